@@ -1,0 +1,25 @@
+"""fusedlstm: step trained LSTMs on many live sequences, on NVIDIA GPUs and in NumPy."""
+
+from fusedlstm import convert
+from fusedlstm.backends import BackendUnavailableError, available_backends
+from fusedlstm.cell import LSTMCell
+from fusedlstm.files import WeightsFileError
+from fusedlstm.pointwise import lstm_pointwise
+from fusedlstm.state import LSTMState, pack_state, unpack_state
+from fusedlstm.weights import LSTMWeights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendUnavailableError",
+    "LSTMCell",
+    "LSTMState",
+    "LSTMWeights",
+    "WeightsFileError",
+    "__version__",
+    "available_backends",
+    "convert",
+    "lstm_pointwise",
+    "pack_state",
+    "unpack_state",
+]

@@ -1,0 +1,115 @@
+"""The checks of arguments: every error about an argument is raised here, before any work is done.
+
+Shapes are written in the package's letters, "B 4N" for (B, 4N), and a message says the name of the
+argument, what was wanted (in letters and in numbers) and what came. No check looks at an array's
+values, so none of them waits for a device.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_TERM = re.compile(r"(\d*)([A-Z]?)")
+
+
+def fail(kind: type[Exception], name: str, wanted: str, got: str, hint: str = "") -> NoReturn:
+    """Raise the one sentence that every argument error is."""
+    raise kind(f"{name}: wanted {wanted}; got {got}" + (f". {hint}" if hint else ""))
+
+
+def evaluate(spec: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Turn "B 4N" into numbers: a term is a number, a letter, or both multiplied."""
+    return tuple(_evaluate_term(term, sizes) for term in spec.split())
+
+
+def _evaluate_term(term: str, sizes: Mapping[str, int]) -> int:
+    match = _TERM.fullmatch(term)
+    if match is None:
+        raise ValueError(f"not a term of a shape: {term!r}")
+    factor, letter = match.groups()
+    return int(factor or 1) * (sizes[letter] if letter else 1)
+
+
+def check_shape(name: str, shape: tuple[int, ...], spec: str, sizes: Mapping[str, int], hint: str = "") -> None:
+    """Raise ValueError unless `shape` is `spec`."""
+    wanted = evaluate(spec, sizes)
+    if shape != wanted:
+        letters = _tuple_of(spec.split())
+        fail(ValueError, name, f"shape {letters} = {wanted}", f"shape {shape}", hint)
+
+
+def _tuple_of(terms: list[str]) -> str:
+    return f"({', '.join(terms)}{',' if len(terms) == 1 else ''})"
+
+
+def check_array(name: str, value: Any, array_type: type, place: str) -> None:
+    """Raise TypeError unless `value` is an array of the cell's own library, on its device."""
+    if isinstance(value, array_type):
+        return
+    check_no_grad(name, value)
+    hint = "cell.asarray(...) makes one of it"
+    if value is None:
+        hint = ""
+    elif type(value).__name__ == "LSTMState":
+        hint = f"Take one array of it: {name.removesuffix('.h').removesuffix('.c')}.h or .c"
+    fail(TypeError, name, f"a {array_type.__module__}.{array_type.__name__} ({place})", _kind(value), hint)
+
+
+def check_no_grad(name: str, value: Any) -> None:
+    """Raise TypeError for a tensor that requires grad: no gradient flows through a step."""
+    if getattr(value, "requires_grad", False) is True:
+        fail(
+            TypeError,
+            name,
+            "an array without gradient",
+            "a tensor that requires grad",
+            f"Use {name}.detach()",
+        )
+
+
+def check_dtype(name: str, dtype: np.dtype[Any], wanted: np.dtype[Any], why: str, hint: str = "") -> None:
+    """Raise TypeError unless `dtype` is the one that is wanted; nothing is cast silently."""
+    if dtype == wanted:
+        return
+    if not hint and dtype.kind == "c":
+        hint = "An LSTM is real: give its real part"
+    elif not hint:
+        hint = f'Use {name}.astype("{wanted}")'
+    fail(TypeError, name, f"dtype {wanted} ({why})", f"dtype {dtype}", hint)
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of the names listed."""
+    if not isinstance(value, str) or value not in choices:
+        fail(ValueError, name, f"one of {', '.join(map(repr, choices))}", repr(value))
+
+
+def check_size(name: str, value: Any, least: int) -> int:
+    """Return `value` as an int of at least `least`, or raise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        fail(TypeError, name, "an int", _kind(value))
+    if value < least:
+        fail(ValueError, name, f"at least {least}", str(value))
+    return int(value)
+
+
+def check_clip(name: str, value: Any) -> float | None:
+    """Return a clip as a float (None is off, 0.0 clips to zero), or raise."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        fail(TypeError, name, "a number, or None for no clip", _kind(value))
+    if not value >= 0:
+        fail(ValueError, name, "a number >= 0, or None for no clip", str(value))
+    return float(value)
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return "None" if value is None else f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

@@ -1,0 +1,51 @@
+"""The four dtypes of a cell, and the dtype that c is kept in."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fusedlstm.checks import fail
+
+# An array of NumPy or CuPy; both are checked at run time, and NumPy's types would be wrong for CuPy's.
+Array: TypeAlias = Any
+# An array that is NumPy's for certain, in host memory.
+NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+NAMES = ("float64", "float32", "float16", "bfloat16")
+
+
+def resolve(dtype: Any) -> np.dtype[Any]:
+    """Return the NumPy dtype for a name or dtype, or raise TypeError when it is none of the four.
+
+    "bfloat16" needs the package ml_dtypes, which gives NumPy that type.
+    """
+    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    if name not in NAMES:
+        fail(TypeError, "dtype", f"one of {', '.join(NAMES)}", name)
+    if name == "bfloat16":
+        return _bfloat16()
+    return np.dtype(name)
+
+
+def is_supported(dtype: np.dtype[Any]) -> bool:
+    """Whether a cell can have this dtype: one of the four, in the machine's byte order."""
+    return dtype.name in NAMES and dtype.isnative
+
+
+def state_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of c, and of all arithmetic: float32 for the 16-bit dtypes, else the dtype itself.
+
+    A c kept in 16 bits loses every increment below 2^-8 (bfloat16) of its size.
+    """
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
+def _bfloat16() -> np.dtype[Any]:
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError("bfloat16 needs the package ml_dtypes: pip install 'fusedlstm[bfloat16]'") from None
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16

@@ -1,0 +1,195 @@
+"""The weights file: safetensors with one versioned JSON value, written whole or not at all.
+
+A file of version 1 is a safetensors file whose metadata has one key, "fusedlstm", with a JSON object:
+
+    {"kind": "LSTMWeights", "version": 1, "options": {...}, "crc32": {name of an array: its checksum}}
+
+Arrays are stored C-ordered and little-endian under their names in `LSTMWeights`. A reader of a later
+version reads every earlier one. One key only, because safetensors writes several in no fixed order and
+the same weights should give the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import zlib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from fusedlstm.dtypes import NumpyArray
+
+VERSION = 1
+_KEY = "fusedlstm"
+_HEADER_BYTES = 8  # a safetensors file starts with the length of its header, 64 bits little-endian
+_T = TypeVar("_T")
+
+
+class WeightsFileError(ValueError):
+    """A weights file that can't be used: damaged, truncated, of another kind, or from a newer version."""
+
+
+def save(
+    path: str | os.PathLike[str],
+    kind: str,
+    arrays: Mapping[str, NumpyArray],
+    options: Mapping[str, Any],
+) -> None:
+    """Write arrays and options as one file of this format, atomically."""
+    from safetensors.numpy import save as to_bytes
+
+    # safetensors 0.8 stores other values for an array that is not C-contiguous, and says nothing.
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    about = {
+        "kind": kind,
+        "version": VERSION,
+        "options": dict(options),
+        "crc32": {name: _checksum(array) for name, array in contiguous.items()},
+    }
+    metadata = {_KEY: json.dumps(about, sort_keys=True, allow_nan=True)}
+    replace(path, to_bytes(contiguous, metadata))
+
+
+def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, NumpyArray], dict[str, Any]]:
+    """Return the arrays and the options of a file of this format.
+
+    Raises:
+        WeightsFileError: saying whether it is truncated, damaged, foreign or newer.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    metadata = _metadata(path, content)
+    about = _about(path, metadata, kind)
+    arrays = _arrays(path, content)
+    _check_sums(path, arrays, about["crc32"])
+    return arrays, about["options"]
+
+
+def build(
+    path: str | os.PathLike[str],
+    make: Callable[..., _T],
+    arrays: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> _T:
+    """Return `make(**arrays, **options)`; what it refuses is a damaged file."""
+    try:
+        return make(**arrays, **options)
+    except (TypeError, ValueError) as error:
+        raise WeightsFileError(f"{os.fspath(path)} is damaged: {error}") from error
+
+
+def replace(path: str | os.PathLike[str], content: bytes) -> None:
+    """Put `content` in place of the file at `path` at one instant: a crash leaves the old file or the new.
+
+    The new file has the permissions that the umask gives. A link is followed, so that it stays one.
+    """
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    temporary = os.path.join(folder, f".{os.path.basename(target)}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the new name durable too, where the system can sync a folder (Windows can't)."""
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _checksum(array: NumpyArray) -> int:
+    return zlib.crc32(array.tobytes())
+
+
+def _metadata(path: str | os.PathLike[str], content: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors file's header, or say what is wrong with the file."""
+    name = os.fspath(path)
+    length = int.from_bytes(content[:_HEADER_BYTES], "little")
+    header = content[_HEADER_BYTES : _HEADER_BYTES + length]
+    if not content[_HEADER_BYTES:].lstrip().startswith(b"{"):
+        what = "truncated: it ends within its header" if len(content) <= _HEADER_BYTES else "not a safetensors file"
+        raise WeightsFileError(f"{name} is {what}")
+    if len(header) < length:
+        raise WeightsFileError(f"{name} is truncated: it ends within its header")
+    try:
+        entries = json.loads(header)
+        metadata = entries.pop("__metadata__", {})
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise WeightsFileError(f"{name} is damaged: its header can't be read ({error})") from error
+    if len(content) < _HEADER_BYTES + length + end:
+        raise WeightsFileError(f"{name} is truncated: it ends within its arrays")
+    return dict(metadata)
+
+
+def _about(path: str | os.PathLike[str], metadata: Mapping[str, str], kind: str) -> dict[str, Any]:
+    """Return the JSON object of our metadata key, checked."""
+    name = os.fspath(path)
+    if _KEY not in metadata:
+        raise WeightsFileError(
+            f"{name} is a safetensors file of another program: fusedlstm.convert makes weights of those"
+        )
+    try:
+        about = json.loads(metadata[_KEY])
+        version, found = about["version"], about["kind"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise WeightsFileError(f"{name} is damaged: its description can't be read ({error})") from error
+    if not isinstance(version, int) or version < 1:
+        raise WeightsFileError(f"{name} is damaged: its version is {version!r}")
+    if version > VERSION:
+        raise WeightsFileError(
+            f"{name} is newer than this fusedlstm: its version is {version}, and {VERSION} is the newest read here"
+        )
+    if found != kind:
+        raise WeightsFileError(f"{name} holds {found}, not {kind}")
+    if not isinstance(about.get("options"), dict) or not isinstance(about.get("crc32"), dict):
+        raise WeightsFileError(f"{name} is damaged: its description lacks options or checksums")
+    return dict(about)
+
+
+def _arrays(path: str | os.PathLike[str], content: bytes) -> dict[str, NumpyArray]:
+    if b'"BF16"' in content:
+        from fusedlstm import dtypes
+
+        dtypes.resolve("bfloat16")  # safetensors knows bfloat16 once ml_dtypes is imported
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    try:
+        return dict(from_bytes(content))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise WeightsFileError(f"{os.fspath(path)} is damaged: {error}") from error
+
+
+def _check_sums(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, NumpyArray],
+    checksums: Mapping[str, int],
+) -> None:
+    name = os.fspath(path)
+    if sorted(arrays) != sorted(checksums):
+        raise WeightsFileError(f"{name} is damaged: it should hold {sorted(checksums)}, and holds {sorted(arrays)}")
+    for key, array in arrays.items():
+        if _checksum(array) != checksums[key]:
+            raise WeightsFileError(f"{name} is damaged: the checksum of {key} does not agree")

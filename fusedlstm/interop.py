@@ -1,0 +1,51 @@
+"""Arrays of other libraries: their values as NumPy arrays in host memory."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.checks import check_no_grad, fail
+
+if TYPE_CHECKING:
+    from fusedlstm.dtypes import NumpyArray
+
+
+def to_host(name: str, value: Any) -> NumpyArray:
+    """Return `value` (an array of any library, or nested lists of numbers) as a NumPy array.
+
+    A copy is made only where the data is on a device, or not an array yet. bfloat16 tensors of PyTorch
+    arrive as ml_dtypes.bfloat16.
+
+    Raises:
+        TypeError: a tensor that requires grad, or something that holds no numbers.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    check_no_grad(name, value)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _from_torch(value, torch)
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(value, cupy.ndarray):
+        return np.asarray(value.get())
+    try:
+        array = np.asarray(value)
+    except ValueError:  # nested lists of unequal lengths
+        fail(TypeError, name, "an array, or equally long lists of numbers", type(value).__name__)
+    if array.dtype.kind in "OUSMm":
+        fail(TypeError, name, "an array of numbers", type(value).__name__)
+    return array
+
+
+def _from_torch(tensor: Any, torch: Any) -> NumpyArray:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype != torch.bfloat16:
+        return np.asarray(tensor.numpy())
+    import ml_dtypes
+
+    # PyTorch gives NumPy no bfloat16: the bits travel as int16.
+    bits: NumpyArray = tensor.contiguous().view(torch.int16).numpy()
+    return bits.view(ml_dtypes.bfloat16)

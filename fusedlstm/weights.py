@@ -1,0 +1,260 @@
+"""The weights and options of one LSTM cell: checked once, then read-only.
+
+The formula, with the names and the order that every file of this package uses:
+
+    z  = x @ weight_ih.T + h @ weight_hh.T + bias      (B, 4N), blocks i, f, g, o of N columns each
+    i  = sigmoid(z_i + p_i * c)                        peepholes i and f see the old c
+    f  = sigmoid(z_f + p_f * c)
+    g  = activation(z_g)
+    c' = clip(f * c + i * g, -cell_clip, cell_clip)    the clipped c is the state
+    o  = sigmoid(z_o + p_o * c')                       peephole o sees the new, clipped c
+    m  = o * activation(c')
+    h' = clip(m @ weight_hr.T, -proj_clip, proj_clip)  h' = m without a projection
+
+B batch, I input size, N units (hidden size), P output size (= N without a projection). It is the
+formula of TensorFlow 1's LSTMCell (Sak, Senior and Beaufays, 2014), in PyTorch's names, gate order and
+layout. NaN passes through a clip, infinities are clipped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm import dtypes
+from fusedlstm.checks import check_choice, check_clip, check_dtype, check_shape, check_size, fail
+from fusedlstm.interop import to_host
+
+if TYPE_CHECKING:
+    import os
+
+    from fusedlstm.dtypes import Array, NumpyArray
+
+ACTIVATIONS = ("tanh", "relu", "sigmoid", "softsign", "elu", "linear")
+ARRAYS = ("weight_ih", "weight_hh", "bias", "peephole", "weight_hr")
+OPTIONS = ("cell_clip", "proj_clip", "activation")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LSTMWeights:
+    """The arrays and options of one LSTM cell.
+
+    Every array is copied once into a read-only, C-ordered NumPy array; all have one dtype: float64,
+    float32, float16 or bfloat16 (ml_dtypes).
+
+    Args:
+        weight_ih: (4N, I), rows in the gate order i, f, g, o. I may be 0.
+        weight_hh: (4N, P).
+        bias: (4N,), one vector that includes any forget bias; None for none. PyTorch's two are summed.
+        peephole: (3, N), rows i, f, o; None for none.
+        weight_hr: (P, N), the projection of the output; None for none (then P = N).
+        cell_clip: c is clipped to +-cell_clip; None for no clip (0.0 clips to zero).
+        proj_clip: the projected h is clipped to +-proj_clip; None for no clip.
+        activation: "tanh", "relu", "sigmoid", "softsign", "elu" or "linear": the function of g and of
+            the output (i, f and o are always sigmoids).
+
+    Raises:
+        TypeError: an array of another dtype than weight_ih, or of none of the four; a tensor that
+            requires grad.
+        ValueError: a wrong shape, a negative clip, an unknown activation, a proj_clip without weight_hr.
+    """
+
+    weight_ih: Array
+    weight_hh: Array
+    bias: Array | None = None
+    peephole: Array | None = None
+    weight_hr: Array | None = None
+    _: KW_ONLY
+    cell_clip: float | None = None
+    proj_clip: float | None = None
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__  # the class is frozen for everybody else
+        for name in ARRAYS:
+            set_(self, name, _own(name, getattr(self, name)))
+        for name in ("cell_clip", "proj_clip"):
+            set_(self, name, check_clip(name, getattr(self, name)))
+        check_choice("activation", self.activation, ACTIVATIONS)
+        self._check_dtypes()
+        self._check_shapes()
+
+    def _check_dtypes(self) -> None:
+        if not dtypes.is_supported(self.weight_ih.dtype):
+            wanted = f"dtype {', '.join(dtypes.NAMES[:-1])} or {dtypes.NAMES[-1]}"
+            fail(TypeError, "weight_ih", wanted, f"dtype {self.weight_ih.dtype}")
+        for name, array in self.arrays().items():
+            check_dtype(name, array.dtype, self.dtype, "that of weight_ih")
+
+    def _check_shapes(self) -> None:
+        if self.weight_ih.ndim != 2 or self.weight_ih.shape[0] % 4 or self.weight_ih.shape[0] == 0:
+            wanted = "shape (4N, I): the rows of four gates"
+            fail(ValueError, "weight_ih", wanted, f"shape {self.weight_ih.shape}")
+        sizes = {"N": self.hidden_size, "I": self.input_size}
+        if self.weight_hr is None:
+            sizes["P"] = self.hidden_size
+            if self.proj_clip is not None:
+                fail(ValueError, "proj_clip", "None without weight_hr", str(self.proj_clip))
+        else:
+            if self.weight_hr.ndim != 2 or self.weight_hr.shape[0] == 0:
+                fail(ValueError, "weight_hr", "shape (P, N)", f"shape {self.weight_hr.shape}")
+            sizes["P"] = self.weight_hr.shape[0]
+            check_shape("weight_hr", self.weight_hr.shape, "P N", sizes)
+        check_shape("weight_hh", self.weight_hh.shape, "4N P", sizes)
+        if self.bias is not None:
+            check_shape("bias", self.bias.shape, "4N", sizes)
+        if self.peephole is not None:
+            check_shape("peephole", self.peephole.shape, "3 N", sizes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of every array, and of x and h."""
+        dtype: np.dtype[Any] = self.weight_ih.dtype
+        return dtype
+
+    @property
+    def input_size(self) -> int:
+        """I, the width of x."""
+        return int(self.weight_ih.shape[1])
+
+    @property
+    def hidden_size(self) -> int:
+        """N, the number of units: the width of c."""
+        return int(self.weight_ih.shape[0]) // 4
+
+    @property
+    def proj_size(self) -> int | None:
+        """P with a projection, None without one."""
+        return None if self.weight_hr is None else int(self.weight_hr.shape[0])
+
+    @property
+    def output_size(self) -> int:
+        """P, the width of h: the projection's size, or N without one."""
+        return self.proj_size or self.hidden_size
+
+    def arrays(self) -> dict[str, NumpyArray]:
+        """Return the arrays that are there, by name."""
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    def options(self) -> dict[str, Any]:
+        """Return the options (cell_clip, proj_clip, activation), by name."""
+        return {name: getattr(self, name) for name in OPTIONS}
+
+    @classmethod
+    def random(
+        cls,
+        input_size: int,
+        hidden_size: int,
+        *,
+        seed: int,
+        proj_size: int | None = None,
+        bias: bool = True,
+        peephole: bool = False,
+        forget_bias: float = 0.0,
+        cell_clip: float | None = None,
+        proj_clip: float | None = None,
+        activation: str = "tanh",
+        dtype: Any = "float32",
+    ) -> LSTMWeights:
+        """Return untrained weights: every array uniform in +-1/sqrt(N), as PyTorch starts its cells.
+
+        Args:
+            input_size: I, at least 0.
+            hidden_size: N, at least 1.
+            seed: of numpy.random.default_rng; the same seed gives the same numbers in every dtype, up
+                to its rounding.
+            proj_size: P, or None for no projection.
+            bias: whether there is one.
+            peephole: whether there are peepholes.
+            forget_bias: added to the forget gate's bias, which then needs `bias`.
+            cell_clip: as in the class.
+            proj_clip: as in the class.
+            activation: as in the class.
+            dtype: "float64", "float32", "float16" or "bfloat16".
+        """
+        I = check_size("input_size", input_size, 0)
+        N = check_size("hidden_size", hidden_size, 1)
+        P = N if proj_size is None else check_size("proj_size", proj_size, 1)
+        dtype = dtypes.resolve(dtype)
+        if forget_bias and not bias:
+            fail(ValueError, "forget_bias", "0 without a bias", str(forget_bias))
+        rng = np.random.default_rng(seed)
+
+        def draw(*shape: int) -> NumpyArray:
+            return rng.uniform(-1.0, 1.0, shape) / math.sqrt(N)
+
+        weight_ih, weight_hh = draw(4 * N, I), draw(4 * N, P)
+        bias_, peephole_, weight_hr = draw(4 * N), draw(3, N), draw(P, N)
+        bias_[N : 2 * N] += forget_bias
+        return cls(
+            weight_ih.astype(dtype),
+            weight_hh.astype(dtype),
+            bias_.astype(dtype) if bias else None,
+            peephole_.astype(dtype) if peephole else None,
+            weight_hr.astype(dtype) if proj_size is not None else None,
+            cell_clip=cell_clip,
+            proj_clip=proj_clip,
+            activation=activation,
+        )
+
+    def astype(self, dtype: Any) -> LSTMWeights:
+        """Return the weights in another of the four dtypes, or these same ones if they have it."""
+        dtype = dtypes.resolve(dtype)
+        if dtype == self.dtype:
+            return self
+        return _restore({name: array.astype(dtype) for name, array in self.arrays().items()}, self.options())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write arrays and options to a safetensors file, replacing a file of that name whole or not at all.
+
+        Raises:
+            OSError: the file can't be written; an older file is left as it was.
+        """
+        from fusedlstm import files
+
+        files.save(path, "LSTMWeights", self.arrays(), self.options())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LSTMWeights:
+        """Read weights that `save` wrote, bit for bit. Nothing in the file is ever executed.
+
+        Raises:
+            WeightsFileError: the file is damaged, truncated, of another kind, or from a newer version.
+            OSError: the file can't be read.
+        """
+        from fusedlstm import files
+
+        arrays, options = files.load(path, "LSTMWeights")
+        return files.build(path, cls, arrays, options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Unpickled arrays are writeable; going through the constructor checks and seals them again.
+        return _restore, (self.arrays(), self.options())
+
+    def __repr__(self) -> str:
+        parts = [f"I={self.input_size}", f"N={self.hidden_size}"]
+        if self.proj_size is not None:
+            parts.append(f"P={self.proj_size}")
+        parts.append(str(self.dtype))
+        parts += [name for name in ("bias", "peephole") if getattr(self, name) is not None]
+        parts += [f"{name}={value}" for name, value in self.options().items() if value not in (None, "tanh")]
+        return f"LSTMWeights({', '.join(parts)})"
+
+
+def _restore(arrays: dict[str, Any], options: dict[str, Any]) -> LSTMWeights:
+    return LSTMWeights(**arrays, **options)
+
+
+def _own(name: str, value: Any) -> NumpyArray | None:
+    """Return a read-only C-ordered copy, which nobody else can change."""
+    if value is None:
+        if name in ("weight_ih", "weight_hh"):
+            fail(TypeError, name, "an array", "None")
+        return None
+    array = np.array(to_host(name, value), order="C", copy=True, subok=False)
+    array.flags.writeable = False
+    return array
