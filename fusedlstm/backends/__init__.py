@@ -1,0 +1,175 @@
+"""The backends: what one must offer, and the choice of one when a cell is made."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from fusedlstm.backends.reference import NumpyBackend
+from fusedlstm.checks import fail
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from fusedlstm.dtypes import Array
+    from fusedlstm.weights import LSTMWeights
+
+_LOG = logging.getLogger("fusedlstm")
+_VARIABLE = "FUSEDLSTM_BACKEND"
+_NUMPY = NumpyBackend()
+
+
+class BackendUnavailableError(RuntimeError):
+    """A backend that was asked for by name can't run on this machine; the message says why."""
+
+
+class StepPlan(Protocol):
+    """One step of a cell, prepared once and run for any batch."""
+
+    def run(
+        self,
+        x: Array,
+        h: Array,
+        c: Array,
+        h_out: Array,
+        c_out: Array,
+        is_first: Array | None = None,
+        reset_h: Array | None = None,
+        reset_c: Array | None = None,
+    ) -> None:
+        """Write the next h and c; c_out may be c. Arguments have been checked."""
+
+
+class Backend(Protocol):
+    """What a cell needs of the place where it runs. A backend checks no arguments and knows no cell."""
+
+    @property
+    def name(self) -> str:
+        """ "numpy" or "cuda"."""
+
+    @property
+    def device(self) -> str:
+        """ "cpu", "cuda:0", ..."""
+
+    @property
+    def array_type(self) -> type:
+        """The class of its arrays."""
+
+    @property
+    def xp(self) -> ModuleType:
+        """The module of its arrays: numpy or cupy."""
+
+    def asarray(self, x: Any, dtype: np.dtype[Any]) -> Array:
+        """Return `x`, from wherever it is, as an array on this device."""
+
+    def mask(self, values: Any) -> Array:
+        """Return a mask, which may also be a host array or a list, on this device."""
+
+    def signature(self, x: Array, h: Array, c: Array) -> tuple[Any, ...]:
+        """Return all that the checks of these three depend on; AttributeError where one is no array."""
+
+    def device_of(self, array: Array) -> str:
+        """Return the name of the device that one of the backend's arrays is on."""
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an array of zeros."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an uninitialised array."""
+
+    def overlap(self, a: Array, b: Array) -> bool:
+        """Whether the memory of two arrays may overlap."""
+
+    def same_place(self, a: Array, b: Array) -> bool:
+        """Whether two arrays of one shape are the same memory, element by element."""
+
+    def largest(self, a: Array) -> float:
+        """Return the largest |a|; on a device this waits for it."""
+
+    def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
+        """Return the plan of a cell's step."""
+
+    def pointwise(self, *arrays: Array | None, **options: Any) -> None:
+        """Run `lstm_pointwise`."""
+
+
+def choose(name: str | None) -> Backend:
+    """Return the backend of this name, else of FUSEDLSTM_BACKEND, else the first that can run here.
+
+    Raises:
+        ValueError: an unknown name.
+        BackendUnavailableError: the one named can't run here.
+    """
+    source = "backend"
+    if name is None and os.environ.get(_VARIABLE):
+        source, name = _VARIABLE, os.environ[_VARIABLE]
+    if name is None:
+        return _first_that_runs()
+    kind, index = _parse(source, name)
+    if kind == "numpy":
+        return _NUMPY
+    reason = unavailable_reason("cuda", index)
+    if reason is not None:
+        raise BackendUnavailableError(f"{source}={name!r} can't run here: {reason}")
+    return _cuda(index)
+
+
+def _parse(source: str, name: Any) -> tuple[str, int]:
+    """Split "cuda:1" into its name and the device's index."""
+    kind, colon, index = name.partition(":") if isinstance(name, str) else ("", "", "")
+    known = kind == "cuda" if colon else kind in ("numpy", "cuda")
+    if not known or (colon and not (index.isascii() and index.isdigit())):
+        fail(ValueError, source, "'numpy', 'cuda' or 'cuda:<index>'", repr(name))
+    return kind, int(index or 0)
+
+
+def _first_that_runs() -> Backend:
+    reason = unavailable_reason("cuda")
+    if reason is None:
+        return _cuda(0)
+    _say_why_not_cuda(reason)
+    return _NUMPY
+
+
+_said: set[str] = set()
+
+
+def _say_why_not_cuda(reason: str) -> None:
+    """Log it once: a warning where CuPy is installed, since its owner expects the GPU to be used."""
+    if reason not in _said:
+        _said.add(reason)
+        level = logging.INFO if reason.startswith("CuPy is not installed") else logging.WARNING
+        _LOG.log(level, "running on numpy, because cuda can't run here: %s", reason)
+
+
+def unavailable_reason(name: str, index: int = 0) -> str | None:
+    """Return why a backend can't run here, or None when it can."""
+    if name == "numpy":
+        return None
+    from fusedlstm.backends.cuda.probe import why_not
+
+    return why_not(index)
+
+
+def available_backends() -> tuple[str, ...]:
+    """Return the names of the backends that can run here, the one chosen by default first."""
+    return ("numpy",) if unavailable_reason("cuda") else ("cuda", "numpy")
+
+
+def backend_of(array: Array, name: str = "array") -> Backend:
+    """Return the backend whose array this is, or raise TypeError."""
+    if isinstance(array, np.ndarray):
+        return _NUMPY
+    if type(array).__module__.partition(".")[0] == "cupy":
+        return _cuda(int(array.device.id))
+    got = f"{type(array).__module__}.{type(array).__qualname__}"
+    fail(TypeError, name, "an array of NumPy or CuPy", got)
+
+
+def _cuda(index: int) -> Backend:
+    from fusedlstm.backends.cuda.backend import backend_on
+
+    return backend_on(index)

@@ -1,0 +1,327 @@
+"""The NumPy backend: the formula of `fusedlstm.weights`, readable, and the truth for every test."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm import dtypes
+from fusedlstm.interop import to_host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.weights import LSTMWeights
+
+# Elements of the gates that are worked through at once, so that they stay in a cache.
+_BLOCK = 1 << 20
+
+
+def sigmoid(z: NumpyArray) -> None:
+    """z <- 1 / (1 + exp(-z)), in place; exact where it saturates, as exp overflows to inf and 1 / inf is 0."""
+    np.negative(z, out=z)
+    np.exp(z, out=z)
+    np.add(z, 1, out=z)
+    np.reciprocal(z, out=z)
+
+
+def tanh(z: NumpyArray) -> None:
+    """z <- tanh(z), in place."""
+    np.tanh(z, out=z)
+
+
+def relu(z: NumpyArray) -> None:
+    """z <- max(z, 0), in place; NaN stays NaN."""
+    np.maximum(z, 0, out=z)
+
+
+def softsign(z: NumpyArray) -> None:
+    """z <- z / (1 + |z|), in place."""
+    np.divide(z, np.abs(z) + 1, out=z)
+
+
+def elu(z: NumpyArray) -> None:
+    """z <- z where z > 0, else exp(z) - 1, in place."""
+    negative = np.expm1(np.minimum(z, 0))
+    np.maximum(z, 0, out=z)
+    np.add(z, negative, out=z)
+
+
+def linear(z: NumpyArray) -> None:
+    """Leave z as it is."""
+
+
+_ACTIVATIONS: dict[str, Callable[[NumpyArray], None]] = {
+    "tanh": tanh,
+    "relu": relu,
+    "sigmoid": sigmoid,
+    "softsign": softsign,
+    "elu": elu,
+    "linear": linear,
+}
+
+
+class Pointwise:
+    """Everything after the matmul: gates (4, B, N) and c (B, N) -> m and the new c, both (B, N).
+
+    The gates stand one behind the other, i, f, g, o, because NumPy is several times faster on
+    contiguous arrays than on blocks of columns.
+
+    Args:
+        peephole: (3, N) rows i, f, o, or None.
+        cell_clip: as in LSTMWeights.
+        activation: as in LSTMWeights.
+    """
+
+    def __init__(self, peephole: NumpyArray | None, cell_clip: float | None, activation: str) -> None:
+        self.peephole = peephole
+        self.cell_clip = cell_clip
+        self.activation = _ACTIVATIONS[activation]
+
+    def run(self, z: NumpyArray, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
+        """Write m and c_new, and overwrite z, which holds the pre-activations (4, B, N) of i, f, g, o.
+
+        c_new may be c. All four arrays have the dtype of the arithmetic.
+        """
+        B, N = c.shape
+        if z.size <= _BLOCK:
+            self._run_block(z, c, m, c_new)
+            return
+        rows = max(1, _BLOCK // (4 * N))
+        for start in range(0, B, rows):
+            block = slice(start, start + rows)
+            self._run_block(z[:, block], c[block], m[block], c_new[block])
+
+    def _run_block(self, z: NumpyArray, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
+        i, f, g, o = z
+        if self.peephole is not None:
+            p_i, p_f, p_o = self.peephole
+            np.add(i, np.multiply(p_i, c, out=m), out=i)  # m is free until the end
+            np.add(f, np.multiply(p_f, c, out=m), out=f)
+        sigmoid(z[:2])  # i and f
+        self.activation(g)
+        np.multiply(f, c, out=f)
+        np.multiply(i, g, out=i)
+        np.add(f, i, out=c_new)
+        if self.cell_clip is not None:
+            clip(c_new, self.cell_clip)
+        if self.peephole is not None:
+            np.add(o, np.multiply(p_o, c_new, out=m), out=o)
+        sigmoid(o)
+        m[...] = c_new
+        self.activation(m)
+        np.multiply(o, m, out=m)
+
+
+def clip(a: NumpyArray, limit: float) -> None:
+    """Clip to +-limit, in place; NaN stays NaN."""
+    np.minimum(a, limit, out=a)
+    np.maximum(a, -limit, out=a)
+
+
+class StepPlan:
+    """One step of a cell, for any batch: packed weights, and scratch for each thread that runs it."""
+
+    def __init__(self, weights: LSTMWeights) -> None:
+        self.sizes = weights.input_size, weights.hidden_size, weights.output_size
+        self.dtype = dtypes.state_dtype(weights.dtype)  # of the arithmetic
+
+        def wide(array: NumpyArray | None) -> NumpyArray | None:
+            return None if array is None else array.astype(self.dtype, copy=False)
+
+        # One matmul over [x | h | 1]: the bias is one more row of the weights, (4, I + P [+ 1], N).
+        parts = [weights.weight_ih, weights.weight_hh]
+        if weights.bias is not None:
+            parts.append(weights.bias[:, None])
+        stacked = np.concatenate(parts, axis=1, dtype=self.dtype).reshape(4, weights.hidden_size, -1)
+        self.weight = np.ascontiguousarray(stacked.swapaxes(1, 2))
+        weight_hr = wide(weights.weight_hr)
+        self.projection = None if weight_hr is None else np.ascontiguousarray(weight_hr.T)
+        self.proj_clip = weights.proj_clip
+        self.pointwise = Pointwise(wide(weights.peephole), weights.cell_clip, weights.activation)
+        # Whether h is the pointwise result as it is: then that is written without a detour.
+        self.writes_h = self.projection is None and self.dtype == weights.dtype
+        self.scratch = _Scratch(self)
+
+    def run(
+        self,
+        x: NumpyArray,
+        h: NumpyArray,
+        c: NumpyArray,
+        h_out: NumpyArray,
+        c_out: NumpyArray,
+        is_first: NumpyArray | None = None,
+        reset_h: NumpyArray | None = None,
+        reset_c: NumpyArray | None = None,
+    ) -> None:
+        """Write the next h and c. c_out may be c; rows where is_first start from reset_h, reset_c, or zero."""
+        buffers = self.scratch.of_batch(len(x))
+        with np.errstate(all="ignore"):  # saturation overflows on purpose; NaN in is NaN out
+            buffers.x[...] = x
+            buffers.h[...] = h
+            if is_first is not None:
+                select_rows(buffers.h, is_first, reset_h)
+                np.copyto(c_out, c)
+                select_rows(c_out, is_first, reset_c)
+                c = c_out
+            np.matmul(buffers.operand, self.weight, out=buffers.gates)
+            if self.writes_h:
+                self.pointwise.run(buffers.gates, c, h_out, c_out)
+                return
+            self.pointwise.run(buffers.gates, c, buffers.m, c_out)
+            if self.projection is None:
+                h_out[...] = buffers.m
+                return
+            np.matmul(buffers.m, self.projection, out=buffers.projected)
+            if self.proj_clip is not None:
+                clip(buffers.projected, self.proj_clip)
+            h_out[...] = buffers.projected
+
+
+def select_rows(a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:
+    """Write zeros, the one row of `value`, or its own row of `value`, to the rows marked; selects, so NaN goes."""
+    if value is None:
+        a[rows] = 0
+    elif len(value) == 1:
+        a[rows] = value[0]
+    else:
+        a[rows] = value[rows]
+
+
+class _Buffers:
+    """Views of a thread's scratch for one batch size."""
+
+    def __init__(self, scratch: _Scratch, B: int) -> None:
+        I, N, P = scratch.plan.sizes
+        self.operand = scratch.operand[:B]  # (B, I + P [+ 1])
+        self.x, self.h = self.operand[:, :I], self.operand[:, I : I + P]
+        self.gates = scratch.gates[: 4 * B * N].reshape(4, B, N)
+        self.m, self.projected = scratch.m[:B], scratch.projected[:B]  # (B, N), (B, P)
+
+
+class _Scratch(threading.local):
+    """Memory for the largest batch that a thread has stepped, and views of it by batch size."""
+
+    MOST_VIEWS = 256
+
+    def __init__(self, plan: StepPlan) -> None:
+        self.plan = plan
+        self._allocate(0)
+
+    def of_batch(self, B: int) -> _Buffers:
+        buffers = self.by_batch.get(B)
+        if buffers is None:
+            if len(self.operand) < B:
+                self._allocate(B)
+            elif len(self.by_batch) >= self.MOST_VIEWS:
+                self.by_batch.clear()
+            buffers = self.by_batch[B] = _Buffers(self, B)
+        return buffers
+
+    def _allocate(self, B: int) -> None:
+        plan, (_, N, P) = self.plan, self.plan.sizes
+        self.by_batch: dict[int, _Buffers] = {}
+        self.operand = np.ones((B, plan.weight.shape[1]), plan.dtype)  # a last column of 1 meets the bias
+        self.gates = np.empty(4 * B * N, plan.dtype)
+        self.m = np.empty((0 if plan.writes_h else B, N), plan.dtype)
+        self.projected = np.empty((0 if plan.projection is None else B, P), plan.dtype)
+
+
+def pointwise(
+    gates: NumpyArray,
+    gates_h: NumpyArray | None,
+    c: NumpyArray,
+    h_out: NumpyArray,
+    c_out: NumpyArray,
+    *,
+    bias: NumpyArray | None,
+    peephole: NumpyArray | None,
+    cell_clip: float | None,
+    activation: str,
+    is_first: NumpyArray | None,
+    reset_c: NumpyArray | None,
+) -> None:
+    """The step without its matmul; see `fusedlstm.lstm_pointwise`."""
+    dtype = dtypes.state_dtype(gates.dtype)
+    B, N = c.shape
+
+    def planes(array: NumpyArray) -> NumpyArray:
+        return array.reshape(B, 4, N).swapaxes(0, 1)
+
+    with np.errstate(all="ignore"):
+        z = planes(gates).astype(dtype, order="C")  # a copy: the caller's gates stay as they are
+        if gates_h is not None:
+            recurrent = gates_h if is_first is None else np.where(is_first[:, None], 0, gates_h)
+            z += planes(recurrent).astype(dtype, copy=False)
+        if bias is not None:
+            z += bias.astype(dtype, copy=False).reshape(4, 1, N)
+        if is_first is not None:
+            np.copyto(c_out, c)
+            select_rows(c_out, is_first, reset_c)
+            c = c_out
+        wide = None if peephole is None else peephole.astype(dtype)
+        m = h_out if h_out.dtype == dtype else np.empty((B, N), dtype)
+        Pointwise(wide, cell_clip, activation).run(z, c, m, c_out)
+        if m is not h_out:
+            h_out[...] = m
+
+
+class NumpyBackend:
+    """The backend that runs everywhere."""
+
+    name = "numpy"
+    device = "cpu"
+    array_type: type = np.ndarray
+    xp: ModuleType = np
+
+    def asarray(self, x: Any, dtype: np.dtype[Any]) -> NumpyArray:
+        """Return `x` as a NumPy array of this dtype; no copy where it is one."""
+        return np.asarray(to_host("x", x), dtype)
+
+    def mask(self, values: Any) -> Any:
+        """Return a mask, an array or a list, as a NumPy array of whatever dtype it has."""
+        return np.asarray(values)
+
+    def signature(self, x: NumpyArray, h: NumpyArray, c: NumpyArray) -> tuple[Any, ...]:
+        """Return what the checks of these arrays depend on."""
+        return type(x), x.shape, x.dtype, type(h), h.shape, h.dtype, type(c), c.shape, c.dtype
+
+    def device_of(self, array: NumpyArray) -> str:
+        """Return "cpu", where every NumPy array is."""
+        del array
+        return self.device
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+        """Return an array of zeros."""
+        return np.zeros(shape, dtype)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+        """Return an uninitialised array."""
+        return np.empty(shape, dtype)
+
+    def overlap(self, a: NumpyArray, b: NumpyArray) -> bool:
+        """Whether the memory of two arrays may overlap: whether the spans of their addresses do."""
+        return np.may_share_memory(a, b)
+
+    def same_place(self, a: NumpyArray, b: NumpyArray) -> bool:
+        """Whether two arrays are the same memory, element by element."""
+        return a is b or (
+            a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides
+        )
+
+    def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
+        """Return the plan of a cell's step; float32 is IEEE's on a CPU whatever the precision allows."""
+        del precision
+        return StepPlan(weights)
+
+    def pointwise(self, *arrays: Any, **options: Any) -> None:
+        """See `pointwise` above."""
+        pointwise(*arrays, **options)
+
+    def largest(self, a: NumpyArray) -> float:
+        """Return the largest |a|, or 0 of an empty array."""
+        return float(np.max(np.abs(a), initial=0))

@@ -1,0 +1,190 @@
+"""LSTMCell: one step of an LSTM, with both states given and both returned."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm import dtypes
+from fusedlstm.backends import choose
+from fusedlstm.checks import check_choice, check_size, fail
+from fusedlstm.state import LSTMState, check_state_type
+from fusedlstm.step_checks import CheckedPairs, StepChecks
+from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy as np
+
+    from fusedlstm.dtypes import Array
+
+_LOG = logging.getLogger("fusedlstm")
+_MOST_SIGNATURES = 256
+
+
+class LSTMCell:
+    """One step of an LSTM for a batch of B rows: (x, h, c) -> the next (h, c), by `fusedlstm.weights`' formula.
+
+    A cell holds weights and no state. It may be called from several threads at once. The same call
+    gives the same bits again.
+
+    Args:
+        weights: an LSTMWeights; its dtype is that of x and h. c has that dtype too, but float32 where it
+            is a 16-bit one.
+        backend: "numpy", "cuda" or "cuda:<index>". None takes the environment variable FUSEDLSTM_BACKEND,
+            or else cuda where it can run, or else numpy.
+        precision: of float32 matmuls on a GPU: "highest" is IEEE float32, "high" lets them use TF32's
+            10-bit mantissas. Other dtypes, and NumPy, know no difference.
+        check_state: whether each call warns of a state whose |h| exceeds 1, where no step can have made
+            it (tanh and no projection): usually h and c are swapped. On a GPU it waits for the device.
+
+    Raises:
+        BackendUnavailableError: the backend asked for by name can't run here; the message says why.
+    """
+
+    def __init__(
+        self,
+        weights: LSTMWeights,
+        *,
+        backend: str | None = None,
+        precision: str = "highest",
+        check_state: bool = False,
+    ) -> None:
+        if not isinstance(weights, LSTMWeights):
+            fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
+        check_choice("precision", precision, ("highest", "high"))
+        self.weights = weights
+        self._backend = choose(backend)
+        self._checks = StepChecks(
+            self._backend,
+            {"I": weights.input_size, "N": weights.hidden_size, "P": weights.output_size},
+            weights.dtype,
+            dtypes.state_dtype(weights.dtype),
+        )
+        self._plan = self._backend.step_plan(weights, precision)
+        self._signature = self._backend.signature
+        self._known: set[Any] = set()  # signatures of (x, h, c) that passed the checks
+        self._out = CheckedPairs(self._backend.overlap)
+        self._warns = check_state and weights.proj_size is None and weights.activation == "tanh"
+        _LOG.info("%r on %s", self, self._backend.device)
+
+    @property
+    def backend(self) -> str:
+        """ "numpy" or "cuda"."""
+        return self._backend.name
+
+    @property
+    def device(self) -> str:
+        """ "cpu", "cuda:0", ..."""
+        return self._backend.device
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of x and h."""
+        return self.weights.dtype
+
+    @property
+    def xp(self) -> ModuleType:
+        """The module of the cell's arrays, numpy or cupy, for code that runs on both."""
+        return self._backend.xp
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """Return `x` (an array of any library, or lists of numbers) as an array on the cell's device.
+
+        This is where data moves and is cast; a call of the cell does neither. What has the dtype and
+        is there already is returned as it is.
+
+        Args:
+            x: real numbers.
+            dtype: None for the cell's. c of a 16-bit cell takes "float32".
+
+        Raises:
+            TypeError: complex numbers, no numbers, or a tensor that requires grad.
+        """
+        target = self.dtype if dtype is None else dtypes.resolve(dtype)
+        if getattr(getattr(x, "dtype", None), "kind", "") == "c":
+            fail(TypeError, "x", "real numbers", f"dtype {x.dtype}")
+        return self._backend.asarray(x, target)
+
+    def zero_state(self, batch: int) -> LSTMState:
+        """Return a state of zeros for `batch` rows, in new arrays on the cell's device."""
+        B = check_size("batch", batch, 0)
+        sizes, checks = self._checks.sizes, self._checks
+        h = self._backend.zeros((B, sizes["P"]), checks.dtype)
+        return LSTMState(h=h, c=self._backend.zeros((B, sizes["N"]), checks.c_dtype))
+
+    def __call__(
+        self,
+        x: Array,
+        state: LSTMState,
+        *,
+        is_first: Any = None,
+        reset_to: LSTMState | None = None,
+        out: LSTMState | None = None,
+    ) -> LSTMState:
+        """Return the state after one step; its `.h` is the output.
+
+        Args:
+            x: (B, I) in the cell's dtype, on its device, with any strides. B may be 0.
+            state: h (B, P) in the cell's dtype and c (B, N), any strides.
+            is_first: (B,) booleans, an array, host array or list: rows that begin a new sequence, whose
+                state is reset before this step. A reset selects, so that a NaN in the old state is gone.
+            reset_to: what those rows are reset to: a state of one row or of B; None for zeros.
+            out: arrays to write the result to, C-contiguous; `out` itself is returned. `out.c` may be
+                `state.c`; no other memory may be shared with an argument, and `out.h` must not be
+                `state.h` (alternate two states).
+
+        Raises:
+            TypeError: an argument of the wrong kind, dtype or library (nothing is cast, moved or
+                broadcast).
+            ValueError: an argument of the wrong shape or device, or `out` where it can't be written.
+        """
+        if type(state) is not LSTMState:
+            check_state_type(state)
+        h, c = state.h, state.c
+        try:
+            signature = self._signature(x, h, c)
+        except AttributeError:  # one of them is no array: the checks say so
+            signature = None
+        if signature not in self._known:
+            self._check_inputs(x, state, signature)
+        B = x.shape[0]
+        reset_h = reset_c = None
+        if reset_to is not None:
+            reset_to = self._checks.check_reset(reset_to, is_first, B)
+            reset_h, reset_c = reset_to.h, reset_to.c
+        if is_first is not None:
+            is_first = self._checks.check_mask(is_first, B)
+        if out is None:
+            sizes, empty = self._checks.sizes, self._backend.empty
+            out = LSTMState(
+                h=empty((B, sizes["P"]), h.dtype),
+                c=empty((B, sizes["N"]), c.dtype),
+            )
+        elif reset_to is not None or not self._out.fits(x, state, out):
+            self._checks.check_out(out, x, state, reset_to)
+            self._out.remember(state, out)
+        if self._warns:
+            self._warn_of_large_h(h)
+        self._plan.run(x, h, c, out.h, out.c, is_first, reset_h, reset_c)
+        return out
+
+    def _check_inputs(self, x: Array, state: LSTMState, signature: Any) -> None:
+        """Check what has this signature for the first time, and remember that it passed."""
+        self._checks.check_inputs(x, state)
+        if len(self._known) >= _MOST_SIGNATURES:
+            self._known.clear()
+        self._known.add(signature)
+
+    def _warn_of_large_h(self, h: Array) -> None:
+        largest = self._backend.largest(h)
+        if largest > 1:
+            warnings.warn(
+                f"state.h holds {largest:g}, and no step makes an |h| over 1: are h and c swapped?",
+                stacklevel=3,
+            )
+
+    def __repr__(self) -> str:
+        return f"LSTMCell({self.weights!r}, backend={self.backend!r})"

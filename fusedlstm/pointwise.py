@@ -1,0 +1,101 @@
+"""lstm_pointwise: the fused kernel, for people who bring the output of their own matmul."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm import dtypes
+from fusedlstm.backends import backend_of
+from fusedlstm.checks import check_choice, check_clip, check_shape, fail
+from fusedlstm.state import LSTMState
+from fusedlstm.step_checks import StepChecks
+from fusedlstm.weights import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from fusedlstm.dtypes import Array
+
+
+def lstm_pointwise(
+    gates: Array,
+    c: Array,
+    *,
+    gates_h: Array | None = None,
+    bias: Array | None = None,
+    peephole: Array | None = None,
+    cell_clip: float | None = None,
+    activation: str = "tanh",
+    is_first: Any = None,
+    reset_c: Array | None = None,
+    out: LSTMState | None = None,
+) -> LSTMState:
+    """Return the state after a step whose matmul is done: everything in the formula but matmuls and projection.
+
+    Runs where its arrays are: NumPy's on the CPU, CuPy's in one kernel on their GPU.
+
+    Args:
+        gates: (B, 4N), blocks i, f, g, o: the pre-activations x @ weight_ih.T + h @ weight_hh.T, or only
+            the part of x where `gates_h` is given. Any of the four dtypes, any strides.
+        c: (B, N) in the dtype of `gates`, float32 where that is a 16-bit one. Any strides.
+        gates_h: (B, 4N), the part of h, added to `gates`, but for the rows where `is_first`.
+        bias: (4N,), added to the gates.
+        peephole: (3, N), rows i, f, o.
+        cell_clip: c is clipped to +-cell_clip; None for no clip.
+        activation: as in LSTMWeights.
+        is_first: (B,) booleans: rows whose c is reset and whose `gates_h` is dropped before this step.
+        reset_c: what the c of those rows is reset to: (1, N) or (B, N); None for zeros.
+        out: C-contiguous arrays to write to, h in the dtype of `gates`; `out.c` may be `c`, nothing else
+            may share memory with an argument.
+
+    Returns:
+        LSTMState with h (B, N), the output before any projection, in the dtype of `gates`, and c (B, N).
+
+    Raises:
+        TypeError: an argument of the wrong kind, dtype or library.
+        ValueError: an argument of the wrong shape or device, or `out` where it can't be written.
+    """
+    backend = backend_of(gates, "gates")
+    if not dtypes.is_supported(gates.dtype):
+        fail(TypeError, "gates", f"dtype {', '.join(dtypes.NAMES)}", f"dtype {gates.dtype}")
+    if gates.ndim != 2 or gates.shape[1] % 4 or gates.shape[1] == 0:
+        fail(ValueError, "gates", "shape (B, 4N)", f"shape {gates.shape}")
+    B, N = gates.shape[0], gates.shape[1] // 4
+    sizes = {"B": B, "N": N, "P": N, "I": 4 * N}
+    check_choice("activation", activation, ACTIVATIONS)
+    cell_clip = check_clip("cell_clip", cell_clip)
+    checks = StepChecks(backend, sizes, gates.dtype, dtypes.state_dtype(gates.dtype))
+    one_row = getattr(reset_c, "shape", ())[:1] == (1,)
+    checks.check_input("c", c, checks.c_dtype)
+    check_shape("c", c.shape, "B N", sizes)
+    for name, array, spec, dtype in (
+        ("gates", gates, "B 4N", checks.dtype),
+        ("gates_h", gates_h, "B 4N", checks.dtype),
+        ("bias", bias, "4N", checks.dtype),
+        ("peephole", peephole, "3 N", checks.dtype),
+        ("reset_c", reset_c, "1 N" if one_row else "B N", checks.c_dtype),
+    ):
+        if array is not None:
+            checks.check_input(name, array, dtype)
+            check_shape(name, array.shape, spec, sizes)
+    if is_first is not None:
+        is_first = checks.check_mask(is_first, B)
+    elif reset_c is not None:
+        fail(ValueError, "reset_c", "None without is_first, which says the rows to reset", "an array")
+    if out is None:
+        out = LSTMState(h=backend.empty((B, N), gates.dtype), c=backend.empty((B, N), c.dtype))
+    else:
+        inputs = {"gates": gates, "gates_h": gates_h, "bias": bias, "peephole": peephole, "reset_c": reset_c}
+        checks.check_out_arrays(out, c, inputs)
+    backend.pointwise(
+        gates,
+        gates_h,
+        c,
+        out.h,
+        out.c,
+        bias=bias,
+        peephole=peephole,
+        cell_clip=cell_clip,
+        activation=activation,
+        is_first=is_first,
+        reset_c=reset_c,
+    )
+    return out
