@@ -1,0 +1,283 @@
+"""The CUDA backend: CuPy's arrays, cuBLAS' matmul, and everything else of a step in one launch."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import cupy
+import numpy as np
+
+from fusedlstm import dtypes
+from fusedlstm.backends.cuda.compile import Kernel
+from fusedlstm.backends.cuda.gemm import add_product, row_stride, with_contiguous_rows
+from fusedlstm.interop import to_host
+from fusedlstm.weights import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from fusedlstm.weights import LSTMWeights
+
+_C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+_THREADS = 256  # of a block
+_VECTOR = 4  # units a thread, where sizes and addresses allow
+_UNITS_OF_A_BLOCK = 128  # threads side by side at most, each with its units
+
+
+@functools.cache
+def backend_on(index: int) -> CudaBackend:
+    """Return the backend of one GPU."""
+    return CudaBackend(index)
+
+
+@functools.cache
+def _pointwise_kernel(
+    gates: np.dtype[Any],
+    dtype: np.dtype[Any],
+    width: int,
+    activation: str,
+    peephole: bool,
+    clip: bool,
+    reset: bool,
+) -> Kernel:
+    c = dtypes.state_dtype(dtype)
+    flags = ", ".join(str(flag).lower() for flag in (peephole, clip, reset))
+    number = ACTIVATIONS.index(activation)
+    name = f"lstm_pointwise<{_C_NAMES[gates.name]}, {_C_NAMES[dtype.name]}, {width}, {number}, {flags}>"
+    boolean = np.dtype(np.bool_)
+    arguments: list[np.dtype[Any] | str] = [
+        *(gates, "i64", gates, "i64"),
+        *(dtype, dtype),
+        *(c, "i64"),
+        *(boolean, gates, "i64", c, "i64"),
+        *(dtype, c, "f64", "i64", "i64"),
+    ]
+    return Kernel("pointwise.cu", name, arguments)
+
+
+def launch_pointwise(
+    gates: Any,
+    gates_h: Any,
+    c: Any,
+    h_out: Any,
+    c_out: Any,
+    *,
+    bias: Any,
+    peephole: Any,
+    cell_clip: float | None,
+    activation: str,
+    is_first: Any,
+    reset_c: Any,
+    reset_gates: Any = None,
+) -> None:
+    """Launch kernels/pointwise.cu; arguments are as there, None for a null pointer."""
+    gates, gates_h, c, reset_gates, reset_c = (
+        None if a is None else with_contiguous_rows(a) for a in (gates, gates_h, c, reset_gates, reset_c)
+    )
+    bias, peephole, is_first = (None if a is None else cupy.ascontiguousarray(a) for a in (bias, peephole, is_first))
+    B, N = c.shape
+    arrays = (gates, gates_h, bias, peephole, c, reset_gates, reset_c, h_out, c_out)
+    width = _VECTOR if N % _VECTOR == 0 and all(_is_aligned(a) for a in arrays) else 1
+    kernel = _pointwise_kernel(
+        gates.dtype,
+        h_out.dtype,
+        width,
+        activation,
+        peephole is not None,
+        cell_clip is not None,
+        is_first is not None,
+    )
+    threads = min(_UNITS_OF_A_BLOCK, 1 << (-(-N // width) - 1).bit_length())
+    rows = _THREADS // threads
+    grid = (-(-B // rows), -(-N // (threads * width)))
+    kernel(
+        grid,
+        (threads, rows),
+        *(gates, row_stride(gates)),
+        *(gates_h, _reset_stride(gates_h)),
+        *(bias, peephole),
+        *(c, row_stride(c)),
+        is_first,
+        *(reset_gates, _reset_stride(reset_gates)),
+        *(reset_c, _reset_stride(reset_c)),
+        *(h_out, c_out),
+        *(cell_clip or 0.0, B, N),
+    )
+
+
+def _is_aligned(a: Any) -> bool:
+    """Whether vectors of an array can be moved at once: its address and its rows' distances are multiples."""
+    if a is None:
+        return True
+    step = min(16, _VECTOR * a.itemsize)
+    rows_fit = a.ndim == 1 or a.shape[0] == 1 or a.strides[0] % step == 0
+    return bool(a.data.ptr % step == 0 and rows_fit)
+
+
+def _reset_stride(a: Any) -> int:
+    """Return a row stride, 0 for one row that serves all."""
+    return 0 if a is None or a.shape[0] == 1 else row_stride(a)
+
+
+@functools.cache
+def _clip_kernel(dtype: np.dtype[Any]) -> Kernel:
+    return Kernel("clip.cu", f"lstm_clip<{_C_NAMES[dtype.name]}>", (dtype, "i64", "f64"))
+
+
+class StepPlan:
+    """One step of a cell, for any batch: weights on the device; scratch comes from CuPy's pool."""
+
+    def __init__(self, weights: LSTMWeights, precision: str) -> None:
+        on_device = {name: cupy.asarray(array) for name, array in weights.arrays().items()}
+        self.weight_ih = on_device["weight_ih"]
+        self.weight_hh = on_device["weight_hh"]
+        self.weight_hr = on_device.get("weight_hr")
+        self.bias = on_device.get("bias")
+        self.peephole = on_device.get("peephole")
+        self.cell_clip, self.proj_clip = weights.cell_clip, weights.proj_clip
+        self.activation = weights.activation
+        self.precision = precision
+        self.gates_dtype = dtypes.state_dtype(weights.dtype)
+        self.device = cupy.cuda.Device()
+
+    def run(
+        self,
+        x: Any,
+        h: Any,
+        c: Any,
+        h_out: Any,
+        c_out: Any,
+        is_first: Any = None,
+        reset_h: Any = None,
+        reset_c: Any = None,
+    ) -> None:
+        """Write the next h and c on the current stream. c_out may be c."""
+        if len(x) == 0:
+            return
+        with self.device:
+            self._run(x, h, c, h_out, c_out, is_first, reset_h, reset_c)
+
+    def _run(self, x: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any, reset_h: Any, reset_c: Any) -> None:
+        gates = self._product(x, self.weight_ih)
+        gates_h = reset_gates = None
+        if is_first is None:
+            self._product(h, self.weight_hh, into=gates)
+        else:  # the kernel picks, row by row, which part of h to add
+            gates_h = self._product(h, self.weight_hh)
+            reset_gates = None if reset_h is None else self._product(reset_h, self.weight_hh)
+        m = h_out if self.weight_hr is None else cupy.empty(c.shape, h_out.dtype)
+        launch_pointwise(
+            gates,
+            gates_h,
+            c,
+            m,
+            c_out,
+            bias=self.bias,
+            peephole=self.peephole,
+            cell_clip=self.cell_clip,
+            activation=self.activation,
+            is_first=is_first,
+            reset_c=reset_c,
+            reset_gates=reset_gates,
+        )
+        if self.weight_hr is not None:
+            add_product(h_out, m, self.weight_hr, accumulate=False, precision=self.precision)
+            if self.proj_clip is not None:
+                blocks = -(-h_out.size // _THREADS)
+                _clip_kernel(h_out.dtype)((blocks,), (_THREADS,), h_out, h_out.size, self.proj_clip)
+
+    def _product(self, a: Any, weight: Any, into: Any = None) -> Any:
+        """Return a @ weight.T in the dtype of the arithmetic, or add it to an array."""
+        out = cupy.empty((a.shape[0], weight.shape[0]), self.gates_dtype) if into is None else into
+        add_product(out, a, weight, accumulate=into is not None, precision=self.precision)
+        return out
+
+
+class CudaBackend:
+    """The backend of one GPU."""
+
+    name = "cuda"
+    array_type: type = cupy.ndarray
+    xp: ModuleType = cupy
+
+    def __init__(self, index: int) -> None:
+        self.device = f"cuda:{index}"
+        self._index = index
+        self._device = cupy.cuda.Device(index)
+
+    def asarray(self, x: Any, dtype: np.dtype[Any]) -> Any:
+        """Return `x` as a CuPy array of this dtype on this device; no copy where it is one."""
+        with self._device:
+            if hasattr(x, "__cuda_array_interface__"):
+                array = cupy.asarray(x)
+                if array.device.id != self._index:
+                    array = array.copy()  # on the current device
+                return array.astype(dtype, copy=False)
+            return cupy.asarray(np.asarray(to_host("x", x), dtype))
+
+    def mask(self, values: Any) -> Any:
+        """Return a mask on this device; a host array of no booleans is returned as it is, to be refused."""
+        if isinstance(values, cupy.ndarray):
+            return values
+        host = np.asarray(values)
+        if host.dtype != np.bool_:
+            return host
+        with self._device:
+            return cupy.asarray(host)
+
+    def signature(self, x: Any, h: Any, c: Any) -> tuple[Any, ...]:
+        """Return what the checks of these arrays depend on."""
+        places = x.device.id, h.device.id, c.device.id
+        return type(x), x.shape, x.dtype, type(h), h.shape, h.dtype, type(c), c.shape, c.dtype, places
+
+    def device_of(self, array: Any) -> str:
+        """Return "cuda:<index>" of an array."""
+        return f"cuda:{array.device.id}"
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return an array of zeros."""
+        with self._device:
+            return cupy.zeros(shape, dtype)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return an uninitialised array."""
+        with self._device:
+            return cupy.empty(shape, dtype)
+
+    def overlap(self, a: Any, b: Any) -> bool:
+        """Whether the memory of two arrays may overlap: whether the spans of their addresses do."""
+        a_start, a_end = _span(a)
+        b_start, b_end = _span(b)
+        return a_start < b_end and b_start < a_end
+
+    def same_place(self, a: Any, b: Any) -> bool:
+        """Whether two arrays are the same memory, element by element."""
+        return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
+
+    def largest(self, a: Any) -> float:
+        """Return the largest |a|, or 0 of an empty array; waits for the device."""
+        return float(cupy.abs(a).max()) if a.size else 0.0
+
+    def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
+        """Return the plan of a cell's step."""
+        with self._device:
+            return StepPlan(weights, precision)
+
+    def pointwise(self, *arrays: Any, **options: Any) -> None:
+        """Run `lstm_pointwise`."""
+        with self._device:
+            launch_pointwise(*arrays, **options)
+
+
+def _span(a: Any) -> tuple[int, int]:
+    """Return the first address of an array and the one after its last; equal for an empty one."""
+    start = end = a.data.ptr
+    if a.size == 0:
+        return start, end
+    for length, stride in zip(a.shape, a.strides, strict=True):
+        if stride < 0:
+            start += (length - 1) * stride
+        else:
+            end += (length - 1) * stride
+    return start, end + a.itemsize

@@ -1,0 +1,103 @@
+"""Row-major matrix products by cuBLAS, with the type of the arithmetic chosen here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+import numpy as np
+from cupy_backends.cuda.libs import cublas
+
+_TYPES = {
+    "float64": cupy.cuda.runtime.CUDA_R_64F,
+    "float32": cupy.cuda.runtime.CUDA_R_32F,
+    "float16": cupy.cuda.runtime.CUDA_R_16F,
+    "bfloat16": cupy.cuda.runtime.CUDA_R_16BF,
+}
+
+
+def add_product(out: Any, a: Any, weight: Any, *, accumulate: bool, precision: str) -> None:
+    """Out <- a @ weight.T, or out += with `accumulate`; all on the current device and stream.
+
+    float32 is multiplied as IEEE float32 at precision "highest", whatever CUPY_TF32 or other users of
+    CuPy's cuBLAS handle have set, and may be as TF32 at "high". The 16-bit types accumulate in float32.
+
+    Args:
+        out: (B, M), C-contiguous: float32 for 16-bit inputs or their own dtype, else the inputs' dtype.
+        a: (B, K), rows contiguous, any row stride that is at least K.
+        weight: (M, K), C-contiguous, in a's dtype.
+        accumulate: whether to add to out.
+        precision: "highest" or "high".
+    """
+    B, K = a.shape
+    M = weight.shape[0]
+    if B == 0:
+        return
+    if K == 0:
+        if not accumulate:
+            out.fill(0)
+        return
+    a = with_contiguous_rows(a)
+    scalar = np.float64 if out.dtype == np.float64 else np.float32
+    alpha, beta = np.array(1, scalar), np.array(accumulate, scalar)
+    # cuBLAS is column-major: it sees out.T = weight @ a.T, and our rows as its columns.
+    with _IeeeHandle() as handle:
+        cublas.gemmEx(
+            handle,
+            cublas.CUBLAS_OP_T,
+            cublas.CUBLAS_OP_N,
+            M,
+            B,
+            K,
+            alpha.ctypes.data,
+            weight.data.ptr,
+            _TYPES[weight.dtype.name],
+            K,
+            a.data.ptr,
+            _TYPES[a.dtype.name],
+            row_stride(a),
+            beta.ctypes.data,
+            out.data.ptr,
+            _TYPES[out.dtype.name],
+            M,
+            _compute_type(weight.dtype, precision),
+            cublas.CUBLAS_GEMM_DEFAULT,
+        )
+
+
+def with_contiguous_rows(a: Any) -> Any:
+    """Return `a`, or a C-contiguous copy where its rows overlap or are not contiguous."""
+    B, K = a.shape
+    row, column = a.strides
+    rows_apart = B == 1 or (row >= K * a.itemsize and row % a.itemsize == 0)
+    fits = row_stride(a) < 2**31 if rows_apart else False
+    return a if (K == 1 or column == a.itemsize) and rows_apart and fits else cupy.ascontiguousarray(a)
+
+
+def row_stride(a: Any) -> int:
+    """Return the elements from row to row, where that has a meaning, and at least a row's length."""
+    B, K = a.shape
+    return int(a.strides[0]) // int(a.itemsize) if B > 1 else max(1, K)
+
+
+def _compute_type(dtype: np.dtype[Any], precision: str) -> int:
+    if dtype == np.float64:
+        return int(cublas.CUBLAS_COMPUTE_64F)
+    if dtype == np.float32 and precision == "high":
+        return int(cublas.CUBLAS_COMPUTE_32F_FAST_TF32)
+    return int(cublas.CUBLAS_COMPUTE_32F)
+
+
+class _IeeeHandle:
+    """CuPy's cuBLAS handle in its default math mode, in which COMPUTE_32F is IEEE float32; restored after."""
+
+    def __enter__(self) -> int:
+        self._handle = cupy.cuda.device.get_cublas_handle()
+        self._mode = cublas.getMathMode(self._handle)
+        if self._mode != cublas.CUBLAS_DEFAULT_MATH:
+            cublas.setMathMode(self._handle, cublas.CUBLAS_DEFAULT_MATH)
+        return int(self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        if self._mode != cublas.CUBLAS_DEFAULT_MATH:
+            cublas.setMathMode(self._handle, self._mode)

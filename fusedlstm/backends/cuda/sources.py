@@ -1,0 +1,37 @@
+"""The kernels' source files: where they are, and a digest of them all."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[2]
+# In a wheel they are inside the package; in a checkout, and an editable install of one, beside it.
+_PLACES = (_PACKAGE / "kernels", _PACKAGE.parent / "kernels")
+_SUFFIXES = (".cu", ".cuh")
+
+
+@functools.cache
+def folder() -> Path:
+    """Return the folder that holds the kernels' files.
+
+    Raises:
+        FileNotFoundError: the installation lacks them.
+    """
+    for place in _PLACES:
+        if (place / "pointwise.cu").is_file():
+            return place
+    raise FileNotFoundError(f"fusedlstm is installed without its kernels: they are in none of {_PLACES}")
+
+
+@functools.cache
+def digest() -> str:
+    """Return a digest of every kernel file: a compiled kernel is stale once any of them changes."""
+    sha = hashlib.sha256()
+    for file in sorted(folder().iterdir()):
+        if file.suffix in _SUFFIXES:
+            content = file.read_bytes()
+            sha.update(f"{file.name}\0{len(content)}\0".encode())
+            sha.update(content)
+    return sha.hexdigest()

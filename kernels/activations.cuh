@@ -1,0 +1,36 @@
+// The activations, in float and double. NaN in is NaN out, and all are exact where they saturate.
+#pragma once
+
+#include "primitives.cuh"
+
+DEVICE float exponential(float x) { return expf(x); }
+DEVICE double exponential(double x) { return exp(x); }
+DEVICE float exponential_minus_1(float x) { return expm1f(x); }
+DEVICE double exponential_minus_1(double x) { return expm1(x); }
+DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
+DEVICE double hyperbolic_tangent(double x) { return tanh(x); }
+DEVICE float magnitude(float x) { return fabsf(x); }
+DEVICE double magnitude(double x) { return fabs(x); }
+
+// 1 / (1 + exp(-x)), by the exponential that can't overflow: exp(-|x|) is in (0, 1].
+template <typename A> DEVICE A sigmoid(A x) {
+  const A e = exponential(-magnitude(x));
+  const A small = A(1) / (A(1) + e);  // of |x|
+  return x < A(0) ? e * small : small;
+}
+
+// Numbered as in backends/cuda/backend.py.
+enum Activation { TANH, RELU, SIGMOID, SOFTSIGN, ELU, LINEAR };
+
+template <int KIND, typename A> DEVICE A activate(A x) {
+  static_assert(KIND >= TANH && KIND <= LINEAR, "unknown activation");
+  if (KIND == TANH) return hyperbolic_tangent(x);
+  if (KIND == RELU) return x < A(0) ? A(0) : x;
+  if (KIND == SIGMOID) return sigmoid(x);
+  if (KIND == SOFTSIGN) return x / (A(1) + magnitude(x));
+  if (KIND == ELU) return x > A(0) ? x : exponential_minus_1(x);
+  return x;
+}
+
+// Clips to +-limit; NaN passes, infinities are clipped.
+template <typename A> DEVICE A clip(A x, A limit) { return x > limit ? limit : x < -limit ? -limit : x; }

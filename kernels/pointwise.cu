@@ -1,0 +1,100 @@
+// Everything in an LSTM step but its matmuls and projection, in one launch: gates, c -> m, c'.
+//
+//   z  = gates + gates_h + bias            (B, 4N), blocks i, f, g, o of N columns each
+//   i  = sigmoid(z_i + p_i * c)            peepholes i and f see the old c
+//   f  = sigmoid(z_f + p_f * c)
+//   g  = activation(z_g)
+//   c' = clip(f * c + i * g, +-cell_clip)  the clipped c is the state
+//   o  = sigmoid(z_o + p_o * c')           peephole o sees the new, clipped c
+//   m  = o * activation(c')                h without a projection, else what is projected
+//
+// Before all that, rows where is_first lose their state: c becomes reset_c, and the part of h becomes
+// reset_gates, each of them zero where its pointer is null. A reset selects: a NaN in the old state is gone.
+#include "activations.cuh"
+#include "primitives.cuh"
+
+// G is the dtype of gates, gates_h and reset_gates; T that of h, bias and peephole; A that of c.
+// W units a thread, by vectors: N, the row strides and the addresses must then be multiples of W elements.
+// Launched with rows on grid x and units on grid y, so that no thread divides.
+template <typename G, typename T, int W, int ACTIVATION, bool PEEPHOLE, bool CLIP, bool RESET>
+__global__ void __launch_bounds__(256)
+    lstm_pointwise(const G* gates,                         // (B, 4N)
+                   i64 gates_stride,                       // elements from row to row, as all strides here
+                   const G* gates_h,                       // (B, 4N), or null: added
+                   i64 gates_h_stride,                     //
+                   const T* bias,                          // (4N,), or null
+                   const T* peephole,                      // (3, N), rows i, f, o; read with PEEPHOLE
+                   const typename Arithmetic<T>::type* c,  // (B, N)
+                   i64 c_stride,                           //
+                   const unsigned char* is_first,          // (B,), 0 or 1; this and the next read with RESET
+                   const G* reset_gates,                   // (B, 4N), or one row with stride 0, or null
+                   i64 reset_gates_stride,                 //
+                   const typename Arithmetic<T>::type* reset_c,  // (B, N), or one row with stride 0, or null
+                   i64 reset_c_stride,                           //
+                   T* h,                                         // (B, N), contiguous, apart from all inputs
+                   typename Arithmetic<T>::type* c_out,          // (B, N), contiguous; may be c
+                   double cell_clip,                             // read with CLIP
+                   i64 B, i64 N) {
+  typedef typename Arithmetic<T>::type A;
+  const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
+  const i64 unit = ((i64)blockIdx.y * blockDim.x + threadIdx.x) * W;
+  if (row >= B || unit >= N) return;
+
+  const bool first = RESET && is_first[row];
+  const G* recurrent = gates_h ? gates_h + row * gates_h_stride : nullptr;
+  const A* old_c = c + row * c_stride;
+  if (first) {
+    recurrent = reset_gates ? reset_gates + row * reset_gates_stride : nullptr;
+    old_c = reset_c ? reset_c + row * reset_c_stride : nullptr;
+  }
+
+  A z[4][W];
+#pragma unroll
+  for (int gate = 0; gate < 4; ++gate) {
+    const i64 column = gate * N + unit;
+    const Vector<G, W> part = load<W>(gates + row * gates_stride + column);
+#pragma unroll
+    for (int k = 0; k < W; ++k) z[gate][k] = A(widen(part.at[k]));
+    if (recurrent) {
+      const Vector<G, W> more = load<W>(recurrent + column);
+#pragma unroll
+      for (int k = 0; k < W; ++k) z[gate][k] += A(widen(more.at[k]));
+    }
+    if (bias) {
+      const Vector<T, W> more = load<W>(bias + column);
+#pragma unroll
+      for (int k = 0; k < W; ++k) z[gate][k] += A(widen(more.at[k]));
+    }
+  }
+
+  Vector<A, W> state;
+  if (old_c) {
+    state = load<W>(old_c + unit);
+  } else {
+#pragma unroll
+    for (int k = 0; k < W; ++k) state.at[k] = A(0);
+  }
+  Vector<T, W> p_i, p_f, p_o;
+  if (PEEPHOLE) {
+    p_i = load<W>(peephole + unit);
+    p_f = load<W>(peephole + N + unit);
+    p_o = load<W>(peephole + 2 * N + unit);
+  }
+
+  Vector<T, W> output;
+#pragma unroll
+  for (int k = 0; k < W; ++k) {
+    A z_i = z[0][k], z_f = z[1][k], z_o = z[3][k];
+    if (PEEPHOLE) {
+      z_i += A(widen(p_i.at[k])) * state.at[k];
+      z_f += A(widen(p_f.at[k])) * state.at[k];
+    }
+    A next = sigmoid(z_f) * state.at[k] + sigmoid(z_i) * activate<ACTIVATION>(z[2][k]);
+    if (CLIP) next = clip(next, A(cell_clip));
+    if (PEEPHOLE) z_o += A(widen(p_o.at[k])) * next;
+    state.at[k] = next;
+    output.at[k] = Narrow<T>::of(sigmoid(z_o) * activate<ACTIVATION>(next));
+  }
+  store<W>(c_out + row * N + unit, state);
+  store<W>(h + row * N + unit, output);
+}
