@@ -1,0 +1,8 @@
+"""python -m fusedlstm is the command fusedlstm."""
+
+import sys
+
+from fusedlstm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

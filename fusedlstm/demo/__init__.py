@@ -1,0 +1,1 @@
+"""The demo: a classifier of handwritten digits, with its weights and held-out images."""
