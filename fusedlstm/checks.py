@@ -58,7 +58,7 @@ def check_array(name: str, value: Any, array_type: type, place: str) -> None:
         hint = ""
     elif type(value).__name__ == "LSTMState":
         hint = f"Take one array of it: {name.removesuffix('.h').removesuffix('.c')}.h or .c"
-    fail(TypeError, name, f"a {array_type.__module__}.{array_type.__name__} ({place})", _kind(value), hint)
+    fail(TypeError, name, f"a {array_type.__module__}.{array_type.__name__} ({place})", describe_type(value), hint)
 
 
 def check_no_grad(name: str, value: Any) -> None:
@@ -93,7 +93,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 def check_size(name: str, value: Any, least: int) -> int:
     """Return `value` as an int of at least `least`, or raise."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        fail(TypeError, name, "an int", _kind(value))
+        fail(TypeError, name, "an int", describe_type(value))
     if value < least:
         fail(ValueError, name, f"at least {least}", str(value))
     return int(value)
@@ -104,12 +104,13 @@ def check_clip(name: str, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        fail(TypeError, name, "a number, or None for no clip", _kind(value))
+        fail(TypeError, name, "a number, or None for no clip", describe_type(value))
     if not value >= 0:
         fail(ValueError, name, "a number >= 0, or None for no clip", str(value))
     return float(value)
 
 
-def _kind(value: Any) -> str:
+def describe_type(value: Any) -> str:
+    """Return the full name of a value's type, as an error says what came."""
     kind = type(value)
     return "None" if value is None else f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

@@ -21,7 +21,10 @@ def resolve(dtype: Any) -> np.dtype[Any]:
 
     "bfloat16" needs the package ml_dtypes, which gives NumPy that type.
     """
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    try:
+        name = dtype if isinstance(dtype, str) else "None" if dtype is None else np.dtype(dtype).name
+    except TypeError:
+        name = repr(dtype)
     if name not in NAMES:
         fail(TypeError, "dtype", f"one of {', '.join(NAMES)}", name)
     if name == "bfloat16":

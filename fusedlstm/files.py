@@ -2,11 +2,11 @@
 
 A file of version 1 is a safetensors file whose metadata has one key, "fusedlstm", with a JSON object:
 
-    {"kind": "LSTMWeights", "version": 1, "options": {...}, "crc32": {name of an array: its checksum}}
+    {"kind": "LSTMWeights", "version": 1, "options": {...}, "crc32": 1234567890}
 
-Arrays are stored C-ordered and little-endian under their names in `LSTMWeights`. A reader of a later
-version reads every earlier one. One key only, because safetensors writes several in no fixed order and
-the same weights should give the same bytes.
+Arrays are stored C-ordered and little-endian under their names in `LSTMWeights`. The checksum is over
+options and arrays (`_checksum`). A reader of a later version reads every earlier one. One key only,
+because safetensors writes several in no fixed order and the same weights should give the same bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from fusedlstm import dtypes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _KEY = "fusedlstm"
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
 _HEADER_BYTES = 8  # a safetensors file starts with the length of its header, 64 bits little-endian
 _T = TypeVar("_T")
 
@@ -50,7 +53,7 @@ def save(
         "kind": kind,
         "version": VERSION,
         "options": dict(options),
-        "crc32": {name: _checksum(array) for name, array in contiguous.items()},
+        "crc32": _checksum(options, contiguous),
     }
     metadata = {_KEY: json.dumps(about, sort_keys=True, allow_nan=True)}
     replace(path, to_bytes(contiguous, metadata))
@@ -67,7 +70,8 @@ def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, NumpyArray]
     metadata = _metadata(path, content)
     about = _about(path, metadata, kind)
     arrays = _arrays(path, content)
-    _check_sums(path, arrays, about["crc32"])
+    if _checksum(about["options"], arrays) != about["crc32"]:
+        raise WeightsFileError(f"{os.fspath(path)} is damaged: its checksum does not agree")
     return arrays, about["options"]
 
 
@@ -118,8 +122,13 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
-def _checksum(array: NumpyArray) -> int:
-    return zlib.crc32(array.tobytes())
+def _checksum(options: Mapping[str, Any], arrays: Mapping[str, NumpyArray]) -> int:
+    """Return the CRC-32 of the options, and of each array's name, dtype, shape and bytes."""
+    crc = zlib.crc32(json.dumps(options, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        crc = zlib.crc32(f"{name} {array.dtype.name} {array.shape}".encode(), crc)
+        crc = zlib.crc32(array.tobytes(), crc)
+    return crc
 
 
 def _metadata(path: str | os.PathLike[str], content: bytes) -> dict[str, str]:
@@ -163,33 +172,21 @@ def _about(path: str | os.PathLike[str], metadata: Mapping[str, str], kind: str)
         )
     if found != kind:
         raise WeightsFileError(f"{name} holds {found}, not {kind}")
-    if not isinstance(about.get("options"), dict) or not isinstance(about.get("crc32"), dict):
-        raise WeightsFileError(f"{name} is damaged: its description lacks options or checksums")
+    if not isinstance(about.get("options"), dict) or not isinstance(about.get("crc32"), int):
+        raise WeightsFileError(f"{name} is damaged: its description lacks options or a checksum")
     return dict(about)
 
 
 def _arrays(path: str | os.PathLike[str], content: bytes) -> dict[str, NumpyArray]:
-    if b'"BF16"' in content:
-        from fusedlstm import dtypes
-
-        dtypes.resolve("bfloat16")  # safetensors knows bfloat16 once ml_dtypes is imported
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as from_bytes
+    from safetensors import SafetensorError, deserialize
 
     try:
-        return dict(from_bytes(content))
+        # Not safetensors' own way to NumPy arrays, which knows no bfloat16.
+        return {name: _array(entry) for name, entry in deserialize(content)}
     except (SafetensorError, ValueError, KeyError) as error:
         raise WeightsFileError(f"{os.fspath(path)} is damaged: {error}") from error
 
 
-def _check_sums(
-    path: str | os.PathLike[str],
-    arrays: Mapping[str, NumpyArray],
-    checksums: Mapping[str, int],
-) -> None:
-    name = os.fspath(path)
-    if sorted(arrays) != sorted(checksums):
-        raise WeightsFileError(f"{name} is damaged: it should hold {sorted(checksums)}, and holds {sorted(arrays)}")
-    for key, array in arrays.items():
-        if _checksum(array) != checksums[key]:
-            raise WeightsFileError(f"{name} is damaged: the checksum of {key} does not agree")
+def _array(entry: Mapping[str, Any]) -> NumpyArray:
+    dtype = dtypes.resolve(_DTYPES[entry["dtype"]])
+    return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])

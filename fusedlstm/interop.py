@@ -40,6 +40,14 @@ def to_host(name: str, value: Any) -> NumpyArray:
     return array
 
 
+def to_host_reals(name: str, value: Any, dtype: np.dtype[Any]) -> NumpyArray:
+    """Return `value` as a NumPy array of this dtype, whatever numbers it holds but complex ones."""
+    array = to_host(name, value)
+    if array.dtype.kind == "c":
+        fail(TypeError, name, "real numbers", f"dtype {array.dtype}")
+    return np.asarray(array, dtype)
+
+
 def _from_torch(tensor: Any, torch: Any) -> NumpyArray:
     tensor = tensor.detach().cpu()
     if tensor.dtype != torch.bfloat16:

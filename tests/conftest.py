@@ -24,3 +24,9 @@ def pytest_report_header():
     if reason:
         lines.append(f"fusedlstm cuda not tested on a GPU here: {reason}")
     return lines
+
+
+@pytest.fixture(params=BACKENDS, scope="session")
+def backend_of_properties(request):
+    """The same for hypothesis, which forbids fixtures that are made anew for each test."""
+    return request.param

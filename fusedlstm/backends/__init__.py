@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fusedlstm.backends.reference import NumpyBackend
-from fusedlstm.checks import fail
+from fusedlstm.checks import check_no_grad, describe_type, fail
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -165,8 +165,8 @@ def backend_of(array: Array, name: str = "array") -> Backend:
         return _NUMPY
     if type(array).__module__.partition(".")[0] == "cupy":
         return _cuda(int(array.device.id))
-    got = f"{type(array).__module__}.{type(array).__qualname__}"
-    fail(TypeError, name, "an array of NumPy or CuPy", got)
+    check_no_grad(name, array)
+    fail(TypeError, name, "an array of NumPy or CuPy", describe_type(array))
 
 
 def _cuda(index: int) -> Backend:

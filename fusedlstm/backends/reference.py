@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm import dtypes
-from fusedlstm.interop import to_host
+from fusedlstm.interop import to_host_reals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -280,7 +280,7 @@ class NumpyBackend:
 
     def asarray(self, x: Any, dtype: np.dtype[Any]) -> NumpyArray:
         """Return `x` as a NumPy array of this dtype; no copy where it is one."""
-        return np.asarray(to_host("x", x), dtype)
+        return to_host_reals("x", x, dtype)
 
     def mask(self, values: Any) -> Any:
         """Return a mask, an array or a list, as a NumPy array of whatever dtype it has."""

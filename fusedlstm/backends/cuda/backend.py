@@ -11,7 +11,8 @@ import numpy as np
 from fusedlstm import dtypes
 from fusedlstm.backends.cuda.compile import Kernel
 from fusedlstm.backends.cuda.gemm import add_product, row_stride, with_contiguous_rows
-from fusedlstm.interop import to_host
+from fusedlstm.checks import fail
+from fusedlstm.interop import to_host_reals
 from fusedlstm.weights import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -211,10 +212,12 @@ class CudaBackend:
         with self._device:
             if hasattr(x, "__cuda_array_interface__"):
                 array = cupy.asarray(x)
+                if array.dtype.kind == "c":
+                    fail(TypeError, "x", "real numbers", f"dtype {array.dtype}")
                 if array.device.id != self._index:
                     array = array.copy()  # on the current device
                 return array.astype(dtype, copy=False)
-            return cupy.asarray(np.asarray(to_host("x", x), dtype))
+            return cupy.asarray(to_host_reals("x", x, dtype))
 
     def mask(self, values: Any) -> Any:
         """Return a mask on this device; a host array of no booleans is returned as it is, to be refused."""

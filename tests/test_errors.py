@@ -1,0 +1,364 @@
+"""Bad arguments: one list, and on every backend the same error in the same words, before any work is done."""
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights
+
+B, I, N, P = 5, 3, 4, 2
+
+
+class Good:
+    """The arguments of a good call, for a case to spoil."""
+
+    def __init__(self, backend, dtype="float32", proj_size=None):
+        self.cell = LSTMCell(LSTMWeights.random(I, N, proj_size=proj_size, dtype=dtype, seed=0), backend=backend)
+        rng = np.random.default_rng(0)
+        self.x = self.cell.asarray(rng.normal(size=(B, I)))
+        self.h, self.c = (a.copy() for a in self.parts(self.cell.zero_state(B)))
+        self.options = {}
+
+    @staticmethod
+    def parts(state):
+        return state.h, state.c
+
+    def __call__(self):
+        return self.cell(self.x, LSTMState(h=self.h, c=self.c), **self.options)
+
+
+class Tensor:
+    """As much of a PyTorch tensor as is looked at."""
+
+    requires_grad = True
+
+
+def out(good, **changes):
+    zero = good.cell.zero_state(B)
+    return LSTMState(**{"h": zero.h, "c": zero.c, **changes})
+
+
+def reset(good, rows=1, **changes):
+    zero = good.cell.zero_state(rows)
+    return {"is_first": [True] * B, "reset_to": LSTMState(**{"h": zero.h, "c": zero.c, **changes})}
+
+
+# What to spoil, the error, and its whole message.
+CASES = {
+    "1-D x": (
+        lambda g: setattr(g, "x", g.x[0]),
+        ValueError,
+        "x: wanted shape (B, I) = (B, 3); got shape (3,). One row is x[None]",
+    ),
+    "3-D x": (
+        lambda g: setattr(g, "x", g.x[None]),
+        ValueError,
+        "x: wanted shape (B, I) = (B, 3); got shape (1, 5, 3). "
+        "A cell takes one step: for a sequence (T, B, I), call it with x[t] and the last state",
+    ),
+    "0-D x": (
+        lambda g: setattr(g, "x", g.x[:1, 0].reshape(())),
+        ValueError,
+        "x: wanted shape (B, I) = (B, 3); got shape ()",
+    ),
+    "wide x": (
+        lambda g: setattr(g, "x", g.x.repeat(2, axis=1)),
+        ValueError,
+        "x: wanted shape (B, I) = (5, 3); got shape (5, 6)",
+    ),
+    "float64 x": (
+        lambda g: setattr(g, "x", g.x.astype("float64")),
+        TypeError,
+        'x: wanted dtype float32 (the cell\'s); got dtype float64. Use x.astype("float32")',
+    ),
+    "integer x": (
+        lambda g: setattr(g, "x", g.x.astype("int64")),
+        TypeError,
+        'x: wanted dtype float32 (the cell\'s); got dtype int64. Use x.astype("float32")',
+    ),
+    "complex x": (
+        lambda g: setattr(g, "x", g.x.astype("complex64")),
+        TypeError,
+        "x: wanted dtype float32 (the cell's); got dtype complex64. An LSTM is real: give its real part",
+    ),
+    "x that requires grad": (
+        lambda g: setattr(g, "x", Tensor()),
+        TypeError,
+        "x: wanted an array without gradient; got a tensor that requires grad. Use x.detach()",
+    ),
+    "h that requires grad": (
+        lambda g: setattr(g, "h", Tensor()),
+        TypeError,
+        "state.h: wanted an array without gradient; got a tensor that requires grad. Use state.h.detach()",
+    ),
+    "list x": (
+        lambda g: setattr(g, "x", [[1.0, 2.0, 3.0]] * B),
+        TypeError,
+        "x: wanted a {module}.ndarray ({device}); got list. cell.asarray(...) makes one of it",
+    ),
+    "x is None": (lambda g: setattr(g, "x", None), TypeError, "x: wanted a {module}.ndarray ({device}); got None"),
+    "x is a state": (
+        lambda g: setattr(g, "x", g.cell.zero_state(B)),
+        TypeError,
+        "x: wanted a {module}.ndarray ({device}); got fusedlstm.state.LSTMState. Take one array of it: x.h or .c",
+    ),
+    "h is None": (
+        lambda g: setattr(g, "h", None),
+        TypeError,
+        "state.h: wanted a {module}.ndarray ({device}); got None",
+    ),
+    "h of another batch": (
+        lambda g: setattr(g, "h", g.h[:3]),
+        ValueError,
+        "state.h: wanted shape (B, P) = (5, 4); got shape (3, 4)",
+    ),
+    "c of batch 1": (
+        lambda g: setattr(g, "c", g.c[:1]),
+        ValueError,
+        "state.c: wanted shape (B, N) = (5, 4); got shape (1, 4). "
+        "Nothing broadcasts: repeat the row, c.repeat(5, axis=0)",
+    ),
+    "h of batch 1": (
+        lambda g: setattr(g, "h", g.h[:1]),
+        ValueError,
+        "state.h: wanted shape (B, P) = (5, 4); got shape (1, 4). "
+        "Nothing broadcasts: repeat the row, h.repeat(5, axis=0)",
+    ),
+    "1-D c": (
+        lambda g: setattr(g, "c", g.c[0]),
+        ValueError,
+        "state.c: wanted shape (B, N) = (5, 4); got shape (4,). One row is c[None]",
+    ),
+    "packed state as c": (
+        lambda g: setattr(g, "c", g.c.repeat(2, axis=1)),
+        ValueError,
+        "state.c: wanted shape (B, N) = (5, 4); got shape (5, 8). "
+        'This looks like a packed state: unpack_state(packed, 4, order="ch") or order="hc"',
+    ),
+    "float64 h": (
+        lambda g: setattr(g, "h", g.h.astype("float64")),
+        TypeError,
+        'state.h: wanted dtype float32 (the cell\'s); got dtype float64. Use state.h.astype("float32")',
+    ),
+    "16-bit c": (
+        lambda g: setattr(g, "c", g.c.astype("float16")),
+        TypeError,
+        "state.c: wanted dtype float32 (c's, whatever x's is); got dtype float16. Use state.c.astype(\"float32\")",
+    ),
+    "mask of floats": (
+        lambda g: g.options.update(is_first=np.zeros(B)),
+        TypeError,
+        "is_first: wanted booleans, True for the rows to reset before this step; got dtype float64. "
+        "Use is_first != 0. A flag that a step ended an episode belongs to the next step: is_first[t + 1] = done[t]",
+    ),
+    "mask of integers": (
+        lambda g: g.options.update(is_first=[0, 1, 0, 0, 1]),
+        TypeError,
+        "is_first: wanted booleans, True for the rows to reset before this step; got dtype int64. "
+        "Use is_first != 0. A flag that a step ended an episode belongs to the next step: is_first[t + 1] = done[t]",
+    ),
+    "short mask": (
+        lambda g: g.options.update(is_first=[True] * 4),
+        ValueError,
+        "is_first: wanted shape (B,) = (5,); got shape (4,)",
+    ),
+    "column mask": (
+        lambda g: g.options.update(is_first=np.ones((B, 1), bool)),
+        ValueError,
+        "is_first: wanted shape (B,) = (5,); got shape (5, 1)",
+    ),
+    "one boolean": (
+        lambda g: g.options.update(is_first=True),
+        ValueError,
+        "is_first: wanted shape (B,) = (5,); got shape ()",
+    ),
+    "reset_to alone": (
+        lambda g: g.options.update(reset_to=g.cell.zero_state(1)),
+        ValueError,
+        "reset_to: wanted None without is_first, which says the rows to reset; got a state",
+    ),
+    "reset_to a tuple": (
+        lambda g: g.options.update(is_first=[True] * B, reset_to=(g.h, g.c)),
+        TypeError,
+        "reset_to: wanted an LSTMState(h=..., c=...); got a tuple. "
+        "Name the two: cell(x, LSTMState(h=..., c=...)), because PyTorch and Keras mean (h, c) "
+        "while TensorFlow 1 and Flax mean (c, h)",
+    ),
+    "reset_to of 3 rows": (
+        lambda g: g.options.update(reset(g, rows=3)),
+        ValueError,
+        "reset_to.h: wanted shape (B, P) = (5, 4); got shape (3, 4)",
+    ),
+    "reset_to of 1 and B rows": (
+        lambda g: g.options.update(reset(g, c=g.c)),
+        ValueError,
+        "reset_to.h: wanted shape (B, P) = (5, 4); got shape (1, 4). "
+        "Nothing broadcasts: repeat the row, h.repeat(5, axis=0)",
+    ),
+    "reset_to of float64": (
+        lambda g: g.options.update(reset(g, c=g.c[:1].astype("float64"))),
+        TypeError,
+        'reset_to.c: wanted dtype float32 (the cell\'s); got dtype float64. Use reset_to.c.astype("float32")',
+    ),
+    "out a tuple": (
+        lambda g: g.options.update(out=(g.h, g.c)),
+        TypeError,
+        "out: wanted an LSTMState(h=..., c=...); got a tuple. "
+        "Name the two: cell(x, LSTMState(h=..., c=...)), because PyTorch and Keras mean (h, c) "
+        "while TensorFlow 1 and Flax mean (c, h)",
+    ),
+    "out of another batch": (
+        lambda g: g.options.update(out=g.cell.zero_state(6)),
+        ValueError,
+        "out.h: wanted shape (B, P) = (5, 4); got shape (6, 4)",
+    ),
+    "out of float64": (
+        lambda g: g.options.update(out=out(g, c=g.c.astype("float64"))),
+        TypeError,
+        'out.c: wanted dtype float32 (the cell\'s); got dtype float64. Use out.c.astype("float32")',
+    ),
+    "out not contiguous": (
+        lambda g: g.options.update(out=out(g, h=g.h.repeat(2, axis=1)[:, ::2])),
+        ValueError,
+        "out.h: wanted a C-contiguous array; got strides (32, 8) for shape (5, 4)",
+    ),
+    "out is the state": (
+        lambda g: g.options.update(out=LSTMState(h=g.h, c=g.c)),
+        ValueError,
+        "out.h: wanted memory apart from state.h, which would be overwritten while it is still read; "
+        "got memory that overlaps it. Alternate two states: cell(x, a, out=b), then cell(x, b, out=a). "
+        "out.c may be state.c",
+    ),
+    "out.h is c": (
+        lambda g: g.options.update(out=out(g, h=g.c)),
+        ValueError,
+        "out.h: wanted memory apart from state.c; got memory that overlaps it",
+    ),
+    "out.c is h": (
+        lambda g: g.options.update(out=out(g, c=g.h)),
+        ValueError,
+        "out.c: wanted memory apart from state.h; got memory that overlaps it",
+    ),
+    "out.h is out.c": (
+        lambda g: g.options.update(out=out(g, **dict.fromkeys("hc", g.h.copy()))),
+        ValueError,
+        "out.h: wanted memory apart from out.c; got memory that overlaps it",
+    ),
+}
+
+WITH_PROJECTION = {
+    "swapped states": (
+        lambda g: g.__dict__.update(h=g.c, c=g.h),
+        ValueError,
+        "state.h: wanted shape (B, P) = (5, 2); got shape (5, 4). "
+        "h and c look swapped: h is the output, c the cell's memory",
+    ),
+    "c where h is right": (
+        lambda g: setattr(g, "c", g.h.copy()),
+        ValueError,
+        "state.c: wanted shape (B, N) = (5, 4); got shape (5, 2)",
+    ),
+}
+
+
+def assert_raises(good, spoil, error, message):
+    spoil(good)
+    target = good.options.get("out")
+    before = (target.h.copy(), target.c.copy()) if isinstance(target, LSTMState) else None
+    with pytest.raises(error) as caught:
+        good()
+    assert type(caught.value) is error
+    module = good.cell.xp.__name__
+    assert str(caught.value) == message.replace("{module}", module).replace("{device}", good.cell.device)
+    if before is not None:
+        assert (good.cell.xp.asarray(before[0] == target.h)).all(), "nothing was written"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_argument(case, backend):
+    assert_raises(Good(backend), *CASES[case])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_argument_after_good_calls(case, backend):
+    """What earlier calls remembered lets nothing through."""
+    good = Good(backend)
+    good()
+    target = good.cell.zero_state(B)
+    for _ in range(2):
+        good.cell(good.x, LSTMState(h=good.h, c=good.c), out=target, is_first=[False] * B)
+    assert_raises(good, *CASES[case])
+
+
+@pytest.mark.parametrize("case", WITH_PROJECTION)
+def test_bad_argument_of_a_projecting_cell(case, backend):
+    assert_raises(Good(backend, proj_size=P), *WITH_PROJECTION[case])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_c_of_sixteen_bit_cells(dtype, backend):
+    good = Good(backend, dtype)
+    good.c = good.c.astype(good.cell.dtype)
+    with pytest.raises(TypeError, match=rf"state\.c: wanted dtype float32 .*got dtype {dtype}\. Use .*float32"):
+        good()
+
+
+def test_x_that_overlaps_a_remembered_out(backend):
+    """The pair of states has passed before; x is looked at every time."""
+    cell = LSTMCell(LSTMWeights.random(N, N, seed=0), backend=backend)
+    state, target, x = cell.zero_state(B), cell.zero_state(B), cell.asarray(np.ones((B, N)))
+    for _ in range(2):
+        cell(x, state, out=target)
+    for part in ("h", "c"):
+        message = rf"out\.{part}: wanted memory apart from x; got memory that overlaps it"
+        with pytest.raises(ValueError, match=message):
+            cell(getattr(target, part), state, out=target)
+    with pytest.raises(ValueError, match=r"out\.h: wanted memory apart from reset_to\.h"):
+        cell(x, state, is_first=[True] * B, reset_to=target, out=target)
+
+
+def test_partly_overlapping_c(backend):
+    cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend=backend)
+    memory = cell.asarray(np.zeros((B + 1, N)))
+    state = LSTMState(h=cell.zero_state(B).h, c=memory[:B])
+    shifted = LSTMState(h=cell.zero_state(B).h, c=memory[1:])
+    with pytest.raises(ValueError, match=r"out\.c: wanted state\.c itself, or memory apart from it; got memory that"):
+        cell(cell.asarray(np.zeros((B, I))), state, out=shifted)
+
+
+def test_read_only_out():
+    good = Good("numpy")
+    target = good.cell.zero_state(B)
+    target.c.flags.writeable = False
+    good.options["out"] = target
+    with pytest.raises(ValueError, match=r"out\.c: wanted an array that can be written; got a read-only one"):
+        good()
+
+
+def test_torch_tensors_are_named():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    good = Good("numpy")
+    good.x = torch.zeros(B, I)
+    with pytest.raises(TypeError, match=r"x: wanted a numpy\.ndarray \(cpu\); got torch\.Tensor\. cell\.asarray"):
+        good()
+    good.x.requires_grad_()
+    with pytest.raises(TypeError, match=r"x: .*requires grad. Use x\.detach\(\)"):
+        good()
+    with pytest.raises(TypeError, match=r"x: .*requires grad. Use x\.detach\(\)"):
+        good.cell.asarray(good.x)
+    good.x = good.cell.asarray(good.x.detach())
+    good()
+
+
+def test_host_data_for_a_gpu(backend):
+    if backend == "numpy":
+        return
+    good = Good(backend)
+    good.x = np.zeros((B, I), np.float32)
+    with pytest.raises(TypeError, match=r"x: wanted a cupy\.ndarray \(cuda:0\); got numpy\.ndarray\. cell\.asarray"):
+        good()
+
+
+def test_empty_batches_are_good(backend):
+    cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend=backend)
+    state = cell(cell.asarray(np.zeros((0, I))), cell.zero_state(0), is_first=np.zeros(0, bool), out=cell.zero_state(0))
+    assert state.to_numpy().h.shape == (0, N)

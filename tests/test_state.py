@@ -1,0 +1,189 @@
+"""States that can't be confused."""
+
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights, pack_state, unpack_state
+
+
+@pytest.fixture
+def cell(backend):
+    return LSTMCell(LSTMWeights.random(3, 4, seed=0), backend=backend)
+
+
+def inputs(cell, T=5, B=2):
+    return cell.asarray(np.ones((T, B, 3)))
+
+
+# What users of TensorFlow 1 and PyTorch have, pasted over our cell: each must raise on its own line.
+
+
+def test_one_tensorflow_step_raises(cell):
+    x, state = inputs(cell)[0], cell.zero_state(2)
+    with pytest.raises(TypeError, match=r"does not unpack.*state = cell\(x, state\).*state\.h.*state\.c"):
+        output, state = cell(x, state)
+
+
+def test_tensorflow_loop_raises_in_its_first_turn(cell):
+    state, outputs = cell.zero_state(2), []
+    with pytest.raises(TypeError, match="does not unpack"):
+        for x in inputs(cell):
+            output, state = cell(x, state)
+            outputs.append(output)
+    assert outputs == []
+
+
+def test_tensorflow_loop_over_sequences_raises_in_its_first_turn(cell):
+    finished = []
+    with pytest.raises(TypeError, match="does not unpack"):
+        for sequence in (inputs(cell), inputs(cell)):
+            state = cell.zero_state(2)
+            for t in range(len(sequence)):
+                output, state = cell(sequence[t], state)
+            finished.append(output)
+    assert finished == []
+
+
+def test_pytorch_lines_raise(cell):
+    x, state = inputs(cell)[0], cell.zero_state(2)
+    with pytest.raises(TypeError, match="does not unpack"):
+        h, c = cell(x, state)
+    with pytest.raises(TypeError, match=r"state: .*a tuple.*LSTMState\(h=.*\(h, c\).*\(c, h\)"):
+        cell(x, (state.h, state.c))
+    with pytest.raises(TypeError, match=r"state: .*a list.*LSTMState\(h="):
+        cell(x, [state.h, state.c])
+
+
+def test_packed_state_raises(cell):
+    packed = pack_state(cell.zero_state(2), order="ch")
+    with pytest.raises(TypeError, match=r"unpack_state\(packed, hidden_size, order=\"ch\"\).*\"hc\""):
+        cell(inputs(cell)[0], packed)
+
+
+def test_no_state_raises(cell):
+    with pytest.raises(TypeError, match=r"cell\.zero_state\(batch\)"):
+        cell(inputs(cell)[0], None)
+    with pytest.raises(TypeError, match="got int"):
+        cell(inputs(cell)[0], 3)
+
+
+def test_positional_construction_raises():
+    h, c = np.zeros((2, 4)), np.ones((2, 4))
+    for arguments, named in (((c, h), {}), ((h,), {"c": c}), ((), {"h": h}), ((), {})):
+        with pytest.raises(TypeError, match=r"LSTMState\(h=\.\.\., c=\.\.\.\).*\(h, c\).*\(c, h\)"):
+            LSTMState(*arguments, **named)
+
+
+def test_no_sequence_protocol():
+    state = LSTMState(h=np.zeros((2, 4)), c=np.zeros((2, 4)))
+    for use in (lambda: state[0], lambda: len(state), lambda: list(state), lambda: np.asarray(state)):
+        with pytest.raises(TypeError, match=r"LSTMState|pack_state"):
+            use()
+    assert state
+    assert state != LSTMState(h=state.h, c=state.c)
+
+
+def test_immutable():
+    state = LSTMState(h=np.zeros((2, 4)), c=np.zeros((2, 4)))
+    with pytest.raises(AttributeError, match="immutable"):
+        state.h = state.c
+    with pytest.raises(AttributeError, match="immutable"):
+        del state.c
+    with pytest.raises(AttributeError, match="immutable"):
+        state.hidden = 1
+
+
+def test_repr_and_pickle():
+    state = LSTMState(h=np.zeros((2, 4), np.float32), c=np.ones((2, 5)))
+    assert repr(state) == "LSTMState(h=<float32 (2, 4)>, c=<float64 (2, 5)>)"
+    copy = pickle.loads(pickle.dumps(state))
+    np.testing.assert_array_equal(copy.h, state.h)
+    np.testing.assert_array_equal(copy.c, state.c)
+
+
+def test_to_numpy_of_numpy_copies_nothing():
+    state = LSTMState(h=np.zeros((2, 4)), c=np.zeros((2, 4)))
+    assert state.to_numpy().h is state.h
+
+
+sizes = st.integers(0, 4), st.integers(1, 5), st.integers(1, 5)
+
+
+@given(*sizes, st.sampled_from(["ch", "hc"]))
+def test_pack_and_unpack(B, N, P, order):
+    rng = np.random.default_rng(0)
+    state = LSTMState(h=rng.normal(size=(B, P)), c=rng.normal(size=(B, N)))
+    packed = pack_state(state, order=order)
+    parts = (state.c, state.h) if order == "ch" else (state.h, state.c)
+    np.testing.assert_array_equal(packed, np.concatenate(parts, axis=1))
+    back = unpack_state(packed, N, order=order)
+    np.testing.assert_array_equal(back.h, state.h)
+    np.testing.assert_array_equal(back.c, state.c)
+
+
+def test_sixteen_bit_states_pack_in_float32():
+    """In c's dtype nothing is lost, and unpacking gives the cell's dtypes again."""
+    h = np.array([[0.5, 1.0]], ml_dtypes.bfloat16)
+    c = np.array([[1 / 3, 2.0, 3.0]], np.float32)
+    packed = pack_state(LSTMState(h=h, c=c), order="hc")
+    assert packed.dtype == np.float32
+    back = unpack_state(packed, 3, order="hc", dtype="bfloat16")
+    assert back.h.dtype == h.dtype
+    np.testing.assert_array_equal(back.h, h)
+    np.testing.assert_array_equal(back.c, c)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda s, p: pack_state(s), TypeError, "order"),
+        (lambda s, p: pack_state(s, order="cf"), ValueError, "order: wanted one of 'ch', 'hc'; got 'cf'"),
+        (lambda s, p: pack_state((s.h, s.c), order="ch"), TypeError, "state: wanted an LSTMState"),
+        (lambda s, p: pack_state(LSTMState(h=s.h[:1], c=s.c), order="ch"), ValueError, "of one batch"),
+        (lambda s, p: pack_state(LSTMState(h=s.h[0], c=s.c), order="ch"), ValueError, r"state\.h: .*\(B, P\)"),
+        (lambda s, p: unpack_state(p, 4), TypeError, "order"),
+        (lambda s, p: unpack_state(p, 4, order="hhc"), ValueError, "order"),
+        (lambda s, p: unpack_state(p, 8, order="ch"), ValueError, r"P at least 1; got shape \(2, 8\)"),
+        (lambda s, p: unpack_state(p, 0, order="ch"), ValueError, "hidden_size: wanted at least 1"),
+        (lambda s, p: unpack_state(p, 4.0, order="ch"), TypeError, "hidden_size: wanted an int"),
+        (lambda s, p: unpack_state(p[0], 4, order="ch"), ValueError, r"packed: .*\(B, N\+P\)"),
+        (lambda s, p: unpack_state(p.astype(int), 4, order="ch"), TypeError, "dtype: .*int64"),
+    ],
+)
+def test_bad_arguments(call, error, message):
+    state = LSTMState(h=np.zeros((2, 4)), c=np.zeros((2, 4)))
+    with pytest.raises(error, match=message):
+        call(state, np.zeros((2, 8)))
+
+
+def test_packed_state_of_the_wrong_width_is_refused(backend):
+    """TensorFlow 1 takes a packed state that is two columns too wide; here h then has the wrong width."""
+    cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend=backend)
+    state = unpack_state(cell.asarray(np.zeros((2, 10))), 4, order="ch")
+    with pytest.raises(ValueError, match=r"state\.h: wanted shape \(B, P\) = \(2, 4\); got shape \(2, 6\)"):
+        cell(inputs(cell)[0], state)
+
+
+def test_optional_check_of_h():
+    weights = LSTMWeights.random(3, 4, seed=0)
+    x, swapped = np.ones((2, 3), np.float32), LSTMState(h=np.full((2, 4), 1.5, "f4"), c=np.zeros((2, 4), "f4"))
+    LSTMCell(weights, backend="numpy")(x, swapped)  # off by default
+    with pytest.warns(UserWarning, match=r"state\.h holds 1\.5.*swapped"):
+        LSTMCell(weights, backend="numpy", check_state=True)(x, swapped)
+
+
+def test_optional_check_of_h_is_silent_where_h_may_exceed_1(recwarn):
+    x, state = np.ones((2, 3), np.float32), LSTMState(h=np.full((2, 4), 1.5, "f4"), c=np.zeros((2, 4), "f4"))
+    projected = LSTMWeights.random(3, 4, proj_size=4, seed=0)
+    LSTMCell(projected, backend="numpy", check_state=True)(x, state)
+    LSTMCell(LSTMWeights.random(3, 4, activation="relu", seed=0), backend="numpy", check_state=True)(x, state)
+    computed = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy", check_state=True)
+    state = computed.zero_state(2)
+    for _ in range(20):
+        state = computed(x * 100, state)
+    assert not recwarn.list
