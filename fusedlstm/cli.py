@@ -151,9 +151,11 @@ def _inputs(path: str, I: int) -> NumpyArray:
 
 
 def _state(path: str, cell: LSTMCell) -> LSTMState:
-    with np.load(path, allow_pickle=False) as file:
-        missing = [name for name in ("h", "c") if name not in file.files]
-        if missing:
+    file = np.load(path, allow_pickle=False)
+    if isinstance(file, np.ndarray):
+        fail(ValueError, path, "an archive of arrays named h and c, as numpy.savez writes it", "one array")
+    with file:
+        if "h" not in file.files or "c" not in file.files:
             fail(ValueError, path, "arrays named h and c", ", ".join(file.files) or "none")
         return LSTMState(h=cell.asarray(file["h"]), c=cell.asarray(file["c"], dtypes.state_dtype(cell.dtype)))
 

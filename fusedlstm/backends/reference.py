@@ -21,41 +21,56 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 
 
-def sigmoid(z: NumpyArray) -> None:
-    """z <- 1 / (1 + exp(-z)), in place; exact where it saturates, as exp overflows to inf and 1 / inf is 0."""
+def sigmoid_reciprocal(z: NumpyArray) -> None:
+    """z <- 1 / sigmoid(z) = 1 + exp(-z), in place: to divide by it is to multiply by the sigmoid, in fewer passes.
+
+    Exact where the sigmoid saturates: the exponential then is 0, or overflows to inf and its quotient is 0.
+    """
     np.negative(z, out=z)
     np.exp(z, out=z)
     np.add(z, 1, out=z)
-    np.reciprocal(z, out=z)
 
 
-def tanh(z: NumpyArray) -> None:
-    """z <- tanh(z), in place."""
-    np.tanh(z, out=z)
+# The activations: out <- function(z). `out` may be `z`. NaN stays NaN.
 
 
-def relu(z: NumpyArray) -> None:
-    """z <- max(z, 0), in place; NaN stays NaN."""
-    np.maximum(z, 0, out=z)
+def tanh(z: NumpyArray, out: NumpyArray) -> None:
+    """out <- tanh(z)."""
+    np.tanh(z, out=out)
 
 
-def softsign(z: NumpyArray) -> None:
-    """z <- z / (1 + |z|), in place."""
-    np.divide(z, np.abs(z) + 1, out=z)
+def relu(z: NumpyArray, out: NumpyArray) -> None:
+    """out <- max(z, 0)."""
+    np.maximum(z, 0, out=out)
 
 
-def elu(z: NumpyArray) -> None:
-    """z <- z where z > 0, else exp(z) - 1, in place."""
+def sigmoid(z: NumpyArray, out: NumpyArray) -> None:
+    """out <- 1 / (1 + exp(-z))."""
+    np.negative(z, out=out)
+    np.exp(out, out=out)
+    np.add(out, 1, out=out)
+    np.reciprocal(out, out=out)
+
+
+def softsign(z: NumpyArray, out: NumpyArray) -> None:
+    """out <- z / (1 + |z|)."""
+    np.divide(z, np.abs(z) + 1, out=out)
+
+
+def elu(z: NumpyArray, out: NumpyArray) -> None:
+    """out <- z where z > 0, else exp(z) - 1."""
     negative = np.expm1(np.minimum(z, 0))
-    np.maximum(z, 0, out=z)
-    np.add(z, negative, out=z)
+    np.maximum(z, 0, out=out)
+    np.add(out, negative, out=out)
 
 
-def linear(z: NumpyArray) -> None:
-    """Leave z as it is."""
+def linear(z: NumpyArray, out: NumpyArray) -> None:
+    """out <- z."""
+    if out is not z:
+        out[...] = z
 
 
-_ACTIVATIONS: dict[str, Callable[[NumpyArray], None]] = {
+_ACTIVATIONS: dict[str, Callable[[NumpyArray, NumpyArray], None]] = {
     "tanh": tanh,
     "relu": relu,
     "sigmoid": sigmoid,
@@ -102,19 +117,18 @@ class Pointwise:
             p_i, p_f, p_o = self.peephole
             np.add(i, np.multiply(p_i, c, out=m), out=i)  # m is free until the end
             np.add(f, np.multiply(p_f, c, out=m), out=f)
-        sigmoid(z[:2])  # i and f
-        self.activation(g)
-        np.multiply(f, c, out=f)
-        np.multiply(i, g, out=i)
+        sigmoid_reciprocal(z[:2])  # i and f, by which the next lines divide
+        self.activation(g, g)
+        np.divide(c, f, out=f)
+        np.divide(g, i, out=i)
         np.add(f, i, out=c_new)
         if self.cell_clip is not None:
             clip(c_new, self.cell_clip)
         if self.peephole is not None:
             np.add(o, np.multiply(p_o, c_new, out=m), out=o)
-        sigmoid(o)
-        m[...] = c_new
-        self.activation(m)
-        np.multiply(o, m, out=m)
+        sigmoid_reciprocal(o)
+        self.activation(c_new, m)
+        np.divide(m, o, out=m)
 
 
 def clip(a: NumpyArray, limit: float) -> None:
@@ -133,12 +147,12 @@ class StepPlan:
         def wide(array: NumpyArray | None) -> NumpyArray | None:
             return None if array is None else array.astype(self.dtype, copy=False)
 
-        # One matmul over [x | h | 1]: the bias is one more row of the weights, (4, I + P [+ 1], N).
-        parts = [weights.weight_ih, weights.weight_hh]
-        if weights.bias is not None:
-            parts.append(weights.bias[:, None])
-        stacked = np.concatenate(parts, axis=1, dtype=self.dtype).reshape(4, weights.hidden_size, -1)
-        self.weight = np.ascontiguousarray(stacked.swapaxes(1, 2))
+        # One matmul over [x | h] gives the four gates one behind the other: (4, I + P, N).
+        both = np.concatenate([weights.weight_ih, weights.weight_hh], axis=1, dtype=self.dtype)
+        N = weights.hidden_size
+        self.weight = np.ascontiguousarray(both.reshape(4, N, -1).swapaxes(1, 2))
+        bias = wide(weights.bias)
+        self.bias = None if bias is None else bias.reshape(4, 1, N)
         weight_hr = wide(weights.weight_hr)
         self.projection = None if weight_hr is None else np.ascontiguousarray(weight_hr.T)
         self.proj_clip = weights.proj_clip
@@ -169,6 +183,8 @@ class StepPlan:
                 select_rows(c_out, is_first, reset_c)
                 c = c_out
             np.matmul(buffers.operand, self.weight, out=buffers.gates)
+            if self.bias is not None:
+                np.add(buffers.gates, self.bias, out=buffers.gates)
             if self.writes_h:
                 self.pointwise.run(buffers.gates, c, h_out, c_out)
                 return
@@ -196,9 +212,9 @@ class _Buffers:
     """Views of a thread's scratch for one batch size."""
 
     def __init__(self, scratch: _Scratch, B: int) -> None:
-        I, N, P = scratch.plan.sizes
-        self.operand = scratch.operand[:B]  # (B, I + P [+ 1])
-        self.x, self.h = self.operand[:, :I], self.operand[:, I : I + P]
+        I, N, _ = scratch.plan.sizes
+        self.operand = scratch.operand[:B]  # [x | h], (B, I + P)
+        self.x, self.h = self.operand[:, :I], self.operand[:, I:]
         self.gates = scratch.gates[: 4 * B * N].reshape(4, B, N)
         self.m, self.projected = scratch.m[:B], scratch.projected[:B]  # (B, N), (B, P)
 
@@ -225,7 +241,7 @@ class _Scratch(threading.local):
     def _allocate(self, B: int) -> None:
         plan, (_, N, P) = self.plan, self.plan.sizes
         self.by_batch: dict[int, _Buffers] = {}
-        self.operand = np.ones((B, plan.weight.shape[1]), plan.dtype)  # a last column of 1 meets the bias
+        self.operand = np.empty((B, plan.weight.shape[1]), plan.dtype)
         self.gates = np.empty(4 * B * N, plan.dtype)
         self.m = np.empty((0 if plan.writes_h else B, N), plan.dtype)
         self.projected = np.empty((0 if plan.projection is None else B, P), plan.dtype)

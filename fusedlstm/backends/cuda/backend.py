@@ -9,121 +9,22 @@ import cupy
 import numpy as np
 
 from fusedlstm import dtypes
-from fusedlstm.backends.cuda.compile import Kernel
-from fusedlstm.backends.cuda.gemm import add_product, row_stride, with_contiguous_rows
+from fusedlstm.backends.cuda.gemm import add_product
+from fusedlstm.backends.cuda.launch import launch_clip, launch_pointwise
+from fusedlstm.backends.cuda.layout import span
 from fusedlstm.checks import fail
 from fusedlstm.interop import to_host_reals
-from fusedlstm.weights import ACTIVATIONS
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from fusedlstm.weights import LSTMWeights
 
-_C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
-_THREADS = 256  # of a block
-_VECTOR = 4  # units a thread, where sizes and addresses allow
-_UNITS_OF_A_BLOCK = 128  # threads side by side at most, each with its units
-
 
 @functools.cache
 def backend_on(index: int) -> CudaBackend:
     """Return the backend of one GPU."""
     return CudaBackend(index)
-
-
-@functools.cache
-def _pointwise_kernel(
-    gates: np.dtype[Any],
-    dtype: np.dtype[Any],
-    width: int,
-    activation: str,
-    peephole: bool,
-    clip: bool,
-    reset: bool,
-) -> Kernel:
-    c = dtypes.state_dtype(dtype)
-    flags = ", ".join(str(flag).lower() for flag in (peephole, clip, reset))
-    number = ACTIVATIONS.index(activation)
-    name = f"lstm_pointwise<{_C_NAMES[gates.name]}, {_C_NAMES[dtype.name]}, {width}, {number}, {flags}>"
-    boolean = np.dtype(np.bool_)
-    arguments: list[np.dtype[Any] | str] = [
-        *(gates, "i64", gates, "i64"),
-        *(dtype, dtype),
-        *(c, "i64"),
-        *(boolean, gates, "i64", c, "i64"),
-        *(dtype, c, "f64", "i64", "i64"),
-    ]
-    return Kernel("pointwise.cu", name, arguments)
-
-
-def launch_pointwise(
-    gates: Any,
-    gates_h: Any,
-    c: Any,
-    h_out: Any,
-    c_out: Any,
-    *,
-    bias: Any,
-    peephole: Any,
-    cell_clip: float | None,
-    activation: str,
-    is_first: Any,
-    reset_c: Any,
-    reset_gates: Any = None,
-) -> None:
-    """Launch kernels/pointwise.cu; arguments are as there, None for a null pointer."""
-    gates, gates_h, c, reset_gates, reset_c = (
-        None if a is None else with_contiguous_rows(a) for a in (gates, gates_h, c, reset_gates, reset_c)
-    )
-    bias, peephole, is_first = (None if a is None else cupy.ascontiguousarray(a) for a in (bias, peephole, is_first))
-    B, N = c.shape
-    arrays = (gates, gates_h, bias, peephole, c, reset_gates, reset_c, h_out, c_out)
-    width = _VECTOR if N % _VECTOR == 0 and all(_is_aligned(a) for a in arrays) else 1
-    kernel = _pointwise_kernel(
-        gates.dtype,
-        h_out.dtype,
-        width,
-        activation,
-        peephole is not None,
-        cell_clip is not None,
-        is_first is not None,
-    )
-    threads = min(_UNITS_OF_A_BLOCK, 1 << (-(-N // width) - 1).bit_length())
-    rows = _THREADS // threads
-    grid = (-(-B // rows), -(-N // (threads * width)))
-    kernel(
-        grid,
-        (threads, rows),
-        *(gates, row_stride(gates)),
-        *(gates_h, _reset_stride(gates_h)),
-        *(bias, peephole),
-        *(c, row_stride(c)),
-        is_first,
-        *(reset_gates, _reset_stride(reset_gates)),
-        *(reset_c, _reset_stride(reset_c)),
-        *(h_out, c_out),
-        *(cell_clip or 0.0, B, N),
-    )
-
-
-def _is_aligned(a: Any) -> bool:
-    """Whether vectors of an array can be moved at once: its address and its rows' distances are multiples."""
-    if a is None:
-        return True
-    step = min(16, _VECTOR * a.itemsize)
-    rows_fit = a.ndim == 1 or a.shape[0] == 1 or a.strides[0] % step == 0
-    return bool(a.data.ptr % step == 0 and rows_fit)
-
-
-def _reset_stride(a: Any) -> int:
-    """Return a row stride, 0 for one row that serves all."""
-    return 0 if a is None or a.shape[0] == 1 else row_stride(a)
-
-
-@functools.cache
-def _clip_kernel(dtype: np.dtype[Any]) -> Kernel:
-    return Kernel("clip.cu", f"lstm_clip<{_C_NAMES[dtype.name]}>", (dtype, "i64", "f64"))
 
 
 class StepPlan:
@@ -185,8 +86,7 @@ class StepPlan:
         if self.weight_hr is not None:
             add_product(h_out, m, self.weight_hr, accumulate=False, precision=self.precision)
             if self.proj_clip is not None:
-                blocks = -(-h_out.size // _THREADS)
-                _clip_kernel(h_out.dtype)((blocks,), (_THREADS,), h_out, h_out.size, self.proj_clip)
+                launch_clip(h_out, self.proj_clip)
 
     def _product(self, a: Any, weight: Any, into: Any = None) -> Any:
         """Return a @ weight.T in the dtype of the arithmetic, or add it to an array."""
@@ -250,8 +150,8 @@ class CudaBackend:
 
     def overlap(self, a: Any, b: Any) -> bool:
         """Whether the memory of two arrays may overlap: whether the spans of their addresses do."""
-        a_start, a_end = _span(a)
-        b_start, b_end = _span(b)
+        a_start, a_end = span(a)
+        b_start, b_end = span(b)
         return a_start < b_end and b_start < a_end
 
     def same_place(self, a: Any, b: Any) -> bool:
@@ -271,16 +171,3 @@ class CudaBackend:
         """Run `lstm_pointwise`."""
         with self._device:
             launch_pointwise(*arrays, **options)
-
-
-def _span(a: Any) -> tuple[int, int]:
-    """Return the first address of an array and the one after its last; equal for an empty one."""
-    start = end = a.data.ptr
-    if a.size == 0:
-        return start, end
-    for length, stride in zip(a.shape, a.strides, strict=True):
-        if stride < 0:
-            start += (length - 1) * stride
-        else:
-            end += (length - 1) * stride
-    return start, end + a.itemsize

@@ -8,6 +8,8 @@ import cupy
 import numpy as np
 from cupy_backends.cuda.libs import cublas
 
+from fusedlstm.backends.cuda.layout import row_stride, with_contiguous_rows
+
 _TYPES = {
     "float64": cupy.cuda.runtime.CUDA_R_64F,
     "float32": cupy.cuda.runtime.CUDA_R_32F,
@@ -63,21 +65,6 @@ def add_product(out: Any, a: Any, weight: Any, *, accumulate: bool, precision: s
             _compute_type(weight.dtype, precision),
             cublas.CUBLAS_GEMM_DEFAULT,
         )
-
-
-def with_contiguous_rows(a: Any) -> Any:
-    """Return `a`, or a C-contiguous copy where its rows overlap or are not contiguous."""
-    B, K = a.shape
-    row, column = a.strides
-    rows_apart = B == 1 or (row >= K * a.itemsize and row % a.itemsize == 0)
-    fits = row_stride(a) < 2**31 if rows_apart else False
-    return a if (K == 1 or column == a.itemsize) and rows_apart and fits else cupy.ascontiguousarray(a)
-
-
-def row_stride(a: Any) -> int:
-    """Return the elements from row to row, where that has a meaning, and at least a row's length."""
-    B, K = a.shape
-    return int(a.strides[0]) // int(a.itemsize) if B > 1 else max(1, K)
 
 
 def _compute_type(dtype: np.dtype[Any], precision: str) -> int:

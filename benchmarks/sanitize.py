@@ -1,0 +1,32 @@
+"""Steps on the GPU for a sanitizer to watch: every dtype and option, sizes around the edges of a block.
+
+CuPy's memory pool hides overruns from sanitizers, so each array here is an allocation of its own.
+"""
+
+import cupy
+import numpy as np
+
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights
+
+SIZES = ((1, 1, 1), (3, 5, 7), (5, 8, 128), (2, 3, 513), (257, 4, 12))
+
+
+def main():
+    """Run each step and wait for it."""
+    cupy.cuda.set_allocator(None)
+    rng = np.random.default_rng(0)
+    for dtype in ("float64", "float32", "float16", "bfloat16"):
+        for B, I, N in SIZES:
+            for options in ({}, {"peephole": True, "cell_clip": 0.5, "proj_size": 3, "proj_clip": 0.2}):
+                cell = LSTMCell(LSTMWeights.random(I, N, seed=0, dtype=dtype, **options), backend="cuda")
+                x = cell.asarray(rng.normal(size=(B, I)))
+                zero = cell.zero_state(B)
+                state = cell(x, zero, is_first=rng.random(B) < 0.5, reset_to=cell.zero_state(1))
+                state = cell(x, state, out=LSTMState(h=zero.h, c=state.c))
+                assert np.isfinite(state.to_numpy().c).all()
+    cupy.cuda.Device().synchronize()
+    print("sanitized steps done")
+
+
+if __name__ == "__main__":
+    main()

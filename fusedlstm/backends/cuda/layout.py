@@ -1,0 +1,42 @@
+"""How arrays lie in memory: strides, alignment, spans of addresses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+
+
+def with_contiguous_rows(a: Any) -> Any:
+    """Return `a`, or a C-contiguous copy where its rows overlap or are not contiguous."""
+    B, K = a.shape
+    row, column = a.strides
+    rows_apart = B == 1 or (row >= K * a.itemsize and row % a.itemsize == 0)
+    fits = row_stride(a) < 2**31 if rows_apart else False
+    return a if (K == 1 or column == a.itemsize) and rows_apart and fits else cupy.ascontiguousarray(a)
+
+
+def row_stride(a: Any) -> int:
+    """Return the elements from row to row, where that has a meaning, and at least a row's length."""
+    B, K = a.shape
+    return int(a.strides[0]) // int(a.itemsize) if B > 1 else max(1, K)
+
+
+def is_aligned(a: Any, elements: int) -> bool:
+    """Whether vectors of so many elements can be moved at once: address and row distance are multiples of one."""
+    step = min(16, elements * a.itemsize)
+    rows_fit = a.ndim == 1 or a.shape[0] == 1 or a.strides[0] % step == 0
+    return bool(a.data.ptr % step == 0 and rows_fit)
+
+
+def span(a: Any) -> tuple[int, int]:
+    """Return the first address of an array and the one after its last; equal for an empty one."""
+    start = end = a.data.ptr
+    if a.size == 0:
+        return start, end
+    for length, stride in zip(a.shape, a.strides, strict=True):
+        if stride < 0:
+            start += (length - 1) * stride
+        else:
+            end += (length - 1) * stride
+    return start, end + a.itemsize

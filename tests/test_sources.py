@@ -1,0 +1,120 @@
+"""The digest of the kernels, and the folder of compiled ones."""
+
+import logging
+import os
+
+import pytest
+
+from fusedlstm.backends.cuda import cache, sources
+
+
+@pytest.fixture
+def kernels(tmp_path, monkeypatch):
+    """A folder of two kernel files that stands for the real one."""
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    (folder / "pointwise.cu").write_text("a")
+    (folder / "header.cuh").write_text("b")
+    monkeypatch.setattr(sources, "_PLACES", (tmp_path / "absent", folder))
+    sources.folder.cache_clear()
+    sources.digest.cache_clear()
+    yield folder
+    sources.folder.cache_clear()
+    sources.digest.cache_clear()
+
+
+def digest():
+    sources.digest.cache_clear()
+    return sources.digest()
+
+
+def test_digest_sees_every_change(kernels):
+    """Also one of an included header, which CuPy's own cache does not see."""
+    assert sources.folder() == kernels
+    seen = {digest()}
+    assert digest() in seen
+
+    def changes():
+        (kernels / "header.cuh").write_text("b ")
+        yield
+        (kernels / "header.cuh").rename(kernels / "other.cuh")
+        yield
+        (kernels / "new.cu").write_text("")
+        yield
+        (kernels / "pointwise.cu").write_text("ab")
+        yield
+
+    for _ in changes():
+        assert digest() not in seen
+        seen.add(digest())
+
+
+def test_digest_ignores_other_files(kernels):
+    before = digest()
+    (kernels / "README.md").write_text("words")
+    (kernels / "pointwise.cu.swp").write_text("an editor's")
+    assert digest() == before
+
+
+def test_missing_kernels_are_named(kernels):
+    (kernels / "pointwise.cu").unlink()
+    sources.folder.cache_clear()
+    with pytest.raises(FileNotFoundError, match="installed without its kernels"):
+        sources.folder()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "a" / "cache"))
+    return tmp_path / "a" / "cache"
+
+
+def test_kept_and_read_again(folder):
+    assert cache.read("x") is None
+    cache.write("x", b"code")
+    assert cache.read("x") == b"code"
+    assert (folder / "x").read_bytes() == b"code"
+
+
+def test_places(monkeypatch, tmp_path):
+    monkeypatch.delenv("FUSEDLSTM_CACHE_DIR", raising=False)
+    if os.name == "posix":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert cache.folder() == tmp_path / "fusedlstm"
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert cache.folder() == tmp_path / ".cache" / "fusedlstm"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_private_to_the_user(folder):
+    cache.write("x", b"code")
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_a_folder_that_others_can_write_is_not_trusted(folder, caplog):
+    """Else somebody else's code would run on the GPU as this user's."""
+    cache.write("x", b"code")
+    folder.chmod(0o777)
+    with caplog.at_level(logging.WARNING, logger="fusedlstm"):
+        assert cache.read("x") is None
+        cache.write("y", b"code")
+    assert "can be written by other users" in caplog.text
+    folder.chmod(0o700)
+    assert cache.read("y") is None
+
+
+def test_a_folder_that_can_not_be_made_is_tolerated(folder):
+    folder.parent.parent.joinpath("a").write_text("a file where a folder should be")
+    cache.write("x", b"code")
+    assert cache.read("x") is None
+
+
+def test_a_failing_write_is_tolerated(folder, monkeypatch):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(cache, "replace", full)
+    cache.write("x", b"code")
+    monkeypatch.undo()
