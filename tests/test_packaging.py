@@ -18,7 +18,8 @@ KERNELS = sorted(path.name for path in (ROOT / "kernels").iterdir())
 # Run where no checkout is near: the kernels are found, and the demo's numbers agree.
 CHECK = """
 import os, sys, site
-[site.addsitedir(path) for path in sys.argv[1:]]
+sys.path = [path for path in sys.path if not os.path.exists(os.path.join(path, "fusedlstm"))]
+site.addsitedir(sys.argv[1])
 import fusedlstm
 from fusedlstm.backends.cuda import sources
 from fusedlstm.demo import digits
