@@ -18,8 +18,9 @@ KERNELS = sorted(path.name for path in (ROOT / "kernels").iterdir())
 # Run where no checkout is near: the kernels are found, and the demo's numbers agree.
 CHECK = """
 import os, sys, site
-sys.path = [path for path in sys.path if not os.path.exists(os.path.join(path, "fusedlstm"))]
+before = sys.path[:]
 site.addsitedir(sys.argv[1])
+sys.path[:] = [path for path in sys.path if path not in before] + before  # ahead of any other installation
 import fusedlstm
 from fusedlstm.backends.cuda import sources
 from fusedlstm.demo import digits
