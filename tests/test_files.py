@@ -83,7 +83,7 @@ def test_transposed_and_sliced_arrays(dtype, tmp_path):
 
 def test_special_values_keep_their_bits(tmp_path):
     values = np.array([np.nan, -np.nan, np.inf, -np.inf, -0.0, 5e-324, 1e-310, 1.0]).repeat(4).reshape(16, 2)
-    values.view(np.uint64)[0, 0] |= 12345  # a NaN with a payload
+    values.view(np.uint64)[0, 0] |= np.uint64(12345)  # a NaN with a payload
     weights = LSTMWeights(values, np.ones((16, 4)), cell_clip=float("inf"))
     weights.save(tmp_path / "w")
     assert_equal(LSTMWeights.load(tmp_path / "w"), weights)

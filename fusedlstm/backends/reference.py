@@ -271,8 +271,10 @@ def pointwise(
     with np.errstate(all="ignore"):
         z = planes(gates).astype(dtype, order="C")  # a copy: the caller's gates stay as they are
         if gates_h is not None:
-            recurrent = gates_h if is_first is None else np.where(is_first[:, None], 0, gates_h)
-            z += planes(recurrent).astype(dtype, copy=False)
+            recurrent = planes(gates_h).astype(dtype)
+            if is_first is not None:
+                recurrent[:, is_first] = 0
+            z += recurrent
         if bias is not None:
             z += bias.astype(dtype, copy=False).reshape(4, 1, N)
         if is_first is not None:
