@@ -5,7 +5,6 @@ import threading
 import ml_dtypes
 import numpy as np
 import pytest
-import tolerances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from fusedlstm import LSTMCell, LSTMState, LSTMWeights
 from fusedlstm.weights import ACTIVATIONS
 
 import formula
+import tolerances
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
@@ -181,6 +181,7 @@ def test_any_strides(dtype, backend):
     wide[:, ::3] = contiguous
     turned = cell.xp.ascontiguousarray(contiguous.T)
     padded = LSTMState(h=state.h, c=cell.xp.concatenate([state.c, state.c], axis=1)[:, :8])
+    offset = cell.xp.concatenate([state.c[:, :1], state.c], axis=1)[:, 1:]  # no multiple of a vector's size
     backwards = LSTMState(h=state.h[::-1].copy()[::-1], c=state.c[:, ::-1].copy()[:, ::-1])
     for x, s in (
         (xs[:, 2], state),
@@ -188,6 +189,7 @@ def test_any_strides(dtype, backend):
         (turned.T, state),
         (contiguous[::-1].copy()[::-1], state),
         (contiguous, padded),
+        (contiguous, LSTMState(h=state.h, c=offset)),
         (contiguous, backwards),
     ):
         got = cell(x, s).to_numpy()
