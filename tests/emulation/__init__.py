@@ -1,0 +1,23 @@
+"""CUDA on the CPU: runs the kernels of kernels/*.cu on NumPy arrays, and reports what they do wrong.
+
+See README.md for how it works, what a kernel must do for it, and what it can't show.
+"""
+
+from .compiler import missing
+from .errors import EmulationError
+from .launch import Report
+from .module import Function, Module
+from .schedules import FORWARD, REVERSE, Schedule, preempting, shuffled
+
+__all__ = [
+    "FORWARD",
+    "REVERSE",
+    "EmulationError",
+    "Function",
+    "Module",
+    "Report",
+    "Schedule",
+    "missing",
+    "preempting",
+    "shuffled",
+]

@@ -1,0 +1,153 @@
+"""From a kernel's file to a shared library for this machine, kept on disk."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import EmulationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_HERE = Path(__file__).parent
+_RUNTIME = sorted((_HERE / "runtime").glob("*.cpp"))
+_RUNTIME_LOCK = threading.Lock()
+_CACHE_VARIABLE = "EMULATION_CACHE"
+_COMMON = ("-std=c++17", "-fPIC", "-gdwarf-4", "-fno-strict-aliasing", "-fno-optimize-sibling-calls", "-fmax-errors=5")
+_UNDEFINED = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,null,bool,pointer-overflow"
+# #pragma unroll is CUDA's; kernels' warnings are for NVRTC to give.
+_OF_KERNELS = ("-w",)
+_MODES = {
+    "fast": ("-O2", "-march=native", "-ffp-contract=fast"),  # contracts a * b + c, as CUDA does
+    "check": ("-O1", "-fsanitize=thread", f"-fsanitize={_UNDEFINED}"),
+}
+
+
+@functools.cache
+def missing() -> str | None:
+    """Return what this machine lacks to emulate kernels, or None."""
+    for tool in ("g++", "addr2line"):
+        if shutil.which(tool) is None:
+            return f"{tool} is not installed"
+    try:
+        cuda_headers()
+    except FileNotFoundError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def cuda_headers() -> Path:
+    """Return the folder of CUDA's headers: the wheels', conda's or the toolkit's.
+
+    Raises:
+        FileNotFoundError: they are not installed, or not all of them.
+    """
+    try:
+        from cuda.pathfinder import find_nvidia_header_directory
+    except ImportError:
+        raise FileNotFoundError("cuda-pathfinder, which finds CUDA's headers, is not installed") from None
+    found = find_nvidia_header_directory("cudart")
+    if found is None:
+        raise FileNotFoundError("CUDA's headers are not installed (the package nvidia-cuda-runtime)")
+    for name in ("cuda_fp16.h", "crt/host_defines.h"):
+        if not (Path(found) / name).is_file():
+            raise FileNotFoundError(
+                f"of CUDA's headers {name} is not installed (with CUDA 13, nvidia-cuda-crt has crt/)"
+            )
+    return Path(found)
+
+
+def build(file: Path, names: Sequence[str], mode: str, flags: Sequence[str]) -> Path:
+    """Return a shared library of these instances of kernels: compiled now, or kept from an equal build.
+
+    Raises:
+        EmulationError: the compiler's errors.
+    """
+    if mode not in _MODES:
+        raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
+    options = (*_COMMON, *_OF_KERNELS, f"-I{_HERE / 'shim'}", f"-I{cuda_headers()}", *_MODES[mode], *flags)
+    # The path is in the library's debugging information.
+    library = _kept(str(file.resolve()), _digest([file.parent]), names, options, suffix=".so")
+    if not library.exists():
+        with ThreadPoolExecutor(1) as pool:
+            runtime = pool.submit(_runtime_objects)
+            kernels = _kernel_object(file, names, options, library)
+            objects = map(str, runtime.result())
+        _compile([str(kernels), *objects, "-shared", "-ldl"], library)
+        kernels.unlink()
+    return library
+
+
+def _kernel_object(file: Path, names: Sequence[str], options: Sequence[str], library: Path) -> Path:
+    """Compile all instances in one run of the compiler, each of which costs a second or more."""
+    lines = ['#include "cuda_on_cpu.h"', f'#include "{file.resolve()}"', '#include "kernel_entry.h"']
+    lines += [f"KERNEL_ENTRY({number}, ({name}))" for number, name in enumerate(names)]
+    with tempfile.NamedTemporaryFile("w", suffix=".cpp", dir=library.parent) as unit:
+        unit.write("\n".join(lines) + "\n")
+        unit.flush()
+        return _compile([*options, "-c", unit.name], library.with_suffix(".o"))
+
+
+def _runtime_objects() -> list[Path]:
+    with _RUNTIME_LOCK, ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_runtime_object, _RUNTIME))
+
+
+def _runtime_object(source: Path) -> Path:
+    options = (*_COMMON, "-O2", "-Wall", "-Wextra", "-Werror", "-U_FORTIFY_SOURCE", f"-I{cuda_headers()}")
+    kept = _kept(source.name, _digest([]), options, suffix=".o")
+    return kept if kept.exists() else _compile([*options, "-c", str(source)], kept)
+
+
+def _compile(options: Sequence[str], output: Path) -> Path:
+    """Run the compiler; several may write the same file at once, and nobody sees a part of it."""
+    own = output.with_name(f"{output.name}.{os.getpid()}.{threading.get_ident()}")
+    done = subprocess.run(["g++", *options, "-o", str(own)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EmulationError("does not compile", done.stderr[:4000])
+    own.replace(output)
+    return output
+
+
+def _kept(*about: object, suffix: str) -> Path:
+    """Return where the result of a compilation is kept, by all that it depends on."""
+    key = hashlib.sha256(json.dumps([*about, _machine()]).encode()).hexdigest()[:24]
+    return _cache_folder() / (key + suffix)
+
+
+def _cache_folder() -> Path:
+    default = Path(tempfile.gettempdir()) / f"cuda-emulation-{os.getuid()}"
+    folder = Path(os.environ.get(_CACHE_VARIABLE) or default)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+@functools.cache
+def _machine() -> str:
+    """Return a digest of the compiler and of what -march=native is here: its code runs on no lesser machine."""
+    asked = ["g++", "-march=native", "-Q", "--help=target", "--version"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    about = platform.machine() + answer + str(cuda_headers())
+    return hashlib.sha256(about.encode()).hexdigest()
+
+
+def _digest(folders: Sequence[Path]) -> str:
+    """Return a digest of the emulator's C++ and of all kernels in these folders, which may include each other."""
+    digest = hashlib.sha256()
+    for folder in (_HERE / "shim", _HERE / "shim" / "nv", _HERE / "runtime", *folders):
+        for file in sorted(folder.iterdir()):
+            if file.is_file():
+                digest.update(f"{file.name}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,71 @@
+// cp.async: what is copied arrives only when it is waited for; until then an access to its target is a fault.
+#include <cstring>
+
+#include "faults.h"
+#include "memory.h"
+
+namespace emulation {
+
+static const size_t BYTES = 16;
+
+static void mark_in_flight(const char* shared, bool in_flight) {
+  if (!launch->check) return;
+  const u64 begin = reinterpret_cast<u64>(shared);
+  for (u64 address = begin; address < begin + BYTES; address += granule_size_at(address)) {
+    Granule& granule = *granule_at(address);
+    granule.permission = in_flight ? granule.permission | IN_FLIGHT : granule.permission & ~IN_FLIGHT;
+  }
+}
+
+void copy_async(void* shared, const void* global, bool valid) {
+  const void* place = __builtin_return_address(0);
+  if ((reinterpret_cast<u64>(shared) | reinterpret_cast<u64>(global)) % BYTES) {
+    fault({"misaligned", place}, "cp.async from %p to %p: both must be multiples of %zu bytes", global,
+          shared, BYTES);
+  }
+  if (valid) check_access(global, BYTES, READ, place);
+  check_access(shared, BYTES, WRITE, place);
+  memset(shared, 0xFF, BYTES);
+  mark_in_flight(static_cast<char*>(shared), true);
+  running->copies.push_back(
+      {static_cast<char*>(shared), valid ? static_cast<const char*>(global) : nullptr, running->copy_group});
+}
+
+void copy_async_commit() { ++running->copy_group; }
+
+static void finish(const AsyncCopy& copy, const void* place) {
+  mark_in_flight(copy.shared, false);
+  check_access(copy.shared, BYTES, WRITE, place);
+  if (copy.global) {
+    memcpy(copy.shared, copy.global, BYTES);
+  } else {
+    memset(copy.shared, 0, BYTES);
+  }
+}
+
+void copy_async_wait(int groups_in_flight) {
+  const void* place = __builtin_return_address(0);
+  std::vector<AsyncCopy> remaining;
+  std::vector<AsyncCopy> copies;
+  copies.swap(running->copies);
+  for (const AsyncCopy& copy : copies) {
+    const bool awaited = copy.group + groups_in_flight < running->copy_group;
+    if (awaited) {
+      finish(copy, place);
+    } else {
+      remaining.push_back(copy);
+    }
+  }
+  running->copies.swap(remaining);
+}
+
+void read_matrix_row(void* to, const void* row) {
+  const void* place = __builtin_return_address(0);
+  if (reinterpret_cast<u64>(row) % BYTES) {
+    fault({"misaligned", place}, "ldmatrix from a row at %p, no multiple of %zu bytes", row, BYTES);
+  }
+  check_access(row, BYTES, READ, place);
+  memcpy(to, row, BYTES);
+}
+
+}  // namespace emulation

@@ -1,0 +1,45 @@
+// Atomic accesses and fences, as far as they order memory.
+#include <unordered_map>
+
+#include "memory.h"
+#include "scheduler.h"
+
+namespace emulation {
+
+// Atomic reads in one turn after which the thread seems to wait for another, and lets others go on.
+static const u32 MOST_POLLS = 64;
+
+// By address: what was released there.
+static std::unordered_map<const void*, Knowledge> released;
+
+void atomic_access(const void* address, size_t bytes, bool write) {
+  check_access(address, bytes, write ? ATOMIC_WRITE : ATOMIC_READ, __builtin_return_address(0));
+  if (++running->polls > MOST_POLLS) yield_spin();
+}
+
+void atomic_read_done(const void* address, Order order) {
+  if (!launch->check) return;
+  const auto found = released.find(address);
+  if (found == released.end()) return;
+  (order == SYNCHRONIZING ? running->known : running->read_relaxed).add(found->second);
+}
+
+void atomic_write_done(const void* address, Order order, bool changed) {
+  if (changed) note_progress();
+  if (!launch->check) return;
+  if (order == SYNCHRONIZING) {
+    released[address].add(knowledge_to_release());
+  } else if (!running->fenced.empty()) {
+    released[address].add(running->fenced);
+  }
+}
+
+void fence() {
+  if (!launch->check) return;
+  running->known.add(running->read_relaxed);
+  running->fenced = knowledge_to_release();
+}
+
+void forget_releases() { released.clear(); }
+
+}  // namespace emulation

@@ -1,0 +1,53 @@
+#include "faults.h"
+
+#include <dlfcn.h>
+
+#include <cstdarg>
+#include <cstdio>
+
+#include "scheduler.h"
+
+namespace emulation {
+
+static const char* library_of(const void* address) {
+  Dl_info info;
+  return address && dladdr(address, &info) ? static_cast<const char*>(info.dli_fbase) : nullptr;
+}
+
+bool is_in_this_library(const void* address) {
+  static const char* const here = library_of(reinterpret_cast<const void*>(&emulation_launch));
+  return library_of(address) == here;
+}
+
+static void record(const Fault& fault, const char* format, va_list values) {
+  if (launch->kind[0]) return;
+  snprintf(launch->kind, sizeof launch->kind, "%s", fault.kind);
+  const size_t length = sizeof launch->text;
+  int written = vsnprintf(launch->text, length, format, values);
+  if (written < 0 || written >= static_cast<int>(length)) written = length - 1;
+  if (running) {
+    const uint3 block = running->block->index, thread = running->index;
+    snprintf(launch->text + written, length - written, " [block (%u, %u, %u), thread (%u, %u, %u)]", block.x,
+             block.y, block.z, thread.x, thread.y, thread.z);
+  }
+  launch->argument = fault.argument;
+  launch->place =
+      is_in_this_library(fault.place) ? static_cast<const char*>(fault.place) - library_of(fault.place) : 0;
+}
+
+void report(const Fault& fault, const char* format, ...) {
+  va_list values;
+  va_start(values, format);
+  record(fault, format, values);
+  va_end(values);
+}
+
+void fault(const Fault& fault, const char* format, ...) {
+  va_list values;
+  va_start(values, format);
+  record(fault, format, values);
+  va_end(values);
+  abandon_launch();
+}
+
+}  // namespace emulation

@@ -1,0 +1,20 @@
+// How a fault ends a launch and reaches Python.
+#pragma once
+
+namespace emulation {
+
+struct Fault {
+  const char* kind;
+  const void* place = nullptr;  // a return address in the kernel
+  int argument = -1;
+};
+
+// Keeps the launch's first fault.
+void report(const Fault& fault, const char* format, ...) __attribute__((format(printf, 2, 3)));
+// Reports a fault of the running thread and ends the launch.
+[[noreturn]] void fault(const Fault& fault, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+// Whether an address is in this shared library: of constants and static variables.
+bool is_in_this_library(const void* address);
+
+}  // namespace emulation

@@ -1,0 +1,80 @@
+// CUDA's threads, warps and blocks while they run.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "fiber.h"
+#include "knowledge.h"
+#include "launch.h"
+#include "runtime.h"
+
+namespace emulation {
+
+struct Block;
+
+// A cp.async that has not been waited for.
+struct AsyncCopy {
+  char* shared;
+  const char* global;  // null to write zeros
+  u32 group;
+};
+
+struct Thread {
+  Block* block;
+  u32 number;  // in the block
+  u32 warp, lane;
+  uint3 index;
+  bool finished = false;
+  std::unique_ptr<Fiber> fiber;  // from its first turn until it has finished
+  u32 polls = 0;                 // atomic reads since its turn began
+  u32 copy_group = 0;
+  std::vector<AsyncCopy> copies;
+  Knowledge known;
+  Knowledge read_relaxed;  // known from the next fence on
+  Knowledge fenced;        // what a relaxed write tells others: all until the last fence
+};
+
+struct PendingCollective {
+  u32 mask, arrived;
+  Collective function;
+  const void* place;
+};
+
+struct Warp {
+  u32 alive = 0;
+  u32 epoch = 1;
+  void* parts[32];
+  std::vector<PendingCollective> pending;  // of disjoint masks
+};
+
+struct Barrier {
+  std::vector<Thread*> waiting;
+  int line;
+  const void* place;
+};
+
+// An array of shared memory, on pages of its own.
+struct SharedArray {
+  char* memory;
+  size_t bytes;
+};
+
+struct Block {
+  u32 number;
+  uint3 index;
+  u32 live;  // threads that have not finished
+  u32 epoch = 1;
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  std::map<int, Barrier> barriers;
+  std::map<const void*, SharedArray> shared;
+  size_t shared_bytes = 0;
+  Knowledge known;  // to all of its threads
+};
+
+// The thread whose turn it is; null while the scheduler runs.
+extern Thread* running;
+
+}  // namespace emulation

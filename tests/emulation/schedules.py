@@ -1,0 +1,43 @@
+"""The orders in which threads and blocks may run. CUDA promises none, so a kernel must be right in all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The runtime's ScheduleOrder.
+FIRST_COMES_FIRST, LAST_COMES_FIRST, AT_RANDOM = range(3)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Whose turn it is, of the threads that can run.
+
+    Args:
+        name: for the reader.
+        order: one of the three above.
+        seed: of the random order.
+        preempt: one checked access in so many gives another thread the turn; 0 for none. Without check
+            mode there are no checked accesses, and a turn ends where threads meet.
+    """
+
+    name: str
+    order: int
+    seed: int = 1
+    preempt: int = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+
+FORWARD = Schedule("forward", FIRST_COMES_FIRST)
+REVERSE = Schedule("reverse", LAST_COMES_FIRST)
+
+
+def shuffled(seed: int) -> Schedule:
+    """Return a random order of threads and blocks."""
+    return Schedule(f"shuffled-{seed}", AT_RANDOM, seed)
+
+
+def preempting(seed: int, every: int = 5) -> Schedule:
+    """Return a random order in which a turn may also end at an access, in check mode."""
+    return Schedule(f"preempting-{seed}", AT_RANDOM, seed, every)

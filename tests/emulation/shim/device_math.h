@@ -1,0 +1,44 @@
+// Functions that only device code has: approximations, bits, cached loads and stores.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "language.h"
+
+// The C library has functions of its own by the first two names.
+#define __expf(x) expf(x)
+#define __logf(x) logf(x)
+EMULATED float __fdividef(float a, float b) { return a / b; }
+EMULATED float __frcp_rn(float a) { return 1.0f / a; }
+EMULATED float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+EMULATED float rsqrtf(float a) { return 1.0f / sqrtf(a); }
+EMULATED double rsqrt(double a) { return 1.0 / sqrt(a); }
+// tanh.approx.f32: exact here, 2^-11 off on a GPU.
+EMULATED float tanh_approx(float x) { return tanhf(x); }
+EMULATED __half __hfma(__half a, __half b, __half c) {
+  return __float2half_rn(static_cast<float>(double(__half2float(a)) * __half2float(b) + __half2float(c)));
+}
+
+EMULATED unsigned __float_as_uint(float value) {
+  unsigned bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+EMULATED float __uint_as_float(unsigned bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+EMULATED int __popc(unsigned x) { return __builtin_popcount(x); }
+EMULATED int __ffs(int x) { return __builtin_ffs(x); }
+EMULATED int __clz(int x) { return x ? __builtin_clz(x) : 32; }
+template <class T> EMULATED T min(T a, T b) { return b < a ? b : a; }
+template <class T> EMULATED T max(T a, T b) { return a < b ? b : a; }
+
+// There are no caches here to load by.
+template <class T> EMULATED T __ldg(const T* from) { return *from; }
+template <class T> EMULATED T __ldcs(const T* from) { return *from; }
+template <class T> EMULATED T __ldcg(const T* from) { return *from; }
+template <class T> EMULATED void __stcs(T* to, T value) { *to = value; }
+template <class T> EMULATED void __stcg(T* to, T value) { *to = value; }

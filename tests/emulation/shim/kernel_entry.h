@@ -1,0 +1,53 @@
+// How Python calls an instance of a kernel, and learns the types of its parameters.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+#include <typeinfo>
+#include <utility>
+
+namespace emulation {
+
+// Mirrored in arguments.py.
+struct Parameter {
+  int bytes;         // of the parameter itself
+  int is_pointer;    // and then the rest is about what it points to
+  int element_size;  // bytes
+  int is_const;      //
+  const char* type;  // its mangled name: one letter for C's own types
+};
+
+template <class P> Parameter describe() {
+  typedef typename std::remove_pointer<P>::type Element;
+  typedef typename std::remove_cv<Element>::type Plain;
+  return {sizeof(P), std::is_pointer<P>::value, sizeof(Element), std::is_const<Element>::value,
+          typeid(Plain).name()};
+}
+
+template <class... P> int describe_parameters(void (*)(P...), Parameter* out) {
+  const Parameter all[] = {describe<P>()...};
+  if (out) memcpy(out, all, sizeof all);
+  return sizeof...(P);
+}
+
+template <class... P, size_t... Index>
+__attribute__((no_sanitize("thread"))) void call(void (*kernel)(P...), void** arguments,
+                                                 std::index_sequence<Index...>) {
+  kernel(*static_cast<P*>(arguments[Index])...);
+}
+
+template <class... P>
+__attribute__((no_sanitize("thread"))) void call(void (*kernel)(P...), void** arguments) {
+  call(kernel, arguments, std::index_sequence_for<P...>());
+}
+
+}  // namespace emulation
+
+// The instance, with its template arguments and their commas, comes last.
+#define KERNEL_ENTRY(number, ...)                                                                \
+  extern "C" __attribute__((no_sanitize("thread"))) void run_kernel_##number(void** arguments) { \
+    emulation::call(__VA_ARGS__, arguments);                                                     \
+  }                                                                                              \
+  extern "C" int describe_kernel_##number(emulation::Parameter* out) {                           \
+    return emulation::describe_parameters(__VA_ARGS__, out);                                     \
+  }
