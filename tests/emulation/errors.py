@@ -10,7 +10,7 @@ class EmulationError(RuntimeError):
         kind: "out of bounds", "race", "deadlock", ...; "does not compile".
         place: "file.cu:12", and where that line is a function's, who called it: "a.cuh:3 <- b.cu:12";
             empty where the kernel has no line to blame.
-        argument: the name of the kernel's parameter that it is about, or None.
+        argument: the name of the kernel's parameter, or of the shared array, that it is about, or None.
     """
 
     def __init__(self, kind: str, message: str, place: str = "", argument: str | None = None) -> None:

@@ -62,8 +62,8 @@ class Launch(ctypes.Structure):
         ("argument_names", ctypes.c_void_p),
         ("kind", ctypes.c_char * 64),
         ("text", ctypes.c_char * 1024),
+        ("memory", ctypes.c_char * 64),
         ("place", ctypes.c_uint64),
-        ("argument", ctypes.c_int),
         ("thread_switches", ctypes.c_uint64),
         ("checked_accesses", ctypes.c_uint64),
     )
@@ -190,12 +190,11 @@ def run(
         extents=ctypes.addressof(extent_array),
         extent_count=len(extents),
         argument_names=ctypes.addressof(names),
-        argument=-1,
     )
     library.emulation_launch(ctypes.byref(request))
     arguments.copy_back()
     if request.kind:
-        _raise(Path(library._name), arguments.names, request)
+        _raise(Path(library._name), request)
     stray = arguments.neighbour_of_stray_write()
     if stray is not None:
         raise EmulationError(
@@ -212,10 +211,9 @@ def _three(sizes: Sequence[int]) -> Any:
     return (ctypes.c_uint32 * 3)(*full)
 
 
-def _raise(library: Path, names: Sequence[str], request: Launch) -> None:
-    argument = None if request.argument < 0 else names[request.argument]
+def _raise(library: Path, request: Launch) -> None:
     place = _source_line(library, request.place) if request.place else ""
-    raise EmulationError(request.kind.decode(), request.text.decode(), place, argument)
+    raise EmulationError(request.kind.decode(), request.text.decode(), place, request.memory.decode() or None)
 
 
 def _source_line(library: Path, return_address: int) -> str:

@@ -25,24 +25,22 @@ static void fault_outside(u64 address, size_t bytes, AccessKind kind, const void
           static_cast<unsigned long long>(address));
   }
   const Description nearest = describe_distance(address, bytes);
-  fault({"out of bounds", place, nearest.argument}, "a %zu-byte %s %s", bytes, verb(kind), nearest.text);
+  fault({"out of bounds", place, nearest.memory}, "a %zu-byte %s %s", bytes, verb(kind), nearest.text);
 }
 
 static void check_permission(const Granule& granule, u64 address, AccessKind kind, const void* place) {
-  if ((kind == WRITE || kind == ATOMIC_WRITE) && !(granule.permission & WRITABLE)) {
-    const Description element = describe_element(address);
-    fault({"write through const", place, element.argument}, "a write to %s, which the kernel takes as const",
-          element.text);
+  const bool writes = kind == WRITE || kind == ATOMIC_WRITE, reads = kind != WRITE;
+  const char *fault_kind = nullptr, *why = nullptr;
+  if (writes && !(granule.permission & WRITABLE)) {
+    fault_kind = "write through const", why = "the kernel takes as const";
+  } else if (granule.permission & IN_FLIGHT) {
+    fault_kind = "copy in flight", why = "an asynchronous copy is on its way to";
+  } else if (reads && (granule.permission & SHARED) && !granule.write && granule.atomics.empty()) {
+    fault_kind = "uninitialised", why = "nothing has been written to";
   }
-  if (granule.permission & IN_FLIGHT) {
-    fault({"copy in flight", place}, "a %s of %s, to which an asynchronous copy is in flight", verb(kind),
-          describe_element(address).text);
-  }
-  const bool reads = kind != WRITE;
-  if (reads && (granule.permission & SHARED) && !granule.write && granule.atomics.empty()) {
-    fault({"uninitialised", place}, "a %s of %s, which nothing has been written to", verb(kind),
-          describe_element(address).text);
-  }
+  if (!fault_kind) return;
+  const Description element = describe_element(address);
+  fault({fault_kind, place, element.memory}, "a %s of %s, which %s", verb(kind), element.text, why);
 }
 
 void check_access(const void* pointer, size_t bytes, AccessKind kind, const void* place) {

@@ -8,6 +8,14 @@ namespace emulation {
 
 static const size_t BYTES = 16;
 
+static void require_alignment(const void* address, const void* place) {
+  const u64 number = reinterpret_cast<u64>(address);
+  if (number % BYTES == 0) return;
+  const Description element = describe_element(number);
+  fault({"misaligned", place, element.memory}, "%zu bytes at %s need an address that is a multiple of %zu",
+        BYTES, element.text, BYTES);
+}
+
 static void mark_in_flight(const char* shared, bool in_flight) {
   if (!launch->check) return;
   const u64 begin = reinterpret_cast<u64>(shared);
@@ -19,16 +27,14 @@ static void mark_in_flight(const char* shared, bool in_flight) {
 
 void copy_async(void* shared, const void* global, bool valid) {
   const void* place = __builtin_return_address(0);
-  if ((reinterpret_cast<u64>(shared) | reinterpret_cast<u64>(global)) % BYTES) {
-    fault({"misaligned", place}, "cp.async from %p to %p: both must be multiples of %zu bytes", global,
-          shared, BYTES);
-  }
+  require_alignment(shared, place);
+  require_alignment(global, place);
   if (valid) check_access(global, BYTES, READ, place);
   check_access(shared, BYTES, WRITE, place);
   memset(shared, 0xFF, BYTES);
   mark_in_flight(static_cast<char*>(shared), true);
-  running->copies.push_back(
-      {static_cast<char*>(shared), valid ? static_cast<const char*>(global) : nullptr, running->copy_group});
+  const char* source = valid ? static_cast<const char*>(global) : nullptr;
+  running->copies.push_back({static_cast<char*>(shared), source, running->copy_group, place});
 }
 
 void copy_async_commit() { ++running->copy_group; }
@@ -46,9 +52,7 @@ static void finish(const AsyncCopy& copy, const void* place) {
 void copy_async_wait(int groups_in_flight) {
   const void* place = __builtin_return_address(0);
   std::vector<AsyncCopy> remaining;
-  std::vector<AsyncCopy> copies;
-  copies.swap(running->copies);
-  for (const AsyncCopy& copy : copies) {
+  for (const AsyncCopy& copy : running->copies) {
     const bool awaited = copy.group + groups_in_flight < running->copy_group;
     if (awaited) {
       finish(copy, place);
@@ -61,9 +65,7 @@ void copy_async_wait(int groups_in_flight) {
 
 void read_matrix_row(void* to, const void* row) {
   const void* place = __builtin_return_address(0);
-  if (reinterpret_cast<u64>(row) % BYTES) {
-    fault({"misaligned", place}, "ldmatrix from a row at %p, no multiple of %zu bytes", row, BYTES);
-  }
+  require_alignment(row, place);
   check_access(row, BYTES, READ, place);
   memcpy(to, row, BYTES);
 }

@@ -6,15 +6,16 @@
 
 namespace emulation {
 
-// Atomic reads in one turn after which the thread seems to wait for another, and lets others go on.
+// Atomic accesses after which the thread seems to wait for another, and lets others go on.
 static const u32 MOST_POLLS = 64;
 
 // By address: what was released there.
 static std::unordered_map<const void*, Knowledge> released;
 
 void atomic_access(const void* address, size_t bytes, bool write) {
-  check_access(address, bytes, write ? ATOMIC_WRITE : ATOMIC_READ, __builtin_return_address(0));
-  if (++running->polls > MOST_POLLS) yield_spin();
+  const void* place = __builtin_return_address(0);
+  check_access(address, bytes, write ? ATOMIC_WRITE : ATOMIC_READ, place);
+  if (++running->polls > MOST_POLLS) yield_spin(place);
 }
 
 void atomic_read_done(const void* address, Order order) {

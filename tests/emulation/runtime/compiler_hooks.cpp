@@ -49,7 +49,7 @@ void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, uintptr_t address) {
     fault({"null pointer", PLACE}, "an access to %s through a null pointer", data->type->name);
   if (address % alignment == 0) fault({"undefined", PLACE}, "an object too small for %s", data->type->name);
   const Description element = describe_element(address);
-  fault({"misaligned", PLACE, element.argument}, "%s at %s needs an address that is a multiple of %u",
+  fault({"misaligned", PLACE, element.memory}, "%s at %s needs an address that is a multiple of %u",
         data->type->name, element.text, alignment);
 }
 

@@ -64,13 +64,13 @@ Description describe_element(u64 address) {
     if (address < named.row_begin(row) || address >= named.row_end(row)) continue;
     char in_row[160];
     write_row(in_row, sizeof in_row, named, row);
-    Description description{named.extent.argument, ""};
+    Description description{named.name, ""};
     const u64 element = (address - named.row_begin(row)) / named.extent.element_size;
     snprintf(description.text, sizeof description.text, "element %llu of %s",
              static_cast<unsigned long long>(element), in_row);
     return description;
   }
-  return {-1, "unnamed memory"};
+  return {nullptr, "unnamed memory"};
 }
 
 // A row's bounds and how far an access lies from them.
@@ -101,10 +101,10 @@ Description describe_distance(u64 begin, size_t bytes) {
       if (distance.bytes < nearest.bytes) nearest = distance;
     }
   }
-  if (!nearest.named) return {-1, "of a kernel without any memory"};
+  if (!nearest.named) return {nullptr, "of a kernel without any memory"};
   char row[160];
   write_row(row, sizeof row, *nearest.named, nearest.row);
-  Description description{nearest.named->extent.argument, ""};
+  Description description{nearest.named->name, ""};
   const char* side =
       nearest.after ? "that ends %llu bytes after the end of %s" : "that begins %llu bytes before %s";
   snprintf(description.text, sizeof description.text, side, static_cast<unsigned long long>(nearest.bytes),

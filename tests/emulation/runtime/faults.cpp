@@ -30,7 +30,7 @@ static void record(const Fault& fault, const char* format, va_list values) {
     snprintf(launch->text + written, length - written, " [block (%u, %u, %u), thread (%u, %u, %u)]", block.x,
              block.y, block.z, thread.x, thread.y, thread.z);
   }
-  launch->argument = fault.argument;
+  snprintf(launch->memory, sizeof launch->memory, "%s", fault.memory ? fault.memory : "");
   launch->place =
       is_in_this_library(fault.place) ? static_cast<const char*>(fault.place) - library_of(fault.place) : 0;
 }

@@ -5,8 +5,8 @@ namespace emulation {
 
 struct Fault {
   const char* kind;
-  const void* place = nullptr;  // a return address in the kernel
-  int argument = -1;
+  const void* place = nullptr;   // a return address in the kernel
+  const char* memory = nullptr;  // the name of the argument or shared array that it is about
 };
 
 // Keeps the launch's first fault.

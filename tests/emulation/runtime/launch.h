@@ -36,8 +36,8 @@ struct Launch {
   // What came of it: a fault where `kind` is not empty.
   char kind[64];
   char text[1024];
-  u64 place;  // a return address in the kernel, relative to the shared library; 0 where there is none
-  int argument;
+  char memory[64];  // the name of the argument or shared array that it is about
+  u64 place;        // a return address in the kernel, relative to the shared library; 0 where there is none
   u64 thread_switches, checked_accesses;
 };
 

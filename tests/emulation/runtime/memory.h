@@ -38,7 +38,7 @@ void check_race(Granule& granule, u64 address, AccessKind kind, const void* plac
 
 // How an address is called in a message.
 struct Description {
-  int argument;
+  const char* memory;
   char text[256];
 };
 // "element 3 of row 2 of 'gates'".

@@ -10,7 +10,7 @@ static void fault_race(const char* what, const Stamp& earlier, u64 address, cons
   const Description element = describe_element(address);
   char who[48] = "several threads";
   if (earlier.thread != SEVERAL) snprintf(who, sizeof who, "thread %u", earlier.thread);
-  fault({"race", place, element.argument}, "%s %s, not ordered after %s of block %u", what, element.text, who,
+  fault({"race", place, element.memory}, "%s %s, not ordered after %s of block %u", what, element.text, who,
         earlier.block - 1);
 }
 

@@ -43,10 +43,14 @@ void yield_after_meeting() {
   if (launch->order != FIRST_COMES_FIRST) yield();
 }
 
-void yield_spin() {
+void yield_spin(const void* place) {
+  running->spins_at = place;
+  running->polls = 0;
   spinning.push_back(running);
   wait_for_turn();
 }
+
+void yield_spin() { yield_spin(__builtin_return_address(0)); }
 
 void maybe_preempt() {
   if (launch->preempt && random_below(launch->preempt) == 0) yield();
@@ -60,20 +64,34 @@ void abandon_launch() {
   __builtin_unreachable();
 }
 
+// Faults where the running thread, which has come to its end, leaves others or its own copies waiting.
+static void require_nothing_waits() {
+  const Thread& thread = *running;
+  const Block& block = *thread.block;
+  if (!thread.copies.empty()) {
+    fault({"unfinished copy", thread.copies.front().place},
+          "a thread ends before it has waited for its asynchronous copies");
+  }
+  const auto barrier = block.barriers.find(0);
+  if (barrier != block.barriers.end() && !barrier->second.waiting.empty()) {
+    fault({"divergent barrier", barrier->second.place},
+          "a thread ends while %zu others of its block wait at __syncthreads",
+          barrier->second.waiting.size());
+  }
+  for (const PendingCollective& one : block.warps[thread.warp].pending) {
+    if (one.mask >> thread.lane & 1) {
+      fault({"wrong mask", one.place}, "a lane ends while others of the mask %08x wait for it", one.mask);
+    }
+  }
+}
+
 // A fiber outlives the threads that run on it, one after the other.
 static void run_threads() {
   for (;;) {
     launch->kernel(launch->arguments);
+    require_nothing_waits();
     Thread& thread = *running;
     Block& block = *thread.block;
-    if (!thread.copies.empty())
-      fault({"unfinished copy"}, "the thread ends before it waited for its asynchronous copies");
-    const auto barrier = block.barriers.find(0);
-    if (barrier != block.barriers.end() && !barrier->second.waiting.empty()) {
-      fault({"divergent barrier", barrier->second.place},
-            "a thread ends while %zu others of its block wait at __syncthreads",
-            barrier->second.waiting.size());
-    }
     --block.live;
     block.warps[thread.warp].alive &= ~(1u << thread.lane);
     thread.finished = true;
@@ -118,7 +136,6 @@ static void give_turn(Thread* thread) {
     idle_fibers.pop_back();
   }
   ++launch->thread_switches;
-  thread->polls = 0;
   running = thread;
   main_fiber.switch_to(*thread->fiber);
   running = nullptr;
@@ -163,8 +180,9 @@ static bool wake_spinning() {
   idle_rounds = progress == progress_seen ? idle_rounds + 1 : 0;
   progress_seen = progress;
   if (idle_rounds > HOPELESS_ROUNDS) {
-    report({"deadlock"}, "%zu threads spin and nothing changes, with %zu of %u blocks co-resident",
-           spinning.size(), active.size(), launch->grid[0] * launch->grid[1] * launch->grid[2]);
+    report({"deadlock", spinning.front()->spins_at},
+           "%zu threads spin and nothing changes, with %zu of %u blocks co-resident", spinning.size(),
+           active.size(), launch->grid[0] * launch->grid[1] * launch->grid[2]);
     return false;
   }
   ready.assign(spinning.begin(), spinning.end());

@@ -11,6 +11,9 @@ void make_ready(Thread* thread);
 void wait_for_turn();
 // Ends the running thread's turn and queues it for the next.
 void yield();
+// Ends the running thread's turn until all others that can run have had theirs; it waits in a loop at this
+// place.
+void yield_spin(const void* place);
 // Yields where the schedule wants threads shuffled after they met.
 void yield_after_meeting();
 // Yields at random, where the schedule preempts.

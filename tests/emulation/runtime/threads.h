@@ -19,6 +19,7 @@ struct AsyncCopy {
   char* shared;
   const char* global;  // null to write zeros
   u32 group;
+  const void* place;
 };
 
 struct Thread {
@@ -28,7 +29,8 @@ struct Thread {
   uint3 index;
   bool finished = false;
   std::unique_ptr<Fiber> fiber;  // from its first turn until it has finished
-  u32 polls = 0;                 // atomic reads since its turn began
+  u32 polls = 0;                 // atomic accesses since it last let all others go on
+  const void* spins_at = nullptr;
   u32 copy_group = 0;
   std::vector<AsyncCopy> copies;
   Knowledge known;

@@ -1,0 +1,91 @@
+// Blocks that work together; and what goes wrong between them.
+// "found at" names the lines where tests expect the checker to find a fault.
+#include "primitives.cuh"
+
+enum SumFault {
+  SOUND,
+  PLAIN_ADD,   // += where two blocks may read the same old value
+  PLAIN_READ,  // looks at a sum that others are still adding to
+};
+
+// sums[k] += each of the B rows' element k, the rows dealt to the blocks; seen[block] = what a block knows of
+// sums[0].
+template <int FAULT>
+__global__ void __launch_bounds__(32) column_sums(const float* rows, float* sums, float* seen, i64 B, i64 N) {
+  for (i64 row = blockIdx.x; row < B; row += gridDim.x) {
+    for (i64 k = threadIdx.x; k < N; k += blockDim.x) {
+      const float value = rows[row * N + k];
+      if (FAULT == PLAIN_ADD) {
+        sums[k] += value;  // found at: ADD
+      } else {
+        atomicAdd(sums + k, value);  // found at: SUM
+      }
+    }
+  }
+  if (threadIdx.x == 0) {
+    seen[blockIdx.x] = FAULT == PLAIN_READ ? sums[0] : atomicAdd(sums, 0.0f);  // found at: SUM
+  }
+}
+
+enum GridFault {
+  NONE,
+  NO_GRID_BARRIER,        // blocks run ahead of each other
+  NO_BLOCK_BARRIER,       // a block's first thread arrives before the others have written
+  RELAXED_WITHOUT_FENCE,  // the barrier counts, but orders no memory
+  SINGLE_BUFFER,          // writes the values that other blocks still read
+};
+
+// Waits until all blocks of the grid have arrived `round` times.
+template <int FAULT> DEVICE void grid_barrier(unsigned* arrived, unsigned round) {
+  if (FAULT != NO_BLOCK_BARRIER) __syncthreads();
+  if (threadIdx.x == 0) {
+    const unsigned all = round * gridDim.x;
+    if (FAULT == RELAXED_WITHOUT_FENCE) {
+      atomicAdd(arrived, 1u);
+      while (load_relaxed(arrived) < all) __nanosleep(20);
+    } else {
+      add_release(arrived, 1u);
+      while (load_acquire(arrived) < all) __nanosleep(20);  // found at: SPIN
+    }
+  }
+  __syncthreads();
+}
+
+// `steps` times: every value becomes the mean of itself and the one after it, cyclically. A thread for each
+// value; values (2, N), of which row 0 holds the first and row steps % 2 the last.
+template <int FAULT>
+__global__ void __launch_bounds__(32) diffuse(float* values, unsigned* arrived, int steps, i64 N) {
+  const i64 k = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  for (int step = 0; step < steps; ++step) {
+    const int row = FAULT == SINGLE_BUFFER ? 0 : step % 2;
+    const float* old = values + row * N;
+    float* next = values + (FAULT == SINGLE_BUFFER ? 0 : 1 - row) * N;
+    const float mean = (old[k] + old[(k + 1) % N]) / 2;  // found at: READ
+    next[k] = mean;                                      // found at: WRITE
+    if (FAULT != NO_GRID_BARRIER) grid_barrier<FAULT>(arrived, step + 1);
+  }
+}
+
+enum LastFault { RIGHT, NO_FENCE };
+
+// total[0] = the sum of all N values: each block sums its own, and the last to finish sums their sums.
+template <int FAULT>
+__global__ void __launch_bounds__(32)
+    total_by_last(const float* values, float* partial, unsigned* finished, float* total) {
+  float sum = values[blockIdx.x * 32 + threadIdx.x];
+  for (int bits = 16; bits > 0; bits /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, bits);
+  if (threadIdx.x != 0) return;
+  partial[blockIdx.x] = sum;
+  if (FAULT != NO_FENCE) __threadfence();
+  if (atomicAdd(finished, 1u) + 1 < gridDim.x) return;
+  if (FAULT != NO_FENCE) __threadfence();
+  float all = 0;
+  for (unsigned block = 0; block < gridDim.x; ++block) all += partial[block];  // found at: PARTIAL
+  total[0] = all;
+}
+
+// Waits for a flag that nobody sets, with no pause in its loop.
+__global__ void __launch_bounds__(32) wait_for_nobody(const unsigned* flag) {
+  while (load_acquire(flag) == 0) {  // found at: NOBODY
+  }
+}
