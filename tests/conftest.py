@@ -7,6 +7,8 @@ import pytest
 from fusedlstm import available_backends
 from fusedlstm.backends import unavailable_reason
 
+import emulation
+
 # Named backends must run: a missing one fails its tests instead of skipping them.
 NAMED = os.environ.get("FUSEDLSTM_TEST_BACKENDS")
 BACKENDS = NAMED.split(",") if NAMED else sorted(available_backends(), reverse=True)
@@ -23,6 +25,9 @@ def pytest_report_header():
     reason = unavailable_reason("cuda")
     if reason:
         lines.append(f"fusedlstm cuda not tested on a GPU here: {reason}")
+    reason = emulation.missing()
+    if reason:
+        lines.append(f"fusedlstm kernels not emulated here: {reason}")
     return lines
 
 

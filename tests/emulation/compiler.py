@@ -78,8 +78,9 @@ def build(file: Path, names: Sequence[str], mode: str, flags: Sequence[str]) -> 
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
     options = (*_COMMON, *_OF_KERNELS, f"-I{_HERE / 'shim'}", f"-I{cuda_headers()}", *_MODES[mode], *flags)
+    included = [file.parent, *(Path(flag[2:]) for flag in flags if flag.startswith("-I"))]
     # The path is in the library's debugging information.
-    library = _kept(str(file.resolve()), _digest([file.parent]), names, options, suffix=".so")
+    library = _kept(str(file.resolve()), _digest(included), names, options, suffix=".so")
     if not library.exists():
         with ThreadPoolExecutor(1) as pool:
             runtime = pool.submit(_runtime_objects)
@@ -106,7 +107,7 @@ def _runtime_objects() -> list[Path]:
 
 
 def _runtime_object(source: Path) -> Path:
-    options = (*_COMMON, "-O2", "-Wall", "-Wextra", "-Werror", "-U_FORTIFY_SOURCE", f"-I{cuda_headers()}")
+    options = (*_COMMON, "-O2", "-U_FORTIFY_SOURCE", f"-I{cuda_headers()}")
     kept = _kept(source.name, _digest([]), options, suffix=".o")
     return kept if kept.exists() else _compile([*options, "-c", str(source)], kept)
 
@@ -131,20 +132,22 @@ def _cache_folder() -> Path:
     default = Path(tempfile.gettempdir()) / f"cuda-emulation-{os.getuid()}"
     folder = Path(os.environ.get(_CACHE_VARIABLE) or default)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to someone else, whose code would run here")
     return folder
 
 
 @functools.cache
 def _machine() -> str:
     """Return a digest of the compiler and of what -march=native is here: its code runs on no lesser machine."""
-    asked = ["g++", "-march=native", "-Q", "--help=target", "--version"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-    about = platform.machine() + answer + str(cuda_headers())
+    asked = (["--version"], ["-march=native", "-Q", "--help=target"])
+    answers = [subprocess.run(["g++", *a], capture_output=True, text=True, check=True).stdout for a in asked]
+    about = "\0".join([platform.machine(), *answers, str(cuda_headers())])
     return hashlib.sha256(about.encode()).hexdigest()
 
 
 def _digest(folders: Sequence[Path]) -> str:
-    """Return a digest of the emulator's C++ and of all kernels in these folders, which may include each other."""
+    """Return a digest of the emulator's C++ and of all files in these folders, which a kernel may include."""
     digest = hashlib.sha256()
     for folder in (_HERE / "shim", _HERE / "shim" / "nv", _HERE / "runtime", *folders):
         for file in sorted(folder.iterdir()):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .schedules import Schedule
 
 _LARGEST_BLOCK = 1024
+# The runtime holds one launch, and modules of the same instances share their library.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Module:
@@ -36,7 +38,6 @@ class Module:
     def __init__(self, file: Path, names: Sequence[str], mode: str = "fast", flags: Sequence[str] = ()) -> None:
         self.file, self.names, self.mode = file, list(names), mode
         self.library = ctypes.CDLL(str(build(self.file, self.names, mode, flags)))
-        self.lock = threading.Lock()  # the runtime runs one launch at a time
 
     def function(self, name: str) -> Function:
         """Return one of the instances."""
@@ -89,7 +90,7 @@ class Function:
             threads *= size
         if threads > _LARGEST_BLOCK:
             raise ValueError(f"a block has at most {_LARGEST_BLOCK} threads, not {threads}")
-        with self._module.lock:
+        with _ONE_AT_A_TIME:
             return launch.run(
                 self._module.library,
                 self._kernel,
