@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from . import launch, parameters
+from .arguments import Arguments
 from .compiler import build
 from .schedules import FORWARD
 
@@ -94,7 +95,7 @@ class Function:
             return launch.run(
                 self._module.library,
                 self._kernel,
-                launch.Arguments(self.name, self._parameters, self._names, args),
+                Arguments(self.name, self._parameters, self._names, args),
                 grid,
                 block,
                 check=self._module.mode == "check",

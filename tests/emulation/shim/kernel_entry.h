@@ -8,7 +8,7 @@
 
 namespace emulation {
 
-// Mirrored in arguments.py.
+// Mirrored in parameters.py.
 struct Parameter {
   int bytes;         // of the parameter itself
   int is_pointer;    // and then the rest is about what it points to
