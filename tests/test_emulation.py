@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from emulated import FAULTY, KERNELS, needs_emulation
-from emulation import REVERSE, EmulationError, Module, shuffled
+from emulation import REVERSE, EmulationError, Module, memory, shuffled
 
 pytestmark = needs_emulation
 
@@ -93,6 +93,31 @@ def test_writes_through_one_of_two_aliases(copies):
     whole = numbers(2, 8)
     copy(copies, whole, whole, "gather<WRITE_THROUGH_CONST, float, 1>")
     np.testing.assert_array_equal(whole, numbers(2, 8))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        numbers(3, 4),
+        numbers(3, 4).T,
+        numbers(6, 8)[1:5, 2:7],
+        numbers(6, 8)[::-2, ::-1],
+        numbers(6, 8)[::2, ::3],
+        numbers(6, 8)[:, 3],
+        numbers(4, 5, 6)[1:, 2:, 3:].transpose(2, 0, 1),
+        np.broadcast_to(numbers(5), (3, 5)),
+        numbers(4, 1)[:, None, :],
+        numbers(4, 5)[:, :0],
+        np.array(1, np.float32),
+    ],
+    ids=lambda view: f"{view.shape}-{view.strides}",
+)
+def test_extents_are_the_bytes_of_a_view(view):
+    first = [view.ctypes.data + sum(np.multiply(i, view.strides)) for i in np.ndindex(view.shape)]
+    wanted = {int(address) + byte for address in first for byte in range(view.itemsize)}
+    rows = [(e.first + k * e.stride, e.row_bytes) for e in memory.extents(view) for k in range(e.count)]
+    assert {address + byte for address, length in rows for byte in range(length)} == wanted
+    assert sum(length for _, length in rows) == len(wanted)
 
 
 @pytest.fixture(scope="module")

@@ -97,8 +97,9 @@ void warp_collective(unsigned mask, Collective function, void* part, bool orders
   Block& block = *running->block;
   Warp& warp = block.warps[running->warp];
   const u32 lane = running->lane;
-  if (!(mask >> lane & 1))
+  if (!(mask >> lane & 1)) {
     fault({"wrong mask", place}, "the mask %08x does not name the lane that calls", mask);
+  }
   if (mask & ~warp.alive) {
     fault({"wrong mask", place}, "the mask %08x names lanes that have ended or never were: alive are %08x",
           mask, warp.alive);
@@ -125,10 +126,6 @@ void warp_collective(unsigned mask, Collective function, void* part, bool orders
     if (thread != running) make_ready(thread);
   }
   yield_after_meeting();
-}
-
-void require_full_warp(unsigned mask, const char* instruction) {
-  if (mask != 0xffffffffu) fault({"wrong mask"}, "%s needs all lanes of the warp", instruction);
 }
 
 }  // namespace emulation

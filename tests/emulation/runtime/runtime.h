@@ -25,7 +25,6 @@ void yield_spin();
 // Every lane of the mask brings `part`; the last to arrive runs the function on the parts of all, by lane.
 typedef void (*Collective)(void** parts, unsigned mask);
 void warp_collective(unsigned mask, Collective function, void* part, bool orders_memory);
-void require_full_warp(unsigned mask, const char* instruction);
 
 // A synchronizing atomic read is an acquire and such a write a release; relaxed ones order memory by fences.
 enum Order { RELAXED, SYNCHRONIZING };

@@ -49,8 +49,7 @@ template <class T, int K> struct MatrixProduct {
     }
   }
 
-  static UNCHECKED void run(void** lanes, unsigned mask) {
-    require_full_warp(mask, "mma");
+  static UNCHECKED void run(void** lanes, unsigned) {
     float A[16][K], B[K][8];
     for (int lane = 0; lane < 32; ++lane) unpack(*static_cast<MatrixProduct*>(lanes[lane]), lane, A, B);
     for (int lane = 0; lane < 32; ++lane) {
@@ -77,8 +76,7 @@ struct MatrixLoad {
   uint32_t row[4];  // the 16 bytes at that address
   uint32_t received[4];
 
-  static UNCHECKED void run(void** lanes, unsigned mask) {
-    require_full_warp(mask, "ldmatrix");
+  static UNCHECKED void run(void** lanes, unsigned) {
     for (int matrix = 0; matrix < 4; ++matrix) {
       for (int lane = 0; lane < 32; ++lane) {
         const MatrixLoad& source = *static_cast<MatrixLoad*>(lanes[8 * matrix + (lane >> 2)]);
