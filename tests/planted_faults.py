@@ -205,7 +205,10 @@ PLANTED = [
     Planted("memory", copies("MISSED_STRIDE"), gather, "out of bounds", "LOAD", "from"),
     Planted("memory", copies("WRITE_THROUGH_CONST"), gather, "write through const", "CONST", "from"),
     Planted("memory", copies("SAME_ELEMENT"), gather, "race", "STORE", "to"),
-    Planted("memory", copies("NONE"), lambda: gather(after=2), "misaligned", "LOAD", "from", why="misaligned-rows"),
+    Planted(
+        *("memory", copies("NONE"), lambda: gather(after=2, slots=(1, 1, 1)), "misaligned", "LOAD", "from"),
+        why="misaligned-rows",
+    ),
     Planted("memory", copies("NONE"), lambda: gather(before=1, after=7), "misaligned", "LOAD", why="misaligned-base"),
     Planted(
         "memory", copies("NONE"), lambda: gather(slots=(0, 1, 3)), "out of bounds", "LOAD", "from", why="wrong-slot"

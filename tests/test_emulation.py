@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from emulated import FAULTY, KERNELS, needs_emulation
-from emulation import REVERSE, EmulationError, Module, memory, shuffled
+from emulation import FORWARD, REVERSE, EmulationError, Module, memory, preempting, shuffled
 
 pytestmark = needs_emulation
 
@@ -213,3 +213,29 @@ def test_an_edited_header_is_compiled_again(tmp_path):
     shared.write_text("__global__ void fill(int* to) { __shared__ int one; *to = one; }\n")
     with pytest.raises(EmulationError, match="SHARED_ARRAY"):
         Module(shared, ["fill"])
+
+
+TICKETS = """
+__global__ void take_tickets(unsigned* ticket, unsigned* taken) {
+  taken[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(ticket, 1u);
+}
+"""
+
+
+def test_schedules(tmp_path):
+    """Threads and blocks take their turns as the schedule says, the same ones for the same seed."""
+    (tmp_path / "tickets.cu").write_text(TICKETS)
+    function = Module(tmp_path / "tickets.cu", ["take_tickets"], "check").function("take_tickets")
+
+    def tickets(schedule):
+        taken = np.zeros(128, np.uint32)
+        report = function((4,), (32,), (np.zeros(1, np.uint32), taken), schedule=schedule)
+        return taken.tolist(), report.thread_switches
+
+    in_order = list(range(128))
+    assert tickets(FORWARD) == (in_order, 128)
+    assert tickets(REVERSE) == (in_order[::-1], 128)
+    assert sorted(tickets(shuffled(1))[0]) == in_order
+    assert tickets(shuffled(1)) == tickets(shuffled(1)) != tickets(shuffled(2))
+    assert tickets(preempting(1)) == tickets(preempting(1)) != tickets(preempting(2))
+    assert tickets(preempting(1))[1] > tickets(shuffled(1))[1] == 128

@@ -117,8 +117,12 @@ static void start_block(u32 number) {
     thread.lane = i % 32;
     thread.index = uint3{i % size[0], i / size[0] % size[1], i / size[0] / size[1]};
     block->warps[thread.warp].alive |= 1u << thread.lane;
-    make_ready(&thread);
   }
+  // Behind all others, at the end of the queue that is farthest from whose turn comes next.
+  std::vector<Thread*> threads;
+  for (Thread& thread : block->threads) threads.push_back(&thread);
+  const bool last_first = launch->order == LAST_COMES_FIRST;
+  ready.insert(last_first ? ready.begin() : ready.end(), threads.begin(), threads.end());
   active.push_back(std::move(block));
 }
 
