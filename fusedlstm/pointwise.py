@@ -12,6 +12,8 @@ from fusedlstm.step_checks import StepChecks
 from fusedlstm.weights import ACTIVATIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fusedlstm.dtypes import Array
 
 
@@ -53,49 +55,45 @@ def lstm_pointwise(
         TypeError: an argument of the wrong kind, dtype or library.
         ValueError: an argument of the wrong shape or device, or `out` where it can't be written.
     """
+    checks = _checks_for(gates)
+    check_choice("activation", activation, ACTIVATIONS)
+    cell_clip = check_clip("cell_clip", cell_clip)
+    optional = {"gates_h": gates_h, "bias": bias, "peephole": peephole, "reset_c": reset_c}
+    _check_arrays(checks, c, optional)
+    B, N = c.shape
+    if is_first is not None:
+        is_first = checks.check_mask(is_first, B)
+    elif reset_c is not None:
+        fail(ValueError, "reset_c", "None without is_first, which says the rows to reset", "an array")
+    if out is None:
+        empty = checks.backend.empty
+        out = LSTMState(h=empty((B, N), gates.dtype), c=empty((B, N), c.dtype))
+    else:
+        checks.check_out_arrays(out, c, {"gates": gates, **optional})
+    checks.backend.pointwise(
+        gates, c, out.h, out.c, cell_clip=cell_clip, activation=activation, is_first=is_first, **optional
+    )
+    return out
+
+
+def _checks_for(gates: Array) -> StepChecks:
+    """Return the checks of everything else, which the gates' library, dtype and shape decide; or raise."""
     backend = backend_of(gates, "gates")
     if not dtypes.is_supported(gates.dtype):
         fail(TypeError, "gates", f"dtype {', '.join(dtypes.NAMES)}", f"dtype {gates.dtype}")
     if gates.ndim != 2 or gates.shape[1] % 4 or gates.shape[1] == 0:
         fail(ValueError, "gates", "shape (B, 4N)", f"shape {gates.shape}")
     B, N = gates.shape[0], gates.shape[1] // 4
-    sizes = {"B": B, "N": N, "P": N, "I": 4 * N}
-    check_choice("activation", activation, ACTIVATIONS)
-    cell_clip = check_clip("cell_clip", cell_clip)
-    checks = StepChecks(backend, sizes, gates.dtype, dtypes.state_dtype(gates.dtype))
-    one_row = getattr(reset_c, "shape", ())[:1] == (1,)
+    return StepChecks(backend, {"B": B, "N": N, "P": N}, gates.dtype, dtypes.state_dtype(gates.dtype))
+
+
+def _check_arrays(checks: StepChecks, c: Array, optional: Mapping[str, Array | None]) -> None:
     checks.check_input("c", c, checks.c_dtype)
-    check_shape("c", c.shape, "B N", sizes)
-    for name, array, spec, dtype in (
-        ("gates", gates, "B 4N", checks.dtype),
-        ("gates_h", gates_h, "B 4N", checks.dtype),
-        ("bias", bias, "4N", checks.dtype),
-        ("peephole", peephole, "3 N", checks.dtype),
-        ("reset_c", reset_c, "1 N" if one_row else "B N", checks.c_dtype),
-    ):
-        if array is not None:
-            checks.check_input(name, array, dtype)
-            check_shape(name, array.shape, spec, sizes)
-    if is_first is not None:
-        is_first = checks.check_mask(is_first, B)
-    elif reset_c is not None:
-        fail(ValueError, "reset_c", "None without is_first, which says the rows to reset", "an array")
-    if out is None:
-        out = LSTMState(h=backend.empty((B, N), gates.dtype), c=backend.empty((B, N), c.dtype))
-    else:
-        inputs = {"gates": gates, "gates_h": gates_h, "bias": bias, "peephole": peephole, "reset_c": reset_c}
-        checks.check_out_arrays(out, c, inputs)
-    backend.pointwise(
-        gates,
-        gates_h,
-        c,
-        out.h,
-        out.c,
-        bias=bias,
-        peephole=peephole,
-        cell_clip=cell_clip,
-        activation=activation,
-        is_first=is_first,
-        reset_c=reset_c,
-    )
-    return out
+    check_shape("c", c.shape, "B N", checks.sizes)
+    shapes = {"gates_h": "B 4N", "bias": "4N", "peephole": "3 N", "reset_c": "B N"}
+    for name, array in optional.items():
+        if array is None:
+            continue
+        checks.check_input(name, array, checks.c_dtype if name == "reset_c" else checks.dtype)
+        one_row = name == "reset_c" and array.shape[:1] == (1,)
+        check_shape(name, array.shape, "1 N" if one_row else shapes[name], checks.sizes)

@@ -249,11 +249,11 @@ class _Scratch(threading.local):
 
 def pointwise(
     gates: NumpyArray,
-    gates_h: NumpyArray | None,
     c: NumpyArray,
     h_out: NumpyArray,
     c_out: NumpyArray,
     *,
+    gates_h: NumpyArray | None,
     bias: NumpyArray | None,
     peephole: NumpyArray | None,
     cell_clip: float | None,

@@ -71,10 +71,10 @@ class StepPlan:
         m = h_out if self.weight_hr is None else cupy.empty(c.shape, h_out.dtype)
         launch_pointwise(
             gates,
-            gates_h,
             c,
             m,
             c_out,
+            gates_h=gates_h,
             bias=self.bias,
             peephole=self.peephole,
             cell_clip=self.cell_clip,
@@ -160,7 +160,7 @@ class CudaBackend:
 
     def largest(self, a: Any) -> float:
         """Return the largest |a|, or 0 of an empty array; waits for the device."""
-        return float(cupy.abs(a).max()) if a.size else 0.0
+        return float(cupy.abs(a.astype(np.float32)).max()) if a.size else 0.0
 
     def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
         """Return the plan of a cell's step."""

@@ -47,11 +47,11 @@ def pointwise_kernel(
 
 def launch_pointwise(
     gates: Any,
-    gates_h: Any,
     c: Any,
     h_out: Any,
     c_out: Any,
     *,
+    gates_h: Any,
     bias: Any,
     peephole: Any,
     cell_clip: float | None,
