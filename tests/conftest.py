@@ -1,37 +1,67 @@
-"""What every test file shares: the backends to test, and the report of which ran."""
+"""What every test file shares: the backends to test, and the report of which ran.
+
+cuda is tested on a GPU where there is one; elsewhere emulated, by the stand-in for CuPy.
+"""
 
 import os
 
 import pytest
+from hypothesis import settings
 
-from fusedlstm import available_backends
-from fusedlstm.backends import unavailable_reason
+from fusedlstm.backends.cuda import probe
 
-import emulation
+import stand_in
+from emulation import missing
+
+# No test is timed; and what CI tests is the same for everybody.
+settings.register_profile("untimed", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("untimed")
 
 # Named backends must run: a missing one fails its tests instead of skipping them.
 NAMED = os.environ.get("FUSEDLSTM_TEST_BACKENDS")
-BACKENDS = NAMED.split(",") if NAMED else sorted(available_backends(), reverse=True)
+NO_GPU = probe.why_not()
+NO_EMULATOR = missing()
+
+
+def choose():
+    """The backends to test: by name, else numpy and the better cuda that this machine has."""
+    if NAMED:
+        return NAMED.split(",")
+    if NO_GPU is None:
+        return ["numpy", "cuda"]
+    required = os.environ.get("FUSEDLSTM_REQUIRE_EMULATION") == "1"
+    return ["numpy"] if NO_EMULATOR and not required else ["numpy", "emulated"]
+
+
+BACKENDS = choose()
+if "emulated" in BACKENDS:
+    stand_in.install()
+    probe._probe.cache_clear()
+
+
+def backend_name(request):
+    """The name that a cell knows a tested backend by."""
+    if request.param == "cuda" and NO_GPU:
+        pytest.fail(f"cuda was asked for and can't run here: {NO_GPU}")
+    return "cuda" if request.param == "emulated" else request.param
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """Each backend that is tested, by name."""
-    return request.param
-
-
-def pytest_report_header():
-    lines = [f"fusedlstm backends tested: {', '.join(BACKENDS)}"]
-    reason = unavailable_reason("cuda")
-    if reason:
-        lines.append(f"fusedlstm cuda not tested on a GPU here: {reason}")
-    reason = emulation.missing()
-    if reason:
-        lines.append(f"fusedlstm kernels not emulated here: {reason}")
-    return lines
+    return backend_name(request)
 
 
 @pytest.fixture(params=BACKENDS, scope="session")
 def backend_of_properties(request):
     """The same for hypothesis, which forbids fixtures that are made anew for each test."""
-    return request.param
+    return backend_name(request)
+
+
+def pytest_report_header():
+    lines = [f"fusedlstm backends tested: {', '.join(BACKENDS)}"]
+    if "cuda" not in BACKENDS:
+        lines.append(f"fusedlstm cuda not tested on a GPU: {NO_GPU}")
+    if "emulated" not in BACKENDS:
+        lines.append(f"fusedlstm cuda not tested in the emulator: {NO_EMULATOR or 'not asked for'}")
+    return lines

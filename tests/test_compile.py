@@ -10,6 +10,8 @@ import pytest
 
 from fusedlstm.weights import ACTIVATIONS
 
+import stand_in
+
 try:
     from fusedlstm.backends.cuda import compile as compiler
     from fusedlstm.backends.cuda import launch
@@ -17,6 +19,18 @@ except ImportError as error:  # neither CuPy nor NVRTC
     if os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1":
         raise
     pytest.skip(f"kernels are not compiled here: {error}", allow_module_level=True)
+
+real_nvrtc = stand_in.real.get("nvrtc", compiler.nvrtc)
+if real_nvrtc is stand_in.nvrtc:
+    assert os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") != "1", "NVRTC is not installed"
+    pytest.skip("kernels are not compiled here: NVRTC is not installed", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def _with_real_nvrtc(monkeypatch):
+    """Also where the stand-in for CuPy has its place."""
+    monkeypatch.setattr(compiler, "nvrtc", real_nvrtc)
+
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 DTYPES = [np.dtype(t) for t in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)]

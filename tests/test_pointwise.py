@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tolerances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +9,7 @@ from fusedlstm import LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
 from fusedlstm.weights import ACTIVATIONS
 
 import formula
+import tolerances
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
@@ -21,7 +21,7 @@ def maker(backend, dtype):
     return lambda values, c=False: cell.asarray(values, c_dtype if c else dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     B=st.integers(0, 4),
     N=st.integers(1, 9),

@@ -1,0 +1,68 @@
+"""A stand-in for the part of CuPy that the CUDA backend uses; see README.md."""
+
+import contextlib
+import sys
+import types
+from importlib.machinery import ModuleSpec
+
+from . import arrays, cublas, gpu, nvrtc
+
+# The real modules, where CuPy is installed: kernels are compiled with them, and names compared.
+real = {}
+
+
+def _module(name, **members):
+    module = types.ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None, is_package=True)
+    module.__path__ = []
+    module.__dict__.update(members)
+    return module
+
+
+def modules():
+    """The stand-in's modules by the names that they replace."""
+    device = _module("cupy.cuda.device", get_cublas_handle=gpu.get_cublas_handle)
+    cuda = _module(
+        "cupy.cuda", Device=arrays.Device, Module=gpu.Module, runtime=gpu.runtime, nvrtc=nvrtc, device=device
+    )
+    functions = (
+        "ndarray",
+        "empty",
+        "zeros",
+        "asarray",
+        "ascontiguousarray",
+        "broadcast_to",
+        "concatenate",
+        "stack",
+        "abs",
+    )
+    cupy = _module("cupy", cuda=cuda, __version__="stand-in", **{name: getattr(arrays, name) for name in functions})
+    libs = _module("cupy_backends.cuda.libs", cublas=cublas, nvrtc=nvrtc)
+    return {
+        "cupy": cupy,
+        "cupy.cuda": cuda,
+        "cupy.cuda.device": device,
+        "cupy_backends": _module("cupy_backends"),
+        "cupy_backends.cuda": _module("cupy_backends.cuda", libs=libs),
+        "cupy_backends.cuda.libs": libs,
+        "cupy_backends.cuda.libs.cublas": cublas,
+        "cupy_backends.cuda.libs.nvrtc": nvrtc,
+    }
+
+
+def install():
+    """Put the stand-in in CuPy's place for this process; keep what is real of it in `real`."""
+    assert "fusedlstm.backends.cuda.compile" not in sys.modules, "it has the real CuPy already"
+    with contextlib.suppress(ImportError):
+        import cupy
+        from cupy_backends.cuda.libs import nvrtc as real_nvrtc
+
+        real_nvrtc.getVersion()  # loads its library now, for which it needs the real CuPy
+        real.update(cupy=cupy, nvrtc=real_nvrtc)
+    with contextlib.suppress(ImportError):
+        from cupy_backends.cuda.libs import cublas as real_cublas
+
+        real["cublas"] = real_cublas
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupyx", "cupy_backends")]:
+        del sys.modules[name]
+    sys.modules.update(modules())

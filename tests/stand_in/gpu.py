@@ -1,0 +1,108 @@
+"""Modules, functions and the run time: a launch goes to the emulator, if its arguments are what CUDA would need."""
+
+import functools
+import itertools
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from . import arrays
+from emulation import Module as EmulatedModule
+
+MODE = os.environ.get("FUSEDLSTM_EMULATION", "fast")
+
+
+class CUDARuntimeError(RuntimeError):
+    """A status that is not cudaSuccess."""
+
+    status = 0
+
+
+class runtime:
+    """cupy.cuda.runtime."""
+
+    CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF = 0, 1, 2, 14
+    CUDARuntimeError = CUDARuntimeError
+
+    @staticmethod
+    def getDeviceCount():
+        return 2
+
+    @staticmethod
+    def getDevice():
+        return arrays.current_device
+
+    @staticmethod
+    def driverGetVersion():
+        return 13000
+
+    @staticmethod
+    def runtimeGetVersion():
+        return 13000
+
+    @staticmethod
+    def getDeviceProperties(device):
+        return {"name": b"emulated GPU", "major": 9, "minor": 0, "totalGlobalMem": 2**34}
+
+
+def get_cublas_handle():
+    """The handle of the current device."""
+    return arrays.current_device + 1
+
+
+class Module:
+    """Loaded code."""
+
+    def load(self, cubin):
+        if not cubin.endswith(b"}\0"):
+            raise CUDARuntimeError("the code is not whole")
+        self._code = json.loads(cubin[:-1])
+        self._device = arrays.current_device
+
+    def get_function(self, name):
+        return Function(self, Path(self._code["path"]), self._code["names"][name])
+
+
+class Function:
+    """A kernel on the device that its module was loaded on."""
+
+    def __init__(self, module, path, name):
+        self._device = module._device
+        self._launch = _emulated(path, _instances(name)).function(name)
+
+    def __call__(self, grid, block, args):
+        if self._device != arrays.current_device:
+            raise CUDARuntimeError("the function was loaded on another device")
+        limits = (2**31 - 1, 65535, 65535)
+        if any(not 0 < size <= limit for size, limit in zip(grid, limits, strict=False)):
+            raise CUDARuntimeError(f"invalid grid {grid}")
+        if not 0 < int(np.prod(block)) <= 1024:
+            raise CUDARuntimeError(f"invalid block {block}")
+        self._launch(grid, block, [_argument(value) for value in args])
+
+
+def _argument(value):
+    if isinstance(value, arrays.ndarray):
+        if value._device_id != arrays.current_device:
+            raise CUDARuntimeError("an argument is on another device")
+        return value._host
+    if not isinstance(value, np.generic):
+        raise TypeError(f"a kernel's argument is a {type(value).__name__}, whose size CuPy would guess")
+    return value
+
+
+def _instances(name):
+    """The instances to compile together with this one: compiling one costs as long as compiling them all."""
+    match = re.fullmatch(r"(lstm_pointwise<[^,]+, [^,]+, \d), .*", name)
+    if match is None:
+        return (name,)
+    flags = itertools.product(range(6), *[("false", "true")] * 3)
+    return tuple(f"{match[1]}, {', '.join(map(str, rest))}>" for rest in flags)
+
+
+@functools.cache
+def _emulated(path, names):
+    return EmulatedModule(path, names, mode=MODE)

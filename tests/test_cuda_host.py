@@ -1,0 +1,186 @@
+"""The host side of the CUDA backend: devices, math modes, layouts, the launcher. On a GPU, or emulated."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from fusedlstm import BackendUnavailableError, LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
+from fusedlstm.backends import unavailable_reason
+
+pytestmark = pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
+
+
+@pytest.fixture
+def cupy():
+    import cupy
+
+    return cupy
+
+
+def make(**options):
+    return LSTMCell(LSTMWeights.random(16, 16, seed=0, **options), backend="cuda")
+
+
+def arguments(cell, B=7):
+    rng = np.random.default_rng(0)
+    x, h, c = (cell.asarray(rng.normal(size=(B, 16))) for _ in range(3))
+    return x, LSTMState(h=h, c=c)
+
+
+def test_highest_precision_whatever_mode_the_handle_is_in(cupy):
+    """CuPy's handle is shared: a mode that lets float32 be TF32 changes no bit, and is there again after."""
+    from cupy_backends.cuda.libs import cublas
+
+    cell = make()
+    wanted = cell(*arguments(cell)).to_numpy()
+    handle = cupy.cuda.device.get_cublas_handle()
+    cublas.setMathMode(handle, cublas.CUBLAS_TENSOR_OP_MATH)
+    try:
+        got = cell(*arguments(cell)).to_numpy()
+        assert cublas.getMathMode(handle) == cublas.CUBLAS_TENSOR_OP_MATH
+    finally:
+        cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)
+    np.testing.assert_array_equal(got.h, wanted.h)
+
+
+def test_high_precision_is_tf32(cupy):
+    """... on GPUs that have it: another result than IEEE float32, and near."""
+    weights = LSTMWeights.random(16, 16, seed=0)
+    exact, fast = LSTMCell(weights, backend="cuda"), LSTMCell(weights, backend="cuda", precision="high")
+    difference = np.abs(fast(*arguments(fast)).to_numpy().h - exact(*arguments(exact)).to_numpy().h).max()
+    assert difference < 2e-3
+    if int(cupy.cuda.Device().compute_capability) >= 80:
+        assert difference > 0
+
+
+def test_a_cell_runs_on_its_own_device(cupy):
+    """Whatever the current one is; arrays of another device are refused and named."""
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("there is one GPU only")
+    weights = LSTMWeights.random(16, 16, proj_size=3, proj_clip=0.1, seed=0)
+    first, second = LSTMCell(weights, backend="cuda"), LSTMCell(weights, backend="cuda:1")
+    assert second.device == "cuda:1"
+    x, state = second.asarray(np.ones((5, 16))), second.zero_state(5)
+    assert (x.device.id, state.h.device.id, cupy.cuda.runtime.getDevice()) == (1, 1, 0)
+    got = second(x, state, is_first=[True, False] * 2 + [True], reset_to=second.zero_state(1))
+    assert got.c.device.id == 1
+    wanted = first(first.asarray(np.ones((5, 16))), first.zero_state(5)).to_numpy()
+    np.testing.assert_array_equal(got.to_numpy().h, wanted.h)
+    with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got one on cuda:1$"):
+        first(x, first.zero_state(5))
+    with pytest.raises(ValueError, match=r"^state\.c: wanted an array on cuda:1; got one on cuda:0$"):
+        second(x, LSTMState(h=state.h, c=first.zero_state(5).c))
+    moved = first.asarray(x)
+    assert moved.device.id == 0
+    np.testing.assert_array_equal(moved.get(), x.get())
+    gates = second.asarray(np.ones((2, 8)))
+    assert lstm_pointwise(gates, second.asarray(np.ones((2, 2)))).h.device.id == 1
+
+
+def test_a_device_that_is_not_there(cupy):
+    count = cupy.cuda.runtime.getDeviceCount()
+    with pytest.raises(BackendUnavailableError, match=f"there is no GPU {count}, only {count}"):
+        LSTMCell(LSTMWeights.random(1, 1, seed=0), backend=f"cuda:{count}")
+
+
+def test_cuda_is_the_default(monkeypatch, caplog):
+    monkeypatch.delenv("FUSEDLSTM_BACKEND", raising=False)
+    with caplog.at_level(logging.INFO, logger="fusedlstm"):
+        assert LSTMCell(LSTMWeights.random(3, 4, seed=0)).device == "cuda:0"
+    assert "backend='cuda') on cuda:0" in caplog.text
+
+
+# The launcher.
+
+
+@pytest.fixture
+def clip_kernel():
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    return Kernel("clip.cu", "lstm_clip<float>", (np.dtype(np.float32), "i64", "f64"))
+
+
+def test_launch(clip_kernel, cupy):
+    h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
+    clip_kernel((1,), (256,), h, 3, 1)
+    np.testing.assert_array_equal(h.get(), [-1, 0.5, 1])
+
+
+def test_an_empty_grid_launches_nothing(clip_kernel, cupy):
+    """CuPy would launch one block."""
+    h = cupy.asarray(np.array([-2], np.float32))
+    clip_kernel((0,), (256,), h, 1, 1)
+    np.testing.assert_array_equal(h.get(), [-2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros(3, np.float32), 3, 1), "must be a CuPy array of float32, not ndarray"),
+        ((3, 3, 1), "must be a CuPy array of float32, not int"),
+        (("float64", 3, 1), "must be a CuPy array of float32, not ndarray"),
+        (("float32", 3), "takes 3 arguments, not 2"),
+    ],
+)
+def test_the_launcher_checks(clip_kernel, cupy, arguments, message):
+    values = [cupy.zeros(3, value) if isinstance(value, str) else value for value in arguments]
+    with pytest.raises(TypeError, match=message):
+        clip_kernel((1,), (256,), *values)
+
+
+# Layouts.
+
+
+def views(array):
+    """Views of one (5, 4) array, and whether cuBLAS and the kernels can read them as they lie."""
+    wide = array.repeat(3, axis=1)
+    return [
+        (array, True),
+        (wide[:, 1:5], True),
+        (wide[::2, :4], True),
+        (array[:1], True),
+        (array[:, :1], True),
+        (wide[:, ::3], False),
+        (array.T, False),
+        (array[::-1], False),
+        (array[:, ::-1], False),
+    ]
+
+
+def test_what_must_be_copied(cupy):
+    from fusedlstm.backends.cuda.layout import row_stride, with_contiguous_rows
+
+    array = cupy.asarray(np.arange(20.0).reshape(5, 4))
+    for view, fits in [*views(array), (cupy.broadcast_to(array[:1], (3, 4)), False)]:
+        ready = with_contiguous_rows(view)
+        assert (ready is view) == fits
+        np.testing.assert_array_equal(ready.get(), view.get())
+        assert row_stride(ready) >= max(1, ready.shape[1])
+
+
+def test_spans(cupy):
+    """First and last address, as NumPy finds them."""
+    from fusedlstm.backends.cuda.layout import span
+
+    array = cupy.asarray(np.arange(20.0).reshape(5, 4))
+    twin = np.arange(20.0).reshape(5, 4)
+    for (view, _), (same, _) in zip(
+        views(array)[:1] + views(array)[6:], views(twin)[:1] + views(twin)[6:], strict=True
+    ):
+        start, end = span(view)
+        low, high = np.lib.array_utils.byte_bounds(same)
+        assert (start - array.data.ptr, end - start) == (low - twin.ctypes.data, high - low)
+    assert len(set(span(array[:0]))) == 1
+
+
+def test_alignment(cupy):
+    from fusedlstm.backends.cuda.layout import is_aligned
+
+    array = cupy.zeros((4, 12), np.float32)
+    assert is_aligned(array, 4)
+    assert is_aligned(array[:, 4:8], 4)
+    assert not is_aligned(array[:, 1:5], 4)
+    assert not is_aligned(cupy.zeros((4, 5), np.float32)[:, :4], 4)
+    assert is_aligned(cupy.zeros((4, 5), np.float32)[:1, :4], 4)
+    assert is_aligned(cupy.zeros((4, 6), np.float64)[:, 2:6], 4), "two vectors of 16 bytes each"
