@@ -94,9 +94,8 @@ def run(
         _raise(Path(library._name), request)
     stray = arguments.neighbour_of_stray_write()
     if stray is not None:
-        raise EmulationError(
-            "canary", f"the kernel wrote outside its arguments, in the allocation of '{stray}'", "", stray
-        )
+        message = f"the kernel wrote outside its arguments, in the allocation of '{stray}'"
+        raise EmulationError("canary", message, argument=stray)
     return Report(request.thread_switches, request.checked_accesses)
 
 

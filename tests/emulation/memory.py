@@ -50,22 +50,21 @@ class Allocation:
 
     def twin(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return the view of the copy that is to it what an array is to the original."""
-        offset = self._offset + array.ctypes.data - self.begin
-        return np.ndarray(array.shape, array.dtype, self._bytes, offset, array.strides)
+        return self._view(array, array.shape, array.dtype, array.strides)
 
     def was_written_outside(self, arrays: Iterable[np.ndarray[Any, Any]]) -> bool:
         """Whether a byte that is in none of the arrays has changed. Overwrites the copies of the arrays."""
         for array in arrays:
-            twin = self.twin(array)
-            as_bytes = np.ndarray(
-                (*twin.shape, twin.itemsize), np.uint8, self._bytes, _offset_in(twin, self._bytes), (*twin.strides, 1)
-            )
+            as_bytes = self._view(array, (*array.shape, array.itemsize), np.uint8, (*array.strides, 1))
             as_bytes[...] = _CANARY
         return any((part != _CANARY).any() for part in self._filled)
 
-
-def _offset_in(array: np.ndarray[Any, Any], whole: np.ndarray[Any, Any]) -> int:
-    return array.ctypes.data - whole.ctypes.data
+    def _view(
+        self, array: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...]
+    ) -> np.ndarray[Any, Any]:
+        """Return a view of the copy that begins where an array begins in the original."""
+        offset = self._offset + array.ctypes.data - self.begin
+        return np.ndarray(shape, dtype, self._bytes, offset, strides)
 
 
 def allocations(arrays: Iterable[np.ndarray[Any, Any]]) -> list[Allocation]:
@@ -95,8 +94,14 @@ def _root(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _span(array: np.ndarray[Any, Any]) -> tuple[int, int]:
-    begin, end = np.lib.array_utils.byte_bounds(array)
-    return (begin, end) if array.size else (array.ctypes.data, array.ctypes.data)
+    """Return the first address of an array and the one after its last; equal for an empty one."""
+    begin = end = array.ctypes.data
+    if array.size == 0:
+        return begin, end
+    for length, stride in zip(array.shape, array.strides, strict=True):
+        begin += min(0, (length - 1) * stride)
+        end += max(0, (length - 1) * stride)
+    return begin, end + array.itemsize
 
 
 def extents(array: np.ndarray[Any, Any]) -> Iterator[Extent]:
