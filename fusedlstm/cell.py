@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm import dtypes
+from fusedlstm import dtypes, log
 from fusedlstm.backends import choose
 from fusedlstm.checks import check_choice, check_size, fail
 from fusedlstm.state import LSTMState, check_state_type
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from fusedlstm.dtypes import Array
 
-_LOG = logging.getLogger("fusedlstm")
 _MOST_SIGNATURES = 256
 
 
@@ -55,7 +53,8 @@ class LSTMCell:
         if not isinstance(weights, LSTMWeights):
             fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
         check_choice("precision", precision, ("highest", "high"))
-        self.weights = weights
+        self._weights = weights
+        self._options = {"precision": precision, "check_state": check_state}
         self._backend = choose(backend)
         self._checks = StepChecks(
             self._backend,
@@ -68,7 +67,12 @@ class LSTMCell:
         self._known: set[Any] = set()  # signatures of (x, h, c) that passed the checks
         self._out = CheckedPairs(self._backend.overlap)
         self._warns = check_state and weights.proj_size is None and weights.activation == "tanh"
-        _LOG.info("%r on %s", self, self._backend.device)
+        log.info("%r on %s", self, self._backend.device)
+
+    @property
+    def weights(self) -> LSTMWeights:
+        """The weights that the cell was made with."""
+        return self._weights
 
     @property
     def backend(self) -> str:
@@ -161,11 +165,11 @@ class LSTMCell:
                 h=empty((B, sizes["P"]), h.dtype),
                 c=empty((B, sizes["N"]), c.dtype),
             )
-        elif reset_to is not None or not self._out.fits(x, state, out):
-            self._checks.check_out(out, x, state, reset_to)
+        elif reset_to is not None or not self._out.fits(out, state, x, is_first):
+            self._checks.check_out(out, x, state, is_first, reset_to)
             self._out.remember(state, out)
         if self._warns:
-            self._warn_of_large_h(h)
+            self._warn_of_large_h(h, is_first)
         self._plan.run(x, h, c, out.h, out.c, is_first, reset_h, reset_c)
         return out
 
@@ -176,13 +180,22 @@ class LSTMCell:
             self._known.clear()
         self._known.add(signature)
 
-    def _warn_of_large_h(self, h: Array) -> None:
-        largest = self._backend.largest(h)
-        if largest > 1:
+    def _warn_of_large_h(self, h: Array, is_first: Array | None) -> None:
+        largest = self._backend.largest_over_1(h, is_first)
+        if largest:
             warnings.warn(
                 f"state.h holds {largest:g}, and no step makes an |h| over 1: are h and c swapped?",
                 stacklevel=3,
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is made anew, on the same backend and device, so that it can go to another process.
+        place = self.backend if self.backend == "numpy" else self.device
+        return _restore, (self._weights, place, self._options)
+
     def __repr__(self) -> str:
         return f"LSTMCell({self.weights!r}, backend={self.backend!r})"
+
+
+def _restore(weights: LSTMWeights, backend: str, options: dict[str, Any]) -> LSTMCell:
+    return LSTMCell(weights, backend=backend, **options)

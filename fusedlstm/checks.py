@@ -7,6 +7,7 @@ values, so none of them waits for a device.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -48,12 +49,11 @@ def _tuple_of(terms: list[str]) -> str:
     return f"({', '.join(terms)}{',' if len(terms) == 1 else ''})"
 
 
-def check_array(name: str, value: Any, array_type: type, place: str) -> None:
-    """Raise TypeError unless `value` is an array of the cell's own library, on its device."""
+def check_array(name: str, value: Any, array_type: type, place: str, hint: str) -> None:
+    """Raise TypeError unless `value` is an array of this library; the hint says how to make one of it."""
     if isinstance(value, array_type):
         return
     check_no_grad(name, value)
-    hint = "cell.asarray(...) makes one of it"
     if value is None:
         hint = ""
     elif type(value).__name__ == "LSTMState":
@@ -107,7 +107,20 @@ def check_clip(name: str, value: Any) -> float | None:
         fail(TypeError, name, "a number, or None for no clip", describe_type(value))
     if not value >= 0:
         fail(ValueError, name, "a number >= 0, or None for no clip", str(value))
-    return float(value)
+    return check_real(name, value, finite=False)
+
+
+def check_real(name: str, value: Any, *, finite: bool = True) -> float:
+    """Return a real number as a float, or raise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        fail(TypeError, name, "a number", describe_type(value))
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf if value > 0 else -math.inf
+    if finite and not math.isfinite(number):
+        fail(ValueError, name, "a finite number", str(value))
+    return number
 
 
 def describe_type(value: Any) -> str:

@@ -8,14 +8,16 @@ import io
 import logging
 import platform
 import sys
+import zipfile
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
 import fusedlstm
-from fusedlstm import dtypes, files
-from fusedlstm.backends import BackendUnavailableError, unavailable_reason
+from fusedlstm import dtypes, files, log
+from fusedlstm.backends import unavailable_reason
 from fusedlstm.cell import LSTMCell
 from fusedlstm.checks import fail
 from fusedlstm.state import LSTMState
@@ -26,28 +28,40 @@ if TYPE_CHECKING:
 
     from fusedlstm.dtypes import NumpyArray
 
+# What NumPy raises for a file that is none of its own, or cut short.
+_DAMAGED = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _PACKAGES = (
     "numpy",
     "safetensors",
     "ml_dtypes",
     "cupy-cuda12x",
     "cupy-cuda13x",
-    "nvidia-cuda-nvrtc",
-    "nvidia-cublas",
+    *("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"),
+    *("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"),
+    *("nvidia-cublas", "nvidia-cublas-cu12"),
     "tqdm",
 )
-_LOG = logging.getLogger("fusedlstm")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the process' exit status: 0, 1 for a failure, 2 for a wrong command."""
+    """Run a command; return the process' exit status: 0, 1 for a failure, 2 for a wrong command, 130 on Ctrl-C."""
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:
         return int(options.command(options))
-    except (OSError, ValueError, TypeError, BackendUnavailableError, ImportError) as error:
-        sys.stderr.write(f"fusedlstm: {error}\n")
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
+        _say(f"fusedlstm: {error}", sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        _say("fusedlstm: interrupted", sys.stderr)
+        return 130
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    """Write a line, if there is somewhere to write it to."""
+    stream = sys.stdout if stream is None else stream
+    if stream is not None:
+        stream.write(f"{text}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +108,7 @@ def _info(_: argparse.Namespace) -> int:
 
     rows.append(("cache folder", str(cache.folder())))
     width = max(len(name) for name, _ in rows)
-    sys.stdout.writelines(f"{name:{width}}  {value}\n" for name, value in rows)
+    _say("\n".join(f"{name:{width}}  {value}" for name, value in rows))
     return 0
 
 
@@ -115,7 +129,7 @@ def _demo(options: argparse.Namespace) -> int:
     from fusedlstm.demo import digits
 
     result = digits.run(options.backend)
-    sys.stdout.write(f"{result}\n")
+    _say(str(result))
     return 0 if result.passed else 1
 
 
@@ -127,22 +141,24 @@ def _run(options: argparse.Namespace) -> int:
     inputs = _inputs(options.inputs, weights.input_size)
     state = cell.zero_state(inputs.shape[1]) if options.state is None else _state(options.state, cell)
     out = options.out or str(Path(options.inputs).with_suffix("")) + ".out.npz"
+    if not Path(out).absolute().parent.is_dir():
+        fail(ValueError, "--out", "a file in a folder that exists", out)
     outputs, cells, state = _step_through(cell, inputs, state)
     final = state.to_numpy()
     buffer = io.BytesIO()
     np.savez(buffer, outputs=outputs, cells=cells, h=_wide(final.h), c=_wide(final.c))
     files.replace(out, buffer.getvalue())
     T, B, _ = inputs.shape
-    sys.stdout.write(f"{out}: {T} steps of {B} rows on {cell.device}, {weights.dtype}\n")
+    _say(f"{out}: {T} steps of {B} rows on {cell.device}, {weights.dtype}")
     return 0
 
 
 def _inputs(path: str, I: int) -> NumpyArray:
     """Return the inputs, left on the disk until they are stepped through."""
-    inputs = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(inputs, np.ndarray):
-        inputs.close()
-        fail(ValueError, path, "one array, as numpy.save writes it", "an archive of arrays")
+    try:
+        inputs = np.lib.format.open_memmap(path, mode="r")
+    except _DAMAGED as error:
+        raise ValueError(f"{path} is no .npy file of numbers, or is damaged ({error})") from error
     if inputs.ndim != 3 or inputs.shape[2] != I:
         fail(ValueError, path, f"shape (T, B, I) with I = {I}", f"shape {inputs.shape}")
     if inputs.dtype.kind not in "fiub":
@@ -151,13 +167,17 @@ def _inputs(path: str, I: int) -> NumpyArray:
 
 
 def _state(path: str, cell: LSTMCell) -> LSTMState:
-    file = np.load(path, allow_pickle=False)
-    if isinstance(file, np.ndarray):
-        fail(ValueError, path, "an archive of arrays named h and c, as numpy.savez writes it", "one array")
-    with file:
-        if "h" not in file.files or "c" not in file.files:
-            fail(ValueError, path, "arrays named h and c", ", ".join(file.files) or "none")
-        return LSTMState(h=cell.asarray(file["h"]), c=cell.asarray(file["c"], dtypes.state_dtype(cell.dtype)))
+    """Return the arrays h and c of an archive that numpy.savez, or an earlier run, wrote."""
+    with open(path, "rb") as file:  # by us, as numpy.load leaves a damaged archive open
+        try:
+            archive = np.load(file, allow_pickle=False)
+            names = [] if isinstance(archive, np.ndarray) else archive.files
+            h, c = (archive[name] for name in ("h", "c")) if {"h", "c"} <= set(names) else (None, None)
+        except _DAMAGED as error:
+            raise ValueError(f"{path} is no .npz file of numbers, or is damaged ({error})") from error
+    if h is None:
+        fail(ValueError, path, "an archive with arrays named h and c", ", ".join(names) or "no names")
+    return LSTMState(h=cell.asarray(h), c=cell.asarray(c, dtypes.state_dtype(cell.dtype)))
 
 
 def _step_through(cell: LSTMCell, inputs: NumpyArray, state: LSTMState) -> tuple[NumpyArray, NumpyArray, LSTMState]:
@@ -184,7 +204,7 @@ def _progress(steps: Iterable[int]) -> Iterable[int]:
         from tqdm import tqdm
     except ImportError:
         if sys.stderr.isatty():
-            _LOG.info("no progress bar: pip install 'fusedlstm[cli]' brings one")
+            log.info("no progress bar: the extra cli brings one")
         return steps
     bar: Iterable[int] = tqdm(steps, unit="step", delay=1, disable=None)
     return bar

@@ -49,6 +49,6 @@ def _bfloat16() -> np.dtype[Any]:
     try:
         import ml_dtypes
     except ImportError:
-        raise ImportError("bfloat16 needs the package ml_dtypes: pip install 'fusedlstm[bfloat16]'") from None
+        raise ImportError("bfloat16 needs the package ml_dtypes, which fusedlstm's extra bfloat16 brings") from None
     bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return bfloat16

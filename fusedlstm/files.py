@@ -12,9 +12,8 @@ because safetensors writes several in no fixed order and the same weights should
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import zlib
+import stat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 VERSION = 1
 _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
+# What reading JSON of any shape, where another was meant, may raise.
+_UNREADABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 _HEADER_BYTES = 8  # a safetensors file starts with the length of its header, 64 bits little-endian
 _T = TypeVar("_T")
 
@@ -44,6 +45,8 @@ def save(
     options: Mapping[str, Any],
 ) -> None:
     """Write arrays and options as one file of this format, atomically."""
+    import json
+
     from safetensors.numpy import save as to_bytes
 
     # safetensors 0.8 stores other values for an array that is not C-contiguous, and says nothing.
@@ -90,12 +93,23 @@ def build(
 def replace(path: str | os.PathLike[str], content: bytes) -> None:
     """Put `content` in place of the file at `path` at one instant: a crash leaves the old file or the new.
 
-    The new file has the permissions that the umask gives. A link is followed, so that it stays one.
+    The new file has the permissions that the umask gives. A link is followed, so that it stays one. What is
+    no regular file, such as a pipe or a device, is written to as it is.
+
+    Raises:
+        OSError: naming `path`; an older file is left as it was.
     """
+    if not _is_replaceable(path):
+        with open(path, "wb") as special:
+            special.write(content)
+        return
     target = os.path.realpath(path)
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".{os.path.basename(target)}.{os.urandom(8).hex()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    temporary = os.path.join(os.path.dirname(target), f".{os.urandom(8).hex()}.fusedlstm")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(temporary, flags, 0o666)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -106,7 +120,15 @@ def replace(path: str | os.PathLike[str], content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(folder)
+    _sync_folder(os.path.dirname(target))
+
+
+def _is_replaceable(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a regular file at the path, or nothing yet."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _sync_folder(folder: str) -> None:
@@ -123,6 +145,9 @@ def _sync_folder(folder: str) -> None:
 
 def _checksum(options: Mapping[str, Any], arrays: Mapping[str, NumpyArray]) -> int:
     """Return the CRC-32 of the options, and of each array's name, dtype, shape and bytes."""
+    import json
+    import zlib
+
     crc = zlib.crc32(json.dumps(options, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         crc = zlib.crc32(f"{name} {array.dtype.name} {array.shape}".encode(), crc)
@@ -132,27 +157,33 @@ def _checksum(options: Mapping[str, Any], arrays: Mapping[str, NumpyArray]) -> i
 
 def _metadata(path: str | os.PathLike[str], content: bytes) -> dict[str, str]:
     """Return the metadata of a safetensors file's header, or say what is wrong with the file."""
+    import json
+
     name = os.fspath(path)
     length = int.from_bytes(content[:_HEADER_BYTES], "little")
     header = content[_HEADER_BYTES : _HEADER_BYTES + length]
+    if len(content) <= _HEADER_BYTES:
+        raise WeightsFileError(f"{name} is truncated, if it ever was a safetensors file: it has {len(content)} bytes")
     if not content[_HEADER_BYTES:].lstrip().startswith(b"{"):
-        what = "truncated: it ends within its header" if len(content) <= _HEADER_BYTES else "not a safetensors file"
-        raise WeightsFileError(f"{name} is {what}")
+        raise WeightsFileError(f"{name} is not a safetensors file")
     if len(header) < length:
         raise WeightsFileError(f"{name} is truncated: it ends within its header")
     try:
         entries = json.loads(header)
         metadata = entries.pop("__metadata__", {})
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        described = {str(key): str(value) for key, value in metadata.items()}
+    except _UNREADABLE as error:
         raise WeightsFileError(f"{name} is damaged: its header can't be read ({error})") from error
     if len(content) < _HEADER_BYTES + length + end:
         raise WeightsFileError(f"{name} is truncated: it ends within its arrays")
-    return dict(metadata)
+    return described
 
 
 def _about(path: str | os.PathLike[str], metadata: Mapping[str, str], kind: str) -> dict[str, Any]:
     """Return the JSON object of our metadata key, checked."""
+    import json
+
     name = os.fspath(path)
     if _KEY not in metadata:
         raise WeightsFileError(
@@ -161,9 +192,9 @@ def _about(path: str | os.PathLike[str], metadata: Mapping[str, str], kind: str)
     try:
         about = json.loads(metadata[_KEY])
         version, found = about["version"], about["kind"]
-    except (ValueError, TypeError, KeyError) as error:
+    except _UNREADABLE as error:
         raise WeightsFileError(f"{name} is damaged: its description can't be read ({error})") from error
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         raise WeightsFileError(f"{name} is damaged: its version is {version!r}")
     if version > VERSION:
         raise WeightsFileError(
@@ -171,7 +202,7 @@ def _about(path: str | os.PathLike[str], metadata: Mapping[str, str], kind: str)
         )
     if found != kind:
         raise WeightsFileError(f"{name} holds {found}, not {kind}")
-    if not isinstance(about.get("options"), dict) or not isinstance(about.get("crc32"), int):
+    if not isinstance(about.get("options"), dict) or type(about.get("crc32")) is not int:
         raise WeightsFileError(f"{name} is damaged: its description lacks options or a checksum")
     return dict(about)
 
@@ -182,10 +213,12 @@ def _arrays(path: str | os.PathLike[str], content: bytes) -> dict[str, NumpyArra
     try:
         # Not safetensors' own way to NumPy arrays, which knows no bfloat16.
         return {name: _array(entry) for name, entry in deserialize(content)}
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError) as error:
         raise WeightsFileError(f"{os.fspath(path)} is damaged: {error}") from error
 
 
 def _array(entry: Mapping[str, Any]) -> NumpyArray:
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"no weights have the dtype {entry['dtype']}")
     dtype = dtypes.resolve(_DTYPES[entry["dtype"]])
     return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])

@@ -23,7 +23,7 @@ def to_host(name: str, value: Any) -> NumpyArray:
         TypeError: a tensor that requires grad, or something that holds no numbers.
     """
     if isinstance(value, np.ndarray):
-        return value
+        return _numbers(name, value)
     check_no_grad(name, value)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
@@ -35,8 +35,12 @@ def to_host(name: str, value: Any) -> NumpyArray:
         array = np.asarray(value)
     except ValueError:  # nested lists of unequal lengths
         fail(TypeError, name, "an array, or equally long lists of numbers", type(value).__name__)
-    if array.dtype.kind in "OUSMm":
-        fail(TypeError, name, "an array of numbers", type(value).__name__)
+    return _numbers(name, array)
+
+
+def _numbers(name: str, array: NumpyArray) -> NumpyArray:
+    if array.dtype.kind not in "fciub" and array.dtype.name != "bfloat16":
+        fail(TypeError, name, "an array of numbers", f"dtype {array.dtype}")
     return array
 
 
@@ -48,12 +52,24 @@ def to_host_reals(name: str, value: Any, dtype: np.dtype[Any]) -> NumpyArray:
     return np.asarray(array, dtype)
 
 
+def host_mask(values: Any) -> NumpyArray:
+    """Return a mask, a host array or a list, as a NumPy array of whatever dtype it has.
+
+    Raises:
+        TypeError: an array of a device.
+        ValueError: lists of unequal lengths.
+    """
+    if isinstance(values, (list, tuple)) and not values:
+        return np.zeros(0, np.bool_)  # which NumPy would take for floats
+    return np.asarray(values)
+
+
 def _from_torch(tensor: Any, torch: Any) -> NumpyArray:
-    tensor = tensor.detach().cpu()
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     if tensor.dtype != torch.bfloat16:
         return np.asarray(tensor.numpy())
     import ml_dtypes
 
     # PyTorch gives NumPy no bfloat16: the bits travel as int16.
-    bits: NumpyArray = tensor.contiguous().view(torch.int16).numpy()
+    bits: NumpyArray = tensor.view(torch.int16).numpy()
     return bits.view(ml_dtypes.bfloat16)

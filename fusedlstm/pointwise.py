@@ -69,7 +69,7 @@ def lstm_pointwise(
         empty = checks.backend.empty
         out = LSTMState(h=empty((B, N), gates.dtype), c=empty((B, N), c.dtype))
     else:
-        checks.check_out_arrays(out, c, {"gates": gates, **optional})
+        checks.check_out_arrays(out, c, {"gates": gates, "is_first": is_first, **optional})
     checks.backend.pointwise(
         gates, c, out.h, out.c, cell_clip=cell_clip, activation=activation, is_first=is_first, **optional
     )
@@ -84,7 +84,8 @@ def _checks_for(gates: Array) -> StepChecks:
     if gates.ndim != 2 or gates.shape[1] % 4 or gates.shape[1] == 0:
         fail(ValueError, "gates", "shape (B, 4N)", f"shape {gates.shape}")
     B, N = gates.shape[0], gates.shape[1] // 4
-    return StepChecks(backend, {"B": B, "N": N, "P": N}, gates.dtype, dtypes.state_dtype(gates.dtype))
+    sizes, maker = {"B": B, "N": N, "P": N}, f"{backend.xp.__name__}.asarray"
+    return StepChecks(backend, sizes, gates.dtype, dtypes.state_dtype(gates.dtype), "that of gates", maker)
 
 
 def _check_arrays(checks: StepChecks, c: Array, optional: Mapping[str, Array | None]) -> None:

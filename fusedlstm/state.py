@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-
 from fusedlstm import dtypes
-from fusedlstm.checks import check_choice, check_size, fail
+from fusedlstm.backends import backend_of
+from fusedlstm.checks import check_array, check_choice, check_size, fail
 
 if TYPE_CHECKING:
     from fusedlstm.dtypes import Array
@@ -102,21 +101,23 @@ def pack_state(state: LSTMState, *, order: str) -> Array:
             what Keras users concatenate. There is no default.
 
     Raises:
-        TypeError: `state` is no LSTMState.
+        TypeError: `state` is no LSTMState, or its arrays have dtypes that no cell has.
         ValueError: an unknown order; h and c of different batches, or not two-dimensional.
     """
     check_choice("order", order, _ORDERS)
     check_state_type(state)
-    for name, array in (("state.h", state.h), ("state.c", state.c)):
-        _check_2d(name, array, "B P" if name == "state.h" else "B N")
-    if state.h.shape[0] != state.c.shape[0]:
-        fail(ValueError, "state", "h and c of one batch", f"h {state.h.shape} and c {state.c.shape}")
     h, c = state.h, state.c
-    N, P = c.shape[1], h.shape[1]
-    # An array like c, so that this works for every library without importing one.
-    packed = _empty_like(c, (c.shape[0], N + P))
-    packed[:, _columns_of_c(order, N, P)] = c
-    packed[:, _columns_of_h(order, N, P)] = h
+    backend = backend_of(c, "state.c")
+    check_array("state.h", h, backend.array_type, backend.device, "Both must be of one library")
+    _check_2d("state.h", h, "B P")
+    _check_2d("state.c", c, "B N")
+    if h.shape[0] != c.shape[0]:
+        fail(ValueError, "state", "h and c of one batch", f"h {h.shape} and c {c.shape}")
+    if not dtypes.is_supported(h.dtype) or dtypes.state_dtype(h.dtype) != c.dtype:
+        wanted = "h of float64, float32, float16 or bfloat16, and c of h's dtype, float32 for 16 bits"
+        fail(TypeError, "state", wanted, f"h of {h.dtype} and c of {c.dtype}")
+    parts = (c, h) if order == "ch" else (h, c)
+    packed: Array = backend.side_by_side(*parts, c.dtype)
     return packed
 
 
@@ -132,11 +133,14 @@ def unpack_state(packed: Array, hidden_size: int, *, order: str, dtype: Any = No
             float32, as cells keep them.
 
     Raises:
-        TypeError: an unsupported dtype.
+        TypeError: an unsupported dtype, or an array of another library than NumPy and CuPy.
         ValueError: an unknown order; `packed` not two-dimensional or with no column left for h.
     """
     check_choice("order", order, _ORDERS)
     N = check_size("hidden_size", hidden_size, 1)
+    backend_of(packed, "packed")
+    if not dtypes.is_supported(packed.dtype):
+        fail(TypeError, "packed", f"dtype {', '.join(dtypes.NAMES)}", f"dtype {packed.dtype}")
     _check_2d("packed", packed, "B N+P")
     P = packed.shape[1] - N
     if P < 1:
@@ -154,18 +158,9 @@ def _columns_of_h(order: str, N: int, P: int) -> slice:
     return slice(N, N + P) if order == "ch" else slice(0, P)
 
 
-def _empty_like(array: Array, shape: tuple[int, ...]) -> Array:
-    if isinstance(array, np.ndarray):
-        return np.empty(shape, array.dtype)
-    from fusedlstm.backends import backend_of
-
-    return backend_of(array).empty(shape, array.dtype)
-
-
 def _check_2d(name: str, array: Array, spec: str) -> None:
-    if getattr(array, "ndim", None) != 2:
-        got = f"shape {tuple(array.shape)}" if hasattr(array, "shape") else type(array).__name__
-        fail(ValueError, name, f"shape ({spec.replace(' ', ', ')})", got)
+    if array.ndim != 2:
+        fail(ValueError, name, f"shape ({spec.replace(' ', ', ')})", f"shape {array.shape}")
 
 
 def check_state_type(state: Any, name: str = "state") -> None:

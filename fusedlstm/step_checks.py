@@ -8,7 +8,7 @@ from weakref import ref
 
 import numpy as np
 
-from fusedlstm.checks import check_array, check_dtype, check_shape, fail
+from fusedlstm.checks import check_array, check_dtype, check_shape, describe_type, fail
 from fusedlstm.state import LSTMState, check_state_type
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class StepChecks:
     sizes: Mapping[str, int]
     dtype: np.dtype[Any]  # of x and h
     c_dtype: np.dtype[Any]
+    whose: str = "the cell's"  # dtype, in messages
+    maker: str = "cell.asarray"  # what makes an array of something else, in messages
 
     def check_inputs(self, x: Array, state: LSTMState) -> None:
         """Raise unless x is (B, I), state.h (B, P) and state.c (B, N), of the right dtypes and device."""
@@ -41,13 +43,11 @@ class StepChecks:
 
     def check_input(self, name: str, array: Array, dtype: np.dtype[Any]) -> None:
         """Raise unless `array` is the backend's, on its device, and has this dtype."""
-        check_array(name, array, self.backend.array_type, self.backend.device)
-        place = self.backend.device_of(array)
-        if place != self.backend.device:
-            fail(ValueError, name, f"an array on {self.backend.device}", f"one on {place}")
-        narrow_c = name.endswith(".c") and array.dtype.itemsize == 2
-        why = "c's, whatever x's is" if narrow_c else "the cell's"
-        check_dtype(name, array.dtype, dtype, why)
+        arguments = "..." if dtype == self.dtype else f'..., "{dtype}"'
+        hint = f"{self.maker}({arguments}) makes one of it"
+        check_array(name, array, self.backend.array_type, self.backend.device, hint)
+        self._check_place(name, array)
+        check_dtype(name, array.dtype, dtype, self.whose if dtype == self.dtype else "c's, whatever x's is")
 
     def check_state(self, name: str, state: LSTMState, sizes: Mapping[str, int], rows: str = "B") -> None:
         """Raise unless both arrays of a state have `rows` rows and the right widths, dtypes and device."""
@@ -58,40 +58,50 @@ class StepChecks:
 
     def check_mask(self, is_first: Any, B: int) -> Array:
         """Return is_first as a boolean array (B,) on the device, or raise."""
-        mask = self.backend.mask(is_first)
+        wanted = "booleans, True for the rows to reset before this step"
+        try:
+            mask = self.backend.mask(is_first)
+        except (TypeError, ValueError):  # lists of unequal lengths, arrays of another device
+            fail(TypeError, "is_first", wanted, describe_type(is_first))
         if mask.dtype != np.bool_:
-            fail(
-                TypeError,
-                "is_first",
-                "booleans, True for the rows to reset before this step",
-                f"dtype {mask.dtype}",
-                "Use is_first != 0. A flag that a step ended an episode belongs to the next step: "
-                "is_first[t + 1] = done[t]",
+            array = "is_first" if hasattr(is_first, "dtype") else "numpy.asarray(is_first)"
+            hint = (
+                f"Use {array} != 0. A flag that a step ended an episode belongs to the next step: "
+                "is_first[t + 1] = done[t]"
             )
+            fail(TypeError, "is_first", wanted, f"dtype {mask.dtype}", hint)
+        self._check_place("is_first", mask)
         check_shape("is_first", mask.shape, "B", {"B": B})
         return mask
+
+    def _check_place(self, name: str, array: Array) -> None:
+        place = self.backend.device_of(array)
+        if place != self.backend.device:
+            fail(ValueError, name, f"an array on {self.backend.device}", f"one on {place}")
 
     def check_reset(self, reset_to: Any, is_first: Any, B: int) -> LSTMState:
         """Return the state that rows are reset to, of one row or B, or raise."""
         check_state_type(reset_to, "reset_to")
+        state: LSTMState = reset_to
         if is_first is None:
             fail(ValueError, "reset_to", "None without is_first, which says the rows to reset", "a state")
-        one_row = reset_to.h.shape[:1] == (1,) and reset_to.c.shape[:1] == (1,)
-        self.check_state("reset_to", reset_to, {**self.sizes, "B": B}, "1" if one_row else "B")
-        state: LSTMState = reset_to
+        one_row = all(getattr(part, "shape", ())[:1] == (1,) for part in (state.h, state.c))
+        self.check_state("reset_to", state, {**self.sizes, "B": B}, "1" if one_row else "B")
         return state
 
-    def check_out(self, out: Any, x: Array, state: LSTMState, reset_to: LSTMState | None) -> None:
+    def check_out(
+        self, out: Any, x: Array, state: LSTMState, is_first: Array | None, reset_to: LSTMState | None
+    ) -> None:
         """Raise unless both arrays of `out` can be written without changing an input, but for c itself."""
         if type(out) is LSTMState and self.backend.overlap(out.h, state.h):
             fail(
                 ValueError,
                 "out.h",
                 "memory apart from state.h, which would be overwritten while it is still read",
-                "memory that overlaps it",
+                "addresses within its span",
                 "Alternate two states: cell(x, a, out=b), then cell(x, b, out=a). out.c may be state.c",
             )
-        inputs = {"x": x, "state.h": state.h}
+        inputs = {"x": x, "state.h": state.h, "is_first": is_first}
         if reset_to is not None:
             inputs |= {"reset_to.h": reset_to.h, "reset_to.c": reset_to.c}
         self.check_out_arrays(out, state.c, inputs, "state.c")
@@ -105,14 +115,14 @@ class StepChecks:
         overlap = self.backend.overlap
         if overlap(out.c, c) and not self.backend.same_place(out.c, c):
             wanted = f"{name_of_c} itself, or memory apart from it"
-            fail(ValueError, "out.c", wanted, "memory that overlaps part of it")
+            fail(ValueError, "out.c", wanted, "addresses within its span")
         for name, array in inputs.items():
             for target in ("h", "c"):
                 if array is not None and overlap(getattr(out, target), array):
-                    fail(ValueError, f"out.{target}", f"memory apart from {name}", "memory that overlaps it")
+                    fail(ValueError, f"out.{target}", f"memory apart from {name}", "addresses within its span")
         for name, array in ((name_of_c, c), ("out.c", out.c)):
             if overlap(out.h, array):
-                fail(ValueError, "out.h", f"memory apart from {name}", "memory that overlaps it")
+                fail(ValueError, "out.h", f"memory apart from {name}", "addresses within its span")
 
     def check_writeable(self, name: str, array: Array) -> None:
         """Raise unless an array to be written is C-contiguous and not read-only."""
@@ -126,7 +136,7 @@ class CheckedPairs:
     """The last pairs of (state, out) that passed the checks: a loop alternates two, and checks them once.
 
     A pair is known by its identity, through weak references, so no state is kept alive. Its arrays can't
-    be exchanged, as LSTMState is immutable; only x is compared anew.
+    be exchanged, as LSTMState is immutable; only x and is_first are compared anew.
     """
 
     MOST = 16
@@ -135,16 +145,15 @@ class CheckedPairs:
         self._overlap = overlap
         self._pairs: dict[tuple[int, int], tuple[ref[LSTMState], ref[LSTMState]]] = {}
 
-    def fits(self, x: Array, state: LSTMState, out: LSTMState) -> bool:
-        """Whether these two passed before, for this batch, and x shares no memory with `out`."""
+    def fits(self, out: LSTMState, state: LSTMState, x: Array, is_first: Array | None) -> bool:
+        """Whether these two passed before, and `out` shares no memory with x and is_first."""
         pair = self._pairs.get((id(state), id(out)))
-        return (
-            pair is not None
-            and pair[0]() is state
-            and pair[1]() is out
-            and not self._overlap(out.h, x)
-            and not self._overlap(out.c, x)
-        )
+        if pair is None or pair[0]() is not state or pair[1]() is not out:
+            return False
+        overlap = self._overlap
+        if is_first is not None and (overlap(out.h, is_first) or overlap(out.c, is_first)):
+            return False
+        return not (overlap(out.h, x) or overlap(out.c, x))
 
     def remember(self, state: LSTMState, out: LSTMState) -> None:
         """Note that these two passed."""

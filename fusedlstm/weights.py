@@ -257,4 +257,4 @@ def _own(name: str, value: Any) -> NumpyArray | None:
         return None
     array = np.array(to_host(name, value), order="C", copy=True, subok=False)
     array.flags.writeable = False
-    return array
+    return array.view()  # of memory that is read-only for good: a view's flag can't be set back

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fusedlstm import BackendUnavailableError, LSTMCell, LSTMWeights, available_backends, backends
+from fusedlstm.backends import unavailable_reason
 from fusedlstm.backends.cuda import probe
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ class CUDARuntimeError(RuntimeError):
         self.status = status
 
 
-def fake_cupy(*, devices=1, driver=13000, runtime=13020):
+def fake_cupy(*, devices=1, driver=13000, runtime=13020, version="14.2.0"):
     """As much of CuPy as finding out needs. `devices` may be an error to raise."""
 
     def count():
@@ -37,7 +38,7 @@ def fake_cupy(*, devices=1, driver=13000, runtime=13020):
         runtimeGetVersion=lambda: runtime,
         CUDARuntimeError=CUDARuntimeError,
     )
-    return types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=functions))
+    return types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=functions), __version__=version)
 
 
 @pytest.fixture
@@ -48,14 +49,24 @@ def pretend(monkeypatch, tmp_path):
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("FUSEDLSTM_BACKEND", raising=False)
 
+    def missing():
+        raise RuntimeError("libnvrtc.so.13 was not found")
+
     def use(cupy, libraries=("nvrtc", "cublas")):
         found = None if cupy is None else object()
         monkeypatch.setattr(probe.importlib.util, "find_spec", lambda name: found)
         if cupy is not None:
             monkeypatch.setitem(sys.modules, "cupy", cupy)
         for library in ("nvrtc", "cublas"):
-            module = types.ModuleType(library) if library in libraries else None
+            module = types.ModuleType(library) if library in libraries or library == "nvrtc" else None
             monkeypatch.setitem(sys.modules, f"cupy_backends.cuda.libs.{library}", module)
+            if library == "nvrtc":  # CuPy looks for the library at the first call, not on import
+                module.getVersion = lambda: (13, 0) if "nvrtc" in libraries else missing()
+        for name in ("cupy_backends", "cupy_backends.cuda", "cupy_backends.cuda.libs"):
+            package = types.ModuleType(name)
+            package.__path__ = []
+            monkeypatch.setitem(sys.modules, name, package)
+        monkeypatch.setattr(probe, "_cannot_compile_for", lambda index: None)
 
     yield use
     probe._probe.cache_clear()
@@ -63,14 +74,18 @@ def pretend(monkeypatch, tmp_path):
 
 
 REASONS = {
-    "no CuPy": (None, "CuPy is not installed (pip install 'fusedlstm[cuda13]', or [cuda12])"),
+    "no CuPy": (None, "CuPy is not installed (fusedlstm's extra cuda13, or cuda12, brings it)"),
     "no driver": (fake_cupy(devices=CUDARuntimeError(35), driver=0), "there is no NVIDIA driver"),
     "old driver": (
         fake_cupy(devices=CUDARuntimeError(35), driver=11040),
         "the NVIDIA driver is too old: it supports CUDA 11.4, and this CuPy is made for CUDA 13.2",
     ),
-    "no device": (fake_cupy(devices=CUDARuntimeError(100)), "there is no NVIDIA GPU"),
-    "none visible": (fake_cupy(devices=0), "there is no NVIDIA GPU"),
+    "no device": (
+        fake_cupy(devices=CUDARuntimeError(100)),
+        "there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it",
+    ),
+    "none visible": (fake_cupy(devices=0), "there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it"),
+    "old CuPy": (fake_cupy(version="13.6.0"), "CuPy 13.6.0 is too old: 14 or later is needed"),
     "something else": (
         fake_cupy(devices=CUDARuntimeError(999, "cudaErrorUnknown: unknown error")),
         "the NVIDIA driver reports: cudaErrorUnknown: unknown error",
@@ -92,7 +107,7 @@ def test_cuda_asked_for_where_there_is_none(case, pretend):
 @pytest.mark.parametrize("missing", ["NVRTC", "cuBLAS"])
 def test_missing_libraries(missing, pretend):
     pretend(fake_cupy(), libraries={"nvrtc", "cublas"} - {missing.lower()})
-    with pytest.raises(BackendUnavailableError, match=rf"{missing} is not installed \(pip install"):
+    with pytest.raises(BackendUnavailableError, match=rf"{missing} is not installed \(fusedlstm's extra"):
         LSTMCell(WEIGHTS, backend="cuda")
 
 
@@ -143,18 +158,61 @@ def test_no_warning_without_cupy(pretend, caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_read_only_home_is_tolerated(pretend, monkeypatch, tmp_path):
-    """CuPy makes its cache folder when it is imported, and fails where it can't."""
+@pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
+def test_what_compiling_needs(monkeypatch):
+    """Headers, of NVRTC's own CUDA, and a GPU that is not too old for it: else cuda is not chosen."""
+    from fusedlstm.backends.cuda import compile as compiler
+
+    assert probe._cannot_compile_for.__wrapped__(0) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler.nvrtc, "getVersion", lambda: (12, 2))
+        compiler.cuda_headers.cache_clear()
+        assert "NVRTC is of CUDA 12, but the headers in" in probe._cannot_compile_for.__wrapped__(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "cuda_headers", lambda: "")
+        patch.setattr(compiler.nvrtc, "getSupportedArchs", lambda: [999])
+        assert "compiles for no GPU as old as this" in probe._cannot_compile_for.__wrapped__(0)
+    with monkeypatch.context() as patch:
+        from cuda import pathfinder
+
+        patch.setattr(pathfinder, "find_nvidia_header_directory", lambda name: None)
+        compiler.cuda_headers.cache_clear()
+        assert "CUDA's headers are not installed" in probe._cannot_compile_for.__wrapped__(0)
+    compiler.cuda_headers.cache_clear()
+
+
+@pytest.mark.parametrize("kind", ["none can be made", "can't be written", "no home"])
+def test_a_read_only_home_is_tolerated(kind, pretend, monkeypatch, tmp_path):
+    """CuPy makes its cache folder when it is imported, and writes to it when it compiles."""
     monkeypatch.delenv("CUPY_CACHE_DIR")
-    file = tmp_path / "no folder can be made in here"
-    file.write_text("")
-    monkeypatch.setenv("HOME", str(file))
-    monkeypatch.setenv("USERPROFILE", str(file))
+    monkeypatch.setattr(probe.cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    home = tmp_path / "home"
+    if kind == "none can be made":
+        home.write_text("a file where a folder should be")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(tmp_path)
+    if kind == "can't be written":
+        (home / ".cupy" / "kernel_cache").mkdir(parents=True)
+        real = os.access
+        monkeypatch.setattr(probe.os, "access", lambda path, mode: ".cupy" not in str(path) and real(path, mode))
+    if kind == "no home":
+        monkeypatch.setattr(probe.os.path, "expanduser", lambda path: path)
     pretend(fake_cupy())
     assert probe.why_not() is None
-    assert Path(os.environ["CUPY_CACHE_DIR"]).is_dir()
-    assert not Path(os.environ["CUPY_CACHE_DIR"]).is_relative_to(file)
-    Path(os.environ["CUPY_CACHE_DIR"]).rmdir()
+    folder = Path(os.environ.pop("CUPY_CACHE_DIR"))
+    assert folder.parent == tmp_path
+    assert folder.is_dir()
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_good_home_is_left_to_cupy(pretend, monkeypatch, tmp_path):
+    monkeypatch.delenv("CUPY_CACHE_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    pretend(fake_cupy())
+    assert probe.why_not() is None
+    assert "CUPY_CACHE_DIR" not in os.environ
 
 
 def test_backend_of_refuses_other_arrays():

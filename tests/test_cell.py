@@ -1,5 +1,6 @@
 """One step: the formula, resets, out, strides, dtypes, threads; on every backend."""
 
+import pickle
 import threading
 
 import ml_dtypes
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights
+from fusedlstm.backends import reference
 from fusedlstm.weights import ACTIVATIONS
 
 import formula
@@ -349,8 +351,9 @@ def test_asarray(backend):
         cell.asarray(np.ones(3, complex))
     with pytest.raises(TypeError, match="x: wanted real numbers"):
         cell.asarray([1j])
-    with pytest.raises(TypeError, match="x: wanted an array of numbers"):
-        cell.asarray(["a"])
+    for strange in (["a"], np.array(["1"]), np.array([1, None]), np.array("2020-01-01", "datetime64[D]"), b"x"):
+        with pytest.raises(TypeError, match="x: wanted an array of numbers"):
+            cell.asarray(strange)
     with pytest.raises(TypeError, match="dtype"):
         cell.asarray(x, "int32")
 
@@ -370,7 +373,7 @@ def test_many_batch_sizes_keep_bounded_memory():
     """Scratch is that of the largest batch, and what is remembered of others stays small."""
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy")
     wanted = cell(np.ones((1, 3), "f4"), cell.zero_state(1)).h
-    for B in [*range(1500), *range(1500, 0, -7)]:
+    for B in [*range(1501), *range(1500, 0, -3)]:
         got = cell(np.ones((B, 3), "f4"), cell.zero_state(B))
         if B:
             np.testing.assert_allclose(got.h[-1:], wanted, atol=1e-6)
@@ -380,25 +383,63 @@ def test_many_batch_sizes_keep_bounded_memory():
 
 
 def test_threads(backend):
-    """One cell, several threads, batches of different sizes: everybody gets their own numbers."""
-    cell = LSTMCell(LSTMWeights.random(16, 16, seed=0), backend=backend)
-    wanted = {}
-    for B in range(1, 5):
-        x, state = random_inputs(cell, B, seed=B)
-        wanted[B] = x, state, cell(x, state).to_numpy()
-    failures = []
+    """One cell, several threads at once, batches of equal and different sizes: everybody gets their own numbers."""
+    cell = LSTMCell(LSTMWeights.random(64, 64, seed=0), backend=backend)
+    sizes = [200, 200, 200, 150] if backend == "numpy" else [5, 5, 5, 4]
+    cases = [random_inputs(cell, B, seed) for seed, B in enumerate(sizes)]
+    wanted = [cell(*case).to_numpy() for case in cases]
+    together, wrong = threading.Barrier(len(cases)), []
 
-    def work(B):
-        x, state, expected = wanted[B]
-        bits = expected.h.tobytes()
-        failures.extend(B for _ in range(200) if cell(x, state).to_numpy().h.tobytes() != bits)
+    def work(number):
+        together.wait()
+        for _ in range(50):
+            got = cell(*cases[number]).to_numpy()
+            if got.h.tobytes() != wanted[number].h.tobytes() or got.c.tobytes() != wanted[number].c.tobytes():
+                wrong.append(number)
 
-    threads = [threading.Thread(target=work, args=(B,)) for B in wanted]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(cases))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failures
+    assert not wrong
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 12])
+def test_blocks_of_rows(rows, monkeypatch):
+    """A large batch is worked through in blocks; the last may be smaller."""
+    weights = LSTMWeights.random(3, 5, peephole=True, cell_clip=0.5, seed=0, dtype="float64")
+    cell = LSTMCell(weights, backend="numpy")
+    x, state = random_inputs(cell, 11)
+    wanted = cell(x, state)
+    monkeypatch.setattr(reference, "_BLOCK", rows * 4 * 5)
+    got = cell(x, state, out=LSTMState(h=np.full((11, 5), np.nan), c=state.c))
+    np.testing.assert_array_equal(got.h, wanted.h)
+    np.testing.assert_array_equal(got.c, wanted.c)
+
+
+def test_a_batch_beyond_one_block():
+    """More gates than are worked through at once."""
+    weights = LSTMWeights.random(2, 300, seed=0)
+    cell = LSTMCell(weights, backend="numpy")
+    B = reference._BLOCK // (4 * 300) + 5
+    x, state = random_inputs(cell, B)
+    got = cell(x, state)
+    for rows in (slice(0, 3), slice(B - 7, B)):
+        part = cell(x[rows], LSTMState(h=state.h[rows], c=state.c[rows]))
+        np.testing.assert_allclose(got.h[rows], part.h, atol=1e-6)
+        np.testing.assert_allclose(got.c[rows], part.c, atol=1e-6)
+
+
+def test_pickle_and_weights(backend):
+    """A cell goes to another process by its weights and options; its weights can't be exchanged."""
+    cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend=backend, precision="high", check_state=True)
+    twin = pickle.loads(pickle.dumps(cell))
+    assert (repr(twin), twin.device, twin._options) == (repr(cell), cell.device, cell._options)
+    x, state = random_inputs(cell, 2)
+    np.testing.assert_array_equal(twin(x, state).to_numpy().h, cell(x, state).to_numpy().h)
+    with pytest.raises(AttributeError):
+        cell.weights = twin.weights
 
 
 @pytest.mark.parametrize(

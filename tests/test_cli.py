@@ -99,13 +99,19 @@ def spoil_inputs(folder, array):
         ),
         (lambda f: spoil_inputs(f, np.zeros((6, 5, 4))), "got shape (6, 5, 4)"),
         (lambda f: spoil_inputs(f, np.zeros((6, 5, 3), complex)), "wanted real numbers; got dtype complex128"),
-        (lambda f: np.savez(f / "state.npz", h=np.zeros((5, 2))), "state.npz: wanted arrays named h and c; got h"),
+        (
+            lambda f: np.savez(f / "state.npz", h=np.zeros((5, 2))),
+            "wanted an archive with arrays named h and c; got h",
+        ),
         (lambda f: np.savez(f / "state.npz", c=np.zeros((5, 2)), h=np.zeros((5, 4))), "h and c look swapped"),
         (
             lambda f: np.save(f / "state.npz.npy", np.zeros(3)) or os.replace(f / "state.npz.npy", f / "state.npz"),
             "state.npz",
         ),
-        (lambda f: os.replace(f / "state.npz", f / "inputs.npy"), "an archive of arrays"),
+        (
+            lambda f: os.replace(f / "state.npz", f / "inputs.npy"),
+            "is no .npy file of numbers",
+        ),
         (lambda f: (f / "inputs.npy").write_bytes(b"\x80\x04nonsense"), "fusedlstm: "),
     ],
 )
@@ -120,6 +126,44 @@ def test_run_refuses(spoil, message, files, capsys):
     assert message in error
     assert error.count("\n") == 1
     assert out.read_bytes() == b"older"
+
+
+@pytest.mark.parametrize("name", ["inputs.npy", "state.npz"])
+@pytest.mark.parametrize("damage", [lambda c: b"", lambda c: c[: len(c) // 2], lambda c: b"some text, no array at all"])
+def test_damaged_arrays_are_named(name, damage, files, capsys):
+    (files / name).write_bytes(damage((files / name).read_bytes()))
+    assert command(files, "--state", files / "state.npz", "--backend", "numpy") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"fusedlstm: {files / name} is no .np")
+
+
+def test_a_flipped_byte_of_a_state_is_noticed(files, capsys):
+    content = (files / "state.npz").read_bytes()
+    (files / "state.npz").write_bytes(content.replace(content[200:208], b"\xff" * 8))
+    assert command(files, "--state", files / "state.npz", "--backend", "numpy") == 1
+    assert "or is damaged (Bad CRC-32" in capsys.readouterr().err
+
+
+def test_a_missing_folder_is_noticed_before_work(files, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_step_through", lambda *_: pytest.fail("work was done"))
+    assert command(files, "--out", files / "absent" / "o.npz", "--backend", "numpy") == 1
+    assert f"--out: wanted a file in a folder that exists; got {files}" in capsys.readouterr().err
+
+
+def test_interrupted(files, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_step_through", interrupt)
+    assert command(files, "--backend", "numpy") == 130
+    assert capsys.readouterr().err == "fusedlstm: interrupted\n"
+
+
+def test_nowhere_to_write_to(files, monkeypatch):
+    """Standard output may be closed; the work is done all the same."""
+    monkeypatch.setattr(cli.sys, "stdout", None)
+    assert command(files, "--backend", "numpy") == 0
+    assert (files / "inputs.out.npz").is_file()
 
 
 def test_progress_bar_on_a_terminal(files, monkeypatch, capsys):

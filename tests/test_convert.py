@@ -77,13 +77,73 @@ def test_tf1_own_scope_names():
 def test_tf1_layer_norm_is_refused():
     scope = "rnn/layer_norm_lstm_cell"
     variables = {**tf1_cell(scope), f"{scope}/input/gamma": np.ones(N), f"{scope}/input/beta": np.ones(N)}
-    with pytest.raises(ValueError, match="without layer normalisation; got .*input/beta, .*input/gamma"):
+    with pytest.raises(ValueError, match="without layer normalisation; got .*input/gamma, .*input/beta"):
         convert.from_tf1(variables)
 
 
 def test_tf1_proj_clip_without_projection_has_no_effect():
     """As in TensorFlow, which ignores it there."""
     assert convert.from_tf1(tf1_cell(), proj_clip=0.5).proj_clip is None
+
+
+def test_tf1_scopes_that_tensorflow_names_are_cells():
+    """A cell with a name of its own, in a scope of dynamic_rnn, beside a dense layer called something with lstm."""
+    cell = tf1_cell("enc/rnn/my_cell")
+    dense = {"lstm_fc/kernel": np.zeros((64, 16), np.float32), "lstm_fc/bias": np.zeros(16, np.float32)}
+    assert convert.from_tf1({**cell, **dense}).input_size == I
+    with pytest.raises(ValueError, match="got 2 of them. Give prefix= one of 'enc/rnn/my_cell', 'lstm_cell'"):
+        convert.from_tf1({**cell, **tf1_cell("lstm_cell")})
+
+
+@pytest.mark.parametrize("options", [{}, {"prefix": "lstm"}])
+def test_tf1_keras_layers_are_refused(options):
+    """Their kernel is that of x alone, and looks like one of x and h."""
+    variables = {
+        "lstm/kernel": np.zeros((64, 128)),
+        "lstm/recurrent_kernel": np.zeros((32, 128)),
+        "lstm/bias": np.zeros(128),
+    }
+    with pytest.raises(
+        ValueError, match=r"recurrent_kernel is Keras', .*LSTMWeights\(kernel\.T, recurrent_kernel\.T, bias"
+    ):
+        convert.from_tf1(variables, **options)
+
+
+def test_tf1_reads_only_what_it_needs():
+    """Checkpoints hold strings too, and embeddings of gigabytes."""
+
+    class Lazy(dict):
+        def __getitem__(self, name):
+            assert name.split("/")[0] in ("rnn", "dense"), f"{name} was read"
+            return super().__getitem__(name)
+
+    others = {"vocabulary/keys": np.array(["a", "b"], object), "embedding": None, "dense/kernel": np.zeros((3, 7))}
+    assert convert.from_tf1(Lazy({**tf1_cell(), **others})).hidden_size == N
+
+
+def test_tf1_normalised_neighbours_are_no_obstacle():
+    """Batch normalisation next to a cell; only a cell's own sub-scopes tell of layer normalisation."""
+    variables = {**tf1_cell("model"), "model/bn/gamma": np.ones(3), "model/bn/beta": np.ones(3)}
+    assert convert.from_tf1(variables, "model").hidden_size == N
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"variables": [1, 2]}, TypeError, "variables: wanted a mapping of names to arrays; got list"),
+        ({"prefix": 0.0}, TypeError, "prefix: wanted the name of a scope, or None; got float"),
+        ({"forget_bias": None}, TypeError, "forget_bias: wanted a number; got None"),
+        ({"forget_bias": "1"}, TypeError, "forget_bias: wanted a number; got str"),
+        ({"forget_bias": np.ones(4)}, TypeError, "forget_bias: wanted a number"),
+        ({"forget_bias": float("nan")}, ValueError, "forget_bias: wanted a finite number; got nan"),
+        ({"forget_bias": 10**400}, ValueError, "forget_bias: wanted a finite number"),
+        ({"variables": {1: 2}}, ValueError, "variables: wanted those of an LSTM cell .*got 1"),
+        ({"variables": {"rnn/lstm/weights": 1, "rnn/lstm/biases": 2}}, ValueError, "Before TensorFlow 1.2"),
+    ],
+)
+def test_tf1_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        convert.from_tf1(**{"variables": tf1_cell(), **arguments})
 
 
 @pytest.mark.parametrize(
@@ -139,11 +199,25 @@ def test_torch_layers_by_number():
         convert.from_torch(parameters, layer=2)
 
 
+@pytest.mark.parametrize("prefix", ["encoder.cell", "encoder.cell."])
+def test_torch_prefix(prefix):
+    """The LSTM of a larger model; which there are is listed."""
+    parameters = {f"encoder.cell.{name}": p for name, p in torch_parameters().items()} | {
+        "head.weight": np.zeros((2, 4))
+    }
+    assert convert.from_torch(parameters, prefix=prefix).hidden_size == N
+    with pytest.raises(ValueError, match=r"a parameter 'weight_ih'; got .*Give prefix= one of 'encoder\.cell\.'"):
+        convert.from_torch(parameters)
+    with pytest.raises(ValueError, match=r"a parameter 'head\.weight_ih'"):
+        convert.from_torch(parameters, prefix="head")
+
+
 @pytest.mark.parametrize(
     ("source", "options", "error", "message"),
     [
         (3, {}, TypeError, "source: wanted a torch.nn.LSTMCell or LSTM, or its state_dict; got int"),
         ({}, {}, ValueError, "source: wanted a parameter 'weight_ih'; got nothing"),
+        ({1: 2}, {}, ValueError, "source: wanted a parameter 'weight_ih'; got 1"),
         (torch_parameters(), {"reverse": True}, ValueError, "layer: wanted a number with reverse=True"),
         (torch_parameters(), {"layer": -1}, ValueError, "layer"),
         (

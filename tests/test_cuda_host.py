@@ -1,11 +1,12 @@
 """The host side of the CUDA backend: devices, math modes, layouts, the launcher. On a GPU, or emulated."""
 
 import logging
+import threading
 
 import numpy as np
 import pytest
 
-from fusedlstm import BackendUnavailableError, LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
+from fusedlstm import BackendUnavailableError, LSTMCell, LSTMState, LSTMWeights, lstm_pointwise, pack_state
 from fusedlstm.backends import unavailable_reason
 
 pytestmark = pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
@@ -71,6 +72,10 @@ def test_a_cell_runs_on_its_own_device(cupy):
         first(x, first.zero_state(5))
     with pytest.raises(ValueError, match=r"^state\.c: wanted an array on cuda:1; got one on cuda:0$"):
         second(x, LSTMState(h=state.h, c=first.zero_state(5).c))
+    mask = second.asarray(np.ones(5)) > 0
+    with pytest.raises(ValueError, match=r"^is_first: wanted an array on cuda:0; got one on cuda:1$"):
+        first(first.asarray(np.ones((5, 16))), first.zero_state(5), is_first=mask)
+    assert pack_state(state, order="ch").device.id == 1
     moved = first.asarray(x)
     assert moved.device.id == 0
     np.testing.assert_array_equal(moved.get(), x.get())
@@ -89,6 +94,16 @@ def test_cuda_is_the_default(monkeypatch, caplog):
     with caplog.at_level(logging.INFO, logger="fusedlstm"):
         assert LSTMCell(LSTMWeights.random(3, 4, seed=0)).device == "cuda:0"
     assert "backend='cuda') on cuda:0" in caplog.text
+
+
+def test_empty_arrays_overlap_nothing(cupy):
+    from fusedlstm.backends.cuda.backend import backend_on
+
+    array = cupy.zeros((4, 4))
+    backend = backend_on(0)
+    assert backend.overlap(array, array[1:])
+    assert not backend.overlap(array, array[2:2])
+    assert not backend.overlap(array[:2], array[2:])
 
 
 # The launcher.
@@ -112,6 +127,29 @@ def test_an_empty_grid_launches_nothing(clip_kernel, cupy):
     h = cupy.asarray(np.array([-2], np.float32))
     clip_kernel((0,), (256,), h, 1, 1)
     np.testing.assert_array_equal(h.get(), [-2])
+
+
+def test_a_kernel_is_loaded_once(clip_kernel, cupy, monkeypatch):
+    """Also when several threads are the first to launch it."""
+    loads, together = [], threading.Barrier(4)
+    real = clip_kernel._load
+
+    def load(device):
+        loads.append(device)
+        return real(device)
+
+    monkeypatch.setattr(clip_kernel, "_load", load)
+
+    def launch():
+        together.wait()
+        clip_kernel((1,), (256,), cupy.zeros(3, np.float32), 3, 1)
+
+    threads = [threading.Thread(target=launch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loads == [0]
 
 
 @pytest.mark.parametrize(

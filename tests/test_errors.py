@@ -142,7 +142,7 @@ CASES = {
     "16-bit c": (
         lambda g: setattr(g, "c", g.c.astype("float16")),
         TypeError,
-        "state.c: wanted dtype float32 (c's, whatever x's is); got dtype float16. Use state.c.astype(\"float32\")",
+        'state.c: wanted dtype float32 (the cell\'s); got dtype float16. Use state.c.astype("float32")',
     ),
     "mask of floats": (
         lambda g: g.options.update(is_first=np.zeros(B)),
@@ -154,7 +154,23 @@ CASES = {
         lambda g: g.options.update(is_first=[0, 1, 0, 0, 1]),
         TypeError,
         "is_first: wanted booleans, True for the rows to reset before this step; got dtype int64. "
-        "Use is_first != 0. A flag that a step ended an episode belongs to the next step: is_first[t + 1] = done[t]",
+        "Use numpy.asarray(is_first) != 0. A flag that a step ended an episode belongs to the next step: "
+        "is_first[t + 1] = done[t]",
+    ),
+    "ragged mask": (
+        lambda g: g.options.update(is_first=[[True], [True, False]]),
+        TypeError,
+        "is_first: wanted booleans, True for the rows to reset before this step; got list",
+    ),
+    "reset_to of nothing": (
+        lambda g: g.options.update(is_first=[True] * B, reset_to=LSTMState(h=None, c=None)),
+        TypeError,
+        "reset_to.h: wanted a {module}.ndarray ({device}); got None",
+    ),
+    "reset_to of lists": (
+        lambda g: g.options.update(is_first=[True] * B, reset_to=LSTMState(h=[[0.0] * N], c=[[0.0] * N])),
+        TypeError,
+        "reset_to.h: wanted a {module}.ndarray ({device}); got list. cell.asarray(...) makes one of it",
     ),
     "short mask": (
         lambda g: g.options.update(is_first=[True] * 4),
@@ -225,23 +241,23 @@ CASES = {
         lambda g: g.options.update(out=LSTMState(h=g.h, c=g.c)),
         ValueError,
         "out.h: wanted memory apart from state.h, which would be overwritten while it is still read; "
-        "got memory that overlaps it. Alternate two states: cell(x, a, out=b), then cell(x, b, out=a). "
+        "got addresses within its span. Alternate two states: cell(x, a, out=b), then cell(x, b, out=a). "
         "out.c may be state.c",
     ),
     "out.h is c": (
         lambda g: g.options.update(out=out(g, h=g.c)),
         ValueError,
-        "out.h: wanted memory apart from state.c; got memory that overlaps it",
+        "out.h: wanted memory apart from state.c; got addresses within its span",
     ),
     "out.c is h": (
         lambda g: g.options.update(out=out(g, c=g.h)),
         ValueError,
-        "out.c: wanted memory apart from state.h; got memory that overlaps it",
+        "out.c: wanted memory apart from state.h; got addresses within its span",
     ),
     "out.h is out.c": (
         lambda g: g.options.update(out=out(g, **dict.fromkeys("hc", g.h.copy()))),
         ValueError,
-        "out.h: wanted memory apart from out.c; got memory that overlaps it",
+        "out.h: wanted memory apart from out.c; got addresses within its span",
     ),
 }
 
@@ -298,7 +314,11 @@ def test_bad_argument_of_a_projecting_cell(case, backend):
 def test_c_of_sixteen_bit_cells(dtype, backend):
     good = Good(backend, dtype)
     good.c = good.c.astype(good.cell.dtype)
-    with pytest.raises(TypeError, match=rf"state\.c: wanted dtype float32 .*got dtype {dtype}\. Use .*float32"):
+    message = rf"state\.c: wanted dtype float32 \(c's, whatever x's is\); got dtype {dtype}\. Use .*float32"
+    with pytest.raises(TypeError, match=message):
+        good()
+    good.c = [[0.0] * N] * B
+    with pytest.raises(TypeError, match=r'cell\.asarray\(\.\.\., "float32"\) makes one of it'):
         good()
 
 
@@ -309,11 +329,31 @@ def test_x_that_overlaps_a_remembered_out(backend):
     for _ in range(2):
         cell(x, state, out=target)
     for part in ("h", "c"):
-        message = rf"out\.{part}: wanted memory apart from x; got memory that overlaps it"
+        message = rf"out\.{part}: wanted memory apart from x; got addresses within its span"
         with pytest.raises(ValueError, match=message):
             cell(getattr(target, part), state, out=target)
     with pytest.raises(ValueError, match=r"out\.h: wanted memory apart from reset_to\.h"):
         cell(x, state, is_first=[True] * B, reset_to=target, out=target)
+
+
+def test_a_mask_in_the_memory_of_out():
+    """Also when the pair of states has passed before."""
+    cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="numpy")
+    x, state, target = cell.asarray(np.zeros((B, I))), cell.zero_state(B), cell.zero_state(B)
+    cell(x, state, out=target)
+    for part in ("h", "c"):
+        mask = getattr(target, part).reshape(-1).view(bool)[:B]
+        with pytest.raises(ValueError, match=rf"out\.{part}: wanted memory apart from is_first"):
+            cell(x, state, is_first=mask, out=target)
+
+
+def test_a_turned_c_is_not_in_place(backend):
+    """The same memory in another order: rows would be read after they are written."""
+    cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend=backend)
+    memory = cell.asarray(np.zeros((N, N)))
+    state, target = (LSTMState(h=cell.zero_state(N).h, c=c) for c in (memory.T, memory))
+    with pytest.raises(ValueError, match=r"out\.c: wanted state\.c itself, or memory apart from it"):
+        cell(cell.asarray(np.zeros((N, I))), state, out=target)
 
 
 def test_partly_overlapping_c(backend):
@@ -321,7 +361,7 @@ def test_partly_overlapping_c(backend):
     memory = cell.asarray(np.zeros((B + 1, N)))
     state = LSTMState(h=cell.zero_state(B).h, c=memory[:B])
     shifted = LSTMState(h=cell.zero_state(B).h, c=memory[1:])
-    with pytest.raises(ValueError, match=r"out\.c: wanted state\.c itself, or memory apart from it; got memory that"):
+    with pytest.raises(ValueError, match=r"out\.c: wanted state\.c itself, or memory apart from it"):
         cell(cell.asarray(np.zeros((B, I))), state, out=shifted)
 
 
@@ -358,7 +398,18 @@ def test_host_data_for_a_gpu(backend):
         good()
 
 
+def test_arrays_of_another_device_as_masks():
+    class OnDevice:
+        def __array__(self, *_, **__):
+            raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+    good = Good("numpy")
+    good.options["is_first"] = OnDevice()
+    with pytest.raises(TypeError, match=r"is_first: wanted booleans, .*; got .*OnDevice"):
+        good()
+
+
 def test_empty_batches_are_good(backend):
     cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend=backend)
-    state = cell(cell.asarray(np.zeros((0, I))), cell.zero_state(0), is_first=np.zeros(0, bool), out=cell.zero_state(0))
+    state = cell(cell.asarray(np.zeros((0, I))), cell.zero_state(0), is_first=[], out=cell.zero_state(0))
     assert state.to_numpy().h.shape == (0, N)

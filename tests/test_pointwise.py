@@ -133,6 +133,9 @@ GATES, C = np.zeros((2, 8), np.float32), np.zeros((2, 2), np.float32)
         ({"c": C[:1]}, ValueError, r"c: wanted shape \(B, N\) = \(2, 2\); got shape \(1, 2\)"),
         ({"c": C.astype(float)}, TypeError, "c: wanted dtype float32 .*got dtype float64"),
         ({"c": None}, TypeError, r"c: wanted a numpy\.ndarray"),
+        ({"c": C.tolist()}, TypeError, r"got list. numpy\.asarray\(\.\.\.\) makes one of it"),
+        ({"c": C.astype(float)}, TypeError, r"c: wanted dtype float32 \(that of gates\)"),
+        ({"out": LSTMState(h=np.zeros((2, 2), "f4"), c=GATES[:, :2])}, ValueError, "C-contiguous"),
         ({"gates_h": GATES[:1]}, ValueError, "gates_h: wanted shape"),
         ({"bias": np.zeros(2, "f4")}, ValueError, r"bias: wanted shape \(4N,\) = \(8,\)"),
         ({"peephole": np.zeros(6, "f4")}, ValueError, r"peephole: wanted shape \(3, N\)"),
@@ -151,6 +154,13 @@ def test_bad_arguments(arguments, error, message):
         lstm_pointwise(**{"gates": GATES, "c": C, **arguments})
 
 
+def test_a_mask_in_the_memory_of_out():
+    out = LSTMState(h=np.zeros((2, 2), "f4"), c=np.zeros((2, 2), "f4"))
+    mask = out.c.reshape(-1).view(bool)[:2]
+    with pytest.raises(ValueError, match=r"out\.c: wanted memory apart from is_first"):
+        lstm_pointwise(GATES, C, is_first=mask, out=out)
+
+
 def test_sixteen_bit_c_is_refused():
-    with pytest.raises(TypeError, match="c: wanted dtype float32"):
+    with pytest.raises(TypeError, match=r"c: wanted dtype float32 \(c's, whatever x's is\); got dtype float16"):
         lstm_pointwise(GATES.astype(np.float16), C.astype(np.float16))

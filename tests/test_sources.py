@@ -65,6 +65,7 @@ def test_missing_kernels_are_named(kernels):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    cache._said.clear()
     monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "a" / "cache"))
     return tmp_path / "a" / "cache"
 
@@ -100,9 +101,38 @@ def test_a_folder_that_others_can_write_is_not_trusted(folder, caplog):
     with caplog.at_level(logging.WARNING, logger="fusedlstm"):
         assert cache.read("x") is None
         cache.write("y", b"code")
-    assert "can be written by other users" in caplog.text
+    assert caplog.text.count("can be written by other users") == 1, "said once"
     folder.chmod(0o700)
     assert cache.read("y") is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_a_folder_of_somebody_else_is_not_trusted(folder, monkeypatch):
+    cache.write("x", b"code")
+    monkeypatch.setattr(cache.os, "getuid", lambda: folder.stat().st_uid + 1)
+    assert cache.read("x") is None
+    assert "belongs to another user" in cache.make_private(folder)
+
+
+def test_a_user_without_a_home(monkeypatch, tmp_path):
+    for variable in ("FUSEDLSTM_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cache.Path, "expanduser", no_home)
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert cache.folder().parent == tmp_path
+    cache.write("x", b"code")
+    assert cache.read("x") == b"code"
+
+
+def test_the_variable_may_name_the_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", os.path.join("~", "kernels"))
+    assert cache.folder() == tmp_path / "kernels"
 
 
 def test_a_folder_that_can_not_be_made_is_tolerated(folder):

@@ -144,6 +144,12 @@ def test_sixteen_bit_states_pack_in_float32():
         (lambda s, p: pack_state(s), TypeError, "order"),
         (lambda s, p: pack_state(s, order="cf"), ValueError, "order: wanted one of 'ch', 'hc'; got 'cf'"),
         (lambda s, p: pack_state((s.h, s.c), order="ch"), TypeError, "state: wanted an LSTMState"),
+        (lambda s, p: pack_state(LSTMState(h=s.h, c=None), order="ch"), TypeError, r"state\.c: wanted an array of"),
+        (lambda s, p: pack_state(LSTMState(h=[1.0], c=s.c), order="ch"), TypeError, r"state\.h: wanted a numpy"),
+        (lambda s, p: pack_state(LSTMState(h=s.h, c=s.c.astype("f4")), order="ch"), TypeError, "h of float64 and c of"),
+        (lambda s, p: pack_state(LSTMState(h=s.h * 1j, c=s.c), order="ch"), TypeError, "h of complex128"),
+        (lambda s, p: unpack_state(p * 1j, 4, order="ch", dtype="float32"), TypeError, "packed: .*complex128"),
+        (lambda s, p: unpack_state(p.tolist(), 4, order="ch"), TypeError, "packed: wanted an array of NumPy or CuPy"),
         (lambda s, p: pack_state(LSTMState(h=s.h[:1], c=s.c), order="ch"), ValueError, "of one batch"),
         (lambda s, p: pack_state(LSTMState(h=s.h[0], c=s.c), order="ch"), ValueError, r"state\.h: .*\(B, P\)"),
         (lambda s, p: unpack_state(p, 4), TypeError, "order"),
@@ -152,7 +158,7 @@ def test_sixteen_bit_states_pack_in_float32():
         (lambda s, p: unpack_state(p, 0, order="ch"), ValueError, "hidden_size: wanted at least 1"),
         (lambda s, p: unpack_state(p, 4.0, order="ch"), TypeError, "hidden_size: wanted an int"),
         (lambda s, p: unpack_state(p[0], 4, order="ch"), ValueError, r"packed: .*\(B, N\+P\)"),
-        (lambda s, p: unpack_state(p.astype(int), 4, order="ch"), TypeError, "dtype: .*int64"),
+        (lambda s, p: unpack_state(p.astype(int), 4, order="ch"), TypeError, "packed: .*int64"),
     ],
 )
 def test_bad_arguments(call, error, message):
@@ -169,12 +175,19 @@ def test_packed_state_of_the_wrong_width_is_refused(backend):
         cell(inputs(cell)[0], state)
 
 
-def test_optional_check_of_h():
+def test_optional_check_of_h(backend):
     weights = LSTMWeights.random(3, 4, seed=0)
-    x, swapped = np.ones((2, 3), np.float32), LSTMState(h=np.full((2, 4), 1.5, "f4"), c=np.zeros((2, 4), "f4"))
-    LSTMCell(weights, backend="numpy")(x, swapped)  # off by default
-    with pytest.warns(UserWarning, match=r"state\.h holds 1\.5.*swapped"):
-        LSTMCell(weights, backend="numpy", check_state=True)(x, swapped)
+    cell = LSTMCell(weights, backend=backend)
+    checking = LSTMCell(weights, backend=backend, check_state=True)
+    x, h = cell.asarray(np.ones((2, 3))), np.array([[0.5, -1.5, 1.25, np.nan], [0.5] * 4])
+    swapped = LSTMState(h=cell.asarray(h), c=cell.zero_state(2).c)
+    cell(x, swapped)  # off by default
+    with pytest.warns(UserWarning, match=r"state\.h holds 1\.5, .*swapped"):
+        checking(x, swapped)
+    checking(x, swapped, is_first=[True, False])  # that row is reset: its old state does not matter
+    with pytest.warns(UserWarning, match=r"state\.h holds 1\.5"):
+        checking(x, swapped, is_first=[False, True])
+    checking(x[:0], checking.zero_state(0))
 
 
 def test_optional_check_of_h_is_silent_where_h_may_exceed_1(recwarn):

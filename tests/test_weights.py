@@ -50,6 +50,8 @@ def test_arrays_are_sealed_copies(dtype):
         assert not np.shares_memory(array, given[name])
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            array.setflags(write=True)
     with pytest.raises(AttributeError):
         weights.bias = None
 
@@ -100,6 +102,7 @@ def replaced(**changes):
         (replaced(cell_clip=float("nan")), ValueError, "cell_clip"),
         (replaced(cell_clip="3"), TypeError, "cell_clip: wanted a number, or None"),
         (replaced(cell_clip=True), TypeError, "cell_clip"),
+        (replaced(cell_clip=-(10**400)), ValueError, "cell_clip"),
         (replaced(proj_clip=-0.5), ValueError, "proj_clip"),
         (
             replaced(weight_hr=None, weight_hh=np.zeros((16, 4), "f4"), proj_clip=1),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from fusedlstm import log
 from fusedlstm.backends.reference import NumpyBackend
 from fusedlstm.checks import check_no_grad, describe_type, fail
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import Array
     from fusedlstm.weights import LSTMWeights
 
-_LOG = logging.getLogger("fusedlstm")
 _VARIABLE = "FUSEDLSTM_BACKEND"
 _NUMPY = NumpyBackend()
 
@@ -86,8 +85,11 @@ class Backend(Protocol):
     def same_place(self, a: Array, b: Array) -> bool:
         """Whether two arrays of one shape are the same memory, element by element."""
 
-    def largest(self, a: Array) -> float:
-        """Return the largest |a|; on a device this waits for it."""
+    def side_by_side(self, a: Array, b: Array, dtype: np.dtype[Any]) -> Array:
+        """Return one array (B, ...) of the columns of both, in this dtype."""
+
+    def largest_over_1(self, h: Array, is_first: Array | None) -> float:
+        """Return the largest |h| over 1, or 0, in rows that are not reset; on a device this waits for it."""
 
     def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
         """Return the plan of a cell's step."""
@@ -141,8 +143,8 @@ def _say_why_not_cuda(reason: str) -> None:
     """Log it once: a warning where CuPy is installed, since its owner expects the GPU to be used."""
     if reason not in _said:
         _said.add(reason)
-        level = logging.INFO if reason.startswith("CuPy is not installed") else logging.WARNING
-        _LOG.log(level, "running on numpy, because cuda can't run here: %s", reason)
+        say = log.info if reason.startswith("CuPy is not installed") else log.warning
+        say("running on numpy, because cuda can't run here: %s", reason)
 
 
 def unavailable_reason(name: str, index: int = 0) -> str | None:

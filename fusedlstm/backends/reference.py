@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm import dtypes
-from fusedlstm.interop import to_host_reals
+from fusedlstm.interop import host_mask, to_host_reals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ def sigmoid(z: NumpyArray, out: NumpyArray) -> None:
 
 
 def softsign(z: NumpyArray, out: NumpyArray) -> None:
-    """out <- z / (1 + |z|)."""
+    """out <- z / (1 + |z|); of an infinity it is NaN, as in TensorFlow."""
     np.divide(z, np.abs(z) + 1, out=out)
 
 
@@ -174,6 +174,7 @@ class StepPlan:
     ) -> None:
         """Write the next h and c. c_out may be c; rows where is_first start from reset_h, reset_c, or zero."""
         buffers = self.scratch.of_batch(len(x))
+        c = np.asarray(c)  # no subclass, whose functions may do something else
         with np.errstate(all="ignore"):  # saturation overflows on purpose; NaN in is NaN out
             buffers.x[...] = x
             buffers.h[...] = h
@@ -302,7 +303,7 @@ class NumpyBackend:
 
     def mask(self, values: Any) -> Any:
         """Return a mask, an array or a list, as a NumPy array of whatever dtype it has."""
-        return np.asarray(values)
+        return host_mask(values)
 
     def signature(self, x: NumpyArray, h: NumpyArray, c: NumpyArray) -> tuple[Any, ...]:
         """Return what the checks of these arrays depend on."""
@@ -338,8 +339,15 @@ class NumpyBackend:
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """See `pointwise` above."""
-        pointwise(*arrays, **options)
+        plain: dict[str, Any] = {name: np.asarray(a) if isinstance(a, np.ndarray) else a for name, a in options.items()}
+        pointwise(*map(np.asarray, arrays), **plain)
 
-    def largest(self, a: NumpyArray) -> float:
-        """Return the largest |a|, or 0 of an empty array."""
-        return float(np.max(np.abs(a), initial=0))
+    def side_by_side(self, a: NumpyArray, b: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
+        """Return one array of the columns of both."""
+        return np.concatenate([a, b], axis=1, dtype=dtype)
+
+    def largest_over_1(self, h: NumpyArray, is_first: NumpyArray | None) -> float:
+        """Return the largest |h| over 1, or 0, in rows that are not reset; NaN is none."""
+        kept = h if is_first is None else h[~is_first]
+        sizes = np.abs(kept.astype(np.float64))
+        return float(np.max(sizes, where=sizes > 1, initial=0))

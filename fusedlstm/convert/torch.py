@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm import dtypes
 from fusedlstm.checks import check_size, fail
 from fusedlstm.interop import to_host
 from fusedlstm.weights import LSTMWeights
@@ -17,12 +16,13 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import Array, NumpyArray
 
 
-def from_torch(source: Any, *, layer: int | None = None, reverse: bool = False) -> LSTMWeights:
+def from_torch(source: Any, *, prefix: str = "", layer: int | None = None, reverse: bool = False) -> LSTMWeights:
     """Return the weights of a torch.nn.LSTMCell, or of one layer of a torch.nn.LSTM.
 
     Args:
         source: the module, or its state_dict (of tensors on any device, or arrays). Values are detached
             and copied.
+        prefix: what the names of a larger model's state_dict begin with, such as "encoder.lstm.".
         layer: which layer of an LSTM; None for an LSTMCell.
         reverse: whether to take the layer's backward direction.
 
@@ -31,7 +31,9 @@ def from_torch(source: Any, *, layer: int | None = None, reverse: bool = False) 
         ValueError: a parameter is missing, one is of the wrong shape, or `source` is an LSTM and `layer`
             is not given.
     """
-    parameters = _state_dict(source)
+    everything = _state_dict(source)
+    start = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+    parameters = {name.removeprefix(start): p for name, p in everything.items() if name.startswith(start)}
     suffix = _suffix(parameters, layer, reverse=reverse)
     arrays = {
         name: to_host(name, _detached(parameters[name + suffix]))
@@ -40,8 +42,8 @@ def from_torch(source: Any, *, layer: int | None = None, reverse: bool = False) 
     }
     for name in ("weight_ih", "weight_hh"):
         if name not in arrays:
-            have = ", ".join(sorted(map(str, parameters))[:8]) or "nothing"
-            fail(ValueError, "source", f"a parameter {name + suffix!r}", have)
+            have = ", ".join(sorted(everything)[:8]) or "nothing"
+            fail(ValueError, "source", f"a parameter {start + name + suffix!r}", have, _prefixes(everything))
     return LSTMWeights(
         arrays["weight_ih"], arrays["weight_hh"], _sum_of_biases(arrays), weight_hr=arrays.get("weight_hr")
     )
@@ -49,11 +51,17 @@ def from_torch(source: Any, *, layer: int | None = None, reverse: bool = False) 
 
 def _state_dict(source: Any) -> Mapping[str, Array]:
     if isinstance(source, Mapping):
-        return source
+        return {str(name): parameter for name, parameter in source.items()}
     if callable(getattr(source, "state_dict", None)):
         parameters: Mapping[str, Array] = source.state_dict()
         return parameters
     fail(TypeError, "source", "a torch.nn.LSTMCell or LSTM, or its state_dict", type(source).__name__)
+
+
+def _prefixes(parameters: Mapping[str, Array]) -> str:
+    """Say where in a larger model's state_dict LSTMs are, if there are any."""
+    found = sorted({name.partition("weight_ih")[0] for name in parameters if "weight_ih" in name} - {""})
+    return f"Give prefix= one of {', '.join(map(repr, found))}" if found else ""
 
 
 def _suffix(parameters: Mapping[str, Array], layer: int | None, *, reverse: bool) -> str:
@@ -74,7 +82,7 @@ def _detached(tensor: Array) -> Array:
 
 
 def _sum_of_biases(arrays: Mapping[str, NumpyArray]) -> Array | None:
-    """Return b_ih + b_hh, summed in the dtype that the arithmetic has and rounded once."""
+    """Return b_ih + b_hh."""
     biases = [arrays[name] for name in ("bias_ih", "bias_hh") if name in arrays]
     if not biases:
         return None
@@ -84,5 +92,5 @@ def _sum_of_biases(arrays: Mapping[str, NumpyArray]) -> Array | None:
     if b_ih.shape != b_hh.shape or b_ih.dtype != b_hh.dtype:
         got = f"{b_ih.dtype} {b_ih.shape} and {b_hh.dtype} {b_hh.shape}"
         fail(ValueError, "bias_hh", "the shape and dtype of bias_ih", got)
-    wide = dtypes.state_dtype(b_ih.dtype)
-    return (b_ih.astype(wide) + b_hh.astype(wide)).astype(b_ih.dtype)
+    total: Array = b_ih + b_hh
+    return total

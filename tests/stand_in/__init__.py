@@ -23,7 +23,13 @@ def modules():
     """The stand-in's modules by the names that they replace."""
     device = _module("cupy.cuda.device", get_cublas_handle=gpu.get_cublas_handle)
     cuda = _module(
-        "cupy.cuda", Device=arrays.Device, Module=gpu.Module, runtime=gpu.runtime, nvrtc=nvrtc, device=device
+        "cupy.cuda",
+        Device=arrays.Device,
+        Module=gpu.Module,
+        runtime=gpu.runtime,
+        nvrtc=nvrtc,
+        device=device,
+        get_current_stream=arrays.Device,
     )
     functions = (
         "ndarray",
@@ -34,9 +40,12 @@ def modules():
         "broadcast_to",
         "concatenate",
         "stack",
+        "where",
         "abs",
     )
-    cupy = _module("cupy", cuda=cuda, __version__="stand-in", **{name: getattr(arrays, name) for name in functions})
+    cupy = _module(
+        "cupy", cuda=cuda, __version__="14.0.stand-in", **{name: getattr(arrays, name) for name in functions}
+    )
     libs = _module("cupy_backends.cuda.libs", cublas=cublas, nvrtc=nvrtc)
     return {
         "cupy": cupy,

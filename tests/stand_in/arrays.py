@@ -13,7 +13,7 @@ _allocations = {}  # address -> bytes, of all memory that is alive
 def allocate(shape, dtype):
     """New memory, of NaN (or 255 in every byte), because nobody has written it yet."""
     host = np.empty(shape, dtype)
-    host.view(np.uint8).reshape(-1)[...] = 255 if host.size else 0
+    host.reshape(-1).view(np.uint8)[...] = 255
     address = host.ctypes.data
     _allocations[address] = host.nbytes
     weakref.finalize(host, _allocations.pop, address, None)
@@ -51,7 +51,7 @@ class Device:
     __hash__ = None  # as CuPy's
 
     def synchronize(self):
-        """Nothing is under way."""
+        """Nothing is ever under way: a stream is no more than its device here."""
 
 
 class ndarray:
@@ -162,6 +162,9 @@ class ndarray:
     def __eq__(self, other):
         return self._operation(other, operator.eq)
 
+    def __gt__(self, other):
+        return self._operation(other, operator.gt)
+
 
 def _index(index):
     if isinstance(index, tuple):
@@ -210,6 +213,11 @@ def concatenate(tup, axis=0):
 
 def stack(tup, axis=0):
     return tup[0]._new(np.stack([array._host for array in tup], axis))
+
+
+def where(condition, x, y):
+    values = [a._host if isinstance(a, ndarray) else a for a in (condition, x, y)]
+    return condition._new(np.where(*values))
 
 
 def abs(a):

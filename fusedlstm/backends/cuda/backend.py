@@ -12,8 +12,8 @@ from fusedlstm import dtypes
 from fusedlstm.backends.cuda.gemm import add_product
 from fusedlstm.backends.cuda.launch import launch_clip, launch_pointwise
 from fusedlstm.backends.cuda.layout import span
-from fusedlstm.checks import fail
-from fusedlstm.interop import to_host_reals
+from fusedlstm.checks import check_no_grad, fail
+from fusedlstm.interop import host_mask, to_host_reals
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -42,6 +42,7 @@ class StepPlan:
         self.precision = precision
         self.gates_dtype = dtypes.state_dtype(weights.dtype)
         self.device = cupy.cuda.Device()
+        cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
 
     def run(
         self,
@@ -109,8 +110,9 @@ class CudaBackend:
 
     def asarray(self, x: Any, dtype: np.dtype[Any]) -> Any:
         """Return `x` as a CuPy array of this dtype on this device; no copy where it is one."""
+        check_no_grad("x", x)
         with self._device:
-            if hasattr(x, "__cuda_array_interface__"):
+            if _is_on_a_device(x):
                 array = cupy.asarray(x)
                 if array.dtype.kind == "c":
                     fail(TypeError, "x", "real numbers", f"dtype {array.dtype}")
@@ -123,7 +125,7 @@ class CudaBackend:
         """Return a mask on this device; a host array of no booleans is returned as it is, to be refused."""
         if isinstance(values, cupy.ndarray):
             return values
-        host = np.asarray(values)
+        host = host_mask(values)
         if host.dtype != np.bool_:
             return host
         with self._device:
@@ -150,6 +152,8 @@ class CudaBackend:
 
     def overlap(self, a: Any, b: Any) -> bool:
         """Whether the memory of two arrays may overlap: whether the spans of their addresses do."""
+        if a.size == 0 or b.size == 0:
+            return False
         a_start, a_end = span(a)
         b_start, b_end = span(b)
         return a_start < b_end and b_start < a_end
@@ -158,9 +162,19 @@ class CudaBackend:
         """Whether two arrays are the same memory, element by element."""
         return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
 
-    def largest(self, a: Any) -> float:
-        """Return the largest |a|, or 0 of an empty array; waits for the device."""
-        return float(cupy.abs(a.astype(np.float32)).max()) if a.size else 0.0
+    def side_by_side(self, a: Any, b: Any, dtype: np.dtype[Any]) -> Any:
+        """Return one array of the columns of both."""
+        with self._device:
+            return cupy.concatenate([a.astype(dtype, copy=False), b.astype(dtype, copy=False)], axis=1)
+
+    def largest_over_1(self, h: Any, is_first: Any) -> float:
+        """Return the largest |h| over 1, or 0, in rows that are not reset; waits for the device. NaN is none."""
+        with self._device:
+            sizes = cupy.abs(h.astype(np.float64))
+            sizes = cupy.where(sizes > 1, sizes, 0)
+            if is_first is not None:
+                sizes = cupy.where(is_first[:, None], 0, sizes)
+            return float(sizes.max()) if sizes.size else 0.0
 
     def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
         """Return the plan of a cell's step."""
@@ -171,3 +185,9 @@ class CudaBackend:
         """Run `lstm_pointwise`."""
         with self._device:
             launch_pointwise(*arrays, **options)
+
+
+def _is_on_a_device(x: Any) -> bool:
+    """Whether CuPy can take an array as it is; not of void, as which PyTorch describes bfloat16."""
+    interface = getattr(x, "__cuda_array_interface__", None)
+    return isinstance(x, cupy.ndarray) or (interface is not None and "V" not in interface["typestr"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
+import re
 import threading
 import time
 from pathlib import Path
@@ -18,12 +18,12 @@ import cupy
 import numpy as np
 from cupy.cuda import nvrtc
 
+from fusedlstm import log
 from fusedlstm.backends.cuda import cache, sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LOG = logging.getLogger("fusedlstm")
 _LOCK = threading.Lock()
 # -ftz as CuPy's own compilation has it: float32 subnormals are flushed.
 _FLAGS = ("-std=c++17", "--device-as-default-execution-space", "-ftz=true")
@@ -39,7 +39,7 @@ def architecture(capability: str) -> str:
         return f"-arch=sm_{capability}"
     older = [number for number in known if number < int(capability)]
     if not older:
-        raise RuntimeError(f"this NVRTC compiles for no GPU as old as compute capability {capability}")
+        raise RuntimeError(f"this NVRTC compiles for no GPU as old as this, of compute capability {capability}")
     return f"-arch=compute_{older[-1]}"
 
 
@@ -59,7 +59,7 @@ def compile_kernel(file: str, name: str, arch: str, flags: Sequence[str] = ()) -
         RuntimeError: the compiler's errors.
     """
     source = (sources.folder() / file).read_text(encoding="utf-8")
-    options = (arch, *_FLAGS, f"-I{sources.folder()}", f"-I{_cuda_headers()}", *flags)
+    options = (arch, *_FLAGS, f"-I{sources.folder()}", f"-I{cuda_headers()}", *flags)
     program = nvrtc.createProgram(source, file, (), ())
     try:
         nvrtc.addNameExpression(program, name)
@@ -78,13 +78,22 @@ def compile_kernel(file: str, name: str, arch: str, flags: Sequence[str] = ()) -
 
 
 @functools.cache
-def _cuda_headers() -> str:
-    """Return the folder of cuda_fp16.h: the runtime wheel's, conda's or the toolkit's."""
-    from cuda import pathfinder
+def cuda_headers() -> str:
+    """Return the folder of cuda_fp16.h: the runtime wheel's, conda's or the toolkit's.
+
+    Raises:
+        RuntimeError: there are none, or they are another CUDA's than NVRTC.
+    """
+    from cuda import pathfinder  # comes with CuPy 14
 
     found = pathfinder.find_nvidia_header_directory("cudart")
     if not found or not (Path(found) / "cuda_fp16.h").is_file():
-        raise RuntimeError("cuda_fp16.h is not installed (pip install 'fusedlstm[cuda13]', or [cuda12])")
+        raise RuntimeError("CUDA's headers are not installed (fusedlstm's extra cuda13, or cuda12, brings them)")
+    text = (Path(found) / "cuda_runtime_api.h").read_text(encoding="utf-8", errors="replace")
+    version = re.search(r"#define\s+CUDART_VERSION\s+(\d+)", text)
+    major = int(version[1]) // 1000 if version else None
+    if major != nvrtc.getVersion()[0]:
+        raise RuntimeError(f"NVRTC is of CUDA {nvrtc.getVersion()[0]}, but the headers in {found} are of CUDA {major}")
     return str(found)
 
 
@@ -97,7 +106,7 @@ def _kept_or_compiled(file: str, name: str, arch: str) -> tuple[str, bytes]:
         return kept
     start = time.perf_counter()
     mangled, code, _ = compile_kernel(file, name, arch)
-    _LOG.info("compiled %s for %s in %.2f s", name, arch, time.perf_counter() - start)
+    log.info("compiled %s for %s in %.2f s", name, arch, time.perf_counter() - start)
     cache.write(key, _pack(mangled, code))
     return mangled, code
 
@@ -147,8 +156,9 @@ class Kernel:
         device = cupy.cuda.runtime.getDevice()
         function = self._functions.get(device)
         if function is None:
-            with _LOCK:
-                function = self._functions[device] = self._load(device)
+            with _LOCK:  # another thread may have loaded it meanwhile
+                function = self._functions.get(device) or self._load(device)
+                self._functions[device] = function
         return function
 
     def _load(self, device: int) -> Any:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib
 import importlib.util
 import os
-import tempfile
 from typing import Any
+
+from fusedlstm.backends.cuda import cache
 
 # Of cudaError_t; CuPy does not export them.
 _INSUFFICIENT_DRIVER = 35
 _NO_DEVICE = 100
+
+_OLDEST_CUPY = 14
+_EXTRAS = "fusedlstm's extra cuda13, or cuda12, brings it"
+_NO_GPU = "there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it"
 
 
 def why_not(index: int = 0) -> str | None:
@@ -19,27 +24,26 @@ def why_not(index: int = 0) -> str | None:
     reason, devices = _probe()
     if reason is None and index >= devices:
         return f"there is no GPU {index}, only {devices} (0 to {devices - 1})"
-    return reason
+    return reason or _cannot_compile_for(index)
 
 
 @functools.cache
 def _probe() -> tuple[str | None, int]:
     """Return a reason and the number of GPUs; asked once, as a driver does not come and go."""
     if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed (pip install 'fusedlstm[cuda13]', or [cuda12])", 0
+        return f"CuPy is not installed ({_EXTRAS})", 0
     _tolerate_read_only_home()
     try:
         import cupy
-    except Exception as error:
+    except Exception as error:  # a broken install fails in many ways, and all mean: not here
         return f"CuPy is installed but can't be imported: {error}", 0
+    if int(cupy.__version__.partition(".")[0]) < _OLDEST_CUPY:
+        return f"CuPy {cupy.__version__} is too old: {_OLDEST_CUPY} or later is needed", 0
     try:
         devices = int(cupy.cuda.runtime.getDeviceCount())
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return _reason(cupy, error), 0
-    if devices == 0:
-        return "there is no NVIDIA GPU", 0
-    missing = _missing_library()
-    return missing, devices
+    return (_missing_library() if devices else _NO_GPU), devices
 
 
 def _reason(cupy: Any, error: Exception) -> str:
@@ -55,17 +59,37 @@ def _reason(cupy: Any, error: Exception) -> str:
         wants, has = _version(int(runtime.runtimeGetVersion())), _version(driver)
         return f"the NVIDIA driver is too old: it supports CUDA {has}, and this CuPy is made for CUDA {wants}"
     if getattr(error, "status", None) == _NO_DEVICE:
-        return "there is no NVIDIA GPU"
+        return _NO_GPU
     return f"the NVIDIA driver reports: {error}"
 
 
 def _missing_library() -> str | None:
     """Say which of the libraries that CuPy's wheels do not bring can't be found."""
-    for library, module in (("NVRTC", "nvrtc"), ("cuBLAS", "cublas")):
-        try:
-            importlib.import_module(f"cupy_backends.cuda.libs.{module}")
-        except ImportError as error:
-            return f"{library} is not installed (pip install 'fusedlstm[cuda13]', or [cuda12]): {error}"
+    try:
+        from cupy_backends.cuda.libs import nvrtc
+
+        nvrtc.getVersion()  # finds the library; the import alone does not
+    except Exception as error:  # CuPy's own errors, of several kinds
+        return f"NVRTC is not installed ({_EXTRAS}): {error}"
+    try:
+        from cupy_backends.cuda.libs import cublas  # noqa: F401
+    except ImportError as error:
+        return f"cuBLAS is not installed ({_EXTRAS}): {error}"
+    return None
+
+
+@functools.cache
+def _cannot_compile_for(index: int) -> str | None:
+    """Say why kernels can't be compiled for a GPU: headers are missing, or it is too old for NVRTC."""
+    import cupy
+
+    from fusedlstm.backends.cuda.compile import architecture, cuda_headers
+
+    try:
+        cuda_headers()
+        architecture(cupy.cuda.Device(index).compute_capability)
+    except RuntimeError as error:
+        return str(error)
     return None
 
 
@@ -74,14 +98,18 @@ def _version(number: int) -> str:
 
 
 def _tolerate_read_only_home() -> None:
-    """Give CuPy another cache folder where it can't make its own: else its import fails there."""
+    """Give CuPy another cache folder where it can't write to its own: else its import, or its use, fails there."""
     if "CUPY_CACHE_DIR" in os.environ:
         return
-    folder = os.path.expanduser("~/.cupy/kernel_cache")
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError:
-        os.environ["CUPY_CACHE_DIR"] = tempfile.mkdtemp(prefix="fusedlstm-cupy-")
+    own = os.path.expanduser("~/.cupy/kernel_cache")
+    with contextlib.suppress(OSError):
+        if os.path.isabs(own):  # a user may have no home
+            os.makedirs(own, exist_ok=True)
+    if os.access(own, os.W_OK):
+        return
+    other = cache.temporary("cupy")
+    if cache.make_private(other) is None:
+        os.environ["CUPY_CACHE_DIR"] = str(other)
 
 
 def describe_gpus() -> list[str]:
