@@ -93,7 +93,8 @@ class StepChecks:
         self, out: Any, x: Array, state: LSTMState, is_first: Array | None, reset_to: LSTMState | None
     ) -> None:
         """Raise unless both arrays of `out` can be written without changing an input, but for c itself."""
-        if type(out) is LSTMState and self.backend.overlap(out.h, state.h):
+        check_state_type(out, "out")
+        if isinstance(out.h, self.backend.array_type) and self.backend.overlap(out.h, state.h):
             fail(
                 ValueError,
                 "out.h",

@@ -222,6 +222,11 @@ CASES = {
         "Name the two: cell(x, LSTMState(h=..., c=...)), because PyTorch and Keras mean (h, c) "
         "while TensorFlow 1 and Flax mean (c, h)",
     ),
+    "out of nothing": (
+        lambda g: g.options.update(out=out(g, h=None)),
+        TypeError,
+        "out.h: wanted a {module}.ndarray ({device}); got None",
+    ),
     "out of another batch": (
         lambda g: g.options.update(out=g.cell.zero_state(6)),
         ValueError,
@@ -279,7 +284,8 @@ WITH_PROJECTION = {
 def assert_raises(good, spoil, error, message):
     spoil(good)
     target = good.options.get("out")
-    before = (target.h.copy(), target.c.copy()) if isinstance(target, LSTMState) else None
+    whole = isinstance(target, LSTMState) and target.h is not None
+    before = (target.h.copy(), target.c.copy()) if whole else None
     with pytest.raises(error) as caught:
         good()
     assert type(caught.value) is error
