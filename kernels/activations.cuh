@@ -1,5 +1,5 @@
-// The activations, in float and double. NaN in is NaN out; functions that saturate are exact there. The softsign of
-// an infinity is NaN, as in TensorFlow.
+// The activations, in float and double. NaN in is NaN out; functions that saturate are exact there. The
+// softsign of an infinity is NaN, as in TensorFlow.
 #pragma once
 
 #include "primitives.cuh"

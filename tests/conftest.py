@@ -4,6 +4,7 @@ cuda is tested on a GPU where there is one; elsewhere emulated, by the stand-in 
 """
 
 import os
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,10 @@ from fusedlstm.backends.cuda import probe
 
 import stand_in
 from emulation import missing
+
+# Kernels that tests compile, the stand-in's among them, are kept apart from the user's.
+KEPT_KERNELS = tempfile.TemporaryDirectory(prefix="fusedlstm-tests-")
+os.environ["FUSEDLSTM_CACHE_DIR"] = KEPT_KERNELS.name
 
 # No test is timed; and what CI tests is the same for everybody.
 settings.register_profile("untimed", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -65,3 +70,7 @@ def pytest_report_header():
     if "emulated" not in BACKENDS:
         lines.append(f"fusedlstm cuda not tested in the emulator: {NO_EMULATOR or 'not asked for'}")
     return lines
+
+
+def pytest_unconfigure():
+    KEPT_KERNELS.cleanup()
