@@ -1,30 +1,64 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU: facts, equivalence tests, sanitizer, benchmarks, in one call of a few minutes.
-# Needs a Python with CuPy, NVRTC, cuBLAS, pytest, pytest-benchmark and hypothesis; PYTHON names another than python3.
-# Leaves its results in the folder OUT (default: benchmarks/results/latest).
+# On a machine with an NVIDIA GPU, everything that only a GPU can show, in one call of at most nine minutes:
+#
+#   bash benchmarks/gpu.sh RESULTS [WHEELS]
+#
+# primitives beside their host twins, the test-suite on the real CUDA backend with the stand-in's contract tests on the
+# real CuPy, compute-sanitizer where it is installed, and the benchmarks. It goes on after a part that fails.
+#
+# RESULTS  a folder for gpu.json (GPU, driver, versions, commit, digest of kernels/, parts), benchmarks.json and log.txt
+# WHEELS   a folder of wheels to use besides what is installed; nothing is fetched
+#
+# Needs a Python (PYTHON, else python3) with CuPy 14 and its libraries, pytest, pytest-benchmark and hypothesis. COMMIT
+# names the commit where there is no git.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-export PYTHONPATH=. PYTHONUNBUFFERED=1
+[ $# -ge 1 ] || { sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2; }
+mkdir -p "$1"
+results=$(cd "$1" && pwd)
 python=${PYTHON:-python3}
-out=${OUT:-benchmarks/results/latest}
-mkdir -p "$out"
-failed=0
+site=$(mktemp -d)
+trap 'rm -rf "$site"' EXIT
+export PYTHONPATH=$PWD:$site PYTHONUNBUFFERED=1 FUSEDLSTM_CACHE_DIR=$site/kernels
+COMMIT=${COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
+export COMMIT
+: >"$results/log.txt"
+: >"$site/parts"
 
-step() {
-  printf '\n== %s\n' "$1"
-  shift
-  timeout 180 "$@" 2>&1 | tee -a "$out/log.txt" || failed=1
+if [ -n "${2:-}" ]; then
+  "$python" -m pip install -q --no-index --no-deps --no-compile --target "$site" "$2"/*.whl || exit 1
+fi
+
+"$python" - <<'PYTHON' || exit 1
+import sys
+from fusedlstm.backends import unavailable_reason
+reason = unavailable_reason("cuda")
+sys.exit(f"cuda can't run here: {reason}" if reason else 0)
+PYTHON
+
+# part NAME SECONDS COMMAND...: runs it within its time, and notes how it ended.
+part() {
+  local name=$1 limit=$2 start=$SECONDS status
+  shift 2
+  printf '\n== %s\n' "$name" | tee -a "$results/log.txt"
+  timeout "$limit" "$@" 2>&1 | tee -a "$results/log.txt"
+  status=$?
+  printf '%s\t%s\t%s\n' "$name" "$status" $((SECONDS - start)) >>"$site/parts"
 }
 
-step "facts" "$python" -m fusedlstm info
-step "demo" "$python" -m fusedlstm -v demo --backend cuda
-FUSEDLSTM_TEST_BACKENDS=numpy,cuda step "equivalence, errors, oracles on numpy and cuda" \
-  "$python" -m pytest -q -x --ignore tests/test_packaging.py --ignore tests/test_compile.py -p no:cacheprovider
+tests="$python -m pytest -q -p no:cacheprovider"
+export FUSEDLSTM_TEST_BACKENDS=cuda
+part "demo" 40 "$python" -m fusedlstm -v demo --backend cuda
+part "primitives" 60 $tests tests/test_primitives.py
+part "tests on the GPU" 180 $tests --ignore tests/test_primitives.py --ignore tests/test_packaging.py \
+  --ignore tests/test_compile.py --ignore tests/test_emulation.py --ignore tests/test_emulation_faults.py \
+  --ignore tests/test_kernels_emulated.py
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" benchmarks/sanitize.py
+    part "$tool" 70 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" benchmarks/sanitize.py
   done
 fi
-step "benchmarks" "$python" -m pytest -q benchmarks -p no:cacheprovider \
-  --benchmark-columns=min,median,iqr,rounds --benchmark-sort=min --benchmark-json="$out/step.json"
-exit "$failed"
+part "benchmarks" 70 $tests benchmarks --benchmark-max-time=0.3 --benchmark-columns=min,median,iqr,rounds \
+  --benchmark-sort=min --benchmark-json="$results/benchmarks.json"
+
+"$python" benchmarks/facts.py "$site/parts" "$results/gpu.json"

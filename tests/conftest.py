@@ -42,6 +42,8 @@ BACKENDS = choose()
 if "emulated" in BACKENDS:
     stand_in.install()
     probe._probe.cache_clear()
+else:
+    stand_in.find_real()
 
 
 def backend_name(request):

@@ -59,9 +59,10 @@ def modules():
     }
 
 
-def install():
-    """Put the stand-in in CuPy's place for this process; keep what is real of it in `real`."""
-    assert "fusedlstm.backends.cuda.compile" not in sys.modules, "it has the real CuPy already"
+def find_real():
+    """Keep what is real of CuPy in `real`, where it is installed; it must not have been replaced yet."""
+    if real:
+        return
     with contextlib.suppress(ImportError):
         import cupy
         from cupy_backends.cuda.libs import nvrtc as real_nvrtc
@@ -72,6 +73,12 @@ def install():
         from cupy_backends.cuda.libs import cublas as real_cublas
 
         real["cublas"] = real_cublas
+
+
+def install():
+    """Put the stand-in in CuPy's place for this process."""
+    assert "fusedlstm.backends.cuda.compile" not in sys.modules, "it has the real CuPy already"
+    find_real()
     for name in [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupyx", "cupy_backends")]:
         del sys.modules[name]
     sys.modules.update(modules())

@@ -63,15 +63,16 @@ class Module:
         self._device = arrays.current_device
 
     def get_function(self, name):
-        return Function(self, Path(self._code["path"]), self._code["names"][name])
+        return Function(self, self._code, self._code["names"][name])
 
 
 class Function:
     """A kernel on the device that its module was loaded on."""
 
-    def __init__(self, module, path, name):
+    def __init__(self, module, code, name):
         self._device = module._device
-        self._launch = _emulated(path, _instances(name)).function(name)
+        includes = tuple(f"-I{folder}" for folder in code["includes"])
+        self._launch = _emulated(Path(code["path"]), _instances(name), includes).function(name)
 
     def __call__(self, grid, block, args):
         if self._device != arrays.current_device:
@@ -104,5 +105,5 @@ def _instances(name):
 
 
 @functools.cache
-def _emulated(path, names):
-    return EmulatedModule(path, names, mode=MODE)
+def _emulated(path, names, flags):
+    return EmulatedModule(path, names, mode=MODE, flags=flags)

@@ -38,6 +38,7 @@ def compileProgram(prog, options):
     if not found or len(architectures) != 1 or found[0].read_text(encoding="utf-8") != program["source"]:
         raise NVRTCError("NVRTC_ERROR_INVALID_OPTION")
     program["path"] = str(found[0])
+    program["includes"] = [str(folder) for folder in folders if list(folder.glob("*.cuh"))]
 
 
 def getLoweredName(prog, name):
@@ -48,7 +49,7 @@ def getCUBIN(prog):
     """The code without its last byte, as CuPy gives it."""
     program = _programs[prog]
     mangled = {getLoweredName(prog, name): name for name in program["names"]}
-    return json.dumps({"path": program["path"], "names": mangled}).encode()
+    return json.dumps({"path": program["path"], "includes": program["includes"], "names": mangled}).encode()
 
 
 def getPTX(prog):

@@ -5,6 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 # In a wheel they are inside the package; in a checkout, and an editable install of one, beside it.
@@ -28,10 +32,13 @@ def folder() -> Path:
 @functools.cache
 def digest() -> str:
     """Return a digest of every kernel file: a compiled kernel is stale once any of them changes."""
+    return digest_of({file.name: file.read_bytes() for file in folder().iterdir() if file.suffix in _SUFFIXES})
+
+
+def digest_of(files: Mapping[str, bytes]) -> str:
+    """Return the digest of kernel files by name."""
     sha = hashlib.sha256()
-    for file in sorted(folder().iterdir()):
-        if file.suffix in _SUFFIXES:
-            content = file.read_bytes()
-            sha.update(f"{file.name}\0{len(content)}\0".encode())
-            sha.update(content)
+    for name, content in sorted(files.items()):
+        sha.update(f"{name}\0{len(content)}\0".encode())
+        sha.update(content)
     return sha.hexdigest()

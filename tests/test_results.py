@@ -1,0 +1,115 @@
+"""Committed results of runs on GPUs are of the kernels of their commit."""
+
+import json
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fusedlstm.backends import unavailable_reason
+from fusedlstm.backends.cuda import sources
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def git(*arguments, root=ROOT):
+    """What git answers, as bytes, or None."""
+    try:
+        result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout
+
+
+def digest_at(commit, root=ROOT):
+    """The digest of kernels/ at a commit, or None where git does not know it."""
+    listing = git("ls-tree", "--name-only", f"{commit}:kernels", root=root)
+    if listing is None:
+        return None
+    names = [name for name in listing.decode().split() if name.endswith((".cu", ".cuh"))]
+    return sources.digest_of({name: git("show", f"{commit}:kernels/{name}", root=root) for name in names})
+
+
+def check(result, root=ROOT):
+    """Raise if a result's digest is not that of its commit; return a notice if kernels have changed since."""
+    facts = json.loads(result.read_text())
+    then = digest_at(facts["commit"], root)
+    if then is None:
+        return f"{result.name}: git does not know the commit {facts['commit']}"
+    assert facts["kernels"] == then, f"{result.name}: its kernels are not those of its commit"
+    return None if then == sources.digest() else f"{result.name} is older than today's kernels"
+
+
+def committed():
+    return sorted(path for path in RESULTS.glob("*/gpu.json") if path.parent.name != "latest")
+
+
+def test_committed_results():
+    """None yet is no failure: they are made where a GPU is."""
+    for result in committed():
+        notice = check(result)
+        if notice:
+            print(notice)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository with one kernel, in two versions."""
+    git("init", "-q", root=tmp_path)
+    (tmp_path / "kernels").mkdir()
+    commits = []
+    for text in ("one", "two"):
+        (tmp_path / "kernels" / "a.cu").write_text(text)
+        (tmp_path / "kernels" / "notes.txt").write_text("no kernel")
+        git("add", "-A", root=tmp_path)
+        author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        git(*author, "commit", "-qm", text, root=tmp_path)
+        commits.append(git("rev-parse", "HEAD", root=tmp_path).decode().strip())
+    return tmp_path, commits
+
+
+def result_of(folder, commit, digest):
+    path = folder / "gpu.json"
+    path.write_text(json.dumps({"commit": commit, "kernels": digest}))
+    return path
+
+
+@pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
+@pytest.mark.parametrize(("status", "passed"), [("0", True), ("124", False)])
+def test_what_a_run_writes(status, passed, tmp_path, monkeypatch, capsys):
+    """benchmarks/facts.py, of which a run of benchmarks/gpu.sh is made at its end."""
+    main = runpy.run_path(str(ROOT / "benchmarks" / "facts.py"))["main"]
+    (tmp_path / "parts").write_text(f"primitives\t0\t12\ntests on the GPU\t{status}\t180\n")
+    monkeypatch.setenv("COMMIT", "f" * 40)
+    assert main(tmp_path / "parts", tmp_path / "gpu.json") == (0 if passed else 1)
+    facts = json.loads((tmp_path / "gpu.json").read_text())
+    assert facts["commit"] == "f" * 40
+    assert facts["kernels"] == sources.digest()
+    assert facts["parts"][1] == {"part": "tests on the GPU", "passed": passed, "seconds": 180}
+    assert {"gpu", "driver", "cuda", "cupy", "nvrtc", "date"} <= set(facts)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"{'passed' if passed else 'FAILED'}   180 s  tests on the GPU"
+
+
+@pytest.mark.skipif(git("--version") is None, reason="git is not installed")
+def test_results_are_checked(repository, monkeypatch):
+    root, (first, second) = repository
+    old, new = sources.digest_of({"a.cu": b"one"}), sources.digest_of({"a.cu": b"two"})
+    monkeypatch.setattr(sources, "digest", lambda: new)
+    assert check(result_of(root, second, new), root) is None
+    assert check(result_of(root, first, old), root) == "gpu.json is older than today's kernels"
+    with pytest.raises(AssertionError, match="not those of its commit"):
+        check(result_of(root, first, new), root)
+    assert "does not know the commit" in check(result_of(root, "0" * 40, new), root)
+
+
+def test_the_digest_is_the_packages():
+    """What a run writes is what is compared."""
+    at_head = digest_at("HEAD")
+    if at_head is None:
+        pytest.skip("this is no git checkout")
+    if git("status", "--porcelain", "--", "kernels"):
+        pytest.skip("kernels/ has uncommitted changes")
+    assert at_head == sources.digest()
