@@ -94,17 +94,23 @@ def test_formula(
     assert_is_formula(cell, got, x, state, **options, **arrays)
 
 
-def assert_near_float64(weights, B, backend, seed=0):
+def in_float64(state):
+    return LSTMState(h=host(state.h).astype(float), c=host(state.c).astype(float))
+
+
+def assert_near_float64(weights, B, backend, seed=0, is_first=None, rows=None):
     """A step against the reference in float64, which `test_formula` proves for small sizes."""
     cell = LSTMCell(weights, backend=backend)
     x, state = random_inputs(cell, B, seed)
-    got = cell(x, state).to_numpy()
+    reset_to = None if rows is None else random_state(cell, rows, np.random.default_rng(seed + 1))
+    got = cell(x, state, is_first=is_first, reset_to=reset_to).to_numpy()
     exact = LSTMCell(weights.astype("float64"), backend="numpy")
-    wanted = exact(host(x).astype(float), LSTMState(h=host(state.h).astype(float), c=host(state.c).astype(float)))
+    to = None if reset_to is None else in_float64(reset_to)
+    wanted = exact(host(x).astype(float), in_float64(state), is_first=is_first, reset_to=to)
     tolerance = tolerances.of(weights.dtype, weights.input_size + weights.output_size)
     for a, b in ((got.h, wanted.h), (got.c, wanted.c)):
         assert np.isfinite(a.astype(float)).all()
-        assert np.abs(a.astype(float) - b).max(initial=0) <= tolerance
+        assert (np.abs(a.astype(float) - b) <= tolerance * np.maximum(1, np.abs(b))).all()
 
 
 @settings(max_examples=40)
@@ -128,6 +134,42 @@ def test_any_size(backend_of_properties, B, I, N, P, dtype, seed):
 def test_larger_sizes(B, I, N, P, dtype, backend):
     """Beyond every tile."""
     assert_near_float64(LSTMWeights.random(I, N, proj_size=P, peephole=True, dtype=dtype, seed=1), B, backend)
+
+
+# One below, at and above: a vector of 4 units, 128 threads of 1 or 4 units, 256 threads of as many rows.
+EDGES = [
+    (255, 4),
+    (256, 4),
+    (257, 4),
+    (257, 5),
+    (8, 3),
+    (9, 1),
+    (1, 127),
+    (2, 128),
+    (3, 129),
+    (1, 511),
+    (2, 512),
+    (3, 513),
+]
+OPTIONS = {
+    "plain": {},
+    "everything": {"peephole": True, "cell_clip": 0.4, "proj_size": 3, "proj_clip": 0.1, "activation": "softsign"},
+    "reset": {"peephole": True, "activation": "elu"},
+    "reset to rows": {"cell_clip": 0.4, "bias": False},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("B", "N"), EDGES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_edges_of_vectors_and_blocks(B, N, options, dtype, backend):
+    weights = LSTMWeights.random(2, N, dtype=dtype, seed=0, **OPTIONS[options])
+    resets = {}
+    if options.startswith("reset"):
+        resets["is_first"] = np.arange(B) % 3 == 0
+    if options == "reset to rows":
+        resets["rows"] = B
+    assert_near_float64(weights, B, backend, **resets)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -121,3 +122,19 @@ def test_compile_seconds_are_logged(tmp_path, monkeypatch, caplog):
     with caplog.at_level("INFO", logger="fusedlstm"):
         compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
     assert re.search(r"compiled lstm_clip<float> for -arch=sm_90 in \d+\.\d\d s", caplog.text)
+
+
+@pytest.mark.parametrize("architecture", [75, 90, 120])
+def test_kernels_of_the_primitives_tests(architecture):
+    """Those that a GPU runs first."""
+    file = str(Path(__file__).parent / "primitives.cu")
+    for name in (
+        *(f"{kernel}<{name}>" for kernel in ("widened", "narrowed") for name in launch._C_NAMES.values()),
+        *(f"moved<{name}, 4>" for name in launch._C_NAMES.values()),
+        *(f"activated<{name}, {k}>" for name in ("float", "double") for k in range(len(ACTIVATIONS))),
+        *(
+            f"{kernel}<float>"
+            for kernel in ("sigmoids", "exponentials", "exponentials_minus_1", "magnitudes", "clipped")
+        ),
+    ):
+        assert compiler.compile_kernel(file, name, f"-arch=sm_{architecture}")[1][:4] == b"\x7fELF"

@@ -10,9 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from . import arrays
+from emulation import FORWARD, REVERSE, shuffled
 from emulation import Module as EmulatedModule
 
 MODE = os.environ.get("FUSEDLSTM_EMULATION", "fast")
+SCHEDULE = {"forward": FORWARD, "reverse": REVERSE, "shuffled": shuffled(seed=1)}[
+    os.environ.get("FUSEDLSTM_SCHEDULE", "forward")
+]
 
 
 class CUDARuntimeError(RuntimeError):
@@ -82,7 +86,7 @@ class Function:
             raise CUDARuntimeError(f"invalid grid {grid}")
         if not 0 < int(np.prod(block)) <= 1024:
             raise CUDARuntimeError(f"invalid block {block}")
-        self._launch(grid, block, [_argument(value) for value in args])
+        self._launch(grid, block, [_argument(value) for value in args], schedule=SCHEDULE)
 
 
 def _argument(value):
