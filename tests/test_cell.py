@@ -231,6 +231,13 @@ def test_alternating_states(backend):
     np.testing.assert_array_equal(host(now.c), host(fresh.c))
 
 
+def assert_equal_values(got, wanted):
+    """Equal but for the order of sums, which cuBLAS may choose by how arrays lie."""
+    tolerance = 2 * tolerances.ONE_STEP[str(wanted.h.dtype)]
+    for a, b in ((got.h, wanted.h), (got.c, wanted.c)):
+        np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_any_strides(dtype, backend):
     cell = LSTMCell(LSTMWeights.random(6, 8, dtype=dtype, seed=0), backend=backend)
@@ -254,13 +261,10 @@ def test_any_strides(dtype, backend):
         (contiguous, LSTMState(h=state.h, c=offset)),
         (contiguous, backwards),
     ):
-        got = cell(x, s).to_numpy()
-        np.testing.assert_array_equal(got.h, wanted.h)
-        np.testing.assert_array_equal(got.c, wanted.c)
+        assert_equal_values(cell(x, s).to_numpy(), wanted)
     one = cell.asarray(np.random.default_rng(1).normal(size=(1, 6)))
     broadcast = cell.xp.broadcast_to(one, (B, 6))
-    got, wanted = cell(broadcast, state).to_numpy(), cell(one.repeat(B, axis=0), state).to_numpy()
-    np.testing.assert_array_equal(got.h, wanted.h)
+    assert_equal_values(cell(broadcast, state).to_numpy(), cell(one.repeat(B, axis=0), state).to_numpy())
 
 
 def test_memory_mapped_inputs(tmp_path):
