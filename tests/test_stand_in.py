@@ -8,9 +8,9 @@ import types
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import NO_GPU
 
 import stand_in
+from conftest import NO_GPU
 from stand_in import arrays, cublas, gpu, nvrtc
 
 needs_cupy = pytest.mark.skipif("cupy" not in stand_in.real, reason="CuPy is not installed")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fusedlstm import log
-from fusedlstm.backends.reference import NumpyBackend
+from fusedlstm.backends.numpy_backend import NumpyBackend
 from fusedlstm.checks import check_no_grad, describe_type, fail
 
 if TYPE_CHECKING:

@@ -1,18 +1,16 @@
-"""The NumPy backend: the formula of `fusedlstm.weights`, readable, and the truth for every test."""
+"""The reference: the formula of `fusedlstm.weights` in NumPy, readable, and the truth for every test."""
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fusedlstm import dtypes
-from fusedlstm.interop import host_mask, to_host_reals
+from fusedlstm.backends.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
@@ -159,7 +157,7 @@ class StepPlan:
         self.pointwise = Pointwise(wide(weights.peephole), weights.cell_clip, weights.activation)
         # Whether h is the pointwise result as it is: then that is written without a detour.
         self.writes_h = self.projection is None and self.dtype == weights.dtype
-        self.scratch = _Scratch(self)
+        self.scratch = Scratch(self)
 
     def run(
         self,
@@ -209,45 +207,6 @@ def select_rows(a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> No
         a[rows] = value[rows]
 
 
-class _Buffers:
-    """Views of a thread's scratch for one batch size."""
-
-    def __init__(self, scratch: _Scratch, B: int) -> None:
-        I, N, _ = scratch.plan.sizes
-        self.operand = scratch.operand[:B]  # [x | h], (B, I + P)
-        self.x, self.h = self.operand[:, :I], self.operand[:, I:]
-        self.gates = scratch.gates[: 4 * B * N].reshape(4, B, N)
-        self.m, self.projected = scratch.m[:B], scratch.projected[:B]  # (B, N), (B, P)
-
-
-class _Scratch(threading.local):
-    """Memory for the largest batch that a thread has stepped, and views of it by batch size."""
-
-    MOST_VIEWS = 256
-
-    def __init__(self, plan: StepPlan) -> None:
-        self.plan = plan
-        self._allocate(0)
-
-    def of_batch(self, B: int) -> _Buffers:
-        buffers = self.by_batch.get(B)
-        if buffers is None:
-            if len(self.operand) < B:
-                self._allocate(B)
-            elif len(self.by_batch) >= self.MOST_VIEWS:
-                self.by_batch.clear()
-            buffers = self.by_batch[B] = _Buffers(self, B)
-        return buffers
-
-    def _allocate(self, B: int) -> None:
-        plan, (_, N, P) = self.plan, self.plan.sizes
-        self.by_batch: dict[int, _Buffers] = {}
-        self.operand = np.empty((B, plan.weight.shape[1]), plan.dtype)
-        self.gates = np.empty(4 * B * N, plan.dtype)
-        self.m = np.empty((0 if plan.writes_h else B, N), plan.dtype)
-        self.projected = np.empty((0 if plan.projection is None else B, P), plan.dtype)
-
-
 def pointwise(
     gates: NumpyArray,
     c: NumpyArray,
@@ -287,67 +246,3 @@ def pointwise(
         Pointwise(wide, cell_clip, activation).run(z, c, m, c_out)
         if m is not h_out:
             h_out[...] = m
-
-
-class NumpyBackend:
-    """The backend that runs everywhere."""
-
-    name = "numpy"
-    device = "cpu"
-    array_type: type = np.ndarray
-    xp: ModuleType = np
-
-    def asarray(self, x: Any, dtype: np.dtype[Any]) -> NumpyArray:
-        """Return `x` as a NumPy array of this dtype; no copy where it is one."""
-        return to_host_reals("x", x, dtype)
-
-    def mask(self, values: Any) -> Any:
-        """Return a mask, an array or a list, as a NumPy array of whatever dtype it has."""
-        return host_mask(values)
-
-    def signature(self, x: NumpyArray, h: NumpyArray, c: NumpyArray) -> tuple[Any, ...]:
-        """Return what the checks of these arrays depend on."""
-        return type(x), x.shape, x.dtype, type(h), h.shape, h.dtype, type(c), c.shape, c.dtype
-
-    def device_of(self, array: NumpyArray) -> str:
-        """Return "cpu", where every NumPy array is."""
-        del array
-        return self.device
-
-    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
-        """Return an array of zeros."""
-        return np.zeros(shape, dtype)
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
-        """Return an uninitialised array."""
-        return np.empty(shape, dtype)
-
-    def overlap(self, a: NumpyArray, b: NumpyArray) -> bool:
-        """Whether the memory of two arrays may overlap: whether the spans of their addresses do."""
-        return np.may_share_memory(a, b)
-
-    def same_place(self, a: NumpyArray, b: NumpyArray) -> bool:
-        """Whether two arrays are the same memory, element by element."""
-        return a is b or (
-            a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides
-        )
-
-    def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
-        """Return the plan of a cell's step; float32 is IEEE's on a CPU whatever the precision allows."""
-        del precision
-        return StepPlan(weights)
-
-    def pointwise(self, *arrays: Any, **options: Any) -> None:
-        """See `pointwise` above."""
-        plain: dict[str, Any] = {name: np.asarray(a) if isinstance(a, np.ndarray) else a for name, a in options.items()}
-        pointwise(*map(np.asarray, arrays), **plain)
-
-    def side_by_side(self, a: NumpyArray, b: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
-        """Return one array of the columns of both."""
-        return np.concatenate([a, b], axis=1, dtype=dtype)
-
-    def largest_over_1(self, h: NumpyArray, is_first: NumpyArray | None) -> float:
-        """Return the largest |h| over 1, or 0, in rows that are not reset; NaN is none."""
-        kept = h if is_first is None else h[~is_first]
-        sizes = np.abs(kept.astype(np.float64))
-        return float(np.max(sizes, where=sizes > 1, initial=0))

@@ -1,0 +1,80 @@
+"""The NumPy backend: what a cell needs of the place where it runs, on a CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.backends.reference import StepPlan, pointwise
+from fusedlstm.interop import host_mask, to_host_reals
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.weights import LSTMWeights
+
+
+class NumpyBackend:
+    """The backend that runs everywhere."""
+
+    name = "numpy"
+    device = "cpu"
+    array_type: type = np.ndarray
+    xp: ModuleType = np
+
+    def asarray(self, x: Any, dtype: np.dtype[Any]) -> NumpyArray:
+        """Return `x` as a NumPy array of this dtype; no copy where it is one."""
+        return to_host_reals("x", x, dtype)
+
+    def mask(self, values: Any) -> Any:
+        """Return a mask, an array or a list, as a NumPy array of whatever dtype it has."""
+        return host_mask(values)
+
+    def signature(self, x: NumpyArray, h: NumpyArray, c: NumpyArray) -> tuple[Any, ...]:
+        """Return what the checks of these arrays depend on."""
+        return type(x), x.shape, x.dtype, type(h), h.shape, h.dtype, type(c), c.shape, c.dtype
+
+    def device_of(self, array: NumpyArray) -> str:
+        """Return "cpu", where every NumPy array is."""
+        del array
+        return self.device
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+        """Return an array of zeros."""
+        return np.zeros(shape, dtype)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+        """Return an uninitialised array."""
+        return np.empty(shape, dtype)
+
+    def overlap(self, a: NumpyArray, b: NumpyArray) -> bool:
+        """Whether the memory of two arrays may overlap: whether the spans of their addresses do."""
+        return np.may_share_memory(a, b)
+
+    def same_place(self, a: NumpyArray, b: NumpyArray) -> bool:
+        """Whether two arrays are the same memory, element by element."""
+        return a is b or (
+            a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides
+        )
+
+    def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
+        """Return the plan of a cell's step; float32 is IEEE's on a CPU whatever the precision allows."""
+        del precision
+        return StepPlan(weights)
+
+    def pointwise(self, *arrays: Any, **options: Any) -> None:
+        """Run `lstm_pointwise`."""
+        plain: dict[str, Any] = {name: np.asarray(a) if isinstance(a, np.ndarray) else a for name, a in options.items()}
+        pointwise(*map(np.asarray, arrays), **plain)
+
+    def side_by_side(self, a: NumpyArray, b: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
+        """Return one array of the columns of both."""
+        return np.concatenate([a, b], axis=1, dtype=dtype)
+
+    def largest_over_1(self, h: NumpyArray, is_first: NumpyArray | None) -> float:
+        """Return the largest |h| over 1, or 0, in rows that are not reset; NaN is none."""
+        kept = h if is_first is None else h[~is_first]
+        sizes = np.abs(kept.astype(np.float64))
+        return float(np.max(sizes, where=sizes > 1, initial=0))
