@@ -1,21 +1,26 @@
 """Every instance of every kernel, compiled for every architecture by NVRTC, as on a machine with a GPU."""
 
+import functools
 import itertools
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
 
+from fusedlstm import dtypes
 from fusedlstm.weights import ACTIVATIONS
 
+import sass
 import stand_in
 
 try:
     from fusedlstm.backends.cuda import compile as compiler
     from fusedlstm.backends.cuda import launch
+
+    import resources
 except ImportError as error:  # neither CuPy nor NVRTC
     if os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1":
         raise
@@ -33,45 +38,131 @@ def _with_real_nvrtc(monkeypatch):
     monkeypatch.setattr(compiler, "nvrtc", real_nvrtc)
 
 
-ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-DTYPES = [np.dtype(t) for t in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)]
+# Where a test would be skipped for want of a tool, or of the pinned NVRTC, this machine fails.
+REQUIRED = os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1"
+KEPT_NVRTC, KEPT = resources.kept()
 
 
-def gate_dtypes(dtype):
-    """Of the cell's own matmul, and of a caller's."""
-    return {np.dtype(np.float32) if dtype.itemsize == 2 else dtype, dtype}
+@functools.cache
+def compiled(kernel, architecture):
+    return resources.compiled(kernel, architecture)
 
 
 def assert_compiles(kernel, architecture):
-    mangled, code, log = compiler.compile_kernel(
-        kernel.file, kernel.name, f"-arch=sm_{architecture}", ["--ptxas-options=-v"]
-    )
+    mangled, code, measured = compiled(kernel, architecture)
     assert code[:4] == b"\x7fELF", kernel.name
     assert mangled.encode() in code, kernel.name
-    assert not re.search(r"[1-9]\d* bytes spill", log), f"{kernel.name} spills:\n{log}"
+    same_nvrtc = resources.nvrtc_version() == KEPT_NVRTC
+    wrong = resources.complaint(kernel.name, architecture, measured, KEPT, same_nvrtc=same_nvrtc)
+    assert wrong is None, wrong
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_pointwise(architecture, dtype):
     """All dtypes, widths and activations, each with all options and with none."""
-    for gates, width, activation in itertools.product(gate_dtypes(dtype), (1, 4), ACTIVATIONS):
-        for option in (False, True) if activation == "tanh" else (True,):
-            kernel = launch.pointwise_kernel(gates, dtype, width, activation, option, option, option)
-            assert_compiles(kernel, architecture)
+    for kernel in resources.pointwise_kernels(dtype):
+        assert_compiles(kernel, architecture)
 
 
-@pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=3)))
+@pytest.mark.parametrize("flags", resources.OPTIONS)
 def test_pointwise_options(flags):
     """Every set of options."""
-    for dtype in DTYPES:
-        assert_compiles(launch.pointwise_kernel(min(gate_dtypes(dtype), key=str), dtype, 4, "tanh", *flags), 90)
+    for kernel in resources.option_kernels(flags):
+        assert_compiles(kernel, resources.ARCHITECTURE_OF_OPTIONS)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
 def test_clip(architecture):
-    for dtype in DTYPES:
-        assert_compiles(launch.clip_kernel(dtype), architecture)
+    for kernel in resources.clip_kernels():
+        assert_compiles(kernel, architecture)
+
+
+def test_resources_are_compared():
+    """The table is of the NVRTC that contributors have; with another, local memory alone is looked for."""
+    if resources.nvrtc_version() != KEPT_NVRTC:
+        words = f"resources.json is of NVRTC {KEPT_NVRTC}, this is {resources.nvrtc_version()}: no registers compared"
+        assert not REQUIRED, words
+        pytest.skip(words)
+
+
+def test_resources_are_of_the_instances_that_there_are():
+    wanted = {name: architectures for name, (_, architectures) in resources.instances().items()}
+    assert {name: set(row) for name, row in KEPT.items()} == wanted
+
+
+def test_more_resources_are_complained_of():
+    name, other = "lstm_clip<float>", "lstm_clip<other>"
+    table = {name: {90: resources.Resources(registers=10, stack=0, spilled=0, shared=64)}}
+
+    def complaint(*measured, name=name, architecture=90, **options):
+        return resources.complaint(name, architecture, resources.Resources(*measured), table, **options)
+
+    assert complaint(10, 0, 0, 64) is None
+    assert complaint(9, 0, 0, 0) is None
+    assert complaint(11, 0, 0, 64) == f"{name} for sm_90 takes more registers: 11, and 10 in resources.json"
+    assert complaint(10, 0, 0, 65) == f"{name} for sm_90 takes more shared: 65, and 64 in resources.json"
+    assert complaint(11, 0, 0, 65, same_nvrtc=False) is None
+    for same_nvrtc in (True, False):
+        spilled = complaint(10, 0, 4, 64, same_nvrtc=same_nvrtc)
+        assert spilled == f"{name} for sm_90 uses local memory: 4 bytes spilled, 0 bytes of stack"
+        assert "8 bytes of stack" in complaint(10, 8, 0, 64, same_nvrtc=same_nvrtc)
+        assert f"{other} for sm_90 is not in" in complaint(10, 0, 0, 64, name=other, same_nvrtc=same_nvrtc)
+        assert "for sm_75 is not in" in complaint(10, 0, 0, 64, architecture=75, same_nvrtc=same_nvrtc)
+
+
+def test_a_spill_is_seen_in_the_log_and_in_the_code(tmp_path, monkeypatch):
+    """Of a kernel of which so many blocks are to be resident that each thread has too few registers."""
+    for file in compiler.sources.folder().iterdir():
+        text = file.read_text(encoding="utf-8")
+        (tmp_path / file.name).write_text(text.replace("__launch_bounds__(256)", "__launch_bounds__(256, 8)"))
+    monkeypatch.setattr(compiler.sources, "folder", lambda: tmp_path)
+    kernel = launch.pointwise_kernel(np.dtype("f4"), np.dtype("f4"), 4, "tanh", True, True, True)
+    _, code, measured = resources.compiled(kernel, 90)
+    assert measured.spilled
+    assert measured.stack
+    if sass.disassembler() is not None:
+        assert {"LDL", "STL"} <= {name for name, _ in sass.accesses(code)}
+
+
+def vector_loads(gates, dtype, width, *, options):
+    """The loads in the source by their bits: of arrays of gates, of h's dtype, and of c."""
+    c = dtypes.state_dtype(dtype)
+    loads = Counter()
+    for array_dtype, count in ((gates, 8), (dtype, 4), (c, 1), (dtype, 3 if options else 0)):
+        bits = array_dtype.itemsize * 8 * width
+        loads["LDG", min(bits, 128)] += count * max(1, bits // 128)
+    if options:
+        loads["LDG", 8] += 1  # is_first
+    return +loads
+
+
+def vector_stores(dtype, width):
+    """Of h and of c."""
+    stores = Counter()
+    for array_dtype in (dtype, dtypes.state_dtype(dtype)):
+        bits = array_dtype.itemsize * 8 * width
+        stores["STG", min(bits, 128)] += max(1, bits // 128)
+    return stores
+
+
+@pytest.mark.parametrize("architecture", [75, 90, 120])
+@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
+def test_memory_is_moved_by_vectors(architecture, dtype):
+    """The machine code has the source's loads and stores, each of all a thread's units, and no others.
+
+    A load may be there more than once, as the compiler copies code for each outcome of a branch.
+    """
+    if sass.disassembler() is None:
+        assert not REQUIRED, "nvdisasm is not installed"
+        pytest.skip("machine code is not read here: nvdisasm is not installed")
+    for gates, width, options in itertools.product(resources.gate_dtypes(dtype), (1, 4), (False, True)):
+        kernel = launch.pointwise_kernel(gates, dtype, width, "tanh", options, options, options)
+        found = sass.accesses(compiled(kernel, architecture)[1])
+        loads, stores = vector_loads(gates, dtype, width, options=options), vector_stores(dtype, width)
+        assert set(found) == set(loads) | set(stores), kernel.name
+        assert all(found[load] >= count for load, count in loads.items()), (kernel.name, found)
+        assert {key: count for key, count in found.items() if key[0] == "STG"} == stores, kernel.name
 
 
 @pytest.mark.parametrize("name", ["lstm_clip<float>", "lstm_pointwise<float, float, 4, 0, true, true, true>"])
