@@ -71,14 +71,16 @@ def instances(gates, h):
 
 
 @pytest.fixture(scope="module")
-def pointwise():
-    """The modules, by the dtypes of gates and h; two compilers run at a time."""
+def pointwise(request):
+    """The modules, by the dtypes of gates and h, that the selected tests need; two compilers run at a time."""
+    tests = [item for item in request.session.items if "pointwise" in getattr(item, "fixturenames", ())]
+    storages = list(dict.fromkeys(test.callspec.params["storage"] for test in tests))
 
     def compiled(storage):
         return Module(KERNELS / "pointwise.cu", [str(i) for i in instances(*storage)], mode="check")
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(STORAGE, pool.map(compiled, STORAGE), strict=True))
+        return dict(zip(storages, pool.map(compiled, storages), strict=True))
 
 
 @dataclass(frozen=True)
@@ -114,15 +116,19 @@ def random_array(random, shape, dtype, *, strided=False):
 
 
 def row_stride(array, *, one_row_for_all):
-    """In elements; 0 for a null pointer, and for a single row that serves all."""
-    none = array is None or (one_row_for_all and len(array) == 1)
-    return np.int64(0 if none else array.strides[0] // array.itemsize)
+    """In elements; 0 for a single row that serves all, and of a null pointer a number that nobody may use."""
+    if array is None:
+        return np.int64(8)
+    return np.int64(0 if one_row_for_all and len(array) == 1 else array.strides[0] // array.itemsize)
 
 
-def launch(function, width, arrays, h, c_out, schedule, cell_clip=CELL_CLIP):
-    """Launch the kernel in blocks as the CUDA backend does; arrays by name, those left out are null."""
-    B, N = c_out.shape
-    threads = min(UNITS_OF_A_BLOCK, 1 << (-(-N // width) - 1).bit_length())
+def launch(function, width, arrays, h, c_out, schedule, cell_clip=CELL_CLIP, N=None):
+    """Launch the kernel in blocks as the CUDA backend does; arrays by name, those left out are null.
+
+    With N, arrays are the first columns of rows of N units, and no threads are launched for the others.
+    """
+    B, units = c_out.shape
+    threads = min(UNITS_OF_A_BLOCK, 1 << (-(-units // width) - 1).bit_length())
     rows = THREADS // threads
     values = []
     for name in ("gates", "gates_h", "bias", "peephole", "c", "is_first", "reset_gates", "reset_c"):
@@ -130,8 +136,8 @@ def launch(function, width, arrays, h, c_out, schedule, cell_clip=CELL_CLIP):
         values.append(array)
         if name not in ("bias", "peephole", "is_first"):
             values.append(row_stride(array, one_row_for_all=name.startswith("reset")))
-    values += [h, c_out, np.float64(cell_clip), np.int64(B), np.int64(N)]
-    grid = (-(-B // rows), -(-N // (threads * width)))
+    values += [h, c_out, np.float64(cell_clip), np.int64(B), np.int64(N or units)]
+    grid = (-(-B // rows), -(-units // (threads * width)))
     return function(grid, (threads, rows), values, schedule=schedule)
 
 
@@ -175,6 +181,22 @@ def random_arrays(instance, layout):
     }
 
 
+def assert_all(good, what, got, want):
+    """Numbers are right where they are good, else this says which is the first that isn't."""
+    wrong = np.argwhere(~good)
+    if len(wrong):
+        first = tuple(wrong[0])
+        numbers = f"{float(got[first]):.9g}, not {float(want[first]):.9g}"
+        where = ", ".join(map(str, first))
+        pytest.fail(f"{what}: {len(wrong)} of {good.size} numbers are wrong, the first at [{where}]: {numbers}")
+
+
+def assert_near(what, got, want, rtol, atol):
+    """Relative and absolute tolerance added up, NaN and infinities where they should be."""
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    assert_all(np.isclose(got, want, rtol=rtol, atol=atol, equal_nan=True), what, got, want)
+
+
 def assert_close(instance, h, c, expected):
     tolerance = ARITHMETIC_TOLERANCE[state_type(instance.h)] * (1 + np.abs(expected.c))
     for name, got, want, allowed in (
@@ -182,14 +204,17 @@ def assert_close(instance, h, c, expected):
         ("h", h, expected.h, tolerance + ROUNDING[instance.h] * np.abs(expected.h)),
     ):
         got = got.astype(np.float64)
-        assert np.isfinite(got).all(), name
-        assert (np.abs(got - want) <= allowed).all(), name
+        # NaN, where nothing was written, is not within any distance.
+        assert_all(np.abs(got - want) <= allowed, f"{name} of {instance}", got, want)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-@pytest.mark.parametrize("instance", [i for storage in STORAGE for i in instances(*storage)], ids=str)
-def test_pointwise(pointwise, instance, schedule):
-    function = pointwise[instance.gates, instance.h].function(str(instance))
+@pytest.mark.parametrize(
+    ("storage", "instance"),
+    [pytest.param(storage, i, id=f"{'-'.join(storage)}-{i}") for storage in STORAGE for i in instances(*storage)],
+)
+def test_pointwise(pointwise, storage, instance, schedule):
+    function = pointwise[storage].function(str(instance))
     for layout in LAYOUTS:
         arrays = random_arrays(instance, layout)
         expected = wanted(instance, arrays)
@@ -197,16 +222,16 @@ def test_pointwise(pointwise, instance, schedule):
         h = np.full(c.shape, np.nan, DTYPES[instance.h])
         c_out = c if layout.in_place else np.full(c.shape, np.nan, c.dtype)
         report = launch(function, instance.width, arrays, h, c_out, schedule)
-        assert report.checked_accesses > c.size
         assert_close(instance, h, c_out, expected)
+        assert report.checked_accesses > c.size
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("h_type", ["double", "float"])
-def test_pointwise_at_extremes(pointwise, h_type, activation):
+@pytest.mark.parametrize("storage", STORAGE[:2], ids="-".join)
+def test_pointwise_at_extremes(pointwise, storage, activation):
     """Saturated, infinite, huge and NaN pre-activations give what NumPy gives in the same dtype, row by row."""
-    instance = next(i for i in instances(h_type, h_type) if i.width == 1 and i.activation == activation)
-    dtype = DTYPES[h_type]
+    instance = next(i for i in instances(*storage) if i.width == 1 and i.activation == activation)
+    dtype = DTYPES[instance.h]
     extremes = [0.0, -0.0, 1e-30, 44.4, -45, 88.8, -104, 710, -746, 3e38, -3e38, np.inf, -np.inf, np.nan]
     i_f_g_o = np.meshgrid(extremes, extremes, [44.4, np.nan], [0.5], indexing="ij")
     gates = np.stack(i_f_g_o, axis=-1).reshape(-1, 4).astype(dtype)
@@ -216,27 +241,66 @@ def test_pointwise_at_extremes(pointwise, h_type, activation):
     arrays["peephole"] = np.ones((3, 1), dtype) if instance.peephole else None
     unwritten = 7
     h, c_out = np.full(c.shape, unwritten, dtype), np.full(c.shape, unwritten, dtype)
-    launch(pointwise[h_type, h_type].function(str(instance)), 1, arrays, h, c_out, FORWARD)
+    launch(pointwise[storage].function(str(instance)), 1, arrays, h, c_out, FORWARD)
     clip = CELL_CLIP if instance.clip else None
     expected = lstm_pointwise(gates, c, peephole=arrays["peephole"], cell_clip=clip, activation=activation)
-    tolerance = ARITHMETIC_TOLERANCE[h_type]
-    np.testing.assert_allclose(c_out, expected.c, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(h, expected.h, rtol=tolerance, atol=tolerance)
+    tolerance = ARITHMETIC_TOLERANCE[instance.h]
+    assert_near("c", c_out, expected.c, rtol=tolerance, atol=tolerance)
+    assert_near("h", h, expected.h, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("storage", STORAGE[:2], ids="-".join)
+def test_pointwise_of_small_numbers(pointwise, storage, activation):
+    """With open gates and no old state, c and h are as accurate for their size as they are near 1."""
+    instance = next(i for i in instances(*storage) if i.width == 1 and i.activation == activation)
+    dtype = DTYPES[instance.h]
+    g = np.array([sign * size for sign in (1, -1) for size in (1e-30, 1e-8, 1e-5, 1e-3, 0.03, 0.5)])
+    gates = np.stack([np.full_like(g, 44.4), np.zeros_like(g), g, np.full_like(g, 44.4)], axis=-1).astype(dtype)
+    c, first = np.zeros((len(g), 1), dtype), np.zeros(len(g), bool)
+    arrays = {"gates": gates, "c": c, "is_first": first if instance.reset else None}
+    arrays["peephole"] = np.zeros((3, 1), dtype) if instance.peephole else None
+    h, c_out = np.full_like(c, np.nan), np.full_like(c, np.nan)
+    launch(pointwise[storage].function(str(instance)), 1, arrays, h, c_out, FORWARD)
+    clip = CELL_CLIP if instance.clip else None
+    wide = gates.astype(np.float64), c.astype(np.float64)
+    expected = lstm_pointwise(*wide, cell_clip=clip, activation=activation)
+    assert_near("c", c_out, expected.c, rtol=ARITHMETIC_TOLERANCE[instance.h], atol=0)
+    assert_near("h", h, expected.h, rtol=ARITHMETIC_TOLERANCE[instance.h], atol=0)
+
+
+FAR = 1 << 30  # elements, of which twice as many overflow an int
+
+
+def far_apart(random, dtype, *shape):
+    """Normal values, each axis but the last spread so far that 2 on it is beyond 2^31 elements.
+
+    Only the pages that are touched cost memory. Rows of gates don't overlap, as they are 16 elements further apart.
+    """
+    strides = [FAR + 16, FAR, 1] if len(shape) == 3 else [FAR, 1]
+    last = sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+    room = np.empty(last + 1, dtype)
+    spread = np.lib.stride_tricks.as_strided(room, shape, [stride * room.itemsize for stride in strides])
+    spread[...] = random.standard_normal(shape)
+    return spread
+
+
+@pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("width", [1, 4])
-def test_pointwise_with_rows_beyond_two_to_the_31(pointwise, width):
-    """Row 2 of these gates is 2^31 elements from row 0. Only the pages that are touched cost memory."""
-    instance = next(i for i in instances("__half", "__half") if i.width == width and not i.reset and not i.peephole)
-    B, N, stride = 3, 8, 1 << 30
-    gates = np.lib.stride_tricks.as_strided(np.empty(2 * stride + 4 * N, np.float16), (B, 4 * N), (2 * stride, 2))
+@pytest.mark.parametrize("storage", [("__half", "__half")], ids="-".join)
+def test_pointwise_with_offsets_beyond_two_to_the_31(pointwise, storage, width, first):
+    """The first vector of each of 3 rows of 2^30 units: every array's index overflows 32 bits somewhere."""
+    instance = next(i for i in instances(*storage) if i.width == width and i.reset)
     random = np.random.default_rng(0)
-    gates[...] = random_array(random, gates.shape, np.float16)
-    arrays = dict.fromkeys(("gates_h", "bias", "peephole", "is_first", "reset_gates", "reset_c"))
-    arrays |= {"gates": gates, "c": random_array(random, (B, N), np.float32)}
-    h, c_out = np.full((B, N), np.nan, np.float16), np.full((B, N), np.nan, np.float32)
-    launch(pointwise["__half", "__half"].function(str(instance)), width, arrays, h, c_out, FORWARD)
-    assert_close(instance, h, c_out, wanted(instance, arrays))
+    G, T, C, B = np.float16, np.float16, np.float32, 3
+    gates = {name: far_apart(random, G, B, 4, width) for name in ("gates", "gates_h", "reset_gates")}
+    arrays = gates | {name: far_apart(random, C, B, width) for name in ("c", "reset_c")}
+    arrays |= {"is_first": np.full(B, first), "bias": far_apart(random, T, 4, width)}
+    arrays["peephole"] = far_apart(random, T, 3, width) if instance.peephole else None
+    h, c_out = far_apart(random, T, B, width), far_apart(random, C, B, width)
+    launch(pointwise[storage].function(str(instance)), width, arrays, h, c_out, FORWARD, N=FAR)
+    near = arrays | {name: array.reshape(B, 4 * width) for name, array in gates.items()}
+    assert_close(instance, h, c_out, wanted(instance, near | {"bias": arrays["bias"].reshape(-1)}))
 
 
 @pytest.fixture(scope="module")
@@ -256,4 +320,4 @@ def test_clip(clip, name, count, schedule):
     clip.function(f"lstm_clip<{name}>")(
         (-(-count // THREADS),), (THREADS,), (h, np.int64(count), np.float64(0.5)), schedule=schedule
     )
-    np.testing.assert_array_equal(h.astype(np.float64), expected)
+    assert_near("h", h, expected, rtol=0, atol=0)
