@@ -7,7 +7,8 @@ import pytest
 
 from emulation import missing
 
-KERNELS = Path(__file__).parent.parent / "kernels"
+# mutations.py runs the tests on copies with a mistake in them.
+KERNELS = Path(os.environ.get("FUSEDLSTM_TEST_KERNELS") or Path(__file__).parent.parent / "kernels")
 FAULTY = Path(__file__).parent / "emulation" / "faulty"
 
 # A machine that says so must not skip them.

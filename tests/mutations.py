@@ -1,0 +1,293 @@
+"""Mistakes made on purpose in copies of the kernels, one at a time: the tests of the emulated kernels must find each.
+
+python tests/mutations.py [words]   makes all, or those with these words in their description, and prints how each was
+                                    found. Its status is 1 if one was not.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emulation import Module
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parent / "kernels"
+
+# Tests, as pytest's -k names them: of one dtype, as all have one code, or of what differs by dtype.
+FLOAT = "float-float"
+DOUBLE = "double-double"
+HALF = "__half-__half"
+BFLOAT16 = "__nv_bfloat16-__nv_bfloat16"
+CLIP = "test_clip"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A text of a kernel's file, which is there once, and what takes its place.
+
+    A mutation that changes no result has the function that shows so, given the folder of the changed kernels.
+    """
+
+    file: str
+    what: str
+    old: str
+    new: str
+    tests: str = FLOAT
+    shown_equivalent: Callable[[Path], str] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+    def applied(self) -> str:
+        """The file with the mistake in it."""
+        text = (KERNELS / self.file).read_text(encoding="utf-8")
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self}: {self.old!r} is {text.count(self.old)} times in {self.file}, not once")
+        return text.replace(self.old, self.new)
+
+
+def same_bits_of_clip(changed: Path) -> str:
+    """Show that lstm_clip gives the same bits for every number of 16 bits and limits of every size."""
+    name, numbers = "lstm_clip<__half>", np.arange(1 << 16, dtype=np.uint16)
+    limits = np.abs(numbers[:0x7C00:97].view(np.float16).astype(np.float64))[1:]  # a cell's limits are above zero
+
+    def clipped(folder: Path, limit: np.float64) -> bytes:
+        h = numbers.view(np.float16).copy()
+        function = Module(folder / "clip.cu", [name], mode="fast").function(name)
+        function((256,), (256,), (h, np.int64(h.size), limit))
+        return h.tobytes()
+
+    assert all(clipped(changed, limit) == clipped(KERNELS, limit) for limit in limits)
+    return f"the same bits for all 65536 float16 numbers and {len(limits)} limits: at the limit, x is the limit"
+
+
+# Each row: what is changed, from what, to what, and the tests that are to find it, where they aren't those of float.
+CLIP_AND_PEEPHOLE = """    if (CLIP) next = clip(next, A(cell_clip));
+    if (PEEPHOLE) z_o += A(widen(p_o.at[k])) * next;"""
+SWAPPED_SUM = "sigmoid(z_i) * state.at[k] + sigmoid(z_f)"
+POINTWISE = [
+    # Which thread has which row and units.
+    ("row guard one too far", "row >= B ||", "row > B ||"),
+    ("unit guard one too far", "unit >= N)", "unit > N)"),
+    ("no unit guard", "row >= B || unit >= N", "row >= B"),
+    ("guards of which both must hold", "row >= B || unit", "row >= B && unit"),
+    ("unit guard one short", "unit >= N)", "unit + W >= N)"),
+    ("row by the wrong size of a block", "blockIdx.x * blockDim.y", "blockIdx.x * blockDim.x"),
+    ("units of neighbours overlap", "threadIdx.x) * W", "threadIdx.x) * (W > 1 ? W / 2 : W)"),
+    ("units not by the vector", "blockDim.x + threadIdx.x) * W", "blockDim.x + threadIdx.x)"),
+    ("row in a byte", "const i64 row = (i64)", "const unsigned char row = "),
+    # Which element of gates.
+    ("gates i and f swapped", "z_i = z[0][k], z_f = z[1][k]", "z_i = z[1][k], z_f = z[0][k]"),
+    ("gate o in g's place", "(z[2][k])", "(z[3][k])"),
+    ("gate g in o's place", "z_o = z[3][k]", "z_o = z[2][k]"),
+    ("one gate too many", "gate < 4", "gate < 5"),
+    ("one gate too few", "gate < 4", "gate < 3"),
+    ("gates one element on", "gate * N + unit;", "gate * N + unit + 1;"),
+    ("gates interleaved", "gate * N + unit;", "gate + 4 * unit;"),
+    ("gates without their row", "gates + row * gates_stride + column", "gates + column"),
+    ("gates as if contiguous", "row * gates_stride", "row * 4 * N"),
+    ("gates by c's stride", "row * gates_stride", "row * c_stride"),
+    ("int offset of gates", "row * gates_stride", "(int)(row * gates_stride)", HALF),
+    ("int offset of gates_h", "row * gates_h_stride", "(int)(row * gates_h_stride)", HALF),
+    ("int offset of reset_gates", "row * reset_gates_stride", "(int)(row * reset_gates_stride)", HALF),
+    ("int offset of a gate", "column = gate * N", "column = (int)(gate * N)", HALF),
+    ("int offset of c", "row * c_stride", "(int)(row * c_stride)", HALF),
+    ("int offset of reset_c", "row * reset_c_stride", "(int)(row * reset_c_stride)", HALF),
+    ("int offset of h", "h + row * N", "h + (int)(row * N)", HALF),
+    ("int offset of c_out", "c_out + row * N", "c_out + (int)(row * N)", HALF),
+    ("gates_h by the stride of gates", "row * gates_h_stride", "row * gates_stride"),
+    ("gates_h not checked for null", "gates_h ? gates_h + row", "true ? gates_h + row"),
+    ("bias by recurrent's pointer", "if (bias) {", "if (recurrent) {"),
+    ("bias by the unit alone", "(bias + column)", "(bias + unit)"),
+    (
+        "gates_h in place of gates",
+        "+= A(widen(more.at[k]));\n    }\n    if (bias)",
+        "= A(widen(more.at[k]));\n    }\n    if (bias)",
+    ),
+    ("half a vector", "k < W; ++k) z[gate][k] = A", "k < (W + 1) / 2; ++k) z[gate][k] = A"),
+    ("a loop beyond the vector", "k < W; ++k) z[gate][k] = A", "k <= W; ++k) z[gate][k] = A"),
+    # Resets.
+    ("resets without the option", "RESET && is_first[row]", "is_first[row]"),
+    ("no resets", "RESET && is_first[row]", "RESET && false"),
+    ("resets of all rows", "RESET && is_first[row]", "RESET"),
+    ("the reset of the block's row", "is_first[row]", "is_first[threadIdx.y]"),
+    ("no reset of c", "    old_c = reset_c ? reset_c + row * reset_c_stride : nullptr;\n", ""),
+    ("no reset of gates", "    recurrent = reset_gates ? reset_gates + row * reset_gates_stride : nullptr;\n", ""),
+    ("one reset_c for all rows", "reset_c + row * reset_c_stride", "reset_c"),
+    ("one reset_gates for all rows", "reset_gates + row * reset_gates_stride", "reset_gates"),
+    ("reset_gates not checked for null", "recurrent = reset_gates ?", "recurrent = true ?"),
+    ("reset_c as if of a row each", "row * reset_c_stride", "row * N"),
+    ("c of a reset not zeroed", "state.at[k] = A(0);", "state.at[k] = A(1);"),
+    ("c of a reset zeroed in part", "k < W; ++k) state.at[k] = A(0)", "k < W - 1; ++k) state.at[k] = A(0)"),
+    # The state.
+    ("c as if contiguous", "row * c_stride", "row * N"),
+    ("c without its unit", "load<W>(old_c + unit)", "load<W>(old_c)"),
+    ("no clip of c", "    if (CLIP) next = clip(next, A(cell_clip));\n", ""),
+    ("clips without the option", "if (CLIP) next", "next"),
+    ("f and i swapped in the sum", "sigmoid(z_f) * state.at[k] + sigmoid(z_i)", SWAPPED_SUM),
+    ("the old c is stored", "state.at[k] = next;", ""),
+    # Peepholes.
+    ("no peephole i", "      z_i += A(widen(p_i.at[k])) * state.at[k];\n", ""),
+    ("peephole f of i's row", "peephole + N + unit", "peephole + unit"),
+    ("peephole o a row too far", "peephole + 2 * N + unit", "peephole + 3 * N + unit"),
+    ("peephole o sees the old c", "A(widen(p_o.at[k])) * next", "A(widen(p_o.at[k])) * state.at[k]"),
+    ("peephole o before the clip", CLIP_AND_PEEPHOLE, "\n".join(CLIP_AND_PEEPHOLE.split("\n")[::-1])),
+    ("peepholes without the option", "if (PEEPHOLE) {\n    p_i", "{\n    p_i"),
+    # The output.
+    ("h without its activation", "activate<ACTIVATION>(next)", "next"),
+    ("tanh whatever the activation", "activate<ACTIVATION>(next)", "activate<TANH>(next)"),
+    ("o without its sigmoid", "of(sigmoid(z_o) *", "of(z_o *"),
+    ("h by c's stride", "h + row * N", "h + row * c_stride"),
+    ("h to the first row", "h + row * N + unit", "h + unit"),
+    ("c stored a unit on", "c_out + row * N + unit", "c_out + row * N + unit + 1"),
+    ("c's first unit stored", "store<W>(c_out + row * N + unit, state)", "c_out[row * N + unit] = state.at[0]"),
+    ("c stored in c", "store<W>(c_out", "store<W>((A*)c"),
+    ("c not stored", "  store<W>(c_out + row * N + unit, state);\n", ""),
+]
+
+CLIP_KERNEL = [
+    ("guard one too far", "k < count", "k <= count"),
+    ("guard one short", "k < count", "k + 1 < count"),
+    ("no guard", "if (k < count) ", ""),
+    ("the wrong size of a block", "blockDim.x", "warpSize"),
+    ("neighbours given one element", "widen(h[k])", "widen(h[k / 2 * 2])"),
+    ("half the limit", "A(limit)", "A(limit / 2)"),
+    ("stored at the start", "h[k] = Narrow", "h[0] = Narrow"),
+]
+
+CLIP_OF_NAN = "x < limit ? (x > -limit ? x : -limit) : limit"
+DOUBLE_OF_FLOAT = "double of(double x) { return float(x); }"
+WIDENED_FLOAT = "double widen(double x) { return float(x); }"
+DOUBLED = """Vector<T, W> whole;
+  for (int k = 0; k < W; ++k) whole.at[k] = from[k & ~1];
+  return whole;"""
+ACTIVATIONS = [
+    ("clip at the limit itself", "x > limit ? limit", "x >= limit ? limit", CLIP, same_bits_of_clip),
+    ("sigmoid of the other sign", "x < A(0) ? e * small : small", "x < A(0) ? small : e * small"),
+    ("sigmoid that overflows", "exponential(-magnitude(x))", "exponential(-x)"),
+    ("sigmoid of |x|", "return x < A(0) ? e * small : small", "return small"),
+    ("relu loses NaN", "x < A(0) ? A(0) : x;", "x > A(0) ? x : A(0);"),
+    ("relu for tanh", "KIND == TANH) return hyperbolic_tangent(x)", "KIND == TANH) return x"),
+    ("the wrong order of activations", "TANH, RELU, SIGMOID", "TANH, SIGMOID, RELU"),
+    ("softsign without a magnitude", "x / (A(1) + magnitude(x))", "x / (A(1) + x)"),
+    ("elu by exp", "x > A(0) ? x : exponential_minus_1(x)", "x > A(0) ? x : exponential(x)"),
+    ("elu of the other sign", "KIND == ELU) return x > A(0)", "KIND == ELU) return x < A(0)"),
+    ("elu loses accuracy near 0", "return expm1f(x)", "return expf(x) - 1.0f"),
+    ("linear is tanh", "  return x;\n}", "  return hyperbolic_tangent(x);\n}"),
+    ("double by float's exp", "return exp(x)", "return expf(float(x))", DOUBLE),
+    ("double by float's tanh", "return tanh(x)", "return tanhf(float(x))", DOUBLE),
+    ("clip from above alone", "x < -limit ? -limit : x", "x", CLIP),
+    ("clip loses NaN", "x > limit ? limit : x < -limit ? -limit : x", CLIP_OF_NAN, CLIP),
+    ("clip to the wrong side", "? -limit : x", "? limit : x", CLIP),
+]
+
+PRIMITIVES = [
+    ("int for i64", "typedef long long i64", "typedef int i64", CLIP),
+    ("half narrowed towards zero", "__float2half_rn", "__float2half_rz", HALF),
+    ("half narrowed upwards", "__float2half_rn", "__float2half_ru", HALF),
+    ("bfloat16 narrowed towards zero", "__float2bfloat16_rn", "__float2bfloat16_rz", BFLOAT16),
+    ("double narrowed to float", "double of(double x) { return x; }", DOUBLE_OF_FLOAT, DOUBLE),
+    ("double widened by float", "double widen(double x) { return x; }", WIDENED_FLOAT, DOUBLE),
+    ("vectors loaded one element on", "Vector<T, W>*>(from)", "Vector<T, W>*>(from + 1)"),
+    ("every other element, twice", "return *reinterpret_cast<const Vector<T, W>*>(from);", DOUBLED),
+    ("vectors stored one element back", "Vector<T, W>*>(to) =", "Vector<T, W>*>(to - 1) ="),
+    ("vectors of twice the size", "T at[W];", "T at[2 * W];"),
+    ("vectors of too large an alignment", "16 ? 16 : sizeof(T) * W", "16 ? 32 : 2 * sizeof(T) * W"),
+]
+
+MUTATIONS = [
+    *(Mutation("pointwise.cu", *row) for row in POINTWISE),
+    *(Mutation("clip.cu", *row, tests=CLIP) for row in CLIP_KERNEL),
+    *(Mutation("activations.cuh", *row) for row in ACTIVATIONS),
+    *(Mutation("primitives.cuh", *row) for row in PRIMITIVES),
+]
+
+
+@contextmanager
+def mutated(mutation: Mutation | None) -> Iterator[Path]:
+    """A copy of the kernels' folder, with the mistake in it or none."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "kernels"
+        copy.mkdir()
+        for file in KERNELS.iterdir():
+            (copy / file.name).write_bytes(file.read_bytes())
+        if mutation is not None:
+            (copy / mutation.file).write_text(mutation.applied(), encoding="utf-8")
+        yield copy
+
+
+def first_failure(kernels: Path, tests: str) -> str | None:
+    """What the first of these tests to fail on a folder of kernels says, or None where all pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-k", tests]
+    done = subprocess.run(
+        [*command, str(HERE / "test_kernels_emulated.py")],
+        cwd=HERE.parent,
+        env=os.environ
+        | {"FUSEDLSTM_TEST_KERNELS": str(kernels), "FUSEDLSTM_REQUIRE_EMULATION": "1", "COLUMNS": "1000"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) \S+?::(.*)", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or failed is None:
+        raise RuntimeError(f"pytest itself failed:\n{done.stdout}{done.stderr}")
+    if "does not compile" in failed[1]:
+        raise RuntimeError(f"a mistake must compile:\n{done.stdout}")
+    return failed[1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    mutation: Mutation
+    good: bool
+    how: str
+
+    def __str__(self) -> str:
+        return f"{'    ' if self.good else 'NOT '}{self.mutation}\n        {self.how}"
+
+
+def outcome(mutation: Mutation) -> Outcome:
+    """Make one mistake, and see how it is found."""
+    with mutated(mutation) as kernels:
+        try:
+            failure = first_failure(kernels, mutation.tests)
+        except RuntimeError as error:
+            return Outcome(mutation, good=False, how=str(error))
+        if mutation.shown_equivalent is not None:
+            good = failure is None
+            return Outcome(mutation, good, f"equivalent: {mutation.shown_equivalent(kernels)}" if good else failure)
+    return Outcome(mutation, failure is not None, failure or "not found")
+
+
+def main(words: str) -> int:
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["EMULATION_CACHE"] = cache  # nobody wants these libraries again
+        with mutated(None) as kernels:
+            failure = first_failure(kernels, "test")
+        if failure is not None:
+            print(f"The tests fail without a mistake: {failure}")
+            return 1
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            outcomes = []
+            for each in pool.map(outcome, (m for m in MUTATIONS if words in str(m))):
+                print(each, flush=True)
+                outcomes.append(each)
+    missed = [each for each in outcomes if not each.good]
+    equivalent = sum(each.mutation.shown_equivalent is not None for each in outcomes)
+    print(f"{len(outcomes)} mistakes: {len(missed)} not found, {equivalent} equivalent to none")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(" ".join(sys.argv[1:])))
