@@ -164,6 +164,7 @@ CLIP_KERNEL = [
     ("stored at the start", "h[k] = Narrow", "h[0] = Narrow"),
 ]
 
+OVERFLOWING = "return exponential(x) / (A(1) + exponential(x))"
 CLIP_OF_NAN = "x < limit ? (x > -limit ? x : -limit) : limit"
 DOUBLE_OF_FLOAT = "double of(double x) { return float(x); }"
 WIDENED_FLOAT = "double widen(double x) { return float(x); }"
@@ -173,7 +174,8 @@ DOUBLED = """Vector<T, W> whole;
 ACTIVATIONS = [
     ("clip at the limit itself", "x > limit ? limit", "x >= limit ? limit", CLIP, same_bits_of_clip),
     ("sigmoid of the other sign", "x < A(0) ? e * small : small", "x < A(0) ? small : e * small"),
-    ("sigmoid that overflows", "exponential(-magnitude(x))", "exponential(-x)"),
+    ("sigmoid of x without its magnitude", "exponential(-magnitude(x))", "exponential(-x)"),
+    ("sigmoid that overflows", "return x < A(0) ? e * small : small", OVERFLOWING),
     ("sigmoid of |x|", "return x < A(0) ? e * small : small", "return small"),
     ("relu loses NaN", "x < A(0) ? A(0) : x;", "x > A(0) ? x : A(0);"),
     ("relu for tanh", "KIND == TANH) return hyperbolic_tangent(x)", "KIND == TANH) return x"),
