@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -156,9 +157,14 @@ def test_memory_is_moved_by_vectors(architecture, dtype):
     if sass.disassembler() is None:
         assert not REQUIRED, "nvdisasm is not installed"
         pytest.skip("machine code is not read here: nvdisasm is not installed")
-    for gates, width, options in itertools.product(resources.gate_dtypes(dtype), (1, 4), (False, True)):
-        kernel = launch.pointwise_kernel(gates, dtype, width, "tanh", options, options, options)
-        found = sass.accesses(compiled(kernel, architecture)[1])
+    cases = list(itertools.product(resources.gate_dtypes(dtype), [(1, True), (4, False), (4, True)]))
+    kernels = [
+        launch.pointwise_kernel(gates, dtype, width, "tanh", *[options] * 3) for gates, (width, options) in cases
+    ]
+    codes = [compiled(kernel, architecture)[1] for kernel in kernels]
+    with ThreadPoolExecutor(2) as pool:
+        listings = list(pool.map(sass.accesses, codes))
+    for kernel, (gates, (width, options)), found in zip(kernels, cases, listings, strict=True):
         loads, stores = vector_loads(gates, dtype, width, options=options), vector_stores(dtype, width)
         assert set(found) == set(loads) | set(stores), kernel.name
         assert all(found[load] >= count for load, count in loads.items()), (kernel.name, found)
