@@ -9,8 +9,8 @@
 # RESULTS  a folder for gpu.json (GPU, driver, versions, commit, digest of kernels/, parts), benchmarks.json and log.txt
 # WHEELS   a folder of wheels to use besides what is installed; nothing is fetched
 #
-# Needs a Python (PYTHON, else python3) with CuPy 14 and its libraries, pytest, pytest-benchmark and hypothesis. COMMIT
-# names the commit where there is no git.
+# Needs a Python (PYTHON, else python3) with CuPy 14 and its libraries, safetensors, ml_dtypes, hypothesis, pytest and
+# pytest-benchmark. COMMIT names the commit where there is no git.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 1 ] || { sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2; }
@@ -41,24 +41,26 @@ part() {
   local name=$1 limit=$2 start=$SECONDS status
   shift 2
   printf '\n== %s\n' "$name" | tee -a "$results/log.txt"
-  timeout "$limit" "$@" 2>&1 | tee -a "$results/log.txt"
+  timeout -k 5 "$limit" "$@" 2>&1 | tee -a "$results/log.txt"
   status=$?
   printf '%s\t%s\t%s\n' "$name" "$status" $((SECONDS - start)) >>"$site/parts"
 }
 
-tests="$python -m pytest -q -p no:cacheprovider"
+tests=("$python" -m pytest -q -p no:cacheprovider)
 export FUSEDLSTM_TEST_BACKENDS=cuda
 part "demo" 40 "$python" -m fusedlstm -v demo --backend cuda
-part "primitives" 60 $tests tests/test_primitives.py
-part "tests on the GPU" 180 $tests --ignore tests/test_primitives.py --ignore tests/test_packaging.py \
+part "primitives" 60 "${tests[@]}" tests/test_primitives.py
+part "tests on the GPU" 180 "${tests[@]}" --ignore tests/test_primitives.py --ignore tests/test_packaging.py \
   --ignore tests/test_compile.py --ignore tests/test_emulation.py --ignore tests/test_emulation_faults.py \
-  --ignore tests/test_kernels_emulated.py
-if command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
+  --ignore tests/test_kernels_emulated.py --ignore tests/test_mutations.py
+for tool in memcheck racecheck; do
+  if command -v compute-sanitizer >/dev/null; then
     part "$tool" 70 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" benchmarks/sanitize.py
-  done
-fi
-part "benchmarks" 70 $tests benchmarks --benchmark-max-time=0.3 --benchmark-columns=min,median,iqr,rounds \
+  else
+    part "$tool: compute-sanitizer is not installed" 5 false
+  fi
+done
+part "benchmarks" 70 "${tests[@]}" benchmarks --benchmark-max-time=0.3 --benchmark-columns=min,median,iqr,rounds \
   --benchmark-sort=min --benchmark-json="$results/benchmarks.json"
 
 "$python" benchmarks/facts.py "$site/parts" "$results/gpu.json"

@@ -1,4 +1,4 @@
-"""Steps on the GPU for a sanitizer to watch: every dtype and option, sizes around the edges of a block.
+"""Steps on the GPU for a sanitizer to watch: each dtype, without options and with many, at the edges of a block.
 
 CuPy's memory pool hides overruns from sanitizers, so each array here is an allocation of its own.
 """

@@ -20,7 +20,7 @@ template <typename A> DEVICE A sigmoid(A x) {
   return x < A(0) ? e * small : small;
 }
 
-// Numbered as in backends/cuda/backend.py.
+// Numbered as ACTIVATIONS in fusedlstm/weights.py.
 enum Activation { TANH, RELU, SIGMOID, SOFTSIGN, ELU, LINEAR };
 
 template <int KIND, typename A> DEVICE A activate(A x) {

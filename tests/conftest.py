@@ -18,7 +18,7 @@ from emulation import missing
 KEPT_KERNELS = tempfile.TemporaryDirectory(prefix="fusedlstm-tests-")
 os.environ["FUSEDLSTM_CACHE_DIR"] = KEPT_KERNELS.name
 
-# No test is timed; and what CI tests is the same for everybody.
+# No test is timed; where CI is set, the examples of properties are the same each time.
 settings.register_profile("untimed", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("untimed")
 
@@ -39,11 +39,16 @@ def choose():
 
 
 BACKENDS = choose()
+assert not {"cuda", "emulated"} <= set(BACKENDS), "cuda and emulated exclude each other: one takes the other's place"
 if "emulated" in BACKENDS:
     stand_in.install()
     probe._probe.cache_clear()
 else:
     stand_in.find_real()
+
+
+# For tests of cuda alone: skipped where it was not asked for and can't run, but failing where it was.
+needs_cuda = pytest.mark.skipif(BACKENDS == ["numpy"], reason=f"cuda runs neither here ({NO_GPU}) nor emulated")
 
 
 def backend_name(request):

@@ -2,14 +2,17 @@
 
 import logging
 import threading
+import time
+import types
 
 import numpy as np
 import pytest
 
 from fusedlstm import BackendUnavailableError, LSTMCell, LSTMState, LSTMWeights, lstm_pointwise, pack_state
-from fusedlstm.backends import unavailable_reason
 
-pytestmark = pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
+from conftest import needs_cuda
+
+pytestmark = needs_cuda
 
 
 @pytest.fixture
@@ -137,6 +140,7 @@ def test_a_kernel_is_loaded_once(clip_kernel, cupy, monkeypatch):
 
     def load(device):
         loads.append(device)
+        time.sleep(0.1)  # so that the others come while this one loads
         return real(device)
 
     monkeypatch.setattr(clip_kernel, "_load", load)
@@ -198,6 +202,25 @@ def test_what_must_be_copied(cupy):
         assert row_stride(ready) >= max(1, ready.shape[1])
 
 
+@pytest.mark.parametrize(
+    ("strides", "fits"),
+    [((32, 4), True), ((4 * (2**31 - 1), 4), True), ((4 * 2**31, 4), False), ((33, 4), False), ((28, 4), False)],
+)
+def test_distances_of_rows_that_cublas_takes(strides, fits, monkeypatch):
+    """Whole elements, fewer than 2^31, and no overlap."""
+    from fusedlstm.backends.cuda import layout
+
+    monkeypatch.setattr(layout.cupy, "ascontiguousarray", lambda a: "a copy")
+    array = types.SimpleNamespace(shape=(3, 8), strides=strides, itemsize=4)
+    assert (layout.with_contiguous_rows(array) is array) == fits
+
+
+def byte_bounds(array):
+    """First address, and the one after the last, from all elements' addresses."""
+    steps = np.indices(array.shape).reshape(array.ndim, -1).T @ np.array(array.strides)
+    return array.ctypes.data + steps.min(), array.ctypes.data + steps.max() + array.itemsize
+
+
 def test_spans(cupy):
     """First and last address, as NumPy finds them."""
     from fusedlstm.backends.cuda.layout import span
@@ -208,7 +231,7 @@ def test_spans(cupy):
         views(array)[:1] + views(array)[6:], views(twin)[:1] + views(twin)[6:], strict=True
     ):
         start, end = span(view)
-        low, high = np.lib.array_utils.byte_bounds(same)
+        low, high = byte_bounds(same)
         assert (start - array.data.ptr, end - start) == (low - twin.ctypes.data, high - low)
     assert len(set(span(array[:0]))) == 1
 
@@ -220,6 +243,7 @@ def test_alignment(cupy):
     assert is_aligned(array, 4)
     assert is_aligned(array[:, 4:8], 4)
     assert not is_aligned(array[:, 1:5], 4)
+    assert not is_aligned(array[:, 2:6], 4), "8 bytes are half a vector"
     assert not is_aligned(cupy.zeros((4, 5), np.float32)[:, :4], 4)
     assert is_aligned(cupy.zeros((4, 5), np.float32)[:1, :4], 4)
     assert is_aligned(cupy.zeros((4, 6), np.float64)[:, 2:6], 4), "two vectors of 16 bytes each"

@@ -110,6 +110,42 @@ def test_out_in_place_and_strides(dtype, backend):
     np.testing.assert_array_equal(LSTMState(h=wide, c=c).to_numpy().h, before)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_every_argument_in_strides(offset, dtype, backend):
+    """Rows that are part of wider ones, which begin at no multiple of a vector; columns that are not neighbours."""
+    make, rng = maker(backend, dtype), np.random.default_rng(0)
+    B, N = 5, 8
+    first = [True, False, True, False, False]
+    shapes = {"gates": (B, 4 * N), "gates_h": (B, 4 * N), "bias": (4 * N,), "peephole": (3, N)}
+    values = {name: make(rng.normal(size=shape)) for name, shape in shapes.items()}
+    values |= {name: make(rng.normal(size=(B, N)), c=True) for name in ("c", "reset_c")}
+    wanted = lstm_pointwise(is_first=first, **values).to_numpy()
+
+    def inside(array):
+        """The same values in rows of a wider array."""
+        like = make(np.zeros((*array.shape[:-1], array.shape[-1] + 7)), c=array.dtype == values["c"].dtype)
+        view = like[..., offset : offset + array.shape[-1]]
+        view[...] = array
+        return view
+
+    def spread(array):
+        """The same values, every second element of a longer row."""
+        like = make(np.zeros((*array.shape[:-1], 2 * array.shape[-1])), c=array.dtype == values["c"].dtype)
+        like[..., ::2] = array
+        return like[..., ::2]
+
+    for laid in (inside, spread):
+        for name in values:
+            got = lstm_pointwise(is_first=first, **{**values, name: laid(values[name])}).to_numpy()
+            np.testing.assert_array_equal(got.h, wanted.h, err_msg=name)
+            np.testing.assert_array_equal(got.c, wanted.c, err_msg=name)
+    mask = make(np.zeros(2 * B))
+    mask[::2] = make(np.array(first))
+    got = lstm_pointwise(is_first=(mask > 0)[::2], **values).to_numpy()
+    np.testing.assert_array_equal(got.c, wanted.c)
+
+
 def test_dropped_nan(backend):
     make = maker(backend, "float32")
     gates, c = make(np.ones((2, 8))), make(np.array([[1.0, 2.0], [np.nan, np.inf]]), c=True)

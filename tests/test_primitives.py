@@ -10,10 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fusedlstm.backends import unavailable_reason
 from fusedlstm.weights import ACTIVATIONS
 
-pytestmark = pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
+from conftest import needs_cuda
+
+pytestmark = needs_cuda
 
 HERE = Path(__file__).parent
 FILE = HERE / "primitives.cu"

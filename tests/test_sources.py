@@ -94,10 +94,11 @@ def test_private_to_the_user(folder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
-def test_a_folder_that_others_can_write_is_not_trusted(folder, caplog):
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_folder_that_others_can_write_is_not_trusted(mode, folder, caplog):
     """Else somebody else's code would run on the GPU as this user's."""
     cache.write("x", b"code")
-    folder.chmod(0o777)
+    folder.chmod(mode)
     with caplog.at_level(logging.WARNING, logger="fusedlstm"):
         assert cache.read("x") is None
         cache.write("y", b"code")

@@ -22,7 +22,7 @@ def allocate(shape, dtype):
 
 def check_span(address, size):
     """Raise unless so many bytes from an address on lie in one live allocation."""
-    if not any(start <= address and address + size <= start + length for start, length in _allocations.items()):
+    if not any(start <= address and address + size <= start + length for start, length in list(_allocations.items())):
         raise MemoryError(f"{size} bytes at {address:#x} are not all in one array")
 
 
