@@ -141,16 +141,19 @@ OPTIONS = {
 }
 
 
+ROWS_TO_RESET_TO = {"everything": "1", "reset to rows": "B"}
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize(("B", "N"), EDGES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_edges_of_vectors_and_blocks(B, N, options, dtype, backend):
     weights = LSTMWeights.random(2, N, dtype=dtype, seed=0, **OPTIONS[options])
     resets = {}
-    if options.startswith("reset"):
+    if options != "plain":
         resets["is_first"] = np.arange(B) % 3 == 0
-    if options == "reset to rows":
-        resets["rows"] = B
+    if options in ROWS_TO_RESET_TO:
+        resets["rows"] = B if ROWS_TO_RESET_TO[options] == "B" else 1
     assert_near_float64(weights, B, backend, **resets)
 
 

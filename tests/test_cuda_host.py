@@ -1,6 +1,8 @@
 """The host side of the CUDA backend: devices, math modes, layouts, the launcher. On a GPU, or emulated."""
 
 import logging
+import shutil
+import sys
 import threading
 import time
 import types
@@ -170,6 +172,46 @@ def test_the_launcher_checks(clip_kernel, cupy, arguments, message):
     values = [cupy.zeros(3, value) if isinstance(value, str) else value for value in arguments]
     with pytest.raises(TypeError, match=message):
         clip_kernel((1,), (256,), *values)
+
+
+@pytest.fixture
+def copied_kernels(tmp_path, monkeypatch):
+    """A copy of kernels/ to edit, compiled into a cache of its own, on the stand-in."""
+    from fusedlstm.backends.cuda import sources
+
+    if "stand-in" not in sys.modules["cupy"].__version__:
+        pytest.skip("the stand-in tells stale code, a GPU runs it")
+    folder = shutil.copytree(sources.folder(), tmp_path / "kernels")
+    monkeypatch.setattr(sources, "folder", lambda: folder)
+    monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "cache"))
+    digest = sources.digest
+    digest.cache_clear()
+    yield folder
+    digest.cache_clear()
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_edited_headers_are_compiled_anew(stale, copied_kernels, cupy, monkeypatch):
+    """... and were the digest stale, the old code would run: a planted fault, which the stand-in names."""
+    from fusedlstm.backends.cuda import sources
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    def clip():
+        h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
+        Kernel("clip.cu", "lstm_clip<float>", (np.dtype(np.float32), "i64", "f64"))((1,), (256,), h, 3, 1)
+        return h.get().tolist()
+
+    assert clip() == [-1, 0.5, 1]
+    header = copied_kernels / "activations.cuh"
+    old = sources.digest()
+    header.write_text(header.read_text().replace("x > limit ? limit", "x > limit ? limit + limit"))
+    sources.digest.cache_clear()
+    if stale:
+        monkeypatch.setattr(sources, "digest", lambda: old)
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="stale code"):
+            clip()
+    else:
+        assert clip() == [-1, 0.5, 2]
 
 
 # Layouts.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import arrays
+from . import arrays, nvrtc
 from emulation import FORWARD, REVERSE, shuffled
 from emulation import Module as EmulatedModule
 
@@ -64,9 +64,13 @@ class Module:
         if not cubin.endswith(b"}\0"):
             raise CUDARuntimeError("the code is not whole")
         self._code = json.loads(cubin[:-1])
+        if nvrtc._digest(self._code["path"], self._code["includes"]) != self._code["sources"]:
+            raise CUDARuntimeError(f"stale code: {self._code['path']} or a header has changed since it was compiled")
         self._device = arrays.current_device
 
     def get_function(self, name):
+        if name not in self._code["names"]:
+            raise CUDARuntimeError(f"cudaErrorNotFound: {name} is none of {list(self._code['names'])}")
         return Function(self, self._code, self._code["names"][name])
 
 
@@ -76,7 +80,7 @@ class Function:
     def __init__(self, module, code, name):
         self._device = module._device
         includes = tuple(f"-I{folder}" for folder in code["includes"])
-        self._launch = _emulated(Path(code["path"]), _instances(name), includes).function(name)
+        self._launch = _emulated(Path(code["path"]), _instances(name), includes, code["sources"]).function(name)
 
     def __call__(self, grid, block, args):
         if self._device != arrays.current_device:
@@ -109,5 +113,6 @@ def _instances(name):
 
 
 @functools.cache
-def _emulated(path, names, flags):
+def _emulated(path, names, flags, sources):
+    del sources  # tells versions of the file apart
     return EmulatedModule(path, names, mode=MODE, flags=flags)

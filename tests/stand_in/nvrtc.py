@@ -1,5 +1,6 @@
 """NVRTC's calls: a program's code is a description of it, from which gpu.Module makes the emulated kernel."""
 
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -18,6 +19,12 @@ def getVersion():
 
 def getSupportedArchs():
     return [75, 80, 86, 89, 90, 100, 120]
+
+
+def _digest(path, includes):
+    """What code is compiled from: the file, and every header it may include."""
+    files = [Path(path), *(file for folder in includes for file in sorted(Path(folder).glob("*.cuh")))]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def createProgram(src, name, headers, include_names):
@@ -39,6 +46,7 @@ def compileProgram(prog, options):
         raise NVRTCError("NVRTC_ERROR_INVALID_OPTION")
     program["path"] = str(found[0])
     program["includes"] = [str(folder) for folder in folders if list(folder.glob("*.cuh"))]
+    program["sources"] = _digest(program["path"], program["includes"])
 
 
 def getLoweredName(prog, name):
@@ -49,7 +57,8 @@ def getCUBIN(prog):
     """The code without its last byte, as CuPy gives it."""
     program = _programs[prog]
     mangled = {getLoweredName(prog, name): name for name in program["names"]}
-    return json.dumps({"path": program["path"], "includes": program["includes"], "names": mangled}).encode()
+    description = {key: program[key] for key in ("path", "includes", "sources")}
+    return json.dumps({**description, "names": mangled}).encode()
 
 
 def getPTX(prog):
