@@ -46,8 +46,9 @@ def from_tf1(
     the checkpoint, are not in it and have the names and defaults they have there.
 
     Args:
-        variables: names to arrays, as read from a checkpoint. Other variables and optimiser slots are
-            ignored, and not read; an ending ":0" is dropped.
+        variables: names to arrays, as read from a checkpoint. Optimiser slots and other variables are
+            ignored, and not read but for kernels and biases, whose shapes tell cells; an ending ":0" is
+            dropped.
         prefix: the cell's scope, such as "rnn/lstm_cell". None finds the only cell there is.
         forget_bias: what the cell adds to the forget gate at every step; it goes into our bias. The
             default is the cells' own, 1.0.
