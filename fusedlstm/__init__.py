@@ -5,6 +5,7 @@ from fusedlstm.backends import BackendUnavailableError, available_backends
 from fusedlstm.cell import LSTMCell
 from fusedlstm.files import WeightsFileError
 from fusedlstm.pointwise import lstm_pointwise
+from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState, pack_state, unpack_state
 from fusedlstm.weights import LSTMWeights
 
@@ -15,6 +16,7 @@ __all__ = [
     "LSTMCell",
     "LSTMState",
     "LSTMWeights",
+    "StackedWeights",
     "WeightsFileError",
     "__version__",
     "available_backends",

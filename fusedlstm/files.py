@@ -4,8 +4,10 @@ A file of version 1 is a safetensors file whose metadata has one key, "fusedlstm
 
     {"kind": "LSTMWeights", "version": 1, "options": {...}, "crc32": 1234567890}
 
-Arrays are stored C-ordered and little-endian under their names in `LSTMWeights`. The checksum is over
-options and arrays (`_checksum`). A reader of a later version reads every earlier one. One key only,
+Arrays are stored C-ordered and little-endian under their names in `LSTMWeights`. A file of the kind
+"StackedWeights" has those of the element of `layers` at index k under the names "k.weight_ih" ..., and the options
+{"layers": [one element's options, ...], "bidirectional": bool, "residual": [one bool a layer, ...]}. The
+checksum is over options and arrays (`_checksum`). A reader of a later version reads every earlier one. One key only,
 because safetensors writes several in no fixed order and the same weights should give the same bytes.
 """
 

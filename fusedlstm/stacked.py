@@ -1,0 +1,290 @@
+"""The weights of several layers, and of both directions: checked once, then read-only.
+
+With two directions each layer reads the sequence forward and backward. Its output is both directions' outputs side
+by side, the forward one first, and is the input of each direction of the layer above. A residual layer
+is TensorFlow's ResidualWrapper: each direction's output is its h plus its input, and its state stays h and c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm import dtypes
+from fusedlstm.checks import check_dtype, check_size, describe_type, fail
+from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    import os
+
+    from fusedlstm.dtypes import NumpyArray
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class StackedWeights:
+    """The weights of an LSTM of several layers, which may differ in everything but their dtype.
+
+    Args:
+        layers: a sequence of LSTMWeights, at index layer * D + direction, as PyTorch orders them. D is 2
+            with both directions (forward, then backward), else 1. A layer's input_size is the width of the
+            output below.
+        bidirectional: whether each layer has both directions; its two may differ in all but input_size.
+        residual: whether a layer's output is its h plus its input, which then must have one width: a
+            bool for all layers, or one for each layer.
+
+    Raises:
+        TypeError: an element that is no LSTMWeights, or of another dtype than the first.
+        ValueError: no layers, an odd number of them with both directions, sizes that don't fit together.
+    """
+
+    layers: tuple[LSTMWeights, ...]
+    bidirectional: bool
+    residual: tuple[bool, ...]
+
+    def __init__(
+        self,
+        layers: Sequence[LSTMWeights],
+        *,
+        bidirectional: bool = False,
+        residual: bool | Sequence[bool] = False,
+    ) -> None:
+        set_ = object.__setattr__  # the class is frozen for everybody else
+        set_(self, "bidirectional", _bool("bidirectional", bidirectional))
+        set_(self, "layers", _layers(layers))
+        self._check_elements()
+        set_(self, "residual", _residual(residual, self.num_layers))
+        self._check_sizes()
+
+    def _check_elements(self) -> None:
+        for index, weights in enumerate(self.layers):
+            if not isinstance(weights, LSTMWeights):
+                fail(TypeError, self._name(index), "an LSTMWeights", describe_type(weights))
+        if len(self.layers) % self.num_directions:
+            wanted = "an even number of them with bidirectional=True: forward and backward for each layer"
+            fail(ValueError, "layers", wanted, str(len(self.layers)))
+        for index, weights in enumerate(self.layers):
+            hint = f'Use layers[{index}].astype("{self.dtype}")'
+            check_dtype(self._name(index), weights.dtype, self.dtype, "that of layers[0]", hint)
+
+    def _check_sizes(self) -> None:
+        D, width, of = self.num_directions, self.input_size, "that of layers[0]"
+        for layer, residual in enumerate(self.residual):
+            directions = self.layers[layer * D : layer * D + D]
+            for index, weights in enumerate(directions, layer * D):
+                if weights.input_size != width:
+                    fail(ValueError, self._name(index), f"input_size {width} ({of})", str(weights.input_size))
+                if residual and weights.output_size != width:
+                    wanted = f"output_size {width} (the input_size, as the layer is residual)"
+                    fail(ValueError, self._name(index), wanted, str(weights.output_size))
+            width, of = _width(directions), f"the width of layer {layer}'s output"
+
+    def _name(self, index: int) -> str:
+        """Return what an error calls the element at this index."""
+        if not self.bidirectional:
+            return f"layers[{index}]"
+        return f"layers[{index}] (layer {index // 2}, {'backward' if index % 2 else 'forward'})"
+
+    @property
+    def num_directions(self) -> int:
+        """D: 2 with both directions, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def num_layers(self) -> int:
+        """The number of layers, each of one or two LSTMWeights."""
+        return len(self.layers) // self.num_directions
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of every array, and of x and h."""
+        return self.layers[0].dtype
+
+    @property
+    def input_size(self) -> int:
+        """I, the width of the inputs."""
+        return self.layers[0].input_size
+
+    @property
+    def output_size(self) -> int:
+        """The width of the outputs: those of the top layer's directions side by side."""
+        return _width(self.layers[-self.num_directions :])
+
+    @classmethod
+    def random(
+        cls,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        seed: int,
+        bidirectional: bool = False,
+        residual: bool | Sequence[bool] = False,
+        proj_size: int | None = None,
+        bias: bool = True,
+        peephole: bool = False,
+        forget_bias: float = 0.0,
+        cell_clip: float | None = None,
+        proj_clip: float | None = None,
+        activation: str = "tanh",
+        dtype: Any = "float32",
+    ) -> StackedWeights:
+        """Return untrained weights: each layer and direction as `LSTMWeights.random` makes it.
+
+        Args:
+            input_size: I, at least 0.
+            hidden_size: N of every layer, at least 1.
+            num_layers: at least 1.
+            seed: each layer and direction draws from a stream of its own, which this seed gives.
+            bidirectional: as in the class.
+            residual: as in the class.
+            proj_size: as all that follow, in `LSTMWeights.random`, and alike in every layer.
+            bias: see there.
+            peephole: see there.
+            forget_bias: see there.
+            cell_clip: see there.
+            proj_clip: see there.
+            activation: see there.
+            dtype: see there.
+        """
+        D = 2 if _bool("bidirectional", bidirectional) else 1
+        L = check_size("num_layers", num_layers, 1)
+        layers: list[LSTMWeights] = []
+        width = input_size
+        for layer_seeds in np.random.SeedSequence(seed).generate_state(L * D, np.uint64).reshape(L, D):
+            layers += [
+                LSTMWeights.random(
+                    width,
+                    hidden_size,
+                    seed=int(layer_seed),
+                    proj_size=proj_size,
+                    bias=bias,
+                    peephole=peephole,
+                    forget_bias=forget_bias,
+                    cell_clip=cell_clip,
+                    proj_clip=proj_clip,
+                    activation=activation,
+                    dtype=dtype,
+                )
+                for layer_seed in layer_seeds
+            ]
+            width = _width(layers[-D:])
+        return cls(layers, bidirectional=bidirectional, residual=residual)
+
+    def astype(self, dtype: Any) -> StackedWeights:
+        """Return the weights in another of the four dtypes, or these same ones if they have it."""
+        dtype = dtypes.resolve(dtype)
+        if dtype == self.dtype:
+            return self
+        return _restore(tuple(weights.astype(dtype) for weights in self.layers), self.bidirectional, self.residual)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all layers to one safetensors file, replacing a file of that name whole or not at all.
+
+        Raises:
+            OSError: the file can't be written; an older file is left as it was.
+        """
+        from fusedlstm import files
+
+        arrays = {f"{index}.{name}": array for index, name, array in self._all_arrays()}
+        options = {
+            "layers": [weights.options() for weights in self.layers],
+            "bidirectional": self.bidirectional,
+            "residual": list(self.residual),
+        }
+        files.save(path, "StackedWeights", arrays, options)
+
+    def _all_arrays(self) -> Iterator[tuple[int, str, NumpyArray]]:
+        for index, weights in enumerate(self.layers):
+            for name, array in weights.arrays().items():
+                yield index, name, array
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> StackedWeights:
+        """Read weights that `save` wrote, bit for bit. Nothing in the file is ever executed.
+
+        Raises:
+            WeightsFileError: the file is damaged, truncated, of another kind, or from a newer version.
+            OSError: the file can't be read.
+        """
+        from fusedlstm import files
+
+        arrays, options = files.load(path, "StackedWeights")
+        return files.build(path, _from_file, {"arrays": arrays}, options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor, so that a copy is checked again.
+        return _restore, (self.layers, self.bidirectional, self.residual)
+
+    def __repr__(self) -> str:
+        parts = [f"[{', '.join(map(repr, self.layers))}]"]
+        if self.bidirectional:
+            parts.append("bidirectional=True")
+        if any(self.residual):
+            parts.append(f"residual={True if all(self.residual) else self.residual}")
+        return f"StackedWeights({', '.join(parts)})"
+
+
+def _restore(layers: Sequence[LSTMWeights], bidirectional: bool, residual: Sequence[bool]) -> StackedWeights:
+    return StackedWeights(layers, bidirectional=bidirectional, residual=residual)
+
+
+def _from_file(*, arrays: Mapping[str, NumpyArray], layers: Any, bidirectional: Any, residual: Any) -> StackedWeights:
+    """Return the weights of a file's arrays "0.weight_ih", "0.weight_hh" ... and options, whatever these are.
+
+    Raises:
+        TypeError, ValueError: they are none of a StackedWeights.
+    """
+    if not isinstance(layers, list) or not all(isinstance(options, dict) for options in layers):
+        fail(TypeError, "layers", "the options of each layer", describe_type(layers))
+    own: list[dict[str, NumpyArray]] = [{} for _ in layers]
+    numbers = {str(index): index for index in range(len(layers))}
+    for full, array in arrays.items():
+        index, _, name = full.partition(".")
+        if index not in numbers:
+            fail(ValueError, full, f"an array of one of {len(layers)} layers", f"shape {array.shape}")
+        own[numbers[index]][name] = array
+    built = [_layer_from_file(index, own[index], options) for index, options in enumerate(layers)]
+    return StackedWeights(built, bidirectional=bidirectional, residual=residual)
+
+
+def _layer_from_file(index: int, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> LSTMWeights:
+    try:
+        return LSTMWeights(**arrays, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"layers[{index}]: {error}") from error
+
+
+def _width(directions: Sequence[LSTMWeights]) -> int:
+    """Return the width of the output of a layer of these directions."""
+    return sum(weights.output_size for weights in directions)
+
+
+def _layers(layers: Any) -> tuple[Any, ...]:
+    """Return a sequence's elements, of which there is at least one."""
+    if isinstance(layers, LSTMWeights):
+        fail(TypeError, "layers", "a sequence of LSTMWeights", "one LSTMWeights", "Use StackedWeights([weights])")
+    if not isinstance(layers, Sequence) or isinstance(layers, (str, bytes)):
+        fail(TypeError, "layers", "a sequence of LSTMWeights", describe_type(layers))
+    if not layers:
+        fail(ValueError, "layers", "at least one LSTMWeights", "none")
+    return tuple(layers)
+
+
+def _residual(residual: Any, num_layers: int) -> tuple[bool, ...]:
+    """Return one bool a layer."""
+    if isinstance(residual, (bool, np.bool_)):
+        return (bool(residual),) * num_layers
+    if not isinstance(residual, Sequence) or isinstance(residual, (str, bytes)):
+        fail(TypeError, "residual", "a bool, or a sequence of one for each layer", describe_type(residual))
+    if len(residual) != num_layers:
+        fail(ValueError, "residual", f"one bool for each of {num_layers} layers", f"{len(residual)} of them")
+    return tuple(_bool(f"residual[{layer}]", value) for layer, value in enumerate(residual))
+
+
+def _bool(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        fail(TypeError, name, "a bool", describe_type(value))
+    return bool(value)
