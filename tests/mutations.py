@@ -28,6 +28,8 @@ DOUBLE = "double-double"
 HALF = "__half-__half"
 BFLOAT16 = "__nv_bfloat16-__nv_bfloat16"
 CLIP = "test_clip"
+SELECT = "test_select"
+ADD = "test_add"
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,42 @@ CLIP_KERNEL = [
     ("stored at the start", "h[k] = Narrow", "h[0] = Narrow"),
 ]
 
+SELECT_KERNEL = [
+    ("guard of rows one too far", "row >= B", "row > B"),
+    ("no guard of rows", "row >= B || ", ""),
+    ("guard of columns one too far", "column >= K", "column > K"),
+    ("no guard of columns", "column >= K || ", ""),
+    ("the rows that are not marked", "!mask[row]", "mask[row]"),
+    ("every row", " || !mask[row]", ""),
+    ("the mask of the first row", "!mask[row]", "!mask[0]"),
+    ("the mask by columns", "!mask[row]", "!mask[column]"),
+    ("always zeros", "value ? value[row * value_stride + column] : ", ""),
+    ("zeros of one", "of(0)", "of(1)"),
+    ("the first row for all", "row * value_stride", "0 * value_stride"),
+    ("rows of K elements", "value[row * value_stride", "value[row * K"),
+    ("stored at the row's start", "out[row * K + column]", "out[row * K]"),
+    ("stored a row on", "out[row * K", "out[(row + 1) * K"),
+    (
+        "rows and columns exchanged",
+        "(i64)blockIdx.x * blockDim.y + threadIdx.y",
+        "(i64)blockIdx.y * blockDim.y + threadIdx.x",
+    ),
+    ("an offset of 32 bits", "value[row * value_stride + column]", "value[int(row * value_stride + column)]"),
+    ("an offset of out of 32 bits", "out[row * K + column]", "out[int(row * K + column)]"),
+]
+
+ADD_KERNEL = [
+    ("guard one too far", "k < count", "k <= count"),
+    ("no guard", "if (k < count) ", ""),
+    ("the difference", ") + widen(", ") - widen("),
+    ("the other alone", "widen(out[k]) + widen(more[k])", "widen(more[k])"),
+    ("itself twice", "widen(more[k])", "widen(out[k])"),
+    ("the first of the others", "widen(more[k])", "widen(more[0])"),
+    ("the wrong size of a block", "blockDim.x", "warpSize"),
+    ("stored in the other", "if (k < count) out[k] =", "if (k < count) const_cast<T*>(more)[k] ="),
+    ("stored at the start", "out[k] = Narrow", "out[0] = Narrow"),
+]
+
 OVERFLOWING = "return exponential(x) / (A(1) + exponential(x))"
 CLIP_OF_NAN = "x < limit ? (x > -limit ? x : -limit) : limit"
 DOUBLE_OF_FLOAT = "double of(double x) { return float(x); }"
@@ -209,6 +247,8 @@ PRIMITIVES = [
 MUTATIONS = [
     *(Mutation("pointwise.cu", *row) for row in POINTWISE),
     *(Mutation("clip.cu", *row, tests=CLIP) for row in CLIP_KERNEL),
+    *(Mutation("select.cu", *row, tests=SELECT) for row in SELECT_KERNEL),
+    *(Mutation("add.cu", *row, tests=ADD) for row in ADD_KERNEL),
     *(Mutation("activations.cuh", *row) for row in ACTIVATIONS),
     *(Mutation("primitives.cuh", *row) for row in PRIMITIVES),
 ]

@@ -52,13 +52,16 @@ def option_kernels(flags):
     return [launch.pointwise_kernel(gate_dtypes(dtype)[0], dtype, 4, "tanh", *flags) for dtype in DTYPES]
 
 
-def clip_kernels():
-    return [launch.clip_kernel(dtype) for dtype in DTYPES]
+def kernels_by_dtype():
+    """The small ones, which have an instance for each dtype and no more."""
+    return [
+        kernel(dtype) for kernel in (launch.clip_kernel, launch.select_kernel, launch.add_kernel) for dtype in DTYPES
+    ]
 
 
 def instances():
     """All that is compiled by tests, by name: the kernels, and the architectures of each."""
-    kernels = [kernel for dtype in DTYPES for kernel in pointwise_kernels(dtype)] + clip_kernels()
+    kernels = [kernel for dtype in DTYPES for kernel in pointwise_kernels(dtype)] + kernels_by_dtype()
     of_options = [kernel for flags in OPTIONS for kernel in option_kernels(flags)]
     architectures = {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in of_options}
     return architectures | {kernel.name: (kernel, set(ARCHITECTURES)) for kernel in kernels}

@@ -74,8 +74,8 @@ def test_pointwise_options(flags):
 
 
 @pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
-def test_clip(architecture):
-    for kernel in resources.clip_kernels():
+def test_kernels_by_dtype(architecture):
+    for kernel in resources.kernels_by_dtype():
         assert_compiles(kernel, architecture)
 
 

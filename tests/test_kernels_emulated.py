@@ -321,3 +321,63 @@ def test_clip(clip, name, count, schedule):
         (-(-count // THREADS),), (THREADS,), (h, np.int64(count), np.float64(0.5)), schedule=schedule
     )
     assert_near("h", h, expected, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def select():
+    return Module(KERNELS / "select.cu", [f"lstm_select<{name}>" for name in DTYPES], mode="check")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("value", ["zeros", "one row", "rows"])
+@pytest.mark.parametrize(("B", "K"), [(1, 1), (3, 127), (2, 129), (257, 2)])
+def test_select(select, name, value, B, K, schedule):
+    """Rows marked take zeros, one row, or their own of rows that are apart; the others keep every bit, NaN too."""
+    random = np.random.default_rng(B)
+    out = random.standard_normal((B, K)).astype(DTYPES[name])
+    out[::2, -1] = np.nan
+    mask = random.random(B) < 0.5
+    mask[0] = True
+    wide = random.standard_normal((1 if value == "one row" else B, K + 3)).astype(DTYPES[name])
+    rows = wide[:, 1 : K + 1]
+    expected = out.copy()
+    expected[mask] = 0 if value == "zeros" else rows[0] if value == "one row" else rows[mask]
+    threads = min(UNITS_OF_A_BLOCK, 1 << (K - 1).bit_length())
+    per_block = THREADS // threads
+    source = np.uintp(0) if value == "zeros" else rows
+    stride = np.int64(K + 3 if value == "rows" else 0)
+    grid = (-(-B // per_block), -(-K // threads))
+    select.function(f"lstm_select<{name}>")(
+        grid, (threads, per_block), (out, mask, source, stride, np.int64(B), np.int64(K)), schedule=schedule
+    )
+    assert_near("out", out, expected.astype(np.float64), rtol=0, atol=0)
+
+
+def test_select_with_offsets_beyond_two_to_the_31(select):
+    random = np.random.default_rng(0)
+    out, value = (far_apart(random, np.float16, 3, 1) for _ in range(2))
+    mask = np.array([False, True, True])
+    expected = np.where(mask[:, None], value, out).astype(np.float64)
+    arguments = (out, mask, value, np.int64(FAR), np.int64(3), np.int64(FAR))
+    select.function("lstm_select<__half>")((3, 1), (1, 1), arguments, schedule=FORWARD)
+    assert_near("out", out, expected, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def add():
+    return Module(KERNELS / "add.cu", [f"lstm_add<{name}>" for name in DTYPES], mode="check")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("count", [1, 255, 256, 257])
+def test_add(add, name, count, schedule):
+    """Every sum is the exact one, rounded once."""
+    random = np.random.default_rng(count)
+    a, b = (random.standard_normal(count).astype(DTYPES[name]) for _ in range(2))
+    a[-1], b[count // 2] = np.nan, np.inf
+    wide = np.float64 if name == "double" else np.float32
+    expected = (a.astype(wide) + b.astype(wide)).astype(DTYPES[name])
+    add.function(f"lstm_add<{name}>")((-(-count // THREADS),), (THREADS,), (a, b, np.int64(count)), schedule=schedule)
+    assert_near("a", a, expected.astype(np.float64), rtol=0, atol=0)

@@ -16,7 +16,7 @@ from fusedlstm.weights import ACTIVATIONS
 _C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 _THREADS = 256  # of a block
 _VECTOR = 4  # units a thread, where sizes and addresses allow
-_UNITS_OF_A_BLOCK = 128  # threads side by side at most, each with its units
+_COLUMNS_OF_A_BLOCK = 128  # threads side by side at most
 
 
 @functools.cache
@@ -77,12 +77,10 @@ def launch_pointwise(
         cell_clip is not None,
         is_first is not None,
     )
-    threads = min(_UNITS_OF_A_BLOCK, 1 << (-(-N // width) - 1).bit_length())
-    rows = _THREADS // threads
-    grid = (-(-B // rows), -(-N // (threads * width)))
+    grid, block = _rows_and_columns(B, -(-N // width))
     kernel(
         grid,
-        (threads, rows),
+        block,
         *(gates, row_stride(gates)),
         *(gates_h, _reset_stride(gates_h)),
         *(bias, peephole),
@@ -93,6 +91,13 @@ def launch_pointwise(
         *(h_out, c_out),
         *(cell_clip or 0.0, B, N),
     )
+
+
+def _rows_and_columns(B: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return grid and block of a thread for each row, on x, and column, on y: columns side by side in a block."""
+    threads = min(_COLUMNS_OF_A_BLOCK, 1 << (columns - 1).bit_length())
+    rows = _THREADS // threads
+    return (-(-B // rows), -(-columns // threads)), (threads, rows)
 
 
 def _reset_stride(a: Any) -> int:
@@ -110,3 +115,32 @@ def launch_clip(h: Any, limit: float) -> None:
     """Launch kernels/clip.cu on a C-contiguous array, in place."""
     blocks = -(-h.size // _THREADS)
     clip_kernel(h.dtype)((blocks,), (_THREADS,), h, h.size, limit)
+
+
+@functools.cache
+def select_kernel(dtype: np.dtype[Any]) -> Kernel:
+    """Return the instance of kernels/select.cu for a dtype."""
+    return Kernel(
+        "select.cu", f"lstm_select<{_C_NAMES[dtype.name]}>", (dtype, np.dtype(np.bool_), dtype, "i64", "i64", "i64")
+    )
+
+
+def launch_select(a: Any, rows: Any, value: Any) -> None:
+    """Launch kernels/select.cu: a (B, K), contiguous; rows (B,); value (B, K), (1, K) or None for zeros."""
+    B, K = a.shape
+    if value is not None:
+        value = with_contiguous_rows(value)
+    grid, block = _rows_and_columns(B, K)
+    select_kernel(a.dtype)(grid, block, a, cupy.ascontiguousarray(rows), value, _reset_stride(value), B, K)
+
+
+@functools.cache
+def add_kernel(dtype: np.dtype[Any]) -> Kernel:
+    """Return the instance of kernels/add.cu for a dtype."""
+    return Kernel("add.cu", f"lstm_add<{_C_NAMES[dtype.name]}>", (dtype, dtype, "i64"))
+
+
+def launch_add(a: Any, more: Any) -> None:
+    """Launch kernels/add.cu: a, contiguous, and more, of one shape."""
+    blocks = -(-a.size // _THREADS)
+    add_kernel(a.dtype)((blocks,), (_THREADS,), a, cupy.ascontiguousarray(more), a.size)

@@ -1,0 +1,10 @@
+// The sum of a residual connection, in place: out = out + more, rounded once to the dtype of both.
+#include "primitives.cuh"
+
+template <typename T>
+__global__ void __launch_bounds__(256) lstm_add(T* out,         // (count,), contiguous, apart from more
+                                                const T* more,  // (count,), contiguous
+                                                i64 count) {
+  const i64 k = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (k < count) out[k] = Narrow<T>::of(widen(out[k]) + widen(more[k]));
+}

@@ -1,0 +1,19 @@
+// Rows marked take another value, in place: out[row] = value[row] where mask[row], else it stays.
+//
+// It freezes the state of rows that take no step, and clears outputs past the end of a sequence. It selects,
+// and computes nothing: a NaN that is replaced is gone.
+#include "primitives.cuh"
+
+// Launched with rows on grid x and columns on grid y, so that no thread divides.
+template <typename T>
+__global__ void __launch_bounds__(256)
+    lstm_select(T* out,                     // (B, K), contiguous, apart from value
+                const unsigned char* mask,  // (B,), 0 or 1
+                const T* value,             // (B, K), or one row with stride 0, or null for zeros
+                i64 value_stride,           // elements from row to row
+                i64 B, i64 K) {
+  const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
+  const i64 column = (i64)blockIdx.y * blockDim.x + threadIdx.x;
+  if (row >= B || column >= K || !mask[row]) return;
+  out[row * K + column] = value ? value[row * value_stride + column] : Narrow<T>::of(0);
+}
