@@ -4,6 +4,7 @@ from fusedlstm import convert
 from fusedlstm.backends import BackendUnavailableError, available_backends
 from fusedlstm.cell import LSTMCell
 from fusedlstm.files import WeightsFileError
+from fusedlstm.lstm import LSTM
 from fusedlstm.pointwise import lstm_pointwise
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState, pack_state, unpack_state
@@ -12,6 +13,7 @@ from fusedlstm.weights import LSTMWeights
 __version__ = "0.1.0"
 
 __all__ = [
+    "LSTM",
     "BackendUnavailableError",
     "LSTMCell",
     "LSTMState",

@@ -10,7 +10,7 @@ from fusedlstm.backends import choose
 from fusedlstm.checks import check_choice, check_size, fail
 from fusedlstm.state import LSTMState, check_state_type
 from fusedlstm.step_checks import CheckedPairs, StepChecks
-from fusedlstm.weights import LSTMWeights
+from fusedlstm.weights import LSTMWeights, check_same_form
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -71,7 +71,7 @@ class LSTMCell:
 
     @property
     def weights(self) -> LSTMWeights:
-        """The weights that the cell was made with."""
+        """The weights that the cell was made with, or has been given since."""
         return self._weights
 
     @property
@@ -117,6 +117,23 @@ class LSTMCell:
         h = self._backend.zeros((B, sizes["P"]), checks.dtype)
         return LSTMState(h=h, c=self._backend.zeros((B, sizes["N"]), checks.c_dtype))
 
+    def set_weights(self, weights: LSTMWeights) -> None:
+        """Take other weights of the same sizes, dtype and options, in place.
+
+        On a GPU the memory of the old ones is overwritten in the order of the current stream: steps that were
+        called before have the old weights, steps called after have the new ones. In NumPy they are
+        exchanged at one instant, for every thread.
+
+        Raises:
+            TypeError: no LSTMWeights.
+            ValueError: weights of another form; the message says what differs.
+        """
+        if not isinstance(weights, LSTMWeights):
+            fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
+        check_same_form("weights", self._weights, weights)
+        self._plan.set_weights(weights)
+        self._weights = weights
+
     def __call__(
         self,
         x: Array,
@@ -153,10 +170,8 @@ class LSTMCell:
         if signature not in self._known:
             self._check_inputs(x, state, signature)
         B = x.shape[0]
-        reset_h = reset_c = None
         if reset_to is not None:
             reset_to = self._checks.check_reset(reset_to, is_first, B)
-            reset_h, reset_c = reset_to.h, reset_to.c
         if is_first is not None:
             is_first = self._checks.check_mask(is_first, B)
         if out is None:
@@ -170,7 +185,8 @@ class LSTMCell:
             self._out.remember(state, out)
         if self._warns:
             self._warn_of_large_h(h, is_first)
-        self._plan.run(x, h, c, out.h, out.c, is_first, reset_h, reset_c)
+        reset = None if reset_to is None else self._plan.prepare_reset(reset_to.h, reset_to.c)
+        self._plan.run(x, h, c, out.h, out.c, is_first, reset)
         return out
 
     def _check_inputs(self, x: Array, state: LSTMState, signature: Any) -> None:

@@ -31,12 +31,16 @@ class StepChecks:
 
     def check_inputs(self, x: Array, state: LSTMState) -> None:
         """Raise unless x is (B, I), state.h (B, P) and state.c (B, N), of the right dtypes and device."""
+        self.check_x(x)
+        self.check_state("state", state, self._with_batch(x))
+
+    def check_x(self, x: Array) -> None:
+        """Raise unless x is (B, I), of the right dtype and device."""
         self.check_input("x", x, self.dtype)
         if x.ndim != 2:
             wanted = f"shape (B, I) = (B, {self.sizes['I']})"
             fail(ValueError, "x", wanted, f"shape {x.shape}", _dimensions_hint(x.ndim))
         check_shape("x", x.shape, "B I", self._with_batch(x))
-        self.check_state("state", state, self._with_batch(x))
 
     def _with_batch(self, x: Array) -> dict[str, int]:
         return {**self.sizes, "B": x.shape[0]}
@@ -56,8 +60,8 @@ class StepChecks:
         for part, array, spec in (("h", state.h, f"{rows} P"), ("c", state.c, f"{rows} N")):
             check_shape(f"{name}.{part}", array.shape, spec, sizes, _state_hint(state, part, sizes))
 
-    def check_mask(self, is_first: Any, B: int) -> Array:
-        """Return is_first as a boolean array (B,) on the device, or raise."""
+    def check_mask(self, is_first: Any, B: int, T: int = 0, shape: str = "B") -> Array:
+        """Return is_first as a boolean array (B,) or, of a sequence, "T B" or "B T" on the device, or raise."""
         wanted = "booleans, True for the rows to reset before this step"
         try:
             mask = self.backend.mask(is_first)
@@ -66,12 +70,12 @@ class StepChecks:
         if mask.dtype != np.bool_:
             array = "is_first" if hasattr(is_first, "dtype") else "numpy.asarray(is_first)"
             hint = (
-                f"Use {array} != 0. A flag that a step ended an episode belongs to the next step: "
-                "is_first[t + 1] = done[t]"
+                f"Use {array} != 0, as for Stable-Baselines3's episode_starts. A flag that a step ended an episode "
+                "belongs to the next step: is_first[t + 1] = done[t]"
             )
             fail(TypeError, "is_first", wanted, f"dtype {mask.dtype}", hint)
         self._check_place("is_first", mask)
-        check_shape("is_first", mask.shape, "B", {"B": B})
+        check_shape("is_first", mask.shape, shape, {"B": B, "T": T})
         return mask
 
     def _check_place(self, name: str, array: Array) -> None:
@@ -85,8 +89,7 @@ class StepChecks:
         state: LSTMState = reset_to
         if is_first is None:
             fail(ValueError, "reset_to", "None without is_first, which says the rows to reset", "a state")
-        one_row = all(getattr(part, "shape", ())[:1] == (1,) for part in (state.h, state.c))
-        self.check_state("reset_to", state, {**self.sizes, "B": B}, "1" if one_row else "B")
+        self.check_state("reset_to", state, {**self.sizes, "B": B}, one_row_or_all(state))
         return state
 
     def check_out(
@@ -161,6 +164,11 @@ class CheckedPairs:
         if len(self._pairs) >= self.MOST:
             self._pairs.clear()
         self._pairs[id(state), id(out)] = ref(state), ref(out)
+
+
+def one_row_or_all(state: LSTMState) -> str:
+    """Return how many rows, as a term of a shape, a state to reset to looks to have: one or all."""
+    return "1" if all(getattr(part, "shape", ())[:1] == (1,) for part in (state.h, state.c)) else "B"
 
 
 def _dimensions_hint(ndim: int) -> str:

@@ -12,6 +12,7 @@ from fusedlstm.backends.numpy_backend import NumpyBackend
 from fusedlstm.checks import check_no_grad, describe_type, fail
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from types import ModuleType
 
     from fusedlstm.dtypes import Array
@@ -36,10 +37,42 @@ class StepPlan(Protocol):
         h_out: Array,
         c_out: Array,
         is_first: Array | None = None,
-        reset_h: Array | None = None,
-        reset_c: Array | None = None,
+        reset: Any = None,
     ) -> None:
-        """Write the next h and c; c_out may be c. Arguments have been checked."""
+        """Write the next h and c; c_out may be c. Arguments have been checked.
+
+        Rows where is_first start from `reset`, which `prepare_reset` made, or from zeros.
+        """
+
+    def prepare_reset(self, reset_h: Array, reset_c: Array) -> Any:
+        """Return what the steps reset to: a state of one row or of B."""
+
+    # The same, for the steps of a sequence: the part of x of many steps first, then the rest, step by step. To be
+    # called in the backend's `computing()`, with B at least 1. The gates and the reset are the plan's own business.
+
+    def steps_at_once(self, B: int) -> int:
+        """Return for how many steps of a batch `input_gates` is best called; for 1 it is not, and `run` is.
+
+        It bounds the memory of the gates.
+        """
+
+    def input_gates(self, xs: Array) -> Any:
+        """Return the part of x in the gates of several steps, xs (T, B, I): a sequence of T."""
+
+    def run_gates(
+        self,
+        gates: Any,
+        h: Array,
+        c: Array,
+        h_out: Array,
+        c_out: Array,
+        is_first: Array | None = None,
+        reset: Any = None,
+    ) -> None:
+        """Write the next h and c, as `run` does, from the gates of one step."""
+
+    def set_weights(self, weights: LSTMWeights) -> None:
+        """Take other weights of the same form."""
 
 
 class Backend(Protocol):
@@ -84,6 +117,15 @@ class Backend(Protocol):
 
     def same_place(self, a: Array, b: Array) -> bool:
         """Whether two arrays of one shape are the same memory, element by element."""
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Return the context in which a plan's `input_gates` and `run_gates`, and the next two, are called."""
+
+    def select_rows(self, a: Array, rows: Array, value: Array | None) -> None:
+        """Write zeros, or a row's own of `value` (B, K) or (1, K), to the rows marked of `a` (B, K), contiguous."""
+
+    def add(self, a: Array, more: Array) -> None:
+        """Write a + more to `a`, contiguous."""
 
     def side_by_side(self, a: Array, b: Array, dtype: np.dtype[Any]) -> Array:
         """Return one array (B, ...) of the columns of both, in this dtype."""

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.backends.reference import StepPlan, pointwise
+from fusedlstm.backends.reference import StepPlan, pointwise, select_rows
 from fusedlstm.interop import host_mask, to_host_reals
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from types import ModuleType
 
     from fusedlstm.dtypes import NumpyArray
@@ -68,6 +69,18 @@ class NumpyBackend:
         """Run `lstm_pointwise`."""
         plain: dict[str, Any] = {name: np.asarray(a) if isinstance(a, np.ndarray) else a for name, a in options.items()}
         pointwise(*map(np.asarray, arrays), **plain)
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Return the context of a plan's `input_gates` and `run_gates`, of `select_rows` and of `add`: no warnings."""
+        return np.errstate(all="ignore")  # saturation overflows on purpose; NaN in is NaN out
+
+    def select_rows(self, a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:
+        """Write zeros, or a row's own of `value`, to the rows marked."""
+        select_rows(a, rows, value)
+
+    def add(self, a: NumpyArray, more: NumpyArray) -> None:
+        """Write a + more to a."""
+        np.add(a, more, out=a)
 
     def side_by_side(self, a: NumpyArray, b: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
         """Return one array of the columns of both."""

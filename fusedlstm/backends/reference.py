@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -12,11 +12,18 @@ from fusedlstm.backends.scratch import Scratch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fusedlstm.backends.scratch import Buffers
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
 
+    Reset: TypeAlias = tuple[NumpyArray, NumpyArray]  # the h and c that rows are reset to
+
 # Elements of the gates that are worked through at once, so that they stay in a cache.
 _BLOCK = 1 << 20
+# Elements of the gates that the x of a sequence is multiplied to at once.
+_CHUNK = 1 << 17
+# Of fewer steps at once the matmuls are no faster than one over [x | h] is.
+_FEWEST_STEPS = 4
 
 
 def sigmoid_reciprocal(z: NumpyArray) -> None:
@@ -135,29 +142,42 @@ def clip(a: NumpyArray, limit: float) -> None:
     np.maximum(a, -limit, out=a)
 
 
+class PackedWeights:
+    """A cell's weights as its step takes them: wide, and laid out for the matmuls."""
+
+    def __init__(self, weights: LSTMWeights) -> None:
+        dtype, I, N = dtypes.state_dtype(weights.dtype), weights.input_size, weights.hidden_size
+
+        def wide(array: NumpyArray | None) -> NumpyArray | None:
+            return None if array is None else array.astype(dtype, copy=False)
+
+        # One matmul over [x | h] gives the four gates one behind the other: (4, I + P, N).
+        both = np.concatenate([weights.weight_ih, weights.weight_hh], axis=1, dtype=dtype)
+        self.weight = np.ascontiguousarray(both.reshape(4, N, -1).swapaxes(1, 2))
+        self.weight_x, self.weight_h = self.weight[:, :I], self.weight[:, I:]
+        bias = wide(weights.bias)
+        self.bias = None if bias is None else bias.reshape(4, 1, N)
+        weight_hr = wide(weights.weight_hr)
+        self.projection = None if weight_hr is None else np.ascontiguousarray(weight_hr.T)
+        self.pointwise = Pointwise(wide(weights.peephole), weights.cell_clip, weights.activation)
+
+
 class StepPlan:
     """One step of a cell, for any batch: packed weights, and scratch for each thread that runs it."""
 
     def __init__(self, weights: LSTMWeights) -> None:
         self.sizes = weights.input_size, weights.hidden_size, weights.output_size
         self.dtype = dtypes.state_dtype(weights.dtype)  # of the arithmetic
-
-        def wide(array: NumpyArray | None) -> NumpyArray | None:
-            return None if array is None else array.astype(self.dtype, copy=False)
-
-        # One matmul over [x | h] gives the four gates one behind the other: (4, I + P, N).
-        both = np.concatenate([weights.weight_ih, weights.weight_hh], axis=1, dtype=self.dtype)
-        N = weights.hidden_size
-        self.weight = np.ascontiguousarray(both.reshape(4, N, -1).swapaxes(1, 2))
-        bias = wide(weights.bias)
-        self.bias = None if bias is None else bias.reshape(4, 1, N)
-        weight_hr = wide(weights.weight_hr)
-        self.projection = None if weight_hr is None else np.ascontiguousarray(weight_hr.T)
+        self.projects = weights.weight_hr is not None
         self.proj_clip = weights.proj_clip
-        self.pointwise = Pointwise(wide(weights.peephole), weights.cell_clip, weights.activation)
         # Whether h is the pointwise result as it is: then that is written without a detour.
-        self.writes_h = self.projection is None and self.dtype == weights.dtype
+        self.writes_h = not self.projects and self.dtype == weights.dtype
+        self.packed = PackedWeights(weights)
         self.scratch = Scratch(self)
+
+    def set_weights(self, weights: LSTMWeights) -> None:
+        """Take other weights of the same form at one instant: a step that runs meanwhile has the old or the new."""
+        self.packed = PackedWeights(weights)
 
     def run(
         self,
@@ -167,34 +187,87 @@ class StepPlan:
         h_out: NumpyArray,
         c_out: NumpyArray,
         is_first: NumpyArray | None = None,
-        reset_h: NumpyArray | None = None,
-        reset_c: NumpyArray | None = None,
+        reset: Reset | None = None,
     ) -> None:
-        """Write the next h and c. c_out may be c; rows where is_first start from reset_h, reset_c, or zero."""
-        buffers = self.scratch.of_batch(len(x))
+        """Write the next h and c. c_out may be c; rows where is_first start from `reset`, or zeros."""
+        packed, buffers = self.packed, self.scratch.of_batch(len(x))
         c = np.asarray(c)  # no subclass, whose functions may do something else
         with np.errstate(all="ignore"):  # saturation overflows on purpose; NaN in is NaN out
             buffers.x[...] = x
             buffers.h[...] = h
             if is_first is not None:
+                reset_h, reset_c = reset or (None, None)
                 select_rows(buffers.h, is_first, reset_h)
-                np.copyto(c_out, c)
-                select_rows(c_out, is_first, reset_c)
-                c = c_out
-            np.matmul(buffers.operand, self.weight, out=buffers.gates)
-            if self.bias is not None:
-                np.add(buffers.gates, self.bias, out=buffers.gates)
-            if self.writes_h:
-                self.pointwise.run(buffers.gates, c, h_out, c_out)
-                return
-            self.pointwise.run(buffers.gates, c, buffers.m, c_out)
-            if self.projection is None:
-                h_out[...] = buffers.m
-                return
-            np.matmul(buffers.m, self.projection, out=buffers.projected)
-            if self.proj_clip is not None:
-                clip(buffers.projected, self.proj_clip)
-            h_out[...] = buffers.projected
+                c = _with_rows(c, is_first, reset_c, c_out)
+            np.matmul(buffers.operand, packed.weight, out=buffers.gates)
+            if packed.bias is not None:
+                np.add(buffers.gates, packed.bias, out=buffers.gates)
+            self._finish(packed, buffers, c, h_out, c_out)
+
+    def steps_at_once(self, B: int) -> int:
+        """Return for how many steps of a batch `input_gates` is best called: as many as stay in a cache."""
+        steps = _CHUNK // max(1, 4 * self.sizes[1] * B)
+        return steps if steps >= _FEWEST_STEPS else 1
+
+    def input_gates(self, xs: NumpyArray) -> NumpyArray:
+        """Return the part of x and the bias in the gates of several steps: xs (T, B, I) -> (T, 4, B, N)."""
+        packed = self.packed
+        T, B, I = xs.shape
+        gates: NumpyArray = np.matmul(np.asarray(xs, self.dtype).reshape(T * B, I), packed.weight_x)
+        if packed.bias is not None:
+            np.add(gates, packed.bias, out=gates)
+        return gates.reshape(4, T, B, self.sizes[1]).swapaxes(0, 1)
+
+    def prepare_reset(self, reset_h: NumpyArray, reset_c: NumpyArray) -> Reset:
+        """Return what the steps reset to."""
+        return reset_h, reset_c
+
+    def run_gates(
+        self,
+        gates: NumpyArray,
+        h: NumpyArray,
+        c: NumpyArray,
+        h_out: NumpyArray,
+        c_out: NumpyArray,
+        is_first: NumpyArray | None = None,
+        reset: Reset | None = None,
+    ) -> None:
+        """Write the next h and c, as `run` does, from one step of `input_gates`."""
+        packed, buffers = self.packed, self.scratch.of_batch(len(c))
+        c = np.asarray(c)
+        if is_first is not None or h.dtype != self.dtype:
+            buffers.h[...] = h
+            h = buffers.h
+        if is_first is not None:
+            reset_h, reset_c = reset or (None, None)
+            select_rows(h, is_first, reset_h)
+            c = _with_rows(c, is_first, reset_c, c_out)
+        np.matmul(h, packed.weight_h, out=buffers.gates)
+        np.add(buffers.gates, gates, out=buffers.gates)
+        self._finish(packed, buffers, c, h_out, c_out)
+
+    def _finish(
+        self, packed: PackedWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray
+    ) -> None:
+        """Write the next h and c from the gates in `buffers`."""
+        if self.writes_h:
+            packed.pointwise.run(buffers.gates, c, h_out, c_out)
+            return
+        packed.pointwise.run(buffers.gates, c, buffers.m, c_out)
+        if packed.projection is None:
+            h_out[...] = buffers.m
+            return
+        np.matmul(buffers.m, packed.projection, out=buffers.projected)
+        if self.proj_clip is not None:
+            clip(buffers.projected, self.proj_clip)
+        h_out[...] = buffers.projected
+
+
+def _with_rows(c: NumpyArray, rows: NumpyArray, value: NumpyArray | None, into: NumpyArray) -> NumpyArray:
+    """Return `into`, which becomes `c` with the rows marked reset; it may be `c` itself."""
+    np.copyto(into, c)
+    select_rows(into, rows, value)
+    return into
 
 
 def select_rows(a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:
@@ -238,9 +311,7 @@ def pointwise(
         if bias is not None:
             z += bias.astype(dtype, copy=False).reshape(4, 1, N)
         if is_first is not None:
-            np.copyto(c_out, c)
-            select_rows(c_out, is_first, reset_c)
-            c = c_out
+            c = _with_rows(c, is_first, reset_c, c_out)
         wide = None if peephole is None else peephole.astype(dtype)
         m = h_out if h_out.dtype == dtype else np.empty((B, N), dtype)
         Pointwise(wide, cell_clip, activation).run(z, c, m, c_out)

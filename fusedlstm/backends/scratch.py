@@ -43,9 +43,9 @@ class Scratch(threading.local):
         return buffers
 
     def _allocate(self, B: int) -> None:
-        plan, (_, N, P) = self.plan, self.plan.sizes
+        plan, (I, N, P) = self.plan, self.plan.sizes
         self.by_batch: dict[int, Buffers] = {}
-        self.operand = np.empty((B, plan.weight.shape[1]), plan.dtype)
+        self.operand = np.empty((B, I + P), plan.dtype)
         self.gates = np.empty(4 * B * N, plan.dtype)
         self.m = np.empty((0 if plan.writes_h else B, N), plan.dtype)
-        self.projected = np.empty((0 if plan.projection is None else B, P), plan.dtype)
+        self.projected = np.empty((B if plan.projects else 0, P), plan.dtype)

@@ -132,12 +132,20 @@ class ndarray:
     def astype(self, dtype, copy=True):
         return self if not copy and self.dtype == np.dtype(dtype) else self._new(self._host.astype(dtype))
 
+    def set(self, arr, stream=None):
+        if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
+            raise ValueError(f"an array {self.shape} of {self.dtype} is set from such an array in host memory")
+        self._host[...] = arr
+
     def fill(self, value):
         self._host.fill(value)
 
     def reshape(self, *shape):
         host = self._host.reshape(*shape)
         return self._view(host) if np.may_share_memory(host, self._host) else self._new(host)
+
+    def swapaxes(self, axis1, axis2):
+        return self._view(self._host.swapaxes(axis1, axis2))
 
     def repeat(self, repeats, axis=None):
         return self._new(self._host.repeat(repeats, axis))

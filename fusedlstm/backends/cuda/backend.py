@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cupy
 import numpy as np
 
 from fusedlstm import dtypes
-from fusedlstm.backends.cuda.gemm import add_product
-from fusedlstm.backends.cuda.launch import launch_clip, launch_pointwise
+from fusedlstm.backends.cuda.gemm import write_product
+from fusedlstm.backends.cuda.launch import launch_add, launch_clip, launch_pointwise, launch_select
 from fusedlstm.backends.cuda.layout import span
 from fusedlstm.checks import check_no_grad, fail
 from fusedlstm.interop import host_mask, to_host_reals
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from fusedlstm.weights import LSTMWeights
+
+Reset: TypeAlias = tuple[Any, Any]  # the part of h in the gates, and the c, that rows are reset to
+# Elements of the gates that the x of a sequence is multiplied to at once: 64 MiB of float32.
+_CHUNK = 1 << 24
 
 
 @functools.cache
@@ -31,18 +35,24 @@ class StepPlan:
     """One step of a cell, for any batch: weights on the device; scratch comes from CuPy's pool."""
 
     def __init__(self, weights: LSTMWeights, precision: str) -> None:
-        on_device = {name: cupy.asarray(array) for name, array in weights.arrays().items()}
-        self.weight_ih = on_device["weight_ih"]
-        self.weight_hh = on_device["weight_hh"]
-        self.weight_hr = on_device.get("weight_hr")
-        self.bias = on_device.get("bias")
-        self.peephole = on_device.get("peephole")
+        self._arrays = {name: cupy.asarray(array) for name, array in weights.arrays().items()}
+        self.weight_ih = self._arrays["weight_ih"]
+        self.weight_hh = self._arrays["weight_hh"]
+        self.weight_hr = self._arrays.get("weight_hr")
+        self.bias = self._arrays.get("bias")
+        self.peephole = self._arrays.get("peephole")
         self.cell_clip, self.proj_clip = weights.cell_clip, weights.proj_clip
         self.activation = weights.activation
         self.precision = precision
         self.gates_dtype = dtypes.state_dtype(weights.dtype)
         self.device = cupy.cuda.Device()
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
+
+    def set_weights(self, weights: LSTMWeights) -> None:
+        """Take other weights of the same form, in the same memory, in the order of the current stream."""
+        with self.device:
+            for name, array in weights.arrays().items():
+                self._arrays[name].set(array)
 
     def run(
         self,
@@ -52,30 +62,45 @@ class StepPlan:
         h_out: Any,
         c_out: Any,
         is_first: Any = None,
-        reset_h: Any = None,
-        reset_c: Any = None,
+        reset: Reset | None = None,
     ) -> None:
         """Write the next h and c on the current stream. c_out may be c."""
         if len(x) == 0:
             return
         with self.device:
-            self._run(x, h, c, h_out, c_out, is_first, reset_h, reset_c)
+            gates = self._product(x, self.weight_ih)
+            self.run_gates(gates, h, c, h_out, c_out, is_first, reset)
 
-    def _run(self, x: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any, reset_h: Any, reset_c: Any) -> None:
-        gates = self._product(x, self.weight_ih)
-        gates_h = reset_gates = None
-        if is_first is None:
-            self._product(h, self.weight_hh, into=gates)
-        else:  # the kernel picks, row by row, which part of h to add
-            gates_h = self._product(h, self.weight_hh)
-            reset_gates = None if reset_h is None else self._product(reset_h, self.weight_hh)
+    def steps_at_once(self, B: int) -> int:
+        """Return for how many steps of a batch `input_gates` is best called: the more the better, in bounded memory."""
+        return max(1, _CHUNK // max(1, int(self.weight_ih.shape[0]) * B))
+
+    def input_gates(self, xs: Any) -> Any:
+        """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, B, 4N)."""
+        T, B, I = xs.shape
+        return self._product(xs.reshape(T * B, I), self.weight_ih).reshape(T, B, -1)
+
+    def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
+        """Return what the steps reset to: the part of reset_h in the gates, and reset_c."""
+        with self.device:
+            return self._product(reset_h, self.weight_hh), reset_c
+
+    def run_gates(
+        self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
+    ) -> None:
+        """Write the next h and c, as `run` does, from the part of x in the gates (B, 4N), B at least 1.
+
+        The part of h is a product of its own also without resets, which costs no more, so that the resets of
+        some rows change no bit of others.
+        """
+        reset_gates, reset_c = reset or (None, None)
         m = h_out if self.weight_hr is None else cupy.empty(c.shape, h_out.dtype)
         launch_pointwise(
             gates,
             c,
             m,
             c_out,
-            gates_h=gates_h,
+            gates_h=self._product(h, self.weight_hh),
             bias=self.bias,
             peephole=self.peephole,
             cell_clip=self.cell_clip,
@@ -85,14 +110,14 @@ class StepPlan:
             reset_gates=reset_gates,
         )
         if self.weight_hr is not None:
-            add_product(h_out, m, self.weight_hr, accumulate=False, precision=self.precision)
+            write_product(h_out, m, self.weight_hr, self.precision)
             if self.proj_clip is not None:
                 launch_clip(h_out, self.proj_clip)
 
-    def _product(self, a: Any, weight: Any, into: Any = None) -> Any:
-        """Return a @ weight.T in the dtype of the arithmetic, or add it to an array."""
-        out = cupy.empty((a.shape[0], weight.shape[0]), self.gates_dtype) if into is None else into
-        add_product(out, a, weight, accumulate=into is not None, precision=self.precision)
+    def _product(self, a: Any, weight: Any) -> Any:
+        """Return a @ weight.T in the dtype of the arithmetic."""
+        out = cupy.empty((a.shape[0], weight.shape[0]), self.gates_dtype)
+        write_product(out, a, weight, self.precision)
         return out
 
 
@@ -161,6 +186,18 @@ class CudaBackend:
     def same_place(self, a: Any, b: Any) -> bool:
         """Whether two arrays are the same memory, element by element."""
         return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
+
+    def computing(self) -> Any:
+        """Return the context of a plan's `input_gates` and `run_gates`, of `select_rows` and of `add`: the device."""
+        return cupy.cuda.Device(self._index)
+
+    def select_rows(self, a: Any, rows: Any, value: Any) -> None:
+        """Write zeros, or a row's own of `value`, to the rows marked of a contiguous (B, K)."""
+        launch_select(a, rows, value)
+
+    def add(self, a: Any, more: Any) -> None:
+        """Write a + more to a, which is contiguous."""
+        launch_add(a, more)
 
     def side_by_side(self, a: Any, b: Any, dtype: np.dtype[Any]) -> Any:
         """Return one array of the columns of both."""

@@ -18,8 +18,8 @@ _TYPES = {
 }
 
 
-def add_product(out: Any, a: Any, weight: Any, *, accumulate: bool, precision: str) -> None:
-    """Out <- a @ weight.T, or out += with `accumulate`; all on the current device and stream.
+def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
+    """Out <- a @ weight.T, on the current device and stream.
 
     float32 is multiplied as IEEE float32 at precision "highest", whatever CUPY_TF32 or other users of
     CuPy's cuBLAS handle have set, and may be as TF32 at "high". The 16-bit types accumulate in float32.
@@ -28,7 +28,6 @@ def add_product(out: Any, a: Any, weight: Any, *, accumulate: bool, precision: s
         out: (B, M), C-contiguous: float32 for 16-bit inputs or their own dtype, else the inputs' dtype.
         a: (B, K), rows contiguous, any row stride that is at least K.
         weight: (M, K), C-contiguous, in a's dtype.
-        accumulate: whether to add to out.
         precision: "highest" or "high".
     """
     B, K = a.shape
@@ -36,12 +35,11 @@ def add_product(out: Any, a: Any, weight: Any, *, accumulate: bool, precision: s
     if B == 0:
         return
     if K == 0:
-        if not accumulate:
-            out.fill(0)
+        out.fill(0)
         return
     a = with_contiguous_rows(a)
     scalar = np.float64 if out.dtype == np.float64 else np.float32
-    alpha, beta = np.array(1, scalar), np.array(accumulate, scalar)
+    alpha, beta = np.array(1, scalar), np.array(0, scalar)
     # cuBLAS is column-major: it sees out.T = weight @ a.T, and our rows as its columns.
     with _IeeeHandle() as handle:
         cublas.gemmEx(

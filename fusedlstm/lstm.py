@@ -1,0 +1,308 @@
+"""LSTM: layers and directions through whole sequences, and step by step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm import dtypes, log
+from fusedlstm.backends import choose
+from fusedlstm.checks import check_choice, check_size, describe_type, fail
+from fusedlstm.interop import to_host
+from fusedlstm.scan import backward, clear_idle, forward, repeat_in_idle, scan
+from fusedlstm.sequence_checks import SequenceChecks
+from fusedlstm.stacked import StackedWeights
+from fusedlstm.state import LSTMState
+from fusedlstm.weights import LSTMWeights, check_same_form
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy as np
+
+    from fusedlstm.dtypes import Array
+
+_MOST_SIGNATURES = 256
+
+
+class LSTM:
+    """Layers of LSTM cells, with one direction or both, through sequences or step by step.
+
+    A state is a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer
+    0 backward, layer 1 forward ...), also where there is only one. An LSTM holds weights and no state. It may be
+    called from several threads at once. The same call gives the same bits again.
+
+    Args:
+        weights: a StackedWeights, or an LSTMWeights for a single layer.
+        batch_first: whether sequences are (B, T, I), outputs (B, T, width) and masks (B, T).
+        backend: "numpy", "cuda" or "cuda:<index>"; None chooses, as LSTMCell does.
+        precision: of float32 matmuls on a GPU, as LSTMCell's.
+
+    Raises:
+        BackendUnavailableError: the backend asked for by name can't run here; the message says why.
+    """
+
+    def __init__(
+        self,
+        weights: StackedWeights | LSTMWeights,
+        *,
+        batch_first: bool = False,
+        backend: str | None = None,
+        precision: str = "highest",
+    ) -> None:
+        weights = _stacked(weights)
+        if not isinstance(batch_first, bool):
+            fail(TypeError, "batch_first", "a bool", describe_type(batch_first))
+        check_choice("precision", precision, ("highest", "high"))
+        self._weights = weights
+        self._options = {"batch_first": batch_first, "precision": precision}
+        self._batch_first = batch_first
+        self._backend = choose(backend)
+        self._checks = SequenceChecks(self._backend, weights, batch_first=batch_first)
+        self._plans = [self._backend.step_plan(layer, precision) for layer in weights.layers]
+        self._known: set[Any] = set()  # signatures of (x, states) that passed the checks
+        log.info("%r on %s", self, self._backend.device)
+
+    @property
+    def weights(self) -> StackedWeights:
+        """The weights of all layers."""
+        return self._weights
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether the batch is the first axis of sequences, and time the second."""
+        return self._batch_first
+
+    @property
+    def backend(self) -> str:
+        """ "numpy" or "cuda"."""
+        return self._backend.name
+
+    @property
+    def device(self) -> str:
+        """ "cpu", "cuda:0", ..."""
+        return self._backend.device
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of x and h."""
+        return self._weights.dtype
+
+    @property
+    def xp(self) -> ModuleType:
+        """The module of the LSTM's arrays, numpy or cupy, for code that runs on both."""
+        return self._backend.xp
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """Return `x` as an array on the LSTM's device; see `LSTMCell.asarray`."""
+        return self._backend.asarray(x, self.dtype if dtype is None else dtypes.resolve(dtype))
+
+    def zero_state(self, batch: int) -> tuple[LSTMState, ...]:
+        """Return states of zeros for `batch` rows, one for each layer and direction, in new arrays on the device."""
+        B = check_size("batch", batch, 0)
+        zeros = self._backend.zeros
+        return tuple(
+            LSTMState(h=zeros((B, layer.sizes["P"]), layer.dtype), c=zeros((B, layer.sizes["N"]), layer.c_dtype))
+            for layer in self._checks.layers
+        )
+
+    def set_weights(self, weights: StackedWeights | LSTMWeights) -> None:
+        """Take other weights of the same sizes, dtype and options; see `LSTMCell.set_weights`.
+
+        Raises:
+            TypeError: no weights.
+            ValueError: weights of another form; the message names the layer and what differs.
+        """
+        weights = _stacked(weights)
+        old = self._weights
+        for name in ("num_layers", "bidirectional", "residual"):
+            before, now = getattr(old, name), getattr(weights, name)
+            if before != now:
+                fail(ValueError, "weights", f"{name} {before}, as the LSTM was made with", str(now))
+        for index, layers in enumerate(zip(old.layers, weights.layers, strict=True)):
+            check_same_form(f"weights.layers[{index}]", *layers)
+        for plan, layer in zip(self._plans, weights.layers, strict=True):
+            plan.set_weights(layer)
+        self._weights = weights
+
+    def step(
+        self,
+        x: Array,
+        state: tuple[LSTMState, ...],
+        *,
+        is_first: Any = None,
+        reset_to: tuple[LSTMState, ...] | None = None,
+    ) -> tuple[Array, tuple[LSTMState, ...]]:
+        """Return the output of one step through all layers, and the states after it.
+
+        Args:
+            x: (B, I) in the LSTM's dtype, on its device, with any strides. B may be 0.
+            state: a state for each layer, as `LSTMCell` takes it.
+            is_first: (B,) booleans: rows that begin a new sequence, whose state is reset before this step in
+                every layer.
+            reset_to: what those rows are reset to: for each layer a state of one row or of B; None for zeros.
+
+        Returns:
+            The output (B, width), which is the last state's `.h` itself but for a residual top layer, and
+            a new state for each layer.
+
+        Raises:
+            TypeError: an argument of the wrong kind, dtype or library.
+            ValueError: an argument of the wrong shape or device; weights with both directions.
+        """
+        if self._weights.bidirectional:
+            wanted = "weights of one direction for a step"
+            fail(ValueError, "weights", wanted, "bidirectional=True", "The backward direction needs whole sequences")
+        self._check_step(x, state)
+        B = x.shape[0]
+        resets: tuple[LSTMState, ...] | None = None
+        if reset_to is not None:
+            resets = self._checks.check_reset(reset_to, is_first, B)
+        if is_first is not None:
+            is_first = self._checks.layers[0].check_mask(is_first, B)
+        states = []
+        for k, old in enumerate(state):
+            new = self._empty_state(k, B)
+            reset = None if resets is None else self._plans[k].prepare_reset(resets[k].h, resets[k].c)
+            self._plans[k].run(x, old.h, old.c, new.h, new.c, is_first, reset)
+            states.append(new)
+            x = self._with_residual(k, new.h.copy(), x) if self._weights.residual[k] else new.h
+        return x, tuple(states)
+
+    def _check_step(self, x: Array, state: Any) -> None:
+        """Check arguments, or know them by their signature to be like others that passed."""
+        try:
+            signature = tuple((type(each), self._backend.signature(x, each.h, each.c)) for each in state)
+        except (AttributeError, TypeError):  # something in there is no array, or no state: the checks say so
+            signature = None
+        if signature and signature in self._known and isinstance(state, (tuple, list)):
+            return
+        self._checks.check_x(x)
+        self._checks.check_states("state", state, x.shape[0])
+        if len(self._known) >= _MOST_SIGNATURES:
+            self._known.clear()
+        self._known.add(signature)
+
+    def _empty_state(self, k: int, B: int) -> LSTMState:
+        layer, empty = self._checks.layers[k], self._backend.empty
+        return LSTMState(h=empty((B, layer.sizes["P"]), layer.dtype), c=empty((B, layer.sizes["N"]), layer.c_dtype))
+
+    def _with_residual(self, layer: int, ys: Array, xs: Array) -> Array:
+        """Add a layer's input to its output, in place, where it is residual."""
+        if self._weights.residual[layer] and ys.size:
+            with self._backend.computing():
+                self._backend.add(ys, xs)
+        return ys
+
+    def __call__(
+        self,
+        xs: Array,
+        state: tuple[LSTMState, ...] | None = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        is_first: Any = None,
+        reset_to: tuple[LSTMState, ...] | None = None,
+        reverse: bool = False,
+        masked_outputs: str = "zero",
+    ) -> tuple[Array, tuple[LSTMState, ...]]:
+        """Return the top layer's outputs of whole sequences, and the states after them.
+
+        Shapes are time-major here; with `batch_first` the first two axes of xs, mask, is_first and the outputs
+        change places.
+
+        Args:
+            xs: (T, B, I) in the LSTM's dtype, on its device, with any strides. T and B may be 0.
+            state: for each layer and direction, h (B, P) and c (B, N); None for zeros. A backward
+                direction's is the one before its first step, which is a row's last.
+            lengths: (B,) integers from 0 to T: row b takes its first lengths[b] steps only. Its final state is the
+                one after them (the initial state where the length is 0), and a backward direction begins
+                with the last of them. In host memory; from a device they are fetched, which waits for it.
+            mask: (T, B) booleans, in lengths' place: row b takes step t where True, and else keeps its state. On
+                the host, as lengths.
+            is_first: (T, B) booleans, an array, host array or list: step t begins a new sequence in row b, and no
+                state crosses its beginning: the state is reset before step t, or, in a backward direction, after
+                it. Flags of steps that a row does not take are ignored. A backward direction fetches flags
+                from a device.
+            reset_to: what rows are reset to: for each layer and direction a state of one row or of B; None
+                for zeros. A reset selects, so that a NaN in the old state is gone.
+            reverse: whether every layer runs from the last step to the first; outputs stay at their x's place.
+            masked_outputs: the outputs of steps that a row does not take: "zero", as TensorFlow's and
+                PyTorch's, or "last", the output of the step before in the direction's order (zeros before the
+                first), as Keras's.
+
+        Returns:
+            Outputs (T, B, width), contiguous, of the top layer's directions side by side, and the final state of
+            each layer and direction, in new arrays.
+
+        Raises:
+            TypeError: an argument of the wrong kind, dtype or library (nothing is cast, moved or broadcast).
+            ValueError: an argument of the wrong shape or device, a length below 0 or above T, lengths with
+                a mask, `reverse` of weights with both directions.
+        """
+        check_choice("masked_outputs", masked_outputs, ("zero", "last"))
+        self._check_reverse(reverse)
+        self._checks.check_xs(xs)
+        xs = xs.swapaxes(0, 1) if self._batch_first else xs
+        T, B, _ = xs.shape
+        states = self.zero_state(B) if state is None else self._checks.check_states("state", state, B)
+        resets = [None] * len(states) if reset_to is None else self._checks.check_reset(reset_to, is_first, B)
+        first = None if is_first is None else self._checks.check_is_first(is_first, T, B)
+        active = self._checks.check_active(lengths, mask, T, B)
+
+        timelines = []  # of a layer's directions
+        if not reverse:
+            timelines.append(forward(self._backend, T, first, active))
+        if reverse or self._weights.bidirectional:
+            on_host = None if first is None else to_host("is_first", first)
+            timelines.append(backward(self._backend, T, on_host, active))
+        finals: list[LSTMState] = []
+        for layer in range(self._weights.num_layers):
+            parts = []
+            for timeline in timelines:
+                k = len(finals)
+                ys, final = scan(self._backend, self._plans[k], xs, states[k], timeline, resets[k])
+                ys = self._with_residual(layer, ys, xs)
+                if layer == self._weights.num_layers - 1:
+                    _fill_idle[masked_outputs](self._backend, ys, timeline)
+                finals.append(final)
+                parts.append(ys)
+            xs = parts[0] if len(parts) == 1 else self._side_by_side(*parts)
+        outputs = self.xp.ascontiguousarray(xs.swapaxes(0, 1)) if self._batch_first else xs
+        return outputs, tuple(finals)
+
+    def _check_reverse(self, reverse: Any) -> None:
+        if not isinstance(reverse, bool):
+            fail(TypeError, "reverse", "a bool", describe_type(reverse))
+        if reverse and self._weights.bidirectional:
+            fail(ValueError, "reverse", "False with weights of both directions", "True")
+
+    def _side_by_side(self, a: Array, b: Array) -> Array:
+        """Return the outputs of two directions as one array."""
+        T, B, _ = a.shape
+        flat_a, flat_b = (part.reshape(T * B, part.shape[2]) for part in (a, b))
+        both = self._backend.side_by_side(flat_a, flat_b, self.dtype)
+        return both.reshape(T, B, a.shape[2] + b.shape[2])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is made anew, on the same backend and device, so that it can go to another process.
+        place = self.backend if self.backend == "numpy" else self.device
+        return _restore, (self._weights, place, self._options)
+
+    def __repr__(self) -> str:
+        return f"LSTM({self._weights!r}, backend={self.backend!r})"
+
+
+_fill_idle = {"zero": clear_idle, "last": repeat_in_idle}
+
+
+def _restore(weights: StackedWeights, backend: str, options: dict[str, Any]) -> LSTM:
+    return LSTM(weights, backend=backend, **options)
+
+
+def _stacked(weights: Any) -> StackedWeights:
+    """Return weights of layers, which one cell's are too."""
+    if isinstance(weights, LSTMWeights):
+        return StackedWeights([weights])
+    if not isinstance(weights, StackedWeights):
+        fail(TypeError, "weights", "a StackedWeights or an LSTMWeights", describe_type(weights))
+    return weights

@@ -1,0 +1,146 @@
+"""One layer through time, in one direction: every h, and the final state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.state import LSTMState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fusedlstm.backends import Backend, StepPlan
+    from fusedlstm.dtypes import Array, NumpyArray
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What happens when, as one direction sees it: its own order of steps, resets before them, rows that rest.
+
+    `idling` and `resetting` say, for each step, whether `idle` and `resets` mark any row, as far as the host knows.
+    """
+
+    order: range
+    resets: Array | None  # (T, B) booleans on the device
+    resetting: list[bool]
+    idle: Array | None  # (T, B) booleans on the device
+    idling: list[bool]
+
+    def pieces(self, steps: int) -> Iterator[range]:
+        """Cut the order into pieces of so many steps, the last of the rest."""
+        for start in range(0, len(self.order), steps):
+            yield self.order[start : start + steps]
+
+    def resets_at(self, t: int) -> Array | None:
+        """Return the rows to reset before a step, None for none."""
+        return None if self.resets is None or not self.resetting[t] else self.resets[t]
+
+
+def forward(backend: Backend, T: int, is_first: Array | None, active: NumpyArray | None) -> Timeline:
+    """Return the timeline from the first step to the last.
+
+    Args:
+        backend: where the masks go.
+        T: steps.
+        is_first: (T, B) on the device, or None.
+        active: (T, B) in host memory: the steps that rows take; None for all.
+    """
+    return _timeline(backend, range(T), is_first, active)
+
+
+def backward(backend: Backend, T: int, is_first: NumpyArray | None, active: NumpyArray | None) -> Timeline:
+    """Return the timeline from the last step to the first; arguments as `forward`'s, but is_first in host memory.
+
+    The step at which a row's new sequence begins is the last that a backward direction takes of it, so the reset
+    comes before the next step that the row takes after that one.
+    """
+    resets = None if is_first is None else _after(is_first, active)
+    return _timeline(backend, range(T)[::-1], None if resets is None else backend.mask(resets), active)
+
+
+def _after(is_first: NumpyArray, active: NumpyArray | None) -> NumpyArray:
+    """Return, for time that runs backward, the first active step of each row after each that is_first marks."""
+    resets, pending = np.zeros_like(is_first), np.zeros(is_first.shape[1], np.bool_)
+    for t in range(len(is_first))[::-1]:
+        taken = np.ones_like(pending) if active is None else active[t]
+        resets[t] = pending & taken
+        pending = np.where(taken, is_first[t], pending)
+    return resets
+
+
+def _timeline(backend: Backend, order: range, resets: Array | None, active: NumpyArray | None) -> Timeline:
+    # A device's resets are not looked at, which would wait for it.
+    resetting = _any_row(resets) if isinstance(resets, np.ndarray) else [True] * len(order)
+    if active is None:
+        return Timeline(order, resets, resetting, None, [False] * len(order))
+    return Timeline(order, resets, resetting, backend.mask(~active), _any_row(~active))
+
+
+def _any_row(mask: NumpyArray) -> list[bool]:
+    """Return, for each step, whether any row is marked."""
+    return [bool(row.any()) for row in mask]
+
+
+def scan(
+    backend: Backend, plan: StepPlan, xs: Array, state: LSTMState, timeline: Timeline, reset_to: LSTMState | None
+) -> tuple[Array, LSTMState]:
+    """Step one layer through a sequence.
+
+    The part of x in the gates is one matmul for many steps, as many as a bounded memory takes, unless that is one;
+    the loop itself allocates nothing that grows with T.
+
+    Args:
+        backend: the plan's.
+        plan: the layer's.
+        xs: (T, B, I), any strides.
+        state: h (B, P) and c (B, N) before the first step of the order.
+        timeline: the order, resets, and rows that rest: such a row keeps h and c as they are.
+        reset_to: a state of one row or of B; None for zeros.
+
+    Returns:
+        Every h (T, B, P), which is the kept one where a row rests, and the final state in arrays of its own.
+    """
+    T, B, _ = xs.shape
+    h, c = state.h, state.c
+    ys = backend.empty((T, *h.shape), h.dtype)
+    cs = [backend.empty(c.shape, c.dtype) for _ in range(1 if timeline.idle is None else 2)]
+    with backend.computing():
+        if B and T:
+            reset: Any = None if reset_to is None else plan.prepare_reset(reset_to.h, reset_to.c)
+            at_once = plan.steps_at_once(B)
+            step = plan.run if at_once == 1 else plan.run_gates
+            for steps in timeline.pieces(at_once):
+                start = min(steps)
+                part = xs[start : start + len(steps)]
+                inputs = part if at_once == 1 else plan.input_gates(part)
+                for t in steps:
+                    h_next, c_next = ys[t], cs[t % len(cs)]  # c in place, but where the old one is needed
+                    step(inputs[t - start], h, c, h_next, c_next, timeline.resets_at(t), reset)
+                    if timeline.idle is not None and timeline.idling[t]:
+                        backend.select_rows(h_next, timeline.idle[t], h)
+                        backend.select_rows(c_next, timeline.idle[t], c)
+                    h, c = h_next, c_next
+        return ys, LSTMState(h=h.copy(), c=c.copy() if c is state.c else c)
+
+
+def clear_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:
+    """Write zeros to the outputs (T, B, P) of rows that rest: TensorFlow's rule."""
+    T, B, P = ys.shape
+    if timeline.idle is not None and ys.size:
+        with backend.computing():
+            backend.select_rows(ys.reshape(T * B, P), timeline.idle.reshape(T * B), None)
+
+
+def repeat_in_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:
+    """Write the last output before it to each output of a row that rests, zeros before the first: Keras's rule."""
+    if timeline.idle is None or not ys.size:
+        return
+    last = None
+    with backend.computing():
+        for t in timeline.order:
+            if timeline.idling[t]:
+                backend.select_rows(ys[t], timeline.idle[t], last)
+            last = ys[t]

@@ -1,0 +1,67 @@
+"""Sequences once more, row by row and step by step with one cell at a time: nothing shared with fusedlstm.lstm."""
+
+import numpy as np
+
+from fusedlstm import LSTMCell, LSTMState
+
+
+def one_row(state, b):
+    """Row b of a state, or its only row, as a batch of one."""
+    row = b if len(state.h) > 1 else 0
+    return LSTMState(h=state.h[row : row + 1], c=state.c[row : row + 1])
+
+
+def direction(cell, xs, state, *, backwards, taken, first, reset_to, residual, last):
+    """One row through one layer in one direction: outputs (T, P), and the final state.
+
+    `first[t]` says that a sequence begins at step t, whose state may not cross its beginning.
+    """
+    T = len(xs)
+    outputs = np.zeros((T, cell.weights.output_size))
+    zero, previous, boundary = cell.zero_state(1), None, False
+    for t in reversed(range(T)) if backwards else range(T):
+        if taken[t]:
+            if boundary or (first[t] and not backwards):
+                state = zero if reset_to is None else reset_to
+            state = cell(xs[t : t + 1], state)
+            boundary = backwards and first[t]
+            previous = state.h[0] + (xs[t] if residual else 0)
+            outputs[t] = previous
+        elif last and previous is not None:
+            outputs[t] = previous
+    return outputs, state
+
+
+def run(weights, xs, states, *, active=None, is_first=None, reset_to=None, reverse=False, last=False):
+    """Outputs (T, B, width) and states of xs (T, B, I), in float64 NumPy arrays."""
+    T, B, _ = xs.shape
+    cells = [LSTMCell(layer, backend="numpy") for layer in weights.layers]
+    D = weights.num_directions
+    rows, finals = [], [[] for _ in cells]
+    for b in range(B):
+        taken = np.ones(T, bool) if active is None else active[:, b]
+        first = np.zeros(T, bool) if is_first is None else is_first[:, b]
+        values = xs[:, b]
+        for layer in range(weights.num_layers):
+            parts = []
+            for d in range(D):
+                k = layer * D + d
+                part, final = direction(
+                    cells[k],
+                    values,
+                    one_row(states[k], b),
+                    backwards=reverse or d == 1,
+                    taken=taken,
+                    first=first,
+                    reset_to=None if reset_to is None else one_row(reset_to[k], b),
+                    residual=weights.residual[layer],
+                    last=last and layer == weights.num_layers - 1,
+                )
+                parts.append(part)
+                finals[k].append(final)
+            values = np.concatenate(parts, axis=1)
+        rows.append(values)
+    states = [
+        LSTMState(h=np.concatenate([s.h for s in final]), c=np.concatenate([s.c for s in final])) for final in finals
+    ]
+    return np.stack(rows, axis=1), states

@@ -1,0 +1,394 @@
+"""LSTM: layers, directions, time, lengths and resets."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
+
+import sequences
+from cells import host, random_state
+
+T, B, I, N = 7, 4, 3, 5
+
+
+def random_stack(rng, *, layers=2, bidirectional=False, residual=False, dtype="float64"):
+    """Layers that differ in size, with a projection, peepholes and clips here and there."""
+    D, width, stack = 1 + bidirectional, I, []
+    for _ in range(layers):
+        directions = []
+        for _ in range(D):
+            proj = int(rng.integers(1, 5)) if rng.random() < 0.5 else None
+            N = int(rng.integers(1, 7))
+            if residual:
+                N, proj = (width, None) if rng.random() < 0.5 else (N, width)
+            directions.append(
+                LSTMWeights.random(
+                    width,
+                    N,
+                    seed=int(rng.integers(1 << 30)),
+                    proj_size=proj,
+                    bias=bool(rng.integers(2)),
+                    peephole=bool(rng.integers(2)),
+                    cell_clip=0.6 if rng.random() < 0.3 else None,
+                    proj_clip=0.2 if proj and rng.random() < 0.3 else None,
+                    dtype=dtype,
+                )
+            )
+        stack += directions
+        width = sum(weights.output_size for weights in directions)
+    return StackedWeights(stack, bidirectional=bidirectional, residual=residual)
+
+
+def random_states(lstm, B, rng):
+    """A state for each layer and direction, on the LSTM's device."""
+    c_dtype = lstm.zero_state(0)[0].c.dtype
+    return tuple(
+        LSTMState(
+            h=lstm.asarray(rng.uniform(-1, 1, (B, layer.output_size))),
+            c=lstm.asarray(rng.normal(size=(B, layer.hidden_size)), c_dtype),
+        )
+        for layer in lstm.weights.layers
+    )
+
+
+def on_host(states):
+    return [state.to_numpy() for state in states]
+
+
+def plain(backend, dtype="float64", **options):
+    weights = StackedWeights.random(I, N, 2, seed=0, dtype=dtype, **options)
+    return LSTM(weights, backend=backend)
+
+
+def assert_close(got, wanted, tolerance=1e-12):
+    outputs, states = got
+    wanted_outputs, wanted_states = wanted
+    pairs = [("outputs", outputs, wanted_outputs)]
+    for k, (state, other) in enumerate(zip(states, wanted_states, strict=True)):
+        pairs += [(f"h{k}", state.h, other.h), (f"c{k}", state.c, other.c)]
+    for name, a, b in pairs:
+        a, b = host(a).astype(np.float64), host(b).astype(np.float64)
+        assert a.shape == b.shape, name
+        assert np.isfinite(a).all(), name
+        assert a.size == 0 or np.abs(a - b).max() <= tolerance, name
+
+
+def assert_same_bits(got, wanted, rows=slice(None)):
+    np.testing.assert_array_equal(host(got[0])[:, rows], host(wanted[0])[:, rows])
+    for a, b in zip(on_host(got[1]), on_host(wanted[1]), strict=True):
+        np.testing.assert_array_equal(a.h[rows], b.h[rows])
+        np.testing.assert_array_equal(a.c[rows], b.c[rows])
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 1 << 30),
+    T=st.sampled_from([0, 1, 2, 5, 9]),
+    B=st.sampled_from([0, 1, 2, 5]),
+    layers=st.integers(1, 3),
+    shape=st.sampled_from(["forward", "reverse", "bidirectional"]),
+    residual=st.booleans(),
+    steps=st.sampled_from([None, "lengths", "mask"]),
+    reset=st.sampled_from([None, "zero", "one row", "rows"]),
+    rule=st.sampled_from(["zero", "last"]),
+    batch_first=st.booleans(),
+)
+def test_equals_row_by_row(backend_of_properties, seed, T, B, layers, shape, residual, steps, reset, rule, batch_first):
+    rng = np.random.default_rng(seed)
+    weights = random_stack(rng, layers=layers, bidirectional=shape == "bidirectional", residual=residual)
+    lstm = LSTM(weights, batch_first=batch_first, backend=backend_of_properties)
+    xs, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
+    options, active, is_first, reset_to = {}, None, None, None
+    if steps == "lengths":
+        options["lengths"] = rng.integers(0, T + 1, B)
+        active = np.arange(T)[:, None] < options["lengths"]
+    elif steps == "mask":
+        active = options["mask"] = rng.random((T, B)) < 0.6
+    if reset:
+        is_first = options["is_first"] = rng.random((T, B)) < 0.3
+    if reset in ("one row", "rows"):
+        reset_to = options["reset_to"] = random_states(lstm, 1 if reset == "one row" else B, rng)
+    if batch_first:
+        options |= {name: options[name].T for name in ("mask", "is_first") if name in options}
+    got, finals = lstm(
+        lstm.asarray(xs.swapaxes(0, 1) if batch_first else xs),
+        states,
+        reverse=shape == "reverse",
+        masked_outputs=rule,
+        **options,
+    )
+    assert got.flags.c_contiguous
+    got = got.swapaxes(0, 1) if batch_first else got
+    if B == 0:
+        assert got.shape == (T, 0, weights.output_size)
+        assert [state.c.shape for state in finals] == [(0, layer.hidden_size) for layer in weights.layers]
+        return
+    wanted = sequences.run(
+        weights,
+        xs,
+        on_host(states),
+        active=active,
+        is_first=is_first,
+        reset_to=None if reset_to is None else on_host(reset_to),
+        reverse=shape == "reverse",
+        last=rule == "last",
+    )
+    assert_close((got, finals), wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional"])
+def test_dtypes_agree_with_float64(dtype, shape, backend):
+    rng = np.random.default_rng(3)
+    bidirectional = shape == "bidirectional"
+    weights = random_stack(rng, bidirectional=bidirectional, residual=True, dtype=dtype)
+    lstm, exact = LSTM(weights, backend=backend), LSTM(weights.astype("float64"), backend="numpy")
+    assert lstm.dtype == weights.dtype
+    xs = lstm.asarray(rng.normal(size=(T, B, I)))
+    states = random_states(lstm, B, rng)
+    options = {"lengths": [7, 0, 3, 5], "is_first": rng.random((T, B)) < 0.3, "reverse": shape == "reverse"}
+    got = lstm(xs, states, reset_to=states, **options)
+    assert got[0].dtype == weights.dtype
+    assert {state.c.dtype for state in got[1]} == {lstm.zero_state(0)[0].c.dtype}
+    wide = tuple(LSTMState(h=s.h.astype("float64"), c=s.c.astype("float64")) for s in on_host(states))
+    wanted = exact(host(xs).astype("float64"), wide, reset_to=wide, **options)
+    assert_close(got, wanted, {"float64": 1e-13, "float32": 3e-6, "float16": 8e-3, "bfloat16": 6e-2}[dtype])
+
+
+@pytest.mark.parametrize("shape", ["forward", "reverse"])
+def test_pieces_make_the_whole(shape, backend):
+    lstm, rng = plain(backend), np.random.default_rng(1)
+    xs, states = lstm.asarray(rng.normal(size=(T, B, I))), random_states(lstm, B, rng)
+    is_first = rng.random((T, B)) < 0.3
+    if shape == "reverse":
+        is_first[3] = False  # a piece doesn't know what begins in the piece that comes before it
+    reverse = shape == "reverse"
+    whole = lstm(xs, states, is_first=is_first, reverse=reverse)
+    pieces, parts = [slice(0, 3), slice(3, 3), slice(3, T)], {}
+    for piece in reversed(pieces) if reverse else pieces:
+        parts[piece.start, piece.stop], states = lstm(xs[piece], states, is_first=is_first[piece], reverse=reverse)
+    outputs = np.concatenate([host(parts[piece.start, piece.stop]) for piece in pieces])
+    assert_close((outputs, states), whole)
+
+
+def test_steps_make_the_whole(backend):
+    rng = np.random.default_rng(2)
+    lstm = LSTM(random_stack(rng, layers=3, residual=True), backend=backend)
+    xs, states = lstm.asarray(rng.normal(size=(T, B, I))), random_states(lstm, B, rng)
+    is_first, reset_to = rng.random((T, B)) < 0.3, random_states(lstm, 1, rng)
+    whole = lstm(xs, states, is_first=is_first, reset_to=reset_to)
+    outputs = []
+    for t in range(T):
+        output, states = lstm.step(xs[t], states, is_first=is_first[t], reset_to=reset_to)
+        outputs.append(host(output))
+    assert_close((np.stack(outputs), states), whole)
+
+
+def test_one_layer_is_the_cell(backend):
+    weights = LSTMWeights.random(I, N, seed=0, peephole=True)
+    lstm, cell = LSTM(weights, backend=backend), LSTMCell(weights, backend=backend)
+    rng = np.random.default_rng(0)
+    x, state = cell.asarray(rng.normal(size=(B, I))), random_state(cell, B, rng)
+    output, (new,) = lstm.step(x, (state,))
+    wanted = cell(x, state)
+    assert_same_bits((output[None], [new]), (wanted.h[None], [wanted]))
+    assert output is new.h
+
+
+def test_no_state_is_zeros(backend):
+    lstm, rng = plain(backend), np.random.default_rng(4)
+    xs = lstm.asarray(rng.normal(size=(T, B, I)))
+    assert_same_bits(lstm(xs), lstm(xs, lstm.zero_state(B)))
+
+
+@pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("rule", ["zero", "last"])
+def test_rows_do_not_depend_on_neighbours(shape, rule, backend):
+    """On their values, NaN among them, lengths and resets: not by a bit."""
+    lstm = plain(backend, "float32", bidirectional=shape == "bidirectional")
+    rng = np.random.default_rng(5)
+    values, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
+    options = {"reverse": shape == "reverse", "masked_outputs": rule}
+    lengths, is_first = np.full(B, T), np.zeros((T, B), bool)
+    lengths[0], is_first[4, 0] = 6, True
+    calm = lstm(lstm.asarray(values), states, lengths=lengths, is_first=is_first, **options)
+    values[:, 1] = np.nan
+    values[2, 2] = np.inf
+    lengths[1], lengths[2] = 0, 2
+    is_first[3:, 1:3] = True
+    nan = lstm.asarray(np.where(np.arange(B)[:, None] == 1, np.nan, host(states[0].h)))
+    wild = (LSTMState(h=nan, c=states[0].c), *states[1:])
+    got = lstm(lstm.asarray(values), wild, lengths=lengths, is_first=is_first, **options)
+    for row in (0, 3):
+        assert_same_bits(got, calm, rows=slice(row, row + 1))
+    assert np.isnan(host(got[1][0].h)[1]).all()  # of length 0
+
+
+def test_padding_is_never_seen(backend):
+    """What stands past the end, NaN or not, changes nothing."""
+    lstm, rng = plain(backend, bidirectional=True), np.random.default_rng(6)
+    xs, states, lengths = rng.normal(size=(T, B, I)), random_states(lstm, B, rng), [7, 0, 2, 5]
+    calm = lstm(lstm.asarray(xs), states, lengths=lengths)
+    xs[np.arange(T)[:, None] >= np.array(lengths)] = np.nan
+    got = lstm(lstm.asarray(xs), states, lengths=lengths)
+    assert_same_bits(got, calm)
+    assert not host(got[0])[:, 1].any()
+    for state, initial in zip(on_host(got[1]), on_host(states), strict=True):
+        np.testing.assert_array_equal(state.h[1], initial.h[1])
+        np.testing.assert_array_equal(state.c[1], initial.c[1])
+
+
+def test_reset_is_a_new_start(backend):
+    """Of a row whose state was NaN."""
+    lstm, rng = plain(backend), np.random.default_rng(7)
+    xs, values = rng.normal(size=(T, B, I)), None
+    values = xs.copy()
+    values[:3, 2] = np.nan
+    is_first = np.zeros((T, B), bool)
+    is_first[3, 2] = True
+    fresh = random_states(lstm, 1, rng)
+    got, states = lstm(lstm.asarray(values), is_first=is_first, reset_to=fresh)
+    alone, final = lstm(lstm.asarray(xs[3:, 2:3]), fresh)
+    assert_close((host(got)[3:, 2:3], [LSTMState(h=s.h[2:3], c=s.c[2:3]) for s in on_host(states)]), (alone, final))
+
+
+def test_results_are_new_arrays(backend):
+    """States too, where no step was taken: writing to them changes neither outputs nor arguments."""
+    lstm, rng = plain(backend), np.random.default_rng(8)
+    xs, states = lstm.asarray(rng.normal(size=(T, B, I))), random_states(lstm, B, rng)
+    before = [(s.h.copy(), s.c.copy()) for s in on_host(states)]
+    for steps in (0, 1, T):
+        outputs, finals = lstm(xs[:steps], states)
+        kept = host(outputs).copy()
+        for final in finals:
+            final.h.fill(9)
+            final.c.fill(9)
+        np.testing.assert_array_equal(host(outputs), kept)
+        for state, (h, c) in zip(on_host(states), before, strict=True):
+            np.testing.assert_array_equal(state.h, h)
+            np.testing.assert_array_equal(state.c, c)
+
+
+def test_inputs_of_any_strides(backend):
+    lstm, rng = plain(backend), np.random.default_rng(9)
+    wide = lstm.asarray(rng.normal(size=(B, 2 * T, I + 2)))
+    xs = wide.swapaxes(0, 1)[::2, :, 1 : I + 1]
+    assert not xs.flags.c_contiguous
+    states = tuple(
+        LSTMState(
+            h=lstm.asarray(np.asfortranarray(rng.normal(size=(B, N)))),
+            c=lstm.asarray(rng.normal(size=(B, 2 * N)))[:, ::2],
+        )
+        for _ in range(2)
+    )
+    apart = tuple(LSTMState(h=lstm.asarray(s.h.copy()), c=lstm.asarray(s.c.copy())) for s in on_host(states))
+    assert_close(lstm(xs, states), lstm(lstm.asarray(host(xs).copy()), apart))
+
+
+def test_long_sequences_are_worked_through_in_chunks(backend, monkeypatch):
+    from fusedlstm.backends import reference
+
+    monkeypatch.setattr(reference, "_CHUNK", 400)
+    if backend == "cuda":
+        from fusedlstm.backends.cuda import backend as cuda
+
+        monkeypatch.setattr(cuda, "_CHUNK", 400)
+    rng = np.random.default_rng(10)
+    lstm = plain(backend, bidirectional=True)
+    assert all(1 < plan.steps_at_once(B) < T for plan in lstm._plans)
+    xs, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
+    is_first = rng.random((T, B)) < 0.3
+    got = lstm(lstm.asarray(xs), states, lengths=[7, 6, 1, 0], is_first=is_first)
+    active = np.arange(T)[:, None] < [7, 6, 1, 0]
+    assert_close(got, sequences.run(lstm.weights, xs, on_host(states), active=active, is_first=is_first))
+
+
+def test_masks_of_any_kind(backend):
+    lstm, rng = plain(backend), np.random.default_rng(11)
+    xs, is_first = lstm.asarray(rng.normal(size=(T, B, I))), rng.random((T, B)) < 0.3
+    device = lstm.xp.asarray(is_first)
+    wanted = lstm(xs, is_first=is_first, lengths=[1, 2, 3, 4])
+    assert_same_bits(lstm(xs, is_first=is_first.tolist(), lengths=np.array([1, 2, 3, 4], np.uint8)), wanted)
+    assert_same_bits(lstm(xs, is_first=device, lengths=lstm.xp.asarray(np.array([1, 2, 3, 4]))), wanted)
+    both = plain(backend, bidirectional=True)
+    assert_same_bits(both(xs, is_first=device), both(xs, is_first=is_first))
+
+
+def test_set_weights(backend):
+    """A thousand times, in place, each as a new LSTM."""
+    lstm, rng = plain(backend), np.random.default_rng(12)
+    xs, states = lstm.asarray(rng.normal(size=(2, B, I))), random_states(lstm, B, rng)
+    plans = list(lstm._plans)
+    for seed in range(1000):
+        weights = StackedWeights.random(I, N, 2, seed=seed, dtype="float64")
+        lstm.set_weights(weights)
+        if seed % 50 == 0:
+            assert_same_bits(lstm(xs, states), LSTM(weights, backend=backend)(xs, states))
+    assert lstm.weights is weights
+    assert lstm._plans == plans
+
+
+def test_set_weights_of_a_cell(backend):
+    options = {"proj_size": 2, "peephole": True, "proj_clip": 0.3}
+    cell = LSTMCell(LSTMWeights.random(I, N, seed=0, **options), backend=backend)
+    rng = np.random.default_rng(13)
+    x, state = cell.asarray(rng.normal(size=(B, I))), random_state(cell, B, rng)
+    for seed in range(1000):
+        weights = LSTMWeights.random(I, N, seed=seed, **options)
+        cell.set_weights(weights)
+        got, wanted = cell(x, state), LSTMCell(weights, backend=backend)(x, state)
+        assert_same_bits((got.h[None], [got]), (wanted.h[None], [wanted]))
+    assert cell.weights is weights
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_size": 6}, "hidden_size 5, as it was made with; got 6"),
+        ({"input_size": 4}, "input_size 3, as it was made with; got 4"),
+        ({"proj_size": 5}, "proj_size None, as it was made with; got 5"),
+        ({"dtype": "float64"}, "dtype float32, as it was made with; got float64"),
+        ({"bias": False}, "bias given, as it was made with; got None"),
+        ({"peephole": True}, "peephole None, as it was made with; got given"),
+        ({"cell_clip": 1.0}, "cell_clip None, as it was made with; got 1.0"),
+        ({"activation": "relu"}, "activation tanh, as it was made with; got relu"),
+    ],
+)
+def test_set_weights_refuses_another_form(options, message, backend):
+    weights = LSTMWeights.random(I, N, seed=0)
+    other = LSTMWeights.random(**({"input_size": I, "hidden_size": N, "seed": 0} | options))
+    cell, lstm = LSTMCell(weights, backend=backend), LSTM(weights, backend=backend)
+    with pytest.raises(ValueError, match=f"^weights: wanted {message}"):
+        cell.set_weights(other)
+    with pytest.raises(ValueError, match=rf"^weights\.layers\[0\]: wanted {message}"):
+        lstm.set_weights(other)
+    assert cell.weights is weights
+    assert lstm.weights.layers[0] is weights
+
+
+def test_set_weights_refuses_another_stack(backend):
+    lstm = plain(backend)
+    for other in (
+        StackedWeights.random(I, N, 3, seed=0, dtype="float64"),
+        StackedWeights.random(I, N, 1, seed=0, dtype="float64", bidirectional=True),
+    ):
+        with pytest.raises(ValueError, match=r"^weights: wanted num_layers 2, as the LSTM was made with; got "):
+            lstm.set_weights(other)
+    with pytest.raises(TypeError, match="weights: wanted a StackedWeights or an LSTMWeights; got int"):
+        lstm.set_weights(3)
+
+
+def test_copies_and_pickles(backend):
+    rng = np.random.default_rng(14)
+    weights = random_stack(rng, bidirectional=True)
+    lstm = LSTM(weights, batch_first=True, backend=backend)
+    xs = lstm.asarray(rng.normal(size=(B, T, I)))
+    for other in (copy.copy(lstm), pickle.loads(pickle.dumps(lstm))):
+        assert (other.backend, other.device, other.batch_first) == (lstm.backend, lstm.device, True)
+        assert_same_bits(other(xs), lstm(xs))
+    assert repr(lstm) == f"LSTM({weights!r}, backend={backend!r})"

@@ -1,0 +1,156 @@
+"""Whole sequences against numbers that TensorFlow 1, PyTorch, Keras, Flax and ONNX Runtime computed."""
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTM, LSTMState, LSTMWeights, StackedWeights, convert
+
+from cells import host
+from oracle_files import Oracle, names
+
+TF1_OPTIONS = ("cell_clip", "num_proj", "proj_clip", "use_peepholes")
+
+
+def states_of(lstm, pairs):
+    """The states of (h, c) pairs, one for each layer and direction."""
+    c_dtype = lstm.zero_state(0)[0].c.dtype
+    return tuple(LSTMState(h=lstm.asarray(h), c=lstm.asarray(c, c_dtype)) for h, c in pairs)
+
+
+def assert_sequence(lstm, oracle, pairs, outputs, finals, xs=None, **options):
+    """Outputs and final states, which are those of several steps of our own."""
+    xs = lstm.asarray(oracle["x"] if xs is None else xs)
+    got, states = lstm(xs, states_of(lstm, pairs), **options)
+    compared = [("outputs", got, outputs)]
+    assert len(states) == len(finals)
+    for k, (state, (h, c)) in enumerate(zip(states, finals, strict=True)):
+        compared += [(f"h{k}", state.h, h), (f"c{k}", state.c, c)]
+    for name, array, wanted in compared:
+        values = host(array)
+        assert values.shape == wanted.shape, name
+        assert np.isfinite(values).all(), name
+        assert np.abs(values - wanted).max() <= 3 * oracle.tolerance, name
+
+
+def tf1_states(oracle, name):
+    """Pairs (h, c) of "init_l" or "final_l", layer by layer."""
+    layers = oracle.meta["layers"]
+    return [(oracle[f"{name}{k}_h"], oracle[f"{name}{k}_c"]) for k in range(layers)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"tf1/dyn_{which}.npz" for which in ("plain", "lens_tm", "lens_all_options", "multi3", "residual")],
+)
+def test_dynamic_rnn(name, backend):
+    oracle = Oracle(name)
+    options = {key: value for key, value in oracle.meta["cell"].items() if key in TF1_OPTIONS}
+    layers = oracle.meta["layers"]
+    prefixes = ["rnn/lstm_cell"] if layers == 1 else [f"rnn/multi_rnn_cell/cell_{k}/lstm_cell" for k in range(layers)]
+    weights = [convert.from_tf1(oracle.variables(), prefix, **options) for prefix in prefixes]
+    lstm = LSTM(StackedWeights(weights, residual=oracle.meta["wrap"] == "residual"), backend=backend)
+    lengths = {"lengths": oracle["sequence_length"]} if oracle.meta["lens"] else {}
+    assert_sequence(lstm, oracle, tf1_states(oracle, "init_l"), oracle["y"], tf1_states(oracle, "final_l"), **lengths)
+
+
+def test_bidirectional_dynamic_rnn(backend):
+    oracle = Oracle("tf1/dyn_bidir_lens.npz")
+    weights = [convert.from_tf1(oracle.variables(), f"bidirectional_rnn/{way}/lstm_cell") for way in ("fw", "bw")]
+    lstm = LSTM(StackedWeights(weights, bidirectional=True), backend=backend)
+    initial, final = (
+        [(oracle[f"{which}_{way}_l0_h"], oracle[f"{which}_{way}_l0_c"]) for way in ("fw", "bw")]
+        for which in ("init", "final")
+    )
+    outputs = np.concatenate([oracle["y_fw"], oracle["y_bw"]], axis=2)
+    assert_sequence(lstm, oracle, initial, outputs, final, lengths=oracle["sequence_length"])
+
+
+def test_fused_cell(backend):
+    """With a length of 0, for which LSTMBlockFusedCell, too, returns the initial state."""
+    oracle = Oracle("tf1/fused_lens_peep_clip.npz")
+    lstm = LSTM(convert.from_tf1(oracle.variables(), cell_clip=0.6), backend=backend)
+    final = [(oracle["final_h"], oracle["final_c"])]
+    assert 0 in oracle["sequence_length"]
+    pairs = [(oracle["h0"], oracle["c0"])]
+    assert_sequence(lstm, oracle, pairs, oracle["y"], final, lengths=oracle["sequence_length"])
+
+
+@pytest.mark.parametrize("name", names("torch/LSTM_*.npz"))
+def test_torch_lstm(name, backend):
+    oracle = Oracle(name)
+    arguments = oracle.meta["args"]
+    parameters = oracle.variables()
+    layers = [
+        convert.from_torch(parameters, layer=layer, reverse=reverse)
+        for layer in range(arguments["num_layers"])
+        for reverse in ([False, True] if arguments["bidirectional"] else [False])
+    ]
+    lstm = LSTM(StackedWeights(layers, bidirectional=arguments["bidirectional"]), backend=backend)
+    initial, final = (list(zip(oracle[h], oracle[c], strict=True)) for h, c in (("h0", "c0"), ("hn", "cn")))
+    lengths = {"lengths": oracle["lens"]} if oracle.meta["lens"] else {}
+    assert_sequence(lstm, oracle, initial, oracle["y"], final, **lengths)
+
+
+def keras_weights(oracle):
+    """Each direction's kernel, recurrent kernel and bias, in our gate order already."""
+    arrays = [array for key, array in oracle.arrays.items() if key[0] == "W"]
+    directions = [arrays[k : k + 3] for k in range(0, len(arrays), 3)]
+    layers = [LSTMWeights(kernel.T, recurrent.T, bias) for kernel, recurrent, bias in directions]
+    return StackedWeights(layers, bidirectional=oracle.meta["bidirectional"])
+
+
+@pytest.mark.parametrize("name", names("keras3_tensorflow/LSTM_*.npz"))
+def test_keras_lstm(name, backend):
+    oracle = Oracle(name)
+    lstm = LSTM(keras_weights(oracle), batch_first=True, backend=backend)
+    arguments = oracle.meta["args"]
+    initial, final = (
+        [(oracle[f"{which}{2 * k}"], oracle[f"{which}{2 * k + 1}"]) for k in range(len(lstm.zero_state(0)))]
+        for which in ("init", "final")
+    )
+    options, outputs = {}, oracle["y"]
+    if "mask" in oracle.arrays:  # with gaps, which lengths can't say
+        rule = "zero" if arguments.get("zero_output_for_mask") else "last"
+        options |= {"mask": oracle["mask"], "masked_outputs": rule}
+    if arguments.get("go_backwards"):
+        options["reverse"], outputs = True, outputs[:, ::-1]  # Keras returns them in the order of the steps
+    assert_sequence(lstm, oracle, initial, outputs, final, **options)
+
+
+def test_flax_rnn_with_lengths(backend):
+    """Flax's outputs past the end mean nothing."""
+    oracle = Oracle("jax/flax_linen_RNN_fwd_len.npz")
+    cell = {key.split("['cell']")[1]: array for key, array in oracle.variables().items()}
+    from_x, from_h, bias = (
+        np.concatenate([cell[f"['{side}{gate}']['{what}']"] for gate in "ifgo"], axis=-1)
+        for side, what in (("i", "kernel"), ("h", "kernel"), ("h", "bias"))
+    )
+    lstm = LSTM(LSTMWeights(from_x.T, from_h.T, bias), batch_first=True, backend=backend)
+    lengths = oracle["lens"]
+    outputs = np.where(np.arange(6)[None, :, None] < lengths[:, None, None], oracle["y"], 0)
+    final = [(oracle["final_h"], oracle["final_c"])]
+    oracle.tolerance = 1e-12
+    assert_sequence(lstm, oracle, [(oracle["h0"], oracle["c0"])], outputs, final, lengths=lengths)
+
+
+@pytest.mark.parametrize("name", names("onnx/*lens.npz"))
+def test_onnx_lens(name, backend):
+    """ONNX orders gates i, o, f, g, and has outputs (T, D, B, N)."""
+    oracle = Oracle(name)
+    direction = oracle.meta["attributes"].get("direction", "forward")
+
+    def ours(blocks):
+        return blocks.reshape(4, -1, *blocks.shape[1:])[[0, 2, 3, 1]].reshape(blocks.shape)
+
+    N = oracle["R"].shape[2]
+    layers = [
+        LSTMWeights(ours(w), ours(r), ours(b[: 4 * N]) + ours(b[4 * N :]))
+        for w, r, b in zip(oracle["W"], oracle["R"], oracle["B"], strict=True)
+    ]
+    lstm = LSTM(StackedWeights(layers, bidirectional=direction == "bidirectional"), backend=backend)
+    initial, final = (
+        list(zip(oracle[h], oracle[c], strict=True)) for h, c in (("initial_h", "initial_c"), ("Y_h", "Y_c"))
+    )
+    outputs = np.concatenate(list(oracle["Y"].swapaxes(0, 1)), axis=2)
+    options = {"lengths": oracle["sequence_lens"], "reverse": direction == "reverse"}
+    assert_sequence(lstm, oracle, initial, outputs, final, xs=oracle["X"], **options)
