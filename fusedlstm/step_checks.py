@@ -175,7 +175,7 @@ def _dimensions_hint(ndim: int) -> str:
     if ndim == 1:
         return "One row is x[None]"
     if ndim == 3:
-        return "A cell takes one step: for a sequence (T, B, I), call it with x[t] and the last state"
+        return "This takes one step: LSTM(weights)(x) takes a sequence (T, B, I)"
     return ""
 
 

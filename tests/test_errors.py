@@ -53,7 +53,7 @@ CASES = {
         lambda g: setattr(g, "x", g.x[None]),
         ValueError,
         "x: wanted shape (B, I) = (B, 3); got shape (1, 5, 3). "
-        "A cell takes one step: for a sequence (T, B, I), call it with x[t] and the last state",
+        "This takes one step: LSTM(weights)(x) takes a sequence (T, B, I)",
     ),
     "0-D x": (
         lambda g: setattr(g, "x", g.x[:1, 0].reshape(())),
@@ -148,14 +148,15 @@ CASES = {
         lambda g: g.options.update(is_first=np.zeros(B)),
         TypeError,
         "is_first: wanted booleans, True for the rows to reset before this step; got dtype float64. "
-        "Use is_first != 0. A flag that a step ended an episode belongs to the next step: is_first[t + 1] = done[t]",
+        "Use is_first != 0, as for Stable-Baselines3's episode_starts. A flag that a step ended an episode belongs to "
+        "the next step: is_first[t + 1] = done[t]",
     ),
     "mask of integers": (
         lambda g: g.options.update(is_first=[0, 1, 0, 0, 1]),
         TypeError,
         "is_first: wanted booleans, True for the rows to reset before this step; got dtype int64. "
-        "Use numpy.asarray(is_first) != 0. A flag that a step ended an episode belongs to the next step: "
-        "is_first[t + 1] = done[t]",
+        "Use numpy.asarray(is_first) != 0, as for Stable-Baselines3's episode_starts. A flag that a step ended an "
+        "episode belongs to the next step: is_first[t + 1] = done[t]",
     ),
     "ragged mask": (
         lambda g: g.options.update(is_first=[[True], [True, False]]),
