@@ -5,9 +5,10 @@ from fusedlstm.backends import BackendUnavailableError, available_backends
 from fusedlstm.cell import LSTMCell
 from fusedlstm.files import WeightsFileError
 from fusedlstm.lstm import LSTM
+from fusedlstm.packing import pack_state, stack_states, unpack_state, unstack_states
 from fusedlstm.pointwise import lstm_pointwise
 from fusedlstm.stacked import StackedWeights
-from fusedlstm.state import LSTMState, pack_state, unpack_state
+from fusedlstm.state import LSTMState
 from fusedlstm.weights import LSTMWeights
 
 __version__ = "0.1.0"
@@ -25,5 +26,7 @@ __all__ = [
     "convert",
     "lstm_pointwise",
     "pack_state",
+    "stack_states",
     "unpack_state",
+    "unstack_states",
 ]

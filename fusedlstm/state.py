@@ -1,17 +1,14 @@
-"""The state of an LSTM: h and c by name, and one packed array in a named order."""
+"""The state of an LSTM: h and c by name. `fusedlstm.packing` makes one array of them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fusedlstm import dtypes
-from fusedlstm.backends import backend_of
-from fusedlstm.checks import check_array, check_choice, check_size, fail
+from fusedlstm.checks import fail
 
 if TYPE_CHECKING:
     from fusedlstm.dtypes import Array
 
-_ORDERS = ("ch", "hc")
 _MISSING: Any = object()
 
 
@@ -90,77 +87,6 @@ def _describe(array: Array) -> str:
     if hasattr(array, "dtype") and hasattr(array, "shape"):
         return f"<{array.dtype} {tuple(array.shape)}>"
     return type(array).__name__
-
-
-def pack_state(state: LSTMState, *, order: str) -> Array:
-    """Return both states side by side in one new array (B, N + P), in c's dtype.
-
-    Args:
-        state: h (B, P) and c (B, N).
-        order: "ch" is [c | h], TensorFlow 1's packed state (`state_is_tuple=False`); "hc" is [h | c],
-            what Keras users concatenate. There is no default.
-
-    Raises:
-        TypeError: `state` is no LSTMState, or its arrays have dtypes that no cell has.
-        ValueError: an unknown order; h and c of different batches, or not two-dimensional.
-    """
-    check_choice("order", order, _ORDERS)
-    check_state_type(state)
-    h, c = state.h, state.c
-    backend = backend_of(c, "state.c")
-    check_array("state.h", h, backend.array_type, backend.device, "Both must be of one library")
-    _check_2d("state.h", h, "B P")
-    _check_2d("state.c", c, "B N")
-    if h.shape[0] != c.shape[0]:
-        fail(ValueError, "state", "h and c of one batch", f"h {h.shape} and c {c.shape}")
-    if not dtypes.is_supported(h.dtype) or dtypes.state_dtype(h.dtype) != c.dtype:
-        wanted = "h of float64, float32, float16 or bfloat16, and c of h's dtype, float32 for 16 bits"
-        fail(TypeError, "state", wanted, f"h of {h.dtype} and c of {c.dtype}")
-    parts = (c, h) if order == "ch" else (h, c)
-    packed: Array = backend.side_by_side(*parts, c.dtype)
-    return packed
-
-
-def unpack_state(packed: Array, hidden_size: int, *, order: str, dtype: Any = None) -> LSTMState:
-    """Return the two states that one packed array (B, N + P) holds, as views of it where dtypes allow.
-
-    Args:
-        packed: (B, N + P).
-        hidden_size: N; what is left of the columns is P, so a packed state of the wrong width shows as
-            an h of the wrong width in the cell.
-        order: "ch" is [c | h], TensorFlow 1's; "hc" is [h | c]. There is no default.
-        dtype: the cell's dtype. None is that of `packed`. With a 16-bit dtype h is cast to it and c to
-            float32, as cells keep them.
-
-    Raises:
-        TypeError: an unsupported dtype, or an array of another library than NumPy and CuPy.
-        ValueError: an unknown order; `packed` not two-dimensional or with no column left for h.
-    """
-    check_choice("order", order, _ORDERS)
-    N = check_size("hidden_size", hidden_size, 1)
-    backend_of(packed, "packed")
-    if not dtypes.is_supported(packed.dtype):
-        fail(TypeError, "packed", f"dtype {', '.join(dtypes.NAMES)}", f"dtype {packed.dtype}")
-    _check_2d("packed", packed, "B N+P")
-    P = packed.shape[1] - N
-    if P < 1:
-        fail(ValueError, "packed", f"shape (B, N + P) with N = {N} and P at least 1", f"shape {packed.shape}")
-    dtype = dtypes.resolve(packed.dtype if dtype is None else dtype)
-    h, c = packed[:, _columns_of_h(order, N, P)], packed[:, _columns_of_c(order, N, P)]
-    return LSTMState(h=h.astype(dtype, copy=False), c=c.astype(dtypes.state_dtype(dtype), copy=False))
-
-
-def _columns_of_c(order: str, N: int, P: int) -> slice:
-    return slice(0, N) if order == "ch" else slice(P, P + N)
-
-
-def _columns_of_h(order: str, N: int, P: int) -> slice:
-    return slice(N, N + P) if order == "ch" else slice(0, P)
-
-
-def _check_2d(name: str, array: Array, spec: str) -> None:
-    if array.ndim != 2:
-        fail(ValueError, name, f"shape ({spec.replace(' ', ', ')})", f"shape {array.shape}")
 
 
 def check_state_type(state: Any, name: str = "state") -> None:

@@ -222,6 +222,7 @@ def test_torch_all_layers():
     for one, suffix in zip(weights.layers, ("_l0", "_l0_reverse", "_l1", "_l1_reverse"), strict=True):
         np.testing.assert_array_equal(one.weight_hh, parameters["weight_hh" + suffix])
     within = {f"encoder.{name}": p for name, p in parameters.items()} | {"head.weight_ih_l5": np.zeros(3)}
+    within["encoder.weight_ih_l7_orig"] = np.zeros(3)  # a layer of none, as nothing but its beginning is one's
     assert convert.from_torch(within, prefix="encoder").num_layers == 2
 
 

@@ -2,11 +2,8 @@
 
 import pickle
 
-import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights, pack_state, unpack_state
 
@@ -109,62 +106,6 @@ def test_repr_and_pickle():
 def test_to_numpy_of_numpy_copies_nothing():
     state = LSTMState(h=np.zeros((2, 4)), c=np.zeros((2, 4)))
     assert state.to_numpy().h is state.h
-
-
-sizes = st.integers(0, 4), st.integers(1, 5), st.integers(1, 5)
-
-
-@given(*sizes, st.sampled_from(["ch", "hc"]))
-def test_pack_and_unpack(B, N, P, order):
-    rng = np.random.default_rng(0)
-    state = LSTMState(h=rng.normal(size=(B, P)), c=rng.normal(size=(B, N)))
-    packed = pack_state(state, order=order)
-    parts = (state.c, state.h) if order == "ch" else (state.h, state.c)
-    np.testing.assert_array_equal(packed, np.concatenate(parts, axis=1))
-    back = unpack_state(packed, N, order=order)
-    np.testing.assert_array_equal(back.h, state.h)
-    np.testing.assert_array_equal(back.c, state.c)
-
-
-def test_sixteen_bit_states_pack_in_float32():
-    """In c's dtype nothing is lost, and unpacking gives the cell's dtypes again."""
-    h = np.array([[0.5, 1.0]], ml_dtypes.bfloat16)
-    c = np.array([[1 / 3, 2.0, 3.0]], np.float32)
-    packed = pack_state(LSTMState(h=h, c=c), order="hc")
-    assert packed.dtype == np.float32
-    back = unpack_state(packed, 3, order="hc", dtype="bfloat16")
-    assert back.h.dtype == h.dtype
-    np.testing.assert_array_equal(back.h, h)
-    np.testing.assert_array_equal(back.c, c)
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda s, p: pack_state(s), TypeError, "order"),
-        (lambda s, p: pack_state(s, order="cf"), ValueError, "order: wanted one of 'ch', 'hc'; got 'cf'"),
-        (lambda s, p: pack_state((s.h, s.c), order="ch"), TypeError, "state: wanted an LSTMState"),
-        (lambda s, p: pack_state(LSTMState(h=s.h, c=None), order="ch"), TypeError, r"state\.c: wanted an array of"),
-        (lambda s, p: pack_state(LSTMState(h=[1.0], c=s.c), order="ch"), TypeError, r"state\.h: wanted a numpy"),
-        (lambda s, p: pack_state(LSTMState(h=s.h, c=s.c.astype("f4")), order="ch"), TypeError, "h of float64 and c of"),
-        (lambda s, p: pack_state(LSTMState(h=s.h * 1j, c=s.c), order="ch"), TypeError, "h of complex128"),
-        (lambda s, p: unpack_state(p * 1j, 4, order="ch", dtype="float32"), TypeError, "packed: .*complex128"),
-        (lambda s, p: unpack_state(p.tolist(), 4, order="ch"), TypeError, "packed: wanted an array of NumPy or CuPy"),
-        (lambda s, p: pack_state(LSTMState(h=s.h[:1], c=s.c), order="ch"), ValueError, "of one batch"),
-        (lambda s, p: pack_state(LSTMState(h=s.h[0], c=s.c), order="ch"), ValueError, r"state\.h: .*\(B, P\)"),
-        (lambda s, p: unpack_state(p, 4), TypeError, "order"),
-        (lambda s, p: unpack_state(p, 4, order="hhc"), ValueError, "order"),
-        (lambda s, p: unpack_state(p, 8, order="ch"), ValueError, r"P at least 1; got shape \(2, 8\)"),
-        (lambda s, p: unpack_state(p, 0, order="ch"), ValueError, "hidden_size: wanted at least 1"),
-        (lambda s, p: unpack_state(p, 4.0, order="ch"), TypeError, "hidden_size: wanted an int"),
-        (lambda s, p: unpack_state(p[0], 4, order="ch"), ValueError, r"packed: .*\(B, N\+P\)"),
-        (lambda s, p: unpack_state(p.astype(int), 4, order="ch"), TypeError, "packed: .*int64"),
-    ],
-)
-def test_bad_arguments(call, error, message):
-    state = LSTMState(h=np.zeros((2, 4)), c=np.zeros((2, 4)))
-    with pytest.raises(error, match=message):
-        call(state, np.zeros((2, 8)))
 
 
 def test_packed_state_of_the_wrong_width_is_refused(backend):

@@ -216,11 +216,11 @@ def broadcast_to(array, shape):
 
 
 def concatenate(tup, axis=0):
-    return tup[0]._new(np.concatenate([array._host for array in tup], axis))
+    return ndarray(_own(np.concatenate([array._host for array in tup], axis)), current_device)
 
 
 def stack(tup, axis=0):
-    return tup[0]._new(np.stack([array._host for array in tup], axis))
+    return ndarray(_own(np.stack([array._host for array in tup], axis)), current_device)
 
 
 def where(condition, x, y):
