@@ -23,7 +23,7 @@ import numpy as np
 from fusedlstm import dtypes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from fusedlstm.dtypes import NumpyArray
 
@@ -64,19 +64,31 @@ def save(
 
 
 def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, NumpyArray], dict[str, Any]]:
-    """Return the arrays and the options of a file of this format.
+    """Return the arrays and the options of a file of this format and kind.
 
     Raises:
-        WeightsFileError: saying whether it is truncated, damaged, foreign or newer.
+        WeightsFileError: saying whether it is truncated, damaged, foreign, newer or of another kind.
+    """
+    _, arrays, options = load_any(path, (kind,))
+    return arrays, options
+
+
+def load_any(path: str | os.PathLike[str], kinds: Sequence[str]) -> tuple[str, dict[str, NumpyArray], dict[str, Any]]:
+    """Return the kind of a file of this format, which must be one of `kinds`, its arrays and its options.
+
+    It is read once, so that it may be a pipe.
+
+    Raises:
+        WeightsFileError: as of `load`.
     """
     with open(path, "rb") as file:
         content = file.read()
     metadata = _metadata(path, content)
-    about = _about(path, metadata, kind)
+    about = _about(path, metadata, kinds)
     arrays = _arrays(path, content)
     if _checksum(about["options"], arrays) != about["crc32"]:
         raise WeightsFileError(f"{os.fspath(path)} is damaged: its checksum does not agree")
-    return arrays, about["options"]
+    return about["kind"], arrays, about["options"]
 
 
 def build(
@@ -182,7 +194,7 @@ def _metadata(path: str | os.PathLike[str], content: bytes) -> dict[str, str]:
     return described
 
 
-def _about(path: str | os.PathLike[str], metadata: Mapping[str, str], kind: str) -> dict[str, Any]:
+def _about(path: str | os.PathLike[str], metadata: Mapping[str, str], kinds: Sequence[str]) -> dict[str, Any]:
     """Return the JSON object of our metadata key, checked."""
     import json
 
@@ -202,8 +214,8 @@ def _about(path: str | os.PathLike[str], metadata: Mapping[str, str], kind: str)
         raise WeightsFileError(
             f"{name} is newer than this fusedlstm: its version is {version}, and {VERSION} is the newest read here"
         )
-    if found != kind:
-        raise WeightsFileError(f"{name} holds {found}, not {kind}")
+    if found not in kinds:
+        raise WeightsFileError(f"{name} holds {found}, not {' or '.join(kinds)}")
     if not isinstance(about.get("options"), dict) or type(about.get("crc32")) is not int:
         raise WeightsFileError(f"{name} is damaged: its description lacks options or a checksum")
     return dict(about)

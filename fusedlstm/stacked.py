@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from fusedlstm.dtypes import NumpyArray
 
+_KIND = "StackedWeights"  # of its files
+
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class StackedWeights:
@@ -194,7 +196,7 @@ class StackedWeights:
             "bidirectional": self.bidirectional,
             "residual": list(self.residual),
         }
-        files.save(path, "StackedWeights", arrays, options)
+        files.save(path, _KIND, arrays, options)
 
     def _all_arrays(self) -> Iterator[tuple[int, str, NumpyArray]]:
         for index, weights in enumerate(self.layers):
@@ -211,7 +213,7 @@ class StackedWeights:
         """
         from fusedlstm import files
 
-        arrays, options = files.load(path, "StackedWeights")
+        arrays, options = files.load(path, _KIND)
         return files.build(path, _from_file, {"arrays": arrays}, options)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -225,6 +227,21 @@ class StackedWeights:
         if any(self.residual):
             parts.append(f"residual={True if all(self.residual) else self.residual}")
         return f"StackedWeights({', '.join(parts)})"
+
+
+def load_weights(path: str | os.PathLike[str]) -> LSTMWeights | StackedWeights:
+    """Read weights that either class saved, bit for bit.
+
+    Raises:
+        WeightsFileError: the file is damaged, truncated, of another kind, or from a newer version.
+        OSError: the file can't be read.
+    """
+    from fusedlstm import files
+
+    kind, arrays, options = files.load_any(path, ("LSTMWeights", _KIND))
+    if kind == _KIND:
+        return files.build(path, _from_file, {"arrays": arrays}, options)
+    return files.build(path, LSTMWeights, arrays, options)
 
 
 def _restore(layers: Sequence[LSTMWeights], bidirectional: bool, residual: Sequence[bool]) -> StackedWeights:

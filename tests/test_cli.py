@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fusedlstm
-from fusedlstm import LSTMCell, LSTMState, LSTMWeights, cli
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights, cli, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -145,7 +145,7 @@ def test_a_flipped_byte_of_a_state_is_noticed(files, capsys):
 
 
 def test_a_missing_folder_is_noticed_before_work(files, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_step_through", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(run, "_step_through", lambda *_: pytest.fail("work was done"))
     assert command(files, "--out", files / "absent" / "o.npz", "--backend", "numpy") == 1
     assert f"--out: wanted a file in a folder that exists; got {files}" in capsys.readouterr().err
 
@@ -154,7 +154,7 @@ def test_interrupted(files, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_step_through", interrupt)
+    monkeypatch.setattr(run, "_step_through", interrupt)
     assert command(files, "--backend", "numpy") == 130
     assert capsys.readouterr().err == "fusedlstm: interrupted\n"
 

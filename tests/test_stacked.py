@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTMWeights, StackedWeights, WeightsFileError, files
+from fusedlstm.stacked import load_weights
 
 V1_LAST_ROW = [-0.328125, 0.07861328125, 0.349609375, 0.034423828125, 0.15234375]
 VERSION_1 = Path(__file__).parent / "data" / "stacked_v1.safetensors"
@@ -344,3 +345,17 @@ def test_a_newer_version(tmp_path):
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
     with pytest.raises(WeightsFileError, match="is newer than this fusedlstm"):
         StackedWeights.load(path)
+
+
+def test_either_kind_of_file(tmp_path):
+    layer().save(tmp_path / "one")
+    mixed().save(tmp_path / "stack")
+    assert isinstance(load_weights(tmp_path / "one"), LSTMWeights)
+    assert_equal(load_weights(tmp_path / "stack"), mixed())
+    assert load_weights(tmp_path / "one").weight_hh.tobytes() == layer().weight_hh.tobytes()
+    files.save(tmp_path / "gru", "GRUWeights", {}, {})
+    with pytest.raises(WeightsFileError, match="gru holds GRUWeights, not LSTMWeights or StackedWeights"):
+        load_weights(tmp_path / "gru")
+    files.save(tmp_path / "empty", "LSTMWeights", {}, {})
+    with pytest.raises(WeightsFileError, match="empty is damaged"):
+        load_weights(tmp_path / "empty")
