@@ -16,6 +16,7 @@ from fusedlstm import dtypes, files, log
 from fusedlstm.cell import LSTMCell
 from fusedlstm.checks import fail
 from fusedlstm.interop import to_host
+from fusedlstm.lstm import LSTM
 from fusedlstm.stacked import load_weights
 from fusedlstm.state import LSTMState
 from fusedlstm.weights import LSTMWeights
@@ -87,7 +88,6 @@ def _runner(weights: LSTMWeights | StackedWeights, backend: str | None) -> Any:
     """Return an LSTMCell, or an LSTM of layers."""
     if isinstance(weights, LSTMWeights):
         return LSTMCell(weights, backend=backend)
-    from fusedlstm.lstm import LSTM  # type: ignore[import-not-found,unused-ignore]
 
     return LSTM(weights, backend=backend)
 
@@ -185,7 +185,7 @@ def _at_the_end(every: NumpyArray, first: NumpyArray, lengths: NumpyArray) -> Nu
 
 
 def _run_through(
-    lstm: Any, weights: StackedWeights, inputs: NumpyArray, states: tuple[LSTMState, ...], lengths: NumpyArray | None
+    lstm: LSTM, weights: StackedWeights, inputs: NumpyArray, states: tuple[LSTMState, ...], lengths: NumpyArray | None
 ) -> dict[str, Any]:
     """Return every output (T, B, width) and the final states, all as they are written."""
     T, B, _ = inputs.shape

@@ -17,7 +17,7 @@ def direction(cell, xs, state, *, backwards, taken, first, reset_to, residual, l
     `first[t]` says that a sequence begins at step t, whose state may not cross its beginning.
     """
     T = len(xs)
-    outputs = np.zeros((T, cell.weights.output_size))
+    outputs = np.zeros((T, cell.weights.output_size), cell.dtype)
     zero, previous, boundary = cell.zero_state(1), None, False
     for t in reversed(range(T)) if backwards else range(T):
         if taken[t]:
@@ -32,9 +32,11 @@ def direction(cell, xs, state, *, backwards, taken, first, reset_to, residual, l
     return outputs, state
 
 
-def run(weights, xs, states, *, active=None, is_first=None, reset_to=None, reverse=False, last=False):
-    """Outputs (T, B, width) and states of xs (T, B, I), in float64 NumPy arrays."""
+def run(weights, xs, states, lengths=None, *, active=None, is_first=None, reset_to=None, reverse=False, last=False):
+    """Outputs (T, B, width) and states of xs (T, B, I), NumPy arrays of the weights' dtype."""
     T, B, _ = xs.shape
+    if lengths is not None:
+        active = np.arange(T)[:, None] < np.asarray(lengths)
     cells = [LSTMCell(layer, backend="numpy") for layer in weights.layers]
     D = weights.num_directions
     rows, finals = [], [[] for _ in cells]

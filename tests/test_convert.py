@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from fusedlstm import LSTMCell, LSTMState, LSTMWeights, StackedWeights, convert
-
-import plain_loop
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, convert
 
 I, N, P = 3, 4, 2
 
@@ -353,7 +351,7 @@ def test_torch_lstm(options):
         assert isinstance(weights, StackedWeights)
         assert (weights.num_layers, weights.bidirectional) == (module.num_layers, module.bidirectional)
         states = [LSTMState(h=h0[k].numpy(), c=c0[k].numpy()) for k in range(L)]
-        got, finals = plain_loop.run(weights, xs.numpy(), states)
+        got, finals = LSTM(weights, backend="numpy")(xs.numpy(), states)
         assert np.abs(got - outputs.numpy()).max() < 1e-12
         for k, state in enumerate(finals):
             assert np.abs(state.h - h[k].numpy()).max() < 1e-12

@@ -79,13 +79,10 @@ def test_fused_cell(backend):
 def test_torch_lstm(name, backend):
     oracle = Oracle(name)
     arguments = oracle.meta["args"]
-    parameters = oracle.variables()
-    layers = [
-        convert.from_torch(parameters, layer=layer, reverse=reverse)
-        for layer in range(arguments["num_layers"])
-        for reverse in ([False, True] if arguments["bidirectional"] else [False])
-    ]
-    lstm = LSTM(StackedWeights(layers, bidirectional=arguments["bidirectional"]), backend=backend)
+    weights = convert.from_torch(oracle.variables())
+    assert isinstance(weights, StackedWeights)
+    assert (weights.num_layers, weights.bidirectional) == (arguments["num_layers"], arguments["bidirectional"])
+    lstm = LSTM(weights, backend=backend)
     initial, final = (list(zip(oracle[h], oracle[c], strict=True)) for h, c in (("h0", "c0"), ("hn", "cn")))
     lengths = {"lengths": oracle["lens"]} if oracle.meta["lens"] else {}
     assert_sequence(lstm, oracle, initial, oracle["y"], final, **lengths)

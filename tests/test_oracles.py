@@ -7,7 +7,6 @@ import pytest
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights, convert, pack_state, unpack_state
 
-import plain_loop
 from oracle_files import FOLDER, Oracle, names
 
 CELL_OPTIONS = ("cell_clip", "num_proj", "proj_clip", "forget_bias", "use_peepholes", "activation")
@@ -122,21 +121,6 @@ def test_torch_cell(name, backend):
     weights = convert.from_torch(oracle.variables())
     assert str(weights.dtype) == oracle.dtype
     assert_steps(LSTMCell(weights, backend=backend), oracle)
-
-
-@pytest.mark.parametrize("name", names("torch/LSTM_*.npz"))
-def test_torch_layers(name):
-    """All layers and directions, found by name and in PyTorch's order, through a plain loop over time."""
-    oracle = Oracle(name)
-    weights = convert.from_torch(oracle.variables())
-    args = oracle.meta["args"]
-    assert (weights.num_layers, weights.bidirectional) == (args["num_layers"], args["bidirectional"])
-    assert str(weights.dtype) == oracle.dtype
-    states = [LSTMState(h=h, c=c) for h, c in zip(oracle["h0"], oracle["c0"], strict=True)]
-    outputs, finals = plain_loop.run(weights, oracle["x"], states, oracle.meta["lens"])
-    assert np.abs(outputs - oracle["y"]).max() <= 3 * oracle.tolerance
-    for state, h, c in zip(finals, oracle["hn"], oracle["cn"], strict=True):
-        assert_close(state, h, c, 3 * oracle.tolerance)
 
 
 @pytest.mark.parametrize("name", ["LSTMCell_float64_plain.npz", "LSTMCell_float16_plain.npz"])

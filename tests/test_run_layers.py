@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 
-from fusedlstm import LSTMState, StackedWeights, cli, run
+from fusedlstm import LSTM, LSTMState, StackedWeights, cli, run
 
-import plain_loop
-
-lstm = pytest.importorskip("fusedlstm.lstm", reason="there is no runner of layers")
+import sequences
 
 T, B, I = 7, 3, 2
 STACKS = {
@@ -80,20 +78,20 @@ def test_run(name, lengths, backend, tmp_path, inputs, capsys):
         arguments += ["--lengths", tmp_path / "lengths.npy"]
     assert command(tmp_path, weights, *arguments) == 0
     assert "inputs.out.npz: 7 steps of 3 rows on " in capsys.readouterr().out
-    outputs, finals = plain_loop.run(weights, inputs.astype(weights.dtype), start, lengths)
+    outputs, finals = sequences.run(weights, inputs.astype(weights.dtype), start, lengths)
     assert_close(result(tmp_path), weights, outputs, finals)
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """The steps and the lengths of each call of the runner."""
-    calls, real = [], lstm.LSTM.__call__
+    calls, real = [], LSTM.__call__
 
     def call(self, xs, state=None, *, lengths=None, **options):
         calls.append((len(xs), None if lengths is None else list(lengths)))
         return real(self, xs, state, lengths=lengths, **options)
 
-    monkeypatch.setattr(lstm.LSTM, "__call__", call)
+    monkeypatch.setattr(LSTM, "__call__", call)
     return calls
 
 
@@ -104,12 +102,12 @@ def test_parts_of_the_time(tmp_path, inputs, calls, monkeypatch):
     assert command(tmp_path, weights, "--backend", "numpy", "--lengths", tmp_path / "lengths.npy") == 0
     assert calls == [(3, [3, 0, 3]), (3, [3, 0, 0]), (1, [1, 0, 0])]
     zeros = [LSTMState(h=np.zeros((B, 4), "f4"), c=np.zeros((B, 4), "f4"))] * 3
-    assert_close(result(tmp_path), weights, *plain_loop.run(weights, inputs.astype("f4"), zeros, LENGTHS))
+    assert_close(result(tmp_path), weights, *sequences.run(weights, inputs.astype("f4"), zeros, LENGTHS))
     calls.clear()
     monkeypatch.setattr(run, "_CHUNK", 1)
     assert command(tmp_path, weights, "--backend", "numpy") == 0
     assert calls == [(1, None)] * T
-    assert_close(result(tmp_path), weights, *plain_loop.run(weights, inputs.astype("f4"), zeros))
+    assert_close(result(tmp_path), weights, *sequences.run(weights, inputs.astype("f4"), zeros))
 
 
 def test_both_directions_need_all_of_the_time(tmp_path, inputs, calls, monkeypatch):
@@ -145,7 +143,7 @@ def test_one_layer_starts_from_a_cell_s_state(tmp_path, inputs):
     weights, (start,) = STACKS["one"], states_of(STACKS["one"])
     np.savez(tmp_path / "state.npz", h=start.h, c=start.c)
     assert command(tmp_path, weights, "--backend", "numpy", "--state", tmp_path / "state.npz") == 0
-    assert_close(result(tmp_path), weights, *plain_loop.run(weights, inputs.astype("f4"), [start]))
+    assert_close(result(tmp_path), weights, *sequences.run(weights, inputs.astype("f4"), [start]))
 
 
 @pytest.mark.parametrize("names", [("h", "c"), ("h0", "c0", "h1", "c1"), ("h0", "c0", "h1", "c1", "h2")])
@@ -167,4 +165,4 @@ def test_other_dtype(tmp_path, inputs):
     assert command(tmp_path, weights, "--backend", "numpy", "--dtype", "float64") == 0
     zeros = [LSTMState(h=np.zeros((B, 4)), c=np.zeros((B, 4)))] * 3
     double = weights.astype("float64")
-    assert_close(result(tmp_path), double, *plain_loop.run(double, inputs, zeros))
+    assert_close(result(tmp_path), double, *sequences.run(double, inputs, zeros))

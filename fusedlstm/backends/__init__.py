@@ -127,9 +127,6 @@ class Backend(Protocol):
     def add(self, a: Array, more: Array) -> None:
         """Write a + more to `a`, contiguous."""
 
-    def side_by_side(self, a: Array, b: Array, dtype: np.dtype[Any]) -> Array:
-        """Return one array (B, ...) of the columns of both, in this dtype."""
-
     def largest_over_1(self, h: Array, is_first: Array | None) -> float:
         """Return the largest |h| over 1, or 0, in rows that are not reset; on a device this waits for it."""
 

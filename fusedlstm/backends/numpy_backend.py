@@ -82,10 +82,6 @@ class NumpyBackend:
         """Write a + more to a."""
         np.add(a, more, out=a)
 
-    def side_by_side(self, a: NumpyArray, b: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
-        """Return one array of the columns of both."""
-        return np.concatenate([a, b], axis=1, dtype=dtype)
-
     def largest_over_1(self, h: NumpyArray, is_first: NumpyArray | None) -> float:
         """Return the largest |h| over 1, or 0, in rows that are not reset; NaN is none."""
         kept = h if is_first is None else h[~is_first]

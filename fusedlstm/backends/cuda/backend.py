@@ -199,11 +199,6 @@ class CudaBackend:
         """Write a + more to a, which is contiguous."""
         launch_add(a, more)
 
-    def side_by_side(self, a: Any, b: Any, dtype: np.dtype[Any]) -> Any:
-        """Return one array of the columns of both."""
-        with self._device:
-            return cupy.concatenate([a.astype(dtype, copy=False), b.astype(dtype, copy=False)], axis=1)
-
     def largest_over_1(self, h: Any, is_first: Any) -> float:
         """Return the largest |h| over 1, or 0, in rows that are not reset; waits for the device. NaN is none."""
         with self._device:
