@@ -11,7 +11,7 @@ import pytest
 
 import stand_in
 from conftest import NO_GPU
-from stand_in import arrays, cublas, gpu, nvrtc
+from stand_in import arrays, cublas, dlpack, gpu, nvrtc, others, streams
 
 needs_cupy = pytest.mark.skipif("cupy" not in stand_in.real, reason="CuPy is not installed")
 ON_GPU = sys.modules.get("cupy") is stand_in.real.get("cupy") is not None and NO_GPU is None
@@ -41,6 +41,11 @@ def test_names_are_cupys():
     assert public(gpu.runtime) <= set(dir(cupy.cuda.runtime))
     assert public(gpu.Module) <= set(dir(cupy.cuda.Module))
     assert public(arrays.Device) <= set(dir(cupy.cuda.Device))
+    for name in ("Stream", "ExternalStream", "Event"):
+        ours, theirs = getattr(streams, name), getattr(cupy.cuda, name)
+        instance = {"ptr", "device_id", "done"}
+        assert public(ours) | public(streams._BaseStream) - instance <= set(dir(theirs)) | {"synchronize", "wait_event"}
+        assert inspect.signature(ours.__init__) == inspect.signature(theirs.__init__)
     own = {"NVRTCError", "Path"} | {name for name in public(nvrtc) if inspect.ismodule(getattr(nvrtc, name))}
     assert public(nvrtc) - own <= set(dir(stand_in.real["nvrtc"]))
 
@@ -52,6 +57,38 @@ def test_parameters_are_cupys(name):
     assert list(ours) == list(theirs)[: len(ours)]
     for parameter in ours:
         assert ours[parameter].default == theirs[parameter].default or parameter == "dtype"
+
+
+@needs_cupy
+def test_parameters_of_streams_are_cupys():
+    cuda = stand_in.real["cupy"].cuda
+    for ours, theirs, names in (
+        (streams.Event, cuda.Event, ["record"]),
+        (streams._BaseStream, cuda.Stream, ["record", "wait_event", "synchronize"]),
+        (arrays.ndarray, stand_in.real["cupy"].ndarray, ["view"]),
+    ):
+        for name in names:
+            assert inspect.signature(getattr(ours, name)) == inspect.signature(getattr(theirs, name)), name
+    # These say theirs in their first line.
+    assert cuda.get_current_stream.__doc__.startswith("get_current_stream(int device_id=-1)")
+    real = stand_in.real["cupy"]
+    assert real.from_dlpack.__doc__.startswith(f"from_dlpack{inspect.signature(arrays.from_dlpack)}")
+    options = [name for name in inspect.signature(arrays.ndarray.__dlpack__).parameters if name != "self"]
+    assert options == re.findall(r"(\w+)=None", real.ndarray.__dlpack__.__doc__)
+
+
+@needs_cupy
+def test_streams_of_handles_are_cupys():
+    """ExternalStream warns; without its constructor, as the backend makes them, they are CuPy's, and not owned."""
+    cuda = stand_in.real["cupy"].cuda
+    for kind in (cuda.ExternalStream, streams.ExternalStream):
+        with pytest.warns(DeprecationWarning, match="ExternalStream is deprecated"):
+            kind(5, 0)
+        stream = kind.__new__(kind)
+        super(kind, stream).__init__(5, 1)
+        assert (stream.ptr, stream.device_id) == (5, 1)
+        del stream  # CuPy would report an error if it destroyed it
+    assert cuda.Stream.null.ptr == streams.Stream.null.ptr == 0
 
 
 @pytest.mark.skipif("cublas" not in stand_in.real, reason="cuBLAS is not installed")
@@ -209,3 +246,66 @@ def test_launches_refuse_arrays_of_another_device():
         array = arrays.zeros(3)
     with pytest.raises(gpu.CUDARuntimeError, match="another device"):
         gpu._argument(array)
+
+
+def test_current_streams():
+    """Each device has its own, and a stream is entered on its device only."""
+    stream = streams.Stream()
+    with stream:
+        assert streams.get_current_stream() is stream
+        with arrays.Device(1):
+            assert streams.get_current_stream() is streams.Stream.null
+            assert streams.get_current_stream(0) is stream
+            with pytest.raises(RuntimeError, match="does not match"):
+                stream.__enter__()
+    assert streams.get_current_stream() is streams.Stream.null
+
+
+def test_events_are_of_one_device():
+    with arrays.Device(1):
+        event = streams.Event()
+        with pytest.raises(RuntimeError, match="InvalidResourceHandle"):
+            event.record(streams.handle(0x40, 0))
+    with pytest.raises(RuntimeError, match="InvalidResourceHandle"):
+        event.record()
+    with pytest.raises(AssertionError, match="nobody has recorded"):
+        streams.Stream.null.wait_event(event)
+
+
+def test_exchange_by_dlpack():
+    """Of the same memory, on the same device, with the streams that the protocol names; no bfloat16."""
+    with arrays.Device(1):
+        array = arrays.asarray(np.arange(6, dtype=np.float32).reshape(2, 3))[:, ::2]
+    assert array.__dlpack_device__() == (2, 1)
+    for value, made in enumerate((arrays.from_dlpack(array), arrays.asarray(others.OnlyInterface(array)))):
+        assert (made.data.ptr, made.shape, made.strides, made.device) == (
+            array.data.ptr,
+            array.shape,
+            array.strides,
+            array.device,
+        )
+        made[0, 0] = value + 7
+        assert array.get()[0, 0] == value + 7
+    for stream in (0, -2, "1"):
+        with pytest.raises(ValueError, match="valid stream"):
+            array.__dlpack__(stream=stream)
+    narrow = arrays.zeros(3, ml_dtypes.bfloat16)
+    with pytest.raises(BufferError, match="dtype is not supported"):
+        arrays.from_dlpack(narrow)
+    with pytest.raises(NotImplementedError, match="bfloat16"):
+        arrays.from_dlpack(others.OnlyDlpack(narrow))
+    with pytest.raises(ValueError, match="Unsupported dtype"):
+        arrays.asarray(others.OnlyInterface(narrow))
+    with pytest.raises(TypeError, match="CPU arrays"):
+        arrays.from_dlpack(np.zeros(3))
+    capsule = array.__dlpack__(stream=-1)
+    dlpack.to_host(capsule)
+    with pytest.raises(AssertionError, match="not an unused capsule"):
+        dlpack.to_host(capsule)
+
+
+def test_interfaces_point_to_memory_of_a_device():
+    host = np.zeros(3)
+    stray = types.SimpleNamespace(__cuda_array_interface__=dict(host.__array_interface__))
+    with pytest.raises(MemoryError):
+        arrays.asarray(stray)

@@ -5,7 +5,7 @@ import sys
 import types
 from importlib.machinery import ModuleSpec
 
-from . import arrays, cublas, gpu, nvrtc
+from . import arrays, cublas, gpu, nvrtc, streams
 
 # The real modules, where CuPy is installed: kernels are compiled with them, and names compared.
 real = {}
@@ -29,13 +29,17 @@ def modules():
         runtime=gpu.runtime,
         nvrtc=nvrtc,
         device=device,
-        get_current_stream=arrays.Device,
+        get_current_stream=streams.get_current_stream,
+        Stream=streams.Stream,
+        ExternalStream=streams.ExternalStream,
+        Event=streams.Event,
     )
     functions = (
         "ndarray",
         "empty",
         "zeros",
         "asarray",
+        "from_dlpack",
         "ascontiguousarray",
         "broadcast_to",
         "concatenate",

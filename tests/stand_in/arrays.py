@@ -1,13 +1,16 @@
 """ndarray: an array on a pretended GPU, over NumPy's memory but no NumPy array."""
 
+import ctypes
 import operator
 import types
 import weakref
 
 import numpy as np
 
+from . import dlpack
+
 current_device = 0  # the device that new arrays are on, and launches run on
-_allocations = {}  # address -> bytes, of all memory that is alive
+_allocations = {}  # address -> (bytes, device), of all memory that is alive
 
 
 def allocate(shape, dtype):
@@ -15,15 +18,17 @@ def allocate(shape, dtype):
     host = np.empty(shape, dtype)
     host.reshape(-1).view(np.uint8)[...] = 255
     address = host.ctypes.data
-    _allocations[address] = host.nbytes
+    _allocations[address] = host.nbytes, current_device
     weakref.finalize(host, _allocations.pop, address, None)
     return host
 
 
-def check_span(address, size):
-    """Raise unless so many bytes from an address on lie in one live allocation."""
-    if not any(start <= address and address + size <= start + length for start, length in list(_allocations.items())):
-        raise MemoryError(f"{size} bytes at {address:#x} are not all in one array")
+def allocation(address, size):
+    """The address, length and device of the live allocation that holds so many bytes from an address on, or raise."""
+    for start, (length, device) in _allocations.copy().items():
+        if start <= address and address + size <= start + length:
+            return start, length, device
+    raise MemoryError(f"{size} bytes at {address:#x} are not all in one array")
 
 
 class Device:
@@ -49,9 +54,6 @@ class Device:
         return isinstance(other, Device) and self.id == other.id
 
     __hash__ = None  # as CuPy's
-
-    def synchronize(self):
-        """Nothing is ever under way: a stream is no more than its device here."""
 
 
 class ndarray:
@@ -87,6 +89,21 @@ class ndarray:
     def __cuda_array_interface__(self):
         interface = dict(self._host.__array_interface__)
         return {key: interface[key] for key in ("shape", "typestr", "data", "strides")} | {"version": 3}
+
+    def __dlpack_device__(self):
+        return (dlpack.CUDA, self._device_id)
+
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        """As CuPy's: the stream that is named waits for the current one; no bfloat16."""
+        if dl_device is not None or copy is not None:
+            raise NotImplementedError("of no use here")
+        if self.dtype.kind not in "uifcb":
+            raise BufferError("dtype is not supported for dlpack export")
+        streams.order_export(stream, self._device_id)
+        return dlpack.on_device(self._host, self._device_id)
+
+    def view(self, dtype=None, type=None):
+        return self._view(self._host.view(dtype))
 
     def __array__(self, *_, **__):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
@@ -203,7 +220,46 @@ def zeros(shape, dtype=float):
 def asarray(a, dtype=None):
     if isinstance(a, ndarray):
         return a if dtype is None or a.dtype == np.dtype(dtype) else a.astype(dtype)
+    if hasattr(a, "__cuda_array_interface__"):
+        return asarray(_from_interface(a), dtype)
     return ndarray(_own(np.asarray(a, dtype)), current_device)
+
+
+def _from_interface(a):
+    """As CuPy reads it: nothing is copied, a stream is waited for, and the device is that of the pointer."""
+    interface = a.__cuda_array_interface__
+    if interface.get("mask") is not None:
+        raise ValueError("CuPy currently does not support masked arrays.")
+    shape, dtype, strides = interface["shape"], np.dtype(interface["typestr"]), interface.get("strides")
+    if dtype.kind == "V":
+        raise ValueError(f"Unsupported dtype {dtype}")
+    if interface.get("stream") is not None:
+        streams.log.append(("synchronize", interface["stream"]))
+    address = interface["data"][0]
+    if 0 in shape:
+        return ndarray(np.empty(shape, dtype), current_device)
+    start, length, device = allocation(address, dtype.itemsize)
+    memory = (ctypes.c_ubyte * length).from_address(start)
+    memory._owner = a  # lives as long as the view
+    return ndarray(np.ndarray(shape, dtype, memory, address - start, strides), device)
+
+
+def from_dlpack(array, *, device=None, copy=None):
+    """As CuPy's: the producer is told the current stream, on its device."""
+    if device is not None:
+        raise NotImplementedError("from_dlpack() does not support device yet.")
+    kind, index = array.__dlpack_device__()
+    if kind == dlpack.CPU:
+        raise TypeError("CPU arrays cannot be directly imported to CuPy. Use `cupy.array(numpy.from_dlpack(input))`")
+    if kind != dlpack.CUDA:
+        raise TypeError(f"Unsupported array type: {kind}")
+    with Device(index):
+        stream = streams.get_current_stream().ptr or streams.LEGACY
+        try:
+            capsule = array.__dlpack__(stream=stream, max_version=(1, 0), copy=copy)
+        except TypeError:
+            capsule = array.__dlpack__(stream=stream)
+    return ndarray(dlpack.to_host(capsule), index)
 
 
 def ascontiguousarray(a, dtype=None):
@@ -230,3 +286,6 @@ def where(condition, x, y):
 
 def abs(a):
     return a._new(np.abs(a._host))
+
+
+from . import streams  # noqa: E402, as streams needs devices, and arrays streams

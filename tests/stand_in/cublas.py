@@ -5,7 +5,7 @@ import ctypes
 import ml_dtypes
 import numpy as np
 
-from . import arrays
+from . import arrays, streams
 
 CUBLAS_OP_N, CUBLAS_OP_T = 0, 1
 CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_COMPUTE_32F_FAST_TF32 = 68, 70, 77
@@ -51,6 +51,7 @@ def gemmEx(
         raise CUBLASError("CUBLAS_STATUS_INVALID_VALUE")
     if Atype != Btype or (Atype, Ctype, computeType) not in _SUPPORTED:
         raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED")
+    streams.launched("gemm")
     scalar = ctypes.c_double if computeType == CUBLAS_COMPUTE_64F else ctypes.c_float
     alpha, beta = scalar.from_address(alpha).value, scalar.from_address(beta).value
     a = _operand(A, Atype, transa, m, k, lda)
@@ -80,7 +81,7 @@ def _matrix(pointer, kind, rows, columns, ld):
     if pointer % dtype.itemsize:
         raise CUBLASError("a pointer is not aligned")
     size = ((columns - 1) * ld + rows) * dtype.itemsize
-    arrays.check_span(pointer, size)
+    arrays.allocation(pointer, size)
     elements = np.frombuffer((ctypes.c_char * size).from_address(pointer), dtype)
     return np.lib.stride_tricks.as_strided(elements, (rows, columns), (dtype.itemsize, ld * dtype.itemsize))
 

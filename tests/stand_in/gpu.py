@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import arrays, nvrtc
+from . import arrays, nvrtc, streams
 from emulation import FORWARD, REVERSE, shuffled
 from emulation import Module as EmulatedModule
 
@@ -90,6 +90,7 @@ class Function:
             raise CUDARuntimeError(f"invalid grid {grid}")
         if not 0 < int(np.prod(block)) <= 1024:
             raise CUDARuntimeError(f"invalid block {block}")
+        streams.launched("kernel")
         self._launch(grid, block, [_argument(value) for value in args], schedule=SCHEDULE)
 
 
