@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm import dtypes, log
 from fusedlstm.backends import choose
 from fusedlstm.checks import check_choice, check_size, fail
+from fusedlstm.exchange import Exchange, is_native
 from fusedlstm.state import LSTMState, check_state_type
 from fusedlstm.step_checks import CheckedPairs, StepChecks
 from fusedlstm.weights import LSTMWeights, check_same_form
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     import numpy as np
@@ -64,6 +66,7 @@ class LSTMCell:
         )
         self._plan = self._backend.step_plan(weights, precision)
         self._signature = self._backend.signature
+        self._array_type, self._empty = self._backend.array_type, self._backend.empty
         self._known: set[Any] = set()  # signatures of (x, h, c) that passed the checks
         self._out = CheckedPairs(self._backend.overlap)
         self._warns = check_state and weights.proj_size is None and weights.activation == "tanh"
@@ -110,12 +113,28 @@ class LSTMCell:
         target = self.dtype if dtype is None else dtypes.resolve(dtype)
         return self._backend.asarray(x, target)
 
-    def zero_state(self, batch: int) -> LSTMState:
-        """Return a state of zeros for `batch` rows, in new arrays on the cell's device."""
+    def zero_state(self, batch: int, like: Any = None) -> LSTMState:
+        """Return a state of zeros for `batch` rows, in new arrays on the cell's device.
+
+        Args:
+            batch: B, which may be 0.
+            like: an array of the library whose arrays are wanted, as x is; None for NumPy's or CuPy's.
+
+        Raises:
+            TypeError: `batch` is no int, or `like` no array.
+            ValueError: a negative `batch`, or `like` on another device than the cell's.
+        """
         B = check_size("batch", batch, 0)
-        sizes, checks = self._checks.sizes, self._checks
-        h = self._backend.zeros((B, sizes["P"]), checks.dtype)
-        return LSTMState(h=h, c=self._backend.zeros((B, sizes["N"]), checks.c_dtype))
+        checks, zeros = self._checks, self._backend.zeros
+        shapes = (B, checks.sizes["P"]), (B, checks.sizes["N"])
+        if like is None:
+            return LSTMState(h=zeros(shapes[0], checks.dtype), c=zeros(shapes[1], checks.c_dtype))
+        with Exchange(self._backend, like) as exchange:
+            exchange.check_place("like", like)
+            h, c = exchange.empty(shapes[0], checks.dtype), exchange.empty(shapes[1], checks.c_dtype)
+            h.fill(0)
+            c.fill(0)
+            return exchange.lend_state(LSTMState(h=h, c=c))
 
     def set_weights(self, weights: LSTMWeights) -> None:
         """Take other weights of the same sizes, dtype and options, in place.
@@ -145,6 +164,11 @@ class LSTMCell:
     ) -> LSTMState:
         """Return the state after one step; its `.h` is the output.
 
+        Arrays may be of any library that shares its memory (NumPy, CuPy, PyTorch, JAX, what speaks DLPack or
+        has `__cuda_array_interface__`), mixed at will, on the cell's device: none is copied, and the result is
+        in the library of x. On a GPU the work is queued on the current stream of that library, in
+        order with the current streams of the others.
+
         Args:
             x: (B, I) in the cell's dtype, on its device, with any strides. B may be 0.
             state: h (B, P) in the cell's dtype and c (B, N), any strides.
@@ -153,7 +177,11 @@ class LSTMCell:
             reset_to: what those rows are reset to: a state of one row or of B; None for zeros.
             out: arrays to write the result to, C-contiguous; `out` itself is returned. `out.c` may be
                 `state.c`; no other memory may be shared with an argument, and `out.h` must not be
-                `state.h` (alternate two states).
+                `state.h` (alternate two states). JAX's arrays never change, so they can't be written.
+
+        Returns:
+            h (B, P) and c (B, N): `out`, or new arrays in the library of x, NumPy's or CuPy's where that
+            has no function to make one from DLPack.
 
         Raises:
             TypeError: an argument of the wrong kind, dtype or library (nothing is cast, moved or
@@ -162,6 +190,38 @@ class LSTMCell:
         """
         if type(state) is not LSTMState:
             check_state_type(state)
+        native = self._array_type
+        if (
+            type(x) is native
+            and type(state.h) is native
+            and type(state.c) is native
+            and (out is None or (type(out) is LSTMState and type(out.h) is native and type(out.c) is native))
+            and ((is_first is None and reset_to is None) or is_native(native, is_first, reset_to))
+        ):
+            return self._step(x, state, is_first, reset_to, out, self._empty)
+        checks = self._checks
+        wanted = checks.dtype, checks.c_dtype, checks.whose
+        with Exchange(self._backend, x) as exchange:
+            result = self._step(
+                exchange.borrow("x", x, checks.dtype, checks.whose),
+                exchange.borrow_state("state", state, *wanted),
+                exchange.borrow_mask("is_first", is_first),
+                exchange.borrow_state("reset_to", reset_to, *wanted),
+                exchange.borrow_out("out", out, *wanted),
+                exchange.empty,
+            )
+            return exchange.lend_state(result) if out is None else out
+
+    def _step(
+        self,
+        x: Array,
+        state: LSTMState,
+        is_first: Any,
+        reset_to: LSTMState | None,
+        out: LSTMState | None,
+        empty: Callable[[tuple[int, ...], np.dtype[Any]], Array],
+    ) -> LSTMState:
+        """Step arrays of the backend, with results in arrays from `empty`, or in `out`."""
         h, c = state.h, state.c
         try:
             signature = self._signature(x, h, c)
@@ -175,11 +235,8 @@ class LSTMCell:
         if is_first is not None:
             is_first = self._checks.check_mask(is_first, B)
         if out is None:
-            sizes, empty = self._checks.sizes, self._backend.empty
-            out = LSTMState(
-                h=empty((B, sizes["P"]), h.dtype),
-                c=empty((B, sizes["N"]), c.dtype),
-            )
+            sizes = self._checks.sizes
+            out = LSTMState(h=empty((B, sizes["P"]), h.dtype), c=empty((B, sizes["N"]), c.dtype))
         elif reset_to is not None or not self._out.fits(out, state, x, is_first):
             self._checks.check_out(out, x, state, is_first, reset_to)
             self._out.remember(state, out)
@@ -201,7 +258,7 @@ class LSTMCell:
         if largest:
             warnings.warn(
                 f"state.h holds {largest:g}, and no step makes an |h| over 1: are h and c swapped?",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def __reduce__(self) -> tuple[Any, ...]:

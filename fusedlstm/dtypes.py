@@ -33,8 +33,13 @@ def resolve(dtype: Any) -> np.dtype[Any]:
 
 
 def is_supported(dtype: np.dtype[Any]) -> bool:
-    """Whether a cell can have this dtype: one of the four, in the machine's byte order."""
-    return dtype.name in NAMES and dtype.isnative
+    """Whether a cell can have this dtype: one of the four, in the machine's byte order, and NumPy's."""
+    return isinstance(dtype, np.dtype) and dtype.name in NAMES and dtype.isnative
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether this is ml_dtypes' bfloat16 (whose kind is quicker to look at than any dtype's name)."""
+    return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
 def state_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

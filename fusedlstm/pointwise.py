@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm import dtypes
 from fusedlstm.backends import backend_of
 from fusedlstm.checks import check_choice, check_clip, check_shape, fail
+from fusedlstm.exchange import Exchange
 from fusedlstm.state import LSTMState
 from fusedlstm.step_checks import StepChecks
 from fusedlstm.weights import ACTIVATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    import numpy as np
+
+    from fusedlstm.backends import Backend
     from fusedlstm.dtypes import Array
 
 
@@ -32,7 +36,8 @@ def lstm_pointwise(
 ) -> LSTMState:
     """Return the state after a step whose matmul is done: everything in the formula but matmuls and projection.
 
-    Runs where its arrays are: NumPy's on the CPU, CuPy's in one kernel on their GPU.
+    Runs where its arrays are: on the CPU in NumPy, or in one kernel on their GPU. They may be of any library that
+    shares its memory, mixed at will, as a cell's; none is copied.
 
     Args:
         gates: (B, 4N), blocks i, f, g, o: the pre-activations x @ weight_ih.T + h @ weight_hh.T, or only
@@ -49,42 +54,77 @@ def lstm_pointwise(
             may share memory with an argument.
 
     Returns:
-        LSTMState with h (B, N), the output before any projection, in the dtype of `gates`, and c (B, N).
+        LSTMState with h (B, N), the output before any projection, in the dtype of `gates`, and c (B, N):
+        `out`, or new arrays in the library of `gates`.
 
     Raises:
         TypeError: an argument of the wrong kind, dtype or library.
         ValueError: an argument of the wrong shape or device, or `out` where it can't be written.
+        BackendUnavailableError: arrays on a GPU where cuda can't run; the message says why.
     """
-    checks = _checks_for(gates)
+    backend = backend_of(gates, "gates")
     check_choice("activation", activation, ACTIVATIONS)
-    cell_clip = check_clip("cell_clip", cell_clip)
-    optional = {"gates_h": gates_h, "bias": bias, "peephole": peephole, "reset_c": reset_c}
+    options = {"cell_clip": check_clip("cell_clip", cell_clip), "activation": activation}
+    maker = f"{backend.xp.__name__}.asarray"
+    with Exchange(backend, gates, maker) as exchange:
+        gates = exchange.borrow("gates", gates)
+        checks = _checks_for(gates, backend, maker)
+        dtype, c_dtype, whose = checks.dtype, checks.c_dtype, checks.whose
+        optional = {
+            name: exchange.borrow(name, array, wanted, checks.why(wanted))
+            for name, array, wanted in (
+                ("gates_h", gates_h, dtype),
+                ("bias", bias, dtype),
+                ("peephole", peephole, dtype),
+                ("reset_c", reset_c, c_dtype),
+            )
+        }
+        result = _run(
+            checks,
+            gates,
+            exchange.borrow("c", c, c_dtype, checks.why(c_dtype)),
+            optional,
+            exchange.borrow_mask("is_first", is_first),
+            exchange.borrow_out("out", out, dtype, c_dtype, whose),
+            exchange.empty,
+            options,
+        )
+        return exchange.lend_state(result) if out is None else out
+
+
+def _run(
+    checks: StepChecks,
+    gates: Array,
+    c: Array,
+    optional: Mapping[str, Array | None],
+    is_first: Any,
+    out: LSTMState | None,
+    empty: Callable[[tuple[int, ...], np.dtype[Any]], Array],
+    options: Mapping[str, Any],
+) -> LSTMState:
+    """Check arrays of the backend and run them, with results in arrays from `empty`, or in `out`."""
     _check_arrays(checks, c, optional)
     B, N = c.shape
     if is_first is not None:
         is_first = checks.check_mask(is_first, B)
-    elif reset_c is not None:
+    elif optional["reset_c"] is not None:
         fail(ValueError, "reset_c", "None without is_first, which says the rows to reset", "an array")
     if out is None:
-        empty = checks.backend.empty
         out = LSTMState(h=empty((B, N), gates.dtype), c=empty((B, N), c.dtype))
     else:
         checks.check_out_arrays(out, c, {"gates": gates, "is_first": is_first, **optional})
-    checks.backend.pointwise(
-        gates, c, out.h, out.c, cell_clip=cell_clip, activation=activation, is_first=is_first, **optional
-    )
+    checks.backend.pointwise(gates, c, out.h, out.c, is_first=is_first, **options, **optional)
     return out
 
 
-def _checks_for(gates: Array) -> StepChecks:
-    """Return the checks of everything else, which the gates' library, dtype and shape decide; or raise."""
-    backend = backend_of(gates, "gates")
+def _checks_for(gates: Array, backend: Backend, maker: str) -> StepChecks:
+    """Return the checks of everything else, which the gates' dtype and shape decide; or raise."""
     if not dtypes.is_supported(gates.dtype):
         fail(TypeError, "gates", f"dtype {', '.join(dtypes.NAMES)}", f"dtype {gates.dtype}")
     if gates.ndim != 2 or gates.shape[1] % 4 or gates.shape[1] == 0:
         fail(ValueError, "gates", "shape (B, 4N)", f"shape {gates.shape}")
     B, N = gates.shape[0], gates.shape[1] // 4
-    sizes, maker = {"B": B, "N": N, "P": N}, f"{backend.xp.__name__}.asarray"
+    sizes = {"B": B, "N": N, "P": N}
     return StepChecks(backend, sizes, gates.dtype, dtypes.state_dtype(gates.dtype), "that of gates", maker)
 
 

@@ -51,7 +51,11 @@ class StepChecks:
         hint = f"{self.maker}({arguments}) makes one of it"
         check_array(name, array, self.backend.array_type, self.backend.device, hint)
         self._check_place(name, array)
-        check_dtype(name, array.dtype, dtype, self.whose if dtype == self.dtype else "c's, whatever x's is")
+        check_dtype(name, array.dtype, dtype, self.why(dtype))
+
+    def why(self, dtype: np.dtype[Any]) -> str:
+        """Return whose dtype this is, as messages say it."""
+        return self.whose if dtype == self.dtype else "c's, whatever x's is"
 
     def check_state(self, name: str, state: LSTMState, sizes: Mapping[str, int], rows: str = "B") -> None:
         """Raise unless both arrays of a state have `rows` rows and the right widths, dtypes and device."""

@@ -216,7 +216,9 @@ def test_a_good_home_is_left_to_cupy(pretend, monkeypatch, tmp_path):
 
 
 def test_backend_of_refuses_other_arrays():
-    with pytest.raises(TypeError, match=r"gates: wanted an array of NumPy or CuPy; got list"):
+    with pytest.raises(
+        TypeError, match=r"gates: wanted an array of NumPy or CuPy, or of a library with DLPack; got list"
+    ):
         backends.backend_of([1.0], "gates")
     assert backends.backend_of(np.zeros(1)).name == "numpy"
 

@@ -32,6 +32,37 @@ class Tensor:
     requires_grad = True
 
 
+class Elsewhere:
+    """An array of some library on a device that no backend is for."""
+
+    dtype = np.dtype(np.float32)
+
+    def __dlpack_device__(self):
+        return (8, 0)
+
+    def copy(self):
+        return self
+
+    def __dlpack__(self, **_):
+        raise AssertionError("nobody looks at its memory")
+
+
+class Unshared(Elsewhere):
+    """An array on the backend's device whose memory its library keeps for itself."""
+
+    def __init__(self, device):
+        self._device = (1, 0) if device == "cpu" else (2, 0)
+
+    def __dlpack_device__(self):
+        return self._device
+
+    def __dlpack__(self, **_):
+        raise BufferError("it is on several devices\nand more")
+
+
+ELSEWHERE = "wanted an array on {device}; got a test_errors.Elsewhere on metal. cell.asarray(...) makes one of it"
+
+
 def out(good, **changes):
     zero = good.cell.zero_state(B)
     return LSTMState(**{"h": zero.h, "c": zero.c, **changes})
@@ -89,6 +120,28 @@ CASES = {
         lambda g: setattr(g, "h", Tensor()),
         TypeError,
         "state.h: wanted an array without gradient; got a tensor that requires grad. Use state.h.detach()",
+    ),
+    "x on another device": (lambda g: setattr(g, "x", Elsewhere()), ValueError, f"x: {ELSEWHERE}"),
+    "h on another device": (lambda g: setattr(g, "h", Elsewhere()), ValueError, f"state.h: {ELSEWHERE}"),
+    "mask on another device": (
+        lambda g: g.options.update(is_first=Elsewhere()),
+        ValueError,
+        f"is_first: {ELSEWHERE}",
+    ),
+    "reset_to on another device": (
+        lambda g: g.options.update(reset(g, c=Elsewhere())),
+        ValueError,
+        f"reset_to.c: {ELSEWHERE}",
+    ),
+    "out on another device": (
+        lambda g: g.options.update(out=out(g, c=Elsewhere())),
+        ValueError,
+        f"out.c: {ELSEWHERE}",
+    ),
+    "x that is not shared": (
+        lambda g: setattr(g, "x", Unshared(g.cell.device)),
+        TypeError,
+        "x: wanted an array whose memory can be shared; got a test_errors.Unshared: it is on several devices",
     ),
     "list x": (
         lambda g: setattr(g, "x", [[1.0, 2.0, 3.0]] * B),
@@ -381,15 +434,10 @@ def test_read_only_out():
         good()
 
 
-def test_torch_tensors_are_named():
+def test_asarray_of_tensors():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     good = Good("numpy")
-    good.x = torch.zeros(B, I)
-    with pytest.raises(TypeError, match=r"x: wanted a numpy\.ndarray \(cpu\); got torch\.Tensor\. cell\.asarray"):
-        good()
-    good.x.requires_grad_()
-    with pytest.raises(TypeError, match=r"x: .*requires grad. Use x\.detach\(\)"):
-        good()
+    good.x = torch.zeros(B, I, requires_grad=True)
     with pytest.raises(TypeError, match=r"x: .*requires grad. Use x\.detach\(\)"):
         good.cell.asarray(good.x)
     good.x = good.cell.asarray(good.x.detach())

@@ -161,7 +161,11 @@ GATES, C = np.zeros((2, 8), np.float32), np.zeros((2, 2), np.float32)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"gates": [[0.0] * 8] * 2}, TypeError, "gates: wanted an array of NumPy or CuPy; got list"),
+        (
+            {"gates": [[0.0] * 8] * 2},
+            TypeError,
+            "gates: wanted an array of NumPy or CuPy, or of a library with DLPack; got list",
+        ),
         ({"gates": GATES.astype(int)}, TypeError, "gates: wanted dtype float64, .*got dtype int64"),
         ({"gates": GATES[:, :7]}, ValueError, r"gates: wanted shape \(B, 4N\); got shape \(2, 7\)"),
         ({"gates": GATES[0]}, ValueError, r"gates: .*shape \(8,\)"),

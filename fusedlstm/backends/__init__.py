@@ -10,6 +10,7 @@ import numpy as np
 from fusedlstm import log
 from fusedlstm.backends.numpy_backend import NumpyBackend
 from fusedlstm.checks import check_no_grad, describe_type, fail
+from fusedlstm.libraries import library_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -75,6 +76,20 @@ class StepPlan(Protocol):
         """Take other weights of the same form."""
 
 
+class Order(Protocol):
+    """The order of a call's work among the streams of several libraries, as a context; see `cuda.streams`."""
+
+    def __enter__(self) -> Order: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def follow(self, stream: int | None, index: int | None = None) -> None:
+        """Make the work wait for a stream (None: the backend's own library's), and that stream for the work."""
+
+    def keep(self, array: Array) -> None:
+        """Keep an array alive until the work is done."""
+
+
 class Backend(Protocol):
     """What a cell needs of the place where it runs. A backend checks no arguments and knows no cell."""
 
@@ -135,6 +150,15 @@ class Backend(Protocol):
 
     def pointwise(self, *arrays: Array | None, **options: Any) -> None:
         """Run `lstm_pointwise`."""
+
+    def order(self, stream: int | None) -> Order:
+        """Return a context that queues work on a stream; None for the current one of the backend's own library."""
+
+    def from_dlpack(self, array: Any) -> Array:
+        """Return the view of an array with `__dlpack__` on this device."""
+
+    def from_interface(self, array: Any) -> Array:
+        """Return the view of an array with `__cuda_array_interface__`."""
 
 
 def choose(name: str | None) -> Backend:
@@ -201,13 +225,32 @@ def available_backends() -> tuple[str, ...]:
 
 
 def backend_of(array: Array, name: str = "array") -> Backend:
-    """Return the backend whose array this is, or raise TypeError."""
+    """Return the backend for an array of any library: that of the device it is on.
+
+    Raises:
+        TypeError: no array, or a tensor that requires grad.
+        ValueError: an array on a device that no backend is for.
+        BackendUnavailableError: an array on a GPU where the backend can't run; the message says why.
+    """
     if isinstance(array, np.ndarray):
         return _NUMPY
     if type(array).__module__.partition(".")[0] == "cupy":
         return _cuda(int(array.device.id))
     check_no_grad(name, array)
-    fail(TypeError, name, "an array of NumPy or CuPy", describe_type(array))
+    library = library_of(array)
+    if library is None:
+        fail(TypeError, name, "an array of NumPy or CuPy, or of a library with DLPack", describe_type(array))
+    kind, _, index = library.place(array).partition(":")
+    if kind == "cpu":
+        return _NUMPY
+    if kind != "cuda":
+        fail(ValueError, name, "an array on cpu or cuda", f"a {describe_type(array)} on {library.place(array)}")
+    reason = unavailable_reason("cuda", int(index or 0))
+    if reason is not None:
+        raise BackendUnavailableError(f"{name} is on {library.place(array)}, and cuda can't run here: {reason}")
+    if index:
+        return _cuda(int(index))
+    return _cuda(int(_cuda(0).from_interface(array).device.id))
 
 
 def _cuda(index: int) -> Backend:

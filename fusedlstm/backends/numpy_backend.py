@@ -87,3 +87,35 @@ class NumpyBackend:
         kept = h if is_first is None else h[~is_first]
         sizes = np.abs(kept.astype(np.float64))
         return float(np.max(sizes, where=sizes > 1, initial=0))
+
+    def order(self, stream: int | None) -> Unordered:
+        """Return a context that does nothing: on a CPU, work is done when a call returns."""
+        del stream
+        return _UNORDERED
+
+    def from_dlpack(self, array: Any) -> NumpyArray:
+        """Return the view of an array in host memory; read-only where its producer can't say that it isn't."""
+        return np.from_dlpack(array)
+
+    def from_interface(self, array: Any) -> NumpyArray:
+        """Raise: what has only `__cuda_array_interface__` is on a GPU."""
+        raise TypeError(f"NumPy can't view a {type(array).__name__}")
+
+
+class Unordered:
+    """The order of work where there are no streams."""
+
+    def __enter__(self) -> Unordered:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def follow(self, stream: int | None, index: int | None = None) -> None:
+        """Do nothing."""
+
+    def keep(self, array: Any) -> None:
+        """Do nothing."""
+
+
+_UNORDERED = Unordered()

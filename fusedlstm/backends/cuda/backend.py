@@ -12,12 +12,15 @@ from fusedlstm import dtypes
 from fusedlstm.backends.cuda.gemm import write_product
 from fusedlstm.backends.cuda.launch import launch_add, launch_clip, launch_pointwise, launch_select
 from fusedlstm.backends.cuda.layout import span
+from fusedlstm.backends.cuda.streams import Order
 from fusedlstm.checks import check_no_grad, fail
 from fusedlstm.interop import host_mask, to_host_reals
+from fusedlstm.libraries import library_of
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from fusedlstm.libraries import Library
     from fusedlstm.weights import LSTMWeights
 
 Reset: TypeAlias = tuple[Any, Any]  # the part of h in the gates, and the c, that rows are reset to
@@ -136,15 +139,34 @@ class CudaBackend:
     def asarray(self, x: Any, dtype: np.dtype[Any]) -> Any:
         """Return `x` as a CuPy array of this dtype on this device; no copy where it is one."""
         check_no_grad("x", x)
+        library = None if isinstance(x, cupy.ndarray) else library_of(x)
+        if library is not None and library.place(x).startswith("cuda"):
+            with Order(self._index, None) as order:
+                return self._on_this_device(self._view(x, library, order), dtype)
         with self._device:
-            if _is_on_a_device(x):
-                array = cupy.asarray(x)
-                if array.dtype.kind == "c":
-                    fail(TypeError, "x", "real numbers", f"dtype {array.dtype}")
-                if array.device.id != self._index:
-                    array = array.copy()  # on the current device
-                return array.astype(dtype, copy=False)
+            if isinstance(x, cupy.ndarray):
+                return self._on_this_device(x, dtype)
             return cupy.asarray(to_host_reals("x", x, dtype))
+
+    def _view(self, x: Any, library: Library, order: Order) -> Any:
+        """Return the view of an array of any GPU, with the work in order with its library's."""
+        index = int(library.place(x).partition(":")[2] or self._index)
+        stream = library.stream(index)
+        if stream is not None:
+            order.follow(stream, index)
+        with cupy.cuda.Device(index):
+            view = library.view(x, self).array
+        if stream is None:
+            order.keep(view)
+        return view
+
+    def _on_this_device(self, array: Any, dtype: np.dtype[Any]) -> Any:
+        """Return a CuPy array in this dtype on the current device, itself where it is that already."""
+        if array.dtype.kind == "c":
+            fail(TypeError, "x", "real numbers", f"dtype {array.dtype}")
+        if array.device.id != self._index:
+            array = array.copy()  # on the current device
+        return array.astype(dtype, copy=False)
 
     def mask(self, values: Any) -> Any:
         """Return a mask on this device; a host array of no booleans is returned as it is, to be refused."""
@@ -218,8 +240,14 @@ class CudaBackend:
         with self._device:
             launch_pointwise(*arrays, **options)
 
+    def order(self, stream: int | None) -> Order:
+        """Return a context that queues work on a stream, CuPy's current one where it is None."""
+        return Order(self._index, stream)
 
-def _is_on_a_device(x: Any) -> bool:
-    """Whether CuPy can take an array as it is; not of void, as which PyTorch describes bfloat16."""
-    interface = getattr(x, "__cuda_array_interface__", None)
-    return isinstance(x, cupy.ndarray) or (interface is not None and "V" not in interface["typestr"])
+    def from_dlpack(self, array: Any) -> Any:
+        """Return the view of an array on this device; it makes the current stream wait for its producer's."""
+        return cupy.from_dlpack(array)
+
+    def from_interface(self, array: Any) -> Any:
+        """Return the view of what has `__cuda_array_interface__`, on whichever device it is."""
+        return cupy.asarray(array)

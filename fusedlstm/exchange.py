@@ -1,0 +1,251 @@
+"""Exchange: the arrays of a call, of any libraries, as the backend's own, and its results as the caller's."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.backends import backend_of
+from fusedlstm.checks import check_array, check_dtype, check_no_grad, describe_type, fail
+from fusedlstm.libraries import View, library_of
+from fusedlstm.state import LSTMState
+
+if TYPE_CHECKING:
+    from fusedlstm.backends import Backend
+    from fusedlstm.dtypes import Array
+    from fusedlstm.libraries import Library
+
+_HOST = (list, tuple, np.ndarray)
+_WRITEABLE = "an array that can be written"
+
+
+def is_native(native: type, is_first: Any, reset_to: Any) -> bool:
+    """Whether the arrays of a reset are exactly of this class, or on the host, so that no exchange is needed."""
+    if is_first is not None and type(is_first) is not native and type(is_first) not in _HOST:
+        return False
+    if reset_to is None:
+        return True
+    return type(reset_to) is LSTMState and type(reset_to.h) is native and type(reset_to.c) is native
+
+
+class Exchange:
+    """One call's arrays: what came is borrowed as the backend's arrays, what is returned is lent in the library of x.
+
+    Use it as a context, from before the first array is looked at until the work is queued:
+
+        with Exchange(backend, x) as exchange:
+            x = exchange.borrow("x", x)
+            state = exchange.borrow_state("state", state)
+            is_first = exchange.borrow_mask("is_first", is_first)
+            target = exchange.borrow_out("out", out)
+            ... the checks of arguments, then the work; results in memory of exchange.empty(shape, dtype) ...
+            return out if out is not None else exchange.lend_state(result)
+
+    Nothing is copied either way: a borrowed array is a view of the caller's memory with its shape, strides
+    and dtype (bfloat16 too), so that overlaps are found as among the backend's own, and a lent one
+    is over the memory of the backend's array. What is of no library that shares its memory (None, a list, NumPy's
+    array for a GPU) is returned as it is, for the checks to refuse in their words; arrays of the backend too.
+
+    On a GPU the context is also where the work runs (`backends.cuda.streams.Order`): the GPU is the current
+    device, and CuPy's current stream is the current stream of the library of x: PyTorch's for a tensor, else
+    CuPy's. Where another argument's library has another current stream, the work waits for that one, and that
+    one for the work. JAX and other libraries that speak DLPack are waited for, and wait, as the protocol says;
+    their inputs are kept alive until the work is done.
+
+    Args:
+        backend: where the call runs.
+        like: the argument whose library results are returned in, and whose stream the work runs on.
+        maker: what makes an array of something else, in messages.
+    """
+
+    def __init__(self, backend: Backend, like: Any, maker: str = "cell.asarray") -> None:
+        self._backend = backend
+        self._native, self._device = backend.array_type, backend.device
+        self._gpu = None if backend.name == "numpy" else int(backend.device.partition(":")[2])
+        self._maker = maker
+        library = self._library = self._library_of(like)
+        stream = None
+        if library is not None and self._gpu is not None and library.place(like) == self._device:
+            stream = library.stream(self._gpu)
+        self._order = backend.order(stream)
+
+    def __enter__(self) -> Exchange:
+        self._order.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._order.__exit__(*_)
+
+    def borrow(self, name: str, array: Any, dtype: np.dtype[Any] | None = None, why: str = "") -> Array:
+        """Return the backend's view of an array of any library on its device.
+
+        Args:
+            name: of the argument, in messages.
+            array: what came.
+            dtype: the dtype that is wanted, so that a hint about another one is in the words of the array's
+                library; None leaves dtypes to the checks that follow.
+            why: whose dtype that is, in the message.
+
+        Raises:
+            TypeError: a tensor that requires grad, an array whose memory its library does not share, or one of
+                another dtype.
+            ValueError: an array on another device.
+        """
+        return self._borrow(name, array, dtype, why).array
+
+    def borrow_state(
+        self,
+        name: str,
+        state: Any,
+        dtype: np.dtype[Any] | None = None,
+        c_dtype: np.dtype[Any] | None = None,
+        why: str = "",
+    ) -> Any:
+        """Return an LSTMState of both arrays borrowed; anything else as it is. Arguments and errors as of `borrow`."""
+        return self._borrow_state(name, state, dtype, c_dtype, why, written=False)
+
+    def borrow_out(
+        self,
+        name: str,
+        state: Any,
+        dtype: np.dtype[Any] | None = None,
+        c_dtype: np.dtype[Any] | None = None,
+        why: str = "",
+    ) -> Any:
+        """Return `borrow_state` of what will be written: an array that must not be is refused, too.
+
+        Raises:
+            TypeError: as `borrow`, and an array of a library whose arrays never change, as JAX's.
+            ValueError: as `borrow`, and a read-only array.
+        """
+        return self._borrow_state(name, state, dtype, c_dtype, why, written=True)
+
+    def borrow_mask(self, name: str, mask: Any) -> Any:
+        """Return a control array as the backend's array or, where it is on the host, NumPy's; anything else as it is.
+
+        Raises:
+            TypeError: a tensor that requires grad, or an array whose memory its library does not share.
+            ValueError: an array on a device that is neither the host nor the backend's.
+        """
+        library = self._library_of(mask)
+        if library is None:
+            self._follow_native(mask)
+            return mask
+        check_no_grad(name, mask)
+        if self._gpu is None or library.place(mask) != "cpu":
+            return self._borrow(name, mask, None, "").array
+        return _view(name, mask, library, backend_of(mask, name)).array
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an uninitialised array of the backend that `lend` lends without a copy."""
+        alignment = 1 if self._library is None or self._gpu is not None else self._library.alignment
+        if alignment == 1:
+            return self._backend.empty(shape, dtype)
+        size = math.prod(shape) * dtype.itemsize
+        memory = np.empty(size + alignment, np.uint8)
+        start = -memory.ctypes.data % alignment
+        return memory[start : start + size].view(dtype).reshape(shape)
+
+    def lend(self, array: Array) -> Any:
+        """Return the array, over the same memory, in the library of x; the array itself where that has none of its own.
+
+        It must be new, and must not change any more: libraries whose arrays never change rely on that.
+        """
+        return array if self._library is None else self._library.give(array)
+
+    def lend_state(self, state: LSTMState) -> LSTMState:
+        """Return an LSTMState of both arrays lent."""
+        return state if self._library is None else LSTMState(h=self.lend(state.h), c=self.lend(state.c))
+
+    def check_place(self, name: str, array: Any) -> None:
+        """Raise unless `array` is an array of any library on the backend's device, of whatever dtype."""
+        library = self._library_of(array)
+        if library is None:
+            hint = f"{self._maker}(...) makes one of it"
+            check_array(name, array, self._native, self._device, hint)
+            place = self._backend.device_of(array)
+            if place != self._device:
+                fail(ValueError, name, f"an array on {self._device}", f"one on {place}")
+        else:
+            self._check_device(name, array, library)
+
+    def _library_of(self, array: Any) -> Library | None:
+        """Return the library of an array that is not the backend's own."""
+        return None if array is None or isinstance(array, self._native) else library_of(array)
+
+    def _follow_native(self, array: Any) -> None:
+        """Order the work with CuPy's current stream, where a call that runs on another one has CuPy's arrays."""
+        if self._gpu is not None and isinstance(array, self._native):
+            self._order.follow(None)
+
+    def _check_device(self, name: str, array: Any, library: Library, arguments: str = "...") -> None:
+        """Raise unless an array of a library is on the backend's device; `arguments` are the maker's in the hint."""
+        place = library.place(array)
+        if place == "cuda" and self._gpu is not None:
+            place = self._backend.device_of(_view(name, array, library, self._backend).array)
+        if place != self._device:
+            hint = f"{self._maker}({arguments}) makes one of it"
+            fail(ValueError, name, f"an array on {self._device}", f"a {describe_type(array)} on {place}", hint)
+
+    def _borrow(self, name: str, array: Any, dtype: np.dtype[Any] | None, why: str, arguments: str = "...") -> View:
+        library = self._library_of(array)
+        if library is None:
+            self._follow_native(array)
+            return View(array, writeable=True)
+        check_no_grad(name, array)
+        self._check_device(name, array, library, arguments)
+        view = _view(name, array, library, self._backend)
+        if dtype is not None and view.array.dtype != dtype:
+            complex_ = view.array.dtype.kind == "c"  # for which there is another hint
+            hint = "" if complex_ else f"Use {library.cast(name, dtype)}"
+            check_dtype(name, view.array.dtype, dtype, why, hint)
+        if self._gpu is not None:
+            stream = library.stream(self._gpu)
+            if stream is None:
+                self._order.keep(view.array)
+            else:
+                self._order.follow(stream)
+        return view
+
+    def _borrow_state(
+        self,
+        name: str,
+        state: Any,
+        dtype: np.dtype[Any] | None,
+        c_dtype: np.dtype[Any] | None,
+        why: str,
+        *,
+        written: bool,
+    ) -> Any:
+        if not isinstance(state, LSTMState):
+            return state
+        other = c_dtype is not None and c_dtype != dtype
+        parts = {}
+        for part, wanted, arguments, whose in (
+            ("h", dtype, "...", why),
+            ("c", c_dtype, f'..., "{c_dtype}"' if other else "...", "c's, whatever x's is" if other else why),
+        ):
+            array = getattr(state, part)
+            view = self._borrow(f"{name}.{part}", array, wanted, whose, arguments)
+            if written and not view.writeable:
+                _refuse_to_write(f"{name}.{part}", array)
+            parts[part] = view.array
+        return LSTMState(**parts)
+
+
+def _view(name: str, array: Any, library: Library, backend: Backend) -> View:
+    """Return the view of an array, or raise in the words of an argument's error."""
+    try:
+        return library.view(array, backend)
+    except Exception as error:  # libraries raise many kinds: of sparse, quantised, traced, sharded, deleted arrays
+        text = str(error).partition("\n")[0]
+        fail(TypeError, name, "an array whose memory can be shared", f"a {describe_type(array)}: {text}")
+
+
+def _refuse_to_write(name: str, array: Any) -> None:
+    library = library_of(array)
+    if library is not None and library.immutable:
+        fail(TypeError, name, _WRITEABLE, f"a {describe_type(array)}, which never changes")
+    fail(ValueError, name, _WRITEABLE, "a read-only one")

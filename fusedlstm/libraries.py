@@ -1,0 +1,200 @@
+"""The libraries whose arrays are taken and returned without a copy: PyTorch, and all that speak a protocol.
+
+A library says where an array is, makes NumPy's or CuPy's view of it, and its own array of theirs. None is
+imported here: an array of a library comes from a program that has imported it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fusedlstm import dlpack, dtypes
+
+if TYPE_CHECKING:
+    from fusedlstm.backends import Backend
+    from fusedlstm.dtypes import Array
+
+
+class View(NamedTuple):
+    """A backend's array over another library's memory, and whether that library allows to write there."""
+
+    array: Array
+    writeable: bool
+
+
+class Library(Protocol):
+    """What is needed of a library."""
+
+    @property
+    def immutable(self) -> bool:
+        """Whether its arrays never change, so that none can be written."""
+
+    @property
+    def alignment(self) -> int:
+        """Bytes that an address in host memory must be a multiple of, for `give` to make no copy."""
+
+    def place(self, array: Any) -> str:
+        """Return the device that an array is on: "cpu", "cuda:0", "mps:0", ... "cuda" where only a view tells which."""
+
+    def stream(self, index: int) -> int | None:
+        """Return the current CUDA stream of a GPU; None where the protocol orders the work."""
+
+    def view(self, array: Any, backend: Backend) -> View:
+        """Return the backend's view of an array on its device; what the library raises, it raises."""
+
+    def give(self, array: Array) -> Any:
+        """Return the library's array over the memory of a backend's, which is new and stays unchanged."""
+
+    def cast(self, name: str, dtype: np.dtype[Any]) -> str:
+        """Return how its users write a cast."""
+
+
+class Torch:
+    """PyTorch: `numpy()` and `from_numpy` on the CPU, the CUDA array interface and DLPack on a GPU."""
+
+    immutable = False
+    alignment = 1
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+
+    def place(self, tensor: Any) -> str:
+        """Return the device that a tensor is on."""
+        if tensor.is_cpu:
+            return "cpu"
+        device = tensor.device
+        return str(device.type) if device.index is None else f"{device.type}:{device.index}"
+
+    def stream(self, index: int) -> int | None:
+        """Return PyTorch's current stream of a GPU."""
+        return int(self._torch.cuda.current_stream(index).cuda_stream)
+
+    def view(self, tensor: Any, backend: Backend) -> View:
+        """Return the view of a tensor without gradient."""
+        wide = tensor.dtype is not self._torch.bfloat16
+        bits = tensor if wide else tensor.view(self._torch.int16)
+        array = bits.numpy() if backend.name == "numpy" else backend.from_interface(bits)
+        return View(array if wide else array.view(dtypes.resolve("bfloat16")), writeable=True)
+
+    def give(self, array: Array) -> Any:
+        """Return the tensor over an array."""
+        wide = not dtypes.is_bfloat16(array.dtype)
+        bits = array if wide else array.view(np.int16)
+        torch = self._torch
+        tensor = torch.from_numpy(bits) if isinstance(bits, np.ndarray) else torch.from_dlpack(bits)
+        return tensor if wide else tensor.view(torch.bfloat16)
+
+    def cast(self, name: str, dtype: np.dtype[Any]) -> str:
+        """Return a cast in PyTorch's words."""
+        return f"{name}.to(torch.{dtype.name})"
+
+
+class _Casts:
+    """How all but PyTorch write a cast."""
+
+    def cast(self, name: str, dtype: np.dtype[Any]) -> str:
+        """Return a cast as in NumPy."""
+        return f'{name}.astype("{dtype.name}")'
+
+
+class Dlpack(_Casts):
+    """Whatever has `__dlpack__`, JAX among them; results are given to what has `__array_namespace__`, too.
+
+    The producer makes our stream wait for its own; the consumer of a result its own for ours.
+    """
+
+    def __init__(self, array: Any, *, jax: bool) -> None:
+        self._array = array
+        self._jax = self.immutable = jax
+        self.alignment = 64 if jax else 1  # XLA copies host memory that is aligned to less than its own
+
+    def place(self, array: Any) -> str:
+        """Return the device that an array is on."""
+        return dlpack.place_of(array)
+
+    def stream(self, index: int) -> int | None:
+        """Return None: the protocol orders the work."""
+        del index
+        return None
+
+    def view(self, array: Any, backend: Backend) -> View:
+        """Return the view of an array."""
+        incoming = dlpack.Incoming(array)
+        view = backend.from_dlpack(incoming)
+        if incoming.is_bfloat16:
+            view = view.view(dtypes.resolve("bfloat16"))
+        return View(view, not (incoming.read_only or self.immutable))
+
+    def give(self, array: Array) -> Any:
+        """Return the library's array, or the backend's own where the library names no function that makes one."""
+        namespace = self._array.__array_namespace__() if hasattr(self._array, "__array_namespace__") else None
+        make = getattr(namespace, "from_dlpack", None)
+        if make is None:
+            return array
+        if dtypes.is_bfloat16(array.dtype):
+            return make(dlpack.Outgoing(array.view(np.int16)))
+        if self._jax and array.dtype == np.float64:  # x may outlive the mode in which it could be made
+            with sys.modules["jax"].enable_x64(True):
+                return make(array)
+        return make(array)
+
+
+class Interface(_Casts):
+    """Whatever has `__cuda_array_interface__` and nothing else; results are CuPy's."""
+
+    immutable = False
+    alignment = 1
+
+    def place(self, array: Any) -> str:
+        """Return "cuda": which GPU it is, only a view tells."""
+        del array
+        return "cuda"
+
+    def stream(self, index: int) -> int | None:
+        """Return None: the interface names a stream, for which CuPy waits."""
+        del index
+        return None
+
+    def view(self, array: Any, backend: Backend) -> View:
+        """Return the view of an array; two bytes of no type, as which NumPy describes it, are bfloat16."""
+        interface = array.__cuda_array_interface__
+        bits = interface["typestr"][1:] == "V2"
+        view = backend.from_interface(_Bits(array, interface) if bits else array)
+        return View(view.view(dtypes.resolve("bfloat16")) if bits else view, not interface["data"][1])
+
+    def give(self, array: Array) -> Any:
+        """Return the array itself."""
+        return array
+
+
+class _Bits:
+    """An array whose interface is described as int16's; it keeps the array alive."""
+
+    def __init__(self, array: Any, interface: dict[str, Any]) -> None:
+        self._array = array
+        self.__cuda_array_interface__ = {**interface, "typestr": "<i2"}
+
+
+_INTERFACE = Interface()
+
+
+def library_of(array: Any) -> Library | None:
+    """Return the library of an array; None for NumPy's, and for what is no array of any library."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return _torch(torch)
+    if isinstance(array, (np.ndarray, np.generic)):
+        return None
+    kind = type(array)
+    if hasattr(kind, "__dlpack__") and hasattr(kind, "__dlpack_device__"):
+        return Dlpack(array, jax=kind.__module__.partition(".")[0] in ("jax", "jaxlib"))
+    return _INTERFACE if hasattr(array, "__cuda_array_interface__") else None
+
+
+@functools.lru_cache(maxsize=1)
+def _torch(torch: Any) -> Torch:
+    return Torch(torch)

@@ -1,0 +1,743 @@
+"""Arrays of other libraries, taken and returned without a copy: the same bits as with the backend's own."""
+
+import gc
+import itertools
+import sys
+import weakref
+
+import ml_dtypes
+import numpy as np
+import pytest
+from foreign import ON_CPU, ON_GPU, Native
+
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
+from fusedlstm.backends import backend_of
+from fusedlstm.exchange import Exchange
+
+from conftest import BACKENDS
+from stand_in import arrays, others, streams, torch_cuda
+
+B, I, N, P = 5, 3, 4, 2
+DTYPES = ["float64", "float32", "float16", "bfloat16"]
+
+emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="its arrays are the stand-in's")
+
+
+@pytest.fixture(params=[*ON_CPU, *ON_GPU], ids=lambda library: library.__name__)
+def library(request, monkeypatch):
+    return request.param(monkeypatch)
+
+
+class Case:
+    """A cell, and its arguments as NumPy's arrays."""
+
+    def __init__(self, backend, dtype="float32", proj_size=None, batch=B, **options):
+        self.cell = LSTMCell(LSTMWeights.random(I, N, proj_size=proj_size, dtype=dtype, seed=0), backend=backend)
+        rng, weights = np.random.default_rng(batch), self.cell.weights
+        c_dtype = np.float32 if weights.dtype.itemsize == 2 else weights.dtype
+        self.x = rng.normal(size=(batch, I)).astype(weights.dtype)
+        self.h = rng.uniform(-1, 1, (batch, weights.output_size)).astype(weights.dtype)
+        self.c = rng.normal(size=(batch, N)).astype(c_dtype)
+        self.first = np.arange(batch) % 2 == 0
+        self.reset_h, self.reset_c = self.h[:1] * 0 + 1, self.c[:1] * 0 + 2
+        self.native = Native(backend)
+
+    def call(self, make, **changes):
+        """The cell's result for its arguments as `make` makes them."""
+        make = {name: changes.pop(name, make) for name in ("x", "h", "c", "first", "reset_h", "reset_c")}
+        made = {name: function(getattr(self, name)) for name, function in make.items()}
+        return self.cell(
+            made["x"],
+            LSTMState(h=made["h"], c=made["c"]),
+            is_first=made["first"],
+            reset_to=LSTMState(h=made["reset_h"], c=made["reset_c"]),
+            **changes,
+        )
+
+    def wanted(self):
+        return self.call(self.native.make).to_numpy()
+
+    def out(self, make):
+        return LSTMState(h=make(np.full_like(self.h, 7)), c=make(np.full_like(self.c, 7)))
+
+
+def bits(array):
+    return np.ascontiguousarray(array).view(np.uint8)
+
+
+def assert_state(library, got, wanted):
+    """The same bits, in the library that results are in."""
+    for part in ("h", "c"):
+        array, right = getattr(got, part), getattr(wanted, part)
+        values = library.host(array)
+        assert (values.shape, values.dtype) == (right.shape, right.dtype)
+        np.testing.assert_array_equal(bits(values), bits(right))
+
+
+def results_of(library):
+    """Whose arrays results are."""
+    return library if library.gives else Native(library.backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("proj_size", [None, P])
+def test_results(library, dtype, proj_size):
+    """... in the library of x, with a mask and reset states of it too."""
+    case, result = Case(library.backend, dtype, proj_size), results_of(library)
+    got = case.call(library.make)
+    assert isinstance(got.h, result.type)
+    assert isinstance(got.c, result.type)
+    assert_state(result, got, case.wanted())
+    again = case.cell(library.make(case.x), got)  # what is returned is taken
+    assert isinstance(again.h, result.type)
+
+
+def test_empty_batch(library):
+    case, result = Case(library.backend, batch=0), results_of(library)
+    got = case.cell(library.make(case.x), LSTMState(h=library.make(case.h), c=library.make(case.c)))
+    assert isinstance(got.h, result.type)
+    assert library.host(got.h).shape == (0, N) if library.gives else got.h.shape == (0, N)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_is_copied_in(library, dtype):
+    """The backend's view is at the address of the library's array, with its shape, strides and type."""
+    case = Case(library.backend, dtype)
+    array, mask = library.make(case.x), library.make(case.first)
+    with Exchange(case.cell._backend, array) as exchange:
+        view, first = exchange.borrow("x", array), exchange.borrow_mask("is_first", mask)
+    assert isinstance(view, case.native.type)
+    assert (view.shape, view.strides, view.dtype) == (case.x.shape, case.x.strides, case.x.dtype)
+    assert case.native.address(view) == library.address(array)
+    assert case.native.address(first) == library.address(mask)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_is_copied_out(library, dtype, monkeypatch):
+    """What the backend wrote is what is returned, at its address."""
+    case, written = Case(library.backend, dtype), []
+    if not library.gives:
+        pytest.skip("results are the backend's own")
+    plan = case.cell._plan
+    run = plan.run
+
+    def spy(x, h, c, h_out, c_out, *rest):
+        written.extend((h_out, c_out))
+        run(x, h, c, h_out, c_out, *rest)
+
+    monkeypatch.setattr(plan, "run", spy)
+    for _ in range(3):  # addresses differ in their alignment
+        got = case.call(library.make)
+        for part, array in zip((got.h, got.c), written[-2:], strict=True):
+            assert library.address(part) == case.native.address(array)
+
+
+def test_results_outlive_the_call(library):
+    """... while nothing else refers to their memory."""
+    case = Case(library.backend)
+    got, wanted = case.call(library.make), case.wanted()
+    gc.collect()
+    [case.call(library.make) for _ in range(5)]
+    assert_state(results_of(library), got, wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_out(library, dtype):
+    """`out` itself is returned, and its memory is written; or refused where that library's arrays never change."""
+    case = Case(library.backend, dtype)
+    target = case.out(library.make)
+    addresses = library.address(target.h), library.address(target.c)
+    if not library.written:
+        before = library.host(target.h).copy()
+        with pytest.raises(
+            TypeError, match=r"^out\.h: wanted an array that can be written; got a jaxlib.* never change"
+        ):
+            case.call(library.make, out=target)
+        np.testing.assert_array_equal(bits(library.host(target.h)), bits(before))
+        return
+    if "DlpackOnCpu" in type(library).__name__ and dtype == "bfloat16":
+        with pytest.raises(ValueError, match=r"out\.h: wanted an array that can be written; got a read-only one"):
+            case.call(library.make, out=target)  # an old capsule can't say that it may be written
+        return
+    for _ in range(2):
+        assert case.call(library.make, out=target) is target
+        assert (library.address(target.h), library.address(target.c)) == addresses
+        assert_state(library, target, case.wanted())
+
+
+def test_native_out_of_a_foreign_call(library):
+    """... and the other way round: whatever x is, `out` is written."""
+    case = Case(library.backend)
+    target = case.out(case.native.make)
+    assert case.call(library.make, out=target) is target
+    assert_state(case.native, target, case.wanted())
+    if library.written:
+        target = case.out(library.make)
+        assert case.call(case.native.make, out=target) is target
+        assert_state(library, target, case.wanted())
+
+
+def test_mixed_libraries(library):
+    """Each argument in another library than the rest: results are in that of x."""
+    case = Case(library.backend)
+    for name in ("x", "h", "c", "first", "reset_h", "reset_c"):
+        got = case.call(library.make, **{name: case.native.make})
+        result = case.native if name == "x" else results_of(library)
+        assert_state(result, got, case.wanted())
+        got = case.call(case.native.make, **{name: library.make})
+        result = results_of(library) if name == "x" else case.native
+        assert isinstance(got.h, result.type)
+        assert_state(result, got, case.wanted())
+
+
+def test_all_libraries_at_once(monkeypatch):
+    for libraries in (ON_CPU, ON_GPU):
+        made = [library(monkeypatch) for library in libraries]
+        if not made:
+            continue
+        case = Case(made[0].backend)
+        makes = [library.make for library in made]
+        names = ("x", "h", "c", "first", "reset_h", "reset_c")
+        for start in range(len(makes)):
+            chosen = dict(zip(names, itertools.islice(itertools.cycle(makes), start, None), strict=False))
+            got = case.call(None, **chosen)
+            assert_state(results_of(made[start]), got, case.wanted())
+
+
+def strided(make, array, layout):
+    """An array in one of several layouts, as a view of a larger one of its library."""
+    if layout == "transposed":
+        turned = make(np.ascontiguousarray(array.T))
+        return turned.T if hasattr(turned, "T") else type(turned)(turned._array.T)
+    wide = make(np.repeat(array, 2, axis=1) if layout == "columns" else np.repeat(array, 2, axis=0))
+    return wide[:, ::2] if layout == "columns" else wide[::2]
+
+
+@pytest.mark.parametrize("layout", ["transposed", "columns", "rows"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", [kind for kind in (*ON_CPU, *ON_GPU) if "Torch" in kind.__name__])
+def test_strided_tensors(kind, dtype, layout, monkeypatch):
+    library = kind(monkeypatch)
+    case = Case(library.backend, dtype)
+
+    def make(array):
+        return strided(library.make, array, layout) if array.ndim == 2 else library.make(array)
+
+    assert not case.x.T.flags.c_contiguous
+    assert_state(library, case.call(make), case.wanted())
+    with pytest.raises(ValueError, match=r"^out\.h: wanted a C-contiguous array"):
+        case.call(make, out=case.out(make))
+
+
+def test_overlaps_are_found(library):
+    """A library's array and its views share memory with what is borrowed of them."""
+    if not library.written:
+        pytest.skip("nothing is written there")
+    case = Case(library.backend)
+    x, h, c, target = library.make(case.x), library.make(case.h), library.make(case.c), case.out(library.make)
+    with pytest.raises(ValueError, match=r"^out\.h: wanted memory apart from state\.h"):
+        case.cell(x, LSTMState(h=h, c=c), out=LSTMState(h=h, c=target.c))
+    for _ in range(2):
+        same = LSTMState(h=target.h, c=c)
+        assert case.cell(x, LSTMState(h=h, c=c), out=same) is same
+    with pytest.raises(ValueError, match=r"^out\.h: wanted memory apart from state\.c"):
+        case.cell(x, LSTMState(h=h, c=c), out=LSTMState(h=c, c=target.c))
+    if hasattr(library.type, "__dlpack__"):  # another object over the same memory
+        with Exchange(case.cell._backend, h) as exchange:
+            native = exchange.borrow("h", h)
+        with pytest.raises(ValueError, match=r"^out\.h: wanted memory apart from state\.h"):
+            case.cell(x, LSTMState(h=native, c=c), out=LSTMState(h=h, c=target.c))
+
+
+def test_zero_state(library):
+    case = Case(library.backend, "bfloat16", P)
+    x, result = library.make(case.x), results_of(library)
+    state = case.cell.zero_state(B, like=x)
+    assert isinstance(state.h, result.type)
+    for part, (width, dtype) in {"h": (P, "bfloat16"), "c": (N, "float32")}.items():
+        values = result.host(getattr(state, part))
+        assert (values.shape, values.dtype.name) == ((B, width), dtype)
+        assert not values.astype(float).any()
+    whole = library.make(case.first)  # of any dtype and shape
+    assert isinstance(case.cell.zero_state(0, like=whole).h, result.type)
+    assert isinstance(case.cell.zero_state(1, case.native.make(case.x)).h, case.native.type)
+
+
+def test_pointwise(library):
+    rng = np.random.default_rng(0)
+    gates, c = rng.normal(size=(B, 4 * N)).astype("f4"), rng.normal(size=(B, N)).astype("f4")
+    values = {
+        "gates_h": gates[::-1].copy(), "bias": gates[0].copy(), "peephole": gates[:3, :N].copy(),
+        "is_first": np.arange(B) > 2, "reset_c": c[:1] * 2,
+    }  # fmt: skip
+    native, result = Native(library.backend), results_of(library)
+
+    def call(make, gates_by, **options):
+        made = {name: make(value) for name, value in values.items()}
+        return lstm_pointwise(gates_by(gates), make(c), **made, **options)
+
+    wanted = call(native.make, native.make).to_numpy()
+    got = call(library.make, library.make)
+    assert isinstance(got.h, result.type)
+    assert_state(result, got, wanted)
+    assert_state(native, call(library.make, native.make), wanted)
+    if library.written:
+        target = LSTMState(h=library.make(c * 0), c=library.make(c * 0))
+        assert call(native.make, library.make, out=target) is target
+        assert_state(library, target, wanted)
+    assert backend_of(library.make(gates)).name == library.backend
+    with pytest.raises(TypeError, match=r"^c: wanted dtype float32 \(that of gates\); got dtype float64"):
+        lstm_pointwise(library.make(gates), library.make(c.astype(float)))
+
+
+# Errors.
+
+
+def test_dtypes(library):
+    """The hint is in words of the library."""
+    case = Case(library.backend)
+    case.x = case.x.astype("f8")
+    with pytest.raises(TypeError) as caught:
+        case.call(library.make)
+    assert str(caught.value) == f"x: wanted dtype float32 (the cell's); got dtype float64. Use {library.cast}"
+    case.x, case.c = case.x.astype("f4"), case.c.astype("f2")
+    with pytest.raises(TypeError) as caught:
+        case.call(library.make)
+    cast = library.cast.replace("x", "state.c", 1)
+    assert str(caught.value) == f"state.c: wanted dtype float32 (the cell's); got dtype float16. Use {cast}"
+    case = Case(library.backend, "bfloat16")
+    case.c = case.c.astype("f2")
+    with pytest.raises(TypeError, match=r"state\.c: wanted dtype float32 \(c's, whatever x's is\); got dtype float16"):
+        case.call(library.make)
+
+
+def test_shapes(library):
+    case = Case(library.backend)
+    case.x = case.x[:, :2].copy()
+    with pytest.raises(ValueError, match=r"^x: wanted shape \(B, I\) = \(5, 3\); got shape \(5, 2\)$"):
+        case.call(library.make)
+
+
+def test_masks_of_numbers(library):
+    case = Case(library.backend)
+    case.first = case.first.astype("f4")
+    with pytest.raises(TypeError, match=r"^is_first: wanted booleans, .*; got dtype float32\. Use .* != 0\. A flag"):
+        case.call(library.make)
+
+
+@pytest.mark.parametrize("name", ["x", "h", "c", "reset_h", "reset_c"])
+def test_a_list_among_tensors(library, name):
+    case = Case(library.backend)
+    argument = {"h": "state.h", "c": "state.c", "reset_h": "reset_to.h", "reset_c": "reset_to.c"}.get(name, name)
+    with pytest.raises(TypeError) as caught:
+        case.call(library.make, **{name: np.ndarray.tolist})
+    wanted = f"a {case.native.module.__name__}.ndarray ({case.cell.device})"
+    assert str(caught.value) == f"{argument}: wanted {wanted}; got list. cell.asarray(...) makes one of it"
+
+
+def test_tensors_that_require_grad():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    case = Case("numpy")
+    state = LSTMState(h=torch.zeros(B, N), c=torch.zeros(B, N))
+    x = torch.zeros(B, I, requires_grad=True)
+    with pytest.raises(TypeError, match=r"^x: wanted an array without gradient; .*\. Use x\.detach\(\)$"):
+        case.cell(x, state)
+    assert type(case.cell(x.detach(), state).h) is torch.Tensor
+    bad = LSTMState(h=state.h, c=torch.zeros(B, N, requires_grad=True))
+    for options, name in (
+        ({"out": bad}, "out"),
+        ({"is_first": [True] * B, "reset_to": bad}, "reset_to"),
+    ):
+        with pytest.raises(TypeError, match=rf"^{name}\.c: .*requires grad\. Use {name}\.c\.detach\(\)$"):
+            case.cell(x.detach(), state, **options)
+    with pytest.raises(TypeError, match=r"^gates: .*requires grad\. Use gates\.detach\(\)$"):
+        lstm_pointwise(torch.zeros(B, 4 * N, requires_grad=True), state.c)
+
+
+def test_tensors_without_plain_memory():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    case = Case("numpy")
+    state = case.cell.zero_state(B)
+    for strange in (
+        torch.zeros(B, I).to_sparse(),
+        torch.zeros(B, I, dtype=torch.cfloat).conj().imag,
+    ):
+        with pytest.raises(TypeError, match=r"^x: wanted an array whose memory can be shared; got a torch\.Tensor: "):
+            case.cell(strange, state)
+    with pytest.raises(ValueError, match=r"^x: wanted an array on cpu; got a torch\.Tensor on meta\. cell\.asarray"):
+        case.cell(torch.zeros(B, I, device="meta"), state)
+    with pytest.raises(ValueError, match=r"gates: wanted an array on cpu or cuda; got a torch\.Tensor on meta"):
+        lstm_pointwise(torch.zeros(B, 4 * N, device="meta"), state.c)
+    with pytest.raises(TypeError, match=r"got dtype complex64\. An LSTM is real"):
+        case.cell(torch.zeros(B, I, dtype=torch.cfloat), state)
+
+
+def test_traced_arrays_are_refused():
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    case = Case("numpy")
+    with pytest.raises(TypeError, match=r"^x: wanted "):
+        jax.jit(lambda x: case.cell(x, case.cell.zero_state(B)).h)(case.x)
+
+
+def test_torch_results_can_be_written_and_seen():
+    """They are the memory that NumPy wrote, and nobody warns of it (warnings are errors here)."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    case = Case("numpy")
+    got = case.call(torch.from_numpy)
+    got.h.zero_()
+    assert not got.h.numpy().any()
+
+
+def test_torch_sees_changes_of_x():
+    """A tensor is a view: what is written to it is what the next call sees."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    case = Case("numpy")
+    x, state = torch.zeros(B, I), case.cell.zero_state(B)
+    before = case.cell(x, state)
+    x += 1
+    after = case.cell(x, state)
+    wanted = case.cell(np.ones((B, I), "f4"), state)
+    np.testing.assert_array_equal(after.h.numpy(), wanted.h)
+    assert not torch.equal(before.h, after.h)
+
+
+def test_jax_results_still_under_way():
+    """What JAX has yet to compute is waited for."""
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    case = Case("numpy")
+    slow = jax.jit(lambda m: jax.lax.fori_loop(0, 30, lambda _, m: jax.numpy.tanh(m @ m), m))
+    x = slow(jax.numpy.ones((600, 600), "float32") * 1e-3)[:B, :I]
+    got = case.cell(x, case.cell.zero_state(B))
+    np.testing.assert_array_equal(np.asarray(got.h), case.cell(np.asarray(x).copy(), case.cell.zero_state(B)).h)
+
+
+def test_read_only_arrays_of_dlpack():
+    """A producer's flag is heeded for `out`, and no matter for x."""
+    from foreign import DlpackOnCpu
+
+    case, kind = Case("numpy"), DlpackOnCpu(None)
+    target = case.out(kind.make)
+    for part in (target.h, target.c):
+        part.array.flags.writeable = False
+    if np.lib.NumpyVersion(np.__version__) < "2.1.0":
+        return  # which exports no read-only arrays
+    with pytest.raises(ValueError, match=r"^out\.h: wanted an array that can be written; got a read-only one$"):
+        case.call(kind.make, out=target)
+    case.cell(target.h if I == N else kind.make(case.x), LSTMState(h=target.h, c=target.c))
+
+
+# Of a GPU, emulated.
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    """The stand-in for PyTorch on a GPU, with its default stream as the current one."""
+    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
+    streams.log.clear()
+    yield torch_cuda
+    for device in range(2):
+        torch_cuda.cuda.set_stream(None, device)
+
+
+def tensors(case, device=0):
+    with arrays.Device(device):
+        x, h, c = (torch_cuda.Tensor(arrays.asarray(a)) for a in (case.x, case.h, case.c))
+    return x, LSTMState(h=h, c=c)
+
+
+def launches():
+    """The streams that work was launched on."""
+    return {entry[1] for entry in streams.log if entry[0] == "launch"}
+
+
+def assert_after(first, second, start=0):
+    """A stream waits for an event that another has recorded before; returns where in the log."""
+    recorded = {}
+    for place, (what, stream, *rest) in enumerate(streams.log):
+        if what == "record" and place >= start:
+            recorded[rest[0]] = stream
+        if what == "wait" and stream == second and recorded.get(rest[0]) == first:
+            return place
+    raise AssertionError(f"{second:#x} never waits for {first:#x}: {streams.log}")
+
+
+@emulated
+@pytest.mark.parametrize("handle", [None, 0x5000])
+def test_torch_runs_on_its_current_stream(torch, handle):
+    """... which orders all of it: no event is needed, and CuPy's stream is left as it was."""
+    case = Case("cuda")
+    torch.cuda.set_stream(handle)
+    x, state = tensors(case)
+    streams.log.clear()
+    got = case.cell(x, state)
+    assert launches() == {handle or 0}
+    assert not [entry for entry in streams.log if entry[0] != "launch"]
+    assert streams.get_current_stream().ptr == 0
+    case.cell.zero_state(B, like=x)
+    lstm_pointwise(torch.Tensor(arrays.zeros((B, 4 * N), np.float32)), state.c)
+    case.cell(x, state, out=got, is_first=[True] * B)
+    assert launches() == {handle or 0}
+
+
+@emulated
+def test_default_streams_are_one(torch):
+    """0 and cudaStreamLegacy are two handles of it."""
+    case = Case("cuda")
+    torch.cuda.set_stream(streams.LEGACY)
+    x, state = tensors(case)
+    streams.log.clear()
+    case.cell(x, LSTMState(h=state.h._array, c=state.c))
+    assert launches() == {0}
+    assert not [entry for entry in streams.log if entry[0] != "launch"]
+
+
+@emulated
+def test_cupy_runs_on_its_own_current_stream(torch):
+    case = Case("cuda")
+    x, state = tensors(case)
+    stream = streams.Stream()
+    streams.log.clear()
+    with stream:
+        case.cell(x._array, LSTMState(h=state.h._array, c=state.c._array))
+    assert launches() == {stream.ptr}
+    assert not [entry for entry in streams.log if entry[0] != "launch"]
+
+
+@emulated
+@pytest.mark.parametrize("argument", ["state", "is_first", "reset_to", "out"])
+@pytest.mark.parametrize("ours", ["torch", "cupy"])
+def test_streams_of_other_arguments(torch, ours, argument):
+    """The work waits for the other library's current stream before anything is launched, and that for the work."""
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000)
+    mine, other = (0x5000, 0) if ours == "torch" else (0, 0x5000)
+
+    def of(array, library):
+        array = arrays.asarray(array)
+        return torch.Tensor(array) if library == "torch" else array
+
+    theirs = {"torch": "cupy", "cupy": "torch"}[ours]
+    place = dict.fromkeys(("state", "is_first", "reset_to", "out"), ours) | {argument: theirs}
+    options = {
+        "is_first": of(case.first, place["is_first"]),
+        "reset_to": LSTMState(h=of(case.reset_h, place["reset_to"]), c=of(case.reset_c, place["reset_to"])),
+        "out": LSTMState(h=of(case.h, place["out"]), c=of(case.c, place["out"])),
+    }
+    state = LSTMState(h=of(case.h, place["state"]), c=of(case.c, place["state"]))
+    streams.log.clear()
+    case.cell(of(case.x, ours), state, **options)
+    kinds = [entry[0] for entry in streams.log]
+    assert launches() == {mine}
+    before = assert_after(other, mine)
+    assert before < kinds.index("launch")
+    last = len(kinds) - 1 - kinds[::-1].index("launch")
+    assert_after(mine, other, last)
+    assert kinds.count("wait") == 2, "each stream waits once, however many arrays there are"
+
+
+@emulated
+def test_streams_are_put_back_when_a_call_fails(torch):
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000)
+    x, state = tensors(case)
+    with pytest.raises(ValueError, match="state"):
+        case.cell(x, LSTMState(h=state.h, c=state.c[:1]))
+    assert streams.get_current_stream().ptr == 0
+    assert arrays.current_device == 0
+
+
+@emulated
+def test_dlpack_is_told_our_stream(torch):
+    """The producer orders our stream after its own; a consumer of a result its own after ours."""
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000)
+    x, state = tensors(case)
+    h = others.Immutable(state.h._array)
+    streams.log.clear()
+    case.cell(x, LSTMState(h=h, c=state.c))
+    assert h.asked == [0x5000]
+    assert_after(others.OWN, 0x5000)
+    streams.log.clear()
+    stream = streams.Stream()
+    x = others.WithNamespace(x._array)
+    with stream:
+        case.cell(x, LSTMState(h=h, c=state.c._array))
+    assert launches() == {stream.ptr}
+    assert h.asked == [0x5000, stream.ptr]
+    last = max(place for place, entry in enumerate(streams.log) if entry[0] == "launch")
+    assert_after(stream.ptr, others.OWN, last)
+
+
+@emulated
+def test_inputs_of_dlpack_live_until_the_work_is_done(torch, monkeypatch):
+    """Their library can't be made to wait before it reuses the memory."""
+    from fusedlstm.backends.cuda import streams as ours
+
+    ours._unfinished.clear()
+    case = Case("cuda")
+    done = []
+    monkeypatch.setattr(streams.Event, "done", property(lambda self: bool(done)), raising=False)
+    monkeypatch.setattr(streams.Event, "__init__", _event_without_done)
+
+    class Noted(others.OnlyDlpack):
+        pass
+
+    memory = arrays.asarray(case.h)
+    noted = weakref.ref(memory._host)
+    h = Noted(memory)
+    x, state = tensors(case)
+    case.cell(x, LSTMState(h=h, c=state.c))
+    del h, memory
+    gc.collect()
+    assert noted() is not None, "the work may still read it"
+    assert len(ours._unfinished) == 1
+    case.cell(x, state)
+    assert len(ours._unfinished) == 1
+    done.append(True)
+    case.cell(x, state)
+    gc.collect()
+    assert not ours._unfinished
+    assert noted() is None
+    done.clear()
+    case.cell.asarray(others.OnlyDlpack(arrays.asarray(case.h)), "float64")
+    assert len(ours._unfinished) == 1, "the cast may still read it"
+    ours._unfinished.clear()
+
+
+def _event_without_done(self, block=False, disable_timing=False, interprocess=False):
+    self.ptr, self.device_id, self._recorded = next(streams._events), arrays.current_device, None
+
+
+@emulated
+def test_streams_that_the_interface_names():
+    """... are waited for by CuPy, as its protocol says."""
+    case = Case("cuda")
+    x, state = arrays.asarray(case.x), LSTMState(h=arrays.asarray(case.h), c=arrays.asarray(case.c))
+    streams.log.clear()
+    case.cell(others.OnlyInterface(x, stream=0x99), state)
+    assert ("synchronize", 0x99) in streams.log
+
+
+@emulated
+def test_read_only_interfaces():
+    case = Case("cuda")
+    x, h, c = (arrays.asarray(a) for a in (case.x, case.h, case.c))
+    target = LSTMState(
+        h=arrays.zeros(h.shape, "f4"), c=others.OnlyInterface(arrays.zeros(c.shape, "f4"), read_only=True)
+    )
+    with pytest.raises(ValueError, match=r"^out\.c: wanted an array that can be written; got a read-only one$"):
+        case.cell(x, LSTMState(h=h, c=c), out=target)
+
+
+@emulated
+def test_two_devices(torch, monkeypatch):
+    """A cell on the second GPU runs on PyTorch's current stream of that one; arrays of the first are refused."""
+    cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda:1")
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000, 0)
+    torch.cuda.set_stream(0x6000, 1)
+    x, state = tensors(case, 1)
+    streams.log.clear()
+    got = cell(x, state)
+    assert launches() == {0x6000}
+    assert got.h.device.index == got.c.device.index == 1
+    np.testing.assert_array_equal(got.h._array.get(), case.cell(*tensors(case)).h._array.get())
+    with arrays.Device(1):
+        gates = torch.Tensor(got.c._array.repeat(4, axis=1))
+    assert lstm_pointwise(gates, got.c).h.device.index == 1
+    assert backend_of(x).device == "cuda:1"
+    assert backend_of(others.OnlyInterface(x._array)).device == "cuda:1"
+    assert cell.zero_state(B, like=x).h.device.index == 1
+    hint = r"\. cell\.asarray\(\.\.\.\) makes one of it$"
+    with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got a .*Tensor on cuda:1" + hint):
+        case.cell(x, tensors(case)[1])
+    with pytest.raises(ValueError, match=r"^state\.c: wanted an array on cuda:1; got a .*Tensor on cuda:0" + hint):
+        cell(x, LSTMState(h=state.h, c=tensors(case)[1].c))
+    with pytest.raises(ValueError, match=r"^is_first: wanted an array on cuda:0; got a .*Tensor on cuda:1"):
+        case.cell(*tensors(case), is_first=torch.Tensor(arrays.ndarray(case.first, 1)))
+    with pytest.raises(ValueError, match=r"^like: wanted an array on cuda:0; got a .*Tensor on cuda:1"):
+        case.cell.zero_state(1, like=x)
+    for kind in (others.OnlyDlpack, others.OnlyInterface):
+        with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got a .* on cuda:1" + hint):
+            case.cell(kind(x._array), tensors(case)[1])
+    assert arrays.current_device == 0
+
+
+@emulated
+def test_host_tensors_on_a_gpu(torch):
+    """They are refused, and named; masks are controls, and copied."""
+    case = Case("cuda")
+    x, state = tensors(case)
+    hint = r"\. cell\.asarray\(\.\.\.\) makes one of it$"
+    with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got a .*Tensor on cpu" + hint):
+        case.cell(torch.Tensor(case.x), state)
+    with pytest.raises(ValueError, match=r"^state\.h: wanted an array on cuda:0; got a .*Tensor on cpu" + hint):
+        case.cell(x, LSTMState(h=torch.Tensor(case.h), c=state.c))
+    with pytest.raises(TypeError, match=r"^state\.h: wanted a cupy\.ndarray \(cuda:0\); got numpy\.ndarray" + hint):
+        case.cell(x, LSTMState(h=case.h, c=state.c))
+    wanted = case.cell(x, state, is_first=arrays.asarray(case.first)).to_numpy()
+    for mask in (case.first, case.first.tolist(), torch.Tensor(case.first), torch.Tensor(arrays.asarray(case.first))):
+        np.testing.assert_array_equal(case.cell(x, state, is_first=mask).to_numpy().h, wanted.h)
+    with pytest.raises(TypeError, match=r"^is_first: wanted booleans.*got dtype float32"):
+        case.cell(x, state, is_first=torch.Tensor(np.zeros(B, "f4")))
+
+
+@emulated
+def test_gpu_arrays_on_the_cpu(torch):
+    case = Case("numpy")
+    x = torch.Tensor(arrays.asarray(case.x))
+    state = case.cell.zero_state(B)
+    for array, name, place in (
+        (x, "Tensor", "cuda:0"),
+        (x._array, r"cupy\.ndarray", "cuda:0"),
+        (others.OnlyDlpack(x._array), "OnlyDlpack", "cuda:0"),
+        (others.OnlyInterface(x._array), "OnlyInterface", "cuda"),
+    ):
+        with pytest.raises(ValueError, match=rf"^x: wanted an array on cpu; got a .*{name} on {place}\. cell\.asarray"):
+            case.cell(array, state)
+    with pytest.raises(ValueError, match=r"^is_first: wanted an array on cpu; got a .*Tensor on cuda:0"):
+        case.cell(case.x, state, is_first=torch.Tensor(arrays.asarray(case.first)))
+
+
+@emulated
+def test_gpu_tensors_that_require_grad(torch):
+    case = Case("cuda")
+    x, state = tensors(case)
+    with pytest.raises(TypeError, match=r"^x: .*requires grad\. Use x\.detach\(\)$"):
+        case.cell(torch.Tensor(x._array, requires_grad=True), state)
+
+
+@emulated
+def test_asarray_of_tensors(torch):
+    """On the cell's GPU nothing is copied, bfloat16 too; from the other GPU it is; and its stream is waited for."""
+    cell = LSTMCell(LSTMWeights.random(I, N, dtype="bfloat16", seed=0), backend="cuda")
+    values = np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)
+    tensor = torch.Tensor(arrays.asarray(values))
+    torch.cuda.set_stream(0x5000)
+    for array in (tensor, others.OnlyDlpack(tensor._array), others.OnlyInterface(tensor._array)):
+        taken = cell.asarray(array)
+        assert (taken.dtype, taken.data.ptr) == (values.dtype, tensor.data_ptr())
+    assert_after(0x5000, 0)
+    assert cell.asarray(tensor, "float32").dtype == np.float32
+    with arrays.Device(1):
+        far = torch.Tensor(arrays.asarray(values))
+    for handle in (0x6000, None):  # the default streams of two GPUs are two
+        torch.cuda.set_stream(handle, 1)
+        streams.log.clear()
+        near = cell.asarray(far)
+        assert near.device.id == 0
+        np.testing.assert_array_equal(near.get(), values)
+        assert_after(handle or 0, 0)
+    np.testing.assert_array_equal(cell.asarray(torch.Tensor(values)).get(), values)
+    with pytest.raises(TypeError, match=r"x: .*requires grad"):
+        cell.asarray(torch.Tensor(tensor._array, requires_grad=True))
+
+
+@emulated
+def test_a_gpu_that_cuda_can_not_run_on(torch, monkeypatch):
+    """... says so, where only the array named it."""
+    from fusedlstm import BackendUnavailableError, backends
+
+    monkeypatch.setattr(backends, "unavailable_reason", lambda name, index=0: "CuPy is not installed")
+    with pytest.raises(BackendUnavailableError, match=r"gates is on cuda:0, and cuda can't run here: CuPy is not"):
+        lstm_pointwise(torch.Tensor(arrays.zeros((B, 4 * N), "f4")), None)
