@@ -14,12 +14,11 @@ from fusedlstm.step_checks import CheckedPairs, StepChecks
 from fusedlstm.weights import LSTMWeights, check_same_form
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import ModuleType
 
     import numpy as np
 
-    from fusedlstm.dtypes import Array
+    from fusedlstm.dtypes import Array, Empty
 
 _MOST_SIGNATURES = 256
 
@@ -219,7 +218,7 @@ class LSTMCell:
         is_first: Any,
         reset_to: LSTMState | None,
         out: LSTMState | None,
-        empty: Callable[[tuple[int, ...], np.dtype[Any]], Array],
+        empty: Empty,
     ) -> LSTMState:
         """Step arrays of the backend, with results in arrays from `empty`, or in `out`."""
         h, c = state.h, state.c

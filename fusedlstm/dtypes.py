@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +13,9 @@ from fusedlstm.checks import fail
 Array: TypeAlias = Any
 # An array that is NumPy's for certain, in host memory.
 NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+# What makes an uninitialised array, of a shape and dtype.
+Empty: TypeAlias = Callable[[tuple[int, ...], "np.dtype[Any]"], Array]
 
 NAMES = ("float64", "float32", "float16", "bfloat16")
 

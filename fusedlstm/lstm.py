@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm import dtypes, log
 from fusedlstm.backends import choose
 from fusedlstm.checks import check_choice, check_size, describe_type, fail
+from fusedlstm.exchange import Exchange, is_native
 from fusedlstm.interop import to_host
-from fusedlstm.scan import backward, clear_idle, forward, repeat_in_idle, scan
+from fusedlstm.layers import FILL_IDLE, Layers
+from fusedlstm.scan import Timeline, backward, forward
 from fusedlstm.sequence_checks import SequenceChecks
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from fusedlstm.dtypes import Array
+    from fusedlstm.dtypes import Array, Empty
 
 _MOST_SIGNATURES = 256
+_MAKER = "lstm.asarray"  # what makes an array of something else, in messages
 
 
 class LSTM:
@@ -30,6 +33,9 @@ class LSTM:
     A state is a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer
     0 backward, layer 1 forward ...), also where there is only one. An LSTM holds weights and no state. It may be
     called from several threads at once. The same call gives the same bits again.
+
+    Arrays may be of any library that shares its memory, mixed at will, on the LSTM's device, as `LSTMCell` takes them:
+    none is copied, and results are in the library of x.
 
     Args:
         weights: a StackedWeights, or an LSTMWeights for a single layer.
@@ -57,8 +63,8 @@ class LSTM:
         self._options = {"batch_first": batch_first, "precision": precision}
         self._batch_first = batch_first
         self._backend = choose(backend)
-        self._checks = SequenceChecks(self._backend, weights, batch_first=batch_first)
-        self._plans = [self._backend.step_plan(layer, precision) for layer in weights.layers]
+        self._checks = SequenceChecks(self._backend, weights, _MAKER, batch_first=batch_first)
+        self._layers = Layers(self._backend, weights, precision)
         self._known: set[Any] = set()  # signatures of (x, states) that passed the checks
         log.info("%r on %s", self, self._backend.device)
 
@@ -96,14 +102,26 @@ class LSTM:
         """Return `x` as an array on the LSTM's device; see `LSTMCell.asarray`."""
         return self._backend.asarray(x, self.dtype if dtype is None else dtypes.resolve(dtype))
 
-    def zero_state(self, batch: int) -> tuple[LSTMState, ...]:
-        """Return states of zeros for `batch` rows, one for each layer and direction, in new arrays on the device."""
+    def zero_state(self, batch: int, like: Any = None) -> tuple[LSTMState, ...]:
+        """Return states of zeros for `batch` rows, one for each layer and direction, in new arrays on the device.
+
+        Args:
+            batch: B, which may be 0.
+            like: an array of the library whose arrays are wanted, as x is; None for NumPy's or CuPy's.
+
+        Raises:
+            TypeError: `batch` is no int, or `like` no array.
+            ValueError: a negative `batch`, or `like` on another device than the LSTM's.
+        """
         B = check_size("batch", batch, 0)
-        zeros = self._backend.zeros
-        return tuple(
-            LSTMState(h=zeros((B, layer.sizes["P"]), layer.dtype), c=zeros((B, layer.sizes["N"]), layer.c_dtype))
-            for layer in self._checks.layers
-        )
+        with Exchange(self._backend, like, _MAKER) as exchange:
+            if like is not None:
+                exchange.check_place("like", like)
+            states = [self._empty_state(k, B, exchange.empty) for k in range(len(self._weights.layers))]
+            for state in states:
+                state.h.fill(0)
+                state.c.fill(0)
+            return tuple(exchange.lend_state(state) for state in states)
 
     def set_weights(self, weights: StackedWeights | LSTMWeights) -> None:
         """Take other weights of the same sizes, dtype and options; see `LSTMCell.set_weights`.
@@ -120,8 +138,7 @@ class LSTM:
                 fail(ValueError, "weights", f"{name} {before}, as the LSTM was made with", str(now))
         for index, layers in enumerate(zip(old.layers, weights.layers, strict=True)):
             check_same_form(f"weights.layers[{index}]", *layers)
-        for plan, layer in zip(self._plans, weights.layers, strict=True):
-            plan.set_weights(layer)
+        self._layers.set_weights(weights)
         self._weights = weights
 
     def step(
@@ -152,21 +169,53 @@ class LSTM:
         if self._weights.bidirectional:
             wanted = "weights of one direction for a step"
             fail(ValueError, "weights", wanted, "bidirectional=True", "The backward direction needs whole sequences")
+        if self._is_native(x, state, is_first, reset_to):
+            return self._step(x, state, is_first, reset_to, self._backend.empty)
+        with Exchange(self._backend, x, _MAKER) as exchange:
+            output, states = self._step(
+                self._borrow_x(exchange, "x", x),
+                self._borrow_states(exchange, "state", state),
+                exchange.borrow_mask("is_first", is_first),
+                self._borrow_states(exchange, "reset_to", reset_to),
+                exchange.empty,
+            )
+            lent = tuple(exchange.lend_state(each) for each in states)
+            return lent[-1].h if output is states[-1].h else exchange.lend(output), lent
+
+    def _is_native(self, x: Any, state: Any, is_first: Any, reset_to: Any) -> bool:
+        """Whether all arrays are exactly of the backend's class, or on the host, so that no exchange is needed."""
+        native = self._backend.array_type
+        return (
+            type(x) is native
+            and reset_to is None
+            and is_native(native, is_first, None)
+            and isinstance(state, (tuple, list))
+            and all(type(s) is LSTMState and type(s.h) is native and type(s.c) is native for s in state)
+        )
+
+    def _step(
+        self, x: Array, state: Any, is_first: Any, reset_to: Any, empty: Empty
+    ) -> tuple[Array, tuple[LSTMState, ...]]:
+        """Step arrays of the backend, with results in arrays from `empty`."""
         self._check_step(x, state)
         B = x.shape[0]
-        resets: tuple[LSTMState, ...] | None = None
-        if reset_to is not None:
-            resets = self._checks.check_reset(reset_to, is_first, B)
+        resets = self._checks.check_reset(reset_to, is_first, B)
         if is_first is not None:
             is_first = self._checks.layers[0].check_mask(is_first, B)
-        states = []
-        for k, old in enumerate(state):
-            new = self._empty_state(k, B)
-            reset = None if resets is None else self._plans[k].prepare_reset(resets[k].h, resets[k].c)
-            self._plans[k].run(x, old.h, old.c, new.h, new.c, is_first, reset)
-            states.append(new)
-            x = self._with_residual(k, new.h.copy(), x) if self._weights.residual[k] else new.h
-        return x, tuple(states)
+        news = tuple(self._empty_state(k, B, empty) for k in range(len(state)))
+        return self._layers.step(x, state, is_first, resets, news, empty), news
+
+    def _borrow_x(self, exchange: Exchange, name: str, x: Any) -> Any:
+        first = self._checks.layers[0]
+        return exchange.borrow(name, x, first.dtype, first.whose)
+
+    def _borrow_states(self, exchange: Exchange, name: str, states: Any) -> Any:
+        """Return a tuple of states borrowed; anything else as it is, for the checks to refuse."""
+        if not isinstance(states, (tuple, list)):
+            return states
+        first = self._checks.layers[0]
+        wanted = first.dtype, first.c_dtype, first.whose
+        return tuple(exchange.borrow_state(f"{name}[{k}]", each, *wanted) for k, each in enumerate(states))
 
     def _check_step(self, x: Array, state: Any) -> None:
         """Check arguments, or know them by their signature to be like others that passed."""
@@ -182,16 +231,9 @@ class LSTM:
             self._known.clear()
         self._known.add(signature)
 
-    def _empty_state(self, k: int, B: int) -> LSTMState:
-        layer, empty = self._checks.layers[k], self._backend.empty
+    def _empty_state(self, k: int, B: int, empty: Empty) -> LSTMState:
+        layer = self._checks.layers[k]
         return LSTMState(h=empty((B, layer.sizes["P"]), layer.dtype), c=empty((B, layer.sizes["N"]), layer.c_dtype))
-
-    def _with_residual(self, layer: int, ys: Array, xs: Array) -> Array:
-        """Add a layer's input to its output, in place, where it is residual."""
-        if self._weights.residual[layer] and ys.size:
-            with self._backend.computing():
-                self._backend.add(ys, xs)
-        return ys
 
     def __call__(
         self,
@@ -239,47 +281,62 @@ class LSTM:
             ValueError: an argument of the wrong shape or device, a length below 0 or above T, lengths with
                 a mask, `reverse` of weights with both directions.
         """
-        check_choice("masked_outputs", masked_outputs, ("zero", "last"))
+        check_choice("masked_outputs", masked_outputs, tuple(FILL_IDLE))
         self._check_reverse(reverse)
-        self._checks.check_xs(xs)
+        with Exchange(self._backend, xs, _MAKER) as exchange:
+            outputs, states = self._run(
+                self._borrow_x(exchange, "xs", xs),
+                self._borrow_states(exchange, "state", state),
+                exchange.borrow_mask("lengths", lengths),
+                exchange.borrow_mask("mask", mask),
+                exchange.borrow_mask("is_first", is_first),
+                self._borrow_states(exchange, "reset_to", reset_to),
+                exchange.empty,
+                reverse=reverse,
+                masked_outputs=masked_outputs,
+            )
+            return exchange.lend(outputs), tuple(exchange.lend_state(each) for each in states)
+
+    def _run(
+        self,
+        xs: Array,
+        state: Any,
+        lengths: Any,
+        mask: Any,
+        is_first: Any,
+        reset_to: Any,
+        empty: Empty,
+        *,
+        reverse: bool,
+        masked_outputs: str,
+    ) -> tuple[Array, list[LSTMState]]:
+        """Run sequences of the backend's arrays, with results in arrays from `empty`."""
+        checks = self._checks
+        checks.check_xs(xs)
         xs = xs.swapaxes(0, 1) if self._batch_first else xs
         T, B, _ = xs.shape
-        states = self.zero_state(B) if state is None else self._checks.check_states("state", state, B)
-        resets = [None] * len(states) if reset_to is None else self._checks.check_reset(reset_to, is_first, B)
-        first = None if is_first is None else self._checks.check_is_first(is_first, T, B)
-        active = self._checks.check_active(lengths, mask, T, B)
+        states = self.zero_state(B) if state is None else checks.check_states("state", state, B)
+        resets = checks.check_reset(reset_to, is_first, B)
+        first = None if is_first is None else checks.check_is_first(is_first, T, B)
+        active = checks.check_active(lengths, mask, T, B)
+        timelines = self._timelines(T, first, active, reverse=reverse)
+        return self._layers.run(
+            xs, states, timelines, resets, empty, masked_outputs=masked_outputs, batch_first=self._batch_first
+        )
 
-        timelines = []  # of a layer's directions
-        if not reverse:
-            timelines.append(forward(self._backend, T, first, active))
+    def _timelines(self, T: int, first: Any, active: Any, *, reverse: bool) -> list[Timeline]:
+        """Return the timeline of each of a layer's directions."""
+        timelines = [] if reverse else [forward(self._backend, T, first, active)]
         if reverse or self._weights.bidirectional:
             on_host = None if first is None else to_host("is_first", first)
             timelines.append(backward(self._backend, T, on_host, active))
-        finals: list[LSTMState] = []
-        for layer in range(self._weights.num_layers):
-            parts = []
-            for timeline in timelines:
-                k = len(finals)
-                ys, final = scan(self._backend, self._plans[k], xs, states[k], timeline, resets[k])
-                ys = self._with_residual(layer, ys, xs)
-                if layer == self._weights.num_layers - 1:
-                    _fill_idle[masked_outputs](self._backend, ys, timeline)
-                finals.append(final)
-                parts.append(ys)
-            xs = parts[0] if len(parts) == 1 else self._side_by_side(*parts)
-        outputs = self.xp.ascontiguousarray(xs.swapaxes(0, 1)) if self._batch_first else xs
-        return outputs, tuple(finals)
+        return timelines
 
     def _check_reverse(self, reverse: Any) -> None:
         if not isinstance(reverse, bool):
             fail(TypeError, "reverse", "a bool", describe_type(reverse))
         if reverse and self._weights.bidirectional:
             fail(ValueError, "reverse", "False with weights of both directions", "True")
-
-    def _side_by_side(self, a: Array, b: Array) -> Array:
-        """Return the outputs of two directions as one array."""
-        with self._backend.computing():
-            return self.xp.concatenate([a, b], axis=2)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy is made anew, on the same backend and device, so that it can go to another process.
@@ -288,9 +345,6 @@ class LSTM:
 
     def __repr__(self) -> str:
         return f"LSTM({self._weights!r}, backend={self.backend!r})"
-
-
-_fill_idle = {"zero": clear_idle, "last": repeat_in_idle}
 
 
 def _restore(weights: StackedWeights, backend: str, options: dict[str, Any]) -> LSTM:

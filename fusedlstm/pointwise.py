@@ -13,12 +13,10 @@ from fusedlstm.step_checks import StepChecks
 from fusedlstm.weights import ACTIVATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import numpy as np
+    from collections.abc import Mapping
 
     from fusedlstm.backends import Backend
-    from fusedlstm.dtypes import Array
+    from fusedlstm.dtypes import Array, Empty
 
 
 def lstm_pointwise(
@@ -99,7 +97,7 @@ def _run(
     optional: Mapping[str, Array | None],
     is_first: Any,
     out: LSTMState | None,
-    empty: Callable[[tuple[int, ...], np.dtype[Any]], Array],
+    empty: Empty,
     options: Mapping[str, Any],
 ) -> LSTMState:
     """Check arrays of the backend and run them, with results in arrays from `empty`, or in `out`."""

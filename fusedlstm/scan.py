@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fusedlstm.backends import Backend, StepPlan
-    from fusedlstm.dtypes import Array, NumpyArray
+    from fusedlstm.dtypes import Array, Empty, NumpyArray
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,13 @@ def _any_row(mask: NumpyArray) -> list[bool]:
 
 
 def scan(
-    backend: Backend, plan: StepPlan, xs: Array, state: LSTMState, timeline: Timeline, reset_to: LSTMState | None
+    backend: Backend,
+    plan: StepPlan,
+    xs: Array,
+    state: LSTMState,
+    timeline: Timeline,
+    reset_to: LSTMState | None,
+    empty: Empty,
 ) -> tuple[Array, LSTMState]:
     """Step one layer through a sequence.
 
@@ -99,14 +105,15 @@ def scan(
         state: h (B, P) and c (B, N) before the first step of the order.
         timeline: the order, resets, and rows that rest: such a row keeps h and c as they are.
         reset_to: a state of one row or of B; None for zeros.
+        empty: makes the arrays that are returned.
 
     Returns:
         Every h (T, B, P), which is the kept one where a row rests, and the final state in arrays of its own.
     """
     T, B, _ = xs.shape
     h, c = state.h, state.c
-    ys = backend.empty((T, *h.shape), h.dtype)
-    cs = [backend.empty(c.shape, c.dtype) for _ in range(1 if timeline.idle is None else 2)]
+    ys = empty((T, *h.shape), h.dtype)
+    cs = [empty(c.shape, c.dtype) for _ in range(1 if timeline.idle is None else 2)]
     with backend.computing():
         if B and T:
             reset: Any = None if reset_to is None else plan.prepare_reset(reset_to.h, reset_to.c)
@@ -123,7 +130,12 @@ def scan(
                         backend.select_rows(h_next, timeline.idle[t], h)
                         backend.select_rows(c_next, timeline.idle[t], c)
                     h, c = h_next, c_next
-        return ys, LSTMState(h=h.copy(), c=c.copy() if c is state.c else c)
+        h_last = empty(h.shape, h.dtype)
+        h_last[...] = h
+        if c is state.c:
+            cs[0][...] = c
+            c = cs[0]
+        return ys, LSTMState(h=h_last, c=c)
 
 
 def clear_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:

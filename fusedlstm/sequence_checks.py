@@ -24,10 +24,11 @@ class SequenceChecks:
     Args:
         backend: whose arrays they are.
         weights: the layers, whose sizes and dtype they have.
+        maker: what makes an array of something else, in messages.
         batch_first: whether xs is (B, T, I) and masks are (B, T).
     """
 
-    def __init__(self, backend: Backend, weights: StackedWeights, *, batch_first: bool) -> None:
+    def __init__(self, backend: Backend, weights: StackedWeights, maker: str, *, batch_first: bool) -> None:
         dtype, c_dtype = weights.dtype, dtypes.state_dtype(weights.dtype)
         self.layers = [
             StepChecks(
@@ -36,7 +37,7 @@ class SequenceChecks:
                 dtype,
                 c_dtype,
                 "the weights'",
-                "lstm.asarray",
+                maker,
             )
             for layer in weights.layers
         ]
@@ -78,8 +79,10 @@ class SequenceChecks:
             layer.check_state(f"{name}[{k}]", state, {**layer.sizes, "B": B}, rows)
         return tuple(states)
 
-    def check_reset(self, reset_to: Any, is_first: Any, B: int) -> tuple[LSTMState, ...]:
-        """Return the states that rows are reset to, each of one row or of B, or raise."""
+    def check_reset(self, reset_to: Any, is_first: Any, B: int) -> tuple[LSTMState | None, ...]:
+        """Return the states that rows are reset to, each of one row or of B or None for zeros, or raise."""
+        if reset_to is None:
+            return (None,) * len(self.layers)
         states = self.check_states("reset_to", reset_to, B, may_be_one_row=True)
         if is_first is None:
             fail(ValueError, "reset_to", "None without is_first, which says the rows to reset", "states")

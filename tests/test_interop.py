@@ -321,7 +321,7 @@ def test_shapes(library):
 def test_masks_of_numbers(library):
     case = Case(library.backend)
     case.first = case.first.astype("f4")
-    with pytest.raises(TypeError, match=r"^is_first: wanted booleans, .*; got dtype float32\. Use .* != 0\. A flag"):
+    with pytest.raises(TypeError, match=r"^is_first: wanted booleans, .*; got dtype float32\. Use .* != 0, as"):
         case.call(library.make)
 
 

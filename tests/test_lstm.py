@@ -300,7 +300,7 @@ def test_long_sequences_are_worked_through_in_chunks(backend, monkeypatch):
         monkeypatch.setattr(cuda, "_CHUNK", 400)
     rng = np.random.default_rng(10)
     lstm = plain(backend, bidirectional=True)
-    assert all(1 < plan.steps_at_once(B) < T for plan in lstm._plans)
+    assert all(1 < plan.steps_at_once(B) < T for plan in lstm._layers.plans)
     xs, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
     is_first = rng.random((T, B)) < 0.3
     got = lstm(lstm.asarray(xs), states, lengths=[7, 6, 1, 0], is_first=is_first)
@@ -323,14 +323,14 @@ def test_set_weights(backend):
     """A thousand times, in place, each as a new LSTM."""
     lstm, rng = plain(backend), np.random.default_rng(12)
     xs, states = lstm.asarray(rng.normal(size=(2, B, I))), random_states(lstm, B, rng)
-    plans = list(lstm._plans)
+    plans = list(lstm._layers.plans)
     for seed in range(1000):
         weights = StackedWeights.random(I, N, 2, seed=seed, dtype="float64")
         lstm.set_weights(weights)
         if seed % 50 == 0:
             assert_same_bits(lstm(xs, states), LSTM(weights, backend=backend)(xs, states))
     assert lstm.weights is weights
-    assert lstm._plans == plans
+    assert lstm._layers.plans == plans
 
 
 def test_set_weights_of_a_cell(backend):

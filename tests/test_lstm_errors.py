@@ -313,7 +313,7 @@ def test_nothing_is_done_before_all_is_checked(backend):
     """The last argument is bad, and no step is taken: the first layer's either."""
     good = Good(backend)
     calls = []
-    for plan in good.lstm._plans:
+    for plan in good.lstm._layers.plans:
         plan.run = plan.run_gates = lambda *arguments: calls.append(arguments)
     with pytest.raises(ValueError, match=r"state\[1\]\.c"):
         good.lstm(good.xs, with_layer(good, 1, c=good.state[1].c[:1]))

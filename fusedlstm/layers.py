@@ -1,0 +1,121 @@
+"""Layers and directions one after the other: the work of an LSTM, on arrays that have been checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from fusedlstm.scan import clear_idle, repeat_in_idle, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.backends import Backend
+    from fusedlstm.dtypes import Array, Empty
+    from fusedlstm.scan import Timeline
+    from fusedlstm.stacked import StackedWeights
+    from fusedlstm.state import LSTMState
+
+    States: TypeAlias = Sequence[LSTMState]
+    Resets: TypeAlias = Sequence[LSTMState | None]  # None for zeros
+
+FILL_IDLE = {"zero": clear_idle, "last": repeat_in_idle}
+
+
+class Layers:
+    """The plans of all layers and directions, in the order of the weights, and the ways through them.
+
+    Args:
+        backend: where the plans are made and run.
+        weights: of all layers.
+        precision: of float32 matmuls, as LSTMCell's.
+    """
+
+    def __init__(self, backend: Backend, weights: StackedWeights, precision: str) -> None:
+        self._backend = backend
+        self._weights = weights
+        self.plans = [backend.step_plan(layer, precision) for layer in weights.layers]
+
+    def set_weights(self, weights: StackedWeights) -> None:
+        """Take other weights of the same form."""
+        for plan, layer in zip(self.plans, weights.layers, strict=True):
+            plan.set_weights(layer)
+
+    def step(
+        self, x: Array, states: States, is_first: Array | None, resets: Resets, news: States, empty: Empty
+    ) -> Array:
+        """Step all layers, of one direction each; write the new states to `news`, and return the output (B, width).
+
+        The output is the last new h itself, but for a residual layer's: that is an array from `empty`.
+        """
+        for k, (plan, old, reset_to, new) in enumerate(zip(self.plans, states, resets, news, strict=True)):
+            reset = None if reset_to is None else plan.prepare_reset(reset_to.h, reset_to.c)
+            plan.run(x, old.h, old.c, new.h, new.c, is_first, reset)
+            output = new.h
+            if self._weights.residual[k]:
+                output = empty(new.h.shape, new.h.dtype)
+                with self._backend.computing():
+                    output[...] = new.h
+                self._add_input(k, output, x)
+            x = output
+        return x
+
+    def run(
+        self,
+        xs: Array,
+        states: States,
+        timelines: Sequence[Timeline],
+        resets: Resets,
+        empty: Empty,
+        *,
+        masked_outputs: str,
+        batch_first: bool,
+    ) -> tuple[Array, list[LSTMState]]:
+        """Run sequences xs (T, B, I), any strides, through all layers.
+
+        Args:
+            xs: what the first layer reads.
+            states: of each layer and direction, before its first step.
+            timelines: one for each direction.
+            resets: what each layer and direction resets to; None for zeros.
+            empty: makes the arrays that are returned.
+            masked_outputs: a key of FILL_IDLE: what the top layer's outputs are where a row rests.
+            batch_first: whether the outputs are (B, T, width) instead of (T, B, width).
+
+        Returns:
+            The top layer's outputs, contiguous, and the final state of each layer and direction.
+        """
+        finals: list[LSTMState] = []
+        for layer in range(self._weights.num_layers):
+            top = layer == self._weights.num_layers - 1
+            parts = []
+            for timeline in timelines:
+                k = len(finals)
+                ys, final = scan(self._backend, self.plans[k], xs, states[k], timeline, resets[k], empty)
+                self._add_input(layer, ys, xs)
+                if top:
+                    FILL_IDLE[masked_outputs](self._backend, ys, timeline)
+                finals.append(final)
+                parts.append(ys)
+            xs = self._join(parts, empty, batch_first=top and batch_first)
+        return xs, finals
+
+    def _add_input(self, layer: int, ys: Array, xs: Array) -> None:
+        """Add a layer's input to its output, in place, where it is residual."""
+        if self._weights.residual[layer] and ys.size:
+            with self._backend.computing():
+                self._backend.add(ys, xs)
+
+    def _join(self, parts: Sequence[Array], empty: Empty, *, batch_first: bool) -> Array:
+        """Return the outputs (T, B, P) of a layer's directions side by side, the axes as wanted, contiguous."""
+        if len(parts) == 1 and not batch_first:
+            return parts[0]
+        T, B, _ = parts[0].shape
+        width = sum(part.shape[2] for part in parts)
+        joined = empty((B, T, width) if batch_first else (T, B, width), parts[0].dtype)
+        by_time = joined.swapaxes(0, 1) if batch_first else joined
+        start = 0
+        with self._backend.computing():
+            for part in parts:
+                by_time[:, :, start : start + part.shape[2]] = part
+                start += part.shape[2]
+        return joined
