@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm import dtypes, log
 from fusedlstm.backends import choose
 from fusedlstm.checks import check_choice, check_size, fail
-from fusedlstm.exchange import Exchange, is_native
+from fusedlstm.exchange import Exchange, in_order, is_native
 from fusedlstm.state import LSTMState, check_state_type
 from fusedlstm.step_checks import CheckedPairs, StepChecks
 from fusedlstm.weights import LSTMWeights, check_same_form
@@ -138,9 +138,9 @@ class LSTMCell:
     def set_weights(self, weights: LSTMWeights) -> None:
         """Take other weights of the same sizes, dtype and options, in place.
 
-        On a GPU the memory of the old ones is overwritten in the order of the current stream: steps that were
-        called before have the old weights, steps called after have the new ones. In NumPy they are
-        exchanged at one instant, for every thread.
+        On a GPU the memory of the old ones is overwritten in the order of CuPy's and PyTorch's current streams: steps
+        called before have the old weights, steps called after have the new ones. In NumPy they are exchanged
+        at one instant, for every thread.
 
         Raises:
             TypeError: no LSTMWeights.
@@ -149,7 +149,8 @@ class LSTMCell:
         if not isinstance(weights, LSTMWeights):
             fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
         check_same_form("weights", self._weights, weights)
-        self._plan.set_weights(weights)
+        with in_order(self._backend):
+            self._plan.set_weights(weights)
         self._weights = weights
 
     def __call__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,12 @@ import numpy as np
 
 from fusedlstm.backends import backend_of
 from fusedlstm.checks import check_array, check_dtype, check_no_grad, describe_type, fail
-from fusedlstm.libraries import View, library_of
+from fusedlstm.libraries import View, current_streams, library_of
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fusedlstm.backends import Backend
     from fusedlstm.dtypes import Array
     from fusedlstm.libraries import Library
@@ -28,6 +31,24 @@ def is_native(native: type, is_first: Any, reset_to: Any) -> bool:
     if reset_to is None:
         return True
     return type(reset_to) is LSTMState and type(reset_to.h) is native and type(reset_to.c) is native
+
+
+@contextlib.contextmanager
+def in_order(backend: Backend) -> Iterator[None]:
+    """Queue work on CuPy's current stream, after what PyTorch's holds by then and before what it is given next.
+
+    It is the context of work that has no array whose library would say the stream.
+    """
+    with backend.order(None) as order:
+        if backend.name != "numpy":
+            for stream in current_streams(_index(backend)):
+                order.follow(stream)
+        yield
+
+
+def _index(backend: Backend) -> int:
+    """Return the number of a backend's GPU."""
+    return int(backend.device.partition(":")[2])
 
 
 class Exchange:
@@ -63,7 +84,7 @@ class Exchange:
     def __init__(self, backend: Backend, like: Any, maker: str = "cell.asarray") -> None:
         self._backend = backend
         self._native, self._device = backend.array_type, backend.device
-        self._gpu = None if backend.name == "numpy" else int(backend.device.partition(":")[2])
+        self._gpu = None if backend.name == "numpy" else _index(backend)
         self._maker = maker
         library = self._library = self._library_of(like)
         stream = None

@@ -182,6 +182,14 @@ class _Bits:
 _INTERFACE = Interface()
 
 
+def current_streams(index: int) -> list[int]:
+    """Return the current streams of a GPU of the libraries that the program uses there, as far as they tell."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return []
+    return [int(torch.cuda.current_stream(index).cuda_stream)]
+
+
 def library_of(array: Any) -> Library | None:
     """Return the library of an array; None for NumPy's, and for what is no array of any library."""
     torch = sys.modules.get("torch")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm import dtypes, log
 from fusedlstm.backends import choose
 from fusedlstm.checks import check_choice, check_size, describe_type, fail
-from fusedlstm.exchange import Exchange, is_native
+from fusedlstm.exchange import Exchange, in_order, is_native
 from fusedlstm.interop import to_host
 from fusedlstm.layers import FILL_IDLE, Layers
 from fusedlstm.scan import Timeline, backward, forward
@@ -138,7 +138,8 @@ class LSTM:
                 fail(ValueError, "weights", f"{name} {before}, as the LSTM was made with", str(now))
         for index, layers in enumerate(zip(old.layers, weights.layers, strict=True)):
             check_same_form(f"weights.layers[{index}]", *layers)
-        self._layers.set_weights(weights)
+        with in_order(self._backend):
+            self._layers.set_weights(weights)
         self._weights = weights
 
     def step(

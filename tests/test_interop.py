@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from foreign import ON_CPU, ON_GPU, Native
 
-from fusedlstm import LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
 from fusedlstm.backends import backend_of
 from fusedlstm.exchange import Exchange
 
@@ -533,6 +533,21 @@ def test_streams_of_other_arguments(torch, ours, argument):
     last = len(kinds) - 1 - kinds[::-1].index("launch")
     assert_after(mine, other, last)
     assert kinds.count("wait") == 2, "each stream waits once, however many arrays there are"
+
+
+@emulated
+@pytest.mark.parametrize("kind", [LSTMCell, LSTM])
+def test_weights_are_set_in_order(torch, kind):
+    """After what PyTorch's current stream holds, on CuPy's, and before what PyTorch is given next."""
+    weights = LSTMWeights.random(I, N, seed=0)
+    made = kind(weights, backend="cuda")
+    torch.cuda.set_stream(0x5000)
+    streams.log.clear()
+    made.set_weights(weights)
+    assert launches() == {0}
+    kinds = [entry[0] for entry in streams.log]
+    assert assert_after(0x5000, 0) < kinds.index("launch")
+    assert_after(0, 0x5000, len(kinds) - 1 - kinds[::-1].index("launch"))
 
 
 @emulated

@@ -152,6 +152,7 @@ class ndarray:
     def set(self, arr, stream=None):
         if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
             raise ValueError(f"an array {self.shape} of {self.dtype} is set from such an array in host memory")
+        streams.launched("set")
         self._host[...] = arr
 
     def fill(self, value):

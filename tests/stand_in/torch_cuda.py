@@ -111,6 +111,10 @@ _current = {}  # device -> handle of the stream
 
 class cuda:
     @staticmethod
+    def is_initialized():
+        return True
+
+    @staticmethod
     def current_stream(device=None):
         return types.SimpleNamespace(cuda_stream=_current.get(device, 0))
 
