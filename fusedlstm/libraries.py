@@ -85,7 +85,11 @@ class Torch:
         wide = not dtypes.is_bfloat16(array.dtype)
         bits = array if wide else array.view(np.int16)
         torch = self._torch
-        tensor = torch.from_numpy(bits) if isinstance(bits, np.ndarray) else torch.from_dlpack(bits)
+        if isinstance(bits, np.ndarray):
+            # Of memory that is read-only, which PyTorch knows no way to say, it gets a copy.
+            tensor = torch.from_numpy(bits if bits.flags.writeable else bits.copy())
+        else:
+            tensor = torch.from_dlpack(bits)
         return tensor if wide else tensor.view(torch.bfloat16)
 
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:

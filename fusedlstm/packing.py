@@ -6,24 +6,24 @@
     h and c stacked          (2, B, N)           order "hc" with axis=0: Silero's VAD
     h, and c, of all layers  (L, B, P), (L, B, N)          PyTorch and cuDNN, index layer * D + direction
 
-Frameworks disagree on the order, so a packed array always names it, and stacked ones have names.
+Frameworks disagree on the order, so a packed array always names it, and stacked ones have names. Arrays may be of any
+library, as a cell's, and results are in the same one.
 """
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any, overload
-
-import numpy as np
 
 from fusedlstm import dtypes
 from fusedlstm.backends import backend_of
 from fusedlstm.checks import check_array, check_choice, check_dtype, check_size, describe_type, fail
+from fusedlstm.exchange import Exchange
 from fusedlstm.state import LSTMState, check_state_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractContextManager
+
+    import numpy as np
 
     from fusedlstm.backends import Backend
     from fusedlstm.dtypes import Array
@@ -52,18 +52,19 @@ def pack_state(state: LSTMState | Sequence[LSTMState], *, order: str, axis: int 
     if check_size("axis", axis, 0) > 1:
         fail(ValueError, "axis", "0 or 1", str(axis))
     named = _named_states("state", state)
-    backend = _check_states(named)
-    if axis == 0:
-        _check_one_width(named, state)
-    dtype = named[0][1].c.dtype
-    with _device_of(named[0][1].c):
+    backend = _backend_of(named)
+    with Exchange(backend, named[0][1].c) as exchange:
+        named = _borrow(exchange, named)
+        _check_states(named, backend)
+        if axis == 0:
+            _check_one_width(named, state)
+        dtype = named[0][1].c.dtype
         parts = [
             part.astype(dtype, copy=False)
             for _, one in named
             for part in ((one.c, one.h) if order == "ch" else (one.h, one.c))
         ]
-        packed: Array = backend.xp.concatenate(parts, axis=1) if axis == 1 else backend.xp.stack(parts)
-    return packed
+        return exchange.lend(backend.xp.concatenate(parts, axis=1) if axis == 1 else backend.xp.stack(parts))
 
 
 @overload
@@ -104,20 +105,28 @@ def unpack_state(
             float32, as cells keep them.
 
     Raises:
-        TypeError: an unsupported dtype, or an array of another library than NumPy and CuPy.
+        TypeError: an unsupported dtype, or an array of no library that shares its memory.
         ValueError: an unknown order; `packed` not of a shape above, with no column left for h, or of another
             width than the sizes give.
     """
     check_choice("order", order, _ORDERS)
     if isinstance(hidden_size, (tuple, list)):
         sizes = _sizes_of_layers(hidden_size, proj_size)
-        _check_packed(packed)
-        return _unpack_layers(packed, sizes, order, _cell_dtype(packed, dtype))
+        with Exchange(backend_of(packed, "packed"), packed) as exchange:
+            packed = _borrow_packed(exchange, packed)
+            states = _unpack_layers(packed, sizes, order, _cell_dtype(packed, dtype))
+            return tuple(exchange.lend_state(state) for state in states)
     N = check_size("hidden_size", hidden_size, 1)
     P = None if proj_size is None else check_size("proj_size", proj_size, 1)
-    _check_packed(packed)
+    with Exchange(backend_of(packed, "packed"), packed) as exchange:
+        packed = _borrow_packed(exchange, packed)
+        return exchange.lend_state(_unpack_one(packed, N, P, order, _cell_dtype(packed, dtype)))
+
+
+def _unpack_one(packed: Array, N: int, P: int | None, order: str, dtype: np.dtype[Any]) -> LSTMState:
+    """Return the state of one layer, in columns or stacked."""
     if packed.ndim == 3:
-        return _unpack_pair(packed, N, P, order, _cell_dtype(packed, dtype))
+        return _unpack_pair(packed, N, P, order, dtype)
     _check_ndim("packed", packed, "B N+P")
     left = packed.shape[1] - N
     if left < 1:
@@ -125,7 +134,7 @@ def unpack_state(
     if P is not None and left != P:
         wanted = f"shape (B, N + P) with N + P = {N} + {P} = {N + P} columns"
         fail(ValueError, "packed", wanted, f"shape {packed.shape}")
-    return _unpack_columns(packed, N, left, order, _cell_dtype(packed, dtype))
+    return _unpack_columns(packed, N, left, order, dtype)
 
 
 def stack_states(states: Sequence[LSTMState]) -> LSTMState:
@@ -142,7 +151,17 @@ def stack_states(states: Sequence[LSTMState]) -> LSTMState:
     if isinstance(states, LSTMState):
         fail(TypeError, "states", "a tuple or list of LSTMState", "one LSTMState", "Use stack_states([state])")
     named = _named_states("states", states)
-    backend = _check_states(named)
+    backend = _backend_of(named)
+    with Exchange(backend, named[0][1].c) as exchange:
+        named = _borrow(exchange, named)
+        _check_states(named, backend)
+        _check_equal_sizes(named)
+        h, c = (backend.xp.stack([getattr(state, part) for _, state in named]) for part in ("h", "c"))
+        return exchange.lend_state(LSTMState(h=h, c=c))
+
+
+def _check_equal_sizes(named: list[tuple[str, LSTMState]]) -> None:
+    """Raise unless all states have the shapes of the first."""
     first_name, first = named[0]
     for name, state in named[1:]:
         for part in ("h", "c"):
@@ -152,9 +171,6 @@ def stack_states(states: Sequence[LSTMState]) -> LSTMState:
                 fail(
                     ValueError, f"{name}.{part}", f"shape {wanted}, that of {first_name}.{part}", f"shape {shape}", hint
                 )
-    with _device_of(first.c):
-        h, c = (backend.xp.stack([getattr(state, part) for _, state in named]) for part in ("h", "c"))
-    return LSTMState(h=h, c=c)
 
 
 def unstack_states(*, h: Array, c: Array) -> tuple[LSTMState, ...]:
@@ -165,18 +181,25 @@ def unstack_states(*, h: Array, c: Array) -> tuple[LSTMState, ...]:
         c: (L, B, N).
 
     Raises:
-        TypeError: an array of another library than NumPy and CuPy, or of two libraries.
+        TypeError: an array of no library that shares its memory, or on two devices.
         ValueError: h and c not three-dimensional, with no layer, or of different L or B.
     """
     backend = backend_of(c, "c")
-    _check_beside("h", h, backend)
+    with Exchange(backend, c) as exchange:
+        h, c = exchange.borrow("h", h), exchange.borrow("c", c)
+        _check_beside("h", h, backend)
+        _check_layers(h, c)
+        return tuple(exchange.lend_state(LSTMState(h=h[k], c=c[k])) for k in range(h.shape[0]))
+
+
+def _check_layers(h: Array, c: Array) -> None:
+    """Raise unless h is (L, B, P) and c (L, B, N), L at least 1."""
     _check_ndim("h", h, "L B P")
     _check_ndim("c", c, "L B N")
     if h.shape[:2] != c.shape[:2]:
         fail(ValueError, "h", f"shape (L, B, P) with L, B = {c.shape[:2]}, those of c", f"shape {h.shape}")
     if not h.shape[0]:
         fail(ValueError, "h", "shape (L, B, P) of at least one layer", f"shape {h.shape}")
-    return tuple(LSTMState(h=h[k], c=c[k]) for k in range(h.shape[0]))
 
 
 def _named_states(name: str, states: Any) -> list[tuple[str, LSTMState]]:
@@ -192,10 +215,19 @@ def _named_states(name: str, states: Any) -> list[tuple[str, LSTMState]]:
     return named
 
 
-def _check_states(named: list[tuple[str, LSTMState]]) -> Backend:
-    """Check that arrays are a cell's states of one batch, place and dtype; return their backend."""
+def _backend_of(named: list[tuple[str, LSTMState]]) -> Backend:
+    """Return the backend of the device that the first state is on."""
+    name, first = named[0]
+    return backend_of(first.c, f"{name}.c")
+
+
+def _borrow(exchange: Exchange, named: list[tuple[str, LSTMState]]) -> list[tuple[str, LSTMState]]:
+    return [(name, exchange.borrow_state(name, state)) for name, state in named]
+
+
+def _check_states(named: list[tuple[str, LSTMState]], backend: Backend) -> None:
+    """Raise unless arrays are a cell's states of one batch, place and dtype."""
     first_name, first = named[0]
-    backend = backend_of(first.c, f"{first_name}.c")
     for name, state in named:
         h, c = state.h, state.c
         _check_beside(f"{name}.c", c, backend)
@@ -210,7 +242,6 @@ def _check_states(named: list[tuple[str, LSTMState]]) -> Backend:
         if c.shape[0] != first.c.shape[0]:
             fail(ValueError, name, f"a batch of {first.c.shape[0]}, that of {first_name}", str(c.shape[0]))
         check_dtype(f"{name}.h", h.dtype, first.h.dtype, f"that of {first_name}.h")
-    return backend
 
 
 def _check_beside(name: str, array: Any, backend: Backend) -> None:
@@ -230,10 +261,12 @@ def _check_one_width(named: list[tuple[str, LSTMState]], state: Any) -> None:
         fail(ValueError, name, "h and c of one width with axis=0", f"h {one.h.shape} and c {one.c.shape}")
 
 
-def _check_packed(packed: Any) -> None:
-    backend_of(packed, "packed")
-    if not dtypes.is_supported(packed.dtype):
-        fail(TypeError, "packed", f"dtype {', '.join(dtypes.NAMES)}", f"dtype {packed.dtype}")
+def _borrow_packed(exchange: Exchange, packed: Any) -> Array:
+    """Return the backend's view of a packed state of any library, whose dtype a cell can have."""
+    array = exchange.borrow("packed", packed)
+    if not dtypes.is_supported(array.dtype):
+        fail(TypeError, "packed", f"dtype {', '.join(dtypes.NAMES)}", f"dtype {array.dtype}")
+    return array
 
 
 def _check_ndim(name: str, array: Array, spec: str) -> None:
@@ -296,10 +329,4 @@ def _cell_dtype(packed: Array, dtype: Any) -> np.dtype[Any]:
 
 def _state(h: Array, c: Array, dtype: np.dtype[Any]) -> LSTMState:
     """Return a state in the dtypes that a cell of this dtype keeps."""
-    with _device_of(c):
-        return LSTMState(h=h.astype(dtype, copy=False), c=c.astype(dtypes.state_dtype(dtype), copy=False))
-
-
-def _device_of(array: Array) -> AbstractContextManager[Any]:
-    """Make an array's GPU the current one, as CuPy casts and joins arrays of that one alone."""
-    return contextlib.nullcontext() if isinstance(array, np.ndarray) else array.device
+    return LSTMState(h=h.astype(dtype, copy=False), c=c.astype(dtypes.state_dtype(dtype), copy=False))
