@@ -139,6 +139,9 @@ class Dlpack(_Casts):
         make = getattr(namespace, "from_dlpack", None)
         if make is None:
             return array
+        flags = array.flags
+        if not getattr(flags, "writeable", True) or (self._jax and not flags.c_contiguous):
+            array = array.copy()  # protocols don't say read-only, and JAX has no views
         if dtypes.is_bfloat16(array.dtype):
             return make(dlpack.Outgoing(array.view(np.int16)))
         if self._jax and array.dtype == np.float64:  # x may outlive the mode in which it could be made

@@ -358,4 +358,5 @@ def test_arrays_of_other_libraries(library, dtype):
         assert isinstance(got, result.type)
         np.testing.assert_array_equal(result.host(got).astype("f8"), array.astype("f8"))
     first = unpack_state(packed, (5, 5), order="ch", proj_size=(4, 4))[0]
-    assert result.address(first.c) == result.address(packed)
+    if library.written or not library.gives:  # JAX, whose arrays never change, has no views
+        assert result.address(first.c) == result.address(packed)
