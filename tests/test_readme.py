@@ -10,6 +10,9 @@ import pytest
 
 from fusedlstm import LSTMWeights, cli
 
+from cells import host
+from conftest import BACKENDS
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTIONS = {
@@ -54,6 +57,8 @@ def test_every_block_is_in_a_tested_section():
         "Ten lines",
         "Coming from TensorFlow 1.x",
         "Coming from PyTorch",
+        "Sequences and layers",
+        "A recurrent policy, with PyTorch around it",
     }
 
 
@@ -78,18 +83,60 @@ def test_coming_from_tensorflow(backend, monkeypatch, tensorflow, tmp_path):
     wanted = names["cell"]
     state = wanted(wanted.asarray(np.ones((2, 3))), wanted.zero_state(2)).to_numpy()
     np.testing.assert_array_equal(packed, np.concatenate([state.c, state.h], axis=1))
-    # The second row's second sequence began anew at step 12.
-    fresh = wanted(names["sequences"][:, 12], wanted.zero_state(2)).to_numpy()
-    outputs = names["outputs"] if isinstance(names["outputs"], np.ndarray) else names["outputs"].get()
-    np.testing.assert_allclose(outputs[1, 12], fresh.h[1], atol=1e-6)
-    assert np.abs(outputs[0, 12] - fresh.h[0]).max() > 1e-3
+    # The second row ended after 12 steps.
+    outputs, (final,) = host(names["outputs"]), names["states"]
+    assert not outputs[1, 12:].any()
+    assert outputs[0, 12:].any()
+    np.testing.assert_array_equal(final.to_numpy().h, [outputs[0, 19], outputs[1, 11]])
 
 
-def test_coming_from_pytorch(backend, monkeypatch):
+def test_coming_from_pytorch():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.manual_seed(0)
-    monkeypatch.setenv("FUSEDLSTM_BACKEND", backend)
     execute(SECTIONS["Coming from PyTorch"], {})
+
+
+def test_sequences_and_layers(backend, monkeypatch):
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", backend)
+    names = execute(SECTIONS["Sequences and layers"], {})
+    assert names["outputs"].shape == (50, 16, 64)
+    assert len(names["states"]) == 2
+    assert names["output"] is names["states"][1].h
+
+
+def test_recurrent_policy(monkeypatch):
+    """On a GPU with PyTorch's tensors there, else on the CPU: PyTorch has no emulated GPU."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch.manual_seed(0)
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", "cuda" if "cuda" in BACKENDS and torch.cuda.is_available() else "numpy")
+    names = execute(SECTIONS["A recurrent policy, with PyTorch around it"], {})
+    assert type(names["state"].h) is torch.Tensor
+    assert names["state"].h.abs().max() > 0.01
+    poles = names["CartPoles"](3, "cpu")
+    assert_cart_pole(poles, np.array([True, False, True]))
+
+
+def assert_cart_pole(poles, right):
+    """One step by Newton's equations of the two bodies, solved as a linear system: nothing is taken from the README."""
+    import torch
+
+    states = torch.tensor([[0.1, 0.5, 0.05, -0.4], [0.0, -1.0, -0.1, 0.8], [2.39, 3.0, 0.0, 0.0]])
+    poles.states = states.clone()
+    observed, done = poles.step(torch.from_numpy(right))
+    mass, pole, half, g, tau = 1.0, 0.1, 0.5, 9.8, 0.02
+    for row, (_, speed, angle, spin) in enumerate(states.double().numpy()):
+        sine, cosine = np.sin(angle), np.cos(angle)
+        # Unknown are the rates of speed and of spin. First the forces along the track, then the pole about its pivot.
+        system = [[mass + pole, pole * half * cosine], [cosine, 4 / 3 * half]]
+        rates = np.linalg.solve(system, [(10 if right[row] else -10) + pole * half * spin**2 * sine, g * sine])
+        wanted = states[row].double().numpy() + tau * np.array([speed, rates[0], spin, rates[1]])
+        if abs(wanted[0]) > 2.4 or abs(wanted[2]) > np.radians(12):
+            assert done[row]
+            assert observed[row].abs().max() <= 0.05
+        else:
+            assert not done[row]
+            np.testing.assert_allclose(observed[row], wanted, rtol=1e-5, atol=1e-6)
+    assert done.tolist() == [False, False, True]
 
 
 def test_commands_exist(tmp_path, monkeypatch, capsys):
