@@ -100,7 +100,7 @@ class LSTMCell:
         """Return `x` (an array of any library, or lists of numbers) as an array on the cell's device.
 
         This is where data moves and is cast; a call of the cell does neither. What has the dtype and
-        is there already is returned as it is.
+        is there already is returned as it is, or as a view where it is another library's.
 
         Args:
             x: real numbers.

@@ -125,7 +125,10 @@ class Exchange:
         why: str = "",
     ) -> Any:
         """Return an LSTMState of both arrays borrowed; anything else as it is. Arguments and errors as of `borrow`."""
-        return self._borrow_state(name, state, dtype, c_dtype, why, written=False)
+        if not isinstance(state, LSTMState):
+            return state
+        h, c = self._borrow_state(name, state, dtype, c_dtype, why)
+        return LSTMState(h=h.array, c=c.array)
 
     def borrow_out(
         self,
@@ -141,7 +144,13 @@ class Exchange:
             TypeError: as `borrow`, and an array of a library whose arrays never change, as JAX's.
             ValueError: as `borrow`, and a read-only array.
         """
-        return self._borrow_state(name, state, dtype, c_dtype, why, written=True)
+        if not isinstance(state, LSTMState):
+            return state
+        h, c = self._borrow_state(name, state, dtype, c_dtype, why)
+        for part, view in (("h", h), ("c", c)):
+            if not view.writeable:
+                _refuse_to_write(f"{name}.{part}", getattr(state, part))
+        return LSTMState(h=h.array, c=c.array)
 
     def borrow_mask(self, name: str, mask: Any) -> Any:
         """Return a control array as the backend's array or, where it is on the host, NumPy's; anything else as it is.
@@ -211,12 +220,14 @@ class Exchange:
             fail(ValueError, name, f"an array on {self._device}", f"a {describe_type(array)} on {place}", hint)
 
     def _borrow(self, name: str, array: Any, dtype: np.dtype[Any] | None, why: str, arguments: str = "...") -> View:
+        """Return `borrow`'s view; `arguments` are the maker's in a hint."""
         library = self._library_of(array)
         if library is None:
             self._follow_native(array)
-            return View(array, writeable=True)
+            return View(array, True)
         check_no_grad(name, array)
-        self._check_device(name, array, library, arguments)
+        if library.place(array) != self._device:
+            self._check_device(name, array, library, arguments)
         view = _view(name, array, library, self._backend)
         if dtype is not None and view.array.dtype != dtype:
             complex_ = view.array.dtype.kind == "c"  # for which there is another hint
@@ -231,29 +242,15 @@ class Exchange:
         return view
 
     def _borrow_state(
-        self,
-        name: str,
-        state: Any,
-        dtype: np.dtype[Any] | None,
-        c_dtype: np.dtype[Any] | None,
-        why: str,
-        *,
-        written: bool,
-    ) -> Any:
-        if not isinstance(state, LSTMState):
-            return state
-        other = c_dtype is not None and c_dtype != dtype
-        parts = {}
-        for part, wanted, arguments, whose in (
-            ("h", dtype, "...", why),
-            ("c", c_dtype, f'..., "{c_dtype}"' if other else "...", "c's, whatever x's is" if other else why),
-        ):
-            array = getattr(state, part)
-            view = self._borrow(f"{name}.{part}", array, wanted, whose, arguments)
-            if written and not view.writeable:
-                _refuse_to_write(f"{name}.{part}", array)
-            parts[part] = view.array
-        return LSTMState(**parts)
+        self, name: str, state: Any, dtype: np.dtype[Any] | None, c_dtype: np.dtype[Any] | None, why: str
+    ) -> tuple[View, View]:
+        """Return the views of h and c of an LSTMState."""
+        if c_dtype is None or c_dtype == dtype:
+            arguments, why_c = "...", why
+        else:
+            arguments, why_c = f'..., "{c_dtype}"', "c's, whatever x's is"
+        h = self._borrow(f"{name}.h", state.h, dtype, why)
+        return h, self._borrow(f"{name}.c", state.c, c_dtype, why_c, arguments)
 
 
 def _view(name: str, array: Any, library: Library, backend: Backend) -> View:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.checks import check_no_grad, fail
+from fusedlstm.libraries import library_of
 
 if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
@@ -31,6 +32,8 @@ def to_host(name: str, value: Any) -> NumpyArray:
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(value, cupy.ndarray):
         return np.asarray(value.get())
+    if not hasattr(value, "__array__") and library_of(value) is not None:
+        return _numbers(name, _from_library(name, value))
     try:
         array = np.asarray(value)
     except ValueError:  # nested lists of unequal lengths
@@ -73,3 +76,13 @@ def _from_torch(tensor: Any, torch: Any) -> NumpyArray:
     # PyTorch gives NumPy no bfloat16: the bits travel as int16.
     bits: NumpyArray = tensor.view(torch.int16).numpy()
     return bits.view(ml_dtypes.bfloat16)
+
+
+def _from_library(name: str, value: Any) -> NumpyArray:
+    """Return an array that only a protocol reaches, from wherever it is."""
+    from fusedlstm.backends import backend_of
+    from fusedlstm.exchange import Exchange
+
+    with Exchange(backend_of(value, name), value) as exchange:
+        view = exchange.borrow(name, value)
+        return np.asarray(view if isinstance(view, np.ndarray) else view.get())

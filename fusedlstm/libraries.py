@@ -117,8 +117,11 @@ class Dlpack(_Casts):
         self.alignment = 64 if jax else 1  # XLA copies host memory that is aligned to less than its own
 
     def place(self, array: Any) -> str:
-        """Return the device that an array is on."""
-        return dlpack.place_of(array)
+        """Return the device that an array is on, or why it names none: it may be on several, or deleted."""
+        try:
+            return dlpack.place_of(array)
+        except Exception as error:  # each library has its own
+            return f"no device that it names ({str(error).partition(chr(10))[0]})"
 
     def stream(self, index: int) -> int | None:
         """Return None: the protocol orders the work."""

@@ -8,13 +8,13 @@ import weakref
 import ml_dtypes
 import numpy as np
 import pytest
-from foreign import ON_CPU, ON_GPU, Native
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
 from fusedlstm.backends import backend_of
 from fusedlstm.exchange import Exchange
 
 from conftest import BACKENDS
+from foreign import ON_CPU, ON_GPU, DlpackOnCpu, Native, OnlyDlpack
 from stand_in import arrays, others, streams, torch_cuda
 
 B, I, N, P = 5, 3, 4, 2
@@ -413,8 +413,6 @@ def test_jax_results_still_under_way():
 
 def test_read_only_arrays_of_dlpack():
     """A producer's flag is heeded for `out`, and no matter for x."""
-    from foreign import DlpackOnCpu
-
     case, kind = Case("numpy"), DlpackOnCpu(None)
     target = case.out(kind.make)
     for part in (target.h, target.c):
@@ -424,6 +422,29 @@ def test_read_only_arrays_of_dlpack():
     with pytest.raises(ValueError, match=r"^out\.h: wanted an array that can be written; got a read-only one$"):
         case.call(kind.make, out=target)
     case.cell(target.h if I == N else kind.make(case.x), LSTMState(h=target.h, c=target.c))
+
+
+def test_jax_arrays_without_one_memory():
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    case = Case("numpy")
+    gone = jax.numpy.ones((B, I))
+    gone.delete()
+    message = r"^x: wanted an array on cpu; got a jaxlib.* on no device that it names \("
+    with pytest.raises(ValueError, match=message):
+        case.cell(gone, case.cell.zero_state(B))
+    with pytest.raises(ValueError, match=r"gates: wanted an array on cpu or cuda; got a jaxlib.* on no device that"):
+        lstm_pointwise(gone, case.c)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_asarray_of_dlpack(dtype):
+    """... alone: without a copy on the CPU."""
+    case, array = Case("numpy", dtype), OnlyDlpack(Case("numpy", dtype).x)
+    taken = case.cell.asarray(array)
+    assert (type(taken), taken.dtype, taken.ctypes.data) == (np.ndarray, case.cell.dtype, array.array.ctypes.data)
+    np.testing.assert_array_equal(bits(taken), bits(array.array))
+    with pytest.raises(TypeError, match="x: wanted real numbers; got dtype complex64"):
+        case.cell.asarray(OnlyDlpack(np.zeros(3, np.complex64)))
 
 
 # Of a GPU, emulated.
@@ -712,6 +733,17 @@ def test_gpu_arrays_on_the_cpu(torch):
             case.cell(array, state)
     with pytest.raises(ValueError, match=r"^is_first: wanted an array on cpu; got a .*Tensor on cuda:0"):
         case.cell(case.x, state, is_first=torch.Tensor(arrays.asarray(case.first)))
+
+
+@emulated
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gpu_arrays_come_to_the_cpu(dtype):
+    """... by cell.asarray, whatever protocol they speak, as the hint says."""
+    case = Case("numpy", dtype)
+    with arrays.Device(1):
+        x = arrays.asarray(case.x)
+    for array in (x, others.OnlyDlpack(x), others.OnlyInterface(x)):
+        np.testing.assert_array_equal(bits(case.cell.asarray(array)), bits(case.x))
 
 
 @emulated

@@ -250,7 +250,7 @@ def backend_of(array: Array, name: str = "array") -> Backend:
         raise BackendUnavailableError(f"{name} is on {library.place(array)}, and cuda can't run here: {reason}")
     if index:
         return _cuda(int(index))
-    return _cuda(int(_cuda(0).from_interface(array).device.id))
+    return _cuda(int(library.view(array, _cuda(0)).array.device.id))
 
 
 def _cuda(index: int) -> Backend:
