@@ -57,6 +57,7 @@ class Jax:
 
     backend, mode = "numpy", None
     written, gives = False, True
+    refusal = TypeError, "a jaxlib.*, which never changes"
     cast = 'x.astype("float32")'
 
     def __init__(self, monkeypatch):
@@ -97,7 +98,10 @@ class DlpackOnCpu:
     """A library that has DLPack alone, in its first or its second version, and no array for results."""
 
     backend, type = "numpy", OnlyDlpack
-    written, gives = True, False
+    # Older NumPys take whatever comes by DLPack for read-only, and all do with a capsule that can't say it.
+    written = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
+    gives = False
+    refusal = ValueError, "a read-only one"
     cast = 'x.astype("float32")'
 
     def __init__(self, monkeypatch):
@@ -156,6 +160,7 @@ class JaxEmulated(NamespaceEmulated):
 
     type = others.Immutable
     written = False
+    refusal = Jax.refusal
     host = DlpackEmulated.host
 
 
