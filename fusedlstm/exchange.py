@@ -224,7 +224,7 @@ class Exchange:
         library = self._library_of(array)
         if library is None:
             self._follow_native(array)
-            return View(array, True)
+            return View(array, writeable=True)
         check_no_grad(name, array)
         if library.place(array) != self._device:
             self._check_device(name, array, library, arguments)

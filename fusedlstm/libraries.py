@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import Array
 
 
-class View(NamedTuple):
+class View:
     """A backend's array over another library's memory, and whether that library allows to write there."""
 
-    array: Array
-    writeable: bool
+    __slots__ = ("array", "writeable")
+
+    def __init__(self, array: Array, writeable: bool) -> None:
+        self.array = array
+        self.writeable = writeable
 
 
 class Library(Protocol):
