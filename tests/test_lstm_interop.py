@@ -4,11 +4,11 @@ import sys
 
 import numpy as np
 import pytest
-from foreign import ON_CPU, ON_GPU, Native
 
 from fusedlstm import LSTM, LSTMState, StackedWeights
 
 from conftest import BACKENDS
+from foreign import ON_CPU, ON_GPU, Native
 from stand_in import arrays, streams, torch_cuda
 
 T, B, I, N, P = 6, 4, 3, 5, 2

@@ -3,13 +3,13 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from foreign import ON_CPU, ON_GPU, Native
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusedlstm import LSTMState, backends, dtypes, pack_state, stack_states, unpack_state, unstack_states
 
 from conftest import needs_cuda
+from foreign import ON_CPU, ON_GPU, Native
 
 ORDERS = ["ch", "hc"]
 DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
