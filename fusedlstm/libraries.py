@@ -151,9 +151,15 @@ class Dlpack(_Casts):
         if dtypes.is_bfloat16(array.dtype):
             return make(dlpack.Outgoing(array.view(np.int16)))
         if self._jax and array.dtype == np.float64:  # x may outlive the mode in which it could be made
-            with sys.modules["jax"].enable_x64(True):
+            with _jax_with_float64():
                 return make(array)
         return make(array)
+
+
+def _jax_with_float64() -> Any:
+    """Return the context in which JAX has 64-bit types; older versions keep it elsewhere."""
+    jax = sys.modules["jax"]
+    return (jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64)(True)
 
 
 class Interface(_Casts):

@@ -5,6 +5,7 @@ On the CPU they are the real PyTorch and JAX; on the emulated GPU stand-ins; on 
 
 import contextlib
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -162,6 +163,10 @@ class JaxEmulated(NamespaceEmulated):
     written = False
     refusal = Jax.refusal
     host = DlpackEmulated.host
+
+    def __init__(self, monkeypatch):
+        jax = types.SimpleNamespace(enable_x64=lambda on: contextlib.nullcontext())
+        monkeypatch.setitem(sys.modules, "jax", jax)
 
 
 class InterfaceEmulated(DlpackEmulated):
