@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -26,12 +26,24 @@ _CHUNK = 1 << 17
 _FEWEST_STEPS = 4
 
 
+# The gates stand one behind the other, because NumPy is several times faster on contiguous arrays than on blocks of
+# columns: i, f and o first, and negated, so that their sigmoids are three passes over one array. To negate weights
+# negates their products exactly.
+_PLANES = [0, 1, 3, 2]  # i, f, o, g among i, f, g, o
+
+
+def to_planes(gates: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
+    """Return a new array of -i, -f, -o, g from the blocks i, f, g, o of a first axis (4, ...), in this dtype."""
+    planes = np.ascontiguousarray(gates[_PLANES], dtype)
+    np.negative(planes[:3], out=planes[:3])
+    return planes
+
+
 def sigmoid_reciprocal(z: NumpyArray) -> None:
-    """z <- 1 / sigmoid(z) = 1 + exp(-z), in place: to divide by it is to multiply by the sigmoid, in fewer passes.
+    """z <- 1 / sigmoid(-z) = 1 + exp(z), in place: to divide by it is to multiply by the sigmoid, in fewer passes.
 
     Exact where the sigmoid saturates: the exponential then is 0, or overflows to inf and its quotient is 0.
     """
-    np.negative(z, out=z)
     np.exp(z, out=z)
     np.add(z, 1, out=z)
 
@@ -86,10 +98,7 @@ _ACTIVATIONS: dict[str, Callable[[NumpyArray, NumpyArray], None]] = {
 
 
 class Pointwise:
-    """Everything after the matmul: gates (4, B, N) and c (B, N) -> m and the new c, both (B, N).
-
-    The gates stand one behind the other, i, f, g, o, because NumPy is several times faster on
-    contiguous arrays than on blocks of columns.
+    """Everything after the matmul: gates (4, B, N) as of `to_planes`, c (B, N) -> m and the new c, both (B, N).
 
     Args:
         peephole: (3, N) rows i, f, o, or None.
@@ -98,12 +107,12 @@ class Pointwise:
     """
 
     def __init__(self, peephole: NumpyArray | None, cell_clip: float | None, activation: str) -> None:
-        self.peephole = peephole
+        self.peephole = None if peephole is None else -peephole  # of gates that are negated, too
         self.cell_clip = cell_clip
         self.activation = _ACTIVATIONS[activation]
 
     def run(self, z: NumpyArray, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
-        """Write m and c_new, and overwrite z, which holds the pre-activations (4, B, N) of i, f, g, o.
+        """Write m and c_new, and overwrite z, which holds the pre-activations -i, -f, -o, g.
 
         c_new may be c. All four arrays have the dtype of the arithmetic.
         """
@@ -117,12 +126,14 @@ class Pointwise:
             self._run_block(z[:, block], c[block], m[block], c_new[block])
 
     def _run_block(self, z: NumpyArray, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
-        i, f, g, o = z
-        if self.peephole is not None:
+        i, f, o, g = z
+        if self.peephole is None:
+            sigmoid_reciprocal(z[:3])  # by which the lines below divide
+        else:
             p_i, p_f, p_o = self.peephole
             np.add(i, np.multiply(p_i, c, out=m), out=i)  # m is free until the end
             np.add(f, np.multiply(p_f, c, out=m), out=f)
-        sigmoid_reciprocal(z[:2])  # i and f, by which the next lines divide
+            sigmoid_reciprocal(z[:2])
         self.activation(g, g)
         np.divide(c, f, out=f)
         np.divide(g, i, out=i)
@@ -131,7 +142,7 @@ class Pointwise:
             clip(c_new, self.cell_clip)
         if self.peephole is not None:
             np.add(o, np.multiply(p_o, c_new, out=m), out=o)
-        sigmoid_reciprocal(o)
+            sigmoid_reciprocal(o)
         self.activation(c_new, m)
         np.divide(m, o, out=m)
 
@@ -151,12 +162,11 @@ class PackedWeights:
         def wide(array: NumpyArray | None) -> NumpyArray | None:
             return None if array is None else array.astype(dtype, copy=False)
 
-        # One matmul over [x | h] gives the four gates one behind the other: (4, I + P, N).
+        # One matmul over [x | h] gives the four planes of the gates: (4, I + P, N).
         both = np.concatenate([weights.weight_ih, weights.weight_hh], axis=1, dtype=dtype)
-        self.weight = np.ascontiguousarray(both.reshape(4, N, -1).swapaxes(1, 2))
+        self.weight = np.ascontiguousarray(to_planes(both.reshape(4, N, -1), dtype).swapaxes(1, 2))
         self.weight_x, self.weight_h = self.weight[:, :I], self.weight[:, I:]
-        bias = wide(weights.bias)
-        self.bias = None if bias is None else bias.reshape(4, 1, N)
+        self.bias = None if weights.bias is None else to_planes(weights.bias.reshape(4, 1, N), dtype)
         weight_hr = wide(weights.weight_hr)
         self.projection = None if weight_hr is None else np.ascontiguousarray(weight_hr.T)
         self.pointwise = Pointwise(wide(weights.peephole), weights.cell_clip, weights.activation)
@@ -299,17 +309,17 @@ def pointwise(
     B, N = c.shape
 
     def planes(array: NumpyArray) -> NumpyArray:
-        return array.reshape(B, 4, N).swapaxes(0, 1)
+        return to_planes(array.reshape(B, 4, N).swapaxes(0, 1), dtype)
 
     with np.errstate(all="ignore"):
-        z = planes(gates).astype(dtype, order="C")  # a copy: the caller's gates stay as they are
+        z = planes(gates)  # a copy: the caller's gates stay as they are
         if gates_h is not None:
-            recurrent = planes(gates_h).astype(dtype)
+            recurrent = planes(gates_h)
             if is_first is not None:
                 recurrent[:, is_first] = 0
             z += recurrent
         if bias is not None:
-            z += bias.astype(dtype, copy=False).reshape(4, 1, N)
+            z += to_planes(bias.reshape(4, 1, N), dtype)
         if is_first is not None:
             c = _with_rows(c, is_first, reset_c, c_out)
         wide = None if peephole is None else peephole.astype(dtype)
