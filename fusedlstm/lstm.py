@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fusedlstm import dtypes, log
 from fusedlstm.backends import choose
 from fusedlstm.checks import check_choice, check_size, describe_type, fail
 from fusedlstm.exchange import Exchange, in_order, is_native
-from fusedlstm.interop import to_host
+from fusedlstm.interop import host_mask, to_host
 from fusedlstm.layers import FILL_IDLE, Layers
-from fusedlstm.scan import Timeline, backward, forward
+from fusedlstm.scan import backward, forward
 from fusedlstm.sequence_checks import SequenceChecks
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState
@@ -19,9 +21,7 @@ from fusedlstm.weights import LSTMWeights, check_same_form
 if TYPE_CHECKING:
     from types import ModuleType
 
-    import numpy as np
-
-    from fusedlstm.dtypes import Array, Empty
+    from fusedlstm.dtypes import Array, Empty, NumpyArray
 
 _MOST_SIGNATURES = 256
 _MAKER = "lstm.asarray"  # what makes an array of something else, in messages
@@ -35,7 +35,7 @@ class LSTM:
     called from several threads at once. The same call gives the same bits again.
 
     Arrays may be of any library that shares its memory, mixed at will, on the LSTM's device, as `LSTMCell` takes them:
-    none is copied, and results are in the library of x.
+    none is copied but sequences whose steps are not contiguous, part by part, and results are in the library of x.
 
     Args:
         weights: a StackedWeights, or an LSTMWeights for a single layer.
@@ -264,8 +264,8 @@ class LSTM:
                 the host, as lengths.
             is_first: (T, B) booleans, an array, host array or list: step t begins a new sequence in row b, and no
                 state crosses its beginning: the state is reset before step t, or, in a backward direction, after
-                it. Flags of steps that a row does not take are ignored. A backward direction fetches flags
-                from a device.
+                it. Flags of steps that a row does not take are ignored. For a backward direction, flags on a
+                device are fetched, which waits for it.
             reset_to: what rows are reset to: for each layer and direction a state of one row or of B; None
                 for zeros. A reset selects, so that a NaN in the old state is gone.
             reverse: whether every layer runs from the last step to the first; outputs stay at their x's place.
@@ -320,18 +320,20 @@ class LSTM:
         resets = checks.check_reset(reset_to, is_first, B)
         first = None if is_first is None else checks.check_is_first(is_first, T, B)
         active = checks.check_active(lengths, mask, T, B)
-        timelines = self._timelines(T, first, active, reverse=reverse)
+        timelines = [] if reverse else [forward(self._backend, T, first, active)]
+        if reverse or self._weights.bidirectional:
+            flags = None if first is None else self._on_host(is_first, first)
+            timelines.append(backward(self._backend, T, flags, active))
         return self._layers.run(
             xs, states, timelines, resets, empty, masked_outputs=masked_outputs, batch_first=self._batch_first
         )
 
-    def _timelines(self, T: int, first: Any, active: Any, *, reverse: bool) -> list[Timeline]:
-        """Return the timeline of each of a layer's directions."""
-        timelines = [] if reverse else [forward(self._backend, T, first, active)]
-        if reverse or self._weights.bidirectional:
-            on_host = None if first is None else to_host("is_first", first)
-            timelines.append(backward(self._backend, T, on_host, active))
-        return timelines
+    def _on_host(self, is_first: Any, checked: Array) -> NumpyArray:
+        """Return flags (T, B) in host memory: those that came, unless they are on a device."""
+        if not isinstance(is_first, (list, tuple, np.ndarray)):
+            return to_host("is_first", checked)
+        flags = host_mask(is_first)
+        return flags.swapaxes(0, 1) if self._batch_first else flags
 
     def _check_reverse(self, reverse: Any) -> None:
         if not isinstance(reverse, bool):

@@ -72,11 +72,15 @@ def _after(is_first: NumpyArray, active: NumpyArray | None) -> NumpyArray:
 
 
 def _timeline(backend: Backend, order: range, resets: Array | None, active: NumpyArray | None) -> Timeline:
-    # A device's resets are not looked at, which would wait for it.
+    # Contiguous steps, as kernels take them. A device's resets are not looked at, which would wait for it.
+    if resets is not None:
+        with backend.computing():
+            resets = backend.xp.ascontiguousarray(resets)
     resetting = _any_row(resets) if isinstance(resets, np.ndarray) else [True] * len(order)
     if active is None:
         return Timeline(order, resets, resetting, None, [False] * len(order))
-    return Timeline(order, resets, resetting, backend.mask(~active), _any_row(~active))
+    idle = np.ascontiguousarray(~active)
+    return Timeline(order, resets, resetting, backend.mask(idle), _any_row(idle))
 
 
 def _any_row(mask: NumpyArray) -> list[bool]:

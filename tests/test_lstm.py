@@ -12,6 +12,7 @@ from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
 
 import sequences
 from cells import host, random_state
+from conftest import needs_cuda
 
 T, B, I, N = 7, 4, 3, 5
 
@@ -317,6 +318,37 @@ def test_masks_of_any_kind(backend):
     assert_same_bits(lstm(xs, is_first=device, lengths=lstm.xp.asarray(np.array([1, 2, 3, 4]))), wanted)
     both = plain(backend, bidirectional=True)
     assert_same_bits(both(xs, is_first=device), both(xs, is_first=is_first))
+
+
+@needs_cuda
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_kernels_read_steps_of_masks_as_they_are(batch_first, monkeypatch):
+    """A mask is made contiguous once, and not step by step; flags that came from the host are not fetched."""
+    import cupy
+
+    from fusedlstm.backends.cuda import launch
+
+    weights = StackedWeights.random(I, N, 2, seed=0, bidirectional=True)
+    lstm = LSTM(weights, batch_first=batch_first, backend="cuda")
+    rng = np.random.default_rng(0)
+    shape = (B, T) if batch_first else (T, B)
+    xs, is_first, mask = lstm.asarray(rng.normal(size=(*shape, I))), rng.random(shape) < 0.3, rng.random(shape) < 0.7
+    copied = []
+
+    class Watched:
+        @staticmethod
+        def ascontiguousarray(a):
+            copied.extend([] if a.flags.c_contiguous else [a.shape])
+            return cupy.ascontiguousarray(a)
+
+        def __getattr__(self, name):
+            return getattr(cupy, name)
+
+    monkeypatch.setattr(launch, "cupy", Watched())
+    fetched = []
+    monkeypatch.setattr("fusedlstm.lstm.to_host", lambda *arguments: fetched.append(arguments))
+    lstm(xs, is_first=is_first, mask=mask)
+    assert copied == fetched == []
 
 
 def test_set_weights(backend):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # As CUDA aligns what it allocates; a view keeps its distance from it.
 _ALIGNMENT = 256
-_GUARD = 4096  # bytes on either side
+_GUARD = 1 << 14  # bytes on either side: what is read or written beyond an array by less than half is nearest to it
 # NaN in each floating dtype, so that what is read of it by mistake shows, and what is written to it too.
 _CANARY = 0xFF
 # The gaps in a larger allocation hold no canaries: it may be far larger than what is used of it.

@@ -171,10 +171,8 @@ class Kernel:
 
 def _argument(kind: np.dtype[Any] | str, value: Any) -> Any:
     """Return a value as the kernel's parameter takes it, or raise TypeError."""
-    if kind == "i64":
-        return np.int64(value)
-    if kind == "f64":
-        return np.float64(value)
+    if isinstance(kind, str):  # to compare a dtype with a word would parse the word
+        return np.int64(value) if kind == "i64" else np.float64(value)
     if value is None:
         return np.uintp(0)
     if not isinstance(value, cupy.ndarray) or value.dtype != kind:

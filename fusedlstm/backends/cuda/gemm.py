@@ -16,6 +16,9 @@ _TYPES = {
     "float16": cupy.cuda.runtime.CUDA_R_16F,
     "bfloat16": cupy.cuda.runtime.CUDA_R_16BF,
 }
+# cuBLAS reads the factors of the product and of what was in `out` through pointers: 1 and 0, in the arithmetic's type.
+_FACTORS: dict[bool, Any] = {False: np.array([1, 0], np.float32), True: np.array([1, 0], np.float64)}
+_ALPHA_BETA = {wide: (f.ctypes.data, f.ctypes.data + f.itemsize) for wide, f in _FACTORS.items()}
 
 
 def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
@@ -38,8 +41,7 @@ def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
         out.fill(0)
         return
     a = with_contiguous_rows(a)
-    scalar = np.float64 if out.dtype == np.float64 else np.float32
-    alpha, beta = np.array(1, scalar), np.array(0, scalar)
+    alpha, beta = _ALPHA_BETA[out.dtype == np.float64]
     # cuBLAS is column-major: it sees out.T = weight @ a.T, and our rows as its columns.
     with _IeeeHandle() as handle:
         cublas.gemmEx(
@@ -49,14 +51,14 @@ def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
             M,
             B,
             K,
-            alpha.ctypes.data,
+            alpha,
             weight.data.ptr,
             _TYPES[weight.dtype.name],
             K,
             a.data.ptr,
             _TYPES[a.dtype.name],
             row_stride(a),
-            beta.ctypes.data,
+            beta,
             out.data.ptr,
             _TYPES[out.dtype.name],
             M,
