@@ -139,8 +139,8 @@ class LSTMCell:
         """Take other weights of the same sizes, dtype and options, in place.
 
         On a GPU the memory of the old ones is overwritten in the order of CuPy's and PyTorch's current streams: steps
-        called before have the old weights, steps called after have the new ones. In NumPy they are exchanged
-        at one instant, for every thread.
+        called before have the old weights, steps called after have the new ones; no other thread may be calling
+        meanwhile. In NumPy they are exchanged at one instant: what another thread runs goes on with the old.
 
         Raises:
             TypeError: no LSTMWeights.
@@ -150,7 +150,7 @@ class LSTMCell:
             fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
         check_same_form("weights", self._weights, weights)
         with in_order(self._backend):
-            self._plan.set_weights(weights)
+            self._plan = self._plan.with_weights(weights)
         self._weights = weights
 
     def __call__(
@@ -242,8 +242,9 @@ class LSTMCell:
             self._out.remember(state, out)
         if self._warns:
             self._warn_of_large_h(h, is_first)
-        reset = None if reset_to is None else self._plan.prepare_reset(reset_to.h, reset_to.c)
-        self._plan.run(x, h, c, out.h, out.c, is_first, reset)
+        plan = self._plan
+        reset = None if reset_to is None else plan.prepare_reset(reset_to.h, reset_to.c)
+        plan.run(x, h, c, out.h, out.c, is_first, reset)
         return out
 
     def _check_inputs(self, x: Array, state: LSTMState, signature: Any) -> None:

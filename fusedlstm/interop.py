@@ -62,9 +62,10 @@ def host_mask(values: Any) -> NumpyArray:
         TypeError: an array of a device.
         ValueError: lists of unequal lengths.
     """
-    if isinstance(values, (list, tuple)) and not values:
-        return np.zeros(0, np.bool_)  # which NumPy would take for floats
-    return np.asarray(values)
+    mask = np.asarray(values)
+    if isinstance(values, (list, tuple)) and not mask.size:
+        return mask.astype(np.bool_)  # NumPy takes lists of nothing for floats
+    return mask
 
 
 def _from_torch(tensor: Any, torch: Any) -> NumpyArray:

@@ -33,12 +33,12 @@ class Layers:
     def __init__(self, backend: Backend, weights: StackedWeights, precision: str) -> None:
         self._backend = backend
         self._weights = weights
-        self.plans = [backend.step_plan(layer, precision) for layer in weights.layers]
+        self.plans = tuple(backend.step_plan(layer, precision) for layer in weights.layers)
 
     def set_weights(self, weights: StackedWeights) -> None:
         """Take other weights of the same form."""
-        for plan, layer in zip(self.plans, weights.layers, strict=True):
-            plan.set_weights(layer)
+        # All at one instant: a call keeps the plans that it began with.
+        self.plans = tuple(plan.with_weights(layer) for plan, layer in zip(self.plans, weights.layers, strict=True))
 
     def step(
         self, x: Array, states: States, is_first: Array | None, resets: Resets, news: States, empty: Empty
@@ -78,19 +78,20 @@ class Layers:
             timelines: one for each direction.
             resets: what each layer and direction resets to; None for zeros.
             empty: makes the arrays that are returned.
-            masked_outputs: a key of FILL_IDLE: what the top layer's outputs are where a row rests.
+            masked_outputs: a key of FILL_IDLE: what the top layer's outputs are where a row is idle.
             batch_first: whether the outputs are (B, T, width) instead of (T, B, width).
 
         Returns:
             The top layer's outputs, contiguous, and the final state of each layer and direction.
         """
+        plans = self.plans
         finals: list[LSTMState] = []
         for layer in range(self._weights.num_layers):
             top = layer == self._weights.num_layers - 1
             parts = []
             for timeline in timelines:
                 k = len(finals)
-                ys, final = scan(self._backend, self.plans[k], xs, states[k], timeline, resets[k], empty)
+                ys, final = scan(self._backend, plans[k], xs, states[k], timeline, resets[k], empty)
                 self._add_input(layer, ys, xs)
                 if top:
                     FILL_IDLE[masked_outputs](self._backend, ys, timeline)

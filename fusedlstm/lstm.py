@@ -264,7 +264,8 @@ class LSTM:
                 the host, as lengths.
             is_first: (T, B) booleans, an array, host array or list: step t begins a new sequence in row b, and no
                 state crosses its beginning: the state is reset before step t, or, in a backward direction, after
-                it. Flags of steps that a row does not take are ignored. For a backward direction, flags on a
+                it (not after step 0: the state that is returned is never reset). Flags of steps that a row does
+                not take are ignored. For a backward direction, flags on a
                 device are fetched, which waits for it.
             reset_to: what rows are reset to: for each layer and direction a state of one row or of B; None
                 for zeros. A reset selects, so that a NaN in the old state is gone.
@@ -347,7 +348,8 @@ class LSTM:
         return _restore, (self._weights, place, self._options)
 
     def __repr__(self) -> str:
-        return f"LSTM({self._weights!r}, backend={self.backend!r})"
+        first = ", batch_first=True" if self._batch_first else ""
+        return f"LSTM({self._weights!r}{first}, backend={self.backend!r})"
 
 
 def _restore(weights: StackedWeights, backend: str, options: dict[str, Any]) -> LSTM:

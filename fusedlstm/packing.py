@@ -40,7 +40,7 @@ def pack_state(state: LSTMState | Sequence[LSTMState], *, order: str, axis: int 
         order: "ch" is [c | h], TensorFlow 1's packed state (`state_is_tuple=False`); "hc" is [h | c],
             what Keras users concatenate. There is no default. Several layers follow each other, each
             in this order.
-        axis: 1 for columns side by side: (B, N + P), or the sum of it over layers. 0 for (2, B, N), of one
+        axis: 1 for columns side by side: (B, N + P), or the sum of it over layers. 0 for (2, B, N), of a single
             layer with P = N: with the order "hc" h is [0], as Silero's VAD keeps it.
 
     Raises:
@@ -57,7 +57,7 @@ def pack_state(state: LSTMState | Sequence[LSTMState], *, order: str, axis: int 
         named = _borrow(exchange, named)
         _check_states(named, backend)
         if axis == 0:
-            _check_one_width(named, state)
+            _check_one_width(named)
         dtype = named[0][1].c.dtype
         parts = [
             part.astype(dtype, copy=False)
@@ -200,6 +200,7 @@ def _check_layers(h: Array, c: Array) -> None:
         fail(ValueError, "h", f"shape (L, B, P) with L, B = {c.shape[:2]}, those of c", f"shape {h.shape}")
     if not h.shape[0]:
         fail(ValueError, "h", "shape (L, B, P) of at least one layer", f"shape {h.shape}")
+    _check_dtypes("h and c", h, c)
 
 
 def _named_states(name: str, states: Any) -> list[tuple[str, LSTMState]]:
@@ -236,9 +237,7 @@ def _check_states(named: list[tuple[str, LSTMState]], backend: Backend) -> None:
         _check_ndim(f"{name}.c", c, "B N")
         if h.shape[0] != c.shape[0]:
             fail(ValueError, name, "h and c of one batch", f"h {h.shape} and c {c.shape}")
-        if not dtypes.is_supported(h.dtype) or dtypes.state_dtype(h.dtype) != c.dtype:
-            wanted = "h of float64, float32, float16 or bfloat16, and c of h's dtype, float32 for 16 bits"
-            fail(TypeError, name, wanted, f"h of {h.dtype} and c of {c.dtype}")
+        _check_dtypes(name, h, c)
         if c.shape[0] != first.c.shape[0]:
             fail(ValueError, name, f"a batch of {first.c.shape[0]}, that of {first_name}", str(c.shape[0]))
         check_dtype(f"{name}.h", h.dtype, first.h.dtype, f"that of {first_name}.h")
@@ -252,13 +251,20 @@ def _check_beside(name: str, array: Any, backend: Backend) -> None:
         fail(ValueError, name, f"an array on {backend.device}", f"one on {place}")
 
 
-def _check_one_width(named: list[tuple[str, LSTMState]], state: Any) -> None:
+def _check_one_width(named: list[tuple[str, LSTMState]]) -> None:
     """Raise unless h and c can be stacked: those of one layer, P = N."""
-    if not isinstance(state, LSTMState):
+    if len(named) > 1:
         fail(ValueError, "axis", "1 for several layers", "0", "Use stack_states(states) for h and c of all layers")
     name, one = named[0]
     if one.h.shape != one.c.shape:
         fail(ValueError, name, "h and c of one width with axis=0", f"h {one.h.shape} and c {one.c.shape}")
+
+
+def _check_dtypes(name: str, h: Array, c: Array) -> None:
+    """Raise unless h and c have the dtypes of some cell's."""
+    if not dtypes.is_supported(h.dtype) or dtypes.state_dtype(h.dtype) != c.dtype:
+        wanted = "h of float64, float32, float16 or bfloat16, and c of h's dtype, float32 for 16 bits"
+        fail(TypeError, name, wanted, f"h of {h.dtype} and c of {c.dtype}")
 
 
 def _borrow_packed(exchange: Exchange, packed: Any) -> Array:
@@ -295,6 +301,8 @@ def _sizes_of_layers(hidden_size: Sequence[Any], proj_size: Any) -> list[tuple[i
 def _unpack_layers(
     packed: Array, sizes: list[tuple[int, int]], order: str, dtype: np.dtype[Any]
 ) -> tuple[LSTMState, ...]:
+    if packed.ndim == 3 and len(sizes) == 1:
+        return (_unpack_pair(packed, *sizes[0], order, dtype),)
     _check_ndim("packed", packed, "B N+P")
     width = sum(N + P for N, P in sizes)
     if packed.shape[1] != width:

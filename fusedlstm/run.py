@@ -69,9 +69,9 @@ def run_files(
     inputs = _inputs(inputs_path, weights.input_size)
     T, B, _ = inputs.shape
     lengths = None if lengths_path is None else _lengths(lengths_path, T, B)
-    states = None if state_path is None else _states(state_path, runner, _number_of_states(weights))
+    states = None if state_path is None else _states(state_path, runner, _layers(weights), B)
     out = out_path or str(Path(inputs_path).with_suffix("")) + ".out.npz"
-    if not Path(out).absolute().parent.is_dir():
+    if Path(out).is_dir() or not Path(out).absolute().parent.is_dir():
         fail(ValueError, "--out", "a file in a folder that exists", out)
     if isinstance(weights, LSTMWeights):
         state = runner.zero_state(B) if states is None else states[0]
@@ -88,12 +88,11 @@ def _runner(weights: LSTMWeights | StackedWeights, backend: str | None) -> Any:
     """Return an LSTMCell, or an LSTM of layers."""
     if isinstance(weights, LSTMWeights):
         return LSTMCell(weights, backend=backend)
-
     return LSTM(weights, backend=backend)
 
 
-def _number_of_states(weights: LSTMWeights | StackedWeights) -> int:
-    return 1 if isinstance(weights, LSTMWeights) else len(weights.layers)
+def _layers(weights: LSTMWeights | StackedWeights) -> tuple[LSTMWeights, ...]:
+    return (weights,) if isinstance(weights, LSTMWeights) else weights.layers
 
 
 def _inputs(path: str, I: int) -> NumpyArray:
@@ -129,8 +128,9 @@ def _no_array(path: str, error: Exception) -> ValueError:
     return ValueError(f"{path} is no .npy file of numbers, or is damaged ({error})")
 
 
-def _states(path: str, runner: Any, count: int) -> tuple[LSTMState, ...]:
+def _states(path: str, runner: Any, layers: tuple[LSTMWeights, ...], B: int) -> tuple[LSTMState, ...]:
     """Return the states of an archive that numpy.savez, or an earlier run, wrote."""
+    count = len(layers)
     with open(path, "rb") as file:  # by us, as numpy.load leaves a damaged archive open
         try:
             archive = np.load(file, allow_pickle=False)
@@ -142,8 +142,22 @@ def _states(path: str, runner: Any, count: int) -> tuple[LSTMState, ...]:
     if not pairs:
         wanted = "h and c" if count == 1 else ", ".join(f"h{k}, c{k}" for k in range(count))
         fail(ValueError, path, f"an archive with arrays named {wanted}", ", ".join(names) or "no names")
+    for pair, layer in zip(pairs, layers, strict=True):
+        _check_pair(path, {name: arrays[name] for name in pair}, B, layer)
     c_dtype = dtypes.state_dtype(runner.dtype)
     return tuple(LSTMState(h=runner.asarray(arrays[h]), c=runner.asarray(arrays[c], c_dtype)) for h, c in pairs)
+
+
+def _check_pair(path: str, pair: dict[str, NumpyArray], B: int, layer: LSTMWeights) -> None:
+    """Raise unless the arrays of a pair, h and c by their names, are a layer's state of B rows."""
+    wanted = (B, layer.output_size), (B, layer.hidden_size)
+    swapped = tuple(array.shape for array in pair.values()) == wanted[::-1]
+    for (name, array), shape in zip(pair.items(), wanted, strict=True):
+        if array.dtype.kind not in "fiub":
+            fail(TypeError, f"{path}: {name}", "real numbers", f"dtype {array.dtype}")
+        if array.shape != shape:
+            hint = "h and c look swapped" if swapped else ""
+            fail(ValueError, f"{path}: {name}", f"shape {shape}", f"shape {array.shape}", hint)
 
 
 def _names_of_states(names: Sequence[str], count: int) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What happens when, as one direction sees it: its own order of steps, resets before them, rows that rest.
+    """What happens when, as one direction sees it: its own order of steps, resets before them, rows that are idle.
 
     `idling` and `resetting` say, for each step, whether `idle` and `resets` mark any row, as far as the host knows.
     """
@@ -57,17 +57,16 @@ def backward(backend: Backend, T: int, is_first: NumpyArray | None, active: Nump
     The step at which a row's new sequence begins is the last that a backward direction takes of it, so the reset
     comes before the next step that the row takes after that one.
     """
-    resets = None if is_first is None else _after(is_first, active)
+    resets = None if is_first is None else _resets_backward(is_first, active)
     return _timeline(backend, range(T)[::-1], None if resets is None else backend.mask(resets), active)
 
 
-def _after(is_first: NumpyArray, active: NumpyArray | None) -> NumpyArray:
-    """Return, for time that runs backward, the first active step of each row after each that is_first marks."""
+def _resets_backward(is_first: NumpyArray, active: NumpyArray | None) -> NumpyArray:
+    """Return, for time that runs backward, the rows to reset before each step: their sequence began at the last."""
     resets, pending = np.zeros_like(is_first), np.zeros(is_first.shape[1], np.bool_)
     for t in range(len(is_first))[::-1]:
-        taken = np.ones_like(pending) if active is None else active[t]
-        resets[t] = pending & taken
-        pending = np.where(taken, is_first[t], pending)
+        resets[t] = pending  # of an idle row it has no effect, and is still pending before the next step
+        pending = is_first[t] if active is None else np.where(active[t], is_first[t], pending)
     return resets
 
 
@@ -107,12 +106,12 @@ def scan(
         plan: the layer's.
         xs: (T, B, I), any strides.
         state: h (B, P) and c (B, N) before the first step of the order.
-        timeline: the order, resets, and rows that rest: such a row keeps h and c as they are.
+        timeline: the order, resets, and rows that are idle: such a row keeps h and c as they are.
         reset_to: a state of one row or of B; None for zeros.
         empty: makes the arrays that are returned.
 
     Returns:
-        Every h (T, B, P), which is the kept one where a row rests, and the final state in arrays of its own.
+        Every h (T, B, P), which is the kept one where a row is idle, and the final state in arrays of its own.
     """
     T, B, _ = xs.shape
     h, c = state.h, state.c
@@ -143,7 +142,7 @@ def scan(
 
 
 def clear_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:
-    """Write zeros to the outputs (T, B, P) of rows that rest: TensorFlow's rule."""
+    """Write zeros to the outputs (T, B, P) of rows that are idle: TensorFlow's rule."""
     T, B, P = ys.shape
     if timeline.idle is not None and ys.size:
         with backend.computing():
@@ -151,7 +150,7 @@ def clear_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:
 
 
 def repeat_in_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:
-    """Write the last output before it to each output of a row that rests, zeros before the first: Keras's rule."""
+    """Write the last output before it to each output of an idle row, zeros before the first: Keras's rule."""
     if timeline.idle is None or not ys.size:
         return
     last = None

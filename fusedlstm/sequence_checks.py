@@ -8,7 +8,7 @@ import numpy as np
 
 from fusedlstm import dtypes
 from fusedlstm.checks import check_shape, describe_type, fail
-from fusedlstm.interop import to_host
+from fusedlstm.interop import host_mask, to_host
 from fusedlstm.state import LSTMState, check_state_type
 from fusedlstm.step_checks import StepChecks, one_row_or_all
 
@@ -109,7 +109,7 @@ class SequenceChecks:
         return None if active.all() else active
 
     def _check_step_mask(self, mask: Any, T: int, B: int) -> NumpyArray:
-        host = to_host("mask", mask)
+        host = host_mask(mask) if isinstance(mask, (list, tuple)) else to_host("mask", mask)
         if host.dtype != np.bool_:
             wanted = "booleans, True for the steps that a row takes"
             fail(TypeError, "mask", wanted, f"dtype {host.dtype}", "Use mask != 0")

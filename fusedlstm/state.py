@@ -95,14 +95,14 @@ def check_state_type(state: Any, name: str = "state") -> None:
         return
     wanted = "an LSTMState(h=..., c=...)"
     if state is None:
-        fail(TypeError, name, wanted, "None", "Start from cell.zero_state(batch)")
+        fail(TypeError, name, wanted, "None", "Start from zero_state(batch)")
     if isinstance(state, (tuple, list)):
         fail(
             TypeError,
             name,
             wanted,
             f"a {type(state).__name__}",
-            "Name the two: cell(x, LSTMState(h=..., c=...)), because PyTorch and Keras mean (h, c) "
+            "Name the two: LSTMState(h=..., c=...), because PyTorch and Keras mean (h, c) "
             "while TensorFlow 1 and Flax mean (c, h)",
         )
     if hasattr(state, "shape"):

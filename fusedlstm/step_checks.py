@@ -62,7 +62,7 @@ class StepChecks:
         self.check_input(f"{name}.h", state.h, self.dtype)
         self.check_input(f"{name}.c", state.c, self.c_dtype)
         for part, array, spec in (("h", state.h, f"{rows} P"), ("c", state.c, f"{rows} N")):
-            check_shape(f"{name}.{part}", array.shape, spec, sizes, _state_hint(state, part, sizes))
+            check_shape(f"{name}.{part}", array.shape, spec, sizes, _state_hint(name, state, part, sizes))
 
     def check_mask(self, is_first: Any, B: int, T: int = 0, shape: str = "B") -> Array:
         """Return is_first as a boolean array (B,) or, of a sequence, "T B" or "B T" on the device, or raise."""
@@ -183,7 +183,7 @@ def _dimensions_hint(ndim: int) -> str:
     return ""
 
 
-def _state_hint(state: LSTMState, part: str, sizes: Mapping[str, int]) -> str:
+def _state_hint(name: str, state: LSTMState, part: str, sizes: Mapping[str, int]) -> str:
     """Say which known mistake a state of a wrong shape looks like, if any."""
     B, N, P = sizes["B"], sizes["N"], sizes["P"]
     array = getattr(state, part)
@@ -193,7 +193,7 @@ def _state_hint(state: LSTMState, part: str, sizes: Mapping[str, int]) -> str:
     if array.shape == (B, N + P):
         return f'This looks like a packed state: unpack_state(packed, {N}, order="ch") or order="hc"'
     if array.shape == (width,):
-        return f"One row is {part}[None]"
+        return f"One row is {name}.{part}[None]"
     if array.shape == (1, width):
-        return f"Nothing broadcasts: repeat the row, {part}.repeat({B}, axis=0)"
+        return f"Nothing broadcasts: repeat the row, {name}.{part}.repeat({B}, axis=0)"
     return ""

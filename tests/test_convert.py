@@ -358,6 +358,15 @@ def test_torch_lstm(options):
             assert np.abs(state.c - c[k].numpy()).max() < 1e-12
 
 
+def test_torch_batch_first_is_warned_of(caplog):
+    """... once it can be known, as weights don't say it."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    convert.from_torch(torch.nn.LSTM(2, 3))
+    assert not caplog.records
+    convert.from_torch(torch.nn.LSTM(2, 3, batch_first=True))
+    assert "use LSTM(weights, batch_first=True)" in caplog.text
+
+
 def test_converted_weights_save_and_load(tmp_path):
     weights = convert.from_tf1(tf1_cell(**peepholes()), cell_clip=0.5)
     weights.save(tmp_path / "w")

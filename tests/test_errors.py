@@ -168,18 +168,18 @@ CASES = {
         lambda g: setattr(g, "c", g.c[:1]),
         ValueError,
         "state.c: wanted shape (B, N) = (5, 4); got shape (1, 4). "
-        "Nothing broadcasts: repeat the row, c.repeat(5, axis=0)",
+        "Nothing broadcasts: repeat the row, state.c.repeat(5, axis=0)",
     ),
     "h of batch 1": (
         lambda g: setattr(g, "h", g.h[:1]),
         ValueError,
         "state.h: wanted shape (B, P) = (5, 4); got shape (1, 4). "
-        "Nothing broadcasts: repeat the row, h.repeat(5, axis=0)",
+        "Nothing broadcasts: repeat the row, state.h.repeat(5, axis=0)",
     ),
     "1-D c": (
         lambda g: setattr(g, "c", g.c[0]),
         ValueError,
-        "state.c: wanted shape (B, N) = (5, 4); got shape (4,). One row is c[None]",
+        "state.c: wanted shape (B, N) = (5, 4); got shape (4,). One row is state.c[None]",
     ),
     "packed state as c": (
         lambda g: setattr(g, "c", g.c.repeat(2, axis=1)),
@@ -250,7 +250,7 @@ CASES = {
         lambda g: g.options.update(is_first=[True] * B, reset_to=(g.h, g.c)),
         TypeError,
         "reset_to: wanted an LSTMState(h=..., c=...); got a tuple. "
-        "Name the two: cell(x, LSTMState(h=..., c=...)), because PyTorch and Keras mean (h, c) "
+        "Name the two: LSTMState(h=..., c=...), because PyTorch and Keras mean (h, c) "
         "while TensorFlow 1 and Flax mean (c, h)",
     ),
     "reset_to of 3 rows": (
@@ -262,7 +262,7 @@ CASES = {
         lambda g: g.options.update(reset(g, c=g.c)),
         ValueError,
         "reset_to.h: wanted shape (B, P) = (5, 4); got shape (1, 4). "
-        "Nothing broadcasts: repeat the row, h.repeat(5, axis=0)",
+        "Nothing broadcasts: repeat the row, reset_to.h.repeat(5, axis=0)",
     ),
     "reset_to of float64": (
         lambda g: g.options.update(reset(g, c=g.c[:1].astype("float64"))),
@@ -273,7 +273,7 @@ CASES = {
         lambda g: g.options.update(out=(g.h, g.c)),
         TypeError,
         "out: wanted an LSTMState(h=..., c=...); got a tuple. "
-        "Name the two: cell(x, LSTMState(h=..., c=...)), because PyTorch and Keras mean (h, c) "
+        "Name the two: LSTMState(h=..., c=...), because PyTorch and Keras mean (h, c) "
         "while TensorFlow 1 and Flax mean (c, h)",
     ),
     "out of nothing": (

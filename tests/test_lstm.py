@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
+from fusedlstm.backends.reference import StepPlan
 
 import sequences
 from cells import host, random_state
@@ -288,7 +290,8 @@ def test_inputs_of_any_strides(backend):
         for _ in range(2)
     )
     apart = tuple(LSTMState(h=lstm.asarray(s.h.copy()), c=lstm.asarray(s.c.copy())) for s in on_host(states))
-    assert_close(lstm(xs, states), lstm(lstm.asarray(host(xs).copy()), apart))
+    for options in ({}, {"lengths": [7, 0, 3, 5]}, {"lengths": [7, 0, 3, 5], "reverse": True}):
+        assert_close(lstm(xs, states, **options), lstm(lstm.asarray(host(xs).copy()), apart, **options))
 
 
 def test_long_sequences_are_worked_through_in_chunks(backend, monkeypatch):
@@ -318,6 +321,30 @@ def test_masks_of_any_kind(backend):
     assert_same_bits(lstm(xs, is_first=device, lengths=lstm.xp.asarray(np.array([1, 2, 3, 4]))), wanted)
     both = plain(backend, bidirectional=True)
     assert_same_bits(both(xs, is_first=device), both(xs, is_first=is_first))
+
+
+def weight_places(lstm):
+    """Where a GPU's weights are, which stays; NumPy's are exchanged."""
+    return [plan.weight_hh.data.ptr for plan in lstm._layers.plans] if lstm.backend == "cuda" else None
+
+
+def test_set_weights_during_a_sequence(monkeypatch):
+    """A sequence under way in another thread ends with the weights that it began with, in all layers."""
+    old, new = (StackedWeights.random(I, N, 2, seed=seed, dtype="float64") for seed in (0, 1))
+    lstm, xs = LSTM(old, backend="numpy"), np.random.default_rng(0).normal(size=(T, B, I))
+    wanted = lstm(xs)
+    steps, run = [], StepPlan.run_gates
+
+    def interrupted(*arguments):
+        steps.append(arguments)
+        if len(steps) == 3:
+            lstm.set_weights(new)
+        run(*arguments)
+
+    monkeypatch.setattr(StepPlan, "run_gates", interrupted)
+    assert_same_bits(lstm(xs), wanted)
+    assert len(steps) == 2 * T
+    assert_same_bits(lstm(xs), LSTM(new, backend="numpy")(xs))
 
 
 @needs_cuda
@@ -355,14 +382,14 @@ def test_set_weights(backend):
     """A thousand times, in place, each as a new LSTM."""
     lstm, rng = plain(backend), np.random.default_rng(12)
     xs, states = lstm.asarray(rng.normal(size=(2, B, I))), random_states(lstm, B, rng)
-    plans = list(lstm._layers.plans)
+    places = weight_places(lstm)
     for seed in range(1000):
         weights = StackedWeights.random(I, N, 2, seed=seed, dtype="float64")
         lstm.set_weights(weights)
         if seed % 50 == 0:
             assert_same_bits(lstm(xs, states), LSTM(weights, backend=backend)(xs, states))
     assert lstm.weights is weights
-    assert lstm._layers.plans == plans
+    assert weight_places(lstm) == places
 
 
 def test_set_weights_of_a_cell(backend):
@@ -411,6 +438,9 @@ def test_set_weights_refuses_another_stack(backend):
     ):
         with pytest.raises(ValueError, match=r"^weights: wanted num_layers 2, as the LSTM was made with; got "):
             lstm.set_weights(other)
+    other = StackedWeights.random(I, N, 2, seed=0, dtype="float64", residual=[False, True])
+    with pytest.raises(ValueError, match=r"^weights: wanted residual \(False, False\), as .*; got \(False, True\)"):
+        lstm.set_weights(other)
     with pytest.raises(TypeError, match="weights: wanted a StackedWeights or an LSTMWeights; got int"):
         lstm.set_weights(3)
 
@@ -418,9 +448,115 @@ def test_set_weights_refuses_another_stack(backend):
 def test_copies_and_pickles(backend):
     rng = np.random.default_rng(14)
     weights = random_stack(rng, bidirectional=True)
-    lstm = LSTM(weights, batch_first=True, backend=backend)
+    lstm = LSTM(weights, batch_first=True, precision="high", backend=backend)
     xs = lstm.asarray(rng.normal(size=(B, T, I)))
     for other in (copy.copy(lstm), pickle.loads(pickle.dumps(lstm))):
+        assert other._options == lstm._options
         assert (other.backend, other.device, other.batch_first) == (lstm.backend, lstm.device, True)
         assert_same_bits(other(xs), lstm(xs))
-    assert repr(lstm) == f"LSTM({weights!r}, backend={backend!r})"
+    assert repr(lstm) == f"LSTM({weights!r}, batch_first=True, backend={backend!r})"
+
+
+@pytest.mark.parametrize("B", [1, 4])
+def test_gates_of_few_steps_are_held_at_once(B, backend, monkeypatch):
+    """However long the sequence: the memory that grows with T is that of the inputs, outputs and masks."""
+    from fusedlstm.backends import reference
+
+    lstm, held, limit = plain(backend), [], 1000
+    monkeypatch.setattr(reference, "_CHUNK", limit)
+    if backend == "cuda":
+        from fusedlstm.backends.cuda import backend as cuda
+
+        monkeypatch.setattr(cuda, "_CHUNK", limit)
+    plan = type(lstm._layers.plans[0])
+    input_gates = plan.input_gates
+    monkeypatch.setattr(plan, "input_gates", lambda self, xs: held.append(xs.shape) or input_gates(self, xs))
+    lstm(lstm.asarray(np.zeros((300, B, I))))
+    assert sum(steps for steps, _, _ in held) == 2 * 300
+    assert all(4 * N * steps * B <= limit for steps, _, _ in held)
+    assert len(held) <= 2 * (300 // (limit // (4 * N * B)) + 1)
+
+
+def test_memory_does_not_grow_with_the_sequence():
+    """By what Python allocates while NumPy's loop runs, beyond the outputs."""
+    lstm = LSTM(LSTMWeights.random(I, N, seed=0), backend="numpy")
+
+    def beyond_outputs(steps):
+        xs = np.zeros((steps, B, I), np.float32)
+        tracemalloc.start()
+        outputs, _ = lstm(xs)
+        peak = tracemalloc.get_traced_memory()[1] - outputs.nbytes
+        tracemalloc.stop()
+        return peak
+
+    beyond_outputs(10)
+    chunk = 4 * (1 << 17)  # bytes of the gates of float32
+    assert beyond_outputs(20_000) < 4 * chunk
+
+
+@needs_cuda
+def test_batches_that_no_chunk_holds(monkeypatch):
+    from fusedlstm.backends.cuda import backend as cuda
+
+    lstm, rng = plain("cuda"), np.random.default_rng(0)
+    xs = lstm.asarray(rng.normal(size=(3, B, I)))
+    wanted = lstm(xs)
+    monkeypatch.setattr(cuda, "_CHUNK", 1)
+    assert_close(lstm(xs), wanted)
+
+
+@needs_cuda
+def test_on_another_device():
+    """All of it: sequences, steps, copies, weights that are set, and arrays that are elsewhere."""
+    import cupy
+
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("there is one GPU only")
+    rng = np.random.default_rng(15)
+    weights = random_stack(rng, layers=2, bidirectional=True, residual=True)
+    here, there = LSTM(weights, backend="numpy"), LSTM(weights, backend="cuda:1")
+    xs, lengths, is_first = rng.normal(size=(T, B, I)), [7, 0, 3, 5], rng.random((T, B)) < 0.3
+    for lstm in (there, pickle.loads(pickle.dumps(there))):
+        assert lstm.device == "cuda:1"
+        outputs, states = lstm(lstm.asarray(xs), lengths=lengths, is_first=is_first)
+        assert outputs.device.id == states[0].c.device.id == 1
+        assert_close((outputs, states), here(xs, lengths=lengths, is_first=is_first))
+    other = StackedWeights([random_like(one) for one in weights.layers], bidirectional=True, residual=True)
+    there.set_weights(other)
+    assert_close(there(there.asarray(xs)), LSTM(other, backend="numpy")(xs))
+    with pytest.raises(ValueError, match="like: wanted an array on cuda:1; got one on cuda:0"):
+        there.zero_state(B, like=cupy.asarray(xs))
+
+
+def random_like(weights):
+    """Other weights of the same form."""
+    arrays = {name: -array[::-1] for name, array in weights.arrays().items()}
+    return LSTMWeights(**arrays, **weights.options())
+
+
+@needs_cuda
+def test_precision_reaches_the_products(monkeypatch):
+    from fusedlstm.backends.cuda import backend as cuda
+
+    asked, write = [], cuda.write_product
+    monkeypatch.setattr(cuda, "write_product", lambda *a: asked.append(a[3]) or write(*a))
+    for precision in ("highest", "high"):
+        lstm = LSTM(LSTMWeights.random(I, N, seed=0, proj_size=2), precision=precision, backend="cuda")
+        lstm(lstm.asarray(np.zeros((2, B, I))))
+        assert set(asked) == {precision}
+        asked.clear()
+
+
+def test_checks_of_a_step_are_remembered_by_type(backend):
+    """What looks like a state is not one, also after a good call with arrays of the same shapes."""
+    import types
+
+    lstm = plain(backend)
+    x, states = lstm.asarray(np.zeros((B, I))), lstm.zero_state(B)
+    lstm.step(x, states)
+    likes = tuple(types.SimpleNamespace(h=state.h, c=state.c) for state in states)
+    with pytest.raises(TypeError, match=r"state\[0\]: wanted an LSTMState"):
+        lstm.step(x, likes)
+    for size in range(300):
+        lstm.step(x[:0].repeat(0, axis=0) if size == 0 else lstm.asarray(np.zeros((size, I))), lstm.zero_state(size))
+    assert len(lstm._known) <= 256

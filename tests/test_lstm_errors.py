@@ -87,7 +87,7 @@ CASES = {
     "pairs as states": (
         lambda g: setattr(g, "state", tuple((s.h, s.c) for s in g.state)),
         TypeError,
-        "state[0]: wanted an LSTMState(h=..., c=...); got a tuple. Name the two: cell(x, LSTMState(h=..., c=...)), "
+        "state[0]: wanted an LSTMState(h=..., c=...); got a tuple. Name the two: LSTMState(h=..., c=...), "
         "because PyTorch and Keras mean (h, c) while TensorFlow 1 and Flax mean (c, h)",
     ),
     "a swapped layer": (
@@ -110,7 +110,7 @@ CASES = {
         lambda g: setattr(g, "state", g.lstm.zero_state(1)),
         ValueError,
         "state[0].h: wanted shape (B, P) = (4, 2); got shape (1, 2). "
-        "Nothing broadcasts: repeat the row, h.repeat(4, axis=0)",
+        "Nothing broadcasts: repeat the row, state[0].h.repeat(4, axis=0)",
     ),
     "a negative length": (
         lambda g: g.options.update(lengths=[6, 5, -1, 0]),
@@ -313,7 +313,7 @@ def test_nothing_is_done_before_all_is_checked(backend):
     """The last argument is bad, and no step is taken: the first layer's either."""
     good = Good(backend)
     calls = []
-    for plan in good.lstm._layers.plans:
+    for plan in good.lstm._layers.plans:  # instances of their own
         plan.run = plan.run_gates = lambda *arguments: calls.append(arguments)
     with pytest.raises(ValueError, match=r"state\[1\]\.c"):
         good.lstm(good.xs, with_layer(good, 1, c=good.state[1].c[:1]))
@@ -332,5 +332,7 @@ def test_empty_sequences_and_batches(backend):
     outputs, states = good.lstm(good.xs[:, :0], none, lengths=[], is_first=np.zeros((T, 0), bool), reset_to=none)
     assert outputs.shape == (T, 0, N)
     assert [s.h.shape for s in states] == [(0, P), (0, N)]
+    outputs, _ = good.lstm(good.xs[:, :0], none, mask=[[]] * T, is_first=[[]] * T)
+    assert outputs.shape == (T, 0, N)
     output, _ = good.lstm.step(good.xs[0, :0], none, is_first=[], reset_to=good.lstm.zero_state(1))
     assert output.shape == (0, N)

@@ -168,3 +168,17 @@ def test_torch_orders_sequences(monkeypatch, handle):
         assert kinds.count("wait") == (2 if handle else 0)
     finally:
         torch_cuda.cuda.set_stream(None)
+
+
+def test_a_step_with_one_foreign_array(library):
+    """Of the backend's arrays all but one: it is taken all the same."""
+    case, native = Case(library.backend), Native(library.backend).make
+    x, states, resets = native(case.xs[0]), case.states_of(case.states, native), case.states_of(case.resets, native)
+    first = native(case.is_first[0])
+    wanted = case.step(native)
+    foreign_c = (LSTMState(h=states[0].h, c=library.make(case.states[0][1])), states[1])
+    foreign_reset = (resets[0], LSTMState(h=resets[1].h, c=library.make(case.resets[1][1])))
+    own = type("Own", (), {"gives": False, "backend": library.backend})
+    for state, reset_to in ((foreign_c, resets), (states, foreign_reset)):
+        assert_results(own, case.lstm.step(x, state, is_first=first, reset_to=reset_to), wanted)
+    assert_results(own, case.lstm.step(x, foreign_c), case.lstm.step(x, states))

@@ -360,3 +360,22 @@ def test_arrays_of_other_libraries(library, dtype):
     first = unpack_state(packed, (5, 5), order="ch", proj_size=(4, 4))[0]
     if library.written or not library.gives:  # JAX, whose arrays never change, has no views
         assert result.address(first.c) == result.address(packed)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_one_layer_as_an_lstm_keeps_it(order):
+    """A tuple of one state is stacked as (2, B, N), and unpacked to a tuple."""
+    state = some_state(3, 4, 4)
+    packed = pack_state((state,), order=order, axis=0)
+    np.testing.assert_array_equal(packed[order.index("h")], state.h)
+    (back,) = unpack_state(packed, (4,), order=order)
+    np.testing.assert_array_equal(back.h, state.h)
+    np.testing.assert_array_equal(back.c, state.c)
+
+
+def test_dtypes_of_stacked_states():
+    state = some_state(2, 4, 4)
+    with pytest.raises(TypeError, match="h and c: wanted h of float64, .*; got h of float32 and c of float64"):
+        unstack_states(h=state.h[None].astype("f4"), c=state.c[None])
+    with pytest.raises(TypeError, match="h and c: wanted h of float64, .*; got h of int64 and c of int64"):
+        unstack_states(h=state.h[None].astype("i8"), c=state.c[None].astype("i8"))

@@ -143,8 +143,9 @@ def test_commands_exist(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     LSTMWeights.random(3, 4, seed=0).save("weights.safetensors")
     np.save("inputs.npy", np.zeros((2, 5, 3)))
+    np.save("lengths.npy", [2, 1, 0, 2, 1])
     commands = re.findall(r"^fusedlstm (.*?) *(?:#.*)?$", README, re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["info", "run", "demo"]
+    assert [command.split()[0] for command in commands] == ["info", "run", "run", "demo"]
     for command in commands:
         assert cli.main(command.split()) == 0, command
     assert "3" in capsys.readouterr().out

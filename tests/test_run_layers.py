@@ -1,5 +1,7 @@
 """`fusedlstm run` with StackedWeights: in parts of the time, by names of layers."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -166,3 +168,36 @@ def test_other_dtype(tmp_path, inputs):
     zeros = [LSTMState(h=np.zeros((B, 4)), c=np.zeros((B, 4)))] * 3
     double = weights.astype("float64")
     assert_close(result(tmp_path), double, *sequences.run(double, inputs, zeros))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda a: a | {"h1": a["h1"][:2]}, r"s\.npz: h1: wanted shape \(3, 4\); got shape \(2, 4\)"),
+        (lambda a: a | {"c2": a["c2"] * 1j}, r"s\.npz: c2: wanted real numbers; got dtype complex"),
+        (lambda a: a | {"h0": a["h0"].astype(str)}, r"s\.npz: h0: wanted real numbers; got dtype <U"),
+    ],
+)
+@pytest.mark.parametrize("steps", [T, 0])
+def test_states_that_do_not_fit(tmp_path, inputs, capsys, spoil, message, steps):
+    """The message names the file and the array, also where there is no step to take."""
+    np.save(tmp_path / "inputs.npy", inputs[:steps])
+    np.savez(tmp_path / "s.npz", **spoil(named(states_of(STACKS["three"]))))
+    assert command(tmp_path, STACKS["three"], "--state", tmp_path / "s.npz") == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "inputs.out.npz").exists()
+
+
+def test_out_is_no_folder(tmp_path, inputs, capsys):
+    assert command(tmp_path, STACKS["one"], "--out", tmp_path) == 1
+    assert "--out: wanted a file in a folder that exists" in capsys.readouterr().err
+
+
+def test_small_unsigned_lengths_in_parts(tmp_path, inputs, monkeypatch):
+    monkeypatch.setattr(run, "_CHUNK", 100)
+    np.save(tmp_path / "lengths.npy", LENGTHS.astype(np.uint8))
+    weights = STACKS["three"]
+    assert command(tmp_path, weights, "--lengths", tmp_path / "lengths.npy") == 0
+    zeros = states_of(weights)
+    zeros = [LSTMState(h=state.h * 0, c=state.c * 0) for state in zeros]
+    assert_close(result(tmp_path), weights, *sequences.run(weights, inputs.astype("f4"), zeros, LENGTHS))

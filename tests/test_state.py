@@ -63,7 +63,7 @@ def test_packed_state_raises(cell):
 
 
 def test_no_state_raises(cell):
-    with pytest.raises(TypeError, match=r"cell\.zero_state\(batch\)"):
+    with pytest.raises(TypeError, match=r"zero_state\(batch\)"):
         cell(inputs(cell)[0], None)
     with pytest.raises(TypeError, match="got int"):
         cell(inputs(cell)[0], 3)

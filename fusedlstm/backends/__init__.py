@@ -72,8 +72,12 @@ class StepPlan(Protocol):
     ) -> None:
         """Write the next h and c, as `run` does, from the gates of one step."""
 
-    def set_weights(self, weights: LSTMWeights) -> None:
-        """Take other weights of the same form."""
+    def with_weights(self, weights: LSTMWeights) -> StepPlan:
+        """Return a plan with other weights of the same form.
+
+        In NumPy it is another plan, so that what runs with this one goes on as it began. On a GPU it is this one: its
+        memory is overwritten in stream order, which what holds the memory sees.
+        """
 
 
 class Order(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -185,9 +186,11 @@ class StepPlan:
         self.packed = PackedWeights(weights)
         self.scratch = Scratch(self)
 
-    def set_weights(self, weights: LSTMWeights) -> None:
-        """Take other weights of the same form at one instant: a step that runs meanwhile has the old or the new."""
-        self.packed = PackedWeights(weights)
+    def with_weights(self, weights: LSTMWeights) -> StepPlan:
+        """Return the plan with other weights of the same form, and the same scratch; this one keeps its own."""
+        plan = copy.copy(self)
+        plan.packed = PackedWeights(weights)
+        return plan
 
     def run(
         self,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, overload
 
+from fusedlstm import log
 from fusedlstm.checks import check_size, fail
 from fusedlstm.interop import to_host
 from fusedlstm.stacked import StackedWeights
@@ -34,7 +35,8 @@ def from_torch(
     """Return the weights of a torch.nn.LSTMCell, of a torch.nn.LSTM, or of one of its layers.
 
     How many layers an LSTM has, and whether it has both directions, its parameters' names say. Dropout
-    between layers, which is off at inference, is left out.
+    between layers, which is off at inference, is left out. Whether it is batch_first is no matter of weights: that
+    is an argument of fusedlstm.LSTM, of which the log warns.
 
     Args:
         source: the module, or its state_dict (of tensors on any device, or arrays). Values are detached
@@ -56,6 +58,8 @@ def from_torch(
     if reverse:
         fail(ValueError, "layer", "a number with reverse=True", "None")
     if parameters.num_layers:
+        if getattr(source, "batch_first", False):
+            log.warning("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True), as weights don't say")
         return parameters.stacked_weights()
     return parameters.weights("")
 

@@ -51,11 +51,12 @@ class StepPlan:
         self.device = cupy.cuda.Device()
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
 
-    def set_weights(self, weights: LSTMWeights) -> None:
-        """Take other weights of the same form, in the same memory, in the order of the current stream."""
+    def with_weights(self, weights: LSTMWeights) -> StepPlan:
+        """Overwrite the weights by others of the same form, in the order of the current stream; return this plan."""
         with self.device:
             for name, array in weights.arrays().items():
                 self._arrays[name].set(array)
+        return self
 
     def run(
         self,
