@@ -180,7 +180,7 @@ def test_proj_size_says_what_is_left():
         (lambda s: pack_state(s, order="ch", axis=2), ValueError, "axis: wanted 0 or 1; got 2"),
         (lambda s: pack_state(s, order="ch", axis=-1), ValueError, "axis: wanted at least 0; got -1"),
         (lambda s: pack_state(s, order="ch", axis=None), TypeError, "axis: wanted an int; got None"),
-        (lambda s: pack_state([s], order="ch", axis=0), ValueError, "axis: wanted 1 for several .*stack_states"),
+        (lambda s: pack_state([s, s], order="ch", axis=0), ValueError, "axis: wanted 1 for several .*stack_states"),
         (
             lambda s: pack_state(some_state(2, 4, 3), order="ch", axis=0),
             ValueError,
@@ -208,7 +208,7 @@ def test_proj_size_says_what_is_left():
             ValueError,
             "packed: wanted 15 columns, of layers with N=4 P=4, N=5 P=2; got 17 columns",
         ),
-        (lambda s: unpack_state(np.zeros((2, 3, 8)), (4,), order="ch"), ValueError, r"packed: .*\(B, N\+P\); got"),
+        (lambda s: unpack_state(np.zeros((2, 3, 8)), (4, 4), order="ch"), ValueError, r"packed: .*\(B, N\+P\); got"),
         (lambda s: unpack_state(np.zeros((2, 3, 8)), 4, order="ch"), ValueError, r"or \(2, B, N\) with N = 4; got"),
         (lambda s: unpack_state(np.zeros((3, 2, 4)), 4, order="ch"), ValueError, r"packed: .*got shape \(3, 2, 4\)"),
         (
