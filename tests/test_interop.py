@@ -1,5 +1,6 @@
 """Arrays of other libraries, taken and returned without a copy: the same bits as with the backend's own."""
 
+import contextlib
 import gc
 import itertools
 import sys
@@ -15,7 +16,7 @@ from fusedlstm.exchange import Exchange
 
 from conftest import BACKENDS
 from foreign import ON_CPU, ON_GPU, DlpackOnCpu, Native, OnlyDlpack
-from stand_in import arrays, others, streams, torch_cuda
+from stand_in import arrays, gpu, others, streams, torch_cuda
 
 B, I, N, P = 5, 3, 4, 2
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
@@ -581,6 +582,38 @@ def test_streams_are_put_back_when_a_call_fails(torch):
 
 
 @emulated
+def test_streams_are_put_back_when_ordering_fails(torch, monkeypatch):
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000)
+    x, state = tensors(case)
+
+    def wait(self, event):
+        if self.ptr == 0:  # what comes after the work
+            raise gpu.CUDARuntimeError("cudaErrorUnknown")
+
+    monkeypatch.setattr(streams._BaseStream, "wait_event", wait)
+    with arrays.Device(1), pytest.raises(gpu.CUDARuntimeError):
+        case.cell(x, LSTMState(h=state.h._array, c=state.c))
+    assert streams.get_current_stream(0) is streams.Stream.null
+    assert arrays.current_device == 0
+
+
+@emulated
+@pytest.mark.parametrize("entered", [False, True])
+def test_a_stream_that_was_made_current_by_use_stays(torch, entered):
+    """... where a call enters and leaves another library's stream."""
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000)
+    x, state = tensors(case)
+    used = streams.Stream()
+    with streams.Stream() if entered else contextlib.nullcontext():
+        used.use()
+        case.cell(x, state)
+        assert streams.get_current_stream() is used
+    streams.Stream.null.use()
+
+
+@emulated
 def test_dlpack_is_told_our_stream(torch):
     """The producer orders our stream after its own; a consumer of a result its own after ours."""
     case = Case("cuda")
@@ -610,8 +643,7 @@ def test_inputs_of_dlpack_live_until_the_work_is_done(torch, monkeypatch):
     ours._unfinished.clear()
     case = Case("cuda")
     done = []
-    monkeypatch.setattr(streams.Event, "done", property(lambda self: bool(done)), raising=False)
-    monkeypatch.setattr(streams.Event, "__init__", _event_without_done)
+    monkeypatch.setattr(gpu.runtime, "eventQuery", lambda event: 0 if done else 600)
 
     class Noted(others.OnlyDlpack):
         pass
@@ -638,8 +670,47 @@ def test_inputs_of_dlpack_live_until_the_work_is_done(torch, monkeypatch):
     ours._unfinished.clear()
 
 
-def _event_without_done(self, block=False, disable_timing=False, interprocess=False):
-    self.ptr, self.device_id, self._recorded = next(streams._events), arrays.current_device, None
+@emulated
+def test_kept_arrays_are_released_in_order(monkeypatch):
+    """Up to the first whose work goes on: no more events are asked, however many there are; failed work is over."""
+    from fusedlstm.backends.cuda import streams as ours
+
+    ours._unfinished.clear()
+    events = [streams.Event() for _ in range(6)]
+    for event in events:
+        ours._keep_until(event, [np.zeros(1)])
+    asked, status = [], {events[0].ptr: 0, events[1].ptr: 700, events[3].ptr: 600}
+
+    def query(event):
+        asked.append(event)
+        if event == events[2].ptr:
+            raise gpu.CUDARuntimeError("cudaErrorContextIsDestroyed")
+        return status[event]
+
+    monkeypatch.setattr(gpu.runtime, "eventQuery", query)
+    ours._release_finished()
+    assert [event for event, _ in ours._unfinished] == events[3:]
+    assert asked == [event.ptr for event in events[:4]]
+    ours._unfinished.clear()
+
+
+@emulated
+def test_arrays_are_freed_outside_of_the_lock():
+    """What frees them may come here again."""
+    from fusedlstm.backends.cuda import streams as ours
+
+    class Reentrant:
+        def __del__(self):
+            free.append(ours._lock.acquire(blocking=False))
+            if free[-1]:
+                ours._lock.release()
+
+    free = []
+    ours._unfinished.clear()
+    ours._keep_until(streams.Event(), [Reentrant()])
+    ours._release_finished()
+    gc.collect()
+    assert free == [True]
 
 
 @emulated

@@ -43,8 +43,8 @@ def test_names_are_cupys():
     assert public(arrays.Device) <= set(dir(cupy.cuda.Device))
     for name in ("Stream", "ExternalStream", "Event"):
         ours, theirs = getattr(streams, name), getattr(cupy.cuda, name)
-        instance = {"ptr", "device_id", "done"}
-        assert public(ours) | public(streams._BaseStream) - instance <= set(dir(theirs)) | {"synchronize", "wait_event"}
+        instance = {"ptr", "device_id"}
+        assert public(ours) | public(streams._BaseStream) - instance <= set(dir(theirs)) | {"wait_event", "use"}
         assert inspect.signature(ours.__init__) == inspect.signature(theirs.__init__)
     own = {"NVRTCError", "Path"} | {name for name in public(nvrtc) if inspect.ismodule(getattr(nvrtc, name))}
     assert public(nvrtc) - own <= set(dir(stand_in.real["nvrtc"]))
@@ -63,8 +63,8 @@ def test_parameters_are_cupys(name):
 def test_parameters_of_streams_are_cupys():
     cuda = stand_in.real["cupy"].cuda
     for ours, theirs, names in (
-        (streams.Event, cuda.Event, ["record"]),
-        (streams._BaseStream, cuda.Stream, ["record", "wait_event", "synchronize"]),
+        (streams.Event, cuda.Event, ["record", "synchronize"]),
+        (streams._BaseStream, cuda.Stream, ["record", "wait_event", "synchronize", "use"]),
         (arrays.ndarray, stand_in.real["cupy"].ndarray, ["view"]),
     ):
         for name in names:
@@ -259,6 +259,28 @@ def test_current_streams():
             with pytest.raises(RuntimeError, match="does not match"):
                 stream.__enter__()
     assert streams.get_current_stream() is streams.Stream.null
+
+
+@pytest.fixture
+def real_streams(library):
+    """CuPy's streams of each, with the default as the current one at the end."""
+    yield library.cupy.cuda
+    library.cupy.cuda.Stream.null.use()
+
+
+def test_use_changes_the_current_stream_alone(real_streams):
+    """... and not where leaving another one goes back to, on the real CuPy too."""
+    cuda = real_streams
+    used, entered = cuda.Stream(), cuda.Stream()
+    assert used.use() is used
+    assert cuda.get_current_stream() is used
+    with entered:
+        assert cuda.get_current_stream() is entered
+    assert cuda.get_current_stream().ptr == 0
+    with entered:
+        used.use()
+        assert cuda.get_current_stream() is used
+    assert cuda.get_current_stream().ptr == 0
 
 
 def test_events_are_of_one_device():

@@ -93,6 +93,9 @@ class Order(Protocol):
     def keep(self, array: Array) -> None:
         """Keep an array alive until the work is done."""
 
+    def wait_on_host(self) -> None:
+        """Have the host wait, on leaving, until the work is done."""
+
 
 class Backend(Protocol):
     """What a cell needs of the place where it runs. A backend checks no arguments and knows no cell."""

@@ -117,5 +117,8 @@ class Unordered:
     def keep(self, array: Any) -> None:
         """Do nothing."""
 
+    def wait_on_host(self) -> None:
+        """Do nothing."""
+
 
 _UNORDERED = Unordered()

@@ -8,7 +8,8 @@ from . import arrays
 
 LEGACY, PER_THREAD = 1, 2
 
-# ("record", stream, event), ("wait", stream, event), ("launch", stream, what), ("synchronize", stream).
+# ("record", stream, event), ("wait", stream, event), ("launch", stream, what), and, where the host waits for a stream,
+# ("synchronize", stream).
 log = []
 
 _handles = itertools.count(0x1000, 16)
@@ -17,11 +18,22 @@ _events = itertools.count(1)
 
 class _Current(threading.local):
     def __init__(self):
-        self.stacks = {}
+        self.streams = {}  # what is current on each device, which `use` changes, and entering a stream
+        self.stacks = {}  # what leaving goes back to, which `use` leaves alone
         self.entered = []
 
-    def stack(self, device):
-        return self.stacks.setdefault(device, [Stream.null])
+    def stream(self, device):
+        return self.streams.get(device, Stream.null)
+
+    def push(self, stream, device):
+        self.stacks.setdefault(device, [Stream.null]).append(stream)
+        self.entered.append(device)
+        self.streams[device] = stream
+
+    def pop(self):
+        device = self.entered.pop()
+        self.stacks[device].pop()
+        self.streams[device] = self.stacks[device][-1]
 
 
 class _BaseStream:
@@ -34,19 +46,25 @@ class _BaseStream:
     def __hash__(self):
         return self.ptr
 
-    def __enter__(self):
+    def _check_device(self):
         device = arrays.current_device
         if self.device_id not in (-1, device):
             raise RuntimeError(f"The device that the stream is created on ({self.device_id}) does not match ({device})")
-        _current.stack(device).append(self)
-        _current.entered.append(device)
+        return device
+
+    def __enter__(self):
+        _current.push(self, self._check_device())
         return self
 
     def __exit__(self, *_):
-        _current.stack(_current.entered.pop()).pop()
+        _current.pop()
+
+    def use(self):
+        _current.streams[self._check_device()] = self
+        return self
 
     def synchronize(self):
-        log.append(("synchronize", self.ptr))
+        synchronized(self.ptr)
 
     def record(self, event=None):
         event = Event() if event is None else event
@@ -80,13 +98,12 @@ _current = _Current()
 
 
 class Event:
-    """An event, which is done when a test says so."""
+    """An event."""
 
     def __init__(self, block=False, disable_timing=False, interprocess=False):
         self.ptr = next(_events)
         self.device_id = arrays.current_device
         self._recorded = None
-        self.done = True
 
     def record(self, stream=None):
         stream = get_current_stream() if stream is None else stream
@@ -95,9 +112,19 @@ class Event:
         self._recorded = stream.ptr
         log.append(("record", stream.ptr, self.ptr))
 
+    def synchronize(self):
+        if self._recorded is None:
+            raise AssertionError("the host waits for an event that nobody has recorded")
+        synchronized(self._recorded)
+
 
 def get_current_stream(device_id=-1):
-    return _current.stack(arrays.current_device if device_id == -1 else device_id)[-1]
+    return _current.stream(arrays.current_device if device_id == -1 else device_id)
+
+
+def synchronized(ptr):
+    """Write down that the host waits for a stream."""
+    log.append(("synchronize", ptr))
 
 
 def launched(what):

@@ -9,6 +9,7 @@ from typing import Any
 import cupy
 
 _LEGACY = 1  # cudaStreamLegacy: another handle of the default stream, 0
+_NOT_READY = 600  # cudaErrorNotReady: an event's work goes on
 
 
 class Order:
@@ -17,7 +18,8 @@ class Order:
     Inside, the GPU is the current device and the stream CuPy's current one. `follow(stream)` makes the work
     wait for all that another stream holds by then; on leaving, that stream waits for the work, so that
     what its library does next to the arguments (read a result, overwrite or free an input) comes after it.
-    Nothing is queued between a stream and itself, and nothing waits on the host.
+    Nothing is queued between a stream and itself. The host waits in one case alone: where `wait_on_host` was
+    called, for a library that no stream is known of, leaving waits until the work is done.
 
     Args:
         index: the GPU.
@@ -30,6 +32,7 @@ class Order:
         self._wanted = stream
         self._followed: dict[tuple[int, int], Any] = {}
         self._kept: list[Any] = []
+        self._host_waits = False
 
     def __enter__(self) -> Order:
         _release_finished()
@@ -48,27 +51,44 @@ class Order:
             index: its GPU; None for this one.
         """
         index = self._index if index is None else index
-        other = self._cupys if stream is None else ForeignStream(stream, index)
-        if index == self._index and _same(other.ptr, self._stream.ptr):
+        if stream is None:
+            current = self._cupys if index == self._index else cupy.cuda.get_current_stream(index)
+            stream = int(current.ptr)
+        if index == self._index and _same(stream, self._stream.ptr):
             return
-        if (index, other.ptr) not in self._followed:
-            self._followed[index, other.ptr] = other
+        if (index, stream) not in self._followed:
+            other = self._followed[index, stream] = ForeignStream(stream, index)
             self._stream.wait_event(_event_on(other, index))
 
     def keep(self, array: Any) -> None:
         """Keep an array alive until the work is done: its library can't be told to wait before it reuses memory."""
         self._kept.append(array)
 
+    def wait_on_host(self) -> None:
+        """Have the host wait, on leaving, until the work is done: nothing else orders what reads the results."""
+        self._host_waits = True
+
     def __exit__(self, *_: object) -> None:
-        if self._followed or self._kept:
-            event = _event_on(self._stream, self._index)
-            for other in self._followed.values():
-                other.wait_event(event)
-            if self._kept:
-                _keep_until(event, self._kept)
-        if self._stream is not self._cupys:
-            self._stream.__exit__()
-        self._device.__exit__()
+        try:
+            if self._followed or self._kept or self._host_waits:
+                self._order_what_follows()
+        finally:
+            if self._stream is not self._cupys:
+                self._stream.__exit__()
+                # CuPy goes back to the last stream that was entered, which is not the one that `use()` made current.
+                if cupy.cuda.get_current_stream() is not self._cupys:
+                    self._cupys.use()
+            self._device.__exit__()
+
+    def _order_what_follows(self) -> None:
+        """Have streams, memory and the host wait for the work."""
+        event = _event_on(self._stream, self._index)
+        for other in self._followed.values():
+            other.wait_event(event)
+        if self._host_waits:
+            event.synchronize()
+        elif self._kept:
+            _keep_until(event, self._kept)
 
 
 class ForeignStream(cupy.cuda.ExternalStream):  # type: ignore[misc]
@@ -95,7 +115,7 @@ def _event_on(stream: Any, index: int) -> Any:
     return event
 
 
-# Arrays of finished and unfinished work; those that are done go when the next call comes.
+# Arrays of unfinished work, the oldest first; when the next call comes, they go up to the first that isn't done.
 _lock = threading.Lock()
 _unfinished: deque[tuple[Any, list[Any]]] = deque()
 
@@ -108,8 +128,15 @@ def _keep_until(event: Any, arrays: list[Any]) -> None:
 def _release_finished() -> None:
     if not _unfinished:
         return
+    finished = []  # they are freed after the lock is, as that may run anything
     with _lock:
-        for _ in range(len(_unfinished)):
-            event, arrays = _unfinished.popleft()
-            if not event.done:
-                _unfinished.append((event, arrays))
+        while _unfinished and _is_over(_unfinished[0][0]):
+            finished.append(_unfinished.popleft())
+
+
+def _is_over(event: Any) -> bool:
+    """Whether the work before an event is done, or has failed: a GPU in error never says that it is done."""
+    try:
+        return bool(cupy.cuda.runtime.eventQuery(event.ptr) != _NOT_READY)
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return True
