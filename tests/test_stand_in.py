@@ -191,8 +191,30 @@ def test_views_are_where_numpy_has_them(library):
     assert array.device.id == 0
 
 
+def test_memory_order_is_kept(library):
+    """... of host arrays, and by casts; copies are C-contiguous."""
+    array = library.cupy.asarray(np.asfortranarray(np.arange(6.0).reshape(2, 3)))
+    assert array.strides == (8, 16)
+    assert array.astype(np.float32).strides == (4, 8)
+    assert array.copy().strides == (24, 8)
+    np.testing.assert_array_equal(array.astype(np.float32).get(), np.arange(6.0).reshape(2, 3))
+
+
+def test_the_host_waits_for_values():
+    """... and the log says so."""
+    array = arrays.zeros(())
+    for wait in (array.get, lambda: bool(array), lambda: float(array)):
+        streams.log.clear()
+        with streams.Stream() as stream:
+            wait()
+        assert streams.log == [("synchronize", stream.ptr)]
+
+
 def test_nothing_becomes_numpy_by_itself(library):
     array = library.cupy.asarray(np.ones((2, 2)))
+    for values in ([1, 2], (1, 2)):
+        with pytest.raises((TypeError, ValueError)):
+            array[...] = values
     with pytest.raises(TypeError):
         np.asarray(array)
     with pytest.raises((TypeError, ValueError)):

@@ -13,10 +13,10 @@ current_device = 0  # the device that new arrays are on, and launches run on
 _allocations = {}  # address -> (bytes, device), of all memory that is alive
 
 
-def allocate(shape, dtype):
+def allocate(shape, dtype, order="C"):
     """New memory, of NaN (or 255 in every byte), because nobody has written it yet."""
-    host = np.empty(shape, dtype)
-    host.reshape(-1).view(np.uint8)[...] = 255
+    host = np.empty(shape, dtype, order)
+    host.reshape(-1, order="A").view(np.uint8)[...] = 255
     address = host.ctypes.data
     _allocations[address] = host.nbytes, current_device
     weakref.finalize(host, _allocations.pop, address, None)
@@ -127,27 +127,37 @@ class ndarray:
         return self._new(np.asarray(picked))
 
     def __setitem__(self, index, value):
-        if isinstance(value, np.ndarray) and value.ndim:
-            raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+        if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+            raise TypeError(f"Unsupported type {type(value)}")
         self._host[_index(index)] = value._host if isinstance(value, ndarray) else value
 
     def __bool__(self):
-        return bool(self._host)
+        return bool(self.get())
 
     def __float__(self):
-        return float(self._host)
+        return float(self.get())
 
     def __repr__(self):
         return f"device {self._host!r}"
 
     def get(self):
+        with self.device:
+            streams.get_current_stream().synchronize()
         return self._host.copy()
 
     def copy(self):
+        """As CuPy's: of another GPU, what isn't contiguous is made so there, on the current stream there."""
+        if self._device_id != current_device:
+            if not self.flags.c_contiguous:
+                with self.device:
+                    streams.launched("copy")
+            streams.launched("transfer")
         return ndarray(_own(self._host), current_device)
 
     def astype(self, dtype, copy=True):
-        return self if not copy and self.dtype == np.dtype(dtype) else self._new(self._host.astype(dtype))
+        if not copy and self.dtype == np.dtype(dtype):
+            return self
+        return ndarray(_own(self._host.astype(dtype), "K"), self._device_id)
 
     def set(self, arr, stream=None):
         if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
@@ -198,9 +208,10 @@ def _index(index):
     return index._host if isinstance(index, ndarray) else index
 
 
-def _own(values):
-    """A C-contiguous copy in memory of its own."""
-    host = allocate(np.shape(values), values.dtype)
+def _own(values, order="C"):
+    """A copy in memory of its own, C-contiguous; with the order "K" F-contiguous if it is that."""
+    fortran = order == "K" and values.flags.f_contiguous and not values.flags.c_contiguous
+    host = allocate(np.shape(values), values.dtype, "F" if fortran else "C")
     host[...] = values
     return host
 
@@ -223,7 +234,7 @@ def asarray(a, dtype=None):
         return a if dtype is None or a.dtype == np.dtype(dtype) else a.astype(dtype)
     if hasattr(a, "__cuda_array_interface__"):
         return asarray(_from_interface(a), dtype)
-    return ndarray(_own(np.asarray(a, dtype)), current_device)
+    return ndarray(_own(np.asarray(a, dtype), "K"), current_device)
 
 
 def _from_interface(a):
@@ -235,7 +246,7 @@ def _from_interface(a):
     if dtype.kind == "V":
         raise ValueError(f"Unsupported dtype {dtype}")
     if interface.get("stream") is not None:
-        streams.log.append(("synchronize", interface["stream"]))
+        streams.synchronized(interface["stream"])
     address = interface["data"][0]
     if 0 in shape:
         return ndarray(np.empty(shape, dtype), current_device)
@@ -265,7 +276,12 @@ def from_dlpack(array, *, device=None, copy=None):
 
 def ascontiguousarray(a, dtype=None):
     a = asarray(a, dtype)
-    return a if a.flags.c_contiguous else a.copy()
+    if a.flags.c_contiguous:
+        return a
+    if a._device_id != current_device:
+        raise ValueError("a kernel of this GPU would reach for another's memory")
+    streams.launched("copy")
+    return a.copy()
 
 
 def broadcast_to(array, shape):
