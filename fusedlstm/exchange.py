@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusedlstm.backends import backend_of
 from fusedlstm.checks import check_array, check_dtype, check_no_grad, describe_type, fail
-from fusedlstm.libraries import View, current_streams, library_of
+from fusedlstm.libraries import View, current_streams, library_of, view_of
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
@@ -71,9 +71,13 @@ class Exchange:
 
     On a GPU the context is also where the work runs (`backends.cuda.streams.Order`): the GPU is the current
     device, and CuPy's current stream is the current stream of the library of x: PyTorch's for a tensor, else
-    CuPy's. Where another argument's library has another current stream, the work waits for that one, and that
-    one for the work. JAX and other libraries that speak DLPack are waited for, and wait, as the protocol says;
-    their inputs are kept alive until the work is done.
+    CuPy's. Where another argument's library has another current stream, or its interface names another one, the
+    work waits for that stream, and that stream for the work. All of this waits on the GPU, not on the host.
+
+    JAX and other libraries that speak DLPack are waited for, and results are waited for by their consumers, as
+    the protocol says. But nobody tells the streams of such libraries, nor of an interface that names none: what
+    they do next with what came is not made to wait. So their inputs are kept alive until the work is done, and
+    must not be overwritten before; and where `out` is theirs, leaving waits on the host until it is written.
 
     Args:
         backend: where the call runs.
@@ -87,10 +91,12 @@ class Exchange:
         self._gpu = None if backend.name == "numpy" else _index(backend)
         self._maker = maker
         library = self._library = self._library_of(like)
+        self._streams: dict[Library, int | None] = {}
         stream = None
         if library is not None and self._gpu is not None and library.place(like) == self._device:
-            stream = library.stream(self._gpu)
+            stream = self._stream(library)
         self._order = backend.order(stream)
+        self._made: dict[int, tuple[Any, Any]] = {}
 
     def __enter__(self) -> Exchange:
         self._order.__enter__()
@@ -140,6 +146,8 @@ class Exchange:
     ) -> Any:
         """Return `borrow_state` of what will be written: an array that must not be is refused, too.
 
+        Where nobody tells the stream of its library, leaving waits on the host until it has been written.
+
         Raises:
             TypeError: as `borrow`, and an array of a library whose arrays never change, as JAX's.
             ValueError: as `borrow`, and a read-only array.
@@ -148,8 +156,12 @@ class Exchange:
             return state
         h, c = self._borrow_state(name, state, dtype, c_dtype, why)
         for part, view in (("h", h), ("c", c)):
+            array = getattr(state, part)
             if not view.writeable:
-                _refuse_to_write(f"{name}.{part}", getattr(state, part))
+                _refuse_to_write(f"{name}.{part}", array)
+            library = self._library_of(array)
+            if library is not None and self._gpu is not None and self._stream(library) is None:
+                self._order.wait_on_host()
         return LSTMState(h=h.array, c=c.array)
 
     def borrow_mask(self, name: str, mask: Any) -> Any:
@@ -166,24 +178,27 @@ class Exchange:
         check_no_grad(name, mask)
         if self._gpu is None or library.place(mask) != "cpu":
             return self._borrow(name, mask, None, "").array
-        return _view(name, mask, library, backend_of(mask, name)).array
+        return view_of(name, mask, library, backend_of(mask, name)).array
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an uninitialised array of the backend that `lend` lends without a copy."""
-        alignment = 1 if self._library is None or self._gpu is not None else self._library.alignment
-        if alignment == 1:
+        if self._library is None:
             return self._backend.empty(shape, dtype)
-        size = math.prod(shape) * dtype.itemsize
-        memory = np.empty(size + alignment, np.uint8)
-        start = -memory.ctypes.data % alignment
-        return memory[start : start + size].view(dtype).reshape(shape)
+        array, own = self._library.empty(shape, dtype, self._backend)
+        if own is not None:  # it is known as long as the array lives, so that what isn't lent is freed
+            made, key = self._made, id(array)
+            made[key] = own, weakref.ref(array, lambda _: made.pop(key, None))
+        return array
 
     def lend(self, array: Array) -> Any:
         """Return the array, over the same memory, in the library of x; the array itself where that has none of its own.
 
         It must be new, and must not change any more: libraries whose arrays never change rely on that.
         """
-        return array if self._library is None else self._library.give(array)
+        if self._library is None:
+            return array
+        own, _ = self._made.get(id(array), (None, None))
+        return self._library.give(array) if own is None else own
 
     def lend_state(self, state: LSTMState) -> LSTMState:
         """Return an LSTMState of both arrays lent."""
@@ -199,7 +214,7 @@ class Exchange:
             if place != self._device:
                 fail(ValueError, name, f"an array on {self._device}", f"one on {place}")
         else:
-            self._check_device(name, array, library)
+            self._check_device(name, array, self._place(name, array, library))
 
     def _library_of(self, array: Any) -> Library | None:
         """Return the library of an array that is not the backend's own."""
@@ -210,11 +225,15 @@ class Exchange:
         if self._gpu is not None and isinstance(array, self._native):
             self._order.follow(None)
 
-    def _check_device(self, name: str, array: Any, library: Library, arguments: str = "...") -> None:
-        """Raise unless an array of a library is on the backend's device; `arguments` are the maker's in the hint."""
+    def _place(self, name: str, array: Any, library: Library) -> str:
+        """Return the device of an array, looking at a view where only that tells which."""
         place = library.place(array)
         if place == "cuda" and self._gpu is not None:
-            place = self._backend.device_of(_view(name, array, library, self._backend).array)
+            place = self._backend.device_of(view_of(name, array, library, self._backend).array)
+        return place
+
+    def _check_device(self, name: str, array: Any, place: str, arguments: str = "...") -> None:
+        """Raise unless a library's array is on the backend's device; `arguments` are the maker's in the hint."""
         if place != self._device:
             hint = f"{self._maker}({arguments}) makes one of it"
             fail(ValueError, name, f"an array on {self._device}", f"a {describe_type(array)} on {place}", hint)
@@ -226,20 +245,30 @@ class Exchange:
             self._follow_native(array)
             return View(array, writeable=True)
         check_no_grad(name, array)
-        if library.place(array) != self._device:
-            self._check_device(name, array, library, arguments)
-        view = _view(name, array, library, self._backend)
+        place = library.place(array)
+        known = place != "cuda" or self._gpu is None
+        if known:
+            self._check_device(name, array, place, arguments)
+        view = view_of(name, array, library, self._backend)
+        if not known:
+            self._check_device(name, array, self._backend.device_of(view.array), arguments)
         if dtype is not None and view.array.dtype != dtype:
             complex_ = view.array.dtype.kind == "c"  # for which there is another hint
             hint = "" if complex_ else f"Use {library.cast(name, dtype)}"
             check_dtype(name, view.array.dtype, dtype, why, hint)
         if self._gpu is not None:
-            stream = library.stream(self._gpu)
+            stream = self._stream(library)
             if stream is None:
                 self._order.keep(view.array)
             else:
                 self._order.follow(stream)
         return view
+
+    def _stream(self, library: Library) -> int | None:
+        """Return a library's stream of the GPU; PyTorch's current one is asked for once."""
+        if library not in self._streams:
+            self._streams[library] = library.stream(int(self._gpu or 0))
+        return self._streams[library]
 
     def _borrow_state(
         self, name: str, state: Any, dtype: np.dtype[Any] | None, c_dtype: np.dtype[Any] | None, why: str
@@ -251,15 +280,6 @@ class Exchange:
             arguments, why_c = f'..., "{c_dtype}"', "c's, whatever x's is"
         h = self._borrow(f"{name}.h", state.h, dtype, why)
         return h, self._borrow(f"{name}.c", state.c, c_dtype, why_c, arguments)
-
-
-def _view(name: str, array: Any, library: Library, backend: Backend) -> View:
-    """Return the view of an array, or raise in the words of an argument's error."""
-    try:
-        return library.view(array, backend)
-    except Exception as error:  # libraries raise many kinds: of sparse, quantised, traced, sharded, deleted arrays
-        text = str(error).partition("\n")[0]
-        fail(TypeError, name, "an array whose memory can be shared", f"a {describe_type(array)}: {text}")
 
 
 def _refuse_to_write(name: str, array: Any) -> None:

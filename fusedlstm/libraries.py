@@ -7,16 +7,22 @@ imported here: an array of a library comes from a program that has imported it.
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from fusedlstm import dlpack, dtypes
+from fusedlstm.checks import describe_type, fail
 
 if TYPE_CHECKING:
     from fusedlstm.backends import Backend
     from fusedlstm.dtypes import Array
+
+
+# XLA copies host memory whose address is no multiple of it.
+_XLA_ALIGNMENT = 64
 
 
 class View:
@@ -36,18 +42,23 @@ class Library(Protocol):
     def immutable(self) -> bool:
         """Whether its arrays never change, so that none can be written."""
 
-    @property
-    def alignment(self) -> int:
-        """Bytes that an address in host memory must be a multiple of, for `give` to make no copy."""
-
     def place(self, array: Any) -> str:
         """Return the device that an array is on: "cpu", "cuda:0", "mps:0", ... "cuda" where only a view tells which."""
 
     def stream(self, index: int) -> int | None:
-        """Return the current CUDA stream of a GPU; None where the protocol orders the work."""
+        """Return the CUDA stream of a GPU that the array's library works on; None where nobody tells it.
+
+        Then the work is in order with what its library has queued before, but not with what it queues next.
+        """
 
     def view(self, array: Any, backend: Backend) -> View:
         """Return the backend's view of an array on its device; what the library raises, it raises."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], backend: Backend) -> tuple[Array, Any]:
+        """Return an uninitialised array of the backend, and the library's own over its memory.
+
+        That is None where `give` makes one, without a copy, of what has been written.
+        """
 
     def give(self, array: Array) -> Any:
         """Return the library's array over the memory of a backend's, which is new and stays unchanged."""
@@ -60,7 +71,6 @@ class Torch:
     """PyTorch: `numpy()` and `from_numpy` on the CPU, the CUDA array interface and DLPack on a GPU."""
 
     immutable = False
-    alignment = 1
 
     def __init__(self, torch: Any) -> None:
         self._torch = torch
@@ -78,10 +88,19 @@ class Torch:
 
     def view(self, tensor: Any, backend: Backend) -> View:
         """Return the view of a tensor without gradient."""
+        if tensor.is_neg():  # of a GPU, the interface says nothing of it
+            raise BufferError("its negative bit is set, so its memory holds other numbers, and resolve_neg() its own")
         wide = tensor.dtype is not self._torch.bfloat16
         bits = tensor if wide else tensor.view(self._torch.int16)
         array = bits.numpy() if backend.name == "numpy" else backend.from_interface(bits)
         return View(array if wide else array.view(dtypes.resolve("bfloat16")), writeable=True)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], backend: Backend) -> tuple[Array, Any]:
+        """Return an array; on a GPU in memory of PyTorch, which reuses it in the order of the streams it knows."""
+        if backend.name == "numpy":
+            return backend.empty(shape, dtype), None
+        tensor = self._torch.empty(shape, dtype=getattr(self._torch, dtype.name), device=backend.device)
+        return self.view(tensor, backend).array, tensor
 
     def give(self, array: Array) -> Any:
         """Return the tensor over an array."""
@@ -100,24 +119,28 @@ class Torch:
         return f"{name}.to(torch.{dtype.name})"
 
 
-class _Casts:
-    """How all but PyTorch write a cast."""
+class _Other:
+    """What all but PyTorch do alike."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], backend: Backend) -> tuple[Array, Any]:
+        """Return an array of the backend alone."""
+        return backend.empty(shape, dtype), None
 
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
         """Return a cast as in NumPy."""
         return f'{name}.astype("{dtype.name}")'
 
 
-class Dlpack(_Casts):
+class Dlpack(_Other):
     """Whatever has `__dlpack__`, JAX among them; results are given to what has `__array_namespace__`, too.
 
-    The producer makes our stream wait for its own; the consumer of a result its own for ours.
+    The producer makes our stream wait for its own; the consumer of a result its own for ours. Nothing makes
+    the library wait before it goes on with what it gave.
     """
 
     def __init__(self, array: Any, *, jax: bool) -> None:
         self._array = array
         self._jax = self.immutable = jax
-        self.alignment = 64 if jax else 1  # XLA copies host memory that is aligned to less than its own
 
     def place(self, array: Any) -> str:
         """Return the device that an array is on, or why it names none: it may be on several, or deleted."""
@@ -127,7 +150,7 @@ class Dlpack(_Casts):
             return f"no device that it names ({str(error).partition(chr(10))[0]})"
 
     def stream(self, index: int) -> int | None:
-        """Return None: the protocol orders the work."""
+        """Return None: the protocol doesn't tell."""
         del index
         return None
 
@@ -138,6 +161,15 @@ class Dlpack(_Casts):
         if incoming.is_bfloat16:
             view = view.view(dtypes.resolve("bfloat16"))
         return View(view, not (incoming.read_only or self.immutable))
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], backend: Backend) -> tuple[Array, Any]:
+        """Return an array of the backend alone, which in host memory is aligned as JAX wants it, else copied."""
+        if not self._jax or backend.name != "numpy":
+            return super().empty(shape, dtype, backend)
+        size = math.prod(shape) * dtype.itemsize
+        memory = np.empty(size + _XLA_ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % _XLA_ALIGNMENT
+        return memory[start : start + size].view(dtype).reshape(shape), None
 
     def give(self, array: Array) -> Any:
         """Return the library's array, or the backend's own where the library names no function that makes one."""
@@ -162,11 +194,17 @@ def _jax_with_float64() -> Any:
     return (jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64)(True)
 
 
-class Interface(_Casts):
-    """Whatever has `__cuda_array_interface__` and nothing else; results are CuPy's."""
+class Interface(_Other):
+    """Whatever has `__cuda_array_interface__` and nothing else; results are CuPy's.
+
+    The interface may name a stream that the array's data is ready on, and where it is used next.
+    """
 
     immutable = False
-    alignment = 1
+
+    def __init__(self, array: Any, interface: dict[str, Any]) -> None:
+        self._array = array
+        self._interface = interface
 
     def place(self, array: Any) -> str:
         """Return "cuda": which GPU it is, only a view tells."""
@@ -174,15 +212,18 @@ class Interface(_Casts):
         return "cuda"
 
     def stream(self, index: int) -> int | None:
-        """Return None: the interface names a stream, for which CuPy waits."""
+        """Return the stream that the interface names, if it does."""
         del index
-        return None
+        stream: int | None = self._interface.get("stream")
+        return stream
 
     def view(self, array: Any, backend: Backend) -> View:
         """Return the view of an array; two bytes of no type, as which NumPy describes it, are bfloat16."""
-        interface = array.__cuda_array_interface__
+        interface = {**self._interface, "stream": None}  # for which CuPy would wait on the host
         bits = interface["typestr"][1:] == "V2"
-        view = backend.from_interface(_Bits(array, interface) if bits else array)
+        if bits:
+            interface["typestr"] = "<i2"
+        view = backend.from_interface(_Described(array, interface))
         return View(view.view(dtypes.resolve("bfloat16")) if bits else view, not interface["data"][1])
 
     def give(self, array: Array) -> Any:
@@ -190,15 +231,12 @@ class Interface(_Casts):
         return array
 
 
-class _Bits:
-    """An array whose interface is described as int16's; it keeps the array alive."""
+class _Described:
+    """An array with another interface than its own; it keeps the array alive."""
 
     def __init__(self, array: Any, interface: dict[str, Any]) -> None:
         self._array = array
-        self.__cuda_array_interface__ = {**interface, "typestr": "<i2"}
-
-
-_INTERFACE = Interface()
+        self.__cuda_array_interface__ = interface
 
 
 def current_streams(index: int) -> list[int]:
@@ -219,7 +257,17 @@ def library_of(array: Any) -> Library | None:
     kind = type(array)
     if hasattr(kind, "__dlpack__") and hasattr(kind, "__dlpack_device__"):
         return Dlpack(array, jax=kind.__module__.partition(".")[0] in ("jax", "jaxlib"))
-    return _INTERFACE if hasattr(array, "__cuda_array_interface__") else None
+    interface = getattr(array, "__cuda_array_interface__", None)
+    return None if interface is None else Interface(array, interface)
+
+
+def view_of(name: str, array: Any, library: Library, backend: Backend) -> View:
+    """Return the view of an array, or raise in the words of an argument's error."""
+    try:
+        return library.view(array, backend)
+    except Exception as error:  # libraries raise many kinds: of sparse, quantised, traced, sharded, deleted arrays
+        text = str(error).partition("\n")[0]
+        fail(TypeError, name, "an array whose memory can be shared", f"a {describe_type(array)}: {text}")
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, lstm_pointwise
 from fusedlstm.backends import backend_of
 from fusedlstm.exchange import Exchange
 
@@ -714,13 +714,129 @@ def test_arrays_are_freed_outside_of_the_lock():
 
 
 @emulated
-def test_streams_that_the_interface_names():
-    """... are waited for by CuPy, as its protocol says."""
+@pytest.mark.parametrize("argument", ["x", "h", "first", "out"])
+def test_streams_that_the_interface_names(argument):
+    """... are followed as others are: before the work and after it, and not on the host."""
     case = Case("cuda")
-    x, state = arrays.asarray(case.x), LSTMState(h=arrays.asarray(case.h), c=arrays.asarray(case.c))
+    named = {argument: lambda array: others.OnlyInterface(arrays.asarray(array), stream=0x99)}
+    target = {"out": case.out(named.pop("out"))} if argument == "out" else {}
     streams.log.clear()
-    case.cell(others.OnlyInterface(x, stream=0x99), state)
-    assert ("synchronize", 0x99) in streams.log
+    case.call(arrays.asarray, **named, **target)
+    kinds = [entry[0] for entry in streams.log]
+    assert "synchronize" not in kinds
+    assert launches() == {0}
+    assert assert_after(0x99, 0) < kinds.index("launch")
+    assert_after(0, 0x99, len(kinds) - 1 - kinds[::-1].index("launch"))
+
+
+@emulated
+@pytest.mark.parametrize("kind", [others.OnlyDlpack, others.WithNamespace, others.OnlyInterface])
+@pytest.mark.parametrize("handle", [None, 0x5000])
+def test_out_of_a_library_whose_stream_nobody_tells(torch, kind, handle):
+    """... is written when the call returns: the host waits after the last launch. For inputs it doesn't."""
+    case = Case("cuda")
+    torch.cuda.set_stream(handle)
+    x, state = tensors(case)
+    theirs = LSTMState(h=kind(state.h._array), c=kind(state.c._array))
+    target = case.out(lambda array: kind(arrays.asarray(array)))
+    streams.log.clear()
+    case.cell(x, theirs)
+    assert "synchronize" not in [entry[0] for entry in streams.log]
+    case.cell(x, state, out=target)
+    kinds = [entry[0] for entry in streams.log]
+    assert [entry for entry in streams.log if entry[0] == "synchronize"] == [("synchronize", handle or 0)]
+    assert kinds.index("synchronize") > len(kinds) - 1 - kinds[::-1].index("launch")
+
+
+@emulated
+def test_one_view_of_an_interface(torch, monkeypatch):
+    """... is made, though only that tells its GPU."""
+    case = Case("cuda")
+    backend, seen = case.cell._backend, []
+    view = type(backend).from_interface
+    monkeypatch.setattr(type(backend), "from_interface", lambda *of: seen.append(of) or view(*of))
+    x, state = tensors(case)
+    case.cell(others.OnlyInterface(x._array), LSTMState(h=state.h._array, c=state.c._array))
+    assert len(seen) == 1
+
+
+@emulated
+def test_the_current_stream_is_asked_for_once(torch):
+    case = Case("cuda")
+    x, state = tensors(case)
+    options = {"is_first": torch.Tensor(arrays.asarray(case.first)), "out": case.out(lambda a: tensor_of(torch, a))}
+    for first in (x, x._array):
+        torch.asked.clear()
+        case.cell(first, state, **options)
+        assert torch.asked == [0]
+
+
+def tensor_of(torch, array):
+    return torch.Tensor(arrays.asarray(array))
+
+
+@emulated
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [0, B])
+def test_torch_results_are_of_torchs_memory(torch, monkeypatch, dtype, batch):
+    """... and those tensors themselves, not exports of CuPy's: PyTorch frees them in the order of its streams."""
+    monkeypatch.setattr(torch, "from_dlpack", None)
+    case = Case("cuda", dtype, batch=batch)
+    x, state = tensors(case)
+    torch.made.clear()
+    results = [case.cell(x, state), case.cell.zero_state(batch, like=x)]
+    if batch:
+        narrow = torch.Tensor(arrays.zeros((batch, 4 * N), case.x.dtype))
+        results.append(lstm_pointwise(narrow, state.c))
+    lent = [array for result in results for array in (result.h, result.c)]
+    assert [id(array) for array in lent] == [id(array()) for array in torch.made]
+    assert [array.shape for array in lent] == [(batch, N)] * len(lent)
+    assert [array.dtype for array in lent] == [state.h.dtype, state.c.dtype] * len(results)
+
+
+@emulated
+def test_torch_results_of_layers(torch, monkeypatch):
+    """Outputs of lower layers are freed with the call."""
+    monkeypatch.setattr(torch, "from_dlpack", None)
+    lstm = LSTM(StackedWeights.random(I, N, 2, seed=0), backend="cuda")
+    xs = torch.Tensor(arrays.zeros((6, B, I), np.float32))
+    torch.made.clear()
+    outputs, states = lstm(xs)
+    alive = {id(array()) for array in torch.made} - {id(None)}
+    assert alive == {id(outputs), *(id(array) for state in states for array in (state.h, state.c))}
+    assert len(torch.made) == len(alive) + 1
+    output, news = lstm.step(xs[0], states)
+    assert output is news[-1].h
+
+
+@emulated
+def test_what_is_not_lent_is_freed(torch):
+    """... before the call ends, and what was not made for lending is lent as another tensor over it."""
+    case = Case("cuda", "bfloat16")
+    x, _ = tensors(case)
+    torch.made.clear()
+    with Exchange(case.cell._backend, x) as exchange:
+        array = exchange.empty((B, N), np.dtype(np.float32))
+        view = exchange.lend(array[1:])
+        assert view.data_ptr() == array[1:].data.ptr
+        assert exchange.lend(array) is exchange.lend(array) is torch.made[0]()
+        del view
+        gc.collect()
+        del array
+        assert torch.made[0]() is None
+        assert not exchange._made
+
+
+@emulated
+def test_negative_bits(torch):
+    """The memory of such a tensor holds other numbers than it: it is refused, as on the CPU."""
+    case = Case("cuda")
+    x, state = tensors(case)
+    negative = torch.Tensor(x._array, negative=True)
+    message = r"^x: wanted an array whose memory can be shared; got a .*Tensor: its negative bit is set"
+    with pytest.raises(TypeError, match=message):
+        case.cell(negative, state)
+    np.testing.assert_array_equal(Case("numpy").cell.asarray(negative), -case.x)
 
 
 @emulated

@@ -6,6 +6,7 @@ arrays, the CUDA array interface of a tensor on the CPU or of one that requires 
 
 import types
 import warnings
+import weakref
 
 import ml_dtypes
 import numpy as np
@@ -38,13 +39,19 @@ def _of(dtype):
 class Tensor:
     """A tensor over an array: a device array of the stand-in, or NumPy's."""
 
-    def __init__(self, array, requires_grad=False):
-        self._array, self.requires_grad = array, requires_grad
+    def __init__(self, array, requires_grad=False, negative=False):
+        self._array, self.requires_grad, self._negative = array, requires_grad, negative
         self.is_cuda = isinstance(array, arrays.ndarray)
         self.is_cpu = not self.is_cuda
         self.dtype, self.shape = _of(array.dtype), array.shape
         index = array.device.id if self.is_cuda else None
         self.device = types.SimpleNamespace(type="cuda" if self.is_cuda else "cpu", index=index)
+
+    def is_neg(self):
+        return self._negative
+
+    def is_conj(self):
+        return False
 
     def numel(self):
         return self._array.size
@@ -55,22 +62,25 @@ class Tensor:
         return self._array.data.ptr if self.is_cuda else self._array.ctypes.data
 
     def detach(self):
-        return Tensor(self._array)
+        return Tensor(self._array, negative=self._negative)
 
     def view(self, dtype):
-        return Tensor(self._array.view(dtype.numpy), self.requires_grad)
+        return Tensor(self._array.view(dtype.numpy), self.requires_grad, self._negative)
 
     def cpu(self):
-        return Tensor(self._array.get()) if self.is_cuda else self
+        return Tensor(self._array.get(), negative=self._negative) if self.is_cuda else self
 
     def resolve_conj(self):
         return self
 
-    resolve_neg = resolve_conj
+    def resolve_neg(self):
+        return Tensor(self._array * -1) if self._negative else self
 
     def numpy(self):
         if self.is_cuda:
             raise TypeError("can't convert cuda:0 device type tensor to numpy.")
+        if self._negative:
+            raise RuntimeError("Can't call numpy() on Tensor that has negative bit set.")
         if self.requires_grad or self.dtype is bfloat16:
             raise RuntimeError(
                 "Can't call numpy() on Tensor that requires grad, or got unsupported ScalarType BFloat16"
@@ -107,6 +117,8 @@ float64, float32, float16, bfloat16, int16 = (
 )
 
 _current = {}  # device -> handle of the stream
+asked = []  # the devices whose current stream was asked for
+made = []  # weak references to what `empty` has made
 
 
 class cuda:
@@ -116,6 +128,7 @@ class cuda:
 
     @staticmethod
     def current_stream(device=None):
+        asked.append(device)
         return types.SimpleNamespace(cuda_stream=_current.get(device, 0))
 
     @staticmethod
@@ -124,6 +137,16 @@ class cuda:
         _current.pop(device, None)
         if handle is not None:
             _current[device] = handle
+
+
+def empty(*size, dtype, device):
+    """Memory of PyTorch's own allocator."""
+    name, _, index = device.partition(":")
+    assert name == "cuda", device
+    with arrays.Device(int(index)):
+        tensor = Tensor(arrays.empty(*size, dtype.numpy))
+    made.append(weakref.ref(tensor))
+    return tensor
 
 
 def from_numpy(array):
