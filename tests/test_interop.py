@@ -836,6 +836,8 @@ def test_negative_bits(torch):
     message = r"^x: wanted an array whose memory can be shared; got a .*Tensor: its negative bit is set"
     with pytest.raises(TypeError, match=message):
         case.cell(negative, state)
+    with pytest.raises(TypeError, match=message):
+        case.cell.asarray(negative)
     np.testing.assert_array_equal(Case("numpy").cell.asarray(negative), -case.x)
 
 
@@ -963,6 +965,45 @@ def test_asarray_of_tensors(torch):
     np.testing.assert_array_equal(cell.asarray(torch.Tensor(values)).get(), values)
     with pytest.raises(TypeError, match=r"x: .*requires grad"):
         cell.asarray(torch.Tensor(tensor._array, requires_grad=True))
+
+
+@emulated
+@pytest.mark.parametrize("of", ["torch", "cupy", "DLPack", "interface"])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_asarray_of_another_gpu_is_in_order(torch, of, contiguous):
+    """Its library's stream, what makes it contiguous over there, the transfer, and back again."""
+    case = Case("cuda")
+    with arrays.Device(1):
+        far = arrays.asarray(case.x.T.copy()).T if not contiguous else arrays.asarray(case.x)
+        used = streams.Stream().use()  # CuPy's current stream there
+    here = streams.Stream()
+    torch.cuda.set_stream(0x6000, 1)
+    source, theirs = {
+        "torch": (torch.Tensor(far), 0x6000),
+        "cupy": (far, None),
+        "DLPack": (others.OnlyDlpack(far), None),
+        "interface": (others.OnlyInterface(far, stream=0x7000), 0x7000),
+    }[of]
+    streams.log.clear()
+    with here:
+        near = case.cell.asarray(source)
+    with arrays.Device(1):
+        streams.Stream.null.use()
+    np.testing.assert_array_equal(near.get(), case.x)
+    work = [(place, *entry[1:]) for place, entry in enumerate(streams.log) if entry[0] == "launch"]
+    assert [entry[1:] for entry in work] == [(used.ptr, "copy")] * (not contiguous) + [(here.ptr, "transfer")]
+    first, last = work[0][0], work[-1][0]
+    if not contiguous:
+        assert first < assert_after(used.ptr, here.ptr, first) < last
+    if theirs is not None:
+        assert assert_after(theirs, used.ptr) < first
+    assert assert_after(used.ptr, here.ptr) < last
+    back = assert_after(here.ptr, used.ptr, last)
+    if theirs is not None:
+        assert assert_after(used.ptr, theirs, back) > back
+    if of == "DLPack":
+        assert source.asked == [used.ptr]
+    assert arrays.current_device == 0
 
 
 @emulated

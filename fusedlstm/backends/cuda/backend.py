@@ -15,7 +15,7 @@ from fusedlstm.backends.cuda.layout import span
 from fusedlstm.backends.cuda.streams import Order
 from fusedlstm.checks import check_no_grad, fail
 from fusedlstm.interop import host_mask, to_host_reals
-from fusedlstm.libraries import library_of
+from fusedlstm.libraries import library_of, view_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -140,34 +140,44 @@ class CudaBackend:
     def asarray(self, x: Any, dtype: np.dtype[Any]) -> Any:
         """Return `x` as a CuPy array of this dtype on this device; no copy where it is one."""
         check_no_grad("x", x)
-        library = None if isinstance(x, cupy.ndarray) else library_of(x)
-        if library is not None and library.place(x).startswith("cuda"):
-            with Order(self._index, None) as order:
-                return self._on_this_device(self._view(x, library, order), dtype)
+        if isinstance(x, cupy.ndarray):
+            if x.device.id == self._index:
+                with self._device:
+                    return _cast(x, dtype)
+            return self._from(x.device.id, x, None, dtype)
+        library = library_of(x)
+        place = "" if library is None else library.place(x)
+        if place.startswith("cuda"):
+            return self._from(int(place.partition(":")[2] or -1), x, library, dtype)
         with self._device:
-            if isinstance(x, cupy.ndarray):
-                return self._on_this_device(x, dtype)
             return cupy.asarray(to_host_reals("x", x, dtype))
 
-    def _view(self, x: Any, library: Library, order: Order) -> Any:
-        """Return the view of an array of any GPU, with the work in order with its library's."""
-        index = int(library.place(x).partition(":")[2] or self._index)
+    def _from(self, index: int, x: Any, library: Library | None, dtype: np.dtype[Any]) -> Any:
+        """Return `asarray` of an array on a GPU, in the order of its library; -1 where only a view tells which GPU.
+
+        On another GPU it is made contiguous first, as otherwise CuPy's copy does, there, in the order of nothing. The
+        order of that GPU is left last, so that its streams wait for the copy.
+        """
+        if index < 0 and library is not None:
+            index = view_of("x", x, library, self).array.device.id
+        with Order(index, None) as there:
+            array = x if library is None else self._borrow(x, library, there, index)
+            if index == self._index:
+                return _cast(array, dtype)
+            array = cupy.ascontiguousarray(array)
+            with Order(self._index, None) as here:
+                here.follow(None, index)
+                return _cast(array.copy(), dtype)
+
+    def _borrow(self, x: Any, library: Library, order: Order, index: int) -> Any:
+        """Return the view of an array on a GPU, with the work in order with its library's."""
+        view = view_of("x", x, library, self).array
         stream = library.stream(index)
-        if stream is not None:
-            order.follow(stream, index)
-        with cupy.cuda.Device(index):
-            view = library.view(x, self).array
         if stream is None:
             order.keep(view)
+        else:
+            order.follow(stream)
         return view
-
-    def _on_this_device(self, array: Any, dtype: np.dtype[Any]) -> Any:
-        """Return a CuPy array in this dtype on the current device, itself where it is that already."""
-        if array.dtype.kind == "c":
-            fail(TypeError, "x", "real numbers", f"dtype {array.dtype}")
-        if array.device.id != self._index:
-            array = array.copy()  # on the current device
-        return array.astype(dtype, copy=False)
 
     def mask(self, values: Any) -> Any:
         """Return a mask on this device; a host array of no booleans is returned as it is, to be refused."""
@@ -252,3 +262,10 @@ class CudaBackend:
     def from_interface(self, array: Any) -> Any:
         """Return the view of what has `__cuda_array_interface__`, on whichever device it is."""
         return cupy.asarray(array)
+
+
+def _cast(array: Any, dtype: np.dtype[Any]) -> Any:
+    """Return a CuPy array of real numbers in this dtype, itself where it is that already."""
+    if array.dtype.kind == "c":
+        fail(TypeError, "x", "real numbers", f"dtype {array.dtype}")
+    return array.astype(dtype, copy=False)
