@@ -177,7 +177,9 @@ class LSTMCell:
             reset_to: what those rows are reset to: a state of one row or of B; None for zeros.
             out: arrays to write the result to, C-contiguous; `out` itself is returned. `out.c` may be
                 `state.c`; no other memory may be shared with an argument, and `out.h` must not be
-                `state.h` (alternate two states). JAX's arrays never change, so they can't be written.
+                `state.h` (alternate two states). JAX's arrays never change, so they can't be written. On a
+                GPU, where nobody tells the stream of its library (DLPack, or the CUDA array interface without
+                a stream), the call returns when it is written.
 
         Returns:
             h (B, P) and c (B, N): `out`, or new arrays in the library of x, NumPy's or CuPy's where that
