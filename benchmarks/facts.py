@@ -1,13 +1,16 @@
 """Write what a run on a GPU was: facts.py PARTS RESULT.json; exit status 1 if a part failed.
 
-PARTS has a line for each part: its name, its exit status and its seconds, with tabs between.
+PARTS has a line for each part: its name, its exit status and its seconds, with tabs between. The log.txt beside
+RESULT.json has what they said, each after a line "== NAME".
 """
 
 import datetime
 import json
 import os
 import platform
+import re
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +19,36 @@ import fusedlstm
 from fusedlstm.backends.cuda import sources
 
 
-def parts(path):
-    """Return each part's name, whether it passed, and its seconds."""
-    rows = [line.split("\t") for line in Path(path).read_text().splitlines()]
-    return [{"part": name, "passed": status == "0", "seconds": int(seconds)} for name, status, seconds in rows]
+def parts(path, log):
+    """Return each part's name, whether it passed, its seconds, and of tests how many were skipped."""
+    skipped = skipped_tests(log)
+    found = []
+    for line in Path(path).read_text().splitlines():
+        name, status, seconds = line.split("\t")
+        found.append({"part": name, "passed": status == "0", "seconds": int(seconds)})
+        if name in skipped:
+            found[-1]["skipped"] = skipped[name]
+    return found
+
+
+def skipped_tests(log):
+    """Return how many tests were skipped, of each part whose log ends as pytest's does."""
+    skipped, name = {}, None
+    for line in log.splitlines():
+        if line.startswith("== "):
+            name = line.removeprefix("== ")
+        elif re.search(r"\b\d+ (passed|failed|skipped|errors?)\b.* in [\d.]+s\b", line):
+            match = re.search(r"\b(\d+) skipped", line)
+            skipped[name] = int(match[1]) if match else 0
+    return skipped
+
+
+def version_of(package):
+    """Return the version of a package, or "absent"."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
 
 
 def machine():
@@ -36,13 +65,16 @@ def machine():
         "nvrtc": list(cupy.cuda.nvrtc.getVersion()),
         "cupy": cupy.__version__,
         "numpy": np.__version__,
+        "torch": version_of("torch"),
+        "jax": version_of("jax"),
         "python": platform.python_version(),
     }
 
 
 def main(parts_path, result_path):
     """Write the file, print the summary last, and return the exit status."""
-    ran = parts(parts_path)
+    log = Path(result_path).with_name("log.txt")
+    ran = parts(parts_path, log.read_text(errors="replace") if log.exists() else "")
     facts = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": os.environ.get("COMMIT", "unknown"),
@@ -54,7 +86,8 @@ def main(parts_path, result_path):
     Path(result_path).write_text(json.dumps(facts, indent=1) + "\n")
     print(f"\n{facts['gpu']}, CUDA {facts['cuda']}, CuPy {facts['cupy']}, commit {facts['commit'][:12]}")
     for part in ran:
-        print(f"{'passed' if part['passed'] else 'FAILED'}  {part['seconds']:4d} s  {part['part']}")
+        skipped = f", {part['skipped']} skipped" if part.get("skipped") else ""
+        print(f"{'passed' if part['passed'] else 'FAILED'}  {part['seconds']:4d} s  {part['part']}{skipped}")
     return 0 if all(part["passed"] for part in ran) else 1
 
 

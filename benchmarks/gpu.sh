@@ -10,7 +10,8 @@
 # WHEELS   a folder of wheels to use besides what is installed; nothing is fetched
 #
 # Needs a Python (PYTHON, else python3) with CuPy 14 and its libraries, safetensors, ml_dtypes, hypothesis, pytest and
-# pytest-benchmark. COMMIT names the commit where there is no git.
+# pytest-benchmark. PyTorch and JAX are used if they are present, which gpu.json says. COMMIT names the commit where there
+# is no git.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 1 ] || { sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2; }
@@ -53,6 +54,8 @@ part "primitives" 60 "${tests[@]}" tests/test_primitives.py
 part "tests on the GPU" 180 "${tests[@]}" --ignore tests/test_primitives.py --ignore tests/test_packaging.py \
   --ignore tests/test_compile.py --ignore tests/test_emulation.py --ignore tests/test_emulation_faults.py \
   --ignore tests/test_kernels_emulated.py --ignore tests/test_mutations.py
+# Once without the sanitizer, so that with it no kernel needs compiling, which would take many times as long.
+part "sanitized steps, bare" 40 "$python" benchmarks/sanitize.py
 for tool in memcheck racecheck; do
   if command -v compute-sanitizer >/dev/null; then
     part "$tool" 70 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" benchmarks/sanitize.py

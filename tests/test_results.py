@@ -1,6 +1,7 @@
 """Committed results of runs on GPUs are of the kernels of their commit."""
 
 import json
+import re
 import runpy
 import subprocess
 from pathlib import Path
@@ -93,6 +94,34 @@ def test_what_a_run_writes(status, passed, tmp_path, monkeypatch, capsys):
     assert {"gpu", "driver", "cuda", "cupy", "nvrtc", "date"} <= set(facts)
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"{'passed' if passed else 'FAILED'}   180 s  tests on the GPU"
+
+
+@pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
+def test_skipped_tests_and_absent_libraries_are_seen(tmp_path, capsys):
+    """... in the file, and where tests were skipped in the summary, too."""
+    module = runpy.run_path(str(ROOT / "benchmarks" / "facts.py"))
+    (tmp_path / "parts").write_text("demo\t0\t1\nprimitives\t0\t12\ntests on the GPU\t1\t180\nbenchmarks\t124\t70\n")
+    (tmp_path / "log.txt").write_text(
+        "\n== demo\n99 % right, 1 skipped\n"
+        "\n== primitives\n....\n4 passed in 3.20s\n"
+        "\n== tests on the GPU\nSKIPPED [3] a.py:1: no torch\n1 failed, 20 passed, 13 skipped in 63.20s (0:01:03)\n"
+        "\n== benchmarks\n..\n"
+    )
+    module["main"](tmp_path / "parts", tmp_path / "gpu.json")
+    facts = json.loads((tmp_path / "gpu.json").read_text())
+    assert [part.get("skipped") for part in facts["parts"]] == [None, 0, 13, None]
+    assert capsys.readouterr().out.splitlines()[-2] == "FAILED   180 s  tests on the GPU, 13 skipped"
+    assert {facts["torch"], facts["jax"]} <= {module["version_of"](name) for name in ("torch", "jax")}
+    assert module["version_of"]("no-such-package") == "absent"
+
+
+def test_a_run_ends_within_nine_minutes():
+    """... however many of its parts need all of their time."""
+    script = (ROOT / "benchmarks" / "gpu.sh").read_text()
+    limits = re.findall(r'^ *part "([^"]*)" (\d+)', script, re.MULTILINE)
+    assert len(limits) == 7
+    seconds = sum(int(limit) * (2 if name == "$tool" else 1) for name, limit in limits if "not installed" not in name)
+    assert seconds + 10 <= 9 * 60
 
 
 @pytest.mark.skipif(git("--version") is None, reason="git is not installed")
