@@ -1,17 +1,25 @@
 """Arrays of other libraries for tests: how each makes one of NumPy's, and where its memory is.
 
-On the CPU they are the real PyTorch and JAX; on the emulated GPU stand-ins; on a GPU the real PyTorch.
+On the CPU they are the real PyTorch and JAX; on the emulated GPU stand-ins; on a GPU the real PyTorch and JAX. On both
+GPUs there are wrappers over CuPy's arrays, too, that need no other library.
 """
 
 import contextlib
+import os
 import sys
 import types
 
 import numpy as np
 import pytest
 
+from fusedlstm import dtypes
+from fusedlstm.dlpack import Incoming, Outgoing
+
 from conftest import BACKENDS
 from stand_in import arrays, dlpack, others, torch_cuda
+
+# JAX else takes most of a GPU's memory when it starts, and others are tested there.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 class TorchOnCpu:
@@ -56,7 +64,7 @@ class TorchOnGpu(TorchOnCpu):
 class Jax:
     """The real JAX, on the CPU."""
 
-    backend, mode = "numpy", None
+    backend, platform = "numpy", "cpu"
     written, gives = False, True
     refusal = TypeError, "a jaxlib.*, which never changes"
     cast = 'x.astype("float32")'
@@ -64,9 +72,13 @@ class Jax:
     def __init__(self, monkeypatch):
         self.jax = pytest.importorskip("jax", reason="JAX is not installed")
         self.type = self.jax.Array
+        try:
+            self.device = self.jax.devices(self.platform)[0]
+        except RuntimeError as error:
+            pytest.skip(f"JAX has no {self.platform} here: {error}")
 
     def make(self, array):
-        with self.jax.enable_x64(True):
+        with self.jax.enable_x64(True), self.jax.default_device(self.device):
             made = self.jax.numpy.array(array, copy=True).block_until_ready()
         assert made.dtype == array.dtype
         return made
@@ -76,6 +88,12 @@ class Jax:
 
     def host(self, array):
         return np.asarray(array)
+
+
+class JaxOnGpu(Jax):
+    """The real JAX, on a GPU."""
+
+    backend, platform = "cuda", "gpu"
 
 
 class OnlyDlpack:
@@ -175,6 +193,87 @@ class InterfaceEmulated(DlpackEmulated):
     type = others.OnlyInterface
 
 
+class Wrapped:
+    """An array of CuPy's, real or emulated, that nothing but a protocol reaches, of a library with a stream of its own.
+
+    The stream is CuPy's current one where none is given.
+    """
+
+    def __init__(self, array, stream=None):
+        self.array, self.stream = array, stream
+
+    def in_stream(self):
+        return contextlib.nullcontext() if self.stream is None else self.stream
+
+
+class WrappedDlpack(Wrapped):
+    """... which is DLPack, of bfloat16 too."""
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, **options):
+        bits = self.array.dtype.name == "bfloat16"
+        with self.in_stream():
+            return (Outgoing(self.array.view(np.int16)) if bits else self.array).__dlpack__(**options)
+
+
+class WrappedNamespace(WrappedDlpack):
+    """... whose library makes arrays of others', on CuPy's current stream."""
+
+    def __array_namespace__(self, *, api_version=None):
+        return types.SimpleNamespace(from_dlpack=type(self).take)
+
+    @classmethod
+    def take(cls, array):
+        incoming = Incoming(array)
+        taken = sys.modules["cupy"].from_dlpack(incoming)
+        return cls(taken.view(dtypes.resolve("bfloat16")) if incoming.is_bfloat16 else taken)
+
+
+class WrappedInterface(Wrapped):
+    """... which is the CUDA array interface; it names the stream that is given."""
+
+    @property
+    def __cuda_array_interface__(self):
+        bits = self.array.dtype.name == "bfloat16"
+        interface = dict((self.array.view(np.int16) if bits else self.array).__cuda_array_interface__)
+        interface["stream"] = None if self.stream is None else self.stream.ptr
+        return interface | ({"typestr": "<V2"} if bits else {})
+
+
+class DlpackOnGpu:
+    """A library on a GPU, real or emulated, that has DLPack alone."""
+
+    backend, type = "cuda", WrappedDlpack
+    written, gives = True, False
+    cast = 'x.astype("float32")'
+
+    def __init__(self, monkeypatch):
+        pass
+
+    def make(self, array):
+        return self.type(sys.modules["cupy"].asarray(array.copy()))
+
+    def address(self, array):
+        return array.array.data.ptr
+
+    def host(self, array):
+        return array.array.get()
+
+
+class NamespaceOnGpu(DlpackOnGpu):
+    """... and makes arrays of results."""
+
+    type, gives = WrappedNamespace, True
+
+
+class InterfaceOnGpu(DlpackOnGpu):
+    """A library on a GPU, real or emulated, that has the CUDA array interface alone."""
+
+    type = WrappedInterface
+
+
 class Native:
     """The backend's own."""
 
@@ -197,4 +296,7 @@ class Native:
 
 ON_CPU = [TorchOnCpu, Jax, DlpackOnCpu] if "numpy" in BACKENDS else []
 EMULATED = [TorchEmulated, DlpackEmulated, NamespaceEmulated, JaxEmulated, InterfaceEmulated]
-ON_GPU = (EMULATED if "emulated" in BACKENDS else []) + ([TorchOnGpu] if "cuda" in BACKENDS else [])
+ON_BOTH = [DlpackOnGpu, NamespaceOnGpu, InterfaceOnGpu]
+ON_GPU = ([*EMULATED, *ON_BOTH] if "emulated" in BACKENDS else []) + (
+    [TorchOnGpu, JaxOnGpu, *ON_BOTH] if "cuda" in BACKENDS else []
+)

@@ -371,8 +371,15 @@ def test_tensors_without_plain_memory():
         case.cell(torch.zeros(B, I, dtype=torch.cfloat), state)
 
 
-def test_traced_arrays_are_refused():
+@pytest.fixture
+def jax():
+    """JAX, on the CPU also where it has a GPU."""
     jax = pytest.importorskip("jax", reason="JAX is not installed")
+    with jax.default_device(jax.devices("cpu")[0]):
+        yield jax
+
+
+def test_traced_arrays_are_refused(jax):
     case = Case("numpy")
     with pytest.raises(TypeError, match=r"^x: wanted "):
         jax.jit(lambda x: case.cell(x, case.cell.zero_state(B)).h)(case.x)
@@ -400,9 +407,8 @@ def test_torch_sees_changes_of_x():
     assert not torch.equal(before.h, after.h)
 
 
-def test_jax_results_still_under_way():
+def test_jax_results_still_under_way(jax):
     """What JAX has yet to compute is waited for."""
-    jax = pytest.importorskip("jax", reason="JAX is not installed")
     case = Case("numpy")
     slow = jax.jit(lambda m: jax.lax.fori_loop(0, 30, lambda _, m: jax.numpy.tanh(m @ m), m))
     x = slow(jax.numpy.ones((600, 600), "float32") * 1e-3)[:B, :I]
@@ -423,8 +429,7 @@ def test_read_only_arrays_of_dlpack():
     case.cell(kind.make(case.x), target)
 
 
-def test_jax_arrays_without_one_memory():
-    jax = pytest.importorskip("jax", reason="JAX is not installed")
+def test_jax_arrays_without_one_memory(jax):
     case = Case("numpy")
     gone = jax.numpy.ones((B, I))
     gone.delete()
