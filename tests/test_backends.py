@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusedlstm import BackendUnavailableError, LSTMCell, LSTMWeights, available_backends, backends
+from fusedlstm import BackendUnavailableError, LSTMCell, LSTMWeights, available_backends, backends, dtypes
 from fusedlstm.backends import unavailable_reason
 from fusedlstm.backends.cuda import probe
 
@@ -252,3 +252,19 @@ def test_a_cell_of_numpy_imports_no_cupy():
     )
     result = run(code)
     assert (result.returncode, result.stdout) == (0, "False\n"), result.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_large_arrays_are_like_others(dtype):
+    """They are memory of their own, which can be written, is aligned, and goes to other libraries."""
+    dtype = dtypes.resolve(dtype)
+    shape = (3, backends.numpy_backend._LARGE // dtype.itemsize)
+    one, other = (backends.choose("numpy").empty(shape, dtype) for _ in range(2))
+    assert (one.shape, one.dtype, type(one)) == (shape, dtype, np.ndarray)
+    assert one.flags.c_contiguous
+    assert one.flags.writeable
+    assert one.ctypes.data % 64 == 0
+    assert not np.may_share_memory(one, other)
+    one[...], other[...] = 1, 2
+    assert one[2, -1] == 1
+    assert not memoryview(one.view(np.uint8)).readonly
