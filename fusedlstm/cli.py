@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 import fusedlstm
-from fusedlstm import dtypes
+from fusedlstm import blas, dtypes
 from fusedlstm.backends import unavailable_reason
 from fusedlstm.run import run_files
 
@@ -93,6 +93,10 @@ def _info(_: argparse.Namespace) -> int:
         ("Python", f"{platform.python_version()} on {platform.platform()}"),
     ]
     rows += [(name, version) for name in _PACKAGES if (version := _version(name)) is not None]
+    rows += [("NumPy's BLAS", blas.describe())]
+    advice = blas.advice()
+    if advice:
+        rows.append(("", advice))
     reason = unavailable_reason("cuda")
     rows += [("backend numpy", "runs"), ("backend cuda", f"can't run: {reason}" if reason else "runs")]
     if not reason:

@@ -1,0 +1,129 @@
+"""Which BLAS multiplies NumPy's matrices, and whether its kernel is made for this processor.
+
+A step on a CPU is mostly one matrix product. OpenBLAS has kernels for many processors and picks one when it is loaded:
+one that it takes for an older processor, or that OPENBLAS_CORETYPE names, runs at half the speed or less. Nothing here
+raises: what can't be found out is None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+_VARIABLE = "OPENBLAS_CORETYPE"
+
+# The instructions that OpenBLAS' kernels for x86 are made of: the names that it gives them, in small letters.
+_OLD, _AVX, _AVX2, _AVX512 = range(4)
+_INSTRUCTIONS = ("SSE", "AVX", "AVX2", "AVX-512")
+_KERNELS = {
+    **dict.fromkeys(("skylakex", "cooperlake", "sapphirerapids"), _AVX512),
+    **dict.fromkeys(("haswell", "zen", "excavator"), _AVX2),
+    **dict.fromkeys(("sandybridge", "bulldozer", "piledriver", "steamroller"), _AVX),
+    **dict.fromkeys(("generic", "prescott", "katmai", "core2", "penryn", "dunnington", "nehalem", "atom"), _OLD),
+    **dict.fromkeys(("athlon", "opteron", "opteron_sse3", "barcelona", "bobcat", "nano"), _OLD),
+}
+# What to ask for by _VARIABLE on a processor that has them.
+_BEST = {_AVX: "Sandybridge", _AVX2: "Haswell", _AVX512: "SkylakeX"}
+# The names by which NumPy says that it found them, in its versions from 1.26.
+_FOUND = {"AVX": _AVX, "AVX2": _AVX2, "X86_V3": _AVX2, "AVX512_SKX": _AVX512, "X86_V4": _AVX512}
+
+
+def facts() -> dict[str, Any]:
+    """Return NumPy's BLAS: its `name` and `version`, the `kernel` that runs (OpenBLAS only), and its `threads`."""
+    built = _config("Build Dependencies").get("blas") or {}
+    library = _openblas()
+    kernel = _call(library, "get_corename", ctypes.c_char_p)
+    return {
+        "name": built.get("name"),
+        "version": built.get("version"),
+        "kernel": kernel.decode(errors="replace") if kernel else None,
+        "threads": _call(library, "get_num_threads", ctypes.c_int),
+    }
+
+
+def describe() -> str:
+    """Return the facts in one line."""
+    known = facts()
+    parts = [" ".join(filter(None, (known["name"], known["version"]))) or "unknown"]
+    if known["kernel"]:
+        parts.append(f"kernel {known['kernel']}")
+    if known["threads"]:
+        parts.append(f"{known['threads']} thread{'s' if known['threads'] > 1 else ''}")
+    return ", ".join(parts)
+
+
+def advice() -> str | None:
+    """Return what to set where the kernel that runs is one for older processors than this, else None."""
+    return advise(facts()["kernel"], _simd(), os.environ)
+
+
+def advise(kernel: str | None, simd: Collection[str], environ: Mapping[str, str]) -> str | None:
+    """Return what to set for a better kernel.
+
+    Args:
+        kernel: OpenBLAS' name of the one that runs, or None.
+        simd: NumPy's names of the instructions that the processor has.
+        environ: the environment's variables.
+    """
+    runs = _KERNELS.get((kernel or "").lower())
+    has = max((_FOUND[name] for name in simd if name in _FOUND), default=_OLD)
+    if runs is None or runs >= has:
+        return None
+    uses = f"it uses {_INSTRUCTIONS[runs]} where this one has {_INSTRUCTIONS[has]}"
+    slow = f"kernel {kernel} is for older processors: {uses}"
+    if environ.get(_VARIABLE):
+        return f"{slow}; {_VARIABLE}={environ[_VARIABLE]} is set: unset it"
+    return f"{slow}; set {_VARIABLE}={_BEST[has]} before Python starts"
+
+
+def _config(section: str) -> dict[str, Any]:
+    """Return a section of what NumPy says of its own build and processor."""
+    with contextlib.suppress(Exception):  # whatever a NumPy of an unusual build does
+        config: Any = np.show_config(mode="dicts")
+        return dict(config[section])
+    return {}
+
+
+def _simd() -> set[str]:
+    """Return NumPy's names of the instructions that this processor has."""
+    extensions = _config("SIMD Extensions")
+    return {*extensions.get("baseline", ()), *extensions.get("found", ())}
+
+
+def _openblas() -> ctypes.CDLL | None:
+    """Return the OpenBLAS that NumPy has loaded, or None where it has another BLAS, or can't be found."""
+    for path in _candidates():
+        with contextlib.suppress(OSError):  # no library, or one that went away
+            return ctypes.CDLL(str(path))
+    return None
+
+
+def _candidates() -> Iterator[Path]:
+    """Yield files that may be the OpenBLAS of NumPy: those in its wheel, and on Linux what the process has loaded."""
+    package = Path(np.__file__).parent
+    for folder in (package.parent / "numpy.libs", package / ".libs", package / ".dylibs"):
+        yield from sorted(folder.glob("*openblas*"))
+    with contextlib.suppress(OSError):
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        loaded = re.findall(r"(/\S.*openblas.*)$", maps, re.MULTILINE)
+        yield from (Path(name) for name in dict.fromkeys(loaded) if "scipy.libs" not in name)  # SciPy brings its own
+
+
+def _call(library: ctypes.CDLL | None, name: str, result: Any) -> Any:
+    """Return what a function of OpenBLAS without arguments answers, under any of its names, or None."""
+    for prefix in ("scipy_", ""):
+        for suffix in ("64_", ""):
+            function = getattr(library, f"{prefix}openblas_{name}{suffix}", None)
+            if function is not None:
+                function.restype = result
+                return function()
+    return None
