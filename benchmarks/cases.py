@@ -1,0 +1,229 @@
+"""What is timed: sizes, weights, random data, and the exact results that everybody must have before a time counts.
+
+B batch, T steps, I input size, N units, P output size of a projection, L layers. A step has T = 1 and given states.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusedlstm import LSTM, LSTMState, StackedWeights
+
+# How far a result may be from float64, absolutely, for states of order 1. Of the 16-bit dtypes peers round c too.
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 4e-2}
+# Multiplications that the exact result may take: of a larger case some rows are compared, and all must be finite.
+_EXACT_WORK = 4e9
+_FEWEST_ROWS = 4
+
+
+class WrongResultError(AssertionError):
+    """A result that is not the exact one: no time of it is reported."""
+
+
+class Data(NamedTuple):
+    """Random inputs, never zeros: xs (T, B, I), h (L, B, P), c (L, B, N), and rows that are reset (T, B), or None."""
+
+    xs: Any
+    h: Any
+    c: Any
+    is_first: Any
+
+
+class Result(NamedTuple):
+    """The states after the last step, h (L, B, P) and c (L, B, N), and of a sequence the outputs (T, B, P)."""
+
+    h: Any
+    c: Any
+    outputs: Any = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size of one kind of work.
+
+    Args:
+        kind: "step", of all layers from given states, or "sequence", of T steps.
+        name: the use.
+        T: steps, 1 for a step.
+        B: batch.
+        I: input size.
+        N: units.
+        P: output size of a projection, or None.
+        layers: how many, one above the other.
+        dtype: of x, h and the weights.
+        resets: the share of rows that are reset before each step.
+        quick: whether it is timed with --quick too.
+        gpu_only: whether it is too much for a CPU.
+    """
+
+    kind: str
+    name: str
+    T: int
+    B: int
+    I: int
+    N: int
+    P: int | None = None
+    layers: int = 1
+    dtype: str = "float32"
+    resets: float = 0.0
+    quick: bool = False
+    gpu_only: bool = False
+
+    @property
+    def id(self) -> str:
+        """The case in a test's name, which stays the same from commit to commit."""
+        parts = [self.name.replace(" ", "_"), f"T{self.T}" if self.kind == "sequence" else "", f"B{self.B}"]
+        parts += [f"I{self.I}", f"N{self.N}", f"P{self.P}" if self.P else ""]
+        parts += [f"L{self.layers}" if self.layers > 1 else "", self.dtype if self.dtype != "float32" else ""]
+        return "-".join(filter(None, [*parts, f"resets{self.resets:g}" if self.resets else ""]))
+
+    @property
+    def title(self) -> str:
+        """The case above its table."""
+        parts = [f"T = {self.T}" if self.kind == "sequence" else "", f"B = {self.B}"]
+        parts += [f"N = I = {self.N}"] if self.I == self.N else [f"I = {self.I}", f"N = {self.N}"]
+        parts += [f"P = {self.P}" if self.P else "", f"{self.layers} layers" if self.layers > 1 else ""]
+        parts += [f"{self.resets:.0%} of the rows reset" if self.resets else ""]
+        return f"{self.name}, {self.dtype}: {', '.join(filter(None, parts))}"
+
+    @property
+    def weights(self) -> StackedWeights:
+        """The weights of all layers, the same each time."""
+        return _weights(self)
+
+    @property
+    def data(self) -> Data:
+        """Inputs and states, the same each time: nobody may write to them."""
+        return _data(self)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows that are compared: all, or from the first to the last as many as can be had in a second."""
+        each = 4 * self.T * self.layers * self.N * (self.I + (self.P or self.N))
+        count = min(self.B, max(_FEWEST_ROWS, int(_EXACT_WORK / each)))
+        return np.unique(np.linspace(0, self.B - 1, count).astype(int))
+
+    @property
+    def exact(self) -> Result:
+        """The result of `rows`, computed in float64."""
+        return _exact(self)
+
+    def assert_right(self, result: Result) -> None:
+        """Raise WrongResultError unless a result is the exact one, to its dtype."""
+        width = self.P or self.N
+        shapes = {"h": (self.layers, self.B, width), "c": (self.layers, self.B, self.N)}
+        if self.kind == "sequence":
+            shapes["outputs"] = (self.T, self.B, width)
+        for name, shape in shapes.items():
+            self._assert_equal(name, getattr(result, name), shape)
+
+    def _assert_equal(self, name: str, got: Any, shape: tuple[int, ...]) -> None:
+        if np.shape(got) != shape:
+            raise WrongResultError(f"{self.id}: {name} has the shape {np.shape(got)}, not {shape}")
+        if not np.isfinite(got).all():
+            raise WrongResultError(f"{self.id}: {name} is not finite everywhere")
+        wanted = getattr(self.exact, name)
+        worst = np.abs(np.asarray(got)[:, self.rows].astype(np.float64) - wanted).max()
+        if worst > TOLERANCES[self.dtype]:
+            raise WrongResultError(f"{self.id}: {name} is {worst:.3g} from the exact result")
+
+
+# Peers of a case follow each other, so that two cases' arrays are in memory at most.
+_kept = functools.lru_cache(maxsize=2)
+
+
+@_kept
+def _weights(case: Case) -> StackedWeights:
+    return StackedWeights.random(case.I, case.N, case.layers, seed=0, proj_size=case.P, dtype=case.dtype)
+
+
+@_kept
+def _data(case: Case) -> Data:
+    rng = np.random.default_rng(1)
+    dtype = case.weights.dtype
+    c_dtype = dtype if dtype.itemsize >= 4 else np.dtype(np.float32)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32).astype(dtype)
+
+    xs, h = normal(case.T, case.B, case.I), normal(case.layers, case.B, case.P or case.N)
+    c = normal(case.layers, case.B, case.N).astype(c_dtype)  # what a peer that keeps c in 16 bits has too
+    is_first = None
+    if case.resets:
+        is_first = rng.random((case.T, case.B)) < case.resets
+        is_first[:, 0] = True  # one at least
+    return Data(xs, h, c, is_first)
+
+
+@_kept
+def _exact(case: Case) -> Result:
+    rows, data = case.rows, case.data
+    xs, h, c = (array[:, rows].astype(np.float64) for array in data[:3])
+    lstm = LSTM(case.weights.astype("float64"), backend="numpy")
+    is_first = None if data.is_first is None else data.is_first[:, rows]
+    states = tuple(LSTMState(h=h[k], c=c[k]) for k in range(case.layers))
+    outputs, states = lstm(xs, states, is_first=is_first)
+    h, c = (np.stack([getattr(state, part) for state in states]) for part in ("h", "c"))
+    return Result(h, c, outputs if case.kind == "sequence" else None)
+
+
+def step(name: str, B: int, I: int, N: int, **options: Any) -> Case:
+    """Return a case of one step."""
+    return Case("step", name, 1, B, I, N, **options)
+
+
+def sequence(name: str, T: int, B: int, I: int, N: int, **options: Any) -> Case:
+    """Return a case of T steps."""
+    return Case("sequence", name, T, B, I, N, **options)
+
+
+_QUICK_STEPS = {(1, 128), (32, 128), (1024, 128), (32, 512), (1024, 256)}
+_BATCHES, _GPU_BATCHES, _SIZES, _GPU_SIZES = (1, 32, 256, 1024), (4096, 16384), (128, 256, 512), (1024,)
+
+STEPS = [
+    step("step", B, N, N, quick=(B, N) in _QUICK_STEPS, gpu_only=B in _GPU_BATCHES or N in _GPU_SIZES)
+    for N in _SIZES + _GPU_SIZES
+    for B in _BATCHES + _GPU_BATCHES
+]
+# Sizes that fit no tile: what is tuned for powers of two shows there.
+TRAPS = [
+    *(step("step", B, 128, 128) for B in (31, 136)),
+    *(step("step", 32, N, N, quick=N == 200) for N in (192, 200, 640)),
+]
+
+_QUICK_SEQUENCES = {(1, 128), (32, 128)}
+SEQUENCES = [
+    *(
+        sequence("sequence", 100, B, N, N, quick=(B, N) in _QUICK_SEQUENCES, gpu_only=(B, N) == (1024, 512))
+        for N in _SIZES
+        for B in _BATCHES
+    ),
+    sequence("sequence", 1000, 1, 128, 128),
+]
+
+WORKLOADS = [
+    *(step("RL rollout", B, 128, 128, resets=0.03, quick=B == 256) for B in (64, 256, 1024, 4096, 16384)),
+    sequence("RL training", 128, 128, 256, 256, resets=0.03),
+    *(step("RNN-T prediction network", B, 640, 640, layers=2, quick=B == 16) for B in (16, 32)),
+    step("RNN-T prediction network", 32, 640, 2048, P=640),
+    *(step("VAD streams", B, 128, 128, quick=B == 64) for B in (1, 64, 1024)),
+    *(
+        sequence("basecalling", 1600, 64, 384, 384, dtype=dtype, gpu_only=True, quick=dtype == "float16")
+        for dtype in ("float32", "float16")
+    ),
+    sequence("basecalling", 400, 16, 384, 384),
+    *(step("hydrology", B, 23, 50, layers=3) for B in (1, 256)),
+    sequence("hydrology", 28, 256, 23, 50, layers=3, quick=True),
+    step("one-sample audio", 1, 1, 40, quick=True),
+]
+# The seconds between two steps of a stream: as many streams as are done within them run in real time.
+SECONDS_BETWEEN_STEPS = {"VAD streams": 0.032, "one-sample audio": 1 / 48_000}
+
+
+def chosen(cases: list[Case], *, quick: bool, device: str) -> list[Case]:
+    """Return the cases that are timed on a device."""
+    return [case for case in cases if (case.quick or not quick) and (device == "cuda" or not case.gpu_only)]

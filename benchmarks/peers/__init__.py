@@ -1,0 +1,123 @@
+"""Who is timed: ours, and what people would use instead. Each file has one library's, and imports it at use only.
+
+A peer is an instance of `Peer`. For a case and a device, `prepare` makes all that a user would make once of the case's
+weights and data, and returns `run`: a function without arguments that does one step, or one sequence, from the same
+inputs each time, waits for the GPU where there is one, and returns what the library does. `results` turns that into
+NumPy arrays, which must be the exact ones before anything is timed. Everybody computes in the case's dtype, float32 in
+IEEE's (no TF32), with as many threads as the run was given.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from benchmarks.cases import Case, Result
+
+
+class CannotRunError(Exception):
+    """What `prepare` raises where a library turns out not to run a case, with its reason."""
+
+
+class Peer:
+    """One way to step an LSTM; see the module.
+
+    Attributes:
+        name: in tables and in tests' names, which stay the same from commit to commit.
+        package: the distribution whose version is recorded.
+        module: what is imported of it.
+        kinds: of the cases that it runs.
+        devices: that it runs on.
+        dtypes: that it computes in.
+        ours: whether it is fusedlstm.
+        quick: whether it takes part with --quick: not if it takes long to prepare.
+    """
+
+    name = ""
+    package = ""
+    module = ""
+    kinds: tuple[str, ...] = ("step",)
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    dtypes: tuple[str, ...] = ("float32",)
+    ours = False
+    quick = True
+
+    def why_not(self, device: str) -> str | None:
+        """Return why it can't run on this machine's "cpu" or "cuda", or None."""
+        if device not in self.devices:
+            return f"it runs on {' and '.join(self.devices)} only"
+        if importlib.util.find_spec(self.module) is None:
+            return f"{self.module} is not installed"
+        return None
+
+    def version(self) -> str | None:
+        """Return the package's version, or None where it is not installed."""
+        try:
+            return importlib.metadata.version(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    def cannot(self, case: Case) -> str | None:
+        """Return why it does not do a case, or None."""
+        if case.kind not in self.kinds:
+            return f"it does no {case.kind}"
+        if case.dtype not in self.dtypes:
+            return f"it has no {case.dtype}"
+        return None
+
+    def prepare(self, case: Case, device: str, threads: int) -> Callable[[], Any]:
+        """Return what does the case once.
+
+        Raises:
+            CannotRunError: it does not, and why.
+        """
+        raise NotImplementedError
+
+    def results(self, raw: Any) -> Result:
+        """Return what `run` returned as NumPy arrays."""
+        raise NotImplementedError
+
+    def remarks(self, run: Callable[[], Any], device: str) -> dict[str, Any]:
+        """Return what else is to be recorded beside the times."""
+        del run, device
+        return {}
+
+
+def all_peers() -> list[Peer]:
+    """Return every peer, ours first."""
+    from benchmarks.peers import (
+        cupy_peer,
+        fusedlstm_peer,
+        jax_peer,
+        numpy_peer,
+        onnxruntime_peer,
+        tensorflow_peer,
+        torch_cell,
+        torch_lstm,
+    )
+
+    files = (
+        fusedlstm_peer,
+        numpy_peer,
+        torch_cell,
+        torch_lstm,
+        onnxruntime_peer,
+        jax_peer,
+        tensorflow_peer,
+        cupy_peer,
+    )
+    return [peer for file in files for peer in file.PEERS]
+
+
+def missing(devices: tuple[str, ...], *, quick: bool) -> Iterator[tuple[str, str]]:
+    """Yield the peers that run on none of these devices here, with the reason."""
+    for peer in all_peers():
+        reasons = {device: peer.why_not(device) for device in devices}
+        if all(reasons.values()):
+            yield peer.name, "; ".join(dict.fromkeys(filter(None, reasons.values())))
+        elif quick and not peer.quick:
+            yield peer.name, "left out with --quick"

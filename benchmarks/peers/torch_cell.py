@@ -1,0 +1,121 @@
+"""torch.nn.LSTMCell: eager, compiled, and in a CUDA graph."""
+
+import functools
+
+from benchmarks.peers import CannotRunError
+from benchmarks.peers.torch_common import TorchPeer, settle, tensor, tensors, waiting
+
+
+def cells(case, device):
+    """A cell for each layer."""
+    import torch
+
+    made = []
+    for weights in case.weights.layers:
+        cell = torch.nn.LSTMCell(weights.input_size, weights.hidden_size, device=device)
+        cell = cell.to(getattr(torch, case.dtype))
+        with torch.no_grad():
+            cell.weight_ih.copy_(tensor(weights.weight_ih, device, case.dtype))
+            cell.weight_hh.copy_(tensor(weights.weight_hh, device, case.dtype))
+            cell.bias_ih.copy_(tensor(weights.bias, device, case.dtype))
+            cell.bias_hh.zero_()
+        made.append(cell)
+    return made
+
+
+def step(layers, x, h, c, keep):
+    """One step of all layers; rows that begin anew are multiplied by zero, as CleanRL does."""
+    hs, cs = [], []
+    for k, cell in enumerate(layers):
+        state = (h[k], c[k]) if keep is None else (h[k] * keep, c[k] * keep)
+        x, memory = cell(x, state)
+        hs.append(x)
+        cs.append(memory)
+    return hs, cs
+
+
+class Eager(TorchPeer):
+    """Called as it is."""
+
+    name = "torch.nn.LSTMCell"
+
+    def cannot(self, case):
+        return super().cannot(case) or ("LSTMCell has no projection" if case.P else None)
+
+    def prepare(self, case, device, threads):
+        settle(threads)
+        return self.waited(functools.partial(step, *self.arguments(case, device)), device)
+
+    def arguments(self, case, device):
+        xs, h, c, keep = tensors(case, device)
+        return cells(case, device), xs[0], h, c, None if keep is None else keep[0]
+
+    def waited(self, work, device):
+        """What does the work without gradients and waits for it."""
+        import torch
+
+        synchronize = waiting(device)
+
+        @torch.inference_mode()
+        def run():
+            result = work()
+            synchronize()
+            return result
+
+        return run
+
+
+class Compiled(Eager):
+    """torch.compile: on a CPU C++ that it generates, on a GPU also replayed as a CUDA graph."""
+
+    name = "torch.nn.LSTMCell compiled"
+    quick = False  # each case is compiled for seconds
+
+    def prepare(self, case, device, threads):
+        import torch
+
+        settle(threads)
+        torch.compiler.reset()  # or it stops to compile after some cases
+        layers, x, h, c, keep = self.arguments(case, device)
+        compiled = torch.compile(functools.partial(step, layers), mode="reduce-overhead", fullgraph=True, dynamic=False)
+        run = self.waited(functools.partial(compiled, x, h, c, keep), device)
+        try:
+            for _ in range(3):  # a graph is recorded in the second
+                run()
+        except Exception as error:  # of many kinds: no compiler, no Triton, an operation it does not know
+            raise CannotRunError(f"torch.compile: {str(error).strip().splitlines()[0]}") from error
+        return run
+
+
+class Graph(Eager):
+    """Captured once as a CUDA graph, and replayed: inputs and results have fixed places."""
+
+    name = "torch.nn.LSTMCell CUDA graph"
+    devices = ("cuda",)
+
+    def prepare(self, case, device, threads):
+        import torch
+
+        settle(threads)
+        work = functools.partial(step, *self.arguments(case, device))
+        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        with torch.inference_mode():
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # what is set up at first use must not be captured
+                for _ in range(3):
+                    work()
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(graph):
+                hs, cs = work()
+            for array in (*hs, *cs):
+                array.fill_(float("nan"))
+
+        def run():
+            graph.replay()
+            torch.cuda.synchronize()
+            return hs, cs
+
+        return run
+
+
+PEERS = [Eager(), Compiled(), Graph()]

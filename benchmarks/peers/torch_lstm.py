@@ -1,0 +1,68 @@
+"""torch.nn.LSTM, on a GPU cuDNN's: a step as a sequence of T = 1, sequences, layers and projections."""
+
+from benchmarks.peers.torch_common import TorchPeer, settle, tensor, tensors, waiting
+
+
+def module(case, device):
+    """The LSTM with a case's weights."""
+    import torch
+
+    lstm = torch.nn.LSTM(case.I, case.N, case.layers, proj_size=case.P or 0, device=device)
+    lstm = lstm.to(getattr(torch, case.dtype))
+    with torch.no_grad():
+        for k, weights in enumerate(case.weights.layers):
+            names = {"weight_ih": weights.weight_ih, "weight_hh": weights.weight_hh, "bias_ih": weights.bias}
+            for name, array in {**names, "weight_hr": weights.weight_hr}.items():
+                if array is not None:
+                    getattr(lstm, f"{name}_l{k}").copy_(tensor(array, device, case.dtype))
+            getattr(lstm, f"bias_hh_l{k}").zero_()
+    return lstm.eval()
+
+
+def in_steps(lstm, xs, state, keep):
+    """A sequence with resets, which the module does not have: step by step, as CleanRL trains."""
+    import torch
+
+    outputs = []
+    for t in range(len(xs)):
+        output, state = lstm(xs[t : t + 1], tuple(part * keep[t] for part in state))
+        outputs.append(output)
+    return torch.cat(outputs), state
+
+
+class Lstm(TorchPeer):
+    """Called as it is."""
+
+    name = "torch.nn.LSTM"
+    kinds = ("step", "sequence")
+
+    def prepare(self, case, device, threads):
+        import torch
+
+        settle(threads)
+        lstm, synchronize = module(case, device), waiting(device)
+        xs, h, c, keep = tensors(case, device)
+
+        @torch.inference_mode()
+        def run():
+            if keep is None:
+                outputs, (new_h, new_c) = lstm(xs, (h, c))
+            else:
+                outputs, (new_h, new_c) = in_steps(lstm, xs, (h, c), keep)
+            synchronize()
+            return (new_h, new_c, outputs) if case.kind == "sequence" else (new_h, new_c)
+
+        return run
+
+    def remarks(self, run, device):
+        """The kernels that ran: cuDNN has several ways, of very different speed."""
+        if device != "cuda":
+            return {}
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            run()
+        return {"kernels": {event.key: event.count for event in profiled.key_averages()}}
+
+
+PEERS = [Lstm()]
