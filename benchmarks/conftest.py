@@ -1,6 +1,93 @@
-"""One thread for every library, set before NumPy and PyTorch are imported and read it."""
+"""Options, equal threads for all, and facts for the results. NumPy is not imported before `pytest_configure`."""
 
 import os
+import sys
 
-for library in ("OPENBLAS", "MKL", "OMP"):
-    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+import pytest
+
+from benchmarks import threads as threads_of_libraries
+
+# pytest-benchmark's options that have another default here: option, its default, ours, and ours with --quick.
+_DEFAULTS = (
+    ("benchmark_max_time", "1.0", "0.5", "0.1"),
+    ("benchmark_min_rounds", 5, 5, 3),
+    ("benchmark_columns", None, *[["median", "iqr", "min", "rounds"]] * 2),
+)
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("fusedlstm benchmarks")
+    group.addoption("--quick", action="store_true", help="few sizes, for a short time: under two minutes on two cores")
+    group.addoption("--threads", type=int, default=1, help="of every library, on a CPU (1)")
+    group.addoption("--device", choices=("cpu", "cuda"), help="time on this one only; else on all that run here")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Before pytest-benchmark reads its options, and before NumPy and the peers are imported to collect tests."""
+    if config.option.benchmark_disable:
+        config.option.quick = True  # results are checked, nothing is timed
+    for name, default, ours, quick in _DEFAULTS:
+        value = getattr(config.option, name)
+        if str(value) == str(default):
+            wanted = quick if config.option.quick else ours
+            setattr(config.option, name, wanted if value is None else type(value)(wanted))
+    if config.option.threads < 1:
+        raise pytest.UsageError("--threads: wanted 1 or more")
+    os.environ.update(threads_of_libraries.environment(config.option.threads))
+    _assert_threads(config)
+    # Peers' warnings are their own business; ours are errors, as in all tests.
+    config.addinivalue_line("filterwarnings", "default")
+    config.addinivalue_line("filterwarnings", "error:::fusedlstm")
+
+
+def _assert_threads(config):
+    """Refuse to time where NumPy was imported with other threads."""
+    early = "numpy" in sys.modules
+    from fusedlstm import blas
+
+    known, wanted = blas.facts()["threads"], config.option.threads
+    if known not in (None, wanted) and not config.option.benchmark_disable:
+        how = "was imported before the benchmarks' options were read" if early else "has fewer cores"
+        raise pytest.UsageError(f"NumPy's BLAS has {known} threads, not {wanted}: it {how}")
+
+
+def pytest_report_header(config):
+    from benchmarks import machine, peers
+    from fusedlstm import blas
+
+    run_on = machine.devices(config.getoption("device"))
+    lines = [
+        f"fusedlstm benchmarks on: {', '.join(run_on)}; threads: {config.getoption('threads')}",
+        f"fusedlstm benchmarks: NumPy's BLAS is {blas.describe()}",
+        *(f"fusedlstm benchmarks: {advice}" for advice in [blas.advice()] if advice),
+    ]
+    absent = peers.missing(run_on, quick=config.getoption("quick"))
+    return lines + [f"fusedlstm benchmarks: not run: {name}: {reason}" for name, reason in absent]
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    from benchmarks import machine
+
+    for changing in ("hz_actual", "hz_actual_friendly"):
+        machine_info.get("cpu", {}).pop(changing, None)
+    machine_info.update(machine.facts(config))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_compare_machine_info(machine_info, compared_benchmark):
+    """Commit and date differ between runs that are compared, and mean no other machine."""
+    for name in ("commit", "date"):
+        compared_benchmark["machine_info"][name] = machine_info[name]
+
+
+@pytest.fixture
+def threads(request):
+    """How many everybody has."""
+    return request.config.getoption("threads")
+
+
+@pytest.fixture
+def rounds(request):
+    """How often fresh processes are started."""
+    return 3 if request.config.getoption("quick") else 10

@@ -1,0 +1,93 @@
+"""Facts about the machine and what ran on it, which stand in every file of results."""
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import fusedlstm
+from benchmarks import peers
+from fusedlstm import blas
+from fusedlstm.backends import unavailable_reason
+
+ROOT = Path(__file__).parents[1]
+
+
+def devices(asked=None):
+    """Return the devices that are timed: those asked for, else all that run here."""
+    if asked:
+        return (asked,)
+    return ("cpu",) if unavailable_reason("cuda") else ("cpu", "cuda")
+
+
+def facts(config):
+    """Return everything, for the JSON of a run with these options."""
+    run_on = devices(config.getoption("device"))
+    not_run = dict(peers.missing(run_on, quick=config.getoption("quick")))
+    return {
+        "cpu_model": cpu_model(),
+        "cores": cores(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "fusedlstm": fusedlstm.__version__,
+        "blas": {**blas.facts(), "advice": blas.advice()},
+        "gpu": gpu(),
+        "peers": {peer.name: peer.version() for peer in peers.all_peers() if peer.name not in not_run},
+        "not_run": not_run,
+        "devices": list(run_on),
+        "threads": config.getoption("threads"),
+        "quick": config.getoption("quick"),
+        **when(),
+    }
+
+
+def when():
+    """Return what differs from run to run on one machine."""
+    return {"commit": commit(), "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+
+
+def cpu_model():
+    """Return the processor's name."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def cores():
+    """Return how many of them this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def commit():
+    """Return the commit, from git or the variable COMMIT, with a + where files have been changed since."""
+    try:
+        git = ("git", "-C", str(ROOT))
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("COMMIT", "unknown")
+    return head + ("+" if changed.stdout.strip() else "")
+
+
+def gpu():
+    """Return the first GPU's name, memory, driver and libraries, or None."""
+    if unavailable_reason("cuda"):
+        return None
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    properties = runtime.getDeviceProperties(0)
+    return {
+        "name": properties["name"].decode(),
+        "compute_capability": f"{properties['major']}.{properties['minor']}",
+        "memory_bytes": properties["totalGlobalMem"],
+        "multiprocessors": properties["multiProcessorCount"],
+        "driver": runtime.driverGetVersion(),
+        "cuda": runtime.runtimeGetVersion(),
+        "nvrtc": list(cupy.cuda.nvrtc.getVersion()),
+        "cupy": cupy.__version__,
+    }

@@ -1,0 +1,90 @@
+"""Each case with everybody who does it: which tests there are, and how one of them is checked and timed."""
+
+import gc
+from typing import NamedTuple
+
+import pytest
+
+from benchmarks import machine
+from benchmarks.cases import Case, chosen
+from benchmarks.peers import CannotRunError, Peer, all_peers
+from benchmarks.threads import threads_used
+
+
+class Entry(NamedTuple):
+    """A row of a table: who does what, where."""
+
+    case: Case
+    peer: Peer
+    device: str
+
+    @property
+    def id(self):
+        """In the test's name, by which runs are compared."""
+        return f"{self.case.id}-{self.device}-{self.peer.name.replace(' ', '_')}"
+
+
+def entries(config, cases):
+    """Return the rows of these cases' tables: peers of a case follow each other."""
+    quick = config.getoption("quick")
+    able = [
+        (peer, device)
+        for device in machine.devices(config.getoption("device"))
+        for peer in all_peers()
+        if (peer.quick or not quick) and peer.why_not(device) is None
+    ]
+    runs_on = {device: chosen(cases, quick=quick, device=device) for _, device in able}
+    return [
+        Entry(case, peer, device)
+        for case in cases
+        for peer, device in able
+        if case in runs_on[device] and peer.cannot(case) is None
+    ]
+
+
+def parametrize(metafunc, cases):
+    """Make a test of each row of these cases' tables: for a module's `pytest_generate_tests`."""
+    if "entry" in metafunc.fixturenames:
+        rows = entries(metafunc.config, cases)
+        metafunc.parametrize("entry", [pytest.param(row, id=row.id) for row in rows])
+
+
+def measure(benchmark, entry, threads):
+    """Check the result of a row, then time it, and check what it returned last."""
+    case, peer, device = entry
+    benchmark.group = case.title
+    benchmark.extra_info.update(about(entry, threads))
+    try:
+        run = peer.prepare(case, device, threads)
+    except CannotRunError as error:
+        benchmark.skipped = True
+        pytest.skip(str(error))
+    case.assert_right(peer.results(run()))
+    if benchmark.enabled:
+        benchmark.extra_info.update(peer.remarks(run, device))
+        benchmark.extra_info["threads_used"] = assert_threads(run, threads) if device == "cpu" else None
+    gc.collect()  # of the peer before
+    case.assert_right(peer.results(benchmark(run)))
+
+
+def assert_threads(run, threads):
+    """Return how many threads share the work; raise if they are more than everybody has."""
+    used = threads_used(run)
+    assert used is None or used < threads + 0.5, f"{used:.1f} threads share the work, not {threads}"
+    return used
+
+
+def about(entry, threads):
+    """Return what a row is, for tables and pictures."""
+    case, peer, device = entry
+    return {
+        "kind": case.kind,
+        "case": case.name,
+        "title": case.title,
+        **{name: getattr(case, name) for name in ("T", "B", "I", "N", "P", "layers", "dtype", "resets")},
+        "threads": threads,
+        "device": device,
+        "peer": peer.name,
+        "peer_version": peer.version(),
+        "ours": peer.ours,
+    }

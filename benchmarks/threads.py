@@ -1,0 +1,62 @@
+"""As many threads for every library as --threads says, and proof that they kept to it."""
+
+import os
+import time
+from pathlib import Path
+
+# Libraries read these when they are loaded: OpenBLAS, MKL, OpenMP, BLIS, Apple's Accelerate, XLA (JAX), TensorFlow.
+_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NPROC",
+    "TF_NUM_INTRAOP_THREADS",
+)
+_WINDOWS, _WINDOW = 5, 0.005  # how often it is looked, and for how many seconds
+
+
+def environment(threads):
+    """Return the variables that give every library this many threads, and all equal terms on a GPU."""
+    return {
+        **dict.fromkeys(_VARIABLES, str(threads)),
+        "TF_NUM_INTEROP_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # all share one GPU's memory
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "NVIDIA_TF32_OVERRIDE": "0",  # of cuBLAS and cuDNN, whoever calls them
+    }
+
+
+def threads_used(run):
+    """Return how many threads work at once in `run`, 1.0 for one, or None where the system does not say.
+
+    It is the smaller of two bounds. The time of all threads over that of the busiest is 2 too where two threads hand
+    work to each other; the time of all threads over that on the clock, at its largest, is less on a busy machine.
+    """
+    first = _times()
+    if first is None:
+        return None
+    at_once = max(_time_over_clock(run) for _ in range(_WINDOWS))
+    used = [after - first.get(thread, 0) for thread, after in _times().items()]
+    return round(min(at_once, sum(used) / max(used)), 2)
+
+
+def _time_over_clock(run):
+    """Return the time of all threads over that on the clock, while `run` runs once or more often."""
+    clock, time_of_all = time.perf_counter(), time.process_time()
+    while (elapsed := time.perf_counter() - clock) < _WINDOW:
+        run()
+    return (time.process_time() - time_of_all) / elapsed
+
+
+def _times():
+    """Return each thread's time on a processor, on Linux."""
+    times = {}
+    for thread in os.listdir("/proc/self/task") if Path("/proc/self/task").is_dir() else ():
+        try:
+            times[thread] = int(Path("/proc/self/task", thread, "schedstat").read_text().split()[0])
+        except OSError:  # it ended meanwhile
+            continue
+    return times or None
