@@ -1,0 +1,39 @@
+"""Times that only a fresh process can take, of what happens once in a process: it says the seconds itself."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+class Clock:
+    """A timer for pytest-benchmark that goes on by the seconds that fresh processes say, and by nothing else."""
+
+    __name__ = "clock_of_fresh_processes"
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def run(self, code, **variables):
+        """Run code in a fresh process, which prints its seconds last."""
+        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "PYTHONPATH": paths, **variables}
+        result = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        seconds = float(result.stdout.split()[-1])
+        assert seconds > 0
+        self.now += seconds
+
+
+CLOCK = Clock()
+# A test that is marked so, and timed by `pedantic` of `CLOCK.run`, has the seconds that its processes say.
+by_its_own_clock = pytest.mark.benchmark(timer=CLOCK)
