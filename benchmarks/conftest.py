@@ -25,6 +25,8 @@ def pytest_addoption(parser):
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     """Before pytest-benchmark reads its options, and before NumPy and the peers are imported to collect tests."""
+    if not hasattr(config.option, "benchmark_disable"):
+        raise pytest.UsageError("pytest-benchmark is not installed: fusedlstm's extra bench brings it")
     if config.option.benchmark_disable:
         config.option.quick = True  # results are checked, nothing is timed
     for name, default, ours, quick in _DEFAULTS:
@@ -66,6 +68,7 @@ def pytest_report_header(config):
     return lines + [f"fusedlstm benchmarks: not run: {name}: {reason}" for name, reason in absent]
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config, machine_info):
     from benchmarks import machine
 
@@ -74,7 +77,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info.update(machine.facts(config))
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_benchmark_compare_machine_info(machine_info, compared_benchmark):
     """Commit and date differ between runs that are compared, and mean no other machine."""
     for name in ("commit", "date"):

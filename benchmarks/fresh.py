@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -32,8 +30,3 @@ class Clock:
         seconds = float(result.stdout.split()[-1])
         assert seconds > 0
         self.now += seconds
-
-
-CLOCK = Clock()
-# A test that is marked so, and timed by `pedantic` of `CLOCK.run`, has the seconds that its processes say.
-by_its_own_clock = pytest.mark.benchmark(timer=CLOCK)

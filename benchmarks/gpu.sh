@@ -63,7 +63,6 @@ for tool in memcheck racecheck; do
     part "$tool: compute-sanitizer is not installed" 5 false
   fi
 done
-part "benchmarks" 70 "${tests[@]}" benchmarks --benchmark-max-time=0.3 --benchmark-columns=min,median,iqr,rounds \
-  --benchmark-sort=min --benchmark-json="$results/benchmarks.json"
+part "benchmarks" 120 "${tests[@]}" benchmarks --quick --device cuda --benchmark-json="$results/benchmarks.json"
 
 "$python" benchmarks/facts.py "$site/parts" "$results/gpu.json"

@@ -10,7 +10,7 @@ class Cupy(Peer):
     """On the GPU; its float32 matmuls are IEEE's, as CUPY_TF32 is not set."""
 
     name = "CuPy unfused"
-    module = "cupy"
+    package = module = "cupy"
     kinds = ("step", "sequence")
     devices = ("cuda",)
     dtypes = ("float64", "float32")
@@ -31,7 +31,7 @@ class Cupy(Peer):
             tuple(None if array is None else cupy.asarray(array) for array in layer) for layer in prepared(case.weights)
         ]
         xs, h, c, is_first = (None if array is None else cupy.asarray(array) for array in case.data)
-        synchronize = cupy.cuda.Device().synchronize
+        synchronize = cupy.cuda.get_current_stream().synchronize
 
         def run():
             if case.kind == "sequence":

@@ -17,8 +17,8 @@ def backend_of(device):
 
 
 def synchronizer(fused):
-    """What waits for the device, where there is one."""
-    return fused.xp.cuda.Device().synchronize if fused.backend == "cuda" else lambda: None
+    """What waits for the GPU, on whose current stream the work is queued, where there is one."""
+    return fused.xp.cuda.get_current_stream().synchronize if fused.backend == "cuda" else lambda: None
 
 
 def inputs(fused, case):
@@ -146,7 +146,7 @@ class Loop(Ours):
 
         def run():
             outputs = cell.xp.empty((case.T, *first.h.shape), first.h.dtype)
-            state, c = first, cell.xp.empty_like(first.c)
+            state, c = first, cell.xp.empty(first.c.shape, first.c.dtype)
             for x, reset, output in zip(xs, resets, outputs, strict=True):
                 state = cell(x, state, is_first=reset, out=LSTMState(h=output, c=c))
             synchronize()

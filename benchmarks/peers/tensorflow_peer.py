@@ -1,4 +1,6 @@
-"""TensorFlow on the CPU: the kernels of its LSTMBlockCell and of its LSTMBlockFusedCell, in a tf.function.
+"""TensorFlow on the CPU: the kernels of its LSTMBlockCell and LSTMBlockFusedCell, called as they are.
+
+Each is one operation for a layer, so that a tf.function around them only adds the cost of its own call.
 
 Both multiply [x | h] by one matrix. A step's gates are in the order i, g, f, o, a sequence's (BlockLSTMV2) i, f, g, o.
 """
@@ -50,7 +52,7 @@ def sequence(layers, xs, hs, cs):
     new_hs, new_cs = [], []
     for (weight, bias, peephole), h, c in zip(layers, hs, cs, strict=True):
         result = tf.raw_ops.BlockLSTMV2(
-            seq_len_max=tf.shape(xs, tf.int64)[0],
+            seq_len_max=len(xs),
             x=xs,
             cs_prev=c,
             h_prev=h,
@@ -101,9 +103,9 @@ class TensorFlow(Peer):
             xs, hs, cs = (tf.constant(array) for array in data[:3])
         arguments = layers, xs if case.kind == "sequence" else xs[0], tf.unstack(hs), tf.unstack(cs)
         if case.kind == "sequence":
-            return functools.partial(tf.function(sequence), *arguments)
+            return functools.partial(sequence, *arguments)
         keep = None if data.is_first is None else tf.constant(np.float32(~data.is_first[0])[:, None])
-        return functools.partial(tf.function(step), *arguments, keep)
+        return functools.partial(step, *arguments, keep)
 
     def results(self, raw):
         hs, cs, *outputs = raw

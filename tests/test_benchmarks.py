@@ -1,0 +1,396 @@
+"""The benchmarks' own promises: wrong results are refused, equal terms are equal, and runs can be compared."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import cases, peers, side_by_side, threads
+from benchmarks.cases import Result, WrongResultError, sequence, step
+from benchmarks.fresh import Clock
+from benchmarks.peers import CannotRunError, Peer
+from benchmarks.peers.numpy_peer import Numpy
+from benchmarks.peers.onnxruntime_peer import in_onnx_order
+from benchmarks.peers.tensorflow_peer import in_block_order
+from fusedlstm import blas
+
+from conftest import BACKENDS
+
+ROOT = Path(__file__).parents[1]
+ALL = cases.STEPS + cases.TRAPS + cases.SEQUENCES + cases.WORKLOADS
+PEERS = {peer.name: peer for peer in peers.all_peers()}
+SMALL = [
+    step("plain", 5, 7, 12),
+    step("layers", 5, 7, 12, layers=2),
+    step("resets", 5, 7, 12, layers=2, resets=0.3),
+    step("projection", 5, 7, 12, P=3, layers=2),
+    step("doubles", 5, 7, 12, dtype="float64"),
+    step("halves", 5, 7, 12, dtype="float16"),
+    sequence("plain", 9, 5, 7, 12),
+    sequence("layers", 9, 5, 7, 12, layers=3),
+    sequence("resets", 9, 5, 7, 12, resets=0.2),
+    sequence("projection", 9, 5, 7, 12, P=3),
+]
+
+
+def right(case):
+    """The exact result of a case, whose rows are all compared, in its dtype."""
+    return Result(*(None if array is None else array.astype(np.float32) for array in case.exact))
+
+
+def swapped(result):
+    return result._replace(h=result.c, c=result.h)
+
+
+def off(result):
+    return result._replace(h=result.h + np.float32(1e-4))
+
+
+def one_row_off(result):
+    c = result.c.copy()
+    c[:, -1] *= 1.001
+    return result._replace(c=c)
+
+
+def one_nan(result):
+    c = result.c.copy()
+    c[0, 1, 1] = np.nan
+    return result._replace(c=c)
+
+
+def poison(result):
+    return Result(*(None if array is None else np.full_like(array, np.nan) for array in result))
+
+
+def zeros(result):
+    return Result(*(None if array is None else np.zeros_like(array) for array in result))
+
+
+def one_row_missing(result):
+    return result._replace(h=result.h[:, :-1])
+
+
+WRONG = [swapped, off, one_row_off, one_nan, poison, zeros, one_row_missing]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("case", [step("s", 5, 7, 12), sequence("q", 9, 5, 7, 12)], ids=lambda case: case.kind)
+def test_wrong_results_are_refused(case, wrong):
+    case.assert_right(right(case))
+    with pytest.raises(WrongResultError):
+        case.assert_right(wrong(right(case)))
+
+
+@pytest.mark.parametrize(
+    "outputs", [lambda a: a + np.float32(1e-4), lambda a: a[:-1], lambda a: a[::-1], lambda a: None]
+)
+def test_wrong_outputs_are_refused(outputs):
+    case = sequence("q", 9, 5, 7, 12)
+    result = right(case)
+    with pytest.raises(WrongResultError, match="outputs"):
+        case.assert_right(result._replace(outputs=outputs(result.outputs)))
+
+
+def test_nan_is_refused_in_rows_that_are_not_compared(monkeypatch):
+    monkeypatch.setattr(cases, "_EXACT_WORK", 0)
+    case = step("a large one", 11, 7, 13)
+    assert len(case.rows) == 4
+    assert {0, 10} <= set(case.rows)
+    c = np.zeros((1, 11, 13))
+    c[:, case.rows] = case.exact.c
+    h = np.zeros((1, 11, 13))
+    h[:, case.rows] = case.exact.h
+    case.assert_right(Result(h, c))
+    left = next(row for row in range(11) if row not in case.rows)
+    c[0, left, 5] = np.nan
+    with pytest.raises(WrongResultError, match="finite"):
+        case.assert_right(Result(h, c))
+
+
+class Stopwatch:
+    """In pytest-benchmark's place: notes what it was given to time."""
+
+    enabled, group = True, None
+
+    def __init__(self):
+        self.extra_info, self.timed = {}, 0
+
+    def __call__(self, run):
+        self.timed += 1
+        return run()
+
+
+class Planted(Numpy):
+    """A peer whose results are wrong from some call on."""
+
+    def __init__(self, wrong, after):
+        self.wrong, self.left = wrong, after
+
+    def results(self, raw):
+        self.left -= 1
+        result = super().results(raw)
+        return result if self.left >= 0 else self.wrong(result)
+
+
+def test_a_right_peer_is_timed():
+    case, benchmark = step("s", 5, 7, 12), Stopwatch()
+    side_by_side.measure(benchmark, side_by_side.Entry(case, Numpy(), "cpu"), 64)
+    assert benchmark.timed == 1
+    assert benchmark.group == "s, float32: B = 5, I = 7, N = 12"
+    wanted = {"kind": "step", "case": "s", "T": 1, "B": 5, "I": 7, "N": 12, "P": None, "layers": 1, "dtype": "float32"}
+    more = {"threads": 64, "device": "cpu", "peer": "NumPy", "peer_version": np.__version__, "ours": False}
+    assert benchmark.extra_info.items() >= {**wanted, **more}.items()
+    json.dumps(benchmark.extra_info)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_peer_is_not_timed(wrong):
+    benchmark = Stopwatch()
+    with pytest.raises(WrongResultError):
+        side_by_side.measure(benchmark, side_by_side.Entry(step("s", 5, 7, 12), Planted(wrong, 0), "cpu"), 64)
+    assert not benchmark.timed
+
+
+def test_a_peer_that_goes_wrong_while_it_is_timed_fails():
+    with pytest.raises(WrongResultError):
+        entry = side_by_side.Entry(step("s", 5, 7, 12), Planted(poison, 1), "cpu")
+        side_by_side.measure(Stopwatch(), entry, 64)
+
+
+def test_a_peer_that_cannot_is_skipped_with_its_reason():
+    class Unable(Numpy):
+        def prepare(self, case, device, threads):
+            raise CannotRunError("no compiler")
+
+    with pytest.raises(pytest.skip.Exception, match="no compiler"):
+        side_by_side.measure(Stopwatch(), side_by_side.Entry(step("s", 5, 7, 12), Unable(), "cpu"), 1)
+
+
+def test_cases_are_told_apart():
+    for suite in (cases.STEPS + cases.TRAPS, cases.SEQUENCES, cases.WORKLOADS):
+        assert len({case.id for case in suite}) == len(suite)
+    assert len({case.title for case in ALL}) == len(ALL)
+    for case in ALL:
+        assert case.kind in {"step", "sequence"}
+        assert (case.T == 1) or case.kind == "sequence"
+        assert re.fullmatch(r"[\w.-]+", case.id), "no spaces in a test's name"
+
+
+def test_quick_is_a_part():
+    for suite in (cases.STEPS, cases.TRAPS, cases.SEQUENCES, cases.WORKLOADS):
+        for device in ("cpu", "cuda"):
+            quick = cases.chosen(suite, quick=True, device=device)
+            full = cases.chosen(suite, quick=False, device=device)
+            assert quick
+            assert len(quick) < len(full)
+            assert all(case in full for case in quick)
+    assert not any(case.gpu_only for case in cases.chosen(ALL, quick=False, device="cpu"))
+    assert cases.chosen(ALL, quick=False, device="cuda") == ALL
+
+
+def test_cases_that_people_ask_for():
+    steps = {(case.B, case.N) for case in cases.chosen(cases.STEPS, quick=False, device="cpu")}
+    assert steps == {(B, N) for B in (1, 32, 256, 1024) for N in (128, 256, 512)}
+    assert {case.B for case in cases.TRAPS} >= {31, 136}
+    assert {case.N for case in cases.TRAPS} >= {192, 200, 640}
+
+
+def test_data_are_random_and_the_same_each_time():
+    case = step("s", 50, 7, 12, resets=0.3)
+    data = case.data
+    cases._data.cache_clear()
+    for array, again in zip(data, case.data, strict=True):
+        np.testing.assert_array_equal(array, again)
+    assert all(array.std() > 0.5 for array in data[:3])
+    assert 0.1 < data.is_first.mean() < 0.6
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_interface_of_peers(name):
+    peer = PEERS[name]
+    assert isinstance(peer, Peer)
+    assert peer.package
+    assert peer.module
+    assert set(peer.kinds) <= {"step", "sequence"}
+    assert set(peer.devices) <= {"cpu", "cuda"}
+    assert set(peer.dtypes) <= set(cases.TOLERANCES)
+    assert peer.ours == name.startswith("fusedlstm")
+    for device in {"cpu", "cuda"} - set(peer.devices):
+        assert peer.why_not(device)
+    for case in ALL:
+        reason = peer.cannot(case)
+        assert reason is None or len(reason) > 5
+
+
+def test_ours_does_every_case():
+    assert not [case.id for case in ALL if PEERS["fusedlstm"].cannot(case)]
+    assert all(sum(peer.cannot(case) is None for peer in PEERS.values() if not peer.ours) for case in ALL)
+
+
+@pytest.mark.filterwarnings("ignore")  # of other libraries
+@pytest.mark.parametrize(
+    ("name", "device"), [(name, device) for name, peer in PEERS.items() if peer.quick for device in peer.devices]
+)
+def test_peers_are_right(name, device):
+    """Each with the kinds, layers, projections and resets that it does: gate orders and layouts are as it has them."""
+    peer = PEERS[name]
+    reason = peer.why_not(device)
+    if name == "CuPy unfused" and "emulated" in BACKENDS:
+        reason = "the stand-in for CuPy has no arithmetic"
+    if reason:
+        pytest.skip(reason)
+    done = 0
+    for case in SMALL:
+        if peer.cannot(case) is None:
+            run = peer.prepare(case, device, 1)
+            for _ in range(2):
+                case.assert_right(peer.results(run()))
+            done += 1
+    assert done
+    assert peer.version()
+
+
+def test_gate_orders():
+    rows = np.repeat(["i", "f", "g", "o"], 2)
+    assert "".join(in_onnx_order(rows)) == "iiooffgg"
+    assert "".join(in_block_order(rows)) == "iiggffoo"
+
+
+def test_an_absent_library_is_no_failure(monkeypatch):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    assert PEERS["onnxruntime"].why_not("cpu") == "onnxruntime is not installed"
+    assert dict(peers.missing(("cpu",), quick=False))["JAX jit"] == "jax is not installed"
+
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(peers.importlib.metadata, "version", absent)
+    assert PEERS["onnxruntime"].version() is None
+
+
+def test_the_extra_bench():
+    """What runs them, and no peer: those are used where they are installed."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extra = tomllib.load(file)["project"]["optional-dependencies"]["bench"]
+    names = {re.match(r"[\w-]+", requirement)[0] for requirement in extra}
+    assert names >= {"pytest", "pytest-benchmark"}
+    assert not names & {peer.package for peer in PEERS.values()}
+
+
+@pytest.mark.parametrize(
+    ("times", "at_once", "wanted"),
+    [
+        (({"1": 10, "2": 10}, {"1": 110, "2": 10}), 1.0, 1.0),
+        (({"1": 0}, {"1": 100, "2": 100}), 1.9, 1.9),
+        (({"1": 0}, {"1": 100, "2": 100}), 1.1, 1.1),  # one hands its work to the other
+        (({"1": 0}, {"1": 100, "2": 30}), 1.9, 1.3),
+    ],
+)
+def test_threads_are_counted(monkeypatch, times, at_once, wanted):
+    both = iter(times)
+    monkeypatch.setattr(threads, "_times", lambda: next(both))
+    monkeypatch.setattr(threads, "_time_over_clock", lambda run: at_once)
+    assert threads.threads_used(None) == wanted
+
+
+def test_more_threads_than_the_others_have_fail(monkeypatch):
+    monkeypatch.setattr(side_by_side, "threads_used", lambda run: 1.9)
+    with pytest.raises(AssertionError, match=r"1\.9 threads share the work, not 1"):
+        side_by_side.assert_threads(None, 1)
+    assert side_by_side.assert_threads(None, 2) == 1.9
+
+
+def test_threads_of_one(monkeypatch):
+    used = threads.threads_used(lambda: sum(range(1000)))
+    assert used is None or used < 1.5
+
+
+def test_fresh_processes_say_their_seconds():
+    clock = Clock()
+    clock.run("import os; print(os.environ['EIGHTHS'], 0.25)", EIGHTHS="2")
+    clock.run("print(0.5)")
+    assert clock() == 0.75
+    for code in ("print(0.0)", "1 / 0"):
+        with pytest.raises(AssertionError):
+            clock.run(code)
+
+
+def benchmarks_run(*arguments, **variables):
+    """pytest benchmarks, in a process of its own, with fusedlstm's rows of one small case."""
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        pytest.skip("pytest-benchmark is not installed")
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, "--quick", "--device", "cpu"],
+        cwd=ROOT,
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+ONE_CASE = ("benchmarks/test_step.py", "-k", "step-B1-I128-N128-cpu-fusedlstm")
+several_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core")
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=several_cores)])
+def test_a_run(tmp_path, count):
+    """Threads are those that were asked for, and the file says what ran where."""
+    path = tmp_path / "results.json"
+    result = benchmarks_run(*ONE_CASE, f"--benchmark-json={path}", "--threads", str(count), OPENBLAS_NUM_THREADS="7")
+    assert result.returncode == 0, result.stdout + result.stderr
+    results = json.loads(path.read_text())
+    about = results["machine_info"]
+    assert about["threads"] == count
+    assert about["blas"]["threads"] in (count, None)
+    assert about["blas"] | {"threads": None, "advice": None} == {**blas.facts(), "threads": None, "advice": None}
+    assert about["peers"]["NumPy"] == np.__version__
+    assert not set(about["peers"]) & set(about["not_run"])
+    assert set(about["peers"]) | set(about["not_run"]) == set(PEERS)
+    assert about["not_run"]["torch.nn.LSTMCell CUDA graph"]
+    assert about["cpu_model"]
+    assert about["cores"] >= 1
+    assert about["quick"] is True
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", about["date"])
+    assert about["commit"]
+    rows = [row["extra_info"] for row in results["benchmarks"]]
+    assert [row["peer"] for row in rows] == ["fusedlstm", "fusedlstm out="]
+    assert {row["threads"] for row in rows} == {count}
+    assert len({row["group"] for row in results["benchmarks"]}) == 1
+
+
+@several_cores
+def test_numpy_that_was_imported_before_is_refused():
+    if blas.facts()["threads"] is None:
+        pytest.skip("NumPy's BLAS does not say how many threads it has")
+    result = benchmarks_run("-p", "numpy", *ONE_CASE)
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "was imported before the benchmarks' options were read" in result.stderr
+
+
+def test_a_planted_slowdown_is_reported(tmp_path):
+    """A saved run is made faster or slower on paper, which is what a later run is compared with."""
+    common = (*ONE_CASE, f"--benchmark-storage=file://{tmp_path}", "--benchmark-max-time=0.02")
+    assert benchmarks_run(*common, "--benchmark-save=before").returncode == 0
+    (saved,) = tmp_path.rglob("*_before.json")
+    run = json.loads(saved.read_text())
+    for factor, wanted in ((0.1, 1), (10, 0)):
+        planted = json.loads(json.dumps(run))
+        planted["machine_info"].update(commit="another", date="2001-01-01")
+        for row in planted["benchmarks"]:
+            for name in ("min", "max", "median", "mean"):
+                row["stats"][name] *= factor
+        saved.write_text(json.dumps(planted))
+        result = benchmarks_run(*common, "--benchmark-compare=0001", "--benchmark-compare-fail=median:15%")
+        assert result.returncode == wanted, result.stdout + result.stderr
+        assert ("Performance has regressed" in result.stdout + result.stderr) == bool(wanted)
+        assert "machine_info is different" not in result.stdout + result.stderr
