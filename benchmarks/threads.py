@@ -45,10 +45,12 @@ def threads_used(run):
 
 def _time_over_clock(run):
     """Return the time of all threads over that on the clock, while `run` runs once or more often."""
-    clock, time_of_all = time.perf_counter(), time.process_time()
-    while (elapsed := time.perf_counter() - clock) < _WINDOW:
+    clock = time.perf_counter()  # read before the other and after it, so that an interruption between them adds nothing
+    time_of_all = time.process_time()
+    while time.perf_counter() - clock < _WINDOW:
         run()
-    return (time.process_time() - time_of_all) / elapsed
+    time_of_all = time.process_time() - time_of_all
+    return time_of_all / (time.perf_counter() - clock)
 
 
 def _times():
