@@ -1,0 +1,132 @@
+"""What a GPU can do, by CuPy: copies, matrix products, special functions, launches and nodes of a CUDA graph.
+
+Not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING
+
+import cupy
+import numpy as np
+
+from benchmarks.limits import Constants
+from fusedlstm import dtypes
+from fusedlstm.backends.cuda import gemm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+COPIES = (1 << 24, 1 << 30)  # bytes of both arrays: within the L2 of a large GPU, and in its memory
+PRODUCT = 4096
+LAUNCHES = 1000
+ROUNDS = 64  # evaluations a thread
+ARITHMETICS = {  # of the products: the dtype of the operands, and the precision
+    "float64": ("float64", "highest"),
+    "float32": ("float32", "highest"),
+    "tf32": ("float32", "high"),
+    "float16": ("float16", "highest"),
+    "bfloat16": ("bfloat16", "highest"),
+}
+
+_SOURCE = """
+extern "C" __global__ void nothing(float* out) {}
+
+// The hardware's tanh again and again, which stays in a register; the store keeps the compiler from dropping it.
+extern "C" __global__ void special(float* out) {
+    float value = 0.5f + threadIdx.x * 1e-3f;
+    for (int i = 0; i < %d; ++i) asm volatile("tanh.approx.f32 %%0, %%0;" : "+f"(value));
+    out[blockIdx.x * (size_t)blockDim.x + threadIdx.x] = value;
+}
+"""
+
+
+def calibrate(index: int, threads: int) -> Constants:
+    """Measure this GPU; threads are noted only."""
+    with cupy.cuda.Device(index) as device, cupy.cuda.Stream(non_blocking=True) as stream:
+        module = cupy.RawModule(code=_SOURCE % ROUNDS)
+        nothing, special = module.get_function("nothing"), module.get_function("special")
+        empty = cupy.empty(1, np.float32)
+
+        def launch() -> None:
+            nothing((1,), (32,), (empty,))
+
+        rate = special_rate(special, device.attributes["MultiProcessorCount"], stream)
+        return Constants(
+            device=f"cuda:{index}",
+            threads=threads,
+            copy=tuple((size, copy_rate(size, stream)) for size in COPIES),
+            matmul={name: matmul_rate(*options, stream) for name, options in ARITHMETICS.items()},
+            special={"float32": rate},
+            launch=launch_seconds(launch, stream),
+            node=graph_seconds(launch, LAUNCHES, stream),
+        )
+
+
+def device_seconds(work: Callable[[], object], stream: cupy.cuda.Stream, times: int = 10) -> float:
+    """Seconds on the device of what a call queues: the best of some, by events; the first, which warms up, not."""
+    measured = []
+    for _ in range(times + 1):
+        start, end = cupy.cuda.Event(), cupy.cuda.Event()
+        start.record(stream)
+        work()
+        end.record(stream)
+        end.synchronize()
+        measured.append(cupy.cuda.get_elapsed_time(start, end) / 1e3)
+    return min(measured[1:])
+
+
+def graph_seconds(work: Callable[[], object], times: int, stream: cupy.cuda.Stream) -> float:
+    """Seconds of each of many calls, one after the other in one CUDA graph."""
+    work()  # compiled and loaded before it is captured
+    stream.synchronize()
+    stream.begin_capture()
+    for _ in range(times):
+        work()
+    graph = stream.end_capture()
+    return device_seconds(lambda: graph.launch(stream), stream) / times
+
+
+def launch_seconds(launch: Callable[[], object], stream: cupy.cuda.Stream) -> float:
+    """Seconds from one launch to the next, where the CPU launches one by one."""
+    measured = []
+    for _ in range(3):
+        stream.synchronize()
+        start = time.perf_counter()
+        for _ in range(LAUNCHES):
+            launch()
+        stream.synchronize()
+        measured.append((time.perf_counter() - start) / LAUNCHES)
+    return min(measured)
+
+
+def copy_rate(size: int, stream: cupy.cuda.Stream) -> float:
+    """Bytes read and written a second by a copy, where both arrays together have this size."""
+    source = cupy.ones(size // 2, np.uint8)
+    target = cupy.empty_like(source)
+    # In a graph, because the launches of small copies take longer than the copies.
+    return size / graph_seconds(lambda: cupy.copyto(target, source), 20, stream)
+
+
+def matmul_rate(dtype: str, precision: str, stream: cupy.cuda.Stream) -> float:
+    """Flop a second of a square product as the backend calls it, of random numbers: zeros take less power."""
+    size = PRODUCT // 2 if dtype == "float64" else PRODUCT  # most GPUs are slow at float64
+    operand = cupy.asarray(random(size).astype(dtypes.resolve(dtype)))
+    out = cupy.empty((size, size), np.float64 if dtype == "float64" else np.float32)
+    return 2 * size**3 / device_seconds(lambda: gemm.write_product(out, operand, operand, precision), stream)
+
+
+@functools.cache
+def random(size: int) -> np.ndarray:
+    """A square of random numbers, by the CPU: CuPy's own need a library that no extra brings."""
+    return np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
+
+
+def special_rate(kernel: cupy.RawKernel, multiprocessors: int, stream: cupy.cuda.Stream) -> float:
+    """Evaluations of the hardware's tanh a second."""
+    blocks, threads = 64 * multiprocessors, 256
+    out = cupy.empty(blocks * threads, np.float32)
+    seconds = device_seconds(lambda: kernel((blocks,), (threads,), (out,)), stream)
+    return blocks * threads * ROUNDS / seconds

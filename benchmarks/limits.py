@@ -1,0 +1,195 @@
+"""How fast a case could be: its work, what this machine can do, and the shortest time that follows.
+
+`Work` counts bytes, floating-point operations, special functions and launches of a case; `Constants` are what
+`calibrate` measured on a device in the same run; `limit` divides one by the other. It is a model, with what good
+libraries reach as its constants: a time can't be expected below it, yet a library with a faster tanh may pass it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a case can't avoid.
+
+    Attributes:
+        flop: of the matrix products.
+        bytes: read and written.
+        resident: bytes that each step touches, which say whether they fit in a cache.
+        special: evaluations of exp or tanh: 5 a unit, of i, f, o, g and the new c.
+        launches: kernels that must follow one another.
+        arithmetic: the kind of the matrix products: "float64", "float32", "tf32", "float16" or "bfloat16".
+    """
+
+    flop: int
+    bytes: int
+    resident: int
+    special: int
+    launches: int
+    arithmetic: str
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        B: int,
+        I: int,
+        N: int,
+        T: int = 1,
+        P: int | None = None,
+        layers: int = 1,
+        dtype: str = "float32",
+        device: str = "cpu",
+        precision: str = "highest",
+    ) -> Work:
+        """Count the work of T steps of B rows through layers.
+
+        Args:
+            B: rows.
+            I: input size of the first layer; the next ones take the outputs of the last.
+            N: units.
+            T: steps.
+            P: size of the projection, or None.
+            layers: one above the other.
+            dtype: of x, h and the weights.
+            device: on "cpu" the gates are written and read once; one kernel on a GPU keeps them in registers.
+            precision: "high" lets a GPU multiply float32 as TF32.
+        """
+        on_cpu, width = device == "cpu", P or N
+        item = ITEMSIZES[dtype]
+        wide = max(item, 4)  # c, the bias and the gates of 16-bit types are float32
+        flop = total = resident = 0
+        for size in [I] + [width] * (layers - 1):
+            flop += T * (8 * B * N * (size + width) + (2 * B * N * P if P else 0))
+            # The inputs of all steps can be multiplied at once: only what h is multiplied by is read at each step.
+            once = 4 * N * size * item + 4 * N * wide
+            each = 4 * N * width * item + (N * P * item if P else 0)
+            each += B * (size + 2 * width) * item + 2 * B * N * wide
+            each += 2 * 4 * B * N * wide if on_cpu else 0
+            total += once + T * each
+            resident += once + each
+        return cls(
+            flop=flop,
+            bytes=total,
+            resident=resident,
+            special=5 * T * B * N * layers,
+            launches=0 if on_cpu else (T + layers - 1) * (2 if P else 1),  # layers can run as a wave
+            arithmetic=_arithmetic(dtype, precision, on_cpu),
+        )
+
+    @property
+    def intensity(self) -> float:
+        """Flop a byte."""
+        return self.flop / self.bytes
+
+
+def _arithmetic(dtype: str, precision: str, on_cpu: bool) -> str:
+    if on_cpu:
+        return "float64" if dtype == "float64" else "float32"
+    return "tf32" if dtype == "float32" and precision == "high" else dtype
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What a device can do, as measured.
+
+    Attributes:
+        device: "cpu" or "cuda:<index>".
+        threads: of the CPU.
+        copy: pairs of bytes touched, read and written together, and the bytes a second of a copy within them.
+        matmul: flop a second of the best large product, by arithmetic.
+        special: evaluations a second, of which three in five are exp and two tanh, by arithmetic.
+        launch: seconds from one launch to the next, launched one by one, on a GPU.
+        node: seconds from one launch to the next within a CUDA graph.
+    """
+
+    device: str
+    threads: int
+    copy: tuple[tuple[int, float], ...]
+    matmul: dict[str, float]
+    special: dict[str, float]
+    launch: float = 0.0
+    node: float = 0.0
+
+    def bandwidth(self, resident: int) -> float:
+        """Bytes a second of the best copy that touches at least as much, but not less than the smallest measured."""
+        sizes = sorted(size for size, _ in self.copy)
+        at_least = max([size for size in sizes if size <= resident], default=sizes[0])
+        return max(rate for size, rate in self.copy if size >= at_least)
+
+    def to_json(self) -> dict:
+        """Return what `from_json` takes."""
+        return dataclasses.asdict(self) | {"copy": [list(pair) for pair in self.copy]}
+
+    @classmethod
+    def from_json(cls, values: dict) -> Constants:
+        """Make them from a result's machine_info["facts"]["limits"][device]."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        values = {name: value for name, value in values.items() if name in names}
+        return cls(**values | {"copy": tuple((int(size), float(rate)) for size, rate in values["copy"])})
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The shortest time of a case, in seconds, and what most of it goes to."""
+
+    seconds: float
+    bound: str
+
+
+def limit(work: Work, constants: Constants) -> Limit | None:
+    """Return the limit, or None where a rate it needs was not calibrated.
+
+    The bytes move beside the arithmetic. On a CPU the special functions take turns with the products, because the same
+    cores do both; on a GPU they overlap too, and launches come before all.
+    """
+    on_cpu = constants.device == "cpu"
+    special_rate = constants.special.get(work.arithmetic if on_cpu else "float32")
+    if work.arithmetic not in constants.matmul or special_rate is None:
+        return None
+    parts = {
+        "matmul": work.flop / constants.matmul[work.arithmetic],
+        "special functions": work.special / special_rate,
+        "bytes": work.bytes / constants.bandwidth(work.resident),
+    }
+    longest = max(parts, key=parts.__getitem__)
+    if not on_cpu:
+        launches = work.launches * (constants.node or constants.launch)
+        return Limit(launches + parts[longest], "launches" if launches > parts[longest] else longest)
+    arithmetic = parts["matmul"] + parts["special functions"]
+    if parts["bytes"] > arithmetic:
+        return Limit(parts["bytes"], "bytes")
+    return Limit(arithmetic, max(("matmul", "special functions"), key=parts.__getitem__))
+
+
+def calibrate(device: str = "cpu", threads: int = 1) -> Constants:
+    """Measure a device, in less than two seconds.
+
+    Args:
+        device: "cpu" or "cuda:<index>".
+        threads: how many copy and evaluate on a CPU; the matrix products take as many as the BLAS was told to.
+    """
+    if device == "cpu":
+        from benchmarks import calibration_cpu
+
+        return calibration_cpu.calibrate(threads)
+    from benchmarks import calibration_cuda
+
+    return calibration_cuda.calibrate(int(device.removeprefix("cuda:")), threads)
+
+
+def machine_facts_limits(devices: tuple[str, ...] = ("cpu",), threads: int | None = None) -> dict[str, dict]:
+    """Return what machine_info["facts"]["limits"] of a result is: the constants of each device, by its name.
+
+    Args:
+        devices: to calibrate.
+        threads: of the CPU; else OMP_NUM_THREADS, else 1.
+    """
+    threads = threads or int(os.environ.get("OMP_NUM_THREADS", "1"))
+    return {device: calibrate(device, threads).to_json() for device in devices}
