@@ -1,0 +1,36 @@
+"""The command line: python -m benchmarks report RESULTS.json..."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.runs import ResultsError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; return the process' exit status: 0, 1 for a failure, 2 for a wrong command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Results of the benchmark suite.")
+    commands = parser.add_subparsers(required=True, metavar="{report}")
+    command = commands.add_parser(
+        "report",
+        help="tables and pictures of results",
+        description="Write report.md, report.html, which has everything in it, and pictures/ of one or more results "
+        "that pytest wrote with --benchmark-json.",
+    )
+    command.add_argument("results", metavar="RESULTS.json", nargs="+", type=Path)
+    command.add_argument("--out", metavar="FOLDER", type=Path, help="where to write; else beside the first result")
+    options = parser.parse_args(argv)
+    try:
+        written = report.write(options.results, options.out or options.results[0].parent)
+    except (ResultsError, OSError) as error:
+        print(f"python -m benchmarks: {error}", file=sys.stderr)
+        return 1
+    print(*written, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""A report of results: what was run where, tables and pictures, as Markdown and as one page."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from typing import TYPE_CHECKING
+
+from benchmarks import report_html, report_markdown
+from benchmarks.blocks import Block, Bullets, Details, Heading, Paragraph, Pictures, Table
+from benchmarks.runs import Row, Run, best_peer, load_all
+from benchmarks.units import percent, quantity, ratio
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from benchmarks.limits import Constants
+    from benchmarks.picture_style import Picture
+
+_KINDS = {"step": "Steps", "sequence": "Sequences", "pool": "Steps of a pool"}
+_TOLD_APART = {"cpu", "cores", "gpu", "blas", "versions", "missing", "limits"}  # facts with lines of their own
+_NO_PICTURES = "There are no pictures, because matplotlib is not installed (the extra report brings it)."
+
+
+def write(paths: list[Path], folder: Path) -> list[Path]:
+    """Write report.md, report.html and pictures/ into a folder, and return the two reports' paths."""
+    runs = load_all(paths)
+    drawn = _draw(runs)
+    blocks = build(runs, drawn)
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in [one for kinds in drawn or [] for pictures in kinds.values() for one in pictures]:
+        (folder / report_markdown.FOLDER).mkdir(exist_ok=True)
+        path = folder / report_markdown.FOLDER / picture.name
+        path.with_name(f"{path.name}.png").write_bytes(picture.png())
+        path.with_name(f"{path.name}.svg").write_text(picture.svg(), encoding="utf-8")
+    written = folder / "report.md", folder / "report.html"
+    written[0].write_text(report_markdown.render(blocks), encoding="utf-8")
+    written[1].write_text(report_html.render(blocks), encoding="utf-8")
+    return list(written)
+
+
+def _draw(runs: list[Run]) -> list[dict[str, list[Picture]]] | None:
+    """The pictures of each run by kind, or None without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return None
+    from benchmarks import pictures
+
+    looks = pictures.palette(runs)
+    return [pictures.of_run(run, looks, str(number)) for number, run in enumerate(runs, start=1)]
+
+
+def build(runs: list[Run], drawn: list[dict[str, list[Picture]]] | None) -> list[Block]:
+    """Return all blocks of a report."""
+    blocks: list[Block] = [Heading(1, "Benchmarks of fusedlstm")]
+    if not any(run.on_gpu for run in runs):
+        blocks.append(Paragraph("Nothing here ran on a GPU."))
+    if drawn is None:
+        blocks.append(Paragraph(_NO_PICTURES))
+    blocks.append(_how_to_read(runs))
+    for index, run in enumerate(runs):
+        blocks += [Heading(2, run.label), _facts(run)]
+        for kind in dict.fromkeys(row.kind for row in run.rows):
+            pictures = drawn[index].get(kind, []) if drawn else []
+            blocks += _of_kind(kind, [row for row in run.rows if row.kind == kind], pictures)
+    return blocks
+
+
+def _how_to_read(runs: list[Run]) -> Bullets:
+    spread = "p10 to p90" if all(row.deciles for run in runs for row in run.rows) else "quartiles, or p10 to p90"
+    return Bullets(
+        [
+            ("median", f"of the times of a call; beside it, and as whiskers, {spread}"),
+            (
+                "time / best peer",
+                "of the fastest other library at the same on the same device; below 1 is faster",
+            ),
+            (
+                "of the limit",
+                "100 % is the shortest time that bytes, arithmetic, special functions and launches leave, with rates "
+                "calibrated in the same run. It is a model: a library with faster functions than those calibrated "
+                "may pass it.",
+            ),
+        ]
+    )
+
+
+def _facts(run: Run) -> Bullets:
+    """What is known of a run's machine, and what was not run."""
+    facts = run.facts
+    cores = f", {facts['cores']} cores" if facts.get("cores") else ""
+    gpu = _plain(facts.get("gpu")) if run.gpu else ""
+    if not run.on_gpu:
+        gpu = f"{gpu}; nothing here ran on it" if gpu else "nothing here ran on a GPU"
+    items = [
+        ("Machine", f"{facts.get('cpu') or 'unknown'}{cores}"),
+        ("GPU", gpu),
+        ("Threads", ", ".join(map(str, run.threads))),
+        ("BLAS", _plain(facts.get("blas"))),
+        ("Versions", _plain(facts.get("versions"))),
+        ("Date", run.date),
+        ("Commit", run.commit),
+    ]
+    items += [(name, _plain(value)) for name, value in facts.items() if name not in _TOLD_APART]
+    items += [(f"Calibrated, {device}", _calibrated(one)) for device, one in run.constants.items()]
+    items += [("Not run", f"{peer}: {reason}") for peer, reason in run.missing.items()]
+    return Bullets([(name, text) for name, text in items if text])
+
+
+def _plain(value: object) -> str:
+    """A fact of any form, in a line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items() if one not in (None, ""))
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return "" if value is None else str(value)
+
+
+def _calibrated(constants: Constants) -> str:
+    copies = ", ".join(f"{quantity(rate, 'B/s')} in {quantity(size, 'B')}" for size, rate in constants.copy)
+    products = ", ".join(f"{name} {quantity(rate, 'flop/s')}" for name, rate in constants.matmul.items())
+    special = ", ".join(f"{name} {quantity(rate, '/s')}" for name, rate in constants.special.items())
+    launches = f"; launch {quantity(constants.launch, 's')}, in a graph {quantity(constants.node, 's')}"
+    return f"copy {copies}; matmul {products}; exp and tanh {special}" + (launches if constants.launch else "")
+
+
+def _of_kind(kind: str, rows: list[Row], pictures: list[Picture]) -> list[Block]:
+    """A kind's summary, its pictures, and a table of each group."""
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (_natural(row.group), row.median)):
+        groups.setdefault(row.group, []).append(row)
+    blocks: list[Block] = [Heading(3, _KINDS.get(kind, kind.capitalize()))]
+    verdict, table = _summary(groups)
+    blocks += [Paragraph(verdict)] if verdict else []
+    blocks += [table] if table.rows else []
+    blocks += [Pictures(pictures)] if pictures else []
+    tables = [block for name, group in groups.items() for block in (Heading(4, name), _group(group))]
+    return [*blocks, Details(f"All times, {len(rows)} rows", tables)]
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A key by which 32 comes before 256."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+
+
+def _summary(groups: dict[str, list[Row]]) -> tuple[str, Table]:
+    """Ours beside the best peer, a row for each group and device; and what that comes to, in a sentence."""
+    rows, factors = [], {}
+    devices = {row.setting.device for group in groups.values() for row in group}
+    for name, group in groups.items():
+        for device in sorted(devices):
+            ours = [row for row in group if row.ours and row.setting.device == device]
+            if not ours:
+                continue
+            case = name if len(devices) == 1 else f"{name}, {device}"
+            fastest = min(ours, key=lambda row: row.median)
+            rows.append(_summary_row(case, fastest, peer := best_peer(group, fastest)))
+            if peer:
+                factors[case] = fastest.median / peer.median
+    header = ["case", "ours", "best peer", "its time", "time / best peer", "of the limit", "bound by"]
+    return _verdict(factors), Table(header, rows).without_empty_columns()
+
+
+def _summary_row(case: str, ours: Row, peer: Row | None) -> list[str]:
+    return [
+        case,
+        quantity(ours.median, "s"),
+        peer.peer if peer else "",
+        quantity(peer.median, "s") if peer else "",
+        ratio(ours.median / peer.median) if peer else "",
+        percent(ours.of_limit) if ours.of_limit else "",
+        ours.limit.bound if ours.limit else "",
+    ]
+
+
+def _verdict(factors: dict[str, float]) -> str:
+    if not factors:
+        return ""
+    faster = sum(factor < 1 for factor in factors.values())
+    worst = max(factors, key=factors.__getitem__)
+    text = f"Of {len(factors)} cases that have a peer, ours is faster than the best peer in {faster}. "
+    return f"{text}Time / best peer is {ratio(factors[worst])} at worst: {worst}."
+
+
+def _group(rows: list[Row]) -> Table:
+    """All rows of a group, the fastest first, and the limit of each device below."""
+    several = len({row.setting.device for row in rows}) > 1
+    deciles = all(row.deciles for row in rows)
+    header = [
+        "library",
+        "version",
+        "median",
+        "p10 to p90" if deciles else "quartiles",
+        "steps a second",
+        "rows a second",
+        "of the limit",
+        "time / best peer",
+    ]
+    cells = [_cells(row, best_peer(rows, row), several) for row in rows]
+    for device, row in {row.setting.device: row for row in rows if row.limit}.items():
+        name = f"limit, by {row.limit.bound}" + (f", {device}" if several else "")
+        cells.append([name, "", quantity(row.limit.seconds, "s"), "", "", "", "100 %", ""])
+    return Table(header, cells, frozenset(i for i, row in enumerate(rows) if row.ours)).without_empty_columns()
+
+
+def _cells(row: Row, peer: Row | None, several: bool) -> list[str]:
+    name = row.peer + (f", {row.setting.device}" if several else "") + (" (a part of the work)" if row.part else "")
+    return [
+        name,
+        row.version,
+        quantity(row.median, "s"),
+        f"{quantity(row.low, 's')} to {quantity(row.high, 's')}",
+        quantity(row.steps_a_second) if row.steps_a_second else "",
+        quantity(row.rows_a_second) if row.rows_a_second else "",
+        percent(row.of_limit) if row.of_limit and not row.part else "",
+        ratio(row.median / peer.median) if peer and not row.part else "",
+    ]

@@ -1,0 +1,294 @@
+"""Results of pytest-benchmark, as the suite writes them, read for a report.
+
+An entry of "benchmarks" has in "extra_info": kind, case, T, B, I, N, P, layers, dtype, threads, device, peer,
+peer_version and ours; where they matter also precision ("high" is TF32), workload (rows of one workload stand in one
+picture) and part (it does only a part of the work, and is nobody's peer). "machine_info" has "facts": what is known of
+the machine, with "missing", the peers that could not run and why, and "limits", the calibrated constants by device.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from benchmarks.limits import ITEMSIZES, Constants, Limit, Work, limit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class ResultsError(ValueError):
+    """A file is no result of this suite; the message is one line."""
+
+
+class Setting(NamedTuple):
+    """What rows of one picture have alike."""
+
+    device: str
+    dtype: str
+    precision: str
+    threads: int | None
+    workload: str
+
+    def __str__(self) -> str:
+        """A line for people."""
+        dtype = "TF32" if self.precision == "high" and self.dtype == "float32" else self.dtype
+        threads = None if self.threads is None else f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        parts = (self.workload, dtype, self.device, threads if self.device == "cpu" else None)
+        return ", ".join(part for part in parts if part)
+
+
+class Sizes(NamedTuple):
+    """A case's sizes but its batch."""
+
+    T: int
+    N: int
+    I: int
+    P: int | None
+    layers: int
+
+    def __str__(self) -> str:
+        """N = 128, and what else is not as usual."""
+        parts = [f"N = {self.N}" if self.I != self.N else f"N = I = {self.N}"]
+        parts += [f"I = {self.I}"] if self.I != self.N else []
+        parts += [f"P = {self.P}"] if self.P else []
+        parts += [f"{self.layers} layers"] if self.layers > 1 else []
+        parts += [f"T = {self.T}"] if self.T > 1 else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One benchmark: who did what, and how long a call took, in seconds."""
+
+    kind: str
+    group: str
+    peer: str
+    version: str
+    ours: bool
+    part: bool
+    setting: Setting
+    sizes: Sizes | None
+    B: int | None
+    median: float
+    low: float
+    high: float
+    deciles: bool  # low and high are p10 and p90, else quartiles
+    limit: Limit | None
+    work: Work | None
+    threads: int | None
+
+    @property
+    def of_limit(self) -> float | None:
+        """The limit over the time: 1 is as fast as can be."""
+        return None if self.limit is None else self.limit.seconds / self.median
+
+    @property
+    def steps_a_second(self) -> float | None:
+        """Of the whole batch."""
+        return None if self.sizes is None else self.sizes.T / self.median
+
+    @property
+    def rows_a_second(self) -> float | None:
+        """Steps of single rows."""
+        return None if self.sizes is None or self.B is None else self.sizes.T * self.B / self.median
+
+
+@dataclass
+class Run:
+    """A file of results."""
+
+    path: Path
+    rows: list[Row]
+    date: str
+    commit: str
+    facts: dict
+    constants: dict[str, Constants]
+    label: str = field(default="")
+
+    @property
+    def machine(self) -> str:
+        """The CPU's model, or the GPU's where one ran."""
+        gpu = self.gpu if self.on_gpu else None
+        return gpu or str(self.facts.get("cpu") or "unknown machine")
+
+    @property
+    def gpu(self) -> str | None:
+        """The GPU's name, if there is one."""
+        gpu = self.facts.get("gpu")
+        if isinstance(gpu, dict):
+            gpu = gpu.get("name") or gpu.get("gpu")
+        return str(gpu) if gpu else None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether anything ran on a GPU."""
+        return any(row.setting.device.startswith("cuda") for row in self.rows)
+
+    @property
+    def threads(self) -> list[int]:
+        """Every number of threads that rows had."""
+        return sorted({row.threads for row in self.rows if row.threads is not None})
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The peers that could not run, and why."""
+        missing = self.facts.get("missing") or {}
+        if isinstance(missing, dict):
+            return {str(peer): str(reason) for peer, reason in missing.items()}
+        return {str(peer): "not installed" for peer in missing}
+
+
+def load_all(paths: list[Path]) -> list[Run]:
+    """Read files, each with a label of its own."""
+    runs = [load(path) for path in paths]
+    _label(runs)
+    return runs
+
+
+def load(path: Path) -> Run:
+    """Read one file, or raise ResultsError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path}: can't be read: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+    try:
+        return _run(path, json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ResultsError(f"{path}: no JSON, or not all of it: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = str(error) if isinstance(error, ResultsError) else f"no result of this suite ({_words(error)})"
+        raise ResultsError(f"{path}: {what}") from None
+
+
+def _words(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+
+
+def _run(path: Path, content: dict) -> Run:
+    machine, commit = content["machine_info"], content.get("commit_info") or {}
+    facts = dict(machine.get("facts") or {})
+    facts.setdefault("cpu", (machine.get("cpu") or {}).get("brand_raw"))
+    constants = {device: Constants.from_json(values) for device, values in (facts.get("limits") or {}).items()}
+    if not content["benchmarks"]:
+        raise ResultsError("it has no benchmarks")
+    if not any("peer" in entry["extra_info"] for entry in content["benchmarks"]):
+        raise ResultsError("none of its benchmarks is of this suite: extra_info has no peer")
+    return Run(
+        path=path,
+        rows=[_row(entry, constants) for entry in content["benchmarks"]],
+        date=str(content.get("datetime", ""))[:16].replace("T", " "),
+        commit=str(commit.get("id") or "unknown") + (", with changes" if commit.get("dirty") else ""),
+        facts=facts,
+        constants=constants,
+    )
+
+
+def _row(entry: dict, constants: dict[str, Constants]) -> Row:
+    info, stats = entry["extra_info"], entry["stats"]
+    median = _seconds(stats["median"], entry["name"])
+    low, high, deciles = _spread(stats, median)
+    setting = Setting(
+        device=info.get("device") or "cpu",
+        dtype=info.get("dtype") or "",
+        precision=info.get("precision") or "highest",
+        threads=info.get("threads"),
+        workload=info.get("workload") or "",
+    )
+    work = _work(info, setting)
+    sizes = None
+    if work is not None:
+        sizes = Sizes(info.get("T") or 1, info["N"], info["I"], info.get("P"), info.get("layers") or 1)
+    device = constants.get(setting.device)
+    return Row(
+        kind=info.get("kind") or "other",
+        group=entry.get("group") or entry["name"],
+        peer=info.get("peer") or entry["name"],
+        version=str(info.get("peer_version") or ""),
+        ours=bool(info.get("ours")),
+        part=bool(info.get("part")),
+        setting=setting,
+        sizes=sizes,
+        B=info.get("B"),
+        median=median,
+        low=low,
+        high=high,
+        deciles=deciles,
+        limit=limit(work, device) if work and device else None,
+        work=work,
+        threads=info.get("threads"),
+    )
+
+
+def _seconds(value: float, name: str) -> float:
+    value = float(value)
+    if not (math.isfinite(value) and value > 0):
+        raise ResultsError(f"{name} has no time")
+    return value
+
+
+def _spread(stats: dict, median: float) -> tuple[float, float, bool]:
+    """The tenth and ninetieth percentiles where they or the times are there, else the quartiles."""
+    if "p10" in stats:
+        return float(stats["p10"]), float(stats["p90"]), True
+    if stats.get("data"):
+        return *_deciles(stats["data"]), True
+    half = float(stats.get("iqr") or 0.0) / 2
+    return float(stats.get("q1", median - half)), float(stats.get("q3", median + half)), False
+
+
+def _deciles(data: list[float]) -> tuple[float, float]:
+    low, high = np.percentile(data, [10, 90])
+    return float(low), float(high)
+
+
+def keep_deciles(output_json: dict) -> None:
+    """Replace every single time by p10 and p90: for pytest_benchmark_update_json, to make results small."""
+    for entry in output_json["benchmarks"]:
+        if data := entry["stats"].pop("data", None):
+            entry["stats"]["p10"], entry["stats"]["p90"] = _deciles(data)
+
+
+def _work(info: dict, setting: Setting) -> Work | None:
+    """The work of steps and sequences; what is of another kind, or has no sizes, has no limit."""
+    if info.get("kind") not in {"step", "sequence", "pool"} or setting.dtype not in ITEMSIZES:
+        return None
+    if not all(isinstance(info.get(name), int) for name in "BIN"):
+        return None
+    return Work.of(
+        B=info["B"],
+        I=info["I"],
+        N=info["N"],
+        T=info.get("T") or 1,
+        P=info.get("P"),
+        layers=info.get("layers") or 1,
+        dtype=setting.dtype,
+        device=setting.device,
+        precision=setting.precision,
+    )
+
+
+def _label(runs: list[Run]) -> None:
+    """Call each run by its machine and threads, and by as much more as tells them apart."""
+    for run in runs:
+        threads = " and ".join(map(str, run.threads))
+        run.label = run.machine + (f", {threads} thread{'' if threads == '1' else 's'}" if threads else "")
+    for more in (lambda run: run.commit[:10], lambda run: run.date, lambda run: run.path.name, lambda run: run.path):
+        labels = [run.label for run in runs]
+        for run in runs:
+            if labels.count(run.label) > 1 and f"{more(run)}" not in run.label:
+                run.label += f", {more(run)}"
+
+
+def best_peer(rows: list[Row], row: Row) -> Row | None:
+    """Return the fastest of the other libraries that did the same as this row, on the same device."""
+    peers = [one for one in rows if _comparable(one, row) and not one.ours and not one.part]
+    return min(peers, key=lambda one: one.median, default=None)
+
+
+def _comparable(a: Row, b: Row) -> bool:
+    return (a.kind, a.group, a.setting[:3]) == (b.kind, b.group, b.setting[:3])
