@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 INK = "#010203"  # text and axes: in a page the colour of its text
 OURS = "#D55E00"
-_PEERS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#7F7F7F")  # with OURS, of Okabe and Ito
+PEERS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#7F7F7F")  # with OURS, of Okabe and Ito
 _MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p", "d")
 _DASHES = ("-", (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))
 WIDTH = 5.0  # inches; 9 points then are readable on a phone
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
+    "axes.facecolor": "none",
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "text.color": INK,
@@ -74,8 +75,8 @@ class Palette:
     def __init__(self, ours: Iterable[str], peers: Iterable[str], parts: Iterable[str]) -> None:
         self._looks = {}
         for index, name in enumerate(sorted(set(peers))):
-            dashes = _DASHES[index // len(_PEERS) % len(_DASHES)]
-            self._looks[name] = Look(_PEERS[index % len(_PEERS)], _MARKERS[index % len(_MARKERS)], dashes, 1.4, 3)
+            dashes = _DASHES[index // len(PEERS) % len(_DASHES)]
+            self._looks[name] = Look(PEERS[index % len(PEERS)], _MARKERS[index % len(_MARKERS)], dashes, 1.4, 3)
         for index, name in enumerate(sorted(set(parts))):
             self._looks[name] = Look("#7F7F7F", "+x|_"[index % 4], _DASHES[1], 1.1, 2)
         for index, name in enumerate(sorted(set(ours))):
@@ -137,12 +138,25 @@ def title(made: Figure, text: str) -> None:
 
 
 def legend_below(made: Figure, axes: Axes) -> None:
-    """Put the legend below the axes, in columns that its names fit into, and make the figure as much higher."""
+    """Make a legend in columns that its names fit into; `finish` gives it room below the axes."""
     handles, names = axes.get_legend_handles_labels()
     half = -(-len(names) // 2)
     columns = 2 if sum(max(map(len, part), default=0) for part in (names[:half], names[half:])) <= 54 else 1
-    made.set_figheight(made.get_figheight() + 0.17 * -(-len(names) // columns) + 0.1)
-    made.legend(handles, names, loc="outside lower left", ncols=columns, handlelength=3.2)
+    made.legend(handles, names, loc="lower left", ncols=columns, handlelength=3.2, borderaxespad=0)
+
+
+def finish(made: Figure, text: str) -> None:
+    """Make the figure higher for its legend, and for a text in small letters that says where the figures come from."""
+    lines = textwrap.wrap(text, 92)
+    below = 0.12 * len(lines) + 0.05  # inches
+    room = below + sum(legend.get_window_extent().height / made.dpi for legend in made.legends)
+    height = made.get_figheight() + room
+    made.set_figheight(height)
+    made.get_layout_engine().set(rect=(0, room / height, 1, 1 - room / height))
+    for legend in made.legends:
+        legend.set_in_layout(False)
+        legend.set_bbox_to_anchor((0, below / height), made.transFigure)
+    made.text(0.01, 0.2 * below / height, "\n".join(lines), fontsize=6.5, alpha=0.75)
 
 
 def log_axis(axes: Axes, which: str, unit: str) -> None:

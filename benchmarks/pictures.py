@@ -6,13 +6,24 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import EngFormatter, NullLocator
 
-from benchmarks.picture_style import INK, Palette, Picture, batch_axis, figure, legend_below, log_axis, style, title
+from benchmarks.picture_style import (
+    INK,
+    PEERS,
+    Palette,
+    Picture,
+    batch_axis,
+    figure,
+    finish,
+    legend_below,
+    log_axis,
+    style,
+    title,
+)
 from benchmarks.runs import Row, Run, Setting, Sizes, best_peer
-from benchmarks.units import quantity, ratio
+from benchmarks.units import natural, quantity, ratio
 
 if TYPE_CHECKING:
     from benchmarks.limits import Constants
@@ -33,14 +44,23 @@ def palette(runs: list[Run]) -> Palette:
 def of_run(run: Run, looks: Palette, prefix: str) -> dict[str, list[Picture]]:
     """Draw all pictures of a run, by the kind of its rows; their names begin with the prefix."""
     drawn: dict[str, list[Picture]] = {}
+    rows_of = sorted(run.rows, key=lambda row: natural(row.group))
     with style():
         for kind in dict.fromkeys(row.kind for row in run.rows):
-            rows = [row for row in run.rows if row.kind == kind and row.sizes and row.B]
+            rows = [row for row in rows_of if row.kind == kind and row.sizes and row.B]
             if kind == "sequence":
                 drawn[kind] = sequence_bars(rows, looks, prefix)
             else:
                 drawn[kind] = _of_steps(rows, run, looks, f"{prefix}-{slug(kind)}")
+            for picture in drawn[kind]:
+                finish(picture.figure, _origin(run))
     return drawn
+
+
+def _origin(run: Run) -> str:
+    version = (run.facts.get("versions") or {}).get("fusedlstm")
+    fused = f"fusedlstm {version}, " if version else ""
+    return f"{run.machine}, {run.date[:10]}, {fused}commit {run.short_commit}"
 
 
 def _of_steps(rows: list[Row], run: Run, looks: Palette, prefix: str) -> list[Picture]:
@@ -118,7 +138,7 @@ def roofline(rows: list[Row], constants: Constants, setting: Setting, name: str)
             [row.work.intensity for row in points],
             [row.work.flop / row.median for row in points],
             label=f"{sizes}, {_batches(points)}",
-            color=_shade(index, len(_sizes(ours))),
+            color=PEERS[index % len(PEERS)],
             marker="osD^vPX<>*"[index % 10],
             linewidth=1.3,
             zorder=4,
@@ -154,11 +174,6 @@ def roofline(rows: list[Row], constants: Constants, setting: Setting, name: str)
 def _batches(points: list[Row]) -> str:
     first, last = points[0].B, points[-1].B
     return f"B = {first}" if first == last else f"B = {first} to {last}"
-
-
-def _shade(index: int, count: int) -> object:
-    """Of the sizes, dark to light, in a map that is read in any eyes."""
-    return colormaps["viridis"](0.1 + 0.75 * index / max(1, count - 1))
 
 
 def speedups(rows: list[Row], setting: Setting, name: str) -> list[Picture]:

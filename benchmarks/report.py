@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from typing import TYPE_CHECKING
 
 from benchmarks import report_html, report_markdown
 from benchmarks.blocks import Block, Bullets, Details, Heading, Paragraph, Pictures, Table
 from benchmarks.runs import Row, Run, best_peer, load_all
-from benchmarks.units import percent, quantity, ratio
+from benchmarks.units import natural, percent, quantity, ratio
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +87,7 @@ def _facts(run: Run) -> Bullets:
     """What is known of a run's machine, and what was not run."""
     facts = run.facts
     cores = f", {facts['cores']} cores" if facts.get("cores") else ""
-    gpu = _plain(facts.get("gpu")) if run.gpu else ""
+    gpu = _gpu(facts.get("gpu")) if run.gpu else ""
     if not run.on_gpu:
         gpu = f"{gpu}; nothing here ran on it" if gpu else "nothing here ran on a GPU"
     items = [
@@ -104,6 +103,13 @@ def _facts(run: Run) -> Bullets:
     items += [(f"Calibrated, {device}", _calibrated(one)) for device, one in run.constants.items()]
     items += [("Not run", f"{peer}: {reason}") for peer, reason in run.missing.items()]
     return Bullets([(name, text) for name, text in items if text])
+
+
+def _gpu(gpu: object) -> str:
+    """Its name, and behind it what else is known."""
+    if isinstance(gpu, dict):
+        return ", ".join(filter(None, [str(gpu.get("name", "")), _plain({**gpu, "name": None})]))
+    return _plain(gpu)
 
 
 def _plain(value: object) -> str:
@@ -126,20 +132,15 @@ def _calibrated(constants: Constants) -> str:
 def _of_kind(kind: str, rows: list[Row], pictures: list[Picture]) -> list[Block]:
     """A kind's summary, its pictures, and a table of each group."""
     groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (_natural(row.group), row.median)):
+    for row in sorted(rows, key=lambda row: (natural(row.group), row.median)):
         groups.setdefault(row.group, []).append(row)
     blocks: list[Block] = [Heading(3, _KINDS.get(kind, kind.capitalize()))]
     verdict, table = _summary(groups)
     blocks += [Paragraph(verdict)] if verdict else []
-    blocks += [table] if table.rows else []
     blocks += [Pictures(pictures)] if pictures else []
+    blocks += [table] if table.rows else []
     tables = [block for name, group in groups.items() for block in (Heading(4, name), _group(group))]
-    return [*blocks, Details(f"All times, {len(rows)} rows", tables)]
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """A key by which 32 comes before 256."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+    return [*blocks, Details(f"All times ({len(rows)})", tables)]
 
 
 def _summary(groups: dict[str, list[Row]]) -> tuple[str, Table]:
@@ -156,7 +157,7 @@ def _summary(groups: dict[str, list[Row]]) -> tuple[str, Table]:
             rows.append(_summary_row(case, fastest, peer := best_peer(group, fastest)))
             if peer:
                 factors[case] = fastest.median / peer.median
-    header = ["case", "ours", "best peer", "its time", "time / best peer", "of the limit", "bound by"]
+    header = ["case", "ours", "time / best peer", "of the limit", "limit by", "best peer", "its time"]
     return _verdict(factors), Table(header, rows).without_empty_columns()
 
 
@@ -164,11 +165,11 @@ def _summary_row(case: str, ours: Row, peer: Row | None) -> list[str]:
     return [
         case,
         quantity(ours.median, "s"),
-        peer.peer if peer else "",
-        quantity(peer.median, "s") if peer else "",
         ratio(ours.median / peer.median) if peer else "",
         percent(ours.of_limit) if ours.of_limit else "",
         ours.limit.bound if ours.limit else "",
+        peer.peer if peer else "",
+        quantity(peer.median, "s") if peer else "",
     ]
 
 
@@ -177,8 +178,8 @@ def _verdict(factors: dict[str, float]) -> str:
         return ""
     faster = sum(factor < 1 for factor in factors.values())
     worst = max(factors, key=factors.__getitem__)
-    text = f"Of {len(factors)} cases that have a peer, ours is faster than the best peer in {faster}. "
-    return f"{text}Time / best peer is {ratio(factors[worst])} at worst: {worst}."
+    text = f"Ours is faster than the best peer in {faster or 'none'} of {len(factors)} cases that have one. "
+    return f"{text}At worst it takes {ratio(factors[worst])} times as long: {worst}."
 
 
 def _group(rows: list[Row]) -> Table:

@@ -25,12 +25,12 @@ ul { padding-left: 1.2rem; }
 .table { overflow-x: auto; margin: 0.75rem 0; }
 table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper);
-  white-space: normal; min-width: 9rem; }
+  white-space: normal; min-width: 10rem; }
 tr.strong td { font-weight: 600; background: var(--ours); }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1.5rem;
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 1.5rem;
   margin: 1rem 0; align-items: start; }
 .pictures img { width: 100%; height: auto; max-width: 34rem; display: block; }
 summary { cursor: pointer; margin: 1rem 0; font-weight: 600; }
@@ -56,6 +56,11 @@ def render(blocks: list[Block]) -> str:
 """
 
 
+def _text(text: str) -> str:
+    """Escape, and keep sizes such as N = 128 in one line."""
+    return escape(text).replace(" = ", "&nbsp;=&nbsp;")
+
+
 @singledispatch
 def _block(block: Block) -> str:
     raise TypeError(block)
@@ -63,26 +68,26 @@ def _block(block: Block) -> str:
 
 @_block.register
 def _(block: Heading) -> str:
-    return f"<h{block.level}>{escape(block.text)}</h{block.level}>"
+    return f"<h{block.level}>{_text(block.text)}</h{block.level}>"
 
 
 @_block.register
 def _(block: Paragraph) -> str:
-    return f"<p>{escape(block.text)}</p>"
+    return f"<p>{_text(block.text)}</p>"
 
 
 @_block.register
 def _(block: Bullets) -> str:
-    items = (f"<li>{f'<b>{escape(name)}:</b> ' if name else ''}{escape(text)}</li>" for name, text in block.items)
+    items = (f"<li>{f'<b>{_text(name)}:</b> ' if name else ''}{_text(text)}</li>" for name, text in block.items)
     return "<ul>\n" + "\n".join(items) + "\n</ul>"
 
 
 @_block.register
 def _(block: Table) -> str:
-    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in block.header) + "</tr>"]
+    lines = ["<tr>" + "".join(f"<th>{_text(cell)}</th>" for cell in block.header) + "</tr>"]
     for index, row in enumerate(block.rows):
         start = '<tr class="strong">' if index in block.strong else "<tr>"
-        lines.append(start + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
+        lines.append(start + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>")
     return '<div class="table"><table>\n' + "\n".join(lines) + "\n</table></div>"
 
 
@@ -98,4 +103,4 @@ def _(block: Pictures) -> str:
 @_block.register
 def _(block: Details) -> str:
     inner = "\n".join(_block(one) for one in block.blocks)
-    return f"<details>\n<summary>{escape(block.summary)}</summary>\n{inner}\n</details>"
+    return f"<details>\n<summary>{_text(block.summary)}</summary>\n{inner}\n</details>"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -109,6 +110,12 @@ class Run:
     facts: dict
     constants: dict[str, Constants]
     label: str = field(default="")
+
+    @property
+    def short_commit(self) -> str:
+        """The first digits of the commit, and whether there were changes."""
+        digits = re.match(r"[0-9a-f]{40}\b", self.commit)
+        return self.commit[:10] + self.commit[40:] if digits else self.commit
 
     @property
     def machine(self) -> str:
@@ -277,7 +284,7 @@ def _label(runs: list[Run]) -> None:
     for run in runs:
         threads = " and ".join(map(str, run.threads))
         run.label = run.machine + (f", {threads} thread{'' if threads == '1' else 's'}" if threads else "")
-    for more in (lambda run: run.commit[:10], lambda run: run.date, lambda run: run.path.name, lambda run: run.path):
+    for more in (lambda run: run.short_commit, lambda run: run.date, lambda run: run.path.name, lambda run: run.path):
         labels = [run.label for run in runs]
         for run in runs:
             if labels.count(run.label) > 1 and f"{more(run)}" not in run.label:

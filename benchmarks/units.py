@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
 
 
@@ -24,3 +26,8 @@ def percent(value: float) -> str:
 def ratio(value: float) -> str:
     """Return 1.2345 as "1.23", and what is large with fewer digits."""
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return a key by which 32 comes before 256."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
