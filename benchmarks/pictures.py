@@ -212,10 +212,13 @@ def speedups(rows: list[Row], setting: Setting, name: str) -> list[Picture]:
 def sequence_bars(rows: list[Row], looks: Palette, prefix: str) -> list[Picture]:
     """The time of each sequence: a picture for each group and device, a bar for each library."""
     groups = dict.fromkeys((row.group, row.setting) for row in rows)
-    return [_bars([row for row in rows if (row.group, row.setting) == key], looks, *key, prefix) for key in groups]
+    return [
+        _bars([row for row in rows if (row.group, row.setting) == key], looks, *key, f"{prefix}-sequence-{number}")
+        for number, key in enumerate(groups, start=1)
+    ]
 
 
-def _bars(rows: list[Row], looks: Palette, group: str, setting: Setting, prefix: str) -> Picture:
+def _bars(rows: list[Row], looks: Palette, group: str, setting: Setting, name: str) -> Picture:
     rows = sorted(rows, key=lambda row: row.median)
     shortest = min([row.limit.seconds for row in rows if row.limit], default=None)
     made, axes = figure(1.0 + 0.42 * len(rows))
@@ -236,4 +239,4 @@ def _bars(rows: list[Row], looks: Palette, group: str, setting: Setting, prefix:
     axes.xaxis.set_major_formatter(EngFormatter(unit="s"))
     axes.spines["left"].set_visible(False)
     title(made, f"{group}\n{setting}")
-    return Picture(f"{prefix}-sequence-{slug(f'{group} {setting}')}", f"Time of a sequence: {group}, {setting}", made)
+    return Picture(f"{name}-{slug(group)}", f"Time of a sequence: {group}, {setting}", made)

@@ -185,21 +185,13 @@ def _verdict(factors: dict[str, float]) -> str:
 def _group(rows: list[Row]) -> Table:
     """All rows of a group, the fastest first, and the limit of each device below."""
     several = len({row.setting.device for row in rows}) > 1
-    deciles = all(row.deciles for row in rows)
-    header = [
-        "library",
-        "version",
-        "median",
-        "p10 to p90" if deciles else "quartiles",
-        "steps a second",
-        "rows a second",
-        "of the limit",
-        "time / best peer",
-    ]
+    spread = "p10 to p90" if all(row.deciles for row in rows) else "quartiles"
+    rates = ["steps a second", "rows a second"]
+    header = ["library", "median", spread, "time / best peer", "of the limit", *rates, "version"]
     cells = [_cells(row, best_peer(rows, row), several) for row in rows]
     for device, row in {row.setting.device: row for row in rows if row.limit}.items():
         name = f"limit, by {row.limit.bound}" + (f", {device}" if several else "")
-        cells.append([name, "", quantity(row.limit.seconds, "s"), "", "", "", "100 %", ""])
+        cells.append([name, quantity(row.limit.seconds, "s"), "", "", "100 %", "", "", ""])
     return Table(header, cells, frozenset(i for i, row in enumerate(rows) if row.ours)).without_empty_columns()
 
 
@@ -207,11 +199,11 @@ def _cells(row: Row, peer: Row | None, several: bool) -> list[str]:
     name = row.peer + (f", {row.setting.device}" if several else "") + (" (a part of the work)" if row.part else "")
     return [
         name,
-        row.version,
         quantity(row.median, "s"),
         f"{quantity(row.low, 's')} to {quantity(row.high, 's')}",
+        ratio(row.median / peer.median) if peer and not row.part else "",
+        percent(row.of_limit) if row.of_limit and not row.part else "",
         quantity(row.steps_a_second) if row.steps_a_second else "",
         quantity(row.rows_a_second) if row.rows_a_second else "",
-        percent(row.of_limit) if row.of_limit and not row.part else "",
-        ratio(row.median / peer.median) if peer and not row.part else "",
+        row.version,
     ]

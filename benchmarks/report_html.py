@@ -23,12 +23,17 @@ h4 { font-size: 1rem; margin: 1.5rem 0 0.5rem; }
 p, ul { max-width: 60rem; }
 ul { padding-left: 1.2rem; }
 .table { overflow-x: auto; margin: 0.75rem 0; }
-table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper);
   white-space: normal; min-width: 10rem; }
+@media (max-width: 40rem) {
+  table { font-size: 0.8125rem; }
+  th, td { padding: 0.25rem 0.4rem; }
+  th { white-space: normal; }
+}
 tr.strong td { font-weight: 600; background: var(--ours); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 1.5rem;
   margin: 1rem 0; align-items: start; }

@@ -1,0 +1,345 @@
+"""python -m benchmarks report: its figures by hand, its page whole and alone, and what is no result refused."""
+
+import base64
+import copy
+import importlib.util
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import report, runs
+from benchmarks.units import natural, percent, quantity, ratio
+
+needs_matplotlib = pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="matplotlib, of the extra report, is not installed"
+)
+
+# Rates of which quotients are easily told by hand: 1 Gflop/s, 0.1 G evaluations a second, copies too fast to bind.
+LIMITS = {
+    "cpu": {
+        "device": "cpu",
+        "threads": 1,
+        "copy": [[1000, 1e15]],
+        "matmul": {"float32": 1e9},
+        "special": {"float32": 1e8},
+    }
+}
+
+
+def entry(peer, median, *, B=2, N=10, kind="step", group=None, **info):
+    """A benchmark: I = N, so 160 B N flop a row of N = 10."""
+    stats = {"min": median * 0.9, "median": median, "q1": median * 0.95, "q3": median * 1.1, "iqr": median * 0.15}
+    extra = {"kind": kind, "case": "", "T": 1, "B": B, "I": N, "N": N, "P": None, "layers": 1, "dtype": "float32"}
+    extra |= {"threads": 1, "device": "cpu", "peer": peer, "peer_version": "1.2", "ours": peer.startswith("fusedlstm")}
+    return {
+        "group": group or f"{kind}, B = {B}, N = I = {N}",
+        "name": f"test_{kind}[{peer}]",
+        "stats": stats | {"rounds": 9},
+        "extra_info": extra | info,
+    }
+
+
+BENCHMARKS = [
+    # 8 * 2 * 10 * 20 = 3200 flop in 3.2 us, and 5 * 2 * 10 = 100 evaluations in 1 us: the limit is 4.2 us
+    entry("fusedlstm numpy", 8.4e-6),
+    entry("torch cell", 12.6e-6),
+    entry("onnx", 10.5e-6),
+    entry("bare matmul", 4e-6, part=True),
+    # eight times the rows, eight times the limit: 33.6 us
+    entry("fusedlstm numpy", 42e-6, B=16),
+    entry("torch cell", 40e-6, B=16),
+    # ten steps: 42 us
+    entry("fusedlstm numpy", 60e-6, kind="sequence", T=10),
+    entry("torch layer", 120e-6, kind="sequence", T=10),
+    entry("fusedlstm numpy", 2e-3, kind="pack", B=None, N=None, T=None, group="pack a state"),
+]
+CONTENT = {
+    "machine_info": {
+        "facts": {
+            "cpu": "Abacus 7",
+            "cores": 2,
+            "blas": "OpenBeads, kernel Wood",
+            "versions": {"fusedlstm": "0.9", "numpy": "2.0"},
+            "gpu": None,
+            "missing": {"TensorFlow": "it has no wheel for <this> Python"},
+            "limits": LIMITS,
+        }
+    },
+    "commit_info": {"id": "ab" * 20, "dirty": False},
+    "datetime": "2026-01-02T03:04:05",
+    "benchmarks": BENCHMARKS,
+}
+
+
+def write(folder, content=CONTENT, name="results.json"):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def markdown(tmp_path, capsys):
+    """The Markdown of the results above."""
+    assert command.main(["report", str(write(tmp_path))]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "report.md"), str(tmp_path / "report.html")]
+    return (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def cells(text, start, after=""):
+    """The cells of the line that starts so, the first one after a text."""
+    line = next(line for line in text[text.index(after) :].splitlines() if line.startswith(f"| {start}"))
+    return [cell.strip().strip("*") for cell in line.strip("|").split("|")]
+
+
+def test_figures(markdown):
+    """Median, quartiles, time over the best peer's (10.5 us: a part is no peer), percent of 4.2 us, steps and rows."""
+    group = "#### step, B = 2, N = I = 10"
+    ours = cells(markdown, "**fusedlstm", group)
+    assert ours == [
+        "fusedlstm numpy", "8.40 µs", "7.98 µs to 9.24 µs", "0.80", "50 %", "119 k", "238 k", "1.2",
+    ]  # fmt: skip
+    assert cells(markdown, "onnx", group)[3:5] == ["1.00", "40 %"]
+    assert cells(markdown, "torch cell", group)[3:5] == ["1.20", "33 %"]
+    assert cells(markdown, "bare matmul (a part of the work)", group)[3:5] == ["", ""]
+    assert cells(markdown, "limit, by matmul", group)[1] == "4.20 µs"
+    assert cells(markdown, "**fusedlstm", "#### sequence, B = 2")[1:7] == [
+        "60.0 µs", "57.0 µs to 66.0 µs", "0.50", "70 %", "167 k", "333 k",
+    ]  # fmt: skip
+    assert cells(markdown, "**fusedlstm", "#### pack a state")[:3] == [
+        "fusedlstm numpy",
+        "2.00 ms",
+        "1.90 ms to 2.20 ms",
+    ]
+
+
+def test_summary(markdown):
+    assert cells(markdown, "step, B = 2, N")[1:] == ["8.40 µs", "0.80", "50 %", "matmul", "onnx", "10.5 µs"]
+    assert cells(markdown, "step, B = 16, N")[1:4] == ["42.0 µs", "1.05", "80 %"]
+    sentence = "Ours is faster than the best peer in 1 of 2 cases that have one. At worst it takes 1.05 times as long: "
+    assert sentence + "step, B = 16, N = I = 10." in markdown
+
+
+def test_what_ran_where(markdown):
+    for words in (
+        "Nothing here ran on a GPU.",
+        "## Abacus 7, 1 thread\n",
+        "Abacus 7, 2 cores",
+        "OpenBeads, kernel Wood",
+        "fusedlstm 0.9, numpy 2.0",
+        "2026-01-02 03:04",
+        "ab" * 20,
+        "matmul float32 1.00 Gflop/s",
+        "**Not run:** TensorFlow: it has no wheel for &lt;this&gt; Python",
+    ):
+        assert words in markdown
+
+
+def test_a_gpu_is_told(tmp_path):
+    """Peers are those on the same device, though both stand in one group."""
+    content = copy.deepcopy(CONTENT)
+    content["machine_info"]["facts"]["gpu"] = {"name": "Bead Mover", "driver": "1"}
+    content["benchmarks"] += [
+        entry("fusedlstm cuda", 1e-6, device="cuda:0"),
+        entry("torch cell", 3e-6, device="cuda:0"),
+    ]
+    command.main(["report", str(write(tmp_path, content))])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Nothing here ran on a GPU" not in text
+    assert "**GPU:** Bead Mover, driver 1\n" in text
+    assert cells(text, "step, B = 2, N = I = 10, cuda:0")[1:3] == ["1.00 µs", "0.33"]
+    assert cells(text, "step, B = 2, N = I = 10, cpu")[1:3] == ["8.40 µs", "0.80"]
+
+
+def test_results_are_told_apart(tmp_path):
+    """By threads; what is alike in that, by commit; and what is alike in all, by its file."""
+    two, later = copy.deepcopy(CONTENT), copy.deepcopy(CONTENT)
+    for one in two["benchmarks"]:
+        one["extra_info"]["threads"] = 2
+    later["commit_info"] = {"id": "cd" * 20, "dirty": True}
+    paths = [write(tmp_path, *what) for what in ((CONTENT,), (two, "b.json"), (later, "c.json"), (later, "d.json"))]
+    assert [run.label for run in runs.load_all(paths[:2])] == ["Abacus 7, 1 thread", "Abacus 7, 2 threads"]
+    a, b, c, d = (run.label for run in runs.load_all(paths))
+    assert (a, b) == ("Abacus 7, 1 thread, ababababab", "Abacus 7, 2 threads")
+    assert re.fullmatch(r"Abacus 7, 1 thread, cdcdcdcdcd, with changes, .*, c\.json", c)
+    assert d == c.replace("c.json", "d.json")
+
+
+class Page(HTMLParser):
+    """A page's open tags, images and references; raises where a tag closes another."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.references, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.references += [value for name, value in attrs.items() if name in {"src", "href", "srcset", "data"}]
+        self.images += [attrs["src"]] if tag == "img" else []
+        assert tag not in {"link", "script", "iframe"}
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_has_the_same_figures(markdown, tmp_path):
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    for words in ("Nothing here ran on a GPU.", "8.40 µs", "0.80", "50 %", "ab" * 20, "no wheel for <this> Python"):
+        assert words in page.text
+
+
+@needs_matplotlib
+def test_pictures(markdown, tmp_path):
+    """Every picture is a file of both kinds, and in the page, which needs nothing from elsewhere."""
+    names = re.findall(r"!\[[^]]+\]\(pictures/([^)]+)\.png\)", markdown)
+    start = "1-step-float32-cpu-1-thread-"
+    assert names == [f"{start}n-i-10", f"{start}roofline", f"{start}speedup", "1-sequence-1-sequence-b-2-n-i-10"]
+    files = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert files == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert len(page.images) == len(names)
+    assert page.references == page.images
+    assert "@import" not in text
+    assert "url(" not in text
+    for image in page.images:
+        start, data = image.split(",")
+        assert start == "data:image/svg+xml;base64"
+        root = ET.fromstring(base64.b64decode(data))
+        links = [value for one in root.iter() for name, value in one.attrib.items() if name.endswith(("href", "src"))]
+        assert all(link.startswith("#") for link in links)
+        assert "prefers-color-scheme:dark" in root[0].text
+
+
+@needs_matplotlib
+def test_pictures_stay_the_same(tmp_path):
+    """The same results give the same files."""
+    for folder in ("a", "b"):
+        command.main(["report", str(write(tmp_path)), "--out", str(tmp_path / folder)])
+    files = sorted((tmp_path / "a").rglob("*.*"))
+    assert len(files) > 8
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+@needs_matplotlib
+def test_pictures_of_many_peers_and_few_rows(tmp_path):
+    """Long names, missing cells, one batch, no limits: nothing is drawn where there is nothing, and nothing fails."""
+    names = [f"peer number {index} with a name that goes on and on" for index in range(12)]
+    many = [entry(name, 1e-5 * B, B=B) for name in ["fusedlstm numpy", *names] for B in (1, 31, 32, 16384)]
+    many += [entry("fusedlstm numpy", 1e-4, N=2048, P=640, layers=2, B=7), entry(names[0], 1e-4, kind="sequence")]
+    content = CONTENT | {"benchmarks": many[1:], "machine_info": {}}
+    paths = [
+        write(tmp_path, content, "many.json"),
+        write(tmp_path, CONTENT | {"benchmarks": [entry("a", 1.0)]}, "one.json"),
+    ]
+    assert command.main(["report", *map(str, paths)]) == 0
+    assert "unknown machine" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_without_matplotlib(tmp_path, monkeypatch):
+    monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
+    assert command.main(["report", str(write(tmp_path))]) == 0
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "There are no pictures, because matplotlib is not installed" in text
+    assert "8.40 µs" in text
+    assert not (tmp_path / "pictures").exists()
+
+
+def damaged(**changes):
+    """The results with one entry, changed."""
+    one = copy.deepcopy(BENCHMARKS[0])
+    for key, value in changes.items():
+        one[key] = value
+    return CONTENT | {"benchmarks": [one]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "no JSON, or not all of it"),
+        (json.dumps(CONTENT)[:-100], "no JSON, or not all of it"),
+        ("[]", "no result of this suite"),
+        ("{}", "no result of this suite ('machine_info' is missing)"),
+        (CONTENT | {"benchmarks": []}, "it has no benchmarks"),
+        (damaged(extra_info={}), "none of its benchmarks is of this suite"),
+        (damaged(stats={}), "no result of this suite ('median' is missing)"),
+        (damaged(stats={"median": "soon"}), "no result of this suite"),
+        (damaged(stats={"median": float("nan")}), "has no time"),
+        (damaged(stats={"median": 0}), "has no time"),
+        (CONTENT | {"machine_info": {"facts": {"limits": {"cpu": {}}}}}, "no result of this suite ('copy' is missing)"),
+    ],
+)
+def test_what_is_no_result(content, words, tmp_path, capsys):
+    path = write(tmp_path, content)
+    assert command.main(["report", str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"python -m benchmarks: {path}: {words}") or (path.name in line and words in line)
+    assert [one.name for one in tmp_path.iterdir()] == ["results.json"], "nothing is written"
+
+
+def test_a_file_that_is_not_there(tmp_path, capsys):
+    assert command.main(["report", str(tmp_path / "none.json")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none.json: can't be read: " in line
+
+
+def test_deciles_are_kept():
+    """Ten thousand times become two; reports say which they have."""
+    content = copy.deepcopy(CONTENT)
+    content["benchmarks"] = [copy.deepcopy(BENCHMARKS[0])]
+    stats = content["benchmarks"][0]["stats"]
+    stats["data"] = [float(value) for value in range(101)]
+    runs.keep_deciles(content)
+    assert (stats["p10"], stats["p90"]) == (10.0, 90.0)
+    assert "data" not in stats
+
+
+@pytest.mark.parametrize("how", ["times", "kept", "quartiles"])
+def test_spread(how, tmp_path):
+    content = copy.deepcopy(CONTENT)
+    content["benchmarks"] = [copy.deepcopy(BENCHMARKS[0])]
+    if how != "quartiles":
+        content["benchmarks"][0]["stats"]["data"] = [index * 1e-6 for index in range(1, 12)]
+    if how == "kept":
+        runs.keep_deciles(content)
+    command.main(["report", str(write(tmp_path, content))])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    header, ours = cells(text, "library"), cells(text, "**fusedlstm")
+    spread = ("quartiles", "7.98 µs to 9.24 µs") if how == "quartiles" else ("p10 to p90", "2.00 µs to 10.0 µs")
+    assert (header[2], ours[2]) == spread
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.234e-5, "12.3 µs"),
+        (9.996e-4, "1.00 ms"),
+        (0.0999, "99.9 ms"),
+        (1.0, "1.00 s"),
+        (123.4, "123 s"),
+        (5e-12, "5.00 ps"),
+        (5e-14, "0.05 ps"),
+        (2.5e13, "25.0 Ts"),
+        (0, "0 s"),
+    ],
+)
+def test_quantities(value, text):
+    assert quantity(value, "s") == text
+
+
+def test_ratios_and_order():
+    assert [percent(value) for value in (0.0123, 0.0996, 0.5, 1.04)] == ["1.2 %", "10 %", "50 %", "104 %"]
+    assert [ratio(value) for value in (0.333, 9.996, 99.96)] == ["0.33", "10.0", "100"]
+    assert sorted(["B = 256", "B = 32", "B = 4"], key=natural) == ["B = 4", "B = 32", "B = 256"]
