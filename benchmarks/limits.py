@@ -8,6 +8,7 @@ libraries reach as its constants: a time can't be expected below it, yet a libra
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from dataclasses import dataclass
 
@@ -168,8 +169,9 @@ def limit(work: Work, constants: Constants) -> Limit | None:
     return Limit(arithmetic, max(("matmul", "special functions"), key=parts.__getitem__))
 
 
+@functools.cache
 def calibrate(device: str = "cpu", threads: int = 1) -> Constants:
-    """Measure a device, in less than two seconds.
+    """Measure a device, in less than two seconds, once in a process.
 
     Args:
         device: "cpu" or "cuda:<index>".

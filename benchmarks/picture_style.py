@@ -115,7 +115,7 @@ class Picture:
     def _svg(self, background: str) -> str:
         file = io.StringIO()
         with mpl.rc_context(_STYLE | {"svg.hashsalt": self.name}):  # the same picture gives the same file
-            self.figure.savefig(file, format="svg", facecolor=background, metadata={"Date": None, "Creator": None})
+            self.figure.savefig(file, format="svg", facecolor=background)
         text = file.getvalue()
         return re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
 

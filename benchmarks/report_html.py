@@ -63,7 +63,7 @@ def render(blocks: list[Block]) -> str:
 
 def _text(text: str) -> str:
     """Escape, and keep sizes such as N = 128 in one line."""
-    return escape(text).replace(" = ", "&nbsp;=&nbsp;")
+    return escape(text).replace(" = ", "&nbsp;=&nbsp;").replace(" / ", "&nbsp;/ ")
 
 
 @singledispatch

@@ -121,6 +121,7 @@ def test_summary(markdown):
     assert cells(markdown, "step, B = 16, N")[1:4] == ["42.0 µs", "1.05", "80 %"]
     sentence = "Ours is faster than the best peer in 1 of 2 cases that have one. At worst it takes 1.05 times as long: "
     assert sentence + "step, B = 16, N = I = 10." in markdown
+    assert "Ours is faster than the best peer in 1 of 1 cases that have one. At worst it takes 0.50 times" in markdown
 
 
 def test_what_ran_where(markdown):
@@ -304,6 +305,15 @@ def test_deciles_are_kept():
     runs.keep_deciles(content)
     assert (stats["p10"], stats["p90"]) == (10.0, 90.0)
     assert "data" not in stats
+
+
+def test_machines_are_compared_without_limits():
+    """Two calibrations never agree."""
+    one, other = (copy.deepcopy(CONTENT["machine_info"]) for _ in range(2))
+    other["facts"]["limits"]["cpu"]["matmul"]["float32"] += 1
+    runs.forget_limits(one, other, {})
+    assert one == other
+    assert one["facts"]["cpu"] == "Abacus 7"
 
 
 @pytest.mark.parametrize("how", ["times", "kept", "quartiles"])
