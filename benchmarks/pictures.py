@@ -65,9 +65,9 @@ def _origin(run: Run) -> str:
 
 def _of_steps(rows: list[Row], run: Run, looks: Palette, prefix: str) -> list[Picture]:
     drawn = []
-    for setting in sorted({row.setting for row in rows}, key=str):
+    for number, setting in enumerate(sorted({row.setting for row in rows}, key=str), start=1):
         here = [row for row in rows if row.setting == setting]
-        name = f"{prefix}-{slug(str(setting))}"
+        name = f"{prefix}-{number}-{slug(str(setting))}"
         drawn += times(here, looks, setting, name)
         if setting.device in run.constants:
             drawn += roofline(here, run.constants[setting.device], setting, name)
@@ -77,7 +77,7 @@ def _of_steps(rows: list[Row], run: Run, looks: Palette, prefix: str) -> list[Pi
 
 def slug(text: str) -> str:
     """Return a text as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-")
 
 
 def times(rows: list[Row], looks: Palette, setting: Setting, name: str) -> list[Picture]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from benchmarks import report_html, report_markdown
@@ -188,17 +189,20 @@ def _group(rows: list[Row]) -> Table:
     spread = "p10 to p90" if all(row.deciles for row in rows) else "quartiles"
     rates = ["steps a second", "rows a second"]
     header = ["library", "median", spread, "time / best peer", "of the limit", *rates, "version"]
-    cells = [_cells(row, best_peer(rows, row), several) for row in rows]
+    times = Counter((row.peer, row.setting.device) for row in rows)
+    cells = []
+    for row in rows:
+        name = row.peer + (f", {row.setting.device}" if several else "") + (" (a part of the work)" if row.part else "")
+        name += f" [{row.name}]" if times[row.peer, row.setting.device] > 1 else ""  # variants, told by their tests
+        cells.append([name, *_cells(row, best_peer(rows, row))])
     for device, row in {row.setting.device: row for row in rows if row.limit}.items():
         name = f"limit, by {row.limit.bound}" + (f", {device}" if several else "")
         cells.append([name, quantity(row.limit.seconds, "s"), "", "", "100 %", "", "", ""])
     return Table(header, cells, frozenset(i for i, row in enumerate(rows) if row.ours)).without_empty_columns()
 
 
-def _cells(row: Row, peer: Row | None, several: bool) -> list[str]:
-    name = row.peer + (f", {row.setting.device}" if several else "") + (" (a part of the work)" if row.part else "")
+def _cells(row: Row, peer: Row | None) -> list[str]:
     return [
-        name,
         quantity(row.median, "s"),
         f"{quantity(row.low, 's')} to {quantity(row.high, 's')}",
         ratio(row.median / peer.median) if peer and not row.part else "",

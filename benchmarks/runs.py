@@ -68,6 +68,7 @@ class Row:
 
     kind: str
     group: str
+    name: str  # of the test
     peer: str
     version: str
     ours: bool
@@ -200,10 +201,10 @@ def _row(entry: dict, constants: dict[str, Constants]) -> Row:
     median = _seconds(stats["median"], entry["name"])
     low, high, deciles = _spread(stats, median)
     setting = Setting(
-        device=info.get("device") or "cpu",
+        device=(name := info.get("device") or "cpu"),
         dtype=info.get("dtype") or "",
         precision=info.get("precision") or "highest",
-        threads=info.get("threads"),
+        threads=info.get("threads") if name == "cpu" else None,
         workload=info.get("workload") or "",
     )
     work = _work(info, setting)
@@ -214,6 +215,7 @@ def _row(entry: dict, constants: dict[str, Constants]) -> Row:
     return Row(
         kind=info.get("kind") or "other",
         group=entry.get("group") or entry["name"],
+        name=entry["name"],
         peer=info.get("peer") or entry["name"],
         version=str(info.get("peer_version") or ""),
         ours=bool(info.get("ours")),

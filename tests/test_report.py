@@ -155,6 +155,15 @@ def test_a_gpu_is_told(tmp_path):
     assert cells(text, "step, B = 2, N = I = 10, cpu")[1:3] == ["8.40 µs", "0.80"]
 
 
+def test_variants_are_told_by_their_tests(tmp_path):
+    content = CONTENT | {
+        "benchmarks": [entry("fusedlstm numpy", 1e-6), entry("fusedlstm numpy", 2e-6) | {"name": "out"}]
+    }
+    command.main(["report", str(write(tmp_path, content))])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert cells(text, "**fusedlstm numpy \\[out")[:2] == ["fusedlstm numpy \\[out\\]", "2.00 µs"]
+
+
 def test_results_are_told_apart(tmp_path):
     """By threads; what is alike in that, by commit; and what is alike in all, by its file."""
     two, later = copy.deepcopy(CONTENT), copy.deepcopy(CONTENT)
@@ -204,7 +213,7 @@ def test_the_page_has_the_same_figures(markdown, tmp_path):
 def test_pictures(markdown, tmp_path):
     """Every picture is a file of both kinds, and in the page, which needs nothing from elsewhere."""
     names = re.findall(r"!\[[^]]+\]\(pictures/([^)]+)\.png\)", markdown)
-    start = "1-step-float32-cpu-1-thread-"
+    start = "1-step-1-float32-cpu-1-thread-"
     assert names == [f"{start}n-i-10", f"{start}roofline", f"{start}speedup", "1-sequence-1-sequence-b-2-n-i-10"]
     files = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert files == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
