@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -28,15 +29,25 @@ def write(paths: list[Path], folder: Path) -> list[Path]:
     drawn = _draw(runs)
     blocks = build(runs, drawn)
     folder.mkdir(parents=True, exist_ok=True)
+    text, page = folder / "report.md", folder / "report.html"
+    _forget_pictures(text)
     for picture in [one for kinds in drawn or [] for pictures in kinds.values() for one in pictures]:
         (folder / report_markdown.FOLDER).mkdir(exist_ok=True)
         path = folder / report_markdown.FOLDER / picture.name
         path.with_name(f"{path.name}.png").write_bytes(picture.png())
         path.with_name(f"{path.name}.svg").write_text(picture.svg(), encoding="utf-8")
-    written = folder / "report.md", folder / "report.html"
-    written[0].write_text(report_markdown.render(blocks), encoding="utf-8")
-    written[1].write_text(report_html.render(blocks), encoding="utf-8")
-    return list(written)
+    text.write_text(report_markdown.render(blocks), encoding="utf-8")
+    page.write_text(report_html.render(blocks), encoding="utf-8")
+    return [text, page]
+
+
+def _forget_pictures(text: Path) -> None:
+    """Remove the pictures that an earlier report shows, and nothing else."""
+    if not text.is_file():
+        return
+    for name in re.findall(rf"\({report_markdown.FOLDER}/([a-z0-9-]+)\.png\)", text.read_text(encoding="utf-8")):
+        for suffix in ("png", "svg"):
+            (text.parent / report_markdown.FOLDER / f"{name}.{suffix}").unlink(missing_ok=True)
 
 
 def _draw(runs: list[Run]) -> list[dict[str, list[Picture]]] | None:

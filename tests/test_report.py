@@ -244,6 +244,17 @@ def test_pictures_stay_the_same(tmp_path):
 
 
 @needs_matplotlib
+def test_older_pictures_go(markdown, tmp_path):
+    """Those of an earlier report in the same folder; not what others keep there."""
+    folder = tmp_path / "pictures"
+    (folder / "mine.png").write_bytes(b"")
+    before = {path.name for path in folder.iterdir()}
+    command.main(["report", str(write(tmp_path, CONTENT | {"benchmarks": BENCHMARKS[:2]}))])
+    assert "mine.png" in (after := {path.name for path in folder.iterdir()}) < before
+    assert not any("sequence" in name for name in after)
+
+
+@needs_matplotlib
 def test_pictures_of_many_peers_and_few_rows(tmp_path):
     """Long names, missing cells, one batch, no limits: nothing is drawn where there is nothing, and nothing fails."""
     names = [f"peer number {index} with a name that goes on and on" for index in range(12)]
