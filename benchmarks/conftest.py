@@ -74,14 +74,23 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
     for changing in ("hz_actual", "hz_actual_friendly"):
         machine_info.get("cpu", {}).pop(changing, None)
-    machine_info.update(machine.facts(config))
+    machine_info["facts"] = machine.facts(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(output_json):
+    from benchmarks.runs import keep_deciles
+
+    keep_deciles(output_json)
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_benchmark_compare_machine_info(machine_info, compared_benchmark):
-    """Commit and date differ between runs that are compared, and mean no other machine."""
-    for name in ("commit", "date"):
-        compared_benchmark["machine_info"][name] = machine_info[name]
+    """Commit, date and what was calibrated differ between runs that are compared, and mean no other machine."""
+    ours, theirs = machine_info["facts"], compared_benchmark["machine_info"].get("facts", {})
+    for name in ("commit", "date", "limits"):
+        ours.pop(name, None)
+        theirs.pop(name, None)
 
 
 @pytest.fixture

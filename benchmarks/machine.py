@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fusedlstm
 from benchmarks import peers
+from benchmarks.limits import machine_facts_limits
 from fusedlstm import blas
 from fusedlstm.backends import unavailable_reason
 
@@ -23,23 +24,23 @@ def devices(asked=None):
 
 
 def facts(config):
-    """Return everything, for the JSON of a run with these options."""
+    """Return everything, for the JSON of a run with these options; `benchmarks.runs` says what a report reads of it."""
     run_on = devices(config.getoption("device"))
-    not_run = dict(peers.missing(run_on, quick=config.getoption("quick")))
+    missing = dict(peers.missing(run_on, quick=config.getoption("quick")))
+    able = {peer.name: peer.version() for peer in peers.all_peers() if peer.name not in missing}
     return {
-        "cpu_model": cpu_model(),
+        "cpu": cpu_model(),
         "cores": cores(),
         "os": platform.platform(),
-        "python": platform.python_version(),
-        "fusedlstm": fusedlstm.__version__,
         "blas": {**blas.facts(), "advice": blas.advice()},
         "gpu": gpu(),
-        "peers": {peer.name: peer.version() for peer in peers.all_peers() if peer.name not in not_run},
-        "not_run": not_run,
+        "versions": {"fusedlstm": fusedlstm.__version__, "Python": platform.python_version(), **able},
+        "missing": missing,
         "devices": list(run_on),
         "threads": config.getoption("threads"),
         "quick": config.getoption("quick"),
         **when(),
+        "limits": machine_facts_limits(run_on, config.getoption("threads")),
     }
 
 

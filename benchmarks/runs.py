@@ -262,12 +262,6 @@ def keep_deciles(output_json: dict) -> None:
             entry["stats"]["p10"], entry["stats"]["p90"] = _deciles(data)
 
 
-def forget_limits(*machine_infos: dict) -> None:
-    """Drop what is measured: for pytest_benchmark_compare_machine_info, which warns of machines that differ at all."""
-    for machine_info in machine_infos:
-        (machine_info.get("facts") or {}).pop("limits", None)
-
-
 def _work(info: dict, setting: Setting) -> Work | None:
     """The work of steps and sequences; what is of another kind, or has no sizes, has no limit."""
     if info.get("kind") not in {"step", "sequence", "pool"} or setting.dtype not in ITEMSIZES:

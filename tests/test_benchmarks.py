@@ -349,15 +349,17 @@ def test_a_run(tmp_path, count):
     result = benchmarks_run(*ONE_CASE, f"--benchmark-json={path}", "--threads", str(count), OPENBLAS_NUM_THREADS="7")
     assert result.returncode == 0, result.stdout + result.stderr
     results = json.loads(path.read_text())
-    about = results["machine_info"]
+    about = results["machine_info"]["facts"]
     assert about["threads"] == count
     assert about["blas"]["threads"] in (count, None)
     assert about["blas"] | {"threads": None, "advice": None} == {**blas.facts(), "threads": None, "advice": None}
-    assert about["peers"]["NumPy"] == np.__version__
-    assert not set(about["peers"]) & set(about["not_run"])
-    assert set(about["peers"]) | set(about["not_run"]) == set(PEERS)
-    assert about["not_run"]["torch.nn.LSTMCell CUDA graph"]
-    assert about["cpu_model"]
+    assert about["versions"]["NumPy"] == np.__version__
+    ran, missing = set(about["versions"]) - {"Python"}, set(about["missing"])
+    assert not ran & missing
+    assert ran | missing == set(PEERS)
+    assert about["missing"]["torch.nn.LSTMCell CUDA graph"]
+    assert about["cpu"]
+    assert about["limits"]["cpu"]["matmul"]["float32"] > 0
     assert about["cores"] >= 1
     assert about["quick"] is True
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", about["date"])
@@ -385,7 +387,7 @@ def test_a_planted_slowdown_is_reported(tmp_path):
     run = json.loads(saved.read_text())
     for factor, wanted in ((0.1, 1), (10, 0)):
         planted = json.loads(json.dumps(run))
-        planted["machine_info"].update(commit="another", date="2001-01-01")
+        planted["machine_info"]["facts"].update(commit="another", date="2001-01-01")
         for row in planted["benchmarks"]:
             for name in ("min", "max", "median", "mean"):
                 row["stats"][name] *= factor
