@@ -49,20 +49,21 @@ part() {
 
 tests=("$python" -m pytest -q -p no:cacheprovider)
 export FUSEDLSTM_TEST_BACKENDS=cuda
-part "demo" 40 "$python" -m fusedlstm -v demo --backend cuda
-part "primitives" 60 "${tests[@]}" tests/test_primitives.py
-part "tests on the GPU" 180 "${tests[@]}" --ignore tests/test_primitives.py --ignore tests/test_packaging.py \
+part "demo" 30 "$python" -m fusedlstm -v demo --backend cuda
+part "primitives" 50 "${tests[@]}" tests/test_primitives.py
+part "tests on the GPU" 170 "${tests[@]}" --ignore tests/test_primitives.py --ignore tests/test_packaging.py \
   --ignore tests/test_compile.py --ignore tests/test_emulation.py --ignore tests/test_emulation_faults.py \
   --ignore tests/test_kernels_emulated.py --ignore tests/test_mutations.py
 # Once without the sanitizer, so that with it no kernel needs compiling, which would take many times as long.
-part "sanitized steps, bare" 40 "$python" benchmarks/sanitize.py
+part "sanitized steps, bare" 35 "$python" benchmarks/sanitize.py
 for tool in memcheck racecheck; do
   if command -v compute-sanitizer >/dev/null; then
-    part "$tool" 70 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" benchmarks/sanitize.py
+    part "$tool" 65 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" benchmarks/sanitize.py
   else
     part "$tool: compute-sanitizer is not installed" 5 false
   fi
 done
-part "benchmarks" 120 "${tests[@]}" benchmarks --quick --device cuda --benchmark-json="$results/benchmarks.json"
+part "benchmarks" 95 "${tests[@]}" benchmarks --quick --device cuda --benchmark-json="$results/benchmarks.json"
+part "report" 15 "$python" -m benchmarks report "$results/benchmarks.json"
 
 "$python" benchmarks/facts.py "$site/parts" "$results/gpu.json"
