@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from benchmarks.picture_style import Picture
 
 _KINDS = {"step": "Steps", "sequence": "Sequences", "pool": "Steps of a pool"}
-_TOLD_APART = {"cpu", "cores", "gpu", "blas", "versions", "missing", "limits"}  # facts with lines of their own
+_TOLD_APART = {
+    "cpu",
+    "cores",
+    "gpu",
+    "blas",
+    "versions",
+    "missing",
+    "limits",
+    "threads",
+    "commit",
+    "date",
+}  # facts with lines of their own
 _NO_PICTURES = "There are no pictures, because matplotlib is not installed (the extra report brings it)."
 
 
