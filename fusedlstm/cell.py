@@ -9,21 +9,18 @@ from fusedlstm import dtypes, log
 from fusedlstm.backends import choose
 from fusedlstm.checks import check_choice, check_size, fail
 from fusedlstm.exchange import Exchange, in_order, is_native
+from fusedlstm.on_backend import OnBackend
 from fusedlstm.state import LSTMState, check_state_type
 from fusedlstm.step_checks import CheckedPairs, StepChecks
 from fusedlstm.weights import LSTMWeights, check_same_form
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
-    import numpy as np
-
     from fusedlstm.dtypes import Array, Empty
 
 _MOST_SIGNATURES = 256
 
 
-class LSTMCell:
+class LSTMCell(OnBackend):
     """One step of an LSTM for a batch of B rows: (x, h, c) -> the next (h, c), by `fusedlstm.weights`' formula.
 
     A cell holds weights and no state. It may be called from several threads at once. The same call
@@ -54,7 +51,7 @@ class LSTMCell:
         if not isinstance(weights, LSTMWeights):
             fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
         check_choice("precision", precision, ("highest", "high"))
-        self._weights = weights
+        self._weights: LSTMWeights = weights
         self._options = {"precision": precision, "check_state": check_state}
         self._backend = choose(backend)
         self._checks = StepChecks(
@@ -75,42 +72,6 @@ class LSTMCell:
     def weights(self) -> LSTMWeights:
         """The weights that the cell was made with, or has been given since."""
         return self._weights
-
-    @property
-    def backend(self) -> str:
-        """ "numpy" or "cuda"."""
-        return self._backend.name
-
-    @property
-    def device(self) -> str:
-        """ "cpu", "cuda:0", ..."""
-        return self._backend.device
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of x and h."""
-        return self.weights.dtype
-
-    @property
-    def xp(self) -> ModuleType:
-        """The module of the cell's arrays, numpy or cupy, for code that runs on both."""
-        return self._backend.xp
-
-    def asarray(self, x: Any, dtype: Any = None) -> Array:
-        """Return `x` (an array of any library, or lists of numbers) as an array on the cell's device.
-
-        This is where data moves and is cast; a call of the cell does neither. What has the dtype and
-        is there already is returned as it is, or as a view where it is another library's.
-
-        Args:
-            x: real numbers.
-            dtype: None for the cell's. c of a 16-bit cell takes "float32".
-
-        Raises:
-            TypeError: complex numbers, no numbers, or a tensor that requires grad.
-        """
-        target = self.dtype if dtype is None else dtypes.resolve(dtype)
-        return self._backend.asarray(x, target)
 
     def zero_state(self, batch: int, like: Any = None) -> LSTMState:
         """Return a state of zeros for `batch` rows, in new arrays on the cell's device.

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm import dtypes, log
+from fusedlstm import log
 from fusedlstm.backends import choose
 from fusedlstm.checks import check_choice, check_size, describe_type, fail
 from fusedlstm.exchange import Exchange, in_order, is_native
 from fusedlstm.interop import host_mask, to_host
 from fusedlstm.layers import FILL_IDLE, Layers
+from fusedlstm.on_backend import OnBackend
 from fusedlstm.scan import backward, forward
 from fusedlstm.sequence_checks import SequenceChecks
 from fusedlstm.stacked import StackedWeights
@@ -19,15 +20,13 @@ from fusedlstm.state import LSTMState
 from fusedlstm.weights import LSTMWeights, check_same_form
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from fusedlstm.dtypes import Array, Empty, NumpyArray
 
 _MOST_SIGNATURES = 256
 _MAKER = "lstm.asarray"  # what makes an array of something else, in messages
 
 
-class LSTM:
+class LSTM(OnBackend):
     """Layers of LSTM cells, with one direction or both, through sequences or step by step.
 
     A state is a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer
@@ -59,7 +58,7 @@ class LSTM:
         if not isinstance(batch_first, bool):
             fail(TypeError, "batch_first", "a bool", describe_type(batch_first))
         check_choice("precision", precision, ("highest", "high"))
-        self._weights = weights
+        self._weights: StackedWeights = weights
         self._options = {"batch_first": batch_first, "precision": precision}
         self._batch_first = batch_first
         self._backend = choose(backend)
@@ -77,30 +76,6 @@ class LSTM:
     def batch_first(self) -> bool:
         """Whether the batch is the first axis of sequences, and time the second."""
         return self._batch_first
-
-    @property
-    def backend(self) -> str:
-        """ "numpy" or "cuda"."""
-        return self._backend.name
-
-    @property
-    def device(self) -> str:
-        """ "cpu", "cuda:0", ..."""
-        return self._backend.device
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of x and h."""
-        return self._weights.dtype
-
-    @property
-    def xp(self) -> ModuleType:
-        """The module of the LSTM's arrays, numpy or cupy, for code that runs on both."""
-        return self._backend.xp
-
-    def asarray(self, x: Any, dtype: Any = None) -> Array:
-        """Return `x` as an array on the LSTM's device; see `LSTMCell.asarray`."""
-        return self._backend.asarray(x, self.dtype if dtype is None else dtypes.resolve(dtype))
 
     def zero_state(self, batch: int, like: Any = None) -> tuple[LSTMState, ...]:
         """Return states of zeros for `batch` rows, one for each layer and direction, in new arrays on the device.
@@ -265,8 +240,8 @@ class LSTM:
             is_first: (T, B) booleans, an array, host array or list: step t begins a new sequence in row b, and no
                 state crosses its beginning: the state is reset before step t, or, in a backward direction, after
                 it (not after step 0: the state that is returned is never reset). Flags of steps that a row does
-                not take are ignored. For a backward direction, flags on a
-                device are fetched, which waits for it.
+                not take are ignored. For a backward direction, flags on a device are fetched, which waits
+                for it.
             reset_to: what rows are reset to: for each layer and direction a state of one row or of B; None
                 for zeros. A reset selects, so that a NaN in the old state is gone.
             reverse: whether every layer runs from the last step to the first; outputs stay at their x's place.

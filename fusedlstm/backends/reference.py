@@ -209,9 +209,7 @@ class StepPlan:
             buffers.x[...] = x
             buffers.h[...] = h
             if is_first is not None:
-                reset_h, reset_c = reset or (None, None)
-                select_rows(buffers.h, is_first, reset_h)
-                c = _with_rows(c, is_first, reset_c, c_out)
+                c = _reset(buffers.h, c, is_first, reset, c_out)
             np.matmul(buffers.operand, packed.weight, out=buffers.gates)
             if packed.bias is not None:
                 np.add(buffers.gates, packed.bias, out=buffers.gates)
@@ -252,9 +250,7 @@ class StepPlan:
             buffers.h[...] = h
             h = buffers.h
         if is_first is not None:
-            reset_h, reset_c = reset or (None, None)
-            select_rows(h, is_first, reset_h)
-            c = _with_rows(c, is_first, reset_c, c_out)
+            c = _reset(h, c, is_first, reset, c_out)
         np.matmul(h, packed.weight_h, out=buffers.gates)
         np.add(buffers.gates, gates, out=buffers.gates)
         self._finish(packed, buffers, c, h_out, c_out)
@@ -274,6 +270,13 @@ class StepPlan:
         if self.proj_clip is not None:
             clip(buffers.projected, self.proj_clip)
         h_out[...] = buffers.projected
+
+
+def _reset(h: NumpyArray, c: NumpyArray, rows: NumpyArray, reset: Reset | None, into: NumpyArray) -> NumpyArray:
+    """Reset the rows marked: those of h in place, those of c in `into`, which is returned."""
+    reset_h, reset_c = reset or (None, None)
+    select_rows(h, rows, reset_h)
+    return _with_rows(c, rows, reset_c, into)
 
 
 def _with_rows(c: NumpyArray, rows: NumpyArray, value: NumpyArray | None, into: NumpyArray) -> NumpyArray:

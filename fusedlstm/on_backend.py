@@ -1,0 +1,60 @@
+"""OnBackend: what a cell and an LSTM say of the place where they run, and how data gets there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm import dtypes
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy as np
+
+    from fusedlstm.backends import Backend
+    from fusedlstm.dtypes import Array
+    from fusedlstm.stacked import StackedWeights
+    from fusedlstm.weights import LSTMWeights
+
+
+class OnBackend:
+    """Weights on a backend."""
+
+    _backend: Backend
+    _weights: LSTMWeights | StackedWeights
+
+    @property
+    def backend(self) -> str:
+        """ "numpy" or "cuda"."""
+        return self._backend.name
+
+    @property
+    def device(self) -> str:
+        """ "cpu", "cuda:0", ..."""
+        return self._backend.device
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of x and h."""
+        return self._weights.dtype
+
+    @property
+    def xp(self) -> ModuleType:
+        """The module of the backend's arrays, numpy or cupy, for code that runs on both."""
+        return self._backend.xp
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """Return `x` (an array of any library, or lists of numbers) as an array on this device.
+
+        This is where data moves and is cast; a call of the cell does neither. What has the dtype and
+        is there already is returned as it is, or as a view where it is another library's.
+
+        Args:
+            x: real numbers.
+            dtype: None for the cell's. c of a 16-bit cell takes "float32".
+
+        Raises:
+            TypeError: complex numbers, no numbers, or a tensor that requires grad.
+        """
+        target = self.dtype if dtype is None else dtypes.resolve(dtype)
+        return self._backend.asarray(x, target)
