@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 
-from fusedlstm import dtypes
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights, dtypes
 from fusedlstm.dlpack import Incoming, Outgoing
 
 from conftest import BACKENDS
@@ -20,6 +20,8 @@ from stand_in import arrays, dlpack, others, torch_cuda
 
 # JAX else takes most of a GPU's memory when it starts, and others are tested there.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+B, I, N, P = 5, 3, 4, 2
 
 
 class TorchOnCpu:
@@ -300,3 +302,49 @@ ON_BOTH = [DlpackOnGpu, NamespaceOnGpu, InterfaceOnGpu]
 ON_GPU = ([*EMULATED, *ON_BOTH] if "emulated" in BACKENDS else []) + (
     [TorchOnGpu, JaxOnGpu, *ON_BOTH] if "cuda" in BACKENDS else []
 )
+
+
+class Case:
+    """A cell, and its arguments as NumPy's arrays."""
+
+    def __init__(self, backend, dtype="float32", proj_size=None, batch=B, **options):
+        self.cell = LSTMCell(LSTMWeights.random(I, N, proj_size=proj_size, dtype=dtype, seed=0), backend=backend)
+        rng, weights = np.random.default_rng(batch), self.cell.weights
+        c_dtype = np.float32 if weights.dtype.itemsize == 2 else weights.dtype
+        self.x = rng.normal(size=(batch, I)).astype(weights.dtype)
+        self.h = rng.uniform(-1, 1, (batch, weights.output_size)).astype(weights.dtype)
+        self.c = rng.normal(size=(batch, N)).astype(c_dtype)
+        self.first = np.arange(batch) % 2 == 0
+        self.reset_h, self.reset_c = self.h[:1] * 0 + 1, self.c[:1] * 0 + 2
+        self.native = Native(backend)
+
+    def call(self, make, **changes):
+        """The cell's result for its arguments as `make` makes them."""
+        make = {name: changes.pop(name, make) for name in ("x", "h", "c", "first", "reset_h", "reset_c")}
+        made = {name: function(getattr(self, name)) for name, function in make.items()}
+        return self.cell(
+            made["x"],
+            LSTMState(h=made["h"], c=made["c"]),
+            is_first=made["first"],
+            reset_to=LSTMState(h=made["reset_h"], c=made["reset_c"]),
+            **changes,
+        )
+
+    def wanted(self):
+        return self.call(self.native.make).to_numpy()
+
+    def out(self, make):
+        return LSTMState(h=make(np.full_like(self.h, 7)), c=make(np.full_like(self.c, 7)))
+
+
+def bits(array):
+    return np.ascontiguousarray(array).view(np.uint8)
+
+
+def assert_state(library, got, wanted):
+    """The same bits, in the library that results are in."""
+    for part in ("h", "c"):
+        array, right = getattr(got, part), getattr(wanted, part)
+        values = library.host(array)
+        assert (values.shape, values.dtype) == (right.shape, right.dtype)
+        np.testing.assert_array_equal(bits(values), bits(right))
