@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
-from fusedlstm.backends.reference import StepPlan
+from fusedlstm.backends.numpy_plan import StepPlan
 
 import sequences
 from cells import host, random_state
@@ -295,9 +295,9 @@ def test_inputs_of_any_strides(backend):
 
 
 def test_long_sequences_are_worked_through_in_chunks(backend, monkeypatch):
-    from fusedlstm.backends import reference
+    from fusedlstm.backends import numpy_plan
 
-    monkeypatch.setattr(reference, "_CHUNK", 400)
+    monkeypatch.setattr(numpy_plan, "_CHUNK", 400)
     if backend == "cuda":
         from fusedlstm.backends.cuda import backend as cuda
 
@@ -460,10 +460,10 @@ def test_copies_and_pickles(backend):
 @pytest.mark.parametrize("B", [1, 4])
 def test_gates_of_few_steps_are_held_at_once(B, backend, monkeypatch):
     """However long the sequence: the memory that grows with T is that of the inputs, outputs and masks."""
-    from fusedlstm.backends import reference
+    from fusedlstm.backends import numpy_plan
 
     lstm, held, limit = plain(backend), [], 1000
-    monkeypatch.setattr(reference, "_CHUNK", limit)
+    monkeypatch.setattr(numpy_plan, "_CHUNK", limit)
     if backend == "cuda":
         from fusedlstm.backends.cuda import backend as cuda
 

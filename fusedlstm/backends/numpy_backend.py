@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.backends.reference import StepPlan, pointwise, select_rows
+from fusedlstm.backends.numpy_plan import StepPlan
+from fusedlstm.backends.reference import pointwise, select_rows
 from fusedlstm.interop import host_mask, to_host_reals
 
 if TYPE_CHECKING:

@@ -7,19 +7,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusedlstm.backends.products import Product
+from fusedlstm.backends.reference import Gates
+
 if TYPE_CHECKING:
-    from fusedlstm.backends.reference import StepPlan
+    from fusedlstm.backends.numpy_plan import StepPlan
 
 
 class Buffers:
-    """Views of a thread's scratch for one batch size."""
+    """Views of a thread's scratch for one batch size, and what is done with them."""
 
     def __init__(self, scratch: Scratch, B: int) -> None:
-        I, N, _ = scratch.plan.sizes
-        self.operand = scratch.operand[:B]  # [x | h], (B, I + P)
-        self.x, self.h = self.operand[:, :I], self.operand[:, I:]
-        self.gates = scratch.gates[: 4 * B * N].reshape(4, B, N)
+        I, N, P = scratch.plan.sizes
+        operand = scratch.operand[:B]  # [x | h | 1], the ones for the bias, if there is one
+        gates = scratch.gates[: 4 * B * N].reshape(4, B, N)
+        self.x, self.h = operand[:, :I], operand[:, I : I + P]
+        self.gates, self.blocks = gates, Gates.blocks(gates)
+        self.of_both, self.of_h = Product(operand, gates), Product(operand[:, I:], gates)
         self.m, self.projected = scratch.m[:B], scratch.projected[:B]  # (B, N), (B, P)
+        self.of_m = Product(self.m, self.projected[None]) if scratch.plan.projects else None
 
 
 class Scratch(threading.local):
@@ -45,7 +51,7 @@ class Scratch(threading.local):
     def _allocate(self, B: int) -> None:
         plan, (I, N, P) = self.plan, self.plan.sizes
         self.by_batch: dict[int, Buffers] = {}
-        self.operand = np.empty((B, I + P), plan.dtype)
+        self.operand = np.ones((B, I + P + plan.has_bias), plan.dtype)
         self.gates = np.empty(4 * B * N, plan.dtype)
         self.m = np.empty((0 if plan.writes_h else B, N), plan.dtype)
         self.projected = np.empty((B if plan.projects else 0, P), plan.dtype)

@@ -1,0 +1,158 @@
+"""The step of the NumPy backend: weights packed for its products, scratch, and `reference`'s formula."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from fusedlstm import dtypes
+from fusedlstm.backends.products import Product, Weight
+from fusedlstm.backends.reference import Pointwise, clip, select_rows, to_planes, with_rows
+from fusedlstm.backends.scratch import Scratch
+
+if TYPE_CHECKING:
+    from fusedlstm.backends.scratch import Buffers
+    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.weights import LSTMWeights
+
+    Reset: TypeAlias = tuple[NumpyArray, NumpyArray]  # the h and c that rows are reset to
+
+# Elements of the gates that the x of a sequence is multiplied to at once.
+_CHUNK = 1 << 17
+# Of fewer steps at once the matmuls are no faster than one over [x | h] is; of more rows they aren't where it is cut.
+_FEWEST_STEPS = 4
+_MOST_ROWS = 15
+
+
+class PackedWeights:
+    """A cell's weights as its step takes them: wide, and laid out for the matmuls."""
+
+    def __init__(self, weights: LSTMWeights) -> None:
+        dtype, I, N = dtypes.state_dtype(weights.dtype), weights.input_size, weights.hidden_size
+
+        def gates() -> NumpyArray:
+            # The bias is one more row of the weights, and its x is 1.
+            bias = [] if weights.bias is None else [weights.bias[:, None]]
+            rows = np.concatenate([weights.weight_ih, weights.weight_hh, *bias], axis=1, dtype=dtype)
+            return to_planes(rows.reshape(4, N, -1), dtype).swapaxes(1, 2)
+
+        def projection() -> NumpyArray:
+            return np.asarray(weights.weight_hr, dtype).T[None]
+
+        # One matmul over [x | h | 1] gives the four planes of the gates: (4, I + P + 1, N).
+        self.weight = Weight(gates)
+        self.weight_x, self.weight_h = self.weight.of_rows(slice(I)), self.weight.of_rows(slice(I, None))
+        self.projection = None if weights.weight_hr is None else Weight(projection)
+        self.pointwise = Pointwise(weights.peephole, weights.cell_clip, weights.activation, dtype)
+
+
+class StepPlan:
+    """One step of a cell, for any batch: packed weights, and scratch for each thread that runs it."""
+
+    def __init__(self, weights: LSTMWeights) -> None:
+        self.sizes = weights.input_size, weights.hidden_size, weights.output_size
+        self.dtype = dtypes.state_dtype(weights.dtype)  # of the arithmetic
+        self.projects, self.has_bias = weights.weight_hr is not None, weights.bias is not None
+        self.proj_clip = weights.proj_clip
+        # Whether h is the pointwise result as it is: then that is written without a detour.
+        self.writes_h = not self.projects and self.dtype == weights.dtype
+        self.packed = PackedWeights(weights)
+        self.scratch = Scratch(self)
+
+    def with_weights(self, weights: LSTMWeights) -> StepPlan:
+        """Return the plan with other weights of the same form, and the same scratch; this one keeps its own."""
+        plan, old = copy.copy(self), self.packed
+        plan.packed = PackedWeights(weights)
+        plan.packed.weight.lay_out_as(old.weight)
+        if plan.packed.projection is not None and old.projection is not None:
+            plan.packed.projection.lay_out_as(old.projection)
+        return plan
+
+    def run(
+        self,
+        x: NumpyArray,
+        h: NumpyArray,
+        c: NumpyArray,
+        h_out: NumpyArray,
+        c_out: NumpyArray,
+        is_first: NumpyArray | None = None,
+        reset: Reset | None = None,
+    ) -> None:
+        """Write the next h and c. c_out may be c; rows where is_first start from `reset`, or zeros."""
+        packed, buffers = self.packed, self.scratch.of_batch(len(x))
+        c = np.asarray(c)  # no subclass, whose functions may do something else
+        with np.errstate(all="ignore"):  # saturation overflows on purpose; NaN in is NaN out
+            buffers.x[...] = x
+            buffers.h[...] = h
+            if is_first is not None:
+                c = _reset(buffers.h, c, is_first, reset, c_out)
+            buffers.of_both.run(packed.weight)
+            self._finish(packed, buffers, c, h_out, c_out)
+
+    def steps_at_once(self, B: int) -> int:
+        """Return for how many steps of a batch `input_gates` is best called: as many as stay in a cache."""
+        if B > _MOST_ROWS and self.scratch.of_batch(B).of_both.is_cut:
+            return 1
+        steps = _CHUNK // max(1, 4 * self.sizes[1] * B)
+        return steps if steps >= _FEWEST_STEPS else 1
+
+    def input_gates(self, xs: NumpyArray) -> NumpyArray:
+        """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, 4, B, N)."""
+        T, B, I = xs.shape
+        N, wide = self.sizes[1], np.asarray(xs, self.dtype).reshape(T * B, I)
+        if B == 1:  # each step's gates lie together, which a step of one row adds faster
+            gates = np.empty((T, 4, 1, N), self.dtype)
+            Product(wide, gates[:, :, 0].swapaxes(0, 1)).run(self.packed.weight_x)
+            return gates
+        gates = np.empty((4, T, B, N), self.dtype)
+        Product(wide, gates.reshape(4, T * B, N)).run(self.packed.weight_x)
+        return gates.swapaxes(0, 1)
+
+    def prepare_reset(self, reset_h: NumpyArray, reset_c: NumpyArray) -> Reset:
+        """Return what the steps reset to."""
+        return reset_h, reset_c
+
+    def run_gates(
+        self,
+        gates: NumpyArray,
+        h: NumpyArray,
+        c: NumpyArray,
+        h_out: NumpyArray,
+        c_out: NumpyArray,
+        is_first: NumpyArray | None = None,
+        reset: Reset | None = None,
+    ) -> None:
+        """Write the next h and c, as `run` does, from one step of `input_gates`."""
+        packed, buffers = self.packed, self.scratch.of_batch(len(c))
+        c = np.asarray(c)
+        buffers.h[...] = h
+        if is_first is not None:
+            c = _reset(buffers.h, c, is_first, reset, c_out)
+        buffers.of_h.run(packed.weight_h)
+        np.add(buffers.gates, gates, buffers.gates)
+        self._finish(packed, buffers, c, h_out, c_out)
+
+    def _finish(
+        self, packed: PackedWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray
+    ) -> None:
+        """Write the next h and c from the gates in `buffers`."""
+        if self.writes_h:
+            packed.pointwise.run(buffers.blocks, c, h_out, c_out)
+            return
+        packed.pointwise.run(buffers.blocks, c, buffers.m, c_out)
+        if packed.projection is None or buffers.of_m is None:
+            h_out[...] = buffers.m
+            return
+        buffers.of_m.run(packed.projection)
+        if self.proj_clip is not None:
+            clip(buffers.projected, self.proj_clip)
+        h_out[...] = buffers.projected
+
+
+def _reset(h: NumpyArray, c: NumpyArray, rows: NumpyArray, reset: Reset | None, into: NumpyArray) -> NumpyArray:
+    """Reset the rows marked: those of h in place, those of c in `into`, which is returned."""
+    reset_h, reset_c = reset or (None, None)
+    select_rows(h, rows, reset_h)
+    return with_rows(c, rows, reset_c, into)

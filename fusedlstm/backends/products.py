@@ -1,0 +1,160 @@
+"""Matrix products with weights, in the form that NumPy's BLAS is fastest at.
+
+A BLAS brings a large matrix into an order of its own before it multiplies it. Where few rows meet large weights, as
+in a step, that takes longer than the product. OpenBLAS has kernels for AVX-512 that read the operands where they are,
+but takes them only for products of up to a million multiplications. So there the weights are cut into narrow columns
+and the rows into groups, and each group times each of the columns is such a product; the columns stay in a cache while
+all rows pass by.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusedlstm import blas
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fusedlstm.dtypes import NumpyArray
+
+# Multiplications of a product up to which OpenBLAS leaves the operands where they are, and its kernels that do.
+_SMALL = 1_000_000
+_SMALL_KERNELS = frozenset({"skylakex", "cooperlake", "sapphirerapids"})
+# Bytes of a row of cut columns: four registers of AVX-512.
+_WIDTH = 256
+# Each such product is done by one thread. Several are slower at it than at an uncut one, unless these are few rows for
+# each of them, or the product of a plane is so small that OpenBLAS gives it to one thread, or little more.
+_ROWS_OF_THREADS = 32
+_PLANE_OF_A_THREAD = 1 << 21
+
+
+class Weight:
+    """A matrix that rows are multiplied by, in layouts that are made when they are first used.
+
+    Args:
+        make: returns it as planes (S, K, N), any strides: x (B, K) times it is (S, B, N).
+    """
+
+    def __init__(self, make: Callable[[], NumpyArray]) -> None:
+        self._make = make
+
+    @functools.cached_property
+    def planes(self) -> NumpyArray:
+        """A view (S, K, N) of `wide`."""
+        planes = self._make()
+        return np.ascontiguousarray(planes.swapaxes(0, 1)).swapaxes(0, 1)
+
+    @functools.cached_property
+    def wide(self) -> NumpyArray:
+        """The planes side by side, in one matrix (K, S * N)."""
+        rows = self.planes.swapaxes(0, 1)
+        return rows.reshape(len(rows), -1)
+
+    @functools.cached_property
+    def columns(self) -> list[NumpyArray]:
+        """The planes in columns of one width (S, columns, 1, K, width), and what is left of them in narrower ones."""
+        planes = self._make()
+        S, K, N = planes.shape
+        cut = [planes[:, :, left:right].reshape(S, K, -1, width) for left, right, width in _cut(N, _width(planes))]
+        return [np.ascontiguousarray(columns.swapaxes(1, 2))[:, :, None] for columns in cut]
+
+    def lay_out_as(self, other: Weight) -> None:
+        """Make the layouts that another weight has, which it takes the place of: so that no later call waits."""
+        for layout in ("planes", "wide", "columns"):
+            if layout in vars(other):
+                getattr(self, layout)
+
+    def of_rows(self, rows: slice) -> Weight:
+        """Return the part that multiplies some columns of x: views of the layouts of the whole."""
+        return _Part(self, rows)
+
+
+class _Part(Weight):
+    """Some rows of a weight."""
+
+    def __init__(self, whole: Weight, rows: slice) -> None:
+        self._whole = whole
+        self._rows = rows
+
+    @functools.cached_property
+    def planes(self) -> NumpyArray:
+        return self._whole.planes[:, self._rows]
+
+    @functools.cached_property
+    def columns(self) -> list[NumpyArray]:
+        return [columns[..., self._rows, :] for columns in self._whole.columns]
+
+
+class Product:
+    """x @ weight for an x and a result that stay where they are: (B, K) @ (S, K, N) -> (S, B, N).
+
+    Rows of both are contiguous, and so is a result of one row as a whole.
+    """
+
+    def __init__(self, x: NumpyArray, out: NumpyArray) -> None:
+        self._x, self._out = x, out
+        self._row = (x[0], out.reshape(-1)) if len(x) == 1 else None  # all planes at once, by a product of a vector
+        self._pieces = list(_pieces(x, out)) if _is_cut(x, out) else None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it is done in pieces, by kernels whose speed depends little on the number of rows."""
+        return self._pieces is not None
+
+    def run(self, weight: Weight) -> None:
+        """Write the result."""
+        if self._row is not None:
+            x, out = self._row
+            np.dot(x, weight.wide, out)
+        elif self._pieces is None:
+            np.matmul(self._x, weight.planes, out=self._out)
+        else:
+            for x, k, out in self._pieces:
+                np.matmul(x, weight.columns[k], out=out)
+
+
+def _is_cut(x: NumpyArray, out: NumpyArray) -> bool:
+    """Whether a product is done in pieces."""
+    (B, K), N = x.shape, out.shape[2]
+    if B < 2 or K * _width(out) > _SMALL or not _has_small_kernels():
+        return False
+    threads = blas.threads() or 1
+    return threads == 1 or B * threads <= _ROWS_OF_THREADS or B * K * N <= _PLANE_OF_A_THREAD
+
+
+@functools.cache
+def _has_small_kernels() -> bool:
+    return str(blas.facts()["kernel"]).lower() in _SMALL_KERNELS
+
+
+def _pieces(x: NumpyArray, out: NumpyArray) -> Iterator[tuple[NumpyArray, int, NumpyArray]]:
+    """Yield products of rows and columns: x (rows, n, K), the index of the `columns`, out (S, columns, rows, n, width).
+
+    One matmul does all products of such a triple, those of the same columns one after the other.
+    """
+    (B, K), S = x.shape, len(out)
+    for k, (left, right, width) in enumerate(_cut(out.shape[2], _width(out))):
+        most = _SMALL // (K * width)
+        for top, bottom, rows in _cut(B, -(-B // -(-B // most))):
+            shape = S, (bottom - top) // rows, rows, (right - left) // width, width
+            to = out[:, top:bottom, left:right].reshape(shape).transpose(0, 3, 1, 2, 4)  # a view: axes are only split
+            yield x[top:bottom].reshape(shape[1], rows, K), k, to
+
+
+def _width(planes: NumpyArray) -> int:
+    """Return how many columns of planes (S, ., N) are multiplied at once, where they are cut."""
+    width = _WIDTH // planes.itemsize
+    N = planes.shape[2]
+    return width if width + width // 2 < N else N
+
+
+def _cut(size: int, width: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, stop, width): the part of `size` that is cut into this width, and the rest, if there is one."""
+    rest = size % width
+    yield 0, size - rest, width
+    if rest:
+        yield size - rest, size, rest

@@ -1,0 +1,136 @@
+"""Products of the NumPy backend: cut or not, they are the product; and they are cut where that is faster."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusedlstm import LSTM, LSTMCell, LSTMWeights, blas
+from fusedlstm.backends import products
+from fusedlstm.backends.products import Product, Weight
+
+
+@pytest.fixture
+def small_kernels(monkeypatch):
+    """A BLAS with kernels for small products, on one thread."""
+    monkeypatch.setattr(products, "_has_small_kernels", lambda: True)
+    monkeypatch.setattr(blas, "threads", lambda: 1)
+
+
+def is_cut(B, K, N, dtype=np.float32):
+    return Product(np.zeros((B, K), dtype), np.zeros((4, B, N), dtype)).is_cut
+
+
+@st.composite
+def cases(draw):
+    """Sizes, and limits that these are cut by."""
+    names = ("B", "K", "N", "S", "skip", "small", "width")
+    ranges = [st.integers(1, 40)] * 3 + [st.sampled_from([1, 4]), st.integers(0, 3), st.integers(1, 4000)]
+    return dict(zip(names, [draw(each) for each in [*ranges, st.sampled_from([16, 64, 256])]], strict=True))
+
+
+@settings(max_examples=300, deadline=None)
+@given(case=cases(), kernels=st.booleans(), dtype=st.sampled_from(["float32", "float64"]))
+def test_a_product_is_the_product(case, kernels, dtype):
+    """Whatever the limits that it is cut by, with an x and weights that are parts of others."""
+    B, K, N, S, skip = (case[name] for name in ("B", "K", "N", "S", "skip"))
+    rng = np.random.default_rng(B + K + N)
+    rows = rng.normal(size=(S, skip + K, N)).astype(dtype)
+    whole, x = Weight(lambda: rows), rng.normal(size=(B, K + 2)).astype(dtype)[:, 1:-1]
+    out = np.full((S, B, N), np.nan, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "_has_small_kernels", lambda: kernels)
+        patch.setattr(products, "_SMALL", case["small"])
+        patch.setattr(products, "_WIDTH", case["width"])
+        patch.setattr(blas, "threads", lambda: 1)
+        product = Product(x, out)
+        assert product.is_cut == (kernels and B > 1 and K * products._width(out) <= case["small"])
+        product.run(whole.of_rows(slice(skip, None)) if skip else whole)
+    exact = x.astype(float) @ rows[:, skip:].astype(float)
+    np.testing.assert_allclose(out, exact, atol=1e-4 if dtype == "float32" else 1e-12)
+
+
+def test_no_piece_is_more_than_the_kernels_take(small_kernels):
+    for B, K, N in [(2, 1280, 640), (31, 1024, 512), (1000, 256, 128), (100, 700, 257), (3, 15_000, 60)]:
+        out = np.zeros((4, B, N), np.float32)
+        pieces = list(products._pieces(np.zeros((B, K), np.float32), out))
+        widths = {place.shape[-1] for _, _, place in pieces}
+        assert all(x.shape[1] * K * place.shape[-1] <= 1_000_000 for x, _, place in pieces)
+        assert sum(place.size for _, _, place in pieces) == out.size
+        assert all(np.shares_memory(place, out) for _, _, place in pieces)
+        assert max(widths) in (64, N), widths
+
+
+def test_when_it_is_cut(small_kernels, monkeypatch):
+    assert is_cut(2, 256, 128)
+    assert is_cut(10_000, 1024, 512)
+    assert is_cut(32, 1280, 640, np.float64)
+    assert not is_cut(1, 1024, 512)  # a product of a vector needs no packing
+    assert not is_cut(2, 16_000, 512)  # one row of columns is too much already
+    assert not is_cut(0, 256, 128)
+    monkeypatch.setattr(blas, "threads", lambda: 2)
+    assert is_cut(16, 1280, 640)
+    assert is_cut(64, 256, 128)
+    assert not is_cut(17, 1280, 640)
+    assert not is_cut(1024, 256, 128)
+    monkeypatch.setattr(blas, "threads", lambda: 16)
+    assert is_cut(2, 1280, 640)
+    assert not is_cut(16, 1280, 640)
+    monkeypatch.setattr(blas, "threads", lambda: None)
+    assert is_cut(1024, 256, 128)
+    monkeypatch.setattr(products, "_has_small_kernels", lambda: False)
+    assert not is_cut(16, 256, 128)
+
+
+@pytest.mark.parametrize(("kernel", "known"), [("SkylakeX", True), ("Haswell", False), (None, False)])
+def test_which_kernels_are_known(kernel, known, monkeypatch):
+    monkeypatch.setattr(blas, "facts", lambda: {"kernel": kernel})
+    assert products._has_small_kernels.__wrapped__() is known
+
+
+def test_layouts_are_made_once_and_when_needed(small_kernels):
+    made = []
+    rows = np.random.default_rng(0).normal(size=(4, 20, 8)).astype(np.float32)
+    weight = Weight(lambda: made.append(1) or rows)
+    part = weight.of_rows(slice(5, None))
+    assert not made
+    for _ in range(2):
+        Product(np.ones((3, 15), np.float32), np.empty((4, 3, 8), np.float32)).run(part)
+    assert len(made) == 1
+    Product(np.ones((1, 20), np.float32), np.empty((4, 1, 8), np.float32)).run(weight)
+    assert len(made) == 2
+    assert np.shares_memory(part.columns[0], weight.columns[0])
+    other = Weight(lambda: rows)
+    other.lay_out_as(weight)
+    assert {"wide", "columns"} <= vars(other).keys()
+    fresh = Weight(lambda: rows)
+    fresh.lay_out_as(Weight(lambda: rows))
+    assert not {"wide", "planes", "columns"} & vars(fresh).keys()
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("proj_size", [None, 70])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_steps_and_sequences_of_cut_products(bias, proj_size, threads, small_kernels, monkeypatch):
+    """Beside those of products that are not cut: sizes of several columns and groups, and with a rest of both."""
+    I, N, T = 150, 170, 5
+    weights = LSTMWeights.random(I, N, seed=3, proj_size=proj_size, bias=bias)
+    rng = np.random.default_rng(0)
+    for B in (1, 2, 7, 23, 100):
+        monkeypatch.setattr(blas, "threads", lambda: threads)
+        xs = rng.normal(size=(T, B, I)).astype(np.float32)
+        results = []
+        for kernels in (True, False):
+            monkeypatch.setattr(products, "_has_small_kernels", lambda kernels=kernels: kernels)
+            cell, lstm = LSTMCell(weights, backend="numpy"), LSTM(weights, backend="numpy")
+            assert cell._plan.scratch.of_batch(B).of_both.is_cut == (
+                kernels and B > 1 and not (threads == 2 and B == 100)
+            )
+            state = cell.zero_state(B)
+            for x in xs:
+                state = cell(x, state)
+            outputs, (final,) = lstm(xs)
+            results.append([state.h, state.c, outputs, final.h, final.c])
+        for cut, plain in zip(*results, strict=True):
+            np.testing.assert_allclose(cut, plain, atol=3e-6)
+        np.testing.assert_allclose(results[0][0], results[0][3], atol=3e-6)
