@@ -165,7 +165,7 @@ def _checksum(options: Mapping[str, Any], arrays: Mapping[str, NumpyArray]) -> i
     crc = zlib.crc32(json.dumps(options, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         crc = zlib.crc32(f"{name} {array.dtype.name} {array.shape}".encode(), crc)
-        crc = zlib.crc32(array.tobytes(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)  # of a view: no copy
     return crc
 
 
@@ -178,7 +178,7 @@ def _metadata(path: str | os.PathLike[str], content: bytes) -> dict[str, str]:
     header = content[_HEADER_BYTES : _HEADER_BYTES + length]
     if len(content) <= _HEADER_BYTES:
         raise WeightsFileError(f"{name} is truncated, if it ever was a safetensors file: it has {len(content)} bytes")
-    if not content[_HEADER_BYTES:].lstrip().startswith(b"{"):
+    if not header.lstrip().startswith(b"{"):
         raise WeightsFileError(f"{name} is not a safetensors file")
     if len(header) < length:
         raise WeightsFileError(f"{name} is truncated: it ends within its header")
