@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 COPIES = (1 << 17, 1 << 20, 1 << 23, 1 << 27)  # bytes: about L1 and L2, L2, L3, memory
-PRODUCTS = (384, 768)
+PRODUCTS = (96, 384, 768)  # the first for kernels that are for small products only
 SPECIAL = 1 << 14  # elements a thread: within L2, as the gates of a step are where they can be
 PART = 0.004  # seconds that one timing takes at least
 DTYPES = ("float32", "float64")

@@ -23,6 +23,7 @@ class Clock:
         """Run code in a fresh process, which prints its seconds last."""
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": paths, **variables}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what has run before is compiled, as a user's is
         result = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
         )

@@ -12,7 +12,6 @@ import ctypes
 import functools
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,25 +40,19 @@ _FOUND = {"AVX": _AVX, "AVX2": _AVX2, "X86_V3": _AVX2, "AVX512_SKX": _AVX512, "X
 def facts() -> dict[str, Any]:
     """Return NumPy's BLAS: its `name` and `version`, the `kernel` that runs (OpenBLAS only), and its `threads`."""
     built = _config("Build Dependencies").get("blas") or {}
-    library = _openblas()
-    kernel = _call(library, "get_corename", ctypes.c_char_p)
-    return {
-        "name": built.get("name"),
-        "version": built.get("version"),
-        "kernel": kernel.decode(errors="replace") if kernel else None,
-        "threads": _call(library, "get_num_threads", ctypes.c_int),
-    }
+    return {"name": built.get("name"), "version": built.get("version"), "kernel": kernel(), "threads": threads()}
+
+
+def kernel() -> str | None:
+    """Return OpenBLAS' name of the processor whose kernels run, or None."""
+    name = _function(_openblas(), "get_corename", ctypes.c_char_p)
+    return None if name is None else str(name().decode(errors="replace"))
 
 
 def threads() -> int | None:
-    """Return how many threads NumPy's BLAS has at this moment, or None; a call takes less than a microsecond."""
-    count = _thread_count()
+    """Return how many threads OpenBLAS has at this moment, or None."""
+    count = _function(_openblas(), "get_num_threads", ctypes.c_int)
     return None if count is None else int(count())
-
-
-@functools.cache
-def _thread_count() -> Any:
-    return _function(_openblas(), "get_num_threads", ctypes.c_int)
 
 
 def describe() -> str:
@@ -111,29 +104,24 @@ def _simd() -> set[str]:
     return {*extensions.get("baseline", ()), *extensions.get("found", ())}
 
 
+@functools.cache
 def _openblas() -> ctypes.CDLL | None:
     """Return the OpenBLAS that NumPy has loaded, or None where it has another BLAS, or can't be found."""
     for path in _candidates():
         with contextlib.suppress(OSError):  # no library, or one that went away
-            return ctypes.CDLL(str(path))
+            return ctypes.CDLL(path)
     return None
 
 
-def _candidates() -> Iterator[Path]:
+def _candidates() -> Iterator[str]:
     """Yield files that may be the OpenBLAS of NumPy: those in its wheel, and on Linux what the process has loaded."""
-    package = Path(np.__file__).parent
-    for folder in (package.parent / "numpy.libs", package / ".libs", package / ".dylibs"):
-        yield from sorted(folder.glob("*openblas*"))
-    with contextlib.suppress(OSError):
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-        loaded = re.findall(r"(/\S.*openblas.*)$", maps, re.MULTILINE)
-        yield from (Path(name) for name in dict.fromkeys(loaded) if "scipy.libs" not in name)  # SciPy brings its own
-
-
-def _call(library: ctypes.CDLL | None, name: str, result: Any) -> Any:
-    """Return what a function of OpenBLAS without arguments answers, or None where there is none."""
-    function = _function(library, name, result)
-    return None if function is None else function()
+    package = os.path.dirname(np.__file__)
+    for folder in (os.path.join(os.path.dirname(package), "numpy.libs"), f"{package}/.libs", f"{package}/.dylibs"):
+        with contextlib.suppress(OSError):  # no such folder
+            yield from sorted(os.path.join(folder, name) for name in os.listdir(folder) if "openblas" in name)
+    with contextlib.suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        loaded = re.findall(r"(/\S.*openblas.*)$", maps.read(), re.MULTILINE)
+        yield from (name for name in dict.fromkeys(loaded) if "scipy.libs" not in name)  # SciPy brings its own
 
 
 def _function(library: ctypes.CDLL | None, name: str, result: Any) -> Any:

@@ -73,7 +73,13 @@ def test_facts_are_of_the_blas_that_runs():
         assert "OPENBLAS_CORETYPE=Prescott is set: unset it" in advice
 
 
-def test_a_numpy_of_another_blas(monkeypatch):
+@pytest.fixture
+def search(monkeypatch):
+    """Look for the library each time, as what was found is kept."""
+    monkeypatch.setattr(blas, "_openblas", blas._openblas.__wrapped__)
+
+
+def test_a_numpy_of_another_blas(monkeypatch, search):
     monkeypatch.setattr(blas, "_candidates", list)
     assert blas.facts()["kernel"] is None
     assert blas.facts()["threads"] is None
@@ -81,7 +87,7 @@ def test_a_numpy_of_another_blas(monkeypatch):
     assert blas.describe()
 
 
-def test_files_that_are_no_openblas(monkeypatch, tmp_path):
+def test_files_that_are_no_openblas(monkeypatch, tmp_path, search):
     (tmp_path / "openblas.so").write_text("no library")
     monkeypatch.setattr(blas, "_candidates", lambda: [tmp_path / "openblas.so", tmp_path / "missing.so"])
     assert blas.facts()["kernel"] is None

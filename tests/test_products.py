@@ -84,7 +84,7 @@ def test_when_it_is_cut(small_kernels, monkeypatch):
 
 @pytest.mark.parametrize(("kernel", "known"), [("SkylakeX", True), ("Haswell", False), (None, False)])
 def test_which_kernels_are_known(kernel, known, monkeypatch):
-    monkeypatch.setattr(blas, "facts", lambda: {"kernel": kernel})
+    monkeypatch.setattr(blas, "kernel", lambda: kernel)
     assert products._has_small_kernels.__wrapped__() is known
 
 

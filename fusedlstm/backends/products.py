@@ -128,7 +128,7 @@ def _is_cut(x: NumpyArray, out: NumpyArray) -> bool:
 
 @functools.cache
 def _has_small_kernels() -> bool:
-    return str(blas.facts()["kernel"]).lower() in _SMALL_KERNELS
+    return str(blas.kernel()).lower() in _SMALL_KERNELS
 
 
 def _pieces(x: NumpyArray, out: NumpyArray) -> Iterator[tuple[NumpyArray, int, NumpyArray]]:
