@@ -1,4 +1,4 @@
-"""The command line: python -m benchmarks report RESULTS.json..."""
+"""The command line: python -m benchmarks report RESULTS.json..., and keep."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import keep, report
 from benchmarks.runs import ResultsError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return the process' exit status: 0, 1 for a failure, 2 for a wrong command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Results of the benchmark suite.")
-    commands = parser.add_subparsers(required=True, metavar="{report}")
+    commands = parser.add_subparsers(required=True, metavar="{report,keep}")
     command = commands.add_parser(
         "report",
         help="tables and pictures of results",
@@ -22,9 +22,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("results", metavar="RESULTS.json", nargs="+", type=Path)
     command.add_argument("--out", metavar="FOLDER", type=Path, help="where to write; else beside the first result")
+    command.set_defaults(work=lambda options: report.write(options.results, options.out or options.results[0].parent))
+    command = commands.add_parser(
+        "keep",
+        help="results to commit, their report, and README.md's tables",
+        description="Copy results into benchmarks/results/, in place of older ones of the same machine and threads, "
+        "write their report beside them, and the tables in README.md.",
+    )
+    command.add_argument("results", metavar="RESULTS.json", nargs="+", type=Path)
+    command.set_defaults(work=lambda options: keep.keep(options.results))
     options = parser.parse_args(argv)
     try:
-        written = report.write(options.results, options.out or options.results[0].parent)
+        written = options.work(options)
     except (ResultsError, OSError) as error:
         print(f"python -m benchmarks: {error}", file=sys.stderr)
         return 1

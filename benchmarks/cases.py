@@ -58,6 +58,7 @@ class Case:
         resets: the share of rows that are reset before each step.
         quick: whether it is timed with --quick too.
         gpu_only: whether it is too much for a CPU.
+        cold: whether weights and states are in no cache: before each time as much is written as caches hold.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Case:
     resets: float = 0.0
     quick: bool = False
     gpu_only: bool = False
+    cold: bool = False
 
     @property
     def id(self) -> str:
@@ -196,6 +198,9 @@ TRAPS = [
 ]
 
 _QUICK_SEQUENCES = {(1, 128), (32, 128)}
+# In all others the weights are in a cache already, from the round before.
+COLD = [step("step with cold caches", 32, 512, 512, cold=True, quick=True)]
+
 SEQUENCES = [
     *(
         sequence("sequence", 100, B, N, N, quick=(B, N) in _QUICK_SEQUENCES, gpu_only=(B, N) == (1024, 512))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +21,7 @@ from benchmarks.picture_style import (
     style,
     title,
 )
-from benchmarks.runs import Row, Run, Setting, Sizes, best_peer
+from benchmarks.runs import Row, Run, Setting, Sizes, best_peer, slug
 from benchmarks.units import natural, quantity, ratio
 
 if TYPE_CHECKING:
@@ -73,11 +72,6 @@ def _of_steps(rows: list[Row], run: Run, looks: Palette, prefix: str) -> list[Pi
             drawn += roofline(here, run.constants[setting.device], setting, name)
         drawn += speedups(here, setting, name)
     return drawn
-
-
-def slug(text: str) -> str:
-    """Return a text as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-")
 
 
 def times(rows: list[Row], looks: Palette, setting: Setting, name: str) -> list[Picture]:

@@ -2,12 +2,14 @@
 
 An entry of "benchmarks" has in "extra_info": kind, case, T, B, I, N, P, layers, dtype, threads, device, peer,
 peer_version and ours; where they matter also precision ("high" is TF32), workload (rows of one workload stand in one
-picture) and part (it does only a part of the work, and is nobody's peer). "machine_info" has "facts": what is known of
-the machine, with "missing", the peers that could not run and why, and "limits", the calibrated constants by device.
+picture), cold (caches were emptied before), gpu_seconds (of the GPU alone: median, p10 and p90) and part (it does only
+a part of the work, and is nobody's peer). "machine_info" has "facts": what is known of the machine, with "missing", the
+peers that could not run and why, and "limits", the calibrated constants by device.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -20,6 +22,8 @@ from benchmarks.limits import ITEMSIZES, Constants, Limit, Work, limit
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_EMPTIED = 1 << 40  # bytes that no cache holds
 
 
 class ResultsError(ValueError):
@@ -83,6 +87,7 @@ class Row:
     limit: Limit | None
     work: Work | None
     threads: int | None
+    gpu_seconds: tuple[float, float, float] | None = None  # the GPU's own time: median, p10, p90
 
     @property
     def of_limit(self) -> float | None:
@@ -230,7 +235,13 @@ def _row(entry: dict, constants: dict[str, Constants]) -> Row:
         limit=limit(work, device) if work and device else None,
         work=work,
         threads=info.get("threads"),
+        gpu_seconds=_gpu_seconds(info, entry["name"]),
     )
+
+
+def _gpu_seconds(info: dict, name: str) -> tuple[float, float, float] | None:
+    seconds = info.get("gpu_seconds")
+    return seconds and tuple(_seconds(seconds[part], name) for part in ("median", "p10", "p90"))
 
 
 def _seconds(value: float, name: str) -> float:
@@ -268,7 +279,7 @@ def _work(info: dict, setting: Setting) -> Work | None:
         return None
     if not all(isinstance(info.get(name), int) for name in "BIN"):
         return None
-    return Work.of(
+    work = Work.of(
         B=info["B"],
         I=info["I"],
         N=info["N"],
@@ -279,6 +290,7 @@ def _work(info: dict, setting: Setting) -> Work | None:
         device=setting.device,
         precision=setting.precision,
     )
+    return dataclasses.replace(work, resident=work.resident + _EMPTIED) if info.get("cold") else work
 
 
 def _label(runs: list[Run]) -> None:
@@ -291,6 +303,11 @@ def _label(runs: list[Run]) -> None:
         for run in runs:
             if labels.count(run.label) > 1 and f"{more(run)}" not in run.label:
                 run.label += f", {more(run)}"
+
+
+def slug(text: str) -> str:
+    """Return a text as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-")
 
 
 def best_peer(rows: list[Row], row: Row) -> Row | None:

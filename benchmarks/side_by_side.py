@@ -5,10 +5,13 @@ from typing import NamedTuple
 
 import pytest
 
-from benchmarks import machine
+from benchmarks import caches, machine
 from benchmarks.cases import Case, chosen
+from benchmarks.gpu_time import gpu_seconds
 from benchmarks.peers import CannotRunError, Peer, all_peers
 from benchmarks.threads import threads_used
+
+COLD_ROUNDS = 20
 
 
 class Entry(NamedTuple):
@@ -63,8 +66,17 @@ def measure(benchmark, entry, threads):
     if benchmark.enabled:
         benchmark.extra_info.update(peer.remarks(run, device))
         benchmark.extra_info["threads_used"] = assert_threads(run, threads) if device == "cpu" else None
+        if device == "cuda" and hasattr(run, "queue") and not case.cold:
+            benchmark.extra_info["gpu_seconds"] = gpu_seconds(run.queue)
     gc.collect()  # of the peer before
-    case.assert_right(peer.results(benchmark(run)))
+    case.assert_right(peer.results(timed(benchmark, run, case, device)))
+
+
+def timed(benchmark, run, case, device):
+    """Time it, and return what it returned last."""
+    if case.cold:
+        return benchmark.pedantic(run, setup=caches.flusher(device), rounds=COLD_ROUNDS)
+    return benchmark(run)
 
 
 def assert_threads(run, threads):
@@ -82,6 +94,8 @@ def about(entry, threads):
         "case": case.name,
         "title": case.title,
         **{name: getattr(case, name) for name in ("T", "B", "I", "N", "P", "layers", "dtype", "resets")},
+        "cold": case.cold,
+        "workload": case.name if case.cold or case.resets else "",
         "threads": threads,
         "device": device,
         "peer": peer.name,

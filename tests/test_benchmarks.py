@@ -8,12 +8,13 @@ import re
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import cases, peers, side_by_side, threads
+from benchmarks import caches, cases, gpu_time, peers, side_by_side, threads
 from benchmarks.cases import Result, WrongResultError, sequence, step
 from benchmarks.fresh import Clock
 from benchmarks.peers import CannotRunError, Peer
@@ -25,7 +26,7 @@ from fusedlstm import blas
 from conftest import BACKENDS
 
 ROOT = Path(__file__).parents[1]
-ALL = cases.STEPS + cases.TRAPS + cases.SEQUENCES + cases.WORKLOADS
+ALL = cases.STEPS + cases.TRAPS + cases.COLD + cases.SEQUENCES + cases.WORKLOADS
 PEERS = {peer.name: peer for peer in peers.all_peers()}
 SMALL = [
     step("plain", 5, 7, 12),
@@ -149,6 +150,89 @@ def test_a_right_peer_is_timed():
     more = {"threads": 64, "device": "cpu", "peer": "NumPy", "peer_version": np.__version__, "ours": False}
     assert benchmark.extra_info.items() >= {**wanted, **more}.items()
     json.dumps(benchmark.extra_info)
+
+
+def test_cold_caches_are_emptied_before_each_time(monkeypatch):
+    """... outside of the time."""
+    emptied = []
+    monkeypatch.setattr(side_by_side.caches, "flusher", lambda device: lambda: emptied.append(device))
+
+    class Pedantic(Stopwatch):
+        def pedantic(self, run, setup, rounds):
+            for _ in range(rounds):
+                setup()
+                result = run()
+            self.timed += rounds
+            return result
+
+    benchmark = Pedantic()
+    side_by_side.measure(benchmark, side_by_side.Entry(step("s", 5, 7, 12, cold=True), Numpy(), "cpu"), 64)
+    assert emptied == ["cpu"] * benchmark.timed
+    assert benchmark.timed == 20
+    assert (benchmark.extra_info["cold"], benchmark.extra_info["workload"]) == (True, "s")
+    with pytest.raises(WrongResultError):
+        side_by_side.measure(
+            Pedantic(), side_by_side.Entry(step("s", 5, 7, 12, cold=True), Planted(poison, 1), "cpu"), 64
+        )
+
+
+def test_caches_are_written_over(monkeypatch):
+    monkeypatch.setattr(caches, "BYTES", 1 << 16)
+    written = []
+    monkeypatch.setattr(caches.np, "zeros", lambda *size: written.append(np.empty(*size)) or written[-1])
+    flush = caches.flusher("cpu")
+    flush()
+    assert written[0].all()
+    assert written[0].nbytes == 1 << 16
+
+
+class Gpu:
+    """In CuPy's place: a GPU that does what is queued one after the other, whose clock the host's is, too."""
+
+    float32 = np.float32
+
+    def __init__(self, matmul):
+        self.now = self.free = 0.0  # the host's time, and when all that is queued is done
+        self.matmul_seconds = matmul
+        self.cuda, self.recorded = self, []
+
+    def work(self, host, gpu):
+        """The host queues for some seconds, and the GPU then works for some."""
+        self.now += host
+        self.free = max(self.free, self.now) + gpu
+
+    def ones(self, shape, dtype):
+        return np.ones((1, 1), dtype)
+
+    empty_like = staticmethod(np.empty_like)
+
+    def matmul(self, a, b, out):
+        self.work(1e-5, self.matmul_seconds)
+
+    def Device(self):
+        return self
+
+    def synchronize(self):
+        self.now = max(self.now, self.free)
+
+    def Event(self):
+        event = types.SimpleNamespace()
+        event.record = lambda: setattr(event, "time", max(self.now, self.free))
+        return event
+
+    def get_elapsed_time(self, first, last):
+        return 1e3 * (last.time - first.time)
+
+
+@pytest.mark.parametrize(("host", "gpu"), [(1e-4, 1e-5), (1e-3, 5e-3), (0.05, 1e-4)])
+@pytest.mark.parametrize("matmul", [2e-3, 2e-4])
+def test_time_of_the_gpu_alone(host, gpu, matmul, monkeypatch):
+    """Neither the host's time to queue nor a queue that runs empty is in it: the queue is full before."""
+    fake = Gpu(matmul)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
+    seconds = gpu_time.gpu_seconds(lambda: fake.work(host, gpu))
+    assert seconds == pytest.approx({"median": gpu, "p10": gpu, "p90": gpu})
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import keep, report, runs
 from fusedlstm.backends import unavailable_reason
 from fusedlstm.backends.cuda import sources
 
@@ -147,3 +148,106 @@ def test_the_digest_is_the_packages():
     if git("status", "--porcelain", "--", "kernels"):
         pytest.skip("kernels/ has uncommitted changes")
     assert at_head == sources.digest()
+
+
+def with_results(folder, results):
+    """A README.md in a folder, and results beside it."""
+    readme = folder / "README.md"
+    readme.write_text(f"before\n{keep.BEGIN}\nold\n{keep.END}\nafter\n")
+    paths = [folder / f"{number}.json" for number in range(len(results))]
+    for path, content in zip(paths, results, strict=True):
+        path.write_text(json.dumps(content))
+    return readme, paths
+
+
+def result(threads=1, **facts):
+    """A result of a few sizes, as pytest-benchmark writes it, with more than is kept."""
+    entries = []
+    for T, kind in ((1, "step"), (100, "sequence")):
+        for N in (128, 256):
+            for B in (1, 32, 256):
+                for peer, factor in (("fusedlstm", 1), ("fusedlstm out=", 0.9), ("torch", 2), ("a part", 0.1)):
+                    info = {"kind": kind, "case": kind, "T": T, "B": B, "I": N, "N": N, "dtype": "float32"}
+                    info |= {"peer": peer, "ours": "fused" in peer, "part": "part" in peer}
+                    info |= {"threads": threads, "device": "cpu", "P": None, "layers": 1}
+                    stats = {"median": 1e-6 * T * B * N * factor, "p10": 1e-6, "p90": 1.0, "rounds": 5}
+                    group = f"{kind}, float32: {'T = 100, ' if T > 1 else ''}B = {B}, N = I = {N}"
+                    name = f"test_{kind}[{B}-{N}-{peer}]"
+                    entries.append({"group": group, "name": name, "extra_info": info, "stats": stats, "params": "long"})
+    facts = {"cpu": "A CPU", "cores": 8, "commit": "c" * 40, "versions": {"fusedlstm": "1.2"}, **facts}
+    machine = {"node": "whose-machine", "cpu": {"flags": ["avx"]}, "facts": facts}
+    return {
+        "machine_info": machine,
+        "commit_info": {"id": facts["commit"], "dirty": False, "branch": "whose-branch"},
+        "datetime": "2030-01-02T03:04:05",
+        "benchmarks": entries,
+    }
+
+
+def test_results_are_kept(tmp_path):
+    """By machine and threads, without whose machine it is, with their report and README.md's tables."""
+    readme, paths = with_results(tmp_path, [result(), result(threads=2)])
+    results = tmp_path / "results"
+    written = keep.keep(paths, results, readme)
+    folder = results / "a-cpu-8-cores"
+    assert written == [folder / f"benchmarks-cpu-{one}.json" for one in ("1-thread", "2-threads")] + [readme]
+    for old, new in zip(paths, written, strict=False):
+        assert "whose" not in new.read_text()
+        assert "avx" not in new.read_text()
+        assert runs.load(new).rows == runs.load(old).rows
+        assert runs.load(new).facts == runs.load(old).facts
+    assert "A CPU, 2 threads" in (folder / "report.md").read_text()
+    text = readme.read_text()
+    assert text.startswith(f"before\n{keep.BEGIN}\n\n**A CPU, 8 cores** (")
+    assert text.endswith(f"{keep.END}\nafter\n")
+    assert "(benchmarks/results/a-cpu-8-cores/report.md)" in text
+    assert "| float32, 1 thread | B = 1 | B = 32 | B = 256 |" in text
+    assert "| 1 step, N = I = 256 | 230 µs, 0.45 of torch | 7.37 ms, 0.45 of torch |" in text
+    assert text.count("| 100 steps, N = I = 128 |") == 2
+    assert "2030-01-02, commit cccccccccc, fusedlstm 1.2:" in text
+    assert keep.with_tables(text, results) == text
+
+
+def test_an_older_result_makes_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_draw", lambda runs: None)  # which takes seconds
+    readme, (path,) = with_results(tmp_path, [result()])
+    keep.keep([path], tmp_path / "results", readme)
+    newer = result(commit="d" * 40)
+    path.write_text(json.dumps(newer))
+    keep.keep([path], tmp_path / "results", readme)
+    assert "dddd" in readme.read_text()
+    assert "cccc" not in readme.read_text()
+    assert len(list(tmp_path.glob("results/*/*.json"))) == 1
+
+
+@pytest.mark.parametrize("commit", ["c" * 40 + "+", "unknown", None])
+def test_results_of_no_commit_are_not_kept(commit, tmp_path):
+    readme, paths = with_results(tmp_path, [result(), result(commit=commit)])
+    before = readme.read_text()
+    with pytest.raises(runs.ResultsError, match=r"1\.json: its commit is .*: only a commit's own times are kept"):
+        keep.keep(paths, tmp_path / "results", readme)
+    assert readme.read_text() == before
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_readme_without_marks(tmp_path):
+    readme, paths = with_results(tmp_path, [result()])
+    readme.write_text("no marks")
+    with pytest.raises(runs.ResultsError, match="README.md has no lines"):
+        keep.keep(paths, tmp_path / "results", readme)
+
+
+def test_readme_has_the_figures_that_are_kept():
+    text = keep.README.read_text(encoding="utf-8")
+    assert keep.with_tables(text) == text
+    figures = re.compile(r"\d (?:ns|µs|ms)\b")
+    before, _, rest = text.partition(keep.BEGIN)
+    assert not figures.search(before + rest.partition(keep.END)[2]), "a figure that no result shows"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/benchmarks-*.json")), ids=lambda path: path.name)
+def test_kept_results_are_of_a_commit(path):
+    run = runs.load(path)
+    assert path.name == keep.name_of(run)
+    assert path.parent.name == keep.folder_of(run)
+    assert git("cat-file", "-e", f"{run.facts['commit']}^{{commit}}") is not None or not git("rev-parse", "HEAD")

@@ -1,7 +1,7 @@
 """Unfused CuPy: the plain NumPy of numpy_peer.py on a GPU, a kernel for each operation."""
 
 from benchmarks.cases import Result
-from benchmarks.peers import Peer
+from benchmarks.peers import Peer, waited
 from benchmarks.peers.numpy_peer import prepared, step, steps
 from fusedlstm.backends import unavailable_reason
 
@@ -31,17 +31,13 @@ class Cupy(Peer):
             tuple(None if array is None else cupy.asarray(array) for array in layer) for layer in prepared(case.weights)
         ]
         xs, h, c, is_first = (None if array is None else cupy.asarray(array) for array in case.data)
-        synchronize = cupy.cuda.get_current_stream().synchronize
 
-        def run():
+        def queue():
             if case.kind == "sequence":
-                result = steps(cupy, layers, xs, h, c, is_first)
-            else:
-                result = step(cupy, layers, xs[0], h, c, None if is_first is None else is_first[0])
-            synchronize()
-            return result
+                return steps(cupy, layers, xs, h, c, is_first)
+            return step(cupy, layers, xs[0], h, c, None if is_first is None else is_first[0])
 
-        return run
+        return waited(queue, cupy.cuda.get_current_stream().synchronize)
 
     def results(self, raw):
         import cupy

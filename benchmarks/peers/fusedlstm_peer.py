@@ -6,7 +6,7 @@ import numpy as np
 
 import fusedlstm
 from benchmarks.cases import Result
-from benchmarks.peers import Peer
+from benchmarks.peers import Peer, waited
 from fusedlstm import LSTM, LSTMCell, LSTMState
 from fusedlstm.backends import unavailable_reason
 from fusedlstm.interop import to_host
@@ -75,27 +75,22 @@ class Call(Ours):
             work = functools.partial(lstm.step, xs[0], states, is_first=first)
         else:
             work = functools.partial(lstm, xs, states, is_first=is_first)
-        synchronize = synchronizer(lstm)
 
-        def run():
+        def queue():
             outputs, ended = work()
-            synchronize()
             return ended, outputs if case.kind == "sequence" else None
 
-        return run
+        return waited(queue, synchronizer(lstm))
 
     def _cell(self, case, device):
         cell = LSTMCell(case.weights.layers[0], backend=backend_of(device))
         (x,), (state,), is_first = inputs(cell, case)
         is_first = None if is_first is None else is_first[0]
-        synchronize = synchronizer(cell)
 
-        def run():
-            ended = cell(x, state, is_first=is_first)
-            synchronize()
-            return (ended,), None
+        def queue():
+            return (cell(x, state, is_first=is_first),), None
 
-        return run
+        return waited(queue, synchronizer(cell))
 
     def results(self, raw):
         return stacked(*raw)
@@ -113,16 +108,14 @@ class Out(Ours):
         is_first = None if is_first is None else is_first[0]
         outs = tuple(poisoned(cell, case.B) for cell in cells)
         layers = list(zip(cells, states, outs, strict=True))
-        synchronize = synchronizer(cells[0])
 
-        def run():
+        def queue():
             below = x
             for cell, state, out in layers:
                 below = cell(below, state, is_first=is_first, out=out).h
-            synchronize()
             return outs
 
-        return run
+        return waited(queue, synchronizer(cells[0]))
 
     def results(self, raw):
         return stacked(raw)
@@ -142,17 +135,15 @@ class Loop(Ours):
         cell = LSTMCell(case.weights.layers[0], backend=backend_of(device))
         xs, (first,), is_first = inputs(cell, case)
         resets = [None] * case.T if is_first is None else is_first
-        synchronize = synchronizer(cell)
 
-        def run():
+        def queue():
             outputs = cell.xp.empty((case.T, *first.h.shape), first.h.dtype)
             state, c = first, cell.xp.empty(first.c.shape, first.c.dtype)
             for x, reset, output in zip(xs, resets, outputs, strict=True):
                 state = cell(x, state, is_first=reset, out=LSTMState(h=output, c=c))
-            synchronize()
             return (state,), outputs
 
-        return run
+        return waited(queue, synchronizer(cell))
 
     def results(self, raw):
         return stacked(*raw)

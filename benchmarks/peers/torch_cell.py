@@ -2,7 +2,7 @@
 
 import functools
 
-from benchmarks.peers import CannotRunError
+from benchmarks.peers import CannotRunError, waited
 from benchmarks.peers.torch_common import TorchPeer, settle, tensor, tensors, waiting
 
 
@@ -54,15 +54,7 @@ class Eager(TorchPeer):
         """What does the work without gradients and waits for it."""
         import torch
 
-        synchronize = waiting(device)
-
-        @torch.inference_mode()
-        def run():
-            result = work()
-            synchronize()
-            return result
-
-        return run
+        return waited(torch.inference_mode()(work), waiting(device))
 
 
 class Compiled(Eager):
@@ -110,12 +102,11 @@ class Graph(Eager):
             for array in (*hs, *cs):
                 array.fill_(float("nan"))
 
-        def run():
+        def queue():
             graph.replay()
-            torch.cuda.synchronize()
             return hs, cs
 
-        return run
+        return waited(queue, torch.cuda.synchronize)
 
 
 PEERS = [Eager(), Compiled(), Graph()]

@@ -1,5 +1,6 @@
 """torch.nn.LSTM, on a GPU cuDNN's: a step as a sequence of T = 1, sequences, layers and projections."""
 
+from benchmarks.peers import waited
 from benchmarks.peers.torch_common import TorchPeer, settle, tensor, tensors, waiting
 
 
@@ -40,19 +41,18 @@ class Lstm(TorchPeer):
         import torch
 
         settle(threads)
-        lstm, synchronize = module(case, device), waiting(device)
+        lstm = module(case, device)
         xs, h, c, keep = tensors(case, device)
 
         @torch.inference_mode()
-        def run():
+        def queue():
             if keep is None:
                 outputs, (new_h, new_c) = lstm(xs, (h, c))
             else:
                 outputs, (new_h, new_c) = in_steps(lstm, xs, (h, c), keep)
-            synchronize()
             return (new_h, new_c, outputs) if case.kind == "sequence" else (new_h, new_c)
 
-        return run
+        return waited(queue, waiting(device))
 
     def remarks(self, run, device):
         """The kernels that ran: cuDNN has several ways, of very different speed."""

@@ -1,0 +1,140 @@
+"""Results to commit: without what no report reads, by machine, each with its report; and README.md's tables of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import report, report_markdown
+from benchmarks.blocks import Table
+from benchmarks.machine import ROOT
+from benchmarks.runs import ResultsError, best_peer, load, load_all, slug
+from benchmarks.units import quantity, ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from benchmarks.runs import Row, Run
+
+RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "README.md"
+BEGIN, END = "<!-- python -m benchmarks keep writes from here ... -->", "<!-- ... to here -->"
+_INFO, _ENTRY = ("facts",), ("group", "name", "extra_info", "stats")
+_STATS = ("min", "max", "mean", "stddev", "median", "q1", "q3", "iqr", "p10", "p90", "rounds", "iterations")
+
+
+def keep(paths: Iterable[Path], results: Path = RESULTS, readme: Path = README) -> list[Path]:
+    """Copy results into their machine's folder, write the reports there and README.md's tables; return what is new.
+
+    Raises:
+        ResultsError: a file is no result, or of no commit. Nothing is written then.
+    """
+    texts = {}
+    for path in paths:
+        run = load(path)
+        if not re.fullmatch(r"[0-9a-f]{40}", str(run.facts.get("commit"))):
+            raise ResultsError(f"{path}: its commit is {run.facts.get('commit')}: only a commit's own times are kept")
+        texts[results / folder_of(run) / name_of(run)] = _slim(json.loads(path.read_text(encoding="utf-8")))
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    for folder in sorted({path.parent for path in texts}):
+        report.write(kept(folder), folder)
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
+    return [*texts, readme]
+
+
+def kept(folder: Path) -> list[Path]:
+    """Return a machine's results."""
+    return sorted(folder.glob("benchmarks-*.json"))
+
+
+def folder_of(run: Run) -> str:
+    """Return the name of a machine's folder."""
+    return slug(run.machine if run.on_gpu else f"{run.machine} {run.facts.get('cores')} cores")
+
+
+def name_of(run: Run) -> str:
+    """Return the name of a run's file: of runs that differ in device or threads only, each has its own."""
+    devices = sorted({row.setting.device.partition(":")[0] for row in run.rows})
+    threads = "-".join(map(str, run.threads))
+    return f"benchmarks-{'-'.join(devices)}-{threads}-thread{'' if threads == '1' else 's'}.json"
+
+
+def _slim(content: dict[str, Any]) -> str:
+    """Return a result without the name of its machine, its flags and the like, a line for each time."""
+    info = {name: content["machine_info"][name] for name in _INFO}
+    commit = {name: content["commit_info"].get(name) for name in ("id", "dirty")}
+    entries = []
+    for entry in content["benchmarks"]:
+        stats = {name: entry["stats"][name] for name in _STATS if name in entry["stats"]}
+        entries.append(json.dumps({**{name: entry.get(name) for name in _ENTRY}, "stats": stats}))
+    head = json.dumps({"datetime": content.get("datetime"), "commit_info": commit, "machine_info": info}, indent=1)
+    return f'{head[:-2]},\n "benchmarks": [\n' + ",\n".join(entries) + "\n]}\n"
+
+
+def with_tables(text: str, results: Path = RESULTS) -> str:
+    """Return README.md's text with the tables of all results that are kept, between its two marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ResultsError(f"README.md has no lines {BEGIN} and {END}")
+    return f"{before}{begin}\n\n{tables(results)}\n\n{end}{after}"
+
+
+def tables(results: Path = RESULTS) -> str:
+    """Return a table of each run that is kept, the newest machine first."""
+    folders = [load_all(paths) for folder in results.glob("*") if (paths := kept(folder))]
+    if not folders:
+        return "None has been kept yet."
+    folders.sort(key=lambda runs: max(run.date for run in runs), reverse=True)
+    return "\n\n".join(_machine(runs) for runs in folders)
+
+
+def _machine(runs: list[Run]) -> str:
+    folder = runs[0].path.parent.name
+    link = f"[all times, workloads, limits and pictures](benchmarks/results/{folder}/report.md)"
+    return "\n\n".join([f"**{_name(runs[0])}** ({link})", *(_run(run) for run in runs)])
+
+
+def _name(run: Run) -> str:
+    return run.machine if run.on_gpu else f"{run.machine}, {run.facts['cores']} cores"
+
+
+def _run(run: Run) -> str:
+    """A run's cells, times by batch, below a line that says what ran."""
+    rows = [row for row in run.rows if _is_plain(row)]
+    devices = sorted({row.setting.device for row in rows})
+    return "\n\n".join(_table(run, [row for row in rows if row.setting.device == device], device) for device in devices)
+
+
+def _is_plain(row: Row) -> bool:
+    """Whether it is a row of a step or of a sequence through one layer, of the sizes that every run has."""
+    sizes = row.sizes
+    if sizes is None or row.setting.dtype != "float32" or not row.group.startswith(("step, ", "sequence, ")):
+        return False
+    return sizes.N == sizes.I and sizes.layers == 1 and sizes.T in (1, 100)
+
+
+def _table(run: Run, rows: list[Row], device: str) -> str:
+    cells: dict[tuple[int, int], dict[int, str]] = {}
+    for row in sorted((row for row in rows if row.ours), key=lambda row: -row.median):  # the fastest is written last
+        cells.setdefault((row.sizes.T, row.sizes.N), {})[row.B] = _cell(row, best_peer(rows, row))
+    cells = {key: cells[key] for key in sorted(cells) if len(cells[key]) > 2}
+    batches = sorted({B for by_batch in cells.values() for B in by_batch})
+    batches = [B for B in batches if sum(B in by_batch for by_batch in cells.values()) > 1]
+    body = [
+        [f"{'1 step' if T == 1 else f'{T} steps'}, N = I = {N}", *(by_batch.get(B, "") for B in batches)]
+        for (T, N), by_batch in cells.items()
+    ]
+    threads = ", ".join(f"{count} thread{'' if count == 1 else 's'}" for count in run.threads)
+    where = device if device != "cpu" else threads
+    header = [f"float32, {where}", *(f"B = {B}" for B in batches)]
+    about = f"{run.date[:10]}, commit {run.short_commit}, fusedlstm {run.facts['versions']['fusedlstm']}:"
+    return f"{about}\n\n{report_markdown.render([Table(header, body)]).rstrip()}"
+
+
+def _cell(row: Row, peer: Row | None) -> str:
+    text = quantity(row.median, "s")
+    return f"{text}, {ratio(row.median / peer.median)} of {peer.peer}" if peer else text
