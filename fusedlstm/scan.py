@@ -34,6 +34,10 @@ class Timeline:
         for start in range(0, len(self.order), steps):
             yield self.order[start : start + steps]
 
+    def is_plain(self, steps: range) -> bool:
+        """Whether no row is reset or idle in these steps, as far as the host knows."""
+        return self.idle is None and (self.resets is None or not any(self.resetting[t] for t in steps))
+
     def resets_at(self, t: int) -> Array | None:
         """Return the rows to reset before a step, None for none."""
         return None if self.resets is None or not self.resetting[t] else self.resets[t]
@@ -126,6 +130,10 @@ def scan(
                 start = min(steps)
                 part = xs[start : start + len(steps)]
                 inputs = part if at_once == 1 else plan.input_gates(part)
+                if at_once > 1 and timeline.is_plain(steps):
+                    plan.run_steps(inputs[:: steps.step], h, c, ys[start : start + len(steps)][:: steps.step], cs[0])
+                    h, c = ys[steps[-1]], cs[0]
+                    continue
                 for t in steps:
                     h_next, c_next = ys[t], cs[t % len(cs)]  # c in place, but where the old one is needed
                     step(inputs[t - start], h, c, h_next, c_next, timeline.resets_at(t), reset)

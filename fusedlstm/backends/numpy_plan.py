@@ -134,6 +134,17 @@ class StepPlan:
         np.add(buffers.gates, gates, buffers.gates)
         self._finish(packed, buffers, c, h_out, c_out)
 
+    def run_steps(self, gates: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
+        """Write every h of `input_gates`' steps to ys, and the last c."""
+        packed, buffers = self.packed, self.scratch.of_batch(len(c))
+        c, z, product, weight = np.asarray(c), buffers.gates, buffers.of_h, packed.weight_h
+        for part, y in zip(gates, ys, strict=True):  # of one row Python takes a good part of the time: few calls
+            buffers.h[...] = h
+            product.run(weight)
+            np.add(z, part, z)
+            self._finish(packed, buffers, c, y, c_out)
+            h, c = y, c_out
+
     def _finish(
         self, packed: PackedWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray
     ) -> None:

@@ -118,6 +118,12 @@ class StepPlan:
             if self.proj_clip is not None:
                 launch_clip(h_out, self.proj_clip)
 
+    def run_steps(self, gates: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
+        """Write every h of `input_gates`' steps to ys, and the last c."""
+        for part, y in zip(gates, ys, strict=True):
+            self.run_gates(part, h, c, y, c_out)
+            h, c = y, c_out
+
     def _product(self, a: Any, weight: Any) -> Any:
         """Return a @ weight.T in the dtype of the arithmetic."""
         out = cupy.empty((a.shape[0], weight.shape[0]), self.gates_dtype)
