@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +30,21 @@ class Timeline:
     idle: Array | None  # (T, B) booleans on the device
     idling: list[bool]
 
-    def pieces(self, steps: int) -> Iterator[range]:
-        """Cut the order into pieces of so many steps, the last of the rest."""
-        for start in range(0, len(self.order), steps):
-            yield self.order[start : start + steps]
+    def pieces(self, steps: int) -> Iterator[tuple[bool, range]]:
+        """Cut the order into runs of steps in which no row is reset or idle, and pieces of the others, of so many.
 
-    def is_plain(self, steps: range) -> bool:
-        """Whether no row is reset or idle in these steps, as far as the host knows."""
-        return self.idle is None and (self.resets is None or not any(self.resetting[t] for t in steps))
+        Yields whether it is a run of the first kind, and its steps.
+        """
+        start = 0
+        for plain, run in itertools.groupby(map(self._is_plain, self.order)):
+            stop = start + len(list(run))
+            for first in (start,) if plain else range(start, stop, steps):
+                yield plain, self.order[first : stop if plain else min(stop, first + steps)]
+            start = stop
+
+    def _is_plain(self, t: int) -> bool:
+        """Whether no row is reset or idle in a step, as far as the host knows."""
+        return not (self.idling[t] or (self.resets is not None and self.resetting[t]))
 
     def resets_at(self, t: int) -> Array | None:
         """Return the rows to reset before a step, None for none."""
@@ -126,16 +134,15 @@ def scan(
             reset: Any = None if reset_to is None else plan.prepare_reset(reset_to.h, reset_to.c)
             at_once = plan.steps_at_once(B)
             step = plan.run if at_once == 1 else plan.run_gates
-            for steps in timeline.pieces(at_once):
-                start = min(steps)
-                part = xs[start : start + len(steps)]
-                inputs = part if at_once == 1 else plan.input_gates(part)
-                if at_once > 1 and timeline.is_plain(steps):
-                    plan.run_steps(inputs[:: steps.step], h, c, ys[start : start + len(steps)][:: steps.step], cs[0])
-                    h, c = ys[steps[-1]], cs[0]
+            for plain, steps in timeline.pieces(at_once):
+                start, stop = min(steps), max(steps) + 1
+                part = xs[start:stop]
+                if plain:
+                    h, c = _run_steps(plan, part[:: steps.step], h, c, ys[start:stop][:: steps.step], cs)
                     continue
+                inputs = part if at_once == 1 else plan.input_gates(part)
                 for t in steps:
-                    h_next, c_next = ys[t], cs[t % len(cs)]  # c in place, but where the old one is needed
+                    h_next, c_next = ys[t], _other(cs, c)  # c in place, but where the old one is needed
                     step(inputs[t - start], h, c, h_next, c_next, timeline.resets_at(t), reset)
                     if timeline.idle is not None and timeline.idling[t]:
                         backend.select_rows(h_next, timeline.idle[t], h)
@@ -147,6 +154,18 @@ def scan(
             cs[0][...] = c
             c = cs[0]
         return ys, LSTMState(h=h_last, c=c)
+
+
+def _run_steps(plan: StepPlan, xs: Array, h: Array, c: Array, ys: Array, cs: list[Array]) -> tuple[Array, Array]:
+    """Take steps without resets, and return the last h and c."""
+    c_next = _other(cs, c)
+    plan.run_steps(xs, h, c, ys, c_next)
+    return ys[-1], c_next
+
+
+def _other(cs: list[Array], c: Array) -> Array:
+    """Return the one of two arrays that c is not, or the only one."""
+    return cs[-1] if c is cs[0] else cs[0]
 
 
 def clear_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:

@@ -12,9 +12,8 @@ from fusedlstm.backends.products import Product, Weight
 
 @pytest.fixture
 def small_kernels(monkeypatch):
-    """A BLAS with kernels for small products, on one thread."""
-    monkeypatch.setattr(products, "_has_small_kernels", lambda: True)
-    monkeypatch.setattr(blas, "threads", lambda: 1)
+    """A BLAS with kernels for small products."""
+    monkeypatch.setattr(products, "has_small_kernels", lambda: True)
 
 
 def is_cut(B, K, N, dtype=np.float32):
@@ -39,10 +38,9 @@ def test_a_product_is_the_product(case, kernels, dtype):
     whole, x = Weight(lambda: rows), rng.normal(size=(B, K + 2)).astype(dtype)[:, 1:-1]
     out = np.full((S, B, N), np.nan, dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "_has_small_kernels", lambda: kernels)
+        patch.setattr(products, "has_small_kernels", lambda: kernels)
         patch.setattr(products, "_SMALL", case["small"])
         patch.setattr(products, "_WIDTH", case["width"])
-        patch.setattr(blas, "threads", lambda: 1)
         product = Product(x, out)
         assert product.is_cut == (kernels and B > 1 and K * products._width(out) <= case["small"])
         product.run(whole.of_rows(slice(skip, None)) if skip else whole)
@@ -68,24 +66,14 @@ def test_when_it_is_cut(small_kernels, monkeypatch):
     assert not is_cut(1, 1024, 512)  # a product of a vector needs no packing
     assert not is_cut(2, 16_000, 512)  # one row of columns is too much already
     assert not is_cut(0, 256, 128)
-    monkeypatch.setattr(blas, "threads", lambda: 2)
-    assert is_cut(16, 1280, 640)
-    assert is_cut(64, 256, 128)
-    assert not is_cut(17, 1280, 640)
-    assert not is_cut(1024, 256, 128)
-    monkeypatch.setattr(blas, "threads", lambda: 16)
-    assert is_cut(2, 1280, 640)
-    assert not is_cut(16, 1280, 640)
-    monkeypatch.setattr(blas, "threads", lambda: None)
-    assert is_cut(1024, 256, 128)
-    monkeypatch.setattr(products, "_has_small_kernels", lambda: False)
+    monkeypatch.setattr(products, "has_small_kernels", lambda: False)
     assert not is_cut(16, 256, 128)
 
 
 @pytest.mark.parametrize(("kernel", "known"), [("SkylakeX", True), ("Haswell", False), (None, False)])
 def test_which_kernels_are_known(kernel, known, monkeypatch):
     monkeypatch.setattr(blas, "kernel", lambda: kernel)
-    assert products._has_small_kernels.__wrapped__() is known
+    assert products.has_small_kernels.__wrapped__() is known
 
 
 def test_layouts_are_made_once_and_when_needed(small_kernels):
@@ -110,22 +98,18 @@ def test_layouts_are_made_once_and_when_needed(small_kernels):
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("proj_size", [None, 70])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_steps_and_sequences_of_cut_products(bias, proj_size, threads, small_kernels, monkeypatch):
+def test_steps_and_sequences_of_cut_products(bias, proj_size, small_kernels, monkeypatch):
     """Beside those of products that are not cut: sizes of several columns and groups, and with a rest of both."""
     I, N, T = 150, 170, 5
     weights = LSTMWeights.random(I, N, seed=3, proj_size=proj_size, bias=bias)
     rng = np.random.default_rng(0)
     for B in (1, 2, 7, 23, 100):
-        monkeypatch.setattr(blas, "threads", lambda: threads)
         xs = rng.normal(size=(T, B, I)).astype(np.float32)
         results = []
         for kernels in (True, False):
-            monkeypatch.setattr(products, "_has_small_kernels", lambda kernels=kernels: kernels)
+            monkeypatch.setattr(products, "has_small_kernels", lambda kernels=kernels: kernels)
             cell, lstm = LSTMCell(weights, backend="numpy"), LSTM(weights, backend="numpy")
-            assert cell._plan.scratch.of_batch(B).of_both.is_cut == (
-                kernels and B > 1 and not (threads == 2 and B == 100)
-            )
+            assert cell._plan.scratch.of_batch(B).of_both.is_cut == (kernels and B > 1)
             state = cell.zero_state(B)
             for x in xs:
                 state = cell(x, state)

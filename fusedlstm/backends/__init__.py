@@ -72,8 +72,8 @@ class StepPlan(Protocol):
     ) -> None:
         """Write the next h and c, as `run` does, from the gates of one step."""
 
-    def run_steps(self, gates: Any, h: Array, c: Array, ys: Array, c_out: Array) -> None:
-        """Write every h of several steps without resets, from their gates, to ys (T, B, P), and the last c to c_out."""
+    def run_steps(self, xs: Array, h: Array, c: Array, ys: Array, c_out: Array) -> None:
+        """Write every h of steps xs (T, B, I) without resets to ys (T, B, P), and the last c to c_out."""
 
     def with_weights(self, weights: LSTMWeights) -> StepPlan:
         """Return a plan with other weights of the same form.

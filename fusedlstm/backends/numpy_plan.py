@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from fusedlstm import dtypes
+from fusedlstm.backends import rows
 from fusedlstm.backends.products import Product, Weight
 from fusedlstm.backends.reference import Pointwise, clip, select_rows, to_planes, with_rows
 from fusedlstm.backends.scratch import Scratch
@@ -35,8 +36,8 @@ class PackedWeights:
         def gates() -> NumpyArray:
             # The bias is one more row of the weights, and its x is 1.
             bias = [] if weights.bias is None else [weights.bias[:, None]]
-            rows = np.concatenate([weights.weight_ih, weights.weight_hh, *bias], axis=1, dtype=dtype)
-            return to_planes(rows.reshape(4, N, -1), dtype).swapaxes(1, 2)
+            all_rows = np.concatenate([weights.weight_ih, weights.weight_hh, *bias], axis=1, dtype=dtype)
+            return to_planes(all_rows.reshape(4, N, -1), dtype).swapaxes(1, 2)
 
         def projection() -> NumpyArray:
             return np.asarray(weights.weight_hr, dtype).T[None]
@@ -58,6 +59,8 @@ class StepPlan:
         self.proj_clip = weights.proj_clip
         # Whether h is the pointwise result as it is: then that is written without a detour.
         self.writes_h = not self.projects and self.dtype == weights.dtype
+        I, N, P = self.sizes
+        self.work = 4 * N * (I + P) + (N * P if self.projects else 0)  # multiplications a row
         self.packed = PackedWeights(weights)
         self.scratch = Scratch(self)
 
@@ -81,8 +84,30 @@ class StepPlan:
         reset: Reset | None = None,
     ) -> None:
         """Write the next h and c. c_out may be c; rows where is_first start from `reset`, or zeros."""
-        packed, buffers = self.packed, self.scratch.of_batch(len(x))
         c = np.asarray(c)  # no subclass, whose functions may do something else
+        shares = rows.shares(len(x), self.work) if len(x) >= rows.SHARED else ()
+        if len(shares) < 2:
+            self._run(x, h, c, h_out, c_out, is_first, reset)
+            return
+
+        def run(part: slice) -> None:
+            first = None if is_first is None else is_first[part]
+            self._run(x[part], h[part], c[part], h_out[part], c_out[part], first, _of_rows(reset, part))
+
+        rows.share_out(run, shares)
+
+    def _run(
+        self,
+        x: NumpyArray,
+        h: NumpyArray,
+        c: NumpyArray,
+        h_out: NumpyArray,
+        c_out: NumpyArray,
+        is_first: NumpyArray | None,
+        reset: Reset | None,
+    ) -> None:
+        """Do what `run` does, in the calling thread."""
+        packed, buffers = self.packed, self.scratch.of_batch(len(x))
         with np.errstate(all="ignore"):  # saturation overflows on purpose; NaN in is NaN out
             buffers.x[...] = x
             buffers.h[...] = h
@@ -134,16 +159,34 @@ class StepPlan:
         np.add(buffers.gates, gates, buffers.gates)
         self._finish(packed, buffers, c, h_out, c_out)
 
-    def run_steps(self, gates: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
-        """Write every h of `input_gates`' steps to ys, and the last c."""
+    def run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
+        """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
+        (T, B, _), c = xs.shape, np.asarray(c)
+
+        def run(part: slice) -> None:
+            self._run_steps(xs[:, part], h[part], c[part], ys[:, part], c_out[part])
+
+        rows.share_out(run, rows.shares(B, T * self.work))
+
+    def _run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
+        """Do what `run_steps` does, in the calling thread."""
+        at_once = self.steps_at_once(len(c))
+        if at_once == 1:
+            for x, y in zip(xs, ys, strict=True):
+                self._run(x, h, c, y, c_out, None, None)
+                h, c = y, c_out
+            return
         packed, buffers = self.packed, self.scratch.of_batch(len(c))
-        c, z, product, weight = np.asarray(c), buffers.gates, buffers.of_h, packed.weight_h
-        for part, y in zip(gates, ys, strict=True):  # of one row Python takes a good part of the time: few calls
-            buffers.h[...] = h
-            product.run(weight)
-            np.add(z, part, z)
-            self._finish(packed, buffers, c, y, c_out)
-            h, c = y, c_out
+        z, product, weight = buffers.gates, buffers.of_h, packed.weight_h
+        with np.errstate(all="ignore"):
+            for start in range(0, len(xs), at_once):
+                part = slice(start, start + at_once)
+                for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
+                    buffers.h[...] = h  # of one row Python takes a good part of the time: few calls
+                    product.run(weight)
+                    np.add(z, gates, z)
+                    self._finish(packed, buffers, c, y, c_out)
+                    h, c = y, c_out
 
     def _finish(
         self, packed: PackedWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray
@@ -162,8 +205,15 @@ class StepPlan:
         h_out[...] = buffers.projected
 
 
-def _reset(h: NumpyArray, c: NumpyArray, rows: NumpyArray, reset: Reset | None, into: NumpyArray) -> NumpyArray:
+def _of_rows(reset: Reset | None, part: slice) -> Reset | None:
+    """Return what some rows are reset to."""
+    if reset is None or len(reset[0]) == 1:
+        return reset
+    return reset[0][part], reset[1][part]
+
+
+def _reset(h: NumpyArray, c: NumpyArray, first: NumpyArray, reset: Reset | None, into: NumpyArray) -> NumpyArray:
     """Reset the rows marked: those of h in place, those of c in `into`, which is returned."""
     reset_h, reset_c = reset or (None, None)
-    select_rows(h, rows, reset_h)
-    return with_rows(c, rows, reset_c, into)
+    select_rows(h, first, reset_h)
+    return with_rows(c, first, reset_c, into)

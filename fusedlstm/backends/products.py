@@ -26,10 +26,6 @@ _SMALL = 1_000_000
 _SMALL_KERNELS = frozenset({"skylakex", "cooperlake", "sapphirerapids"})
 # Bytes of a row of cut columns: four registers of AVX-512.
 _WIDTH = 256
-# Each such product is done by one thread. Several are slower at it than at an uncut one, unless these are few rows for
-# each of them, or the product of a plane is so small that OpenBLAS gives it to one thread, or little more.
-_ROWS_OF_THREADS = 32
-_PLANE_OF_A_THREAD = 1 << 21
 
 
 class Weight:
@@ -119,15 +115,13 @@ class Product:
 
 def _is_cut(x: NumpyArray, out: NumpyArray) -> bool:
     """Whether a product is done in pieces."""
-    (B, K), N = x.shape, out.shape[2]
-    if B < 2 or K * _width(out) > _SMALL or not _has_small_kernels():
-        return False
-    threads = blas.threads() or 1
-    return threads == 1 or B * threads <= _ROWS_OF_THREADS or B * K * N <= _PLANE_OF_A_THREAD
+    B, K = x.shape
+    return B > 1 and K * _width(out) <= _SMALL and has_small_kernels()
 
 
 @functools.cache
-def _has_small_kernels() -> bool:
+def has_small_kernels() -> bool:
+    """Whether NumPy's BLAS has kernels that read small operands where they are; they run on one thread."""
     return str(blas.kernel()).lower() in _SMALL_KERNELS
 
 

@@ -118,11 +118,14 @@ class StepPlan:
             if self.proj_clip is not None:
                 launch_clip(h_out, self.proj_clip)
 
-    def run_steps(self, gates: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
-        """Write every h of `input_gates`' steps to ys, and the last c."""
-        for part, y in zip(gates, ys, strict=True):
-            self.run_gates(part, h, c, y, c_out)
-            h, c = y, c_out
+    def run_steps(self, xs: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
+        """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
+        at_once = self.steps_at_once(len(c))
+        for start in range(0, len(xs), at_once):
+            part = slice(start, start + at_once)
+            for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
+                self.run_gates(gates, h, c, y, c_out)
+                h, c = y, c_out
 
     def _product(self, a: Any, weight: Any) -> Any:
         """Return a @ weight.T in the dtype of the arithmetic."""
