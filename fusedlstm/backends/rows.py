@@ -17,7 +17,7 @@ from fusedlstm.backends.products import has_small_kernels
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Of fewer rows, a thread would pass all weights by for little work; so of fewer than two threads' nothing is shared out.
+# Of fewer rows, a thread would pass all weights by for little work; fewer than two threads' are not shared out.
 _FEWEST = 8
 SHARED = 2 * _FEWEST
 # Multiplications below which another thread is not awake in time, some 50 microseconds.
