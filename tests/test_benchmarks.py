@@ -379,10 +379,19 @@ def test_the_extra_bench():
     ],
 )
 def test_threads_are_counted(monkeypatch, times, at_once, wanted):
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 64)
     both = iter(times)
     monkeypatch.setattr(threads, "_times", lambda: next(both))
     monkeypatch.setattr(threads, "_time_over_clock", lambda run: at_once)
     assert threads.threads_used(None) == wanted
+
+
+def test_no_more_threads_than_cores_are_counted(monkeypatch):
+    both = iter([{"a": 0, "b": 0, "c": 0}, {"a": 5, "b": 5, "c": 5}])
+    monkeypatch.setattr(threads, "_times", lambda: next(both))
+    monkeypatch.setattr(threads, "_time_over_clock", lambda run: 2.5)
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 2)
+    assert threads.threads_used(None) == 2
 
 
 def test_more_threads_than_the_others_have_fail(monkeypatch):
