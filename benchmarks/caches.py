@@ -1,4 +1,7 @@
-"""Caches emptied of what a call needs, by writing more than they hold."""
+"""Caches emptied of what a call needs, by writing more than they hold.
+
+On a CPU one thread writes: what other cores have in caches of their own may stay there.
+"""
 
 from __future__ import annotations
 

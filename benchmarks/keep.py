@@ -36,6 +36,7 @@ def keep(paths: Iterable[Path], results: Path = RESULTS, readme: Path = README) 
         if not re.fullmatch(r"[0-9a-f]{40}", str(run.facts.get("commit"))):
             raise ResultsError(f"{path}: its commit is {run.facts.get('commit')}: only a commit's own times are kept")
         texts[results / folder_of(run) / name_of(run)] = _slim(json.loads(path.read_text(encoding="utf-8")))
+    with_tables(readme.read_text(encoding="utf-8"), results)  # or raise before anything is written
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -85,7 +86,7 @@ def with_tables(text: str, results: Path = RESULTS) -> str:
 
 def tables(results: Path = RESULTS) -> str:
     """Return a table of each run that is kept, the newest machine first."""
-    folders = [load_all(paths) for folder in results.glob("*") if (paths := kept(folder))]
+    folders = [load_all(paths) for folder in results.glob("*") if folder.name != "latest" and (paths := kept(folder))]
     if not folders:
         return "None has been kept yet."
     folders.sort(key=lambda runs: max(run.date for run in runs), reverse=True)
@@ -119,11 +120,15 @@ def _is_plain(row: Row) -> bool:
 
 def _table(run: Run, rows: list[Row], device: str) -> str:
     cells: dict[tuple[int, int], dict[int, str]] = {}
-    for row in sorted((row for row in rows if row.ours), key=lambda row: -row.median):  # the fastest is written last
+    ours = [row for row in rows if row.ours and not row.part]
+    for row in sorted(ours, key=lambda row: -row.median):  # the fastest is written last
         cells.setdefault((row.sizes.T, row.sizes.N), {})[row.B] = _cell(row, best_peer(rows, row))
-    cells = {key: cells[key] for key in sorted(cells) if len(cells[key]) > 2}
+    # Of a full run the sizes that many batches have, and the batches that many sizes have; of a quick one all.
+    full = {key for key in cells if len(cells[key]) > 2}
+    cells = {key: cells[key] for key in sorted(full if len(full) > 1 else cells)}
     batches = sorted({B for by_batch in cells.values() for B in by_batch})
-    batches = [B for B in batches if sum(B in by_batch for by_batch in cells.values()) > 1]
+    several = [B for B in batches if sum(B in by_batch for by_batch in cells.values()) > 1]
+    batches = several or batches
     body = [
         [f"{'1 step' if T == 1 else f'{T} steps'}, N = I = {N}", *(by_batch.get(B, "") for B in batches)]
         for (T, N), by_batch in cells.items()

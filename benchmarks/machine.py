@@ -31,7 +31,7 @@ def facts(config):
     return {
         "cpu": cpu_model(),
         "cores": cores(),
-        "os": platform.platform(),
+        "os": " ".join(filter(None, [platform.system(), platform.machine(), *platform.libc_ver()])),
         "blas": {**blas.facts(), "advice": blas.advice()},
         "gpu": gpu(),
         "versions": {"fusedlstm": fusedlstm.__version__, "Python": platform.python_version(), **able},

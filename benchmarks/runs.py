@@ -195,10 +195,17 @@ def _run(path: Path, content: dict) -> Run:
         path=path,
         rows=[_row(entry, constants) for entry in content["benchmarks"]],
         date=str(content.get("datetime", ""))[:16].replace("T", " "),
-        commit=str(commit.get("id") or "unknown") + (", with changes" if commit.get("dirty") else ""),
+        commit=_commit(commit, facts),
         facts=facts,
         constants=constants,
     )
+
+
+def _commit(said: dict, facts: dict) -> str:
+    """Return the commit by git, or else by who ran it, and whether there were changes."""
+    if said.get("id") in (None, "unknown"):
+        return str(facts.get("commit") or "unknown")
+    return str(said["id"]) + (", with changes" if said.get("dirty") else "")
 
 
 def _row(entry: dict, constants: dict[str, Constants]) -> Row:

@@ -67,7 +67,7 @@ def measure(benchmark, entry, threads):
         benchmark.extra_info.update(peer.remarks(run, device))
         benchmark.extra_info["threads_used"] = assert_threads(run, threads) if device == "cpu" else None
         if device == "cuda" and hasattr(run, "queue") and not case.cold:
-            benchmark.extra_info["gpu_seconds"] = gpu_seconds(run.queue)
+            benchmark.extra_info["gpu_seconds"] = gpu_seconds(run.queue)  # None where it can't be told
     gc.collect()  # of the peer before
     case.assert_right(peer.results(timed(benchmark, run, case, device)))
 

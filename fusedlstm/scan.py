@@ -37,7 +37,7 @@ class Timeline:
         """
         start = 0
         for plain, run in itertools.groupby(map(self._is_plain, self.order)):
-            stop = start + len(list(run))
+            stop = start + sum(1 for _ in run)
             for first in (start,) if plain else range(start, stop, steps):
                 yield plain, self.order[first : stop if plain else min(stop, first + steps)]
             start = stop

@@ -191,7 +191,8 @@ class Gpu:
 
     float32 = np.float32
 
-    def __init__(self, matmul):
+    def __init__(self, matmul, longest=1000):
+        self.longest, self.ends = longest, []  # of the queue
         self.now = self.free = 0.0  # the host's time, and when all that is queued is done
         self.matmul_seconds = matmul
         self.cuda, self.recorded = self, []
@@ -199,7 +200,11 @@ class Gpu:
     def work(self, host, gpu):
         """The host queues for some seconds, and the GPU then works for some."""
         self.now += host
+        self.ends = [end for end in self.ends if end > self.now]
+        if len(self.ends) >= self.longest:
+            self.now = self.ends.pop(0)
         self.free = max(self.free, self.now) + gpu
+        self.ends.append(self.free)
 
     def ones(self, shape, dtype):
         return np.ones((1, 1), dtype)
@@ -233,6 +238,14 @@ def test_time_of_the_gpu_alone(host, gpu, matmul, monkeypatch):
     monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
     seconds = gpu_time.gpu_seconds(lambda: fake.work(host, gpu))
     assert seconds == pytest.approx({"median": gpu, "p10": gpu, "p90": gpu})
+
+
+def test_time_of_the_gpu_alone_where_its_queue_is_too_short(monkeypatch):
+    fake = Gpu(2e-3)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
+    assert gpu_time.gpu_seconds(lambda: [fake.work(1e-5, 1e-6) for _ in range(900)])
+    assert gpu_time.gpu_seconds(lambda: [fake.work(1e-5, 1e-6) for _ in range(1500)]) is None
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -16,8 +16,8 @@ def small_kernels(monkeypatch):
     monkeypatch.setattr(products, "has_small_kernels", lambda: True)
 
 
-def is_cut(B, K, N, dtype=np.float32):
-    return Product(np.zeros((B, K), dtype), np.zeros((4, B, N), dtype)).is_cut
+def is_cut(B, K, N, dtype="float32"):
+    return products.is_cut(B, K, N, np.dtype(dtype).itemsize)
 
 
 @st.composite
@@ -41,15 +41,26 @@ def test_a_product_is_the_product(case, kernels, dtype):
         patch.setattr(products, "has_small_kernels", lambda: kernels)
         patch.setattr(products, "_SMALL", case["small"])
         patch.setattr(products, "_WIDTH", case["width"])
-        product = Product(x, out)
-        assert product.is_cut == (kernels and B > 1 and K * products._width(out) <= case["small"])
-        product.run(whole.of_rows(slice(skip, None)) if skip else whole)
+        cut = products.is_cut(B, K, N, x.itemsize)
+        assert cut == (kernels and B > 1 and 4 * K * products._width(N, x.itemsize) <= case["small"])
+        if cut:
+            pieces = list(products._pieces(x, out))
+            assert all(rows.shape[1] * K * place.shape[-1] <= case["small"] for rows, _, place in pieces)
+            assert min(rows.shape[1] for rows, _, place in pieces) > 1
+        Product(x, out).run(whole.of_rows(slice(skip, None)) if skip else whole)
     exact = x.astype(float) @ rows[:, skip:].astype(float)
     np.testing.assert_allclose(out, exact, atol=1e-4 if dtype == "float32" else 1e-12)
 
 
 def test_no_piece_is_more_than_the_kernels_take(small_kernels):
-    for B, K, N in [(2, 1280, 640), (31, 1024, 512), (1000, 256, 128), (100, 700, 257), (3, 15_000, 60)]:
+    for B, K, N in [
+        (2, 1280, 640),
+        (31, 1024, 512),
+        (1000, 256, 128),
+        (100, 700, 257),
+        (3, 4000, 60),
+        (211, 1024, 512),
+    ]:
         out = np.zeros((4, B, N), np.float32)
         pieces = list(products._pieces(np.zeros((B, K), np.float32), out))
         widths = {place.shape[-1] for _, _, place in pieces}
@@ -57,14 +68,17 @@ def test_no_piece_is_more_than_the_kernels_take(small_kernels):
         assert sum(place.size for _, _, place in pieces) == out.size
         assert all(np.shares_memory(place, out) for _, _, place in pieces)
         assert max(widths) in (64, N), widths
+        assert min(x.shape[1] for x, _, _ in pieces) > 1
 
 
 def test_when_it_is_cut(small_kernels, monkeypatch):
     assert is_cut(2, 256, 128)
     assert is_cut(10_000, 1024, 512)
-    assert is_cut(32, 1280, 640, np.float64)
+    assert is_cut(32, 1280, 640, "float64")
     assert not is_cut(1, 1024, 512)  # a product of a vector needs no packing
     assert not is_cut(2, 16_000, 512)  # one row of columns is too much already
+    assert is_cut(32, 3900, 512)
+    assert not is_cut(32, 3910, 512)  # groups of three rows at most
     assert not is_cut(0, 256, 128)
     monkeypatch.setattr(products, "has_small_kernels", lambda: False)
     assert not is_cut(16, 256, 128)
@@ -109,7 +123,7 @@ def test_steps_and_sequences_of_cut_products(bias, proj_size, small_kernels, mon
         for kernels in (True, False):
             monkeypatch.setattr(products, "has_small_kernels", lambda kernels=kernels: kernels)
             cell, lstm = LSTMCell(weights, backend="numpy"), LSTM(weights, backend="numpy")
-            assert cell._plan.scratch.of_batch(B).of_both.is_cut == (kernels and B > 1)
+            assert (cell._plan.scratch.of_batch(B).of_both._pieces is not None) == (kernels and B > 1)
             state = cell.zero_state(B)
             for x in xs:
                 state = cell(x, state)

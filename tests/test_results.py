@@ -233,8 +233,25 @@ def test_results_of_no_commit_are_not_kept(commit, tmp_path):
 def test_a_readme_without_marks(tmp_path):
     readme, paths = with_results(tmp_path, [result()])
     readme.write_text("no marks")
-    with pytest.raises(runs.ResultsError, match="README.md has no lines"):
+    with pytest.raises(runs.ResultsError, match=r"README\.md has no lines"):
         keep.keep(paths, tmp_path / "results", readme)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_quick_run_where_git_is_not(tmp_path, monkeypatch):
+    """As of gpu.sh: of few sizes, and the commit by a variable."""
+    monkeypatch.setattr(report, "_draw", lambda runs: None)
+    content = result()
+    content["commit_info"]["id"] = "unknown"
+    content["benchmarks"] = [
+        entry
+        for entry in content["benchmarks"]
+        if (entry["extra_info"]["B"], entry["extra_info"]["N"], entry["extra_info"]["T"]) in {(1, 128, 1), (32, 256, 1)}
+    ]
+    readme, (path,) = with_results(tmp_path, [content])
+    keep.keep([path], tmp_path / "results", readme)
+    assert "| 1 step, N = I = 256 |  | 7.37 ms, 0.45 of torch |" in readme.read_text()
+    assert "commit cccccccccc, fusedlstm 1.2:" in readme.read_text()
 
 
 def test_readme_has_the_figures_that_are_kept():
@@ -250,4 +267,5 @@ def test_kept_results_are_of_a_commit(path):
     run = runs.load(path)
     assert path.name == keep.name_of(run)
     assert path.parent.name == keep.folder_of(run)
-    assert git("cat-file", "-e", f"{run.facts['commit']}^{{commit}}") is not None or not git("rev-parse", "HEAD")
+    if git("cat-file", "-e", f"{run.facts['commit']}^{{commit}}") is None:
+        assert git("rev-parse", "--is-shallow-repository") != b"false\n", f"git does not know {run.facts['commit']}"

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, blas
-from fusedlstm.backends import rows
+from fusedlstm.backends import products, rows
 
 
 @pytest.fixture
 def threads(monkeypatch):
     """Three threads, for work of any size."""
-    monkeypatch.setattr(rows, "has_small_kernels", lambda: True)
+    monkeypatch.setattr(products, "has_small_kernels", lambda: True)
     monkeypatch.setattr(rows, "_LEAST_WORK", 0)
+    monkeypatch.setattr(rows, "_LEAST_STEP", 0)
     monkeypatch.setattr(blas, "threads", lambda: 3)
 
 
@@ -36,30 +37,31 @@ def test_small_work_is_not_shared(threads, monkeypatch):
     monkeypatch.setattr(blas, "threads", lambda: None)
     assert len(rows.shares(100, 10)) == 1
     monkeypatch.setattr(blas, "threads", lambda: 3)
-    monkeypatch.setattr(rows, "has_small_kernels", lambda: False)
-    assert len(rows.shares(100, 10)) == 1
+    assert len(rows.shares(100, 9, steps=2)) == 3
+    monkeypatch.setattr(rows, "_LEAST_STEP", 901)
+    assert len(rows.shares(100, 9, steps=2)) == 1
 
 
 def test_each_share_is_done_in_a_thread_of_its_own_at_once():
     meeting = threading.Barrier(3, timeout=20)
-    seen = []
+    seen = {}
 
     def work(share):
         meeting.wait()
-        seen.append((share, threading.get_ident()))
+        seen[share.start] = threading.get_ident()
 
-    shares = [slice(0, 1), slice(1, 2), slice(2, 3)]
-    rows.share_out(work, shares)
-    assert {share.start for share, _ in seen} == {0, 1, 2}
-    assert len({thread for _, thread in seen}) == 3
-    assert {share.start: thread for share, thread in seen}[0] == threading.get_ident()
+    rows.share_out(work, [slice(0, 1), slice(1, 2), slice(2, 3)])
+    assert seen.keys() == {0, 1, 2}
+    assert len(set(seen.values())) == 3
+    assert threading.get_ident() in seen.values()
 
 
 @pytest.mark.parametrize("bad", [0, 1])
-def test_an_error_comes_when_all_are_done(bad):
-    done = []
+def test_an_error_comes_when_nobody_writes_any_more(bad):
+    meeting, done = threading.Barrier(2, timeout=20), []
 
     def work(share):
+        meeting.wait()
         if share.start == bad:
             raise MemoryError("here")
         time.sleep(0.1)
@@ -132,15 +134,17 @@ def test_saturated_gates_warn_in_no_thread(threads):
 
 # A process that has used its threads forks: the child has none of them.
 FORK = """
-import os, numpy as np
+import os, signal, numpy as np
 from fusedlstm import LSTMCell, LSTMWeights, blas
-from fusedlstm.backends import rows
-rows.has_small_kernels, rows._LEAST_WORK, blas.threads = (lambda: True), 0, (lambda: 3)
+from fusedlstm.backends import products, rows
+products.has_small_kernels, blas.threads = (lambda: True), (lambda: 3)
+rows._LEAST_WORK = rows._LEAST_STEP = 0
 cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy")
 x, state = np.ones((40, 3), np.float32), cell.zero_state(40)
 wanted = cell(x, state).h
 child = os.fork()
 if child == 0:
+    signal.alarm(30)
     os._exit(0 if np.array_equal(cell(x, state).h, wanted) else 1)
 print("child:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -150,3 +154,117 @@ print("child:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_child_has_threads_of_its_own():
     result = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout == "child: 0\n"
+
+
+# A thread goes on when the main one has ended: no thread can be started then.
+LATE = """
+import threading, time, numpy as np
+from fusedlstm import LSTMCell, LSTMWeights, blas
+from fusedlstm.backends import products, rows
+products.has_small_kernels, blas.threads = (lambda: True), (lambda: 3)
+rows._LEAST_WORK = rows._LEAST_STEP = 0
+cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy")
+x, state = np.ones((40, 3), np.float32), cell.zero_state(40)
+def late():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    print("late:", cell(x, state).h.shape)
+threading.Thread(target=late).start()
+"""
+
+
+def test_a_call_after_the_end_of_the_main_thread():
+    result = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "late: (40, 4)\n", result.stderr
+
+
+def test_without_more_threads_it_is_done_with_fewer(monkeypatch):
+    real, done, left = rows._pool(), [], [1]
+
+    class Pool:
+        def submit(self, work):
+            if not left:
+                raise RuntimeError("can't start new thread")
+            left.pop()
+            return real.submit(work)
+
+    monkeypatch.setattr(rows, "_pool", Pool)
+    rows.share_out(lambda share: done.append(share.start), [slice(k, k + 1) for k in range(5)])
+    assert sorted(done) == list(range(5))
+
+
+def test_an_interruption_waits_for_those_who_write(monkeypatch):
+    """Until the others are done, and is raised then."""
+    began, done, waits = threading.Event(), [], []
+
+    def interrupted(helpers):
+        waits.append(len(done))
+        if len(waits) < 3:
+            raise KeyboardInterrupt
+        return real(helpers)
+
+    def work(share):
+        if threading.current_thread() is threading.main_thread():
+            assert began.wait(20)
+            return
+        began.set()
+        time.sleep(0.2)
+        done.append(share.start)
+
+    real = rows.wait
+    monkeypatch.setattr(rows, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rows.share_out(work, [slice(0, 1), slice(1, 2)])
+    assert len(done) == 1
+    assert waits == [0, 0, 0]
+
+
+@pytest.mark.parametrize("B", [16, 23, 31, 50])
+def test_bits_of_a_row_are_its_own(B, threads):
+    """Resets and lengths of other rows, and so other runs of steps, change none of them."""
+    lstm = LSTM(LSTMWeights.random(33, 70, seed=0), backend="numpy")
+    rng, T = np.random.default_rng(0), 9
+    xs = rng.normal(size=(T, B, 33)).astype(np.float32)
+    wanted, (final,) = lstm(xs)
+    is_first = np.zeros((T, B), bool)
+    is_first[[3, 4], 0] = True
+    lengths = np.full(B, T)
+    lengths[0] = 5
+    for options in ({"is_first": is_first}, {"lengths": lengths}):
+        outputs, (ended,) = lstm(xs, **options)
+        assert not np.array_equal(outputs[:, 0], wanted[:, 0])
+        np.testing.assert_array_equal(outputs[:, 1:], wanted[:, 1:])
+        np.testing.assert_array_equal(ended.c[1:], final.c[1:])
+
+
+def test_weights_set_during_a_shared_call(threads, monkeypatch):
+    """All shares see the weights that the call began with."""
+    old, new = (LSTMWeights.random(3, 4, seed=seed) for seed in (0, 1))
+    cell = LSTMCell(old, backend="numpy")
+    x, state = np.ones((40, 3), np.float32), cell.zero_state(40)
+    wanted, share_out = cell(x, state).h, rows.share_out
+
+    def later(work, shares):
+        cell.set_weights(new)
+        share_out(work, shares)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "share_out", later)
+        np.testing.assert_array_equal(cell(x, state).h, wanted)
+    assert not np.array_equal(cell(x, state).h, wanted)
+
+
+def test_two_threads_that_share_at_once(threads):
+    cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy")
+    x, state = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), cell.zero_state(40)
+    wanted, wrong = cell(x, state).h, []
+
+    def loop():
+        wrong.extend(1 for _ in range(200) if not np.array_equal(cell(x, state).h, wanted))
+
+    users = [threading.Thread(target=loop) for _ in range(4)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    assert not wrong

@@ -9,7 +9,7 @@ import numpy as np
 
 from fusedlstm import dtypes
 from fusedlstm.backends import rows
-from fusedlstm.backends.products import Product, Weight
+from fusedlstm.backends.products import Product, Weight, is_cut
 from fusedlstm.backends.reference import Pointwise, clip, select_rows, to_planes, with_rows
 from fusedlstm.backends.scratch import Scratch
 
@@ -48,6 +48,12 @@ class PackedWeights:
         self.projection = None if weights.weight_hr is None else Weight(projection)
         self.pointwise = Pointwise(weights.peephole, weights.cell_clip, weights.activation, dtype)
 
+    def lay_out_cut(self) -> None:
+        """Make the layouts of cut products."""
+        for weight in (self.weight, self.projection):
+            if weight is not None:
+                weight.lay_out("columns")
+
 
 class StepPlan:
     """One step of a cell, for any batch: packed weights, and scratch for each thread that runs it."""
@@ -62,7 +68,9 @@ class StepPlan:
         I, N, P = self.sizes
         self.work = 4 * N * (I + P) + (N * P if self.projects else 0)  # multiplications a row
         self.packed = PackedWeights(weights)
-        self.scratch = Scratch(self)
+        self.scratch = Scratch(
+            self.sizes, self.dtype, has_bias=self.has_bias, projects=self.projects, writes_h=self.writes_h
+        )
 
     def with_weights(self, weights: LSTMWeights) -> StepPlan:
         """Return the plan with other weights of the same form, and the same scratch; this one keeps its own."""
@@ -85,7 +93,7 @@ class StepPlan:
     ) -> None:
         """Write the next h and c. c_out may be c; rows where is_first start from `reset`, or zeros."""
         c = np.asarray(c)  # no subclass, whose functions may do something else
-        shares = rows.shares(len(x), self.work) if len(x) >= rows.SHARED else ()
+        shares = self._shares(len(x))
         if len(shares) < 2:
             self._run(x, h, c, h_out, c_out, is_first, reset)
             return
@@ -118,7 +126,7 @@ class StepPlan:
 
     def steps_at_once(self, B: int) -> int:
         """Return for how many steps of a batch `input_gates` is best called: as many as stay in a cache."""
-        if B > _MOST_ROWS and self.scratch.of_batch(B).of_both.is_cut:
+        if B > _MOST_ROWS and self._is_cut(B):
             return 1
         steps = _CHUNK // max(1, 4 * self.sizes[1] * B)
         return steps if steps >= _FEWEST_STEPS else 1
@@ -126,7 +134,7 @@ class StepPlan:
     def input_gates(self, xs: NumpyArray) -> NumpyArray:
         """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, 4, B, N)."""
         T, B, I = xs.shape
-        N, wide = self.sizes[1], np.asarray(xs, self.dtype).reshape(T * B, I)
+        N, wide = self.sizes[1], np.ascontiguousarray(xs, self.dtype).reshape(T * B, I)
         if B == 1:  # each step's gates lie together, which a step of one row adds faster
             gates = np.empty((T, 4, 1, N), self.dtype)
             Product(wide, gates[:, :, 0].swapaxes(0, 1)).run(self.packed.weight_x)
@@ -162,15 +170,30 @@ class StepPlan:
     def run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
         """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
         (T, B, _), c = xs.shape, np.asarray(c)
+        at_once = self.steps_at_once(B)  # of the batch, not of a share, so that a row's bits are its own
 
         def run(part: slice) -> None:
-            self._run_steps(xs[:, part], h[part], c[part], ys[:, part], c_out[part])
+            self._run_steps(at_once, xs[:, part], h[part], c[part], ys[:, part], c_out[part])
 
-        rows.share_out(run, rows.shares(B, T * self.work))
+        rows.share_out(run, self._shares(B, T))
 
-    def _run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
+    def _shares(self, B: int, steps: int = 1) -> list[slice]:
+        """Return the rows that each thread takes."""
+        if B < rows.SHARED or not self._is_cut(B):
+            return [slice(0, B)]
+        shares = rows.shares(B, self.work, steps)
+        if len(shares) > 1:
+            self.packed.lay_out_cut()  # once, and not in each thread
+        return shares
+
+    def _is_cut(self, B: int) -> bool:
+        I, N, P = self.sizes
+        return is_cut(B, I + P + self.has_bias, N, self.dtype.itemsize)
+
+    def _run_steps(
+        self, at_once: int, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray
+    ) -> None:
         """Do what `run_steps` does, in the calling thread."""
-        at_once = self.steps_at_once(len(c))
         if at_once == 1:
             for x, y in zip(xs, ys, strict=True):
                 self._run(x, h, c, y, c_out, None, None)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Multiplications of a product up to which OpenBLAS leaves the operands where they are, and its kernels that do.
 _SMALL = 1_000_000
 _SMALL_KERNELS = frozenset({"skylakex", "cooperlake", "sapphirerapids"})
+# Rows that such a product has at least: of one, it would be a product of a vector, which is another kernel's.
+_FEWEST_ROWS = 4
 # Bytes of a row of cut columns: four registers of AVX-512.
 _WIDTH = 256
 
@@ -55,14 +57,21 @@ class Weight:
         """The planes in columns of one width (S, columns, 1, K, width), and what is left of them in narrower ones."""
         planes = self._make()
         S, K, N = planes.shape
-        cut = [planes[:, :, left:right].reshape(S, K, -1, width) for left, right, width in _cut(N, _width(planes))]
+        cut = [
+            planes[:, :, left:right].reshape(S, K, -1, width)
+            for left, right, width in _cut(N, _width(N, planes.itemsize))
+        ]
         return [np.ascontiguousarray(columns.swapaxes(1, 2))[:, :, None] for columns in cut]
 
     def lay_out_as(self, other: Weight) -> None:
         """Make the layouts that another weight has, which it takes the place of: so that no later call waits."""
         for layout in ("planes", "wide", "columns"):
             if layout in vars(other):
-                getattr(self, layout)
+                self.lay_out(layout)
+
+    def lay_out(self, layout: str) -> None:
+        """Make one of the layouts below, unless it is there."""
+        getattr(self, layout)
 
     def of_rows(self, rows: slice) -> Weight:
         """Return the part that multiplies some columns of x: views of the layouts of the whole."""
@@ -94,12 +103,8 @@ class Product:
     def __init__(self, x: NumpyArray, out: NumpyArray) -> None:
         self._x, self._out = x, out
         self._row = (x[0], out.reshape(-1)) if len(x) == 1 else None  # all planes at once, by a product of a vector
-        self._pieces = list(_pieces(x, out)) if _is_cut(x, out) else None
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether it is done in pieces, by kernels whose speed depends little on the number of rows."""
-        return self._pieces is not None
+        cut = is_cut(x.shape[0], x.shape[1], out.shape[2], x.itemsize)
+        self._pieces = list(_pieces(x, out)) if cut else None
 
     def run(self, weight: Weight) -> None:
         """Write the result."""
@@ -113,10 +118,9 @@ class Product:
                 np.matmul(x, weight.columns[k], out=out)
 
 
-def _is_cut(x: NumpyArray, out: NumpyArray) -> bool:
-    """Whether a product is done in pieces."""
-    B, K = x.shape
-    return B > 1 and K * _width(out) <= _SMALL and has_small_kernels()
+def is_cut(B: int, K: int, N: int, itemsize: int) -> bool:
+    """Whether a product (B, K) @ (K, N) is done in pieces, by kernels whose speed depends little on B."""
+    return B > 1 and _SMALL // (K * _width(N, itemsize)) >= _FEWEST_ROWS and has_small_kernels()
 
 
 @functools.cache
@@ -130,20 +134,27 @@ def _pieces(x: NumpyArray, out: NumpyArray) -> Iterator[tuple[NumpyArray, int, N
 
     One matmul does all products of such a triple, those of the same columns one after the other.
     """
-    (B, K), S = x.shape, len(out)
-    for k, (left, right, width) in enumerate(_cut(out.shape[2], _width(out))):
-        most = _SMALL // (K * width)
-        for top, bottom, rows in _cut(B, -(-B // -(-B // most))):
+    (B, K), (S, _, N) = x.shape, out.shape
+    for k, (left, right, width) in enumerate(_cut(N, _width(N, out.itemsize))):
+        for top, bottom, rows in _groups(B, _SMALL // (K * width)):
             shape = S, (bottom - top) // rows, rows, (right - left) // width, width
             to = out[:, top:bottom, left:right].reshape(shape).transpose(0, 3, 1, 2, 4)  # a view: axes are only split
             yield x[top:bottom].reshape(shape[1], rows, K), k, to
 
 
-def _width(planes: NumpyArray) -> int:
-    """Return how many columns of planes (S, ., N) are multiplied at once, where they are cut."""
-    width = _WIDTH // planes.itemsize
-    N = planes.shape[2]
+def _width(N: int, itemsize: int) -> int:
+    """Return how many of N columns are multiplied at once, where they are cut."""
+    width = _WIDTH // itemsize
     return width if width + width // 2 < N else N
+
+
+def _groups(B: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, stop, rows) of the groups of B rows that have one more than others, and of those others."""
+    groups = -(-B // most)
+    rows, more = divmod(B, groups)
+    if more:
+        yield 0, more * (rows + 1), rows + 1
+    yield more * (rows + 1), B, rows
 
 
 def _cut(size: int, width: int) -> Iterator[tuple[int, int, int]]:

@@ -1,18 +1,20 @@
 """Rows of a batch shared out among threads: as many as NumPy's BLAS has, where its products are cut and run on one.
 
-Rows are independent, so a thread takes its own through whole steps, and through all steps of a sequence that follow
-each other: the threads meet once. NumPy lets others run while it computes.
+Rows are independent, so a thread takes its own through whole steps, and through all steps of a sequence between two
+resets: the threads meet once. NumPy lets others run while it computes. The last bits of a row may depend on which
+others its thread takes, as they do where the BLAS has several.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
 
 from fusedlstm import blas
-from fusedlstm.backends.products import has_small_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,43 +22,71 @@ if TYPE_CHECKING:
 # Of fewer rows, a thread would pass all weights by for little work; fewer than two threads' are not shared out.
 _FEWEST = 8
 SHARED = 2 * _FEWEST
-# Multiplications below which another thread is not awake in time, some 50 microseconds.
+# Multiplications below which another thread is not awake in time, some 50 microseconds, and those of a step below which
+# Python takes most of its time, which lets no others run meanwhile.
 _LEAST_WORK = 10_000_000
+_LEAST_STEP = 1_000_000
 
 
-def shares(B: int, each: int) -> list[slice]:
+def shares(B: int, each: int, steps: int = 1) -> list[slice]:
     """Return which rows each thread takes: all of them in one share, or about as many in each.
 
     Args:
         B: rows.
-        each: multiplications of a row.
+        each: multiplications of a row in a step.
+        steps: how many steps they take.
     """
-    if B < SHARED or B * each < _LEAST_WORK or not has_small_kernels():
+    if B < SHARED or B * each < _LEAST_STEP or B * each * steps < _LEAST_WORK:
         return [slice(0, B)]
     threads = min(B // _FEWEST, blas.threads() or 1)
     return [slice(B * k // threads, B * (k + 1) // threads) for k in range(threads)]
 
 
 def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
-    """Call work with each share, all at once in threads of their own but the first, and return when all are done."""
-    first, *others = rows
-    if not others:
-        work(first)
-        return
-    pool = _pool(len(others))
-    pending = [pool.submit(work, share) for share in others]
+    """Call work with each share, in as many threads as there are free, this one among them; return when all are done.
+
+    Raises:
+        Exception: the first of those that work raised, when nobody works any more.
+    """
+    left = deque(rows)
+
+    def take() -> None:
+        while left:
+            try:
+                share = left.popleft()
+            except IndexError:  # another took the last
+                return
+            work(share)
+
+    helpers: list[Future[None]] = []
+    with contextlib.suppress(RuntimeError):  # no more threads, as when a program ends: those there are do it
+        helpers.extend(_pool().submit(take) for _ in rows[1:])
     try:
-        work(first)
-    finally:  # whatever happens, nobody may be writing any more
-        errors = [future.exception() for future in pending]
-    for error in errors:
-        if error is not None:
-            raise error
+        take()
+    finally:
+        left.clear()
+        _wait(helpers)
+    for helper in helpers:
+        if not helper.cancelled():
+            helper.result()
+
+
+def _wait(helpers: list[Future[Any]]) -> None:
+    """Wait for those who have begun, through interruptions too: nobody may be writing when the call ends."""
+    interruption = None
+    for helper in helpers:
+        while not (helper.cancel() or helper.done()):
+            try:
+                wait([helper])
+            except KeyboardInterrupt as error:
+                interruption = error
+    if interruption is not None:
+        raise interruption
 
 
 @functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="fusedlstm")
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fusedlstm")
 
 
 if hasattr(os, "register_at_fork"):
