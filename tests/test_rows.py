@@ -197,11 +197,11 @@ def test_an_interruption_waits_for_those_who_write(monkeypatch):
     """Until the others are done, and is raised then."""
     began, done, waits = threading.Event(), [], []
 
-    def interrupted(helpers):
+    def interrupted(helper):
         waits.append(len(done))
         if len(waits) < 3:
             raise KeyboardInterrupt
-        return real(helpers)
+        return real(helper)
 
     def work(share):
         if threading.current_thread() is threading.main_thread():
@@ -211,8 +211,8 @@ def test_an_interruption_waits_for_those_who_write(monkeypatch):
         time.sleep(0.2)
         done.append(share.start)
 
-    real = rows.wait
-    monkeypatch.setattr(rows, "wait", interrupted)
+    real = rows._until_done
+    monkeypatch.setattr(rows, "_until_done", interrupted)
     with pytest.raises(KeyboardInterrupt):
         rows.share_out(work, [slice(0, 1), slice(1, 2)])
     assert len(done) == 1

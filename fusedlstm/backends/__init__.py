@@ -49,8 +49,8 @@ class StepPlan(Protocol):
         """Return what the steps reset to: a state of one row or of B."""
 
     # The same, for the steps of a sequence: the part of x of many steps first, then the rest, step by step, or all by
-    # `run_steps`. To be called in the backend's `computing()`, with B at least 1. The gates and the reset are the plan's
-    # own business.
+    # `run_steps`. To be called in the backend's `computing()`, with B at least 1. The gates and the reset are
+    # the plan's own business.
 
     def steps_at_once(self, B: int) -> int:
         """Return for how many steps of a batch `input_gates` is best called; for 1 it is not, and `run` is.
