@@ -101,7 +101,7 @@ class Picture:
         file, small = io.BytesIO(), io.BytesIO()
         with style():
             self.figure.savefig(file, format="png", dpi=160, facecolor="white")
-        Image.open(file).convert("RGB").quantize(64).save(small, format="png", optimize=True)  # a third of the bytes
+        Image.open(file).convert("RGB").quantize(256).save(small, format="png", optimize=True)  # half the bytes
         return small.getvalue()
 
     def svg(self) -> str:
