@@ -70,7 +70,7 @@ class Weight:
                 self.lay_out(layout)
 
     def lay_out(self, layout: str) -> None:
-        """Make one of the layouts below, unless it is there."""
+        """Make `planes`, `wide` or `columns`, unless it is there."""
         getattr(self, layout)
 
     def of_rows(self, rows: slice) -> Weight:
