@@ -10,11 +10,15 @@ from fusedlstm.backends import choose
 from fusedlstm.checks import check_choice, check_size, fail
 from fusedlstm.exchange import Exchange, in_order, is_native
 from fusedlstm.on_backend import OnBackend
+from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState, check_state_type
 from fusedlstm.step_checks import CheckedPairs, StepChecks
 from fusedlstm.weights import LSTMWeights, check_same_form
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.backends import StepPlan
     from fusedlstm.dtypes import Array, Empty
 
 _MOST_SIGNATURES = 256
@@ -39,6 +43,8 @@ class LSTMCell(OnBackend):
     Raises:
         BackendUnavailableError: the backend asked for by name can't run here; the message says why.
     """
+
+    _is_cell, _maker = True, "cell.asarray"
 
     def __init__(
         self,
@@ -72,6 +78,14 @@ class LSTMCell(OnBackend):
     def weights(self) -> LSTMWeights:
         """The weights that the cell was made with, or has been given since."""
         return self._weights
+
+    @property
+    def _plans(self) -> Sequence[StepPlan]:
+        return (self._plan,)
+
+    @property
+    def _layers_of_weights(self) -> StackedWeights:
+        return StackedWeights([self._weights])
 
     def zero_state(self, batch: int, like: Any = None) -> LSTMState:
         """Return a state of zeros for `batch` rows, in new arrays on the cell's device.

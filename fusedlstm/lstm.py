@@ -20,6 +20,9 @@ from fusedlstm.state import LSTMState
 from fusedlstm.weights import LSTMWeights, check_same_form
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.backends import StepPlan
     from fusedlstm.dtypes import Array, Empty, NumpyArray
 
 _MOST_SIGNATURES = 256
@@ -46,6 +49,8 @@ class LSTM(OnBackend):
         BackendUnavailableError: the backend asked for by name can't run here; the message says why.
     """
 
+    _is_cell, _maker = False, _MAKER
+
     def __init__(
         self,
         weights: StackedWeights | LSTMWeights,
@@ -70,6 +75,14 @@ class LSTM(OnBackend):
     @property
     def weights(self) -> StackedWeights:
         """The weights of all layers."""
+        return self._weights
+
+    @property
+    def _plans(self) -> Sequence[StepPlan]:
+        return self._layers.plans
+
+    @property
+    def _layers_of_weights(self) -> StackedWeights:
         return self._weights
 
     @property

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm import dtypes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
 
     import numpy as np
 
-    from fusedlstm.backends import Backend
+    from fusedlstm.backends import Backend, StepPlan
     from fusedlstm.dtypes import Array
     from fusedlstm.stacked import StackedWeights
+    from fusedlstm.state_form import StateForm
+    from fusedlstm.stepper import Stepper
     from fusedlstm.weights import LSTMWeights
 
 
@@ -21,7 +24,39 @@ class OnBackend:
     """Weights on a backend."""
 
     _backend: Backend
+    _is_cell: bool  # whose state is one LSTMState, and not a tuple
+    _maker: str  # what makes an array of something else, in messages
     _weights: LSTMWeights | StackedWeights
+
+    @property
+    def _plans(self) -> Sequence[StepPlan]:
+        """The plans of all layers, with the weights that they have by now."""
+        raise NotImplementedError
+
+    @property
+    def _layers_of_weights(self) -> StackedWeights:
+        """The weights as those of layers, which a cell's are one of."""
+        raise NotImplementedError
+
+    def _state_form(self, backend: Backend | None = None, maker: str = "") -> StateForm:
+        """Return what its states are like, in arrays of another backend where one is given."""
+        from fusedlstm.state_form import StateForm
+
+        return StateForm(
+            self._backend if backend is None else backend,
+            self._layers_of_weights,
+            is_single=self._is_cell,
+            maker=maker or self._maker,
+        )
+
+    def stepper(self, batch: int, *, reset_to: Any = None, host: bool = False, like: Any = None) -> Stepper:
+        """Return a Stepper: a batch of B rows in buffers of their own, for steps that cost nothing but their work.
+
+        Arguments and errors are `Stepper`'s.
+        """
+        from fusedlstm.stepper import Stepper
+
+        return Stepper(self, batch, reset_to=reset_to, host=host, like=like)
 
     @property
     def backend(self) -> str:

@@ -26,9 +26,18 @@ class SequenceChecks:
         weights: the layers, whose sizes and dtype they have.
         maker: what makes an array of something else, in messages.
         batch_first: whether xs is (B, T, I) and masks are (B, T).
+        whose: their dtype is, in messages.
     """
 
-    def __init__(self, backend: Backend, weights: StackedWeights, maker: str, *, batch_first: bool) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        weights: StackedWeights,
+        maker: str,
+        *,
+        batch_first: bool,
+        whose: str = "the weights'",
+    ) -> None:
         dtype, c_dtype = weights.dtype, dtypes.state_dtype(weights.dtype)
         self.layers = [
             StepChecks(
@@ -36,7 +45,7 @@ class SequenceChecks:
                 {"I": layer.input_size, "N": layer.hidden_size, "P": layer.output_size},
                 dtype,
                 c_dtype,
-                "the weights'",
+                whose,
                 maker,
             )
             for layer in weights.layers

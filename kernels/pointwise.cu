@@ -10,7 +10,7 @@
 //
 // Before all that, rows where is_first lose their state: c becomes reset_c, and the part of h becomes
 // reset_gates, each of them zero where its pointer is null. A reset selects: a NaN in the old state is gone.
-#include "activations.cuh"
+#include "cell.cuh"
 #include "primitives.cuh"
 
 // G is the dtype of gates, gates_h and reset_gates; T that of h, bias and peephole; A that of c.
@@ -55,16 +55,8 @@ __global__ void __launch_bounds__(256)
     const Vector<G, W> part = load<W>(gates + row * gates_stride + column);
 #pragma unroll
     for (int k = 0; k < W; ++k) z[gate][k] = A(widen(part.at[k]));
-    if (recurrent) {
-      const Vector<G, W> more = load<W>(recurrent + column);
-#pragma unroll
-      for (int k = 0; k < W; ++k) z[gate][k] += A(widen(more.at[k]));
-    }
-    if (bias) {
-      const Vector<T, W> more = load<W>(bias + column);
-#pragma unroll
-      for (int k = 0; k < W; ++k) z[gate][k] += A(widen(more.at[k]));
-    }
+    if (recurrent) add(z[gate], recurrent + column);
+    if (bias) add(z[gate], bias + column);
   }
 
   Vector<A, W> state;
@@ -74,27 +66,9 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int k = 0; k < W; ++k) state.at[k] = A(0);
   }
-  Vector<T, W> p_i, p_f, p_o;
-  if (PEEPHOLE) {
-    p_i = load<W>(peephole + unit);
-    p_f = load<W>(peephole + N + unit);
-    p_o = load<W>(peephole + 2 * N + unit);
-  }
-
-  Vector<T, W> output;
-#pragma unroll
-  for (int k = 0; k < W; ++k) {
-    A z_i = z[0][k], z_f = z[1][k], z_o = z[3][k];
-    if (PEEPHOLE) {
-      z_i += A(widen(p_i.at[k])) * state.at[k];
-      z_f += A(widen(p_f.at[k])) * state.at[k];
-    }
-    A next = sigmoid(z_f) * state.at[k] + sigmoid(z_i) * activate<ACTIVATION>(z[2][k]);
-    if (CLIP) next = clip(next, A(cell_clip));
-    if (PEEPHOLE) z_o += A(widen(p_o.at[k])) * next;
-    state.at[k] = next;
-    output.at[k] = Narrow<T>::of(sigmoid(z_o) * activate<ACTIVATION>(next));
-  }
+  Peepholes<T, W> peepholes;
+  if (PEEPHOLE) peepholes = load_peepholes<W>(peephole, unit, N);
+  const Vector<T, W> output = advance<ACTIVATION, PEEPHOLE, CLIP>(z, state, peepholes, A(cell_clip));
   store<W>(c_out + row * N + unit, state);
   store<W>(h + row * N + unit, output);
 }

@@ -9,6 +9,11 @@ typedef long long i64;
 
 #define DEVICE static __device__ __forceinline__
 
+// What shared memory is on the CPU, tests/emulation says.
+#ifndef CUDA_EMULATION
+#define SHARED_ARRAY(type, name, count) __shared__ __align__(16) type name[count]
+#endif
+
 // The dtype of the arithmetic, and of c: float for the 16-bit storage types, else the storage type itself.
 template <typename T> struct Arithmetic {
   typedef float type;

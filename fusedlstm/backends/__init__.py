@@ -13,10 +13,13 @@ from fusedlstm.checks import check_no_grad, describe_type, fail
 from fusedlstm.libraries import library_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
     from types import ModuleType
 
-    from fusedlstm.dtypes import Array
+    from fusedlstm.dtypes import Array, Empty
+    from fusedlstm.stacked import StackedWeights
+    from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
 
 _VARIABLE = "FUSEDLSTM_BACKEND"
@@ -82,6 +85,53 @@ class StepPlan(Protocol):
         In NumPy it is another plan, so that what runs with this one goes on as it began. On a GPU it is this one: its
         memory is overwritten in stream order, which what holds the memory sees.
         """
+
+
+class Batch(Protocol):
+    """A fixed batch of B rows in buffers that stay where they are, and the step of all layers on them.
+
+    Arguments have been checked. One call is made at a time.
+    """
+
+    @property
+    def x(self) -> Array:
+        """(B, I): what the next step reads."""
+
+    @property
+    def output(self) -> Array:
+        """(B, width): what the last step has written."""
+
+    @property
+    def states(self) -> Sequence[LSTMState]:
+        """For each layer h (B, P) and c (B, N), on the device: read and written by a step, in place."""
+
+    @property
+    def is_first(self) -> Array:
+        """(B,) booleans: rows to reset before the next step, which clears them.
+
+        Steps look at it once it was asked for.
+        """
+
+    def load(self, x: Array) -> None:
+        """Copy (B, I), any strides, to `x`."""
+
+    def mark(self, is_first: Array) -> None:
+        """Copy (B,) booleans to `is_first`."""
+
+    def run(self, plans: Sequence[Any]) -> None:
+        """Take one step. The plans are those that the batch was made with, or have its memory, or other weights."""
+
+    def copy_output(self, to: Array) -> None:
+        """Copy `output` to a contiguous array."""
+
+    def read(self, empty: Empty) -> tuple[LSTMState, ...]:
+        """Return copies of the states in arrays of `empty`."""
+
+    def write(self, states: Sequence[LSTMState]) -> None:
+        """Copy a state for each layer, any strides, to the buffers."""
+
+    def clear(self) -> None:
+        """Write zeros to all states."""
 
 
 class Order(Protocol):
@@ -158,6 +208,25 @@ class Backend(Protocol):
 
     def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
         """Return the plan of a cell's step."""
+
+    def batch(
+        self,
+        weights: StackedWeights,
+        plans: Sequence[Any],
+        B: int,
+        reset_to: Sequence[LSTMState] | None,
+        *,
+        host: bool,
+    ) -> Batch:
+        """Return buffers of B rows, all zeros, for layers of one direction and their plans.
+
+        Args:
+            weights: of the layers.
+            plans: theirs.
+            B: rows.
+            reset_to: for each layer a state of one row or of B, which is copied; None for zeros.
+            host: whether x, is_first and output are in host memory, and what is written and read.
+        """
 
     def pointwise(self, *arrays: Array | None, **options: Any) -> None:
         """Run `lstm_pointwise`."""

@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import cupy
 import numpy as np
 
-from fusedlstm import dtypes
+from fusedlstm.backends.cuda.batch import CudaBatch
 from fusedlstm.backends.cuda.gemm import write_product
 from fusedlstm.backends.cuda.launch import launch_add, launch_clip, launch_pointwise, launch_select
 from fusedlstm.backends.cuda.layout import span
+from fusedlstm.backends.cuda.matmul import check_can_plan
+from fusedlstm.backends.cuda.packing import PackedWeights
 from fusedlstm.backends.cuda.streams import Order
 from fusedlstm.checks import check_no_grad, fail
 from fusedlstm.interop import host_mask, to_host_reals
 from fusedlstm.libraries import library_of, view_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
 
     from fusedlstm.libraries import Library
+    from fusedlstm.stacked import StackedWeights
+    from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
 
 Reset: TypeAlias = tuple[Any, Any]  # the part of h in the gates, and the c, that rows are reset to
@@ -38,24 +43,15 @@ class StepPlan:
     """One step of a cell, for any batch: weights on the device; scratch comes from CuPy's pool."""
 
     def __init__(self, weights: LSTMWeights, precision: str) -> None:
-        self._arrays = {name: cupy.asarray(array) for name, array in weights.arrays().items()}
-        self.weight_ih = self._arrays["weight_ih"]
-        self.weight_hh = self._arrays["weight_hh"]
-        self.weight_hr = self._arrays.get("weight_hr")
-        self.bias = self._arrays.get("bias")
-        self.peephole = self._arrays.get("peephole")
-        self.cell_clip, self.proj_clip = weights.cell_clip, weights.proj_clip
-        self.activation = weights.activation
+        self.packed = PackedWeights(weights)
         self.precision = precision
-        self.gates_dtype = dtypes.state_dtype(weights.dtype)
         self.device = cupy.cuda.Device()
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
 
     def with_weights(self, weights: LSTMWeights) -> StepPlan:
         """Overwrite the weights by others of the same form, in the order of the current stream; return this plan."""
         with self.device:
-            for name, array in weights.arrays().items():
-                self._arrays[name].set(array)
+            self.packed.set(weights)
         return self
 
     def run(
@@ -72,22 +68,22 @@ class StepPlan:
         if len(x) == 0:
             return
         with self.device:
-            gates = self._product(x, self.weight_ih)
+            gates = self._product(x, self.packed.weight_ih)
             self.run_gates(gates, h, c, h_out, c_out, is_first, reset)
 
     def steps_at_once(self, B: int) -> int:
         """Return for how many steps of a batch `input_gates` is best called: the more the better, in bounded memory."""
-        return max(1, _CHUNK // max(1, int(self.weight_ih.shape[0]) * B))
+        return max(1, _CHUNK // max(1, 4 * self.packed.N * B))
 
     def input_gates(self, xs: Any) -> Any:
         """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, B, 4N)."""
         T, B, I = xs.shape
-        return self._product(xs.reshape(T * B, I), self.weight_ih).reshape(T, B, -1)
+        return self._product(xs.reshape(T * B, I), self.packed.weight_ih).reshape(T, B, -1)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
         """Return what the steps reset to: the part of reset_h in the gates, and reset_c."""
         with self.device:
-            return self._product(reset_h, self.weight_hh), reset_c
+            return self._product(reset_h, self.packed.weight_hh), reset_c
 
     def run_gates(
         self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
@@ -97,26 +93,26 @@ class StepPlan:
         The part of h is a product of its own also without resets, which costs no more, so that the resets of
         some rows change no bit of others.
         """
-        reset_gates, reset_c = reset or (None, None)
-        m = h_out if self.weight_hr is None else cupy.empty(c.shape, h_out.dtype)
+        packed, (reset_gates, reset_c) = self.packed, reset or (None, None)
+        m = h_out if packed.weight_hr is None else cupy.empty(c.shape, h_out.dtype)
         launch_pointwise(
             gates,
             c,
             m,
             c_out,
-            gates_h=self._product(h, self.weight_hh),
-            bias=self.bias,
-            peephole=self.peephole,
-            cell_clip=self.cell_clip,
-            activation=self.activation,
+            gates_h=self._product(h, packed.weight_hh),
+            bias=packed.bias,
+            peephole=packed.peephole,
+            cell_clip=packed.cell_clip,
+            activation=packed.activation,
             is_first=is_first,
             reset_c=reset_c,
             reset_gates=reset_gates,
         )
-        if self.weight_hr is not None:
-            write_product(h_out, m, self.weight_hr, self.precision)
-            if self.proj_clip is not None:
-                launch_clip(h_out, self.proj_clip)
+        if packed.weight_hr is not None:
+            write_product(h_out, m, packed.weight_hr, self.precision)
+            if packed.proj_clip is not None:
+                launch_clip(h_out, packed.proj_clip)
 
     def run_steps(self, xs: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
         """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
@@ -129,7 +125,7 @@ class StepPlan:
 
     def _product(self, a: Any, weight: Any) -> Any:
         """Return a @ weight.T in the dtype of the arithmetic."""
-        out = cupy.empty((a.shape[0], weight.shape[0]), self.gates_dtype)
+        out = cupy.empty((a.shape[0], weight.shape[0]), self.packed.gates_dtype)
         write_product(out, a, weight, self.precision)
         return out
 
@@ -254,6 +250,20 @@ class CudaBackend:
         """Return the plan of a cell's step."""
         with self._device:
             return StepPlan(weights, precision)
+
+    def batch(
+        self,
+        weights: StackedWeights,
+        plans: Sequence[StepPlan],
+        B: int,
+        reset_to: Sequence[LSTMState] | None,
+        *,
+        host: bool,
+    ) -> CudaBatch:
+        """Return buffers of B rows, and graphs of their step."""
+        check_can_plan()
+        with self._device:
+            return CudaBatch(self._index, plans, weights.residual, B, reset_to, host=host)
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""

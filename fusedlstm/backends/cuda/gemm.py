@@ -10,7 +10,7 @@ from cupy_backends.cuda.libs import cublas
 
 from fusedlstm.backends.cuda.layout import row_stride, with_contiguous_rows
 
-_TYPES = {
+TYPES = {
     "float64": cupy.cuda.runtime.CUDA_R_64F,
     "float32": cupy.cuda.runtime.CUDA_R_32F,
     "float16": cupy.cuda.runtime.CUDA_R_16F,
@@ -18,7 +18,7 @@ _TYPES = {
 }
 # cuBLAS reads the factors of the product and of what was in `out` through pointers: 1 and 0, in the arithmetic's type.
 _FACTORS: dict[bool, Any] = {False: np.array([1, 0], np.float32), True: np.array([1, 0], np.float64)}
-_ALPHA_BETA = {wide: (f.ctypes.data, f.ctypes.data + f.itemsize) for wide, f in _FACTORS.items()}
+ALPHA_BETA = {wide: (f.ctypes.data, f.ctypes.data + f.itemsize) for wide, f in _FACTORS.items()}
 
 
 def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
@@ -30,7 +30,7 @@ def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
     Args:
         out: (B, M), C-contiguous: float32 for 16-bit inputs or their own dtype, else the inputs' dtype.
         a: (B, K), rows contiguous, any row stride that is at least K.
-        weight: (M, K), C-contiguous, in a's dtype.
+        weight: (M, K), rows contiguous, in a's dtype.
         precision: "highest" or "high".
     """
     B, K = a.shape
@@ -41,7 +41,7 @@ def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
         out.fill(0)
         return
     a = with_contiguous_rows(a)
-    alpha, beta = _ALPHA_BETA[out.dtype == np.float64]
+    alpha, beta = ALPHA_BETA[out.dtype == np.float64]
     # cuBLAS is column-major: it sees out.T = weight @ a.T, and our rows as its columns.
     with _IeeeHandle() as handle:
         cublas.gemmEx(
@@ -53,21 +53,22 @@ def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
             K,
             alpha,
             weight.data.ptr,
-            _TYPES[weight.dtype.name],
-            K,
+            TYPES[weight.dtype.name],
+            row_stride(weight),
             a.data.ptr,
-            _TYPES[a.dtype.name],
+            TYPES[a.dtype.name],
             row_stride(a),
             beta,
             out.data.ptr,
-            _TYPES[out.dtype.name],
+            TYPES[out.dtype.name],
             M,
-            _compute_type(weight.dtype, precision),
+            compute_type(weight.dtype, precision),
             cublas.CUBLAS_GEMM_DEFAULT,
         )
 
 
-def _compute_type(dtype: np.dtype[Any], precision: str) -> int:
+def compute_type(dtype: np.dtype[Any], precision: str) -> int:
+    """Return cuBLAS' type of the arithmetic for a dtype of the inputs."""
     if dtype == np.float64:
         return int(cublas.CUBLAS_COMPUTE_64F)
     if dtype == np.float32 and precision == "high":

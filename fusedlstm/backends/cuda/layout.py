@@ -40,3 +40,14 @@ def span(a: Any) -> tuple[int, int]:
         else:
             end += (length - 1) * stride
     return start, end + a.itemsize
+
+
+def copy_rows(to: Any, a: Any) -> None:
+    """Copy (B, K) on the current stream; both have one dtype, and the rows of `to` are contiguous."""
+    a = with_contiguous_rows(a)
+    B, K = a.shape
+    if a.size:
+        kind, stream = cupy.cuda.runtime.memcpyDeviceToDevice, cupy.cuda.get_current_stream().ptr
+        pitches = [row_stride(array) * array.itemsize for array in (to, a)]
+        width = K * a.itemsize
+        cupy.cuda.runtime.memcpy2DAsync(to.data.ptr, pitches[0], a.data.ptr, pitches[1], width, B, kind, stream)

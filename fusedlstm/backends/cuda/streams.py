@@ -9,6 +9,7 @@ from typing import Any
 import cupy
 
 _LEGACY = 1  # cudaStreamLegacy: another handle of the default stream, 0
+_PER_THREAD = 2  # cudaStreamPerThread: one handle, and a stream for each thread
 _NOT_READY = 600  # cudaErrorNotReady: an event's work goes on
 
 
@@ -89,6 +90,38 @@ class Order:
             event.synchronize()
         elif self._kept:
             _keep_until(event, self._kept)
+
+
+class Turns:
+    """Memory that is worked on by one call after the other, whichever stream each is queued on.
+
+    Args:
+        index: the GPU.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._last: Any = None
+        self._event: Any = None
+
+    def begin(self) -> Any:
+        """Return CuPy's current stream of the GPU, which waits for what earlier calls have queued on others."""
+        stream = cupy.cuda.get_current_stream(self._index)
+        last = self._last
+        if last is not stream and last is not None and (stream.ptr == _PER_THREAD or not _same(stream.ptr, last.ptr)):
+            stream.wait_event(_event_on(last, self._index) if self._event is None else self._event)
+        self._last, self._event = stream, None
+        return stream
+
+    def end(self, stream: Any) -> None:
+        """Note that a call has been queued; of a thread's own stream, another thread can't ask later."""
+        if stream.ptr == _PER_THREAD:
+            self._event = _event_on(stream, self._index)
+
+    def keep_until_done(self, *held: Any) -> None:
+        """Keep memory, or a graph, alive until all that was queued is done: CuPy would reuse it at once."""
+        if self._last is not None:
+            _keep_until(_event_on(self._last, self._index) if self._event is None else self._event, list(held))
 
 
 class ForeignStream(cupy.cuda.ExternalStream):  # type: ignore[misc]

@@ -1,0 +1,39 @@
+"""CUDA graphs: work that is queued once, recorded, and from then on queued again by one call."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import cupy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def captured(queue: Callable[[], None]) -> Any:
+    """Return the graph of what `queue` queues on the current stream, which must allocate nothing and not wait.
+
+    It is called twice. The first call runs, so that what is loaded at first use isn't loaded while capturing: what it
+    does to buffers must do no harm.
+    """
+    with _stream_after_the_current_one() as stream:
+        queue()
+        stream.synchronize()
+        # An allocation from CUDA by this thread is refused then, and other threads may do what they like.
+        stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
+        try:
+            queue()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the capture may be invalid; the first error is the one to see
+                stream.end_capture()
+            raise
+        return stream.end_capture()
+
+
+def _stream_after_the_current_one() -> Any:
+    """Return a stream of its own, as the default one can't be captured, that waits for what made the buffers."""
+    made = cupy.cuda.get_current_stream().record()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    stream.wait_event(made)
+    return stream

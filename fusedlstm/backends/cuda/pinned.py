@@ -1,0 +1,43 @@
+"""Host memory that a GPU reads and writes by itself, as NumPy's arrays."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import cupy
+import numpy as np
+
+from fusedlstm.backends.cuda.layout import row_stride
+
+if TYPE_CHECKING:
+    from fusedlstm.dtypes import NumpyArray
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+    """Return an array of zeros in pinned memory, which lives as long as the array does."""
+    count = math.prod(shape)
+    memory = cupy.cuda.alloc_pinned_memory(max(1, count * dtype.itemsize))
+    bits = np.frombuffer(memory, np.uint8, count * dtype.itemsize)  # of bytes: NumPy reads no buffer of bfloat16
+    array: NumpyArray = bits.view(dtype).reshape(shape)
+    array.fill(0)
+    return array
+
+
+def queue_upload(to: Any, rows: NumpyArray) -> None:
+    """Queue a copy of pinned rows (B, K), contiguous, to the GPU, on the current stream; it can be captured."""
+    pitches = row_stride(to) * to.itemsize, rows.shape[1] * rows.itemsize
+    _queue(to.data.ptr, pitches[0], rows.ctypes.data, pitches[1], rows, cupy.cuda.runtime.memcpyHostToDevice)
+
+
+def queue_download(to: NumpyArray, rows: Any) -> None:
+    """Queue a copy of rows (B, K) of the GPU to pinned memory, contiguous, on the current stream."""
+    pitches = to.shape[1] * to.itemsize, row_stride(rows) * rows.itemsize
+    _queue(to.ctypes.data, pitches[0], rows.data.ptr, pitches[1], to, cupy.cuda.runtime.memcpyDeviceToHost)
+
+
+def _queue(to: int, to_pitch: int, a: int, a_pitch: int, host: NumpyArray, kind: int) -> None:
+    B, K = host.shape
+    if host.size:
+        stream = cupy.cuda.get_current_stream().ptr
+        cupy.cuda.runtime.memcpy2DAsync(to, to_pitch, a, a_pitch, K * host.itemsize, B, kind, stream)

@@ -1,0 +1,64 @@
+"""StateForm: what a cell's state and an LSTM's have in common for all that holds states for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.sequence_checks import SequenceChecks
+from fusedlstm.state import LSTMState, check_state_type
+from fusedlstm.step_checks import one_row_or_all
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.backends import Backend
+    from fusedlstm.exchange import Exchange
+    from fusedlstm.stacked import StackedWeights
+    from fusedlstm.step_checks import StepChecks
+
+
+class StateForm:
+    """States come as their owner has them, one LSTMState or a tuple, and are a tuple of one for each layer within.
+
+    Args:
+        backend: whose arrays the states are.
+        weights: of the layers, in one direction.
+        is_single: whether the owner is a cell, whose state is one LSTMState.
+        maker: what makes an array of something else, in messages.
+    """
+
+    def __init__(self, backend: Backend, weights: StackedWeights, *, is_single: bool, maker: str) -> None:
+        self._is_single = is_single
+        self._checks = SequenceChecks(
+            backend, weights, maker, batch_first=False, whose="the cell's" if is_single else "the weights'"
+        )
+
+    @property
+    def layers(self) -> Sequence[StepChecks]:
+        """What the arguments of each layer's step must be."""
+        return self._checks.layers
+
+    def taken(
+        self, exchange: Exchange, name: str, state: Any, B: int, *, may_be_one_row: bool = False
+    ) -> tuple[LSTMState, ...]:
+        """Return a state of B rows (or of one) as it came from a caller, borrowed and checked, as a tuple.
+
+        Raises:
+            TypeError: an argument of the wrong kind, dtype or library.
+            ValueError: an argument of the wrong shape or device.
+        """
+        first = self.layers[0]
+        wanted = first.dtype, first.c_dtype, first.whose
+        if not self._is_single:
+            if isinstance(state, (tuple, list)):
+                state = tuple(exchange.borrow_state(f"{name}[{k}]", each, *wanted) for k, each in enumerate(state))
+            return self._checks.check_states(name, state, B, may_be_one_row=may_be_one_row)
+        check_state_type(state, name)
+        borrowed: LSTMState = exchange.borrow_state(name, state, *wanted)
+        rows = one_row_or_all(borrowed) if may_be_one_row else "B"
+        first.check_state(name, borrowed, {**first.sizes, "B": B}, rows)
+        return (borrowed,)
+
+    def given(self, states: Sequence[LSTMState]) -> Any:
+        """Return the states of all layers as their owner has them."""
+        return states[0] if self._is_single else tuple(states)

@@ -1,0 +1,233 @@
+"""Stepper: a fixed batch that is stepped again and again, with nothing left to do in a step but to compute it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.backends import choose
+from fusedlstm.checks import check_shape, check_size, describe_type, fail
+from fusedlstm.exchange import Exchange
+from fusedlstm.libraries import library_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import NoReturn
+
+    from fusedlstm.backends import Backend
+    from fusedlstm.dtypes import Array
+    from fusedlstm.on_backend import OnBackend
+    from fusedlstm.state import LSTMState
+
+
+class Stepper:
+    """A batch of B rows in buffers that stay where they are: x, both states, and flags of rows that begin anew.
+
+    `cell.stepper(B)` and `lstm.stepper(B)` make one; its state begins as zeros. Fill its inputs, then step:
+
+        stepper.x[...] = observations
+        stepper.is_first[...] = done
+        logits = policy(stepper.step())
+
+    All checks, choices and allocations are made here, once. In NumPy a step works in these buffers. On a GPU it is one
+    launch of a CUDA graph: for each layer one matmul and one kernel, for a projection one matmul and at most one
+    kernel more, and one kernel for resets once `is_first` has been used. It is queued on the current stream of the
+    buffers' library; where that changes between two calls, the later one waits for the earlier one, on the GPU.
+
+    A Stepper is for one thread at a time. `set_weights` of its cell or LSTM reaches it.
+
+    Args:
+        owner: an LSTMCell, or an LSTM of one direction.
+        batch: B, at least 1.
+        reset_to: what rows that begin anew start from, copied now: a state of one row or of B (for an LSTM a tuple of
+            them), on the device; None for zeros.
+        host: whether x, is_first and the output are NumPy's arrays, in memory that a GPU reads and writes by itself. A
+            step then waits until the output is there. Without a GPU it makes no difference.
+        like: an array of the library whose arrays the buffers are to be; None for NumPy's or CuPy's.
+
+    Raises:
+        TypeError: an argument of the wrong kind, `like` of a library whose arrays never change.
+        ValueError: a wrong batch or reset_to, an LSTM with both directions, `like` on another device.
+        BackendUnavailableError: steps can't be planned on this GPU; the message says why.
+    """
+
+    def __init__(
+        self, owner: OnBackend, batch: int, *, reset_to: Any = None, host: bool = False, like: Any = None
+    ) -> None:
+        self._batch_size = B = check_size("batch", batch, 1)
+        if not isinstance(host, bool):
+            fail(TypeError, "host", "a bool", describe_type(host))
+        weights = owner._layers_of_weights
+        if weights.bidirectional:
+            fail(ValueError, "weights", "weights of one direction for a step", "bidirectional=True")
+        self._owner, self._host = owner, host
+        self._face: Backend = choose("numpy") if host else owner._backend  # whose arrays the buffers are
+        self._maker = "numpy.asarray" if host else owner._maker
+        self._form = owner._state_form(self._face, self._maker)
+        self._like = like
+        self._check_like()
+        with Exchange(owner._backend, None if host else like, owner._maker) as exchange:
+            form, resets = owner._state_form(), None
+            if reset_to is not None:
+                resets = form.taken(exchange, "reset_to", reset_to, B, may_be_one_row=True)
+            self._batch = owner._backend.batch(weights, owner._plans, B, resets, host=host)
+        self._busy = threading.Lock()
+        self._lend_buffers()
+
+    def _check_like(self) -> None:
+        library = (
+            None if self._like is None or isinstance(self._like, self._face.array_type) else library_of(self._like)
+        )
+        self._is_native = library is None
+        if self._like is not None:
+            with Exchange(self._face, self._like, self._maker) as exchange:
+                exchange.check_place("like", self._like)
+        if library is not None and library.immutable:
+            fail(
+                TypeError, "like", "an array that can be written", f"a {describe_type(self._like)}, which never changes"
+            )
+
+    def _lend_buffers(self) -> None:
+        """Take the buffers, as arrays of the library that was asked for."""
+        batch = self._batch
+        with Exchange(self._face, self._like, self._maker) as exchange:
+            self._x, self._output = exchange.lend(batch.x), exchange.lend(batch.output)
+            if not self._host:
+                self._states = tuple(exchange.lend_state(state) for state in batch.states)
+        self._flags: Array = None
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self._batch_size
+
+    @property
+    def x(self) -> Array:
+        """The input of the next step (B, I), which stays until it is written anew. Its rows may be apart."""
+        return self._x
+
+    @property
+    def is_first(self) -> Array:
+        """Booleans (B,): rows whose state is reset before the next step, which clears them all.
+
+        From the first time that it is asked for, each step looks at it.
+        """
+        flags = self._batch.is_first
+        if self._flags is None:
+            with Exchange(self._face, self._like, self._maker) as exchange:
+                self._flags = exchange.lend(flags)
+        return self._flags
+
+    @property
+    def output(self) -> Array:
+        """What `step` returns (B, width): the top layer's h itself, unless that layer is residual, or with `host`."""
+        return self._output
+
+    @property
+    def state(self) -> Any:
+        """The state in place: an LSTMState of a cell, a tuple of them of an LSTM; with `host` a copy, as `read()`."""
+        return self.read() if self._host else self._form.given(self._states)
+
+    @property
+    def h(self) -> Array:
+        """The top layer's h (B, P), in place; with `host` as the last step has left it. Its rows may be apart."""
+        if self._host:
+            return self.output if not self._owner._layers_of_weights.residual[-1] else self._read_all()[-1].h
+        return self._states[-1].h
+
+    @property
+    def c(self) -> Array:
+        """The top layer's c (B, N), in place; with `host` a copy. Its rows may be apart."""
+        return (self._read_all() if self._host else self._states)[-1].c
+
+    def step(self, x: Any = None, is_first: Any = None, *, copy: bool = False) -> Array:
+        """Take one step, and return its output (B, width), which the next step overwrites.
+
+        Args:
+            x: (B, I), which is copied to the buffer, as LSTMCell takes it, any strides; with `host` from host memory.
+                None for what is in the buffer.
+            is_first: (B,) booleans, an array, host array or list, copied to the buffer. None for what is in it: that is
+                none, unless it was written since the last step.
+            copy: whether a new array, in the library of x, or of the buffers without one, is returned instead.
+
+        Raises:
+            RuntimeError: another thread is using the Stepper; a forked process has no CUDA.
+            TypeError: an argument of the wrong kind, dtype or library.
+            ValueError: an argument of the wrong shape or device.
+        """
+        if not self._busy.acquire(blocking=False):
+            self._refuse_a_second_thread()
+        try:
+            if self._is_native and x is None and is_first is None and not copy:
+                self._batch.run(self._owner._plans)
+                return self._output
+            return self._step(x, is_first, copy=copy)
+        finally:
+            self._busy.release()
+
+    def _step(self, x: Any, is_first: Any, *, copy: bool) -> Array:
+        batch, checks = self._batch, self._form.layers[0]
+        with Exchange(self._face, self._like if x is None else x, self._maker) as exchange:
+            if x is not None:
+                x = exchange.borrow("x", x, checks.dtype, checks.whose)
+                checks.check_x(x)
+                check_shape("x", x.shape, "B I", {**checks.sizes, "B": self._batch_size})
+            if is_first is not None:
+                is_first = checks.check_mask(exchange.borrow_mask("is_first", is_first), self._batch_size)
+            if x is not None:
+                batch.load(x)
+            if is_first is not None:
+                batch.mark(is_first)
+            batch.run(self._owner._plans)
+            if not copy:
+                return self._output
+            output = exchange.empty(batch.output.shape, batch.output.dtype)
+            batch.copy_output(output)
+            return exchange.lend(output)
+
+    def read(self) -> Any:
+        """Return a copy of the state, an LSTMState or an LSTM's tuple of them, in new arrays of the buffers' library."""
+        return self._form.given(self._read_all())
+
+    def _read_all(self) -> tuple[LSTMState, ...]:
+        with self._alone(), Exchange(self._face, self._like, self._maker) as exchange:
+            return tuple(exchange.lend_state(state) for state in self._batch.read(exchange.empty))
+
+    def write(self, state: Any) -> None:
+        """Copy a state to the buffers: as `LSTMCell` takes it, or an LSTM's tuple; with `host` from host memory.
+
+        Raises:
+            RuntimeError: another thread is using the Stepper.
+            TypeError: an argument of the wrong kind, dtype or library.
+            ValueError: an argument of the wrong shape or device.
+        """
+        with self._alone(), Exchange(self._face, self._like, self._maker) as exchange:
+            self._batch.write(self._form.taken(exchange, "state", state, self._batch_size))
+
+    def reset(self) -> None:
+        """Make all rows' states zeros.
+
+        Raises:
+            RuntimeError: another thread is using the Stepper.
+        """
+        with self._alone(), Exchange(self._face, self._like, self._maker):
+            self._batch.clear()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            self._refuse_a_second_thread()
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _refuse_a_second_thread(self) -> NoReturn:
+        raise RuntimeError("a Stepper is for one thread at a time, and another is using it: give each its own")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Stepper can't be copied or pickled: make another, and write(stepper.read()) to it")
+
+    def __repr__(self) -> str:
+        return f"Stepper({self._owner!r}, {self._batch_size}{', host=True' if self._host else ''})"
