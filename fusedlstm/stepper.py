@@ -187,7 +187,7 @@ class Stepper:
             return exchange.lend(output)
 
     def read(self) -> Any:
-        """Return a copy of the state, an LSTMState or an LSTM's tuple of them, in new arrays of the buffers' library."""
+        """Return a copy of the state in new arrays of the buffers' library, as the cell or LSTM has states."""
         return self._form.given(self._read_all())
 
     def _read_all(self) -> tuple[LSTMState, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from fusedlstm.backends.cuda.streams import Turns
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from fusedlstm.backends.cuda.backend import StepPlan
     from fusedlstm.dtypes import Empty
@@ -112,7 +111,7 @@ class CudaBatch:
         if self._host:
             to[...] = rows
         else:
-            with self._in_turn():
+            with self._turns.turn():
                 copy_rows(to, rows)
 
     def copy_output(self, to: Any) -> None:
@@ -121,7 +120,7 @@ class CudaBatch:
 
     def read(self, empty: Empty) -> tuple[LSTMState, ...]:
         """Return copies of the states, of the device, or with buffers on the host NumPy's."""
-        with self._in_turn():
+        with self._turns.turn():
             return tuple(LSTMState(h=self._read(state.h, empty), c=self._read(state.c, empty)) for state in self.states)
 
     def _read(self, array: Any, empty: Empty) -> Any:
@@ -133,7 +132,7 @@ class CudaBatch:
 
     def write(self, states: Sequence[LSTMState]) -> None:
         """Copy states to the buffers, of the device, or with buffers on the host NumPy's."""
-        with self._in_turn():
+        with self._turns.turn():
             for mine, new in zip(self.states, states, strict=True):
                 for to, rows in ((mine.h, new.h), (mine.c, new.c)):
                     copy_rows(to, cupy.asarray(rows) if self._host else rows)
@@ -141,17 +140,8 @@ class CudaBatch:
     def clear(self) -> None:
         """Write zeros to all states."""
         planned = self._planned
-        with self._in_turn():
+        with self._turns.turn():
             launch_reset(None, None, planned.operand[:, planned.columns.X :], None, planned.c, None)
-
-    @contextlib.contextmanager
-    def _in_turn(self) -> Iterator[None]:
-        """Queue what is no step: on the GPU, after what was queued before, and before what will be."""
-        fork.check_process()
-        with cupy.cuda.Device(self._index):
-            stream = self._turns.begin()
-            yield
-            self._turns.end(stream)
 
     def run(self, plans: Sequence[StepPlan]) -> None:
         """Queue a step on the current stream; with buffers on the host, wait for it."""

@@ -41,3 +41,32 @@ def _queue(to: int, to_pitch: int, a: int, a_pitch: int, host: NumpyArray, kind:
     if host.size:
         stream = cupy.cuda.get_current_stream().ptr
         cupy.cuda.runtime.memcpy2DAsync(to, to_pitch, a, a_pitch, K * host.itemsize, B, kind, stream)
+
+
+class Uploads:
+    """Small arrays of the host on their way to the GPU, each in pinned memory until it is there.
+
+    So the call that queues one returns at once, and may be followed by the next.
+    """
+
+    AT_ONCE = 8
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._memory: list[NumpyArray] = [np.empty(0, np.uint8)] * self.AT_ONCE
+        self._events: list[Any] = [None] * self.AT_ONCE
+
+    def queue(self, to: Any, values: NumpyArray, stream: Any) -> None:
+        """Queue the copy of values to an array (B,) of their dtype on the GPU, on its stream."""
+        k, self._next = self._next, (self._next + 1) % self.AT_ONCE
+        if self._events[k] is None:
+            self._events[k] = cupy.cuda.Event(disable_timing=True)
+        else:
+            self._events[k].synchronize()
+        if self._memory[k].nbytes < values.nbytes:
+            self._memory[k] = zeros((1 << (values.nbytes - 1).bit_length(),), np.dtype(np.uint8))
+        own = self._memory[k][: values.nbytes].view(values.dtype)
+        own[...] = values
+        kind = cupy.cuda.runtime.memcpyHostToDevice
+        cupy.cuda.runtime.memcpyAsync(to.data.ptr, own.ctypes.data, values.nbytes, kind, stream.ptr)
+        self._events[k].record(stream)

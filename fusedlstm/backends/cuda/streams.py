@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cupy
+
+from fusedlstm.backends.cuda import fork
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LEGACY = 1  # cudaStreamLegacy: another handle of the default stream, 0
 _PER_THREAD = 2  # cudaStreamPerThread: one handle, and a stream for each thread
@@ -117,6 +123,15 @@ class Turns:
         """Note that a call has been queued; of a thread's own stream, another thread can't ask later."""
         if stream.ptr == _PER_THREAD:
             self._event = _event_on(stream, self._index)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[Any]:
+        """Have the GPU as the current device and queue a call on its current stream, which is returned."""
+        fork.check_process()
+        with cupy.cuda.Device(self._index):
+            stream = self.begin()
+            yield stream
+            self.end(stream)
 
     def keep_until_done(self, *held: Any) -> None:
         """Keep memory, or a graph, alive until all that was queued is done: CuPy would reuse it at once."""
