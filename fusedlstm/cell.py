@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm import dtypes, log
 from fusedlstm.backends import choose
-from fusedlstm.checks import check_choice, check_size, fail
+from fusedlstm.checks import check_batch_invariant, check_choice, check_size, fail
 from fusedlstm.exchange import Exchange, in_order, is_native
 from fusedlstm.on_backend import OnBackend
 from fusedlstm.stacked import StackedWeights
@@ -39,8 +39,18 @@ class LSTMCell(OnBackend):
             10-bit mantissas. Other dtypes, and NumPy, know no difference.
         check_state: whether each call warns of a state whose |h| exceeds 1, where no step can have made
             it (tanh and no projection): usually h and c are swapped. On a GPU it waits for the device.
+        batch_invariant: whether a row's bits are its own, on NumPy only, where it is tried with these weights when the
+            cell is made. The same x, h and c of a row then give the same bits in a batch of any size, at any place,
+            beside any other rows (of NaN too), in single steps and in sequences of any length, cut anywhere, with
+            one thread or several (I + P up to 16,000); NaN is NaN, of whatever bits. On another machine, or with
+            another NumPy or BLAS, bits may be others. All products are of blocks of 8 rows then: a batch of 1 takes
+            as long as one of 8. From 8 on it costs next to nothing with OpenBLAS' kernels for AVX-512; with others
+            large batches take much longer, in one thread, as the BLAS packs the weights anew for each block.
 
     Raises:
+        TypeError: no LSTMWeights, or no bool.
+        ValueError: an unknown backend or precision, or batch_invariant on cuda.
+        RuntimeError: batch_invariant where NumPy or its BLAS can't keep it; the message names them.
         BackendUnavailableError: the backend asked for by name can't run here; the message says why.
     """
 
@@ -53,20 +63,22 @@ class LSTMCell(OnBackend):
         backend: str | None = None,
         precision: str = "highest",
         check_state: bool = False,
+        batch_invariant: bool = False,
     ) -> None:
         if not isinstance(weights, LSTMWeights):
             fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
         check_choice("precision", precision, ("highest", "high"))
         self._weights: LSTMWeights = weights
-        self._options = {"precision": precision, "check_state": check_state}
+        self._options = {"precision": precision, "check_state": check_state, "batch_invariant": batch_invariant}
         self._backend = choose(backend)
+        check_batch_invariant(batch_invariant, self._backend.name)
         self._checks = StepChecks(
             self._backend,
             {"I": weights.input_size, "N": weights.hidden_size, "P": weights.output_size},
             weights.dtype,
             dtypes.state_dtype(weights.dtype),
         )
-        self._plan = self._backend.step_plan(weights, precision)
+        self._plan = self._backend.step_plan(weights, precision, batch_invariant=batch_invariant)
         self._signature = self._backend.signature
         self._array_type, self._empty = self._backend.array_type, self._backend.empty
         self._known: set[Any] = set()  # signatures of (x, h, c) that passed the checks
@@ -245,7 +257,8 @@ class LSTMCell(OnBackend):
         return _restore, (self._weights, place, self._options)
 
     def __repr__(self) -> str:
-        return f"LSTMCell({self.weights!r}, backend={self.backend!r})"
+        invariant = ", batch_invariant=True" if self._options["batch_invariant"] else ""
+        return f"LSTMCell({self._weights!r}, backend={self.backend!r}{invariant})"
 
 
 def _restore(weights: LSTMWeights, backend: str, options: dict[str, Any]) -> LSTMCell:

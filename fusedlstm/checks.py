@@ -84,6 +84,20 @@ def check_dtype(name: str, dtype: np.dtype[Any], wanted: np.dtype[Any], why: str
     fail(TypeError, name, f"dtype {wanted} ({why})", f"dtype {dtype}", hint)
 
 
+def check_bool(name: str, value: Any) -> None:
+    """Raise TypeError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        fail(TypeError, name, "a bool", describe_type(value))
+
+
+def check_batch_invariant(value: Any, backend: str) -> None:
+    """Raise unless `value` is a bool that the backend of this name can keep."""
+    check_bool("batch_invariant", value)
+    if value and backend != "numpy":
+        hint = 'cuBLAS promises none of it, so it needs a matmul of our own; use backend="numpy"'
+        fail(ValueError, "batch_invariant", f"False on {backend}", "True", hint)
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of the names listed."""
     if not isinstance(value, str) or value not in choices:

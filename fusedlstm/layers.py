@@ -28,12 +28,17 @@ class Layers:
         backend: where the plans are made and run.
         weights: of all layers.
         precision: of float32 matmuls, as LSTMCell's.
+        batch_invariant: as LSTMCell's.
     """
 
-    def __init__(self, backend: Backend, weights: StackedWeights, precision: str) -> None:
+    def __init__(
+        self, backend: Backend, weights: StackedWeights, precision: str, *, batch_invariant: bool = False
+    ) -> None:
         self._backend = backend
         self._weights = weights
-        self.plans = tuple(backend.step_plan(layer, precision) for layer in weights.layers)
+        self.plans = tuple(
+            backend.step_plan(layer, precision, batch_invariant=batch_invariant) for layer in weights.layers
+        )
 
     def set_weights(self, weights: StackedWeights) -> None:
         """Take other weights of the same form."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from fusedlstm import log
 from fusedlstm.backends import choose
-from fusedlstm.checks import check_choice, check_size, describe_type, fail
+from fusedlstm.checks import check_batch_invariant, check_bool, check_choice, check_size, describe_type, fail
 from fusedlstm.exchange import Exchange, in_order, is_native
 from fusedlstm.interop import host_mask, to_host
 from fusedlstm.layers import FILL_IDLE, Layers
@@ -44,8 +44,13 @@ class LSTM(OnBackend):
         batch_first: whether sequences are (B, T, I), outputs (B, T, width) and masks (B, T).
         backend: "numpy", "cuda" or "cuda:<index>"; None chooses, as LSTMCell does.
         precision: of float32 matmuls on a GPU, as LSTMCell's.
+        batch_invariant: whether a row's bits are its own in every layer and direction, as LSTMCell's; NumPy only. A
+            row of a sequence has the bits that it has alone, whatever lengths and resets the others have.
 
     Raises:
+        TypeError: no weights, or no bool.
+        ValueError: an unknown backend or precision, or batch_invariant on cuda.
+        RuntimeError: batch_invariant where NumPy or its BLAS can't keep it; the message names them.
         BackendUnavailableError: the backend asked for by name can't run here; the message says why.
     """
 
@@ -58,17 +63,18 @@ class LSTM(OnBackend):
         batch_first: bool = False,
         backend: str | None = None,
         precision: str = "highest",
+        batch_invariant: bool = False,
     ) -> None:
         weights = _stacked(weights)
-        if not isinstance(batch_first, bool):
-            fail(TypeError, "batch_first", "a bool", describe_type(batch_first))
+        check_bool("batch_first", batch_first)
         check_choice("precision", precision, ("highest", "high"))
         self._weights: StackedWeights = weights
-        self._options = {"batch_first": batch_first, "precision": precision}
+        self._options = {"batch_first": batch_first, "precision": precision, "batch_invariant": batch_invariant}
         self._batch_first = batch_first
         self._backend = choose(backend)
+        check_batch_invariant(batch_invariant, self._backend.name)
         self._checks = SequenceChecks(self._backend, weights, _MAKER, batch_first=batch_first)
-        self._layers = Layers(self._backend, weights, precision)
+        self._layers = Layers(self._backend, weights, precision, batch_invariant=batch_invariant)
         self._known: set[Any] = set()  # signatures of (x, states) that passed the checks
         log.info("%r on %s", self, self._backend.device)
 
@@ -325,8 +331,7 @@ class LSTM(OnBackend):
         return flags.swapaxes(0, 1) if self._batch_first else flags
 
     def _check_reverse(self, reverse: Any) -> None:
-        if not isinstance(reverse, bool):
-            fail(TypeError, "reverse", "a bool", describe_type(reverse))
+        check_bool("reverse", reverse)
         if reverse and self._weights.bidirectional:
             fail(ValueError, "reverse", "False with weights of both directions", "True")
 
@@ -337,7 +342,8 @@ class LSTM(OnBackend):
 
     def __repr__(self) -> str:
         first = ", batch_first=True" if self._batch_first else ""
-        return f"LSTM({self._weights!r}{first}, backend={self.backend!r})"
+        invariant = ", batch_invariant=True" if self._options["batch_invariant"] else ""
+        return f"LSTM({self._weights!r}{first}, backend={self.backend!r}{invariant})"
 
 
 def _restore(weights: StackedWeights, backend: str, options: dict[str, Any]) -> LSTM:

@@ -206,8 +206,8 @@ class Backend(Protocol):
     def largest_over_1(self, h: Array, is_first: Array | None) -> float:
         """Return the largest |h| over 1, or 0, in rows that are not reset; on a device this waits for it."""
 
-    def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
-        """Return the plan of a cell's step."""
+    def step_plan(self, weights: LSTMWeights, precision: str, *, batch_invariant: bool = False) -> StepPlan:
+        """Return the plan of a cell's step; where a row's bits are to be its own, RuntimeError if they can't be."""
 
     def batch(
         self,

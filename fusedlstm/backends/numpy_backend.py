@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusedlstm.backends import invariance
 from fusedlstm.backends.numpy_plan import StepPlan
 from fusedlstm.backends.reference import pointwise, select_rows
 from fusedlstm.interop import host_mask, to_host_reals
@@ -74,10 +75,17 @@ class NumpyBackend:
             a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides
         )
 
-    def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
-        """Return the plan of a cell's step; float32 is IEEE's on a CPU whatever the precision allows."""
+    def step_plan(self, weights: LSTMWeights, precision: str, *, batch_invariant: bool = False) -> StepPlan:
+        """Return the plan of a cell's step; float32 is IEEE's on a CPU whatever the precision allows.
+
+        Raises:
+            RuntimeError: it is to be batch-invariant, and NumPy or its BLAS aren't.
+        """
         del precision
-        return StepPlan(weights)
+        plan = StepPlan(weights, invariant=batch_invariant)
+        if batch_invariant:
+            invariance.check(plan)
+        return plan
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""

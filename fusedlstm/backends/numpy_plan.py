@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from fusedlstm import dtypes
-from fusedlstm.backends import rows
+from fusedlstm.backends import products, rows
 from fusedlstm.backends.products import Product, Weight, is_cut
 from fusedlstm.backends.reference import Pointwise, clip, select_rows, to_planes, with_rows
 from fusedlstm.backends.scratch import Scratch
@@ -30,7 +30,7 @@ _MOST_ROWS = 15
 class PackedWeights:
     """A cell's weights as its step takes them: wide, and laid out for the matmuls."""
 
-    def __init__(self, weights: LSTMWeights) -> None:
+    def __init__(self, weights: LSTMWeights, *, invariant: bool) -> None:
         dtype, I, N = dtypes.state_dtype(weights.dtype), weights.input_size, weights.hidden_size
 
         def gates() -> NumpyArray:
@@ -43,9 +43,9 @@ class PackedWeights:
             return np.asarray(weights.weight_hr, dtype).T[None]
 
         # One matmul over [x | h | 1] gives the four planes of the gates: (4, I + P + 1, N).
-        self.weight = Weight(gates)
+        self.weight = Weight(gates, invariant=invariant)
         self.weight_x, self.weight_h = self.weight.of_rows(slice(I)), self.weight.of_rows(slice(I, None))
-        self.projection = None if weights.weight_hr is None else Weight(projection)
+        self.projection = None if weights.weight_hr is None else Weight(projection, invariant=invariant)
         self.pointwise = Pointwise(weights.peephole, weights.cell_clip, weights.activation, dtype)
 
     def lay_out_cut(self) -> None:
@@ -56,9 +56,15 @@ class PackedWeights:
 
 
 class StepPlan:
-    """One step of a cell, for any batch: packed weights, and scratch for each thread that runs it."""
+    """One step of a cell, for any batch: packed weights, and scratch for each thread that runs it.
 
-    def __init__(self, weights: LSTMWeights) -> None:
+    Args:
+        weights: the cell's.
+        invariant: whether a row's bits must be its own, whatever the batch; see `invariance`.
+    """
+
+    def __init__(self, weights: LSTMWeights, *, invariant: bool = False) -> None:
+        self.invariant = invariant
         self.sizes = weights.input_size, weights.hidden_size, weights.output_size
         self.dtype = dtypes.state_dtype(weights.dtype)  # of the arithmetic
         self.projects, self.has_bias = weights.weight_hr is not None, weights.bias is not None
@@ -67,15 +73,20 @@ class StepPlan:
         self.writes_h = not self.projects and self.dtype == weights.dtype
         I, N, P = self.sizes
         self.work = 4 * N * (I + P) + (N * P if self.projects else 0)  # multiplications a row
-        self.packed = PackedWeights(weights)
+        self.packed = PackedWeights(weights, invariant=invariant)
         self.scratch = Scratch(
-            self.sizes, self.dtype, has_bias=self.has_bias, projects=self.projects, writes_h=self.writes_h
+            self.sizes,
+            self.dtype,
+            has_bias=self.has_bias,
+            projects=self.projects,
+            writes_h=self.writes_h,
+            invariant=invariant,
         )
 
     def with_weights(self, weights: LSTMWeights) -> StepPlan:
         """Return the plan with other weights of the same form, and the same scratch; this one keeps its own."""
         plan, old = copy.copy(self), self.packed
-        plan.packed = PackedWeights(weights)
+        plan.packed = PackedWeights(weights, invariant=self.invariant)
         plan.packed.weight.lay_out_as(old.weight)
         if plan.packed.projection is not None and old.projection is not None:
             plan.packed.projection.lay_out_as(old.projection)
@@ -126,8 +137,8 @@ class StepPlan:
 
     def steps_at_once(self, B: int) -> int:
         """Return for how many steps of a batch `input_gates` is best called: as many as stay in a cache."""
-        if B > _MOST_ROWS and self._is_cut(B):
-            return 1
+        if self.invariant or (B > _MOST_ROWS and self._is_cut(B)):
+            return 1  # of an invariant plan always: x and h in one product have other bits than in two
         steps = _CHUNK // max(1, 4 * self.sizes[1] * B)
         return steps if steps >= _FEWEST_STEPS else 1
 
@@ -188,6 +199,8 @@ class StepPlan:
 
     def _is_cut(self, B: int) -> bool:
         I, N, P = self.sizes
+        if self.invariant:  # always, but other kernels than those, called by several threads, are no faster than by one
+            return products.has_small_kernels()
         return is_cut(B, I + P + self.has_bias, N, self.dtype.itemsize)
 
     def _run_steps(

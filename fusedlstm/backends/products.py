@@ -5,6 +5,10 @@ in a step, that takes longer than the product. OpenBLAS has kernels for AVX-512 
 but takes them only for products of up to a million multiplications. So there the weights are cut into narrow columns
 and the rows into groups, and each group times each of the columns is such a product; the columns stay in a cache while
 all rows pass by.
+
+The last bits of a row of a product depend on how many others there are and on its place among them, as edges are other
+code, and on how many threads there are. Where they must not, every product is of 8 rows and so few columns that it is
+done by one thread: kernels take each of 8 rows alike.
 """
 
 from __future__ import annotations
@@ -28,6 +32,11 @@ _SMALL_KERNELS = frozenset({"skylakex", "cooperlake", "sapphirerapids"})
 _FEWEST_ROWS = 4
 # Bytes of a row of cut columns: four registers of AVX-512.
 _WIDTH = 256
+# Rows of every product where a row's bits must be its own; OpenBLAS' kernels don't take each of 16 alike.
+BLOCK = 8
+# Multiplications of a product up to which OpenBLAS keeps it to one thread, and what columns are a multiple of there.
+_ONE_THREAD = 262_144
+_UNIT = 8
 
 
 class Weight:
@@ -35,10 +44,11 @@ class Weight:
 
     Args:
         make: returns it as planes (S, K, N), any strides: x (B, K) times it is (S, B, N).
+        invariant: whether it is for products that are.
     """
 
-    def __init__(self, make: Callable[[], NumpyArray]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], NumpyArray], *, invariant: bool = False) -> None:
+        self._make, self._invariant = make, invariant
 
     @functools.cached_property
     def planes(self) -> NumpyArray:
@@ -57,10 +67,8 @@ class Weight:
         """The planes in columns of one width (S, columns, 1, K, width), and what is left of them in narrower ones."""
         planes = self._make()
         S, K, N = planes.shape
-        cut = [
-            planes[:, :, left:right].reshape(S, K, -1, width)
-            for left, right, width in _cut(N, _width(N, planes.itemsize))
-        ]
+        width = _block_width(K, N, planes.itemsize) if self._invariant else _width(N, planes.itemsize)
+        cut = [planes[:, :, left:right].reshape(S, K, -1, width) for left, right, width in _cut(N, width)]
         return [np.ascontiguousarray(columns.swapaxes(1, 2))[:, :, None] for columns in cut]
 
     def lay_out_as(self, other: Weight) -> None:
@@ -98,13 +106,19 @@ class Product:
     """x @ weight for an x and a result that stay where they are: (B, K) @ (S, K, N) -> (S, B, N).
 
     Rows of both are contiguous, and so is a result of one row as a whole.
+
+    Args:
+        x: (B, K).
+        out: (S, B, N).
+        invariant: whether a row's bits must be its own, whatever B is and wherever it stands. B then is a multiple of
+            BLOCK, and the weight a whole one that is for this.
     """
 
-    def __init__(self, x: NumpyArray, out: NumpyArray) -> None:
+    def __init__(self, x: NumpyArray, out: NumpyArray, *, invariant: bool = False) -> None:
         self._x, self._out = x, out
         self._row = (x[0], out.reshape(-1)) if len(x) == 1 else None  # all planes at once, by a product of a vector
-        cut = is_cut(x.shape[0], x.shape[1], out.shape[2], x.itemsize)
-        self._pieces = list(_pieces(x, out)) if cut else None
+        cut = invariant or is_cut(x.shape[0], x.shape[1], out.shape[2], x.itemsize)
+        self._pieces = list(_pieces(x, out, invariant=invariant)) if cut else None
 
     def run(self, weight: Weight) -> None:
         """Write the result."""
@@ -129,14 +143,15 @@ def has_small_kernels() -> bool:
     return str(blas.kernel()).lower() in _SMALL_KERNELS
 
 
-def _pieces(x: NumpyArray, out: NumpyArray) -> Iterator[tuple[NumpyArray, int, NumpyArray]]:
+def _pieces(x: NumpyArray, out: NumpyArray, *, invariant: bool = False) -> Iterator[tuple[NumpyArray, int, NumpyArray]]:
     """Yield products of rows and columns: x (rows, n, K), the index of the `columns`, out (S, columns, rows, n, width).
 
     One matmul does all products of such a triple, those of the same columns one after the other.
     """
     (B, K), (S, _, N) = x.shape, out.shape
-    for k, (left, right, width) in enumerate(_cut(N, _width(N, out.itemsize))):
-        for top, bottom, rows in _groups(B, _SMALL // (K * width)):
+    widest = _block_width(K, N, out.itemsize) if invariant else _width(N, out.itemsize)
+    for k, (left, right, width) in enumerate(_cut(N, widest)):
+        for top, bottom, rows in [(0, B, BLOCK)] if invariant else _groups(B, _SMALL // (K * width)):
             shape = S, (bottom - top) // rows, rows, (right - left) // width, width
             to = out[:, top:bottom, left:right].reshape(shape).transpose(0, 3, 1, 2, 4)  # a view: axes are only split
             yield x[top:bottom].reshape(shape[1], rows, K), k, to
@@ -146,6 +161,19 @@ def _width(N: int, itemsize: int) -> int:
     """Return how many of N columns are multiplied at once, where they are cut."""
     width = _WIDTH // itemsize
     return width if width + width // 2 < N else N
+
+
+def _block_width(K: int, N: int, itemsize: int) -> int:
+    """Return the same where rows are in blocks: so few that each product (BLOCK, K) @ (K, width) is of one thread."""
+    most = max(2, (_SMALL if has_small_kernels() else _ONE_THREAD) // (BLOCK * K))
+    width = min(_WIDTH // itemsize, most)
+    if N == 1 or width + width // 2 >= N <= most:
+        return N
+    if width > _UNIT:
+        width -= width % _UNIT
+    while width > 2 and N % width == 1:  # one column alone is a product of a vector, which is another kernel's
+        width -= 1
+    return width
 
 
 def _groups(B: int, most: int) -> Iterator[tuple[int, int, int]]:

@@ -246,8 +246,9 @@ class CudaBackend:
                 sizes = cupy.where(is_first[:, None], 0, sizes)
             return float(sizes.max()) if sizes.size else 0.0
 
-    def step_plan(self, weights: LSTMWeights, precision: str) -> StepPlan:
-        """Return the plan of a cell's step."""
+    def step_plan(self, weights: LSTMWeights, precision: str, *, batch_invariant: bool = False) -> StepPlan:
+        """Return the plan of a cell's step; a batch-invariant one is refused before."""
+        del batch_invariant
         with self._device:
             return StepPlan(weights, precision)
 
