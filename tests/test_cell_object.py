@@ -61,7 +61,7 @@ def test_many_batch_sizes_keep_bounded_memory():
             np.testing.assert_allclose(got.h[-1:], wanted, atol=1e-6)
     assert len(cell._known) <= 256
     assert len(cell._plan.scratch.by_batch) <= 256
-    assert len(cell._plan.scratch.operand) == 1500
+    assert len(cell._plan.scratch.memory.operand) == 1500
 
 
 def test_threads(backend):

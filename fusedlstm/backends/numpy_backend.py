@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.backends import invariance
+from fusedlstm.backends.numpy_batch import NumpyBatch
 from fusedlstm.backends.numpy_plan import StepPlan
 from fusedlstm.backends.reference import pointwise, select_rows
 from fusedlstm.interop import host_mask, to_host_reals
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
     from types import ModuleType
 
     from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.stacked import StackedWeights
+    from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
 
 
@@ -86,6 +90,19 @@ class NumpyBackend:
         if batch_invariant:
             invariance.check(plan)
         return plan
+
+    def batch(
+        self,
+        weights: StackedWeights,
+        plans: Sequence[StepPlan],
+        B: int,
+        reset_to: Sequence[LSTMState] | None,
+        *,
+        host: bool,
+    ) -> NumpyBatch:
+        """Return buffers of B rows; all memory is the host's."""
+        del host
+        return NumpyBatch(plans, weights.residual, B, reset_to)
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""

@@ -11,7 +11,7 @@ from fusedlstm import dtypes
 from fusedlstm.backends import products, rows
 from fusedlstm.backends.products import Product, Weight, is_cut
 from fusedlstm.backends.reference import Pointwise, clip, select_rows, to_planes, with_rows
-from fusedlstm.backends.scratch import Scratch
+from fusedlstm.backends.scratch import Form, Scratch
 
 if TYPE_CHECKING:
     from fusedlstm.backends.scratch import Buffers
@@ -66,7 +66,7 @@ class StepPlan:
     def __init__(self, weights: LSTMWeights, *, invariant: bool = False) -> None:
         self.invariant = invariant
         self.sizes = weights.input_size, weights.hidden_size, weights.output_size
-        self.dtype = dtypes.state_dtype(weights.dtype)  # of the arithmetic
+        self.x_dtype, self.dtype = weights.dtype, dtypes.state_dtype(weights.dtype)  # of x and h, and of the arithmetic
         self.projects, self.has_bias = weights.weight_hr is not None, weights.bias is not None
         self.proj_clip = weights.proj_clip
         # Whether h is the pointwise result as it is: then that is written without a detour.
@@ -74,14 +74,8 @@ class StepPlan:
         I, N, P = self.sizes
         self.work = 4 * N * (I + P) + (N * P if self.projects else 0)  # multiplications a row
         self.packed = PackedWeights(weights, invariant=invariant)
-        self.scratch = Scratch(
-            self.sizes,
-            self.dtype,
-            has_bias=self.has_bias,
-            projects=self.projects,
-            writes_h=self.writes_h,
-            invariant=invariant,
-        )
+        self.form = Form(self.sizes, self.dtype, self.has_bias, self.projects, self.writes_h, invariant)
+        self.scratch = Scratch(self.form)
 
     def with_weights(self, weights: LSTMWeights) -> StepPlan:
         """Return the plan with other weights of the same form, and the same scratch; this one keeps its own."""
@@ -133,11 +127,11 @@ class StepPlan:
             if is_first is not None:
                 c = _reset(buffers.h, c, is_first, reset, c_out)
             buffers.of_both.run(packed.weight)
-            self._finish(packed, buffers, c, h_out, c_out)
+            self.finish(packed, buffers, c, h_out, c_out)
 
     def steps_at_once(self, B: int) -> int:
         """Return for how many steps of a batch `input_gates` is best called: as many as stay in a cache."""
-        if self.invariant or (B > _MOST_ROWS and self._is_cut(B)):
+        if self.invariant or (B > _MOST_ROWS and self.runs_cut(B)):
             return 1  # of an invariant plan always: x and h in one product have other bits than in two
         steps = _CHUNK // max(1, 4 * self.sizes[1] * B)
         return steps if steps >= _FEWEST_STEPS else 1
@@ -176,7 +170,7 @@ class StepPlan:
             c = _reset(buffers.h, c, is_first, reset, c_out)
         buffers.of_h.run(packed.weight_h)
         np.add(buffers.gates, gates, buffers.gates)
-        self._finish(packed, buffers, c, h_out, c_out)
+        self.finish(packed, buffers, c, h_out, c_out)
 
     def run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
         """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
@@ -190,14 +184,15 @@ class StepPlan:
 
     def _shares(self, B: int, steps: int = 1) -> list[slice]:
         """Return the rows that each thread takes."""
-        if B < rows.SHARED or not self._is_cut(B):
+        if B < rows.SHARED or not self.runs_cut(B):
             return [slice(0, B)]
         shares = rows.shares(B, self.work, steps)
         if len(shares) > 1:
             self.packed.lay_out_cut()  # once, and not in each thread
         return shares
 
-    def _is_cut(self, B: int) -> bool:
+    def runs_cut(self, B: int) -> bool:
+        """Whether a step's product is cut, so that rows may be shared out."""
         I, N, P = self.sizes
         if self.invariant:  # always, but other kernels than those, called by several threads, are no faster than by one
             return products.has_small_kernels()
@@ -221,10 +216,10 @@ class StepPlan:
                     buffers.h[...] = h  # of one row Python takes a good part of the time: few calls
                     product.run(weight)
                     np.add(z, gates, z)
-                    self._finish(packed, buffers, c, y, c_out)
+                    self.finish(packed, buffers, c, y, c_out)
                     h, c = y, c_out
 
-    def _finish(
+    def finish(
         self, packed: PackedWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray
     ) -> None:
         """Write the next h and c from the gates in `buffers`."""

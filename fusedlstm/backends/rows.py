@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,18 +29,20 @@ _LEAST_WORK = 10_000_000
 _LEAST_STEP = 1_000_000
 
 
-def shares(B: int, each: int, steps: int = 1) -> list[slice]:
+def shares(B: int, each: int, steps: int = 1, unit: int = 1) -> list[slice]:
     """Return which rows each thread takes: all of them in one share, or about as many in each.
 
     Args:
         B: rows.
         each: multiplications of a row in a step.
         steps: how many steps they take.
+        unit: what all but the last take multiples of.
     """
     if B < SHARED or B * each < _LEAST_STEP or B * each * steps < _LEAST_WORK:
         return [slice(0, B)]
     threads = min(B // _FEWEST, blas.threads() or 1)
-    return [slice(B * k // threads, B * (k + 1) // threads) for k in range(threads)]
+    ends = [B * k // threads // unit * unit for k in range(threads)] + [B]
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
 def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:

@@ -1,9 +1,9 @@
-"""Scratch of the NumPy backend's step: memory that each thread keeps from call to call."""
+"""Memory of the NumPy backend's step, and views of it: a thread keeps its own from call to call."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,27 +11,10 @@ from fusedlstm.backends.products import BLOCK, Product
 from fusedlstm.backends.reference import Gates
 
 
-class Buffers:
-    """Views of a thread's scratch for one batch size, and what is done with them."""
+class Form(NamedTuple):
+    """What the memory of a cell's step depends on.
 
-    def __init__(self, scratch: Scratch, B: int) -> None:
-        (I, N, P), invariant = scratch.sizes, scratch.invariant
-        rows = scratch.rows(B)  # of the products: those past B are of batches before this one, and change no other
-        operand = scratch.operand[:rows]  # [x | h | 1], the ones for the bias, if there is one
-        gates = scratch.gates[: 4 * rows * N].reshape(4, rows, N)
-        self.x, self.h = operand[:B, :I], operand[:B, I : I + P]
-        self.gates, self.blocks = gates[:, :B], Gates.blocks(gates[:, :B])
-        self.of_both = Product(operand, gates, invariant=invariant)
-        self.of_h = Product(operand[:, I:], gates)  # of which there is none where it is to be invariant
-        m, projected = scratch.m[:rows], scratch.projected[:rows]
-        self.m, self.projected = m[:B], projected[:B]  # (B, N), (B, P)
-        self.of_m = Product(m, projected[None], invariant=invariant) if scratch.projects else None
-
-
-class Scratch(threading.local):
-    """Memory for the largest batch that a thread has stepped, and views of it by batch size.
-
-    Args:
+    Attributes:
         sizes: I, N and P.
         dtype: of the arithmetic.
         has_bias: whether the weights have a row more, for the bias.
@@ -40,46 +23,77 @@ class Scratch(threading.local):
         invariant: whether a row's bits must be its own: products then are of whole blocks of rows.
     """
 
+    sizes: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    has_bias: bool
+    projects: bool
+    writes_h: bool
+    invariant: bool
+
+    def rows(self, B: int) -> int:
+        """Return how many rows the products of a batch have."""
+        return -(-B // BLOCK) * BLOCK if self.invariant else B
+
+
+class Memory:
+    """Memory for so many rows: the operand [x | h | 1], the ones for the bias if there is one, and the results."""
+
+    def __init__(self, form: Form, rows: int) -> None:
+        I, N, P = form.sizes
+        self._form = form
+        self.rows = rows
+        self.operand = np.ones((rows, I + P + form.has_bias), form.dtype)
+        self.gates = np.empty(4 * rows * N, form.dtype)
+        self.m = np.zeros((0 if form.writes_h else rows, N), form.dtype)
+        self.projected = np.empty((rows if form.projects else 0, P), form.dtype)
+
+    def buffers(self, start: int, B: int) -> Buffers:
+        """Return views of B rows from one on, which must be the first of a block where the form is invariant."""
+        return Buffers(self._form, self, start, B)
+
+
+class Buffers:
+    """Views of memory for one batch, and what is done with them."""
+
+    def __init__(self, form: Form, memory: Memory, start: int, B: int) -> None:
+        (I, N, P), invariant = form.sizes, form.invariant
+        rows = form.rows(B)  # of the products: those past B are of other batches, and change no row of this one
+        part = slice(start, start + rows)
+        operand = memory.operand[part]
+        gates = memory.gates[4 * N * start : 4 * N * (start + rows)].reshape(4, rows, N)
+        self.x, self.h = operand[:B, :I], operand[:B, I : I + P]
+        self.gates, self.blocks = gates[:, :B], Gates.blocks(gates[:, :B])
+        self.of_both = Product(operand, gates, invariant=invariant)
+        self.of_h = Product(operand[:, I:], gates)  # of which there is none where it is to be invariant
+        m, projected = memory.m[part], memory.projected[part]
+        self.m, self.projected = m[:B], projected[:B]  # (B, N), (B, P)
+        self.of_m = Product(m, projected[None], invariant=invariant) if form.projects else None
+
+
+class Scratch(threading.local):
+    """Memory for the largest batch that a thread has stepped, and views of it by batch size."""
+
     MOST_VIEWS = 256
 
-    def __init__(
-        self,
-        sizes: tuple[int, int, int],
-        dtype: np.dtype[Any],
-        *,
-        has_bias: bool,
-        projects: bool,
-        writes_h: bool,
-        invariant: bool,
-    ) -> None:
-        self.sizes, self.dtype, self.invariant = sizes, dtype, invariant
-        self.has_bias, self.projects, self.writes_h = has_bias, projects, writes_h
-        self._allocate(0)
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self.forget()
 
     def of_batch(self, B: int) -> Buffers:
         """Return the calling thread's buffers for a batch; what they held before is gone."""
         buffers = self.by_batch.get(B)
         if buffers is None:
-            if len(self.operand) < B:
-                self._allocate(self.rows(B))
+            if self.memory.rows < B:
+                self._allocate(self._form.rows(B))
             elif len(self.by_batch) >= self.MOST_VIEWS:
                 self.by_batch.clear()
-            buffers = self.by_batch[B] = Buffers(self, B)
+            buffers = self.by_batch[B] = self.memory.buffers(0, B)
         return buffers
 
     def forget(self) -> None:
         """Free the calling thread's memory."""
         self._allocate(0)
 
-    def rows(self, B: int) -> int:
-        """Return how many rows the products of a batch have."""
-        return -(-B // BLOCK) * BLOCK if self.invariant else B
-
-    def _allocate(self, B: int) -> None:
-        I, N, P = self.sizes
-        operand = np.ones((B, I + P + self.has_bias), self.dtype)
-        gates = np.empty(4 * B * N, self.dtype)
-        m = np.zeros((0 if self.writes_h else B, N), self.dtype)
-        projected = np.empty((B if self.projects else 0, P), self.dtype)
-        self.by_batch: dict[int, Buffers] = {}
-        self.operand, self.gates, self.m, self.projected = operand, gates, m, projected  # all of them or none
+    def _allocate(self, rows: int) -> None:
+        memory = Memory(self._form, rows)
+        self.memory, self.by_batch = memory, dict[int, Buffers]()
