@@ -9,6 +9,7 @@ from fusedlstm.packing import pack_state, stack_states, unpack_state, unstack_st
 from fusedlstm.pointwise import lstm_pointwise
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState
+from fusedlstm.stepper import Stepper
 from fusedlstm.weights import LSTMWeights
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "LSTMState",
     "LSTMWeights",
     "StackedWeights",
+    "Stepper",
     "WeightsFileError",
     "__version__",
     "available_backends",
