@@ -1,14 +1,16 @@
-"""A stand-in for the part of CuPy that the CUDA backend uses; see README.md."""
+"""A stand-in for the parts of CuPy and nvmath-python that the CUDA backend uses; see README.md."""
 
 import contextlib
 import sys
 import types
 from importlib.machinery import ModuleSpec
 
-from . import arrays, cublas, gpu, nvrtc, streams
+from . import arrays, cublas, cublaslt, gpu, graphs, memory, nvrtc, streams
+from .runtime import runtime
 
-# The real modules, where CuPy is installed: kernels are compiled with them, and names compared.
+# The real modules, where they are installed: kernels are compiled with them, and names compared.
 real = {}
+REPLACED = ("cupy", "cupyx", "cupy_backends", "nvmath")
 
 
 def _module(name, **members):
@@ -22,13 +24,20 @@ def _module(name, **members):
 def modules():
     """The stand-in's modules by the names that they replace."""
     device = _module("cupy.cuda.device", get_cublas_handle=gpu.get_cublas_handle)
+    # CuPy's module of memory, of which the error alone is used.
+    pools = _module("cupy.cuda.memory", OutOfMemoryError=memory.OutOfMemoryError)
+    captured = _module("cupy.cuda.graph", Graph=graphs.Graph)
     cuda = _module(
         "cupy.cuda",
         Device=arrays.Device,
         Module=gpu.Module,
-        runtime=gpu.runtime,
+        Graph=graphs.Graph,
+        alloc_pinned_memory=memory.alloc_pinned_memory,
+        runtime=runtime,
         nvrtc=nvrtc,
         device=device,
+        graph=captured,
+        memory=pools,
         get_current_stream=streams.get_current_stream,
         Stream=streams.Stream,
         ExternalStream=streams.ExternalStream,
@@ -51,20 +60,26 @@ def modules():
         "cupy", cuda=cuda, __version__="14.0.stand-in", **{name: getattr(arrays, name) for name in functions}
     )
     libs = _module("cupy_backends.cuda.libs", cublas=cublas, nvrtc=nvrtc)
+    bindings = _module("nvmath.bindings", cublasLt=cublaslt)
     return {
         "cupy": cupy,
         "cupy.cuda": cuda,
         "cupy.cuda.device": device,
+        "cupy.cuda.graph": captured,
+        "cupy.cuda.memory": pools,
         "cupy_backends": _module("cupy_backends"),
         "cupy_backends.cuda": _module("cupy_backends.cuda", libs=libs),
         "cupy_backends.cuda.libs": libs,
         "cupy_backends.cuda.libs.cublas": cublas,
         "cupy_backends.cuda.libs.nvrtc": nvrtc,
+        "nvmath": _module("nvmath", bindings=bindings),
+        "nvmath.bindings": bindings,
+        "nvmath.bindings.cublasLt": cublaslt,
     }
 
 
 def find_real():
-    """Keep what is real of CuPy in `real`, where it is installed; it must not have been replaced yet."""
+    """Keep what is real in `real`, where it is installed; it must not have been replaced yet."""
     if real:
         return
     with contextlib.suppress(ImportError):
@@ -77,12 +92,16 @@ def find_real():
         from cupy_backends.cuda.libs import cublas as real_cublas
 
         real["cublas"] = real_cublas
+    with contextlib.suppress(ImportError):
+        from nvmath.bindings import cublasLt as real_cublaslt
+
+        real["cublasLt"] = real_cublaslt
 
 
 def install():
-    """Put the stand-in in CuPy's place for this process."""
+    """Put the stand-in in the place of CuPy and nvmath-python for this process."""
     assert "fusedlstm.backends.cuda.compile" not in sys.modules, "it has the real CuPy already"
     find_real()
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupyx", "cupy_backends")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in REPLACED]:
         del sys.modules[name]
     sys.modules.update(modules())
