@@ -364,23 +364,27 @@ def test_what_it_is(backend):
             attempt(stepper)
 
 
+@pytest.mark.parametrize("activation", ["tanh", "elu", "softsign"])
 @pytest.mark.parametrize(("B", "N", "dtype"), [(1, 128, "float32"), (1024, 256, "float32"), (64, 64, "float16")])
-def test_memory_of_steps(B, N, dtype):
+def test_memory_of_steps(B, N, dtype, activation):
     """None is kept from step to step, and little is used in one, whatever B and N."""
-    cell = LSTMCell(LSTMWeights.random(N, N, seed=0, dtype=dtype), backend="numpy")
-    stepper = cell.stepper(B)
-    stepper.is_first[...] = True
-    for _ in range(3):
-        stepper.step()
-    steps = 1000 if B == 1 else 20
+    options = {"activation": activation, "peephole": True, "cell_clip": 1.0, "proj_size": N // 2, "proj_clip": 1.0}
+    cell = LSTMCell(LSTMWeights.random(N, N, seed=0, dtype=dtype, **options), backend="numpy")
+    stepper, first = cell.stepper(B), np.arange(B) % 2 == 0
+
+    def steps(count):
+        for _ in range(count):
+            stepper.is_first[...] = first
+            stepper.step()
+        return tracemalloc.get_traced_memory()
+
+    count = 1000 if B == 1 else 10
     tracemalloc.start()
     try:
-        before, _ = tracemalloc.get_traced_memory()
+        before, _ = steps(count)
         tracemalloc.reset_peak()
-        for _ in range(steps):
-            stepper.step()
-        after, peak = tracemalloc.get_traced_memory()
+        after, peak = steps(count)
     finally:
         tracemalloc.stop()
     assert peak - before <= 128 << 10
-    assert after - before <= 64  # of an int or two that stay, whatever the steps
+    assert after - before < 512  # the numbers of this test, whatever the steps

@@ -55,46 +55,54 @@ def sigmoid_reciprocal(z: NumpyArray, one: NumpyArray) -> None:
     np.add(z, one, z)
 
 
-# The activations: out <- function(z). `out` may be `z`. NaN stays NaN.
+# The activations: out <- function(z). `out` may be `z`; `free` is other memory of their shape, to be overwritten, so
+# that a step allocates none. NaN stays NaN.
 
 
-def tanh(z: NumpyArray, out: NumpyArray) -> None:
+def tanh(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
     """out <- tanh(z)."""
+    del free
     np.tanh(z, out)
 
 
-def relu(z: NumpyArray, out: NumpyArray) -> None:
+def relu(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
     """out <- max(z, 0)."""
+    del free
     np.maximum(z, 0, out=out)
 
 
-def sigmoid(z: NumpyArray, out: NumpyArray) -> None:
+def sigmoid(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
     """out <- 1 / (1 + exp(-z))."""
+    del free
     np.negative(z, out=out)
     np.exp(out, out=out)
     np.add(out, 1, out=out)
     np.reciprocal(out, out=out)
 
 
-def softsign(z: NumpyArray, out: NumpyArray) -> None:
+def softsign(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
     """out <- z / (1 + |z|); of an infinity it is NaN, as in TensorFlow."""
-    np.divide(z, np.abs(z) + 1, out=out)
+    np.abs(z, out=free)
+    np.add(free, 1, out=free)
+    np.divide(z, free, out=out)
 
 
-def elu(z: NumpyArray, out: NumpyArray) -> None:
+def elu(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
     """out <- z where z > 0, else exp(z) - 1."""
-    negative = np.expm1(np.minimum(z, 0))
+    np.minimum(z, 0, out=free)
+    np.expm1(free, out=free)
     np.maximum(z, 0, out=out)
-    np.add(out, negative, out=out)
+    np.add(out, free, out=out)
 
 
-def linear(z: NumpyArray, out: NumpyArray) -> None:
+def linear(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
     """out <- z."""
+    del free
     if out is not z:
         out[...] = z
 
 
-_ACTIVATIONS: dict[str, Callable[[NumpyArray, NumpyArray], None]] = {
+_ACTIVATIONS: dict[str, Callable[[NumpyArray, NumpyArray, NumpyArray], None]] = {
     "tanh": tanh,
     "relu": relu,
     "sigmoid": sigmoid,
@@ -142,7 +150,7 @@ class Pointwise:
             np.add(i, np.multiply(p_i, c, m), i)  # m is free until the end
             np.add(f, np.multiply(p_f, c, m), f)
             sigmoid_reciprocal(gates.i_and_f, self.one)
-        self.activation(g, g)
+        self.activation(g, g, m)
         np.divide(c, f, f)
         np.divide(g, i, i)
         np.add(f, i, c_new)
@@ -151,7 +159,7 @@ class Pointwise:
         if self.peephole is not None:
             np.add(o, np.multiply(p_o, c_new, m), o)
             sigmoid_reciprocal(o, self.one)
-        self.activation(c_new, m)
+        self.activation(c_new, m, i)
         np.divide(m, o, m)
 
 
