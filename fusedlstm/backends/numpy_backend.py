@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.backends.numpy_plan import StepPlan
+from fusedlstm.backends.numpy_rows import NumpyRows
 from fusedlstm.backends.reference import pointwise, select_rows
 from fusedlstm.interop import host_mask, to_host_reals
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
     from types import ModuleType
 
     from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights
 
 
@@ -78,6 +81,11 @@ class NumpyBackend:
         """Return the plan of a cell's step; float32 is IEEE's on a CPU whatever the precision allows."""
         del precision
         return StepPlan(weights)
+
+    def row_store(self, weights: StackedWeights, plans: Sequence[Any], capacity: int) -> NumpyRows:
+        """Return the rows of a pool; every step brings its plans."""
+        del plans
+        return NumpyRows(weights, capacity)
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import cupy
 import numpy as np
@@ -254,6 +254,10 @@ class CudaBackend:
         """Return the plan of a cell's step."""
         with self._device:
             return StepPlan(weights, precision)
+
+    def row_store(self, weights: Any, plans: Any, capacity: int) -> NoReturn:
+        """Raise: there are no pools on a GPU yet."""
+        raise NotImplementedError('a StatePool runs on NumPy only so far: make its cell with backend="numpy"')
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""
