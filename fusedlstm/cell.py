@@ -15,6 +15,7 @@ from fusedlstm.step_checks import CheckedPairs, StepChecks
 from fusedlstm.weights import LSTMWeights, check_same_form
 
 if TYPE_CHECKING:
+    from fusedlstm.backends import StepPlan
     from fusedlstm.dtypes import Array, Empty
 
 _MOST_SIGNATURES = 256
@@ -72,6 +73,11 @@ class LSTMCell(OnBackend):
     def weights(self) -> LSTMWeights:
         """The weights that the cell was made with, or has been given since."""
         return self._weights
+
+    @property
+    def _plans(self) -> tuple[StepPlan, ...]:
+        """The plan of its one layer, with the weights of now; for what steps states that it keeps."""
+        return (self._plan,)
 
     def zero_state(self, batch: int, like: Any = None) -> LSTMState:
         """Return a state of zeros for `batch` rows, in new arrays on the cell's device.

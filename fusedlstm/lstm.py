@@ -20,6 +20,7 @@ from fusedlstm.state import LSTMState
 from fusedlstm.weights import LSTMWeights, check_same_form
 
 if TYPE_CHECKING:
+    from fusedlstm.backends import StepPlan
     from fusedlstm.dtypes import Array, Empty, NumpyArray
 
 _MOST_SIGNATURES = 256
@@ -76,6 +77,11 @@ class LSTM(OnBackend):
     def batch_first(self) -> bool:
         """Whether the batch is the first axis of sequences, and time the second."""
         return self._batch_first
+
+    @property
+    def _plans(self) -> tuple[StepPlan, ...]:
+        """The plans of all layers, with the weights of now; for what steps states that it keeps."""
+        return self._layers.plans
 
     def zero_state(self, batch: int, like: Any = None) -> tuple[LSTMState, ...]:
         """Return states of zeros for `batch` rows, one for each layer and direction, in new arrays on the device.
