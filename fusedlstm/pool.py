@@ -303,7 +303,7 @@ class StatePool:
             first.check_state("state", state, {**first.sizes, "B": B})
             return (state,)
         if isinstance(state, (tuple, list)):
-            state = [exchange.borrow_state(f"state[{k}]", each, *wanted) for k, each in enumerate(state)]
+            state = tuple(exchange.borrow_state(f"state[{k}]", each, *wanted) for k, each in enumerate(state))
         return self._checks.check_states("state", state, B)
 
     def _step(self, x: Array, slots: Any, is_first: Any, out: Array | None, empty: Empty) -> Array:

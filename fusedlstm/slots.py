@@ -139,7 +139,7 @@ class SlotTable:
         if isinstance(slots, (int, np.integer)) and not isinstance(slots, bool):
             slots = (slots,)
         if isinstance(slots, (list, tuple, range)):
-            slots = self._from_elements(slots)
+            slots = self._from_elements(slots, padded=B is not None)
         if not isinstance(slots, np.ndarray):
             fail(TypeError, "slots", "integers in host memory", describe_type(slots))
         if slots.dtype.kind not in "iu":
@@ -147,14 +147,14 @@ class SlotTable:
             fail(TypeError, "slots", "integers", f"dtype {slots.dtype}", hint)
         if slots.ndim != 1:
             fail(ValueError, "slots", "shape (B,)", f"shape {slots.shape}")
-        if B is not None:
+        if B is not None and slots.shape != (B,):
             check_shape("slots", slots.shape, "B", {"B": B})
         if slots.dtype == np.uint64 and slots.size and slots.max() > np.iinfo(np.int64).max:
             row = int(slots.argmax())
-            self._fail_range(int(slots[row]), row)
+            self._fail_range(int(slots[row]), row, padded=B is not None)
         return slots
 
-    def _from_elements(self, slots: list[Any] | tuple[Any, ...] | range) -> NumpyArray:
+    def _from_elements(self, slots: list[Any] | tuple[Any, ...] | range, *, padded: bool) -> NumpyArray:
         if not set(map(type, slots)) <= {int}:  # of a mixed list NumPy would make something that fits all
             for row, slot in enumerate(slots):
                 if isinstance(slot, bool) or not isinstance(slot, (int, np.integer)):
@@ -163,7 +163,7 @@ class SlotTable:
             return np.array(slots, np.int64)
         except OverflowError:
             row, slot = next((row, slot) for row, slot in enumerate(slots) if abs(int(slot)) >> 63)
-            self._fail_range(int(slot), row)
+            self._fail_range(int(slot), row, padded=padded)
 
     def _check_values(self, own: NumpyArray, *, padded: bool) -> None:
         """Raise unless all are live, each once; of `padded` ones each may be -1, too."""
@@ -190,13 +190,13 @@ class SlotTable:
                 other = int(self._row_of[own[row]])
                 self._fail(f"{own[row]} twice (rows {row} and {other})", padded=padded)
 
-    def _fail_range(self, slot: int, row: int, *, padded: bool = False) -> NoReturn:
+    def _fail_range(self, slot: int, row: int, *, padded: bool) -> NoReturn:
         hint = "Only a step has padding rows, whose slot is -1" if slot == _PADDING else ""
         outside = f"{slot} (row {row})" if slot < 0 else f"{slot} (row {row}), and the capacity is {self.capacity}"
         self._fail(outside, hint, padded=padded)
 
     @staticmethod
-    def _fail(got: str, hint: str = "", *, padded: bool = False) -> NoReturn:
+    def _fail(got: str, hint: str = "", *, padded: bool) -> NoReturn:
         wanted = "live slots, each once" + (", or -1 for a padding row" if padded else "")
         fail(ValueError, "slots", wanted, got, hint)
 

@@ -117,12 +117,13 @@ class NumpyRows:
         """
         B, buffers, residual = len(slots), self._buffers, self._weights.residual
         news = []
-        for k, (plan, (h_rows, c_rows)) in enumerate(zip(plans, self._rows, strict=True)):
+        for k, plan in enumerate(plans):
+            h_rows, c_rows = self._rows[k]
             is_top = k == len(plans) - 1
             h, c = buffers.h_in(B, h_rows.shape[1]), buffers.c[k][:B]
-            # With a mode that can't raise, NumPy writes to `out` without a copy; slots are in range.
-            np.take(h_rows, slots, axis=0, out=h, mode="clip")
-            np.take(c_rows, slots, axis=0, out=c, mode="clip")
+            # With a mode that can't raise, NumPy writes where it is told to without a copy; slots are in range.
+            h_rows.take(slots, 0, h, "clip")
+            c_rows.take(slots, 0, c, "clip")
             if is_first is not None:
                 _clear_marked(h, is_first)
                 _clear_marked(c, is_first)
@@ -196,14 +197,14 @@ class _Buffers:
 def _copy(rows: NumpyArray, slots: NumpyArray, empty: Empty) -> NumpyArray:
     """Return a copy of rows in an array of `empty`."""
     out = empty((len(slots), rows.shape[1]), rows.dtype)
-    return np.take(rows, slots, axis=0, out=out, mode="clip")
+    return rows.take(slots, 0, out, "clip")
 
 
 def _pick(a: NumpyArray, rows: NumpyArray, into: NumpyArray) -> NumpyArray:
     """Return rows of `a`, of any strides, at the beginning of `into`."""
     picked = into[: len(rows)]
     if a.flags.c_contiguous:
-        return np.take(a, rows, axis=0, out=picked, mode="clip")
+        return a.take(rows, 0, picked, "clip")
     at_once = max(1, _PICKED // max(1, math.prod(a.shape[1:])))
     for start in range(0, len(rows), at_once):
         part = slice(start, start + at_once)
