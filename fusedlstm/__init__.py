@@ -7,6 +7,8 @@ from fusedlstm.files import WeightsFileError
 from fusedlstm.lstm import LSTM
 from fusedlstm.packing import pack_state, stack_states, unpack_state, unstack_states
 from fusedlstm.pointwise import lstm_pointwise
+from fusedlstm.pool import StatePool
+from fusedlstm.slots import PoolFullError
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState
 from fusedlstm.stepper import Stepper
@@ -20,7 +22,9 @@ __all__ = [
     "LSTMCell",
     "LSTMState",
     "LSTMWeights",
+    "PoolFullError",
     "StackedWeights",
+    "StatePool",
     "Stepper",
     "WeightsFileError",
     "__version__",

@@ -26,7 +26,9 @@ def fail(kind: type[Exception], name: str, wanted: str, got: str, hint: str = ""
 
 def evaluate(spec: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Turn "B 4N" into numbers: a term is a number, a letter, or both multiplied."""
-    return tuple(_evaluate_term(term, sizes) for term in spec.split())
+    # Not a generator: of those Python keeps memory, which for each of thousands of calls would look like a leak.
+    terms = [_evaluate_term(term, sizes) for term in spec.split()]
+    return tuple(terms)
 
 
 def _evaluate_term(term: str, sizes: Mapping[str, int]) -> int:

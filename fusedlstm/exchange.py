@@ -155,14 +155,17 @@ class Exchange:
         if not isinstance(state, LSTMState):
             return state
         h, c = self._borrow_state(name, state, dtype, c_dtype, why)
-        for part, view in (("h", h), ("c", c)):
-            array = getattr(state, part)
-            if not view.writeable:
-                _refuse_to_write(f"{name}.{part}", array)
-            library = self._library_of(array)
-            if library is not None and self._gpu is not None and self._stream(library) is None:
-                self._order.wait_on_host()
+        self._check_writeable(f"{name}.h", state.h, h)
+        self._check_writeable(f"{name}.c", state.c, c)
         return LSTMState(h=h.array, c=c.array)
+
+    def borrow_output(self, name: str, array: Any, dtype: np.dtype[Any], why: str) -> Any:
+        """Return `borrow` of one array that will be written, as `borrow_out` of two; None as it is."""
+        if array is None:
+            return None
+        view = self._borrow(name, array, dtype, why)
+        self._check_writeable(name, array, view)
+        return view.array
 
     def borrow_mask(self, name: str, mask: Any) -> Any:
         """Return a control array as the backend's array or, where it is on the host, NumPy's; anything else as it is.
@@ -280,6 +283,14 @@ class Exchange:
             arguments, why_c = f'..., "{c_dtype}"', "c's, whatever x's is"
         h = self._borrow(f"{name}.h", state.h, dtype, why)
         return h, self._borrow(f"{name}.c", state.c, c_dtype, why_c, arguments)
+
+    def _check_writeable(self, name: str, array: Any, view: View) -> None:
+        """Raise unless an array may be written; wait for that on leaving where nobody tells its library's stream."""
+        if not view.writeable:
+            _refuse_to_write(name, array)
+        library = self._library_of(array)
+        if library is not None and self._gpu is not None and self._stream(library) is None:
+            self._order.wait_on_host()
 
 
 def _refuse_to_write(name: str, array: Any) -> None:

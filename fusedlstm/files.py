@@ -1,4 +1,4 @@
-"""The weights file: safetensors with one versioned JSON value, written whole or not at all.
+"""The files of weights and of a pool's states: safetensors with one versioned JSON value, whole or not at all.
 
 A file of version 1 is a safetensors file whose metadata has one key, "fusedlstm", with a JSON object:
 
@@ -6,9 +6,13 @@ A file of version 1 is a safetensors file whose metadata has one key, "fusedlstm
 
 Arrays are stored C-ordered and little-endian under their names in `LSTMWeights`. A file of the kind
 "StackedWeights" has those of the element of `layers` at index k under the names "k.weight_ih" ..., and the options
-{"layers": [one element's options, ...], "bidirectional": bool, "residual": [one bool a layer, ...]}. The
-checksum is over options and arrays (`_checksum`). A reader of a later version reads every earlier one. One key only,
-because safetensors writes several in no fixed order and the same weights should give the same bytes.
+{"layers": [one element's options, ...], "bidirectional": bool, "residual": [one bool a layer, ...]}. One of the kind
+"StatePool" has the live slots as int64 (L,) under the name "slots", sorted, and in that order their states under "k.h"
+(L, P) and "k.c" (L, N) for layer k, c in float32 where h is of 16 bits; its options are {"layers": [{"output_size": P,
+"hidden_size": N}, ...], "dtype": the name of h's}. No file of weights has an array of integers.
+
+The checksum is over options and arrays (`_checksum`). A reader of a later version reads every earlier one. One key
+only, because safetensors writes several in no fixed order and the same weights should give the same bytes.
 """
 
 from __future__ import annotations
@@ -32,12 +36,14 @@ _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
 # What reading JSON of any shape, where another was meant, may raise.
 _UNREADABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+_WHAT = {"StatePool": "states"}  # what the arrays of a kind are, in messages: weights, if it is not here
+_DTYPES_OF_KIND = {"StatePool": _DTYPES | {"I64": "int64"}}
 _HEADER_BYTES = 8  # a safetensors file starts with the length of its header, 64 bits little-endian
 _T = TypeVar("_T")
 
 
 class WeightsFileError(ValueError):
-    """A weights file that can't be used: damaged, truncated, of another kind, or from a newer version."""
+    """A file of weights or states that can't be used: damaged, truncated, of another kind, or from a newer version."""
 
 
 def save(
@@ -85,7 +91,7 @@ def load_any(path: str | os.PathLike[str], kinds: Sequence[str]) -> tuple[str, d
         content = file.read()
     metadata = _metadata(path, content)
     about = _about(path, metadata, kinds)
-    arrays = _arrays(path, content)
+    arrays = _arrays(path, content, about["kind"])
     if _checksum(about["options"], arrays) != about["crc32"]:
         raise WeightsFileError(f"{os.fspath(path)} is damaged: its checksum does not agree")
     return about["kind"], arrays, about["options"]
@@ -221,18 +227,19 @@ def _about(path: str | os.PathLike[str], metadata: Mapping[str, str], kinds: Seq
     return dict(about)
 
 
-def _arrays(path: str | os.PathLike[str], content: bytes) -> dict[str, NumpyArray]:
+def _arrays(path: str | os.PathLike[str], content: bytes, kind: str) -> dict[str, NumpyArray]:
     from safetensors import SafetensorError, deserialize
 
     try:
         # Not safetensors' own way to NumPy arrays, which knows no bfloat16.
-        return {name: _array(entry) for name, entry in deserialize(content)}
+        return {name: _array(entry, kind) for name, entry in deserialize(content)}
     except (SafetensorError, ValueError) as error:
         raise WeightsFileError(f"{os.fspath(path)} is damaged: {error}") from error
 
 
-def _array(entry: Mapping[str, Any]) -> NumpyArray:
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"no weights have the dtype {entry['dtype']}")
-    dtype = dtypes.resolve(_DTYPES[entry["dtype"]])
+def _array(entry: Mapping[str, Any], kind: str) -> NumpyArray:
+    name = _DTYPES_OF_KIND.get(kind, _DTYPES).get(entry["dtype"])
+    if name is None:
+        raise ValueError(f"no {_WHAT.get(kind, 'weights')} have the dtype {entry['dtype']}")
+    dtype = np.dtype(np.int64) if name == "int64" else dtypes.resolve(name)
     return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import ModuleType
 
-    from fusedlstm.dtypes import Array, Empty
+    from fusedlstm.dtypes import Array, Empty, NumpyArray
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
@@ -134,6 +134,45 @@ class Batch(Protocol):
         """Write zeros to all states."""
 
 
+class RowStore(Protocol):
+    """The states of all slots of a pool, a row each, and steps of some of them.
+
+    Arguments have been checked: slots are int64 in host memory, live or about to be, each once, and must not be
+    kept, as the next call may write to their memory. One call is made at a time. What raises leaves all rows as
+    they were, or, where it is interrupted while it writes them, writes them all.
+    """
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all rows."""
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """The bytes of the buffers, and of what else is kept for steps."""
+
+    def clear(self, slots: NumpyArray) -> None:
+        """Write zeros to rows."""
+
+    def read(self, slots: NumpyArray, empty: Empty) -> tuple[LSTMState, ...]:
+        """Return copies of rows in arrays of `empty`: a state for each layer."""
+
+    def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        """Write a state for each layer, of any strides, to rows."""
+
+    def step(self, plans: Sequence[Any], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
+        """Step row slots[k] with x[k], and write the top layer's output to out[k], contiguous, apart from x.
+
+        Where slots[k] is -1, nothing is stepped and out[k] is zeros. Where is_first[k], the row starts from zeros.
+        Nothing is allocated after a step of as many rows, or `prepare`.
+        """
+
+    def prepare(self, plans: Sequence[Any], largest: int) -> None:
+        """Allocate what steps of up to so many rows need."""
+
+    def check(self) -> None:
+        """Raise what steps have found wrong on a device, waiting for it."""
+
+
 class Order(Protocol):
     """The order of a call's work among the streams of several libraries, as a context; see `cuda.streams`."""
 
@@ -227,6 +266,9 @@ class Backend(Protocol):
             reset_to: for each layer a state of one row or of B, which is copied; None for zeros.
             host: whether x, is_first and output are in host memory, and what is written and read.
         """
+
+    def row_store(self, weights: StackedWeights, plans: Sequence[Any], capacity: int) -> RowStore:
+        """Return the rows of a pool of so many slots, all zeros, for layers of one direction and their plans."""
 
     def pointwise(self, *arrays: Array | None, **options: Any) -> None:
         """Run `lstm_pointwise`."""

@@ -11,6 +11,7 @@ import numpy as np
 from fusedlstm.backends import invariance
 from fusedlstm.backends.numpy_batch import NumpyBatch
 from fusedlstm.backends.numpy_plan import StepPlan
+from fusedlstm.backends.numpy_rows import NumpyRows
 from fusedlstm.backends.reference import pointwise, select_rows
 from fusedlstm.interop import host_mask, to_host_reals
 
@@ -103,6 +104,11 @@ class NumpyBackend:
         """Return buffers of B rows; all memory is the host's."""
         del host
         return NumpyBatch(plans, weights.residual, B, reset_to)
+
+    def row_store(self, weights: StackedWeights, plans: Sequence[Any], capacity: int) -> NumpyRows:
+        """Return the rows of a pool; every step brings its plans."""
+        del plans
+        return NumpyRows(weights, capacity)
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""

@@ -14,6 +14,7 @@ from fusedlstm.backends.cuda.launch import launch_add, launch_clip, launch_point
 from fusedlstm.backends.cuda.layout import span
 from fusedlstm.backends.cuda.matmul import check_can_plan
 from fusedlstm.backends.cuda.packing import PackedWeights
+from fusedlstm.backends.cuda.rows import CudaRows
 from fusedlstm.backends.cuda.streams import Order
 from fusedlstm.checks import check_no_grad, fail
 from fusedlstm.interop import host_mask, to_host_reals
@@ -265,6 +266,12 @@ class CudaBackend:
         check_can_plan()
         with self._device:
             return CudaBatch(self._index, plans, weights.residual, B, reset_to, host=host)
+
+    def row_store(self, weights: StackedWeights, plans: Sequence[StepPlan], capacity: int) -> CudaRows:
+        """Return the rows of a pool."""
+        check_can_plan()
+        with self._device:
+            return CudaRows(self._index, weights.residual, plans, capacity)
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""

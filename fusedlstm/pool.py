@@ -1,0 +1,357 @@
+"""StatePool: the states of many live sequences on the device, stepped by the numbers of their slots."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from fusedlstm import pool_files
+from fusedlstm.cell import LSTMCell
+from fusedlstm.checks import check_shape, check_size, describe_type, fail
+from fusedlstm.exchange import Exchange, in_order, is_native
+from fusedlstm.libraries import library_of
+from fusedlstm.lstm import LSTM
+from fusedlstm.sequence_checks import SequenceChecks
+from fusedlstm.slots import SlotTable
+from fusedlstm.stacked import StackedWeights
+from fusedlstm.state import LSTMState, check_state_type
+
+if TYPE_CHECKING:
+    import os
+
+    from fusedlstm.dtypes import Array, Empty, NumpyArray
+
+_MOST_SIGNATURES = 256
+
+
+class PoolMemory(NamedTuple):
+    """The bytes that a pool holds.
+
+    Args:
+        states: of the states of all slots, live or not.
+        plans: of what steps of up to the largest batch so far keep; what the cell keeps is not in it.
+    """
+
+    states: int
+    plans: int
+
+
+class StatePool:
+    """The states of up to `capacity` live sequences, which stay on the device and never come by themselves.
+
+    A sequence has a slot, which is a number. Slots are allocated and released as sequences begin and end; a step
+    names the slots of those that got an input, in any order, and advances them in place. The pool's weights are the
+    cell's at the time of each step.
+
+    Slots are ints, an int for one or a list, tuple, range or integer array of NumPy's (or of another library in host
+    memory) for several. They are checked before any work: that they are integers (no bools), live, and each there once.
+    A call that raises changes nothing. Methods may be called from several threads at once: each waits for the one
+    before, so that all is as if one had been called after the other.
+
+    On NumPy the memory of slots that were never allocated is not touched, which on most systems takes none.
+
+    Args:
+        cell: an LSTMCell, or an LSTM of one direction.
+        capacity: how many slots there are: 0 to capacity - 1.
+
+    Raises:
+        TypeError: no cell or LSTM, or no int.
+        ValueError: an LSTM of both directions, or a capacity below 1.
+    """
+
+    def __init__(self, cell: LSTMCell | LSTM, capacity: int) -> None:
+        if not isinstance(cell, (LSTMCell, LSTM)):
+            fail(TypeError, "cell", "an LSTMCell or an LSTM", describe_type(cell))
+        weights = StackedWeights([cell.weights]) if isinstance(cell, LSTMCell) else cell.weights
+        if weights.bidirectional:
+            wanted = "weights of one direction for steps"
+            fail(ValueError, "cell", wanted, "bidirectional=True", "The backward direction needs whole sequences")
+        capacity = check_size("capacity", capacity, 1)
+        self._cell = cell
+        self._is_stacked = isinstance(cell, LSTM)
+        self._maker = "lstm.asarray" if self._is_stacked else "cell.asarray"
+        self._backend = cell._backend
+        self._form = pool_files.Form.of(weights)
+        self._checks = SequenceChecks(self._backend, weights, self._maker, batch_first=False)
+        self._first = self._checks.layers[0]
+        self._width = {"P": weights.output_size}
+        self._known: set[Any] = set()  # signatures of (x, out) that passed the checks
+        self._table = SlotTable(capacity)
+        self._rows = self._backend.row_store(weights, cell._plans, capacity)
+        # Of a kind that a thread may take twice: a `__del__` that releases its slot may run within any call.
+        self._lock = threading.RLock()
+
+    @property
+    def capacity(self) -> int:
+        """How many slots there are."""
+        return self._table.capacity
+
+    @property
+    def live(self) -> int:
+        """How many slots are live."""
+        return self._table.live_count
+
+    @property
+    def slots(self) -> NumpyArray:
+        """The live slots, sorted: a new int64 array in host memory."""
+        with self._lock:
+            return self._table.live_slots()
+
+    @property
+    def memory(self) -> PoolMemory:
+        """The bytes that the pool holds, of states and of what steps keep."""
+        with self._lock:
+            return PoolMemory(states=self._rows.nbytes, plans=self._rows.scratch_nbytes)
+
+    def allocate(self, n: int = 1) -> NumpyArray:
+        """Return n slots that are live from now on, their states zeros: an int64 array (n,) in host memory.
+
+        Which ones is always the same after the same calls: the lowest numbers first, but slots that were released
+        before all others, those of the last release first, in its order. After `load` it is the lowest free numbers.
+
+        Raises:
+            TypeError: no int.
+            ValueError: a negative one.
+            PoolFullError: fewer than n slots are free; none is allocated then.
+        """
+        n = check_size("n", n, 0)
+        with self._lock, in_order(self._backend):
+            while True:
+                slots = self._table.next_free(n)
+                self._rows.clear(slots)
+                if self._table.take(slots):  # else some were released within this call
+                    return slots
+
+    def release(self, slots: Any) -> None:
+        """End the sequences of these slots, which are free from now on.
+
+        Raises:
+            TypeError: no integers.
+            ValueError: a slot that is out of range, not live, or there twice.
+        """
+        with self._lock:
+            self._table.give_back(self._table.check(self._on_host(slots)))
+
+    def reset(self, slots: Any) -> None:
+        """Set the states of these slots to zeros: each begins a new sequence.
+
+        Raises:
+            TypeError: no integers.
+            ValueError: a slot that is out of range, not live, or there twice.
+        """
+        with self._lock, in_order(self._backend):
+            self._rows.clear(self._table.check(self._on_host(slots)))
+
+    def read(self, slots: Any, like: Any = None) -> LSTMState | tuple[LSTMState, ...]:
+        """Return copies of the states of B slots, in new arrays on the device.
+
+        Args:
+            slots: live slots, each once.
+            like: an array of the library whose arrays are wanted, as x is; None for NumPy's or CuPy's.
+
+        Returns:
+            h (B, P) and c (B, N) of a cell's pool; of an LSTM's a tuple of them, one for each layer.
+
+        Raises:
+            TypeError: no integers, or `like` no array.
+            ValueError: a slot that is out of range, not live, or there twice; `like` on another device.
+        """
+        with self._lock, Exchange(self._backend, like, self._maker) as exchange:
+            if like is not None:
+                exchange.check_place("like", like)
+            states = self._rows.read(self._table.check(self._on_host(slots)), exchange.empty)
+            lent = tuple(exchange.lend_state(state) for state in states)
+        return lent if self._is_stacked else lent[0]
+
+    def write(self, slots: Any, state: LSTMState | tuple[LSTMState, ...]) -> None:
+        """Set the states of B slots.
+
+        Args:
+            slots: live slots, each once.
+            state: what `read` returns: h (B, P) and c (B, N) in the dtypes of the cell's, for an LSTM a tuple of
+                them; arrays of any library on the device, with any strides.
+
+        Raises:
+            TypeError: no integers; a state of the wrong kind, dtype or library.
+            ValueError: a slot that is out of range, not live, or there twice; a state of the wrong shape or device.
+        """
+        with self._lock, Exchange(self._backend, _first_array(state), self._maker) as exchange:
+            checked = self._table.check(self._on_host(slots))
+            self._rows.write(checked, self._check_states(exchange, state, len(checked)))
+
+    def step(
+        self, x: Array, slots: Any, *, is_first: Any = None, out: Array | None = None, strict: bool = False
+    ) -> Array:
+        """Advance the sequence of slots[k] by the input x[k], for each of B rows, and return the outputs.
+
+        Args:
+            x: (B, I) in the cell's dtype, on its device, of any library, with any strides. B may be 0.
+            slots: (B,): live slots, each once, in any order, or -1 for a padding row: its x is not looked at, its
+                output is zeros, and nothing is stepped.
+            is_first: (B,) booleans, an array, host array or list: rows that begin a new sequence, whose states are set
+                to zeros before this step. Those of padding rows are ignored.
+            out: (B, width), C-contiguous, of x's dtype and apart from it, to write the outputs to; it is
+                returned. Then no memory is allocated that grows with B, after the first step of as many rows or
+                `prepare`.
+            strict: whether the call ends by `check()`.
+
+        Returns:
+            (B, width), the top layer's output: `out`, or a new array in the library of x.
+
+        Raises:
+            TypeError: an argument of the wrong kind, dtype or library (nothing is cast, moved or broadcast).
+            ValueError: an argument of the wrong shape or device, `out` where it can't be written, a slot that is
+                out of range, not live, or there twice.
+        """
+        if not isinstance(strict, bool):
+            fail(TypeError, "strict", "a bool", describe_type(strict))
+        native, first = self._backend.array_type, self._first
+        with self._lock:
+            slots = self._on_host(slots)
+            if type(x) is native and (out is None or type(out) is native) and is_native(native, is_first, None):
+                result = self._step(x, slots, is_first, out, self._backend.empty)
+            else:
+                with Exchange(self._backend, x, self._maker) as exchange:
+                    result = self._step(
+                        exchange.borrow("x", x, first.dtype, first.whose),
+                        slots,
+                        exchange.borrow_mask("is_first", is_first),
+                        exchange.borrow_output("out", out, first.dtype, first.whose),
+                        exchange.empty,
+                    )
+                    result = exchange.lend(result) if out is None else out
+            if strict:
+                self._rows.check()
+        return result
+
+    def prepare(self, max_batch: int) -> None:
+        """Allocate all that steps of up to `max_batch` rows need, on NumPy for the calling thread.
+
+        Raises:
+            TypeError: no int.
+            ValueError: a negative one.
+        """
+        largest = check_size("max_batch", max_batch, 0)
+        with self._lock, in_order(self._backend):
+            self._table.prepare(largest)
+            self._rows.prepare(self._cell._plans, largest)
+
+    def check(self) -> None:
+        """Raise what steps have found wrong on a device, waiting for it; on NumPy all is checked before."""
+        with self._lock:
+            self._rows.check()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all live slots and their states to one file, replacing a file of that name whole or not at all.
+
+        The states are those of one instant; other threads go on while the file is written.
+
+        Raises:
+            OSError: the file can't be written; an older file is left as it was.
+        """
+        with self._lock, in_order(self._backend):
+            slots = self._table.live_slots()
+            states = [state.to_numpy() for state in self._rows.read(slots, self._backend.empty)]
+        pool_files.save(path, self._form, slots, states)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Replace all that the pool holds by what another one, on any backend, has saved.
+
+        Slots keep their numbers: those of the file are live then, and no others. The file's layers must have the
+        pool's sizes and dtype, and its slots be below the capacity, which may be another one.
+
+        Raises:
+            WeightsFileError: the file is damaged, truncated, of another kind or from a newer version, or does not
+                fit this pool; the pool is as it was.
+            OSError: the file can't be read.
+        """
+        slots, states = pool_files.load(path, self._form, self.capacity)
+        with self._lock, in_order(self._backend):
+            before = self._table
+            table = SlotTable(self.capacity, slots, before.largest)
+            own = [self._to_device(state) for state in states]
+            old_slots = before.live_slots()
+            old = self._rows.read(old_slots, self._backend.empty)
+            try:
+                self._rows.write(slots, own)
+                self._table = table
+            except BaseException:
+                self._table = before
+                self._rows.write(old_slots, old)
+                raise
+
+    def _to_device(self, state: LSTMState) -> LSTMState:
+        asarray = self._backend.asarray
+        return LSTMState(h=asarray(state.h, self._first.dtype), c=asarray(state.c, self._first.c_dtype))
+
+    def _on_host(self, slots: Any) -> Any:
+        """Return another library's array of slots as NumPy's view of it; anything else as it is, to be checked."""
+        if isinstance(slots, np.ndarray) or library_of(slots) is None:
+            return slots
+        with Exchange(self._backend, slots, self._maker) as exchange:
+            return exchange.borrow_mask("slots", slots)
+
+    def _check_states(self, exchange: Exchange, state: Any, B: int) -> tuple[LSTMState, ...]:
+        """Return a state for each layer, as the backend's arrays, or raise unless all are of B rows."""
+        first = self._first
+        wanted = first.dtype, first.c_dtype, first.whose
+        if not self._is_stacked:
+            check_state_type(state)
+            state = exchange.borrow_state("state", state, *wanted)
+            first.check_state("state", state, {**first.sizes, "B": B})
+            return (state,)
+        if isinstance(state, (tuple, list)):
+            state = tuple(exchange.borrow_state(f"state[{k}]", each, *wanted) for k, each in enumerate(state))
+        return self._checks.check_states("state", state, B)
+
+    def _step(self, x: Array, slots: Any, is_first: Any, out: Array | None, empty: Empty) -> Array:
+        """Step with arrays of the backend; return the outputs, in an array from `empty` if not in `out`."""
+        other = x if out is None else out
+        try:
+            signature = out is None, self._backend.signature(x, other, other)
+        except AttributeError:  # one of them is no array: the checks say so
+            signature = None
+        if signature not in self._known:
+            self._check_arrays(x, out, signature)
+        B = x.shape[0]
+        if is_first is not None:
+            is_first = self._first.check_mask(is_first, B)
+        checked = self._table.check_step(slots, B)
+        if out is None:
+            out = empty((B, self._width["P"]), self._first.dtype)
+        else:
+            self._check_out(out, x, is_first)
+        self._rows.step(self._cell._plans, x, checked, is_first, out)
+        return out
+
+    def _check_arrays(self, x: Array, out: Array | None, signature: Any) -> None:
+        """Check x and the form of `out` that have this signature for the first time, and remember that they passed."""
+        self._first.check_x(x)
+        if out is not None:
+            self._first.check_input("out", out, self._first.dtype)
+            check_shape("out", out.shape, "B P", {**self._width, "B": x.shape[0]})
+        if len(self._known) >= _MOST_SIGNATURES:
+            self._known.clear()
+        self._known.add(signature)
+
+    def _check_out(self, out: Array, x: Array, is_first: Array | None) -> None:
+        """Raise unless `out` can be written without changing an input."""
+        self._first.check_writeable("out", out)
+        for name, array in (("x", x), ("is_first", is_first)):
+            if array is not None and self._backend.overlap(out, array):
+                fail(ValueError, "out", f"memory apart from {name}", "addresses within its span")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a StatePool is not pickled or copied: save(path) writes its live slots, load(path) takes them")
+
+    def __repr__(self) -> str:
+        return f"StatePool({self._cell!r}, capacity={self.capacity}, live={self.live})"
+
+
+def _first_array(state: Any) -> Any:
+    """Return an array of a state, or of the first of several, whose library a call may be in the order of."""
+    if isinstance(state, (tuple, list)) and state:
+        state = state[0]
+    return state.h if isinstance(state, LSTMState) else None

@@ -1,0 +1,120 @@
+"""The file of a pool: its live slots and their states, written whole and checked before they are used."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm import dtypes, files
+from fusedlstm.checks import fail
+from fusedlstm.files import WeightsFileError
+from fusedlstm.state import LSTMState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.stacked import StackedWeights
+
+_KIND = "StatePool"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What states must have in common with a pool: P and N of each layer, and the dtype of h."""
+
+    sizes: tuple[tuple[int, int], ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, weights: StackedWeights) -> Form:
+        """Return the form of the states of these weights."""
+        sizes = tuple((layer.output_size, layer.hidden_size) for layer in weights.layers)
+        return cls(sizes, weights.dtype.name)
+
+    def options(self) -> dict[str, Any]:
+        """Return what a file says of it."""
+        return {"layers": [{"output_size": P, "hidden_size": N} for P, N in self.sizes], "dtype": self.dtype}
+
+    def __str__(self) -> str:
+        return f"{', '.join(map(str, self.sizes))} in {self.dtype}"
+
+
+def save(path: str | os.PathLike[str], form: Form, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+    """Write slots and a state for each layer, all in host memory, to one file, whole or not at all."""
+    arrays = {"slots": slots}
+    for k, state in enumerate(states):
+        arrays |= {f"{k}.h": state.h, f"{k}.c": state.c}
+    files.save(path, _KIND, arrays, form.options())
+
+
+def load(path: str | os.PathLike[str], form: Form, capacity: int) -> tuple[NumpyArray, list[LSTMState]]:
+    """Return the slots of a file and a state for each layer, in host memory, checked for a pool.
+
+    Raises:
+        WeightsFileError: saying what is wrong with the file, or what of it does not fit the pool.
+    """
+    arrays, options = files.load(path, _KIND)
+    name = os.fspath(path)
+    found = files.build(path, _form_from_file, {}, options)
+    if found != form:
+        raise WeightsFileError(f"{name} holds states of layers (P, N) = {found}; this pool's are {form}")
+    slots, states = files.build(path, _states_from_file, {"form": form, "arrays": arrays}, {})
+    if slots.size and slots.max() >= capacity:
+        raise WeightsFileError(f"{name} holds live slots up to {slots.max()}; this pool's capacity is {capacity}")
+    return slots, states
+
+
+def _form_from_file(*, layers: Any, dtype: Any) -> Form:
+    """Return the form that a file's options, whatever they are, tell of."""
+    sizes = tuple((layer["output_size"], layer["hidden_size"]) for layer in _list_of_dicts(layers))
+    if not sizes or not all(type(size) is int for pair in sizes for size in pair):
+        fail(ValueError, "layers", "the sizes of each layer", str(layers))
+    if dtype not in dtypes.NAMES:
+        fail(ValueError, "dtype", f"one of {', '.join(dtypes.NAMES)}", str(dtype))
+    return Form(sizes, dtype)
+
+
+def _list_of_dicts(layers: Any) -> list[dict[str, Any]]:
+    wanted = {"output_size", "hidden_size"}
+    if not isinstance(layers, list) or not all(isinstance(layer, dict) and set(layer) == wanted for layer in layers):
+        fail(ValueError, "layers", "the sizes of each layer", str(layers))
+    return layers
+
+
+def _states_from_file(*, form: Form, arrays: Mapping[str, NumpyArray]) -> tuple[NumpyArray, list[LSTMState]]:
+    """Return a file's slots and states, or raise ValueError where they are none of this form."""
+    dtype = dtypes.resolve(form.dtype)
+    slots = arrays.get("slots")
+    if slots is None or slots.dtype != np.int64 or slots.ndim != 1:
+        fail(ValueError, "slots", "int64 (L,)", _describe(slots))
+    _check_values(slots)
+    wanted = {"slots": (slots.shape, np.dtype(np.int64))}
+    for k, (P, N) in enumerate(form.sizes):
+        wanted[f"{k}.h"] = (len(slots), P), dtype
+        wanted[f"{k}.c"] = (len(slots), N), dtypes.state_dtype(dtype)
+    for name in sorted(wanted.keys() | arrays.keys()):
+        array = arrays.get(name)
+        if name not in wanted:
+            fail(ValueError, name, "no such array", _describe(array))
+        shape, its_dtype = wanted[name]
+        if array is None or array.shape != shape or array.dtype != its_dtype:
+            fail(ValueError, name, f"{its_dtype} {shape}", _describe(array))
+    return slots, [LSTMState(h=arrays[f"{k}.h"], c=arrays[f"{k}.c"]) for k in range(len(form.sizes))]
+
+
+def _check_values(slots: NumpyArray) -> None:
+    """Raise unless slots are sorted, each once, and none negative."""
+    if slots.size and slots[0] < 0:
+        fail(ValueError, "slots", "slots from 0", str(slots[0]))
+    wrong = np.flatnonzero(slots[1:] <= slots[:-1])
+    if wrong.size:
+        row = int(wrong[0])
+        fail(ValueError, "slots", "each once, sorted", f"{slots[row]} before {slots[row + 1]}")
+
+
+def _describe(array: NumpyArray | None) -> str:
+    return "none" if array is None else f"{array.dtype} {array.shape}"

@@ -1,0 +1,207 @@
+"""The table of a pool's slots: which are live, which is given next, and the check of those that a call names.
+
+It is bookkeeping in host memory: no method takes longer in a larger pool but the listing of all live slots, and none
+but that and a first use takes memory by the number of slots that are asked about. It has no lock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from fusedlstm.checks import check_shape, describe_type, fail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fusedlstm.dtypes import NumpyArray
+
+# Rows that are looked at together, so that what comparing them takes is small.
+_BLOCK = 4096
+_PADDING = -1
+
+
+class PoolFullError(RuntimeError):
+    """A pool has fewer free slots than were wanted; none was allocated."""
+
+
+class SlotTable:
+    """Slots 0 to capacity - 1, each live or free.
+
+    Free slots are a stack: the lowest numbers are given first, and slots that were released before all others, the
+    last release's first and its slots in its order.
+
+    Args:
+        capacity: how many slots there are, at least 1.
+        live: those that are live from the beginning, in range, each once.
+        largest: for how many rows of a step there is memory from the beginning.
+    """
+
+    def __init__(self, capacity: int, live: NumpyArray | None = None, largest: int = 0) -> None:
+        self.capacity = capacity
+        # One element more, which -1 is the index of: to a step padding is always live.
+        self._live = np.zeros(capacity + 1, np.bool_)
+        self._live[_PADDING] = True
+        if live is not None:
+            self._live[live] = True
+        free = np.flatnonzero(~self._live)[::-1]
+        self._free = np.empty(capacity, np.int64)
+        self._free[: len(free)] = free
+        self._free_count = len(free)
+        self._row_of = np.empty(capacity + 1, np.int64)  # scratch: the last row that named a slot
+        self._of_step = np.empty(largest, np.int64)
+
+    @property
+    def live_count(self) -> int:
+        """How many slots are live."""
+        return self.capacity - self._free_count
+
+    @property
+    def largest(self) -> int:
+        """For how many rows of a step there is memory."""
+        return len(self._of_step)
+
+    def live_slots(self) -> NumpyArray:
+        """Return all live slots, sorted: a new int64 array."""
+        return np.flatnonzero(self._live[:_PADDING]).astype(np.int64, copy=False)
+
+    def next_free(self, n: int) -> NumpyArray:
+        """Return the n slots that are to be given next, a new int64 array; they stay free until `take`.
+
+        Raises:
+            PoolFullError: there are fewer.
+        """
+        free = self._free_count
+        if n > free:
+            fail(PoolFullError, "n", f"at most {free}, the free slots of {self.capacity}", str(n))
+        return self._free[free - n : free][::-1].copy()
+
+    def take(self, slots: NumpyArray) -> bool:
+        """Make slots of `next_free` live, unless they are not the next ones any more; return whether they are."""
+        before = self._free_count
+        after = before - len(slots)
+        if after < 0 or not np.array_equal(self._free[after:before][::-1], slots):
+            return False
+        try:
+            self._live[slots] = True
+            self._free_count = after
+        except BaseException:
+            self._free_count = before
+            self._live[slots] = False
+            raise
+        return True
+
+    def give_back(self, slots: NumpyArray) -> None:
+        """Make live slots, as of `check`, free: those given next."""
+        before = self._free_count
+        after = before + len(slots)
+        try:
+            self._free[before:after] = slots[::-1]
+            self._live[slots] = False
+            self._free_count = after
+        except BaseException:
+            self._free_count = before
+            self._live[slots] = True
+            raise
+
+    def check(self, slots: Any) -> NumpyArray:
+        """Return slots (an int, or a sequence or host array of ints) as a new int64 array, all live, each once.
+
+        Raises:
+            TypeError: they are no integers.
+            ValueError: a slot that is out of range, or not live, or there twice; an array of another shape.
+        """
+        given = self._integers(slots)
+        own = given.astype(np.int64)
+        self._check_values(own, padded=False)
+        return own
+
+    def check_step(self, slots: Any, B: int) -> NumpyArray:
+        """Return the slots of a step's B rows as `check` does, in memory that the next call writes to.
+
+        -1 is a padding row, of which there may be many.
+        """
+        given = self._integers(slots, B)
+        self.prepare(B)
+        own = self._of_step[:B]
+        own[...] = given
+        self._check_values(own, padded=True)
+        return own
+
+    def prepare(self, largest: int) -> None:
+        """Have memory for steps of up to so many rows."""
+        if largest > self.largest:
+            self._of_step = np.empty(largest, np.int64)
+
+    def _integers(self, slots: Any, B: int | None = None) -> NumpyArray:
+        """Return slots as an array (B,) of integers that int64 can hold, or raise."""
+        if isinstance(slots, (int, np.integer)) and not isinstance(slots, bool):
+            slots = (slots,)
+        if isinstance(slots, (list, tuple, range)):
+            slots = self._from_elements(slots, padded=B is not None)
+        if not isinstance(slots, np.ndarray):
+            fail(TypeError, "slots", "integers in host memory", describe_type(slots))
+        if slots.dtype.kind not in "iu":
+            hint = "The slots of a mask are numpy.flatnonzero(mask)" if slots.dtype == np.bool_ else ""
+            fail(TypeError, "slots", "integers", f"dtype {slots.dtype}", hint)
+        if slots.ndim != 1:
+            fail(ValueError, "slots", "shape (B,)", f"shape {slots.shape}")
+        if B is not None and slots.shape != (B,):
+            check_shape("slots", slots.shape, "B", {"B": B})
+        if slots.dtype == np.uint64 and slots.size and slots.max() > np.iinfo(np.int64).max:
+            row = int(slots.argmax())
+            self._fail_range(int(slots[row]), row, padded=B is not None)
+        return slots
+
+    def _from_elements(self, slots: list[Any] | tuple[Any, ...] | range, *, padded: bool) -> NumpyArray:
+        if not set(map(type, slots)) <= {int}:  # of a mixed list NumPy would make something that fits all
+            for row, slot in enumerate(slots):
+                if isinstance(slot, bool) or not isinstance(slot, (int, np.integer)):
+                    fail(TypeError, f"slots[{row}]", "an int", describe_type(slot))
+        try:
+            return np.array(slots, np.int64)
+        except OverflowError:
+            row, slot = next((row, slot) for row, slot in enumerate(slots) if abs(int(slot)) >> 63)
+            self._fail_range(int(slot), row, padded=padded)
+
+    def _check_values(self, own: NumpyArray, *, padded: bool) -> None:
+        """Raise unless all are live, each once; of `padded` ones each may be -1, too."""
+        lowest = _PADDING if padded else 0
+        if own.size < 2 and all(lowest <= slot < self.capacity and self._live[slot] for slot in own.tolist()):
+            return  # several times faster than what follows
+        if own.min() < lowest or own.max() >= self.capacity:
+            row = int(np.flatnonzero((own < lowest) | (own >= self.capacity))[0])
+            self._fail_range(int(own[row]), row, padded=padded)
+        for start, part in _blocks(own):
+            live = self._live[part]
+            if not live.all():
+                row = start + int(live.argmin())
+                self._fail(f"{own[row]} (row {row}), which is not live", padded=padded)
+        # Each row writes its number to its slot's place: one that reads another's there shares its slot.
+        for start, part in _blocks(own):
+            self._row_of[part] = np.arange(start, start + len(part))
+        for start, part in _blocks(own):
+            shares = self._row_of[part] != np.arange(start, start + len(part))
+            if padded:
+                shares &= part >= 0
+            if shares.any():
+                row = start + int(shares.argmax())
+                other = int(self._row_of[own[row]])
+                self._fail(f"{own[row]} twice (rows {row} and {other})", padded=padded)
+
+    def _fail_range(self, slot: int, row: int, *, padded: bool) -> NoReturn:
+        hint = "Only a step has padding rows, whose slot is -1" if slot == _PADDING else ""
+        outside = f"{slot} (row {row})" if slot < 0 else f"{slot} (row {row}), and the capacity is {self.capacity}"
+        self._fail(outside, hint, padded=padded)
+
+    @staticmethod
+    def _fail(got: str, hint: str = "", *, padded: bool) -> NoReturn:
+        wanted = "live slots, each once" + (", or -1 for a padding row" if padded else "")
+        fail(ValueError, "slots", wanted, got, hint)
+
+
+def _blocks(a: NumpyArray) -> Iterator[tuple[int, NumpyArray]]:
+    """Return an array in blocks, each with the index of its first element."""
+    for start in range(0, len(a), _BLOCK):
+        yield start, a[start : start + _BLOCK]
