@@ -5,7 +5,7 @@
 #include "activations.cuh"
 #include "primitives.cuh"
 
-// What a cell has of its own for W units: peephole weights (read with PEEPHOLE only), and the clip of c.
+// The peephole weights of W units.
 template <typename T, int W> struct Peepholes {
   Vector<T, W> i, f, o;
 };

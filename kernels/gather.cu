@@ -15,8 +15,8 @@ DEVICE void report(unsigned long long* problems, Problem problem, i64 slot) {
 }
 
 // The slot of a row if it may be stepped, else -1. The first that claims a slot in this tick has it.
-DEVICE int checked(i64 slot, i64 capacity, const unsigned char* live, unsigned* claims, unsigned tick,
-                   unsigned long long* problems) {
+DEVICE int checked(i64 slot, i64 capacity, const unsigned char* live, unsigned long long* claims,
+                   unsigned long long tick, unsigned long long* problems) {
   if (slot == -1) return -1;
   if (slot < 0 || slot >= capacity) {
     report(problems, OUT_OF_RANGE, slot);
@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(256)
                 const unsigned char* is_first,    // (B,), 0 or 1, or null
                 int* rows,                        // (M,): the result
                 const unsigned char* live,        // (capacity,), 0 or 1, or null where the host has checked
-                unsigned* claims,                 // (capacity,): the last tick that a slot was stepped in
-                i64 tick,                         //
+                unsigned long long* claims,       // (capacity,): the last tick that a slot was stepped in
+                i64 tick,                         // of this step; 32 bits would be used up in a day
                 unsigned long long* problems,     // (3, 2): how many, and a slot, of each kind
                 i64 capacity, i64 B, i64 M) {
   typedef typename Arithmetic<T>::type A;
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(256)
   if (threadIdx.x == 0) {
     int slot = -1;
     if (row < B) {
-      slot = live ? checked(slots[row], capacity, live, claims, (unsigned)tick, problems) : (int)slots[row];
+      slot = live ? checked(slots[row], capacity, live, claims, tick, problems) : (int)slots[row];
     }
     slot_of[threadIdx.y] = slot;
     if (row < M) rows[row] = slot;

@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -12,17 +11,26 @@ from fusedlstm import lstm_pointwise
 from fusedlstm.weights import ACTIVATIONS
 
 from emulated import KERNELS, needs_emulation
-from emulation import FORWARD, REVERSE, Module, preempting
+from emulation import FORWARD, Module
+from kernel_cases import (
+    ARITHMETIC_TOLERANCE,
+    CELL_CLIP,
+    DTYPES,
+    FAR,
+    SCHEDULES,
+    THREADS,
+    assert_near,
+    assert_state_close,
+    extreme_gates_and_c,
+    far_apart,
+    random_array,
+    row_stride,
+    rows_and_columns,
+    state_type,
+)
 
 pytestmark = needs_emulation
 
-SCHEDULES = [FORWARD, REVERSE, preempting(seed=3)]
-DTYPES = {
-    "double": np.dtype(np.float64),
-    "float": np.dtype(np.float32),
-    "__half": np.dtype(np.float16),
-    "__nv_bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
 # Of the gates and of h: a cell's matmul gives float32 gates for 16-bit weights, callers of lstm_pointwise have 16 bits.
 STORAGE = [
     ("double", "double"),
@@ -32,17 +40,6 @@ STORAGE = [
     ("float", "__nv_bfloat16"),
     ("__nv_bfloat16", "__nv_bfloat16"),
 ]
-# Of the arithmetic, whose error is a few units in the last place of sums and products of size 1 + |c|.
-ARITHMETIC_TOLERANCE = {"double": 1e-14, "float": 2e-6}
-# Of the rounding of h to its dtype: half a unit in the last place, of 53, 24, 11 and 8 bits.
-ROUNDING = {"double": 2.0**-53, "float": 2.0**-24, "__half": 2.0**-11, "__nv_bfloat16": 2.0**-8}
-CELL_CLIP = 0.7
-THREADS = 256
-UNITS_OF_A_BLOCK = 128
-
-
-def state_type(h_type):
-    return "double" if h_type == "double" else "float"
 
 
 @dataclass(frozen=True)
@@ -107,29 +104,12 @@ LAYOUTS = [
 ]
 
 
-def random_array(random, shape, dtype, *, strided=False):
-    """Normal values; strided, they are every row's columns but the first 4 and last 8 of a larger array."""
-    if not strided:
-        return random.standard_normal(shape).astype(dtype)
-    larger = random.standard_normal((shape[0], shape[1] + 12)).astype(dtype)
-    return larger[:, 4:-8]
-
-
-def row_stride(array, *, one_row_for_all):
-    """In elements; 0 for a single row that serves all, and of a null pointer a number that nobody may use."""
-    if array is None:
-        return np.int64(8)
-    return np.int64(0 if one_row_for_all and len(array) == 1 else array.strides[0] // array.itemsize)
-
-
 def launch(function, width, arrays, h, c_out, schedule, cell_clip=CELL_CLIP, N=None):
     """Launch the kernel in blocks as the CUDA backend does; arrays by name, those left out are null.
 
     With N, arrays are the first columns of rows of N units, and no threads are launched for the others.
     """
     B, units = c_out.shape
-    threads = min(UNITS_OF_A_BLOCK, 1 << (-(-units // width) - 1).bit_length())
-    rows = THREADS // threads
     values = []
     for name in ("gates", "gates_h", "bias", "peephole", "c", "is_first", "reset_gates", "reset_c"):
         array = arrays.get(name)
@@ -137,8 +117,7 @@ def launch(function, width, arrays, h, c_out, schedule, cell_clip=CELL_CLIP, N=N
         if name not in ("bias", "peephole", "is_first"):
             values.append(row_stride(array, one_row_for_all=name.startswith("reset")))
     values += [h, c_out, np.float64(cell_clip), np.int64(B), np.int64(N or units)]
-    grid = (-(-B // rows), -(-units // (threads * width)))
-    return function(grid, (threads, rows), values, schedule=schedule)
+    return function(*rows_and_columns(B, -(-units // width)), values, schedule=schedule)
 
 
 def wanted(instance, arrays):
@@ -181,33 +160,6 @@ def random_arrays(instance, layout):
     }
 
 
-def assert_all(good, what, got, want):
-    """Numbers are right where they are good, else this says which is the first that isn't."""
-    wrong = np.argwhere(~good)
-    if len(wrong):
-        first = tuple(wrong[0])
-        numbers = f"{float(got[first]):.9g}, not {float(want[first]):.9g}"
-        where = ", ".join(map(str, first))
-        pytest.fail(f"{what}: {len(wrong)} of {good.size} numbers are wrong, the first at [{where}]: {numbers}")
-
-
-def assert_near(what, got, want, rtol, atol):
-    """Relative and absolute tolerance added up, NaN and infinities where they should be."""
-    got, want = got.astype(np.float64), want.astype(np.float64)
-    assert_all(np.isclose(got, want, rtol=rtol, atol=atol, equal_nan=True), what, got, want)
-
-
-def assert_close(instance, h, c, expected):
-    tolerance = ARITHMETIC_TOLERANCE[state_type(instance.h)] * (1 + np.abs(expected.c))
-    for name, got, want, allowed in (
-        ("c", c, expected.c, tolerance),
-        ("h", h, expected.h, tolerance + ROUNDING[instance.h] * np.abs(expected.h)),
-    ):
-        got = got.astype(np.float64)
-        # NaN, where nothing was written, is not within any distance.
-        assert_all(np.abs(got - want) <= allowed, f"{name} of {instance}", got, want)
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize(
     ("storage", "instance"),
@@ -222,7 +174,7 @@ def test_pointwise(pointwise, storage, instance, schedule):
         h = np.full(c.shape, np.nan, DTYPES[instance.h])
         c_out = c if layout.in_place else np.full(c.shape, np.nan, c.dtype)
         report = launch(function, instance.width, arrays, h, c_out, schedule)
-        assert_close(instance, h, c_out, expected)
+        assert_state_close(instance, instance.h, h, c_out, expected)
         assert report.checked_accesses > c.size
 
 
@@ -232,11 +184,7 @@ def test_pointwise_at_extremes(pointwise, storage, activation):
     """Saturated, infinite, huge and NaN pre-activations give what NumPy gives in the same dtype, row by row."""
     instance = next(i for i in instances(*storage) if i.width == 1 and i.activation == activation)
     dtype = DTYPES[instance.h]
-    extremes = [0.0, -0.0, 1e-30, 44.4, -45, 88.8, -104, 710, -746, 3e38, -3e38, np.inf, -np.inf, np.nan]
-    i_f_g_o = np.meshgrid(extremes, extremes, [44.4, np.nan], [0.5], indexing="ij")
-    gates = np.stack(i_f_g_o, axis=-1).reshape(-1, 4).astype(dtype)
-    # No huge c: NumPy's float32 sigmoid is 0 below 2^-126 and the kernel's is not, which 3e38 times either would show.
-    c = np.resize(extremes[:9], (len(gates), 1)).astype(dtype)
+    gates, c = extreme_gates_and_c(dtype)
     arrays = {"gates": gates, "c": c, "is_first": np.zeros(len(gates), bool) if instance.reset else None}
     arrays["peephole"] = np.ones((3, 1), dtype) if instance.peephole else None
     unwritten = 7
@@ -269,22 +217,6 @@ def test_pointwise_of_small_numbers(pointwise, storage, activation):
     assert_near("h", h, expected.h, rtol=ARITHMETIC_TOLERANCE[instance.h], atol=0)
 
 
-FAR = 1 << 30  # elements, of which twice as many overflow an int
-
-
-def far_apart(random, dtype, *shape):
-    """Normal values, each axis but the last spread so far that 2 on it is beyond 2^31 elements.
-
-    Only the pages that are touched cost memory. Rows of gates don't overlap, as they are 16 elements further apart.
-    """
-    strides = [FAR + 16, FAR, 1] if len(shape) == 3 else [FAR, 1]
-    last = sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
-    room = np.empty(last + 1, dtype)
-    spread = np.lib.stride_tricks.as_strided(room, shape, [stride * room.itemsize for stride in strides])
-    spread[...] = random.standard_normal(shape)
-    return spread
-
-
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("width", [1, 4])
 @pytest.mark.parametrize("storage", [("__half", "__half")], ids="-".join)
@@ -300,7 +232,7 @@ def test_pointwise_with_offsets_beyond_two_to_the_31(pointwise, storage, width, 
     h, c_out = far_apart(random, T, B, width), far_apart(random, C, B, width)
     launch(pointwise[storage].function(str(instance)), width, arrays, h, c_out, FORWARD, N=FAR)
     near = arrays | {name: array.reshape(B, 4 * width) for name, array in gates.items()}
-    assert_close(instance, h, c_out, wanted(instance, near | {"bias": arrays["bias"].reshape(-1)}))
+    assert_state_close(instance, instance.h, h, c_out, wanted(instance, near | {"bias": arrays["bias"].reshape(-1)}))
 
 
 @pytest.fixture(scope="module")
@@ -343,14 +275,10 @@ def test_select(select, name, value, B, K, schedule):
     rows = wide[:, 1 : K + 1]
     expected = out.copy()
     expected[mask] = 0 if value == "zeros" else rows[0] if value == "one row" else rows[mask]
-    threads = min(UNITS_OF_A_BLOCK, 1 << (K - 1).bit_length())
-    per_block = THREADS // threads
     source = np.uintp(0) if value == "zeros" else rows
     stride = np.int64(K + 3 if value == "rows" else 0)
-    grid = (-(-B // per_block), -(-K // threads))
-    select.function(f"lstm_select<{name}>")(
-        grid, (threads, per_block), (out, mask, source, stride, np.int64(B), np.int64(K)), schedule=schedule
-    )
+    arguments = (out, mask, source, stride, np.int64(B), np.int64(K))
+    select.function(f"lstm_select<{name}>")(*rows_and_columns(B, K), arguments, schedule=schedule)
     assert_near("out", out, expected.astype(np.float64), rtol=0, atol=0)
 
 

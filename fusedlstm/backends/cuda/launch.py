@@ -293,7 +293,7 @@ def gather_kernel(dtype: np.dtype[Any]) -> Kernel:
         *(dtype, "i64"),
         *(c, "i64"),
         *(_LONG, _BOOL, _INT),
-        *(_BOOL, np.dtype(np.uint32), "i64", np.dtype(np.uint64)),
+        *(_BOOL, np.dtype(np.uint64), "i64", np.dtype(np.uint64)),
         *("i64", "i64", "i64"),
     ]
     return Kernel("gather.cu", f"lstm_gather<{_C_NAMES[dtype.name]}, {16 // dtype.itemsize}>", arguments)
@@ -305,7 +305,7 @@ class Audit:
 
     Attributes:
         live: (capacity,) booleans.
-        claims: (capacity,) of uint32: the last tick in which each was stepped.
+        claims: (capacity,) of uint64: the last tick in which each was stepped.
         tick: of this step, another than in any step before.
         problems: (3, 2) of uint64: how many, and the slot of one, of each kind.
     """

@@ -1,0 +1,276 @@
+"""Steppers on the emulated GPU: what is captured and replayed, on which streams, and what lives how long."""
+
+import gc
+import sys
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTM, BackendUnavailableError, LSTMCell, LSTMState, LSTMWeights, StackedWeights
+from fusedlstm.backends.cuda import fork
+
+from cells import host
+from conftest import BACKENDS
+from stand_in import arrays, graphs, memory, streams, torch_cuda
+from test_interop_gpu import assert_after
+
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+
+PLANNED, FINISH, RESET = "lstm_planned", "lstm_finish", "lstm_reset"
+
+
+def make(layers=1, **options):
+    """A cell, or an LSTM of layers."""
+    if layers == 1:
+        return LSTMCell(LSTMWeights.random(8, 8, seed=0, **options), backend="cuda")
+    return LSTM(StackedWeights.random(8, 8, layers, seed=0, **options), backend="cuda")
+
+
+def nodes(stepper):
+    """What is in its graph, kernels by their names."""
+    graph = stepper._batch._graph
+    names = iter(graphs.kernels(graph))
+    return [next(names).partition("<")[0] if kind == "kernel" else kind for kind in graphs.kinds(graph)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "options", "each"),
+    [
+        (1, {}, ["matmul", PLANNED]),
+        (3, {"peephole": True, "cell_clip": 1.0}, ["matmul", PLANNED]),
+        (1, {"proj_size": 4}, ["matmul", PLANNED, "matmul"]),
+        (1, {"proj_size": 4, "proj_clip": 0.5}, ["matmul", PLANNED, "matmul", FINISH]),
+        (2, {"proj_size": 8, "proj_clip": 0.5, "residual": True}, ["matmul", PLANNED, "matmul", FINISH]),
+    ],
+)
+def test_what_a_step_is(layers, options, each):
+    """A matmul and a kernel a layer, a projection's matmul and one more; a kernel for resets once they are used."""
+    stepper = make(layers, **options).stepper(5)
+    assert nodes(stepper) == each * layers
+    stepper.is_first[...] = False
+    assert nodes(stepper) == [RESET, *each * layers]
+
+
+def test_copies_from_and_to_the_host_are_in_the_graph():
+    stepper = make().stepper(5, host=True)
+    assert nodes(stepper) == ["memcpy2D", "matmul", PLANNED, "memcpy2D"]
+    stepper.is_first[...] = False
+    assert nodes(stepper) == ["memcpy2D", "memcpy2D", RESET, "matmul", PLANNED, "memcpy2D"]
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_a_step_is_one_launch(resets):
+    """... of a graph, on the current stream, and nothing else: no allocation, no event, nothing waits."""
+    stepper = make(3).stepper(5)
+    if resets:
+        stepper.is_first[...] = True
+    made = memory.made()
+    with streams.Stream() as stream:
+        stepper.step()
+        streams.log.clear()
+        for _ in range(3):
+            stepper.step()
+    assert [entry[:2] for entry in streams.log] == [("graph", stream.ptr)] * 3
+    assert memory.made() == made
+
+
+def test_an_argument_adds_a_copy():
+    stepper = make().stepper(5)
+    x = arrays.asarray(np.ones((5, 8), np.float32))
+    wide = arrays.asarray(np.ones((5, 11), np.float32))[:, 2:10]
+    made = memory.made()
+    for array in (x, wide):
+        streams.log.clear()
+        stepper.step(array)
+        assert [entry[0] for entry in streams.log] == ["launch", "graph"]
+    assert memory.made() == made
+
+
+def test_a_step_with_buffers_on_the_host_waits():
+    stepper = make().stepper(5, host=True)
+    with streams.Stream() as stream:
+        stepper.step()
+        streams.log.clear()
+        stepper.step()
+    assert [entry[:2] for entry in streams.log] == [("graph", stream.ptr), ("synchronize", stream.ptr)]
+
+
+def test_streams_take_turns():
+    """What is queued on another stream waits for the step before."""
+    stepper = make().stepper(5)
+    one, other = streams.Stream(), streams.Stream()
+    with one:
+        stepper.step()
+    for call in (stepper.step, stepper.read, stepper.reset, lambda: stepper.write(stepper.read())):
+        streams.log.clear()
+        with other:
+            call()
+        kinds = [entry[0] for entry in streams.log]
+        assert assert_after(one.ptr, other.ptr) < min(kinds.index(k) for k in ("graph", "launch") if k in kinds)
+        one, other = other, one
+
+
+def test_a_threads_own_stream_is_left_with_an_event():
+    """Its handle is that of every thread's, so nobody can ask it later."""
+    stepper = make().stepper(5)
+    own = streams.Stream(ptds=True)
+    with own:
+        streams.log.clear()
+        stepper.step()
+    assert [entry[0] for entry in streams.log if entry[0] in ("graph", "record")][-2:] == ["graph", "record"]
+    event = streams.log[-1][2]
+    with own:
+        stepper.step()
+    assert ("wait", own.ptr, event) in streams.log
+
+
+def test_weights_are_set_without_another_capture():
+    cell = make()
+    stepper = cell.stepper(5)
+    graph, x = stepper._batch._graph, cell.asarray(np.ones((5, 8)))
+    new = LSTMWeights.random(8, 8, seed=1)
+    made = memory.made()
+    cell.set_weights(new)
+    assert memory.made() == made
+    stepper.step(x)
+    assert stepper._batch._graph is graph
+    wanted = LSTMCell(new, backend="numpy")(host(x), LSTMCell(new, backend="numpy").zero_state(5))
+    np.testing.assert_allclose(host(stepper.h), wanted.h, atol=3e-6)
+
+
+def test_a_stepper_on_another_device():
+    cell = LSTMCell(LSTMWeights.random(8, 8, seed=0), backend="cuda:1")
+    stepper = cell.stepper(5)
+    assert stepper.x.device.id == stepper.h.device.id == stepper.is_first.device.id == 1
+    stepper.x[...] = cell.asarray(np.ones((5, 8)))
+    stepper.step()
+    assert arrays.current_device == 0
+    first = make()
+    state = first(first.asarray(np.ones((5, 8))), first.zero_state(5))
+    np.testing.assert_allclose(host(stepper.h), host(state.h), atol=3e-6)
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
+    streams.log.clear()
+    yield torch_cuda
+    torch_cuda.cuda.set_stream(None)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_buffers_of_pytorch(torch, dtype):
+    """They are tensors over the buffers' memory; a step runs on PyTorch's stream."""
+    cell = LSTMCell(LSTMWeights.random(8, 8, seed=0, dtype=dtype), backend="cuda")
+    like = torch.Tensor(cell.asarray(np.zeros((1, 1))))
+    stepper = cell.stepper(5, like=like)
+    batch = stepper._batch
+    for tensor, array in (
+        (stepper.x, batch.x),
+        (stepper.h, batch.states[0].h),
+        (stepper.c, batch.states[0].c),
+        (stepper.is_first, batch.is_first),
+        (stepper.output, batch.output),
+    ):
+        assert isinstance(tensor, torch.Tensor)
+        assert tensor.data_ptr() == array.data.ptr
+        assert tensor._array.strides == array.strides
+    torch.cuda.set_stream(0x5000)
+    streams.log.clear()
+    output = stepper.step()
+    assert output is stepper.output
+    assert {entry[1] for entry in streams.log if entry[0] == "graph"} == {0x5000}
+    assert isinstance(stepper.step(copy=True), torch.Tensor)
+    assert isinstance(stepper.read().h, torch.Tensor)
+
+
+def test_immutable_arrays_are_no_buffers():
+    from stand_in import others
+
+    with pytest.raises(TypeError, match=r"^like: wanted an array of a library whose arrays can be written; got a jaxlib"):
+        make().stepper(5, like=others.Immutable(arrays.zeros((1, 1))))
+
+
+def test_x_of_another_library(torch):
+    """... is copied on its library's stream, where the step runs then."""
+    cell = make()
+    stepper = cell.stepper(5)
+    torch.cuda.set_stream(0x5000)
+    x = torch.Tensor(cell.asarray(np.ones((5, 8))))
+    stepper.step()
+    streams.log.clear()
+    output = stepper.step(x)
+    assert {entry[1] for entry in streams.log if entry[0] in ("launch", "graph")} == {0x5000}
+    assert_after(0, 0x5000)
+    assert isinstance(output, arrays.ndarray)
+    assert isinstance(stepper.step(x, copy=True), torch.Tensor)
+
+
+def test_buffers_outlive_what_is_queued(monkeypatch):
+    """A stepper that is deleted while a step runs leaves its memory until that is done."""
+    from fusedlstm.backends.cuda import streams as order
+
+    running = [order._NOT_READY]
+    monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: running[0])
+    cell = make()
+    gc.collect()
+    before = memory.alive()
+    stepper = cell.stepper(5)
+    stepper.step()
+    del stepper
+    gc.collect()
+    assert memory.alive() > before
+    cell.zero_state(1, like=cell.zero_state(1).h)
+    running[0] = 0
+    order._release_finished()
+    gc.collect()
+    assert memory.alive() == before
+
+
+def test_memory_runs_out(monkeypatch):
+    """... while a stepper is made: the error is CuPy's, and nothing of it stays."""
+    cell = make()
+    gc.collect()
+    before = memory.alive()
+    for limit in (0, 1000, 4000, 1 << 20):
+        with memory.limited(limit), pytest.raises(MemoryError):
+            cell.stepper(5000)
+        gc.collect()
+        assert memory.alive() == before
+    cell.stepper(5).step()
+
+
+def test_without_nvmath(monkeypatch):
+    """The error says what to install; cells still step."""
+    from fusedlstm.backends.cuda import matmul
+
+    monkeypatch.setattr(matmul.importlib.util, "find_spec", lambda name: None)
+    cell = make()
+    with pytest.raises(BackendUnavailableError, match="nvmath-python is not installed .fusedlstm's extra cuda13"):
+        cell.stepper(5)
+    cell(cell.asarray(np.ones((5, 8))), cell.zero_state(5))
+
+
+def test_a_forked_process_says_so(monkeypatch):
+    stepper = make().stepper(5)
+    monkeypatch.setattr(fork, "forked", True)
+    for call in (stepper.step, stepper.read, stepper.reset):
+        with pytest.raises(RuntimeError, match="this process was forked after CUDA had been used"):
+            call()
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_precision(precision):
+    """float32 is IEEE's, or TF32."""
+    weights = LSTMWeights.random(64, 64, seed=0)
+    cell = LSTMCell(weights, backend="cuda", precision=precision)
+    random = np.random.default_rng(0)
+    x, h = random.normal(size=(8, 64)).astype("f4"), random.uniform(-1, 1, (8, 64)).astype("f4")
+    stepper = cell.stepper(8)
+    stepper.write(LSTMState(h=cell.asarray(h), c=cell.asarray(h)))
+    stepper.step(cell.asarray(x))
+    exact = LSTMCell(weights.astype("float64"), backend="numpy")
+    wanted = exact(x.astype("f8"), LSTMState(h=h.astype("f8"), c=h.astype("f8")))
+    error = np.abs(host(stepper.h) - wanted.h).max()
+    assert error < (3e-6 if precision == "highest" else 2e-3)
+    assert precision == "highest" or error > 3e-6
