@@ -170,7 +170,7 @@ def test_weights_have_no_integers(name, tmp_path):
         LSTMWeights.load(tmp_path / "w")
 
 
-# Files whose checksum agrees, but which no pool has written: what is changed of the arrays and the options, the message.
+# Files whose checksum agrees, but which no pool has written: what is changed of arrays and options, and the message.
 SLOTS = np.array([0, 2, 3, 5])
 DAMAGED = {
     "slots of int32": ({"slots": SLOTS.astype("i4")}, {}, "no states have the dtype I32"),
