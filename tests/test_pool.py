@@ -643,6 +643,7 @@ def test_interrupted_at_any_line(name, tmp_path):
             break
         now = contents(pool)
         assert now in (before, after), line
+        assert pool.live == len(now[0])
         found.add(now == after)
         free = pool.allocate(8 - pool.live)
         assert not set(free.tolist()) & set(now[0])

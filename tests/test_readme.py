@@ -58,6 +58,7 @@ def test_every_block_is_in_a_tested_section():
         "Coming from TensorFlow 1.x",
         "Coming from PyTorch",
         "Sequences and layers",
+        "Many live sequences",
         "A recurrent policy, with PyTorch around it",
     }
 
@@ -102,6 +103,16 @@ def test_sequences_and_layers(backend, monkeypatch):
     assert names["outputs"].shape == (50, 16, 64)
     assert len(names["states"]) == 2
     assert names["output"] is names["states"][1].h
+
+
+def test_many_live_sequences(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = execute(SECTIONS["Many live sequences"], {})
+    assert capsys.readouterr().out == "500 (500, 64)\n"
+    assert names["y"] is names["out"]
+    kept = names["slots"][500:]
+    np.testing.assert_array_equal(names["restarted"].read(kept).c, names["pool"].read(kept).c)
+    assert names["pool"].read(kept).c.any()
 
 
 def test_recurrent_policy(monkeypatch):

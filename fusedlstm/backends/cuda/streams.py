@@ -114,7 +114,7 @@ class Turns:
         """Return CuPy's current stream of the GPU, which waits for what earlier calls have queued on others."""
         stream = cupy.cuda.get_current_stream(self._index)
         last = self._last
-        if last is not stream and last is not None and (stream.ptr == _PER_THREAD or not _same(stream.ptr, last.ptr)):
+        if last is not None and (stream.ptr == _PER_THREAD or not _same(stream.ptr, last.ptr)):
             stream.wait_event(_event_on(last, self._index) if self._event is None else self._event)
         self._last, self._event = stream, None
         return stream
