@@ -4,7 +4,9 @@ cuda is tested on a GPU where there is one; elsewhere emulated, by the stand-in 
 """
 
 import os
+import sys
 import tempfile
+import types
 
 import pytest
 from hypothesis import settings
@@ -51,6 +53,21 @@ else:
 needs_cuda = pytest.mark.skipif(BACKENDS == ["numpy"], reason=f"cuda runs neither here ({NO_GPU}) nor emulated")
 
 
+needs_cupy = pytest.mark.skipif("cupy" not in stand_in.real, reason="CuPy is not installed")
+ON_GPU = sys.modules.get("cupy") is stand_in.real.get("cupy") is not None and NO_GPU is None
+
+
+@pytest.fixture(params=["stand-in", "CuPy"])
+def library(request):
+    """The stand-in, and on a GPU what is real: what holds for one must hold for the other."""
+    if request.param == "stand-in":
+        modules = stand_in.modules()
+        return types.SimpleNamespace(cupy=modules["cupy"], cublas=modules["cupy_backends.cuda.libs.cublas"])
+    if not ON_GPU:
+        pytest.skip("the real CuPy needs a GPU")
+    return types.SimpleNamespace(**{name: stand_in.real.get(name) for name in ("cupy", "cublas")})
+
+
 def backend_name(request):
     """The name that a cell knows a tested backend by."""
     if request.param == "cuda" and NO_GPU:
@@ -77,6 +94,12 @@ def pytest_report_header():
     if "emulated" not in BACKENDS:
         lines.append(f"fusedlstm cuda not tested in the emulator: {NO_EMULATOR or 'not asked for'}")
     return lines
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    left = stand_in.graphs.end_all()
+    assert not left, f"the test has left streams that capture, which would fail the next ones: {left}"
 
 
 def pytest_unconfigure():

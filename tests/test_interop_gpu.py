@@ -16,6 +16,7 @@ from fusedlstm.exchange import Exchange
 from conftest import BACKENDS
 from foreign import B, Case, I, N, bits
 from stand_in import arrays, gpu, others, streams, torch_cuda
+from stand_in.runtime import runtime
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
@@ -216,7 +217,7 @@ def test_inputs_of_dlpack_live_until_the_work_is_done(torch, monkeypatch):
     ours._unfinished.clear()
     case = Case("cuda")
     done = []
-    monkeypatch.setattr(gpu.runtime, "eventQuery", lambda event: 0 if done else 600)
+    monkeypatch.setattr(runtime, "eventQuery", lambda event: 0 if done else 600)
 
     class Noted(others.OnlyDlpack):
         pass
@@ -260,7 +261,7 @@ def test_kept_arrays_are_released_in_order(monkeypatch):
             raise gpu.CUDARuntimeError("cudaErrorContextIsDestroyed")
         return status[event]
 
-    monkeypatch.setattr(gpu.runtime, "eventQuery", query)
+    monkeypatch.setattr(runtime, "eventQuery", query)
     ours._release_finished()
     assert [event for event, _ in ours._unfinished] == events[3:]
     assert asked == [event.ptr for event in events[:4]]

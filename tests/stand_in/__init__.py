@@ -5,10 +5,12 @@ import sys
 import types
 from importlib.machinery import ModuleSpec
 
-from . import arrays, cublas, gpu, nvrtc, streams
+from . import arrays, cublas, gpu, graphs, memory, nvrtc, streams
+from .runtime import runtime
 
-# The real modules, where CuPy is installed: kernels are compiled with them, and names compared.
+# The real modules, where they are installed: kernels are compiled with them, and names compared.
 real = {}
+REPLACED = ("cupy", "cupyx", "cupy_backends")
 
 
 def _module(name, **members):
@@ -22,13 +24,20 @@ def _module(name, **members):
 def modules():
     """The stand-in's modules by the names that they replace."""
     device = _module("cupy.cuda.device", get_cublas_handle=gpu.get_cublas_handle)
+    # CuPy's module of memory, of which the error alone is used.
+    pools = _module("cupy.cuda.memory", OutOfMemoryError=memory.OutOfMemoryError)
+    captured = _module("cupy.cuda.graph", Graph=graphs.Graph)
     cuda = _module(
         "cupy.cuda",
         Device=arrays.Device,
         Module=gpu.Module,
-        runtime=gpu.runtime,
+        Graph=graphs.Graph,
+        alloc_pinned_memory=memory.alloc_pinned_memory,
+        runtime=runtime,
         nvrtc=nvrtc,
         device=device,
+        graph=captured,
+        memory=pools,
         get_current_stream=streams.get_current_stream,
         Stream=streams.Stream,
         ExternalStream=streams.ExternalStream,
@@ -55,6 +64,8 @@ def modules():
         "cupy": cupy,
         "cupy.cuda": cuda,
         "cupy.cuda.device": device,
+        "cupy.cuda.graph": captured,
+        "cupy.cuda.memory": pools,
         "cupy_backends": _module("cupy_backends"),
         "cupy_backends.cuda": _module("cupy_backends.cuda", libs=libs),
         "cupy_backends.cuda.libs": libs,
@@ -64,7 +75,7 @@ def modules():
 
 
 def find_real():
-    """Keep what is real of CuPy in `real`, where it is installed; it must not have been replaced yet."""
+    """Keep what is real in `real`, where it is installed; it must not have been replaced yet."""
     if real:
         return
     with contextlib.suppress(ImportError):
@@ -83,6 +94,6 @@ def install():
     """Put the stand-in in CuPy's place for this process."""
     assert "fusedlstm.backends.cuda.compile" not in sys.modules, "it has the real CuPy already"
     find_real()
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupyx", "cupy_backends")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in REPLACED]:
         del sys.modules[name]
     sys.modules.update(modules())

@@ -1,34 +1,23 @@
 """ndarray: an array on a pretended GPU, over NumPy's memory but no NumPy array."""
 
 import ctypes
+import math
 import operator
 import types
-import weakref
 
 import numpy as np
 
-from . import dlpack
+from . import dlpack, memory
 
 current_device = 0  # the device that new arrays are on, and launches run on
-_allocations = {}  # address -> (bytes, device), of all memory that is alive
 
 
 def allocate(shape, dtype, order="C"):
-    """New memory, of NaN (or 255 in every byte), because nobody has written it yet."""
-    host = np.empty(shape, dtype, order)
-    host.reshape(-1, order="A").view(np.uint8)[...] = 255
-    address = host.ctypes.data
-    _allocations[address] = host.nbytes, current_device
-    weakref.finalize(host, _allocations.pop, address, None)
-    return host
-
-
-def allocation(address, size):
-    """The address, length and device of the live allocation that holds so many bytes from an address on, or raise."""
-    for start, (length, device) in _allocations.copy().items():
-        if start <= address and address + size <= start + length:
-            return start, length, device
-    raise MemoryError(f"{size} bytes at {address:#x} are not all in one array")
+    """New memory, which nobody has written yet."""
+    graphs.refuse("to allocate memory")
+    dtype = np.dtype(dtype)
+    size = dtype.itemsize * math.prod(shape if isinstance(shape, (tuple, list)) else (shape,))
+    return np.ndarray(shape, dtype, memory.on_device(size, current_device), order=order)
 
 
 class Device:
@@ -129,6 +118,9 @@ class ndarray:
     def __setitem__(self, index, value):
         if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
             raise TypeError(f"Unsupported type {type(value)}")
+        graphs.refuse("to assign")
+        if isinstance(value, ndarray):
+            _check_is_written_once(index)
         self._host[_index(index)] = value._host if isinstance(value, ndarray) else value
 
     def __bool__(self):
@@ -166,6 +158,7 @@ class ndarray:
         self._host[...] = arr
 
     def fill(self, value):
+        graphs.refuse("to fill")
         self._host.fill(value)
 
     def reshape(self, *shape):
@@ -206,6 +199,12 @@ def _index(index):
     if isinstance(index, tuple):
         return tuple(map(_index, index))
     return index._host if isinstance(index, ndarray) else index
+
+
+def _check_is_written_once(index):
+    """Raise if an array of rows has one twice: nobody knows which of its values would be there in the end."""
+    if isinstance(index, ndarray) and index.dtype.kind in "iu" and len(np.unique(index._host)) < index.size:
+        raise AssertionError(f"rows are assigned to more than once: {index._host}")
 
 
 def _own(values, order="C"):
@@ -250,10 +249,10 @@ def _from_interface(a):
     address = interface["data"][0]
     if 0 in shape:
         return ndarray(np.empty(shape, dtype), current_device)
-    start, length, device = allocation(address, dtype.itemsize)
-    memory = (ctypes.c_ubyte * length).from_address(start)
-    memory._owner = a  # lives as long as the view
-    return ndarray(np.ndarray(shape, dtype, memory, address - start, strides), device)
+    found = memory.find(address, dtype.itemsize)
+    whole = (ctypes.c_ubyte * found.size).from_address(found.address)
+    whole._owner = a  # lives as long as the view
+    return ndarray(np.ndarray(shape, dtype, whole, address - found.address, strides), found.device)
 
 
 def from_dlpack(array, *, device=None, copy=None):
@@ -305,4 +304,4 @@ def abs(a):
     return a._new(np.abs(a._host))
 
 
-from . import streams  # noqa: E402, as streams needs devices, and arrays streams
+from . import graphs, streams  # noqa: E402, as these need devices, and arrays them

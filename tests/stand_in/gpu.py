@@ -1,4 +1,4 @@
-"""Modules, functions and the run time: a launch goes to the emulator, if its arguments are what CUDA would need."""
+"""Modules and functions: a launch goes to the emulator, if its arguments are what CUDA would need."""
 
 import functools
 import itertools
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import arrays, nvrtc, streams
+from . import arrays, graphs, memory, nvrtc, streams
+from .errors import CUDARuntimeError
 from emulation import FORWARD, REVERSE, shuffled
 from emulation import Module as EmulatedModule
 
@@ -17,44 +18,6 @@ MODE = os.environ.get("FUSEDLSTM_EMULATION", "fast")
 SCHEDULE = {"forward": FORWARD, "reverse": REVERSE, "shuffled": shuffled(seed=1)}[
     os.environ.get("FUSEDLSTM_SCHEDULE", "forward")
 ]
-
-
-class CUDARuntimeError(RuntimeError):
-    """A status that is not cudaSuccess."""
-
-    status = 0
-
-
-class runtime:
-    """cupy.cuda.runtime."""
-
-    CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF = 0, 1, 2, 14
-    CUDARuntimeError = CUDARuntimeError
-
-    @staticmethod
-    def getDeviceCount():
-        return 2
-
-    @staticmethod
-    def getDevice():
-        return arrays.current_device
-
-    @staticmethod
-    def eventQuery(event):
-        """All work is done, where a test says nothing else."""
-        return 0
-
-    @staticmethod
-    def driverGetVersion():
-        return 13000
-
-    @staticmethod
-    def runtimeGetVersion():
-        return 13000
-
-    @staticmethod
-    def getDeviceProperties(device):
-        return {"name": b"emulated GPU", "major": 9, "minor": 0, "totalGlobalMem": 2**34}
 
 
 def get_cublas_handle():
@@ -83,7 +46,7 @@ class Function:
     """A kernel on the device that its module was loaded on."""
 
     def __init__(self, module, code, name):
-        self._device = module._device
+        self._device, self._name = module._device, name
         includes = tuple(f"-I{folder}" for folder in code["includes"])
         self._launch = _emulated(Path(code["path"]), _instances(name), includes, code["sources"]).function(name)
 
@@ -95,8 +58,26 @@ class Function:
             raise CUDARuntimeError(f"invalid grid {grid}")
         if not 0 < int(np.prod(block)) <= 1024:
             raise CUDARuntimeError(f"invalid block {block}")
-        streams.launched("kernel")
-        self._launch(grid, block, [_argument(value) for value in args], schedule=SCHEDULE)
+        values = [_argument(value) for value in args]
+        if graphs.capture_on(streams.get_current_stream().ptr) is None:
+            streams.submit("kernel", self._name, (), functools.partial(self._run, grid, block, values))
+            return
+        recorded = [_recorded(value) for value in values]
+        views = [value for value in recorded if isinstance(value, memory.View)]
+        streams.submit("kernel", self._name, views, functools.partial(self._replay, grid, block, recorded))
+
+    def _run(self, grid, block, values):
+        self._launch(grid, block, values, schedule=SCHEDULE)
+
+    def _replay(self, grid, block, values):
+        self._run(grid, block, [v.array() if isinstance(v, memory.View) else v for v in values])
+
+
+def _recorded(value):
+    """An argument as a graph has it: an array is where it was, and an empty one nowhere."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return memory.View(value) if value.size else np.empty(value.shape, value.dtype)
 
 
 def _argument(value):

@@ -1,0 +1,157 @@
+"""Captures of streams, and graphs: what was queued, to be done at each launch, with the memory that it had then."""
+
+import itertools
+import threading
+import weakref
+from dataclasses import dataclass, field
+
+from . import arrays, streams
+from .errors import CUDARuntimeError
+
+GLOBAL, THREAD_LOCAL, RELAXED = 0, 1, 2
+
+_captures = {}  # handle of the stream -> Capture, of those that go on
+_graphs = weakref.WeakValueDictionary()  # graphExec -> Graph
+_handles = itertools.count(0x9000, 16)
+
+
+@dataclass
+class Node:
+    """Work that was recorded. It keeps no memory alive, but knows whether what it touches has been freed."""
+
+    kind: str
+    name: str | None
+    spans: tuple
+    work: object
+
+    def run(self):
+        for span in self.spans:
+            span.check()
+        self.work()
+
+
+@dataclass
+class Capture:
+    """What a stream records, from begin_capture to end_capture."""
+
+    device: int
+    mode: int
+    blocking: bool
+    thread: int = field(default_factory=threading.get_ident)
+    nodes: list = field(default_factory=list)
+    valid: bool = True
+
+    def add(self, kind, name, spans, work):
+        """Record work; spans are all the memory that it touches."""
+        self.nodes.append(Node(kind, name, tuple(spans), work))
+
+    def fail(self, what):
+        """The capture is void from now on, as CUDA has it."""
+        self.valid = False
+        raise CUDARuntimeError(what)
+
+
+def capture_on(ptr):
+    """The capture of a stream, or None."""
+    return _captures.get(ptr)
+
+
+def begin(ptr, device, mode, blocking):
+    if ptr in (0, streams.LEGACY):
+        raise RuntimeError("cannot capture on the default (legacy) stream")
+    if ptr in _captures:
+        raise CUDARuntimeError("cudaErrorIllegalState: the stream is capturing already")
+    _captures[ptr] = Capture(device, mode, blocking)
+
+
+def end(ptr):
+    capture = _captures.get(ptr)
+    if capture is None:
+        raise CUDARuntimeError("cudaErrorIllegalState: the stream is not capturing")
+    if capture.mode != RELAXED and capture.thread != threading.get_ident():
+        capture.fail("cudaErrorStreamCaptureWrongThread: another thread has begun the capture")
+    del _captures[ptr]
+    if not capture.valid:
+        raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error")
+    return Graph._of(capture)
+
+
+def refuse(what, error=CUDARuntimeError):
+    """Raise, for what can't be recorded, if this thread captures, or one that captures for all."""
+    for capture in _captures.copy().values():
+        if capture.mode == GLOBAL or capture.thread == threading.get_ident():
+            capture.valid = False
+            raise error(f"cudaErrorStreamCaptureUnsupported: {what} is not permitted when stream is capturing")
+
+
+def refuse_legacy(ptr):
+    """Raise if a stream is the default one, and one that waits for that is capturing."""
+    if ptr not in (0, streams.LEGACY):
+        return
+    for capture in _captures.copy().values():
+        if capture.blocking and capture.device == arrays.current_device:
+            capture.fail("cudaErrorStreamCaptureImplicit: the default stream, while a blocking stream is capturing")
+
+
+class Graph:
+    """cupy.cuda.Graph: its nodes are done in order, at once, at each launch."""
+
+    def __init__(self, *args, **kwargs):
+        raise NotImplementedError(
+            "currently this class cannot be initiated by the user and must be created via stream capture"
+        )
+
+    @classmethod
+    def _of(cls, capture):
+        graph = cls.__new__(cls)
+        graph.graph, graph.graphExec = 0, next(_handles)
+        graph._nodes, graph._device = tuple(capture.nodes), capture.device
+        _graphs[graph.graphExec] = graph
+        return graph
+
+    def launch(self, stream=None):
+        stream = streams.get_current_stream() if stream is None else stream
+        self._run(stream.ptr, stream.device_id)
+
+    def upload(self, stream=None):
+        stream = streams.get_current_stream() if stream is None else stream
+        self._check(stream.ptr, stream.device_id)
+
+    def _run(self, ptr, device):
+        self._check(ptr, device)
+        streams.log.append(("graph", ptr, self))
+        with arrays.Device(self._device):
+            for node in self._nodes:
+                node.run()
+
+    def _check(self, ptr, device):
+        device = streams.device_of(ptr) if device < 0 else device
+        if device != self._device:
+            raise CUDARuntimeError(f"cudaErrorInvalidValue: a graph of device {self._device} on a stream of {device}")
+        refuse_legacy(ptr)
+        if ptr in _captures:
+            _captures[ptr].fail("cudaErrorStreamCaptureUnsupported: the stand-in records no graphs in graphs")
+
+
+def of_handle(graph_exec):
+    """The graph of a graphExec."""
+    if graph_exec not in _graphs:
+        raise CUDARuntimeError("cudaErrorInvalidValue: no such graph is alive")
+    return _graphs[graph_exec]
+
+
+def end_all():
+    """End what captures; return which streams did."""
+    left = list(_captures)
+    _captures.clear()
+    return left
+
+
+def kinds(graph):
+    """What a graph's nodes are, in order: "kernel", "memcpy", "memcpy2D" or "memset"."""
+    return [node.kind for node in graph._nodes]
+
+
+def kernels(graph):
+    """The names of the kernels in a graph, in order."""
+    return [node.name for node in graph._nodes if node.kind == "kernel"]

@@ -1,0 +1,159 @@
+"""Memory of pretended GPUs, and pinned memory of the host: what is alive, whose it is, and how much there is."""
+
+import contextlib
+import ctypes
+import functools
+import itertools
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+
+_ALIGNMENT = 512  # of all that CuPy's pools give, and what they round up to
+
+_serials = itertools.count(1)
+_alive = {}  # address -> Allocation
+_devices_made = 0
+_left = None  # bytes that may still be allocated on devices, where a test limits them
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Memory of a GPU, or of the host if the device is None. Another one at the same address has another serial."""
+
+    serial: int
+    address: int
+    size: int
+    device: int | None
+
+
+class OutOfMemoryError(MemoryError):
+    """As CuPy's."""
+
+    def __init__(self, size, total, limit=0):
+        super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes).")
+
+
+def made():
+    """How often memory of a GPU has been allocated so far."""
+    return _devices_made
+
+
+def alive(device=None):
+    """How many bytes are allocated on a GPU, or on all."""
+    found = [a for a in _alive.copy().values() if a.device is not None]
+    return sum(a.size for a in found if device in (None, a.device))
+
+
+@contextlib.contextmanager
+def limited(size):
+    """Inside, what would allocate more than so many bytes in all on GPUs fails. What is freed doesn't count."""
+    global _left
+    before, _left = _left, size
+    try:
+        yield
+    finally:
+        _left = before
+
+
+def on_device(size, device):
+    """A block of new memory of a GPU: of NaN (or 255 in every byte), because nobody has written it yet."""
+    global _devices_made, _left
+    if _left is not None:
+        if size > _left:
+            raise OutOfMemoryError(size, alive())
+        _left -= size
+    _devices_made += 1
+    return _block(size, device)
+
+
+def _block(size, device):
+    room = np.full(size + _ALIGNMENT, 255, np.uint8)
+    block = _type(size).from_address(room.ctypes.data + -room.ctypes.data % _ALIGNMENT)
+    block._room = room
+    address = ctypes.addressof(block)
+    _alive[address] = Allocation(next(_serials), address, size, device)
+    weakref.finalize(block, _alive.pop, address, None).atexit = False
+    return block
+
+
+@functools.cache
+def _type(size):
+    return ctypes.c_ubyte * size
+
+
+def find(address, size, pinned=False):
+    """The live allocation of a GPU, or of pinned memory, that holds so many bytes from an address on, or raise."""
+    for found in _alive.copy().values():
+        inside = found.address <= address and address + size <= found.address + found.size
+        if inside and pinned == (found.device is None):
+            return found
+    what = "pinned allocation" if pinned else "array"
+    raise MemoryError(f"{size} bytes at {address:#x} are not all in one {what}")
+
+
+class Span:
+    """Bytes of one live allocation, which this does not keep alive."""
+
+    def __init__(self, address, size, pinned=False):
+        self.address, self.size = address, size
+        self.allocation = find(address, size, pinned)
+
+    def check(self):
+        """Raise if the allocation has been freed since."""
+        if _alive.get(self.allocation.address) != self.allocation:
+            raise MemoryError(f"the graph uses freed memory: {self.size} bytes at {self.address:#x}")
+
+    def overlaps(self, other):
+        return self.address < other.address + other.size and other.address < self.address + self.size
+
+    def bytes(self):
+        """The bytes as NumPy's array."""
+        return np.frombuffer(_type(self.size).from_address(self.address), np.uint8)
+
+
+class View(Span):
+    """An array on a GPU without its memory: where it is, and how it lies there. It must not be empty."""
+
+    def __init__(self, host):
+        self._layout = host.shape, host.dtype, host.strides
+        self._first, self._writeable = host.ctypes.data, host.flags.writeable
+        reach = [(length - 1) * stride for length, stride in zip(host.shape, host.strides, strict=True)]
+        low = self._first + sum(min(0, r) for r in reach)
+        super().__init__(low, sum(map(abs, reach)) + host.itemsize)
+
+    def array(self):
+        """The array over the memory that is there, with the whole allocation as its base."""
+        whole = self.allocation
+        shape, dtype, strides = self._layout
+        memory = np.ndarray(whole.size, np.uint8, _type(whole.size).from_address(whole.address))
+        array = np.ndarray(shape, dtype, memory, self._first - whole.address, strides)
+        array.flags.writeable = self._writeable
+        return array
+
+
+class PinnedMemory:
+    """The memory behind a PinnedMemoryPointer."""
+
+    def __init__(self, block):
+        self.ptr, self.size = (ctypes.addressof(block) if len(block) else 0), len(block)
+        self._block = block
+
+
+@functools.cache
+def _pointer_type(size):
+    """A class of pointers to so many bytes: ctypes' arrays have buffers, which Python's classes can't in 3.11."""
+
+    def rest(self):
+        return size
+
+    return type("PinnedMemoryPointer", (ctypes.c_byte * size,), {"size": rest, "__int__": lambda self: self.ptr})
+
+
+def alloc_pinned_memory(size):
+    """As CuPy's pool: the memory is rounded up, so that a buffer of it is longer than what was asked for."""
+    block = _block(-(-size // _ALIGNMENT) * _ALIGNMENT, None)
+    pointer = _pointer_type(len(block)).from_buffer(block)
+    pointer.mem = PinnedMemory(block)
+    pointer.ptr = pointer.mem.ptr
+    return pointer
