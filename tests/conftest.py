@@ -62,10 +62,11 @@ def library(request):
     """The stand-in, and on a GPU what is real: what holds for one must hold for the other."""
     if request.param == "stand-in":
         modules = stand_in.modules()
-        return types.SimpleNamespace(cupy=modules["cupy"], cublas=modules["cupy_backends.cuda.libs.cublas"])
+        names = {"cublas": "cupy_backends.cuda.libs.cublas", "cublasLt": "nvmath.bindings.cublasLt"}
+        return types.SimpleNamespace(cupy=modules["cupy"], **{key: modules[name] for key, name in names.items()})
     if not ON_GPU:
         pytest.skip("the real CuPy needs a GPU")
-    return types.SimpleNamespace(**{name: stand_in.real.get(name) for name in ("cupy", "cublas")})
+    return types.SimpleNamespace(**{name: stand_in.real.get(name) for name in ("cupy", "cublas", "cublasLt")})
 
 
 def backend_name(request):

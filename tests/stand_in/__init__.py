@@ -1,16 +1,16 @@
-"""A stand-in for the part of CuPy that the CUDA backend uses; see README.md."""
+"""A stand-in for the parts of CuPy and nvmath-python that the CUDA backend uses; see README.md."""
 
 import contextlib
 import sys
 import types
 from importlib.machinery import ModuleSpec
 
-from . import arrays, cublas, gpu, graphs, memory, nvrtc, streams
+from . import arrays, cublas, cublaslt, gpu, graphs, memory, nvrtc, streams
 from .runtime import runtime
 
 # The real modules, where they are installed: kernels are compiled with them, and names compared.
 real = {}
-REPLACED = ("cupy", "cupyx", "cupy_backends")
+REPLACED = ("cupy", "cupyx", "cupy_backends", "nvmath")
 
 
 def _module(name, **members):
@@ -60,6 +60,7 @@ def modules():
         "cupy", cuda=cuda, __version__="14.0.stand-in", **{name: getattr(arrays, name) for name in functions}
     )
     libs = _module("cupy_backends.cuda.libs", cublas=cublas, nvrtc=nvrtc)
+    bindings = _module("nvmath.bindings", cublasLt=cublaslt)
     return {
         "cupy": cupy,
         "cupy.cuda": cuda,
@@ -71,6 +72,9 @@ def modules():
         "cupy_backends.cuda.libs": libs,
         "cupy_backends.cuda.libs.cublas": cublas,
         "cupy_backends.cuda.libs.nvrtc": nvrtc,
+        "nvmath": _module("nvmath", bindings=bindings),
+        "nvmath.bindings": bindings,
+        "nvmath.bindings.cublasLt": cublaslt,
     }
 
 
@@ -88,10 +92,14 @@ def find_real():
         from cupy_backends.cuda.libs import cublas as real_cublas
 
         real["cublas"] = real_cublas
+    with contextlib.suppress(ImportError):
+        from nvmath.bindings import cublasLt as real_cublaslt
+
+        real["cublasLt"] = real_cublaslt
 
 
 def install():
-    """Put the stand-in in CuPy's place for this process."""
+    """Put the stand-in in the place of CuPy and nvmath-python for this process."""
     assert "fusedlstm.backends.cuda.compile" not in sys.modules, "it has the real CuPy already"
     find_real()
     for name in [name for name in sys.modules if name.partition(".")[0] in REPLACED]:

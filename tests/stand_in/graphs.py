@@ -148,7 +148,7 @@ def end_all():
 
 
 def kinds(graph):
-    """What a graph's nodes are, in order: "kernel", "memcpy", "memcpy2D" or "memset"."""
+    """What a graph's nodes are, in order: "kernel", "matmul", "memcpy", "memcpy2D" or "memset"."""
     return [node.kind for node in graph._nodes]
 
 
