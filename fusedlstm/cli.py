@@ -26,6 +26,7 @@ _PACKAGES = (
     *("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"),
     *("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"),
     *("nvidia-cublas", "nvidia-cublas-cu12"),
+    "nvmath-python",
     "tqdm",
 )
 
@@ -117,9 +118,12 @@ def _version(name: str) -> str | None:
 
 
 def _gpus() -> list[tuple[str, str]]:
+    from fusedlstm.backends.cuda.matmul import why_not
     from fusedlstm.backends.cuda.probe import describe_gpus
 
-    return [(f"GPU {index}", text) for index, text in enumerate(describe_gpus())]
+    reason = why_not()
+    planned = "Stepper and StatePool, too" if reason is None else f"but no Stepper and StatePool: {reason}"
+    return [("", planned), *((f"GPU {index}", text) for index, text in enumerate(describe_gpus()))]
 
 
 def _demo(options: argparse.Namespace) -> int:

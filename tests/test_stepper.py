@@ -388,3 +388,55 @@ def test_memory_of_steps(B, N, dtype, activation):
         tracemalloc.stop()
     assert peak - before <= 128 << 10
     assert after - before < 512  # the numbers of this test, whatever the steps
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_batch_invariant(threads, dtype, monkeypatch):
+    """A row's bits are those that the cell gives it alone, also where rows are shared out among threads."""
+    from fusedlstm import blas
+    from fusedlstm.backends import rows
+
+    monkeypatch.setattr(blas, "threads", lambda: threads)
+    monkeypatch.setattr(rows, "_LEAST_WORK", 0)
+    monkeypatch.setattr(rows, "_LEAST_STEP", 0)
+    weights = LSTMWeights.random(9, 20, seed=0, dtype=dtype, proj_size=6)
+    cell = LSTMCell(weights, backend="numpy", batch_invariant=True)
+    B = 43
+    stepper = cell.stepper(B)
+    xs, flags = inputs(cell, B)
+    for x, first in zip(xs, flags, strict=True):
+        stepper.step(x, first)
+    for row in (0, 7, 20, 42):
+        state = cell.zero_state(1)
+        for x, first in zip(xs, flags, strict=True):
+            state = cell(x[row : row + 1], state, is_first=None if first is None else first[row : row + 1])
+        np.testing.assert_array_equal(stepper.h[row], state.h[0])
+        np.testing.assert_array_equal(stepper.c[row], state.c[0])
+
+
+def test_rows_are_shared_out(monkeypatch):
+    """Each thread takes some of them through all layers, and the numbers are the same."""
+    from fusedlstm import blas
+    from fusedlstm.backends import numpy_plan, rows
+
+    lstm = LSTM(StackedWeights.random(9, 20, 2, seed=0, dtype="float64", residual=[False, True]), backend="numpy")
+    alone = lstm.stepper(50)
+    monkeypatch.setattr(numpy_plan, "is_cut", lambda *sizes, **options: True)
+    monkeypatch.setattr(blas, "threads", lambda: 3)
+    monkeypatch.setattr(rows, "_LEAST_WORK", 0)
+    monkeypatch.setattr(rows, "_LEAST_STEP", 0)
+    shared, threads = lstm.stepper(50), set()
+    together, real = threading.Barrier(3), shared._batch._run
+
+    def run(plans, part):
+        threads.add(threading.get_ident())
+        together.wait(10)
+        real(plans, part)
+
+    monkeypatch.setattr(shared._batch, "_run", run)
+    for x, first in zip(*inputs(lstm, 50), strict=True):
+        got, want = shared.step(x, first), alone.step(x, first)
+        assert_near(got, want, 1e-13)
+    assert len(threads) == 3
+    assert_same_states(shared.state, alone.state, 1e-13)

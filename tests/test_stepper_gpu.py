@@ -33,6 +33,15 @@ def nodes(stepper):
     return [next(names).partition("<")[0] if kind == "kernel" else kind for kind in graphs.kinds(graph)]
 
 
+def settle():
+    """Free what is held for work that is done, of other tests, too."""
+    from fusedlstm.backends.cuda.streams import _release_finished
+
+    gc.collect()
+    _release_finished()
+    gc.collect()
+
+
 @pytest.mark.parametrize(
     ("layers", "options", "each"),
     [
@@ -210,31 +219,31 @@ def test_buffers_outlive_what_is_queued(monkeypatch):
     """A stepper that is deleted while a step runs leaves its memory until that is done."""
     from fusedlstm.backends.cuda import streams as order
 
-    running = [order._NOT_READY]
-    monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: running[0])
     cell = make()
     stepper = cell.stepper(5)
+    settle()
     before = memory.alive()
+    running = [order._NOT_READY]
+    monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: running[0])
     stepper.step()
     del stepper
     gc.collect()
     assert memory.alive() == before
     cell.zero_state(1, like=cell.zero_state(1).h)
     running[0] = 0
-    order._release_finished()
-    gc.collect()
+    settle()
     assert memory.alive() < before
 
 
-def test_memory_runs_out(monkeypatch):
+def test_memory_runs_out():
     """... while a stepper is made: the error is CuPy's, and nothing of it stays."""
     cell = make()
-    gc.collect()
+    settle()
     before = memory.alive()
     for limit in (0, 1000, 4000, 1 << 20):
         with memory.limited(limit), pytest.raises(MemoryError):
             cell.stepper(5000)
-        gc.collect()
+        settle()
         assert memory.alive() == before
     cell.stepper(5).step()
 

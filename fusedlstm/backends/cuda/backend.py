@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import cupy
 import numpy as np
 
+from fusedlstm.backends.cuda import fork
 from fusedlstm.backends.cuda.batch import CudaBatch
 from fusedlstm.backends.cuda.gemm import write_product
 from fusedlstm.backends.cuda.launch import launch_add, launch_clip, launch_pointwise, launch_select
@@ -66,6 +67,7 @@ class StepPlan:
         reset: Reset | None = None,
     ) -> None:
         """Write the next h and c on the current stream. c_out may be c."""
+        fork.check_process()
         if len(x) == 0:
             return
         with self.device:
@@ -139,6 +141,7 @@ class CudaBackend:
     xp: ModuleType = cupy
 
     def __init__(self, index: int) -> None:
+        fork.note_use()
         self.device = f"cuda:{index}"
         self._index = index
         self._device = cupy.cuda.Device(index)
@@ -280,6 +283,7 @@ class CudaBackend:
 
     def order(self, stream: int | None) -> Order:
         """Return a context that queues work on a stream, CuPy's current one where it is None."""
+        fork.check_process()
         return Order(self._index, stream)
 
     def from_dlpack(self, array: Any) -> Any:

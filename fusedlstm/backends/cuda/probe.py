@@ -8,7 +8,7 @@ import importlib.util
 import os
 from typing import Any
 
-from fusedlstm.backends.cuda import cache
+from fusedlstm.backends.cuda import cache, fork
 
 # Of cudaError_t; CuPy does not export them.
 _INSUFFICIENT_DRIVER = 35
@@ -21,6 +21,8 @@ _NO_GPU = "there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it"
 
 def why_not(index: int = 0) -> str | None:
     """Return why the GPU of this index can't be used, or None when it can."""
+    if fork.forked:
+        return fork.REASON
     reason, devices = _probe()
     if reason is None and index >= devices:
         return f"there is no GPU {index}, only {devices} (0 to {devices - 1})"
