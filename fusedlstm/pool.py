@@ -13,10 +13,8 @@ from fusedlstm.checks import check_shape, check_size, describe_type, fail
 from fusedlstm.exchange import Exchange, in_order, is_native
 from fusedlstm.libraries import library_of
 from fusedlstm.lstm import LSTM
-from fusedlstm.sequence_checks import SequenceChecks
-from fusedlstm.slots import SlotTable
-from fusedlstm.stacked import StackedWeights
-from fusedlstm.state import LSTMState, check_state_type
+from fusedlstm.slots import PROBLEMS, SlotTable
+from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
     import os
@@ -64,22 +62,22 @@ class StatePool:
     def __init__(self, cell: LSTMCell | LSTM, capacity: int) -> None:
         if not isinstance(cell, (LSTMCell, LSTM)):
             fail(TypeError, "cell", "an LSTMCell or an LSTM", describe_type(cell))
-        weights = StackedWeights([cell.weights]) if isinstance(cell, LSTMCell) else cell.weights
+        weights = cell._layers_of_weights
         if weights.bidirectional:
             wanted = "weights of one direction for steps"
             fail(ValueError, "cell", wanted, "bidirectional=True", "The backward direction needs whole sequences")
         capacity = check_size("capacity", capacity, 1)
         self._cell = cell
-        self._is_stacked = isinstance(cell, LSTM)
-        self._maker = "lstm.asarray" if self._is_stacked else "cell.asarray"
+        self._maker = cell._maker
         self._backend = cell._backend
-        self._form = pool_files.Form.of(weights)
-        self._checks = SequenceChecks(self._backend, weights, self._maker, batch_first=False)
-        self._first = self._checks.layers[0]
+        self._file_form = pool_files.Form.of(weights)
+        self._state_form = cell._state_form()
+        self._first = self._state_form.layers[0]
         self._width = {"P": weights.output_size}
         self._known: set[Any] = set()  # signatures of (x, out) that passed the checks
         self._table = SlotTable(capacity)
         self._rows = self._backend.row_store(weights, cell._plans, capacity)
+        self._is_audited = False  # whether the rows know which slots are live, for those of a device
         # Of a kind that a thread may take twice: a `__del__` that releases its slot may run within any call.
         self._lock = threading.RLock()
 
@@ -121,8 +119,10 @@ class StatePool:
             while True:
                 slots = self._table.next_free(n)
                 self._rows.clear(slots)
-                if self._table.take(slots):  # else some were released within this call
+                self._rows.mark(slots, live=True)
+                if self._table.take(slots):
                     return slots
+                self._rows.mark(slots, live=False)  # some were released within this call: now others are next
 
     def release(self, slots: Any) -> None:
         """End the sequences of these slots, which are free from now on.
@@ -131,8 +131,10 @@ class StatePool:
             TypeError: no integers.
             ValueError: a slot that is out of range, not live, or there twice.
         """
-        with self._lock:
-            self._table.give_back(self._table.check(self._on_host(slots)))
+        with self._lock, in_order(self._backend):
+            checked = self._table.check(self._on_host(slots))
+            self._rows.mark(checked, live=False)
+            self._table.give_back(checked)
 
     def reset(self, slots: Any) -> None:
         """Set the states of these slots to zeros: each begins a new sequence.
@@ -162,8 +164,10 @@ class StatePool:
             if like is not None:
                 exchange.check_place("like", like)
             states = self._rows.read(self._table.check(self._on_host(slots)), exchange.empty)
-            lent = tuple(exchange.lend_state(state) for state in states)
-        return lent if self._is_stacked else lent[0]
+            lent: LSTMState | tuple[LSTMState, ...] = self._state_form.given(
+                [exchange.lend_state(state) for state in states]
+            )
+            return lent
 
     def write(self, slots: Any, state: LSTMState | tuple[LSTMState, ...]) -> None:
         """Set the states of B slots.
@@ -179,7 +183,7 @@ class StatePool:
         """
         with self._lock, Exchange(self._backend, _first_array(state), self._maker) as exchange:
             checked = self._table.check(self._on_host(slots))
-            self._rows.write(checked, self._check_states(exchange, state, len(checked)))
+            self._rows.write(checked, self._state_form.taken(exchange, "state", state, len(checked)))
 
     def step(
         self, x: Array, slots: Any, *, is_first: Any = None, out: Array | None = None, strict: bool = False
@@ -189,13 +193,14 @@ class StatePool:
         Args:
             x: (B, I) in the cell's dtype, on its device, of any library, with any strides. B may be 0.
             slots: (B,): live slots, each once, in any order, or -1 for a padding row: its x is not looked at, its
-                output is zeros, and nothing is stepped.
+                output is zeros, and nothing is stepped. Those of a GPU's array are checked there, without waiting
+                for it: a row whose slot can't be stepped is padding, and `check` tells.
             is_first: (B,) booleans, an array, host array or list: rows that begin a new sequence, whose states are set
                 to zeros before this step. Those of padding rows are ignored.
             out: (B, width), C-contiguous, of x's dtype and apart from it, to write the outputs to; it is
                 returned. Then no memory is allocated that grows with B, after the first step of as many rows or
                 `prepare`.
-            strict: whether the call ends by `check()`.
+            strict: whether the call ends by `check()`, which waits for a GPU.
 
         Returns:
             (B, width), the top layer's output: `out`, or a new array in the library of x.
@@ -209,21 +214,26 @@ class StatePool:
             fail(TypeError, "strict", "a bool", describe_type(strict))
         native, first = self._backend.array_type, self._first
         with self._lock:
-            slots = self._on_host(slots)
-            if type(x) is native and (out is None or type(out) is native) and is_native(native, is_first, None):
+            is_plain = type(slots) is native or library_of(slots) is None
+            if (
+                type(x) is native
+                and is_plain
+                and (out is None or type(out) is native)
+                and is_native(native, is_first, None)
+            ):
                 result = self._step(x, slots, is_first, out, self._backend.empty)
             else:
                 with Exchange(self._backend, x, self._maker) as exchange:
                     result = self._step(
                         exchange.borrow("x", x, first.dtype, first.whose),
-                        slots,
+                        slots if library_of(slots) is None else exchange.borrow_mask("slots", slots),
                         exchange.borrow_mask("is_first", is_first),
                         exchange.borrow_output("out", out, first.dtype, first.whose),
                         exchange.empty,
                     )
                     result = exchange.lend(result) if out is None else out
             if strict:
-                self._rows.check()
+                self._check()
         return result
 
     def prepare(self, max_batch: int) -> None:
@@ -239,9 +249,26 @@ class StatePool:
             self._rows.prepare(self._cell._plans, largest)
 
     def check(self) -> None:
-        """Raise what steps have found wrong on a device, waiting for it; on NumPy all is checked before."""
+        """Raise if steps since the last check were given slots on a GPU that can't be stepped; this waits for it.
+
+        Slots that come from the host are checked before a step, so that there is nothing to tell of them.
+
+        Raises:
+            ValueError: slots that are out of range, not live, or twice in a step; rows of these were skipped, and of
+                those that are twice all but one, whichever it is.
+        """
         with self._lock:
-            self._rows.check()
+            self._check()
+
+    def _check(self) -> None:
+        with in_order(self._backend):
+            problems = self._rows.problems()
+        texts = [
+            f"{count} {what} (one is {slot})" for what, (count, slot) in zip(PROBLEMS, problems, strict=True) if count
+        ]
+        if texts:
+            hint = "They came from a GPU, in steps since the last check, which have skipped their rows"
+            fail(ValueError, "slots", "live slots, each once, or -1 for a padding row", ", ".join(texts), hint)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all live slots and their states to one file, replacing a file of that name whole or not at all.
@@ -254,7 +281,7 @@ class StatePool:
         with self._lock, in_order(self._backend):
             slots = self._table.live_slots()
             states = [state.to_numpy() for state in self._rows.read(slots, self._backend.empty)]
-        pool_files.save(path, self._form, slots, states)
+        pool_files.save(path, self._file_form, slots, states)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Replace all that the pool holds by what another one, on any backend, has saved.
@@ -267,7 +294,7 @@ class StatePool:
                 fit this pool; the pool is as it was.
             OSError: the file can't be read.
         """
-        slots, states = pool_files.load(path, self._form, self.capacity)
+        slots, states = pool_files.load(path, self._file_form, self.capacity)
         with self._lock, in_order(self._backend):
             before = self._table
             table = SlotTable(self.capacity, slots, before.largest)
@@ -276,10 +303,14 @@ class StatePool:
             old = self._rows.read(old_slots, self._backend.empty)
             try:
                 self._rows.write(slots, own)
+                self._rows.mark(old_slots, live=False)
+                self._rows.mark(slots, live=True)
                 self._table = table
             except BaseException:
                 self._table = before
                 self._rows.write(old_slots, old)
+                self._rows.mark(slots, live=False)
+                self._rows.mark(old_slots, live=True)
                 raise
 
     def _to_device(self, state: LSTMState) -> LSTMState:
@@ -293,19 +324,6 @@ class StatePool:
         with Exchange(self._backend, slots, self._maker) as exchange:
             return exchange.borrow_mask("slots", slots)
 
-    def _check_states(self, exchange: Exchange, state: Any, B: int) -> tuple[LSTMState, ...]:
-        """Return a state for each layer, as the backend's arrays, or raise unless all are of B rows."""
-        first = self._first
-        wanted = first.dtype, first.c_dtype, first.whose
-        if not self._is_stacked:
-            check_state_type(state)
-            state = exchange.borrow_state("state", state, *wanted)
-            first.check_state("state", state, {**first.sizes, "B": B})
-            return (state,)
-        if isinstance(state, (tuple, list)):
-            state = tuple(exchange.borrow_state(f"state[{k}]", each, *wanted) for k, each in enumerate(state))
-        return self._checks.check_states("state", state, B)
-
     def _step(self, x: Array, slots: Any, is_first: Any, out: Array | None, empty: Empty) -> Array:
         """Step with arrays of the backend; return the outputs, in an array from `empty` if not in `out`."""
         other = x if out is None else out
@@ -318,13 +336,27 @@ class StatePool:
         B = x.shape[0]
         if is_first is not None:
             is_first = self._first.check_mask(is_first, B)
-        checked = self._table.check_step(slots, B)
+        is_host = self._backend.array_type is np.ndarray or not isinstance(slots, self._backend.array_type)
+        checked = self._table.check_step(slots, B) if is_host else self._check_device_slots(slots, B)
         if out is None:
             out = empty((B, self._width["P"]), self._first.dtype)
         else:
             self._check_out(out, x, is_first)
         self._rows.step(self._cell._plans, x, checked, is_first, out)
         return out
+
+    def _check_device_slots(self, slots: Array, B: int) -> Array:
+        """Return slots on the device whose form is right; their values are checked there."""
+        if slots.dtype.kind not in "iu":
+            fail(TypeError, "slots", "integers", f"dtype {slots.dtype}")
+        check_shape("slots", slots.shape, "B", {"B": B})
+        place = self._backend.device_of(slots)
+        if place != self._backend.device:
+            fail(ValueError, "slots", f"an array on {self._backend.device}", f"one on {place}")
+        if not self._is_audited:
+            self._rows.audit(self._table.live_flags())
+            self._is_audited = True
+        return slots
 
     def _check_arrays(self, x: Array, out: Array | None, signature: Any) -> None:
         """Check x and the form of `out` that have this signature for the first time, and remember that they passed."""

@@ -22,6 +22,10 @@ _BLOCK = 4096
 _PADDING = -1
 
 
+# What may be wrong with a slot that is checked on a GPU, numbered as in kernels/gather.cu.
+PROBLEMS = ("out of range", "not live", "twice in a step")
+
+
 class PoolFullError(RuntimeError):
     """A pool has fewer free slots than were wanted; none was allocated."""
 
@@ -65,6 +69,10 @@ class SlotTable:
     def live_slots(self) -> NumpyArray:
         """Return all live slots, sorted: a new int64 array."""
         return np.flatnonzero(self._live[:_PADDING]).astype(np.int64, copy=False)
+
+    def live_flags(self) -> NumpyArray:
+        """Return which slots are live: a new array (capacity,) of booleans."""
+        return self._live[:_PADDING].copy()
 
     def next_free(self, n: int) -> NumpyArray:
         """Return the n slots that are to be given next, a new int64 array; they stay free until `take`.

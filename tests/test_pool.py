@@ -16,7 +16,7 @@ from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, PoolFullError, Sta
 
 from cells import host
 from foreign import ON_CPU, ON_GPU
-from pools import advance, layers_of, make_pool, random_layers, state_of
+from pools import advance, assert_as_the_cells, layers_of, make_pool, random_layers, state_of
 
 I, N, P = 3, 4, 2
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
@@ -130,7 +130,7 @@ def test_what_slots_may_be(slots, backend):
     np.testing.assert_array_equal(got.h, layers[0].h[[2, 0]])
     x = inputs(owner, 2)
     wanted, _ = advance(owner, x, layers_of(owner, pool.read(slots)))
-    np.testing.assert_array_equal(host(pool.step(owner.asarray(x), slots)), wanted)
+    assert_as_the_cells(owner, host(pool.step(owner.asarray(x), slots)), wanted)
     pool.reset(slots)
     pool.release(slots)
     assert pool.slots.tolist() == [1, 3]
@@ -167,7 +167,7 @@ def test_no_slots(backend):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_step_is_the_cells(dtype, backend):
-    """The same bits as the cell's for the same batch; other slots stay as they are."""
+    """The same numbers as the cell's for the same batch, in NumPy the same bits; other slots stay as they are."""
     owner = plain_cell(backend, dtype, proj_size=P, peephole=True)
     pool, layers = filled(owner, 9, 7)
     slots = [5, 0, 3]
@@ -176,10 +176,11 @@ def test_a_step_is_the_cells(dtype, backend):
     got = pool.step(owner.asarray(x), slots)
     assert isinstance(got, owner.xp.ndarray)
     assert got.dtype == owner.dtype
-    assert host(got).tobytes() == wanted.tobytes()
+    assert_as_the_cells(owner, host(got), wanted)
     (after,) = layers_of(owner, pool.read(slots))
     assert (after.h.dtype, after.c.dtype) == (owner.dtype, np.float32 if owner.dtype.itemsize == 2 else owner.dtype)
-    assert (after.h.tobytes(), after.c.tobytes()) == (news[0].h.tobytes(), news[0].c.tobytes())
+    assert_as_the_cells(owner, after.h, news[0].h)
+    assert_as_the_cells(owner, after.c, news[0].c)
     (rest,) = layers_of(owner, pool.read([1, 2, 4, 6]))
     np.testing.assert_array_equal(rest.h, layers[0].h[[1, 2, 4, 6]])
     np.testing.assert_array_equal(rest.c, layers[0].c[[1, 2, 4, 6]])
@@ -191,10 +192,10 @@ def test_layers_step_as_the_lstm(backend):
     slots = [5, 0, 3, 6]
     x = inputs(owner, 4)
     wanted, news = advance(owner, x, [LSTMState(h=layer.h[slots], c=layer.c[slots]) for layer in layers])
-    np.testing.assert_array_equal(host(pool.step(owner.asarray(x), slots)), wanted)
+    assert_as_the_cells(owner, host(pool.step(owner.asarray(x), slots)), wanted)
     for after, new in zip(layers_of(owner, pool.read(slots)), news, strict=True):
-        np.testing.assert_array_equal(after.h, new.h)
-        np.testing.assert_array_equal(after.c, new.c)
+        assert_as_the_cells(owner, after.h, new.h)
+        assert_as_the_cells(owner, after.c, new.c)
     assert np.abs(wanted - news[-1].h).max() > 0, "the top layer is residual"
 
 
@@ -214,11 +215,11 @@ def test_padding_and_first_rows(make, given_out, backend):
     wanted, news = advance(owner, x[[1, 3, 4]], olds)
     got = pool.step(owner.asarray(x), slots, is_first=first, out=out)
     assert out is None or got is out
-    np.testing.assert_array_equal(host(got)[[1, 3, 4]], wanted)
+    assert_as_the_cells(owner, host(got)[[1, 3, 4]], wanted)
     assert not host(got)[[0, 2, 5]].any()
     for after, new in zip(layers_of(owner, pool.read([4, 0, 2])), news, strict=True):
-        np.testing.assert_array_equal(after.h, new.h)
-        np.testing.assert_array_equal(after.c, new.c)
+        assert_as_the_cells(owner, after.h, new.h)
+        assert_as_the_cells(owner, after.c, new.c)
     others = [1, 3, 5]
     for after, layer in zip(layers_of(owner, pool.read(others)), layers, strict=True):
         np.testing.assert_array_equal(after.c, layer.c[others])
@@ -299,7 +300,7 @@ def test_set_weights_reaches_a_pool(make, backend):
     pool.write(range(5), state_of(owner, layers))
     owner.set_weights(other.weights)
     new = host(pool.step(owner.asarray(x), range(5)))
-    np.testing.assert_array_equal(new, advance(other, x, layers)[0])
+    assert_as_the_cells(owner, new, advance(other, x, layers)[0])
     assert np.abs(new - old).max() > 1e-3
 
 
@@ -456,7 +457,8 @@ def test_prepare_changes_no_state(backend):
 
 def test_memory_counts_states(backend):
     pool = make_pool(plain_cell(backend, "bfloat16", proj_size=P), 10)
-    assert pool.memory.states == 10 * (2 * P + 4 * N)
+    rows = 10 * (2 * P + 4 * N)
+    assert pool.memory.states == rows if backend == "numpy" else rows <= pool.memory.states <= 4 * rows  # padded
 
 
 def test_a_large_pool_is_as_quick_as_a_small_one(traced):
@@ -680,10 +682,3 @@ def test_no_array_of_the_pool_is_public(backend):
         if not name.startswith("_") and not callable(getattr(StatePool, name)):
             value = getattr(pool, name)
             assert not isinstance(value, owner.xp.ndarray) or name == "slots"
-
-
-def test_cuda_has_no_pools_yet(backend):
-    if backend == "numpy":
-        return
-    with pytest.raises(NotImplementedError, match=r'a StatePool runs on NumPy only so far: .* backend="numpy"'):
-        StatePool(plain_cell(backend), 3)

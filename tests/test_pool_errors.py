@@ -205,7 +205,7 @@ STEPS = {
     "float64 x": (
         lambda g: setattr(g, "x", g.x.astype("float64")),
         TypeError,
-        'x: wanted dtype float32 (the weights\'); got dtype float64. Use x.astype("float32")',
+        'x: wanted dtype float32 (the cell\'s); got dtype float64. Use x.astype("float32")',
     ),
     "list x": (
         lambda g: setattr(g, "x", [[0.0] * I] * B),
@@ -268,7 +268,7 @@ STEPS = {
     "out of float64": (
         lambda g: g.options.update(out=g.out(dtype="float64")),
         TypeError,
-        'out: wanted dtype float32 (the weights\'); got dtype float64. Use out.astype("float32")',
+        'out: wanted dtype float32 (the cell\'s); got dtype float64. Use out.astype("float32")',
     ),
     "out not contiguous": (
         lambda g: g.options.update(out=g.out(width=2 * P)[:, ::2]),
@@ -358,7 +358,7 @@ STATES = {
     "float64": (
         lambda g: LSTMState(h=g.state.h, c=g.state.c.astype("float64")),
         TypeError,
-        'state.c: wanted dtype float32 (the weights\'); got dtype float64. Use state.c.astype("float32")',
+        'state.c: wanted dtype float32 (the cell\'s); got dtype float64. Use state.c.astype("float32")',
     ),
     "lists": (
         lambda g: LSTMState(h=[[0.0] * P] * B, c=g.state.c),

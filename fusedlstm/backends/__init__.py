@@ -162,15 +162,25 @@ class RowStore(Protocol):
     def step(self, plans: Sequence[Any], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
         """Step row slots[k] with x[k], and write the top layer's output to out[k], contiguous, apart from x.
 
-        Where slots[k] is -1, nothing is stepped and out[k] is zeros. Where is_first[k], the row starts from zeros.
-        Nothing is allocated after a step of as many rows, or `prepare`.
+        Slots may also be on the device, in any integer type, where they are checked, after `audit`: those that can't
+        be stepped are as -1, and `problems` tells. Where slots[k] is -1, nothing is stepped and out[k] is zeros.
+        Where is_first[k], the row starts from zeros. Nothing is allocated after a step of as many rows, or `prepare`.
         """
 
     def prepare(self, plans: Sequence[Any], largest: int) -> None:
         """Allocate what steps of up to so many rows need."""
 
-    def check(self) -> None:
-        """Raise what steps have found wrong on a device, waiting for it."""
+    def audit(self, live: NumpyArray) -> None:
+        """Be told which slots are live, (capacity,) booleans, before the first step with slots on the device."""
+
+    def mark(self, slots: NumpyArray, *, live: bool) -> None:
+        """Be told that slots are live from now on, or no more; of no use before `audit`."""
+
+    def problems(self) -> Sequence[tuple[int, int]]:
+        """Return for each of `slots.PROBLEMS` how many slots on the device have had it since the last call, and one.
+
+        It waits for the device.
+        """
 
 
 class Order(Protocol):

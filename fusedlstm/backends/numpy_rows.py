@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fusedlstm import dtypes
+from fusedlstm.slots import PROBLEMS
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
@@ -95,8 +96,17 @@ class NumpyRows:
             plan.run(x, h, c, buffers.h[k][:largest], c)
             x = buffers.h[k][:largest]
 
-    def check(self) -> None:
-        """Do nothing: all slots are checked before a step."""
+    # All slots are in host memory, where they are checked before a step.
+
+    def audit(self, live: NumpyArray) -> None:
+        """Do nothing."""
+
+    def mark(self, slots: NumpyArray, *, live: bool) -> None:
+        """Do nothing."""
+
+    def problems(self) -> Sequence[tuple[int, int]]:
+        """Return that there are none."""
+        return [(0, 0)] * len(PROBLEMS)
 
     def _reserve(self, largest: int) -> None:
         """Have buffers for this many rows."""

@@ -16,6 +16,7 @@ from fusedlstm.backends.cuda.layout import copy_rows, with_contiguous_rows
 from fusedlstm.backends.cuda.pinned import Uploads
 from fusedlstm.backends.cuda.planned import Columns, Planned, Slots
 from fusedlstm.backends.cuda.streams import Turns
+from fusedlstm.slots import PROBLEMS
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 _FEWEST = 16
 # Bytes of plans, but for those that `prepare` has made, and the last.
 _MOST_BYTES = 1 << 28
-# Problems that kernels/gather.cu tells apart.
-_PROBLEMS = 3
 
 
 class CudaRows:
@@ -125,16 +124,13 @@ class CudaRows:
             for size in reversed(sizes):  # the largest first: where there is no memory for it, nothing was made
                 self._bucket(plans, size)
 
-    def check(self) -> None:
-        """Temporary."""
-
     # Slots of a device are checked there, against what the host says is live.
 
     def audit(self, live: NumpyArray) -> None:
         """Be ready to check slots of a device: `live` (capacity,) says which are live."""
         with self._turns.turn():
             capacity = len(live)
-            claims, problems = cupy.zeros((capacity,), np.uint32), cupy.zeros((_PROBLEMS, 2), np.uint64)
+            claims, problems = cupy.zeros((capacity,), np.uint64), cupy.zeros((len(PROBLEMS), 2), np.uint64)
             self._audit = Audit(cupy.asarray(live), claims, 0, problems)
 
     def mark(self, slots: NumpyArray, *, live: bool) -> None:
@@ -149,7 +145,7 @@ class CudaRows:
         It waits for the device.
         """
         if self._audit is None:
-            return [(0, 0)] * _PROBLEMS
+            return [(0, 0)] * len(PROBLEMS)
         with self._turns.turn():
             found = self._audit.problems.get()
             self._audit.problems.fill(0)
@@ -160,11 +156,7 @@ class CudaRows:
         audit = self._audit
         if audit is None:
             raise RuntimeError("slots of a device before audit()")
-        tick = audit.tick + 1
-        if tick > np.iinfo(np.uint32).max:
-            audit.claims.fill(0)
-            tick = 1
-        self._audit = Audit(audit.live, audit.claims, tick, audit.problems)
+        self._audit = Audit(audit.live, audit.claims, audit.tick + 1, audit.problems)
         return self._audit
 
     def _bucket(self, plans: Sequence[StepPlan], B: int) -> _Bucket:
