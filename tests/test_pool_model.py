@@ -36,15 +36,21 @@ def play(kind, backend, dtype, operations, path, *, exact=False, seed=0, **optio
     assert min(player.done.values()) > operations / 200, "every operation was among them"
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype", "operations"),
-    [
-        (cell_weights, "float32", 10_000),
-        (projected_weights, "float64", 1000),
-        (projected_weights, "bfloat16", 1000),
-        (stacked_weights, "float32", 2000),
-        (stacked_weights, "float16", 500),
-    ],
-)
+CASES = [
+    (cell_weights, "float32", 10_000),
+    (projected_weights, "float64", 1000),
+    (projected_weights, "bfloat16", 1000),
+    (stacked_weights, "float32", 2000),
+    (stacked_weights, "float16", 500),
+]
+
+
+@pytest.mark.parametrize(("kind", "dtype", "operations"), CASES)
 def test_random_calls(kind, dtype, operations, backend, tmp_path):
-    play(kind, backend, dtype, operations if backend == "numpy" else 300, tmp_path / "pool")
+    play(kind, backend, dtype, operations, tmp_path / "pool")
+
+
+@pytest.mark.parametrize(("kind", "dtype", "operations"), CASES)
+def test_random_calls_bit_for_bit(kind, dtype, operations, tmp_path):
+    """A pool of a batch-invariant cell has the bits that the cell gives each row alone."""
+    play(kind, "numpy", dtype, operations, tmp_path / "pool", exact=True, batch_invariant=True)
