@@ -128,15 +128,16 @@ def test_residual_layers(backend, residual):
     assert_same_states(stepper.state, state, 1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 @pytest.mark.parametrize("rows", [1, 5])
-def test_reset_to(backend, rows):
+def test_reset_to(backend, rows, dtype):
     """Rows that begin anew start from the state that was given, not from one that was changed since; NaN is gone."""
-    lstm = LSTM(three_layers(), backend=backend)
-    random = np.random.default_rng(5)
+    lstm = LSTM(three_layers(dtype), backend=backend)
+    random, c_dtype = np.random.default_rng(5), lstm.zero_state(0)[0].c.dtype
     reset_to = tuple(
         LSTMState(
             h=lstm.asarray(random.normal(size=(rows, w.output_size))),
-            c=lstm.asarray(random.normal(size=(rows, w.hidden_size))),
+            c=lstm.asarray(random.normal(size=(rows, w.hidden_size)), c_dtype),
         )
         for w in lstm.weights.layers
     )
@@ -145,7 +146,7 @@ def test_reset_to(backend, rows):
     for each in reset_to:
         each.h.fill(np.nan)
     for got, want in zip(run(stepper, lstm, 5), wanted, strict=True):
-        assert_near(got, want, 1e-12)
+        assert_near(got, want, T * 2 * tolerances.of(dtype, 20))
     for each in stepper.state:
         each.h.fill(np.nan)
         each.c.fill(np.nan)

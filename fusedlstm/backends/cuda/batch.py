@@ -11,7 +11,7 @@ import numpy as np
 from fusedlstm.backends.cuda import fork, pinned
 from fusedlstm.backends.cuda.graphs import captured
 from fusedlstm.backends.cuda.launch import launch_reset
-from fusedlstm.backends.cuda.layout import copy_rows
+from fusedlstm.backends.cuda.layout import bits, copy_rows
 from fusedlstm.backends.cuda.planned import Planned
 from fusedlstm.backends.cuda.streams import Turns
 from fusedlstm.state import LSTMState
@@ -73,8 +73,8 @@ class CudaBatch:
             cupy.zeros((B, columns.C), planned.c.dtype),
         )
         for state, at_h, at_c in zip(states, columns.hs, columns.cs, strict=True):
-            h[:, at_h] = state.h
-            c[:, at_c] = state.c
+            for to, rows in ((h[:, at_h], state.h), (c[:, at_c], state.c)):
+                copy_rows(to, cupy.broadcast_to(bits(rows), to.shape))
         return h[:, columns.X :], c
 
     def _queue(self, resets: tuple[Any, Any] | None) -> None:

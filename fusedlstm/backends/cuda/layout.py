@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import cupy
+import numpy as np
 
 
 def with_contiguous_rows(a: Any) -> Any:
@@ -42,9 +43,14 @@ def span(a: Any) -> tuple[int, int]:
     return start, end + a.itemsize
 
 
+def bits(a: Any) -> Any:
+    """Return the same memory as integers where it holds 16-bit numbers: all that CuPy does with them, it does."""
+    return a.view(np.int16) if a.dtype.itemsize == 2 else a
+
+
 def copy_rows(to: Any, a: Any) -> None:
     """Copy (B, K) on the current stream; both have one dtype, and the rows of `to` are contiguous."""
-    a = with_contiguous_rows(a)
+    a = with_contiguous_rows(bits(a))
     B, K = a.shape
     if a.size:
         kind, stream = cupy.cuda.runtime.memcpyDeviceToDevice, cupy.cuda.get_current_stream().ptr

@@ -12,7 +12,7 @@ import numpy as np
 from fusedlstm.backends.cuda import fork
 from fusedlstm.backends.cuda.graphs import captured
 from fusedlstm.backends.cuda.launch import Audit, launch_gather, launch_reset
-from fusedlstm.backends.cuda.layout import copy_rows, with_contiguous_rows
+from fusedlstm.backends.cuda.layout import bits, copy_rows, with_contiguous_rows
 from fusedlstm.backends.cuda.pinned import Uploads
 from fusedlstm.backends.cuda.planned import Columns, Planned, Slots
 from fusedlstm.backends.cuda.streams import Turns
@@ -76,7 +76,7 @@ class CudaRows:
         columns = self._columns
         with self._turns.turn():
             which = cupy.asarray(slots)
-            states, cs = _bits(self._states)[which].view(self._states.dtype), self._c[which]
+            states, cs = bits(self._states)[which].view(self._states.dtype), self._c[which]
             return tuple(
                 LSTMState(h=_copy(states[:, columns.state_of(h)], empty), c=_copy(cs[:, c], empty))
                 for h, c in zip(columns.hs, columns.cs, strict=True)
@@ -92,7 +92,7 @@ class CudaRows:
             for each, h, c in zip(states, columns.hs, columns.cs, strict=True):
                 copy_rows(state[:, columns.state_of(h)], each.h)
                 copy_rows(cs[:, c], each.c)
-            _bits(self._states)[which] = _bits(state)
+            bits(self._states)[which] = bits(state)
             self._c[which] = cs
 
     def step(self, plans: Sequence[StepPlan], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
@@ -203,11 +203,6 @@ class _Bucket:
         self.graph = captured(self.planned.queue)
         self.planned.close()
         self.nbytes = self.planned.nbytes + rows.nbytes + self.slots.nbytes
-
-
-def _bits(a: Any) -> Any:
-    """Return the same memory as integers where it holds 16-bit numbers, which CuPy picks in any version."""
-    return a.view(np.int16) if a.dtype.itemsize == 2 else a
 
 
 def _copy(rows: Any, empty: Empty) -> Any:
