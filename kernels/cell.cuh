@@ -23,7 +23,7 @@ template <int W, typename A, typename T> DEVICE void add(A (&z)[W], const T* fro
 
 // z: gates i, f, g, o. Replaces c by the new one, and returns m = o * activation(c').
 template <int ACTIVATION, bool PEEPHOLE, bool CLIP, typename T, int W, typename A>
-DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes<T, W>& p, A cell_clip) {
+DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes<T, W>& p, double cell_clip) {
   Vector<T, W> m;
 #pragma unroll
   for (int k = 0; k < W; ++k) {
@@ -33,7 +33,7 @@ DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes
       z_f += A(widen(p.f.at[k])) * c.at[k];
     }
     A next = sigmoid(z_f) * c.at[k] + sigmoid(z_i) * activate<ACTIVATION>(z[2][k]);
-    if (CLIP) next = clip(next, cell_clip);
+    if (CLIP) next = clip(next, A(cell_clip));
     if (PEEPHOLE) z_o += A(widen(p.o.at[k])) * next;
     c.at[k] = next;
     m.at[k] = Narrow<T>::of(sigmoid(z_o) * activate<ACTIVATION>(next));

@@ -71,15 +71,19 @@ __global__ void __launch_bounds__(256)
   const bool first = is_first && is_first[row];
   T* to = operand + row * operand_stride;
   for (i64 k = threadIdx.x; k < I; k += blockDim.x) to[k] = x[row * x_stride + k];
-  for (i64 k = (i64)threadIdx.x * W; k < H; k += (i64)blockDim.x * W) {
-    Vector<T, W> state;
-    if (first) {
+  // Two stores of whole vectors: one store of what is either zero or loaded is compiled to one of each
+  // element.
+  const Vector<T, W>* state = reinterpret_cast<const Vector<T, W>*>(states + slot * H);
+  Vector<T, W>* to_state = reinterpret_cast<Vector<T, W>*>(to + X);
+  Vector<T, W> zeros;
 #pragma unroll
-      for (int j = 0; j < W; ++j) state.at[j] = Narrow<T>::of(0);
+  for (int j = 0; j < W; ++j) zeros.at[j] = Narrow<T>::of(0);
+  for (i64 k = threadIdx.x; k < H / W; k += blockDim.x) {
+    if (first) {
+      to_state[k] = zeros;
     } else {
-      state = load<W>(states + slot * H + k);
+      to_state[k] = state[k];
     }
-    store<W>(to + X + k, state);
   }
   if (first) {
     for (i64 k = threadIdx.x; k < C; k += blockDim.x) c[slot * C + k] = A(0);

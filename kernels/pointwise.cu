@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(256)
   }
   Peepholes<T, W> peepholes;
   if (PEEPHOLE) peepholes = load_peepholes<W>(peephole, unit, N);
-  const Vector<T, W> output = advance<ACTIVATION, PEEPHOLE, CLIP>(z, state, peepholes, A(cell_clip));
+  const Vector<T, W> output = advance<ACTIVATION, PEEPHOLE, CLIP>(z, state, peepholes, cell_clip);
   store<W>(c_out + row * N + unit, state);
   store<W>(h + row * N + unit, output);
 }

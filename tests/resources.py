@@ -23,6 +23,7 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 DTYPES = [np.dtype(t) for t in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)]
 # Every set of options is compiled for one architecture, the rest of the instances for all.
 OPTIONS = list(product([False, True], repeat=3))
+PLANNED_OPTIONS = list(product([False, True], repeat=2))
 ARCHITECTURE_OF_OPTIONS = 90
 
 
@@ -47,22 +48,34 @@ def pointwise_kernels(dtype):
             yield launch.pointwise_kernel(gates, dtype, width, activation, option, option, option)
 
 
+def planned_kernels(dtype):
+    """As of pointwise.cu, whose gates are always of the arithmetic's dtype here."""
+    for width, activation in product((1, 4), ACTIVATIONS):
+        for option in (False, True) if activation == "tanh" else (True,):
+            yield launch.planned_kernel(dtype, width, activation, option, option)
+
+
 def option_kernels(flags):
-    """One instance for each dtype, with these of the three options."""
+    """One instance for each dtype, with these of the three options of pointwise.cu, or of the two of planned.cu."""
+    if len(flags) == 2:
+        return [launch.planned_kernel(dtype, 4, "tanh", *flags) for dtype in DTYPES]
     return [launch.pointwise_kernel(gate_dtypes(dtype)[0], dtype, 4, "tanh", *flags) for dtype in DTYPES]
 
 
 def kernels_by_dtype():
     """The small ones, which have an instance for each dtype and no more."""
-    return [
-        kernel(dtype) for kernel in (launch.clip_kernel, launch.select_kernel, launch.add_kernel) for dtype in DTYPES
-    ]
+    kernels = (
+        *(launch.clip_kernel, launch.select_kernel, launch.add_kernel),
+        *(launch.finish_kernel, launch.reset_kernel, launch.gather_kernel),
+    )
+    return [kernel(dtype) for kernel in kernels for dtype in DTYPES]
 
 
 def instances():
     """All that is compiled by tests, by name: the kernels, and the architectures of each."""
-    kernels = [kernel for dtype in DTYPES for kernel in pointwise_kernels(dtype)] + kernels_by_dtype()
-    of_options = [kernel for flags in OPTIONS for kernel in option_kernels(flags)]
+    kernels = [kernel for dtype in DTYPES for kernel in (*pointwise_kernels(dtype), *planned_kernels(dtype))]
+    kernels += kernels_by_dtype()
+    of_options = [kernel for flags in (*OPTIONS, *PLANNED_OPTIONS) for kernel in option_kernels(flags)]
     architectures = {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in of_options}
     return architectures | {kernel.name: (kernel, set(ARCHITECTURES)) for kernel in kernels}
 

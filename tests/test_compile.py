@@ -66,9 +66,17 @@ def test_pointwise(architecture, dtype):
         assert_compiles(kernel, architecture)
 
 
-@pytest.mark.parametrize("flags", resources.OPTIONS)
-def test_pointwise_options(flags):
-    """Every set of options."""
+@pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
+def test_planned(architecture, dtype):
+    """As of pointwise.cu."""
+    for kernel in resources.planned_kernels(dtype):
+        assert_compiles(kernel, architecture)
+
+
+@pytest.mark.parametrize("flags", [*resources.OPTIONS, *resources.PLANNED_OPTIONS])
+def test_options(flags):
+    """Every set of options, of pointwise.cu and of planned.cu."""
     for kernel in resources.option_kernels(flags):
         assert_compiles(kernel, resources.ARCHITECTURE_OF_OPTIONS)
 
@@ -126,25 +134,51 @@ def test_a_spill_is_seen_in_the_log_and_in_the_code(tmp_path, monkeypatch):
         assert {"LDL", "STL"} <= {name for name, _ in sass.accesses(code)}
 
 
-def vector_loads(gates, dtype, width, *, options):
-    """The loads in the source by their bits: of arrays of gates, of h's dtype, and of c."""
+def vectors(what, arrays, width):
+    """Loads or stores of so many vectors of each of these dtypes, by their bits."""
+    accesses = Counter()
+    for dtype, count in arrays:
+        bits = dtype.itemsize * 8 * width
+        accesses[what, min(bits, 128)] += count * max(1, bits // 128)
+    return accesses
+
+
+def of_pointwise(gates, dtype, width, options):
+    """The kernel, and the loads and stores in its source."""
     c = dtypes.state_dtype(dtype)
-    loads = Counter()
-    for array_dtype, count in ((gates, 8), (dtype, 4), (c, 1), (dtype, 3 if options else 0)):
-        bits = array_dtype.itemsize * 8 * width
-        loads["LDG", min(bits, 128)] += count * max(1, bits // 128)
+    loads = vectors("LDG", [(gates, 8), (dtype, 7 if options else 4), (c, 1)], width)
     if options:
         loads["LDG", 8] += 1  # is_first
-    return +loads
+    kernel = launch.pointwise_kernel(gates, dtype, width, "tanh", options, options, options)
+    return kernel, loads, vectors("STG", [(dtype, 1), (c, 1)], width)
 
 
-def vector_stores(dtype, width):
-    """Of h and of c."""
-    stores = Counter()
-    for array_dtype in (dtype, dtypes.state_dtype(dtype)):
-        bits = array_dtype.itemsize * 8 * width
-        stores["STG", min(bits, 128)] += max(1, bits // 128)
-    return stores
+def of_planned(dtype, width, options):
+    """Of gates and c, of bias, input and peepholes, and of a row's slot; of c, h and the copy."""
+    c = dtypes.state_dtype(dtype)
+    loads = vectors("LDG", [(c, 5), (dtype, 8 if options else 5)], width)
+    loads["LDG", 32] += 1
+    kernel = launch.planned_kernel(dtype, width, "tanh", options, options)
+    return kernel, loads, vectors("STG", [(c, 1), (dtype, 2)], width)
+
+
+def cases_of_vectors(dtype):
+    """Both widths with all options, and the wider with none."""
+    options = [(1, True), (4, False), (4, True)]
+    with_gates = itertools.product(resources.gate_dtypes(dtype), options)
+    return [of_pointwise(gates, dtype, *each) for gates, each in with_gates] + [
+        of_planned(dtype, *each) for each in options
+    ]
+
+
+def listings(kernels, architecture):
+    """The accesses in each kernel's machine code."""
+    if sass.disassembler() is None:
+        assert not REQUIRED, "nvdisasm is not installed"
+        pytest.skip("machine code is not read here: nvdisasm is not installed")
+    codes = [compiled(kernel, architecture)[1] for kernel in kernels]
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(sass.accesses, codes))
 
 
 @pytest.mark.parametrize("architecture", [75, 90, 120])
@@ -154,21 +188,25 @@ def test_memory_is_moved_by_vectors(architecture, dtype):
 
     A load may be there more than once, as the compiler copies code for each outcome of a branch.
     """
-    if sass.disassembler() is None:
-        assert not REQUIRED, "nvdisasm is not installed"
-        pytest.skip("machine code is not read here: nvdisasm is not installed")
-    cases = list(itertools.product(resources.gate_dtypes(dtype), [(1, True), (4, False), (4, True)]))
-    kernels = [
-        launch.pointwise_kernel(gates, dtype, width, "tanh", *[options] * 3) for gates, (width, options) in cases
-    ]
-    codes = [compiled(kernel, architecture)[1] for kernel in kernels]
-    with ThreadPoolExecutor(2) as pool:
-        listings = list(pool.map(sass.accesses, codes))
-    for kernel, (gates, (width, options)), found in zip(kernels, cases, listings, strict=True):
-        loads, stores = vector_loads(gates, dtype, width, options=options), vector_stores(dtype, width)
+    cases = cases_of_vectors(dtype)
+    found_in = listings([kernel for kernel, _, _ in cases], architecture)
+    for (kernel, loads, stores), found in zip(cases, found_in, strict=True):
         assert set(found) == set(loads) | set(stores), kernel.name
         assert all(found[load] >= count for load, count in loads.items()), (kernel.name, found)
         assert {key: count for key, count in found.items() if key[0] == "STG"} == stores, kernel.name
+
+
+@pytest.mark.parametrize("architecture", [75, 90, 120])
+@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
+def test_a_pools_state_is_moved_by_16_bytes(architecture, dtype):
+    """Loaded and stored, or zeros are; a loop may be unrolled, but into nothing smaller."""
+    (found,) = listings([launch.gather_kernel(dtype)], architecture)
+    assert found["STG", 128] == 2 * found["LDG", 128] > 0
+    x, c = dtype.itemsize * 8, dtypes.state_dtype(dtype).itemsize * 8
+    # Beside elements of x and c: two flags, the slot, of which a part may do, and the row's.
+    wanted = {("LDG", bits) for bits in (8, 64, x, 128)} | {("STG", bits) for bits in (32, x, c, 128)}
+    assert wanted <= set(found) <= wanted | {("LDG", 32)}
+    assert found["LDG", 8] == 2
 
 
 @pytest.mark.parametrize("name", ["lstm_clip<float>", "lstm_pointwise<float, float, 4, 0, true, true, true>"])

@@ -130,7 +130,8 @@ def random_arrays(instance, layout):
     B, N, slots = layout.B, layout.vectors * instance.width, layout.slots
     T, A = DTYPES[instance.dtype], DTYPES[state_type(instance.dtype)]
     if layout.strided:
-        h, copy, residual = columns_of_one(random, 3, B, N, T)
+        h, copy = columns_of_one(random, 2, B, N, T)
+        residual = random_array(random, (B, N), T, strided=True)
     else:
         h, copy, residual = (random_array(random, (B, N), T) for _ in range(3))
     if slots and layout.h_by_slot:
@@ -296,7 +297,7 @@ def test_finish(finish, name, where, limit, B, P, schedule):
     random = np.random.default_rng(B)
     T = DTYPES[name]
     for copy in ("none", "plain", "residual"):
-        h, to, more = columns_of_one(random, 3, B, P, T)
+        (h, to), more = columns_of_one(random, 2, B, P, T), random_array(random, (B, P), T, strided=True)
         projected = h if where == "in place" else random_array(random, (B, P), T, strided=B % 2 == 0)
         for k, special in enumerate((np.inf, -np.inf, np.nan)):
             projected[k % B, k // B % P] = special
