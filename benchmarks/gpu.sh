@@ -53,7 +53,7 @@ part "demo" 30 "$python" -m fusedlstm -v demo --backend cuda
 part "primitives" 50 "${tests[@]}" tests/test_primitives.py
 part "tests on the GPU" 170 "${tests[@]}" --ignore tests/test_primitives.py --ignore tests/test_packaging.py \
   --ignore tests/test_compile.py --ignore tests/test_emulation.py --ignore tests/test_emulation_faults.py \
-  --ignore tests/test_kernels_emulated.py --ignore tests/test_mutations.py
+  --ignore tests/test_kernels_emulated.py --ignore tests/test_kernels_planned.py --ignore tests/test_mutations.py
 # Once without the sanitizer, so that with it no kernel needs compiling, which would take many times as long.
 part "sanitized steps, bare" 35 "$python" benchmarks/sanitize.py
 for tool in memcheck racecheck; do
