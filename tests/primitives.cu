@@ -18,6 +18,14 @@ template <typename T, int W> __global__ void moved(const T* in, T* out, i64 coun
   if (first < count) store<W>(out + first, load<W>(in + first));
 }
 
+// In blocks of 128, each of which is written back to front.
+template <typename T> __global__ void shared(const T* in, T* out, i64 count) {
+  SHARED_ARRAY(T, of_block, 128);
+  if (index() < count) of_block[threadIdx.x] = in[index()];
+  __syncthreads();
+  if (index() < count) out[index()] = of_block[127 - threadIdx.x];
+}
+
 template <typename A, int KIND> __global__ void activated(const A* in, A* out, i64 count) {
   if (index() < count) out[index()] = activate<KIND>(in[index()]);
 }

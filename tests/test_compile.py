@@ -270,6 +270,7 @@ def test_kernels_of_the_primitives_tests(architecture):
     for name in (
         *(f"{kernel}<{name}>" for kernel in ("widened", "narrowed") for name in launch._C_NAMES.values()),
         *(f"moved<{name}, 4>" for name in launch._C_NAMES.values()),
+        *(f"shared<{name}>" for name in ("float", "double")),
         *(f"activated<{name}, {k}>" for name in ("float", "double") for k in range(len(ACTIVATIONS))),
         *(
             f"{kernel}<float>"

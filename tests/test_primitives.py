@@ -100,6 +100,13 @@ def test_load_and_store(dtype, width):
     assert_same(launch(f"moved<{C_NAMES[dtype]}, {width}>", values, dtype, width), values)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_shared_array(dtype):
+    """Whole blocks, in which each thread reads what another wrote."""
+    values = np.random.default_rng(0).standard_normal(4 * 128).astype(DTYPES[dtype])
+    assert_same(launch(f"shared<{C_NAMES[dtype]}>", values, dtype), values.reshape(4, 128)[:, ::-1].reshape(-1))
+
+
 def exact(name, x):
     """The functions in the longest float that NumPy has."""
     x = x.astype(np.longdouble)
