@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import Array, Empty, NumpyArray
 
 _MOST_SIGNATURES = 256
+_MOST_SLOTS = 2**31 - 1  # kernels know slots by 32 bits
 
 
 class PoolMemory(NamedTuple):
@@ -56,7 +57,7 @@ class StatePool:
 
     Raises:
         TypeError: no cell or LSTM, or no int.
-        ValueError: an LSTM of both directions, or a capacity below 1.
+        ValueError: an LSTM of both directions, or a capacity below 1 or from 2^31 on.
     """
 
     def __init__(self, cell: LSTMCell | LSTM, capacity: int) -> None:
@@ -67,6 +68,8 @@ class StatePool:
             wanted = "weights of one direction for steps"
             fail(ValueError, "cell", wanted, "bidirectional=True", "The backward direction needs whole sequences")
         capacity = check_size("capacity", capacity, 1)
+        if capacity > _MOST_SLOTS:
+            fail(ValueError, "capacity", f"at most {_MOST_SLOTS}", str(capacity))
         self._cell = cell
         self._maker = cell._maker
         self._backend = cell._backend

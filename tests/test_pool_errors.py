@@ -466,6 +466,7 @@ def test_what_a_pool_is_made_of(backend):
         ((cell, 3.0), TypeError, "capacity: wanted an int; got float"),
         ((cell, True), TypeError, "capacity: wanted an int; got bool"),
         ((cell, 0), ValueError, "capacity: wanted at least 1; got 0"),
+        ((cell, 2**31), ValueError, "capacity: wanted at most 2147483647; got 2147483648"),
     ):
         with pytest.raises(error) as caught:
             StatePool(*arguments)
