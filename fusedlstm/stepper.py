@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm.backends import choose
 from fusedlstm.checks import check_shape, check_size, describe_type, fail
-from fusedlstm.exchange import Exchange
+from fusedlstm.exchange import Exchange, is_native
 from fusedlstm.libraries import library_of
 
 if TYPE_CHECKING:
@@ -76,17 +76,16 @@ class Stepper:
         self._lend_buffers()
 
     def _check_like(self) -> None:
-        library = (
-            None if self._like is None or isinstance(self._like, self._face.array_type) else library_of(self._like)
-        )
-        self._is_native = library is None
-        if self._like is not None:
-            with Exchange(self._face, self._like, self._maker) as exchange:
-                exchange.check_place("like", self._like)
+        like, face = self._like, self._face
+        library = None if like is None or isinstance(like, face.array_type) else library_of(like)
+        if like is not None:
+            with Exchange(face, like, self._maker) as exchange:
+                exchange.check_place("like", like)
         if library is not None and library.immutable:
-            fail(
-                TypeError, "like", "an array that can be written", f"a {describe_type(self._like)}, which never changes"
-            )
+            got = f"a {describe_type(like)}, which never changes"
+            fail(TypeError, "like", "an array that can be written", got)
+        # On a CPU nothing is to be put in order, whose memory it is.
+        self._needs_no_exchange = library is None or face.name == "numpy"
 
     def _lend_buffers(self) -> None:
         """Take the buffers, as arrays of the library that was asked for."""
@@ -96,6 +95,8 @@ class Stepper:
             if not self._host:
                 self._states = tuple(exchange.lend_state(state) for state in batch.states)
         self._flags: Array = None
+        if self._like is not None:
+            self._like = self._x  # and not the caller's, which may be large
 
     @property
     def batch(self) -> int:
@@ -159,32 +160,46 @@ class Stepper:
         if not self._busy.acquire(blocking=False):
             self._refuse_a_second_thread()
         try:
-            if self._is_native and x is None and is_first is None and not copy:
+            if not self._needs_no_exchange:
+                return self._exchange_and_step(x, is_first, copy=copy)
+            if x is None and is_first is None and not copy:
                 self._batch.run(self._owner._plans)
                 return self._output
-            return self._step(x, is_first, copy=copy)
+            native = self._face.array_type
+            if (x is not None and type(x) is not native) or not is_native(native, is_first, None) or copy:
+                return self._exchange_and_step(x, is_first, copy=copy)
+            self._load(x, is_first)
+            self._batch.run(self._owner._plans)
+            return self._output
         finally:
             self._busy.release()
 
-    def _step(self, x: Any, is_first: Any, *, copy: bool) -> Array:
+    def _exchange_and_step(self, x: Any, is_first: Any, *, copy: bool) -> Array:
+        """Step with arrays of any library."""
         batch, checks = self._batch, self._form.layers[0]
         with Exchange(self._face, self._like if x is None else x, self._maker) as exchange:
             if x is not None:
                 x = exchange.borrow("x", x, checks.dtype, checks.whose)
-                checks.check_x(x)
-                check_shape("x", x.shape, "B I", {**checks.sizes, "B": self._batch_size})
-            if is_first is not None:
-                is_first = checks.check_mask(exchange.borrow_mask("is_first", is_first), self._batch_size)
-            if x is not None:
-                batch.load(x)
-            if is_first is not None:
-                batch.mark(is_first)
+            self._load(x, exchange.borrow_mask("is_first", is_first))
             batch.run(self._owner._plans)
             if not copy:
                 return self._output
             output = exchange.empty(batch.output.shape, batch.output.dtype)
             batch.copy_output(output)
             return exchange.lend(output)
+
+    def _load(self, x: Array | None, is_first: Any) -> None:
+        """Check what is given, and then copy it to the buffers."""
+        batch, checks = self._batch, self._form.layers[0]
+        if x is not None:
+            checks.check_x(x)
+            check_shape("x", x.shape, "B I", {**checks.sizes, "B": self._batch_size})
+        if is_first is not None:
+            is_first = checks.check_mask(is_first, self._batch_size)
+        if x is not None:
+            batch.load(x)
+        if is_first is not None:
+            batch.mark(is_first)
 
     def read(self) -> Any:
         """Return a copy of the state in new arrays of the buffers' library, as the cell or LSTM has states."""

@@ -383,3 +383,20 @@ def test_a_pool_on_another_device():
     y = pool.step(inputs(owner, 3), slots)
     assert y.device.id == pool.read(slots).h.device.id == 1
     assert arrays.current_device == 0
+
+
+def test_a_prepared_pool_loads_nothing(monkeypatch):
+    """No kernel is compiled or loaded by a step: `prepare` has done it."""
+    from fusedlstm.backends.cuda import launch
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    for made in (launch.gather_kernel, launch.planned_kernel, launch.finish_kernel, launch.reset_kernel):
+        made.cache_clear()
+    owner = LSTMCell(LSTMWeights.random(I, N, seed=0, dtype="float64", activation="elu", proj_size=2), backend="cuda")
+    pool = StatePool(owner, 40)
+    slots = pool.allocate(40)
+    pool.prepare(40)
+    monkeypatch.setattr(Kernel, "_load", lambda self, device: pytest.fail(f"{self.name} was loaded"))
+    for B in (1, 17, 40):
+        pool.step(inputs(owner, B), slots[:B], is_first=[True] * B)
+        pool.step(inputs(owner, B), on_device(slots[:B]))

@@ -28,7 +28,10 @@ def captured(queue: Callable[[], None]) -> Any:
             with contextlib.suppress(Exception):  # the capture may be invalid; the first error is the one to see
                 stream.end_capture()
             raise
-        return stream.end_capture()
+        graph = stream.end_capture()
+        graph.upload(stream)  # or the first launch would
+        stream.synchronize()
+        return graph
 
 
 def _stream_after_the_current_one() -> Any:

@@ -120,9 +120,9 @@ class CudaRows:
             sizes = [_FEWEST]
             while sizes[-1] < largest:
                 sizes.append(2 * sizes[-1])
-            self._prepared = max(self._prepared, sizes[-1])
             for size in reversed(sizes):  # the largest first: where there is no memory for it, nothing was made
                 self._bucket(plans, size)
+                self._prepared = max(self._prepared, size)
 
     # Slots of a device are checked there, against what the host says is live.
 
@@ -195,14 +195,16 @@ class _Bucket:
     """The plan of a step of up to M rows."""
 
     def __init__(self, plans: Sequence[StepPlan], residual: Sequence[bool], M: int, states: Any, c: Any) -> None:
-        rows = cupy.empty((M,), np.int32)
-        rows.fill(-1)  # so that the run before the capture steps no slot
-        self.of_pool = Slots(states, c, rows)
+        self.of_pool = Slots(states, c, cupy.empty((M,), np.int32))
         self.slots = cupy.empty((M,), np.int64)
-        self.planned = Planned(plans, residual, M, self.of_pool, has_output=True)
-        self.graph = captured(self.planned.queue)
-        self.planned.close()
-        self.nbytes = self.planned.nbytes + rows.nbytes + self.slots.nbytes
+        self.planned = planned = Planned(plans, residual, M, self.of_pool, has_output=True)
+        # All rows are padding in the run before the capture; it loads the kernel that gathers, too.
+        self.slots.fill(-1)
+        x = planned.operand[:, planned.columns.inputs[0]]
+        launch_gather(planned.operand, planned.columns.X, x, self.of_pool, self.slots, None, None)
+        self.graph = captured(planned.queue)
+        planned.close()
+        self.nbytes = planned.nbytes + self.of_pool.rows.nbytes + self.slots.nbytes
 
 
 def _copy(rows: Any, empty: Empty) -> Any:
