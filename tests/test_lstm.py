@@ -325,7 +325,7 @@ def test_masks_of_any_kind(backend):
 
 def weight_places(lstm):
     """Where a GPU's weights are, which stays; NumPy's are exchanged."""
-    return [plan.weight_hh.data.ptr for plan in lstm._layers.plans] if lstm.backend == "cuda" else None
+    return [plan.packed.weight_hh.data.ptr for plan in lstm._layers.plans] if lstm.backend == "cuda" else None
 
 
 def test_set_weights_during_a_sequence(monkeypatch):
@@ -333,7 +333,7 @@ def test_set_weights_during_a_sequence(monkeypatch):
     old, new = (StackedWeights.random(I, N, 2, seed=seed, dtype="float64") for seed in (0, 1))
     lstm, xs = LSTM(old, backend="numpy"), np.random.default_rng(0).normal(size=(T, B, I))
     wanted = lstm(xs)
-    steps, run = [], StepPlan._finish
+    steps, run = [], StepPlan.finish
 
     def interrupted(*arguments):
         steps.append(arguments)
@@ -341,7 +341,7 @@ def test_set_weights_during_a_sequence(monkeypatch):
             lstm.set_weights(new)
         run(*arguments)
 
-    monkeypatch.setattr(StepPlan, "_finish", interrupted)
+    monkeypatch.setattr(StepPlan, "finish", interrupted)
     assert_same_bits(lstm(xs), wanted)
     assert len(steps) == 2 * T
     assert_same_bits(lstm(xs), LSTM(new, backend="numpy")(xs))
