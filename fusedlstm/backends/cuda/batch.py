@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +55,9 @@ class CudaBatch:
         flags = self._device_flags = cupy.zeros((B,), _BOOL)
         self._flags = pinned.zeros((B,), _BOOL) if host else flags
         # Their first run, before they are captured, is on zeros, and ends in what is cleared.
-        self._with_resets = captured(lambda: self._queue(resets))
-        self._graph = captured(lambda: self._queue(None))
-        planned.close()
+        with contextlib.closing(planned):
+            self._with_resets = captured(lambda: self._queue(resets))
+            self._graph = captured(lambda: self._queue(None))
         planned.operand.fill(0)
         planned.c.fill(0)
         self._turns = Turns(index)
@@ -68,10 +69,8 @@ class CudaBatch:
         """Return states (B, ...) or of one row as two matrices, with the columns of the buffers."""
         planned, columns = self._planned, self._planned.columns
         B = max(len(state.h) for state in states)  # one row is every row's
-        h, c = (
-            cupy.zeros((B, columns.X + columns.H), planned.operand.dtype),
-            cupy.zeros((B, columns.C), planned.c.dtype),
-        )
+        h = cupy.zeros((B, columns.X + columns.H), planned.operand.dtype)
+        c = cupy.zeros((B, columns.C), planned.c.dtype)
         for state, at_h, at_c in zip(states, columns.hs, columns.cs, strict=True):
             for to, rows in ((h[:, at_h], state.h), (c[:, at_c], state.c)):
                 copy_rows(to, cupy.broadcast_to(bits(rows), to.shape))

@@ -103,9 +103,8 @@ class Planned:
         self.nbytes = 0
         self.operand = self._zeros((M, columns.X + columns.H), dtype)
         self.c = self._zeros((M, columns.C), top.gates_dtype) if slots is None else slots.c
-        self.output = self.operand[:, columns.hs[-1]]
-        if has_output or residual[-1]:
-            self.output = self._zeros((M, top.P), dtype)
+        self._has_output = has_output or residual[-1]
+        self.output = self._zeros((M, top.P), dtype) if self._has_output else self.operand[:, columns.hs[-1]]
         gates = self._zeros((M * max(4 * packed.N for packed in layers),), top.gates_dtype)
         self._layers: list[_Layer] = []
         try:
@@ -125,11 +124,10 @@ class Planned:
     def _layer(self, k: int, plan: StepPlan, gates: Any) -> _Layer:
         """Return what a layer does, from its operand to where its h is needed."""
         columns, slots, packed = self.columns, self._slots, plan.packed
-        is_top = columns.hs[k] is columns.hs[-1]
-        if not is_top:
+        if k < len(columns.hs) - 1:
             copy = self.operand[:, columns.inputs[k + 1]]
         else:
-            copy = None if self._is_h(self.output) else self.output
+            copy = self.output if self._has_output else None
         to = Destinations(
             h=self.operand[:, columns.hs[k]] if slots is None else slots.states[:, columns.state_of(columns.hs[k])],
             rows=None if slots is None else slots.rows,
@@ -144,9 +142,6 @@ class Planned:
             projected = to.h if in_place else self._zeros((len(gates), packed.P), packed.dtype)
             layer.project(m, projected, Matmul(projected, m, packed.projection, plan.precision), in_place=in_place)
         return layer
-
-    def _is_h(self, output: Any) -> bool:
-        return bool(output.data.ptr == self.operand[:, self.columns.hs[-1]].data.ptr)
 
     def queue(self) -> None:
         """Queue a step on the current stream: rows' x and h are in `operand`."""

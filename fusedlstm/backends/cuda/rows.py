@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -202,8 +203,8 @@ class _Bucket:
         self.slots.fill(-1)
         x = planned.operand[:, planned.columns.inputs[0]]
         launch_gather(planned.operand, planned.columns.X, x, self.of_pool, self.slots, None, None)
-        self.graph = captured(planned.queue)
-        planned.close()
+        with contextlib.closing(planned):
+            self.graph = captured(planned.queue)
         self.nbytes = planned.nbytes + self.of_pool.rows.nbytes + self.slots.nbytes
 
 
