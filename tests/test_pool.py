@@ -682,3 +682,15 @@ def test_no_array_of_the_pool_is_public(backend):
         if not name.startswith("_") and not callable(getattr(StatePool, name)):
             value = getattr(pool, name)
             assert not isinstance(value, owner.xp.ndarray) or name == "slots"
+
+
+@pytest.mark.parametrize(("input_size", "units", "projected"), [(0, 3, None), (1, 1, None), (3, 1, 1), (5, 7, 6)])
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_odd_sizes(backend, input_size, units, projected, dtype):
+    weights = LSTMWeights.random(input_size, units, proj_size=projected, seed=0, dtype=dtype)
+    owner = LSTMCell(weights, backend=backend)
+    pool, layers = filled(owner, 9, 7)
+    x = np.random.default_rng(0).normal(size=(3, input_size)).astype(owner.dtype)
+    wanted, news = advance(owner, x, [LSTMState(h=layers[0].h[[5, 0, 3]], c=layers[0].c[[5, 0, 3]])])
+    assert_as_the_cells(owner, host(pool.step(owner.asarray(x), [5, 0, 3])), wanted)
+    assert_as_the_cells(owner, layers_of(owner, pool.read([5, 0, 3]))[0].c, news[0].c)

@@ -441,3 +441,14 @@ def test_rows_are_shared_out(monkeypatch):
         assert_near(got, want, 1e-13)
     assert len(threads) == 3
     assert_same_states(shared.state, alone.state, 1e-13)
+
+
+@pytest.mark.parametrize(("I", "N", "P"), [(0, 3, None), (1, 1, None), (3, 1, 1), (5, 7, 6)])
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_odd_sizes(backend, I, N, P, dtype):
+    cell = LSTMCell(LSTMWeights.random(I, N, proj_size=P, seed=0, dtype=dtype), backend=backend)
+    wanted, state = layers(cell, 3)
+    stepper = cell.stepper(3)
+    for got, want in zip(run(stepper, cell, 3), wanted, strict=True):
+        assert_near(got, want, T * 2 * tolerances.of(dtype, 20))
+    assert_same_states(stepper.state, state, T * 2 * tolerances.of(dtype, 20))
