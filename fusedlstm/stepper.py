@@ -190,11 +190,12 @@ class Stepper:
 
     def _load(self, x: Array | None, is_first: Any) -> None:
         """Check what is given, and then copy it to the buffers."""
-        batch, checks = self._batch, self._form.layers[0]
-        if x is not None:
+        batch, face, checks = self._batch, self._face, self._form.layers[0]
+        # What is right is known by a glance, which takes a fraction of the checks.
+        if x is not None and not _is_like(x, batch.x, face):
             checks.check_x(x)
             check_shape("x", x.shape, "B I", {**checks.sizes, "B": self._batch_size})
-        if is_first is not None:
+        if is_first is not None and not _is_like(is_first, batch.is_first, face):
             is_first = checks.check_mask(is_first, self._batch_size)
         if x is not None:
             batch.load(x)
@@ -246,3 +247,11 @@ class Stepper:
 
     def __repr__(self) -> str:
         return f"Stepper({self._owner!r}, {self._batch_size}{', host=True' if self._host else ''})"
+
+
+def _is_like(array: Any, buffer: Array, face: Backend) -> bool:
+    """Whether an array is in all that matters like a buffer that it is to be copied to."""
+    native: Any = face.array_type
+    if type(array) is not native or array.shape != buffer.shape or array.dtype != buffer.dtype:
+        return False
+    return face.device_of(array) == face.device
