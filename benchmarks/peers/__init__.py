@@ -61,10 +61,7 @@ class Peer:
 
     def version(self) -> str | None:
         """Return the package's version, or None where it is not installed."""
-        try:
-            return importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return version_of(self.package)
 
     def cannot(self, case: Case) -> str | None:
         """Return why it does not do a case, or None."""
@@ -90,6 +87,14 @@ class Peer:
         """Return what else is to be recorded beside the times."""
         del run, device
         return {}
+
+
+def version_of(package: str) -> str | None:
+    """Return a package's version, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def waited(
