@@ -53,6 +53,19 @@ def test_layers_and_steps_by_hand():
     assert work.launches == 4  # a wave: the second layer's first step runs beside the first one's second
 
 
+def test_a_step_of_a_pool_by_hand():
+    """What is gathered, the output beside the state, and the slots; on a GPU a kernel that gathers, too."""
+    sizes = {"B": 2, "I": 3, "N": 5}
+    dense, pool = Work.of(**sizes), Work.of(**sizes, pool=True)
+    gathered, output, slots = 2 * 2 * 5 * 4, 2 * 5 * 4, 2 * 8
+    assert pool.bytes - dense.bytes == pool.resident - dense.resident == gathered + output + slots
+    assert (pool.flop, pool.special, pool.launches) == (dense.flop, dense.special, 0)
+    layers = {**sizes, "P": 4, "layers": 2, "dtype": "bfloat16", "device": "cuda:0"}
+    dense, pool = Work.of(**layers), Work.of(**layers, pool=True)
+    assert pool.bytes - dense.bytes == 2 * (2 * 2 * 4 * 2) + 2 * 4 * 2 + 2 * 8
+    assert pool.launches == dense.launches + 1
+
+
 @pytest.mark.parametrize(
     ("dtype", "device", "size"),
     [
