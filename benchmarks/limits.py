@@ -180,7 +180,7 @@ def calibrate(device: str = "cpu", threads: int = 1) -> Constants:
     """Measure a device, in less than two seconds, once in a process.
 
     Args:
-        device: "cpu" or "cuda:<index>".
+        device: "cpu", "cuda" for the first GPU, or "cuda:<index>".
         threads: how many copy and evaluate on a CPU; the matrix products take as many as the BLAS was told to.
     """
     if device == "cpu":
@@ -189,7 +189,7 @@ def calibrate(device: str = "cpu", threads: int = 1) -> Constants:
         return calibration_cpu.calibrate(threads)
     from benchmarks import calibration_cuda
 
-    return calibration_cuda.calibrate(int(device.removeprefix("cuda:")), threads)
+    return calibration_cuda.calibrate(int(device.partition(":")[2] or 0), threads)
 
 
 def machine_facts_limits(devices: tuple[str, ...] = ("cpu",), threads: int | None = None) -> dict[str, dict]:

@@ -1,9 +1,12 @@
 """The limits of benchmarks: work counted by hand, constants kept in JSON, and which of them binds."""
 
 import json
+import sys
+import types
 
 import pytest
 
+import benchmarks
 from benchmarks import limits
 from benchmarks.limits import Constants, Limit, Work
 
@@ -151,6 +154,18 @@ def test_constants_in_json():
     for constants in (CPU, GPU):
         values = json.loads(json.dumps(constants.to_json() | {"unknown": 1}))
         assert Constants.from_json(values) == constants
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)])
+def test_a_gpu_is_calibrated_by_any_of_its_names(device, index, monkeypatch):
+    asked = []
+    fake = types.SimpleNamespace(calibrate=lambda *arguments: asked.append(arguments) or GPU)
+    monkeypatch.setitem(sys.modules, "benchmarks.calibration_cuda", fake)
+    monkeypatch.setattr(benchmarks, "calibration_cuda", fake, raising=False)
+    limits.calibrate.cache_clear()
+    assert limits.machine_facts_limits((device,), 1) == {device: GPU.to_json()}
+    limits.calibrate.cache_clear()
+    assert asked == [(index, 1)]
 
 
 def test_calibration():
