@@ -23,7 +23,7 @@ from benchmarks.peers.onnxruntime_peer import in_onnx_order
 from benchmarks.peers.tensorflow_peer import in_block_order
 from fusedlstm import LSTMCell, StatePool, Stepper, blas
 
-from conftest import BACKENDS
+from conftest import BACKENDS, needs_cuda
 
 ROOT = Path(__file__).parents[1]
 ALL = cases.STEPS + cases.TRAPS + cases.COLD + cases.SEQUENCES + cases.POOLS + cases.WORKLOADS
@@ -570,6 +570,21 @@ def test_an_absent_library_is_no_failure(monkeypatch):
 
     monkeypatch.setattr(peers.importlib.metadata, "version", absent)
     assert PEERS["onnxruntime"].version() is None
+
+
+@needs_cuda
+def test_where_a_gpu_plans_no_steps(monkeypatch):
+    """What needs that is not run, with the reason, and all else is."""
+    from fusedlstm.backends.cuda import matmul
+
+    in_place = [name for name in PEERS if name.startswith(("fusedlstm Stepper", "fusedlstm pool"))]
+    assert len(in_place) == 4
+    assert not any(PEERS[name].why_not("cuda") for name in in_place)
+    monkeypatch.setattr(matmul, "why_not", lambda: "nvmath-python is not installed")
+    for name, peer in PEERS.items():
+        if peer.ours:
+            assert peer.why_not("cuda") == ("nvmath-python is not installed" if name in in_place else None)
+    assert PEERS["fusedlstm pool"].why_not("cpu") is None
 
 
 def test_the_extra_bench():
