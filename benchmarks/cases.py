@@ -1,6 +1,7 @@
 """What is timed: sizes, weights, random data, and the exact results that everybody must have before a time counts.
 
-B batch, T steps, I input size, N units, P output size of a projection, L layers. A step has T = 1 and given states.
+B batch, T steps, I input size, N units, P output size of a projection, L layers. A step has T = 1 and given states; one
+of a pool advances the states in some slots of a table.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from fusedlstm import LSTM, LSTMState, StackedWeights
 
 # How far a result may be from float64, absolutely, for states of order 1. Of the 16-bit dtypes peers round c too.
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 4e-2}
+# Within these is the median of the states that a peer leads to which changes them in place, however often it runs: they
+# neither vanish, to numbers that take a processor longer, nor grow until all gates are 0 or 1.
+_ORDINARY = (1e-3, 10.0)
 # Multiplications that the exact result may take: of a larger case some rows are compared, and all must be finite.
 _EXACT_WORK = 4e9
 _FEWEST_ROWS = 4
@@ -33,8 +37,23 @@ class Data(NamedTuple):
     is_first: Any
 
 
+class Slots(NamedTuple):
+    """A pool's slots (B,), each another: those of all rows, and those that a step is given, -1 for padding rows."""
+
+    all: Any
+    given: Any
+
+    @property
+    def padding(self) -> Any:
+        """Which rows have no slot (B,)."""
+        return self.given < 0
+
+
 class Result(NamedTuple):
-    """The states after the last step, h (L, B, P) and c (L, B, N), and of a sequence the outputs (T, B, P)."""
+    """The states after the last step, h (L, B, P) and c (L, B, N), and but for a step the outputs (T, B, P).
+
+    Of a pool it is the states in the slots of all rows: those of padding rows are as they were, their outputs zeros.
+    """
 
     h: Any
     c: Any
@@ -46,7 +65,7 @@ class Case:
     """One size of one kind of work.
 
     Args:
-        kind: "step", of all layers from given states, or "sequence", of T steps.
+        kind: "step", of all layers from given states, "sequence", of T steps, or "pool", a step of some of its slots.
         name: the use.
         T: steps, 1 for a step.
         B: batch.
@@ -59,6 +78,8 @@ class Case:
         quick: whether it is timed with --quick too.
         gpu_only: whether it is too much for a CPU.
         cold: whether weights and states are in no cache: before each time as much is written as caches hold.
+        capacity: how many slots a pool has, else 0.
+        padding: how many of a pool's rows have no slot.
     """
 
     kind: str
@@ -74,6 +95,8 @@ class Case:
     quick: bool = False
     gpu_only: bool = False
     cold: bool = False
+    capacity: int = 0
+    padding: int = 0
 
     @property
     def id(self) -> str:
@@ -90,6 +113,7 @@ class Case:
         parts += [f"N = I = {self.N}"] if self.I == self.N else [f"I = {self.I}", f"N = {self.N}"]
         parts += [f"P = {self.P}" if self.P else "", f"{self.layers} layers" if self.layers > 1 else ""]
         parts += [f"{self.resets:.0%} of the rows reset" if self.resets else ""]
+        parts += [f"{self.capacity} slots, {self.padding} padding rows" if self.capacity else ""]
         return f"{self.name}, {self.dtype}: {', '.join(filter(None, parts))}"
 
     @property
@@ -101,6 +125,11 @@ class Case:
     def data(self) -> Data:
         """Inputs and states, the same each time: nobody may write to them."""
         return _data(self)
+
+    @property
+    def slots(self) -> Slots:
+        """Random slots of a pool, the same each time."""
+        return _slots(self)
 
     @property
     def rows(self) -> np.ndarray:
@@ -118,16 +147,28 @@ class Case:
         """Raise WrongResultError unless a result is the exact one, to its dtype."""
         width = self.P or self.N
         shapes = {"h": (self.layers, self.B, width), "c": (self.layers, self.B, self.N)}
-        if self.kind == "sequence":
+        if self.kind != "step":
             shapes["outputs"] = (self.T, self.B, width)
         for name, shape in shapes.items():
             self._assert_equal(name, getattr(result, name), shape)
 
+    def assert_ordinary(self, result: Result) -> None:
+        """Raise WrongResultError unless states that many steps have led to are numbers that take the usual time."""
+        for name in ("h", "c"):
+            got = getattr(result, name)
+            self._assert_finite(name, got)
+            middle = np.median(np.abs(np.asarray(got, np.float64)))
+            if not _ORDINARY[0] < middle < _ORDINARY[1]:
+                raise WrongResultError(f"{self.id}: after many steps the median of |{name}| is {middle:.3g}")
+
+    def _assert_finite(self, name: str, got: Any) -> None:
+        if not np.isfinite(got).all():
+            raise WrongResultError(f"{self.id}: {name} is not finite everywhere")
+
     def _assert_equal(self, name: str, got: Any, shape: tuple[int, ...]) -> None:
         if np.shape(got) != shape:
             raise WrongResultError(f"{self.id}: {name} has the shape {np.shape(got)}, not {shape}")
-        if not np.isfinite(got).all():
-            raise WrongResultError(f"{self.id}: {name} is not finite everywhere")
+        self._assert_finite(name, got)
         wanted = getattr(self.exact, name)
         worst = np.abs(np.asarray(got)[:, self.rows].astype(np.float64) - wanted).max()
         if worst > TOLERANCES[self.dtype]:
@@ -162,6 +203,15 @@ def _data(case: Case) -> Data:
 
 
 @_kept
+def _slots(case: Case) -> Slots:
+    rng = np.random.default_rng(2)
+    slots = rng.choice(case.capacity, case.B, replace=False)
+    given = slots.copy()
+    given[rng.choice(case.B, case.padding, replace=False)] = -1
+    return Slots(slots, given)
+
+
+@_kept
 def _exact(case: Case) -> Result:
     rows, data = case.rows, case.data
     xs, h, c = (array[:, rows].astype(np.float64) for array in data[:3])
@@ -169,8 +219,11 @@ def _exact(case: Case) -> Result:
     is_first = None if data.is_first is None else data.is_first[:, rows]
     states = tuple(LSTMState(h=h[k], c=c[k]) for k in range(case.layers))
     outputs, states = lstm(xs, states, is_first=is_first)
-    h, c = (np.stack([getattr(state, part) for state in states]) for part in ("h", "c"))
-    return Result(h, c, outputs if case.kind == "sequence" else None)
+    new_h, new_c = (np.stack([getattr(state, part) for state in states]) for part in ("h", "c"))
+    if case.kind == "pool":
+        padding = case.slots.padding[rows]
+        new_h[:, padding], new_c[:, padding], outputs[:, padding] = h[:, padding], c[:, padding], 0
+    return Result(new_h, new_c, None if case.kind == "step" else outputs)
 
 
 def step(name: str, B: int, I: int, N: int, **options: Any) -> Case:
@@ -183,6 +236,11 @@ def sequence(name: str, T: int, B: int, I: int, N: int, **options: Any) -> Case:
     return Case("sequence", name, T, B, I, N, **options)
 
 
+def pool(B: int, N: int, capacity: int = 65_536, **options: Any) -> Case:
+    """Return a case of one step of B of a pool's slots, a tenth of them padding."""
+    return Case("pool", "pool", 1, B, N, N, capacity=capacity, padding=B // 10, **options)
+
+
 _QUICK_STEPS = {(1, 128), (32, 128), (1024, 128), (32, 512), (1024, 256)}
 _BATCHES, _GPU_BATCHES, _SIZES, _GPU_SIZES = (1, 32, 256, 1024), (4096, 16384), (128, 256, 512), (1024,)
 
@@ -190,6 +248,11 @@ STEPS = [
     step("step", B, N, N, quick=(B, N) in _QUICK_STEPS, gpu_only=B in _GPU_BATCHES or N in _GPU_SIZES)
     for N in _SIZES + _GPU_SIZES
     for B in _BATCHES + _GPU_BATCHES
+]
+STEPS += [
+    step("step", B, N, N, dtype="bfloat16", gpu_only=True, quick=(B, N) == (1024, 512))
+    for N in (128, 512)
+    for B in (1, 32, 256, 1024, 4096)
 ]
 # Sizes that fit no tile: what is tuned for powers of two shows there.
 TRAPS = [
@@ -208,6 +271,14 @@ SEQUENCES = [
         for B in _BATCHES
     ),
     sequence("sequence", 1000, 1, 128, 128),
+]
+
+_QUICK_POOLS = {(256, 128), (1024, 512)}
+POOLS = [
+    pool(B, N, dtype=dtype, gpu_only=dtype != "float32", quick=dtype == "float32" and (B, N) in _QUICK_POOLS)
+    for dtype in ("float32", "bfloat16")
+    for N in (128, 512)
+    for B in (32, 256, 1024, 4096)
 ]
 
 WORKLOADS = [

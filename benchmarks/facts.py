@@ -64,6 +64,7 @@ def machine():
         "cuda": runtime.runtimeGetVersion(),
         "nvrtc": list(cupy.cuda.nvrtc.getVersion()),
         "cupy": cupy.__version__,
+        "nvmath": version_of("nvmath-python"),
         "numpy": np.__version__,
         "torch": version_of("torch"),
         "jax": version_of("jax"),

@@ -7,11 +7,11 @@
 # real CuPy, compute-sanitizer where it is installed, and the benchmarks. It goes on after a part that fails.
 #
 # RESULTS  a folder for gpu.json (GPU, driver, versions, commit, digest of kernels/, parts), benchmarks.json and log.txt
-# WHEELS   a folder of wheels to use besides what is installed; nothing is fetched
+# WHEELS   a folder of wheels to use besides what is installed; nothing is fetched, what they depend on neither
 #
-# Needs a Python (PYTHON, else python3) with CuPy 14 and its libraries, nvmath-python, safetensors, ml_dtypes, hypothesis,
-# pytest and pytest-benchmark. PyTorch and JAX are used if they are present, which gpu.json says. COMMIT names the commit where there
-# is no git.
+# Needs a Python (PYTHON, else python3) with CuPy 14 and its libraries, nvmath-python with its cuda-bindings, cuda-core and
+# cuda-pathfinder, safetensors, ml_dtypes, hypothesis, pytest and pytest-benchmark. PyTorch and JAX are used if they are
+# present, which gpu.json says. COMMIT names the commit where there is no git.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 1 ] || { sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 2; }
@@ -34,6 +34,9 @@ fi
 import sys
 from fusedlstm.backends import unavailable_reason
 reason = unavailable_reason("cuda")
+if reason is None:
+    from fusedlstm.backends.cuda import matmul
+    reason = matmul.why_not()
 sys.exit(f"cuda can't run here: {reason}" if reason else 0)
 PYTHON
 
@@ -49,16 +52,16 @@ part() {
 
 tests=("$python" -m pytest -q -p no:cacheprovider)
 export FUSEDLSTM_TEST_BACKENDS=cuda
-part "demo" 30 "$python" -m fusedlstm -v demo --backend cuda
+part "demo" 25 "$python" -m fusedlstm -v demo --backend cuda
 part "primitives" 50 "${tests[@]}" tests/test_primitives.py
 part "tests on the GPU" 170 "${tests[@]}" --ignore tests/test_primitives.py --ignore tests/test_packaging.py \
   --ignore tests/test_compile.py --ignore tests/test_emulation.py --ignore tests/test_emulation_faults.py \
   --ignore tests/test_kernels_emulated.py --ignore tests/test_kernels_planned.py --ignore tests/test_mutations.py
 # Once without the sanitizer, so that with it no kernel needs compiling, which would take many times as long.
-part "sanitized steps, bare" 35 "$python" benchmarks/sanitize.py
+part "sanitized steps, bare" 30 "$python" benchmarks/sanitize.py
 for tool in memcheck racecheck; do
   if command -v compute-sanitizer >/dev/null; then
-    part "$tool" 65 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" benchmarks/sanitize.py
+    part "$tool" 70 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" benchmarks/sanitize.py
   else
     part "$tool: compute-sanitizer is not installed" 5 false
   fi

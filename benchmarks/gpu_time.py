@@ -1,4 +1,7 @@
-"""How long a GPU works on what a call queues, by its events: without the host's time, which a call's own has too."""
+"""How long a GPU works on what a call queues, by its events, and how long the host takes to queue it.
+
+A call's own time, from its start until the GPU is done, has both, as far as they don't overlap.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ ROUNDS = 20
 _DELAY = 2048  # rows of the matrices whose product keeps the GPU busy meanwhile
 
 
-def gpu_seconds(queue: Callable[[], object]) -> dict[str, float] | None:
-    """Return the median, p10 and p90 of the seconds that work on the current streams takes.
+def gpu_and_host_seconds(queue: Callable[[], object]) -> dict[str, dict[str, float] | None]:
+    """Return "gpu_seconds", which work on the current streams takes, and "host_seconds", until the call has returned.
 
-    The events stand on the legacy default stream, which CuPy and PyTorch work on. Other work is queued before the
-    first of them, so that all that is between them waits in the queue when the GPU comes to it. Where the queue is
-    too short for that, so that the host waits for the other work before it can queue all, it is None.
+    Each is a median, p10 and p90. The events stand on the legacy default stream, which CuPy and PyTorch work on. Other
+    work is queued before the first of them, so that all that is between them waits in the queue when the GPU comes to
+    it, and the host waits for nothing. Where the queue is too short for that, so that the host waits for the other work
+    before it can queue all, both are None.
     """
     import cupy
 
@@ -33,7 +37,7 @@ def gpu_seconds(queue: Callable[[], object]) -> dict[str, float] | None:
     wait = cupy.cuda.Device().synchronize
     once = _whole_seconds(lambda: delay(10), wait) / 10
     times = max(1, round(2 * _host_seconds(queue, wait) / once))
-    seconds = []
+    gpu, host = [], []
     for _ in range(ROUNDS):
         first, last = cupy.cuda.Event(), cupy.cuda.Event()
         delay(times)
@@ -44,8 +48,13 @@ def gpu_seconds(queue: Callable[[], object]) -> dict[str, float] | None:
         last.record()
         wait()
         if queued > 0.8 * times * once:
-            return None
-        seconds.append(cupy.cuda.get_elapsed_time(first, last) / 1e3)
+            return {"gpu_seconds": None, "host_seconds": None}
+        gpu.append(cupy.cuda.get_elapsed_time(first, last) / 1e3)
+        host.append(queued)
+    return {"gpu_seconds": _percentiles(gpu), "host_seconds": _percentiles(host)}
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
     low, median, high = np.percentile(seconds, [10, 50, 90])
     return {"median": float(median), "p10": float(low), "p90": float(high)}
 

@@ -48,6 +48,7 @@ class Work:
         dtype: str = "float32",
         device: str = "cpu",
         precision: str = "highest",
+        pool: bool = False,
     ) -> Work:
         """Count the work of T steps of B rows through layers.
 
@@ -61,6 +62,8 @@ class Work:
             dtype: of x, h and the weights.
             device: on "cpu" the gates are written and read once; one kernel on a GPU keeps them in registers.
             precision: "high" lets a GPU multiply float32 as TF32.
+            pool: whether states are rows of a table, by their slots. Each h is gathered for its product, which is
+                another kernel, and the output is beside the h that is scattered; c is read and written where it is.
         """
         on_cpu, width = device == "cpu", P or N
         item = ITEMSIZES[dtype]
@@ -73,14 +76,17 @@ class Work:
             each = 4 * N * width * item + (N * P * item if P else 0)
             each += B * (size + 2 * width) * item + 2 * B * N * wide
             each += 2 * 4 * B * N * wide if on_cpu else 0
+            each += 2 * B * width * item if pool else 0
             total += once + T * each
             resident += once + each
+        of_pool = B * width * item + 8 * B if pool else 0  # outputs, and int64 slots
+        launches = (T + layers - 1) * (2 if P else 1) + int(pool)  # layers can run as a wave
         return cls(
             flop=flop,
-            bytes=total,
-            resident=resident,
+            bytes=total + T * of_pool,
+            resident=resident + of_pool,
             special=5 * T * B * N * layers,
-            launches=0 if on_cpu else (T + layers - 1) * (2 if P else 1),  # layers can run as a wave
+            launches=0 if on_cpu else launches,
             arithmetic=_arithmetic(dtype, precision, on_cpu),
         )
 
@@ -174,7 +180,7 @@ def calibrate(device: str = "cpu", threads: int = 1) -> Constants:
     """Measure a device, in less than two seconds, once in a process.
 
     Args:
-        device: "cpu" or "cuda:<index>".
+        device: "cpu", "cuda" for the first GPU, or "cuda:<index>".
         threads: how many copy and evaluate on a CPU; the matrix products take as many as the BLAS was told to.
     """
     if device == "cpu":
@@ -183,7 +189,7 @@ def calibrate(device: str = "cpu", threads: int = 1) -> Constants:
         return calibration_cpu.calibrate(threads)
     from benchmarks import calibration_cuda
 
-    return calibration_cuda.calibrate(int(device.removeprefix("cuda:")), threads)
+    return calibration_cuda.calibrate(int(device.partition(":")[2] or 0), threads)
 
 
 def machine_facts_limits(devices: tuple[str, ...] = ("cpu",), threads: int | None = None) -> dict[str, dict]:

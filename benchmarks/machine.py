@@ -91,4 +91,5 @@ def gpu():
         "cuda": runtime.runtimeGetVersion(),
         "nvrtc": list(cupy.cuda.nvrtc.getVersion()),
         "cupy": cupy.__version__,
+        "nvmath": peers.version_of("nvmath-python"),
     }

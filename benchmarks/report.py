@@ -108,9 +108,12 @@ def _how_to_read(runs: list[Run]) -> Bullets:
 
 
 def _about_gpus_own(runs: list[Run]) -> list[tuple[str, str]]:
-    if not any(row.gpu_seconds for run in runs for row in run.rows):
-        return []
-    return [("GPU's own", "between events on its stream, median and p10 to p90: without what the host needs")]
+    rows, items = [row for run in runs for row in run.rows], []
+    if any(row.gpu_seconds for row in rows):
+        items += [("GPU's own", "between events on its stream, median and p10 to p90: without what the host needs")]
+    if any(row.host_seconds for row in rows):
+        items += [("until it returns", "the CPU's time, median and p10 to p90: for a call that queues work for a GPU")]
+    return items
 
 
 def _facts(run: Run) -> Bullets:
@@ -217,7 +220,8 @@ def _group(rows: list[Row]) -> Table:
     several = len({row.setting.device for row in rows}) > 1
     spread = "p10 to p90" if all(row.deciles for row in rows) else "quartiles"
     rates = ["steps a second", "rows a second"]
-    header = ["library", "median", spread, "time / best peer", "of the limit", "GPU's own", *rates, "version"]
+    own = ["GPU's own", "until it returns"]
+    header = ["library", "median", spread, "time / best peer", "of the limit", *own, *rates, "version"]
     times = Counter((row.peer, row.setting.device) for row in rows)
     cells = []
     for row in rows:
@@ -226,14 +230,14 @@ def _group(rows: list[Row]) -> Table:
         cells.append([name, *_cells(row, best_peer(rows, row))])
     for device, row in {row.setting.device: row for row in rows if row.limit}.items():
         name = f"limit, by {row.limit.bound}" + (f", {device}" if several else "")
-        cells.append([name, quantity(row.limit.seconds, "s"), "", "", "100 %", "", "", "", ""])
+        cells.append([name, quantity(row.limit.seconds, "s"), "", "", "100 %", *[""] * 5])
     return Table(header, cells, frozenset(i for i, row in enumerate(rows) if row.ours)).without_empty_columns()
 
 
-def _gpus_own(row: Row) -> str:
-    if row.gpu_seconds is None:
+def _with_spread(times: tuple[float, float, float] | None) -> str:
+    if times is None:
         return ""
-    median, low, high = (quantity(seconds, "s") for seconds in row.gpu_seconds)
+    median, low, high = (quantity(seconds, "s") for seconds in times)
     return f"{median} ({low} to {high})"
 
 
@@ -243,7 +247,8 @@ def _cells(row: Row, peer: Row | None) -> list[str]:
         f"{quantity(row.low, 's')} to {quantity(row.high, 's')}",
         ratio(row.median / peer.median) if peer and not row.part else "",
         percent(row.of_limit) if row.of_limit and not row.part else "",
-        _gpus_own(row),
+        _with_spread(row.gpu_seconds),
+        _with_spread(row.host_seconds),
         quantity(row.steps_a_second) if row.steps_a_second else "",
         quantity(row.rows_a_second) if row.rows_a_second else "",
         row.version,

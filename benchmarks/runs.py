@@ -2,9 +2,10 @@
 
 An entry of "benchmarks" has in "extra_info": kind, case, T, B, I, N, P, layers, dtype, threads, device, peer,
 peer_version and ours; where they matter also precision ("high" is TF32), workload (rows of one workload stand in one
-picture), cold (caches were emptied before), gpu_seconds (of the GPU alone: median, p10 and p90) and part (it does only
-a part of the work, and is nobody's peer). "machine_info" has "facts": what is known of the machine, with "missing", the
-peers that could not run and why, and "limits", the calibrated constants by device.
+picture), cold (caches were emptied before), padding (how many of the rows have no slot), gpu_seconds (of the GPU alone:
+median, p10 and p90), host_seconds (likewise, until a call has returned that only queues its work) and part (it does
+only a part of the work, and is nobody's peer). "machine_info" has "facts": what is known of the machine, with
+"missing", the peers that could not run and why, and "limits", the calibrated constants by device.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class Row:
     work: Work | None
     threads: int | None
     gpu_seconds: tuple[float, float, float] | None = None  # the GPU's own time: median, p10, p90
+    host_seconds: tuple[float, float, float] | None = None  # until the call returns, without waiting for the GPU
 
     @property
     def of_limit(self) -> float | None:
@@ -242,12 +244,13 @@ def _row(entry: dict, constants: dict[str, Constants]) -> Row:
         limit=limit(work, device) if work and device else None,
         work=work,
         threads=info.get("threads"),
-        gpu_seconds=_gpu_seconds(info, entry["name"]),
+        gpu_seconds=_seconds_of("gpu_seconds", info, entry["name"]),
+        host_seconds=_seconds_of("host_seconds", info, entry["name"]),
     )
 
 
-def _gpu_seconds(info: dict, name: str) -> tuple[float, float, float] | None:
-    seconds = info.get("gpu_seconds")
+def _seconds_of(what: str, info: dict, name: str) -> tuple[float, float, float] | None:
+    seconds = info.get(what)
     return seconds and tuple(_seconds(seconds[part], name) for part in ("median", "p10", "p90"))
 
 
@@ -281,13 +284,13 @@ def keep_deciles(output_json: dict) -> None:
 
 
 def _work(info: dict, setting: Setting) -> Work | None:
-    """The work of steps and sequences; what is of another kind, or has no sizes, has no limit."""
+    """The work of all rows but padding; what is of another kind than these, or has no sizes, has no limit."""
     if info.get("kind") not in {"step", "sequence", "pool"} or setting.dtype not in ITEMSIZES:
         return None
     if not all(isinstance(info.get(name), int) for name in "BIN"):
         return None
     work = Work.of(
-        B=info["B"],
+        B=info["B"] - (info.get("padding") or 0),
         I=info["I"],
         N=info["N"],
         T=info.get("T") or 1,
@@ -296,6 +299,7 @@ def _work(info: dict, setting: Setting) -> Work | None:
         dtype=setting.dtype,
         device=setting.device,
         precision=setting.precision,
+        pool=info["kind"] == "pool",
     )
     return dataclasses.replace(work, resident=work.resident + _EMPTIED) if info.get("cold") else work
 

@@ -1,14 +1,29 @@
-"""Steps and sequences on the GPU for a sanitizer: each dtype, without options and with many, at edges of blocks.
+"""Steps, sequences, Steppers and pools for a sanitizer: each dtype, at blocks' edges, without and with options.
 
 CuPy's memory pool hides overruns from sanitizers, so each array here is an allocation of its own.
 """
 
+import gc
+
 import cupy
 import numpy as np
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool
 
 SIZES = ((1, 1, 1), (3, 5, 7), (5, 8, 128), (2, 3, 513), (257, 4, 12))
+OPTIONS = {"peephole": True, "cell_clip": 0.5, "proj_size": 3, "proj_clip": 0.2}
+
+
+def steps(dtype, rng):
+    """A cell's: with resets, and written to other arrays."""
+    for B, I, N in SIZES:
+        for options in ({}, OPTIONS):
+            cell = LSTMCell(LSTMWeights.random(I, N, seed=0, dtype=dtype, **options), backend="cuda")
+            x = cell.asarray(rng.normal(size=(B, I)))
+            zero = cell.zero_state(B)
+            state = cell(x, zero, is_first=rng.random(B) < 0.5, reset_to=cell.zero_state(1))
+            state = cell(x, state, out=LSTMState(h=zero.h, c=state.c))
+            assert np.isfinite(state.to_numpy().c).all()
 
 
 def sequences(dtype, rng):
@@ -20,23 +35,75 @@ def sequences(dtype, rng):
         lstm = LSTM(weights, backend="cuda")
         options = {"lengths": rng.integers(0, 4, B), "is_first": rng.random((3, B)) < 0.3}
         outputs, _ = lstm(lstm.asarray(rng.normal(size=(3, B, I))), reset_to=lstm.zero_state(1), **options)
-        assert np.isfinite(outputs.get().astype(np.float64)).all()
+        assert_finite(outputs)
+
+
+def owners(I, N, dtype):
+    """What has Steppers and pools: a plain cell, and layers with all options."""
+    yield LSTMCell(LSTMWeights.random(I, N, seed=0, dtype=dtype), backend="cuda")
+    weights = StackedWeights.random(I, N, 2, seed=0, dtype=dtype, residual=(False, True), **OPTIONS)
+    yield LSTM(weights, backend="cuda")
+
+
+def steppers(dtype, rng):
+    """Without and with resets, to zeros and to a state, of a step whose arrays are on the GPU and in host memory."""
+    for B, I, N in SIZES:
+        for owner in owners(I, N, dtype):
+            reset_to = owner.stepper(1).read()
+            for host, begin in ((False, None), (False, reset_to), (True, None)):
+                stepper = owner.stepper(B, host=host, reset_to=begin)
+                x = rng.normal(size=(B, I))
+                stepper.step(x.astype(owner.weights.dtype) if host else owner.asarray(x))
+                stepper.write(stepper.read())
+                stepper.step(is_first=rng.random(B) < 0.5)
+                assert_finite(stepper.output)
+                stepper.reset()
+
+
+def pools(dtype, rng):
+    """Slots of the host and of the GPU, with padding; and of the GPU such as can't be stepped."""
+    for B, I, N in SIZES:
+        for owner in owners(I, N, dtype):
+            pool = StatePool(owner, B + 3)
+            live = pool.allocate(B + 2)
+            pool.write(live, pool.read(live))
+            slots = rng.permutation(live)[:B]
+            slots[B // 2] = -1
+            x, first = owner.asarray(rng.normal(size=(B, I))), rng.random(B) < 0.5
+            out = pool.step(x, slots, is_first=first)
+            pool.step(x, cupy.asarray(slots), is_first=first, out=out, strict=True)
+            assert_finite(out)
+            slots[:] = rng.choice([live[0], live[1], B + 2, B + 3, -2], B)  # the third is free, the others out of range
+            slots[0] = B + 2
+            pool.step(x, cupy.asarray(slots), out=out)
+            assert_finite(out)
+            assert is_refused(pool)
+            pool.release(live[:1])
+            pool.reset(live[1:])
+
+
+def is_refused(pool):
+    """Whether a pool was given slots that can't be stepped."""
+    try:
+        pool.check()
+    except ValueError:
+        return True
+    return False
+
+
+def assert_finite(array):
+    array = array if isinstance(array, np.ndarray) else array.get()
+    assert np.isfinite(array.astype(np.float64)).all()
 
 
 def main():
-    """Run each step, and sequences, and wait for them."""
+    """Run all, and wait for it."""
     cupy.cuda.set_allocator(None)
+    gc.disable()  # it might free memory while a graph is captured, which is refused where CuPy has no pool
     rng = np.random.default_rng(0)
     for dtype in ("float64", "float32", "float16", "bfloat16"):
-        for B, I, N in SIZES:
-            for options in ({}, {"peephole": True, "cell_clip": 0.5, "proj_size": 3, "proj_clip": 0.2}):
-                cell = LSTMCell(LSTMWeights.random(I, N, seed=0, dtype=dtype, **options), backend="cuda")
-                x = cell.asarray(rng.normal(size=(B, I)))
-                zero = cell.zero_state(B)
-                state = cell(x, zero, is_first=rng.random(B) < 0.5, reset_to=cell.zero_state(1))
-                state = cell(x, state, out=LSTMState(h=zero.h, c=state.c))
-                assert np.isfinite(state.to_numpy().c).all()
-        sequences(dtype, rng)
+        for work in (steps, sequences, steppers, pools):
+            work(dtype, rng)
     cupy.cuda.Device().synchronize()
     print("sanitized steps done")
 

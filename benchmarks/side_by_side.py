@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import caches, machine
 from benchmarks.cases import Case, chosen
-from benchmarks.gpu_time import gpu_seconds
+from benchmarks.gpu_time import gpu_and_host_seconds
 from benchmarks.peers import CannotRunError, Peer, all_peers
 from benchmarks.threads import threads_used
 
@@ -62,14 +62,30 @@ def measure(benchmark, entry, threads):
     except CannotRunError as error:
         benchmark.skipped = True
         pytest.skip(str(error))
-    case.assert_right(peer.results(run()))
+    case.assert_right(begun(peer, run))
     if benchmark.enabled:
         benchmark.extra_info.update(peer.remarks(run, device))
         benchmark.extra_info["threads_used"] = assert_threads(run, threads) if device == "cpu" else None
         if device == "cuda" and hasattr(run, "queue") and not case.cold:
-            benchmark.extra_info["gpu_seconds"] = gpu_seconds(run.queue)  # None where it can't be told
+            benchmark.extra_info.update(gpu_and_host_seconds(run.queue))
     gc.collect()  # of the peer before
-    case.assert_right(peer.results(timed(benchmark, run, case, device)))
+    last = peer.results(timed(benchmark, run, case, device))
+    if changes_states(run):
+        case.assert_ordinary(last)
+        last = begun(peer, run)
+    case.assert_right(last)
+
+
+def changes_states(run):
+    """Whether each run goes on from the states that the last one has left."""
+    return getattr(run, "begin", None) is not None
+
+
+def begun(peer, run):
+    """Return the result of a run from the case's states."""
+    if changes_states(run):
+        run.begin()
+    return peer.results(run())
 
 
 def timed(benchmark, run, case, device):
@@ -95,6 +111,8 @@ def about(entry, threads):
         "title": case.title,
         **{name: getattr(case, name) for name in ("T", "B", "I", "N", "P", "layers", "dtype", "resets")},
         "cold": case.cold,
+        "capacity": case.capacity,
+        "padding": case.padding,
         "workload": case.name if case.cold or case.resets else "",
         "threads": threads,
         "device": device,

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 
 from benchmarks import caches, cases, gpu_time, peers, side_by_side, threads
-from benchmarks.cases import Result, WrongResultError, sequence, step
+from benchmarks.cases import Result, WrongResultError, pool, sequence, step
 from benchmarks.fresh import Clock
 from benchmarks.peers import CannotRunError, Peer
 from benchmarks.peers.numpy_peer import Numpy
 from benchmarks.peers.onnxruntime_peer import in_onnx_order
 from benchmarks.peers.tensorflow_peer import in_block_order
-from fusedlstm import blas
+from fusedlstm import LSTMCell, StatePool, Stepper, blas
 
-from conftest import BACKENDS
+from conftest import BACKENDS, needs_cuda
 
 ROOT = Path(__file__).parents[1]
-ALL = cases.STEPS + cases.TRAPS + cases.COLD + cases.SEQUENCES + cases.WORKLOADS
+ALL = cases.STEPS + cases.TRAPS + cases.COLD + cases.SEQUENCES + cases.POOLS + cases.WORKLOADS
 PEERS = {peer.name: peer for peer in peers.all_peers()}
 SMALL = [
     step("plain", 5, 7, 12),
@@ -39,7 +39,11 @@ SMALL = [
     sequence("layers", 9, 5, 7, 12, layers=3),
     sequence("resets", 9, 5, 7, 12, resets=0.2),
     sequence("projection", 9, 5, 7, 12, P=3),
+    pool(11, 12, capacity=30),
+    pool(9, 12, capacity=9),  # no padding, and all slots
+    pool(11, 12, capacity=30, dtype="bfloat16"),
 ]
+SMALL_POOL = pool(20, 12, capacity=30)
 
 
 def right(case):
@@ -83,7 +87,9 @@ WRONG = [swapped, off, one_row_off, one_nan, poison, zeros, one_row_missing]
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("case", [step("s", 5, 7, 12), sequence("q", 9, 5, 7, 12)], ids=lambda case: case.kind)
+@pytest.mark.parametrize(
+    "case", [step("s", 5, 7, 12), sequence("q", 9, 5, 7, 12), SMALL_POOL], ids=lambda case: case.kind
+)
 def test_wrong_results_are_refused(case, wrong):
     case.assert_right(right(case))
     with pytest.raises(WrongResultError):
@@ -114,6 +120,33 @@ def test_nan_is_refused_in_rows_that_are_not_compared(monkeypatch):
     c[0, left, 5] = np.nan
     with pytest.raises(WrongResultError, match="finite"):
         case.assert_right(Result(h, c))
+
+
+def padding_that_stepped(result):
+    h = result.h.copy()
+    h[:, SMALL_POOL.slots.padding] *= 0.9
+    return result._replace(h=h)
+
+
+def output_of_padding(result):
+    outputs = result.outputs.copy()
+    outputs[:, SMALL_POOL.slots.padding] = 0.5
+    return result._replace(outputs=outputs)
+
+
+def shifted_slots(result):
+    return Result(np.roll(result.h, 1, axis=1), np.roll(result.c, 1, axis=1), result.outputs)
+
+
+def late_outputs(result):
+    return result._replace(outputs=SMALL_POOL.data.h)
+
+
+@pytest.mark.parametrize("wrong", [padding_that_stepped, output_of_padding, shifted_slots, late_outputs])
+def test_wrong_results_of_a_pool_are_refused(wrong):
+    assert SMALL_POOL.slots.padding.sum() == 2
+    with pytest.raises(WrongResultError):
+        SMALL_POOL.assert_right(wrong(right(SMALL_POOL)))
 
 
 class Stopwatch:
@@ -231,21 +264,157 @@ class Gpu:
 
 @pytest.mark.parametrize(("host", "gpu"), [(1e-4, 1e-5), (1e-3, 5e-3), (0.05, 1e-4)])
 @pytest.mark.parametrize("matmul", [2e-3, 2e-4])
-def test_time_of_the_gpu_alone(host, gpu, matmul, monkeypatch):
-    """Neither the host's time to queue nor a queue that runs empty is in it: the queue is full before."""
+def test_times_of_the_gpu_and_of_the_host_alone(host, gpu, matmul, monkeypatch):
+    """Neither has the other's: the queue is full before, and never runs empty, and nothing is waited for."""
     fake = Gpu(matmul)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
-    seconds = gpu_time.gpu_seconds(lambda: fake.work(host, gpu))
-    assert seconds == pytest.approx({"median": gpu, "p10": gpu, "p90": gpu})
+    seconds = gpu_time.gpu_and_host_seconds(lambda: fake.work(host, gpu))
+    assert seconds["gpu_seconds"] == pytest.approx({"median": gpu, "p10": gpu, "p90": gpu})
+    assert seconds["host_seconds"] == pytest.approx({"median": host, "p10": host, "p90": host})
 
 
 def test_time_of_the_gpu_alone_where_its_queue_is_too_short(monkeypatch):
     fake = Gpu(2e-3)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
-    assert gpu_time.gpu_seconds(lambda: [fake.work(1e-5, 1e-6) for _ in range(900)])
-    assert gpu_time.gpu_seconds(lambda: [fake.work(1e-5, 1e-6) for _ in range(1500)]) is None
+    seconds = gpu_time.gpu_and_host_seconds(lambda: [fake.work(1e-5, 1e-6) for _ in range(900)])
+    assert seconds["host_seconds"]["median"] == pytest.approx(900e-5)
+    seconds = gpu_time.gpu_and_host_seconds(lambda: [fake.work(1e-5, 1e-6) for _ in range(1500)])
+    assert seconds == {"gpu_seconds": None, "host_seconds": None}
+
+
+def test_times_of_the_gpu_and_of_the_host_are_recorded(monkeypatch):
+    """... of all that can queue a call without waiting, beside the time of a call."""
+    fake = Gpu(2e-3)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
+
+    class OnGpu(Numpy):
+        def prepare(self, case, device, threads):
+            run = super().prepare(case, "cpu", threads)
+            return peers.waited(lambda: [fake.work(3e-5, 7e-6), run()][1], fake.synchronize) if self.queues else run
+
+    for OnGpu.queues in (True, False):
+        benchmark = Stopwatch()
+        side_by_side.measure(benchmark, side_by_side.Entry(step("s", 5, 7, 12), OnGpu(), "cuda"), 64)
+        assert ("host_seconds" in benchmark.extra_info) == OnGpu.queues
+        assert ("gpu_seconds" in benchmark.extra_info) == OnGpu.queues
+        if OnGpu.queues:
+            assert benchmark.extra_info["host_seconds"]["median"] == pytest.approx(3e-5)
+            assert benchmark.extra_info["gpu_seconds"]["median"] == pytest.approx(7e-6)
+
+
+def planted(monkeypatch, peer, owner, name, wrong):
+    """A peer whose library has one mistake: a method that does something else."""
+    right = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *arguments, **options: wrong(right, *arguments, **options))
+    return PEERS[peer]
+
+
+def no_step(_, stepper):
+    return stepper.output
+
+
+def output_before(right, stepper):
+    before = np.array(stepper.output)
+    right(stepper)
+    return before
+
+
+def state_that_begins_anew(right, stepper):
+    stepper.reset()
+    return right(stepper)
+
+
+def all_but_one_row(right, *arguments, out):
+    step, x, slots = arguments
+    slots = slots.copy()
+    slots[np.flatnonzero(slots >= 0)[0]] = -1
+    return right(step, x, slots, out=out)
+
+
+def slots_in_order(right, *arguments, out):
+    step, x, slots = arguments
+    return right(step, x, np.sort(slots), out=out)
+
+
+def one_output_late(right, *arguments, out):
+    out[1:] = right(*arguments, out=out)[:-1]
+
+
+def padding_not_skipped(right, *arguments, out):
+    right(*arguments, out=out)
+    out[arguments[2] < 0] = 1e-3
+
+
+@pytest.mark.parametrize(
+    ("peer", "owner", "name", "wrong"),
+    [
+        *(("fusedlstm Stepper", Stepper, "step", one) for one in (no_step, output_before, state_that_begins_anew)),
+        *(
+            ("fusedlstm pool", StatePool, "step", one)
+            for one in (all_but_one_row, slots_in_order, one_output_late, padding_not_skipped)
+        ),
+        ("fusedlstm pool", StatePool, "write", lambda right, pool, slots, state: None),
+    ],
+)
+def test_wrong_steps_in_place_are_not_timed(peer, owner, name, wrong, monkeypatch):
+    peer = planted(monkeypatch, peer, owner, name, wrong)
+    case = step("s", 20, 12, 12) if "Stepper" in peer.name else SMALL_POOL
+    benchmark = Stopwatch()
+    with pytest.raises(WrongResultError):
+        side_by_side.measure(benchmark, side_by_side.Entry(case, peer, "cpu"), 64)
+    assert not benchmark.timed
+
+
+class Worn(Stopwatch):
+    """Changes what it times: from then on its library is wrong, or its states are such as take longer."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def __call__(self, run):
+        result = super().__call__(run)
+        self.change(result)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [(np.nan, "finite"), (1e-40, "after many steps the median"), (100.0, "after many steps the median")],
+)
+def test_states_that_a_peer_has_led_to_are_looked_at(state, words):
+    """The time of steps between numbers that are no more of order 1 is no time of the case."""
+    case = step("s", 5, 7, 12)
+
+    def change(result):
+        stepper, _ = result
+        stepper.h.fill(state)
+        stepper.c.fill(state)
+
+    with pytest.raises(WrongResultError, match=words):
+        side_by_side.measure(Worn(change), side_by_side.Entry(case, PEERS["fusedlstm Stepper"], "cpu"), 64)
+
+
+@pytest.mark.parametrize(
+    ("peer", "owner", "name"),
+    [
+        ("fusedlstm Stepper", Stepper, "step"),
+        ("fusedlstm pool", StatePool, "step"),
+        ("fusedlstm cell, gather and scatter", LSTMCell, "__call__"),
+    ],
+)
+def test_steps_in_place_that_go_wrong_while_they_are_timed_fail(peer, owner, name, monkeypatch):
+    """... though the states that were reached look ordinary: the last check is of a step from the case's."""
+    case = step("s", 20, 12, 12) if "Stepper" in peer else SMALL_POOL
+    benchmark = Worn(
+        lambda _: monkeypatch.setattr(owner, name, lambda stepper, *_, **__: getattr(stepper, "output", 0))
+    )
+    with pytest.raises(WrongResultError):
+        side_by_side.measure(benchmark, side_by_side.Entry(case, PEERS[peer], "cpu"), 64)
+    assert benchmark.timed == 1
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -272,17 +441,17 @@ def test_a_peer_that_cannot_is_skipped_with_its_reason():
 
 
 def test_cases_are_told_apart():
-    for suite in (cases.STEPS + cases.TRAPS, cases.SEQUENCES, cases.WORKLOADS):
+    for suite in (cases.STEPS + cases.TRAPS, cases.SEQUENCES, cases.POOLS, cases.WORKLOADS):
         assert len({case.id for case in suite}) == len(suite)
     assert len({case.title for case in ALL}) == len(ALL)
     for case in ALL:
-        assert case.kind in {"step", "sequence"}
+        assert case.kind in {"step", "sequence", "pool"}
         assert (case.T == 1) or case.kind == "sequence"
         assert re.fullmatch(r"[\w.-]+", case.id), "no spaces in a test's name"
 
 
 def test_quick_is_a_part():
-    for suite in (cases.STEPS, cases.TRAPS, cases.SEQUENCES, cases.WORKLOADS):
+    for suite in (cases.STEPS, cases.TRAPS, cases.SEQUENCES, cases.POOLS, cases.WORKLOADS):
         for device in ("cpu", "cuda"):
             quick = cases.chosen(suite, quick=True, device=device)
             full = cases.chosen(suite, quick=False, device=device)
@@ -296,6 +465,13 @@ def test_quick_is_a_part():
 def test_cases_that_people_ask_for():
     steps = {(case.B, case.N) for case in cases.chosen(cases.STEPS, quick=False, device="cpu")}
     assert steps == {(B, N) for B in (1, 32, 256, 1024) for N in (128, 256, 512)}
+    on_gpus = {(case.B, case.N, case.dtype) for case in cases.chosen(cases.STEPS, quick=False, device="cuda")}
+    both = ("float32", "bfloat16")
+    assert on_gpus >= {(B, N, dtype) for B in (1, 32, 256, 1024, 4096) for N in (128, 512) for dtype in both}
+    for device, dtypes in (("cpu", both[:1]), ("cuda", both)):
+        pools = {(case.B, case.N, case.dtype) for case in cases.chosen(cases.POOLS, quick=False, device=device)}
+        assert pools == {(B, N, dtype) for B in (32, 256, 1024, 4096) for N in (128, 512) for dtype in dtypes}
+    assert {case.capacity for case in cases.POOLS} == {65_536}
     assert {case.B for case in cases.TRAPS} >= {31, 136}
     assert {case.N for case in cases.TRAPS} >= {192, 200, 640}
 
@@ -310,13 +486,29 @@ def test_data_are_random_and_the_same_each_time():
     assert 0.1 < data.is_first.mean() < 0.6
 
 
+def test_slots_are_random_and_the_same_each_time():
+    case = pool(256, 128)
+    slots = case.slots
+    cases._slots.cache_clear()
+    for array, again in zip(slots, case.slots, strict=True):
+        np.testing.assert_array_equal(array, again)
+    assert len(set(slots.all)) == 256
+    assert 0 <= slots.all.min() < 1000
+    assert 64_000 < slots.all.max() < case.capacity
+    assert slots.padding.sum() == case.padding == 25
+    np.testing.assert_array_equal(slots.given[~slots.padding], slots.all[~slots.padding])
+    assert (slots.given[slots.padding] == -1).all()
+    assert slots.padding[:128].any()
+    assert slots.padding[128:].any()
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_interface_of_peers(name):
     peer = PEERS[name]
     assert isinstance(peer, Peer)
     assert peer.package
     assert peer.module
-    assert set(peer.kinds) <= {"step", "sequence"}
+    assert set(peer.kinds) <= {"step", "sequence", "pool"}
     assert set(peer.devices) <= {"cpu", "cuda"}
     assert set(peer.dtypes) <= set(cases.TOLERANCES)
     assert peer.ours == name.startswith("fusedlstm")
@@ -328,7 +520,9 @@ def test_interface_of_peers(name):
 
 
 def test_ours_does_every_case():
-    assert not [case.id for case in ALL if PEERS["fusedlstm"].cannot(case)]
+    for case in ALL:
+        names = ("fusedlstm pool",) if case.kind == "pool" else ("fusedlstm", "fusedlstm Stepper")[: 3 - case.T]
+        assert not [PEERS[name].cannot(case) for name in names if PEERS[name].cannot(case)]
     assert all(sum(peer.cannot(case) is None for peer in PEERS.values() if not peer.ours) for case in ALL)
 
 
@@ -349,7 +543,12 @@ def test_peers_are_right(name, device):
         if peer.cannot(case) is None:
             run = peer.prepare(case, device, 1)
             for _ in range(2):
-                case.assert_right(peer.results(run()))
+                case.assert_right(side_by_side.begun(peer, run))
+            if side_by_side.changes_states(run):
+                raw = [run() for _ in range(50 if device == "cpu" else 3)][-1]
+                case.assert_ordinary(peer.results(raw))
+                with pytest.raises(WrongResultError):
+                    case.assert_right(peer.results(raw))
             done += 1
     assert done
     assert peer.version()
@@ -371,6 +570,21 @@ def test_an_absent_library_is_no_failure(monkeypatch):
 
     monkeypatch.setattr(peers.importlib.metadata, "version", absent)
     assert PEERS["onnxruntime"].version() is None
+
+
+@needs_cuda
+def test_where_a_gpu_plans_no_steps(monkeypatch):
+    """What needs that is not run, with the reason, and all else is."""
+    from fusedlstm.backends.cuda import matmul
+
+    in_place = [name for name in PEERS if name.startswith(("fusedlstm Stepper", "fusedlstm pool"))]
+    assert len(in_place) == 4
+    assert not any(PEERS[name].why_not("cuda") for name in in_place)
+    monkeypatch.setattr(matmul, "why_not", lambda: "nvmath-python is not installed")
+    for name, peer in PEERS.items():
+        if peer.ours:
+            assert peer.why_not("cuda") == ("nvmath-python is not installed" if name in in_place else None)
+    assert PEERS["fusedlstm pool"].why_not("cpu") is None
 
 
 def test_the_extra_bench():
@@ -471,7 +685,7 @@ def test_a_run(tmp_path, count):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", about["date"])
     assert about["commit"]
     rows = [row["extra_info"] for row in results["benchmarks"]]
-    assert [row["peer"] for row in rows] == ["fusedlstm", "fusedlstm out="]
+    assert [row["peer"] for row in rows] == ["fusedlstm", "fusedlstm out=", "fusedlstm Stepper"]
     assert {row["threads"] for row in rows} == {count}
     assert len({row["group"] for row in results["benchmarks"]}) == 1
 

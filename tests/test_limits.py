@@ -1,9 +1,12 @@
 """The limits of benchmarks: work counted by hand, constants kept in JSON, and which of them binds."""
 
 import json
+import sys
+import types
 
 import pytest
 
+import benchmarks
 from benchmarks import limits
 from benchmarks.limits import Constants, Limit, Work
 
@@ -51,6 +54,19 @@ def test_layers_and_steps_by_hand():
     assert work.resident == 4 * (12 + 10) + 4 * (8 + 9)
     assert work.special == 30
     assert work.launches == 4  # a wave: the second layer's first step runs beside the first one's second
+
+
+def test_a_step_of_a_pool_by_hand():
+    """What is gathered, the output beside the state, and the slots; on a GPU a kernel that gathers, too."""
+    sizes = {"B": 2, "I": 3, "N": 5}
+    dense, pool = Work.of(**sizes), Work.of(**sizes, pool=True)
+    gathered, output, slots = 2 * 2 * 5 * 4, 2 * 5 * 4, 2 * 8
+    assert pool.bytes - dense.bytes == pool.resident - dense.resident == gathered + output + slots
+    assert (pool.flop, pool.special, pool.launches) == (dense.flop, dense.special, 0)
+    layers = {**sizes, "P": 4, "layers": 2, "dtype": "bfloat16", "device": "cuda:0"}
+    dense, pool = Work.of(**layers), Work.of(**layers, pool=True)
+    assert pool.bytes - dense.bytes == 2 * (2 * 2 * 4 * 2) + 2 * 4 * 2 + 2 * 8
+    assert pool.launches == dense.launches + 1
 
 
 @pytest.mark.parametrize(
@@ -138,6 +154,18 @@ def test_constants_in_json():
     for constants in (CPU, GPU):
         values = json.loads(json.dumps(constants.to_json() | {"unknown": 1}))
         assert Constants.from_json(values) == constants
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)])
+def test_a_gpu_is_calibrated_by_any_of_its_names(device, index, monkeypatch):
+    asked = []
+    fake = types.SimpleNamespace(calibrate=lambda *arguments: asked.append(arguments) or GPU)
+    monkeypatch.setitem(sys.modules, "benchmarks.calibration_cuda", fake)
+    monkeypatch.setattr(benchmarks, "calibration_cuda", fake, raising=False)
+    limits.calibrate.cache_clear()
+    assert limits.machine_facts_limits((device,), 1) == {device: GPU.to_json()}
+    limits.calibrate.cache_clear()
+    assert asked == [(index, 1)]
 
 
 def test_calibration():

@@ -155,6 +155,48 @@ def test_a_gpu_is_told(tmp_path):
     assert cells(text, "step, B = 2, N = I = 10, cpu")[1:3] == ["8.40 µs", "0.80"]
 
 
+def test_times_of_a_gpu_and_until_a_call_returns(tmp_path):
+    """In columns of their own, where there are any."""
+    both = {"gpu_seconds": {"median": 2e-6, "p10": 1e-6, "p90": 3e-6}}
+    both["host_seconds"] = {"median": 7e-6, "p10": 6e-6, "p90": 8e-6}
+    content = copy.deepcopy(CONTENT)
+    command.main(["report", str(write(tmp_path, content))])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "until it returns" not in text
+    content["benchmarks"] = [
+        entry("fusedlstm", 1e-5, device="cuda", **both),
+        entry("torch cell", 2e-5, device="cuda", **both | {"gpu_seconds": None}),
+        entry("jax", 3e-5, device="cuda", gpu_seconds=None, host_seconds=None),
+    ]
+    command.main(["report", str(write(tmp_path, content))])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert cells(text, "library")[4:6] == ["GPU's own", "until it returns"]
+    assert cells(text, "**fusedlstm")[4:6] == ["2.00 µs (1.00 µs to 3.00 µs)", "7.00 µs (6.00 µs to 8.00 µs)"]
+    assert cells(text, "torch cell")[4:6] == ["", "7.00 µs (6.00 µs to 8.00 µs)"]
+    assert cells(text, "jax")[4:6] == ["", ""]
+    assert "- **until it returns:** the CPU's time" in text
+
+
+def test_a_pool(tmp_path):
+    """A kind of its own: its limit is that of the rows that step, with what a pool adds."""
+    pool = {"kind": "pool", "capacity": 100, "group": "pool, float32: B = 20, N = I = 10, 100 slots, 2 padding rows"}
+    content = copy.deepcopy(CONTENT)
+    content["benchmarks"] = [
+        entry("fusedlstm pool", 84e-6, B=20, padding=2, **pool),
+        entry("torch cell, gather and scatter", 126e-6, B=20, padding=2, **pool),
+        entry("fusedlstm", 42e-6, B=18),
+    ]
+    path = write(tmp_path, content)
+    rows = runs.load(path).rows
+    assert rows[0].limit == rows[1].limit == rows[2].limit  # by arithmetic, which is that of 18 rows
+    assert rows[0].work.bytes - rows[2].work.bytes == 3 * 18 * 10 * 4 + 18 * 8
+    command.main(["report", str(path)])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert cells(text, "**fusedlstm pool", "### Steps of a pool")[1:5] == [
+        "84.0 µs", "79.8 µs to 92.4 µs", "0.67", "45 %",
+    ]  # fmt: skip
+
+
 def test_variants_are_told_by_their_tests(tmp_path):
     content = CONTENT | {
         "benchmarks": [entry("fusedlstm numpy", 1e-6), entry("fusedlstm numpy", 2e-6) | {"name": "out"}]

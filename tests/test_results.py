@@ -6,9 +6,11 @@ import runpy
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import keep, report, runs
+from fusedlstm import StatePool, Stepper
 from fusedlstm.backends import unavailable_reason
 from fusedlstm.backends.cuda import sources
 
@@ -113,7 +115,28 @@ def test_skipped_tests_and_absent_libraries_are_seen(tmp_path, capsys):
     assert [part.get("skipped") for part in facts["parts"]] == [None, 0, 13, None]
     assert capsys.readouterr().out.splitlines()[-2] == "FAILED   180 s  tests on the GPU, 13 skipped"
     assert {facts["torch"], facts["jax"]} <= {module["version_of"](name) for name in ("torch", "jax")}
+    assert facts["nvmath"] == module["version_of"]("nvmath-python")
     assert module["version_of"]("no-such-package") == "absent"
+
+
+@pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
+@pytest.mark.parametrize("work", ["steps", "sequences", "steppers", "pools"])
+def test_what_a_sanitizer_is_given(work):
+    """It runs, with the stand-in as with CuPy: in a script for machines with a GPU a mistake would show late."""
+    module = runpy.run_path(str(ROOT / "benchmarks" / "sanitize.py"))
+    module[work]("bfloat16", np.random.default_rng(0))
+
+
+@pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
+def test_a_sanitizer_is_given_steps_that_are_looked_at(monkeypatch):
+    """Of a pool that steps what it must not, and of a Stepper that does not step, it is told."""
+    module = runpy.run_path(str(ROOT / "benchmarks" / "sanitize.py"))
+    monkeypatch.setattr(StatePool, "check", lambda pool: None)
+    with pytest.raises(AssertionError):
+        module["pools"]("float32", np.random.default_rng(0))
+    monkeypatch.setattr(Stepper, "output", property(lambda stepper: np.full(3, np.nan)))
+    with pytest.raises(AssertionError):
+        module["steppers"]("float32", np.random.default_rng(0))
 
 
 def test_a_run_ends_within_nine_minutes():

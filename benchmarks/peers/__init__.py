@@ -5,6 +5,11 @@ weights and data, and returns `run`: a function without arguments that does one 
 inputs each time, waits for the GPU where there is one, and returns what the library does. `results` turns that into
 NumPy arrays, which must be the exact ones before anything is timed. Everybody computes in the case's dtype, float32 in
 IEEE's (no TF32), with as many threads as the run was given.
+
+Where a library changes states in place, so does `run`, and goes on from the states that it has left, which is all that
+is timed. Its attribute `begin` writes the case's states, after which the next run's results must be the exact ones. The
+weights are drawn from so near to zero, and x is the same each time, that the states come to rest at ordinary numbers,
+with gates between 0 and 1; that they did is checked, too.
 """
 
 from __future__ import annotations
@@ -56,10 +61,7 @@ class Peer:
 
     def version(self) -> str | None:
         """Return the package's version, or None where it is not installed."""
-        try:
-            return importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return version_of(self.package)
 
     def cannot(self, case: Case) -> str | None:
         """Return why it does not do a case, or None."""
@@ -87,8 +89,24 @@ class Peer:
         return {}
 
 
-def waited(queue: Callable[[], Any], wait: Callable[[], object]) -> Callable[[], Any]:
-    """Return what does some work and waits for it; its attribute `queue` doesn't wait, for `gpu_time`."""
+def version_of(package: str) -> str | None:
+    """Return a package's version, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def waited(
+    queue: Callable[[], Any], wait: Callable[[], object], begin: Callable[[], object] | None = None
+) -> Callable[[], Any]:
+    """Return what does some work and waits for it; its attribute `queue` doesn't wait, for `gpu_time`.
+
+    Args:
+        queue: does the work, or queues it on a GPU.
+        wait: for the GPU.
+        begin: of what changes states in place: writes the case's; see the module.
+    """
 
     def run() -> Any:
         result = queue()
@@ -96,6 +114,7 @@ def waited(queue: Callable[[], Any], wait: Callable[[], object]) -> Callable[[],
         return result
 
     run.queue = queue  # type: ignore[attr-defined]
+    run.begin = begin  # type: ignore[attr-defined]
     return run
 
 
@@ -103,6 +122,7 @@ def all_peers() -> list[Peer]:
     """Return every peer, ours first."""
     from benchmarks.peers import (
         cupy_peer,
+        fusedlstm_in_place,
         fusedlstm_peer,
         jax_peer,
         numpy_peer,
@@ -110,13 +130,16 @@ def all_peers() -> list[Peer]:
         tensorflow_peer,
         torch_cell,
         torch_lstm,
+        torch_pool,
     )
 
     files = (
         fusedlstm_peer,
+        fusedlstm_in_place,
         numpy_peer,
         torch_cell,
         torch_lstm,
+        torch_pool,
         onnxruntime_peer,
         jax_peer,
         tensorflow_peer,

@@ -55,7 +55,7 @@ class Ours(Peer):
         return fusedlstm.__version__  # a checkout need not be installed
 
     def why_not(self, device):
-        return unavailable_reason(backend_of(device))
+        return super().why_not(device) or unavailable_reason(backend_of(device))
 
 
 class Call(Ours):

@@ -79,6 +79,31 @@ class Compiled(Eager):
         return run
 
 
+def captured(work):
+    """A CUDA graph of some work, and what that returned: where each replay writes its results."""
+    import torch
+
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.inference_mode():
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # what is set up at first use must not be captured
+            for _ in range(3):
+                work()
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(graph):
+            results = work()
+    return graph, results
+
+
+def poison(*arrays):
+    """Fill what a graph writes with NaN, so that what it does not write shows."""
+    import torch
+
+    with torch.inference_mode():
+        for array in arrays:
+            array.fill_(float("nan"))
+
+
 class Graph(Eager):
     """Captured once as a CUDA graph, and replayed: inputs and results have fixed places."""
 
@@ -89,18 +114,8 @@ class Graph(Eager):
         import torch
 
         settle(threads)
-        work = functools.partial(step, *self.arguments(case, device))
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        with torch.inference_mode():
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # what is set up at first use must not be captured
-                for _ in range(3):
-                    work()
-            torch.cuda.current_stream().wait_stream(side)
-            with torch.cuda.graph(graph):
-                hs, cs = work()
-            for array in (*hs, *cs):
-                array.fill_(float("nan"))
+        graph, (hs, cs) = captured(functools.partial(step, *self.arguments(case, device)))
+        poison(*hs, *cs)
 
         def queue():
             graph.replay()

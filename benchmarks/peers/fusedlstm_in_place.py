@@ -1,0 +1,169 @@
+"""Ours where states stay in place: a Stepper, a StatePool, and what a pool replaces, a cell between two indexings."""
+
+import functools
+
+import numpy as np
+
+from benchmarks.cases import Result
+from benchmarks.peers import waited
+from benchmarks.peers.fusedlstm_peer import Ours, backend_of, inputs, poisoned, stacked, synchronizer
+from fusedlstm import LSTM, LSTMCell, LSTMState, StatePool
+from fusedlstm.interop import to_host
+
+
+def cell_of(case, device):
+    return LSTMCell(case.weights.layers[0], backend=backend_of(device))
+
+
+class InPlace(Ours):
+    """What all have in common."""
+
+    def why_not(self, device):
+        reason = super().why_not(device)
+        if reason or device == "cpu":
+            return reason
+        from fusedlstm.backends.cuda import matmul
+
+        return matmul.why_not()
+
+
+class Steps(InPlace):
+    """stepper.step() alone: x is in its buffer, flags of rows that are reset are written before each step."""
+
+    name = "fusedlstm Stepper"
+
+    def prepare(self, case, device, threads):
+        del threads
+        owner = cell_of(case, device) if case.layers == 1 else LSTM(case.weights, backend=backend_of(device))
+        stepper = owner.stepper(case.B)
+        (x,), states, is_first = inputs(owner, case)
+        stepper.x[...] = x
+
+        def queue():
+            if is_first is not None:
+                stepper.is_first[...] = is_first[0]
+            return stepper, stepper.step()
+
+        begin = functools.partial(stepper.write, states[0] if case.layers == 1 else states)
+        return waited(queue, synchronizer(owner), begin)
+
+    def results(self, raw):
+        stepper, output = raw
+        states = stepper.read()
+        result = stacked((states,) if isinstance(states, LSTMState) else states)
+        result.h[-1] = to_host("output", output)  # what a user takes
+        return result
+
+
+class HostSteps(Steps):
+    """stepper.step(x) with NumPy's x, which waits for NumPy's output."""
+
+    name = "fusedlstm Stepper, host"
+    devices = ("cuda",)
+
+    def prepare(self, case, device, threads):
+        del threads
+        owner = cell_of(case, device) if case.layers == 1 else LSTM(case.weights, backend=backend_of(device))
+        stepper = owner.stepper(case.B, host=True)
+        data = case.data
+        (x,), is_first = data.xs, None if data.is_first is None else data.is_first[0]
+        states = tuple(LSTMState(h=h, c=c) for h, c in zip(data.h, data.c, strict=True))
+
+        def run():
+            return stepper, stepper.step(x, is_first)
+
+        run.begin = functools.partial(stepper.write, states[0] if case.layers == 1 else states)
+        return run
+
+
+class Pool(InPlace):
+    """pool.step(x, slots, out=out) with NumPy's slots, which are checked each time."""
+
+    name = "fusedlstm pool"
+    kinds = ("pool",)
+
+    def prepare(self, case, device, threads):
+        del threads
+        cell = cell_of(case, device)
+        pool = StatePool(cell, case.capacity)
+        pool.allocate(case.capacity)
+        (x,), (state,), _ = inputs(cell, case)
+        every, given = case.slots.all, self.slots(cell, case)
+        out = poisoned(cell, case.B).h
+
+        def queue():
+            pool.step(x, given, out=out)
+            return pool, every, out
+
+        return waited(queue, synchronizer(cell), functools.partial(pool.write, every, state))
+
+    def slots(self, cell, case):
+        del cell
+        return case.slots.given
+
+    def results(self, raw):
+        pool, every, out = raw
+        pool.check()
+        return stacked([pool.read(every)], out)._replace(outputs=to_host("out", out)[None])
+
+
+class PoolOnDevice(Pool):
+    """The same with slots that are on the GPU, as an array of it, and are checked there."""
+
+    name = "fusedlstm pool, slots on the GPU"
+    devices = ("cuda",)
+
+    def slots(self, cell, case):
+        return cell.xp.asarray(case.slots.given)
+
+
+class GatherAndScatter(Ours):
+    """h[slots], cell(..., out=...) and h[slots] = ...; padding rows have the last row of the tables, which is spare."""
+
+    name = "fusedlstm cell, gather and scatter"
+    kinds = ("pool",)
+
+    def prepare(self, case, device, threads):
+        del threads
+        cell = cell_of(case, device)
+        (x,), (begun,), _ = inputs(cell, case)
+        h, c = (cell.xp.zeros((case.capacity + 1, case.N), part.dtype) for part in (begun.h, begun.c))
+        every, given = cell.xp.asarray(case.slots.all), cell.xp.asarray(case.slots.given)
+        out = poisoned(cell, case.B).h
+        padding = case.slots.padding
+
+        def queue():
+            state = LSTMState(h=gathered(h, given), c=gathered(c, given))
+            cell(x, state, out=LSTMState(h=out, c=state.c))
+            scatter(h, given, out)
+            scatter(c, given, state.c)
+            return h, c, out, every, padding
+
+        def begin():
+            scatter(h, every, begun.h)
+            scatter(c, every, begun.c)
+
+        return waited(queue, synchronizer(cell), begin)
+
+    def results(self, raw):
+        h, c, out, every, padding = raw
+        h, c = (to_host("state", gathered(table, every)) for table in (h, c))
+        outputs = to_host("out", out)
+        outputs = np.where(padding[:, None], np.zeros_like(outputs), outputs)  # which nobody reads
+        return Result(h[None], c[None], outputs[None])
+
+
+def bits(array):
+    """The same memory as integers where it has 16-bit numbers, which every CuPy can index."""
+    return array.view(np.int16) if array.dtype.itemsize == 2 else array
+
+
+def gathered(table, slots):
+    return bits(table)[slots].view(table.dtype)
+
+
+def scatter(table, slots, rows):
+    bits(table)[slots] = bits(rows)
+
+
+PEERS = [Steps(), HostSteps(), Pool(), PoolOnDevice(), GatherAndScatter()]
