@@ -18,10 +18,12 @@ from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from fusedlstm.dtypes import Array, Empty, NumpyArray
 
 _MOST_SIGNATURES = 256
+_AT_ONCE = 1 << 26  # bytes of states that go to or come from the host
 _MOST_SLOTS = 2**31 - 1  # kernels know slots by 32 bits
 
 
@@ -46,8 +48,9 @@ class StatePool:
 
     Slots are ints, an int for one or a list, tuple, range or integer array of NumPy's (or of another library in host
     memory) for several. They are checked before any work: that they are integers (no bools), live, and each there once.
-    A call that raises changes nothing. Methods may be called from several threads at once: each waits for the one
-    before, so that all is as if one had been called after the other.
+    A step also takes an integer array on the GPU. A call that raises changes nothing, but for a step with `strict`,
+    which raises when it is done. Methods may be called from several threads at once: each waits for the one before, so
+    that all is as if one had been called after the other.
 
     On NumPy the memory of slots that were never allocated is not touched, which on most systems takes none.
 
@@ -250,6 +253,7 @@ class StatePool:
         with self._lock, in_order(self._backend):
             self._table.prepare(largest)
             self._rows.prepare(self._cell._plans, largest)
+            self._tell_what_is_live()
 
     def check(self) -> None:
         """Raise if steps since the last check were given slots on a GPU that can't be stepped; this waits for it.
@@ -283,7 +287,7 @@ class StatePool:
         """
         with self._lock, in_order(self._backend):
             slots = self._table.live_slots()
-            states = [state.to_numpy() for state in self._rows.read(slots, self._backend.empty)]
+            states = self._fetched(slots)
         pool_files.save(path, self._file_form, slots, states)
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -301,24 +305,50 @@ class StatePool:
         with self._lock, in_order(self._backend):
             before = self._table
             table = SlotTable(self.capacity, slots, before.largest)
-            own = [self._to_device(state) for state in states]
             old_slots = before.live_slots()
-            old = self._rows.read(old_slots, self._backend.empty)
+            old = self._fetched(old_slots)
             try:
-                self._rows.write(slots, own)
+                self._put(slots, states)
                 self._rows.mark(old_slots, live=False)
                 self._rows.mark(slots, live=True)
                 self._table = table
             except BaseException:
                 self._table = before
-                self._rows.write(old_slots, old)
+                self._put(old_slots, old)
                 self._rows.mark(slots, live=False)
                 self._rows.mark(old_slots, live=True)
                 raise
 
-    def _to_device(self, state: LSTMState) -> LSTMState:
+    # Between a GPU and the host states go part by part, so that a pool may take nearly all memory that there is.
+
+    def _fetched(self, slots: NumpyArray) -> list[LSTMState]:
+        """Return copies of the states of slots in host memory, one for each layer."""
+        fetched = [
+            LSTMState(
+                h=np.empty((len(slots), layer.sizes["P"]), layer.dtype),
+                c=np.empty((len(slots), layer.sizes["N"]), layer.c_dtype),
+            )
+            for layer in self._state_form.layers
+        ]
+        for part in self._parts(len(slots)):
+            for own, state in zip(fetched, self._rows.read(slots[part], self._backend.empty), strict=True):
+                host = state.to_numpy()
+                own.h[part], own.c[part] = host.h, host.c
+        return fetched
+
+    def _put(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        """Write the states of slots, one for each layer, from host memory."""
         asarray = self._backend.asarray
-        return LSTMState(h=asarray(state.h, self._first.dtype), c=asarray(state.c, self._first.c_dtype))
+        for part in self._parts(len(slots)):
+            own = [
+                LSTMState(h=asarray(state.h[part], self._first.dtype), c=asarray(state.c[part], self._first.c_dtype))
+                for state in states
+            ]
+            self._rows.write(slots[part], own)
+
+    def _parts(self, B: int) -> list[slice]:
+        rows = max(1, _AT_ONCE * self.capacity // self._rows.nbytes)
+        return [slice(start, start + rows) for start in range(0, B, rows)]
 
     def _on_host(self, slots: Any) -> Any:
         """Return another library's array of slots as NumPy's view of it; anything else as it is, to be checked."""
@@ -356,10 +386,15 @@ class StatePool:
         place = self._backend.device_of(slots)
         if place != self._backend.device:
             fail(ValueError, "slots", f"an array on {self._backend.device}", f"one on {place}")
+        if slots.dtype == np.uint64:
+            fail(TypeError, "slots", "integers that int64 can hold", "dtype uint64", 'Use slots.astype("int64")')
+        self._tell_what_is_live()
+        return slots
+
+    def _tell_what_is_live(self) -> None:
         if not self._is_audited:
             self._rows.audit(self._table.live_flags())
             self._is_audited = True
-        return slots
 
     def _check_arrays(self, x: Array, out: Array | None, signature: Any) -> None:
         """Check x and the form of `out` that have this signature for the first time, and remember that they passed."""

@@ -694,3 +694,33 @@ def test_odd_sizes(backend, input_size, units, projected, dtype):
     wanted, news = advance(owner, x, [LSTMState(h=layers[0].h[[5, 0, 3]], c=layers[0].c[[5, 0, 3]])])
     assert_as_the_cells(owner, host(pool.step(owner.asarray(x), [5, 0, 3])), wanted)
     assert_as_the_cells(owner, layers_of(owner, pool.read([5, 0, 3]))[0].c, news[0].c)
+
+
+def test_calls_wait_for_each_other(tmp_path):
+    """Each method but for what is one number waits until the one before is done."""
+    owner = plain_cell("numpy")
+    pool, layers = filled(owner, 9, 7)
+    path, x = tmp_path / "pool", inputs(owner, 1)
+    pool.save(path)
+    calls = {
+        "allocate": lambda: pool.allocate(1),
+        "release": lambda: pool.release([6]),
+        "reset": lambda: pool.reset([1]),
+        "read": lambda: pool.read([1]),
+        "write": lambda: pool.write([1], owner.zero_state(1)),
+        "step": lambda: pool.step(x, [1]),
+        "prepare": lambda: pool.prepare(9),
+        "check": pool.check,
+        "save": lambda: pool.save(path),
+        "load": lambda: pool.load(path),
+        "slots": lambda: pool.slots,
+        "memory": lambda: pool.memory,
+    }
+    for name, call in calls.items():
+        done = threading.Event()
+        thread = threading.Thread(target=lambda call=call, done=done: (call(), done.set()))
+        with pool._lock:
+            thread.start()
+            assert not done.wait(0.05), name
+        assert done.wait(10), name
+        thread.join()

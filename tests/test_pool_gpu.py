@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -87,6 +88,29 @@ def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
         pool.step(x, range(7), out=out)
     kinds = [entry[0] for entry in streams.log]
     assert kinds.count("synchronize") >= pool._rows._uploads.AT_ONCE
+
+
+def test_slots_of_a_larger_batch_go_up():
+    """... through memory that was made for a smaller one."""
+    owner, pool = make(200)
+    for B in (3, 200, 5, 200):
+        for _ in range(pool._rows._uploads.AT_ONCE):
+            twin = StatePool(owner, 200)
+            twin.allocate(200)
+            slots = np.random.default_rng(B).permutation(200)[:B]
+            twin.write(range(200), pool.read(range(200)))
+            x = inputs(owner, B)
+            np.testing.assert_array_equal(host(pool.step(x, slots)), host(twin.step(x, slots)))
+
+
+def test_slots_and_flags_of_any_strides():
+    owner, pool = make()
+    x, twin = inputs(owner, 4), StatePool(owner, 40)
+    twin.allocate(40)
+    twin.write(range(40), pool.read(range(40)))
+    slots, first = np.array([3, 0, 9, 0, 1, 0, 7, 0]), np.array([True, False, False, True, True, False, True, True])
+    got = pool.step(x, on_device(slots)[::2], is_first=arrays.asarray(first)[::2])
+    np.testing.assert_array_equal(host(got), host(twin.step(x, slots[::2], is_first=first[::2])))
 
 
 # Plans.
@@ -291,6 +315,8 @@ def test_errors_of_slots_on_the_device():
     for call in (pool.release, pool.reset, pool.read):
         with pytest.raises(TypeError, match=r"^slots: wanted integers in host memory; got cupy"):
             call(on_device([1]))
+    with pytest.raises(TypeError, match=r"^slots: wanted integers that int64 can hold; got dtype uint64"):
+        pool.step(x, on_device([1, 2], np.uint64))
 
 
 # Streams and other libraries.
@@ -363,17 +389,106 @@ def test_memory_outlives_what_is_queued(monkeypatch):
     from fusedlstm.backends.cuda import streams as order
 
     owner, pool = make()
+    x, slots = inputs(owner, 3), on_device([0, 1, 2])
+    pool.step(x, slots)
     settle()
     before = memory.alive()
     running = [order._NOT_READY]
     monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: running[0])
-    pool.step(inputs(owner, 3), [0, 1, 2])
+    pool.step(x, slots)
     del pool
     gc.collect()
-    assert memory.alive() >= before
+    assert memory.alive() == before
     running[0] = 0
     settle()
     assert memory.alive() < before
+
+
+def test_dropped_plans_outlive_what_is_queued(monkeypatch):
+    from fusedlstm.backends.cuda import rows
+    from fusedlstm.backends.cuda import streams as order
+
+    owner, pool = make()
+    monkeypatch.setattr(rows, "_MOST_BYTES", 0)
+    monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: order._NOT_READY)
+    operand = weakref.ref(pool._rows._buckets[64].planned.operand)
+    pool.step(inputs(owner, 3), [0, 1, 2])
+    gc.collect()
+    assert list(pool._rows._buckets) == [16]
+    assert operand() is not None
+    monkeypatch.undo()
+    settle()
+    assert operand() is None
+
+
+def test_planning_leaves_the_current_stream():
+    """... and the step that plans is on it, as a whole."""
+    owner, pool = make()
+    used = streams.Stream()
+    used.use()
+    streams.log.clear()
+    pool.step(inputs(owner, 3), [0, 1, 2])
+    last = [entry for entry in streams.log if entry[0] in ("launch", "graph")][-4:]
+    assert {entry[1] for entry in last} == {used.ptr}
+    assert streams.get_current_stream() is used
+    streams.Stream.null.use()
+
+
+def test_strict_waits():
+    """... with slots of the host, too: an error of the GPU comes out."""
+    owner, pool = make()
+    streams.log.clear()
+    pool.step(inputs(owner, 3), [0, 1, 2], strict=True)
+    assert streams.log[-1][0] == "synchronize"
+
+
+@pytest.mark.parametrize("what", ["save", "load"])
+def test_files_of_a_pool_that_takes_nearly_all_memory(what, tmp_path, monkeypatch):
+    """States go to the host and come from there part by part."""
+    from fusedlstm import pool as pools
+    from fusedlstm.backends.cuda import rows
+
+    owner, pool = make(2000)
+    path = tmp_path / "pool"
+    pool.save(path)
+    wanted = host(pool.read(range(2000)).c)
+    monkeypatch.setattr(pools, "_AT_ONCE", pool.memory.states // 20)
+    monkeypatch.setattr(rows, "_AT_ONCE", pool.memory.states // 20)
+    settle()
+    with memory.limited(pool.memory.states // 2):
+        pool.save(path) if what == "save" else pool.load(path)
+    np.testing.assert_array_equal(host(pool.read(range(2000)).c), wanted)
+    other = StatePool(owner, 2000)
+    other.load(path)
+    np.testing.assert_array_equal(host(other.read(range(2000)).c), wanted)
+
+
+def test_prepared_plans_stay_when_memory_runs_out():
+    owner, pool = make(900)
+    pool.prepare(64)
+    settle()
+    before = [size for size in pool._rows._buckets if size <= 64]
+    with memory.limited(1000), pytest.raises(MemoryError):
+        pool.prepare(3600)
+    assert [size for size in pool._rows._buckets if size <= 64] == before
+
+
+def test_other_plans_make_room(monkeypatch):
+    """Of those that were not prepared, one after the other, and not before their work is done."""
+    owner, pool = make(300)
+    for B in (16, 32, 64, 128):
+        pool.step(inputs(owner, B), range(B))
+    x, out = inputs(owner, 300), owner.asarray(np.zeros((300, N)))
+    room = pool._rows._buckets.pop(512).nbytes
+    settle()
+    streams.log.clear()
+    with memory.limited(int(room * 0.9)):
+        pool.step(x, range(300), out=out)
+    kinds = [entry[0] for entry in streams.log]
+    assert "synchronize" in kinds
+    assert 512 in pool._rows._buckets
+    assert 16 not in pool._rows._buckets
+    assert 128 in pool._rows._buckets
 
 
 def test_a_pool_on_another_device():

@@ -175,7 +175,7 @@ def test_memory_runs_out_where_a_test_wants_it():
         with pytest.raises(memory.OutOfMemoryError, match="Out of memory allocating 24 bytes"):
             arrays.zeros(3)
         del first
-        arrays.zeros(2)
+        second = arrays.zeros(12)
         with pytest.raises(memory.OutOfMemoryError):
             arrays.zeros(1)
     arrays.zeros(3)

@@ -306,6 +306,10 @@ def test_a_failed_step_leaves_the_stepper_usable(backend):
     with pytest.raises(ValueError, match=r"^x: wanted shape \(B, I\) = \(2, 3\); got shape \(1, 3\)"):
         stepper.step(cell.asarray(np.ones((1, 3))), [True, True])
     assert_same_states(stepper.read(), before, 0)
+    x = host(stepper.x).copy()
+    with pytest.raises(ValueError, match=r"^is_first: wanted shape"):
+        stepper.step(cell.asarray(np.zeros((2, 3))), [True])
+    np.testing.assert_array_equal(host(stepper.x), x)
     stepper.step()
 
 

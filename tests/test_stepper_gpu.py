@@ -1,5 +1,6 @@
 """Steppers on the emulated GPU: what is captured and replayed, on which streams, and what lives how long."""
 
+import contextlib
 import gc
 import sys
 
@@ -104,13 +105,47 @@ def test_a_step_with_buffers_on_the_host_waits():
     assert [entry[:2] for entry in streams.log] == [("graph", stream.ptr), ("synchronize", stream.ptr)]
 
 
+@pytest.mark.parametrize("entered", [False, True])
+def test_planning_leaves_the_current_stream(entered):
+    """... whether it was entered, or made current by `use()`."""
+    cell, used = make(), streams.Stream()
+    with streams.Stream() if entered else contextlib.nullcontext():
+        used.use()
+        stepper = cell.stepper(5)
+        stepper.step()
+        assert streams.get_current_stream() is used
+        assert streams.log[-1][:2] == ("graph", used.ptr)
+    streams.Stream.null.use()
+
+
+def test_buffers_are_made_before_they_are_captured():
+    """The stream that captures waits for the one that zeroes them."""
+    cell, stream = make(), streams.Stream()
+    with stream:
+        streams.log.clear()
+        cell.stepper(5)
+    launched = {entry[1] for entry in streams.log if entry[0] == "launch"} - {stream.ptr}
+    assert len(launched) == 2, "a stream for each of two graphs"
+    for capturing in launched:
+        assert_after(stream.ptr, capturing)
+
+
 def test_streams_take_turns():
     """What is queued on another stream waits for the step before."""
     stepper = make().stepper(5)
+    x = stepper.x.copy()
     one, other = streams.Stream(), streams.Stream()
     with one:
         stepper.step()
-    for call in (stepper.step, stepper.read, stepper.reset, lambda: stepper.write(stepper.read())):
+    calls = [
+        stepper.step,
+        stepper.read,
+        stepper.reset,
+        lambda: stepper.write(stepper.read()),
+        lambda: stepper.step(x),
+        lambda: stepper._batch.load(x),
+    ]
+    for call in calls:
         streams.log.clear()
         with other:
             call()
@@ -131,6 +166,90 @@ def test_a_threads_own_stream_is_left_with_an_event():
     with own:
         stepper.step()
     assert ("wait", own.ptr, event) in streams.log
+
+
+def test_weights_are_set_in_turn():
+    """After what was stepped on another stream, which waits for them before its next step."""
+    cell = make(2)
+    stepper, stream = cell.stepper(5), streams.Stream()
+    with stream:
+        stepper.step()
+    streams.log.clear()
+    cell.set_weights(StackedWeights.random(8, 8, 2, seed=1))
+    kinds = [entry[0] for entry in streams.log]
+    assert assert_after(stream.ptr, 0) < kinds.index("launch")
+    streams.log.clear()
+    with stream:
+        stepper.step()
+    assert assert_after(0, stream.ptr) < [entry[0] for entry in streams.log].index("graph")
+
+
+def test_a_finalizer_may_run_anywhere():
+    """A stepper that is freed while memory of finished work is, by this very thread, waits for nobody."""
+    from fusedlstm.backends.cuda import streams as order
+
+    stepper = make().stepper(5)
+    stepper.step()
+    with order._lock:
+        del stepper
+        gc.collect()
+        order._release_finished()
+    settle()
+
+
+def test_arrays_of_its_own_as_arguments():
+    """x, flags and the state itself, and the output as the next input."""
+    cell = make()
+    stepper, other = cell.stepper(5), cell.stepper(5)
+    x = inputs_of(cell)
+    for each in (stepper, other):
+        each.step(x)
+    got, want = stepper.step(stepper.x), other.step(x)
+    np.testing.assert_array_equal(host(got), host(want))
+    got, want = stepper.step(stepper.output), other.step(other.output.copy())
+    np.testing.assert_array_equal(host(got), host(want))
+    stepper.write(stepper.state)
+    stepper.is_first[...] = True
+    other.is_first[...] = True
+    np.testing.assert_array_equal(host(stepper.step(None, stepper.is_first)), host(other.step()))
+
+
+def inputs_of(cell, B=5):
+    return cell.asarray(np.random.default_rng(0).normal(size=(B, 8)))
+
+
+def test_flags_on_the_host_are_for_one_step():
+    cell = make()
+    stepper, plain = cell.stepper(5, host=True), cell.stepper(5)
+    x = inputs_of(cell)
+    for first in (None, [True, False, True, False, True], None, None):
+        got, want = stepper.step(host(x), first), plain.step(x, first)
+        np.testing.assert_array_equal(got, host(want))
+        assert not stepper.is_first.any()
+
+
+def test_layers_share_the_largest_workspace():
+    """... that any of them needs, the first or another."""
+    for sizes in ((8, 64), (64, 8)):
+        layers = [LSTMWeights.random(8, sizes[0], seed=0), LSTMWeights.random(sizes[0], sizes[1], seed=1)]
+        lstm = LSTM(StackedWeights(layers), backend="cuda")
+        stepper = lstm.stepper(40)
+        x = inputs_of(lstm, 40)
+        output, _ = lstm.step(x, lstm.zero_state(40))
+        np.testing.assert_allclose(host(stepper.step(x)), host(output), atol=3e-6)
+
+
+def test_a_capture_is_of_this_thread_alone(monkeypatch):
+    """... and refuses what would allocate from CUDA, where CuPy's own mode wouldn't."""
+    modes, begin = [], streams.Stream.begin_capture
+
+    def begin_capture(self, mode=None):
+        modes.append(mode)
+        begin(self, mode)
+
+    monkeypatch.setattr(streams._BaseStream, "begin_capture", begin_capture)
+    make().stepper(5)
+    assert modes == [graphs.THREAD_LOCAL] * 2
 
 
 def test_weights_are_set_without_another_capture():

@@ -14,7 +14,7 @@ _ALIGNMENT = 512  # of all that CuPy's pools give, and what they round up to
 _serials = itertools.count(1)
 _alive = {}  # address -> Allocation
 _devices_made = 0
-_left = None  # bytes that may still be allocated on devices, where a test limits them
+_most = None  # bytes that may be alive on devices, where a test limits them
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,20 @@ def alive(device=None):
 
 @contextlib.contextmanager
 def limited(size):
-    """Inside, what would allocate more than so many bytes in all on GPUs fails. What is freed doesn't count."""
-    global _left
-    before, _left = _left, size
+    """Inside, what would have more than so many bytes more alive on GPUs than at the beginning fails."""
+    global _most
+    before, _most = _most, alive() + size
     try:
         yield
     finally:
-        _left = before
+        _most = before
 
 
 def on_device(size, device):
     """A block of new memory of a GPU: of NaN (or 255 in every byte), because nobody has written it yet."""
-    global _devices_made, _left
-    if _left is not None:
-        if size > _left:
-            raise OutOfMemoryError(size, alive())
-        _left -= size
+    global _devices_made
+    if _most is not None and alive() + size > _most:
+        raise OutOfMemoryError(size, alive())
     _devices_made += 1
     return _block(size, device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cupy
@@ -16,7 +17,7 @@ from fusedlstm.backends.cuda.layout import span
 from fusedlstm.backends.cuda.matmul import check_can_plan
 from fusedlstm.backends.cuda.packing import PackedWeights
 from fusedlstm.backends.cuda.rows import CudaRows
-from fusedlstm.backends.cuda.streams import Order
+from fusedlstm.backends.cuda.streams import Order, Turns
 from fusedlstm.checks import check_no_grad, fail
 from fusedlstm.interop import host_mask, to_host_reals
 from fusedlstm.libraries import library_of, view_of
@@ -48,12 +49,22 @@ class StepPlan:
         self.packed = PackedWeights(weights)
         self.precision = precision
         self.device = cupy.cuda.Device()
+        self.turns: weakref.WeakSet[Turns] = weakref.WeakSet()  # of those whose graphs read the weights
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
 
     def with_weights(self, weights: LSTMWeights) -> StepPlan:
-        """Overwrite the weights by others of the same form, in the order of the current stream; return this plan."""
+        """Overwrite the weights by others of the same form, in the order of the current stream; return this plan.
+
+        Graphs that read them and were launched on other streams are waited for on the GPU, and wait when launched next.
+        """
         with self.device:
-            self.packed.set(weights)
+            turns = list(self.turns)
+            streams = [each.begin() for each in turns]
+            try:
+                self.packed.set(weights)
+            finally:
+                for each, stream in zip(turns, streams, strict=True):
+                    each.end(stream)
         return self
 
     def run(
@@ -148,6 +159,7 @@ class CudaBackend:
 
     def asarray(self, x: Any, dtype: np.dtype[Any]) -> Any:
         """Return `x` as a CuPy array of this dtype on this device; no copy where it is one."""
+        fork.check_process()
         check_no_grad("x", x)
         if isinstance(x, cupy.ndarray):
             if x.device.id == self._index:
@@ -195,6 +207,7 @@ class CudaBackend:
         host = host_mask(values)
         if host.dtype != np.bool_:
             return host
+        fork.check_process()
         with self._device:
             return cupy.asarray(host)
 
@@ -209,11 +222,13 @@ class CudaBackend:
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Return an array of zeros."""
+        fork.check_process()
         with self._device:
             return cupy.zeros(shape, dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Return an uninitialised array."""
+        fork.check_process()
         with self._device:
             return cupy.empty(shape, dtype)
 

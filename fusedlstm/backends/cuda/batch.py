@@ -63,7 +63,9 @@ class CudaBatch:
         self._turns = Turns(index)
         self._turns.begin()
         held = (planned, resets, flags, self._with_resets, self._graph, self.x, self._flags, self.output)
-        weakref.finalize(self, _end, self._turns, held).atexit = False
+        for plan in plans:
+            plan.turns.add(self._turns)
+        weakref.finalize(self, self._turns.keep_until_done, held).atexit = False
 
     def _rows_of(self, states: Sequence[LSTMState]) -> tuple[Any, Any]:
         """Return states (B, ...) or of one row as two matrices, with the columns of the buffers."""
@@ -131,10 +133,12 @@ class CudaBatch:
 
     def write(self, states: Sequence[LSTMState]) -> None:
         """Copy states to the buffers, of the device, or with buffers on the host NumPy's."""
-        with self._turns.turn():
+        with self._turns.turn() as stream:
             for mine, new in zip(self.states, states, strict=True):
                 for to, rows in ((mine.h, new.h), (mine.c, new.c)):
                     copy_rows(to, cupy.asarray(rows) if self._host else rows)
+            if self._host:
+                stream.synchronize()  # CuPy doesn't wait for copies from pinned memory, which the caller may write next
 
     def clear(self) -> None:
         """Write zeros to all states."""
@@ -154,14 +158,10 @@ class CudaBatch:
 
     def _run(self) -> None:
         stream = self._turns.begin()
-        self._graph.launch(stream)
-        self._turns.end(stream)
+        try:
+            self._graph.launch(stream)
+        finally:
+            self._turns.end(stream)
         if self._host:
             stream.synchronize()
             self._flags.fill(False)  # as the kernel has done with the copy
-
-
-def _end(turns: Turns, held: tuple[Any, ...]) -> None:
-    """Let go of buffers when the last step is done."""
-    if not fork.forked:
-        turns.keep_until_done(held)

@@ -17,26 +17,37 @@ def captured(queue: Callable[[], None]) -> Any:
     It is called twice. The first call runs, so that what is loaded at first use isn't loaded while capturing: what it
     does to buffers must do no harm.
     """
-    with _stream_after_the_current_one() as stream:
+    before = cupy.cuda.get_current_stream()
+    stream = _stream_after(before)
+    try:
+        with stream:
+            return _captured_on(stream, queue)
+    finally:
+        # CuPy goes back to the last stream that was entered, which is not the one that `use()` made current.
+        if cupy.cuda.get_current_stream() is not before:
+            before.use()
+
+
+def _captured_on(stream: Any, queue: Callable[[], None]) -> Any:
+    """Return the graph of what is queued on a stream, which is the current one."""
+    queue()
+    stream.synchronize()
+    # An allocation from CUDA by this thread is refused then, and other threads may do what they like.
+    stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
+    try:
         queue()
-        stream.synchronize()
-        # An allocation from CUDA by this thread is refused then, and other threads may do what they like.
-        stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
-        try:
-            queue()
-        except BaseException:
-            with contextlib.suppress(Exception):  # the capture may be invalid; the first error is the one to see
-                stream.end_capture()
-            raise
-        graph = stream.end_capture()
-        graph.upload(stream)  # or the first launch would
-        stream.synchronize()
-        return graph
+    except BaseException:
+        with contextlib.suppress(Exception):  # the capture may be invalid; the first error is the one to see
+            stream.end_capture()
+        raise
+    graph = stream.end_capture()
+    graph.upload(stream)  # or the first launch would
+    stream.synchronize()
+    return graph
 
 
-def _stream_after_the_current_one() -> Any:
-    """Return a stream of its own, as the default one can't be captured, that waits for what made the buffers."""
-    made = cupy.cuda.get_current_stream().record()
+def _stream_after(other: Any) -> Any:
+    """Return a stream of its own, as the default one can't be captured, that waits for what another has queued."""
     stream = cupy.cuda.Stream(non_blocking=True)
-    stream.wait_event(made)
+    stream.wait_event(other.record())
     return stream

@@ -52,7 +52,8 @@ def copy_rows(to: Any, a: Any) -> None:
     """Copy (B, K) on the current stream; both have one dtype, and the rows of `to` are contiguous."""
     a = with_contiguous_rows(bits(a))
     B, K = a.shape
-    if a.size:
+    is_itself = a.data.ptr == to.data.ptr and row_stride(a) == row_stride(to)
+    if a.size and not is_itself:
         kind, stream = cupy.cuda.runtime.memcpyDeviceToDevice, cupy.cuda.get_current_stream().ptr
         pitches = [row_stride(array) * array.itemsize for array in (to, a)]
         width = K * a.itemsize

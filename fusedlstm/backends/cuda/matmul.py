@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import threading
 from typing import TYPE_CHECKING, Any
 
 import cupy
@@ -122,6 +123,7 @@ class Matmul:
         self._scopes.close()
 
 
+_LOCK = threading.Lock()
 _handles: dict[int, int] = {}
 
 
@@ -129,9 +131,10 @@ def _handle(device: int) -> int:
     """Return cuBLASLt's handle for a GPU, which is the current one; it lives as long as the process."""
     from nvmath.bindings import cublasLt
 
-    if device not in _handles:
-        _handles[device] = cublasLt.create()
-    return _handles[device]
+    with _LOCK:
+        if device not in _handles:
+            _handles[device] = cublasLt.create()
+        return _handles[device]
 
 
 @contextlib.contextmanager

@@ -56,17 +56,26 @@ class Uploads:
         self._memory: list[NumpyArray] = [np.empty(0, np.uint8)] * self.AT_ONCE
         self._events: list[Any] = [None] * self.AT_ONCE
 
+    def reserve(self, nbytes: int) -> None:
+        """Have memory for arrays of so many bytes."""
+        for k in range(self.AT_ONCE):
+            self._reserve(k, nbytes)
+
+    def _reserve(self, k: int, nbytes: int) -> None:
+        """Have one memory be large enough; what it held has arrived."""
+        if self._events[k] is not None:
+            self._events[k].synchronize()
+        if self._memory[k].nbytes < nbytes:
+            self._memory[k] = zeros((1 << (nbytes - 1).bit_length(),), np.dtype(np.uint8))
+
     def queue(self, to: Any, values: NumpyArray, stream: Any) -> None:
         """Queue the copy of values to an array (B,) of their dtype on the GPU, on its stream."""
         k, self._next = self._next, (self._next + 1) % self.AT_ONCE
-        if self._events[k] is None:
-            self._events[k] = cupy.cuda.Event(disable_timing=True)
-        else:
-            self._events[k].synchronize()
-        if self._memory[k].nbytes < values.nbytes:
-            self._memory[k] = zeros((1 << (values.nbytes - 1).bit_length(),), np.dtype(np.uint8))
+        self._reserve(k, values.nbytes)
         own = self._memory[k][: values.nbytes].view(values.dtype)
         own[...] = values
         kind = cupy.cuda.runtime.memcpyHostToDevice
         cupy.cuda.runtime.memcpyAsync(to.data.ptr, own.ctypes.data, values.nbytes, kind, stream.ptr)
+        if self._events[k] is None:
+            self._events[k] = cupy.cuda.Event(disable_timing=True)
         self._events[k].record(stream)

@@ -41,6 +41,7 @@ def _probe() -> tuple[str | None, int]:
         return f"CuPy is installed but can't be imported: {error}", 0
     if int(cupy.__version__.partition(".")[0]) < _OLDEST_CUPY:
         return f"CuPy {cupy.__version__} is too old: {_OLDEST_CUPY} or later is needed", 0
+    fork.note_use()
     try:
         devices = int(cupy.cuda.runtime.getDeviceCount())
     except cupy.cuda.runtime.CUDARuntimeError as error:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _FEWEST = 16
 # Bytes of plans, but for those that `prepare` has made, and the last.
 _MOST_BYTES = 1 << 28
+# Bytes of rows that are read or written at once.
+_AT_ONCE = 1 << 24
 
 
 class CudaRows:
@@ -52,8 +54,11 @@ class CudaRows:
         self._audit: Audit | None = None
         self._turns = Turns(index)
         self._turns.begin()
-        held = tuple(plans), self._states, self._c, self._buckets, self._uploads
-        weakref.finalize(self, _end, self._turns, held).atexit = False
+        for plan in plans:
+            plan.turns.add(self._turns)
+        self._audits: list[Audit] = []  # the last one, and what it shares memory with
+        held = tuple(plans), self._states, self._c, self._buckets, self._uploads, self._audits
+        weakref.finalize(self, self._turns.keep_until_done, held).atexit = False
 
     @property
     def nbytes(self) -> int:
@@ -75,26 +80,38 @@ class CudaRows:
     def read(self, slots: NumpyArray, empty: Empty) -> tuple[LSTMState, ...]:
         """Return copies of rows in arrays of `empty`: a state for each layer."""
         columns = self._columns
+        B, dtype = len(slots), self._states.dtype
         with self._turns.turn():
-            which = cupy.asarray(slots)
-            states, cs = bits(self._states)[which].view(self._states.dtype), self._c[which]
-            return tuple(
-                LSTMState(h=_copy(states[:, columns.state_of(h)], empty), c=_copy(cs[:, c], empty))
+            read = tuple(
+                LSTMState(h=empty((B, h.stop - h.start), dtype), c=empty((B, c.stop - c.start), self._c.dtype))
                 for h, c in zip(columns.hs, columns.cs, strict=True)
             )
+            for part in self._parts(B):
+                which = cupy.asarray(slots[part])
+                states, cs = bits(self._states)[which].view(dtype), self._c[which]
+                for each, h, c in zip(read, columns.hs, columns.cs, strict=True):
+                    copy_rows(each.h[part], states[:, columns.state_of(h)])
+                    copy_rows(each.c[part], cs[:, c])
+            return read
 
     def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         """Write a state for each layer to rows."""
-        columns, B = self._columns, len(slots)
+        columns = self._columns
         with self._turns.turn():
-            which = cupy.asarray(slots)
-            state = cupy.zeros((B, columns.H), self._states.dtype)
-            cs = cupy.zeros((B, columns.C), self._c.dtype)
-            for each, h, c in zip(states, columns.hs, columns.cs, strict=True):
-                copy_rows(state[:, columns.state_of(h)], each.h)
-                copy_rows(cs[:, c], each.c)
-            bits(self._states)[which] = bits(state)
-            self._c[which] = cs
+            for part in self._parts(len(slots)):
+                which = cupy.asarray(slots[part])
+                state = cupy.zeros((len(which), columns.H), self._states.dtype)
+                cs = cupy.zeros((len(which), columns.C), self._c.dtype)
+                for each, h, c in zip(states, columns.hs, columns.cs, strict=True):
+                    copy_rows(state[:, columns.state_of(h)], each.h[part])
+                    copy_rows(cs[:, c], each.c[part])
+                bits(self._states)[which] = bits(state)
+                self._c[which] = cs
+
+    def _parts(self, B: int) -> list[slice]:
+        """Return rows in parts, so that copies of them on their way take little memory."""
+        rows = max(1, _AT_ONCE * len(self._states) // self.nbytes)
+        return [slice(start, start + rows) for start in range(0, B, rows)]
 
     def step(self, plans: Sequence[StepPlan], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
         """Step rows, and write the top layer's output; see `RowStore`."""
@@ -124,6 +141,8 @@ class CudaRows:
             for size in reversed(sizes):  # the largest first: where there is no memory for it, nothing was made
                 self._bucket(plans, size)
                 self._prepared = max(self._prepared, size)
+            self._uploads.reserve(8 * sizes[-1])
+            cupy.zeros((1,), np.int32).astype(np.int64)  # which CuPy compiles a kernel for
 
     # Slots of a device are checked there, against what the host says is live.
 
@@ -133,6 +152,7 @@ class CudaRows:
             capacity = len(live)
             claims, problems = cupy.zeros((capacity,), np.uint64), cupy.zeros((len(PROBLEMS), 2), np.uint64)
             self._audit = Audit(cupy.asarray(live), claims, 0, problems)
+            self._audits[:] = [self._audit]
 
     def mark(self, slots: NumpyArray, *, live: bool) -> None:
         """Note that slots are live from now on, or no more."""
@@ -145,9 +165,10 @@ class CudaRows:
 
         It waits for the device.
         """
-        if self._audit is None:
-            return [(0, 0)] * len(PROBLEMS)
-        with self._turns.turn():
+        with self._turns.turn() as stream:
+            if self._audit is None:
+                stream.synchronize()
+                return [(0, 0)] * len(PROBLEMS)
             found = self._audit.problems.get()
             self._audit.problems.fill(0)
         return [(int(count), int(slot)) for count, slot in found.view(np.int64)]
@@ -172,16 +193,16 @@ class CudaRows:
         return bucket
 
     def _made(self, plans: Sequence[StepPlan], M: int) -> _Bucket:
-        """Return a new plan; where memory for it runs out, others make room."""
-        try:
-            return _Bucket(plans, self._residual, M, self._states, self._c)
-        except cupy.cuda.memory.OutOfMemoryError:
-            if not self._buckets:
-                raise
-        cupy.cuda.get_current_stream().synchronize()  # what ran on others was waited for
-        self._buckets.clear()
-        self._prepared = 0
-        return _Bucket(plans, self._residual, M, self._states, self._c)
+        """Return a new plan; where memory for it runs out, those make room that were not prepared."""
+        while True:
+            try:
+                return _Bucket(plans, self._residual, M, self._states, self._c)
+            except cupy.cuda.memory.OutOfMemoryError:
+                oldest = next((size for size in self._buckets if size > self._prepared), None)
+                if oldest is None:
+                    raise
+            cupy.cuda.get_current_stream().synchronize()  # what ran on others was waited for
+            del self._buckets[oldest]
 
     def _drop_others(self, M: int) -> None:
         """Drop plans that were used least recently while all are too large."""
@@ -206,15 +227,3 @@ class _Bucket:
         with contextlib.closing(planned):
             self.graph = captured(planned.queue)
         self.nbytes = planned.nbytes + self.of_pool.rows.nbytes + self.slots.nbytes
-
-
-def _copy(rows: Any, empty: Empty) -> Any:
-    copy = empty(rows.shape, rows.dtype)
-    copy_rows(copy, rows)
-    return copy
-
-
-def _end(turns: Turns, held: tuple[Any, ...]) -> None:
-    """Let go of memory when the last step is done."""
-    if not fork.forked:
-        turns.keep_until_done(held)

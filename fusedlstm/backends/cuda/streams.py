@@ -113,10 +113,10 @@ class Turns:
     def begin(self) -> Any:
         """Return CuPy's current stream of the GPU, which waits for what earlier calls have queued on others."""
         stream = cupy.cuda.get_current_stream(self._index)
-        last = self._last
+        last, event = self._last, self._event
+        self._last, self._event = stream, None  # also where the other can't be waited for, as its owner destroyed it
         if last is not None and (stream.ptr == _PER_THREAD or not _same(stream.ptr, last.ptr)):
-            stream.wait_event(_event_on(last, self._index) if self._event is None else self._event)
-        self._last, self._event = stream, None
+            stream.wait_event(_event_on(last, self._index) if event is None else event)
         return stream
 
     def end(self, stream: Any) -> None:
@@ -130,12 +130,19 @@ class Turns:
         fork.check_process()
         with cupy.cuda.Device(self._index):
             stream = self.begin()
-            yield stream
-            self.end(stream)
+            try:
+                yield stream
+            finally:
+                self.end(stream)
 
     def keep_until_done(self, *held: Any) -> None:
-        """Keep memory, or a graph, alive until all that was queued is done: CuPy would reuse it at once."""
-        if self._last is not None:
+        """Keep memory, or a graph, alive until all that was queued is done: CuPy would reuse it at once.
+
+        In a forked process, which can't ask and couldn't free it either, it stays.
+        """
+        if fork.forked:
+            _leaked.append((self, held))
+        elif self._last is not None:
             _keep_until(_event_on(self._last, self._index) if self._event is None else self._event, list(held))
 
 
@@ -163,23 +170,26 @@ def _event_on(stream: Any, index: int) -> Any:
     return event
 
 
+_leaked: list[Any] = []
+
 # Arrays of unfinished work, the oldest first; when the next call comes, they go up to the first that isn't done.
 _lock = threading.Lock()
 _unfinished: deque[tuple[Any, list[Any]]] = deque()
 
 
 def _keep_until(event: Any, arrays: list[Any]) -> None:
-    with _lock:
-        _unfinished.append((event, arrays))
+    _unfinished.append((event, arrays))  # without the lock: a finalizer may run wherever this thread has it
 
 
 def _release_finished() -> None:
-    if not _unfinished:
-        return
     finished = []  # they are freed after the lock is, as that may run anything
-    with _lock:
+    if not _unfinished or not _lock.acquire(blocking=False):  # else another call is at it, perhaps of this thread
+        return
+    try:
         while _unfinished and _is_over(_unfinished[0][0]):
             finished.append(_unfinished.popleft())
+    finally:
+        _lock.release()
 
 
 def _is_over(event: Any) -> bool:
