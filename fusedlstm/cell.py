@@ -126,8 +126,9 @@ class LSTMCell(OnBackend):
         """Take other weights of the same sizes, dtype and options, in place.
 
         On a GPU the memory of the old ones is overwritten in the order of CuPy's and PyTorch's current streams: steps
-        called before have the old weights, steps called after have the new ones; no other thread may be calling
-        meanwhile. In NumPy they are exchanged at one instant: what another thread runs goes on with the old.
+        called before have the old weights, steps called after have the new ones, and so have those of Steppers and
+        pools on whatever streams; no other thread may be calling meanwhile. In NumPy they are exchanged at one
+        instant: what another thread runs goes on with the old.
 
         Raises:
             TypeError: no LSTMWeights.

@@ -41,11 +41,12 @@ def _probe() -> tuple[str | None, int]:
         return f"CuPy is installed but can't be imported: {error}", 0
     if int(cupy.__version__.partition(".")[0]) < _OLDEST_CUPY:
         return f"CuPy {cupy.__version__} is too old: {_OLDEST_CUPY} or later is needed", 0
-    fork.note_use()
     try:
         devices = int(cupy.cuda.runtime.getDeviceCount())
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return _reason(cupy, error), 0
+    if devices:
+        fork.note_use()  # to have counted them is enough
     return (_missing_library() if devices else _NO_GPU), devices
 
 

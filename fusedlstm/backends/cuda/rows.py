@@ -37,6 +37,9 @@ _AT_ONCE = 1 << 24
 class CudaRows:
     """See `fusedlstm.backends.RowStore`.
 
+    A row of the state is one of an operand (`planned.Columns`) without the first x, so that a gather copies it as it
+    is. What stands there for the x of upper layers is never used.
+
     Plans are for powers of two of rows, so that batches of changing size need few of them. Those that were used least
     recently are dropped.
     """
