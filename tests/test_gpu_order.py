@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from fusedlstm import LSTMCell, LSTMState, LSTMWeights
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights, StatePool
 
 from conftest import BACKENDS, NO_GPU
 from foreign import WrappedDlpack, WrappedInterface, WrappedNamespace
@@ -229,3 +229,118 @@ def test_results_are_freed_in_torchs_order(gpu, torch):
                 gpu.cupy.full((B, N), np.nan, np.float32)
         with gpu.ours:
             np.testing.assert_array_equal(seen.get(), gpu.wanted.h)
+
+
+# Steppers and pools: calls on several streams take turns. A planned step's sums are others than the cell's, so that
+# they are compared with those of a step that nothing was late for.
+
+
+def stepped(gpu):
+    """A stepper with the state, and the h and c after a step from it."""
+    stepper = gpu.cell.stepper(B)
+    stepper.write(gpu.state)
+    stepper.step(gpu.x)
+    wanted = stepper.read().to_numpy()
+    gpu.settle()
+    return stepper, wanted
+
+
+def assert_same(got, wanted):
+    np.testing.assert_array_equal(got.h, wanted.h)
+    np.testing.assert_array_equal(got.c, wanted.c)
+
+
+def test_a_steppers_calls_take_turns(gpu):
+    """The x is late on one stream, the step on another, and what reads the state on a third."""
+    stepper, wanted = stepped(gpu)
+    for _ in TIMES:
+        x = gpu.nan(gpu.x)
+        stepper.write(gpu.state)
+        gpu.settle()
+        gpu.late(x, gpu.x, gpu.ours)
+        with gpu.ours:
+            stepper.step(x)
+        with gpu.theirs:
+            read = stepper.read()
+            assert_same(read.to_numpy(), wanted)
+
+
+def test_weights_of_a_stepper_are_set_in_turn(gpu):
+    """... after a step that is late on another stream, and before its next one."""
+    stepper, wanted = stepped(gpu)
+    old, new = gpu.cell.weights, LSTMWeights.random(I, N, seed=1)
+    gpu.cell.set_weights(new)
+    stepper.write(gpu.state)
+    stepper.step(gpu.x)
+    wanted_new = stepper.read().to_numpy()
+    gpu.cell.set_weights(old)
+    for _ in TIMES:
+        x = gpu.nan(gpu.x)
+        stepper.write(gpu.state)
+        gpu.settle()
+        gpu.late(x, gpu.x, gpu.ours)
+        with gpu.ours:
+            stepper.step(x)
+        gpu.cell.set_weights(new)
+        assert_same(stepper.read().to_numpy(), wanted)
+        stepper.write(gpu.state)
+        with gpu.theirs:
+            stepper.step(gpu.x)
+            assert_same(stepper.read().to_numpy(), wanted_new)
+        gpu.cell.set_weights(old)
+
+
+def test_a_pools_calls_take_turns(gpu):
+    pool = StatePool(gpu.cell, 2 * B)
+    slots = pool.allocate(2 * B)[::2]
+    pool.write(slots, gpu.state)
+    pool.step(gpu.x, slots)
+    wanted = pool.read(slots).to_numpy()
+    for _ in TIMES:
+        x = gpu.nan(gpu.x)
+        pool.write(slots, gpu.state)
+        gpu.settle()
+        gpu.late(x, gpu.x, gpu.ours)
+        with gpu.ours:
+            pool.step(x, slots)
+        with gpu.theirs:
+            assert_same(pool.read(slots).to_numpy(), wanted)
+
+
+def test_pools_on_two_streams(gpu):
+    """Each steps many times on a stream of its own, and has the bits that it has alone."""
+    pools = [StatePool(gpu.cell, B) for _ in range(2)]
+    slots = [pool.allocate(B) for pool in pools]
+    xs = [gpu.x, gpu.cupy.asarray(gpu.x.get()[::-1].copy())]
+    for pool, own, x in zip(pools, slots, xs, strict=True):
+        for _ in range(200):
+            pool.step(x, own)
+    wanted = [pool.read(own).to_numpy() for pool, own in zip(pools, slots, strict=True)]
+    for pool, own in zip(pools, slots, strict=True):
+        pool.reset(own)
+    gpu.settle()
+    for _ in range(200):
+        for pool, own, x, stream in zip(pools, slots, xs, (gpu.ours, gpu.theirs), strict=True):
+            with stream:
+                pool.step(x, own)
+    for pool, own, want in zip(pools, slots, wanted, strict=True):
+        assert_same(pool.read(own).to_numpy(), want)
+
+
+def test_a_stepper_that_is_deleted_while_it_runs(gpu):
+    """Its memory is not given to another while a late step uses it."""
+    wanted = stepped(gpu)[1]
+    for _ in TIMES:
+        stepper = gpu.cell.stepper(B)
+        stepper.write(gpu.state)
+        x, out = gpu.nan(gpu.x), gpu.nan(gpu.h)
+        gpu.settle()
+        gpu.late(x, gpu.x, gpu.ours)
+        with gpu.ours:
+            stepper.step(x)
+            out[...] = stepper.h
+        del stepper
+        spoiled = [gpu.cupy.full((B, 4 * N), np.nan, np.float32) for _ in range(20)]
+        with gpu.ours:
+            np.testing.assert_array_equal(out.get(), wanted.h)
+        del spoiled
