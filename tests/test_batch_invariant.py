@@ -63,7 +63,7 @@ def layers(**options):
 
 def bits(state, which=slice(None)):
     """The bits of rows of a state; of NaN, that it is one."""
-    return b"".join(np.where(np.isnan(part), np.nan, part)[which].astype(part.dtype).tobytes() for part in state)
+    return b"".join(np.where(np.isnan(part), part.dtype.type(np.nan), part)[which].tobytes() for part in state)
 
 
 def pick(state, which):
