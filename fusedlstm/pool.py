@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from fusedlstm import pool_files
 from fusedlstm.cell import LSTMCell
 from fusedlstm.checks import check_shape, check_size, describe_type, fail
 from fusedlstm.exchange import Exchange, in_order, is_native
@@ -76,7 +75,7 @@ class StatePool:
         self._cell = cell
         self._maker = cell._maker
         self._backend = cell._backend
-        self._file_form = pool_files.Form.of(weights)
+        self._form_of_weights = weights  # others that are set later have the same form
         self._state_form = cell._state_form()
         self._first = self._state_form.layers[0]
         self._width = {"P": weights.output_size}
@@ -285,10 +284,12 @@ class StatePool:
         Raises:
             OSError: the file can't be written; an older file is left as it was.
         """
+        from fusedlstm import pool_files
+
         with self._lock, in_order(self._backend):
             slots = self._table.live_slots()
             states = self._fetched(slots)
-        pool_files.save(path, self._file_form, slots, states)
+        pool_files.save(path, pool_files.Form.of(self._form_of_weights), slots, states)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Replace all that the pool holds by what another one, on any backend, has saved.
@@ -301,7 +302,9 @@ class StatePool:
                 fit this pool; the pool is as it was.
             OSError: the file can't be read.
         """
-        slots, states = pool_files.load(path, self._file_form, self.capacity)
+        from fusedlstm import pool_files
+
+        slots, states = pool_files.load(path, pool_files.Form.of(self._form_of_weights), self.capacity)
         with self._lock, in_order(self._backend):
             before = self._table
             table = SlotTable(self.capacity, slots, before.largest)

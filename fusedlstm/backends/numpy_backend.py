@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.backends import invariance
 from fusedlstm.backends.numpy_batch import NumpyBatch
 from fusedlstm.backends.numpy_plan import StepPlan
 from fusedlstm.backends.numpy_rows import NumpyRows
@@ -89,6 +88,8 @@ class NumpyBackend:
         del precision
         plan = StepPlan(weights, invariant=batch_invariant)
         if batch_invariant:
+            from fusedlstm.backends import invariance
+
             invariance.check(plan)
         return plan
 

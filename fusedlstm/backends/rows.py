@@ -12,13 +12,13 @@ import functools
 import itertools
 import os
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm import blas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 # Of fewer rows, a thread would pass all weights by for little work; fewer than two threads' are not shared out.
 _FEWEST = 8
@@ -93,6 +93,8 @@ def _until_done(helper: Future[Any]) -> None:
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # which takes as long to import as much of this package
+
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fusedlstm")
 
 
