@@ -51,7 +51,9 @@ class StatePool:
     which raises when it is done. Methods may be called from several threads at once: each waits for the one before, so
     that all is as if one had been called after the other.
 
-    On NumPy the memory of slots that were never allocated is not touched, which on most systems takes none.
+    On NumPy the memory of slots that were never allocated is not touched, which on most systems takes none. On a GPU
+    steps have plans for powers of two of rows: those used least recently are dropped when all take more than 256 MiB,
+    but not those that `prepare` has made.
 
     Args:
         cell: an LSTMCell, or an LSTM of one direction.

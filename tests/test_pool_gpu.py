@@ -463,6 +463,21 @@ def test_files_of_a_pool_that_takes_nearly_all_memory(what, tmp_path, monkeypatc
     np.testing.assert_array_equal(host(other.read(range(2000)).c), wanted)
 
 
+def test_many_states_are_read_and_written_part_by_part(monkeypatch):
+    """Beside what is returned, or given, it takes little memory."""
+    from fusedlstm.backends.cuda import rows
+
+    _, pool = make(2000)
+    monkeypatch.setattr(rows, "_AT_ONCE", pool.memory.states // 20)
+    settle()
+    with memory.limited(int(1.3 * pool.memory.states)):
+        state = pool.read(range(2000))
+    settle()
+    with memory.limited(pool.memory.states // 3):
+        pool.write(range(2000), state)
+    np.testing.assert_array_equal(host(pool.read(range(2000)).c), host(state.c))
+
+
 def test_prepared_plans_stay_when_memory_runs_out():
     owner, pool = make(900)
     pool.prepare(64)
@@ -502,7 +517,7 @@ def test_a_pool_on_another_device():
 
 def test_a_prepared_pool_loads_nothing(monkeypatch):
     """No kernel is compiled or loaded by a step: `prepare` has done it."""
-    from fusedlstm.backends.cuda import launch
+    from fusedlstm.backends.cuda import launch, pinned
     from fusedlstm.backends.cuda.compile import Kernel
 
     for made in (launch.gather_kernel, launch.planned_kernel, launch.finish_kernel, launch.reset_kernel):
@@ -512,6 +527,7 @@ def test_a_prepared_pool_loads_nothing(monkeypatch):
     slots = pool.allocate(40)
     pool.prepare(40)
     monkeypatch.setattr(Kernel, "_load", lambda self, device: pytest.fail(f"{self.name} was loaded"))
+    monkeypatch.setattr(pinned, "zeros", lambda *shape: pytest.fail("memory was pinned"))
     for B in (1, 17, 40):
         pool.step(inputs(owner, B), slots[:B], is_first=[True] * B)
         pool.step(inputs(owner, B), on_device(slots[:B]))
