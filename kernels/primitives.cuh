@@ -8,11 +8,19 @@
 typedef long long i64;
 
 #define DEVICE static __device__ __forceinline__
+#define MEMBER __device__ __forceinline__
 
 // What shared memory is on the CPU, tests/emulation says.
 #ifndef CUDA_EMULATION
 #define SHARED_ARRAY(type, name, count) __shared__ __align__(16) type name[count]
 #endif
+
+template <typename A, typename B> struct IsSame {
+  static const bool value = false;
+};
+template <typename A> struct IsSame<A, A> {
+  static const bool value = true;
+};
 
 // The dtype of the arithmetic, and of c: float for the 16-bit storage types, else the storage type itself.
 template <typename T> struct Arithmetic {
@@ -42,6 +50,14 @@ template <> struct Narrow<__nv_bfloat16> {
   DEVICE __nv_bfloat16 of(float x) { return __float2bfloat16_rn(x); }
 };
 
+// a * b + c, rounded once. Where it is not written out, the compiler may do so or not, in each instance anew.
+DEVICE float multiply_and_add(float a, float b, float c) { return fmaf(a, b, c); }
+DEVICE double multiply_and_add(double a, double b, double c) { return fma(a, b, c); }
+
+// a + b, also where a is a product: it is rounded before.
+DEVICE float add_rounded(float a, float b) { return __fadd_rn(a, b); }
+DEVICE double add_rounded(double a, double b) { return __dadd_rn(a, b); }
+
 // W neighbouring elements, moved by as few instructions as their size allows (128 bits each at most).
 // The address must be a multiple of W elements.
 template <typename T, int W> struct __align__(sizeof(T) * W > 16 ? 16 : sizeof(T) * W) Vector {
@@ -55,3 +71,100 @@ template <int W, typename T> DEVICE Vector<T, W> load(const T* from) {
 template <int W, typename T> DEVICE void store(T* to, const Vector<T, W>& value) {
   *reinterpret_cast<Vector<T, W>*>(to) = value;
 }
+
+// What follows copies in the background and multiplies on tensor cores. Each is a template, so that its
+// static_assert speaks where it is used, and not where this file is included.
+#ifndef CUDA_EMULATION
+
+// Shared memory whose size the launch gives.
+#define DYNAMIC_SHARED_ARRAY(type, name)                    \
+  extern __shared__ __align__(16) unsigned char dynamic_[]; \
+  type* name = reinterpret_cast<type*>(dynamic_)
+
+// Copies the first `bytes` of 16 bytes, which must be aligned, and fills the rest with zeros: 0 reads
+// nothing.
+template <int NEEDED = 800> DEVICE void copy_async_16(void* shared, const void* global, int bytes) {
+  static_assert(__CUDA_ARCH__ >= NEEDED, "cp.async needs sm_80");
+  const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+}
+
+// Ends a group of the thread's copies.
+template <int NEEDED = 800> DEVICE void copy_async_commit() {
+  static_assert(__CUDA_ARCH__ >= NEEDED, "cp.async needs sm_80");
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Waits until at most N of the thread's latest groups are in flight; others' copies are theirs to wait for.
+template <int N, int NEEDED = 800> DEVICE void copy_async_wait() {
+  static_assert(__CUDA_ARCH__ >= NEEDED, "cp.async needs sm_80");
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+// Four 8 x 8 matrices of 16-bit elements: lane l brings the address of row l % 8 of matrix l / 8, and gets of
+// each the elements 2 (l % 4) and the next of row l / 4.
+template <int NEEDED = 800> DEVICE void load_matrix_x4(unsigned (&to)[4], const void* row) {
+  static_assert(__CUDA_ARCH__ >= NEEDED, "used with mma of sm_80");
+  const unsigned from = (unsigned)__cvta_generic_to_shared(row);
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(from)
+               : "memory");
+}
+
+// d (16 x 8) += a (16 x 16) b (16 x 8), in float32, of __half or __nv_bfloat16.
+template <typename T, int NEEDED = 800>
+DEVICE void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  static_assert(__CUDA_ARCH__ >= NEEDED, "mma.m16n8k16 needs sm_80");
+#define MMA_M16N8K16(type)                                                            \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                 \
+               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                       \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+  if constexpr (IsSame<T, __half>::value) {
+    MMA_M16N8K16("f16");
+  } else {
+    static_assert(IsSame<T, __nv_bfloat16>::value, "of 16-bit types");
+    MMA_M16N8K16("bf16");
+  }
+#undef MMA_M16N8K16
+}
+
+// d (16 x 8) += a (16 x 8) b (8 x 8), in float32, of TF32: float32 numbers of which 19 bits are read.
+template <int NEEDED = 800>
+DEVICE void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  static_assert(__CUDA_ARCH__ >= NEEDED, "mma of TF32 needs sm_80");
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// The bits of the nearest TF32 number, away from zero where two are as near. NaN stays NaN, but for one whose
+// lower 13 bits alone tell it from infinity, which no arithmetic makes.
+template <int NEEDED = 800> DEVICE unsigned to_tf32(float x) {
+  static_assert(__CUDA_ARCH__ >= NEEDED, "TF32 needs sm_80");
+  unsigned bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return bits;
+}
+
+// One access of a word that other blocks may be writing.
+template <int NEEDED = 700> DEVICE unsigned long long load_relaxed(const unsigned long long* from) {
+  static_assert(__CUDA_ARCH__ >= NEEDED, "ld.relaxed needs sm_70");
+  unsigned long long value;
+  asm volatile("ld.relaxed.gpu.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
+  return value;
+}
+template <int NEEDED = 700> DEVICE void store_relaxed(unsigned long long* to, unsigned long long value) {
+  static_assert(__CUDA_ARCH__ >= NEEDED, "st.relaxed needs sm_70");
+  asm volatile("st.relaxed.gpu.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
+}
+
+// exp(x) and 1 / x by the hardware's approximations: within 2^-21 of the exact for |x| up to 1, and for x in
+// [1, 2]. Beyond, the error of exp(x) grows as |x|.
+DEVICE float exponential_approx(float x) { return __expf(x); }
+DEVICE float reciprocal_approx(float x) { return __fdividef(1.0f, x); }
+
+#endif

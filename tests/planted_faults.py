@@ -131,6 +131,20 @@ def multiply_tf32():
     return Launch((1,), (32,), (a, b, nans(16, 8)), {2: a_cut @ b_cut})
 
 
+def pad_rows(N):
+    """The rows are so far apart that all of them begin at a multiple of 16 bytes; what is between them isn't theirs."""
+    rows = normal(3, N // 4 * 4 + 4)[:, :N]
+    results = np.pad(rows, ((0, 0), (0, 128 - N)))
+    stride = np.int64(rows.strides[0] // 4)
+    return Launch((3,), (32,), (rows, stride, nans(3, 128), np.int64(N)), {2: results})
+
+
+def publish(blocks=2, word_alone=False):
+    values = normal(32)
+    args = values, nans(32), np.zeros(1, np.uint64), nans(32)
+    return Launch((blocks,), (32,), args, {3: np.ones(32) if word_alone else values.copy()})
+
+
 @dataclass(frozen=True)
 class Sound:
     """A launch in which nothing is wrong."""
@@ -160,6 +174,11 @@ SOUND = [
     Sound("blocks", "column_sums<SOUND>", column_sums),
     Sound("blocks", "diffuse<NONE>", diffuse),
     Sound("blocks", "total_by_last<RIGHT>", total_by_last),
+    Sound("blocks", "publish<WORD_ALONE>", lambda: publish(word_alone=True)),
+    Sound("blocks", "publish<FENCED>", publish),
+    Sound("blocks", "publish<RELAYED>", lambda: publish(blocks=3)),
+    Sound("pipeline", "pad_rows<SOUND>", lambda: pad_rows(93)),
+    Sound("pipeline", "pad_rows<SOUND>", lambda: pad_rows(94)),
     Sound("pipeline", "multiply<NONE>", multiply),
     Sound("pipeline", "multiply_tf32", multiply_tf32),
 ]
@@ -255,6 +274,12 @@ PLANTED = [
     Planted("blocks", "diffuse<NONE>", lambda: diffuse(co_resident=3), "deadlock", "SPIN", why="too-many-blocks"),
     Planted("blocks", "total_by_last<NO_FENCE>", total_by_last, "race", "PARTIAL", "partial"),
     Planted("blocks", "wait_for_nobody", wait_for_nobody, "deadlock", "NOBODY"),
+    Planted("blocks", "publish<READ_PLAINLY>", publish, "race", "WORD", "word"),
+    Planted("blocks", "publish<UNFENCED>", publish, "race", "VALUES", "values"),
+    Planted("blocks", "publish<REPLACED>", lambda: publish(blocks=3), "race", "VALUES", "values"),
+    Planted("pipeline", "pad_rows<BYTES_AFTER_THE_ROW>", lambda: pad_rows(93), "out of bounds", "TAIL", "from"),
+    Planted("pipeline", "pad_rows<MORE_THAN_16>", lambda: pad_rows(93), "cp.async", "TAIL"),
+    Planted("pipeline", "pad_rows<LESS_THAN_NONE>", lambda: pad_rows(93), "cp.async", "TAIL"),
     Planted("pipeline", "multiply<TAIL_NOT_GUARDED>", multiply, "out of bounds", "COPY", "a"),
     Planted("pipeline", "multiply<WAIT_TOO_SHORT>", multiply, "copy in flight", "LOAD", "a_tiles"),
     Planted("pipeline", "multiply<NO_BARRIER_AFTER_WAIT>", multiply, f"copy in flight, {UNORDERED}", "LOAD"),

@@ -1,12 +1,14 @@
-"""Machine code as its instructions on memory, by NVIDIA's disassembler."""
+"""Machine code as its instructions, and those on memory, by NVIDIA's disassembler."""
 
 import re
 import subprocess
 import tempfile
 from collections import Counter
 
-# An address, a predicate or none, and a load or store: global, local, or of a space that is known at run time only.
-_ACCESS = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(LDG|LDL|LD|STG|STL|ST)((?:\.\w+)*)\s", re.MULTILINE)
+# An address, a predicate or none, and an opcode with its modifiers.
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*(?:\.\w+)*)", re.MULTILINE)
+# Loads and stores: global, local, or of a space that is known at run time only.
+_ACCESSES = {"LDG", "LDL", "LD", "STG", "STL", "ST"}
 _BITS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128}
 
 
@@ -19,14 +21,24 @@ def disassembler():
     return find_nvidia_binary_utility("nvdisasm")
 
 
-def accesses(code):
-    """How many instructions of machine code load and store how many bits: {("LDG", 128): 13, ...}."""
+def instructions(code):
+    """How many of each instruction are in machine code: {"HMMA.16816.F32.BF16": 2, ...}."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
         command = [disassembler(), "--print-code", "--no-dataflow", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return Counter((name, _bits(suffixes.split("."))) for name, suffixes in _ACCESS.findall(text))
+    return Counter(_INSTRUCTION.findall(text))
+
+
+def accesses(code):
+    """How many instructions of machine code load and store how many bits: {("LDG", 128): 13, ...}."""
+    found = Counter()
+    for instruction, count in instructions(code).items():
+        name, *suffixes = instruction.split(".")
+        if name in _ACCESSES:
+            found[name, _bits(suffixes)] += count
+    return found
 
 
 def _bits(suffixes):

@@ -84,6 +84,47 @@ __global__ void __launch_bounds__(32)
   total[0] = all;
 }
 
+enum WordFault {
+  WORD_ALONE,    // the word is all there is to read
+  FENCED,        // fences order the values before the word
+  RELAYED,       // the next block adds to the word, which still tells of the first one's values
+  READ_PLAINLY,  // a word that another block writes
+  UNFENCED,      // the word orders no values
+  REPLACED,      // the next block's word tells of nothing that the first one released
+};
+
+// The first block's values, to the last one: a word says that they are there.
+template <int FAULT>
+__global__ void __launch_bounds__(32)
+    publish(const float* in, float* values, unsigned long long* word, float* out) {
+  const unsigned thread = threadIdx.x, last = gridDim.x - 1;
+  if (blockIdx.x == 0) {
+    values[thread] = in[thread];  // found at: VALUES
+    __syncthreads();
+    if (thread != 0) return;
+    if (FAULT == RELAYED || FAULT == REPLACED) {
+      store_release(word, 1ull);
+    } else {
+      if (FAULT == FENCED) __threadfence();
+      store_relaxed(word, 1ull);  // found at: WORD
+    }
+  } else if (blockIdx.x < last) {
+    if (thread != 0) return;
+    while (load_relaxed(word) == 0) __nanosleep(20);
+    if (FAULT == RELAYED) {
+      atomicAdd(word, 1ull);
+    } else {
+      store_relaxed(word, 2ull);
+    }
+  } else if (FAULT == READ_PLAINLY) {
+    out[thread] = *word;  // found at: WORD
+  } else {
+    while (load_relaxed(word) < last) __nanosleep(20);
+    if (FAULT != UNFENCED) __threadfence();
+    out[thread] = FAULT == WORD_ALONE ? load_relaxed(word) : values[thread];  // found at: VALUES
+  }
+}
+
 // Waits for a flag that nobody sets, with no pause in its loop.
 __global__ void __launch_bounds__(32) wait_for_nobody(const unsigned* flag) {
   while (load_acquire(flag) == 0) {  // found at: NOBODY

@@ -28,10 +28,10 @@ __global__ void __launch_bounds__(64) multiply(const __half* a, const __half* b,
     const int row = thread / 2, column = thread % 2 * 8;
     const bool valid = FAULT == TAIL_NOT_GUARDED || first_row + row < M;
     const __half* from = a + (valid ? (first_row + row) * K + k + column : 0);
-    copy_async_16(&a_tiles[(stage * ROWS + row) * PITCH + column], from, valid);  // found at: COPY
+    copy_async_16(&a_tiles[(stage * ROWS + row) * PITCH + column], from, valid ? 16 : 0);  // found at: COPY
     if (row < 8) {
       from = b + row * K + k + column;
-      copy_async_16(&b_tiles[(stage * 8 + row) * PITCH + column], from, true);  // found at: COPY
+      copy_async_16(&b_tiles[(stage * 8 + row) * PITCH + column], from, 16);  // found at: COPY
     }
     copy_async_commit();
   };
@@ -66,6 +66,28 @@ __global__ void __launch_bounds__(64) multiply(const __half* a, const __half* b,
     const i64 row = first_row + warp * 16 + lane / 4 + i / 2 * 8;
     if (row < M) out[row * 8 + lane % 4 * 2 + i % 2] = sums[i];
   }
+}
+
+enum TailFault {
+  SOUND,
+  BYTES_AFTER_THE_ROW,  // copies all 16 bytes where the row ends before
+  MORE_THAN_16,         // counts what is left of the row, not of its 16 bytes
+  LESS_THAN_NONE,       // ... also where the row has ended before
+};
+
+// Rows of N floats to rows of 128, with zeros after them. A block for each row, a thread for each 16 bytes.
+template <int FAULT>
+__global__ void __launch_bounds__(32) pad_rows(const float* from, i64 from_stride, float* to, i64 N) {
+  SHARED_ARRAY(float, row, 128);
+  const int first = threadIdx.x * 4;
+  int bytes = (int)(N - first) * 4;
+  if (FAULT != MORE_THAN_16 && bytes > 16) bytes = 16;
+  if (FAULT != LESS_THAN_NONE && bytes < 0) bytes = 0;
+  if (FAULT == BYTES_AFTER_THE_ROW && bytes > 0) bytes = 16;
+  copy_async_16(row + first, from + blockIdx.x * from_stride + first, bytes);  // found at: TAIL
+  copy_async_commit();
+  copy_async_wait<0>();
+  for (int i = 0; i < 4; ++i) to[blockIdx.x * 128 + first + i] = row[first + i];
 }
 
 // d (16, 8) = a (16, 8) @ b (8, 8) in TF32: fragments straight from memory.

@@ -25,16 +25,20 @@ static void mark_in_flight(const char* shared, bool in_flight) {
   }
 }
 
-void copy_async(void* shared, const void* global, bool valid) {
+void copy_async(void* shared, const void* global, int bytes) {
   const void* place = __builtin_return_address(0);
   require_alignment(shared, place);
   require_alignment(global, place);
-  if (valid) check_access(global, BYTES, READ, place);
+  if (bytes < 0 || bytes > static_cast<int>(BYTES)) {
+    fault({"cp.async", place, ""}, "of 16 bytes %d can't be copied", bytes);
+  }
+  if (bytes) check_access(global, static_cast<size_t>(bytes), READ, place);
   check_access(shared, BYTES, WRITE, place);
   memset(shared, 0xFF, BYTES);
   mark_in_flight(static_cast<char*>(shared), true);
-  const char* source = valid ? static_cast<const char*>(global) : nullptr;
-  running->copies.push_back({static_cast<char*>(shared), source, running->copy_group, place});
+  const AsyncCopy copy = {static_cast<char*>(shared), static_cast<const char*>(global), bytes,
+                          running->copy_group, place};
+  running->copies.push_back(copy);
 }
 
 void copy_async_commit() { ++running->copy_group; }
@@ -42,11 +46,8 @@ void copy_async_commit() { ++running->copy_group; }
 static void finish(const AsyncCopy& copy, const void* place) {
   mark_in_flight(copy.shared, false);
   check_access(copy.shared, BYTES, WRITE, place);
-  if (copy.global) {
-    memcpy(copy.shared, copy.global, BYTES);
-  } else {
-    memset(copy.shared, 0, BYTES);
-  }
+  memset(copy.shared, 0, BYTES);
+  if (copy.bytes) memcpy(copy.shared, copy.global, static_cast<size_t>(copy.bytes));
 }
 
 void copy_async_wait(int groups_in_flight) {

@@ -9,8 +9,18 @@ namespace emulation {
 // Atomic accesses after which the thread seems to wait for another, and lets others go on.
 static const u32 MOST_POLLS = 64;
 
-// By address: what was released there.
-static std::unordered_map<const void*, Knowledge> released;
+// By address: what was released there, and by which thread last.
+struct Released {
+  Knowledge knowledge;
+  const Thread* by;
+};
+static std::unordered_map<const void*, Released> released;
+
+static void release(const void* address, const Knowledge& knowledge) {
+  Released& there = released[address];
+  there.knowledge.add(knowledge);
+  there.by = running;
+}
 
 void atomic_access(const void* address, size_t bytes, bool write) {
   const void* place = __builtin_return_address(0);
@@ -22,17 +32,23 @@ void atomic_read_done(const void* address, Order order) {
   if (!launch->check) return;
   const auto found = released.find(address);
   if (found == released.end()) return;
-  (order == SYNCHRONIZING ? running->known : running->read_relaxed).add(found->second);
+  (order == SYNCHRONIZING ? running->known : running->read_relaxed).add(found->second.knowledge);
 }
 
 void atomic_write_done(const void* address, Order order, bool changed) {
   if (changed) note_progress();
   if (!launch->check) return;
   if (order == SYNCHRONIZING) {
-    released[address].add(knowledge_to_release());
+    release(address, knowledge_to_release());
   } else if (!running->fenced.empty()) {
-    released[address].add(running->fenced);
+    release(address, running->fenced);
   }
+}
+
+void atomic_store_done(const void* address, Order order, bool changed) {
+  const auto found = released.find(address);
+  if (found != released.end() && found->second.by != running) released.erase(found);
+  atomic_write_done(address, order, changed);
 }
 
 void fence() {

@@ -31,9 +31,11 @@ enum Order { RELAXED, SYNCHRONIZING };
 void atomic_access(const void* address, size_t bytes, bool write);
 void atomic_read_done(const void* address, Order order);
 void atomic_write_done(const void* address, Order order, bool changed);
+// A write that hasn't read: who reads it learns nothing of what others had released there.
+void atomic_store_done(const void* address, Order order, bool changed);
 void fence();
 
-void copy_async(void* shared, const void* global, bool valid);
+void copy_async(void* shared, const void* global, int bytes);
 void copy_async_commit();
 void copy_async_wait(int groups_in_flight);
 

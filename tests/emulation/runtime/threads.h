@@ -17,7 +17,8 @@ struct Block;
 // A cp.async that has not been waited for.
 struct AsyncCopy {
   char* shared;
-  const char* global;  // null to write zeros
+  const char* global;
+  int bytes;  // of 16; zeros follow
   u32 group;
   const void* place;
 };

@@ -3,9 +3,9 @@
 
 #include "language.h"
 
-// Copies 16 bytes, or writes 16 zeros where there is nothing valid to copy.
-EMULATED void copy_async_16(void* shared, const void* global, bool valid) {
-  emulation::copy_async(shared, global, valid);
+// Copies the first `bytes` of 16 bytes, and fills the rest with zeros; 0 reads nothing.
+EMULATED void copy_async_16(void* shared, const void* global, int bytes) {
+  emulation::copy_async(shared, global, bytes);
 }
 EMULATED void copy_async_commit() { emulation::copy_async_commit(); }
 // Waits until at most N of the thread's latest groups are in flight.

@@ -51,6 +51,12 @@ template <class T> EMULATED T load_acquire(const T* from) {
 template <class T> EMULATED T load_relaxed(const T* from) {
   return emulation::atomic_load(from, emulation::RELAXED);
 }
+template <class T> EMULATED void store_relaxed(T* at, T value) {
+  emulation::atomic_access(at, sizeof(T), true);
+  const bool changed = emulation::unchecked_load(at) != value;
+  emulation::unchecked_store(at, value);
+  emulation::atomic_store_done(at, emulation::RELAXED, changed);
+}
 template <class T> EMULATED void add_release(T* at, T value) {
   emulation::atomic_access(at, sizeof(T), true);
   emulation::unchecked_store(at, T(emulation::unchecked_load(at) + value));
@@ -60,7 +66,7 @@ template <class T> EMULATED void store_release(T* at, T value) {
   emulation::atomic_access(at, sizeof(T), true);
   const bool changed = emulation::unchecked_load(at) != value;
   emulation::unchecked_store(at, value);
-  emulation::atomic_write_done(at, emulation::SYNCHRONIZING, changed);
+  emulation::atomic_store_done(at, emulation::SYNCHRONIZING, changed);
 }
 
 EMULATED void __threadfence() { emulation::fence(); }

@@ -12,10 +12,22 @@
 EMULATED float __fdividef(float a, float b) { return a / b; }
 EMULATED float __frcp_rn(float a) { return 1.0f / a; }
 EMULATED float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+// Never contracted with the product that an operand may be.
+EMULATED float __fadd_rn(float a, float b) {
+  asm("" : "+x"(a), "+x"(b));
+  return a + b;
+}
+EMULATED double __dadd_rn(double a, double b) {
+  asm("" : "+x"(a), "+x"(b));
+  return a + b;
+}
 EMULATED float rsqrtf(float a) { return 1.0f / sqrtf(a); }
 EMULATED double rsqrt(double a) { return 1.0 / sqrt(a); }
 // tanh.approx.f32: exact here, 2^-11 off on a GPU.
 EMULATED float tanh_approx(float x) { return tanhf(x); }
+// Of a GPU both are some units in the last place off.
+EMULATED float exponential_approx(float x) { return expf(x); }
+EMULATED float reciprocal_approx(float x) { return 1.0f / x; }
 EMULATED __half __hfma(__half a, __half b, __half c) {
   return __float2half_rn(static_cast<float>(double(__half2float(a)) * __half2float(b) + __half2float(c)));
 }

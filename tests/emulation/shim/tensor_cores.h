@@ -98,6 +98,15 @@ EMULATED void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsi
   emulation::matrix_product<float, 8>(d, a, b);
 }
 
+// cvt.rna.tf32.f32: to the nearest of 10 bits, away from zero where two are as near. As machine code has it,
+// a NaN of which the lower 13 bits alone say so becomes infinite.
+EMULATED unsigned to_tf32(float x) {
+  unsigned bits;
+  memcpy(&bits, &x, sizeof bits);
+  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+  return (finite ? bits + 0x1000u : bits) & ~0x1fffu;
+}
+
 // ldmatrix.sync.aligned.m8n8.x4.shared.b16.
 EMULATED void load_matrix_x4(unsigned (&to)[4], const void* row) {
   emulation::MatrixLoad part;
