@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +173,69 @@ def test_the_launcher_checks(clip_kernel, cupy, arguments, message):
     values = [cupy.zeros(3, value) if isinstance(value, str) else value for value in arguments]
     with pytest.raises(TypeError, match=message):
         clip_kernel((1,), (256,), *values)
+
+
+REVERSED = str(Path(__file__).parent / "primitives.cu"), "shared_dynamically<float>"
+KIB = 1 << 10
+
+
+@pytest.mark.parametrize("shared", [0, 4, 48 * KIB, 48 * KIB + 4, 64 * KIB])
+def test_dynamic_shared_memory(shared, cupy):
+    """All of it is there, of every size that each GPU has."""
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    kernel = Kernel(*REVERSED, (np.dtype(np.float32), np.dtype(np.float32), "i64"), shared=shared)
+    values = np.random.default_rng(0).random(shared // 4, np.float32)
+    out = cupy.zeros(values.size, np.float32)
+    for _ in range(2):
+        kernel((1,), (256,), cupy.asarray(values), out, values.size)
+        np.testing.assert_array_equal(out.get(), values[::-1])
+
+
+def test_dynamic_shared_memory_in_a_graph(cupy):
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    kernel = Kernel(*REVERSED, (np.dtype(np.float32), np.dtype(np.float32), "i64"), shared=64 * KIB)
+    values = np.random.default_rng(0).random(16 * KIB, np.float32)
+    given, out = cupy.asarray(values), cupy.zeros(values.size, np.float32)
+    kernel._function()
+    cupy.cuda.runtime.deviceSynchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        kernel((1,), (256,), given, out, values.size)
+        graph = stream.end_capture()
+        graph.launch(stream)
+        stream.synchronize()
+    np.testing.assert_array_equal(out.get(), values[::-1])
+
+
+def test_dynamic_shared_memory_must_be_allowed(cupy):
+    """By CUDA, and by the stand-in as by CUDA: what Kernel is for."""
+    from fusedlstm.backends.cuda import compile as compiler
+
+    arch = compiler.architecture(cupy.cuda.Device(0).compute_capability)
+    mangled, code, _ = compiler.compile_kernel(*REVERSED, arch)
+    module = cupy.cuda.Module()
+    module.load(code)
+    function, driver = module.get_function(mangled), cupy.cuda.driver
+    attribute = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    array, none = cupy.zeros(1, np.float32), np.int64(0)
+
+    def launch(shared):
+        function((1,), (32,), (array, array, none), shared_mem=shared)
+
+    launch(48 * KIB)
+    with pytest.raises(driver.CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
+        launch(48 * KIB + 4)
+    driver.funcSetAttribute(function.ptr, attribute, 56 * KIB)
+    launch(56 * KIB)
+    with pytest.raises(driver.CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
+        launch(56 * KIB + 4)
+    with pytest.raises(driver.CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
+        driver.funcSetAttribute(function.ptr, attribute, 228 * KIB)
+    with pytest.raises(driver.CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
+        compiler.Kernel(*REVERSED, (array.dtype, array.dtype, "i64"), shared=228 * KIB)((1,), (32,), array, array, 0)
 
 
 @pytest.fixture

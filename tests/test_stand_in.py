@@ -10,7 +10,7 @@ import pytest
 
 import stand_in
 from conftest import needs_cupy
-from stand_in import arrays, cublas, dlpack, gpu, nvrtc, others, streams
+from stand_in import arrays, cublas, dlpack, driver, gpu, nvrtc, others, streams
 from stand_in.matrices import to_tf32
 from stand_in.runtime import runtime
 
@@ -28,6 +28,12 @@ def test_names_are_cupys():
     assert public(modules["cupy.cuda"]) <= set(dir(cupy.cuda))
     assert public(runtime) <= set(dir(cupy.cuda.runtime))
     assert public(gpu.Module) <= set(dir(cupy.cuda.Module))
+    theirs = cupy.cuda.driver
+    assert {"CUDADriverError", "funcSetAttribute"} <= set(dir(theirs))
+    assert theirs.funcSetAttribute.__doc__ == "funcSetAttribute(intptr_t f, int attribute, int value)"
+    assert list(inspect.signature(driver.funcSetAttribute).parameters) == ["f", "attribute", "value"]
+    name = "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"
+    assert getattr(driver, name) == getattr(theirs, name)
     assert public(arrays.Device) <= set(dir(cupy.cuda.Device))
     for name in ("Stream", "ExternalStream", "Event"):
         ours, theirs = getattr(streams, name), getattr(cupy.cuda, name)

@@ -5,7 +5,7 @@ import sys
 import types
 from importlib.machinery import ModuleSpec
 
-from . import arrays, cublas, cublaslt, gpu, graphs, memory, nvrtc, streams
+from . import arrays, cublas, cublaslt, driver, gpu, graphs, memory, nvrtc, streams
 from .runtime import runtime
 
 # The real modules, where they are installed: kernels are compiled with them, and names compared.
@@ -33,6 +33,7 @@ def modules():
         Module=gpu.Module,
         Graph=graphs.Graph,
         alloc_pinned_memory=memory.alloc_pinned_memory,
+        driver=driver,
         runtime=runtime,
         nvrtc=nvrtc,
         device=device,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import arrays, graphs, memory, nvrtc, streams
+from . import arrays, driver, graphs, memory, nvrtc, streams
 from .errors import CUDARuntimeError
 from emulation import FORWARD, REVERSE, shuffled
 from emulation import Module as EmulatedModule
@@ -49,8 +49,9 @@ class Function:
         self._device, self._name = module._device, name
         includes = tuple(f"-I{folder}" for folder in code["includes"])
         self._launch = _emulated(Path(code["path"]), _instances(name), includes, code["sources"]).function(name)
+        self.ptr, self.most_shared = driver.made(self), driver.FREE
 
-    def __call__(self, grid, block, args):
+    def __call__(self, grid, block, args, shared_mem=0):
         if self._device != arrays.current_device:
             raise CUDARuntimeError("the function was loaded on another device")
         limits = (2**31 - 1, 65535, 65535)
@@ -58,19 +59,21 @@ class Function:
             raise CUDARuntimeError(f"invalid grid {grid}")
         if not 0 < int(np.prod(block)) <= 1024:
             raise CUDARuntimeError(f"invalid block {block}")
+        if not 0 <= shared_mem <= self.most_shared:
+            raise driver.CUDADriverError(f"CUDA_ERROR_INVALID_VALUE: {shared_mem} bytes of dynamic shared memory")
         values = [_argument(value) for value in args]
         if graphs.capture_on(streams.get_current_stream().ptr) is None:
-            streams.submit("kernel", self._name, (), functools.partial(self._run, grid, block, values))
+            streams.submit("kernel", self._name, (), functools.partial(self._run, grid, block, shared_mem, values))
             return
         recorded = [_recorded(value) for value in values]
         views = [value for value in recorded if isinstance(value, memory.View)]
-        streams.submit("kernel", self._name, views, functools.partial(self._replay, grid, block, recorded))
+        streams.submit("kernel", self._name, views, functools.partial(self._replay, grid, block, shared_mem, recorded))
 
-    def _run(self, grid, block, values):
-        self._launch(grid, block, values, schedule=SCHEDULE)
+    def _run(self, grid, block, shared_mem, values):
+        self._launch(grid, block, values, shared_mem=shared_mem, schedule=SCHEDULE)
 
-    def _replay(self, grid, block, values):
-        self._run(grid, block, [v.array() if isinstance(v, memory.View) else v for v in values])
+    def _replay(self, grid, block, shared_mem, values):
+        self._run(grid, block, shared_mem, [v.array() if isinstance(v, memory.View) else v for v in values])
 
 
 def _recorded(value):

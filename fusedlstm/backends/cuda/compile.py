@@ -22,7 +22,7 @@ from fusedlstm import log
 from fusedlstm.backends.cuda import cache, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 _LOCK = threading.Lock()
 # -ftz as CuPy's own compilation has it: float32 subnormals are flushed.
@@ -132,10 +132,11 @@ class Kernel:
         name: the instance, with its template arguments.
         arguments: one per parameter: the dtype that an array there must have, or "i64" or "f64" for
             a number.
+        shared: bytes of dynamic shared memory of each launch.
     """
 
-    def __init__(self, file: str, name: str, arguments: Sequence[np.dtype[Any] | str]) -> None:
-        self.file, self.name = file, name
+    def __init__(self, file: str, name: str, arguments: Sequence[np.dtype[Any] | str], shared: int = 0) -> None:
+        self.file, self.name, self.shared = file, name, shared
         self.arguments = tuple(arguments)
         self._functions: dict[int, Any] = {}  # by device
 
@@ -145,12 +146,22 @@ class Kernel:
         CuPy checks no argument of a kernel, passes a Python int as 64 bits wherever it goes and launches
         an empty grid as one block: so all is checked and converted here.
         """
-        if 0 in grid:
-            return
+        self.launch(grid, block, self.passed(values))
+
+    def passed(self, values: Collection[Any]) -> list[Any]:
+        """Return values as the kernel's parameters take them, or raise TypeError."""
         if len(values) != len(self.arguments):
             raise TypeError(f"{self.name} takes {len(self.arguments)} arguments, not {len(values)}")
-        passed = tuple(map(_argument, self.arguments, values))
-        self._function()(grid, block, passed)
+        return list(map(argument, self.arguments, values))
+
+    def launch(self, grid: tuple[int, ...], block: tuple[int, ...], passed: list[Any]) -> None:
+        """Launch with what `passed` has returned, or what `argument` returns of single values."""
+        if 0 not in grid:
+            self._function()(grid, block, tuple(passed), shared_mem=self.shared)
+
+    def load(self) -> None:
+        """Compile and load it on the current device, where a launch would: so that a launch can't fail for that."""
+        self._function()
 
     def _function(self) -> Any:
         device = cupy.cuda.runtime.getDevice()
@@ -166,10 +177,14 @@ class Kernel:
         mangled, code = _kept_or_compiled(self.file, self.name, arch)
         module = cupy.cuda.Module()
         module.load(code)
-        return module.get_function(mangled)
+        function = module.get_function(mangled)
+        if self.shared:  # of any size, as 48 KiB are there for it and the kernel's own together
+            attribute = cupy.cuda.driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            cupy.cuda.driver.funcSetAttribute(function.ptr, attribute, self.shared)
+        return function
 
 
-def _argument(kind: np.dtype[Any] | str, value: Any) -> Any:
+def argument(kind: np.dtype[Any] | str, value: Any) -> Any:
     """Return a value as the kernel's parameter takes it, or raise TypeError."""
     if isinstance(kind, str):  # to compare a dtype with a word would parse the word
         return np.int64(value) if kind == "i64" else np.float64(value)
