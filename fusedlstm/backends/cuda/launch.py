@@ -16,6 +16,8 @@ from fusedlstm.backends.cuda.layout import is_aligned, row_stride, with_contiguo
 from fusedlstm.weights import ACTIVATIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fusedlstm.backends.cuda.packing import PackedWeights
     from fusedlstm.backends.cuda.planned import Slots
 
@@ -316,6 +318,32 @@ class Audit:
     problems: Any
 
 
+@functools.cache
+def check_kernel() -> Kernel:
+    """Return kernels/check.cu."""
+    words = np.dtype(np.uint64)
+    return Kernel("check.cu", "lstm_check", (_LONG, _LONG, _BOOL, words, "i64", words, "i64", "i64"))
+
+
+def launch_check(slots: Any, checked: Any, audit: Audit) -> None:
+    """Launch kernels/check.cu: slots (B,) of int64, those that can be stepped to `checked`, -1 for the others."""
+    B = len(slots)
+    values = (slots, checked, audit.live, audit.claims, audit.tick, audit.problems, len(audit.live), B)
+    check_kernel()((-(-B // _THREADS),), (_THREADS,), *values)
+
+
+@functools.cache
+def state_rows_kernel() -> Kernel:
+    """Return kernels/state_rows.cu."""
+    return Kernel("state_rows.cu", "lstm_state_rows", (_LONG, np.dtype(np.uint64), _LONG, "i64"))
+
+
+def launch_state_rows(slots: Any, words: Any, rows: Any) -> None:
+    """Launch kernels/state_rows.cu: slots (B,) of int64, the words of all, and where the rows of their states go."""
+    B = len(slots)
+    state_rows_kernel()((-(-B // _THREADS),), (_THREADS,), slots, words, rows, B)
+
+
 def launch_gather(operand: Any, X: int, x: Any, slots: Slots, of_rows: Any, is_first: Any, audit: Audit | None) -> None:
     """Launch kernels/gather.cu.
 
@@ -342,4 +370,49 @@ def launch_gather(operand: Any, X: int, x: Any, slots: Slots, of_rows: Any, is_f
         *(of_rows, is_first, slots.rows),
         *checks,
         *(capacity, B, M),
+    )
+
+
+@functools.cache
+def interleave_kernel(dtype: np.dtype[Any], rounded: bool) -> Kernel:
+    """Return the instance of kernels/interleave.cu for a cell's weights."""
+    return _interleaving("lstm_interleave", dtype, rounded, (dtype, "i64", "i64", dtype, *["i64"] * 5))
+
+
+@functools.cache
+def pad_kernel(dtype: np.dtype[Any], rounded: bool) -> Kernel:
+    """Return the instance of kernels/interleave.cu for a projection's weights."""
+    return _interleaving("lstm_pad", dtype, rounded, (dtype, "i64", dtype, *["i64"] * 3))
+
+
+def _interleaving(name: str, dtype: np.dtype[Any], rounded: bool, arguments: Sequence[np.dtype[Any] | str]) -> Kernel:
+    return Kernel("interleave.cu", f"{name}<{_C_NAMES[dtype.name]}, {str(rounded).lower()}>", arguments)
+
+
+def launch_interleave(packed: PackedWeights, to: Any, KX: int, *, rounded: bool) -> None:
+    """Launch lstm_interleave of kernels/interleave.cu: the weights of a cell to a contiguous array.
+
+    Args:
+        packed: the cell's.
+        to: (4N rounded up to 128, KX and the columns of h), all of which is written.
+        KX: the column of `to` where those of h begin.
+        rounded: whether numbers, float32, become TF32's, on GPUs that have them.
+    """
+    rows, columns = to.shape
+    interleave_kernel(to.dtype, rounded)(
+        *_rows_and_columns(rows, columns),
+        *(to, columns, KX),
+        *(packed.weight, row_stride(packed.weight)),
+        *(packed.X, packed.I, packed.P, packed.N),
+    )
+
+
+def launch_pad(a: Any, to: Any, *, rounded: bool) -> None:
+    """Launch lstm_pad of kernels/interleave.cu: a (P, N) to (P rounded up to 128, more columns), all of it."""
+    rows, columns = to.shape
+    pad_kernel(to.dtype, rounded)(
+        *_rows_and_columns(rows, columns),
+        *(to, columns),
+        *(a, row_stride(a)),
+        *a.shape,
     )
