@@ -1,5 +1,5 @@
 // One unit of a cell, from the pre-activations of its gates: the formula that every kernel of a step ends
-// with.
+// with. Which products are rounded before they are added is written out, so that all instances agree in bits.
 #pragma once
 
 #include "activations.cuh"
@@ -22,21 +22,22 @@ template <int W, typename A, typename T> DEVICE void add(A (&z)[W], const T* fro
 }
 
 // z: gates i, f, g, o. Replaces c by the new one, and returns m = o * activation(c').
-template <int ACTIVATION, bool PEEPHOLE, bool CLIP, typename T, int W, typename A>
+template <int ACTIVATION, bool PEEPHOLE, bool CLIP, bool FAST = false, typename T, int W, typename A>
 DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes<T, W>& p, double cell_clip) {
   Vector<T, W> m;
 #pragma unroll
   for (int k = 0; k < W; ++k) {
     A z_i = z[0][k], z_f = z[1][k], z_o = z[3][k];
     if (PEEPHOLE) {
-      z_i += A(widen(p.i.at[k])) * c.at[k];
-      z_f += A(widen(p.f.at[k])) * c.at[k];
+      z_i = multiply_and_add(A(widen(p.i.at[k])), c.at[k], z_i);
+      z_f = multiply_and_add(A(widen(p.f.at[k])), c.at[k], z_f);
     }
-    A next = sigmoid(z_f) * c.at[k] + sigmoid(z_i) * activate<ACTIVATION>(z[2][k]);
+    const A input = sigmoid<FAST>(z_i) * activate<ACTIVATION, FAST>(z[2][k]);
+    A next = multiply_and_add(sigmoid<FAST>(z_f), c.at[k], input);
     if (CLIP) next = clip(next, A(cell_clip));
-    if (PEEPHOLE) z_o += A(widen(p.o.at[k])) * next;
+    if (PEEPHOLE) z_o = multiply_and_add(A(widen(p.o.at[k])), next, z_o);
     c.at[k] = next;
-    m.at[k] = Narrow<T>::of(sigmoid(z_o) * activate<ACTIVATION>(next));
+    m.at[k] = Narrow<T>::of(sigmoid<FAST>(z_o) * activate<ACTIVATION, FAST>(next));
   }
   return m;
 }
@@ -45,6 +46,6 @@ DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes
 template <typename T, int W> DEVICE Vector<T, W> sum(const Vector<T, W>& a, const Vector<T, W>& b) {
   Vector<T, W> total;
 #pragma unroll
-  for (int k = 0; k < W; ++k) total.at[k] = Narrow<T>::of(widen(a.at[k]) + widen(b.at[k]));
+  for (int k = 0; k < W; ++k) total.at[k] = Narrow<T>::of(add_rounded(widen(a.at[k]), widen(b.at[k])));
   return total;
 }

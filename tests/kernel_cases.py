@@ -54,6 +54,14 @@ def row_stride(array, *, one_row_for_all=False):
     return np.int64(0 if one_row_for_all and len(array) == 1 else array.strides[0] // array.itemsize)
 
 
+def wide(array):
+    return None if array is None else array.astype(np.float64)
+
+
+def copies(arrays):
+    return {name: None if array is None else array.copy() for name, array in arrays.items()}
+
+
 def assert_all(good, what, got, want):
     """Numbers are right where they are good, else this says which is the first that isn't."""
     wrong = np.argwhere(~good)
@@ -87,6 +95,14 @@ def assert_state_close(about, h_type, h, c, expected):
     ):
         got = got.astype(np.float64)
         assert_all(np.abs(got - want) <= allowed, f"{name} of {about}", got, want)
+
+
+def assert_sums(name, got, h, more):
+    """Each is the exact sum of what h is, rounded to its dtype before, and of a number, rounded once."""
+    exact = np.dtype(DTYPES[state_type(name)])
+    with np.errstate(invalid="ignore"):
+        want = (h.astype(exact) + more.astype(exact)).astype(h.dtype)
+    assert_near("copy", got, want, rtol=0, atol=0)
 
 
 EXTREMES = [0.0, -0.0, 1e-30, 44.4, -45, 88.8, -104, 710, -746, 3e38, -3e38, np.inf, -np.inf, np.nan]

@@ -22,6 +22,8 @@ from kernel_cases import (
     assert_near,
     assert_same_bits,
     assert_state_close,
+    assert_sums,
+    copies,
     extreme_gates_and_c,
     far_apart,
     random_array,
@@ -30,17 +32,10 @@ from kernel_cases import (
     spread,
     state_type,
     whole_rows,
+    wide,
 )
 
 pytestmark = needs_emulation
-
-
-def wide(array):
-    return None if array is None else array.astype(np.float64)
-
-
-def copies(arrays):
-    return {name: None if array is None else array.copy() for name, array in arrays.items()}
 
 
 def some_slots(random, B, capacity, dtype=np.int32):
@@ -48,14 +43,6 @@ def some_slots(random, B, capacity, dtype=np.int32):
     slots = random.permutation(capacity)[:B].astype(dtype)
     slots[1::3] = -1
     return slots
-
-
-def assert_sums(name, got, h, more):
-    """Each is the exact sum of what h is, rounded to its dtype before, and of a number, rounded once."""
-    exact = np.dtype(DTYPES[state_type(name)])
-    with np.errstate(invalid="ignore"):
-        want = (h.astype(exact) + more.astype(exact)).astype(h.dtype)
-    assert_near("copy", got, want, rtol=0, atol=0)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,99 @@
+"""The tiles that kernels/step.cu and project.cu multiply in: how many rows and units a block has, and what it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ROW_BYTES = 64  # of an operand in a tile: the pieces that K is cut in
+# Shared memory of a block on any GPU that has these kernels, less what they declare.
+_MOST_SHARED = (99 << 10) - (6 << 10)
+# Blocks that fill a GPU, so that each may have all units of its rows.
+_ENOUGH_BLOCKS = 128
+GATE_ROWS = 32  # of packed weights: four gates of 8 units
+_STAGES = 4  # tiles on their way at a time
+_C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One shape of tile.
+
+    Attributes:
+        template: its name in C, with a place for the dtype's.
+        rows: of a block.
+        units: of a block, which are four times as many columns.
+        threads: of a block.
+        pairs: whether a thread has units in pairs, which it can move as one.
+        pipelines: of a block, each with tiles of its own.
+    """
+
+    template: str
+    rows: int
+    units: int
+    threads: int
+    pairs: bool = True
+    pipelines: int = 1
+
+    def c_name(self, dtype: np.dtype[Any]) -> str:
+        """Return its name in C for a dtype."""
+        return self.template.format(_C_NAMES[dtype.name])
+
+    @property
+    def shared_bytes(self) -> int:
+        """The dynamic shared memory of a block."""
+        return _STAGES * self.pipelines * (self.rows + 4 * self.units) * ROW_BYTES
+
+    def bytes_of_m(self, N: int, dtype: np.dtype[Any]) -> int:
+        """Return the shared memory that a block's rows of m take, N units of them."""
+        return -(-N * dtype.itemsize // ROW_BYTES) * ROW_BYTES * self.rows
+
+    def projects(self, B: int, N: int, dtype: np.dtype[Any]) -> bool:
+        """Whether a step of B rows projects m in its own launch, where a block has all N units of its rows.
+
+        So where one block's tile has them all, or where there are so many rows that blocks of all units fill a GPU; and
+        m fits beside the tiles.
+        """
+        fits = self.shared_bytes + self.bytes_of_m(N, dtype) <= _MOST_SHARED
+        return fits and (self.units >= N or self.rows * _ENOUGH_BLOCKS <= B)
+
+    def grid(self, B: int, units: int) -> tuple[int, int]:
+        """Return the blocks for B rows of so many units."""
+        return -(-B // self.rows), -(-units // self.units)
+
+
+TENSOR_LARGE = Tile("TensorLarge<{}>", rows=128, units=32, threads=256)
+TENSOR_MEDIUM = Tile("TensorMedium<{}>", rows=64, units=16, threads=128)
+TENSOR_SMALL_8 = Tile("TensorSmall<{}, 8>", rows=8, units=8, threads=128, pipelines=4)
+TENSOR_SMALL_32 = Tile("TensorSmall<{}, 32>", rows=32, units=8, threads=128, pipelines=4)
+SIMT_LARGE = Tile("SimtLarge<{}>", rows=128, units=32, threads=256, pairs=False)
+SIMT_LARGE_FLOAT64 = Tile("SimtLarge<{}>", rows=64, units=32, threads=256, pairs=False)
+SIMT_MEDIUM = Tile("SimtMedium<{}>", rows=64, units=16, threads=128, pairs=False)
+SIMT_SMALL = Tile("SimtSmall<{}>", rows=16, units=16, threads=128, pairs=False)
+ALL = (
+    *(TENSOR_LARGE, TENSOR_MEDIUM, TENSOR_SMALL_8, TENSOR_SMALL_32),
+    *(SIMT_LARGE, SIMT_LARGE_FLOAT64, SIMT_MEDIUM, SIMT_SMALL),
+)
+
+# Up to so many rows a smaller tile of a kernel is taken; the bits of a row are the same in all of one kernel.
+_FEW_TENSOR, _FEW_SIMT, _MORE_SIMT = 8, 64, 2048
+
+
+def tile_of(kernel: str, B: int, dtype: np.dtype[Any]) -> Tile:
+    """Return the tile of a kernel, by its name in `choice.py`, for B rows."""
+    if kernel == "tensor_large":
+        return TENSOR_LARGE
+    if kernel == "tensor_medium":
+        return TENSOR_MEDIUM
+    if kernel == "tensor_small":
+        return TENSOR_SMALL_8 if B <= _FEW_TENSOR else TENSOR_SMALL_32
+    if kernel != "simt":
+        raise ValueError(f"kernel {kernel!r} has no tiles")
+    if B <= _FEW_SIMT:
+        return SIMT_SMALL
+    if B <= _MORE_SIMT:
+        return SIMT_MEDIUM
+    return SIMT_LARGE_FLOAT64 if dtype.itemsize == 8 else SIMT_LARGE

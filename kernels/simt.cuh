@@ -1,0 +1,76 @@
+// Rows times weights by multiply-adds of single numbers, in float32 or float64, in the order of K: a row's
+// sums have the same bits in a block of any size.
+#pragma once
+
+#include "staging.cuh"
+
+// A block has 16 x R rows and 2 x L units; a thread R rows and 2 units, 16 rows and 8 units apart.
+template <typename T_, int R, int L, int BLOCKS_> struct Simt {
+  typedef T_ T;
+  static constexpr int THREADS = 16 * L, BLOCKS = BLOCKS_;
+  static constexpr int ROWS = 16 * R, UNITS = 2 * L;
+  static constexpr int STAGES = 4, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
+  static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
+  static constexpr int THREAD_ROWS = R, THREAD_GROUPS = 2, THREAD_UNITS = 1;
+
+  T sums[R][2][4];
+
+  MEMBER int row(int r) const { return threadIdx.x / L + 16 * r; }
+  MEMBER int group(int g) const { return threadIdx.x % L / 8 * 2 + g; }
+  MEMBER int unit(int g) const { return group(g) * 8 + threadIdx.x % 8; }
+  MEMBER T sum(int r, int g, int gate, int) const { return sums[r][g][gate]; }
+
+  // RESIDENT: see tensor.cuh.
+  template <bool ALIGNED, bool RESIDENT = false>
+  MEMBER void multiply(unsigned char* shared, const Operands<T>& of,
+                       const unsigned char* resident = nullptr) {
+#pragma unroll
+    for (int k = 0; k < R * 8; ++k) sums[k / 8][k / 4 % 2][k % 4] = 0;
+    const int tiles = of.tiles();
+    auto stage = [&](int tile) {
+      if (tile < tiles) {
+        unsigned char* to = shared + tile % STAGES * STAGE_BYTES;
+        if (!RESIDENT) stage_rows<ROWS, THREADS, ALIGNED>(to, of, tile, threadIdx.x);
+        stage_weights<4 * UNITS, THREADS>(to + ROWS * TILE_ROW, of, tile, threadIdx.x);
+      }
+      copy_async_commit();
+    };
+#pragma unroll
+    for (int tile = 0; tile < STAGES - 1; ++tile) stage(tile);
+    for (int tile = 0; tile < tiles; ++tile) {
+      copy_async_wait<STAGES - 2>();
+      __syncthreads();  // the tile is there for all, and all have done with the one before
+      stage(tile + STAGES - 1);
+      const unsigned char* staged = shared + tile % STAGES * STAGE_BYTES;
+      multiply_tile(RESIDENT ? resident + tile * ROWS * TILE_ROW : staged, staged + ROWS * TILE_ROW);
+    }
+  }
+
+  MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights) {
+    const int each = CHUNK / (int)sizeof(T);
+#pragma unroll(R > 1 ? 1 : CHUNKS)  // for more, the compiler would load too far ahead for its registers
+    for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+      Vector<T, each> w[2][4];
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        const int from = group(k / 4) * 32 + k % 4 * 8 + threadIdx.x % 8;
+        w[k / 4][k % 4] = load<each>(reinterpret_cast<const T*>(weights + place(from, chunk)));
+      }
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        const Vector<T, each> a = load<each>(reinterpret_cast<const T*>(rows + place(row(r), chunk)));
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+          T& sum = sums[r][k / 4][k % 4];
+#pragma unroll
+          for (int e = 0; e < each; ++e) sum = multiply_and_add(a.at[e], w[k / 4][k % 4].at[e], sum);
+        }
+      }
+    }
+  }
+};
+
+// 128 rows of float32, or 64 of float64, x 32 units; 64 rows x 16 units; 16 rows x 16 units.
+template <typename T> using SimtLarge = Simt<T, 32 / sizeof(T), 16, sizeof(T) == 8 ? 1 : 2>;
+template <typename T> using SimtMedium = Simt<T, 4, 8, 2>;
+template <typename T> using SimtSmall = Simt<T, 1, 8, 4>;

@@ -1,0 +1,83 @@
+// Tiles of the operands on their way into shared memory: K runs over x, then over h, in pieces of 64 bytes.
+//
+// A tile's row is 4 chunks of 16 bytes, which are swapped so that 8 neighbouring rows have their chunks of
+// one number in 8 different groups of banks.
+#pragma once
+
+#include "rows.cuh"
+
+static constexpr int CHUNK = 16, CHUNKS = 4, TILE_ROW = CHUNK * CHUNKS;  // bytes, of a row, bytes
+
+// Where in a tile a row's chunk begins.
+DEVICE int place(int row, int chunk) {
+  return row * TILE_ROW + ((chunk ^ (row >> 1)) & (CHUNKS - 1)) * CHUNK;
+}
+
+// What is multiplied: rows of [x | h] by rows of packed weights.
+template <typename T> struct Operands {
+  static constexpr int K = TILE_ROW / sizeof(T);  // elements of a tile's row
+  const Row<T>* rows;                             // a block's, in shared memory
+  int I, P;                                       // elements of x, of h
+  const T* weight;  // a block's first row; each part is filled up with zeros to whole tiles
+  i64 weight_stride;
+
+  MEMBER int x_tiles() const { return (I + K - 1) / K; }
+  MEMBER int tiles() const { return x_tiles() + (P + K - 1) / K; }
+};
+
+// Queues the copies of weights (ROWS, K) of a tile, shared among THREADS.
+template <int ROWS, int THREADS, typename T>
+DEVICE void stage_weights(unsigned char* to, const Operands<T>& of, int tile, int thread) {
+  static_assert(ROWS * CHUNKS % THREADS == 0, "no thread is left over");
+#pragma unroll
+  for (int k = 0; k < ROWS * CHUNKS / THREADS; ++k) {
+    const int row = (k * THREADS + thread) / CHUNKS, chunk = thread % CHUNKS;
+    const T* from = of.weight + row * of.weight_stride + tile * of.K + chunk * (CHUNK / (int)sizeof(T));
+    copy_async_16(to + place(row, chunk), from, CHUNK);
+  }
+}
+
+// Queues the copies of x or h (ROWS, K). What a row doesn't have, or has no more of, becomes zeros.
+// ALIGNED: rows of x and of h begin at multiples of 16 bytes. Else they are copied at once, one by one.
+template <int ROWS, int THREADS, bool ALIGNED, typename T>
+DEVICE void stage_rows(unsigned char* to, const Operands<T>& of, int tile, int thread) {
+  const int each = CHUNK / (int)sizeof(T);
+  const bool in_x = tile < of.x_tiles();
+  const int length = in_x ? of.I : of.P, first = (in_x ? tile : tile - of.x_tiles()) * of.K;
+  if (ALIGNED) {
+    const T* nowhere = of.weight;  // an aligned address, of which nothing is read
+#pragma unroll
+    for (int k = 0; k < (ROWS * CHUNKS + THREADS - 1) / THREADS; ++k) {
+      const int row = (k * THREADS + thread) / CHUNKS, chunk = thread % CHUNKS, column = first + chunk * each;
+      if (ROWS * CHUNKS % THREADS != 0 && row >= ROWS) break;
+      const T* from = in_x ? of.rows[row].x : of.rows[row].h;
+      const int left = from ? length - column : 0, count = left < 0 ? 0 : left < each ? left : each;
+      copy_async_16(to + place(row, chunk), count ? from + column : nowhere, count * (int)sizeof(T));
+    }
+  } else {
+#pragma unroll 1
+    for (int k = thread; k < ROWS * of.K; k += THREADS) {
+      const int row = k / of.K, column = k % of.K;
+      const T* from = in_x ? of.rows[row].x : of.rows[row].h;
+      T* element = reinterpret_cast<T*>(to + place(row, column / each)) + column % each;
+      *element = from && first + column < length ? from[first + column] : Narrow<T>::of(0);
+    }
+  }
+}
+
+// Writes zeros to whole tiles.
+template <int THREADS> DEVICE void clear(unsigned char* tiles, int bytes) {
+  Vector<float, 4> zeros = {{0, 0, 0, 0}};
+  for (int at = threadIdx.x * CHUNK; at < bytes; at += THREADS * CHUNK) {
+    store<4>(reinterpret_cast<float*>(tiles + at), zeros);
+  }
+}
+
+// Writes W neighbours of a row to tiles (ROWS, K), one after the other, as copies of such rows would be
+// staged.
+template <int ROWS, typename T, int W>
+DEVICE void put(unsigned char* tiles, int row, int column, const Vector<T, W>& values) {
+  const int each = CHUNK / (int)sizeof(T), tile = column / (each * CHUNKS), chunk = column / each % CHUNKS;
+  T* to = reinterpret_cast<T*>(tiles + tile * ROWS * TILE_ROW + place(row, chunk));
+  store<W>(to + column % each, values);
+}

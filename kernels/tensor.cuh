@@ -1,0 +1,101 @@
+// Rows times weights on tensor cores: rows are the operand A of mma.sync, weights B.
+//
+// 32 rows of the packed weights are the four gates of 8 units, so that the accumulators of a thread, which
+// has columns 2p and 2p + 1 of each 8, hold all gates of its units.
+#pragma once
+
+#include "staging.cuh"
+
+// d += a b, and what a float's bits become before it is multiplied.
+template <typename T>
+DEVICE void multiply_add(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  if constexpr (IsSame<T, float>::value) {
+    mma_m16n8k8_tf32(d, a, b);
+  } else {
+    mma_m16n8k16<T>(d, a, b);
+  }
+}
+
+template <typename T, int COUNT> DEVICE void round_to_operand(unsigned (&fragment)[COUNT]) {
+  if constexpr (IsSame<T, float>::value) {
+#pragma unroll
+    for (int k = 0; k < COUNT; ++k) fragment[k] = to_tf32(__uint_as_float(fragment[k]));
+  }
+}
+
+// A block has WARPS_R x WARPS_C warps, each of which has M x 16 rows and G groups of 8 units.
+template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> struct Tensor {
+  typedef T_ T;
+  static constexpr int THREADS = 32 * WARPS_R * WARPS_C, BLOCKS = BLOCKS_;
+  static constexpr int ROWS = WARPS_R * M * 16, UNITS = WARPS_C * G * 8;
+  static constexpr int STAGES = 4, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
+  static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
+  // Of a thread: rows, groups of units, and neighbouring units of a group.
+  static constexpr int THREAD_ROWS = 2 * M, THREAD_GROUPS = G, THREAD_UNITS = 2;
+
+  float sums[M][G][4][4];
+  int warp_row, warp_group, lane;
+
+  MEMBER int row(int r) const { return warp_row + r * 8 + lane / 4; }
+  MEMBER int unit(int g) const { return (warp_group + g) * 8 + 2 * (lane % 4); }
+  MEMBER float sum(int r, int g, int gate, int e) const { return sums[r / 2][g][gate][r % 2 * 2 + e]; }
+
+  // RESIDENT: the rows' tiles are in shared memory already, one after the other.
+  template <bool ALIGNED, bool RESIDENT = false>
+  MEMBER void multiply(unsigned char* shared, const Operands<T>& of,
+                       const unsigned char* resident = nullptr) {
+    const int warp = threadIdx.x / 32;
+    lane = threadIdx.x % 32;
+    warp_row = warp / WARPS_C * M * 16;
+    warp_group = warp % WARPS_C * G;
+#pragma unroll
+    for (int k = 0; k < M * G * 16; ++k) sums[k / (G * 16)][k / 16 % G][k / 4 % 4][k % 4] = 0;
+
+    const int tiles = of.tiles();
+    auto stage = [&](int tile) {
+      if (tile < tiles) {
+        unsigned char* to = shared + tile % STAGES * STAGE_BYTES;
+        if (!RESIDENT) stage_rows<ROWS, THREADS, ALIGNED>(to, of, tile, threadIdx.x);
+        stage_weights<4 * UNITS, THREADS>(to + ROWS * TILE_ROW, of, tile, threadIdx.x);
+      }
+      copy_async_commit();
+    };
+#pragma unroll
+    for (int tile = 0; tile < STAGES - 1; ++tile) stage(tile);
+    for (int tile = 0; tile < tiles; ++tile) {
+      copy_async_wait<STAGES - 2>();
+      __syncthreads();  // the tile is there for all, and all have done with the one before
+      stage(tile + STAGES - 1);
+      const unsigned char* staged = shared + tile % STAGES * STAGE_BYTES;
+      multiply_tile(RESIDENT ? resident + tile * ROWS * TILE_ROW : staged, staged + ROWS * TILE_ROW);
+    }
+  }
+
+  MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights) {
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      unsigned a[M][4];
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        load_matrix_x4(a[m], rows + place(warp_row + m * 16 + lane % 16, step * 2 + lane / 16));
+        round_to_operand<T>(a[m]);
+      }
+#pragma unroll
+      for (int g = 0; g < G; ++g) {
+#pragma unroll
+        for (int gates = 0; gates < 4; gates += 2) {
+          unsigned both[4];  // of two gates, the fragments b
+          const int first = (warp_group + g) * 32 + gates * 8;
+          load_matrix_x4(both, weights + place(first + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+          const unsigned b[2][2] = {{both[0], both[1]}, {both[2], both[3]}};
+#pragma unroll
+          for (int k = 0; k < 2 * M; ++k) multiply_add<T>(sums[k / 2][g][gates + k % 2], a[k / 2], b[k % 2]);
+        }
+      }
+    }
+  }
+};
+
+// 128 rows x 32 units, and 64 rows x 16 units.
+template <typename T> using TensorLarge = Tensor<T, 4, 2, 2, 2, 2>;
+template <typename T> using TensorMedium = Tensor<T, 2, 2, 2, 1, 4>;

@@ -1,0 +1,104 @@
+// Few rows times weights on tensor cores: weights are the operand A of mma.sync, and 8 rows fill B.
+//
+// A block has 8 units, so that there are many; its warps share K, each with a pipeline of its own, and their
+// sums are added in the order of the warps.
+#pragma once
+
+#include "tensor.cuh"
+
+template <typename T_, int ROWS_> struct TensorSmall {
+  typedef T_ T;
+  static constexpr int WARPS = 4, THREADS = 32 * WARPS, BLOCKS = 2;
+  static constexpr int ROWS = ROWS_, UNITS = 8, BATCHES = ROWS / 8;
+  static constexpr int STAGES = 4, WEIGHT_ROWS = 4 * UNITS, STAGE_BYTES = (WEIGHT_ROWS + ROWS) * TILE_ROW;
+  static constexpr int SHARED_BYTES = WARPS * STAGES * STAGE_BYTES;
+  // A pair of a row's units for each thread, as far as there are some.
+  static constexpr int THREAD_ROWS = 1, THREAD_GROUPS = 1, THREAD_UNITS = 2;
+  static_assert(ROWS * UNITS / 2 <= THREADS, "a thread has one pair of units");
+
+  static constexpr int PITCH = ROWS % 32 ? ROWS : ROWS + 8;  // so that units are not all in the same banks
+  const float (*parts)[4][UNITS][PITCH];                     // of each warp
+
+  MEMBER int row(int) const { return threadIdx.x / 4; }
+  MEMBER int unit(int) const { return threadIdx.x % 4 * 2; }
+  MEMBER float sum(int, int, int gate, int e) const {
+    float total = parts[0][gate][unit(0) + e][row(0)];
+#pragma unroll
+    for (int warp = 1; warp < WARPS; ++warp) total += parts[warp][gate][unit(0) + e][row(0)];
+    return total;
+  }
+
+  // RESIDENT: see tensor.cuh.
+  template <bool ALIGNED, bool RESIDENT = false>
+  MEMBER void multiply(unsigned char* shared, const Operands<T>& of,
+                       const unsigned char* resident = nullptr) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float sums[2][BATCHES][4];
+#pragma unroll
+    for (int k = 0; k < 2 * BATCHES * 4; ++k) sums[k / (BATCHES * 4)][k / 4 % BATCHES][k % 4] = 0;
+
+    unsigned char* own = shared + warp * STAGES * STAGE_BYTES;
+    const int tiles = of.tiles();
+    auto stage = [&](int turn) {
+      const int tile = turn * WARPS + warp;
+      if (tile < tiles) {
+        unsigned char* to = own + turn % STAGES * STAGE_BYTES;
+        stage_weights<WEIGHT_ROWS, 32>(to, of, tile, lane);
+        if (!RESIDENT) stage_rows<ROWS, 32, ALIGNED>(to + WEIGHT_ROWS * TILE_ROW, of, tile, lane);
+      }
+      copy_async_commit();
+    };
+#pragma unroll
+    for (int turn = 0; turn < STAGES - 1; ++turn) stage(turn);
+    for (int turn = 0; turn * WARPS + warp < tiles; ++turn) {
+      copy_async_wait<STAGES - 2>();
+      __syncwarp();  // the tile is there for all lanes, and all have done with the one before
+      stage(turn + STAGES - 1);
+      const unsigned char *staged = own + turn % STAGES * STAGE_BYTES,
+                          *rows = staged + WEIGHT_ROWS * TILE_ROW;
+      if (RESIDENT) rows = resident + (turn * WARPS + warp) * ROWS * TILE_ROW;
+      multiply_tile(staged, rows, sums, lane);
+    }
+    __syncthreads();  // all have done with the tiles, where the sums now go
+    share(reinterpret_cast<float (*)[4][UNITS][PITCH]>(shared), sums, warp, lane);
+  }
+
+  MEMBER void multiply_tile(const unsigned char* weights, const unsigned char* rows,
+                            float (&sums)[2][BATCHES][4], int lane) {
+    unsigned b[BATCHES][4];  // of both steps
+#pragma unroll
+    for (int batch = 0; batch < BATCHES; ++batch) {
+      load_matrix_x4(b[batch], rows + place(batch * 8 + lane % 8, lane / 8));
+      round_to_operand<T>(b[batch]);
+    }
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {  // gates i and f, g and o
+        unsigned a[4];
+        load_matrix_x4(a, weights + place(half * 16 + lane % 16, step * 2 + lane / 16));
+#pragma unroll
+        for (int batch = 0; batch < BATCHES; ++batch) {
+          const unsigned pair[2] = {b[batch][2 * step], b[batch][2 * step + 1]};
+          multiply_add<T>(sums[half][batch], a, pair);
+        }
+      }
+    }
+  }
+
+  // Puts a warp's sums where all threads find them.
+  MEMBER void share(float (*to)[4][UNITS][PITCH], const float (&sums)[2][BATCHES][4], int warp, int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int batch = 0; batch < BATCHES; ++batch) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          to[warp][half * 2 + k / 2][lane / 4][batch * 8 + 2 * (lane % 4) + k % 2] = sums[half][batch][k];
+        }
+      }
+    }
+    __syncthreads();
+    parts = to;
+  }
+};
