@@ -20,7 +20,7 @@ import numpy as np
 from emulation import Module
 
 HERE = Path(__file__).parent
-TESTS = [HERE / "test_kernels_emulated.py", HERE / "test_kernels_planned.py"]
+TESTS = [HERE / f"test_kernels_{name}.py" for name in ("emulated", "planned", "interleave", "slots", "step")]
 KERNELS = HERE.parent / "kernels"
 
 # Tests, as pytest's -k names them: of one dtype, as all have one code, or of what differs by dtype.
@@ -36,6 +36,26 @@ PLANNED_HALF = "test_planned and __half"
 FINISH = "test_finish"
 RESET = "test_reset"
 GATHER = "test_gather"
+CHECK = "test_check"
+STATE_ROWS = "test_state_rows"
+# Of the tiles, the smallest that shows it.
+SMALL = "test_step and small8-__half"
+MEDIUM = "test_step and medium-__half"
+LARGE = "test_step and large-__half"
+TF32 = "test_step and medium-float"
+SMALL_TF32 = "test_step and small8-float"
+SIMT = "test_step and simt16-float"
+SIMT_LARGE = "test_step and simt-float"
+SIMT_DOUBLE = "test_step and simt16-double"
+OFFSETS = "offsets and large-__half"
+PROJECT = "test_project and small8-__half"
+PROJECT_LARGE = "test_project and large-__half"
+PROJECTS = "test_step and projects and small8-__half"
+PROJECTS_MEDIUM = "test_step and projects and medium-__half"
+INTERLEAVE = "test_interleave and __half"
+PAD = "test_pad and __half"
+ROUNDING = "test_rounding"
+FAR_APART = "test_offsets_beyond and interleave"
 
 
 @dataclass(frozen=True)
@@ -139,7 +159,7 @@ POINTWISE = [
 ]
 
 CLIP_AND_PEEPHOLE = """    if (CLIP) next = clip(next, A(cell_clip));
-    if (PEEPHOLE) z_o += A(widen(p.o.at[k])) * next;"""
+    if (PEEPHOLE) z_o = multiply_and_add(A(widen(p.o.at[k])), next, z_o);"""
 CELL = [
     ("gates i and f swapped", "z_i = z[0][k], z_f = z[1][k]", "z_i = z[1][k], z_f = z[0][k]"),
     ("gate o in g's place", "(z[2][k])", "(z[3][k])"),
@@ -149,23 +169,27 @@ CELL = [
     # The state.
     ("no clip of c", "    if (CLIP) next = clip(next, A(cell_clip));\n", ""),
     ("clips without the option", "if (CLIP) next", "next"),
-    ("f and i swapped in the sum", "sigmoid(z_f) * c.at[k] + sigmoid(z_i)", "sigmoid(z_i) * c.at[k] + sigmoid(z_f)"),
+    (
+        "f and i swapped in the sum",
+        "multiply_and_add(sigmoid<FAST>(z_f), c.at[k]",
+        "multiply_and_add(sigmoid<FAST>(z_i), c.at[k]",
+    ),
     ("the old c stays", "    c.at[k] = next;\n", ""),
     # Peepholes.
-    ("no peephole i", "      z_i += A(widen(p.i.at[k])) * c.at[k];\n", ""),
+    ("no peephole i", "      z_i = multiply_and_add(A(widen(p.i.at[k])), c.at[k], z_i);\n", ""),
     ("peephole f of i's weights", "widen(p.f.at[k])", "widen(p.i.at[k])"),
     ("peephole f of i's row", "peephole + N + unit", "peephole + unit"),
     ("peephole o a row too far", "peephole + 2 * N + unit", "peephole + 3 * N + unit"),
     ("int offset of peephole o", "peephole + 2 * N + unit", "peephole + (int)(2 * N) + unit", PLANNED_HALF),
-    ("peephole o sees the old c", "A(widen(p.o.at[k])) * next", "A(widen(p.o.at[k])) * c.at[k]"),
+    ("peephole o sees the old c", "(A(widen(p.o.at[k])), next", "(A(widen(p.o.at[k])), c.at[k]"),
     ("peephole o before the clip", CLIP_AND_PEEPHOLE, "\n".join(CLIP_AND_PEEPHOLE.split("\n")[::-1])),
     # The output.
-    ("h without its activation", "activate<ACTIVATION>(next)", "next"),
-    ("tanh whatever the activation", "activate<ACTIVATION>(next)", "activate<TANH>(next)"),
-    ("o without its sigmoid", "of(sigmoid(z_o) *", "of(z_o *"),
-    ("the difference for the sum", "widen(a.at[k]) + widen(b.at[k])", "widen(a.at[k]) - widen(b.at[k])", PLANNED),
-    ("the sum of a vector's first", "+ widen(b.at[k])", "+ widen(b.at[0])", PLANNED),
-    ("no sum", " + widen(b.at[k])", "", PLANNED),
+    ("h without its activation", "activate<ACTIVATION, FAST>(next)", "next"),
+    ("tanh whatever the activation", "activate<ACTIVATION, FAST>(next)", "activate<TANH, FAST>(next)"),
+    ("o without its sigmoid", "of(sigmoid<FAST>(z_o) *", "of(z_o *"),
+    ("the difference for the sum", "widen(a.at[k]), widen(b.at[k])", "widen(a.at[k]), -widen(b.at[k])", PLANNED),
+    ("the sum of a vector's first", ", widen(b.at[k])", ", widen(b.at[0])", PLANNED),
+    ("no sum", "add_rounded(widen(a.at[k]), widen(b.at[k]))", "widen(a.at[k])", PLANNED),
 ]
 
 STORE_H = "    store<W>(h + (h_by_slot ? slot : row) * h_stride + unit, m);\n"
@@ -303,8 +327,7 @@ RESET_KERNEL = [
 ]
 
 CLAIM = "atomicExch(claims + slot, tick) == tick"
-GATHER_KERNEL = [
-    # What is checked of slots.
+SLOTS = [
     ("padding is out of range", "  if (slot == -1) return -1;\n", ""),
     ("all below zero is padding", "slot == -1", "slot < 0"),
     ("slots below zero", "slot < 0 || slot >= capacity", "slot >= capacity"),
@@ -325,6 +348,38 @@ GATHER_KERNEL = [
     ("counts side by side", "problems + 2 * problem, 1ull", "problems + problem, 1ull"),
     ("a slot in the count's place", "problem + 1, (", "problem, ("),
     ("no slot of a problem", "(unsigned long long)slot", "~0ull"),
+]
+
+CHECK_KERNEL = [
+    ("guard one too far", "row < B", "row <= B"),
+    ("no guard", "if (row < B) ", ""),
+    ("the wrong size of a block", "blockDim.x", "warpSize"),
+    ("the slot of the first row", "slots[row]", "slots[0]"),
+    ("slots as they are", "checked(slots[row], capacity, live, claims, tick, problems)", "slots[row]"),
+    ("stored at the start", "steppable[row]", "steppable[0]"),
+    ("stored in the slots", "steppable[row] =", "const_cast<i64*>(slots)[row] ="),
+    ("a slot of the batch's size", "slots[row], capacity", "slots[row], B"),
+    ("another tick", "claims, tick,", "claims, tick + 1,"),
+    ("a tick of 32 bits", "claims, tick,", "claims, (unsigned)tick,"),
+]
+
+STATE_ROWS_KERNEL = [
+    ("guard one too far", "k < B", "k <= B"),
+    ("no guard", "if (k < B) ", ""),
+    ("the wrong size of a block", "blockDim.x", "warpSize"),
+    ("the other row", "words[slots[k]] & 1", "~words[slots[k]] & 1"),
+    ("the first row", "(i64)(words[slots[k]] & 1)", "0"),
+    ("the whole word", "words[slots[k]] & 1", "words[slots[k]]"),
+    ("another bit", "words[slots[k]] & 1", "words[slots[k]] >> 1 & 1"),
+    ("the row's word", "words[slots[k]]", "words[k]"),
+    ("the row's rows", "2 * slots[k]", "2 * k"),
+    ("a row a slot", "2 * slots[k]", "slots[k]"),
+    ("an offset of 32 bits", "2 * slots[k]", "(int)(2 * slots[k])"),
+    ("stored at the start", "rows[k] =", "rows[0] ="),
+    ("stored in the slots", "rows[k] =", "const_cast<i64*>(slots)[k] ="),
+]
+
+GATHER_KERNEL = [
     ("nothing is checked", "live ? checked(", "!live ? checked("),
     # Rows.
     ("row by the wrong size of a block", "blockIdx.x * blockDim.y", "blockIdx.x * blockDim.x"),
@@ -417,6 +472,90 @@ ADD_KERNEL = [
     ("stored at the start", "out[k] = Narrow", "out[0] = Narrow"),
 ]
 
+INTERLEAVE_KERNEL = [
+    # Which thread has which element.
+    ("column guard one too far", "column >= columns) return;\n  const", "column > columns) return;\n  const"),
+    ("no column guard", "  if (column >= columns) return;\n  const", "  const"),
+    # Whose weight it is.
+    ("units 32 apart", "row / 32 * 8 + row % 8", "row / 32 * 32 + row % 8"),
+    (
+        "gates of a unit side by side",
+        "unit = row / 32 * 8 + row % 8, gate = row % 32 / 8",
+        "unit = row / 4, gate = row % 4",
+    ),
+    ("units of a gate in another order", "row / 32 * 8 + row % 8", "row / 32 * 8 + 7 - row % 8"),
+    ("gates in another order", "gate = row % 32 / 8", "gate = 3 - row % 32 / 8"),
+    ("not interleaved", "gate * N + unit", "row / 4"),
+    ("a unit of the next gate", "unit < N &&", "unit <= N &&"),
+    ("no guard of units", "unit < N && k", "k"),
+    ("h a column late", "column >= KX", "column > KX"),
+    ("h where x ends", "column >= KX", "column >= I"),
+    ("columns of h from the row's start", "of_h ? column - KX : column", "column"),
+    ("one column of x too many", "(of_h ? P : I)", "(of_h ? P : I + 1)"),
+    ("one column of h too many", "(of_h ? P : I)", "(of_h ? P + 1 : I)"),
+    ("as many columns of h as of x", "(of_h ? P : I)", "I"),
+    ("x in h's place", "(of_h ? X : 0)", "0"),
+    ("h right after x", "(of_h ? X : 0)", "(of_h ? I : 0)"),
+    ("weights as if contiguous", "(gate * N + unit) * weight_stride", "(gate * N + unit) * (X + P)"),
+    (
+        "int offset of the weight",
+        "(gate * N + unit) * weight_stride",
+        "(int)((gate * N + unit) * weight_stride)",
+        FAR_APART,
+    ),
+    (
+        "int offset of where it goes",
+        "KX : column;",
+        "KX : column;\n  to += (int)(row * columns) - row * columns;",
+        FAR_APART,
+    ),
+    (
+        "padding as it was",
+        "  to[row * columns + column] = value;\n}\n\n//",
+        "  if (unit < N) to[row * columns + column] = value;\n}\n\n//",
+    ),
+    (
+        "x's padding as it was",
+        "  to[row * columns + column] = value;\n}\n\n//",
+        "  if (of_h || k < I) to[row * columns + column] = value;\n}\n\n//",
+    ),
+    (
+        "h's padding as it was",
+        "  to[row * columns + column] = value;\n}\n\n//",
+        "  if (!of_h || k < P) to[row * columns + column] = value;\n}\n\n//",
+    ),
+    # What becomes of it.
+    ("numbers that are not rounded", "__uint_as_float(to_tf32(weight))", "weight", ROUNDING),
+    (
+        "numbers cut off",
+        "__uint_as_float(to_tf32(weight))",
+        "__uint_as_float(__float_as_uint(weight) & ~0x1fffu)",
+        ROUNDING,
+    ),
+    ("bits as a number", "__uint_as_float(to_tf32(weight))", "(float)to_tf32(weight)", ROUNDING),
+    ("the weights of cells not rounded", "kept<ROUND>(weight", "kept<false>(weight", ROUNDING),
+    ("sums with zero", "    return weight;", "    return Narrow<T>::of(widen(weight) + 0);"),
+    # A projection's.
+    (
+        "a projection's column guard one too far",
+        "column >= columns) return;\n  T",
+        "column > columns) return;\n  T",
+        PAD,
+    ),
+    ("one row of a projection too many", "row < P &&", "row <= P &&", PAD),
+    ("one column of a projection too many", "column < N)", "column <= N)", PAD),
+    ("rows and columns of a projection exchanged", "row < P && column < N", "row < N && column < P", PAD),
+    ("a projection as if contiguous", "row * projection_stride", "row * N", PAD),
+    ("int offset of a projection", "row * projection_stride", "(int)(row * projection_stride)", FAR_APART),
+    (
+        "int offset of where a projection goes",
+        "if (row < P &&",
+        "to += (int)(row * columns) - row * columns;\n  if (row < P &&",
+        FAR_APART,
+    ),
+    ("a projection's weights not rounded", "kept<ROUND>(projection", "kept<false>(projection", ROUNDING),
+]
+
 OVERFLOWING = "return exponential(x) / (A(1) + exponential(x))"
 CLIP_OF_NAN = "x < limit ? (x > -limit ? x : -limit) : limit"
 DOUBLE_OF_FLOAT = "double of(double x) { return float(x); }"
@@ -459,6 +598,414 @@ PRIMITIVES = [
     ("vectors of too large an alignment", "16 ? 16 : sizeof(T) * W", "16 ? 32 : 2 * sizeof(T) * W"),
 ]
 
+CLEAR = "is_first[first_row + r] = 0;"
+STEP_KERNEL = [
+    # Flags, once all blocks have read them.
+    ("no fence before a block is counted", "    __threadfence();\n    read_before[0]", "    read_before[0]"),
+    ("no fence after a block is counted", "1u);\n    __threadfence();", "1u);"),
+    ("the count not waited for", "  }\n  __syncthreads();\n  if (read_before", "  }\n  if (read_before"),
+    ("flags cleared by every block", "  if (read_before[0] != gridDim.y - 1) return;\n", ""),
+    ("flags cleared by the last but one", "gridDim.y - 1", "gridDim.y - 2"),
+    ("flags never cleared", "!= gridDim.y - 1", "!= gridDim.y"),
+    ("flags cleared after all blocks of rows", "gridDim.y - 1", "gridDim.x - 1"),
+    ("flags of rows beyond the batch", "r < rows && first_row + r < B", "r < rows"),
+    ("flags of the first rows", CLEAR, "is_first[r] = 0;"),
+    ("flags set", CLEAR, "is_first[first_row + r] = 1;"),
+    ("readers not set back", "  if (threadIdx.x == 0) atomicExch(readers, 0u);", " "),
+    ("readers set back by a plain store", "atomicExch(readers, 0u)", "*readers = 0"),
+    ("readers of the first rows", "readers + blockIdx.x", "readers"),
+    ("flags always cleared", "if (readers) clear_flags", "clear_flags"),
+    # Blocks.
+    ("rows of a block overlap", "(i64)blockIdx.x * Tile::ROWS", "(i64)blockIdx.x * (Tile::ROWS - 1)"),
+    ("units of a block overlap", "(i64)blockIdx.y * Tile::UNITS", "(i64)blockIdx.y * Tile::UNITS / 2"),
+    ("weights of the first units", "weight + 4 * first_unit * weight_stride", "weight"),
+    ("weights by units", "4 * first_unit * weight_stride", "first_unit * weight_stride"),
+    (
+        "int offset of a block's weights",
+        "4 * first_unit * weight_stride",
+        "(int)(4 * first_unit * weight_stride)",
+        OFFSETS,
+    ),
+    ("x and h of each other's length", "(int)I, (int)P", "(int)P, (int)I"),
+    ("rows read before they are there", "  }\n  __syncthreads();\n  if (readers)", "  }\n  if (readers)"),
+    # Words.
+    ("words turned unasked", "flips && blockIdx.y == 0", "blockIdx.y == 0"),
+    ("words not turned", "flips && blockIdx.y == 0", "false"),
+    ("words of the first rows turned", "flips && blockIdx.y == 0", "flips && blockIdx.x == 0 && blockIdx.y == 0"),
+    ("words turned by a block that may not be", "flips && blockIdx.y == 0", "flips && blockIdx.y == 1"),
+    # The output.
+    ("m where a row takes no step", "if (rows[r].out) store", "store"),
+    ("m at the row's start", "store<W>(rows[r].out + unit, m)", "store<W>(rows[r].out, m)"),
+    ("copies of a block's row", "copies.write(first_row + r, unit", "copies.write(r, unit"),
+    ("the input added where a row skips", "m, rows[r].out);", "m, true);"),
+    # A projection in the same launch.
+    ("no zeros beside m", "    clear<Tile::THREADS>(ms, projected.tiles() * Tile::ROWS * TILE_ROW);\n", "", PROJECTS),
+    (
+        "zeros in a part of m's tiles",
+        "projected.tiles() * Tile::ROWS",
+        "(projected.tiles() - 1) * Tile::ROWS",
+        PROJECTS,
+    ),
+    ("m over the tiles", "shared + Tile::SHARED_BYTES", "shared", PROJECTS),
+    ("m over the last tile", "shared + Tile::SHARED_BYTES", "shared + Tile::SHARED_BYTES - TILE_ROW", PROJECTS_MEDIUM),
+    ("units staged over sums", "      __syncthreads();  // all have done with the tiles before\n", "", PROJECTS),
+    ("m multiplied before it is there", "      __syncthreads();  // and m is there\n", "", PROJECTS),
+    ("units of a tile left out", "first_unit += Tile::UNITS", "first_unit += 2 * Tile::UNITS", PROJECTS),
+    ("units of the first tile", "multiply(first_unit);\n      finish", "multiply(0);\n      finish", PROJECTS),
+    ("m of the first tile's units", "(ms, r, (int)unit, m)", "(ms, r, (int)(unit - first_unit), m)", PROJECTS),
+    ("columns of a tile left out", "first += 4 * Tile::UNITS", "first += 8 * Tile::UNITS", PROJECTS),
+    ("a projection as long as h", "{rows, (int)N, 0, projection", "{rows, (int)P, 0, projection", PROJECTS),
+    ("a projection of x", "(shared, columns, ms)", "(shared, columns, shared)", PROJECTS),
+    ("weights of the first columns", "      columns.weight += first * projection_stride;\n", "", PROJECTS),
+    ("a limit of another", "count, proj_clip, copies", "count, proj_clip / 2, copies", PROJECTS),
+]
+
+PROJECT_KERNEL = [
+    ("columns of a block overlap", "(i64)blockIdx.y * Tile::UNITS * 4", "(i64)blockIdx.y * Tile::UNITS * 2"),
+    ("rows of a block overlap", "(i64)blockIdx.x * Tile::ROWS", "(i64)blockIdx.x * (Tile::ROWS - 1)"),
+    ("h by the row", "all.out_by_slot = true", "all.out_by_slot = false"),
+    ("words turned unasked", "flips && blockIdx.y == 0", "blockIdx.y == 0"),
+    ("words not turned", "flips && blockIdx.y == 0", "false"),
+    ("words of the first rows turned", "flips && blockIdx.y == 0", "flips && blockIdx.x == 0 && blockIdx.y == 0"),
+    ("rows read before they are there", "  }\n  __syncthreads();\n", "  }\n"),
+    ("an h beside m", "(int)N, 0,", "(int)N, (int)P,", PROJECT_LARGE),
+    ("weights of the first columns", "weight + first_column * weight_stride", "weight"),
+    ("m as long as h", "{rows, (int)N, 0", "{rows, (int)P, 0"),
+    ("a limit of the wrong sign", "count, limit, copies", "count, -limit, copies"),
+    ("copies of a block's row", "copies, first_row, first_column", "copies, 0, first_column"),
+]
+
+ADD_INPUT_OF_COPY = "    if (input && steps) copied = sum(h, load<W>(input + row * input_stride + column));\n"
+FINISH_HEADER = [
+    # Copies.
+    ("copy not checked for null", "    if (!to) return;\n", ""),
+    ("copy without the input", ADD_INPUT_OF_COPY, ""),
+    ("input not checked for null", "input && steps", "steps"),
+    ("the input of rows that skip", "input && steps", "input"),
+    ("input by the stride of copy", "row * input_stride", "row * (stride + 1)"),
+    ("input of the first row", "input + row * input_stride", "input"),
+    ("copy of the first row", "to + row * stride", "to"),
+    ("copy without its column", "to + row * stride + column", "to + row * stride"),
+    ("int offset of input", "row * input_stride", "(int)(row * input_stride)", OFFSETS),
+    ("int offset of copy", "row * stride", "(int)(row * stride)", OFFSETS),
+    # Bias.
+    ("a bias where there is none", "to[gate][k] = 0", "to[gate][k] = 1"),
+    ("bias not checked for null", "if (bias) add", "add"),
+    ("no bias", "    if (bias) add(to[gate], bias + gate * N + unit);\n", ""),
+    ("bias interleaved", "bias + gate * N + unit", "bias + gate + 4 * unit"),
+    ("bias of gate i", "bias + gate * N + unit", "bias + unit"),
+    # Units.
+    ("unit guard one too far", "unit >= cell.N", "unit > cell.N"),
+    ("no unit guard", "    if (unit >= cell.N) continue;\n", ""),
+    (
+        "row guard one too far",
+        "if (r >= count) continue;\n      const Row",
+        "if (r > count) continue;\n      const Row",
+    ),
+    ("no row guard", "      if (r >= count) continue;\n      const Row", "      const Row"),
+    ("units of another block", "unit = first_unit + tile.unit(g) + e", "unit = tile.unit(g) + e"),
+    ("sums of the first of two units", "gate, e + w) + bias", "gate, e) + bias"),
+    ("sums of a gate's neighbour", "tile.sum(k, g, gate, e + w) + bias", "tile.sum(k, g, gate ^ 1, e + w) + bias"),
+    ("sums of the first group", "tile.sum(k, g, gate, e + w) + bias", "tile.sum(k, 0, gate, e + w) + bias", LARGE),
+    ("sums of the first row", "tile.sum(k, g, gate, e + w) + bias", "tile.sum(0, g, gate, e + w) + bias", LARGE),
+    ("sums without a bias", " + bias[gate][w]", ""),
+    ("rows without a slot step", "if (row.out) {", "if (true) {"),
+    ("c of a reset is 1", "state.at[w] = A(0)", "state.at[w] = A(1)"),
+    ("c not checked for null", "if (row.c) state", "state"),
+    ("the new c read", "load<W>(row.c + unit)", "load<W>(row.c_out + unit)"),
+    ("the first units of c read", "load<W>(row.c + unit)", "load<W>(row.c)"),
+    ("c not stored", "        store<W>(row.c_out + unit, state);\n", ""),
+    ("no load of peepholes", "if (PEEPHOLE) peepholes", "if (!PEEPHOLE) peepholes"),
+    ("double by approximations", "sizeof(T) == 2>", "true>", SIMT_DOUBLE),
+    ("a clip of the wrong sign", "peepholes, cell.clip)", "peepholes, -cell.clip)"),
+    ("a skipped row's m is 1", "Narrow<T>::of(0)", "Narrow<T>::of(1)"),
+    ("m of another row", "      keep(r, unit, m);", "      keep(k, unit, m);", MEDIUM),
+    # Columns.
+    ("columns side by side", "unit / 8 * 32 + gate * 8 + unit % 8", "gate * 8 + unit", PROJECT_LARGE),
+    ("columns of gates", "gate * 8 + unit % 8", "gate + unit % 8 * 4", PROJECT),
+    ("column guard one too far", "column >= P", "column > P", PROJECT),
+    ("no column guard", "      if (column >= P) continue;\n", "", PROJECT),
+    (
+        "row guard of columns one too far",
+        "if (r >= count) continue;\n        T*",
+        "if (r > count) continue;\n        T*",
+        PROJECT,
+    ),
+    ("no row guard of columns", "        if (r >= count) continue;\n        T*", "        T*", PROJECT),
+    ("no clip", "clip(A(tile.sum(k, g, gate, e + w)), A(limit))", "A(tile.sum(k, g, gate, e + w))", PROJECT),
+    ("columns of the first of two", "gate, e + w)), A(limit)", "gate, e)), A(limit)", PROJECT),
+    ("a column's limit of the wrong sign", "A(limit)", "A(-limit)", PROJECT),
+    ("a skipped row's copy is 1", ": A(0)", ": A(1)", PROJECT),
+    ("h where a row takes no step", "if (to) store", "store", PROJECT),
+    ("h at the row's start", "store<W>(to + column, h)", "store<W>(to, h)", PROJECT),
+    (
+        "columns copied to a block's row",
+        "copy.write(first_row + r, column, h, to)",
+        "copy.write(r, column, h, to)",
+        PROJECT,
+    ),
+    ("the input of a skipped row's columns", "column, h, to)", "column, h, true)", PROJECT),
+]
+
+STEP_COUNT = "B - first_row < ROWS ? int(B - first_row) : ROWS"
+NEW_WORD = "store_relaxed(of.words + slot, 2 * (u64)of.tick + !parity)"
+ROWS = [
+    ("a turned word taken for the old", "int(word & 1) ^ int(word >> 1 == tick)", "int(word & 1)"),
+    ("parity of the tick", "int(word & 1) ^", "int(word >> 1 & 1) ^"),
+    ("the tick in a word's lower bits", "word >> 1 == tick", "word == tick"),
+    ("words of 32 bits that race", "load_relaxed(of.words + slot)", "of.words[slot]"),
+    ("words turned by a plain store", NEW_WORD, "of.words[slot] = 2 * (u64)of.tick + !parity"),
+    ("words of the old parity", "of.tick + !parity", "of.tick + parity"),
+    ("words of no tick", "2 * (u64)of.tick + !parity", "(u64)!parity"),
+    ("words always turned", "if (turns) store", "store"),
+    ("the word of the row", "load_relaxed(of.words + slot)", "load_relaxed(of.words + row)"),
+    ("rows beyond the batch", "  if (row >= of.B) return found;\n", ""),
+    ("rows one beyond the batch", "row >= of.B", "row > of.B"),
+    ("slots not checked for null", "if (of.slots) {", "if (true) {"),
+    ("as many rows in every block", STEP_COUNT, "ROWS"),
+    ("as many rows as there are", STEP_COUNT, "int(B - first_row)"),
+    ("slot -1 steps", "slot < 0", "slot < -1"),
+    ("slot 0 takes no step", "slot < 0", "slot <= 0"),
+    ("the slot of the first row", "of.slots[row]", "of.slots[0]"),
+    ("the other h read", "before = 2 * slot + parity", "before = 2 * slot + !parity"),
+    ("the same h written", "after = 2 * slot + !parity", "after = 2 * slot + parity"),
+    ("h of the slot's half", "before = 2 * slot + parity", "before = slot + parity"),
+    ("is_first not checked for null", "of.is_first && of.is_first[row]", "of.is_first[row]"),
+    ("the flag of the first row", "of.is_first[row]", "of.is_first[0]"),
+    ("the flag of the slot", "of.is_first[row]", "of.is_first[slot]"),
+    ("no resets", "of.is_first && of.is_first[row]", "false"),
+    ("reset_h not checked for null", "if (of.reset_h) found", "found"),
+    ("reset_c not checked for null", "if (of.reset_c) found", "found"),
+    (
+        "the old h of a reset",
+        "    if (of.reset_h) found.h = of.reset_h + row *",
+        "    if (of.h) found.h = of.h + row *",
+    ),
+    (
+        "the old c of a reset",
+        "    if (of.reset_c) found.c =",
+        "    found.c = of.c + slot * of.c_stride;\n    if (false) found.c =",
+    ),
+    ("one reset_h for all", "row * of.reset_h_stride", "0 * of.reset_h_stride"),
+    ("one reset_c for all", "row * of.reset_c_stride", "0 * of.reset_c_stride"),
+    ("reset_h of the slot", "row * of.reset_h_stride", "slot * of.reset_h_stride"),
+    ("reset_c by the stride of c", "row * of.reset_c_stride", "row * of.c_stride"),
+    ("reset_h by the stride of h", "row * of.reset_h_stride", "row * of.h_stride"),
+    ("x of the slot", "of.x + row", "of.x + slot"),
+    ("x as if contiguous", "row * of.x_stride", "row * (of.x_stride - 1)"),
+    ("h of the row", "of.h + before", "of.h + row"),
+    ("c of the row", "of.c + slot", "of.c + row"),
+    ("the new c of the row", "of.c_out + slot", "of.c_out + row"),
+    ("the new c by the old one's stride", "slot * of.c_out_stride", "slot * (of.c_stride + 2)"),
+    ("out by the slot", "of.out_by_slot ? after : row", "after"),
+    ("out by the row", "of.out_by_slot ? after : row", "row"),
+    ("int offset of x", "row * of.x_stride", "(int)(row * of.x_stride)", OFFSETS),
+    ("int offset of h", "before * of.h_stride", "(int)(before * of.h_stride)", OFFSETS),
+    ("int offset of c", "slot * of.c_stride", "(int)(slot * of.c_stride)", OFFSETS),
+    ("int offset of the new c", "slot * of.c_out_stride", "(int)(slot * of.c_out_stride)", OFFSETS),
+    ("int offset of reset_h", "row * of.reset_h_stride", "(int)(row * of.reset_h_stride)", OFFSETS),
+    ("int offset of reset_c", "row * of.reset_c_stride", "(int)(row * of.reset_c_stride)", OFFSETS),
+    ("int offset of out", "(of.out_by_slot ? after : row) *", "(int)(of.out_by_slot ? after : row) * (int)", OFFSETS),
+]
+
+STAGING = [
+    ("chunks swapped beyond their row", "((chunk ^ (row >> 1)) & (CHUNKS - 1))", "(chunk ^ (row >> 1))"),
+    (
+        "chunks of weights not swapped",
+        "to + place(row, chunk), from, CHUNK",
+        "to + row * TILE_ROW + chunk * CHUNK, from, CHUNK",
+    ),
+    ("chunks of rows not swapped", "to + place(row, chunk), count", "to + row * TILE_ROW + chunk * CHUNK, count"),
+    (
+        "chunks of single elements not swapped",
+        "to + place(row, column / each)",
+        "to + row * TILE_ROW + column / each * CHUNK",
+    ),
+    (
+        "single elements without their column",
+        "(to + place(row, column / each)) + column % each",
+        "(to + place(row, column / each))",
+    ),
+    ("tiles of x but its last", "return (I + K - 1) / K", "return I / K"),
+    ("tiles of h but its last", "(P + K - 1) / K; }", "P / K; }"),
+    ("weights of the first tile", "tile * of.K + chunk", "chunk"),
+    ("weights by bytes", "chunk * (CHUNK / (int)sizeof(T))", "chunk * CHUNK"),
+    ("weights of half a chunk", "from, CHUNK);", "from, CHUNK / 2);"),
+    ("int offset of weights", "row * of.weight_stride", "row * (int)of.weight_stride", OFFSETS),
+    ("h from a tile on", "tile < of.x_tiles()", "tile <= of.x_tiles()"),
+    ("h's tiles numbered from x on", "(in_x ? tile : tile - of.x_tiles())", "tile"),
+    ("h as long as x", "in_x ? of.I : of.P", "of.I"),
+    ("x in h's place", "in_x ? of.rows[row].x : of.rows[row].h;\n      const int", "of.rows[row].x;\n      const int"),
+    ("rows not checked for null", "from ? length - column : 0", "length - column"),
+    ("tails of rows not guarded", "left < each ? left : each", "each"),
+    ("chunks beyond rows not guarded", "left < 0 ? 0 : left < each", "left < each"),
+    ("rows beyond the tile", "      if (ROWS * CHUNKS % THREADS != 0 && row >= ROWS) break;\n", "", SIMT),
+    ("chunks from the row's start", "from + column : nowhere", "from + first : nowhere"),
+    ("as many bytes as elements", "count * (int)sizeof(T)", "count"),
+    ("single elements of rows that are not", "from && first + column < length", "first + column < length"),
+    ("single elements beyond a row", "first + column < length", "first + column <= length"),
+    ("single elements from the row's start", "from[first + column]", "from[column]"),
+    ("single elements of the first threads", "k < ROWS * of.K; k += THREADS", "k < ROWS * of.K; k += 2 * THREADS"),
+    ("zeros a chunk too far apart", "at += THREADS * CHUNK", "at += 2 * THREADS * CHUNK", PROJECTS),
+    ("zeros of the first threads", "at = threadIdx.x * CHUNK", "at = threadIdx.x * TILE_ROW", PROJECTS),
+    (
+        "m not swapped",
+        "tile * ROWS * TILE_ROW + place(row, chunk)",
+        "(tile * ROWS + row) * TILE_ROW + chunk * CHUNK",
+        PROJECTS,
+    ),
+    ("m in the first tile", "tile * ROWS * TILE_ROW + place", "place", PROJECTS),
+    ("m in the first elements of chunks", "to + column % each, values", "to, values", PROJECTS),
+]
+
+PROLOGUE = "for (int tile = 0; tile < STAGES - 1; ++tile)"
+TENSOR_WAIT = "      copy_async_wait<STAGES - 2>();\n"
+TENSOR_BARRIER = "      __syncthreads();  // the tile is there for all, and all have done with the one before\n"
+TENSOR_STAGE = "      stage(tile + STAGES - 1);\n"
+# What a pipeline can do wrong: of tiles that a block shares.
+PIPELINE = [
+    ("no wait", TENSOR_WAIT, ""),
+    ("a wait of one too many in flight", "copy_async_wait<STAGES - 2>", "copy_async_wait<STAGES - 1>"),
+    ("no barrier", TENSOR_BARRIER, ""),
+    ("a barrier before the wait", TENSOR_WAIT + TENSOR_BARRIER, TENSOR_BARRIER + TENSOR_WAIT),
+    ("a stage overwritten while others read", TENSOR_BARRIER + TENSOR_STAGE, TENSOR_STAGE + TENSOR_BARRIER),
+    ("tiles that are staged one too far", TENSOR_STAGE, "      stage(tile + STAGES);\n"),
+    ("a stage that is not the tile's", "to = shared + tile % STAGES", "to = shared + tile % (STAGES - 1)"),
+    ("a stage too few at first", PROLOGUE, "for (int tile = 0; tile < STAGES - 2; ++tile)"),
+    ("tiles beyond the last", "if (tile < tiles) {", "if (true) {"),
+    (
+        "the last tile left out",
+        "for (int tile = 0; tile < tiles; ++tile)",
+        "for (int tile = 0; tile < tiles - 1; ++tile)",
+    ),
+    ("groups of copies without an end", "      copy_async_commit();\n", ""),
+]
+TENSOR = [
+    *PIPELINE,
+    ("rows of a thread", "r * 8 + lane / 4", "r * 8 + lane % 8"),
+    ("units of a thread", "8 + 2 * (lane % 4)", "8 + lane % 4"),
+    ("sums of rows and units exchanged", "r % 2 * 2 + e", "r % 2 + 2 * e"),
+    ("sums of the first rows", "sums[r / 2][g][gate]", "sums[0][g][gate]"),
+    ("rows by the other warps", "warp / WARPS_C * M * 16", "warp % WARPS_C * M * 16"),
+    ("groups by the other warps", "warp % WARPS_C * G", "warp / WARPS_C * G"),
+    ("groups of warps overlap", "warp % WARPS_C * G", "warp % WARPS_C", LARGE),
+    (
+        "weights over rows",
+        "stage_weights<4 * UNITS, THREADS>(to + ROWS * TILE_ROW",
+        "stage_weights<4 * UNITS, THREADS>(to + (ROWS - 1) * TILE_ROW",
+    ),
+    ("half of a tile's K", "step < 2", "step < 1"),
+    ("a: rows of 8", "m * 16 + lane % 16", "m * 16 + lane % 8"),
+    ("a: the same rows twice", "warp_row + m * 16 + lane", "warp_row + lane"),
+    ("a: the other half of K", "lane % 16, step * 2 + lane / 16", "lane % 16, step * 2 + 1 - lane / 16"),
+    ("a: columns of another order", "lane % 16, step * 2 + lane / 16", "lane % 16, step * 2 + lane / 8 % 2"),
+    ("a: the first step's columns", "lane % 16, step * 2 + lane / 16", "lane % 16, lane / 16"),
+    ("b: wrong columns", "step * 2 + lane / 8 % 2", "step * 2 + lane / 16"),
+    ("b: wrong rows", "first + lane / 16 * 8 + lane % 8", "first + lane / 8 % 2 * 8 + lane % 8"),
+    ("b: gates of another group", "(warp_group + g) * 32 + gates * 8", "g * 32 + gates * 8"),
+    ("b: the first gates", "* 32 + gates * 8", "* 32"),
+    ("b: fragments exchanged", "{{both[0], both[1]}, {both[2], both[3]}}", "{{both[0], both[2]}, {both[1], both[3]}}"),
+    ("fragments of the wrong rows", "a[k / 2], b[k % 2]", "a[k % 2], b[k % 2]"),
+    ("fragments of the wrong gate", "a[k / 2], b[k % 2]", "a[k / 2], b[0]"),
+    ("sums of the wrong gate", "[gates + k % 2]", "[gates]"),
+    ("float32 cut off to TF32", "to_tf32(__uint_as_float(fragment[k]))", "fragment[k]", TF32),
+]
+
+SMALL_WAIT = TENSOR_WAIT
+SMALL_BARRIER = "      __syncwarp();  // the tile is there for all lanes, and all have done with the one before\n"
+SMALL_STAGE = "      stage(turn + STAGES - 1);\n"
+TENSOR_SMALL = [
+    ("no wait", SMALL_WAIT, ""),
+    ("a wait of one too many in flight", "copy_async_wait<STAGES - 2>", "copy_async_wait<STAGES - 1>"),
+    ("no barrier", SMALL_BARRIER, ""),
+    ("a barrier before the wait", SMALL_WAIT + SMALL_BARRIER, SMALL_BARRIER + SMALL_WAIT),
+    ("a stage overwritten while others read", SMALL_BARRIER + SMALL_STAGE, SMALL_STAGE + SMALL_BARRIER),
+    ("tiles that are staged one too far", SMALL_STAGE, "      stage(turn + STAGES);\n"),
+    ("a stage that is not the tile's", "to = own + turn % STAGES", "to = own + turn % (STAGES - 1)"),
+    ("warps of one pipeline", "shared + warp * STAGES * STAGE_BYTES", "shared"),
+    ("pipelines overlap", "shared + warp * STAGES * STAGE_BYTES", "shared + warp * (STAGES - 1) * STAGE_BYTES"),
+    ("tiles of all warps", "const int tile = turn * WARPS + warp", "const int tile = turn + warp"),
+    ("tiles beyond the last", "if (tile < tiles) {", "if (true) {"),
+    (
+        "tiles of the other warps left out",
+        "turn * WARPS + warp < tiles; ++turn",
+        "turn * WARPS + WARPS - 1 < tiles; ++turn",
+    ),
+    ("groups of copies without an end", "      copy_async_commit();\n", ""),
+    (
+        "sums over tiles that are read",
+        "    __syncthreads();  // all have done with the tiles, where the sums now go\n",
+        "",
+    ),
+    ("sums not waited for", "    __syncthreads();\n    parts = to;", "    parts = to;"),
+    ("half of a tile's K", "step < 2", "step < 1"),
+    ("b: wrong columns", "batch * 8 + lane % 8, lane / 8", "batch * 8 + lane % 8, lane / 8 ^ 1"),
+    ("b: the first 8 rows", "place(batch * 8 + lane % 8", "place(lane % 8", "test_step and small32-__half"),
+    (
+        "b: fragments exchanged",
+        "b[batch][2 * step], b[batch][2 * step + 1]",
+        "b[batch][2 * step + 1], b[batch][2 * step]",
+    ),
+    ("b: fragments of the first step", "b[batch][2 * step], b[batch][2 * step + 1]", "b[batch][0], b[batch][1]"),
+    ("a: wrong columns", "lane % 16, step * 2 + lane / 16", "lane % 16, step * 2 + lane / 8 % 2"),
+    ("a: gates of the other half", "place(half * 16 + lane", "place((1 - half) * 16 + lane"),
+    ("a: rows of 8", "half * 16 + lane % 16", "half * 16 + lane % 8"),
+    ("sums of the first gates", "multiply_add<T>(sums[half][batch]", "multiply_add<T>(sums[0][batch]"),
+    ("gates of another order", "half * 2 + k / 2", "half * 2 + k % 2"),
+    ("units of a lane", "[lane / 4][batch", "[lane % 8][batch"),
+    ("rows of a lane", "2 * (lane % 4) + k % 2", "lane % 4 + k % 2 * 4"),
+    ("all warps' sums in one place", "to[warp][half", "to[0][half"),
+    ("the last warp's sums left out", "warp < WARPS; ++warp) total", "warp < WARPS - 1; ++warp) total"),
+    ("the first warp's sums twice", "total += parts[warp]", "total += parts[0]"),
+    ("the first of two units", "parts[0][gate][unit(0) + e]", "parts[0][gate][unit(0)]"),
+    ("rows of a thread", "row(int) const { return threadIdx.x / 4", "row(int) const { return threadIdx.x % ROWS"),
+    ("units of a thread", "threadIdx.x % 4 * 2", "threadIdx.x % 4"),
+    ("weights over rows", "to + WEIGHT_ROWS * TILE_ROW, of", "to + (WEIGHT_ROWS - 1) * TILE_ROW, of"),
+    ("float32 cut off to TF32", "      round_to_operand<T>(b[batch]);\n", "", SMALL_TF32),
+]
+
+SIMT_TILES = [
+    *PIPELINE,
+    ("rows of a thread", "L + 16 * r", "L + 8 * r", SIMT_LARGE),
+    ("rows of neighbours", "threadIdx.x / L + 16 * r", "threadIdx.x / (2 * L) + 16 * r"),
+    ("groups of a thread", "% L / 8 * 2 + g", "% L / 8 + g", SIMT_LARGE),
+    ("units of a thread", "group(g) * 8 + threadIdx.x % 8", "group(g) * 8 + threadIdx.x / 2 % 8"),
+    ("sums of the first group", "return sums[r][g][gate]", "return sums[r][0][gate]"),
+    ("sums of the first row", "return sums[r][g][gate]", "return sums[0][g][gate]", SIMT_LARGE),
+    ("weights of the wrong gate", "* 32 + k % 4 * 8", "* 32 + k / 2 % 4 * 8"),
+    ("weights of the wrong unit", "8 + threadIdx.x % 8;\n        w", "8 + threadIdx.x / 2 % 8;\n        w"),
+    ("weights of the wrong group", "group(k / 4) * 32", "group(k % 2) * 32"),
+    ("weights of another chunk", "place(from, chunk)", "place(from, chunk ^ 1)"),
+    ("rows of another chunk", "place(row(r), chunk)", "place(row(r), chunk ^ 1)"),
+    ("the first rows", "place(row(r), chunk)", "place(row(0), chunk)", SIMT_LARGE),
+    ("all but the last of K", "chunk < CHUNKS", "chunk < CHUNKS - 1"),
+    ("all but the last of a chunk", "e < each", "e < each - 1"),
+    ("sums in the wrong place", "T& sum = sums[r][k / 4][k % 4]", "T& sum = sums[r][k % 2][k / 2]"),
+    (
+        "weights over rows",
+        "stage_weights<4 * UNITS, THREADS>(to + ROWS * TILE_ROW",
+        "stage_weights<4 * UNITS, THREADS>(to + (ROWS - 1) * TILE_ROW",
+    ),
+]
+
+FAST_ACTIVATIONS = [
+    ("fast sigmoid without its one", "reciprocal_approx(1 + e);", "reciprocal_approx(e);"),
+    ("fast sigmoid of the other sign", "e = exponential_approx(-magnitude(x))", "e = exponential_approx(magnitude(x))"),
+    ("fast tanh of half", "exponential_approx(-2 * magnitude(x))", "exponential_approx(-magnitude(x))"),
+    ("fast tanh that overflows", "exponential_approx(-2 * magnitude(x))", "exponential_approx(2 * magnitude(x))"),
+    (
+        "fast tanh without a sign",
+        "copysignf((1 - e) * reciprocal_approx(1 + e), x)",
+        "(1 - e) * reciprocal_approx(1 + e)",
+    ),
+    ("fast tanh whatever the activation", "KIND == TANH && FAST", "FAST"),
+    (
+        "fast activations without their sigmoid",
+        "if (KIND == SIGMOID) return sigmoid<FAST>(x)",
+        "if (KIND == SIGMOID) return x",
+    ),
+]
+
 MUTATIONS = [
     *(Mutation("pointwise.cu", *row) for row in POINTWISE),
     *(Mutation("clip.cu", *row, tests=CLIP) for row in CLIP_KERNEL),
@@ -471,6 +1018,22 @@ MUTATIONS = [
     *(Mutation("finish.cu", *row, tests=FINISH) for row in FINISH_KERNEL),
     *(Mutation("reset.cu", *row, tests=RESET) for row in RESET_KERNEL),
     *(Mutation("gather.cu", *row, tests=GATHER) for row in GATHER_KERNEL),
+    *(Mutation("slots.cuh", *row, tests=CHECK) for row in SLOTS),
+    *(Mutation("check.cu", *row, tests=CHECK) for row in CHECK_KERNEL),
+    *(Mutation("state_rows.cu", *row, tests=STATE_ROWS) for row in STATE_ROWS_KERNEL),
+    *(Mutation("step.cu", what, old, new, *tests or [SMALL]) for what, old, new, *tests in STEP_KERNEL),
+    *(Mutation("project.cu", what, old, new, *tests or [PROJECT]) for what, old, new, *tests in PROJECT_KERNEL),
+    *(Mutation("finish.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in FINISH_HEADER),
+    *(Mutation("rows.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in ROWS),
+    *(Mutation("staging.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in STAGING),
+    *(Mutation("tensor.cuh", what, old, new, *tests or [MEDIUM]) for what, old, new, *tests in TENSOR),
+    *(Mutation("tensor_small.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in TENSOR_SMALL),
+    *(Mutation("simt.cuh", what, old, new, *tests or [SIMT]) for what, old, new, *tests in SIMT_TILES),
+    *(Mutation("activations.cuh", what, old, new, tests=LARGE) for what, old, new in FAST_ACTIVATIONS),
+    *(
+        Mutation("interleave.cu", what, old, new, *tests or [INTERLEAVE])
+        for what, old, new, *tests in INTERLEAVE_KERNEL
+    ),
 ]
 
 

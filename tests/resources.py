@@ -5,8 +5,10 @@ python tests/resources.py --write   measures all, and keeps it in data/resources
 """
 
 import json
+import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +17,14 @@ import ml_dtypes
 import numpy as np
 
 from fusedlstm.backends.cuda import compile as compiler
-from fusedlstm.backends.cuda import launch
+from fusedlstm.backends.cuda import launch, launch_step, tiles
 from fusedlstm.weights import ACTIVATIONS
 
 TABLE = Path(__file__).parent / "data" / "resources.json"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+WITH_TF32 = tuple(architecture for architecture in ARCHITECTURES if architecture >= 80)
+# One of each family, for which all instances of step.cu and project.cu are compiled; for the others two of each tile.
+FAMILIES = (80, 90, 120)
 DTYPES = [np.dtype(t) for t in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)]
 # Every set of options is compiled for one architecture, the rest of the instances for all.
 OPTIONS = list(product([False, True], repeat=3))
@@ -28,12 +33,16 @@ ARCHITECTURE_OF_OPTIONS = 90
 
 
 class Resources(NamedTuple):
-    """Registers of a thread, its bytes on the stack and spilled there, and a block's bytes of static shared memory."""
+    """Registers of a thread, its bytes on the stack and spilled there, and a block's bytes of shared memory.
+
+    Those are static ones, and dynamic ones, which the launch gives.
+    """
 
     registers: int
     stack: int
     spilled: int
     shared: int
+    dynamic: int = 0
 
 
 def gate_dtypes(dtype):
@@ -55,6 +64,47 @@ def planned_kernels(dtype):
             yield launch.planned_kernel(dtype, width, activation, option, option)
 
 
+def tiles_of(dtype):
+    """Of kernels/step.cu, whose tensor cores multiply float32, too; and simt, which multiplies float32 and float64."""
+    simt_large = tiles.SIMT_LARGE_FLOAT64 if dtype.itemsize == 8 else tiles.SIMT_LARGE
+    simt = [tiles.SIMT_SMALL, tiles.SIMT_MEDIUM, simt_large] if dtype.itemsize >= 4 else []
+    return simt + [tile for tile in tiles.ALL if tile.pairs and dtype.itemsize < 8]
+
+
+TILES = [(tile, dtype) for dtype in DTYPES for tile in tiles_of(dtype)]
+
+
+def step_kernels(tile, dtype):
+    """Rows aligned or not, the width of what a thread moves, and all options or none; and of projections.
+
+    Those are in the step's launch, of as many units as a tile has, or in one of their own.
+    """
+    of_pairs = [(True, 2, True), (True, 2, False), (False, 1, True), (True, 1, False)]
+    of_single = [(True, 1, True), (True, 1, False), (False, 1, True)]
+    for aligned, width, options in of_pairs if tile.pairs else of_single:
+        yield launch_step.step_kernel(tile, dtype, "tanh", options, options, aligned, width)
+    widths = (2, 1) if tile.pairs else (1,)
+    bytes_of_m = tile.bytes_of_m(tile.units, dtype)
+    yield launch_step.step_kernel(tile, dtype, "tanh", True, True, True, widths[0], bytes_of_m)
+    for width in widths:
+        yield launch_step.project_kernel(tile, dtype, width)
+
+
+def step_kernels_on(tile, dtype, architecture):
+    """Those that are compiled for an architecture."""
+    every = tuple(step_kernels(tile, dtype))
+    return every if architecture in FAMILIES else (every[0], every[-1])
+
+
+def activation_kernels():
+    """Those activations that step_kernels doesn't have, in the middle tile of each arithmetic."""
+    for tile, dtype in TILES:
+        if tile in (tiles.TENSOR_MEDIUM, tiles.SIMT_SMALL):
+            for activation in ACTIVATIONS:
+                if activation != "tanh":
+                    yield launch_step.step_kernel(tile, dtype, activation, True, True, True, 2 if tile.pairs else 1)
+
+
 def option_kernels(flags):
     """One instance for each dtype, with these of the three options of pointwise.cu, or of the two of planned.cu."""
     if len(flags) == 2:
@@ -63,12 +113,22 @@ def option_kernels(flags):
 
 
 def kernels_by_dtype():
-    """The small ones, which have an instance for each dtype and no more."""
+    """The small ones, which have an instance for each dtype and no more, or one for all."""
     kernels = (
         *(launch.clip_kernel, launch.select_kernel, launch.add_kernel),
         *(launch.finish_kernel, launch.reset_kernel, launch.gather_kernel),
     )
-    return [kernel(dtype) for kernel in kernels for dtype in DTYPES]
+    interleaving = (launch.interleave_kernel, launch.pad_kernel)
+    return [
+        *(kernel(dtype) for kernel in kernels for dtype in DTYPES),
+        *(kernel(dtype, rounded=False) for kernel in interleaving for dtype in DTYPES),
+        *(launch.check_kernel(), launch.state_rows_kernel()),
+    ]
+
+
+def rounding_kernels():
+    """Those that round to TF32."""
+    return [kernel(np.dtype(np.float32), rounded=True) for kernel in (launch.interleave_kernel, launch.pad_kernel)]
 
 
 def instances():
@@ -77,6 +137,11 @@ def instances():
     kernels += kernels_by_dtype()
     of_options = [kernel for flags in (*OPTIONS, *PLANNED_OPTIONS) for kernel in option_kernels(flags)]
     architectures = {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in of_options}
+    architectures |= {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in activation_kernels()}
+    architectures |= {kernel.name: (kernel, set(WITH_TF32)) for kernel in rounding_kernels()}
+    for case, architecture in product(TILES, WITH_TF32):
+        for kernel in step_kernels_on(*case, architecture):
+            architectures.setdefault(kernel.name, (kernel, set()))[1].add(architecture)
     return architectures | {kernel.name: (kernel, set(ARCHITECTURES)) for kernel in kernels}
 
 
@@ -84,7 +149,8 @@ def compiled(kernel, architecture):
     """An instance's mangled name, its machine code, and what it takes."""
     option = f"-arch=sm_{architecture}"
     mangled, code, log = compiler.compile_kernel(kernel.file, kernel.name, option, ["--ptxas-options=-v"])
-    return mangled, code, in_log(log)
+    assert "warning" not in log, f"{kernel.name} for sm_{architecture}:\n{log}"
+    return mangled, code, in_log(log)._replace(dynamic=kernel.shared)
 
 
 def in_log(log):
@@ -132,12 +198,40 @@ def complaint(name, architecture, measured, table, *, same_nvrtc=True):
     return None
 
 
+# Of a multiprocessor, by architecture: KiB of shared memory, and of it a block's at most; threads; blocks.
+MULTIPROCESSORS = {
+    80: (164, 163, 2048, 32),
+    86: (100, 99, 1536, 16),
+    89: (100, 99, 1536, 24),
+    90: (228, 227, 2048, 32),
+    100: (228, 227, 2048, 32),
+    120: (100, 99, 1536, 24),
+}
+_REGISTERS, _RESERVED = 65536, 1024  # of a multiprocessor; bytes of shared memory that each block takes besides
+
+
+def blocks_at_once(measured, threads, architecture):
+    """How many blocks of so many threads a multiprocessor has room for."""
+    shared, of_block, most_threads, most_blocks = MULTIPROCESSORS[architecture]
+    taken = measured.shared + measured.dynamic
+    if taken > of_block << 10:
+        return 0
+    registers = -(-measured.registers // 8) * 8 * threads  # which are given by 256 to a warp
+    return min(
+        *(most_blocks, most_threads // threads),
+        *(_REGISTERS // registers, (shared << 10) // (taken + _RESERVED)),
+    )
+
+
 def write():
     """Measure everything, a row an instance."""
-    rows = []
-    for name, (kernel, architectures) in instances().items():
-        row = {architecture: compiled(kernel, architecture)[2] for architecture in sorted(architectures)}
-        rows.append(f"    {json.dumps(name)}: {json.dumps(row)}")
+
+    def row(name, kernel, architectures):
+        measured = {architecture: compiled(kernel, architecture)[2] for architecture in sorted(architectures)}
+        return f"    {json.dumps(name)}: {json.dumps(measured)}"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(lambda item: row(item[0], *item[1]), instances().items()))
     about = {"nvrtc": nvrtc_version(), "numbers": Resources._fields}
     head = ",\n  ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in about.items())
     body = ",\n".join(rows)

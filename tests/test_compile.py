@@ -87,6 +87,127 @@ def test_kernels_by_dtype(architecture):
         assert_compiles(kernel, architecture)
 
 
+@pytest.mark.parametrize("architecture", resources.WITH_TF32)
+def test_kernels_that_round(architecture):
+    for kernel in resources.rounding_kernels():
+        assert_compiles(kernel, architecture)
+
+
+def test_no_kernel_rounds_where_there_is_no_tf32():
+    for kernel in resources.rounding_kernels():
+        with pytest.raises(RuntimeError, match="TF32 needs sm_80"):
+            compiled(kernel, 75)
+
+
+@functools.cache
+def each_compiled(kernels, architecture):
+    """As `compiled`, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda kernel: compiled(kernel, architecture), kernels))
+
+
+TILES = [pytest.param(*case, id="-".join((case[0].c_name(case[1]), str(case[1])))) for case in resources.TILES]
+
+
+# Blocks that a multiprocessor has at once, on sm_80; on sm_86, 89 and 120; on sm_90 and 100.
+BLOCKS = {
+    "TensorLarge<{}>": (2, 1, 2),
+    "TensorMedium<{}>": (4, 2, 4),
+    "TensorSmall<{}, 8>": (3, 2, 5),
+    "TensorSmall<{}, 32>": (2, 1, 3),
+    "SimtLarge<{}>": (2, 1, 2),
+    "SimtMedium<{}>": (4, 2, 4),
+    "SimtSmall<{}>": (4, 4, 4),
+}
+BLOCKS_OF_FLOAT64 = {"SimtLarge<{}>": (1, 1, 1), "SimtMedium<{}>": (3, 2, 3), "SimtSmall<{}>": (4, 4, 4)}
+COLUMNS_OF_BLOCKS = {80: 0, 86: 1, 89: 1, 90: 2, 100: 2, 120: 1}
+
+
+@pytest.mark.parametrize("architecture", resources.WITH_TF32)
+@pytest.mark.parametrize(("tile", "dtype"), TILES)
+def test_steps(tile, dtype, architecture):
+    """Every tile of step.cu and project.cu, and that a multiprocessor has room for as many as they are made for."""
+    kernels = resources.step_kernels_on(tile, dtype, architecture)
+    each = each_compiled(kernels, architecture)
+    most = (BLOCKS_OF_FLOAT64 if dtype.itemsize == 8 else BLOCKS)[tile.template][COLUMNS_OF_BLOCKS[architecture]]
+    for kernel, (_, _, measured) in zip(kernels, each, strict=True):
+        assert_compiles(kernel, architecture)
+        # Rows that are not aligned, and projections in the same launch, may take more registers: see step.cu.
+        aligned = kernel.file == "project.cu" or ", false, true, " in kernel.name
+        blocks = resources.blocks_at_once(measured, tile.threads, architecture)
+        assert blocks >= (most if aligned else 1), (kernel.name, measured)
+
+
+def test_blocks_at_once():
+    """By each of what a multiprocessor has: its registers, its shared memory, its threads, and how many it keeps."""
+
+    def blocks(architecture, threads, **taken):
+        few = resources.Resources(registers=16, stack=0, spilled=0, shared=0)
+        return resources.blocks_at_once(few._replace(**taken), threads, architecture)
+
+    assert blocks(90, 256, registers=121) == 2
+    assert blocks(90, 256, registers=129) == 1
+    assert blocks(90, 256, shared=1 << 10, dynamic=55 << 10) == 4
+    assert blocks(90, 256, shared=1 << 10, dynamic=56 << 10) == 3
+    assert blocks(90, 256, dynamic=227 << 10) == 1
+    assert blocks(90, 256, dynamic=(227 << 10) + 1) == 0
+    assert [blocks(architecture, 512) for architecture in (80, 86)] == [4, 3]
+    assert [blocks(architecture, 32) for architecture in (80, 86, 89)] == [32, 16, 24]
+
+
+# In the loop over tiles of K, by tile: products of tensor cores, or multiply-adds of single numbers.
+PRODUCTS = {
+    "TensorLarge<{}>": 32,
+    "TensorMedium<{}>": 16,
+    "TensorSmall<{}, 8>": 4,
+    "TensorSmall<{}, 32>": 16,
+    "SimtLarge<{}>": 256,
+    "SimtMedium<{}>": 128,
+    "SimtSmall<{}>": 128,
+}
+HMMA = {"float16": "HMMA.16816.F32", "bfloat16": "HMMA.16816.F32.BF16", "float32": "HMMA.1688.F32.TF32"}
+
+
+@pytest.mark.parametrize("architecture", resources.WITH_TF32)
+@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
+def test_steps_multiply_as_they_should(architecture, dtype):
+    """On tensor cores by their instruction for the dtype, from copies of 16 bytes in the background; or on none."""
+    tiles = resources.tiles_of(dtype)
+    kernels = [next(iter(resources.step_kernels(tile, dtype))) for tile in tiles]
+    for tile, kernel, found in zip(tiles, kernels, listings(kernels, architecture, sass.instructions), strict=True):
+        names = {name.partition(".")[0] for name in found}
+        assert not names & {"LDL", "STL"}, kernel.name
+        assert {"LDGSTS.E.BYPASS.128", "LDGSTS.E.BYPASS.128.ZFILL", "LDGDEPBAR", "DEPBAR.LE"} <= set(found), kernel.name
+        products = PRODUCTS[tile.template]
+        if tile.pairs:
+            assert {name for name in found if name.startswith("HMMA")} == {HMMA[dtype.name]}, kernel.name
+            assert found[HMMA[dtype.name]] == products, kernel.name
+            assert found["LDSM.16.M88.4"], kernel.name
+        else:
+            assert "HMMA" not in names, kernel.name
+            assert found["LDS.128"], kernel.name
+            added = sum(
+                count for name, count in found.items() if name.startswith("DFMA" if dtype.itemsize == 8 else "FFMA")
+            )
+            assert added >= products // (4 if dtype.itemsize == 8 else 1), kernel.name
+
+
+def test_activations_of_steps():
+    kernels = tuple(resources.activation_kernels())
+    each_compiled(kernels, resources.ARCHITECTURE_OF_OPTIONS)
+    for kernel in kernels:
+        assert_compiles(kernel, resources.ARCHITECTURE_OF_OPTIONS)
+
+
+def test_steps_are_refused_where_there_are_no_tensor_cores_for_them():
+    """On sm_75, by the words of the first primitive."""
+    for tile, dtype in resources.TILES:
+        step, *_, project = resources.step_kernels(tile, dtype)
+        for kernel in (step, project):
+            with pytest.raises(RuntimeError, match="static assertion failed with .*needs sm_80"):
+                compiled(kernel, 75)
+
+
 def test_resources_are_compared():
     """The table is of the NVRTC that contributors have; with another, local memory alone is looked for."""
     if resources.nvrtc_version() != KEPT_NVRTC:
@@ -171,14 +292,14 @@ def cases_of_vectors(dtype):
     ]
 
 
-def listings(kernels, architecture):
-    """The accesses in each kernel's machine code."""
+def listings(kernels, architecture, listing=sass.accesses):
+    """The accesses, or instructions, in each kernel's machine code."""
     if sass.disassembler() is None:
         assert not REQUIRED, "nvdisasm is not installed"
         pytest.skip("machine code is not read here: nvdisasm is not installed")
     codes = [compiled(kernel, architecture)[1] for kernel in kernels]
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(sass.accesses, codes))
+        return list(pool.map(listing, codes))
 
 
 @pytest.mark.parametrize("architecture", [75, 90, 120])
@@ -276,13 +397,100 @@ def test_kernels_of_the_primitives_tests(architecture):
             f"{kernel}<float>"
             for kernel in ("sigmoids", "exponentials", "exponentials_minus_1", "magnitudes", "clipped")
         ),
+        *("exponentials_approx<float>", "reciprocals_approx<float>", "shared_dynamically<float>"),
     ):
         assert compiler.compile_kernel(file, name, f"-arch=sm_{architecture}")[1][:4] == b"\x7fELF"
 
 
+# The kernels of the primitives' tests that need sm_80, or sm_70, and what their machine code must contain.
+MACHINE_CODE = {
+    "multiplied<__half>": {"LDSM.16.M88.4": 2, "HMMA.16816.F32": 1},
+    "multiplied<__nv_bfloat16>": {"LDSM.16.M88.4": 2, "HMMA.16816.F32.BF16": 1},
+    "multiplied<float>": {"LDSM.16.M88.4": 2, "HMMA.1688.F32.TF32": 1},
+    "matrices<unsigned short>": {"LDSM.16.M88.4": 1},
+    "pipelined<float, 0>": {"LDGSTS.E.BYPASS.128": 2, "LDGDEPBAR": 1, "DEPBAR.LE": 1},
+    "pipelined<float, 1>": {"LDGSTS.E.BYPASS.128": 4, "LDGDEPBAR": 2, "DEPBAR.LE": 1},
+    "pipelined<float, 3>": {"LDGSTS.E.BYPASS.128": 8, "LDGDEPBAR": 4, "DEPBAR.LE": 1},
+    "copied_in_part<unsigned char>": {"LDGSTS.E.BYPASS.128.ZFILL": 1, "LDGDEPBAR": 1, "DEPBAR.LE": 1},
+    "handed_over<unsigned long long>": {"LD.E.64.STRONG.GPU": 1, "ST.E.64.STRONG.GPU": 1},
+    "rounded_to_tf32<float>": {},
+}
+
+
+@pytest.mark.parametrize("architecture", [a for a in resources.ARCHITECTURES if a >= 80])
+def test_kernels_of_tensor_cores_and_background_copies(architecture):
+    """They are what they are for: a compiler may unroll them, and make nothing else of them."""
+    file = str(Path(__file__).parent / "primitives.cu")
+    for name, wanted in MACHINE_CODE.items():
+        code = compiler.compile_kernel(file, name, f"-arch=sm_{architecture}")[1]
+        assert code[:4] == b"\x7fELF"
+        if sass.disassembler() is None:
+            assert not REQUIRED, "nvdisasm is not installed"
+            continue
+        found = sass.instructions(code)
+        assert all(found[instruction] >= count for instruction, count in wanted.items()), (name, found)
+        kinds = {instruction.split(".")[0] for instruction in wanted}
+        ours = {instruction for instruction in found if instruction.split(".")[0] in kinds}
+        assert ours == set(wanted), name
+
+
+SHARED, MATRIX = "SHARED_ARRAY(float, tile, 4);", "float d[4] = {0}; unsigned a[4] = {0}, b[2] = {0};"
+REFUSED = {
+    "copy_async_16": (f"{SHARED} copy_async_16(tile, in, 16);", "cp.async needs sm_80"),
+    "copy_async_commit": ("copy_async_commit();", "cp.async needs sm_80"),
+    "copy_async_wait": ("copy_async_wait<1>();", "cp.async needs sm_80"),
+    "load_matrix_x4": (f"{SHARED} {MATRIX} load_matrix_x4(a, tile);", "used with mma of sm_80"),
+    "mma_m16n8k16<__half>": (f"{MATRIX} mma_m16n8k16<__half>(d, a, b);", "mma.m16n8k16 needs sm_80"),
+    "mma_m16n8k16<__nv_bfloat16>": (f"{MATRIX} mma_m16n8k16<__nv_bfloat16>(d, a, b);", "mma.m16n8k16 needs sm_80"),
+    "mma_m16n8k8_tf32": (f"{MATRIX} mma_m16n8k8_tf32(d, a, b);", "mma of TF32 needs sm_80"),
+    "to_tf32": ("to_tf32(1.0f);", "TF32 needs sm_80"),
+    # NVRTC knows no GPU as old as these need: their assertion is shown by another number.
+    "load_relaxed": ("load_relaxed<800>(in);", "ld.relaxed needs sm_70"),
+    "store_relaxed": ("store_relaxed<800>(in, 1);", "st.relaxed needs sm_70"),
+}
+
+
+def failed_assertions(call, architecture, folder, used=1):
+    """The words of them, in a kernel of this call alone."""
+    file = folder / "call.cu"
+    head = "template <int USED> __global__ void kernel(unsigned long long* in)"
+    file.write_text(f'#include "primitives.cuh"\n{head} {{ if constexpr (USED) {{ {call} }} }}\n')
+    try:
+        compiler.compile_kernel(str(file), f"kernel<{used}>", f"-arch=sm_{architecture}")
+    except RuntimeError as error:
+        words = re.findall(r'error: static assertion failed with "(.*)"', str(error))
+        if not words:
+            raise
+        return words
+    return []
+
+
+@pytest.mark.parametrize("primitive", REFUSED)
+def test_primitives_are_refused_on_older_gpus(primitive, tmp_path):
+    """Each by its own static_assert; and where they are not used, the header compiles."""
+    call, words = REFUSED[primitive]
+    assert failed_assertions(call, 75, tmp_path) == [words]
+    assert failed_assertions(call, 75, tmp_path, used=0) == []
+    assert failed_assertions(call, 80, tmp_path) == []
+
+
+def test_products_are_of_16_bit_types(tmp_path):
+    call = f"{MATRIX} mma_m16n8k16<float>(d, a, b);"
+    assert failed_assertions(call, 80, tmp_path) == ["of 16-bit types"]
+
+
+def test_every_primitive_of_newer_gpus_is_refused():
+    header = (compiler.sources.folder() / "primitives.cuh").read_text(encoding="utf-8")
+    newer = set(re.findall(r"NEEDED = \d+>\s+DEVICE [^;{(]*?(\w+)\(", header))
+    assert newer == {name.partition("<")[0] for name in REFUSED}
+
+
 def test_blocks_are_within_their_bounds():
-    """A launch of more threads than __launch_bounds__ says is refused by CUDA; an emulator does not know it."""
+    """A launch of more threads than __launch_bounds__ says is refused by CUDA; an emulator does not know it.
+
+    Tiles have bounds of their own, of which test_kernels_step.py says that they are what is launched.
+    """
     for file in compiler.sources.folder().glob("*.cu"):
-        bounds = [int(number) for number in re.findall(r"__launch_bounds__\((\d+)", file.read_text())]
+        bounds = re.findall(r"__launch_bounds__\((\d+|Tile::THREADS)", file.read_text())
         assert len(bounds) == file.read_text().count("__global__"), file.name
-        assert min(bounds) >= launch._THREADS, file.name
+        assert all(bound == "Tile::THREADS" or int(bound) >= launch._THREADS for bound in bounds), file.name
