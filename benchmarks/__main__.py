@@ -1,4 +1,4 @@
-"""The command line: python -m benchmarks report RESULTS.json..., and keep."""
+"""The command line: python -m benchmarks report RESULTS.json..., keep, and predictions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import keep, report
+from benchmarks import keep, predictions, report
 from benchmarks.runs import ResultsError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return the process' exit status: 0, 1 for a failure, 2 for a wrong command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Results of the benchmark suite.")
-    commands = parser.add_subparsers(required=True, metavar="{report,keep}")
+    commands = parser.add_subparsers(required=True, metavar="{report,keep,predictions}")
     command = commands.add_parser(
         "report",
         help="tables and pictures of results",
@@ -31,6 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("results", metavar="RESULTS.json", nargs="+", type=Path)
     command.set_defaults(work=lambda options: keep.keep(options.results))
+    command = commands.add_parser(
+        "predictions",
+        help="what kernels of a GPU's step are expected to take",
+        description="Write benchmarks/predictions.json and predictions.md: a model's, no GPU measured any of it.",
+    )
+    command.set_defaults(work=lambda _: predictions.write())
     options = parser.parse_args(argv)
     try:
         written = options.work(options)

@@ -54,11 +54,11 @@ tests=("$python" -m pytest -q -p no:cacheprovider)
 export FUSEDLSTM_TEST_BACKENDS=cuda
 part "demo" 25 "$python" -m fusedlstm -v demo --backend cuda
 part "primitives" 50 "${tests[@]}" tests/test_primitives.py
-part "tests on the GPU" 170 "${tests[@]}" --ignore tests/test_primitives.py --ignore tests/test_packaging.py \
+part "tests on the GPU" 160 "${tests[@]}" --ignore tests/test_primitives.py --ignore tests/test_packaging.py \
   --ignore tests/test_compile.py --ignore tests/test_emulation.py --ignore tests/test_emulation_faults.py \
-  --ignore tests/test_kernels_emulated.py --ignore tests/test_kernels_planned.py --ignore tests/test_mutations.py
+  --ignore-glob 'tests/test_kernels_*' --ignore tests/test_mutations.py
 # Once without the sanitizer, so that with it no kernel needs compiling, which would take many times as long.
-part "sanitized steps, bare" 30 "$python" benchmarks/sanitize.py
+part "sanitized steps, bare" 45 "$python" benchmarks/sanitize.py
 for tool in memcheck racecheck; do
   if command -v compute-sanitizer >/dev/null; then
     part "$tool" 70 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" benchmarks/sanitize.py

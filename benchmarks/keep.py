@@ -113,6 +113,8 @@ def _run(run: Run) -> str:
 def _is_plain(row: Row) -> bool:
     """Whether it is a row of a step or of a sequence through one layer, of the sizes that every run has."""
     sizes = row.sizes
+    if row.kernel or row.setting.precision != "highest":
+        return False
     if sizes is None or row.setting.dtype != "float32" or not row.group.startswith(("step, ", "sequence, ")):
         return False
     return sizes.N == sizes.I and sizes.layers == 1 and sizes.T in (1, 100)

@@ -32,7 +32,7 @@ _DASHED = (0, (5, 3))
 
 def palette(runs: list[Run]) -> Palette:
     """Return the looks of every name in a report."""
-    rows = [row for run in runs for row in run.rows if row.sizes]
+    rows = [row for run in runs for row in run.rows if row.sizes and not row.kernel]
     return Palette(
         ours=(row.peer for row in rows if row.ours),
         peers=(row.peer for row in rows if not row.ours and not row.part),
@@ -46,7 +46,7 @@ def of_run(run: Run, looks: Palette, prefix: str) -> dict[str, list[Picture]]:
     rows_of = sorted(run.rows, key=lambda row: natural(row.group))
     with style():
         for kind in dict.fromkeys(row.kind for row in run.rows):
-            rows = [row for row in rows_of if row.kind == kind and row.sizes and row.B]
+            rows = [row for row in rows_of if row.kind == kind and row.sizes and row.B and not row.kernel]
             if kind == "sequence":
                 drawn[kind] = sequence_bars(rows, looks, prefix)
             else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import report_html, report_markdown
 from benchmarks.blocks import Block, Bullets, Details, Heading, Paragraph, Pictures, Table
+from benchmarks.predictions import kept
 from benchmarks.runs import Row, Run, best_peer, load_all
 from benchmarks.units import natural, percent, quantity, ratio
 
@@ -97,6 +98,7 @@ def _how_to_read(runs: list[Run]) -> Bullets:
                 "of the fastest other library at the same on the same device; below 1 is faster",
             ),
             *_about_gpus_own(runs),
+            *_about_predictions(runs),
             (
                 "of the limit",
                 "100 % is the shortest time that bytes, arithmetic, special functions and launches leave, with rates "
@@ -114,6 +116,22 @@ def _about_gpus_own(runs: list[Run]) -> list[tuple[str, str]]:
     if any(row.host_seconds for row in rows):
         items += [("until it returns", "the CPU's time, median and p10 to p90: for a call that queues work for a GPU")]
     return items
+
+
+def _about_predictions(runs: list[Run]) -> list[tuple[str, str]]:
+    if not any(_predicted(row) for run in runs for row in run.rows):
+        return []
+    return [("predicted us", "of the GPU, by a model, before any of these kernels had run on one")]
+
+
+def _predicted(row: Row) -> float | None:
+    """The seconds that were predicted for a row that names its kernel, on a GPU."""
+    if row.kind != "step" or not row.kernel or row.setting.device == "cpu":
+        return None
+    if row.sizes is None or row.B is None or row.sizes.T > 1 or row.sizes.layers > 1:
+        return None
+    sizes = {"B": row.B, "I": row.sizes.I, "N": row.sizes.N, "P": row.sizes.P}
+    return kept(row.kernel, **sizes, dtype=row.setting.dtype, precision=row.setting.precision)
 
 
 def _facts(run: Run) -> Bullets:
@@ -182,7 +200,7 @@ def _summary(groups: dict[str, list[Row]]) -> tuple[str, Table]:
     devices = {row.setting.device for group in groups.values() for row in group}
     for name, group in groups.items():
         for device in sorted(devices):
-            ours = [row for row in group if row.ours and row.setting.device == device]
+            ours = [row for row in group if row.ours and not row.kernel and row.setting.device == device]
             if not ours:
                 continue
             case = name if len(devices) == 1 else f"{name}, {device}"
@@ -220,7 +238,7 @@ def _group(rows: list[Row]) -> Table:
     several = len({row.setting.device for row in rows}) > 1
     spread = "p10 to p90" if all(row.deciles for row in rows) else "quartiles"
     rates = ["steps a second", "rows a second"]
-    own = ["GPU's own", "until it returns"]
+    own = ["GPU's own", "predicted us", "until it returns"]
     header = ["library", "median", spread, "time / best peer", "of the limit", *own, *rates, "version"]
     times = Counter((row.peer, row.setting.device) for row in rows)
     cells = []
@@ -230,7 +248,7 @@ def _group(rows: list[Row]) -> Table:
         cells.append([name, *_cells(row, best_peer(rows, row))])
     for device, row in {row.setting.device: row for row in rows if row.limit}.items():
         name = f"limit, by {row.limit.bound}" + (f", {device}" if several else "")
-        cells.append([name, quantity(row.limit.seconds, "s"), "", "", "100 %", *[""] * 5])
+        cells.append([name, quantity(row.limit.seconds, "s"), "", "", "100 %", *[""] * 6])
     return Table(header, cells, frozenset(i for i, row in enumerate(rows) if row.ours)).without_empty_columns()
 
 
@@ -248,6 +266,7 @@ def _cells(row: Row, peer: Row | None) -> list[str]:
         ratio(row.median / peer.median) if peer and not row.part else "",
         percent(row.of_limit) if row.of_limit and not row.part else "",
         _with_spread(row.gpu_seconds),
+        f"{1e6 * predicted:.2f}" if (predicted := _predicted(row)) else "",
         _with_spread(row.host_seconds),
         quantity(row.steps_a_second) if row.steps_a_second else "",
         quantity(row.rows_a_second) if row.rows_a_second else "",

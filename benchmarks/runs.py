@@ -24,6 +24,7 @@ from benchmarks.limits import ITEMSIZES, Constants, Limit, Work, limit
 if TYPE_CHECKING:
     from pathlib import Path
 
+KERNEL = ", kernel="  # before a kernel's name in ours
 _EMPTIED = 1 << 40  # bytes that no cache holds
 
 
@@ -90,6 +91,11 @@ class Row:
     threads: int | None
     gpu_seconds: tuple[float, float, float] | None = None  # the GPU's own time: median, p10, p90
     host_seconds: tuple[float, float, float] | None = None  # until the call returns, without waiting for the GPU
+
+    @property
+    def kernel(self) -> str:
+        """The kernel that ours was told to step by, or nothing: users leave the choice to the table."""
+        return self.peer.partition(KERNEL)[2] if self.ours else ""
 
     @property
     def of_limit(self) -> float | None:

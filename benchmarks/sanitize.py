@@ -1,4 +1,4 @@
-"""Steps, sequences, Steppers and pools for a sanitizer: each dtype, at blocks' edges, without and with options.
+"""Steps, sequences, Steppers and pools for a sanitizer: each dtype and kernel, at edges, without and with options.
 
 CuPy's memory pool hides overruns from sanitizers, so each array here is an allocation of its own.
 """
@@ -9,6 +9,7 @@ import cupy
 import numpy as np
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool
+from fusedlstm.backends.cuda import choice
 
 SIZES = ((1, 1, 1), (3, 5, 7), (5, 8, 128), (2, 3, 513), (257, 4, 12))
 OPTIONS = {"peephole": True, "cell_clip": 0.5, "proj_size": 3, "proj_clip": 0.2}
@@ -39,15 +40,19 @@ def sequences(dtype, rng):
 
 
 def owners(I, N, dtype):
-    """What has Steppers and pools: a plain cell, and layers with all options."""
-    yield LSTMCell(LSTMWeights.random(I, N, seed=0, dtype=dtype), backend="cuda")
+    """What has Steppers and pools: a plain cell, and layers with all options; of each kernel that serves the dtype."""
     weights = StackedWeights.random(I, N, 2, seed=0, dtype=dtype, residual=(False, True), **OPTIONS)
-    yield LSTM(weights, backend="cuda")
+    for kernel in choice.NAMES:
+        for precision in ("highest", "high") if dtype == "float32" else ("highest",):
+            if choice.reason_against(kernel, dtype, precision) is None:
+                options = {"backend": "cuda", "precision": precision, "kernel": kernel}
+                yield LSTMCell(LSTMWeights.random(I, N, seed=0, dtype=dtype), **options)
+                yield LSTM(weights, **options)
 
 
 def steppers(dtype, rng):
     """Without and with resets, to zeros and to a state, of a step whose arrays are on the GPU and in host memory."""
-    for B, I, N in SIZES:
+    for B, I, N in SIZES[1:]:
         for owner in owners(I, N, dtype):
             reset_to = owner.stepper(1).read()
             for host, begin in ((False, None), (False, reset_to), (True, None)):
@@ -62,7 +67,7 @@ def steppers(dtype, rng):
 
 def pools(dtype, rng):
     """Slots of the host and of the GPU, with padding; and of the GPU such as can't be stepped."""
-    for B, I, N in SIZES:
+    for B, I, N in SIZES[1:]:
         for owner in owners(I, N, dtype):
             pool = StatePool(owner, B + 3)
             live = pool.allocate(B + 2)

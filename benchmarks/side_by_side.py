@@ -109,7 +109,7 @@ def about(entry, threads):
         "kind": case.kind,
         "case": case.name,
         "title": case.title,
-        **{name: getattr(case, name) for name in ("T", "B", "I", "N", "P", "layers", "dtype", "resets")},
+        **{name: getattr(case, name) for name in ("T", "B", "I", "N", "P", "layers", "dtype", "precision", "resets")},
         "cold": case.cold,
         "capacity": case.capacity,
         "padding": case.padding,

@@ -118,12 +118,16 @@ def _version(name: str) -> str | None:
 
 
 def _gpus() -> list[tuple[str, str]]:
+    from fusedlstm.backends.cuda import choice
     from fusedlstm.backends.cuda.matmul import why_not
-    from fusedlstm.backends.cuda.probe import describe_gpus
+    from fusedlstm.backends.cuda.probe import capabilities, describe_gpus
 
     reason = why_not()
     planned = "Stepper and StatePool, too" if reason is None else f"but no Stepper and StatePool: {reason}"
-    return [("", planned), *((f"GPU {index}", text) for index, text in enumerate(describe_gpus()))]
+    rows = [("", planned)]
+    for index, (text, capability) in enumerate(zip(describe_gpus(), capabilities(), strict=True)):
+        rows += [(f"GPU {index}", text), ("", choice.describe(capability))]
+    return rows
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import caches, cases, gpu_time, peers, side_by_side, threads
+from benchmarks import caches, cases, gpu_time, peers, predictions, side_by_side, threads
 from benchmarks.cases import Result, WrongResultError, pool, sequence, step
 from benchmarks.fresh import Clock
-from benchmarks.peers import CannotRunError, Peer
+from benchmarks.peers import CannotRunError, Peer, fusedlstm_in_place
 from benchmarks.peers.numpy_peer import Numpy
 from benchmarks.peers.onnxruntime_peer import in_onnx_order
 from benchmarks.peers.tensorflow_peer import in_block_order
 from fusedlstm import LSTMCell, StatePool, Stepper, blas
+from fusedlstm.backends.cuda import choice
 
 from conftest import BACKENDS, needs_cuda
 
@@ -35,6 +36,7 @@ SMALL = [
     step("projection", 5, 7, 12, P=3, layers=2),
     step("doubles", 5, 7, 12, dtype="float64"),
     step("halves", 5, 7, 12, dtype="float16"),
+    step("TF32", 5, 7, 12, precision="high"),
     sequence("plain", 9, 5, 7, 12),
     sequence("layers", 9, 5, 7, 12, layers=3),
     sequence("resets", 9, 5, 7, 12, resets=0.2),
@@ -467,7 +469,9 @@ def test_cases_that_people_ask_for():
     assert steps == {(B, N) for B in (1, 32, 256, 1024) for N in (128, 256, 512)}
     on_gpus = {(case.B, case.N, case.dtype) for case in cases.chosen(cases.STEPS, quick=False, device="cuda")}
     both = ("float32", "bfloat16")
-    assert on_gpus >= {(B, N, dtype) for B in (1, 32, 256, 1024, 4096) for N in (128, 512) for dtype in both}
+    sizes = [(B, N) for B in (1, 32, 256, 1024, 4096, 16384) for N in (128, 256, 512, 1024)]
+    assert on_gpus == {(*size, dtype) for size in sizes for dtype in both}
+    assert {case.precision for case in cases.STEPS} == {"highest", "high"}
     for device, dtypes in (("cpu", both[:1]), ("cuda", both)):
         pools = {(case.B, case.N, case.dtype) for case in cases.chosen(cases.POOLS, quick=False, device=device)}
         assert pools == {(B, N, dtype) for B in (32, 256, 1024, 4096) for N in (128, 512) for dtype in dtypes}
@@ -517,6 +521,45 @@ def test_interface_of_peers(name):
     for case in ALL:
         reason = peer.cannot(case)
         assert reason is None or len(reason) > 5
+
+
+def test_kernels_are_compared_at_what_was_predicted():
+    """Each at the dtypes that it multiplies, on a GPU, and at no layers, resets or cold caches."""
+    for kernel in choice.NAMES:
+        peer = PEERS[f"fusedlstm Stepper, kernel={kernel}"]
+        done = [case for case in ALL if peer.cannot(case) is None]
+        for case in done:
+            assert choice.reason_against(kernel, case.dtype, case.precision) is None
+            assert (case.kind, case.layers, case.resets, case.cold) == ("step", 1, 0, False)
+        found = {(case.B, case.I, case.N, case.P) for case in done}
+        assert found >= {shape for shape in predictions.SHAPES if shape[3] is None}
+        assert (32, 640, 2048, 640) in found or kernel not in ("matmul", "simt")
+        assert peer.devices == ("cuda",)
+    bfloat16 = step("s", 32, 128, 128, dtype="bfloat16")
+    assert PEERS["fusedlstm Stepper, kernel=simt"].cannot(bfloat16) == "simt multiplies float32 and float64 only"
+
+
+def test_precision_is_told_and_told_apart():
+    """Only those that can be told compute as TF32, and their results may be as far from the exact ones."""
+    plain, high = step("s", 5, 7, 12), step("s", 5, 7, 12, precision="high")
+    assert (high.id, plain.id) == (f"{plain.id}-high", "s-B5-I7-N12")
+    assert "float32 as TF32" in high.title
+    told = {name for name, peer in PEERS.items() if peer.cannot(high) is None}
+    assert (
+        {"fusedlstm", "fusedlstm Stepper", "torch.nn.LSTM"}
+        <= told
+        <= {name for name in PEERS if name.startswith(("fusedlstm", "torch"))}
+    )
+    assert PEERS["NumPy"].cannot(high) == "it has no precision 'high'"
+    cell = fusedlstm_in_place.cell_of(high, "cpu", "simt")
+    assert (cell._options["precision"], cell._options["kernel"]) == ("high", "simt")
+    assert side_by_side.about(side_by_side.Entry(high, PEERS["fusedlstm"], "cpu"), 1)["precision"] == "high"
+    exact = high.exact
+    near, far = (cases.Result(exact.h + error, exact.c) for error in (3e-3, 5e-3))
+    high.assert_right(near)
+    for case, result in ((plain, near), (high, far)):
+        with pytest.raises(cases.WrongResultError):
+            case.assert_right(result)
 
 
 def test_ours_does_every_case():
@@ -578,7 +621,7 @@ def test_where_a_gpu_plans_no_steps(monkeypatch):
     from fusedlstm.backends.cuda import matmul
 
     in_place = [name for name in PEERS if name.startswith(("fusedlstm Stepper", "fusedlstm pool"))]
-    assert len(in_place) == 4
+    assert len(in_place) == 4 + len(choice.NAMES)
     assert not any(PEERS[name].why_not("cuda") for name in in_place)
     monkeypatch.setattr(matmul, "why_not", lambda: "nvmath-python is not installed")
     for name, peer in PEERS.items():
@@ -647,7 +690,8 @@ def benchmarks_run(*arguments, **variables):
     """pytest benchmarks, in a process of its own, with fusedlstm's rows of one small case."""
     if importlib.util.find_spec("pytest_benchmark") is None:
         pytest.skip("pytest-benchmark is not installed")
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    ours = re.compile(r".*_NUM_THREADS|PYTEST_.*")  # of this process, which may be one of several
+    environment = {name: value for name, value in os.environ.items() if not ours.fullmatch(name)}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, "--quick", "--device", "cpu"],
         cwd=ROOT,

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import report, runs
+from benchmarks import predictions, report, runs
 from benchmarks.units import natural, percent, quantity, ratio
 
 needs_matplotlib = pytest.mark.skipif(
@@ -153,6 +153,39 @@ def test_a_gpu_is_told(tmp_path):
     assert "**GPU:** Bead Mover, driver 1\n" in text
     assert cells(text, "step, B = 2, N = I = 10, cuda:0")[1:3] == ["1.00 µs", "0.33"]
     assert cells(text, "step, B = 2, N = I = 10, cpu")[1:3] == ["8.40 µs", "0.80"]
+
+
+def test_predictions_stand_beside_measurements(tmp_path):
+    """Where a row names its kernel, and its shape was predicted: microseconds, of the kept file."""
+    gpu = {"device": "cuda:0", "B": 32, "N": 128}
+    sixteen = gpu | {"dtype": "bfloat16"}
+    content = copy.deepcopy(CONTENT)
+    content["benchmarks"] = [
+        entry("fusedlstm Stepper", 4e-6, **sixteen),
+        entry("fusedlstm Stepper, kernel=tensor_small", 5e-6, **sixteen),
+        entry("fusedlstm Stepper, kernel=matmul", 2e-6, **sixteen),
+        entry("fusedlstm Stepper, kernel=simt", 7e-6, **gpu | {"B": 33}),
+        entry("torch cell", 9e-6, **sixteen),
+        entry("torch cell", 9e-6, **gpu | {"B": 33}),
+    ]
+    command.main(["report", str(write(tmp_path, content))])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    shape = {"B": 32, "I": 128, "N": 128, "P": None, "dtype": "bfloat16", "precision": "highest"}
+    group = "#### step, B = 32, N = I = 128"
+    column = cells(text, "library", group).index("predicted us")
+    for kernel in ("tensor_small", "matmul"):
+        got = cells(text, f"**fusedlstm Stepper, kernel={kernel}".replace("_", "\\_"), group)[column]
+        assert got == f"{1e6 * predictions.kept(kernel, **shape):.2f}"
+    assert [cells(text, peer, group)[column] for peer in ("**fusedlstm Stepper**", "torch cell")] == ["", ""]
+    assert "**predicted us:** of the GPU, by a model, before any of these kernels had run on one" in text
+    # What nobody gets without asking for it is not ours in the summary.
+    assert cells(text, "step, B = 32, N = I = 128")[1:3] == ["4.00 µs", "0.44"]
+    of_no_shape = text[text.index("#### step, B = 33, N = I = 128") :]
+    assert "predicted us" not in of_no_shape
+
+
+def test_without_predictions_nothing_is_said_of_them(markdown):
+    assert "predicted" not in markdown
 
 
 def test_times_of_a_gpu_and_until_a_call_returns(tmp_path):

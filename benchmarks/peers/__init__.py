@@ -4,7 +4,7 @@ A peer is an instance of `Peer`. For a case and a device, `prepare` makes all th
 weights and data, and returns `run`: a function without arguments that does one step, or one sequence, from the same
 inputs each time, waits for the GPU where there is one, and returns what the library does. `results` turns that into
 NumPy arrays, which must be the exact ones before anything is timed. Everybody computes in the case's dtype, float32 in
-IEEE's (no TF32), with as many threads as the run was given.
+IEEE's (no TF32) unless the case says so, with as many threads as the run was given.
 
 Where a library changes states in place, so does `run`, and goes on from the states that it has left, which is all that
 is timed. Its attribute `begin` writes the case's states, after which the next run's results must be the exact ones. The
@@ -38,6 +38,7 @@ class Peer:
         kinds: of the cases that it runs.
         devices: that it runs on.
         dtypes: that it computes in.
+        precisions: of float32 matmuls on a GPU that it can be told.
         ours: whether it is fusedlstm.
         quick: whether it takes part with --quick: not if it takes long to prepare.
     """
@@ -48,6 +49,7 @@ class Peer:
     kinds: tuple[str, ...] = ("step",)
     devices: tuple[str, ...] = ("cpu", "cuda")
     dtypes: tuple[str, ...] = ("float32",)
+    precisions: tuple[str, ...] = ("highest",)
     ours = False
     quick = True
 
@@ -69,6 +71,8 @@ class Peer:
             return f"it does no {case.kind}"
         if case.dtype not in self.dtypes:
             return f"it has no {case.dtype}"
+        if case.precision not in self.precisions:
+            return f"it has no precision {case.precision!r}"
         return None
 
     def prepare(self, case: Case, device: str, threads: int) -> Callable[[], Any]:

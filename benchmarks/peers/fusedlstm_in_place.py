@@ -7,12 +7,21 @@ import numpy as np
 from benchmarks.cases import Result
 from benchmarks.peers import waited
 from benchmarks.peers.fusedlstm_peer import Ours, backend_of, inputs, poisoned, stacked, synchronizer
+from benchmarks.runs import KERNEL
 from fusedlstm import LSTM, LSTMCell, LSTMState, StatePool
+from fusedlstm.backends.cuda import choice
 from fusedlstm.interop import to_host
 
 
-def cell_of(case, device):
-    return LSTMCell(case.weights.layers[0], backend=backend_of(device))
+def cell_of(case, device, kernel=None):
+    return LSTMCell(case.weights.layers[0], backend=backend_of(device), precision=case.precision, kernel=kernel)
+
+
+def owner_of(case, device, kernel=None):
+    """A cell, or for layers an LSTM."""
+    if case.layers == 1:
+        return cell_of(case, device, kernel)
+    return LSTM(case.weights, backend=backend_of(device), precision=case.precision, kernel=kernel)
 
 
 class InPlace(Ours):
@@ -31,10 +40,11 @@ class Steps(InPlace):
     """stepper.step() alone: x is in its buffer, flags of rows that are reset are written before each step."""
 
     name = "fusedlstm Stepper"
+    kernel = None  # the table's
 
     def prepare(self, case, device, threads):
         del threads
-        owner = cell_of(case, device) if case.layers == 1 else LSTM(case.weights, backend=backend_of(device))
+        owner = owner_of(case, device, self.kernel)
         stepper = owner.stepper(case.B)
         (x,), states, is_first = inputs(owner, case)
         stepper.x[...] = x
@@ -55,6 +65,28 @@ class Steps(InPlace):
         return result
 
 
+class OneKernel(Steps):
+    """The same by a kernel that is named, beside what the table chooses, at steps of one layer."""
+
+    devices = ("cuda",)
+
+    def __init__(self, kernel):
+        self.kernel, self.name = kernel, f"fusedlstm Stepper{KERNEL}{kernel}"
+
+    def why_not(self, device):
+        reason = super().why_not(device)
+        if reason or self.kernel == "matmul":
+            return reason
+        from fusedlstm.backends.cuda import probe
+
+        return choice.reason_against_device(probe.capabilities()[0])
+
+    def cannot(self, case):
+        if case.layers > 1 or case.resets or case.cold:
+            return "kernels are compared at warm steps of one layer without resets"
+        return super().cannot(case) or choice.reason_against(self.kernel, case.dtype, case.precision)
+
+
 class HostSteps(Steps):
     """stepper.step(x) with NumPy's x, which waits for NumPy's output."""
 
@@ -63,7 +95,7 @@ class HostSteps(Steps):
 
     def prepare(self, case, device, threads):
         del threads
-        owner = cell_of(case, device) if case.layers == 1 else LSTM(case.weights, backend=backend_of(device))
+        owner = owner_of(case, device)
         stepper = owner.stepper(case.B, host=True)
         data = case.data
         (x,), is_first = data.xs, None if data.is_first is None else data.is_first[0]
@@ -166,4 +198,4 @@ def scatter(table, slots, rows):
     bits(table)[slots] = bits(rows)
 
 
-PEERS = [Steps(), HostSteps(), Pool(), PoolOnDevice(), GatherAndScatter()]
+PEERS = [Steps(), *map(OneKernel, choice.NAMES), HostSteps(), Pool(), PoolOnDevice(), GatherAndScatter()]

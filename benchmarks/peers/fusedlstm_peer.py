@@ -49,6 +49,7 @@ class Ours(Peer):
 
     package = module = "fusedlstm"
     dtypes = ("float64", "float32", "float16", "bfloat16")
+    precisions = ("highest", "high")
     ours = True
 
     def version(self):
@@ -68,7 +69,7 @@ class Call(Ours):
         del threads  # OPENBLAS_NUM_THREADS says it
         if case.kind == "step" and case.layers == 1:
             return self._cell(case, device)
-        lstm = LSTM(case.weights, backend=backend_of(device))
+        lstm = LSTM(case.weights, backend=backend_of(device), precision=case.precision)
         xs, states, is_first = inputs(lstm, case)
         if case.kind == "step":
             first = None if is_first is None else is_first[0]
@@ -83,7 +84,7 @@ class Call(Ours):
         return waited(queue, synchronizer(lstm))
 
     def _cell(self, case, device):
-        cell = LSTMCell(case.weights.layers[0], backend=backend_of(device))
+        cell = LSTMCell(case.weights.layers[0], backend=backend_of(device), precision=case.precision)
         (x,), (state,), is_first = inputs(cell, case)
         is_first = None if is_first is None else is_first[0]
 
@@ -103,7 +104,8 @@ class Out(Ours):
 
     def prepare(self, case, device, threads):
         del threads
-        cells = [LSTMCell(weights, backend=backend_of(device)) for weights in case.weights.layers]
+        place = {"backend": backend_of(device), "precision": case.precision}
+        cells = [LSTMCell(weights, **place) for weights in case.weights.layers]
         (x,), states, is_first = inputs(cells[0], case)
         is_first = None if is_first is None else is_first[0]
         outs = tuple(poisoned(cell, case.B) for cell in cells)
@@ -132,7 +134,7 @@ class Loop(Ours):
 
     def prepare(self, case, device, threads):
         del threads
-        cell = LSTMCell(case.weights.layers[0], backend=backend_of(device))
+        cell = LSTMCell(case.weights.layers[0], backend=backend_of(device), precision=case.precision)
         xs, (first,), is_first = inputs(cell, case)
         resets = [None] * case.T if is_first is None else is_first
 

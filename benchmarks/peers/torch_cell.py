@@ -43,7 +43,7 @@ class Eager(TorchPeer):
         return super().cannot(case) or ("LSTMCell has no projection" if case.P else None)
 
     def prepare(self, case, device, threads):
-        settle(threads)
+        settle(threads, case.precision)
         return self.waited(functools.partial(step, *self.arguments(case, device)), device)
 
     def arguments(self, case, device):
@@ -66,7 +66,7 @@ class Compiled(Eager):
     def prepare(self, case, device, threads):
         import torch
 
-        settle(threads)
+        settle(threads, case.precision)
         torch.compiler.reset()  # or it stops to compile after some cases
         layers, x, h, c, keep = self.arguments(case, device)
         compiled = torch.compile(functools.partial(step, layers), mode="reduce-overhead", fullgraph=True, dynamic=False)
@@ -113,7 +113,7 @@ class Graph(Eager):
     def prepare(self, case, device, threads):
         import torch
 
-        settle(threads)
+        settle(threads, case.precision)
         graph, (hs, cs) = captured(functools.partial(step, *self.arguments(case, device)))
         poison(*hs, *cs)
 

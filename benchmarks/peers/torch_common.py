@@ -6,13 +6,13 @@ from benchmarks.cases import Result
 from benchmarks.peers import Peer
 
 
-def settle(threads):
-    """Set the threads, and float32 matmuls to IEEE's on a GPU: cuDNN's LSTM would take TF32, cells would not."""
+def settle(threads, precision):
+    """Set the threads, and float32 matmuls on a GPU: by themselves cuDNN's LSTM would take TF32, cells would not."""
     import torch
 
     torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = precision == "high"
+    torch.backends.cudnn.allow_tf32 = precision == "high"
 
 
 def tensor(array, device, dtype):
@@ -44,6 +44,7 @@ class TorchPeer(Peer):
 
     package = module = "torch"
     dtypes = ("float64", "float32", "float16", "bfloat16")
+    precisions = ("highest", "high")
 
     def why_not(self, device):
         reason = super().why_not(device)

@@ -40,7 +40,7 @@ class Lstm(TorchPeer):
     def prepare(self, case, device, threads):
         import torch
 
-        settle(threads)
+        settle(threads, case.precision)
         lstm = module(case, device)
         xs, h, c, keep = tensors(case, device)
 

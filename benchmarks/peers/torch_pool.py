@@ -49,7 +49,7 @@ class EagerPool(Eager):
     def prepare(self, case, device, threads):
         import torch
 
-        settle(threads)
+        settle(threads, case.precision)
         tables = Tables(case, device)
 
         @torch.inference_mode()
@@ -74,7 +74,7 @@ class GraphPool(EagerPool):
     def prepare(self, case, device, threads):
         import torch
 
-        settle(threads)
+        settle(threads, case.precision)
         tables = Tables(case, device)
         graph, outputs = captured(tables.step)
         poison(outputs)

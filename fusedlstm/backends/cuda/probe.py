@@ -116,6 +116,13 @@ def _tolerate_read_only_home() -> None:
         os.environ["CUPY_CACHE_DIR"] = str(other)
 
 
+def capabilities() -> list[int]:
+    """Return each GPU's compute capability, 90 for 9.0; CUDA must be able to run."""
+    import cupy
+
+    return [int(cupy.cuda.Device(index).compute_capability) for index in range(int(cupy.cuda.runtime.getDeviceCount()))]
+
+
 def describe_gpus() -> list[str]:
     """Return each GPU's name, compute capability and memory; CUDA must be able to run."""
     import cupy

@@ -1,0 +1,379 @@
+"""What each kernel of a GPU's step is expected to take, by a model: what the table of `cuda.choice` comes from.
+
+    python -m benchmarks predictions
+
+writes predictions.json, which a report sets beside measurements, and predictions.md, for people. Nothing in them was
+measured; where a run on a GPU disagrees, the model is wrong, and the table with it.
+
+A step is launches in turn, of one kernel, or of a product and what is behind it. Each takes
+
+    node + fill + the longer of the busiest multiprocessor and what all share
+
+where a multiprocessor has so many blocks one after the other, some of them at once. It takes no less than its port to
+the L2, its products or its special functions for all blocks at once, nor than a single block from its first K-tile to
+its last unit. All share the HBM, the L2, and the rates of products and special functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from benchmarks import report_markdown
+from benchmarks.blocks import Block, Bullets, Heading, Paragraph, Table
+from benchmarks.limits import ITEMSIZES
+from fusedlstm.backends.cuda import choice
+
+FOLDER = Path(__file__).parent
+DATE = "2026-11-23"
+ABOUT = (
+    f"Predictions of a model, written on {DATE}, before any of these kernels had run on a GPU. "
+    "No figure here was measured."
+)
+# One dtype of each arithmetic; float16 is as bfloat16.
+_DTYPES = {"bfloat16": "bfloat16", "tf32": "float32", "float32": "float32", "float64": "float64"}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU in a few constants, the H200's unless told otherwise; rates are a second's.
+
+    Attributes:
+        sms: multiprocessors.
+        clock: hertz.
+        l2: bytes read from the L2 by all.
+        port: bytes a clock from the L2 to one multiprocessor.
+        l2_size: bytes that stay in the L2 from step to step.
+        hbm: bytes, as of a copy.
+        library: flop of a library's products, by arithmetic: wgmma, as reached and not as printed.
+        own: flop of ours: mma.sync, 63 % of that, and fma.
+        special: special functions a clock and multiprocessor.
+        node: seconds from one empty kernel to the next within a graph.
+        fill: seconds of a kernel in which nothing is busy: 0.6 us from its first load, which misses the L2, to the
+            first K-tile, 0.15 us of that through barrier, shared memory and products, and 0.25 us from the last product
+            through five dependent functions to the stored h.
+        trip: seconds from a load that hits the L2 until its K-tile has been multiplied.
+    """
+
+    sms: int = 132
+    clock: float = 1.7e9
+    l2: float = 6.5e12
+    port: float = 64
+    l2_size: float = 50e6
+    hbm: float = 4.3e12
+    library: dict[str, float] = dataclasses.field(
+        default_factory=lambda: {"bfloat16": 790e12, "tf32": 395e12, "float32": 55e12, "float64": 60e12}
+    )
+    own: dict[str, float] = dataclasses.field(
+        default_factory=lambda: {"bfloat16": 498e12, "tf32": 249e12, "float32": 55e12, "float64": 30e12}
+    )
+    special: float = 16
+    node: float = 1.4e-6
+    fill: float = 1.0e-6
+    trip: float = 0.3e-6
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a block multiplies at a time, and how many blocks a multiprocessor has room for.
+
+    Attributes:
+        rows: of x and h.
+        columns: of the gates, four for each unit.
+        warps: of a block; eight on a multiprocessor keep its tensor cores or fma units busy.
+        room: blocks at once, by shared memory and registers.
+        shares: warps that share K between them, each with K-tiles of its own.
+        splits: blocks that share K between them, whose sums go through the L2.
+        ahead: K-tiles that are on their way while one is multiplied.
+        k_tile: bytes of a row in one.
+        rate: the part of the multiprocessor's rate that the tile's shape allows.
+        library: whether the products are a library's.
+    """
+
+    rows: int
+    columns: int
+    warps: int
+    room: int
+    shares: int = 1
+    splits: int = 1
+    ahead: int = 3
+    k_tile: int = 64
+    rate: float = 1.0
+    library: bool = False
+
+
+def tile_of(kernel: str, B: int, arithmetic: str) -> Tile:
+    """Return the tile of one of our kernels for B rows."""
+    if kernel == "tensor_large":  # 64 KiB of K-tiles and 5 KiB; registers leave room for two
+        return Tile(128, 128, warps=8, room=2)
+    if kernel == "tensor_medium":  # 32 KiB and 3 KiB; registers leave room for four
+        return Tile(64, 64, warps=4, room=4)
+    if kernel == "tensor_small":  # 40 or 64 KiB of 227
+        return Tile(8, 32, warps=4, room=5, shares=4) if B <= 8 else Tile(32, 32, warps=4, room=3, shares=4)
+    if B <= 64:  # simt: 8 sums a thread, so that two of three cycles go to reading shared memory
+        return Tile(16, 64, warps=4, room=4, rate=1 / 3)
+    if B <= 2048:  # 12 loads of shared memory for 128 multiply-adds a thread
+        return Tile(64, 64, warps=4, room=3 if arithmetic == "float64" else 4, rate=0.6)
+    # Of float32 256 multiply-adds a thread follow 16 loads of shared memory, which leave some cycles idle.
+    return Tile(64, 128, warps=8, room=1) if arithmetic == "float64" else Tile(128, 128, warps=8, room=2, rate=0.7)
+
+
+# What cuBLASLt has to choose from.
+_LIBRARY = [
+    Tile(rows, columns, warps=8, room=1, splits=splits, ahead=5, k_tile=128, library=True)
+    for rows, columns, splits in product((64, 128, 256), (64, 128, 256), (1, 2, 4))
+    if rows * columns <= 128 * 256
+]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a product has to do, for each of B rows and so many columns.
+
+    Attributes:
+        B: rows.
+        columns: of the weights.
+        K: what is summed over: columns of the operand.
+        item: bytes of one of its elements.
+        extra: bytes that are read and written for each sum, operand and weights apart.
+        special: clocks of a multiprocessor's special functions, or of what stands in for them, for each sum.
+    """
+
+    B: int
+    columns: int
+    K: int
+    item: int
+    extra: float = 0
+    special: float = 0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds, and what most of them go to."""
+
+    seconds: float
+    bound: str
+
+
+def _launch(gpu: Gpu, parts: dict[str, float]) -> Prediction:
+    """Return what a launch takes of which the longest part counts."""
+    slowest = max(parts, key=parts.__getitem__)
+    overhead = gpu.node + gpu.fill
+    return Prediction(overhead + parts[slowest], "launch" if overhead > parts[slowest] else slowest)
+
+
+def _product(gpu: Gpu, tile: Tile, work: Work, arithmetic: str, resident: float) -> Prediction:
+    """Return what the launch of a product takes, all but its tiles being in the work.
+
+    Args:
+        gpu: the GPU.
+        tile: a block's.
+        work: the product, and what is done with its sums.
+        arithmetic: of the products.
+        resident: bytes that a whole step touches, which are in the L2 already if they fit.
+    """
+    flops = (gpu.library if tile.library else gpu.own)[arithmetic]
+    rows, columns = min(tile.rows, work.B), min(tile.columns, work.columns)  # what isn't there isn't loaded
+    K, sums = -(-work.K // tile.splits), rows * columns
+    extra = work.extra + (8 if tile.splits > 1 else 0)
+    blocks = -(-work.B // tile.rows) * -(-work.columns // tile.columns) * tile.splits
+    operand = (rows + columns) * K * work.item
+    # A library's blocks work in pairs, which load one operand once; else it could not reach the rate that was measured.
+    from_l2 = (min(rows, columns) + max(rows, columns) / 2) / (rows + columns) if tile.library else 1
+    loads = (operand + sums * extra) / (gpu.port * gpu.clock)
+    multiplying = 2 * tile.rows * tile.columns * K / (flops / gpu.sms * tile.rate)
+    special = sums * work.special / gpu.clock
+    trips = -(-K * work.item // tile.k_tile) / tile.shares * gpu.trip / tile.ahead
+
+    def together(count: int) -> dict[str, float]:
+        """What so many blocks at once take on a multiprocessor."""
+        return {
+            "L2 port": count * loads,
+            "products": count * multiplying / min(1, count * tile.warps / 8),
+            "special functions": count * special,
+            "one block": max(loads, multiplying / min(1, tile.warps / 8), trips) + special,
+        }
+
+    full, rest = divmod(-(-blocks // gpu.sms), tile.room)  # of the busiest multiprocessor
+    busiest: dict[str, float] = {}
+    for times, count in ((full, tile.room), (1, rest)):
+        if times and count:
+            parts = together(count)
+            slowest = max(parts, key=parts.__getitem__)
+            busiest[slowest] = busiest.get(slowest, 0) + times * parts[slowest]
+    most = max(busiest, key=busiest.__getitem__)
+    total = work.B * work.columns
+    shared = {
+        "HBM": ((work.B + work.columns) * work.K * work.item + total * extra) / gpu.hbm,
+        "L2": (blocks * operand * from_l2 + total * tile.splits * extra) / gpu.l2,
+    }
+    if resident <= gpu.l2_size:
+        del shared["HBM"]
+    return _launch(gpu, {most: sum(busiest.values()), **shared})
+
+
+def _planned(gpu: Gpu, B: int, N: int, arithmetic: str, resident: float) -> Prediction:
+    """Return what the kernel behind a library's product takes: gates and c read, c and h written."""
+    item, wide = ITEMSIZES[_DTYPES[arithmetic]], _wide(arithmetic)
+    rate, name = (gpu.hbm, "HBM") if resident > gpu.l2_size else (gpu.l2, "L2")
+    special = B * N * _special(arithmetic, gpu) / (gpu.sms * gpu.clock)
+    return _launch(gpu, {name: B * N * (6 * wide + item) / rate, "special functions": special})
+
+
+def _wide(arithmetic: str) -> int:
+    """Bytes of a c, or of a gate."""
+    return 8 if arithmetic == "float64" else 4
+
+
+def _special(arithmetic: str, gpu: Gpu) -> float:
+    """Clocks that a multiprocessor takes for the five activations of a unit.
+
+    Of 16-bit types each is an exp and a reciprocal. Exact ones are about 25 instructions of float32, of which 128 lanes
+    take one a clock, or 100 of float64, for 64 lanes.
+    """
+    return {"bfloat16": 10 / gpu.special, "float64": 5 * 100 / 64}.get(arithmetic, 5 * 25 / 128)
+
+
+def predict(
+    kernel: str, *, B: int, I: int, N: int, P: int | None = None, arithmetic: str, gpu: Gpu | None = None
+) -> Prediction:
+    """Return what a step by a kernel is expected to take.
+
+    Args:
+        kernel: one of `choice.NAMES`.
+        B: rows.
+        I: input size.
+        N: units.
+        P: size of the projection, or None.
+        arithmetic: as `choice.arithmetic` has it; float16 is as bfloat16.
+        gpu: the GPU; an H200 by default.
+    """
+    gpu = gpu or Gpu()
+    arithmetic = "bfloat16" if arithmetic == "float16" else arithmetic
+    item, wide, width = ITEMSIZES[_DTYPES[arithmetic]], _wide(arithmetic), P or N
+    resident = 4 * N * (I + width) * item + (N * P * item if P else 0) + B * ((I + 2 * width) * item + 2 * N * wide)
+    gates, projection = Work(B, 4 * N, I + width, item), Work(B, P or 0, N, item, extra=item)
+    if kernel == "matmul":
+        resident += B * 4 * N * wide
+        launches = [
+            min((_product(gpu, tile, work, arithmetic, resident) for tile in _LIBRARY), key=lambda one: one.seconds)
+            for work in (dataclasses.replace(gates, extra=wide), projection)[: 2 if P else 1]
+        ]
+        launches.append(_planned(gpu, B, N, arithmetic, resident))
+    else:
+        state, special = (2 * wide + item) / 4, _special(arithmetic, gpu) / 4  # of a unit has four sums
+        works = (dataclasses.replace(gates, extra=state, special=special), projection)[: 2 if P else 1]
+        multiplied = "float32" if kernel == "simt" and arithmetic == "tf32" else arithmetic
+        tile = tile_of(kernel, B, arithmetic)
+        launches = [_product(gpu, tile, work, multiplied, resident) for work in works]
+    slowest = max(launches, key=lambda one: one.seconds)
+    return Prediction(sum(one.seconds for one in launches), slowest.bound)
+
+
+# What is predicted and kept: all batches of all sizes, and a wide cell with a projection, in each arithmetic.
+_BATCHES, _SIZES = (1, 32, 256, 1024, 4096, 16384), (128, 256, 512, 1024)
+SHAPES = [(B, N, N, None) for N in _SIZES for B in _BATCHES] + [(32, 640, 2048, 640)]
+PRECISIONS = {"bfloat16": "highest", "tf32": "high", "float32": "highest", "float64": "highest"}
+_CAPABILITY = 90
+
+
+def kernels_of(arithmetic: str) -> list[str]:
+    """Return the kernels that can multiply so."""
+    dtype, precision = _DTYPES[arithmetic], PRECISIONS[arithmetic]
+    return [name for name in choice.NAMES if choice.reason_against(name, dtype, precision) is None]
+
+
+def chosen(arithmetic: str, B: int, I: int, N: int, P: int | None) -> str:
+    """Return what the table has for a shape."""
+    return choice.choose(B, I, N, P, _DTYPES[arithmetic], PRECISIONS[arithmetic], _CAPABILITY)
+
+
+def compute() -> dict:
+    """Return what predictions.json is."""
+    rows = []
+    for arithmetic in PRECISIONS:
+        for B, I, N, P in SHAPES:
+            predictions = {
+                kernel: predict(kernel, B=B, I=I, N=N, P=P, arithmetic=arithmetic) for kernel in kernels_of(arithmetic)
+            }
+            rows.append(
+                {
+                    "arithmetic": arithmetic,
+                    "B": B,
+                    "I": I,
+                    "N": N,
+                    "P": P,
+                    "kernels": {
+                        kernel: {"us": round(1e6 * one.seconds, 2), "bound": one.bound}
+                        for kernel, one in predictions.items()
+                    },
+                    "fastest": min(predictions, key=lambda kernel: predictions[kernel].seconds),
+                    "chosen": chosen(arithmetic, B, I, N, P),
+                }
+            )
+    return {"about": ABOUT, "date": DATE, "gpu": dataclasses.asdict(Gpu()), "rows": rows}
+
+
+def write(folder: Path = FOLDER) -> list[Path]:
+    """Write predictions.json and predictions.md into a folder, and return their paths."""
+    content = compute()
+    data, text = folder / "predictions.json", folder / "predictions.md"
+    lines = ",\n".join(json.dumps(row) for row in content["rows"])
+    head = json.dumps({**content, "rows": []}, indent=1)
+    data.write_text(head.replace('"rows": []', f'"rows": [\n{lines}\n ]') + "\n", encoding="utf-8")
+    text.write_text(report_markdown.render(_blocks(content)), encoding="utf-8")
+    return [data, text]
+
+
+def _blocks(content: dict) -> list[Block]:
+    """The predictions for people."""
+    blocks: list[Block] = [
+        Heading(1, "What kernels of a step are expected to take"),
+        Paragraph(
+            f"{content['about']} They come from a model, predictions.py, of an NVIDIA H200 by the constants below, and "
+            "so does the table that chooses a kernel. Microseconds of one step within a graph, and what bounds them."
+        ),
+        Bullets([(name, _constant(value)) for name, value in content["gpu"].items()]),
+    ]
+    for arithmetic in PRECISIONS:
+        kernels = kernels_of(arithmetic)
+        cells = [
+            [
+                ", ".join(f"{letter} = {row[letter]}" for letter in "BINP" if row[letter]),
+                *(f"{row['kernels'][kernel]['us']:.1f}, {row['kernels'][kernel]['bound']}" for kernel in kernels),
+                row["fastest"],
+                row["chosen"],
+            ]
+            for row in content["rows"]
+            if row["arithmetic"] == arithmetic
+        ]
+        title = {"bfloat16": "bfloat16 and float16", "tf32": 'float32, precision="high"'}.get(arithmetic, arithmetic)
+        blocks += [Heading(2, title), Table(["step", *kernels, "fastest", "the table's"], cells)]
+    return blocks
+
+
+def _constant(value: float | dict[str, float]) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one:g}" for name, one in value.items())
+    return f"{value:g}"
+
+
+@functools.cache
+def _kept() -> dict[tuple, dict[str, float]]:
+    rows = json.loads((FOLDER / "predictions.json").read_text(encoding="utf-8"))["rows"]
+    return {
+        tuple(row[name] for name in ("arithmetic", "B", "I", "N", "P")): {
+            kernel: one["us"] / 1e6 for kernel, one in row["kernels"].items()
+        }
+        for row in rows
+    }
+
+
+def kept(kernel: str, *, B: int, I: int, N: int, P: int | None, dtype: str, precision: str) -> float | None:
+    """Return the seconds that predictions.json has for a kernel at a shape, or None."""
+    arithmetic = choice.arithmetic("bfloat16" if dtype == "float16" else dtype, precision)
+    return _kept().get((arithmetic, B, I, N, P), {}).get(kernel)

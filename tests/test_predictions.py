@@ -1,0 +1,136 @@
+"""What the kernels of a step are expected to take: by hand, as it was kept, and as the table of choices has it."""
+
+import json
+import math
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import predictions
+from benchmarks.limits import Work
+from benchmarks.predictions import Gpu, predict
+from fusedlstm.backends.cuda import choice
+
+# Rates of which quotients are easily told by hand: a clock is 1 ns, a byte of the port too.
+PLAIN = {
+    "sms": 10,
+    "clock": 1e9,
+    "l2": 1e12,
+    "port": 1,
+    "l2_size": 1e12,
+    "hbm": 1e9,
+    "library": {"bfloat16": 1e18, "tf32": 1e18, "float32": 1e18, "float64": 1e18},
+    "own": {"bfloat16": 1e18, "tf32": 1e18, "float32": 1e18, "float64": 1e18},
+    "special": 1e9,
+    "node": 1e-6,
+    "fill": 2e-6,
+    "trip": 0,
+}
+SIZES = {"B": 128, "I": 32, "N": 32, "arithmetic": "bfloat16"}
+
+
+def near(one):
+    return (pytest.approx(one.seconds), one.bound)
+
+
+def test_one_block_by_hand():
+    """128 rows of x and h beside 128 of weights, c read and written and h written, through the port of one block."""
+    loaded = (128 + 128) * 64 * 2 + 128 * 32 * (4 + 4 + 2)
+    assert near(predict("tensor_large", **SIZES, gpu=Gpu(**PLAIN))) == (3e-6 + 1e-9 * loaded, "one block")
+    # 2 x 128 x 128 x 64 flop on a tenth of 10 Gflop/s
+    slow = Gpu(**PLAIN | {"own": {"bfloat16": 1e10}})
+    assert near(predict("tensor_large", **SIZES, gpu=slow)) == (3e-6 + 1e-9 * 2 * 128 * 128 * 64, "one block")
+    # 10 functions a unit, one a clock, after the last byte was loaded
+    special = Gpu(**PLAIN | {"special": 1})
+    assert near(predict("tensor_large", **SIZES, gpu=special)) == (3e-6 + 1e-9 * (loaded + 128 * 32 * 10), "one block")
+    # 64 columns of bfloat16 are two K-tiles, of which four are on their way at once, each after a trip of 1 ms
+    far = Gpu(**PLAIN | {"trip": 1e-3})
+    assert near(predict("tensor_large", **SIZES, gpu=far)) == (3e-6 + 2 * 1e-3 / 3, "one block")
+
+
+def test_blocks_at_once_by_hand():
+    """21 blocks on ten multiprocessors: the busiest has three, of which two are there at once, and take turns."""
+    loaded = (128 + 128) * 64 * 2 + 128 * 32 * (4 + 4 + 2)
+    sizes = SIZES | {"B": 21 * 128}
+    assert near(predict("tensor_large", **sizes, gpu=Gpu(**PLAIN))) == (3e-6 + 3e-9 * loaded, "L2 port")
+    # A trip is waited for by both at once, and then by the third.
+    assert near(predict("tensor_large", **sizes, gpu=Gpu(**PLAIN | {"trip": 1}))) == (3e-6 + 2 * 2 / 3, "one block")
+    # From the L2 each block takes its own, however often others had the same; from the HBM all comes once.
+    far = Gpu(**PLAIN | {"l2": 1e6})
+    assert near(predict("tensor_large", **sizes, gpu=far)) == (3e-6 + 21e-6 * loaded, "L2")
+    once = (21 * 128 + 128) * 64 * 2 + 21 * 128 * 32 * (4 + 4 + 2)
+    far = Gpu(**PLAIN | {"hbm": 1e6, "l2_size": 1})
+    assert near(predict("tensor_large", **sizes, gpu=far)) == (3e-6 + 1e-6 * once, "HBM")
+
+
+def test_a_product_and_a_kernel_by_hand():
+    """Two launches: the product in the best of tiles, and what reads gates and c and writes c and h."""
+    fast = Gpu(**PLAIN | {"port": 1e9, "l2": 1e9})
+    both = predict("matmul", **SIZES, gpu=fast)
+    planned = 128 * 32 * (4 * 4 + 4 + 4 + 2)
+    # In tiles of 128 x 128 a block takes rows or columns once for itself and once for its neighbour.
+    product = (128 + 128 / 2) * 64 * 2 + 128 * 128 * 4
+    assert near(both) == (6e-6 + 1e-9 * (planned + product), "L2")
+    nothing = Gpu(**PLAIN | {"port": 1e9, "l2": 1e18})
+    launches = [
+        predict(kernel, **SIZES, P=P, gpu=nothing).seconds for kernel in ("tensor_large", "matmul") for P in (None, 16)
+    ]
+    assert launches == pytest.approx([3e-6, 6e-6, 6e-6, 9e-6], rel=1e-3)
+
+
+@pytest.mark.parametrize("kernel", choice.NAMES)
+@pytest.mark.parametrize("arithmetic", predictions.PRECISIONS)
+def test_nothing_is_faster_than_its_limits(kernel, arithmetic):
+    """Work and weights that a step can't avoid, at the rates of the model's GPU."""
+    if kernel not in predictions.kernels_of(arithmetic):
+        return
+    gpu = Gpu()
+    dtype, precision = predictions._DTYPES[arithmetic], predictions.PRECISIONS[arithmetic]
+    for B, I, N, P in predictions.SHAPES:
+        sizes = {"B": B, "I": I, "N": N, "P": P}
+        work = Work.of(**sizes, dtype=dtype, precision=precision, device="cuda:0")
+        seconds = predict(kernel, **sizes, arithmetic=arithmetic, gpu=gpu).seconds
+        rate = (gpu.library if kernel == "matmul" else gpu.own)[arithmetic]
+        slower = gpu.hbm if work.resident > gpu.l2_size else gpu.l2
+        assert seconds >= gpu.node * work.launches + max(work.flop / rate, work.bytes / slower * 0.98)
+
+
+def test_float16_is_as_bfloat16():
+    for kernel in predictions.kernels_of("bfloat16"):
+        assert predict(kernel, **SIZES) == predict(kernel, **SIZES | {"arithmetic": "float16"})
+
+
+def test_the_kept_file_is_the_models(tmp_path, monkeypatch):
+    """What a report compares with, and people read, is what this model computes."""
+    written = [path.read_text(encoding="utf-8") for path in predictions.write(tmp_path)]
+    kept = [(predictions.FOLDER / f"predictions.{kind}").read_text(encoding="utf-8") for kind in ("json", "md")]
+    assert written == kept, "python -m benchmarks predictions writes them anew"
+    assert json.loads(written[0]) == json.loads(json.dumps(predictions.compute()))
+    for text in written:
+        assert "Predictions of a model, written on 2026-11-23, before any of these kernels had run on a GPU." in text
+    monkeypatch.setattr(predictions, "write", lambda: ["here"])
+    assert command.main(["predictions"]) == 0
+
+
+def test_the_table_is_near_the_best():
+    """At every shape that was predicted, the kernel that is chosen takes at most a tenth or 0.3 us more than any."""
+    rows = predictions.compute()["rows"]
+    assert len(rows) == 4 * (4 * 6 + 1)
+    for row in rows:
+        times = {kernel: one["us"] for kernel, one in row["kernels"].items()}
+        assert row["fastest"] == min(times, key=times.__getitem__)
+        assert times[row["chosen"]] <= max(1.1 * times[row["fastest"]], times[row["fastest"]] + 0.3), row
+        sizes = (row["B"], row["I"], row["N"], row["P"])
+        assert row["chosen"] == predictions.chosen(row["arithmetic"], *sizes)
+
+
+def test_what_is_kept_is_found():
+    shape = {"B": 32, "I": 128, "N": 128, "P": None}
+    wanted = round(1e6 * predict("tensor_small", **shape, arithmetic="tf32").seconds, 2)
+    got = predictions.kept("tensor_small", **shape, dtype="float32", precision="high")
+    assert math.isclose(1e6 * got, wanted)
+    for changed in ({"B": 33}, {"precision": "highest"}, {"P": 64}):
+        assert predictions.kept("tensor_small", **{**shape, "dtype": "float32", "precision": "high", **changed}) is None
+    assert predictions.kept("simt", **shape, dtype="float16", precision="highest") is None
+    half = predictions.kept("tensor_small", **shape, dtype="float16", precision="highest")
+    assert half == predictions.kept("tensor_small", **shape, dtype="bfloat16", precision="highest")
