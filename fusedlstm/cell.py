@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm import dtypes, log
 from fusedlstm.backends import choose
-from fusedlstm.checks import check_batch_invariant, check_choice, check_size, fail
+from fusedlstm.backends.cuda import choice
+from fusedlstm.checks import check_bool, check_choice, check_size, fail
 from fusedlstm.exchange import Exchange, in_order, is_native
 from fusedlstm.on_backend import OnBackend
 from fusedlstm.stacked import StackedWeights
@@ -39,18 +40,28 @@ class LSTMCell(OnBackend):
             10-bit mantissas. Other dtypes, and NumPy, know no difference.
         check_state: whether each call warns of a state whose |h| exceeds 1, where no step can have made
             it (tanh and no projection): usually h and c are swapped. On a GPU it waits for the device.
-        batch_invariant: whether a row's bits are its own, on NumPy only, where it is tried with these weights when the
-            cell is made. The same x, h and c of a row then give the same bits in a batch of any size, at any place,
-            beside any other rows (of NaN too), in single steps and in sequences of any length, cut anywhere, with
-            one thread or several (I + P up to 16,000); NaN is NaN, of whatever bits. On another machine, or with
-            another NumPy or BLAS, bits may be others. All products are of blocks of 8 rows then: a batch of 1 takes
-            as long as one of 8. From 8 on it costs next to nothing with OpenBLAS' kernels for AVX-512; with others
-            large batches take much longer, in one thread, as the BLAS packs the weights anew for each block.
+        batch_invariant: whether a row's bits are its own. The same x, h and c of a row then give the same bits in a
+            batch of any size, at any place, beside any other rows (of NaN too), in single steps and in sequences of
+            any length, cut anywhere, in Steppers and pools; NaN is NaN, of whatever bits. On another machine, or with
+            another NumPy or BLAS, bits may be others. On NumPy it is tried with these weights when the cell is made,
+            and holds with one thread or several (I + P up to 16,000). All products are of blocks of 8 rows then: a
+            batch of 1 takes as long as one of 8. From 8 on it costs next to nothing with OpenBLAS' kernels for
+            AVX-512; with others large batches take much longer, in one thread, as the BLAS packs the weights anew for
+            each block. On a GPU every step is one kernel (emulated, not yet run on a GPU), "tensor_medium" for
+            float16, bfloat16, and float32 with precision="high", else "simt".
+        kernel: what a GPU steps by. None leaves it to a table, in Steppers and pools, by layer and batch; plain calls
+            take two matmuls and a kernel then. A name forces it, in plain calls too: "matmul" is cuBLASLt's product
+            and a kernel behind it, all others are the whole step in one kernel (emulated, not yet run on a GPU), from
+            compute capability 8.0 on: "tensor_large" (for many rows), "tensor_medium" and "tensor_small" (for few) by
+            tensor cores, for float16, bfloat16, and float32 with precision="high"; "simt" by fma, for float32
+            and float64. It is checked on NumPy, too, and of no effect there.
 
     Raises:
-        TypeError: no LSTMWeights, or no bool.
-        ValueError: an unknown backend or precision, or batch_invariant on cuda.
-        RuntimeError: batch_invariant where NumPy or its BLAS can't keep it; the message names them.
+        TypeError: no LSTMWeights, no bool, or a `kernel` that is no str.
+        ValueError: an unknown backend, precision or kernel, one that does not fit the dtype, the precision or
+            batch_invariant.
+        RuntimeError: batch_invariant where NumPy or its BLAS can't keep it, it or one kernel on a GPU that is too old;
+            the message names them.
         BackendUnavailableError: the backend asked for by name can't run here; the message says why.
     """
 
@@ -64,21 +75,28 @@ class LSTMCell(OnBackend):
         precision: str = "highest",
         check_state: bool = False,
         batch_invariant: bool = False,
+        kernel: str | None = None,
     ) -> None:
         if not isinstance(weights, LSTMWeights):
             fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
         check_choice("precision", precision, ("highest", "high"))
         self._weights: LSTMWeights = weights
-        self._options = {"precision": precision, "check_state": check_state, "batch_invariant": batch_invariant}
+        self._options = {
+            "precision": precision,
+            "check_state": check_state,
+            "batch_invariant": batch_invariant,
+            "kernel": kernel,
+        }
         self._backend = choose(backend)
-        check_batch_invariant(batch_invariant, self._backend.name)
+        check_bool("batch_invariant", batch_invariant)
+        choice.check(kernel, weights.dtype.name, precision, batch_invariant=batch_invariant)
         self._checks = StepChecks(
             self._backend,
             {"I": weights.input_size, "N": weights.hidden_size, "P": weights.output_size},
             weights.dtype,
             dtypes.state_dtype(weights.dtype),
         )
-        self._plan = self._backend.step_plan(weights, precision, batch_invariant=batch_invariant)
+        self._plan = self._backend.step_plan(weights, precision, batch_invariant=batch_invariant, kernel=kernel)
         self._signature = self._backend.signature
         self._array_type, self._empty = self._backend.array_type, self._backend.empty
         self._known: set[Any] = set()  # signatures of (x, h, c) that passed the checks
@@ -259,7 +277,9 @@ class LSTMCell(OnBackend):
 
     def __repr__(self) -> str:
         invariant = ", batch_invariant=True" if self._options["batch_invariant"] else ""
-        return f"LSTMCell({self._weights!r}, backend={self.backend!r}{invariant})"
+        kernel = self._options["kernel"]
+        forced = "" if kernel is None else f", kernel={kernel!r}"
+        return f"LSTMCell({self._weights!r}, backend={self.backend!r}{invariant}{forced})"
 
 
 def _restore(weights: LSTMWeights, backend: str, options: dict[str, Any]) -> LSTMCell:

@@ -92,14 +92,6 @@ def check_bool(name: str, value: Any) -> None:
         fail(TypeError, name, "a bool", describe_type(value))
 
 
-def check_batch_invariant(value: Any, backend: str) -> None:
-    """Raise unless `value` is a bool that the backend of this name can keep."""
-    check_bool("batch_invariant", value)
-    if value and backend != "numpy":
-        hint = 'cuBLAS promises none of it, so it needs a matmul of our own; use backend="numpy"'
-        fail(ValueError, "batch_invariant", f"False on {backend}", "True", hint)
-
-
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of the names listed."""
     if not isinstance(value, str) or value not in choices:

@@ -29,15 +29,23 @@ class Layers:
         weights: of all layers.
         precision: of float32 matmuls, as LSTMCell's.
         batch_invariant: as LSTMCell's.
+        kernel: as LSTMCell's.
     """
 
     def __init__(
-        self, backend: Backend, weights: StackedWeights, precision: str, *, batch_invariant: bool = False
+        self,
+        backend: Backend,
+        weights: StackedWeights,
+        precision: str,
+        *,
+        batch_invariant: bool = False,
+        kernel: str | None = None,
     ) -> None:
         self._backend = backend
         self._weights = weights
         self.plans = tuple(
-            backend.step_plan(layer, precision, batch_invariant=batch_invariant) for layer in weights.layers
+            backend.step_plan(layer, precision, batch_invariant=batch_invariant, kernel=kernel)
+            for layer in weights.layers
         )
 
     def set_weights(self, weights: StackedWeights) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 
 from fusedlstm import log
 from fusedlstm.backends import choose
-from fusedlstm.checks import check_batch_invariant, check_bool, check_choice, check_size, describe_type, fail
+from fusedlstm.backends.cuda import choice
+from fusedlstm.checks import check_bool, check_choice, check_size, describe_type, fail
 from fusedlstm.exchange import Exchange, in_order, is_native
 from fusedlstm.interop import host_mask, to_host
 from fusedlstm.layers import FILL_IDLE, Layers
@@ -44,13 +45,17 @@ class LSTM(OnBackend):
         batch_first: whether sequences are (B, T, I), outputs (B, T, width) and masks (B, T).
         backend: "numpy", "cuda" or "cuda:<index>"; None chooses, as LSTMCell does.
         precision: of float32 matmuls on a GPU, as LSTMCell's.
-        batch_invariant: whether a row's bits are its own in every layer and direction, as LSTMCell's; NumPy only. A
-            row of a sequence has the bits that it has alone, whatever lengths and resets the others have.
+        batch_invariant: whether a row's bits are its own in every layer and direction, as LSTMCell's. A row
+            of a sequence has the bits that it has alone, whatever lengths and resets the others have.
+        kernel: what a GPU steps every layer by, as LSTMCell's. None leaves it to the table: one kernel a layer where it
+            has one for all layers.
 
     Raises:
-        TypeError: no weights, or no bool.
-        ValueError: an unknown backend or precision, or batch_invariant on cuda.
-        RuntimeError: batch_invariant where NumPy or its BLAS can't keep it; the message names them.
+        TypeError: no weights, no bool, or a `kernel` that is no str.
+        ValueError: an unknown backend, precision or kernel, one that does not fit the dtype, the precision or
+            batch_invariant.
+        RuntimeError: batch_invariant where NumPy or its BLAS can't keep it, it or one kernel on a GPU that is too old;
+            the message names them.
         BackendUnavailableError: the backend asked for by name can't run here; the message says why.
     """
 
@@ -64,17 +69,24 @@ class LSTM(OnBackend):
         backend: str | None = None,
         precision: str = "highest",
         batch_invariant: bool = False,
+        kernel: str | None = None,
     ) -> None:
         weights = _stacked(weights)
         check_bool("batch_first", batch_first)
         check_choice("precision", precision, ("highest", "high"))
         self._weights: StackedWeights = weights
-        self._options = {"batch_first": batch_first, "precision": precision, "batch_invariant": batch_invariant}
+        self._options = {
+            "batch_first": batch_first,
+            "precision": precision,
+            "batch_invariant": batch_invariant,
+            "kernel": kernel,
+        }
         self._batch_first = batch_first
         self._backend = choose(backend)
-        check_batch_invariant(batch_invariant, self._backend.name)
+        check_bool("batch_invariant", batch_invariant)
+        choice.check(kernel, weights.dtype.name, precision, batch_invariant=batch_invariant)
         self._checks = SequenceChecks(self._backend, weights, _MAKER, batch_first=batch_first)
-        self._layers = Layers(self._backend, weights, precision, batch_invariant=batch_invariant)
+        self._layers = Layers(self._backend, weights, precision, batch_invariant=batch_invariant, kernel=kernel)
         self._known: set[Any] = set()  # signatures of (x, states) that passed the checks
         log.info("%r on %s", self, self._backend.device)
 
@@ -343,7 +355,9 @@ class LSTM(OnBackend):
     def __repr__(self) -> str:
         first = ", batch_first=True" if self._batch_first else ""
         invariant = ", batch_invariant=True" if self._options["batch_invariant"] else ""
-        return f"LSTM({self._weights!r}{first}, backend={self.backend!r}{invariant})"
+        kernel = self._options["kernel"]
+        forced = "" if kernel is None else f", kernel={kernel!r}"
+        return f"LSTM({self._weights!r}{first}, backend={self.backend!r}{invariant}{forced})"
 
 
 def _restore(weights: StackedWeights, backend: str, options: dict[str, Any]) -> LSTM:

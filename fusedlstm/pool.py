@@ -51,9 +51,10 @@ class StatePool:
     which raises when it is done. Methods may be called from several threads at once: each waits for the one before, so
     that all is as if one had been called after the other.
 
-    On NumPy the memory of slots that were never allocated is not touched, which on most systems takes none. On a GPU
-    steps have plans for powers of two of rows: those used least recently are dropped when all take more than 256 MiB,
-    but not those that `prepare` has made.
+    On NumPy the memory of slots that were never allocated is not touched, which on most systems takes none. On a GPU a
+    layer is one kernel, which finds its rows by their slots; where `kernels` says "matmul", steps have plans for powers
+    of two of rows: those used least recently are dropped when all take more than 256 MiB, but not those that `prepare`
+    has made.
 
     Args:
         cell: an LSTMCell, or an LSTM of one direction.
@@ -109,6 +110,17 @@ class StatePool:
         """The bytes that the pool holds, of states and of what steps keep."""
         with self._lock:
             return PoolMemory(states=self._rows.nbytes, plans=self._rows.scratch_nbytes)
+
+    def kernels(self, batch: int) -> tuple[str, ...]:
+        """Return for each layer what steps `batch` rows: "numpy", or one of the names that LSTMCell's `kernel` takes.
+
+        Raises:
+            TypeError: no int.
+            ValueError: less than 1.
+        """
+        B = check_size("batch", batch, 1)
+        with self._lock:
+            return self._rows.kernels(B)
 
     def allocate(self, n: int = 1) -> NumpyArray:
         """Return n slots that are live from now on, their states zeros: an int64 array (n,) in host memory.

@@ -31,9 +31,10 @@ class Stepper:
         logits = policy(stepper.step())
 
     All checks, choices and allocations are made here, once. In NumPy a step works in these buffers. On a GPU it is one
-    launch of a CUDA graph: for each layer one matmul and one kernel, for a projection one matmul and at most one
-    kernel more, and one kernel for resets once `is_first` has been used. It is queued on the current stream of the
-    buffers' library; where that changes between two calls, the later one waits for the earlier one, on the GPU.
+    launch of a CUDA graph, which has for each layer one kernel, for many units of a projection another; or, as
+    `kernels` tells, one matmul and one kernel, for a projection one matmul and at most one kernel more, and for resets
+    one, once `is_first` has been used. It is queued on the current stream of the buffers' library; where that changes
+    between two calls, the later one waits for the earlier one, on the GPU.
 
     A Stepper is for one thread at a time. `set_weights` of its cell or LSTM reaches it.
 
@@ -93,7 +94,7 @@ class Stepper:
         with Exchange(self._face, self._like, self._maker) as exchange:
             self._x, self._output = exchange.lend(batch.x), exchange.lend(batch.output)
             if not self._host:
-                self._states = tuple(exchange.lend_state(state) for state in batch.states)
+                self._all_states = [tuple(map(exchange.lend_state, states)) for states in batch.all_states]
         self._flags: Array = None
         if self._like is not None:
             self._like = self._x  # and not the caller's, which may be large
@@ -102,6 +103,11 @@ class Stepper:
     def batch(self) -> int:
         """B."""
         return self._batch_size
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """For each layer what steps it: "numpy", or on a GPU one of the names that LSTMCell's `kernel` takes."""
+        return self._batch.kernels
 
     @property
     def x(self) -> Array:
@@ -122,17 +128,27 @@ class Stepper:
 
     @property
     def output(self) -> Array:
-        """What `step` returns (B, width): the top layer's h itself, unless that layer is residual, or with `host`."""
+        """What `step` returns (B, width), which may be the top layer's h itself: write that by `write`, not here."""
         return self._output
 
     @property
+    def _states(self) -> tuple[LSTMState, ...]:
+        return self._all_states[self._batch.turn]
+
+    @property
     def state(self) -> Any:
-        """The state in place: an LSTMState of a cell, a tuple of them of an LSTM; with `host` a copy, as `read()`."""
+        """The state in place: an LSTMState of a cell, a tuple of them of an LSTM; with `host` a copy, as `read()`.
+
+        On a GPU a step may write h elsewhere than where it has read it: take the state anew after a step.
+        """
         return self.read() if self._host else self._form.given(self._states)
 
     @property
     def h(self) -> Array:
-        """The top layer's h (B, P), in place; with `host` as the last step has left it. Its rows may be apart."""
+        """The top layer's h (B, P), in place; with `host` as the last step has left it. Its rows may be apart.
+
+        On a GPU a step may write it elsewhere: take it anew after a step.
+        """
         if self._host:
             return self.output if not self._owner._layers_of_weights.residual[-1] else self._read_all()[-1].h
         return self._states[-1].h

@@ -82,6 +82,26 @@ def backend(request):
     return backend_name(request)
 
 
+# Of Steppers and pools, on a GPU in both ways of stepping, whatever the table would choose.
+ONE_KERNEL = ", one kernel"
+WAYS = [*BACKENDS, *(f"{name}{ONE_KERNEL}" for name in BACKENDS if name != "numpy")]
+
+
+def backend_in_a_way(request, monkeypatch):
+    """The name that a cell knows a backend by, which then steps as one of WAYS says."""
+    name = request.param.removesuffix(ONE_KERNEL)
+    if name != "numpy":
+        from fusedlstm.backends.cuda import choice
+
+        def chosen(B, sizes, dtype, precision, capability, forced=None, **_):
+            if name == request.param:
+                return (forced or "matmul",) * len(sizes)
+            return choice.one_kernel_layers(B, sizes, dtype, precision, forced)
+
+        monkeypatch.setattr(choice, "choose_layers", chosen)
+    return backend_name(types.SimpleNamespace(param=name))
+
+
 @pytest.fixture(params=BACKENDS, scope="session")
 def backend_of_properties(request):
     """The same for hypothesis, which forbids fixtures that are made anew for each test."""

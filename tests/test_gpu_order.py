@@ -12,7 +12,7 @@ import pytest
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights, StatePool
 
-from conftest import BACKENDS, NO_GPU
+from conftest import BACKENDS, NO_GPU, ONE_KERNEL, backend_in_a_way
 from foreign import WrappedDlpack, WrappedInterface, WrappedNamespace
 
 pytestmark = pytest.mark.skipif("cuda" not in BACKENDS, reason="its streams are a real GPU's")
@@ -231,8 +231,19 @@ def test_results_are_freed_in_torchs_order(gpu, torch):
             np.testing.assert_array_equal(seen.get(), gpu.wanted.h)
 
 
-# Steppers and pools: calls on several streams take turns. A planned step's sums are others than the cell's, so that
-# they are compared with those of a step that nothing was late for.
+# Steppers and pools: calls on several streams take turns, in both ways of stepping. Sums of some are others than the
+# cell's, so that they are compared with those of a step that nothing was late for.
+
+
+@pytest.fixture(params=["cuda", f"cuda{ONE_KERNEL}"])
+def either(request, monkeypatch):
+    """As `gpu`, whose Steppers and pools step in one of the two ways."""
+    backend_in_a_way(request, monkeypatch)
+    made = Gpu()
+    kernels = made.cell.stepper(B).kernels, StatePool(made.cell, B).kernels(B)
+    assert set(kernels) == {("simt",) if request.param.endswith(ONE_KERNEL) else ("matmul",)}
+    yield made
+    made.settle()
 
 
 def stepped(gpu):
@@ -250,97 +261,121 @@ def assert_same(got, wanted):
     np.testing.assert_array_equal(got.c, wanted.c)
 
 
-def test_a_steppers_calls_take_turns(gpu):
+def test_a_steppers_calls_take_turns(either):
     """The x is late on one stream, the step on another, and what reads the state on a third."""
-    stepper, wanted = stepped(gpu)
+    stepper, wanted = stepped(either)
     for _ in TIMES:
-        x = gpu.nan(gpu.x)
-        stepper.write(gpu.state)
-        gpu.settle()
-        gpu.late(x, gpu.x, gpu.ours)
-        with gpu.ours:
+        x = either.nan(either.x)
+        stepper.write(either.state)
+        either.settle()
+        either.late(x, either.x, either.ours)
+        with either.ours:
             stepper.step(x)
-        with gpu.theirs:
+        with either.theirs:
             read = stepper.read()
             assert_same(read.to_numpy(), wanted)
 
 
-def test_weights_of_a_stepper_are_set_in_turn(gpu):
+def test_weights_of_a_stepper_are_set_in_turn(either):
     """... after a step that is late on another stream, and before its next one."""
-    stepper, wanted = stepped(gpu)
-    old, new = gpu.cell.weights, LSTMWeights.random(I, N, seed=1)
-    gpu.cell.set_weights(new)
-    stepper.write(gpu.state)
-    stepper.step(gpu.x)
+    stepper, wanted = stepped(either)
+    old, new = either.cell.weights, LSTMWeights.random(I, N, seed=1)
+    either.cell.set_weights(new)
+    stepper.write(either.state)
+    stepper.step(either.x)
     wanted_new = stepper.read().to_numpy()
-    gpu.cell.set_weights(old)
+    either.cell.set_weights(old)
     for _ in TIMES:
-        x = gpu.nan(gpu.x)
-        stepper.write(gpu.state)
-        gpu.settle()
-        gpu.late(x, gpu.x, gpu.ours)
-        with gpu.ours:
+        x = either.nan(either.x)
+        stepper.write(either.state)
+        either.settle()
+        either.late(x, either.x, either.ours)
+        with either.ours:
             stepper.step(x)
-        gpu.cell.set_weights(new)
+        either.cell.set_weights(new)
         assert_same(stepper.read().to_numpy(), wanted)
-        stepper.write(gpu.state)
-        with gpu.theirs:
-            stepper.step(gpu.x)
+        stepper.write(either.state)
+        with either.theirs:
+            stepper.step(either.x)
             assert_same(stepper.read().to_numpy(), wanted_new)
-        gpu.cell.set_weights(old)
+        either.cell.set_weights(old)
 
 
-def test_a_pools_calls_take_turns(gpu):
-    pool = StatePool(gpu.cell, 2 * B)
+def test_a_pools_calls_take_turns(either):
+    pool = StatePool(either.cell, 2 * B)
     slots = pool.allocate(2 * B)[::2]
-    pool.write(slots, gpu.state)
-    pool.step(gpu.x, slots)
+    pool.write(slots, either.state)
+    pool.step(either.x, slots)
     wanted = pool.read(slots).to_numpy()
     for _ in TIMES:
-        x = gpu.nan(gpu.x)
-        pool.write(slots, gpu.state)
-        gpu.settle()
-        gpu.late(x, gpu.x, gpu.ours)
-        with gpu.ours:
+        x = either.nan(either.x)
+        pool.write(slots, either.state)
+        either.settle()
+        either.late(x, either.x, either.ours)
+        with either.ours:
             pool.step(x, slots)
-        with gpu.theirs:
+        with either.theirs:
             assert_same(pool.read(slots).to_numpy(), wanted)
 
 
-def test_pools_on_two_streams(gpu):
+def test_pools_on_two_streams(either):
     """Each steps many times on a stream of its own, and has the bits that it has alone."""
-    pools = [StatePool(gpu.cell, B) for _ in range(2)]
+    pools = [StatePool(either.cell, B) for _ in range(2)]
     slots = [pool.allocate(B) for pool in pools]
-    xs = [gpu.x, gpu.cupy.asarray(gpu.x.get()[::-1].copy())]
+    xs = [either.x, either.cupy.asarray(either.x.get()[::-1].copy())]
     for pool, own, x in zip(pools, slots, xs, strict=True):
         for _ in range(200):
             pool.step(x, own)
     wanted = [pool.read(own).to_numpy() for pool, own in zip(pools, slots, strict=True)]
     for pool, own in zip(pools, slots, strict=True):
         pool.reset(own)
-    gpu.settle()
+    either.settle()
     for _ in range(200):
-        for pool, own, x, stream in zip(pools, slots, xs, (gpu.ours, gpu.theirs), strict=True):
+        for pool, own, x, stream in zip(pools, slots, xs, (either.ours, either.theirs), strict=True):
             with stream:
                 pool.step(x, own)
     for pool, own, want in zip(pools, slots, wanted, strict=True):
         assert_same(pool.read(own).to_numpy(), want)
 
 
-def test_a_stepper_that_is_deleted_while_it_runs(gpu):
+def test_a_stepper_that_is_deleted_while_it_runs(either):
     """Its memory is not given to another while a late step uses it."""
-    wanted = stepped(gpu)[1]
+    wanted = stepped(either)[1]
     for _ in TIMES:
-        stepper = gpu.cell.stepper(B)
-        stepper.write(gpu.state)
-        x, out = gpu.nan(gpu.x), gpu.nan(gpu.h)
-        gpu.settle()
-        gpu.late(x, gpu.x, gpu.ours)
-        with gpu.ours:
+        stepper = either.cell.stepper(B)
+        stepper.write(either.state)
+        x, out = either.nan(either.x), either.nan(either.h)
+        either.settle()
+        either.late(x, either.x, either.ours)
+        with either.ours:
             stepper.step(x)
             out[...] = stepper.h
         del stepper
-        spoiled = [gpu.cupy.full((B, 4 * N), np.nan, np.float32) for _ in range(20)]
-        with gpu.ours:
+        spoiled = [either.cupy.full((B, 4 * N), np.nan, np.float32) for _ in range(20)]
+        with either.ours:
             np.testing.assert_array_equal(out.get(), wanted.h)
+        del spoiled
+
+
+def test_a_pool_that_grows_while_it_runs(either):
+    """A larger step on another stream takes larger buffers; those of a late one are not given to others before."""
+    few, many = 3, B
+    x = either.copy(either.x)
+    wanted = None
+    for late in (False, *(True for _ in TIMES)):
+        pool = StatePool(either.cell, 2 * B)
+        slots = pool.allocate(2 * B)
+        pool.write(slots[:B], either.state)
+        first = either.nan(x) if late else x
+        either.settle()
+        if late:
+            either.late(first, x, either.ours)
+        with either.ours:
+            pool.step(first[:few], slots[:few])
+        with either.theirs:
+            pool.step(x, slots[:many])
+            spoiled = [either.cupy.full((16, N), np.nan, np.float32) for _ in range(20)]
+            got = pool.read(slots[:many]).to_numpy()
+        wanted = got if wanted is None else wanted
+        assert_same(got, wanted)
         del spoiled

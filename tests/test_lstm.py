@@ -299,7 +299,7 @@ def test_long_sequences_are_worked_through_in_chunks(backend, monkeypatch):
 
     monkeypatch.setattr(numpy_plan, "_CHUNK", 400)
     if backend == "cuda":
-        from fusedlstm.backends.cuda import backend as cuda
+        from fusedlstm.backends.cuda import plan as cuda
 
         monkeypatch.setattr(cuda, "_CHUNK", 400)
     rng = np.random.default_rng(10)
@@ -465,7 +465,7 @@ def test_gates_of_few_steps_are_held_at_once(B, backend, monkeypatch):
     lstm, held, limit = plain(backend), [], 1000
     monkeypatch.setattr(numpy_plan, "_CHUNK", limit)
     if backend == "cuda":
-        from fusedlstm.backends.cuda import backend as cuda
+        from fusedlstm.backends.cuda import plan as cuda
 
         monkeypatch.setattr(cuda, "_CHUNK", limit)
     plan = type(lstm._layers.plans[0])
@@ -496,7 +496,7 @@ def test_memory_does_not_grow_with_the_sequence():
 
 @needs_cuda
 def test_batches_that_no_chunk_holds(monkeypatch):
-    from fusedlstm.backends.cuda import backend as cuda
+    from fusedlstm.backends.cuda import plan as cuda
 
     lstm, rng = plain("cuda"), np.random.default_rng(0)
     xs = lstm.asarray(rng.normal(size=(3, B, I)))
@@ -536,7 +536,7 @@ def random_like(weights):
 
 @needs_cuda
 def test_precision_reaches_the_products(monkeypatch):
-    from fusedlstm.backends.cuda import backend as cuda
+    from fusedlstm.backends.cuda import plan as cuda
 
     asked, write = [], cuda.write_product
     monkeypatch.setattr(cuda, "write_product", lambda *a: asked.append(a[3]) or write(*a))

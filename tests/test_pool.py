@@ -15,11 +15,18 @@ import fusedlstm
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, PoolFullError, StackedWeights, StatePool, blas
 
 from cells import host
+from conftest import WAYS, backend_in_a_way
 from foreign import ON_CPU, ON_GPU
 from pools import advance, assert_as_the_cells, layers_of, make_pool, random_layers, state_of
 
 I, N, P = 3, 4, 2
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
+
+
+@pytest.fixture(params=WAYS)
+def backend(request, monkeypatch):
+    """Each backend, and on a GPU both ways of stepping."""
+    return backend_in_a_way(request, monkeypatch)
 
 
 def plain_cell(backend, dtype="float32", seed=0, **options):

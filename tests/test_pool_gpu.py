@@ -20,12 +20,12 @@ pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks int
 I, N = 5, 8
 
 
-def make(capacity=40, layers=1, **options):
+def make(capacity=40, layers=1, kernel="matmul", **options):
     """A pool whose slots are all live, their states random, and its owner."""
     if layers == 1:
-        owner = LSTMCell(LSTMWeights.random(I, N, seed=0, **options), backend="cuda")
+        owner = LSTMCell(LSTMWeights.random(I, N, seed=0, **options), backend="cuda", kernel=kernel)
     else:
-        owner = LSTM(StackedWeights.random(I, N, layers, seed=0, **options), backend="cuda")
+        owner = LSTM(StackedWeights.random(I, N, layers, seed=0, **options), backend="cuda", kernel=kernel)
     pool = StatePool(owner, capacity)
     slots = pool.allocate(capacity)
     pool.step(inputs(owner, capacity), slots)
@@ -125,9 +125,9 @@ def test_plans_are_for_powers_of_two():
 
 def test_prepared_plans_are_kept(monkeypatch):
     """... whatever they take, and no step up to that size makes another."""
-    from fusedlstm.backends.cuda import rows
+    from fusedlstm.backends.cuda import planned_rows
 
-    monkeypatch.setattr(rows, "_MOST_BYTES", 0)
+    monkeypatch.setattr(planned_rows, "_MOST_BYTES", 0)
     owner, pool = make()
     pool.prepare(40)
     assert sorted(pool._rows._buckets) == [16, 32, 64]
@@ -143,7 +143,7 @@ def test_prepared_plans_are_kept(monkeypatch):
 
 def test_plans_that_were_used_least_recently_are_dropped(monkeypatch):
     """... when all together are too large, and their memory is free then."""
-    from fusedlstm.backends.cuda import rows
+    from fusedlstm.backends.cuda import planned_rows
 
     owner, pool = make(128)
     for B in (16, 32, 64):
@@ -152,14 +152,14 @@ def test_plans_that_were_used_least_recently_are_dropped(monkeypatch):
     assert pool.memory.plans == sum(sizes.values())
     other = StatePool(owner, 128)
     slots = other.allocate(128)
-    monkeypatch.setattr(rows, "_MOST_BYTES", sizes[16] + sizes[64] + sizes[128])
+    monkeypatch.setattr(planned_rows, "_MOST_BYTES", sizes[16] + sizes[64] + sizes[128])
     for B in (16, 32, 64, 16):
         other.step(inputs(owner, B), slots[:B])
     settle()
     before = memory.alive()
     other.step(inputs(owner, 128), slots)
     assert list(other._rows._buckets) == [64, 16, 128]
-    assert other.memory.plans <= rows._MOST_BYTES
+    assert other.memory.plans <= planned_rows._MOST_BYTES
     settle()
     assert memory.alive() - before < sizes[128] * 1.3 - sizes[32]
 
@@ -405,11 +405,11 @@ def test_memory_outlives_what_is_queued(monkeypatch):
 
 
 def test_dropped_plans_outlive_what_is_queued(monkeypatch):
-    from fusedlstm.backends.cuda import rows
+    from fusedlstm.backends.cuda import planned_rows
     from fusedlstm.backends.cuda import streams as order
 
     owner, pool = make()
-    monkeypatch.setattr(rows, "_MOST_BYTES", 0)
+    monkeypatch.setattr(planned_rows, "_MOST_BYTES", 0)
     monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: order._NOT_READY)
     operand = weakref.ref(pool._rows._buckets[64].planned.operand)
     pool.step(inputs(owner, 3), [0, 1, 2])

@@ -231,6 +231,26 @@ def test_results_are_kept(tmp_path):
     assert keep.with_tables(text, results) == text
 
 
+def test_tables_have_what_users_get(tmp_path, monkeypatch):
+    """No kernel that was named, and no TF32, however fast."""
+    monkeypatch.setattr(report, "_draw", lambda runs: None)
+    content = result()
+    faster = []
+    for more in ({"peer": "fusedlstm Stepper, kernel=simt"}, {"precision": "high"}):
+        for entry in content["benchmarks"]:
+            if entry["extra_info"]["peer"] == "fusedlstm":
+                stats = entry["stats"] | {"median": entry["stats"]["median"] / 100}
+                faster.append({**entry, "stats": stats, "extra_info": entry["extra_info"] | more})
+    texts = []
+    for number, entries in enumerate((content["benchmarks"], content["benchmarks"] + faster)):
+        (tmp_path / str(number)).mkdir()
+        readme, paths = with_results(tmp_path / str(number), [{**content, "benchmarks": entries}])
+        keep.keep(paths, tmp_path / str(number) / "results", readme)
+        texts.append(readme.read_text())
+    assert texts[0] == texts[1]
+    assert "0.45 of torch" in texts[0]
+
+
 def test_an_older_result_makes_room(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "_draw", lambda runs: None)  # which takes seconds
     readme, (path,) = with_results(tmp_path, [result()])

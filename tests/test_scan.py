@@ -16,7 +16,7 @@ def lstm(backend, monkeypatch):
     """An LSTM that takes four steps of 3 rows at once."""
     monkeypatch.setattr("fusedlstm.backends.numpy_plan._CHUNK", 4 * 4 * N * 3)
     if backend == "cuda":
-        monkeypatch.setattr("fusedlstm.backends.cuda.backend._CHUNK", 4 * 4 * N * 3)
+        monkeypatch.setattr("fusedlstm.backends.cuda.plan._CHUNK", 4 * 4 * N * 3)
     return LSTM(LSTMWeights.random(I, N, seed=0, dtype="float64"), backend=backend)
 
 

@@ -12,6 +12,7 @@ from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, St
 
 import tolerances
 from cells import host
+from conftest import WAYS, backend_in_a_way
 
 T = 6
 OPTIONS = {
@@ -23,6 +24,12 @@ OPTIONS = {
     "relu": {"activation": "relu"},
 }
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
+
+
+@pytest.fixture(params=WAYS)
+def backend(request, monkeypatch):
+    """Each backend, and on a GPU both ways of stepping."""
+    return backend_in_a_way(request, monkeypatch)
 
 
 def inputs(owner, B, seed=0):

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from test_interop_gpu import assert_after
 
-from fusedlstm import LSTM, BackendUnavailableError, LSTMCell, LSTMState, LSTMWeights, StackedWeights
+from fusedlstm import (
+    LSTM,
+    BackendUnavailableError,
+    LSTMCell,
+    LSTMState,
+    LSTMWeights,
+    StackedWeights,
+    StatePool,
+)
 from fusedlstm.backends.cuda import fork
 
 from cells import host
@@ -20,11 +28,11 @@ pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks int
 PLANNED, FINISH, RESET = "lstm_planned", "lstm_finish", "lstm_reset"
 
 
-def make(layers=1, **options):
+def make(layers=1, kernel="matmul", **options):
     """A cell, or an LSTM of layers."""
     if layers == 1:
-        return LSTMCell(LSTMWeights.random(8, 8, seed=0, **options), backend="cuda")
-    return LSTM(StackedWeights.random(8, 8, layers, seed=0, **options), backend="cuda")
+        return LSTMCell(LSTMWeights.random(8, 8, seed=0, **options), backend="cuda", kernel=kernel)
+    return LSTM(StackedWeights.random(8, 8, layers, seed=0, **options), backend="cuda", kernel=kernel)
 
 
 def nodes(stepper):
@@ -368,14 +376,21 @@ def test_memory_runs_out():
 
 
 def test_without_nvmath(monkeypatch):
-    """The error says what to install; cells still step."""
-    from fusedlstm.backends.cuda import matmul
+    """... a matmul that was named is an error that says what to install; else one kernel steps. Cells need neither."""
+    from fusedlstm.backends.cuda import choice, matmul
 
+    cells = make(), make(kernel=None)
     monkeypatch.setattr(matmul.importlib.util, "find_spec", lambda name: None)
-    cell = make()
-    with pytest.raises(BackendUnavailableError, match="nvmath-python is not installed .fusedlstm's extra cuda13"):
-        cell.stepper(5)
-    cell(cell.asarray(np.ones((5, 8))), cell.zero_state(5))
+    words = "nvmath-python is not installed .fusedlstm's extra cuda13"
+    with pytest.raises(BackendUnavailableError, match=words):
+        cells[0].stepper(5)
+    assert cells[1].stepper(5).kernels == ("simt",)
+    assert StatePool(cells[1], 5).kernels(3) == ("simt",)
+    monkeypatch.setattr(choice, "OLDEST", 100)  # of GPUs that step in one kernel
+    with pytest.raises(BackendUnavailableError, match=words):
+        cells[1].stepper(5)
+    for cell in cells:
+        cell(cell.asarray(np.ones((5, 8))), cell.zero_state(5))
 
 
 def test_a_forked_process_says_so(monkeypatch):

@@ -102,8 +102,16 @@ class Batch(Protocol):
         """(B, width): what the last step has written."""
 
     @property
-    def states(self) -> Sequence[LSTMState]:
-        """For each layer h (B, P) and c (B, N), on the device: read and written by a step, in place."""
+    def all_states(self) -> Sequence[Sequence[LSTMState]]:
+        """Where the state may be, one or two places: for each layer h (B, P) and c (B, N), on the device."""
+
+    @property
+    def turn(self) -> int:
+        """In which of these the state is now: the next step reads it there."""
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """For each layer what steps it: one of `cuda.choice.NAMES`, or "numpy"."""
 
     @property
     def is_first(self) -> Array:
@@ -149,6 +157,9 @@ class RowStore(Protocol):
     @property
     def scratch_nbytes(self) -> int:
         """The bytes of the buffers, and of what else is kept for steps."""
+
+    def kernels(self, B: int) -> tuple[str, ...]:
+        """Return for each layer what steps B rows: one of `cuda.choice.NAMES`, or "numpy"."""
 
     def clear(self, slots: NumpyArray) -> None:
         """Write zeros to rows."""
@@ -255,8 +266,25 @@ class Backend(Protocol):
     def largest_over_1(self, h: Array, is_first: Array | None) -> float:
         """Return the largest |h| over 1, or 0, in rows that are not reset; on a device this waits for it."""
 
-    def step_plan(self, weights: LSTMWeights, precision: str, *, batch_invariant: bool = False) -> StepPlan:
-        """Return the plan of a cell's step; where a row's bits are to be its own, RuntimeError if they can't be."""
+    def step_plan(
+        self,
+        weights: LSTMWeights,
+        precision: str,
+        *,
+        batch_invariant: bool = False,
+        kernel: str | None = None,
+    ) -> StepPlan:
+        """Return the plan of a cell's step.
+
+        Args:
+            weights: the cell's.
+            precision: of float32 matmuls on a GPU.
+            batch_invariant: whether a row's bits are to be its own.
+            kernel: one of `cuda.choice.NAMES` that a GPU is to step by; None leaves the choice to it.
+
+        Raises:
+            RuntimeError: the bits of rows can't be their own here, or the GPU is too old for the kernel.
+        """
 
     def batch(
         self,

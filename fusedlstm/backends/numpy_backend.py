@@ -79,13 +79,22 @@ class NumpyBackend:
             a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides
         )
 
-    def step_plan(self, weights: LSTMWeights, precision: str, *, batch_invariant: bool = False) -> StepPlan:
+    def step_plan(
+        self,
+        weights: LSTMWeights,
+        precision: str,
+        *,
+        batch_invariant: bool = False,
+        kernel: str | None = None,
+    ) -> StepPlan:
         """Return the plan of a cell's step; float32 is IEEE's on a CPU whatever the precision allows.
+
+        A GPU's kernel is nothing here.
 
         Raises:
             RuntimeError: it is to be batch-invariant, and NumPy or its BLAS aren't.
         """
-        del precision
+        del precision, kernel
         plan = StepPlan(weights, invariant=batch_invariant)
         if batch_invariant:
             from fusedlstm.backends import invariance

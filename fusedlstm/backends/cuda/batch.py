@@ -3,27 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cupy
 import numpy as np
 
 from fusedlstm.backends.cuda import fork, pinned
+from fusedlstm.backends.cuda.fused_batch import FusedBatch
 from fusedlstm.backends.cuda.graphs import captured
-from fusedlstm.backends.cuda.launch import launch_reset
-from fusedlstm.backends.cuda.layout import bits, copy_rows
-from fusedlstm.backends.cuda.planned import Planned
+from fusedlstm.backends.cuda.layout import copy_rows
+from fusedlstm.backends.cuda.planned_batch import PlannedBatch
 from fusedlstm.backends.cuda.streams import Turns
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.backends.cuda.backend import StepPlan
+    from fusedlstm.backends.cuda.plan import StepPlan
     from fusedlstm.dtypes import Empty
 
 _BOOL = np.dtype(np.bool_)
+
+
+class Body(Protocol):
+    """The buffers of a batch on the GPU, all zeros, and what a step queues on them.
+
+    Attributes:
+        turns: 2 where a step reads h in one place and writes it in another, and the next the other way round, else 1.
+        x: (B, I).
+        output: (B, width) of the top layer.
+        states: before a step of each turn, for each layer.
+    """
+
+    turns: int
+    x: Any
+    output: Any
+    states: tuple[tuple[LSTMState, ...], ...]
+
+    def queue(self, turn: int, is_first: Any) -> None:
+        """Queue a step on the current stream. Rows where is_first are reset, and the flags cleared."""
+
+    def clear(self, turn: int) -> None:
+        """Queue zeros for all states."""
+
+    def zero(self) -> None:
+        """Queue zeros for all buffers."""
+
+    def close(self) -> None:
+        """Forget what only `queue` needs, when that has been captured."""
 
 
 class CudaBatch:
@@ -38,64 +67,64 @@ class CudaBatch:
         reset_to: Sequence[LSTMState] | None,
         *,
         host: bool,
+        kernels: tuple[str, ...],
     ) -> None:
         fork.check_process()
         self._index, self._host = index, host
         self._plans = tuple(plans)  # whose weights the graphs read
-        self._planned = planned = Planned(plans, residual, B)
-        columns = planned.columns
-        x = planned.operand[:, columns.inputs[0]]
-        self.x, self.output = x, planned.output
-        if host:
-            self.x, self.output = (pinned.zeros(array.shape, array.dtype) for array in (x, planned.output))
-        self.states = tuple(
-            LSTMState(h=planned.operand[:, h], c=planned.c[:, c]) for h, c in zip(columns.hs, columns.cs, strict=True)
+        self.kernels = kernels
+        body: Body = (
+            PlannedBatch(plans, residual, B, reset_to)
+            if "matmul" in kernels
+            else FusedBatch(plans, residual, B, reset_to, kernels)
         )
-        resets = (None, None) if reset_to is None else self._rows_of(reset_to)
+        self._body, self.all_states, self.turn = body, body.states, 0
+        self.x, self.output = body.x, body.output
+        if host:
+            self.x, self.output = (pinned.zeros(array.shape, array.dtype) for array in (body.x, body.output))
         flags = self._device_flags = cupy.zeros((B,), _BOOL)
         self._flags = pinned.zeros((B,), _BOOL) if host else flags
+        self._resets = False  # whether steps look at the flags
         # Their first run, before they are captured, is on zeros, and ends in what is cleared.
-        with contextlib.closing(planned):
-            self._with_resets = captured(lambda: self._queue(resets))
-            self._graph = captured(lambda: self._queue(None))
-        planned.operand.fill(0)
-        planned.c.fill(0)
+        with contextlib.closing(body):
+            self._graphs = {
+                (resets, turn): captured(functools.partial(self._queue, turn, resets=resets))
+                for resets in (True, False)
+                for turn in range(body.turns)
+            }
+        body.zero()
         self._turns = Turns(index)
         self._turns.begin()
-        held = (planned, resets, flags, self._with_resets, self._graph, self.x, self._flags, self.output)
+        held = (body, flags, self._graphs, self.x, self._flags, self.output)
         for plan in plans:
             plan.turns.add(self._turns)
         weakref.finalize(self, self._turns.keep_until_done, held).atexit = False
 
-    def _rows_of(self, states: Sequence[LSTMState]) -> tuple[Any, Any]:
-        """Return states (B, ...) or of one row as two matrices, with the columns of the buffers."""
-        planned, columns = self._planned, self._planned.columns
-        B = max(len(state.h) for state in states)  # one row is every row's
-        h = cupy.zeros((B, columns.X + columns.H), planned.operand.dtype)
-        c = cupy.zeros((B, columns.C), planned.c.dtype)
-        for state, at_h, at_c in zip(states, columns.hs, columns.cs, strict=True):
-            for to, rows in ((h[:, at_h], state.h), (c[:, at_c], state.c)):
-                copy_rows(to, cupy.broadcast_to(bits(rows), to.shape))
-        return h[:, columns.X :], c
-
-    def _queue(self, resets: tuple[Any, Any] | None) -> None:
-        """Queue what is captured: copies from and to the host, resets, if they are given, and the step."""
-        planned = self._planned
+    def _queue(self, turn: int, *, resets: bool) -> None:
+        """Queue what is captured: copies from and to the host, and the step."""
+        body = self._body
         if self._host:
-            pinned.queue_upload(planned.operand[:, planned.columns.inputs[0]], self.x)
-        if resets is not None:
-            if self._host:
+            pinned.queue_upload(body.x, self.x)
+            if resets:
                 pinned.queue_upload(self._device_flags[None], self._flags[None])
-            state = planned.operand[:, planned.columns.X :]
-            launch_reset(self._device_flags, None, state, resets[0], planned.c, resets[1])
-        planned.queue()
+        body.queue(turn, self._device_flags if resets else None)
         if self._host:
-            pinned.queue_download(self.output, planned.output)
+            pinned.queue_download(self.output, body.output)
+
+    @property
+    def _graph(self) -> Any:
+        """The graph of the next step."""
+        return self._graphs[self._resets, self.turn]
+
+    @property
+    def states(self) -> tuple[LSTMState, ...]:
+        """For each layer the state as it is now."""
+        return self.all_states[self.turn]
 
     @property
     def is_first(self) -> Any:
         """(B,), all cleared by a step; from the first time that it is asked for, steps look at it."""
-        self._graph = self._with_resets
+        self._resets = True
         return self._flags
 
     def load(self, x: Any) -> None:
@@ -142,9 +171,8 @@ class CudaBatch:
 
     def clear(self) -> None:
         """Write zeros to all states."""
-        planned = self._planned
         with self._turns.turn():
-            launch_reset(None, None, planned.operand[:, planned.columns.X :], None, planned.c, None)
+            self._body.clear(self.turn)
 
     def run(self, plans: Sequence[StepPlan]) -> None:
         """Queue a step on the current stream; with buffers on the host, wait for it."""
@@ -162,6 +190,7 @@ class CudaBatch:
             self._graph.launch(stream)
         finally:
             self._turns.end(stream)
+        self.turn = (self.turn + 1) % self._body.turns
         if self._host:
             stream.synchronize()
             self._flags.fill(False)  # as the kernel has done with the copy

@@ -15,8 +15,8 @@ from fusedlstm.backends.cuda.packing import padded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.backends.cuda.backend import StepPlan
     from fusedlstm.backends.cuda.packing import PackedWeights
+    from fusedlstm.backends.cuda.plan import StepPlan
 
 
 class Columns:
