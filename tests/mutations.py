@@ -1053,10 +1053,11 @@ def mutated(mutation: Mutation | None) -> Iterator[Path]:
 def first_failure(kernels: Path, tests: str) -> str | None:
     """What the first of these tests to fail on a folder of kernels says, or None where all pass."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-k", tests]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [*command, *map(str, TESTS)],
         cwd=HERE.parent,
-        env=os.environ
+        env=environment
         | {"FUSEDLSTM_TEST_KERNELS": str(kernels), "FUSEDLSTM_REQUIRE_EMULATION": "1", "COLUMNS": "1000"},
         capture_output=True,
         text=True,

@@ -142,6 +142,7 @@ def test_one_kernel_is_refused_on_an_old_gpu(monkeypatch):
         make(kind, "cuda")
 
 
+@needs_cuda
 def test_info_says_how_steps_run(monkeypatch):
     monkeypatch.setattr(cli, "unavailable_reason", lambda name: None)
     monkeypatch.setattr(probe, "describe_gpus", lambda: ["New", "Old"])
