@@ -196,13 +196,10 @@ def test_what_is_chosen():
     ]
 
 
-def test_old_gpus_and_invariance_and_force():
+def test_old_gpus_and_force():
     bf16, f32 = ("bfloat16", "highest"), ("float32", "highest")
     assert choice.choose(1, 128, 128, None, *bf16, 75) == "matmul"
     for B in (1, 100_000):
-        assert choice.choose(B, 128, 128, None, *bf16, 90, batch_invariant=True) == "tensor_medium"
-        assert choice.choose(B, 128, 128, None, "float32", "high", 90, batch_invariant=True) == "tensor_medium"
-        assert choice.choose(B, 128, 128, None, *f32, 90, batch_invariant=True) == "simt"
         assert choice.choose(B, 128, 128, None, *f32, 90, forced="simt") == "simt"
         assert choice.choose(B, 128, 128, None, *bf16, 90, forced="matmul") == "matmul"
 
@@ -214,4 +211,3 @@ def test_layers_are_of_one_kind():
     assert choice.choose_layers(256, [one_kernel, (512, 512, None)], *bf16, 90) == ("tensor_small", "tensor_medium")
     assert choice.choose_layers(256, [one_kernel, matmul], *bf16, 90) == ("matmul", "matmul")
     assert choice.choose_layers(256, [one_kernel, matmul], *bf16, 90, forced="tensor_large") == ("tensor_large",) * 2
-    assert choice.choose_layers(256, [one_kernel, matmul], *bf16, 90, batch_invariant=True) == ("tensor_medium",) * 2

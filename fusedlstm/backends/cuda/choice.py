@@ -66,7 +66,6 @@ def choose(
     precision: str,
     capability: int,
     *,
-    batch_invariant: bool = False,
     forced: str | None = None,
 ) -> str:
     """Return the kernel that steps a layer: by a table that a model has made, and no GPU has measured yet.
@@ -79,13 +78,11 @@ def choose(
         dtype: of x and h, by name.
         precision: of float32 matmuls.
         capability: the GPU's compute capability, 90 for 9.0.
-        batch_invariant: whether all batches are to have one kernel, whatever the GPU.
-        forced: the kernel that the user has named, which is returned; whether it can run is the caller's to check.
+        forced: the kernel that was named, or that batch_invariant needs, which is returned; whether it can run is the
+            caller's to check.
     """
     if forced is not None:
         return forced
-    if batch_invariant:
-        return invariant(dtype, precision)
     if reason_against_device(capability) is not None:
         return "matmul"
     size = math.isqrt(N * (I + (P or N)) // 2)  # the N of a cell with I = N that multiplies as much
@@ -100,16 +97,13 @@ def choose_layers(
     precision: str,
     capability: int,
     *,
-    batch_invariant: bool = False,
     forced: str | None = None,
 ) -> tuple[str, ...]:
     """Return the kernel of each layer, of I, N and P: where the table has matmul for one, it is for all.
 
     The other arguments are `choose`'s.
     """
-    kernels = tuple(
-        choose(B, *each, dtype, precision, capability, batch_invariant=batch_invariant, forced=forced) for each in sizes
-    )
+    kernels = tuple(choose(B, *each, dtype, precision, capability, forced=forced) for each in sizes)
     return ("matmul",) * len(kernels) if "matmul" in kernels else kernels
 
 
