@@ -2,7 +2,7 @@
 // sums have the same bits in a block of any size.
 #pragma once
 
-#include "staging.cuh"
+#include "pipeline.cuh"
 
 // A block has 16 x R rows and 2 x L units; a thread R rows and 2 units, 16 rows and 8 units apart.
 template <typename T_, int R, int L, int BLOCKS_> struct Simt {
@@ -20,30 +20,15 @@ template <typename T_, int R, int L, int BLOCKS_> struct Simt {
   MEMBER int unit(int g) const { return group(g) * 8 + threadIdx.x % 8; }
   MEMBER T sum(int r, int g, int gate, int) const { return sums[r][g][gate]; }
 
-  // RESIDENT: see tensor.cuh.
+  // See pipeline.cuh.
   template <bool ALIGNED, bool RESIDENT = false>
   MEMBER void multiply(unsigned char* shared, const Operands<T>& of,
                        const unsigned char* resident = nullptr) {
 #pragma unroll
     for (int k = 0; k < R * 8; ++k) sums[k / 8][k / 4 % 2][k % 4] = 0;
-    const int tiles = of.tiles();
-    auto stage = [&](int tile) {
-      if (tile < tiles) {
-        unsigned char* to = shared + tile % STAGES * STAGE_BYTES;
-        if (!RESIDENT) stage_rows<ROWS, THREADS, ALIGNED>(to, of, tile, threadIdx.x);
-        stage_weights<4 * UNITS, THREADS>(to + ROWS * TILE_ROW, of, tile, threadIdx.x);
-      }
-      copy_async_commit();
-    };
-#pragma unroll
-    for (int tile = 0; tile < STAGES - 1; ++tile) stage(tile);
-    for (int tile = 0; tile < tiles; ++tile) {
-      copy_async_wait<STAGES - 2>();
-      __syncthreads();  // the tile is there for all, and all have done with the one before
-      stage(tile + STAGES - 1);
-      const unsigned char* staged = shared + tile % STAGES * STAGE_BYTES;
-      multiply_tile(RESIDENT ? resident + tile * ROWS * TILE_ROW : staged, staged + ROWS * TILE_ROW);
-    }
+    multiply_tiles<Simt, ALIGNED, RESIDENT>(
+        shared, of, resident,
+        [&](const unsigned char* rows, const unsigned char* weights) { multiply_tile(rows, weights); });
   }
 
   MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights) {

@@ -4,7 +4,7 @@
 // has columns 2p and 2p + 1 of each 8, hold all gates of its units.
 #pragma once
 
-#include "staging.cuh"
+#include "pipeline.cuh"
 
 // d += a b, and what a float's bits become before it is multiplied.
 template <typename T>
@@ -40,7 +40,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> stru
   MEMBER int unit(int g) const { return (warp_group + g) * 8 + 2 * (lane % 4); }
   MEMBER float sum(int r, int g, int gate, int e) const { return sums[r / 2][g][gate][r % 2 * 2 + e]; }
 
-  // RESIDENT: the rows' tiles are in shared memory already, one after the other.
+  // See pipeline.cuh.
   template <bool ALIGNED, bool RESIDENT = false>
   MEMBER void multiply(unsigned char* shared, const Operands<T>& of,
                        const unsigned char* resident = nullptr) {
@@ -51,24 +51,9 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> stru
 #pragma unroll
     for (int k = 0; k < M * G * 16; ++k) sums[k / (G * 16)][k / 16 % G][k / 4 % 4][k % 4] = 0;
 
-    const int tiles = of.tiles();
-    auto stage = [&](int tile) {
-      if (tile < tiles) {
-        unsigned char* to = shared + tile % STAGES * STAGE_BYTES;
-        if (!RESIDENT) stage_rows<ROWS, THREADS, ALIGNED>(to, of, tile, threadIdx.x);
-        stage_weights<4 * UNITS, THREADS>(to + ROWS * TILE_ROW, of, tile, threadIdx.x);
-      }
-      copy_async_commit();
-    };
-#pragma unroll
-    for (int tile = 0; tile < STAGES - 1; ++tile) stage(tile);
-    for (int tile = 0; tile < tiles; ++tile) {
-      copy_async_wait<STAGES - 2>();
-      __syncthreads();  // the tile is there for all, and all have done with the one before
-      stage(tile + STAGES - 1);
-      const unsigned char* staged = shared + tile % STAGES * STAGE_BYTES;
-      multiply_tile(RESIDENT ? resident + tile * ROWS * TILE_ROW : staged, staged + ROWS * TILE_ROW);
-    }
+    multiply_tiles<Tensor, ALIGNED, RESIDENT>(
+        shared, of, resident,
+        [&](const unsigned char* rows, const unsigned char* weights) { multiply_tile(rows, weights); });
   }
 
   MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights) {

@@ -28,7 +28,7 @@ template <typename T_, int ROWS_> struct TensorSmall {
     return total;
   }
 
-  // RESIDENT: see tensor.cuh.
+  // RESIDENT: see pipeline.cuh.
   template <bool ALIGNED, bool RESIDENT = false>
   MEMBER void multiply(unsigned char* shared, const Operands<T>& of,
                        const unsigned char* resident = nullptr) {

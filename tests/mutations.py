@@ -858,30 +858,25 @@ STAGING = [
     ("m in the first elements of chunks", "to + column % each, values", "to, values", PROJECTS),
 ]
 
-PROLOGUE = "for (int tile = 0; tile < STAGES - 1; ++tile)"
-TENSOR_WAIT = "      copy_async_wait<STAGES - 2>();\n"
-TENSOR_BARRIER = "      __syncthreads();  // the tile is there for all, and all have done with the one before\n"
-TENSOR_STAGE = "      stage(tile + STAGES - 1);\n"
-# What a pipeline can do wrong: of tiles that a block shares.
+WAIT = "    copy_async_wait<Tile::STAGES - 2>();\n"
+BARRIER = "    __syncthreads();  // the tile is there for all, and all have done with the one before\n"
+STAGE = "    stage(tile + Tile::STAGES - 1);\n"
 PIPELINE = [
-    ("no wait", TENSOR_WAIT, ""),
-    ("a wait of one too many in flight", "copy_async_wait<STAGES - 2>", "copy_async_wait<STAGES - 1>"),
-    ("no barrier", TENSOR_BARRIER, ""),
-    ("a barrier before the wait", TENSOR_WAIT + TENSOR_BARRIER, TENSOR_BARRIER + TENSOR_WAIT),
-    ("a stage overwritten while others read", TENSOR_BARRIER + TENSOR_STAGE, TENSOR_STAGE + TENSOR_BARRIER),
-    ("tiles that are staged one too far", TENSOR_STAGE, "      stage(tile + STAGES);\n"),
-    ("a stage that is not the tile's", "to = shared + tile % STAGES", "to = shared + tile % (STAGES - 1)"),
-    ("a stage too few at first", PROLOGUE, "for (int tile = 0; tile < STAGES - 2; ++tile)"),
+    ("no wait", WAIT, ""),
+    ("a wait of one too many in flight", "copy_async_wait<Tile::STAGES - 2>", "copy_async_wait<Tile::STAGES - 1>"),
+    ("no barrier", BARRIER, ""),
+    ("a barrier before the wait", WAIT + BARRIER, BARRIER + WAIT),
+    ("a stage overwritten while others read", BARRIER + STAGE, STAGE + BARRIER),
+    ("tiles that are staged one too far", STAGE, "    stage(tile + Tile::STAGES);\n"),
+    ("a stage that is not the tile's", "to = shared + tile % Tile::STAGES", "to = shared + tile % (Tile::STAGES - 1)"),
+    ("a stage too few at first", "tile < Tile::STAGES - 1; ++tile", "tile < Tile::STAGES - 2; ++tile"),
     ("tiles beyond the last", "if (tile < tiles) {", "if (true) {"),
-    (
-        "the last tile left out",
-        "for (int tile = 0; tile < tiles; ++tile)",
-        "for (int tile = 0; tile < tiles - 1; ++tile)",
-    ),
-    ("groups of copies without an end", "      copy_async_commit();\n", ""),
+    ("the last tile left out", "tile < tiles; ++tile", "tile < tiles - 1; ++tile"),
+    ("groups of copies without an end", "    copy_async_commit();\n", ""),
+    ("weights over rows", "(to + Tile::ROWS * TILE_ROW", "(to + (Tile::ROWS - 1) * TILE_ROW"),
+    ("m's first tile alone", "resident + tile * Tile::ROWS * TILE_ROW", "resident", PROJECTS_MEDIUM),
 ]
 TENSOR = [
-    *PIPELINE,
     ("rows of a thread", "r * 8 + lane / 4", "r * 8 + lane % 8"),
     ("units of a thread", "8 + 2 * (lane % 4)", "8 + lane % 4"),
     ("sums of rows and units exchanged", "r % 2 * 2 + e", "r % 2 + 2 * e"),
@@ -889,11 +884,6 @@ TENSOR = [
     ("rows by the other warps", "warp / WARPS_C * M * 16", "warp % WARPS_C * M * 16"),
     ("groups by the other warps", "warp % WARPS_C * G", "warp / WARPS_C * G"),
     ("groups of warps overlap", "warp % WARPS_C * G", "warp % WARPS_C", LARGE),
-    (
-        "weights over rows",
-        "stage_weights<4 * UNITS, THREADS>(to + ROWS * TILE_ROW",
-        "stage_weights<4 * UNITS, THREADS>(to + (ROWS - 1) * TILE_ROW",
-    ),
     ("half of a tile's K", "step < 2", "step < 1"),
     ("a: rows of 8", "m * 16 + lane % 16", "m * 16 + lane % 8"),
     ("a: the same rows twice", "warp_row + m * 16 + lane", "warp_row + lane"),
@@ -911,7 +901,7 @@ TENSOR = [
     ("float32 cut off to TF32", "to_tf32(__uint_as_float(fragment[k]))", "fragment[k]", TF32),
 ]
 
-SMALL_WAIT = TENSOR_WAIT
+SMALL_WAIT = "      copy_async_wait<STAGES - 2>();\n"
 SMALL_BARRIER = "      __syncwarp();  // the tile is there for all lanes, and all have done with the one before\n"
 SMALL_STAGE = "      stage(turn + STAGES - 1);\n"
 TENSOR_SMALL = [
@@ -965,7 +955,6 @@ TENSOR_SMALL = [
 ]
 
 SIMT_TILES = [
-    *PIPELINE,
     ("rows of a thread", "L + 16 * r", "L + 8 * r", SIMT_LARGE),
     ("rows of neighbours", "threadIdx.x / L + 16 * r", "threadIdx.x / (2 * L) + 16 * r"),
     ("groups of a thread", "% L / 8 * 2 + g", "% L / 8 + g", SIMT_LARGE),
@@ -981,11 +970,6 @@ SIMT_TILES = [
     ("all but the last of K", "chunk < CHUNKS", "chunk < CHUNKS - 1"),
     ("all but the last of a chunk", "e < each", "e < each - 1"),
     ("sums in the wrong place", "T& sum = sums[r][k / 4][k % 4]", "T& sum = sums[r][k % 2][k / 2]"),
-    (
-        "weights over rows",
-        "stage_weights<4 * UNITS, THREADS>(to + ROWS * TILE_ROW",
-        "stage_weights<4 * UNITS, THREADS>(to + (ROWS - 1) * TILE_ROW",
-    ),
 ]
 
 FAST_ACTIVATIONS = [
@@ -1026,6 +1010,7 @@ MUTATIONS = [
     *(Mutation("finish.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in FINISH_HEADER),
     *(Mutation("rows.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in ROWS),
     *(Mutation("staging.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in STAGING),
+    *(Mutation("pipeline.cuh", what, old, new, *tests or [MEDIUM]) for what, old, new, *tests in PIPELINE),
     *(Mutation("tensor.cuh", what, old, new, *tests or [MEDIUM]) for what, old, new, *tests in TENSOR),
     *(Mutation("tensor_small.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in TENSOR_SMALL),
     *(Mutation("simt.cuh", what, old, new, *tests or [SIMT]) for what, old, new, *tests in SIMT_TILES),

@@ -61,9 +61,9 @@ PLANTED = [
     *(
         (tile, name, f"{file}: {what}", how)
         for tile, name, file in (
-            ("large", "__half", "tensor.cuh"),
+            ("large", "__half", "pipeline.cuh"),
             ("small8", "__half", "tensor_small.cuh"),
-            ("simt16", "float", "simt.cuh"),
+            ("simt16", "float", "pipeline.cuh"),
         )
         for what, how in (
             ("no wait", IN_FLIGHT),

@@ -1,0 +1,29 @@
+// A block's way through the tiles of K: some are on their way while one is multiplied.
+#pragma once
+
+#include "staging.cuh"
+
+// multiply(rows, weights) multiplies a tile, whose rows and weights are in shared memory, with all threads.
+// RESIDENT: the rows' tiles are there already, in `resident`, one after the other. ALIGNED: see stage_rows.
+template <class Tile, bool ALIGNED, bool RESIDENT, typename T, class Multiply>
+DEVICE void multiply_tiles(unsigned char* shared, const Operands<T>& of, const unsigned char* resident,
+                           Multiply multiply) {
+  const int tiles = of.tiles();
+  auto stage = [&](int tile) {
+    if (tile < tiles) {
+      unsigned char* to = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
+      if (!RESIDENT) stage_rows<Tile::ROWS, Tile::THREADS, ALIGNED>(to, of, tile, threadIdx.x);
+      stage_weights<4 * Tile::UNITS, Tile::THREADS>(to + Tile::ROWS * TILE_ROW, of, tile, threadIdx.x);
+    }
+    copy_async_commit();
+  };
+#pragma unroll
+  for (int tile = 0; tile < Tile::STAGES - 1; ++tile) stage(tile);
+  for (int tile = 0; tile < tiles; ++tile) {
+    copy_async_wait<Tile::STAGES - 2>();
+    __syncthreads();  // the tile is there for all, and all have done with the one before
+    stage(tile + Tile::STAGES - 1);
+    const unsigned char* staged = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
+    multiply(RESIDENT ? resident + tile * Tile::ROWS * TILE_ROW : staged, staged + Tile::ROWS * TILE_ROW);
+  }
+}
