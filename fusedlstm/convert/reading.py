@@ -1,0 +1,197 @@
+"""The arrays of a cell in a layout of the table -> those of an LSTMWeights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.checks import check_dtype, check_shape, fail
+from fusedlstm.convert.layouts import Layout, Names, all_names
+from fusedlstm.interop import to_host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from fusedlstm.dtypes import NumpyArray
+
+
+def read(
+    layout: Layout,
+    argument: str,
+    arrays: Mapping[str, Any],
+    *,
+    forget_bias: float | None = None,
+    full_name: Callable[[str], str] = str,
+) -> dict[str, NumpyArray | None]:
+    """Return the arrays of an LSTMWeights, by name, of a cell's arrays in some layout.
+
+    Args:
+        layout: a row of the table.
+        argument: what an error about a missing array calls `arrays`.
+        arrays: the cell's, by the layout's names, of any library; those of other names are not looked at.
+        forget_bias: what the cell adds at every step; None for what its system adds.
+        full_name: makes of a layout's name the one that an error says.
+
+    Raises:
+        TypeError: arrays of different dtypes, or of no numbers.
+        ValueError: an array is missing or of the wrong shape.
+    """
+    cell = _Cell(layout, argument, arrays, full_name)
+    cell.measure()
+    weight_ih, weight_hh = cell.weights()
+    return {
+        "weight_ih": weight_ih,
+        "weight_hh": weight_hh,
+        "bias": cell.bias(layout.forget_bias if forget_bias is None else forget_bias),
+        "peephole": cell.peephole(),
+        "weight_hr": cell.projection(),
+    }
+
+
+class _Cell:
+    """The arrays of one cell in its layout. Blocks are (4, N, ...) in our order of gates, i, f, g, o."""
+
+    def __init__(
+        self, layout: Layout, argument: str, arrays: Mapping[str, Any], full_name: Callable[[str], str]
+    ) -> None:
+        self.layout, self.argument, self.given, self.full_name = layout, argument, arrays, full_name
+        self.gates = len(layout.gates)
+        self.is_joint = not layout.weight_hh
+        self.sizes: dict[str, int] = {}
+        self.first: tuple[str, np.dtype[Any]] | None = None  # the name and the dtype that all follow
+
+    def array(self, name: str) -> NumpyArray:
+        """Return an array in host memory, which must have the dtype of the first."""
+        if name not in self.given:
+            have = ", ".join(sorted(map(str, self.given))[:8]) or "none"
+            fail(ValueError, self.argument, f"one named {self.full_name(name)!r}", have)
+        array = to_host(self.full_name(name), self.given[name])
+        self.first = self.first or (self.full_name(name), array.dtype)
+        check_dtype(self.full_name(name), array.dtype, self.first[1], f"that of {self.first[0]}")
+        return array
+
+    def measure(self) -> None:
+        """Learn N, I and P from the array for x and from the projection."""
+        name, blocks = all_names(self.layout.weight_ih)[0], self.blocks_in(self.layout.weight_ih)
+        shape = self.array(name).shape
+        gates, width = shape[::-1] if self.layout.columns else shape if len(shape) == 2 else (0, 0)
+        if len(shape) != 2 or gates % blocks or gates == 0:
+            fail(ValueError, self.full_name(name), f"shape {self.shape_of_x(blocks)}", f"shape {shape}")
+        N = self.sizes["N"] = gates // blocks
+        P = self.sizes["P"] = self.size_of_projection() or N
+        self.sizes["I"] = width - P if self.is_joint else width
+        if self.sizes["I"] < 0:
+            wanted = f"shape {self.shape_of_x(blocks)} with P = {P} rows for h at least"
+            fail(ValueError, self.full_name(name), wanted, f"shape {shape}")
+
+    def shape_of_x(self, blocks: int) -> str:
+        width, gates = "I + P" if self.is_joint else "I", f"{blocks}N" if blocks > 1 else "N"
+        return f"({width}, {gates})" if self.layout.columns else f"({gates}, {width})"
+
+    def blocks_in(self, names: Names) -> int:
+        """Return how many gates' blocks each of the arrays has."""
+        return self.gates if isinstance(names, str) else 1
+
+    def size_of_projection(self) -> int | None:
+        """Return P of the projection; None where there is none."""
+        name = self.layout.weight_hr
+        if not name or name not in self.given:
+            return None
+        shape = self.array(name).shape
+        if len(shape) != 2 or 0 in shape:
+            wanted = "(N, P)" if self.layout.columns else "(P, N)"
+            fail(ValueError, self.full_name(name), f"shape {wanted}", f"shape {shape}")
+        return int(shape[1] if self.layout.columns else shape[0])
+
+    def weights(self) -> tuple[NumpyArray, NumpyArray]:
+        """Return weight_ih (4N, I) and weight_hh (4N, P)."""
+        I, N = self.sizes["I"], self.sizes["N"]
+        if self.is_joint:
+            both = self.blocks(self.layout.weight_ih, "").reshape(4 * N, -1)
+            return both[:, :I], both[:, I:]
+        weight_ih, weight_hh = self.blocks(self.layout.weight_ih, "I"), self.blocks(self.layout.weight_hh, "P")
+        return weight_ih.reshape(4 * N, I), weight_hh.reshape(4 * N, -1)
+
+    def blocks(self, names: Names, width: str | None) -> NumpyArray:
+        """Return the blocks of weights, of this width (a letter; nothing for any), or of a bias (None)."""
+        blocks = self.blocks_in(names)
+        parts = []
+        for name in all_names(names):
+            array = self.array(name)
+            terms = ([width] if width else []) + [f"{blocks}N" if blocks > 1 else "N"]
+            if width != "":
+                spec = " ".join(terms if self.layout.columns else terms[::-1])
+                check_shape(self.full_name(name), array.shape, spec, self.sizes)
+            rows = array.T if self.layout.columns else array
+            parts.append(self.cut(rows, blocks))
+        return self.in_our_order(np.concatenate(parts))
+
+    def cut(self, rows: NumpyArray, blocks: int) -> NumpyArray:
+        """Cut the first axis into the gates' blocks."""
+        N, rest = self.sizes["N"], rows.shape[1:]
+        if self.layout.interleaved:
+            return rows.reshape(N, blocks, *rest).swapaxes(0, 1)
+        return rows.reshape(blocks, N, *rest)
+
+    def in_our_order(self, blocks: NumpyArray) -> NumpyArray:
+        """Return blocks (4, N, ...) of those that the layout has, with zeros for a coupled gate."""
+        ours = np.zeros((4, *blocks.shape[1:]), blocks.dtype)
+        for block, gate in zip(blocks, self.layout.gates, strict=True):
+            ours["ifgo".index(gate)] = block
+        return ours
+
+    def bias(self, forget_bias: float) -> NumpyArray | None:
+        """Return the sum of all biases (4N,), the forget bias included; None for none."""
+        N, biases = self.sizes["N"], self.layout.biases
+        there = [names for names in biases if all_names(names)[0] in self.given]
+        if there and len(there) != len(biases):
+            one, other = (self.full_name(all_names(names)[0]) for names in biases)
+            fail(ValueError, self.argument, "both biases or none", f"one of {one} and {other}")
+        if self.layout.has_bias:
+            there = list(biases)
+        if not there and not forget_bias:
+            return None
+        parts = [self.blocks(names, None) for names in there]
+        bias: NumpyArray = sum(parts[1:], start=parts[0]) if parts else np.zeros((4, N), self.dtype)
+        if forget_bias:  # not else: -0.0 + 0 is 0.0
+            bias[1] += np.asarray(forget_bias, bias.dtype)
+        return bias.reshape(4 * N)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        assert self.first is not None, "measured first"
+        return self.first[1]
+
+    def peephole(self) -> NumpyArray | None:
+        """Return the peepholes (3, N), rows i, f, o, with zeros for a coupled gate; None for none."""
+        names = [name for name in all_names(self.layout.peephole) if name]
+        missing = [name for name in names if name not in self.given]
+        if len(missing) == len(names):
+            return None
+        if missing:
+            wanted = f"all of {', '.join(map(self.full_name, names))}"
+            fail(ValueError, self.argument, wanted, f"no {', '.join(map(self.full_name, missing))}")
+        if isinstance(self.layout.peephole, str):
+            return self.packed_peephole(self.layout.peephole)
+        rows = np.zeros((3, self.sizes["N"]), self.dtype)
+        for row, name in zip(rows, self.layout.peephole, strict=True):
+            if name:
+                array = self.array(name)
+                check_shape(self.full_name(name), array.shape, "N", self.sizes)
+                row[:] = array
+        return rows
+
+    def packed_peephole(self, name: str) -> NumpyArray:
+        array = self.array(name)
+        check_shape(self.full_name(name), array.shape, "3 N" if array.ndim == 2 else "3N", self.sizes)
+        return array.reshape(3, -1)[[self.layout.peepholes.index(gate) for gate in "ifo"]]
+
+    def projection(self) -> NumpyArray | None:
+        """Return weight_hr (P, N); None for none."""
+        name = self.layout.weight_hr
+        if not name or name not in self.given:
+            return None
+        array = self.array(name)
+        check_shape(self.full_name(name), array.shape, "N P" if self.layout.columns else "P N", self.sizes)
+        return array.T if self.layout.columns else array

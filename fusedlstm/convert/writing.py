@@ -1,0 +1,108 @@
+"""LSTMWeights -> the arrays of a cell in a layout of the table, or a refusal of what it has no place for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusedlstm.checks import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from fusedlstm.convert.layouts import Layout, Names
+    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.weights import LSTMWeights
+
+
+def write(layout: Layout, weights: LSTMWeights, *, forget_bias: float | None = None) -> dict[str, NumpyArray]:
+    """Return the arrays of a cell in some layout, new ones, by the layout's names: `read` gives the weights again.
+
+    Where the layout has two biases the first is the whole one, and the second -0.0, which added to any number leaves
+    its bits. Where it always has a bias, zeros stand for none.
+
+    Args:
+        layout: a row of the table.
+        weights: those of a cell that has nothing which the layout has no place for: see `refuse`.
+        forget_bias: what the cell will add at every step, and so is not in its bias; None for what its system
+            adds.
+    """
+    forget_bias = layout.forget_bias if forget_bias is None else forget_bias
+    N, arrays = weights.hidden_size, _Arrays(layout)
+    if layout.weight_hh:
+        arrays.put(layout.weight_ih, weights.weight_ih.reshape(4, N, -1))
+        arrays.put(layout.weight_hh, weights.weight_hh.reshape(4, N, -1))
+    else:
+        arrays.put(layout.weight_ih, np.concatenate([weights.weight_ih, weights.weight_hh], 1).reshape(4, N, -1))
+    for names, bias in zip(layout.biases, _biases(layout, weights, forget_bias), strict=False):
+        arrays.put(names, bias)
+    if weights.peephole is not None:
+        arrays.put_peephole(weights.peephole)
+    if weights.weight_hr is not None:
+        hr = weights.weight_hr
+        arrays.arrays[layout.weight_hr] = np.array(hr.T if layout.columns else hr, order="C")
+    return arrays.arrays
+
+
+def _biases(layout: Layout, weights: LSTMWeights, forget_bias: float) -> list[NumpyArray]:
+    """Return what the biases of a layout become, each (4, N)."""
+    if weights.bias is None and not layout.has_bias and not forget_bias:
+        return []
+    shape = (4, weights.hidden_size)
+    bias = np.zeros(shape, weights.dtype) if weights.bias is None else np.array(weights.bias).reshape(shape)
+    if forget_bias:
+        bias[1] -= np.asarray(forget_bias, bias.dtype)
+    return [bias] + [np.full(shape, -0.0, bias.dtype) for _ in layout.biases[1:]]
+
+
+class _Arrays:
+    """Arrays by a layout's names."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.arrays: dict[str, NumpyArray] = {}
+
+    def put(self, names: Names, blocks: NumpyArray) -> None:
+        """Put blocks (4, N, ...), of i, f, g, o, where the layout has them."""
+        theirs = blocks[["ifgo".index(gate) for gate in self.layout.gates]]
+        if isinstance(names, str):
+            joined = theirs.swapaxes(0, 1) if self.layout.interleaved else theirs
+            self.arrays[names] = self._oriented(joined.reshape(-1, *blocks.shape[2:]))
+            return
+        for name, block in zip(names, theirs, strict=True):
+            self.arrays[name] = self._oriented(block)
+
+    def _oriented(self, rows: NumpyArray) -> NumpyArray:
+        return np.array(rows.T if self.layout.columns else rows, order="C")
+
+    def put_peephole(self, peephole: NumpyArray) -> None:
+        """Put peepholes (3, N), rows i, f, o."""
+        if isinstance(self.layout.peephole, str):
+            rows = peephole[["ifo".index(gate) for gate in self.layout.peepholes]]
+            self.arrays[self.layout.peephole] = rows.reshape(-1)
+            return
+        for name, row in zip(self.layout.peephole, peephole, strict=True):
+            if name:
+                self.arrays[name] = np.array(row)
+
+
+def refuse(
+    weights: LSTMWeights, system: str, places: Collection[str], reasons: Mapping[str, str] | None = None
+) -> None:
+    """Raise ValueError if weights have something that another system has no place for, saying what.
+
+    Args:
+        weights: of one cell.
+        system: what it is called in the message.
+        places: the names of options, "peephole" and "weight_hr" that the system has.
+        reasons: what else to say of an option.
+    """
+    usual = {"activation": "tanh", "gate_activation": "sigmoid"}
+    arrays = {name: getattr(weights, name) for name in ("peephole", "weight_hr")}
+    for name, value in (arrays | weights.options()).items():
+        default = usual.get(name)
+        if name in places or (value is default if default is None else value == default):
+            continue
+        got = f"shape {value.shape}" if name in arrays else repr(value)
+        fail(ValueError, name, f"{default!r}, as {system} has nothing else", got, (reasons or {}).get(name, ""))
