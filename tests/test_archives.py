@@ -1,0 +1,143 @@
+"""Files of named arrays: .npz and .safetensors of any program."""
+
+import io
+import json
+import struct
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fusedlstm import WeightsFileError
+from fusedlstm.convert.archives import open_archive
+
+DTYPES = ["float64", "float32", "float16", "int64", "int32", "uint8", "bool"]
+
+
+def arrays():
+    rng = np.random.default_rng(0)
+    return {f"a/{dtype}": (rng.normal(size=(2, 3)) * 9).astype(dtype) for dtype in DTYPES} | {"none": np.zeros((0, 3))}
+
+
+def written(path, kind, arrays):
+    if kind == "npz":
+        np.savez(path, **arrays)
+    elif kind == "compressed":
+        np.savez_compressed(path, **arrays)
+    else:
+        save_file(arrays, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "compressed", "safetensors"])
+def test_arrays(kind, tmp_path):
+    path = written(tmp_path / "w.npz", kind, arrays())  # the content tells which it is
+    archive = open_archive(path)
+    assert sorted(archive) == sorted(arrays())
+    assert len(archive) == len(arrays())
+    assert "a/float32" in archive
+    assert "b" not in archive
+    assert archive.get("b") is None
+    for name, array in arrays().items():
+        assert archive[name].dtype == array.dtype
+        np.testing.assert_array_equal(archive[name], array)
+
+
+def test_order_and_bfloat16(tmp_path):
+    fortran = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    np.testing.assert_array_equal(open_archive(written(tmp_path / "f.npz", "npz", {"f": fortran}))["f"], fortran)
+    narrow = np.arange(3).astype(ml_dtypes.bfloat16)
+    path = written(tmp_path / "n", "safetensors", {"n": narrow})
+    assert open_archive(path)["n"].dtype == narrow.dtype
+    np.testing.assert_array_equal(open_archive(path)["n"], narrow)
+
+
+def npy(header, data=b"\0" * 24, magic=b"\x93NUMPY\x01\x00"):
+    header = header.encode() + b"\n"
+    return magic + struct.pack("<H", len(header)) + header + data
+
+
+def zipped(content, name="a.npy"):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+def header(descr="'<f4'", shape="(2, 3)", order="False"):
+    return f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (npy(header(shape="(2, 4)")), r"float32 of shape \(2, 4\) in 24 bytes"),
+        (npy(header(shape="(1 << 40, 1 << 40)")), "a: "),
+        (npy(header(shape=f"({2**40}, {2**40})")), "in 24 bytes"),
+        (npy(header(shape="(-2, -3)")), r"shape \(-2, -3\)"),
+        (npy(header(descr="'|O'"), b"\x80\x04N."), "Python objects, which are never unpickled"),
+        (npy(header(descr="'<V0'"), b""), "in 0 bytes"),
+        (npy(header(descr="[('f', '|O')]"), b"\x80\x04N."), "Python objects"),
+        (npy("{" * 10_000), "a: "),
+        (npy("exit()"), "a: "),
+        (npy("-" * 9000 + "1"), "a: "),
+        (npy(header(), magic=b"\x93NUMPY\x09\x00"), "a: "),
+        (b"\x93NUM", "a: "),
+        (b"\0" * 2**25, "bytes that claim to become 33554432"),
+    ],
+)
+def test_damaged_members(content, message, tmp_path):
+    (tmp_path / "w.npz").write_bytes(zipped(content))
+    archive = open_archive(tmp_path / "w.npz")
+    with pytest.raises(WeightsFileError, match=message) as caught:
+        archive["a"]
+    assert str(tmp_path / "w.npz") in str(caught.value)
+
+
+def test_a_member_that_lies_about_its_size(tmp_path):
+    content = bytearray(zipped(npy(header())))
+    size = len(npy(header()))
+    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        at = content.index(signature) + offset
+        assert struct.unpack_from("<I", content, at) == (size,)
+        struct.pack_into("<I", content, at, size + 8)
+    (tmp_path / "w.npz").write_bytes(content)
+    with pytest.raises(WeightsFileError, match="damaged: a"):
+        open_archive(tmp_path / "w.npz")["a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "neither"),
+        (b"PK\x03\x04 and so on", "damaged, or no .npz file"),
+        (struct.pack("<Q", 99) + b"{}", "damaged, or no safetensors file"),
+        (struct.pack("<Q", 2**63) + b"{}", "damaged, or no safetensors file"),
+        (b"\x89HDF\r\n\x1a\n0000", "neither"),
+    ],
+)
+def test_other_files(content, message, tmp_path):
+    (tmp_path / "w").write_bytes(content)
+    with pytest.raises(WeightsFileError, match=message):
+        open_archive(tmp_path / "w")
+
+
+def test_dtypes_that_are_not_read(tmp_path):
+    """... are no obstacle to the others."""
+    entries = {
+        "eight": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]},
+        "a": {"dtype": "I16", "shape": [1], "data_offsets": [2, 4]},
+    }
+    text = json.dumps(entries).encode()
+    (tmp_path / "w").write_bytes(struct.pack("<Q", len(text)) + text + b"\1\2\3\0")
+    archive = open_archive(tmp_path / "w")
+    assert archive["a"] == 3
+    with pytest.raises(WeightsFileError, match="eight has the dtype F8_E4M3"):
+        archive["eight"]
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        open_archive(tmp_path / "w")
