@@ -39,7 +39,8 @@ class LSTMCell(OnBackend):
         precision: of float32 matmuls on a GPU: "highest" is IEEE float32, "high" lets them use TF32's
             10-bit mantissas. Other dtypes, and NumPy, know no difference.
         check_state: whether each call warns of a state whose |h| exceeds 1, where no step can have made
-            it (tanh and no projection): usually h and c are swapped. On a GPU it waits for the device.
+            it (no projection, gates and outputs by functions up to 1): usually h and c are swapped. On a GPU it
+            waits for the device.
         batch_invariant: whether a row's bits are its own. The same x, h and c of a row then give the same bits in a
             batch of any size, at any place, beside any other rows (of NaN too), in single steps and in sequences of
             any length, cut anywhere, in Steppers and pools; NaN is NaN, of whatever bits. On another machine, or with
@@ -101,7 +102,7 @@ class LSTMCell(OnBackend):
         self._array_type, self._empty = self._backend.array_type, self._backend.empty
         self._known: set[Any] = set()  # signatures of (x, h, c) that passed the checks
         self._out = CheckedPairs(self._backend.overlap)
-        self._warns = check_state and weights.proj_size is None and weights.activation == "tanh"
+        self._warns = check_state and weights.proj_size is None and weights.functions.up_to_1
         log.info("%r on %s", self, self._backend.device)
 
     @property

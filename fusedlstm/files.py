@@ -1,8 +1,12 @@
 """The files of weights and of a pool's states: safetensors with one versioned JSON value, whole or not at all.
 
-A file of version 1 is a safetensors file whose metadata has one key, "fusedlstm", with a JSON object:
+A file is a safetensors file whose metadata has one key, "fusedlstm", with a JSON object:
 
     {"kind": "LSTMWeights", "version": 1, "options": {...}, "crc32": 1234567890}
+
+A cell's options in version 1 are cell_clip, proj_clip, and activation, one of six names. Version 2 has all that
+`LSTMWeights.options` has, a function with parameters being a list; it is written for cells that version 1 can't tell
+of, and readers of version 1 refuse it as newer.
 
 Arrays are stored C-ordered and little-endian under their names in `LSTMWeights`. A file of the kind
 "StackedWeights" has those of the element of `layers` at index k under the names "k.weight_ih" ..., and the options
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.dtypes import NumpyArray
 
-VERSION = 1
+VERSION = 2  # the newest
 _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
 # What reading JSON of any shape, where another was meant, may raise.
@@ -51,8 +55,9 @@ def save(
     kind: str,
     arrays: Mapping[str, NumpyArray],
     options: Mapping[str, Any],
+    version: int = 1,
 ) -> None:
-    """Write arrays and options as one file of this format, atomically."""
+    """Write arrays and options as one file of this format, of a version that has all options, atomically."""
     import json
 
     from safetensors.numpy import save as to_bytes
@@ -61,7 +66,7 @@ def save(
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     about = {
         "kind": kind,
-        "version": VERSION,
+        "version": version,
         "options": dict(options),
         "crc32": _checksum(options, contiguous),
     }

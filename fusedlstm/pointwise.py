@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm import dtypes
 from fusedlstm.backends import backend_of
-from fusedlstm.checks import check_choice, check_clip, check_shape, fail
+from fusedlstm.checks import check_clip, check_shape, fail
 from fusedlstm.exchange import Exchange
+from fusedlstm.functions import Function, Functions
 from fusedlstm.state import LSTMState
 from fusedlstm.step_checks import StepChecks
-from fusedlstm.weights import ACTIVATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,11 @@ def lstm_pointwise(
     bias: Array | None = None,
     peephole: Array | None = None,
     cell_clip: float | None = None,
-    activation: str = "tanh",
+    activation: Function = "tanh",
+    output_activation: Function | None = None,
+    gate_activation: Function = "sigmoid",
+    gate_clip: float | None = None,
+    coupled_gate: str | None = None,
     is_first: Any = None,
     reset_c: Array | None = None,
     out: LSTMState | None = None,
@@ -45,7 +49,11 @@ def lstm_pointwise(
         bias: (4N,), added to the gates.
         peephole: (3, N), rows i, f, o.
         cell_clip: c is clipped to +-cell_clip; None for no clip.
-        activation: as in LSTMWeights.
+        activation: as in LSTMWeights, like the four that follow.
+        output_activation: see there.
+        gate_activation: see there.
+        gate_clip: see there.
+        coupled_gate: see there.
         is_first: (B,) booleans: rows whose c is reset and whose `gates_h` is dropped before this step.
         reset_c: what the c of those rows is reset to: (1, N) or (B, N); None for zeros.
         out: C-contiguous arrays to write to, h in the dtype of `gates`; `out.c` may be `c`, nothing else
@@ -61,8 +69,14 @@ def lstm_pointwise(
         BackendUnavailableError: arrays on a GPU where cuda can't run; the message says why.
     """
     backend = backend_of(gates, "gates")
-    check_choice("activation", activation, ACTIVATIONS)
-    options = {"cell_clip": check_clip("cell_clip", cell_clip), "activation": activation}
+    functions = Functions.of(
+        activation=activation,
+        output_activation=output_activation,
+        gate_activation=gate_activation,
+        gate_clip=gate_clip,
+        coupled_gate=coupled_gate,
+    )
+    options = {"cell_clip": check_clip("cell_clip", cell_clip), "functions": functions}
     maker = f"{backend.xp.__name__}.asarray"
     with Exchange(backend, gates, maker) as exchange:
         gates = exchange.borrow("gates", gates)

@@ -15,12 +15,13 @@ import numpy as np
 
 from fusedlstm import dtypes
 from fusedlstm.checks import check_dtype, check_size, describe_type, fail
-from fusedlstm.weights import LSTMWeights
+from fusedlstm.weights import LSTMWeights, for_file
 
 if TYPE_CHECKING:
     import os
 
     from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.functions import Function
 
 _KIND = "StackedWeights"  # of its files
 
@@ -130,7 +131,11 @@ class StackedWeights:
         forget_bias: float = 0.0,
         cell_clip: float | None = None,
         proj_clip: float | None = None,
-        activation: str = "tanh",
+        activation: Function = "tanh",
+        output_activation: Function | None = None,
+        gate_activation: Function = "sigmoid",
+        gate_clip: float | None = None,
+        coupled_gate: str | None = None,
         dtype: Any = "float32",
     ) -> StackedWeights:
         """Return untrained weights: each layer and direction as `LSTMWeights.random` makes it.
@@ -149,6 +154,10 @@ class StackedWeights:
             cell_clip: see there.
             proj_clip: see there.
             activation: see there.
+            output_activation: see there.
+            gate_activation: see there.
+            gate_clip: see there.
+            coupled_gate: see there.
             dtype: see there.
         """
         D = 2 if _bool("bidirectional", bidirectional) else 1
@@ -168,6 +177,10 @@ class StackedWeights:
                     cell_clip=cell_clip,
                     proj_clip=proj_clip,
                     activation=activation,
+                    output_activation=output_activation,
+                    gate_activation=gate_activation,
+                    gate_clip=gate_clip,
+                    coupled_gate=coupled_gate,
                     dtype=dtype,
                 )
                 for layer_seed in layer_seeds
@@ -191,12 +204,9 @@ class StackedWeights:
         from fusedlstm import files
 
         arrays = {f"{index}.{name}": array for index, name, array in self._all_arrays()}
-        options = {
-            "layers": [weights.options() for weights in self.layers],
-            "bidirectional": self.bidirectional,
-            "residual": list(self.residual),
-        }
-        files.save(path, _KIND, arrays, options)
+        version, layers = for_file(self.layers)
+        options = {"layers": layers, "bidirectional": self.bidirectional, "residual": list(self.residual)}
+        files.save(path, _KIND, arrays, options, version)
 
     def _all_arrays(self) -> Iterator[tuple[int, str, NumpyArray]]:
         for index, weights in enumerate(self.layers):

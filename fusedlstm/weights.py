@@ -14,6 +14,13 @@ The formula, with the names and the order that every file of this package uses:
 B batch, I input size, N units (hidden size), P output size (= N without a projection). It is the
 formula of TensorFlow 1's LSTMCell (Sak, Senior and Beaufays, 2014), in PyTorch's names, gate order and
 layout. NaN passes through a clip, infinities are clipped.
+
+Options of other systems (ONNX has all but the first coupling) change four of its lines:
+
+    i  = gate_activation(clip(z_i + p_i * c, -gate_clip, gate_clip))   f and o likewise
+    g  = activation(clip(z_g, -gate_clip, gate_clip))
+    i  = 1 - f  or  f = 1 - i                                          coupled_gate "input" or "forget"
+    m  = o * output_activation(c')
 """
 
 from __future__ import annotations
@@ -25,17 +32,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm import dtypes
-from fusedlstm.checks import check_choice, check_clip, check_dtype, check_shape, check_size, fail
+from fusedlstm.checks import check_clip, check_dtype, check_shape, check_size, fail
+from fusedlstm.functions import Function, Functions
 from fusedlstm.interop import to_host
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping, Sequence
 
     from fusedlstm.dtypes import Array, NumpyArray
 
-ACTIVATIONS = ("tanh", "relu", "sigmoid", "softsign", "elu", "linear")
 ARRAYS = ("weight_ih", "weight_hh", "bias", "peephole", "weight_hr")
-OPTIONS = ("cell_clip", "proj_clip", "activation")
+CLIPS = ("cell_clip", "proj_clip")
+DEFAULTS = Functions().options()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,13 +62,20 @@ class LSTMWeights:
         weight_hr: (P, N), the projection of the output; None for none (then P = N).
         cell_clip: c is clipped to +-cell_clip; None for no clip (0.0 clips to zero).
         proj_clip: the projected h is clipped to +-proj_clip; None for no clip.
-        activation: "tanh", "relu", "sigmoid", "softsign", "elu" or "linear": the function of g and of
-            the output (i, f and o are always sigmoids).
+        activation: the function of g, and of the output unless it has its own: one of `fusedlstm.functions`, such
+            as "tanh" or ("leaky_relu", 0.01).
+        output_activation: the function of c' for the output; None is that of g. One that equals it is stored as None.
+        gate_activation: the function of i, f and o.
+        gate_clip: the pre-activations, peepholes and all, are clipped to +-gate_clip; None for no clip.
+        coupled_gate: "input" is i = 1 - f (TensorFlow's CoupledInputForgetGateLSTMCell, TFLite's CIFG), "forget" is
+            f = 1 - i (ONNX's input_forget). Arrays keep their four blocks; those of the coupled gate and its
+            peephole have no effect.
 
     Raises:
         TypeError: an array of another dtype than weight_ih, or of none of the four; a tensor that
             requires grad.
-        ValueError: a wrong shape, a negative clip, an unknown activation, a proj_clip without weight_hr.
+        ValueError: a wrong shape, a negative clip, an unknown function or one with other parameters, a proj_clip
+            without weight_hr.
     """
 
     weight_ih: Array
@@ -70,15 +86,20 @@ class LSTMWeights:
     _: KW_ONLY
     cell_clip: float | None = None
     proj_clip: float | None = None
-    activation: str = "tanh"
+    activation: Function = "tanh"
+    output_activation: Function | None = None
+    gate_activation: Function = "sigmoid"
+    gate_clip: float | None = None
+    coupled_gate: str | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the class is frozen for everybody else
         for name in ARRAYS:
             set_(self, name, _own(name, getattr(self, name)))
-        for name in ("cell_clip", "proj_clip"):
+        for name in CLIPS:
             set_(self, name, check_clip(name, getattr(self, name)))
-        check_choice("activation", self.activation, ACTIVATIONS)
+        for name, value in self.functions.options().items():  # each in its one form
+            set_(self, name, value)
         self._check_dtypes()
         self._check_shapes()
 
@@ -140,9 +161,20 @@ class LSTMWeights:
         arrays = {name: getattr(self, name) for name in ARRAYS}
         return {name: array for name, array in arrays.items() if array is not None}
 
+    @property
+    def functions(self) -> Functions:
+        """The functions of the gates, of g and of the output, as one value."""
+        return Functions.of(
+            activation=self.activation,
+            output_activation=self.output_activation,
+            gate_activation=self.gate_activation,
+            gate_clip=self.gate_clip,
+            coupled_gate=self.coupled_gate,
+        )
+
     def options(self) -> dict[str, Any]:
-        """Return the options (cell_clip, proj_clip, activation), by name."""
-        return {name: getattr(self, name) for name in OPTIONS}
+        """Return the options (those that are no arrays), by name."""
+        return {name: getattr(self, name) for name in CLIPS} | self.functions.options()
 
     @classmethod
     def random(
@@ -157,7 +189,11 @@ class LSTMWeights:
         forget_bias: float = 0.0,
         cell_clip: float | None = None,
         proj_clip: float | None = None,
-        activation: str = "tanh",
+        activation: Function = "tanh",
+        output_activation: Function | None = None,
+        gate_activation: Function = "sigmoid",
+        gate_clip: float | None = None,
+        coupled_gate: str | None = None,
         dtype: Any = "float32",
     ) -> LSTMWeights:
         """Return untrained weights: every array uniform in +-1/sqrt(N), as PyTorch starts its cells.
@@ -174,6 +210,10 @@ class LSTMWeights:
             cell_clip: as in the class.
             proj_clip: as in the class.
             activation: as in the class.
+            output_activation: as in the class.
+            gate_activation: as in the class.
+            gate_clip: as in the class.
+            coupled_gate: as in the class.
             dtype: "float64", "float32", "float16" or "bfloat16".
         """
         I = check_size("input_size", input_size, 0)
@@ -199,6 +239,10 @@ class LSTMWeights:
             cell_clip=cell_clip,
             proj_clip=proj_clip,
             activation=activation,
+            output_activation=output_activation,
+            gate_activation=gate_activation,
+            gate_clip=gate_clip,
+            coupled_gate=coupled_gate,
         )
 
     def astype(self, dtype: Any) -> LSTMWeights:
@@ -216,7 +260,8 @@ class LSTMWeights:
         """
         from fusedlstm import files
 
-        files.save(path, "LSTMWeights", self.arrays(), self.options())
+        version, (options,) = for_file([self])
+        files.save(path, "LSTMWeights", self.arrays(), options, version)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LSTMWeights:
@@ -241,8 +286,25 @@ class LSTMWeights:
             parts.append(f"P={self.proj_size}")
         parts.append(str(self.dtype))
         parts += [name for name in ("bias", "peephole") if getattr(self, name) is not None]
-        parts += [f"{name}={value}" for name, value in self.options().items() if value not in (None, "tanh")]
+        parts += [f"{name}={value}" for name, value in self.options().items() if value != DEFAULTS.get(name)]
         return f"LSTMWeights({', '.join(parts)})"
+
+
+_OPTIONS_OF_VERSION_1 = (*CLIPS, "activation")
+ACTIVATIONS = ("tanh", "relu", "sigmoid", "softsign", "elu", "linear")  # of version 1
+
+
+def for_file(layers: Sequence[LSTMWeights]) -> tuple[int, list[dict[str, Any]]]:
+    """Return the earliest version of a file that can hold these weights, and their options as it has them."""
+    options = [weights.options() for weights in layers]
+    if all(map(_is_of_version_1, options)):
+        return 1, [{name: each[name] for name in _OPTIONS_OF_VERSION_1} for each in options]
+    return 2, options
+
+
+def _is_of_version_1(options: Mapping[str, Any]) -> bool:
+    later = [name for name in DEFAULTS if name not in _OPTIONS_OF_VERSION_1]
+    return options["activation"] in ACTIVATIONS and all(options[k] == DEFAULTS[k] for k in later)
 
 
 def check_same_form(name: str, old: LSTMWeights, new: LSTMWeights) -> None:

@@ -1,8 +1,50 @@
-"""Random arguments for a cell."""
+"""Cells of all functions, and random arguments for a cell."""
 
 import numpy as np
 
 from fusedlstm import LSTMState
+
+# Each function once.
+FUNCTIONS = [
+    "tanh",
+    "relu",
+    "sigmoid",
+    "softsign",
+    "elu",
+    "linear",
+    "softplus",
+    ("elu", 0.6),
+    ("affine", 0.7, 0.2),
+    ("leaky_relu", 0.1),
+    ("thresholded_relu", 0.137),
+    ("scaled_tanh", 1.3, 0.6),
+    ("hard_sigmoid", 0.2, 0.5),
+]
+NAMES = [each if isinstance(each, str) else " ".join(map(str, each)) for each in FUNCTIONS]
+
+
+def functions_of(k):
+    """Options of a cell, of which each function is in each role for one k."""
+    count = len(FUNCTIONS)
+    return {
+        "gate_activation": FUNCTIONS[k],
+        "activation": FUNCTIONS[(k + 4) % count],
+        "output_activation": FUNCTIONS[(k + 7) % count],
+        "gate_clip": (None, 0.8)[k // 3 % 2],
+        "coupled_gate": (None, "input", "forget")[k % 3],
+    }
+
+
+# By the name of the gates' function. Other options take turns, out of step with those.
+GENERAL = {
+    name: {
+        **functions_of(k),
+        "peephole": k % 2 == 0,
+        "cell_clip": (None, 0.9, None)[k % 5 % 3],
+        "proj_size": (None, None, None, 3)[k % 4],
+    }
+    for k, name in enumerate(NAMES)
+}
 
 
 def random_state(cell, B, rng, scale=1.0):

@@ -9,14 +9,26 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-ACTIVATIONS = {
+FUNCTIONS = {
     "tanh": math.tanh,
     "relu": lambda x: max(x, 0.0),
     "sigmoid": sigmoid,
     "softsign": lambda x: x / (1 + abs(x)),
-    "elu": lambda x: x if x > 0 else math.expm1(x),
+    "elu": lambda x, alpha=1.0: x if x > 0 else alpha * math.expm1(x),
     "linear": lambda x: x,
+    "softplus": lambda x: x + math.log1p(math.exp(-x)) if x > 0 else math.log1p(math.exp(x)),
+    "affine": lambda x, alpha, beta: alpha * x + beta,
+    "leaky_relu": lambda x, alpha: x if x >= 0 else alpha * x,
+    "thresholded_relu": lambda x, alpha: x if x > alpha else 0.0,
+    "scaled_tanh": lambda x, alpha, beta: alpha * math.tanh(beta * x),
+    "hard_sigmoid": lambda x, alpha, beta: max(0.0, min(1.0, alpha * x + beta)),
 }
+
+
+def apply(function, x):
+    """A function of `fusedlstm.functions`, of a float."""
+    name, *parameters = (function,) if isinstance(function, str) else function
+    return FUNCTIONS[name](x, *parameters)
 
 
 def clip(x, limit):
@@ -26,7 +38,7 @@ def clip(x, limit):
 def step(weights, x, h, c, is_first=None, reset_h=None, reset_c=None):
     """The next (h, c) in float64, from NumPy arrays."""
     B, N, P = len(x), weights.hidden_size, weights.output_size
-    activation = ACTIVATIONS[weights.activation]
+    output_activation = weights.activation if weights.output_activation is None else weights.output_activation
     bias = np.zeros(4 * N) if weights.bias is None else weights.bias
     p_i, p_f, p_o = np.zeros((3, N)) if weights.peephole is None else weights.peephole
     new_h, new_c = np.empty((B, P)), np.empty((B, N))
@@ -45,10 +57,18 @@ def step(weights, x, h, c, is_first=None, reset_h=None, reset_c=None):
                     + math.fsum(float(w) * float(v) for w, v in zip(weights.weight_hh[row], old_h, strict=True))
                     + float(bias[row])
                 )
-            i = sigmoid(z["i"] + p_i[n] * old_c[n])
-            f = sigmoid(z["f"] + p_f[n] * old_c[n])
-            new_c[b, n] = clip(f * old_c[n] + i * activation(z["g"]), weights.cell_clip)
-            m[n] = sigmoid(z["o"] + p_o[n] * new_c[b, n]) * activation(new_c[b, n])
+
+            def gate(name, peephole, c, z=z):
+                return apply(weights.gate_activation, clip(z[name] + peephole * c, weights.gate_clip))
+
+            i, f = gate("i", p_i[n], old_c[n]), gate("f", p_f[n], old_c[n])
+            if weights.coupled_gate == "input":
+                i = 1 - f
+            elif weights.coupled_gate == "forget":
+                f = 1 - i
+            g = apply(weights.activation, clip(z["g"], weights.gate_clip))
+            new_c[b, n] = clip(f * old_c[n] + i * g, weights.cell_clip)
+            m[n] = gate("o", p_o[n], new_c[b, n]) * apply(output_activation, new_c[b, n])
         if weights.weight_hr is None:
             new_h[b] = m
         else:

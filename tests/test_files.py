@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import save as to_bytes
 
 from fusedlstm import LSTMWeights, WeightsFileError, files
+
+from cells import GENERAL
 
 V1_WEIGHT_HR = [
     [-0.111328125, -0.11962890625, 0.41015625, -0.10693359375],
@@ -66,6 +69,45 @@ def test_round_trip_of_any_weights(tmp_path_factory, I, N, bias, peephole, clip,
     weights = LSTMWeights.random(I, N, bias=bias, peephole=peephole, cell_clip=clip, seed=0, dtype=dtype)
     weights.save(path)
     assert_equal(LSTMWeights.load(path), weights)
+
+
+def about(path):
+    """What a file says of itself."""
+    with safe_open(path, "numpy") as file:
+        return json.loads(file.metadata()["fusedlstm"])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid", "softsign", "elu", "linear"])
+def test_what_version_1_can_tell_is_version_1(activation, tmp_path):
+    """Older versions of this package read it."""
+    path = tmp_path / "w"
+    LSTMWeights.random(2, 3, seed=0, cell_clip=1.0, activation=activation).save(path)
+    found = about(path)
+    assert found["version"] == 1
+    assert found["options"] == {"cell_clip": 1.0, "proj_clip": None, "activation": activation}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation": "softplus"},
+        {"activation": ("elu", 0.5)},
+        {"output_activation": "relu"},
+        {"gate_activation": ("hard_sigmoid", 1 / 6, 0.5)},
+        {"gate_clip": 0.0},
+        {"coupled_gate": "forget"},
+        dict(GENERAL["elu 0.6"]),
+    ],
+)
+def test_what_it_can_not_is_version_2(options, tmp_path):
+    """Older versions of this package refuse it as newer, and do not read another cell."""
+    path = tmp_path / "w"
+    weights = LSTMWeights.random(2, 3, seed=0, **options)
+    weights.save(path)
+    assert about(path)["version"] == 2
+    loaded = LSTMWeights.load(path)
+    assert_equal(loaded, weights)
+    assert loaded.functions == weights.functions
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
@@ -178,7 +220,7 @@ def test_foreign(content, message, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "is newer than this fusedlstm: its version is 2, and 1 is the newest"),
+        ({"version": 3}, "is newer than this fusedlstm: its version is 3, and 2 is the newest"),
         ({"version": 0}, "is damaged: its version is 0"),
         ({"version": "1"}, "is damaged: its version is '1'"),
         ({"version": True}, "is damaged: its version is True"),
@@ -200,6 +242,7 @@ def test_other_descriptions(changes, message, tmp_path):
     ("arrays", "options", "message"),
     [
         ({}, {"activation": "gelu"}, "is damaged: activation: wanted one of"),
+        ({}, {"gate_activation": ["hard_sigmoid", 0.2]}, "is damaged: gate_activation: wanted"),
         ({}, {"zoneout": 0.1}, "is damaged: .*zoneout"),
         ({"bias": np.zeros(5, np.float32)}, {}, "is damaged: bias: wanted shape"),
         ({"bias": np.zeros(16, np.int32)}, {}, "is damaged: no weights have the dtype I32"),

@@ -416,6 +416,8 @@ def test_set_weights_of_a_cell(backend):
         ({"peephole": True}, "peephole None, as it was made with; got given"),
         ({"cell_clip": 1.0}, "cell_clip None, as it was made with; got 1.0"),
         ({"activation": "relu"}, "activation tanh, as it was made with; got relu"),
+        ({"output_activation": ("elu", 0.5)}, r"output_activation None, as it was made with; got \('elu', 0\.5\)"),
+        ({"coupled_gate": "input"}, "coupled_gate None, as it was made with; got input"),
     ],
 )
 def test_set_weights_refuses_another_form(options, message, backend):

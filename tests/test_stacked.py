@@ -182,11 +182,23 @@ def test_random():
         cell_clip=2.0,
         proj_clip=1.0,
         activation="relu",
+        output_activation="tanh",
+        gate_activation=("hard_sigmoid", 0.2, 0.5),
+        gate_clip=3.0,
+        coupled_gate="input",
     )
     assert [one.input_size for one in weights.layers] == [5, 5, 6, 6]
     for one in weights.layers:
         assert (one.hidden_size, one.proj_size, one.dtype) == (8, 3, np.float32)
-        assert one.options() == {"cell_clip": 2.0, "proj_clip": 1.0, "activation": "relu"}
+        assert one.options() == {
+            "cell_clip": 2.0,
+            "proj_clip": 1.0,
+            "activation": "relu",
+            "output_activation": "tanh",
+            "gate_activation": ("hard_sigmoid", 0.2, 0.5),
+            "gate_clip": 3.0,
+            "coupled_gate": "input",
+        }
         assert one.peephole is not None
         assert one.bias[8:16].min() > 0.5
     drawn = [one.weight_hh.tobytes() for one in weights.layers]
@@ -262,6 +274,15 @@ def test_version_1_loads_for_ever():
         "bidirectional=True, residual=(False, True))"
     )
     assert weights.layers[3].weight_hh[-1].astype(float).tolist() == V1_LAST_ROW
+
+
+def test_one_cell_of_version_2_makes_a_file_of_version_2(tmp_path):
+    path = tmp_path / "w"
+    for layers, version in (([layer(4, 4)] * 2, 1), ([layer(4, 4), layer(4, 4, coupled_gate="input")], 2)):
+        weights = StackedWeights(layers)
+        weights.save(path)
+        assert f'\\"version\\": {version}'.encode() in path.read_bytes()
+        assert_equal(StackedWeights.load(path), weights)
 
 
 def test_kinds_are_told_apart(tmp_path):
@@ -340,7 +361,7 @@ def test_a_newer_version(tmp_path):
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"]["fusedlstm"] = header["__metadata__"]["fusedlstm"].replace('"version": 1', '"version": 2')
+    header["__metadata__"]["fusedlstm"] = header["__metadata__"]["fusedlstm"].replace('"version": 1', '"version": 3')
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
     with pytest.raises(WeightsFileError, match="is newer than this fusedlstm"):

@@ -131,11 +131,32 @@ def test_optional_check_of_h(backend):
     checking(x[:0], checking.zero_state(0))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation": "relu", "output_activation": "tanh"},
+        {"gate_activation": ("hard_sigmoid", 0.2, 0.5)},
+        {"output_activation": ("scaled_tanh", -1.0, 3.0)},
+    ],
+)
+def test_optional_check_of_h_of_other_functions_up_to_1(options):
+    checking = LSTMCell(LSTMWeights.random(3, 4, seed=0, **options), backend="numpy", check_state=True)
+    state = LSTMState(h=np.full((2, 4), 1.5, "f4"), c=np.zeros((2, 4), "f4"))
+    with pytest.warns(UserWarning, match=r"state\.h holds 1\.5"):
+        checking(np.ones((2, 3), np.float32), state)
+
+
 def test_optional_check_of_h_is_silent_where_h_may_exceed_1(recwarn):
     x, state = np.ones((2, 3), np.float32), LSTMState(h=np.full((2, 4), 1.5, "f4"), c=np.zeros((2, 4), "f4"))
     projected = LSTMWeights.random(3, 4, proj_size=4, seed=0)
     LSTMCell(projected, backend="numpy", check_state=True)(x, state)
-    LSTMCell(LSTMWeights.random(3, 4, activation="relu", seed=0), backend="numpy", check_state=True)(x, state)
+    for options in (
+        {"activation": "relu"},
+        {"activation": "tanh", "output_activation": "relu"},
+        {"activation": "tanh", "gate_activation": "relu"},
+        {"output_activation": ("scaled_tanh", 1.1, 1.0)},
+    ):
+        LSTMCell(LSTMWeights.random(3, 4, seed=0, **options), backend="numpy", check_state=True)(x, state)
     computed = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy", check_state=True)
     state = computed.zero_state(2)
     for _ in range(20):

@@ -11,7 +11,7 @@ import pytest
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, Stepper
 
 import tolerances
-from cells import host
+from cells import GENERAL, host
 from conftest import WAYS, backend_in_a_way
 
 T = 6
@@ -376,11 +376,17 @@ def test_what_it_is(backend):
             attempt(stepper)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "elu", "softsign"])
+FUNCTIONS = {
+    **{name: {"activation": name} for name in ("tanh", "elu", "softsign")},
+    **{f"gates of {name}": options for name, options in GENERAL.items()},
+}
+
+
+@pytest.mark.parametrize("functions", FUNCTIONS)
 @pytest.mark.parametrize(("B", "N", "dtype"), [(1, 128, "float32"), (1024, 256, "float32"), (64, 64, "float16")])
-def test_memory_of_steps(B, N, dtype, activation):
+def test_memory_of_steps(B, N, dtype, functions):
     """None is kept from step to step, and little is used in one, whatever B and N."""
-    options = {"activation": activation, "peephole": True, "cell_clip": 1.0, "proj_size": N // 2, "proj_clip": 1.0}
+    options = FUNCTIONS[functions] | {"peephole": True, "cell_clip": 1.0, "proj_size": N // 2, "proj_clip": 1.0}
     cell = LSTMCell(LSTMWeights.random(N, N, seed=0, dtype=dtype, **options), backend="numpy")
     stepper, first = cell.stepper(B), np.arange(B) % 2 == 0
 

@@ -29,13 +29,60 @@ def arrays(dtype="float32"):
 def test_sizes_and_options():
     weights = LSTMWeights(**arrays(), cell_clip=3, proj_clip=np.float32(0.5), activation="relu")
     assert (weights.input_size, weights.hidden_size, weights.proj_size, weights.output_size) == (I, N, P, P)
-    assert weights.options() == {"cell_clip": 3.0, "proj_clip": 0.5, "activation": "relu"}
+    assert weights.options() == {
+        "cell_clip": 3.0,
+        "proj_clip": 0.5,
+        "activation": "relu",
+        "output_activation": None,
+        "gate_activation": "sigmoid",
+        "gate_clip": None,
+        "coupled_gate": None,
+    }
     assert isinstance(weights.cell_clip, float)
     assert repr(weights) == (
         "LSTMWeights(I=3, N=4, P=2, float32, bias, peephole, cell_clip=3.0, proj_clip=0.5, activation=relu)"
     )
     plain = LSTMWeights(np.zeros((16, I)), np.zeros((16, N)))
     assert (plain.proj_size, plain.output_size, plain.bias) == (None, N, None)
+
+
+def test_functions():
+    weights = LSTMWeights(
+        **arrays(),
+        activation=["leaky_relu", 0.1],
+        output_activation="tanh",
+        gate_activation=("hard_sigmoid", np.float32(0.25), 1),
+        gate_clip=2,
+        coupled_gate="forget",
+    )
+    assert weights.options() == {
+        "cell_clip": None,
+        "proj_clip": None,
+        "activation": ("leaky_relu", 0.1),
+        "output_activation": "tanh",
+        "gate_activation": ("hard_sigmoid", 0.25, 1.0),
+        "gate_clip": 2.0,
+        "coupled_gate": "forget",
+    }
+    assert repr(weights) == (
+        "LSTMWeights(I=3, N=4, P=2, float32, bias, peephole, activation=('leaky_relu', 0.1), output_activation=tanh, "
+        "gate_activation=('hard_sigmoid', 0.25, 1.0), gate_clip=2.0, coupled_gate=forget)"
+    )
+    for copy in (pickle.loads(pickle.dumps(weights)), weights.astype("float64"), weights.astype("float32")):
+        assert copy.options() == weights.options()
+        assert copy.functions == weights.functions
+        assert hash(copy.functions) == hash(weights.functions)
+
+
+def test_one_function_for_both_is_said_once():
+    for weights in (
+        LSTMWeights(**arrays(), activation="relu", output_activation="relu"),
+        LSTMWeights(**arrays(), activation="relu"),
+    ):
+        assert weights.output_activation is None
+        assert (weights.functions.input, weights.functions.output) == ("relu", "relu")
+    again = LSTMWeights(**arrays(), activation=("elu", 1.0), output_activation="elu")
+    assert (again.activation, again.output_activation) == ("elu", None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -109,8 +156,15 @@ def replaced(**changes):
             ValueError,
             "proj_clip: .*weight_hr",
         ),
-        (replaced(activation="Tanh"), ValueError, "activation: wanted one of 'tanh', .*'linear'; got 'Tanh'"),
-        (replaced(activation=None), ValueError, "activation"),
+        (replaced(activation="Tanh"), ValueError, "^activation: wanted one of 'tanh', .*'linear', .*; got 'Tanh'"),
+        (replaced(activation=None), ValueError, "^activation: wanted one of .*; got None"),
+        (replaced(output_activation="gelu"), ValueError, "^output_activation: wanted one of .*; got 'gelu'"),
+        (replaced(gate_activation=None), ValueError, "^gate_activation: wanted one of .*; got None"),
+        (replaced(gate_activation="hard_sigmoid"), ValueError, "^gate_activation: .*Keras 3 means"),
+        (replaced(gate_clip=-1), ValueError, "^gate_clip: wanted a number >= 0"),
+        (replaced(gate_clip="1"), TypeError, "^gate_clip: wanted a number, or None"),
+        (replaced(coupled_gate="f"), ValueError, "^coupled_gate: wanted one of 'input', 'forget'; got 'f'"),
+        (replaced(coupled_gate=True), ValueError, "^coupled_gate: wanted one of 'input', 'forget'; got True"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

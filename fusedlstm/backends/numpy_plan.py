@@ -10,7 +10,7 @@ import numpy as np
 from fusedlstm import dtypes
 from fusedlstm.backends import products, rows
 from fusedlstm.backends.products import Product, Weight, is_cut
-from fusedlstm.backends.reference import Pointwise, clip, select_rows, to_planes, with_rows
+from fusedlstm.backends.reference import clip, pointwise_of, select_rows, to_planes, with_rows
 from fusedlstm.backends.scratch import Form, Scratch
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class PackedWeights:
         self.weight = Weight(gates, invariant=invariant)
         self.weight_x, self.weight_h = self.weight.of_rows(slice(I)), self.weight.of_rows(slice(I, None))
         self.projection = None if weights.weight_hr is None else Weight(projection, invariant=invariant)
-        self.pointwise = Pointwise(weights.peephole, weights.cell_clip, weights.activation, dtype)
+        self.pointwise = pointwise_of(weights.peephole, weights.cell_clip, weights.functions, dtype)
 
     def lay_out_cut(self) -> None:
         """Make the layouts of cut products."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm import dtypes
+from fusedlstm.backends.numpy_functions import in_place
+from fusedlstm.functions import Functions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fusedlstm.dtypes import NumpyArray
 
 # Elements of the gates that are worked through at once, so that they stay in a cache.
@@ -55,79 +55,22 @@ def sigmoid_reciprocal(z: NumpyArray, one: NumpyArray) -> None:
     np.add(z, one, z)
 
 
-# The activations: out <- function(z). `out` may be `z`; `free` is other memory of their shape, to be overwritten, so
-# that a step allocates none. NaN stays NaN.
-
-
-def tanh(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
-    """out <- tanh(z)."""
-    del free
-    np.tanh(z, out)
-
-
-def relu(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
-    """out <- max(z, 0)."""
-    del free
-    np.maximum(z, 0, out=out)
-
-
-def sigmoid(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
-    """out <- 1 / (1 + exp(-z))."""
-    del free
-    np.negative(z, out=out)
-    np.exp(out, out=out)
-    np.add(out, 1, out=out)
-    np.reciprocal(out, out=out)
-
-
-def softsign(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
-    """out <- z / (1 + |z|); of an infinity it is NaN, as in TensorFlow."""
-    np.abs(z, out=free)
-    np.add(free, 1, out=free)
-    np.divide(z, free, out=out)
-
-
-def elu(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
-    """out <- z where z > 0, else exp(z) - 1."""
-    np.minimum(z, 0, out=free)
-    np.expm1(free, out=free)
-    np.maximum(z, 0, out=out)
-    np.add(out, free, out=out)
-
-
-def linear(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
-    """out <- z."""
-    del free
-    if out is not z:
-        out[...] = z
-
-
-_ACTIVATIONS: dict[str, Callable[[NumpyArray, NumpyArray, NumpyArray], None]] = {
-    "tanh": tanh,
-    "relu": relu,
-    "sigmoid": sigmoid,
-    "softsign": softsign,
-    "elu": elu,
-    "linear": linear,
-}
-
-
 class Pointwise:
     """Everything after the matmul: gates (4, B, N) as of `to_planes`, c (B, N) -> m and the new c, both (B, N).
 
     Args:
         peephole: (3, N) rows i, f, o, or None.
         cell_clip: as in LSTMWeights.
-        activation: as in LSTMWeights.
+        functions: of the cell; those of the gates are plain sigmoids.
         dtype: of the arithmetic.
     """
 
     def __init__(
-        self, peephole: NumpyArray | None, cell_clip: float | None, activation: str, dtype: np.dtype[Any]
+        self, peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
     ) -> None:
         self.peephole = None if peephole is None else -peephole.astype(dtype)  # of gates that are negated, too
         self.cell_clip = cell_clip
-        self.activation = _ACTIVATIONS[activation]
+        self.input, self.output = in_place(functions.input, dtype), in_place(functions.output, dtype)
         self.one = np.ones((), dtype)
 
     def run(self, blocks: list[tuple[slice, Gates]], c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
@@ -150,7 +93,7 @@ class Pointwise:
             np.add(i, np.multiply(p_i, c, m), i)  # m is free until the end
             np.add(f, np.multiply(p_f, c, m), f)
             sigmoid_reciprocal(gates.i_and_f, self.one)
-        self.activation(g, g, m)
+        self.input(g, g, m)
         np.divide(c, f, f)
         np.divide(g, i, i)
         np.add(f, i, c_new)
@@ -159,8 +102,59 @@ class Pointwise:
         if self.peephole is not None:
             np.add(o, np.multiply(p_o, c_new, m), o)
             sigmoid_reciprocal(o, self.one)
-        self.activation(c_new, m, i)
+        self.output(c_new, m, i)
         np.divide(m, o, m)
+
+
+class GeneralPointwise(Pointwise):
+    """The same for gates of any function, clipped or coupled: slower, as each gate is worked through on its own."""
+
+    def __init__(
+        self, peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
+    ) -> None:
+        super().__init__(peephole, cell_clip, functions, dtype)
+        self.gate = in_place(functions.gate, dtype)
+        self.gate_clip, self.coupled = functions.gate_clip, functions.coupled
+
+    def _run_block(self, gates: Gates, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
+        i, f, o, g = gates.i, gates.f, gates.o, gates.g
+        p_i, p_f, p_o = (None, None, None) if self.peephole is None else self.peephole
+        if self.coupled != "input":
+            self._open(i, p_i, c, m)
+        if self.coupled != "forget":
+            self._open(f, p_f, c, m)
+        if self.coupled == "input":
+            np.subtract(self.one, f, i)
+        elif self.coupled == "forget":
+            np.subtract(self.one, i, f)
+        if self.gate_clip is not None:
+            clip(g, self.gate_clip)
+        self.input(g, g, m)
+        np.multiply(f, c, f)
+        np.multiply(i, g, i)
+        np.add(f, i, c_new)
+        if self.cell_clip is not None:
+            clip(c_new, self.cell_clip)
+        self._open(o, p_o, c_new, m)
+        self.output(c_new, m, i)
+        np.multiply(o, m, m)
+
+    def _open(self, z: NumpyArray, peephole: NumpyArray | None, c: NumpyArray, free: NumpyArray) -> None:
+        """z, which is a gate's pre-activation negated, <- the gate."""
+        if peephole is not None:
+            np.add(z, np.multiply(peephole, c, free), z)
+        np.negative(z, z)
+        if self.gate_clip is not None:
+            clip(z, self.gate_clip)
+        self.gate(z, z, free)
+
+
+def pointwise_of(
+    peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
+) -> Pointwise:
+    """Return what runs a cell of these functions."""
+    plain = Functions(functions.input, functions.output) == functions
+    return (Pointwise if plain else GeneralPointwise)(peephole, cell_clip, functions, dtype)
 
 
 def clip(a: NumpyArray, limit: float) -> None:
@@ -196,7 +190,7 @@ def pointwise(
     bias: NumpyArray | None,
     peephole: NumpyArray | None,
     cell_clip: float | None,
-    activation: str,
+    functions: Functions,
     is_first: NumpyArray | None,
     reset_c: NumpyArray | None,
 ) -> None:
@@ -219,6 +213,6 @@ def pointwise(
         if is_first is not None:
             c = with_rows(c, is_first, reset_c, c_out)
         m = h_out if h_out.dtype == dtype else np.empty((B, N), dtype)
-        Pointwise(peephole, cell_clip, activation, dtype).run(Gates.blocks(z), c, m, c_out)
+        pointwise_of(peephole, cell_clip, functions, dtype).run(Gates.blocks(z), c, m, c_out)
         if m is not h_out:
             h_out[...] = m

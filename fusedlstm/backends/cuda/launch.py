@@ -13,6 +13,7 @@ import numpy as np
 from fusedlstm import dtypes
 from fusedlstm.backends.cuda.compile import Kernel
 from fusedlstm.backends.cuda.layout import is_aligned, row_stride, with_contiguous_rows
+from fusedlstm.functions import Functions
 from fusedlstm.weights import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -26,6 +27,13 @@ _THREADS = 256  # of a block
 _VECTOR = 4  # units a thread, where sizes and addresses allow
 _COLUMNS_OF_A_BLOCK = 128  # threads side by side at most
 _BOOL, _INT, _LONG = np.dtype(np.bool_), np.dtype(np.int32), np.dtype(np.int64)
+
+
+def activation_of(functions: Functions) -> str:
+    """Return the activation of a cell that has no other option of functions, or raise."""
+    if functions.input not in ACTIVATIONS or Functions.of(activation=functions.input) != functions:
+        raise NotImplementedError(f"cuda has no kernels for cells of {functions}; NumPy has: use backend='numpy'")
+    return str(functions.input)
 
 
 @functools.cache
@@ -63,7 +71,7 @@ def launch_pointwise(
     bias: Any,
     peephole: Any,
     cell_clip: float | None,
-    activation: str,
+    functions: Functions,
     is_first: Any,
     reset_c: Any,
     reset_gates: Any = None,
@@ -80,7 +88,7 @@ def launch_pointwise(
         gates.dtype,
         h_out.dtype,
         width,
-        activation,
+        activation_of(functions),
         peephole is not None,
         cell_clip is not None,
         is_first is not None,

@@ -97,7 +97,7 @@ class StepPlan:
             bias=packed.bias,
             peephole=packed.peephole,
             cell_clip=packed.cell_clip,
-            activation=packed.activation,
+            functions=packed.functions,
             is_first=is_first,
             reset_c=reset_c,
             reset_gates=reset_gates,

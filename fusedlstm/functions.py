@@ -1,0 +1,173 @@
+"""The functions of a cell: of its gates, of g, and of c' for the output.
+
+A function is a name, or a tuple of a name and its parameters, which are floats that are finite in float32:
+
+    "tanh"                                   "sigmoid"                 1 / (1 + exp(-x))
+    "relu"      max(x, 0)                    "softsign"                x / (1 + |x|)
+    "linear"    x                            "softplus"                log(1 + exp(x))
+    "elu"       x if x > 0 else exp(x) - 1   ("elu", alpha)            x if x > 0 else alpha (exp(x) - 1)
+
+    ("affine", alpha, beta)        alpha x + beta
+    ("leaky_relu", alpha)          x if x >= 0 else alpha x
+    ("thresholded_relu", alpha)    x if x > alpha else 0
+    ("scaled_tanh", alpha, beta)   alpha tanh(beta x)
+    ("hard_sigmoid", alpha, beta)  max(0, min(1, alpha x + beta))
+
+They are those of ONNX's LSTM, by the names of Keras. Of NaN each is NaN, and so is the softsign of an infinity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fusedlstm.checks import check_choice, check_clip, check_real, fail
+
+Function: TypeAlias = str | tuple[str | float, ...]
+
+# The names, with the numbers of parameters that they may have. kernels/activations.cuh numbers them in this order.
+_PARAMETERS = {
+    "tanh": (0,),
+    "relu": (0,),
+    "sigmoid": (0,),
+    "softsign": (0,),
+    "elu": (0, 1),
+    "linear": (0,),
+    "softplus": (0,),
+    "affine": (2,),
+    "leaky_relu": (1,),
+    "thresholded_relu": (1,),
+    "scaled_tanh": (2,),
+    "hard_sigmoid": (2,),
+}
+NAMES = tuple(_PARAMETERS)
+WITHOUT_PARAMETERS = tuple(name for name, counts in _PARAMETERS.items() if 0 in counts)
+COUPLED_GATES = ("input", "forget")
+
+_MOST = float(np.finfo(np.float32).max)
+_LETTERS = ("alpha", "beta")
+# What systems mean by a name alone, where they have defaults.
+_MEANT = {
+    "hard_sigmoid": 'Keras 3 means ("hard_sigmoid", 1/6, 0.5), ONNX and Keras 2 ("hard_sigmoid", 0.2, 0.5)',
+    "leaky_relu": 'Keras means ("leaky_relu", 0.2), ONNX and PyTorch ("leaky_relu", 0.01)',
+    "thresholded_relu": 'ONNX means ("thresholded_relu", 1.0)',
+}
+_UP_TO_1 = ("tanh", "sigmoid", "softsign", "hard_sigmoid")  # those whose magnitude no x takes beyond 1
+
+
+def check_function(name: str, value: Any) -> Function:
+    """Return a function in its one form, or raise.
+
+    Args:
+        name: of the argument, for messages.
+        value: a name, or a tuple or list (as JSON has it) of a name and its parameters.
+
+    Returns:
+        A name where there are no parameters, else a tuple with floats. Equal functions are equal: ("elu", 1.0) is
+        "elu", and a parameter of -0.0 is 0.0.
+
+    Raises:
+        ValueError: an unknown name, another number of parameters, one that is not finite in float32.
+        TypeError: a parameter that is no real number.
+    """
+    parts = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    function = parts[0] if parts else None
+    if not isinstance(function, str) or function not in NAMES:
+        fail(ValueError, name, f"one of {', '.join(map(_written, NAMES))}", repr(value))
+    if len(parts) - 1 not in _PARAMETERS[function]:
+        hint = _MEANT.get(function, "") if len(parts) == 1 else ""
+        fail(ValueError, name, _written(function), repr(value), hint)
+    parameters = [_check_parameter(f"{name}[{k}]", part) for k, part in enumerate(parts[1:], 1)]
+    if not parameters or (function == "elu" and parameters == [1.0]):
+        return function
+    return (function, *parameters)
+
+
+def _check_parameter(name: str, value: Any) -> float:
+    number = check_real(name, value)
+    if abs(number) > _MOST:
+        fail(ValueError, name, "a number that float32 can hold", str(number))
+    return number + 0.0  # which makes 0.0 of -0.0
+
+
+def _written(name: str) -> str:
+    """Return how a function is written."""
+    letters = _LETTERS[: max(_PARAMETERS[name])]
+    with_parameters = f"({', '.join([repr(name), *letters])})"
+    ways = [repr(name)] if 0 in _PARAMETERS[name] else []
+    return " or ".join([*ways, with_parameters] if letters else ways)
+
+
+def split(function: Function) -> tuple[str, tuple[float, ...]]:
+    """Return the name of a function in its one form, and all parameters of the formula: the alpha of "elu" is 1."""
+    if isinstance(function, str):
+        return function, (1.0,) if function == "elu" else ()
+    name, *parameters = function
+    return str(name), tuple(map(float, parameters))
+
+
+@dataclass(frozen=True)
+class Functions:
+    """All functions of a cell, in their one form, and what belongs to its gates' functions; see `LSTMWeights`.
+
+    Attributes:
+        input: of g.
+        output: of c', for the output.
+        gate: of i, f and o.
+        gate_clip: i, f, g and o are clipped to +- it before their functions; None for no clip.
+        coupled: the gate, "input" or "forget", that is one minus the other; None for none.
+    """
+
+    input: Function = "tanh"
+    output: Function = "tanh"
+    gate: Function = "sigmoid"
+    gate_clip: float | None = None
+    coupled: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        activation: Any,
+        output_activation: Any = None,
+        gate_activation: Any = "sigmoid",
+        gate_clip: Any = None,
+        coupled_gate: Any = None,
+    ) -> Functions:
+        """Return the functions that options of `LSTMWeights` mean, checked.
+
+        Raises:
+            TypeError, ValueError: naming the option.
+        """
+        input_ = check_function("activation", activation)
+        if coupled_gate is not None:
+            check_choice("coupled_gate", coupled_gate, COUPLED_GATES)
+        return cls(
+            input_,
+            input_ if output_activation is None else check_function("output_activation", output_activation),
+            check_function("gate_activation", gate_activation),
+            check_clip("gate_clip", gate_clip),
+            coupled_gate,
+        )
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of `LSTMWeights`, by name: those of equal functions are equal."""
+        return {
+            "activation": self.input,
+            "output_activation": None if self.output == self.input else self.output,
+            "gate_activation": self.gate,
+            "gate_clip": self.gate_clip,
+            "coupled_gate": self.coupled,
+        }
+
+    @property
+    def up_to_1(self) -> bool:
+        """Whether no c' makes an output, o times its function, whose magnitude is beyond 1."""
+        return _is_up_to_1(self.gate) and _is_up_to_1(self.output)
+
+
+def _is_up_to_1(function: Function) -> bool:
+    name, parameters = split(function)
+    return name in _UP_TO_1 or (name == "scaled_tanh" and abs(parameters[0]) <= 1)
