@@ -16,16 +16,22 @@ from typing import TYPE_CHECKING, Any, overload
 
 from fusedlstm import dtypes
 from fusedlstm.backends import backend_of
-from fusedlstm.checks import check_array, check_choice, check_dtype, check_size, describe_type, fail
+from fusedlstm.checks import check_choice, check_size, describe_type, fail
 from fusedlstm.exchange import Exchange
-from fusedlstm.state import LSTMState, check_state_type
+from fusedlstm.state import LSTMState
+from fusedlstm.state_checks import (
+    backend_of_states,
+    borrow_states,
+    check_beside,
+    check_layers,
+    check_ndim,
+    check_states,
+    named_states,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-
-    from fusedlstm.backends import Backend
     from fusedlstm.dtypes import Array
 
 _ORDERS = ("ch", "hc")
@@ -51,14 +57,19 @@ def pack_state(state: LSTMState | Sequence[LSTMState], *, order: str, axis: int 
     check_choice("order", order, _ORDERS)
     if check_size("axis", axis, 0) > 1:
         fail(ValueError, "axis", "0 or 1", str(axis))
-    named = _named_states("state", state)
-    backend = _backend_of(named)
+    return pack(state, order, axis, "c")
+
+
+def pack(state: Any, order: str, axis: int, whose: str) -> Array:
+    """Return `pack_state` in the dtype of h or of c."""
+    named = named_states("state", state)
+    backend = backend_of_states(named)
     with Exchange(backend, named[0][1].c) as exchange:
-        named = _borrow(exchange, named)
-        _check_states(named, backend)
+        named = borrow_states(exchange, named)
+        check_states(named, backend)
         if axis == 0:
             _check_one_width(named)
-        dtype = named[0][1].c.dtype
+        dtype = getattr(named[0][1], whose).dtype
         parts = [
             part.astype(dtype, copy=False)
             for _, one in named
@@ -110,30 +121,37 @@ def unpack_state(
             width than the sizes give.
     """
     check_choice("order", order, _ORDERS)
+    return unpack("packed", packed, hidden_size, order, proj_size, dtype)
+
+
+def unpack(
+    name: str, packed: Any, hidden_size: Any, order: str, proj_size: Any, dtype: Any
+) -> LSTMState | tuple[LSTMState, ...]:
+    """Return `unpack_state` of the argument of this name."""
     if isinstance(hidden_size, (tuple, list)):
         sizes = _sizes_of_layers(hidden_size, proj_size)
-        with Exchange(backend_of(packed, "packed"), packed) as exchange:
-            packed = _borrow_packed(exchange, packed)
-            states = _unpack_layers(packed, sizes, order, _cell_dtype(packed, dtype))
+        with Exchange(backend_of(packed, name), packed) as exchange:
+            packed = borrow_packed(exchange, name, packed)
+            states = _unpack_layers(name, packed, sizes, order, dtype)
             return tuple(exchange.lend_state(state) for state in states)
     N = check_size("hidden_size", hidden_size, 1)
     P = None if proj_size is None else check_size("proj_size", proj_size, 1)
-    with Exchange(backend_of(packed, "packed"), packed) as exchange:
-        packed = _borrow_packed(exchange, packed)
-        return exchange.lend_state(_unpack_one(packed, N, P, order, _cell_dtype(packed, dtype)))
+    with Exchange(backend_of(packed, name), packed) as exchange:
+        packed = borrow_packed(exchange, name, packed)
+        return exchange.lend_state(_unpack_one(name, packed, N, P, order, dtype))
 
 
-def _unpack_one(packed: Array, N: int, P: int | None, order: str, dtype: np.dtype[Any]) -> LSTMState:
+def _unpack_one(name: str, packed: Array, N: int, P: int | None, order: str, dtype: Any) -> LSTMState:
     """Return the state of one layer, in columns or stacked."""
     if packed.ndim == 3:
-        return _unpack_pair(packed, N, P, order, dtype)
-    _check_ndim("packed", packed, "B N+P")
+        return _unpack_pair(name, packed, N, P, order, dtype)
+    check_ndim(name, packed, "B N+P")
     left = packed.shape[1] - N
     if left < 1:
-        fail(ValueError, "packed", f"shape (B, N + P) with N = {N} and P at least 1", f"shape {packed.shape}")
+        fail(ValueError, name, f"shape (B, N + P) with N = {N} and P at least 1", f"shape {packed.shape}")
     if P is not None and left != P:
         wanted = f"shape (B, N + P) with N + P = {N} + {P} = {N + P} columns"
-        fail(ValueError, "packed", wanted, f"shape {packed.shape}")
+        fail(ValueError, name, wanted, f"shape {packed.shape}")
     return _unpack_columns(packed, N, left, order, dtype)
 
 
@@ -150,14 +168,20 @@ def stack_states(states: Sequence[LSTMState]) -> LSTMState:
     """
     if isinstance(states, LSTMState):
         fail(TypeError, "states", "a tuple or list of LSTMState", "one LSTMState", "Use stack_states([state])")
-    named = _named_states("states", states)
-    backend = _backend_of(named)
+    return stack("states", states, "c")
+
+
+def stack(name: str, states: Any, whose: str) -> LSTMState:
+    """Return `stack_states` of the argument of this name, with c in its own dtype or in h's."""
+    named = named_states(name, states)
+    backend = backend_of_states(named)
     with Exchange(backend, named[0][1].c) as exchange:
-        named = _borrow(exchange, named)
-        _check_states(named, backend)
+        named = borrow_states(exchange, named)
+        check_states(named, backend)
         _check_equal_sizes(named)
         h, c = (backend.xp.stack([getattr(state, part) for _, state in named]) for part in ("h", "c"))
-        return exchange.lend_state(LSTMState(h=h, c=c))
+        dtype = getattr(named[0][1], whose).dtype
+        return exchange.lend_state(LSTMState(h=h, c=c.astype(dtype, copy=False)))
 
 
 def _check_equal_sizes(named: list[tuple[str, LSTMState]]) -> None:
@@ -187,68 +211,14 @@ def unstack_states(*, h: Array, c: Array) -> tuple[LSTMState, ...]:
     backend = backend_of(c, "c")
     with Exchange(backend, c) as exchange:
         h, c = exchange.borrow("h", h), exchange.borrow("c", c)
-        _check_beside("h", h, backend)
-        _check_layers(h, c)
-        return tuple(exchange.lend_state(LSTMState(h=h[k], c=c[k])) for k in range(h.shape[0]))
+        check_beside("h", h, backend)
+        return unstack(exchange, "", h, c)
 
 
-def _check_layers(h: Array, c: Array) -> None:
-    """Raise unless h is (L, B, P) and c (L, B, N), L at least 1."""
-    _check_ndim("h", h, "L B P")
-    _check_ndim("c", c, "L B N")
-    if h.shape[:2] != c.shape[:2]:
-        fail(ValueError, "h", f"shape (L, B, P) with L, B = {c.shape[:2]}, those of c", f"shape {h.shape}")
-    if not h.shape[0]:
-        fail(ValueError, "h", "shape (L, B, P) of at least one layer", f"shape {h.shape}")
-    _check_dtypes("h and c", h, c)
-
-
-def _named_states(name: str, states: Any) -> list[tuple[str, LSTMState]]:
-    """Return each state with what an error calls it: `state` of one, `state[0]` ... of a tuple or list."""
-    if isinstance(states, (tuple, list)) and (not states or any(isinstance(one, LSTMState) for one in states)):
-        if not states:
-            fail(ValueError, name, "at least one LSTMState(h=..., c=...)", f"an empty {type(states).__name__}")
-        named = [(f"{name}[{k}]", one) for k, one in enumerate(states)]
-    else:
-        named = [(name, states)]
-    for one_name, one in named:
-        check_state_type(one, one_name)
-    return named
-
-
-def _backend_of(named: list[tuple[str, LSTMState]]) -> Backend:
-    """Return the backend of the device that the first state is on."""
-    name, first = named[0]
-    return backend_of(first.c, f"{name}.c")
-
-
-def _borrow(exchange: Exchange, named: list[tuple[str, LSTMState]]) -> list[tuple[str, LSTMState]]:
-    return [(name, exchange.borrow_state(name, state)) for name, state in named]
-
-
-def _check_states(named: list[tuple[str, LSTMState]], backend: Backend) -> None:
-    """Raise unless arrays are a cell's states of one batch, place and dtype."""
-    first_name, first = named[0]
-    for name, state in named:
-        h, c = state.h, state.c
-        _check_beside(f"{name}.c", c, backend)
-        _check_beside(f"{name}.h", h, backend)
-        _check_ndim(f"{name}.h", h, "B P")
-        _check_ndim(f"{name}.c", c, "B N")
-        if h.shape[0] != c.shape[0]:
-            fail(ValueError, name, "h and c of one batch", f"h {h.shape} and c {c.shape}")
-        _check_dtypes(name, h, c)
-        if c.shape[0] != first.c.shape[0]:
-            fail(ValueError, name, f"a batch of {first.c.shape[0]}, that of {first_name}", str(c.shape[0]))
-        check_dtype(f"{name}.h", h.dtype, first.h.dtype, f"that of {first_name}.h")
-
-
-def _check_beside(name: str, array: Any, backend: Backend) -> None:
-    """Raise unless an array is of this backend, and on its device."""
-    check_array(name, array, backend.array_type, backend.device, "Both must be of one library")
-    place = backend.device_of(array)
-    if place != backend.device:
-        fail(ValueError, name, f"an array on {backend.device}", f"one on {place}")
+def unstack(exchange: Exchange, prefix: str, h: Array, c: Array) -> tuple[LSTMState, ...]:
+    """Return `unstack_states` of the backend's arrays, lent; `prefix` stands before h and c in messages."""
+    check_layers(prefix, h, c)
+    return tuple(exchange.lend_state(LSTMState(h=h[k], c=c[k])) for k in range(h.shape[0]))
 
 
 def _check_one_width(named: list[tuple[str, LSTMState]]) -> None:
@@ -257,27 +227,15 @@ def _check_one_width(named: list[tuple[str, LSTMState]]) -> None:
         fail(ValueError, "axis", "1 for several layers", "0", "Use stack_states(states) for h and c of all layers")
     name, one = named[0]
     if one.h.shape != one.c.shape:
-        fail(ValueError, name, "h and c of one width with axis=0", f"h {one.h.shape} and c {one.c.shape}")
+        fail(ValueError, name, "h and c of one shape (B, N), to be stacked", f"h {one.h.shape} and c {one.c.shape}")
 
 
-def _check_dtypes(name: str, h: Array, c: Array) -> None:
-    """Raise unless h and c have the dtypes of some cell's."""
-    if not dtypes.is_supported(h.dtype) or dtypes.state_dtype(h.dtype) != c.dtype:
-        wanted = "h of float64, float32, float16 or bfloat16, and c of h's dtype, float32 for 16 bits"
-        fail(TypeError, name, wanted, f"h of {h.dtype} and c of {c.dtype}")
-
-
-def _borrow_packed(exchange: Exchange, packed: Any) -> Array:
+def borrow_packed(exchange: Exchange, name: str, packed: Any) -> Array:
     """Return the backend's view of a packed state of any library, whose dtype a cell can have."""
-    array = exchange.borrow("packed", packed)
+    array = exchange.borrow(name, packed)
     if not dtypes.is_supported(array.dtype):
-        fail(TypeError, "packed", f"dtype {', '.join(dtypes.NAMES)}", f"dtype {array.dtype}")
+        fail(TypeError, name, f"dtype {', '.join(dtypes.NAMES)}", f"dtype {array.dtype}")
     return array
-
-
-def _check_ndim(name: str, array: Array, spec: str) -> None:
-    if array.ndim != len(spec.split()):
-        fail(ValueError, name, f"shape ({spec.replace(' ', ', ')})", f"shape {array.shape}")
 
 
 def _sizes_of_layers(hidden_size: Sequence[Any], proj_size: Any) -> list[tuple[int, int]]:
@@ -299,15 +257,15 @@ def _sizes_of_layers(hidden_size: Sequence[Any], proj_size: Any) -> list[tuple[i
 
 
 def _unpack_layers(
-    packed: Array, sizes: list[tuple[int, int]], order: str, dtype: np.dtype[Any]
+    name: str, packed: Array, sizes: list[tuple[int, int]], order: str, dtype: Any
 ) -> tuple[LSTMState, ...]:
     if packed.ndim == 3 and len(sizes) == 1:
-        return (_unpack_pair(packed, *sizes[0], order, dtype),)
-    _check_ndim("packed", packed, "B N+P")
+        return (_unpack_pair(name, packed, *sizes[0], order, dtype),)
+    check_ndim(name, packed, "B N+P")
     width = sum(N + P for N, P in sizes)
     if packed.shape[1] != width:
         layers = ", ".join(f"N={N} P={P}" for N, P in sizes)
-        fail(ValueError, "packed", f"{width} columns, of layers with {layers}", f"{packed.shape[1]} columns")
+        fail(ValueError, name, f"{width} columns, of layers with {layers}", f"{packed.shape[1]} columns")
     states, start = [], 0
     for N, P in sizes:
         states.append(_unpack_columns(packed[:, start : start + N + P], N, P, order, dtype))
@@ -315,26 +273,23 @@ def _unpack_layers(
     return tuple(states)
 
 
-def _unpack_columns(packed: Array, N: int, P: int, order: str, dtype: np.dtype[Any]) -> LSTMState:
+def _unpack_columns(packed: Array, N: int, P: int, order: str, dtype: Any) -> LSTMState:
     """Return the state of one layer's columns (B, N + P)."""
     if order == "ch":
-        return _state(packed[:, N:], packed[:, :N], dtype)
-    return _state(packed[:, :P], packed[:, P:], dtype)
+        return cell_state(packed[:, N:], packed[:, :N], dtype)
+    return cell_state(packed[:, :P], packed[:, P:], dtype)
 
 
-def _unpack_pair(packed: Array, N: int, P: int | None, order: str, dtype: np.dtype[Any]) -> LSTMState:
+def _unpack_pair(name: str, packed: Array, N: int, P: int | None, order: str, dtype: Any) -> LSTMState:
     """Return the state of (2, B, N)."""
     if packed.shape[0] != 2 or packed.shape[2] != N:
-        fail(ValueError, "packed", f"shape (B, N + P), or (2, B, N) with N = {N}", f"shape {packed.shape}")
+        fail(ValueError, name, f"shape (B, N + P), or (2, B, N) with N = {N}", f"shape {packed.shape}")
     if P not in (None, N):
         fail(ValueError, "proj_size", f"None, or N = {N}, for an array (2, B, N)", str(P))
-    return _state(packed[order.index("h")], packed[order.index("c")], dtype)
+    return cell_state(packed[order.index("h")], packed[order.index("c")], dtype)
 
 
-def _cell_dtype(packed: Array, dtype: Any) -> np.dtype[Any]:
-    return dtypes.resolve(packed.dtype if dtype is None else dtype)
-
-
-def _state(h: Array, c: Array, dtype: np.dtype[Any]) -> LSTMState:
-    """Return a state in the dtypes that a cell of this dtype keeps."""
+def cell_state(h: Array, c: Array, dtype: Any) -> LSTMState:
+    """Return a state in the dtypes that a cell of this dtype, or of h's, keeps."""
+    dtype = dtypes.resolve(h.dtype if dtype is None else dtype)
     return LSTMState(h=h.astype(dtype, copy=False), c=c.astype(dtypes.state_dtype(dtype), copy=False))

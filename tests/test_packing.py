@@ -184,7 +184,7 @@ def test_proj_size_says_what_is_left():
         (
             lambda s: pack_state(some_state(2, 4, 3), order="ch", axis=0),
             ValueError,
-            r"state: wanted h and c of one width with axis=0; got h \(2, 3\) and c \(2, 4\)",
+            r"state: wanted h and c of one shape \(B, N\), to be stacked; got h \(2, 3\) and c \(2, 4\)",
         ),
         (
             lambda s: pack_state((s, some_state(3, 4, 4)), order="ch"),
