@@ -83,6 +83,23 @@ def check_dtypes(name: str, h: Array, c: Array) -> None:
         fail(TypeError, name, wanted, f"h of {h.dtype} and c of {c.dtype}")
 
 
+def check_pair_dtypes(named: list[tuple[str, LSTMState]], backend: Backend, *, any_dtypes: bool) -> None:
+    """Raise unless arrays are this backend's and have dtypes to cast to a cell's: with `any_dtypes` any of the four.
+
+    Else c has h's, or float32 beside a 16-bit h.
+    """
+    for name, state in named:
+        for part in ("c", "h"):
+            array = getattr(state, part)
+            check_beside(f"{name}.{part}", array, backend)
+            if not dtypes.is_supported(array.dtype):
+                fail(TypeError, f"{name}.{part}", f"dtype {', '.join(dtypes.NAMES)}", f"dtype {array.dtype}")
+        h, c = state.h.dtype, state.c.dtype
+        if not any_dtypes and c not in (h, dtypes.state_dtype(h)):
+            wanted = "h and c of one dtype, or a float32 c with a 16-bit h"
+            fail(TypeError, name, wanted, f"h of {h} and c of {c}", "Give dtype=, the cell's, to cast both")
+
+
 def check_ndim(name: str, array: Array, spec: str) -> None:
     """Raise unless an array has as many dimensions as "B N"."""
     ndim = len(spec.split())

@@ -1,6 +1,39 @@
-"""Weights from other frameworks: one function each, proved by numbers that those frameworks computed."""
+"""Weights and states from other frameworks: one function each, proved by numbers that those frameworks computed."""
 
+from fusedlstm.convert.states import (
+    state_from_equinox,
+    state_from_flax,
+    state_from_haiku,
+    state_from_keras,
+    state_from_silero,
+    state_from_tf1,
+    state_from_torch,
+    state_to_equinox,
+    state_to_flax,
+    state_to_haiku,
+    state_to_keras,
+    state_to_silero,
+    state_to_tf1,
+    state_to_torch,
+)
 from fusedlstm.convert.tf1 import from_tf1
 from fusedlstm.convert.torch import from_torch
 
-__all__ = ["from_tf1", "from_torch"]
+__all__ = [
+    "from_tf1",
+    "from_torch",
+    "state_from_equinox",
+    "state_from_flax",
+    "state_from_haiku",
+    "state_from_keras",
+    "state_from_silero",
+    "state_from_tf1",
+    "state_from_torch",
+    "state_to_equinox",
+    "state_to_flax",
+    "state_to_haiku",
+    "state_to_keras",
+    "state_to_silero",
+    "state_to_tf1",
+    "state_to_torch",
+]
