@@ -39,29 +39,39 @@ def tf1_states(oracle, name):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [f"tf1/dyn_{which}.npz" for which in ("plain", "lens_tm", "lens_all_options", "multi3", "residual")],
+    ("name", "residual"),
+    [
+        ("plain", False),
+        ("lens_tm", False),
+        ("lens_all_options", False),
+        ("multi3", False),
+        ("residual", True),
+        ("multi_residual", (False, True)),
+    ],
 )
-def test_dynamic_rnn(name, backend):
-    oracle = Oracle(name)
+def test_dynamic_rnn(name, residual, backend):
+    oracle = Oracle(f"tf1/dyn_{name}.npz")
     options = {key: value for key, value in oracle.meta["cell"].items() if key in TF1_OPTIONS}
-    layers = oracle.meta["layers"]
-    prefixes = ["rnn/lstm_cell"] if layers == 1 else [f"rnn/multi_rnn_cell/cell_{k}/lstm_cell" for k in range(layers)]
-    weights = [convert.from_tf1(oracle.variables(), prefix, **options) for prefix in prefixes]
-    lstm = LSTM(StackedWeights(weights, residual=oracle.meta["wrap"] == "residual"), backend=backend)
+    weights = convert.from_tf1(oracle.variables(), **options, residual=residual)
+    assert isinstance(weights, StackedWeights if "multi" in name or residual else LSTMWeights)
+    lstm = LSTM(weights, backend=backend)
     lengths = {"lengths": oracle["sequence_length"]} if oracle.meta["lens"] else {}
     assert_sequence(lstm, oracle, tf1_states(oracle, "init_l"), oracle["y"], tf1_states(oracle, "final_l"), **lengths)
 
 
-def test_bidirectional_dynamic_rnn(backend):
-    oracle = Oracle("tf1/dyn_bidir_lens.npz")
-    weights = [convert.from_tf1(oracle.variables(), f"bidirectional_rnn/{way}/lstm_cell") for way in ("fw", "bw")]
-    lstm = LSTM(StackedWeights(weights, bidirectional=True), backend=backend)
+@pytest.mark.parametrize("name", ["bidir_lens", "stack_bidir"])
+def test_bidirectional_dynamic_rnn(name, backend):
+    oracle = Oracle(f"tf1/dyn_{name}.npz")
+    options = {key: value for key, value in oracle.meta["cell"].items() if key in TF1_OPTIONS}
+    weights = convert.from_tf1(oracle.variables(), **options)
+    assert (weights.bidirectional, weights.num_layers) == (True, oracle.meta["layers"])
+    lstm = LSTM(weights, backend=backend)
+    places = [f"{way}_l{layer}" for layer in range(oracle.meta["layers"]) for way in ("fw", "bw")]
     initial, final = (
-        [(oracle[f"{which}_{way}_l0_h"], oracle[f"{which}_{way}_l0_c"]) for way in ("fw", "bw")]
+        [(oracle[f"{which}_{place}_h"], oracle[f"{which}_{place}_c"]) for place in places]
         for which in ("init", "final")
     )
-    outputs = np.concatenate([oracle["y_fw"], oracle["y_bw"]], axis=2)
+    outputs = oracle["y"] if "y" in oracle.arrays else np.concatenate([oracle["y_fw"], oracle["y_bw"]], axis=2)
     assert_sequence(lstm, oracle, initial, outputs, final, lengths=oracle["sequence_length"])
 
 

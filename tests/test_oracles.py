@@ -55,6 +55,11 @@ def test_tf1_lstmcell(name, backend):
         ("tf1/BasicLSTMCell.npz", {}),
         ("tf1/contrib_LSTMBlockCell_peep_clip.npz", {"cell_clip": 0.5, "forget_bias": 0.5}),
         ("tf1/contrib_CudnnCompatibleLSTMCell.npz", {"forget_bias": 0.0}),
+        ("tf1/contrib_CoupledInputForgetGate.npz", {}),
+        (
+            "tf1/contrib_CoupledInputForgetGate_all.npz",
+            {"use_peepholes": True, "num_proj": 3, "proj_clip": 0.25, "forget_bias": 0.5},
+        ),
     ],
 )
 def test_other_tf1_cells(name, options, backend):

@@ -1,36 +1,41 @@
-"""TensorFlow 1's LSTM cells: the variables of a checkpoint -> LSTMWeights.
+"""TensorFlow 1's LSTM cells: the variables of a checkpoint -> LSTMWeights, or StackedWeights for layers.
 
 A cell's `kernel` is (I + P, 4N), rows [x; h], columns in the gate order i, g, f, o (TensorFlow calls g
 "j"); `bias` is (4N,) in the same order and does not hold the forget bias, which the cell adds at every
 step; peepholes are `w_i_diag`, `w_f_diag` and `w_o_diag` (N,); `projection/kernel` is (N, P).
+
+A CoupledInputForgetGateLSTMCell has the columns g, f, o of `W_0` (I + P, 3N) and `B` (3N,), for i is 1 - f; its
+peepholes are `W_F_diag` and `W_O_diag`, its projection is `W_P_0`. With shards there are `W_1` ..., of further rows.
+
+All are checked by numbers that TensorFlow 1.15.5 computed.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fusedlstm.checks import check_real, check_shape, describe_type, fail
-from fusedlstm.interop import to_host
+from fusedlstm.checks import check_real, describe_type, fail
+from fusedlstm.convert.reading import read
+from fusedlstm.convert.tf1_finding import find_cells
+from fusedlstm.convert.tf1_variables import Variables
+from fusedlstm.stacked import StackedWeights
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from fusedlstm.convert.tf1_cells import Cell
     from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.functions import Function
 
-_PEEPHOLES = ("w_i_diag", "w_f_diag", "w_o_diag")  # in our order
-_OURS_IN_THEIRS = (0, 2, 1, 3)  # i, f, g, o among their i, g, f, o
-_NORMALISED = ("input", "transform", "forget", "output", "state")  # sub-scopes of the layer-normalised cells
-
-# Scopes that TensorFlow itself gives to cells, and to what holds them.
-_CELL = re.compile(r"(basic_|cudnn_compatible_)?lstm(_fused|_block)?_cell(_\d+)?")
-_HOLDER = re.compile(r"(bidirectional_)?rnn(_\d+)?|multi_rnn_cell|cell_\d+|fw|bw")
+# TensorFlow 1's functions are Keras 2's.
+_MEANT: dict[str, Function] = {"hard_sigmoid": ("hard_sigmoid", 0.2, 0.5)}
 
 
 def from_tf1(
-    variables: Mapping[str, Any],
+    variables: Mapping[str, Any] | str | os.PathLike[str],
     prefix: str | None = None,
     forget_bias: float = 1.0,
     *,
@@ -38,199 +43,106 @@ def from_tf1(
     cell_clip: float | None = None,
     num_proj: int | None = None,
     proj_clip: float | None = None,
-    activation: str | None = None,
-) -> LSTMWeights:
-    """Return the weights of one TensorFlow 1 LSTMCell, BasicLSTMCell, LSTMBlockCell or LSTMBlockFusedCell.
+    activation: Function | None = None,
+    residual: bool | Sequence[bool] = False,
+) -> LSTMWeights | StackedWeights:
+    """Return the weights of a TensorFlow 1 cell, or of the layers or directions of cells.
+
+    A cell is an LSTMCell, BasicLSTMCell, LSTMBlockCell, LSTMBlockFusedCell, CudnnCompatibleLSTMCell or
+    CoupledInputForgetGateLSTMCell. Layers are those of a MultiRNNCell (even of one cell), of a CudnnLSTM, of
+    bidirectional_dynamic_rnn and of stack_bidirectional_dynamic_rnn.
 
     The variables hold the arrays; the options, which are arguments of the cell in the program that made
-    the checkpoint, are not in it and have the names and defaults they have there.
+    the checkpoint, are not in it and have the names and defaults they have there. All layers have the same ones: those
+    whose options differ are read one by one, by prefix=, and joined: `StackedWeights([from_tf1(...), from_tf1(...)])`.
 
     Args:
         variables: names to arrays, as read from a checkpoint. Optimiser slots and other variables are
             ignored, and not read but for kernels and biases, whose shapes tell cells; an ending ":0" is
-            dropped.
-        prefix: the cell's scope, such as "rnn/lstm_cell". None finds the only cell there is.
+            dropped. Or the path of a checkpoint ("model.ckpt-1000"), of a folder with one or of a SavedModel, which are
+            read through TensorFlow; or that of a .npz file of variables, for which TensorFlow is not needed.
+        prefix: the cell's scope, such as "rnn/lstm_cell", or one that holds a cell or layers of cells and no others.
+            None finds the only ones there are.
         forget_bias: what the cell adds to the forget gate at every step; it goes into our bias. The
-            default is the cells' own, 1.0.
+            default is the cells' own, 1.0. CudnnLSTM and CudnnCompatibleLSTMCell have 0.0.
         use_peepholes: whether the cell has them; None takes what the variables say.
         cell_clip: as the cell's; None for no clip.
         num_proj: P of the cell; None takes what the variables say.
         proj_clip: as the cell's; without a projection it has no effect there, and so none here.
-        activation: the cell's, by name; None is its default, "tanh".
+        activation: the cell's, by name, or as LSTMWeights has it; None is its default, "tanh".
+        residual: whether the cell is in a ResidualWrapper, whose weights are a StackedWeights; for layers a bool for
+            all, or one for each layer.
 
     Raises:
-        TypeError: arrays of mixed or unsupported dtypes, `variables` no mapping, `prefix` no string.
-        ValueError: no cell, several cells (all are listed), a cell with variables that this formula
-            has no place for, wrong shapes, or options that disagree with the variables.
+        TypeError: arrays of mixed or unsupported dtypes, `variables` no mapping or path, `prefix` no string.
+        ValueError: no cell, several cells that form no layers (all are listed), a cell with variables that this
+            formula has no place for, wrong shapes, or options that disagree with the variables.
+        WeightsFileError: a damaged file.
+        OSError: a file that can't be read.
+        ImportError: a checkpoint, where TensorFlow is not installed: the message says how to do without.
     """
-    if not isinstance(variables, Mapping):
-        fail(TypeError, "variables", "a mapping of names to arrays", describe_type(variables))
     if prefix is not None and not isinstance(prefix, str):
         fail(TypeError, "prefix", "the name of a scope, or None", describe_type(prefix))
-    forget_bias = check_real("forget_bias", forget_bias)
-    checkpoint = _Checkpoint(variables)
-    cell = _Cell(checkpoint, _find_cell(checkpoint) if prefix is None else prefix.strip("/"))
-    cell.refuse_other_formulas(forget_bias)
-    kernel, bias = cell.read("kernel"), cell.read("bias")
-    if kernel.ndim != 2 or kernel.shape[1] % 4 or kernel.shape[1] == 0:
-        fail(ValueError, cell.name("kernel"), "shape (I + P, 4N)", f"shape {kernel.shape}")
-    N = kernel.shape[1] // 4
-    check_shape(cell.name("bias"), bias.shape, "4N", {"N": N})
-    projection = cell.projection(N, num_proj)
-    P = N if projection is None else projection.shape[1]
-    I = kernel.shape[0] - P
-    if I < 0:
-        wanted = f"shape (I + P, 4N) with P = {P} rows for h at least"
-        fail(ValueError, cell.name("kernel"), wanted, f"shape {kernel.shape}")
-    rows = _reorder(kernel.T)
-    bias = _reorder(bias)
-    bias[N : 2 * N] += np.asarray(forget_bias, bias.dtype)
-    return LSTMWeights(
-        rows[:, :I],
-        rows[:, I:],
-        bias,
-        cell.peephole(N, use_peepholes),
-        None if projection is None else projection.T,
-        cell_clip=cell_clip,
-        proj_clip=None if projection is None else proj_clip,
-        activation=activation or "tanh",
+    options = _Options(
+        check_real("forget_bias", forget_bias), use_peepholes, cell_clip, num_proj, proj_clip, activation
     )
+    found = find_cells(Variables.of(variables), prefix)
+    weights = [options.read(cell) for cell in found.cells]
+    stacked = StackedWeights(weights, bidirectional=found.bidirectional, residual=residual)
+    return stacked if found.are_layers or any(stacked.residual) else weights[0]
 
 
-def _reorder(blocks: NumpyArray) -> NumpyArray:
-    """Return a copy with the four blocks of the first axis in the order i, f, g, o."""
-    four = blocks.reshape(4, -1, *blocks.shape[1:])
-    return four[list(_OURS_IN_THEIRS)].reshape(blocks.shape)
+@dataclass(frozen=True)
+class _Options:
+    """The arguments of cells, which variables don't hold."""
 
+    forget_bias: float
+    use_peepholes: bool | None
+    cell_clip: float | None
+    num_proj: int | None
+    proj_clip: float | None
+    activation: Function | None
 
-def _join(scope: str, name: str) -> str:
-    return f"{scope}/{name}" if scope else name
+    def read(self, cell: Cell) -> LSTMWeights:
+        """Return a cell's weights, or raise if its variables say otherwise."""
+        cell.refuse_other_formulas()
+        self._check_forget_bias(cell)
+        self._check_cell_clip(cell)
+        self._check_peepholes(cell)
+        given = cell.arrays()
+        arrays: dict[str, Any] = read(
+            cell.layout, "variables", given, forget_bias=self.forget_bias, full_name=cell.name
+        )
+        self._check_projection(cell, arrays["weight_hr"])
+        return LSTMWeights(
+            **arrays,
+            cell_clip=self.cell_clip,
+            proj_clip=None if arrays["weight_hr"] is None else self.proj_clip,
+            activation=_MEANT.get(str(self.activation), self.activation) or "tanh",
+            coupled_gate="input" if cell.is_coupled else None,
+        )
 
-
-class _Checkpoint:
-    """Variables by name, each read when it is asked for: others may be huge, or no arrays of numbers."""
-
-    def __init__(self, variables: Mapping[str, Any]) -> None:
-        self._variables = variables
-        self._keys = {str(key).removesuffix(":0"): key for key in variables}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._keys
-
-    def __iter__(self) -> Any:
-        return iter(self._keys)
-
-    def read(self, name: str) -> NumpyArray:
-        return to_host(name, self._variables[self._keys[name]])
-
-    def candidates(self) -> list[str]:
-        """Return the scopes where a kernel and a bias of the widths of four gates stand."""
-        scopes = (name.removesuffix("kernel").rstrip("/") for name in self if name.split("/")[-1] == "kernel")
-        return sorted(scope for scope in scopes if self._looks_like_a_cell(scope))
-
-    def _looks_like_a_cell(self, scope: str) -> bool:
-        if _join(scope, "bias") not in self or _join(scope, "recurrent_kernel") in self:
-            return False
-        kernel, bias = (self.read(_join(scope, name)).shape for name in ("kernel", "bias"))
-        return len(kernel) == 2 and len(bias) == 1 and kernel[1] == bias[0] > 0 and kernel[1] % 4 == 0
-
-    def is_surely_a_cell(self, scope: str) -> bool:
-        """Whether scopes that TensorFlow names, or variables that only an LSTM has, tell it from a dense layer."""
-        *holders, last = scope.split("/")
-        own = any(_join(scope, name) in self for name in (*_PEEPHOLES, "projection/kernel"))
-        return own or bool(_CELL.fullmatch(last)) or any(_HOLDER.fullmatch(holder) for holder in holders)
-
-
-def _find_cell(checkpoint: _Checkpoint) -> str:
-    """Return the scope of the only LSTM cell among the variables, or raise and list what there is."""
-    candidates = checkpoint.candidates()
-    sure = [scope for scope in candidates if checkpoint.is_surely_a_cell(scope)]
-    if len(sure) == 1:
-        return sure[0]
-    if candidates == [""]:
-        return ""  # bare "kernel" and "bias": somebody picked them
-    listed = ", ".join(map(repr, sure or candidates))
-    if sure:
-        fail(ValueError, "variables", "one LSTM cell", f"{len(sure)} of them", f"Give prefix= one of {listed}")
-    if candidates:
-        got = f"kernels that may be a cell's or a dense layer's: {listed}"
-        fail(ValueError, "variables", "a scope that names an LSTM cell", got, "Give the cell's as prefix=")
-    some = ", ".join(sorted(checkpoint)[:8]) or "none at all"
-    fail(ValueError, "variables", "those of an LSTM cell (.../kernel and .../bias)", some, _other_names(checkpoint))
-
-
-def _other_names(checkpoint: _Checkpoint) -> str:
-    """Say what variables of other names may be, if it is known."""
-    last = {name.split("/")[-1] for name in checkpoint}
-    if "recurrent_kernel" in last:
-        return _KERAS
-    if {"weights", "biases"} <= last:
-        return "Before TensorFlow 1.2 kernel and bias were called weights and biases: rename those of the cell"
-    return ""
-
-
-_KERAS = "A recurrent_kernel is Keras', whose gates are in our order: LSTMWeights(kernel.T, recurrent_kernel.T, bias)"
-
-
-class _Cell:
-    """The variables of one cell, below its scope; slots of an optimiser stand below them in turn."""
-
-    def __init__(self, checkpoint: _Checkpoint, scope: str) -> None:
-        self.checkpoint, self.scope = checkpoint, scope
-        for name in ("kernel", "bias"):
-            if name not in self:
-                cells = checkpoint.candidates()
-                hint = f"Cells may be at {', '.join(map(repr, cells))}" if cells else _other_names(checkpoint)
-                fail(ValueError, "variables", f"one named {self.name(name)!r}", "none of that name", hint)
-
-    def name(self, variable: str) -> str:
-        return _join(self.scope, variable)
-
-    def __contains__(self, variable: str) -> bool:
-        return self.name(variable) in self.checkpoint
-
-    def read(self, variable: str) -> NumpyArray:
-        return self.checkpoint.read(self.name(variable))
-
-    def refuse_other_formulas(self, forget_bias: float) -> None:
-        """Raise for cells that store such variables too but compute another formula."""
-        if "recurrent_kernel" in self:
-            got = self.name("recurrent_kernel")
-            fail(ValueError, "variables", "a TensorFlow 1 cell, with one kernel for x and h", got, _KERAS)
-        normalised = [f"{part}/{kind}" for part in _NORMALISED for kind in ("gamma", "beta")]
-        found = [self.name(variable) for variable in normalised if variable in self]
-        if found:
-            fail(ValueError, "variables", "a cell without layer normalisation", ", ".join(found))
-        if self.scope.split("/")[-1].startswith("cudnn_compatible_lstm_cell") and forget_bias != 0:
+    def _check_forget_bias(self, cell: Cell) -> None:
+        if cell.is_cudnn and self.forget_bias != 0:
             hint = "CudnnCompatibleLSTMCell adds none at run time: give forget_bias=0.0"
-            fail(ValueError, "forget_bias", "0.0 for this cell", str(forget_bias), hint)
+            fail(ValueError, "forget_bias", "0.0 for this cell", str(self.forget_bias), hint)
 
-    def projection(self, N: int, num_proj: int | None) -> NumpyArray | None:
-        """Return projection/kernel (N, P), or None; raise if `num_proj` says otherwise."""
-        name = self.name("projection/kernel")
-        if "projection/kernel" not in self:
-            if num_proj is not None:
-                fail(ValueError, "num_proj", f"None, as there is no {name}", str(num_proj))
-            return None
-        kernel = self.read("projection/kernel")
-        if kernel.ndim != 2 or kernel.shape[0] != N:
-            fail(ValueError, name, f"shape (N, P) = ({N}, P)", f"shape {kernel.shape}")
-        if num_proj is not None and num_proj != kernel.shape[1]:
-            fail(ValueError, "num_proj", f"{kernel.shape[1]}, the width of {name}", str(num_proj))
-        return kernel
+    def _check_cell_clip(self, cell: Cell) -> None:
+        if cell.is_coupled and self.cell_clip is not None:
+            wanted = "None, as a CoupledInputForgetGateLSTMCell has none"
+            fail(ValueError, "cell_clip", wanted, str(self.cell_clip))
 
-    def peephole(self, N: int, use_peepholes: bool | None) -> NumpyArray | None:
-        """Return the peepholes (3, N), or None; raise if `use_peepholes` says otherwise."""
-        there = [name for name in _PEEPHOLES if name in self]
-        if use_peepholes is not None and bool(use_peepholes) != bool(there):
-            got = f"{use_peepholes} with {', '.join(there) or 'no w_*_diag'}"
+    def _check_peepholes(self, cell: Cell) -> None:
+        there = cell.peepholes()
+        if self.use_peepholes is not None and bool(self.use_peepholes) != bool(there):
+            got = f"{self.use_peepholes} with {', '.join(there) or 'no w_*_diag'}"
             fail(ValueError, "use_peepholes", f"{bool(there)}, as the variables say", got)
-        if not there:
-            return None
-        missing = [self.name(name) for name in _PEEPHOLES if name not in self]
-        if missing:
-            fail(ValueError, "variables", f"all of {', '.join(_PEEPHOLES)}", f"no {', '.join(missing)}")
-        rows = [self.read(name) for name in _PEEPHOLES]
-        for name, row in zip(_PEEPHOLES, rows, strict=True):
-            check_shape(self.name(name), row.shape, "N", {"N": N})
-        return np.stack(rows)
+
+    def _check_projection(self, cell: Cell, weight_hr: NumpyArray | None) -> None:
+        name = cell.name(cell.layout.weight_hr)
+        if self.num_proj is None:
+            return
+        if weight_hr is None:
+            fail(ValueError, "num_proj", f"None, as there is no {name}", str(self.num_proj))
+        if self.num_proj != weight_hr.shape[0]:
+            fail(ValueError, "num_proj", f"{weight_hr.shape[0]}, the width of {name}", str(self.num_proj))

@@ -1,0 +1,130 @@
+"""The LSTM cells among a program's variables, found by the names and shapes that TensorFlow 1 gives them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusedlstm.checks import fail
+from fusedlstm.convert.layouts import LAYOUTS, Layout, all_names
+from fusedlstm.convert.tf1_others import KERAS, other_cell, other_names
+from fusedlstm.convert.tf1_variables import Variables, join
+
+if TYPE_CHECKING:
+    from fusedlstm.dtypes import NumpyArray
+
+_NORMALISED = ("input", "transform", "forget", "output", "state")  # sub-scopes of the layer-normalised cells
+
+# Scopes that TensorFlow itself gives to cells, and to what holds them.
+_CELL = re.compile(r"((basic_|cudnn_compatible_)?lstm(_fused|_block)?|coupled_input_forget_gate_lstm)_cell(_\d+)?")
+_HOLDER = re.compile(r"(bidirectional_)?rnn(_\d+)?|multi_rnn_cell|cell_\d+|fw|bw")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The variables of one cell, below its scope; slots of an optimiser stand below them in turn."""
+
+    variables: Variables
+    scope: str
+
+    def name(self, variable: str) -> str:
+        """Return a variable's full name."""
+        return join(self.scope, variable)
+
+    def __contains__(self, variable: str) -> bool:
+        return self.name(variable) in self.variables
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether there is a kernel, of a cell or of something else."""
+        return "kernel" in self or "W_0" in self
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether it is a CoupledInputForgetGateLSTMCell, of which W_0 is the first part of the kernel."""
+        return "W_0" in self and "kernel" not in self
+
+    @property
+    def layout(self) -> Layout:
+        """The row of the table."""
+        return LAYOUTS["tf1_coupled" if self.is_coupled else "tf1"]
+
+    @property
+    def is_cudnn(self) -> bool:
+        """Whether it adds no forget bias, as CudnnCompatibleLSTMCell, whose names CudnnLSTM is saved by, too."""
+        return self.scope.split("/")[-1].startswith("cudnn_compatible_lstm_cell")
+
+    def peepholes(self) -> list[str]:
+        """Return the names of the layout's peepholes that are there."""
+        return [name for name in all_names(self.layout.peephole) if name and name in self]
+
+    def arrays(self) -> dict[str, NumpyArray]:
+        """Return the variables that the layout has names for, by these."""
+        layout = self.layout
+        names = [*all_names(layout.weight_ih), *map(str, layout.biases), *self.peepholes(), layout.weight_hr]
+        return {name: self._whole(name) for name in names if name in self}
+
+    def _whole(self, name: str) -> NumpyArray:
+        """Return a variable; W_0 and W_P_0 with the rows of W_1, W_P_1 ..., of which there is one a shard."""
+        names = [self.name(name)]
+        while name.endswith("_0") and (following := self.name(f"{name[:-1]}{len(names)}")) in self.variables:
+            names.append(following)
+        parts = [self.variables.read(each) for each in names]
+        for each, part in zip(names[1:], parts[1:], strict=True):
+            if part.ndim != 2 or part.shape[1:] != parts[0].shape[1:]:
+                fail(ValueError, each, f"rows as those of {names[0]}, {parts[0].shape}", f"shape {part.shape}")
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def looks_right(self) -> bool:
+        """Whether a kernel and a bias of the widths of its gates stand here, or those of a layer-normalised cell."""
+        kernel, bias, gates = ("W_0", "B", 3) if self.is_coupled else ("kernel", "bias", 4)
+        if kernel not in self or "recurrent_kernel" in self or other_cell(self.variables, self.scope):
+            return False
+        shape = self.variables.shape(self.name(kernel))
+        if len(shape) != 2 or shape[1] % gates or not shape[1]:
+            return False
+        if self.normalising():
+            return True
+        return bias in self and self.variables.shape(self.name(bias)) == shape[1:]
+
+    def is_surely_an_lstm(self) -> bool:
+        """Whether scopes that TensorFlow names, or variables that only an LSTM has, tell it from a dense layer."""
+        *holders, last = self.scope.split("/")
+        own = self.peepholes() or self.layout.weight_hr in self or self.normalising()
+        return bool(own or _CELL.fullmatch(last) or any(_HOLDER.fullmatch(holder) for holder in holders))
+
+    def normalising(self) -> list[str]:
+        """Return the variables of a layer normalisation of the gates."""
+        names = [f"{part}/{kind}" for part in _NORMALISED for kind in ("gamma", "beta")]
+        return [self.name(name) for name in names if name in self]
+
+    def refuse_other_formulas(self) -> None:
+        """Raise for cells that store such variables too but compute another formula, or for what is no cell."""
+        if "recurrent_kernel" in self:
+            got = self.name("recurrent_kernel")
+            fail(ValueError, "variables", "a TensorFlow 1 cell, with one kernel for x and h", got, KERAS)
+        if found := self.normalising():
+            hint = "It normalises its gates at every step, which is another formula"
+            fail(ValueError, "variables", "a cell without layer normalisation", ", ".join(found), hint)
+        if other := other_cell(self.variables, self.scope):
+            fail(ValueError, "variables", "an LSTM cell", f"{other!r}, a cell of another formula")
+        for name in ("W_0", "B") if self.is_coupled else ("kernel", "bias"):
+            if name not in self:
+                cells = [cell.scope for cell in candidates(self.variables)]
+                hint = f"Cells may be at {', '.join(map(repr, cells))}" if cells else other_names(self.variables)
+                fail(ValueError, "variables", f"one named {self.name(name)!r}", "none of that name", hint)
+
+
+def candidates(variables: Variables, prefix: str = "") -> list[Cell]:
+    """Return what may be a cell, in or below a scope."""
+    scopes = sorted({*variables.scopes_of("kernel"), *variables.scopes_of("W_0")})
+    cells = [Cell(variables, scope) for scope in scopes if is_below(scope, prefix)]
+    return [cell for cell in cells if cell.looks_right()]
+
+
+def is_below(scope: str, prefix: str) -> bool:
+    """Whether a scope is another or below it."""
+    return not prefix or scope == prefix or scope.startswith(f"{prefix}/")

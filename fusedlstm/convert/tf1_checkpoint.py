@@ -1,0 +1,117 @@
+"""Files of variables by their names: checkpoints, which TensorFlow itself reads, and archives of arrays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.convert.archives import open_archive
+from fusedlstm.files import WeightsFileError
+
+if TYPE_CHECKING:
+    from fusedlstm.dtypes import NumpyArray
+
+_FILES = re.compile(r"(.+)\.(index|meta|data-\d+-of-\d+)")  # of one checkpoint, which their common beginning names
+_EXPORT = """\
+checkpoints are read through TensorFlow, which can't be imported here ({why}). Where it can, run
+
+    import numpy as np
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint({checkpoint!r})
+    np.savez("variables.npz", **{{name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}})
+
+and give the path of variables.npz, for which TensorFlow is not needed"""
+
+
+def open_variables(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Return the variables of a checkpoint, or the arrays of an archive, by name; each is read when it is asked for.
+
+    Args:
+        path: of a checkpoint, as `train.Saver.save` returns it ("model.ckpt-1000"), or of one of its files; of a folder
+            with one (its last, as its file `checkpoint` says) or of a SavedModel; of a .npz or .safetensors file.
+
+    Raises:
+        WeightsFileError: a damaged file, or one that is none of these; also when a variable is read.
+        OSError: there is nothing at the path, or it can't be read.
+        ImportError: a checkpoint, where TensorFlow is not installed.
+    """
+    given = os.fspath(path)
+    checkpoint = _checkpoint_at(given)
+    if checkpoint is not None:
+        return Checkpoint(checkpoint)
+    if not os.path.exists(given):
+        raise FileNotFoundError(errno.ENOENT, "No file, and no checkpoint: there is none with .index added", given)
+    return open_archive(given)
+
+
+def _checkpoint_at(path: str) -> str | None:
+    """Return what names the checkpoint at a path; None where there is none."""
+    match = _FILES.fullmatch(path)
+    for name in (path, match[1] if match else path):
+        if os.path.isfile(f"{name}.index"):
+            return name
+    return _checkpoint_in(path) if os.path.isdir(path) else None
+
+
+def _checkpoint_in(folder: str) -> str:
+    for name in (os.path.join(folder, "variables", "variables"), os.path.join(folder, "variables")):
+        if os.path.isfile(f"{name}.index"):  # a SavedModel's
+            return name
+    if os.path.isfile(os.path.join(folder, "checkpoint")):
+        last = _tensorflow(folder).train.latest_checkpoint(folder)
+        if last is not None:
+            return str(last)
+    have = ", ".join(sorted(name for name in os.listdir(folder) if name.endswith(".index"))[:8]) or "there is none"
+    raise FileNotFoundError(errno.ENOENT, f"No checkpoint by a file named checkpoint: give its path ({have})", folder)
+
+
+def _tensorflow(checkpoint: str) -> Any:
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise ImportError(_EXPORT.format(why=error, checkpoint=checkpoint)) from error
+    return tensorflow
+
+
+class Checkpoint(Mapping[str, Any]):
+    """The variables of a checkpoint, without those that it has no name for."""
+
+    def __init__(self, path: str) -> None:
+        tensorflow = _tensorflow(path)
+        self._path = path
+        # What its reader raises is one of these, in this or that version.
+        self._errors = (tensorflow.errors.OpError, RuntimeError, ValueError, TypeError, IndexError)
+        try:
+            self._reader = tensorflow.train.load_checkpoint(path)
+            self._shapes = dict(self._reader.get_variable_to_shape_map())
+        except self._errors as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> WeightsFileError:
+        return WeightsFileError(f"{self._path} is damaged, or no checkpoint: {error}")
+
+    def __getitem__(self, name: str) -> NumpyArray:
+        if name not in self._shapes:
+            raise KeyError(name)
+        try:
+            array: NumpyArray = self._reader.get_tensor(name)
+        except self._errors as error:
+            raise self._damaged(error) from error
+        return array
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a variable, which is not read for it."""
+        return tuple(self._shapes[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)

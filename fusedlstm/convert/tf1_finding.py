@@ -1,0 +1,68 @@
+"""Which cells of a program's variables are meant: those at a scope, or the only ones there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from fusedlstm.checks import fail
+from fusedlstm.convert.tf1_cells import Cell, candidates
+from fusedlstm.convert.tf1_layers import arrange
+from fusedlstm.convert.tf1_others import other_names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.convert.tf1_variables import Variables
+
+
+@dataclass(frozen=True)
+class Found:
+    """Cells, at index layer * D + direction, where D is 2 with both directions, else 1.
+
+    Attributes:
+        cells: one at least.
+        are_layers: whether they are in what holds layers, if only one.
+        bidirectional: whether there are both directions.
+    """
+
+    cells: tuple[Cell, ...]
+    are_layers: bool = False
+    bidirectional: bool = False
+
+
+def find_cells(variables: Variables, prefix: str | None) -> Found:
+    """Return the cells that were meant.
+
+    Args:
+        variables: all that there are.
+        prefix: the scope of a cell, or what holds one or layers; None for everything.
+
+    Raises:
+        ValueError: there are none, or several that form no layers; what there is is listed.
+    """
+    prefix = None if prefix is None else prefix.strip("/")
+    found = candidates(variables, prefix or "")
+    if prefix is not None and (not found or Cell(variables, prefix).has_kernel):
+        return Found((Cell(variables, prefix),))  # reading it says what is missing
+    sure = [cell for cell in found if cell.is_surely_an_lstm()]
+    if not sure and [cell.scope for cell in found] == [""]:
+        return Found((found[0],))  # bare "kernel" and "bias": somebody picked them
+    layers = arrange([cell.scope for cell in sure], variables, prefix or "")
+    if layers is not None:
+        cells = tuple(Cell(variables, scope) for scope in layers.scopes)
+        return Found(cells, are_layers=True, bidirectional=layers.bidirectional)
+    if len(sure) == 1:
+        return Found((sure[0],))
+    _refuse(variables, found, sure)
+
+
+def _refuse(variables: Variables, found: Sequence[Cell], sure: Sequence[Cell]) -> NoReturn:
+    listed = ", ".join(repr(cell.scope) for cell in sure or found)
+    if sure:
+        fail(ValueError, "variables", "one LSTM cell", f"{len(sure)} of them", f"Give prefix= one of {listed}")
+    if found:
+        got = f"kernels that may be a cell's or a dense layer's: {listed}"
+        fail(ValueError, "variables", "a scope that names an LSTM cell", got, "Give the cell's as prefix=")
+    some = ", ".join(sorted(variables)[:8]) or "none at all"
+    fail(ValueError, "variables", "those of an LSTM cell (.../kernel and .../bias)", some, other_names(variables))

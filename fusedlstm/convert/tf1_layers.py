@@ -1,0 +1,137 @@
+"""Layers of TensorFlow 1's cells, and both directions, recognised by the scopes that hold them.
+
+    MultiRNNCell                      .../multi_rnn_cell/cell_0/lstm_cell, .../multi_rnn_cell/cell_1/lstm_cell ...
+    bidirectional_dynamic_rnn         .../fw/lstm_cell, .../bw/lstm_cell
+    stack_bidirectional_dynamic_rnn   .../cell_0/bidirectional_rnn/fw/lstm_cell ..., and without bidirectional_rnn/
+                                      where it was given a scope and is static
+
+These are the names that 1.15 gives. Wrappers for dropout and residuals have no scopes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fusedlstm.checks import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_WAYS = ("fw", "bw")
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How scopes hold cells: `holder` is all that a whole of them may hold, below its root."""
+
+    what: str
+    scope: re.Pattern[str]
+    holder: str
+    is_bidirectional: bool
+
+
+_FORMS = (
+    _Form(
+        "a stack_bidirectional_dynamic_rnn",
+        re.compile(r"(?P<root>(?:.*/)?)cell_(?P<layer>\d+)/(?:bidirectional_rnn/)?(?P<way>fw|bw)/[^/]+"),
+        r"cell_\d+/",
+        is_bidirectional=True,
+    ),
+    _Form(
+        "a MultiRNNCell",
+        re.compile(r"(?P<root>(?:.*/)?multi_rnn_cell(?:_\d+)?/)cell_(?P<layer>\d+)/[^/]+"),
+        "",
+        is_bidirectional=False,
+    ),
+    _Form(
+        "a bidirectional_dynamic_rnn",
+        re.compile(r"(?P<root>(?:.*/)?)(?P<way>fw|bw)/[^/]+"),
+        r"(?:fw|bw)/",
+        is_bidirectional=True,
+    ),
+)
+_ONE = "For one cell, give its scope as prefix="
+_STACK_IN_A_DIRECTION = re.compile(r"(?P<root>(?:.*/)?)(?P<way>fw|bw)/multi_rnn_cell/cell_\d+/[^/]+")
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The scopes of all cells, at index layer * D + direction, where D is 2 with both directions, else 1."""
+
+    scopes: tuple[str, ...]
+    bidirectional: bool
+
+
+def arrange(scopes: Sequence[str], names: Iterable[str], prefix: str) -> Layers | None:
+    """Return the layers that cells form; None where they are no whole of one form.
+
+    Args:
+        scopes: of the cells.
+        names: of all variables.
+        prefix: the scope that the user named, whose own place is not looked at: a cell_1 that was named is a cell.
+
+    Raises:
+        ValueError: layers are missing, or are not LSTM cells, or each direction has layers of its own.
+    """
+    if not scopes:
+        return None
+    for form in _FORMS:
+        matches = [form.scope.fullmatch(scope) for scope in scopes]
+        found = [match for match in matches if match and match.end("root") >= len(f"{prefix}/" if prefix else "")]
+        if len({match["root"] for match in found}) == 1 and len(found) == len(scopes):
+            return _whole(form, found, names)
+    _refuse_layers_in_directions(scopes)
+    return None
+
+
+def _whole(form: _Form, cells: Sequence[re.Match[str]], names: Iterable[str]) -> Layers | None:
+    root = cells[0]["root"]
+    at = {_place(match): match[0] for match in cells}
+    if len(at) < len(cells):
+        return None  # two cells in one place
+    number = 1 + max(layer for layer, _ in at)
+    wanted = [(layer, way) for layer in range(number) for way in range(2 if form.is_bidirectional else 1)]
+    missing = [place for place in wanted if place not in at]
+    if missing and len(cells) == 1:
+        return None  # all that was given is one of its cells
+    if missing:
+        got = f"none in {', '.join(_scope_of(form, root, *place) for place in missing)}"
+        fail(ValueError, "variables", f"an LSTM cell for each layer of {form.what} at {root!r}", got, _ONE)
+    _refuse_others(form, root, tuple(at.values()), names)
+    return Layers(tuple(at[place] for place in wanted), form.is_bidirectional)
+
+
+def _place(match: re.Match[str]) -> tuple[int, int]:
+    """Return a cell's layer and direction."""
+    parts = match.groupdict()
+    return int(parts.get("layer") or 0), _WAYS.index(parts.get("way") or "fw")
+
+
+def _scope_of(form: _Form, root: str, layer: int, way: int) -> str:
+    cell = f"cell_{layer}" if "layer" in form.scope.groupindex else ""
+    return root + "/".join(part for part in (cell, _WAYS[way] if form.is_bidirectional else "") if part)
+
+
+def _refuse_others(form: _Form, root: str, scopes: tuple[str, ...], names: Iterable[str]) -> None:
+    """Raise if there is something else where the cells are, such as a cell of another kind or attention."""
+    within = re.compile(re.escape(root) + form.holder)
+    known = tuple(f"{scope}/" for scope in scopes)
+    others = sorted(name for name in names if within.match(name) and not name.startswith(known))
+    if others:
+        fail(ValueError, "variables", f"nothing but LSTM cells in {form.what} at {root!r}", ", ".join(others[:4]), _ONE)
+
+
+def _refuse_layers_in_directions(scopes: Sequence[str]) -> None:
+    """Raise for a bidirectional_dynamic_rnn of MultiRNNCells."""
+    matches = [_STACK_IN_A_DIRECTION.fullmatch(scope) for scope in scopes]
+    ways = {(match["root"], match["way"]) for match in matches if match}
+    if all(matches) and len(ways) == 2 and len({root for root, _ in ways}) == 1:
+        each = " and ".join(f"prefix={root + way!r}" for root, way in sorted(ways, key=lambda at: _WAYS.index(at[1])))
+        hint = (
+            "Each is a StackedWeights of its own: import both, run one LSTM with reverse=True, and join their outputs. "
+            f"Give {each}"
+        )
+        wanted = "layers whose directions see each other's outputs, as a StackedWeights has them"
+        fail(ValueError, "variables", wanted, "a MultiRNNCell for each direction", hint)

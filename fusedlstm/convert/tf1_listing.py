@@ -1,0 +1,64 @@
+"""What cells a checkpoint of TensorFlow 1 has, for people who have to name one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.convert.reading import read
+from fusedlstm.convert.tf1_cells import Cell, candidates
+from fusedlstm.convert.tf1_variables import Variables
+from fusedlstm.files import WeightsFileError
+from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class TF1Cell:
+    """What is known of a cell.
+
+    Attributes:
+        scope: for `from_tf1`'s prefix.
+        input_size: I; None, as all sizes, of a cell that is refused.
+        hidden_size: N.
+        output_size: P.
+        peephole: whether it has peepholes.
+        coupled: whether its input gate is 1 - f.
+        refused: why `from_tf1` does not take it; empty if it does.
+    """
+
+    scope: str
+    input_size: int | None
+    hidden_size: int | None
+    output_size: int | None
+    peephole: bool
+    coupled: bool
+    refused: str = ""
+
+
+def list_tf1(variables: Mapping[str, Any] | str | os.PathLike[str]) -> list[TF1Cell]:
+    """Return what may be LSTM cells among variables, by scope: dense layers of four blocks look like cells, too.
+
+    Args:
+        variables: a mapping or a path, as `from_tf1` takes them.
+
+    Raises:
+        TypeError, WeightsFileError, OSError, ImportError: as of `from_tf1`.
+    """
+    return [_describe(cell) for cell in candidates(Variables.of(variables))]
+
+
+def _describe(cell: Cell) -> TF1Cell:
+    has = bool(cell.peepholes()), cell.is_coupled
+    try:
+        cell.refuse_other_formulas()
+        arrays: dict[str, Any] = read(cell.layout, "variables", cell.arrays(), full_name=cell.name)
+        weights = LSTMWeights(**arrays)
+    except WeightsFileError:
+        raise
+    except (TypeError, ValueError) as error:
+        return TF1Cell(cell.scope, None, None, None, *has, str(error))
+    return TF1Cell(cell.scope, weights.input_size, weights.hidden_size, weights.output_size, *has)

@@ -1,0 +1,66 @@
+"""What variables are that are no LSTM cell's, and look like those of one or were taken for them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from fusedlstm.convert.tf1_variables import join
+
+if TYPE_CHECKING:
+    from fusedlstm.convert.tf1_variables import Variables
+
+# Scopes that TensorFlow 1.15 gives to cells of other formulas, some of which have a kernel and a bias too.
+_OTHER_CELL = re.compile(
+    r"(basic_rnn|gru|gru_block|cudnn_compatible_gru|ugrnn|intersection_rnn|nas|sru|ind_rnn|indy_gru|indy_lstm|glstm"
+    r"|phased_lstm|time_freq_lstm|grid_lstm|bidirectional_grid_lstm)_cell(_v2)?(_\d+)?"
+)
+
+KERAS = "A recurrent_kernel is Keras', whose gates are in our order: LSTMWeights(kernel.T, recurrent_kernel.T, bias)"
+_OPAQUE = (
+    "An opaque_kernel is CudnnLSTM's buffer, whose layout only cuDNN knows: take the checkpoint that train.Saver "
+    "writes, which has its cells' variables (cudnn_compatible_lstm_cell/kernel and bias)"
+)
+_OBJECTS = (
+    "These are of an object-based checkpoint, which train.Checkpoint and save_weights write: save a Keras model as a "
+    "file of its own (.keras or .h5), or these variables by their names with compat.v1.train.Saver"
+)
+_PARTS = (
+    "Parts of a variable must be joined first, as a checkpoint's reader does: numpy.concatenate of part_0, part_1 ..."
+)
+_RENAMED = "Before TensorFlow 1.2 kernel and bias were called weights and biases: rename those of the cell"
+
+
+def other_cell(variables: Variables, scope: str) -> str | None:
+    """Return the scope of the cell of another formula that a scope is, or is in; None if it is none that is known."""
+    parts = scope.split("/")
+    for k, part in enumerate(parts):
+        above = "/".join(parts[:k])
+        if _OTHER_CELL.fullmatch(part):
+            return join(above, part)
+        if part in ("gates", "candidate") and _is_gru(variables, above):
+            return above or part
+    return None
+
+
+def _is_gru(variables: Variables, scope: str) -> bool:
+    candidate = [join(scope, f"candidate/{kernel}") for kernel in ("kernel", "input_projection/kernel")]
+    return join(scope, "gates/kernel") in variables and any(name in variables for name in candidate)
+
+
+def other_names(variables: Variables) -> str:
+    """Say what variables of other names may be, if it is known."""
+    last = {name.split("/")[-1] for name in variables}
+    if "VARIABLE_VALUE" in last:
+        return _OBJECTS
+    if "recurrent_kernel" in last:
+        return KERAS
+    if {"weights", "biases"} <= last:
+        return _RENAMED
+    if "opaque_kernel" in last:
+        return _OPAQUE
+    if "part_0" in last:
+        return _PARTS
+    others = {other_cell(variables, scope) for scope in variables.scopes_of("kernel") + variables.scopes_of("W_0")}
+    found = ", ".join(sorted(map(repr, others - {None})))
+    return f"Cells of other formulas: {found}" if found else ""

@@ -1,0 +1,64 @@
+"""A program's variables by TensorFlow's names, from a mapping or from a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.checks import describe_type, fail
+from fusedlstm.convert.tf1_checkpoint import Checkpoint, open_variables
+from fusedlstm.interop import to_host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fusedlstm.dtypes import NumpyArray
+
+
+def join(scope: str, name: str) -> str:
+    """Return the full name of a variable in a scope, which may be empty."""
+    return f"{scope}/{name}" if scope else name
+
+
+class Variables:
+    """Variables by name, each read when it is asked for: others may be huge, or no arrays of numbers."""
+
+    def __init__(self, source: Mapping[str, Any]) -> None:
+        self._source = source
+        self._keys = {str(key).removesuffix(":0"): key for key in source}
+
+    @classmethod
+    def of(cls, variables: Any) -> Variables:
+        """Return those of a mapping, or of the file at a path.
+
+        Raises:
+            TypeError: neither.
+            WeightsFileError, OSError, ImportError: as of `open_variables`.
+        """
+        if isinstance(variables, (str, os.PathLike)):
+            variables = open_variables(variables)
+        if not isinstance(variables, Mapping):
+            hint = "Or give the path of a checkpoint, or of a .npz file"
+            fail(TypeError, "variables", "a mapping of names to arrays", describe_type(variables), hint)
+        return cls(variables)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def read(self, name: str) -> NumpyArray:
+        """Return a variable's values."""
+        return to_host(name, self._source[self._keys[name]])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a variable's shape."""
+        if isinstance(self._source, Checkpoint):
+            return self._source.shape(self._keys[name])
+        return tuple(self.read(name).shape)
+
+    def scopes_of(self, variable: str) -> list[str]:
+        """Return all scopes with a variable of this name."""
+        return [name.removesuffix(variable).removesuffix("/") for name in self if f"/{name}".endswith(f"/{variable}")]
