@@ -419,6 +419,48 @@ def test_hard_sigmoid_is_keras_2s():
     assert convert.from_tf1(tf1_cell(), activation=("leaky_relu", 0.2)).activation == ("leaky_relu", 0.2)
 
 
+def block(**more):
+    rng = np.random.default_rng(3)
+    arrays = {"w": rng.normal(size=(I + N, 4 * N)), "b": rng.normal(size=4 * N), **more}
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def block_peepholes():
+    return {"wci": np.full(N, 1.0), "wcf": np.full(N, 2.0), "wco": np.full(N, 3.0)}
+
+
+@pytest.mark.parametrize("read", [convert.from_block_lstm, convert.from_block_lstm_v2])
+def test_block_operations(read):
+    """Their clips, 0 and less being none, and peepholes."""
+    weights = read(**block(**block_peepholes()), use_peephole=True, cell_clip=0.5)
+    assert (weights.peephole[:, 0].tolist(), weights.cell_clip) == ([1, 2, 3], 0.5)
+    assert read(**block(**block_peepholes()), use_peephole=False).peephole is None
+    for clip in (0, -1.0):
+        assert read(**block(), cell_clip=clip).cell_clip is None
+    for options, error, message in (
+        ({"wci": 1.0}, ValueError, "use_peephole: wanted True or False with wci; got None. The operation"),
+        ({"use_peephole": True, "wco": 1}, ValueError, "use_peephole: wanted False .*; got True without wci, wcf"),
+        ({"use_peephole": 1}, TypeError, "use_peephole: wanted a bool"),
+        ({"cell_clip": None}, TypeError, "cell_clip: wanted a number; got None"),
+        ({"b": np.ones(7, np.float32)}, ValueError, r"b: wanted shape \(4N,\) = \(16,\)"),
+        ({"w": None}, TypeError, "w: wanted"),
+    ):
+        with pytest.raises(error, match=message):
+            read(**{**block(), **options})
+
+
+def test_block_orders():
+    """What the documents call i, c, f, o is i, g, f, o; the second version has our own order, and adds no bias."""
+    given = block()
+    first, second = convert.from_block_lstm(**given, forget_bias=0.0), convert.from_block_lstm_v2(**given)
+    assert (first.cell_clip, second.cell_clip) == (3.0, None)
+    np.testing.assert_array_equal(second.bias, given["b"])
+    np.testing.assert_array_equal(second.weight_ih, given["w"][:I].T)
+    np.testing.assert_array_equal(first.bias.reshape(4, N), given["b"].reshape(4, N)[[0, 2, 1, 3]])
+    added = convert.from_block_lstm(**given).bias - first.bias
+    np.testing.assert_allclose(added, np.repeat([0.0, 1.0, 0.0, 0.0], N), atol=1e-6)
+
+
 CHECKPOINT = FOLDER / "tf1" / "checkpoint_multi2"
 
 

@@ -68,6 +68,15 @@ def test_other_tf1_cells(name, options, backend):
     assert_steps(LSTMCell(weights, backend=backend), oracle)
 
 
+@pytest.mark.parametrize("name", names("tf1/raw_*.npz"))
+def test_tf1_operations(name, backend):
+    """LSTMBlockCell, BlockLSTM and BlockLSTMV2, with their defaults and without."""
+    oracle = Oracle(name)
+    read = convert.from_block_lstm_v2 if "V2" in name else convert.from_block_lstm
+    weights = read(**oracle.variables(), **{"use_peephole": False} | oracle.meta["args"])
+    assert_steps(LSTMCell(weights, backend=backend), oracle)
+
+
 def test_tf1_fused_cell(backend):
     """The outputs of a sequence, of the row that is valid to its end."""
     oracle = Oracle("tf1/fused_lens_peep_clip.npz")

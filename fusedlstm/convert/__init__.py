@@ -17,10 +17,13 @@ from fusedlstm.convert.states import (
     state_to_torch,
 )
 from fusedlstm.convert.tf1 import from_tf1
+from fusedlstm.convert.tf1_block import from_block_lstm, from_block_lstm_v2
 from fusedlstm.convert.tf1_listing import list_tf1
 from fusedlstm.convert.torch import from_torch
 
 __all__ = [
+    "from_block_lstm",
+    "from_block_lstm_v2",
     "from_tf1",
     "from_torch",
     "list_tf1",

@@ -1,0 +1,100 @@
+"""The arguments of TensorFlow's operations tf.raw_ops.LSTMBlockCell, BlockLSTM and BlockLSTMV2 -> LSTMWeights.
+
+`w` is (I + N, 4N), rows [x; h], and `b` (4N,). The first two have the gates in the order i, g, f, o, whatever
+TensorFlow's documents say, and add a forget bias; BlockLSTMV2 has i, f, g, o and adds none. Checked by numbers that
+TensorFlow 1.15.5 computed, and with 2.21.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusedlstm.checks import check_bool, check_real, fail
+from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.reading import read
+from fusedlstm.weights import LSTMWeights
+
+
+def from_block_lstm(
+    w: Any,
+    b: Any,
+    wci: Any = None,
+    wcf: Any = None,
+    wco: Any = None,
+    *,
+    forget_bias: float = 1.0,
+    cell_clip: float = 3.0,
+    use_peephole: bool | None = None,
+) -> LSTMWeights:
+    """Return the weights in the arguments of raw_ops.LSTMBlockCell or BlockLSTM, whose defaults these are.
+
+    Args:
+        w: (I + N, 4N), of any library; columns i, g, f, o.
+        b: (4N,).
+        wci: (N,), the peephole of the input gate; the operation wants it even where it doesn't use it.
+        wcf: (N,), that of the forget gate.
+        wco: (N,), that of the output gate.
+        forget_bias: what the operation adds to the forget gate.
+        cell_clip: c is clipped to +-cell_clip. The operations clip by 3.0 unless told otherwise, and not at all by
+            0 or less.
+        use_peephole: whether the operation uses wci, wcf and wco, which is False unless it was told. It must be given
+            where they are.
+
+    Raises:
+        TypeError: arrays of mixed or unsupported dtypes, or options that are no numbers.
+        ValueError: wrong shapes, or peepholes that are not there or not said to be used.
+    """
+    arrays = {"w": w, "b": b} | _peepholes(use_peephole, wci, wcf, wco)
+    ours: dict[str, Any] = read(LAYOUTS["tf1_block"], "w", arrays, forget_bias=check_real("forget_bias", forget_bias))
+    return LSTMWeights(**ours, cell_clip=_clip(cell_clip))
+
+
+def from_block_lstm_v2(
+    w: Any,
+    b: Any,
+    wci: Any = None,
+    wcf: Any = None,
+    wco: Any = None,
+    *,
+    cell_clip: float = 0.0,
+    use_peephole: bool | None = None,
+) -> LSTMWeights:
+    """Return the weights in the arguments of raw_ops.BlockLSTMV2, whose defaults these are.
+
+    Args:
+        w: (I + N, 4N), of any library; columns i, f, g, o.
+        b: (4N,).
+        wci: as in `from_block_lstm`.
+        wcf: likewise.
+        wco: likewise.
+        cell_clip: c is clipped to +-cell_clip; not at all by 0 or less.
+        use_peephole: as in `from_block_lstm`.
+
+    Raises:
+        TypeError, ValueError: as in `from_block_lstm`.
+    """
+    arrays = {"w": w, "b": b} | _peepholes(use_peephole, wci, wcf, wco)
+    ours: dict[str, Any] = read(LAYOUTS["tf1_block_v2"], "w", arrays)
+    return LSTMWeights(**ours, cell_clip=_clip(cell_clip))
+
+
+def _peepholes(use: bool | None, wci: Any, wcf: Any, wco: Any) -> dict[str, Any]:
+    """Return the peepholes that the operation uses."""
+    peepholes = {"wci": wci, "wcf": wcf, "wco": wco}
+    given = {name: value for name, value in peepholes.items() if value is not None}
+    if use is None:
+        if given:
+            hint = "The operation takes them in any case, and uses them only if it was told to"
+            fail(ValueError, "use_peephole", f"True or False with {', '.join(given)}", "None", hint)
+        return {}
+    check_bool("use_peephole", use)
+    if use and len(given) < len(peepholes):
+        missing = ", ".join(name for name in peepholes if name not in given)
+        fail(ValueError, "use_peephole", "False without wci, wcf and wco", f"True without {missing}")
+    return given if use else {}
+
+
+def _clip(cell_clip: Any) -> float | None:
+    """Return the operation's clip as ours: by 0 or less it does not clip."""
+    clip = check_real("cell_clip", cell_clip, finite=False)
+    return clip if clip > 0 else None
