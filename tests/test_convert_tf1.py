@@ -3,8 +3,11 @@
 import sys
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMWeights, StackedWeights, WeightsFileError, convert
 from fusedlstm.convert.tf1_listing import TF1Cell
@@ -13,6 +16,7 @@ from cells import host
 from oracle_files import FOLDER, Oracle
 
 I, N, P = 3, 4, 2
+DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 
 
 def tf1_cell(scope="rnn/lstm_cell", rows=I + N, units=N, dtype=np.float32, **more):
@@ -459,6 +463,119 @@ def test_block_orders():
     np.testing.assert_array_equal(first.bias.reshape(4, N), given["b"].reshape(4, N)[[0, 2, 1, 3]])
     added = convert.from_block_lstm(**given).bias - first.bias
     np.testing.assert_allclose(added, np.repeat([0.0, 1.0, 0.0, 0.0], N), atol=1e-6)
+
+
+options_of_cells = st.fixed_dictionaries(
+    {
+        "proj_size": st.sampled_from([None, 1, 5]),
+        "peephole": st.booleans(),
+        "cell_clip": st.sampled_from([None, 0.0, 0.5]),
+        "activation": st.sampled_from(["tanh", "relu", "softplus", ("hard_sigmoid", 0.2, 0.5)]),
+        "dtype": st.sampled_from(DTYPES),
+    }
+)
+
+
+def from_theirs(weights, options, **more):
+    """The weights in the variables of others, which hold no options."""
+    variables = convert.to_tf1(weights, **more)
+    names = ("cell_clip", "proj_clip", "activation")
+    return convert.from_tf1(
+        variables,
+        more.get("prefix"),
+        more.get("forget_bias", 0.0),
+        **{name: options[name] for name in names if name in options},
+    )
+
+
+@given(options=options_of_cells, zeros=st.lists(st.tuples(st.integers(0, 4 * N - 1), st.sampled_from([0.0, -0.0]))))
+def test_there_and_back(options, zeros):
+    """Bit for bit, signed zeros included."""
+    if options["proj_size"]:
+        options["proj_clip"] = 0.25
+    weights = LSTMWeights.random(I, N, seed=1, **options)
+    bias = np.array(weights.bias)
+    for k, zero in zeros:
+        bias[k] = zero
+    weights = LSTMWeights(**weights.arrays() | {"bias": bias}, **weights.options())
+    for prefix in ("", "rnn/lstm_cell"):
+        assert_same(from_theirs(weights, options, prefix=prefix), weights)
+
+
+@given(options=options_of_cells, number=st.integers(1, 12), bidirectional=st.booleans())
+def test_layers_there_and_back(options, number, bidirectional):
+    weights = StackedWeights.random(I, N, number, seed=1, bidirectional=bidirectional, **options)
+    assert_same(from_theirs(weights, options), weights)
+    assert_same(from_theirs(weights, options, prefix="policy/rnn"), weights)
+
+
+@given(forget_bias=st.floats(-8, 8), dtype=st.sampled_from(DTYPES))
+def test_forget_bias_there_and_back(forget_bias, dtype):
+    """Within one unit in the last place of the largest number that took part."""
+    weights = LSTMWeights.random(I, N, seed=1, dtype=dtype)
+    variables = convert.to_tf1(weights, forget_bias=forget_bias)
+    again = convert.from_tf1(variables, forget_bias=forget_bias)
+    largest = max(np.abs(weights.bias).max(), np.abs(variables["bias"]).max(), abs(dtype(forget_bias)))
+    unit = float(np.spacing(largest.astype(np.float32 if dtype is ml_dtypes.bfloat16 else dtype)))
+    unit *= 2.0**16 if dtype is ml_dtypes.bfloat16 else 1.0  # of the 24 bits of float32 it has 8
+    difference = again.bias.astype(float) - weights.bias.astype(float)
+    assert np.abs(difference).max() <= unit
+    assert not difference.reshape(4, N)[[0, 2, 3]].any()
+
+
+def test_exported_names():
+    """As TensorFlow 1.15 gives them."""
+    assert list(convert.to_tf1(LSTMWeights.random(I, N, seed=0, peephole=True, proj_size=P), prefix="a/b/")) == [
+        f"a/b/{name}" for name in ("kernel", "bias", "w_i_diag", "w_f_diag", "w_o_diag", "projection/kernel")
+    ]
+    for scopes, number, bidirectional in ((MULTI, 3, False), (BOTH, 1, True), (STACK, 2, True)):
+        weights = StackedWeights.random(I, N, number, seed=0, bidirectional=bidirectional)
+        names = [f"{scope.removeprefix('rnn/')}/{name}" for scope in scopes for name in ("kernel", "bias")]
+        assert list(convert.to_tf1(weights)) == names
+    zeros = convert.to_tf1(LSTMWeights.random(I, N, seed=0, bias=False))["bias"]
+    np.testing.assert_array_equal(zeros, np.zeros(4 * N))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coupled_gate": "input"}, "coupled_gate: wanted None, as TensorFlow 1's LSTMCell has .* another cell"),
+        ({"gate_clip": 1.0}, "gate_clip: wanted None, as TensorFlow 1's LSTMCell has nothing else; got 1.0"),
+        ({"gate_activation": "relu"}, "gate_activation: wanted 'sigmoid'"),
+        ({"output_activation": "relu"}, "output_activation: wanted None"),
+    ],
+)
+def test_export_refuses(options, message):
+    weights = LSTMWeights.random(I, N, seed=0, **options)
+    for function in (convert.to_tf1, convert.tf1_arguments):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            function(weights)
+        layers = StackedWeights([LSTMWeights.random(I, I, seed=0), weights])
+        with pytest.raises(ValueError, match=f"^multi_rnn_cell/cell_1/lstm_cell: {message}"):
+            function(layers)
+
+
+def test_export_bad_arguments():
+    weights = LSTMWeights.random(I, N, seed=0)
+    for value, options, error, message in (
+        ({}, {}, TypeError, "weights: wanted an LSTMWeights or a StackedWeights; got dict"),
+        (weights, {"prefix": None}, TypeError, "prefix: wanted the name of a scope; got None"),
+        (weights, {"forget_bias": "1"}, TypeError, "forget_bias: wanted a number"),
+    ):
+        with pytest.raises(error, match=message):
+            convert.to_tf1(value, **options)
+    with pytest.raises(ValueError, match="activation: wanted one that TensorFlow has a name for; got .*a function of"):
+        convert.tf1_arguments(LSTMWeights.random(I, N, seed=0, activation=("leaky_relu", 0.1)))
+
+
+def test_arguments_of_the_cell():
+    weights = LSTMWeights.random(
+        I, N, seed=0, proj_size=P, peephole=True, cell_clip=0.0, proj_clip=0.5, activation=("hard_sigmoid", 0.2, 0.5)
+    )
+    wanted = {"num_units": N, "use_peepholes": True, "cell_clip": 0.0, "num_proj": P, "proj_clip": 0.5}
+    wanted |= {"activation": "hard_sigmoid", "forget_bias": 1.0}
+    assert convert.tf1_arguments(weights, forget_bias=1.0) == wanted
+    assert convert.tf1_arguments(StackedWeights([weights]), forget_bias=1.0) == [wanted]
 
 
 CHECKPOINT = FOLDER / "tf1" / "checkpoint_multi2"

@@ -19,6 +19,7 @@ from fusedlstm.convert.states import (
 from fusedlstm.convert.tf1 import from_tf1
 from fusedlstm.convert.tf1_block import from_block_lstm, from_block_lstm_v2
 from fusedlstm.convert.tf1_listing import list_tf1
+from fusedlstm.convert.tf1_writing import tf1_arguments, to_tf1
 from fusedlstm.convert.torch import from_torch
 
 __all__ = [
@@ -41,4 +42,6 @@ __all__ = [
     "state_to_silero",
     "state_to_tf1",
     "state_to_torch",
+    "tf1_arguments",
+    "to_tf1",
 ]
