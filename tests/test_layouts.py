@@ -60,6 +60,16 @@ def test_there_and_back(name, data):
     assert_equal(LSTMWeights(**read(layout, "arrays", arrays, forget_bias=0.0)), weights)
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_no_inputs(name):
+    """I may be 0."""
+    layout = LAYOUTS[name]
+    peepholes = np.ones((3, N), np.float32) if layout.peephole else None
+    weights = LSTMWeights(np.ones((16, 0), "f"), np.ones((16, N), "f"), np.ones(16, "f"), peepholes)
+    again = LSTMWeights(**read(layout, "arrays", write(layout, weights, forget_bias=0.0), forget_bias=0.0))
+    assert (again.input_size, again.hidden_size) == (0, N)
+
+
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if LAYOUTS[name].forget_bias])
 def test_forget_bias(name):
     """What the system adds at each step is in our bias, and taken out again to within its rounding."""

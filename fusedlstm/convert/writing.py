@@ -31,7 +31,7 @@ def write(layout: Layout, weights: LSTMWeights, *, forget_bias: float | None = N
     forget_bias = layout.forget_bias if forget_bias is None else forget_bias
     N, arrays = weights.hidden_size, _Arrays(layout)
     if layout.weight_hh:
-        arrays.put(layout.weight_ih, weights.weight_ih.reshape(4, N, -1))
+        arrays.put(layout.weight_ih, weights.weight_ih.reshape(4, N, weights.input_size))
         arrays.put(layout.weight_hh, weights.weight_hh.reshape(4, N, -1))
     else:
         arrays.put(layout.weight_ih, np.concatenate([weights.weight_ih, weights.weight_hh], 1).reshape(4, N, -1))
@@ -68,7 +68,7 @@ class _Arrays:
         theirs = blocks[["ifgo".index(gate) for gate in self.layout.gates]]
         if isinstance(names, str):
             joined = theirs.swapaxes(0, 1) if self.layout.interleaved else theirs
-            self.arrays[names] = self._oriented(joined.reshape(-1, *blocks.shape[2:]))
+            self.arrays[names] = self._oriented(joined.reshape(theirs.shape[0] * theirs.shape[1], *blocks.shape[2:]))
             return
         for name, block in zip(names, theirs, strict=True):
             self.arrays[name] = self._oriented(block)
