@@ -20,7 +20,7 @@ from fusedlstm.convert.tf1 import from_tf1
 from fusedlstm.convert.tf1_block import from_block_lstm, from_block_lstm_v2
 from fusedlstm.convert.tf1_listing import list_tf1
 from fusedlstm.convert.tf1_writing import tf1_arguments, to_tf1
-from fusedlstm.convert.torch import from_torch
+from fusedlstm.convert.torch import from_torch, list_torch, to_torch
 
 __all__ = [
     "from_block_lstm",
@@ -28,6 +28,7 @@ __all__ = [
     "from_tf1",
     "from_torch",
     "list_tf1",
+    "list_torch",
     "state_from_equinox",
     "state_from_flax",
     "state_from_haiku",
@@ -44,4 +45,5 @@ __all__ = [
     "state_to_torch",
     "tf1_arguments",
     "to_tf1",
+    "to_torch",
 ]

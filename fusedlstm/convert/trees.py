@@ -1,0 +1,43 @@
+"""Nested mappings of arrays, as frameworks keep parameters, by the names of their paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fusedlstm.checks import fail
+
+
+def flatten(argument: str, tree: Mapping[Any, Any], separator: str) -> dict[str, Any]:
+    """Return what is in nested mappings: {"a": {"b": 1}} is {"a/b": 1}. A key may be a tuple: ("a", "b") is "a/b".
+
+    Raises:
+        ValueError: two keys give one name, of which one would be lost; mappings that hold themselves.
+    """
+    flat: dict[str, Any] = {}
+    try:
+        _add(argument, flat, tree, "", separator)
+    except RecursionError:
+        fail(ValueError, argument, "nested mappings", "deeper ones than Python can follow")
+    return flat
+
+
+def _add(argument: str, flat: dict[str, Any], tree: Mapping[Any, Any], start: str, separator: str) -> None:
+    for key, value in tree.items():
+        name = start + (separator.join(map(str, key)) if isinstance(key, tuple) else str(key))
+        if isinstance(value, Mapping):
+            _add(argument, flat, value, name + separator, separator)
+        elif name in flat:
+            fail(ValueError, argument, "one value of each name", f"two of {name!r}")
+        else:
+            flat[name] = value
+
+
+def scope_of(prefix: str, separator: str) -> str:
+    """Return what the names below a prefix begin with: that of "a" and "a/" is "a/", that of "" is ""."""
+    return prefix if not prefix or prefix.endswith(separator) else prefix + separator
+
+
+def names_below(names: Mapping[str, Any], scope: str) -> dict[str, str]:
+    """Return the names below a scope: without it, to whole."""
+    return {name[len(scope) :]: name for name in names if name.startswith(scope)}
