@@ -1,5 +1,8 @@
 """Weights and states from other frameworks: one function each, proved by numbers that those frameworks computed."""
 
+from fusedlstm.convert.equinox import from_equinox
+from fusedlstm.convert.flax import from_flax, list_flax, to_flax
+from fusedlstm.convert.haiku import from_haiku
 from fusedlstm.convert.states import (
     state_from_equinox,
     state_from_flax,
@@ -25,8 +28,12 @@ from fusedlstm.convert.torch import from_torch, list_torch, to_torch
 __all__ = [
     "from_block_lstm",
     "from_block_lstm_v2",
+    "from_equinox",
+    "from_flax",
+    "from_haiku",
     "from_tf1",
     "from_torch",
+    "list_flax",
     "list_tf1",
     "list_torch",
     "state_from_equinox",
@@ -44,6 +51,7 @@ __all__ = [
     "state_to_tf1",
     "state_to_torch",
     "tf1_arguments",
+    "to_flax",
     "to_tf1",
     "to_torch",
 ]

@@ -113,11 +113,19 @@ LAYOUTS = {
         peephole="P",
         peepholes="iof",
     ),
-    # Flax: linen's LSTMCell and OptimizedLSTMCell, nnx' LSTMCell; nnx' OptimizedLSTMCell.
+    # Flax: linen's LSTMCell and OptimizedLSTMCell; nnx' LSTMCell; nnx' OptimizedLSTMCell.
     "flax": Layout(
         gates="ifgo",
         columns=True,
         weight_ih=each("i{}/kernel", "ifgo"),
+        weight_hh=each("h{}/kernel", "ifgo"),
+        biases=(each("h{}/bias", "ifgo"),),
+        has_bias=True,
+    ),
+    "flax_nnx": Layout(
+        gates="ifgo",
+        columns=True,
+        weight_ih=("ii/kernel", "if_/kernel", "ig/kernel", "io/kernel"),
         weight_hh=each("h{}/kernel", "ifgo"),
         biases=(each("h{}/bias", "ifgo"),),
         has_bias=True,

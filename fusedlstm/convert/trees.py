@@ -33,6 +33,18 @@ def _add(argument: str, flat: dict[str, Any], tree: Mapping[Any, Any], start: st
             flat[name] = value
 
 
+def unflatten(flat: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """Return nested dicts: {"a/b": 1} is {"a": {"b": 1}}."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parts, last = name.split(separator)
+        branch = tree
+        for part in parts:
+            branch = branch.setdefault(part, {})
+        branch[last] = value
+    return tree
+
+
 def scope_of(prefix: str, separator: str) -> str:
     """Return what the names below a prefix begin with: that of "a" and "a/" is "a/", that of "" is ""."""
     return prefix if not prefix or prefix.endswith(separator) else prefix + separator

@@ -1,0 +1,239 @@
+"""Flax' LSTM cells, of linen and nnx <-> LSTMWeights and StackedWeights.
+
+Linen's LSTMCell and OptimizedLSTMCell and nnx' LSTMCell keep a kernel a gate: (I, N) in ii, if, ig and io (nnx calls
+the second if_), and (N, N) with a bias in hi, hf, hg and ho. nnx' OptimizedLSTMCell keeps dense_i (I, 4N), and dense_h
+(N, 4N) with a bias, in the gate order i, f, g, o. Checked by numbers of Flax 0.12.8.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.checks import check_choice, describe_type, fail
+from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.reading import read
+from fusedlstm.convert.trees import flatten, names_below, scope_of, unflatten
+from fusedlstm.convert.writing import refuse, write
+from fusedlstm.functions import check_function
+from fusedlstm.stacked import StackedWeights
+from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    from fusedlstm.functions import Function
+
+# A name that only one kind of cell has -> its layout.
+_CELLS = {"if/kernel": "flax", "if_/kernel": "flax_nnx", "dense_i/kernel": "flax_dense"}
+# Names that cells of other formulas have, in this order, as some of them share others.
+_OTHERS = {
+    "ih/kernel": "a ConvLSTMCell",
+    "ir/kernel": "a GRUCell",
+    "in/kernel": "an MGUCell",
+    "i/kernel": "a SimpleCell",
+    "dense_i/bias": "a GRUCell or SimpleCell",
+}
+_DIRECTIONS = ("forward_rnn", "backward_rnn")  # of Bidirectional
+_APIS = {"linen": "flax", "nnx": "flax_dense"}
+# jax.nn's functions.
+_FUNCTIONS: dict[str, Function] = {
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+    "relu": "relu",
+    "soft_sign": "softsign",
+    "softplus": "softplus",
+    "elu": "elu",
+    "identity": "linear",
+    "leaky_relu": ("leaky_relu", 0.01),
+    "hard_sigmoid": ("hard_sigmoid", 1 / 6, 0.5),
+}
+
+
+def from_flax(
+    source: Any,
+    prefix: str | Sequence[str | Sequence[str]] = "",
+    *,
+    activation: Function | None = None,
+    gate_activation: Function | None = None,
+) -> LSTMWeights | StackedWeights:
+    """Return the weights of an LSTMCell or OptimizedLSTMCell, of an RNN or Bidirectional of them, or of several.
+
+    Bidirectional's two outputs are taken to stand side by side, as is its default.
+
+    Args:
+        source: linen's variables or params; an nnx module, its State or its pure dict. Nested, or flat with names
+            such as "lstm/ii/kernel" or tuples.
+        prefix: where in it the cell or layer is, such as "encoder/LSTMCell_0". "params" may be left out. A sequence
+            of several is layers, the first below; an element that is itself two prefixes is both directions of
+            a layer, forward first.
+        activation: the cell's activation_fn, by our name. An nnx module says it; for parameters, which don't, None
+            is Flax' default, "tanh".
+        gate_activation: its gate_fn, likewise; None is "sigmoid".
+
+    Returns:
+        LSTMWeights of a cell; StackedWeights of an RNN, of a Bidirectional, and of a sequence.
+
+    Raises:
+        TypeError: `source` is nothing of these; arrays of mixed or unsupported dtypes.
+        ValueError: no such cell, a cell of another formula, a function of a module's that is not known here (give
+            it), wrong shapes.
+    """
+    tree = _Tree(source, activation, gate_activation)
+    if isinstance(prefix, str):
+        layer, is_cell = tree.layer(prefix)
+        return layer[0] if is_cell else StackedWeights(layer, bidirectional=len(layer) == 2)
+    layers = [tree.both(one) for one in _elements(prefix)]
+    for index, layer in enumerate(layers):
+        if len(layer) != len(layers[0]):
+            wanted = f"{len(layers[0])} directions, as prefix[0] has"
+            fail(ValueError, f"prefix[{index}]", wanted, str(len(layer)))
+    return StackedWeights([cell for layer in layers for cell in layer], bidirectional=len(layers[0]) == 2)
+
+
+def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[str, Any]:
+    """Return the parameters of a cell with these weights, nested, of NumPy arrays.
+
+    Args:
+        weights: LSTMWeights for a cell; StackedWeights of one layer for an RNN or a Bidirectional. Flax' cells
+            always have a bias: zeros stand for none.
+        api: "linen" for the params of a LSTMCell or OptimizedLSTMCell; "nnx" for the pure dict of an
+            OptimizedLSTMCell.
+
+    Raises:
+        TypeError: `weights` are of another type.
+        ValueError: what these cells have no place for, or their parameters don't say: peepholes, a projection, a
+            clip, other functions, a coupled gate, residual layers, several layers.
+    """
+    check_choice("api", api, tuple(_APIS))
+    if isinstance(weights, LSTMWeights):
+        return _cell(weights, api)
+    if not isinstance(weights, StackedWeights):
+        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights))
+    if any(weights.residual):
+        fail(ValueError, "residual", "False, as Flax' RNN has nothing else", repr(weights.residual))
+    if weights.num_layers > 1:
+        hint = "Their names are the model's own: convert each"
+        fail(ValueError, "weights", "one layer", f"{weights.num_layers} of them", hint)
+    rnns = [{"cell": _cell(cell, api)} for cell in weights.layers]
+    return dict(zip(_DIRECTIONS, rnns, strict=True)) if weights.bidirectional else rnns[0]
+
+
+def list_flax(source: Any) -> list[tuple[str, int, int]]:
+    """Return the cells that a source of `from_flax` holds: the prefix, I and N of each.
+
+    Raises:
+        TypeError: as from_flax.
+    """
+    return _Tree(source, None, None).cells()
+
+
+def _cell(weights: LSTMWeights, api: str) -> dict[str, Any]:
+    hint = "Parameters don't say it"
+    refuse(weights, "Flax' LSTMCell", (), {"activation": hint, "gate_activation": hint})
+    return unflatten(write(LAYOUTS[_APIS[api]], weights), "/")
+
+
+def _elements(prefix: Any) -> list[Any]:
+    if not isinstance(prefix, Sequence) or not prefix:
+        fail(TypeError, "prefix", "a string, or a sequence of at least one", describe_type(prefix))
+    return list(prefix)
+
+
+class _Tree:
+    """All parameters of a model by name, and what is known of its functions."""
+
+    def __init__(self, source: Any, activation: Function | None, gate_activation: Function | None) -> None:
+        self.module = source if _is_nnx_module(source) else None
+        self.activation, self.gate_activation = activation, gate_activation
+        if self.module is not None:
+            from flax import nnx
+
+            source = nnx.to_pure_dict(nnx.state(source, nnx.Param))
+        if not isinstance(source, Mapping):
+            wanted = "Flax parameters (nested mappings), an nnx.State or an nnx module"
+            fail(TypeError, "source", wanted, describe_type(source))
+        self.everything = flatten("source", source, "/")
+
+    def both(self, prefix: Any) -> list[LSTMWeights]:
+        """Return one layer's weights: those at a prefix, or at one a direction."""
+        if isinstance(prefix, str):
+            return self.layer(prefix)[0]
+        if not isinstance(prefix, Sequence) or len(prefix) != 2 or not all(isinstance(one, str) for one in prefix):
+            fail(TypeError, "prefix", "strings, or pairs of them for both directions", repr(prefix))
+        cells = [self.layer(one)[0] for one in prefix]
+        if any(len(cell) != 1 for cell in cells):
+            fail(ValueError, "prefix", "one direction at each of a pair", repr(prefix))
+        return [cell[0] for cell in cells]
+
+    def layer(self, prefix: str) -> tuple[list[LSTMWeights], bool]:
+        """Return the weights of a cell, an RNN or a Bidirectional, and whether it is a cell."""
+        scope = scope_of(prefix, "/")
+        if scope and not names_below(self.everything, scope):
+            scope = f"params/{scope}"
+        elif not scope and names_below(self.everything, "params/"):
+            scope = "params/"
+        parts = {name.partition("/")[0] for name in names_below(self.everything, scope)}
+        if set(_DIRECTIONS) <= parts:
+            return [self.cell(f"{scope}{direction}/cell/") for direction in _DIRECTIONS], False
+        return ([self.cell(f"{scope}cell/")], False) if "cell" in parts else ([self.cell(scope)], True)
+
+    def cell(self, scope: str) -> LSTMWeights:
+        """Return the weights of the cell at a scope."""
+        names = names_below(self.everything, scope)
+        for name, kind in _OTHERS.items():
+            if name in names:
+                fail(ValueError, "source", "an LSTMCell or OptimizedLSTMCell", f"{kind} at {scope!r}")
+        layout = next((layout for name, layout in _CELLS.items() if name in names), None)
+        if layout is None:
+            found = ", ".join(f"{prefix!r} (I={I}, N={N})" for prefix, I, N in self.cells())
+            have = ", ".join(sorted(self.everything)[:8]) or "nothing"
+            fail(ValueError, "source", f"a cell at {scope!r}", have, f"Give prefix= of {found}" if found else "")
+        arrays = {name: self.everything[names[name]] for name in names}
+        ours: dict[str, Any] = read(LAYOUTS[layout], "source", arrays, full_name=lambda name: scope + name)
+        return LSTMWeights(**ours, **self.functions(scope))
+
+    def functions(self, scope: str) -> dict[str, Any]:
+        """Return the options of a cell's functions."""
+        given = {"activation": (self.activation, "tanh"), "gate_activation": (self.gate_activation, "sigmoid")}
+        if self.module is None:
+            return {name: default if value is None else value for name, (value, default) in given.items()}
+        cell = self.module
+        for part in scope.split("/")[:-1]:
+            if part.isdigit():
+                cell = cell[int(part)]
+            else:
+                cell = cell[part] if isinstance(cell, Mapping) else getattr(cell, part)
+        attributes = {"activation": "activation_fn", "gate_activation": "gate_fn"}
+        return {name: _function(name, given[name][0], getattr(cell, attributes[name])) for name in given}
+
+    def cells(self) -> list[tuple[str, int, int]]:
+        """Return the prefix, I and N of all LSTM cells there are."""
+        found = []
+        for name, value in self.everything.items():
+            end = next((end for end in _CELLS if f"/{name}".endswith(f"/{end}")), None)
+            shape = tuple(getattr(value, "shape", ()))
+            if end is None or len(shape) != 2:
+                continue
+            scope = name.removesuffix(end)
+            if not any(scope + other in self.everything for other in _OTHERS):
+                gates = 4 if end == "dense_i/kernel" else 1
+                found.append((scope, int(shape[0]), int(shape[1]) // gates))
+        return sorted(found)
+
+
+def _is_nnx_module(source: Any) -> bool:
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(source, nnx.Module)
+
+
+def _function(name: str, given: Function | None, function: Any) -> Function | None:
+    """Return a module's function by our name, or the one that was given where it is not known."""
+    import jax
+
+    known = next((ours for theirs, ours in _FUNCTIONS.items() if function is getattr(jax.nn, theirs)), None)
+    if known is None and given is None:
+        wanted = "the name of the module's function, which is not one of jax.nn that is known here"
+        fail(ValueError, name, wanted, repr(function))
+    if known is not None and given is not None and check_function(name, given) != known:
+        fail(ValueError, name, f"{known!r}, as the module has, or None", repr(given))
+    return given if known is None else known

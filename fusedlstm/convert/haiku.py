@@ -1,0 +1,64 @@
+"""Haiku's hk.LSTM -> LSTMWeights and StackedWeights.
+
+Its linear layer has w (I + N, 4N), rows [x; h], columns in the gate order i, g, f, o, and b (4N,); the cell adds 1 to
+the forget gate at every step. Checked by numbers of dm-haiku 0.0.17.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fusedlstm.checks import describe_type, fail
+from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.reading import read
+from fusedlstm.convert.trees import flatten, names_below, scope_of
+from fusedlstm.stacked import StackedWeights
+from fusedlstm.weights import LSTMWeights
+
+_OF_A_CELL = re.compile(r"((?:.*/)?lstm(?:_\d+)?)/linear/w")  # as Haiku names modules
+
+
+def from_haiku(params: Mapping[Any, Any], prefix: str | Sequence[str] | None = None) -> LSTMWeights | StackedWeights:
+    """Return the weights of an hk.LSTM, or of several.
+
+    Args:
+        params: what init gave: {"lstm/linear": {"w": ..., "b": ...}, ...}.
+        prefix: the module's name, such as "my_model/~/lstm_1"; None finds the only one that has the name Haiku
+            gives. A sequence of several is layers, the first below, such as those of an hk.DeepRNN: ["lstm",
+            "lstm_1"].
+
+    Returns:
+        LSTMWeights of one; StackedWeights of a sequence.
+
+    Raises:
+        TypeError: `params` is no mapping; arrays of mixed or unsupported dtypes.
+        ValueError: no LSTM there, several without a prefix (they are listed), wrong shapes.
+    """
+    if not isinstance(params, Mapping):
+        fail(TypeError, "params", "a mapping of modules' names to their arrays", describe_type(params))
+    flat = flatten("params", params, "/")
+    if prefix is None:
+        found = sorted(match[1] for name in flat if (match := _OF_A_CELL.fullmatch(name)))
+        if len(found) != 1:
+            have = f"{len(found)} of them" if found else ", ".join(sorted(flat)[:8]) or "nothing"
+            hint = f"Give prefix= one of {', '.join(map(repr, found))}, or a list for layers" if found else ""
+            fail(ValueError, "params", "one hk.LSTM, of Haiku's own name (lstm, lstm_1, ...)", have, hint)
+        prefix = found[0]
+    if isinstance(prefix, str):
+        return _cell(flat, prefix)
+    return StackedWeights([_cell(flat, one) for one in prefix])
+
+
+def _cell(flat: Mapping[str, Any], prefix: str) -> LSTMWeights:
+    scope = scope_of(prefix, "/")
+    if not scope.endswith("linear/"):
+        scope += "linear/"
+    names = names_below(flat, scope)
+    if not names:
+        have = ", ".join(sorted(flat)[:8]) or "nothing"
+        fail(ValueError, "params", f"an hk.LSTM's {scope + 'w'!r}", have)
+    arrays = {name: flat[names[name]] for name in names}
+    ours: dict[str, Any] = read(LAYOUTS["haiku"], "params", arrays, full_name=lambda name: scope + name)
+    return LSTMWeights(**ours)

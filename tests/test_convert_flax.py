@@ -1,0 +1,487 @@
+"""JAX's libraries: Flax, Haiku and Equinox, by stored numbers and against what is installed."""
+
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_oracles import assert_steps, state_on
+
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, convert
+from fusedlstm.convert.trees import flatten, unflatten
+
+from oracle_files import TOLERANCE, Oracle
+
+I, N = 3, 4
+
+
+def variables(oracle):
+    """An oracle's arrays, whose paths were written as Python does: "['params']['hf']['bias']"."""
+    arrays = {}
+    for name, array in oracle.arrays.items():
+        if name.startswith("W_"):
+            arrays[tuple(re.findall(r"\['(.*?)'\]", name)) or name.removeprefix("W_.")] = array
+    return arrays
+
+
+@pytest.mark.parametrize(
+    ("name", "importer"),
+    [
+        ("flax_linen_LSTMCell", "from_flax"),
+        ("flax_nnx_OptimizedLSTMCell", "from_flax"),
+        ("haiku_LSTM", "from_haiku"),
+        ("equinox_LSTMCell_bias1", "from_equinox"),
+    ],
+)
+def test_stored_numbers(name, importer, backend):
+    oracle = Oracle(f"jax/{name}.npz")
+    oracle.tolerance = TOLERANCE[str(oracle["x"].dtype)]  # meta does not say it
+    weights = getattr(convert, importer)(variables(oracle))
+    assert weights.dtype == oracle["x"].dtype
+    assert_steps(LSTMCell(weights, backend=backend), oracle)
+
+
+def test_stored_numbers_of_an_rnn(backend):
+    oracle = Oracle("jax/flax_linen_RNN_fwd_len.npz")
+    weights = convert.from_flax(variables(oracle))
+    assert isinstance(weights, StackedWeights)
+    lstm = LSTM(weights, backend=backend)
+    xs = lstm.asarray(np.ascontiguousarray(oracle["x"].swapaxes(0, 1)))
+    cell = LSTMCell(weights.layers[0], backend=backend)
+    _, (final,) = lstm(xs, [state_on(cell, oracle["h0"], oracle["c0"])], lengths=oracle["lens"])
+    final = final.to_numpy()
+    assert np.abs(final.h - oracle["final_h"]).max() < 3e-12
+    assert np.abs(final.c - oracle["final_c"]).max() < 3e-12
+
+
+def assert_same(weights, wanted):
+    """Two LSTMWeights, bit for bit."""
+    assert weights.options() == wanted.options()
+    ours, theirs = weights.arrays(), wanted.arrays()
+    assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in ours.items()} == {
+        name: (a.dtype, a.shape, a.tobytes()) for name, a in theirs.items()
+    }
+
+
+def cell(I=I, seed=0, **options):
+    return LSTMWeights.random(I, N, seed=seed, **options)
+
+
+@given(
+    st.sampled_from(["linen", "nnx"]),
+    st.integers(0, 4),
+    st.integers(1, 4),
+    st.sampled_from([np.float64, np.float32, np.float16, ml_dtypes.bfloat16]),
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, -0.0]))),
+)
+def test_to_flax_and_back(api, I, N, dtype, zeros):
+    weights = LSTMWeights.random(I, N, seed=0, dtype=dtype)
+    bias = np.array(weights.bias)
+    for k, zero in zeros:
+        bias[k] = zero
+    weights = LSTMWeights(weights.weight_ih, weights.weight_hh, bias)
+    assert_same(convert.from_flax(convert.to_flax(weights, api)), weights)
+
+
+@pytest.mark.parametrize("api", ["linen", "nnx"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_layers_to_flax_and_back(api, bidirectional):
+    weights = StackedWeights.random(I, N, seed=0, bidirectional=bidirectional)
+    again = convert.from_flax({"params": convert.to_flax(weights, api)})
+    assert again.bidirectional == bidirectional
+    for one, wanted in zip(again.layers, weights.layers, strict=True):
+        assert_same(one, wanted)
+
+
+def test_no_bias_becomes_zeros():
+    assert not convert.from_flax(convert.to_flax(cell(bias=False))).bias.any()
+
+
+def model():
+    """What a larger linen model has: two plain cells, a Bidirectional, and other layers."""
+    return {
+        "params": {
+            "LSTMCell_0": convert.to_flax(cell()),
+            "LSTMCell_1": convert.to_flax(cell(N, seed=1)),
+            "backward": convert.to_flax(cell(seed=2)),
+            "both": convert.to_flax(StackedWeights.random(I, N, seed=3, bidirectional=True)),
+            "Dense_0": {"kernel": np.ones((N, 2), np.float32), "bias": np.ones(2, np.float32)},
+        },
+        "batch_stats": {"mean": np.ones(3)},
+    }
+
+
+@pytest.mark.parametrize("start", ["", "params/"])
+def test_prefixes(start):
+    assert_same(convert.from_flax(model(), f"{start}LSTMCell_1"), cell(N, seed=1))
+    assert_same(convert.from_flax(model()["params"], "LSTMCell_1/"), cell(N, seed=1))
+    flat = flatten("m", model(), "/")
+    assert_same(convert.from_flax(flat, f"{start}LSTMCell_0"), cell())
+    assert_same(convert.from_flax({tuple(name.split("/")): a for name, a in flat.items()}, "LSTMCell_0"), cell())
+    layers = convert.from_flax(model(), [f"{start}LSTMCell_0", f"{start}LSTMCell_1"])
+    assert (layers.num_layers, layers.bidirectional) == (2, False)
+    assert_same(layers.layers[1], cell(N, seed=1))
+    assert convert.from_flax(model(), "LSTMCell_0").hidden_size == N
+    assert convert.from_flax(model(), ["LSTMCell_0"]).num_layers == 1
+    both = convert.from_flax(model(), [("LSTMCell_0", "backward")])
+    assert both.bidirectional
+    assert_same(both.layers[1], cell(seed=2))
+    assert convert.from_flax(model(), f"{start}both").bidirectional
+    assert convert.from_flax(model(), f"{start}both/forward_rnn/cell").hidden_size == N
+    assert_same(convert.from_flax(unflatten(flat, "/"), "LSTMCell_0"), cell())
+
+
+def test_functions():
+    """Parameters don't say them; arguments do."""
+    options = {"activation": "relu", "gate_activation": ("hard_sigmoid", 1 / 6, 0.5)}
+    weights = convert.from_flax(convert.to_flax(cell()), **options)
+    assert (weights.activation, weights.gate_activation) == ("relu", ("hard_sigmoid", 1 / 6, 0.5))
+
+
+def other(**shapes):
+    return {name.replace("_", "/"): np.ones(shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "error", "message"),
+    [
+        (
+            3,
+            {},
+            TypeError,
+            r"source: wanted Flax parameters \(nested mappings\), an nnx\.State or an nnx module; got int",
+        ),
+        ({}, {}, ValueError, "source: wanted a cell at ''; got nothing"),
+        (
+            model(),
+            {},
+            ValueError,
+            r"source: wanted a cell at 'params/'; got .*Give prefix= of 'params/LSTMCell_0/' \(I=3",
+        ),
+        (model(), {"prefix": "lstm"}, ValueError, "source: wanted a cell at 'params/lstm/'"),
+        (model(), {"prefix": []}, TypeError, "prefix: wanted a string, or a sequence of at least one; got list"),
+        (model(), {"prefix": None}, TypeError, "prefix: wanted a string, or a sequence of at least one; got None"),
+        (model(), {"prefix": [3]}, TypeError, r"prefix: wanted strings, or pairs of them for both directions; got 3"),
+        (model(), {"prefix": [("both", "backward")]}, ValueError, "prefix: wanted one direction at each of a pair"),
+        (
+            model(),
+            {"prefix": ["both", "LSTMCell_0"]},
+            ValueError,
+            r"prefix\[1\]: wanted 2 directions, as prefix\[0\] has; got 1",
+        ),
+        (
+            other(ir_kernel=(3, 4), if_kernel=(3, 4)),
+            {},
+            ValueError,
+            "wanted an LSTMCell or OptimizedLSTMCell; got a GRUCell at ''",
+        ),
+        (other(ih_kernel=(3, 3, 2, 8), hh_kernel=(3, 3, 2, 8)), {}, ValueError, "got a ConvLSTMCell at ''"),
+        (other(if_kernel=(3, 4), in_kernel=(3, 4)), {}, ValueError, "got an MGUCell"),
+        (other(i_kernel=(3, 4), h_kernel=(4, 4)), {}, ValueError, "got a SimpleCell"),
+        ({"dense_i/kernel": 1, "dense_i/bias": 1}, {}, ValueError, "got a GRUCell or SimpleCell"),
+        (
+            flatten("", {"c": convert.to_flax(cell())}, "/") | {"c/hg/kernel": np.ones((3, 3), np.float32)},
+            {"prefix": "c"},
+            ValueError,
+            r"c/hg/kernel: wanted shape \(P, N\) = \(4, 4\); got",
+        ),
+        (convert.to_flax(cell()), {"activation": "gelu"}, ValueError, "activation: wanted one of"),
+    ],
+)
+def test_from_flax_refuses(source, options, error, message):
+    with pytest.raises(error, match=message):
+        convert.from_flax(source, **options)
+
+
+def test_list_flax():
+    found = convert.list_flax(model() | {"gru": other(ir_kernel=(3, 4), if_kernel=(3, 4))})
+    assert [name for name, _, _ in found] == [
+        "params/LSTMCell_0/",
+        "params/LSTMCell_1/",
+        "params/backward/",
+        "params/both/backward_rnn/cell/",
+        "params/both/forward_rnn/cell/",
+    ]
+    assert found[1][1:] == (N, N)
+    assert convert.list_flax(convert.to_flax(cell(), "nnx")) == [("", I, N)]
+
+
+@pytest.mark.parametrize(
+    ("weights", "api", "error", "message"),
+    [
+        (cell(), "jax", ValueError, "api: wanted one of 'linen', 'nnx'; got 'jax'"),
+        ({}, "nnx", TypeError, "weights: wanted LSTMWeights or StackedWeights; got dict"),
+        (cell(peephole=True), "nnx", ValueError, "peephole: wanted None, as Flax' LSTMCell has nothing else"),
+        (cell(proj_size=2), "nnx", ValueError, "weight_hr: wanted None"),
+        (cell(cell_clip=1.0), "nnx", ValueError, "cell_clip: wanted None"),
+        (cell(gate_clip=1.0), "nnx", ValueError, "gate_clip: wanted None"),
+        (cell(coupled_gate="input"), "nnx", ValueError, "coupled_gate: wanted None"),
+        (cell(activation="relu"), "nnx", ValueError, "activation: .*got 'relu'. Parameters don't say it"),
+        (cell(gate_activation="relu"), "nnx", ValueError, "gate_activation: .*Parameters don't say it"),
+        (cell(output_activation="relu"), "nnx", ValueError, "output_activation: wanted None"),
+        (StackedWeights.random(I, N, 2, seed=0), "nnx", ValueError, "weights: wanted one layer; got 2 of them"),
+        (StackedWeights.random(N, N, seed=0, residual=True), "nnx", ValueError, "residual: wanted False"),
+    ],
+)
+def test_to_flax_refuses(weights, api, error, message):
+    with pytest.raises(error, match=message):
+        convert.to_flax(weights, api)
+
+
+@pytest.fixture
+def jax():
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    with jax.enable_x64(True):
+        yield jax
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def assert_one_step(weights, step):
+    """step(x, h, c) of another library gives our next h and c, in float64."""
+    x, h, c = numbers(5, weights.input_size), numbers(5, weights.hidden_size, seed=1), numbers(5, N, seed=2)
+    got = LSTMCell(weights, backend="numpy")(x, LSTMState(h=h, c=c))
+    for ours, theirs in zip((got.h, got.c), step(x, h, c), strict=True):
+        np.testing.assert_allclose(ours, np.asarray(theirs), rtol=0, atol=1e-12)
+
+
+def randomised(jax, tree):
+    """The same tree of random float64 numbers: biases start as zeros."""
+    leaves, form = jax.tree.flatten(tree)
+    return jax.tree.unflatten(form, [jax.numpy.asarray(numbers(*a.shape, seed=k)) for k, a in enumerate(leaves)])
+
+
+@pytest.fixture
+def linen(jax):
+    return pytest.importorskip("flax.linen", reason="Flax is not installed")
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "OptimizedLSTMCell"])
+@pytest.mark.parametrize("functions", [{}, {"activation_fn": "relu", "gate_fn": "hard_sigmoid"}])
+def test_linen_cells(linen, jax, name, functions):
+    module = getattr(linen, name)(N, **{key: getattr(linen, value) for key, value in functions.items()})
+    zeros = np.zeros((5, N))
+    params = randomised(jax, module.init(jax.random.key(0), (zeros, zeros), np.zeros((5, I))))
+    options = {"activation": "relu", "gate_activation": ("hard_sigmoid", 1 / 6, 0.5)} if functions else {}
+    weights = convert.from_flax(params, **options)
+
+    def step(params):
+        return lambda x, h, c: module.apply(params, (c, h), x)[0][::-1]
+
+    assert_one_step(weights, step(params))
+    if not functions:
+        assert_one_step(weights, step({"params": convert.to_flax(weights)}))
+
+
+def unrolled(layers, xs):
+    """Our outputs of batch-major inputs, as Flax takes them."""
+    ys = xs.swapaxes(0, 1)
+    for layer in layers:
+        ys, _ = LSTM(layer, backend="numpy")(ys)
+    return ys.swapaxes(0, 1)
+
+
+def test_linen_layers(linen, jax):
+    """An RNN and a Bidirectional, made alone, and in a model that gives names."""
+
+    def rnn(kind=linen.LSTMCell, **options):
+        return linen.RNN(kind(N, param_dtype=np.float64), **options)
+
+    class Model(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return rnn(linen.OptimizedLSTMCell)(linen.Bidirectional(rnn(), rnn())(rnn()(x)))
+
+    xs = numbers(2, 6, I)
+    for module in (rnn(), linen.Bidirectional(rnn(), rnn()), Model()):
+        params = randomised(jax, module.init(jax.random.key(0), xs))
+        if isinstance(module, Model):
+            prefixes = [["LSTMCell_2"], [("LSTMCell_0", "LSTMCell_1")], ["OptimizedLSTMCell_0"]]  # as they are made
+            layers = [convert.from_flax(params, prefix) for prefix in prefixes]
+        else:
+            layers = [convert.from_flax(params)]
+        np.testing.assert_allclose(unrolled(layers, xs), module.apply(params, xs), rtol=0, atol=1e-12)
+
+
+def test_linen_other_cells(linen, jax):
+    zeros = np.zeros((2, N))
+    for name in ("GRUCell", "MGUCell", "SimpleCell"):
+        params = getattr(linen, name)(N).init(jax.random.key(0), zeros, np.zeros((2, I)))
+        with pytest.raises(ValueError, match=f"got an? {name} at 'params/'"):
+            convert.from_flax(params)
+    module, image = linen.ConvLSTMCell(N, (3, 3)), np.zeros((1, 5, 5, 2))
+    carry = module.initialize_carry(jax.random.key(0), image.shape)
+    with pytest.raises(ValueError, match="got a ConvLSTMCell at 'params/'"):
+        convert.from_flax(module.init(jax.random.key(0), carry, image))
+
+
+@pytest.fixture
+def nnx(jax):
+    return pytest.importorskip("flax.nnx", reason="Flax is not installed")
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "OptimizedLSTMCell"])
+@pytest.mark.parametrize(
+    ("functions", "ours"),
+    [
+        ({}, ("tanh", "sigmoid")),
+        ({"activation_fn": "soft_sign", "gate_fn": "hard_sigmoid"}, ("softsign", ("hard_sigmoid", 1 / 6, 0.5))),
+        ({"activation_fn": "leaky_relu", "gate_fn": "softplus"}, (("leaky_relu", 0.01), "softplus")),
+        ({"activation_fn": "elu", "gate_fn": "identity"}, ("elu", "linear")),
+    ],
+)
+def test_nnx_cells(nnx, jax, name, functions, ours):
+    """The module says its functions; its State and pure dict don't."""
+    chosen = {key: getattr(jax.nn, value) for key, value in functions.items()}
+    module = getattr(nnx, name)(I, N, **chosen, param_dtype=np.float64, rngs=nnx.Rngs(0))
+    nnx.update(module, randomised(jax, nnx.state(module)))
+
+    def step(x, h, c):
+        return module((c, h), x)[0][::-1]
+
+    weights = convert.from_flax(module)
+    assert (weights.activation, weights.gate_activation) == ours
+    assert_one_step(weights, step)
+    for source in (nnx.state(module), nnx.to_pure_dict(nnx.state(module))):
+        again = convert.from_flax(source, activation=ours[0], gate_activation=ours[1])
+        assert_same(again, weights)
+    with pytest.raises(ValueError, match="activation: wanted .*, as the module has, or None; got 'relu'"):
+        convert.from_flax(module, activation="relu")
+    if name == "OptimizedLSTMCell" and not functions:
+        other = LSTMWeights.random(I, N, seed=5, dtype="float64")
+        nnx.update(module, convert.to_flax(other, "nnx"))
+        assert_one_step(other, step)
+
+
+def test_nnx_unknown_functions(nnx):
+    module = nnx.LSTMCell(I, N, activation_fn=lambda x: x / 2, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="activation: wanted the name of the module's function, .*; got <function"):
+        convert.from_flax(module)
+    assert convert.from_flax(module, activation=("affine", 0.5, 0)).activation == ("affine", 0.5, 0.0)
+
+
+def test_nnx_layers(nnx, jax):
+    def rnn(width):
+        cell = nnx.OptimizedLSTMCell(width, N, param_dtype=np.float64, rngs=nnx.Rngs(0))
+        return nnx.RNN(cell, rngs=nnx.Rngs(0))
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.layers = nnx.List([rnn(I), nnx.Bidirectional(rnn(N), rnn(N), rngs=nnx.Rngs(0))])
+            self.head = nnx.Linear(2 * N, 2, rngs=nnx.Rngs(0))
+
+    model = Model()
+    params = nnx.state(model, nnx.Param)
+    nnx.update(model, randomised(jax, params))
+    xs = numbers(2, 6, I)
+    wanted = np.asarray(model.layers[1](model.layers[0](xs)))
+    first, both = (convert.from_flax(model, f"layers/{k}") for k in (0, 1))
+    assert (first.bidirectional, both.bidirectional) == (False, True)
+    np.testing.assert_allclose(unrolled([first, both], xs), wanted, rtol=0, atol=1e-12)
+    for cell in (nnx.GRUCell, nnx.SimpleCell):
+        with pytest.raises(ValueError, match="got a GRUCell or SimpleCell at ''"):
+            convert.from_flax(cell(I, N, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"wanted a cell at ''.*prefix= of 'layers/0/cell/' \(I=3, N=4\)"):
+        convert.from_flax(model)
+
+
+def haiku_params(scope="lstm", I=I, seed=0):
+    return {f"{scope}/linear": {"w": numbers(I + N, 4 * N, seed=seed), "b": numbers(4 * N, seed=seed + 9)}}
+
+
+def test_haiku_prefixes():
+    params = haiku_params() | haiku_params("net/~/lstm_1", N, 1) | {"head/linear": {"w": np.ones((8, 8))}}
+    with pytest.raises(ValueError, match=r"got 2 of them\. Give prefix= one of 'lstm', 'net/~/lstm_1', or a list"):
+        convert.from_haiku(params)
+    for prefix in ("lstm", "lstm/", "lstm/linear"):
+        assert_same(convert.from_haiku(params, prefix), convert.from_haiku(haiku_params()))
+    layers = convert.from_haiku(params, ["lstm", "net/~/lstm_1"])
+    assert (layers.num_layers, layers.input_size) == (2, I)
+
+
+@pytest.mark.parametrize(
+    ("params", "options", "error", "message"),
+    [
+        (3, {}, TypeError, "params: wanted a mapping of modules' names to their arrays; got int"),
+        ({}, {}, ValueError, "params: wanted one hk.LSTM, of Haiku's own name .*; got nothing"),
+        ({"gru": {"w_i": 1}}, {}, ValueError, "params: wanted one hk.LSTM, .*; got gru/w_i"),
+        ({"gru": {"w_i": 1}}, {"prefix": "gru"}, ValueError, "params: wanted an hk.LSTM's 'gru/linear/w'; got gru/w_i"),
+        ({"lstm/linear": {"w": np.ones((5, 16))}}, {}, ValueError, "params: wanted one named 'lstm/linear/b'"),
+        ({"lstm/linear": {"w": np.ones((3, 16)), "b": np.ones(16)}}, {}, ValueError, "lstm/linear/w: .* with P = 4"),
+    ],
+)
+def test_haiku_refuses(params, options, error, message):
+    with pytest.raises(error, match=message):
+        convert.from_haiku(params, **options)
+
+
+def test_haiku_modules(jax):
+    hk = pytest.importorskip("haiku", reason="Haiku is not installed")
+
+    def run(xs):
+        core = hk.DeepRNN([hk.LSTM(N), hk.LSTM(N)])
+        return hk.dynamic_unroll(core, xs, core.initial_state(xs.shape[1]))[0]
+
+    model = hk.without_apply_rng(hk.transform(run))
+    xs = numbers(6, 2, I)
+    params = randomised(jax, model.init(jax.random.key(0), xs))
+    got, _ = LSTM(convert.from_haiku(params, ["lstm", "lstm_1"]), backend="numpy")(xs)
+    np.testing.assert_allclose(got, np.asarray(model.apply(params, xs)), rtol=0, atol=1e-12)
+
+
+def equinox_arrays(bias=True):
+    arrays = {"weight_ih": numbers(4 * N, I), "weight_hh": numbers(4 * N, N), "bias": numbers(4 * N)}
+    return {name: a for name, a in arrays.items() if name != "bias" or bias}
+
+
+def test_equinox_mappings():
+    weights = convert.from_equinox(equinox_arrays())
+    np.testing.assert_array_equal(weights.bias, numbers(4 * N))
+    nested = {"encoder": {"cell": equinox_arrays(bias=False) | {"bias": None}}}
+    assert convert.from_equinox(nested, "encoder.cell").bias is None
+    assert_same(convert.from_equinox({f"cells.0.{k}": a for k, a in equinox_arrays().items()}, "cells.0"), weights)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "error", "message"),
+    [
+        ({}, {"prefix": 0}, TypeError, "prefix: wanted a string; got int"),
+        ({}, {}, ValueError, "source: wanted one named 'weight_ih'; got none"),
+        (3, {}, ValueError, "source: wanted one named 'weight_ih'; got none"),
+        (3, {"prefix": "cell"}, ValueError, "prefix: wanted a path of attributes and indices in source; got 'cell'"),
+        ({"a": equinox_arrays()}, {"prefix": "b"}, ValueError, "source: wanted one named 'b.weight_ih'"),
+        (equinox_arrays() | {"bias_n": np.ones(N)}, {}, ValueError, "source: wanted an LSTMCell; got a GRUCell"),
+        (equinox_arrays() | {"peephole": np.ones(N)}, {}, ValueError, "the arrays of an LSTMCell alone; got peephole"),
+        (
+            equinox_arrays(bias=False) | {"bias_ih": 1, "bias_hh": 1},
+            {},
+            ValueError,
+            r"got bias_hh, bias_ih\. torch\.nn\.LSTMCell has two biases: use from_torch",
+        ),
+    ],
+)
+def test_equinox_refuses(source, options, error, message):
+    with pytest.raises(error, match=message):
+        convert.from_equinox(source, **options)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_equinox_modules(jax, use_bias):
+    eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
+
+    class Model(eqx.Module):
+        cells: list
+
+    module = eqx.nn.LSTMCell(I, N, use_bias=use_bias, key=jax.random.key(0), dtype=np.float64)
+    weights = convert.from_equinox(module)
+    assert (weights.bias is not None) == use_bias
+    assert_one_step(weights, jax.vmap(lambda x, h, c: module(x, (h, c))))
+    assert_same(convert.from_equinox(Model([module]), "cells.0"), weights)
+    with pytest.raises(ValueError, match=r"got 'cells\.1'"):
+        convert.from_equinox(Model([module]), "cells.1")
+    with pytest.raises(ValueError, match="wanted an LSTMCell; got a GRUCell"):
+        convert.from_equinox(eqx.nn.GRUCell(I, N, key=jax.random.key(0)))
