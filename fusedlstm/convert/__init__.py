@@ -3,6 +3,17 @@
 from fusedlstm.convert.equinox import from_equinox
 from fusedlstm.convert.flax import from_flax, list_flax, to_flax
 from fusedlstm.convert.haiku import from_haiku
+from fusedlstm.convert.plain import (
+    from_chainer,
+    from_coreml,
+    from_cudnn,
+    from_haste,
+    from_mxnet,
+    from_onednn,
+    from_sonnet1,
+    from_sonnet2,
+    from_tflite,
+)
 from fusedlstm.convert.states import (
     state_from_equinox,
     state_from_flax,
@@ -28,10 +39,19 @@ from fusedlstm.convert.torch import from_torch, list_torch, to_torch
 __all__ = [
     "from_block_lstm",
     "from_block_lstm_v2",
+    "from_chainer",
+    "from_coreml",
+    "from_cudnn",
     "from_equinox",
     "from_flax",
     "from_haiku",
+    "from_haste",
+    "from_mxnet",
+    "from_onednn",
+    "from_sonnet1",
+    "from_sonnet2",
     "from_tf1",
+    "from_tflite",
     "from_torch",
     "list_flax",
     "list_tf1",
