@@ -485,3 +485,82 @@ def test_equinox_modules(jax, use_bias):
         convert.from_equinox(Model([module]), "cells.1")
     with pytest.raises(ValueError, match="wanted an LSTMCell; got a GRUCell"):
         convert.from_equinox(eqx.nn.GRUCell(I, N, key=jax.random.key(0)))
+
+
+def exchanged(array, axis=-1):
+    """The blocks of two gates in each other's place."""
+    i, f, g, o = np.split(array, 4, axis)
+    return np.concatenate([g, f, i, o], axis)
+
+
+def assert_runs(run, arrays, changed, name, weights, **options):
+    """A framework's own cells on arrays agree with our weights, and with two gates exchanged they don't."""
+    cells = weights.layers if isinstance(weights, StackedWeights) else [weights]
+    xs = numbers(4, 2, weights.input_size).astype(weights.dtype)
+    states = [
+        (numbers(2, N, seed=k).astype(weights.dtype), numbers(2, N, seed=9 + k).astype(weights.dtype))
+        for k in range(len(cells))
+    ]
+    ys, finals = LSTM(weights, backend="numpy")(xs, [LSTMState(h=h, c=c) for h, c in states])
+    got, got_finals = run(arrays, name, weights, xs, states, options)
+    tolerance = 3 * TOLERANCE[str(weights.dtype)]
+    assert got.shape == ys.shape
+    assert np.abs(got - ys).max() <= tolerance
+    for final, (h, c) in zip(finals, got_finals, strict=True):
+        assert max(np.abs(final.h - h).max(), np.abs(final.c - c).max()) <= tolerance
+    assert np.abs(run(changed, name, weights, xs, states, options)[0] - ys).max() > 0.001
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("api", ["linen", "nnx", "nnx LSTMCell"])
+@pytest.mark.parametrize("functions", [{}, {"activation": "relu", "gate_activation": ("hard_sigmoid", 1 / 6, 0.5)}])
+def test_run_flax(linen, api, dtype, functions):
+    from fusedlstm.convert import run_flax
+
+    first = StackedWeights.random(I, N, seed=0, bidirectional=True, dtype=dtype)
+    second = StackedWeights.random(2 * N, N, seed=1, bidirectional=True, dtype=dtype)
+    tree = {f"l{k}": convert.to_flax(one, api.partition(" ")[0]) for k, one in enumerate([first, second])}
+    if api == "nnx LSTMCell":
+        cells = {f"l{k}": convert.to_flax(one) for k, one in enumerate([first, second])}
+        flat = flatten("", cells, "/").items()
+        arrays = {name.replace("/if/", "/if_/"): a for name, a in flat}
+    else:
+        arrays = flatten("", tree, "/")
+    changed = dict(arrays)
+    if api == "nnx":
+        changed["l0/forward_rnn/cell/dense_i/kernel"] = exchanged(arrays["l0/forward_rnn/cell/dense_i/kernel"])
+    else:
+        one, other = (f"l0/forward_rnn/cell/{gate}/kernel" for gate in ("ii", "ig"))
+        changed |= {one: arrays[other], other: arrays[one]}
+    weights = convert.from_flax(arrays, ["l0", "l1"], **functions)
+    assert_runs(run_flax.run, arrays, changed, ["l0", "l1"], weights, **functions)
+
+
+def test_run_flax_refuses(linen):
+    from fusedlstm.convert import run_flax
+
+    with pytest.raises(ValueError, match="activation: wanted a function that jax.nn has; got 'linear2'"):
+        run_flax.run(convert.to_flax(cell()), None, cell(), numbers(1, 1, I), [], {"activation": "linear2"})
+
+
+def test_run_haiku(jax):
+    pytest.importorskip("haiku", reason="Haiku is not installed")
+    from fusedlstm.convert import run_haiku
+
+    params = flatten("", haiku_params() | haiku_params("lstm_1", N, 1), "/")
+    changed = params | {"lstm/linear/w": exchanged(params["lstm/linear/w"])}
+    names = ["lstm", "lstm_1"]
+    assert_runs(run_haiku.run, params, changed, names, convert.from_haiku(params, names))
+    one = flatten("", haiku_params(), "/")
+    changed = one | {"lstm/linear/w": exchanged(one["lstm/linear/w"])}
+    assert_runs(run_haiku.run, one, changed, None, convert.from_haiku(one))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_run_equinox(jax, bias):
+    pytest.importorskip("equinox", reason="Equinox is not installed")
+    from fusedlstm.convert import run_equinox
+
+    arrays = {f"a.{name}": array for name, array in equinox_arrays(bias).items()}
+    changed = arrays | {"a.weight_hh": exchanged(arrays["a.weight_hh"], 0)}
+    assert_runs(run_equinox.run, arrays, changed, "a", convert.from_equinox(arrays, "a"))

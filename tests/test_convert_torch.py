@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert, dtypes
+from fusedlstm.convert import run_torch
 
 I, N, P = 3, 4, 2
 TOLERANCE = {"float64": 1e-12, "float32": 3e-6, "float16": 8e-3, "bfloat16": 6e-2}
@@ -561,3 +562,57 @@ def test_to_torch_refuses_layers_that_differ():
         convert.to_torch(cell(I, proj_size=2))
     with pytest.raises(TypeError, match="weights: wanted LSTMWeights or StackedWeights; got dict"):
         convert.to_torch({})
+
+
+def some_states(weights, B=3):
+    rng = np.random.default_rng(0)
+    cells = weights.layers if isinstance(weights, StackedWeights) else [weights]
+    states = [(rng.uniform(-1, 1, (B, cell.output_size)), rng.normal(size=(B, cell.hidden_size))) for cell in cells]
+    return [(h.astype(weights.dtype), c.astype(weights.dtype)) for h, c in states]
+
+
+def exchanged(array):
+    """Rows of two gates in each other's place."""
+    return np.concatenate([array[N : 2 * N], array[:N], array[2 * N :]])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    ("parameters", "options"),
+    [
+        (torch_parameters(), {}),
+        ({**torch_layer(0), **torch_layer(1, 2 * N)}, {}),
+        ({**torch_layer(0), **torch_layer(1, 2 * N)}, {"layer": 1, "reverse": True}),
+        (
+            {
+                **torch_layer(0, suffixes=["_l0"]),
+                "weight_hh_l0": np.ones((16, 2), "f"),
+                "weight_hr_l0": np.ones((2, 4), "f"),
+            },
+            {},
+        ),
+    ],
+)
+def test_run(torch, tmp_path, parameters, options, dtype):
+    """PyTorch's own module on a file's tensors, which tells two gates from each other."""
+    path = tmp_path / "m.safetensors"
+    file = {f"net.{name}": a.astype(dtypes.resolve(dtype)) for name, a in parameters.items()}
+    save_file(file, path)
+    weights = convert.from_torch(path, prefix="net", **options)
+    xs = np.random.default_rng(1).normal(size=(4, 3, weights.input_size)).astype(weights.dtype)
+    states = some_states(weights)
+    lstm = LSTM(weights, backend="numpy")
+    c_dtype = lstm.zero_state(0)[0].c.dtype
+    ys, finals = lstm(xs, [LSTMState(h=h, c=c.astype(c_dtype)) for h, c in states])
+    got, got_finals = run_torch.run(path, "net", weights, xs, states, options)
+
+    def far(ours, theirs):
+        return np.abs(ours.astype(float) - theirs.astype(float)).max()
+
+    tolerance = 4 * TOLERANCE[dtype]
+    assert far(ys, got) <= tolerance
+    for final, (h, c) in zip(finals, got_finals, strict=True):
+        assert far(final.h, h) <= tolerance
+        assert far(final.c, c) <= tolerance
+    save_file({name: exchanged(a) if "weight_ih" in name else a for name, a in file.items()}, path)
+    assert far(ys, run_torch.run(path, "net", weights, xs, states, options)[0]) > 2 * tolerance

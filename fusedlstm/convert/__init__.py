@@ -34,7 +34,7 @@ from fusedlstm.convert.tf1 import from_tf1
 from fusedlstm.convert.tf1_block import from_block_lstm, from_block_lstm_v2
 from fusedlstm.convert.tf1_listing import list_tf1
 from fusedlstm.convert.tf1_writing import tf1_arguments, to_tf1
-from fusedlstm.convert.torch import from_torch, list_torch, to_torch
+from fusedlstm.convert.torch import from_torch, list_torch, to_tensor, to_torch
 
 __all__ = [
     "from_block_lstm",
@@ -72,6 +72,7 @@ __all__ = [
     "state_to_torch",
     "tf1_arguments",
     "to_flax",
+    "to_tensor",
     "to_tf1",
     "to_torch",
 ]

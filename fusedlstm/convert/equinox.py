@@ -30,27 +30,36 @@ def from_equinox(source: Any, prefix: str = "") -> LSTMWeights:
         TypeError: arrays of mixed or unsupported dtypes, `prefix` no string.
         ValueError: no cell there, a cell of another kind, wrong shapes.
     """
+    arrays = arrays_of(source, prefix)
+    ours: dict[str, Any] = read(
+        LAYOUTS["equinox"], "source", arrays, full_name=lambda name: scope_of(prefix, ".") + name
+    )
+    return LSTMWeights(**ours)
+
+
+def arrays_of(source: Any, prefix: str) -> dict[str, Any]:
+    """Return the arrays of a cell, by name.
+
+    Raises:
+        TypeError, ValueError: as from_equinox.
+    """
     if not isinstance(prefix, str):
         fail(TypeError, "prefix", "a string", describe_type(prefix))
     if isinstance(source, Mapping):
         flat = flatten("source", source, ".")
         below = names_below(flat, scope_of(prefix, "."))
-        arrays = {name: flat[whole] for name, whole in below.items() if flat[whole] is not None}
+        arrays = {name: flat[whole] for name, whole in below.items() if flat[whole] is not None and "." not in name}
     else:
         cell = _follow(source, prefix)
         names = (*_NAMES, "bias_n")
         arrays = {name: array for name in names if (array := getattr(cell, name, None)) is not None}
     if "bias_n" in arrays:
         fail(ValueError, "source", "an LSTMCell", "a GRUCell, which has a bias_n")
-    unknown = sorted(name for name in arrays if name not in _NAMES and "." not in name)
+    unknown = sorted(set(arrays) - set(_NAMES))
     if unknown and "weight_ih" in arrays:
-        got = ", ".join(unknown[:4])
         hint = "torch.nn.LSTMCell has two biases: use from_torch" if "bias_hh" in arrays else ""
-        fail(ValueError, "source", "the arrays of an LSTMCell alone", got, hint)
-    ours: dict[str, Any] = read(
-        LAYOUTS["equinox"], "source", arrays, full_name=lambda name: scope_of(prefix, ".") + name
-    )
-    return LSTMWeights(**ours)
+        fail(ValueError, "source", "the arrays of an LSTMCell alone", ", ".join(unknown[:4]), hint)
+    return arrays
 
 
 def _follow(module: Any, path: str) -> Any:

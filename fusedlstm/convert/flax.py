@@ -36,7 +36,7 @@ _OTHERS = {
 _DIRECTIONS = ("forward_rnn", "backward_rnn")  # of Bidirectional
 _APIS = {"linen": "flax", "nnx": "flax_dense"}
 # jax.nn's functions.
-_FUNCTIONS: dict[str, Function] = {
+FUNCTIONS: dict[str, Function] = {
     "tanh": "tanh",
     "sigmoid": "sigmoid",
     "relu": "relu",
@@ -78,16 +78,10 @@ def from_flax(
         ValueError: no such cell, a cell of another formula, a function of a module's that is not known here (give
             it), wrong shapes.
     """
-    tree = _Tree(source, activation, gate_activation)
-    if isinstance(prefix, str):
-        layer, is_cell = tree.layer(prefix)
-        return layer[0] if is_cell else StackedWeights(layer, bidirectional=len(layer) == 2)
-    layers = [tree.both(one) for one in _elements(prefix)]
-    for index, layer in enumerate(layers):
-        if len(layer) != len(layers[0]):
-            wanted = f"{len(layers[0])} directions, as prefix[0] has"
-            fail(ValueError, f"prefix[{index}]", wanted, str(len(layer)))
-    return StackedWeights([cell for layer in layers for cell in layer], bidirectional=len(layers[0]) == 2)
+    tree = Tree(source, activation, gate_activation)
+    layers, is_cell = tree.find(prefix)
+    cells = [tree.cell(scope) for layer in layers for scope in layer]
+    return cells[0] if is_cell else StackedWeights(cells, bidirectional=len(layers[0]) == 2)
 
 
 def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[str, Any]:
@@ -124,7 +118,7 @@ def list_flax(source: Any) -> list[tuple[str, int, int]]:
     Raises:
         TypeError: as from_flax.
     """
-    return _Tree(source, None, None).cells()
+    return Tree(source).cells()
 
 
 def _cell(weights: LSTMWeights, api: str) -> dict[str, Any]:
@@ -133,16 +127,12 @@ def _cell(weights: LSTMWeights, api: str) -> dict[str, Any]:
     return unflatten(write(LAYOUTS[_APIS[api]], weights), "/")
 
 
-def _elements(prefix: Any) -> list[Any]:
-    if not isinstance(prefix, Sequence) or not prefix:
-        fail(TypeError, "prefix", "a string, or a sequence of at least one", describe_type(prefix))
-    return list(prefix)
-
-
-class _Tree:
+class Tree:
     """All parameters of a model by name, and what is known of its functions."""
 
-    def __init__(self, source: Any, activation: Function | None, gate_activation: Function | None) -> None:
+    def __init__(
+        self, source: Any, activation: Function | None = None, gate_activation: Function | None = None
+    ) -> None:
         self.module = source if _is_nnx_module(source) else None
         self.activation, self.gate_activation = activation, gate_activation
         if self.module is not None:
@@ -154,19 +144,33 @@ class _Tree:
             fail(TypeError, "source", wanted, describe_type(source))
         self.everything = flatten("source", source, "/")
 
-    def both(self, prefix: Any) -> list[LSTMWeights]:
-        """Return one layer's weights: those at a prefix, or at one a direction."""
+    def find(self, prefix: Any) -> tuple[list[list[str]], bool]:
+        """Return the scopes of the cells of each layer, one or two, and whether it is a cell that `prefix` names."""
+        if isinstance(prefix, str):
+            layer, is_cell = self.layer(prefix)
+            return [layer], is_cell
+        if not isinstance(prefix, Sequence) or not prefix:
+            fail(TypeError, "prefix", "a string, or a sequence of at least one", describe_type(prefix))
+        layers = [self.both(one) for one in prefix]
+        for index, layer in enumerate(layers):
+            if len(layer) != len(layers[0]):
+                wanted = f"{len(layers[0])} directions, as prefix[0] has"
+                fail(ValueError, f"prefix[{index}]", wanted, str(len(layer)))
+        return layers, False
+
+    def both(self, prefix: Any) -> list[str]:
+        """Return the scopes of one layer's cells: at a prefix, or at one a direction."""
         if isinstance(prefix, str):
             return self.layer(prefix)[0]
         if not isinstance(prefix, Sequence) or len(prefix) != 2 or not all(isinstance(one, str) for one in prefix):
             fail(TypeError, "prefix", "strings, or pairs of them for both directions", repr(prefix))
-        cells = [self.layer(one)[0] for one in prefix]
-        if any(len(cell) != 1 for cell in cells):
+        scopes = [self.layer(one)[0] for one in prefix]
+        if any(len(scope) != 1 for scope in scopes):
             fail(ValueError, "prefix", "one direction at each of a pair", repr(prefix))
-        return [cell[0] for cell in cells]
+        return [scope[0] for scope in scopes]
 
-    def layer(self, prefix: str) -> tuple[list[LSTMWeights], bool]:
-        """Return the weights of a cell, an RNN or a Bidirectional, and whether it is a cell."""
+    def layer(self, prefix: str) -> tuple[list[str], bool]:
+        """Return the scopes of the cells of a cell, an RNN or a Bidirectional, and whether it is a cell."""
         scope = scope_of(prefix, "/")
         if scope and not names_below(self.everything, scope):
             scope = f"params/{scope}"
@@ -174,8 +178,8 @@ class _Tree:
             scope = "params/"
         parts = {name.partition("/")[0] for name in names_below(self.everything, scope)}
         if set(_DIRECTIONS) <= parts:
-            return [self.cell(f"{scope}{direction}/cell/") for direction in _DIRECTIONS], False
-        return ([self.cell(f"{scope}cell/")], False) if "cell" in parts else ([self.cell(scope)], True)
+            return [f"{scope}{direction}/cell/" for direction in _DIRECTIONS], False
+        return ([f"{scope}cell/"], False) if "cell" in parts else ([scope], True)
 
     def cell(self, scope: str) -> LSTMWeights:
         """Return the weights of the cell at a scope."""
@@ -230,7 +234,7 @@ def _function(name: str, given: Function | None, function: Any) -> Function | No
     """Return a module's function by our name, or the one that was given where it is not known."""
     import jax
 
-    known = next((ours for theirs, ours in _FUNCTIONS.items() if function is getattr(jax.nn, theirs)), None)
+    known = next((ours for theirs, ours in FUNCTIONS.items() if function is getattr(jax.nn, theirs)), None)
     if known is None and given is None:
         wanted = "the name of the module's function, which is not one of jax.nn that is known here"
         fail(ValueError, name, wanted, repr(function))

@@ -36,6 +36,17 @@ def from_haiku(params: Mapping[Any, Any], prefix: str | Sequence[str] | None = N
         TypeError: `params` is no mapping; arrays of mixed or unsupported dtypes.
         ValueError: no LSTM there, several without a prefix (they are listed), wrong shapes.
     """
+    found, is_one = find(params, prefix)
+    cells = [_weights(scope, arrays) for scope, arrays in found]
+    return cells[0] if is_one else StackedWeights(cells)
+
+
+def find(params: Any, prefix: str | Sequence[str] | None) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
+    """Return the scopes and arrays of the linear layers of LSTMs, and whether one was asked for.
+
+    Raises:
+        TypeError, ValueError: as from_haiku.
+    """
     if not isinstance(params, Mapping):
         fail(TypeError, "params", "a mapping of modules' names to their arrays", describe_type(params))
     flat = flatten("params", params, "/")
@@ -47,11 +58,12 @@ def from_haiku(params: Mapping[Any, Any], prefix: str | Sequence[str] | None = N
             fail(ValueError, "params", "one hk.LSTM, of Haiku's own name (lstm, lstm_1, ...)", have, hint)
         prefix = found[0]
     if isinstance(prefix, str):
-        return _cell(flat, prefix)
-    return StackedWeights([_cell(flat, one) for one in prefix])
+        return [_linear(flat, prefix)], True
+    return [_linear(flat, one) for one in prefix], False
 
 
-def _cell(flat: Mapping[str, Any], prefix: str) -> LSTMWeights:
+def _linear(flat: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, Any]]:
+    """Return the scope and the arrays of an LSTM's linear layer."""
     scope = scope_of(prefix, "/")
     if not scope.endswith("linear/"):
         scope += "linear/"
@@ -59,6 +71,9 @@ def _cell(flat: Mapping[str, Any], prefix: str) -> LSTMWeights:
     if not names:
         have = ", ".join(sorted(flat)[:8]) or "nothing"
         fail(ValueError, "params", f"an hk.LSTM's {scope + 'w'!r}", have)
-    arrays = {name: flat[names[name]] for name in names}
+    return scope, {name: flat[names[name]] for name in names}
+
+
+def _weights(scope: str, arrays: Mapping[str, Any]) -> LSTMWeights:
     ours: dict[str, Any] = read(LAYOUTS["haiku"], "params", arrays, full_name=lambda name: scope + name)
     return LSTMWeights(**ours)

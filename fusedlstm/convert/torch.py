@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
 
 _LAYOUT = LAYOUTS["torch"]
-_PARAMETER = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l([0-9]+)(_reverse)?)?")
+PARAMETER = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l([0-9]+)(_reverse)?)?")
 # What tells the scope of an LSTM or LSTMCell, a plain one or not, in a name.
 _FIRST = re.compile(
     r"((?:.*\.)?)(?:parametrizations\.)?(?:weight_ih|_packed_weight_ih|_all_weight_values)[^.]*(?:\..*)?"
@@ -164,7 +164,7 @@ def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
         else:
             hint = "An LSTM has one: use to_torch(StackedWeights([weights]))"
             refuse(cell, "torch.nn.LSTMCell", (), {"weight_hr": hint})
-        state_dict |= {name + suffix: _tensor(array) for name, array in write(_LAYOUT, cell).items()}
+        state_dict |= {name + suffix: to_tensor(array) for name, array in write(_LAYOUT, cell).items()}
     return state_dict
 
 
@@ -188,7 +188,8 @@ def _check_uniform(weights: StackedWeights) -> None:
             fail(ValueError, f"layers[{index}]", "a bias in all layers or in none, as torch.nn.LSTM has them", have)
 
 
-def _tensor(array: NumpyArray) -> Any:
+def to_tensor(array: NumpyArray) -> Any:
+    """Return a tensor on the CPU of a writeable array, whose memory it shares."""
     import torch
 
     if array.dtype.name == "bfloat16":  # which PyTorch does not take from NumPy
@@ -203,14 +204,14 @@ class _Parameters:
         self.everything = everything
         self.start = scope_of(prefix, ".")
         self.own = names_below(everything, self.start)
-        of_layers = [match.groups() for name in self.own if (match := _PARAMETER.fullmatch(name)) and match[1]]
+        of_layers = [match.groups() for name in self.own if (match := PARAMETER.fullmatch(name)) and match[1]]
         self.num_layers = max((int(number) + 1 for number, _ in of_layers), default=0)
         self.bidirectional = any(backward for _, backward in of_layers)
         self._refuse_others()
 
     def _refuse_others(self) -> None:
         """Raise for parameters beside those of an LSTM, which make another formula or are what weights are made of."""
-        others = [name for name in self.own if not _PARAMETER.fullmatch(name)]
+        others = [name for name in self.own if not PARAMETER.fullmatch(name)]
         for pattern, hint in _NOT_PLAIN.items():
             found = [name for name in others if re.fullmatch(pattern, name)]
             if found:
@@ -280,7 +281,7 @@ def _find(parameters: Mapping[str, Any]) -> list[TorchLSTM]:
 
 def _describe(parameters: Mapping[str, Any], prefix: str) -> TorchLSTM:
     own = names_below(parameters, prefix)
-    of_layers = [match.groups() for name in own if (match := _PARAMETER.fullmatch(name)) and match[1]]
+    of_layers = [match.groups() for name in own if (match := PARAMETER.fullmatch(name)) and match[1]]
     suffix = "_l0" if of_layers else ""
 
     def shape(name: str) -> tuple[int, ...]:

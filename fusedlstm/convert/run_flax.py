@@ -1,0 +1,91 @@
+"""What Flax itself computes of its parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.checks import fail
+from fusedlstm.convert.flax import FUNCTIONS, Tree
+from fusedlstm.convert.run_steps import run_steps
+from fusedlstm.convert.trees import names_below, unflatten
+from fusedlstm.stacked import StackedWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fusedlstm.convert.run_steps import Results, States, Step
+    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.functions import Function
+    from fusedlstm.weights import LSTMWeights
+
+
+def run(
+    source: Mapping[Any, Any],
+    name: Any,
+    weights: LSTMWeights | StackedWeights,
+    xs: NumpyArray,
+    states: States,
+    options: Mapping[str, Any],
+) -> Results:
+    """Return the outputs and final states of linen's LSTMCell, or nnx' OptimizedLSTMCell or LSTMCell, of these arrays.
+
+    Args:
+        source: the parameters.
+        name: the prefix or prefixes, or None.
+        weights: what from_flax made of them, for sizes.
+        xs: (T, B, I).
+        states: (h (B, N), c (B, N)) of each layer and direction.
+        options: what else went to from_flax: activation, gate_activation.
+
+    Raises:
+        ImportError: Flax is not installed.
+        ValueError: jax.nn has no such function.
+    """
+    import jax
+
+    tree = Tree(source)
+    layers, _ = tree.find(name or "")
+    cells = weights.layers if isinstance(weights, StackedWeights) else (weights,)
+    functions = {
+        "activation_fn": _function("activation", options.get("activation") or "tanh"),
+        "gate_fn": _function("gate_activation", options.get("gate_activation") or "sigmoid"),
+    }
+    scopes = [scope for layer in layers for scope in layer]
+    with jax.enable_x64(True):
+        steps = [_step(tree, scope, cell, functions) for scope, cell in zip(scopes, cells, strict=True)]
+        return run_steps(steps, len(layers[0]) == 2, xs, states)
+
+
+def _function(name: str, function: Function) -> Any:
+    import jax
+
+    for theirs, ours in FUNCTIONS.items():
+        if ours == function:
+            return getattr(jax.nn, theirs)
+    fail(ValueError, name, "a function that jax.nn has", repr(function))
+
+
+def _step(tree: Tree, scope: str, cell: LSTMWeights, functions: Mapping[str, Any]) -> Step:
+    """Return the step of a Flax cell that has the arrays at a scope."""
+    from flax import linen, nnx
+
+    arrays = {name: tree.everything[whole] for name, whole in names_below(tree.everything, scope).items()}
+    nested = unflatten(arrays, "/")
+    if "if/kernel" in arrays:
+        module = linen.LSTMCell(cell.hidden_size, **functions)
+
+        def call(carry: Any, x: Any) -> Any:
+            return module.apply({"params": nested}, carry, x)[0]
+    else:
+        kind = nnx.LSTMCell if "if_/kernel" in arrays else nnx.OptimizedLSTMCell
+        built = kind(cell.input_size, cell.hidden_size, **functions, param_dtype=cell.dtype, rngs=nnx.Rngs(0))
+        nnx.update(built, nested)
+
+        def call(carry: Any, x: Any) -> Any:
+            return built(carry, x)[0]
+
+    def step(x: NumpyArray, h: NumpyArray, c: NumpyArray) -> tuple[Any, Any]:
+        new_c, new_h = call((c.astype(cell.dtype), h.astype(cell.dtype)), x.astype(cell.dtype))
+        return new_h, new_c
+
+    return step
