@@ -345,6 +345,12 @@ def test_refuses(importer, arguments, options, message):
         getattr(convert, f"from_{importer}")(*arguments, **options)
 
 
+@pytest.mark.parametrize("importer", ["sonnet1", "sonnet2", "mxnet", "chainer", "haste"])
+def test_bad_prefix(importer):
+    with pytest.raises(TypeError, match="prefix: wanted a string; got None"):
+        getattr(convert, f"from_{importer}")({"a": 1}, None)
+
+
 @pytest.mark.parametrize("importer", ["sonnet1", "sonnet2", "mxnet", "chainer", "haste", "coreml"])
 def test_no_mapping(importer):
     with pytest.raises(TypeError, match="wanted a mapping of names to arrays; got list"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fusedlstm.checks import describe_type, fail
+from fusedlstm.checks import fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.trees import flatten, names_below, scope_of
@@ -43,11 +43,10 @@ def arrays_of(source: Any, prefix: str) -> dict[str, Any]:
     Raises:
         TypeError, ValueError: as from_equinox.
     """
-    if not isinstance(prefix, str):
-        fail(TypeError, "prefix", "a string", describe_type(prefix))
+    scope = scope_of(prefix, ".")
     if isinstance(source, Mapping):
         flat = flatten("source", source, ".")
-        below = names_below(flat, scope_of(prefix, "."))
+        below = names_below(flat, scope)
         arrays = {name: flat[whole] for name, whole in below.items() if flat[whole] is not None and "." not in name}
     else:
         cell = _follow(source, prefix)

@@ -58,7 +58,7 @@ def from_flax(
 ) -> LSTMWeights | StackedWeights:
     """Return the weights of an LSTMCell or OptimizedLSTMCell, of an RNN or Bidirectional of them, or of several.
 
-    Bidirectional's two outputs are taken to stand side by side, as is its default.
+    Bidirectional's two outputs are taken to stand side by side, as is its default; an RNN's reverse is not looked at.
 
     Args:
         source: linen's variables or params; an nnx module, its State or its pure dict. Nested, or flat with names
@@ -234,7 +234,7 @@ def _function(name: str, given: Function | None, function: Any) -> Function | No
     """Return a module's function by our name, or the one that was given where it is not known."""
     import jax
 
-    known = next((ours for theirs, ours in FUNCTIONS.items() if function is getattr(jax.nn, theirs)), None)
+    known = next((ours for theirs, ours in FUNCTIONS.items() if function is getattr(jax.nn, theirs, None)), None)
     if known is None and given is None:
         wanted = "the name of the module's function, which is not one of jax.nn that is known here"
         fail(ValueError, name, wanted, repr(function))

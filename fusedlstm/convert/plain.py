@@ -14,7 +14,7 @@ import numpy as np
 from fusedlstm.checks import check_bool, check_choice, check_clip, check_real, check_size, describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
-from fusedlstm.convert.trees import flatten, names_below, scope_of
+from fusedlstm.convert.trees import check_prefix, flatten, names_below, scope_of
 from fusedlstm.interop import to_host
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.weights import LSTMWeights
@@ -109,7 +109,9 @@ def from_mxnet(
         if value is not None:
             fail(ValueError, name, "None", str(value), "It is not known what cuDNN clips by it")
     params = _mapping("params", params)
-    layers = [m.groups() for name in names_below(params, prefix) if (m := re.fullmatch(r"([lr])(\d+)_.*", name))]
+    layers = [
+        m.groups() for name in names_below(params, check_prefix(prefix)) if (m := re.fullmatch(r"([lr])(\d+)_.*", name))
+    ]
     if not layers:
         arrays, scope = _below("params", params, prefix, "_", "i2h_weight")
         return _weights("mxnet", "params", arrays, scope)
@@ -147,7 +149,7 @@ def from_chainer(
             without `bidirectional`; wrong shapes.
     """
     params = {name.replace(".", "/").lstrip("/"): value for name, value in _mapping("params", params).items()}
-    scope = scope_of(prefix.replace(".", "/").strip("/"), "/")
+    scope = scope_of(check_prefix(prefix).replace(".", "/").strip("/"), "/")
     if f"{scope}0/w0" not in params:
         arrays, scope = _below("params", params, scope, "/", "upward/W")
         _refuse("params", arrays, scope, r"peep_.*", "A StatefulPeepholeLSTM's peepholes are full matrices")

@@ -108,8 +108,6 @@ def from_torch(
         WeightsFileError: the file is damaged, or holds objects that are no parameters.
         OSError: the file can't be read.
     """
-    if not isinstance(prefix, str):
-        fail(TypeError, "prefix", "a string", describe_type(prefix))
     parameters = _Parameters(_parameters(source), prefix)
     if layer is not None:
         return parameters.weights(_suffix(check_size("layer", layer, 0), backward=reverse))

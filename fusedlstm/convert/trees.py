@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fusedlstm.checks import fail
+from fusedlstm.checks import describe_type, fail
 
 
 def flatten(argument: str, tree: Mapping[Any, Any], separator: str) -> dict[str, Any]:
@@ -45,9 +45,17 @@ def unflatten(flat: Mapping[str, Any], separator: str) -> dict[str, Any]:
     return tree
 
 
-def scope_of(prefix: str, separator: str) -> str:
+def check_prefix(prefix: Any) -> str:
+    """Return a prefix, or raise TypeError where it is no string."""
+    if not isinstance(prefix, str):
+        fail(TypeError, "prefix", "a string", describe_type(prefix))
+    return prefix
+
+
+def scope_of(prefix: Any, separator: str) -> str:
     """Return what the names below a prefix begin with: that of "a" and "a/" is "a/", that of "" is ""."""
-    return prefix if not prefix or prefix.endswith(separator) else prefix + separator
+    prefix = check_prefix(prefix)
+    return prefix if not prefix or prefix.endswith(separator) else f"{prefix}{separator}"
 
 
 def names_below(names: Mapping[str, Any], scope: str) -> dict[str, str]:
