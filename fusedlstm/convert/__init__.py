@@ -3,6 +3,7 @@
 from fusedlstm.convert.equinox import from_equinox
 from fusedlstm.convert.flax import from_flax, list_flax, to_flax
 from fusedlstm.convert.haiku import from_haiku
+from fusedlstm.convert.onnx import from_onnx, list_onnx
 from fusedlstm.convert.plain import (
     from_chainer,
     from_coreml,
@@ -34,7 +35,7 @@ from fusedlstm.convert.tf1 import from_tf1
 from fusedlstm.convert.tf1_block import from_block_lstm, from_block_lstm_v2
 from fusedlstm.convert.tf1_listing import list_tf1
 from fusedlstm.convert.tf1_writing import tf1_arguments, to_tf1
-from fusedlstm.convert.torch import from_torch, list_torch, to_tensor, to_torch
+from fusedlstm.convert.torch import from_torch, list_torch, to_torch
 
 __all__ = [
     "from_block_lstm",
@@ -48,12 +49,14 @@ __all__ = [
     "from_haste",
     "from_mxnet",
     "from_onednn",
+    "from_onnx",
     "from_sonnet1",
     "from_sonnet2",
     "from_tf1",
     "from_tflite",
     "from_torch",
     "list_flax",
+    "list_onnx",
     "list_tf1",
     "list_torch",
     "state_from_equinox",
@@ -72,7 +75,6 @@ __all__ = [
     "state_to_torch",
     "tf1_arguments",
     "to_flax",
-    "to_tensor",
     "to_tf1",
     "to_torch",
 ]

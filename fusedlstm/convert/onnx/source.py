@@ -1,0 +1,117 @@
+"""An ONNX model that nobody vouches for: where it is from, what errors call it, how much memory it may ask for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from fusedlstm.checks import describe_type, fail
+from fusedlstm.files import WeightsFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Proto: TypeAlias = Any  # a message of the package onnx
+
+# What Python, NumPy and protobuf raise of values that they did not expect.
+_UNEXPECTED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+)
+# Few tensors share their bytes, and few constants are copied often: what takes more memory than so many times the bytes
+# that there are was made to.
+_COPIES = 64
+_SMALL = 1 << 20
+
+
+def package() -> Any:
+    """Return the package onnx."""
+    try:
+        import onnx
+    except ImportError:
+        raise ImportError("ONNX models need the package onnx, which fusedlstm's extra convert brings") from None
+    return onnx
+
+
+class Model:
+    """A parsed model.
+
+    Attributes:
+        proto: the ModelProto.
+        name: what errors call it: its path, or "the ONNX model".
+        folder: where its external data may be; None where it has no place.
+    """
+
+    def __init__(self, proto: Proto, name: str, folder: str | None, size: int) -> None:
+        self.proto, self.name, self.folder = proto, name, folder
+        self._bytes, self._made = size, 0
+        self._files: set[str] = set()
+
+    def refuse(self, what: str, wanted: str, got: str, hint: str = "") -> NoReturn:
+        """Raise WeightsFileError about a part of the model."""
+        fail(WeightsFileError, f"{self.name}: {what}", wanted, got, hint)
+
+    def count_file(self, path: str, size: int) -> None:
+        """Add a file with the model's data to the bytes that there are, once."""
+        if path not in self._files:
+            self._files.add(path)
+            self._bytes += size
+
+    def count_copy(self, what: str, size: int) -> None:
+        """Raise if what is about to be made takes, with all before it, out of proportion memory."""
+        self._made += size
+        if self._made > _COPIES * self._bytes + _SMALL:
+            wanted = f"constants of at most {_COPIES} times the model's {self._bytes} bytes"
+            self.refuse(what, wanted, f"{size} more, which makes {self._made}")
+
+    @contextlib.contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Make what nobody expected of the model's content a WeightsFileError, too."""
+        try:
+            yield
+        except WeightsFileError:
+            raise
+        except _UNEXPECTED as error:
+            raise WeightsFileError(f"{self.name}: {error or type(error).__name__}") from error
+
+
+def open_model(source: Any) -> Model:
+    """Return the model of a path, of bytes, or of a ModelProto. No external data is read.
+
+    Raises:
+        TypeError: `source` is something else.
+        WeightsFileError: it is no ONNX model.
+        OSError: the file can't be read.
+    """
+    if isinstance(source, package().ModelProto):
+        return _checked(Model(source, "the ONNX model", None, source.ByteSize()))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _parsed(bytes(source), "the ONNX model", None)
+    if not isinstance(source, (str, os.PathLike)):
+        fail(TypeError, "source", "a path, bytes or an onnx.ModelProto", describe_type(source))
+    path = os.fsdecode(source)
+    with open(path, "rb") as file:
+        return _parsed(file.read(), path, os.path.dirname(path) or os.curdir)
+
+
+def _parsed(content: bytes, name: str, folder: str | None) -> Model:
+    from google.protobuf.message import DecodeError
+
+    proto = package().ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except (DecodeError, *_UNEXPECTED) as error:
+        raise WeightsFileError(f"{name} is no ONNX model, or a damaged one: it can't be parsed ({error})") from error
+    return _checked(Model(proto, name, folder, len(content)))
+
+
+def _checked(model: Model) -> Model:
+    if not model.proto.HasField("graph"):
+        raise WeightsFileError(f"{model.name} is no ONNX model, or an empty one: it has no graph")
+    return model

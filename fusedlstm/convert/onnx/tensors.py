@@ -1,0 +1,132 @@
+"""TensorProto -> a NumPy array. The size that it declares is compared with the bytes that are there, never trusted."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusedlstm import dtypes
+from fusedlstm.convert.onnx.source import package
+
+if TYPE_CHECKING:
+    from fusedlstm.convert.onnx.source import Model, Proto
+    from fusedlstm.dtypes import NumpyArray
+
+FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}  # by TensorProto.DataType
+_INTS = {6: "int32", 7: "int64"}
+_FIELDS = {1: "float_data", 11: "double_data", 6: "int32_data", 7: "int64_data", 10: "int32_data", 16: "int32_data"}
+_EXTERNAL = 1  # TensorProto.DataLocation
+
+
+def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
+    """Return the values of a tensor of floats or of 32 or 64 bit integers, read-only or new.
+
+    Args:
+        model: whose tensor it is.
+        tensor: the TensorProto.
+        what: what an error calls it.
+
+    Raises:
+        WeightsFileError: another dtype, dims that the data has not, or external data that is not to be read.
+    """
+    name = (FLOATS | _INTS).get(tensor.data_type)
+    if name is None:
+        model.refuse(what, f"a tensor of {', '.join(FLOATS.values())}", _type_name(tensor.data_type))
+    shape = tuple(tensor.dims)
+    if any(dim < 0 for dim in shape):
+        model.refuse(what, "dims of at least 0", f"{shape}")
+    count = math.prod(shape)
+    stored = np.dtype("<u2" if tensor.data_type in (10, 16) else np.dtype(name).newbyteorder("<"))
+    if tensor.HasField("segment"):
+        model.refuse(what, "a whole tensor", "a segment of one")
+    if tensor.data_location == _EXTERNAL:
+        model.count_copy(what, count * stored.itemsize)
+        flat = np.frombuffer(_external(model, tensor, what, count * stored.itemsize), stored)
+    elif tensor.HasField("raw_data"):
+        raw = tensor.raw_data
+        if len(raw) != count * stored.itemsize:
+            model.refuse(what, f"{count * stored.itemsize} bytes for {name} {shape}", f"{len(raw)} bytes")
+        model.count_copy(what, len(raw))
+        flat = np.frombuffer(raw, stored)
+    else:
+        values = getattr(tensor, _FIELDS[tensor.data_type])
+        if len(values) != count:
+            model.refuse(what, f"{count} values for {name} {shape}", f"{len(values)} values")
+        model.count_copy(what, count * stored.itemsize)
+        flat = np.array(values, stored)  # those of 16 bits are bits, too
+    try:
+        return _typed(flat, name).reshape(shape)
+    except ValueError as error:  # dims without elements that are too large, or too many dims
+        model.refuse(what, "dims that an array can have", f"{shape[:8]} ({error})")
+
+
+def _typed(flat: NumpyArray, name: str) -> NumpyArray:
+    """Return values in the machine's byte order, and bits as the floats that they are."""
+    native = flat.astype(flat.dtype.newbyteorder("="), copy=False)
+    return native.view(dtypes.resolve(name)) if native.dtype.kind == "u" else native
+
+
+def _type_name(number: int) -> str:
+    """Return what ONNX calls a dtype."""
+    types = package().TensorProto.DataType
+    return str(types.Name(number)) if number in types.values() else f"the unknown data_type {number}"
+
+
+def _external(model: Model, tensor: Proto, what: str, size: int) -> bytes:
+    """Return so many bytes of a file in the model's folder."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    path = _path(model, entries.get("location", ""), what)
+    offset, length = (_number(model, what, key, entries.get(key)) for key in ("offset", "length"))
+    if length is not None and length != size:
+        model.refuse(what, f"{size} bytes of external data for its dims", f"length {length}")
+    there = os.stat(path).st_size
+    if there < (offset or 0) + size:
+        got = f"{there} bytes in {os.path.basename(path)}"
+        model.refuse(what, f"{size} bytes of external data from offset {offset or 0} on", got)
+    model.count_file(path, there)
+    with open(path, "rb") as file:
+        file.seek(offset or 0)
+        content = file.read(size)
+    if len(content) != size:
+        model.refuse(what, f"{size} bytes of external data", f"{len(content)}: the file has changed")
+    return content
+
+
+def _number(model: Model, what: str, key: str, value: str | None) -> int | None:
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) < 20):
+        model.refuse(what, f"external data with a number as {key}", repr(value[:40]))
+    return int(value)
+
+
+def _path(model: Model, location: str, what: str) -> str:
+    """Return the path of external data, which is a file of its own in the model's folder or below.
+
+    As onnx' checker has it (1.23, tried): no absolute paths, none that lead out, no links of either kind. It lets ".."
+    stand where that stays inside; here it may not.
+    """
+    if model.folder is None:
+        hint = "Give the path of the model, whose folder has it, or onnx.load(path)"
+        model.refuse(what, "its data in the model", f"external data in {location!r}", hint)
+    wanted = "external data in a file of the model's own folder"
+    parts = location.replace("\\", "/").split("/")
+    if not location or "\0" in location or os.path.isabs(location) or not parts[0] or ":" in location or ".." in parts:
+        model.refuse(what, wanted, f"the location {location!r}")
+    path = os.path.normpath(os.path.join(os.path.realpath(model.folder), location))
+    hint = "Links may lead anywhere: put a copy of the file there"
+    if os.path.realpath(path) != path:
+        model.refuse(what, wanted, f"the link {location!r}", hint)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        model.refuse(what, wanted, f"the location {location!r} ({error.strerror})")
+    if not stat.S_ISREG(status.st_mode):
+        model.refuse(what, wanted, f"{location!r}, which is no regular file")
+    if status.st_nlink > 1:
+        model.refuse(what, wanted, f"{location!r}, a file with several hard links", hint)
+    return path

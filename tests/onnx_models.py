@@ -1,0 +1,78 @@
+"""ONNX models made of nodes and arrays, and what onnxruntime computes of them."""
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
+
+# Older versions of onnx know ml_dtypes' bfloat16 by no name of theirs.
+DATA_TYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
+STATE_INPUTS = ("sequence_lens", "initial_h", "initial_c")
+
+
+def arrays_of(rng, I, N, D=1, *, bias=True, peephole=False, dtype=np.float32):
+    """Random W, R, B and P of a node."""
+    shapes = {"W": (D, 4 * N, I), "R": (D, 4 * N, N)}
+    shapes |= {"B": (D, 8 * N)} if bias else {}
+    shapes |= {"P": (D, 3 * N)} if peephole else {}
+    return {name: rng.uniform(-1, 1, shape).astype(dtype) for name, shape in shapes.items()}
+
+
+def lstm(arrays, attributes=(), *, name="lstm", x="X", given=(), suffix=""):
+    """A node whose weights are called W, R, B and P, and that takes the states that are `given`."""
+    there = {*arrays, *given}
+    inputs = [x, *(key + suffix if key in there else "" for key in ("W", "R", "B", *STATE_INPUTS, "P"))]
+    while not inputs[-1]:
+        inputs.pop()
+    outputs = [f"{key}{suffix}" for key in ("Y", "Y_h", "Y_c")]
+    return helper.make_node("LSTM", inputs, outputs, name, **dict(attributes))
+
+
+def tensors(arrays, suffix=""):
+    return [numpy_helper.from_array(np.asarray(array), f"{name}{suffix}") for name, array in arrays.items()]
+
+
+def model_of(nodes, constants=(), *, inputs=("X",), outputs=("Y",), opset=22, dtype=np.float32, functions=()):
+    """A model of nodes and tensors; inputs are of one dtype, but sequence_lens."""
+    float_type = DATA_TYPES[np.dtype(dtype).name]
+    types = {"sequence_lens": onnx.TensorProto.INT32, "condition": onnx.TensorProto.BOOL}
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info(name, types.get(name, float_type), None) for name in inputs],
+        [helper.make_tensor_value_info(name, float_type, None) for name in outputs],
+        list(constants),
+    )
+    operators = [helper.make_opsetid("", opset), helper.make_opsetid("own", 1)]
+    return helper.make_model(graph, opset_imports=operators, ir_version=10, functions=list(functions))
+
+
+def lstm_model(arrays, attributes=(), *, given=(), opset=22, dtype=np.float32):
+    """A model of one node."""
+    node = lstm(arrays, attributes, given=given)
+    return model_of([node], tensors(arrays), inputs=["X", *given], outputs=node.output, opset=opset, dtype=dtype)
+
+
+def session(model):
+    """onnxruntime's, with its log silent."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def bits(weights):
+    """All that weights are, so that equal weights compare equal and others don't."""
+    return (
+        weights.bidirectional,
+        weights.residual,
+        [
+            (
+                repr(layer.options()),
+                {name: (str(a.dtype), a.shape, a.tobytes()) for name, a in layer.arrays().items()},
+            )
+            for layer in weights.layers
+        ],
+    )
