@@ -3,7 +3,7 @@
 from fusedlstm.convert.equinox import from_equinox
 from fusedlstm.convert.flax import from_flax, list_flax, to_flax
 from fusedlstm.convert.haiku import from_haiku
-from fusedlstm.convert.onnx import from_onnx, list_onnx
+from fusedlstm.convert.onnx import from_onnx, list_onnx, to_onnx
 from fusedlstm.convert.plain import (
     from_chainer,
     from_coreml,
@@ -75,6 +75,7 @@ __all__ = [
     "state_to_torch",
     "tf1_arguments",
     "to_flax",
+    "to_onnx",
     "to_tf1",
     "to_torch",
 ]

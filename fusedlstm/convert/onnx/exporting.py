@@ -1,0 +1,197 @@
+"""StackedWeights -> an ONNX model of its LSTM nodes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.checks import check_size, describe_type, fail
+from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.onnx import functions
+from fusedlstm.convert.onnx.node import METADATA
+from fusedlstm.convert.onnx.source import package
+from fusedlstm.convert.writing import refuse, write
+from fusedlstm.stacked import StackedWeights
+from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.convert.onnx.source import Proto
+    from fusedlstm.dtypes import NumpyArray
+
+_PLACES = ("peephole", "activation", "output_activation", "gate_activation", "gate_clip", "coupled_gate")
+_LEAST_OPSET, _LEAST_OF_BFLOAT16 = 7, 22
+_DATA_TYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}  # TensorProto.DataType
+_REASONS = {
+    "cell_clip": "ONNX' clip is of pre-activations, which is gate_clip here",
+    "weight_hr": "An LSTM of ONNX has no projection",
+    "proj_clip": "An LSTM of ONNX has no projection",
+}
+
+
+def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
+    """Return an ONNX model that computes what these weights do, which `from_onnx` reads again bit for bit.
+
+    Its inputs and outputs, by name, for layers k = 0, 1, ... of D directions, in the dtype of the weights; T and B are
+    symbolic:
+
+        X (T, B, I)
+        initial_h_k, initial_c_k (D, B, N)      the state before
+        Y (T, B, D N)                           the output of the last layer
+        Y_h_k, Y_c_k (D, B, N)                  the state after
+
+    Layer k is the node "lstm_k". B is the bias and, for the second that ONNX wants, -0.0, which added leaves its
+    bits. Parameters and the clip are attributes, which are float32; where such an attribute does not tell the number
+    itself, it is noted in the model's metadata, as JSON under the key "fusedlstm". ONNX has no linear function:
+    it is Affine(1, -0.0). onnxruntime (1.32, on a CPU) runs float32 and float16; the other two dtypes are ONNX', and it
+    is other runtimes that may run them. A model beyond 2 GB is saved with
+    onnx.save(model, path, save_as_external_data=True).
+
+    Args:
+        weights: of all layers, or of one.
+        opset: the version of ONNX' operators: 7 or later, and 22 or later for bfloat16.
+
+    Raises:
+        ValueError: what ONNX' LSTM has no place for: cell_clip, projections, residual layers, i = 1 - f (it has f =
+            1 - i only), a gate_clip that is not above 0 in float32, and directions of one layer that differ in
+            size, bias, peephole, gate_clip or coupled_gate.
+        TypeError: no weights, or no int.
+        ImportError: the package onnx is not installed.
+    """
+    if isinstance(weights, LSTMWeights):
+        weights = StackedWeights([weights])
+    if not isinstance(weights, StackedWeights):
+        fail(TypeError, "weights", "a StackedWeights or an LSTMWeights", describe_type(weights))
+    least = _LEAST_OF_BFLOAT16 if str(weights.dtype) == "bfloat16" else _LEAST_OPSET
+    opset = check_size("opset", opset, least)
+    _refuse_what_onnx_lacks(weights)
+    helper = package().helper
+    D = weights.num_directions
+    layers = [weights.layers[k * D : (k + 1) * D] for k in range(weights.num_layers)]
+    parts = [_Layer(k, directions, "X" if k == 0 else f"X_{k}") for k, directions in enumerate(layers)]
+    outputs = [*(f"X_{k}" for k in range(1, len(parts))), "Y"]
+    last = parts[-1].N * D
+    dtype = _DATA_TYPES[str(weights.dtype)]
+
+    def value(name: str, *shape: int | str) -> Proto:
+        return helper.make_tensor_value_info(name, dtype, shape)
+
+    def states(*names: str) -> list[Proto]:
+        return [value(f"{name}_{part.k}", D, "B", part.N) for part in parts for name in names]
+
+    graph = helper.make_graph(
+        [node for part, output in zip(parts, outputs, strict=True) for node in part.nodes(output)],
+        "fusedlstm",
+        [value("X", "T", "B", weights.input_size), *states("initial_h", "initial_c")],
+        [value("Y", "T", "B", last), *states("Y_h", "Y_c")],
+        [tensor for part in parts for tensor in part.tensors()],
+    )
+    operators = [helper.make_opsetid("", opset)]
+    # Before version 4, constants are inputs, too.
+    ir_version = max(4, helper.find_min_ir_version_for(operators, ignore_unknown=True))
+    model = helper.make_model(graph, opset_imports=operators, ir_version=ir_version, producer_name="fusedlstm")
+    noted = {part.name: part.noted for part in parts if part.noted}
+    if noted:
+        helper.set_model_props(model, {METADATA: json.dumps(noted, sort_keys=True)})
+    return model
+
+
+def _refuse_what_onnx_lacks(weights: StackedWeights) -> None:
+    if any(weights.residual):
+        fail(ValueError, "residual", "False, as a layer of ONNX adds no input to its output", str(weights.residual))
+    for index, layer in enumerate(weights.layers):
+        try:
+            refuse(layer, "ONNX", _PLACES, _REASONS)
+            if layer.coupled_gate == "input":
+                fail(ValueError, "coupled_gate", "None or 'forget'", "'input'", "ONNX has f = 1 - i only")
+            if layer.gate_clip is not None:
+                _check_clip(layer.gate_clip)
+        except ValueError as error:
+            raise ValueError(f"layers[{index}]: {error}" if len(weights.layers) > 1 else str(error)) from None
+    if weights.bidirectional:
+        for k, pair in enumerate(zip(weights.layers[::2], weights.layers[1::2], strict=True)):
+            _check_alike(k, *pair)
+
+
+def _check_clip(clip: float) -> None:
+    with np.errstate(over="ignore"):
+        stored = np.float32(clip)
+    if not stored > 0 or (np.isinf(stored) and not np.isinf(clip)):
+        hint = "ONNX' clip is a float32, and onnxruntime takes none of 0"
+        fail(ValueError, "gate_clip", "a number > 0 that float32 can hold", str(clip), hint)
+
+
+def _check_alike(k: int, forward: LSTMWeights, backward: LSTMWeights) -> None:
+    """Raise unless the two directions of a layer have the form of one node."""
+    for name in ("hidden_size", "bias", "peephole", "gate_clip", "coupled_gate"):
+        one, other = (getattr(direction, name) for direction in (forward, backward))
+        if name in ("bias", "peephole"):
+            one, other = ("None" if array is None else "an array" for array in (one, other))
+        if one != other:
+            wanted = f"one {name} for both directions of layer {k}, as a node of ONNX has"
+            fail(ValueError, "weights", wanted, f"{one} and {other}")
+
+
+class _Layer:
+    """One layer: its node, tensors, and the operators above it."""
+
+    def __init__(self, k: int, directions: Sequence[LSTMWeights], x: str) -> None:
+        self.k, self.directions, self.x, self.name = k, directions, x, f"lstm_{k}"
+        self.N, self.D = directions[0].hidden_size, len(directions)
+        self.arrays = self._arrays()
+        self.attributes, self.noted = self._attributes()
+
+    def _arrays(self) -> dict[str, NumpyArray]:
+        each = [write(LAYOUTS["onnx"], direction) for direction in self.directions]
+        joined = {name: np.stack([arrays[name] for arrays in each]) for name in each[0]}
+        if "Wb" in joined:
+            joined["B"] = np.concatenate([joined.pop("Wb"), joined.pop("Rb")], 1)
+        return joined
+
+    def _attributes(self) -> tuple[dict[str, Any], dict[str, list[float]]]:
+        """Return the node's attributes, and the numbers that float32 does not tell."""
+        first = self.directions[0]
+        three = [(w.functions.gate, w.functions.input, w.functions.output) for w in self.directions]
+        names, alphas, betas = functions.to_names([function for each in three for function in each])
+        clip = [] if first.gate_clip is None else [first.gate_clip]
+        numbers = {"activation_alpha": alphas, "activation_beta": betas, "clip": clip}
+        attributes: dict[str, Any] = {"hidden_size": self.N}
+        attributes |= {name: values[0] if name == "clip" else values for name, values in numbers.items() if values}
+        if names != ["Sigmoid", "Tanh", "Tanh"] * self.D:
+            attributes["activations"] = names
+        if first.coupled_gate == "forget":
+            attributes["input_forget"] = 1
+        if self.D == 2:
+            attributes["direction"] = "bidirectional"
+        return attributes, {name: values for name, values in numbers.items() if not _told(values, first.dtype)}
+
+    def tensors(self) -> list[Proto]:
+        """Return the layer's weights, and the shape of its output."""
+        helper = package().helper
+        dtype = _DATA_TYPES[str(self.directions[0].dtype)]
+        tensors = [
+            helper.make_tensor(f"{name}_{self.k}", dtype, array.shape, array.tobytes(), raw=True)
+            for name, array in self.arrays.items()
+        ]
+        return [*tensors, helper.make_tensor(f"shape_{self.k}", 7, [3], [0, 0, self.D * self.N])]
+
+    def nodes(self, output: str) -> list[Proto]:
+        """Return the LSTM, and what makes (T, B, D N) of its Y (T, D, B, N)."""
+        helper = package().helper
+        k = self.k
+        there = {name: f"{name}_{k}" if name in self.arrays else "" for name in ("W", "R", "B", "P")}
+        states = [f"initial_h_{k}", f"initial_c_{k}"]
+        inputs = [self.x, there["W"], there["R"], there["B"], "", *states, *filter(None, [there["P"]])]
+        results = [f"Y_all_{k}", f"Y_h_{k}", f"Y_c_{k}"]
+        lstm = helper.make_node("LSTM", inputs, results, self.name, **self.attributes)
+        transpose = helper.make_node("Transpose", [results[0]], [f"Y_rows_{k}"], f"transpose_{k}", perm=[0, 2, 1, 3])
+        reshape = helper.make_node("Reshape", [f"Y_rows_{k}", f"shape_{k}"], [output], f"reshape_{k}")
+        return [lstm, transpose, reshape]
+
+
+def _told(values: Sequence[float], dtype: np.dtype[Any]) -> bool:
+    """Whether attributes of these numbers are read as the same."""
+    return all(repr(functions.exact(value, dtype)) == repr(float(value)) for value in values)
