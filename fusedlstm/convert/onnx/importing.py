@@ -93,26 +93,12 @@ def from_onnx(
         OSError: the file can't be read.
         ImportError: the package onnx is not installed.
     """
-    names = _names(name)
     model = open_model(source)
-    with model.blamed():
-        nodes = _labelled(model)
-        constants = Constants(model)
-        chosen = _only(model, nodes, constants) if names is None else None
-        listed = "" if names is None or set(names) <= set(nodes) else _listed(model, nodes, constants)
-    if names is not None:
-        for index, each in enumerate(names):
-            if each not in nodes:
-                which = "name" if isinstance(name, str) else f"name[{index}]"
-                fail(ValueError, which, f"that of an LSTM of {model.name}: {listed}", repr(each))
-    with model.blamed():
-        chosen = chosen or [LSTM(model, nodes[each], each) for each in names or ()]
-    directions = {lstm.direction for lstm in chosen}
-    if len(directions) > 1:
-        fail(ValueError, "name", "nodes of one direction, as layers are", ", ".join(sorted(directions)))
+    constants = Constants(model)
+    chosen = choose(model, constants, name)
     with model.blamed():
         layers = [weights for lstm in chosen for weights in lstm.weights(constants)]
-        stacked = StackedWeights(layers, bidirectional=directions == {"bidirectional"})
+        stacked = StackedWeights(layers, bidirectional=chosen[0].num_directions == 2)
     _warn(chosen)
     return stacked
 
@@ -130,6 +116,26 @@ def list_onnx(source: str | os.PathLike[str] | bytes | Proto) -> list[OnnxLSTM]:
     with model.blamed():
         constants = Constants(model)
         return [_description(model, node, label, constants) for label, node in _labelled(model, required=False).items()]
+
+
+def choose(model: Model, constants: Constants, name: str | Sequence[str] | None) -> list[LSTM]:
+    """Return the nodes of names, or the only one, or all that are layers; raise as `from_onnx` says."""
+    names = _names(name)
+    with model.blamed():
+        nodes = _labelled(model)
+        if names is None:
+            return _only(model, nodes, constants)
+        listed = "" if set(names) <= set(nodes) else _listed(model, nodes, constants)
+    for index, each in enumerate(names):
+        if each not in nodes:
+            which = "name" if isinstance(name, str) else f"name[{index}]"
+            fail(ValueError, which, f"that of an LSTM of {model.name}: {listed}", repr(each))
+    with model.blamed():
+        chosen = [LSTM(model, nodes[each], each) for each in names]
+    directions = {lstm.direction for lstm in chosen}
+    if len(directions) > 1:
+        fail(ValueError, "name", "nodes of one direction, as layers are", ", ".join(sorted(directions)))
+    return chosen
 
 
 def _names(name: Any) -> tuple[str, ...] | None:

@@ -1,0 +1,156 @@
+"""What onnxruntime itself computes of a model's LSTM nodes: the proof of what `from_onnx` makes of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.checks import fail
+from fusedlstm.convert.onnx.constants import Constants
+from fusedlstm.convert.onnx.importing import choose
+from fusedlstm.convert.onnx.source import open_model, package
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from fusedlstm.convert.onnx.graph import Node, Scope
+    from fusedlstm.convert.onnx.node import LSTM
+    from fusedlstm.convert.onnx.source import Model, Proto
+    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.stacked import StackedWeights
+    from fusedlstm.weights import LSTMWeights
+
+    State = tuple[NumpyArray, NumpyArray]
+
+_DOMAINS = ("", "ai.onnx")
+_CONSTANTS = (1, 2, 3, 7)  # of a node's inputs: W, R, B, P
+
+
+def run(
+    source: str | os.PathLike[str],
+    name: str | Sequence[str] | None,
+    weights: LSTMWeights | StackedWeights,
+    xs: NumpyArray,
+    states: Sequence[State],
+    options: Mapping[str, Any],
+) -> tuple[NumpyArray, list[State]]:
+    """Return what onnxruntime computes of a model's nodes, each of whose outputs is the next one's input.
+
+    A node is copied as it is, with the operators that make its weights, into a model of its own. One that reads in
+    reverse is given, and gives, sequences in reverse, as LSTM does without reverse=True.
+
+    Args:
+        source: the path of the model.
+        name: as of `from_onnx`.
+        weights: what that made, which is not looked at.
+        xs: (T, B, I).
+        states: (h, c) of each layer and direction.
+        options: none.
+
+    Returns:
+        The outputs (T, B, width), and the final (h, c) of each layer and direction.
+
+    Raises:
+        ImportError: onnx or onnxruntime is not installed.
+        ValueError: what onnxruntime can't run, such as float64.
+    """
+    del weights, options
+    model = open_model(source)
+    constants = Constants(model)
+    outputs, finals, ahead = xs, [], list(states)
+    for lstm in choose(model, constants, name):
+        D = lstm.num_directions
+        own = constants.array(lstm.node.scope, lstm.node.input(1), f"W of the LSTM {lstm.label!r}").dtype
+        h, c = (np.stack([state[k] for state in ahead[:D]]).astype(own) for k in (0, 1))
+        ahead = ahead[D:]
+        step = -1 if lstm.direction == "reverse" else 1
+        feeds = {"X": outputs[::step].astype(own), "initial_h": h, "initial_c": c}
+        Y, Y_h, Y_c = _computed(_model_of(model, lstm, constants), feeds, lstm.label)
+        outputs = np.concatenate(list(Y.swapaxes(0, 1)), axis=2)[::step]
+        finals += list(zip(Y_h, Y_c, strict=True))
+    return outputs, finals
+
+
+def _computed(model: Proto, feeds: Mapping[str, NumpyArray], label: str) -> list[NumpyArray]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ImportError("running ONNX models needs the package onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        content = model.SerializeToString()
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        results: list[NumpyArray] = session.run(None, dict(feeds))
+    except Exception as error:  # its own classes share no other
+        fail(ValueError, f"the LSTM {label!r}", "one that onnxruntime runs", str(error).strip())
+    return results
+
+
+def _model_of(model: Model, lstm: LSTM, constants: Constants) -> Proto:
+    """Return a model of one node, with inputs X, initial_h and initial_c, and outputs Y, Y_h and Y_c."""
+    helper = package().helper
+    copied = _Copied(constants)
+    made = {index: copied.value(lstm.node.scope, lstm.node.input(index)) for index in _CONSTANTS}
+    inputs = ["X", made[1], made[2], made[3], "", "initial_h", "initial_c", made[7]]
+    node = copied.node(lstm.node, inputs, ["Y", "Y_h", "Y_c"])
+    layout = [attribute for attribute in node.attribute if attribute.name == "layout"]
+    for attribute in layout:  # which says how sequences are given, and onnxruntime takes 0 only
+        node.attribute.remove(attribute)
+    W = constants.array(lstm.node.scope, lstm.node.input(1), "W")
+    dtype = helper.np_dtype_to_tensor_dtype(W.dtype)
+    graph = helper.make_graph(
+        [*copied.nodes, node],
+        "lstm",
+        [helper.make_tensor_value_info(name, dtype, None) for name in ("X", "initial_h", "initial_c")],
+        [helper.make_tensor_value_info(name, dtype, None) for name in node.output],
+        copied.tensors,
+    )
+    versions = [operators for operators in model.proto.opset_import if operators.domain in _DOMAINS]
+    ir_version = max(4, model.proto.ir_version)  # before version 4, constants are inputs, too
+    return helper.make_model(graph, opset_imports=versions, ir_version=ir_version)
+
+
+class _Copied:
+    """Nodes and tensors of any graphs of a model, with names of their own."""
+
+    def __init__(self, constants: Constants) -> None:
+        self.constants = constants
+        self.nodes: list[Proto] = []
+        self.tensors: list[Proto] = []
+        self._names: dict[tuple[int, str], str] = {}
+
+    def value(self, scope: Scope, name: str) -> str:
+        """Return the name of a copied constant, whose operators are copied, too; empty where there is none."""
+        if not name:
+            return ""
+        array = self.constants.array(scope, name, f"the value {name!r}")  # which bounds how deep they are
+        found = scope.look_up(name)
+        key = id(found.scope), found.name
+        if key in self._names:
+            return self._names[key]
+        if found.node is None:
+            self._names[key] = f"constant_{len(self._names)}"
+            self.tensors.append(package().numpy_helper.from_array(array, self._names[key]))
+            return self._names[key]
+        inputs = [self.value(found.node.scope, each) for each in found.node.proto.input]
+        self._names[key] = f"constant_{len(self._names)}"
+        outputs = [self._names[key] if each == found.name else "" for each in found.node.proto.output]
+        self.nodes.append(self.node(found.node, inputs, outputs))
+        return self._names[key]
+
+    def node(self, node: Node, inputs: Sequence[str], outputs: Sequence[str]) -> Proto:
+        """Return a copy of a node with other names, and with the attributes of the call that it is in."""
+        copy = type(node.proto)()
+        copy.CopyFrom(node.proto)
+        del copy.input[:], copy.output[:], copy.attribute[:]
+        copy.input.extend(inputs)
+        copy.output.extend(outputs)
+        for attribute in node.proto.attribute:
+            given = node.scope.attribute_of_call(attribute.ref_attr_name) if attribute.ref_attr_name else attribute
+            if given is not None:
+                copy.attribute.add().CopyFrom(given)
+                copy.attribute[-1].name = attribute.name
+        return copy
