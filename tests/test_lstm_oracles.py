@@ -1,4 +1,4 @@
-"""Whole sequences against numbers that TensorFlow 1, PyTorch, Keras, Flax and ONNX Runtime computed."""
+"""Whole sequences against numbers that TensorFlow 1, PyTorch, Flax and ONNX Runtime computed."""
 
 import numpy as np
 import pytest
@@ -96,32 +96,6 @@ def test_torch_lstm(name, backend):
     initial, final = (list(zip(oracle[h], oracle[c], strict=True)) for h, c in (("h0", "c0"), ("hn", "cn")))
     lengths = {"lengths": oracle["lens"]} if oracle.meta["lens"] else {}
     assert_sequence(lstm, oracle, initial, oracle["y"], final, **lengths)
-
-
-def keras_weights(oracle):
-    """Each direction's kernel, recurrent kernel and bias, in our gate order already."""
-    arrays = [array for key, array in oracle.arrays.items() if key[0] == "W"]
-    directions = [arrays[k : k + 3] for k in range(0, len(arrays), 3)]
-    layers = [LSTMWeights(kernel.T, recurrent.T, bias) for kernel, recurrent, bias in directions]
-    return StackedWeights(layers, bidirectional=oracle.meta["bidirectional"])
-
-
-@pytest.mark.parametrize("name", names("keras3_tensorflow/LSTM_*.npz"))
-def test_keras_lstm(name, backend):
-    oracle = Oracle(name)
-    lstm = LSTM(keras_weights(oracle), batch_first=True, backend=backend)
-    arguments = oracle.meta["args"]
-    initial, final = (
-        [(oracle[f"{which}{2 * k}"], oracle[f"{which}{2 * k + 1}"]) for k in range(len(lstm.zero_state(0)))]
-        for which in ("init", "final")
-    )
-    options, outputs = {}, oracle["y"]
-    if "mask" in oracle.arrays:  # with gaps, which lengths can't say
-        rule = "zero" if arguments.get("zero_output_for_mask") else "last"
-        options |= {"mask": oracle["mask"], "masked_outputs": rule}
-    if arguments.get("go_backwards"):
-        options["reverse"], outputs = True, outputs[:, ::-1]  # Keras returns them in the order of the steps
-    assert_sequence(lstm, oracle, initial, outputs, final, **options)
 
 
 def test_flax_rnn_with_lengths(backend):

@@ -1,11 +1,11 @@
-"""The cell against numbers that TensorFlow 1, PyTorch and Keras computed."""
+"""The cell against numbers that TensorFlow 1 and PyTorch computed."""
 
 import json
 
 import numpy as np
 import pytest
 
-from fusedlstm import LSTMCell, LSTMState, LSTMWeights, convert, pack_state, unpack_state
+from fusedlstm import LSTMCell, LSTMState, convert, pack_state, unpack_state
 
 from oracle_files import FOLDER, Oracle, names
 
@@ -135,11 +135,3 @@ def test_torch_cell(name, backend):
     weights = convert.from_torch(oracle.variables())
     assert str(weights.dtype) == oracle.dtype
     assert_steps(LSTMCell(weights, backend=backend), oracle)
-
-
-@pytest.mark.parametrize("name", ["LSTMCell_float64_plain.npz", "LSTMCell_float16_plain.npz"])
-def test_keras_cell(name, backend):
-    """Keras' gate order is ours: transposing its arrays is all."""
-    oracle = Oracle(f"keras3_tensorflow/{name}")
-    kernel, recurrent, bias = (a for key, a in oracle.arrays.items() if key[0] == "W")
-    assert_steps(LSTMCell(LSTMWeights(kernel.T, recurrent.T, bias), backend=backend), oracle)

@@ -3,6 +3,8 @@
 from fusedlstm.convert.equinox import from_equinox
 from fusedlstm.convert.flax import from_flax, list_flax, to_flax
 from fusedlstm.convert.haiku import from_haiku
+from fusedlstm.convert.keras import from_keras, to_keras
+from fusedlstm.convert.keras_files import list_keras
 from fusedlstm.convert.onnx import from_onnx, list_onnx, to_onnx
 from fusedlstm.convert.plain import (
     from_chainer,
@@ -47,6 +49,7 @@ __all__ = [
     "from_flax",
     "from_haiku",
     "from_haste",
+    "from_keras",
     "from_mxnet",
     "from_onednn",
     "from_onnx",
@@ -56,6 +59,7 @@ __all__ = [
     "from_tflite",
     "from_torch",
     "list_flax",
+    "list_keras",
     "list_onnx",
     "list_tf1",
     "list_torch",
@@ -75,6 +79,7 @@ __all__ = [
     "state_to_torch",
     "tf1_arguments",
     "to_flax",
+    "to_keras",
     "to_onnx",
     "to_tf1",
     "to_torch",

@@ -1,0 +1,221 @@
+"""HDF5 files that nobody vouches for: groups, attributes and arrays of numbers, checked before memory is taken.
+
+HDF5 can do more than hold arrays. A link may lead to another file or back to where it stands, an array may be kept in
+another file or be pieced together of others, and one that was never written takes no room however large it says it is.
+Files of Keras have none of it, so all of it is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import zlib
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from fusedlstm import dtypes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fusedlstm.dtypes import NumpyArray
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+_MAX_DEPTH = 100
+_MAX_OBJECTS = 1_000_000
+# What is compressed may be larger than what is stored, by this factor, once it is larger than this many bytes.
+_MAX_EXPANSION = 100
+_SMALL = 1 << 20
+_DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3  # HDF5's numbers of filters
+_HEAP = b"GCOL\x01"
+_HEAP_HEADER, _HEAP_LEAST = 16, 4096  # bytes
+_PIECE = 1 << 24  # of the file, at a time
+_WRITTEN = "Write it again without compression: h5repack -f NONE"
+
+
+class HDF5:
+    """An open file: which groups and arrays it has, by their paths without a leading slash.
+
+    Args:
+        file: open for reading in binary, and at least as long as this object lives.
+
+    Attributes:
+        groups: by path; "" is the root.
+        datasets: by path.
+
+    Raises:
+        ImportError: h5py is not installed.
+        ValueError: a link to another file, a soft link, one object in two places, groups too deep.
+        OSError, RuntimeError, KeyError: what h5py raises for damaged files.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._h5py = _import_h5py()
+        self._size = file.seek(0, os.SEEK_END)
+        self._read = 0  # bytes of the file that were read as arrays
+        file.seek(0)
+        _check_heaps(file, self._size)
+        self._file = self._h5py.File(file, mode="r")
+        self.groups: dict[str, Any] = {"": self._file}
+        self.datasets: dict[str, Any] = {}
+        try:
+            self._walk()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close HDF5's side of the file."""
+        self.groups.clear()
+        self.datasets.clear()
+        self._file.close()
+
+    def _walk(self) -> None:
+        """Find all groups and arrays."""
+        seen = {self._address(self._file)}
+        ahead = [("", self._file, 0)]
+        while ahead:
+            path, group, depth = ahead.pop()
+            for name, child in self._children(path, group):
+                full = f"{path}/{name}" if path else name
+                address = self._address(child)
+                if address in seen:
+                    raise ValueError(f"{full!r} is the same object as another, under a second name")
+                seen.add(address)
+                if depth >= _MAX_DEPTH or len(seen) > _MAX_OBJECTS:
+                    raise ValueError(f"groups are nested deeper than {_MAX_DEPTH}, or more than {_MAX_OBJECTS}")
+                if isinstance(child, self._h5py.Group):
+                    self.groups[full] = child
+                    ahead.append((full, child, depth + 1))
+                elif isinstance(child, self._h5py.Dataset):
+                    self.datasets[full] = child
+
+    def _address(self, item: Any) -> Any:
+        info = self._h5py.h5o.get_info(item.id)
+        return info.fileno, info.addr
+
+    def _children(self, path: str, group: Any) -> Iterator[tuple[str, Any]]:
+        for name in group:
+            link = group.get(name, getlink=True)
+            if not isinstance(link, self._h5py.HardLink):
+                kind = "a link to another file" if isinstance(link, self._h5py.ExternalLink) else "a soft link"
+                raise ValueError(f"{path}/{name} is {kind}, which no file of weights needs")
+            yield name, group[name]
+
+    def text(self, path: str, name: str) -> str | None:
+        """Return a group's attribute that is one string; None if there is none of that name."""
+        attributes = self.groups[path].attrs
+        if name not in attributes:
+            return None
+        # Of an array of strings each could be the same long one: only a single one is surely no longer than the file.
+        if attributes.get_id(name).shape != () or attributes.get_id(name).get_storage_size() > self._size:
+            raise ValueError(f"the attribute {name!r} of {path!r} is no string")
+        value = attributes[name]
+        value = value.decode("utf-8") if isinstance(value, bytes) else value
+        if not isinstance(value, str):
+            raise ValueError(f"the attribute {name!r} of {path!r} is no string")
+        return value
+
+    def shape(self, path: str) -> tuple[int, ...]:
+        """Return an array's shape; () for one without any."""
+        return tuple(self.datasets[path].shape or ())
+
+    def array(self, path: str) -> NumpyArray:
+        """Return an array of numbers, in the machine's byte order.
+
+        Raises:
+            ValueError: it is kept elsewhere, not whole in the file, compressed too much, or of no numbers.
+        """
+        dataset = self.datasets[path]
+        self._check_storage(path, dataset)
+        values = np.asarray(dataset[()])
+        if values.dtype == np.dtype("V2"):
+            return values.view(dtypes.resolve("bfloat16"))  # for which HDF5 has no name: h5py keeps its bytes
+        if values.dtype.kind not in "fiu":
+            raise ValueError(f"{path} is no array of numbers: its dtype is {values.dtype}")
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+    def _check_storage(self, path: str, dataset: Any) -> None:
+        if dataset.external or dataset.is_virtual:
+            raise ValueError(f"{path} is kept in other files, which are not read")
+        size, stored = dataset.nbytes, dataset.id.get_storage_size()
+        self._read += stored
+        if self._read > self._size:
+            raise ValueError(f"{path} is damaged: its {stored} bytes are more than are left of the file's {self._size}")
+        filters = _filters(dataset)
+        if not filters:
+            if size > stored:
+                raise ValueError(f"{path} is not whole: {size} bytes by its shape, {stored} of them in the file")
+        elif not {_DEFLATE, _SHUFFLE, _FLETCHER32}.issuperset(filters) or filters.count(_DEFLATE) > 1:
+            raise ValueError(f"{path} is compressed in a way that is not read (filters {filters}). {_WRITTEN}")
+        limit = max(_SMALL, _MAX_EXPANSION * stored)
+        chunk = int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize if dataset.chunks else 0
+        if max(size, chunk) > limit:
+            raise ValueError(f"{path} would expand from {stored} bytes to {max(size, chunk)}. {_WRITTEN}")
+        if _DEFLATE in filters:
+            _check_deflated(path, dataset, chunk, filters.index(_DEFLATE))
+
+
+def _check_heaps(file: BinaryIO, size: int) -> None:
+    """Raise unless all heaps of strings are sound: HDF5 runs in circles in one that is not.
+
+    A heap is 16 bytes ("GCOL", the version, and at byte 8 its size), then objects: a number at byte 0, its size at byte
+    8, and from byte 16 its bytes, filled up to a multiple of 8. Object 0 is what is free, its size that of all of it.
+    """
+    start = file.read(16)
+    sizes = start[13:15] if start[8:9] in (b"\0", b"\1") else start[9:11]
+    if sizes != b"\x08\x08":
+        raise ValueError("its numbers are not of 8 bytes, as those of Keras' files are")
+    end = 0  # of the last heap
+    for at in range(0, size, _PIECE):
+        file.seek(at)
+        piece = file.read(_PIECE + len(_HEAP) - 1)
+        found = piece.find(_HEAP)
+        while found >= 0:
+            end = _check_heap(file, at + found, size, end)
+            found = piece.find(_HEAP, found + 1)
+    file.seek(0)
+
+
+def _check_heap(file: BinaryIO, at: int, size: int, end: int) -> int:
+    """Return where the heap at this byte ends, or the last one's end if it is none."""
+    file.seek(at + 8)
+    length = int.from_bytes(file.read(8), "little")
+    if not _HEAP_LEAST <= length <= size - at:
+        return end  # to HDF5 it is none: these may be an array's bytes
+    if at < end:
+        raise ValueError(f"it is damaged: the heap of strings at byte {at} is in another")
+    file.seek(at)
+    heap = file.read(length)
+    ahead = _HEAP_HEADER
+    while length - ahead >= _HEAP_HEADER:
+        taken = int.from_bytes(heap[ahead + 8 : ahead + 16], "little")
+        if heap[ahead : ahead + 2] != b"\0\0":
+            taken = _HEAP_HEADER + (taken + 7) // 8 * 8
+        if not _HEAP_HEADER <= taken <= length - ahead:
+            raise ValueError(f"it is damaged: its heap of strings at byte {at}")
+        ahead += taken
+    return at + length
+
+
+def _filters(dataset: Any) -> list[int]:
+    properties = dataset.id.get_create_plist()
+    return [properties.get_filter(k)[0] for k in range(properties.get_nfilters())]
+
+
+def _check_deflated(path: str, dataset: Any, chunk: int, filter_: int) -> None:
+    """Raise if a chunk expands to more than it says: HDF5 itself takes whatever memory zlib asks for."""
+    for k in range(dataset.id.get_num_chunks()):
+        skipped, content = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(k).chunk_offset)
+        if not skipped >> filter_ & 1:
+            unpacking = zlib.decompressobj()
+            if len(unpacking.decompress(content, chunk + 64)) > chunk + 4 or not unpacking.eof:
+                raise ValueError(f"{path} is damaged: a chunk expands to more than its {chunk} bytes")
+
+
+def _import_h5py() -> Any:
+    try:
+        return importlib.import_module("h5py")
+    except ImportError as error:
+        raise ImportError("Keras' files need h5py: pip install h5py") from error

@@ -1,0 +1,72 @@
+"""Keras' activations -> functions of `fusedlstm.functions`: those that both give the same numbers for.
+
+Keras 3 and Keras 2 (tf.keras, tf_keras) mean the same by all names but "hard_sigmoid": max(0, min(1, x / 6 + 0.5)) in
+Keras 3, and max(0, min(1, 0.2 x + 0.5)) before. "celu" and "sparse_sigmoid" are only Keras 3's. None is "linear". The
+slope of "leaky_relu" is 0.2. LeakyReLU, a layer that may stand in an activation's place as ELU, ReLU and
+ThresholdedReLU may, says its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.checks import fail
+from fusedlstm.functions import check_function
+
+if TYPE_CHECKING:
+    from fusedlstm.functions import Function
+
+_SAME = ("tanh", "sigmoid", "relu", "linear", "softsign", "softplus", "elu")
+_FUNCTIONS: dict[str, Function] = {name: name for name in _SAME} | {"leaky_relu": ("leaky_relu", 0.2)}
+FUNCTIONS_OF = {
+    2: _FUNCTIONS | {"hard_sigmoid": ("hard_sigmoid", 0.2, 0.5)},
+    3: _FUNCTIONS
+    | {"hard_sigmoid": ("hard_sigmoid", 1 / 6, 0.5), "sparse_sigmoid": ("hard_sigmoid", 0.5, 0.5), "celu": "elu"},
+}
+
+
+def function_of(option: str, value: Any, keras: int) -> Function:
+    """Return the function that an option of a layer's config means.
+
+    Args:
+        option: what an error calls it, such as "lstm.activation".
+        value: a name, None, or the config of a layer or of a function of the user's own.
+        keras: 2 or 3: which made the config.
+
+    Raises:
+        ValueError: a function that weights can't say.
+    """
+    functions = FUNCTIONS_OF[keras]
+    if value is None:
+        return "linear"
+    if isinstance(value, str) and value in functions:
+        return functions[value]
+    if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
+        function = _of_layer(option, str(value.get("class_name")), value["config"], keras)
+        if function is not None:
+            return check_function(option, function)
+    wanted = f"one of {', '.join(map(repr, functions))}"
+    fail(ValueError, option, wanted, _described(value), "No function of fusedlstm has its values")
+
+
+def _of_layer(option: str, kind: str, config: Mapping[str, Any], keras: int) -> Any:
+    """Return the function of a layer that stands in an activation's place; None for any other."""
+    slope = config.get("negative_slope", config.get("alpha"))
+    if kind == "LeakyReLU":
+        return ("leaky_relu", slope)
+    if kind == "ELU":
+        return ("elu", config.get("alpha"))
+    if kind == "ThresholdedReLU":
+        return ("thresholded_relu", config.get("theta"))
+    if kind == "ReLU" and config.get("max_value") is None and not config.get("threshold"):
+        return ("leaky_relu", slope) if slope else "relu"
+    if kind == "Activation":
+        return function_of(option, config.get("activation"), keras)
+    return None
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return repr(value.get("registered_name") or value.get("class_name") or "a function of its own")
+    return repr(value)[:100]

@@ -1,0 +1,156 @@
+"""Arrays by paths of attributes: HDF5 as save_weights of Keras 3 and tf.keras writes it to `.weights.h5`.
+
+A cell's arrays are PATH/vars/0, 1 and 2, where the path is of attributes: layers/lstm_1/cell,
+layers/bidirectional/forward_layer/cell, layers/rnn/cell/cells/lstm_cell_1, layers/functional/layers/... in a model's
+model. Elements of lists have the names of their classes in snake case, and numbers. Keras 3 keeps a layer's name in
+the attribute "name" of its vars.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from fusedlstm.convert.keras_layers import CELLS, Node, is_cell, is_cudnn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from fusedlstm.convert.hdf5 import HDF5
+
+ROLES = ("forward_layer", "backward_layer")
+_LAYERS, _OLD_LAYERS = "layers", "_layer_checkpoint_dependencies"  # the latter in Keras 2.12 and 2.13
+
+
+def place(node: Node, path: str, hdf5: HDF5) -> None:
+    """Give all cells of a config the arrays at their paths in a `.weights.h5`."""
+    if node.kind in CELLS:
+        give(node, path, _vars(hdf5, path), hdf5)
+    used: dict[str, int] = {}
+    for role, parts in node.parts.items():
+        for part in parts:
+            if part.kind == "CuDNNLSTMCell":
+                below = path
+            elif role in ("layers", "cells"):
+                below = join(path, role, _unique(_snake_case(part.kind), used))
+            else:
+                below = join(path, role)
+            place(part, below, hdf5)
+
+
+def join(*names: str) -> str:
+    """Return a path of those names that are not empty."""
+    return "/".join(name for name in names if name)
+
+
+def _snake_case(kind: str) -> str:
+    """Return a class's name as Keras writes it in paths."""
+    words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", kind))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
+
+
+def _unique(name: str, used: dict[str, int]) -> str:
+    number = used[name] = used.get(name, -1) + 1
+    return f"{name}_{number}" if number else name
+
+
+def _vars(hdf5: HDF5, path: str) -> list[str]:
+    """Return the paths of the arrays of a cell, which are numbered."""
+    for start in (f"{path}/vars", f"{_renamed(path, _LAYERS, _OLD_LAYERS)}/vars"):
+        paths = [f"{start}/{k}" for k in range(4) if f"{start}/{k}" in hdf5.datasets]
+        if paths:
+            return paths
+    return []
+
+
+def _renamed(path: str, old: str, new: str) -> str:
+    return "/".join(new if name == old else name for name in path.split("/"))
+
+
+def give(cell: Node, path: str, paths: Sequence[str], hdf5: HDF5) -> None:
+    """Let a cell read the arrays of these paths."""
+    cell.path = path
+    if paths:
+        cell.shapes = [hdf5.shape(each) for each in paths]
+        cell.read = lambda: [hdf5.array(each) for each in paths]
+
+
+def cells_in(hdf5: HDF5) -> list[str]:
+    """Return the paths of all that has the arrays of an LSTM's cell."""
+    groups = [path.removesuffix("/vars") for path in hdf5.groups if path.endswith("/vars")]
+    cells = [path for path in groups if is_cell([hdf5.shape(each) for each in _vars(hdf5, path)])]
+    return sorted((_renamed(path, _OLD_LAYERS, _LAYERS) for path in cells), key=in_order)
+
+
+def in_order(path: str) -> list[tuple[str, int]]:
+    """Return what sorts "lstm_2" before "lstm_10"."""
+    pairs = (re.fullmatch(r"(.*?)(?:_(\d+))?", name, re.DOTALL) for name in path.split("/"))
+    return [(match[1], int(match[2] or 0)) for match in pairs if match]
+
+
+def of_paths(hdf5: HDF5, paths: Sequence[str]) -> list[Node]:
+    """Return layers of which nothing but the paths of their cells is known."""
+    stacks: dict[str, list[Node]] = {}
+    for path in paths:
+        cell = Node("LSTMCell", "")
+        give(cell, path, _vars(hdf5, path), hdf5)
+        *above, last = path.split("/")
+        if above[-1:] == ["cells"]:
+            cell.name = last
+            owner = join(*above[:-2]) if above[-2:-1] == ["cell"] else join(*above[:-1])
+        elif last == "cell" and above:
+            owner = join(*above)
+        else:
+            owner = path
+        stacks.setdefault(owner, []).append(cell)
+    layers = {
+        owner: layer_of(_full_name(hdf5, owner), cells, owner == cells[0].path) for owner, cells in stacks.items()
+    }
+    return paired(layers, _role_in_path, lambda path: _full_name(hdf5, path))
+
+
+def _role_in_path(path: str) -> str:
+    """Return which part of a Bidirectional a path of attributes is, else ""."""
+    last = path.rpartition("/")[2]
+    return last if last in ROLES else ""
+
+
+def layer_of(name: str, cells: list[Node], is_cell: bool) -> Node:
+    """Return a layer of some cells, of which no config says more."""
+    if len(cells) == 1 and is_cudnn(cells[0].shapes):
+        cells[0].kind = "CuDNNLSTMCell"
+        return Node("CuDNNLSTM", name, parts={"cell": cells})
+    if is_cell:
+        cells[0].name = name
+        return cells[0]
+    if len(cells) == 1:
+        return Node("LSTM", name, parts={"cell": cells})
+    return Node("RNN", name, parts={"cell": [Node("StackedRNNCells", name, parts={"cells": cells})]})
+
+
+def _full_name(hdf5: HDF5, path: str) -> str:
+    """Return the names that Keras 3 gives the layers along a path, or what the path calls them."""
+    names, above = [], ""
+    for name in path.split("/"):
+        above = join(above, name)
+        own = hdf5.text(f"{above}/vars", "name") if f"{above}/vars" in hdf5.groups else None
+        if name not in (_LAYERS, _OLD_LAYERS):
+            names.append(own or name)
+    return join(*names)
+
+
+def paired(layers: Mapping[str, Node], role_of: Callable[[str], str], name_of: Callable[[str], str]) -> list[Node]:
+    """Return layers, those of which a forward and a backward one stand below one path as one Bidirectional."""
+    ways: dict[str, dict[str, Node]] = {}
+    for path, layer in layers.items():
+        ways.setdefault(path.rpartition("/")[0], {})[role_of(path)] = layer
+    nodes = []
+    for path, layer in layers.items():
+        above, role = path.rpartition("/")[0], role_of(path)
+        both = [ways[above].get(each) for each in ROLES]
+        if not role or None in both:
+            nodes.append(layer)
+        elif layer is both[0]:
+            parts = {each: [ways[above][each]] for each in ROLES}
+            nodes.append(Node("Bidirectional", name_of(above), parts=parts))
+    return nodes

@@ -1,0 +1,148 @@
+"""Arrays by the names of variables: HDF5 as model.save, and save_weights of Keras 2, write it to `.h5`.
+
+An array is model_weights/LAYER/VARIABLE, without model_weights/ from save_weights, where a variable is
+.../lstm_cell/kernel (or kernel:0), recurrent_kernel or bias, and LAYER one of the model's own, be it a model itself.
+Keras' own lists of them, by whose order it loads them, have those of frozen cells last: here the names tell.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fusedlstm.convert.keras_layers import Found, Node, find, is_cell
+from fusedlstm.convert.keras_paths import ROLES, give, in_order, join, layer_of, paired
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.convert.hdf5 import HDF5
+
+_VARIABLE = re.compile(r"(?:(.*)/)?(kernel|recurrent_kernel|bias)(_\d+)?(?::0)?")
+_VARIABLES = ("kernel", "recurrent_kernel", "bias")
+_CELL_NAME = re.compile(r"(?:lstm_cell|cu_dnnlstm_cell)(?:_(\d+))?|stacked_rnn_cells(?:_\d+)?")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The arrays of one cell in a `.h5` file, as variables' names tell them.
+
+    Attributes:
+        where: the path of its variables, which begins with the name of a layer of the model.
+        paths: of its arrays, in Keras' order.
+        shapes: theirs.
+    """
+
+    where: str
+    paths: list[str]
+    shapes: list[tuple[int, ...]]
+
+    @property
+    def names(self) -> list[str]:
+        """The names that its variables have, without that of the layer."""
+        return self.where.split("/")[1:]
+
+    @property
+    def layer(self) -> str:
+        """The path without the names that Keras itself gives to cells."""
+        names = self.where.split("/")
+        while len(names) > 1 and _CELL_NAME.fullmatch(names[-1]):
+            names.pop()
+        return join(*names)
+
+
+def entries_in(hdf5: HDF5, top: str) -> list[Entry]:
+    """Return the cells of LSTMs below a group, by the names of their variables."""
+    cells: dict[str, dict[str, str]] = {}
+    for path in hdf5.datasets:
+        match = _VARIABLE.fullmatch(path.removeprefix(f"{top}/") if top else path)
+        if match and match[1] and match[1].split("/")[0] != "optimizer_weights":
+            where = match[1] + (f"/lstm_cell{match[3]}" if match[3] else "")
+            cells.setdefault(where, {})[match[2]] = path
+    entries = []
+    for where, arrays in sorted(cells.items(), key=lambda item: in_order(item[0])):
+        paths = [arrays[name] for name in sorted(arrays, key=_VARIABLES.index)]
+        shapes = [hdf5.shape(path) for path in paths]
+        if "recurrent_kernel" in arrays and is_cell(shapes):
+            entries.append(Entry(where, paths, shapes))
+    return entries
+
+
+def of_entries(hdf5: HDF5, entries: Sequence[Entry]) -> list[Node]:
+    """Return layers of which nothing but the names of their variables is known."""
+    layers: dict[str, list[Node]] = {}
+    for entry in entries:
+        cell = Node("LSTMCell", entry.names[-1] if entry.names else entry.where)
+        give(cell, entry.where, entry.paths, hdf5)
+        layers.setdefault(entry.layer, []).append(cell)
+    nodes = {path: layer_of(path, cells, is_cell=False) for path, cells in layers.items()}
+    for path, node in nodes.items():
+        if len(layers[path]) == 1:
+            node.parts["cell"][0].name = ""
+    several = paired(nodes, _role_in_names, str)
+    groups = [node.name.partition("/")[0] for node in several]
+    for node, group in zip(several, groups, strict=True):
+        if groups.count(group) == 1:
+            node.name = group
+    return several
+
+
+def _role_in_names(path: str) -> str:
+    """Return which part of a Bidirectional a path of variables is: LAYER/BIDIRECTIONAL/forward_LSTM; else ""."""
+    names = path.split("/")
+    if len(names) < 3:
+        return ""
+    return next((role for role in ROLES if names[-1].startswith(role.removesuffix("layer"))), "")
+
+
+def assign(layer: Node, entries: Sequence[Entry], hdf5: HDF5) -> None:
+    """Give the cells in a layer of the model's config the arrays that stand below its name in a `.h5`."""
+    lstms = [found for found in find(layer) if any(found.node.cells())]
+    for found in lstms:
+        own = entries if len(lstms) == 1 else _claimed(found, lstms, entries)
+        for cell, entry in _matched(found, own):
+            give(cell, entry.where, entry.paths, hdf5)
+
+
+def _claimed(found: Found, lstms: Sequence[Found], entries: Sequence[Entry]) -> list[Entry]:
+    """Return the entries among whose names one of several layers' own is."""
+    own = [entry for entry in entries if found.node.name in entry.names]
+    for entry in own:
+        claimants = [one.name for one in lstms if one.node.name in entry.names]
+        if len(claimants) > 1:
+            raise ValueError(f"the arrays at {entry.where!r} may be those of {' or '.join(map(repr, claimants))}")
+    return own
+
+
+def _matched(found: Found, entries: Sequence[Entry]) -> list[tuple[Node, Entry]]:
+    """Return each cell of a layer with its arrays."""
+    cells = list(found.node.cells())
+    if not entries:
+        return []
+    if len(entries) != len(cells):
+        raise ValueError(f"{found.name}: its config has {len(cells)} cells, and there are arrays of {len(entries)}")
+    if len(cells) == 1:
+        return [(cells[0], entries[0])]
+    if found.node.kind == "Bidirectional":
+        return [pair for role in ROLES for pair in _of_direction(found, role, entries)]
+    by_name = {entry.names[-1]: entry for entry in entries if entry.names}
+    if set(by_name) == {cell.name for cell in cells}:
+        return [(cell, by_name[cell.name]) for cell in cells]
+    if not all(_CELL_NAME.fullmatch(name) for name in by_name):
+        raise ValueError(f"{found.name}: which arrays are whose its cells' names don't say: {', '.join(by_name)}")
+    return list(zip(cells, entries, strict=True))  # which are in the order of their numbers
+
+
+def _of_direction(found: Found, role: str, entries: Sequence[Entry]) -> list[tuple[Node, Entry]]:
+    """Return the one cell of a direction with its arrays; nothing for several, which are refused later."""
+    part = found.node.part(role)
+    cells = list(part.cells()) if part else []
+    if part is None or len(cells) != 1:
+        return []
+    names = {part.name, role.removesuffix("layer") + part.name}
+    own = [entry for entry in entries if names.intersection(entry.names)]
+    if len(own) != 1:
+        there = ", ".join(entry.where for entry in entries)
+        raise ValueError(f"{found.name}: which arrays are its {role}'s names don't say: {there}")
+    return [(cells[0], own[0])]
