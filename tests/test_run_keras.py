@@ -1,0 +1,49 @@
+"""What Keras computes of a file agrees with what the weights made of it compute, and not with others."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTM, LSTMState
+from fusedlstm.convert.keras import from_keras
+from fusedlstm.convert.run_keras import run
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+REAL = Path(__file__).parent / "data" / "keras" / "files.zip"
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5", "weights.h5"])
+@pytest.mark.parametrize("package", ["keras", "tf_keras"])
+def test_run(package, ending, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    pytest.importorskip(package, reason=f"{package} is not installed", exc_type=ImportError)
+    separator = "" if not ending.startswith("w") else "." if package == "keras" else "_"
+    with zipfile.ZipFile(REAL) as archive:
+        path = archive.extract(f"{package}{separator}{ending}", tmp_path)
+    options = {"activation": "tanh", "recurrent_activation": "sigmoid"} if separator else {}
+    rng = np.random.default_rng(0)
+    for name in ("stack", "inner" if separator == "_" else "both"):
+        weights = from_keras(path, name, **options)
+        xs = rng.normal(size=(4, 2, 3)).astype("f")
+        states = [tuple(rng.uniform(-1, 1, (2, 2, each.hidden_size)).astype("f")) for each in weights.layers]
+        outputs, finals = run(path, name, weights, xs, states, options)
+        got, ours = LSTM(weights, backend="numpy")(xs, [LSTMState(h=h, c=c) for h, c in states])
+        assert np.abs(got - outputs).max() < 3e-6
+        for state, (h, c) in zip(ours, finals, strict=True):
+            assert max(np.abs(state.h - h).max(), np.abs(state.c - c).max()) < 3e-6
+    if ending == ".keras":
+        return
+    with h5py.File(path, "a") as file:  # with two gates exchanged
+
+        def exchange(name, item):
+            if isinstance(item, h5py.Dataset) and item.shape == (3, 8):
+                item[...] = item[...].reshape(3, 4, 2)[:, [1, 0, 2, 3]].reshape(3, 8)
+
+        file.visititems(exchange)
+    outputs, _ = run(path, name, weights, xs, states, options)
+    assert np.abs(got - outputs).max() > 1e-3
