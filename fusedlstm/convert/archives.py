@@ -6,6 +6,7 @@ Nothing in them is executed, and nothing is allocated by a size that a file mere
 from __future__ import annotations
 
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,10 +24,12 @@ _ZIP = b"PK"
 _HEADER = b"{"  # of a safetensors file, after the eight bytes of its length
 # What a member of a zip file may grow to: weights are noise, and hardly do.
 _MOST_GROWTH, _ALWAYS_ALLOWED = 64, 1 << 24
-# NumPy's headers are Python literals, whose parser runs out of stack with a MemoryError or a RecursionError.
-_DAMAGED = (
-    *(ValueError, TypeError, EOFError, KeyError, RuntimeError, NotImplementedError),
-    *(SyntaxError, RecursionError, MemoryError),
+# What Python's and NumPy's readers raise for what they can't read. NumPy's headers are Python literals, whose parser
+# runs out of stack with a MemoryError or a RecursionError. An OSError comes of seeking to where no file can be.
+DAMAGED = (
+    *(ValueError, TypeError, EOFError, KeyError, RuntimeError, NotImplementedError, OSError),
+    *(tokenize.TokenError, SyntaxError, RecursionError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
 )
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _OTHERS = {
@@ -67,7 +70,7 @@ class _Npz(Mapping[str, Any]):
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.namelist()
-        except (zipfile.BadZipFile, *_DAMAGED) as error:
+        except DAMAGED as error:
             raise WeightsFileError(f"{path} is damaged, or no .npz file: {error}") from error
         self._members = {name.removesuffix(".npy"): name for name in members if name.endswith(".npy")}
 
@@ -76,7 +79,7 @@ class _Npz(Mapping[str, Any]):
         try:
             with zipfile.ZipFile(self._path) as archive:
                 return _npy(read_member(archive, member))
-        except (zipfile.BadZipFile, zlib.error, *_DAMAGED) as error:
+        except DAMAGED as error:
             raise WeightsFileError(f"{self._path} is damaged: {name}: {error}") from error
 
     def __contains__(self, name: object) -> bool:
@@ -143,7 +146,7 @@ class _Safetensors(Mapping[str, Any]):
             content = file.read()
         try:
             self._entries = dict(deserialize(content))
-        except (SafetensorError, *_DAMAGED) as error:
+        except (SafetensorError, *DAMAGED) as error:
             raise WeightsFileError(f"{path} is damaged, or no safetensors file: {error}") from error
 
     def __getitem__(self, name: str) -> NumpyArray:
