@@ -9,7 +9,7 @@ from fusedlstm.packing import pack_state, stack_states, unpack_state, unstack_st
 from fusedlstm.pointwise import lstm_pointwise
 from fusedlstm.pool import StatePool
 from fusedlstm.slots import PoolFullError
-from fusedlstm.stacked import StackedWeights
+from fusedlstm.stacked import StackedWeights, load_weights
 from fusedlstm.state import LSTMState
 from fusedlstm.stepper import Stepper
 from fusedlstm.weights import LSTMWeights
@@ -30,6 +30,7 @@ __all__ = [
     "__version__",
     "available_backends",
     "convert",
+    "load_weights",
     "lstm_pointwise",
     "pack_state",
     "stack_states",

@@ -31,7 +31,7 @@ import numpy as np
 from fusedlstm import dtypes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from fusedlstm.dtypes import NumpyArray
 
@@ -100,6 +100,32 @@ def load_any(path: str | os.PathLike[str], kinds: Sequence[str]) -> tuple[str, d
     if _checksum(about["options"], arrays) != about["crc32"]:
         raise WeightsFileError(f"{os.fspath(path)} is damaged: its checksum does not agree")
     return about["kind"], arrays, about["options"]
+
+
+def is_ours(path: str | os.PathLike[str]) -> bool:
+    """Whether a safetensors file is one of this format, of whatever kind and version.
+
+    Raises:
+        WeightsFileError: it is no safetensors file, or is damaged.
+    """
+    with open(path, "rb") as file:
+        return _KEY in _metadata(path, file.read())
+
+
+@contextlib.contextmanager
+def reading(source: Any) -> Iterator[None]:
+    """Make of what is wrong with the content of a file, if `source` is its path, a WeightsFileError that names it.
+
+    The caller's own arguments are to be checked before.
+    """
+    try:
+        yield
+    except WeightsFileError:
+        raise
+    except (TypeError, ValueError) as error:
+        if not isinstance(source, (str, os.PathLike)):
+            raise
+        raise WeightsFileError(f"{os.fspath(source)}: {error}") from error
 
 
 def build(

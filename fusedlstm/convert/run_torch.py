@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.convert.torch import PARAMETER, to_tensor
+from fusedlstm.convert.torch import PARAMETER, only_prefix, to_tensor
 from fusedlstm.convert.torch_files import open_parameters
 from fusedlstm.convert.trees import names_below, scope_of
 from fusedlstm.interop import to_host
@@ -46,7 +46,7 @@ def run(
     import torch
 
     parameters = open_parameters(source)
-    names = names_below(parameters, scope_of(name or "", "."))
+    names = names_below(parameters, scope_of(only_prefix(parameters) if name is None else name, "."))
     tensors = {key: _tensor(parameters[whole]) for key, whole in names.items() if PARAMETER.fullmatch(key)}
     layer = options.get("layer")
     if layer is not None:  # that direction of that layer alone

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
-from fusedlstm import log
+from fusedlstm import files, log
 from fusedlstm.checks import check_size, describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
@@ -71,15 +71,15 @@ class TorchLSTM:
 
 
 @overload
-def from_torch(source: Any, *, prefix: str = "", layer: int, reverse: bool = False) -> LSTMWeights: ...
+def from_torch(source: Any, *, prefix: str | None = None, layer: int, reverse: bool = False) -> LSTMWeights: ...
 
 
 @overload
-def from_torch(source: Any, *, prefix: str = "", layer: None = None) -> LSTMWeights | StackedWeights: ...
+def from_torch(source: Any, *, prefix: str | None = None, layer: None = None) -> LSTMWeights | StackedWeights: ...
 
 
 def from_torch(
-    source: Any, *, prefix: str = "", layer: int | None = None, reverse: bool = False
+    source: Any, *, prefix: str | None = None, layer: int | None = None, reverse: bool = False
 ) -> LSTMWeights | StackedWeights:
     """Return the weights of a torch.nn.LSTMCell, of a torch.nn.LSTM, or of one of its layers.
 
@@ -90,11 +90,12 @@ def from_torch(
     The gate order i, f, g, o is checked by numbers of PyTorch 2.13.
 
     Args:
-        source: the module; its state_dict (of tensors on any device, or arrays), or a dict that holds one, such as
-            a checkpoint; or the path of a file of either: what torch.save wrote (.pt, .pth, .bin, .ckpt; nothing in
-            it is executed), a .safetensors or a .npz of arrays. Values are detached and copied.
+        source: the module, or one that holds it; its state_dict (of tensors on any device, or arrays), or a dict that
+            holds one, such as a checkpoint; or the path of a file of either: what torch.save wrote (.pt, .pth, .bin
+            or .ckpt; nothing in it is executed), a .safetensors or a .npz of arrays, which its content tells. Values
+            are detached and copied.
         prefix: what the names of a larger model's state_dict begin with, such as "encoder.lstm."; with the keys of
-            nested dicts before it, such as "model.encoder.lstm.".
+            nested dicts before it, such as "model.encoder.lstm."; "" is none. None finds the only LSTM or LSTMCell.
         layer: which layer of an LSTM; None for all of them, or for an LSTMCell.
         reverse: whether to take the backward direction of that one layer.
 
@@ -105,19 +106,33 @@ def from_torch(
         TypeError: `source` is neither a module nor a state_dict; mixed or unsupported dtypes.
         ValueError: a parameter is missing, or of the wrong shape; parameters that a plain LSTM has not, such as
             quantised ones or those of weight_norm; `reverse` without `layer`.
-        WeightsFileError: the file is damaged, or holds objects that are no parameters.
+        WeightsFileError: the file is damaged, holds objects that are no parameters, or has no such LSTM.
         OSError: the file can't be read.
     """
-    parameters = _Parameters(_parameters(source), prefix)
+    if prefix is not None:
+        scope_of(prefix, ".")  # refuses what is no string
     if layer is not None:
-        return parameters.weights(_suffix(check_size("layer", layer, 0), backward=reverse))
-    if reverse:
+        check_size("layer", layer, 0)
+    elif reverse:
         fail(ValueError, "layer", "a number with reverse=True", "None")
-    if parameters.num_layers:
-        if getattr(source, "batch_first", False):
-            log.warning("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True), as weights don't say")
-        return parameters.stacked_weights()
-    return parameters.weights("")
+    with files.reading(source):
+        everything = _parameters(source)
+        parameters = _Parameters(everything, only_prefix(everything) if prefix is None else prefix)
+        if layer is not None:
+            return parameters.weights(_suffix(layer, backward=reverse))
+        if not parameters.num_layers:
+            return parameters.weights("")
+        weights = parameters.stacked_weights()
+    _warn_of_batch_first(source, parameters.start)
+    return weights
+
+
+def _warn_of_batch_first(source: Any, prefix: str) -> None:
+    """Say so where a module's LSTM is batch_first."""
+    for part in filter(None, prefix.split(".")):
+        source = getattr(source, part, None)
+    if getattr(source, "batch_first", False):
+        log.warning("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True), as weights don't say")
 
 
 def list_torch(source: Any) -> list[TorchLSTM]:
@@ -275,6 +290,12 @@ def _find(parameters: Mapping[str, Any]) -> list[TorchLSTM]:
     """Return what LSTMs there are among a model's parameters, by prefix."""
     prefixes = {match[1].removesuffix("parametrizations.") for name in parameters if (match := _FIRST.fullmatch(name))}
     return [_describe(parameters, prefix) for prefix in sorted(prefixes)]
+
+
+def only_prefix(parameters: Mapping[str, Any]) -> str:
+    """Return the prefix of the only LSTM; of several, and of none, that of the names themselves."""
+    prefixes = [lstm.prefix for lstm in _find(parameters)]
+    return prefixes[0] if len(prefixes) == 1 else ""
 
 
 def _describe(parameters: Mapping[str, Any], prefix: str) -> TorchLSTM:

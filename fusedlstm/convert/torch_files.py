@@ -4,50 +4,47 @@ from __future__ import annotations
 
 import os
 import warnings
+import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from fusedlstm.convert.archives import open_archive
+from fusedlstm import files
+from fusedlstm.convert.archives import DAMAGED, open_archive
 from fusedlstm.convert.trees import flatten
 from fusedlstm.files import WeightsFileError
 
-_ARCHIVES = (".npz", ".safetensors")
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+_PICKLE = b"\x80\x02"  # what torch.save wrote before PyTorch 1.6 begins with
 
 
 def open_parameters(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Return the parameters in a file by name, tensors or arrays; a lazy mapping where that is possible.
 
-    What kind of file it is its name's ending says. Names of nested dicts, as in {"model": state_dict, "epoch": 3},
-    are joined by dots.
+    Its content tells what kind of file it is. Names of nested dicts, as in {"model": state_dict, "epoch": 3}, are
+    joined by dots.
 
     Raises:
         WeightsFileError: the file is damaged, of another kind, or holds objects that are no parameters.
-        ValueError: the name ends in nothing known.
         OSError: the file can't be read.
         ImportError: a file that PyTorch has written, without PyTorch.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix in _ARCHIVES:
-        archive = open_archive(path)
-        if suffix == ".safetensors":
-            _refuse_own(path)
-        return archive
-    if suffix in _PICKLES:
+    if is_of_torch(path):
         return _load(path)
-    known = ", ".join(_PICKLES + _ARCHIVES)
-    raise ValueError(f"source: wanted a file whose name ends in one of {known}; got {os.fspath(path)!r}")
-
-
-def _refuse_own(path: str | os.PathLike[str]) -> None:
-    """Raise for a file of this package, whose names are alike but which has options, too."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="np") as file:
-        metadata = file.metadata() or {}
-    if "fusedlstm" in metadata:
+    archive = open_archive(path)
+    if not zipfile.is_zipfile(path) and files.is_ours(path):
         raise WeightsFileError(f"{os.fspath(path)} is a file of fusedlstm's own: use fusedlstm.load_weights")
+    return archive
+
+
+def is_of_torch(path: str | os.PathLike[str]) -> bool:
+    """Whether torch.save wrote a file: a zip file with a pickle in it, or, before PyTorch 1.6, a pickle."""
+    with open(path, "rb") as file:
+        if file.read(len(_PICKLE)) == _PICKLE:
+            return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except DAMAGED:
+        return False
 
 
 def _load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -61,8 +58,6 @@ def _load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what is refused here anyway
                 loaded = torch.load(file, weights_only=True, map_location="cpu")
-        except OSError:
-            raise
         except Exception as error:  # damage makes PyTorch raise whatever its parsers come to
             raise WeightsFileError(f"{os.fspath(path)} {_why_not(error)}") from error
     if not isinstance(loaded, Mapping):
