@@ -1,6 +1,7 @@
 """fusedlstm: step trained LSTMs on many live sequences, on NVIDIA GPUs and in NumPy."""
 
-from fusedlstm import convert
+from typing import TYPE_CHECKING, Any
+
 from fusedlstm.backends import BackendUnavailableError, available_backends
 from fusedlstm.cell import LSTMCell
 from fusedlstm.files import WeightsFileError
@@ -13,6 +14,9 @@ from fusedlstm.stacked import StackedWeights, load_weights
 from fusedlstm.state import LSTMState
 from fusedlstm.stepper import Stepper
 from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    from fusedlstm import convert
 
 __version__ = "0.1.0"
 
@@ -37,3 +41,12 @@ __all__ = [
     "unpack_state",
     "unstack_states",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import fusedlstm.convert when it is first asked for: most programs have their weights."""
+    if name == "convert":
+        import importlib
+
+        return importlib.import_module("fusedlstm.convert")
+    raise AttributeError(f"module 'fusedlstm' has no attribute {name!r}")

@@ -515,7 +515,7 @@ def assert_runs(run, arrays, changed, name, weights, **options):
 @pytest.mark.parametrize("api", ["linen", "nnx", "nnx LSTMCell"])
 @pytest.mark.parametrize("functions", [{}, {"activation": "relu", "gate_activation": ("hard_sigmoid", 1 / 6, 0.5)}])
 def test_run_flax(linen, api, dtype, functions):
-    from fusedlstm.convert import run_flax
+    from fusedlstm.convert.running import flax as running
 
     first = StackedWeights.random(I, N, seed=0, bidirectional=True, dtype=dtype)
     second = StackedWeights.random(2 * N, N, seed=1, bidirectional=True, dtype=dtype)
@@ -533,34 +533,34 @@ def test_run_flax(linen, api, dtype, functions):
         one, other = (f"l0/forward_rnn/cell/{gate}/kernel" for gate in ("ii", "ig"))
         changed |= {one: arrays[other], other: arrays[one]}
     weights = convert.from_flax(arrays, ["l0", "l1"], **functions)
-    assert_runs(run_flax.run, arrays, changed, ["l0", "l1"], weights, **functions)
+    assert_runs(running.run, arrays, changed, ["l0", "l1"], weights, **functions)
 
 
 def test_run_flax_refuses(linen):
-    from fusedlstm.convert import run_flax
+    from fusedlstm.convert.running import flax as running
 
     with pytest.raises(ValueError, match="activation: wanted a function that jax.nn has; got 'linear2'"):
-        run_flax.run(convert.to_flax(cell()), None, cell(), numbers(1, 1, I), [], {"activation": "linear2"})
+        running.run(convert.to_flax(cell()), None, cell(), numbers(1, 1, I), [], {"activation": "linear2"})
 
 
 def test_run_haiku(jax):
     pytest.importorskip("haiku", reason="Haiku is not installed")
-    from fusedlstm.convert import run_haiku
+    from fusedlstm.convert.running import haiku as running
 
     params = flatten("", haiku_params() | haiku_params("lstm_1", N, 1), "/")
     changed = params | {"lstm/linear/w": exchanged(params["lstm/linear/w"])}
     names = ["lstm", "lstm_1"]
-    assert_runs(run_haiku.run, params, changed, names, convert.from_haiku(params, names))
+    assert_runs(running.run, params, changed, names, convert.from_haiku(params, names))
     one = flatten("", haiku_params(), "/")
     changed = one | {"lstm/linear/w": exchanged(one["lstm/linear/w"])}
-    assert_runs(run_haiku.run, one, changed, None, convert.from_haiku(one))
+    assert_runs(running.run, one, changed, None, convert.from_haiku(one))
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_run_equinox(jax, bias):
     pytest.importorskip("equinox", reason="Equinox is not installed")
-    from fusedlstm.convert import run_equinox
+    from fusedlstm.convert.running import equinox as running
 
     arrays = {f"a.{name}": array for name, array in equinox_arrays(bias).items()}
     changed = arrays | {"a.weight_hh": exchanged(arrays["a.weight_hh"], 0)}
-    assert_runs(run_equinox.run, arrays, changed, "a", convert.from_equinox(arrays, "a"))
+    assert_runs(running.run, arrays, changed, "a", convert.from_equinox(arrays, "a"))

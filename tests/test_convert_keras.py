@@ -12,8 +12,8 @@ from test_lstm_oracles import assert_sequence
 from test_oracles import assert_steps
 
 from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights
-from fusedlstm.convert.keras import from_keras, to_keras
-from fusedlstm.convert.keras_functions import function_of
+from fusedlstm.convert.keras.functions import function_of
+from fusedlstm.convert.keras.objects import from_keras, to_keras
 
 from oracle_files import Oracle, names
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMWeights, StackedWeights, WeightsFileError, convert
-from fusedlstm.convert.tf1_listing import TF1Cell
+from fusedlstm.convert.tf1.listing import TF1Cell
 
 from cells import host
 from oracle_files import FOLDER, Oracle

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert, dtypes
-from fusedlstm.convert import run_torch
+from fusedlstm.convert.running import torch as running
 
 I, N, P = 3, 4, 2
 TOLERANCE = {"float64": 1e-12, "float32": 3e-6, "float16": 8e-3, "bfloat16": 6e-2}
@@ -610,7 +610,7 @@ def test_run(torch, tmp_path, parameters, options, dtype):
     lstm = LSTM(weights, backend="numpy")
     c_dtype = lstm.zero_state(0)[0].c.dtype
     ys, finals = lstm(xs, [LSTMState(h=h, c=c.astype(c_dtype)) for h, c in states])
-    got, got_finals = run_torch.run(path, "net", weights, xs, states, options)
+    got, got_finals = running.run(path, "net", weights, xs, states, options)
 
     def far(ours, theirs):
         return np.abs(ours.astype(float) - theirs.astype(float)).max()
@@ -621,4 +621,4 @@ def test_run(torch, tmp_path, parameters, options, dtype):
         assert far(final.h, h) <= tolerance
         assert far(final.c, c) <= tolerance
     save_file({name: exchanged(a) if "weight_ih" in name else a for name, a in file.items()}, path)
-    assert far(ys, run_torch.run(path, "net", weights, xs, states, options)[0]) > 2 * tolerance
+    assert far(ys, running.run(path, "net", weights, xs, states, options)[0]) > 2 * tolerance

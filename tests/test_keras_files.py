@@ -13,8 +13,8 @@ from test_convert_keras import assert_equal
 
 from fusedlstm import LSTM, LSTMWeights, StackedWeights, WeightsFileError
 from fusedlstm.convert import hdf5
-from fusedlstm.convert.keras import from_keras, to_keras
-from fusedlstm.convert.keras_files import Listed, list_keras
+from fusedlstm.convert.keras.files import Listed, list_keras
+from fusedlstm.convert.keras.objects import from_keras, to_keras
 
 from cells import host
 

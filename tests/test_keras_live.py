@@ -8,9 +8,9 @@ import pytest
 from test_convert_keras import assert_equal
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
-from fusedlstm.convert.keras import from_keras, to_keras
-from fusedlstm.convert.keras_files import list_keras
-from fusedlstm.convert.keras_functions import function_of
+from fusedlstm.convert.keras.files import list_keras
+from fusedlstm.convert.keras.functions import function_of
+from fusedlstm.convert.keras.objects import from_keras, to_keras
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # they are not ours
 TOLERANCE = {"float64": 1e-12, "float32": 3e-6, "float16": 8e-3, "bfloat16": 6e-2}

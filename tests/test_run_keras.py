@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMState
-from fusedlstm.convert.keras import from_keras
-from fusedlstm.convert.run_keras import run
+from fusedlstm.convert.keras.objects import from_keras
+from fusedlstm.convert.running.keras import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 REAL = Path(__file__).parent / "data" / "keras" / "files.zip"

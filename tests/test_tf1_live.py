@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert
-from fusedlstm.convert.run_tf1 import run
+from fusedlstm.convert.running.tf1 import run
 
 from oracle_files import FOLDER, TOLERANCE, Oracle
 

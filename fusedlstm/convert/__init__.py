@@ -3,8 +3,8 @@
 from fusedlstm.convert.equinox import from_equinox
 from fusedlstm.convert.flax import from_flax, list_flax, to_flax
 from fusedlstm.convert.haiku import from_haiku
-from fusedlstm.convert.keras import from_keras, to_keras
-from fusedlstm.convert.keras_files import list_keras
+from fusedlstm.convert.keras.files import list_keras
+from fusedlstm.convert.keras.objects import from_keras, to_keras
 from fusedlstm.convert.onnx import from_onnx, list_onnx, to_onnx
 from fusedlstm.convert.plain import (
     from_chainer,
@@ -33,11 +33,11 @@ from fusedlstm.convert.states import (
     state_to_tf1,
     state_to_torch,
 )
-from fusedlstm.convert.tf1 import from_tf1
-from fusedlstm.convert.tf1_block import from_block_lstm, from_block_lstm_v2
-from fusedlstm.convert.tf1_listing import list_tf1
-from fusedlstm.convert.tf1_writing import tf1_arguments, to_tf1
-from fusedlstm.convert.torch import from_torch, list_torch, to_torch
+from fusedlstm.convert.tf1.block import from_block_lstm, from_block_lstm_v2
+from fusedlstm.convert.tf1.importing import from_tf1
+from fusedlstm.convert.tf1.listing import list_tf1
+from fusedlstm.convert.tf1.writing import tf1_arguments, to_tf1
+from fusedlstm.convert.torch.parameters import from_torch, list_torch, to_torch
 
 __all__ = [
     "from_block_lstm",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.convert.torch import PARAMETER, only_prefix, to_tensor
-from fusedlstm.convert.torch_files import open_parameters
+from fusedlstm.convert.torch.files import open_parameters
+from fusedlstm.convert.torch.parameters import PARAMETER, only_prefix, to_tensor
 from fusedlstm.convert.trees import names_below, scope_of
 from fusedlstm.interop import to_host
 from fusedlstm.stacked import StackedWeights
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from fusedlstm.convert.run_steps import Results, States
+    from fusedlstm.convert.running.steps import Results, States
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
 

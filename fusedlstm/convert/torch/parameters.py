@@ -15,7 +15,7 @@ from fusedlstm import files, log
 from fusedlstm.checks import check_size, describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
-from fusedlstm.convert.torch_files import open_parameters
+from fusedlstm.convert.torch.files import open_parameters
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.convert.tf1_finding import find_cells
-from fusedlstm.convert.tf1_variables import Variables
-from fusedlstm.convert.tf1_writing import ACTIVATIONS
+from fusedlstm.convert.tf1.finding import find_cells
+from fusedlstm.convert.tf1.variables import Variables
+from fusedlstm.convert.tf1.writing import ACTIVATIONS
 from fusedlstm.stacked import StackedWeights
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from fusedlstm.convert.tf1_cells import Cell
+    from fusedlstm.convert.tf1.cells import Cell
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
 

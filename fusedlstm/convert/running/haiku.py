@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.convert.haiku import find
-from fusedlstm.convert.run_steps import run_steps
+from fusedlstm.convert.running.steps import run_steps
 from fusedlstm.stacked import StackedWeights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fusedlstm.convert.run_steps import Results, States, Step
+    from fusedlstm.convert.running.steps import Results, States, Step
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
 

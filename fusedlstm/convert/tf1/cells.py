@@ -10,8 +10,8 @@ import numpy as np
 
 from fusedlstm.checks import fail
 from fusedlstm.convert.layouts import LAYOUTS, Layout, all_names
-from fusedlstm.convert.tf1_others import KERAS, other_cell, other_names
-from fusedlstm.convert.tf1_variables import Variables, join
+from fusedlstm.convert.tf1.others import KERAS, other_cell, other_names
+from fusedlstm.convert.tf1.variables import Variables, join
 
 if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from fusedlstm.checks import fail
-from fusedlstm.convert.tf1_cells import Cell, candidates
-from fusedlstm.convert.tf1_layers import arrange
-from fusedlstm.convert.tf1_others import other_names
+from fusedlstm.convert.tf1.cells import Cell, candidates
+from fusedlstm.convert.tf1.layers import arrange
+from fusedlstm.convert.tf1.others import other_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.convert.tf1_variables import Variables
+    from fusedlstm.convert.tf1.variables import Variables
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm.checks import check_real, describe_type, fail
 from fusedlstm.convert.reading import read
-from fusedlstm.convert.tf1_finding import find_cells
-from fusedlstm.convert.tf1_variables import Variables
+from fusedlstm.convert.tf1.finding import find_cells
+from fusedlstm.convert.tf1.variables import Variables
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.weights import LSTMWeights
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from fusedlstm.convert.tf1_cells import Cell
+    from fusedlstm.convert.tf1.cells import Cell
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.functions import Function
 

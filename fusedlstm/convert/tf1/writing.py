@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm.checks import check_real, describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
-from fusedlstm.convert.tf1_variables import join
+from fusedlstm.convert.tf1.variables import join
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.weights import LSTMWeights

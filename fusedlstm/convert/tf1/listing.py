@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.convert.reading import read
-from fusedlstm.convert.tf1_cells import Cell, candidates
-from fusedlstm.convert.tf1_variables import Variables
+from fusedlstm.convert.tf1.cells import Cell, candidates
+from fusedlstm.convert.tf1.variables import Variables
 from fusedlstm.files import WeightsFileError
 from fusedlstm.weights import LSTMWeights
 

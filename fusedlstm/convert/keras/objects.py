@@ -1,7 +1,7 @@
 """Keras 3's and tf.keras' LSTMCell -> LSTMWeights; their LSTM, RNN and Bidirectional -> StackedWeights; and back.
 
-Sources are layers and models, the arrays of get_weights(), and files. Gates and layout are in `keras_layers`,
-activations in `keras_functions`, formats of files in `keras_files`.
+Sources are layers and models, the arrays of get_weights(), and files. Gates and layout are in `layers`,
+activations in `functions`, formats of files in `files`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.checks import describe_type, fail
-from fusedlstm.convert.keras_layers import Given, Node, arrays_of, choose, stack_of, weights_of
+from fusedlstm.convert.keras.layers import Given, Node, arrays_of, choose, stack_of, weights_of
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.interop import to_host
@@ -74,7 +74,7 @@ def from_keras(
     names = _names(name)
     given = Given.of(activation, recurrent_activation)
     if isinstance(source, (str, os.PathLike)):
-        from fusedlstm.convert.keras_files import opened
+        from fusedlstm.convert.keras.files import opened
 
         with opened(source) as root:
             return _weights("source", root, names, given)

@@ -11,13 +11,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusedlstm.convert.keras_layers import Found, Node, find, is_cell
-from fusedlstm.convert.keras_paths import ROLES, give, in_order, join, layer_of, paired
+from fusedlstm.convert.keras.layers import Found, Node, find, is_cell
+from fusedlstm.convert.keras.paths import ROLES, give, in_order, join, layer_of, paired
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.convert.hdf5 import HDF5
+    from fusedlstm.convert.keras.hdf5 import HDF5
 
 _VARIABLE = re.compile(r"(?:(.*)/)?(kernel|recurrent_kernel|bias)(_\d+)?(?::0)?")
 _VARIABLES = ("kernel", "recurrent_kernel", "bias")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from fusedlstm.convert.tf1_variables import join
+from fusedlstm.convert.tf1.variables import join
 
 if TYPE_CHECKING:
-    from fusedlstm.convert.tf1_variables import Variables
+    from fusedlstm.convert.tf1.variables import Variables
 
 # Scopes that TensorFlow 1.15 gives to cells of other formulas, some of which have a kernel and a bias too.
 _OTHER_CELL = re.compile(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.convert.equinox import arrays_of
-from fusedlstm.convert.run_steps import run_steps
+from fusedlstm.convert.running.steps import run_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fusedlstm.convert.run_steps import Results, States
+    from fusedlstm.convert.running.steps import Results, States
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
 

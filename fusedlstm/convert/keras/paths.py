@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from fusedlstm.convert.keras_layers import CELLS, Node, is_cell, is_cudnn
+from fusedlstm.convert.keras.layers import CELLS, Node, is_cell, is_cudnn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from fusedlstm.convert.hdf5 import HDF5
+    from fusedlstm.convert.keras.hdf5 import HDF5
 
 ROLES = ("forward_layer", "backward_layer")
 _LAYERS, _OLD_LAYERS = "layers", "_layer_checkpoint_dependencies"  # the latter in Keras 2.12 and 2.13

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.checks import describe_type, fail
-from fusedlstm.convert.tf1_checkpoint import Checkpoint, open_variables
+from fusedlstm.convert.tf1.checkpoint import Checkpoint, open_variables
 from fusedlstm.interop import to_host
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.checks import fail
-from fusedlstm.convert.keras_files import opened
-from fusedlstm.convert.keras_functions import FUNCTIONS_OF
-from fusedlstm.convert.keras_layers import Found, Given, Node, choose
+from fusedlstm.convert.keras.files import opened
+from fusedlstm.convert.keras.functions import FUNCTIONS_OF
+from fusedlstm.convert.keras.layers import Found, Given, Node, choose
 
 if TYPE_CHECKING:
     import os

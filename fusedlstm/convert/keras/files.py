@@ -1,10 +1,10 @@
-"""Files of Keras -> the tree of `keras_layers`. Nothing in them is executed, and Lambda layers are not looked at.
+"""Files of Keras -> the tree of `layers`. Nothing in them is executed, and Lambda layers are not looked at.
 
 There are three formats, told by what is in a file, whatever it is called:
 
-- `.h5` of model.save and, in Keras 2, of save_weights: arrays by the names of variables (`keras_variables`). model.save
+- `.h5` of model.save and, in Keras 2, of save_weights: arrays by the names of variables (`variables`). model.save
   keeps the model's config in the attribute "model_config", and the version in "keras_version".
-- `.weights.h5`: arrays by paths of attributes (`keras_paths`).
+- `.weights.h5`: arrays by paths of attributes (`paths`).
 - `.keras`: a zip file of such a model.weights.h5, the config.json, and the metadata.json with the version.
 """
 
@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from fusedlstm.convert.archives import read_member
-from fusedlstm.convert.hdf5 import HDF5, MAGIC
-from fusedlstm.convert.keras_layers import Found, Node, find
-from fusedlstm.convert.keras_paths import cells_in, of_paths, place
-from fusedlstm.convert.keras_variables import assign, entries_in, of_entries
+from fusedlstm.convert.keras.hdf5 import HDF5, MAGIC
+from fusedlstm.convert.keras.layers import Found, Node, find
+from fusedlstm.convert.keras.paths import cells_in, of_paths, place
+from fusedlstm.convert.keras.variables import assign, entries_in, of_entries
 from fusedlstm.files import WeightsFileError
 
 _ZIP = b"PK\x03\x04"

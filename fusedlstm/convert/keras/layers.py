@@ -18,7 +18,7 @@ import numpy as np
 
 from fusedlstm import log
 from fusedlstm.checks import fail
-from fusedlstm.convert.keras_functions import function_of
+from fusedlstm.convert.keras.functions import function_of
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
 from fusedlstm.functions import check_function

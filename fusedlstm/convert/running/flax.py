@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm.checks import fail
 from fusedlstm.convert.flax import FUNCTIONS, Tree
-from fusedlstm.convert.run_steps import run_steps
+from fusedlstm.convert.running.steps import run_steps
 from fusedlstm.convert.trees import names_below, unflatten
 from fusedlstm.stacked import StackedWeights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fusedlstm.convert.run_steps import Results, States, Step
+    from fusedlstm.convert.running.steps import Results, States, Step
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.functions import Function
     from fusedlstm.weights import LSTMWeights

@@ -1,0 +1,1 @@
+"""What frameworks themselves compute of the arrays of a file, to compare with."""

@@ -1,0 +1,1 @@
+"""TensorFlow 1's cells, and layers of them <-> LSTMWeights and StackedWeights."""

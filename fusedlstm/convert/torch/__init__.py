@@ -1,0 +1,1 @@
+"""PyTorch's LSTMCell and LSTM <-> LSTMWeights and StackedWeights."""
