@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import glob
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -88,6 +90,7 @@ class Checkpoint(Mapping[str, Any]):
         try:
             self._reader = tensorflow.train.load_checkpoint(path)
             self._shapes = dict(self._reader.get_variable_to_shape_map())
+            self._dtypes = dict(self._reader.get_variable_to_dtype_map())
         except self._errors as error:
             raise self._damaged(error) from error
 
@@ -97,11 +100,19 @@ class Checkpoint(Mapping[str, Any]):
     def __getitem__(self, name: str) -> NumpyArray:
         if name not in self._shapes:
             raise KeyError(name)
+        self._check_size(name)
         try:
             array: NumpyArray = self._reader.get_tensor(name)
         except self._errors as error:
             raise self._damaged(error) from error
         return array
+
+    def _check_size(self, name: str) -> None:
+        """Raise for a variable that claims to be larger than the checkpoint, before memory is taken for it."""
+        there = sum(os.path.getsize(file) for file in glob.glob(f"{glob.escape(self._path)}.data-*"))
+        claimed = math.prod(self._shapes[name]) * (self._dtypes[name].size or 1)
+        if claimed > there:
+            raise self._damaged(ValueError(f"{name} claims {claimed} bytes, of {there} that there are"))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a variable, which is not read for it."""

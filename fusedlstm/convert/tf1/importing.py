@@ -15,10 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.checks import check_real, describe_type, fail
+from fusedlstm import files
+from fusedlstm.checks import check_clip, check_real, describe_type, fail
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.tf1.finding import find_cells
 from fusedlstm.convert.tf1.variables import Variables
+from fusedlstm.functions import check_function
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.weights import LSTMWeights
 
@@ -77,17 +79,23 @@ def from_tf1(
         TypeError: arrays of mixed or unsupported dtypes, `variables` no mapping or path, `prefix` no string.
         ValueError: no cell, several cells that form no layers (all are listed), a cell with variables that this
             formula has no place for, wrong shapes, or options that disagree with the variables.
-        WeightsFileError: a damaged file.
+        WeightsFileError: a damaged file, or one without such a cell.
         OSError: a file that can't be read.
         ImportError: a checkpoint, where TensorFlow is not installed: the message says how to do without.
     """
     if prefix is not None and not isinstance(prefix, str):
         fail(TypeError, "prefix", "the name of a scope, or None", describe_type(prefix))
     options = _Options(
-        check_real("forget_bias", forget_bias), use_peepholes, cell_clip, num_proj, proj_clip, activation
+        check_real("forget_bias", forget_bias),
+        use_peepholes,
+        check_clip("cell_clip", cell_clip),
+        num_proj,
+        check_clip("proj_clip", proj_clip),
+        check_function("activation", _MEANT.get(str(activation), activation) or "tanh"),
     )
-    found = find_cells(Variables.of(variables), prefix)
-    weights = [options.read(cell) for cell in found.cells]
+    with files.reading(variables):
+        found = find_cells(Variables.of(variables), prefix)
+        weights = [options.read(cell) for cell in found.cells]
     stacked = StackedWeights(weights, bidirectional=found.bidirectional, residual=residual)
     return stacked if found.are_layers or any(stacked.residual) else weights[0]
 
@@ -101,7 +109,7 @@ class _Options:
     cell_clip: float | None
     num_proj: int | None
     proj_clip: float | None
-    activation: Function | None
+    activation: Function
 
     def read(self, cell: Cell) -> LSTMWeights:
         """Return a cell's weights, or raise if its variables say otherwise."""
@@ -118,7 +126,7 @@ class _Options:
             **arrays,
             cell_clip=self.cell_clip,
             proj_clip=None if arrays["weight_hr"] is None else self.proj_clip,
-            activation=_MEANT.get(str(self.activation), self.activation) or "tanh",
+            activation=self.activation,
             coupled_gate="input" if cell.is_coupled else None,
         )
 
