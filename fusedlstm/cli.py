@@ -1,4 +1,4 @@
-"""The command line: fusedlstm info, run and demo."""
+"""The command line: fusedlstm info, run, convert and demo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import platform
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import fusedlstm
 from fusedlstm import blas, dtypes
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fusedlstm", description="Step trained LSTMs on GPUs and in NumPy.")
     parser.add_argument("--version", action="version", version=f"fusedlstm {fusedlstm.__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log the backend chosen and compilations")
-    commands = parser.add_subparsers(required=True, metavar="{info,run,demo}")
+    commands = parser.add_subparsers(required=True, metavar="{info,run,convert,demo}")
 
     info = commands.add_parser("info", help="versions, backends and why one can't run, GPU, cache folder")
     info.set_defaults(command=_info)
@@ -81,11 +81,78 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dtype", choices=dtypes.NAMES, help="of the computation; else that of the weights")
     run.set_defaults(command=_run)
 
+    _add_convert(commands)
+
     demo = commands.add_parser("demo", help="classify handwritten digits and compare with PyTorch")
     demo.set_defaults(command=_demo)
     for command in (run, demo):
         command.add_argument("--backend", metavar="NAME", help="numpy, cuda or cuda:<index>; else the best here")
     return parser
+
+
+def _add_convert(commands: Any) -> None:
+    """Add the command `convert`, whose options are arguments of fusedlstm.convert's functions."""
+    convert = commands.add_parser(
+        "convert",
+        help="turn a file of another framework into one of weights",
+        description="Turn a trained model's file into a file of weights: an ONNX model; PyTorch's .pt, or its "
+        ".safetensors; Keras' .keras, .weights.h5 and .h5; a checkpoint of TensorFlow 1; or a .npz or .safetensors "
+        "file of the arrays of these and others, by the names that they have there. What can't be expressed exactly "
+        "is refused. Nothing in the file is executed. The options below are those that a file doesn't hold, with the "
+        "defaults of its system.",
+    )
+    convert.add_argument("source", metavar="SOURCE", help="the file, or a TensorFlow checkpoint's prefix or folder")
+    convert.add_argument("out", metavar="OUT.safetensors", help="where to write the weights")
+    convert.add_argument(
+        "--from",
+        dest="system",
+        metavar="SYSTEM",
+        default="auto",
+        help="what wrote the file: torch, keras, onnx, tf1, flax ...; auto, the default, recognises it by its content",
+    )
+    convert.add_argument(
+        "--name",
+        metavar="NAME",
+        help="which LSTM, where there are several: a layer's or node's name, or what the names of its parameters begin "
+        "with; with commas several, one above the other",
+    )
+    convert.add_argument(
+        "--check", action="store_true", help="compare with the framework, if it is installed, on random input"
+    )
+    convert.add_argument(
+        "--forget-bias", type=float, metavar="X", help="what the cell adds to the forget gate at each step"
+    )
+    convert.add_argument("--cell-clip", type=float, metavar="X", help="what c is clipped to")
+    convert.add_argument("--proj-clip", type=float, metavar="X", help="what the projected output is clipped to")
+    convert.add_argument(
+        "--activation", type=_function, metavar="F", help="of g and of the output, such as tanh or elu:0.5"
+    )
+    convert.add_argument(
+        "--gate-activation", type=_function, metavar="F", help="of i, f and o, such as hard_sigmoid:0.2:0.5"
+    )
+    convert.set_defaults(command=_convert)
+
+
+def _function(text: str) -> str | tuple[str | float, ...]:
+    """Return what "leaky_relu:0.01" means: a name, and its parameters."""
+    name, *parameters = text.split(":")
+    return (name, *map(float, parameters)) if parameters else name
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from fusedlstm.convert.command import convert_file
+
+    given = ("forget_bias", "cell_clip", "proj_clip", "activation", "gate_activation")
+    is_well, said = convert_file(
+        options.source,
+        options.out,
+        system=options.system,
+        name=options.name,
+        options={name: getattr(options, name) for name in given},
+        checked=options.check,
+    )
+    _say("\n".join(said))
+    return 0 if is_well else 1
 
 
 def _info(_: argparse.Namespace) -> int:

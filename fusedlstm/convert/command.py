@@ -1,0 +1,109 @@
+"""Converts a file of another system: what the command `fusedlstm convert` does."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm import convert
+from fusedlstm.checks import check_choice, fail
+from fusedlstm.convert.archives import open_archive
+from fusedlstm.convert.checking import check
+from fusedlstm.convert.recognise import recognise
+from fusedlstm.stacked import StackedWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fusedlstm.weights import LSTMWeights
+
+# Systems whose function takes a path itself; those below get the arrays of a .npz or .safetensors file.
+_OF_PATHS = ("keras", "onnx", "tf1", "torch")
+_OF_ARRAYS = ("chainer", "equinox", "flax", "haiku", "haste", "mxnet", "sonnet1", "sonnet2")
+SYSTEMS = (*_OF_PATHS, *_OF_ARRAYS)
+
+# What an argument of the command is called by functions that don't call it that.
+_OTHER_NAMES = {"name": "prefix", "gate_activation": "recurrent_activation"}
+
+
+def convert_file(
+    source: str, out: str, *, system: str = "auto", name: str | None = None, options: Mapping[str, Any], checked: bool
+) -> tuple[bool, list[str]]:
+    """Convert a file, write the result, and return whether all is well, and what to say.
+
+    Nothing is written where the source's framework disagrees.
+
+    Args:
+        source: the path of a file or checkpoint.
+        out: the path of the safetensors file to write.
+        system: a name of SYSTEMS, or "auto" to recognise it.
+        name: which LSTM of the file; None for the only one. With commas, several layers, one above the other.
+        options: arguments of the system's function, by our names, that its files don't hold.
+        checked: whether to compare with the source's framework.
+
+    Raises:
+        OSError, TypeError, ValueError: the file can't be read, converted or written; the message says why.
+        ImportError: a library that reads such files is not installed.
+    """
+    check_choice("--from", system, ("auto", *SYSTEMS))
+    found = recognise(source) if system == "auto" else system
+    function = getattr(convert, f"from_{found}")
+    arguments = _arguments(found, function, {"name": _names(name)} | dict(options))
+    given = source if found in _OF_PATHS else open_archive(source)
+    weights: LSTMWeights | StackedWeights = function(given, **arguments)
+    said = [f"{source}: {found}", *_describe(weights)]
+    agrees = True
+    if checked:
+        agrees, verdict = _compare(found, given, arguments, weights)
+        said.append(verdict)
+    if agrees:
+        weights.save(out)
+        said.append(f"written: {out}")
+    else:
+        said.append("nothing was written")
+    return agrees, said
+
+
+def _names(name: str | None) -> str | tuple[str, ...] | None:
+    return name if name is None or "," not in name else tuple(name.split(","))
+
+
+def _arguments(system: str, function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that were given, by the names of the system's function."""
+    known = inspect.signature(function).parameters
+    arguments = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        theirs = name if name in known else _OTHER_NAMES.get(name, name)
+        if theirs not in known:
+            option = f"--{name.replace('_', '-')}"
+            fail(ValueError, option, f"nothing, as from_{system} has no such argument", str(value))
+        arguments[theirs] = value
+    return arguments
+
+
+def _describe(weights: LSTMWeights | StackedWeights) -> list[str]:
+    """Return a line for each layer and direction."""
+    if not isinstance(weights, StackedWeights):
+        return [f"  cell: {weights!r}"]
+    D = weights.num_directions
+    lines = []
+    for k, layer in enumerate(weights.layers):
+        direction = (" forward", " backward")[k % D] if D == 2 else ""
+        residual = ", residual" if weights.residual[k // D] else ""
+        lines.append(f"  layer {k // D}{direction}: {layer!r}{residual}")
+    return lines
+
+
+def _compare(
+    system: str, source: Any, arguments: Mapping[str, Any], weights: LSTMWeights | StackedWeights
+) -> tuple[bool, str]:
+    """Return whether the framework agrees, or can't be asked, and what to say."""
+    options = {name: value for name, value in arguments.items() if name not in ("name", "prefix")}
+    name = arguments.get("name", arguments.get("prefix"))
+    try:
+        result = check(system, source, name, weights, options)
+    except (ImportError, ValueError) as error:
+        return True, f"not checked: {error}"
+    return result.agrees, str(result)

@@ -1,0 +1,123 @@
+"""Which system wrote a file."""
+
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fusedlstm import LSTMWeights, WeightsFileError
+from fusedlstm.convert.recognise import recognise
+
+ONE = np.ones(1, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("system", "names"),
+    [
+        ("torch", ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]),
+        ("torch", ["encoder.weight_ih_l0", "encoder.weight_hh_l0", "head.weight"]),
+        ("torch", ["lstm.weight_ih_l1_reverse"]),
+        ("equinox", ["cell.weight_ih", "cell.weight_hh", "cell.bias"]),
+        ("keras", ["lstm/lstm_cell/kernel:0", "lstm/lstm_cell/recurrent_kernel:0", "lstm/lstm_cell/bias:0"]),
+        ("tf1", ["rnn/lstm_cell/kernel", "rnn/lstm_cell/bias"]),
+        ("tf1", ["rnn/coupled_input_forget_gate_lstm_cell/W_0", "rnn/coupled_input_forget_gate_lstm_cell/B"]),
+        ("flax", ["params/cell/ii/kernel", "params/cell/hi/kernel", "params/cell/hi/bias"]),
+        ("flax", ["cell.dense_i.kernel", "cell.dense_h.kernel"]),
+        ("haiku", ["lstm/linear/w", "lstm/linear/b"]),
+        ("sonnet1", ["lstm/w_gates", "lstm/b_gates"]),
+        ("sonnet2", ["lstm/w_i", "lstm/w_h", "lstm/b"]),
+        ("mxnet", ["lstm0_l0_i2h_weight", "lstm0_l0_h2h_weight"]),
+        ("chainer", ["lstm/upward/W", "lstm/upward/b", "lstm/lateral/W"]),
+        ("chainer", ["0/w0", "0/w1", "0/b0"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_names_of_arrays(system, names, kind, tmp_path):
+    path = tmp_path / "w"
+    if kind == "npz":
+        with path.open("wb") as file:
+            np.savez(file, **dict.fromkeys(names, ONE))
+    else:
+        save_file(dict.fromkeys(names, ONE), path)
+    assert recognise(path) == system
+
+
+def zip_of(path, *names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+
+
+def test_containers(tmp_path):
+    path = tmp_path / "w"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(8))
+    assert recognise(path) == "keras"
+    zip_of(path, "metadata.json", "config.json", "model.weights.h5")
+    assert recognise(path) == "keras"
+    zip_of(path, "model/data.pkl", "model/data/0", "model/version")
+    assert recognise(path) == "torch"
+    path.write_bytes(pickle.dumps(1, protocol=2))
+    assert recognise(path) == "torch"
+    path.write_bytes(b"\x08\x0a\x12\x07pytorch")
+    assert recognise(path) == "onnx"
+
+
+def test_checkpoints(tmp_path):
+    """A checkpoint's path is a prefix, of no file itself."""
+    (tmp_path / "model.ckpt-7.index").write_bytes(b"")
+    assert recognise(tmp_path / "model.ckpt-7") == "tf1"
+    assert recognise(tmp_path / "model.ckpt-7.index") == "tf1"
+    (tmp_path / "checkpoint").write_text("")
+    assert recognise(tmp_path) == "tf1"
+    (tmp_path / "saved" / "variables").mkdir(parents=True)
+    (tmp_path / "saved" / "variables" / "variables.index").write_bytes(b"")
+    assert recognise(tmp_path / "saved") == "tf1"
+
+
+def test_pytorch(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    for new in (True, False):
+        torch.save(torch.nn.LSTM(2, 3).state_dict(), tmp_path / "w", _use_new_zipfile_serialization=new)
+        assert recognise(tmp_path / "w") == "torch"
+
+
+def test_onnx(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    graph = onnx.helper.make_graph([], "g", [], [])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "w")
+    assert recognise(tmp_path / "w") == "onnx"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no kind that is known here. Say which with --from"),
+        (b"#!/bin/sh", "no kind that is known here"),
+        (b"\x1c\0\0\0TFL3\0\0\0\0", "a TFLite model: give its tensors to fusedlstm.convert.from_tflite"),
+        (pickle.dumps({"weight_ih": 1}, protocol=4), "a Python pickle, which is never read"),
+        (b"PK\x03\x04", "a damaged zip file"),
+        (b"\x40" + bytes(7) + b"{", "damaged|truncated"),
+    ],
+)
+def test_other_files(content, message, tmp_path):
+    (tmp_path / "w").write_bytes(content)
+    with pytest.raises(WeightsFileError, match=message):
+        recognise(tmp_path / "w")
+
+
+def test_what_is_no_lstm(tmp_path):
+    np.savez(tmp_path / "w.npz", encoder=ONE)
+    with pytest.raises(WeightsFileError, match="no arrays whose names tell of an LSTM: encoder"):
+        recognise(tmp_path / "w.npz")
+    zip_of(tmp_path / "w.zip", "readme.txt")
+    with pytest.raises(WeightsFileError, match=r"a zip file of no kind that is known here: it has readme\.txt"):
+        recognise(tmp_path / "w.zip")
+    LSTMWeights.random(2, 3, seed=0).save(tmp_path / "w")
+    with pytest.raises(WeightsFileError, match="a file of fusedlstm's own already, which load_weights reads"):
+        recognise(tmp_path / "w")
+    with pytest.raises(FileNotFoundError):
+        recognise(tmp_path / "nothing")
+    with pytest.raises(IsADirectoryError):
+        recognise(tmp_path)
