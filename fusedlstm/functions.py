@@ -27,7 +27,7 @@ from fusedlstm.checks import check_choice, check_clip, check_real, fail
 
 Function: TypeAlias = str | tuple[str | float, ...]
 
-# The names, with the numbers of parameters that they may have. kernels/activations.cuh numbers them in this order.
+# The names, with the numbers of parameters that they may have. kernels/activations.cuh has the same names.
 _PARAMETERS = {
     "tanh": (0,),
     "relu": (0,),
@@ -43,16 +43,16 @@ _PARAMETERS = {
     "hard_sigmoid": (2,),
 }
 NAMES = tuple(_PARAMETERS)
-WITHOUT_PARAMETERS = tuple(name for name, counts in _PARAMETERS.items() if 0 in counts)
+ACTIVATIONS = tuple(name for name, counts in _PARAMETERS.items() if 0 in counts)  # without parameters
 COUPLED_GATES = ("input", "forget")
 
 _MOST = float(np.finfo(np.float32).max)
 _LETTERS = ("alpha", "beta")
-# What systems mean by a name alone, where they have defaults.
+# What systems mean by a name alone, by running Keras 3.15, tf_keras 2.21 and onnxruntime 1.32.
 _MEANT = {
     "hard_sigmoid": 'Keras 3 means ("hard_sigmoid", 1/6, 0.5), ONNX and Keras 2 ("hard_sigmoid", 0.2, 0.5)',
-    "leaky_relu": 'Keras means ("leaky_relu", 0.2), ONNX and PyTorch ("leaky_relu", 0.01)',
-    "thresholded_relu": 'ONNX means ("thresholded_relu", 1.0)',
+    "leaky_relu": 'Keras 3 means ("leaky_relu", 0.2), ONNX and PyTorch ("leaky_relu", 0.01)',
+    "thresholded_relu": 'ONNX means ("thresholded_relu", 1.0), but onnxruntime takes 0.0',
 }
 _UP_TO_1 = ("tanh", "sigmoid", "softsign", "hard_sigmoid")  # those whose magnitude no x takes beyond 1
 

@@ -291,7 +291,7 @@ class LSTMWeights:
 
 
 _OPTIONS_OF_VERSION_1 = (*CLIPS, "activation")
-ACTIVATIONS = ("tanh", "relu", "sigmoid", "softsign", "elu", "linear")  # of version 1
+_ACTIVATIONS_OF_VERSION_1 = ("tanh", "relu", "sigmoid", "softsign", "elu", "linear")
 
 
 def for_file(layers: Sequence[LSTMWeights]) -> tuple[int, list[dict[str, Any]]]:
@@ -304,7 +304,7 @@ def for_file(layers: Sequence[LSTMWeights]) -> tuple[int, list[dict[str, Any]]]:
 
 def _is_of_version_1(options: Mapping[str, Any]) -> bool:
     later = [name for name in DEFAULTS if name not in _OPTIONS_OF_VERSION_1]
-    return options["activation"] in ACTIVATIONS and all(options[k] == DEFAULTS[k] for k in later)
+    return options["activation"] in _ACTIVATIONS_OF_VERSION_1 and all(options[k] == DEFAULTS[k] for k in later)
 
 
 def check_same_form(name: str, old: LSTMWeights, new: LSTMWeights) -> None:

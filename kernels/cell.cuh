@@ -1,5 +1,6 @@
 // One unit of a cell, from the pre-activations of its gates: the formula that every kernel of a step ends
-// with. Which products are rounded before they are added is written out, so that all instances agree in bits.
+// with, and that fusedlstm/weights.py states. Which products are rounded before they are added is written
+// out, so that all instances agree in bits.
 #pragma once
 
 #include "activations.cuh"
@@ -14,6 +15,31 @@ template <int W, typename T> DEVICE Peepholes<T, W> load_peepholes(const T* peep
   return {load<W>(peephole + unit), load<W>(peephole + N + unit), load<W>(peephole + 2 * N + unit)};
 }
 
+enum Coupled { NO_GATE, INPUT_GATE, FORGET_GATE };
+static const u64 INFINITE = 0x7ff0000000000000;  // the bits of infinity
+
+// All functions of a cell, as `Functions` of fusedlstm/functions.py: of g, of c' for the output, and of the
+// gates; the gate that is one minus the other; and what pre-activations are clipped to, INFINITE for no clip.
+template <class INPUT = Function<TANH>, class OUTPUT = INPUT, class GATE = Function<SIGMOID>,
+          int COUPLED_GATE = NO_GATE, u64 CLIP_BITS = INFINITE>
+struct Functions {
+  typedef INPUT Input;
+  typedef OUTPUT Output;
+  typedef GATE Gate;
+  static const int COUPLED = COUPLED_GATE;
+  static const u64 CLIP = CLIP_BITS;
+};
+
+// A pre-activation as its function sees it.
+template <class FUNCTIONS, typename A> DEVICE A clip_gate(A z) {
+  return FUNCTIONS::CLIP == INFINITE ? z : clip(z, A(of_bits(FUNCTIONS::CLIP)));
+}
+
+// Gate i, f or o, of its pre-activation.
+template <class FUNCTIONS, bool FAST, typename A> DEVICE A gate_of(A z) {
+  return activate<typename FUNCTIONS::Gate, FAST>(clip_gate<FUNCTIONS>(z));
+}
+
 // Adds W neighbouring elements, any storage type.
 template <int W, typename A, typename T> DEVICE void add(A (&z)[W], const T* from) {
   const Vector<T, W> more = load<W>(from);
@@ -21,8 +47,8 @@ template <int W, typename A, typename T> DEVICE void add(A (&z)[W], const T* fro
   for (int k = 0; k < W; ++k) z[k] += A(widen(more.at[k]));
 }
 
-// z: gates i, f, g, o. Replaces c by the new one, and returns m = o * activation(c').
-template <int ACTIVATION, bool PEEPHOLE, bool CLIP, bool FAST = false, typename T, int W, typename A>
+// z: gates i, f, g, o. Replaces c by the new one, and returns m.
+template <class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool FAST = false, typename T, int W, typename A>
 DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes<T, W>& p, double cell_clip) {
   Vector<T, W> m;
 #pragma unroll
@@ -32,12 +58,22 @@ DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes
       z_i = multiply_and_add(A(widen(p.i.at[k])), c.at[k], z_i);
       z_f = multiply_and_add(A(widen(p.f.at[k])), c.at[k], z_f);
     }
-    const A input = sigmoid<FAST>(z_i) * activate<ACTIVATION, FAST>(z[2][k]);
-    A next = multiply_and_add(sigmoid<FAST>(z_f), c.at[k], input);
+    A i, f;  // computed where they are first needed, which takes the fewest registers
+    if constexpr (FUNCTIONS::COUPLED == INPUT_GATE) {
+      f = gate_of<FUNCTIONS, FAST>(z_f);
+      i = add_rounded(A(1), -f);
+    } else {
+      i = gate_of<FUNCTIONS, FAST>(z_i);
+    }
+    const A input = i * activate<typename FUNCTIONS::Input, FAST>(clip_gate<FUNCTIONS>(z[2][k]));
+    if constexpr (FUNCTIONS::COUPLED == NO_GATE) f = gate_of<FUNCTIONS, FAST>(z_f);
+    if constexpr (FUNCTIONS::COUPLED == FORGET_GATE) f = add_rounded(A(1), -i);
+    A next = multiply_and_add(f, c.at[k], input);
     if (CLIP) next = clip(next, A(cell_clip));
     if (PEEPHOLE) z_o = multiply_and_add(A(widen(p.o.at[k])), next, z_o);
     c.at[k] = next;
-    m.at[k] = Narrow<T>::of(sigmoid<FAST>(z_o) * activate<ACTIVATION, FAST>(next));
+    const A o = gate_of<FUNCTIONS, FAST>(z_o);
+    m.at[k] = Narrow<T>::of(o * activate<typename FUNCTIONS::Output, FAST>(next));
   }
   return m;
 }

@@ -39,9 +39,9 @@ DEVICE void load_bias(A (&to)[4][W], const T* bias, i64 unit, i64 N) {
   }
 }
 
-// Makes the gates of a tile's units c, and m = o * activation(c): keep(r, unit, m) has it, of the block's row
+// Makes the gates of a tile's units c and m, as cell.cuh has it: keep(r, unit, m) has m, of the block's row
 // r. W units at once; a row that takes no step has zeros. `first_unit` is the block's.
-template <int ACTIVATION, bool PEEPHOLE, bool CLIP, int W, class Tile, class Keep>
+template <class FUNCTIONS, bool PEEPHOLE, bool CLIP, int W, class Tile, class Keep>
 DEVICE void finish_units(const Tile& tile, const Row<typename Tile::T>* rows, int count,
                          const Cell<typename Tile::T>& cell, i64 first_unit, Keep keep) {
   typedef typename Tile::T T;
@@ -71,7 +71,7 @@ DEVICE void finish_units(const Tile& tile, const Row<typename Tile::T>* rows, in
           state.at[w] = A(0);
         }
         if (row.c) state = load<W>(row.c + unit);
-        m = advance<ACTIVATION, PEEPHOLE, CLIP, sizeof(T) == 2>(z, state, peepholes, cell.clip);
+        m = advance<FUNCTIONS, PEEPHOLE, CLIP, sizeof(T) == 2>(z, state, peepholes, cell.clip);
         store<W>(row.c_out + unit, state);
       } else {
 #pragma unroll

@@ -9,7 +9,7 @@
 // W units a thread, by vectors: N, the row strides and the addresses must then be multiples of W elements.
 // Launched with rows on grid x and units on grid y, so that no thread divides. One resident block is asked
 // for, as the compiler would else spill to have more.
-template <typename T, int W, int ACTIVATION, bool PEEPHOLE, bool CLIP>
+template <typename T, int W, class FUNCTIONS, bool PEEPHOLE, bool CLIP>
 __global__ void __launch_bounds__(256, 1)
     lstm_planned(const typename Arithmetic<T>::type* gates,  // (B, 4N), contiguous
                  const T* bias,                              // (4N,), or null
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(256, 1)
     Vector<A, W> state = load<W>(c + slot * c_stride + unit);
     Peepholes<T, W> peepholes;
     if (PEEPHOLE) peepholes = load_peepholes<W>(peephole, unit, N);
-    m = advance<ACTIVATION, PEEPHOLE, CLIP>(z, state, peepholes, cell_clip);
+    m = advance<FUNCTIONS, PEEPHOLE, CLIP>(z, state, peepholes, cell_clip);
     store<W>(c + slot * c_stride + unit, state);
     store<W>(h + (h_by_slot ? slot : row) * h_stride + unit, m);
     if (copy && input) m = sum(m, load<W>(input + row * input_stride + unit));

@@ -8,6 +8,8 @@
 //   o  = sigmoid(z_o + p_o * c')           peephole o sees the new, clipped c
 //   m  = o * activation(c')                h without a projection, else what is projected
 //
+// FUNCTIONS says which functions they are, and whether gates are clipped or coupled: see cell.cuh.
+//
 // Before all that, rows where is_first lose their state: c becomes reset_c, and the part of h becomes
 // reset_gates, each of them zero where its pointer is null. A reset selects: a NaN in the old state is gone.
 #include "cell.cuh"
@@ -16,7 +18,7 @@
 // G is the dtype of gates, gates_h and reset_gates; T that of h, bias and peephole; A that of c.
 // W units a thread, by vectors: N, the row strides and the addresses must then be multiples of W elements.
 // Launched with rows on grid x and units on grid y, so that no thread divides.
-template <typename G, typename T, int W, int ACTIVATION, bool PEEPHOLE, bool CLIP, bool RESET>
+template <typename G, typename T, int W, class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool RESET>
 __global__ void __launch_bounds__(256)
     lstm_pointwise(const G* gates,                         // (B, 4N)
                    i64 gates_stride,                       // elements from row to row, as all strides here
@@ -68,7 +70,7 @@ __global__ void __launch_bounds__(256)
   }
   Peepholes<T, W> peepholes;
   if (PEEPHOLE) peepholes = load_peepholes<W>(peephole, unit, N);
-  const Vector<T, W> output = advance<ACTIVATION, PEEPHOLE, CLIP>(z, state, peepholes, cell_clip);
+  const Vector<T, W> output = advance<FUNCTIONS, PEEPHOLE, CLIP>(z, state, peepholes, cell_clip);
   store<W>(c_out + row * N + unit, state);
   store<W>(h + row * N + unit, output);
 }

@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 typedef long long i64;
+typedef unsigned long long u64;
 
 #define DEVICE static __device__ __forceinline__
 #define MEMBER __device__ __forceinline__
@@ -53,6 +54,9 @@ template <> struct Narrow<__nv_bfloat16> {
 // a * b + c, rounded once. Where it is not written out, the compiler may do so or not, in each instance anew.
 DEVICE float multiply_and_add(float a, float b, float c) { return fmaf(a, b, c); }
 DEVICE double multiply_and_add(double a, double b, double c) { return fma(a, b, c); }
+
+// A number by its bits, as a template's parameter has it.
+DEVICE double of_bits(u64 bits) { return __longlong_as_double((i64)bits); }
 
 // a + b, also where a is a product: it is rounded before.
 DEVICE float add_rounded(float a, float b) { return __fadd_rn(a, b); }

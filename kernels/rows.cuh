@@ -6,8 +6,6 @@
 
 #include "primitives.cuh"
 
-typedef unsigned long long u64;
-
 // All rows. "Null" pointers are allowed where it is said.
 template <typename T> struct Rows {
   typedef typename Arithmetic<T>::type A;

@@ -1,7 +1,7 @@
 // A whole step in one launch: x, h, c and packed weights -> h and c.
 //
 //   z  = [x | h] weight.T + bias
-//   c' and m = o * activation(c'), as cell.cuh has it; m is h, or what is projected: by project.cu, or here
+//   c' and m, as cell.cuh has them; m is h, or what is projected: by project.cu, or here
 //
 // A tile, of tensor.cuh, tensor_small.cuh or simt.cuh, multiplies; the gates stay in registers. rows.cuh says
 // where rows come from and go to.
@@ -29,7 +29,7 @@ DEVICE void clear_flags(unsigned char* is_first, unsigned* readers, i64 first_ro
 //
 // PROJECT, launched with rows alone: a block has all units of its rows, tile after tile, and keeps m in
 // shared memory, where it multiplies it; `out` is h, and what is said of N holds for P, too.
-template <class Tile, int ACTIVATION, bool PEEPHOLE, bool CLIP, bool PROJECT, bool ALIGNED, int W>
+template <class Tile, class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool PROJECT, bool ALIGNED, int W>
 __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLOCKS : 1)
     lstm_step(const typename Tile::T* x,  // these and their strides: see Rows
               i64 x_stride,               //
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
     for (i64 first_unit = 0; first_unit < N; first_unit += Tile::UNITS) {
       __syncthreads();  // all have done with the tiles before
       multiply(first_unit);
-      finish_units<ACTIVATION, PEEPHOLE, CLIP, W>(
+      finish_units<FUNCTIONS, PEEPHOLE, CLIP, W>(
           tile, rows, count, cell, first_unit,
           [&](int r, i64 unit, const Vector<T, W>& m) { put<Tile::ROWS>(ms, r, (int)unit, m); });
     }
@@ -109,10 +109,10 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
   } else {
     const i64 first_unit = (i64)blockIdx.y * Tile::UNITS;
     multiply(first_unit);
-    finish_units<ACTIVATION, PEEPHOLE, CLIP, W>(tile, rows, count, cell, first_unit,
-                                                [&](int r, i64 unit, const Vector<T, W>& m) {
-                                                  if (rows[r].out) store<W>(rows[r].out + unit, m);
-                                                  copies.write(first_row + r, unit, m, rows[r].out);
-                                                });
+    finish_units<FUNCTIONS, PEEPHOLE, CLIP, W>(tile, rows, count, cell, first_unit,
+                                               [&](int r, i64 unit, const Vector<T, W>& m) {
+                                                 if (rows[r].out) store<W>(rows[r].out + unit, m);
+                                                 copies.write(first_row + r, unit, m, rows[r].out);
+                                               });
   }
 }

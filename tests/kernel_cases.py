@@ -4,6 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from fusedlstm.functions import ACTIVATIONS, Functions, split
+
+from cells import GENERAL, functions_of
 from emulation import FORWARD, REVERSE, preempting
 
 SCHEDULES = [FORWARD, REVERSE, preempting(seed=3)]
@@ -18,8 +21,27 @@ ARITHMETIC_TOLERANCE = {"double": 1e-14, "float": 2e-6}
 # Of the rounding of h to its dtype: half a unit in the last place, of 53, 24, 11 and 8 bits.
 ROUNDING = {"double": 2.0**-53, "float": 2.0**-24, "__half": 2.0**-11, "__nv_bfloat16": 2.0**-8}
 CELL_CLIP = 0.7
+# Of kernels' template arguments: cells of one activation, and of each function in each role.
+PLAINS = [Functions.of(activation=name) for name in ACTIVATIONS]
+GENERALS = [Functions.of(**functions_of(k)) for k in range(len(GENERAL))]
+NAMES_OF_FUNCTIONS = dict(zip(PLAINS, ACTIVATIONS, strict=True))
+NAMES_OF_FUNCTIONS |= {each: f"gates of {name}" for each, name in zip(GENERALS, GENERAL, strict=True)}
 THREADS = 256
 UNITS_OF_A_BLOCK = 128
+
+# Gates of other functions are not bounded, and the order of roundings decides what of huge ones overflows.
+OF_EXTREMES = [
+    each
+    for each in NAMES_OF_FUNCTIONS
+    if split(each.gate)[0] in ("tanh", "sigmoid", "softsign", "hard_sigmoid", "scaled_tanh")
+]
+
+
+def cases_of_functions(name):
+    """Pairs of a width and functions for an h of this dtype in C: 16-bit types have the code of float."""
+    wide = name in ("double", "float")
+    general = [(1, each) for each in GENERALS] if wide else [(4, each) for each in GENERALS[::4]]
+    return [*((width, each) for width in (1, 4) for each in PLAINS), *general]
 
 
 def state_type(h_type):
@@ -110,7 +132,7 @@ EXTREMES = [0.0, -0.0, 1e-30, 44.4, -45, 88.8, -104, 710, -746, 3e38, -3e38, np.
 
 def extreme_gates_and_c(dtype):
     """Rows of one unit: all pairs of extreme gates i and f, with some of g; and c."""
-    i_f_g_o = np.meshgrid(EXTREMES, EXTREMES, [44.4, np.nan], [0.5], indexing="ij")
+    i_f_g_o = np.meshgrid(EXTREMES, EXTREMES, [104.0, np.nan], [0.5], indexing="ij")
     gates = np.stack(i_f_g_o, axis=-1).reshape(-1, 4).astype(dtype)
     # No huge c: NumPy's float32 sigmoid is 0 below 2^-126 and the kernel's is not, which 3e38 times either would show.
     return gates, np.resize(EXTREMES[:9], (len(gates), 1)).astype(dtype)

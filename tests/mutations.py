@@ -160,6 +160,7 @@ POINTWISE = [
 
 CLIP_AND_PEEPHOLE = """    if (CLIP) next = clip(next, A(cell_clip));
     if (PEEPHOLE) z_o = multiply_and_add(A(widen(p.o.at[k])), next, z_o);"""
+OF_Z_I = "f = gate_of<FUNCTIONS, FAST>(z_i);\n      i"
 CELL = [
     ("gates i and f swapped", "z_i = z[0][k], z_f = z[1][k]", "z_i = z[1][k], z_f = z[0][k]"),
     ("gate o in g's place", "(z[2][k])", "(z[3][k])"),
@@ -169,11 +170,7 @@ CELL = [
     # The state.
     ("no clip of c", "    if (CLIP) next = clip(next, A(cell_clip));\n", ""),
     ("clips without the option", "if (CLIP) next", "next"),
-    (
-        "f and i swapped in the sum",
-        "multiply_and_add(sigmoid<FAST>(z_f), c.at[k]",
-        "multiply_and_add(sigmoid<FAST>(z_i), c.at[k]",
-    ),
+    ("f and i swapped in the sum", "multiply_and_add(f, c.at[k]", "multiply_and_add(i, c.at[k]"),
     ("the old c stays", "    c.at[k] = next;\n", ""),
     # Peepholes.
     ("no peephole i", "      z_i = multiply_and_add(A(widen(p.i.at[k])), c.at[k], z_i);\n", ""),
@@ -184,9 +181,25 @@ CELL = [
     ("peephole o sees the old c", "(A(widen(p.o.at[k])), next", "(A(widen(p.o.at[k])), c.at[k]"),
     ("peephole o before the clip", CLIP_AND_PEEPHOLE, "\n".join(CLIP_AND_PEEPHOLE.split("\n")[::-1])),
     # The output.
-    ("h without its activation", "activate<ACTIVATION, FAST>(next)", "next"),
-    ("tanh whatever the activation", "activate<ACTIVATION, FAST>(next)", "activate<TANH, FAST>(next)"),
-    ("o without its sigmoid", "of(sigmoid<FAST>(z_o) *", "of(z_o *"),
+    ("h without its activation", "activate<typename FUNCTIONS::Output, FAST>(next)", "next"),
+    ("tanh whatever the activation", "activate<typename FUNCTIONS::Output,", "activate<Function<TANH>,"),
+    ("o without its function", "o = gate_of<FUNCTIONS, FAST>(z_o)", "o = z_o"),
+    # Functions.
+    ("g's function for the output", "FUNCTIONS::Output, FAST", "FUNCTIONS::Input, FAST"),
+    ("the output's function for g", "FUNCTIONS::Input, FAST", "FUNCTIONS::Output, FAST"),
+    ("g's function for gates", "FUNCTIONS::Gate, FAST", "FUNCTIONS::Input, FAST"),
+    ("sigmoids whatever the gates", "activate<typename FUNCTIONS::Gate, FAST>", "sigmoid<FAST>"),
+    ("gates not clipped", "FAST>(clip_gate<FUNCTIONS>(z))", "FAST>(z)"),
+    ("g not clipped", "clip_gate<FUNCTIONS>(z[2][k])", "z[2][k]"),
+    ("gates clipped without the option alone", "CLIP == INFINITE", "CLIP != INFINITE"),
+    ("gate i clipped before its peephole", "z_i = z[0][k]", "z_i = clip_gate<FUNCTIONS>(z[0][k])"),
+    ("gate o clipped before its peephole", "z_o = z[3][k]", "z_o = clip_gate<FUNCTIONS>(z[3][k])"),
+    ("c' clipped as gates are", "FAST>(next)", "FAST>(clip_gate<FUNCTIONS>(next))"),
+    ("the other gate coupled", "COUPLED = COUPLED_GATE", "COUPLED = COUPLED_GATE ? 3 - COUPLED_GATE : NO_GATE"),
+    ("a coupled i is f", "i = add_rounded(A(1), -f)", "i = f"),
+    ("a coupled f is i", "f = add_rounded(A(1), -i)", "f = i"),
+    ("a coupled f has a gate of its own", "f = add_rounded(A(1), -i)", "f = gate_of<FUNCTIONS, FAST>(z_f)"),
+    ("a coupled i is of its own gate", "f = gate_of<FUNCTIONS, FAST>(z_f);\n      i", OF_Z_I),
     ("the difference for the sum", "widen(a.at[k]), widen(b.at[k])", "widen(a.at[k]), -widen(b.at[k])", PLANNED),
     ("the sum of a vector's first", ", widen(b.at[k])", ", widen(b.at[0])", PLANNED),
     ("no sum", "add_rounded(widen(a.at[k]), widen(b.at[k]))", "widen(a.at[k])", PLANNED),
@@ -563,19 +576,37 @@ WIDENED_FLOAT = "double widen(double x) { return float(x); }"
 DOUBLED = """Vector<T, W> whole;
   for (int k = 0; k < W; ++k) whole.at[k] = from[k & ~1];
   return whole;"""
+ALPHA_AND_BETA = "alpha = A(of_bits(FUNCTION::ALPHA)), beta ="
+SOFTPLUS = "add_rounded(x < A(0) ? A(0) : x, log_1_plus(exponential(-magnitude(x))))"
+HARD_SIGMOID = "line < A(0) ? A(0) : line > A(1) ? A(1) : line"
 ACTIVATIONS = [
     ("clip at the limit itself", "x > limit ? limit", "x >= limit ? limit", CLIP, same_bits_of_clip),
     ("sigmoid of the other sign", "x < A(0) ? e * small : small", "x < A(0) ? small : e * small"),
-    ("sigmoid of x without its magnitude", "exponential(-magnitude(x))", "exponential(-x)"),
+    ("sigmoid of x without its magnitude", "e = exponential(-magnitude(x))", "e = exponential(-x)"),
     ("sigmoid that overflows", "return x < A(0) ? e * small : small", OVERFLOWING),
     ("sigmoid of |x|", "return x < A(0) ? e * small : small", "return small"),
     ("relu loses NaN", "x < A(0) ? A(0) : x;", "x > A(0) ? x : A(0);"),
     ("relu for tanh", "KIND == TANH) return hyperbolic_tangent(x)", "KIND == TANH) return x"),
-    ("the wrong order of activations", "TANH, RELU, SIGMOID", "TANH, SIGMOID, RELU"),
     ("softsign without a magnitude", "x / (A(1) + magnitude(x))", "x / (A(1) + x)"),
-    ("elu by exp", "x > A(0) ? x : exponential_minus_1(x)", "x > A(0) ? x : exponential(x)"),
+    ("elu by exp", "alpha * exponential_minus_1(x)", "alpha * exponential(x)"),
+    ("elu without its alpha", "alpha * exponential_minus_1(x)", "exponential_minus_1(x)"),
     ("elu of the other sign", "KIND == ELU) return x > A(0)", "KIND == ELU) return x < A(0)"),
     ("elu loses accuracy near 0", "return expm1f(x)", "return expf(x) - 1.0f"),
+    ("alpha and beta exchanged", ALPHA_AND_BETA, "beta = A(of_bits(FUNCTION::ALPHA)), alpha ="),
+    ("softplus that overflows", SOFTPLUS, "log_1_plus(exponential(x))"),
+    ("softplus without its line", SOFTPLUS, "log_1_plus(exponential(-magnitude(x)))"),
+    ("softplus of the other sign", "x < A(0) ? A(0) : x, log", "x < A(0) ? x : A(0), log"),
+    ("softplus by a logarithm of less", "return log1pf(x)", "return log1pf(x / 2)"),
+    ("affine without beta", "return multiply_and_add(alpha, x, beta)", "return alpha * x"),
+    ("leaky relu that does not leak", "? alpha * x : x", "? A(0) : x"),
+    ("leaky relu of the other sign", "x < A(0) ? alpha * x", "x > A(0) ? alpha * x"),
+    ("thresholded relu at 0", "x <= alpha ? A(0) : x", "x <= A(0) ? A(0) : x"),
+    ("thresholded relu loses NaN", "x <= alpha ? A(0) : x", "x > alpha ? x : A(0)"),
+    ("scaled tanh without its alpha", "return alpha * activate", "return activate"),
+    ("scaled tanh without its beta", "(beta * x)", "(x)"),
+    ("hard sigmoid from above alone", HARD_SIGMOID, "line > A(1) ? A(1) : line"),
+    ("hard sigmoid from below alone", HARD_SIGMOID, "line < A(0) ? A(0) : line"),
+    ("hard sigmoid loses NaN", HARD_SIGMOID, "line < A(1) ? (line > A(0) ? line : A(0)) : A(1)"),
     ("linear is tanh", "  return x;\n}", "  return hyperbolic_tangent(x);\n}"),
     ("double by float's exp", "return exp(x)", "return expf(float(x))", DOUBLE),
     ("double by float's tanh", "return tanh(x)", "return tanhf(float(x))", DOUBLE),
@@ -589,6 +620,7 @@ PRIMITIVES = [
     ("half narrowed towards zero", "__float2half_rn", "__float2half_rz", HALF),
     ("half narrowed upwards", "__float2half_rn", "__float2half_ru", HALF),
     ("bfloat16 narrowed towards zero", "__float2bfloat16_rn", "__float2bfloat16_rz", BFLOAT16),
+    ("bits taken for a number", "__longlong_as_double((i64)bits)", "(double)bits"),
     ("double narrowed to float", "double of(double x) { return x; }", DOUBLE_OF_FLOAT, DOUBLE),
     ("double widened by float", "double widen(double x) { return x; }", WIDENED_FLOAT, DOUBLE),
     ("vectors loaded one element on", "Vector<T, W>*>(from)", "Vector<T, W>*>(from + 1)"),

@@ -34,13 +34,16 @@ template <typename T> __global__ void shared_dynamically(const T* in, T* out, i6
   for (i64 i = threadIdx.x; i < count; i += blockDim.x) out[i] = all[count - 1 - i];
 }
 
-template <typename A, int KIND> __global__ void activated(const A* in, A* out, i64 count) {
-  if (index() < count) out[index()] = activate<KIND>(in[index()]);
+template <typename A, class FUNCTION> __global__ void activated(const A* in, A* out, i64 count) {
+  if (index() < count) out[index()] = activate<FUNCTION>(in[index()]);
 }
 
-template <bool TANH_> __global__ void fast(const float* in, float* out, i64 count) {
-  if (index() < count)
-    out[index()] = TANH_ ? hyperbolic_tangent_fast(in[index()]) : sigmoid<true>(in[index()]);
+template <class FUNCTION> __global__ void fast(const float* in, float* out, i64 count) {
+  if (index() < count) out[index()] = activate<FUNCTION, true>(in[index()]);
+}
+
+template <typename A> __global__ void numbers_of_bits(const u64* in, A* out, i64 count) {
+  if (index() < count) out[index()] = of_bits(in[index()]);
 }
 
 template <typename A> __global__ void sigmoids(const A* in, A* out, i64 count) {
@@ -53,6 +56,10 @@ template <typename A> __global__ void exponentials(const A* in, A* out, i64 coun
 
 template <typename A> __global__ void exponentials_minus_1(const A* in, A* out, i64 count) {
   if (index() < count) out[index()] = exponential_minus_1(in[index()]);
+}
+
+template <typename A> __global__ void logs_of_1_plus(const A* in, A* out, i64 count) {
+  if (index() < count) out[index()] = log_1_plus(in[index()]);
 }
 
 template <typename A> __global__ void magnitudes(const A* in, A* out, i64 count) {

@@ -18,7 +18,9 @@ import numpy as np
 
 from fusedlstm.backends.cuda import compile as compiler
 from fusedlstm.backends.cuda import launch, launch_step, tiles
-from fusedlstm.weights import ACTIVATIONS
+from fusedlstm.functions import ACTIVATIONS, Functions
+
+from cells import functions_of
 
 TABLE = Path(__file__).parent / "data" / "resources.json"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -30,6 +32,11 @@ DTYPES = [np.dtype(t) for t in (np.float64, np.float32, np.float16, ml_dtypes.bf
 OPTIONS = list(product([False, True], repeat=3))
 PLANNED_OPTIONS = list(product([False, True], repeat=2))
 ARCHITECTURE_OF_OPTIONS = 90
+PLAIN = Functions()
+# Those of one activation; and each function in each role, the first of them for every kernel and architecture.
+PLAINS = [Functions.of(activation=name) for name in ACTIVATIONS]
+GENERALS = [Functions.of(**functions_of(k)) for k in (11, *range(11), 12)]
+CELLS = [*PLAINS, GENERALS[0]]
 
 
 class Resources(NamedTuple):
@@ -51,17 +58,17 @@ def gate_dtypes(dtype):
 
 
 def pointwise_kernels(dtype):
-    """All widths and activations, each with all options; tanh with none, too."""
-    for gates, width, activation in product(gate_dtypes(dtype), (1, 4), ACTIVATIONS):
-        for option in (False, True) if activation == "tanh" else (True,):
-            yield launch.pointwise_kernel(gates, dtype, width, activation, option, option, option)
+    """All widths and functions, each with all options; tanh with none, too."""
+    for gates, width, functions in product(gate_dtypes(dtype), (1, 4), CELLS):
+        for option in (False, True) if functions == PLAIN else (True,):
+            yield launch.pointwise_kernel(gates, dtype, width, functions, option, option, option)
 
 
 def planned_kernels(dtype):
     """As of pointwise.cu, whose gates are always of the arithmetic's dtype here."""
-    for width, activation in product((1, 4), ACTIVATIONS):
-        for option in (False, True) if activation == "tanh" else (True,):
-            yield launch.planned_kernel(dtype, width, activation, option, option)
+    for width, functions in product((1, 4), CELLS):
+        for option in (False, True) if functions == PLAIN else (True,):
+            yield launch.planned_kernel(dtype, width, functions, option, option)
 
 
 def tiles_of(dtype):
@@ -82,10 +89,10 @@ def step_kernels(tile, dtype):
     of_pairs = [(True, 2, True), (True, 2, False), (False, 1, True), (True, 1, False)]
     of_single = [(True, 1, True), (True, 1, False), (False, 1, True)]
     for aligned, width, options in of_pairs if tile.pairs else of_single:
-        yield launch_step.step_kernel(tile, dtype, "tanh", options, options, aligned, width)
+        yield launch_step.step_kernel(tile, dtype, PLAIN, options, options, aligned, width)
     widths = (2, 1) if tile.pairs else (1,)
     bytes_of_m = tile.bytes_of_m(tile.units, dtype)
-    yield launch_step.step_kernel(tile, dtype, "tanh", True, True, True, widths[0], bytes_of_m)
+    yield launch_step.step_kernel(tile, dtype, PLAIN, True, True, True, widths[0], bytes_of_m)
     for width in widths:
         yield launch_step.project_kernel(tile, dtype, width)
 
@@ -96,20 +103,20 @@ def step_kernels_on(tile, dtype, architecture):
     return every if architecture in FAMILIES else (every[0], every[-1])
 
 
-def activation_kernels():
-    """Those activations that step_kernels doesn't have, in the middle tile of each arithmetic."""
+def functions_kernels():
+    """Those functions that step_kernels doesn't have, in the middle tile of each arithmetic."""
     for tile, dtype in TILES:
         if tile in (tiles.TENSOR_MEDIUM, tiles.SIMT_SMALL):
-            for activation in ACTIVATIONS:
-                if activation != "tanh":
-                    yield launch_step.step_kernel(tile, dtype, activation, True, True, True, 2 if tile.pairs else 1)
+            for functions in (*PLAINS, *GENERALS):
+                if functions != PLAIN:
+                    yield launch_step.step_kernel(tile, dtype, functions, True, True, True, 2 if tile.pairs else 1)
 
 
 def option_kernels(flags):
     """One instance for each dtype, with these of the three options of pointwise.cu, or of the two of planned.cu."""
     if len(flags) == 2:
-        return [launch.planned_kernel(dtype, 4, "tanh", *flags) for dtype in DTYPES]
-    return [launch.pointwise_kernel(gate_dtypes(dtype)[0], dtype, 4, "tanh", *flags) for dtype in DTYPES]
+        return [launch.planned_kernel(dtype, 4, PLAIN, *flags) for dtype in DTYPES]
+    return [launch.pointwise_kernel(gate_dtypes(dtype)[0], dtype, 4, PLAIN, *flags) for dtype in DTYPES]
 
 
 def kernels_by_dtype():
@@ -137,7 +144,7 @@ def instances():
     kernels += kernels_by_dtype()
     of_options = [kernel for flags in (*OPTIONS, *PLANNED_OPTIONS) for kernel in option_kernels(flags)]
     architectures = {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in of_options}
-    architectures |= {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in activation_kernels()}
+    architectures |= {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in functions_kernels()}
     architectures |= {kernel.name: (kernel, set(WITH_TF32)) for kernel in rounding_kernels()}
     for case, architecture in product(TILES, WITH_TF32):
         for kernel in step_kernels_on(*case, architecture):

@@ -6,10 +6,22 @@ import numpy as np
 
 from fusedlstm import lstm_pointwise
 from fusedlstm.backends.cuda import tiles
-from fusedlstm.weights import ACTIVATIONS
+from fusedlstm.backends.cuda.c_functions import functions_type
+from fusedlstm.functions import Functions
 
 from emulation import FORWARD
-from kernel_cases import CELL_CLIP, DTYPES, ROUNDING, assert_all, assert_same_bits, assert_sums, row_stride, state_type
+from kernel_cases import (
+    CELL_CLIP,
+    DTYPES,
+    GENERALS,
+    PLAINS,
+    ROUNDING,
+    assert_all,
+    assert_same_bits,
+    assert_sums,
+    row_stride,
+    state_type,
+)
 
 # By the dtype's name in C. float is multiplied as TF32 in a tile of tensor cores.
 TILES = {
@@ -29,6 +41,9 @@ TF32_TOLERANCE = 3e-3
 TICK = 7
 PROJ_CLIP = 0.6
 
+# Of each dtype fewer instances are compiled than there are cells: those of 16 bits have others.
+FIRST_GENERAL = {"double": 1, "float": 0, "__half": 2, "__nv_bfloat16": 7}
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -46,7 +61,7 @@ class Instance:
 
     tile: str
     dtype: str
-    activation: str
+    functions: Functions
     peephole: bool
     clip: bool
     aligned: bool
@@ -62,16 +77,16 @@ class Instance:
 
     @property
     def options(self):
-        return ACTIVATIONS.index(self.activation), self.peephole, self.clip, self.project, self.aligned, self.width
+        return self.functions, self.peephole, self.clip, self.project, self.aligned, self.width
 
     @property
     def tf32(self):
         return self.dtype == "float" and self.shape.pairs
 
 
-def step_name(tile, name, activation, peephole, clip, project, aligned, width):
+def step_name(tile, name, functions, peephole, clip, project, aligned, width):
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, project, aligned))
-    return f"lstm_step<{tile.c_name(DTYPES[name])}, {activation}, {flags}, {width}>"
+    return f"lstm_step<{tile.c_name(DTYPES[name])}, {functions_type(functions)}, {flags}, {width}>"
 
 
 def project_name(tile, name, width):
@@ -81,7 +96,7 @@ def project_name(tile, name, width):
 def _instances():
     """All tiles and dtypes with rows that are aligned and rows that aren't, at both widths where there are two.
 
-    Activations take turns in each dtype, and so do the options.
+    Functions take turns in each dtype, those of one activation first, and so do the options.
     """
     found = []
     for tile, name in TILE_CASES:
@@ -89,9 +104,10 @@ def _instances():
         pairs = [(True, 2), (False, 1), (True, 1)] if shape.pairs else [(True, 1), (False, 1), (True, 1)]
         for aligned, width in pairs:
             k = sum(each.dtype == name for each in found)
-            activation = ACTIVATIONS[k % len(ACTIVATIONS)]
+            general = k - len(PLAINS)
+            functions = PLAINS[k] if general < 0 else GENERALS[(general + FIRST_GENERAL[name]) % len(GENERALS)]
             options = ((k + k // 6) % 2 == 0, k // 2 % 2 == 0)
-            found.append(Instance(tile, name, activation, *options, aligned, width))
+            found.append(Instance(tile, name, functions, *options, aligned, width))
     return found
 
 
@@ -108,7 +124,7 @@ FAMILY_CASES = [(family, name) for family, (_, names) in FAMILIES.items() for na
 
 def like_others(tile, name):
     """An instance that every tile and dtype has: all options, rows aligned, vectors as wide as they go."""
-    return Instance(tile, name, "tanh", True, True, True, 2 if TILES[tile][0].pairs else 1)
+    return Instance(tile, name, Functions(), True, True, True, 2 if TILES[tile][0].pairs else 1)
 
 
 # Which project m themselves, one of every tile and dtype: rows aligned or not, in turn.
@@ -395,7 +411,7 @@ def expected_step(instance, before, *, rounded=True, cell_clip=CELL_CLIP):
     with np.errstate(invalid="ignore"):
         z = x @ weight_ih.T + h @ weight_hh.T
     peephole, bias = (None if a[name] is None else a[name].astype(np.float64) for name in ("peephole", "bias"))
-    options = {"cell_clip": cell_clip if instance.clip else None, "activation": instance.activation}
+    options = {"cell_clip": cell_clip if instance.clip else None, **instance.functions.options()}
     return stepped, at, lstm_pointwise(z, c, bias=bias, peephole=peephole, **options)
 
 

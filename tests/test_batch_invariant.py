@@ -16,7 +16,7 @@ from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, bl
 from fusedlstm.backends import invariance, products, rows
 
 import tolerances
-from cells import host, random_inputs, random_state
+from cells import GENERAL, host, random_inputs, random_state
 
 # Sizes of several columns with a rest, of one column left over, and of few.
 CASES = {
@@ -38,6 +38,8 @@ CASES = {
     **{name: {"input_size": 6, "hidden_size": 35, "activation": name} for name in ("relu", "sigmoid", "softsign")},
     "elu": {"input_size": 6, "hidden_size": 35, "activation": "elu", "dtype": "float64"},
     "linear": {"input_size": 6, "hidden_size": 35, "activation": "linear"},
+    "hard sigmoids": {"input_size": 6, "hidden_size": 35, **GENERAL["hard_sigmoid 0.2 0.5"]},
+    "coupled": {"input_size": 6, "hidden_size": 35, **GENERAL["scaled_tanh 1.3 0.6"], "dtype": "float16"},
 }
 
 

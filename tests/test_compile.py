@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from fusedlstm import dtypes
-from fusedlstm.weights import ACTIVATIONS
 
 import sass
 import stand_in
+from cells import FUNCTIONS
 
 try:
     from fusedlstm.backends.cuda import compile as compiler
     from fusedlstm.backends.cuda import launch
+    from fusedlstm.backends.cuda.c_functions import function_type
 
     import resources
 except ImportError as error:  # neither CuPy nor NVRTC
@@ -61,7 +62,7 @@ def assert_compiles(kernel, architecture):
 @pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_pointwise(architecture, dtype):
-    """All dtypes, widths and activations, each with all options and with none."""
+    """All dtypes, widths and activations, and other functions, each with all options and with none."""
     for kernel in resources.pointwise_kernels(dtype):
         assert_compiles(kernel, architecture)
 
@@ -192,8 +193,8 @@ def test_steps_multiply_as_they_should(architecture, dtype):
             assert added >= products // (4 if dtype.itemsize == 8 else 1), kernel.name
 
 
-def test_activations_of_steps():
-    kernels = tuple(resources.activation_kernels())
+def test_functions_of_steps():
+    kernels = tuple(resources.functions_kernels())
     each_compiled(kernels, resources.ARCHITECTURE_OF_OPTIONS)
     for kernel in kernels:
         assert_compiles(kernel, resources.ARCHITECTURE_OF_OPTIONS)
@@ -247,7 +248,7 @@ def test_a_spill_is_seen_in_the_log_and_in_the_code(tmp_path, monkeypatch):
         text = file.read_text(encoding="utf-8")
         (tmp_path / file.name).write_text(text.replace("__launch_bounds__(256)", "__launch_bounds__(256, 8)"))
     monkeypatch.setattr(compiler.sources, "folder", lambda: tmp_path)
-    kernel = launch.pointwise_kernel(np.dtype("f4"), np.dtype("f4"), 4, "tanh", True, True, True)
+    kernel = launch.pointwise_kernel(np.dtype("f4"), np.dtype("f4"), 4, resources.PLAIN, True, True, True)
     _, code, measured = resources.compiled(kernel, 90)
     assert measured.spilled
     assert measured.stack
@@ -270,7 +271,7 @@ def of_pointwise(gates, dtype, width, options):
     loads = vectors("LDG", [(gates, 8), (dtype, 7 if options else 4), (c, 1)], width)
     if options:
         loads["LDG", 8] += 1  # is_first
-    kernel = launch.pointwise_kernel(gates, dtype, width, "tanh", options, options, options)
+    kernel = launch.pointwise_kernel(gates, dtype, width, resources.PLAIN, options, options, options)
     return kernel, loads, vectors("STG", [(dtype, 1), (c, 1)], width)
 
 
@@ -279,7 +280,7 @@ def of_planned(dtype, width, options):
     c = dtypes.state_dtype(dtype)
     loads = vectors("LDG", [(c, 5), (dtype, 8 if options else 5)], width)
     loads["LDG", 32] += 1
-    kernel = launch.planned_kernel(dtype, width, "tanh", options, options)
+    kernel = launch.planned_kernel(dtype, width, resources.PLAIN, options, options)
     return kernel, loads, vectors("STG", [(c, 1), (dtype, 2)], width)
 
 
@@ -330,7 +331,7 @@ def test_a_pools_state_is_moved_by_16_bytes(architecture, dtype):
     assert found["LDG", 8] == 2
 
 
-@pytest.mark.parametrize("name", ["lstm_clip<float>", "lstm_pointwise<float, float, 4, 0, true, true, true>"])
+@pytest.mark.parametrize("name", ["lstm_clip<float>", "lstm_pointwise<float, float, 4, Functions<>, true, true, true>"])
 def test_portable_code_for_gpus_newer_than_nvrtc(name):
     file = "clip.cu" if "clip" in name else "pointwise.cu"
     mangled, code, _ = compiler.compile_kernel(file, name, compiler.architecture("999"))
@@ -348,10 +349,9 @@ def test_architectures():
 def test_errors_show_the_compilers_log():
     with pytest.raises(RuntimeError, match=r"clip\.cu: lstm_clip<nonsense> does not compile .*\n.*nonsense"):
         compiler.compile_kernel("clip.cu", "lstm_clip<nonsense>", "-arch=sm_90")
-    with pytest.raises(RuntimeError, match="unknown activation"):
-        compiler.compile_kernel(
-            "pointwise.cu", "lstm_pointwise<float, float, 1, 6, false, false, false>", "-arch=sm_90"
-        )
+    unknown = "lstm_pointwise<float, float, 1, Functions<Function<12>>, false, false, false>"
+    with pytest.raises(RuntimeError, match="unknown function"):
+        compiler.compile_kernel("pointwise.cu", unknown, "-arch=sm_90")
 
 
 def test_compiled_once_and_kept(tmp_path, monkeypatch):
@@ -392,11 +392,20 @@ def test_kernels_of_the_primitives_tests(architecture):
         *(f"{kernel}<{name}>" for kernel in ("widened", "narrowed") for name in launch._C_NAMES.values()),
         *(f"moved<{name}, 4>" for name in launch._C_NAMES.values()),
         *(f"shared<{name}>" for name in ("float", "double")),
-        *(f"activated<{name}, {k}>" for name in ("float", "double") for k in range(len(ACTIVATIONS))),
+        *(f"activated<{name}, {function_type(each)}>" for name in ("float", "double") for each in FUNCTIONS),
+        *(f"fast<{function_type(each)}>" for each in FUNCTIONS),
         *(
             f"{kernel}<float>"
-            for kernel in ("sigmoids", "exponentials", "exponentials_minus_1", "magnitudes", "clipped")
+            for kernel in (
+                "sigmoids",
+                "exponentials",
+                "exponentials_minus_1",
+                "logs_of_1_plus",
+                "magnitudes",
+                "clipped",
+            )
         ),
+        "numbers_of_bits<double>",
         *("exponentials_approx<float>", "reciprocals_approx<float>", "shared_dynamically<float>"),
     ):
         assert compiler.compile_kernel(file, name, f"-arch=sm_{architecture}")[1][:4] == b"\x7fELF"

@@ -37,7 +37,7 @@ def test_one_form(value, wanted):
 
 def test_every_function_is_one_of_them():
     assert {function if isinstance(function, str) else function[0] for function in FUNCTIONS} == set(functions.NAMES)
-    assert {name for name in FUNCTIONS if isinstance(name, str)} == set(functions.WITHOUT_PARAMETERS)
+    assert {name for name in FUNCTIONS if isinstance(name, str)} == set(functions.ACTIVATIONS)
     assert [check_function("f", function) for function in FUNCTIONS] == FUNCTIONS
 
 
@@ -60,8 +60,8 @@ ALL = "one of 'tanh', 'relu', 'sigmoid', 'softsign', 'elu' or ('elu', alpha), 'l
             '("hard_sigmoid", 1/6, 0.5), ONNX and Keras 2 ("hard_sigmoid", 0.2, 0.5)',
         ),
         (("hard_sigmoid",), ValueError, "Keras 3 means"),
-        ("leaky_relu", ValueError, 'Keras means ("leaky_relu", 0.2), ONNX and PyTorch ("leaky_relu", 0.01)'),
-        ("thresholded_relu", ValueError, 'ONNX means ("thresholded_relu", 1.0)'),
+        ("leaky_relu", ValueError, 'Keras 3 means ("leaky_relu", 0.2), ONNX and PyTorch ("leaky_relu", 0.01)'),
+        ("thresholded_relu", ValueError, 'ONNX means ("thresholded_relu", 1.0), but onnxruntime takes 0.0'),
         ("affine", ValueError, "f: wanted ('affine', alpha, beta); got 'affine'"),
         (("hard_sigmoid", 0.2), ValueError, "f: wanted ('hard_sigmoid', alpha, beta); got ('hard_sigmoid', 0.2)"),
         (("leaky_relu", "0.1"), TypeError, "f[1]: wanted a number; got str"),

@@ -55,7 +55,7 @@ def two_layers():
     return LSTM(StackedWeights(layers), backend="cuda", kernel="simt")
 
 
-@pytest.mark.parametrize("lost", ["lstm_project", "lstm_step<SimtSmall<float>, 1,"])
+@pytest.mark.parametrize("lost", ["lstm_project", "lstm_step<SimtSmall<float>, Functions<Function<RELU>>,"])
 def test_a_pool_keeps_its_states_where_a_kernel_is_not_there(lost, monkeypatch):
     owner = two_layers()
     pool = StatePool(owner, 8)

@@ -5,18 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusedlstm import LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool, lstm_pointwise
 
 import formula
 import tolerances
 from cells import FUNCTIONS, GENERAL, host, random_inputs, random_state
+from conftest import WAYS, backend_in_a_way
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
 
-@pytest.fixture
-def backend():
-    return "numpy"
+@pytest.fixture(params=WAYS)
+def stepping(request, monkeypatch):
+    """Each backend, and on a GPU both ways of stepping."""
+    return backend_in_a_way(request, monkeypatch)
 
 
 def assert_near(got, wanted, tolerance):
@@ -129,3 +131,46 @@ def test_a_gate_clip_is_of_all_gates_and_not_of_c(backend):
     got = cell(cell.asarray([[1.0]]), state).to_numpy()
     assert got.c.item() == 1.5 * 10 + 1 * 1.5
     assert got.h.item() == 1.5 * got.c.item()
+
+
+def two_layers(dtype):
+    """Gates of another function, clipped, with peepholes; and coupled ones, with a projection."""
+    gates = {"gate_activation": ("hard_sigmoid", 0.2, 0.5), "gate_clip": 0.8, "peephole": True}
+    coupled = {"coupled_gate": "input", "activation": ("scaled_tanh", 1.3, 0.6), "output_activation": "softsign"}
+    return StackedWeights(
+        [
+            LSTMWeights.random(5, 9, seed=1, dtype=dtype, output_activation=("leaky_relu", 0.1), **gates),
+            LSTMWeights.random(9, 8, seed=2, dtype=dtype, proj_size=4, **coupled),
+        ]
+    )
+
+
+def outputs_of(weights, xs):
+    """What the formula makes of a sequence (T, B, I) from zeros, in float64: (T, B, P), and c of each layer."""
+    states = [(np.zeros((xs.shape[1], w.output_size)), np.zeros((xs.shape[1], w.hidden_size))) for w in weights.layers]
+    outputs = []
+    for x in xs:
+        for k, layer in enumerate(weights.layers):
+            states[k] = formula.step(layer, x, *states[k])
+            x = states[k][0]
+        outputs.append(x)
+    return np.stack(outputs), [c for _, c in states]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_steps_of_layers(dtype, stepping):
+    """Sequences, Steppers and pools, whose numbers are carried through three steps."""
+    T, B = 3, 6
+    lstm = LSTM(two_layers(dtype), backend=stepping)
+    xs = lstm.asarray(np.random.default_rng(0).normal(size=(T, B, 5)))
+    wanted, cs = outputs_of(lstm.weights.astype("float64"), host(xs).astype(float))
+    tolerance = 2 * T * tolerances.of(dtype, 100)
+    outputs, states = lstm(xs)
+    for state, c in zip(states, cs, strict=True):
+        assert np.abs(host(state.c) - c).max() <= tolerance
+    stepper, pool = lstm.stepper(B), StatePool(lstm, 2 * B)
+    slots = pool.allocate(2 * B)[::-2]
+    for t, x in enumerate(xs):
+        for got in (outputs[t], stepper.step(x), pool.step(x, slots)):
+            assert np.isfinite(host(got).astype(float)).all()
+            assert np.abs(host(got).astype(float) - wanted[t]).max() <= tolerance

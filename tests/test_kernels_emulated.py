@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fusedlstm import lstm_pointwise
-from fusedlstm.weights import ACTIVATIONS
+from fusedlstm.backends.cuda.c_functions import functions_type
+from fusedlstm.functions import Functions
 
 from emulated import KERNELS, needs_emulation
 from emulation import FORWARD, Module
@@ -17,10 +18,14 @@ from kernel_cases import (
     CELL_CLIP,
     DTYPES,
     FAR,
+    NAMES_OF_FUNCTIONS,
+    OF_EXTREMES,
+    PLAINS,
     SCHEDULES,
     THREADS,
     assert_near,
     assert_state_close,
+    cases_of_functions,
     extreme_gates_and_c,
     far_apart,
     random_array,
@@ -49,22 +54,20 @@ class Instance:
     gates: str
     h: str
     width: int
-    activation: str
+    functions: Functions
     peephole: bool
     clip: bool
     reset: bool
 
     def __str__(self):
         flags = ", ".join(str(flag).lower() for flag in (self.peephole, self.clip, self.reset))
-        number = ACTIVATIONS.index(self.activation)
-        return f"lstm_pointwise<{self.gates}, {self.h}, {self.width}, {number}, {flags}>"
+        return f"lstm_pointwise<{self.gates}, {self.h}, {self.width}, {functions_type(self.functions)}, {flags}>"
 
 
 def instances(gates, h):
     """Every activation at both widths, and with them every set of the three options at least once."""
     options = list(product([False, True], repeat=3))
-    cases = list(product([1, 4], ACTIVATIONS))
-    return [Instance(gates, h, *case, *options[k % len(options)]) for k, case in enumerate(cases)]
+    return [Instance(gates, h, *case, *options[k % len(options)]) for k, case in enumerate(cases_of_functions(h))]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +139,7 @@ def wanted(instance, arrays):
         bias=wide["bias"],
         peephole=wide["peephole"],
         cell_clip=CELL_CLIP if instance.clip else None,
-        activation=instance.activation,
+        **instance.functions.options(),
         is_first=first,
         reset_c=wide["reset_c"],
     )
@@ -178,11 +181,11 @@ def test_pointwise(pointwise, storage, instance, schedule):
         assert report.checked_accesses > c.size
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("functions", OF_EXTREMES, ids=NAMES_OF_FUNCTIONS.get)
 @pytest.mark.parametrize("storage", STORAGE[:2], ids="-".join)
-def test_pointwise_at_extremes(pointwise, storage, activation):
+def test_pointwise_at_extremes(pointwise, storage, functions):
     """Saturated, infinite, huge and NaN pre-activations give what NumPy gives in the same dtype, row by row."""
-    instance = next(i for i in instances(*storage) if i.width == 1 and i.activation == activation)
+    instance = next(i for i in instances(*storage) if i.width == 1 and i.functions == functions)
     dtype = DTYPES[instance.h]
     gates, c = extreme_gates_and_c(dtype)
     arrays = {"gates": gates, "c": c, "is_first": np.zeros(len(gates), bool) if instance.reset else None}
@@ -191,17 +194,17 @@ def test_pointwise_at_extremes(pointwise, storage, activation):
     h, c_out = np.full(c.shape, unwritten, dtype), np.full(c.shape, unwritten, dtype)
     launch(pointwise[storage].function(str(instance)), 1, arrays, h, c_out, FORWARD)
     clip = CELL_CLIP if instance.clip else None
-    expected = lstm_pointwise(gates, c, peephole=arrays["peephole"], cell_clip=clip, activation=activation)
+    expected = lstm_pointwise(gates, c, peephole=arrays["peephole"], cell_clip=clip, **functions.options())
     tolerance = ARITHMETIC_TOLERANCE[instance.h]
     assert_near("c", c_out, expected.c, rtol=tolerance, atol=tolerance)
     assert_near("h", h, expected.h, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("functions", PLAINS, ids=NAMES_OF_FUNCTIONS.get)
 @pytest.mark.parametrize("storage", STORAGE[:2], ids="-".join)
-def test_pointwise_of_small_numbers(pointwise, storage, activation):
+def test_pointwise_of_small_numbers(pointwise, storage, functions):
     """With open gates and no old state, c and h are as accurate for their size as they are near 1."""
-    instance = next(i for i in instances(*storage) if i.width == 1 and i.activation == activation)
+    instance = next(i for i in instances(*storage) if i.width == 1 and i.functions == functions)
     dtype = DTYPES[instance.h]
     g = np.array([sign * size for sign in (1, -1) for size in (1e-30, 1e-8, 1e-5, 1e-3, 0.03, 0.5)])
     gates = np.stack([np.full_like(g, 44.4), np.zeros_like(g), g, np.full_like(g, 44.4)], axis=-1).astype(dtype)
@@ -212,7 +215,7 @@ def test_pointwise_of_small_numbers(pointwise, storage, activation):
     launch(pointwise[storage].function(str(instance)), 1, arrays, h, c_out, FORWARD)
     clip = CELL_CLIP if instance.clip else None
     wide = gates.astype(np.float64), c.astype(np.float64)
-    expected = lstm_pointwise(*wide, cell_clip=clip, activation=activation)
+    expected = lstm_pointwise(*wide, cell_clip=clip, **functions.options())
     assert_near("c", c_out, expected.c, rtol=ARITHMETIC_TOLERANCE[instance.h], atol=0)
     assert_near("h", h, expected.h, rtol=ARITHMETIC_TOLERANCE[instance.h], atol=0)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fusedlstm import lstm_pointwise
-from fusedlstm.weights import ACTIVATIONS
+from fusedlstm.backends.cuda.c_functions import functions_type
+from fusedlstm.functions import Functions
 
 from emulated import KERNELS, needs_emulation
 from emulation import FORWARD, Module
@@ -18,11 +19,14 @@ from kernel_cases import (
     CELL_CLIP,
     DTYPES,
     FAR,
+    NAMES_OF_FUNCTIONS,
+    OF_EXTREMES,
     SCHEDULES,
     assert_near,
     assert_same_bits,
     assert_state_close,
     assert_sums,
+    cases_of_functions,
     copies,
     extreme_gates_and_c,
     far_apart,
@@ -51,20 +55,19 @@ class Instance:
 
     dtype: str
     width: int
-    activation: str
+    functions: Functions
     peephole: bool
     clip: bool
 
     def __str__(self):
         flags = ", ".join(str(flag).lower() for flag in (self.peephole, self.clip))
-        return f"lstm_planned<{self.dtype}, {self.width}, {ACTIVATIONS.index(self.activation)}, {flags}>"
+        return f"lstm_planned<{self.dtype}, {self.width}, {functions_type(self.functions)}, {flags}>"
 
 
 def instances(name):
     """Every activation at both widths, and with them every set of the two options at both."""
     options = list(product([False, True], repeat=2))
-    cases = list(product([1, 4], ACTIVATIONS))
-    return [Instance(name, *case, *options[k % len(options)]) for k, case in enumerate(cases)]
+    return [Instance(name, *case, *options[k % len(options)]) for k, case in enumerate(cases_of_functions(name))]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +167,7 @@ def assert_stepped(instance, arrays, before, h_by_slot):
         bias=wide(before["bias"]),
         peephole=wide(before["peephole"]),
         cell_clip=CELL_CLIP if instance.clip else None,
-        activation=instance.activation,
+        **instance.functions.options(),
     )
     h_at = at if h_by_slot else own[stepped]
     h = arrays["h"][h_at]
@@ -196,14 +199,14 @@ def test_planned(planned, name, instance, schedule):
         assert report.checked_accesses >= layout.B * layout.vectors
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("functions", OF_EXTREMES, ids=NAMES_OF_FUNCTIONS.get)
 @pytest.mark.parametrize("name", ["double", "float"])
-def test_planned_at_extremes(planned, name, activation):
+def test_planned_at_extremes(planned, name, functions):
     """Saturated, infinite, huge and NaN pre-activations give what NumPy gives in the same dtype, row by row."""
-    instance = next(i for i in instances(name) if i.width == 1 and i.activation == activation)
+    instance = next(i for i in instances(name) if i.width == 1 and i.functions == functions)
     gates, c = extreme_gates_and_c(DTYPES[name])
     peephole = np.ones((3, 1), c.dtype) if instance.peephole else None
-    options = {"cell_clip": CELL_CLIP if instance.clip else None, "activation": activation}
+    options = {"cell_clip": CELL_CLIP if instance.clip else None, **functions.options()}
     expected = lstm_pointwise(gates, c, peephole=peephole, **options)
     h = np.full_like(c, 7)  # not written
     arrays = {"gates": gates, "peephole": peephole, "c": c, "h": h}

@@ -11,7 +11,7 @@ from fusedlstm.backends.cuda.tiles import ROW_BYTES
 
 from emulated import KERNELS, needs_emulation
 from emulation import FORWARD, Module
-from kernel_cases import DTYPES, FAR, SCHEDULES, assert_same_bits, spread
+from kernel_cases import DTYPES, FAR, GENERALS, PLAINS, SCHEDULES, assert_same_bits, spread
 from step_cases import (
     FAMILIES,
     FAMILY_CASES,
@@ -139,13 +139,20 @@ def test_step(steps, tile, name, instance, schedule):
 
 
 def test_every_activation_has_every_arithmetic():
-    """Of what the instances are: of each dtype all activations, and each option in some and not in others."""
+    """Of what the instances are: of each dtype all activations, and each option in some and not in others.
+
+    Of other functions all are there of floats, and most of 16-bit types.
+    """
     for name in DTYPES:
         of_dtype = [each for each in INSTANCES if each.dtype == name]
-        assert len({each.activation for each in of_dtype}) == 6
+        assert {each.functions for each in of_dtype} >= set(PLAINS)
+        assert {each.functions for each in of_dtype} & set(GENERALS)
         assert {(each.peephole, each.clip) for each in of_dtype} == {
             (a, b) for a in (True, False) for b in (True, False)
         }
+    assert {each.functions for each in INSTANCES if each.dtype == "float"} >= set(GENERALS)
+    of_16_bits = {each.functions for each in INSTANCES if each.dtype in ("__half", "__nv_bfloat16")}
+    assert len(of_16_bits & set(GENERALS)) == 10
 
 
 @pytest.mark.parametrize(("tile", "name"), TILE_CASES)

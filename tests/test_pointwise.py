@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
-from fusedlstm.weights import ACTIVATIONS
+from fusedlstm.functions import ACTIVATIONS
 
 import formula
 import tolerances

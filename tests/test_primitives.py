@@ -10,8 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fusedlstm.weights import ACTIVATIONS
+from fusedlstm.backends.cuda.c_functions import function_type
 
+from cells import FUNCTIONS, NAMES
 from conftest import needs_cuda
 
 pytestmark = needs_cuda
@@ -113,8 +114,10 @@ def test_shared_array(dtype):
     assert_same(launch(f"shared<{C_NAMES[dtype]}>", values, dtype), values.reshape(4, 128)[:, ::-1].reshape(-1))
 
 
-def exact(name, x):
-    """The functions in the longest float that NumPy has."""
+def exact(function, x):
+    """The functions in the longest float that NumPy has, with parameters of x's dtype."""
+    name, *parameters = (function,) if isinstance(function, str) else function
+    parameters = [x.dtype.type(each).astype(np.longdouble) for each in parameters]
     x = x.astype(np.longdouble)
     with np.errstate(all="ignore"):
         return {
@@ -122,45 +125,71 @@ def exact(name, x):
             "relu": lambda x: np.where(x < 0, 0, x),
             "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
             "softsign": lambda x: x / (1 + np.abs(x)),
-            "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+            "elu": lambda x, alpha=1: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
             "linear": lambda x: x,
+            "softplus": lambda x: np.where(x < 0, 0, x) + np.log1p(np.exp(-np.abs(x))),
+            "affine": lambda x, alpha, beta: alpha * x + beta,
+            "leaky_relu": lambda x, alpha: np.where(x < 0, alpha * x, x),
+            "thresholded_relu": lambda x, alpha: np.where(x <= alpha, 0, x),
+            "scaled_tanh": lambda x, alpha, beta: alpha * np.tanh(beta * x),
+            "hard_sigmoid": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
             "reciprocal": lambda x: 1 / x,
             "exp": np.exp,
             "expm1": np.expm1,
-        }[name](x)
+            "log1p": np.log1p,
+        }[name](x, *parameters)
 
 
-# CUDA's documentation promises 2 ulp for expf and tanhf, 1 for expm1f and the functions of doubles are no worse; a
-# sigmoid adds a sum and a quotient.
+# CUDA's documentation promises 2 ulp for expf and tanhf, 1 for expm1f and log1pf, and the functions of doubles are no
+# worse; a sigmoid adds a sum and a quotient, and others a product.
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_activations(activation, dtype):
+@pytest.mark.parametrize("function", FUNCTIONS, ids=NAMES)
+def test_activations(function, dtype):
     values = numbers(dtype)
-    got = launch(f"activated<{C_NAMES[dtype]}, {ACTIVATIONS.index(activation)}>", values, dtype)
-    assert_near(got, exact(activation, values), ulps=4)
+    got = launch(f"activated<{C_NAMES[dtype]}, {function_type(function)}>", values, dtype)
+    assert_near(got, exact(function, values), ulps=4)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
-    ("kernel", "function"), [("sigmoids", "sigmoid"), ("exponentials", "exp"), ("exponentials_minus_1", "expm1")]
+    ("kernel", "function"),
+    [
+        ("sigmoids", "sigmoid"),
+        ("exponentials", "exp"),
+        ("exponentials_minus_1", "expm1"),
+        ("logs_of_1_plus", "log1p"),
+    ],
 )
 def test_functions(kernel, function, dtype):
     values = numbers(dtype)
     assert_near(launch(f"{kernel}<{C_NAMES[dtype]}>", values, dtype), exact(function, values), ulps=4)
 
 
-@pytest.mark.parametrize("function", ["sigmoid", "tanh"])
+@pytest.mark.parametrize("function", FUNCTIONS, ids=NAMES)
 def test_fast_activations(function):
-    """Of float, by the hardware's approximations: absolutely within 2^-20; exact where they saturate, NaN of NaN."""
+    """Of float, by the hardware's approximations: within 2^-20, of 1 or of a larger value; NaN of NaN."""
     values = numbers("float32")
-    got = launch(f"fast<{str(function == 'tanh').lower()}>", values, "float32")
-    wanted = exact(function, values)
-    nan = np.isnan(values)
-    np.testing.assert_array_equal(np.isnan(got), nan)
-    assert np.abs(got[~nan] - wanted[~nan]).max() <= 2.0**-20
-    assert (np.abs(got[~nan]) <= 1).all()
+    got = launch(f"fast<{function_type(function)}>", values, "float32")
+    wanted = exact(function, values).astype(np.float32)
+    special = ~np.isfinite(wanted)
+    np.testing.assert_array_equal(got[special], wanted[special])
+    off = np.abs(got[~special].astype(float) - wanted[~special])
+    assert (off <= 2.0**-20 * np.maximum(1, np.abs(wanted[~special]))).all()
+
+
+@pytest.mark.parametrize("function", ["sigmoid", "tanh"])
+def test_fast_activations_saturate(function):
+    """Exactly, and at no more than 1."""
+    values = numbers("float32")
+    got = launch(f"fast<{function_type(function)}>", values, "float32")
+    assert (np.abs(got[~np.isnan(values)]) <= 1).all()
     far = np.abs(values) > 100
-    np.testing.assert_array_equal(got[far], wanted[far].astype(np.float32))
+    np.testing.assert_array_equal(got[far], exact(function, values[far]).astype(np.float32))
+
+
+def test_numbers_of_bits():
+    values = numbers("float64")
+    assert_same(launch("numbers_of_bits<double>", values.view(np.uint64), "float64"), values)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -316,6 +345,6 @@ def test_every_primitive_has_a_test():
     for header in ("primitives.cuh", "activations.cuh"):
         names = set(re.findall(r"DEVICE [^;{(]*?(\w+)\(", (KERNELS / header).read_text()))
         assert names, header
-        reached = {"exponential", "hyperbolic_tangent"}  # the latter by activate<TANH>
+        reached = {"exponential", "hyperbolic_tangent", "hyperbolic_tangent_fast"}  # the latter two by activate
         for name in names - reached:
             assert re.search(rf"\b{name}\b[<(]|::{name}\(", test), f"{header}: {name} has no kernel in {FILE.name}"

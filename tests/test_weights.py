@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTMWeights
-from fusedlstm.weights import ACTIVATIONS
 
 I, N, P = 3, 4, 2
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
@@ -214,8 +213,3 @@ def test_random_refuses(arguments, error, message):
 def test_random_needs_a_seed():
     with pytest.raises(TypeError, match="seed"):
         LSTMWeights.random(3, 4)
-
-
-def test_activations_are_what_the_kernels_number():
-    """kernels/activations.cuh has an enumeration in this order."""
-    assert ACTIVATIONS == ("tanh", "relu", "sigmoid", "softsign", "elu", "linear")

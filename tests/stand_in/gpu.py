@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fusedlstm.backends.cuda.c_functions import functions_type
+from fusedlstm.functions import ACTIVATIONS, Functions
+
 from . import arrays, driver, graphs, memory, nvrtc, streams
 from .errors import CUDARuntimeError
 from emulation import FORWARD, REVERSE, shuffled
@@ -95,11 +98,12 @@ def _argument(value):
 
 def _instances(name):
     """The instances to compile together with this one: compiling one costs as long as compiling them all."""
-    match = re.fullmatch(r"(lstm_pointwise<[^,]+, [^,]+, \d), .*", name)
-    if match is None:
+    match = re.fullmatch(r"(lstm_pointwise<[^,]+, [^,]+, \d), (.*), \w+, \w+, \w+>", name)
+    functions = [functions_type(Functions.of(activation=each)) for each in ACTIVATIONS]
+    if match is None or match[2] not in functions:
         return (name,)
-    flags = itertools.product(range(6), *[("false", "true")] * 3)
-    return tuple(f"{match[1]}, {', '.join(map(str, rest))}>" for rest in flags)
+    flags = itertools.product(functions, *[("false", "true")] * 3)
+    return tuple(f"{match[1]}, {', '.join(rest)}>" for rest in flags)
 
 
 @functools.cache

@@ -11,16 +11,16 @@ import cupy
 import numpy as np
 
 from fusedlstm import dtypes
+from fusedlstm.backends.cuda.c_functions import functions_type
 from fusedlstm.backends.cuda.compile import Kernel
 from fusedlstm.backends.cuda.layout import is_aligned, row_stride, with_contiguous_rows
-from fusedlstm.functions import Functions
-from fusedlstm.weights import ACTIVATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.backends.cuda.packing import PackedWeights
     from fusedlstm.backends.cuda.planned import Slots
+    from fusedlstm.functions import Functions
 
 _C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 _THREADS = 256  # of a block
@@ -29,19 +29,12 @@ _COLUMNS_OF_A_BLOCK = 128  # threads side by side at most
 _BOOL, _INT, _LONG = np.dtype(np.bool_), np.dtype(np.int32), np.dtype(np.int64)
 
 
-def activation_of(functions: Functions) -> str:
-    """Return the activation of a cell that has no other option of functions, or raise."""
-    if functions.input not in ACTIVATIONS or Functions.of(activation=functions.input) != functions:
-        raise NotImplementedError(f"cuda has no kernels for cells of {functions}; NumPy has: use backend='numpy'")
-    return str(functions.input)
-
-
 @functools.cache
 def pointwise_kernel(
     gates: np.dtype[Any],
     dtype: np.dtype[Any],
     width: int,
-    activation: str,
+    functions: Functions,
     peephole: bool,
     clip: bool,
     reset: bool,
@@ -49,8 +42,8 @@ def pointwise_kernel(
     """Return the instance of kernels/pointwise.cu for these template arguments."""
     c = dtypes.state_dtype(dtype)
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, reset))
-    number = ACTIVATIONS.index(activation)
-    name = f"lstm_pointwise<{_C_NAMES[gates.name]}, {_C_NAMES[dtype.name]}, {width}, {number}, {flags}>"
+    types = f"{_C_NAMES[gates.name]}, {_C_NAMES[dtype.name]}, {width}, {functions_type(functions)}"
+    name = f"lstm_pointwise<{types}, {flags}>"
     arguments: list[np.dtype[Any] | str] = [
         *(gates, "i64", gates, "i64"),
         *(dtype, dtype),
@@ -88,7 +81,7 @@ def launch_pointwise(
         gates.dtype,
         h_out.dtype,
         width,
-        activation_of(functions),
+        functions,
         peephole is not None,
         cell_clip is not None,
         is_first is not None,
@@ -182,11 +175,11 @@ class Destinations:
 
 
 @functools.cache
-def planned_kernel(dtype: np.dtype[Any], width: int, activation: str, peephole: bool, clip: bool) -> Kernel:
+def planned_kernel(dtype: np.dtype[Any], width: int, functions: Functions, peephole: bool, clip: bool) -> Kernel:
     """Return the instance of kernels/planned.cu for these template arguments."""
     c = dtypes.state_dtype(dtype)
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip))
-    name = f"lstm_planned<{_C_NAMES[dtype.name]}, {width}, {ACTIVATIONS.index(activation)}, {flags}>"
+    name = f"lstm_planned<{_C_NAMES[dtype.name]}, {width}, {functions_type(functions)}, {flags}>"
     arguments: list[np.dtype[Any] | str] = [
         *(c, dtype, dtype),
         *(c, "i64", _INT),
@@ -211,7 +204,7 @@ def launch_planned(packed: PackedWeights, gates: Any, c: Any, to: Destinations, 
     arrays = (gates, packed.bias, packed.peephole, c, to.h, to.copy, to.input)
     width = _VECTOR if N % _VECTOR == 0 and all(a is None or is_aligned(a, _VECTOR) for a in arrays) else 1
     clip = packed.cell_clip
-    kernel = planned_kernel(packed.dtype, width, packed.activation, packed.peephole is not None, clip is not None)
+    kernel = planned_kernel(packed.dtype, width, packed.functions, packed.peephole is not None, clip is not None)
     grid, block = _rows_and_columns(B, -(-N // width))
     kernel(
         grid,

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm import dtypes
+from fusedlstm.backends.cuda.c_functions import functions_type
 from fusedlstm.backends.cuda.choice import TENSOR
 from fusedlstm.backends.cuda.compile import Kernel, argument
 from fusedlstm.backends.cuda.launch import Destinations
 from fusedlstm.backends.cuda.layout import is_aligned, row_stride
 from fusedlstm.backends.cuda.tiles import tile_of
-from fusedlstm.weights import ACTIVATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from fusedlstm.backends.cuda.packing import Interleaved, PackedWeights
     from fusedlstm.backends.cuda.tiles import Tile
+    from fusedlstm.functions import Functions
 
 _PAIR = 2  # units that a thread moves as one, where sizes and addresses allow
 _BOOL, _COUNT, _LONG, _WORD = np.dtype(np.bool_), np.dtype(np.uint32), np.dtype(np.int64), np.dtype(np.uint64)
@@ -73,7 +74,7 @@ def interleaved_for(packed: PackedWeights, kernel: str) -> Interleaved:
 def step_kernel(
     tile: Tile,
     dtype: np.dtype[Any],
-    activation: str,
+    functions: Functions,
     peephole: bool,
     clip: bool,
     aligned: bool,
@@ -83,7 +84,7 @@ def step_kernel(
     """Return the instance of kernels/step.cu for these template arguments; with room for m it projects that."""
     c = dtypes.state_dtype(dtype)
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, bytes_of_m > 0, aligned))
-    name = f"lstm_step<{tile.c_name(dtype)}, {ACTIVATIONS.index(activation)}, {flags}, {width}>"
+    name = f"lstm_step<{tile.c_name(dtype)}, {functions_type(functions)}, {flags}, {width}>"
     arguments: list[np.dtype[Any] | str] = [
         *(dtype, "i64", dtype, "i64"),
         *(c, "i64", c, "i64"),
@@ -201,7 +202,7 @@ def _step(
     moved = (c, c_out, to.h, packed.bias, packed.peephole, to.copy, to.input, resets.c)
     width = _width(tile, (N, N if projection is None else P), moved)
     bytes_of_m = 0 if projection is None else tile.bytes_of_m(N, packed.dtype)
-    options = packed.activation, packed.peephole is not None, clip is not None
+    options = packed.functions, packed.peephole is not None, clip is not None
     values = {
         **_with_stride("x", x),
         **_with_stride("h", h),

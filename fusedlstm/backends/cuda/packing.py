@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from fusedlstm import dtypes
-from fusedlstm.backends.cuda.launch import activation_of, launch_interleave, launch_pad
+from fusedlstm.backends.cuda.launch import launch_interleave, launch_pad
 
 if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
@@ -84,7 +84,6 @@ class PackedWeights:
         self.bias, self.peephole = self._arrays.get("bias"), self._arrays.get("peephole")
         self.cell_clip, self.proj_clip = weights.cell_clip, weights.proj_clip
         self.functions = weights.functions
-        self.activation = activation_of(self.functions)
         self._lock = threading.Lock()
         self._interleaved: dict[bool, Interleaved] = {}  # by whether they are rounded
         self._uploaded = cupy.cuda.Event(disable_timing=True)  # after the latest weights

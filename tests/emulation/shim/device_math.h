@@ -42,6 +42,11 @@ EMULATED float __uint_as_float(unsigned bits) {
   memcpy(&value, &bits, sizeof value);
   return value;
 }
+EMULATED double __longlong_as_double(long long bits) {
+  double value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
 EMULATED int __popc(unsigned x) { return __builtin_popcount(x); }
 EMULATED int __ffs(int x) { return __builtin_ffs(x); }
 EMULATED int __clz(int x) { return x ? __builtin_clz(x) : 32; }
