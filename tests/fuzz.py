@@ -1,0 +1,156 @@
+"""Fuzzes the readers of files: mutated files, each read in a child process with bounded memory and time.
+
+    python tests/fuzz.py [READER ...] [--inputs N] [--seed S] [--first K] [--keep FOLDER]
+
+A reader may return, or raise WeightsFileError. Anything else is a finding: another exception, with the line that
+raised it; a child that died (a crash within a parsing library, or too much memory), or that hung. Input k of a
+seed is always the same, so a finding is made again by --first k --inputs 1.
+"""
+
+import argparse
+import collections
+import logging
+import multiprocessing
+import resource
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+from fusedlstm import WeightsFileError
+
+from fuzz_mutations import mutate
+from fuzz_readers import READERS
+
+SECONDS = 20  # for one input
+MEMORY = 1 << 29  # what reading an input of a few KB may take, beyond what the process has at first
+
+
+class Findings:
+    """What went wrong, by kind, with the first input of each kind."""
+
+    def __init__(self):
+        self.counts, self.first, self.messages = collections.Counter(), {}, {}
+
+    def add(self, kind, index, message=""):
+        self.counts[kind] += 1
+        self.first.setdefault(kind, index)
+        self.messages.setdefault(kind, message)
+
+    def __str__(self):
+        return "\n".join(
+            f"  {n} x {kind}, the first is input {self.first[kind]}: {self.messages[kind]}"
+            for kind, n in self.counts.items()
+        )
+
+
+def where(error):
+    """The kind of an exception: its type, and the last line of ours and the last of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/fusedlstm/" in frame.filename]
+    lines = dict.fromkeys(f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*ours[-1:], frames[-1]))
+    return f"{type(error).__name__} at {', '.join(lines)}"
+
+
+def inputs(reader, seed, index):
+    """The bytes of an input."""
+    rng = np.random.default_rng([seed, index])
+    files = reader.files
+    return mutate(files[rng.integers(len(files))], files, rng, reader.structure)
+
+
+def read_all(reader, seed, first, last, pipe, memory, seconds):
+    """In the child: read one input after the other, saying of each how it went."""
+    logging.getLogger("fusedlstm").setLevel(logging.ERROR)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + memory
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"input{reader.suffix}")
+        for index in range(first, last):
+            content = inputs(reader, seed, index)
+            path.write_bytes(content)
+            pipe.send((index, None, ""))
+            signal.alarm(seconds)
+            outcome = outcome_of(reader, path)
+            signal.alarm(0)
+            pipe.send((index, *outcome))
+
+
+def outcome_of(reader, path):
+    """How reading a file went."""
+    try:
+        reader.read(path)
+    except WeightsFileError:
+        return "refused", ""
+    except BaseException as error:  # whatever it is, it is not for users
+        return where(error), str(error)[:200]
+    return "read", ""
+
+
+def fuzz(reader, count, seed=0, first=0, memory=MEMORY, seconds=SECONDS):
+    """Return how many inputs were read, refused and found to go wrong, and the findings."""
+    reader.warm_up()  # children inherit it
+    outcomes, findings = collections.Counter(), Findings()
+    context, last = multiprocessing.get_context("fork"), first + count
+    while first < last:
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=read_all, args=(reader, seed, first, last, theirs, memory, seconds))
+        child.start()
+        theirs.close()
+        started = first
+        try:
+            while True:
+                index, outcome, message = ours.recv()
+                if outcome is None:
+                    started = index
+                    continue
+                first = index + 1
+                outcomes[outcome if outcome in ("read", "refused") else "found"] += 1
+                if outcome not in ("read", "refused"):
+                    findings.add(outcome, index, message)
+        except EOFError:
+            child.join()
+        if child.exitcode > 0:
+            raise RuntimeError(f"the fuzzer itself failed at input {started}")
+        if child.exitcode:
+            died = signal.Signals(-child.exitcode).name
+            findings.add("it hung" if died == "SIGALRM" else f"the process died of {died}", started)
+            outcomes["found"] += 1
+            first = started + 1
+    return outcomes, findings
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("readers", nargs="*", metavar="READER", help=f"of {', '.join(READERS)}; else all")
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--keep", metavar="FOLDER", help="where to write the first input of each finding")
+    options = parser.parse_args()
+    found = False
+    for name in options.readers or READERS:
+        missing = READERS[name].missing()
+        if missing:
+            print(f"{name}: not run, as {missing} is not installed")
+            continue
+        outcomes, findings = fuzz(READERS[name], options.inputs, options.seed, options.first)
+        print(
+            f"{name}: {options.inputs} inputs: {dict(outcomes)}",
+            findings,
+            sep="\n" if findings.counts else "",
+            flush=True,
+        )
+        found = found or bool(findings.counts)
+        for index in findings.first.values() if options.keep else ():
+            path = Path(options.keep, f"{name}-{options.seed}-{index}{READERS[name].suffix}")
+            path.write_bytes(inputs(READERS[name], options.seed, index))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""Mutations of a file for the fuzzer: of its bytes, or within its structure, so that more than a checksum is tried."""
+
+import io
+import json
+import struct
+import zipfile
+
+from safetensors import deserialize
+
+from fusedlstm.files import _array, _checksum
+
+INTERESTING = [
+    0,
+    1,
+    2,
+    4,
+    7,
+    8,
+    127,
+    128,
+    255,
+    256,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+]
+WORDS = [
+    b"",
+    b"0",
+    b"-1",
+    b"1e99",
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b'""',
+    b"NaN",
+    b"9" * 30,
+    b"\xff",
+    b"[" * 2000,
+    b"../../etc/passwd",
+]
+
+
+def flip(data, files, rng):
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 9)):
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+    return bytes(data)
+
+
+def replace(data, files, rng):
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 5)):
+        data[rng.integers(len(data))] = int(rng.integers(256))
+    return bytes(data)
+
+
+def integer(data, files, rng):
+    """Another number where one may stand: little-endian, of one to eight bytes."""
+    value, size = INTERESTING[rng.integers(len(INTERESTING))], int(2 ** rng.integers(4))
+    at = int(rng.integers(len(data)))
+    return data[:at] + (value & (2 ** (8 * size) - 1)).to_bytes(size, "little") + data[at + size :]
+
+
+def text(data, files, rng):
+    """Another word in place of a run of digits or letters."""
+    word, at = WORDS[rng.integers(len(WORDS))], int(rng.integers(len(data)))
+    end = at
+    while end < len(data) and chr(data[end]).isalnum():
+        end += 1
+    return data[:at] + word + data[end:]
+
+
+def truncate(data, files, rng):
+    return data[: int(rng.integers(len(data)))]
+
+
+def remove(data, files, rng):
+    start, size = int(rng.integers(len(data))), int(rng.integers(1, 64))
+    return data[:start] + data[start + size :]
+
+
+def repeat(data, files, rng):
+    start, size, times = int(rng.integers(len(data))), int(rng.integers(1, 64)), int(rng.integers(2, 40))
+    return data[:start] + data[start : start + size] * times + data[start + size :]
+
+
+def splice(data, files, rng):
+    """The beginning of one file with the end of another."""
+    other = files[rng.integers(len(files))]
+    return data[: int(rng.integers(len(data)))] + other[int(rng.integers(len(other))) :]
+
+
+def move(data, files, rng):
+    start, size, to = int(rng.integers(len(data))), int(rng.integers(1, 64)), int(rng.integers(len(data)))
+    piece, rest = data[start : start + size], data[:start] + data[start + size :]
+    return rest[:to] + piece + rest[to:]
+
+
+OF_BYTES = [flip, replace, integer, text, truncate, remove, repeat, splice, move]
+
+
+def of_bytes(data, files, rng):
+    for _ in range(rng.integers(1, 4)):
+        if data:
+            data = OF_BYTES[rng.integers(len(OF_BYTES))](data, files, rng)
+    return data
+
+
+def zip_members(data, files, rng):
+    """Members changed, renamed or left out, in an archive whose checksums are right."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return of_bytes(data, files, rng)
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
+        members = old.namelist()
+        chosen = members[rng.integers(len(members))]
+        for member in members:
+            content, name = old.read(member), member
+            if member == chosen:
+                change = rng.integers(8)
+                if change == 0:
+                    continue
+                if change == 1:
+                    name = of_bytes(name.encode(), [b"a/b"], rng).decode(errors="replace").replace("\0", "") or "a"
+                elif content:
+                    content = of_bytes(content, [content], rng)
+            new.writestr(name, content, compress_type=int(rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])))
+    return file.getvalue()
+
+
+def any_value(rng, depth=0):
+    """A JSON value."""
+    kind = rng.integers(9 if depth < 3 else 7)
+    if kind < 7:
+        return [None, True, -1, 2**70, 0.5, "F32", float("nan")][kind]
+    values = [any_value(rng, depth + 1) for _ in range(rng.integers(4))]
+    return values if kind == 7 else {f"k{i}": value for i, value in enumerate(values)}
+
+
+def change_json(value, rng, depth=0):
+    """The value with one thing in it changed, left out or put elsewhere."""
+    if isinstance(value, str) and rng.random() < 0.7:
+        try:
+            inner = json.loads(value)
+        except (ValueError, RecursionError):
+            return any_value(rng)
+        return json.dumps(change_json(inner, rng, depth + 1))
+    if not isinstance(value, (dict, list)) or not value or (depth and rng.random() < 0.1):
+        return any_value(rng)
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    key = keys[int(rng.integers(len(keys)))]
+    changed = dict(value) if isinstance(value, dict) else list(value)
+    if rng.random() < 0.15:
+        del changed[key]
+    elif isinstance(changed, dict) and rng.random() < 0.1:
+        changed[f"{key}{rng.integers(3)}"] = changed.pop(key)
+    else:
+        changed[key] = change_json(value[key], rng, depth + 1)
+    return changed
+
+
+def safetensors_header(data, files, rng):
+    """A header with another value somewhere, of the length that the file says."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.dumps(change_json(json.loads(data[8 : 8 + length]), rng)).encode()
+    return struct.pack("<Q", len(header)) + header + data[8 + length :]
+
+
+def our_options(data, files, rng):
+    """Other options in a file of ours, with the checksum that is right for them."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    about = json.loads(header["__metadata__"]["fusedlstm"])
+    about["options"] = change_json(about["options"], rng)
+    arrays = {name: _array(entry, "weights") for name, entry in deserialize(data)}
+    about["crc32"] = _checksum(about["options"], arrays)
+    header["__metadata__"]["fusedlstm"] = json.dumps(about)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+
+def keras_config(data, files, rng):
+    """A .keras file with another configuration."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
+        for member in old.namelist():
+            content = old.read(member)
+            if member == "config.json":
+                content = json.dumps(change_json(json.loads(content), rng)).encode()
+            new.writestr(member, content)
+    return file.getvalue()
+
+
+def onnx_fields(data, files, rng):
+    """A model of which some fields, at any depth, are others."""
+    import onnx
+
+    model = onnx.ModelProto.FromString(data)
+    for _ in range(rng.integers(1, 4)):
+        _change_message(model, rng)
+    return model.SerializeToString()
+
+
+def _change_message(message, rng):
+    fields = [field for field, _ in message.ListFields()] if rng.random() < 0.8 else list(message.DESCRIPTOR.fields)
+    if not fields:
+        return
+    field = fields[rng.integers(len(fields))]
+    value, many = getattr(message, field.name), field.is_repeated
+    if field.type == field.TYPE_MESSAGE:
+        inner = value[rng.integers(len(value))] if many and len(value) else value.add() if many else value
+        if rng.random() < 0.1:
+            message.ClearField(field.name)
+        elif many and rng.random() < 0.1 and len(value):
+            value.append(value[rng.integers(len(value))])
+        else:
+            _change_message(inner, rng)
+        return
+    if rng.random() < 0.1:
+        message.ClearField(field.name)
+        return
+    values = list(value) if many else [value]
+    new = _new_value(field, values[0] if values else None, rng)
+    if not many:
+        setattr(message, field.name, new)
+    elif len(value) and rng.random() < 0.7:
+        value[int(rng.integers(len(value)))] = new
+    else:
+        value.append(new)
+
+
+def _new_value(field, old, rng):
+    if field.type in (field.TYPE_FLOAT, field.TYPE_DOUBLE):
+        return float(rng.choice([0.0, -1.0, 1e30, float("nan"), float("inf")]))
+    if field.type == field.TYPE_STRING:
+        words = [
+            "",
+            "X",
+            "W",
+            "R",
+            "LSTM",
+            "Concat",
+            "Identity",
+            "If",
+            "../../etc/passwd",
+            "/etc/passwd",
+            "location",
+            "HardSigmoid",
+            "reverse",
+        ]
+        return str(rng.choice(words)) if rng.random() < 0.7 or not old else old[: rng.integers(len(old))]
+    if field.type == field.TYPE_BYTES:
+        return of_bytes(old or b"abcd", [b"abcd"], rng)
+    if field.type == field.TYPE_ENUM:
+        return int(rng.choice([value.number for value in field.enum_type.values]))
+    return int(rng.choice([0, 1, 2, 3, 5, 10, 16, 22, 2**31 - 1, -1]))
+
+
+def mutate(data, files, rng, structures):
+    """The file changed: half of the time within a structure, if there is one."""
+    if structures and rng.random() < 0.5:
+        return structures[rng.integers(len(structures))](data, files, rng)
+    return of_bytes(data, files, rng)
