@@ -1,6 +1,7 @@
 """The fuzzer of file readers: a few inputs of each, and that it finds what readers may do wrong."""
 
 import os
+import signal
 import time
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_a_careful_reader():
     [
         (lambda: {}["no such key"], "KeyError at test_fuzz.py:"),
         (lambda: np.ones(1 << 30), "MemoryError at "),
-        (os.abort, "the process died of SIGABRT"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "the process died of SIGKILL"),
         (lambda: time.sleep(60), "it hung"),
     ],
 )

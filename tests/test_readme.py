@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusedlstm import LSTMWeights, cli
+from fusedlstm import LSTMWeights, cli, convert
 
 from cells import host
 from conftest import BACKENDS
@@ -57,6 +57,7 @@ def test_every_block_is_in_a_tested_section():
         "Ten lines",
         "Coming from TensorFlow 1.x",
         "Coming from PyTorch",
+        "Weights from everywhere, and back",
         "Sequences and layers",
         "Steps without overhead",
         "Many live sequences",
@@ -96,6 +97,18 @@ def test_coming_from_pytorch():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.manual_seed(0)
     execute(SECTIONS["Coming from PyTorch"], {})
+
+
+def test_weights_from_everywhere(capsys):
+    execute(SECTIONS["Weights from everywhere, and back"], {})
+    assert capsys.readouterr().out.startswith("weights: cell_clip: wanted None, as Keras'")
+
+
+def test_every_system_of_the_tables_is_there():
+    """... and all that is there is in them."""
+    section = re.search(r"## Weights from everywhere, and back(.*?)\n## ", README, re.DOTALL)[1]
+    named = set(re.findall(r"`((?:from|to|list|state_from|state_to)_[a-z0-9_]+|tf1_arguments)", section))
+    assert named == {name for name in convert.__all__ if not name.startswith("state_to")} | {"state_to_tf1"}
 
 
 def test_sequences_and_layers(backend, monkeypatch):
@@ -169,8 +182,11 @@ def test_commands_exist(tmp_path, monkeypatch, capsys):
     np.save("inputs.npy", np.zeros((2, 5, 3)))
     np.save("lengths.npy", [2, 1, 0, 2, 1])
     commands = re.findall(r"^fusedlstm (.*?) *(?:#.*)?$", README, re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["info", "run", "run", "demo"]
+    assert [command.split()[0] for command in commands] == [*["convert"] * 2, "info", "run", "run", "convert", "demo"]
     for command in commands:
+        if command.startswith("convert "):  # of files that only their frameworks make
+            cli._parser().parse_args(command.split())
+            continue
         assert cli.main(command.split()) == 0, command
     assert "3" in capsys.readouterr().out
 
