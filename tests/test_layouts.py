@@ -170,3 +170,11 @@ def test_refusals(options, places, message):
     with pytest.raises(ValueError, match=message):
         refuse(weights, "Keras", places, {"cell_clip": "It clips nothing"})
     refuse(weights, "Keras", tuple("weight_hr" if name == "proj_size" else name for name in options))
+
+
+def test_infinite_biases():
+    """Nothing is said of what they sum to."""
+    arrays = write(LAYOUTS["torch"], LSTMWeights.random(I, N, seed=0))
+    arrays["bias_ih"] = np.full(4 * N, np.inf, np.float32)
+    arrays["bias_hh"] = np.full(4 * N, -np.inf, np.float32)
+    assert np.isnan(read(LAYOUTS["torch"], "arrays", arrays)["bias"]).all()

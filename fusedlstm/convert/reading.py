@@ -153,9 +153,10 @@ class _Cell:
         if not there and not forget_bias:
             return None
         parts = [self.blocks(names, None) for names in there]
-        bias: NumpyArray = sum(parts[1:], start=parts[0]) if parts else np.zeros((4, N), self.dtype)
-        if forget_bias:  # not else: -0.0 + 0 is 0.0
-            bias[1] += np.asarray(forget_bias, bias.dtype)
+        with np.errstate(all="ignore"):  # of infinities
+            bias: NumpyArray = sum(parts[1:], start=parts[0]) if parts else np.zeros((4, N), self.dtype)
+            if forget_bias:  # not else: -0.0 + 0 is 0.0
+                bias[1] += np.asarray(forget_bias, bias.dtype)
         return bias.reshape(4 * N)
 
     @property
