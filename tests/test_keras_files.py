@@ -12,7 +12,7 @@ import pytest
 from test_convert_keras import assert_equal
 
 from fusedlstm import LSTM, LSTMWeights, StackedWeights, WeightsFileError
-from fusedlstm.convert import hdf5
+from fusedlstm.convert.keras import hdf5
 from fusedlstm.convert.keras.files import Listed, list_keras
 from fusedlstm.convert.keras.objects import from_keras, to_keras
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMState, LSTMWeights, StackedWeights, convert
-from fusedlstm.convert import run_onnx
+from fusedlstm.convert.running import onnx as running
 
 from onnx_models import arrays_of, helper, lstm_model, numpy_helper, onnx
 
@@ -29,7 +29,7 @@ def compared(path, weights, name=None):
         tuple(rng.uniform(-1, 1, (B, w.hidden_size)).astype(state.c.dtype) for _ in "hc")
         for w, state in zip(weights.layers, lstm.zero_state(0), strict=True)
     ]
-    outputs, finals = run_onnx.run(path, name, weights, xs, states, {})
+    outputs, finals = running.run(path, name, weights, xs, states, {})
     ours, own_finals = lstm(xs, tuple(LSTMState(h=h.astype(weights.dtype), c=c) for h, c in states))
     assert outputs.shape == ours.shape
     differences = [np.abs(outputs.astype(float) - ours).max()]
@@ -109,4 +109,4 @@ def test_without_onnxruntime(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     states = [(np.zeros((B, 5)), np.zeros((B, 5)))]
     with pytest.raises(ImportError, match="running ONNX models needs the package onnxruntime"):
-        run_onnx.run(path, None, weights, np.zeros((T, B, 3)), states, {})
+        running.run(path, None, weights, np.zeros((T, B, 3)), states, {})
