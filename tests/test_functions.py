@@ -151,4 +151,4 @@ def test_no_memory_is_taken(function):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 64 << 10
+    assert peak < 128 << 10  # buffers of some versions of NumPy; an array has 960,000 bytes
