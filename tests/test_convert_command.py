@@ -47,7 +47,7 @@ def test_pytorch(kind, tmp_path, capsys):
     source, out = torch_file(tmp_path, kind, num_layers=2, bidirectional=True), tmp_path / "w"
     status, said, _ = run(capsys, source, out, "--check")
     assert status == 0
-    assert f"{source}: torch" in said
+    assert f"{source}: torch, with '{'state.' if kind == 'pt' else ''}net.lstm.'\n" in said
     assert "  layer 1 backward: LSTMWeights(I=8, N=4, float32, bias)" in said
     assert "torch 2" in said
     assert " agrees: at most " in said
@@ -64,6 +64,7 @@ def test_onnx(tmp_path, capsys):
     onnx.save(convert.to_onnx(weights), tmp_path / "m.onnx")
     status, said, _ = run(capsys, tmp_path / "m.onnx", tmp_path / "w", "--check")
     assert status == 0
+    assert "m.onnx: onnx, with 'lstm_0', 'lstm_1'\n" in said
     assert "  layer 1: LSTMWeights(I=4, N=4, float32, bias, peephole, activation=relu, gate_clip=0.5)" in said
     assert "onnxruntime 1" in said
     assert " agrees" in said
@@ -81,7 +82,7 @@ def test_tensorflow_1_variables(tmp_path, capsys):
     options = "--forget-bias", 0, "--cell-clip", 0.5, "--activation", "elu:0.5", "--name", "rnn/lstm_cell"
     status, said, _ = run(capsys, tmp_path / "v.npz", tmp_path / "w", *options)
     assert status == 0
-    assert "v.npz: tf1" in said
+    assert "v.npz: tf1, with 'rnn/lstm_cell'\n" in said
     assert "  cell: LSTMWeights(I=3, N=4, float32, bias, peephole, cell_clip=0.5, activation=('elu', 0.5))" in said
     same(load_weights(tmp_path / "w"), weights)
 

@@ -22,6 +22,8 @@ _OF_PATHS = ("keras", "onnx", "tf1", "torch")
 _OF_ARRAYS = ("chainer", "equinox", "flax", "haiku", "haste", "mxnet", "sonnet1", "sonnet2")
 SYSTEMS = (*_OF_PATHS, *_OF_ARRAYS)
 
+_NAMED_BY = {"keras": "name", "onnx": "name", "tf1": "scope", "torch": "prefix"}  # what is listed of a file
+
 # What an argument of the command is called by functions that don't call it that.
 _OTHER_NAMES = {"name": "prefix", "gate_activation": "recurrent_activation"}
 
@@ -51,7 +53,7 @@ def convert_file(
     arguments = _arguments(found, function, {"name": _names(name)} | dict(options))
     given = source if found in _OF_PATHS else open_archive(source)
     weights: LSTMWeights | StackedWeights = function(given, **arguments)
-    said = [f"{source}: {found}", *_describe(weights)]
+    said = [f"{source}: {found}{_with(found, given)}", *_describe(weights)]
     agrees = True
     if checked:
         agrees, verdict = _compare(found, given, arguments, weights)
@@ -62,6 +64,15 @@ def convert_file(
     else:
         said.append("nothing was written")
     return agrees, said
+
+
+def _with(system: str, given: Any) -> str:
+    """Say what LSTMs a file has, by the names that --name takes, where there is a list of them."""
+    attribute = _NAMED_BY.get(system)
+    if attribute is None:
+        return ""
+    names = [getattr(listed, attribute) for listed in getattr(convert, f"list_{system}")(given)]
+    return f", with {', '.join(map(repr, names))}"
 
 
 def _names(name: str | None) -> str | tuple[str, ...] | None:
