@@ -145,7 +145,7 @@ def main():
             sep="\n" if findings.counts else "",
             flush=True,
         )
-        found = found or bool(findings.counts)
+        found = found or bool(set(findings.counts) - {f"the process died of {signal}" for signal in READERS[name].dies})
         for index in findings.first.values() if options.keep else ():
             path = Path(options.keep, f"{name}-{options.seed}-{index}{READERS[name].suffix}")
             path.write_bytes(inputs(READERS[name], options.seed, index))

@@ -136,6 +136,56 @@ def zip_members(data, files, rng):
     return file.getvalue()
 
 
+def checkpoint_block(data, files, rng):
+    """A block of a checkpoint's index changed in place, with the checksum that is right for it.
+
+    The file is a table of blocks: each is followed by a byte of its kind and four of a masked CRC-32C, and the last
+    48 bytes say where two of them are.
+    """
+    content = bytearray(data)
+    blocks = _block_places(data)
+    start, size = blocks[rng.integers(len(blocks))]
+    in_place = [flip, replace, integer]
+    block = in_place[rng.integers(len(in_place))](bytes(content[start : start + size]), files, rng)[:size]
+    content[start : start + len(block)] = block
+    crc = _crc32c(bytes(content[start : start + size + 1]))
+    masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    content[start + size + 1 : start + size + 5] = masked.to_bytes(4, "little")
+    return bytes(content)
+
+
+def _block_places(data):
+    """Where the blocks that the footer names are, and the data before the first of them."""
+    numbers, at = [], len(data) - 48
+    for _ in range(4):
+        number = shift = 0
+        while True:
+            byte, at = data[at], at + 1
+            number |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+        numbers.append(number)
+    named = [(numbers[0], numbers[1]), (numbers[2], numbers[3])]
+    return [(0, min(start for start, _ in named) - 5), *named]  # small indexes have one block of data
+
+
+def _crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC32C[(crc ^ byte) & 255] ^ (crc >> 8)
+    return crc ^ 0xFFFFFFFF
+
+
+def _crc32c_of(byte):
+    for _ in range(8):
+        byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_CRC32C = [_crc32c_of(byte) for byte in range(256)]
+
+
 def any_value(rng, depth=0):
     """A JSON value."""
     kind = rng.integers(9 if depth < 3 else 7)

@@ -24,7 +24,8 @@ class Reader:
     """How a kind of file is read.
 
     read: of a path; make: writes good files into a folder; suffix: of the files; structure: mutations
-    within what such files are; needs: the libraries it reads with.
+    within what such files are; needs: the libraries it reads with; dies: the signals by which a library is
+    known to end the process, which no reader of ours can prevent.
     """
 
     read: Callable[[Path], object]
@@ -32,6 +33,7 @@ class Reader:
     suffix: str
     structure: Sequence[Callable] = ()
     needs: Sequence[str] = ()
+    dies: Sequence[str] = ()
 
     def missing(self):
         return ", ".join(name for name in self.needs if importlib.util.find_spec(name) is None)
@@ -177,7 +179,10 @@ READERS = {
     "torch": Reader(convert.from_torch, torch_files, ".pt", [mutations.zip_members], ["torch"]),
     "torch arrays": Reader(convert.from_torch, torch_arrays, ".safetensors", [mutations.safetensors_header]),
     "tf1 arrays": Reader(convert.from_tf1, tf1_arrays, ".npz", [mutations.zip_members]),
-    "tf1": Reader(read_checkpoint, tf1_checkpoints, ".index", [], ["tensorflow"]),
+    # A record that can't be parsed is a failed check of TensorFlow's, which aborts.
+    "tf1": Reader(
+        read_checkpoint, tf1_checkpoints, ".index", [mutations.checkpoint_block], ["tensorflow"], ["SIGABRT"]
+    ),
     "onnx": Reader(read_onnx, onnx_files, ".onnx", [mutations.onnx_fields], ["onnx"]),
     "keras h5": Reader(read_keras, keras_files(".h5"), ".h5", [], ["h5py"]),
     "keras": Reader(

@@ -20,7 +20,8 @@ def test_readers(name):
     if missing:
         pytest.skip(f"{missing} is not installed")
     outcomes, findings = fuzz(READERS[name], 150)
-    assert not findings.counts, str(findings)
+    known = {f"the process died of {signal}" for signal in READERS[name].dies}
+    assert set(findings.counts) <= known, str(findings)
     assert outcomes["refused"] > 10, "inputs are hardly damaged"
     assert outcomes["read"], "inputs are all damaged at once, so that little is reached"
 

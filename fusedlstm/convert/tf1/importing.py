@@ -79,7 +79,8 @@ def from_tf1(
         TypeError: arrays of mixed or unsupported dtypes, `variables` no mapping or path, `prefix` no string.
         ValueError: no cell, several cells that form no layers (all are listed), a cell with variables that this
             formula has no place for, wrong shapes, or options that disagree with the variables.
-        WeightsFileError: a damaged file, or one without such a cell.
+        WeightsFileError: a damaged file, or one without such a cell. (TensorFlow's own reader ends the whole process
+            for some damaged checkpoints: those of strangers are safer as .npz.)
         OSError: a file that can't be read.
         ImportError: a checkpoint, where TensorFlow is not installed: the message says how to do without.
     """
