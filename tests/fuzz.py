@@ -22,10 +22,11 @@ import numpy as np
 
 from fusedlstm import WeightsFileError
 
+from fuzz_faults import FAULTS
 from fuzz_mutations import mutate
 from fuzz_readers import READERS
 
-SECONDS = 20  # for one input
+SECONDS = 20
 MEMORY = 1 << 29  # what reading an input of a few KB may take, beyond what the process has at first
 
 
@@ -130,25 +131,28 @@ def main():
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="for one input")
     parser.add_argument("--keep", metavar="FOLDER", help="where to write the first input of each finding")
     options = parser.parse_args()
     found = False
     for name in options.readers or READERS:
-        missing = READERS[name].missing()
+        reader = (READERS | FAULTS)[name]
+        missing = reader.missing()
         if missing:
             print(f"{name}: not run, as {missing} is not installed")
             continue
-        outcomes, findings = fuzz(READERS[name], options.inputs, options.seed, options.first)
+        outcomes, findings = fuzz(reader, options.inputs, options.seed, options.first, seconds=options.seconds)
         print(
             f"{name}: {options.inputs} inputs: {dict(outcomes)}",
             findings,
             sep="\n" if findings.counts else "",
             flush=True,
         )
-        found = found or bool(set(findings.counts) - {f"the process died of {signal}" for signal in READERS[name].dies})
+        known = {f"the process died of {signal_name}" for signal_name in reader.dies}
+        found = found or bool(set(findings.counts) - known)
         for index in findings.first.values() if options.keep else ():
-            path = Path(options.keep, f"{name}-{options.seed}-{index}{READERS[name].suffix}")
-            path.write_bytes(inputs(READERS[name], options.seed, index))
+            path = Path(options.keep, f"{name}-{options.seed}-{index}{reader.suffix}")
+            path.write_bytes(inputs(reader, options.seed, index))
     return found
 
 
