@@ -311,7 +311,8 @@ def _new_value(field, old, rng):
         return of_bytes(old or b"abcd", [b"abcd"], rng)
     if field.type == field.TYPE_ENUM:
         return int(rng.choice([value.number for value in field.enum_type.values]))
-    return int(rng.choice([0, 1, 2, 3, 5, 10, 16, 22, 2**31 - 1, -1]))
+    is_signed = field.type not in (field.TYPE_UINT32, field.TYPE_UINT64)
+    return int(rng.choice([0, 1, 2, 3, 5, 10, 16, 22, 2**31 - 1, -1 if is_signed else 4]))
 
 
 def mutate(data, files, rng, structures):
