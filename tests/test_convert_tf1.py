@@ -643,3 +643,14 @@ def test_checkpoints_without_tensorflow(name, monkeypatch):
     )
     with pytest.raises(ImportError, match=f"(?s){message}"):
         convert.from_tf1(f"{CHECKPOINT}{name}")
+
+
+def test_layers_in_a_file_that_do_not_fit_together(tmp_path):
+    variables = convert.to_tf1(StackedWeights.random(2, 3, 2, seed=0))
+    first, second = sorted(name for name in variables if name.endswith("kernel"))
+    variables[second] = np.zeros((9, 12), np.float32)
+    np.savez(tmp_path / "v.npz", **variables)
+    with pytest.raises(WeightsFileError, match=r"v\.npz: layers\[1\]: wanted input_size 3 .*; got 6"):
+        convert.from_tf1(tmp_path / "v.npz")
+    with pytest.raises(ValueError, match=r"^layers\[1\]: wanted input_size 3"):
+        convert.from_tf1(variables)

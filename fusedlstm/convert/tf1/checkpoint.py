@@ -86,7 +86,7 @@ class Checkpoint(Mapping[str, Any]):
         tensorflow = _tensorflow(path)
         self._path = path
         # What its reader raises is one of these, in this or that version.
-        self._errors = (tensorflow.errors.OpError, RuntimeError, ValueError, TypeError, IndexError)
+        self._errors = (tensorflow.errors.OpError, RuntimeError, ValueError, TypeError, IndexError, MemoryError)
         try:
             self._reader = tensorflow.train.load_checkpoint(path)
             self._shapes = dict(self._reader.get_variable_to_shape_map())

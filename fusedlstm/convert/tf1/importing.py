@@ -97,6 +97,7 @@ def from_tf1(
     with files.reading(variables):
         found = find_cells(Variables.of(variables), prefix)
         weights = [options.read(cell) for cell in found.cells]
+        StackedWeights(weights, bidirectional=found.bidirectional)  # refuses sizes that don't fit together
     stacked = StackedWeights(weights, bidirectional=found.bidirectional, residual=residual)
     return stacked if found.are_layers or any(stacked.residual) else weights[0]
 
