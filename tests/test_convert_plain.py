@@ -1,5 +1,7 @@
 """Systems of plain arrays: by their stored numbers, else by their documented formulas in their own layouts."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -487,3 +489,21 @@ def test_tflite_of_keras(tf):
     kernel, recurrent, bias = model.get_weights()
     np.testing.assert_array_equal(weights.weight_ih, kernel.T)
     np.testing.assert_array_equal(weights.weight_hh, recurrent.T)
+
+
+@pytest.mark.parametrize("shape", [(16,), (2, 7, 16), ()])
+@pytest.mark.parametrize(
+    ("importer", "name", "more"),
+    [
+        (convert.from_tf1, "kernel", {"bias": np.zeros(16)}),
+        (convert.from_sonnet2, "lstm/w_i", {}),
+        (convert.from_haiku, "lstm/linear/w", {"lstm/linear/b": np.zeros(16)}),
+        (convert.from_haste, "kernel", {"recurrent_kernel": np.zeros((4, 16))}),
+        (convert.from_mxnet, "i2h_weight", {"h2h_weight": np.zeros((16, 4))}),
+    ],
+)
+def test_weights_that_are_no_matrix(importer, name, more, shape):
+    """As of cells that jax.vmap has stacked, in layouts of columns and of rows."""
+    options = {"prefix": ""} if importer is convert.from_tf1 else {}
+    with pytest.raises(ValueError, match=rf"{name}: wanted shape \(.*N.*\); got shape {re.escape(str(shape))}"):
+        importer({name: np.zeros(shape)} | more, **options)

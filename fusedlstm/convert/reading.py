@@ -75,9 +75,10 @@ class _Cell:
         """Learn N, I and P from the array for x and from the projection."""
         name, blocks = all_names(self.layout.weight_ih)[0], self.blocks_in(self.layout.weight_ih)
         shape = self.array(name).shape
-        gates, width = shape[::-1] if self.layout.columns else shape if len(shape) == 2 else (0, 0)
-        if len(shape) != 2 or gates % blocks or gates == 0:
-            fail(ValueError, self.full_name(name), f"shape {self.shape_of_x(blocks)}", f"shape {shape}")
+        gates, width = (shape[::-1] if self.layout.columns else shape) if len(shape) == 2 else (0, 0)
+        if gates % blocks or gates == 0:
+            hint = "Several cells in one array are given one by one" if len(shape) == 3 else ""
+            fail(ValueError, self.full_name(name), f"shape {self.shape_of_x(blocks)}", f"shape {shape}", hint)
         N = self.sizes["N"] = gates // blocks
         P = self.sizes["P"] = self.size_of_projection() or N
         self.sizes["I"] = width - P if self.is_joint else width
