@@ -224,6 +224,9 @@ def test_batch_first_is_warned_of(caplog, torch):
         (["_all_weight_values.0.param"], "It is quantised"),
         (["weight_ch_l0"], "A module with more parameters has another formula"),
         (["peephole"], "A module with more parameters has another formula"),
+        (["layernorm_i.weight"], "A module that normalises its gates"),
+        (["ln_ih.bias"], "A module that normalises its gates"),
+        (["bn_c.running_var"], "A module that normalises its gates"),
         (["bias"], "equinox' LSTMCell has one bias: use from_equinox"),
         (["weight_ih"], "Those of a cell and of layers"),
     ],
@@ -235,6 +238,21 @@ def test_parameters_of_no_plain_lstm(names, reason):
     with pytest.raises(ValueError, match=message):
         convert.from_torch({f"net.{name}": value for name, value in parameters.items()}, prefix="net")
     assert convert.from_torch(torch_parameters("_l0") | {f"head.{name}": np.ones(3) for name in names}).num_layers == 1
+
+
+def test_a_cell_that_normalises_its_gates(torch):
+    class LayerNormLSTMCell(torch.nn.LSTMCell):
+        def __init__(self):
+            super().__init__(I, N, bias=False)
+            self.layernorm_i, self.layernorm_h = torch.nn.LayerNorm(4 * N), torch.nn.LayerNorm(4 * N)
+
+    model = torch.nn.Sequential(LayerNormLSTMCell())
+    with pytest.raises(ValueError, match=r"got 0\.layernorm_h\.bias, .*A module that normalises its gates"):
+        convert.from_torch(model)
+    model = torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(I), "cell": torch.nn.LSTMCell(I, N)})  # beside a plain one
+    assert convert.from_torch(model).hidden_size == N
+    with pytest.raises(ValueError, match="Give prefix= one of 'cell"):
+        convert.from_torch(model, prefix="")
 
 
 def test_parameters_of_which_none_is_plain():

@@ -38,6 +38,8 @@ _NOT_PLAIN = {
     rf"{_ARRAY}_[gv]": "weight_norm computes weights of these: call torch.nn.utils.remove_weight_norm",
     rf"{_ARRAY}_(?:orig|mask|u)": "Weights are computed of these: call prune.remove, or remove_spectral_norm",
 }
+# Modules in a cell's scope that normalise its gates, as layernorm_i.weight in PyTorch's own benchmarks, or ln_ih.bias.
+_NORMALISING = re.compile(r"(?i)[^.]*(?:norm|(?<![a-z])[lb]n(?![a-z]))[^.]*\..*")
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,9 @@ class _Parameters:
         if direct and len(others) < len(self.own):
             hint = "equinox' LSTMCell has one bias: use from_equinox" if direct == ["bias"] else ""
             self._refuse(direct, hint or "A module with more parameters has another formula")
+        normalising = [name for name in others if _NORMALISING.fullmatch(name)]
+        if normalising and len(others) < len(self.own):
+            self._refuse(normalising, "A module that normalises its gates has another formula")
         if self.num_layers and {"weight_ih", "weight_hh"} & set(self.own):
             self._refuse(["weight_ih", "weight_ih_l0"], "Those of a cell and of layers are not one module's")
 
