@@ -201,6 +201,20 @@ def test_weights_file(tmp_path):
     assert_equal(from_keras(path, ["first", "encoder"], **given), StackedWeights([a, d]))
 
 
+def test_stacks_of_cells_of_which_some_are_no_lstms(tmp_path):
+    """A file of weights alone has a GRU's cell beside an LSTM's as if it were another layer's."""
+    lstm, other = weights_of(), [np.ones((4, 12), "f"), np.ones((4, 12), "f"), np.ones(12, "f")]
+    for folder, writer in (("layers/rnn/cell/cells", write_paths), ("rnn/rnn/stacked_rnn_cells_1", write_names)):
+        for stacked in ({"lstm_cell": lstm}, {"lstm_cell": lstm, "lstm_cell_1": weights_of(4)}, {"alpha": lstm}):
+            cells = {f"{folder}/{name}": weights for name, weights in stacked.items()}
+            writer(tmp_path / "m.h5", cells)
+            assert from_keras(tmp_path / "m.h5").num_layers == len(stacked)
+            (tmp_path / "m.h5").unlink()
+            writer(tmp_path / "m.h5", cells | {f"{folder}/gru_cell": other})
+            with pytest.raises(WeightsFileError, match=r"wanted cells that are Keras' own LSTMCell; got .*gru_cell"):
+                from_keras(tmp_path / "m.h5")
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "big-endian"])
 def test_dtypes(tmp_path, dtype):
     weights = weights_of(dtype="float32" if dtype == "big-endian" else dtype)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fusedlstm.convert.keras.layers import CELLS, Node, is_cell, is_cudnn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from fusedlstm.convert.keras.hdf5 import HDF5
 
@@ -103,10 +103,21 @@ def of_paths(hdf5: HDF5, paths: Sequence[str]) -> list[Node]:
         else:
             owner = path
         stacks.setdefault(owner, []).append(cell)
+    for cells in stacks.values():
+        folder, _, last = cells[0].path.rpartition("/")
+        if cells[0].name == last and f"/{folder}".endswith("/cells"):
+            cells += others_in(folder, {cell.name for cell in cells}, hdf5)
     layers = {
         owner: layer_of(_full_name(hdf5, owner), cells, owner == cells[0].path) for owner, cells in stacks.items()
     }
     return paired(layers, _role_in_path, lambda path: _full_name(hdf5, path))
+
+
+def others_in(folder: str, known: Collection[str], hdf5: HDF5) -> list[Node]:
+    """Return what else has arrays in the folder of a stack's cells: a stack of which some are no LSTMs is refused."""
+    paths = (_renamed(path, _OLD_LAYERS, _LAYERS) for path in hdf5.datasets)
+    names = {path.removeprefix(f"{folder}/").partition("/")[0] for path in paths if path.startswith(f"{folder}/")}
+    return [Node(name, name) for name in sorted(names.difference(known))]
 
 
 def _role_in_path(path: str) -> str:

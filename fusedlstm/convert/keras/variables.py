@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusedlstm.convert.keras.layers import Found, Node, find, is_cell
-from fusedlstm.convert.keras.paths import ROLES, give, in_order, join, layer_of, paired
+from fusedlstm.convert.keras.paths import ROLES, give, in_order, join, layer_of, others_in, paired
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _VARIABLE = re.compile(r"(?:(.*)/)?(kernel|recurrent_kernel|bias)(_\d+)?(?::0)?")
 _VARIABLES = ("kernel", "recurrent_kernel", "bias")
-_CELL_NAME = re.compile(r"(?:lstm_cell|cu_dnnlstm_cell)(?:_(\d+))?|stacked_rnn_cells(?:_\d+)?")
+_STACK_NAME = re.compile(r"stacked_rnn_cells(?:_\d+)?")
+_CELL_NAME = re.compile(rf"(?:lstm_cell|cu_dnnlstm_cell)(?:_(\d+))?|{_STACK_NAME.pattern}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ def of_entries(hdf5: HDF5, entries: Sequence[Entry]) -> list[Node]:
         cell = Node("LSTMCell", entry.names[-1] if entry.names else entry.where)
         give(cell, entry.where, entry.paths, hdf5)
         layers.setdefault(entry.layer, []).append(cell)
+    for folder, stacked in _in_stacks(entries).items():
+        others = others_in(folder, stacked.keys(), hdf5)
+        for layer in set(stacked.values()):
+            layers[layer] += others
     nodes = {path: layer_of(path, cells, is_cell=False) for path, cells in layers.items()}
     for path, node in nodes.items():
         if len(layers[path]) == 1:
@@ -86,6 +91,16 @@ def of_entries(hdf5: HDF5, entries: Sequence[Entry]) -> list[Node]:
         if groups.count(group) == 1:
             node.name = group
     return several
+
+
+def _in_stacks(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
+    """Return the folders of stacked cells: the names of those cells there that are LSTMs', with their layers."""
+    folders: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        folder, name = entry.paths[0].rsplit("/", 2)[:2]
+        if _STACK_NAME.fullmatch(folder.rpartition("/")[2]):
+            folders.setdefault(folder, {})[name] = entry.layer
+    return folders
 
 
 def _role_in_names(path: str) -> str:
