@@ -389,6 +389,24 @@ def test_nnx_layers(nnx, jax):
         convert.from_flax(model)
 
 
+def test_nnx_layers_that_do_more(nnx, jax, caplog):
+    def rnn(**options):
+        return nnx.RNN(nnx.LSTMCell(I, N, rngs=nnx.Rngs(0)), **options)
+
+    def concatenated(a, b):
+        return jax.numpy.concatenate([a, b], axis=-1)
+
+    assert convert.from_flax(nnx.Bidirectional(rnn(), rnn(), merge_fn=concatenated)).bidirectional
+    for merge in (lambda a, b: a + b, lambda a, b: concatenated(b, a), lambda a, b: 1 / 0):
+        model = nnx.Dict(both=nnx.Bidirectional(rnn(), rnn(), merge_fn=merge))
+        with pytest.raises(ValueError, match=r"merge_fn of 'both/forward_rnn/cell/': wanted one that puts .* apart"):
+            convert.from_flax(model, "both")
+        assert convert.from_flax(model, "both/backward_rnn").num_layers == 1
+    assert not caplog.records
+    convert.from_flax(rnn(reverse=True))
+    assert "use lstm(xs, reverse=True)" in caplog.text
+
+
 def haiku_params(scope="lstm", I=I, seed=0):
     return {f"{scope}/linear": {"w": numbers(I + N, 4 * N, seed=seed), "b": numbers(4 * N, seed=seed + 9)}}
 

@@ -11,6 +11,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from fusedlstm import log
 from fusedlstm.checks import check_choice, describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
@@ -21,6 +24,8 @@ from fusedlstm.stacked import StackedWeights
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fusedlstm.functions import Function
 
 # A name that only one kind of cell has -> its layout.
@@ -58,7 +63,10 @@ def from_flax(
 ) -> LSTMWeights | StackedWeights:
     """Return the weights of an LSTMCell or OptimizedLSTMCell, of an RNN or Bidirectional of them, or of several.
 
-    Bidirectional's two outputs are taken to stand side by side, as is its default; an RNN's reverse is not looked at.
+    Inputs of an RNN are (B, T, I): use LSTM(weights, batch_first=True). A Bidirectional's two outputs stand side by
+    side, as is its default: a module of nnx that merges them otherwise is refused, and of parameters, which don't say
+    it, that is taken. Of a module's RNN that runs in reverse the log warns: use LSTM.__call__'s reverse=True, whose
+    outputs stand where their inputs do, as with Flax' keep_order=True.
 
     Args:
         source: linen's variables or params; an nnx module, its State or its pure dict. Nested, or flat with names
@@ -76,10 +84,11 @@ def from_flax(
     Raises:
         TypeError: `source` is nothing of these; arrays of mixed or unsupported dtypes.
         ValueError: no such cell, a cell of another formula, a function of a module's that is not known here (give
-            it), wrong shapes.
+            it), a Bidirectional whose outputs are merged otherwise, wrong shapes.
     """
     tree = Tree(source, activation, gate_activation)
     layers, is_cell = tree.find(prefix)
+    tree.check_layers(layers)
     cells = [tree.cell(scope) for layer in layers for scope in layer]
     return cells[0] if is_cell else StackedWeights(cells, bidirectional=len(layers[0]) == 2)
 
@@ -196,17 +205,36 @@ class Tree:
         ours: dict[str, Any] = read(LAYOUTS[layout], "source", arrays, full_name=lambda name: scope + name)
         return LSTMWeights(**ours, **self.functions(scope))
 
+    def check_layers(self, layers: Sequence[Sequence[str]]) -> None:
+        """Refuse, or warn of, what a module's RNNs and Bidirectionals do and weights don't say."""
+        if self.module is None:
+            return
+        for layer in layers:
+            if len(layer) == 1 and getattr(self.part(layer[0].removesuffix("cell/")), "reverse", False):
+                log.warning(
+                    "the RNN of %r reads in reverse: use lstm(xs, reverse=True), as weights don't say", layer[0]
+                )
+            merge = getattr(self.part(layer[0].removesuffix(f"{_DIRECTIONS[0]}/cell/")), "merge_fn", None)
+            if merge is not None and not _stands_side_by_side(merge):
+                wanted = "one that puts both directions' outputs side by side, as jax.numpy.concatenate"
+                fail(ValueError, f"merge_fn of {layer[0]!r}", wanted, repr(merge), "Take each direction's cell apart")
+
+    def part(self, scope: str) -> Any:
+        """Return the part of the module at a scope."""
+        part: Any = self.module
+        for name in filter(None, scope.split("/")):
+            if name.isdigit():
+                part = part[int(name)]
+            else:
+                part = part[name] if isinstance(part, Mapping) else getattr(part, name)
+        return part
+
     def functions(self, scope: str) -> dict[str, Any]:
         """Return the options of a cell's functions."""
         given = {"activation": (self.activation, "tanh"), "gate_activation": (self.gate_activation, "sigmoid")}
         if self.module is None:
             return {name: default if value is None else value for name, (value, default) in given.items()}
-        cell = self.module
-        for part in scope.split("/")[:-1]:
-            if part.isdigit():
-                cell = cell[int(part)]
-            else:
-                cell = cell[part] if isinstance(cell, Mapping) else getattr(cell, part)
+        cell = self.part(scope)
         attributes = {"activation": "activation_fn", "gate_activation": "gate_fn"}
         return {name: _function(name, given[name][0], getattr(cell, attributes[name])) for name in given}
 
@@ -228,6 +256,17 @@ class Tree:
 def _is_nnx_module(source: Any) -> bool:
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(source, nnx.Module)
+
+
+def _stands_side_by_side(merge: Callable[[Any, Any], Any]) -> bool:
+    """Whether a Bidirectional's function of both outputs does what its default does: by its values."""
+    import jax.numpy as jnp
+
+    try:
+        merged = np.asarray(merge(jnp.ones((1, 2)), jnp.zeros((1, 2))))
+    except Exception:  # it is anyone's: whatever it wants else, it is no such function
+        return False
+    return np.array_equal(merged, [[1.0, 1.0, 0.0, 0.0]])
 
 
 def _function(name: str, given: Function | None, function: Any) -> Function | None:
