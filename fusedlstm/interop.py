@@ -21,14 +21,14 @@ def to_host(name: str, value: Any) -> NumpyArray:
     arrive as ml_dtypes.bfloat16.
 
     Raises:
-        TypeError: a tensor that requires grad, or something that holds no numbers.
+        TypeError: a tensor that requires grad or that NumPy can't hold, or something that holds no numbers.
     """
     if isinstance(value, np.ndarray):
         return _numbers(name, value)
     check_no_grad(name, value)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        return _from_torch(value, torch)
+        return _from_torch(name, value, torch)
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(value, cupy.ndarray):
         return np.asarray(value.get())
@@ -68,10 +68,15 @@ def host_mask(values: Any) -> NumpyArray:
     return mask
 
 
-def _from_torch(tensor: Any, torch: Any) -> NumpyArray:
-    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
-    if tensor.dtype != torch.bfloat16:
-        return np.asarray(tensor.numpy())
+def _from_torch(name: str, tensor: Any, torch: Any) -> NumpyArray:
+    if tensor.device.type == "meta":
+        fail(TypeError, name, "a tensor with data", "one on the device meta, which has none", "Load its values first")
+    try:
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+        if tensor.dtype != torch.bfloat16:
+            return np.asarray(tensor.numpy())
+    except (TypeError, RuntimeError) as error:  # sparse and quantised ones, and dtypes that NumPy doesn't have
+        fail(TypeError, name, "a tensor that NumPy can hold", f"{tensor.dtype}, {tensor.layout}", str(error))
     import ml_dtypes
 
     # PyTorch gives NumPy no bfloat16: the bits travel as int16.

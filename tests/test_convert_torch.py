@@ -240,6 +240,16 @@ def test_parameters_of_no_plain_lstm(names, reason):
     assert convert.from_torch(torch_parameters("_l0") | {f"head.{name}": np.ones(3) for name in names}).num_layers == 1
 
 
+def test_tensors_that_numpy_can_not_hold(torch):
+    with pytest.raises(TypeError, match="weight_ih: wanted a tensor with data; got one on the device meta"):
+        convert.from_torch(torch.nn.LSTMCell(I, N, device="meta"))
+    parameters = torch.nn.LSTMCell(I, N).state_dict()
+    for other in (torch.Tensor.to_sparse, lambda tensor: tensor.to(torch.float8_e4m3fn)):
+        changed = {name: other(tensor) if name == "weight_hh" else tensor for name, tensor in parameters.items()}
+        with pytest.raises(TypeError, match=r"weight_hh: wanted a tensor that NumPy can hold; got torch\.float"):
+            convert.from_torch(changed)
+
+
 def test_a_cell_that_normalises_its_gates(torch):
     class LayerNormLSTMCell(torch.nn.LSTMCell):
         def __init__(self):
