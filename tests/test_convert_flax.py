@@ -430,6 +430,14 @@ def test_haiku_prefixes():
         ({"gru": {"w_i": 1}}, {"prefix": "gru"}, ValueError, "params: wanted an hk.LSTM's 'gru/linear/w'; got gru/w_i"),
         ({"lstm/linear": {"w": np.ones((5, 16))}}, {}, ValueError, "params: wanted one named 'lstm/linear/b'"),
         ({"lstm/linear": {"w": np.ones((3, 16)), "b": np.ones(16)}}, {}, ValueError, "lstm/linear/w: .* with P = 4"),
+        (haiku_params(), {"prefix": 5}, TypeError, "prefix: wanted a module's name, a sequence .*; got int"),
+        (haiku_params(), {"prefix": []}, TypeError, "prefix: wanted a module's name, a sequence .*; got list"),
+        (
+            haiku_params("vanilla_rnn") | {"vanilla_rnn/linear_1": {"w": np.ones((16, 16))}},
+            {"prefix": "vanilla_rnn"},
+            ValueError,
+            "params: wanted an hk.LSTM, which has one linear layer; got 'vanilla_rnn/linear_1/w'",
+        ),
     ],
 )
 def test_haiku_refuses(params, options, error, message):

@@ -59,6 +59,8 @@ def find(params: Any, prefix: str | Sequence[str] | None) -> tuple[list[tuple[st
         prefix = found[0]
     if isinstance(prefix, str):
         return [_linear(flat, prefix)], True
+    if not isinstance(prefix, Sequence) or not prefix:
+        fail(TypeError, "prefix", "a module's name, a sequence of at least one, or None", describe_type(prefix))
     return [_linear(flat, one) for one in prefix], False
 
 
@@ -68,6 +70,9 @@ def _linear(flat: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, Any]]:
     if not scope.endswith("linear/"):
         scope += "linear/"
     names = names_below(flat, scope)
+    second = scope.removesuffix("/") + "_1/w"
+    if second in flat:
+        fail(ValueError, "params", "an hk.LSTM, which has one linear layer", repr(second), "A VanillaRNN has two")
     if not names:
         have = ", ".join(sorted(flat)[:8]) or "nothing"
         fail(ValueError, "params", f"an hk.LSTM's {scope + 'w'!r}", have)
