@@ -92,7 +92,7 @@ def from_tf1(
         check_clip("cell_clip", cell_clip),
         num_proj,
         check_clip("proj_clip", proj_clip),
-        check_function("activation", _MEANT.get(str(activation), activation) or "tanh"),
+        check_function("activation", "tanh" if activation is None else _MEANT.get(str(activation), activation)),
     )
     with files.reading(variables):
         found = find_cells(Variables.of(variables), prefix)

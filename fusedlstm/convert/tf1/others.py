@@ -16,7 +16,7 @@ _OTHER_CELL = re.compile(
     r"|phased_lstm|time_freq_lstm|grid_lstm|bidirectional_grid_lstm)_cell(_v2)?(_\d+)?"
 )
 
-KERAS = "A recurrent_kernel is Keras', whose gates are in our order: LSTMWeights(kernel.T, recurrent_kernel.T, bias)"
+KERAS = "A recurrent_kernel is Keras': from_keras reads its layers, their arrays, and files that it saved"
 _OPAQUE = (
     "An opaque_kernel is CudnnLSTM's buffer, whose layout only cuDNN knows: take the checkpoint that train.Saver "
     "writes, which has its cells' variables (cudnn_compatible_lstm_cell/kernel and bias)"
@@ -51,6 +51,9 @@ def _is_gru(variables: Variables, scope: str) -> bool:
 def other_names(variables: Variables) -> str:
     """Say what variables of other names may be, if it is known."""
     last = {name.split("/")[-1] for name in variables}
+    others = {other_cell(variables, scope) for scope in variables.scopes_of("kernel") + variables.scopes_of("W_0")}
+    if found := ", ".join(sorted(map(repr, others - {None}))):
+        return f"Cells of other formulas: {found}"
     if "VARIABLE_VALUE" in last:
         return _OBJECTS
     if "recurrent_kernel" in last:
@@ -59,8 +62,4 @@ def other_names(variables: Variables) -> str:
         return _RENAMED
     if "opaque_kernel" in last:
         return _OPAQUE
-    if "part_0" in last:
-        return _PARTS
-    others = {other_cell(variables, scope) for scope in variables.scopes_of("kernel") + variables.scopes_of("W_0")}
-    found = ", ".join(sorted(map(repr, others - {None})))
-    return f"Cells of other formulas: {found}" if found else ""
+    return _PARTS if "part_0" in last else ""
