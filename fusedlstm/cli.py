@@ -136,7 +136,11 @@ def _add_convert(commands: Any) -> None:
 def _function(text: str) -> str | tuple[str | float, ...]:
     """Return what "leaky_relu:0.01" means: a name, and its parameters."""
     name, *parameters = text.split(":")
-    return (name, *map(float, parameters)) if parameters else name
+    try:
+        return (name, *map(float, parameters)) if parameters else name
+    except ValueError:
+        wanted = "a name, and its numbers after colons, such as elu:0.5"
+        raise argparse.ArgumentTypeError(f"wanted {wanted}; got {text!r}") from None
 
 
 def _convert(options: argparse.Namespace) -> int:

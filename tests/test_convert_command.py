@@ -187,6 +187,26 @@ def test_refusals(arguments, message, tmp_path, capsys):
     assert not (tmp_path / "w").exists()
 
 
+def test_the_source_is_never_overwritten(tmp_path, capsys):
+    """Not by its path or another to the same file."""
+    source = torch_file(tmp_path, "safetensors")
+    before = source.read_bytes()
+    (tmp_path / "link").symlink_to(source)
+    for out in (source, tmp_path / "link"):
+        status, said, errors = run(capsys, source, out)
+        assert (status, said) == (1, "")
+        assert "OUT: wanted another file than SOURCE, which would be lost; got " in errors
+    assert source.read_bytes() == before
+
+
+def test_several_names(tmp_path, capsys):
+    source = torch_file(tmp_path, "safetensors")
+    assert (
+        "--name: wanted one name, as from_torch takes no several; got a,b"
+        in run(capsys, source, tmp_path / "w", "--name", "a,b")[2]
+    )
+
+
 def test_wrong_lines(tmp_path, capsys):
     for line in ([], ["a"], ["a", "b", "--activation", "elu:much"]):
         with pytest.raises(SystemExit) as caught:

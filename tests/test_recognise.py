@@ -20,7 +20,6 @@ ONE = np.ones(1, np.float32)
         ("torch", ["encoder.weight_ih_l0", "encoder.weight_hh_l0", "head.weight"]),
         ("torch", ["lstm.weight_ih_l1_reverse"]),
         ("equinox", ["cell.weight_ih", "cell.weight_hh", "cell.bias"]),
-        ("keras", ["lstm/lstm_cell/kernel:0", "lstm/lstm_cell/recurrent_kernel:0", "lstm/lstm_cell/bias:0"]),
         ("tf1", ["rnn/lstm_cell/kernel", "rnn/lstm_cell/bias"]),
         ("tf1", ["rnn/coupled_input_forget_gate_lstm_cell/W_0", "rnn/coupled_input_forget_gate_lstm_cell/B"]),
         ("flax", ["params/cell/ii/kernel", "params/cell/hi/kernel", "params/cell/hi/bias"]),
@@ -104,6 +103,13 @@ def test_onnx(tmp_path):
 def test_other_files(content, message, tmp_path):
     (tmp_path / "w").write_bytes(content)
     with pytest.raises(WeightsFileError, match=message):
+        recognise(tmp_path / "w")
+
+
+@pytest.mark.parametrize("scope", ["", "lstm/lstm_cell/", "encoder."])
+def test_what_may_be_of_two_systems(scope, tmp_path):
+    save_file({f"{scope}{name}": ONE for name in ("kernel", "recurrent_kernel", "bias")}, tmp_path / "w")
+    with pytest.raises(WeightsFileError, match="as Keras' LSTM and haste's have.* Of haste say --from haste; of Keras"):
         recognise(tmp_path / "w")
 
 

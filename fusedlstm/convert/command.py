@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm import convert
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _OF_PATHS = ("keras", "onnx", "tf1", "torch")
 _OF_ARRAYS = ("chainer", "equinox", "flax", "haiku", "haste", "mxnet", "sonnet1", "sonnet2")
 SYSTEMS = (*_OF_PATHS, *_OF_ARRAYS)
+_OF_SEVERAL = ("flax", "haiku", "keras", "onnx")  # those whose names may be several layers
 
 _NAMED_BY = {"keras": "name", "onnx": "name", "tf1": "scope", "torch": "prefix"}  # what is listed of a file
 
@@ -48,6 +50,8 @@ def convert_file(
         ImportError: a library that reads such files is not installed.
     """
     check_choice("--from", system, ("auto", *SYSTEMS))
+    if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
+        fail(ValueError, "OUT", "another file than SOURCE, which would be lost", repr(out))
     found = recognise(source) if system == "auto" else system
     function = getattr(convert, f"from_{found}")
     arguments = _arguments(found, function, {"name": _names(name)} | dict(options))
@@ -90,6 +94,8 @@ def _arguments(system: str, function: Any, given: Mapping[str, Any]) -> dict[str
         if theirs not in known:
             option = f"--{name.replace('_', '-')}"
             fail(ValueError, option, f"nothing, as from_{system} has no such argument", str(value))
+        if isinstance(value, tuple) and name == "name" and system not in _OF_SEVERAL:
+            fail(ValueError, "--name", f"one name, as from_{system} takes no several", ",".join(value))
         arguments[theirs] = value
     return arguments
 

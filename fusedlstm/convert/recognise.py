@@ -20,11 +20,11 @@ _PICKLE = b"\x80\x02"  # of torch.save before PyTorch 1.6
 _SAFETENSORS = re.compile(rb".{8}\{", re.DOTALL)
 _MODEL_PROTO = b"\x08"  # its first field: ir_version
 
-# What names of arrays tell, in this order: equinox' and Keras' would do for those below them.
+# What names of arrays tell, in this order: equinox' and Keras' would do for those below them. "" is more than one.
 _NAMES = (
     ("torch", r"(.*\.)?(weight|bias)_[ih]h_l\d+(_reverse)?|(.*\.)?bias_ih"),
     ("equinox", r"(.*\.)?weight_ih"),
-    ("keras", r"(.*/)?recurrent_kernel(:0)?"),
+    ("", r"(.*[/.])?recurrent_kernel(:0)?"),
     ("flax", r"(.*[/.])?(ii|dense_i)[/.]kernel([/.]value)?"),
     ("haiku", r"(.*/)?linear/w"),
     ("sonnet1", r"(.*/)?w_gates(:0)?"),
@@ -74,6 +74,11 @@ def recognise(path: str | os.PathLike[str]) -> str:
 
 _HINT = "Say which with --from, or call its function of fusedlstm.convert"
 
+_OF_KERAS_OR_HASTE = (
+    "has a recurrent_kernel, as Keras' LSTM and haste's have, whose gates differ. Of haste say --from haste; of Keras "
+    "give the file that it saved, or the arrays to fusedlstm.convert.from_keras"
+)
+
 
 def is_tf1_checkpoint(path: str) -> bool:
     """Whether a path is a TensorFlow checkpoint's: its prefix, its index, or the folder of it or of a SavedModel."""
@@ -104,6 +109,8 @@ def _of_names(path: str, names: Collection[str]) -> str:
     """Return the system that has names like these, of the arrays in a file of any program."""
     for system, pattern in _NAMES:
         if any(re.fullmatch(pattern, name) for name in names):
+            if not system:
+                raise WeightsFileError(f"{path} {_OF_KERAS_OR_HASTE}")
             return system
     some = ", ".join(sorted(names)[:6]) or "nothing"
     raise WeightsFileError(f"{path} has no arrays whose names tell of an LSTM: {some}. {_HINT}")
