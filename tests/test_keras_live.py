@@ -8,6 +8,7 @@ import pytest
 from test_convert_keras import assert_equal
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
+from fusedlstm.convert.checking import check
 from fusedlstm.convert.keras.files import list_keras
 from fusedlstm.convert.keras.functions import function_of
 from fusedlstm.convert.keras.objects import from_keras, to_keras
@@ -322,3 +323,16 @@ def test_cudnn_objects():
     layer.build((None, None, 2))
     randomise(layer)
     assert_equal(from_keras(layer), from_keras([layer.get_weights()]))
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5", ".weights.h5"])
+def test_a_check_names_the_keras_that_ran(keras, ending, tmp_path):
+    pytest.importorskip("h5py")
+    path = tmp_path / f"m{ending}"
+    model = keras.Sequential([keras.Input((3, 2)), keras.layers.LSTM(4, recurrent_activation="hard_sigmoid")])
+    (model.save_weights if "weights" in ending else model.save)(path)
+    gate = ("hard_sigmoid", 1 / 6 if major(keras) == 3 else 0.2, 0.5)
+    options = {"recurrent_activation": gate} if "weights" in ending else {}
+    result = check("keras", path, None, from_keras(path, **options), options)
+    assert result.agrees
+    assert result.framework == f"{keras.__name__.partition('.')[0]} {keras.__version__}"

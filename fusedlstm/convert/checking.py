@@ -77,15 +77,16 @@ def check(
     if system not in FRAMEWORKS:
         raise ValueError(f"there is no framework to run weights of {system} with")
     xs, states = _inputs(weights, seed)
-    run = importlib.import_module(f"fusedlstm.convert.running.{system}").run
-    theirs = _flat(*run(source, name, weights, xs, states, options))
+    running = importlib.import_module(f"fusedlstm.convert.running.{system}")
+    theirs = _flat(*running.run(source, name, weights, xs, states, options))
+    package = running.package(source, name, options) if system == "keras" else FRAMEWORKS[system]
     lstm = LSTM(weights, backend="numpy")
     wide = lstm.zero_state(0)[0].c.dtype
     outputs, finals = lstm(xs, tuple(LSTMState(h=h, c=c.astype(wide)) for h, c in states))
     ours = _flat(outputs, [(state.h, state.c) for state in finals])
     differences = [_apart(a, b) for a, b in zip(ours, theirs, strict=True)]
     scale = max(float(np.abs(a).max(initial=0)) for a in theirs)
-    return Check(_versioned(FRAMEWORKS[system]), max(differences), scale, _TOLERANCE[weights.dtype.name])
+    return Check(_versioned(package), max(differences), scale, _TOLERANCE[weights.dtype.name])
 
 
 def _inputs(weights: LSTMWeights | StackedWeights, seed: int) -> tuple[NumpyArray, list[tuple[NumpyArray, NumpyArray]]]:

@@ -54,13 +54,12 @@ def run(
         ImportError: the Keras that this needs is not installed.
         ValueError: a layer that Keras can't run so.
     """
-    names = [name] if name is None or isinstance(name, str) else list(name)
-    given = Given.of(options.get("activation"), options.get("recurrent_activation"))
+    given = _given(options)
     with opened(source) as root:
-        found = [choose("source", root, each) for each in names]
+        found = _found(root, name)
         layers = [_made(one, given, str(weights.dtype)) for one in found if one.is_unknown]
     if not layers:
-        keras = importlib.import_module(_PACKAGES[found[0].node.keras or 3])
+        keras = importlib.import_module(_PACKAGES[_version_of(found)])
         model = keras.models.load_model(source, compile=False)
         layers = [_within(model, one.name) for one in found]
     outputs, finals, ahead = np.swapaxes(xs, 0, 1), [], list(states)
@@ -70,6 +69,28 @@ def run(
         finals += final
         ahead = ahead[count:]
     return np.swapaxes(outputs, 0, 1), finals
+
+
+def package(source: str | os.PathLike[str], name: Any, options: Mapping[str, Any]) -> str:
+    """Return the Keras that `run` of these arguments asks: the package's name."""
+    with opened(source) as root:
+        found = _found(root, name)
+    is_unknown = any(one.is_unknown for one in found)
+    return _PACKAGES[_installed(_given(options))[0] if is_unknown else _version_of(found)]
+
+
+def _given(options: Mapping[str, Any]) -> Given:
+    return Given.of(options.get("activation"), options.get("recurrent_activation"))
+
+
+def _found(root: Node, name: Any) -> list[Found]:
+    names = [name] if name is None or isinstance(name, str) else list(name)
+    return [choose("source", root, each) for each in names]
+
+
+def _version_of(found: Sequence[Found]) -> int:
+    """Return which Keras made layers whose config is known."""
+    return found[0].node.keras or 3
 
 
 def _within(model: Any, name: str) -> Any:
