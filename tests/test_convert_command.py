@@ -157,6 +157,23 @@ def test_a_check_of_nan_never_agrees():
     assert checking._apart(np.zeros(3), np.zeros(1)) == float("inf")
 
 
+def test_a_framework_that_raises(tmp_path, capsys, monkeypatch):
+    """... whatever it likes: the weights are no worse for it."""
+    from fusedlstm.convert.running import torch as running
+
+    class OpError(Exception):
+        pass
+
+    def fail(*arguments):
+        raise OpError("no device\nfor this node")
+
+    monkeypatch.setattr(running, "run", fail)
+    status, said, errors = run(capsys, torch_file(tmp_path, "safetensors"), tmp_path / "w", "--check")
+    assert (status, errors) == (0, "")
+    assert "not checked: torch raised OpError: no device\n" in said
+    assert load_weights(tmp_path / "w").num_layers == 1
+
+
 def test_a_framework_that_is_missing(tmp_path, capsys, monkeypatch):
     source = torch_file(tmp_path, "safetensors")
     import sys

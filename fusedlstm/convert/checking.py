@@ -78,7 +78,13 @@ def check(
         raise ValueError(f"there is no framework to run weights of {system} with")
     xs, states = _inputs(weights, seed)
     running = importlib.import_module(f"fusedlstm.convert.running.{system}")
-    theirs = _flat(*running.run(source, name, weights, xs, states, options))
+    try:
+        theirs = _flat(*running.run(source, name, weights, xs, states, options))
+    except (ImportError, ValueError):
+        raise
+    except Exception as error:  # a framework raises what it likes, such as TensorFlow of what wants a GPU
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{FRAMEWORKS[system]} raised {type(error).__name__}: {first}") from error
     package = running.package(source, name, options) if system == "keras" else FRAMEWORKS[system]
     lstm = LSTM(weights, backend="numpy")
     wide = lstm.zero_state(0)[0].c.dtype
