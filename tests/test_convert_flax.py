@@ -95,6 +95,19 @@ def test_layers_to_flax_and_back(api, bidirectional):
         assert_same(one, wanted)
 
 
+@pytest.mark.parametrize("ending", ["", "/value"])
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_names_in_files(separator, ending):
+    """As the command's recognition knows them."""
+    wanted = StackedWeights([cell()])
+    for api in ("linen", "nnx"):
+        names = flatten("", {"net": {"rnn": convert.to_flax(wanted, api)}}, "/")
+        source = {f"{name}{ending}".replace("/", separator): array for name, array in names.items()}
+        for prefix in ("net/rnn", f"net{separator}rnn", f"net{separator}rnn{separator}"):
+            assert_same(convert.from_flax(source, prefix).layers[0], wanted.layers[0])
+        assert [name for name, _, _ in convert.list_flax(source)] == ["net/rnn/cell/"]
+
+
 def test_no_bias_becomes_zeros():
     assert not convert.from_flax(convert.to_flax(cell(bias=False))).bias.any()
 

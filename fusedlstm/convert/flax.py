@@ -70,7 +70,7 @@ def from_flax(
 
     Args:
         source: linen's variables or params; an nnx module, its State or its pure dict. Nested, or flat with names
-            such as "lstm/ii/kernel" or tuples.
+            such as "lstm/ii/kernel" or all such as "lstm.ii.kernel", or tuples.
         prefix: where in it the cell or layer is, such as "encoder/LSTMCell_0". "params" may be left out. A sequence
             of several is layers, the first below; an element that is itself two prefixes is both directions of
             a layer, forward first.
@@ -151,7 +151,14 @@ class Tree:
         if not isinstance(source, Mapping):
             wanted = "Flax parameters (nested mappings), an nnx.State or an nnx module"
             fail(TypeError, "source", wanted, describe_type(source))
-        self.everything = flatten("source", source, "/")
+        flat = flatten("source", source, "/")
+        # Files have names with dots, too; and nnx before 0.11 put an array into the "value" of its parameter.
+        self.is_dotted = not any("/" in name for name in flat) and any("." in name for name in flat)
+        self.everything = {self.slashed(name).removesuffix("/value"): value for name, value in flat.items()}
+
+    def slashed(self, name: str) -> str:
+        """Return a name or prefix with slashes, where those of the source have dots."""
+        return name.replace(".", "/") if self.is_dotted else name
 
     def find(self, prefix: Any) -> tuple[list[list[str]], bool]:
         """Return the scopes of the cells of each layer, one or two, and whether it is a cell that `prefix` names."""
@@ -180,7 +187,7 @@ class Tree:
 
     def layer(self, prefix: str) -> tuple[list[str], bool]:
         """Return the scopes of the cells of a cell, an RNN or a Bidirectional, and whether it is a cell."""
-        scope = scope_of(prefix, "/")
+        scope = scope_of(self.slashed(prefix), "/")
         if scope and not names_below(self.everything, scope):
             scope = f"params/{scope}"
         elif not scope and names_below(self.everything, "params/"):
