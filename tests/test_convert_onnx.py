@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMState, convert
@@ -105,6 +105,8 @@ def test_onnxruntime(data):
     states = [name for name in feeds if name != "X"]
     model = lstm_model(arrays, attributes, given=states, opset=draw(st.sampled_from([7, 13, 14, 22])))
     wanted = session(model).run(None, feeds)
+    # onnxruntime's softplus takes exp(x), which of an unbounded c' is an infinity from 88.8 on; ours is x there.
+    assume(all(np.isfinite(values).all() for values in wanted))
     cell = LSTM(convert.from_onnx(model.SerializeToString()), backend="numpy")
     assert_close(run(cell, feeds["X"], feeds["initial_h"], feeds["initial_c"], **options), wanted)
 
