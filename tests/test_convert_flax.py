@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from test_oracles import assert_steps, state_on
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, convert
+from fusedlstm.convert.checking import check
+from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.trees import flatten, unflatten
+from fusedlstm.convert.writing import write
 
 from oracle_files import TOLERANCE, Oracle
 
@@ -573,6 +576,17 @@ def test_run_flax(linen, api, dtype, functions):
         changed |= {one: arrays[other], other: arrays[one]}
     weights = convert.from_flax(arrays, ["l0", "l1"], **functions)
     assert_runs(running.run, arrays, changed, ["l0", "l1"], weights, **functions)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("api", ["linen", "nnx", "nnx LSTMCell"])
+def test_run_flax_in_16_bits(linen, api, dtype):
+    """... though JAX makes no random cells of these."""
+    weights = cell(dtype=dtype)
+    layout = {"linen": "flax", "nnx": "flax_dense", "nnx LSTMCell": "flax_nnx"}[api]
+    params = write(LAYOUTS[layout], weights)
+    assert_same(convert.from_flax(params), weights)
+    assert check("flax", params, None, weights, {}).agrees
 
 
 def test_run_flax_refuses(linen):

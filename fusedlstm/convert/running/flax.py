@@ -78,7 +78,8 @@ def _step(tree: Tree, scope: str, cell: LSTMWeights, functions: Mapping[str, Any
             return module.apply({"params": nested}, carry, x)[0]
     else:
         kind = nnx.LSTMCell if "if_/kernel" in arrays else nnx.OptimizedLSTMCell
-        built = kind(cell.input_size, cell.hidden_size, **functions, param_dtype=cell.dtype, rngs=nnx.Rngs(0))
+        # In float32, whatever the arrays: JAX makes no random ones of 16 bits.
+        built = kind(cell.input_size, cell.hidden_size, **functions, rngs=nnx.Rngs(0))
         nnx.update(built, nested)
 
         def call(carry: Any, x: Any) -> Any:
