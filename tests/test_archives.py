@@ -141,3 +141,38 @@ def test_dtypes_that_are_not_read(tmp_path):
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         open_archive(tmp_path / "w")
+
+
+def test_members_that_grow_together(tmp_path):
+    """Each is small enough to be allowed, and all of them are much more than the file."""
+    path = tmp_path / "w.npz"
+    np.savez_compressed(path, **{f"a{k}": np.zeros(1 << 21, "f4") for k in range(20)})
+    archive = open_archive(path)
+    for _ in range(5):
+        assert archive["a0"].size == 1 << 21, "it counts once"
+    with pytest.raises(WeightsFileError, match="with those before it, more than the 1[0-9]{7} bytes that the file may"):
+        for name in archive:
+            archive[name]
+
+
+def test_members_are_listed_once(tmp_path, monkeypatch):
+    """To list them takes as long as there are many."""
+    path = written(tmp_path / "w.npz", "npz", arrays())
+    opened = []
+    real = zipfile.ZipFile
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *args: opened.append(args) or real(*args))
+    archive = open_archive(path)
+    for name in archive:
+        archive[name]
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_names_that_no_program_gives(kind, tmp_path):
+    path = written(tmp_path / "w.npz", kind, {"a" * 4096: np.zeros(2)})
+    assert len(open_archive(path)) == 1
+    path = written(tmp_path / "w.npz", kind, {"a" * 4097: np.zeros(2)})
+    with pytest.raises(
+        WeightsFileError, match=r"w.npz has the name 'a{40}'\.\.\., of 4097 characters: at most 4096 are"
+    ):
+        open_archive(path)

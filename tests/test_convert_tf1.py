@@ -1,6 +1,7 @@
 """Importing and exporting TensorFlow 1's cells: what is found, what is refused. Numbers are in test_oracles.py."""
 
 import sys
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -318,6 +319,19 @@ def test_prefix_within_layers():
     assert_same(convert.from_tf1(both, "bidirectional_rnn/bw"), cells(both, BOTH)[1])
     only = {name: array for name, array in variables.items() if name.startswith(MULTI[1])}
     assert_same(convert.from_tf1(only), cells(variables, MULTI)[1])
+
+
+def test_a_layer_of_any_number():
+    """What is missing is told without memory for each number below it."""
+    variables = stack([MULTI[0], MULTI[0].replace("cell_0", "cell_1000000")])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="got none in rnn/multi_rnn_cell/cell_1, rnn/multi_rnn_cell/cell_2"):
+            convert.from_tf1(variables)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ _ZIP = b"PK"
 _HEADER = b"{"  # of a safetensors file, after the eight bytes of its length
 # What a member of a zip file may grow to: weights are noise, and hardly do.
 _MOST_GROWTH, _ALWAYS_ALLOWED = 64, 1 << 24
+_LONGEST_NAME = 4096  # of an array; what is done with the parts of a name takes as long as there are many
 # What Python's and NumPy's readers raise for what they can't read. NumPy's headers are Python literals, whose parser
 # runs out of stack with a MemoryError or a RecursionError. An OSError comes of seeking to where no file can be.
 DAMAGED = (
@@ -62,23 +63,40 @@ def open_archive(path: str | os.PathLike[str]) -> Mapping[str, NumpyArray]:
     raise WeightsFileError(f"{os.fspath(path)} is neither a .npz nor a .safetensors file")
 
 
+def check_names(path: str, names: Iterable[str]) -> None:
+    """Raise WeightsFileError for names that no program gives."""
+    for name in names:
+        if len(name) > _LONGEST_NAME:
+            got = f"{name[:40]!r}..., of {len(name)} characters"
+            raise WeightsFileError(f"{path} has the name {got}: at most {_LONGEST_NAME} are read")
+
+
 class _Npz(Mapping[str, Any]):
     """The arrays of a .npz file, without its pickled objects."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         try:
-            with zipfile.ZipFile(path) as archive:
-                members = archive.namelist()
+            self._archive = zipfile.ZipFile(path)  # stays open: to list the members takes as long as there are many
         except DAMAGED as error:
             raise WeightsFileError(f"{path} is damaged, or no .npz file: {error}") from error
+        members = self._archive.namelist()
         self._members = {name.removesuffix(".npy"): name for name in members if name.endswith(".npy")}
+        check_names(path, self._members)
+        self._most = max(_ALWAYS_ALLOWED, _MOST_GROWTH * os.path.getsize(path))  # bytes, of all that is read
+        self._read: set[str] = set()
+        self._bytes = 0
 
     def __getitem__(self, name: str) -> NumpyArray:
         member = self._members[name]
         try:
-            with zipfile.ZipFile(self._path) as archive:
-                return _npy(read_member(archive, member))
+            content = read_member(self._archive, member)
+            if name not in self._read:
+                self._read.add(name)
+                self._bytes += len(content)
+            if self._bytes > self._most:
+                raise ValueError(f"with those before it, more than the {self._most} bytes that the file may become")
+            return _npy(content)
         except DAMAGED as error:
             raise WeightsFileError(f"{self._path} is damaged: {name}: {error}") from error
 
@@ -148,6 +166,7 @@ class _Safetensors(Mapping[str, Any]):
             self._entries = dict(deserialize(content))
         except (SafetensorError, *DAMAGED) as error:
             raise WeightsFileError(f"{path} is damaged, or no safetensors file: {error}") from error
+        check_names(path, self._entries)
 
     def __getitem__(self, name: str) -> NumpyArray:
         entry = self._entries[name]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.convert.archives import open_archive
+from fusedlstm.convert.archives import check_names, open_archive
 from fusedlstm.files import WeightsFileError
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class Checkpoint(Mapping[str, Any]):
             self._dtypes = dict(self._reader.get_variable_to_dtype_map())
         except self._errors as error:
             raise self._damaged(error) from error
+        check_names(path, self._shapes)
 
     def _damaged(self, error: Exception) -> WeightsFileError:
         return WeightsFileError(f"{self._path} is damaged, or no checkpoint: {error}")

@@ -92,7 +92,9 @@ def _whole(form: _Form, cells: Sequence[re.Match[str]], names: Iterable[str]) ->
     if len(at) < len(cells):
         return None  # two cells in one place
     number = 1 + max(layer for layer, _ in at)
-    wanted = [(layer, way) for layer in range(number) for way in range(2 if form.is_bidirectional else 1)]
+    ways = 2 if form.is_bidirectional else 1
+    # Not further than one that surely is missing: the highest number may be any.
+    wanted = [(layer, way) for layer in range(min(number, len(at) + 1)) for way in range(ways)]
     missing = [place for place in wanted if place not in at]
     if missing and len(cells) == 1:
         return None  # all that was given is one of its cells
@@ -117,10 +119,15 @@ def _scope_of(form: _Form, root: str, layer: int, way: int) -> str:
 def _refuse_others(form: _Form, root: str, scopes: tuple[str, ...], names: Iterable[str]) -> None:
     """Raise if there is something else where the cells are, such as a cell of another kind or attention."""
     within = re.compile(re.escape(root) + form.holder)
-    known = tuple(f"{scope}/" for scope in scopes)
-    others = sorted(name for name in names if within.match(name) and not name.startswith(known))
+    known = set(scopes)
+    others = sorted(name for name in names if within.match(name) and known.isdisjoint(_scopes_around(name)))
     if others:
         fail(ValueError, "variables", f"nothing but LSTM cells in {form.what} at {root!r}", ", ".join(others[:4]), _ONE)
+
+
+def _scopes_around(name: str) -> list[str]:
+    """Return the scopes that a name is in."""
+    return [name[: slash.start()] for slash in re.finditer("/", name)]
 
 
 def _refuse_layers_in_directions(scopes: Sequence[str]) -> None:

@@ -33,13 +33,14 @@ _RENAMED = "Before TensorFlow 1.2 kernel and bias were called weights and biases
 
 def other_cell(variables: Variables, scope: str) -> str | None:
     """Return the scope of the cell of another formula that a scope is, or is in; None if it is none that is known."""
-    parts = scope.split("/")
-    for k, part in enumerate(parts):
-        above = "/".join(parts[:k])
+    start = 0  # of the part
+    for part in scope.split("/"):
+        above = scope[:start]
         if _OTHER_CELL.fullmatch(part):
-            return join(above, part)
-        if part in ("gates", "candidate") and _is_gru(variables, above):
-            return above or part
+            return above + part
+        if part in ("gates", "candidate") and _is_gru(variables, above.removesuffix("/")):
+            return above.removesuffix("/") or part
+        start += len(part) + 1
     return None
 
 
