@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import warnings
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert, dtypes
 from fusedlstm.convert.running import torch as running
+from fusedlstm.convert.torch.parameters import _find
 
 I, N, P = 3, 4, 2
 TOLERANCE = {"float64": 1e-12, "float32": 3e-6, "float16": 8e-3, "bfloat16": 6e-2}
@@ -356,9 +358,20 @@ def test_bad_checkpoints():
     with pytest.raises(ValueError, match="source: wanted one value of each name; got two of 'a.weight_ih'"):
         convert.from_torch({"a": {"weight_ih": 1}, "a.weight_ih": 2})
     endless = {}
-    endless["again"] = endless
+    endless["a"] = endless
     with pytest.raises(ValueError, match="deeper ones than Python can follow"):
         convert.from_torch(endless)
+    many = {"a": 0}
+    for _ in range(30):
+        many = {"a": many, "b": many}
+    with pytest.raises(ValueError, match="source: wanted at most 1000000 values in nested mappings; got more"):
+        convert.from_torch(many)
+    with pytest.raises(ValueError, match=r"names of at most 4096 characters; got one of 10099, 'k{40}'\.\.\."):
+        convert.from_torch({("k" * 100,) * 100: 0})
+    with pytest.raises(ValueError, match=r"names of at most 4096 characters; got one of 5002, 'k\.'\.\.\."):
+        convert.from_torch({"k": {"k" * 5000: 0}})
+    with pytest.raises(ValueError, match="source: wanted keys that are names, or tuples of names; got a tuple in a"):
+        convert.from_torch({("a", ("b",)): 0})
     with pytest.raises(TypeError, match="prefix: wanted a string; got int"):
         convert.from_torch({}, prefix=0)
 
@@ -387,6 +400,63 @@ def test_torch_files(torch, suffix, legacy, tmp_path):
     assert_same(convert.from_torch(path, prefix="model.cell"), wanted)
     assert_same(convert.from_torch(str(path), prefix="model.cell"), wanted)
     assert [str(lstm).partition(" ")[0] for lstm in convert.list_torch(path)] == ["'model.cell.'", "'model.encoder.'"]
+
+
+def odd_tensors(torch):
+    """What torch.load makes of few bytes, and what an error says of it."""
+    nested = torch.nested.nested_tensor([torch.zeros(4, 1)], layout=torch.jagged)
+    return {
+        "expanded": (torch.zeros(1).expand(4, 10**12), "claims 16000000000000 bytes, of 4 that there are"),
+        "on no device": (torch.zeros(4, 1, device="meta"), "is no plain tensor .*: it is torch.strided on meta"),
+        "sparse": (torch.zeros(4, 1).to_sparse(), "is no plain tensor .*: it is torch.sparse_coo on cpu"),
+        "nested": (nested, "is no plain tensor .*: it is nested"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["expanded", "on no device", "sparse", "nested"])
+def test_tensors_whose_values_a_file_does_not_have(torch, kind, tmp_path):
+    tensor, message = odd_tensors(torch)[kind]
+    path, good, plain = tmp_path / "model.pt", tmp_path / "good.pt", torch.zeros(4, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of kinds of tensors that PyTorch is not sure of
+        torch.save({"other.weight": tensor, "weight_ih": tensor, "weight_hh": plain}, path)
+        torch.save({"other.weight": tensor, "weight_ih": plain, "weight_hh": plain}, good)
+    with pytest.raises(WeightsFileError, match=f"model.pt: weight_ih {message}"):
+        convert.from_torch(path)
+    assert convert.from_torch(good).hidden_size == 1, "others are not looked at"
+
+
+def test_tensors_that_share_their_bytes(torch, tmp_path):
+    """As many as weights are tied by, but not more."""
+    path, shared = tmp_path / "model.pt", torch.zeros(1024, 256)
+    arrays = {f"weight_{kind}_l{k}": shared for k in range(70) for kind in ("ih", "hh")}
+    torch.save(arrays, path)
+    with pytest.raises(WeightsFileError, match="its tensors share their bytes out of proportion: weight_.._l3"):
+        convert.from_torch(path)
+
+
+def test_compressed_files(torch, tmp_path):
+    """torch.save compresses none, and PyTorch takes the memory that they say."""
+    path, packed = tmp_path / "model.pt", tmp_path / "packed.pt"
+    torch.save({"weight_ih": torch.zeros(8 << 20, 1), "weight_hh": torch.zeros(4, 1)}, path)
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(WeightsFileError, match="packed.pt is damaged: [0-9]+ bytes that claim to become 3355"):
+        convert.from_torch(packed)
+
+
+def test_many_lstms_are_listed_in_one_pass():
+    class Counted(dict):
+        passes = 0
+
+        def __iter__(self):
+            Counted.passes += 1
+            return super().__iter__()
+
+    parameters = Counted({f"{k}.weight_ih": np.zeros((4, 1)) for k in range(100)})
+    assert len(_find(parameters)) == 100
+    assert Counted.passes < 5
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm import dtypes
+from fusedlstm.convert.trees import LONGEST_NAME
 from fusedlstm.files import WeightsFileError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _ZIP = b"PK"
 _HEADER = b"{"  # of a safetensors file, after the eight bytes of its length
 # What a member of a zip file may grow to: weights are noise, and hardly do.
 _MOST_GROWTH, _ALWAYS_ALLOWED = 64, 1 << 24
-_LONGEST_NAME = 4096  # of an array; what is done with the parts of a name takes as long as there are many
 # What Python's and NumPy's readers raise for what they can't read. NumPy's headers are Python literals, whose parser
 # runs out of stack with a MemoryError or a RecursionError. An OSError comes of seeking to where no file can be.
 DAMAGED = (
@@ -63,12 +63,17 @@ def open_archive(path: str | os.PathLike[str]) -> Mapping[str, NumpyArray]:
     raise WeightsFileError(f"{os.fspath(path)} is neither a .npz nor a .safetensors file")
 
 
+def may_become(size: int) -> int:
+    """Return how many bytes so many in a file may expand to."""
+    return max(_ALWAYS_ALLOWED, _MOST_GROWTH * size)
+
+
 def check_names(path: str, names: Iterable[str]) -> None:
     """Raise WeightsFileError for names that no program gives."""
     for name in names:
-        if len(name) > _LONGEST_NAME:
+        if len(name) > LONGEST_NAME:
             got = f"{name[:40]!r}..., of {len(name)} characters"
-            raise WeightsFileError(f"{path} has the name {got}: at most {_LONGEST_NAME} are read")
+            raise WeightsFileError(f"{path} has the name {got}: at most {LONGEST_NAME} are read")
 
 
 class _Npz(Mapping[str, Any]):
@@ -83,7 +88,7 @@ class _Npz(Mapping[str, Any]):
         members = self._archive.namelist()
         self._members = {name.removesuffix(".npy"): name for name in members if name.endswith(".npy")}
         check_names(path, self._members)
-        self._most = max(_ALWAYS_ALLOWED, _MOST_GROWTH * os.path.getsize(path))  # bytes, of all that is read
+        self._most = may_become(os.path.getsize(path))  # bytes, of all that is read
         self._read: set[str] = set()
         self._bytes = 0
 
@@ -118,7 +123,7 @@ def read_member(archive: zipfile.ZipFile, member: str) -> bytes:
         zipfile.BadZipFile, zlib.error, ...: the archive is damaged.
     """
     info = archive.getinfo(member)
-    if info.file_size > max(_ALWAYS_ALLOWED, _MOST_GROWTH * info.compress_size):
+    if info.file_size > may_become(info.compress_size):
         raise ValueError(f"{info.compress_size} bytes that claim to become {info.file_size}")
     with archive.open(info) as file:
         # Not all at once: a member may yield more than it claims.

@@ -8,29 +8,57 @@ from typing import Any
 from fusedlstm.checks import describe_type, fail
 
 
+LONGEST_NAME = 4096  # of an array; what is done with the parts of a name takes as long as there are many
+_MOST_VALUES = 1_000_000  # with the mappings: few that hold one another many times have any number
+
+
 def flatten(argument: str, tree: Mapping[Any, Any], separator: str) -> dict[str, Any]:
     """Return what is in nested mappings: {"a": {"b": 1}} is {"a/b": 1}. A key may be a tuple: ("a", "b") is "a/b".
 
     Raises:
-        ValueError: two keys give one name, of which one would be lost; mappings that hold themselves.
+        ValueError: two keys give one name, of which one would be lost; mappings that hold themselves, or one another
+            out of all proportion; keys that are no names.
     """
-    flat: dict[str, Any] = {}
+    flattener = _Flattener(argument, separator)
     try:
-        _add(argument, flat, tree, "", separator)
+        flattener.add(tree, "")
     except RecursionError:
         fail(ValueError, argument, "nested mappings", "deeper ones than Python can follow")
-    return flat
+    return flattener.flat
 
 
-def _add(argument: str, flat: dict[str, Any], tree: Mapping[Any, Any], start: str, separator: str) -> None:
-    for key, value in tree.items():
-        name = start + (separator.join(map(str, key)) if isinstance(key, tuple) else str(key))
-        if isinstance(value, Mapping):
-            _add(argument, flat, value, name + separator, separator)
-        elif name in flat:
-            fail(ValueError, argument, "one value of each name", f"two of {name!r}")
-        else:
-            flat[name] = value
+class _Flattener:
+    """Makes names of paths, and bounds how many."""
+
+    def __init__(self, argument: str, separator: str) -> None:
+        self.argument, self.separator = argument, separator
+        self.flat: dict[str, Any] = {}
+        self.seen = 0
+
+    def add(self, tree: Mapping[Any, Any], start: str) -> None:
+        """Add what is in a mapping, whose own name begins those in it."""
+        for key, value in tree.items():
+            self.seen += 1
+            if self.seen > _MOST_VALUES:
+                fail(ValueError, self.argument, f"at most {_MOST_VALUES} values in nested mappings", "more")
+            name = self.name(start, key if isinstance(key, tuple) else (key,))
+            if isinstance(value, Mapping):
+                self.add(value, name + self.separator)
+            elif name in self.flat:
+                fail(ValueError, self.argument, "one value of each name", f"two of {name!r}")
+            else:
+                self.flat[name] = value
+
+    def name(self, start: str, keys: tuple[Any, ...]) -> str:
+        """Return a name of its beginning and the rest of its path."""
+        if any(isinstance(key, (tuple, frozenset)) for key in keys):
+            fail(ValueError, self.argument, "keys that are names, or tuples of names", "a tuple in a tuple, or a set")
+        parts = [str(key) for key in keys]
+        length = len(start) + sum(len(part) + len(self.separator) for part in parts) - len(self.separator)
+        if length > LONGEST_NAME:
+            got = f"one of {length}, {(start or parts[0])[:40]!r}..."
+            fail(ValueError, self.argument, f"names of at most {LONGEST_NAME} characters", got)
+        return start + self.separator.join(parts)
 
 
 def unflatten(flat: Mapping[str, Any], separator: str) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fusedlstm import files
-from fusedlstm.convert.archives import DAMAGED, open_archive
+from fusedlstm.convert.archives import DAMAGED, may_become, open_archive
 from fusedlstm.convert.trees import flatten
 from fusedlstm.files import WeightsFileError
 
@@ -49,6 +49,7 @@ def is_of_torch(path: str | os.PathLike[str]) -> bool:
 
 def _load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Return what torch.save has written, which must be a dict."""
+    _check_growth(os.fspath(path))
     with open(path, "rb") as file:
         try:
             import torch
@@ -63,7 +64,54 @@ def _load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not isinstance(loaded, Mapping):
         kind = type(loaded).__name__
         raise WeightsFileError(f"{os.fspath(path)} holds a {kind}, not a state_dict or a dict with one")
-    return flatten("source", loaded, ".")
+    return _Loaded(os.fspath(path), flatten("source", loaded, "."))
+
+
+def _check_growth(path: str) -> None:
+    """Raise if members of a zip file claim to be much larger than it: torch.save compresses none."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        claimed, there = sum(info.file_size for info in archive.infolist()), os.path.getsize(path)
+    if claimed > may_become(there):
+        raise WeightsFileError(f"{path} is damaged: {there} bytes that claim to become {claimed}")
+
+
+class _Loaded(Mapping[str, Any]):
+    """What was in a file, by name. Of a tensor few bytes may be there, however large it is: it is checked at use."""
+
+    def __init__(self, path: str, values: Mapping[str, Any]) -> None:
+        self._path, self._values = path, values
+        self._most = may_become(os.path.getsize(path))  # bytes, of all that is used
+        self._used: set[str] = set()
+        self._bytes = 0
+
+    def __getitem__(self, name: str) -> Any:
+        import torch
+
+        value = self._values[name]
+        if isinstance(value, torch.Tensor):
+            self._check(name, value)
+        return value
+
+    def _check(self, name: str, tensor: Any) -> None:
+        if tensor.is_nested or str(tensor.layout) != "torch.strided" or tensor.device.type != "cpu":
+            kind = "nested" if tensor.is_nested else f"{tensor.layout} on {tensor.device}"
+            raise WeightsFileError(f"{self._path}: {name} is no plain tensor with values in the file: it is {kind}")
+        size, there = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+        if size > there:
+            raise WeightsFileError(f"{self._path}: {name} claims {size} bytes, of {there} that there are")
+        if name not in self._used:
+            self._used.add(name)
+            self._bytes += size
+        if self._bytes > self._most:
+            raise WeightsFileError(f"{self._path}: its tensors share their bytes out of proportion: {name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 def _why_not(error: Exception) -> str:

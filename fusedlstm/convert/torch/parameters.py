@@ -291,20 +291,28 @@ def _parameters(source: Any) -> Mapping[str, Any]:
     return flatten("source", source, ".")
 
 
+def _prefixes(parameters: Mapping[str, Any]) -> list[str]:
+    """Return where there are LSTMs among a model's parameters."""
+    found = {match[1].removesuffix("parametrizations.") for name in parameters if (match := _FIRST.fullmatch(name))}
+    return sorted(found)
+
+
 def _find(parameters: Mapping[str, Any]) -> list[TorchLSTM]:
     """Return what LSTMs there are among a model's parameters, by prefix."""
-    prefixes = {match[1].removesuffix("parametrizations.") for name in parameters if (match := _FIRST.fullmatch(name))}
-    return [_describe(parameters, prefix) for prefix in sorted(prefixes)]
+    directly_below: dict[str, dict[str, str]] = {}
+    for whole in parameters:
+        start, dot, name = whole.rpartition(".")
+        directly_below.setdefault(start + dot, {})[name] = whole
+    return [_describe(parameters, prefix, directly_below.get(prefix, {})) for prefix in _prefixes(parameters)]
 
 
 def only_prefix(parameters: Mapping[str, Any]) -> str:
     """Return the prefix of the only LSTM; of several, and of none, that of the names themselves."""
-    prefixes = [lstm.prefix for lstm in _find(parameters)]
+    prefixes = _prefixes(parameters)
     return prefixes[0] if len(prefixes) == 1 else ""
 
 
-def _describe(parameters: Mapping[str, Any], prefix: str) -> TorchLSTM:
-    own = names_below(parameters, prefix)
+def _describe(parameters: Mapping[str, Any], prefix: str, own: Mapping[str, str]) -> TorchLSTM:
     of_layers = [match.groups() for name in own if (match := PARAMETER.fullmatch(name)) and match[1]]
     suffix = "_l0" if of_layers else ""
 
