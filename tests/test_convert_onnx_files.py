@@ -1,5 +1,6 @@
 """ONNX models from people one doesn't trust: what is refused, that little memory is asked for, and no file outside."""
 
+import json
 import os
 import tracemalloc
 
@@ -111,7 +112,7 @@ def with_tensor(**fields):
         ),
         ({"data_type": FLOAT, "dims": [2**62, 2**62, 0], "raw_data": b""}, "('W'): wanted dims that an array"),
         ({"data_type": FLOAT, "dims": [1, 2**40, 0], "raw_data": b""}, "R of the LSTM 'lstm': wanted shape"),
-        ({"data_type": FLOAT, "dims": [0] * 99, "raw_data": b""}, "('W'): wanted dims that an array can have"),
+        ({"data_type": FLOAT, "dims": [0] * 99, "raw_data": b""}, "('W'): wanted at most 64 dims; got 99"),
         ({"data_type": FLOAT, "dims": [], "raw_data": bytes(4)}, "wanted shape (D, 4N, I) with D = 1; got shape ()"),
         (
             {"data_type": 99, "dims": [1, 16, 3]},
@@ -138,7 +139,7 @@ def test_constants_that_double(little_memory):
     last = helper.make_node("Identity", ["w40"], ["W"])
     constants = tensors({"w0": np.ones((64, 3), np.float32), "R": ARRAYS["R"]})
     with pytest.raises(
-        WeightsFileError, match="wanted constants of at most 64 times the model's .* bytes; got .* more"
+        WeightsFileError, match="wanted constants and names of at most 64 times the model's .* bytes; got .* more"
     ):
         convert.from_onnx(model_of([*doubled, last, lstm(ARRAYS)], constants))
 
@@ -150,7 +151,7 @@ def test_constants_that_are_copied_often(little_memory):
     for k in range(300):
         nodes.append(helper.make_node("LSTM", [f"x{k}", "W", "R"], [f"y{k}"], f"lstm{k}"))
         nodes.append(helper.make_node("Squeeze", [f"y{k}"], [f"x{k + 1}"], axes=[1]))
-    with pytest.raises(WeightsFileError, match="wanted constants of at most 64 times the model's"):
+    with pytest.raises(WeightsFileError, match="wanted constants and names of at most 64 times the model's"):
         convert.from_onnx(model_of(nodes, tensors({"W": W, "R": R})))
 
 
@@ -163,7 +164,7 @@ def test_constants_of_functions_are_counted_for_each_call(little_memory):
     calls = [helper.make_node("F", ["X", "R"], [f"Y{k}"], f"call{k}", domain="own") for k in range(80)]
     listed = convert.list_onnx(model_of(calls, tensors({"R": ARRAYS["R"]}), outputs=["Y0"], functions=[cell]))
     assert (listed[0].input_size, listed[0].problem) == (1, "")
-    assert "wanted constants of at most 64 times the model's" in listed[-1].problem
+    assert "wanted constants and names of at most 64 times the model's" in listed[-1].problem
 
 
 def test_constants_are_made_once():
@@ -186,7 +187,7 @@ def test_wide_casts_are_counted(little_memory):
     casts = [helper.make_node("Cast", ["w"], [f"w{k}"], to=11) for k in range(1000)]
     joined = helper.make_node("Concat", [f"w{k}" for k in range(1000)], ["W"], axis=0)
     constants = tensors({"w": np.zeros(10_000, np.float16), "R": ARRAYS["R"]})
-    with pytest.raises(WeightsFileError, match="wanted constants of at most 64 times the model's"):
+    with pytest.raises(WeightsFileError, match="wanted constants and names of at most 64 times the model's"):
         convert.from_onnx(model_of([*casts, joined, lstm(ARRAYS)], constants))
 
 
@@ -215,6 +216,55 @@ def test_functions_that_call_themselves():
     call = helper.make_node("F", [], ["Y"], "call", domain="own")
     with pytest.raises(WeightsFileError, match="its graph: wanted at most 50 levels; got more, at 'call'"):
         convert.from_onnx(model_of([call], functions=[function("F", "F", 1)]))
+
+
+@pytest.mark.parametrize("what", ["inputs", "outputs", "attributes", "initializers"])
+def test_functions_of_many_names(what, little_memory):
+    """Each call has scopes of its own, with all names of the function."""
+    names = [f"n{k}" for k in range(5_000)]
+    opsets = [helper.make_opsetid("", 22)]
+    body = [helper.make_node("Split", ["X"], names)] if what == "outputs" else []
+    if what == "initializers":
+        held = [onnx.TensorProto(name=name, data_type=FLOAT) for name in names]
+        branch = helper.make_graph([helper.make_node("Identity", ["X"], ["Y"])], "branch", [], [], held)
+        body = [helper.make_node("If", ["X"], ["Y"], then_branch=branch)]
+    inputs, attributes = (names if what == one else [] for one in ("inputs", "attributes"))
+    called = helper.make_function("own", "F", ["X", *inputs], ["Y"], body, opsets, attributes)
+    calls = [helper.make_node("F", ["X"], [f"Y{k}"], f"call{k}", domain="own") for k in range(5_000)]
+    constants = tensors({name: ARRAYS[name] for name in ("W", "R")})
+    with pytest.raises(WeightsFileError, match="its graph: wanted constants and names of at most 64 times"):
+        convert.from_onnx(model_of([*calls, lstm(ARRAYS)], constants, functions=[called]))
+
+
+def test_long_names_in_many_paths(little_memory):
+    """Nodes that share a name are told by their path, which has the long name of the call."""
+    nodes = [helper.make_node("LSTM", ["X", "W", "R"], [""], "lstm") for _ in range(2_000)]
+    called = helper.make_function("own", "F", ["X"], ["Y"], nodes, [helper.make_opsetid("", 22)])
+    call = helper.make_node("F", ["X"], ["Y"], "c" * 100_000, domain="own")
+    with pytest.raises(WeightsFileError, match="the paths of its nodes: wanted constants and names of at most 64"):
+        convert.list_onnx(model_of([call], functions=[called]))
+
+
+def test_metadata_is_read_once(monkeypatch):
+    from fusedlstm.convert.onnx import source
+
+    read_, real = [], json.loads
+    monkeypatch.setattr(source.json, "loads", lambda text: read_.append(text) or real(text))
+    nodes = [lstm(ARRAYS, {"clip": 3.0}, name=f"lstm{k}", suffix="") for k in range(5)]
+    for node in nodes:
+        del node.output[:]
+    model = model_of(nodes, tensors(ARRAYS), outputs=[])
+    helper.set_model_props(model, {"fusedlstm": json.dumps({"lstm3": {"clip": [3.0]}})})
+    assert [one.options[0]["gate_clip"] for one in convert.list_onnx(model)] == [3.0] * 5
+    assert len(read_) == 1
+
+
+def test_numbers_about_axes_that_no_array_has():
+    """... each of which would be looked at for each of the others."""
+    unsqueezed = helper.make_node("Unsqueeze", ["w"], ["W"], axes=list(range(65)))
+    constants = tensors({"w": ARRAYS["W"], "R": ARRAYS["R"]})
+    with pytest.raises(WeightsFileError, match="wanted a valid Unsqueeze .*; got 65 numbers as axes"):
+        convert.from_onnx(model_of([unsqueezed, lstm(ARRAYS)], constants))
 
 
 def test_functions_that_call_many(monkeypatch):
@@ -299,7 +349,7 @@ def test_external_data_that_onnx_wrote(folder, monkeypatch):
         ("w.bin", {"offset": "0x10"}, "wanted external data with a number as offset; got '0x10'"),
         ("w.bin", {"offset": "9" * 99}, "wanted external data with a number as offset; got '999"),
         ("w.bin", {"length": 100}, "wanted 192 bytes of external data for its dims; got length 100"),
-        ("w.bin", {"dims": (2**20, 2**20, 2**20)}, "wanted constants of at most 64 times"),
+        ("w.bin", {"dims": (2**20, 2**20, 2**20)}, "wanted constants and names of at most 64 times"),
         ("w.bin", {"dims": (1, 16, 4)}, "wanted 256 bytes of external data from offset 0 on; got 192 bytes in w.bin"),
     ],
 )
@@ -334,7 +384,7 @@ def test_one_file_of_external_data_counts_once(folder, little_memory):
         model.graph.initializer.append(tensor)
     model.graph.initializer[0].name = "unused"
     model.graph.node.insert(0, helper.make_node("Concat", names, ["W"], axis=0))
-    with pytest.raises(WeightsFileError, match="wanted constants of at most 64 times the model's"):
+    with pytest.raises(WeightsFileError, match="wanted constants and names of at most 64 times the model's"):
         load(folder, model)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from fusedlstm.checks import describe_type, fail
 
-
 LONGEST_NAME = 4096  # of an array; what is done with the parts of a name takes as long as there are many
 _MOST_VALUES = 1_000_000  # with the mappings: few that hold one another many times have any number
 

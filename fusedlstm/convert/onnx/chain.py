@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from fusedlstm.convert.onnx.constants import few
 from fusedlstm.files import WeightsFileError
 
 if TYPE_CHECKING:
@@ -87,11 +88,11 @@ class _Move:
     def integers(self, name: str) -> list[int] | None:
         """Return the attribute of this name, or the second input; None for neither."""
         if name in self.attributes:
-            return [int(value) for value in self.attributes[name]]
+            return few(name, self.attributes[name])
         if not self.node.input(1):
             return None
         scope: Scope = self.node.scope
-        return [int(value) for value in self.constants.array(scope, self.node.input(1), name).reshape(-1)]
+        return few(name, self.constants.array(scope, self.node.input(1), name).reshape(-1))
 
     def is_one(self, axis: str) -> bool:
         """Whether an axis has no place in the input of an LSTM: one of size 1, or the only direction."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm import dtypes
-from fusedlstm.convert.onnx.tensors import FLOATS, to_array
+from fusedlstm.convert.onnx.tensors import FLOATS, MOST_DIMS, to_array
 from fusedlstm.files import WeightsFileError
 
 if TYPE_CHECKING:
@@ -89,6 +89,13 @@ class Constants:
         return to_array(self.model, attributes["value"], f"{what} ({node.name!r})")
 
 
+def few(name: str, values: Any) -> list[int]:
+    """Return integers about axes, of which no array has many; what is done with each may take as long as there are."""
+    if len(values) > MOST_DIMS:
+        raise ValueError(f"{len(values)} numbers as {name}")
+    return [int(value) for value in values]
+
+
 class _Arguments:
     """What an operator takes, read where it is asked for."""
 
@@ -104,13 +111,13 @@ class _Arguments:
     def integers(self, name: str, index: int) -> list[int] | None:
         """Return integers that are an attribute in earlier versions of the operator and an input in later ones."""
         if name in self.attributes:
-            return [int(value) for value in self.attributes[name]]
+            return few(name, self.attributes[name])
         if not self.node.input(index):
             return None
         array = self.input(index)
         if array.dtype.kind != "i" or array.ndim > 1:
             raise ValueError(f"{name} of dtype {array.dtype} and shape {array.shape}")
-        return [int(value) for value in array.reshape(-1)]
+        return few(name, array.reshape(-1))
 
     def count(self, size: int) -> None:
         """Count bytes that are about to be allocated."""

@@ -10,8 +10,7 @@ import numpy as np
 from fusedlstm.checks import check_size, describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.onnx import functions
-from fusedlstm.convert.onnx.node import METADATA
-from fusedlstm.convert.onnx.source import package
+from fusedlstm.convert.onnx.source import METADATA, package
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.weights import LSTMWeights

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # A function is walked once for each call of it, so that few bytes could ask for any number of nodes.
 _MOST_NODES = 1_000_000
 _MOST_LEVELS = 50
+_NAME = 64  # bytes that one takes in a scope
 _DOMAINS = ("", "ai.onnx")
 # AttributeProto.AttributeType -> the field with the value.
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs"}
@@ -141,6 +142,7 @@ class _Walker:
         self.seen = 0
 
     def graph(self, graph: Proto, path: tuple[str, ...], outer: Scope | None) -> Iterator[Node]:
+        self.count_names(len(graph.initializer) + len(graph.input))
         initializers = {tensor.name: tensor for tensor in graph.initializer}
         scope = Scope(path, initializers, {}, frozenset(value.name for value in graph.input), outer)
         yield from self.nodes(graph.node, scope)
@@ -152,6 +154,7 @@ class _Walker:
         self.seen += len(nodes)
         if self.seen > _MOST_NODES:
             self.model.refuse("its graph", f"at most {_MOST_NODES} nodes", "more, with those of each call")
+        self.count_names(sum(len(proto.output) + len(proto.attribute) for proto in protos))
         scope.makers.update({output: node for node in nodes for output in node.proto.output if output})
         for node in nodes:
             yield node
@@ -161,7 +164,12 @@ class _Walker:
             if function is not None:
                 yield from self.call(node, function)
 
+    def count_names(self, count: int) -> None:
+        """Count names that are about to be made a scope's, once for each call of a function."""
+        self.model.count_copy("its graph", _NAME * count)
+
     def call(self, node: Node, function: Proto) -> Iterator[Node]:
+        self.count_names(len(function.input) + len(function.attribute) + len(function.attribute_proto))
         defaults = {attribute.name: attribute for attribute in function.attribute_proto}
         given = {
             attribute.name: found

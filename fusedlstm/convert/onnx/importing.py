@@ -157,11 +157,23 @@ def _labelled(model: Model, *, required: bool = True) -> dict[str, Node]:
         lambda node: "/".join([*node.scope.path, node.name]),
         lambda node: "/".join([*node.scope.path, next(filter(None, node.proto.output), "")]),
     )
-    for way in ways:
+    for number, way in enumerate(ways):
+        if number:
+            model.count_copy("the paths of its nodes", _bytes_of_paths(nodes))
         labels = [way(node) for node in nodes]
         if len(set(labels)) == len(labels):
             return dict(zip(labels, nodes, strict=True))
+    model.count_copy("the paths of its nodes", _bytes_of_paths(nodes))
     return {f"{ways[-1](node)}[{index}]": node for index, node in enumerate(nodes)}
+
+
+def _bytes_of_paths(nodes: Sequence[Node]) -> int:
+    """Return how long the paths of nodes are: a long name may be in all of them."""
+    sizes: dict[int, int] = {}
+    for node in nodes:
+        if id(node.scope) not in sizes:
+            sizes[id(node.scope)] = sum(map(len, node.scope.path))
+    return sum(sizes[id(node.scope)] for node in nodes)
 
 
 def _refuse_without(model: Model, every: Sequence[Node]) -> None:

@@ -6,7 +6,6 @@ has peepholes i, o, f: checked by onnxruntime's numbers, with random weights.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
-METADATA = "fusedlstm"  # the key of what `to_onnx` notes in a model
 _DEFAULT = ("Sigmoid", "Tanh", "Tanh")  # of one direction: of the gates, of g, of the output
 # Attributes and what they hold; output_sequence, of version 1, says no more than which outputs are wanted.
 _ATTRIBUTES: dict[str, Any] = {
@@ -168,14 +166,10 @@ def _of_direction(arrays: Mapping[str, NumpyArray], d: int, N: int) -> dict[str,
 
 def _noted(model: Model, node: str, attribute: str) -> list[float]:
     """Return the numbers that the model's metadata has for an attribute of a node, or nothing."""
-    for entry in model.proto.metadata_props:
-        if entry.key == METADATA:
-            try:
-                values = json.loads(entry.value)[node][attribute]
-                return [float(value) for value in values]
-            except (ValueError, TypeError, LookupError, RecursionError, OverflowError):
-                return []
-    return []
+    try:
+        return [float(value) for value in model.notes[node][attribute]]
+    except (ValueError, TypeError, LookupError, OverflowError):
+        return []
 
 
 def _is_float32_of(stored: float, noted: float) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 Proto: TypeAlias = Any  # a message of the package onnx
 
+METADATA = "fusedlstm"  # the key of what `to_onnx` notes in a model
+
 # What Python, NumPy and protobuf raise of values that they did not expect.
 _UNEXPECTED = (
     ValueError,
@@ -24,8 +28,8 @@ _UNEXPECTED = (
     RecursionError,
     MemoryError,
 )
-# Few tensors share their bytes, and few constants are copied often: what takes more memory than so many times the bytes
-# that there are was made to.
+# Few tensors share their bytes, few constants are copied often, and few functions are called often: what takes more
+# memory than so many times the bytes that there are was made to.
 _COPIES = 64
 _SMALL = 1 << 20
 
@@ -67,8 +71,19 @@ class Model:
         """Raise if what is about to be made takes, with all before it, out of proportion memory."""
         self._made += size
         if self._made > _COPIES * self._bytes + _SMALL:
-            wanted = f"constants of at most {_COPIES} times the model's {self._bytes} bytes"
+            wanted = f"constants and names of at most {_COPIES} times the model's {self._bytes} bytes"
             self.refuse(what, wanted, f"{size} more, which makes {self._made}")
+
+    @functools.cached_property
+    def notes(self) -> Any:
+        """What `to_onnx` noted in its metadata, JSON of any shape; None where there is nothing."""
+        for entry in self.proto.metadata_props:
+            if entry.key == METADATA:
+                try:
+                    return json.loads(entry.value)
+                except (ValueError, RecursionError):
+                    return None
+        return None
 
     @contextlib.contextmanager
     def blamed(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}  # by TensorProto.DataType
 _INTS = {6: "int32", 7: "int64"}
 _FIELDS = {1: "float_data", 11: "double_data", 6: "int32_data", 7: "int64_data", 10: "int32_data", 16: "int32_data"}
+MOST_DIMS = 64  # of a NumPy array
 _EXTERNAL = 1  # TensorProto.DataLocation
 
 
@@ -37,6 +38,8 @@ def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
     if name is None:
         model.refuse(what, f"a tensor of {', '.join(FLOATS.values())}", _type_name(tensor.data_type))
     shape = tuple(tensor.dims)
+    if len(shape) > MOST_DIMS:  # whose product alone would take long
+        model.refuse(what, f"at most {MOST_DIMS} dims", str(len(shape)))
     if any(dim < 0 for dim in shape):
         model.refuse(what, "dims of at least 0", f"{shape}")
     count = math.prod(shape)
