@@ -571,7 +571,7 @@ def other_filter(file):
         (cycle, "is the same object as another"),
         (deep, "groups are nested deeper than 100"),
         (external, "vars/0 is kept in other files, which are not read"),
-        (virtual, "vars/0 is kept in other files"),
+        (virtual, "the string at byte .*, if it is one, is not as long"),  # what it is made of is in a heap, too
         (replaced(shape=(1 << 20, 16), dtype="f4"), r"vars/0 is not whole: 67108864 bytes by its shape, 0 of them"),
         (replaced(shape=(1 << 40, 16), dtype="f4", chunks=(1 << 10, 16)), "vars/0 is not whole"),
         (
@@ -662,6 +662,68 @@ def test_heaps_in_which_hdf5_runs_in_circles(tmp_path, change, message):
     path = write_names(tmp_path / "m.h5", {"lstm/lstm/lstm_cell": weights_of()}, config)
     assert from_keras(path)
     refused(heap_of(path, change), message)
+
+
+@pytest.mark.parametrize("length", [81, 2**31, 2**32 - 1])
+def test_strings_that_say_they_are_longer(tmp_path, length):
+    """HDF5 takes memory by what is said, before it looks into the heap."""
+    config = sequential(lstm_config("lstm"))
+    path = write_names(tmp_path / "m.h5", {"lstm/lstm/lstm_cell": weights_of()}, config)
+    text, content = json.dumps(config).encode(), bytearray(path.read_bytes())
+    said = content.index(len(text).to_bytes(4, "little") + content.index(b"GCOL").to_bytes(8, "little"))
+    assert from_keras(path)
+    content[said : said + 4] = (len(text) + length if length < 2**31 else length).to_bytes(4, "little")
+    path.write_bytes(content)
+    refused(path, f"it is damaged: the string at byte {said}, if it is one, is not as long as it says")
+
+
+def test_arrays_of_what_stands_elsewhere(tmp_path, monkeypatch):
+    """Each element may be the same one, of any size: none is read."""
+    path = add(tmp_path / "m.weights.h5", replaced(shape=(3, 16), dtype=h5py.vlen_dtype("u1")))
+    with h5py.File(path, "a") as file:
+        file[f"{VARS}/0"][0, 0] = np.zeros(99, "u1")
+    monkeypatch.delattr(h5py.Dataset, "__getitem__")
+    refused(path, "vars/0 is no array of numbers: its dtype is object")
+
+
+def test_attributes_of_what_stands_elsewhere(tmp_path, monkeypatch):
+    def change(file):
+        numbers = np.empty((), object)
+        numbers[()] = np.zeros(3)
+        file["layers/lstm"].create_group("vars").attrs.create("name", numbers, dtype=h5py.vlen_dtype("f8"))
+
+    path = add(tmp_path / "m.weights.h5", change)
+    monkeypatch.delattr(h5py.AttributeManager, "__getitem__")
+    refused(path, "'name' of 'layers/lstm/vars' is no string")
+
+
+def test_many_chunks(tmp_path):
+    """HDF5 finds each by going through all before it."""
+    path = add(tmp_path / "m.weights.h5", replaced(data=np.zeros((10_001, 16), "f4"), chunks=(1, 16), compression=1))
+    refused(path, "vars/0 is in 10001 chunks, and at most 10000 are read")
+
+
+def test_arrays_that_grow_together(tmp_path):
+    """Each is small enough to be allowed, and all of them are much more than the file."""
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        for k in range(10):
+            file.create_dataset(f"{k}", data=np.zeros(1 << 18, "f4"), compression=9)
+    with open(tmp_path / "m.weights.h5", "rb") as source:
+        opened = hdf5.HDF5(source)
+        opened._size //= 10
+        with pytest.raises(ValueError, match="would expand, with those before it, to [0-9]+ bytes"):
+            for k in range(10):
+                opened.array(f"{k}")
+        opened.close()
+
+
+def test_directions_in_directions(tmp_path):
+    """The layer in a Bidirectional is there twice, and so on."""
+    layer = lstm_config("lstm")
+    for _ in range(30):
+        layer = {"class_name": "Bidirectional", "config": {"name": "both", "layer": layer}}
+    path = write_archive(tmp_path / "m.keras", sequential(layer), CELLS)
+    refused(path, "'both' is a Bidirectional in another, which Keras does not make")
 
 
 def test_other_widths_of_numbers(tmp_path):

@@ -24,7 +24,7 @@ from fusedlstm.convert.archives import read_member
 from fusedlstm.convert.keras.hdf5 import HDF5, MAGIC
 from fusedlstm.convert.keras.layers import Found, Node, find
 from fusedlstm.convert.keras.paths import cells_in, of_paths, place
-from fusedlstm.convert.keras.variables import assign, entries_in, of_entries
+from fusedlstm.convert.keras.variables import assign, entries_below, entries_in, of_entries
 from fusedlstm.files import WeightsFileError
 
 _ZIP = b"PK\x03\x04"
@@ -138,9 +138,9 @@ def _of_hdf5(hdf5: HDF5) -> Node:
     if "layers" not in root.parts:  # of a class of the user's own
         root.parts["layers"] = of_entries(hdf5, entries)
         return root
+    below = entries_below(entries)
     for layer in root.parts["layers"]:
-        own = [entry for entry in entries if f"{entry.where}/".startswith(f"{layer.name}/")]
-        assign(layer, own, hdf5)
+        assign(layer, below.get(layer.name, []), hdf5)
     return root
 
 
@@ -161,8 +161,8 @@ def _version(said: Any) -> int:
     return int(first)
 
 
-def _of_config(config: Any, keras: int) -> Node:
-    """Return a model or layer as its config describes it."""
+def _of_config(config: Any, keras: int, *, is_in_two: bool = False) -> Node:
+    """Return a model or layer as its config describes it; one in a Bidirectional is there twice."""
     if not isinstance(config, Mapping) or not isinstance(config.get("class_name"), str):
         raise ValueError("its config is none of a model: there is something without a class_name")
     options = config.get("config")
@@ -173,14 +173,17 @@ def _of_config(config: Any, keras: int) -> Node:
     if not _is_own(config.get("module")) or ">" in str(config.get("registered_name")):
         module = str(config.get("registered_name") or config.get("module"))
     node = Node(kind, str(options.get("name", config.get("name", kind))), options, keras, module)
+    if kind == "Bidirectional" and is_in_two:
+        raise ValueError(f"{node.name!r} is a Bidirectional in another, which Keras does not make")
+    is_in_two = is_in_two or kind == "Bidirectional"
     if kind in ("LSTM", "CuDNNLSTM"):
         node.parts["cell"] = [Node(f"{kind}Cell", "", options, keras, module)]
     for role in ("layers", "cells"):
         if isinstance(options.get(role), list):
-            node.parts[role] = [_of_config(part, keras) for part in options[role]]
+            node.parts[role] = [_of_config(part, keras, is_in_two=is_in_two) for part in options[role]]
     for role in ("layer", "cell"):
         if isinstance(options.get(role), Mapping):
-            node.parts[role] = [_of_config(options[role], keras)]
+            node.parts[role] = [_of_config(options[role], keras, is_in_two=is_in_two)]
     if kind == "Bidirectional" and "layer" in node.parts:
         _split_directions(node, keras)
     return node
@@ -196,8 +199,8 @@ def _split_directions(node: Node, keras: int) -> None:
     (forward,) = node.parts.pop("layer")
     again = node.options.get("backward_layer")
     if isinstance(again, Mapping):
-        backward = _of_config(again, keras)
+        backward = _of_config(again, keras, is_in_two=True)
     else:
-        backward = _of_config(node.options["layer"], keras)
+        backward = _of_config(node.options["layer"], keras, is_in_two=True)
         backward.options = {**backward.options, "go_backwards": not forward.options.get("go_backwards", False)}
     node.parts |= {"forward_layer": [forward], "backward_layer": [backward]}

@@ -27,9 +27,12 @@ _MAX_OBJECTS = 1_000_000
 # What is compressed may be larger than what is stored, by this factor, once it is larger than this many bytes.
 _MAX_EXPANSION = 100
 _SMALL = 1 << 20
+_MOST_CHUNKS = 10_000  # HDF5 goes through all of them to find one
+_BFLOAT16 = np.dtype("V2")  # for which HDF5 has no name: h5py keeps its bytes
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3  # HDF5's numbers of filters
 _HEAP = b"GCOL\x01"
 _HEAP_HEADER, _HEAP_LEAST = 16, 4096  # bytes
+_REFERENCE = 16  # bytes
 _PIECE = 1 << 24  # of the file, at a time
 _WRITTEN = "Write it again without compression: h5repack -f NONE"
 
@@ -54,6 +57,7 @@ class HDF5:
         self._h5py = _import_h5py()
         self._size = file.seek(0, os.SEEK_END)
         self._read = 0  # bytes of the file that were read as arrays
+        self._made = 0  # bytes that they expanded to
         file.seek(0)
         _check_heaps(file, self._size)
         self._file = self._h5py.File(file, mode="r")
@@ -109,7 +113,9 @@ class HDF5:
         if name not in attributes:
             return None
         # Of an array of strings each could be the same long one: only a single one is surely no longer than the file.
-        if attributes.get_id(name).shape != () or attributes.get_id(name).get_storage_size() > self._size:
+        found = attributes.get_id(name)
+        is_text = self._h5py.check_string_dtype(found.dtype) is not None
+        if not is_text or found.shape != () or found.get_storage_size() > self._size:
             raise ValueError(f"the attribute {name!r} of {path!r} is no string")
         value = attributes[name]
         value = value.decode("utf-8") if isinstance(value, bytes) else value
@@ -130,15 +136,16 @@ class HDF5:
         dataset = self.datasets[path]
         self._check_storage(path, dataset)
         values = np.asarray(dataset[()])
-        if values.dtype == np.dtype("V2"):
-            return values.view(dtypes.resolve("bfloat16"))  # for which HDF5 has no name: h5py keeps its bytes
-        if values.dtype.kind not in "fiu":
-            raise ValueError(f"{path} is no array of numbers: its dtype is {values.dtype}")
+        if values.dtype == _BFLOAT16:
+            return values.view(dtypes.resolve("bfloat16"))
         return values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def _check_storage(self, path: str, dataset: Any) -> None:
         if dataset.external or dataset.is_virtual:
             raise ValueError(f"{path} is kept in other files, which are not read")
+        # Of others an element may stand elsewhere and be of any size: one that is there once may be each.
+        if dataset.dtype.kind not in "fiu" and dataset.dtype != _BFLOAT16:
+            raise ValueError(f"{path} is no array of numbers: its dtype is {dataset.dtype}")
         size, stored = dataset.nbytes, dataset.id.get_storage_size()
         self._read += stored
         if self._read > self._size:
@@ -153,6 +160,9 @@ class HDF5:
         chunk = int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize if dataset.chunks else 0
         if max(size, chunk) > limit:
             raise ValueError(f"{path} would expand from {stored} bytes to {max(size, chunk)}. {_WRITTEN}")
+        self._made += size
+        if self._made > _SMALL + _MAX_EXPANSION * self._size:
+            raise ValueError(f"{path} would expand, with those before it, to {self._made} bytes. {_WRITTEN}")
         if _DEFLATE in filters:
             _check_deflated(path, dataset, chunk, filters.index(_DEFLATE))
 
@@ -167,19 +177,27 @@ def _check_heaps(file: BinaryIO, size: int) -> None:
     sizes = start[13:15] if start[8:9] in (b"\0", b"\1") else start[9:11]
     if sizes != b"\x08\x08":
         raise ValueError("its numbers are not of 8 bytes, as those of Keras' files are")
+    heaps: dict[int, dict[int, int]] = {}  # by their first byte: the sizes of objects by number
     end = 0  # of the last heap
-    for at in range(0, size, _PIECE):
-        file.seek(at)
-        piece = file.read(_PIECE + len(_HEAP) - 1)
+    for at, piece in _pieces(file, size, len(_HEAP) - 1):
         found = piece.find(_HEAP)
         while found >= 0:
-            end = _check_heap(file, at + found, size, end)
+            end = _check_heap(file, at + found, size, end, heaps)
             found = piece.find(_HEAP, found + 1)
+    if heaps:
+        _check_strings(file, size, heaps)
     file.seek(0)
 
 
-def _check_heap(file: BinaryIO, at: int, size: int, end: int) -> int:
-    """Return where the heap at this byte ends, or the last one's end if it is none."""
+def _pieces(file: BinaryIO, size: int, more: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the file's bytes, with so many of the next piece, and where each piece begins."""
+    for at in range(0, size, _PIECE):
+        file.seek(at)
+        yield at, file.read(_PIECE + more)
+
+
+def _check_heap(file: BinaryIO, at: int, size: int, end: int, heaps: dict[int, dict[int, int]]) -> int:
+    """Add the heap at this byte, and return where it ends, or the last one's end if it is none."""
     file.seek(at + 8)
     length = int.from_bytes(file.read(8), "little")
     if not _HEAP_LEAST <= length <= size - at:
@@ -188,15 +206,40 @@ def _check_heap(file: BinaryIO, at: int, size: int, end: int) -> int:
         raise ValueError(f"it is damaged: the heap of strings at byte {at} is in another")
     file.seek(at)
     heap = file.read(length)
+    objects = heaps[at] = {}
     ahead = _HEAP_HEADER
     while length - ahead >= _HEAP_HEADER:
-        taken = int.from_bytes(heap[ahead + 8 : ahead + 16], "little")
-        if heap[ahead : ahead + 2] != b"\0\0":
+        number = int.from_bytes(heap[ahead : ahead + 2], "little")
+        taken = objects[number] = int.from_bytes(heap[ahead + 8 : ahead + 16], "little")
+        if number:
             taken = _HEAP_HEADER + (taken + 7) // 8 * 8
         if not _HEAP_HEADER <= taken <= length - ahead:
             raise ValueError(f"it is damaged: its heap of strings at byte {at}")
         ahead += taken
     return at + length
+
+
+def _check_strings(file: BinaryIO, size: int, heaps: dict[int, dict[int, int]]) -> None:
+    """Raise for a string that is said to be longer than what is in its heap: HDF5 takes memory by what is said.
+
+    It is said by 16 bytes anywhere in the file: the length (4), the first byte of its heap (8), its number there (4).
+    """
+    starts = np.array(sorted(heaps), np.uint64)
+    for at, piece in _pieces(file, size, _REFERENCE - 1):
+        for shift in range(8):
+            words = np.frombuffer(piece, "<u8", max(0, len(piece) - shift) // 8, shift)
+            few = np.flatnonzero((words >= starts[0]) & (words <= starts[-1]))
+            for k in few[np.isin(words[few], starts)].tolist():
+                _check_string(piece, shift + 8 * k, at, heaps[int(words[k])])
+
+
+def _check_string(piece: bytes, place: int, at: int, objects: dict[int, int]) -> None:
+    """Raise if the bytes around the address at this place say a length that the object has not."""
+    if place < 4 or place + 12 > len(piece):
+        return  # the piece before had it, or the next one has
+    length, number = (int.from_bytes(piece[k : k + 4], "little") for k in (place - 4, place + 8))
+    if number and length > objects.get(number, length):
+        raise ValueError(f"it is damaged: the string at byte {at + place - 4}, if it is one, is not as long as it says")
 
 
 def _filters(dataset: Any) -> list[int]:
@@ -206,7 +249,10 @@ def _filters(dataset: Any) -> list[int]:
 
 def _check_deflated(path: str, dataset: Any, chunk: int, filter_: int) -> None:
     """Raise if a chunk expands to more than it says: HDF5 itself takes whatever memory zlib asks for."""
-    for k in range(dataset.id.get_num_chunks()):
+    number = dataset.id.get_num_chunks()
+    if number > _MOST_CHUNKS:
+        raise ValueError(f"{path} is in {number} chunks, and at most {_MOST_CHUNKS} are read. {_WRITTEN}")
+    for k in range(number):
         skipped, content = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(k).chunk_offset)
         if not skipped >> filter_ & 1:
             unpacking = zlib.decompressobj()

@@ -8,6 +8,7 @@ Keras' own lists of them, by whose order it loads them, have those of frozen cel
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from fusedlstm.convert.keras.layers import Found, Node, find, is_cell
 from fusedlstm.convert.keras.paths import ROLES, give, in_order, join, layer_of, others_in, paired
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fusedlstm.convert.keras.hdf5 import HDF5
 
@@ -70,6 +71,16 @@ def entries_in(hdf5: HDF5, top: str) -> list[Entry]:
     return entries
 
 
+def entries_below(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Return, for each beginning of the paths of entries, those that have it."""
+    below: dict[str, list[Entry]] = {}
+    for entry in entries:
+        names = entry.where.split("/")
+        for k in range(1, len(names) + 1):
+            below.setdefault("/".join(names[:k]), []).append(entry)
+    return below
+
+
 def of_entries(hdf5: HDF5, entries: Sequence[Entry]) -> list[Node]:
     """Return layers of which nothing but the names of their variables is known."""
     layers: dict[str, list[Node]] = {}
@@ -87,8 +98,9 @@ def of_entries(hdf5: HDF5, entries: Sequence[Entry]) -> list[Node]:
             node.parts["cell"][0].name = ""
     several = paired(nodes, _role_in_names, str)
     groups = [node.name.partition("/")[0] for node in several]
+    counts = Counter(groups)
     for node, group in zip(several, groups, strict=True):
-        if groups.count(group) == 1:
+        if counts[group] == 1:
             node.name = group
     return several
 
@@ -114,17 +126,23 @@ def _role_in_names(path: str) -> str:
 def assign(layer: Node, entries: Sequence[Entry], hdf5: HDF5) -> None:
     """Give the cells in a layer of the model's config the arrays that stand below its name in a `.h5`."""
     lstms = [found for found in find(layer) if any(found.node.cells())]
+    claims: dict[str, list[Found]] = {}
     for found in lstms:
-        own = entries if len(lstms) == 1 else _claimed(found, lstms, entries)
+        claims.setdefault(found.node.name, []).append(found)
+    by_name: dict[str, list[Entry]] = {name: [] for name in claims}
+    for entry in entries:
+        for name in claims.keys() & entry.names:
+            by_name[name].append(entry)
+    for found in lstms:
+        own = entries if len(lstms) == 1 else _claimed(by_name[found.node.name], claims)
         for cell, entry in _matched(found, own):
             give(cell, entry.where, entry.paths, hdf5)
 
 
-def _claimed(found: Found, lstms: Sequence[Found], entries: Sequence[Entry]) -> list[Entry]:
-    """Return the entries among whose names one of several layers' own is."""
-    own = [entry for entry in entries if found.node.name in entry.names]
+def _claimed(own: list[Entry], claims: Mapping[str, Sequence[Found]]) -> list[Entry]:
+    """Return entries among whose names one of several layers' own is, or raise if there are others' names, too."""
     for entry in own:
-        claimants = [one.name for one in lstms if one.node.name in entry.names]
+        claimants = [one.name for name in dict.fromkeys(entry.names) for one in claims.get(name, ())]
         if len(claimants) > 1:
             raise ValueError(f"the arrays at {entry.where!r} may be those of {' or '.join(map(repr, claimants))}")
     return own

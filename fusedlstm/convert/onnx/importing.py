@@ -157,8 +157,8 @@ def _labelled(model: Model, *, required: bool = True) -> dict[str, Node]:
         lambda node: "/".join([*node.scope.path, node.name]),
         lambda node: "/".join([*node.scope.path, next(filter(None, node.proto.output), "")]),
     )
-    for number, way in enumerate(ways):
-        if number:
+    for way in ways:
+        if way is not ways[0]:
             model.count_copy("the paths of its nodes", _bytes_of_paths(nodes))
         labels = [way(node) for node in nodes]
         if len(set(labels)) == len(labels):
