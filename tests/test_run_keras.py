@@ -47,3 +47,24 @@ def test_run(package, ending, tmp_path):
         file.visititems(exchange)
     outputs, _ = run(path, name, weights, xs, states, options)
     assert np.abs(got - outputs).max() > 1e-3
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.parametrize("package", ["keras", "tf_keras"])
+def test_nothing_in_a_file_is_executed(package, ending, tmp_path):
+    """load_model of tf_keras runs the program of a Lambda layer in a .h5."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    keras = pytest.importorskip(package, reason=f"{package} is not installed", exc_type=ImportError)
+    trace, path = str(tmp_path / "executed"), str(tmp_path / f"m{ending}")
+    program = eval(f"lambda x: (open({trace!r}, 'w').close(), x)[1]")  # whose source is kept nowhere else
+    x = keras.Input((5, 3))
+    y = keras.layers.LSTM(4, activation="softsign", recurrent_activation="hard_sigmoid", name="lstm")(x)
+    keras.Model(x, keras.layers.Lambda(program, output_shape=(4,))(y)).save(path)
+    Path(trace).unlink(missing_ok=True)
+    weights = from_keras(path)
+    xs, states = np.ones((2, 1, 3), "f"), [(np.ones((1, 4), "f"), np.ones((1, 4), "f"))]
+    outputs, _ = run(path, None, weights, xs, states, {})
+    got, _ = LSTM(weights, backend="numpy")(xs, [LSTMState(h=h, c=c) for h, c in states])
+    assert np.abs(got - outputs).max() < 3e-6
+    assert not os.path.exists(trace)

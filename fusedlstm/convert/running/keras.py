@@ -36,8 +36,9 @@ def run(
 ) -> tuple[NumpyArray, list[State]]:
     """Return what Keras computes of a file's layers, each of whose outputs is the next one's input.
 
-    A file with a config is loaded by load_model, of Keras 3 or of tf_keras, whichever made it. For a file of weights
-    alone a layer is made, and given the file's arrays by set_weights.
+    A layer is made by Keras 3 or tf_keras, whichever wrote the file, with the functions that its config names, and
+    given the file's arrays by set_weights. The file itself is not loaded by Keras, whose load_model runs programs
+    that are in it (those of Lambda layers in a .h5: tf_keras 2.21, tried) and takes memory by sizes that it claims.
 
     Args:
         source: the path of the file.
@@ -57,15 +58,11 @@ def run(
     given = _given(options)
     with opened(source) as root:
         found = _found(root, name)
-        layers = [_made(one, given, str(weights.dtype)) for one in found if one.is_unknown]
-    if not layers:
-        keras = importlib.import_module(_PACKAGES[_version_of(found)])
-        model = keras.models.load_model(source, compile=False)
-        layers = [_within(model, one.name) for one in found]
+        layers = [_made(one, given, str(weights.dtype)) for one in found]
     outputs, finals, ahead = np.swapaxes(xs, 0, 1), [], list(states)
     for one, layer in zip(found, layers, strict=True):
         count = sum(1 for _ in one.node.cells())
-        outputs, final = _run_layer(layer, str(weights.dtype), outputs, ahead[:count])
+        outputs, final = _run_layer(layer, outputs, ahead[:count])
         finals += final
         ahead = ahead[count:]
     return np.swapaxes(outputs, 0, 1), finals
@@ -74,9 +71,7 @@ def run(
 def package(source: str | os.PathLike[str], name: Any, options: Mapping[str, Any]) -> str:
     """Return the Keras that `run` of these arguments asks: the package's name."""
     with opened(source) as root:
-        found = _found(root, name)
-    is_unknown = any(one.is_unknown for one in found)
-    return _PACKAGES[_installed(_given(options))[0] if is_unknown else _version_of(found)]
+        return _PACKAGES[_installed(_found(root, name)[0].node, _given(options))[0]]
 
 
 def _given(options: Mapping[str, Any]) -> Given:
@@ -88,21 +83,9 @@ def _found(root: Node, name: Any) -> list[Found]:
     return [choose("source", root, each) for each in names]
 
 
-def _version_of(found: Sequence[Found]) -> int:
-    """Return which Keras made layers whose config is known."""
-    return found[0].node.keras or 3
-
-
-def _within(model: Any, name: str) -> Any:
-    """Return the layer of a model at a path of names."""
-    for part in name.split("/"):
-        model = model.get_layer(part) if hasattr(model, "get_layer") else model.layer
-    return model
-
-
 def _made(found: Found, given: Given, dtype: str) -> Any:
     """Return a new layer of Keras with a file's arrays."""
-    version, keras = _installed(given)
+    version, keras = _installed(found.node, given)
     cells, arrays = [], []
     for node in found.node.cells():
         if node.kind != "LSTMCell" or node.read is None:
@@ -116,28 +99,34 @@ def _made(found: Found, given: Given, dtype: str) -> Any:
     return layer
 
 
-def _installed(given: Given) -> tuple[int, Any]:
-    """Return a Keras that has the functions, and its version."""
+def _installed(node: Node, given: Given) -> tuple[int, Any]:
+    """Return the Keras that wrote a file, or where nothing says, one that has the functions; and its version."""
+    wanted = [function for function in (given.activation, given.recurrent_activation) if function is not None]
     for version, package in _PACKAGES.items():
-        wanted = [function for function in (given.activation, given.recurrent_activation) if function is not None]
-        if all(function in FUNCTIONS_OF[version].values() for function in wanted):
+        has_them = all(each in FUNCTIONS_OF[version].values() for each in wanted)
+        if node.keras == version or (not node.keras and has_them):
             try:
                 return version, importlib.import_module(package)
             except ImportError:
                 continue
-    raise ImportError("neither keras nor tf_keras is installed, or the one that is lacks these functions")
+    which = _PACKAGES.get(node.keras)
+    raise ImportError(f"{which or 'a Keras that has these functions'} is not installed")
 
 
 def _new_cell(keras: Any, version: int, node: Node, given: Given, dtype: str) -> Any:
     names = {function: name for name, function in FUNCTIONS_OF[version].items()}
 
-    def name_of(function: Function | None, default: str) -> str:
-        return default if function is None else names[function]
+    def name_of(option: str, function: Function | None, default: str) -> str:
+        own = node.options.get(option, default if function is None else names.get(function, function))
+        own = "linear" if own is None else own
+        if not isinstance(own, str) or own not in FUNCTIONS_OF[version]:  # a layer, say, whose config may be anything's
+            fail(ValueError, option, f"one of {', '.join(FUNCTIONS_OF[version])}", str(own)[:80])
+        return own
 
     return keras.layers.LSTMCell(
         node.shapes[1][0],
-        activation=name_of(given.activation, "tanh"),
-        recurrent_activation=name_of(given.recurrent_activation, "sigmoid"),
+        activation=name_of("activation", given.activation, "tanh"),
+        recurrent_activation=name_of("recurrent_activation", given.recurrent_activation, "sigmoid"),
         use_bias=len(node.shapes) == 3,
         dtype=dtype,
     )
@@ -154,10 +143,8 @@ def _new_layer(keras: Any, node: Node, cells: list[Any], dtype: str) -> Any:
     return keras.layers.RNN(cell, dtype=dtype)
 
 
-def _run_layer(layer: Any, dtype: str, xs: NumpyArray, states: Sequence[State]) -> tuple[NumpyArray, list[State]]:
+def _run_layer(layer: Any, xs: NumpyArray, states: Sequence[State]) -> tuple[NumpyArray, list[State]]:
     """Return the outputs (B, T, width) and the final states of a layer, or of a cell step by step."""
-    if layer.compute_dtype != dtype:
-        fail(ValueError, layer.name, f"a layer that computes in {dtype}, as its weights are", layer.compute_dtype)
     tensor = _tensors(layer)
     pairs = [[tensor(h), tensor(c)] for h, c in states]
     if not hasattr(layer, "return_sequences"):
