@@ -60,6 +60,8 @@ template <int NAME, u64 ALPHA_BITS = 0, u64 BETA_BITS = 0> struct Function {
   static const u64 ALPHA = ALPHA_BITS, BETA = BETA_BITS;
 };
 
+static const u64 TWO = 0x4000000000000000;  // the bits of 2.0
+
 // Which products are rounded before they are added is written out here, too: see cell.cuh.
 template <class FUNCTION, bool FAST = false, typename A> DEVICE A activate(A x) {
   constexpr int KIND = FUNCTION::KIND;
@@ -74,7 +76,11 @@ template <class FUNCTION, bool FAST = false, typename A> DEVICE A activate(A x) 
   if (KIND == AFFINE) return multiply_and_add(alpha, x, beta);
   if (KIND == LEAKY_RELU) return x < A(0) ? alpha * x : x;
   if (KIND == THRESHOLDED_RELU) return x <= alpha ? A(0) : x;
-  if constexpr (KIND == SCALED_TANH) return alpha * activate<Function<TANH>, FAST>(beta * x);
+  if constexpr (KIND == SCALED_TANH) {
+    // Of a large alpha, and a small beta, an approximation's error is large, too.
+    constexpr bool APPROXIMATE = FAST && (FUNCTION::ALPHA << 1 >> 1) <= TWO;
+    return alpha * activate<Function<TANH>, APPROXIMATE>(beta * x);
+  }
   if (KIND == HARD_SIGMOID) {
     const A line = multiply_and_add(alpha, x, beta);
     return line < A(0) ? A(0) : line > A(1) ? A(1) : line;

@@ -165,7 +165,10 @@ def test_functions(kernel, function, dtype):
     assert_near(launch(f"{kernel}<{C_NAMES[dtype]}>", values, dtype), exact(function, values), ulps=4)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=NAMES)
+LARGE = [("scaled_tanh", 1.7159, 2 / 3), ("scaled_tanh", -2.0, 0.5), ("scaled_tanh", 1e4, 1e-4), ("scaled_tanh", -3, 1)]
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, *LARGE], ids=[*NAMES, *map(str, LARGE)])
 def test_fast_activations(function):
     """Of float, by the hardware's approximations: within 2^-20, of 1 or of a larger value; NaN of NaN."""
     values = numbers("float32")
