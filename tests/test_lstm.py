@@ -203,6 +203,18 @@ def test_one_layer_is_the_cell(backend):
     assert output is new.h
 
 
+@pytest.mark.parametrize("B", [1, 3, 40])
+def test_no_inputs(B, backend):
+    """Layers of input size 0 run on their own states."""
+    weights = LSTMWeights.random(0, N, seed=0)
+    lstm, cell = LSTM(weights, backend=backend), LSTMCell(weights, backend=backend)
+    (state,) = random_states(lstm, B, np.random.default_rng(0))
+    outputs, _ = lstm(lstm.asarray(np.zeros((T, B, 0))), (state,))
+    for output in outputs:
+        state = cell(cell.asarray(np.zeros((B, 0))), state)
+        np.testing.assert_allclose(host(output), host(state.h), atol=1e-6)
+
+
 def test_no_state_is_zeros(backend):
     lstm, rng = plain(backend), np.random.default_rng(4)
     xs = lstm.asarray(rng.normal(size=(T, B, I)))

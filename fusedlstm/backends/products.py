@@ -60,7 +60,8 @@ class Weight:
     def wide(self) -> NumpyArray:
         """The planes side by side, in one matrix (K, S * N)."""
         rows = self.planes.swapaxes(0, 1)
-        return rows.reshape(len(rows), -1)
+        K, S, N = rows.shape
+        return rows.reshape(K, S * N)
 
     @functools.cached_property
     def columns(self) -> list[NumpyArray]:
@@ -134,7 +135,7 @@ class Product:
 
 def is_cut(B: int, K: int, N: int, itemsize: int) -> bool:
     """Whether a product (B, K) @ (K, N) is done in pieces, by kernels whose speed depends little on B."""
-    return B > 1 and _SMALL // (K * _width(N, itemsize)) >= _FEWEST_ROWS and has_small_kernels()
+    return B > 1 and K > 0 and _SMALL // (K * _width(N, itemsize)) >= _FEWEST_ROWS and has_small_kernels()
 
 
 @functools.cache
