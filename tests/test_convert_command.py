@@ -232,18 +232,12 @@ def test_wrong_lines(tmp_path, capsys):
     assert run(capsys, tmp_path / "nothing.pt", tmp_path / "w")[0] == 1
 
 
-@pytest.mark.parametrize(
-    "shapes",
-    [
-        {"weight_ih": (4, 0), "weight_hh": (4, 1)},
-        {"weight_ih_l0": (8, 2), "weight_hh_l0": (8, 2), "weight_ih_l1": (4, 2), "weight_hh_l1": (4, 1)},
-    ],
-)
-def test_what_a_framework_can_not_run(shapes, tmp_path, capsys):
+def test_what_a_framework_can_not_run(tmp_path, capsys):
     """... is written all the same, and it is said that nobody has checked it."""
     pytest.importorskip("torch", reason="PyTorch is not installed")
+    shapes = {"weight_ih_l0": (8, 2), "weight_hh_l0": (8, 2), "weight_ih_l1": (4, 2), "weight_hh_l1": (4, 1)}
     save_file({name: np.zeros(shape, "f4") for name, shape in shapes.items()}, tmp_path / "m.safetensors")
     status, said, _ = run(capsys, tmp_path / "m.safetensors", tmp_path / "w", "--check")
     assert status == 0
-    assert "not checked: torch can't run it: " in said
-    assert load_weights(tmp_path / "w").dtype == "float32"
+    assert "not checked: torch can't run it: Error(s) in loading state_dict" in said
+    assert load_weights(tmp_path / "w").num_layers == 2
