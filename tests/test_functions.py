@@ -90,7 +90,27 @@ def test_options_are_those_that_were_given():
     assert Functions.of(activation="relu") == Functions("relu", "relu")
 
 
-SPECIAL = [0.0, -0.0, 1e-30, -1e-30, 0.137, 1.0, -1.0, 2.5, -2.5, 44.4, -44.4, 88.8, -88.8, 104.0, -104.0, 1e4, -1e4]
+SPECIAL = [
+    0.0,
+    -0.0,
+    1e-30,
+    -1e-30,
+    1e-4,
+    -1e-4,
+    0.137,
+    1.0,
+    -1.0,
+    2.5,
+    -2.5,
+    44.4,
+    -44.4,
+    88.8,
+    -88.8,
+    104.0,
+    -104.0,
+    1e4,
+    -1e4,
+]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=NAMES)

@@ -697,6 +697,12 @@ def test_attributes_of_what_stands_elsewhere(tmp_path, monkeypatch):
     refused(path, "'name' of 'layers/lstm/vars' is no string")
 
 
+def test_many_objects(tmp_path, monkeypatch):
+    path = write_paths(tmp_path / "m.weights.h5", CELLS)
+    monkeypatch.setattr(hdf5, "_MAX_OBJECTS", 5)
+    refused(path, "groups are nested deeper than 100, or more than 5")
+
+
 def test_many_chunks(tmp_path):
     """HDF5 finds each by going through all before it."""
     path = add(tmp_path / "m.weights.h5", replaced(data=np.zeros((10_001, 16), "f4"), chunks=(1, 16), compression=1))
