@@ -1,5 +1,6 @@
 """The fuzzer of file readers: a few inputs of each, and that it finds what readers may do wrong."""
 
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,8 @@ TESTS = Path(__file__).parent
 def fuzz(name, *options):
     """The status, the outcomes and all that is said, of a process of its own: this one may not be forked."""
     command = [sys.executable, "fuzz.py", name, *map(str, options)]
-    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=300, check=False)
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=300, check=False)
     outcomes = re.search(rf"^{re.escape(name)}: \d+ inputs: {{(.*?)}}", done.stdout, re.MULTILINE)
     assert outcomes, done.stderr
     return done.returncode, {k: int(n) for k, n in re.findall(r"'(\w+)': (\d+)", outcomes[1])}, done.stdout
