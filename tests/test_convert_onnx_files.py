@@ -438,3 +438,15 @@ def test_damaged_models(changes):
     for position, value in changes:
         content[position] = value
     read(bytes(content))
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    """It is listed with what stands for such bytes, and found by that."""
+    model = lstm_model(arrays_of(np.random.default_rng(0), 3, 4))
+    content = model.SerializeToString()
+    assert content.count(b"\x1a\x04lstm") == 1
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content.replace(b"\x1a\x04lstm", b"\x1a\x04ls\xff\xff"))
+    (listed,) = convert.list_onnx(path)
+    assert listed.name == "ls\ufffd\ufffd"
+    assert convert.from_onnx(path, listed.name).num_layers == 1

@@ -94,7 +94,8 @@ class Node:
     @property
     def name(self) -> str:
         """Its name, or that of its first output."""
-        return self.proto.name or next(filter(None, self.proto.output), "")
+        name = self.proto.name or next(filter(None, self.proto.output), "")
+        return name if isinstance(name, str) else bytes(name).decode(errors="replace")  # bytes that are no UTF-8
 
     def input(self, index: int) -> str:
         """Return the name of an input; empty where it has none."""
