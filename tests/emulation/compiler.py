@@ -98,7 +98,8 @@ def _kernel_object(file: Path, names: Sequence[str], options: Sequence[str], lib
     with tempfile.NamedTemporaryFile("w", suffix=".cpp", dir=library.parent) as unit:
         unit.write("\n".join(lines) + "\n")
         unit.flush()
-        return _compile([*options, "-c", unit.name], library.with_suffix(".o"))
+        # Of a name of its own: another process may make the same library, and remove its object, at the same time.
+        return _compile([*options, "-c", unit.name], Path(unit.name).with_suffix(".o"))
 
 
 def _runtime_objects() -> list[Path]:

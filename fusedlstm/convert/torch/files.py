@@ -71,8 +71,11 @@ def _check_growth(path: str) -> None:
     """Raise if members of a zip file claim to be much larger than it: torch.save compresses none."""
     if not zipfile.is_zipfile(path):
         return
-    with zipfile.ZipFile(path) as archive:
-        claimed, there = sum(info.file_size for info in archive.infolist()), os.path.getsize(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed, there = sum(info.file_size for info in archive.infolist()), os.path.getsize(path)
+    except DAMAGED as error:
+        raise WeightsFileError(f"{path} is damaged: {error}") from error
     if claimed > may_become(there):
         raise WeightsFileError(f"{path} is damaged: {there} bytes that claim to become {claimed}")
 
