@@ -32,13 +32,20 @@ _PACKAGES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the process' exit status: 0, 1 for a failure, 2 for a wrong command, 130 on Ctrl-C."""
+    """Run a command and return the process's exit status.
+
+    0: done. 1: failed, or `convert --check` disagrees. 2: wrong usage. 3: `convert --check` could check nothing.
+    130: interrupted.
+    """
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:
         return int(options.command(options))
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         _say(f"fusedlstm: {error}", sys.stderr)
+        return 1
+    except MemoryError as error:
+        _say(f"fusedlstm: out of memory{f': {error}' if str(error) else ''}", sys.stderr)
         return 1
     except KeyboardInterrupt:
         _say("fusedlstm: interrupted", sys.stderr)
@@ -117,8 +124,11 @@ def _add_convert(commands: Any) -> None:
         "with; with commas several, one above the other",
     )
     convert.add_argument(
-        "--check", action="store_true", help="compare with the framework, if it is installed, on random input"
+        "--check",
+        action="store_true",
+        help="run the model in its framework on random input and compare; exit with 3 if nothing could be checked",
     )
+    convert.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
     convert.add_argument(
         "--forget-bias", type=float, metavar="X", help="what the cell adds to the forget gate at each step"
     )
@@ -147,16 +157,17 @@ def _convert(options: argparse.Namespace) -> int:
     from fusedlstm.convert.command import convert_file
 
     given = ("forget_bias", "cell_clip", "proj_clip", "activation", "gate_activation")
-    is_well, said = convert_file(
+    status, said = convert_file(
         options.source,
         options.out,
         system=options.system,
         name=options.name,
         options={name: getattr(options, name) for name in given},
         checked=options.check,
+        force=options.force,
     )
     _say("\n".join(said))
-    return 0 if is_well else 1
+    return status
 
 
 def _info(_: argparse.Namespace) -> int:

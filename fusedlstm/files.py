@@ -22,6 +22,7 @@ only, because safetensors writes several in no fixed order and the same weights 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,6 +43,8 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 _UNREADABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 _WHAT = {"StatePool": "states"}  # what the arrays of a kind are, in messages: weights, if it is not here
 _DTYPES_OF_KIND = {"StatePool": _DTYPES | {"I64": "int64"}}
+# What seeking or reading at an offset that only a damaged file can name fails with.
+_ERRNOS_OF_DAMAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
 _HEADER_BYTES = 8  # a safetensors file starts with the length of its header, 64 bits little-endian
 _T = TypeVar("_T")
 
@@ -114,18 +117,40 @@ def is_ours(path: str | os.PathLike[str]) -> bool:
 
 @contextlib.contextmanager
 def reading(source: Any) -> Iterator[None]:
-    """Make of what is wrong with the content of a file, if `source` is its path, a WeightsFileError that names it.
+    """Turn whatever a reader raises about the content of the file `source` into a WeightsFileError that names it.
 
-    The caller's own arguments are to be checked before.
+    This is the only place that decides what is damage: readers keep no lists of exceptions of their own. Check the
+    caller's other arguments before. What a `source` that is not a path raises is left as it is.
+
+    Raises:
+        WeightsFileError: for any Exception but those below, with its text.
+        OSError: from the operating system, naming the path, such as a missing file.
+        ImportError: a library that the reader needs is missing.
+        MemoryError: unchanged. A parser that runs out of its own stack must raise something else.
     """
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        yield
+        return
+    with blaming(os.fsdecode(source)):
+        yield
+
+
+@contextlib.contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """Do the same as `reading` for content that has a name instead of a path, such as bytes in memory."""
     try:
         yield
-    except WeightsFileError:
+    except (WeightsFileError, ImportError, MemoryError):
         raise
-    except (TypeError, ValueError) as error:
-        if not isinstance(source, (str, os.PathLike)):
-            raise
-        raise WeightsFileError(f"{os.fspath(source)}: {error}") from error
+    except OSError as error:
+        if error.errno is None or error.errno in _ERRNOS_OF_DAMAGE:
+            raise WeightsFileError(f"{name}: {error}") from error
+        if error.filename is None:
+            raise type(error)(error.errno, error.strerror, name) from error
+        raise
+    except Exception as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise WeightsFileError(f"{name}: {what}") from error
 
 
 def build(

@@ -15,9 +15,9 @@ from fusedlstm.convert.writing import write
 DATA = Path(__file__).parent / "data"
 
 
-def run(capsys, *arguments):
+def run(capsys, *arguments, force=True):
     """The exit status, and what was said and complained of."""
-    status = cli.main(["convert", *map(str, arguments)])
+    status = cli.main(["convert", *map(str, arguments), *(["--force"] if force else [])])
     said = capsys.readouterr()
     return status, said.out, said.err
 
@@ -112,8 +112,9 @@ def test_archives_of_other_systems(system, layout, scope, tmp_path, capsys):
     np.testing.assert_array_equal(result.weight_hh, weights.weight_hh)
     np.testing.assert_allclose(result.bias, weights.bias, atol=1e-6)
     status, said, _ = run(capsys, tmp_path / "a.npz", tmp_path / "w", "--from", system, "--check", *name)
-    assert status == 0
-    assert "not checked: " in said or " agrees" in said
+    assert status in (0, 3)
+    assert (status == 3) == ("not checked: " in said)
+    assert (status == 0) == (" agrees" in said)
 
 
 def test_keras(tmp_path, capsys):
@@ -123,9 +124,10 @@ def test_keras(tmp_path, capsys):
         (tmp_path / "m.keras").write_bytes(archive.read(member))
     layers = convert.list_keras(tmp_path / "m.keras")
     status, said, errors = run(capsys, tmp_path / "m.keras", tmp_path / "w", "--name", layers[0].name, "--check")
-    assert (status, errors) == (0, "")
+    assert (status in (0, 3), errors) == (True, "")
     assert "m.keras: keras" in said
-    assert "not checked: " in said or " agrees" in said
+    assert (status == 3) == ("not checked: " in said)
+    assert (status == 0) == (" agrees" in said)
     same(load_weights(tmp_path / "w"), convert.from_keras(tmp_path / "m.keras", layers[0].name))
 
 
@@ -169,7 +171,7 @@ def test_a_framework_that_raises(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(running, "run", fail)
     status, said, errors = run(capsys, torch_file(tmp_path, "safetensors"), tmp_path / "w", "--check")
-    assert (status, errors) == (0, "")
+    assert (status, errors) == (3, "")
     assert "not checked: torch raised OpError: no device\n" in said
     assert load_weights(tmp_path / "w").num_layers == 1
 
@@ -180,7 +182,7 @@ def test_a_framework_that_is_missing(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torch", None)
     status, said, _ = run(capsys, source, tmp_path / "w", "--check")
-    assert status == 0
+    assert status == 3
     assert "not checked: " in said
     assert "torch" in said.split("not checked: ")[1]
     assert load_weights(tmp_path / "w").num_layers == 1
@@ -238,6 +240,17 @@ def test_what_a_framework_can_not_run(tmp_path, capsys):
     shapes = {"weight_ih_l0": (8, 2), "weight_hh_l0": (8, 2), "weight_ih_l1": (4, 2), "weight_hh_l1": (4, 1)}
     save_file({name: np.zeros(shape, "f4") for name, shape in shapes.items()}, tmp_path / "m.safetensors")
     status, said, _ = run(capsys, tmp_path / "m.safetensors", tmp_path / "w", "--check")
-    assert status == 0
+    assert status == 3
     assert "not checked: torch raised RuntimeError: Error(s) in loading state_dict" in said
     assert load_weights(tmp_path / "w").num_layers == 2
+
+
+def test_convert_overwrites_only_by_force(tmp_path, capsys):
+    np.savez(tmp_path / "v.npz", **convert.to_tf1(LSTMWeights.random(3, 4, seed=0)))
+    (tmp_path / "w").write_bytes(b"mine")
+    status, _, errors = run(capsys, tmp_path / "v.npz", tmp_path / "w", force=False)
+    assert status == 1
+    assert "--force" in errors
+    assert (tmp_path / "w").read_bytes() == b"mine"
+    assert run(capsys, tmp_path / "v.npz", tmp_path / "w", force=True)[0] == 0
+    assert (tmp_path / "w").read_bytes() != b"mine"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from fusedlstm.convert.running.model import ModelNotRunError, Tapped
 from fusedlstm.lstm import LSTM
 from fusedlstm.state import LSTMState
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.stacked import StackedWeights
@@ -32,14 +34,26 @@ STEPS, ROWS = 6, 3
 _TOLERANCE = {"float64": 1e-11, "float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-1}
 
 
+_NO_GRAPH = "parameters without a graph don't say"
+
+
 @dataclass(frozen=True)
 class Check:
-    """The outcome of a comparison: the largest difference, of values as large as `scale`, and what is allowed."""
+    """The outcome of a comparison.
+
+    Attributes:
+        framework: what computed the numbers compared with, and its version.
+        difference: the largest one; infinite where shapes differ or a number is not finite.
+        scale: the largest number compared with.
+        tolerance: the difference allowed to numbers of order 1.
+        around: why what stands around the LSTM in its model was not run; empty where the whole model ran.
+    """
 
     framework: str
     difference: float
     scale: float
     tolerance: float
+    around: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -48,8 +62,10 @@ class Check:
 
     def __str__(self) -> str:
         verdict = "agrees" if self.agrees else "DIFFERS"
-        rows = f"{STEPS} steps of {ROWS} rows of random numbers"
-        return f"{self.framework} {verdict}: at most {self.difference:.1e} apart in {rows} of up to {self.scale:.1e}"
+        how = "the LSTM alone" if self.around else "the whole model, and the LSTM alone"
+        text = f"{self.framework} {verdict}: at most {self.difference:.1e} apart in numbers of up to {self.scale:.1e}"
+        text = f"{text}, from random input to {how}"
+        return f"{text}. What stands around the LSTM was not checked: {self.around}" if self.around else text
 
 
 def check(
@@ -60,7 +76,10 @@ def check(
     options: Mapping[str, Any],
     seed: int = 0,
 ) -> Check:
-    """Return how far weights are from what the framework computes with the source itself, from random states on.
+    """Compare weights with what the framework computes with the source itself.
+
+    A model with a graph runs as a whole on random input, and ours gets what its LSTM got. Besides, and for other
+    sources alone, the LSTM runs by itself on random inputs and states.
 
     Args:
         system: a name of FRAMEWORKS.
@@ -72,27 +91,74 @@ def check(
 
     Raises:
         ImportError: the framework is not installed.
-        ValueError: there is none that can run it; the message says why.
+        ValueError: the framework can't run the LSTM; the message says why.
     """
     if system not in FRAMEWORKS:
         raise ValueError(f"there is no framework to run weights of {system} with")
-    xs, states = _inputs(weights, seed)
     running = importlib.import_module(f"fusedlstm.convert.running.{system}")
+    pairs, around = [], _NO_GRAPH
+    with _framework_errors(system):
+        pairs += _alone(running, source, name, weights, options, seed)
+        if hasattr(running, "run_model"):
+            try:
+                pairs += _within(running.run_model(source, name, weights, options, seed), weights)
+                around = ""
+            except ModelNotRunError as error:
+                around = str(error)
+    package = running.package(source, name, options) if system == "keras" else FRAMEWORKS[system]
+    difference = max(_apart(ours, theirs) for ours, theirs in pairs)
+    scale = max(float(np.abs(theirs).max(initial=0)) for _, theirs in pairs)
+    return Check(_versioned(package), difference, scale, _TOLERANCE[weights.dtype.name], around)
+
+
+@contextlib.contextmanager
+def _framework_errors(system: str) -> Iterator[None]:
+    """Turn what a framework raises, such as TensorFlow for a cell that needs a GPU, into a ValueError."""
     try:
-        theirs = _flat(*running.run(source, name, weights, xs, states, options))
+        yield
     except (ImportError, ValueError):
         raise
-    except Exception as error:  # a framework raises what it likes, such as TensorFlow of what wants a GPU
+    except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"{FRAMEWORKS[system]} raised {type(error).__name__}: {first}") from error
-    package = running.package(source, name, options) if system == "keras" else FRAMEWORKS[system]
+
+
+_Pairs: TypeAlias = "list[tuple[NumpyArray, NumpyArray]]"  # ours and theirs
+
+
+def _alone(
+    running: Any,
+    source: Any,
+    name: Any,
+    weights: LSTMWeights | StackedWeights,
+    options: Mapping[str, Any],
+    seed: int,
+) -> _Pairs:
+    """Return what to compare after running the LSTM by itself, from random states on."""
+    xs, states = _inputs(weights, seed)
+    outputs, finals = running.run(source, name, weights, xs, states, options)
+    return _compared(weights, Tapped(xs, states, None, outputs, finals))
+
+
+def _within(tapped: Tapped, weights: LSTMWeights | StackedWeights) -> _Pairs:
+    """Return what to compare after running the whole model."""
+    if tapped.outputs is None and all(part is None for final in tapped.finals for part in final):
+        raise ModelNotRunError("the model uses none of the LSTM's outputs")
+    return _compared(weights, tapped)
+
+
+def _compared(weights: LSTMWeights | StackedWeights, theirs: Tapped) -> _Pairs:
     lstm = LSTM(weights, backend="numpy")
     wide = lstm.zero_state(0)[0].c.dtype
-    outputs, finals = lstm(xs, tuple(LSTMState(h=h, c=c.astype(wide)) for h, c in states))
-    ours = _flat(outputs, [(state.h, state.c) for state in finals])
-    differences = [_apart(a, b) for a, b in zip(ours, theirs, strict=True)]
-    scale = max(float(np.abs(a).max(initial=0)) for a in theirs)
-    return Check(_versioned(package), max(differences), scale, _TOLERANCE[weights.dtype.name])
+    states = tuple(LSTMState(h=h.astype(weights.dtype), c=c.astype(wide)) for h, c in theirs.states)
+    outputs, finals = lstm(theirs.xs.astype(weights.dtype), states, lengths=theirs.lengths)
+    ours = [outputs, *(part for state in finals for part in (state.h, state.c))]
+    parts = [theirs.outputs, *(part for final in theirs.finals for part in final)]
+    return [
+        (np.asarray(a).astype(np.float64), np.asarray(b).astype(np.float64))
+        for a, b in zip(ours, parts, strict=True)
+        if b is not None
+    ]
 
 
 def _inputs(weights: LSTMWeights | StackedWeights, seed: int) -> tuple[NumpyArray, list[tuple[NumpyArray, NumpyArray]]]:
@@ -108,10 +174,6 @@ def _inputs(weights: LSTMWeights | StackedWeights, seed: int) -> tuple[NumpyArra
         for layer in layers
     ]
     return xs, states
-
-
-def _flat(outputs: NumpyArray, states: Sequence[tuple[NumpyArray, NumpyArray]]) -> list[NumpyArray]:
-    return [np.asarray(a).astype(np.float64) for a in (outputs, *(part for state in states for part in state))]
 
 
 def _apart(a: NumpyArray, b: NumpyArray) -> float:

@@ -30,12 +30,23 @@ _NAMED_BY = {"keras": "name", "onnx": "name", "tf1": "scope", "torch": "prefix"}
 _OTHER_NAMES = {"name": "prefix", "gate_activation": "recurrent_activation"}
 
 
-def convert_file(
-    source: str, out: str, *, system: str = "auto", name: str | None = None, options: Mapping[str, Any], checked: bool
-) -> tuple[bool, list[str]]:
-    """Convert a file, write the result, and return whether all is well, and what to say.
+WRITTEN, DIFFERS, NOT_CHECKED = 0, 1, 3  # exit statuses of the command
 
-    Nothing is written where the source's framework disagrees.
+
+def convert_file(
+    source: str,
+    out: str,
+    *,
+    system: str = "auto",
+    name: str | None = None,
+    options: Mapping[str, Any],
+    checked: bool,
+    force: bool = False,
+) -> tuple[int, list[str]]:
+    """Convert a file, write the result, and return the command's exit status and what to say.
+
+    Nothing is written where the source's framework disagrees. Where a check was asked for and nothing could be
+    checked, the result is written and the status is NOT_CHECKED.
 
     Args:
         source: the path of a file or checkpoint.
@@ -44,6 +55,7 @@ def convert_file(
         name: which LSTM of the file; None for the only one. With commas, several layers, one above the other.
         options: arguments of the system's function, by our names, that its files don't hold.
         checked: whether to compare with the source's framework.
+        force: whether to overwrite `out`.
 
     Raises:
         OSError, TypeError, ValueError: the file can't be read, converted or written; the message says why.
@@ -52,22 +64,24 @@ def convert_file(
     check_choice("--from", system, ("auto", *SYSTEMS))
     if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
         fail(ValueError, "OUT", "another file than SOURCE, which would be lost", repr(out))
+    if os.path.exists(out) and not force:
+        fail(ValueError, "OUT", "a file that does not exist yet", repr(out), "Use --force to overwrite it")
     found = recognise(source) if system == "auto" else system
     function = getattr(convert, f"from_{found}")
     arguments = _arguments(found, function, {"name": _names(name)} | dict(options))
     given = source if found in _OF_PATHS else open_archive(source)
     weights: LSTMWeights | StackedWeights = function(given, **arguments)
     said = [f"{source}: {found}{_with(found, given)}", *_describe(weights)]
-    agrees = True
+    status = WRITTEN
     if checked:
-        agrees, verdict = _compare(found, given, arguments, weights)
+        status, verdict = _compare(found, given, arguments, weights)
         said.append(verdict)
-    if agrees:
+    if status == DIFFERS:
+        said.append("nothing was written")
+    else:
         weights.save(out)
         said.append(f"written: {out}")
-    else:
-        said.append("nothing was written")
-    return agrees, said
+    return status, said
 
 
 def _with(system: str, given: Any) -> str:
@@ -115,12 +129,12 @@ def _describe(weights: LSTMWeights | StackedWeights) -> list[str]:
 
 def _compare(
     system: str, source: Any, arguments: Mapping[str, Any], weights: LSTMWeights | StackedWeights
-) -> tuple[bool, str]:
-    """Return whether the framework agrees, or can't be asked, and what to say."""
+) -> tuple[int, str]:
+    """Return the exit status that a comparison with the framework gives, and what to say."""
     options = {name: value for name, value in arguments.items() if name not in ("name", "prefix")}
     name = arguments.get("name", arguments.get("prefix"))
     try:
         result = check(system, source, name, weights, options)
     except (ImportError, ValueError) as error:
-        return True, f"not checked: {error}"
-    return result.agrees, str(result)
+        return NOT_CHECKED, f"not checked: {error}"
+    return WRITTEN if result.agrees else DIFFERS, str(result)
