@@ -360,6 +360,41 @@ def test_set_weights_during_a_sequence(monkeypatch):
 
 
 @needs_cuda
+def made_as(kind, array, lstm):
+    """Booleans as a caller may have them: in a list, on the host, or on the LSTM's device."""
+    if kind == "list":
+        return array.tolist()
+    return lstm.xp.asarray(array) if kind == "device" else array
+
+
+@pytest.mark.parametrize("what", ["is_first", "mask", "lengths", "is_first, mask", "is_first, lengths"])
+@pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("kind", ["list", "host", "device"])
+def test_as_many_rows_as_steps(kind, shape, what, backend):
+    """Where T = B no shape tells the two axes of flags and of a mask apart: only numbers do."""
+    count = 4
+    weights = StackedWeights.random(I, N, 2, seed=0, dtype="float64", bidirectional=shape == "bidirectional")
+    rng = np.random.default_rng(0)
+    xs = rng.normal(size=(count, count, I))
+    flags = np.array([[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [1, 1, 0, 0]], bool)  # (T, B)
+    mask = np.array([[1, 1, 1, 0], [1, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 1]], bool)
+    lengths = np.array([4, 1, 0, 3])
+    given = {"is_first": flags, "mask": mask, "lengths": lengths}
+    given = {name: array for name, array in given.items() if name in what.split(", ")}
+    for batch_first in (False, True):
+        lstm = LSTM(weights, batch_first=batch_first, backend=backend)
+        states = random_states(lstm, count, np.random.default_rng(1))
+        turned = {name: array.T.copy() if batch_first and array.ndim == 2 else array for name, array in given.items()}
+        options = {name: made_as(kind, array, lstm) for name, array in turned.items()}
+        inputs = lstm.asarray(np.ascontiguousarray(xs.swapaxes(0, 1)) if batch_first else xs)
+        got, finals = lstm(inputs, states, reverse=shape == "reverse", **options)
+        got = host(got).swapaxes(0, 1) if batch_first else host(got)
+        active = {"active": mask} if "mask" in given else {"lengths": lengths} if "lengths" in given else {}
+        is_first = {"is_first": flags} if "is_first" in given else {}
+        wanted = sequences.run(weights, xs, on_host(states), reverse=shape == "reverse", **active, **is_first)
+        assert_close((got, finals), wanted)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_kernels_read_steps_of_masks_as_they_are(batch_first, monkeypatch):
     """A mask is made contiguous once, and not step by step; flags that came from the host are not fetched."""
