@@ -1,6 +1,7 @@
 """The numbers that other systems computed (`oracles/README.md`), and their tolerances."""
 
 import json
+import re
 from pathlib import Path
 
 import ml_dtypes
@@ -26,7 +27,7 @@ class Oracle:
         with np.load(FOLDER / name) as file:
             self.arrays = {key: file[key] for key in file.files if key != "meta"}
             self.meta = json.loads(str(file["meta"]))
-        self.dtype = self.meta.get("dtype", "float32")
+        self.dtype = self.meta.get("dtype") or (str(self.arrays["x"].dtype) if "x" in self.arrays else "float32")
         if self.dtype == "bfloat16":  # stored as float32
             self.arrays = {key: a.astype(ml_dtypes.bfloat16) for key, a in self.arrays.items()}
         self.tolerance = TOLERANCE[self.dtype]
@@ -37,6 +38,15 @@ class Oracle:
     def variables(self):
         """The weights by the names they have in their framework."""
         return {key[2:].replace(".", "/"): a for key, a in self.arrays.items() if key.startswith("W_")}
+
+    def tree(self):
+        """The same, of JAX's libraries: older files have paths as Python writes them, "['params']['hf']['bias']"."""
+        arrays = {}
+        for key, array in self.arrays.items():
+            if key.startswith("W_"):
+                path = re.findall(r"\['(.*?)'\]", key)
+                arrays["/".join(path) if path else key[2:].lstrip(".").replace(".", "/")] = array
+        return arrays
 
     def steps(self):
         """Each step's x, previous h and c, and next h and c."""

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from documented import FORMULAS, I, N, P, coreml_parameters, cudnn_arrays, haste_parameters, numbers
 from hypothesis import given
 from hypothesis import strategies as st
 from test_oracles import assert_steps
@@ -13,8 +14,6 @@ from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.writing import write
 
 from oracle_files import Oracle
-
-I, N, P = 3, 4, 2
 
 
 @pytest.mark.parametrize(
@@ -54,26 +53,6 @@ def test_stored_numbers_of_layers(name, directions, backend):
         assert np.abs(final.c - c).max() <= 3 * oracle.tolerance
 
 
-def numbers(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).normal(size=shape)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def assert_steps_like(weights, step, steps=4):
-    """Our steps are those of a function (x, h, c) -> (h, c), in float64."""
-    cell = LSTMCell(weights, backend="numpy")
-    state = LSTMState(h=numbers(5, weights.output_size, seed=1), c=numbers(5, N, seed=2))
-    h, c = state.h, state.c
-    for t in range(steps):
-        x = numbers(5, I, seed=3 + t)
-        state, (h, c) = cell(x, state), step(x, h, c)
-        np.testing.assert_allclose(state.h, h, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(state.c, c, rtol=0, atol=1e-12)
-
-
 def assert_same(weights, wanted):
     """Two LSTMWeights, bit for bit."""
     assert weights.options() == wanted.options()
@@ -83,45 +62,10 @@ def assert_same(weights, wanted):
     }
 
 
-def haste_parameters():
-    return {"kernel": numbers(I, 4 * N), "recurrent_kernel": numbers(N, 4 * N), "bias": numbers(4 * N)}
-
-
-def test_haste():
-    """Its kernel's loop: the blocks of 4N are i, g, f, o."""
-    p = haste_parameters()
-
-    def step(x, h, c):
-        i, g, f, o = np.split(x @ p["kernel"] + h @ p["recurrent_kernel"] + p["bias"], 4, axis=1)
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        return sigmoid(o) * np.tanh(c), c
-
-    assert_steps_like(convert.from_haste(p), step)
-    assert_steps_like(convert.from_haste({f"net.lstm.{name}": a for name, a in p.items()}, "net.lstm"), step)
-
-
-def cudnn_arrays(width=I, proj_size=None):
-    P = proj_size or N
-    weights = [*numbers(4, N, width), *numbers(4, N, P)] + ([numbers(P, N)] if proj_size else [])
-    return weights, list(numbers(8, N))
-
-
-@pytest.mark.parametrize("proj_size", [None, P])
-@pytest.mark.parametrize("bias", [True, False])
-def test_cudnn(proj_size, bias):
-    """NVIDIA's formula, with its W, R and bW, bR of each linear layer."""
-    w, b = cudnn_arrays(proj_size=proj_size)
-    b = b if bias else [np.zeros(N)] * 8
-
-    def step(x, h, c):
-        i, f, g, o = (x @ w[k].T + h @ w[k + 4].T + b[k] + b[k + 4] for k in range(4))
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        h = sigmoid(o) * np.tanh(c)
-        return (h if proj_size is None else h @ w[8].T), c
-
-    (weights,) = convert.from_cudnn(w, b if bias else None, num_layers=1).layers
-    assert (weights.bias is not None) == bias
-    assert_steps_like(weights, step)
+@pytest.mark.parametrize(("system", "formula"), FORMULAS)
+def test_documented_formulas(system, formula):
+    """Systems, or their options, of which there are no numbers."""
+    formula()
 
 
 def test_cudnn_layers():
@@ -143,25 +87,6 @@ def test_cudnn_layers():
         convert.from_cudnn(w, b, num_layers=2, bidirectional=1)
 
 
-@pytest.mark.parametrize("more", ["", "peephole", "projection", "both"])
-def test_onednn(more):
-    """oneDNN's formula over its tensors (L, D, in, gates, N), gates i, f, c~, o."""
-    size = P if more in ("projection", "both") else N
-    wx, wh, b = numbers(1, 1, I, 4, N), numbers(1, 1, size, 4, N), numbers(1, 1, 4, N)
-    p = numbers(1, 1, 3, N) if more in ("peephole", "both") else None
-    w = numbers(1, 1, N, P) if more in ("projection", "both") else None
-    pi, pf, po = np.zeros((3, N)) if p is None else p[0, 0]
-
-    def step(x, h, c):
-        z = np.einsum("bi,ign->gbn", x, wx[0, 0]) + np.einsum("bp,pgn->gbn", h, wh[0, 0]) + b[0, 0][:, None]
-        c_new = sigmoid(z[1] + pf * c) * c + sigmoid(z[0] + pi * c) * np.tanh(z[2])
-        h = sigmoid(z[3] + po * c_new) * np.tanh(c_new)
-        return (h if w is None else h @ w[0, 0]), c_new
-
-    (weights,) = convert.from_onednn(wx, wh, b, p, w).layers
-    assert_steps_like(weights, step)
-
-
 def test_onednn_layers():
     shapes = {"weights_layer": (2, 2, N, 4, N), "weights_iter": (2, 2, P, 4, N), "weights_projection": (2, 2, N, P)}
     tensors = {name: numbers(*shape) for name, shape in shapes.items()}
@@ -180,26 +105,6 @@ def test_onednn_layers():
             convert.from_onednn(**(tensors | change))
     with pytest.raises(ValueError, match=r"weights_layer: wanted shape \(L, D, I, 4, N\), D 1 or 2"):
         convert.from_onednn(numbers(1, 3, N, 4, N), numbers(1, 3, N, 4, N))
-
-
-def coreml_parameters(end=""):
-    shapes = {"weight_ih": (4 * N, I), "weight_hh": (4 * N, N), "bias": (4 * N,), "peephole": (3 * N,)}
-    return {name + end: numbers(*shape, seed=len(end)) for name, shape in shapes.items()}
-
-
-@pytest.mark.parametrize("functions", [{}, {"recurrent_activation": "softsign", "cell_activation": "relu"}])
-def test_coreml(functions):
-    """The formula of its documents: rows i, f, o, z, and peepholes i, f, o."""
-    p = coreml_parameters()
-    pi, pf, po = p["peephole"].reshape(3, N)
-    gate, cell = (lambda z: z / (1 + abs(z)), lambda z: np.maximum(z, 0)) if functions else (sigmoid, np.tanh)
-
-    def step(x, h, c):
-        i, f, o, z = np.split(x @ p["weight_ih"].T + h @ p["weight_hh"].T + p["bias"], 4, axis=1)
-        c_new = gate(f + pf * c) * c + gate(i + pi * c) * cell(z)
-        return gate(o + po * c_new) * np.tanh(c_new), c_new
-
-    assert_steps_like(convert.from_coreml(p | {"direction": "reverse", "clip": None}, **functions), step)
 
 
 def test_coreml_directions():

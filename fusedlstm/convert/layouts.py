@@ -55,22 +55,19 @@ class Layout:
     forget_bias: float = 0.0
 
 
-_TF1 = Layout(
-    gates="igfo",
-    columns=True,
-    weight_ih="kernel",
-    biases=("bias",),
-    has_bias=True,
-    peephole=each("w_{}_diag", "ifo"),
-    weight_hr="projection/kernel",
-    forget_bias=1.0,
-)
-
 LAYOUTS = {
     # TensorFlow 1: LSTMCell, BasicLSTMCell, LSTMBlockCell and LSTMBlockFusedCell; what adds no forget bias; what has
     # i = 1 - f; the arguments of raw_ops.BlockLSTM and LSTMBlockCell, and of raw_ops.BlockLSTMV2.
-    "tf1": _TF1,
-    "tf1_cudnn": Layout(gates="igfo", columns=True, weight_ih="kernel", biases=("bias",), has_bias=True),
+    "tf1": Layout(
+        gates="igfo",
+        columns=True,
+        weight_ih="kernel",
+        biases=("bias",),
+        has_bias=True,
+        peephole=each("w_{}_diag", "ifo"),
+        weight_hr="projection/kernel",
+        forget_bias=1.0,
+    ),
     "tf1_coupled": Layout(
         gates="gfo",
         columns=True,
@@ -187,7 +184,7 @@ LAYOUTS = {
         biases=(each("b{}", "0123"), each("b{}", "4567")),
         weight_hr="w8",
     ),
-    # One layer and direction of oneDNN's ldigo tensors. From its documents.
+    # One layer and direction of oneDNN's ldigo tensors. Peepholes and the projection are from its documents.
     "onednn": Layout(
         gates="ifgo",
         columns=True,

@@ -245,7 +245,8 @@ def from_onednn(
     """Return the weights of a oneDNN LSTM primitive, of tensors in the plain formats ldigo, ldgo and ldio.
 
     The gate order is i, f, g, o (which oneDNN calls i, f, c~, o), that of peepholes i, f, o. Both directions'
-    outputs are taken to stand side by side (bidirectional_concat). From the documents of oneDNN 3.
+    outputs are taken to stand side by side (bidirectional_concat). Gates and biases are checked by numbers of
+    PyTorch 2.13's oneDNN; the rest is from the documents of oneDNN 3.
 
     Args:
         weights_layer: (L, D, I, 4, N), L layers, D directions.
