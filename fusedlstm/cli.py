@@ -128,7 +128,12 @@ def _add_convert(commands: Any) -> None:
         action="store_true",
         help="run the model in its framework on random input and compare; exit with 3 if nothing could be checked",
     )
-    convert.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
+    convert.add_argument("--force", action="store_true", help="overwrite OUT, and S.npz, if they exist")
+    convert.add_argument(
+        "--initial-state",
+        metavar="S.npz",
+        help="where to write an ONNX model's constant initial state, for run --state; without it such a model is refused",
+    )
     convert.add_argument(
         "--forget-bias", type=float, metavar="X", help="what the cell adds to the forget gate at each step"
     )
@@ -165,6 +170,7 @@ def _convert(options: argparse.Namespace) -> int:
         options={name: getattr(options, name) for name in given},
         checked=options.check,
         force=options.force,
+        state_out=options.initial_state,
     )
     _say("\n".join(said))
     return status

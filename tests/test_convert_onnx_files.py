@@ -263,7 +263,7 @@ def test_numbers_about_axes_that_no_array_has():
     """... each of which would be looked at for each of the others."""
     unsqueezed = helper.make_node("Unsqueeze", ["w"], ["W"], axes=list(range(65)))
     constants = tensors({"w": ARRAYS["W"], "R": ARRAYS["R"]})
-    with pytest.raises(WeightsFileError, match="wanted a valid Unsqueeze .*; got 65 numbers as axes"):
+    with pytest.raises(WeightsFileError, match="Unsqueeze 'W': 65 numbers as axes"):
         convert.from_onnx(model_of([unsqueezed, lstm(ARRAYS)], constants))
 
 
@@ -349,7 +349,7 @@ def test_external_data_that_onnx_wrote(folder, monkeypatch):
         ("w.bin", {"offset": "0x10"}, "wanted external data with a number as offset; got '0x10'"),
         ("w.bin", {"offset": "9" * 99}, "wanted external data with a number as offset; got '999"),
         ("w.bin", {"length": 100}, "wanted 192 bytes of external data for its dims; got length 100"),
-        ("w.bin", {"dims": (2**20, 2**20, 2**20)}, "wanted constants and names of at most 64 times"),
+        ("w.bin", {"dims": (2**20, 2**20, 2**20)}, "bytes of external data from offset 0 on; got 192 bytes in w.bin"),
         ("w.bin", {"dims": (1, 16, 4)}, "wanted 256 bytes of external data from offset 0 on; got 192 bytes in w.bin"),
     ],
 )

@@ -28,7 +28,7 @@ def same(weights, arrays, layer=0, D=1):
     return len(mine) == D
 
 
-def two_layers(*between, top="between", D=1, attributes=(), sizes=(I, N), constants=None):
+def two_layers(*between, top="between", D=1, attributes=(), sizes=(I, N), constants=None, dims=None):
     """A model of two nodes with others between Y_0 and the upper one's X, and the arrays of both."""
     arrays = [arrays_of(RNG, sizes[0], N, D), arrays_of(RNG, sizes[1] * D, N, D)]
     given = dict(attributes) | (BOTH if D == 2 else {})
@@ -36,7 +36,10 @@ def two_layers(*between, top="between", D=1, attributes=(), sizes=(I, N), consta
     nodes += between
     nodes += [lstm(arrays[1], given, name="upper", suffix="_1", x=top)]
     extra = tensors(constants or {})
-    return model_of(nodes, tensors(arrays[0], "_0") + tensors(arrays[1], "_1") + extra, outputs=["Y_1"]), arrays
+    model = model_of(nodes, tensors(arrays[0], "_0") + tensors(arrays[1], "_1") + extra, outputs=["Y_1"])
+    if dims is not None:
+        model.graph.input[0].CopyFrom(helper.make_tensor_value_info("X", onnx.TensorProto.FLOAT, dims))
+    return model, arrays
 
 
 def node(op, inputs, output="between", **attributes):
@@ -45,13 +48,14 @@ def node(op, inputs, output="between", **attributes):
 
 SHAPES = {
     "one": np.array([1]),
-    "merge": np.array([0, 0, N]),
+    "merge": np.array([0, -1, N]),
     "merge_two": np.array([0, 0, 2 * N]),
     "any": np.array([0, 0, -1]),
     "fixed": np.array([7, 2, 2 * N]),
     "flat": np.array([-1, 2 * N]),
     "four": np.array([0, 0, 2 * N, 1]),
     "wide": np.array([0, -1, N]),
+    "merge_rows": np.array([0, 0, N]),
 }
 ROWS = {"perm": [0, 2, 1, 3]}
 
@@ -90,12 +94,25 @@ def follow(between):
     return nodes
 
 
-@pytest.mark.parametrize("shape", ["merge_two", "any", "fixed", "computed"])
+def computed_shape(of, first=(0, 1)):
+    """Nodes that make "computed", (T, B, -1), of the shape of a value: of X, or of Y with its rows first."""
+    nodes = [helper.make_node("Shape", [of], ["shape_of"])]
+    for k, index in enumerate(first):
+        nodes.append(helper.make_node("Constant", [], [f"index_{k}"], value_int=index))
+        nodes.append(helper.make_node("Gather", ["shape_of", f"index_{k}"], [f"number_{k}"]))
+        nodes.append(helper.make_node("Constant", [], [f"axes_{k}"], value_ints=[0]))
+        nodes.append(helper.make_node("Unsqueeze", [f"number_{k}", f"axes_{k}"], [f"part_{k}"]))
+    nodes.append(helper.make_node("Constant", [], ["rest"], value_ints=[-1]))
+    return [*nodes, helper.make_node("Concat", ["part_0", "part_1", "rest"], ["computed"], axis=0)]
+
+
+@pytest.mark.parametrize("shape", ["merge_two", "any", "fixed", "of X", "of Y"])
 def test_layers_of_both_directions(shape):
-    nodes = follow([("Transpose", None, ROWS), ("Reshape", shape, {})])
-    if shape == "computed":
-        nodes.insert(0, node("Shape", ["X"], "computed"))
-    model, arrays = two_layers(*nodes, D=2, constants=SHAPES)
+    rows = node("Transpose", ["Y_0"], "rows", **ROWS)
+    extra = computed_shape("X" if shape == "of X" else "rows") if shape.startswith("of") else []
+    reshape = node("Reshape", ["rows", "computed" if extra else shape])
+    dims = [7, 2, I] if shape == "fixed" else None
+    model, arrays = two_layers(rows, *extra, reshape, D=2, constants=SHAPES, dims=dims)
     weights = convert.from_onnx(model)
     assert (weights.num_layers, weights.bidirectional) == (2, True)
     assert same(weights, arrays[0], 0, 2)
@@ -110,35 +127,45 @@ def test_layers_of_layout_1(caplog):
     ]
 
 
+ONE, PERM = ("Squeeze", "one", {}), ("Transpose", None, {"perm": [1, 0, 2]})
+MIXED = "the output of Reshape 'reshape', "
+NOT_FOLLOWED = "whose shape is not one of T, B and both directions' units"
+
+
 @pytest.mark.parametrize(
-    ("between", "D"),
+    ("between", "D", "why"),
     [
-        ([("Squeeze", "one", {}), ("Transpose", None, {"perm": [1, 0, 2]})], 1),  # time and rows exchanged
-        ([("Squeeze", "one", {}), ("Relu", None, {})], 1),
-        ([("Squeeze", "one", {}), ("Cast", None, {"to": 1})], 1),
-        ([("Squeeze", None, {"axes": [0]})], 1),
-        ([("Squeeze", None, {"axes": [9]})], 1),
-        ([("Identity", None, {})], 1),  # four axes
-        ([("Reshape", "any", {})], 2),  # without Transpose: steps and directions mixed
-        ([("Transpose", None, ROWS), ("Reshape", "flat", {})], 2),
-        ([("Transpose", None, ROWS), ("Reshape", "wide", {})], 2),
-        ([("Transpose", None, ROWS), ("Reshape", "four", {})], 2),
-        ([("Transpose", None, {"perm": [0, 2, 3, 1]}), ("Reshape", "any", {})], 2),
-        ([("Identity", None, {})] * 40 + [("Squeeze", "one", {})], 1),
+        ([ONE, PERM], 1, "the output of 'lower' as (B, T, N), not as (T, B, N)"),
+        ([ONE, ("Relu", None, {})], 1, "the output of Relu 'relu'"),
+        ([("Squeeze", None, {"axes": [0]})], 1, "the output of Squeeze 'squeeze', which drops an axis that is not of"),
+        ([("Squeeze", None, {"axes": [9]})], 1, "the output of Squeeze 'squeeze', whose arguments can't be followed"),
+        ([("Identity", None, {})], 1, "the output of 'lower' as (T, D, B, N), not as (T, B, N)"),
+        ([("Reshape", "any", {})], 2, f"{MIXED}which mixes B and N"),
+        ([("Transpose", None, ROWS), ("Reshape", "flat", {})], 2, f"{MIXED}which mixes T and B"),
+        ([("Transpose", None, ROWS), ("Reshape", "wide", {})], 2, f"{MIXED}which mixes B and D"),
+        ([("Transpose", None, ROWS), ("Reshape", "four", {})], 2, "the output of 'lower' as (T, B, DN, 1), not as (T,"),
+        ([("Transpose", None, {"perm": [0, 2, 3, 1]}), ("Reshape", "any", {})], 2, f"{MIXED}which mixes N and D"),
+        ([("Transpose", None, ROWS), ("Reshape", "fixed", {})], 2, f"{MIXED}{NOT_FOLLOWED}"),
+        ([("Reshape", "merge_rows", {})], 1, f"{MIXED}{NOT_FOLLOWED}"),
+        ([("Identity", None, {})] * 40 + [ONE], 1, "the output of more than 30 operators on one another"),
     ],
 )
-def test_what_is_no_stack_of_layers(between, D):
+def test_what_is_not_a_stack_is_refused(between, D, why):
+    """... and named, it is refused for the same reason."""
     model, arrays = two_layers(*follow(between), D=D, constants=SHAPES)
     direction = ", bidirectional" if D == 2 else ""
     with pytest.raises(WeightsFileError) as raised:
         convert.from_onnx(model)
-    assert str(raised.value) == (
+    start = (
         "the ONNX model: its graph: wanted one LSTM, or the layers of one; got 2: "
-        f"'lower' (I=3, N=4, float32{direction}), 'upper' (I={N * D}, N=4, float32{direction}). "
-        "Give name=, of one or of several that are layers"
+        f"'lower' (I=3, N=4, float32{direction}), 'upper' (I={N * D}, N=4, float32{direction}). 'upper' reads {why}"
     )
-    weights = convert.from_onnx(model, ("lower", "upper"))
-    assert weights.num_layers == 2
+    assert str(raised.value).startswith(start)
+    assert str(raised.value).endswith(". Give name=")
+    with pytest.raises(ValueError) as raised:
+        convert.from_onnx(model, ("lower", "upper"))
+    wanted = "name: wanted layers, each of which reads the output of the one before; got 'lower', 'upper': "
+    assert str(raised.value).startswith(f"{wanted}'upper' reads {why}")
     assert same(convert.from_onnx(model, "upper"), arrays[1], 0, D)
 
 
@@ -183,7 +210,7 @@ def test_directions_that_differ():
 
 
 def test_sizes_that_do_not_fit():
-    model, _ = two_layers(top="X", sizes=(I, 5))
+    model, _ = two_layers(*follow([ONE]), sizes=(I, 5), constants=SHAPES)
     with pytest.raises(WeightsFileError, match=r"the ONNX model: layers\[1\]: wanted input_size 4 .*; got 5"):
         convert.from_onnx(model, ("lower", "upper"))
 
@@ -408,24 +435,24 @@ REFUSED = {
         [("DequantizeLinear", ["w", "w"], {})],
         "made by DequantizeLinear 'dequantizelinear'. Its weights are integers with scales",
     ),
-    "Cast to ints": ([("Cast", ["w"], {"to": 7})], "valid Cast 'cast'; got from float32 to another dtype, and not"),
-    "Cast of ints": ([("Cast", ["shape"], {"to": 1})], "valid Cast 'cast'; got from int64 to float32, and not between"),
-    "Squeeze of 4N": ([("Squeeze", ["w"], {"axes": [1]})], "valid Squeeze 'squeeze'; got cannot select an axis"),
-    "Unsqueeze of nothing": ([("Unsqueeze", ["w"], {})], "valid Unsqueeze 'unsqueeze'; got no axes"),
-    "Reshape to another size": ([("Reshape", ["w", "shape"], {})], "valid Reshape 'reshape'; got cannot reshape"),
-    "Reshape by floats": ([("Reshape", ["w", "w"], {})], "valid Reshape 'reshape'; got shape of dtype float32"),
-    "Transpose": ([("Transpose", ["w"], {"perm": [0, 0, 1]})], "valid Transpose 'transpose'; got"),
+    "Cast to ints": ([("Cast", ["w"], {"to": 7})], "Cast 'cast': from float32 to int64, and not"),
+    "Cast of ints": ([("Cast", ["shape"], {"to": 1})], "Cast 'cast': from int64 to float32, and not between"),
+    "Squeeze of 4N": ([("Squeeze", ["w"], {"axes": [1]})], "Squeeze 'squeeze': cannot select an axis"),
+    "Unsqueeze of nothing": ([("Unsqueeze", ["w"], {})], "Unsqueeze 'unsqueeze': no axes"),
+    "Reshape to another size": ([("Reshape", ["w", "shape"], {})], "Reshape 'reshape': cannot reshape"),
+    "Reshape by floats": ([("Reshape", ["w", "w"], {})], "Reshape 'reshape': shape of dtype float32"),
+    "Transpose": ([("Transpose", ["w"], {"perm": [0, 0, 1]})], "Transpose 'transpose': "),
     "Slice by 0": (
         [("Slice", ["w"], {"starts": [0], "ends": [1], "steps": [0]})],
-        "valid Slice 'slice'; got slice step cannot be zero",
+        "Slice 'slice': slice step cannot be zero",
     ),
     "Slice of an axis": (
         [("Slice", ["w"], {"starts": [0], "ends": [1], "axes": [3]})],
-        "valid Slice 'slice'; got range object index out of range",
+        "Slice 'slice': range object index out of range",
     ),
-    "Concat of dtypes": ([("Concat", ["w", "shape"], {"axis": 0})], "valid Concat 'concat'; got dtypes float32, int64"),
-    "Concat of nothing": ([("Concat", [], {"axis": 0})], "valid Concat 'concat'; got dtypes of nothing"),
-    "Concat without axis": ([("Concat", ["w"], {})], "valid Concat 'concat'; got 'axis'"),
+    "Concat of dtypes": ([("Concat", ["w", "shape"], {"axis": 0})], "Concat 'concat': dtypes float32, int64"),
+    "Concat of nothing": ([("Concat", [], {"axis": 0})], "Concat 'concat': dtypes of nothing"),
+    "Concat without axis": ([("Concat", ["w"], {})], "Concat 'concat': there is no 'axis'"),
     "Constant of strings": ([("Constant", [], {"value_string": "w"})], "a Constant with numbers as its value; got"),
     "input": ([("Identity", ["X"], {})], "wanted a constant of the model; got 'X', an input"),
     "nothing": ([("Identity", ["no"], {})], "wanted a constant of the model; got 'no', which nothing in it makes"),

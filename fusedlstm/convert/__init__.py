@@ -5,7 +5,7 @@ from fusedlstm.convert.flax import from_flax, list_flax, to_flax
 from fusedlstm.convert.haiku import from_haiku
 from fusedlstm.convert.keras.files import list_keras
 from fusedlstm.convert.keras.objects import from_keras, to_keras
-from fusedlstm.convert.onnx import from_onnx, list_onnx, to_onnx
+from fusedlstm.convert.onnx import from_onnx, list_onnx, state_from_onnx, to_onnx
 from fusedlstm.convert.plain import (
     from_chainer,
     from_coreml,
@@ -67,6 +67,7 @@ __all__ = [
     "state_from_flax",
     "state_from_haiku",
     "state_from_keras",
+    "state_from_onnx",
     "state_from_silero",
     "state_from_tf1",
     "state_from_torch",

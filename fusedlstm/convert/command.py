@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm import convert
+import numpy as np
+
+from fusedlstm import convert, dtypes, files
 from fusedlstm.checks import check_choice, fail
 from fusedlstm.convert.archives import open_archive
 from fusedlstm.convert.checking import check
@@ -14,14 +17,16 @@ from fusedlstm.convert.recognise import recognise
 from fusedlstm.stacked import StackedWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
 
 # Systems whose function takes a path itself; those below get the arrays of a .npz or .safetensors file.
 _OF_PATHS = ("keras", "onnx", "tf1", "torch")
 _OF_ARRAYS = ("chainer", "equinox", "flax", "haiku", "haste", "mxnet", "sonnet1", "sonnet2")
 SYSTEMS = (*_OF_PATHS, *_OF_ARRAYS)
+_INITIAL_STATES = {"onnx": convert.state_from_onnx}  # what takes the constant initial state of a system's file
 _OF_SEVERAL = ("flax", "haiku", "keras", "onnx")  # those whose names may be several layers
 
 _NAMED_BY = {"keras": "name", "onnx": "name", "tf1": "scope", "torch": "prefix"}  # what is listed of a file
@@ -42,6 +47,7 @@ def convert_file(
     options: Mapping[str, Any],
     checked: bool,
     force: bool = False,
+    state_out: str | None = None,
 ) -> tuple[int, list[str]]:
     """Convert a file, write the result, and return the command's exit status and what to say.
 
@@ -55,22 +61,30 @@ def convert_file(
         name: which LSTM of the file; None for the only one. With commas, several layers, one above the other.
         options: arguments of the system's function, by our names, that its files don't hold.
         checked: whether to compare with the source's framework.
-        force: whether to overwrite `out`.
+        force: whether to overwrite `out` and `state_out`.
+        state_out: where to write the source's constant initial state, as arrays h0, c0, h1, ...; None to refuse one.
 
     Raises:
         OSError, TypeError, ValueError: the file can't be read, converted or written; the message says why.
         ImportError: a library that reads such files is not installed.
     """
     check_choice("--from", system, ("auto", *SYSTEMS))
-    if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
-        fail(ValueError, "OUT", "another file than SOURCE, which would be lost", repr(out))
-    if os.path.exists(out) and not force:
-        fail(ValueError, "OUT", "a file that does not exist yet", repr(out), "Use --force to overwrite it")
+    _check_out("OUT", out, {"SOURCE": source}, force)
+    if state_out is not None:
+        _check_out("--initial-state", state_out, {"SOURCE": source, "OUT": out}, force)
     found = recognise(source) if system == "auto" else system
     function = getattr(convert, f"from_{found}")
     arguments = _arguments(found, function, {"name": _names(name)} | dict(options))
+    states = None
+    if state_out is not None:
+        if found not in _INITIAL_STATES:
+            wanted = f"nothing, as initial states are taken of {', '.join(_INITIAL_STATES)} only"
+            fail(ValueError, "--initial-state", wanted, repr(state_out))
+        arguments["initial_state"] = "separate"
+        states = _INITIAL_STATES[found](source, arguments.get("name"))
     given = source if found in _OF_PATHS else open_archive(source)
     weights: LSTMWeights | StackedWeights = function(given, **arguments)
+    _check_count(name, weights)
     said = [f"{source}: {found}{_with(found, given)}", *_describe(weights)]
     status = WRITTEN
     if checked:
@@ -81,7 +95,44 @@ def convert_file(
     else:
         weights.save(out)
         said.append(f"written: {out}")
+        if states is not None and state_out is not None:
+            _save_states(state_out, states)
+            said.append(f"written: {state_out}")
     return status, said
+
+
+def _check_out(name: str, out: str, others: Mapping[str, str], force: bool) -> None:
+    """Raise if a file that is about to be written is another one of the command, or is there already."""
+    for other, path in others.items():
+        if _is_same(out, path):
+            fail(ValueError, name, f"another file than {other}, which would be lost", repr(out))
+    if os.path.exists(out) and not force:
+        fail(ValueError, name, "a file that does not exist yet", repr(out), "Use --force to overwrite it")
+
+
+def _is_same(one: str, other: str) -> bool:
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _check_count(name: str | None, weights: LSTMWeights | StackedWeights) -> None:
+    """Raise if several names are fewer layers: some are the same LSTM, in branches of which one runs."""
+    names = _names(name)
+    if isinstance(names, tuple) and isinstance(weights, StackedWeights) and weights.num_layers < len(names):
+        wanted = f"a name for each layer, of which there are {weights.num_layers}"
+        fail(ValueError, "--name", wanted, ", ".join(map(repr, names)), "Some are the same LSTM: give one of them")
+
+
+def _save_states(path: str, states: Sequence[LSTMState]) -> None:
+    """Write states as `fusedlstm run --state` reads them; 16-bit numbers are float32 there."""
+    arrays = {}
+    for k, state in enumerate(states):
+        for part, array in (("h", np.asarray(state.h)), ("c", np.asarray(state.c))):
+            arrays[f"{part}{k}"] = array.astype(dtypes.state_dtype(array.dtype), copy=False)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    files.replace(path, buffer.getvalue())
 
 
 def _with(system: str, given: Any) -> str:

@@ -1,6 +1,7 @@
-"""The operator LSTM of ONNX models -> StackedWeights, and back."""
+"""The operator LSTM of ONNX models -> StackedWeights and initial states, and back."""
 
 from fusedlstm.convert.onnx.exporting import to_onnx
-from fusedlstm.convert.onnx.importing import OnnxLSTM, from_onnx, list_onnx
+from fusedlstm.convert.onnx.importing import from_onnx, list_onnx, state_from_onnx
+from fusedlstm.convert.onnx.listing import OnnxLSTM
 
-__all__ = ["OnnxLSTM", "from_onnx", "list_onnx", "to_onnx"]
+__all__ = ["OnnxLSTM", "from_onnx", "list_onnx", "state_from_onnx", "to_onnx"]

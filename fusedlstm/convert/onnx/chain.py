@@ -1,152 +1,209 @@
 """LSTM nodes on one another: whether the input of one is the output of another, as layers of one LSTM are.
 
-Between the two are operators that only move axes. They are followed by what their axes are, T (time), B (batch), D
-(directions) and N (units), so that layers are only taken for such where the upper one sees steps and rows as the lower
-one had them.
+Only the graph decides. Between the two may be operators that move axes (see axes.py), both branches of an If, and
+calls of functions. A value is followed from the upper node's X down, once, by what its axes are.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusedlstm.convert.onnx.constants import few
-from fusedlstm.files import WeightsFileError
+from fusedlstm.convert.onnx.axes import MOVES, BrokenChainError, Flow, Move, joined, moved
+from fusedlstm.convert.onnx.dims import ONE, Dim, Dims
+from fusedlstm.convert.onnx.frames import Frame, framed
+from fusedlstm.convert.onnx.lengths import Lengths
+from fusedlstm.files import WeightsFileError, blaming
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from fusedlstm.convert.onnx.constants import Constants
-    from fusedlstm.convert.onnx.graph import Node, Scope
+    from fusedlstm.convert.onnx.graph import Node, Scope, Value
     from fusedlstm.convert.onnx.node import LSTM
 
-_MOST_BETWEEN = 30
-_Axes = list[str]
+_MOST_BETWEEN = 30  # operators between two layers; exporters stay below five
 
 
-def as_chain(lstms: Sequence[LSTM], constants: Constants) -> list[LSTM] | None:
-    """Return the nodes from the lowest to the highest if they are the layers of one LSTM, else None."""
-    by_node = {id(lstm.node): lstm for lstm in lstms}
-    below = {id(lstm): _below(lstm, by_node, constants) for lstm in lstms}
-    above = {id(lower): lstm for lstm in lstms if (lower := below[id(lstm)]) is not None}
-    lowest = [lstm for lstm in lstms if below[id(lstm)] is None]
-    if len(lowest) != 1 or len(above) != len(lstms) - 1:
-        return None
-    chain = lowest
-    while id(chain[-1]) in above and len(chain) < len(lstms):
-        chain.append(above[id(chain[-1])])
-    return chain if len(chain) == len(lstms) else None
+@dataclass(frozen=True)
+class Below:
+    """What an LSTM node reads.
+
+    Attributes:
+        lowers: the LSTM nodes whose Y it is; several where branches of an If meet.
+        why: what it is instead; empty where it is an LSTM's Y.
+    """
+
+    lowers: tuple[LSTM, ...] = ()
+    why: str = ""
 
 
-def _below(upper: LSTM, by_node: dict[int, LSTM], constants: Constants) -> LSTM | None:
-    """Return the node whose Y is the input of another, if there is one."""
-    scope, name = upper.node.scope, upper.node.input(0)
-    between: list[Node] = []
-    while len(between) <= _MOST_BETWEEN:
-        value = scope.look_up(name)
+class Chains:
+    """Follows what stands between a model's LSTM nodes.
+
+    Args:
+        lstms: all of them that can be read.
+        constants: of the model.
+    """
+
+    def __init__(self, lstms: Sequence[LSTM], constants: Constants) -> None:
+        self.constants = constants
+        self.dims = Dims(constants, self._dims_of)
+        self.lengths = Lengths(constants, self.dims, self.frame)
+        self._by_node = {id(lstm.node): lstm for lstm in lstms}
+        self._flows: dict[tuple[int, str], tuple[Flow, ...] | BrokenChainError] = {}
+        self._frames: dict[int, Frame] = {}
+        self._below: dict[int, Below] = {}
+
+    def below(self, upper: LSTM) -> Below:
+        """Return the nodes whose Y is an LSTM's X, or why there is none."""
+        if id(upper) not in self._below:
+            try:
+                with blaming(upper.label):
+                    self._below[id(upper)] = Below(tuple(flow.lower for flow in self._read(upper)))
+            except WeightsFileError as error:
+                self._below[id(upper)] = Below(why=str(error))
+        return self._below[id(upper)]
+
+    def frame(self, lstm: LSTM) -> Frame:
+        """Return what is known of T and B where an LSTM reads."""
+        if id(lstm) not in self._frames:
+            self._frames[id(lstm)] = Frame()  # until it is known, should the model have a cycle
+            lowers = self.below(lstm).lowers
+            first = framed(lstm, self.constants)
+            self._frames[id(lstm)] = first.within(self.frame(lowers[0])) if lowers else first
+        return self._frames[id(lstm)]
+
+    def _read(self, upper: LSTM) -> tuple[Flow, ...]:
+        value = upper.node.value(0)
+        if value is None:
+            raise BrokenChainError("nothing")
+        flows = self._followed(value, 0)
+        for flow in flows:
+            self._check(flow, upper)
+        return flows
+
+    def _check(self, flow: Flow, upper: LSTM) -> None:
+        """Raise unless an LSTM takes a flow as it is: with the right axes, numbers and lengths."""
+        lower, width = flow.lower, "DN" if flow.lower.num_directions == 2 else "N"
+        wanted = ("B", "T", width) if upper.batch_first else ("T", "B", width)
+        has_all = len(flow.axes) == len(wanted) and all(map(flow.are_alike, flow.axes, wanted))
+        if flow.part is not None or not has_all:
+            got = f"one direction of {lower.label!r}" if flow.part is not None else f"the output of {lower.label!r}"
+            raise BrokenChainError(f"{got} as ({', '.join(flow.axes)}), not as ({', '.join(wanted)})")
+        if flow.dtype != flow.own:
+            raise BrokenChainError(f"the output of {lower.label!r} in {flow.dtype}")
+        if lower.direction != upper.direction:
+            raise BrokenChainError(f"the output of {lower.label!r}, whose direction is {lower.direction}")
+        self._check_context(lower, upper)
+        if not self.lengths.are_alike(lower, upper):
+            raise BrokenChainError(f"the output of {lower.label!r}, which has other sequence_lens")
+
+    @staticmethod
+    def _check_context(lower: LSTM, upper: LSTM) -> None:
+        """Raise if the upper one runs in a loop that the lower one is outside of."""
+        outside = [id(owner) for owner, _ in lower.node.ancestry()]
+        for owner, branch in upper.node.ancestry():
+            if id(owner) not in outside and branch and owner.op != "If":
+                raise BrokenChainError(
+                    f"the output of {lower.label!r}, which is outside of the {owner.op} that it is in"
+                )
+
+    def _followed(self, value: Value, level: int) -> tuple[Flow, ...]:
+        """Return the flows that a value is; several where branches of an If meet."""
+        if value.key not in self._flows:
+            self._flows[value.key] = BrokenChainError("a cycle")
+            try:
+                self._flows[value.key] = self._source(value, level)
+            except BrokenChainError as error:
+                self._flows[value.key] = error
+        found = self._flows[value.key]
+        if isinstance(found, BrokenChainError):
+            raise BrokenChainError(str(found))
+        return found
+
+    def _source(self, value: Value, level: int) -> tuple[Flow, ...]:
         node = value.node
-        if node is None or not node.proto.output or node.proto.output[0] != value.name:
-            return None
-        if id(node) in by_node:
-            return by_node[id(node)] if _fits(by_node[id(node)], upper, between[::-1], constants) else None
-        if node.op not in _MOVES:
-            return None
-        between.append(node)
-        scope, name = node.scope, node.input(0)
-    return None
+        if node is None:
+            raise BrokenChainError(_origin(value))
+        if id(node) in self._by_node:
+            return (self._output(self._by_node[id(node)], value.output),)
+        if level > _MOST_BETWEEN:
+            raise BrokenChainError(f"the output of more than {_MOST_BETWEEN} operators on one another")
+        bodies = [body for body in _bodies(node) if value.output < len(body.outputs)]
+        if bodies:
+            return self._of_bodies([body.look_up(body.outputs[value.output]) for body in bodies], node, level)
+        below = node.value(0)
+        if below is None or node.op not in (*MOVES, "Concat"):
+            raise BrokenChainError(_made_by(node))
+        if node.op == "Concat":
+            return (self._joined(node, level),)
+        flows = self._followed(below, level + 1)
+        return _each_once(moved(Move(node, flow, self.constants, self.dims, value.output)) for flow in flows)
 
+    def _of_bodies(self, values: Sequence[Value], node: Node, level: int) -> tuple[Flow, ...]:
+        flows: list[Flow] = []
+        for value in values:
+            try:
+                flows += self._followed(value, level + 1)
+            except BrokenChainError as error:
+                raise BrokenChainError(f"{_made_by(node)}, which is {error}") from None
+        return _each_once(flows)
 
-def _fits(lower: LSTM, upper: LSTM, between: Sequence[Node], constants: Constants) -> bool:
-    """Whether these operators make of the lower node's Y what the upper one takes."""
-    sizes = {"D": lower.num_directions, "N": _units(lower, constants)}
-    axes = ["B", "T", "D", "N"] if lower.batch_first else ["T", "D", "B", "N"]
-    for node in between:
+    def _joined(self, node: Node, level: int) -> Flow:
+        """Return what a Concat makes of both directions."""
+        flows: list[Flow] = []
         try:
-            moved = _MOVES[node.op](_Move(node, constants, sizes), axes)
-        except (WeightsFileError, ValueError, TypeError, LookupError):
-            return False  # no chain: whoever wants these nodes names them
-        if moved is None:
-            return False
-        axes = moved
-    wanted = ["B", "T"] if upper.batch_first else ["T", "B"]
-    width = ["DN"] if "DN" in axes or sizes["D"] == 2 else ["N"]
-    return axes == [*wanted, *width]
+            for name in node.proto.input[:3]:
+                flows += self._followed(node.scope.look_up(name), level + 1)
+        except BrokenChainError:
+            raise BrokenChainError(_made_by(node)) from None
+        return joined(node, flows)
+
+    def _output(self, lower: LSTM, index: int) -> Flow:
+        if index:
+            which = ("Y", "Y_h", "Y_c")[min(index, 2)]
+            raise BrokenChainError(f"{which} of the LSTM {lower.label!r}, not its Y")
+        node, frame = lower.node, self.frame(lower)
+        R = self.constants.array(node.scope, node.input(2), f"R of the LSTM {lower.label!r}")
+        D, N = lower.num_directions, int(R.shape[-1])
+        sizes = {"T": frame.T, "B": frame.B, "D": (D, ()), "N": (N, ()), "DN": (D * N, ()), "1": ONE}
+        axes = ("B", "T", "D", "N") if lower.batch_first else ("T", "D", "B", "N")
+        return Flow(lower, axes, str(R.dtype), str(R.dtype), tuple(sizes.items()))
+
+    def _dims_of(self, value: Value, lstm: LSTM) -> list[Dim] | None:
+        """Return the sizes of a value's axes: it is an LSTM's output, or what leads to its input."""
+        try:
+            for flow in self._followed(value, 0):
+                if flow.lower is lstm:
+                    return flow.dims()
+        except BrokenChainError:
+            pass
+        return self.frame(lstm).dims(value)
 
 
-def _units(lstm: LSTM, constants: Constants) -> int:
-    what = f"R of the LSTM {lstm.label!r}"
-    return int(constants.array(lstm.node.scope, lstm.node.input(2), what).shape[-1])
+def _each_once(flows: Iterable[Flow]) -> tuple[Flow, ...]:
+    return tuple(dict.fromkeys(flows))
 
 
-class _Move:
-    """An operator between two nodes, and the sizes of the axes that are known."""
-
-    def __init__(self, node: Node, constants: Constants, sizes: dict[str, int]) -> None:
-        self.node, self.constants, self.sizes = node, constants, sizes
-        self.attributes = node.attributes()
-
-    def integers(self, name: str) -> list[int] | None:
-        """Return the attribute of this name, or the second input; None for neither."""
-        if name in self.attributes:
-            return few(name, self.attributes[name])
-        if not self.node.input(1):
-            return None
-        scope: Scope = self.node.scope
-        return few(name, self.constants.array(scope, self.node.input(1), name).reshape(-1))
-
-    def is_one(self, axis: str) -> bool:
-        """Whether an axis has no place in the input of an LSTM: one of size 1, or the only direction."""
-        return axis == "1" or (axis == "D" and self.sizes["D"] == 1)
+def _made_by(node: Node) -> str:
+    return f"the output of {node.op} {node.name!r}"
 
 
-def _same(move: _Move, axes: _Axes) -> _Axes:
-    del move
-    return axes
+def _origin(value: Value) -> str:
+    """Say what a value is that no node makes."""
+    if value.tensor is not None:
+        return f"the constant {value.name!r}"
+    owner = value.scope.owner
+    if value.is_input:
+        return f"the input {value.name!r} of {'the model' if owner is None else f'{owner.op} {owner.name!r}'}"
+    return f"{value.name!r}, which nothing makes"
 
 
-def _squeeze(move: _Move, axes: _Axes) -> _Axes:
-    gone = move.integers("axes")
-    if gone is None:  # T and B may be 1, too, which nobody can have meant
-        return [axis for axis in axes if not move.is_one(axis)]
-    places = [range(len(axes))[axis] for axis in gone]
-    return [axis for index, axis in enumerate(axes) if index not in places]
-
-
-def _unsqueeze(move: _Move, axes: _Axes) -> _Axes:
-    new = move.integers("axes") or []
-    result, old = ["1"] * (len(axes) + len(new)), iter(axes)
-    added = {range(len(result))[axis] for axis in new}
-    for index in range(len(result)):
-        if index not in added:
-            result[index] = next(old)
-    return result
-
-
-def _transpose(move: _Move, axes: _Axes) -> _Axes:
-    order = move.attributes.get("perm", range(len(axes))[::-1])
-    return [axes[axis] for axis in order]
-
-
-def _reshape(move: _Move, axes: _Axes) -> _Axes | None:
-    """Only what makes both directions of a unit's output one axis, the last of three."""
-    moved = [axis for axis in axes if not move.is_one(axis)]
-    first, width = moved[:2], moved[2:]
-    if width not in (["D", "N"], ["N"], ["DN"]):
-        return None
-    try:
-        shape = move.integers("shape")
-    except WeightsFileError:
-        return [*first, "DN"]  # computed from sizes of the input; the width of the layer above is checked anyway
-    if shape is None or len(shape) != 3 or shape[2] not in (-1, math.prod(move.sizes.values())):
-        return None
-    return [*first, "DN"]
-
-
-_MOVES: dict[str, Callable[[_Move, _Axes], _Axes | None]] = {
-    "Identity": _same,
-    "Dropout": _same,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Transpose": _transpose,
-    "Reshape": _reshape,
-}
+def _bodies(node: Node) -> list[Scope]:
+    """Return the graphs of which an output of a node is one's output: both branches, or a function's body."""
+    if "" in node.bodies:
+        return [node.bodies[""]]
+    if node.op == "If" and set(node.bodies) == {"then_branch", "else_branch"}:
+        return list(node.bodies.values())
+    return []

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _MOST_NODES = 1_000_000
 _MOST_LEVELS = 50
 _NAME = 64  # bytes that one takes in a scope
-_DOMAINS = ("", "ai.onnx")
+DOMAINS = ("", "ai.onnx")  # both are ONNX's own
 # AttributeProto.AttributeType -> the field with the value.
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs"}
 
@@ -27,21 +27,29 @@ class Scope:
         path: the names of the nodes that it is within.
         initializers: tensors by name.
         makers: the node of each output's name.
-        inputs: the names that values come in by.
+        inputs: the names that values come in by, with their types where those are declared.
         outer: the scope whose names are visible, too; None for the model's graph and for functions.
         caller: the node that calls, and the scope of its names; of functions only.
         arguments: what the call gives for each input's name.
         attributes: what the call gives for each attribute's name.
+        outputs: the names of its results.
+        owner: the node that has this graph, or that calls; None for the model's graph.
+        branch: the owner's attribute that is this graph; empty for calls.
+        opset: the version of ONNX's operators here.
     """
 
     path: tuple[str, ...]
     initializers: dict[str, Proto]
     makers: dict[str, Node]
-    inputs: frozenset[str]
+    inputs: dict[str, Proto]
     outer: Scope | None = None
     caller: Scope | None = None
     arguments: dict[str, str] = field(default_factory=dict)
     attributes: dict[str, Proto] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    owner: Node | None = None
+    branch: str = ""
+    opset: int = 0
 
     def look_up(self, name: str) -> Value:
         """Return where a name's value comes from."""
@@ -77,19 +85,46 @@ class Value:
     tensor: Proto | None = None
     is_input: bool = False
 
+    @property
+    def key(self) -> tuple[int, str]:
+        """What is the same for two names of one value."""
+        return id(self.scope), self.name
+
+    @property
+    def output(self) -> int:
+        """Return which output of its node it is."""
+        assert self.node is not None
+        return list(self.node.proto.output).index(self.name)
+
+    def declared_dims(self) -> list[int | None] | None:
+        """Return the dims that an input of the model declares, None for each that it leaves open, or for all."""
+        if not self.is_input or self.scope.owner is not None:
+            return None
+        tensor = self.scope.inputs[self.name].type.tensor_type
+        if not tensor.HasField("shape"):
+            return None
+        return [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+
 
 @dataclass(eq=False)
 class Node:
-    """A node and the scope of its inputs' names."""
+    """A node and the scope of its inputs' names.
+
+    Attributes:
+        proto: the NodeProto.
+        scope: where its inputs' names are known.
+        bodies: the scopes of the graphs among its attributes, by their names; "" is the body of the function it calls.
+    """
 
     proto: Proto
     scope: Scope
+    bodies: dict[str, Scope] = field(default_factory=dict)
 
     @property
     def op(self) -> str:
-        """The operator, with its domain if that is not ONNX' own."""
+        """The operator, with its domain if that is not ONNX's own."""
         domain = self.proto.domain
-        return self.proto.op_type if domain in _DOMAINS else f"{domain}.{self.proto.op_type}"
+        return self.proto.op_type if domain in DOMAINS else f"{domain}.{self.proto.op_type}"
 
     @property
     def name(self) -> str:
@@ -100,6 +135,22 @@ class Node:
     def input(self, index: int) -> str:
         """Return the name of an input; empty where it has none."""
         return self.proto.input[index] if index < len(self.proto.input) else ""
+
+    def value(self, index: int) -> Value | None:
+        """Return where an input comes from; None where it has none, or the call that it is in gives none."""
+        if not self.input(index):
+            return None
+        value = self.scope.look_up(self.input(index))
+        is_omitted = value.is_input and value.scope.caller is not None
+        return None if is_omitted or not value.name else value
+
+    def ancestry(self) -> list[tuple[Node, str]]:
+        """Return the nodes that this is within, outermost first, and which of their graphs it is in."""
+        within, scope = [], self.scope
+        while scope.owner is not None:
+            within.append((scope.owner, scope.branch))
+            scope = scope.owner.scope
+        return within[::-1]
 
     def attributes(self) -> dict[str, Any]:
         """Return the values of its attributes by name; those that refer to the function's are of its call."""
@@ -131,7 +182,7 @@ def _value(attribute: Proto) -> Any:
 def walk(model: Model) -> Iterator[Node]:
     """Yield every node that the model has, in order: those of subgraphs and of called functions after their node."""
     walker = _Walker(model)
-    yield from walker.graph(model.proto.graph, (), None)
+    yield from walker.graph(model.proto.graph, Scope((), {}, {}, {}, opset=_opset(model.proto)))
 
 
 class _Walker:
@@ -140,12 +191,17 @@ class _Walker:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.functions = {_key(function): function for function in model.proto.functions}
+        for domain, name, _ in self.functions:
+            if domain == "":  # ONNX leaves open whether it or the operator is meant
+                self.model.refuse("its functions", "names in domains of their own", f"{name!r} in ONNX's domain")
         self.seen = 0
 
-    def graph(self, graph: Proto, path: tuple[str, ...], outer: Scope | None) -> Iterator[Node]:
-        self.count_names(len(graph.initializer) + len(graph.input))
-        initializers = {tensor.name: tensor for tensor in graph.initializer}
-        scope = Scope(path, initializers, {}, frozenset(value.name for value in graph.input), outer)
+    def graph(self, graph: Proto, scope: Scope) -> Iterator[Node]:
+        """Yield the nodes of a graph, whose names are put into its scope."""
+        self.count_names(len(graph.initializer) + len(graph.input) + len(graph.output))
+        scope.initializers.update({tensor.name: tensor for tensor in graph.initializer})
+        scope.inputs.update({value.name: value for value in graph.input})
+        scope.outputs = tuple(value.name for value in graph.output)
         yield from self.nodes(graph.node, scope)
 
     def nodes(self, protos: Any, scope: Scope) -> Iterator[Node]:
@@ -160,7 +216,10 @@ class _Walker:
         for node in nodes:
             yield node
             for name, graph in node.subgraphs():
-                yield from self.graph(graph, (*scope.path, node.name, name), scope)
+                path = (*scope.path, node.name, name)
+                inner = Scope(path, {}, {}, {}, scope, owner=node, branch=name, opset=scope.opset)
+                node.bodies[name] = inner
+                yield from self.graph(graph, inner)
             function = self.functions.get(_key(node.proto, node.proto.op_type))
             if function is not None:
                 yield from self.call(node, function)
@@ -170,7 +229,8 @@ class _Walker:
         self.model.count_copy("its graph", _NAME * count)
 
     def call(self, node: Node, function: Proto) -> Iterator[Node]:
-        self.count_names(len(function.input) + len(function.attribute) + len(function.attribute_proto))
+        names = function.input, function.output, function.attribute, function.attribute_proto
+        self.count_names(sum(map(len, names)))
         defaults = {attribute.name: attribute for attribute in function.attribute_proto}
         given = {
             attribute.name: found
@@ -181,17 +241,26 @@ class _Walker:
             path=(*node.scope.path, node.name),
             initializers={},
             makers={},
-            inputs=frozenset(function.input),
+            inputs=dict.fromkeys(function.input),
             caller=node.scope,
             arguments=dict(zip(function.input, node.proto.input, strict=False)),
             attributes=defaults | given,
+            outputs=tuple(function.output),
+            owner=node,
+            opset=_opset(function),
         )
+        node.bodies[""] = body
         yield from self.nodes(function.node, body)
+
+
+def _opset(proto: Proto) -> int:
+    """Return which version of ONNX's operators a model or a function has; 0 if it doesn't say."""
+    return max((each.version for each in proto.opset_import if each.domain in DOMAINS), default=0)
 
 
 def _key(proto: Proto, name: str | None = None) -> tuple[str, str, str]:
     """Return what tells a function: its domain, name and overload."""
-    domain = "" if proto.domain in _DOMAINS else proto.domain
+    domain = "" if proto.domain in DOMAINS else proto.domain
     return domain, proto.name if name is None else name, getattr(proto, "overload", "")
 
 

@@ -1,226 +1,220 @@
-"""The LSTM nodes of an ONNX model, and the weights of those that are asked for."""
+"""What `from_onnx` and its companions return of a model's LSTM nodes."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fusedlstm import log
-from fusedlstm.checks import describe_type, fail
-from fusedlstm.convert.onnx.chain import as_chain
-from fusedlstm.convert.onnx.constants import Constants, hint_of
-from fusedlstm.convert.onnx.graph import Node, walk
-from fusedlstm.convert.onnx.node import LSTM
-from fusedlstm.convert.onnx.source import Model, open_model
-from fusedlstm.files import WeightsFileError
+import numpy as np
+
+from fusedlstm import dtypes, log
+from fusedlstm.checks import check_choice
+from fusedlstm.convert.onnx.finding import Found
+from fusedlstm.convert.onnx.initial import STATE_INPUTS, Kind
+from fusedlstm.convert.onnx.source import open_model
+from fusedlstm.files import WeightsFileError, blaming
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
+    from typing import Any
 
+    from fusedlstm.convert.onnx.initial import Initial
+    from fusedlstm.convert.onnx.listing import OnnxLSTM
+    from fusedlstm.convert.onnx.node import LSTM
     from fusedlstm.convert.onnx.source import Proto
+    from fusedlstm.convert.onnx.units import Unit
+    from fusedlstm.dtypes import NumpyArray
 
-_MOST_LISTED = 20
-
-
-@dataclass(frozen=True)
-class OnnxLSTM:
-    """What a model has in one LSTM node.
-
-    Attributes:
-        name: what `from_onnx` knows it by.
-        direction: "forward", "reverse" or "bidirectional"; None if it is none of these.
-        batch_first: whether it takes (B, T, I).
-        input_size: I; None where the weights can't be read, as for the next two.
-        hidden_size: N.
-        dtype: of the weights, by name.
-        options: those of LSTMWeights, for each direction.
-        problem: why its weights can't be read; empty if they can.
-    """
-
-    name: str
-    direction: str | None = None
-    batch_first: bool = False
-    input_size: int | None = None
-    hidden_size: int | None = None
-    dtype: str | None = None
-    options: tuple[dict[str, Any], ...] = ()
-    problem: str = ""
-
-    def __str__(self) -> str:
-        if self.problem:
-            return f"{self.name!r} (which can't be read)"
-        direction = "" if self.direction == "forward" else f", {self.direction}"
-        return f"{self.name!r} (I={self.input_size}, N={self.hidden_size}, {self.dtype}{direction})"
+_SEPARATE = "separate"
 
 
 def from_onnx(
-    source: str | os.PathLike[str] | bytes | Proto, name: str | Sequence[str] | None = None
+    source: str | os.PathLike[str] | bytes | Proto,
+    name: str | Sequence[str] | None = None,
+    *,
+    initial_state: str = "refuse",
 ) -> StackedWeights:
     """Return the weights of an LSTM node of an ONNX model, or of several that are the layers of one LSTM.
 
     Nodes are looked for in the model's graph, in those of If, Loop and Scan, and in its own functions. Weights are
-    constants: initializers, Constant nodes, and what Identity, Squeeze, Unsqueeze, Transpose, Reshape, Slice, Concat
-    and Cast (between floats) make of them. All opsets, functions and attributes are taken. Numbers of attributes,
-    which are float32, become the shortest decimals that are them (0.2 is 0.2), or in float64 weights what is stored.
-    The biases of x and h are summed, in the dtype of the weights.
+    constants: initializers, Constant nodes, and what operators that move elements make of them. All opsets, functions
+    and attributes are taken. Numbers of attributes, which are float32, become the shortest decimals that are them (0.2
+    is 0.2), or in float64 weights what is stored. The biases of x and h are summed, in the dtype of the weights.
 
-    A model says more than weights do. Of a node that reads in reverse (in one direction), and of one of layout 1, the
-    log warns: use LSTM.__call__'s reverse=True, and LSTM(batch_first=True). Initial states, constant ones too, and
-    sequence_lens are arguments of a call. A row of length 0 has a final state of zeros in onnxruntime (1.32, measured);
-    here it keeps its initial state.
+    Nodes are layers where the graph says so, whatever they are called: each one reads the output of the one before,
+    with the same sequence_lens, through nothing but Identity, Dropout at inference, a Cast that keeps every number, and
+    what exporters write to move axes (Transpose, Squeeze, Unsqueeze, Reshape, and Split or Slice and Concat of both
+    directions). Nodes of equal weights in branches of an If, of which one runs, are one LSTM.
 
-    Files are not trusted: nothing is executed, external data is read from the model's own folder and below, and
-    nothing is allocated by a size that the file declares.
+    A model says more than weights do:
+
+    - Constant initial states that are not zero would be lost: they are refused, unless `initial_state` says that they
+      are taken by `state_from_onnx`. States that are inputs of the model are arguments of a call, and so are those
+      that it computes, of which the log warns.
+    - sequence_lens are arguments of a call. The log warns of those that are neither all steps nor an input.
+    - Of a node that reads in reverse (in one direction), and of one of layout 1, the log warns: use LSTM.__call__'s
+      reverse=True, and LSTM(batch_first=True).
+    - A row of length 0 has a final state of zeros in onnxruntime (1.32, measured); here it keeps its initial state.
+
+    Files are not trusted: nothing is executed, and external data is read from the model's own folder and below. What
+    is made of a model, constants and names, takes at most 64 times the bytes of its files, and 1 MB. A model has at
+    most 1,000,000 nodes (those of functions once for each call) on 50 levels of subgraphs and calls, constants are made
+    by at most 100 operators on one another, and at most 30 stand between two layers.
 
     Args:
         source: the path of a model, its bytes, or an onnx.ModelProto.
         name: of a node, or that of its first output where it has none; several names are layers, from the lowest
-            on. None is the only LSTM, or all of them if each one's input is the one before's output, through
-            operators that move axes: so exporters write an LSTM of several layers. Nodes that share a name, in
-            subgraphs, are told by their path, as the error says them.
+            on. None is the only LSTM, or all of them if they are layers. Nodes that share a name, in subgraphs, are
+            told by their path, as the error says them.
+        initial_state: "refuse" constant initial states that are not zero, or "separate": you take them by
+            `state_from_onnx`.
 
     Returns:
         A layer for each node; both directions of nodes that are bidirectional.
 
     Raises:
-        WeightsFileError: the model is damaged, has no LSTM or several that are no layers of one, weights that are no
-            constants, or what no cell here has; the message says where, and what. It is a ValueError.
+        WeightsFileError: the model is damaged, has no LSTM or several that are not the layers of one, weights that are
+            not constants, a constant initial state, or what no cell here has; the message says where, and what. It is
+            a ValueError.
         TypeError: `source` or `name` is of another kind.
-        ValueError: the model has no LSTM of that name; names of nodes in different directions.
+        ValueError: the model has no LSTM of that name, or names of nodes that are not layers: the message says what
+            stands between them, or their right order. Or another `initial_state`.
         OSError: the file can't be read.
         ImportError: the package onnx is not installed.
     """
-    model = open_model(source)
-    constants = Constants(model)
-    chosen = choose(model, constants, name)
-    with model.blamed():
-        layers = [weights for lstm in chosen for weights in lstm.weights(constants)]
-        stacked = StackedWeights(layers, bidirectional=chosen[0].num_directions == 2)
-    _warn(chosen)
+    check_choice("initial_state", initial_state, ("refuse", _SEPARATE))
+    found = Found(open_model(source))
+    units = found.choose(name)
+    with blaming(found.model.name):
+        if initial_state != _SEPARATE:
+            _refuse_states(found, units)
+        layers = [weights for unit in units for weights in unit.named.weights(found.constants)]
+        stacked = StackedWeights(layers, bidirectional=units[0].named.num_directions == 2)
+        _warn(found, units)
     return stacked
 
 
 def list_onnx(source: str | os.PathLike[str] | bytes | Proto) -> list[OnnxLSTM]:
-    """Return what LSTM nodes a model has; see `from_onnx`.
+    """Return what LSTMs a model has; see `from_onnx`.
 
     Raises:
         WeightsFileError: the model is damaged.
-        TypeError: `source` is no model.
+        TypeError: `source` is not a model.
         OSError: the file can't be read.
         ImportError: the package onnx is not installed.
     """
-    model = open_model(source)
-    with model.blamed():
-        constants = Constants(model)
-        return [_description(model, node, label, constants) for label, node in _labelled(model, required=False).items()]
+    found = Found(open_model(source), required=False)
+    with blaming(found.model.name):
+        return found.listed()
 
 
-def choose(model: Model, constants: Constants, name: str | Sequence[str] | None) -> list[LSTM]:
-    """Return the nodes of names, or the only one, or all that are layers; raise as `from_onnx` says."""
-    names = _names(name)
-    with model.blamed():
-        nodes = _labelled(model)
-        if names is None:
-            return _only(model, nodes, constants)
-        listed = "" if set(names) <= set(nodes) else _listed(model, nodes, constants)
-    for index, each in enumerate(names):
-        if each not in nodes:
-            which = "name" if isinstance(name, str) else f"name[{index}]"
-            fail(ValueError, which, f"that of an LSTM of {model.name}: {listed}", repr(each))
-    with model.blamed():
-        chosen = [LSTM(model, nodes[each], each) for each in names]
-    directions = {lstm.direction for lstm in chosen}
-    if len(directions) > 1:
-        fail(ValueError, "name", "nodes of one direction, as layers are", ", ".join(sorted(directions)))
-    return chosen
+def state_from_onnx(
+    source: str | os.PathLike[str] | bytes | Proto, name: str | Sequence[str] | None = None
+) -> tuple[LSTMState, ...]:
+    """Return the constant initial state of a model's LSTM, one for each layer and direction: h (B, N) and c (B, N).
+
+    Constants are initializers, and what Expand and Tile make of them for as many rows as the input has. B is 1 where
+    all rows start alike: repeat it for a batch, as np.repeat(state.h, B, axis=0) does. Parts that a model leaves out
+    are zeros. Dtypes are those that the LSTM of these weights takes: h is in theirs, c in float32 if that has 16 bits.
+
+    Args:
+        source: as of `from_onnx`.
+        name: as of `from_onnx`. Of nodes that are one LSTM in branches of an If, it is the state of the one named.
+
+    Raises:
+        WeightsFileError: there is no constant state, or part of it is an input or computed; or as of `from_onnx`.
+        TypeError, ValueError, OSError, ImportError: as of `from_onnx`.
+    """
+    found = Found(open_model(source))
+    units = found.choose(name)
+    with blaming(found.model.name):
+        pairs = [_of_unit(found, unit, is_named=name is not None) for unit in units]
+        if all(part.kind is None for pair in pairs for part in pair):
+            labels = ", ".join(repr(unit.named.label) for unit in units)
+            found.model.refuse(f"the LSTM {labels}", "a constant initial_h or initial_c", "none: it starts from zeros")
+        rows = max((part.array.shape[1] for pair in pairs for part in pair if part.array is not None), default=1)
+        return tuple(
+            state for unit, pair in zip(units, pairs, strict=True) for state in _states(unit.named, pair, rows, found)
+        )
 
 
-def _names(name: Any) -> tuple[str, ...] | None:
-    if name is None or isinstance(name, str):
-        return None if name is None else (name,)
-    if not isinstance(name, Sequence) or not name or not all(isinstance(each, str) for each in name):
-        fail(TypeError, "name", "a node's name, a sequence of them, or None", describe_type(name))
-    return tuple(name)
+def _refuse_states(found: Found, units: Sequence[Unit]) -> None:
+    """Raise if the nodes start from a constant that is not zero."""
+    for unit in units:
+        for lstm in unit.members:
+            for name in STATE_INPUTS:
+                initial = found.states.of(lstm, name)
+                if initial.kind is Kind.CONSTANT:
+                    hint = (
+                        'Give initial_state="separate", and take it by convert.state_from_onnx '
+                        "(fusedlstm convert: --initial-state S.npz)"
+                    )
+                    got = f"a constant that is not zero ({initial.made})"
+                    wanted = "zeros or an input, as weights don't hold a state"
+                    found.model.refuse(f"{name} of the LSTM {lstm.label!r}", wanted, got, hint)
 
 
-def _labelled(model: Model, *, required: bool = True) -> dict[str, Node]:
-    """Return the LSTM nodes by name, with their path where a name alone is not theirs; raise if one is required."""
-    every = list(walk(model))
-    nodes = [node for node in every if node.op == "LSTM"]
-    if required and not nodes:
-        _refuse_without(model, every)
-    ways = (
-        lambda node: node.name,
-        lambda node: "/".join([*node.scope.path, node.name]),
-        lambda node: "/".join([*node.scope.path, next(filter(None, node.proto.output), "")]),
-    )
-    for way in ways:
-        if way is not ways[0]:
-            model.count_copy("the paths of its nodes", _bytes_of_paths(nodes))
-        labels = [way(node) for node in nodes]
-        if len(set(labels)) == len(labels):
-            return dict(zip(labels, nodes, strict=True))
-    model.count_copy("the paths of its nodes", _bytes_of_paths(nodes))
-    return {f"{ways[-1](node)}[{index}]": node for index, node in enumerate(nodes)}
+def _of_unit(found: Found, unit: Unit, *, is_named: bool) -> tuple[Initial, Initial]:
+    """Return initial_h and initial_c of an LSTM; of all its nodes where none is named."""
+    members = [unit.named] if is_named else unit.members
+    h, c = (_of_members(found, members, name) for name in STATE_INPUTS)
+    return h, c
 
 
-def _bytes_of_paths(nodes: Sequence[Node]) -> int:
-    """Return how long the paths of nodes are: a long name may be in all of them."""
-    sizes: dict[int, int] = {}
-    for node in nodes:
-        if id(node.scope) not in sizes:
-            sizes[id(node.scope)] = sum(map(len, node.scope.path))
-    return sum(sizes[id(node.scope)] for node in nodes)
+def _of_members(found: Found, members: Sequence[LSTM], name: str) -> Initial:
+    every = [found.states.of(lstm, name) for lstm in members]
+    first = every[0]
+    for lstm, initial in zip(members, every, strict=True):
+        what = f"{name} of the LSTM {lstm.label!r}"
+        if initial.kind in (Kind.INPUT, Kind.COMPUTED):
+            how = "an input of the model" if initial.kind is Kind.INPUT else "which the model computes"
+            found.model.refuse(what, "a constant", f"{initial.made}, {how}", "Give it at each call")
+        if initial.kind is Kind.CONSTANT and initial.array is None:
+            raise WeightsFileError(initial.problem or f"{found.model.name}: {what}: wanted one constant; got several")
+        if not _are_equal(initial, first):
+            got = f"another one than {members[0].label!r} has"
+            found.model.refuse(what, "one state in all branches", got, "Give name=, of the node whose state is wanted")
+    return first
 
 
-def _refuse_without(model: Model, every: Sequence[Node]) -> None:
-    """Say what there is instead of an LSTM."""
-    for node in every:
-        if "LSTM" in node.proto.op_type:
-            model.refuse("its graph", "ONNX' operator LSTM", f"{node.op} {node.name!r}", hint_of(node.op))
-    common = ", ".join(op for op, _ in Counter(node.op for node in every).most_common(8)) or "no operator"
-    hint = "Cells that were exported as their arithmetic have no node: take their weights from where they were trained"
-    model.refuse("its graph", "ONNX' operator LSTM", common, hint)
+def _are_equal(one: Initial, other: Initial) -> bool:
+    first, second = (None if each.kind is Kind.ZERO else each.array for each in (one, other))
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(first, second)
 
 
-def _only(model: Model, nodes: dict[str, Node], constants: Constants) -> list[LSTM]:
-    """Return the only node, or the layers that all nodes are."""
-    lstms = [LSTM(model, node, label) for label, node in nodes.items()]
-    if len(lstms) == 1:
-        return lstms
-    chain = as_chain(lstms, constants)
-    if chain is None or len({lstm.direction for lstm in chain}) > 1:
-        listed = _listed(model, nodes, constants)
-        hint = "Give name=, of one or of several that are layers"
-        model.refuse("its graph", "one LSTM, or the layers of one", f"{len(lstms)}: {listed}", hint)
-    return chain
+def _states(lstm: LSTM, pair: Sequence[Initial], rows: int, found: Found) -> list[LSTMState]:
+    """Return a node's state for each of its directions."""
+    R = lstm.arrays(found.constants)["R"]
+    dtype = dtypes.resolve(R.dtype.name)
+    shape = lstm.num_directions, rows, R.shape[-1]
+    h, c = (_filled(part, shape, kind) for part, kind in zip(pair, (dtype, dtypes.state_dtype(dtype)), strict=True))
+    return [LSTMState(h=h[d], c=c[d]) for d in range(lstm.num_directions)]
 
 
-def _listed(model: Model, nodes: dict[str, Node], constants: Constants) -> str:
-    shown = list(nodes.items())[:_MOST_LISTED]
-    more = [f"{len(nodes) - len(shown)} more"] if len(nodes) > len(shown) else []
-    return ", ".join([*(str(_description(model, node, label, constants)) for label, node in shown), *more])
+def _filled(part: Initial, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+    values = np.zeros((), dtype) if part.array is None else part.array.astype(dtype)
+    return np.array(np.broadcast_to(values, shape))
 
 
-def _description(model: Model, node: Node, label: str, constants: Constants) -> OnnxLSTM:
-    try:
-        with model.blamed():
-            lstm = LSTM(model, node, label)
-            weights = lstm.weights(constants)
-    except WeightsFileError as error:
-        return OnnxLSTM(label, problem=str(error))
-    first, options = weights[0], tuple(each.options() for each in weights)
-    sizes = first.input_size, first.hidden_size, str(first.dtype)
-    return OnnxLSTM(label, lstm.direction, lstm.batch_first, *sizes, options)
-
-
-def _warn(chosen: Sequence[LSTM]) -> None:
+def _warn(found: Found, units: Sequence[Unit]) -> None:
     """Warn of what weights don't say."""
-    first = chosen[0]
+    first = units[0].named
     if first.direction == "reverse":
         log.warning("the LSTM %r reads in reverse: use lstm(xs, reverse=True), as weights don't say", first.label)
     if first.batch_first:
         log.warning("the LSTM %r has layout 1: use LSTM(weights, batch_first=True), as weights don't say", first.label)
+    for unit in units[:1]:  # those above have the same
+        found.chains.lengths.warn(unit.named)
+    computed = [
+        f"{name} of {lstm.label!r} ({initial.made})"
+        for unit in units
+        for lstm in unit.members
+        for name in STATE_INPUTS
+        if (initial := found.states.of(lstm, name)).kind is Kind.COMPUTED
+    ]
+    if computed:
+        log.warning("the model computes %s: give the state at each call", ", ".join(computed))

@@ -6,6 +6,7 @@ has peepholes i, o, f: checked by onnxruntime's numbers, with random weights.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.onnx import functions
 from fusedlstm.convert.reading import read
-from fusedlstm.files import WeightsFileError
+from fusedlstm.files import WeightsFileError, blaming
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class LSTM:
 
     def __init__(self, model: Model, node: Node, label: str) -> None:
         self.model, self.node, self.label = model, node, label
+        self._known_options: dict[str, list[dict[str, Any]]] = {}
         self.attributes = node.attributes()
         for name, value in self.attributes.items():
             if name not in _ATTRIBUTES:
@@ -80,18 +82,24 @@ class LSTM:
         Raises:
             WeightsFileError: weights that are no constants, shapes that don't fit, options that no cell has.
         """
-        arrays = {
+        arrays = self.arrays(constants)
+        N = self._check_shapes(arrays)
+        options = self.options(arrays["W"].dtype)
+        self.model.count_copy(f"the LSTM {self.label!r}", sum(array.nbytes for array in arrays.values()))
+        with blaming(f"{self.model.name}: the LSTM {self.label!r}"):
+            return [_weights(_of_direction(arrays, d, N), options[d]) for d in range(self.num_directions)]
+
+    def arrays(self, constants: Constants) -> dict[str, NumpyArray]:
+        """Return W and R, and B and P where the node has them.
+
+        Raises:
+            WeightsFileError: they are not constants.
+        """
+        return {
             name: constants.array(self.node.scope, self.node.input(index), f"{name} of the LSTM {self.label!r}")
             for name, index in _INPUTS.items()
-            if name in ("W", "R") or self.node.input(index)
+            if name in ("W", "R") or self.node.value(index) is not None
         }
-        N = self._check_shapes(arrays)
-        options = self._options(arrays["W"].dtype)
-        self.model.count_copy(f"the LSTM {self.label!r}", sum(array.nbytes for array in arrays.values()))
-        try:
-            return [_weights(_of_direction(arrays, d, N), options[d]) for d in range(self.num_directions)]
-        except (ValueError, TypeError) as error:
-            raise WeightsFileError(f"{self.model.name}: the LSTM {self.label!r}: {error}") from error
 
     def _check_shapes(self, arrays: Mapping[str, NumpyArray]) -> int:
         """Return N, which all shapes agree in."""
@@ -111,8 +119,13 @@ class LSTM:
             self._refuse("hidden_size", f"{N}, as W has 4N = {4 * N} rows", str(hidden_size))
         return N
 
-    def _options(self, dtype: np.dtype[Any]) -> list[dict[str, Any]]:
+    def options(self, dtype: np.dtype[Any]) -> list[dict[str, Any]]:
         """Return the options of LSTMWeights for each direction."""
+        if str(dtype) not in self._known_options:
+            self._known_options[str(dtype)] = self._options(dtype)
+        return self._known_options[str(dtype)]
+
+    def _options(self, dtype: np.dtype[Any]) -> list[dict[str, Any]]:
         names = [str(name, "utf-8", "replace") for name in self.attributes.get("activations", [])]
         names = names or [*_DEFAULT] * self.num_directions
         if len(names) != 3 * self.num_directions:
@@ -166,10 +179,9 @@ def _of_direction(arrays: Mapping[str, NumpyArray], d: int, N: int) -> dict[str,
 
 def _noted(model: Model, node: str, attribute: str) -> list[float]:
     """Return the numbers that the model's metadata has for an attribute of a node, or nothing."""
-    try:
+    with contextlib.suppress(WeightsFileError), blaming(node):
         return [float(value) for value in model.notes[node][attribute]]
-    except (ValueError, TypeError, LookupError, OverflowError):
-        return []
+    return []
 
 
 def _is_float32_of(stored: float, noted: float) -> bool:

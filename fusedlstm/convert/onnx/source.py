@@ -6,28 +6,15 @@ import contextlib
 import functools
 import json
 import os
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from fusedlstm.checks import describe_type, fail
-from fusedlstm.files import WeightsFileError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from fusedlstm.files import WeightsFileError, blaming
 
 Proto: TypeAlias = Any  # a message of the package onnx
 
 METADATA = "fusedlstm"  # the key of what `to_onnx` notes in a model
 
-# What Python, NumPy and protobuf raise of values that they did not expect.
-_UNEXPECTED = (
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RecursionError,
-    MemoryError,
-)
 # Few tensors share their bytes, few constants are copied often, and few functions are called often: what takes more
 # memory than so many times the bytes that there are was made to.
 _COPIES = 64
@@ -57,9 +44,11 @@ class Model:
         self._bytes, self._made = size, 0
         self._files: set[str] = set()
 
-    def refuse(self, what: str, wanted: str, got: str, hint: str = "") -> NoReturn:
+    def refuse(
+        self, what: str, wanted: str, got: str, hint: str = "", kind: type[WeightsFileError] = WeightsFileError
+    ) -> NoReturn:
         """Raise WeightsFileError about a part of the model."""
-        fail(WeightsFileError, f"{self.name}: {what}", wanted, got, hint)
+        fail(kind, f"{self.name}: {what}", wanted, got, hint)
 
     def count_file(self, path: str, size: int) -> None:
         """Add a file with the model's data to the bytes that there are, once."""
@@ -79,21 +68,10 @@ class Model:
         """What `to_onnx` noted in its metadata, JSON of any shape; None where there is nothing."""
         for entry in self.proto.metadata_props:
             if entry.key == METADATA:
-                try:
+                with contextlib.suppress(WeightsFileError), blaming(METADATA):
                     return json.loads(entry.value)
-                except (ValueError, RecursionError):
-                    return None
+                return None
         return None
-
-    @contextlib.contextmanager
-    def blamed(self) -> Iterator[None]:
-        """Make what nobody expected of the model's content a WeightsFileError, too."""
-        try:
-            yield
-        except WeightsFileError:
-            raise
-        except _UNEXPECTED as error:
-            raise WeightsFileError(f"{self.name}: {error or type(error).__name__}") from error
 
 
 def open_model(source: Any) -> Model:
@@ -116,13 +94,13 @@ def open_model(source: Any) -> Model:
 
 
 def _parsed(content: bytes, name: str, folder: str | None) -> Model:
-    from google.protobuf.message import DecodeError
-
     proto = package().ModelProto()
     try:
-        proto.ParseFromString(content)
-    except (DecodeError, *_UNEXPECTED) as error:
-        raise WeightsFileError(f"{name} is no ONNX model, or a damaged one: it can't be parsed ({error})") from error
+        with blaming(name):
+            proto.ParseFromString(content)
+    except WeightsFileError as error:
+        reason = error.__cause__ or error
+        raise WeightsFileError(f"{name} is no ONNX model, or a damaged one: it can't be parsed ({reason})") from reason
     return _checked(Model(proto, name, folder, len(content)))
 
 

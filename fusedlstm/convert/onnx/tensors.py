@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
 
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}  # by TensorProto.DataType
-_INTS = {6: "int32", 7: "int64"}
+INTS = {6: "int32", 7: "int64"}
 _FIELDS = {1: "float_data", 11: "double_data", 6: "int32_data", 7: "int64_data", 10: "int32_data", 16: "int32_data"}
 MOST_DIMS = 64  # of a NumPy array
 _EXTERNAL = 1  # TensorProto.DataLocation
@@ -34,7 +34,7 @@ def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
     Raises:
         WeightsFileError: another dtype, dims that the data has not, or external data that is not to be read.
     """
-    name = (FLOATS | _INTS).get(tensor.data_type)
+    name = (FLOATS | INTS).get(tensor.data_type)
     if name is None:
         model.refuse(what, f"a tensor of {', '.join(FLOATS.values())}", _type_name(tensor.data_type))
     shape = tuple(tensor.dims)
@@ -47,7 +47,6 @@ def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
     if tensor.HasField("segment"):
         model.refuse(what, "a whole tensor", "a segment of one")
     if tensor.data_location == _EXTERNAL:
-        model.count_copy(what, count * stored.itemsize)
         flat = np.frombuffer(_external(model, tensor, what, count * stored.itemsize), stored)
     elif tensor.HasField("raw_data"):
         raw = tensor.raw_data
@@ -90,7 +89,8 @@ def _external(model: Model, tensor: Proto, what: str, size: int) -> bytes:
     if there < (offset or 0) + size:
         got = f"{there} bytes in {os.path.basename(path)}"
         model.refuse(what, f"{size} bytes of external data from offset {offset or 0} on", got)
-    model.count_file(path, there)
+    model.count_file(path, there)  # before what is made of it is compared with all that is there
+    model.count_copy(what, size)
     with open(path, "rb") as file:
         file.seek(offset or 0)
         content = file.read(size)

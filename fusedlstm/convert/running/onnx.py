@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.checks import fail
-from fusedlstm.convert.onnx.constants import Constants
-from fusedlstm.convert.onnx.importing import choose
+from fusedlstm.convert.onnx.finding import Found
 from fusedlstm.convert.onnx.source import open_model, package
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from fusedlstm.convert.onnx.constants import Constants
     from fusedlstm.convert.onnx.graph import Node, Scope
     from fusedlstm.convert.onnx.node import LSTM
     from fusedlstm.convert.onnx.source import Model, Proto
@@ -57,10 +57,10 @@ def run(
         ValueError: what onnxruntime can't run, such as float64.
     """
     del weights, options
-    model = open_model(source)
-    constants = Constants(model)
+    found = Found(open_model(source))
+    model, constants = found.model, found.constants
     outputs, finals, ahead = xs, [], list(states)
-    for lstm in choose(model, constants, name):
+    for lstm in (unit.named for unit in found.choose(name)):
         D = lstm.num_directions
         own = constants.array(lstm.node.scope, lstm.node.input(1), f"W of the LSTM {lstm.label!r}").dtype
         h, c = (np.stack([state[k] for state in ahead[:D]]).astype(own) for k in (0, 1))

@@ -1,0 +1,284 @@
+"""What operators between two LSTM nodes make of the axes of the lower one's Y.
+
+Axes are called by what they are: T (time), B (batch), D (directions), N (units), DN (both directions of a unit on one
+axis), and 1 for one that was put in. An operator that does anything but move, drop or join them so is not one that
+stands between layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fusedlstm.convert.onnx.dims import ONE, Dim, product, quotient
+from fusedlstm.convert.onnx.operators import few
+from fusedlstm.convert.onnx.tensors import FLOATS
+from fusedlstm.files import WeightsFileError, blaming
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fusedlstm.convert.onnx.constants import Constants
+    from fusedlstm.convert.onnx.dims import Dims
+    from fusedlstm.convert.onnx.graph import Node
+    from fusedlstm.convert.onnx.node import LSTM
+
+# The dtypes that hold every number of a dtype.
+_HOLDERS = {
+    "float16": ("float16", "float32", "float64"),
+    "bfloat16": ("bfloat16", "float32", "float64"),
+    "float32": ("float32", "float64"),
+    "float64": ("float64",),
+}
+_OPSET_OF_INFERENCE = 7  # in earlier ones Dropout trains unless is_test says otherwise
+
+
+class BrokenChainError(WeightsFileError):
+    """A value that is not an LSTM's output through identities; the message says what it is instead."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A value that has the numbers of an LSTM's Y, moved.
+
+    Attributes:
+        lower: the LSTM.
+        axes: what its axes are.
+        own: the dtype of Y.
+        dtype: what its numbers are cast to.
+        sizes: of the axes, as far as they are known.
+        part: which direction alone it has; None for all.
+    """
+
+    lower: LSTM
+    axes: tuple[str, ...]
+    own: str
+    dtype: str
+    sizes: tuple[tuple[str, Dim], ...]
+    part: int | None = None
+
+    def size(self, axis: str) -> Dim:
+        """Return the size of an axis."""
+        return dict(self.sizes)[axis]
+
+    def are_alike(self, axis: str, other: str) -> bool:
+        """Whether two axes have the same numbers in the same order: those of size 1 don't count."""
+        one, another = ([letter for letter in each if self.size(letter) != ONE] for each in (axis, other))
+        return one == another
+
+    def dims(self) -> list[Dim]:
+        """Return the sizes of all axes."""
+        return [self.size(axis) for axis in self.axes]
+
+
+class Move:
+    """An operator on a flow."""
+
+    def __init__(self, node: Node, flow: Flow, constants: Constants, dims: Dims, output: int) -> None:
+        self.node, self.flow, self.constants, self.dims, self.output = node, flow, constants, dims, output
+        self.attributes = node.attributes()
+
+    def integers(self, name: str, index: int = 1) -> list[int] | None:
+        """Return the attribute of this name, or an input, which must be a constant; None for neither."""
+        if name in self.attributes:
+            return few(name, self.attributes[name])
+        if self.node.value(index) is None:
+            return None
+        array = self.constants.array(self.node.scope, self.node.input(index), name)
+        return few(name, array.reshape(-1))
+
+    def is_of_directions(self, axis: int) -> bool:
+        """Whether an axis is that of two directions."""
+        return self.flow.axes[axis] == "D" and self.flow.size("D") == (2, ())
+
+    def broken(self, why: str) -> BrokenChainError:
+        """Return an error about this operator."""
+        return BrokenChainError(f"the output of {self.node.op} {self.node.name!r}, {why}")
+
+
+def moved(move: Move) -> Flow:
+    """Return what an operator makes of a flow.
+
+    Raises:
+        BrokenChainError: it is not one that stands between layers.
+    """
+    if move.node.op not in MOVES:
+        raise BrokenChainError(f"the output of {move.node.op} {move.node.name!r}")
+    if move.output and move.node.op != "Split":
+        raise move.broken("but not its first")
+    try:
+        with blaming(move.node.name):
+            return MOVES[move.node.op](move)
+    except BrokenChainError:
+        raise
+    except WeightsFileError:
+        raise move.broken("whose arguments can't be followed") from None
+
+
+def joined(node: Node, flows: Sequence[Flow]) -> Flow:
+    """Return both directions of one LSTM's Y on the axis of units, of flows that have one each."""
+    first = flows[0]
+    axis = node.attributes().get("axis")
+    alike = len(flows) == 2 and flows[1] == replace(first, part=1) and first.part == 0
+    if not alike or not isinstance(axis, int) or not -len(first.axes) <= axis < len(first.axes):
+        raise BrokenChainError(f"the output of {node.op} {node.name!r}")
+    if first.axes[axis] != "N":
+        raise BrokenChainError(f"the output of {node.op} {node.name!r}, which joins another axis than that of units")
+    axes = list(first.axes)
+    axes[axis] = "DN"
+    return replace(first, axes=tuple(axes), part=None)
+
+
+def _same(move: Move) -> Flow:
+    return move.flow
+
+
+def _dropout(move: Move) -> Flow:
+    training = "which is in training mode"
+    if move.node.scope.opset < _OPSET_OF_INFERENCE:
+        if not move.attributes.get("is_test"):
+            raise move.broken(training)
+    elif move.node.value(2) is not None:
+        name = move.node.input(2)
+        try:
+            is_training = move.constants.truth(move.node.scope, name, "training_mode")
+        except WeightsFileError:
+            raise move.broken("which may be in training mode") from None
+        if is_training:
+            raise move.broken(training)
+    return move.flow
+
+
+def _cast(move: Move) -> Flow:
+    to = FLOATS.get(move.attributes.get("to", 0))
+    own = move.flow.own
+    if to not in _HOLDERS[own]:
+        raise move.broken(f"to {to or 'another dtype'}, which can't hold every number of {own}")
+    return replace(move.flow, dtype=to)
+
+
+def _squeeze(move: Move) -> Flow:
+    axes, gone = move.flow.axes, move.integers("axes")
+    if gone is None:  # T and B may be 1, too, where the model runs only with others
+        places = [index for index, axis in enumerate(axes) if move.flow.size(axis) == ONE]
+    else:
+        places = [range(len(axes))[axis] for axis in gone]
+    if any(move.flow.size(axes[place]) != ONE for place in places):
+        raise move.broken("which drops an axis that is not of size 1")
+    return replace(move.flow, axes=tuple(axis for index, axis in enumerate(axes) if index not in places))
+
+
+def _unsqueeze(move: Move) -> Flow:
+    axes, new = move.flow.axes, move.integers("axes") or []
+    rank = len(axes) + len(new)
+    added = {range(rank)[axis] for axis in new}
+    if len(added) != len(new):
+        raise move.broken("which adds one axis twice")
+    old = iter(axes)
+    return replace(move.flow, axes=tuple("1" if index in added else next(old) for index in range(rank)))
+
+
+def _transpose(move: Move) -> Flow:
+    axes = move.flow.axes
+    order = move.attributes.get("perm", list(range(len(axes)))[::-1])
+    if sorted(order) != list(range(len(axes))):
+        raise move.broken("which is not a permutation")
+    return replace(move.flow, axes=tuple(axes[axis] for axis in order))
+
+
+def _reshape(move: Move) -> Flow:
+    """Only what joins both directions of a unit's output, and adds or drops axes of size 1."""
+    shape = _new_shape(move)
+    total = product(move.flow.dims())
+    known = product(dim for dim in shape if dim is not None)
+    rest = quotient(total, known)
+    if rest is None or (rest != ONE and None not in shape) or shape.count(None) > 1:
+        raise move.broken("whose shape is not one of T, B and both directions' units")
+    wanted = [rest if dim is None else dim for dim in shape]
+    left = [axis for axis in move.flow.axes if move.flow.size(axis) != ONE]
+    axes = [_taken(move, left, dim) for dim in wanted]
+    if left:
+        raise move.broken("whose shape is not one of T, B and both directions' units")
+    return replace(move.flow, axes=tuple(axes))
+
+
+def _new_shape(move: Move) -> list[Dim | None]:
+    """Return the dims that a Reshape asks for, None for the one that it leaves to be computed."""
+    if "shape" in move.attributes:
+        shape: list[Dim] = [(size, ()) for size in few("shape", move.attributes["shape"])]
+    else:
+        shape = move.dims.vector(move.node.scope.look_up(move.node.input(1)), move.flow.lower)
+    result: list[Dim | None] = []
+    for index, dim in enumerate(shape):
+        if dim == (0, ()):
+            if move.attributes.get("allowzero"):
+                raise move.broken("whose shape has a 0")
+            result.append(move.flow.size(move.flow.axes[index]))
+        else:
+            result.append(None if dim == (-1, ()) else dim)
+    return result
+
+
+def _taken(move: Move, left: list[str], size: Dim) -> str:
+    """Take the axes that one of this size is made of, from the first on, and return its name."""
+    group: list[str] = []
+    while product(move.flow.size(axis) for axis in group) != size:
+        if not left:
+            raise move.broken("whose shape is not one of T, B and both directions' units")
+        group.append(left.pop(0))
+    names = {(): "1", ("D", "N"): "DN"} | {(axis,): axis for axis in group}
+    if tuple(group) not in names:
+        raise move.broken(f"which mixes {' and '.join(group)}")
+    return names[tuple(group)]
+
+
+def _split(move: Move) -> Flow:
+    axis, sizes = move.attributes.get("axis", 0), move.integers("split")
+    if not move.is_of_directions(axis) or sizes not in (None, [1, 1]) or len(move.node.proto.output) != 2:
+        raise move.broken("which cuts another axis than that of directions")
+    return _direction(move, axis, move.output)
+
+
+def _slice(move: Move) -> Flow:
+    starts, ends, axes, steps = (
+        move.integers(name, 1 + k) for k, name in enumerate(("starts", "ends", "axes", "steps"))
+    )
+    if starts is None or ends is None or len(starts) != 1:
+        raise move.broken("which cuts several axes")
+    (axis,) = [0] if axes is None else axes
+    chosen = range(2)[slice(starts[0], ends[0], *(steps or [1]))]
+    if not move.is_of_directions(axis) or len(chosen) != 1:
+        raise move.broken("which cuts another axis than that of directions")
+    return _direction(move, axis, chosen[0])
+
+
+def _gather(move: Move) -> Flow:
+    axis = move.attributes.get("axis", 0)
+    index = move.constants.array(move.node.scope, move.node.input(1), "indices")
+    if not move.is_of_directions(axis) or index.size != 1 or index.ndim > 1:
+        raise move.broken("which takes of another axis than that of directions")
+    one = _direction(move, axis, range(2)[int(index.reshape(-1)[0])])
+    if index.ndim:
+        return one
+    axis = range(len(one.axes))[axis]
+    return replace(one, axes=one.axes[:axis] + one.axes[axis + 1 :])
+
+
+def _direction(move: Move, axis: int, part: int) -> Flow:
+    axes = list(move.flow.axes)
+    axes[axis] = "1"
+    return replace(move.flow, axes=tuple(axes), part=part)
+
+
+MOVES: dict[str, Callable[[Move], Flow]] = {
+    "Identity": _same,
+    "Dropout": _dropout,
+    "Cast": _cast,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Transpose": _transpose,
+    "Reshape": _reshape,
+    "Split": _split,
+    "Slice": _slice,
+    "Gather": _gather,
+}

@@ -1,0 +1,61 @@
+"""What `list_onnx` tells of a model's LSTMs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.files import WeightsFileError, blaming
+
+if TYPE_CHECKING:
+    from fusedlstm.convert.onnx.constants import Constants
+    from fusedlstm.convert.onnx.units import Unit
+
+
+@dataclass(frozen=True)
+class OnnxLSTM:
+    """One LSTM of a model: a node, or several that are one.
+
+    Attributes:
+        name: what `from_onnx` knows it by.
+        direction: "forward", "reverse" or "bidirectional"; None if it is none of these.
+        batch_first: whether it takes (B, T, I).
+        input_size: I; None where the weights can't be read, as for the next two.
+        hidden_size: N.
+        dtype: of the weights, by name.
+        options: those of LSTMWeights, for each direction.
+        problem: why its weights can't be read; empty if they can.
+        also: names of other nodes that are this LSTM: of equal weights, in other branches of an If.
+    """
+
+    name: str
+    direction: str | None = None
+    batch_first: bool = False
+    input_size: int | None = None
+    hidden_size: int | None = None
+    dtype: str | None = None
+    options: tuple[dict[str, Any], ...] = ()
+    problem: str = ""
+    also: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.name!r} (which can't be read)"
+        direction = "" if self.direction == "forward" else f", {self.direction}"
+        also = f", and in another branch {', '.join(map(repr, self.also))}" if self.also else ""
+        return f"{self.name!r} (I={self.input_size}, N={self.hidden_size}, {self.dtype}{direction}{also})"
+
+
+def describe(label: str, unit: Unit | None, problem: str, constants: Constants) -> OnnxLSTM:
+    """Return what one LSTM is; without a unit it can't be read, for the reason that `problem` says."""
+    if unit is None:
+        return OnnxLSTM(label, problem=problem)
+    lstm, also = unit.named, tuple(other.label for other in unit.others)
+    try:
+        with blaming(constants.model.name):
+            weights = lstm.weights(constants)
+    except WeightsFileError as error:
+        return OnnxLSTM(label, problem=str(error), also=also)
+    first, options = weights[0], tuple(each.options() for each in weights)
+    sizes = first.input_size, first.hidden_size, str(first.dtype)
+    return OnnxLSTM(label, lstm.direction, lstm.batch_first, *sizes, options, also=also)

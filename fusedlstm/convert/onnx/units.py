@@ -1,0 +1,143 @@
+"""One LSTM in several nodes: nodes of equal weights in exclusive branches of an If, of which one runs.
+
+So exporters write a cell whose state may be absent (Silero's VAD). A `Unit` is the nodes that are one LSTM, most often
+one node; a stack is units on one another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.files import WeightsFileError, blaming
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.convert.onnx.chain import Chains
+    from fusedlstm.convert.onnx.constants import Constants
+    from fusedlstm.convert.onnx.graph import Node
+    from fusedlstm.convert.onnx.node import LSTM
+    from fusedlstm.dtypes import NumpyArray
+
+_BRANCHES = {"then_branch", "else_branch"}
+_MOST_ALIKE = 1000  # nodes of equal weights in branches, each of which is compared with those before it
+
+
+@dataclass(eq=False)
+class Unit:
+    """The nodes that are one LSTM.
+
+    Attributes:
+        members: the nodes, in the model's order.
+        named: the one that was asked for; the first where none was.
+    """
+
+    members: list[LSTM]
+    named: LSTM
+
+    @property
+    def others(self) -> list[LSTM]:
+        """The nodes that are the same LSTM as the one that was asked for."""
+        return [member for member in self.members if member is not self.named]
+
+
+def as_units(lstms: Sequence[LSTM], constants: Constants) -> list[Unit]:
+    """Return nodes by the LSTMs that they are, in order."""
+    units: list[Unit] = []
+    alike: dict[Any, list[Unit]] = {}
+    digests: dict[int, bytes] = {}
+    for lstm in lstms:
+        unit = None
+        is_branch = any(owner.op == "If" for owner, _ in lstm.node.ancestry())
+        key = _key(lstm, constants, digests) if is_branch else None
+        if key is not None:
+            found = alike.setdefault(key, [])
+            unit = _place_in(found, lstm) if len(found) < _MOST_ALIKE else None
+            if unit is None:
+                unit = Unit([], lstm)
+                found.append(unit)
+                units.append(unit)
+            unit.members.append(lstm)
+        else:
+            units.append(Unit([lstm], lstm))
+    return units
+
+
+def why_not_on(upper: Unit, lower: Unit, chains: Chains) -> str:
+    """Say why an LSTM is not the layer above another one; return nothing if it is."""
+    reached: dict[int, list[LSTM]] = {}
+    own = {id(member) for member in lower.members}
+    for member in upper.members:
+        below = chains.below(member)
+        if below.why:
+            return f"{member.label!r} reads {below.why}"
+        for each in below.lowers:
+            if id(each) not in own:
+                return f"{member.label!r} reads the output of the LSTM {each.label!r}"
+            reached.setdefault(id(each), []).append(member)
+    for each in lower.members:
+        if id(each) not in reached:
+            return (
+                f"{upper.named.label!r} does not read the output of {each.label!r}, which is the same LSTM in a branch"
+            )
+        if not _is_covered([_inside(member.node, each.node) for member in reached[id(each)]]):
+            return f"{upper.named.label!r} is in one branch of an If only, which {each.label!r} is outside of"
+    return ""
+
+
+def _key(lstm: LSTM, constants: Constants, digests: dict[int, bytes]) -> Any:
+    """Return what is equal for nodes of equal weights, attributes and inputs; None where they can't be read."""
+    try:
+        with blaming(lstm.label):
+            arrays = lstm.arrays(constants)
+            options = repr(lstm.options(arrays["W"].dtype))
+            parts = [(name, array.dtype.name, array.shape, _digest(array, digests)) for name, array in arrays.items()]
+            return lstm.direction, lstm.batch_first, options, tuple(parts)
+    except WeightsFileError:
+        return None
+
+
+def _digest(array: NumpyArray, digests: dict[int, bytes]) -> bytes:
+    """Return a digest of an array's bytes, made once of each."""
+    if id(array) not in digests:
+        digests[id(array)] = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
+    return digests[id(array)]
+
+
+def _place_in(units: Sequence[Unit], lstm: LSTM) -> Unit | None:
+    """Return the first LSTM that a node is, in a branch that excludes all its other nodes; None if there is none."""
+    for unit in units:
+        if all(_are_exclusive(member.node, lstm.node) for member in unit.members):
+            return unit
+    return None
+
+
+def _are_exclusive(one: Node, other: Node) -> bool:
+    """Whether two nodes are in different branches of one If."""
+    for (owner, branch), (other_owner, other_branch) in zip(one.ancestry(), other.ancestry(), strict=False):
+        if owner is not other_owner:
+            return False
+        if branch != other_branch:
+            return owner.op == "If" and {branch, other_branch} == _BRANCHES
+    return False
+
+
+def _inside(upper: Node, lower: Node) -> list[tuple[Node, str]]:
+    """Return the branches that one node is in and another one is not, outermost first."""
+    outside = {(id(owner), branch) for owner, branch in lower.ancestry()}
+    inside = [(owner, branch) for owner, branch in upper.ancestry() if (id(owner), branch) not in outside]
+    return [(owner, branch) for owner, branch in inside if owner.op == "If" and branch]
+
+
+def _is_covered(ways: Sequence[Sequence[tuple[Node, str]]]) -> bool:
+    """Whether one of several places, each within some branches, is come by however the conditions are."""
+    if any(not way for way in ways):
+        return True
+    owners = {id(way[0][0]) for way in ways}
+    return len(owners) == 1 and all(
+        _is_covered([way[1:] for way in ways if way[0][1] == branch]) for branch in _BRANCHES
+    )
