@@ -132,7 +132,7 @@ def _add_convert(commands: Any) -> None:
     convert.add_argument(
         "--initial-state",
         metavar="S.npz",
-        help="where to write an ONNX model's constant initial state, for run --state; without it such a model is refused",
+        help="where to write the constant initial state of an ONNX model, which is refused without it; see run --state",
     )
     convert.add_argument(
         "--forget-bias", type=float, metavar="X", help="what the cell adds to the forget gate at each step"

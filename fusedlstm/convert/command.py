@@ -126,7 +126,7 @@ def _check_count(name: str | None, weights: LSTMWeights | StackedWeights) -> Non
 
 def _save_states(path: str, states: Sequence[LSTMState]) -> None:
     """Write states as `fusedlstm run --state` reads them; 16-bit numbers are float32 there."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for k, state in enumerate(states):
         for part, array in (("h", np.asarray(state.h)), ("c", np.asarray(state.c))):
             arrays[f"{part}{k}"] = array.astype(dtypes.state_dtype(array.dtype), copy=False)

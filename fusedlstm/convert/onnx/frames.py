@@ -26,19 +26,17 @@ class Frame:
         T: how many steps: the letter, or a fixed number.
         B: how many rows.
         axes: what the axes of values that lead to X are, by the values' keys: T, B, I or 1.
-        source: the model's input that X is, moved; None if it is computed.
         lower: the frame of the LSTM whose Y is X, if it is one's.
     """
 
     T: Dim = (1, ("T",))
     B: Dim = (1, ("B",))
     axes: dict[tuple[int, str], list[str]] = field(default_factory=dict)
-    source: Value | None = None
     lower: Frame | None = None
 
     def within(self, lower: Frame) -> Frame:
         """Return the frame of an LSTM that reads what another one made."""
-        return Frame(lower.T, lower.B, self.axes, None, lower)
+        return Frame(lower.T, lower.B, self.axes, lower)
 
     def dims(self, value: Value) -> list[Dim] | None:
         """Return the sizes of a value's axes, or None where they are not known."""
@@ -53,22 +51,45 @@ class Frame:
 
 def framed(lstm: LSTM, constants: Constants) -> Frame:
     """Return what is known of an LSTM's T and B by what leads to its X."""
-    frame = Frame()
-    value, axes = lstm.node.value(0), ["B", "T", "I"] if lstm.batch_first else ["T", "B", "I"]
-    try:
-        with blaming(lstm.label):
-            for _ in range(_MOST_BEFORE):
-                if value is None:
-                    break
-                frame.axes[value.key] = axes
-                if value.node is None or value.output:
-                    break
-                axes = _before(value.node, axes, constants)
-                value = value.node.value(0)
-    except WeightsFileError:
-        return frame
-    _fix(frame, value)
+    frame, value = Frame(), lstm.node.value(0)
+    if value is not None:
+        axes = ["B", "T", "I"] if lstm.batch_first else ["T", "B", "I"]
+        source, moved = traced(value, axes, constants, frame.axes)
+        if source is not None:
+            _fix(frame, source, moved)
     return frame
+
+
+def traced(
+    value: Value, axes: list[str], constants: Constants, passed: dict[tuple[int, str], list[str]] | None = None
+) -> tuple[Value | None, list[str]]:
+    """Follow a value through operators that move axes to the input of the model that it is.
+
+    Args:
+        value: which is followed.
+        axes: what its axes are.
+        constants: of the model.
+        passed: where to note the axes of each value on the way, by its key.
+
+    Returns:
+        The input, or None if it is another value; and what its axes are.
+    """
+    current: Value | None = value
+    try:
+        with blaming(value.name):
+            for _ in range(_MOST_BEFORE):
+                if current is None:
+                    break
+                if passed is not None:
+                    passed[current.key] = axes
+                if current.node is None or current.output:
+                    break
+                axes = _before(current.node, axes, constants)
+                current = current.node.value(0)
+    except WeightsFileError:
+        return None, axes
+    is_input = current is not None and current.is_input and current.scope.owner is None
+    return (current if is_input else None), axes
 
 
 def _before(node: Node, axes: list[str], constants: Constants) -> list[str]:
@@ -97,12 +118,9 @@ def _before(node: Node, axes: list[str], constants: Constants) -> list[str]:
     return [axis for index, axis in enumerate(axes) if index not in new]
 
 
-def _fix(frame: Frame, value: Value | None) -> None:
-    """Take T and B from what the model's input declares, and note an axis that was put in as of size 1."""
-    if value is None or not value.is_input or value.key not in frame.axes:
-        return
-    axes, declared = frame.axes[value.key], value.declared_dims()
-    frame.source = value
+def _fix(frame: Frame, source: Value, axes: list[str]) -> None:
+    """Take T and B from what the model's input declares; one that was put in is of size 1."""
+    declared = source.declared_dims()
     for letter in "TB":
         if letter not in axes:
             setattr(frame, letter, ONE)

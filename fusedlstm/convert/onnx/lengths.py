@@ -71,10 +71,10 @@ class Lengths:
                 array = self.constants.array(value.scope, value.name, f"sequence_lens of the LSTM {lstm.label!r}")
             return _Kind(numbers=tuple(int(number) for number in array.reshape(-1)))
         except WeightsFileError:
-            return _Kind(value=_unmoved(value))
+            return _Kind(value=unmoved(value))
 
 
-def _unmoved(value: Value) -> Value:
+def unmoved(value: Value) -> Value:
     """Return the value that another one is, cast or named anew."""
     for _ in range(_MOST_BETWEEN):
         if value.node is None or value.node.op not in _UNCHANGED or value.output:

@@ -99,6 +99,27 @@ def _external(model: Model, tensor: Proto, what: str, size: int) -> bytes:
     return content
 
 
+def inlined(model: Model, tensor: Proto, what: str) -> None:
+    """Put external data into a tensor of any dtype.
+
+    Raises:
+        WeightsFileError: it is not to be read; see `to_array`.
+    """
+    if tensor.data_location != _EXTERNAL:
+        return
+    try:
+        bits = package().helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8
+    except KeyError:
+        model.refuse(what, "a dtype that is known", _type_name(tensor.data_type))
+    if any(dim < 0 for dim in tensor.dims[:MOST_DIMS]) or len(tensor.dims) > MOST_DIMS:
+        model.refuse(what, "dims that an array can have", f"{tuple(tensor.dims[:8])}")
+    size = math.prod(tensor.dims) * bits // 8
+    content = _external(model, tensor, what, size)
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    tensor.raw_data = content
+
+
 def _number(model: Model, what: str, key: str, value: str | None) -> int | None:
     if value is None:
         return None

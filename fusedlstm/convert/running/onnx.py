@@ -9,6 +9,7 @@ import numpy as np
 from fusedlstm.checks import fail
 from fusedlstm.convert.onnx.finding import Found
 from fusedlstm.convert.onnx.source import open_model, package
+from fusedlstm.convert.running import onnx_model
 
 if TYPE_CHECKING:
     import os
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fusedlstm.convert.onnx.graph import Node, Scope
     from fusedlstm.convert.onnx.node import LSTM
     from fusedlstm.convert.onnx.source import Model, Proto
+    from fusedlstm.convert.running.model import Tapped
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights
@@ -71,6 +73,24 @@ def run(
         outputs = np.concatenate(list(Y.swapaxes(0, 1)), axis=2)[::step]
         finals += list(zip(Y_h, Y_c, strict=True))
     return outputs, finals
+
+
+def run_model(
+    source: str | os.PathLike[str],
+    name: str | Sequence[str] | None,
+    weights: LSTMWeights | StackedWeights,
+    options: Mapping[str, Any],
+    seed: int,
+) -> Tapped:
+    """Run the whole model on random input and return what went into its LSTM and came out; see `onnx_model`.
+
+    Raises:
+        ModelNotRunError: the model can't be run so; the message says why.
+        ImportError: onnx or onnxruntime is not installed.
+        ValueError: as of `from_onnx`.
+    """
+    del weights, options
+    return onnx_model.run_model(source, name, seed)
 
 
 def _computed(model: Proto, feeds: Mapping[str, NumpyArray], label: str) -> list[NumpyArray]:
