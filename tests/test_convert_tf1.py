@@ -2,6 +2,7 @@
 
 import sys
 import tracemalloc
+import types
 import zipfile
 
 import ml_dtypes
@@ -674,3 +675,64 @@ def test_layers_in_a_file_that_do_not_fit_together(tmp_path):
         convert.from_tf1(tmp_path / "v.npz")
     with pytest.raises(ValueError, match=r"^layers\[1\]: wanted input_size 3"):
         convert.from_tf1(variables)
+
+
+class OpError(Exception):
+    """What TensorFlow's errors are: of no kind that Python has."""
+
+
+class FakeTensorFlow:
+    """A TensorFlow whose reader of checkpoints raises an error, where it is asked for one thing."""
+
+    float32 = types.SimpleNamespace(size=4)
+
+    def __init__(self, error, at):
+        self.error, self.at, self.train = error, at, self
+
+    def _get(self, what, value):
+        if what == self.at:
+            raise self.error
+        return value
+
+    def latest_checkpoint(self, folder):
+        return self._get("latest", f"{folder}/model.ckpt-7")
+
+    def load_checkpoint(self, path):
+        return self._get("load", self)
+
+    def get_variable_to_shape_map(self):
+        return self._get("shapes", {"lstm_cell/kernel": [1, 4], "lstm_cell/bias": [4]})
+
+    def get_variable_to_dtype_map(self):
+        return self._get("dtypes", dict.fromkeys(("lstm_cell/kernel", "lstm_cell/bias"), self.float32))
+
+    def get_tensor(self, name):
+        return self._get("tensor", name)
+
+
+READER_ERRORS = [
+    OpError("not found"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"),
+    OverflowError("too large"),
+    AssertionError("never"),
+    RecursionError("too deep"),
+]
+
+
+@pytest.mark.parametrize("function", [convert.from_tf1, convert.list_tf1])
+@pytest.mark.parametrize("error", READER_ERRORS, ids=[type(error).__name__ for error in READER_ERRORS])
+@pytest.mark.parametrize("at", ["latest", "load", "shapes", "dtypes", "tensor"])
+def test_checkpoint_readers_errors(at, error, function, monkeypatch):
+    """Whatever TensorFlow raises of a checkpoint is a WeightsFileError, wherever it is raised."""
+    monkeypatch.setitem(sys.modules, "tensorflow", FakeTensorFlow(error, at))
+    with pytest.raises(WeightsFileError, match="checkpoint_multi2") as caught:
+        function(CHECKPOINT)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=["KeyboardInterrupt", "MemoryError"])
+@pytest.mark.parametrize("at", ["latest", "load", "shapes", "dtypes", "tensor"])
+def test_interrupted_checkpoint_readers(at, error, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", FakeTensorFlow(error, at))
+    with pytest.raises(type(error)):
+        convert.from_tf1(CHECKPOINT)

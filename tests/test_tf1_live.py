@@ -189,7 +189,7 @@ def test_damaged_checkpoints(suffix, tmp_path):
     changed[::5] = bytes(255 - byte for byte in changed[::5])
     for content in (whole[: len(whole) // 3], bytes(changed), b""):
         path.write_bytes(content)
-        with pytest.raises(WeightsFileError, match=r"model\.ckpt-7 is damaged"):
+        with pytest.raises(WeightsFileError, match=r"model\.ckpt-7: "):
             convert.from_tf1(tmp_path / "model.ckpt-7")
     path.unlink()
     error = WeightsFileError if suffix.startswith("data") else FileNotFoundError
@@ -285,3 +285,11 @@ def test_run_refuses():
     options = {"activation": ("leaky_relu", 0.1)}
     with pytest.raises(ValueError, match="TensorFlow has no name for"):
         run(convert.to_tf1(weights), None, weights, np.zeros((1, B, I), "f4"), states_of(weights, "f4"), options)
+
+
+def test_damaged_checkpoint_list(tmp_path):
+    """The file named checkpoint, which says what is the last."""
+    (tmp_path / "checkpoint").write_bytes(b'model_checkpoint_path: "\xff\xfe"')
+    for function in (convert.from_tf1, convert.list_tf1):
+        with pytest.raises((WeightsFileError, FileNotFoundError), match=str(tmp_path)):
+            function(tmp_path)

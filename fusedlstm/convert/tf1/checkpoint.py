@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fusedlstm import files
 from fusedlstm.convert.archives import check_names, open_archive
 from fusedlstm.files import WeightsFileError
 
@@ -64,7 +65,9 @@ def _checkpoint_in(folder: str) -> str:
         if os.path.isfile(f"{name}.index"):  # a SavedModel's
             return name
     if os.path.isfile(os.path.join(folder, "checkpoint")):
-        last = _tensorflow(folder).train.latest_checkpoint(folder)
+        tensorflow = _tensorflow(folder)
+        with files.blaming(folder):
+            last = tensorflow.train.latest_checkpoint(folder)
         if last is not None:
             return str(last)
     have = ", ".join(sorted(name for name in os.listdir(folder) if name.endswith(".index"))[:8]) or "there is none"
@@ -85,27 +88,18 @@ class Checkpoint(Mapping[str, Any]):
     def __init__(self, path: str) -> None:
         tensorflow = _tensorflow(path)
         self._path = path
-        # What its reader raises is one of these, in this or that version.
-        self._errors = (tensorflow.errors.OpError, RuntimeError, ValueError, TypeError, IndexError, MemoryError)
-        try:
+        with files.blaming(path):
             self._reader = tensorflow.train.load_checkpoint(path)
             self._shapes = dict(self._reader.get_variable_to_shape_map())
             self._dtypes = dict(self._reader.get_variable_to_dtype_map())
-        except self._errors as error:
-            raise self._damaged(error) from error
         check_names(path, self._shapes)
-
-    def _damaged(self, error: Exception) -> WeightsFileError:
-        return WeightsFileError(f"{self._path} is damaged, or no checkpoint: {error}")
 
     def __getitem__(self, name: str) -> NumpyArray:
         if name not in self._shapes:
             raise KeyError(name)
         self._check_size(name)
-        try:
+        with files.blaming(self._path):
             array: NumpyArray = self._reader.get_tensor(name)
-        except self._errors as error:
-            raise self._damaged(error) from error
         return array
 
     def _check_size(self, name: str) -> None:
@@ -113,7 +107,7 @@ class Checkpoint(Mapping[str, Any]):
         there = sum(os.path.getsize(file) for file in glob.glob(f"{glob.escape(self._path)}.data-*"))
         claimed = math.prod(self._shapes[name]) * (self._dtypes[name].size or 1)
         if claimed > there:
-            raise self._damaged(ValueError(f"{name} claims {claimed} bytes, of {there} that there are"))
+            raise WeightsFileError(f"{self._path}: {name} claims {claimed} bytes, of {there} that there are")
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a variable, which is not read for it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fusedlstm import files
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.tf1.cells import Cell, candidates
 from fusedlstm.convert.tf1.variables import Variables
@@ -48,7 +49,8 @@ def list_tf1(variables: Mapping[str, Any] | str | os.PathLike[str]) -> list[TF1C
     Raises:
         TypeError, WeightsFileError, OSError, ImportError: as of `from_tf1`.
     """
-    return [_describe(cell) for cell in candidates(Variables.of(variables))]
+    with files.reading(variables):
+        return [_describe(cell) for cell in candidates(Variables.of(variables))]
 
 
 def _describe(cell: Cell) -> TF1Cell:
