@@ -209,7 +209,7 @@ def sonnet1_variables(**more):
             "sonnet1",
             [sonnet1_variables(**{"layer_norm/beta": np.ones(16)})],
             {},
-            "the arrays of a plain LSTM; got lstm/layer_norm/beta. It is layer-normalised",
+            "the arrays of a plain LSTM; got lstm/layer_norm/beta. It is normalised",
         ),
         ("sonnet1", [sonnet1_variables()], {"prefix": "x"}, "named 'x/w_gates'; got .*Give prefix= one of 'lstm/'"),
         ("sonnet2", [{}], {}, "variables: wanted an array named 'lstm/w_i'; got none"),

@@ -15,7 +15,7 @@ from documented import FORMULAS
 from oracle_cases import LAYERS, ROWS, Case, stacked_of
 
 from fusedlstm import LSTM, StackedWeights, convert
-from fusedlstm.convert import flax, haiku, plain, reading, states
+from fusedlstm.convert import flax, haiku, operators, plain, reading, states
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.tf1 import importing, layers
 
@@ -196,7 +196,7 @@ def with_layers(monkeypatch, order):
     def stacked(cells, *, bidirectional=False, **options):
         return StackedWeights(order(list(cells), bidirectional), bidirectional=bidirectional, **options)
 
-    for module in (flax, haiku, plain, importing):
+    for module in (flax, haiku, operators, plain, importing):
         monkeypatch.setattr(module, "StackedWeights", stacked)
 
 

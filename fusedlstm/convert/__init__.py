@@ -6,17 +6,8 @@ from fusedlstm.convert.haiku import from_haiku
 from fusedlstm.convert.keras.files import list_keras
 from fusedlstm.convert.keras.objects import from_keras, to_keras
 from fusedlstm.convert.onnx import from_onnx, list_onnx, state_from_onnx, to_onnx
-from fusedlstm.convert.plain import (
-    from_chainer,
-    from_coreml,
-    from_cudnn,
-    from_haste,
-    from_mxnet,
-    from_onednn,
-    from_sonnet1,
-    from_sonnet2,
-    from_tflite,
-)
+from fusedlstm.convert.operators import from_coreml, from_cudnn, from_onednn, from_tflite
+from fusedlstm.convert.plain import from_chainer, from_haste, from_mxnet, from_sonnet1, from_sonnet2
 from fusedlstm.convert.states import (
     state_from_equinox,
     state_from_flax,

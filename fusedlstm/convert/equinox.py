@@ -1,4 +1,4 @@
-"""Equinox' nn.LSTMCell -> LSTMWeights.
+"""Equinox's nn.LSTMCell -> LSTMWeights.
 
 Its weight_ih (4N, I), weight_hh (4N, N) and one bias (4N,), or None, are ours, in the gate order i, f, g, o. Checked by
 numbers of Equinox 0.13.8.
@@ -6,38 +6,46 @@ numbers of Equinox 0.13.8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fusedlstm.checks import fail
+from fusedlstm.convert.foreign import check_names, refuse_foreign
 from fusedlstm.convert.layouts import LAYOUTS
-from fusedlstm.convert.reading import read
+from fusedlstm.convert.reading import read, refuse_unknown
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.weights import LSTMWeights
 
-_NAMES = ("weight_ih", "weight_hh", "bias")
+_LAYOUT = "equinox"
 
 
-def from_equinox(source: Any, prefix: str = "") -> LSTMWeights:
+def from_equinox(source: Any, prefix: str = "", *, custom_classes: Collection[str] = ()) -> LSTMWeights:
     """Return the weights of an equinox.nn.LSTMCell.
 
     Args:
         source: the module, one that holds it, or a mapping of names ("weight_ih", ...) to arrays, nested or flat
             with dots. No bias, or None, is a cell with use_bias=False.
         prefix: where in it the cell is, such as "encoder.cell" or "cells.0".
+        custom_classes: names of classes of your own that compute what an LSTMCell does.
 
     Raises:
-        TypeError: arrays of mixed or unsupported dtypes, `prefix` no string.
-        ValueError: no cell there, a cell of another kind, wrong shapes.
+        TypeError: arrays of mixed or unsupported dtypes, `prefix` is not a string, `custom_classes` not a sequence of
+            strings.
+        ValueError: no cell there, a cell of another kind, a class with a call of its own that `custom_classes` does not
+            name, arrays that an LSTMCell doesn't have, wrong shapes.
     """
-    arrays = arrays_of(source, prefix)
-    ours: dict[str, Any] = read(
-        LAYOUTS["equinox"], "source", arrays, full_name=lambda name: scope_of(prefix, ".") + name
-    )
+    arrays = arrays_of(source, prefix, check_names(custom_classes))
+
+    def full_name(name: str) -> str:
+        return scope_of(prefix, ".") + name
+
+    refuse_unknown(LAYOUTS[_LAYOUT], "source", arrays, full_name=full_name)
+    ours: dict[str, Any] = read(LAYOUTS[_LAYOUT], "source", arrays, full_name=full_name)
     return LSTMWeights(**ours)
 
 
-def arrays_of(source: Any, prefix: str) -> dict[str, Any]:
+def arrays_of(source: Any, prefix: str, vouched: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Return the arrays of a cell, by name.
 
     Raises:
@@ -46,18 +54,26 @@ def arrays_of(source: Any, prefix: str) -> dict[str, Any]:
     scope = scope_of(prefix, ".")
     if isinstance(source, Mapping):
         flat = flatten("source", source, ".")
-        below = names_below(flat, scope)
-        arrays = {name: flat[whole] for name, whole in below.items() if flat[whole] is not None and "." not in name}
+        arrays = {name: flat[whole] for name, whole in names_below(flat, scope).items() if flat[whole] is not None}
     else:
-        cell = _follow(source, prefix)
-        names = (*_NAMES, "bias_n")
-        arrays = {name: array for name in names if (array := getattr(cell, name, None)) is not None}
+        arrays = _arrays_of_module(_follow(source, prefix), prefix, vouched)
     if "bias_n" in arrays:
         fail(ValueError, "source", "an LSTMCell", "a GRUCell, which has a bias_n")
-    unknown = sorted(set(arrays) - set(_NAMES))
-    if unknown and "weight_ih" in arrays:
-        hint = "torch.nn.LSTMCell has two biases: use from_torch" if "bias_hh" in arrays else ""
-        fail(ValueError, "source", "the arrays of an LSTMCell alone", ", ".join(unknown[:4]), hint)
+    if "bias_hh" in arrays:
+        hint = "torch.nn.LSTMCell has two biases: use from_torch"
+        fail(ValueError, "source", "the arrays of an LSTMCell alone", "bias_hh", hint)
+    return arrays
+
+
+def _arrays_of_module(cell: Any, prefix: str, vouched: frozenset[str]) -> dict[str, Any]:
+    names = (*LAYOUTS[_LAYOUT].names(), "bias_n")
+    arrays = {name: array for name in names if (array := getattr(cell, name, None)) is not None}
+    equinox = sys.modules.get("equinox")
+    if arrays and "bias_n" not in arrays:
+        bases = (equinox.nn.LSTMCell,) if equinox is not None else ()
+        refuse_foreign("source", cell, prefix, bases, vouched)
+    if not getattr(cell, "use_bias", True):
+        arrays.pop("bias", None)  # the cell doesn't look at it
     return arrays
 
 

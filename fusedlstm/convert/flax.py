@@ -8,15 +8,14 @@ the second if_), and (N, N) with a bias in hi, hf, hg and ho. nnx' OptimizedLSTM
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fusedlstm import log
 from fusedlstm.checks import check_choice, describe_type, fail
+from fusedlstm.convert.flax_modules import check_module
+from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.layouts import LAYOUTS
-from fusedlstm.convert.reading import read
+from fusedlstm.convert.reading import read, refuse_unknown
 from fusedlstm.convert.trees import flatten, names_below, scope_of, unflatten
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.functions import check_function
@@ -24,8 +23,6 @@ from fusedlstm.stacked import StackedWeights
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fusedlstm.functions import Function
 
 # A name that only one kind of cell has -> its layout.
@@ -39,6 +36,7 @@ _OTHERS = {
     "dense_i/bias": "a GRUCell or SimpleCell",
 }
 _DIRECTIONS = ("forward_rnn", "backward_rnn")  # of Bidirectional
+_RNGS = "rngs"  # an nnx module's, which change no step of an LSTM
 _APIS = {"linen": "flax", "nnx": "flax_dense"}
 # jax.nn's functions.
 FUNCTIONS: dict[str, Function] = {
@@ -60,6 +58,7 @@ def from_flax(
     *,
     activation: Function | None = None,
     gate_activation: Function | None = None,
+    custom_classes: Collection[str] = (),
 ) -> LSTMWeights | StackedWeights:
     """Return the weights of an LSTMCell or OptimizedLSTMCell, of an RNN or Bidirectional of them, or of several.
 
@@ -77,19 +76,28 @@ def from_flax(
         activation: the cell's activation_fn, by our name. An nnx module says it; for parameters, which don't, None
             is Flax' default, "tanh".
         gate_activation: its gate_fn, likewise; None is "sigmoid".
+        custom_classes: names of an nnx module's classes that compute what Flax's LSTMCell, RNN or Bidirectional does.
 
     Returns:
         LSTMWeights of a cell; StackedWeights of an RNN, of a Bidirectional, and of a sequence.
 
     Raises:
-        TypeError: `source` is nothing of these; arrays of mixed or unsupported dtypes.
-        ValueError: no such cell, a cell of another formula, a function of a module's that is not known here (give
-            it), a Bidirectional whose outputs are merged otherwise, wrong shapes.
+        TypeError: `source` is nothing of these; arrays of mixed or unsupported dtypes; `custom_classes` is not a
+            sequence of strings.
+        ValueError: no such cell, a cell of another formula, arrays that such a cell doesn't have, a function of a
+            module's that is not known here (give it), a class with a call of its own that `custom_classes` does not
+            name, an RNN that starts from another state than zeros, a Bidirectional whose outputs are merged otherwise,
+            wrong shapes.
     """
+    vouched = check_names(custom_classes)
     tree = Tree(source, activation, gate_activation)
     layers, is_cell = tree.find(prefix)
-    tree.check_layers(layers)
-    cells = [tree.cell(scope) for layer in layers for scope in layer]
+    scopes = [scope for layer in layers for scope in layer]
+    for scope in scopes:
+        tree.layout(scope)  # says what else it is
+    if tree.module is not None:
+        check_module(tree, scopes, vouched)
+    cells = [tree.cell(scope) for scope in scopes]
     return cells[0] if is_cell else StackedWeights(cells, bidirectional=len(layers[0]) == 2)
 
 
@@ -144,6 +152,8 @@ class Tree:
     ) -> None:
         self.module = source if _is_nnx_module(source) else None
         self.activation, self.gate_activation = activation, gate_activation
+        self.rnns: list[str] = []  # the scopes of those that `find` found
+        self.bidirectionals: list[str] = []
         if self.module is not None:
             from flax import nnx
 
@@ -194,11 +204,20 @@ class Tree:
             scope = "params/"
         parts = {name.partition("/")[0] for name in names_below(self.everything, scope)}
         if set(_DIRECTIONS) <= parts:
-            return [f"{scope}{direction}/cell/" for direction in _DIRECTIONS], False
-        return ([f"{scope}cell/"], False) if "cell" in parts else ([scope], True)
+            if others := sorted(parts - {*_DIRECTIONS, _RNGS}):
+                hint = f"Give prefix=[({', '.join(repr(scope + one) for one in _DIRECTIONS)})] for these alone"
+                fail(ValueError, "source", f"nothing but both directions at {scope!r}", ", ".join(others[:4]), hint)
+            self.bidirectionals.append(scope)
+            return [self.rnn(f"{scope}{direction}/") for direction in _DIRECTIONS], False
+        return ([self.rnn(scope)], False) if "cell" in parts else ([scope], True)
 
-    def cell(self, scope: str) -> LSTMWeights:
-        """Return the weights of the cell at a scope."""
+    def rnn(self, scope: str) -> str:
+        """Return the scope of an RNN's cell."""
+        self.rnns.append(scope)
+        return f"{scope}cell/"
+
+    def layout(self, scope: str) -> str:
+        """Return the row of the table of the cell at a scope, or raise if there is none."""
         names = names_below(self.everything, scope)
         for name, kind in _OTHERS.items():
             if name in names:
@@ -208,23 +227,20 @@ class Tree:
             found = ", ".join(f"{prefix!r} (I={I}, N={N})" for prefix, I, N in self.cells())
             have = ", ".join(sorted(self.everything)[:8]) or "nothing"
             fail(ValueError, "source", f"a cell at {scope!r}", have, f"Give prefix= of {found}" if found else "")
-        arrays = {name: self.everything[names[name]] for name in names}
-        ours: dict[str, Any] = read(LAYOUTS[layout], "source", arrays, full_name=lambda name: scope + name)
-        return LSTMWeights(**ours, **self.functions(scope))
+        return layout
 
-    def check_layers(self, layers: Sequence[Sequence[str]]) -> None:
-        """Refuse, or warn of, what a module's RNNs and Bidirectionals do and weights don't say."""
-        if self.module is None:
-            return
-        for layer in layers:
-            if len(layer) == 1 and getattr(self.part(layer[0].removesuffix("cell/")), "reverse", False):
-                log.warning(
-                    "the RNN of %r reads in reverse: use lstm(xs, reverse=True), as weights don't say", layer[0]
-                )
-            merge = getattr(self.part(layer[0].removesuffix(f"{_DIRECTIONS[0]}/cell/")), "merge_fn", None)
-            if merge is not None and not _stands_side_by_side(merge):
-                wanted = "one that puts both directions' outputs side by side, as jax.numpy.concatenate"
-                fail(ValueError, f"merge_fn of {layer[0]!r}", wanted, repr(merge), "Take each direction's cell apart")
+    def cell(self, scope: str) -> LSTMWeights:
+        """Return the weights of the cell at a scope."""
+        layout, names = LAYOUTS[self.layout(scope)], names_below(self.everything, scope)
+        arrays = {name: self.everything[names[name]] for name in names}
+
+        def full_name(name: str) -> str:
+            return scope + name
+
+        ignored = [name for name in names if name.startswith(f"{_RNGS}/")]
+        refuse_unknown(layout, "source", names, full_name=full_name, ignored=ignored)
+        ours: dict[str, Any] = read(layout, "source", arrays, full_name=full_name)
+        return LSTMWeights(**ours, **self.functions(scope))
 
     def part(self, scope: str) -> Any:
         """Return the part of the module at a scope."""
@@ -263,17 +279,6 @@ class Tree:
 def _is_nnx_module(source: Any) -> bool:
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(source, nnx.Module)
-
-
-def _stands_side_by_side(merge: Callable[[Any, Any], Any]) -> bool:
-    """Whether a Bidirectional's function of both outputs does what its default does: by its values."""
-    import jax.numpy as jnp
-
-    try:
-        merged = np.asarray(merge(jnp.ones((1, 2)), jnp.zeros((1, 2))))
-    except Exception:  # it is anyone's: whatever it wants else, it is no such function
-        return False
-    return np.array_equal(merged, [[1.0, 1.0, 0.0, 0.0]])
 
 
 def _function(name: str, given: Function | None, function: Any) -> Function | None:

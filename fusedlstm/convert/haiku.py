@@ -12,7 +12,7 @@ from typing import Any
 
 from fusedlstm.checks import describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
-from fusedlstm.convert.reading import read
+from fusedlstm.convert.reading import read, refuse_unknown
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.weights import LSTMWeights
@@ -32,9 +32,13 @@ def from_haiku(params: Mapping[Any, Any], prefix: str | Sequence[str] | None = N
     Returns:
         LSTMWeights of one; StackedWeights of a sequence.
 
+    Parameters don't say what stands around a core: a ResetCore, a residual connection or a state that a program starts
+    with is not in the weights.
+
     Raises:
-        TypeError: `params` is no mapping; arrays of mixed or unsupported dtypes.
-        ValueError: no LSTM there, several without a prefix (they are listed), wrong shapes.
+        TypeError: `params` is not a mapping; arrays of mixed or unsupported dtypes.
+        ValueError: no LSTM there, several without a prefix (they are listed), arrays at it that an hk.LSTM doesn't
+            have, wrong shapes.
     """
     found, is_one = find(params, prefix)
     cells = [_weights(scope, arrays) for scope, arrays in found]
@@ -70,15 +74,21 @@ def _linear(flat: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, Any]]:
     if not scope.endswith("linear/"):
         scope += "linear/"
     names = names_below(flat, scope)
-    second = scope.removesuffix("/") + "_1/w"
-    if second in flat:
-        fail(ValueError, "params", "an hk.LSTM, which has one linear layer", repr(second), "A VanillaRNN has two")
     if not names:
         have = ", ".join(sorted(flat)[:8]) or "nothing"
         fail(ValueError, "params", f"an hk.LSTM's {scope + 'w'!r}", have)
+    module, second = scope.removesuffix("linear/"), scope.removesuffix("/") + "_1/w"
+    beside = names_below(flat, module).values() if module else {second} & set(flat)
+    if others := sorted(set(beside) - set(names.values())):
+        hint = "A VanillaRNN has two" if second in others else "An hk.LSTM has no other arrays"
+        fail(ValueError, "params", "an hk.LSTM, which has one linear layer", ", ".join(map(repr, others[:4])), hint)
     return scope, {name: flat[names[name]] for name in names}
 
 
 def _weights(scope: str, arrays: Mapping[str, Any]) -> LSTMWeights:
-    ours: dict[str, Any] = read(LAYOUTS["haiku"], "params", arrays, full_name=lambda name: scope + name)
+    def full_name(name: str) -> str:
+        return scope + name
+
+    refuse_unknown(LAYOUTS["haiku"], "params", arrays, full_name=full_name)
+    ours: dict[str, Any] = read(LAYOUTS["haiku"], "params", arrays, full_name=full_name)
     return LSTMWeights(**ours)

@@ -54,6 +54,11 @@ class Layout:
     interleaved: bool = False
     forget_bias: float = 0.0
 
+    def names(self) -> frozenset[str]:
+        """Return the names of all arrays."""
+        parts = (self.weight_ih, self.weight_hh, *self.biases, self.peephole, self.weight_hr)
+        return frozenset(name for names in parts for name in all_names(names) if name)
+
 
 LAYOUTS = {
     # TensorFlow 1: LSTMCell, BasicLSTMCell, LSTMBlockCell and LSTMBlockFusedCell; what adds no forget bias; what has

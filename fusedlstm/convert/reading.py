@@ -11,7 +11,7 @@ from fusedlstm.convert.layouts import Layout, Names, all_names
 from fusedlstm.interop import to_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from fusedlstm.dtypes import NumpyArray
 
@@ -29,7 +29,8 @@ def read(
     Args:
         layout: a row of the table.
         argument: what an error about a missing array calls `arrays`.
-        arrays: the cell's, by the layout's names, of any library; those of other names are not looked at.
+        arrays: the cell's, by the layout's names, of any library; those of other names are not looked at: see
+            `refuse_unknown`.
         forget_bias: what the cell adds at every step; None for what its system adds.
         full_name: makes of a layout's name the one that an error says.
 
@@ -47,6 +48,38 @@ def read(
         "peephole": cell.peephole(),
         "weight_hr": cell.projection(),
     }
+
+
+def refuse_unknown(
+    layout: Layout,
+    argument: str,
+    names: Iterable[str],
+    *,
+    full_name: Callable[[str], str] = str,
+    ignored: Collection[str] = (),
+) -> None:
+    """Raise if there is an array of a cell that the layout has no name for: it may change what the cell computes.
+
+    Args:
+        layout: a row of the table.
+        argument: what an error calls the cell's arrays.
+        names: those that there are. A name below one of the layout's, such as "kernel/Adam", is an optimiser's.
+        full_name: as of `read`.
+        ignored: names that are known to change nothing.
+
+    Raises:
+        ValueError: naming them.
+    """
+    own = layout.names()
+    unknown = sorted(
+        name
+        for name in names
+        if name not in own and name not in ignored and not any(name.startswith(f"{known}/") for known in own)
+    )
+    if unknown:
+        got = ", ".join(map(full_name, unknown[:4])) + (" ..." if len(unknown) > 4 else "")
+        hint = "They are not a plain LSTM's: leave them out if they don't change what it computes"
+        fail(ValueError, argument, "the arrays of an LSTM cell alone", got, hint)
 
 
 class _Cell:

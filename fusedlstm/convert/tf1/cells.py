@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 _NORMALISED = ("input", "transform", "forget", "output", "state")  # sub-scopes of the layer-normalised cells
 
 # Scopes that TensorFlow itself gives to cells, and to what holds them.
-_CELL = re.compile(r"((basic_|cudnn_compatible_)?lstm(_fused|_block)?|coupled_input_forget_gate_lstm)_cell(_\d+)?")
+_CELL = re.compile(
+    r"((basic_|cudnn_compatible_)?lstm(_fused|_block)?_cell|coupled_input_forget_gate_lstm_cell|lstm_block_wrapper)(_\d+)?"
+)
+_SHARD = re.compile(r"W_(P_)?\d+(/|$)")  # of a CoupledInputForgetGateLSTMCell
+_COUNTERS = ("global_step", "beta1_power", "beta2_power")  # of a program, not of a layer
 _HOLDER = re.compile(r"(bidirectional_)?rnn(_\d+)?|multi_rnn_cell|cell_\d+|fw|bw")
 
 
@@ -56,6 +60,11 @@ class Cell:
     def is_cudnn(self) -> bool:
         """Whether it adds no forget bias, as CudnnCompatibleLSTMCell, whose names CudnnLSTM is saved by, too."""
         return self.scope.split("/")[-1].startswith("cudnn_compatible_lstm_cell")
+
+    @property
+    def is_block_wrapper(self) -> bool:
+        """Whether it is an LSTMBlockFusedCell of TensorFlow 1.0, whose scope had this name."""
+        return self.scope.split("/")[-1].startswith("lstm_block_wrapper")
 
     def peepholes(self) -> list[str]:
         """Return the names of the layout's peepholes that are there."""
@@ -101,6 +110,21 @@ class Cell:
         names = [f"{part}/{kind}" for part in _NORMALISED for kind in ("gamma", "beta")]
         return [self.name(name) for name in names if name in self]
 
+    def unknown(self) -> list[str]:
+        """Return the variables at a cell that are not an LSTM cell's, and may change what it computes.
+
+        An optimiser's slots stand below the cell's own variables, and may. In a scope that TensorFlow names there is
+        nothing else; in one of the user's other layers have scopes of their own, and among bare names anything may be.
+        """
+        own, is_alone = self.layout.names(), bool(_CELL.fullmatch(self.scope.split("/")[-1]))
+        found = []
+        for name in self.variables.below(self.scope):
+            if name in own or any(name.startswith(f"{known}/") for known in own) or _SHARD.match(name):
+                continue
+            if is_alone or name.startswith("projection/") or not ("/" in name or name in _COUNTERS):
+                found.append(self.name(name))
+        return sorted(found)
+
     def refuse_other_formulas(self) -> None:
         """Raise for cells that store such variables too but compute another formula, or for what is no cell."""
         if "recurrent_kernel" in self:
@@ -116,6 +140,9 @@ class Cell:
                 cells = [cell.scope for cell in candidates(self.variables)]
                 hint = f"Cells may be at {', '.join(map(repr, cells))}" if cells else other_names(self.variables)
                 fail(ValueError, "variables", f"one named {self.name(name)!r}", "none of that name", hint)
+        if unknown := self.unknown():
+            hint = "They are not such a cell's: leave them out if they don't change what it computes"
+            fail(ValueError, "variables", "those of an LSTM cell alone", ", ".join(unknown[:4]), hint)
 
 
 def candidates(variables: Variables, prefix: str = "") -> list[Cell]:

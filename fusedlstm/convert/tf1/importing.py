@@ -59,16 +59,19 @@ def from_tf1(
     whose options differ are read one by one, by prefix=, and joined: `StackedWeights([from_tf1(...), from_tf1(...)])`.
 
     Args:
-        variables: names to arrays, as read from a checkpoint. Optimiser slots and other variables are
+        variables: names to arrays, as read from a checkpoint. Optimiser slots and other layers are
             ignored, and not read but for kernels and biases, whose shapes tell cells; an ending ":0" is
             dropped. Or the path of a checkpoint ("model.ckpt-1000"), of a folder with one or of a SavedModel, which are
             read through TensorFlow; or that of a .npz file of variables, for which TensorFlow is not needed.
         prefix: the cell's scope, such as "rnn/lstm_cell", or one that holds a cell or layers of cells and no others.
             None finds the only ones there are.
         forget_bias: what the cell adds to the forget gate at every step; it goes into our bias. The
-            default is the cells' own, 1.0. CudnnLSTM and CudnnCompatibleLSTMCell have 0.0.
+            default is the cells' own, 1.0, of every version (LSTMCell added a fixed 1 before it was an argument).
+            CudnnLSTM and CudnnCompatibleLSTMCell have 0.0.
         use_peepholes: whether the cell has them; None takes what the variables say.
-        cell_clip: as the cell's; None for no clip.
+        cell_clip: as the cell's; None for no clip. The LSTMBlockCell of TensorFlow 0.x and 1.0 clips by 3.0 and has the
+            variables of an LSTMCell, which does not: give 3.0 for it. So does LSTMBlockFusedCell there unless it is
+            told otherwise; where its scope, lstm_block_wrapper, tells it, None is refused.
         num_proj: P of the cell; None takes what the variables say.
         proj_clip: as the cell's; without a projection it has no effect there, and so none here.
         activation: the cell's, by name, or as LSTMWeights has it; None is its default, "tanh".
@@ -141,6 +144,9 @@ class _Options:
         if cell.is_coupled and self.cell_clip is not None:
             wanted = "None, as a CoupledInputForgetGateLSTMCell has none"
             fail(ValueError, "cell_clip", wanted, str(self.cell_clip))
+        if cell.is_block_wrapper and self.cell_clip is None:
+            wanted = "a number, as an LSTMBlockFusedCell of TensorFlow 1.0 clips by 3.0 unless told otherwise"
+            fail(ValueError, "cell_clip", wanted, "None", "Give 3.0, or math.inf if it was told not to clip")
 
     def _check_peepholes(self, cell: Cell) -> None:
         there = cell.peepholes()

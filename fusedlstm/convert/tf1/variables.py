@@ -59,6 +59,11 @@ class Variables:
             return self._source.shape(self._keys[name])
         return tuple(self.read(name).shape)
 
+    def below(self, scope: str) -> list[str]:
+        """Return the names of what is in a scope, without it."""
+        start = f"{scope}/" if scope else ""
+        return [name.removeprefix(start) for name in self if name.startswith(start)]
+
     def scopes_of(self, variable: str) -> list[str]:
         """Return all scopes with a variable of this name."""
         return [name.removesuffix(variable).removesuffix("/") for name in self if f"/{name}".endswith(f"/{variable}")]

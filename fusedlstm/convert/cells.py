@@ -1,0 +1,76 @@
+"""Cells of plain arrays by name: what is common to the systems that keep such."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fusedlstm.checks import describe_type, fail
+from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.reading import read, refuse_unknown
+from fusedlstm.convert.trees import flatten, names_below
+from fusedlstm.interop import to_host
+from fusedlstm.weights import LSTMWeights
+
+
+def flat_arrays(argument: str, value: Any) -> dict[str, Any]:
+    """Return a mapping of names to arrays, flat."""
+    if not isinstance(value, Mapping):
+        fail(TypeError, argument, "a mapping of names to arrays", describe_type(value))
+    return flatten(argument, value, "/")
+
+
+def below(
+    argument: str, params: Mapping[str, Any], scope: str, separator: str, marker: str
+) -> tuple[dict[str, Any], str]:
+    """Return the arrays whose names begin with a scope, without it, and the scope; `marker` must be among them."""
+    if scope + marker not in params:
+        have = ", ".join(sorted(params)[:8]) or "none"
+        pattern = re.compile(rf"(|.*?[{separator}.])(?:[lr]\d+_)?{marker}")
+        found = sorted({match[1] for name in params if (match := pattern.fullmatch(name))})
+        hint = f"Give prefix= one of {', '.join(map(repr, found))}" if found else ""
+        fail(ValueError, argument, f"an array named {scope + marker!r}", have, hint)
+    return {name: params[whole] for name, whole in names_below(params, scope).items()}, scope
+
+
+def refuse_names(argument: str, arrays: Mapping[str, Any], scope: str, pattern: str, reason: str) -> None:
+    """Raise if there is an array of such a name."""
+    found = sorted(scope + name for name in arrays if re.fullmatch(pattern, name))
+    if found:
+        fail(ValueError, argument, "the arrays of a plain LSTM", ", ".join(found[:4]), reason)
+
+
+def cell_weights(
+    layout: str,
+    argument: str,
+    arrays: Mapping[str, Any],
+    start: str,
+    end: str = "",
+    *,
+    forget_bias: float | None = None,
+    **options: Any,
+) -> LSTMWeights:
+    """Return the weights of a cell's arrays in a layout, which errors call by a start, their name and an end.
+
+    Raises:
+        TypeError: arrays of mixed or unsupported dtypes.
+        ValueError: wrong shapes; an array is missing, or there is one that the layout doesn't have.
+    """
+
+    def full_name(name: str) -> str:
+        return start + name + end
+
+    refuse_unknown(LAYOUTS[layout], argument, arrays, full_name=full_name)
+    ours: dict[str, Any] = read(LAYOUTS[layout], argument, arrays, forget_bias=forget_bias, full_name=full_name)
+    return LSTMWeights(**ours, **options)
+
+
+def refuse_state(argument: str, states: Mapping[str, Any]) -> None:
+    """Raise if one of some arrays, which a system starts from, is not zero: weights have no place for a state."""
+    for name, value in states.items():
+        if value is not None and np.any(to_host(name, value)):
+            hint = "Weights hold no state: give it to the LSTM as its first one, and leave it out here"
+            fail(ValueError, argument, f"no initial state, or zeros, in {name}", "other numbers", hint)
