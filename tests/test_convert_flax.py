@@ -1,6 +1,10 @@
 """JAX's libraries: Flax, Haiku and Equinox, by stored numbers and against what is installed."""
 
+import itertools
 import re
+import sys
+import types
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -529,6 +533,190 @@ def test_equinox_modules(jax, use_bias):
         convert.from_equinox(eqx.nn.GRUCell(I, N, key=jax.random.key(0)))
 
 
+class Plain:
+    """Stands for a framework's own class."""
+
+    def __init__(self):
+        arrays = LSTMWeights.random(I, N, seed=0)
+        self.weight_ih, self.weight_hh, self.bias = arrays.weight_ih, arrays.weight_hh, arrays.bias
+
+    def __call__(self):
+        """Compute what the framework does."""
+
+
+class Renamed(Plain):
+    """Computes the same, under another name."""
+
+
+class Own(Plain):
+    """... something else, for all that is known."""
+
+    def __call__(self):
+        """Compute it."""
+
+
+class Below(Own):
+    """The same, two classes away."""
+
+
+class Other:
+    """Another class with such arrays."""
+
+    def __init__(self):
+        self.__dict__.update(vars(Plain()))
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """An equinox of which the LSTMCell is Plain."""
+    fake = types.SimpleNamespace(nn=types.SimpleNamespace(LSTMCell=Plain))
+    monkeypatch.setitem(sys.modules, "equinox", fake)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_foreign_classes():
+    """A class is refused by name if it has a call of its own, and taken if the caller names it."""
+    wanted = convert.from_equinox(Plain())
+    assert_same(convert.from_equinox(Renamed()), wanted)
+    for kind, what in ((Own, "with a call of its own"), (Below, "with a call of its own"), (Other, "which is another")):
+        full = f"{kind.__module__}.{kind.__name__}"
+        with pytest.raises(ValueError, match=rf"{re.escape(full)}, {what}.*give custom_classes=\['{kind.__name__}'\]"):
+            convert.from_equinox(kind(), custom_classes=["Plain", "Lower"])
+        for name in (kind.__name__, full):
+            assert_same(convert.from_equinox(kind(), custom_classes=[name]), wanted)
+        holder = types.SimpleNamespace(cells=[kind()])
+        with pytest.raises(ValueError, match=rf"{kind.__name__} at 'cells\.0', "):
+            convert.from_equinox(holder, "cells.0")
+
+
+@pytest.mark.parametrize("importer", ["flax", "equinox"])
+@pytest.mark.parametrize("names", ["Own", [3], 3, None])
+def test_bad_custom_classes(importer, names):
+    with pytest.raises(TypeError, match="custom_classes: wanted a sequence of names of classes; got"):
+        getattr(convert, f"from_{importer}")({}, custom_classes=names)
+
+
+def test_no_framework_no_class(monkeypatch):
+    """An object that looks like a cell, where Equinox is not even imported."""
+    monkeypatch.setitem(sys.modules, "equinox", None)
+    with pytest.raises(ValueError, match="Plain, which is another class"):
+        convert.from_equinox(Plain())
+
+
+def test_equinox_bias_that_is_not_used(jax):
+    """A cell with use_bias=False does not look at the bias that somebody has put there."""
+    eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
+    module = eqx.nn.LSTMCell(I, N, use_bias=False, key=jax.random.key(0), dtype=np.float64)
+    bias = jax.numpy.asarray(numbers(4 * N))
+    changed = eqx.tree_at(lambda cell: cell.bias, module, bias, is_leaf=lambda leaf: leaf is None)
+    weights = convert.from_equinox(changed)
+    assert weights.bias is None
+    assert_one_step(weights, jax.vmap(lambda x, h, c: changed(x, (h, c))))
+
+
+def test_equinox_subclasses(jax):
+    eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
+
+    class Same(eqx.nn.LSTMCell):
+        pass
+
+    class Halved(eqx.nn.LSTMCell):
+        def __call__(self, x, hidden, *, key=None):
+            h, c = super().__call__(x, hidden)
+            return h / 2, c
+
+    options = {"key": jax.random.key(0), "dtype": np.float64}
+    wanted = convert.from_equinox(eqx.nn.LSTMCell(I, N, **options))
+    assert_same(convert.from_equinox(Same(I, N, **options)), wanted)
+    with pytest.raises(ValueError, match="source: wanted equinox's LSTMCell; got .*Halved, with a call of its own"):
+        convert.from_equinox(Halved(I, N, **options))
+    assert_same(convert.from_equinox(Halved(I, N, **options), custom_classes=("Halved",)), wanted)
+
+
+def test_nnx_subclasses(nnx, jax):
+    """Of a cell, of its layers, of an RNN and of a Bidirectional; and a class of another kind that holds a cell."""
+
+    class Same(nnx.LSTMCell):
+        pass
+
+    class Cell(nnx.LSTMCell):
+        def __call__(self, carry, x):
+            (c, h), y = super().__call__(carry, x)
+            return (c, h / 2), y
+
+    class Started(nnx.LSTMCell):
+        def initialize_carry(self, *args, **options):
+            return jax.tree.map(lambda one: one + 1, super().initialize_carry(*args, **options))
+
+    class Layer(nnx.Linear):
+        def __call__(self, x):
+            return 2 * super().__call__(x)
+
+    class Rnn(nnx.RNN):
+        def __call__(self, x, **options):
+            return jax.nn.relu(super().__call__(x, **options))
+
+    class Both(nnx.Bidirectional):
+        def __call__(self, x, **options):
+            return super().__call__(x, **options) / 2
+
+    class Holder(nnx.Module):
+        def __init__(self, cell):
+            self.cell = cell
+
+    rngs = nnx.Rngs(0)
+
+    def rnn(kind=nnx.LSTMCell, around=nnx.RNN):
+        return around(kind(I, N, rngs=rngs), rngs=rngs)
+
+    odd = nnx.LSTMCell(I, N, rngs=rngs)
+    odd.hg = Layer(N, N, rngs=rngs)
+    assert convert.from_flax(rnn(Same)).num_layers == 1
+    for module, name, at in (
+        (Cell(I, N, rngs=rngs), "Cell", ""),
+        (rnn(Cell), "Cell", "cell/"),
+        (rnn(Started), "Started", "cell/"),
+        (odd, "Layer", "hg"),
+        (rnn(around=Rnn), "Rnn", ""),
+        (nnx.Bidirectional(rnn(), rnn(around=Rnn), rngs=rngs), "Rnn", "backward_rnn/"),
+        (Both(rnn(), rnn(), rngs=rngs), "Both", ""),
+        (Holder(odd), "Holder", None),
+    ):
+        vouched = ["Layer"] if name == "Holder" else []
+        place = "" if not at else f" at '{at}'"
+        with pytest.raises(
+            ValueError, match=rf"source: wanted flax's .*{name}{place}, wh?i.*custom_classes=\['.*{name}'\]"
+        ):
+            convert.from_flax(module, custom_classes=vouched)
+        assert convert.from_flax(module, custom_classes=[name, *vouched])
+    assert convert.from_flax(Holder(nnx.LSTMCell(I, N, rngs=rngs)), "cell").hidden_size == N
+
+
+@pytest.mark.filterwarnings("ignore:.*carry_init")
+def test_nnx_initial_states(nnx, jax):
+    """An RNN starts from what carry_init makes, which weights don't hold."""
+
+    def rnn(make):
+        cell = nnx.LSTMCell(I, N, carry_init=make, rngs=nnx.Rngs(0))
+        return nnx.RNN(cell, rngs=nnx.Rngs(0))
+
+    with pytest.raises(ValueError, match=r"carry_init of 'cell': .*makes zeros; got .* Give prefix='cell'"):
+        convert.from_flax(rnn(jax.nn.initializers.ones))
+    assert convert.from_flax(rnn(jax.nn.initializers.zeros)).num_layers == 1
+    assert convert.from_flax(rnn(jax.nn.initializers.ones), "cell").hidden_size == N
+
+
+def test_directions_beside_others():
+    """A module with more than both directions is no Bidirectional: who calls it one says so."""
+    both = convert.to_flax(StackedWeights.random(I, N, seed=3, bidirectional=True))
+    with pytest.raises(
+        ValueError, match=r"nothing but both directions at 'm/'; got head. Give prefix=\[\('m/forward_rnn'"
+    ):
+        convert.from_flax({"m": both | {"head": {"kernel": np.ones((2 * N, 2))}}}, "m")
+    source = {"m": both | {"head": {"kernel": np.ones((2 * N, 2))}}}
+    assert convert.from_flax(source, [("m/forward_rnn", "m/backward_rnn")]).bidirectional
+
+
 def exchanged(array, axis=-1):
     """The blocks of two gates in each other's place."""
     i, f, g, o = np.split(array, 4, axis)
@@ -617,3 +805,44 @@ def test_run_equinox(jax, bias):
     arrays = {f"a.{name}": array for name, array in equinox_arrays(bias).items()}
     changed = arrays | {"a.weight_hh": exchanged(arrays["a.weight_hh"], 0)}
     assert_runs(running.run, arrays, changed, "a", convert.from_equinox(arrays, "a"))
+
+
+def wrong_rows(name):
+    """The row with each pair of gates exchanged, and with another forget bias."""
+    right = LAYOUTS[name]
+    for a, b in itertools.combinations(range(4), 2):
+        gates = list(right.gates)
+        gates[a], gates[b] = gates[b], gates[a]
+        yield replace(right, gates="".join(gates))
+    yield replace(right, forget_bias=right.forget_bias + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("system", "layout", "package"),
+    [
+        ("flax", "flax", "flax"),
+        ("flax", "flax_nnx", "flax"),
+        ("flax", "flax_dense", "flax"),
+        ("haiku", "haiku", "haiku"),
+        ("equinox", "equinox", "equinox"),
+    ],
+)
+def test_check_finds_wrong_conversions(jax, system, layout, package, monkeypatch):
+    """The framework itself computes what is compared: with a mistake in our table it differs."""
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    prefix = "lstm/linear/" if system == "haiku" else ""
+    arrays = {f"{prefix}{name}": array for name, array in write(LAYOUTS[layout], cell()).items()}
+    importer = getattr(convert, f"from_{system}")
+    right = check(system, arrays, None, importer(arrays), {})
+    assert right.agrees
+    assert right.framework.startswith(package)
+    for wrong in wrong_rows(layout):
+        monkeypatch.setitem(LAYOUTS, layout, wrong)
+        assert not check(system, arrays, None, importer(arrays), {}).agrees, wrong.gates
+
+
+def test_check_finds_another_function(linen):
+    arrays = flatten("", convert.to_flax(cell()), "/")
+    weights = convert.from_flax(arrays, activation="relu")
+    assert check("flax", arrays, None, weights, {"activation": "relu"}).agrees
+    assert not check("flax", arrays, None, weights, {}).agrees

@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert
+from fusedlstm.convert.checking import check
+from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.running.tf1 import run
 
 from oracle_files import FOLDER, TOLERANCE, Oracle
@@ -293,3 +296,27 @@ def test_damaged_checkpoint_list(tmp_path):
     for function in (convert.from_tf1, convert.list_tf1):
         with pytest.raises((WeightsFileError, FileNotFoundError), match=str(tmp_path)):
             function(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "mistake", ["ifgo", "gifo", "fgio", "ogfi", "iofg", "igof", "forget_bias", "peephole", "kernel"]
+)
+def test_check_finds_wrong_conversions(mistake, monkeypatch):
+    """TensorFlow itself computes what is compared: with a mistake in our table it differs."""
+    weights = LSTMWeights.random(I, N, seed=0, peephole=True, proj_size=P)
+    variables = convert.to_tf1(weights, prefix="rnn/lstm_cell", forget_bias=1.0)
+    assert check("tf1", variables, None, convert.from_tf1(variables), {}).agrees
+    row, options = LAYOUTS["tf1"], {}
+    if mistake == "forget_bias":
+        options = {"forget_bias": 0.5}
+    elif mistake == "peephole":
+        monkeypatch.setitem(LAYOUTS, "tf1", replace(row, peephole=(row.peephole[1], row.peephole[0], row.peephole[2])))
+    elif mistake == "kernel":
+        variables_read = variables | {"rnn/lstm_cell/kernel": variables["rnn/lstm_cell/kernel"][::-1].copy()}
+        assert not check("tf1", variables, None, convert.from_tf1(variables_read), {}).agrees
+        return
+    else:
+        monkeypatch.setitem(LAYOUTS, "tf1", replace(row, gates=mistake))
+    wrong = convert.from_tf1(variables, **options)
+    monkeypatch.undo()
+    assert not check("tf1", variables, None, wrong, {}).agrees

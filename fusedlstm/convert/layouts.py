@@ -1,7 +1,7 @@
 """Where each system keeps the weights of one cell: a table of plain layouts.
 
-Where the table says that gates are known from source code or documents, and not from numbers of the real system, its
-comment does so, too.
+A row is known by numbers of the real system, which tests hold it to; its comment says where only source code or
+documents tell. It also says since when a default is so, and what was before, as weights don't tell a version.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ class Layout:
 
 
 LAYOUTS = {
-    # TensorFlow 1: LSTMCell, BasicLSTMCell, LSTMBlockCell and LSTMBlockFusedCell; what adds no forget bias; what has
-    # i = 1 - f; the arguments of raw_ops.BlockLSTM and LSTMBlockCell, and of raw_ops.BlockLSTMV2.
+    # TensorFlow 1: LSTMCell, BasicLSTMCell, LSTMBlockCell and LSTMBlockFusedCell; what has i = 1 - f; the arguments of
+    # raw_ops.BlockLSTM and LSTMBlockCell, and of raw_ops.BlockLSTMV2. Gates are in this order since 0.5. LSTMCell added
+    # a fixed 1 to f in the first versions, then a forget_bias of 1.0. LSTMBlockCell clipped c by 3, the operation's
+    # default, in 0.x and 1.0; in 1.15 it doesn't. BlockLSTMV2 never had a forget bias.
     "tf1": Layout(
         gates="igfo",
         columns=True,
@@ -115,7 +117,8 @@ LAYOUTS = {
         peephole="P",
         peepholes="iof",
     ),
-    # Flax: linen's LSTMCell and OptimizedLSTMCell; nnx' LSTMCell; nnx' OptimizedLSTMCell.
+    # Flax: linen's LSTMCell and OptimizedLSTMCell, the same since 2020; nnx's LSTMCell and OptimizedLSTMCell, the same
+    # since they came in 0.10. Parameters were below "value" until 0.11.
     "flax": Layout(
         gates="ifgo",
         columns=True,
@@ -140,8 +143,11 @@ LAYOUTS = {
         biases=("dense_h/bias",),
         has_bias=True,
     ),
+    # It adds 1 to f since the first version.
     "haiku": Layout(gates="igfo", columns=True, weight_ih="w", biases=("b",), has_bias=True, forget_bias=1.0),
+    # The same since 0.1.
     "equinox": Layout(gates="ifgo", columns=False, weight_ih="weight_ih", weight_hh="weight_hh", biases=("bias",)),
+    # A forget_bias of 1.0 since 1.1. The projection came in 1.16, and is from its source.
     "sonnet1": Layout(
         gates="igfo",
         columns=True,
@@ -150,9 +156,11 @@ LAYOUTS = {
         weight_hr="w_h_projection",
         forget_bias=1.0,
     ),
+    # Nothing is added at run time since 2.0-beta: its forget_bias of 1.0 is in the first values of b.
     "sonnet2": Layout(
         gates="ifgo", columns=True, weight_ih="w_i", weight_hh="w_h", biases=("b",), weight_hr="projection"
     ),
+    # The projection is from its source.
     "mxnet": Layout(
         gates="ifgo",
         columns=False,
@@ -161,7 +169,8 @@ LAYOUTS = {
         biases=("i2h_bias", "h2h_bias"),
         weight_hr="h2r_weight",
     ),
-    # Chainer: StatelessLSTM and LSTM; one layer and direction of NStepLSTM and NStepBiLSTM.
+    # Chainer: StatelessLSTM and LSTM; one layer and direction of NStepLSTM and NStepBiLSTM. F.lstm has had this order
+    # since 1.0; a forget bias is in the first values of upward/b.
     "chainer": Layout(
         gates="gifo",
         columns=False,
@@ -177,7 +186,7 @@ LAYOUTS = {
         weight_hh=each("w{}", "4567"),
         biases=(each("b{}", "0123"), each("b{}", "4567")),
     ),
-    # From its source code.
+    # From its source code. Its forget_bias is in the first values of bias since 0.3.
     "haste": Layout(gates="igfo", columns=True, weight_ih="kernel", weight_hh="recurrent_kernel", biases=("bias",)),
     # Linear layers 0 to 3 and 4 to 7 of cuDNN, as TensorFlow's canonical blobs have them; 8 is the projection. From
     # its documents and TensorFlow's converter.
@@ -199,7 +208,7 @@ LAYOUTS = {
         peephole="weights_peephole",
         weight_hr="weights_projection",
     ),
-    # Core ML's MIL operation lstm, one direction. From its documents.
+    # Core ML's MIL operation lstm, one direction. From its documents; coremltools 4 had one array for x and h.
     "coreml": Layout(
         gates="ifog",
         columns=False,

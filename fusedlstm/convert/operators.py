@@ -169,6 +169,9 @@ def from_coreml(
         check_choice("direction", direction, ("forward", "reverse", "bidirectional"))
     for name in _COREML_IGNORED:
         given.pop(name, None)
+    if "weight" in given and "weight_ih" not in given:
+        hint = "Convert the model by coremltools 5 or later"
+        fail(ValueError, "parameters", "weight_ih and weight_hh", "the weight of coremltools 4, which holds both", hint)
     backward = {name.removesuffix(_BACK): given.pop(name) for name in list(given) if name.endswith(_BACK)}
     forward = cell_weights("coreml", "parameters", given, "", **options)
     if direction == "reverse":
