@@ -62,7 +62,7 @@ class Layout:
 
 LAYOUTS = {
     # TensorFlow 1: LSTMCell, BasicLSTMCell, LSTMBlockCell and LSTMBlockFusedCell; what has i = 1 - f; the arguments of
-    # raw_ops.BlockLSTM and LSTMBlockCell, and of raw_ops.BlockLSTMV2. Gates are in this order since 0.5. LSTMCell added
+    # raw_ops.BlockLSTM and LSTMBlockCell, and of raw_ops.BlockLSTMV2. Gates were always in this order. LSTMCell added
     # a fixed 1 to f in the first versions, then a forget_bias of 1.0. LSTMBlockCell clipped c by 3, the operation's
     # default, in 0.x and 1.0; in 1.15 it doesn't. BlockLSTMV2 never had a forget bias.
     "tf1": Layout(
@@ -186,7 +186,7 @@ LAYOUTS = {
         weight_hh=each("w{}", "4567"),
         biases=(each("b{}", "0123"), each("b{}", "4567")),
     ),
-    # From its source code. Its forget_bias is in the first values of bias since 0.3.
+    # From its source code. Its forget_bias is in the first values of bias, in 0.3 too.
     "haste": Layout(gates="igfo", columns=True, weight_ih="kernel", weight_hh="recurrent_kernel", biases=("bias",)),
     # Linear layers 0 to 3 and 4 to 7 of cuDNN, as TensorFlow's canonical blobs have them; 8 is the projection. From
     # its documents and TensorFlow's converter.
