@@ -114,8 +114,9 @@ def test_prefix(prefix):
     assert convert.from_torch(parameters).hidden_size == N  # the only one
     parameters |= {f"decoder.{name}": p for name, p in torch_parameters("_l0").items()}
     assert convert.from_torch(parameters, prefix=prefix).hidden_size == N
-    for none in (None, ""):
-        with pytest.raises(ValueError, match=r"'weight_ih'; got .*prefix= one of 'decoder\.' .*, 'encoder\.cell\.'"):
+    listed = r"prefix= one of 'decoder\.' .*, 'encoder\.cell\.'"
+    for none, message in ((None, "one LSTM, or prefix= to choose; got 2"), ("", "'weight_ih'; got .*")):
+        with pytest.raises(ValueError, match=f"{message}.*{listed}"):
             convert.from_torch(parameters, prefix=none)
     with pytest.raises(ValueError, match=r"a parameter 'head\.weight_ih'"):
         convert.from_torch(parameters, prefix="head")
@@ -229,7 +230,7 @@ def test_batch_first_is_warned_of(caplog, torch):
         (["layernorm_i.weight"], "A module that normalises its gates"),
         (["ln_ih.bias"], "A module that normalises its gates"),
         (["bn_c.running_var"], "A module that normalises its gates"),
-        (["bias"], "equinox' LSTMCell has one bias: use from_equinox"),
+        (["bias"], "Equinox's LSTMCell has one bias: use from_equinox"),
         (["weight_ih"], "Those of a cell and of layers"),
     ],
 )
@@ -239,7 +240,8 @@ def test_parameters_of_no_plain_lstm(names, reason):
     message = f"source: wanted the parameters of a plain torch.nn.LSTMCell or LSTM alone; got .*{names[0]}.*{reason}"
     with pytest.raises(ValueError, match=message):
         convert.from_torch({f"net.{name}": value for name, value in parameters.items()}, prefix="net")
-    assert convert.from_torch(torch_parameters("_l0") | {f"head.{name}": np.ones(3) for name in names}).num_layers == 1
+    below = torch_parameters("_l0") | {f"head.{name}": np.ones(3) for name in names}
+    assert convert.from_torch(below, prefix="").num_layers == 1
 
 
 def test_tensors_that_numpy_can_not_hold(torch):
@@ -274,30 +276,6 @@ def test_parameters_of_which_none_is_plain():
         convert.from_torch(dict.fromkeys(names, np.ones(3)))
     with pytest.raises(ValueError, match=r"Give prefix= one of 'cell\.' \(not plain\)$"):
         convert.from_torch({f"cell.{name}": np.ones(3) for name in names}, prefix="")
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_modules_that_are_no_plain_lstm(torch):
-    """PyTorch's own, before and after what the messages say to do."""
-    from torch.nn.utils import parametrizations, parametrize, prune, remove_weight_norm, weight_norm
-
-    def lstm():
-        torch.manual_seed(0)
-        return torch.nn.LSTM(I, N)
-
-    wanted = convert.from_torch(lstm()).layers[0]
-    ways = [
-        (weight_norm, remove_weight_norm),
-        (parametrizations.weight_norm, parametrize.remove_parametrizations),
-        (lambda module, name: prune.random_unstructured(module, name, 0), prune.remove),
-    ]
-    for apply, remove in ways:
-        module = lstm()
-        apply(module, "weight_hh_l0")
-        with pytest.raises(ValueError, match="the parameters of a plain .*" + remove.__name__):
-            convert.from_torch(module)
-        remove(module, "weight_hh_l0")
-        np.testing.assert_allclose(convert.from_torch(module).layers[0].weight_hh, wanted.weight_hh, rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -364,7 +342,7 @@ def test_bad_checkpoints():
     many = {"a": 0}
     for _ in range(30):
         many = {"a": many, "b": many}
-    with pytest.raises(ValueError, match="source: wanted at most 1000000 values in nested mappings; got more"):
+    with pytest.raises(ValueError, match="source: wanted nested mappings that stand for names in proportion"):
         convert.from_torch(many)
     with pytest.raises(ValueError, match=r"names of at most 4096 characters; got one of 10099, 'k{40}'\.\.\."):
         convert.from_torch({("k" * 100,) * 100: 0})
@@ -407,13 +385,25 @@ def odd_tensors(torch):
     nested = torch.nested.nested_tensor([torch.zeros(4, 1)], layout=torch.jagged)
     return {
         "expanded": (torch.zeros(1).expand(4, 10**12), "claims 16000000000000 bytes, of 4 that there are"),
-        "on no device": (torch.zeros(4, 1, device="meta"), "is no plain tensor .*: it is torch.strided on meta"),
-        "sparse": (torch.zeros(4, 1).to_sparse(), "is no plain tensor .*: it is torch.sparse_coo on cpu"),
-        "nested": (nested, "is no plain tensor .*: it is nested"),
+        "on no device": (
+            torch.zeros(4, 1, device="meta"),
+            "is not a plain tensor .*: it is a tensor on the device meta",
+        ),
+        "sparse": (torch.zeros(4, 1).to_sparse(), "is not a plain tensor .*: it is sparse"),
+        "nested": (nested, "is not a plain tensor .*: it is nested"),
+        "quantised": (
+            torch.quantize_per_tensor(torch.zeros(4, 1), 1, 0, torch.qint8),
+            "not a plain .*: it is quantised",
+        ),
+        "negated": (torch._neg_view(torch.ones(4, 1)), "not a plain tensor .*: it is a tensor that is negated or conj"),
+        "eight bits": (
+            torch.zeros(4, 1).to(torch.float8_e5m2),
+            "wanted a tensor that NumPy can hold; got torch.float8_",
+        ),
     }
 
 
-@pytest.mark.parametrize("kind", ["expanded", "on no device", "sparse", "nested"])
+@pytest.mark.parametrize("kind", ["expanded", "on no device", "sparse", "nested", "quantised", "negated", "eight bits"])
 def test_tensors_whose_values_a_file_does_not_have(torch, kind, tmp_path):
     tensor, message = odd_tensors(torch)[kind]
     path, good, plain = tmp_path / "model.pt", tmp_path / "good.pt", torch.zeros(4, 1)
@@ -421,7 +411,7 @@ def test_tensors_whose_values_a_file_does_not_have(torch, kind, tmp_path):
         warnings.simplefilter("ignore")  # of kinds of tensors that PyTorch is not sure of
         torch.save({"other.weight": tensor, "weight_ih": tensor, "weight_hh": plain}, path)
         torch.save({"other.weight": tensor, "weight_ih": plain, "weight_hh": plain}, good)
-    with pytest.raises(WeightsFileError, match=f"model.pt: weight_ih {message}"):
+    with pytest.raises(WeightsFileError, match=f"model.pt: weight_ih:? .*{message}"):
         convert.from_torch(path)
     assert convert.from_torch(good).hidden_size == 1, "others are not looked at"
 
@@ -442,7 +432,7 @@ def test_compressed_files(torch, tmp_path):
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
             target.writestr(name, source.read(name))
-    with pytest.raises(WeightsFileError, match="packed.pt is damaged: [0-9]+ bytes that claim to become 3355"):
+    with pytest.raises(WeightsFileError, match="packed.pt: it is damaged: [0-9]+ bytes that claim to become 3355"):
         convert.from_torch(packed)
 
 
@@ -496,11 +486,13 @@ def test_files_of_other_things(torch, tmp_path):
     model = torch.nn.Sequential(torch.nn.LSTM(I, N))
     path = tmp_path / "m.pt"
     torch.save(model, path)
-    with pytest.raises(WeightsFileError, match=r"m\.pt holds Python objects.*save module\.state_dict\(\).*_only=False"):
+    with pytest.raises(
+        WeightsFileError, match=r"m\.pt: it holds Python objects.*save module\.state_dict\(\).*_only=False"
+    ):
         convert.from_torch(path)
     assert convert.from_torch(torch.load(path, weights_only=False), prefix="0").num_layers == 1
     torch.jit.script(model).save(path)
-    with pytest.raises(WeightsFileError, match=r"m\.pt is a TorchScript archive.*torch\.jit\.load\(path\)"):
+    with pytest.raises(WeightsFileError, match=r"m\.pt: it is a TorchScript archive.*torch\.jit\.load\(path\)"):
         convert.from_torch(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -543,13 +535,6 @@ def test_damaged_files(torch, legacy, tmp_path):
             except WeightsFileError as error:
                 refused += "m.pt" in str(error)
     assert refused > 30
-
-
-def test_torch_files_without_torch(tmp_path, monkeypatch):
-    (tmp_path / "m.pt").write_bytes(b"\x80\x02}q\x00.")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match=r"m\.pt needs PyTorch to be read: a \.safetensors file does not"):
-        convert.from_torch(tmp_path / "m.pt")
 
 
 DTYPES = st.sampled_from(["float64", "float32", "float16", "bfloat16"])

@@ -28,7 +28,8 @@ from fusedlstm.convert.tf1.block import from_block_lstm, from_block_lstm_v2
 from fusedlstm.convert.tf1.importing import from_tf1
 from fusedlstm.convert.tf1.listing import list_tf1
 from fusedlstm.convert.tf1.writing import tf1_arguments, to_tf1
-from fusedlstm.convert.torch.parameters import from_torch, list_torch, to_torch
+from fusedlstm.convert.torch.parameters import from_torch, list_torch
+from fusedlstm.convert.torch.writing import to_torch
 
 __all__ = [
     "from_block_lstm",

@@ -8,7 +8,9 @@ from typing import Any
 from fusedlstm.checks import describe_type, fail
 
 LONGEST_NAME = 4096  # of an array; what is done with the parts of a name takes as long as there are many
-_MOST_VALUES = 1_000_000  # with the mappings: few that hold one another many times have any number
+# A mapping may be there several times, and stands for its values each time: few may stand for any number of names.
+_MOST_VALUES = 1_000_000
+_MOST_REPETITION, _ALWAYS_VALUES, _ALWAYS_CHARACTERS = 64, 1 << 16, 1 << 20
 
 
 def flatten(argument: str, tree: Mapping[Any, Any], separator: str) -> dict[str, Any]:
@@ -27,26 +29,41 @@ def flatten(argument: str, tree: Mapping[Any, Any], separator: str) -> dict[str,
 
 
 class _Flattener:
-    """Makes names of paths, and bounds how many."""
+    """Makes names of paths, in proportion to what the mappings hold."""
 
     def __init__(self, argument: str, separator: str) -> None:
         self.argument, self.separator = argument, separator
         self.flat: dict[str, Any] = {}
-        self.seen = 0
+        self.known: dict[int, Mapping[Any, Any]] = {}  # the mappings seen, which are kept so that no id comes again
+        self.values = self.own_values = 0  # with those of mappings that were seen before, and without
+        self.characters = self.own_characters = 0  # of names, and of keys
 
     def add(self, tree: Mapping[Any, Any], start: str) -> None:
         """Add what is in a mapping, whose own name begins those in it."""
+        is_new = id(tree) not in self.known
+        self.known[id(tree)] = tree
         for key, value in tree.items():
-            self.seen += 1
-            if self.seen > _MOST_VALUES:
-                fail(ValueError, self.argument, f"at most {_MOST_VALUES} values in nested mappings", "more")
-            name = self.name(start, key if isinstance(key, tuple) else (key,))
+            keys = key if isinstance(key, tuple) else (key,)
+            name = self.name(start, keys)
+            self.count(len(name), len(name) - len(start), is_new=is_new)
             if isinstance(value, Mapping):
                 self.add(value, name + self.separator)
             elif name in self.flat:
                 fail(ValueError, self.argument, "one value of each name", f"two of {name!r}")
             else:
                 self.flat[name] = value
+
+    def count(self, characters: int, own: int, *, is_new: bool) -> None:
+        """Count a value and its name, and raise for more than the mappings account for."""
+        self.values += 1
+        self.characters += characters
+        if is_new:
+            self.own_values += 1
+            self.own_characters += own
+        too_many = self.values > min(_MOST_VALUES, _ALWAYS_VALUES + _MOST_REPETITION * self.own_values)
+        if too_many or self.characters > _ALWAYS_CHARACTERS + _MOST_REPETITION * self.own_characters:
+            wanted = "nested mappings that stand for names in proportion to what they hold"
+            fail(ValueError, self.argument, wanted, f"more than {self.values} names of {self.own_values} values")
 
     def name(self, start: str, keys: tuple[Any, ...]) -> str:
         """Return a name of its beginning and the rest of its path."""

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.convert.torch.files import open_parameters
-from fusedlstm.convert.torch.parameters import PARAMETER, only_prefix, to_tensor
-from fusedlstm.convert.trees import names_below, scope_of
+from fusedlstm.convert.torch.files import SavedParameters, open_parameters
+from fusedlstm.convert.torch.forms import Form, form_of
+from fusedlstm.convert.torch.parameters import only_scope, suffix_of
+from fusedlstm.convert.torch.scopes import Scopes
+from fusedlstm.convert.torch.writing import to_tensor
+from fusedlstm.convert.trees import flatten, scope_of
 from fusedlstm.interop import to_host
 from fusedlstm.stacked import StackedWeights
 
@@ -32,6 +35,9 @@ def run(
 ) -> Results:
     """Return the outputs and final states of a torch.nn.LSTM or LSTMCell that has loaded a file's own tensors.
 
+    Where the file has those of weight_norm, spectral_norm or pruning, the module has them too, and PyTorch computes
+    the weights.
+
     Args:
         source: the file.
         name: the prefix, or None.
@@ -45,13 +51,7 @@ def run(
     """
     import torch
 
-    parameters = open_parameters(source)
-    names = names_below(parameters, scope_of(only_prefix(parameters) if name is None else name, "."))
-    tensors = {key: _tensor(parameters[whole]) for key, whole in names.items() if PARAMETER.fullmatch(key)}
-    layer = options.get("layer")
-    if layer is not None:  # that direction of that layer alone
-        end = f"_l{layer}_reverse" if options.get("reverse") else f"_l{layer}"
-        tensors = {key.removesuffix(end) + "_l0": tensor for key, tensor in tensors.items() if key.endswith(end)}
+    tensors, forms = _tensors(source, name, options)
     cells = weights.layers if isinstance(weights, StackedWeights) else (weights,)
     sizes: dict[str, Any] = {
         "input_size": cells[0].input_size,
@@ -59,7 +59,7 @@ def run(
         "bias": cells[0].bias is not None,
         "dtype": next(iter(tensors.values())).dtype,
     }
-    is_cell = "weight_ih" in tensors
+    is_cell = "weight_ih" in forms
     module: Any
     if is_cell:
         module = torch.nn.LSTMCell(**sizes)
@@ -69,14 +69,78 @@ def run(
         module = torch.nn.LSTM(
             **sizes, num_layers=layers, bidirectional=bidirectional, proj_size=cells[0].proj_size or 0
         )
-    module.load_state_dict(tensors, strict=True)
-    x = _tensor(xs).to(sizes["dtype"])
-    h, c = (_tensor(np.stack([state[k] for state in states])).to(sizes["dtype"]) for k in (0, 1))
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # which of its libraries PyTorch uses
-        outputs, h, c = _steps(module, x, h, c) if is_cell else _flat(module(x, (h, c)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is deprecated, and which of its libraries PyTorch uses
+        for parameter, form in forms.items():
+            _parametrize(module, parameter, form, tensors)
+        module.load_state_dict(tensors, strict=True)
+        module.eval()
+        x = _tensor(xs).to(sizes["dtype"])
+        h, c = (_tensor(np.stack([state[k] for state in states])).to(sizes["dtype"]) for k in (0, 1))
+        with torch.no_grad():
+            outputs, h, c = _steps(module, x, h, c) if is_cell else _flat(module(x, (h, c)))
     h, c = to_host("h", h), to_host("c", c)
     return to_host("outputs", outputs), list(zip(h, c, strict=True))
+
+
+def _tensors(
+    source: str | os.PathLike[str], name: str | None, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Form]]:
+    """Return the file's own tensors by their names in a module of their own, and each parameter's form."""
+    parameters = open_parameters(source)
+    scope = only_scope(parameters) if name is None else scope_of(name, ".")
+    if isinstance(parameters, SavedParameters) and parameters.is_plain:
+        parameters = _loaded(source)  # read by PyTorch: what is compared with shares as little as possible
+    layer = options.get("layer")
+    end = "" if layer is None else suffix_of(layer, backward=bool(options.get("reverse")))
+    tensors, forms = {}, {}
+    for parameter, names in Scopes.of(parameters).parts_of(scope).items():
+        form = form_of(names)
+        if form is None or not parameter.endswith(end):
+            continue
+        if end and parameter.removesuffix(end) not in ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh"):
+            continue
+        own = parameter.removesuffix(end) + "_l0" if end else parameter  # that direction of that layer alone
+        forms[own] = form
+        for part in form.parts:
+            tensors[_own_name(own, part)] = _tensor(parameters[names[part]])
+    return tensors, forms
+
+
+def _loaded(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Return what PyTorch's safe mode reads in a file, which was read here before without harm."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return flatten("source", torch.load(path, weights_only=True, map_location="cpu"), ".")
+
+
+def _own_name(parameter: str, part: str) -> str:
+    """Return the name of a part of a parameter in a module's state_dict."""
+    if part.startswith("."):
+        return f"parametrizations.{parameter}{part}"
+    return parameter if part == "_raw" else f"{parameter}{part}"
+
+
+def _parametrize(module: Any, parameter: str, form: Form, tensors: Mapping[str, Any]) -> None:
+    """Have a module compute a parameter as the file's did."""
+    import torch
+    from torch.nn.utils import parametrizations, prune
+
+    first = tensors[_own_name(parameter, form.parts[0])]
+    if form.name == "weight_norm":
+        axes = [axis for axis, size in enumerate(first.shape) if size > 1]
+        dim = None if first.ndim == 0 else axes[0] if axes else 0
+        apply: Any = parametrizations.weight_norm if form.parts[0].startswith(".") else torch.nn.utils.weight_norm
+        apply(module, parameter, dim=dim)
+    elif form.name == "spectral_norm":
+        u = tensors[_own_name(parameter, form.parts[1])]
+        apply = parametrizations.spectral_norm if form.parts[0].startswith(".") else torch.nn.utils.spectral_norm
+        apply(module, parameter, dim=0 if len(u) == len(first) else 1)
+    elif form.name == "pruning":
+        apply = prune.custom_from_mask
+        apply(module, parameter, tensors[_own_name(parameter, "_mask")])
 
 
 def _tensor(value: Any) -> Any:

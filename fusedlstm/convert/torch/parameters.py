@@ -15,31 +15,22 @@ from fusedlstm import files, log
 from fusedlstm.checks import check_size, describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
-from fusedlstm.convert.torch.files import open_parameters
+from fusedlstm.convert.torch.files import open_parameters, shape_of
+from fusedlstm.convert.torch.forms import compute, form_of, hint_for
+from fusedlstm.convert.torch.modules import Module, check_names
+from fusedlstm.convert.torch.scopes import PARAMETER, Parts, Scopes
 from fusedlstm.convert.trees import flatten, names_below, scope_of
-from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
-    from fusedlstm.dtypes import NumpyArray
+    from collections.abc import Collection
 
 _LAYOUT = LAYOUTS["torch"]
-PARAMETER = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l([0-9]+)(_reverse)?)?")
-# What tells the scope of an LSTM or LSTMCell, a plain one or not, in a name.
-_FIRST = re.compile(
-    r"((?:.*\.)?)(?:parametrizations\.)?(?:weight_ih|_packed_weight_ih|_all_weight_values)[^.]*(?:\..*)?"
-)
-# What else PyTorch keeps in an LSTM's scope, and what to do about it.
-_ARRAY = "(?:weight|bias)_(?:ih|hh|hr).*"
-_NOT_PLAIN = {
-    r"_all_weight_values\..*|_packed_.*": "It is quantised: give the LSTM that it was made of",
-    rf"parametrizations\.{_ARRAY}": "Call torch.nn.utils.parametrize.remove_parametrizations, which computes them",
-    rf"{_ARRAY}_[gv]": "weight_norm computes weights of these: call torch.nn.utils.remove_weight_norm",
-    rf"{_ARRAY}_(?:orig|mask|u)": "Weights are computed of these: call prune.remove, or remove_spectral_norm",
-}
+_QUANTISED = re.compile(r"_all_weight_values\..*|_packed_.*")
 # Modules in a cell's scope that normalise its gates, as layernorm_i.weight in PyTorch's own benchmarks, or ln_ih.bias.
 _NORMALISING = re.compile(r"(?i)[^.]*(?:norm|(?<![a-z])[lb]n(?![a-z]))[^.]*\..*")
+_MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -73,68 +64,93 @@ class TorchLSTM:
 
 
 @overload
-def from_torch(source: Any, *, prefix: str | None = None, layer: int, reverse: bool = False) -> LSTMWeights: ...
+def from_torch(
+    source: Any,
+    *,
+    prefix: str | None = None,
+    layer: int,
+    reverse: bool = False,
+    custom_classes: Collection[str] = (),
+) -> LSTMWeights: ...
 
 
 @overload
-def from_torch(source: Any, *, prefix: str | None = None, layer: None = None) -> LSTMWeights | StackedWeights: ...
+def from_torch(
+    source: Any, *, prefix: str | None = None, layer: None = None, custom_classes: Collection[str] = ()
+) -> LSTMWeights | StackedWeights: ...
 
 
 def from_torch(
-    source: Any, *, prefix: str | None = None, layer: int | None = None, reverse: bool = False
+    source: Any,
+    *,
+    prefix: str | None = None,
+    layer: int | None = None,
+    reverse: bool = False,
+    custom_classes: Collection[str] = (),
 ) -> LSTMWeights | StackedWeights:
     """Return the weights of a torch.nn.LSTMCell, of a torch.nn.LSTM, or of one of its layers.
 
-    How many layers an LSTM has, and whether it has both directions, its parameters' names say. Dropout
-    between layers, which is off at inference, is left out. Whether it is batch_first is no matter of weights: that
-    is an argument of fusedlstm.LSTM, of which the log warns.
+    The number of layers and the directions are read off the parameters' names. Weights are those of inference:
+    dropout is left out, and weights that PyTorch computes of other parameters (weight_norm, spectral_norm, pruning,
+    weight dropout) are computed. `batch_first` is not part of weights: pass it to fusedlstm.LSTM; a warning is logged.
 
-    The gate order i, f, g, o is checked by numbers of PyTorch 2.13.
+    A module's class, hooks, parametrizations and attributes are checked. A state_dict or file has names alone, so
+    this is assumed: the LSTM computes PyTorch's formula with parameters of PyTorch's names; `X_g` and `X_v`, or
+    `parametrizations.X.original0` and `original1`, are those of weight_norm; `X_orig` and `X_mask` those of pruning;
+    with `X_u` and `X_v`, those of spectral_norm; `X_raw`, in the LSTM or in a module around it, is the weight of
+    weight dropout, and `X` its copy. Other functions of the same names, and parametrizations that have no parameters
+    of their own, can't be seen. Neither can what stands around the LSTM in its model, which is never converted: each
+    call converts one LSTM.
+
+    Tested against PyTorch 2.13.
 
     Args:
         source: the module, or one that holds it; its state_dict (of tensors on any device, or arrays), or a dict that
             holds one, such as a checkpoint; or the path of a file of either: what torch.save wrote (.pt, .pth, .bin
-            or .ckpt; nothing in it is executed), a .safetensors or a .npz of arrays, which its content tells. Values
-            are detached and copied.
-        prefix: what the names of a larger model's state_dict begin with, such as "encoder.lstm."; with the keys of
-            nested dicts before it, such as "model.encoder.lstm."; "" is none. None finds the only LSTM or LSTMCell.
+            or .ckpt), a .safetensors, or a .npz of arrays, told apart by content. Nothing in a file is executed,
+            and PyTorch is not needed. Values are detached and copied.
+        prefix: what the names in a larger model's state_dict begin with, such as "encoder.lstm."; with the keys of
+            nested dicts before it, such as "model.encoder.lstm."; "" for none. None finds the only LSTM or LSTMCell.
         layer: which layer of an LSTM; None for all of them, or for an LSTMCell.
         reverse: whether to take the backward direction of that one layer.
+        custom_classes: names of classes with their own `forward`, and of forward hooks, that you know to leave the
+            formula and the weights as they are. Others are refused by name.
 
     Returns:
         LSTMWeights of an LSTMCell, or of the layer given; else StackedWeights, even of one layer.
 
     Raises:
         TypeError: `source` is neither a module nor a state_dict; mixed or unsupported dtypes.
-        ValueError: a parameter is missing, or of the wrong shape; parameters that a plain LSTM has not, such as
-            quantised ones or those of weight_norm; `reverse` without `layer`.
-        WeightsFileError: the file is damaged, holds objects that are no parameters, or has no such LSTM.
+        ValueError: a parameter is missing or of the wrong shape; there are several LSTMs and no `prefix`; parameters
+            that a plain LSTM doesn't have, or a weight of a form that isn't known; a class, hook or attribute that
+            may change the formula; `reverse` without `layer`.
+        WeightsFileError: the file is damaged, holds Python objects, or has no such LSTM.
         OSError: the file can't be read.
     """
     if prefix is not None:
-        scope_of(prefix, ".")  # refuses what is no string
+        scope_of(prefix, ".")  # refuses what is not a string
     if layer is not None:
         check_size("layer", layer, 0)
     elif reverse:
         fail(ValueError, "layer", "a number with reverse=True", "None")
+    vouched = check_names(custom_classes)
     with files.reading(source):
         everything = _parameters(source)
-        parameters = _Parameters(everything, only_prefix(everything) if prefix is None else prefix)
-        if layer is not None:
-            return parameters.weights(_suffix(layer, backward=reverse))
-        if not parameters.num_layers:
-            return parameters.weights("")
-        weights = parameters.stacked_weights()
-    _warn_of_batch_first(source, parameters.start)
+        scope = only_scope(everything) if prefix is None else scope_of(prefix, ".")
+        module = None if _has_no_classes(source) else Module(source, scope)
+        parameters = LSTMParameters(everything if module is None else module.computed(everything), scope)
+        weights = parameters.weights_of(layer, reverse=reverse)
+    if module is not None:
+        module.check(vouched)
+        module.check_attributes(parameters.attributes())
+        if module.batch_first:
+            log.warning("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True), as weights don't say")
     return weights
 
 
-def _warn_of_batch_first(source: Any, prefix: str) -> None:
-    """Say so where a module's LSTM is batch_first."""
-    for part in filter(None, prefix.split(".")):
-        source = getattr(source, part, None)
-    if getattr(source, "batch_first", False):
-        log.warning("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True), as weights don't say")
+def _has_no_classes(source: Any) -> bool:
+    """Whether a source is parameters alone, in a file or a mapping."""
+    return isinstance(source, (str, bytes, os.PathLike, Mapping))
 
 
 def list_torch(source: Any) -> list[TorchLSTM]:
@@ -143,146 +159,106 @@ def list_torch(source: Any) -> list[TorchLSTM]:
     Raises:
         TypeError, WeightsFileError, OSError: as from_torch.
     """
-    return _find(_parameters(source))
+    with files.reading(source):
+        return _find(_parameters(source))
 
 
-def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
-    """Return the state_dict of a torch.nn.LSTMCell (for LSTMWeights) or torch.nn.LSTM (for StackedWeights).
+class LSTMParameters:
+    """The parameters of one LSTM among others.
 
-    from_torch gives the weights again, bit for bit: bias_ih is our bias, and bias_hh -0.0.
-
-    Args:
-        weights: what has no options that PyTorch lacks. An LSTM's layers and directions have one size.
-
-    Returns:
-        Tensors of the weights' dtype on the CPU, by name, which `load_state_dict` takes. The module is made with
-        bias=False where there is none.
-
-    Raises:
-        TypeError: `weights` are of another type.
-        ValueError: peepholes, a clip, another function, a coupled gate, residual layers, layers of different N or
-            P, a bias in some layers and not in others, or a projection of a single cell, which PyTorch has no
-            place for.
+    Attributes:
+        num_layers: 0 of a cell.
+        bidirectional: whether there are any of a backward direction.
     """
-    if isinstance(weights, StackedWeights):
-        _check_uniform(weights)
-        suffixes = [_suffix(k, backward=back) for k in range(weights.num_layers) for back in _directions(weights)]
-        cells = dict(zip(suffixes, weights.layers, strict=True))
-    elif isinstance(weights, LSTMWeights):
-        cells = {"": weights}
-    else:
-        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights))
-    state_dict: dict[str, Any] = {}
-    for suffix, cell in cells.items():
-        if suffix:
-            refuse(cell, "torch.nn.LSTM", ("weight_hr",))
-        else:
-            hint = "An LSTM has one: use to_torch(StackedWeights([weights]))"
-            refuse(cell, "torch.nn.LSTMCell", (), {"weight_hr": hint})
-        state_dict |= {name + suffix: to_tensor(array) for name, array in write(_LAYOUT, cell).items()}
-    return state_dict
 
-
-def _check_uniform(weights: StackedWeights) -> None:
-    """Raise for layers that one torch.nn.LSTM can't have together."""
-    if any(weights.residual):
-        fail(ValueError, "residual", "False, as torch.nn.LSTM has nothing else", repr(weights.residual))
-    if weights.input_size == 0:
-        fail(ValueError, "input_size", "at least 1, as torch.nn.LSTM wants", "0")
-    first = weights.layers[0]
-    if first.proj_size is not None and first.proj_size >= first.hidden_size:
-        wanted = f"fewer rows than N = {first.hidden_size}, as torch.nn.LSTM projects to fewer"
-        fail(ValueError, "weight_hr", wanted, str(first.proj_size))
-    for index, cell in enumerate(weights.layers):
-        for what in ("hidden_size", "proj_size"):
-            wanted, got = getattr(first, what), getattr(cell, what)
-            if got != wanted:
-                fail(ValueError, f"layers[{index}]", f"{what} {wanted}, as torch.nn.LSTM has one for all", str(got))
-        if (cell.bias is None) != (first.bias is None):
-            have = "a bias" if cell.bias is not None else "no bias"
-            fail(ValueError, f"layers[{index}]", "a bias in all layers or in none, as torch.nn.LSTM has them", have)
-
-
-def to_tensor(array: NumpyArray) -> Any:
-    """Return a tensor on the CPU of a writeable array, whose memory it shares."""
-    import torch
-
-    if array.dtype.name == "bfloat16":  # which PyTorch does not take from NumPy
-        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-class _Parameters:
-    """The parameters of a state_dict whose names begin with a prefix."""
-
-    def __init__(self, everything: Mapping[str, Any], prefix: str) -> None:
-        self.everything = everything
-        self.start = scope_of(prefix, ".")
-        self.own = names_below(everything, self.start)
-        of_layers = [match.groups() for name in self.own if (match := PARAMETER.fullmatch(name)) and match[1]]
-        self.num_layers = max((int(number) + 1 for number, _ in of_layers), default=0)
-        self.bidirectional = any(backward for _, backward in of_layers)
+    def __init__(self, everything: Mapping[str, Any], scope: str) -> None:
+        self._everything, self._scope = everything, scope
+        self.parts = Scopes.of(everything).parts_of(scope)
+        of_layers = [match.groups() for name in self.parts if (match := PARAMETER.fullmatch(name)) and match[2]]
+        self.num_layers = max((int(number) + 1 for _, number, _ in of_layers), default=0)
+        self.bidirectional = any(backward for _, _, backward in of_layers)
         self._refuse_others()
 
     def _refuse_others(self) -> None:
-        """Raise for parameters beside those of an LSTM, which make another formula or are what weights are made of."""
-        others = [name for name in self.own if not PARAMETER.fullmatch(name)]
-        for pattern, hint in _NOT_PLAIN.items():
-            found = [name for name in others if re.fullmatch(pattern, name)]
-            if found:
-                self._refuse(found, hint)
+        """Raise for parameters beside those of an LSTM, which make another formula, and for parts of unknown forms."""
+        below = names_below(self._everything, self._scope)
+        if quantised := [name for name in below if _QUANTISED.fullmatch(name)]:
+            self._refuse(quantised, "It is quantised: give the LSTM that it was made of")
+        for parts in self.parts.values():
+            if form_of(parts) is None:
+                self._refuse([part.removeprefix(self._scope) for part in parts.values()], hint_for(parts))
+        own = {whole for parts in self.parts.values() for whole in parts.values()}
+        others = [name for name, whole in below.items() if whole not in own]
         direct = [name for name in others if "." not in name]
-        if direct and len(others) < len(self.own):
-            hint = "equinox' LSTMCell has one bias: use from_equinox" if direct == ["bias"] else ""
+        if direct and self.parts:
+            hint = "Equinox's LSTMCell has one bias: use from_equinox" if direct == ["bias"] else ""
             self._refuse(direct, hint or "A module with more parameters has another formula")
-        normalising = [name for name in others if _NORMALISING.fullmatch(name)]
-        if normalising and len(others) < len(self.own):
+        if (normalising := [name for name in others if _NORMALISING.fullmatch(name)]) and self.parts:
             self._refuse(normalising, "A module that normalises its gates has another formula")
-        if self.num_layers and {"weight_ih", "weight_hh"} & set(self.own):
+        if computing := [name for name in others if name.startswith("parametrizations.")]:
+            self._refuse(computing, hint_for([".original"]))
+        if self.num_layers and {"weight_ih", "weight_hh"} & set(self.parts):
             self._refuse(["weight_ih", "weight_ih_l0"], "Those of a cell and of layers are not one module's")
 
     def _refuse(self, names: list[str], hint: str) -> None:
         wanted = "the parameters of a plain torch.nn.LSTMCell or LSTM alone"
-        fail(ValueError, "source", wanted, ", ".join(self.start + name for name in sorted(names)[:4]), hint)
+        some = ", ".join(self._scope + name for name in sorted(names)[:4])
+        fail(ValueError, "source", wanted, some, hint)
 
-    def stacked_weights(self) -> StackedWeights:
-        """Return the weights of all layers."""
-        layers = [
-            self.weights(_suffix(layer, backward=backward))
-            for layer in range(self.num_layers)
-            for backward in _directions(self)
-        ]
-        return StackedWeights(layers, bidirectional=self.bidirectional)
+    def weights_of(self, layer: int | None, *, reverse: bool) -> LSTMWeights | StackedWeights:
+        """Return the weights of a layer's direction, of a cell, or of all layers."""
+        if layer is not None:
+            return self._weights(suffix_of(layer, backward=reverse))
+        if not self.num_layers:
+            return self._weights("")
+        directions = (False, True) if self.bidirectional else (False,)
+        suffixes = [suffix_of(k, backward=backward) for k in range(self.num_layers) for backward in directions]
+        return StackedWeights([self._weights(suffix) for suffix in suffixes], bidirectional=self.bidirectional)
 
-    def weights(self, suffix: str) -> LSTMWeights:
+    def _weights(self, suffix: str) -> LSTMWeights:
         """Return one layer's weights in one direction: the parameters whose names end with `suffix`."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        arrays = {name: self.everything[self.own[name + suffix]] for name in names if name + suffix in self.own}
+        arrays = {name: self._array(name + suffix) for name in names if name + suffix in self.parts}
         for name in ("weight_ih", "weight_hh"):
             if name not in arrays:
-                have = ", ".join(sorted(self.everything)[:8]) or "nothing"
-                found = ", ".join(str(lstm) for lstm in _find(self.everything) if lstm.prefix)
-                hint = f"Give prefix= one of {found}" if found else ""
-                fail(ValueError, "source", f"a parameter {self.start + name + suffix!r}", have, hint)
-        arrays = {name: _detached(array) for name, array in arrays.items()}
-        _refuse_other_cells(self.start + "weight_hh" + suffix, arrays["weight_hh"])
-        ours: dict[str, Any] = read(_LAYOUT, "source", arrays, full_name=lambda name: self.start + name + suffix)
+                have = ", ".join(sorted(self._everything)[:8]) or "nothing"
+                found = [str(lstm) for lstm in _find(self._everything) if lstm.prefix != self._scope]
+                hint = f"Give prefix= one of {_some(found)}" if found else ""
+                fail(ValueError, "source", f"a parameter {self._scope + name + suffix!r}", have, hint)
+        _refuse_other_cells(self._scope + "weight_hh" + suffix, arrays["weight_hh"])
+        ours: dict[str, Any] = read(_LAYOUT, "source", arrays, full_name=lambda name: self._scope + name + suffix)
         return LSTMWeights(**ours)
 
+    def _array(self, name: str) -> Any:
+        """Return a parameter, computed where PyTorch computes it at inference."""
+        names = self.parts[name]
+        form = form_of(names)
+        assert form is not None, "refused first"
+        parts = {part: self._everything[names[part]] for part in form.parts}
+        return compute(form, self._scope + name, parts, names)
 
-def _suffix(layer: int, *, backward: bool) -> str:
+    def attributes(self) -> dict[str, Any]:
+        """Return what the attributes of a module with these parameters are."""
+        suffix = "_l0" if self.num_layers else ""
+        (rows, columns), bias = self._shape("weight_ih" + suffix), f"bias_ih{suffix}" in self.parts
+        attributes: dict[str, Any] = {"input_size": columns, "hidden_size": rows // 4, "bias": bias}
+        if self.num_layers:
+            projected = self._shape("weight_hr" + suffix)[0] if f"weight_hr{suffix}" in self.parts else 0
+            attributes |= {"num_layers": self.num_layers, "bidirectional": self.bidirectional, "proj_size": projected}
+        return attributes
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return _shape_of(self._everything, self.parts, name)
+
+
+def suffix_of(layer: int, *, backward: bool) -> str:
     """Return what the names of a layer's parameters end with, in one direction."""
     return f"_l{layer}_reverse" if backward else f"_l{layer}"
 
 
-def _directions(weights: StackedWeights | _Parameters) -> tuple[bool, ...]:
-    """Return, for each direction of a layer, whether it is the backward one."""
-    return (False, True) if weights.bidirectional else (False,)
-
-
 def _parameters(source: Any) -> Mapping[str, Any]:
-    if isinstance(source, (str, os.PathLike)):
-        return open_parameters(source)
+    if isinstance(source, (str, bytes, os.PathLike)):
+        return open_parameters(os.fsdecode(source))
     if not isinstance(source, Mapping) and callable(getattr(source, "state_dict", None)):
         source = source.state_dict()
     if not isinstance(source, Mapping):
@@ -291,53 +267,74 @@ def _parameters(source: Any) -> Mapping[str, Any]:
     return flatten("source", source, ".")
 
 
-def _prefixes(parameters: Mapping[str, Any]) -> list[str]:
-    """Return where there are LSTMs among a model's parameters."""
-    found = {match[1].removesuffix("parametrizations.") for name in parameters if (match := _FIRST.fullmatch(name))}
-    return sorted(found)
+def only_scope(everything: Mapping[str, Any]) -> str:
+    """Return where the only LSTM is; "" where there is none, for an error to say so.
+
+    Raises:
+        ValueError: there are several, even copies of one.
+    """
+    scopes = Scopes.of(everything)
+    found = [scope for scope in scopes.lstms if not _is_other_cell(everything, scopes, scope)] or scopes.lstms
+    if len(found) > 1:
+        listed = [str(_describe(everything, scopes, scope)) for scope in found[: _MOST_LISTED + 1]]
+        fail(
+            ValueError,
+            "source",
+            "one LSTM, or prefix= to choose",
+            f"{len(found)}",
+            f"Give prefix= one of {_some(listed)}",
+        )
+    return found[0] if found else ""
 
 
-def _find(parameters: Mapping[str, Any]) -> list[TorchLSTM]:
+def _find(everything: Mapping[str, Any]) -> list[TorchLSTM]:
     """Return what LSTMs there are among a model's parameters, by prefix."""
-    directly_below: dict[str, dict[str, str]] = {}
-    for whole in parameters:
-        start, dot, name = whole.rpartition(".")
-        directly_below.setdefault(start + dot, {})[name] = whole
-    return [_describe(parameters, prefix, directly_below.get(prefix, {})) for prefix in _prefixes(parameters)]
+    scopes = Scopes.of(everything)
+    found = [scope for scope in scopes.lstms if not _is_other_cell(everything, scopes, scope)]
+    return [_describe(everything, scopes, scope) for scope in found]
 
 
-def only_prefix(parameters: Mapping[str, Any]) -> str:
-    """Return the prefix of the only LSTM; of several, and of none, that of the names themselves."""
-    prefixes = _prefixes(parameters)
-    return prefixes[0] if len(prefixes) == 1 else ""
+def _some(found: list[str]) -> str:
+    more = ", ..." if len(found) > _MOST_LISTED else ""
+    return ", ".join(found[:_MOST_LISTED]) + more
 
 
-def _describe(parameters: Mapping[str, Any], prefix: str, own: Mapping[str, str]) -> TorchLSTM:
-    of_layers = [match.groups() for name in own if (match := PARAMETER.fullmatch(name)) and match[1]]
+def _describe(everything: Mapping[str, Any], scopes: Scopes, scope: str) -> TorchLSTM:
+    parts = scopes.parts_of(scope)
+    of_layers = [match.groups() for name in parts if (match := PARAMETER.fullmatch(name)) and match[2]]
     suffix = "_l0" if of_layers else ""
-
-    def shape(name: str) -> tuple[int, ...]:
-        name += suffix
-        return tuple(getattr(parameters[own[name]], "shape", ())) if name in own else ()
-
-    rows, columns = shape("weight_ih") if len(shape("weight_ih")) == 2 else (None, None)
+    shape = _shape_of(everything, parts, "weight_ih" + suffix)
+    rows, columns = shape if len(shape) == 2 else (None, None)
     return TorchLSTM(
-        prefix,
-        max(int(number) + 1 for number, _ in of_layers) if of_layers else None,
-        any(backward for _, backward in of_layers),
+        scope,
+        max(int(number) + 1 for _, number, _ in of_layers) if of_layers else None,
+        any(backward for _, _, backward in of_layers),
         columns,
         None if rows is None else rows // 4,
-        next(iter(shape("weight_hr")), None),
+        next(iter(_shape_of(everything, parts, "weight_hr" + suffix)), None),
     )
+
+
+def _shape_of(everything: Mapping[str, Any], parts: Parts, name: str) -> tuple[int, ...]:
+    """Return the shape of a parameter, whatever form it has; () if it is not known."""
+    own = parts.get(name, {})
+    form = form_of(own)
+    return shape_of(everything, own[form.shaped]) if form is not None else ()
+
+
+def _is_other_cell(everything: Mapping[str, Any], scopes: Scopes, scope: str) -> bool:
+    """Whether the shapes are those of PyTorch's other recurrent modules, which have these names, too."""
+    own = scopes.own.get(scope, {})
+    for suffix in ("_l0", ""):
+        shape = _shape_of(everything, own, "weight_hh" + suffix)
+        if len(shape) == 2 and f"weight_hr{suffix}" not in own:
+            return shape[0] in (shape[1], 3 * shape[1])
+    return False
 
 
 def _refuse_other_cells(name: str, weight_hh: Any) -> None:
     """Raise for PyTorch's other recurrent modules, whose parameters have these names, too."""
-    shape = tuple(getattr(weight_hh, "shape", ()))
+    shape = tuple(weight_hh.shape)
     for gates, kind in ((1, "an RNN's"), (3, "a GRU's")):
         if len(shape) == 2 and shape[0] == gates * shape[1] > 0:
             fail(ValueError, name, "shape (4N, P)", f"shape {shape}", f"It looks like {kind}")
-
-
-def _detached(tensor: Any) -> Any:
-    return tensor.detach() if hasattr(tensor, "detach") else tensor

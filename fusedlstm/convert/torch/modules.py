@@ -1,0 +1,185 @@
+"""PyTorch's modules: whether one computes an LSTM's formula, and the weights that it computes it with."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from fusedlstm.checks import describe_type, fail
+from fusedlstm.convert.torch.scopes import PARAMETER
+
+_PLAIN = ("torch.nn.modules.rnn.LSTM", "torch.nn.modules.rnn.LSTMCell")
+# What computes a module's numbers, which a subclass or an object may replace.
+_COMPUTES = (
+    *("forward", "__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__"),
+    *("permute_hidden", "_update_flat_weights", "_init_flat_weights"),
+)
+_WEIGHT_HOOKS = ("torch.nn.utils.weight_norm.WeightNorm", "torch.nn.utils.spectral_norm.SpectralNorm")
+_PARAMETRIZED = "parametrizations."
+_MANGLED = re.compile(r"___torch_mangle_[0-9]+\.|^__torch__\.")
+
+
+def check_names(custom_classes: Any) -> frozenset[str]:
+    """Return the argument, or raise TypeError if it is not a sequence of strings."""
+    is_sequence = isinstance(custom_classes, (Sequence, set, frozenset)) and not isinstance(
+        custom_classes, (str, bytes)
+    )
+    if not is_sequence:
+        fail(TypeError, "custom_classes", "a sequence of names", describe_type(custom_classes))
+    for name in custom_classes:
+        if not isinstance(name, str):
+            fail(TypeError, "custom_classes", "names of classes", describe_type(name))
+    return frozenset(custom_classes)
+
+
+class Module:
+    """A module that an LSTM's parameters were found in.
+
+    Args:
+        source: the module that was given.
+        scope: what the names of the LSTM's parameters begin with, in its state_dict.
+    """
+
+    def __init__(self, source: Any, scope: str) -> None:
+        self.scope = scope
+        found = source
+        for part in filter(None, scope.split(".")):
+            found = getattr(found, part, None)
+        if found is None:
+            got = f"{describe_type(source)}, which has no module {scope.removesuffix('.')!r}"
+            fail(ValueError, "source", "a module whose state_dict has its modules' names", got, "Give its state_dict()")
+        self.found = found
+
+    def check(self, custom_classes: frozenset[str]) -> None:
+        """Raise ValueError unless the module is a torch.nn.LSTM or LSTMCell, or the caller vouches for it."""
+        for kind, names, what in self._foreign():
+            if custom_classes.isdisjoint(names):
+                self._refuse(kind, names[-1], what)
+
+    def _refuse(self, kind: str, name: str, what: str) -> NoReturn:
+        where = f" at {self.scope.removesuffix('.')!r}" if self.scope else ""
+        hint = f"If it computes the formula of torch.nn.LSTM, give custom_classes=[{name!r}]"
+        fail(ValueError, "source", "a torch.nn.LSTM or LSTMCell", f"{kind} {name}{where}{what}", hint)
+
+    def _foreign(self) -> list[tuple[str, list[str], str]]:
+        """Return what may change the numbers: what it is, its names, the full one last, and what it does."""
+        if _is_scripted(self.found):
+            return self._foreign_script()
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(self.found, torch.nn.Module):
+            return [("an object of", _names_of(type(self.found)), ", which is not a module")]
+        return [*self._foreign_class(torch), *self._foreign_hooks()]
+
+    def _foreign_script(self) -> list[tuple[str, list[str], str]]:
+        """TorchScript keeps the full name of a module's class, and not whether a subclass had its own forward."""
+        full = _MANGLED.sub("", str(self.found._c._type().qualified_name()))
+        if full in _PLAIN:
+            return []
+        return [("TorchScript of the class", [full.rpartition(".")[2], full], "")]
+
+    def _foreign_class(self, torch: Any) -> list[tuple[str, list[str], str]]:
+        from torch.nn.utils import parametrize
+
+        kind = parametrize.type_before_parametrizations(self.found)
+        bases = [base for base in (torch.nn.LSTM, torch.nn.LSTMCell) if issubclass(kind, base)]
+        if not bases:
+            return [("the class", _names_of(kind), "")]
+        names = [*_COMPUTES, *(name for name in dir(kind) if PARAMETER.fullmatch(name))]
+        own = [name for name in names if getattr(kind, name, None) is not getattr(bases[0], name, None)]
+        own += [name for name in _COMPUTES if name in vars(self.found)]
+        return [("the class", _names_of(kind), f", which has its own {own[0]}")] if own else []
+
+    def _foreign_hooks(self) -> list[tuple[str, list[str], str]]:
+        """Return the hooks of forward but those of which PyTorch's own modules compute their weights."""
+        hooks = [*self.found._forward_pre_hooks.values(), *self.found._forward_hooks.values()]
+        return [("a module with the hook", _names_of(hook), "") for hook in hooks if not _computes_weight(hook)]
+
+    def computed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the state_dict, with weights in place of what parametrizations compute them of.
+
+        Raises:
+            ValueError: a parametrization gives other weights at each call.
+        """
+        parametrizations = self._parametrizations()
+        names = [name for name in parametrizations if PARAMETER.fullmatch(name)]
+        if not names:
+            return dict(state_dict)
+        below = tuple(f"{self.scope}{_PARAMETRIZED}{name}." for name in names)
+        plain = {name: value for name, value in state_dict.items() if not name.startswith(below)}
+        return plain | {f"{self.scope}{name}": _evaluated(name, parametrizations[name]) for name in names}
+
+    def _parametrizations(self) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(self.found, torch.nn.Module) or _is_scripted(self.found):
+            return {}
+        return getattr(self.found, "parametrizations", {})
+
+    def check_attributes(self, wanted: Mapping[str, Any]) -> None:
+        """Raise ValueError if attributes that forward uses differ from what the parameters are."""
+        for name, value in wanted.items():
+            got = getattr(self.found, name, value)
+            if got != value:
+                fail(ValueError, "source", f"{name} {value}, as its parameters have it", str(got))
+        self._check_flat_weights()
+
+    def _check_flat_weights(self) -> None:
+        """Raise if forward would take other tensors than the parameters, as after an assignment to _flat_weights."""
+        if _is_scripted(self.found) or self._parametrizations():
+            return  # those would compute weights, and in training change the module
+        flat = getattr(self.found, "_flat_weights", None) or ()
+        names = getattr(self.found, "_flat_weights_names", ())
+        updates = getattr(self.found, "_weights_have_changed", None)
+        if updates is not None and updates():
+            return  # forward makes them anew
+        for name, tensor in zip(names, flat, strict=False):
+            own = self.found._parameters.get(name)
+            if own is not None and tensor is not own:
+                fail(ValueError, "source", "_flat_weights that are its parameters", f"another tensor for {name}")
+
+    @property
+    def batch_first(self) -> bool:
+        """Return whether the module's first axis is the batch's."""
+        return bool(getattr(self.found, "batch_first", False))
+
+
+def _is_scripted(module: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(module, torch.jit.ScriptModule)
+
+
+def _computes_weight(hook: Any) -> bool:
+    """Whether a hook is one of PyTorch's that compute a weight: weight_norm, spectral_norm or pruning."""
+    from torch.nn.utils import prune
+
+    kind = type(hook)
+    if f"{kind.__module__}.{kind.__name__}" in _WEIGHT_HOOKS:
+        return True
+    base = prune.BasePruningMethod
+    replaced = [name for name in ("__call__", "apply_mask") if getattr(kind, name, None) is not getattr(base, name)]
+    return isinstance(hook, base) and not replaced
+
+
+def _names_of(thing: Any) -> list[str]:
+    """Return the names of a class, or of a function or object: the short one, and the full one last."""
+    if not hasattr(thing, "__qualname__"):
+        thing = type(thing)
+    module = getattr(thing, "__module__", None) or ""
+    return [thing.__name__, thing.__qualname__, f"{module}.{thing.__qualname__}".lstrip(".")]
+
+
+def _evaluated(name: str, parametrization: Any) -> Any:
+    """Return a weight as it is at inference; nothing of the module changes, as it would in training."""
+    import torch
+
+    with torch.no_grad():
+        own = copy.deepcopy(parametrization).eval()
+        first, second = own(), own()
+    if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+        classes = ", ".join(type(one).__name__ for one in parametrization)
+        fail(
+            ValueError, "source", f"a parametrization of {name} that gives one weight", f"{classes}, which gives others"
+        )
+    return first.detach()

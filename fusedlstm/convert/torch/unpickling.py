@@ -1,0 +1,388 @@
+"""Unpickle what torch.save writes, without PyTorch and without executing anything.
+
+A pickle is a program for a small stack machine. PyTorch's safe mode runs it with a list of functions that may be
+called; some of those take memory by a number in the file, and keys of dicts are hashed, which a few hundred bytes can
+make endless. This machine calls nothing, hashes nothing that a file says, and does for each instruction only what its
+own bytes account for: time and memory are proportional to the pickle's length. What it can't represent becomes an
+`Other`, so that tensors beside it can be read.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from fusedlstm.convert.torch.tensors import Other, Storage, StoredTensor
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+_LONGEST_LINE = 1024  # of a module's or class's name
+_LONGEST_KEY = 64  # parts of a tuple that is a key
+_SAFE_INT = 2**61 - 1  # Python's hashes of integers repeat from here on
+
+_STORAGE = re.compile(r"torch\.(?:cuda\.|storage\.)?_?\w*Storage")
+_DTYPE = re.compile(
+    r"torch\.(?:bfloat|float|double|half|uint|int|long|short|bool|complex|cfloat|cdouble|chalf|quint|qint|bits|per_)\w*"
+)
+_DICT = "collections.OrderedDict"
+_PARAMETER = "torch.nn.parameter.Parameter"
+_TENSOR_TYPES = (_PARAMETER, "torch.Tensor", "torch._tensor.Tensor")
+# What else PyTorch's safe mode knows and a checkpoint may hold, and what an error calls it. None of it is called.
+_OTHERS = {
+    "torch._utils._rebuild_sparse_tensor": "sparse",
+    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor on the device meta",
+    "torch._utils._rebuild_nested_tensor": "nested",
+    "torch.nested._internal.nested_tensor._rebuild_njt": "nested",
+    "torch.nested._internal.nested_tensor.NestedTensor": "nested",
+    "torch._utils._rebuild_qtensor": "quantised",
+    "torch._utils._rebuild_wrapper_subclass": "a tensor of another class",
+    "torch._utils._rebuild_device_tensor_from_numpy": "a tensor of another device",
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": "a tensor of another device",
+    "torch._dynamo.decorators._DimRange": "a range of sizes",
+    "torch.serialization._get_layout": "a layout",
+    "torch.device": "a device",
+    "collections.Counter": "a Counter",
+    "torch.Tensor": "a tensor of PyTorch before 0.2",
+    "_codecs.encode": "bytes",
+    "builtins.bytearray": "bytes",
+    "builtins.set": "a set",
+    "builtins.complex": "a complex number",
+}
+_HELP = (
+    "which are not unpickled: save module.state_dict(), or, if you trust the file, give "
+    "torch.load(path, weights_only=False) as source"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """The full name of a class, function or dtype."""
+
+    name: str
+
+
+class Pairs(Mapping[Any, Any]):
+    """A dict as a list of its items: nothing in the file is hashed."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: list[tuple[Any, Any]]) -> None:
+        self.pairs = pairs
+
+    def __getitem__(self, key: Any) -> Any:
+        for one, value in reversed(self.pairs):
+            if type(one) is type(key) and isinstance(one, (str, int)) and one == key:
+                return value
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (key for key, _ in self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def items(self) -> list[tuple[Any, Any]]:  # type: ignore[override]
+        """Return the items, in the order of the file."""
+        return self.pairs
+
+
+class Stream:
+    """Bytes that are read in order, never by more than there are."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self.left = file, size
+
+    def take(self, count: int) -> bytes:
+        """Return the next `count` bytes, or raise."""
+        if count > self.left:
+            raise ValueError("its pickle is truncated")
+        self.left -= count
+        return self._file.read(count)
+
+    def line(self) -> str:
+        """Return the next line, a name, without its end."""
+        line = self._file.readline(min(_LONGEST_LINE, self.left))
+        self.left -= len(line)
+        if not line.endswith(b"\n"):
+            raise ValueError("its pickle has a name without an end")
+        return line[:-1].decode()
+
+
+class Unpickler:
+    """Interprets one pickle.
+
+    Attributes:
+        is_plain: whether PyTorch's own safe mode does no more work than this machine: everything in the pickle is
+            kept as it is, and keys are strings and small integers.
+    """
+
+    def __init__(self, stream: Stream, storage: Callable[[tuple[Any, ...]], Storage]) -> None:
+        self._stream, self._storage = stream, storage
+        self._stack: list[Any] = []
+        self._below: list[list[Any]] = []  # the stacks below each mark
+        self._memo: dict[int, Any] = {}
+        self._copies = stream.left  # how many values may be copied or looked through
+        self.is_plain = True
+
+    def load(self) -> Any:
+        """Return what the pickle is of: None, numbers, strings, lists, tuples, Pairs, StoredTensors and Others.
+
+        Raises:
+            ValueError: it is damaged, or has objects that PyTorch's safe mode refuses.
+        """
+        while (code := self._stream.take(1)) != b".":
+            operation = _OPERATIONS.get(code)
+            if operation is None:
+                self._refuse(code)
+            operation(self)
+        return self._pop()
+
+    def _refuse(self, code: bytes) -> NoReturn:
+        raise ValueError(
+            f"its pickle has the instruction {code!r}, which is not of protocol 2: it is damaged, or was saved with "
+            "another pickle_protocol or pickle_module than torch.save's own"
+        )
+
+    def _pop(self) -> Any:
+        if not self._stack:
+            raise ValueError("its pickle is damaged: it takes a value where there is none")
+        return self._stack.pop()
+
+    def _top(self) -> Any:
+        if not self._stack:
+            raise ValueError("its pickle is damaged: it changes a value where there is none")
+        return self._stack[-1]
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _number(self, form: str) -> Any:
+        return struct.unpack(form, self._stream.take(struct.calcsize(form)))[0]
+
+    def _above_mark(self) -> list[Any]:
+        if not self._below:
+            raise ValueError("its pickle is damaged: it has no mark where one is needed")
+        items, self._stack = self._stack, self._below.pop()
+        return items
+
+    def _mark(self) -> None:
+        self._below.append(self._stack)
+        self._stack = []
+
+    def _proto(self) -> None:
+        if self._number("B") != 2:
+            raise ValueError("its pickle is not of protocol 2: save it with torch.save's own pickle_protocol")
+
+    def _global(self) -> None:
+        name = f"{self._stream.line()}.{self._stream.line()}".replace("__builtin__.", "builtins.", 1)
+        known = name in _CALLS or name in _OTHERS or name in _TENSOR_TYPES
+        if not (known or _STORAGE.fullmatch(name) or _DTYPE.fullmatch(name)):
+            raise ValueError(f"it holds Python objects, such as a whole module (here: {name}), {_HELP}")
+        self._push(Global(name))
+
+    def _long(self) -> None:
+        self._push(int.from_bytes(self._stream.take(self._number("B")), "little", signed=True))
+
+    def _text(self, form: str) -> None:
+        self._push(str(self._stream.take(self._number(form)), "utf-8", "surrogatepass"))
+
+    def _get(self, form: str) -> None:
+        index = self._number(form)
+        if index not in self._memo:
+            raise ValueError("its pickle is damaged: it refers to a value that it doesn't have")
+        self._push(self._memo[index])
+
+    def _put(self, form: str) -> None:
+        self._memo[self._number(form)] = self._top()
+
+    def _tuple(self, size: int) -> None:
+        items = [self._pop() for _ in range(size)]
+        self._push(tuple(reversed(items)))
+
+    def _append(self, items: list[Any]) -> None:
+        if type(self._top()) is not list:
+            raise ValueError("its pickle is damaged: it appends to what is not a list")
+        self._stack[-1].extend(items)
+
+    def _set_item(self) -> None:
+        value, key = self._pop(), self._pop()
+        self._set_items([key, value])
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self._top()
+        if not isinstance(target, Pairs) or len(items) % 2:
+            raise ValueError("its pickle is damaged: it sets items of what is not a dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self._check_key(key)
+            target.pairs.append((key, value))
+
+    def _check_key(self, key: Any) -> None:
+        """Raise for what can't be a key; note those that PyTorch's dicts may take long to hash."""
+        if isinstance(key, str) or (isinstance(key, int) and abs(key) < _SAFE_INT):
+            return
+        self.is_plain = False
+        parts = key if isinstance(key, tuple) else (key,)
+        if len(parts) > _LONGEST_KEY:
+            raise ValueError(f"a dict has a key of {len(parts)} parts")
+        for part in parts:
+            if not isinstance(part, (str, int, float, tuple, type(None), Global, Other)):
+                raise ValueError(f"its pickle is damaged: a {type(part).__name__} is a key of a dict")
+
+    def _persistent(self) -> None:
+        identity = self._pop()
+        if not isinstance(identity, tuple):
+            raise ValueError("its pickle is damaged: it refers to a storage by what is not a tuple")
+        self._push(self._storage(identity))
+
+    def _reduce(self) -> None:
+        arguments, function = self._pop(), self._pop()
+        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+            raise ValueError("its pickle is damaged: it calls what is not a function")
+        self._push(self._call(function.name, arguments))
+
+    def _build(self) -> None:
+        """Set attributes: of a dict, which are not kept, or those of a Parameter of PyTorch before 0.4."""
+        state, target = self._pop(), self._top()
+        if isinstance(target, Pairs):
+            return
+        if isinstance(target, Other):
+            return
+        is_old = isinstance(state, tuple) and len(state) == 3 and isinstance(state[0], bool)  # requires_grad, ...
+        if isinstance(target, StoredTensor) and is_old:
+            self.is_plain = False
+            return
+        raise ValueError("it has a tensor whose values are set afterwards, which is not read: save it again")
+
+    def _call(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        """Return the result of one of PyTorch's functions, or an Other."""
+        call = _CALLS.get(name)
+        if call is not None:
+            return call(self, arguments)
+        self.is_plain = False
+        return Other(_OTHERS.get(name, name))
+
+    def _spend(self, count: int) -> None:
+        """Bound the work on values that the pickle may use again and again."""
+        self._copies -= count
+        if self._copies < 0:
+            raise ValueError("its pickle uses the same values again out of proportion")
+
+    def _dict(self, arguments: tuple[Any, ...]) -> Pairs:
+        if not arguments:
+            return Pairs([])
+        # Python 2 wrote an OrderedDict as a list of lists of two.
+        items = arguments[0] if len(arguments) == 1 else None
+        if not isinstance(items, list):
+            raise ValueError("its pickle is damaged: it makes a dict of what is not items")
+        self._spend(len(items))
+        made = Pairs([])
+        for item in items:
+            if not isinstance(item, (list, tuple)) or len(item) != 2:
+                raise ValueError("its pickle is damaged: it makes a dict of what is not items")
+            self._check_key(item[0])
+            made.pairs.append((item[0], item[1]))
+        return made
+
+    def _size(self, arguments: tuple[Any, ...]) -> Any:
+        if len(arguments) == 1 and isinstance(arguments[0], tuple):
+            return arguments[0]
+        raise ValueError("its pickle is damaged: it has a torch.Size of what is not sizes")
+
+    def _parameter(self, arguments: tuple[Any, ...]) -> Any:
+        """Return the tensor of a Parameter; the rest of the arguments says what autograd does."""
+        if arguments and isinstance(arguments[0], (StoredTensor, Other)):
+            return arguments[0]
+        self.is_plain = False
+        return Other("a Parameter without values")
+
+    def _parameter_with_state(self, arguments: tuple[Any, ...]) -> Any:
+        return self._with_state(self._parameter(arguments), arguments[3] if len(arguments) == 4 else None)
+
+    def _of_type(self, arguments: tuple[Any, ...]) -> Any:
+        """Return a tensor that had attributes, if it is of PyTorch's own classes."""
+        if len(arguments) != 4 or not isinstance(arguments[0], Global) or not isinstance(arguments[1], Global):
+            raise ValueError("its pickle is damaged: it makes a tensor of a class that it doesn't say")
+        function, kind, inner, state = arguments
+        if function.name not in _TENSOR_CALLS or not isinstance(inner, tuple) or kind.name not in _TENSOR_TYPES:
+            self.is_plain = False
+            return Other(_OTHERS.get(function.name, kind.name))
+        return self._with_state(self._call(function.name, inner), state)
+
+    def _with_state(self, tensor: Any, state: Any) -> Any:
+        """Return a tensor whose attributes were set, which could be its values."""
+        self.is_plain = False
+        pairs = state.pairs if isinstance(state, Pairs) else []
+        self._spend(len(pairs))
+        changed = any(isinstance(key, str) and key in ("data", "__class__") for key, _ in pairs)
+        return Other("a tensor whose values are set afterwards") if changed else tensor
+
+    def _tensor(self, arguments: tuple[Any, ...], dtype_at: int | None, metadata_at: int) -> Any:
+        if len(arguments) < 4 or not isinstance(arguments[0], Storage):
+            if arguments and isinstance(arguments[0], Other):
+                return arguments[0]
+            raise ValueError("its pickle is damaged: it makes a tensor without a storage")
+        storage, offset, shape, strides = arguments[:4]
+        dtype = storage.dtype
+        if dtype_at is not None:
+            kind = arguments[dtype_at] if len(arguments) > dtype_at else None
+            if not isinstance(kind, Global):
+                raise ValueError("its pickle is damaged: it makes a tensor without a dtype")
+            dtype = kind.name.removeprefix("torch.")
+        metadata = arguments[metadata_at] if len(arguments) > metadata_at else None
+        if isinstance(metadata, Pairs) and metadata.pairs:
+            self.is_plain = False
+            return Other("a tensor that is negated or conjugated when it is read")
+        return StoredTensor.checked(storage, dtype, offset, shape, strides)
+
+
+_CALLS: dict[str, Callable[[Unpickler, tuple[Any, ...]], Any]] = {
+    _DICT: Unpickler._dict,
+    "torch.Size": Unpickler._size,
+    _PARAMETER: Unpickler._parameter,
+    "torch._utils._rebuild_tensor": lambda self, arguments: self._tensor(arguments, None, 4),
+    "torch._utils._rebuild_tensor_v2": lambda self, arguments: self._tensor(arguments, None, 6),
+    "torch._utils._rebuild_tensor_v3": lambda self, arguments: self._tensor(arguments, 6, 7),
+    "torch._utils._rebuild_parameter": Unpickler._parameter,
+    "torch._utils._rebuild_parameter_with_state": Unpickler._parameter_with_state,
+    "torch._tensor._rebuild_from_type_v2": Unpickler._of_type,
+}
+_TENSOR_CALLS = [name for name in _CALLS if name.startswith("torch._utils.")]
+
+_OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
+    b"\x80": Unpickler._proto,
+    b"(": Unpickler._mark,
+    b"c": Unpickler._global,
+    b"R": Unpickler._reduce,
+    b"\x81": Unpickler._reduce,  # NEWOBJ: of the classes that are known here it does the same
+    b"b": Unpickler._build,
+    b"Q": Unpickler._persistent,
+    b"a": lambda self: self._append([self._pop()]),
+    b"e": lambda self: self._append(self._above_mark()),
+    b"s": Unpickler._set_item,
+    b"u": lambda self: self._set_items(self._above_mark()),
+    b"t": lambda self: self._push(tuple(self._above_mark())),
+    b")": lambda self: self._push(()),
+    b"\x85": lambda self: self._tuple(1),
+    b"\x86": lambda self: self._tuple(2),
+    b"\x87": lambda self: self._tuple(3),
+    b"]": lambda self: self._push([]),
+    b"}": lambda self: self._push(Pairs([])),
+    b"N": lambda self: self._push(None),
+    b"\x88": lambda self: self._push(True),
+    b"\x89": lambda self: self._push(False),
+    b"J": lambda self: self._push(self._number("<i")),
+    b"K": lambda self: self._push(self._number("B")),
+    b"M": lambda self: self._push(self._number("<H")),
+    b"G": lambda self: self._push(self._number(">d")),
+    b"\x8a": Unpickler._long,
+    b"X": lambda self: self._text("<I"),
+    b"U": lambda self: self._text("B"),
+    b"h": lambda self: self._get("B"),
+    b"j": lambda self: self._get("<I"),
+    b"q": lambda self: self._put("B"),
+    b"r": lambda self: self._put("<I"),
+}

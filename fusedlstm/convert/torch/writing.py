@@ -1,0 +1,92 @@
+"""LSTMWeights and StackedWeights -> state_dicts of PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.checks import describe_type, fail
+from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.writing import refuse, write
+from fusedlstm.stacked import StackedWeights
+from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    from fusedlstm.dtypes import NumpyArray
+
+_LAYOUT = LAYOUTS["torch"]
+
+
+def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
+    """Return the state_dict of a torch.nn.LSTMCell (for LSTMWeights) or torch.nn.LSTM (for StackedWeights).
+
+    from_torch gives the weights again, bit for bit: bias_ih is our bias, and bias_hh -0.0.
+
+    Args:
+        weights: what has no options that PyTorch lacks. An LSTM's layers and directions have one size.
+
+    Returns:
+        Tensors of the weights' dtype on the CPU, by name, which `load_state_dict` takes. The module is made with
+        bias=False where there is none.
+
+    Raises:
+        TypeError: `weights` are of another type.
+        ValueError: peepholes, a clip, another function, a coupled gate, residual layers, layers of different N or
+            P, a bias in some layers and not in others, or a projection of a single cell, which PyTorch has no
+            place for.
+    """
+    if isinstance(weights, StackedWeights):
+        _check_uniform(weights)
+        suffixes = [_suffix(k, backward=back) for k in range(weights.num_layers) for back in _directions(weights)]
+        cells = dict(zip(suffixes, weights.layers, strict=True))
+    elif isinstance(weights, LSTMWeights):
+        cells = {"": weights}
+    else:
+        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights))
+    state_dict: dict[str, Any] = {}
+    for suffix, cell in cells.items():
+        if suffix:
+            refuse(cell, "torch.nn.LSTM", ("weight_hr",))
+        else:
+            hint = "An LSTM has one: use to_torch(StackedWeights([weights]))"
+            refuse(cell, "torch.nn.LSTMCell", (), {"weight_hr": hint})
+        state_dict |= {name + suffix: to_tensor(array) for name, array in write(_LAYOUT, cell).items()}
+    return state_dict
+
+
+def _check_uniform(weights: StackedWeights) -> None:
+    """Raise for layers that one torch.nn.LSTM can't have together."""
+    if any(weights.residual):
+        fail(ValueError, "residual", "False, as torch.nn.LSTM has nothing else", repr(weights.residual))
+    if weights.input_size == 0:
+        fail(ValueError, "input_size", "at least 1, as torch.nn.LSTM wants", "0")
+    first = weights.layers[0]
+    if first.proj_size is not None and first.proj_size >= first.hidden_size:
+        wanted = f"fewer rows than N = {first.hidden_size}, as torch.nn.LSTM projects to fewer"
+        fail(ValueError, "weight_hr", wanted, str(first.proj_size))
+    for index, cell in enumerate(weights.layers):
+        for what in ("hidden_size", "proj_size"):
+            wanted, got = getattr(first, what), getattr(cell, what)
+            if got != wanted:
+                fail(ValueError, f"layers[{index}]", f"{what} {wanted}, as torch.nn.LSTM has one for all", str(got))
+        if (cell.bias is None) != (first.bias is None):
+            have = "a bias" if cell.bias is not None else "no bias"
+            fail(ValueError, f"layers[{index}]", "a bias in all layers or in none, as torch.nn.LSTM has them", have)
+
+
+def to_tensor(array: NumpyArray) -> Any:
+    """Return a tensor on the CPU of a writeable array, whose memory it shares."""
+    import torch
+
+    if array.dtype.name == "bfloat16":  # which PyTorch does not take from NumPy
+        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _suffix(layer: int, *, backward: bool) -> str:
+    """Return what the names of a layer's parameters end with, in one direction."""
+    return f"_l{layer}_reverse" if backward else f"_l{layer}"
+
+
+def _directions(weights: StackedWeights) -> tuple[bool, ...]:
+    """Return, for each direction of a layer, whether it is the backward one."""
+    return (False, True) if weights.bidirectional else (False,)
