@@ -15,7 +15,6 @@ PARAMETER = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l([0
 _DIRECT = re.compile(rf"((?:.*\.)?)({_NAME})((?:_(?:raw|g|v|orig|mask|u))?)", re.DOTALL)
 _PARAMETRIZED = re.compile(rf"((?:.*\.)?)parametrizations\.({_NAME})(\..+)", re.DOTALL)
 _QUANTISED = re.compile(r"((?:.*\.)?)(?:_packed_weight_ih|_all_weight_values)(?:[._].*)?", re.DOTALL)
-_MATRICES = ("weight_ih", "weight_hh")  # that every LSTM has
 _RAW = "_raw"
 _DEEPEST = 64
 
@@ -45,8 +44,7 @@ class Scopes:
             if match := _DIRECT.fullmatch(whole) or _PARAMETRIZED.fullmatch(whole):
                 scope, name, part = match.groups()
                 found.own.setdefault(scope, {}).setdefault(name, {})[part] = whole
-                if name.startswith(_MATRICES):
-                    lstms.add(scope)
+                lstms.add(scope)  # even of a bias alone, as a wrapper around it may have the rest
             elif match := _QUANTISED.fullmatch(whole):
                 lstms.add(match[1])
         raw = {scope for scope in found.own if all(set(parts) == {_RAW} for parts in found.own[scope].values())}
