@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickletools
 import struct
 import zipfile
 
@@ -134,6 +135,56 @@ def zip_members(data, files, rng):
                     content = of_bytes(content, [content], rng)
             new.writestr(name, content, compress_type=int(rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])))
     return file.getvalue()
+
+
+def pickle_instructions(data, files, rng):
+    """A file of torch.save whose pickle has instructions left out, repeated, moved, or with other arguments."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        first = data.find(b"\x80\x02", 2)  # the pickle after the first, which is a magic number
+        return data[:first] + _change_instructions(data[first:], rng)
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
+        for member in old.namelist():
+            content = old.read(member)
+            new.writestr(member, _change_instructions(content, rng) if member.endswith("data.pkl") else content)
+    return file.getvalue()
+
+
+def _change_instructions(pickle, rng):
+    """The pickles at the start of some bytes with a few instructions changed."""
+    pieces, at = [], 0
+    while pickle[at : at + 2] == b"\x80\x02":
+        places = [place for _, _, place in pickletools.genops(pickle[at:])]
+        ends = [*places[1:], places[-1] + 1]
+        pieces += [pickle[at + start : at + end] for start, end in zip(places, ends, strict=True)]
+        at += ends[-1]
+    for _ in range(rng.integers(1, 5)):
+        one, other = rng.integers(len(pieces), size=2)
+        change = rng.integers(6)
+        if change == 0:
+            del pieces[one]
+        elif change == 1:
+            pieces.insert(other, pieces[one])
+        elif change == 2:
+            pieces[one], pieces[other] = pieces[other], pieces[one]
+        elif change == 3:
+            pieces[one] = pieces[one] * int(rng.integers(2, 200))
+        elif change == 4:
+            pieces[one] = INSTRUCTIONS[rng.integers(len(INSTRUCTIONS))]
+        else:
+            value = int(INTERESTING[rng.integers(len(INTERESTING))])
+            pieces[one] = b"\x8a\x0a" + value.to_bytes(10, "little", signed=True)
+        pieces = pieces or [b"N"]
+    return b"".join(pieces) + pickle[at:]
+
+
+INSTRUCTIONS = [
+    *(b"(", b"t", b"]", b"}", b")", b"a", b"e", b"s", b"u", b"R", b"b", b"Q", b"\x81", b"\x85", b"\x86", b"\x87", b"N"),
+    *(b"h\x00", b"h\x01", b"h\x05", b"q\x01", b"K\x00", b"K\x03", b"\x88", b"G" + bytes(8), b"X\x01\x00\x00\x00a"),
+    *(b"c__builtin__\nbytearray\n", b"c__builtin__\nset\n", b"ccollections\nOrderedDict\n", b"ctorch\nSize\n"),
+    *(b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_parameter\n"),
+    *(b"ctorch._tensor\n_rebuild_from_type_v2\n", b"ctorch\nTensor\n", b"cos\nsystem\n", b"ctorch\ndevice\n"),
+]
 
 
 def checkpoint_block(data, files, rng):

@@ -90,6 +90,24 @@ def torch_files(folder):
     torch.save(torch.nn.LSTM(2, 3, 2).state_dict(), folder / "new.pt")
     checkpoint = {"model": torch.nn.LSTMCell(2, 3).state_dict(), "epoch": 3, "name": "x", "best": [0.5, None]}
     torch.save(checkpoint, folder / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(computed_weights(torch), folder / "computed.pt")
+
+
+def computed_weights(torch):
+    """Parameters in the forms of weight_norm, pruning, spectral_norm and weight dropout."""
+    from torch.nn.utils import parametrizations, prune
+
+    module = torch.nn.LSTM(2, 3, 2)
+    parametrizations.weight_norm(module, "weight_hh_l0")
+    parametrizations.spectral_norm(module, "weight_ih_l0")
+    prune.random_unstructured(module, "weight_ih_l1", 0.5)
+    parameters = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
+    return parameters | {"weight_hh_l1_raw": parameters["net.weight_hh_l1"]}
+
+
+def read_torch(path):
+    lstms = convert.list_torch(path)
+    return [convert.from_torch(path, prefix=lstm.prefix) for lstm in lstms] or convert.from_torch(path)
 
 
 def torch_arrays(folder):
@@ -176,8 +194,8 @@ READERS = {
     "weights": Reader(load_weights, our_files, ".safetensors", [mutations.safetensors_header, mutations.our_options]),
     "npz": Reader(read_archive, npz_files, ".npz", [mutations.zip_members]),
     "safetensors": Reader(read_archive, safetensors_files, ".safetensors", [mutations.safetensors_header]),
-    "torch": Reader(convert.from_torch, torch_files, ".pt", [mutations.zip_members], ["torch"]),
-    "torch arrays": Reader(convert.from_torch, torch_arrays, ".safetensors", [mutations.safetensors_header]),
+    "torch": Reader(read_torch, torch_files, ".pt", [mutations.zip_members, mutations.pickle_instructions], ["torch"]),
+    "torch arrays": Reader(read_torch, torch_arrays, ".safetensors", [mutations.safetensors_header]),
     "tf1 arrays": Reader(convert.from_tf1, tf1_arrays, ".npz", [mutations.zip_members]),
     # A record that can't be parsed is a failed check of TensorFlow's, which aborts.
     "tf1": Reader(

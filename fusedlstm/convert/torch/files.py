@@ -89,13 +89,12 @@ class SavedParameters(Mapping[str, Any]):
 
     def _read(self, name: str, tensor: StoredTensor) -> Any:
         """Return a tensor's values. Few bytes may be there, however large it is."""
-        if tensor.nbytes > tensor.storage.nbytes:
-            raise WeightsFileError(
-                f"{self._path}: {name} claims {tensor.nbytes} bytes, of {tensor.storage.nbytes} that there are"
-            )
         if name not in self._used:
             self._used.add(name)
             self._bytes += tensor.nbytes
+        there = tensor.storage.nbytes
+        if tensor.nbytes > max(self._most, there):
+            raise WeightsFileError(f"{self._path}: {name} claims {tensor.nbytes} bytes, of {there} that there are")
         if self._bytes > self._most:
             raise WeightsFileError(f"{self._path}: its tensors share their bytes out of proportion: {name}")
         with files.blaming(f"{self._path}: {name}"):
