@@ -233,7 +233,7 @@ def test_list_flax():
     [
         (cell(), "jax", ValueError, "api: wanted one of 'linen', 'nnx'; got 'jax'"),
         ({}, "nnx", TypeError, "weights: wanted LSTMWeights or StackedWeights; got dict"),
-        (cell(peephole=True), "nnx", ValueError, "peephole: wanted None, as Flax' LSTMCell has nothing else"),
+        (cell(peephole=True), "nnx", ValueError, "peephole: wanted None, as Flax's LSTMCell has nothing else"),
         (cell(proj_size=2), "nnx", ValueError, "weight_hr: wanted None"),
         (cell(cell_clip=1.0), "nnx", ValueError, "cell_clip: wanted None"),
         (cell(gate_clip=1.0), "nnx", ValueError, "gate_clip: wanted None"),

@@ -174,6 +174,15 @@ def test_chainer_directions():
         convert.from_chainer(nstep(cells(I)), "net", bidirectional=1)
 
 
+def test_chainer_missing_layer():
+    """A layer above one that is missing is not left out in silence."""
+    arrays = nstep(cells(I, N, N, N))
+    for missing in (1, 2):
+        some = {name: array for name, array in arrays.items() if not name.startswith(f"net/{missing}/")}
+        with pytest.raises(ValueError, match=rf"params: wanted an array named 'net/{missing}/w0'"):
+            convert.from_chainer(some, "net")
+
+
 def tflite_inputs(coupled=False, peephole=False, proj_size=None, seed=0):
     """The 24 inputs of the operator, of a batch of 5, with gates apart."""
     P = proj_size or N

@@ -271,7 +271,7 @@ def test_an_exchanged_state_of_layers_is_found():
     assert shows([replace(case, sequence=swapped).check])
 
 
-def test_a_state_stands_in_the_oracles_as_it_should():
+def test_states_of_oracles_tell_h_from_c():
     """A guard of this file: states are neither zeros nor the same for h and c."""
     for case in itertools.chain(*ROWS.values(), *LAYERS.values()):
         for h, c in case.sequence(Oracle(case.file)).initial:

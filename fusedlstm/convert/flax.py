@@ -1,7 +1,7 @@
-"""Flax' LSTM cells, of linen and nnx <-> LSTMWeights and StackedWeights.
+"""Flax's LSTM cells, of linen and nnx <-> LSTMWeights and StackedWeights.
 
-Linen's LSTMCell and OptimizedLSTMCell and nnx' LSTMCell keep a kernel a gate: (I, N) in ii, if, ig and io (nnx calls
-the second if_), and (N, N) with a bias in hi, hf, hg and ho. nnx' OptimizedLSTMCell keeps dense_i (I, 4N), and dense_h
+Linen's LSTMCell and OptimizedLSTMCell and nnx's LSTMCell keep a kernel a gate: (I, N) in ii, if, ig and io (nnx calls
+the second if_), and (N, N) with a bias in hi, hf, hg and ho. nnx's OptimizedLSTMCell keeps dense_i (I, 4N), and dense_h
 (N, 4N) with a bias, in the gate order i, f, g, o. Checked by numbers of Flax 0.12.8.
 """
 
@@ -65,7 +65,7 @@ def from_flax(
     Inputs of an RNN are (B, T, I): use LSTM(weights, batch_first=True). A Bidirectional's two outputs stand side by
     side, as is its default: a module of nnx that merges them otherwise is refused, and of parameters, which don't say
     it, that is taken. Of a module's RNN that runs in reverse the log warns: use LSTM.__call__'s reverse=True, whose
-    outputs stand where their inputs do, as with Flax' keep_order=True.
+    outputs stand where their inputs do, as with Flax's keep_order=True.
 
     Args:
         source: linen's variables or params; an nnx module, its State or its pure dict. Nested, or flat with names
@@ -74,7 +74,7 @@ def from_flax(
             of several is layers, the first below; an element that is itself two prefixes is both directions of
             a layer, forward first.
         activation: the cell's activation_fn, by our name. An nnx module says it; for parameters, which don't, None
-            is Flax' default, "tanh".
+            is Flax's default, "tanh".
         gate_activation: its gate_fn, likewise; None is "sigmoid".
         custom_classes: names of an nnx module's classes that compute what Flax's LSTMCell, RNN or Bidirectional does.
 
@@ -105,7 +105,7 @@ def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[s
     """Return the parameters of a cell with these weights, nested, of NumPy arrays.
 
     Args:
-        weights: LSTMWeights for a cell; StackedWeights of one layer for an RNN or a Bidirectional. Flax' cells
+        weights: LSTMWeights for a cell; StackedWeights of one layer for an RNN or a Bidirectional. Flax's cells
             always have a bias: zeros stand for none.
         api: "linen" for the params of a LSTMCell or OptimizedLSTMCell; "nnx" for the pure dict of an
             OptimizedLSTMCell.
@@ -121,7 +121,7 @@ def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[s
     if not isinstance(weights, StackedWeights):
         fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights))
     if any(weights.residual):
-        fail(ValueError, "residual", "False, as Flax' RNN has nothing else", repr(weights.residual))
+        fail(ValueError, "residual", "False, as Flax's RNN has nothing else", repr(weights.residual))
     if weights.num_layers > 1:
         hint = "Their names are the model's own: convert each"
         fail(ValueError, "weights", "one layer", f"{weights.num_layers} of them", hint)
@@ -140,7 +140,7 @@ def list_flax(source: Any) -> list[tuple[str, int, int]]:
 
 def _cell(weights: LSTMWeights, api: str) -> dict[str, Any]:
     hint = "Parameters don't say it"
-    refuse(weights, "Flax' LSTMCell", (), {"activation": hint, "gate_activation": hint})
+    refuse(weights, "Flax's LSTMCell", (), {"activation": hint, "gate_activation": hint})
     return unflatten(write(LAYOUTS[_APIS[api]], weights), "/")
 
 

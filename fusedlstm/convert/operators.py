@@ -29,6 +29,7 @@ def from_cudnn(
 
     Linear layers 0 to 3, (N, I), multiply x and 4 to 7, (N, P), multiply h for the gates i, f, g, o; 8, (P, N), is the
     projection. From the documents of cuDNN 9 (cudnnGetRNNWeightParams), and TensorFlow's CudnnRNNParamsToCanonical.
+    What cudnnRNNSetClip_v8 sets is not in them, and an LSTM that clips is not represented here.
 
     Args:
         weights: 8, or 9 with a projection, for each layer and direction: forward, then backward of layer 0, then of
@@ -146,7 +147,7 @@ def from_coreml(
         LSTMWeights of one direction, forward or reverse; StackedWeights of both.
 
     Raises:
-        TypeError: `parameters` is no mapping; arrays of mixed or unsupported dtypes.
+        TypeError: `parameters` is not a mapping; arrays of mixed or unsupported dtypes.
         ValueError: an array is missing or of the wrong shape; a clip; an initial state other than zeros, for which
             weights have no place; a parameter that the operation doesn't have, or that says otherwise than an argument.
     """

@@ -40,7 +40,7 @@ def from_sonnet1(
         cell_clip_value: likewise, of the previous c.
 
     Raises:
-        TypeError: `variables` is no mapping; arrays of mixed or unsupported dtypes.
+        TypeError: `variables` is not a mapping; arrays of mixed or unsupported dtypes.
         ValueError: no such module; wrong shapes; a clip, peepholes (which Sonnet 1 puts inside the tanh of c) or
             normalisation, which this package's formula lacks; a trained initial state, for which weights have no place;
             arrays that the module doesn't have.
@@ -113,7 +113,7 @@ def from_mxnet(
         LSTMWeights of a cell; StackedWeights of an LSTM, even of one layer.
 
     Raises:
-        TypeError: `params` is no mapping; arrays of mixed or unsupported dtypes.
+        TypeError: `params` is not a mapping; arrays of mixed or unsupported dtypes.
         ValueError: no such cell or LSTM; wrong shapes; a clip; arrays that it doesn't have.
     """
     for name, value in (("state_clip_min", state_clip_min), ("state_clip_max", state_clip_max)):
@@ -155,7 +155,7 @@ def from_chainer(
         LSTMWeights of a LSTM or StatelessLSTM; StackedWeights of the others.
 
     Raises:
-        TypeError: `params` is no mapping; arrays of mixed or unsupported dtypes.
+        TypeError: `params` is not a mapping; arrays of mixed or unsupported dtypes.
         ValueError: no such link; a StatefulPeepholeLSTM, whose peepholes are full matrices; sizes that allow both,
             without `bidirectional`; wrong shapes; arrays that the link doesn't have.
     """
@@ -165,9 +165,10 @@ def from_chainer(
         arrays, scope = below("params", params, scope, "/", "upward/W")
         refuse_names("params", arrays, scope, r"peep_.*", "A StatefulPeepholeLSTM's peepholes are full matrices")
         return cell_weights("chainer", "params", arrays, scope)
+    numbers = {int(match[1]) for name in names_below(params, scope) if (match := re.match(r"(\d{1,9})/", name))}
     cells: list[LSTMWeights] = []
-    while f"{scope}{len(cells)}/w0" in params:
-        arrays, start = below("params", params, f"{scope}{len(cells)}/", "/", "w0")
+    for number in range(min(max(numbers), len(params)) + 1):
+        arrays, start = below("params", params, f"{scope}{number}/", "/", "w0")
         cells.append(cell_weights("chainer_nstep", "params", arrays, start))
     if bidirectional is None:
         bidirectional = _is_bidirectional(cells)
@@ -198,7 +199,7 @@ def from_haste(parameters: Mapping[str, Any], prefix: str = "", *, zoneout: floa
         zoneout: the module's argument; refused but for 0, as at inference haste mixes h with the previous h.
 
     Raises:
-        TypeError: `parameters` is no mapping; arrays of mixed or unsupported dtypes.
+        TypeError: `parameters` is not a mapping; arrays of mixed or unsupported dtypes.
         ValueError: no such module; a LayerNormLSTM; zoneout; wrong shapes; arrays that an LSTM doesn't have.
     """
     if check_real("zoneout", zoneout) != 0:

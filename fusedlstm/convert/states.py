@@ -245,7 +245,7 @@ def state_to_torch(state: LSTMState | Sequence[LSTMState]) -> tuple[Array, Array
 
 
 def state_from_flax(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
-    """Return the states of Flax' LSTM cells, of linen and of nnx, whose carry is c, h.
+    """Return the states of Flax's LSTM cells, of linen and of nnx, whose carry is c, h.
 
     The order is that of Flax 0.12.8's numbers.
 
@@ -264,7 +264,7 @@ def state_from_flax(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMS
 
 
 def state_to_flax(state: LSTMState | Sequence[LSTMState]) -> tuple[Any, ...]:
-    """Return states as Flax' LSTM cells take them, in h's dtype: (c, h), of several a tuple of such.
+    """Return states as Flax's LSTM cells take them, in h's dtype: (c, h), of several a tuple of such.
 
     Raises:
         TypeError: no LSTMState, or dtypes that no cell has.
@@ -294,7 +294,7 @@ def state_to_haiku(state: LSTMState | Sequence[LSTMState]) -> Any:
 
 
 def state_from_equinox(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
-    """Return the states of Equinox' LSTMCell under vmap, whose order is h, c.
+    """Return the states of Equinox's LSTMCell under vmap, whose order is h, c.
 
     The order is that of Equinox 0.13.8's numbers. Arguments, result and errors are those of `state_from_flax`.
     """
@@ -302,7 +302,7 @@ def state_from_equinox(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LS
 
 
 def state_to_equinox(state: LSTMState | Sequence[LSTMState]) -> tuple[Any, ...]:
-    """Return states as Equinox' LSTMCell under vmap takes them, in h's dtype: (h, c), of several a tuple of such.
+    """Return states as Equinox's LSTMCell under vmap takes them, in h's dtype: (h, c), of several a tuple of such.
 
     Raises:
         TypeError: no LSTMState, or dtypes that no cell has.

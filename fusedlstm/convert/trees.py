@@ -90,7 +90,7 @@ def unflatten(flat: Mapping[str, Any], separator: str) -> dict[str, Any]:
 
 
 def check_prefix(prefix: Any) -> str:
-    """Return a prefix, or raise TypeError where it is no string."""
+    """Return a prefix, or raise TypeError where it is not a string."""
     if not isinstance(prefix, str):
         fail(TypeError, "prefix", "a string", describe_type(prefix))
     return prefix

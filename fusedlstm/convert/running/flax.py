@@ -27,7 +27,7 @@ def run(
     states: States,
     options: Mapping[str, Any],
 ) -> Results:
-    """Return the outputs and final states of linen's LSTMCell, or nnx' OptimizedLSTMCell or LSTMCell, of these arrays.
+    """Return the outputs and final states of linen's LSTMCell, or nnx's OptimizedLSTMCell or LSTMCell, of these arrays.
 
     Args:
         source: the parameters.

@@ -79,7 +79,8 @@ def from_tf1(
             all, or one for each layer.
 
     Raises:
-        TypeError: arrays of mixed or unsupported dtypes, `variables` no mapping or path, `prefix` no string.
+        TypeError: arrays of mixed or unsupported dtypes, `variables` neither a mapping nor a path, `prefix` not a
+            string.
         ValueError: no cell, several cells that form no layers (all are listed), a cell with variables that this
             formula has no place for, wrong shapes, or options that disagree with the variables.
         WeightsFileError: a damaged file, or one without such a cell. (TensorFlow's own reader ends the whole process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ class Variables:
     def __init__(self, source: Mapping[str, Any]) -> None:
         self._source = source
         self._keys = {str(key).removesuffix(":0"): key for key in source}
+        self._sorted = sorted(self._keys)  # in which what is in a scope stands together
 
     @classmethod
     def of(cls, variables: Any) -> Variables:
@@ -61,8 +63,10 @@ class Variables:
 
     def below(self, scope: str) -> list[str]:
         """Return the names of what is in a scope, without it."""
-        start = f"{scope}/" if scope else ""
-        return [name.removeprefix(start) for name in self if name.startswith(start)]
+        if not scope:
+            return list(self._sorted)
+        first, after = (bisect.bisect_left(self._sorted, f"{scope}{end}") for end in "/0")  # 0 comes next to /
+        return [name[len(scope) + 1 :] for name in self._sorted[first:after]]
 
     def scopes_of(self, variable: str) -> list[str]:
         """Return all scopes with a variable of this name."""
