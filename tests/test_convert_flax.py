@@ -841,6 +841,22 @@ def test_check_finds_wrong_conversions(jax, system, layout, package, monkeypatch
         assert not check(system, arrays, None, importer(arrays), {}).agrees, wrong.gates
 
 
+@pytest.mark.parametrize("api", ["linen", "nnx"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_check_finds_exchanged_directions(linen, api, dtype, monkeypatch):
+    """Flax's Bidirectional itself says which of its parts reads forward, in whatever order we look for them."""
+    from fusedlstm.convert import flax as importing
+
+    layers = [StackedWeights.random(I, N, seed=0, bidirectional=True, dtype=dtype)]
+    layers += [StackedWeights.random(2 * N, N, seed=1, bidirectional=True, dtype=dtype)]
+    arrays = flatten("", {f"l{k}": convert.to_flax(layer, api) for k, layer in enumerate(layers)}, "/")
+    for prefix in ("l0", ["l0", "l1"], [("l0/forward_rnn", "l0/backward_rnn")]):
+        assert check("flax", arrays, prefix, convert.from_flax(arrays, prefix), {}).agrees
+    monkeypatch.setattr(importing, "_DIRECTIONS", importing._DIRECTIONS[::-1])
+    for prefix in ("l0", ["l0", "l1"]):
+        assert not check("flax", arrays, prefix, convert.from_flax(arrays, prefix), {}).agrees
+
+
 def test_check_finds_another_function(linen):
     arrays = flatten("", convert.to_flax(cell()), "/")
     weights = convert.from_flax(arrays, activation="relu")

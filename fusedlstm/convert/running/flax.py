@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fusedlstm.checks import fail
 from fusedlstm.convert.flax import FUNCTIONS, Tree
 from fusedlstm.convert.running.steps import run_steps
@@ -11,7 +13,7 @@ from fusedlstm.convert.trees import names_below, unflatten
 from fusedlstm.stacked import StackedWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from fusedlstm.convert.running.steps import Results, States, Step
     from fusedlstm.dtypes import NumpyArray
@@ -50,10 +52,53 @@ def run(
         "activation_fn": _function("activation", options.get("activation") or "tanh"),
         "gate_fn": _function("gate_activation", options.get("gate_activation") or "sigmoid"),
     }
-    scopes = [scope for layer in layers for scope in layer]
+    finals: list[tuple[NumpyArray, NumpyArray]] = []
     with jax.enable_x64(True):
-        steps = [_step(tree, scope, cell, functions) for scope, cell in zip(scopes, cells, strict=True)]
-        return run_steps(steps, len(layers[0]) == 2, xs, states)
+        for layer in layers:
+            these = slice(len(finals), len(finals) + len(layer))
+            both = _bidirectional(tree, layer)
+            if both is None:
+                steps = [_step(tree, *pair, functions) for pair in zip(layer, cells[these], strict=True)]
+                xs, after = run_steps(steps, len(layer) == 2, xs, states[these])
+            else:
+                xs, after = _run_both(tree, both, cells[these], functions, xs, states[these])
+            finals += after
+    return xs, finals
+
+
+def _bidirectional(tree: Tree, layer: Sequence[str]) -> str | None:
+    """Return the scope of the Bidirectional that has a layer's cells, None if they stand by themselves."""
+    return next((both for both in tree.bidirectionals if all(scope.startswith(both) for scope in layer)), None)
+
+
+def _run_both(
+    tree: Tree,
+    scope: str,
+    cells: Sequence[LSTMWeights],
+    functions: Mapping[str, Any],
+    xs: NumpyArray,
+    states: States,
+) -> Results:
+    """Run a whole Bidirectional, which knows itself which of its parts reads forward."""
+    from flax import linen, nnx
+
+    names = names_below(tree.everything, scope)
+    nested = unflatten({name: tree.everything[whole] for name, whole in names.items()}, "/")
+    dtype = cells[0].dtype
+    carries = tuple((c.astype(dtype), h.astype(dtype)) for h, c in states)
+    inputs = xs.swapaxes(0, 1).astype(dtype)
+    if any(name.endswith("/if/kernel") for name in names):
+        rnns = (linen.RNN(linen.LSTMCell(cell.hidden_size, **functions)) for cell in cells)
+        module = linen.Bidirectional(*rnns, return_carry=True)
+        after, outputs = module.apply({"params": nested}, inputs, initial_carry=carries)
+    else:
+        kind = nnx.LSTMCell if any(name.endswith("/if_/kernel") for name in names) else nnx.OptimizedLSTMCell
+        rngs = nnx.Rngs(0)
+        rnns = (nnx.RNN(kind(cell.input_size, cell.hidden_size, **functions, rngs=rngs), rngs=rngs) for cell in cells)
+        built = nnx.Bidirectional(*rnns, return_carry=True, rngs=rngs)
+        nnx.update(built, nested)
+        after, outputs = built(inputs, initial_carry=carries)
+    return np.asarray(outputs).swapaxes(0, 1), [(np.asarray(h), np.asarray(c)) for c, h in after]
 
 
 def _function(name: str, function: Function) -> Any:
