@@ -8,14 +8,16 @@ values, so none of them waits for a device.
 from __future__ import annotations
 
 import math
+import os
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, Union
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+AnyPath: TypeAlias = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 _TERM = re.compile(r"(\d*)([A-Z]?)")
 
 
@@ -129,6 +131,21 @@ def check_real(name: str, value: Any, *, finite: bool = True) -> float:
     if finite and not math.isfinite(number):
         fail(ValueError, name, "a finite number", str(value))
     return number
+
+
+def check_path(name: str, path: Any) -> str:
+    """Return a path as a str, or raise. A descriptor or an open file is refused, and so is never closed here."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        hint = "Give the file's path: descriptors and open files are not taken" if _is_open_file(path) else ""
+        fail(TypeError, name, "a path: a str, bytes or os.PathLike", describe_type(path), hint)
+    decoded = os.fsdecode(path)
+    if "\0" in decoded:
+        fail(ValueError, name, "a path without null characters", repr(decoded))
+    return decoded
+
+
+def _is_open_file(value: Any) -> bool:
+    return isinstance(value, int) or hasattr(value, "read") or hasattr(value, "write")
 
 
 def describe_type(value: Any) -> str:

@@ -24,28 +24,31 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from fusedlstm import dtypes
+from fusedlstm.checks import check_path
+from fusedlstm.replacing import named, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import BinaryIO
 
+    from fusedlstm.checks import AnyPath
     from fusedlstm.dtypes import NumpyArray
 
 VERSION = 2  # the newest
 _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
-# What reading JSON of any shape, where another was meant, may raise.
-_UNREADABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 _WHAT = {"StatePool": "states"}  # what the arrays of a kind are, in messages: weights, if it is not here
 _DTYPES_OF_KIND = {"StatePool": _DTYPES | {"I64": "int64"}}
 # What seeking or reading at an offset that only a damaged file can name fails with.
 _ERRNOS_OF_DAMAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
 _HEADER_BYTES = 8  # a safetensors file starts with the length of its header, 64 bits little-endian
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors has it
+_LONGEST_TEXT = 500  # characters of a reader's own words
 _T = TypeVar("_T")
 
 
@@ -54,7 +57,7 @@ class WeightsFileError(ValueError):
 
 
 def save(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     kind: str,
     arrays: Mapping[str, NumpyArray],
     options: Mapping[str, Any],
@@ -65,6 +68,7 @@ def save(
 
     from safetensors.numpy import save as to_bytes
 
+    name = check_path("path", path)
     # safetensors 0.8 stores other values for an array that is not C-contiguous, and says nothing.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     about = {
@@ -74,56 +78,70 @@ def save(
         "crc32": _checksum(options, contiguous),
     }
     metadata = {_KEY: json.dumps(about, sort_keys=True, allow_nan=True)}
-    replace(path, to_bytes(contiguous, metadata))
+    replace(name, to_bytes(contiguous, metadata))
 
 
-def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, NumpyArray], dict[str, Any]]:
+def load(path: AnyPath, kind: str) -> tuple[dict[str, NumpyArray], dict[str, Any]]:
     """Return the arrays and the options of a file of this format and kind.
 
     Raises:
         WeightsFileError: saying whether it is truncated, damaged, foreign, newer or of another kind.
+        OSError: from the operating system, naming the path.
+        TypeError: `path` is not a path.
     """
     _, arrays, options = load_any(path, (kind,))
     return arrays, options
 
 
-def load_any(path: str | os.PathLike[str], kinds: Sequence[str]) -> tuple[str, dict[str, NumpyArray], dict[str, Any]]:
+def load_any(path: AnyPath, kinds: Sequence[str]) -> tuple[str, dict[str, NumpyArray], dict[str, Any]]:
     """Return the kind of a file of this format, which must be one of `kinds`, its arrays and its options.
 
     It is read once, so that it may be a pipe.
 
     Raises:
-        WeightsFileError: as of `load`.
+        WeightsFileError, OSError, TypeError: as of `load`.
     """
-    with open(path, "rb") as file:
-        content = file.read()
-    metadata = _metadata(path, content)
-    about = _about(path, metadata, kinds)
-    arrays = _arrays(path, content, about["kind"])
-    if _checksum(about["options"], arrays) != about["crc32"]:
-        raise WeightsFileError(f"{os.fspath(path)} is damaged: its checksum does not agree")
-    return about["kind"], arrays, about["options"]
+    name = check_path("path", path)
+    with reading(name), open(name, "rb") as file:
+        header = _header(name, file)
+        if file.seekable():
+            file.seek(0)  # as to join two parts would take their memory twice
+            content = file.read()
+        else:
+            content = header + file.read()
+        metadata = _metadata(name, content, len(header))
+        about = _about(name, metadata, kinds)
+        arrays = _arrays(name, content, about["kind"])
+        if _checksum(about["options"], arrays) != about["crc32"]:
+            raise WeightsFileError(f"{name} is damaged: its checksum does not agree")
+        return about["kind"], arrays, about["options"]
 
 
-def is_ours(path: str | os.PathLike[str]) -> bool:
-    """Whether a safetensors file is one of this format, of whatever kind and version.
+def is_ours(path: AnyPath) -> bool:
+    """Whether a safetensors file is one of this format, of whatever kind and version. Its arrays are not read.
 
     Raises:
-        WeightsFileError: it is no safetensors file, or is damaged.
+        WeightsFileError: it is not a safetensors file, or is damaged.
     """
-    with open(path, "rb") as file:
-        return _KEY in _metadata(path, file.read())
+    name = check_path("path", path)
+    with reading(name), open(name, "rb") as file:
+        header = _header(name, file)
+        return _KEY in _metadata(name, header, len(header), os.path.getsize(name))
 
 
 @contextlib.contextmanager
-def reading(source: Any) -> Iterator[None]:
+def reading(source: Any, what: str = "") -> Iterator[None]:
     """Turn whatever a reader raises about the content of the file `source` into a WeightsFileError that names it.
 
     This is the only place that decides what is damage: readers keep no lists of exceptions of their own. Check the
-    caller's other arguments before. What a `source` that is not a path raises is left as it is.
+    caller's other arguments, and import libraries, before. What a `source` that is not a path raises is left as it is.
+
+    Args:
+        source: the path.
+        what: what is said between the path and the reader's own words, such as " is damaged".
 
     Raises:
-        WeightsFileError: for any Exception but those below, with its text.
+        WeightsFileError: for any Exception but those below, and a panic of a library in Rust, in one line of text.
         OSError: from the operating system, naming the path, such as a missing file.
         ImportError: a library that the reader needs is missing.
         MemoryError: unchanged. A parser that runs out of its own stack must raise something else.
@@ -131,92 +149,62 @@ def reading(source: Any) -> Iterator[None]:
     if not isinstance(source, (str, bytes, os.PathLike)):
         yield
         return
-    with blaming(os.fsdecode(source)):
+    with blaming(os.fsdecode(source), what):
         yield
 
 
 @contextlib.contextmanager
-def blaming(name: str) -> Iterator[None]:
+def blaming(name: str, what: str = "") -> Iterator[None]:
     """Do the same as `reading` for content that has a name instead of a path, such as bytes in memory."""
     try:
         yield
-    except (WeightsFileError, ImportError, MemoryError):
+    except (ImportError, MemoryError):
         raise
+    except WeightsFileError as error:
+        if name in str(error):
+            raise
+        raise WeightsFileError(f"{name}: {error}") from error
     except OSError as error:
-        if error.errno is None or error.errno in _ERRNOS_OF_DAMAGE:
-            raise WeightsFileError(f"{name}: {error}") from error
+        if _is_of_content(error):
+            raise _damage(name, what, error) from error
         if error.filename is None:
-            raise type(error)(error.errno, error.strerror, name) from error
+            raise named(error, name) from error
         raise
     except Exception as error:
-        what = f"there is no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise WeightsFileError(f"{name}: {what}") from error
+        raise _damage(name, what, error) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # PyO3's, which is not an Exception
+            raise
+        raise _damage(name, what, error) from error
 
 
-def build(
-    path: str | os.PathLike[str],
-    make: Callable[..., _T],
-    arrays: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> _T:
+def _is_of_content(error: OSError) -> bool:
+    """Whether an OSError tells of a file's content: a library's own, or of an offset that no file can have."""
+    return error.errno is None or (error.errno in _ERRNOS_OF_DAMAGE and error.filename is None)
+
+
+def _damage(name: str, what: str, error: BaseException) -> WeightsFileError:
+    text = _one_line(error)
+    return WeightsFileError(text if text.startswith(name) else f"{name}{what}: {text}")
+
+
+def _one_line(error: BaseException) -> str:
+    """Return what an exception says, on one line of some length; its type if it says nothing."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a __str__ that fails
+        text = ""
+    if text and isinstance(error, KeyError):
+        text = f"there is no {text}"
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]}..."
+    return text or type(error).__name__
+
+
+def build(path: AnyPath, make: Callable[..., _T], arrays: Mapping[str, Any], options: Mapping[str, Any]) -> _T:
     """Return `make(**arrays, **options)`; what it refuses is a damaged file."""
-    try:
+    with reading(path, " is damaged"):
         return make(**arrays, **options)
-    except (TypeError, ValueError) as error:
-        raise WeightsFileError(f"{os.fspath(path)} is damaged: {error}") from error
-
-
-def replace(path: str | os.PathLike[str], content: bytes) -> None:
-    """Put `content` in place of the file at `path` at one instant: a crash leaves the old file or the new.
-
-    The new file has the permissions that the umask gives. A link is followed, so that it stays one. What is
-    no regular file, such as a pipe or a device, is written to as it is.
-
-    Raises:
-        OSError: naming `path`; an older file is left as it was.
-    """
-    if not _is_replaceable(path):
-        with open(path, "wb") as special:
-            special.write(content)
-        return
-    target = os.path.realpath(path)
-    temporary = os.path.join(os.path.dirname(target), f".{os.urandom(8).hex()}.fusedlstm")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(temporary, flags, 0o666)
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(os.path.dirname(target))
-
-
-def _is_replaceable(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a regular file at the path, or nothing yet."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return True
-
-
-def _sync_folder(folder: str) -> None:
-    """Make the new name durable too, where the system can sync a folder (Windows can't)."""
-    if os.name != "posix":
-        return
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _checksum(options: Mapping[str, Any], arrays: Mapping[str, NumpyArray]) -> int:
@@ -231,45 +219,55 @@ def _checksum(options: Mapping[str, Any], arrays: Mapping[str, NumpyArray]) -> i
     return crc
 
 
-def _metadata(path: str | os.PathLike[str], content: bytes) -> dict[str, str]:
-    """Return the metadata of a safetensors file's header, or say what is wrong with the file."""
+def _header(name: str, file: BinaryIO) -> bytes:
+    """Return the length and the text that a safetensors file begins with, or say that it is none.
+
+    Nothing behind them is read, and not more than a header may be: the file may be huge, or have no end.
+    """
+    start = file.read(_HEADER_BYTES + 1)
+    if len(start) <= _HEADER_BYTES:
+        raise WeightsFileError(f"{name} is truncated, if it ever was a safetensors file: it has {len(start)} bytes")
+    length = int.from_bytes(start[:_HEADER_BYTES], "little")
+    text = (start[_HEADER_BYTES:] + file.read(min(max(length - 1, 0), _LONGEST_HEADER)))[:length]
+    if not text.lstrip().startswith(b"{"):
+        raise WeightsFileError(f"{name} is not a safetensors file")
+    if len(text) < length:
+        raise WeightsFileError(f"{name} is truncated: it ends within its header")
+    return start[:_HEADER_BYTES] + text
+
+
+def _metadata(name: str, content: bytes, header: int, size: int | None = None) -> dict[str, str]:
+    """Return the metadata of a safetensors file's header, or say what is wrong with the file.
+
+    Args:
+        name: its path.
+        content: what it begins with, the header at least.
+        header: the bytes of the header, with those that say its length.
+        size: the bytes of the whole file; None for those of `content`.
+    """
     import json
 
-    name = os.fspath(path)
-    length = int.from_bytes(content[:_HEADER_BYTES], "little")
-    header = content[_HEADER_BYTES : _HEADER_BYTES + length]
-    if len(content) <= _HEADER_BYTES:
-        raise WeightsFileError(f"{name} is truncated, if it ever was a safetensors file: it has {len(content)} bytes")
-    if not header.lstrip().startswith(b"{"):
-        raise WeightsFileError(f"{name} is not a safetensors file")
-    if len(header) < length:
-        raise WeightsFileError(f"{name} is truncated: it ends within its header")
-    try:
-        entries = json.loads(header)
+    with blaming(name, " is damaged: its header can't be read"):
+        entries = json.loads(content[_HEADER_BYTES:header])
         metadata = entries.pop("__metadata__", {})
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
         described = {str(key): str(value) for key, value in metadata.items()}
-    except _UNREADABLE as error:
-        raise WeightsFileError(f"{name} is damaged: its header can't be read ({error})") from error
-    if len(content) < _HEADER_BYTES + length + end:
+    if (len(content) if size is None else size) < header + end:
         raise WeightsFileError(f"{name} is truncated: it ends within its arrays")
     return described
 
 
-def _about(path: str | os.PathLike[str], metadata: Mapping[str, str], kinds: Sequence[str]) -> dict[str, Any]:
+def _about(name: str, metadata: Mapping[str, str], kinds: Sequence[str]) -> dict[str, Any]:
     """Return the JSON object of our metadata key, checked."""
     import json
 
-    name = os.fspath(path)
     if _KEY not in metadata:
         raise WeightsFileError(
             f"{name} is a safetensors file of another program: fusedlstm.convert makes weights of those"
         )
-    try:
+    with blaming(name, " is damaged: its description can't be read"):
         about = json.loads(metadata[_KEY])
         version, found = about["version"], about["kind"]
-    except _UNREADABLE as error:
-        raise WeightsFileError(f"{name} is damaged: its description can't be read ({error})") from error
     if type(version) is not int or version < 1:
         raise WeightsFileError(f"{name} is damaged: its version is {version!r}")
     if version > VERSION:
@@ -277,20 +275,18 @@ def _about(path: str | os.PathLike[str], metadata: Mapping[str, str], kinds: Seq
             f"{name} is newer than this fusedlstm: its version is {version}, and {VERSION} is the newest read here"
         )
     if found not in kinds:
-        raise WeightsFileError(f"{name} holds {found}, not {' or '.join(kinds)}")
+        raise WeightsFileError(f"{name} holds {str(found)[:100]}, not {' or '.join(kinds)}")
     if not isinstance(about.get("options"), dict) or type(about.get("crc32")) is not int:
         raise WeightsFileError(f"{name} is damaged: its description lacks options or a checksum")
     return dict(about)
 
 
-def _arrays(path: str | os.PathLike[str], content: bytes, kind: str) -> dict[str, NumpyArray]:
-    from safetensors import SafetensorError, deserialize
+def _arrays(name: str, content: bytes, kind: str) -> dict[str, NumpyArray]:
+    from safetensors import deserialize
 
-    try:
+    with blaming(name, " is damaged"):
         # Not safetensors' own way to NumPy arrays, which knows no bfloat16.
         return {name: _array(entry, kind) for name, entry in deserialize(content)}
-    except (SafetensorError, ValueError) as error:
-        raise WeightsFileError(f"{os.fspath(path)} is damaged: {error}") from error
 
 
 def _array(entry: Mapping[str, Any], kind: str) -> NumpyArray:

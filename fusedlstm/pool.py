@@ -16,9 +16,9 @@ from fusedlstm.slots import PROBLEMS, SlotTable
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
+    from fusedlstm.checks import AnyPath
     from fusedlstm.dtypes import Array, Empty, NumpyArray
 
 _MOST_SIGNATURES = 256
@@ -290,13 +290,16 @@ class StatePool:
             hint = "They came from a GPU, in steps since the last check, which have skipped their rows"
             fail(ValueError, "slots", "live slots, each once, or -1 for a padding row", ", ".join(texts), hint)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write all live slots and their states to one file, replacing a file of that name whole or not at all.
 
         The states are those of one instant; other threads go on while the file is written.
 
+        An interrupt leaves the old file or the new one. What a killed save leaves beside it, the next one removes.
+
         Raises:
-            OSError: the file can't be written; an older file is left as it was.
+            OSError: naming `path`: it can't be written, or is read-only; an older file is left as it was.
+            TypeError: `path` is not a path. Descriptors and open files are not taken.
         """
         from fusedlstm import pool_files
 
@@ -305,7 +308,7 @@ class StatePool:
             states = self._fetched(slots)
         pool_files.save(path, pool_files.Form.of(self._form_of_weights), slots, states)
 
-    def load(self, path: str | os.PathLike[str]) -> None:
+    def load(self, path: AnyPath) -> None:
         """Replace all that the pool holds by what another one, on any backend, has saved.
 
         Slots keep their numbers: those of the file are live then, and no others. The file's layers must have the
@@ -314,7 +317,8 @@ class StatePool:
         Raises:
             WeightsFileError: the file is damaged, truncated, of another kind or from a newer version, or does not
                 fit this pool; the pool is as it was.
-            OSError: the file can't be read.
+            OSError: naming `path`: the file can't be read.
+            TypeError: `path` is not a path. Descriptors and open files are not taken.
         """
         from fusedlstm import pool_files
 

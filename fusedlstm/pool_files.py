@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusedlstm import dtypes, files
-from fusedlstm.checks import fail
+from fusedlstm.checks import check_path, fail
 from fusedlstm.files import WeightsFileError
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fusedlstm.checks import AnyPath
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.stacked import StackedWeights
 
@@ -43,7 +43,7 @@ class Form:
         return f"{', '.join(map(str, self.sizes))} in {self.dtype}"
 
 
-def save(path: str | os.PathLike[str], form: Form, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+def save(path: AnyPath, form: Form, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
     """Write slots and a state for each layer, all in host memory, to one file, whole or not at all."""
     arrays = {"slots": slots}
     for k, state in enumerate(states):
@@ -51,18 +51,25 @@ def save(path: str | os.PathLike[str], form: Form, slots: NumpyArray, states: Se
     files.save(path, _KIND, arrays, form.options())
 
 
-def load(path: str | os.PathLike[str], form: Form, capacity: int) -> tuple[NumpyArray, list[LSTMState]]:
+def load(path: AnyPath, form: Form, capacity: int) -> tuple[NumpyArray, list[LSTMState]]:
     """Return the slots of a file and a state for each layer, in host memory, checked for a pool.
 
     Raises:
         WeightsFileError: saying what is wrong with the file, or what of it does not fit the pool.
+        OSError: from the operating system, naming the path.
+        TypeError: `path` is not a path.
     """
-    arrays, options = files.load(path, _KIND)
-    name = os.fspath(path)
-    found = files.build(path, _form_from_file, {}, options)
+    name = check_path("path", path)
+    with files.reading(name):
+        return _load(name, form, capacity)
+
+
+def _load(name: str, form: Form, capacity: int) -> tuple[NumpyArray, list[LSTMState]]:
+    arrays, options = files.load(name, _KIND)
+    found = files.build(name, _form_from_file, {}, options)
     if found != form:
         raise WeightsFileError(f"{name} holds states of layers (P, N) = {found}; this pool's are {form}")
-    slots, states = files.build(path, _states_from_file, {"form": form, "arrays": arrays}, {})
+    slots, states = files.build(name, _states_from_file, {"form": form, "arrays": arrays}, {})
     if slots.size and slots.max() >= capacity:
         raise WeightsFileError(f"{name} holds live slots up to {slots.max()}; this pool's capacity is {capacity}")
     return slots, states

@@ -18,8 +18,7 @@ from fusedlstm.checks import check_dtype, check_size, describe_type, fail
 from fusedlstm.weights import LSTMWeights, for_file
 
 if TYPE_CHECKING:
-    import os
-
+    from fusedlstm.checks import AnyPath
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.functions import Function
 
@@ -195,11 +194,14 @@ class StackedWeights:
             return self
         return _restore(tuple(weights.astype(dtype) for weights in self.layers), self.bidirectional, self.residual)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write all layers to one safetensors file, replacing a file of that name whole or not at all.
 
+        An interrupt leaves the old file or the new one. What a killed save leaves beside it, the next one removes.
+
         Raises:
-            OSError: the file can't be written; an older file is left as it was.
+            OSError: naming `path`: it can't be written, or is read-only; an older file is left as it was.
+            TypeError: `path` is not a path. Descriptors and open files are not taken.
         """
         from fusedlstm import files
 
@@ -214,12 +216,13 @@ class StackedWeights:
                 yield index, name, array
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> StackedWeights:
+    def load(cls, path: AnyPath) -> StackedWeights:
         """Read weights that `save` wrote, bit for bit. Nothing in the file is ever executed.
 
         Raises:
             WeightsFileError: the file is damaged, truncated, of another kind, or from a newer version.
-            OSError: the file can't be read.
+            OSError: naming `path`: the file can't be read.
+            TypeError: `path` is not a path. Descriptors and open files are not taken.
         """
         from fusedlstm import files
 
@@ -239,12 +242,13 @@ class StackedWeights:
         return f"StackedWeights({', '.join(parts)})"
 
 
-def load_weights(path: str | os.PathLike[str]) -> LSTMWeights | StackedWeights:
+def load_weights(path: AnyPath) -> LSTMWeights | StackedWeights:
     """Read weights that either class saved, bit for bit.
 
     Raises:
         WeightsFileError: the file is damaged, truncated, of another kind, or from a newer version.
-        OSError: the file can't be read.
+        OSError: naming `path`: the file can't be read.
+        TypeError: `path` is not a path. Descriptors and open files are not taken.
     """
     from fusedlstm import files
 

@@ -37,9 +37,9 @@ from fusedlstm.functions import Function, Functions
 from fusedlstm.interop import to_host
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
+    from fusedlstm.checks import AnyPath
     from fusedlstm.dtypes import Array, NumpyArray
 
 ARRAYS = ("weight_ih", "weight_hh", "bias", "peephole", "weight_hr")
@@ -252,11 +252,14 @@ class LSTMWeights:
             return self
         return _restore({name: array.astype(dtype) for name, array in self.arrays().items()}, self.options())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write arrays and options to a safetensors file, replacing a file of that name whole or not at all.
 
+        An interrupt leaves the old file or the new one. What a killed save leaves beside it, the next one removes.
+
         Raises:
-            OSError: the file can't be written; an older file is left as it was.
+            OSError: naming `path`: it can't be written, or is read-only; an older file is left as it was.
+            TypeError: `path` is not a path. Descriptors and open files are not taken.
         """
         from fusedlstm import files
 
@@ -264,12 +267,13 @@ class LSTMWeights:
         files.save(path, "LSTMWeights", self.arrays(), options, version)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LSTMWeights:
+    def load(cls, path: AnyPath) -> LSTMWeights:
         """Read weights that `save` wrote, bit for bit. Nothing in the file is ever executed.
 
         Raises:
             WeightsFileError: the file is damaged, truncated, of another kind, or from a newer version.
-            OSError: the file can't be read.
+            OSError: naming `path`: the file can't be read.
+            TypeError: `path` is not a path. Descriptors and open files are not taken.
         """
         from fusedlstm import files
 

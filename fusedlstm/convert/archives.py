@@ -14,19 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm import dtypes
+from fusedlstm import dtypes, npy
+from fusedlstm.checks import check_path
 from fusedlstm.convert.trees import LONGEST_NAME
-from fusedlstm.files import WeightsFileError
+from fusedlstm.files import WeightsFileError, reading
 
 if TYPE_CHECKING:
+    from fusedlstm.checks import AnyPath
     from fusedlstm.dtypes import NumpyArray
 
 _ZIP = b"PK"
 _HEADER = b"{"  # of a safetensors file, after the eight bytes of its length
-# What a member of a zip file may grow to: weights are noise, and hardly do.
+# How much more than its bytes a file may hold: weights are noise, which hardly shrinks.
 _MOST_GROWTH, _ALWAYS_ALLOWED = 64, 1 << 24
-# What Python's and NumPy's readers raise for what they can't read. NumPy's headers are Python literals, whose parser
-# runs out of stack with a MemoryError or a RecursionError. An OSError comes of seeking to where no file can be.
+# Zeros, though, shrink a thousandfold, and pruned weights and new biases are zeros. What a file inflates to may be a
+# gigabyte in any case, which a machine that runs such weights has.
+_ALWAYS_INFLATED = 1 << 30
+_LZMA_DICTIONARY = 1 << 26  # bytes: what 7-Zip takes at most, unless it is told to take more
 DAMAGED = (
     *(ValueError, TypeError, EOFError, KeyError, RuntimeError, NotImplementedError, OSError),
     *(tokenize.TokenError, SyntaxError, RecursionError, MemoryError),
@@ -46,26 +50,41 @@ _OTHERS = {
 }
 
 
-def open_archive(path: str | os.PathLike[str]) -> Mapping[str, NumpyArray]:
+def open_archive(path: AnyPath) -> Mapping[str, NumpyArray]:
     """Return the arrays of a .npz or .safetensors file by name, whichever it is; each is read when it is asked for.
 
     Raises:
         WeightsFileError: the file is neither or is damaged; also when an array is asked for that is damaged, or has
             a dtype that NumPy doesn't know.
         OSError: the file can't be read.
+        TypeError: `path` is not a path.
     """
-    with open(path, "rb") as file:
-        start = file.read(9)
-    if start.startswith(_ZIP):
-        return _Npz(os.fspath(path))
-    if start[8:] == _HEADER:
-        return _Safetensors(os.fspath(path))
-    raise WeightsFileError(f"{os.fspath(path)} is neither a .npz nor a .safetensors file")
+    name = check_path("path", path)
+    with reading(name):
+        with open(name, "rb") as file:
+            start = file.read(9)
+        if start.startswith(_ZIP):
+            return _Npz(name)
+        if start[8:] == _HEADER:
+            return _Safetensors(name)
+        raise WeightsFileError(f"{name} is neither a .npz nor a .safetensors file")
+
+
+def open_npz(path: AnyPath) -> Mapping[str, NumpyArray]:
+    """Return the arrays of a .npz file by name, as `open_archive` does."""
+    name = check_path("path", path)
+    with reading(name):
+        return _Npz(name)
 
 
 def may_become(size: int) -> int:
-    """Return how many bytes so many in a file may expand to."""
+    """Return how many bytes so many in a file may be used as, where nothing is compressed."""
     return max(_ALWAYS_ALLOWED, _MOST_GROWTH * size)
+
+
+def may_inflate_to(size: int) -> int:
+    """Return how many bytes so many compressed ones may become."""
+    return max(_ALWAYS_INFLATED, _MOST_GROWTH * size)
 
 
 def check_names(path: str, names: Iterable[str]) -> None:
@@ -81,29 +100,36 @@ class _Npz(Mapping[str, Any]):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        try:
+        with reading(path, " is damaged, or no .npz file"):
             self._archive = zipfile.ZipFile(path)  # stays open: to list the members takes as long as there are many
-        except DAMAGED as error:
-            raise WeightsFileError(f"{path} is damaged, or no .npz file: {error}") from error
-        members = self._archive.namelist()
-        self._members = {name.removesuffix(".npy"): name for name in members if name.endswith(".npy")}
+        self._members: dict[str, str] = {}
+        for member in self._archive.namelist():
+            name = member.removesuffix(".npy")
+            if name in self._members:
+                raise WeightsFileError(f"{path} has two arrays named {name[:40]!r}")
+            if name != member:
+                self._members[name] = member
         check_names(path, self._members)
-        self._most = may_become(os.path.getsize(path))  # bytes, of all that is read
+        self._most = may_inflate_to(os.path.getsize(path))  # bytes, of all that is read
         self._read: set[str] = set()
         self._bytes = 0
 
     def __getitem__(self, name: str) -> NumpyArray:
         member = self._members[name]
-        try:
-            content = read_member(self._archive, member)
-            if name not in self._read:
-                self._read.add(name)
-                self._bytes += len(content)
-            if self._bytes > self._most:
-                raise ValueError(f"with those before it, more than the {self._most} bytes that the file may become")
-            return _npy(content)
-        except DAMAGED as error:
-            raise WeightsFileError(f"{self._path} is damaged: {name}: {error}") from error
+        with reading(self._path, f" is damaged: {name}"):
+            self._count(name, self._archive.getinfo(member).file_size)
+            return npy.from_bytes(read_member(self._archive, member))
+
+    def _count(self, name: str, size: int) -> None:
+        """Raise if an array makes all that were read grow out of proportion to the file."""
+        if name not in self._read:
+            self._read.add(name)
+            self._bytes += size
+        if self._bytes > self._most:
+            raise ValueError(
+                f"it claims {size} bytes, with those read before {self._bytes}: at most {self._most} are read of a "
+                "file of this size. If you trust it, give the arrays themselves: dict(numpy.load(path))"
+            )
 
     def __contains__(self, name: object) -> bool:
         return name in self._members
@@ -119,12 +145,13 @@ def read_member(archive: zipfile.ZipFile, member: str) -> bytes:
     """Return what a member of a zip file holds.
 
     Raises:
-        ValueError: it claims to grow more than files of weights do.
-        zipfile.BadZipFile, zlib.error, ...: the archive is damaged.
+        ValueError: it claims to grow more than files of weights do. What else is wrong, the zip file's reader raises.
     """
     info = archive.getinfo(member)
-    if info.file_size > may_become(info.compress_size):
+    if info.file_size > may_inflate_to(info.compress_size):
         raise ValueError(f"{info.compress_size} bytes that claim to become {info.file_size}")
+    if info.compress_type == zipfile.ZIP_LZMA:
+        _check_dictionary(archive, info)
     with archive.open(info) as file:
         # Not all at once: a member may yield more than it claims.
         content = file.read(info.file_size + 1)
@@ -133,44 +160,28 @@ def read_member(archive: zipfile.ZipFile, member: str) -> bytes:
     return content
 
 
-def _npy(content: bytes) -> NumpyArray:
-    """Return the array of a .npy file, whose header is trusted with nothing."""
-    import io
-
-    file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = reader(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never unpickled")
-    if any(size < 0 for size in shape):
-        raise ValueError(f"shape {shape}")
-    data = memoryview(content)[file.tell() :]
-    if dtype.itemsize == 0 or np.dtype(dtype).itemsize * _product(shape) != len(data):
-        raise ValueError(f"{dtype} of shape {shape} in {len(data)} bytes")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1  # in Python's integers, which don't overflow
-    for size in shape:
-        total *= size
-    return total
+def _check_dictionary(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Raise if a member claims a large dictionary, which LZMA's reader would ask memory for at once."""
+    file: Any = archive.fp
+    file.seek(info.header_offset + 26)  # the lengths of the name and of what else is before the data
+    lengths = file.read(4)
+    file.seek(sum(int.from_bytes(lengths[k : k + 2], "little") for k in (0, 2)), os.SEEK_CUR)
+    size = int.from_bytes(file.read(9)[5:], "little")  # behind a version, a length and the other properties
+    if size > _LZMA_DICTIONARY:
+        raise ValueError(f"its LZMA dictionary claims {size} bytes: at most {_LZMA_DICTIONARY} are taken")
 
 
 class _Safetensors(Mapping[str, Any]):
     """The arrays of a safetensors file, without those of dtypes that NumPy doesn't know."""
 
     def __init__(self, path: str) -> None:
-        from safetensors import SafetensorError, deserialize
+        from safetensors import deserialize
 
         self._path = path
         with open(path, "rb") as file:
             content = file.read()
-        try:
+        with reading(path, " is damaged, or no safetensors file"):
             self._entries = dict(deserialize(content))
-        except (SafetensorError, *DAMAGED) as error:
-            raise WeightsFileError(f"{path} is damaged, or no safetensors file: {error}") from error
         check_names(path, self._entries)
 
     def __getitem__(self, name: str) -> NumpyArray:
@@ -178,11 +189,9 @@ class _Safetensors(Mapping[str, Any]):
         kind = entry["dtype"]
         if kind not in _FLOATS and kind not in _OTHERS:
             raise WeightsFileError(f"{self._path}: {name} has the dtype {kind}")
-        dtype = dtypes.resolve(_FLOATS[kind]) if kind in _FLOATS else np.dtype(_OTHERS[kind])
-        try:
+        with reading(self._path, f" is damaged: {name}"):
+            dtype = dtypes.resolve(_FLOATS[kind]) if kind in _FLOATS else np.dtype(_OTHERS[kind])
             return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
-        except ValueError as error:
-            raise WeightsFileError(f"{self._path} is damaged: {name}: {error}") from error
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

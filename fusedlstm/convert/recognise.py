@@ -8,11 +8,14 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from fusedlstm import files
-from fusedlstm.convert.archives import DAMAGED, open_archive
+from fusedlstm.checks import check_path
+from fusedlstm.convert.archives import open_archive
 from fusedlstm.files import WeightsFileError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    from fusedlstm.checks import AnyPath
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
@@ -42,17 +45,23 @@ _REFUSED = (
 )
 
 
-def recognise(path: str | os.PathLike[str]) -> str:
+def recognise(path: AnyPath) -> str:
     """Return the system whose file or folder this is, such as "torch": that of `fusedlstm.convert.from_torch`.
 
     Raises:
         WeightsFileError: it is of none that is read here, of our own format, or can't be told.
         OSError: it can't be read.
+        TypeError: `path` is not a path.
     """
-    name = os.fspath(path)
+    name = check_path("path", path)
     if is_tf1_checkpoint(name):
         return "tf1"
-    with open(path, "rb") as file:
+    with files.reading(name):
+        return _of_file(name)
+
+
+def _of_file(name: str) -> str:
+    with open(name, "rb") as file:
         start = file.read(16)
     if start.startswith(_HDF5):
         return "keras"
@@ -64,9 +73,9 @@ def recognise(path: str | os.PathLike[str]) -> str:
         if pattern.match(start):
             raise WeightsFileError(f"{name} is {what}")
     if _SAFETENSORS.match(start):
-        if files.is_ours(path):
+        if files.is_ours(name):
             raise WeightsFileError(f"{name} is a file of fusedlstm's own already, which load_weights reads")
-        return _of_names(name, open_archive(path))
+        return _of_names(name, open_archive(name))
     if start.startswith(_MODEL_PROTO):
         return "onnx"
     raise WeightsFileError(f"{name} is of no kind that is known here. {_HINT}")
@@ -90,11 +99,8 @@ def is_tf1_checkpoint(path: str) -> bool:
 
 def _of_zip(path: str) -> str:
     """Return the system of a zip file: .keras, PyTorch's, or .npz."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-    except DAMAGED as error:
-        raise WeightsFileError(f"{path} is a damaged zip file: {error}") from error
+    with files.reading(path, " is a damaged zip file"), zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
     if "config.json" in members and "model.weights.h5" in members:
         return "keras"
     if any(member.endswith("/data.pkl") for member in members):

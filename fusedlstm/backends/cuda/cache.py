@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from fusedlstm import log
-from fusedlstm.files import replace
+from fusedlstm.replacing import replace
 
 _VARIABLE = "FUSEDLSTM_CACHE_DIR"
 

@@ -1,0 +1,219 @@
+"""Replacing a file whole or not at all. What an interrupted or killed save leaves is removed by the next one.
+
+A save writes to a temporary file beside its target, `.NAME.<16 hex digits>.fusedlstm-tmp`, and renames it. It holds a
+lock on that file until then, which the system takes back when the process ends, however it ends. So the next save to
+the same target knows the files of dead saves from those of live ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import time
+from typing import TYPE_CHECKING
+
+from fusedlstm.checks import check_path, fail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from fusedlstm.checks import AnyPath
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_SUFFIX = ".fusedlstm-tmp"
+_LONGEST_STEM = 200  # bytes: a file's name has at most 255 on most systems
+_OLD = 3600.0  # seconds after which a temporary file is abandoned where files can't be locked
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_LOOK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Make every OSError raised within name `path`, and not a temporary file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename == path and error.filename2 is None:
+            raise
+        raise named(error, path) from error
+
+
+def named(error: OSError, path: str) -> OSError:
+    """Return the same error about `path`."""
+    if error.errno is None:  # its text is all that there is
+        return OSError(f"{path}: {error}")
+    return OSError(error.errno, error.strerror, path)  # of the subclass that belongs to the number
+
+
+def replace(path: AnyPath, content: bytes) -> None:
+    """Put `content` in place of the file at `path` at one instant: a crash leaves the old file or the new.
+
+    The new file has the permissions that the umask gives. A link is followed, so that it stays one. What is not a
+    regular file, such as a pipe or a device, is written to as it is. Several processes may replace one file at the
+    same time: the last one wins, and the file is whole at all times.
+
+    Raises:
+        OSError: naming `path`; an older file is left as it was. So is a file that is read-only.
+        TypeError: `path` is not a path.
+    """
+    name = check_path("path", path)
+    with naming(name):
+        if not _is_replaceable(name):
+            with open(name, "wb") as special:
+                special.write(content)
+            return
+        target = os.path.realpath(name)
+        _check_may_write(target)
+        folder, base = os.path.split(target)
+        stem = _stem(base)
+        _remove_abandoned(folder, stem)
+        _write_and_rename(folder, stem, target, content)
+        _sync_folder(folder)
+
+
+def check_target(argument: str, path: str, inputs: Mapping[str, str | None]) -> None:
+    """Raise, before any work, unless a command can write to `path` without losing one of its inputs.
+
+    Args:
+        argument: what errors call `path`.
+        path: where the command will write.
+        inputs: by what errors call them, the paths of the files that it reads; None for one that wasn't given.
+
+    Raises:
+        ValueError: `path` is a folder, or in one that doesn't exist, or is one of the inputs by whatever name.
+        OSError: the file, or its folder, must not be written to.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.basename(path) or os.path.isdir(path) or not os.path.isdir(folder):
+        fail(ValueError, argument, "a file in a folder that exists", path or "an empty path")
+    for what, source in inputs.items():
+        if source is not None and _is_same_file(path, source):
+            fail(ValueError, argument, f"another file than {what}, which would be lost", path)
+    if os.path.exists(path):
+        _check_may_write(path)
+    elif not os.access(folder, os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+def _is_same_file(path: str, other: str) -> bool:
+    """Whether two paths are one file, through links of both kinds too."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them doesn't exist yet
+        return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _check_may_write(path: str) -> None:
+    """Raise unless an existing file may be written: a rename alone would replace a read-only one."""
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+def _is_replaceable(path: str) -> bool:
+    """Whether there is a regular file at the path, or nothing yet."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        if not os.path.basename(path):  # "" and "folder/" name no file
+            raise
+        return True
+
+
+def _stem(base: str) -> str:
+    """Return what the names of a target's temporary files have in common: its own name, unless that is too long."""
+    if len(os.fsencode(base)) <= _LONGEST_STEM:
+        return base
+    import hashlib
+
+    return hashlib.sha256(os.fsencode(base)).hexdigest()
+
+
+def _write_and_rename(folder: str, stem: str, target: str, content: bytes) -> None:
+    temporary = ""
+    descriptor: int | None = None
+    try:
+        while descriptor is None:
+            temporary = os.path.join(folder, f".{stem}.{os.urandom(8).hex()}{_SUFFIX}")
+            descriptor = os.open(temporary, _NEW_FILE, 0o666)
+            if not _keep(descriptor):
+                os.close(descriptor)
+                descriptor = None
+        with os.fdopen(descriptor, "wb") as file:
+            descriptor = None  # the file closes it
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            if fcntl is not None:  # while the lock is held
+                os.replace(temporary, target)
+        if fcntl is None:  # Windows doesn't rename open files
+            os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if descriptor is not None:
+            os.close(descriptor)
+        raise
+
+
+def _keep(descriptor: int) -> bool:
+    """Lock a new temporary file; return False if another save has taken it for abandoned just before."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks
+        return True
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def _remove_abandoned(folder: str, stem: str) -> None:
+    """Remove the temporary files of saves to a target that ended before they could."""
+    pattern = re.compile(rf"\.{re.escape(stem)}\.[0-9a-f]{{16}}{re.escape(_SUFFIX)}")
+    with contextlib.suppress(OSError):
+        with os.scandir(folder) as entries:
+            found = [entry.path for entry in entries if pattern.fullmatch(entry.name)]
+        for path in found:
+            with contextlib.suppress(OSError):
+                _remove_if_abandoned(path)
+
+
+def _remove_if_abandoned(path: str) -> None:
+    """Remove a temporary file whose lock no live save holds; where there are no locks, one that is old."""
+    if fcntl is None:
+        if _is_old(os.stat(path)):
+            os.unlink(path)
+        return
+    descriptor = os.open(path, _LOOK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        pass  # its save is at work
+    except OSError:
+        if _is_old(os.fstat(descriptor)):
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def _is_old(status: os.stat_result) -> bool:
+    return time.time() - status.st_mtime > _OLD
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the new name durable too, where the system can sync a folder (Windows can't)."""
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
