@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import logging
+import os
 import platform
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
@@ -37,26 +39,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: failed, or `convert --check` disagrees. 2: wrong usage. 3: `convert --check` could check nothing.
     130: interrupted.
     """
-    options = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:
+        options = _parser().parse_args(argv)
+        logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
         return int(options.command(options))
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
-        _say(f"fusedlstm: {error}", sys.stderr)
+        _complain(str(error))
         return 1
     except MemoryError as error:
-        _say(f"fusedlstm: out of memory{f': {error}' if str(error) else ''}", sys.stderr)
+        _complain(f"out of memory{f': {error}' if str(error) else ''}")
         return 1
     except KeyboardInterrupt:
-        _say("fusedlstm: interrupted", sys.stderr)
+        _complain("interrupted")
         return 130
 
 
-def _say(text: str, stream: TextIO | None = None) -> None:
-    """Write a line, if there is somewhere to write it to."""
-    stream = sys.stdout if stream is None else stream
-    if stream is not None:
-        stream.write(f"{text}\n")
+def _say(text: str) -> None:
+    """Write lines to standard output, if there is one.
+
+    Raises:
+        OSError: they can't be written: the disk is full, or nobody reads them any more.
+    """
+    stream = sys.stdout
+    if stream is None:
+        return
+    try:
+        stream.write(f"{_encodable(text, stream)}\n")
+        stream.flush()
+    except OSError as error:
+        _write_nothing_more(stream)
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _complain(text: str) -> None:
+    """Write one line to standard error, if it can be written."""
+    words = " ".join(text.splitlines())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{_encodable(f'fusedlstm: {shown}', sys.stderr)}\n")
+            sys.stderr.flush()
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """Return a text of characters that a stream can write: a path may hold any bytes."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _write_nothing_more(stream: TextIO) -> None:
+    """Let a stream's file be nowhere, as Python would fail again when it writes the rest of it at its end."""
+    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import re
 import sys
-import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm import dtypes, files, log
+from fusedlstm import dtypes, files, log, npy
 from fusedlstm.cell import LSTMCell
 from fusedlstm.checks import fail
 from fusedlstm.interop import to_host
 from fusedlstm.lstm import LSTM
+from fusedlstm.replacing import check_target, replace
 from fusedlstm.stacked import load_weights
 from fusedlstm.state import LSTMState
 from fusedlstm.weights import LSTMWeights
@@ -27,10 +26,13 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.stacked import StackedWeights
 
-# What NumPy raises for a file that is none of its own, or cut short.
-_DAMAGED = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 # Layers run through so many steps at a time that their widest array, the gates' or the inputs', has this many numbers.
 _CHUNK = 2**24
+# Inputs without bytes, of width 0 or of no steps, may claim any number of rows: at most so many are taken.
+_MOST_WITHOUT_BYTES = 2**20
+# What is said between a file's path and what is wrong with it.
+_NO_NPY = " is no .npy file of numbers, or is damaged"
+_NO_NPZ = " is no .npz file of numbers, or is damaged"
 
 
 def run_files(
@@ -55,13 +57,16 @@ def run_files(
         inputs_path: a .npy file of real numbers (T, B, I), which is read a part at a time.
         state_path: a .npz file of the state to start from, under the names above; None for zeros.
         lengths_path: a .npy file of integers (B,), how many steps of each row count; None for all.
-        out_path: the .npz file to write; None for one beside the inputs.
+        out_path: the .npz file to write, none of those above; None for one beside the inputs. It is overwritten.
         dtype: that of the computation; None for the weights'. 16-bit results are written as float32.
         backend: as of LSTMCell.
 
     Raises:
         OSError, TypeError, ValueError: a file can't be read or written, or doesn't hold what was wanted.
     """
+    out = out_path or str(Path(inputs_path).with_suffix("")) + ".out.npz"
+    inputs_of_run = {"WEIGHTS": weights_path, "INPUTS": inputs_path, "--state": state_path, "--lengths": lengths_path}
+    check_target("--out", out, inputs_of_run)
     weights = load_weights(weights_path)
     if dtype is not None:
         weights = weights.astype(dtype)
@@ -70,9 +75,6 @@ def run_files(
     T, B, _ = inputs.shape
     lengths = None if lengths_path is None else _lengths(lengths_path, T, B)
     states = None if state_path is None else _states(state_path, runner, _layers(weights), B)
-    out = out_path or str(Path(inputs_path).with_suffix("")) + ".out.npz"
-    if Path(out).is_dir() or not Path(out).absolute().parent.is_dir():
-        fail(ValueError, "--out", "a file in a folder that exists", out)
     if isinstance(weights, LSTMWeights):
         state = runner.zero_state(B) if states is None else states[0]
         results = _step_through(runner, inputs, state, lengths)
@@ -80,7 +82,7 @@ def run_files(
         results = _run_through(runner, weights, inputs, states or runner.zero_state(B), lengths)
     buffer = io.BytesIO()
     np.savez(buffer, **results)
-    files.replace(out, buffer.getvalue())
+    replace(out, buffer.getvalue())
     return f"{out}: {T} steps of {B} rows on {runner.device}, {weights.dtype}"
 
 
@@ -97,24 +99,22 @@ def _layers(weights: LSTMWeights | StackedWeights) -> tuple[LSTMWeights, ...]:
 
 def _inputs(path: str, I: int) -> NumpyArray:
     """Return the inputs, left on the disk until they are stepped through."""
-    try:
-        inputs = np.lib.format.open_memmap(path, mode="r")
-    except _DAMAGED as error:
-        raise _no_array(path, error) from error
+    with files.reading(path, _NO_NPY):
+        inputs = npy.open_mapped(path)
     if inputs.ndim != 3 or inputs.shape[2] != I:
         fail(ValueError, path, f"shape (T, B, I) with I = {I}", f"shape {inputs.shape}")
     if inputs.dtype.kind not in "fiub":
         fail(TypeError, path, "real numbers", f"dtype {inputs.dtype}")
+    T, B, _ = inputs.shape
+    if not inputs.size and max(T, 1) * B > _MOST_WITHOUT_BYTES:
+        fail(ValueError, path, f"at most {_MOST_WITHOUT_BYTES} rows of inputs without bytes", f"shape {inputs.shape}")
     return inputs
 
 
 def _lengths(path: str, T: int, B: int) -> NumpyArray:
     """Return how many steps of each row count."""
-    with open(path, "rb") as file:
-        try:
-            lengths = np.lib.format.read_array(file, allow_pickle=False)
-        except _DAMAGED as error:
-            raise _no_array(path, error) from error
+    with files.reading(path, _NO_NPY):
+        lengths = npy.read(path)
     if lengths.dtype.kind not in "iu":
         fail(TypeError, path, "integers (B,)", f"dtype {lengths.dtype}")
     if lengths.shape != (B,):
@@ -124,24 +124,18 @@ def _lengths(path: str, T: int, B: int) -> NumpyArray:
     return lengths.astype(np.int64)
 
 
-def _no_array(path: str, error: Exception) -> ValueError:
-    return ValueError(f"{path} is no .npy file of numbers, or is damaged ({error})")
-
-
 def _states(path: str, runner: Any, layers: tuple[LSTMWeights, ...], B: int) -> tuple[LSTMState, ...]:
     """Return the states of an archive that numpy.savez, or an earlier run, wrote."""
+    from fusedlstm.convert.archives import open_npz
+
     count = len(layers)
-    with open(path, "rb") as file:  # by us, as numpy.load leaves a damaged archive open
-        try:
-            archive = np.load(file, allow_pickle=False)
-            names = [] if isinstance(archive, np.ndarray) else archive.files
-            pairs = _names_of_states(names, count)
-            arrays = {name: archive[name] for pair in pairs for name in pair}
-        except _DAMAGED as error:
-            raise ValueError(f"{path} is no .npz file of numbers, or is damaged ({error})") from error
+    with files.reading(path, _NO_NPZ):
+        archive = open_npz(path)
+        pairs = _names_of_states(list(archive), count)
+        arrays = {name: archive[name] for pair in pairs for name in pair}
     if not pairs:
         wanted = "h and c" if count == 1 else ", ".join(f"h{k}, c{k}" for k in range(count))
-        fail(ValueError, path, f"an archive with arrays named {wanted}", ", ".join(names) or "no names")
+        fail(ValueError, path, f"an archive with arrays named {wanted}", ", ".join(archive) or "no names")
     for pair, layer in zip(pairs, layers, strict=True):
         _check_pair(path, {name: arrays[name] for name in pair}, B, layer)
     c_dtype = dtypes.state_dtype(runner.dtype)
@@ -176,13 +170,13 @@ def _step_through(cell: LSTMCell, inputs: NumpyArray, state: LSTMState, lengths:
     outputs = np.empty((T, B, cell.weights.output_size), wide)
     cells = np.empty((T, B, cell.weights.hidden_size), wide)
     first = state.to_numpy()
-    for t in _progress(range(T), "step"):
+    for t in _progress(range(T if B else 0), "step"):  # without rows, a file may claim any T
         state = cell(cell.asarray(inputs[t]), state)
         host = state.to_numpy()
         outputs[t], cells[t] = host.h, host.c
     final = state.to_numpy()
     h, c = _wide(final.h), _wide(final.c)
-    if lengths is not None:
+    if lengths is not None and B:
         # Rows know nothing of each other: the state at a row's end was written, what came after doesn't matter.
         h, c = _at_the_end(outputs, _wide(first.h), lengths), _at_the_end(cells, _wide(first.c), lengths)
         outputs[np.arange(T)[:, None] >= lengths] = 0
@@ -204,7 +198,7 @@ def _run_through(
     """Return every output (T, B, width) and the final states, all as they are written."""
     T, B, _ = inputs.shape
     outputs = np.empty((T, B, weights.output_size), dtypes.state_dtype(weights.dtype))
-    for start, stop in _progress(_chunks(weights, T, B), "part"):
+    for start, stop in _progress(_chunks(weights, T, B) if B else [], "part"):  # without rows, T may be anything
         within = None if lengths is None else np.clip(lengths - start, 0, stop - start)
         ys, states = lstm(lstm.asarray(inputs[start:stop]), states, lengths=within)
         outputs[start:stop] = to_host("outputs", ys)

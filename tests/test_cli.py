@@ -1,6 +1,7 @@
 """The command line."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,14 +135,14 @@ def test_damaged_arrays_are_named(name, damage, files, capsys):
     (files / name).write_bytes(damage((files / name).read_bytes()))
     assert command(files, "--state", files / "state.npz", "--backend", "numpy") == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"fusedlstm: {files / name} is no .np")
+    assert re.match(rf"fusedlstm: {files / name} is (no|damaged, or no) \.np", error)
 
 
 def test_a_flipped_byte_of_a_state_is_noticed(files, capsys):
     content = (files / "state.npz").read_bytes()
     (files / "state.npz").write_bytes(content.replace(content[200:208], b"\xff" * 8))
     assert command(files, "--state", files / "state.npz", "--backend", "numpy") == 1
-    assert "or is damaged (Bad CRC-32" in capsys.readouterr().err
+    assert "state.npz is damaged: h: Bad CRC-32" in capsys.readouterr().err
 
 
 def test_a_missing_folder_is_noticed_before_work(files, capsys, monkeypatch):

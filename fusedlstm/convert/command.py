@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm import convert, dtypes, files
+from fusedlstm import convert, dtypes
 from fusedlstm.checks import check_choice, fail
 from fusedlstm.convert.archives import open_archive
 from fusedlstm.convert.checking import check
+from fusedlstm.convert.parts import external_data, parts_of
 from fusedlstm.convert.recognise import recognise
+from fusedlstm.replacing import check_target, replace
 from fusedlstm.stacked import StackedWeights
 
 if TYPE_CHECKING:
@@ -69,10 +71,7 @@ def convert_file(
         ImportError: a library that reads such files is not installed.
     """
     check_choice("--from", system, ("auto", *SYSTEMS))
-    _check_out("OUT", out, {"SOURCE": source}, force)
-    if state_out is not None:
-        _check_out("--initial-state", state_out, {"SOURCE": source, "OUT": out}, force)
-    found = recognise(source) if system == "auto" else system
+    found = _check_outs(source, out, state_out, system, force=force)
     function = getattr(convert, f"from_{found}")
     arguments = _arguments(found, function, {"name": _names(name)} | dict(options))
     states = None
@@ -101,19 +100,19 @@ def convert_file(
     return status, said
 
 
-def _check_out(name: str, out: str, others: Mapping[str, str], force: bool) -> None:
-    """Raise if a file that is about to be written is another one of the command, or is there already."""
-    for other, path in others.items():
-        if _is_same(out, path):
-            fail(ValueError, name, f"another file than {other}, which would be lost", repr(out))
-    if os.path.exists(out) and not force:
-        fail(ValueError, name, "a file that does not exist yet", repr(out), "Use --force to overwrite it")
-
-
-def _is_same(one: str, other: str) -> bool:
-    if os.path.exists(one) and os.path.exists(other):
-        return os.path.samefile(one, other)
-    return os.path.realpath(one) == os.path.realpath(other)
+def _check_outs(source: str, out: str, state_out: str | None, system: str, *, force: bool) -> str:
+    """Return the source's system, or raise if a file that is about to be written is one of it, or is there already."""
+    outs = {"OUT": out} | ({} if state_out is None else {"--initial-state": state_out})
+    parts = {"SOURCE": source} | parts_of(source)
+    for name, path in outs.items():
+        check_target(name, path, parts | {other: outs[other] for other in outs if other != name})
+        if os.path.exists(path) and not force:
+            fail(ValueError, name, "a file that does not exist yet", repr(path), "Use --force to overwrite it")
+    found = recognise(source) if system == "auto" else system
+    for name, path in outs.items():
+        if found == "onnx" and os.path.exists(path):
+            check_target(name, path, external_data(source))
+    return found
 
 
 def _check_count(name: str | None, weights: LSTMWeights | StackedWeights) -> None:
@@ -132,7 +131,7 @@ def _save_states(path: str, states: Sequence[LSTMState]) -> None:
             arrays[f"{part}{k}"] = array.astype(dtypes.state_dtype(array.dtype), copy=False)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    files.replace(path, buffer.getvalue())
+    replace(path, buffer.getvalue())
 
 
 def _with(system: str, given: Any) -> str:
