@@ -12,6 +12,7 @@ from fusedlstm.backends import backend_of
 from fusedlstm.checks import check_array, check_dtype, check_no_grad, describe_type, fail
 from fusedlstm.libraries import View, current_streams, library_of, view_of
 from fusedlstm.state import LSTMState
+from fusedlstm.subclasses import check_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -245,6 +246,8 @@ class Exchange:
         """Return `borrow`'s view; `arguments` are the maker's in a hint."""
         library = self._library_of(array)
         if library is None:
+            if type(array) is not self._native:
+                check_plain(name, array)
             self._follow_native(array)
             return View(array, writeable=True)
         check_no_grad(name, array)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.checks import check_no_grad, fail
+from fusedlstm.checks import check_no_grad, describe_type, fail
 from fusedlstm.libraries import library_of
+from fusedlstm.subclasses import check_plain
 
 if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
@@ -21,8 +22,10 @@ def to_host(name: str, value: Any) -> NumpyArray:
     arrive as ml_dtypes.bfloat16.
 
     Raises:
-        TypeError: a tensor that requires grad or that NumPy can't hold, or something that holds no numbers.
+        TypeError: a tensor that requires grad or that NumPy can't hold, a masked array or another one that means more
+            than its numbers, or something that holds no numbers.
     """
+    check_plain(name, value)
     if isinstance(value, np.ndarray):
         return _numbers(name, value)
     check_no_grad(name, value)
@@ -38,12 +41,12 @@ def to_host(name: str, value: Any) -> NumpyArray:
         array = np.asarray(value)
     except ValueError:  # nested lists of unequal lengths
         fail(TypeError, name, "an array, or equally long lists of numbers", type(value).__name__)
-    return _numbers(name, array)
+    return _numbers(name, array, "" if isinstance(value, (list, tuple)) else f" of a {describe_type(value)}")
 
 
-def _numbers(name: str, array: NumpyArray) -> NumpyArray:
+def _numbers(name: str, array: NumpyArray, whose: str = "") -> NumpyArray:
     if array.dtype.kind not in "fciub" and array.dtype.name != "bfloat16":
-        fail(TypeError, name, "an array of numbers", f"dtype {array.dtype}")
+        fail(TypeError, name, "an array of numbers", f"dtype {array.dtype}{whose}")
     return array
 
 

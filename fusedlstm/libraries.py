@@ -15,6 +15,7 @@ import numpy as np
 
 from fusedlstm import dlpack, dtypes
 from fusedlstm.checks import describe_type, fail
+from fusedlstm.subclasses import check_plain
 
 if TYPE_CHECKING:
     from fusedlstm.backends import Backend
@@ -263,6 +264,7 @@ def library_of(array: Any) -> Library | None:
 
 def view_of(name: str, array: Any, library: Library, backend: Backend) -> View:
     """Return the view of an array, or raise in the words of an argument's error."""
+    check_plain(name, array)
     try:
         return library.view(array, backend)
     except Exception as error:  # libraries raise many kinds: of sparse, quantised, traced, sharded, deleted arrays

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm import dtypes
+from fusedlstm.subclasses import check_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +90,9 @@ class OnBackend:
             dtype: None for the cell's. c of a 16-bit cell takes "float32".
 
         Raises:
-            TypeError: complex numbers, no numbers, or a tensor that requires grad.
+            TypeError: complex numbers, no numbers, a tensor that requires grad, or a masked array or another one that
+                means more than its numbers.
         """
+        check_plain("x", x)
         target = self.dtype if dtype is None else dtypes.resolve(dtype)
         return self._backend.asarray(x, target)

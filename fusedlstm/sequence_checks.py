@@ -11,6 +11,7 @@ from fusedlstm.checks import check_shape, describe_type, fail
 from fusedlstm.interop import host_mask, to_host
 from fusedlstm.state import LSTMState, check_state_type
 from fusedlstm.step_checks import StepChecks, one_row_or_all
+from fusedlstm.subclasses import check_plain
 
 if TYPE_CHECKING:
     from fusedlstm.backends import Backend
@@ -118,6 +119,7 @@ class SequenceChecks:
         return None if active.all() else active
 
     def _check_step_mask(self, mask: Any, T: int, B: int) -> NumpyArray:
+        check_plain("mask", mask)
         host = host_mask(mask) if isinstance(mask, (list, tuple)) else to_host("mask", mask)
         if host.dtype != np.bool_:
             wanted = "booleans, True for the steps that a row takes"

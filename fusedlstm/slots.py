@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from fusedlstm.checks import check_shape, describe_type, fail
+from fusedlstm.subclasses import check_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,6 +151,8 @@ class SlotTable:
             slots = self._from_elements(slots, padded=B is not None)
         if not isinstance(slots, np.ndarray):
             fail(TypeError, "slots", "integers in host memory", describe_type(slots))
+        if type(slots) is not np.ndarray:
+            check_plain("slots", slots)
         if slots.dtype.kind not in "iu":
             hint = "The slots of a mask are numpy.flatnonzero(mask)" if slots.dtype == np.bool_ else ""
             fail(TypeError, "slots", "integers", f"dtype {slots.dtype}", hint)

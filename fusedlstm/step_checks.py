@@ -10,6 +10,7 @@ import numpy as np
 
 from fusedlstm.checks import check_array, check_dtype, check_shape, describe_type, fail
 from fusedlstm.state import LSTMState, check_state_type
+from fusedlstm.subclasses import check_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,6 +68,8 @@ class StepChecks:
     def check_mask(self, is_first: Any, B: int, T: int = 0, shape: str = "B") -> Array:
         """Return is_first as a boolean array (B,) or, of a sequence, "T B" or "B T" on the device, or raise."""
         wanted = "booleans, True for the rows to reset before this step"
+        if type(is_first) is not np.ndarray:
+            check_plain("is_first", is_first)
         try:
             mask = self.backend.mask(is_first)
         except (TypeError, ValueError):  # lists of unequal lengths, arrays of another device
