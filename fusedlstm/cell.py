@@ -28,8 +28,8 @@ _MOST_SIGNATURES = 256
 class LSTMCell(OnBackend):
     """One step of an LSTM for a batch of B rows: (x, h, c) -> the next (h, c), by `fusedlstm.weights`' formula.
 
-    A cell holds weights and no state. It may be called from several threads at once. The same call
-    gives the same bits again.
+    A cell holds weights and no state. It may be called from several threads at once, and in the middle of another of
+    its calls, as in a signal handler. The same call gives the same bits again.
 
     Args:
         weights: an LSTMWeights; its dtype is that of x and h. c has that dtype too, but float32 where it
@@ -147,9 +147,13 @@ class LSTMCell(OnBackend):
         On a GPU the memory of the old ones is overwritten in the order of CuPy's and PyTorch's current streams: steps
         called before have the old weights, steps called after have the new ones, and so have those of Steppers and
         pools on whatever streams; no other thread may be calling meanwhile. In NumPy they are exchanged at one
-        instant: what another thread runs goes on with the old.
+        instant: a call that is under way, in another thread or around this one, goes on with the old ones.
+
+        If this raises or is interrupted, all weights are the old ones.
 
         Raises:
+            RuntimeError: on a GPU, a call of the cell or of a Stepper or pool of it is under way in this thread, as
+                this was called in a signal handler, a finalizer or a callback.
             TypeError: no LSTMWeights.
             ValueError: weights of another form; the message says what differs.
         """
@@ -157,8 +161,7 @@ class LSTMCell(OnBackend):
             fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
         check_same_form("weights", self._weights, weights)
         with in_order(self._backend):
-            self._plan = self._plan.with_weights(weights)
-        self._weights = weights
+            (self._plan,), self._weights = self._exchanged(StackedWeights([weights])), weights
 
     def __call__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, TypeAlias
 
 from fusedlstm.scan import clear_idle, repeat_in_idle, scan
@@ -9,7 +10,7 @@ from fusedlstm.scan import clear_idle, repeat_in_idle, scan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.backends import Backend
+    from fusedlstm.backends import Backend, StepPlan
     from fusedlstm.dtypes import Array, Empty
     from fusedlstm.scan import Timeline
     from fusedlstm.stacked import StackedWeights
@@ -23,6 +24,8 @@ FILL_IDLE = {"zero": clear_idle, "last": repeat_in_idle}
 
 class Layers:
     """The plans of all layers and directions, in the order of the weights, and the ways through them.
+
+    `plans` are exchanged at one instant: a call keeps those that it began with.
 
     Args:
         backend: where the plans are made and run.
@@ -48,11 +51,6 @@ class Layers:
             for layer in weights.layers
         )
 
-    def set_weights(self, weights: StackedWeights) -> None:
-        """Take other weights of the same form."""
-        # All at one instant: a call keeps the plans that it began with.
-        self.plans = tuple(plan.with_weights(layer) for plan, layer in zip(self.plans, weights.layers, strict=True))
-
     def step(
         self, x: Array, states: States, is_first: Array | None, resets: Resets, news: States, empty: Empty
     ) -> Array:
@@ -66,9 +64,7 @@ class Layers:
             output = new.h
             if self._weights.residual[k]:
                 output = empty(new.h.shape, new.h.dtype)
-                with self._backend.computing():
-                    output[...] = new.h
-                self._add_input(k, output, x)
+                self._backend.compute(self._write_sum, k, output, new.h, x)
             x = output
         return x
 
@@ -97,7 +93,23 @@ class Layers:
         Returns:
             The top layer's outputs, contiguous, and the final state of each layer and direction.
         """
-        plans = self.plans
+        work = functools.partial(self._run, self.plans, masked_outputs=masked_outputs, batch_first=batch_first)
+        result: tuple[Array, list[LSTMState]] = self._backend.compute(work, xs, states, timelines, resets, empty)
+        return result
+
+    def _run(
+        self,
+        plans: Sequence[StepPlan],
+        xs: Array,
+        states: States,
+        timelines: Sequence[Timeline],
+        resets: Resets,
+        empty: Empty,
+        *,
+        masked_outputs: str,
+        batch_first: bool,
+    ) -> tuple[Array, list[LSTMState]]:
+        """Do what `run` does, to be called by the backend's `compute`."""
         finals: list[LSTMState] = []
         for layer in range(self._weights.num_layers):
             top = layer == self._weights.num_layers - 1
@@ -116,8 +128,11 @@ class Layers:
     def _add_input(self, layer: int, ys: Array, xs: Array) -> None:
         """Add a layer's input to its output, in place, where it is residual."""
         if self._weights.residual[layer] and ys.size:
-            with self._backend.computing():
-                self._backend.add(ys, xs)
+            self._backend.add(ys, xs)
+
+    def _write_sum(self, layer: int, output: Array, h: Array, x: Array) -> None:
+        output[...] = h
+        self._add_input(layer, output, x)
 
     def _join(self, parts: Sequence[Array], empty: Empty, *, batch_first: bool) -> Array:
         """Return the outputs (T, B, P) of a layer's directions side by side, the axes as wanted, contiguous."""
@@ -128,8 +143,7 @@ class Layers:
         joined = empty((B, T, width) if batch_first else (T, B, width), parts[0].dtype)
         by_time = joined.swapaxes(0, 1) if batch_first else joined
         start = 0
-        with self._backend.computing():
-            for part in parts:
-                by_time[:, :, start : start + part.shape[2]] = part
-                start += part.shape[2]
+        for part in parts:
+            by_time[:, :, start : start + part.shape[2]] = part
+            start += part.shape[2]
         return joined

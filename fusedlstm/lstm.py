@@ -35,7 +35,8 @@ class LSTM(OnBackend):
 
     A state is a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer
     0 backward, layer 1 forward ...), also where there is only one. An LSTM holds weights and no state. It may be
-    called from several threads at once. The same call gives the same bits again.
+    called from several threads at once, and in the middle of another of its calls, as in a signal handler. The same
+    call gives the same bits again.
 
     Arrays may be of any library that shares its memory, mixed at will, on the LSTM's device, as `LSTMCell` takes them:
     none is copied but sequences whose steps are not contiguous, part by part, and results are in the library of x.
@@ -145,8 +146,7 @@ class LSTM(OnBackend):
         for index, layers in enumerate(zip(old.layers, weights.layers, strict=True)):
             check_same_form(f"weights.layers[{index}]", *layers)
         with in_order(self._backend):
-            self._layers.set_weights(weights)
-        self._weights = weights
+            self._layers.plans, self._weights = self._exchanged(weights), weights
 
     def step(
         self,

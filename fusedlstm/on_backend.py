@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm import dtypes
@@ -9,7 +10,7 @@ from fusedlstm.subclasses import check_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import ModuleType
+    from types import FrameType, ModuleType
 
     import numpy as np
 
@@ -49,6 +50,41 @@ class OnBackend:
             is_single=self._is_cell,
             maker=maker or self._maker,
         )
+
+    def _exchanged(self, weights: StackedWeights) -> tuple[StepPlan, ...]:
+        """Return the plans with other weights of the same form; if this raises, they have those that they had.
+
+        In NumPy they are other plans. On a GPU memory that the plans share with graphs and pools is overwritten, piece
+        by piece: until all is done, steps refuse to read it.
+
+        Raises:
+            RuntimeError: on a GPU, a call that reads the weights is under way in this thread.
+        """
+        plans, old = self._plans, self._layers_of_weights
+        if self._backend.name != "numpy" and self._is_in_a_call():
+            raise RuntimeError(
+                f"this {type(self).__name__} is in the middle of a call in this thread, and set_weights began within "
+                "it, in a signal handler, a finalizer or a callback: on a GPU it overwrites weights, so call it after"
+            )
+        try:
+            return _with_weights(plans, weights)
+        except BaseException:
+            _with_weights(plans, old)
+            raise
+
+    def _is_in_a_call(self) -> bool:
+        """Whether a method of this object, or of a pool or Stepper of it, is under way in this thread.
+
+        The thread's frames tell. Calls take no notes of it, which would cost each of them time.
+        """
+        frame: FrameType | None = sys._getframe(3)  # beyond `set_weights`
+        while frame is not None:
+            if frame.f_globals.get("__name__", "").startswith("fusedlstm."):
+                user = frame.f_locals.get("self")
+                if self in (user, getattr(user, "_cell", None), getattr(user, "_owner", None)):
+                    return True
+            frame = frame.f_back
+        return False
 
     def stepper(self, batch: int, *, reset_to: Any = None, host: bool = False, like: Any = None) -> Stepper:
         """Return a Stepper: a batch of B rows in buffers of their own, for steps that cost nothing but their work.
@@ -96,3 +132,13 @@ class OnBackend:
         check_plain("x", x)
         target = self.dtype if dtype is None else dtypes.resolve(dtype)
         return self._backend.asarray(x, target)
+
+
+def _with_weights(plans: Sequence[StepPlan], weights: StackedWeights) -> tuple[StepPlan, ...]:
+    """Return plans with other weights, which nobody reads in between where they are overwritten."""
+    for plan in plans:
+        plan.is_whole = False
+    others = tuple(plan.with_weights(layer) for plan, layer in zip(plans, weights.layers, strict=True))
+    for plan in (*plans, *others):
+        plan.is_whole = True
+    return others

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -16,11 +16,12 @@ from fusedlstm.slots import PROBLEMS, SlotTable
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fusedlstm.checks import AnyPath
     from fusedlstm.dtypes import Array, Empty, NumpyArray
 
+_Result = TypeVar("_Result")
 _MOST_SIGNATURES = 256
 _AT_ONCE = 1 << 26  # bytes of states that go to or come from the host
 _MOST_SLOTS = 2**31 - 1  # kernels know slots by 32 bits
@@ -47,9 +48,17 @@ class StatePool:
 
     Slots are ints, an int for one or a list, tuple, range or integer array of NumPy's (or of another library in host
     memory) for several. They are checked before any work: that they are integers (no bools), live, and each there once.
-    A step also takes an integer array on the GPU. A call that raises changes nothing, but for a step with `strict`,
-    which raises when it is done. Methods may be called from several threads at once: each waits for the one before, so
-    that all is as if one had been called after the other.
+    A step also takes an integer array on the GPU.
+
+    A call whose arguments are refused changes nothing. One that is interrupted, or that fails otherwise, has changed
+    all that it would have, or nothing: h and c of a slot fit each other, and so do the slots that it names. But `out`
+    may be written in part, a step with `strict` raises when it is done, and after an error of CUDA itself the states
+    that it was about to write are undefined.
+
+    Methods may be called from several threads at once: each waits for the one before, so that all is as if one had been
+    called after the other. A call in the middle of another one of the same thread, as in a signal handler or a
+    callback, can't wait for it and raises RuntimeError. `release` doesn't, for finalizers: its slots are free when the
+    other call ends. What tells numbers alone (`live`, `slots`, `memory`, `kernels`) may be asked at any moment.
 
     On NumPy the memory of slots that were never allocated is not touched, which on most systems takes none. On a GPU a
     layer is one kernel, which finds its rows by their slots; where `kernels` says "matmul", steps have plans for powers
@@ -86,8 +95,9 @@ class StatePool:
         self._table = SlotTable(capacity)
         self._rows = self._backend.row_store(weights, cell._plans, capacity)
         self._is_audited = False  # whether the rows know which slots are live, for those of a device
-        # Of a kind that a thread may take twice: a `__del__` that releases its slot may run within any call.
+        # Of a kind that a thread may take twice, as a call in the middle of another one would wait for ever.
         self._lock = threading.RLock()
+        self._is_in_a_call = False  # of the thread that has the lock
 
     @property
     def capacity(self) -> int:
@@ -97,19 +107,44 @@ class StatePool:
     @property
     def live(self) -> int:
         """How many slots are live."""
-        return self._table.live_count
+        return self._table.live_count - len(self._table.ending_slots())
 
     @property
     def slots(self) -> NumpyArray:
         """The live slots, sorted: a new int64 array in host memory."""
         with self._lock:
-            return self._table.live_slots()
+            return np.setdiff1d(self._table.live_slots(), self._table.ending_slots(), assume_unique=True)
 
     @property
     def memory(self) -> PoolMemory:
         """The bytes that the pool holds, of states and of what steps keep."""
         with self._lock:
             return PoolMemory(states=self._rows.nbytes, plans=self._rows.scratch_nbytes)
+
+    def _in_turn(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Do the work of a call, when no other call is at it.
+
+        An interrupt comes between two statements, but not in a `with` of a lock, and not before the first statement of
+        `try` or `finally`: so this may be interrupted anywhere.
+
+        Raises:
+            RuntimeError: another call of this thread is at it.
+        """
+        with self._lock:
+            if self._is_in_a_call:
+                raise RuntimeError(
+                    "this StatePool is in the middle of a call in this thread, and this one began within it, in a "
+                    "signal handler, a finalizer or a callback: make it after that"
+                )
+            try:
+                self._is_in_a_call = True
+                self._release_ending()
+                try:
+                    return work(*arguments)
+                finally:
+                    self._release_ending()
+            finally:
+                self._is_in_a_call = False
 
     def kernels(self, batch: int) -> tuple[str, ...]:
         """Return for each layer what steps `batch` rows: "numpy", or one of the names that LSTMCell's `kernel` takes.
@@ -133,27 +168,59 @@ class StatePool:
             ValueError: a negative one.
             PoolFullError: fewer than n slots are free; none is allocated then.
         """
-        n = check_size("n", n, 0)
-        with self._lock, in_order(self._backend):
-            while True:
-                slots = self._table.next_free(n)
-                self._rows.clear(slots)
+        return self._in_turn(self._allocate, check_size("n", n, 0))
+
+    def _allocate(self, n: int) -> NumpyArray:
+        with in_order(self._backend):
+            slots = self._table.next_free(n)
+            self._rows.clear(slots)
+            try:
                 self._rows.mark(slots, live=True)
-                if self._table.take(slots):
-                    return slots
-                self._rows.mark(slots, live=False)  # some were released within this call: now others are next
+                self._table.take(slots)
+            except BaseException:
+                self._is_audited = False
+                raise
+            return slots
 
     def release(self, slots: Any) -> None:
         """End the sequences of these slots, which are free from now on.
+
+        In the middle of another call of the same thread, as in the `__del__` of an object that has a slot, the
+        sequences end with that call.
 
         Raises:
             TypeError: no integers.
             ValueError: a slot that is out of range, not live, or there twice.
         """
-        with self._lock, in_order(self._backend):
+        with self._lock:
+            if self._is_in_a_call:
+                self._table.end_later(self._on_host(slots))
+            else:
+                self._in_turn(self._release, slots)
+
+    def _release(self, slots: Any) -> None:
+        with in_order(self._backend):
             checked = self._table.check(self._on_host(slots))
-            self._rows.mark(checked, live=False)
-            self._table.give_back(checked)
+            try:
+                self._rows.mark(checked, live=False)
+                self._table.give_back(checked)
+            except BaseException:
+                self._is_audited = False
+                raise
+
+    def _release_ending(self) -> None:
+        """Release what finalizers, say, have released in the middle of a call."""
+        ending = self._table.ending
+        while ending:
+            slots = ending.popleft()
+            try:
+                self._release(slots)
+            except ValueError:  # the call has released them, too
+                raise
+            except BaseException:
+                if self._table.are_live(slots):
+                    ending.appendleft(slots)
+                raise
 
     def reset(self, slots: Any) -> None:
         """Set the states of these slots to zeros: each begins a new sequence.
@@ -162,7 +229,10 @@ class StatePool:
             TypeError: no integers.
             ValueError: a slot that is out of range, not live, or there twice.
         """
-        with self._lock, in_order(self._backend):
+        self._in_turn(self._reset, slots)
+
+    def _reset(self, slots: Any) -> None:
+        with in_order(self._backend):
             self._rows.clear(self._table.check(self._on_host(slots)))
 
     def read(self, slots: Any, like: Any = None) -> LSTMState | tuple[LSTMState, ...]:
@@ -179,7 +249,10 @@ class StatePool:
             TypeError: no integers, or `like` no array.
             ValueError: a slot that is out of range, not live, or there twice; `like` on another device.
         """
-        with self._lock, Exchange(self._backend, like, self._maker) as exchange:
+        return self._in_turn(self._read, slots, like)
+
+    def _read(self, slots: Any, like: Any) -> LSTMState | tuple[LSTMState, ...]:
+        with Exchange(self._backend, like, self._maker) as exchange:
             if like is not None:
                 exchange.check_place("like", like)
             states = self._rows.read(self._table.check(self._on_host(slots)), exchange.empty)
@@ -200,7 +273,10 @@ class StatePool:
             TypeError: no integers; a state of the wrong kind, dtype or library.
             ValueError: a slot that is out of range, not live, or there twice; a state of the wrong shape or device.
         """
-        with self._lock, Exchange(self._backend, _first_array(state), self._maker) as exchange:
+        self._in_turn(self._write, slots, state)
+
+    def _write(self, slots: Any, state: Any) -> None:
+        with Exchange(self._backend, _first_array(state), self._maker) as exchange:
             checked = self._table.check(self._on_host(slots))
             self._rows.write(checked, self._state_form.taken(exchange, "state", state, len(checked)))
 
@@ -231,28 +307,31 @@ class StatePool:
         """
         if not isinstance(strict, bool):
             fail(TypeError, "strict", "a bool", describe_type(strict))
+        return self._in_turn(self._step_any, x, slots, is_first, out, strict)
+
+    def _step_any(self, x: Array, slots: Any, is_first: Any, out: Array | None, strict: bool) -> Array:
+        """Step with arrays of any library."""
         native, first = self._backend.array_type, self._first
-        with self._lock:
-            is_plain = type(slots) is native or library_of(slots) is None
-            if (
-                type(x) is native
-                and is_plain
-                and (out is None or type(out) is native)
-                and is_native(native, is_first, None)
-            ):
-                result = self._step(x, slots, is_first, out, self._backend.empty)
-            else:
-                with Exchange(self._backend, x, self._maker) as exchange:
-                    result = self._step(
-                        exchange.borrow("x", x, first.dtype, first.whose),
-                        slots if library_of(slots) is None else exchange.borrow_mask("slots", slots),
-                        exchange.borrow_mask("is_first", is_first),
-                        exchange.borrow_output("out", out, first.dtype, first.whose),
-                        exchange.empty,
-                    )
-                    result = exchange.lend(result) if out is None else out
-            if strict:
-                self._check()
+        is_plain = type(slots) is native or library_of(slots) is None
+        if (
+            type(x) is native
+            and is_plain
+            and (out is None or type(out) is native)
+            and is_native(native, is_first, None)
+        ):
+            result = self._step(x, slots, is_first, out, self._backend.empty)
+        else:
+            with Exchange(self._backend, x, self._maker) as exchange:
+                result = self._step(
+                    exchange.borrow("x", x, first.dtype, first.whose),
+                    slots if library_of(slots) is None else exchange.borrow_mask("slots", slots),
+                    exchange.borrow_mask("is_first", is_first),
+                    exchange.borrow_output("out", out, first.dtype, first.whose),
+                    exchange.empty,
+                )
+                result = exchange.lend(result) if out is None else out
+        if strict:
+            self._check()
         return result
 
     def prepare(self, max_batch: int) -> None:
@@ -262,8 +341,10 @@ class StatePool:
             TypeError: no int.
             ValueError: a negative one.
         """
-        largest = check_size("max_batch", max_batch, 0)
-        with self._lock, in_order(self._backend):
+        self._in_turn(self._prepare, check_size("max_batch", max_batch, 0))
+
+    def _prepare(self, largest: int) -> None:
+        with in_order(self._backend):
             self._table.prepare(largest)
             self._rows.prepare(self._cell._plans, largest)
             self._tell_what_is_live()
@@ -277,8 +358,7 @@ class StatePool:
             ValueError: slots that are out of range, not live, or twice in a step; rows of these were skipped, and of
                 those that are twice all but one, whichever it is.
         """
-        with self._lock:
-            self._check()
+        self._in_turn(self._check)
 
     def _check(self) -> None:
         with in_order(self._backend):
@@ -303,10 +383,14 @@ class StatePool:
         """
         from fusedlstm import pool_files
 
-        with self._lock, in_order(self._backend):
-            slots = self._table.live_slots()
-            states = self._fetched(slots)
+        slots, states = self._in_turn(self._contents)
         pool_files.save(path, pool_files.Form.of(self._form_of_weights), slots, states)
+
+    def _contents(self) -> tuple[NumpyArray, list[LSTMState]]:
+        """Return the live slots and copies of their states in host memory, one for each layer."""
+        with in_order(self._backend):
+            slots = self._table.live_slots()
+            return slots, self._fetched(slots)
 
     def load(self, path: AnyPath) -> None:
         """Replace all that the pool holds by what another one, on any backend, has saved.
@@ -323,7 +407,11 @@ class StatePool:
         from fusedlstm import pool_files
 
         slots, states = pool_files.load(path, pool_files.Form.of(self._form_of_weights), self.capacity)
-        with self._lock, in_order(self._backend):
+        self._in_turn(self._replace, slots, states)
+
+    def _replace(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        """Have these slots live, and no others, with these states, one for each layer."""
+        with in_order(self._backend):
             before = self._table
             table = SlotTable(self.capacity, slots, before.largest)
             old_slots = before.live_slots()
@@ -335,9 +423,8 @@ class StatePool:
                 self._table = table
             except BaseException:
                 self._table = before
+                self._is_audited = False
                 self._put(old_slots, old)
-                self._rows.mark(slots, live=False)
-                self._rows.mark(old_slots, live=True)
                 raise
 
     # Between a GPU and the host states go part by part, so that a pool may take nearly all memory that there is.

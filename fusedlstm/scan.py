@@ -1,4 +1,7 @@
-"""One layer through time, in one direction: every h, and the final state."""
+"""One layer through time, in one direction: every h, and the final state.
+
+`scan` and the two that fill idle outputs are to be called by the backend's `compute`.
+"""
 
 from __future__ import annotations
 
@@ -85,8 +88,7 @@ def _resets_backward(is_first: NumpyArray, active: NumpyArray | None) -> NumpyAr
 def _timeline(backend: Backend, order: range, resets: Array | None, active: NumpyArray | None) -> Timeline:
     # Contiguous steps, as kernels take them. A device's resets are not looked at, which would wait for it.
     if resets is not None:
-        with backend.computing():
-            resets = backend.xp.ascontiguousarray(resets)
+        resets = backend.compute(backend.xp.ascontiguousarray, resets)
     resetting = _any_row(resets) if isinstance(resets, np.ndarray) else [True] * len(order)
     if active is None:
         return Timeline(order, resets, resetting, None, [False] * len(order))
@@ -129,31 +131,30 @@ def scan(
     h, c = state.h, state.c
     ys = empty((T, *h.shape), h.dtype)
     cs = [empty(c.shape, c.dtype) for _ in range(1 if timeline.idle is None else 2)]
-    with backend.computing():
-        if B and T:
-            reset: Any = None if reset_to is None else plan.prepare_reset(reset_to.h, reset_to.c)
-            at_once = plan.steps_at_once(B)
-            step = plan.run if at_once == 1 else plan.run_gates
-            for plain, steps in timeline.pieces(at_once):
-                start, stop = min(steps), max(steps) + 1
-                part = xs[start:stop]
-                if plain:
-                    h, c = _run_steps(plan, part[:: steps.step], h, c, ys[start:stop][:: steps.step], cs)
-                    continue
-                inputs = part if at_once == 1 else plan.input_gates(part)
-                for t in steps:
-                    h_next, c_next = ys[t], _other(cs, c)  # c in place, but where the old one is needed
-                    step(inputs[t - start], h, c, h_next, c_next, timeline.resets_at(t), reset)
-                    if timeline.idle is not None and timeline.idling[t]:
-                        backend.select_rows(h_next, timeline.idle[t], h)
-                        backend.select_rows(c_next, timeline.idle[t], c)
-                    h, c = h_next, c_next
-        h_last = empty(h.shape, h.dtype)
-        h_last[...] = h
-        if c is state.c:
-            cs[0][...] = c
-            c = cs[0]
-        return ys, LSTMState(h=h_last, c=c)
+    if B and T:
+        reset: Any = None if reset_to is None else plan.prepare_reset(reset_to.h, reset_to.c)
+        at_once = plan.steps_at_once(B)
+        step = plan.run if at_once == 1 else plan.run_gates
+        for plain, steps in timeline.pieces(at_once):
+            start, stop = min(steps), max(steps) + 1
+            part = xs[start:stop]
+            if plain:
+                h, c = _run_steps(plan, part[:: steps.step], h, c, ys[start:stop][:: steps.step], cs)
+                continue
+            inputs = part if at_once == 1 else plan.input_gates(part)
+            for t in steps:
+                h_next, c_next = ys[t], _other(cs, c)  # c in place, but where the old one is needed
+                step(inputs[t - start], h, c, h_next, c_next, timeline.resets_at(t), reset)
+                if timeline.idle is not None and timeline.idling[t]:
+                    backend.select_rows(h_next, timeline.idle[t], h)
+                    backend.select_rows(c_next, timeline.idle[t], c)
+                h, c = h_next, c_next
+    h_last = empty(h.shape, h.dtype)
+    h_last[...] = h
+    if c is state.c:
+        cs[0][...] = c
+        c = cs[0]
+    return ys, LSTMState(h=h_last, c=c)
 
 
 def _run_steps(plan: StepPlan, xs: Array, h: Array, c: Array, ys: Array, cs: list[Array]) -> tuple[Array, Array]:
@@ -172,8 +173,7 @@ def clear_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:
     """Write zeros to the outputs (T, B, P) of rows that are idle: TensorFlow's rule."""
     T, B, P = ys.shape
     if timeline.idle is not None and ys.size:
-        with backend.computing():
-            backend.select_rows(ys.reshape(T * B, P), timeline.idle.reshape(T * B), None)
+        backend.select_rows(ys.reshape(T * B, P), timeline.idle.reshape(T * B), None)
 
 
 def repeat_in_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:
@@ -181,8 +181,7 @@ def repeat_in_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:
     if timeline.idle is None or not ys.size:
         return
     last = None
-    with backend.computing():
-        for t in timeline.order:
-            if timeline.idling[t]:
-                backend.select_rows(ys[t], timeline.idle[t], last)
-            last = ys[t]
+    for t in timeline.order:
+        if timeline.idling[t]:
+            backend.select_rows(ys[t], timeline.idle[t], last)
+        last = ys[t]

@@ -6,6 +6,7 @@ but that and a first use takes memory by the number of slots that are asked abou
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -55,6 +56,7 @@ class SlotTable:
         self._free[: len(free)] = free
         self._free_count = len(free)
         self._row_of = np.empty(capacity + 1, np.int64)  # scratch: the last row that named a slot
+        self.ending: deque[NumpyArray] = deque()  # live ones, as of `end_later`, to be given back
         self._of_step = np.empty(largest, np.int64)
 
     @property
@@ -86,20 +88,16 @@ class SlotTable:
             fail(PoolFullError, "n", f"at most {free}, the free slots of {self.capacity}", str(n))
         return self._free[free - n : free][::-1].copy()
 
-    def take(self, slots: NumpyArray) -> bool:
-        """Make slots of `next_free` live, unless they are not the next ones any more; return whether they are."""
+    def take(self, slots: NumpyArray) -> None:
+        """Make slots of `next_free` live."""
         before = self._free_count
-        after = before - len(slots)
-        if after < 0 or not np.array_equal(self._free[after:before][::-1], slots):
-            return False
         try:
             self._live[slots] = True
-            self._free_count = after
+            self._free_count = before - len(slots)
         except BaseException:
             self._free_count = before
             self._live[slots] = False
             raise
-        return True
 
     def give_back(self, slots: NumpyArray) -> None:
         """Make live slots, as of `check`, free: those given next."""
@@ -113,6 +111,26 @@ class SlotTable:
             self._free_count = before
             self._live[slots] = True
             raise
+
+    def end_later(self, slots: Any) -> None:
+        """Check slots as `check` does, while another method may be under way, and note them in `ending`."""
+        own = self._integers(slots).astype(np.int64)
+        seen = set(self.ending_slots().tolist())
+        for row, slot in enumerate(own.tolist()):
+            if not 0 <= slot < self.capacity:
+                self._fail_range(slot, row, padded=False)
+            if slot in seen or not self._live[slot]:
+                self._fail(f"{slot} (row {row}), which is not live, or there twice", padded=False)
+            seen.add(slot)
+        self.ending.append(own)
+
+    def ending_slots(self) -> NumpyArray:
+        """Return all slots of `ending`."""
+        return np.concatenate([np.zeros(0, np.int64), *list(self.ending)])
+
+    def are_live(self, slots: NumpyArray) -> bool:
+        """Whether all of these are live."""
+        return bool(self._live[slots].all())
 
     def check(self, slots: Any) -> NumpyArray:
         """Return slots (an int, or a sequence or host array of ints) as a new int64 array, all live, each once.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from fusedlstm.exchange import Exchange, is_native
 from fusedlstm.libraries import library_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import NoReturn
 
     from fusedlstm.backends import Backend
@@ -36,7 +34,13 @@ class Stepper:
     one, once `is_first` has been used. It is queued on the current stream of the buffers' library; where that changes
     between two calls, the later one waits for the earlier one, on the GPU.
 
-    A Stepper is for one thread at a time. `set_weights` of its cell or LSTM reaches it.
+    A Stepper is for one call at a time: one that another thread makes meanwhile raises, and so does one in the middle
+    of another call of the same thread, as in a signal handler or a callback. `set_weights` of its cell or LSTM reaches
+    it.
+
+    A step works in place. Where it is interrupted or fails, the state may be neither the old nor the new one, so the
+    next step and `read` raise, until `write` or `reset` has set the state anew. Arguments that are refused change
+    nothing.
 
     Args:
         owner: an LSTMCell, or an LSTM of one direction.
@@ -74,6 +78,8 @@ class Stepper:
                 resets = form.taken(exchange, "reset_to", reset_to, B, may_be_one_row=True)
             self._batch = owner._backend.batch(weights, owner._plans, B, resets, host=host)
         self._busy = threading.Lock()
+        self._user = 0  # the last thread that had it
+        self._is_torn = False  # whether the state is neither an old nor a new one
         self._lend_buffers()
 
     def _check_like(self) -> None:
@@ -169,26 +175,35 @@ class Stepper:
             copy: whether a new array, in the library of x, or of the buffers without one, is returned instead.
 
         Raises:
-            RuntimeError: another thread is using the Stepper; a forked process has no CUDA.
+            RuntimeError: a call of another thread is using the Stepper, or one of this thread around this one; the
+                state is that of a step that was interrupted; a forked process has no CUDA.
             TypeError: an argument of the wrong kind, dtype or library.
             ValueError: an argument of the wrong shape or device.
         """
-        if not self._busy.acquire(blocking=False):
-            self._refuse_a_second_thread()
-        try:
-            if not self._needs_no_exchange:
-                return self._exchange_and_step(x, is_first, copy=copy)
-            if x is None and is_first is None and not copy:
-                self._batch.run(self._owner._plans)
-                return self._output
-            native = self._face.array_type
-            if (x is not None and type(x) is not native) or not is_native(native, is_first, None) or copy:
-                return self._exchange_and_step(x, is_first, copy=copy)
-            self._load(x, is_first)
-            self._batch.run(self._owner._plans)
+        if self._busy.locked():
+            self._refuse()
+        with self._busy:  # which no interrupt leaves locked
+            self._user = threading.get_ident()
+            if x is not None or is_first is not None or copy or not self._needs_no_exchange:
+                native = self._face.array_type
+                if (
+                    (x is not None and type(x) is not native)
+                    or not is_native(native, is_first, None)
+                    or copy
+                    or not self._needs_no_exchange
+                ):
+                    return self._exchange_and_step(x, is_first, copy=copy)
+                self._load(x, is_first)
+            self._run()
             return self._output
-        finally:
-            self._busy.release()
+
+    def _run(self) -> None:
+        """Take the step. Nothing else says whether an interrupt came before it, in it or after it."""
+        if self._is_torn:
+            self._refuse_torn()
+        self._is_torn = True
+        self._batch.run(self._owner._plans)
+        self._is_torn = False
 
     def _exchange_and_step(self, x: Any, is_first: Any, *, copy: bool) -> Array:
         """Step with arrays of any library."""
@@ -197,7 +212,7 @@ class Stepper:
             if x is not None:
                 x = exchange.borrow("x", x, checks.dtype, checks.whose)
             self._load(x, exchange.borrow_mask("is_first", is_first))
-            batch.run(self._owner._plans)
+            self._run()
             if not copy:
                 return self._output
             output = exchange.empty(batch.output.shape, batch.output.dtype)
@@ -219,44 +234,72 @@ class Stepper:
             batch.mark(is_first)
 
     def read(self) -> Any:
-        """Return a copy of the state in new arrays of the buffers' library, as the cell or LSTM has states."""
+        """Return a copy of the state in new arrays of the buffers' library, as the cell or LSTM has states.
+
+        Raises:
+            RuntimeError: as `step`.
+        """
         return self._form.given(self._read_all())
 
     def _read_all(self) -> tuple[LSTMState, ...]:
-        with self._alone(), Exchange(self._face, self._like, self._maker) as exchange:
+        if self._busy.locked():
+            self._refuse()
+        with self._busy:
+            self._user = threading.get_ident()
+            if self._is_torn:
+                self._refuse_torn()
+            return self._read_alone()
+
+    def _read_alone(self) -> tuple[LSTMState, ...]:
+        with Exchange(self._face, self._like, self._maker) as exchange:
             return tuple(exchange.lend_state(state) for state in self._batch.read(exchange.empty))
 
     def write(self, state: Any) -> None:
         """Copy a state to the buffers: as `LSTMCell` takes it, or an LSTM's tuple; with `host` from host memory.
 
         Raises:
-            RuntimeError: another thread is using the Stepper.
+            RuntimeError: a call of another thread is using the Stepper, or one of this thread around this one.
             TypeError: an argument of the wrong kind, dtype or library.
             ValueError: an argument of the wrong shape or device.
         """
-        with self._alone(), Exchange(self._face, self._like, self._maker) as exchange:
-            self._batch.write(self._form.taken(exchange, "state", state, self._batch_size))
+        if self._busy.locked():
+            self._refuse()
+        with self._busy:
+            self._user = threading.get_ident()
+            with Exchange(self._face, self._like, self._maker) as exchange:
+                taken = self._form.taken(exchange, "state", state, self._batch_size)
+                self._is_torn = True
+                self._batch.write(taken)
+                self._is_torn = False
 
     def reset(self) -> None:
         """Make all rows' states zeros.
 
         Raises:
-            RuntimeError: another thread is using the Stepper.
+            RuntimeError: a call of another thread is using the Stepper, or one of this thread around this one.
         """
-        with self._alone(), Exchange(self._face, self._like, self._maker):
-            self._batch.clear()
+        if self._busy.locked():
+            self._refuse()
+        with self._busy:
+            self._user = threading.get_ident()
+            with Exchange(self._face, self._like, self._maker):
+                self._is_torn = True
+                self._batch.clear()
+                self._is_torn = False
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        if not self._busy.acquire(blocking=False):
-            self._refuse_a_second_thread()
-        try:
-            yield
-        finally:
-            self._busy.release()
-
-    def _refuse_a_second_thread(self) -> NoReturn:
+    def _refuse(self) -> NoReturn:
+        if self._user == threading.get_ident():
+            raise RuntimeError(
+                "this Stepper is in the middle of a call in this thread, and this one began within it, in a signal "
+                "handler, a finalizer or a callback: make it after that"
+            )
         raise RuntimeError("a Stepper is for one thread at a time, and another is using it: give each its own")
+
+    def _refuse_torn(self) -> NoReturn:
+        raise RuntimeError(
+            "the last call of this Stepper was interrupted or failed while it changed the state, which may be neither "
+            "the old nor the new one: write(state) or reset() it"
+        )
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Stepper can't be copied or pickled: make another, and write(stepper.read()) to it")

@@ -419,7 +419,7 @@ def test_the_trial_is_of_each_layer_once(monkeypatch):
     other = LSTMWeights.random(3, 129, seed=1)
     cell.set_weights(other)
     assert len(tried) == 3
-    assert cell._plan.scratch.memory.operand.shape[0] == 0, "and leaves no memory behind"
+    assert cell._plan.scratch.take().memory.rows == 0, "and leaves no memory behind"
     x, state = random_inputs(cell, 20)
     twin = LSTMCell(other, backend="numpy", batch_invariant=True)
     assert bits(pairs(cell(x, state))) == bits(pairs(twin(x, state))) == bits(pairs(alone(cell, x, state)))

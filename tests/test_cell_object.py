@@ -60,8 +60,9 @@ def test_many_batch_sizes_keep_bounded_memory():
         if B:
             np.testing.assert_allclose(got.h[-1:], wanted, atol=1e-6)
     assert len(cell._known) <= 256
-    assert len(cell._plan.scratch.by_batch) <= 256
-    assert len(cell._plan.scratch.memory.operand) == 1500
+    workspace = cell._plan.scratch.take()
+    assert len(workspace.by_batch) <= 256
+    assert len(workspace.memory.operand) == 1500
 
 
 def test_threads(backend):

@@ -77,13 +77,13 @@ def states(pool, slots=None):
 
 def counted(monkeypatch):
     """The kernels that are launched from now on, by name."""
-    names, call = [], Kernel.launch
+    names, bind = [], Kernel.bound
 
-    def launch(self, grid, block, *values):
+    def bound(self, *launch):
         names.append(self.name.partition("<")[0])
-        call(self, grid, block, *values)
+        return bind(self, *launch)
 
-    monkeypatch.setattr(Kernel, "launch", launch)
+    monkeypatch.setattr(Kernel, "bound", bound)
     return names
 
 
@@ -358,18 +358,21 @@ def test_two_pools_of_one_cell():
 def test_a_launch_that_fails_midway(failing, error, monkeypatch):
     """The words still say one of the two rows of each slot, no other slot's state changes, and the pool steps on."""
     owner, pool = make(layers=2, N=40, proj_size=5)
-    x, steps, call = inputs(owner, 3), [], Kernel.launch
+    x, steps, bind = inputs(owner, 3), [], Kernel.bound
     others, words = states(pool, range(3, 40)), bits(pool._rows._words)
 
-    def launch(self, *values):
+    def fail():
+        raise error("lost")
+
+    def bound(self, *launch):
         name = self.name.partition("<")[0]
         steps.append(name)
         if name == failing.rpartition(" ")[2] and (steps.count(name) == 2 or not failing.startswith("the")):
-            raise error("lost")
-        call(self, *values)
+            return fail
+        return bind(self, *launch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Kernel, "launch", launch)
+        patch.setattr(Kernel, "bound", bound)
         with pytest.raises(error, match="lost"):
             pool.step(x, [0, 1, 2])
     assert bits(pool._rows._words) == words

@@ -6,12 +6,11 @@ import pickle
 import sys
 import threading
 import tracemalloc
-from pathlib import Path
 
+import moments
 import numpy as np
 import pytest
 
-import fusedlstm
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, PoolFullError, StackedWeights, StatePool, blas
 
 from cells import host
@@ -594,40 +593,9 @@ def test_a_step_that_fails_changes_nothing(failing, monkeypatch):
     assert contents(pool) == before
 
 
-class Interrupted(BaseException):
-    """What a signal may raise between any two lines."""
-
-
-MODULES = {str(Path(fusedlstm.__file__).parent / name) for name in ("pool.py", "slots.py", "backends/numpy_rows.py")}
-
-
-def interrupted(call, line):
-    """Whether `call` came to as many lines of the pool's modules, at the last of which it was interrupted."""
-    left = [line]
-
-    def trace(frame, event, argument):
-        if frame.f_code.co_filename not in MODULES:
-            return None
-        if event == "line":
-            left[0] -= 1
-            if not left[0]:
-                raise Interrupted
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except Interrupted:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
 @pytest.mark.parametrize("name", ["allocate", "release", "reset", "write", "step", "load"])
-def test_interrupted_at_any_line(name, tmp_path):
-    """A call that is interrupted, at whatever line, has done all or nothing, and the pool goes on."""
+def test_interrupted_at_any_moment(name, tmp_path):
+    """A call that is interrupted, at whatever moment, has done all or nothing, and the pool goes on."""
     owner = layered("numpy")
     other, _ = filled(owner, 8, 3, seed=5)
     other.save(tmp_path / "pool")
@@ -646,12 +614,13 @@ def test_interrupted_at_any_line(name, tmp_path):
     calls[name](whole)
     after, found = contents(whole), set()
     assert after != before
-    for line in itertools.count(1):
+    for moment in itertools.count(1):
         pool, _ = filled(owner, 8, 5)
-        if not interrupted(lambda pool=pool: calls[name](pool), line):
+        calls[name](filled(owner, 8, 5)[0])  # so that the call is as long each time: what was interrupted has no scratch
+        if moments.interrupted(lambda pool=pool: calls[name](pool), moment) is None:
             break
         now = contents(pool)
-        assert now in (before, after), line
+        assert now in (before, after), moment
         assert pool.live == len(now[0])
         found.add(now == after)
         free = pool.allocate(8 - pool.live)
@@ -662,8 +631,8 @@ def test_interrupted_at_any_line(name, tmp_path):
             pool.allocate()
         pool.release(free)
         assert contents(pool) == now
-    assert line > 10
-    assert False in found
+    assert moment > 10
+    assert found == {False, True}
 
 
 # The object.

@@ -123,7 +123,7 @@ def test_steps_and_sequences_of_cut_products(bias, proj_size, small_kernels, mon
         for kernels in (True, False):
             monkeypatch.setattr(products, "has_small_kernels", lambda kernels=kernels: kernels)
             cell, lstm = LSTMCell(weights, backend="numpy"), LSTM(weights, backend="numpy")
-            assert (cell._plan.scratch.of_batch(B).of_both._pieces is not None) == (kernels and B > 1)
+            assert (cell._plan.scratch.take().of_batch(B).of_both._pieces is not None) == (kernels and B > 1)
             state = cell.zero_state(B)
             for x in xs:
                 state = cell(x, state)

@@ -1,5 +1,7 @@
 """Rows shared out among threads: the same numbers, and nobody writes after the call."""
 
+import functools
+import queue
 import subprocess
 import sys
 import threading
@@ -179,29 +181,51 @@ def test_a_call_after_the_end_of_the_main_thread():
 
 
 def test_without_more_threads_it_is_done_with_fewer(monkeypatch):
-    real, done, left = rows._pool(), [], [1]
+    started, done, real = [], [], threading.Thread.start
 
-    class Pool:
-        def submit(self, work):
-            if not left:
-                raise RuntimeError("can't start new thread")
-            left.pop()
-            return real.submit(work)
+    def start(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
 
-    monkeypatch.setattr(rows, "_pool", Pool)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(rows, "_helpers", functools.cache(rows._Helpers))
+    monkeypatch.setattr(rows.os, "cpu_count", lambda: 5)
     rows.share_out(lambda share: done.append(share.start), [slice(k, k + 1) for k in range(5)])
     assert sorted(done) == list(range(5))
+    assert len(started) == 1
 
 
-def test_an_interruption_waits_for_those_who_write(monkeypatch):
+def test_a_program_without_threads_queues_nothing(monkeypatch):
+    """What nobody would do, and its arrays, are not kept."""
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    helpers, done = rows._Helpers(), []
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(rows, "_helpers", lambda: helpers)
+    rows.share_out(lambda share: done.append(share.start), [slice(k, k + 1) for k in range(5)])
+    assert done == list(range(5))
+    assert helpers._calls.empty()
+
+
+class Interrupted(Exception):  # noqa: N818, as KeyboardInterrupt is none either
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted])
+def test_an_interruption_waits_for_those_who_write(error, monkeypatch):
     """Until the others are done, and is raised then."""
     began, done, waits = threading.Event(), [], []
 
-    def interrupted(helper):
-        waits.append(len(done))
-        if len(waits) < 3:
-            raise KeyboardInterrupt
-        return real(helper)
+    class News(queue.SimpleQueue):
+        def get(self):
+            waits.append(len(done))
+            if len(waits) < 3:
+                raise error
+            return super().get()
 
     def work(share):
         if threading.current_thread() is threading.main_thread():
@@ -211,12 +235,55 @@ def test_an_interruption_waits_for_those_who_write(monkeypatch):
         time.sleep(0.2)
         done.append(share.start)
 
-    real = rows._until_done
-    monkeypatch.setattr(rows, "_until_done", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    helpers = rows._Helpers()
+    monkeypatch.setattr(rows, "_helpers", lambda: helpers)
+    monkeypatch.setattr(rows, "SimpleQueue", News)
+    with pytest.raises(error):
         rows.share_out(work, [slice(0, 1), slice(1, 2)])
     assert len(done) == 1
     assert waits == [0, 0, 0]
+
+
+def test_a_helpers_error_is_raised(monkeypatch):
+    """When all are done."""
+    done = []
+
+    def work(share):
+        if threading.current_thread() is threading.main_thread():
+            while not done:
+                time.sleep(0.001)
+            return
+        done.append(share.start)
+        raise MemoryError("not here")
+
+    with pytest.raises(MemoryError, match="not here"):
+        rows.share_out(work, [slice(0, 1), slice(1, 2)])
+    assert done in ([0], [1])
+
+
+# A handler in the middle of an executor's `submit`, which holds locks of the whole process: another submit would hang.
+WITHIN_A_SUBMIT = """
+import concurrent.futures, sys, threading, faulthandler, numpy as np
+from concurrent.futures import thread
+from fusedlstm import LSTMCell, LSTMWeights, blas
+from fusedlstm.backends import products, rows
+faulthandler.dump_traceback_later(60, exit=True)
+products.has_small_kernels, blas.threads = (lambda: True), (lambda: 3)
+rows._LEAST_WORK = rows._LEAST_STEP = 0
+cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy")
+x, state = np.ones((40, 3), np.float32), cell.zero_state(40)
+wanted = cell(x, state).h
+with thread._global_shutdown_lock:
+    assert np.array_equal(cell(x, state).h, wanted)
+print("done")
+"""
+
+
+def test_a_call_within_an_executors_submit():
+    result = subprocess.run(
+        [sys.executable, "-c", WITHIN_A_SUBMIT], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert result.stdout == "done\n", result.stderr
 
 
 @pytest.mark.parametrize("B", [16, 23, 31, 50])

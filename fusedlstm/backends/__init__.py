@@ -13,8 +13,7 @@ from fusedlstm.checks import check_no_grad, describe_type, fail
 from fusedlstm.libraries import library_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
     from fusedlstm.dtypes import Array, Empty, NumpyArray
@@ -31,7 +30,13 @@ class BackendUnavailableError(RuntimeError):
 
 
 class StepPlan(Protocol):
-    """One step of a cell, prepared once and run for any batch."""
+    """One step of a cell, prepared once and run for any batch.
+
+    Attributes:
+        is_whole: whether no other weights are about to be written where it reads its own; else a GPU's steps raise.
+    """
+
+    is_whole: bool
 
     def run(
         self,
@@ -52,7 +57,7 @@ class StepPlan(Protocol):
         """Return what the steps reset to: a state of one row or of B."""
 
     # The same, for the steps of a sequence: the part of x of many steps first, then the rest, step by step, or all by
-    # `run_steps`. To be called in the backend's `computing()`, with B at least 1. The gates and the reset are
+    # `run_steps`. To be called by the backend's `compute`, with B at least 1. The gates and the reset are
     # the plan's own business.
 
     def steps_at_once(self, B: int) -> int:
@@ -254,8 +259,11 @@ class Backend(Protocol):
     def same_place(self, a: Array, b: Array) -> bool:
         """Whether two arrays of one shape are the same memory, element by element."""
 
-    def computing(self) -> AbstractContextManager[Any]:
-        """Return the context in which a plan's `input_gates` and `run_gates`, and the next two, are called."""
+    def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what work returns, which calls a plan's `input_gates` and `run_gates`, or the next two.
+
+        On a GPU that is the current device then. In NumPy no warnings are given.
+        """
 
     def select_rows(self, a: Array, rows: Array, value: Array | None) -> None:
         """Write zeros, or a row's own of `value` (B, K) or (1, K), to the rows marked of `a` (B, K), contiguous."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 from typing import TYPE_CHECKING, Any
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.backends.numpy_batch import NumpyBatch
+from fusedlstm.backends.numpy_context import quietly
 from fusedlstm.backends.numpy_plan import StepPlan
 from fusedlstm.backends.numpy_rows import NumpyRows
 from fusedlstm.backends.reference import pointwise, select_rows
 from fusedlstm.interop import host_mask, to_host_reals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
     from fusedlstm.dtypes import NumpyArray
@@ -123,11 +124,11 @@ class NumpyBackend:
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""
         plain: dict[str, Any] = {name: np.asarray(a) if isinstance(a, np.ndarray) else a for name, a in options.items()}
-        pointwise(*map(np.asarray, arrays), **plain)
+        quietly(functools.partial(pointwise, **plain), *map(np.asarray, arrays))
 
-    def computing(self) -> AbstractContextManager[Any]:
-        """Return the context of a plan's `input_gates` and `run_gates`, of `select_rows` and of `add`: no warnings."""
-        return np.errstate(all="ignore")  # saturation overflows on purpose; NaN in is NaN out
+    def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what work returns, which may call a plan's `input_gates` and `run_gates`, `select_rows` and `add`."""
+        return quietly(work, *arguments)
 
     def select_rows(self, a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:
         """Write zeros, or a row's own of `value`, to the rows marked."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.backends import rows
+from fusedlstm.backends.numpy_context import quietly
 from fusedlstm.backends.products import BLOCK
 from fusedlstm.backends.reference import select_rows
 from fusedlstm.backends.scratch import Memory
@@ -72,15 +73,14 @@ class NumpyBatch:
         if len(self._shares) > 1:
             for plan in plans:
                 plan.packed.lay_out_cut()  # once, and not in each thread
-            rows.share_out(lambda part: self._run(plans, part), self._shares)
+            rows.share_out(lambda part: quietly(self._run, plans, part), self._shares)
         else:
-            self._run(plans, self._shares[0])
+            quietly(self._run, plans, self._shares[0])
 
     def _run(self, plans: Sequence[StepPlan], part: slice) -> None:
-        """Step some rows through all layers, in the calling thread."""
-        with np.errstate(all="ignore"):  # saturation overflows on purpose; NaN in is NaN out
-            for plan, layer in zip(plans, self._parts[part.start], strict=True):
-                layer.run(plan)
+        """Step some rows through all layers, in the calling thread, to be called quietly."""
+        for plan, layer in zip(plans, self._parts[part.start], strict=True):
+            layer.run(plan)
 
     def _reset(self) -> None:
         for state, (h, c) in zip(self.states, self._resets, strict=True):

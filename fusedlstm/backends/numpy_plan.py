@@ -9,6 +9,7 @@ import numpy as np
 
 from fusedlstm import dtypes
 from fusedlstm.backends import products, rows
+from fusedlstm.backends.numpy_context import quietly
 from fusedlstm.backends.products import Product, Weight, is_cut
 from fusedlstm.backends.reference import clip, pointwise_of, select_rows, to_planes, with_rows
 from fusedlstm.backends.scratch import Form, Scratch
@@ -56,12 +57,14 @@ class PackedWeights:
 
 
 class StepPlan:
-    """One step of a cell, for any batch: packed weights, and scratch for each thread that runs it.
+    """One step of a cell, for any batch: packed weights, and scratch for each thread and depth of calls.
 
     Args:
         weights: the cell's.
         invariant: whether a row's bits must be its own, whatever the batch; see `invariance`.
     """
+
+    is_whole = True
 
     def __init__(self, weights: LSTMWeights, *, invariant: bool = False) -> None:
         self.invariant = invariant
@@ -100,12 +103,13 @@ class StepPlan:
         c = np.asarray(c)  # no subclass, whose functions may do something else
         shares = self._shares(len(x))
         if len(shares) < 2:
-            self._run(x, h, c, h_out, c_out, is_first, reset)
+            quietly(self._run, x, h, c, h_out, c_out, is_first, reset)
             return
 
         def run(part: slice) -> None:
             first = None if is_first is None else is_first[part]
-            self._run(x[part], h[part], c[part], h_out[part], c_out[part], first, _of_rows(reset, part))
+            own = x[part], h[part], c[part], h_out[part], c_out[part], first, _of_rows(reset, part)
+            quietly(self._run, *own)
 
         rows.share_out(run, shares)
 
@@ -119,15 +123,19 @@ class StepPlan:
         is_first: NumpyArray | None,
         reset: Reset | None,
     ) -> None:
-        """Do what `run` does, in the calling thread."""
-        packed, buffers = self.packed, self.scratch.of_batch(len(x))
-        with np.errstate(all="ignore"):  # saturation overflows on purpose; NaN in is NaN out
+        """Do what `run` does, in the calling thread, to be called quietly."""
+        packed, scratch = self.packed, self.scratch
+        workspace = scratch.take()
+        try:
+            buffers = workspace.of_batch(len(x))
             buffers.x[...] = x
             buffers.h[...] = h
             if is_first is not None:
                 c = _reset(buffers.h, c, is_first, reset, c_out)
             buffers.of_both.run(packed.weight)
             self.finish(packed, buffers, c, h_out, c_out)
+        finally:
+            scratch.give_back(workspace)
 
     def steps_at_once(self, B: int) -> int:
         """Return for how many steps of a batch `input_gates` is best called: as many as stay in a cache."""
@@ -163,14 +171,19 @@ class StepPlan:
         reset: Reset | None = None,
     ) -> None:
         """Write the next h and c, as `run` does, from one step of `input_gates`."""
-        packed, buffers = self.packed, self.scratch.of_batch(len(c))
+        packed, scratch = self.packed, self.scratch
         c = np.asarray(c)
-        buffers.h[...] = h
-        if is_first is not None:
-            c = _reset(buffers.h, c, is_first, reset, c_out)
-        buffers.of_h.run(packed.weight_h)
-        np.add(buffers.gates, gates, buffers.gates)
-        self.finish(packed, buffers, c, h_out, c_out)
+        workspace = scratch.take()
+        try:
+            buffers = workspace.of_batch(len(c))
+            buffers.h[...] = h
+            if is_first is not None:
+                c = _reset(buffers.h, c, is_first, reset, c_out)
+            buffers.of_h.run(packed.weight_h)
+            np.add(buffers.gates, gates, buffers.gates)
+            self.finish(packed, buffers, c, h_out, c_out)
+        finally:
+            scratch.give_back(workspace)
 
     def run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
         """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
@@ -178,7 +191,7 @@ class StepPlan:
         at_once = self.steps_at_once(B)  # of the batch, not of a share, so that a row's bits are its own
 
         def run(part: slice) -> None:
-            self._run_steps(at_once, xs[:, part], h[part], c[part], ys[:, part], c_out[part])
+            quietly(self._run_steps, at_once, xs[:, part], h[part], c[part], ys[:, part], c_out[part])
 
         rows.share_out(run, self._shares(B, T))
 
@@ -201,15 +214,17 @@ class StepPlan:
     def _run_steps(
         self, at_once: int, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray
     ) -> None:
-        """Do what `run_steps` does, in the calling thread."""
+        """Do what `run_steps` does, in the calling thread, to be called quietly."""
         if at_once == 1:
             for x, y in zip(xs, ys, strict=True):
                 self._run(x, h, c, y, c_out, None, None)
                 h, c = y, c_out
             return
-        packed, buffers = self.packed, self.scratch.of_batch(len(c))
-        z, product, weight = buffers.gates, buffers.of_h, packed.weight_h
-        with np.errstate(all="ignore"):
+        packed, scratch = self.packed, self.scratch
+        workspace = scratch.take()
+        try:
+            buffers = workspace.of_batch(len(c))
+            z, product, weight = buffers.gates, buffers.of_h, packed.weight_h
             for start in range(0, len(xs), at_once):
                 part = slice(start, start + at_once)
                 for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
@@ -218,6 +233,8 @@ class StepPlan:
                     np.add(z, gates, z)
                     self.finish(packed, buffers, c, y, c_out)
                     h, c = y, c_out
+        finally:
+            scratch.give_back(workspace)
 
     def finish(
         self, packed: PackedWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fusedlstm import dtypes
+from fusedlstm.backends.numpy_context import quietly
 from fusedlstm.slots import PROBLEMS
 from fusedlstm.state import LSTMState
 
@@ -148,8 +149,7 @@ class NumpyRows:
             output = h_new
             if residual[k]:
                 output = top if is_top else buffers.outputs[k][:B]
-                with np.errstate(all="ignore"):
-                    np.add(h_new, x, out=output)
+                quietly(np.add, h_new, x, output)
             x = output
         return news
 

@@ -194,25 +194,24 @@ def pointwise(
     is_first: NumpyArray | None,
     reset_c: NumpyArray | None,
 ) -> None:
-    """The step without its matmul; see `fusedlstm.lstm_pointwise`."""
+    """The step without its matmul, to be called quietly; see `fusedlstm.lstm_pointwise`."""
     dtype = dtypes.state_dtype(gates.dtype)
     B, N = c.shape
 
     def planes(array: NumpyArray) -> NumpyArray:
         return to_planes(array.reshape(B, 4, N).swapaxes(0, 1), dtype)
 
-    with np.errstate(all="ignore"):
-        z = planes(gates)  # a copy: the caller's gates stay as they are
-        if gates_h is not None:
-            recurrent = planes(gates_h)
-            if is_first is not None:
-                recurrent[:, is_first] = 0
-            z += recurrent
-        if bias is not None:
-            z += to_planes(bias.reshape(4, 1, N), dtype)
+    z = planes(gates)  # a copy: the caller's gates stay as they are
+    if gates_h is not None:
+        recurrent = planes(gates_h)
         if is_first is not None:
-            c = with_rows(c, is_first, reset_c, c_out)
-        m = h_out if h_out.dtype == dtype else np.empty((B, N), dtype)
-        pointwise_of(peephole, cell_clip, functions, dtype).run(Gates.blocks(z), c, m, c_out)
-        if m is not h_out:
-            h_out[...] = m
+            recurrent[:, is_first] = 0
+        z += recurrent
+    if bias is not None:
+        z += to_planes(bias.reshape(4, 1, N), dtype)
+    if is_first is not None:
+        c = with_rows(c, is_first, reset_c, c_out)
+    m = h_out if h_out.dtype == dtype else np.empty((B, N), dtype)
+    pointwise_of(peephole, cell_clip, functions, dtype).run(Gates.blocks(z), c, m, c_out)
+    if m is not h_out:
+        h_out[...] = m

@@ -11,14 +11,15 @@ import contextlib
 import functools
 import itertools
 import os
+import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from fusedlstm import blas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future, ThreadPoolExecutor
 
 # Of fewer rows, a thread would pass all weights by for little work; fewer than two threads' are not shared out.
 _FEWEST = 8
@@ -48,10 +49,15 @@ def shares(B: int, each: int, steps: int = 1, unit: int = 1) -> list[slice]:
 def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
     """Call work with each share, in as many threads as there are free, this one among them; return when all are done.
 
+    Nothing here takes a lock that this thread may hold already: a call in a signal handler would wait for it for ever.
+
     Raises:
         Exception: the first of those that work raised, when nobody works any more.
     """
     left = deque(rows)
+    begun: list[None] = []
+    ended: list[BaseException | None] = []
+    news: SimpleQueue[None] = SimpleQueue()
 
     def take() -> None:
         while left:
@@ -61,42 +67,72 @@ def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
                 return
             work(share)
 
-    helpers: list[Future[None]] = []
-    with contextlib.suppress(RuntimeError):  # no more threads, as when a program ends: those there are do it
-        helpers.extend(_pool().submit(take) for _ in rows[1:])
+    def help_out() -> None:
+        begun.append(None)  # before it takes any
+        error: BaseException | None = None
+        try:
+            take()
+        except BaseException as raised:
+            error = raised
+        ended.append(error)
+        news.put(None)
+
+    interruption: BaseException | None = None
     try:
+        _helpers().call(help_out, len(rows) - 1)
         take()
     finally:
-        left.clear()
-        _wait(helpers)
-    for helper in helpers:
-        if not helper.cancelled():
-            helper.result()
-
-
-def _wait(helpers: list[Future[Any]]) -> None:
-    """Wait for those who have begun, through interruptions too: nobody may be writing when the call ends."""
-    interruption = None
-    for helper in helpers:
-        while not (helper.cancel() or helper.done()):
+        # Whatever a signal handler raises, nobody may be writing when the call ends. This is no function of its own, as
+        # one that is interrupted where it begins does nothing.
+        while True:
             try:
-                _until_done(helper)
-            except KeyboardInterrupt as error:
+                left.clear()  # so that those who begin later find nothing to do
+                while len(ended) < len(begun):
+                    news.get()
+                break
+            except BaseException as error:
                 interruption = error
-    if interruption is not None:
-        raise interruption
+        if interruption is not None:
+            raise interruption
+    for failure in ended:
+        if failure is not None:
+            raise failure
 
 
-def _until_done(helper: Future[Any]) -> None:
-    helper.exception()  # waits, and raises nothing; it is half as long as `concurrent.futures.wait`
+class _Helpers:
+    """Threads that do what they are called for: as many as one call has wanted, and at most one for each processor.
+
+    The standard library's executors hold locks while they are called, ours and other ones, which a call in the middle
+    of such a call, in a signal handler, would wait for. This queue may be used at any moment.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._most = os.cpu_count() or 1
+
+    def call(self, work: Callable[[], None], times: int) -> None:
+        """Have work called as often, in other threads, when they are free. Without any it is not called."""
+        with contextlib.suppress(RuntimeError):  # no more threads, as when a program ends: those there are do it
+            while len(self._threads) < min(times, self._most):
+                thread = threading.Thread(target=self._run, name=f"fusedlstm_{len(self._threads)}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        if self._threads:
+            for _ in range(times):
+                self._calls.put(work)
+
+    def _run(self) -> None:
+        while True:
+            work = self._calls.get()
+            work()
+            del work  # and the arrays that it knows, until the next comes
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor  # which takes as long to import as much of this package
-
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fusedlstm")
+def _helpers() -> _Helpers:
+    return _Helpers()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads
+    os.register_at_fork(after_in_child=_helpers.cache_clear)  # a child has none of the threads

@@ -1,4 +1,8 @@
-"""Memory of the NumPy backend's step, and views of it: a thread keeps its own from call to call."""
+"""Memory of the NumPy backend's step, and views of it: a thread keeps its own from call to call.
+
+A call may begin in the middle of another one of the same thread: in a signal handler, in a finalizer that the garbage
+collector runs, in a callback of an argument. Each has a workspace of its own.
+"""
 
 from __future__ import annotations
 
@@ -70,30 +74,55 @@ class Buffers:
         self.of_m = Product(m, projected[None], invariant=invariant) if form.projects else None
 
 
-class Scratch(threading.local):
-    """Memory for the largest batch that a thread has stepped, and views of it by batch size."""
+class Workspace:
+    """Memory for the largest batch that it has been used for, and views of it by batch size."""
 
     MOST_VIEWS = 256
 
     def __init__(self, form: Form) -> None:
         self._form = form
-        self.forget()
+        self.memory, self.by_batch = Memory(form, 0), dict[int, Buffers]()
 
     def of_batch(self, B: int) -> Buffers:
-        """Return the calling thread's buffers for a batch; what they held before is gone."""
+        """Return buffers for a batch; what they held before is gone."""
         buffers = self.by_batch.get(B)
         if buffers is None:
             if self.memory.rows < B:
-                self._allocate(self._form.rows(B))
+                self.memory = Memory(self._form, self._form.rows(B))
+                self.by_batch.clear()
             elif len(self.by_batch) >= self.MOST_VIEWS:
                 self.by_batch.clear()
             buffers = self.by_batch[B] = self.memory.buffers(0, B)
         return buffers
 
+
+class Scratch(threading.local):
+    """The workspaces of the calling thread that no call is using.
+
+    A call takes one and gives it back when it ends. A call in the middle of another one doesn't find the other's here,
+    and takes the next, or a new one. No depth is counted that an interrupt could leave wrong: a workspace that an
+    interrupted call doesn't give back is freed, and the next call makes another.
+    """
+
+    MOST_KEPT = 4
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._unused: list[Workspace] = []
+
+    def take(self) -> Workspace:
+        """Return a workspace that no other call has, to be given back."""
+        try:
+            return self._unused.pop()
+        except IndexError:
+            return Workspace(self._form)
+
+    def give_back(self, workspace: Workspace) -> None:
+        """Keep a workspace for the next call."""
+        unused = self._unused
+        if len(unused) < self.MOST_KEPT:
+            unused.append(workspace)
+
     def forget(self) -> None:
         """Free the calling thread's memory."""
-        self._allocate(0)
-
-    def _allocate(self, rows: int) -> None:
-        memory = Memory(self._form, rows)
-        self.memory, self.by_batch = memory, dict[int, Buffers]()
+        self._unused.clear()

@@ -23,7 +23,7 @@ from fusedlstm.interop import host_mask, to_host_reals
 from fusedlstm.libraries import library_of, view_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
     from fusedlstm.libraries import Library
@@ -141,9 +141,10 @@ class CudaBackend:
         """Whether two arrays are the same memory, element by element."""
         return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
 
-    def computing(self) -> Any:
-        """Return the context of a plan's `input_gates` and `run_gates`, of `select_rows` and of `add`: the device."""
-        return cupy.cuda.Device(self._index)
+    def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what work returns, which may call a plan's `input_gates` and `run_gates`, `select_rows` and `add`."""
+        with cupy.cuda.Device(self._index):
+            return work(*arguments)
 
     def select_rows(self, a: Any, rows: Any, value: Any) -> None:
         """Write zeros, or a row's own of `value`, to the rows marked of a contiguous (B, K)."""

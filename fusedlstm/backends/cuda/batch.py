@@ -176,8 +176,8 @@ class CudaBatch:
 
     def run(self, plans: Sequence[StepPlan]) -> None:
         """Queue a step on the current stream; with buffers on the host, wait for it."""
-        del plans  # whose memory the graphs read
-        fork.check_process()
+        for plan in plans:  # whose memory the graphs read
+            plan.check()
         if cupy.cuda.runtime.getDevice() != self._index:
             with cupy.cuda.Device(self._index):
                 self._run()

@@ -22,9 +22,10 @@ from fusedlstm import log
 from fusedlstm.backends.cuda import cache, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
-_LOCK = threading.Lock()
+# Of a kind that a thread may take twice: a signal handler may call a cell that is being compiled for.
+_LOCK = threading.RLock()
 # -ftz as CuPy's own compilation has it: float32 subnormals are flushed.
 _FLAGS = ("-std=c++17", "--device-as-default-execution-space", "-ftz=true")
 
@@ -156,8 +157,13 @@ class Kernel:
 
     def launch(self, grid: tuple[int, ...], block: tuple[int, ...], passed: list[Any]) -> None:
         """Launch with what `passed` has returned, or what `argument` returns of single values."""
-        if 0 not in grid:
-            self._function()(grid, block, tuple(passed), shared_mem=self.shared)
+        self.bound(grid, block, passed)()
+
+    def bound(self, grid: tuple[int, ...], block: tuple[int, ...], passed: list[Any]) -> Callable[[], Any]:
+        """Return such a launch, to be called on this device: with CuPy's functions, that runs no Python."""
+        if 0 in grid:
+            return bool
+        return functools.partial(self._function(), grid, block, tuple(passed), shared_mem=self.shared)
 
     def load(self) -> None:
         """Compile and load it on the current device, where a launch would: so that a launch can't fail for that."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import cupy
 
-from fusedlstm.backends.cuda import fork
 from fusedlstm.backends.cuda.launch import Destinations
 from fusedlstm.backends.cuda.launch_step import Resets, interleaved_for, launches, needs_m
 from fusedlstm.backends.cuda.layout import with_contiguous_rows
@@ -34,7 +33,7 @@ class FusedPlan(StepPlan):
         self, x: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
     ) -> None:
         """Write the next h and c on the current stream. c_out may be c."""
-        fork.check_process()
+        self.check()
         if len(x) == 0:
             return
         packed, kernel = self.packed, self.kernel

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import operator
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import cupy
@@ -85,8 +86,9 @@ class FusedRows(CudaRows):
 
     def step(self, plans: Sequence[StepPlan], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
         """Step rows, and write the top layer's output; see `RowStore`."""
-        del plans  # whose memory `_layers` has
         B = len(slots)
+        for plan in plans:  # whose memory `_layers` has
+            plan.check()
         with self._turns.turn() as stream:
             if B == 0:
                 return
@@ -102,22 +104,23 @@ class FusedRows(CudaRows):
         """Queue the launches of a step, when all is there that they need: what is queued changes states."""
         B, room = len(x), self._room_for(len(x))
         tick = self._tick + 1
-        step: list[Callable[[], None]] = []
+        step: list[Callable[[], Any]] = []
         for layer, kernel in zip(self._layers, self.kernels(B), strict=True):
             to = out if layer is self._layers[-1] else room.between[layer.number % 2]
             step += layer.ready(kernel, x, to, room, {"slots": of_rows, "tick": tick, "is_first": is_first})
             x = to[:B, : layer.packed.P]
         self._tick = tick
-        for queue in step:
-            queue()
+        # Without any Python between them that a signal could interrupt: all are queued, or none.
+        deque(map(operator.call, step), maxlen=0)
 
     def _room_for(self, B: int) -> _Room:
         """Return buffers of at least B rows."""
         room = self._room
         if room is None or room.rows < B:
-            self._room = _Room([layer.packed for layer in self._layers], max(_FEWEST, 1 << (B - 1).bit_length()))
+            larger = _Room([layer.packed for layer in self._layers], max(_FEWEST, 1 << (B - 1).bit_length()))
             if room is not None:
                 self._turns.keep_until_done(room)
+            self._room = larger
             self._held[1:] = [self._room]
             return self._room
         return room
@@ -155,7 +158,7 @@ class _Layer:
         self._h, self._c, self._words, self._residual, self._is_top = h, c, words, residual, is_top
         self._launches: dict[tuple[Any, ...], list[Repeated]] = {}
 
-    def ready(self, kernel: str, x: Any, to: Any, room: _Room, values: dict[str, Any]) -> list[Callable[[], None]]:
+    def ready(self, kernel: str, x: Any, to: Any, room: _Room, values: dict[str, Any]) -> list[Callable[[], Any]]:
         """Return what queues a step of x (B, I) to the first B rows of `to`, which has P columns at least."""
         packed, B = self.packed, len(x)
         tile = tile_of(kernel, B, packed.dtype)
@@ -171,7 +174,7 @@ class _Layer:
             repeated = self._launches[key] = self._made(kernel, x, to, room, values)
         grids = step_grid(tile, B, packed.N, projects=projects), project_grid(tile, B, packed.P)
         pairs = zip(repeated, grids, strict=False)
-        return [functools.partial(each.queue, grid, values) for each, grid in pairs]
+        return [each.bound(grid, values) for each, grid in pairs]
 
     def _made(self, kernel: str, x: Any, to: Any, room: _Room, values: dict[str, Any]) -> list[Repeated]:
         packed = self.packed

@@ -43,9 +43,14 @@ def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
     a = with_contiguous_rows(a)
     alpha, beta = ALPHA_BETA[out.dtype == np.float64]
     # cuBLAS is column-major: it sees out.T = weight @ a.T, and our rows as its columns.
-    with _IeeeHandle() as handle:
+    # CuPy's handle may be in a mode of another user, who gets it back.
+    handle = cupy.cuda.device.get_cublas_handle()
+    mode = cublas.getMathMode(handle)
+    try:
+        if mode != cublas.CUBLAS_DEFAULT_MATH:  # in which COMPUTE_32F is IEEE float32
+            cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)
         cublas.gemmEx(
-            handle,
+            int(handle),
             cublas.CUBLAS_OP_T,
             cublas.CUBLAS_OP_N,
             M,
@@ -65,6 +70,9 @@ def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
             compute_type(weight.dtype, precision),
             cublas.CUBLAS_GEMM_DEFAULT,
         )
+    finally:
+        if mode != cublas.CUBLAS_DEFAULT_MATH:
+            cublas.setMathMode(handle, mode)
 
 
 def compute_type(dtype: np.dtype[Any], precision: str) -> int:
@@ -74,18 +82,3 @@ def compute_type(dtype: np.dtype[Any], precision: str) -> int:
     if dtype == np.float32 and precision == "high":
         return int(cublas.CUBLAS_COMPUTE_32F_FAST_TF32)
     return int(cublas.CUBLAS_COMPUTE_32F)
-
-
-class _IeeeHandle:
-    """CuPy's cuBLAS handle in its default math mode, in which COMPUTE_32F is IEEE float32; restored after."""
-
-    def __enter__(self) -> int:
-        self._handle = cupy.cuda.device.get_cublas_handle()
-        self._mode = cublas.getMathMode(self._handle)
-        if self._mode != cublas.CUBLAS_DEFAULT_MATH:
-            cublas.setMathMode(self._handle, cublas.CUBLAS_DEFAULT_MATH)
-        return int(self._handle)
-
-    def __exit__(self, *_: object) -> None:
-        if self._mode != cublas.CUBLAS_DEFAULT_MATH:
-            cublas.setMathMode(self._handle, self._mode)

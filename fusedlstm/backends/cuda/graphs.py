@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import cupy
+
+from fusedlstm.backends.cuda import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,11 +33,21 @@ def captured(queue: Callable[[], None]) -> Any:
 
 def _captured_on(stream: Any, queue: Callable[[], None]) -> Any:
     """Return the graph of what is queued on a stream, which is the current one."""
+    thread = threading.get_ident()
+    try:
+        fork.capturing.add(thread)
+        return _captured_alone(stream, queue)
+    finally:
+        fork.capturing.discard(thread)
+
+
+def _captured_alone(stream: Any, queue: Callable[[], None]) -> Any:
+    """Do what `_captured_on` does, while this thread queues nothing else."""
     queue()
     stream.synchronize()
     # An allocation from CUDA by this thread is refused then, and other threads may do what they like.
-    stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
     try:
+        stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
         queue()
     except BaseException:
         with contextlib.suppress(Exception):  # the capture may be invalid; the first error is the one to see

@@ -18,7 +18,7 @@ from fusedlstm.backends.cuda.layout import is_aligned, row_stride
 from fusedlstm.backends.cuda.tiles import tile_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from fusedlstm.backends.cuda.packing import Interleaved, PackedWeights
     from fusedlstm.backends.cuda.tiles import Tile
@@ -131,12 +131,12 @@ class Repeated:
                 self._changing.append((k, name, kind))
                 self._passed[k] = None  # and not the first time's, whose memory may go
 
-    def queue(self, grid: tuple[int, int], values: dict[str, Any]) -> None:
-        """Queue it on the current stream."""
+    def bound(self, grid: tuple[int, int], values: dict[str, Any]) -> Callable[[], Any]:
+        """Return what queues it on the stream that is the current one then."""
         passed = self._passed.copy()
         for k, name, kind in self._changing:
             passed[k] = argument(kind, values[name])
-        self._kernel.launch(grid, self._block, passed)
+        return self._kernel.bound(grid, self._block, passed)
 
 
 def launches(

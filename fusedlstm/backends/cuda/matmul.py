@@ -123,7 +123,7 @@ class Matmul:
         self._scopes.close()
 
 
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()  # which a call within a call may take, too, as in a signal handler
 _handles: dict[int, int] = {}
 
 
@@ -133,7 +133,7 @@ def _handle(device: int) -> int:
 
     with _LOCK:
         if device not in _handles:
-            _handles[device] = cublasLt.create()
+            _handles.setdefault(device, cublasLt.create())
         return _handles[device]
 
 

@@ -74,8 +74,12 @@ class Uploads:
         self._reserve(k, values.nbytes)
         own = self._memory[k][: values.nbytes].view(values.dtype)
         own[...] = values
-        kind = cupy.cuda.runtime.memcpyHostToDevice
-        cupy.cuda.runtime.memcpyAsync(to.data.ptr, own.ctypes.data, values.nbytes, kind, stream.ptr)
-        if self._events[k] is None:
-            self._events[k] = cupy.cuda.Event(disable_timing=True)
-        self._events[k].record(stream)
+        event, kind = self._events[k], cupy.cuda.runtime.memcpyHostToDevice
+        if event is None:
+            event = self._events[k] = cupy.cuda.Event(disable_timing=True)
+        try:
+            cupy.cuda.runtime.memcpyAsync(to.data.ptr, own.ctypes.data, values.nbytes, kind, stream.ptr)
+            event.record(stream)
+        except BaseException:
+            stream.synchronize()  # as the event may not tell when this memory has been read
+            raise

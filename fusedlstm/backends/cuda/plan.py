@@ -24,12 +24,23 @@ _CHUNK = 1 << 24
 class StepPlan:
     """One step of a cell, for any batch: weights on the device; scratch comes from CuPy's pool."""
 
+    is_whole = True
+
     def __init__(self, weights: LSTMWeights, precision: str, kernel: str | None = None) -> None:
         self.packed = PackedWeights(weights)
         self.precision, self.kernel = precision, kernel
         self.device = cupy.cuda.Device()
         self.turns: weakref.WeakSet[Turns] = weakref.WeakSet()  # of those whose graphs read the weights
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
+
+    def check(self) -> None:
+        """Raise RuntimeError where no step can be queued: CUDA must not be called, or its weights are being written."""
+        fork.check_process()
+        if not self.is_whole:
+            raise RuntimeError(
+                "the weights are being set: set_weights is under way around this call (in a signal handler, a "
+                "finalizer, a callback) or in another thread, or it has failed. Step after it, or set them again"
+            )
 
     def with_weights(self, weights: LSTMWeights) -> StepPlan:
         """Overwrite the weights by others of the same form, in the order of the current stream; return this plan.
@@ -57,7 +68,7 @@ class StepPlan:
         reset: Reset | None = None,
     ) -> None:
         """Write the next h and c on the current stream. c_out may be c."""
-        fork.check_process()
+        self.check()
         if len(x) == 0:
             return
         with self.device:

@@ -62,6 +62,8 @@ class PlannedRows(CudaRows):
     def step(self, plans: Sequence[StepPlan], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
         """Step rows, and write the top layer's output; see `RowStore`."""
         B = len(slots)
+        for plan in plans:
+            plan.check()
         with self._turns.turn() as stream:
             if B == 0:
                 return
@@ -119,7 +121,8 @@ class PlannedRows(CudaRows):
             if sum(bucket.nbytes for bucket in self._buckets.values()) <= _MOST_BYTES:
                 return
             if size != M and size > self._prepared:
-                self._turns.keep_until_done(self._buckets.pop(size))
+                self._turns.keep_until_done(self._buckets[size])
+                del self._buckets[size]
 
 
 class _Bucket:

@@ -97,7 +97,17 @@ class CudaRows:
             return read
 
     def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
-        """Write a state for each layer to rows."""
+        """Write a state for each layer to rows.
+
+        What interrupts it does so after all are written: they are written once more, from the start.
+        """
+        try:
+            self._write(slots, states)
+        except BaseException:
+            self._write(slots, states)
+            raise
+
+    def _write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         with self._turns.turn():
             for part in self._parts(len(slots)):
                 which = cupy.asarray(slots[part])
@@ -119,8 +129,11 @@ class CudaRows:
     def audit(self, live: NumpyArray) -> None:
         """Be ready to check slots of a device: `live` (capacity,) says which are live."""
         with self._turns.turn():
-            capacity = len(live)
-            claims, problems = cupy.zeros((capacity,), np.uint64), cupy.zeros((len(PROBLEMS), 2), np.uint64)
+            audit = self._audit
+            if audit is not None:  # what it has noted stays
+                audit.live[...] = cupy.asarray(live)
+                return
+            claims, problems = cupy.zeros((len(live),), np.uint64), cupy.zeros((len(PROBLEMS), 2), np.uint64)
             self._audit = Audit(cupy.asarray(live), claims, 0, problems)
             self._audits[:] = [self._audit]
 

@@ -114,9 +114,13 @@ class Turns:
         """Return CuPy's current stream of the GPU, which waits for what earlier calls have queued on others."""
         stream = cupy.cuda.get_current_stream(self._index)
         last, event = self._last, self._event
-        self._last, self._event = stream, None  # also where the other can't be waited for, as its owner destroyed it
-        if last is not None and (stream.ptr == _PER_THREAD or not _same(stream.ptr, last.ptr)):
-            stream.wait_event(_event_on(last, self._index) if event is None else event)
+        try:
+            if last is not None and (stream.ptr == _PER_THREAD or not _same(stream.ptr, last.ptr)):
+                stream.wait_event(_event_on(last, self._index) if event is None else event)
+        except cupy.cuda.runtime.CUDARuntimeError:  # its owner destroyed it, so that nobody can wait for it
+            self._last, self._event = stream, None
+            raise
+        self._last, self._event = stream, None
         return stream
 
     def end(self, stream: Any) -> None:
