@@ -616,7 +616,9 @@ def test_interrupted_at_any_moment(name, tmp_path):
     assert after != before
     for moment in itertools.count(1):
         pool, _ = filled(owner, 8, 5)
-        calls[name](filled(owner, 8, 5)[0])  # so that the call is as long each time: what was interrupted has no scratch
+        calls[name](
+            filled(owner, 8, 5)[0]
+        )  # so that the call is as long each time: what was interrupted has no scratch
         if moments.interrupted(lambda pool=pool: calls[name](pool), moment) is None:
             break
         now = contents(pool)

@@ -21,6 +21,7 @@ from conftest import WAYS, backend_in_a_way, needs_cuda
 from pools import layers_of
 
 I, N, B = 5, 9, 4
+CAPTURES = "this thread is capturing a CUDA graph"
 REFUSED = "is in the middle of a call in this thread"
 
 
@@ -580,7 +581,7 @@ def test_cells_step_within_a_pools_step(way, tmp_path):
         call()
 
     def act():
-        refusals.append(refused(both, "capturing a CUDA graph"))
+        refusals.append(refused(both, CAPTURES))
 
     pool = user.fresh()
     moments.lines(lambda: user.calls["step"](pool), act, once=True)
@@ -661,7 +662,8 @@ def test_pools_and_steppers_refuse_wherever(where, way, tmp_path):
             while sum(REFUSED in text for text in said) < wanted:
                 outer()
     assert said
-    assert all(text == "done" or REFUSED in text for text in said)
+    # On a GPU, the first steps of a size capture graphs.
+    assert all(text == "done" or REFUSED in text or (way != "numpy" and CAPTURES in text) for text in said)
     pool.step(x, [0, 1, 2])
     stepper.step(x)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LARGEST_BLOCK = 1024
 # The runtime holds one launch, and modules of the same instances share their library.
-_ONE_AT_A_TIME = threading.Lock()
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class Module:

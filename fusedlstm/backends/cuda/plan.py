@@ -81,11 +81,13 @@ class StepPlan:
 
     def input_gates(self, xs: Any) -> Any:
         """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, B, 4N)."""
+        self.check()
         T, B, I = xs.shape
         return self._product(xs.reshape(T * B, I), self.packed.weight_ih).reshape(T, B, -1)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
         """Return what the steps reset to: the part of reset_h in the gates, and reset_c."""
+        self.check()
         with self.device:
             return self._product(reset_h, self.packed.weight_hh), reset_c
 
