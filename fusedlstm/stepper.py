@@ -39,8 +39,8 @@ class Stepper:
     it.
 
     A step works in place. Where it is interrupted or fails, the state may be neither the old nor the new one, so the
-    next step and `read` raise, until `write` or `reset` has set the state anew. Arguments that are refused change
-    nothing.
+    next step and `read` raise, until `write` or `reset` has set the state anew, with no flags in `is_first`. Arguments
+    that are refused change no state.
 
     Args:
         owner: an LSTMCell, or an LSTM of one direction.
@@ -79,7 +79,6 @@ class Stepper:
             self._batch = owner._backend.batch(weights, owner._plans, B, resets, host=host)
         self._busy = threading.Lock()
         self._user = 0  # the last thread that had it
-        self._is_torn = False  # whether the state is neither an old nor a new one
         self._lend_buffers()
 
     def _check_like(self) -> None:
@@ -184,26 +183,17 @@ class Stepper:
             self._refuse()
         with self._busy:  # which no interrupt leaves locked
             self._user = threading.get_ident()
-            if x is not None or is_first is not None or copy or not self._needs_no_exchange:
-                native = self._face.array_type
-                if (
-                    (x is not None and type(x) is not native)
-                    or not is_native(native, is_first, None)
-                    or copy
-                    or not self._needs_no_exchange
-                ):
-                    return self._exchange_and_step(x, is_first, copy=copy)
+            batch, native = self._batch, self._face.array_type
+            if batch.is_torn:
+                self._refuse_torn()
+            if copy or not self._needs_no_exchange:
+                return self._exchange_and_step(x, is_first, copy=copy)
+            if x is not None or is_first is not None:
+                if (x is not None and type(x) is not native) or not is_native(native, is_first, None):
+                    return self._exchange_and_step(x, is_first, copy=False)
                 self._load(x, is_first)
-            self._run()
+            batch.run(self._owner._plans)
             return self._output
-
-    def _run(self) -> None:
-        """Take the step. Nothing else says whether an interrupt came before it, in it or after it."""
-        if self._is_torn:
-            self._refuse_torn()
-        self._is_torn = True
-        self._batch.run(self._owner._plans)
-        self._is_torn = False
 
     def _exchange_and_step(self, x: Any, is_first: Any, *, copy: bool) -> Array:
         """Step with arrays of any library."""
@@ -212,7 +202,7 @@ class Stepper:
             if x is not None:
                 x = exchange.borrow("x", x, checks.dtype, checks.whose)
             self._load(x, exchange.borrow_mask("is_first", is_first))
-            self._run()
+            batch.run(self._owner._plans)
             if not copy:
                 return self._output
             output = exchange.empty(batch.output.shape, batch.output.dtype)
@@ -246,7 +236,7 @@ class Stepper:
             self._refuse()
         with self._busy:
             self._user = threading.get_ident()
-            if self._is_torn:
+            if self._batch.is_torn:
                 self._refuse_torn()
             return self._read_alone()
 
@@ -267,10 +257,7 @@ class Stepper:
         with self._busy:
             self._user = threading.get_ident()
             with Exchange(self._face, self._like, self._maker) as exchange:
-                taken = self._form.taken(exchange, "state", state, self._batch_size)
-                self._is_torn = True
-                self._batch.write(taken)
-                self._is_torn = False
+                self._batch.write(self._form.taken(exchange, "state", state, self._batch_size))
 
     def reset(self) -> None:
         """Make all rows' states zeros.
@@ -283,9 +270,7 @@ class Stepper:
         with self._busy:
             self._user = threading.get_ident()
             with Exchange(self._face, self._like, self._maker):
-                self._is_torn = True
                 self._batch.clear()
-                self._is_torn = False
 
     def _refuse(self) -> NoReturn:
         if self._user == threading.get_ident():

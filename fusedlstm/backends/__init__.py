@@ -96,7 +96,13 @@ class Batch(Protocol):
     """A fixed batch of B rows in buffers that stay where they are, and the step of all layers on them.
 
     Arguments have been checked. One call is made at a time.
+
+    Attributes:
+        is_torn: whether `run`, `write` or `clear` was interrupted or failed while it changed the state, which then may
+            be neither the old nor the new one, until `write` or `clear` has set it; these clear the flags then.
     """
+
+    is_torn: bool
 
     @property
     def x(self) -> Array:
@@ -129,7 +135,7 @@ class Batch(Protocol):
         """Copy (B, I), any strides, to `x`."""
 
     def mark(self, is_first: Array) -> None:
-        """Copy (B,) booleans to `is_first`."""
+        """Copy (B,) booleans to `is_first`, for the `run` that follows: until that is done, `is_torn` is set."""
 
     def run(self, plans: Sequence[Any]) -> None:
         """Take one step. The plans are those that the batch was made with, or have its memory, or other weights."""

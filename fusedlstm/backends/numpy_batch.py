@@ -30,6 +30,8 @@ class NumpyBatch:
     shared out among threads once, and each takes its own through all layers.
     """
 
+    is_torn = False
+
     def __init__(
         self, plans: Sequence[StepPlan], residual: Sequence[bool], B: int, reset_to: Sequence[LSTMState] | None
     ) -> None:
@@ -64,10 +66,12 @@ class NumpyBatch:
 
     def mark(self, is_first: NumpyArray) -> None:
         """Copy flags (B,) to theirs."""
+        self.is_torn = True
         self.is_first[...] = is_first
 
     def run(self, plans: Sequence[StepPlan]) -> None:
         """Take one step."""
+        self.is_torn = True
         if self._looks_at_flags and self._flags.any():
             self._reset()
         if len(self._shares) > 1:
@@ -76,6 +80,7 @@ class NumpyBatch:
             rows.share_out(lambda part: quietly(self._run, plans, part), self._shares)
         else:
             quietly(self._run, plans, self._shares[0])
+        self.is_torn = False
 
     def _run(self, plans: Sequence[StepPlan], part: slice) -> None:
         """Step some rows through all layers, in the calling thread, to be called quietly."""
@@ -101,15 +106,24 @@ class NumpyBatch:
         _copy(copies, self.states)
         return copies
 
+    def _begin_anew(self) -> None:
+        if self.is_torn:
+            self._flags.fill(False)
+        self.is_torn = True
+
     def write(self, states: Sequence[LSTMState]) -> None:
         """Copy states to the buffers."""
+        self._begin_anew()
         _copy(self.states, states)
+        self.is_torn = False
 
     def clear(self) -> None:
         """Write zeros to all states."""
+        self._begin_anew()
         for state in self.states:
             state.h.fill(0)
             state.c.fill(0)
+        self.is_torn = False
 
 
 class _Layer:

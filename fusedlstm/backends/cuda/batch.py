@@ -58,6 +58,8 @@ class Body(Protocol):
 class CudaBatch:
     """See `fusedlstm.backends.Batch`."""
 
+    is_torn = False
+
     def __init__(
         self,
         index: int,
@@ -133,6 +135,8 @@ class CudaBatch:
 
     def mark(self, is_first: Any) -> None:
         """Copy flags (B,), which may be NumPy's with buffers on the host, to theirs."""
+        fork.check_process()
+        self.is_torn = True
         flags = self.is_first
         self._copy(flags[None], is_first[None])
 
@@ -160,19 +164,28 @@ class CudaBatch:
         copy_rows(copy, array)
         return copy
 
+    def _begin_anew(self) -> None:
+        if self.is_torn:
+            self._flags.fill(False)
+        self.is_torn = True
+
     def write(self, states: Sequence[LSTMState]) -> None:
         """Copy states to the buffers, of the device, or with buffers on the host NumPy's."""
         with self._turns.turn() as stream:
+            self._begin_anew()
             for mine, new in zip(self.states, states, strict=True):
                 for to, rows in ((mine.h, new.h), (mine.c, new.c)):
                     copy_rows(to, cupy.asarray(rows) if self._host else rows)
             if self._host:
                 stream.synchronize()  # CuPy doesn't wait for copies from pinned memory, which the caller may write next
+            self.is_torn = False
 
     def clear(self) -> None:
         """Write zeros to all states."""
         with self._turns.turn():
+            self._begin_anew()
             self._body.clear(self.turn)
+            self.is_torn = False
 
     def run(self, plans: Sequence[StepPlan]) -> None:
         """Queue a step on the current stream; with buffers on the host, wait for it."""
@@ -187,6 +200,7 @@ class CudaBatch:
     def _run(self) -> None:
         stream = self._turns.begin()
         try:
+            self.is_torn = True
             self._graph.launch(stream)
         finally:
             self._turns.end(stream)
@@ -194,3 +208,4 @@ class CudaBatch:
         if self._host:
             stream.synchronize()
             self._flags.fill(False)  # as the kernel has done with the copy
+        self.is_torn = False
