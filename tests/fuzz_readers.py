@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusedlstm import LSTMWeights, StackedWeights, convert
+from fusedlstm import LSTMWeights, StackedWeights, WeightsFileError, convert
 from fusedlstm.convert.archives import open_archive
 from fusedlstm.convert.recognise import recognise
 from fusedlstm.stacked import load_weights
@@ -159,13 +159,58 @@ def onnx_files(folder):
         next(tensor for tensor in inner.initializer if tensor.name == name).name = f"{name}_"
     branch = onnx.helper.make_node("If", ["condition"], ["out"], "branch", then_branch=inner, else_branch=inner)
     models["computed"] = onnx.helper.make_model(onnx.helper.make_graph([branch], "g", [], []))
+    # Layers with a state that every row starts from, lengths of the input's shape, and directions joined by Concat.
+    learned = onnx.ModelProto.FromString(models["layers"].SerializeToString())
+    learned.graph.CopyFrom(onnx.parser.parse_graph(LEARNED))
+    learned.graph.initializer.extend(models["layers"].graph.initializer)
+    models["learned"] = learned
     for name, model in models.items():
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
 
 
+LEARNED = """learned (float[T, B, 2] X) => (float[T, B, 6] Y)
+<float[2, 1, 3] h = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}>
+{
+    shape = Shape(X)
+    rows = Gather(shape, one)
+    whole = Concat<axis: int = 0>(one, rows, one)
+    state = Expand(h, whole)
+    steps = Gather(shape, zero)
+    every = Expand(steps, rows)
+    lengths = Cast<to: int = 6>(every)
+    Y_0 = LSTM<hidden_size: int = 3, direction: string = "bidirectional">(X, W_0, R_0, B_0, lengths, state)
+    first = Slice(Y_0, zero, one, one)
+    second = Slice(Y_0, one, two, one)
+    a = Squeeze(first, one)
+    b = Squeeze(second, one)
+    X_1 = Concat<axis: int = 2>(a, b)
+    wide = Cast<to: int = 11>(X_1)
+    dropped = Dropout(wide)
+    same = Cast<to: int = 1>(dropped)
+    Y_1 = LSTM<hidden_size: int = 3, direction: string = "bidirectional">(same, W_1, R_1, B_1, lengths, "", state)
+    rows_first = Transpose<perm: ints = [0, 2, 1, 3]>(Y_1)
+    shape_of_rows = Shape<start: int = 0, end: int = 2>(rows_first)
+    rest = Constant<value_ints: ints = [-1]>()
+    merged = Concat<axis: int = 0>(shape_of_rows, rest)
+    Y = Reshape(rows_first, merged)
+}"""
+
+
 def read_onnx(path):
-    lstms = convert.list_onnx(path)
-    return [convert.from_onnx(path, lstm.name) for lstm in lstms] or convert.from_onnx(path)
+    """By no name, by each, and by all; what the first two refuse is refused, after all were asked."""
+    names = [lstm.name for lstm in convert.list_onnx(path)]
+    refused = None
+    for name in (None, *names, names):
+        for ask in (functools.partial(convert.from_onnx, initial_state="separate"), convert.state_from_onnx):
+            try:
+                ask(path, name)
+            except WeightsFileError as error:
+                refused = refused if name is names or ask is convert.state_from_onnx else error
+            except (ValueError, TypeError) as error:  # names that are not layers, or none
+                if not str(error).startswith("name"):
+                    raise
+    if refused is not None:
+        raise refused
 
 
 def keras_files(suffix):

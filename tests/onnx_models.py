@@ -76,3 +76,19 @@ def bits(weights):
             for layer in weights.layers
         ],
     )
+
+
+def parsed(text, constants, *, opset=17, functions=()):
+    """A model of a graph in onnx's textual form, whose nodes have names in brackets, with constants by name."""
+    graph = onnx.parser.parse_graph(text)
+    graph.initializer.extend(tensors(constants))
+    operators = [helper.make_opsetid("", opset), helper.make_opsetid("own", 1)]
+    made = [onnx.parser.parse_function(each) for each in functions]
+    return helper.make_model(graph, opset_imports=operators, ir_version=8, functions=made)
+
+
+def computed(model, feeds, outputs=None):
+    """What onnxruntime computes, by name."""
+    running = session(model)
+    names = outputs or [output.name for output in running.get_outputs()]
+    return dict(zip(names, running.run(names, feeds), strict=True))

@@ -155,7 +155,7 @@ def test_constants_that_are_copied_often(little_memory):
         convert.from_onnx(model_of(nodes, tensors({"W": W, "R": R})))
 
 
-def test_constants_of_functions_are_counted_for_each_call(little_memory):
+def test_constants_of_functions_count_each_call(little_memory):
     """... even where little of them is used."""
     W = numpy_helper.from_array(np.zeros((1, 16, 2_000), np.float32))
     nodes = [helper.make_node("Constant", [], ["w"], value=W)]

@@ -54,9 +54,15 @@ class Chains:
         self._flows: dict[tuple[int, str], tuple[Flow, ...] | BrokenChainError] = {}
         self._frames: dict[int, Frame] = {}
         self._below: dict[int, Below] = {}
+        self._waiting = list(lstms)[::-1]
 
     def below(self, upper: LSTM) -> Below:
         """Return the nodes whose Y is an LSTM's X, or why there is none."""
+        while self._waiting:  # all, from the first node on, so that none waits for many below it
+            self.frame(self._waiting.pop())
+        return self._found_below(upper)
+
+    def _found_below(self, upper: LSTM) -> Below:
         if id(upper) not in self._below:
             try:
                 with blaming(upper.label):
@@ -69,7 +75,7 @@ class Chains:
         """Return what is known of T and B where an LSTM reads."""
         if id(lstm) not in self._frames:
             self._frames[id(lstm)] = Frame()  # until it is known, should the model have a cycle
-            lowers = self.below(lstm).lowers
+            lowers = self._found_below(lstm).lowers
             first = framed(lstm, self.constants)
             self._frames[id(lstm)] = first.within(self.frame(lowers[0])) if lowers else first
         return self._frames[id(lstm)]

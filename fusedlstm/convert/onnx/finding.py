@@ -38,7 +38,9 @@ class Found:
     def __init__(self, model: Model, *, required: bool = True) -> None:
         self.model, self.constants = model, Constants(model)
         with blaming(model.name):
-            self._nodes = _labelled(model, required=required)
+            every = list(walk(model))
+            self._nodes = _labelled(model, every, required=required)
+            self._others = [node for node in every if _is_another_lstm(node)]
             self._problems: dict[str, str] = {}
             lstms = [lstm for label, node in self._nodes.items() if (lstm := self._read(node, label)) is not None]
             self.units = as_units(lstms, self.constants)
@@ -143,6 +145,10 @@ class Found:
         """Return the only LSTM, or the layers that all are."""
         if len(self._nodes) == len(self._problems) == 1:
             raise WeightsFileError(*self._problems.values())
+        if self._others:
+            node = self._others[0]
+            got = f"{node.op} {node.name!r} besides: {self._shown()}"
+            self.model.refuse("its graph", "ONNX's operator LSTM alone", got, "Give name=")
         if len(self.units) == 1 and not self._problems:
             return self.units
         chain = None if self._problems else self._in_order(self.units)
@@ -169,9 +175,13 @@ def _names(name: Any) -> tuple[str, ...] | None:
     return tuple(name)
 
 
-def _labelled(model: Model, *, required: bool = True) -> dict[str, Node]:
+def _is_another_lstm(node: Node) -> bool:
+    """Whether a node is an LSTM of another domain, such as a quantised one, and not a call of the model's function."""
+    return "LSTM" in node.proto.op_type and node.op != "LSTM" and "" not in node.bodies
+
+
+def _labelled(model: Model, every: Sequence[Node], *, required: bool = True) -> dict[str, Node]:
     """Return the LSTM nodes by name, with their path where a name alone is not theirs; raise if one is required."""
-    every = list(walk(model))
     nodes = [node for node in every if node.op == "LSTM"]
     if required and not nodes:
         _refuse_without(model, every)
