@@ -346,7 +346,7 @@ def test_the_command_writes_the_state(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["m.onnx", "w", "--initial-state", "w"], "--initial-state: wanted another file than OUT"),
+        (["m.onnx", "w", "--initial-state", "w"], "OUT: wanted another file than --initial-state"),
         (["m.onnx", "w", "--initial-state", "m.onnx", "--force"], "--initial-state: wanted another file than SOURCE"),
         (
             ["m.onnx", "w", "--initial-state", "there"],

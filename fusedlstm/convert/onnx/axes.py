@@ -7,6 +7,7 @@ stands between layers.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from fusedlstm.convert.onnx.tensors import FLOATS
 from fusedlstm.files import WeightsFileError, blaming
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from fusedlstm.convert.onnx.constants import Constants
     from fusedlstm.convert.onnx.dims import Dims
@@ -77,6 +78,16 @@ class Move:
     def __init__(self, node: Node, flow: Flow, constants: Constants, dims: Dims, output: int) -> None:
         self.node, self.flow, self.constants, self.dims, self.output = node, flow, constants, dims, output
         self.attributes = node.attributes()
+        self.why: BrokenChainError | None = None
+
+    @contextlib.contextmanager
+    def unbroken(self) -> Iterator[None]:
+        """Note why a chain is broken."""
+        try:
+            yield
+        except BrokenChainError as error:
+            self.why = error
+            raise
 
     def integers(self, name: str, index: int = 1) -> list[int] | None:
         """Return the attribute of this name, or an input, which must be a constant; None for neither."""
@@ -107,12 +118,10 @@ def moved(move: Move) -> Flow:
     if move.output and move.node.op != "Split":
         raise move.broken("but not its first")
     try:
-        with blaming(move.node.name):
+        with blaming(move.node.name), move.unbroken():
             return MOVES[move.node.op](move)
-    except BrokenChainError:
-        raise
     except WeightsFileError:
-        raise move.broken("whose arguments can't be followed") from None
+        raise move.why or move.broken("whose arguments can't be followed") from None
 
 
 def joined(node: Node, flows: Sequence[Flow]) -> Flow:

@@ -66,10 +66,16 @@ class Chains:
         if id(upper) not in self._below:
             try:
                 with blaming(upper.label):
-                    self._below[id(upper)] = Below(tuple(flow.lower for flow in self._read(upper)))
+                    self._below[id(upper)] = self._looked_below(upper)
             except WeightsFileError as error:
                 self._below[id(upper)] = Below(why=str(error))
         return self._below[id(upper)]
+
+    def _looked_below(self, upper: LSTM) -> Below:
+        try:
+            return Below(tuple(flow.lower for flow in self._read(upper)))
+        except BrokenChainError as error:
+            return Below(why=str(error))
 
     def frame(self, lstm: LSTM) -> Frame:
         """Return what is known of T and B where an LSTM reads."""

@@ -102,7 +102,7 @@ class Constants:
         if node.op not in OPERATORS:
             wanted = f"a constant, or {', '.join(OPERATORS)} of constants"
             self._refuse(what, wanted, f"{value.name!r}, made by {node.op} {node.name!r}", hint_of(node.op))
-        with blaming(f"{self.model.name}: {what}: {node.op} {node.name!r}"):
+        with blaming(self.model.name, f": {what}: {node.op} {node.name!r}"):
             return OPERATORS[node.op](Arguments(self, node, what, level, value.output))
 
     def _refuse(self, what: str, wanted: str, got: str, hint: str = "") -> NoReturn:

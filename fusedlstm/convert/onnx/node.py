@@ -86,7 +86,7 @@ class LSTM:
         N = self._check_shapes(arrays)
         options = self.options(arrays["W"].dtype)
         self.model.count_copy(f"the LSTM {self.label!r}", sum(array.nbytes for array in arrays.values()))
-        with blaming(f"{self.model.name}: the LSTM {self.label!r}"):
+        with blaming(self.model.name, f": the LSTM {self.label!r}"):
             return [_weights(_of_direction(arrays, d, N), options[d]) for d in range(self.num_directions)]
 
     def arrays(self, constants: Constants) -> dict[str, NumpyArray]:
@@ -179,7 +179,7 @@ def _of_direction(arrays: Mapping[str, NumpyArray], d: int, N: int) -> dict[str,
 
 def _noted(model: Model, node: str, attribute: str) -> list[float]:
     """Return the numbers that the model's metadata has for an attribute of a node, or nothing."""
-    with contextlib.suppress(WeightsFileError), blaming(node):
+    with contextlib.suppress(WeightsFileError), blaming("metadata"):
         return [float(value) for value in model.notes[node][attribute]]
     return []
 
