@@ -36,6 +36,8 @@ WORDS = [
     b"0",
     b"-1",
     b"1e99",
+    b"1e999",
+    b"-Infinity",
     b"null",
     b"true",
     b"[]",
@@ -133,8 +135,21 @@ def zip_members(data, files, rng):
                     name = of_bytes(name.encode(), [b"a/b"], rng).decode(errors="replace").replace("\0", "") or "a"
                 elif content:
                     content = of_bytes(content, [content], rng)
-            new.writestr(name, content, compress_type=int(rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])))
-    return file.getvalue()
+            new.writestr(name, content, compress_type=int(rng.choice(METHODS)))
+    return _in_a_member(file.getvalue(), rng) if rng.random() < 0.2 else file.getvalue()
+
+
+METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+
+
+def _in_a_member(data, rng):
+    """The archive with a few bytes changed of what a member is compressed to, or of the fields before it."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+    info, content = members[rng.integers(len(members))], bytearray(data)
+    for _ in range(rng.integers(1, 9)):
+        content[info.header_offset + int(rng.integers(40 + len(info.filename)))] = int(rng.integers(256))
+    return bytes(content)
 
 
 def pickle_instructions(data, files, rng):
@@ -239,11 +254,11 @@ _CRC32C = [_crc32c_of(byte) for byte in range(256)]
 
 def any_value(rng, depth=0):
     """A JSON value."""
-    kind = rng.integers(9 if depth < 3 else 7)
-    if kind < 7:
-        return [None, True, -1, 2**70, 0.5, "F32", float("nan")][kind]
+    kind = rng.integers(10 if depth < 3 else 8)
+    if kind < 8:
+        return [None, True, -1, 2**70, 0.5, "F32", float("nan"), float("inf")][kind]
     values = [any_value(rng, depth + 1) for _ in range(rng.integers(4))]
-    return values if kind == 7 else {f"k{i}": value for i, value in enumerate(values)}
+    return values if kind == 8 else {f"k{i}": value for i, value in enumerate(values)}
 
 
 def change_json(value, rng, depth=0):

@@ -6,10 +6,8 @@ Nothing in them is executed, and nothing is allocated by a size that a file mere
 from __future__ import annotations
 
 import os
-import tokenize
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,11 +29,6 @@ _MOST_GROWTH, _ALWAYS_ALLOWED = 64, 1 << 24
 # gigabyte in any case, which a machine that runs such weights has.
 _ALWAYS_INFLATED = 1 << 30
 _LZMA_DICTIONARY = 1 << 26  # bytes: what 7-Zip takes at most, unless it is told to take more
-DAMAGED = (
-    *(ValueError, TypeError, EOFError, KeyError, RuntimeError, NotImplementedError, OSError),
-    *(tokenize.TokenError, SyntaxError, RecursionError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _OTHERS = {
     "I64": "i8",
@@ -118,7 +111,7 @@ class _Npz(Mapping[str, Any]):
         member = self._members[name]
         with reading(self._path, f" is damaged: {name}"):
             self._count(name, self._archive.getinfo(member).file_size)
-            return npy.from_bytes(read_member(self._archive, member))
+            return npy.from_bytes(read_member(self._archive, member, may_inflate_to))
 
     def _count(self, name: str, size: int) -> None:
         """Raise if an array makes all that were read grow out of proportion to the file."""
@@ -141,14 +134,19 @@ class _Npz(Mapping[str, Any]):
         return len(self._members)
 
 
-def read_member(archive: zipfile.ZipFile, member: str) -> bytes:
+def read_member(archive: zipfile.ZipFile, member: str, may_grow_to: Callable[[int], int] = may_become) -> bytes:
     """Return what a member of a zip file holds.
+
+    Args:
+        archive: the zip file.
+        member: its name in there.
+        may_grow_to: how many bytes so many compressed ones may become. Keras and PyTorch compress none.
 
     Raises:
         ValueError: it claims to grow more than files of weights do. What else is wrong, the zip file's reader raises.
     """
     info = archive.getinfo(member)
-    if info.file_size > may_inflate_to(info.compress_size):
+    if info.file_size > may_grow_to(info.compress_size):
         raise ValueError(f"{info.compress_size} bytes that claim to become {info.file_size}")
     if info.compress_type == zipfile.ZIP_LZMA:
         _check_dictionary(archive, info)
