@@ -15,7 +15,7 @@ from fusedlstm.checks import describe_type, fail
 
 # Libraries of arrays with labels or units that are not subclasses, and how their users write the numbers alone.
 _LABELLED = {"pandas": "to_numpy()", "cudf": "to_cupy()", "xarray": "to_numpy()", "pint": "magnitude"}
-_SCALARS = {float, int, bool, complex, np.bool_, np.float64, np.float32, np.float16, np.int64, np.int32}
+_SCALARS: set[type] = {float, int, bool, complex, np.bool_, np.float64, np.float32, np.float16, np.int64, np.int32}
 _FILLED = "with what masked elements are to be"
 _DEEPEST = 64  # lists in lists: more than an array can have dimensions
 
@@ -29,7 +29,8 @@ def check_plain(name: str, value: Any) -> None:
     if kind is np.ndarray or kind is np.memmap:
         return
     if kind is list or kind is tuple:
-        _check_elements(name, value, 0)
+        if not _SCALARS.issuperset(map(type, value)):  # several times faster than to look at each
+            _check_elements(name, value, 0)
     elif isinstance(value, np.ndarray):
         masked = isinstance(value, np.ma.MaskedArray)
         hint = f"Use {name}.filled(...), {_FILLED}" if masked else ""
@@ -39,7 +40,7 @@ def check_plain(name: str, value: Any) -> None:
 
 
 def _check_elements(name: str, values: Any, depth: int) -> None:
-    if set(map(type, values)) <= _SCALARS or depth > _DEEPEST:
+    if _SCALARS.issuperset(map(type, values)) or depth > _DEEPEST:
         return
     for k, value in enumerate(values):
         if isinstance(value, (list, tuple)):
