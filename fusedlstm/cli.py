@@ -112,7 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("weights", metavar="WEIGHTS", help="a file that LSTMWeights.save or StackedWeights.save wrote")
     run.add_argument("inputs", metavar="INPUTS.npy", help="an array (T, B, I)")
-    run.add_argument("--state", metavar="S.npz", help="arrays h and c, or h0, c0, h1 ..., to start from; else zeros")
+    run.add_argument(
+        "--state",
+        metavar="S.npz",
+        help="arrays h and c, or h0, c0, h1 ..., to start from, of B rows or of one for all; else zeros",
+    )
     run.add_argument(
         "--lengths",
         metavar="L.npy",

@@ -132,7 +132,7 @@ def _states(path: str, runner: Any, layers: tuple[LSTMWeights, ...], B: int) -> 
     with files.reading(path, _NO_NPZ):
         archive = open_npz(path)
         pairs = _names_of_states(list(archive), count)
-        arrays = {name: archive[name] for pair in pairs for name in pair}
+        arrays = {name: _for_rows(archive[name], B) for pair in pairs for name in pair}
     if not pairs:
         wanted = "h and c" if count == 1 else ", ".join(f"h{k}, c{k}" for k in range(count))
         fail(ValueError, path, f"an archive with arrays named {wanted}", ", ".join(archive) or "no names")
@@ -140,6 +140,11 @@ def _states(path: str, runner: Any, layers: tuple[LSTMWeights, ...], B: int) -> 
         _check_pair(path, {name: arrays[name] for name in pair}, B, layer)
     c_dtype = dtypes.state_dtype(runner.dtype)
     return tuple(LSTMState(h=runner.asarray(arrays[h]), c=runner.asarray(arrays[c], c_dtype)) for h, c in pairs)
+
+
+def _for_rows(array: NumpyArray, B: int) -> NumpyArray:
+    """Return a state of B rows; one of a single row is that of every row, as learned states are."""
+    return np.repeat(array, B, axis=0) if array.ndim == 2 and len(array) == 1 else array
 
 
 def _check_pair(path: str, pair: dict[str, NumpyArray], B: int, layer: LSTMWeights) -> None:

@@ -350,13 +350,19 @@ class Drawn:
             "Clip": lambda: self.node("Clip", [v, self.constant(np.float32(-0.1)), self.constant(np.float32(0.1))]),
             "exchanged": lambda: self.exchanged(v),
             "reversed": lambda: self.reversed(v),
-            "Slice": lambda: self.slice(v, 1, 0, 99),
             "AveragePool": lambda: self.node("AveragePool", [v], kernel_shape=[3], pads=[1, 1]),
             "Where": lambda: self.node("Where", [self.constant(ones > 0), v, self.constant(0 * ones)]),
             "If": lambda: self.choice(v, "Identity"),
             "If Relu": lambda: self.choice(v, "Relu"),
         }
         return plain[kind]() if kind in plain else getattr(self, f"put_{kind}".lower())(v)
+
+    def put_slice(self, v):
+        """All steps but the first, where no lengths count them."""
+        if self.lens_kind != "none":
+            return self.node("Relu", [v])
+        self.T -= 1
+        return self.slice(v, 1, 0, 99)
 
     def put_unsqueeze(self, v):
         axis = self.constant(np.array([int(self.rng.integers(0, 4))]))

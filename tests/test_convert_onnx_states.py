@@ -322,10 +322,11 @@ def test_bad_initial_state():
         convert.from_onnx(model(), initial_state="drop")
 
 
-def test_the_command_writes_the_state(tmp_path, capsys):
+@pytest.mark.parametrize(("made", "h"), [("", "rows_of_h"), (SHAPE % "i1" + "h = Expand(row, whole)", "h")])
+def test_the_command_writes_the_state(made, h, tmp_path, capsys):
     """... as arrays that `fusedlstm run --state` reads; two commands give the model's own numbers."""
     path, out, state = (str(tmp_path / name) for name in ("m.onnx", "w", "s.npz"))
-    source = model(h="rows_of_h")
+    source = model(made, h)
     onnx.save(source, path)
     assert cli.main(["convert", path, out]) == 1
     assert "(fusedlstm convert: --initial-state S.npz)" in capsys.readouterr().err

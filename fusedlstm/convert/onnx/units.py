@@ -69,6 +69,8 @@ def as_units(lstms: Sequence[LSTM], constants: Constants) -> list[Unit]:
 
 def why_not_on(upper: Unit, lower: Unit, chains: Chains) -> str:
     """Say why an LSTM is not the layer above another one; return nothing if it is."""
+    if all(_are_exclusive(one.node, other.node) for one in upper.members for other in lower.members):
+        return f"{upper.named.label!r} and {lower.named.label!r}, whose weights differ, are in two branches of an If"
     reached: dict[int, list[LSTM]] = {}
     own = {id(member) for member in lower.members}
     for member in upper.members:
