@@ -380,6 +380,7 @@ def test_what_ends_a_command(command, error, status, line, folder, capsys, monke
 
 def started(arguments, **options):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("PYTHONUNBUFFERED", None)  # else nothing is left to be written at the end
     command = [sys.executable, "-m", "fusedlstm", *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
 

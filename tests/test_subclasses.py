@@ -210,6 +210,17 @@ def test_flags_in_lists():
     cell(f4(B, I), state(), is_first=[True, np.bool_(0), np.array(True)])
 
 
+def test_masks_and_lengths_in_lists():
+    lstm = LSTM(StackedWeights([WEIGHTS]), backend="numpy")
+    for argument, given in {
+        "mask": [np.ma.array([True] * B, mask=[True] * B)] * T,
+        "is_first": [[True] * B] * (T - 1) + [np.ma.array([True] * B)],
+        "lengths": [1, 2, np.array(3).view(Quantity)],
+    }.items():
+        with pytest.raises(TypeError, match=rf"^{argument}\[\d\]: wanted a plain numpy\.ndarray"):
+            lstm(f4(T, B, I), **{argument: given})
+
+
 def test_lists_within_themselves():
     endless = [1.0]
     endless.append(endless)
