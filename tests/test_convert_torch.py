@@ -332,6 +332,12 @@ def test_checkpoints():
     assert convert.list_torch({"weight_ih": "none"})[0].hidden_size is None
 
 
+def test_tied_state_dicts_are_two():
+    """A mapping that stands in two places is there twice."""
+    shared = torch_parameters()
+    assert [lstm.prefix for lstm in convert.list_torch({"a": shared, "b": {"c": shared}})] == ["a.", "b.c."]
+
+
 def test_bad_checkpoints():
     with pytest.raises(ValueError, match="source: wanted one value of each name; got two of 'a.weight_ih'"):
         convert.from_torch({"a": {"weight_ih": 1}, "a.weight_ih": 2})

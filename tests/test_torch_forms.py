@@ -90,8 +90,9 @@ def assert_same_outputs(torch, source, module, tolerance, **options):
 def test_computed_weights_of_lstms(torch, form, dim, dtype, tmp_path):
     """Of both matrices of every layer and direction: the module, its state_dict, its file, and PyTorch's own check."""
     torch.manual_seed(0)
-    module = torch.nn.LSTM(I, N, 2, bidirectional=True, dtype=getattr(torch, dtype))
-    for name in [name for name, _ in module.named_parameters() if name.startswith("weight")]:
+    module = torch.nn.LSTM(I, N, 2, bidirectional=True, proj_size=2, dtype=getattr(torch, dtype))
+    prefix = "" if form == "pruning" else "weight"  # it is of biases, too
+    for name in [name for name, _ in module.named_parameters() if name.startswith(prefix)]:
         computed_of(torch, form, dim)(module, name)
     changed(torch, module)
     path = tmp_path / "m.pt"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fusedlstm import WeightsFileError, convert
 from fusedlstm.convert.torch.files import SavedParameters, open_parameters
-from fusedlstm.convert.torch.unpickling import Stream, Unpickler
+from fusedlstm.convert.torch.pickled import Stream
+from fusedlstm.convert.torch.unpickling import Unpickler
 from fusedlstm.convert.trees import flatten
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
@@ -233,6 +234,30 @@ def test_the_assembler_makes_files_of_pytorch(torch, kind, tmp_path):
     assert torch.load(path, weights_only=True)["w"].tolist() == [0, 1, 2, 3]
     assert SavedParameters(str(path))["w"].tolist() == [0, 1, 2, 3]
     assert SavedParameters(str(path)).is_plain
+
+
+def test_storages_of_gpus(tmp_path):
+    """Where a tensor was is not asked for; before PyTorch 1.6 the class of its storage said it, too."""
+    for kind in ("cuda.FloatStorage", "FloatStorage", "cuda.HalfStorage"):
+        pickle = dict_of(w=tensor(storage(kind, legacy=True).replace(text("cpu"), text("cuda:3"))))
+        values = np.arange(4, dtype="f2" if "Half" in kind else "f4")
+        tail = struct.pack("<q", 4) + values.tobytes()
+        write(tmp_path / "m.pt", pickle, "legacy", {})
+        content = (tmp_path / "m.pt").read_bytes().removesuffix(b"\x80\x02](e.")
+        (tmp_path / "m.pt").write_bytes(content + b"\x80\x02](" + text("0") + b"e." + tail)
+        assert SavedParameters(str(tmp_path / "m.pt"))["w"].tolist() == [0, 1, 2, 3]
+
+
+def test_new_objects(tmp_path):
+    """PyTorch makes Parameters of their arguments, and looks at no others."""
+    path = tmp_path / "m.pt"
+    new = b"ctorch.nn.parameter\nParameter\n" + tensor(storage()) + b"\x85\x81"
+    items = b"ccollections\nOrderedDict\n](" + b"](U\x01aK\x01e" + b"e\x85\x81"
+    write(path, dict_of(p=new, o=items), "zip")
+    parameters = SavedParameters(str(path))
+    assert parameters["p"].tolist() == [0, 0, 0, 0]
+    assert list(parameters) == ["p", "o"]
+    assert not parameters.is_plain
 
 
 def test_older_pickles(torch, tmp_path):

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 
 from fusedlstm import files
 from fusedlstm.convert.archives import may_become, open_archive, read_member
+from fusedlstm.convert.torch.pickled import Global, Stream
 from fusedlstm.convert.torch.tensors import Other, Storage, StoredTensor, is_size, size_of, storage_dtype
-from fusedlstm.convert.torch.unpickling import Global, Stream, Unpickler
+from fusedlstm.convert.torch.unpickling import Unpickler
 from fusedlstm.convert.trees import flatten
 from fusedlstm.files import WeightsFileError
 

@@ -68,6 +68,9 @@ class Other:
 
     kind: str
 
+    def __str__(self) -> str:
+        return self.kind
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:

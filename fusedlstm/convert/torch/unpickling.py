@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fusedlstm.convert.torch.pickled import Global, Pairs, Stream
 from fusedlstm.convert.torch.tensors import Other, Storage, StoredTensor
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from collections.abc import Callable
 
-_LONGEST_LINE = 1024  # of a module's or class's name
 _LONGEST_KEY = 64  # parts of a tuple that is a key
+_MOST_COPIES = 1_000_000
 _SAFE_INT = 2**61 - 1  # Python's hashes of integers repeat from here on
 
 _STORAGE = re.compile(r"torch\.(?:cuda\.|storage\.)?_?\w*Storage")
@@ -58,60 +57,6 @@ _HELP = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Global:
-    """The full name of a class, function or dtype."""
-
-    name: str
-
-
-class Pairs(Mapping[Any, Any]):
-    """A dict as a list of its items: nothing in the file is hashed."""
-
-    __slots__ = ("pairs",)
-
-    def __init__(self, pairs: list[tuple[Any, Any]]) -> None:
-        self.pairs = pairs
-
-    def __getitem__(self, key: Any) -> Any:
-        for one, value in reversed(self.pairs):
-            if type(one) is type(key) and isinstance(one, (str, int)) and one == key:
-                return value
-        raise KeyError(key)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (key for key, _ in self.pairs)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def items(self) -> list[tuple[Any, Any]]:  # type: ignore[override]
-        """Return the items, in the order of the file."""
-        return self.pairs
-
-
-class Stream:
-    """Bytes that are read in order, never by more than there are."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self.left = file, size
-
-    def take(self, count: int) -> bytes:
-        """Return the next `count` bytes, or raise."""
-        if count > self.left:
-            raise ValueError("its pickle is truncated")
-        self.left -= count
-        return self._file.read(count)
-
-    def line(self) -> str:
-        """Return the next line, a name, without its end."""
-        line = self._file.readline(min(_LONGEST_LINE, self.left))
-        self.left -= len(line)
-        if not line.endswith(b"\n"):
-            raise ValueError("its pickle has a name without an end")
-        return line[:-1].decode()
-
-
 class Unpickler:
     """Interprets one pickle.
 
@@ -125,7 +70,7 @@ class Unpickler:
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []  # the stacks below each mark
         self._memo: dict[int, Any] = {}
-        self._copies = stream.left  # how many values may be copied or looked through
+        self._copies = min(stream.left, _MOST_COPIES)  # how many values may be copied or looked through
         self.is_plain = True
 
     def load(self) -> Any:
@@ -244,6 +189,17 @@ class Unpickler:
             raise ValueError("its pickle is damaged: it calls what is not a function")
         self._push(self._call(function.name, arguments))
 
+    def _new(self) -> None:
+        """Make an object without its arguments' being looked at, unless it is a Parameter."""
+        arguments, kind = self._pop(), self._pop()
+        if not isinstance(kind, Global) or not isinstance(arguments, tuple):
+            raise ValueError("its pickle is damaged: it makes an object of what is not a class")
+        if kind.name == _PARAMETER or (kind.name == _DICT and not arguments):
+            self._push(self._call(kind.name, arguments))
+        else:
+            self.is_plain = False
+            self._push(Other(_OTHERS.get(kind.name, kind.name)))
+
     def _build(self) -> None:
         """Set attributes: of a dict, which are not kept, or those of a Parameter of PyTorch before 0.4."""
         state, target = self._pop(), self._top()
@@ -357,7 +313,7 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"(": Unpickler._mark,
     b"c": Unpickler._global,
     b"R": Unpickler._reduce,
-    b"\x81": Unpickler._reduce,  # NEWOBJ: of the classes that are known here it does the same
+    b"\x81": Unpickler._new,
     b"b": Unpickler._build,
     b"Q": Unpickler._persistent,
     b"a": lambda self: self._append([self._pop()]),
