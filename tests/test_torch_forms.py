@@ -274,6 +274,18 @@ def test_unknown_parts_are_refused(names, message):
         convert.from_torch(parameters)
 
 
+def test_adapters_around_lstms_are_refused():
+    """PEFT's names: the weight is that of base_layer and what the adapter adds."""
+    base = {"weight_ih_l0": np.ones((4 * N, I), "f"), "weight_hh_l0": np.ones((4 * N, N), "f")}
+    parameters = {f"net.lstm.base_layer.{name}": array for name, array in base.items()}
+    assert convert.from_torch(parameters).num_layers == 1
+    parameters |= {f"net.lstm.lora_{part}.default.weight": np.ones((2, 2), "f") for part in "AB"}
+    with pytest.raises(ValueError, match=r"net\.lstm\.lora_A\.default\.weight, .*call merge_and_unload"):
+        convert.from_torch(parameters)
+    other = {f"my_base_layer.{name}": array for name, array in base.items()} | {"my_other": np.ones(3)}
+    assert convert.from_torch(other).num_layers == 1
+
+
 def test_parts_that_do_not_fit_are_refused():
     rest = {"weight_ih_l0": np.ones((4 * N, I), "f")}
     v = np.ones((4 * N, N), "f")

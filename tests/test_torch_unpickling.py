@@ -248,6 +248,26 @@ def test_storages_of_gpus(tmp_path):
         assert SavedParameters(str(tmp_path / "m.pt"))["w"].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("count", "content", "message"),
+    [
+        (3, bytes(12), "claims 16 bytes, and has others"),
+        (4, bytes(12), "claims 16 bytes, and has others"),
+        (4, b"", ""),
+    ],
+)
+def test_legacy_storages_of_other_sizes(tmp_path, count, content, message):
+    """They say their size once more, before their values; a file may be cut there."""
+    write(tmp_path / "m.pt", dict_of(w=tensor(storage(legacy=True))), "legacy", {"0": bytes(16)})
+    start = (tmp_path / "m.pt").read_bytes()[:-24]
+    (tmp_path / "m.pt").write_bytes(start + struct.pack("<q", count) + content)
+    with pytest.raises(WeightsFileError, match=f"m.pt: it is damaged.*{message}"):
+        convert.list_torch(tmp_path / "m.pt")
+    (tmp_path / "m.pt").write_bytes(start)
+    with pytest.raises(WeightsFileError, match="truncated"):
+        convert.list_torch(tmp_path / "m.pt")
+
+
 def test_new_objects(tmp_path):
     """PyTorch makes Parameters of their arguments, and looks at no others."""
     path = tmp_path / "m.pt"
@@ -313,7 +333,7 @@ ATTACKS = {
     "a key of a list": b"}]K\x01s",
     "a key of a dict": b"}}K\x01s",
     "a key of a tensor": b"}" + tensor(storage()) + b"K\x01s",
-    "a key of many parts": b"}(" + b"K\x01" * 5000 + b"tK\x01s",
+    "a key of many parts": b"}(" + b"K\x01" * 1000 + b"tK\x01s",
     "items of nested tuples": called("collections.OrderedDict", b"](](" + nested_tuples(60) + b"K\x01ee"),
     "items that are none": called("collections.OrderedDict", b"](K\x01e"),
     "items again and again": b"("

@@ -30,6 +30,7 @@ _LAYOUT = LAYOUTS["torch"]
 _QUANTISED = re.compile(r"_all_weight_values\..*|_packed_.*")
 # Modules in a cell's scope that normalise its gates, as layernorm_i.weight in PyTorch's own benchmarks, or ln_ih.bias.
 _NORMALISING = re.compile(r"(?i)[^.]*(?:norm|(?<![a-z])[lb]n(?![a-z]))[^.]*\..*")
+_BASE_LAYER = "base_layer."
 _MOST_LISTED = 8
 
 
@@ -197,13 +198,17 @@ class LSTMParameters:
             self._refuse(normalising, "A module that normalises its gates has another formula")
         if computing := [name for name in others if name.startswith("parametrizations.")]:
             self._refuse(computing, hint_for([".original"]))
+        if adapters := _adapters(self._everything, self._scope):
+            self._refuse_names(adapters, "An adapter adds to the weights of its base_layer: call merge_and_unload")
         if self.num_layers and {"weight_ih", "weight_hh"} & set(self.parts):
             self._refuse(["weight_ih", "weight_ih_l0"], "Those of a cell and of layers are not one module's")
 
     def _refuse(self, names: list[str], hint: str) -> None:
+        self._refuse_names([self._scope + name for name in names], hint)
+
+    def _refuse_names(self, names: list[str], hint: str) -> None:
         wanted = "the parameters of a plain torch.nn.LSTMCell or LSTM alone"
-        some = ", ".join(self._scope + name for name in sorted(names)[:4])
-        fail(ValueError, "source", wanted, some, hint)
+        fail(ValueError, "source", wanted, ", ".join(sorted(names)[:4]), hint)
 
     def weights_of(self, layer: int | None, *, reverse: bool) -> LSTMWeights | StackedWeights:
         """Return the weights of a layer's direction, of a cell, or of all layers."""
@@ -249,6 +254,14 @@ class LSTMParameters:
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return _shape_of(self._everything, self.parts, name)
+
+
+def _adapters(everything: Mapping[str, Any], scope: str) -> list[str]:
+    """Return the parameters of an adapter, such as LoRA's, around an LSTM: PEFT calls what it is around base_layer."""
+    around = scope.removesuffix(_BASE_LAYER)
+    if around == scope or not (around == "" or around.endswith(".")):
+        return []
+    return [name for name in everything if name.startswith(around) and not name.startswith(scope)]
 
 
 def suffix_of(layer: int, *, backward: bool) -> str:
