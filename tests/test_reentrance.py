@@ -591,6 +591,60 @@ def test_cells_step_within_a_pools_step(way, tmp_path):
     assert not any(refusals) or way != "numpy"
 
 
+def test_cells_step_while_a_stepper_is_made(way):
+    """On a GPU they are refused while it captures: what they queue would be in its graphs."""
+    cell = LSTMCell(weights(), backend=way)
+    x, state = random_inputs(cell, B)
+    wanted, refusals = bits(cell(x, state)), []
+
+    def call():
+        assert bits(cell(x, state)) == wanted
+
+    def act():
+        refusals.append(refused(call, CAPTURES))
+
+    stepper, _ = moments.lines(lambda: cell.stepper(B), act, once=True)
+    assert any(refusals) == (way != "numpy")
+    assert not all(refusals)
+    other = cell.stepper(B)
+    for each in (stepper, other):
+        each.write(state)
+    for _ in range(3):
+        assert bits(stepper.step(x)) == bits(other.step(x))
+    assert bits(stepper.read()) == bits(other.read())
+
+
+@needs_cuda
+def test_locks_may_be_taken_twice():
+    """Those that a call takes, which a call within it would wait for."""
+    from fusedlstm.backends.cuda import compile as compiling
+    from fusedlstm.backends.cuda import matmul
+
+    packed = LSTMCell(weights(), backend="cuda")._plan.packed
+    for lock in (compiling._LOCK, matmul._LOCK, packed._lock):
+        with lock:
+            assert lock.acquire(blocking=False)
+            lock.release()
+
+
+@needs_cuda
+def test_interleaved_weights_are_made_once(monkeypatch):
+    """A call within the one that makes them makes them first; both have the same, which new weights reach."""
+    from fusedlstm.backends.cuda.packing import Interleaved
+
+    packed = LSTMCell(weights(), backend="cuda")._plan.packed
+    fill, inner = Interleaved.fill, []
+
+    def fill_and_make(self, of):
+        if not inner:
+            inner.append(None)
+            inner[0] = packed.interleaved(False)
+        fill(self, of)
+
+    monkeypatch.setattr(Interleaved, "fill", fill_and_make)
+    assert packed.interleaved(False) is inner[0] is packed.interleaved(False)
+
+
 @pytest.mark.parametrize("inner", ["step", "read", "write", "reset"])
 def test_a_steppers_call_within_another(inner, way):
     cell = LSTMCell(weights(), backend=way)
@@ -841,8 +895,8 @@ def test_a_gpus_pool_is_interrupted(name, way, tmp_path):
         pool.step(user.x, [0, 1, 2])
 
 
-def test_threads_wait_and_handlers_raise():
-    """A pool that another thread has is waited for, also in a signal handler; its own thread's raises."""
+def test_another_threads_call_is_waited_for():
+    """The error is for calls of one thread alone."""
     pool = StatePool(LSTMCell(weights(), backend="numpy"), 4)
     pool.allocate(4)
     x = random_inputs(pool._cell, 2)[0]

@@ -198,10 +198,13 @@ class CudaBatch:
             self._run()
 
     def _run(self) -> None:
-        stream = self._turns.begin()
+        stream, was_marked = self._turns.begin(), self.is_torn
         try:
             self.is_torn = True
             self._graph.launch(stream)
+        except cupy.cuda.runtime.CUDARuntimeError:  # nothing was queued
+            self.is_torn = was_marked
+            raise
         finally:
             self._turns.end(stream)
         self.turn = (self.turn + 1) % self._body.turns
