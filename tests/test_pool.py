@@ -593,6 +593,7 @@ def test_a_step_that_fails_changes_nothing(failing, monkeypatch):
     assert contents(pool) == before
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # where `open` is interrupted, Python closes it
 @pytest.mark.parametrize("name", ["allocate", "release", "reset", "write", "step", "load"])
 def test_interrupted_at_any_moment(name, tmp_path):
     """A call that is interrupted, at whatever moment, has done all or nothing, and the pool goes on."""

@@ -877,6 +877,7 @@ def test_a_steppers_other_calls_are_interrupted(name, way):
 
 
 @needs_cuda
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # where `open` is interrupted, Python closes it
 @pytest.mark.parametrize("name", ["step", "write", "allocate", "release", "reset", "load"])
 def test_a_gpus_pool_is_interrupted(name, way, tmp_path):
     """All or nothing; the launches of a step are queued without any Python between them."""

@@ -49,11 +49,11 @@ def _captured_alone(stream: Any, queue: Callable[[], None]) -> Any:
     try:
         stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
         queue()
+        graph = stream.end_capture()
     except BaseException:
-        with contextlib.suppress(Exception):  # the capture may be invalid; the first error is the one to see
+        with contextlib.suppress(Exception):  # it may be invalid, or have ended; the first error is the one to see
             stream.end_capture()
         raise
-    graph = stream.end_capture()
     graph.upload(stream)  # or the first launch would
     stream.synchronize()
     return graph
