@@ -1,4 +1,4 @@
-"""Weights that PyTorch computes of other parameters, against PyTorch's own outputs at inference."""
+"""Test weights that PyTorch computes from other parameters against its outputs at inference."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def torch():
 
 
 def computed_of(torch, form, dim=0):
-    """Return what makes a module compute one of its parameters, as PyTorch's documentation says."""
+    """Return the function that makes a module compute one of its parameters in a form."""
     from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
     return {
@@ -43,7 +43,7 @@ FORMS = [
 
 
 def changed(torch, module):
-    """The module after training: magnitudes are no longer the norms, nor vectors those of the first weights."""
+    """Change a module as training does: magnitudes are no longer norms, and vectors no longer fit the weights."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -53,7 +53,7 @@ def changed(torch, module):
 
 
 def outputs_of(torch, module):
-    """Inputs, and PyTorch's outputs and final states."""
+    """Return inputs, and PyTorch's outputs and final states."""
     torch.manual_seed(2)
     dtype = next(module.parameters()).dtype
     xs = torch.randn(T, B, I, dtype=dtype)
@@ -84,14 +84,14 @@ def assert_same_outputs(torch, source, module, tolerance, **options):
     [
         *((form, dim, "float64") for form, dim in FORMS),
         *((form, 0, dtype) for form in ("parametrized weight_norm", "pruning") for dtype in ("float32", "bfloat16")),
-        ("spectral_norm", 0, "float32"),  # vectors of 16 bits are of length 1 to two digits only
+        ("spectral_norm", 0, "float32"),  # 16-bit vectors have length 1 to only two digits
     ],
 )
 def test_computed_weights_of_lstms(torch, form, dim, dtype, tmp_path):
-    """Of both matrices of every layer and direction: the module, its state_dict, its file, and PyTorch's own check."""
+    """Convert the module, its state_dict and its file, with both matrices computed in each layer and direction."""
     torch.manual_seed(0)
     module = torch.nn.LSTM(I, N, 2, bidirectional=True, proj_size=2, dtype=getattr(torch, dtype))
-    prefix = "" if form == "pruning" else "weight"  # it is of biases, too
+    prefix = "" if form == "pruning" else "weight"  # biases can be pruned, too
     for name in [name for name, _ in module.named_parameters() if name.startswith(prefix)]:
         computed_of(torch, form, dim)(module, name)
     changed(torch, module)
@@ -119,8 +119,8 @@ def test_computed_weights_of_cells(torch, form, dim, tmp_path):
     assert check("torch", path, None, convert.from_torch(path), {}).agrees
 
 
-def test_checks_compute_weights_themselves(torch, tmp_path, monkeypatch):
-    """A wrong formula of ours is found by PyTorch's own."""
+def test_check_finds_a_wrongly_computed_weight(torch, tmp_path, monkeypatch):
+    """The check finds a wrong formula of ours, as PyTorch computes the weights itself."""
     from fusedlstm.convert.torch import forms
 
     module = torch.nn.LSTM(I, N)
@@ -142,8 +142,8 @@ def test_checks_compute_weights_themselves(torch, tmp_path, monkeypatch):
     assert not check("torch", path, None, weights, {}).agrees
 
 
-def test_removed_weights_are_the_same(torch):
-    """What PyTorch's own functions that end a form leave."""
+def test_removing_a_form_keeps_the_weights(torch):
+    """PyTorch's functions that remove a form leave the same weights."""
     from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 
     ways = {
@@ -163,23 +163,23 @@ def test_removed_weights_are_the_same(torch):
 
 
 def weight_dropout(torch, kind, module, names=("weight_hh_l0",)):
-    """The parameters that a wrapper of some library saves while training: raw weights, and copies with dropout."""
+    """Return what a library's wrapper saves during training: raw weights, and copies with dropout."""
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     dropped = {name: torch.nn.functional.dropout(state[name], 0.5, training=True) for name in names}
     raw = {f"{name}_raw": state[name] for name in names}
     rest = {name: tensor for name, tensor in state.items() if name not in names}
     return {
-        # fastai's WeightDropout: the raw weight is the wrapper's, and its copy a parameter of the LSTM.
+        # fastai's WeightDropout: the wrapper has the raw weight, and the LSTM its copy, as a parameter.
         "fastai": raw | {f"module.{name}": tensor for name, tensor in (rest | dropped).items()},
         "fastai in a model": {f"0.rnns.0.{name}": tensor for name, tensor in raw.items()}
         | {f"0.rnns.0.module.{name}": tensor for name, tensor in (rest | dropped).items()},
-        # salesforce's awd-lstm-lm: both are the LSTM's; the copy isn't a parameter, or it is.
+        # Salesforce's awd-lstm-lm: the LSTM has both; the copy may be a parameter.
         "awd-lstm-lm": {f"rnns.0.module.{name}": tensor for name, tensor in (rest | raw).items()},
         "awd-lstm-lm with copy": {f"rnns.0.module.{name}": tensor for name, tensor in (rest | raw | dropped).items()},
         # PyTorch-NLP's WeightDropLSTM is an LSTM itself.
         "torchnlp": rest | raw,
         "torchnlp with copy": rest | raw | dropped,
-        # Others call the wrapped LSTM otherwise, or wrap a wrapper.
+        # Other libraries name the wrapped LSTM differently, or wrap a wrapper.
         "another child": raw | {f"rnn.{name}": tensor for name, tensor in rest.items()},
         "two wrappers": raw | {f"module.module.{name}": tensor for name, tensor in (rest | dropped).items()},
     }[kind]
@@ -211,7 +211,7 @@ def test_raw_weights_are_the_weights(torch, kind, layers, names, tmp_path):
 
 
 def test_raw_weights_of_a_module_in_training(torch):
-    """The wrapper of fastai, as a module that was called while training."""
+    """fastai's wrapper as a module, after a call in training."""
 
     class WeightDropout(torch.nn.Module):
         def __init__(self, module):
@@ -235,7 +235,7 @@ def test_raw_weights_of_a_module_in_training(torch):
 
 
 def test_raw_weights_of_several_lstms(torch):
-    """Each of an AWD-LSTM's has its own; one that may be of two is of neither."""
+    """Each LSTM of an AWD-LSTM has its own raw weight. One that may belong to two raises."""
     modules = [torch.nn.LSTM(I, N), torch.nn.LSTM(N, N)]
     parameters = {}
     for k, module in enumerate(modules):
@@ -247,7 +247,7 @@ def test_raw_weights_of_several_lstms(torch):
         weights = convert.from_torch(parameters, prefix=f"rnns.{k}.module").layers[0]
         np.testing.assert_array_equal(weights.weight_hh, module.weight_hh_l0.detach())
     parameters["weight_hh_l0_raw"] = parameters.pop("rnns.0.weight_hh_l0_raw")
-    with pytest.raises(ValueError, match="weight_hh_l0_raw may be of several LSTMs"):
+    with pytest.raises(ValueError, match="weight_hh_l0_raw may belong to several LSTMs"):
         convert.from_torch(parameters, prefix="rnns.0.module")
 
 
@@ -275,7 +275,7 @@ def test_unknown_parts_are_refused(names, message):
 
 
 def test_adapters_around_lstms_are_refused():
-    """PEFT's names: the weight is that of base_layer and what the adapter adds."""
+    """With PEFT's names: the weight is base_layer's plus the adapter's."""
     base = {"weight_ih_l0": np.ones((4 * N, I), "f"), "weight_hh_l0": np.ones((4 * N, N), "f")}
     parameters = {f"net.lstm.base_layer.{name}": array for name, array in base.items()}
     assert convert.from_torch(parameters).num_layers == 1
@@ -294,9 +294,9 @@ def test_parts_that_do_not_fit_are_refused():
             {"_g": np.ones((N, 1), "f"), "_v": v},
             r"weight_hh_l0: wanted parameters of weight_norm; got magnitudes \(4, 1",
         ),
-        ({"_orig": v, "_mask": v[:1]}, r"of pruning; got a mask \(1, 4\) of weights \(16, 4\)"),
+        ({"_orig": v, "_mask": v[:1]}, r"of pruning; got a mask \(1, 4\) for weights \(16, 4\)"),
         ({"_orig": v, "_u": v[0], "_v": v[0]}, r"of spectral_norm; got vectors \(4,\) and \(4,\)"),
-        ({"_orig": v[:N], "_u": v[0], "_v": v[0]}, "which don't say which axis is dim"),
+        ({"_orig": v[:N], "_u": v[0], "_v": v[0]}, "whose shape doesn't tell which axis is dim"),
     ):
         with pytest.raises(ValueError, match=message):
             convert.from_torch(rest | {f"weight_hh_l0{part}": array for part, array in parts.items()})
@@ -315,8 +315,8 @@ def test_zero_directions_give_pytorchs_nan(torch):
     assert np.isnan(module.weight_hh_l0.detach()[1]).all()
 
 
-def test_modules_with_any_parametrization(torch):
-    """An object computes its weights itself, and nothing in it changes."""
+def test_parametrized_module_computes_its_weights(torch):
+    """A module computes its weights itself, and doesn't change."""
     from torch.nn.utils import parametrizations, parametrize
 
     class Twice(torch.nn.Module):
@@ -347,13 +347,15 @@ def test_random_parametrizations_are_refused(torch):
 
     module = torch.nn.LSTM(I, N)
     parametrize.register_parametrization(module, "weight_hh_l0", Noise())
-    with pytest.raises(ValueError, match="wanted a parametrization of weight_hh_l0 that gives one weight; got Noise"):
+    with pytest.raises(
+        ValueError, match="wanted a parametrization of weight_hh_l0 that always gives one weight; got Noise"
+    ):
         convert.from_torch(module)
 
 
 @pytest.mark.parametrize("names", [("lstm", "ema_model.lstm"), ("", "ema"), ("module.net", "_orig_mod.net")])
 def test_copies_are_listed_not_chosen(torch, names):
-    """Of an average, or of a module with two names: nobody knows which one is meant."""
+    """For an averaged model, or a module with two names, the caller must choose."""
     state = torch.nn.LSTM(I, N).state_dict()
     parameters = {".".join(filter(None, (name, key))): tensor for name in names for key, tensor in state.items()}
     with pytest.raises(ValueError, match=rf"one LSTM, or prefix= to choose; got 2\..*'{names[1]}\.'"):
@@ -385,8 +387,8 @@ def test_lists_of_many_candidates_are_short():
         convert.from_torch(parameters)
 
 
-def test_run_of_raw_weights_is_told_from_the_copy(torch, tmp_path):
-    """PyTorch runs with the raw weight, so the copy's numbers would differ."""
+def test_check_runs_with_raw_weights(torch, tmp_path):
+    """PyTorch runs with the raw weight, so the check would fail with the copy."""
     module = torch.nn.LSTM(I, N)
     parameters = weight_dropout(torch, "fastai", module)
     torch.save(parameters, tmp_path / "m.pt")
@@ -401,7 +403,7 @@ def test_run_of_raw_weights_is_told_from_the_copy(torch, tmp_path):
     assert np.abs(ys - dropped).max() > 1e-3
 
 
-def test_files_name_themselves_in_every_error(torch, tmp_path):
+def test_errors_name_the_file(torch, tmp_path):
     path = tmp_path / "m.pt"
     torch.save({"weight_ih_l0": torch.ones(16, 3), "weight_hh_l0_g": torch.ones(16, 1)}, path)
     for function in (convert.from_torch, lambda path: convert.from_torch(path, prefix="x")):

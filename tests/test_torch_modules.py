@@ -1,4 +1,4 @@
-"""PyTorch's modules as sources: classes, hooks, and every argument and attribute of LSTM and LSTMCell."""
+"""Test PyTorch's modules as sources: classes, hooks, and every argument and attribute of LSTM and LSTMCell."""
 
 import functools
 import inspect
@@ -21,7 +21,7 @@ def torch():
 
 @pytest.fixture
 def classes(torch):
-    """Subclasses by name, of which only the first computes what its base does."""
+    """Return subclasses by name. Only the first computes the same as its base."""
 
     class Named(torch.nn.LSTM):
         def __init__(self, *sizes, name="", **options):
@@ -50,7 +50,7 @@ def classes(torch):
             return 2 * value if name == "weight_hh" else value
 
     class HandWritten(torch.nn.Module):
-        """Its gates are in another order."""
+        """An LSTM whose gates are in another order."""
 
         def __init__(self, input_size, hidden_size):
             super().__init__()
@@ -104,7 +104,7 @@ def test_foreign_classes_are_refused(classes, torch, name, what):
 
 
 def test_forward_of_an_object_is_foreign(torch):
-    """PyTorch-NLP's WeightDropLSTM replaces that of the object. Its state_dict tells what its weights are."""
+    """PyTorch-NLP's WeightDropLSTM replaces its object's forward. Its state_dict shows its weights."""
     module = torch.nn.LSTM(I, N)
     module.forward = functools.partial(module.forward)
     with pytest.raises(ValueError, match=r"torch\.nn\.modules\.rnn\.LSTM, which has its own forward"):
@@ -137,7 +137,7 @@ def test_forward_hooks_are_foreign(torch, register):
     assert convert.from_torch(around).num_layers == 1
 
 
-def test_pruning_methods_of_their_own_are_foreign(torch):
+def test_custom_pruning_methods_are_foreign(torch):
     from torch.nn.utils import prune
 
     class Odd(prune.RandomUnstructured):
@@ -178,12 +178,12 @@ def test_state_dicts_of_other_names(torch):
         def state_dict(self):
             return {f"old.{name}": tensor for name, tensor in self.lstm.state_dict().items()}
 
-    with pytest.raises(ValueError, match=r"which has no module 'old'\. Give its state_dict\(\)"):
+    with pytest.raises(ValueError, match=r"which has no module 'old'\. Pass its state_dict\(\)"):
         convert.from_torch(Renamed())
 
 
 def test_wrappers_of_whole_modules(torch):
-    """Their names come before the LSTM's: DataParallel's, an average's, and that of torch.compile."""
+    """DataParallel, an averaged model and torch.compile put their own names before the LSTM's."""
     module = torch.nn.LSTM(I, N, dtype=torch.float64)
     wrappers = [torch.nn.DataParallel, torch.optim.swa_utils.AveragedModel, torch.compile]
     for wrap in wrappers:
@@ -191,9 +191,9 @@ def test_wrappers_of_whole_modules(torch):
         np.testing.assert_array_equal(weights.layers[0].weight_ih, module.weight_ih_l0.detach())
 
 
-@pytest.mark.filterwarnings("ignore")  # of what tracing doesn't follow
+@pytest.mark.filterwarnings("ignore")  # about what tracing doesn't follow
 def test_torchscript_tells_its_class(torch, classes):
-    """... by its full name; whether a subclass had its own forward is not in it."""
+    """A script tells its class's full name, but not whether a subclass had its own forward."""
 
     def again(script):
         file = io.BytesIO()
@@ -223,12 +223,12 @@ def test_modules_of_quantised_references(torch):
 
 
 def test_lstms_by_mode_are_foreign(torch):
-    """RNNBase with the mode LSTM has no forward."""
+    """An RNNBase in the mode LSTM has no forward."""
     with pytest.raises(ValueError, match="got the class torch.nn.modules.rnn.RNNBase"):
         convert.from_torch(torch.nn.RNNBase("LSTM", I, N))
 
 
-# What becomes of each argument of torch.nn.LSTM: another value than the default, and how it shows.
+# Each argument of torch.nn.LSTM: a value other than the default, and what becomes of it.
 LSTM_ARGUMENTS = {
     "input_size": (5, "taken"),
     "hidden_size": (6, "taken"),
@@ -288,8 +288,8 @@ def test_arguments_of_lstm_cell(torch, argument):
     assert_runs_alike(torch, module, torch.randn(T, B, module.input_size, dtype=module.weight_ih.dtype))
 
 
-def test_dropout_is_that_of_inference(torch):
-    """... of a module in training, too: weights are not changed by it."""
+def test_dropout_in_training_is_left_out(torch):
+    """Dropout doesn't change weights, even for a module in training."""
     module = torch.nn.LSTM(I, N, 2, dropout=0.9).train()
     assert_runs_alike(torch, module.eval(), torch.randn(T, B, I))
     training, inference = convert.from_torch(module.train()), convert.from_torch(module.eval())
@@ -309,15 +309,15 @@ def test_dropout_is_that_of_inference(torch):
     ],
 )
 def test_attributes_that_differ_are_refused(torch, attribute, value):
-    """Forward uses them, and parameters beyond them have no effect."""
+    """Forward uses the attributes, so parameters beyond them have no effect."""
     module = torch.nn.LSTM(I, N, 2, bidirectional=True, proj_size=2)
     setattr(module, attribute, value)
-    with pytest.raises(ValueError, match=rf"source: wanted {attribute} .*, as its parameters have it; got {value}"):
+    with pytest.raises(ValueError, match=rf"source: wanted {attribute} .*, as in its parameters; got {value}"):
         convert.from_torch(module)
 
 
 def test_flat_weights_that_differ_are_refused(torch):
-    """The tensors that forward takes, which follow the parameters unless somebody assigns to them."""
+    """Forward uses _flat_weights, which are the parameters unless somebody assigns others."""
     module = torch.nn.LSTM(I, N)
     module.weight_hh_l0 = torch.nn.Parameter(torch.ones(4 * N, N))
     assert (convert.from_torch(module).layers[0].weight_hh == 1).all()
@@ -328,7 +328,7 @@ def test_flat_weights_that_differ_are_refused(torch):
         convert.from_torch(module)
 
 
-# What becomes of each attribute of a module that its classes have beyond torch.nn.Module's.
+# What becomes of each attribute that LSTM and LSTMCell add to torch.nn.Module's.
 ATTRIBUTES = {
     **dict.fromkeys(("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size"), "checked"),
     "batch_first": "logged",
@@ -352,7 +352,7 @@ def test_mode_is_irrelevant(torch):
 
 
 def test_every_parameter_name(torch):
-    """Of all modules that the arguments make: each is taken."""
+    """Every parameter of every module that the arguments can make is taken."""
     names = set()
     for bias in (False, True):
         for projected in (0, 2):

@@ -1,4 +1,4 @@
-"""Files of torch.save: sound ones of every format as PyTorch reads them, and ones that ask for too much."""
+"""Test that files of torch.save are read as PyTorch reads them, and that malicious files are bounded."""
 
 import collections
 import io
@@ -31,11 +31,11 @@ def lstm_arrays():
     return {f"weight_{kind}_l0": rng.normal(size=(16, width)).astype("f") for kind, width in (("ih", 3), ("hh", 4))}
 
 
-# ---- sound files ----
+# ---- valid files ----
 
 
 def everything(torch):
-    """What checkpoints hold."""
+    """Return a dict of everything that checkpoints hold."""
     base = torch.arange(24.0).reshape(4, 6)
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.is_expert = True
@@ -65,7 +65,7 @@ def everything(torch):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("legacy", [False, True])
-def test_sound_files_are_read_as_pytorch_reads_them(torch, legacy, tmp_path):
+def test_valid_files_read_as_in_pytorch(torch, legacy, tmp_path):
     content = everything(torch)
     if legacy:  # PyTorch itself doesn't read the newer dtypes there
         content["dtypes"] = {
@@ -107,7 +107,7 @@ LSTMS = st.fixed_dictionaries(
 
 @given(LSTMS)
 def test_lstms_in_files(tmp_path_factory, drawn):
-    """As parts of one storage, as cuDNN has them on a GPU, or each with its own."""
+    """Tensors may each have their own storage, or share one, as cuDNN's do on a GPU."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     module = torch.nn.LSTM(
         3,
@@ -151,7 +151,7 @@ def test_files_need_no_pytorch(torch, tmp_path, monkeypatch):
 
 
 def test_big_endian_files(torch, tmp_path):
-    """... which PyTorch writes on such machines: the order of bytes is a member."""
+    """A big-endian machine writes big-endian files, and a member that says so."""
     path, swapped = tmp_path / "m.pt", tmp_path / "big.pt"
     torch.save({name: torch.from_numpy(array) for name, array in lstm_arrays().items()}, path)
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(swapped, "w") as target:
@@ -166,7 +166,7 @@ def test_big_endian_files(torch, tmp_path):
     np.testing.assert_array_equal(loaded["weight_hh_l0"].numpy(), lstm_arrays()["weight_hh_l0"])
 
 
-# ---- a small assembler of pickles of protocol 2 ----
+# ---- a small assembler of pickles in protocol 2 ----
 
 
 def text(value):
@@ -208,7 +208,7 @@ def dict_of(**values):
 
 
 def write(path, pickle, kind, storages=None):
-    """A file whose content this pickle makes, and storages by key."""
+    """Write a file with this pickle and these storages, by key."""
     if storages is None:
         storages = {"0": bytes(16)} if kind == "zip" or b"tQ" in pickle else {}
     if kind == "zip":
@@ -227,7 +227,7 @@ KINDS = pytest.mark.parametrize("kind", ["zip", "legacy"])
 
 
 @KINDS
-def test_the_assembler_makes_files_of_pytorch(torch, kind, tmp_path):
+def test_assembled_files_read_in_pytorch(torch, kind, tmp_path):
     path = tmp_path / "m.pt"
     values = np.arange(4, dtype="f").tobytes()
     write(path, dict_of(w=tensor(storage(legacy=kind == "legacy"))), kind, {"0": values})
@@ -237,7 +237,7 @@ def test_the_assembler_makes_files_of_pytorch(torch, kind, tmp_path):
 
 
 def test_storages_of_gpus(tmp_path):
-    """Where a tensor was is not asked for; before PyTorch 1.6 the class of its storage said it, too."""
+    """A tensor's device is ignored. Before PyTorch 1.6 its storage's class named the device, too."""
     for kind in ("cuda.FloatStorage", "FloatStorage", "cuda.HalfStorage"):
         pickle = dict_of(w=tensor(storage(kind, legacy=True).replace(text("cpu"), text("cuda:3"))))
         values = np.arange(4, dtype="f2" if "Half" in kind else "f4")
@@ -251,13 +251,13 @@ def test_storages_of_gpus(tmp_path):
 @pytest.mark.parametrize(
     ("count", "content", "message"),
     [
-        (3, bytes(12), "claims 16 bytes, and has others"),
-        (4, bytes(12), "claims 16 bytes, and has others"),
+        (3, bytes(12), "doesn't have the 16 bytes it claims"),
+        (4, bytes(12), "doesn't have the 16 bytes it claims"),
         (4, b"", ""),
     ],
 )
 def test_legacy_storages_of_other_sizes(tmp_path, count, content, message):
-    """They say their size once more, before their values; a file may be cut there."""
+    """Legacy storages repeat their size before their values. A file may be cut there."""
     write(tmp_path / "m.pt", dict_of(w=tensor(storage(legacy=True))), "legacy", {"0": bytes(16)})
     start = (tmp_path / "m.pt").read_bytes()[:-24]
     (tmp_path / "m.pt").write_bytes(start + struct.pack("<q", count) + content)
@@ -269,7 +269,7 @@ def test_legacy_storages_of_other_sizes(tmp_path, count, content, message):
 
 
 def test_new_objects(tmp_path):
-    """PyTorch makes Parameters of their arguments, and looks at no others."""
+    """PyTorch makes Parameters from their arguments, and ignores the arguments of other objects."""
     path = tmp_path / "m.pt"
     new = b"ctorch.nn.parameter\nParameter\n" + tensor(storage()) + b"\x85\x81"
     items = b"ccollections\nOrderedDict\n](" + b"](U\x01aK\x01e" + b"e\x85\x81"
@@ -281,7 +281,7 @@ def test_new_objects(tmp_path):
 
 
 def test_older_pickles(torch, tmp_path):
-    """Views of PyTorch before 0.4, OrderedDicts of Python 2, strings of Python 2, Parameters of PyTorch 0.3."""
+    """Read views of PyTorch before 0.4, Parameters of PyTorch 0.3, and OrderedDicts and strings of Python 2."""
     path = tmp_path / "m.pt"
     view = b"(" + text("1") + number(1) + number(2) + b"t"
     viewed = tensor(storage(legacy=True, view=view), (2,))
@@ -301,16 +301,16 @@ def test_older_pickles(torch, tmp_path):
     assert loaded["p"].tolist() == [0, 1, 2, 3]
 
 
-# ---- files that ask for too much ----
+# ---- malicious files ----
 
 
 def nested_tuples(depth):
-    """A tuple that holds the one below twice, and so on: hashing it takes 2^depth steps."""
+    """Return a tuple of the same tuple twice, nested: hashing it takes 2^depth steps."""
     return b"K\x01\x85" + b"".join(put(k) + get(k) + b"\x86" for k in range(depth))
 
 
 def laughs(depth):
-    """A dict that holds the one below twice, and so on: it stands for 2^depth values."""
+    """Return a dict of the same dict twice, nested: it stands for 2^depth values."""
     pickle = dict_of(a=b"K\x01")
     for k in range(depth):
         pickle = dict_of(a=pickle + put(k), b=get(k))
@@ -335,7 +335,7 @@ ATTACKS = {
     "a key of a tensor": b"}" + tensor(storage()) + b"K\x01s",
     "a key of many parts": b"}(" + b"K\x01" * 1000 + b"tK\x01s",
     "items of nested tuples": called("collections.OrderedDict", b"](](" + nested_tuples(60) + b"K\x01ee"),
-    "items that are none": called("collections.OrderedDict", b"](K\x01e"),
+    "items that are not pairs": called("collections.OrderedDict", b"](K\x01e"),
     "items again and again": b"("
     b"]("
     + b"](K\x01K\x01e" * 2000
@@ -356,7 +356,7 @@ ATTACKS = {
     "negative sizes": tensor(storage(), (-1,)),
     "negative strides": tensor(storage(), (2,), (-1,), 3),
     "a negative offset": tensor(storage(), (1,), (1,), -1),
-    "sizes that are no integers": tensor(storage()).replace(number(4) + b"t", text("a") + b"t", 1),
+    "sizes that are not integers": tensor(storage()).replace(number(4) + b"t", text("a") + b"t", 1),
     "a storage beyond its bytes": tensor(storage(numel=HUGE)),
     "a storage of negative size": tensor(storage(numel=-4)),
     "a storage that is not there": tensor(storage(key="1")),
@@ -408,21 +408,21 @@ ATTACKS = {
     + b"".join(b"(" + b"".join(number(-1 - (k >> bit & 1)) for bit in range(12)) + b"tK\x01" for k in range(2000))
     + b"u",
 }
-# Those that are read, as nothing in them is done: PyTorch's own reader doesn't get to see them.
+# Attacks that are read, as nothing in them is executed. They are kept from PyTorch's own reader.
 HARMLESS = {
     *("bytearray(n)", "bytearray(n) of the memo", "torch.Tensor(n)", "a storage that is called", "encode", "sparse"),
     *("a set of nested tuples", "a Counter", "a size again and again", "of NumPy", "of an expanded tensor", "meta"),
     *("a wrapper", "quantised", "deep lists", "deep tuples", "a list in itself", "values as an attribute"),
     *("colliding integers", "colliding tuples"),
 }
-# Those that PyTorch's own reader takes no harm from.
+# Attacks that are harmless to PyTorch's own reader, too.
 PLAIN = {"deep lists", "deep tuples", "a list in itself", "a size again and again"}
 
 
 @KINDS
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attacks_are_bounded(kind, attack, tmp_path):
-    """Each as a value in a dict beside an LSTM's tensor, and as the whole content."""
+    """Try each attack as a value beside an LSTM's tensor, and as the whole content."""
     path = tmp_path / "m.pt"
     pickle = ATTACKS[attack]
     if kind == "legacy":
@@ -444,7 +444,7 @@ def test_attacks_are_bounded(kind, attack, tmp_path):
 
 
 class ReadOrRefused:
-    """A content that isn't a dict is refused; beside others it is read."""
+    """The outcome of a harmless value: read in a dict, refused as the whole content."""
 
     def __init__(self, path):
         self.path = path
@@ -458,7 +458,7 @@ class ReadOrRefused:
 
 @KINDS
 def test_harmless_values_do_not_hide_an_lstm(torch, kind, tmp_path):
-    """What PyTorch's safe mode would do something for is no reason not to read tensors beside it."""
+    """Tensors are read beside values that PyTorch's safe mode would do work for."""
     path = tmp_path / "m.pt"
     parameters = lstm_arrays()
     storages = {str(k): array.tobytes() for k, array in enumerate(parameters.values())}
@@ -474,7 +474,7 @@ def test_harmless_values_do_not_hide_an_lstm(torch, kind, tmp_path):
 
 def zip_of(path, members, compress=zipfile.ZIP_STORED):
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", compress) as archive:
-        warnings.simplefilter("ignore")  # of duplicates
+        warnings.simplefilter("ignore")  # about duplicates
         for name, content in members:
             archive.writestr(name, content)
 
@@ -485,17 +485,17 @@ GOOD = b"\x80\x02" + dict_of(w=tensor(storage())) + b"."
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([("a/data.pkl", GOOD), ("a/data.pkl", GOOD), ("a/data/0", bytes(16))], "members of the same name"),
-        ([("a/data.pkl", GOOD), ("a/DATA.pkl", GOOD), ("a/data/0", bytes(16))], "members of the same name"),
+        ([("a/data.pkl", GOOD), ("a/data.pkl", GOOD), ("a/data/0", bytes(16))], "members have the same name"),
+        ([("a/data.pkl", GOOD), ("a/DATA.pkl", GOOD), ("a/data/0", bytes(16))], "members have the same name"),
         ([("a/data.pkl", GOOD), ("b/data.pkl", GOOD), ("a/data/0", bytes(16))], "not in one folder"),
         ([("a/x/data.pkl", GOOD)], "it has no a/data.pkl"),
-        ([("a/data.pkl", GOOD)], "storage 0 claims 16 bytes, and has no bytes"),
-        ([("a/data.pkl", GOOD), ("a/data/0", bytes(15))], "storage 0 claims 16 bytes, and has 15 bytes"),
+        ([("a/data.pkl", GOOD)], "storage 0 claims 16 bytes, but has no bytes"),
+        ([("a/data.pkl", GOOD), ("a/data/0", bytes(15))], "storage 0 claims 16 bytes, but has 15 bytes"),
         ([("a/data.pkl", GOOD), ("a/data/0", bytes(16)), ("a/byteorder", b"odd")], "byteorder"),
         ([("a/data.pkl", GOOD), ("a/data/0", bytes(16)), ("a/constants.pkl", b"")], "is a TorchScript archive"),
     ],
 )
-def test_archives_of_odd_members(tmp_path, members, message):
+def test_archives_with_odd_members_are_refused(tmp_path, members, message):
     zip_of(tmp_path / "m.pt", members)
     for function in (convert.from_torch, convert.list_torch):
         with pytest.raises(WeightsFileError, match=rf"m\.pt: .*{message}"):
@@ -507,7 +507,7 @@ def test_compressed_pickles_are_bounded(tmp_path):
     path = tmp_path / "m.pt"
     bomb = b"\x80\x02](" + b"]" * 2_000_000 + b"e."
     zip_of(path, [("a/data.pkl", bomb)], zipfile.ZIP_DEFLATED)
-    with pytest.raises(WeightsFileError, match="a pickle of [0-9]+ bytes that claims to become 2000006"):
+    with pytest.raises(WeightsFileError, match="its pickle of [0-9]+ bytes claims to expand to 2000006"):
         convert.from_torch(path)
 
 
@@ -517,15 +517,15 @@ def test_many_members(tmp_path):
     assert SavedParameters(str(path))["w"].tolist() == [0, 0, 0, 0]
 
 
-def test_pickles_of_torchs_other_protocols(torch, tmp_path):
+def test_other_pickle_protocols_are_refused(torch, tmp_path):
     path = tmp_path / "m.pt"
     torch.save({"w": torch.zeros(3)}, path, pickle_protocol=4)
-    with pytest.raises(WeightsFileError, match="not of protocol 2: save it with torch.save's own pickle_protocol"):
+    with pytest.raises(WeightsFileError, match="not in protocol 2: save it with torch.save's default pickle_protocol"):
         convert.from_torch(path)
 
 
-def test_names_in_proportion(tmp_path):
-    """A long key that many values are below is a part of each of their names."""
+def test_long_names_are_bounded(tmp_path):
+    """A long key is part of the name of each value below it."""
     inner = b"}(" + b"".join(text(f"{k:04}") + b"K\x01" for k in range(5000)) + b"u"
     write(tmp_path / "m.pt", b"}" + text("a" * 4000) + inner + b"s", "zip")
     with pytest.raises(WeightsFileError, match="names in proportion to what they hold"):
@@ -533,7 +533,7 @@ def test_names_in_proportion(tmp_path):
 
 
 def test_storages_are_read_once(torch, tmp_path, monkeypatch):
-    """Where all of an LSTM's tensors share one, as on a GPU."""
+    """All of an LSTM's tensors may share one storage, as on a GPU."""
     flat = torch.zeros(16 * 7)
     torch.save({"weight_ih_l0": flat[:48].view(16, 3), "weight_hh_l0": flat[48:].view(16, 4)}, tmp_path / "m.pt")
     reads = []
@@ -549,7 +549,7 @@ def test_storages_are_read_once(torch, tmp_path, monkeypatch):
 
 
 def test_pytorch_reads_only_plain_files(torch, tmp_path, monkeypatch):
-    """The check compares with PyTorch's own reading, but of files that can do it no harm."""
+    """The check lets PyTorch itself read a file only if the file can do it no harm."""
     from fusedlstm.convert.checking import check
 
     tensors = {name: torch.from_numpy(array) for name, array in lstm_arrays().items()}
@@ -568,6 +568,6 @@ def test_pytorch_reads_only_plain_files(torch, tmp_path, monkeypatch):
         assert len(loaded) == count
 
 
-def test_unpickler_takes_no_more_than_there_is():
+def test_unpickler_reads_no_more_than_there_is():
     with pytest.raises(ValueError, match="truncated"):
         Unpickler(Stream(io.BytesIO(b"\x80\x02X\xff\xff\xff\xffabc"), 10), lambda identity: None).load()

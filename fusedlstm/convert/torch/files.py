@@ -1,4 +1,4 @@
-"""Files of PyTorch's parameters -> those parameters by name, without executing anything in the files."""
+"""Read the parameters in PyTorch's files by name, without executing anything in them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from fusedlstm.convert.torch.unpickling import Unpickler
 from fusedlstm.convert.trees import flatten
 from fusedlstm.files import WeightsFileError
 
-_PICKLE = b"\x80\x02"  # what torch.save wrote before PyTorch 1.6 begins with
+_PICKLE = b"\x80\x02"  # how torch.save's files began before PyTorch 1.6
 _ZIP = b"PK\x03\x04"
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of such a file
-# A pickle of a small file makes objects of up to a hundred times its size.
+# A small pickle can make objects of a hundred times its size.
 _MOST_PICKLE_GROWTH, _ALWAYS_PICKLE = 32, 1 << 20
 
 
 def open_parameters(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Return the parameters in a file by name, as arrays that are read when they are asked for.
+    """Return the parameters in a file by name; arrays are read on access.
 
-    Its content tells what kind of file it is. Names of nested dicts, as in {"model": state_dict, "epoch": 3}, are
-    joined by dots. PyTorch is not needed.
+    The content tells the kind of file. Names of nested dicts, as in {"model": state_dict, "epoch": 3}, are joined by
+    dots. PyTorch is not needed.
 
     Raises:
         WeightsFileError, ValueError: the file is damaged, of another kind, or holds objects that are not parameters.
@@ -43,7 +43,7 @@ def open_parameters(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def is_of_torch(path: str | os.PathLike[str]) -> bool:
-    """Whether torch.save wrote a file: a zip file with a pickle in it, or, before PyTorch 1.6, a pickle."""
+    """Return whether torch.save wrote the file: a zip file with a pickle in it or, before PyTorch 1.6, a pickle."""
     with open(path, "rb") as file:
         start = file.read(len(_ZIP))
     if start != _ZIP:
@@ -60,10 +60,10 @@ def shape_of(parameters: Mapping[str, Any], name: str) -> tuple[int, ...]:
 
 
 class SavedParameters(Mapping[str, Any]):
-    """What torch.save wrote, by name: arrays, and whatever else the file has.
+    """The content of a file of torch.save by name: arrays, and whatever else it holds.
 
     Attributes:
-        is_plain: whether PyTorch's own safe mode does no more work for the file than was done here.
+        is_plain: whether PyTorch's own safe mode needs no more work to read the file than this reader.
     """
 
     def __init__(self, path: str) -> None:
@@ -89,20 +89,20 @@ class SavedParameters(Mapping[str, Any]):
         return self._read(name, value) if isinstance(value, StoredTensor) else value
 
     def _read(self, name: str, tensor: StoredTensor) -> Any:
-        """Return a tensor's values. Few bytes may be there, however large it is."""
+        """Return a tensor's values. A large tensor may share few bytes, so bound what is read."""
         if name not in self._used:
             self._used.add(name)
             self._bytes += tensor.nbytes
         there = tensor.storage.nbytes
         if tensor.nbytes > max(self._most, there):
-            raise WeightsFileError(f"{self._path}: {name} claims {tensor.nbytes} bytes, of {there} that there are")
+            raise WeightsFileError(f"{self._path}: {name} claims {tensor.nbytes} bytes; its storage has {there}")
         if self._bytes > self._most:
-            raise WeightsFileError(f"{self._path}: its tensors share their bytes out of proportion: {name}")
+            raise WeightsFileError(f"{self._path}: {name} and others share too few bytes for their sizes")
         with files.blaming(f"{self._path}: {name}"):
             return tensor.array()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor; () of anything else."""
+        """Return the shape of a tensor; () for anything else."""
         value = self._values[name]
         return value.shape if isinstance(value, StoredTensor) else ()
 
@@ -120,12 +120,12 @@ class _Zip:
     """The format since PyTorch 1.6: a zip file with a pickle, and one member for each storage.
 
     Attributes:
-        content: what the pickle is of.
-        is_plain: as of the Unpickler.
+        content: the pickled object.
+        is_plain: see Unpickler.
     """
 
     def __init__(self, path: str) -> None:
-        self._archive = zipfile.ZipFile(path)  # stays open: to list the members takes as long as there are many
+        self._archive = zipfile.ZipFile(path)  # stays open: listing many members takes long
         self._members = {info.filename: info for info in self._archive.infolist()}
         self._check_members(path)
         self._storages: dict[str, Storage] = {}
@@ -140,25 +140,25 @@ class _Zip:
         self.content, self.is_plain = unpickler.load(), unpickler.is_plain
 
     def _check_members(self, path: str) -> None:
-        """Raise for members that two readers of zip files may take for different ones, or that claim too much."""
+        """Raise for members that claim too much, or that two zip readers may tell apart differently."""
         claimed, there = sum(info.file_size for info in self._members.values()), os.path.getsize(path)
         if claimed > may_become(there):
-            raise ValueError(f"it is damaged: {there} bytes that claim to become {claimed}")
+            raise ValueError(f"it is damaged: its {there} bytes claim to expand to {claimed}")
         if len({name.casefold() for name in self._members}) != len(self._archive.infolist()):
-            raise ValueError("it is damaged: it has members of the same name")
+            raise ValueError("it is damaged: two of its members have the same name")
         if len({name.partition("/")[0] for name in self._members}) != 1:
-            raise ValueError("its members are not in one folder, as torch.save puts them")
+            raise ValueError("its members are not in one folder, where torch.save puts them")
         folder = next(iter(self._members)).partition("/")[0]
         if f"{folder}/constants.pkl" in self._members:
             raise ValueError(
-                "it is a TorchScript archive, which is a program: if you trust it, give torch.jit.load(path) as source"
+                "it is a TorchScript archive, which is a program: if you trust it, pass torch.jit.load(path) as source"
             )
         pickle = self._members.get(f"{folder}/data.pkl")
         if pickle is None:
             raise ValueError(f"it is damaged: it has no {folder}/data.pkl")
         if pickle.file_size > max(_ALWAYS_PICKLE, _MOST_PICKLE_GROWTH * pickle.compress_size):
             size = pickle.compress_size
-            raise ValueError(f"it is damaged: a pickle of {size} bytes that claims to become {pickle.file_size}")
+            raise ValueError(f"it is damaged: its pickle of {size} bytes claims to expand to {pickle.file_size}")
 
     def _name(self, record: str) -> str:
         return f"{self._folder}/{record}"
@@ -171,13 +171,13 @@ class _Zip:
         member = self._members.get(self._name(f"data/{key}"))
         if member is None or member.file_size < nbytes:
             there = "no bytes" if member is None else f"{member.file_size} bytes"
-            raise ValueError(f"it is damaged: its storage {key} claims {nbytes} bytes, and has {there}")
+            raise ValueError(f"it is damaged: its storage {key} claims {nbytes} bytes, but has {there}")
         made = Storage(key, dtype, nbytes, lambda: self._bytes(key), self._big_endian)
         self._storages[key] = made
         return made
 
     def _bytes(self, key: str) -> bytes:
-        """Return what a storage holds, which is read once: an LSTM's tensors may share one."""
+        """Return a storage's bytes. Each is read once, as an LSTM's tensors may share one."""
         if key not in self._read:
             self._read[key] = read_member(self._archive, self._name(f"data/{key}"))
         return self._read[key]
@@ -187,8 +187,8 @@ class _Legacy:
     """The format before PyTorch 1.6: five pickles, one after the other, and then the storages.
 
     Attributes:
-        content: what the fourth pickle is of.
-        is_plain: as of the Unpickler.
+        content: the object in the fourth pickle.
+        is_plain: see Unpickler.
     """
 
     def __init__(self, path: str) -> None:
@@ -208,16 +208,16 @@ class _Legacy:
             self._find(file, stream, keys if isinstance(keys, list) else [])
 
     def _plain(self, stream: Stream) -> Any:
-        """Return what a pickle without storages is of."""
+        """Return the object in a pickle that refers to no storages."""
 
         def refuse(_: tuple[Any, ...]) -> Storage:
-            raise ValueError("it is damaged: a storage is where none can be")
+            raise ValueError("it is damaged: it refers to a storage where there can't be one")
 
         return Unpickler(stream, refuse).load()
 
     def _storage(self, identity: tuple[Any, ...]) -> Storage:
         if len(identity) > 1 and identity[0] == "module":
-            raise ValueError("it holds a whole module, which is not unpickled: save module.state_dict()")
+            raise ValueError("it holds a whole module, and modules are not unpickled: save module.state_dict()")
         key, dtype, nbytes = _claimed(identity, 6)
         root = self._storages.get(key)
         if root is None:
@@ -225,19 +225,19 @@ class _Legacy:
         return _same(root, dtype, nbytes) if identity[5] is None else _view(root, identity[5])
 
     def _find(self, file: BinaryIO, stream: Stream, keys: list[Any]) -> None:
-        """Learn where the storages are: each is its number of elements in eight bytes, and its values."""
+        """Find the storages. Each is its number of elements, in eight bytes, and then its values."""
         for key in keys:
             storage = self._storages.get(key) if isinstance(key, str) else None
             if storage is None or key in self._places:
-                raise ValueError("it is damaged: it names a storage that no tensor has")
+                raise ValueError("it is damaged: it names a storage that no tensor uses")
             (count,) = struct.unpack("<q", stream.take(8))
             if count * size_of(storage.dtype) != storage.nbytes or storage.nbytes > stream.left:
-                raise ValueError(f"it is damaged: its storage {key} claims {storage.nbytes} bytes, and has others")
+                raise ValueError(f"it is damaged: its storage {key} doesn't have the {storage.nbytes} bytes it claims")
             self._places[key] = file.tell()
             file.seek(storage.nbytes, os.SEEK_CUR)
             stream.left -= storage.nbytes
         if len(self._places) != len(self._storages):
-            raise ValueError("it is truncated: it lacks the values of tensors")
+            raise ValueError("it is truncated: values of tensors are missing")
 
     def _bytes(self, key: str) -> bytes:
         if key not in self._read:
@@ -248,10 +248,12 @@ class _Legacy:
 
 
 def _claimed(identity: tuple[Any, ...], length: int) -> tuple[str, str, int]:
-    """Return a storage's key, dtype and size in bytes, of what a pickle says: its kind, class, key, device and numel.
+    """Return a storage's key, dtype and size in bytes, given what a pickle says of it.
+
+    A pickle gives "storage", its class, key, device and number of elements.
 
     Raises:
-        ValueError: it says something else.
+        ValueError: the pickle gives something else.
     """
     if len(identity) == length and identity[0] == "storage" and isinstance(identity[1], Global):
         _, kind, key, _, numel = identity[:5]
@@ -262,16 +264,16 @@ def _claimed(identity: tuple[Any, ...], length: int) -> tuple[str, str, int]:
 
 
 def _view(root: Storage, view: Any) -> Storage:
-    """Return a part of a storage, as PyTorch before 0.4 saved: a key, an offset and a size in elements."""
+    """Return a part of a storage. PyTorch before 0.4 saved its key, offset and size, in elements."""
     if not isinstance(view, tuple) or len(view) != 3 or not (is_size(view[1]) and is_size(view[2])):
         raise ValueError("its pickle is damaged: it refers to a part of a storage in a way that torch.save doesn't")
     first, nbytes = (number * size_of(root.dtype) for number in view[1:])
     if first + nbytes > root.nbytes:
-        raise ValueError(f"it is damaged: a part of its storage {root.key} is beyond it")
+        raise ValueError(f"it is damaged: a part of its storage {root.key} reaches beyond the storage")
     return Storage(f"{root.key}+{first}", root.dtype, nbytes, lambda: root.read()[first : first + nbytes])
 
 
 def _same(known: Storage, dtype: str, nbytes: int) -> Storage:
     if (known.dtype, known.nbytes) != (dtype, nbytes):
-        raise ValueError(f"it is damaged: its storage {known.key} is of two dtypes or sizes")
+        raise ValueError(f"it is damaged: its storage {known.key} has two dtypes or sizes")
     return known

@@ -1,7 +1,7 @@
-"""How PyTorch's modules keep a weight that they compute of other parameters, and what it is at inference.
+"""Compute the weights that PyTorch's modules compute from other parameters, as they are at inference.
 
-A form is told by the names that stand in for the weight's own. Names alone can't tell everything: what other code does
-with parameters of the same names, and parametrizations without parameters of their own, leave no trace in them.
+The parameters' names tell the form. They can't tell everything: other code may use the same names for another formula,
+and parametrizations without parameters of their own leave no trace in the names.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
 
 _PARAMETRIZE = "Call torch.nn.utils.parametrize.remove_parametrizations, which computes them"
-_WEIGHT_NORM = "weight_norm computes weights of these: call torch.nn.utils.remove_weight_norm"
-_OLD = "Weights are computed of these: call prune.remove, or remove_spectral_norm"
-_DROPPED = "weight_raw is the weight of weight dropout, beside which there can only be its copy"
+_WEIGHT_NORM = "weight_norm computes weights from these: call torch.nn.utils.remove_weight_norm"
+_OLD = "Weights are computed from these: call prune.remove, or remove_spectral_norm"
+_DROPPED = "weight_raw is the weight of weight dropout: only the dropped copy may stand beside it"
 
 
 @dataclass(frozen=True)
 class Form:
-    """One way to keep a weight.
+    """One way to store a weight.
 
     Attributes:
-        name: what PyTorch calls it.
-        parts: what stands after the weight's name in those of its parts; "." is for one below "parametrizations".
+        name: PyTorch's name of the form.
+        parts: the suffixes that follow the weight's name; those that begin with "." are below "parametrizations".
         shaped: the part that has the weight's shape.
-        compute: takes the parts, in float64 unless they are the result, and returns the weight.
-        exact: whether the parts' own dtype gives PyTorch's own bits.
+        compute: a function that takes the parts and returns the weight.
+        exact: whether computing in the parts' own dtype gives PyTorch's bits. If not, compute in float64.
     """
 
     name: str
@@ -45,9 +45,9 @@ class Form:
 
 
 def _of_weight_norm(g: NumpyArray, v: NumpyArray) -> NumpyArray:
-    """Return g v / |v|, whose norm is of the axes that g doesn't have."""
+    """Return g v / |v|, where the norm is over the axes that g reduces."""
     if v.ndim != 2 or g.shape not in ((len(v), 1), (1, v.shape[1]), ()):
-        raise ValueError(f"magnitudes {g.shape} of directions {v.shape}")
+        raise ValueError(f"magnitudes {g.shape} for directions {v.shape}")
     axes = tuple(axis for axis in (0, 1) if g.ndim == 0 or g.shape[axis] != v.shape[axis])
     if g.shape == v.shape:  # one column, or one row
         axes = ()
@@ -56,19 +56,19 @@ def _of_weight_norm(g: NumpyArray, v: NumpyArray) -> NumpyArray:
 
 
 def _of_spectral_norm(weight: NumpyArray, u: NumpyArray, v: NumpyArray) -> NumpyArray:
-    """Return W / sigma, of the singular vectors that were kept for inference."""
+    """Return W / sigma, where sigma comes from the singular vectors kept for inference."""
     if weight.ndim != 2 or weight.shape[0] == weight.shape[1]:
-        raise ValueError(f"weights {weight.shape}, which don't say which axis is dim")
+        raise ValueError(f"weights {weight.shape}, whose shape doesn't tell which axis is dim")
     if (u.shape, v.shape) == (weight.shape[1:], weight.shape[:1]):  # dim=1
         u, v = v, u
     if (u.shape, v.shape) != (weight.shape[:1], weight.shape[1:]):
-        raise ValueError(f"vectors {u.shape} and {v.shape} of weights {weight.shape}")
+        raise ValueError(f"vectors {u.shape} and {v.shape} for weights {weight.shape}")
     return np.asarray(weight / (u @ (weight @ v)))
 
 
 def _of_pruning(weight: NumpyArray, mask: NumpyArray) -> NumpyArray:
     if mask.shape != weight.shape:
-        raise ValueError(f"a mask {mask.shape} of weights {weight.shape}")
+        raise ValueError(f"a mask {mask.shape} for weights {weight.shape}")
     return np.asarray(mask.astype(weight.dtype) * weight)
 
 
@@ -84,17 +84,17 @@ FORMS = (
 
 
 def form_of(parts: Collection[str]) -> Form | None:
-    """Return the form of a weight of these parts; None if it is not known.
+    """Return the form of a weight with these parts; None if it is unknown.
 
-    Beside the raw weight of weight dropout its copy is not looked at: it was remade at every call, and has zeros in it
-    where it was saved while training.
+    If there is a raw weight of weight dropout, its copy is ignored. The wrapper remakes the copy at every call, and a
+    copy saved during training has zeros.
     """
     present = {part for part in parts if part or "_raw" not in parts}
     return next((form for form in FORMS if set(form.parts) == present), None)
 
 
 def hint_for(parts: Collection[str]) -> str:
-    """Return what to do about a weight of parts that are not known."""
+    """Return a hint about parts of an unknown form."""
     if any(part.startswith(".") for part in parts):
         return _PARAMETRIZE
     if "_raw" in parts:
@@ -108,12 +108,12 @@ def compute(form: Form, whole: str, parts: dict[str, Any], names: dict[str, str]
     Args:
         form: its form.
         whole: its name, for errors.
-        parts: the parameters it is computed of, by the form's parts.
+        parts: the parameters that it is computed from, by the form's parts.
         names: their names, for errors.
 
     Raises:
-        TypeError: parts of different dtypes, or not of numbers.
-        ValueError: parts whose shapes are not of the form.
+        TypeError: parts have different dtypes, or are not numbers.
+        ValueError: the parts' shapes don't fit the form.
     """
     arrays = {part: to_host(names[part], _detached(value)) for part, value in parts.items()}
     dtype = arrays[form.shaped].dtype
@@ -122,7 +122,7 @@ def compute(form: Form, whole: str, parts: dict[str, Any], names: dict[str, str]
             check_dtype(names[part], array.dtype, dtype, f"that of {names[form.shaped]}")
     given = [arrays[part] if form.exact else arrays[part].astype(np.float64) for part in form.parts]
     try:
-        with np.errstate(all="ignore"):  # of infinities, and of zeros that are divided by zero, as in PyTorch
+        with np.errstate(all="ignore"):  # like PyTorch, accept infinities and 0 / 0
             return form.compute(*given).astype(dtype, copy=False)
     except ValueError as error:
         fail(ValueError, whole, f"parameters of {form.name}", str(error), hint_for(form.parts))

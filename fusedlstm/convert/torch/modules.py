@@ -1,4 +1,4 @@
-"""PyTorch's modules: whether one computes an LSTM's formula, and the weights that it computes it with."""
+"""Check that a PyTorch module computes an LSTM's formula, and compute its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fusedlstm.checks import describe_type, fail
 from fusedlstm.convert.torch.scopes import PARAMETER
 
 _PLAIN = ("torch.nn.modules.rnn.LSTM", "torch.nn.modules.rnn.LSTMCell")
-# What computes a module's numbers, which a subclass or an object may replace.
+# Attributes that compute a module's numbers. A subclass or an object may replace them.
 _COMPUTES = (
     *("forward", "__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__"),
     *("permute_hidden", "_update_flat_weights", "_init_flat_weights"),
@@ -23,7 +23,7 @@ _MANGLED = re.compile(r"___torch_mangle_[0-9]+\.|^__torch__\.")
 
 
 def check_names(custom_classes: Any) -> frozenset[str]:
-    """Return the argument, or raise TypeError if it is not a sequence of strings."""
+    """Return the names as a set. Raise TypeError unless they are a sequence of strings."""
     is_sequence = isinstance(custom_classes, (Sequence, set, frozenset)) and not isinstance(
         custom_classes, (str, bytes)
     )
@@ -36,11 +36,11 @@ def check_names(custom_classes: Any) -> frozenset[str]:
 
 
 class Module:
-    """A module that an LSTM's parameters were found in.
+    """The module that holds an LSTM's parameters.
 
     Args:
-        source: the module that was given.
-        scope: what the names of the LSTM's parameters begin with, in its state_dict.
+        source: the module that the caller gave.
+        scope: the prefix of the LSTM's parameters in the source's state_dict.
     """
 
     def __init__(self, source: Any, scope: str) -> None:
@@ -50,7 +50,7 @@ class Module:
             found = getattr(found, part, None)
         if found is None:
             got = f"{describe_type(source)}, which has no module {scope.removesuffix('.')!r}"
-            fail(ValueError, "source", "a module whose state_dict has its modules' names", got, "Give its state_dict()")
+            fail(ValueError, "source", "a module whose state_dict has its modules' names", got, "Pass its state_dict()")
         self.found = found
 
     def check(self, custom_classes: frozenset[str]) -> None:
@@ -61,11 +61,11 @@ class Module:
 
     def _refuse(self, kind: str, name: str, what: str) -> NoReturn:
         where = f" at {self.scope.removesuffix('.')!r}" if self.scope else ""
-        hint = f"If it computes the formula of torch.nn.LSTM, give custom_classes=[{name!r}]"
+        hint = f"If it computes the formula of torch.nn.LSTM, pass custom_classes=[{name!r}]"
         fail(ValueError, "source", "a torch.nn.LSTM or LSTMCell", f"{kind} {name}{where}{what}", hint)
 
     def _foreign(self) -> list[tuple[str, list[str], str]]:
-        """Return what may change the numbers: what it is, its names, the full one last, and what it does."""
+        """Return what may change the numbers, each as its kind, its names (the full one last) and a reason."""
         if _is_scripted(self.found):
             return self._foreign_script()
         torch = sys.modules.get("torch")
@@ -74,7 +74,7 @@ class Module:
         return [*self._foreign_class(torch), *self._foreign_hooks()]
 
     def _foreign_script(self) -> list[tuple[str, list[str], str]]:
-        """TorchScript keeps the full name of a module's class, and not whether a subclass had its own forward."""
+        """Return the class of a script unless it is plain. A script doesn't tell if a subclass had its own forward."""
         full = _MANGLED.sub("", str(self.found._c._type().qualified_name()))
         if full in _PLAIN:
             return []
@@ -93,12 +93,12 @@ class Module:
         return [("the class", _names_of(kind), f", which has its own {own[0]}")] if own else []
 
     def _foreign_hooks(self) -> list[tuple[str, list[str], str]]:
-        """Return the hooks of forward but those of which PyTorch's own modules compute their weights."""
+        """Return the forward hooks, except those by which PyTorch computes weights."""
         hooks = [*self.found._forward_pre_hooks.values(), *self.found._forward_hooks.values()]
         return [("a module with the hook", _names_of(hook), "") for hook in hooks if not _computes_weight(hook)]
 
     def computed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the state_dict, with weights in place of what parametrizations compute them of.
+        """Return the state_dict with the weights that parametrizations compute, in place of their parameters.
 
         Raises:
             ValueError: a parametrization gives other weights at each call.
@@ -118,22 +118,22 @@ class Module:
         return getattr(self.found, "parametrizations", {})
 
     def check_attributes(self, wanted: Mapping[str, Any]) -> None:
-        """Raise ValueError if attributes that forward uses differ from what the parameters are."""
+        """Raise ValueError if attributes that forward uses disagree with the parameters."""
         for name, value in wanted.items():
             got = getattr(self.found, name, value)
             if got != value:
-                fail(ValueError, "source", f"{name} {value}, as its parameters have it", str(got))
+                fail(ValueError, "source", f"{name} {value}, as in its parameters", str(got))
         self._check_flat_weights()
 
     def _check_flat_weights(self) -> None:
-        """Raise if forward would take other tensors than the parameters, as after an assignment to _flat_weights."""
+        """Raise if forward would use other tensors than the parameters, as after an assignment to _flat_weights."""
         if _is_scripted(self.found) or self._parametrizations():
-            return  # those would compute weights, and in training change the module
+            return  # reading them computes weights, and in training changes the module
         flat = getattr(self.found, "_flat_weights", None) or ()
         names = getattr(self.found, "_flat_weights_names", ())
         updates = getattr(self.found, "_weights_have_changed", None)
         if updates is not None and updates():
-            return  # forward makes them anew
+            return  # forward will rebuild them
         for name, tensor in zip(names, flat, strict=False):
             own = self.found._parameters.get(name)
             if own is not None and tensor is not own:
@@ -141,7 +141,7 @@ class Module:
 
     @property
     def batch_first(self) -> bool:
-        """Return whether the module's first axis is the batch's."""
+        """Return whether the batch is the first axis of the module's input."""
         return bool(getattr(self.found, "batch_first", False))
 
 
@@ -151,7 +151,7 @@ def _is_scripted(module: Any) -> bool:
 
 
 def _computes_weight(hook: Any) -> bool:
-    """Whether a hook is one of PyTorch's that compute a weight: weight_norm, spectral_norm or pruning."""
+    """Return whether a hook is PyTorch's own and computes a weight: weight_norm, spectral_norm or pruning."""
     from torch.nn.utils import prune
 
     kind = type(hook)
@@ -163,7 +163,7 @@ def _computes_weight(hook: Any) -> bool:
 
 
 def _names_of(thing: Any) -> list[str]:
-    """Return the names of a class, or of a function or object: the short one, and the full one last."""
+    """Return the names of a class, a function or an object's class, from the short one to the full one."""
     if not hasattr(thing, "__qualname__"):
         thing = type(thing)
     module = getattr(thing, "__module__", None) or ""
@@ -171,7 +171,7 @@ def _names_of(thing: Any) -> list[str]:
 
 
 def _evaluated(name: str, parametrization: Any) -> Any:
-    """Return a weight as it is at inference; nothing of the module changes, as it would in training."""
+    """Return a weight as it is at inference. A copy computes it, as the module would change in training."""
     import torch
 
     with torch.no_grad():
@@ -180,6 +180,9 @@ def _evaluated(name: str, parametrization: Any) -> Any:
     if not torch.equal(first.nan_to_num(), second.nan_to_num()):
         classes = ", ".join(type(one).__name__ for one in parametrization)
         fail(
-            ValueError, "source", f"a parametrization of {name} that gives one weight", f"{classes}, which gives others"
+            ValueError,
+            "source",
+            f"a parametrization of {name} that always gives one weight",
+            f"{classes}, which gives another at each call",
         )
     return first.detach()

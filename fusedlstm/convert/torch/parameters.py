@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _LAYOUT = LAYOUTS["torch"]
 _QUANTISED = re.compile(r"_all_weight_values\..*|_packed_.*")
-# Modules in a cell's scope that normalise its gates, as layernorm_i.weight in PyTorch's own benchmarks, or ln_ih.bias.
+# Names of modules in a cell that normalise its gates, such as layernorm_i.weight in PyTorch's benchmarks or ln_ih.bias.
 _NORMALISING = re.compile(r"(?i)[^.]*(?:norm|(?<![a-z])[lb]n(?![a-z]))[^.]*\..*")
 _BASE_LAYER = "base_layer."
 _MOST_LISTED = 8
@@ -36,14 +36,14 @@ _MOST_LISTED = 8
 
 @dataclass(frozen=True)
 class TorchLSTM:
-    """What a state_dict has at one prefix.
+    """An LSTM or LSTMCell in a state_dict.
 
     Attributes:
-        prefix: what the names of its parameters begin with.
+        prefix: the prefix of its parameters' names.
         num_layers: None for an LSTMCell.
         bidirectional: whether it has both directions.
-        input_size: I; None where its parameters are not plain ones.
-        hidden_size: N; None where its parameters are not plain ones.
+        input_size: I; None if its parameters are not plain.
+        hidden_size: N; None if its parameters are not plain.
         proj_size: P, or None without a projection.
     """
 
@@ -91,17 +91,20 @@ def from_torch(
 ) -> LSTMWeights | StackedWeights:
     """Return the weights of a torch.nn.LSTMCell, of a torch.nn.LSTM, or of one of its layers.
 
-    The number of layers and the directions are read off the parameters' names. Weights are those of inference:
-    dropout is left out, and weights that PyTorch computes of other parameters (weight_norm, spectral_norm, pruning,
-    weight dropout) are computed. `batch_first` is not part of weights: pass it to fusedlstm.LSTM; a warning is logged.
+    The parameters' names tell the layers and directions. Weights are those of inference: dropout is left out, and
+    weights that PyTorch computes from other parameters are computed (weight_norm, spectral_norm, pruning, weight
+    dropout). `batch_first` is not part of the weights: a warning tells you to pass it to fusedlstm.LSTM.
 
-    A module's class, hooks, parametrizations and attributes are checked. A state_dict or file has names alone, so
-    this is assumed: the LSTM computes PyTorch's formula with parameters of PyTorch's names; `X_g` and `X_v`, or
-    `parametrizations.X.original0` and `original1`, are those of weight_norm; `X_orig` and `X_mask` those of pruning;
-    with `X_u` and `X_v`, those of spectral_norm; `X_raw`, in the LSTM or in a module around it, is the weight of
-    weight dropout, and `X` its copy. Other functions of the same names, and parametrizations that have no parameters
-    of their own, can't be seen. Neither can what stands around the LSTM in its model, which is never converted: each
-    call converts one LSTM.
+    A module's class, hooks, parametrizations and attributes are checked. A state_dict or file has only names. The
+    LSTM is assumed to compute PyTorch's formula, and a parameter X to be computed as its parts' names say:
+
+    - `X_g` and `X_v`, or `parametrizations.X.original0` and `original1`: weight_norm.
+    - `X_orig` and `X_mask`: pruning.
+    - `X_orig`, `X_u` and `X_v`, or `parametrizations.X.original` and its vectors: spectral_norm.
+    - `X_raw`, in the LSTM or in a module around it: the weight of weight dropout. `X` is its dropped copy.
+
+    Names don't show other code that uses them for another formula, or parametrizations without parameters. Each call
+    converts one LSTM, and nothing around it.
 
     Tested against PyTorch 2.13.
 
@@ -110,21 +113,21 @@ def from_torch(
             holds one, such as a checkpoint; or the path of a file of either: what torch.save wrote (.pt, .pth, .bin
             or .ckpt), a .safetensors, or a .npz of arrays, told apart by content. Nothing in a file is executed,
             and PyTorch is not needed. Values are detached and copied.
-        prefix: what the names in a larger model's state_dict begin with, such as "encoder.lstm."; with the keys of
-            nested dicts before it, such as "model.encoder.lstm."; "" for none. None finds the only LSTM or LSTMCell.
-        layer: which layer of an LSTM; None for all of them, or for an LSTMCell.
+        prefix: the prefix of the LSTM's names in a larger model's state_dict, such as "encoder.lstm.". Keys of
+            nested dicts come first, as in "model.encoder.lstm."; "" for none. None finds the only LSTM or LSTMCell.
+        layer: a layer of an LSTM; None for all of them, or for an LSTMCell.
         reverse: whether to take the backward direction of that one layer.
-        custom_classes: names of classes with their own `forward`, and of forward hooks, that you know to leave the
-            formula and the weights as they are. Others are refused by name.
+        custom_classes: names of classes with their own `forward`, and of forward hooks, that you vouch for: they
+            change neither the formula nor the weights. Others are refused by name.
 
     Returns:
         LSTMWeights of an LSTMCell, or of the layer given; else StackedWeights, even of one layer.
 
     Raises:
-        TypeError: `source` is neither a module nor a state_dict; mixed or unsupported dtypes.
-        ValueError: a parameter is missing or of the wrong shape; there are several LSTMs and no `prefix`; parameters
-            that a plain LSTM doesn't have, or a weight of a form that isn't known; a class, hook or attribute that
-            may change the formula; `reverse` without `layer`.
+        TypeError: `source` is not a module, a state_dict or a path; dtypes are mixed or unsupported.
+        ValueError: a parameter is missing or has the wrong shape; there are several LSTMs and no `prefix`; there are
+            parameters that a plain LSTM doesn't have, or a weight of an unknown form; a class, hook or attribute may
+            change the formula; `reverse` is given without `layer`.
         WeightsFileError: the file is damaged, holds Python objects, or has no such LSTM.
         OSError: the file can't be read.
     """
@@ -145,12 +148,12 @@ def from_torch(
         module.check(vouched)
         module.check_attributes(parameters.attributes())
         if module.batch_first:
-            log.warning("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True), as weights don't say")
+            log.warning("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True)")
     return weights
 
 
 def _has_no_classes(source: Any) -> bool:
-    """Whether a source is parameters alone, in a file or a mapping."""
+    """Return whether a source is only parameters, in a file or a mapping."""
     return isinstance(source, (str, bytes, os.PathLike, Mapping))
 
 
@@ -168,8 +171,8 @@ class LSTMParameters:
     """The parameters of one LSTM among others.
 
     Attributes:
-        num_layers: 0 of a cell.
-        bidirectional: whether there are any of a backward direction.
+        num_layers: 0 for a cell.
+        bidirectional: whether any are of a backward direction.
     """
 
     def __init__(self, everything: Mapping[str, Any], scope: str) -> None:
@@ -181,10 +184,10 @@ class LSTMParameters:
         self._refuse_others()
 
     def _refuse_others(self) -> None:
-        """Raise for parameters beside those of an LSTM, which make another formula, and for parts of unknown forms."""
+        """Raise for parameters that imply another formula, and for weights of unknown forms."""
         below = names_below(self._everything, self._scope)
         if quantised := [name for name in below if _QUANTISED.fullmatch(name)]:
-            self._refuse(quantised, "It is quantised: give the LSTM that it was made of")
+            self._refuse(quantised, "It is quantised: pass the LSTM that it was made from")
         for parts in self.parts.values():
             if form_of(parts) is None:
                 self._refuse([part.removeprefix(self._scope) for part in parts.values()], hint_for(parts))
@@ -201,7 +204,7 @@ class LSTMParameters:
         if adapters := _adapters(self._everything, self._scope):
             self._refuse_names(adapters, "An adapter adds to the weights of its base_layer: call merge_and_unload")
         if self.num_layers and {"weight_ih", "weight_hh"} & set(self.parts):
-            self._refuse(["weight_ih", "weight_ih_l0"], "Those of a cell and of layers are not one module's")
+            self._refuse(["weight_ih", "weight_ih_l0"], "A module has the parameters of a cell or of layers, not both")
 
     def _refuse(self, names: list[str], hint: str) -> None:
         self._refuse_names([self._scope + name for name in names], hint)
@@ -235,7 +238,7 @@ class LSTMParameters:
         return LSTMWeights(**ours)
 
     def _array(self, name: str) -> Any:
-        """Return a parameter, computed where PyTorch computes it at inference."""
+        """Return a parameter. If PyTorch computes it at inference, compute it."""
         names = self.parts[name]
         form = form_of(names)
         assert form is not None, "refused first"
@@ -243,7 +246,7 @@ class LSTMParameters:
         return compute(form, self._scope + name, parts, names)
 
     def attributes(self) -> dict[str, Any]:
-        """Return what the attributes of a module with these parameters are."""
+        """Return the attributes of a module with these parameters."""
         suffix = "_l0" if self.num_layers else ""
         (rows, columns), bias = self._shape("weight_ih" + suffix), f"bias_ih{suffix}" in self.parts
         attributes: dict[str, Any] = {"input_size": columns, "hidden_size": rows // 4, "bias": bias}
@@ -257,7 +260,7 @@ class LSTMParameters:
 
 
 def _adapters(everything: Mapping[str, Any], scope: str) -> list[str]:
-    """Return the parameters of an adapter, such as LoRA's, around an LSTM: PEFT calls what it is around base_layer."""
+    """Return the parameters of an adapter around an LSTM, such as LoRA's. PEFT names the wrapped module base_layer."""
     around = scope.removesuffix(_BASE_LAYER)
     if around == scope or not (around == "" or around.endswith(".")):
         return []
@@ -265,7 +268,7 @@ def _adapters(everything: Mapping[str, Any], scope: str) -> list[str]:
 
 
 def suffix_of(layer: int, *, backward: bool) -> str:
-    """Return what the names of a layer's parameters end with, in one direction."""
+    """Return the suffix of the parameters of a layer's direction."""
     return f"_l{layer}_reverse" if backward else f"_l{layer}"
 
 
@@ -281,10 +284,10 @@ def _parameters(source: Any) -> Mapping[str, Any]:
 
 
 def only_scope(everything: Mapping[str, Any]) -> str:
-    """Return where the only LSTM is; "" where there is none, for an error to say so.
+    """Return the prefix of the only LSTM. If there is none, return "", so that reading it fails with a clear error.
 
     Raises:
-        ValueError: there are several, even copies of one.
+        ValueError: there are several, even if they are copies of one.
     """
     scopes = Scopes.of(everything)
     found = [scope for scope in scopes.lstms if not _is_other_cell(everything, scopes, scope)] or scopes.lstms
@@ -301,7 +304,7 @@ def only_scope(everything: Mapping[str, Any]) -> str:
 
 
 def _find(everything: Mapping[str, Any]) -> list[TorchLSTM]:
-    """Return what LSTMs there are among a model's parameters, by prefix."""
+    """Return the LSTMs among a model's parameters, sorted by prefix."""
     scopes = Scopes.of(everything)
     found = [scope for scope in scopes.lstms if not _is_other_cell(everything, scopes, scope)]
     return [_describe(everything, scopes, scope) for scope in found]
@@ -329,14 +332,14 @@ def _describe(everything: Mapping[str, Any], scopes: Scopes, scope: str) -> Torc
 
 
 def _shape_of(everything: Mapping[str, Any], parts: Parts, name: str) -> tuple[int, ...]:
-    """Return the shape of a parameter, whatever form it has; () if it is not known."""
+    """Return the shape of a parameter of any form; () if it is unknown."""
     own = parts.get(name, {})
     form = form_of(own)
     return shape_of(everything, own[form.shaped]) if form is not None else ()
 
 
 def _is_other_cell(everything: Mapping[str, Any], scopes: Scopes, scope: str) -> bool:
-    """Whether the shapes are those of PyTorch's other recurrent modules, which have these names, too."""
+    """Return whether the shapes are those of an RNN or GRU, whose parameters have the same names."""
     own = scopes.own.get(scope, {})
     for suffix in ("_l0", ""):
         shape = _shape_of(everything, own, "weight_hh" + suffix)
@@ -346,7 +349,7 @@ def _is_other_cell(everything: Mapping[str, Any], scopes: Scopes, scope: str) ->
 
 
 def _refuse_other_cells(name: str, weight_hh: Any) -> None:
-    """Raise for PyTorch's other recurrent modules, whose parameters have these names, too."""
+    """Raise for an RNN or GRU, whose parameters have the same names."""
     shape = tuple(weight_hh.shape)
     for gates, kind in ((1, "an RNN's"), (3, "a GRU's")):
         if len(shape) == 2 and shape[0] == gates * shape[1] > 0:

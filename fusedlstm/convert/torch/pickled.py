@@ -1,4 +1,4 @@
-"""What a pickle of torch.save is read as: names, dicts and a stream of bytes that claims nothing."""
+"""Types for reading pickles of torch.save: names, dicts and a bounded stream of bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-_LONGEST_LINE = 1024  # of a module's or class's name
+_LONGEST_LINE = 1024  # the longest name of a module or class
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Global:
 
 
 class Pairs(Mapping[Any, Any]):
-    """A dict as a list of its items: nothing in the file is hashed."""
+    """A dict as a list of its items, so that nothing from the file is hashed."""
 
     __slots__ = ("pairs",)
 
@@ -43,25 +43,25 @@ class Pairs(Mapping[Any, Any]):
         return len(self.pairs)
 
     def items(self) -> list[tuple[Any, Any]]:  # type: ignore[override]
-        """Return the items, in the order of the file."""
+        """Return the items in the file's order."""
         return self.pairs
 
 
 class Stream:
-    """Bytes that are read in order, never by more than there are."""
+    """Bytes read in order, never past their end."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self.left = file, size
 
     def take(self, count: int) -> bytes:
-        """Return the next `count` bytes, or raise."""
+        """Return the next `count` bytes. Raise ValueError if there are fewer."""
         if count > self.left:
             raise ValueError("its pickle is truncated")
         self.left -= count
         return self._file.read(count)
 
     def line(self) -> str:
-        """Return the next line, a name, without its end."""
+        """Return the next line, without its newline. Raise ValueError if it doesn't end."""
         line = self._file.readline(min(_LONGEST_LINE, self.left))
         self.left -= len(line)
         if not line.endswith(b"\n"):

@@ -1,4 +1,4 @@
-"""Where among the names of a model's parameters there are LSTMs, and which parameters are theirs."""
+"""Find the LSTMs among the names of a model's parameters, and the parameters of each."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _QUANTISED = re.compile(r"((?:.*\.)?)(?:_packed_weight_ih|_all_weight_values)(?:
 _RAW = "_raw"
 _DEEPEST = 64
 
-# Of each parameter of an LSTM, such as weight_hh_l0, the names of its parts in the source, as of forms.py.
+# Maps a parameter such as weight_hh_l0 to the source's names of its parts, keyed as in forms.py.
 Parts: TypeAlias = "dict[str, dict[str, str]]"
 
 
 @dataclass
 class Scopes:
-    """The LSTMs of a model, by what the names of their parameters begin with.
+    """The LSTMs of a model, by the prefix of their parameters' names: the scope.
 
     Attributes:
-        own: the parts of the parameters whose names begin so.
-        lstms: those that are an LSTM's, sorted.
-        wrappers: those that are not, and have raw weights of an LSTM below them.
+        own: the parts of the parameters in each scope.
+        lstms: the scopes of LSTMs, sorted.
+        wrappers: the scopes of modules that only keep the raw weights of LSTMs below them.
     """
 
     own: dict[str, Parts] = field(default_factory=dict)
@@ -38,13 +38,13 @@ class Scopes:
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Scopes:
-        """Return the LSTMs among these names."""
+        """Find the LSTMs among these names."""
         found, lstms = cls(), set()
         for whole in names:
             if match := _DIRECT.fullmatch(whole) or _PARAMETRIZED.fullmatch(whole):
                 scope, name, part = match.groups()
                 found.own.setdefault(scope, {}).setdefault(name, {})[part] = whole
-                lstms.add(scope)  # even of a bias alone, as a wrapper around it may have the rest
+                lstms.add(scope)  # even with only a bias, as a wrapper may keep the rest
             elif match := _QUANTISED.fullmatch(whole):
                 lstms.add(match[1])
         raw = {scope for scope in found.own if all(set(parts) == {_RAW} for parts in found.own[scope].values())}
@@ -54,31 +54,31 @@ class Scopes:
         return found
 
     def parts_of(self, scope: str) -> Parts:
-        """Return the parts of an LSTM's parameters, with those that a wrapper around it keeps.
+        """Return the parts of an LSTM's parameters, including those that a wrapper around it keeps.
 
         Raises:
-            ValueError: a wrapper's may be of several LSTMs.
+            ValueError: a wrapper's parts may belong to several LSTMs.
         """
         parts = {name: dict(own) for name, own in self.own.get(scope, {}).items()}
         for wrapper in self._wrappers_of(scope):
             for name, own in self.own[wrapper].items():
                 if _has_below(self.lstms, wrapper, 2) or _RAW in parts.get(name, {}):
-                    raise ValueError(f"{own[_RAW]} may be of several LSTMs: give the state_dict of one alone")
+                    raise ValueError(f"{own[_RAW]} may belong to several LSTMs: pass the state_dict of one")
                 parts.setdefault(name, {})[_RAW] = own[_RAW]
         return parts
 
     def _wrappers_of(self, scope: str) -> list[str]:
-        """Return the wrappers that an LSTM is below."""
+        """Return the wrappers around an LSTM."""
         if not self.wrappers:
             return []
         dots = [at for at, character in enumerate(scope[:-1]) if character == "."]
         if len(dots) > _DEEPEST:
-            raise ValueError(f"an LSTM is below {len(dots)} modules, which are at most {_DEEPEST}")
+            raise ValueError(f"an LSTM is nested in {len(dots)} modules; at most {_DEEPEST} are supported")
         above = [scope[: at + 1] for at in dots] + ([""] if scope else [])
         return [place for place in above if place in self.wrappers]
 
 
 def _has_below(scopes: list[str], scope: str, count: int) -> bool:
-    """Whether at least `count` of sorted scopes are below one."""
+    """Return whether at least `count` of the sorted scopes are below `scope`."""
     at = bisect.bisect_right(scopes, scope)
     return len(scopes) >= at + count and scopes[at + count - 1].startswith(scope)

@@ -1,4 +1,4 @@
-"""Tensors in files of torch.save: where their values are, and how they are read."""
+"""Locate and read the tensors in files of torch.save."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MOST_AXES = 64  # as many as NumPy has
 
-# PyTorch's names of dtypes that NumPy has; bfloat16 is of ml_dtypes.
+# PyTorch's dtypes that NumPy has under the same name; bfloat16 comes from ml_dtypes.
 _SAME = (
     *("float64", "float32", "float16", "bfloat16", "bool", "complex64", "complex128"),
     *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
@@ -32,7 +32,7 @@ _DTYPES = dict(zip(_SAME, _SAME, strict=True)) | {
     "cfloat": "complex64",
     "cdouble": "complex128",
 }
-# The dtypes that NumPy doesn't have, by the bytes of an element.
+# The dtypes that NumPy doesn't have, by their size in bytes.
 _OTHERS = {
     1: "qint8 quint8 quint4x2 quint2x4 bits8 bits1x8 bits2x4 bits4x2 float8_e5m2 float8_e4m3fn float8_e5m2fnuz "
     "float8_e4m3fnuz float8_e8m0fnu float4_e2m1fn_x2",
@@ -64,7 +64,7 @@ _STORAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """What a file has and this package doesn't read; `kind` says what it is."""
+    """An object that this package doesn't read; `kind` says what it is."""
 
     kind: str
 
@@ -80,8 +80,8 @@ class Storage:
         key: its name in the file.
         dtype: PyTorch's name of its elements' dtype.
         nbytes: its size.
-        read: returns its bytes, exactly `nbytes`.
-        big_endian: the order of the bytes of an element.
+        read: a function that returns its bytes, exactly `nbytes`.
+        big_endian: whether its elements are big-endian.
     """
 
     key: str
@@ -97,9 +97,9 @@ class StoredTensor:
 
     Attributes:
         storage: what holds its values.
-        dtype: PyTorch's name of it.
-        offset: of its first value, in elements.
-        shape, strides: its axes, in elements.
+        dtype: PyTorch's name of its dtype.
+        offset: the offset of its first value, in elements.
+        shape, strides: its shape and strides, in elements.
     """
 
     storage: Storage
@@ -110,23 +110,23 @@ class StoredTensor:
 
     @classmethod
     def checked(cls, storage: Storage, dtype: str, offset: Any, shape: Any, strides: Any) -> StoredTensor:
-        """Return a tensor of what a file claims, or raise ValueError if it reaches beyond its storage."""
+        """Return the tensor that a file describes. Raise ValueError if it reaches beyond its storage."""
         if not _are_sizes(shape) or not _are_sizes(strides) or len(shape) != len(strides) or not is_size(offset):
-            raise ValueError("its pickle is damaged: it has a tensor of a shape or strides that are not sizes")
+            raise ValueError("its pickle is damaged: a tensor's shape, strides or offset are not sizes")
         tensor = cls(storage, dtype, offset, shape, strides)
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if 0 not in shape and (last + 1) * tensor.itemsize > storage.nbytes:
-            raise ValueError(f"it has a tensor {shape} beyond the {storage.nbytes} bytes of its storage")
+            raise ValueError(f"a tensor {shape} reaches beyond the {storage.nbytes} bytes of its storage")
         return tensor
 
     @property
     def itemsize(self) -> int:
-        """Return the bytes of an element."""
+        """Return the size of an element in bytes."""
         return size_of(self.dtype)
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes that its values take, each once."""
+        """Return the size of its values in bytes, if each is stored once."""
         return math.prod(self.shape) * self.itemsize
 
     def array(self) -> NumpyArray:
@@ -150,21 +150,21 @@ class StoredTensor:
 
 
 def storage_dtype(name: str) -> str | None:
-    """Return PyTorch's name of the dtype of a storage class, such as torch.FloatStorage; None if it isn't known."""
+    """Return the dtype of a storage class such as torch.FloatStorage, by PyTorch's name; None if unknown."""
     return _STORAGES.get(name.rpartition(".")[2].removesuffix("Storage").lstrip("_"))
 
 
 def size_of(dtype: str) -> int:
-    """Return the bytes of an element of one of PyTorch's dtypes."""
+    """Return the size of one of PyTorch's dtypes in bytes."""
     if dtype in _OTHER_SIZES:
         return _OTHER_SIZES[dtype]
     if dtype not in _DTYPES:
-        raise ValueError(f"it has a tensor of the dtype torch.{dtype}, which is not known here")
+        raise ValueError(f"it has a tensor of an unknown dtype: torch.{dtype}")
     return 2 if dtype == "bfloat16" else np.dtype(_DTYPES[dtype]).itemsize
 
 
 def is_size(value: Any) -> TypeGuard[int]:
-    """Whether a value is an integer that can be a size."""
+    """Return whether a value is an integer that can be a size."""
     return type(value) is int and 0 <= value < 2**63
 
 

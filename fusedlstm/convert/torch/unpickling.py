@@ -1,10 +1,10 @@
 """Unpickle what torch.save writes, without PyTorch and without executing anything.
 
-A pickle is a program for a small stack machine. PyTorch's safe mode runs it with a list of functions that may be
-called; some of those take memory by a number in the file, and keys of dicts are hashed, which a few hundred bytes can
-make endless. This machine calls nothing, hashes nothing that a file says, and does for each instruction only what its
-own bytes account for: time and memory are proportional to the pickle's length. What it can't represent becomes an
-`Other`, so that tensors beside it can be read.
+A pickle is a program for a small stack machine. PyTorch's safe mode runs it, and lets it call a list of functions.
+Some of those allocate as much memory as a number in the file says. Dict keys are hashed, and a few hundred bytes can
+make that endless. This machine calls nothing and hashes nothing from the file. Each instruction does only as much work
+as its own bytes account for, so time and memory are proportional to the pickle's length. An object that it can't
+represent becomes an `Other`, and the tensors beside it can still be read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fusedlstm.convert.torch.tensors import Other, Storage, StoredTensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LONGEST_KEY = 64  # parts of a tuple that is a key
+_LONGEST_KEY = 64  # parts of a tuple used as a key
 _MOST_COPIES = 1_000_000
 _SAFE_INT = 2**61 - 1  # Python's hashes of integers repeat from here on
 
@@ -30,7 +30,7 @@ _DTYPE = re.compile(
 _DICT = "collections.OrderedDict"
 _PARAMETER = "torch.nn.parameter.Parameter"
 _TENSOR_TYPES = (_PARAMETER, "torch.Tensor", "torch._tensor.Tensor")
-# What else PyTorch's safe mode knows and a checkpoint may hold, and what an error calls it. None of it is called.
+# Other names that PyTorch's safe mode allows, and what an error calls their objects. None of them is called.
 _OTHERS = {
     "torch._utils._rebuild_sparse_tensor": "sparse",
     "torch._utils._rebuild_meta_tensor_no_storage": "a tensor on the device meta",
@@ -52,17 +52,17 @@ _OTHERS = {
     "builtins.complex": "a complex number",
 }
 _HELP = (
-    "which are not unpickled: save module.state_dict(), or, if you trust the file, give "
+    "which are not unpickled: save module.state_dict() or, if you trust the file, pass "
     "torch.load(path, weights_only=False) as source"
 )
 
 
 class Unpickler:
-    """Interprets one pickle.
+    """Interpreter of one pickle.
 
     Attributes:
-        is_plain: whether PyTorch's own safe mode does no more work than this machine: everything in the pickle is
-            kept as it is, and keys are strings and small integers.
+        is_plain: whether PyTorch's own safe mode needs no more work than this machine. If so, nothing became an
+            `Other`, and keys are strings and small integers.
     """
 
     def __init__(self, stream: Stream, storage: Callable[[tuple[Any, ...]], Storage]) -> None:
@@ -70,14 +70,14 @@ class Unpickler:
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []  # the stacks below each mark
         self._memo: dict[int, Any] = {}
-        self._copies = min(stream.left, _MOST_COPIES)  # how many values may be copied or looked through
+        self._copies = min(stream.left, _MOST_COPIES)  # how many more values may be copied or examined
         self.is_plain = True
 
     def load(self) -> Any:
-        """Return what the pickle is of: None, numbers, strings, lists, tuples, Pairs, StoredTensors and Others.
+        """Return the pickled object: None, numbers, strings, lists, tuples, Pairs, StoredTensors and Others.
 
         Raises:
-            ValueError: it is damaged, or has objects that PyTorch's safe mode refuses.
+            ValueError: the pickle is damaged, or has objects that PyTorch's safe mode refuses.
         """
         while (code := self._stream.take(1)) != b".":
             operation = _OPERATIONS.get(code)
@@ -88,18 +88,18 @@ class Unpickler:
 
     def _refuse(self, code: bytes) -> NoReturn:
         raise ValueError(
-            f"its pickle has the instruction {code!r}, which is not of protocol 2: it is damaged, or was saved with "
-            "another pickle_protocol or pickle_module than torch.save's own"
+            f"its pickle has the instruction {code!r}, which is not in protocol 2: it is damaged, or was saved with "
+            "another pickle_protocol or pickle_module than torch.save's default"
         )
 
     def _pop(self) -> Any:
         if not self._stack:
-            raise ValueError("its pickle is damaged: it takes a value where there is none")
+            raise ValueError("its pickle is damaged: it pops from an empty stack")
         return self._stack.pop()
 
     def _top(self) -> Any:
         if not self._stack:
-            raise ValueError("its pickle is damaged: it changes a value where there is none")
+            raise ValueError("its pickle is damaged: it uses the top of an empty stack")
         return self._stack[-1]
 
     def _push(self, value: Any) -> None:
@@ -120,7 +120,7 @@ class Unpickler:
 
     def _proto(self) -> None:
         if self._number("B") != 2:
-            raise ValueError("its pickle is not of protocol 2: save it with torch.save's own pickle_protocol")
+            raise ValueError("its pickle is not in protocol 2: save it with torch.save's default pickle_protocol")
 
     def _global(self) -> None:
         name = f"{self._stream.line()}.{self._stream.line()}".replace("__builtin__.", "builtins.", 1)
@@ -138,7 +138,7 @@ class Unpickler:
     def _get(self, form: str) -> None:
         index = self._number(form)
         if index not in self._memo:
-            raise ValueError("its pickle is damaged: it refers to a value that it doesn't have")
+            raise ValueError("its pickle is damaged: it refers to a value that isn't in its memo")
         self._push(self._memo[index])
 
     def _put(self, form: str) -> None:
@@ -150,7 +150,7 @@ class Unpickler:
 
     def _append(self, items: list[Any]) -> None:
         if type(self._top()) is not list:
-            raise ValueError("its pickle is damaged: it appends to what is not a list")
+            raise ValueError("its pickle is damaged: it appends to an object that is not a list")
         self._stack[-1].extend(items)
 
     def _set_item(self) -> None:
@@ -160,13 +160,13 @@ class Unpickler:
     def _set_items(self, items: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, Pairs) or len(items) % 2:
-            raise ValueError("its pickle is damaged: it sets items of what is not a dict")
+            raise ValueError("its pickle is damaged: it sets items of an object that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             self._check_key(key)
             target.pairs.append((key, value))
 
     def _check_key(self, key: Any) -> None:
-        """Raise for what can't be a key; note those that PyTorch's dicts may take long to hash."""
+        """Raise if this can't be a key. Note keys that PyTorch's dicts may take long to hash."""
         if isinstance(key, str) or (isinstance(key, int) and abs(key) < _SAFE_INT):
             return
         self.is_plain = False
@@ -180,20 +180,20 @@ class Unpickler:
     def _persistent(self) -> None:
         identity = self._pop()
         if not isinstance(identity, tuple):
-            raise ValueError("its pickle is damaged: it refers to a storage by what is not a tuple")
+            raise ValueError("its pickle is damaged: it refers to a storage without a tuple")
         self._push(self._storage(identity))
 
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
-            raise ValueError("its pickle is damaged: it calls what is not a function")
+            raise ValueError("its pickle is damaged: it calls an object that is not a function")
         self._push(self._call(function.name, arguments))
 
     def _new(self) -> None:
-        """Make an object without its arguments' being looked at, unless it is a Parameter."""
+        """Make an object. Only the arguments of a Parameter are examined."""
         arguments, kind = self._pop(), self._pop()
         if not isinstance(kind, Global) or not isinstance(arguments, tuple):
-            raise ValueError("its pickle is damaged: it makes an object of what is not a class")
+            raise ValueError("its pickle is damaged: it makes an object without a class")
         if kind.name == _PARAMETER or (kind.name == _DICT and not arguments):
             self._push(self._call(kind.name, arguments))
         else:
@@ -201,7 +201,7 @@ class Unpickler:
             self._push(Other(_OTHERS.get(kind.name, kind.name)))
 
     def _build(self) -> None:
-        """Set attributes: of a dict, which are not kept, or those of a Parameter of PyTorch before 0.4."""
+        """Drop the attributes of a dict, or of a Parameter of PyTorch before 0.4. Raise for those of a tensor."""
         state, target = self._pop(), self._top()
         if isinstance(target, Pairs):
             return
@@ -211,10 +211,10 @@ class Unpickler:
         if isinstance(target, StoredTensor) and is_old:
             self.is_plain = False
             return
-        raise ValueError("it has a tensor whose values are set afterwards, which is not read: save it again")
+        raise ValueError("it has a tensor whose values are set after it is made, which is not supported: save it again")
 
     def _call(self, name: str, arguments: tuple[Any, ...]) -> Any:
-        """Return the result of one of PyTorch's functions, or an Other."""
+        """Return the result of one of PyTorch's functions; an Other if it is not supported."""
         call = _CALLS.get(name)
         if call is not None:
             return call(self, arguments)
@@ -222,23 +222,23 @@ class Unpickler:
         return Other(_OTHERS.get(name, name))
 
     def _spend(self, count: int) -> None:
-        """Bound the work on values that the pickle may use again and again."""
+        """Bound the work on values that the pickle may reuse."""
         self._copies -= count
         if self._copies < 0:
-            raise ValueError("its pickle uses the same values again out of proportion")
+            raise ValueError("its pickle reuses the same values too often")
 
     def _dict(self, arguments: tuple[Any, ...]) -> Pairs:
         if not arguments:
             return Pairs([])
-        # Python 2 wrote an OrderedDict as a list of lists of two.
+        # Python 2 wrote an OrderedDict as a list of two-element lists.
         items = arguments[0] if len(arguments) == 1 else None
         if not isinstance(items, list):
-            raise ValueError("its pickle is damaged: it makes a dict of what is not items")
+            raise ValueError("its pickle is damaged: it makes a dict without items")
         self._spend(len(items))
         made = Pairs([])
         for item in items:
             if not isinstance(item, (list, tuple)) or len(item) != 2:
-                raise ValueError("its pickle is damaged: it makes a dict of what is not items")
+                raise ValueError("its pickle is damaged: it makes a dict without items")
             self._check_key(item[0])
             made.pairs.append((item[0], item[1]))
         return made
@@ -246,10 +246,10 @@ class Unpickler:
     def _size(self, arguments: tuple[Any, ...]) -> Any:
         if len(arguments) == 1 and isinstance(arguments[0], tuple):
             return arguments[0]
-        raise ValueError("its pickle is damaged: it has a torch.Size of what is not sizes")
+        raise ValueError("its pickle is damaged: it has a torch.Size without sizes")
 
     def _parameter(self, arguments: tuple[Any, ...]) -> Any:
-        """Return the tensor of a Parameter; the rest of the arguments says what autograd does."""
+        """Return the tensor of a Parameter. The other arguments are for autograd."""
         if arguments and isinstance(arguments[0], (StoredTensor, Other)):
             return arguments[0]
         self.is_plain = False
@@ -259,9 +259,9 @@ class Unpickler:
         return self._with_state(self._parameter(arguments), arguments[3] if len(arguments) == 4 else None)
 
     def _of_type(self, arguments: tuple[Any, ...]) -> Any:
-        """Return a tensor that had attributes, if it is of PyTorch's own classes."""
+        """Return a tensor that was saved with attributes; an Other unless its class is PyTorch's own."""
         if len(arguments) != 4 or not isinstance(arguments[0], Global) or not isinstance(arguments[1], Global):
-            raise ValueError("its pickle is damaged: it makes a tensor of a class that it doesn't say")
+            raise ValueError("its pickle is damaged: it makes a tensor without a class")
         function, kind, inner, state = arguments
         if function.name not in _TENSOR_CALLS or not isinstance(inner, tuple) or kind.name not in _TENSOR_TYPES:
             self.is_plain = False
@@ -269,12 +269,12 @@ class Unpickler:
         return self._with_state(self._call(function.name, inner), state)
 
     def _with_state(self, tensor: Any, state: Any) -> Any:
-        """Return a tensor whose attributes were set, which could be its values."""
+        """Return a tensor whose attributes were set; an Other if they may replace its values."""
         self.is_plain = False
         pairs = state.pairs if isinstance(state, Pairs) else []
         self._spend(len(pairs))
         changed = any(isinstance(key, str) and key in ("data", "__class__") for key, _ in pairs)
-        return Other("a tensor whose values are set afterwards") if changed else tensor
+        return Other("a tensor whose values are set after it is made") if changed else tensor
 
     def _tensor(self, arguments: tuple[Any, ...], dtype_at: int | None, metadata_at: int) -> Any:
         if len(arguments) < 4 or not isinstance(arguments[0], Storage):
@@ -291,7 +291,7 @@ class Unpickler:
         metadata = arguments[metadata_at] if len(arguments) > metadata_at else None
         if isinstance(metadata, Pairs) and metadata.pairs:
             self.is_plain = False
-            return Other("a tensor that is negated or conjugated when it is read")
+            return Other("a tensor that is negated or conjugated on access")
         return StoredTensor.checked(storage, dtype, offset, shape, strides)
 
 

@@ -1,4 +1,4 @@
-"""LSTMWeights and StackedWeights -> state_dicts of PyTorch."""
+"""Convert LSTMWeights and StackedWeights to PyTorch's state_dicts."""
 
 from __future__ import annotations
 
