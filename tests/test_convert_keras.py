@@ -113,7 +113,7 @@ def test_arrays_of_to_keras_are_new():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"peephole": True}, "weights: peephole: wanted None, as Keras' LSTM has nothing else"),
+        ({"peephole": True}, "weights: peephole: wanted None, as Keras's LSTM has nothing else"),
         ({"proj_size": 2}, "weights: weight_hr: wanted None"),
         ({"proj_size": 2, "proj_clip": 1.0}, "weights: weight_hr: wanted None"),
         ({"cell_clip": 0.5}, "weights: cell_clip: wanted None, .* got 0.5"),
@@ -131,7 +131,7 @@ def test_to_keras_refuses(options, message):
 
 
 def test_to_keras_refuses_residual_and_others():
-    with pytest.raises(ValueError, match="residual: wanted False, as Keras' LSTM has nothing else"):
+    with pytest.raises(ValueError, match="residual: wanted False, as Keras's LSTM has nothing else"):
         to_keras(StackedWeights.random(4, 4, 2, seed=0, residual=[False, True]))
     with pytest.raises(TypeError, match="weights: wanted LSTMWeights or StackedWeights; got list"):
         to_keras([])
@@ -226,12 +226,12 @@ def lstm_cell(name="lstm_cell", I=3, N=4, seed=0, module="keras.src.layers", bui
 
 def layer(kind, name, cell=None, **attributes):
     if cell is not None:
-        attributes["cell"] = cell
+        attributes = {"cell": cell, "return_sequences": True, **attributes}
     return made(kind, name=name, get_config=lambda self: {}, **attributes)
 
 
 def model(*layers, name="model"):
-    return made("Functional", name=name, layers=list(layers))
+    return made("Sequential", name=name, layers=list(layers))
 
 
 def test_objects():
@@ -267,14 +267,16 @@ def test_layers_of_models():
     assert_equal(from_keras(whole, "a"), StackedWeights([a]))
     assert_equal(from_keras(whole, "inner/c"), StackedWeights([c]))
     assert_equal(from_keras(whole, "b"), StackedWeights([b]))
-    assert_equal(from_keras(whole, ["a", "inner/b", "c"]), StackedWeights([a, b, c]))
+    assert_equal(from_keras(whole, ["inner/b", "c"]), StackedWeights([b, c]))
+    with pytest.raises(ValueError, match=r"those of 'a' for 'inner/b'; got those of 'dense' \(Dense\)"):
+        from_keras(whole, ["a", "inner/b", "c"])
     assert_equal(from_keras(model(first, dense)), StackedWeights([a]))
     assert_equal(from_keras(wrapped), StackedWeights([c]))
     assert_equal(from_keras(model(first, wrapped), "each/c"), StackedWeights([c]))
     assert_equal(from_keras(model(first, model(first, name="again"))), StackedWeights([a]))
     for name, message in (
         ("d", "name: wanted one of 'a', 'inner/b', 'inner/c'; got 'd'"),
-        ("dense", "dense: wanted an LSTM; got Keras' Dense, whose formula is another"),
+        ("dense", "dense: wanted an LSTM of Keras's; got Dense, whose formula is another"),
     ):
         with pytest.raises(ValueError, match=message):
             from_keras(whole, name)
@@ -307,24 +309,24 @@ CUSTOM = types.SimpleNamespace(__module__="mine", __name__="tanh")
         (lstm_cell(lora_rank=4), "lstm_cell.lora: wanted weights that are whole; got LoRA's. Merge it"),
         (
             lstm_cell(module="mine.cells"),
-            "lstm_cell: wanted cells that are Keras' own LSTMCell; got mine.cells.LSTMCell",
+            "lstm_cell: wanted cells that are Keras's own LSTMCell; got mine.cells.LSTMCell",
         ),
         (
             layer("GRU", "gru", made("GRUCell", name="g")),
-            "gru: wanted an LSTM; got Keras' GRU, whose formula is another",
+            "gru: wanted an LSTM of Keras's; got GRU, whose formula is another",
         ),
-        (layer("ConvLSTM2D", "conv"), "conv: wanted an LSTM; got Keras' ConvLSTM2D, whose formula is another"),
+        (layer("ConvLSTM2D", "conv"), "conv: wanted an LSTM of Keras's; got ConvLSTM2D, whose formula is another"),
         (
             made("LSTM", "mine", name="own", cell=lstm_cell(), get_config=None),
-            "own: wanted Keras' own LSTM; got mine.LSTM. A class of another",
+            "own: wanted Keras's own LSTM; got mine.LSTM, which may compute something else. If it computes",
         ),
         (
             layer("RNN", "rnn", made("StackedRNNCells", name="s", cells=[lstm_cell(), made("GRUCell", name="g")])),
-            "LSTMCell; got Keras' GRUCell",
+            "LSTMCell; got GRUCell",
         ),
         (
             layer("RNN", "rnn", made("PeepholeLSTMCell", name="p")),
-            "rnn/p: wanted cells that are Keras' own LSTMCell; got Keras' Peephole",
+            "rnn/p: wanted cells that are Keras's own LSTMCell; got Peephole",
         ),
         (layer("RNN", "rnn", made("StackedRNNCells", name="s", cells=[])), "rnn: wanted cells; got none"),
     ],
@@ -376,6 +378,10 @@ def test_refused_bidirectionals(source, message):
         (
             [layer("LSTM", "a", lstm_cell(), return_sequences=False), layer("LSTM", "b", lstm_cell(I=4))],
             "a.return_sequences: wanted True, as 'b' follows; got False: only its last output",
+        ),
+        (
+            [layer("LSTM", "a", lstm_cell()), layer("LSTM", "b", lstm_cell(I=4), time_major=True)],
+            "b.time_major: wanted that of 'a'; got the other",
         ),
         ([layer("LSTM", "a", lstm_cell()), layer("LSTM", "b", lstm_cell())], r"layers\[1\]: wanted input_size 4"),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keras_installed import keras_or_skip
 
 from fusedlstm import LSTM, LSTMState
 from fusedlstm.convert.keras.objects import from_keras
@@ -19,9 +20,7 @@ REAL = Path(__file__).parent / "data" / "keras" / "files.zip"
 @pytest.mark.parametrize("package", ["keras", "tf_keras"])
 def test_run(package, ending, tmp_path):
     h5py = pytest.importorskip("h5py")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    pytest.importorskip(package, reason=f"{package} is not installed", exc_type=ImportError)
+    keras_or_skip(package)
     separator = "" if not ending.startswith("w") else "." if package == "keras" else "_"
     with zipfile.ZipFile(REAL) as archive:
         path = archive.extract(f"{package}{separator}{ending}", tmp_path)
@@ -53,9 +52,7 @@ def test_run(package, ending, tmp_path):
 @pytest.mark.parametrize("package", ["keras", "tf_keras"])
 def test_nothing_in_a_file_is_executed(package, ending, tmp_path):
     """load_model of tf_keras runs the program of a Lambda layer in a .h5."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    keras = pytest.importorskip(package, reason=f"{package} is not installed", exc_type=ImportError)
+    keras = keras_or_skip(package)
     trace, path = str(tmp_path / "executed"), str(tmp_path / f"m{ending}")
     program = eval(f"lambda x: (open({trace!r}, 'w').close(), x)[1]")  # whose source is kept nowhere else
     x = keras.Input((5, 3))

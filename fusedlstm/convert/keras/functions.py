@@ -1,9 +1,10 @@
-"""Keras' activations -> functions of `fusedlstm.functions`: those that both give the same numbers for.
+"""Keras's activations -> functions of `fusedlstm.functions`: those that both give the same numbers for.
 
 Keras 3 and Keras 2 (tf.keras, tf_keras) mean the same by all names but "hard_sigmoid": max(0, min(1, x / 6 + 0.5)) in
-Keras 3, and max(0, min(1, 0.2 x + 0.5)) before. "celu" and "sparse_sigmoid" are only Keras 3's. None is "linear". The
-slope of "leaky_relu" is 0.2. LeakyReLU, a layer that may stand in an activation's place as ELU, ReLU and
-ThresholdedReLU may, says its own.
+Keras 3, and max(0, min(1, 0.2 x + 0.5)) in Keras 1 and 2. "celu" and "sparse_sigmoid" are only Keras 3's. None is
+"linear". Parameters that a name stands for: the slope of "leaky_relu" is 0.2, in tf.keras of TensorFlow 2, which took
+the name from tf.nn, and in Keras 3; alpha of "elu" is 1 since Keras 1, and that of "celu" 1 since there is one.
+LeakyReLU, a layer that may stand in an activation's place as ELU, ReLU and ThresholdedReLU may, says its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.checks import fail
+from fusedlstm.convert.keras.nodes import class_of
 from fusedlstm.functions import check_function
 
 if TYPE_CHECKING:
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
 
 _SAME = ("tanh", "sigmoid", "relu", "linear", "softsign", "softplus", "elu")
 _FUNCTIONS: dict[str, Function] = {name: name for name in _SAME} | {"leaky_relu": ("leaky_relu", 0.2)}
+_ONLY_3: dict[str, Function] = {"sparse_sigmoid": ("hard_sigmoid", 0.5, 0.5), "celu": "elu"}
 FUNCTIONS_OF = {
     2: _FUNCTIONS | {"hard_sigmoid": ("hard_sigmoid", 0.2, 0.5)},
-    3: _FUNCTIONS
-    | {"hard_sigmoid": ("hard_sigmoid", 1 / 6, 0.5), "sparse_sigmoid": ("hard_sigmoid", 0.5, 0.5), "celu": "elu"},
+    3: _FUNCTIONS | _ONLY_3 | {"hard_sigmoid": ("hard_sigmoid", 1 / 6, 0.5)},
+    0: _FUNCTIONS | _ONLY_3,  # what a name means whichever Keras it is of
 }
 
 
@@ -32,7 +35,7 @@ def function_of(option: str, value: Any, keras: int) -> Function:
     Args:
         option: what an error calls it, such as "lstm.activation".
         value: a name, None, or the config of a layer or of a function of the user's own.
-        keras: 2 or 3: which made the config.
+        keras: which made the config: 2 or 3, or 0 where nothing says.
 
     Raises:
         ValueError: a function that weights can't say.
@@ -42,8 +45,11 @@ def function_of(option: str, value: Any, keras: int) -> Function:
         return "linear"
     if isinstance(value, str) and value in functions:
         return functions[value]
+    if value == "hard_sigmoid":
+        fail(ValueError, option, "a file that says which Keras made it", f"{value!r}, of which each has its own")
     if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
-        function = _of_layer(option, str(value.get("class_name")), value["config"], keras)
+        kind, module = class_of(value)
+        function = None if module else _of_layer(option, kind, value["config"], keras)
         if function is not None:
             return check_function(option, function)
     wanted = f"one of {', '.join(map(repr, functions))}"

@@ -1,20 +1,20 @@
-"""Keras 3's and tf.keras' LSTMCell -> LSTMWeights; their LSTM, RNN and Bidirectional -> StackedWeights; and back.
+"""Keras 3's and tf.keras's LSTMCell -> LSTMWeights; their LSTM, RNN and Bidirectional -> StackedWeights; and back.
 
-Sources are layers and models, the arrays of get_weights(), and files. Gates and layout are in `layers`,
-activations in `functions`, formats of files in `files`.
+Sources are layers and models (`trees`), the arrays of get_weights(), and files (`files`). What layers say of
+themselves is in `layers`, activations in `functions`, what models call them with in `graph`.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fusedlstm.checks import describe_type, fail
-from fusedlstm.convert.keras.layers import Given, Node, arrays_of, choose, stack_of, weights_of
+from fusedlstm.convert.keras.arrays import arrays_of
+from fusedlstm.convert.keras.layers import Given, weights_of
+from fusedlstm.convert.keras.nodes import choose, vouch
+from fusedlstm.convert.keras.trees import node_of
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.interop import to_host
@@ -22,14 +22,8 @@ from fusedlstm.stacked import StackedWeights
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from fusedlstm.convert.keras.nodes import Node
     from fusedlstm.dtypes import NumpyArray
-
-_ROLES = ("layer", "cell")  # of a Bidirectional of Keras 2, "layer" is one that it only copied
-_OF_LAYERS = ("go_backwards", "return_sequences", "time_major", "merge_mode")
-_OF_ANY = ("quantization_mode", "lora_enabled")
-_KERAS = {"keras": 3, "tf_keras": 2, "tensorflow": 2}  # packages; what the first is, its version says
 
 
 def from_keras(
@@ -38,14 +32,21 @@ def from_keras(
     *,
     activation: Any = None,
     recurrent_activation: Any = None,
+    custom_classes: Sequence[str] = (),
 ) -> LSTMWeights | StackedWeights:
-    """Return the weights of Keras' LSTMCell, LSTM, RNN or Bidirectional, by Keras 3 or by tf.keras (tf_keras).
+    """Return the weights of Keras's LSTMCell, LSTM, RNN or Bidirectional, by Keras 3 or by tf.keras (tf_keras).
 
-    Inputs of Keras' layers are (B, T, I): use LSTM(weights, batch_first=True). A mask is `mask=` there, with
+    Inputs of Keras's layers are (B, T, I): use LSTM(weights, batch_first=True). A mask is `mask=` there, with
     masked_outputs="last", or "zero" for a layer with zero_output_for_mask=True or in a Bidirectional that
     returns sequences. A layer with go_backwards=True, of which the log warns, is LSTM(...)(xs, reverse=True), and has
-    in Keras the outputs of that in reversed order. Weights have no place for dropout, seeds, regularisers, stateful
-    and return_state, which don't matter to a step.
+    in Keras the outputs of that in reversed order. The state of a stateful layer, of which the log warns, is not in
+    the weights. Dropout, seeds and regularizers don't matter to a step. An option that is not known is refused, as are
+    constants as initial_state, and training=True where there is dropout.
+
+    Several layers are a stack only where the model's own graph says that the outputs of each are the next one's
+    input. Between them may be what returns its input where it is not trained: Dropout, SpatialDropout1D,
+    GaussianNoise, GaussianDropout, AlphaDropout, ActivityRegularization, Activation("linear") and Identity. A file of
+    weights alone has no graph: the given order is believed, and the log warns of it.
 
     Args:
         source: a layer, a cell or a model; or the arrays of get_weights(): [kernel, recurrent_kernel(, bias)] of a
@@ -55,9 +56,12 @@ def from_keras(
             names for layers each of whose outputs is the next one's input. None for the only LSTM there is.
         activation: the layer's, as LSTMWeights takes it, where the source doesn't say: arrays, files of weights alone,
             and models of classes of one's own in files. None for what the layer says, else "tanh".
-        recurrent_activation: likewise; None for what the layer says, else "sigmoid". Mind that "hard_sigmoid" is
-            ("hard_sigmoid", 1/6, 0.5) in Keras 3, and ("hard_sigmoid", 0.2, 0.5) in Keras 2, where it was the default
-            before 2.3.
+        recurrent_activation: likewise; None for what the layer says, else the default of the Keras that wrote a file,
+            of which the log tells: ("hard_sigmoid", 0.2, 0.5) before 2.3, then "sigmoid". It is needed for a file
+            that says no version, or "2.2.4-tf", which TensorFlow 1 and 2 both wrote. None is "sigmoid" for arrays.
+            Mind that "hard_sigmoid" is ("hard_sigmoid", 1/6, 0.5) in Keras 3.
+        custom_classes: names of classes that are not Keras's, but compute what the class of Keras's does that they
+            derive from, or only call the layer they wrap. All others are refused.
 
     Returns:
         LSTMWeights of an LSTMCell or of its arrays, else StackedWeights. Of a layer with the policy mixed_float16 they
@@ -72,20 +76,22 @@ def from_keras(
         OSError: the file can't be opened.
     """
     names = _names(name)
+    classes = _classes(custom_classes)
     given = Given.of(activation, recurrent_activation)
     if isinstance(source, (str, os.PathLike)):
         from fusedlstm.convert.keras.files import opened
 
         with opened(source) as root:
-            return _weights("source", root, names, given)
+            return _weights(root, names, given, classes)
     if isinstance(source, (list, tuple)):
-        if name is not None:
-            fail(ValueError, "name", "None with arrays", repr(name))
+        for argument, value in (("name", name), ("custom_classes", classes or None)):
+            if value is not None:
+                fail(ValueError, argument, "None with arrays", repr(value))
         return _of_arrays(source, given)
     if not any(hasattr(source, attribute) for attribute in ("get_config", "layers")):
         wanted = "a layer, cell or model of Keras, a list of its arrays, or the path of a file"
         fail(TypeError, "source", wanted, describe_type(source))
-    return _weights("source", node_of(source), names, given)
+    return _weights(node_of(source), names, given, classes)
 
 
 def _names(name: Any) -> list[str | None]:
@@ -99,9 +105,22 @@ def _names(name: Any) -> list[str | None]:
     return names
 
 
-def _weights(argument: str, root: Node, names: Sequence[str | None], given: Given) -> LSTMWeights | StackedWeights:
-    found = [choose(argument, root, name) for name in names]
-    return weights_of(found[0], given) if len(found) == 1 else stack_of(found, given)
+def _classes(custom_classes: Any) -> list[str]:
+    """Return the names of classes that the caller vouches for."""
+    wanted = "a sequence of names of classes"
+    if isinstance(custom_classes, str) or not isinstance(custom_classes, Sequence):
+        fail(TypeError, "custom_classes", wanted, describe_type(custom_classes))
+    for each in custom_classes:
+        if not isinstance(each, str):
+            fail(TypeError, "custom_classes", wanted, describe_type(each))
+    return list(custom_classes)
+
+
+def _weights(
+    root: Node, names: Sequence[str | None], given: Given, classes: Sequence[str]
+) -> LSTMWeights | StackedWeights:
+    vouch(root, classes)
+    return weights_of(root, [choose("source", root, name) for name in names], given)
 
 
 def _of_arrays(source: Sequence[Any], given: Given) -> LSTMWeights | StackedWeights:
@@ -150,66 +169,6 @@ def _dimensions(cells: Sequence[Sequence[Any]]) -> list[int]:
     return [dimensions for cell in cells for dimensions in (2, 2, 1)[: max(2, len(cell))]]
 
 
-def node_of(source: Any, known: dict[int, Node] | None = None) -> Node:
-    """Return a layer, cell or model of Keras as a tree of nodes: one of each, even if several models have it."""
-    known = {} if known is None else known
-    if id(source) in known:
-        return known[id(source)]
-    kind, module = type(source).__name__, type(source).__module__
-    keras = _version(module)
-    node = Node(kind, str(getattr(source, "name", kind)), _options(source), keras, "" if keras else module)
-    known[id(source)] = node
-    if keras and kind in ("LSTMCell", "CuDNNLSTM"):
-        node.options = {**node.options, **_config(source)}
-        node.read = _reader(source)
-    if kind == "CuDNNLSTM":
-        node.parts["cell"] = [Node("CuDNNLSTMCell", "", node.options, keras, read=node.read)]
-        return node
-    roles = _ROLES if kind != "Bidirectional" else ("forward_layer", "backward_layer")
-    for role in roles:
-        if hasattr(source, role):
-            node.parts[role] = [node_of(getattr(source, role), known)]
-    for role in ("layers", "cells"):
-        if isinstance(getattr(source, role, None), (list, tuple)):
-            node.parts[role] = [node_of(part, known) for part in getattr(source, role)]
-    if kind == "LSTM":
-        node.parts["cell"][0].name = ""
-    return node
-
-
-def _version(module: str) -> int:
-    """Return which Keras a class's module is of: 2, 3, or 0 for none."""
-    package = module.partition(".")[0]
-    if package == "keras":
-        return 2 if str(getattr(sys.modules.get("keras"), "__version__", "3")).startswith(("0.", "1.", "2.")) else 3
-    return _KERAS.get(package, 0)
-
-
-def _options(source: Any) -> dict[str, Any]:
-    """Return what a layer's attributes say of how it is used."""
-    return {option: getattr(source, option) for option in (*_OF_LAYERS, *_OF_ANY) if hasattr(source, option)}
-
-
-def _config(source: Any) -> dict[str, Any]:
-    """Return the config of a cell. Functions of the user's own have their modules there, as names may be Keras' too."""
-    config = dict(source.get_config())
-    for option in ("activation", "recurrent_activation"):
-        function = getattr(source, option, None)
-        module = str(getattr(function, "__module__", None) or type(function).__module__)
-        if function is not None and not _version(module):
-            name = getattr(function, "__name__", type(function).__name__)
-            config[option] = {"registered_name": f"{module}.{name}"}
-    return config
-
-
-def _reader(cell: Any) -> Callable[[], Sequence[Any]] | None:
-    """Return what reads a cell's variables, by their names: get_weights() has them in the order of training."""
-    variables = [getattr(cell, name, None) for name in ("kernel", "recurrent_kernel", "bias")]
-    if variables[0] is None or variables[1] is None:
-        return None
-    return lambda: [np.asarray(variable) for variable in variables if variable is not None]
-
-
 def to_keras(weights: LSTMWeights | StackedWeights) -> list[Any]:
     """Return the arrays for set_weights of a layer of Keras, from which `from_keras` makes the same weights.
 
@@ -224,7 +183,7 @@ def to_keras(weights: LSTMWeights | StackedWeights) -> list[Any]:
 
     Raises:
         TypeError: `weights` are neither.
-        ValueError: naming what Keras' LSTM doesn't have: peephole, weight_hr, cell_clip, proj_clip, gate_clip,
+        ValueError: naming what Keras's LSTM doesn't have: peephole, weight_hr, cell_clip, proj_clip, gate_clip,
             coupled_gate, an output_activation, residual.
     """
     if isinstance(weights, LSTMWeights):
@@ -232,7 +191,7 @@ def to_keras(weights: LSTMWeights | StackedWeights) -> list[Any]:
     if not isinstance(weights, StackedWeights):
         fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights))
     if any(weights.residual):
-        fail(ValueError, "residual", "False, as Keras' LSTM has nothing else", str(weights.residual))
+        fail(ValueError, "residual", "False, as Keras's LSTM has nothing else", str(weights.residual))
     D = weights.num_directions
     directions = [_arrays_for(f"layers[{k}]", each) for k, each in enumerate(weights.layers)]
     layers = [[array for arrays in directions[k : k + D] for array in arrays] for k in range(0, len(directions), D)]
@@ -241,7 +200,7 @@ def to_keras(weights: LSTMWeights | StackedWeights) -> list[Any]:
 
 def _arrays_for(name: str, weights: LSTMWeights) -> list[NumpyArray]:
     try:
-        refuse(weights, "Keras' LSTM", ("activation", "gate_activation"))
+        refuse(weights, "Keras's LSTM", ("activation", "gate_activation"))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     arrays = write(LAYOUTS["keras"], weights)

@@ -11,12 +11,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from fusedlstm.convert.keras.layers import CELLS, Node, is_cell, is_cudnn
+from fusedlstm.convert.keras.arrays import is_cell, is_cudnn
+from fusedlstm.convert.keras.nodes import CELLS, Node
+from fusedlstm.convert.keras.versions import OF_PATHS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from fusedlstm.convert.keras.hdf5 import HDF5
+    from fusedlstm.convert.keras.versions import Version
 
 ROLES = ("forward_layer", "backward_layer")
 _LAYERS, _OLD_LAYERS = "layers", "_layer_checkpoint_dependencies"  # the latter in Keras 2.12 and 2.13
@@ -24,7 +27,8 @@ _LAYERS, _OLD_LAYERS = "layers", "_layer_checkpoint_dependencies"  # the latter 
 
 def place(node: Node, path: str, hdf5: HDF5) -> None:
     """Give all cells of a config the arrays at their paths in a `.weights.h5`."""
-    if node.kind in CELLS:
+    node.path = path
+    if node.base in CELLS:
         give(node, path, _vars(hdf5, path), hdf5)
     used: dict[str, int] = {}
     for role, parts in node.parts.items():
@@ -36,6 +40,24 @@ def place(node: Node, path: str, hdf5: HDF5) -> None:
             else:
                 below = join(path, role)
             place(part, below, hdf5)
+
+
+def owned(root: Node, paths: Sequence[str], hdf5: HDF5) -> list[str]:
+    """Give layers of the user's own classes the arrays that are theirs as an LSTM's are, and return the other paths."""
+    owners = {node.path: node for node in root.nodes() if node.module and node.path}
+    left = []
+    for path in paths:
+        owner = owners.get(path.removesuffix("/cell"))
+        if owner is None or owner.parts or owner.base not in ("", "LSTM", "LSTMCell"):
+            left.append(path)
+        elif path == owner.path:
+            owner.base = "LSTMCell"
+            give(owner, path, _vars(hdf5, path), hdf5)
+        else:
+            owner.base = "LSTM"
+            owner.parts["cell"] = [Node("LSTMCell", "", owner.options, owner.version)]
+            give(owner.parts["cell"][0], path, _vars(hdf5, path), hdf5)
+    return left
 
 
 def join(*names: str) -> str:
@@ -88,11 +110,11 @@ def in_order(path: str) -> list[tuple[str, int]]:
     return [(match[1], int(match[2] or 0)) for match in pairs if match]
 
 
-def of_paths(hdf5: HDF5, paths: Sequence[str]) -> list[Node]:
+def of_paths(hdf5: HDF5, paths: Sequence[str], version: Version = OF_PATHS) -> list[Node]:
     """Return layers of which nothing but the paths of their cells is known."""
     stacks: dict[str, list[Node]] = {}
     for path in paths:
-        cell = Node("LSTMCell", "")
+        cell = Node("LSTMCell", "", version=version)
         give(cell, path, _vars(hdf5, path), hdf5)
         *above, last = path.split("/")
         if above[-1:] == ["cells"]:
@@ -129,7 +151,7 @@ def _role_in_path(path: str) -> str:
 def layer_of(name: str, cells: list[Node], is_cell: bool) -> Node:
     """Return a layer of some cells, of which no config says more."""
     if len(cells) == 1 and is_cudnn(cells[0].shapes):
-        cells[0].kind = "CuDNNLSTMCell"
+        cells[0].kind = cells[0].base = "CuDNNLSTMCell"
         return Node("CuDNNLSTM", name, parts={"cell": cells})
     if is_cell:
         cells[0].name = name

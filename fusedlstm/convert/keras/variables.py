@@ -12,13 +12,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusedlstm.convert.keras.layers import Found, Node, find, is_cell
+from fusedlstm.convert.keras.arrays import is_cell
+from fusedlstm.convert.keras.nodes import Found, Node, find
 from fusedlstm.convert.keras.paths import ROLES, give, in_order, join, layer_of, others_in, paired
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fusedlstm.convert.keras.hdf5 import HDF5
+    from fusedlstm.convert.keras.versions import Version
 
 _VARIABLE = re.compile(r"(?:(.*)/)?(kernel|recurrent_kernel|bias)(_\d+)?(?::0)?")
 _VARIABLES = ("kernel", "recurrent_kernel", "bias")
@@ -81,11 +83,11 @@ def entries_below(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return below
 
 
-def of_entries(hdf5: HDF5, entries: Sequence[Entry]) -> list[Node]:
+def of_entries(hdf5: HDF5, entries: Sequence[Entry], version: Version) -> list[Node]:
     """Return layers of which nothing but the names of their variables is known."""
     layers: dict[str, list[Node]] = {}
     for entry in entries:
-        cell = Node("LSTMCell", entry.names[-1] if entry.names else entry.where)
+        cell = Node("LSTMCell", entry.names[-1] if entry.names else entry.where, version=version)
         give(cell, entry.where, entry.paths, hdf5)
         layers.setdefault(entry.layer, []).append(cell)
     for folder, stacked in _in_stacks(entries).items():
@@ -157,7 +159,7 @@ def _matched(found: Found, entries: Sequence[Entry]) -> list[tuple[Node, Entry]]
         raise ValueError(f"{found.name}: its config has {len(cells)} cells, and there are arrays of {len(entries)}")
     if len(cells) == 1:
         return [(cells[0], entries[0])]
-    if found.node.kind == "Bidirectional":
+    if found.node.base == "Bidirectional":
         return [pair for role in ROLES for pair in _of_direction(found, role, entries)]
     by_name = {entry.names[-1]: entry for entry in entries if entry.names}
     if set(by_name) == {cell.name for cell in cells}:

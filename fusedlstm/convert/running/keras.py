@@ -10,7 +10,8 @@ import numpy as np
 from fusedlstm.checks import fail
 from fusedlstm.convert.keras.files import opened
 from fusedlstm.convert.keras.functions import FUNCTIONS_OF
-from fusedlstm.convert.keras.layers import Found, Given, Node, choose
+from fusedlstm.convert.keras.layers import Given
+from fusedlstm.convert.keras.nodes import Found, Node, choose
 
 if TYPE_CHECKING:
     import os
@@ -104,12 +105,12 @@ def _installed(node: Node, given: Given) -> tuple[int, Any]:
     wanted = [function for function in (given.activation, given.recurrent_activation) if function is not None]
     for version, package in _PACKAGES.items():
         has_them = all(each in FUNCTIONS_OF[version].values() for each in wanted)
-        if node.keras == version or (not node.keras and has_them):
+        if node.version.major == version or (not node.version.major and has_them):
             try:
                 return version, importlib.import_module(package)
             except ImportError:
                 continue
-    which = _PACKAGES.get(node.keras)
+    which = _PACKAGES.get(node.version.major)
     raise ImportError(f"{which or 'a Keras that has these functions'} is not installed")
 
 

@@ -1,0 +1,303 @@
+"""What the layers of a model are called with, and whether an LSTM's outputs are the next one's inputs.
+
+A call's tensors are references to outputs of other calls, so that a tensor can be followed back to the layer that
+computed it: out of the model it is in, into the models it comes from, and through layers that change nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from fusedlstm.checks import fail
+from fusedlstm.convert.keras.nodes import Found, Node, find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# Layers that return their input where they are not trained, and its mask.
+_IDENTITIES = (
+    *("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout"),
+    *("ActivityRegularization", "Activation", "Identity"),
+)
+_MAX_STEPS = 10_000  # from a tensor to where it comes from
+_MAX_CALLS = 100  # of one layer
+
+
+class Ref(NamedTuple):
+    """An output of a call: the call's place in its graph, and which of its outputs."""
+
+    call: int
+    output: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """A layer's call.
+
+    Attributes:
+        node: the layer.
+        inputs: the tensors of the first argument, in order; None for what is not a tensor of the graph.
+        states: those of initial_state, and constants.
+        mask: that of a mask, or a constant that is one.
+        is_training: whether it is called with training=True, or something that may be.
+        others: names of other arguments.
+    """
+
+    node: Node
+    inputs: tuple[Ref | None, ...] = ()
+    states: tuple[Any, ...] = ()
+    mask: Any = None
+    is_training: bool = False
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model: its calls, of which None is one that can't be read, those that are its inputs, and its outputs."""
+
+    calls: Sequence[Call | None] = ()
+    inputs: Sequence[int] = ()
+    outputs: Sequence[Ref | None] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A call, and the calls of the models around it, the outermost first."""
+
+    around: tuple[tuple[Graph, int], ...]
+    graph: Graph
+    index: int
+
+    @property
+    def call(self) -> Call | None:
+        """The call itself."""
+        return self.graph.calls[self.index]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tensor comes from.
+
+    Attributes:
+        place: the call that computes it; None where that is not known.
+        output: which of the call's outputs it is.
+        through: the layers in between, which return what they get.
+        why: what is not known; empty where the place is known.
+    """
+
+    place: Place | None
+    output: int = 0
+    through: tuple[Node, ...] = ()
+    why: str = ""
+
+
+def _places(found: Found, depth: int, around: tuple[tuple[Graph, int], ...]) -> Iterator[Place]:
+    """Yield the calls of a layer in all calls of the models around it."""
+    model = found.around[depth]
+    graph = graph_of(model)
+    inner = found.around[depth + 1] if depth + 1 < len(found.around) else found.node
+    for k, call in enumerate(graph.calls):
+        if call is None or call.node is not inner:
+            continue
+        if inner is found.node:
+            yield Place(around, graph, k)
+        else:
+            yield from _places(found, depth + 1, (*around, (graph, k)))
+
+
+def graph_of(model: Node) -> Graph:
+    """Return a model's graph.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    if model.module or model.graph is None:
+        got = (
+            f"{model.full_kind}, a class with code of its own"
+            if model.module
+            else f"{model.kind}, whose graph is unknown"
+        )
+        fail(ValueError, model.name, "a Sequential or Functional model of Keras's", got, _APART)
+    return model.graph()
+
+
+_APART = "Take each LSTM alone, and stack them: StackedWeights([*first.layers, *second.layers])"
+
+
+def source_of(place: Place, ref: Ref | None) -> Source:
+    """Return where a tensor comes from that is given to a call, through layers that return what they get."""
+    around, graph = place.around, place.graph
+    through: tuple[Node, ...] = ()
+    for _ in range(_MAX_STEPS):
+        if ref is None:
+            return Source(None, why="what is not a layer's output")
+        call = graph.calls[ref.call] if 0 <= ref.call < len(graph.calls) else None
+        if call is None:
+            return Source(None, why="what a call returns that can't be read")
+        if call.node.base == "InputLayer":
+            if not around:
+                return Source(None, why="the model's input")
+            outer, index = around[-1]
+            ref = _given(outer.calls[index], graph, ref.call)
+            around, graph = around[:-1], outer
+        elif call.node.graph is not None and not call.node.module and not call.others:
+            inner = call.node.graph()
+            around, graph = (*around, (graph, ref.call)), inner
+            ref = inner.outputs[ref.output] if ref.output < len(inner.outputs) else None
+        elif ref.output == 0 and _is_identity(call) and not _is_training(around):
+            through = (*through, call.node)
+            ref = call.inputs[0]
+        else:
+            return Source(Place(around, graph, ref.call), ref.output, through)
+    return Source(None, why="what layers return that call each other in circles")
+
+
+def _given(caller: Call | None, graph: Graph, index: int) -> Ref | None:
+    """Return what a model's caller gives for one of its inputs."""
+    position = graph.inputs.index(index) if index in graph.inputs else -1
+    return caller.inputs[position] if caller is not None and 0 <= position < len(caller.inputs) else None
+
+
+def _is_training(around: Sequence[tuple[Graph, int]]) -> bool:
+    """Whether one of the models around is called with training=True, which all layers in it follow."""
+    calls = (graph.calls[index] for graph, index in around)
+    return any(call is None or call.is_training for call in calls)
+
+
+def _is_identity(call: Call) -> bool:
+    """Whether a call returns its one input, whatever that is."""
+    node = call.node
+    if node.module or call.is_training or call.others or len(call.inputs) != 1 or call.mask is not None:
+        return False
+    if node.base == "TimeDistributed":
+        inner = node.part("layer")
+        return inner is not None and _is_identity(Call(inner, call.inputs))
+    if node.base == "Activation":
+        return node.options.get("activation") == "linear"
+    return node.base in _IDENTITIES
+
+
+def check_calls(root: Node, found: Found) -> None:
+    """Raise ValueError if a layer is called with what no weights can say.
+
+    Where the graph is not known, it is not looked at.
+    """
+    if not found.around or any(model.graph is None or model.module for model in found.around):
+        return
+    for place in _all_places(root, found):
+        call = place.call
+        if call is None:
+            continue
+        if call.others:
+            fail(
+                ValueError, found.name, "a layer that is called with inputs, states and a mask", ", ".join(call.others)
+            )
+        if (call.is_training or _is_training(place.around)) and _drops(found.node):
+            fail(ValueError, found.name, "a layer whose dropout does nothing", "one that is called with training=True")
+        for state in call.states:
+            if not isinstance(state, Ref) and not _is_zero(state):
+                hint = "Take the layer's weights alone, and give these states to each sequence yourself"
+                fail(ValueError, f"{found.name}.initial_state", "zeros, or tensors of the model", "constants", hint)
+
+
+def _drops(node: Node) -> bool:
+    return any(part.options.get(rate) for part in node.nodes() for rate in ("dropout", "recurrent_dropout"))
+
+
+def _is_zero(state: Any) -> bool:
+    try:
+        return not np.any(np.asarray(state, np.float64) != 0)
+    except (TypeError, ValueError):  # not numbers
+        return False
+
+
+def _all_places(root: Node, found: Found) -> list[Place]:
+    """Return all calls of a layer, whichever models have it."""
+    everywhere = (place for one in find(root) if one.node is found.node for place in _places(one, 0, ()))
+    places = list(itertools.islice(everywhere, _MAX_CALLS + 1))
+    if len(places) > _MAX_CALLS:
+        fail(ValueError, found.name, f"a layer that is called at most {_MAX_CALLS} times", "more")
+    return places
+
+
+def check_follows(root: Node, below: Found, layer: Found) -> None:
+    """Raise ValueError unless in all calls of a layer its input is the outputs of the one below.
+
+    Layers that return their input may be between them: dropout and noise, which only act in training.
+    """
+    places = _all_places(root, layer)
+    if not places:
+        fail(ValueError, "name", f"layers that the model calls, as {layer.name!r} follows", "one that it doesn't call")
+    for place in places:
+        inputs = place.call.inputs if place.call else ()
+        source = source_of(place, inputs[0] if inputs else None)
+        call = source.place.call if source.place else None
+        if source.place is None or call is None:
+            _refuse(below, layer, source.why)
+        if call.node is not below.node:
+            _refuse(below, layer, f"those of {call.node.name!r} ({call.node.full_kind})")
+        if source.output:
+            _refuse(below, layer, f"its output {source.output}, a state")
+        _check_dtypes(below, layer, source)
+        _check_masks(root, below, layer, source, place)
+
+
+def _refuse(below: Found, layer: Found, got: str) -> NoReturn:
+    wanted = f"layers each of whose outputs is the next one's input: those of {below.name!r} for {layer.name!r}"
+    fail(ValueError, "name", wanted, got, _APART)
+
+
+def _check_dtypes(below: Found, layer: Found, source: Source) -> None:
+    """Raise if a layer between two rounds what it gets to another dtype."""
+    wanted = policy_of(below.node)[1]
+    for node in source.through:
+        got = policy_of(node)[1]
+        if wanted and got and got != wanted:
+            _refuse(below, layer, f"those of {node.name!r} ({node.full_kind}), which makes them {got}")
+
+
+def _check_masks(root: Node, below: Found, layer: Found, source: Source, place: Place) -> None:
+    """Raise unless both layers have the same mask, or none."""
+    assert source.place is not None
+    call, other = place.call, source.place.call
+    assert call is not None
+    assert other is not None
+    if call.mask is not None or other.mask is not None:
+        if call.mask != other.mask or source.place.around != place.around:
+            _refuse(below, layer, "outputs with another mask")
+        return
+    if not _may_mask(root):
+        return
+    dropping = [node for node in source.through if not _keeps_masks(node)]
+    has_states = layer.node.version.major != 2 and (call.states or other.states)  # of which Keras 3 drops masks
+    if place.around or source.place.around or dropping or has_states:
+        why = f"{dropping[0].name!r} ({dropping[0].full_kind}) drops" if dropping else "which calls of the model drop"
+        _refuse(below, layer, f"outputs that may have a mask, {why}")
+
+
+def _keeps_masks(node: Node) -> bool:
+    return node.base != "TimeDistributed" and not (node.base == "Identity" and node.version.major != 3)
+
+
+def _may_mask(root: Node) -> bool:
+    """Whether anything in a model may make a mask."""
+    for node in root.nodes():
+        if node.module or node.base in ("Masking", "Lambda") or node.options.get("mask_zero"):
+            return True
+        if node.graph is not None and any(call is None or call.mask is not None for call in node.graph().calls):
+            return True
+    return False
+
+
+def policy_of(node: Node) -> tuple[str, str]:
+    """Return the class and the name of a layer's dtype policy, as far as they are known."""
+    policy = node.options.get("dtype")
+    if not isinstance(policy, Mapping):
+        return "", str(policy or "")
+    config = policy.get("config")
+    return str(policy.get("class_name")), str(config.get("name") if isinstance(config, Mapping) else "")

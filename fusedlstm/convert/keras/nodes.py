@@ -1,0 +1,193 @@
+"""Models and layers of Keras as a tree, whether they come from objects or from files; and how to find an LSTM there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.checks import fail
+from fusedlstm.convert.keras.options import KNOWN
+from fusedlstm.convert.keras.versions import UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from fusedlstm.convert.keras.graph import Graph
+    from fusedlstm.convert.keras.versions import Version
+
+RECURRENT = ("LSTM", "CuDNNLSTM", "RNN")  # each with one cell, which may be a stack of them
+CELLS = ("LSTMCell", "CuDNNLSTMCell")
+LAYERS = (*RECURRENT, *CELLS, "StackedRNNCells", "Bidirectional")
+MODELS = ("Sequential", "Functional", "Model")
+_PACKAGES = ("keras", "tf_keras", "tensorflow")  # Keras's own
+_MAX_DEPTH = 50  # of models in models
+
+
+@dataclass(eq=False)
+class Node:
+    """A model, layer or cell, and what is in it.
+
+    Attributes:
+        kind: its class's name.
+        name: its own.
+        options: of its config, those that are known.
+        version: the Keras that made it.
+        module: of the class if it is not Keras's own, else "".
+        base: Keras's class that it is, derives from or has the config of; "" where that is not known.
+        parts: what is in it, by role: "layers", "layer", "forward_layer", "backward_layer", "cell", "cells".
+        graph: of a model: returns what its layers are called with; None where that is not known.
+        read: of a cell: returns its arrays.
+        shapes: of a cell: those of its arrays.
+        path: where a file has its arrays.
+    """
+
+    kind: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    version: Version = UNKNOWN
+    module: str = ""
+    base: str = ""
+    parts: dict[str, list[Node]] = field(default_factory=dict)
+    graph: Callable[[], Graph] | None = None
+    read: Callable[[], Sequence[Any]] | None = None
+    shapes: Sequence[tuple[int, ...]] = ()
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.module and not self.base:
+            self.base = self.kind
+
+    @property
+    def full_kind(self) -> str:
+        """Its class, with the module or the package if that is not Keras's."""
+        if not self.module or self.module.rpartition(">")[2] == self.kind:
+            return self.module or self.kind
+        return f"{self.module}.{self.kind}"
+
+    def part(self, role: str) -> Node | None:
+        """Return the only part in a role, or None."""
+        return self.parts[role][0] if self.parts.get(role) else None
+
+    def cells(self) -> Iterator[Node]:
+        """Yield all cells in it."""
+        return (node for node in self.nodes() if node.base in CELLS)
+
+    def nodes(self) -> Iterator[Node]:
+        """Yield it and all that is in it."""
+        yield self
+        for part in (part for parts in self.parts.values() for part in parts):
+            yield from part.nodes()
+
+
+@dataclass(frozen=True)
+class Found:
+    """A layer that may be an LSTM, and its name: those of the models around it, and its own, with slashes.
+
+    Attributes:
+        around: the models and TimeDistributed around it, the outermost first.
+    """
+
+    name: str
+    node: Node
+    around: tuple[Node, ...] = ()
+
+    @property
+    def is_lstm(self) -> bool:
+        """Whether it is an LSTM, by its class or by what is in it."""
+        return self.node.base in ("LSTM", "CuDNNLSTM") or any(self.node.cells())
+
+    @property
+    def has_arrays(self) -> bool:
+        """Whether its cells have arrays, or nothing is known of its cells."""
+        cells = list(self.node.cells())
+        return not cells or any(cell.read for cell in cells)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether there are arrays, and no config says of what."""
+        return any(cell.read and not cell.options for cell in self.node.cells())
+
+
+def find(node: Node, around: tuple[Node, ...] = ()) -> Iterator[Found]:
+    """Yield all layers of a model that are not models or TimeDistributed themselves, in order."""
+    if len(around) > _MAX_DEPTH:
+        fail(ValueError, node.name, f"models nested at most {_MAX_DEPTH} deep", "more")
+    is_wrapper = node.base == "TimeDistributed" or (node.base == "Wrapper" and not node.module)
+    inner = node.parts.get("layer" if is_wrapper else "layers")
+    if inner is None:
+        yield Found(node.name, node, around)
+        return
+    for part in inner:
+        for found in find(part, (*around, node)):
+            is_root = not around and not is_wrapper
+            yield found if is_root else Found(f"{node.name}/{found.name}", found.node, found.around)
+
+
+def choose(argument: str, root: Node, name: str | None) -> Found:
+    """Return the layer of that name, or the only LSTM there is.
+
+    Raises:
+        ValueError: none, or several; all are listed.
+    """
+    found = list({id(one.node): one for one in find(root)}.values())  # two models may share a layer
+    if name is None and found and found[0].node is root:  # which can say itself what it is instead
+        return found[0]
+    lstms = [one for one in found if one.is_lstm]
+    if not any(one.is_unknown for one in lstms):
+        lstms = [one for one in lstms if one.has_arrays] or lstms  # what models share, a file has once
+    if name is None:
+        if len(lstms) == 1:
+            return lstms[0]
+        if not lstms:
+            fail(ValueError, argument, "a layer that is an LSTM", _listed(found, kinds=True) or "nothing")
+        hint = f"Give name= one of {_listed(lstms)}, or several in the order in which they follow each other"
+        fail(ValueError, argument, "one LSTM", f"{len(lstms)} of them", hint)
+    for named in ([one for one in found if one.name == name], [one for one in found if one.name.endswith(f"/{name}")]):
+        if len(named) == 1:
+            return named[0]
+        if named:
+            fail(ValueError, "name", "the name of one layer", f"{name!r}, which is {_listed(named)}")
+    fail(ValueError, "name", f"one of {_listed(lstms) or 'no LSTMs'}", repr(name))
+
+
+def _listed(found: Sequence[Found], *, kinds: bool = False) -> str:
+    """Return names, with the classes of layers that are asked for or not Keras's."""
+    names = [f"{one.name!r} ({one.node.kind})" if kinds or one.node.module else repr(one.name) for one in found]
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def vouch(root: Node, classes: Sequence[str]) -> None:
+    """Take layers of the named classes for the classes of Keras that they derive from.
+
+    Raises:
+        ValueError: there is no layer of that class, or it is not known what it derives from.
+    """
+    for kind in classes:
+        nodes = [node for node in root.nodes() if node.module and node.kind == kind]
+        if not nodes:
+            there = ", ".join(dict.fromkeys(node.kind for node in root.nodes() if node.module)) or "none"
+            wanted = "classes in the source that are not Keras's"
+            fail(ValueError, "custom_classes", wanted, f"{kind!r}; it has {there}")
+        for node in nodes:
+            if not node.base:
+                hint = "Give name= the layer in it"
+                fail(ValueError, "custom_classes", "classes that derive from Keras's LSTM or wrap it", repr(kind), hint)
+            node.module, node.kind = "", node.base
+            node.options = {option: value for option, value in node.options.items() if option in KNOWN}
+
+
+def class_of(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the name of a config's class, and its module or package if that is not Keras's."""
+    # A class registered by its user is named package>class.
+    module, _, kind = str(config.get("class_name")).rpartition(">")
+    where = config.get("module")
+    if str(where).startswith("keras.") and ".ops." in str(where):
+        return f"ops.{kind}", module  # of which some are named like layers
+    if not _is_own(where) or ">" in str(config.get("registered_name")):
+        module = str(config.get("registered_name") or where)
+    return kind, module
+
+
+def _is_own(module: Any) -> bool:
+    """Whether a module is Keras's; older files name none."""
+    return module is None or str(module).partition(".")[0] in _PACKAGES
