@@ -1,0 +1,259 @@
+"""Models of Keras drawn at random, and what goes into and comes out of their LSTMs while they run."""
+
+import contextlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from keras_installed import major
+
+ROWS, STEPS, SIZE = 2, 4, 3  # of inputs, and of all that is between layers
+ACTIVATIONS = ["tanh", "tanh", "relu", "softsign"]
+GATES = ["sigmoid", "sigmoid", "hard_sigmoid"]
+LSTMS = ("LSTM", "RNN", "Bidirectional")
+
+
+@dataclass
+class Drawn:
+    """A model; its LSTMs by the names that from_keras takes, with the layer objects; and inputs."""
+
+    model: object
+    lstms: dict = field(default_factory=dict)
+    inputs: list = field(default_factory=list)
+
+
+class Drawing:
+    """Draws a model with the numbers of a seed."""
+
+    def __init__(self, keras, seed):
+        self.keras, self.K = keras, keras.layers
+        self.rng = np.random.default_rng(seed)
+        self.lstms = {}
+        self.number = 0
+        self.masked = False
+
+    def chance(self, share):
+        return self.rng.random() < share
+
+    def pick(self, *choices):
+        return choices[self.rng.integers(len(choices))]
+
+    def name(self, kind):
+        self.number += 1
+        return f"{kind}{self.number}"
+
+    def options(self):
+        return {
+            "activation": self.pick(*ACTIVATIONS),
+            "recurrent_activation": self.pick(*GATES),
+            "use_bias": self.chance(0.8),
+            "dropout": self.pick(0.0, 0.3),
+            "unit_forget_bias": self.chance(0.5),
+        }
+
+    def lstm(self, *, returns=True, bidirectional=False, prefix="", **more):
+        """Return an LSTM of some kind whose outputs are SIZE wide, or twice that."""
+        name = self.name("lstm")
+        plain = {"return_sequences": returns, "return_state": more.pop("return_state", False)}
+        if self.chance(0.06):
+            plain["go_backwards"] = True
+        if bidirectional:
+            mode = self.pick("concat", "concat", "concat", "sum")
+            plain.pop("go_backwards", None)
+            layer = self.K.LSTM(SIZE, **self.options(), **plain)
+            layer = self.K.Bidirectional(layer, merge_mode=mode, name=name)
+        elif self.chance(0.15):
+            cells = [self.K.LSTMCell(SIZE, **self.options()) for _ in range(self.pick(1, 2))]
+            layer = self.K.RNN(cells if len(cells) > 1 else cells[0], name=name, **plain)
+        else:
+            layer = self.K.LSTM(SIZE, name=name, **self.options(), **plain)
+        self.lstms[prefix + name] = layer
+        return layer
+
+    def identity(self):
+        K = self.K
+        kinds = [
+            lambda: K.Dropout(0.5),
+            lambda: K.SpatialDropout1D(0.5),
+            lambda: K.GaussianNoise(0.5),
+            lambda: K.GaussianDropout(0.3),
+            lambda: K.ActivityRegularization(0.1),
+            lambda: K.Activation("linear"),
+            lambda: K.Identity(),
+            lambda: K.TimeDistributed(K.Dropout(0.5)),
+        ]
+        return self.pick(*kinds)()
+
+    def other(self, width):
+        K = self.K
+        kinds = [
+            lambda: K.Activation("relu"),
+            lambda: K.BatchNormalization(),
+            lambda: K.LayerNormalization(),
+            lambda: K.Dense(width),
+            lambda: K.MaxPooling1D(2, strides=1, padding="same"),
+            lambda: K.LeakyReLU(),
+            lambda: K.Masking(0.25),
+            lambda: K.TimeDistributed(K.Dense(width)),
+            lambda: K.Conv1D(width, 2, padding="same"),
+            lambda: K.Reshape((STEPS // 2, 2 * width)),
+            lambda: K.GRU(width, return_sequences=True),
+        ]
+        return self.pick(*kinds)()
+
+    def between(self, hs):
+        """Return what a layer gets instead of the outputs below."""
+        for _ in range(self.pick(0, 1, 1, 2)):
+            if self.chance(0.78):
+                training = {"training": True} if self.chance(0.05) else {}
+                layer = self.identity()
+                takes = "Dropout" in type(layer).__name__ or "Gaussian" in type(layer).__name__
+                hs = layer(hs, **training) if takes else layer(hs)
+            else:
+                hs = self.other(hs.shape[-1])(hs)
+        return hs
+
+    def states(self, hs, layer):
+        """Return initial states that are computed of an input, as many as a layer has."""
+        count = 4 if type(layer).__name__ == "Bidirectional" else 2
+        start = self.K.Flatten()(self.K.Cropping1D((0, STEPS - 1))(hs))
+        return [self.K.Dense(SIZE)(start) for _ in range(count)]
+
+    def nested(self, width, bidirectional):
+        """Return a model of one or two LSTMs to be called in another."""
+        name = self.name("model")
+        layers = [self.lstm(bidirectional=bidirectional, prefix=f"{name}/") for _ in range(self.pick(1, 2))]
+        parts = [part for layer in layers for part in (layer, *([self.identity()] if self.chance(0.4) else []))]
+        if self.chance(0.5):
+            return self.keras.Sequential([self.K.Input((STEPS, width)), *parts], name=name)
+        xs = self.K.Input((STEPS, width))
+        hs = xs
+        for part in parts:
+            hs = part(hs)
+        return self.keras.Model(xs, hs, name=name)
+
+    def add(self, hs, bidirectional, last):
+        """Return the outputs of one more LSTM, or of what has one."""
+        kind = self.pick(
+            *["plain"] * 14, "skip", "sibling", "shared", "states", "states", "nested", "nested", "decoder"
+        )
+        if kind == "nested":
+            inner = self.nested(hs.shape[-1], bidirectional)
+            outputs = inner(hs)
+            if self.chance(0.2) and outputs.shape[-1] == hs.shape[-1]:
+                outputs = inner(self.between(outputs))
+            return outputs
+        layer = self.lstm(returns=not last or self.chance(0.5), bidirectional=bidirectional)
+        if kind == "states" and type(layer).__name__ != "RNN":
+            return layer(hs, initial_state=self.states(hs, layer))
+        if kind == "decoder" and isinstance(layer, self.K.LSTM):
+            encoder = self.lstm(return_state=True)
+            if isinstance(encoder, self.K.LSTM):
+                sequence, *states = encoder(hs)
+                return layer(self.pick(sequence, hs), initial_state=states)
+            return layer(encoder(hs)[0])
+        outputs = layer(hs)
+        if len(outputs.shape) < 3:
+            return outputs
+        if kind == "skip" and outputs.shape[-1] == hs.shape[-1]:
+            return self.K.Add()([outputs, hs])
+        if kind == "sibling":
+            return self.K.Concatenate()([outputs, self.lstm()(hs)])
+        if kind == "shared" and outputs.shape[-1] == hs.shape[-1]:
+            return layer(self.between(outputs))
+        return outputs
+
+    def model(self):
+        """Return the drawn model."""
+        K, count = self.K, self.pick(1, 2, 2, 3, 3, 4)
+        bidirectional = self.chance(0.25)
+        xs = K.Input((STEPS, SIZE))
+        if self.chance(0.3):  # a Sequential
+            parts = [K.Masking()] if self.chance(0.3) else []
+            for k in range(count):
+                parts.append(self.lstm(returns=k < count - 1 or self.chance(0.5), bidirectional=bidirectional))
+                if k < count - 1 and self.chance(0.6):
+                    parts.append(self.identity() if self.chance(0.8) else self.other(SIZE * (1 + bidirectional)))
+            return self.keras.Sequential([xs, *parts])
+        hs = K.Masking()(xs) if self.chance(0.25) else xs
+        for k in range(count):
+            hs = self.add(hs, bidirectional, k == count - 1)
+            if len(hs.shape) < 3:
+                break
+            if k < count - 1:
+                hs = self.between(hs)
+        return self.keras.Model(xs, hs)
+
+
+def draw(keras, seed):
+    """Return a model with random weights, and inputs for it."""
+    drawing = Drawing(keras, seed)
+    model = drawing.model()
+    rng = np.random.default_rng(seed)
+    values = [rng.normal(0.05, 0.4, array.shape).astype(array.dtype) for array in model.get_weights()]
+    model.set_weights([abs(v) if "variance" in w.name else v for v, w in zip(values, model.weights, strict=True)])
+    xs = rng.normal(size=(ROWS, STEPS, SIZE)).astype("float32")
+    xs[1, STEPS - 1 :] = 0.0  # which Masking masks
+    return Drawn(model, drawing.lstms, xs)
+
+
+@dataclass
+class Call:
+    """What one call of a layer got and returned: arrays, in the order in which the layer reads them."""
+
+    xs: np.ndarray
+    states: list
+    mask: np.ndarray | None
+    outputs: np.ndarray
+
+
+def run(keras, drawn):
+    """Run the model, and return the calls of each of its LSTMs."""
+    calls = {name: [] for name in drawn.lstms}
+    with contextlib.ExitStack() as stack:
+        if major(keras) > 2 and keras.backend.backend() == "jax":
+            import jax
+
+            stack.enter_context(jax.disable_jit())
+        for name, layer in drawn.lstms.items():
+            stack.enter_context(_recorded(layer, calls[name]))
+        drawn.model(drawn.inputs, training=False)
+    return calls
+
+
+@contextlib.contextmanager
+def _recorded(layer, calls):
+    original = layer.call
+
+    def call(inputs, initial_state=None, mask=None, **more):
+        arguments = {"mask": mask, **more}
+        if initial_state is not None:
+            arguments["initial_state"] = initial_state
+        returned = original(inputs, **arguments)
+        sequence, *states = [*flat(inputs), *flat(initial_state)]
+        xs, output = np.asarray(sequence), np.asarray(flat(returned)[0])
+        mask = next((np.asarray(each) for each in flat(mask)), None)
+        if getattr(layer, "go_backwards", False):
+            xs, mask = xs[:, ::-1], None if mask is None else mask[:, ::-1]
+        states = [np.asarray(state) for state in states] or zeros(layer)
+        calls.append(Call(xs, states, mask, output))
+        return returned
+
+    layer.call = call
+    try:
+        yield
+    finally:
+        del layer.call
+
+
+def zeros(layer):
+    """Return the states from which a layer starts by itself."""
+    cell = getattr(layer, "cell", None)
+    cells = 2 if cell is None else len(getattr(cell, "cells", [cell]))
+    return [np.zeros((ROWS, SIZE), "float32")] * (2 * cells)
+
+
+def flat(value):
+    if isinstance(value, (list, tuple)):
+        return [each for part in value for each in flat(part)]
+    return [] if value is None else [value]
