@@ -4,7 +4,6 @@ import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from keras_installed import major
 
 ROWS, STEPS, SIZE = 2, 4, 3  # of inputs, and of all that is between layers
@@ -79,24 +78,25 @@ class Drawing:
             lambda: K.GaussianDropout(0.3),
             lambda: K.ActivityRegularization(0.1),
             lambda: K.Activation("linear"),
-            lambda: K.Identity(),
+            K.Identity,
             lambda: K.TimeDistributed(K.Dropout(0.5)),
         ]
         return self.pick(*kinds)()
 
-    def other(self, width):
-        K = self.K
+    def other(self, hs):
+        """Return a layer that computes something."""
+        K, (_, steps, width) = self.K, hs.shape
         kinds = [
             lambda: K.Activation("relu"),
-            lambda: K.BatchNormalization(),
-            lambda: K.LayerNormalization(),
+            K.BatchNormalization,
+            K.LayerNormalization,
             lambda: K.Dense(width),
             lambda: K.MaxPooling1D(2, strides=1, padding="same"),
-            lambda: K.LeakyReLU(),
+            K.LeakyReLU,
             lambda: K.Masking(0.25),
             lambda: K.TimeDistributed(K.Dense(width)),
             lambda: K.Conv1D(width, 2, padding="same"),
-            lambda: K.Reshape((STEPS // 2, 2 * width)),
+            lambda: K.Reshape((steps // 2, 2 * width)) if steps == STEPS else K.Dense(width),
             lambda: K.GRU(width, return_sequences=True),
         ]
         return self.pick(*kinds)()
@@ -110,24 +110,23 @@ class Drawing:
                 takes = "Dropout" in type(layer).__name__ or "Gaussian" in type(layer).__name__
                 hs = layer(hs, **training) if takes else layer(hs)
             else:
-                hs = self.other(hs.shape[-1])(hs)
+                hs = self.other(hs)(hs)
         return hs
 
     def states(self, hs, layer):
         """Return initial states that are computed of an input, as many as a layer has."""
         count = 4 if type(layer).__name__ == "Bidirectional" else 2
-        start = self.K.Flatten()(self.K.Cropping1D((0, STEPS - 1))(hs))
+        start = self.K.Flatten()(self.K.Cropping1D((0, hs.shape[1] - 1))(hs))
         return [self.K.Dense(SIZE)(start) for _ in range(count)]
 
-    def nested(self, width, bidirectional):
+    def nested(self, hs, bidirectional):
         """Return a model of one or two LSTMs to be called in another."""
         name = self.name("model")
         layers = [self.lstm(bidirectional=bidirectional, prefix=f"{name}/") for _ in range(self.pick(1, 2))]
         parts = [part for layer in layers for part in (layer, *([self.identity()] if self.chance(0.4) else []))]
         if self.chance(0.5):
-            return self.keras.Sequential([self.K.Input((STEPS, width)), *parts], name=name)
-        xs = self.K.Input((STEPS, width))
-        hs = xs
+            return self.keras.Sequential([self.K.Input(hs.shape[1:]), *parts], name=name)
+        hs = xs = self.K.Input(hs.shape[1:])
         for part in parts:
             hs = part(hs)
         return self.keras.Model(xs, hs, name=name)
@@ -138,7 +137,7 @@ class Drawing:
             *["plain"] * 14, "skip", "sibling", "shared", "states", "states", "nested", "nested", "decoder"
         )
         if kind == "nested":
-            inner = self.nested(hs.shape[-1], bidirectional)
+            inner = self.nested(hs, bidirectional)
             outputs = inner(hs)
             if self.chance(0.2) and outputs.shape[-1] == hs.shape[-1]:
                 outputs = inner(self.between(outputs))
@@ -168,13 +167,13 @@ class Drawing:
         K, count = self.K, self.pick(1, 2, 2, 3, 3, 4)
         bidirectional = self.chance(0.25)
         xs = K.Input((STEPS, SIZE))
-        if self.chance(0.3):  # a Sequential
-            parts = [K.Masking()] if self.chance(0.3) else []
+        if self.chance(0.3):
+            model = self.keras.Sequential([xs, *([K.Masking()] if self.chance(0.3) else [])])
             for k in range(count):
-                parts.append(self.lstm(returns=k < count - 1 or self.chance(0.5), bidirectional=bidirectional))
+                model.add(self.lstm(returns=k < count - 1 or self.chance(0.5), bidirectional=bidirectional))
                 if k < count - 1 and self.chance(0.6):
-                    parts.append(self.identity() if self.chance(0.8) else self.other(SIZE * (1 + bidirectional)))
-            return self.keras.Sequential([xs, *parts])
+                    model.add(self.identity() if self.chance(0.8) else self.other(model.outputs[0]))
+            return model
         hs = K.Masking()(xs) if self.chance(0.25) else xs
         for k in range(count):
             hs = self.add(hs, bidirectional, k == count - 1)

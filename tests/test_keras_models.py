@@ -5,14 +5,13 @@ import os
 
 import numpy as np
 import pytest
+from keras_installed import keras_or_skip
+from keras_models import draw, run
 from test_convert_keras import assert_equal
 
 from fusedlstm import LSTM, LSTMState
 from fusedlstm.convert.keras.files import list_keras
 from fusedlstm.convert.keras.objects import from_keras, to_keras
-
-from keras_installed import keras_or_skip
-from keras_models import draw, run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # they are Keras's
 MODELS = int(os.environ.get("FUSEDLSTM_MODELS", "20"))
@@ -75,7 +74,8 @@ def check_model(keras, seed, folder):
     for source in sources:
         single += [is_taken(source, [name], calls) for name in names]
         if len(names) > 1:
-            stacks.append([is_taken(source, order, calls) for order in orders(names, np.random.default_rng(seed))][0])
+            taken = [is_taken(source, order, calls) for order in orders(names, np.random.default_rng(seed))]
+            stacks.append(taken[0])
             with pytest.raises(ValueError, match="wanted one LSTM; got"):
                 from_keras(source)
         elif single[-1]:

@@ -4,6 +4,7 @@ from fusedlstm.convert.equinox import from_equinox
 from fusedlstm.convert.flax import from_flax, list_flax, to_flax
 from fusedlstm.convert.haiku import from_haiku
 from fusedlstm.convert.keras.files import list_keras
+from fusedlstm.convert.keras.initial import initial_state_from_keras
 from fusedlstm.convert.keras.objects import from_keras, to_keras
 from fusedlstm.convert.onnx import from_onnx, list_onnx, state_from_onnx, to_onnx
 from fusedlstm.convert.operators import from_coreml, from_cudnn, from_onednn, from_tflite
@@ -50,6 +51,7 @@ __all__ = [
     "from_tf1",
     "from_tflite",
     "from_torch",
+    "initial_state_from_keras",
     "list_flax",
     "list_keras",
     "list_onnx",

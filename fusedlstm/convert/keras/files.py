@@ -45,6 +45,45 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Node]:
         yield _root(file, stack)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What is in a file, for Keras itself to load.
+
+    Attributes:
+        config: the model's; None in a file of weights alone.
+        stored: the bytes of all arrays.
+        content: the file.
+        weights: of a .keras file, its HDF5 file; else None.
+        metadata: of a .keras file, its metadata.json.
+    """
+
+    config: Any
+    stored: int
+    content: bytes = b""
+    weights: bytes | None = None
+    metadata: bytes = b"{}"
+
+
+def parts_of(path: str | os.PathLike[str]) -> Parts:
+    """Return what is in a file, all of whose arrays and attributes were looked at.
+
+    Raises:
+        WeightsFileError, ImportError, OSError: as of `opened`.
+    """
+    with reading(path), open(path, "rb") as file:
+        content = file.read()
+        if not content.startswith(_ZIP):
+            with contextlib.closing(HDF5(io.BytesIO(content))) as hdf5:
+                config = hdf5.text("", "model_config")
+                return Parts(parsed(config) if config else None, hdf5.check_all(), content)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            weights = read_member(archive, "model.weights.h5")
+            config = parsed(read_member(archive, "config.json"))
+            metadata = read_member(archive, "metadata.json")
+        with contextlib.closing(HDF5(io.BytesIO(weights))) as hdf5:
+            return Parts(config, hdf5.check_all(), weights=weights, metadata=metadata)
+
+
 def _root(file: BinaryIO, stack: contextlib.ExitStack) -> Node:
     start = file.read(len(MAGIC))
     if start == MAGIC:

@@ -182,14 +182,14 @@ def _is_identity(call: Call) -> bool:
     return node.base in _IDENTITIES
 
 
-def check_calls(root: Node, found: Found) -> None:
+def check_calls(root: Node, found: Found, *, separate: bool) -> None:
     """Raise ValueError if a layer is called with what no weights can say.
 
-    Where the graph is not known, it is not looked at.
+    Constants as initial_state are none if the caller takes them separately. Where the graph is not known, it is not looked at.
     """
     if not found.around or any(model.graph is None or model.module for model in found.around):
         return
-    for place in _all_places(root, found):
+    for place in all_places(root, found):
         call = place.call
         if call is None:
             continue
@@ -200,8 +200,8 @@ def check_calls(root: Node, found: Found) -> None:
         if (call.is_training or _is_training(place.around)) and _drops(found.node):
             fail(ValueError, found.name, "a layer whose dropout does nothing", "one that is called with training=True")
         for state in call.states:
-            if not isinstance(state, Ref) and not _is_zero(state):
-                hint = "Take the layer's weights alone, and give these states to each sequence yourself"
+            if not separate and not isinstance(state, Ref) and not _is_zero(state):
+                hint = 'Give initial_state="separate", and take them by initial_state_from_keras'
                 fail(ValueError, f"{found.name}.initial_state", "zeros, or tensors of the model", "constants", hint)
 
 
@@ -216,7 +216,7 @@ def _is_zero(state: Any) -> bool:
         return False
 
 
-def _all_places(root: Node, found: Found) -> list[Place]:
+def all_places(root: Node, found: Found) -> list[Place]:
     """Return all calls of a layer, whichever models have it."""
     everywhere = (place for one in find(root) if one.node is found.node for place in _places(one, 0, ()))
     places = list(itertools.islice(everywhere, _MAX_CALLS + 1))
@@ -230,7 +230,7 @@ def check_follows(root: Node, below: Found, layer: Found) -> None:
 
     Layers that return their input may be between them: dropout and noise, which only act in training.
     """
-    places = _all_places(root, layer)
+    places = all_places(root, layer)
     if not places:
         fail(ValueError, "name", f"layers that the model calls, as {layer.name!r} follows", "one that it doesn't call")
     for place in places:

@@ -27,6 +27,7 @@ _MAX_OBJECTS = 1_000_000
 # What is compressed may be larger than what is stored, by this factor, once it is larger than this many bytes.
 _MAX_EXPANSION = 100
 _SMALL = 1 << 20
+_MOST_TEXT = 1 << 26  # bytes that an attribute may be
 _MOST_CHUNKS = 10_000  # HDF5 goes through all of them to find one
 _BFLOAT16 = np.dtype("V2")  # for which HDF5 has no name: h5py keeps its bytes
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3  # HDF5's numbers of filters
@@ -59,7 +60,7 @@ class HDF5:
         self._read = 0  # bytes of the file that were read as arrays
         self._made = 0  # bytes that they expanded to
         file.seek(0)
-        _check_heaps(file, self._size)
+        self._longest = _check_heaps(file, self._size)
         self._file = self._h5py.File(file, mode="r")
         self.groups: dict[str, Any] = {"": self._file}
         self.datasets: dict[str, Any] = {}
@@ -123,6 +124,21 @@ class HDF5:
             raise ValueError(f"the attribute {name!r} of {path!r} is no string")
         return value
 
+    def check_all(self) -> int:
+        """Return the bytes of all arrays, each of which is sound, as are all attributes.
+
+        Raises:
+            ValueError: as of `array`; an attribute that may be larger than the file.
+        """
+        for path, item in (*self.groups.items(), *self.datasets.items()):
+            for name in item.attrs:
+                found = item.attrs.get_id(name)
+                # Each element of an array of strings may be the same, the longest one.
+                each = self._longest if found.dtype.kind == "O" else found.dtype.itemsize
+                if int(np.prod(found.shape or (), dtype=object)) * each > _MOST_TEXT:
+                    raise ValueError(f"the attribute {name!r} of {path!r} may be of more than {_MOST_TEXT} bytes")
+        return sum(self.array(path).nbytes for path in self.datasets)
+
     def shape(self, path: str) -> tuple[int, ...]:
         """Return an array's shape; () for one without any."""
         return tuple(self.datasets[path].shape or ())
@@ -167,8 +183,10 @@ class HDF5:
             _check_deflated(path, dataset, chunk, filters.index(_DEFLATE))
 
 
-def _check_heaps(file: BinaryIO, size: int) -> None:
-    """Raise unless all heaps of strings are sound: HDF5 runs in circles in one that is not.
+def _check_heaps(file: BinaryIO, size: int) -> int:
+    """Return the size of the longest string, and raise unless all heaps of them are sound.
+
+    HDF5 runs in circles in one that is not.
 
     A heap is 16 bytes ("GCOL", the version, and at byte 8 its size), then objects: a number at byte 0, its size at byte
     8, and from byte 16 its bytes, filled up to a multiple of 8. Object 0 is what is free, its size that of all of it.
@@ -187,6 +205,7 @@ def _check_heaps(file: BinaryIO, size: int) -> None:
     if heaps:
         _check_strings(file, size, heaps)
     file.seek(0)
+    return max((length for objects in heaps.values() for number, length in objects.items() if number), default=0)
 
 
 def _pieces(file: BinaryIO, size: int, more: int) -> Iterator[tuple[int, bytes]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm import log
-from fusedlstm.checks import fail
+from fusedlstm.checks import check_choice, fail
 from fusedlstm.convert.keras.arrays import NAMES, arrays_of
 from fusedlstm.convert.keras.functions import function_of
 from fusedlstm.convert.keras.graph import check_calls, check_follows, policy_of
@@ -29,17 +29,26 @@ WEIGHTS = "weights"  # the kind of a root that is a file of weights alone
 
 @dataclass(frozen=True)
 class Given:
-    """The functions that the caller gave, in the form of `fusedlstm.functions`; None for what a layer itself says."""
+    """What the caller gave.
+
+    Attributes:
+        activation: in the form of `fusedlstm.functions`; None for what a layer itself says.
+        recurrent_activation: likewise.
+        separate: whether they take a constant initial state by themselves.
+    """
 
     activation: Function | None
     recurrent_activation: Function | None
+    separate: bool = False
 
     @classmethod
-    def of(cls, activation: Any, recurrent_activation: Any) -> Given:
-        """Return functions, checked."""
+    def of(cls, activation: Any, recurrent_activation: Any, initial_state: str = "refuse") -> Given:
+        """Return what was given, checked."""
+        check_choice("initial_state", initial_state, ("refuse", "separate"))
         return cls(
             None if activation is None else check_function("activation", activation),
             None if recurrent_activation is None else check_function("recurrent_activation", recurrent_activation),
+            initial_state == "separate",
         )
 
 
@@ -55,7 +64,7 @@ def weights_of(root: Node, several: Sequence[Found], given: Given) -> LSTMWeight
     if found.node.kind == "LSTMCell":
         return _cell(found.node, found.name, given)
     layer = _Layer(found, given)
-    check_calls(root, found)
+    check_calls(root, found, separate=given.separate)
     _warn(layer, "go_backwards", "use LSTM(weights)(xs, reverse=True), whose outputs are not reversed as Keras's are")
     _warn(layer, "time_major", "inputs are (T, B, I), so don't give LSTM batch_first=True")
     _warn(layer, "stateful", "its state is not in the weights: keep it, and give it to the next call")
@@ -77,7 +86,7 @@ def _stack_of(root: Node, several: Sequence[Found], given: Given) -> StackedWeig
         if below is not None and not below.options.get("return_sequences", root.kind == WEIGHTS):
             got = "False: only its last output"
             fail(ValueError, f"{below.name}.return_sequences", f"True, as {layer.name!r} follows", got)
-    _check_order(root, several)
+    _check_order(root, several, given)
     for layer in layers:
         _warn(layer, "stateful", "its state is not in the weights: keep it, and give it to the next call")
     _warn(layers[0], "time_major", "inputs are (T, B, I), so don't give LSTM batch_first=True")
@@ -85,14 +94,14 @@ def _stack_of(root: Node, several: Sequence[Found], given: Given) -> StackedWeig
     return StackedWeights(directions, bidirectional=layers[0].bidirectional)
 
 
-def _check_order(root: Node, several: Sequence[Found]) -> None:
+def _check_order(root: Node, several: Sequence[Found], given: Given) -> None:
     """Raise unless the outputs of each layer are the next one's input, as far as that is known."""
     if root.kind == WEIGHTS:
         names = ", ".join(repr(found.name) for found in several)
         log.warning("%s: a file of weights doesn't say whether these follow each other, with nothing between", names)
         return
     for found in several:
-        check_calls(root, found)
+        check_calls(root, found, separate=given.separate)
     for below, layer in itertools.pairwise(several):
         check_follows(root, below, layer)
 

@@ -33,6 +33,7 @@ def from_keras(
     activation: Any = None,
     recurrent_activation: Any = None,
     custom_classes: Sequence[str] = (),
+    initial_state: str = "refuse",
 ) -> LSTMWeights | StackedWeights:
     """Return the weights of Keras's LSTMCell, LSTM, RNN or Bidirectional, by Keras 3 or by tf.keras (tf_keras).
 
@@ -62,6 +63,8 @@ def from_keras(
             Mind that "hard_sigmoid" is ("hard_sigmoid", 1/6, 0.5) in Keras 3.
         custom_classes: names of classes that are not Keras's, but compute what the class of Keras's does that they
             derive from, or only call the layer they wrap. All others are refused.
+        initial_state: "refuse" layers that are called with constants as initial_state that are not zero, or
+            "separate": you take them by `initial_state_from_keras`.
 
     Returns:
         LSTMWeights of an LSTMCell or of its arrays, else StackedWeights. Of a layer with the policy mixed_float16 they
@@ -77,7 +80,7 @@ def from_keras(
     """
     names = _names(name)
     classes = _classes(custom_classes)
-    given = Given.of(activation, recurrent_activation)
+    given = Given.of(activation, recurrent_activation, initial_state)
     if isinstance(source, (str, os.PathLike)):
         from fusedlstm.convert.keras.files import opened
 

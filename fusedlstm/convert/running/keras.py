@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +13,15 @@ import numpy as np
 from fusedlstm.checks import fail
 from fusedlstm.convert.keras.files import opened
 from fusedlstm.convert.keras.functions import FUNCTIONS_OF
-from fusedlstm.convert.keras.layers import Given
+from fusedlstm.convert.keras.layers import WEIGHTS, Given
 from fusedlstm.convert.keras.nodes import Found, Node, choose
+from fusedlstm.convert.running.keras_model import tapped
+from fusedlstm.convert.running.model import ModelNotRunError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
+    from fusedlstm.convert.running.model import Tapped
     from fusedlstm.dtypes import NumpyArray
     from fusedlstm.functions import Function
     from fusedlstm.stacked import StackedWeights
@@ -69,6 +74,36 @@ def run(
     return np.swapaxes(outputs, 0, 1), finals
 
 
+def run_model(
+    source: Any,
+    name: str | Sequence[str] | None,
+    weights: LSTMWeights | StackedWeights,
+    options: Mapping[str, Any],
+    seed: int,
+) -> Tapped:
+    """Run the whole model by the Keras that wrote it, and return what its LSTM got and returned.
+
+    Keras loads a copy of the file, and only if all in it is known to be safe: no Lambda, no class or function that is
+    not Keras's, no sizes that the file does not have.
+
+    Raises:
+        ModelNotRunError: the model can't be run; the message says why.
+    """
+    with opened(source) as root:
+        found = _found(root, name)
+        version = root.version.major
+        described = root.graph is not None
+    if options.get("custom_classes"):
+        raise ModelNotRunError("classes that are not Keras's are not loaded")
+    if not described:
+        raise ModelNotRunError(
+            "a file of weights alone has no model" if root.kind == WEIGHTS else "its graph is unknown"
+        )
+    if version not in _PACKAGES:
+        raise ModelNotRunError("the file doesn't say which Keras wrote it")
+    return tapped(source, found, import_keras(version), str(weights.dtype), seed)
+
+
 def package(source: str | os.PathLike[str], name: Any, options: Mapping[str, Any]) -> str:
     """Return the Keras that `run` of these arguments asks: the package's name."""
     with opened(source) as root:
@@ -103,15 +138,32 @@ def _made(found: Found, given: Given, dtype: str) -> Any:
 def _installed(node: Node, given: Given) -> tuple[int, Any]:
     """Return the Keras that wrote a file, or where nothing says, one that has the functions; and its version."""
     wanted = [function for function in (given.activation, given.recurrent_activation) if function is not None]
-    for version, package in _PACKAGES.items():
+    for version in _PACKAGES:
         has_them = all(each in FUNCTIONS_OF[version].values() for each in wanted)
         if node.version.major == version or (not node.version.major and has_them):
             try:
-                return version, importlib.import_module(package)
+                return version, import_keras(version)
             except ImportError:
                 continue
     which = _PACKAGES.get(node.version.major)
     raise ImportError(f"{which or 'a Keras that has these functions'} is not installed")
+
+
+def import_keras(version: int) -> Any:
+    """Return the package of Keras 2 or 3.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    package = _PACKAGES[version]
+    if package not in sys.modules and "KERAS_BACKEND" not in os.environ and not importlib.util.find_spec("tensorflow"):
+        installed = [backend for backend in ("jax", "torch") if importlib.util.find_spec(backend)]
+        if installed:  # by itself Keras 3 asks for TensorFlow
+            os.environ["KERAS_BACKEND"] = installed[0]
+    keras = importlib.import_module(package)
+    if not str(keras.__version__).startswith(f"{version}."):
+        raise ImportError(f"{package} is Keras {keras.__version__}, and Keras {version} wrote the file")
+    return keras
 
 
 def _new_cell(keras: Any, version: int, node: Node, given: Given, dtype: str) -> Any:

@@ -1,0 +1,81 @@
+"""Constants that a model calls an LSTM of Keras with as initial_state -> states."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.checks import check_shape, fail
+from fusedlstm.convert.keras.graph import Ref, all_places
+from fusedlstm.convert.keras.nodes import choose
+from fusedlstm.convert.keras.trees import node_of
+from fusedlstm.interop import to_host
+from fusedlstm.state import LSTMState
+
+if TYPE_CHECKING:
+    from fusedlstm.convert.keras.graph import Call
+    from fusedlstm.convert.keras.nodes import Found, Node
+    from fusedlstm.dtypes import NumpyArray
+
+
+def initial_state_from_keras(source: Any, name: str | None = None) -> tuple[LSTMState, ...]:
+    """Return the constant initial state with which a model calls an LSTM: h (B, N) and c (B, N).
+
+    `from_keras` refuses such a layer unless it is given initial_state="separate", as weights don't hold a state.
+
+    Args:
+        source: a model, or the path of a file, as of `from_keras`.
+        name: which layer of it; None for the only LSTM there is.
+
+    Returns:
+        A state for each cell, or for each direction, in float32, or float64 where the constants have it.
+
+    Raises:
+        ValueError: there is no constant state, or several calls have other ones, or a part of it is computed.
+        WeightsFileError: the same of a file, and a file that can't be read.
+        ImportError, OSError: as of `from_keras`.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        from fusedlstm.convert.keras.files import opened
+
+        with opened(source) as root:
+            return _states(root, choose("source", root, name))
+    root = node_of(source)
+    return _states(root, choose("source", root, name))
+
+
+def _states(root: Node, found: Found) -> tuple[LSTMState, ...]:
+    calls = [place.call for place in all_places(root, found) if place.call is not None] if found.around else []
+    given = [_arrays(found, call) for call in calls if call.states]
+    if not given or len(given) != len(calls):
+        fail(ValueError, f"{found.name}.initial_state", "constants in each call of the layer", "calls without them")
+    if any(not all(map(np.array_equal, arrays, given[0])) for arrays in given):
+        fail(ValueError, f"{found.name}.initial_state", "the same constants in each call", "others")
+    return tuple(LSTMState(h=h, c=c) for h, c in zip(given[0][::2], given[0][1::2], strict=True))
+
+
+def _arrays(found: Found, call: Call) -> list[NumpyArray]:
+    """Return h and c of each cell, (B, N) each."""
+    name = f"{found.name}.initial_state"
+    if any(isinstance(state, Ref) for state in call.states):
+        fail(ValueError, name, "constants", "what the model computes, or an input")
+    leaves = [
+        to_host(name, state) if hasattr(state, "shape") else np.asarray(state, np.float32) for state in call.states
+    ]
+    sizes = [shapes[1][0] for cell in found.node.cells() if (shapes := _shapes(cell))]
+    count = 2 * len(sizes)
+    if len(leaves) != count:  # Keras 2 writes one list of numbers for each row
+        rows, rest = divmod(len(leaves), count) if count else (0, 1)
+        if rest or any(leaf.ndim != 1 for leaf in leaves):
+            fail(ValueError, name, f"{count} arrays", f"{len(leaves)}")
+        leaves = [np.stack(leaves[k : k + rows]) for k in range(0, len(leaves), rows)]
+    for k, leaf in enumerate(leaves):
+        leaves[k] = leaf = leaf if leaf.ndim == 2 else leaf[None]
+        check_shape(f"{name}[{k}]", leaf.shape, "B N", {"B": len(leaf), "N": sizes[k // 2]})
+    return leaves
+
+
+def _shapes(cell: Node) -> Any:
+    return cell.shapes or ([np.shape(array) for array in cell.read()] if cell.read else ())

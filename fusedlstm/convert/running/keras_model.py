@@ -1,0 +1,238 @@
+"""A whole model of Keras in a file, run from its input to its output, and what its LSTM gets and returns there."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.convert.keras.files import parts_of
+from fusedlstm.convert.running.keras_safety import check_sizes, plain
+from fusedlstm.convert.running.model import ModelNotRunError, Tapped
+from fusedlstm.files import WeightsFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fusedlstm.convert.keras.files import Parts
+    from fusedlstm.convert.keras.nodes import Found
+    from fusedlstm.dtypes import NumpyArray
+
+STEPS, ROWS = 6, 3
+_MOST_STEPS = 200
+_MOST_INPUT = 1 << 20  # numbers
+_RUN = ("LSTM", "RNN", "Bidirectional")
+
+
+def tapped(source: str | os.PathLike[str], several: Sequence[Found], keras: Any, dtype: str, seed: int) -> Tapped:
+    """Run a model on random input, and return what the layers of a stack got and returned.
+
+    Args:
+        source: the path of the file.
+        several: the layers, the lowest first.
+        keras: the package to run it by.
+        dtype: the weights'.
+        seed: of the input.
+
+    Raises:
+        ModelNotRunError: the model can't be run, or holds what may not be loaded.
+    """
+    _check_layers(several)
+    try:
+        parts = parts_of(source)
+    except WeightsFileError as error:
+        raise ModelNotRunError(str(error)) from error
+    if parts.config is None:
+        raise ModelNotRunError("a file of weights alone has no model")
+    config = plain(parts.config)
+    try:
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            warnings.simplefilter("ignore")
+            check_sizes(_without_memory(keras, config, parts), parts.stored, STEPS)
+            model = _loaded(keras, config, parts, folder)
+            calls = _run(model, [_layer(model, found) for found in several], _input(model, seed))
+    except ModelNotRunError:
+        raise
+    except Exception as error:  # of whatever class the framework raises
+        first = str(error).strip().partition("\n")[0]
+        raise ModelNotRunError(f"{keras.__name__} raised {type(error).__name__}: {first[:200]}") from error
+    return _tapped(calls, dtype)
+
+
+def _check_layers(several: Sequence[Found]) -> None:
+    for found in several:
+        if found.node.kind not in _RUN:
+            raise ModelNotRunError(f"{found.name!r} is a {found.node.kind}, which is not run within its model")
+        if any(model.base == "TimeDistributed" for model in found.around):
+            raise ModelNotRunError(f"{found.name!r} is in TimeDistributed, of which the steps are not seen")
+
+
+def _without_memory(keras: Any, config: Any, parts: Parts) -> Any:
+    """Return a model of this config whose variables have no values."""
+    config = json.loads(json.dumps(config))  # Keras changes what it gets
+    if str(keras.__version__).startswith("2."):
+        with importlib.import_module("tensorflow").Graph().as_default():
+            return keras.models.model_from_json(json.dumps(config))
+    with keras.StatelessScope(initialize_variables=False):
+        if parts.weights is not None:
+            return keras.saving.deserialize_keras_object(config, safe_mode=True)
+        return importlib.import_module("keras.src.legacy.saving.saving_utils").model_from_config(config)
+
+
+def _loaded(keras: Any, config: Any, parts: Parts, folder: str) -> Any:
+    """Let Keras load a copy of the file that has nothing but what was checked."""
+    if parts.weights is None:
+        path = os.path.join(folder, "model.h5")
+        with open(path, "wb") as file:
+            file.write(parts.content)
+        return keras.models.load_model(path, compile=False)
+    path = os.path.join(folder, "model.keras")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", parts.metadata)
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", parts.weights)
+    return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def _layer(model: Any, found: Found) -> Any:
+    for node in (*found.around[1:], found.node):
+        model = model.get_layer(node.name)
+    return model
+
+
+def _input(model: Any, seed: int) -> NumpyArray:
+    """Return random input. Some steps at the end of a row are those that a Masking layer masks."""
+    inputs = model.inputs or []
+    if len(inputs) != 1:
+        raise ModelNotRunError(f"it has {len(inputs)} inputs, and models of one are run")
+    dtype = getattr(inputs[0].dtype, "name", str(inputs[0].dtype))
+    if dtype not in ("float16", "bfloat16", "float32", "float64"):
+        raise ModelNotRunError(f"its input is of {dtype}, and what its numbers mean is not known")
+    rows, *sizes = inputs[0].shape
+    shape = (rows or ROWS, *(STEPS if size is None else size for size in sizes))
+    if np.prod(shape, dtype=object) > _MOST_INPUT or max(shape[1:2], default=0) > _MOST_STEPS:
+        raise ModelNotRunError(f"its input has the shape {shape}, and inputs of {_MOST_STEPS} steps are tried")
+    xs = np.random.default_rng(seed).normal(size=shape).astype("float32")
+    masked = [layer.mask_value for layer in model.layers if type(layer).__name__ == "Masking"]
+    if masked and len(shape) == 3:
+        for row in range(1, shape[0]):
+            xs[row, max(1, shape[1] - row) :] = masked[0]
+    return xs
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a layer: its arrays in the order of batch, step, and the layer itself."""
+
+    layer: Any
+    xs: NumpyArray
+    states: list[NumpyArray]
+    mask: NumpyArray | None
+    returned: list[NumpyArray]
+
+
+def _run(model: Any, layers: Sequence[Any], xs: NumpyArray) -> list[_Call]:
+    """Return one call of each layer."""
+    calls: list[list[_Call]] = [[] for _ in layers]
+    with contextlib.ExitStack() as stack:
+        for layer, seen in zip(layers, calls, strict=True):
+            stack.enter_context(_seen(layer, seen))
+        model(xs, training=False)
+    counts = [len(seen) for seen in calls]
+    if 0 in counts:
+        raise ModelNotRunError("its output does not need the LSTM")
+    if len(calls) > 1 and set(counts) != {1}:
+        raise ModelNotRunError("it calls the layers of the stack several times")
+    return [seen[0] for seen in calls]
+
+
+@contextlib.contextmanager
+def _seen(layer: Any, calls: list[_Call]) -> Iterator[None]:
+    """Keep what a layer is called with, and what it returns."""
+    if getattr(layer, "time_major", False):
+        raise ModelNotRunError("it has an LSTM with time_major=True")
+    original = layer.call
+
+    def call(inputs: Any, initial_state: Any = None, mask: Any = None, **others: Any) -> Any:
+        own = {} if initial_state is None else {"initial_state": initial_state}
+        before = _flat(getattr(layer, "states", None)) if getattr(layer, "stateful", False) else []
+        start = [np.array(each) for each in before]
+        returned = original(inputs, mask=mask, **own, **others)
+        xs, *states = [np.asarray(each) for each in (*_flat(inputs), *_flat(initial_state))]
+        masks = [np.asarray(each) for each in _flat(mask)]
+        arrays = [np.asarray(each) for each in _flat(returned)]
+        calls.append(_Call(layer, xs, states or start or _zeros(layer, xs), masks[0] if masks else None, arrays))
+        return returned
+
+    layer.call = call
+    try:
+        yield
+    finally:
+        del layer.call
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, (list, tuple)):
+        return [each for part in value for each in _flat(part)]
+    return [] if value is None else [value]
+
+
+def _zeros(layer: Any, xs: NumpyArray) -> list[NumpyArray]:
+    """Return the states from which a layer starts by itself."""
+    directions = [layer.forward_layer, layer.backward_layer] if hasattr(layer, "forward_layer") else [layer]
+    sizes = [size for direction in directions for size in _flat(direction.cell.state_size)]
+    return [np.zeros((len(xs), size), xs.dtype) for size in sizes]
+
+
+def _tapped(calls: Sequence[_Call], dtype: str) -> Tapped:
+    first, last = calls[0], calls[-1]
+    if first.xs.dtype.name != dtype:
+        raise ModelNotRunError(f"it computes in {first.xs.dtype}, and its weights are {dtype}")
+    xs, mask = first.xs, first.mask
+    if getattr(first.layer, "go_backwards", False):
+        xs, mask = xs[:, ::-1], None if mask is None else mask[:, ::-1]
+    lengths = None if mask is None else mask.sum(axis=1)
+    sequence = last.returned[0] if last.layer.return_sequences else None
+    return Tapped(
+        np.swapaxes(_counted(xs, mask), 0, 1),
+        [pair for call in calls for pair in _pairs(call.states)],
+        lengths,
+        None if sequence is None else np.swapaxes(_counted(sequence, mask), 0, 1),
+        [pair for call in calls for pair in _finals(call)],
+    )
+
+
+def _counted(arrays: NumpyArray, mask: NumpyArray | None) -> NumpyArray:
+    """Return the steps of each row that count, and zeros after them: a masked step changes nothing."""
+    if mask is None:
+        return arrays
+    order = np.argsort(~mask, axis=1, kind="stable")[..., None]
+    counted = np.arange(arrays.shape[1]) < mask.sum(axis=1)[:, None]
+    return np.where(counted[..., None], np.take_along_axis(arrays, order, 1), 0).astype(arrays.dtype)
+
+
+def _pairs(arrays: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(arrays[::2], arrays[1::2], strict=True))
+
+
+def _finals(call: _Call) -> list[tuple[NumpyArray | None, NumpyArray | None]]:
+    """Return the final states as far as the layer returns them; its last output is the highest h."""
+    layer, count = call.layer, len(call.states) // 2
+    if layer.return_state:
+        return _pairs(call.returned[1:])
+    finals: list[tuple[NumpyArray | None, NumpyArray | None]] = [(None, None)] * count
+    zeroed = call.mask is not None and getattr(layer, "zero_output_for_mask", False)
+    if layer.return_sequences or zeroed:
+        return finals
+    if hasattr(layer, "forward_layer"):
+        size = call.states[0].shape[1]
+        return [(call.returned[0][:, :size], None), (call.returned[0][:, size:], None)]
+    return [*finals[:-1], (call.returned[0], None)]
