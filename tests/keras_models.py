@@ -143,24 +143,26 @@ class Drawing:
                 outputs = inner(self.between(outputs))
             return outputs
         layer = self.lstm(returns=not last or self.chance(0.5), bidirectional=bidirectional)
-        if kind == "states" and type(layer).__name__ != "RNN":
-            return layer(hs, initial_state=self.states(hs, layer))
         if kind == "decoder" and isinstance(layer, self.K.LSTM):
-            encoder = self.lstm(return_state=True)
-            if isinstance(encoder, self.K.LSTM):
-                sequence, *states = encoder(hs)
-                return layer(self.pick(sequence, hs), initial_state=states)
-            return layer(encoder(hs)[0])
-        outputs = layer(hs)
-        if len(outputs.shape) < 3:
-            return outputs
-        if kind == "skip" and outputs.shape[-1] == hs.shape[-1]:
-            return self.K.Add()([outputs, hs])
-        if kind == "sibling":
-            return self.K.Concatenate()([outputs, self.lstm()(hs)])
-        if kind == "shared" and outputs.shape[-1] == hs.shape[-1]:
-            return layer(self.between(outputs))
+            return self.decode(hs, layer)
+        has_states = kind == "states" and type(layer).__name__ != "RNN"
+        outputs = layer(hs, **{"initial_state": self.states(hs, layer)} if has_states else {})
+        if len(outputs.shape) == 3 and kind == "sibling":
+            outputs = self.K.Concatenate()([outputs, self.lstm()(hs)])
+        elif len(outputs.shape) == 3 and outputs.shape[-1] == hs.shape[-1]:
+            if kind == "skip":
+                outputs = self.K.Add()([outputs, hs])
+            elif kind == "shared":
+                outputs = layer(self.between(outputs))
         return outputs
+
+    def decode(self, hs, layer):
+        """Return the outputs of a layer that starts from the states of another."""
+        encoder = self.lstm(return_state=True)
+        sequence, *states = encoder(hs)
+        if not isinstance(encoder, self.K.LSTM):
+            return layer(sequence)
+        return layer(self.pick(sequence, hs), initial_state=states)
 
     def model(self):
         """Return the drawn model."""

@@ -1,6 +1,7 @@
 """The installed Keras 3 and tf_keras themselves: objects and files of many kinds against what they compute."""
 
 import importlib
+import inspect
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
 from fusedlstm.convert.checking import check
 from fusedlstm.convert.keras.files import list_keras
 from fusedlstm.convert.keras.functions import function_of
+from fusedlstm.convert.keras.initial import initial_state_from_keras
 from fusedlstm.convert.keras.objects import from_keras, to_keras
+from fusedlstm.convert.keras.options import KNOWN
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # they are not ours
 TOLERANCE = {"float64": 1e-12, "float32": 3e-6, "float16": 8e-3, "bfloat16": 6e-2}
@@ -284,6 +287,132 @@ def test_subclasses_and_others(keras):
     ):
         with pytest.raises(ValueError, match=message):
             from_keras(layer)
+
+
+def foreign(keras, base):
+    """A class that computes twice what Keras's does."""
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        return base.call(self, 2 * sequences, initial_state=initial_state, mask=mask, training=training)
+
+    def step(self, inputs, states, training=False):
+        return base.call(self, 2 * inputs, states, training=training)
+
+    made = type("Scaled", (base,), {"call": step if base is keras.layers.LSTMCell else call})
+    return keras.saving.register_keras_serializable("mine")(made)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "LSTMCell", "Bidirectional", "wrapper"])
+@pytest.mark.parametrize("ending", ["", ".keras", ".h5"])
+def test_foreign_classes_are_refused_by_name(keras, kind, ending, tmp_path):
+    pytest.importorskip("h5py")
+    K = keras.layers
+    if kind == "wrapper":
+        wrapper = type("Scaled", (K.Wrapper,), {"call": lambda self, inputs: 2 * self.layer(inputs)})
+        layer = keras.saving.register_keras_serializable("mine")(wrapper)(K.LSTM(3, return_sequences=True, name="in"))
+    else:
+        made = foreign(keras, getattr(K, kind))
+        inner = K.LSTM(3, return_sequences=True) if kind == "Bidirectional" else 3
+        layer = made(inner, **({} if kind != "LSTM" else {"return_sequences": True}))
+        layer = K.RNN(layer, return_sequences=True) if kind == "LSTMCell" else layer
+    source = model = keras.Sequential([keras.Input((4, 3)), layer])
+    if ending:
+        source = tmp_path / f"m{ending}"
+        model.save(source)
+    with pytest.raises(ValueError, match=r"got (mine.|test_keras_live\.)Scaled.*custom_classes=\('Scaled',\)"):
+        from_keras(source)
+    weights = from_keras(source, custom_classes=("Scaled",))
+    arrays = [array for each in weights.layers for array in to_keras(each)]
+    for ours, theirs in zip(arrays, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_layers_with_a_call_of_their_own_are_refused(keras):
+    layer = keras.layers.LSTM(3)
+    layer.build((None, None, 2))
+    assert from_keras(layer)
+    layer.call = lambda inputs, **options: inputs
+    with pytest.raises(ValueError, match=r"wanted Keras's own LSTM; got .*\(changed\).LSTM"):
+        from_keras(layer)
+
+
+def test_every_option_of_this_keras_is_known(keras):
+    """Those of constructors, and those that configs have."""
+    K = keras.layers
+    lstm, cell = K.LSTM(2), K.LSTMCell(2)
+    layers = [lstm, cell, K.Bidirectional(lstm), K.RNN(cell), K.StackedRNNCells([cell])]
+    for layer in layers:
+        parameters = {
+            name for name, each in inspect.signature(type(layer)).parameters.items() if each.kind.name != "VAR_KEYWORD"
+        }
+        assert parameters | set(layer.get_config()) <= KNOWN
+
+
+OPTIONS = [
+    {"unit_forget_bias": False},
+    {"dropout": 0.5, "recurrent_dropout": 0.5, "seed": 3},
+    {"unroll": True},
+    {"stateful": True},
+    {"zero_output_for_mask": True},
+    {"implementation": 1},
+    {"kernel_constraint": "non_neg", "kernel_regularizer": "l2", "activity_regularizer": "l2"},
+    {"use_cudnn": False},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: next(iter(options)))
+def test_option_does_not_change_a_step(keras, options):
+    options = {key: value for key, value in options.items() if key not in ("seed", "use_cudnn") or major(keras) == 3}
+    dtype = precise(keras)
+    try:
+        layer = keras.layers.LSTM(4, return_sequences=True, return_state=True, dtype=dtype, **options)
+    except (TypeError, ValueError):
+        pytest.skip(f"{keras.__name__} has no such option")
+    xs = np.random.default_rng(1).normal(size=(2, 5, 3)).astype(dtype)
+    layer(xs)
+    randomise(layer) if not options.get("stateful") else None
+    if options.get("stateful"):
+        layer.reset_states() if major(keras) == 2 else layer.reset_state()
+    assert_same(layer, from_keras(layer), xs, 1e-12)
+
+
+def test_stateful_layers_are_warned_of(keras, caplog):
+    layer = keras.layers.LSTM(4, stateful=True)
+    layer(np.zeros((2, 5, 3), "f"))
+    from_keras(layer)
+    assert "has stateful=True: its state is not in the weights" in caplog.text
+
+
+def test_constant_states_of_objects(keras):
+    h, c = np.full((2, 4), 0.5, "f"), np.full((2, 4), 0.25, "f")
+    xs = keras.Input((5, 3), batch_size=2)
+    layer = keras.layers.LSTM(4, return_sequences=True, name="lstm")
+    model = keras.Model(xs, layer(xs, initial_state=[tensor(keras, h), tensor(keras, c)]))
+    with pytest.raises(ValueError, match="lstm.initial_state: wanted zeros, .*; got constants"):
+        from_keras(model)
+    weights, (state,) = from_keras(model, initial_state="separate"), initial_state_from_keras(model)
+    inputs = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("f")
+    outputs, _ = LSTM(weights, batch_first=True, backend="numpy")(inputs, [state])
+    assert np.abs(outputs - values(model(inputs))).max() < 3e-6
+    assert from_keras(layer).num_layers == 1
+
+
+def test_several_layers_of_a_subclassed_model_are_refused(keras):
+    class Mine(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = (keras.layers.LSTM(4, return_sequences=True, name=name) for name in "ab")
+
+        def call(self, xs):
+            return self.second(-self.first(xs))
+
+    model = Mine()
+    model(np.ones((2, 3, 4), "f"))
+    with pytest.raises(
+        ValueError, match="got test_keras_live.Mine, a class with code of its own. Take each LSTM alone"
+    ):
+        from_keras(model, ["a", "b"])
+    assert from_keras(model, "b").num_layers == 1
 
 
 def test_masks_and_directions(keras, caplog):

@@ -185,7 +185,7 @@ def _is_identity(call: Call) -> bool:
 def check_calls(root: Node, found: Found, *, separate: bool) -> None:
     """Raise ValueError if a layer is called with what no weights can say.
 
-    Constants as initial_state are none if the caller takes them separately. Where the graph is not known, it is not looked at.
+    Constants as initial_state are none if the caller takes them separately. A graph that is not known is not looked at.
     """
     if not found.around or any(model.graph is None or model.module for model in found.around):
         return

@@ -173,7 +173,10 @@ def vouch(root: Node, classes: Sequence[str]) -> None:
                 hint = "Give name= the layer in it"
                 fail(ValueError, "custom_classes", "classes that derive from Keras's LSTM or wrap it", repr(kind), hint)
             node.module, node.kind = "", node.base
-            node.options = {option: value for option, value in node.options.items() if option in KNOWN}
+            said = node.options
+            for part in (node, *node.parts.get("cell", [])):
+                if part.options is said:
+                    part.options = {option: value for option, value in said.items() if option in KNOWN}
 
 
 def class_of(config: Mapping[str, Any]) -> tuple[str, str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusedlstm.functions import Function
 
 _HARD_SIGMOID: Function = ("hard_sigmoid", 0.2, 0.5)
-_VERSION = re.compile(r"(\d{1,4})(?:\.(\d{1,4}))?.*", re.DOTALL)
+_VERSION = re.compile(r"(\d{1,4})(?:\.(\d{1,4}))?(?:[^0-9A-Za-z].*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
