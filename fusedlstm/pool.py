@@ -138,11 +138,13 @@ class StatePool:
                 )
             try:
                 self._is_in_a_call = True
-                self._release_ending()
+                if self._table.ending:
+                    self._release_ending()
                 try:
                     return work(*arguments)
                 finally:
-                    self._release_ending()
+                    if self._table.ending:
+                        self._release_ending()
             finally:
                 self._is_in_a_call = False
 
