@@ -183,6 +183,26 @@ def test_a_layer_above_in_both_branches():
             convert.from_onnx(source, name)
 
 
+def test_both_directions_from_branches_are_joined():
+    op = f'LSTM<hidden_size: int = {N}, direction: string = "bidirectional">'
+    text = f"""g (float[T, B, {N}] x, bool p) => (o) {{
+        y = If(p) <then_branch: graph = t () => (u) {{ [a] u = {op}(x, V0, S0) }},
+                   else_branch: graph = e () => (v) {{ [b] v = {op}(x, V0, S0) }}>
+        forward, backward = Split<axis: int = 1>(y)
+        f = Squeeze(forward, one)
+        r = Squeeze(backward, one)
+        s = Concat<axis: int = 2>(%s)
+        [top] o = {op}(s, V1, S1)
+    }}"""
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"{name}{k}": arrays_of(rng, N * (k + 1), N, 2)[of] for k in range(2) for name, of in (("V", "W"), ("S", "R"))
+    }
+    assert convert.from_onnx(parsed(text % "f, r", constants() | arrays)).num_layers == 2
+    with pytest.raises(WeightsFileError, match="'top' reads the output of Concat 's'"):
+        convert.from_onnx(parsed(text % "r, f", constants() | arrays))
+
+
 def test_one_branch_of_a_lower_layer():
     """The other branch gives the input itself."""
     text = f"""g (float[T, B, {N}] x, bool p) => (o) {{

@@ -108,6 +108,8 @@ def asked(model, drawn, name, layers, path, outcomes):
     names = [name] if isinstance(name, str) else name
     branches = {0, 1} if drawn.has_if else {0}
     branches = branches.intersection(*(layer.branches_of(names, constant) for layer in layers))
+    if not branches:  # states of nodes in different branches, which never run together
+        return None
     return max(
         apart(weights, layers, values_of(model, drawn, not branch), branch, constant, said) for branch in branches
     )

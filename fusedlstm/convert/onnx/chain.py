@@ -149,7 +149,7 @@ class Chains:
         if below is None or node.op not in (*MOVES, "Concat"):
             raise BrokenChainError(_made_by(node))
         if node.op == "Concat":
-            return (self._joined(node, level),)
+            return self._joined(node, level)
         flows = self._followed(below, level + 1)
         return _each_once(moved(Move(node, flow, self.constants, self.dims, value.output)) for flow in flows)
 
@@ -162,15 +162,17 @@ class Chains:
                 raise BrokenChainError(f"{_made_by(node)}, which is {error}") from None
         return _each_once(flows)
 
-    def _joined(self, node: Node, level: int) -> Flow:
-        """Return what a Concat makes of both directions."""
-        flows: list[Flow] = []
+    def _joined(self, node: Node, level: int) -> tuple[Flow, ...]:
+        """Return what a Concat makes of both directions, each of which may come from several branches."""
         try:
-            for name in node.proto.input[:3]:
-                flows += self._followed(node.scope.look_up(name), level + 1)
+            values = [node.scope.look_up(name) for name in node.proto.input[:3]]
+            parts = [self._followed(value, level + 1) for value in values]
         except BrokenChainError:
             raise BrokenChainError(_made_by(node)) from None
-        return joined(node, flows)
+        lowers = [{id(flow.lower): flow for flow in part} for part in parts]
+        if len({frozenset(each) for each in lowers}) != 1:
+            raise BrokenChainError(_made_by(node))
+        return tuple(joined(node, [each[lower] for each in lowers]) for lower in lowers[0])
 
     def _output(self, lower: LSTM, index: int) -> Flow:
         if index:
