@@ -1,5 +1,6 @@
 """Draws ONNX models with up to four LSTMs, identities and others between them, skips, siblings, branches and states."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -189,17 +190,7 @@ class Drawn:
             self.is_faithful = False
         for branch in range(2):
             if place == "one" and branch:
-                shape = self.constant(np.array([0, 0, 0]))
-                zeros = helper.make_node("Reshape", [x, shape], [self.new()])
-                empty = [self.node("Identity", [self.constant(np.zeros((self.D, B, N), "f"))]) for _ in range(2)]
-                inner = [
-                    zeros,
-                    helper.make_node("Unsqueeze", [zeros.output[0], self.constant(np.array([1]))], [self.new()]),
-                ]
-                if self.D == 2:
-                    inner.append(helper.make_node("Concat", [inner[1].output[0]] * 2, [self.new()], axis=1))
-                inner += [helper.make_node("Identity", [name], [self.new()]) for name in empty]
-                names = [inner[-3].output[0], *(node.output[0] for node in inner[-2:])]
+                inner, names = self.no_lstm(x)
             else:
                 own = weights
                 if branch and self.chance(0.5):  # equal constants of its own
@@ -219,6 +210,21 @@ class Drawn:
         values = dict(zip(PARTS[1:], made, strict=True)) | {"X": x}
         runs = {} if place == "both" else {label: {branch} for branch, label in enumerate(labels)}
         return Layer(labels, values, (states * 2)[:2], layers[0].lengths, runs)
+
+    def no_lstm(self, x):
+        """What a branch has in place of an LSTM: some of its input as Y, and zeros as states."""
+        first, some, last, axis = (self.constant(np.array([number])) for number in (0, N, 2, 1))
+        nodes = [
+            helper.make_node("Slice", [x, first, some, last], [self.new()]),
+            helper.make_node("Unsqueeze", ["", axis], [self.new()]),
+            helper.make_node("Concat", [""] * self.D, [self.new()], axis=1),
+        ]
+        for below, node in itertools.pairwise(nodes):
+            for index, name in enumerate(node.input):
+                node.input[index] = name or below.output[0]
+        zeros = self.constant(np.zeros((self.D, B, N), np.float32))
+        nodes += [helper.make_node("Identity", [zeros], [self.new()]) for _ in range(2)]
+        return nodes, [node.output[0] for node in nodes[2:]]
 
     def branches(self):
         """Whole stacks, one of equal weights in each branch of an If."""
