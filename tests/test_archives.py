@@ -113,9 +113,9 @@ def test_a_member_that_lies_about_its_size(tmp_path):
     ("content", "message"),
     [
         (b"", "neither"),
-        (b"PK\x03\x04 and so on", "damaged, or no .npz file"),
-        (struct.pack("<Q", 99) + b"{}", "damaged, or no safetensors file"),
-        (struct.pack("<Q", 2**63) + b"{}", "damaged, or no safetensors file"),
+        (b"PK\x03\x04 and so on", "damaged, or not a .npz file"),
+        (struct.pack("<Q", 99) + b"{}", "damaged, or not a safetensors file"),
+        (struct.pack("<Q", 2**63) + b"{}", "damaged, or not a safetensors file"),
         (b"\x89HDF\r\n\x1a\n0000", "neither"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_missing_file(tmp_path):
         open_archive(tmp_path / "w")
 
 
-def test_members_that_grow_together(tmp_path, monkeypatch):
+def test_members_are_bounded_together(tmp_path, monkeypatch):
     """Each is small enough to be allowed, and all of them are much more than the file."""
     monkeypatch.setattr(archives, "_ALWAYS_INFLATED", 1 << 24)
     path = tmp_path / "w.npz"
@@ -153,17 +153,17 @@ def test_members_that_grow_together(tmp_path, monkeypatch):
     for _ in range(5):
         assert archive["a0"].size == 1 << 21, "it counts once"
     with pytest.raises(
-        WeightsFileError, match=r"a1: it claims 8388736 bytes, with those read before 16777472: at most"
+        WeightsFileError, match=r"a1: it claims 8388736 bytes, which makes 16777472 with those read before; at most"
     ):
         for name in archive:
             archive[name]
 
 
-# Sound files are read, however well they are compressed.
+# Valid files are read, however well they are compressed.
 
 
 def test_zeros_that_shrink_a_thousandfold(tmp_path):
-    """A new bias, a pruned matrix and an optimiser's moments are zeros; of these there are 300 MB in 300 KB."""
+    """New biases, pruned matrices and an optimiser's moments are zeros: 300 MB of them take 300 KB."""
     path = tmp_path / "w.npz"
     np.savez_compressed(path, moments=np.zeros((5000, 5000, 3), "f4"), bias=np.zeros(1 << 20))
     assert path.stat().st_size * 900 < 5000 * 5000 * 3 * 4
@@ -190,14 +190,14 @@ def test_many_arrays_of_long_names(kind, tmp_path):
 
 
 def test_weights_of_hundreds_of_megabytes(tmp_path):
-    """Noise, as weights are, of 256 MB: stored, and compressed."""
+    """Read 256 MB of noise, like weights, stored and compressed."""
     block = np.random.default_rng(0).bytes(1 << 20)
     weights = np.frombuffer(block * 256, np.float16)
     np.savez(tmp_path / "w.npz", w=weights)
     assert open_archive(tmp_path / "w.npz")["w"].tobytes() == weights.tobytes()
 
 
-# What is merely claimed is not allocated.
+# Claimed sizes are not allocated.
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_weights_of_hundreds_of_megabytes(tmp_path):
         ((1 << 32) - 2, "claims 4294967294 bytes"),
     ],
 )
-def test_a_member_that_claims_what_it_has_not(size, message, tmp_path):
+def test_member_claims_more_than_it_has(size, message, tmp_path):
     content = bytearray(zipped(npy(header(shape=f"({size // 4},)"))))
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         struct.pack_into("<I", content, content.index(signature) + offset, size)

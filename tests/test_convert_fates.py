@@ -1,7 +1,7 @@
-"""Every array, input and argument of other systems' LSTMs: each is taken, refused, or changes nothing.
+"""Test what becomes of every array, input and argument of other systems' LSTMs: taken, refused, or no change.
 
-FATES has a row for each that an importer can be given. Arguments of a framework's own classes that never reach an
-importer are in ELSEWHERE, with the reason. Where a framework is installed, its signatures show that none is missing.
+FATES has a row for each one that an importer can get. ELSEWHERE lists the arguments of a framework's classes that never
+reach an importer, with the reason. If a framework is installed, its signatures show that none is missing.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def zeros(*shape):
 
 
 def arrays_of(layout, prefix="", **options):
-    """The arrays of a random cell in a row of the table."""
+    """Return the arrays of a random cell in a layout of the table."""
     layout = LAYOUTS[layout]
     weights = LSTMWeights.random(I, N, seed=0, **options)
     return {f"{prefix}{name}": array for name, array in write(layout, weights, forget_bias=0.0).items()}
@@ -62,7 +62,7 @@ def coupled():
     return {f"coupled_input_forget_gate_lstm_cell/{name}": rng.normal(size=shape) for name, shape in shapes.items()}
 
 
-# The importer, arrays that it takes, and its other arguments.
+# For each system, the importer, arrays that it takes, and its other arguments.
 SYSTEMS = {
     "tf1": (convert.from_tf1, arrays_of("tf1", "lstm_cell/", **FULL), {}),
     "tf1_coupled": (convert.from_tf1, coupled(), {}),
@@ -92,9 +92,9 @@ SYSTEMS = {
 
 @dataclass(frozen=True)
 class Fate:
-    """What becomes of one thing, shown by the import with it changed: arrays that replace others, or arguments.
+    """What becomes of one array or argument, shown by importing with it changed.
 
-    None removes an array. `says` is in the message of a refusal.
+    `arrays` replace others, and None removes one. A refusal's message contains `says`.
     """
 
     system: str
@@ -109,7 +109,7 @@ class Fate:
 
 
 def every_array(system, prefix=""):
-    """A row for each array that the system has."""
+    """Return a row for each of the system's arrays."""
     arrays = SYSTEMS[system][1]
     return [Fate(system, str(name).removeprefix(prefix), TAKEN, {name: array + 1}) for name, array in arrays.items()]
 
@@ -243,7 +243,7 @@ FATES = [
     Fate("sonnet2", "a TrainableState of zeros", NOTHING, {"trainable_state/0": zeros(1, N)}),
     Fate("sonnet2", "something else", REFUSED, {"lstm/gamma": ones(N)}, {}, f"{ALONE}; got lstm/gamma"),
     *every_array("mxnet", "lstm0_"),
-    *(Fate("mxnet", name, REFUSED, {}, {name: 1.0}, "cuDNN clips") for name in ("state_clip_min", "state_clip_max")),
+    *(Fate("mxnet", name, REFUSED, {}, {name: 1.0}, "what it clips") for name in ("state_clip_min", "state_clip_max")),
     Fate("mxnet", "something else", REFUSED, {"lstm0_gamma": ones(N)}, {}, f"{ALONE}; got lstm0_gamma"),
     *every_array("chainer", "lstm/"),
     Fate("chainer", "lateral/b", REFUSED, {"lstm/lateral/b": ones(4 * N)}, {}, f"{ALONE}; got lstm/lateral/b"),
@@ -334,7 +334,7 @@ def imported(system, arrays=None, options=None):
 
 
 def bits(weights):
-    """All that weights are, to compare."""
+    """Return everything in weights, for comparison."""
     layers = weights.layers if isinstance(weights, StackedWeights) else [weights]
     return type(weights), [(w.options(), {k: (a.shape, a.tobytes()) for k, a in w.arrays().items()}) for w in layers]
 
@@ -350,7 +350,7 @@ def test_fate(row):
 
 
 def test_every_name_of_a_row_has_a_fate():
-    """Of the table of layouts; and of TFLite's 24 inputs."""
+    """Each name in the table of layouts, and each of TFLite's 24 inputs, has a fate."""
     for system in set(SYSTEMS) & set(LAYOUTS):
         whats = {row.what for row in FATES if row.system == system}
         assert LAYOUTS[system].names() - {"peephole", "weight_hr"} <= whats, system
@@ -363,16 +363,16 @@ def test_reverse_operation_is_warned_of(caplog):
 
 
 def test_block_wrapper_asks_for_its_clip():
-    """The scope of TensorFlow 1.0's LSTMBlockFusedCell, which clipped c by 3 where nothing was said."""
+    """The scope is that of TensorFlow 1.0's LSTMBlockFusedCell, which clipped c to 3 by default."""
     variables = arrays_of("tf1", "rnn/lstm_block_wrapper/")
-    with pytest.raises(ValueError, match=r"cell_clip: wanted a number, as an LSTMBlockFusedCell of TensorFlow 1\.0"):
+    with pytest.raises(ValueError, match=r"cell_clip: wanted a number, as TensorFlow 1\.0's LSTMBlockFusedCell"):
         convert.from_tf1(variables)
     assert convert.from_tf1(variables, cell_clip=3.0).cell_clip == 3.0
     assert convert.from_tf1(variables, cell_clip=math.inf).cell_clip == math.inf
 
 
 def test_gru_blocks_are_refused():
-    """Cells of other formulas with variables of the same names."""
+    """Refuse cells with the same variable names but another formula."""
     for scope in (
         "gru_block_cell",
         "time_freq_lstm_cell",
@@ -385,25 +385,25 @@ def test_gru_blocks_are_refused():
             convert.from_tf1(arrays_of("tf1", f"{scope}/"), scope)
 
 
-# Arguments of a framework's classes that make first values, names, or only say how arrays are made or kept.
+# Arguments of a framework's classes that affect only initial values, names, or how arrays are made or stored.
 MAKING = {
     *("initializer", "reuse", "name", "dtype", "kwargs", "kernel_init", "recurrent_kernel_init", "bias_init"),
     *("param_dtype", "rngs", "keep_rngs", "key", "parent", "kernel_metadata", "recurrent_kernel_metadata"),
     *("bias_metadata", "promote_dtype", "num_units", "features", "in_features", "hidden_features", "hidden_size"),
     *("input_size", "num_unit_shards", "num_proj_shards"),
 }
-# What reaches no importer, and why.
+# Arguments that reach no importer, and why.
 ELSEWHERE = {
-    "state_is_tuple": "of the states alone: state_from_tf1 reads both forms",
-    "use_bias": "the arrays say it",
-    "carry_init": "an nnx RNN's that makes no zeros is refused; a cell's caller gives the state",
-    "seq_len_max": "of the sequence alone",
-    "x": "of the sequence alone",
-    "cs_prev": "the state, which the caller gives",
-    "h_prev": "the state, which the caller gives",
-    "timeMajor": "of the sequence alone: numbers of both are stored",
-    "asymmetricQuantizeInputs": "of hybrid weights alone, which are refused: numbers of both are stored",
-    "mergeOutputs": "of BIDIRECTIONAL_SEQUENCE_LSTM alone",
+    "state_is_tuple": "affects only states: state_from_tf1 reads both forms",
+    "use_bias": "the arrays show it",
+    "carry_init": "refused in an nnx RNN if it doesn't make zeros; a cell's caller passes the state",
+    "seq_len_max": "affects only the sequence",
+    "x": "affects only the sequence",
+    "cs_prev": "the state, which the caller passes",
+    "h_prev": "the state, which the caller passes",
+    "timeMajor": "affects only the sequence: outputs of both are recorded",
+    "asymmetricQuantizeInputs": "affects only hybrid weights, which are refused",
+    "mergeOutputs": "BIDIRECTIONAL_SEQUENCE_LSTM only",
 }
 
 

@@ -419,7 +419,7 @@ def test_nnx_layers_that_do_more(nnx, jax, caplog):
     assert convert.from_flax(nnx.Bidirectional(rnn(), rnn(), merge_fn=concatenated)).bidirectional
     for merge in (lambda a, b: a + b, lambda a, b: concatenated(b, a), lambda a, b: 1 / 0):
         model = nnx.Dict(both=nnx.Bidirectional(rnn(), rnn(), merge_fn=merge))
-        with pytest.raises(ValueError, match=r"merge_fn of 'both/': wanted one that puts .* apart"):
+        with pytest.raises(ValueError, match=r"merge_fn of 'both/': wanted one that concatenates .* alone"):
             convert.from_flax(model, "both")
         assert convert.from_flax(model, "both/backward_rnn").num_layers == 1
     assert not caplog.records
@@ -534,7 +534,7 @@ def test_equinox_modules(jax, use_bias):
 
 
 class Plain:
-    """Stands for a framework's own class."""
+    """A stand-in for a framework's own class."""
 
     def __init__(self):
         arrays = LSTMWeights.random(I, N, seed=0)
@@ -545,22 +545,22 @@ class Plain:
 
 
 class Renamed(Plain):
-    """Computes the same, under another name."""
+    """A class that computes the same under another name."""
 
 
 class Own(Plain):
-    """... something else, for all that is known."""
+    """A class that may compute something else."""
 
     def __call__(self):
         """Compute it."""
 
 
 class Below(Own):
-    """The same, two classes away."""
+    """A class two levels below."""
 
 
 class Other:
-    """Another class with such arrays."""
+    """An unrelated class with the same arrays."""
 
     def __init__(self):
         self.__dict__.update(vars(Plain()))
@@ -568,19 +568,19 @@ class Other:
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """An equinox of which the LSTMCell is Plain."""
+    """Put a module equinox in place whose LSTMCell is Plain."""
     fake = types.SimpleNamespace(nn=types.SimpleNamespace(LSTMCell=Plain))
     monkeypatch.setitem(sys.modules, "equinox", fake)
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_foreign_classes():
-    """A class is refused by name if it has a call of its own, and taken if the caller names it."""
+def test_foreign_classes_are_refused_by_name():
+    """A class with its own call raises an error that names it, unless the caller vouches for it."""
     wanted = convert.from_equinox(Plain())
     assert_same(convert.from_equinox(Renamed()), wanted)
-    for kind, what in ((Own, "with a call of its own"), (Below, "with a call of its own"), (Other, "which is another")):
+    for kind, what in ((Own, "which has its own call"), (Below, "which has its own call"), (Other, "which is another")):
         full = f"{kind.__module__}.{kind.__name__}"
-        with pytest.raises(ValueError, match=rf"{re.escape(full)}, {what}.*give custom_classes=\['{kind.__name__}'\]"):
+        with pytest.raises(ValueError, match=rf"{re.escape(full)}, {what}.*pass custom_classes=\['{kind.__name__}'\]"):
             convert.from_equinox(kind(), custom_classes=["Plain", "Lower"])
         for name in (kind.__name__, full):
             assert_same(convert.from_equinox(kind(), custom_classes=[name]), wanted)
@@ -591,20 +591,20 @@ def test_foreign_classes():
 
 @pytest.mark.parametrize("importer", ["flax", "equinox"])
 @pytest.mark.parametrize("names", ["Own", [3], 3, None])
-def test_bad_custom_classes(importer, names):
+def test_custom_classes_must_be_names(importer, names):
     with pytest.raises(TypeError, match="custom_classes: wanted a sequence of names of classes; got"):
         getattr(convert, f"from_{importer}")({}, custom_classes=names)
 
 
-def test_no_framework_no_class(monkeypatch):
-    """An object that looks like a cell, where Equinox is not even imported."""
+def test_equinox_need_not_be_imported(monkeypatch):
+    """Refuse an object that looks like a cell, even if Equinox is not imported."""
     monkeypatch.setitem(sys.modules, "equinox", None)
     with pytest.raises(ValueError, match="Plain, which is another class"):
         convert.from_equinox(Plain())
 
 
-def test_equinox_bias_that_is_not_used(jax):
-    """A cell with use_bias=False does not look at the bias that somebody has put there."""
+def test_equinox_unused_bias_is_ignored(jax):
+    """A cell with use_bias=False ignores a bias that somebody has set."""
     eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
     module = eqx.nn.LSTMCell(I, N, use_bias=False, key=jax.random.key(0), dtype=np.float64)
     bias = jax.numpy.asarray(numbers(4 * N))
@@ -614,7 +614,7 @@ def test_equinox_bias_that_is_not_used(jax):
     assert_one_step(weights, jax.vmap(lambda x, h, c: changed(x, (h, c))))
 
 
-def test_equinox_subclasses(jax):
+def test_equinox_subclasses_are_refused(jax):
     eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
 
     class Same(eqx.nn.LSTMCell):
@@ -628,13 +628,13 @@ def test_equinox_subclasses(jax):
     options = {"key": jax.random.key(0), "dtype": np.float64}
     wanted = convert.from_equinox(eqx.nn.LSTMCell(I, N, **options))
     assert_same(convert.from_equinox(Same(I, N, **options)), wanted)
-    with pytest.raises(ValueError, match="source: wanted equinox's LSTMCell; got .*Halved, with a call of its own"):
+    with pytest.raises(ValueError, match="source: wanted equinox's LSTMCell; got .*Halved, which has its own call"):
         convert.from_equinox(Halved(I, N, **options))
     assert_same(convert.from_equinox(Halved(I, N, **options), custom_classes=("Halved",)), wanted)
 
 
-def test_nnx_subclasses(nnx, jax):
-    """Of a cell, of its layers, of an RNN and of a Bidirectional; and a class of another kind that holds a cell."""
+def test_nnx_subclasses_are_refused(nnx, jax):
+    """Refuse subclasses of a cell, its layers, an RNN and a Bidirectional, and other classes that hold a cell."""
 
     class Same(nnx.LSTMCell):
         pass
@@ -693,7 +693,7 @@ def test_nnx_subclasses(nnx, jax):
 
 
 @pytest.mark.filterwarnings("ignore:.*carry_init")
-def test_nnx_initial_states(nnx, jax):
+def test_nnx_initial_states_are_refused(nnx, jax):
     """An RNN starts from what carry_init makes, which weights don't hold."""
 
     def rnn(make):
@@ -706,8 +706,8 @@ def test_nnx_initial_states(nnx, jax):
     assert convert.from_flax(rnn(jax.nn.initializers.ones), "cell").hidden_size == N
 
 
-def test_directions_beside_others():
-    """A module with more than both directions is no Bidirectional: who calls it one says so."""
+def test_extra_modules_beside_directions_raise():
+    """A module that holds more than two directions is not read as a Bidirectional unless the caller names both."""
     both = convert.to_flax(StackedWeights.random(I, N, seed=3, bidirectional=True))
     with pytest.raises(
         ValueError, match=r"nothing but both directions at 'm/'; got head. Give prefix=\[\('m/forward_rnn'"
@@ -808,7 +808,7 @@ def test_run_equinox(jax, bias):
 
 
 def wrong_rows(name):
-    """The row with each pair of gates exchanged, and with another forget bias."""
+    """Yield the row with each pair of gates exchanged, and with another forget bias."""
     right = LAYOUTS[name]
     for a, b in itertools.combinations(range(4), 2):
         gates = list(right.gates)
@@ -828,7 +828,7 @@ def wrong_rows(name):
     ],
 )
 def test_check_finds_wrong_conversions(jax, system, layout, package, monkeypatch):
-    """The framework itself computes what is compared: with a mistake in our table it differs."""
+    """With a mistake in our table, the framework's own outputs differ."""
     pytest.importorskip(package, reason=f"{package} is not installed")
     prefix = "lstm/linear/" if system == "haiku" else ""
     arrays = {f"{prefix}{name}": array for name, array in write(LAYOUTS[layout], cell()).items()}
@@ -844,7 +844,7 @@ def test_check_finds_wrong_conversions(jax, system, layout, package, monkeypatch
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_check_finds_exchanged_directions(linen, api, dtype, monkeypatch):
-    """Flax's Bidirectional itself says which of its parts reads forward, in whatever order we look for them."""
+    """Flax's Bidirectional knows which direction reads forward, so exchanging them in our reader shows."""
     from fusedlstm.convert import flax as importing
 
     layers = [StackedWeights.random(I, N, seed=0, bidirectional=True, dtype=dtype)]

@@ -221,7 +221,7 @@ def test_the_command_takes_names_as_layers(tmp_path, capsys):
     onnx.save(parsed(CELL % SHARED, constants()), path)
     assert cli.main(["convert", str(path), str(out), "--name", ",".join(NAMES), "--check"]) == 1
     said = capsys.readouterr()
-    assert "--name: wanted a name for each layer, of which there are 1; got 'cell_0', 'cell_1'" in said.err
+    assert "--name: wanted one name for each of 1 layers; got 'cell_0', 'cell_1'" in said.err
     assert not out.exists()
     assert cli.main(["convert", str(path), str(out), "--check"]) == 0
-    assert "What stands around the LSTM was not checked: the LSTM 'cell_0' is within If" in capsys.readouterr().out
+    assert "The model around the LSTM was not checked: the LSTM 'cell_0' is within If" in capsys.readouterr().out

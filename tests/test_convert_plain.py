@@ -64,7 +64,7 @@ def assert_same(weights, wanted):
 
 @pytest.mark.parametrize(("system", "formula"), FORMULAS)
 def test_documented_formulas(system, formula):
-    """Systems, or their options, of which there are no numbers."""
+    """Convert systems and options that have no recorded outputs."""
     formula()
 
 
@@ -175,7 +175,7 @@ def test_chainer_directions():
 
 
 def test_chainer_missing_layer():
-    """A layer above one that is missing is not left out in silence."""
+    """A missing layer raises; the layers above it are not silently left out."""
     arrays = nstep(cells(I, N, N, N))
     for missing in (1, 2):
         some = {name: array for name, array in arrays.items() if not name.startswith(f"net/{missing}/")}
@@ -222,7 +222,7 @@ def sonnet1_variables(**more):
         ),
         ("sonnet1", [sonnet1_variables()], {"prefix": "x"}, "named 'x/w_gates'; got .*Give prefix= one of 'lstm/'"),
         ("sonnet2", [{}], {}, "variables: wanted an array named 'lstm/w_i'; got none"),
-        ("mxnet", [{"l0_i2h_weight": 1}], {"state_clip_min": -1.0}, "state_clip_min: .*It is not known what cuDNN"),
+        ("mxnet", [{"l0_i2h_weight": 1}], {"state_clip_min": -1.0}, "state_clip_min: .*cuDNN's documents don't say"),
         ("mxnet", [{"l0_i2h_weight": 1}], {"state_clip_max": 1.0}, "state_clip_max: wanted None; got 1.0"),
         ("mxnet", [mxnet_layers()], {}, "named 'i2h_weight'; got .*Give prefix= one of 'net_'"),
         ("mxnet", [{"a.b.i2h_weight": 1}], {}, r"Give prefix= one of 'a\.b\.'"),
@@ -279,7 +279,7 @@ def test_no_mapping(importer):
         (
             {21: np.ones(N)},
             ValueError,
-            "inputs: wanted none of 20 to 23; got some. They are coefficients of layer norm",
+            "inputs: wanted none of 20 to 23; got some. These inputs are coefficients of layer norm",
         ),
         ({17: np.ones(P)}, ValueError, r"inputs\[17\]: wanted zeros or None; got others"),
         ({1: None}, ValueError, "inputs: wanted all of 1, 5 and 12, or none of 1, 5, 9 and 12; got 5, 12"),

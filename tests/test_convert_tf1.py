@@ -678,11 +678,11 @@ def test_layers_in_a_file_that_do_not_fit_together(tmp_path):
 
 
 class OpError(Exception):
-    """What TensorFlow's errors are: of no kind that Python has."""
+    """An error like TensorFlow's, which derives from none of Python's."""
 
 
 class FakeTensorFlow:
-    """A TensorFlow whose reader of checkpoints raises an error, where it is asked for one thing."""
+    """A TensorFlow whose checkpoint reader raises an error in one function."""
 
     float32 = types.SimpleNamespace(size=4)
 
@@ -722,8 +722,8 @@ READER_ERRORS = [
 @pytest.mark.parametrize("function", [convert.from_tf1, convert.list_tf1])
 @pytest.mark.parametrize("error", READER_ERRORS, ids=[type(error).__name__ for error in READER_ERRORS])
 @pytest.mark.parametrize("at", ["latest", "load", "shapes", "dtypes", "tensor"])
-def test_checkpoint_readers_errors(at, error, function, monkeypatch):
-    """Whatever TensorFlow raises of a checkpoint is a WeightsFileError, wherever it is raised."""
+def test_checkpoint_reader_errors_are_named(at, error, function, monkeypatch):
+    """Any error that TensorFlow raises about a checkpoint becomes a WeightsFileError."""
     monkeypatch.setitem(sys.modules, "tensorflow", FakeTensorFlow(error, at))
     with pytest.raises(WeightsFileError, match="checkpoint_multi2") as caught:
         function(CHECKPOINT)
@@ -732,7 +732,7 @@ def test_checkpoint_readers_errors(at, error, function, monkeypatch):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=["KeyboardInterrupt", "MemoryError"])
 @pytest.mark.parametrize("at", ["latest", "load", "shapes", "dtypes", "tensor"])
-def test_interrupted_checkpoint_readers(at, error, monkeypatch):
+def test_interrupts_pass_checkpoint_readers(at, error, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", FakeTensorFlow(error, at))
     with pytest.raises(type(error)):
         convert.from_tf1(CHECKPOINT)

@@ -348,7 +348,7 @@ def test_bad_checkpoints():
     many = {"a": 0}
     for _ in range(30):
         many = {"a": many, "b": many}
-    with pytest.raises(ValueError, match="source: wanted nested mappings that stand for names in proportion"):
+    with pytest.raises(ValueError, match="source: wanted nested mappings without many repetitions"):
         convert.from_torch(many)
     with pytest.raises(ValueError, match=r"names of at most 4096 characters; got one of 10099, 'k{40}'\.\.\."):
         convert.from_torch({("k" * 100,) * 100: 0})

@@ -1,6 +1,6 @@
-"""Every row of the table of layouts by numbers of its system; and with a mistake planted in it, which they must show.
+"""Test each row of the table of layouts against its system's outputs, and that they show a mistake planted in it.
 
-Nothing here needs the system itself, so that CI, which has few of them, can tell a right row from a wrong one.
+The outputs are recorded, so CI can tell a right row from a wrong one without the systems, of which it has few.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from fusedlstm.convert.tf1 import importing, layers
 
 from oracle_files import Oracle
 
-# What no stored numbers show: these are known from source code and documents alone.
+# Parts that no recorded outputs cover: they are known only from source code and documents.
 DOCUMENTED = {
     "haste": {"gates", "weights", "biases", "columns", "forget_bias", "interleaved"},
     "cudnn": {"gates", "weights", "biases", "columns", "forget_bias", "interleaved", "projection"},
@@ -30,7 +30,7 @@ DOCUMENTED = {
     "sonnet1": {"projection"},
     "mxnet": {"projection"},
 }
-# Importers that put layers or directions together, of whose order there are no numbers.
+# Importers that join layers or directions, but have no recorded outputs that show their order.
 DOCUMENTED_LAYERS = {"mxnet", "cudnn", "onednn", "coreml"}
 
 
@@ -44,14 +44,14 @@ def test_numbers_of_layers(case, backend):
     case.check(backend)
 
 
-def test_every_row_has_numbers_or_says_none():
+def test_every_row_has_outputs_or_is_listed():
     assert set(DOCUMENTED) == {system for system, _ in FORMULAS}
     assert set(LAYOUTS) == set(ROWS) | set(DOCUMENTED)
     assert set(LAYOUTS) - set(ROWS) == {"haste", "cudnn", "coreml"}
     assert not DOCUMENTED_LAYERS & set(LAYERS)
 
 
-# Rows whose importers have the forget bias as an argument, with the row's as its default.
+# Rows whose importers have an argument for the forget bias, with the row's value as its default.
 OF_AN_ARGUMENT = {
     "tf1": convert.from_tf1,
     "tf1_coupled": convert.from_tf1,
@@ -67,7 +67,7 @@ def test_default_forget_bias(name):
 
 
 def exchanged(items):
-    """Every way to exchange two of several: gates of a text, or names."""
+    """Yield every exchange of two items, which are the gates in a string or names in a tuple."""
     for a, b in itertools.combinations(range(len(items)), 2):
         changed = list(items)
         changed[a], changed[b] = changed[b], changed[a]
@@ -115,7 +115,7 @@ def of_columns(layout):
 
 
 def of_interleaved(layout):
-    if isinstance(layout.weight_ih, str):  # else each gate has an array of its own
+    if isinstance(layout.weight_ih, str):  # otherwise each gate has its own array
         yield "units for gates", replace(layout, interleaved=not layout.interleaved)
 
 
@@ -124,7 +124,7 @@ def of_forget_bias(layout):
         yield "another forget bias", replace(layout, forget_bias=1 - layout.forget_bias)
 
 
-# By the part of a row that they are in.
+# Keyed by the part of the row that holds the mistake.
 MISTAKES = {
     "gates": of_gates,
     "weights": of_weights,
@@ -147,7 +147,7 @@ def all_mistakes():
 
 
 def plant(monkeypatch, name, wrong):
-    """Put a wrong row into the table, and wherever a module keeps the right one."""
+    """Put a wrong row into the table, and wherever a module keeps a reference to the right one."""
     right = LAYOUTS[name]
     monkeypatch.setitem(LAYOUTS, name, wrong)
     for module in [module for key, module in sys.modules.items() if key.startswith("fusedlstm.convert")]:
@@ -157,7 +157,7 @@ def plant(monkeypatch, name, wrong):
 
 
 def shows(checks):
-    """Whether any of some checks fails: by its numbers, or because the wrong row doesn't fit the arrays."""
+    """Return whether any check fails, by its numbers or because the wrong row doesn't fit the arrays."""
     for check in checks:
         try:
             check()
@@ -168,10 +168,10 @@ def shows(checks):
 
 @pytest.mark.parametrize(("name", "part", "wrong"), all_mistakes())
 def test_a_wrong_row_is_found(name, part, wrong, monkeypatch):
-    """... by real numbers, but where the row says that there are none: there by the documented formula."""
+    """Recorded outputs show the mistake. If a part has none, the documented formula shows it."""
     plant(monkeypatch, name, wrong)
     if part in DOCUMENTED.get(name, ()):
-        assert not shows(case.check for case in ROWS.get(name, ())), "there are numbers that show it: say so"
+        assert not shows(case.check for case in ROWS.get(name, ())), "recorded outputs show it: remove it from the list"
         assert shows(formula for system, formula in FORMULAS if system == name)
     else:
         assert shows(case.check for case in ROWS[name])
@@ -179,7 +179,7 @@ def test_a_wrong_row_is_found(name, part, wrong, monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if not layout.weight_hh])
 def test_rows_of_h_before_x_are_found(name, monkeypatch):
-    """Where one array is [x; h], one that is taken for [h; x]."""
+    """An array [x; h] that is read as [h; x] shows."""
 
     def weights(cell):
         both = cell.blocks(cell.layout.weight_ih, "").reshape(4 * cell.sizes["N"], -1)
@@ -191,7 +191,7 @@ def test_rows_of_h_before_x_are_found(name, monkeypatch):
 
 
 def with_layers(monkeypatch, order):
-    """Have every importer put cells together in another order."""
+    """Make every importer join cells in another order."""
 
     def stacked(cells, *, bidirectional=False, **options):
         return StackedWeights(order(list(cells), bidirectional), bidirectional=bidirectional, **options)
@@ -229,7 +229,7 @@ def test_exchanged_layers_are_found(system, monkeypatch):
     assert all(shows([case.check]) for case in LAYERS[system])
 
 
-# System -> a cell's oracle, and a pair of its state in the order in which the system has it.
+# System -> a cell's recorded outputs, and its state as a pair in the system's order.
 STATES = {
     "tf1": (ROWS["tf1"][0], "ch"),
     "keras": (ROWS["keras"][0], "hc"),
@@ -241,7 +241,7 @@ STATES = {
 
 
 def state_goes_through(system):
-    """A step from the system's own pair gives the state that it gave."""
+    """Assert that a step from the system's own pair gives the system's next state."""
     case, order = STATES[system]
     oracle = Oracle(case.file)
     pair = tuple(oracle[f"{part}0"] for part in order)
@@ -260,7 +260,7 @@ def test_an_exchanged_state_is_found(system, monkeypatch):
 
 
 def test_an_exchanged_state_of_layers_is_found():
-    """PyTorch's (h0, c0), of which a file is read with the two exchanged."""
+    """Reading PyTorch's (h0, c0) with the two exchanged shows."""
     case = Case("torch/LSTM_l3.npz", ROWS["torch"][0].weights, stacked_of)
     case.check()
 
@@ -272,7 +272,7 @@ def test_an_exchanged_state_of_layers_is_found():
 
 
 def test_states_of_oracles_tell_h_from_c():
-    """A guard of this file: states are neither zeros nor the same for h and c."""
+    """Recorded states can show an exchange: they are not zeros, and h differs from c."""
     for case in itertools.chain(*ROWS.values(), *LAYERS.values()):
         for h, c in case.sequence(Oracle(case.file)).initial:
             assert h.any()

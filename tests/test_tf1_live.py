@@ -291,7 +291,7 @@ def test_run_refuses():
 
 
 def test_damaged_checkpoint_list(tmp_path):
-    """The file named checkpoint, which says what is the last."""
+    """The file named checkpoint names the latest one."""
     (tmp_path / "checkpoint").write_bytes(b'model_checkpoint_path: "\xff\xfe"')
     for function in (convert.from_tf1, convert.list_tf1):
         with pytest.raises((WeightsFileError, FileNotFoundError), match=str(tmp_path)):
@@ -302,7 +302,7 @@ def test_damaged_checkpoint_list(tmp_path):
     "mistake", ["ifgo", "gifo", "fgio", "ogfi", "iofg", "igof", "forget_bias", "peephole", "kernel"]
 )
 def test_check_finds_wrong_conversions(mistake, monkeypatch):
-    """TensorFlow itself computes what is compared: with a mistake in our table it differs."""
+    """With a mistake in our table, TensorFlow's own outputs differ."""
     weights = LSTMWeights.random(I, N, seed=0, peephole=True, proj_size=P)
     variables = convert.to_tf1(weights, prefix="rnn/lstm_cell", forget_bias=1.0)
     assert check("tf1", variables, None, convert.from_tf1(variables), {}).agrees

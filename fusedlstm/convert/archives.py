@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 _ZIP = b"PK"
 _HEADER = b"{"  # of a safetensors file, after the eight bytes of its length
-# How much more than its bytes a file may hold: weights are noise, which hardly shrinks.
+# How much a file may expand. Weights are noise, which hardly compresses.
 _MOST_GROWTH, _ALWAYS_ALLOWED = 64, 1 << 24
-# Zeros, though, shrink a thousandfold, and pruned weights and new biases are zeros. What a file inflates to may be a
-# gigabyte in any case, which a machine that runs such weights has.
+# But pruned weights and new biases are zeros, which compress a thousandfold. So any file may inflate to a gigabyte; a
+# machine that runs such weights has that much.
 _ALWAYS_INFLATED = 1 << 30
-_LZMA_DICTIONARY = 1 << 26  # bytes: what 7-Zip takes at most, unless it is told to take more
+_LZMA_DICTIONARY = 1 << 26  # bytes: the most that 7-Zip uses by default
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _OTHERS = {
     "I64": "i8",
@@ -71,12 +71,12 @@ def open_npz(path: AnyPath) -> Mapping[str, NumpyArray]:
 
 
 def may_become(size: int) -> int:
-    """Return how many bytes so many in a file may be used as, where nothing is compressed."""
+    """Return how many bytes an uncompressed file of `size` bytes may expand to in memory."""
     return max(_ALWAYS_ALLOWED, _MOST_GROWTH * size)
 
 
 def may_inflate_to(size: int) -> int:
-    """Return how many bytes so many compressed ones may become."""
+    """Return how many bytes a compressed file of `size` bytes may inflate to."""
     return max(_ALWAYS_INFLATED, _MOST_GROWTH * size)
 
 
@@ -93,7 +93,7 @@ class _Npz(Mapping[str, Any]):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        with reading(path, " is damaged, or no .npz file"):
+        with reading(path, " is damaged, or not a .npz file"):
             self._archive = zipfile.ZipFile(path)  # stays open: to list the members takes as long as there are many
         self._members: dict[str, str] = {}
         for member in self._archive.namelist():
@@ -114,14 +114,14 @@ class _Npz(Mapping[str, Any]):
             return npy.from_bytes(read_member(self._archive, member, may_inflate_to))
 
     def _count(self, name: str, size: int) -> None:
-        """Raise if an array makes all that were read grow out of proportion to the file."""
+        """Raise if this array brings the total size of those read to more than the file may inflate to."""
         if name not in self._read:
             self._read.add(name)
             self._bytes += size
         if self._bytes > self._most:
             raise ValueError(
-                f"it claims {size} bytes, with those read before {self._bytes}: at most {self._most} are read of a "
-                "file of this size. If you trust it, give the arrays themselves: dict(numpy.load(path))"
+                f"it claims {size} bytes, which makes {self._bytes} with those read before; at most {self._most} are "
+                "read from a file of this size. If you trust it, pass the arrays themselves: dict(numpy.load(path))"
             )
 
     def __contains__(self, name: object) -> bool:
@@ -140,14 +140,15 @@ def read_member(archive: zipfile.ZipFile, member: str, may_grow_to: Callable[[in
     Args:
         archive: the zip file.
         member: its name in there.
-        may_grow_to: how many bytes so many compressed ones may become. Keras and PyTorch compress none.
+        may_grow_to: maps the member's compressed size to the most that it may inflate to. Keras and PyTorch don't
+            compress.
 
     Raises:
-        ValueError: it claims to grow more than files of weights do. What else is wrong, the zip file's reader raises.
+        ValueError: the member claims to inflate to more. For other damage, zipfile raises its own errors.
     """
     info = archive.getinfo(member)
     if info.file_size > may_grow_to(info.compress_size):
-        raise ValueError(f"{info.compress_size} bytes that claim to become {info.file_size}")
+        raise ValueError(f"its {info.compress_size} bytes claim to expand to {info.file_size}")
     if info.compress_type == zipfile.ZIP_LZMA:
         _check_dictionary(archive, info)
     with archive.open(info) as file:
@@ -159,14 +160,14 @@ def read_member(archive: zipfile.ZipFile, member: str, may_grow_to: Callable[[in
 
 
 def _check_dictionary(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    """Raise if a member claims a large dictionary, which LZMA's reader would ask memory for at once."""
+    """Raise if a member claims a large dictionary, which LZMA's reader would allocate at once."""
     file: Any = archive.fp
-    file.seek(info.header_offset + 26)  # the lengths of the name and of what else is before the data
+    file.seek(info.header_offset + 26)  # the lengths of the name and of the extra field before the data
     lengths = file.read(4)
     file.seek(sum(int.from_bytes(lengths[k : k + 2], "little") for k in (0, 2)), os.SEEK_CUR)
-    size = int.from_bytes(file.read(9)[5:], "little")  # behind a version, a length and the other properties
+    size = int.from_bytes(file.read(9)[5:], "little")  # after a version, a length and the other properties
     if size > _LZMA_DICTIONARY:
-        raise ValueError(f"its LZMA dictionary claims {size} bytes: at most {_LZMA_DICTIONARY} are taken")
+        raise ValueError(f"its LZMA dictionary claims {size} bytes; at most {_LZMA_DICTIONARY} are supported")
 
 
 class _Safetensors(Mapping[str, Any]):
@@ -178,7 +179,7 @@ class _Safetensors(Mapping[str, Any]):
         self._path = path
         with open(path, "rb") as file:
             content = file.read()
-        with reading(path, " is damaged, or no safetensors file"):
+        with reading(path, " is damaged, or not a safetensors file"):
             self._entries = dict(deserialize(content))
         check_names(path, self._entries)
 

@@ -1,4 +1,4 @@
-"""Cells of plain arrays by name: what is common to the systems that keep such."""
+"""Read cells from arrays by name: helpers for the systems that store plain arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fusedlstm.weights import LSTMWeights
 
 
 def flat_arrays(argument: str, value: Any) -> dict[str, Any]:
-    """Return a mapping of names to arrays, flat."""
+    """Return a mapping of names to arrays without nesting."""
     if not isinstance(value, Mapping):
         fail(TypeError, argument, "a mapping of names to arrays", describe_type(value))
     return flatten(argument, value, "/")
@@ -26,7 +26,7 @@ def flat_arrays(argument: str, value: Any) -> dict[str, Any]:
 def below(
     argument: str, params: Mapping[str, Any], scope: str, separator: str, marker: str
 ) -> tuple[dict[str, Any], str]:
-    """Return the arrays whose names begin with a scope, without it, and the scope; `marker` must be among them."""
+    """Return the arrays in a scope, by their names without it, and the scope. `marker` must be among them."""
     if scope + marker not in params:
         have = ", ".join(sorted(params)[:8]) or "none"
         pattern = re.compile(rf"(|.*?[{separator}.])(?:[lr]\d+_)?{marker}")
@@ -37,7 +37,7 @@ def below(
 
 
 def refuse_names(argument: str, arrays: Mapping[str, Any], scope: str, pattern: str, reason: str) -> None:
-    """Raise if there is an array of such a name."""
+    """Raise if the name of an array in the scope matches the pattern."""
     found = sorted(scope + name for name in arrays if re.fullmatch(pattern, name))
     if found:
         fail(ValueError, argument, "the arrays of a plain LSTM", ", ".join(found[:4]), reason)
@@ -53,11 +53,11 @@ def cell_weights(
     forget_bias: float | None = None,
     **options: Any,
 ) -> LSTMWeights:
-    """Return the weights of a cell's arrays in a layout, which errors call by a start, their name and an end.
+    """Return the weights in a cell's arrays of a layout. Errors call an array by a start, its name and an end.
 
     Raises:
-        TypeError: arrays of mixed or unsupported dtypes.
-        ValueError: wrong shapes; an array is missing, or there is one that the layout doesn't have.
+        TypeError: the arrays' dtypes are mixed or unsupported.
+        ValueError: an array has the wrong shape or is missing, or the layout doesn't have it.
     """
 
     def full_name(name: str) -> str:
@@ -69,8 +69,8 @@ def cell_weights(
 
 
 def refuse_state(argument: str, states: Mapping[str, Any]) -> None:
-    """Raise if one of some arrays, which a system starts from, is not zero: weights have no place for a state."""
+    """Raise if an array of a system's initial state is not zero, as weights have no place for a state."""
     for name, value in states.items():
         if value is not None and np.any(to_host(name, value)):
-            hint = "Weights hold no state: give it to the LSTM as its first one, and leave it out here"
+            hint = "Weights hold no state: leave it out here, and pass it to the LSTM as its initial state"
             fail(ValueError, argument, f"no initial state, or zeros, in {name}", "other numbers", hint)

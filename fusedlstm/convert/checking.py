@@ -34,7 +34,7 @@ STEPS, ROWS = 6, 3
 _TOLERANCE = {"float64": 1e-11, "float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-1}
 
 
-_NO_GRAPH = "parameters without a graph don't say"
+_NO_GRAPH = "parameters have no graph"
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Check:
     """The outcome of a comparison.
 
     Attributes:
-        framework: what computed the numbers compared with, and its version.
-        difference: the largest one; infinite where shapes differ or a number is not finite.
-        scale: the largest number compared with.
-        tolerance: the difference allowed to numbers of order 1.
-        around: why what stands around the LSTM in its model was not run; empty where the whole model ran.
+        framework: the name and version of the framework.
+        difference: the largest difference; infinite if shapes differ or a number is not finite.
+        scale: the framework's largest number.
+        tolerance: the difference allowed for numbers of order 1.
+        around: why the model around the LSTM was not run; "" if the whole model ran.
     """
 
     framework: str
@@ -64,8 +64,8 @@ class Check:
         verdict = "agrees" if self.agrees else "DIFFERS"
         how = "the LSTM alone" if self.around else "the whole model, and the LSTM alone"
         text = f"{self.framework} {verdict}: at most {self.difference:.1e} apart in numbers of up to {self.scale:.1e}"
-        text = f"{text}, from random input to {how}"
-        return f"{text}. What stands around the LSTM was not checked: {self.around}" if self.around else text
+        text = f"{text}, with random input to {how}"
+        return f"{text}. The model around the LSTM was not checked: {self.around}" if self.around else text
 
 
 def check(
@@ -76,10 +76,10 @@ def check(
     options: Mapping[str, Any],
     seed: int = 0,
 ) -> Check:
-    """Compare weights with what the framework computes with the source itself.
+    """Compare weights with what the framework computes from the source itself.
 
-    A model with a graph runs as a whole on random input, and ours gets what its LSTM got. Besides, and for other
-    sources alone, the LSTM runs by itself on random inputs and states.
+    A model with a graph runs as a whole on random input, and our LSTM gets the same inputs as its LSTM. For every
+    source the LSTM also runs alone, on random inputs and states.
 
     Args:
         system: a name of FRAMEWORKS.
@@ -113,7 +113,7 @@ def check(
 
 @contextlib.contextmanager
 def _framework_errors(system: str) -> Iterator[None]:
-    """Turn what a framework raises, such as TensorFlow for a cell that needs a GPU, into a ValueError."""
+    """Turn any error of a framework into a ValueError, such as TensorFlow's for a cell that needs a GPU."""
     try:
         yield
     except (ImportError, ValueError):
@@ -134,14 +134,14 @@ def _alone(
     options: Mapping[str, Any],
     seed: int,
 ) -> _Pairs:
-    """Return what to compare after running the LSTM by itself, from random states on."""
+    """Run the LSTM alone from random states, and return what to compare."""
     xs, states = _inputs(weights, seed)
     outputs, finals = running.run(source, name, weights, xs, states, options)
     return _compared(weights, Tapped(xs, states, None, outputs, finals))
 
 
 def _within(tapped: Tapped, weights: LSTMWeights | StackedWeights) -> _Pairs:
-    """Return what to compare after running the whole model."""
+    """Return what to compare from a run of the whole model."""
     if tapped.outputs is None and all(part is None for final in tapped.finals for part in final):
         raise ModelNotRunError("the model uses none of the LSTM's outputs")
     return _compared(weights, tapped)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _OF_PATHS = ("keras", "onnx", "tf1", "torch")
 _OF_ARRAYS = ("chainer", "equinox", "flax", "haiku", "haste", "mxnet", "sonnet1", "sonnet2")
 SYSTEMS = (*_OF_PATHS, *_OF_ARRAYS)
-_INITIAL_STATES = {"onnx": convert.state_from_onnx}  # what takes the constant initial state of a system's file
+_INITIAL_STATES = {"onnx": convert.state_from_onnx}  # systems whose files may hold a constant initial state
 _OF_SEVERAL = ("flax", "haiku", "keras", "onnx")  # those whose names may be several layers
 
 _NAMED_BY = {"keras": "name", "onnx": "name", "tf1": "scope", "torch": "prefix"}  # what is listed of a file
@@ -51,10 +51,10 @@ def convert_file(
     force: bool = False,
     state_out: str | None = None,
 ) -> tuple[int, list[str]]:
-    """Convert a file, write the result, and return the command's exit status and what to say.
+    """Convert a file, write the result, and return the command's exit status and its lines of output.
 
-    Nothing is written where the source's framework disagrees. Where a check was asked for and nothing could be
-    checked, the result is written and the status is NOT_CHECKED.
+    If the source's framework disagrees, nothing is written. If `checked` is set but nothing could be checked, the
+    result is written and the status is NOT_CHECKED.
 
     Args:
         source: the path of a file or checkpoint.
@@ -64,7 +64,8 @@ def convert_file(
         options: arguments of the system's function, by our names, that its files don't hold.
         checked: whether to compare with the source's framework.
         force: whether to overwrite `out` and `state_out`.
-        state_out: where to write the source's constant initial state, as arrays h0, c0, h1, ...; None to refuse one.
+        state_out: where to write the source's constant initial state, as arrays h0, c0, h1, ...; if None, such a
+            state raises.
 
     Raises:
         OSError, TypeError, ValueError: the file can't be read, converted or written; the message says why.
@@ -77,7 +78,7 @@ def convert_file(
     states = None
     if state_out is not None:
         if found not in _INITIAL_STATES:
-            wanted = f"nothing, as initial states are taken of {', '.join(_INITIAL_STATES)} only"
+            wanted = f"nothing, as only {', '.join(_INITIAL_STATES)} files hold initial states"
             fail(ValueError, "--initial-state", wanted, repr(state_out))
         arguments["initial_state"] = "separate"
         states = _INITIAL_STATES[found](source, arguments.get("name"))
@@ -101,7 +102,7 @@ def convert_file(
 
 
 def _check_outs(source: str, out: str, state_out: str | None, system: str, *, force: bool) -> str:
-    """Return the source's system, or raise if a file that is about to be written is one of it, or is there already."""
+    """Return the source's system. Raise if an output is part of the source, or exists and `force` is not set."""
     outs = {"OUT": out} | ({} if state_out is None else {"--initial-state": state_out})
     parts = {"SOURCE": source} | parts_of(source)
     for name, path in outs.items():
@@ -116,15 +117,15 @@ def _check_outs(source: str, out: str, state_out: str | None, system: str, *, fo
 
 
 def _check_count(name: str | None, weights: LSTMWeights | StackedWeights) -> None:
-    """Raise if several names are fewer layers: some are the same LSTM, in branches of which one runs."""
+    """Raise if there are fewer layers than names: some name the same LSTM in the branches of an If."""
     names = _names(name)
     if isinstance(names, tuple) and isinstance(weights, StackedWeights) and weights.num_layers < len(names):
-        wanted = f"a name for each layer, of which there are {weights.num_layers}"
+        wanted = f"one name for each of {weights.num_layers} layers"
         fail(ValueError, "--name", wanted, ", ".join(map(repr, names)), "Some are the same LSTM: give one of them")
 
 
 def _save_states(path: str, states: Sequence[LSTMState]) -> None:
-    """Write states as `fusedlstm run --state` reads them; 16-bit numbers are float32 there."""
+    """Write states as `fusedlstm run --state` reads them, with 16-bit numbers as float32."""
     arrays: dict[str, Any] = {}
     for k, state in enumerate(states):
         for part, array in (("h", np.asarray(state.h)), ("c", np.asarray(state.c))):
@@ -180,7 +181,7 @@ def _describe(weights: LSTMWeights | StackedWeights) -> list[str]:
 def _compare(
     system: str, source: Any, arguments: Mapping[str, Any], weights: LSTMWeights | StackedWeights
 ) -> tuple[int, str]:
-    """Return the exit status that a comparison with the framework gives, and what to say."""
+    """Compare with the framework. Return the exit status and a line of output."""
     options = {name: value for name, value in arguments.items() if name not in ("name", "prefix")}
     name = arguments.get("name", arguments.get("prefix"))
     try:

@@ -25,15 +25,15 @@ def from_equinox(source: Any, prefix: str = "", *, custom_classes: Collection[st
 
     Args:
         source: the module, one that holds it, or a mapping of names ("weight_ih", ...) to arrays, nested or flat
-            with dots. No bias, or None, is a cell with use_bias=False.
-        prefix: where in it the cell is, such as "encoder.cell" or "cells.0".
-        custom_classes: names of classes of your own that compute what an LSTMCell does.
+            with dots. A cell with use_bias=False has no bias, or None.
+        prefix: the cell's place in the source, such as "encoder.cell" or "cells.0".
+        custom_classes: names of your own classes that compute the same as LSTMCell.
 
     Raises:
-        TypeError: arrays of mixed or unsupported dtypes, `prefix` is not a string, `custom_classes` not a sequence of
-            strings.
-        ValueError: no cell there, a cell of another kind, a class with a call of its own that `custom_classes` does not
-            name, arrays that an LSTMCell doesn't have, wrong shapes.
+        TypeError: the arrays' dtypes are mixed or unsupported; `prefix` is not a string; `custom_classes` is not a
+            sequence of strings.
+        ValueError: there is no cell, or one of another kind; a class has its own call and `custom_classes` doesn't
+            name it; there are arrays that an LSTMCell doesn't have; an array has the wrong shape.
     """
     arrays = arrays_of(source, prefix, check_names(custom_classes))
 
@@ -73,7 +73,7 @@ def _arrays_of_module(cell: Any, prefix: str, vouched: frozenset[str]) -> dict[s
         bases = (equinox.nn.LSTMCell,) if equinox is not None else ()
         refuse_foreign("source", cell, prefix, bases, vouched)
     if not getattr(cell, "use_bias", True):
-        arrays.pop("bias", None)  # the cell doesn't look at it
+        arrays.pop("bias", None)  # the cell ignores it
     return arrays
 
 

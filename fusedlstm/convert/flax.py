@@ -36,7 +36,7 @@ _OTHERS = {
     "dense_i/bias": "a GRUCell or SimpleCell",
 }
 _DIRECTIONS = ("forward_rnn", "backward_rnn")  # of Bidirectional
-_RNGS = "rngs"  # an nnx module's, which change no step of an LSTM
+_RNGS = "rngs"  # an nnx module's random number generators, which an LSTM's step doesn't use
 _APIS = {"linen": "flax", "nnx": "flax_dense"}
 # jax.nn's functions.
 FUNCTIONS: dict[str, Function] = {
@@ -62,10 +62,10 @@ def from_flax(
 ) -> LSTMWeights | StackedWeights:
     """Return the weights of an LSTMCell or OptimizedLSTMCell, of an RNN or Bidirectional of them, or of several.
 
-    Inputs of an RNN are (B, T, I): use LSTM(weights, batch_first=True). A Bidirectional's two outputs stand side by
-    side, as is its default: a module of nnx that merges them otherwise is refused, and of parameters, which don't say
-    it, that is taken. Of a module's RNN that runs in reverse the log warns: use LSTM.__call__'s reverse=True, whose
-    outputs stand where their inputs do, as with Flax's keep_order=True.
+    Inputs of an RNN are (B, T, I): use LSTM(weights, batch_first=True). A Bidirectional concatenates both directions'
+    outputs by default. An nnx module that merges them in another way raises; parameters don't tell, so the default is
+    assumed. The log warns about an nnx RNN that runs in reverse: pass reverse=True to LSTM.__call__, which keeps
+    outputs in the order of the inputs, like Flax's keep_order=True.
 
     Args:
         source: linen's variables or params; an nnx module, its State or its pure dict. Nested, or flat with names
@@ -76,25 +76,26 @@ def from_flax(
         activation: the cell's activation_fn, by our name. An nnx module says it; for parameters, which don't, None
             is Flax's default, "tanh".
         gate_activation: its gate_fn, likewise; None is "sigmoid".
-        custom_classes: names of an nnx module's classes that compute what Flax's LSTMCell, RNN or Bidirectional does.
+        custom_classes: names of an nnx module's classes that compute the same as Flax's LSTMCell, RNN or
+            Bidirectional.
 
     Returns:
         LSTMWeights of a cell; StackedWeights of an RNN, of a Bidirectional, and of a sequence.
 
     Raises:
-        TypeError: `source` is nothing of these; arrays of mixed or unsupported dtypes; `custom_classes` is not a
+        TypeError: `source` is none of these; the arrays' dtypes are mixed or unsupported; `custom_classes` is not a
             sequence of strings.
-        ValueError: no such cell, a cell of another formula, arrays that such a cell doesn't have, a function of a
-            module's that is not known here (give it), a class with a call of its own that `custom_classes` does not
-            name, an RNN that starts from another state than zeros, a Bidirectional whose outputs are merged otherwise,
-            wrong shapes.
+        ValueError: there is no such cell, or one of another formula; there are arrays that such a cell doesn't have;
+            a module's function is unknown (pass it); a class has its own call and `custom_classes` doesn't name it; an
+            RNN starts from a state other than zeros; a Bidirectional doesn't concatenate its outputs; an array has the
+            wrong shape.
     """
     vouched = check_names(custom_classes)
     tree = Tree(source, activation, gate_activation)
     layers, is_cell = tree.find(prefix)
     scopes = [scope for layer in layers for scope in layer]
     for scope in scopes:
-        tree.layout(scope)  # says what else it is
+        tree.layout(scope)  # raises, and says what it is instead
     if tree.module is not None:
         check_module(tree, scopes, vouched)
     cells = [tree.cell(scope) for scope in scopes]
@@ -152,7 +153,7 @@ class Tree:
     ) -> None:
         self.module = source if _is_nnx_module(source) else None
         self.activation, self.gate_activation = activation, gate_activation
-        self.rnns: list[str] = []  # the scopes of those that `find` found
+        self.rnns: list[str] = []  # the scopes of the RNNs that `find` found
         self.bidirectionals: list[str] = []
         if self.module is not None:
             from flax import nnx
@@ -205,7 +206,7 @@ class Tree:
         parts = {name.partition("/")[0] for name in names_below(self.everything, scope)}
         if set(_DIRECTIONS) <= parts:
             if others := sorted(parts - {*_DIRECTIONS, _RNGS}):
-                hint = f"Give prefix=[({', '.join(repr(scope + one) for one in _DIRECTIONS)})] for these alone"
+                hint = f"Give prefix=[({', '.join(repr(scope + one) for one in _DIRECTIONS)})] for both directions only"
                 fail(ValueError, "source", f"nothing but both directions at {scope!r}", ", ".join(others[:4]), hint)
             self.bidirectionals.append(scope)
             return [self.rnn(f"{scope}{direction}/") for direction in _DIRECTIONS], False

@@ -1,4 +1,4 @@
-"""Objects whose class computes something else than the framework's own class that it derives from."""
+"""Refuse objects whose class may compute something else than the framework's own class."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from fusedlstm.checks import describe_type, fail
 
-# What computes a module's numbers, or its first state, and may be a subclass's own.
+# Attributes that compute a module's numbers or its initial state. A subclass may replace them.
 _COMPUTES = ("__call__", "__getattr__", "__getattribute__", "initialize_carry")
 
 
 def check_names(custom_classes: Any) -> frozenset[str]:
-    """Return the argument, or raise TypeError unless it is a sequence of strings."""
+    """Return the names as a set. Raise TypeError unless they are a sequence of strings."""
     is_sequence = isinstance(custom_classes, (Sequence, set, frozenset)) and not isinstance(custom_classes, str)
     if not is_sequence or not all(isinstance(name, str) for name in custom_classes):
         got = repr(custom_classes) if is_sequence else describe_type(custom_classes)
@@ -21,31 +21,31 @@ def check_names(custom_classes: Any) -> frozenset[str]:
 
 
 def refuse_foreign(source: str, found: Any, where: str, bases: tuple[type, ...], vouched: frozenset[str]) -> None:
-    """Raise unless an object is of one of some classes, or of a subclass that computes what they do.
+    """Raise unless an object's class is one of the framework's own, or a subclass that computes the same.
 
     Args:
         source: the name of the argument that it came from.
         found: the object.
-        where: its place in that argument, for messages; may be empty.
+        where: its place in that argument, for messages; "" for the argument itself.
         bases: the framework's own classes.
-        vouched: names of classes, with their modules or without, that the caller says to compute the same.
+        vouched: names of classes, with or without their modules, that the caller vouches for.
 
     Raises:
-        ValueError: naming the class.
+        ValueError: the class may compute something else. The message names it.
     """
     kind = type(found)
     full = f"{kind.__module__}.{kind.__qualname__}"
     if _computes_as(kind, bases) or not vouched.isdisjoint((full, kind.__qualname__, kind.__name__)):
         return
     wanted = " or ".join(f"{base.__module__.partition('.')[0]}'s {base.__name__}" for base in bases)
-    own = "with a call of its own" if issubclass(kind, bases) else "which is another class"
+    own = "which has its own call" if issubclass(kind, bases) else "which is another class"
     at = f" at {where!r}" if where else ""
-    hint = f"If it computes the same, give custom_classes=[{kind.__qualname__!r}]"
+    hint = f"If it computes the same, pass custom_classes=[{kind.__qualname__!r}]"
     fail(ValueError, source, wanted or "the framework's own class", f"{full}{at}, {own}", hint)
 
 
 def _computes_as(kind: type, bases: tuple[type, ...]) -> bool:
-    """Whether a class has what computes its numbers from one of the bases, or from what these have it from."""
+    """Return whether a class inherits all that computes its numbers from one of the bases or their parents."""
     return any(
         issubclass(kind, base) and all(_definer(kind, name) is _definer(base, name) for name in _COMPUTES)
         for base in bases
@@ -53,5 +53,5 @@ def _computes_as(kind: type, bases: tuple[type, ...]) -> bool:
 
 
 def _definer(kind: type, name: str) -> type | None:
-    """Return the class that a class has an attribute from."""
+    """Return the class that defines an attribute of a class."""
     return next((each for each in kind.__mro__ if name in vars(each)), None)

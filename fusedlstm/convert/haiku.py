@@ -32,13 +32,12 @@ def from_haiku(params: Mapping[Any, Any], prefix: str | Sequence[str] | None = N
     Returns:
         LSTMWeights of one; StackedWeights of a sequence.
 
-    Parameters don't say what stands around a core: a ResetCore, a residual connection or a state that a program starts
-    with is not in the weights.
+    Parameters don't show what is around a core: a ResetCore, a residual connection or an initial state.
 
     Raises:
         TypeError: `params` is not a mapping; arrays of mixed or unsupported dtypes.
-        ValueError: no LSTM there, several without a prefix (they are listed), arrays at it that an hk.LSTM doesn't
-            have, wrong shapes.
+        ValueError: there is no LSTM, or there are several and no prefix (the message lists them); there are arrays that
+            an hk.LSTM doesn't have; an array has the wrong shape.
     """
     found, is_one = find(params, prefix)
     cells = [_weights(scope, arrays) for scope, arrays in found]

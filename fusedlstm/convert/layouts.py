@@ -1,7 +1,7 @@
 """Where each system keeps the weights of one cell: a table of plain layouts.
 
-A row is known by numbers of the real system, which tests hold it to; its comment says where only source code or
-documents tell. It also says since when a default is so, and what was before, as weights don't tell a version.
+Tests compare each row with outputs of the real system. A comment says where only source code or documents tell. It
+also says since which version a default applies and what came before, as weights don't tell a version.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ class Layout:
     forget_bias: float = 0.0
 
     def names(self) -> frozenset[str]:
-        """Return the names of all arrays."""
+        """Return the names of all arrays in the layout."""
         parts = (self.weight_ih, self.weight_hh, *self.biases, self.peephole, self.weight_hr)
         return frozenset(name for names in parts for name in all_names(names) if name)
 
 
 LAYOUTS = {
-    # TensorFlow 1: LSTMCell, BasicLSTMCell, LSTMBlockCell and LSTMBlockFusedCell; what has i = 1 - f; the arguments of
-    # raw_ops.BlockLSTM and LSTMBlockCell, and of raw_ops.BlockLSTMV2. Gates were always in this order. LSTMCell added
-    # a fixed 1 to f in the first versions, then a forget_bias of 1.0. LSTMBlockCell clipped c by 3, the operation's
-    # default, in 0.x and 1.0; in 1.15 it doesn't. BlockLSTMV2 never had a forget bias.
+    # TensorFlow 1: LSTMCell, BasicLSTMCell, LSTMBlockCell and LSTMBlockFusedCell; the coupled cell, i = 1 - f; the
+    # arguments of raw_ops.BlockLSTM and LSTMBlockCell; those of raw_ops.BlockLSTMV2. The gate order never changed.
+    # The first versions of LSTMCell added a fixed 1 to f; later ones have a forget_bias of 1.0. In 0.x and 1.0,
+    # LSTMBlockCell clipped c to 3, the operation's default; in 1.15 it doesn't. BlockLSTMV2 never had a forget bias.
     "tf1": Layout(
         gates="igfo",
         columns=True,
@@ -117,8 +117,8 @@ LAYOUTS = {
         peephole="P",
         peepholes="iof",
     ),
-    # Flax: linen's LSTMCell and OptimizedLSTMCell, the same since 2020; nnx's LSTMCell and OptimizedLSTMCell, the same
-    # since they came in 0.10. Parameters were below "value" until 0.11.
+    # Flax: linen's LSTMCell and OptimizedLSTMCell, unchanged since 2020; nnx's, unchanged since 0.10 added them.
+    # Until 0.11 nnx's parameters were below "value".
     "flax": Layout(
         gates="ifgo",
         columns=True,
@@ -143,11 +143,11 @@ LAYOUTS = {
         biases=("dense_h/bias",),
         has_bias=True,
     ),
-    # It adds 1 to f since the first version.
+    # Haiku has added 1 to f since its first version.
     "haiku": Layout(gates="igfo", columns=True, weight_ih="w", biases=("b",), has_bias=True, forget_bias=1.0),
-    # The same since 0.1.
+    # Unchanged since 0.1.
     "equinox": Layout(gates="ifgo", columns=False, weight_ih="weight_ih", weight_hh="weight_hh", biases=("bias",)),
-    # A forget_bias of 1.0 since 1.1. The projection came in 1.16, and is from its source.
+    # The forget_bias has been 1.0 since 1.1. The projection, added in 1.16, is from Sonnet's source.
     "sonnet1": Layout(
         gates="igfo",
         columns=True,
@@ -156,11 +156,11 @@ LAYOUTS = {
         weight_hr="w_h_projection",
         forget_bias=1.0,
     ),
-    # Nothing is added at run time since 2.0-beta: its forget_bias of 1.0 is in the first values of b.
+    # Since 2.0-beta nothing is added at run time: the forget_bias of 1.0 is in b's initial values.
     "sonnet2": Layout(
         gates="ifgo", columns=True, weight_ih="w_i", weight_hh="w_h", biases=("b",), weight_hr="projection"
     ),
-    # The projection is from its source.
+    # The projection is from MXNet's source.
     "mxnet": Layout(
         gates="ifgo",
         columns=False,
@@ -170,7 +170,7 @@ LAYOUTS = {
         weight_hr="h2r_weight",
     ),
     # Chainer: StatelessLSTM and LSTM; one layer and direction of NStepLSTM and NStepBiLSTM. F.lstm has had this order
-    # since 1.0; a forget bias is in the first values of upward/b.
+    # since 1.0. The forget bias is in upward/b's initial values.
     "chainer": Layout(
         gates="gifo",
         columns=False,
@@ -186,7 +186,7 @@ LAYOUTS = {
         weight_hh=each("w{}", "4567"),
         biases=(each("b{}", "0123"), each("b{}", "4567")),
     ),
-    # From its source code. Its forget_bias is in the first values of bias, in 0.3 too.
+    # From haste's source. The forget_bias is in bias's initial values, in 0.3 too.
     "haste": Layout(gates="igfo", columns=True, weight_ih="kernel", weight_hh="recurrent_kernel", biases=("bias",)),
     # Linear layers 0 to 3 and 4 to 7 of cuDNN, as TensorFlow's canonical blobs have them; 8 is the projection. From
     # its documents and TensorFlow's converter.
@@ -198,7 +198,7 @@ LAYOUTS = {
         biases=(each("b{}", "0123"), each("b{}", "4567")),
         weight_hr="w8",
     ),
-    # One layer and direction of oneDNN's ldigo tensors. Peepholes and the projection are from its documents.
+    # One layer and direction of oneDNN's ldigo tensors. Peepholes and the projection are from oneDNN's documents.
     "onednn": Layout(
         gates="ifgo",
         columns=True,
@@ -208,7 +208,7 @@ LAYOUTS = {
         peephole="weights_peephole",
         weight_hr="weights_projection",
     ),
-    # Core ML's MIL operation lstm, one direction. From its documents; coremltools 4 had one array for x and h.
+    # Core ML's MIL operation lstm, one direction. From its documents. coremltools 4 had one array for x and h.
     "coreml": Layout(
         gates="ifog",
         columns=False,

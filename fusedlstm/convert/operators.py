@@ -1,6 +1,6 @@
-"""Weights in the arguments of operators of libraries and runtimes: cuDNN, oneDNN, Core ML and TFLite.
+"""Convert weights from the arguments of operators of cuDNN, oneDNN, Core ML and TFLite.
 
-What each keeps where is a row of `layouts`; how that is known each function says.
+Each has a row in `layouts`. Each function says how its layout is known.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 def from_cudnn(
     weights: Sequence[Any], biases: Sequence[Any] | None = None, *, num_layers: int, bidirectional: bool = False
 ) -> StackedWeights:
-    """Return the weights of a cuDNN LSTM in its canonical form: one matrix and one bias a linear layer.
+    """Return the weights of a cuDNN LSTM in its canonical form: one matrix and one bias for each linear layer.
 
     Linear layers 0 to 3, (N, I), multiply x and 4 to 7, (N, P), multiply h for the gates i, f, g, o; 8, (P, N), is the
     projection. From the documents of cuDNN 9 (cudnnGetRNNWeightParams), and TensorFlow's CudnnRNNParamsToCanonical.
-    What cudnnRNNSetClip_v8 sets is not in them, and an LSTM that clips is not represented here.
+    The weights don't record the clip that cudnnRNNSetClip_v8 sets. An LSTM that clips can't be represented.
 
     Args:
         weights: 8, or 9 with a projection, for each layer and direction: forward, then backward of layer 0, then of
@@ -67,9 +67,9 @@ def from_onednn(
 ) -> StackedWeights:
     """Return the weights of a oneDNN LSTM primitive, of tensors in the plain formats ldigo, ldgo and ldio.
 
-    The gate order is i, f, g, o (which oneDNN calls i, f, c~, o), that of peepholes i, f, o. Both directions'
-    outputs are taken to stand side by side (bidirectional_concat). Gates and biases are checked by numbers of
-    PyTorch 2.13's oneDNN; the rest is from the documents of oneDNN 3.
+    The gate order is i, f, g, o (oneDNN calls them i, f, c~, o); that of peepholes is i, f, o. Both directions'
+    outputs are assumed to be concatenated (bidirectional_concat). Gates and biases are tested against PyTorch 2.13's
+    oneDNN; the rest is from the documents of oneDNN 3.
 
     Args:
         weights_layer: (L, D, I, 4, N), L layers, D directions.
@@ -105,7 +105,7 @@ def from_onednn(
 
 
 def _check_layers(name: str, tensors: Mapping[str, NumpyArray], ndim: int) -> None:
-    """Raise unless a tensor of oneDNN's has its number of axes, those of layers and directions, and of gates."""
+    """Raise unless a tensor has `ndim` axes and the sizes of layers, directions and gates."""
     shape, first = tensors[name].shape, tensors["weights_layer"].shape[:2]
     gates = {"weights_layer": (3, 4), "weights_iter": (3, 4), "bias": (2, 4), "weights_peephole": (2, 3)}
     axis, count = gates.get(name, (0, first[0]))
@@ -115,7 +115,7 @@ def _check_layers(name: str, tensors: Mapping[str, NumpyArray], ndim: int) -> No
 
 
 def _joined(name: str, tensor: NumpyArray) -> NumpyArray:
-    """Return one layer's tensor with gates and units as one axis, but for peepholes and the projection."""
+    """Return one layer's tensor with gates and units joined into one axis, except peepholes and the projection."""
     if name in ("weights_peephole", "weights_projection"):
         return tensor
     return tensor.reshape(*tensor.shape[:-2], 4 * tensor.shape[-1])
@@ -136,20 +136,20 @@ def from_coreml(
 
     Args:
         parameters: the operation's, by name: weight_ih, weight_hh, and bias and peephole where there are; those of
-            the backward direction end with _back. The rest may be there: direction says whether both directions are
-            read, and functions and clip must be those that are given here.
+            the backward direction end with _back. Others are optional: direction tells whether to read both
+            directions, and the functions and clip must agree with the arguments here.
         recurrent_activation: the operation's, of i, f and o, by our name.
         cell_activation: the operation's, of g.
         activation: the operation's, of c' for the output.
-        clip: the operation's; refused, as its documents don't say what it clips.
+        clip: the operation's. Only None is supported, as its documents don't say what it clips.
 
     Returns:
         LSTMWeights of one direction, forward or reverse; StackedWeights of both.
 
     Raises:
         TypeError: `parameters` is not a mapping; arrays of mixed or unsupported dtypes.
-        ValueError: an array is missing or of the wrong shape; a clip; an initial state other than zeros, for which
-            weights have no place; a parameter that the operation doesn't have, or that says otherwise than an argument.
+        ValueError: an array is missing or has the wrong shape; there is a clip, or an initial state other than zeros;
+            the operation doesn't have a parameter, or a parameter disagrees with an argument.
     """
     options: dict[str, Any] = {
         "activation": cell_activation,
@@ -171,12 +171,12 @@ def from_coreml(
     for name in _COREML_IGNORED:
         given.pop(name, None)
     if "weight" in given and "weight_ih" not in given:
-        hint = "Convert the model by coremltools 5 or later"
+        hint = "Convert the model with coremltools 5 or later"
         fail(ValueError, "parameters", "weight_ih and weight_hh", "the weight of coremltools 4, which holds both", hint)
     backward = {name.removesuffix(_BACK): given.pop(name) for name in list(given) if name.endswith(_BACK)}
     forward = cell_weights("coreml", "parameters", given, "", **options)
     if direction == "reverse":
-        log.warning("the operation reads in reverse: use lstm(xs, reverse=True), as weights don't say")
+        log.warning("the operation reads in reverse, which weights don't record: use lstm(xs, reverse=True)")
     if direction in ("forward", "reverse") or (direction is None and not backward):
         return forward
     return StackedWeights(
@@ -185,15 +185,15 @@ def from_coreml(
 
 
 _BACK = "_back"
-_COREML_IGNORED = ("name", "output_sequence", "x")  # they change no number of a step
+_COREML_IGNORED = ("name", "output_sequence", "x")  # these don't affect a step
 
 
 def _check_same_function(name: str, ours: Function, theirs: Any) -> None:
-    """Raise unless a function that was given here is the operation's own, if that is there."""
+    """Raise if the operation has a function of its own that differs from the argument."""
     if theirs is None or theirs == (ours if isinstance(ours, str) else ours[0]):
         return
-    hint = "Give it with its alpha and beta, which the operation has no place for" if "_" in str(theirs) else ""
-    fail(ValueError, name, f"{theirs!r}, as parameters have it", repr(ours), hint)
+    hint = "Pass it with its alpha and beta, which the operation's name doesn't include" if "_" in str(theirs) else ""
+    fail(ValueError, name, f"{theirs!r}, as in the parameters", repr(ours), hint)
 
 
 _INPUTS = 24
@@ -212,16 +212,16 @@ def from_tflite(
     """Return the weights of a TFLite operator LSTM or UNIDIRECTIONAL_SEQUENCE_LSTM, with or without an input gate.
 
     Inputs 1 to 4 are (N, I), 5 to 8 (N, P), 12 to 15 (N,) of the gates i, f, g, o; 9 to 11 the peepholes of i, f, o;
-    and 16 the projection (P, N). Without those of the input gate it is i = 1 - f. Checked by numbers of TensorFlow
-    2.21's interpreter.
+    and 16 the projection (P, N). If the input gate's are missing, i = 1 - f. Tested against TensorFlow 2.21's
+    interpreter.
 
     Args:
-        inputs: the operator's input tensors, by their numbers; None where there is none. The states, 18 and 19, are not
-            in weights, and must be zeros if they are here; x, 0, is not looked at.
+        inputs: the operator's input tensors, by number; None if there is none. The states, 18 and 19, must be zeros if
+            given, as weights hold no state. The input x, 0, is ignored.
         activation: its fused_activation_function, of g and of the output, by our name: "tanh" or "relu".
-            NONE gives numbers there that are not those of "linear".
-        cell_clip: the operator's option (10 where TensorFlow has converted Keras' LSTM); 0 is no clip.
-        proj_clip: likewise; it has no effect without a projection.
+            The operator's NONE does not compute what "linear" does.
+        cell_clip: the operator's option (10 if TensorFlow converted Keras's LSTM); 0 is no clip.
+        proj_clip: the operator's option; without a projection it has no effect.
 
     Raises:
         TypeError: weights of integers (a quantised or hybrid model); mixed or unsupported dtypes.
@@ -233,10 +233,10 @@ def from_tflite(
     items = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
     given = {str(index): value for index, value in items if value is not None}
     if unknown := sorted(set(given) - {str(index) for index in range(_INPUTS)}):
-        hint = "BIDIRECTIONAL_SEQUENCE_LSTM numbers others: give each direction's as this operator does"
+        hint = "BIDIRECTIONAL_SEQUENCE_LSTM has other numbers: renumber each direction's inputs as for this operator"
         fail(ValueError, "inputs", f"numbers from 0 to {_INPUTS - 1}", ", ".join(unknown[:4]), hint)
     if any(str(index) in given for index in _LAYER_NORM):
-        fail(ValueError, "inputs", "none of 20 to 23", "some", "They are coefficients of layer normalisation")
+        fail(ValueError, "inputs", "none of 20 to 23", "some", "These inputs are coefficients of layer normalisation")
     if np.any(to_host("inputs[17]", given.get("17", 0.0))):
         fail(ValueError, "inputs[17]", "zeros or None", "others", "This package's projection has no bias")
     refuse_state("inputs", {f"inputs[{index}]": given.get(index) for index in _STATES})

@@ -1,4 +1,4 @@
-"""The files that a command's source is made of, none of which it must overwrite."""
+"""List the files that make up a command's source, so that it doesn't overwrite them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fusedlstm.files import reading
 
 
 def parts_of(source: str) -> dict[str, str | None]:
-    """Return the files that a folder or a checkpoint's prefix stands for, by what errors call them."""
+    """Return the files of a folder or of a checkpoint with this prefix, by their names in errors."""
     if os.path.isdir(source):
         paths = [os.path.join(folder, name) for folder, _, names in os.walk(source) for name in names]
     else:
@@ -20,7 +20,7 @@ def parts_of(source: str) -> dict[str, str | None]:
 
 
 def external_data(source: str) -> dict[str, str | None]:
-    """Return the files that an ONNX model keeps its tensors in, by what errors call them."""
+    """Return the files of an ONNX model's external data, by their names in errors."""
     import onnx
 
     places: set[str] = set()
@@ -30,7 +30,7 @@ def external_data(source: str) -> dict[str, str | None]:
 
 
 def _add_places(message: Any, places: set[str]) -> None:
-    """Add where tensors anywhere in a protobuf message have their data."""
+    """Add the locations of external data of all tensors in a protobuf message."""
     for field, value in message.ListFields():
         if field.name == "external_data":
             places.update(entry.value for entry in value if entry.key == "location")

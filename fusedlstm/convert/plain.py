@@ -1,6 +1,6 @@
-"""Weights of libraries that keep plain arrays by name: Sonnet, MXNet, Chainer and haste.
+"""Convert weights of libraries that store plain arrays by name: Sonnet, MXNet, Chainer and haste.
 
-What each keeps where is a row of `layouts`; how that is known each function says.
+Each has a row in `layouts`. Each function says how its layout is known.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def from_sonnet1(
     Raises:
         TypeError: `variables` is not a mapping; arrays of mixed or unsupported dtypes.
         ValueError: no such module; wrong shapes; a clip, peepholes (which Sonnet 1 puts inside the tanh of c) or
-            normalisation, which this package's formula lacks; a trained initial state, for which weights have no place;
+            normalisation, which this package's formula lacks; a trained initial state, which weights can't hold;
             arrays that the module doesn't have.
     """
     for name, value in (("hidden_clip_value", hidden_clip_value), ("cell_clip_value", cell_clip_value)):
         if value is not None:
-            hint = "Sonnet 1 clips the previous state, which this package's formula lacks"
+            hint = "Sonnet 1 clips the previous state, and this package's formula doesn't"
             fail(ValueError, name, "None", str(value), hint)
     variables = {str(name).removesuffix(":0"): value for name, value in flat_arrays("variables", variables).items()}
     arrays, scope = below("variables", variables, scope_of(prefix, "/"), "/", "w_gates")
@@ -70,8 +70,8 @@ def from_sonnet2(variables: Mapping[str, Any], prefix: str = "lstm") -> LSTMWeig
 
     Raises:
         TypeError: `variables` is not a mapping; arrays of mixed or unsupported dtypes.
-        ValueError: no such module; wrong shapes; a TrainableState other than zeros, for which weights have no place;
-            arrays that the module doesn't have.
+        ValueError: no such module; wrong shapes; a TrainableState other than zeros, which weights can't hold; arrays
+            that the module doesn't have.
     """
     variables = {str(name).removesuffix(":0"): value for name, value in flat_arrays("variables", variables).items()}
     arrays, scope = below("variables", variables, scope_of(prefix, "/"), "/", "w_i")
@@ -80,9 +80,9 @@ def from_sonnet2(variables: Mapping[str, Any], prefix: str = "lstm") -> LSTMWeig
 
 
 def _refuse_initial_state(variables: Mapping[str, Any], pattern: str) -> None:
-    """Raise if there are variables that a trained initial state is kept in, and they are not zeros."""
+    """Raise if variables hold a trained initial state other than zeros."""
     names = (name for name in variables if re.fullmatch(pattern, name))
-    # Below one variable stand an optimiser's, such as .../w/Adam.
+    # Names below a variable are an optimiser's, such as .../w/Adam.
     refuse_state("variables", {name: variables[name] for name in names if not _is_slot(name, variables)})
 
 
@@ -118,7 +118,7 @@ def from_mxnet(
     """
     for name, value in (("state_clip_min", state_clip_min), ("state_clip_max", state_clip_max)):
         if value is not None:
-            fail(ValueError, name, "None", str(value), "It is not known what cuDNN clips by it")
+            fail(ValueError, name, "None", str(value), "cuDNN's documents don't say what it clips")
     params = flat_arrays("params", params)
     layers = [
         m.groups() for name in names_below(params, check_prefix(prefix)) if (m := re.fullmatch(r"([lr])(\d+)_.*", name))

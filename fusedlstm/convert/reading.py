@@ -29,8 +29,7 @@ def read(
     Args:
         layout: a row of the table.
         argument: what an error about a missing array calls `arrays`.
-        arrays: the cell's, by the layout's names, of any library; those of other names are not looked at: see
-            `refuse_unknown`.
+        arrays: the cell's, by the layout's names, from any library. Others are ignored: see `refuse_unknown`.
         forget_bias: what the cell adds at every step; None for what its system adds.
         full_name: makes of a layout's name the one that an error says.
 
@@ -58,17 +57,17 @@ def refuse_unknown(
     full_name: Callable[[str], str] = str,
     ignored: Collection[str] = (),
 ) -> None:
-    """Raise if there is an array of a cell that the layout has no name for: it may change what the cell computes.
+    """Raise if a cell has an array that the layout doesn't have, as it may change what the cell computes.
 
     Args:
         layout: a row of the table.
-        argument: what an error calls the cell's arrays.
-        names: those that there are. A name below one of the layout's, such as "kernel/Adam", is an optimiser's.
-        full_name: as of `read`.
-        ignored: names that are known to change nothing.
+        argument: the name of the cell's arrays in errors.
+        names: the arrays' names. A name below one of the layout's, such as "kernel/Adam", is an optimiser's.
+        full_name: see `read`.
+        ignored: names of arrays that change nothing.
 
     Raises:
-        ValueError: naming them.
+        ValueError: there are such arrays. The message names them.
     """
     own = layout.names()
     unknown = sorted(
@@ -78,7 +77,7 @@ def refuse_unknown(
     )
     if unknown:
         got = ", ".join(map(full_name, unknown[:4])) + (" ..." if len(unknown) > 4 else "")
-        hint = "They are not a plain LSTM's: leave them out if they don't change what it computes"
+        hint = "A plain LSTM doesn't have them: leave them out if they don't change what it computes"
         fail(ValueError, argument, "the arrays of an LSTM cell alone", got, hint)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fusedlstm.checks import describe_type, fail
 
 LONGEST_NAME = 4096  # of an array; what is done with the parts of a name takes as long as there are many
-# A mapping may be there several times, and stands for its values each time: few may stand for any number of names.
+# A mapping in several places counts each time, so a few mappings may stand for any number of names.
 _MOST_VALUES = 1_000_000
 _MOST_REPETITION, _ALWAYS_VALUES, _ALWAYS_CHARACTERS = 64, 1 << 16, 1 << 20
 
@@ -29,14 +29,14 @@ def flatten(argument: str, tree: Mapping[Any, Any], separator: str) -> dict[str,
 
 
 class _Flattener:
-    """Makes names of paths, in proportion to what the mappings hold."""
+    """Joins paths to names. The work is proportional to the mappings' size."""
 
     def __init__(self, argument: str, separator: str) -> None:
         self.argument, self.separator = argument, separator
         self.flat: dict[str, Any] = {}
-        self.known: dict[int, Mapping[Any, Any]] = {}  # the mappings seen, which are kept so that no id comes again
-        self.values = self.own_values = 0  # with those of mappings that were seen before, and without
-        self.characters = self.own_characters = 0  # of names, and of keys
+        self.known: dict[int, Mapping[Any, Any]] = {}  # the mappings seen; keeping them keeps their ids unique
+        self.values = self.own_values = 0  # with and without repeated mappings
+        self.characters = self.own_characters = 0  # of names; of keys, without repeated mappings
 
     def add(self, tree: Mapping[Any, Any], start: str) -> None:
         """Add what is in a mapping, whose own name begins those in it."""
@@ -54,7 +54,7 @@ class _Flattener:
                 self.flat[name] = value
 
     def count(self, characters: int, own: int, *, is_new: bool) -> None:
-        """Count a value and its name, and raise for more than the mappings account for."""
+        """Count a value and its name. Raise if repeated mappings make too many."""
         self.values += 1
         self.characters += characters
         if is_new:
@@ -62,8 +62,8 @@ class _Flattener:
             self.own_characters += own
         too_many = self.values > min(_MOST_VALUES, _ALWAYS_VALUES + _MOST_REPETITION * self.own_values)
         if too_many or self.characters > _ALWAYS_CHARACTERS + _MOST_REPETITION * self.own_characters:
-            wanted = "nested mappings that stand for names in proportion to what they hold"
-            fail(ValueError, self.argument, wanted, f"more than {self.values} names of {self.own_values} values")
+            wanted = "nested mappings without many repetitions"
+            fail(ValueError, self.argument, wanted, f"{self.values} names for {self.own_values} values")
 
     def name(self, start: str, keys: tuple[Any, ...]) -> str:
         """Return a name of its beginning and the rest of its path."""
@@ -90,7 +90,7 @@ def unflatten(flat: Mapping[str, Any], separator: str) -> dict[str, Any]:
 
 
 def check_prefix(prefix: Any) -> str:
-    """Return a prefix, or raise TypeError where it is not a string."""
+    """Return a prefix. Raise TypeError if it is not a string."""
     if not isinstance(prefix, str):
         fail(TypeError, "prefix", "a string", describe_type(prefix))
     return prefix

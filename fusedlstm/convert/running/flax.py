@@ -67,7 +67,7 @@ def run(
 
 
 def _bidirectional(tree: Tree, layer: Sequence[str]) -> str | None:
-    """Return the scope of the Bidirectional that has a layer's cells, None if they stand by themselves."""
+    """Return the scope of the Bidirectional that holds a layer's cells; None if there is none."""
     return next((both for both in tree.bidirectionals if all(scope.startswith(both) for scope in layer)), None)
 
 
@@ -79,7 +79,7 @@ def _run_both(
     xs: NumpyArray,
     states: States,
 ) -> Results:
-    """Run a whole Bidirectional, which knows itself which of its parts reads forward."""
+    """Run a whole Bidirectional, which itself knows which direction reads forward."""
     from flax import linen, nnx
 
     names = names_below(tree.everything, scope)

@@ -1,4 +1,4 @@
-"""What a model's own run tells about its LSTM: the numbers that go into it and come out of it."""
+"""Record an LSTM's inputs and outputs in a run of its whole model."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 class ModelNotRunError(ValueError):
-    """A model that can't be run as a whole; the message says why, such as an input that is not one float tensor."""
+    """Raised if a model can't be run as a whole. The message says why, such as an input that is not a float tensor."""
 
 
 @dataclass(frozen=True)
 class Tapped:
-    """What went into an LSTM's lowest layer, and came out of its highest, while the whole model ran on random input.
+    """The inputs of an LSTM's lowest layer and the outputs of its highest, from a run of the model on random input.
 
     Attributes:
         xs: the inputs (T, B, I), in the order in which the forward direction reads them.
         states: the initial (h (B, P), c (B, N)) of each layer and direction.
-        lengths: the steps of each row that count, (B,); None where all do.
-        outputs: (T, B, width), zero past the end of a row; None where the model does not compute them.
-        finals: the final (h, c) of each layer and direction; None for each that the model does not compute.
+        lengths: the number of steps in each row, (B,); None if all rows have T.
+        outputs: (T, B, width), zero past the end of a row; None if the model doesn't compute them.
+        finals: the final (h, c) of each layer and direction; None for each one that the model doesn't compute.
     """
 
     xs: NumpyArray

@@ -35,7 +35,7 @@ def run(
 ) -> Results:
     """Return the outputs and final states of a torch.nn.LSTM or LSTMCell that has loaded a file's own tensors.
 
-    Where the file has those of weight_norm, spectral_norm or pruning, the module has them too, and PyTorch computes
+    If the file has the parameters of weight_norm, spectral_norm or pruning, so does the module, and PyTorch computes
     the weights.
 
     Args:
@@ -70,7 +70,7 @@ def run(
             **sizes, num_layers=layers, bidirectional=bidirectional, proj_size=cells[0].proj_size or 0
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what is deprecated, and which of its libraries PyTorch uses
+        warnings.simplefilter("ignore")  # about deprecated functions, and PyTorch's choice of libraries
         for parameter, form in forms.items():
             _parametrize(module, parameter, form, tensors)
         module.load_state_dict(tensors, strict=True)
@@ -86,11 +86,11 @@ def run(
 def _tensors(
     source: str | os.PathLike[str], name: str | None, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Form]]:
-    """Return the file's own tensors by their names in a module of their own, and each parameter's form."""
+    """Return the file's tensors by their names in a module of that LSTM alone, and each parameter's form."""
     parameters = open_parameters(source)
     scope = only_scope(parameters) if name is None else scope_of(name, ".")
     if isinstance(parameters, SavedParameters) and parameters.is_plain:
-        parameters = _loaded(source)  # read by PyTorch: what is compared with shares as little as possible
+        parameters = _loaded(source)  # PyTorch reads the file, so that the check shares little with our reader
     layer = options.get("layer")
     end = "" if layer is None else suffix_of(layer, backward=bool(options.get("reverse")))
     tensors, forms = {}, {}
@@ -100,7 +100,7 @@ def _tensors(
             continue
         if end and parameter.removesuffix(end) not in ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh"):
             continue
-        own = parameter.removesuffix(end) + "_l0" if end else parameter  # that direction of that layer alone
+        own = parameter.removesuffix(end) + "_l0" if end else parameter  # only that direction of that layer
         forms[own] = form
         for part in form.parts:
             tensors[_own_name(own, part)] = _tensor(parameters[names[part]])
@@ -108,7 +108,7 @@ def _tensors(
 
 
 def _loaded(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Return what PyTorch's safe mode reads in a file, which was read here before without harm."""
+    """Return the parameters that PyTorch's safe mode reads from a file, which our reader has found harmless."""
     import torch
 
     with warnings.catch_warnings():
@@ -124,7 +124,7 @@ def _own_name(parameter: str, part: str) -> str:
 
 
 def _parametrize(module: Any, parameter: str, form: Form, tensors: Mapping[str, Any]) -> None:
-    """Have a module compute a parameter as the file's did."""
+    """Make a module compute a parameter in the same form as the file's."""
     import torch
     from torch.nn.utils import parametrizations, prune
 

@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def is_block_wrapper(self) -> bool:
-        """Whether it is an LSTMBlockFusedCell of TensorFlow 1.0, whose scope had this name."""
+        """Return whether this is TensorFlow 1.0's LSTMBlockFusedCell, whose scope had this name."""
         return self.scope.split("/")[-1].startswith("lstm_block_wrapper")
 
     def peepholes(self) -> list[str]:
@@ -111,10 +111,11 @@ class Cell:
         return [self.name(name) for name in names if name in self]
 
     def unknown(self) -> list[str]:
-        """Return the variables at a cell that are not an LSTM cell's, and may change what it computes.
+        """Return variables in a cell's scope that an LSTM cell doesn't have and that may change its formula.
 
-        An optimiser's slots stand below the cell's own variables, and may. In a scope that TensorFlow names there is
-        nothing else; in one of the user's other layers have scopes of their own, and among bare names anything may be.
+        An optimiser's slots, below the cell's own variables, are allowed. A scope that TensorFlow named holds nothing
+        else. In a scope that the user named, other layers have scopes of their own, so only variables directly in it
+        count.
         """
         own, is_alone = self.layout.names(), bool(_CELL.fullmatch(self.scope.split("/")[-1]))
         found = []
@@ -141,7 +142,7 @@ class Cell:
                 hint = f"Cells may be at {', '.join(map(repr, cells))}" if cells else other_names(self.variables)
                 fail(ValueError, "variables", f"one named {self.name(name)!r}", "none of that name", hint)
         if unknown := self.unknown():
-            hint = "They are not such a cell's: leave them out if they don't change what it computes"
+            hint = "An LSTM cell doesn't have them: leave them out if they don't change what it computes"
             fail(ValueError, "variables", "those of an LSTM cell alone", ", ".join(unknown[:4]), hint)
 
 

@@ -107,7 +107,7 @@ class Checkpoint(Mapping[str, Any]):
         there = sum(os.path.getsize(file) for file in glob.glob(f"{glob.escape(self._path)}.data-*"))
         claimed = math.prod(self._shapes[name]) * (self._dtypes[name].size or 1)
         if claimed > there:
-            raise WeightsFileError(f"{self._path}: {name} claims {claimed} bytes, of {there} that there are")
+            raise WeightsFileError(f"{self._path}: {name} claims {claimed} bytes; the files have {there}")
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a variable, which is not read for it."""

@@ -69,9 +69,9 @@ def from_tf1(
             default is the cells' own, 1.0, of every version (LSTMCell added a fixed 1 before it was an argument).
             CudnnLSTM and CudnnCompatibleLSTMCell have 0.0.
         use_peepholes: whether the cell has them; None takes what the variables say.
-        cell_clip: as the cell's; None for no clip. The LSTMBlockCell of TensorFlow 0.x and 1.0 clips by 3.0 and has the
-            variables of an LSTMCell, which does not: give 3.0 for it. So does LSTMBlockFusedCell there unless it is
-            told otherwise; where its scope, lstm_block_wrapper, tells it, None is refused.
+        cell_clip: as the cell's; None for no clip. In TensorFlow 0.x and 1.0, LSTMBlockCell clips c to 3.0, but has the
+            same variables as an LSTMCell, which doesn't clip: pass 3.0 for it. LSTMBlockFusedCell clips to 3.0 there
+            by default, so None is refused in its scope, lstm_block_wrapper.
         num_proj: P of the cell; None takes what the variables say.
         proj_clip: as the cell's; without a projection it has no effect there, and so none here.
         activation: the cell's, by name, or as LSTMWeights has it; None is its default, "tanh".
@@ -146,8 +146,8 @@ class _Options:
             wanted = "None, as a CoupledInputForgetGateLSTMCell has none"
             fail(ValueError, "cell_clip", wanted, str(self.cell_clip))
         if cell.is_block_wrapper and self.cell_clip is None:
-            wanted = "a number, as an LSTMBlockFusedCell of TensorFlow 1.0 clips by 3.0 unless told otherwise"
-            fail(ValueError, "cell_clip", wanted, "None", "Give 3.0, or math.inf if it was told not to clip")
+            wanted = "a number, as TensorFlow 1.0's LSTMBlockFusedCell clips to 3.0 by default"
+            fail(ValueError, "cell_clip", wanted, "None", "Pass 3.0, or math.inf if the program set it not to clip")
 
     def _check_peepholes(self, cell: Cell) -> None:
         there = cell.peepholes()

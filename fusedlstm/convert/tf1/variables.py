@@ -28,7 +28,7 @@ class Variables:
     def __init__(self, source: Mapping[str, Any]) -> None:
         self._source = source
         self._keys = {str(key).removesuffix(":0"): key for key in source}
-        self._sorted = sorted(self._keys)  # in which what is in a scope stands together
+        self._sorted = sorted(self._keys)  # sorting puts the names in a scope together
 
     @classmethod
     def of(cls, variables: Any) -> Variables:
@@ -62,10 +62,10 @@ class Variables:
         return tuple(self.read(name).shape)
 
     def below(self, scope: str) -> list[str]:
-        """Return the names of what is in a scope, without it."""
+        """Return the names in a scope, without the scope."""
         if not scope:
             return list(self._sorted)
-        first, after = (bisect.bisect_left(self._sorted, f"{scope}{end}") for end in "/0")  # 0 comes next to /
+        first, after = (bisect.bisect_left(self._sorted, f"{scope}{end}") for end in "/0")  # 0 follows / in ASCII
         return [name[len(scope) + 1 :] for name in self._sorted[first:after]]
 
     def scopes_of(self, variable: str) -> list[str]:
