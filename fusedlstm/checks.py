@@ -134,9 +134,9 @@ def check_real(name: str, value: Any, *, finite: bool = True) -> float:
 
 
 def check_path(name: str, path: Any) -> str:
-    """Return a path as a str, or raise. A descriptor or an open file is refused, and so is never closed here."""
+    """Return a path as a str. Raise for a file descriptor or an open file, which is never closed here."""
     if not isinstance(path, (str, bytes, os.PathLike)):
-        hint = "Give the file's path: descriptors and open files are not taken" if _is_open_file(path) else ""
+        hint = "Pass the file's path: descriptors and open files are not accepted" if _is_open_file(path) else ""
         fail(TypeError, name, "a path: a str, bytes or os.PathLike", describe_type(path), hint)
     decoded = os.fsdecode(path)
     if "\0" in decoded:

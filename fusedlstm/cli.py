@@ -58,7 +58,7 @@ def _say(text: str) -> None:
     """Write lines to standard output, if there is one.
 
     Raises:
-        OSError: they can't be written: the disk is full, or nobody reads them any more.
+        OSError: they can't be written, as the disk is full or the reader has closed the pipe.
     """
     stream = sys.stdout
     if stream is None:
@@ -82,13 +82,13 @@ def _complain(text: str) -> None:
 
 
 def _encodable(text: str, stream: TextIO) -> str:
-    """Return a text of characters that a stream can write: a path may hold any bytes."""
+    """Return a text that a stream can encode. A path may hold any bytes."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _write_nothing_more(stream: TextIO) -> None:
-    """Let a stream's file be nowhere, as Python would fail again when it writes the rest of it at its end."""
+    """Redirect a stream to nowhere. Otherwise Python fails again when it flushes the stream at exit."""
     with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--state",
         metavar="S.npz",
-        help="arrays h and c, or h0, c0, h1 ..., to start from, of B rows or of one for all; else zeros",
+        help="the initial state, as arrays h and c, or h0, c0, h1 ..., of B rows or of one for all; default zeros",
     )
     run.add_argument(
         "--lengths",
@@ -142,7 +142,7 @@ def _add_convert(commands: Any) -> None:
         help="turn a file of another framework into one of weights",
         description="Turn a trained model's file into a file of weights: an ONNX model; PyTorch's .pt, or its "
         ".safetensors; Keras' .keras, .weights.h5 and .h5; a checkpoint of TensorFlow 1; or a .npz or .safetensors "
-        "file of the arrays of these and others, by the names that they have there. What can't be expressed exactly "
+        "file of the arrays of these and others, by the names that they have there. What can't be represented exactly "
         "is refused. Nothing in the file is executed. The options below are those that a file doesn't hold, with the "
         "defaults of its system.",
     )
@@ -166,11 +166,11 @@ def _add_convert(commands: Any) -> None:
         action="store_true",
         help="run the model in its framework on random input and compare; exit with 3 if nothing could be checked",
     )
-    convert.add_argument("--force", action="store_true", help="overwrite OUT, and S.npz, if they exist")
+    convert.add_argument("--force", action="store_true", help="overwrite OUT and S.npz if they exist")
     convert.add_argument(
         "--initial-state",
         metavar="S.npz",
-        help="where to write the constant initial state of an ONNX model, which is refused without it; see run --state",
+        help="where to write an ONNX model's constant initial state, for run --state; refused without this option",
     )
     convert.add_argument(
         "--forget-bias", type=float, metavar="X", help="what the cell adds to the forget gate at each step"

@@ -44,11 +44,11 @@ _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
 _WHAT = {"StatePool": "states"}  # what the arrays of a kind are, in messages: weights, if it is not here
 _DTYPES_OF_KIND = {"StatePool": _DTYPES | {"I64": "int64"}}
-# What seeking or reading at an offset that only a damaged file can name fails with.
+# Error numbers of seeking or reading at an offset that only a damaged file can have.
 _ERRNOS_OF_DAMAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
 _HEADER_BYTES = 8  # a safetensors file starts with the length of its header, 64 bits little-endian
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors has it
-_LONGEST_TEXT = 500  # characters of a reader's own words
+_LONGEST_TEXT = 500  # characters of a reader's own message
 _T = TypeVar("_T")
 
 
@@ -85,8 +85,8 @@ def load(path: AnyPath, kind: str) -> tuple[dict[str, NumpyArray], dict[str, Any
     """Return the arrays and the options of a file of this format and kind.
 
     Raises:
-        WeightsFileError: saying whether it is truncated, damaged, foreign, newer or of another kind.
-        OSError: from the operating system, naming the path.
+        WeightsFileError: the file is truncated, damaged, foreign, newer or of another kind. The message says which.
+        OSError: from the operating system. The error names the path.
         TypeError: `path` is not a path.
     """
     _, arrays, options = load_any(path, (kind,))
@@ -96,16 +96,16 @@ def load(path: AnyPath, kind: str) -> tuple[dict[str, NumpyArray], dict[str, Any
 def load_any(path: AnyPath, kinds: Sequence[str]) -> tuple[str, dict[str, NumpyArray], dict[str, Any]]:
     """Return the kind of a file of this format, which must be one of `kinds`, its arrays and its options.
 
-    It is read once, so that it may be a pipe.
+    The file is read once, so it may be a pipe.
 
     Raises:
-        WeightsFileError, OSError, TypeError: as of `load`.
+        WeightsFileError, OSError, TypeError: see `load`.
     """
     name = check_path("path", path)
     with reading(name), open(name, "rb") as file:
         header = _header(name, file)
         if file.seekable():
-            file.seek(0)  # as to join two parts would take their memory twice
+            file.seek(0)  # joining two parts would take twice the memory
             content = file.read()
         else:
             content = header + file.read()
@@ -118,7 +118,7 @@ def load_any(path: AnyPath, kinds: Sequence[str]) -> tuple[str, dict[str, NumpyA
 
 
 def is_ours(path: AnyPath) -> bool:
-    """Whether a safetensors file is one of this format, of whatever kind and version. Its arrays are not read.
+    """Return whether a safetensors file is of this format, in any kind and version. Its arrays are not read.
 
     Raises:
         WeightsFileError: it is not a safetensors file, or is damaged.
@@ -131,20 +131,20 @@ def is_ours(path: AnyPath) -> bool:
 
 @contextlib.contextmanager
 def reading(source: Any, what: str = "") -> Iterator[None]:
-    """Turn whatever a reader raises about the content of the file `source` into a WeightsFileError that names it.
+    """Turn any error of a reader about the content of the file `source` into a WeightsFileError that names it.
 
-    This is the only place that decides what is damage: readers keep no lists of exceptions of their own. Check the
-    caller's other arguments, and import libraries, before. What a `source` that is not a path raises is left as it is.
+    Only this function decides what counts as damage: readers don't list exceptions of their own. Check the caller's
+    other arguments and import libraries before. If `source` is not a path, errors pass unchanged.
 
     Args:
         source: the path.
-        what: what is said between the path and the reader's own words, such as " is damaged".
+        what: words between the path and the reader's own message, such as " is damaged".
 
     Raises:
-        WeightsFileError: for any Exception but those below, and a panic of a library in Rust, in one line of text.
-        OSError: from the operating system, naming the path, such as a missing file.
+        WeightsFileError: for a Rust library's panic and any Exception except those below. Its text is one line.
+        OSError: from the operating system, such as for a missing file. The error names the path.
         ImportError: a library that the reader needs is missing.
-        MemoryError: unchanged. A parser that runs out of its own stack must raise something else.
+        MemoryError: unchanged. A parser that exhausts its own stack must raise something else.
     """
     if not isinstance(source, (str, bytes, os.PathLike)):
         yield
@@ -155,7 +155,7 @@ def reading(source: Any, what: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def blaming(name: str, what: str = "") -> Iterator[None]:
-    """Do the same as `reading` for content that has a name instead of a path, such as bytes in memory."""
+    """Do the same as `reading` for content that has a name but not a path, such as bytes in memory."""
     try:
         yield
     except (ImportError, MemoryError):
@@ -179,7 +179,7 @@ def blaming(name: str, what: str = "") -> Iterator[None]:
 
 
 def _is_of_content(error: OSError) -> bool:
-    """Whether an OSError tells of a file's content: a library's own, or of an offset that no file can have."""
+    """Return whether an OSError is about a file's content: it is a library's, or about an impossible offset."""
     return error.errno is None or (error.errno in _ERRNOS_OF_DAMAGE and error.filename is None)
 
 
@@ -189,7 +189,7 @@ def _damage(name: str, what: str, error: BaseException) -> WeightsFileError:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return what an exception says, on one line of some length; its type if it says nothing."""
+    """Return an exception's message on one line of limited length; its type if it has no message."""
     try:
         text = " ".join(str(error).split())
     except Exception:  # a __str__ that fails
@@ -202,7 +202,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def build(path: AnyPath, make: Callable[..., _T], arrays: Mapping[str, Any], options: Mapping[str, Any]) -> _T:
-    """Return `make(**arrays, **options)`; what it refuses is a damaged file."""
+    """Return `make(**arrays, **options)`. If that raises, the file is damaged."""
     with reading(path, " is damaged"):
         return make(**arrays, **options)
 
@@ -220,9 +220,9 @@ def _checksum(options: Mapping[str, Any], arrays: Mapping[str, NumpyArray]) -> i
 
 
 def _header(name: str, file: BinaryIO) -> bytes:
-    """Return the length and the text that a safetensors file begins with, or say that it is none.
+    """Return the length and text of a safetensors file's header. Raise if it isn't a safetensors file.
 
-    Nothing behind them is read, and not more than a header may be: the file may be huge, or have no end.
+    Only the header is read, up to the longest one allowed, as the file may be huge or endless.
     """
     start = file.read(_HEADER_BYTES + 1)
     if len(start) <= _HEADER_BYTES:
@@ -237,13 +237,13 @@ def _header(name: str, file: BinaryIO) -> bytes:
 
 
 def _metadata(name: str, content: bytes, header: int, size: int | None = None) -> dict[str, str]:
-    """Return the metadata of a safetensors file's header, or say what is wrong with the file.
+    """Return the metadata in a safetensors file's header. Raise if the file is damaged.
 
     Args:
-        name: its path.
-        content: what it begins with, the header at least.
-        header: the bytes of the header, with those that say its length.
-        size: the bytes of the whole file; None for those of `content`.
+        name: the file's path.
+        content: its first bytes, at least the header.
+        header: the size of the header in bytes, including its length field.
+        size: the size of the whole file in bytes; None if `content` is all of it.
     """
     import json
 

@@ -22,8 +22,8 @@ def to_host(name: str, value: Any) -> NumpyArray:
     arrive as ml_dtypes.bfloat16.
 
     Raises:
-        TypeError: a tensor that requires grad or that NumPy can't hold, a masked array or another one that means more
-            than its numbers, or something that holds no numbers.
+        TypeError: a tensor requires grad, or NumPy can't hold it; an array holds more than its numbers, such as a
+            masked array; `value` doesn't hold numbers.
     """
     check_plain(name, value)
     if isinstance(value, np.ndarray):

@@ -23,9 +23,9 @@ FILL_IDLE = {"zero": clear_idle, "last": repeat_in_idle}
 
 
 class Layers:
-    """The plans of all layers and directions, in the order of the weights, and the ways through them.
+    """The plans of all layers and directions, in the order of the weights, and the calls that run them.
 
-    `plans` are exchanged at one instant: a call keeps those that it began with.
+    `plans` is replaced atomically: a call keeps the plans that it began with.
 
     Args:
         backend: where the plans are made and run.
@@ -109,7 +109,7 @@ class Layers:
         masked_outputs: str,
         batch_first: bool,
     ) -> tuple[Array, list[LSTMState]]:
-        """Do what `run` does, to be called by the backend's `compute`."""
+        """Do the work of `run`, inside the backend's `compute`."""
         finals: list[LSTMState] = []
         for layer in range(self._weights.num_layers):
             top = layer == self._weights.num_layers - 1

@@ -1,4 +1,4 @@
-"""NumPy's .npy files that nobody vouches for: a header is believed only as far as there are bytes for its claim."""
+"""Read untrusted .npy files: a header's claims are checked against the bytes that there are."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from fusedlstm.dtypes import NumpyArray
 
-# Whatever else is wrong is raised as NumPy raises it: `files.reading` names the file.
+# Other errors are NumPy's own: `files.reading` names the file.
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a .npy file says of its array: shape, order, dtype, and where its data starts."""
+    """The header of a .npy file: its array's shape, order and dtype, and where the data starts."""
 
     shape: tuple[int, ...]
     by_columns: bool
@@ -28,24 +28,24 @@ class Header:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the data that it claims."""
-        total = self.dtype.itemsize  # in Python's integers, which don't overflow
+        """Return the size of the data that the header claims, in bytes."""
+        total = self.dtype.itemsize  # Python's integers don't overflow
         for size in self.shape:
             total *= size
         return total
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Return the header that a file begins with.
+    """Return the header at the start of a file.
 
     Raises:
-        ValueError: it is none, or tells of an array that is never read; NumPy raises others.
+        ValueError: it is not a header, or its array is not supported. NumPy may raise other errors.
     """
     version = np.lib.format.read_magic(file)
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, by_columns, dtype = reader(file)
-    except MemoryError:  # of Python's parser, whose stack is bounded: headers are Python literals
+    except MemoryError:  # headers are Python literals, and the stack of Python's parser is bounded
         raise ValueError("its header is nested too deep") from None
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are never unpickled")
@@ -57,7 +57,7 @@ def read_header(file: BinaryIO) -> Header:
 
 
 def from_bytes(content: bytes) -> NumpyArray:
-    """Return the array of a whole .npy file, over its memory."""
+    """Return the array in the bytes of a .npy file, without a copy."""
     header = read_header(io.BytesIO(content))
     data = memoryview(content)[header.start :]
     if header.nbytes != len(data):
@@ -66,7 +66,7 @@ def from_bytes(content: bytes) -> NumpyArray:
 
 
 def read(path: str) -> NumpyArray:
-    """Return the array of a .npy file, of which no more is read than its header claims."""
+    """Return the array of a .npy file. No more is read than its header claims."""
     with open(path, "rb") as file:
         header = read_header(file)
         _check_size(header, file)
@@ -75,7 +75,7 @@ def read(path: str) -> NumpyArray:
 
 
 def open_mapped(path: str) -> NumpyArray:
-    """Return the array of a .npy file, left on the disk until it is read."""
+    """Return the array of a .npy file, memory-mapped."""
     with open(path, "rb") as file:
         header = read_header(file)
         _check_size(header, file)
@@ -90,7 +90,7 @@ def _array(data: Any, header: Header) -> NumpyArray:
 
 
 def _check_size(header: Header, file: BinaryIO) -> None:
-    """Raise if a header claims more bytes than a file has; np.save may have appended another array."""
+    """Raise if a header claims more bytes than the file has. More bytes are allowed, as np.save can append arrays."""
     there = os.fstat(file.fileno()).st_size - header.start
     if header.nbytes > there:
-        raise ValueError(f"{header.dtype} of shape {header.shape} claims {header.nbytes} bytes, and there are {there}")
+        raise ValueError(f"{header.dtype} of shape {header.shape} claims {header.nbytes} bytes, but there are {there}")

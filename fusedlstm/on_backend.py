@@ -52,19 +52,19 @@ class OnBackend:
         )
 
     def _exchanged(self, weights: StackedWeights) -> tuple[StepPlan, ...]:
-        """Return the plans with other weights of the same form; if this raises, they have those that they had.
+        """Return the plans with other weights of the same form. If this raises, the plans keep their weights.
 
-        In NumPy they are other plans. On a GPU memory that the plans share with graphs and pools is overwritten, piece
-        by piece: until all is done, steps refuse to read it.
+        On NumPy these are new plans. On a GPU this overwrites memory that the plans share with graphs and pools, piece
+        by piece. Until all of it is done, steps raise.
 
         Raises:
-            RuntimeError: on a GPU, a call that reads the weights is under way in this thread.
+            RuntimeError: on a GPU, this thread is in the middle of a call that reads the weights.
         """
         plans, old = self._plans, self._layers_of_weights
         if self._backend.name != "numpy" and self._is_in_a_call():
             raise RuntimeError(
-                f"this {type(self).__name__} is in the middle of a call in this thread, and set_weights began within "
-                "it, in a signal handler, a finalizer or a callback: on a GPU it overwrites weights, so call it after"
+                f"this {type(self).__name__} is in the middle of a call in this thread, and a signal handler, a "
+                "finalizer or a callback called set_weights: on a GPU that overwrites weights, so call it afterwards"
             )
         try:
             return _with_weights(plans, weights)
@@ -73,9 +73,9 @@ class OnBackend:
             raise
 
     def _is_in_a_call(self) -> bool:
-        """Whether a method of this object, or of a pool or Stepper of it, is under way in this thread.
+        """Return whether this thread is in a method of this object, or of a pool or Stepper of it.
 
-        The thread's frames tell. Calls take no notes of it, which would cost each of them time.
+        The thread's frames tell, as recording each call would cost time.
         """
         frame: FrameType | None = sys._getframe(3)  # beyond `set_weights`
         while frame is not None:
@@ -126,8 +126,8 @@ class OnBackend:
             dtype: None for the cell's. c of a 16-bit cell takes "float32".
 
         Raises:
-            TypeError: complex numbers, no numbers, a tensor that requires grad, or a masked array or another one that
-                means more than its numbers.
+            TypeError: `x` is complex or not numbers, is a tensor that requires grad, or holds more than its numbers,
+                such as a masked array.
         """
         check_plain("x", x)
         target = self.dtype if dtype is None else dtypes.resolve(dtype)
@@ -135,7 +135,7 @@ class OnBackend:
 
 
 def _with_weights(plans: Sequence[StepPlan], weights: StackedWeights) -> tuple[StepPlan, ...]:
-    """Return plans with other weights, which nobody reads in between where they are overwritten."""
+    """Return plans with other weights. If they are overwritten in place, nothing reads them in between."""
     for plan in plans:
         plan.is_whole = False
     others = tuple(plan.with_weights(layer) for plan, layer in zip(plans, weights.layers, strict=True))

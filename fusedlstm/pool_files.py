@@ -55,8 +55,8 @@ def load(path: AnyPath, form: Form, capacity: int) -> tuple[NumpyArray, list[LST
     """Return the slots of a file and a state for each layer, in host memory, checked for a pool.
 
     Raises:
-        WeightsFileError: saying what is wrong with the file, or what of it does not fit the pool.
-        OSError: from the operating system, naming the path.
+        WeightsFileError: the file is damaged or doesn't fit the pool. The message says why.
+        OSError: from the operating system. The error names the path.
         TypeError: `path` is not a path.
     """
     name = check_path("path", path)

@@ -1,8 +1,8 @@
-"""Replacing a file whole or not at all. What an interrupted or killed save leaves is removed by the next one.
+"""Replace a file whole or not at all. The next save removes what an interrupted or killed save leaves.
 
-A save writes to a temporary file beside its target, `.NAME.<16 hex digits>.fusedlstm-tmp`, and renames it. It holds a
-lock on that file until then, which the system takes back when the process ends, however it ends. So the next save to
-the same target knows the files of dead saves from those of live ones.
+A save writes to a temporary file beside its target, `.NAME.<16 hex digits>.fusedlstm-tmp`, and then renames it. Until
+then it holds a lock on that file, which the system releases when the process ends, however it ends. So the next save to
+the same target can tell the files of dead saves from those of live ones.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LOOK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0
 
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Make every OSError raised within name `path`, and not a temporary file."""
+    """Make every OSError raised in this context name `path` instead of a temporary file."""
     try:
         yield
     except OSError as error:
@@ -47,20 +47,20 @@ def naming(path: str) -> Iterator[None]:
 
 def named(error: OSError, path: str) -> OSError:
     """Return the same error about `path`."""
-    if error.errno is None:  # its text is all that there is
+    if error.errno is None:  # it has only a text
         return OSError(f"{path}: {error}")
-    return OSError(error.errno, error.strerror, path)  # of the subclass that belongs to the number
+    return OSError(error.errno, error.strerror, path)  # OSError picks the subclass by the number
 
 
 def replace(path: AnyPath, content: bytes) -> None:
-    """Put `content` in place of the file at `path` at one instant: a crash leaves the old file or the new.
+    """Replace the file at `path` by `content`, atomically: a crash leaves the old file or the new one.
 
-    The new file has the permissions that the umask gives. A link is followed, so that it stays one. What is not a
-    regular file, such as a pipe or a device, is written to as it is. Several processes may replace one file at the
-    same time: the last one wins, and the file is whole at all times.
+    The new file gets the umask's permissions. A symbolic link is followed, so it stays a link. A pipe, device or other
+    special file is written to directly. Several processes may replace one file at the same time: the last one wins,
+    and the file is always whole.
 
     Raises:
-        OSError: naming `path`; an older file is left as it was. So is a file that is read-only.
+        OSError: the file can't be written, or is read-only. The error names `path`, and an older file is unchanged.
         TypeError: `path` is not a path.
     """
     name = check_path("path", path)
@@ -82,13 +82,13 @@ def check_target(argument: str, path: str, inputs: Mapping[str, str | None]) -> 
     """Raise, before any work, unless a command can write to `path` without losing one of its inputs.
 
     Args:
-        argument: what errors call `path`.
+        argument: the name of `path` in errors.
         path: where the command will write.
-        inputs: by what errors call them, the paths of the files that it reads; None for one that wasn't given.
+        inputs: the paths of the files that it reads, by their names in errors; None for one that wasn't given.
 
     Raises:
-        ValueError: `path` is a folder, or in one that doesn't exist, or is one of the inputs by whatever name.
-        OSError: the file, or its folder, must not be written to.
+        ValueError: `path` is a folder, is in a folder that doesn't exist, or is an input, even through a link.
+        OSError: the file or its folder is not writable.
     """
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.basename(path) or os.path.isdir(path) or not os.path.isdir(folder):
@@ -103,7 +103,7 @@ def check_target(argument: str, path: str, inputs: Mapping[str, str | None]) -> 
 
 
 def _is_same_file(path: str, other: str) -> bool:
-    """Whether two paths are one file, through links of both kinds too."""
+    """Return whether two paths are the same file, even through symbolic or hard links."""
     try:
         return os.path.samefile(path, other)
     except OSError:  # one of them doesn't exist yet
@@ -111,13 +111,13 @@ def _is_same_file(path: str, other: str) -> bool:
 
 
 def _check_may_write(path: str) -> None:
-    """Raise unless an existing file may be written: a rename alone would replace a read-only one."""
+    """Raise if an existing file is read-only, as a rename would replace it all the same."""
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 def _is_replaceable(path: str) -> bool:
-    """Whether there is a regular file at the path, or nothing yet."""
+    """Return whether the path is a regular file, or doesn't exist yet."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def _is_replaceable(path: str) -> bool:
 
 
 def _stem(base: str) -> str:
-    """Return what the names of a target's temporary files have in common: its own name, unless that is too long."""
+    """Return the common start of a target's temporary files: its own name, or a shorter one if that is too long."""
     if len(os.fsencode(base)) <= _LONGEST_STEM:
         return base
     import hashlib
@@ -146,13 +146,13 @@ def _write_and_rename(folder: str, stem: str, target: str, content: bytes) -> No
                 os.close(descriptor)
                 descriptor = None
         with os.fdopen(descriptor, "wb") as file:
-            descriptor = None  # the file closes it
+            descriptor = None  # the file object will close it
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:  # while the lock is held
+            if fcntl is not None:  # rename while the lock is held
                 os.replace(temporary, target)
-        if fcntl is None:  # Windows doesn't rename open files
+        if fcntl is None:  # Windows can't rename open files
             os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -163,7 +163,7 @@ def _write_and_rename(folder: str, stem: str, target: str, content: bytes) -> No
 
 
 def _keep(descriptor: int) -> bool:
-    """Lock a new temporary file; return False if another save has taken it for abandoned just before."""
+    """Lock a new temporary file. Return False if another save has just removed it as abandoned."""
     if fcntl is None:
         return True
     try:
@@ -174,7 +174,7 @@ def _keep(descriptor: int) -> bool:
 
 
 def _remove_abandoned(folder: str, stem: str) -> None:
-    """Remove the temporary files of saves to a target that ended before they could."""
+    """Remove the temporary files of saves to a target that ended early."""
     pattern = re.compile(rf"\.{re.escape(stem)}\.[0-9a-f]{{16}}{re.escape(_SUFFIX)}")
     with contextlib.suppress(OSError):
         with os.scandir(folder) as entries:
@@ -185,7 +185,7 @@ def _remove_abandoned(folder: str, stem: str) -> None:
 
 
 def _remove_if_abandoned(path: str) -> None:
-    """Remove a temporary file whose lock no live save holds; where there are no locks, one that is old."""
+    """Remove a temporary file if no live save holds its lock; without locks, if it is old."""
     if fcntl is None:
         if _is_old(os.stat(path)):
             os.unlink(path)
@@ -195,7 +195,7 @@ def _remove_if_abandoned(path: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(path)
     except BlockingIOError:
-        pass  # its save is at work
+        pass  # its save is still running
     except OSError:
         if _is_old(os.fstat(descriptor)):
             os.unlink(path)

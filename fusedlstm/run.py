@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 # Layers run through so many steps at a time that their widest array, the gates' or the inputs', has this many numbers.
 _CHUNK = 2**24
-# Inputs without bytes, of width 0 or of no steps, may claim any number of rows: at most so many are taken.
+# Inputs of width 0 or without steps have no bytes, so a file may claim any number of rows.
 _MOST_WITHOUT_BYTES = 2**20
-# What is said between a file's path and what is wrong with it.
-_NO_NPY = " is no .npy file of numbers, or is damaged"
-_NO_NPZ = " is no .npz file of numbers, or is damaged"
+# Words between a file's path and what is wrong with it.
+_NO_NPY = " is not a .npy file of numbers, or is damaged"
+_NO_NPZ = " is not a .npz file of numbers, or is damaged"
 
 
 def run_files(
@@ -45,7 +45,7 @@ def run_files(
     dtype: str | None = None,
     backend: str | None = None,
 ) -> str:
-    """Run inputs (T, B, I) through a cell or through layers, write the results, and return what to say about it.
+    """Run inputs (T, B, I) through a cell or through layers, write the results, and return a line of output.
 
     The results are `outputs` (T, B, width) and the final state: of LSTMWeights `h` (B, P), `c` (B, N) and every
     c as `cells` (T, B, N); of StackedWeights `h0`, `c0`, `h1` ..., one pair for each layer and direction,
@@ -57,7 +57,8 @@ def run_files(
         inputs_path: a .npy file of real numbers (T, B, I), which is read a part at a time.
         state_path: a .npz file of the state to start from, under the names above; None for zeros.
         lengths_path: a .npy file of integers (B,), how many steps of each row count; None for all.
-        out_path: the .npz file to write, none of those above; None for one beside the inputs. It is overwritten.
+        out_path: the .npz file to write, other than the files above; None for one beside the inputs. An existing file
+            is overwritten.
         dtype: that of the computation; None for the weights'. 16-bit results are written as float32.
         backend: as of LSTMCell.
 
@@ -107,7 +108,12 @@ def _inputs(path: str, I: int) -> NumpyArray:
         fail(TypeError, path, "real numbers", f"dtype {inputs.dtype}")
     T, B, _ = inputs.shape
     if not inputs.size and max(T, 1) * B > _MOST_WITHOUT_BYTES:
-        fail(ValueError, path, f"at most {_MOST_WITHOUT_BYTES} rows of inputs without bytes", f"shape {inputs.shape}")
+        fail(
+            ValueError,
+            path,
+            f"at most {_MOST_WITHOUT_BYTES} rows of inputs of width 0 or without steps",
+            f"shape {inputs.shape}",
+        )
     return inputs
 
 
@@ -143,7 +149,7 @@ def _states(path: str, runner: Any, layers: tuple[LSTMWeights, ...], B: int) -> 
 
 
 def _for_rows(array: NumpyArray, B: int) -> NumpyArray:
-    """Return a state of B rows; one of a single row is that of every row, as learned states are."""
+    """Return a state of B rows. A single row, such as a learned state, is repeated for every row."""
     return np.repeat(array, B, axis=0) if array.ndim == 2 and len(array) == 1 else array
 
 
@@ -175,7 +181,7 @@ def _step_through(cell: LSTMCell, inputs: NumpyArray, state: LSTMState, lengths:
     outputs = np.empty((T, B, cell.weights.output_size), wide)
     cells = np.empty((T, B, cell.weights.hidden_size), wide)
     first = state.to_numpy()
-    for t in _progress(range(T if B else 0), "step"):  # without rows, a file may claim any T
+    for t in _progress(range(T if B else 0), "step"):  # if B is 0, a file may claim any T
         state = cell(cell.asarray(inputs[t]), state)
         host = state.to_numpy()
         outputs[t], cells[t] = host.h, host.c
@@ -203,7 +209,7 @@ def _run_through(
     """Return every output (T, B, width) and the final states, all as they are written."""
     T, B, _ = inputs.shape
     outputs = np.empty((T, B, weights.output_size), dtypes.state_dtype(weights.dtype))
-    for start, stop in _progress(_chunks(weights, T, B) if B else [], "part"):  # without rows, T may be anything
+    for start, stop in _progress(_chunks(weights, T, B) if B else [], "part"):  # if B is 0, a file may claim any T
         within = None if lengths is None else np.clip(lengths - start, 0, stop - start)
         ys, states = lstm(lstm.asarray(inputs[start:stop]), states, lengths=within)
         outputs[start:stop] = to_host("outputs", ys)

@@ -197,11 +197,11 @@ class StackedWeights:
     def save(self, path: AnyPath) -> None:
         """Write all layers to one safetensors file, replacing a file of that name whole or not at all.
 
-        An interrupt leaves the old file or the new one. What a killed save leaves beside it, the next one removes.
+        An interrupt leaves the old file or the new one. The next save removes the temporary file of a killed save.
 
         Raises:
-            OSError: naming `path`: it can't be written, or is read-only; an older file is left as it was.
-            TypeError: `path` is not a path. Descriptors and open files are not taken.
+            OSError: the file can't be written, or is read-only. The error names `path`, and an older file is unchanged.
+            TypeError: `path` is not a path. File descriptors and open files are not accepted.
         """
         from fusedlstm import files
 
@@ -221,8 +221,8 @@ class StackedWeights:
 
         Raises:
             WeightsFileError: the file is damaged, truncated, of another kind, or from a newer version.
-            OSError: naming `path`: the file can't be read.
-            TypeError: `path` is not a path. Descriptors and open files are not taken.
+            OSError: the file can't be read. The error names `path`.
+            TypeError: `path` is not a path. File descriptors and open files are not accepted.
         """
         from fusedlstm import files
 
@@ -247,8 +247,8 @@ def load_weights(path: AnyPath) -> LSTMWeights | StackedWeights:
 
     Raises:
         WeightsFileError: the file is damaged, truncated, of another kind, or from a newer version.
-        OSError: naming `path`: the file can't be read.
-        TypeError: `path` is not a path. Descriptors and open files are not taken.
+        OSError: the file can't be read. The error names `path`.
+        TypeError: `path` is not a path. File descriptors and open files are not accepted.
     """
     from fusedlstm import files
 

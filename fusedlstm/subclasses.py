@@ -1,7 +1,7 @@
-"""Arrays that mean more than their numbers: masked, labelled, with units. They are refused by name.
+"""Refuse arrays that hold more than their numbers, such as masks, labels or units.
 
-A mask, a unit, the names of axes or another product would be lost without a word, as all that is read here are the
-numbers. Whoever means these alone can say so; each message says how.
+Only the numbers are read here, so a mask, a unit or the names of axes would be lost silently. Each message says how to
+pass only the numbers.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import numpy as np
 
 from fusedlstm.checks import describe_type, fail
 
-# Libraries of arrays with labels or units that are not subclasses, and how their users write the numbers alone.
+# Libraries whose arrays have labels or units and are not subclasses, and how to get only their numbers.
 _LABELLED = {"pandas": "to_numpy()", "cudf": "to_cupy()", "xarray": "to_numpy()", "pint": "magnitude"}
 _SCALARS: set[type] = {float, int, bool, complex, np.bool_, np.float64, np.float32, np.float16, np.int64, np.int32}
-_FILLED = "with what masked elements are to be"
-_DEEPEST = 64  # lists in lists: more than an array can have dimensions
+_FILLED = "with a value for masked elements"
+_DEEPEST = 64  # nested lists: as many as an array can have dimensions
 
 
 def check_plain(name: str, value: Any) -> None:
-    """Raise TypeError if `value` is an array of a class that means more than its numbers, or lists with one in them.
+    """Raise TypeError if `value` is, or is a list with, an array that holds more than its numbers.
 
-    NumPy's memmap and PyTorch's Parameter are plain. What is no array at all is left to other checks.
+    NumPy's memmap and PyTorch's Parameter are plain. Other checks handle values that are not arrays.
     """
     kind = type(value)
     if kind is np.ndarray or kind is np.memmap:
         return
     if kind is list or kind is tuple:
-        if not _SCALARS.issuperset(map(type, value)):  # several times faster than to look at each
+        if not _SCALARS.issuperset(map(type, value)):  # several times faster than a loop
             _check_elements(name, value, 0)
     elif isinstance(value, np.ndarray):
         masked = isinstance(value, np.ma.MaskedArray)
@@ -50,16 +50,16 @@ def _check_elements(name: str, values: Any, depth: int) -> None:
 
 
 def _check_other(name: str, value: Any, kind: type) -> None:
-    """Raise for subclasses of other libraries' arrays, and for what has labels or units."""
+    """Raise for subclasses of other libraries' arrays, and for arrays with labels or units."""
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     if torch is not None and isinstance(value, torch.Tensor):
         if kind is not torch.Tensor and kind is not torch.nn.Parameter:
             if kind.__name__ == "MaskedTensor":
                 _refuse(name, value, "a plain torch.Tensor", f"Use {name}.to_tensor(...), {_FILLED}")
             _refuse(name, value, "a plain torch.Tensor", _if_meant(f"{name}.as_subclass(torch.Tensor)"))
-        has_names = getattr(value, "has_names", None)  # gone from PyTorch 2.13
+        has_names = getattr(value, "has_names", None)  # removed in PyTorch 2.13
         if has_names is not None and has_names():
-            got = f"one with the names {value.names}"
+            got = f"axes named {value.names}"
             fail(TypeError, name, "a tensor whose axes have no names", got, _if_meant(f"{name}.rename(None)"))
     elif cupy is not None and isinstance(value, cupy.ndarray):
         if kind is not cupy.ndarray:
@@ -72,8 +72,8 @@ def _check_other(name: str, value: Any, kind: type) -> None:
 
 
 def _if_meant(code: str) -> str:
-    return f"Use {code} if its numbers alone are meant"
+    return f"If you mean only its numbers, use {code}"
 
 
 def _refuse(name: str, value: Any, wanted: str, hint: str) -> NoReturn:
-    fail(TypeError, name, wanted, f"a {describe_type(value)}, which means more than its numbers", hint)
+    fail(TypeError, name, wanted, f"a {describe_type(value)}, which holds more than its numbers", hint)

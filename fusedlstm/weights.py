@@ -255,11 +255,11 @@ class LSTMWeights:
     def save(self, path: AnyPath) -> None:
         """Write arrays and options to a safetensors file, replacing a file of that name whole or not at all.
 
-        An interrupt leaves the old file or the new one. What a killed save leaves beside it, the next one removes.
+        An interrupt leaves the old file or the new one. The next save removes the temporary file of a killed save.
 
         Raises:
-            OSError: naming `path`: it can't be written, or is read-only; an older file is left as it was.
-            TypeError: `path` is not a path. Descriptors and open files are not taken.
+            OSError: the file can't be written, or is read-only. The error names `path`, and an older file is unchanged.
+            TypeError: `path` is not a path. File descriptors and open files are not accepted.
         """
         from fusedlstm import files
 
@@ -272,8 +272,8 @@ class LSTMWeights:
 
         Raises:
             WeightsFileError: the file is damaged, truncated, of another kind, or from a newer version.
-            OSError: naming `path`: the file can't be read.
-            TypeError: `path` is not a path. Descriptors and open files are not taken.
+            OSError: the file can't be read. The error names `path`.
+            TypeError: `path` is not a path. File descriptors and open files are not accepted.
         """
         from fusedlstm import files
 

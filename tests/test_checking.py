@@ -1,4 +1,4 @@
-"""What `fusedlstm convert --check` compares: the LSTM alone, and within its model where the model can be run."""
+"""Test what `fusedlstm convert --check` compares: the LSTM alone and, if the model can run, within its model."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def source(tmp_path):
 
 
 def tapped(weights, *, outputs=True, finals=True, lengths=None):
-    """What a model would tell whose LSTM is right."""
+    """Return what a model with the right LSTM would record."""
     rng = np.random.default_rng(0)
     xs = rng.normal(size=(T, B, I)).astype(np.float32)
     states = [tuple(rng.normal(size=(B, N)).astype(np.float32) for _ in "hc")]
@@ -37,7 +37,7 @@ def check(source, weights, monkeypatch, run_model):
 
 @pytest.mark.parametrize("lengths", [None, np.array([5, 0, 2])])
 @pytest.mark.parametrize(("outputs", "finals"), [(True, True), (True, False), (False, True)])
-def test_check_takes_what_the_model_computes(source, monkeypatch, lengths, outputs, finals):
+def test_check_compares_what_the_model_computes(source, monkeypatch, lengths, outputs, finals):
     weights = convert.from_torch(source)
     right = tapped(weights, outputs=outputs, finals=finals, lengths=lengths)
     result = check(source, weights, monkeypatch, lambda: right)
@@ -48,7 +48,7 @@ def test_check_takes_what_the_model_computes(source, monkeypatch, lengths, outpu
 
 @pytest.mark.parametrize("part", ["xs", "outputs", "h", "c", "initial h", "lengths"])
 def test_check_finds_a_model_with_other_numbers(source, monkeypatch, part):
-    """The LSTM alone agrees, so only the model's own run can tell."""
+    """The LSTM alone agrees, so only a run of the model shows the difference."""
     weights = convert.from_torch(source)
     wrong = tapped(weights)
     if part == "lengths":
@@ -68,7 +68,7 @@ def test_check_says_what_was_not_run(source, monkeypatch):
 
     result = check(source, convert.from_torch(source), monkeypatch, refuse)
     assert result.agrees
-    assert str(result).endswith("What stands around the LSTM was not checked: it has two inputs")
+    assert str(result).endswith("The model around the LSTM was not checked: it has two inputs")
 
 
 def test_check_needs_some_output(source, monkeypatch):
@@ -80,7 +80,7 @@ def test_check_needs_some_output(source, monkeypatch):
 def test_check_of_parameters_says_they_have_no_graph(source):
     result = checking.check("torch", source, None, convert.from_torch(source), {})
     assert result.agrees
-    assert "parameters without a graph" in result.around
+    assert "parameters have no graph" in result.around
 
 
 def test_check_finds_swapped_gates(source):

@@ -111,7 +111,7 @@ def spoil_inputs(folder, array):
         ),
         (
             lambda f: os.replace(f / "state.npz", f / "inputs.npy"),
-            "is no .npy file of numbers",
+            "is not a .npy file of numbers",
         ),
         (lambda f: (f / "inputs.npy").write_bytes(b"\x80\x04nonsense"), "fusedlstm: "),
     ],
@@ -135,7 +135,7 @@ def test_damaged_arrays_are_named(name, damage, files, capsys):
     (files / name).write_bytes(damage((files / name).read_bytes()))
     assert command(files, "--state", files / "state.npz", "--backend", "numpy") == 1
     error = capsys.readouterr().err
-    assert re.match(rf"fusedlstm: {files / name} is (no|damaged, or no) \.np", error)
+    assert re.match(rf"fusedlstm: {files / name} is (not a|damaged, or not a) \.np", error)
 
 
 def test_a_flipped_byte_of_a_state_is_noticed(files, capsys):

@@ -1,4 +1,4 @@
-"""What may go wrong with a command's files and surroundings: of every command one line, the status, nothing lost."""
+"""Test what may go wrong with a command's files and environment: it prints one line, exits, and loses nothing."""
 
 import errno
 import io
@@ -24,7 +24,7 @@ ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="files as POSIX has the
 
 @pytest.fixture
 def folder(tmp_path):
-    """Files of each command."""
+    """Make the files of each command in a folder."""
     LSTMWeights.random(2, 3, seed=0).save(tmp_path / "w")
     np.save(tmp_path / "x.npy", np.zeros((4, 5, 2), "f4"))
     np.save(tmp_path / "l.npy", np.full(5, 4))
@@ -66,7 +66,7 @@ def contents(folder):
 
 
 def fails(capsys, arguments, message, status=1):
-    """Check that a command fails in one line."""
+    """Check that a command fails with one line on standard error."""
     assert cli.main(list(map(str, arguments))) == status
     said = capsys.readouterr()
     assert said.err.startswith("fusedlstm: ")
@@ -80,7 +80,7 @@ def fails(capsys, arguments, message, status=1):
 
 @pytest.fixture
 def no_work(monkeypatch):
-    """Whatever is refused is refused before any work."""
+    """Check that a command raises before any work."""
     for module, name in ((running, "load_weights"), (converting, "recognise"), (converting, "open_archive")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("work was done"))
 
@@ -121,8 +121,8 @@ def test_out_is_not_an_input(command, what, way, folder, capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_work")
-def test_the_default_out_is_not_an_input(folder, capsys):
-    """A result may be the state of the next run of the same inputs."""
+def test_default_out_is_not_an_input(folder, capsys):
+    """The result of one run may be the state of the next one with the same inputs."""
     (folder / "s.npz").rename(folder / "x.out.npz")
     before = contents(folder)
     fails(capsys, run(folder, out=None, s="x.out.npz"), "--out: wanted another file than --state, which would be lost")
@@ -143,7 +143,7 @@ def test_out_is_a_file_in_a_folder(command, out, folder, capsys):
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("command", WITH_FILES)
-def test_out_that_must_not_be_written(command, exists, folder, capsys, monkeypatch):
+def test_unwritable_out_raises(command, exists, folder, capsys, monkeypatch):
     if exists:
         (folder / "out").write_bytes(b"older")
     before = contents(folder)
@@ -160,8 +160,8 @@ def test_run_overwrites_an_older_result(folder):
         assert result["outputs"].shape == (4, 5, 3)
 
 
-def test_out_is_no_part_of_a_checkpoint(folder, capsys):
-    """A checkpoint is named by a prefix or a folder, and is made of other files."""
+def test_out_is_not_part_of_a_checkpoint(folder, capsys):
+    """A prefix or a folder names a checkpoint, which consists of other files."""
     for name in ("model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001", "model.ckpt-70.index"):
         (folder / name).write_bytes(b"part")
     before = contents(folder)
@@ -178,7 +178,7 @@ def test_out_is_no_part_of_a_checkpoint(folder, capsys):
     assert before.items() <= contents(folder).items()
 
 
-def test_out_is_not_an_onnx_model_s_data(folder, capsys):
+def test_out_is_not_an_onnx_models_data(folder, capsys):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     model = convert.to_onnx(LSTMWeights.random(20, 30, seed=0))
     onnx.save(model, folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
@@ -189,7 +189,7 @@ def test_out_is_not_an_onnx_model_s_data(folder, capsys):
 
 
 @pytest.mark.parametrize("command", WITH_FILES)
-def test_a_full_disk(command, folder, capsys, monkeypatch):
+def test_full_disk_raises(command, folder, capsys, monkeypatch):
     (folder / "out").write_bytes(b"older")
     before = contents(folder)
 
@@ -207,7 +207,7 @@ def test_a_full_disk(command, folder, capsys, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["missing", "a folder", "empty", "text", "half of it", "unreadable", "unsearchable"])
 @pytest.mark.parametrize(("command", "what"), CASES)
-def test_inputs_that_can_not_be_read(command, what, damage, folder, capsys, monkeypatch):
+def test_unreadable_inputs_raise(command, what, damage, folder, capsys, monkeypatch):
     name = INPUTS[command][what]
     path, message = folder / name, str(folder / name)
     (folder / "out").write_bytes(b"older")
@@ -240,7 +240,7 @@ def test_inputs_that_can_not_be_read(command, what, damage, folder, capsys, monk
 
 
 def claims(path, shape, dtype="<f4", data=b""):
-    """A .npy file with a header, whatever is behind it."""
+    """Write a .npy file with this header before any data."""
     text = str({"descr": dtype, "fortran_order": False, "shape": shape}).encode()
     text += b" " * (-(len(text) + 11) % 64) + b"\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data)
@@ -249,23 +249,23 @@ def claims(path, shape, dtype="<f4", data=b""):
 @pytest.mark.parametrize(
     ("name", "shape", "dtype", "message"),
     [
-        ("x.npy", (10**9, 10**9, 2), "<f4", "claims 8000000000000000000 bytes, and there are 0"),
+        ("x.npy", (10**9, 10**9, 2), "<f4", "claims 8000000000000000000 bytes, but there are 0"),
         ("x.npy", (10**15, 5, 2), "<f4", "claims"),
         ("x.npy", (2**62, 2**62, 2), "<f8", "claims"),
-        ("x.npy", (10**30, 0, 2), "<f4", "is no .npy file of numbers, or is damaged"),
-        ("x.npy", (10**18, 0, 2), "<f8", "is no .npy file of numbers, or is damaged"),
-        ("x.npy", (0, 10**12, 2), "<f4", "wanted at most 1048576 rows of inputs without bytes"),
+        ("x.npy", (10**30, 0, 2), "<f4", "is not a .npy file of numbers, or is damaged"),
+        ("x.npy", (10**18, 0, 2), "<f8", "is not a .npy file of numbers, or is damaged"),
+        ("x.npy", (0, 10**12, 2), "<f4", "wanted at most 1048576 rows of inputs of width 0 or without steps"),
         ("x.npy", (-4, 5, 2), "<f4", "shape (-4, 5, 2)"),
         ("x.npy", (4, 5, 2), "|O", "it holds Python objects, which are never unpickled"),
         ("x.npy", (4, 5, 2), "<V0", "whose elements have no bytes"),
-        ("x.npy", (True, 5, 2), "<f4", "bytes, and there are 0"),
-        ("l.npy", (10**13,), "<i8", "claims 80000000000000 bytes, and there are 0"),
+        ("x.npy", (True, 5, 2), "<f4", "bytes, but there are 0"),
+        ("l.npy", (10**13,), "<i8", "claims 80000000000000 bytes, but there are 0"),
         ("l.npy", (10**30,), "<i8", "claims"),
-        ("l.npy", (5,), "<i8", "claims 40 bytes, and there are 0"),
+        ("l.npy", (5,), "<i8", "claims 40 bytes, but there are 0"),
         ("l.npy", (5,), "|O", "it holds Python objects"),
     ],
 )
-def test_claimed_sizes(name, shape, dtype, message, folder, capsys):
+def test_claimed_sizes_are_checked(name, shape, dtype, message, folder, capsys):
     claims(folder / name, shape, dtype)
     before = contents(folder)
     fails(capsys, run(folder), message)
@@ -273,8 +273,8 @@ def test_claimed_sizes(name, shape, dtype, message, folder, capsys):
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_endless_steps_of_no_rows(stacked, folder, capsys):
-    """There is nothing to step, however many steps are claimed."""
+def test_endless_steps_without_rows_end(stacked, folder, capsys):
+    """Without rows there is nothing to step, however many steps a file claims."""
     if stacked:
         StackedWeights.random(2, 3, 2, seed=0).save(folder / "w")
     claims(folder / "x.npy", (10**15, 0, 2))
@@ -288,17 +288,17 @@ def test_endless_steps_of_no_rows(stacked, folder, capsys):
 
 
 @pytest.mark.parametrize("rows", [1, 10**9])
-def test_endless_steps_without_inputs(rows, folder, capsys):
+def test_endless_steps_of_width_0_raise(rows, folder, capsys):
     """Inputs of width 0 have no bytes."""
     LSTMWeights.random(0, 3, seed=0).save(folder / "w")
     claims(folder / "x.npy", (10**15 // rows, rows, 0))
-    fails(capsys, run(folder), "wanted at most 1048576 rows of inputs without bytes; got shape")
+    fails(capsys, run(folder), "wanted at most 1048576 rows of inputs of width 0 or without steps; got shape")
     claims(folder / "x.npy", (7, 5, 0))
     assert cli.main([*run(folder)[:3], "--backend", "numpy"]) == 0
 
 
-def test_arrays_appended_to_a_file(folder):
-    """As np.save does to an open file: the first one is meant."""
+def test_appended_arrays_are_ignored(folder):
+    """np.save can append arrays to an open file. The first one counts."""
     with (folder / "x.npy").open("ab") as file:
         np.save(file, np.ones(3))
     assert cli.main(run(folder)) == 0
@@ -313,7 +313,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("what", STATES)
-def test_states_that_claim_too_much(what, folder, capsys):
+def test_states_claiming_too_much_raise(what, folder, capsys):
     import zipfile
 
     rows, width, data = STATES[what]
@@ -327,7 +327,7 @@ def test_states_that_claim_too_much(what, folder, capsys):
     assert contents(folder) == before
 
 
-def test_a_bomb_of_states(folder, capsys):
+def test_zip_bomb_of_states_raises(folder, capsys):
     import zipfile
 
     claims(folder / "part", (2**29,), "<f4")
@@ -342,7 +342,7 @@ def test_a_bomb_of_states(folder, capsys):
     fails(capsys, run(folder), "is damaged: h: it claims 2147483776 bytes")
 
 
-# The surroundings.
+# The environment.
 
 WORK = {
     "run": (running, "_step_through"),
@@ -366,7 +366,7 @@ WORK = {
     ids=repr,
 )
 @pytest.mark.parametrize("command", COMMANDS)
-def test_what_ends_a_command(command, error, status, line, folder, capsys, monkeypatch):
+def test_errors_end_a_command_in_one_line(command, error, status, line, folder, capsys, monkeypatch):
     def fail(*_, **__):
         raise error
 
@@ -380,15 +380,15 @@ def test_what_ends_a_command(command, error, status, line, folder, capsys, monke
 
 def started(arguments, **options):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OPENBLAS_NUM_THREADS": "1"}
-    environment.pop("PYTHONUNBUFFERED", None)  # else nothing is left to be written at the end
+    environment.pop("PYTHONUNBUFFERED", None)  # keep output buffered, so that some is written at exit
     command = [sys.executable, "-m", "fusedlstm", *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
 
 
 @ON_POSIX
 @pytest.mark.parametrize("command", COMMANDS)
-def test_nobody_reads_what_is_said(command, folder):
-    """One line, and no second one by Python at its end."""
+def test_closed_pipe_ends_a_command(command, folder):
+    """The command prints one line, and Python doesn't add another at exit."""
     reader, writer = os.pipe()
     os.close(reader)
     with started(COMMANDS[command](folder), stdout=writer) as process:
@@ -400,7 +400,7 @@ def test_nobody_reads_what_is_said(command, folder):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_no_room_for_what_is_said():
+def test_full_standard_output_raises():
     with open("/dev/full", "w") as full, started(["info"], stdout=full) as process:
         _, said = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -409,8 +409,8 @@ def test_no_room_for_what_is_said():
 
 @ON_POSIX
 @pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_streams(streams, folder):
-    """As a daemon has them."""
+def test_streams_may_be_closed(streams, folder):
+    """A daemon has closed streams."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = " ".join([sys.executable, "-m fusedlstm", *run(folder), streams])
     done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
@@ -422,7 +422,7 @@ def test_closed_streams(streams, folder):
 
 
 @ON_POSIX
-def test_interrupted_from_the_keyboard(folder):
+def test_keyboard_interrupt_ends_a_command(folder):
     LSTMWeights.random(64, 512, seed=0).save(folder / "w")
     np.save(folder / "x.npy", np.zeros((200_000, 1, 64), "f4"))
     before = contents(folder)
@@ -438,13 +438,13 @@ def test_interrupted_from_the_keyboard(folder):
 
 
 @ON_POSIX
-def test_paths_that_are_not_unicode(folder):
-    """What is said of them is said in characters that the stream has."""
+def test_paths_need_not_be_unicode(folder):
+    """Paths are printed in characters that the stream can encode."""
     name = os.fsdecode(b"out\xff.npz")
     try:
         (folder / name).write_bytes(b"older")
     except OSError:
-        pytest.skip("the file system has names in Unicode alone")
+        pytest.skip("the file system allows only Unicode names")
     with started(run(folder, out=name), stdout=subprocess.PIPE) as process:
         said, complained = process.communicate(timeout=120)
     assert (process.returncode, complained) == (0, "")

@@ -361,7 +361,7 @@ def test_set_weights_during_a_sequence(monkeypatch):
 
 @needs_cuda
 def made_as(kind, array, lstm):
-    """Booleans as a caller may have them: in a list, on the host, or on the LSTM's device."""
+    """Return booleans as a caller may pass them: in a list, on the host, or on the LSTM's device."""
     if kind == "list":
         return array.tolist()
     return lstm.xp.asarray(array) if kind == "device" else array
@@ -370,8 +370,8 @@ def made_as(kind, array, lstm):
 @pytest.mark.parametrize("what", ["is_first", "mask", "lengths", "is_first, mask", "is_first, lengths"])
 @pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("kind", ["list", "host", "device"])
-def test_as_many_rows_as_steps(kind, shape, what, backend):
-    """Where T = B no shape tells the two axes of flags and of a mask apart: only numbers do."""
+def test_flags_and_masks_keep_their_axes(kind, shape, what, backend):
+    """If T = B, shapes can't tell the two axes of flags and of a mask apart. Only results can."""
     count = 4
     weights = StackedWeights.random(I, N, 2, seed=0, dtype="float64", bidirectional=shape == "bidirectional")
     rng = np.random.default_rng(0)

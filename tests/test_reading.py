@@ -1,4 +1,4 @@
-"""Whatever a reader raises about a file becomes a WeightsFileError that names it: in one place, for all readers."""
+"""Test that any error of a reader about a file becomes a WeightsFileError that names it, in one place."""
 
 import ast
 import builtins
@@ -31,18 +31,18 @@ PACKAGE = Path(__file__).parents[1] / "fusedlstm"
 
 
 class MuteError(Exception):
-    """One whose text can't be had."""
+    """An error whose message can't be read."""
 
     def __str__(self):
         raise RuntimeError("no text")
 
 
 class OwnError(Exception):
-    """A library's own."""
+    """A library's own error."""
 
 
 class PanicException(BaseException):
-    """As PyO3's, of libraries in Rust, which is not an Exception."""
+    """An error like PyO3's, from libraries in Rust, which is not an Exception."""
 
 
 def builtin_exceptions():
@@ -75,7 +75,7 @@ def test_reading_turns_any_exception(error):
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, ImportError])
-def test_reading_passes_what_is_no_damage(kind):
+def test_reading_passes_other_errors(kind):
     error = kind("as it is")
     with pytest.raises(kind) as caught, files.reading("w"):
         raise error
@@ -83,7 +83,7 @@ def test_reading_passes_what_is_no_damage(kind):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ESTALE])
-def test_errors_of_the_system_name_the_path(number):
+def test_system_errors_name_the_path(number):
     with pytest.raises(OSError, match="w.npz") as caught, files.reading("w.npz"):
         raise OSError(number, "text")
     assert not isinstance(caught.value, WeightsFileError)
@@ -93,19 +93,19 @@ def test_errors_of_the_system_name_the_path(number):
 
 def test_reading_names_a_path_once():
     with pytest.raises(WeightsFileError) as caught, files.reading("w"), files.reading("w"):
-        raise ValueError("w: wanted a sound file")
-    assert str(caught.value) == "w: wanted a sound file"
+        raise ValueError("w: wanted a valid file")
+    assert str(caught.value) == "w: wanted a valid file"
     with pytest.raises(WeightsFileError) as caught, files.reading("w"), files.blaming("its part"):
         raise ValueError("bad")
     assert str(caught.value) == "w: its part: bad"
 
 
-def test_reading_leaves_what_is_not_a_path():
+def test_reading_ignores_what_is_not_a_path():
     with pytest.raises(KeyError), files.reading({"a": 1}):
         raise KeyError("b")
 
 
-# Every reader, where any call of a library raises anything.
+# Every reader, with any error in any call of a library.
 
 
 def read_npy(path):
@@ -114,7 +114,7 @@ def read_npy(path):
 
 
 def made(folder):
-    """A file for each reader, and the reader."""
+    """Return each reader and a file for it."""
     LSTMWeights.random(2, 3, seed=0).save(folder / "cell")
     StackedWeights.random(2, 3, 2, seed=0).save(folder / "layers")
     pool = StatePool(LSTMCell(LSTMWeights.random(2, 3, seed=0), backend="numpy"), 4)
@@ -153,7 +153,7 @@ IN_C = ("zlib", "_bz2", "_lzma", "_json", "_struct", "safetensors._safetensors_r
 
 
 def is_finalising(frame):
-    """Whether this is within a `__del__`, whose exceptions nobody gets."""
+    """Return whether this is in a `__del__`, whose exceptions are lost."""
     while frame is not None and frame.f_code.co_name != "__del__":
         frame = frame.f_back
     return frame is not None
@@ -170,7 +170,7 @@ def is_of_library(frame, event, argument):
 
 
 def with_error_at(k, error, read, path):
-    """Read, where call number k of a library raises; return how many calls there were."""
+    """Read, with an error in call number k of a library, and return the number of calls."""
     calls = itertools.count(1)
     last = 0
 
@@ -205,17 +205,17 @@ def readers(tmp_path_factory):
     found = {name: (folder / name, read) for name, read in made(folder).items()}
     assert found.keys() == set(READERS)
     for path, read in found.values():
-        read(path)  # all is imported
+        read(path)  # import everything first
     return found
 
 
-# A library that is interrupted in the midst of opening a file may leave it to the garbage collector.
+# If a library is interrupted while it opens a file, it may leave the file to the garbage collector.
 LEFT_OPEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 
 
 @LEFT_OPEN
 @pytest.mark.parametrize("name", READERS)
-def test_any_call_of_a_library_may_raise(name, readers):
+def test_any_library_call_may_raise(name, readers):
     path, read = readers[name]
     count = with_error_at(0, None, read, path)
     assert count > 3, "the reader calls libraries"
@@ -235,7 +235,7 @@ def test_any_call_of_a_library_may_raise(name, readers):
 @LEFT_OPEN
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError(errno.EIO, "unreadable")], ids=repr)
-def test_interrupts_and_memory_pass_readers(name, error, readers):
+def test_interrupts_and_memory_errors_pass(name, error, readers):
     path, read = readers[name]
     count = with_error_at(0, None, read, path)
     outcomes = set()
@@ -244,14 +244,14 @@ def test_interrupts_and_memory_pass_readers(name, error, readers):
             with_error_at(int(k), error, read, path)
         except BaseException as caught:
             outcomes.add((type(caught), getattr(caught, "errno", None), getattr(caught, "filename", None)))
-    # Damage is what a library makes of it: zipfile of an unreadable end, NumPy's parser of no memory.
+    # Libraries may turn these into damage: zipfile an unreadable end, NumPy's parser a lack of memory.
     expected = (OSError, errno.EIO, str(path)) if isinstance(error, OSError) else (type(error), None, None)
     assert expected in outcomes
     assert outcomes <= {expected, (WeightsFileError, None, None)}
     assert len(outcomes) == 1 or not isinstance(error, KeyboardInterrupt)
 
 
-# Damage of each kind, by content.
+# Content with each kind of damage.
 
 
 def in_zip(content, method=zipfile.ZIP_STORED, name="a.npy"):
@@ -275,7 +275,7 @@ def damaged_member(method):
 
 
 def with_field(offset, value, size=2):
-    """A stored member with another field in both of its headers; the offset is that of the local one."""
+    """Return a zip file whose member has another field in both headers. The offset is in the local header."""
     data = in_zip(npy(np.zeros(3)))
     for signature, more in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
         at = data.index(signature) + offset + more
@@ -341,7 +341,7 @@ def read_all(path):
 
 
 @pytest.mark.parametrize("what", ZIPS)
-def test_damaged_zip_files(what, tmp_path):
+def test_damaged_zip_files_are_refused(what, tmp_path):
     (tmp_path / "w.npz").write_bytes(ZIPS[what])
     if what == "two of one name":
         with zipfile.ZipFile(tmp_path / "w.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
@@ -360,7 +360,7 @@ def test_zip_members_of_all_methods_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("what", TENSORS)
-def test_damaged_safetensors_headers(what, tmp_path):
+def test_damaged_headers_are_refused(what, tmp_path):
     path = tmp_path / "w.safetensors"
     path.write_bytes(TENSORS[what])
     pool = StatePool(LSTMCell(LSTMWeights.random(1, 1, seed=0), backend="numpy"), 1)
@@ -379,7 +379,7 @@ KEYS = st.sampled_from(["version", "kind", "options", "crc32", "layers", "bidire
 
 @settings(max_examples=150)
 @given(about=JSON | st.dictionaries(KEYS, JSON | st.sampled_from([1, 2, "LSTMWeights", "StackedWeights", {}])))
-def test_any_description_is_refused(tmp_path_factory, about):
+def test_random_descriptions_are_refused(tmp_path_factory, about):
     path = tmp_path_factory.mktemp("about") / "w"
     header = json.dumps({"__metadata__": {"fusedlstm": json.dumps(about)}})
     path.write_bytes(safetensors(header, b""))
@@ -388,7 +388,7 @@ def test_any_description_is_refused(tmp_path_factory, about):
             read(path)
 
 
-def test_a_file_without_end_is_not_read():
+def test_endless_file_is_not_read():
     if not os.path.exists("/dev/zero"):
         pytest.skip("there is no /dev/zero")
     for read in (LSTMWeights.load, load_weights, recognise, open_archive):
@@ -396,7 +396,7 @@ def test_a_file_without_end_is_not_read():
             read("/dev/zero")
 
 
-# One place, and no second one.
+# Only one place turns exceptions into WeightsFileError.
 
 
 def handlers():
@@ -408,7 +408,7 @@ def handlers():
 
 
 def makes_a_file_error(handler):
-    """Whether a handler raises WeightsFileError about an exception it has caught."""
+    """Return whether a handler raises WeightsFileError from the exception that it caught."""
     return any(
         isinstance(node, ast.Raise) and "WeightsFileError" in ast.dump(node.exc or node) and handler.name is not None
         for node in ast.walk(handler)
@@ -416,7 +416,7 @@ def makes_a_file_error(handler):
 
 
 def is_a_list(kind):
-    """Whether an except clause names many exceptions, or a constant that lists them."""
+    """Return whether an except clause lists many exceptions, or names a constant that does."""
     if isinstance(kind, ast.Tuple):
         return len(kind.elts) > 4 or any(isinstance(one, ast.Starred) for one in kind.elts)
     return isinstance(kind, ast.Name) and kind.id.isupper()

@@ -1,4 +1,4 @@
-"""Saving: whole or not at all, errors that name the path, and nothing left behind for longer than to the next save."""
+"""Test that saves are whole or not at all, that errors name the path, and that the next save tidies up."""
 
 import errno
 import io
@@ -36,7 +36,7 @@ def pool():
 
 
 def savers():
-    """What saves to a path, by name."""
+    """Return the functions that save to a path, by name."""
     return {
         "weights": weights().save,
         "layers": StackedWeights([weights()]).save,
@@ -66,8 +66,8 @@ FORMS = {"str": str, "bytes": os.fsencode, "Path": Path, "PathLike of bytes": By
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_paths_of_all_forms(form, tmp_path):
-    """Saved by one, loaded by the same: str, bytes, os.PathLike of either."""
+def test_all_forms_of_paths_are_taken(form, tmp_path):
+    """Save and load by a str, bytes, or an os.PathLike of either."""
     for name, save in savers().items():
         save(FORMS[form](tmp_path / name))
         assert (tmp_path / name).stat().st_size
@@ -76,12 +76,12 @@ def test_paths_of_all_forms(form, tmp_path):
 
 
 @ON_POSIX
-def test_a_path_that_is_not_unicode(tmp_path):
+def test_paths_need_not_be_unicode(tmp_path):
     path = os.fsencode(tmp_path) + b"/w\xff"
     try:
         weights().save(path)
     except OSError:
-        pytest.skip("the file system has names in Unicode alone")
+        pytest.skip("the file system allows only Unicode names")
     assert LSTMWeights.load(path).input_size == 2
     Path(os.fsdecode(path)).write_bytes(b"damage, and more")
     with pytest.raises(WeightsFileError, match=r"w\udcff is not a safetensors file"):
@@ -89,7 +89,7 @@ def test_a_path_that_is_not_unicode(tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_errors_name_paths_of_all_forms(form, tmp_path):
+def test_errors_name_all_forms_of_paths(form, tmp_path):
     path = tmp_path / "absent" / "w"
     for act in (*savers().values(), *loaders().values()):
         with pytest.raises(FileNotFoundError) as caught:
@@ -100,7 +100,7 @@ def test_errors_name_paths_of_all_forms(form, tmp_path):
 
 @pytest.mark.parametrize("what", ["descriptor", "bool", "file", "bytes in memory", "None", "list"])
 def test_descriptors_and_open_files_are_refused(what, tmp_path):
-    """... and not closed."""
+    """File descriptors and open files raise, and are not closed."""
     path = tmp_path / "w"
     weights().save(path)
     before = path.read_bytes()
@@ -116,17 +116,17 @@ def test_descriptors_and_open_files_are_refused(what, tmp_path):
         for act in (*savers().values(), *loaders().values()):
             with pytest.raises(TypeError, match="path: wanted a path: a str, bytes or os.PathLike; got "):
                 act(given)
-        assert os.fstat(file.fileno()).st_size == len(before), "it is open still"
+        assert os.fstat(file.fileno()).st_size == len(before), "it is still open"
     assert path.read_bytes() == before
 
 
-def test_null_characters_in_a_path():
+def test_null_characters_in_paths_are_refused():
     for act in (*savers().values(), *loaders().values()):
         with pytest.raises(ValueError, match="path: wanted a path without null characters; got 'a"):
             act("a\0b")
 
 
-# Errors of the operating system, at each of its calls, name the path that was given.
+# Errors of any system call name the given path.
 
 STEPS = {
     "open": ("open", errno.EMFILE),
@@ -184,14 +184,14 @@ def test_errors_while_loading_name_the_path(name, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize("name", SAVERS)
-def test_a_full_device(name):
+def test_full_device_raises(name):
     with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
         savers()[name]("/dev/full")
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
 
 
 @ON_POSIX
-def test_a_closed_pipe(tmp_path):
+def test_closed_pipe_raises(tmp_path):
     pipe, (ours, theirs) = tmp_path / "pipe", socket.socketpair()
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -235,7 +235,7 @@ def test_a_folder_is_not_replaced(tmp_path):
 
 
 def test_a_read_only_file_is_not_replaced(tmp_path, monkeypatch):
-    """A rename would, and opening it to write, as most programs do, would not."""
+    """A rename would replace it. Opening it to write, as most programs do, would not."""
     path = tmp_path / "w"
     path.write_bytes(b"older")
     monkeypatch.setattr(replacing.os, "access", lambda given, mode: not (str(given) == str(path) and mode == os.W_OK))
@@ -247,7 +247,7 @@ def test_a_read_only_file_is_not_replaced(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_permissions_of_the_system(tmp_path):
+def test_permissions_are_respected(tmp_path):
     path = tmp_path / "folder" / "w"
     path.parent.mkdir()
     path.write_bytes(b"older")
@@ -265,8 +265,8 @@ def test_permissions_of_the_system(tmp_path):
 
 
 @ON_POSIX
-def test_links(tmp_path):
-    """A link to nothing yet makes what it names; one that goes in circles is an error; hard links part."""
+def test_links_are_followed(tmp_path):
+    """A dangling link makes its target, a circular one raises, and a hard link is cut."""
     (tmp_path / "dangling").symlink_to("target")
     replace(tmp_path / "dangling", b"new")
     assert (tmp_path / "target").read_bytes() == b"new"
@@ -288,7 +288,7 @@ def left(folder):
 
 
 def save_and_hang(path, in_the_midst):
-    """In a child: write half of a file, say so, and wait to be killed."""
+    """Write half of a file in a child process, print a line, and wait to be killed."""
 
     def hang(_):
         in_the_midst.set()
@@ -299,7 +299,7 @@ def save_and_hang(path, in_the_midst):
 
 
 def started(path):
-    """A process in the midst of a save."""
+    """Return a process in the middle of a save."""
     context = multiprocessing.get_context("spawn")
     in_the_midst = context.Event()
     child = context.Process(target=save_and_hang, args=(path, in_the_midst))
@@ -311,7 +311,7 @@ def started(path):
 @ON_POSIX
 @pytest.mark.parametrize("name", ["w", "n" * 255, "odd [name].*"])
 def test_what_a_killed_save_leaves_is_removed(name, tmp_path):
-    """... by the next save to that place, and by no other; the old file is whole until then."""
+    """Only the next save to the same path removes it; until then the old file is whole."""
     path = tmp_path / name
     weights(seed=1).save(path)
     before = path.read_bytes()
@@ -319,13 +319,13 @@ def test_what_a_killed_save_leaves_is_removed(name, tmp_path):
     assert len(left(tmp_path)) == 1
     weights().save(tmp_path / "another")
     weights(seed=1).save(path)
-    assert len(left(tmp_path)) == 1, "that of a live save stays"
+    assert len(left(tmp_path)) == 1, "the file of a live save stays"
     os.kill(child.pid, signal.SIGKILL)
     child.join()
     assert len(left(tmp_path)) == 1
     assert path.read_bytes() == before
     weights().save(tmp_path / "another")
-    assert len(left(tmp_path)) == 1, "it is of another file"
+    assert len(left(tmp_path)) == 1, "it belongs to another target"
     weights().save(path)
     assert not left(tmp_path)
     assert LSTMWeights.load(path).input_size == 2
@@ -333,7 +333,7 @@ def test_what_a_killed_save_leaves_is_removed(name, tmp_path):
 
 @ON_POSIX
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_saves(number, tmp_path):
+def test_interrupted_saves_tidy_up(number, tmp_path):
     path = tmp_path / "w"
     path.write_bytes(b"older")
     child = started(path)
@@ -341,13 +341,13 @@ def test_interrupted_saves(number, tmp_path):
     child.join()
     assert path.read_bytes() == b"older"
     if number == signal.SIGINT:
-        assert not left(tmp_path), "an interrupted one tidies up itself"
+        assert not left(tmp_path), "an interrupted save tidies up"
     weights().save(path)
     assert not left(tmp_path)
 
 
-def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
-    """At each call of the system: the old file or the new one, and no other."""
+def test_interrupts_leave_no_temporary_file(tmp_path, monkeypatch):
+    """An interrupt at any system call leaves the old file or the new one, and nothing else."""
     path = tmp_path / "w"
     for call in ("open", "fdopen", "fsync", "replace", "scandir", "close"):
         path.write_bytes(b"older")
@@ -386,8 +386,8 @@ def test_descriptors_are_not_leaked(tmp_path, monkeypatch):
 
 
 @ON_POSIX
-def test_a_save_that_lost_its_file_begins_again(tmp_path, monkeypatch):
-    """Another save may take a temporary file for abandoned in the instant before it is locked."""
+def test_save_retries_if_its_file_is_removed(tmp_path, monkeypatch):
+    """Another save may remove a temporary file as abandoned just before it is locked."""
     real, taken = replacing.fcntl.flock, []
 
     def lock(descriptor, how):
@@ -404,8 +404,8 @@ def test_a_save_that_lost_its_file_begins_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("locks", ["none", "failing"])
-def test_without_locks_age_tells(locks, tmp_path, monkeypatch):
-    """On Windows, and on file systems that have no locks."""
+def test_old_files_go_where_locks_are_missing(locks, tmp_path, monkeypatch):
+    """Windows and some file systems have no locks."""
     old, new = (tmp_path / f".w.{k:016x}.fusedlstm-tmp" for k in (1, 2))
     for path in (old, new):
         path.write_bytes(b"part")
@@ -426,8 +426,8 @@ def test_without_locks_age_tells(locks, tmp_path, monkeypatch):
 
 
 @ON_POSIX
-def test_other_files_of_like_names_stay(tmp_path):
-    """Only what a save to this very target can have made is removed, and no link is followed."""
+def test_similarly_named_files_stay(tmp_path):
+    """Remove only files that a save to this target can have made, and follow no links."""
     target = tmp_path / "elsewhere"
     target.write_bytes(b"precious")
     names = [
@@ -458,8 +458,8 @@ for _ in range(60):
 """
 
 
-def test_two_processes_that_save_at_once(tmp_path):
-    """Whole at all times, to both, and no file is taken from a live save."""
+def test_two_processes_save_at_once(tmp_path):
+    """The file is always whole to both processes, and neither removes the other's temporary file."""
     path = tmp_path / "w"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     children = [
@@ -477,12 +477,14 @@ def test_two_processes_that_save_at_once(tmp_path):
 # Where a command will write.
 
 
-def test_targets_of_commands(tmp_path):
+def test_commands_check_their_targets(tmp_path):
     source = tmp_path / "source"
     source.write_bytes(b"x")
     check_target("OUT", str(tmp_path / "new"), {"SOURCE": str(source), "--state": None, "--other": "absent"})
     with pytest.raises(ValueError, match="OUT: wanted another file than --more"):
-        check_target("OUT", str(tmp_path / "new"), {"--more": str(tmp_path / "." / "new")})  # which will be
+        check_target(
+            "OUT", str(tmp_path / "new"), {"--more": str(tmp_path / "." / "new")}
+        )  # the same path, spelled differently
     for wrong in (str(tmp_path), str(tmp_path / "absent" / "w"), "", str(tmp_path / "new") + os.sep):
         with pytest.raises(ValueError, match="OUT: wanted a file in a folder that exists; got "):
             check_target("OUT", wrong, {})

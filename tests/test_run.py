@@ -105,7 +105,7 @@ def test_no_steps_and_no_rows(shape, folder):
         (np.zeros((B, 1), int), "got shape (5, 1)"),
         (np.array([0, 1, 2, 3, 7]), "lengths.npy: wanted lengths from 0 to T = 6; got 0 to 7"),
         (np.array([-1, 1, 2, 3, 6]), "got -1 to 6"),
-        (np.array([None] * B), "lengths.npy is no .npy file of numbers"),
+        (np.array([None] * B), "lengths.npy is not a .npy file of numbers"),
     ],
 )
 def test_bad_lengths(lengths, message, folder, capsys):
@@ -119,7 +119,7 @@ def test_bad_lengths(lengths, message, folder, capsys):
 def test_damaged_lengths_are_named(content, folder, capsys):
     (folder / "lengths.npy").write_bytes(content)
     assert run(folder, "--lengths", folder / "lengths.npy", "--backend", "numpy") == 1
-    assert capsys.readouterr().err.startswith(f"fusedlstm: {folder / 'lengths.npy'} is no .npy file of numbers")
+    assert capsys.readouterr().err.startswith(f"fusedlstm: {folder / 'lengths.npy'} is not a .npy file of numbers")
 
 
 @pytest.mark.parametrize("names", [("h0", "c0", "h1", "c1"), ("h1", "c1"), ("h0",), ("h0", "c")])

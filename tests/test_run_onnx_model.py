@@ -279,7 +279,7 @@ def test_models_that_are_not_run(kind, tmp_path, caplog):
     result = checked(path)
     assert result.agrees
     assert why in result.around
-    assert "What stands around the LSTM was not checked" in str(result)
+    assert "The model around the LSTM was not checked" in str(result)
 
 
 def test_models_that_run_for_long_are_stopped(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Arrays that mean more than their numbers are refused by name, wherever an array comes in."""
+"""Test that arrays that hold more than their numbers raise at every entry, by the argument's name."""
 
 import sys
 import types
@@ -29,7 +29,7 @@ SQUARE = LSTMWeights.random(I, N, seed=0)
 
 
 class Quantity(np.ndarray):
-    """An array with a unit, as of many packages."""
+    """An array with a unit, like those of many packages."""
 
 
 def masked(array):
@@ -57,7 +57,7 @@ def square(h=None, c=None):
 
 
 def entries(backend):
-    """Each place that an array comes in by: what errors call it, the array, and what takes it."""
+    """Return each entry of an array: its name in errors, the array, and the function that takes it."""
     cell, lstm = LSTMCell(WEIGHTS, backend=backend), LSTM(StackedWeights([WEIGHTS]), backend=backend)
     pool, stepper = StatePool(cell, 6), Stepper(cell, B)
     slots = pool.allocate(B)
@@ -116,7 +116,7 @@ def one(h=None, c=None):
 
 
 def of_weights():
-    """Arrays of weights, ours and those of importers."""
+    """Return the entries of weights' arrays, ours and the importers'."""
     arrays = WEIGHTS.arrays()
     parameters = convert.to_torch(SQUARE) if "torch" in sys.modules else {}
     parameters = {name: np.asarray(value) for name, value in parameters.items()}
@@ -140,7 +140,7 @@ NUMPY_ENTRIES = sorted(entries("numpy"))
 
 @pytest.mark.parametrize("name", NUMPY_ENTRIES)
 def test_plain_arrays_are_taken(name):
-    """memmap is plain: its numbers are all that it is."""
+    """Plain arrays are taken. A memmap is plain, as it holds only its numbers."""
     _, array, take = entries("numpy")[name]
     take(array)
     _, array, take = entries("numpy")[name]
@@ -157,7 +157,7 @@ def test_subclasses_are_refused_by_name(name, kind):
     ) as caught:
         take(given)
     assert type(given).__name__ in str(caught.value)
-    # Once refused is refused always: what passed before is known by its class, too.
+    # Refuse it again after a plain array has passed, as known classes are cached.
     take(array)
     with pytest.raises(TypeError, match="wanted a plain"):
         take(given)
@@ -179,7 +179,7 @@ def test_a_refused_array_changes_nothing():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_subclasses_as_weights(kind):
+def test_subclasses_as_weights_are_refused(kind):
     for argument, array, take in of_weights().values():
         take(array)
         with pytest.raises(TypeError, match="wanted a plain numpy.ndarray") as caught:
@@ -197,12 +197,12 @@ def test_subclasses_as_weights(kind):
         ([[np.array(3.0).view(Quantity), 1.0]], r"x\[0\]\[0\]"),
     ],
 )
-def test_lists_with_such_arrays(values, place):
+def test_lists_with_subclasses_are_refused(values, place):
     with pytest.raises(TypeError, match=rf"^{place}: wanted a plain numpy\.ndarray"):
         LSTMCell(WEIGHTS, backend="numpy").asarray(values)
 
 
-def test_flags_in_lists():
+def test_flags_with_subclasses_are_refused():
     cell = LSTMCell(WEIGHTS, backend="numpy")
     for flags in ([True, False, np.ma.masked], [True, False, np.array(True).view(Quantity)]):
         with pytest.raises(TypeError, match=r"is_first\[2\]: wanted a plain"):
@@ -210,7 +210,7 @@ def test_flags_in_lists():
     cell(f4(B, I), state(), is_first=[True, np.bool_(0), np.array(True)])
 
 
-def test_masks_and_lengths_in_lists():
+def test_masks_with_subclasses_are_refused():
     lstm = LSTM(StackedWeights([WEIGHTS]), backend="numpy")
     for argument, given in {
         "mask": [np.ma.array([True] * B, mask=[True] * B)] * T,
@@ -221,18 +221,18 @@ def test_masks_and_lengths_in_lists():
             lstm(f4(T, B, I), **{argument: given})
 
 
-def test_lists_within_themselves():
+def test_recursive_lists_are_refused():
     endless = [1.0]
     endless.append(endless)
     with pytest.raises(TypeError, match="equally long lists"):
         LSTMCell(WEIGHTS, backend="numpy").asarray(endless)
 
 
-def test_what_to_write_is_said():
-    with pytest.raises(TypeError, match=r"Use weight_ih\.filled\(\.\.\.\), with what masked elements are to be"):
+def test_errors_say_what_to_write():
+    with pytest.raises(TypeError, match=r"Use weight_ih\.filled\(\.\.\.\), with a value for masked elements"):
         LSTMWeights(masked(f4(20, I)), f4(20, N))
     given = f4(20, I).view(Quantity)
-    with pytest.raises(TypeError, match=r"Use numpy\.asarray\(weight_ih\) if its numbers alone are meant"):
+    with pytest.raises(TypeError, match=r"If you mean only its numbers, use numpy\.asarray\(weight_ih\)"):
         LSTMWeights(given, f4(20, N))
     assert LSTMWeights(np.asarray(given), f4(20, N)).input_size == I
 
@@ -249,8 +249,8 @@ def test_what_to_write_is_said():
         ("cudf", "cudf.core.series", "to_cupy()"),
     ],
 )
-def test_labels_and_units(library, name, way):
-    """By the names of their modules, of classes below them too, as none of the libraries is needed here."""
+def test_labels_and_units_are_refused(library, name, way):
+    """Modules' names tell the libraries, of subclasses too, so none of them is needed here."""
 
     class Labelled:
         __module__ = name
@@ -265,10 +265,10 @@ def test_labels_and_units(library, name, way):
         with pytest.raises(TypeError) as caught:
             LSTMWeights(kind(), f4(20, N))
         assert f"wanted an array without labels or units; got a {kind.__module__}" in str(caught.value)
-        assert f"Use weight_ih.{way} if its numbers alone are meant" in str(caught.value)
+        assert f"If you mean only its numbers, use weight_ih.{way}" in str(caught.value)
 
 
-def test_what_speaks_the_protocol_alone_is_taken():
+def test_arrays_by_protocol_alone_are_taken():
     given = types.SimpleNamespace()
 
     class Array:
@@ -285,7 +285,7 @@ def torch():
     return pytest.importorskip("torch", reason="PyTorch is not installed")
 
 
-def test_tensors(torch):
+def test_tensor_subclasses_are_refused(torch):
     cell = LSTMCell(WEIGHTS, backend="numpy")
 
     class Named(torch.Tensor):
@@ -306,7 +306,7 @@ def test_tensors(torch):
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors")
-def test_masked_tensors(torch):
+def test_masked_tensors_are_refused(torch):
     module = pytest.importorskip("torch.masked", reason="this PyTorch has no masked tensors")
     given = module.masked_tensor(torch.zeros(20, I), torch.ones(20, I, dtype=torch.bool))
     with pytest.raises(
@@ -315,7 +315,7 @@ def test_masked_tensors(torch):
         LSTMWeights(given, torch.zeros(20, N))
 
 
-def test_tensors_whose_axes_have_names(torch):
+def test_tensors_with_named_axes_are_refused(torch):
     try:
         given = torch.zeros(20, I, names=("gates", "inputs"))
     except TypeError:
