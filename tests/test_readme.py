@@ -101,13 +101,15 @@ def test_coming_from_pytorch():
 
 def test_weights_from_everywhere(capsys):
     execute(SECTIONS["Weights from everywhere, and back"], {})
-    assert capsys.readouterr().out.startswith("weights: cell_clip: wanted None, as Keras'")
+    assert capsys.readouterr().out.startswith("weights: cell_clip: wanted None, as Keras's LSTM")
 
 
 def test_every_system_of_the_tables_is_there():
-    """... and all that is there is in them."""
+    """The README's tables name every function of convert."""
     section = re.search(r"## Weights from everywhere, and back(.*?)\n## ", README, re.DOTALL)[1]
-    named = set(re.findall(r"`((?:from|to|list|state_from|state_to)_[a-z0-9_]+|tf1_arguments)", section))
+    named = set(
+        re.findall(r"`((?:from|to|list|state_from|state_to|initial_state_from)_[a-z0-9_]+|tf1_arguments)", section)
+    )
     assert named == {name for name in convert.__all__ if not name.startswith("state_to")} | {"state_to_tf1"}
 
 

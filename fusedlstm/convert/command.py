@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _OF_PATHS = ("keras", "onnx", "tf1", "torch")
 _OF_ARRAYS = ("chainer", "equinox", "flax", "haiku", "haste", "mxnet", "sonnet1", "sonnet2")
 SYSTEMS = (*_OF_PATHS, *_OF_ARRAYS)
-_INITIAL_STATES = {"onnx": convert.state_from_onnx}  # systems whose files may hold a constant initial state
+_INITIAL_STATES = {"onnx": convert.state_from_onnx}  # the functions for --initial-state, by system
 _OF_SEVERAL = ("flax", "haiku", "keras", "onnx")  # those whose names may be several layers
 
 _NAMED_BY = {"keras": "name", "onnx": "name", "tf1": "scope", "torch": "prefix"}  # what is listed of a file
@@ -78,7 +78,7 @@ def convert_file(
     states = None
     if state_out is not None:
         if found not in _INITIAL_STATES:
-            wanted = f"nothing, as only {', '.join(_INITIAL_STATES)} files hold initial states"
+            wanted = f"nothing, as it is supported only for {', '.join(_INITIAL_STATES)} files"
             fail(ValueError, "--initial-state", wanted, repr(state_out))
         arguments["initial_state"] = "separate"
         states = _INITIAL_STATES[found](source, arguments.get("name"))
