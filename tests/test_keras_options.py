@@ -208,7 +208,11 @@ def test_functions_of_other_modules_are_refused():
     assert function_of("f", {"class_name": "LeakyReLU", "config": {"negative_slope": 0.1}}, 3) == ("leaky_relu", 0.1)
 
 
-FOREIGN = [{"module": "mine", "registered_name": "Scaled"}, {"module": None, "registered_name": "my>Scaled"}]
+FOREIGN = [
+    {"module": "mine", "registered_name": "Scaled"},
+    {"module": None, "registered_name": "my>Scaled"},
+    {"module": None, "registered_name": "Scaled"},  # of a class that was not registered, in a script
+]
 
 
 @pytest.mark.parametrize("kind", ["Scaled", "ScaledLSTM", "LSTM"])

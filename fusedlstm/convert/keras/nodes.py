@@ -186,11 +186,17 @@ def class_of(config: Mapping[str, Any]) -> tuple[str, str]:
     where = config.get("module")
     if str(where).startswith("keras.") and ".ops." in str(where):
         return f"ops.{kind}", module  # of which some are named like layers
-    if not _is_own(where) or ">" in str(config.get("registered_name")):
-        module = str(config.get("registered_name") or where)
+    registered = config.get("registered_name")
+    if not _is_own(where, registered):
+        module = str(registered or where)
     return kind, module
 
 
-def _is_own(module: Any) -> bool:
-    """Whether a module is Keras's; older files name none."""
-    return module is None or str(module).partition(".")[0] in _PACKAGES
+def _is_own(module: Any, registered: Any) -> bool:
+    """Whether a class is Keras's. Of its user's, Keras 3 may write no module, but then a name that it is registered by.
+
+    Older files have neither, and name classes of their users package>class only where those were registered.
+    """
+    if module is None:
+        return not registered
+    return str(module).partition(".")[0] in _PACKAGES and ">" not in str(registered)
