@@ -409,7 +409,7 @@ def test_several_layers_of_a_subclassed_model_are_refused(keras):
     model = Mine()
     model(np.ones((2, 3, 4), "f"))
     with pytest.raises(
-        ValueError, match="got test_keras_live.Mine, a class with code of its own. Take each LSTM alone"
+        ValueError, match="got test_keras_live.Mine, a class with code of its own. Convert each by itself"
     ):
         from_keras(model, ["a", "b"])
     assert from_keras(model, "b").num_layers == 1

@@ -126,7 +126,7 @@ def graph_of(model: Node) -> Graph:
     return model.graph()
 
 
-_APART = "Take each LSTM alone, and stack them: StackedWeights([*first.layers, *second.layers])"
+_APART = "Convert each by itself, and compute what stands between them as the model does"
 
 
 def source_of(place: Place, ref: Ref | None) -> Source:
