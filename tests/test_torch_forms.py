@@ -414,3 +414,18 @@ def test_errors_name_the_file(torch, tmp_path):
     for function in (convert.from_torch, convert.list_torch):
         with pytest.raises(WeightsFileError, match=r"m\.pt: source: wanted names of at most 4096"):
             function(path)
+
+
+def test_signalling_nans_are_computed_silently():
+    """Casting one raises a floating-point flag, of which NumPy would warn."""
+    rng = np.random.default_rng(0)
+    v = rng.normal(size=(4 * N, I)).astype(np.float32)
+    v.view(np.uint32)[0, 0] = 0x7F800001
+    parameters = {
+        "weight_ih_l0_v": v,
+        "weight_ih_l0_g": np.ones((4 * N, 1), np.float32),
+        "weight_hh_l0": rng.normal(size=(4 * N, N)).astype(np.float32),
+    }
+    (layer,) = convert.from_torch(parameters).layers
+    assert np.isnan(layer.weight_ih[0]).all()
+    assert np.isfinite(layer.weight_ih[1:]).all()

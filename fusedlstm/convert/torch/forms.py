@@ -120,9 +120,9 @@ def compute(form: Form, whole: str, parts: dict[str, Any], names: dict[str, str]
     for part, array in arrays.items():
         if part != "_mask":
             check_dtype(names[part], array.dtype, dtype, f"that of {names[form.shaped]}")
-    given = [arrays[part] if form.exact else arrays[part].astype(np.float64) for part in form.parts]
     try:
-        with np.errstate(all="ignore"):  # like PyTorch, accept infinities and 0 / 0
+        with np.errstate(all="ignore"):  # like PyTorch, accept infinities, signalling NaNs and 0 / 0
+            given = [arrays[part] if form.exact else arrays[part].astype(np.float64) for part in form.parts]
             return form.compute(*given).astype(dtype, copy=False)
     except ValueError as error:
         fail(ValueError, whole, f"parameters of {form.name}", str(error), hint_for(form.parts))
