@@ -23,7 +23,9 @@ MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch.manual_seed(0)
+    return torch
 
 
 def lstm_arrays():
