@@ -505,9 +505,10 @@ def test_files_of_other_things(torch, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert convert.from_torch(torch.jit.load(path), prefix="0").num_layers == 1
-    torch.save(torch.zeros(3), path)
-    with pytest.raises(WeightsFileError, match=r"m\.pt holds a Tensor, not a state_dict"):
-        convert.from_torch(path)
+    for content, kind in ((torch.zeros(3), "a Tensor"), (3, "an int")):
+        torch.save(content, path)
+        with pytest.raises(WeightsFileError, match=rf"m\.pt holds {kind}, not a state_dict"):
+            convert.from_torch(path)
 
 
 def test_bad_files(torch, tmp_path):

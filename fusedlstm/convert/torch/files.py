@@ -74,7 +74,8 @@ class SavedParameters(Mapping[str, Any]):
         if not isinstance(saved.content, Mapping):
             kind = {"StoredTensor": "Tensor", "Other": "object"}.get(type(saved.content).__name__)
             kind = kind or type(saved.content).__name__
-            raise WeightsFileError(f"{path} holds a {kind}, not a state_dict or a dict with one")
+            article = "an" if kind[0] in "aeiou" else "a"
+            raise WeightsFileError(f"{path} holds {article} {kind}, not a state_dict or a dict with one")
         self._values = flatten("source", saved.content, ".")
         self.is_plain = saved.is_plain
         self._most = may_become(os.path.getsize(path))  # bytes, of all that is used
