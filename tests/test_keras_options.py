@@ -227,7 +227,8 @@ def test_foreign_layers_are_refused_by_name(tmp_path, kind, about):
         WeightsFileError, match=rf"lstm: wanted Keras's own LSTM; got .*{kind}, .* custom_classes=\('{kind}',\)"
     ):
         from_keras(path)
-    assert_equal(from_keras(path, custom_classes=[kind]), StackedWeights([WEIGHTS]))
+    for names in ([kind], {kind}):
+        assert_equal(from_keras(path, custom_classes=names), StackedWeights([WEIGHTS]))
 
 
 def test_foreign_cells_and_wrappers(tmp_path):

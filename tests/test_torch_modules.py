@@ -153,11 +153,10 @@ def test_custom_pruning_methods_are_foreign(torch):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [("LSTM", "a sequence of names; got str"), (3, "a sequence of names; got int"), ([3], "names of classes; got int")],
+    ("value", "message"), [("LSTM", "got str"), (b"LSTM", "got bytes"), (3, "got int"), ([3], "got int among them")]
 )
 def test_custom_classes_are_names(value, message):
-    with pytest.raises(TypeError, match=f"custom_classes: wanted {message}"):
+    with pytest.raises(TypeError, match=f"custom_classes: wanted a sequence of names of classes; {message}"):
         convert.from_torch({}, custom_classes=value)
 
 

@@ -13,10 +13,13 @@ _COMPUTES = ("__call__", "__getattr__", "__getattribute__", "initialize_carry")
 
 def check_names(custom_classes: Any) -> frozenset[str]:
     """Return the names as a set. Raise TypeError unless they are a sequence of strings."""
-    is_sequence = isinstance(custom_classes, (Sequence, set, frozenset)) and not isinstance(custom_classes, str)
-    if not is_sequence or not all(isinstance(name, str) for name in custom_classes):
-        got = repr(custom_classes) if is_sequence else describe_type(custom_classes)
-        fail(TypeError, "custom_classes", "a sequence of names of classes", got)
+    wanted = "a sequence of names of classes"
+    is_sequence = isinstance(custom_classes, (Sequence, set, frozenset))
+    if not is_sequence or isinstance(custom_classes, (str, bytes)):
+        fail(TypeError, "custom_classes", wanted, describe_type(custom_classes))
+    for name in custom_classes:
+        if not isinstance(name, str):
+            fail(TypeError, "custom_classes", wanted, f"{describe_type(name)} among them")
     return frozenset(custom_classes)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.checks import describe_type, fail
+from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.keras.arrays import arrays_of
 from fusedlstm.convert.keras.layers import Given, weights_of
 from fusedlstm.convert.keras.nodes import choose, vouch
@@ -79,7 +80,7 @@ def from_keras(
         OSError: the file can't be opened.
     """
     names = _names(name)
-    classes = _classes(custom_classes)
+    classes = sorted(check_names(custom_classes))
     given = Given.of(activation, recurrent_activation, initial_state)
     if isinstance(source, (str, os.PathLike)):
         from fusedlstm.convert.keras.files import opened
@@ -106,17 +107,6 @@ def _names(name: Any) -> list[str | None]:
     if not names:
         fail(ValueError, "name", "at least one name", "none")
     return names
-
-
-def _classes(custom_classes: Any) -> list[str]:
-    """Return the names of classes that the caller vouches for."""
-    wanted = "a sequence of names of classes"
-    if isinstance(custom_classes, str) or not isinstance(custom_classes, Sequence):
-        fail(TypeError, "custom_classes", wanted, describe_type(custom_classes))
-    for each in custom_classes:
-        if not isinstance(each, str):
-            fail(TypeError, "custom_classes", wanted, describe_type(each))
-    return list(custom_classes)
 
 
 def _weights(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fusedlstm.checks import describe_type, fail
 from fusedlstm.convert.torch.scopes import PARAMETER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PLAIN = ("torch.nn.modules.rnn.LSTM", "torch.nn.modules.rnn.LSTMCell")
 # Attributes that compute a module's numbers. A subclass or an object may replace them.
@@ -20,19 +22,6 @@ _COMPUTES = (
 _WEIGHT_HOOKS = ("torch.nn.utils.weight_norm.WeightNorm", "torch.nn.utils.spectral_norm.SpectralNorm")
 _PARAMETRIZED = "parametrizations."
 _MANGLED = re.compile(r"___torch_mangle_[0-9]+\.|^__torch__\.")
-
-
-def check_names(custom_classes: Any) -> frozenset[str]:
-    """Return the names as a set. Raise TypeError unless they are a sequence of strings."""
-    is_sequence = isinstance(custom_classes, (Sequence, set, frozenset)) and not isinstance(
-        custom_classes, (str, bytes)
-    )
-    if not is_sequence:
-        fail(TypeError, "custom_classes", "a sequence of names", describe_type(custom_classes))
-    for name in custom_classes:
-        if not isinstance(name, str):
-            fail(TypeError, "custom_classes", "names of classes", describe_type(name))
-    return frozenset(custom_classes)
 
 
 class Module:

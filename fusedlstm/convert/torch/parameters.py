@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 from fusedlstm import files, log
 from fusedlstm.checks import check_size, describe_type, fail
+from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.torch.files import open_parameters, shape_of
 from fusedlstm.convert.torch.forms import compute, form_of, hint_for
-from fusedlstm.convert.torch.modules import Module, check_names
+from fusedlstm.convert.torch.modules import Module
 from fusedlstm.convert.torch.scopes import PARAMETER, Parts, Scopes
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.stacked import StackedWeights
