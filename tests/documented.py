@@ -1,7 +1,7 @@
-"""Formulas that source code or documents say, in the layouts that they say, for what no stored numbers show.
+"""Formulas and layouts from source code or documents, for parts that no recorded outputs show.
 
-Each function raises AssertionError unless weights that were imported from such arrays compute the formula. FORMULAS
-names them with the row of the table of layouts that they are about.
+Each function raises AssertionError unless weights imported from such arrays compute the formula. FORMULAS pairs each
+with its row of the table of layouts.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ def sigmoid(x):
 
 
 def assert_steps_like(weights, step, steps=4):
-    """Our steps are those of a function (x, h, c) -> (h, c), in float64."""
+    """Assert that our steps agree with a function (x, h, c) -> (h, c), in float64."""
     cell = LSTMCell(weights, backend="numpy")
     state = LSTMState(h=numbers(5, weights.output_size, seed=1), c=numbers(5, N, seed=2))
     h, c = state.h, state.c
@@ -38,7 +38,7 @@ def haste_parameters():
 
 
 def haste():
-    """The loop of its kernel: the blocks of 4N are i, g, f, o."""
+    """Compute the loop of haste's kernel, with gate blocks i, g, f, o."""
     p = haste_parameters()
 
     def step(x, h, c):
@@ -57,7 +57,7 @@ def cudnn_arrays(width=I, proj_size=None):
 
 
 def cudnn(proj_size, bias):
-    """NVIDIA's formula, with its W, R and bW, bR of each linear layer."""
+    """Compute NVIDIA's formula, with W, R, bW and bR of each linear layer."""
     w, b = cudnn_arrays(proj_size=proj_size)
     b = b if bias else [np.zeros(N)] * 8
 
@@ -73,7 +73,7 @@ def cudnn(proj_size, bias):
 
 
 def onednn(peephole, projection):
-    """oneDNN's formula over its tensors (L, D, in, gates, N), gates i, f, c~, o."""
+    """Compute oneDNN's formula with tensors (L, D, in, gates, N), gates i, f, c~, o."""
     size = P if projection else N
     wx, wh, b = numbers(1, 1, I, 4, N), numbers(1, 1, size, 4, N), numbers(1, 1, 4, N)
     p = numbers(1, 1, 3, N) if peephole else None
@@ -96,7 +96,7 @@ def coreml_parameters(end=""):
 
 
 def coreml(**functions):
-    """The formula of its documents: rows i, f, o, z, and peepholes i, f, o."""
+    """Compute the formula in Core ML's documents: rows i, f, o, z, and peepholes i, f, o."""
     p = coreml_parameters()
     pi, pf, po = p["peephole"].reshape(3, N)
     gate, cell = (lambda z: z / (1 + abs(z)), lambda z: np.maximum(z, 0)) if functions else (sigmoid, np.tanh)
@@ -110,7 +110,7 @@ def coreml(**functions):
 
 
 def sonnet1_projection():
-    """Of the source of Sonnet 1.36: h is multiplied by w_h_projection (N, P) after everything else."""
+    """Compute Sonnet 1.36's source: h is multiplied by w_h_projection (N, P) after everything else."""
     w, b, w_h = numbers(I + P, 4 * N), numbers(4 * N), numbers(N, P)
 
     def step(x, h, c):
@@ -123,7 +123,7 @@ def sonnet1_projection():
 
 
 def mxnet_projection():
-    """Of the source of MXNet 1.9: h2r_weight (P, N) takes h to P, and h2h_weight takes that."""
+    """Compute MXNet 1.9's source: h2r_weight (P, N) projects h to P, and h2h_weight multiplies that."""
     p = {"i2h_weight": numbers(4 * N, I), "h2h_weight": numbers(4 * N, P), "h2r_weight": numbers(P, N)}
     p |= {f"{side}_bias": numbers(4 * N, seed=k) for k, side in enumerate(("i2h", "h2h"))}
 

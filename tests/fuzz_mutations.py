@@ -143,7 +143,7 @@ METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.
 
 
 def _in_a_member(data, rng):
-    """The archive with a few bytes changed of what a member is compressed to, or of the fields before it."""
+    """Change a few bytes of a member's compressed data, or of the fields before it."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
     info, content = members[rng.integers(len(members))], bytearray(data)
@@ -153,7 +153,7 @@ def _in_a_member(data, rng):
 
 
 def pickle_instructions(data, files, rng):
-    """A file of torch.save whose pickle has instructions left out, repeated, moved, or with other arguments."""
+    """Drop, repeat, move or change instructions in the pickle of a file of torch.save."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
         first = data.find(b"\x80\x02", 2)  # the pickle after the first, which is a magic number
         return data[:first] + _change_instructions(data[first:], rng)
@@ -166,7 +166,7 @@ def pickle_instructions(data, files, rng):
 
 
 def _change_instructions(pickle, rng):
-    """The pickles at the start of some bytes with a few instructions changed."""
+    """Change a few instructions in the pickles at the start of some bytes."""
     pieces, at = [], 0
     while pickle[at : at + 2] == b"\x80\x02":
         places = [place for _, _, place in pickletools.genops(pickle[at:])]

@@ -94,7 +94,7 @@ def torch_files(folder):
 
 
 def computed_weights(torch):
-    """Parameters in the forms of weight_norm, pruning, spectral_norm and weight dropout."""
+    """Return parameters in the forms of weight_norm, pruning, spectral_norm and weight dropout."""
     from torch.nn.utils import parametrizations, prune
 
     module = torch.nn.LSTM(2, 3, 2)
@@ -159,7 +159,7 @@ def onnx_files(folder):
         next(tensor for tensor in inner.initializer if tensor.name == name).name = f"{name}_"
     branch = onnx.helper.make_node("If", ["condition"], ["out"], "branch", then_branch=inner, else_branch=inner)
     models["computed"] = onnx.helper.make_model(onnx.helper.make_graph([branch], "g", [], []))
-    # Layers with a state that every row starts from, lengths of the input's shape, and directions joined by Concat.
+    # Layers with a constant state for all rows, lengths from the input's shape, and directions joined by Concat.
     learned = onnx.ModelProto.FromString(models["layers"].SerializeToString())
     learned.graph.CopyFrom(onnx.parser.parse_graph(LEARNED))
     learned.graph.initializer.extend(models["layers"].graph.initializer)
@@ -197,7 +197,7 @@ LEARNED = """learned (float[T, B, 2] X) => (float[T, B, 6] Y)
 
 
 def read_onnx(path):
-    """By no name, by each, and by all; what the first two refuse is refused, after all were asked."""
+    """Read a model without a name, by each name, and by all names. Raise a refusal by one of the first two at the end."""
     names = [lstm.name for lstm in convert.list_onnx(path)]
     refused = None
     for name in (None, *names, names):

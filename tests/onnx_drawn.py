@@ -1,4 +1,4 @@
-"""Draws ONNX models with up to four LSTMs, identities and others between them, skips, siblings, branches and states."""
+"""Draw ONNX models of up to four LSTMs, with identities and other operators, skips, siblings, branches and states."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ OTHERS = [
         "If Relu",
     ),
 ]
-# What an LSTM starts from, and how often.
+# Kinds of initial states, and their weights in the draw.
 STATES = {
     "none": 8,
     "zero": 2,
@@ -43,7 +43,7 @@ LENGTHS = {"none": 6, "input": 2, "full": 1, "full of shape": 1, "short": 1}
 
 @dataclass
 class Layer:
-    """An LSTM of a drawn model, with the names of what goes into it and comes out, in the model's own graph."""
+    """An LSTM of a drawn model, with the names of its inputs and outputs in the model's graph."""
 
     labels: list[str]
     values: dict[str, str]
@@ -52,7 +52,7 @@ class Layer:
     runs: dict[str, set[int]] = field(default_factory=dict)  # in which branches each label runs; in all by default
 
     def branches_of(self, names, constant):
-        """The branches in which the nodes run that are asked for; a constant state is that of the first one named."""
+        """Return the branches in which the named nodes run. A constant state is that of the first name."""
         labels = [label for label in names or self.labels if label in self.labels]
         if constant is not None and names is not None and len(self.labels) == 2:
             return {self.labels.index(labels[0])}
@@ -150,7 +150,7 @@ class Drawn:
     # -- layers
 
     def layer(self):
-        """One LSTM, in the graph itself, in both branches of an If, or in one."""
+        """Add one LSTM, in the graph itself, in both branches of an If, or in one."""
         place = str(self.rng.choice(["graph", "both", "unequal", "one"], p=[0.8, 0.12, 0.04, 0.04]))
         weights, attributes = self.weights(self.width)
         if place == "graph":
@@ -173,7 +173,7 @@ class Drawn:
         return {name: self.constant(array) for name, array in arrays.items()}, attributes
 
     def lstm(self, x, weights, attributes, states=None):
-        """A node, and the layer that it is."""
+        """Return a node and its layer."""
         label = self.new("L") if self.chance(0.8) else ""
         values = {name: self.new() for name in PARTS[1:]} | {"X": x}
         states = {part: self.state(part) for part in ("initial_h", "initial_c")} if states is None else states
@@ -184,7 +184,7 @@ class Drawn:
         return [node], Layer([label or values["Y"]], values, [states, states], (kind, lengths))
 
     def in_branches(self, place, weights, attributes):
-        """An LSTM in both branches of an If (of other weights in one, if "unequal"), or in one of them only."""
+        """Add an LSTM in both branches of an If (with different weights if "unequal"), or in only one."""
         x, graphs, layers = self.current, [], []
         if place != "both":
             self.is_faithful = False
@@ -212,7 +212,7 @@ class Drawn:
         return Layer(labels, values, (states * 2)[:2], layers[0].lengths, runs)
 
     def no_lstm(self, x):
-        """What a branch has in place of an LSTM: some of its input as Y, and zeros as states."""
+        """Add a stand-in for an LSTM to a branch: part of its input as Y, and zeros as states."""
         first, some, last, axis = (self.constant(np.array([number])) for number in (0, N, 2, 1))
         nodes = [
             helper.make_node("Slice", [x, first, some, last], [self.new()]),
@@ -227,7 +227,7 @@ class Drawn:
         return nodes, [node.output[0] for node in nodes[2:]]
 
     def branches(self):
-        """Whole stacks, one of equal weights in each branch of an If."""
+        """Add a whole stack to each branch of an If, with equal weights."""
         weights = [self.weights(N if k == 0 else N * self.D) for k in range(self.count_of)]
         self.lens_kind = "none"
         graphs, records = [], []
@@ -253,7 +253,7 @@ class Drawn:
         self.current, self.width = made[-1], N * self.D
 
     def state(self, part):
-        """The kind of an initial state, and its name."""
+        """Return the kind and name of an initial state."""
         kind = str(self.rng.choice(list(STATES), p=shares(STATES))) if self.is_stateful else "none"
         D, rng = self.D, self.rng
         values = rng.uniform(-1, 1, (D, B, N)).astype(np.float32)
@@ -275,14 +275,14 @@ class Drawn:
         return self.input(self.new("state"), values, [self.D, B if self.is_fixed else "B", N])
 
     def shape_of_batch(self, first, last):
-        """(first, B, last), of the shape of the model's input, as exporters write it."""
+        """Return the shape (first, B, last), with B from the model's input, as exporters write it."""
         shape = self.node("Shape", [self.first])
         index, axis = self.constant(np.array(1)), self.constant(np.array([0]))
         number = self.node("Unsqueeze", [self.node("Gather", [shape, index]), axis])
         return self.node("Concat", [self.constant(np.array([first])), number, self.constant(np.array([last]))], axis=0)
 
     def lengths(self):
-        """The kind of sequence_lens, and its name; one for the whole model."""
+        """Return the kind and name of sequence_lens, the same in the whole model."""
         kind = self.lens_kind
         if kind == "none":
             return kind, ""
@@ -297,7 +297,7 @@ class Drawn:
         return kind, self.constant(np.full(B, steps, np.int32))
 
     def moved(self, Y):
-        """(T, B, D N) of Y, as exporters write it."""
+        """Return Y as (T, B, D N), as exporters write it."""
         how = int(self.rng.integers(4))
         if self.D == 1 and how < 2:
             return (
@@ -314,7 +314,7 @@ class Drawn:
         return self.node("Reshape", [rows, self.merged_shape(rows, how)], allowzero=int(how == 2 and self.is_fixed))
 
     def merged_shape(self, rows, how):
-        """What a Reshape makes (T, B, D N) by: numbers, or what is computed of the shape of (T, B, D, N)."""
+        """Return the shape for a Reshape to (T, B, D N): constants, or computed from the shape of (T, B, D, N)."""
         if how == 2 and self.is_fixed:
             return self.constant(np.array([self.T, -1, self.D * N]))
         if how < 3:
@@ -326,7 +326,7 @@ class Drawn:
         numbers = [self.constant(np.array([number])) for number in (start, start + count, axis)]
         return self.node("Slice", [value, *numbers])
 
-    # -- what stands between layers
+    # -- operators between layers
 
     def between(self):
         kinds = list(self.rng.choice(IDENTITIES, int(self.rng.integers(0, 3))))
@@ -364,7 +364,7 @@ class Drawn:
         return plain[kind]() if kind in plain else getattr(self, f"put_{kind}".lower())(v)
 
     def put_slice(self, v):
-        """All steps but the first, where no lengths count them."""
+        """Drop the first step, if there are no lengths."""
         if self.lens_kind != "none":
             return self.node("Relu", [v])
         self.T -= 1
@@ -385,14 +385,14 @@ class Drawn:
         return self.first
 
     def put_y_h(self, v):
-        """The final state for the output: one step."""
+        """Replace the output by the final state, as one step."""
         if self.D == 2 or self.lens_kind != "none":
             return self.node("Relu", [v])
         self.T = 1
         return self.layers[-1].values["Y_h"]
 
     def put_mixed(self, v):
-        """Steps and rows mixed by a Reshape; the sizes stay."""
+        """Mix steps and rows with a Reshape that keeps the sizes."""
         mixed = self.node("Transpose", [v], perm=[1, 0, 2])
         return self.node("Reshape", [mixed, self.constant(np.array([-1, B, self.width]))])
 
@@ -406,7 +406,7 @@ class Drawn:
         return self.node("Concat", [v, v], axis=2)
 
     def put_lengths(self, v):
-        """Other lengths from here on."""
+        """Use different lengths from here on."""
         self.lens_kind = "short" if self.lens_kind in ("none", "full") else "none"
         return v
 
@@ -424,7 +424,7 @@ class Drawn:
         return self.node("Dropout", [v, self.constant(np.float32(0.5)), self.constant(np.array(training))])
 
     def choice(self, v, op):
-        """One of two branches, of which the first is an identity."""
+        """Choose between two branches. The first is an identity."""
         graphs = []
         for each in ("Identity", op):
             name = self.new()

@@ -79,7 +79,7 @@ def bits(weights):
 
 
 def parsed(text, constants, *, opset=17, functions=()):
-    """A model of a graph in onnx's textual form, whose nodes have names in brackets, with constants by name."""
+    """Return a model from onnx's textual form, with node names in brackets, and constants by name."""
     graph = onnx.parser.parse_graph(text)
     graph.initializer.extend(tensors(constants))
     operators = [helper.make_opsetid("", opset), helper.make_opsetid("own", 1)]
@@ -88,7 +88,7 @@ def parsed(text, constants, *, opset=17, functions=()):
 
 
 def computed(model, feeds, outputs=None):
-    """What onnxruntime computes, by name."""
+    """Return onnxruntime's outputs, by name."""
     running = session(model)
     names = outputs or [output.name for output in running.get_outputs()]
     return dict(zip(names, running.run(names, feeds), strict=True))

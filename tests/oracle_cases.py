@@ -1,7 +1,7 @@
-"""What a test needs of an oracle to run it: weights by the importer of its system, a sequence, and what came out.
+"""Read recorded outputs of other systems: weights by the system's importer, a sequence, and its outputs.
 
-ROWS names, for each row of the table of layouts, files that show every part of it. What no file shows is known from
-source code or documents alone, and stands in DOCUMENTED, whose formulas are in `documented.py`.
+For each row of the table of layouts, ROWS names files that show every part of it. Parts that no file shows are known
+only from source code or documents. They are in DOCUMENTED, with formulas in `documented.py`.
 """
 
 from dataclasses import dataclass, field
@@ -36,13 +36,13 @@ def steps_of(oracle):
 
 
 def stacked_of(oracle):
-    """Chainer's and PyTorch's layers, whose states are stacked."""
+    """Read Chainer's and PyTorch's layers, whose states are stacked."""
     initial, finals = (list(zip(oracle[h], oracle[c], strict=True)) for h, c in (("h0", "c0"), ("hn", "cn")))
     return Sequence(oracle["x"], initial, oracle["y"], finals)
 
 
 def jax_of(oracle):
-    """Layers of JAX's libraries, of batch-major inputs; outputs past the end mean nothing there, and here are zeros."""
+    """Read layers of JAX's libraries, whose inputs are batch-major. Their outputs past the end are set to zeros."""
     count = sum(name.startswith("init") for name in oracle.arrays) // 2
     initial, finals = (
         [(oracle[f"{when}{k}_h"], oracle[f"{when}{k}_c"]) for k in range(count)] for when in ("init", "final")
@@ -55,7 +55,7 @@ def jax_of(oracle):
 
 
 def tf1_of(oracle):
-    """Layers or directions of TensorFlow 1."""
+    """Read layers or directions of TensorFlow 1."""
     ways = [f"{way}_l" for way in ("fw", "bw")] if "init_fw_l0_h" in oracle.arrays else ["l"]
     places = [f"{way}{layer}" for layer in range(oracle.meta["layers"]) for way in ways]
     initial, finals = (
@@ -93,7 +93,7 @@ def from_operation(oracle, version):
 
 
 def from_onnx(oracle):
-    """One direction by the row itself: the operator's own importer is tested with its models."""
+    """Read one direction by the row of the table, as other tests cover the operator's importer."""
     N = oracle["R"].shape[2]
     arrays = {"W": oracle["W"][0], "R": oracle["R"][0], "Wb": oracle["B"][0, : 4 * N], "Rb": oracle["B"][0, 4 * N :]}
     if "P" in oracle.arrays:
@@ -209,7 +209,7 @@ ROWS = {
     "tflite_coupled": [Case(f"tflite/{name}.npz", from_tflite) for name in _COUPLED],
 }
 
-# Layers and directions, by the importer that puts them together.
+# Layers and directions, by the importer that joins them.
 LAYERS = {
     "flax": [
         Case("jax/flax_linen_Bidirectional.npz", partial(from_jax, importer="flax"), jax_of),
@@ -231,7 +231,7 @@ LAYERS = {
 
 
 def nnx_bidirectional_of(oracle):
-    """The lower layer of the file alone, which has both directions."""
+    """Read only the file's lower layer, which has both directions."""
     whole = jax_of(oracle)
     return Sequence(whole.xs, whole.initial[:2], oracle["between"].swapaxes(0, 1), whole.finals[:2])
 

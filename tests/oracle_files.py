@@ -40,7 +40,7 @@ class Oracle:
         return {key[2:].replace(".", "/"): a for key, a in self.arrays.items() if key.startswith("W_")}
 
     def tree(self):
-        """The same, of JAX's libraries: older files have paths as Python writes them, "['params']['hf']['bias']"."""
+        """Return a tree of JAX's arrays. Older files have paths as Python prints them: "['params']['hf']['bias']"."""
         arrays = {}
         for key, array in self.arrays.items():
             if key.startswith("W_"):

@@ -1,4 +1,4 @@
-"""Nodes of equal weights in exclusive branches of an If are one LSTM, such as Silero's VAD has."""
+"""Test that nodes with equal weights in exclusive branches of an If are one LSTM, as in Silero's VAD."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from onnx_models import arrays_of, computed, onnx, parsed
 
 T, B, N = 4, 3, 4
 LSTM_OP = f"LSTM<hidden_size: int = {N}>"
-# The cell as PyTorch's exporter writes one whose state may be absent.
+# A cell whose state may be absent, as PyTorch's exporter writes it.
 CELL = f"""cell (float[T, B, {N}] x, bool fresh, float[1, B, {N}] h, float[1, B, {N}] c) => (y, yh, yc) {{
     y, yh, yc = If(fresh) <
         then_branch: graph = a () => (y1, h1, c1) {{ [cell_0] y1, h1, c1 = {LSTM_OP}(x, W0, R0, B0) }},
@@ -21,7 +21,7 @@ NAMES = ("cell_0", "cell_1")
 
 
 def constants():
-    """Two layers' weights, and equal copies of both."""
+    """Return the weights of two layers, and equal copies of both."""
     rng = np.random.default_rng(0)
     pairs = [arrays_of(rng, N, N), arrays_of(rng, N, N)]
     arrays = {f"{name}{k}": array for k, each in enumerate(pairs) for name, array in each.items()}
@@ -39,7 +39,7 @@ def largest(source, weights, feeds, state=None):
 @pytest.mark.parametrize("weights_of_else", [SHARED, EQUAL])
 @pytest.mark.parametrize("name", [None, NAMES[0], NAMES[1], NAMES, NAMES[::-1]])
 def test_branches_are_one_lstm(weights_of_else, name):
-    """... found without a name, and by the names of either or both."""
+    """The LSTM is found without a name, by the name of either node, and by both names."""
     source = parsed(CELL % weights_of_else, constants())
     weights = convert.from_onnx(source, name)
     assert weights.num_layers == 1
@@ -70,19 +70,19 @@ def test_branches_are_listed_once():
     ],
 )
 def test_branches_that_differ_are_two_lstms(change):
-    """... by weights, options, direction or inputs."""
+    """Branches may differ in weights, options, direction or inputs."""
     source = parsed(change(CELL).replace('R0, ""', 'R0, "", ""'), constants())
     assert len(convert.list_onnx(source)) == 2
-    why = "'cell_.' and 'cell_.', whose weights differ, are in two branches of an If"
+    why = "'cell_.' and 'cell_.' are in two branches of an If and have different weights"
     with pytest.raises(WeightsFileError, match=f"wanted one LSTM, or the layers of one; got 2: .*{why}"):
         convert.from_onnx(source)
-    with pytest.raises(ValueError, match=f"{why}|nodes of one direction"):
+    with pytest.raises(ValueError, match=f"{why}|layers with the same direction"):
         convert.from_onnx(source, NAMES)
     assert convert.from_onnx(source, NAMES[0]).num_layers == 1
 
 
 def test_nodes_that_all_run_are_not_one():
-    """Equal weights alone say nothing: siblings, and both in one branch."""
+    """Equal weights are not enough: siblings and nodes in one branch all run."""
     siblings = f"""g (float[T, B, {N}] x) => (y, z) {{
         [a] y = {LSTM_OP}(x, W0, R0, B0)
         n = Neg(x)
@@ -105,7 +105,7 @@ def test_nodes_that_all_run_are_not_one():
 
 
 def stack(k, weights, x="x"):
-    """A stack of two layers, named by its branch, as the nodes of a graph."""
+    """Return the nodes of a stack of two layers, named after its branch."""
     lines = [f"[a{k}] y{k} = {LSTM_OP}({x}, {weights[0]})", f"s{k} = Squeeze(y{k}, one)"]
     return "\n".join([*lines, f"[b{k}] z{k} = {LSTM_OP}(s{k}, {weights[1]})"])
 
@@ -114,7 +114,7 @@ def stack(k, weights, x="x"):
 @pytest.mark.parametrize(
     "name", [None, ("a0", "b0"), ("a1", "b1"), ("a0", "b1"), ("a0", "b0", "a1", "b1"), ("a1", "a0", "b0")]
 )
-def test_whole_stacks_in_branches(second, name):
+def test_stacks_in_branches_are_one_stack(second, name):
     text = f"""g (float[T, B, {N}] x, bool fresh) => (r) {{
         r = If(fresh) <then_branch: graph = t () => (z0) {{ {stack(0, (SHARED, OTHER))} }},
                        else_branch: graph = e () => (z1) {{ {stack(1, second)} }}>
@@ -127,8 +127,8 @@ def test_whole_stacks_in_branches(second, name):
         assert largest(source, weights, {"x": x, "fresh": np.array(fresh)}) < 1e-5
 
 
-def test_shared_weights_in_stacks_in_branches():
-    """Each branch has two layers of the same weights: two layers, not one nor four."""
+def test_stacks_in_branches_may_share_weights():
+    """Two layers with the same weights in each branch are two layers, not one or four."""
     text = f"""g (float[T, B, {N}] x, bool fresh) => (r) {{
         r = If(fresh) <then_branch: graph = t () => (z0) {{ {stack(0, (SHARED, SHARED))} }},
                        else_branch: graph = e () => (z1) {{ {stack(1, (SHARED, SHARED))} }}>
@@ -136,15 +136,13 @@ def test_shared_weights_in_stacks_in_branches():
     assert convert.from_onnx(parsed(text, constants())).num_layers == 2
 
 
-def test_branches_of_unlike_depth():
-    """One layer, or two of the same weights: no stack is both."""
+def test_branches_of_different_depth_raise():
+    """One layer in one branch and two in the other can't be one stack."""
     text = f"""g (float[T, B, {N}] x, bool fresh) => (r) {{
         r = If(fresh) <then_branch: graph = t () => (y) {{ [a] y = {LSTM_OP}(x, W0, R0, B0) }},
                        else_branch: graph = e () => (z1) {{ {stack(1, (SHARED, SHARED))} }}>
     }}"""
-    with pytest.raises(
-        WeightsFileError, match="'b1' does not read the output of 'a', which is the same LSTM in a branch"
-    ):
+    with pytest.raises(WeightsFileError, match="'b1' does not read the output of 'a', the same LSTM in another branch"):
         convert.from_onnx(parsed(text, constants()))
 
 
@@ -161,7 +159,7 @@ NESTED = f"""g (float[T, B, {N}] x, bool p, bool q) => (r) {{
 }}"""
 
 
-def test_nested_branches_and_a_layer_above():
+def test_nested_branches_join_a_layer_above():
     source = parsed(NESTED, constants())
     weights = convert.from_onnx(source)
     assert weights.num_layers == 2
@@ -169,7 +167,7 @@ def test_nested_branches_and_a_layer_above():
     assert [len(listed.also) for listed in convert.list_onnx(source)] == [2, 0]
 
 
-def test_a_layer_above_in_both_branches():
+def test_layer_above_may_be_in_both_branches():
     text = f"""g (float[T, B, {N}] x, bool p) => (r) {{
         [below] y = {LSTM_OP}(x, W0, R0, B0)
         s = Squeeze(y, one)
@@ -179,7 +177,7 @@ def test_a_layer_above_in_both_branches():
     assert convert.from_onnx(parsed(text % f"[b] v = {LSTM_OP}(s, W3, R3, B3)", constants())).num_layers == 2
     source = parsed(text % "v = Identity(y)", constants())
     for name in (None, ("below", "a")):
-        with pytest.raises(ValueError, match="'a' is in one branch of an If only, which 'below' is outside of"):
+        with pytest.raises(ValueError, match="'a' is in only one branch of an If, and 'below' is outside of the If"):
             convert.from_onnx(source, name)
 
 
@@ -203,8 +201,8 @@ def test_both_directions_from_branches_are_joined():
         convert.from_onnx(parsed(text % "r, f", constants() | arrays))
 
 
-def test_one_branch_of_a_lower_layer():
-    """The other branch gives the input itself."""
+def test_layer_below_in_one_branch_raises():
+    """The other branch passes the input through."""
     text = f"""g (float[T, B, {N}] x, bool p) => (o) {{
         r = If(p) <then_branch: graph = t () => (s) {{ [a] u = {LSTM_OP}(x, W0, R0, B0) s = Squeeze(u, one) }},
                    else_branch: graph = e () => (v) {{ v = Identity(x) }}>
@@ -214,8 +212,8 @@ def test_one_branch_of_a_lower_layer():
         convert.from_onnx(parsed(text, constants()), ("a", "b"))
 
 
-def test_the_command_takes_names_as_layers(tmp_path, capsys):
-    """... so two names of one LSTM are one too many; without a name it is found."""
+def test_command_takes_names_as_layers(tmp_path, capsys):
+    """Two names of one LSTM are one too many. Without a name it is found."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     path, out = tmp_path / "vad.onnx", tmp_path / "w"
     onnx.save(parsed(CELL % SHARED, constants()), path)

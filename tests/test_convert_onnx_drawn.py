@@ -1,7 +1,7 @@
-"""Models drawn at random: what from_onnx makes of each computes what the whole model does, or it is refused.
+"""Draw models at random, and test that from_onnx either returns weights that agree with the model's run, or raises.
 
-A model has up to four LSTMs with identities and others between them, skips, siblings, branches of an If, functions,
-states and lengths of all kinds. FUSEDLSTM_MODELS says how many are drawn, with the seeds 0, 1, 2 ...; 20 by default.
+A model has up to four LSTMs with identities and other operators between them, skips, siblings, branches of an If,
+functions, states and lengths of all kinds. FUSEDLSTM_MODELS models (default 20) are drawn, with seeds 0, 1, 2 ...
 """
 
 import logging
@@ -23,7 +23,7 @@ MODELS = int(os.environ.get("FUSEDLSTM_MODELS", "20"))
 
 
 def values_of(model, drawn, condition):
-    """All tapped values of the model's own run."""
+    """Return all tapped values of the model's own run."""
     feeds = drawn.feeds | ({"condition": np.array(condition)} if drawn.has_if else {})
     running = session(model)
     names = [output.name for output in running.get_outputs()]
@@ -32,7 +32,7 @@ def values_of(model, drawn, condition):
 
 
 def states_of(layers, values, branch, constant):
-    """The state of each layer and direction: that which the user gives, or takes by state_from_onnx, else zeros."""
+    """Return the state of each layer and direction: the caller's, state_from_onnx's, or zeros."""
     states = []
     for layer in layers:
         D, rows = values[layer.values["Y_h"]].shape[:2]
@@ -51,7 +51,7 @@ def states_of(layers, values, branch, constant):
 
 
 def apart(weights, layers, values, branch, constant, said):
-    """How far the weights' outputs and states are from those of the model."""
+    """Return the largest difference between the weights' outputs and states and the model's."""
     first, last = layers[0], layers[-1]
     options = {"reverse": any("reads in reverse" in text for text in said)}
     kind, name = first.lengths
@@ -71,7 +71,7 @@ def apart(weights, layers, values, branch, constant, said):
 
 
 def tried(source, name, **options):
-    """What from_onnx returns, or None; and what the log says."""
+    """Return from_onnx's result, or None if it raises, and the log's messages."""
     said, handler = [], logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
     logger = logging.getLogger("fusedlstm")
@@ -85,7 +85,7 @@ def tried(source, name, **options):
 
 
 def asked(model, drawn, name, layers, path, outcomes):
-    """Return how far from the model it is, asked by a name, or None where it is refused."""
+    """Convert by a name, and return the difference from the model, or None if it raises."""
     weights, said = tried(model, name)
     constant = None
     if weights is None:
@@ -116,7 +116,7 @@ def asked(model, drawn, name, layers, path, outcomes):
 
 
 def names_for(drawn, layers):
-    """A name of each layer, or all of one that is in two branches."""
+    """Return a name of each layer, or all names of a layer in two branches."""
     chosen = []
     for layer in layers:
         some = layer.labels if drawn.chance(0.3) else [str(drawn.rng.choice(layer.labels))]
@@ -125,14 +125,14 @@ def names_for(drawn, layers):
 
 
 def draw_and_ask(seed, folder, outcomes):
-    """Ask for a model by no name, by all names in both orders, and by some; return the largest difference."""
+    """Convert a model without a name, by all names in both orders, and by some. Return the largest difference."""
     drawn = Drawn(np.random.default_rng([7, seed]))
     model = drawn.draw()
     path = folder / f"{seed}.onnx"
     onnx.save(model, path)
     differences = [asked(model, drawn, None, drawn.layers, path, outcomes)]
     if drawn.is_faithful and not kinds_of(drawn) & {"constant", "rows", "Expand", "Tile"}:
-        assert differences[0] is not None, "only identities, and yet refused"
+        assert differences[0] is not None, "refused, though only identities are between the layers"
     order = [drawn.layers[k] for k in drawn.rng.permutation(len(drawn.layers))]
     some = order[: int(drawn.rng.integers(1, len(order) + 1))]
     differences += [
@@ -146,7 +146,7 @@ def kinds_of(drawn):
     return {kind for layer in drawn.layers for states in layer.states for kind, _ in states.values()}
 
 
-def test_models_drawn_are_right_or_refused(tmp_path):
+def test_drawn_models_agree_or_raise(tmp_path):
     outcomes, largest = Counter(), 0.0
     for seed in range(MODELS):
         try:

@@ -95,7 +95,7 @@ def follow(between):
 
 
 def computed_shape(of, first=(0, 1)):
-    """Nodes that make "computed", (T, B, -1), of the shape of a value: of X, or of Y with its rows first."""
+    """Return nodes that compute (T, B, -1) from the shape of X, or of Y with its rows first."""
     nodes = [helper.make_node("Shape", [of], ["shape_of"])]
     for k, index in enumerate(first):
         nodes.append(helper.make_node("Constant", [], [f"index_{k}"], value_int=index))
@@ -123,7 +123,7 @@ def test_layers_of_layout_1(caplog):
     model, _ = two_layers(*follow([("Squeeze", None, {"axes": [2]})]), attributes={"layout": 1})
     assert convert.from_onnx(model).num_layers == 2
     assert [record.getMessage() for record in caplog.records] == [
-        "the LSTM 'lower' has layout 1: use LSTM(weights, batch_first=True), as weights don't say"
+        "the LSTM 'lower' has layout 1: use LSTM(weights, batch_first=True), which weights don't record"
     ]
 
 
@@ -147,11 +147,11 @@ NOT_FOLLOWED = "whose shape is not one of T, B and both directions' units"
         ([("Transpose", None, {"perm": [0, 2, 3, 1]}), ("Reshape", "any", {})], 2, f"{MIXED}which mixes N and D"),
         ([("Transpose", None, ROWS), ("Reshape", "fixed", {})], 2, f"{MIXED}{NOT_FOLLOWED}"),
         ([("Reshape", "merge_rows", {})], 1, f"{MIXED}{NOT_FOLLOWED}"),
-        ([("Identity", None, {})] * 40 + [ONE], 1, "the output of more than 30 operators on one another"),
+        ([("Identity", None, {})] * 40 + [ONE], 1, "the output of a chain of more than 30 operators"),
     ],
 )
 def test_what_is_not_a_stack_is_refused(between, D, why):
-    """... and named, it is refused for the same reason."""
+    """Naming both nodes raises for the same reason."""
     model, arrays = two_layers(*follow(between), D=D, constants=SHAPES)
     direction = ", bidirectional" if D == 2 else ""
     with pytest.raises(WeightsFileError) as raised:
@@ -205,7 +205,7 @@ def test_directions_that_differ():
     model = model_of(nodes, tensors(arrays[0], "_0") + tensors(arrays[1], "_1"), outputs=["Y_1"])
     with pytest.raises(WeightsFileError, match=r"got 2: 'a' \(I=3, N=4, float32\), 'b' \(I=4, N=4, float32, reverse\)"):
         convert.from_onnx(model)
-    with pytest.raises(ValueError, match="name: wanted nodes of one direction, as layers are; got forward, reverse"):
+    with pytest.raises(ValueError, match="name: wanted layers with the same direction; got forward, reverse"):
         convert.from_onnx(model, ("a", "b"))
 
 
@@ -220,7 +220,7 @@ def test_reverse_is_warned_of(caplog):
     with caplog.at_level(logging.WARNING, "fusedlstm"):
         convert.from_onnx(model)
     assert [record.getMessage() for record in caplog.records] == [
-        "the LSTM 'lstm' reads in reverse: use lstm(xs, reverse=True), as weights don't say"
+        "the LSTM 'lstm' reads in reverse: use lstm(xs, reverse=True), which weights don't record"
     ]
 
 
@@ -241,9 +241,9 @@ def test_names():
     assert same(convert.from_onnx(model, "Y_h"), arrays)
     with pytest.raises(ValueError) as raised:
         convert.from_onnx(model, "Y")
-    wanted = "that of an LSTM of the ONNX model: 'Y_h' (I=3, N=4, float32)"
+    wanted = "the name of an LSTM in the ONNX model: 'Y_h' (I=3, N=4, float32)"
     assert str(raised.value) == f"name: wanted {wanted}; got 'Y'"
-    with pytest.raises(ValueError, match=r"name\[1\]: wanted that of an LSTM"):
+    with pytest.raises(ValueError, match=r"name\[1\]: wanted the name of an LSTM"):
         convert.from_onnx(model, ["Y_h", "no"])
 
 
@@ -551,12 +551,12 @@ def test_version_1_of_the_operator():
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([], "its graph: wanted ONNX' operator LSTM; got no operator. Cells that were exported as their arithmetic"),
-        ([("MatMul", "")], "its graph: wanted ONNX' operator LSTM; got MatMul. Cells that were exported"),
-        ([("LSTM", "own")], "its graph: wanted ONNX' operator LSTM; got own.LSTM 'lstm'"),
+        ([], "its graph: wanted ONNX's operator LSTM; got no operator. Cells exported as arithmetic"),
+        ([("MatMul", "")], "its graph: wanted ONNX's operator LSTM; got MatMul. Cells exported"),
+        ([("LSTM", "own")], "its graph: wanted ONNX's operator LSTM; got own.LSTM 'lstm'"),
         (
             [("DynamicQuantizeLSTM", "com.microsoft")],
-            "its graph: wanted ONNX' operator LSTM; got com.microsoft.DynamicQuantizeLSTM 'dynamicquantizelstm'. "
+            "its graph: wanted ONNX's operator LSTM; got com.microsoft.DynamicQuantizeLSTM 'dynamicquantizelstm'. "
             "Its weights are integers with scales: export the model before it is quantised",
         ),
         ([("QLinearLSTM", "")], "got QLinearLSTM 'qlinearlstm'. Its weights are integers with scales"),

@@ -1,6 +1,6 @@
-"""Every input and attribute of ONNX's LSTM, of all its versions: each is taken, refused, an argument, or irrelevant.
+"""Test every input and attribute of all versions of ONNX's LSTM: each is taken, refused, an argument, or irrelevant.
 
-What is taken, and what is irrelevant, is shown by onnxruntime's numbers: with it and without it, they are ours.
+For those taken or irrelevant, our outputs are compared with onnxruntime's, with and without them.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from fusedlstm import LSTM, LSTMState, WeightsFileError, convert
 from onnx_models import STATE_INPUTS, arrays_of, lstm_model, onnx, session
 
 T, B, I, N = 4, 3, 3, 5
-# How each one is dealt with, and by which test below.
+# The fate of each one, and the test that shows it.
 INPUTS = {
     "X": "argument",
     "W": "taken",
@@ -22,7 +22,7 @@ INPUTS = {
     "initial_c": "argument",
     "P": "taken",
 }
-# Attributes with a value that changes the numbers, or "irrelevant" ones with one that doesn't.
+# Attributes with a value that changes the outputs or, for "irrelevant" ones, doesn't.
 ATTRIBUTES = {
     "activation_alpha": ("taken", {"activations": ["HardSigmoid", "Tanh", "Tanh"], "activation_alpha": [0.4]}),
     "activation_beta": ("taken", {"activations": ["HardSigmoid", "Tanh", "Tanh"], "activation_beta": [0.7]}),
@@ -55,7 +55,7 @@ def test_the_tables_have_nothing_else():
 
 
 def run_both(arrays, attributes=None, given=(), opset=22, **options):
-    """Y of onnxruntime, and ours with what the caller gives."""
+    """Return onnxruntime's Y, and ours with the caller's arguments."""
     rng = np.random.default_rng(1)
     feeds = {
         "X": rng.normal(size=(T, B, I)).astype(np.float32),
@@ -82,7 +82,7 @@ PLAIN = {name: ARRAYS[name] for name in ("W", "R")}
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_each_input_counts(name):
-    """It changes onnxruntime's numbers, and ours alike: as weights, or given to the call."""
+    """Each input changes onnxruntime's outputs and ours alike, as weights or as an argument of the call."""
     theirs, ours = run_both(ARRAYS, given=STATE_INPUTS)
     assert np.abs(theirs - ours).max() < 1e-5
     if name in ("X", "W", "R"):
@@ -122,8 +122,8 @@ def test_hidden_size_must_agree():
         convert.from_onnx(lstm_model(PLAIN, {"hidden_size": N - 1}))
 
 
-def test_layout_is_that_of_the_call(caplog):
-    """onnxruntime has layout 0 alone: its numbers, of sequences turned, are ours of batch_first."""
+def test_layout_becomes_batch_first(caplog):
+    """onnxruntime has only layout 0: its outputs for transposed sequences are ours with batch_first."""
     weights = convert.from_onnx(lstm_model(PLAIN, {"layout": 1, "hidden_size": N}))
     assert "has layout 1: use LSTM(weights, batch_first=True)" in caplog.records[0].getMessage()
     xs = np.random.default_rng(1).normal(size=(T, B, I)).astype(np.float32)
@@ -136,14 +136,14 @@ def test_layout_is_that_of_the_call(caplog):
     ("lengths", "dims", "is_warned"),
     [([4, 4, 4], [T, B, I], False), ([2, 1, 3], [T, B, I], True), ([4, 4, 4], ["T", "B", I], True)],
 )
-def test_constant_lengths(lengths, dims, is_warned, caplog):
-    """The log says them, unless they are all steps that the model has."""
+def test_constant_lengths_are_warned_of(lengths, dims, is_warned, caplog):
+    """The log names constant lengths, unless they are all steps."""
     model = lstm_model(PLAIN, {"hidden_size": N}, given=["sequence_lens"])
     del model.graph.input[:]
     model.graph.input.append(onnx.helper.make_tensor_value_info("X", onnx.TensorProto.FLOAT, dims))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(lengths, np.int32), "sequence_lens"))
     weights = convert.from_onnx(model)
-    wanted = f"sequence_lens of the LSTM 'lstm' is constant: give lengths={lengths} at each call"
+    wanted = f"sequence_lens of the LSTM 'lstm' is constant: pass lengths={lengths} at each call"
     assert [record.getMessage() for record in caplog.records] == [wanted] * is_warned
     xs = np.random.default_rng(1).normal(size=(T, B, I)).astype(np.float32)
     theirs = session(model).run(None, {"X": xs})[0][:, 0]
@@ -157,5 +157,5 @@ def test_computed_lengths_are_warned_of(caplog):
     model.graph.node.insert(0, onnx.helper.make_node("Neg", ["given"], ["sequence_lens"], "neg"))
     assert convert.from_onnx(model).num_layers == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "sequence_lens of the LSTM 'lstm' is computed by the model (Neg 'neg'): give lengths="
+        "the model computes sequence_lens of the LSTM 'lstm' (Neg 'neg'): pass lengths="
     ]

@@ -1,4 +1,4 @@
-"""Every limit of the ONNX reader, with a large sound model: none of these is refused."""
+"""Test that large valid models stay within every limit of the ONNX reader."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from onnx_models import arrays_of, bits, helper, lstm, lstm_model, model_of, num
 
 
 def saved(model, folder, *, single):
-    """The path of a model whose tensors are in one file, or in one each."""
+    """Save a model with its tensors in one file or in one each, and return the path."""
     path = folder / "model.onnx"
     onnx.save_model(
         model,
@@ -26,7 +26,7 @@ def saved(model, folder, *, single):
 
 @pytest.mark.parametrize("single", [True, False])
 def test_external_data_of_many_megabytes(single, tmp_path):
-    """33 MB beside a model of a few hundred bytes."""
+    """A model of a few hundred bytes may have 33 MB of external data."""
     weights = StackedWeights([LSTMWeights.random(1024, 1024, seed=0)])
     path = saved(convert.to_onnx(weights), tmp_path, single=single)
     assert path.stat().st_size < 10_000
@@ -35,8 +35,8 @@ def test_external_data_of_many_megabytes(single, tmp_path):
     assert (listed.input_size, listed.problem) == (1024, "")
 
 
-def test_external_data_that_is_made_of_others(tmp_path):
-    """Each tensor is cut, turned, cast and put together: some six copies, each of external data."""
+def test_external_data_may_be_copied(tmp_path):
+    """Slicing, transposing, casting and joining external tensors makes about six copies of each."""
     arrays = arrays_of(np.random.default_rng(0), 512, 512, dtype=np.float16)
     nodes, stored = [], {}
     for name in ("W", "R"):
@@ -59,7 +59,7 @@ def test_inline_data_of_megabytes(dtype):
 
 
 def test_inline_data_that_is_not_raw():
-    """As integers of one or two bytes each, which are 16-bit floats."""
+    """16-bit floats may be stored as integers of one or two bytes each."""
     arrays = arrays_of(np.random.default_rng(0), 256, 256, dtype=np.float16)
     stored = [helper.make_tensor(name, 10, a.shape, a.ravel().astype(float)) for name, a in arrays.items()]
     assert convert.from_onnx(model_of([lstm(arrays)], stored)).layers[0].hidden_size == 256
@@ -67,25 +67,23 @@ def test_inline_data_that_is_not_raw():
 
 @pytest.mark.parametrize("single", [True, False])
 def test_stacks_of_many_layers(single, tmp_path):
-    """Twelve layers of both directions, 33 MB."""
+    """Read twelve bidirectional layers, 33 MB."""
     weights = StackedWeights.random(128, 128, num_layers=12, bidirectional=True, seed=0)
     path = saved(convert.to_onnx(weights), tmp_path, single=single)
     assert bits(convert.from_onnx(path)) == bits(weights)
 
 
 def test_stacks_of_a_hundred_layers():
-    """... in any order of their names, which the error says aright."""
+    """If the names are in a wrong order, the error gives the right one."""
     model = convert.to_onnx(StackedWeights.random(4, 4, num_layers=100, seed=0))
     names = [f"lstm_{k}" for k in range(100)]
     assert convert.from_onnx(model).num_layers == 100
     assert convert.from_onnx(model, names).num_layers == 100
-    with pytest.raises(
-        ValueError, match="name: wanted layers from the lowest on: 'lstm_0', 'lstm_1', .*, 'lstm_99'; got"
-    ):
+    with pytest.raises(ValueError, match="name: wanted layers, lowest first: 'lstm_0', 'lstm_1', .*, 'lstm_99'; got"):
         convert.from_onnx(model, names[::-1])
 
 
-def test_constants_of_as_many_operators_as_may_be():
+def test_constants_of_100_operators():
     arrays = arrays_of(np.random.default_rng(0), 256, 256)
     last = constants._MOST_LEVELS
     nodes = [helper.make_node("Identity", [f"w{k}"], [f"w{k + 1}"]) for k in range(last - 1)]
@@ -95,7 +93,7 @@ def test_constants_of_as_many_operators_as_may_be():
 
 
 def test_copies_that_add_up():
-    """Each of 24 turned ones is a copy: well below 64 times the model."""
+    """24 transposes make 24 copies, well below 64 times the model's size."""
     arrays = arrays_of(np.random.default_rng(0), 512, 512)
     nodes = []
     for k in range(24):
@@ -109,7 +107,7 @@ def test_copies_that_add_up():
 
 
 def test_graphs_of_100000_nodes():
-    """... in a chain, before the LSTM, with names of their own."""
+    """Read a chain of 100,000 named nodes before the LSTM."""
     nodes = [helper.make_node("Relu", [f"x{k}"], [f"x{k + 1}"], f"relu{k}") for k in range(100_000)]
     arrays = arrays_of(np.random.default_rng(0), 3, 4)
     model = model_of([*nodes, lstm(arrays, x="x100000")], tensors(arrays), inputs=["x0"])
@@ -118,7 +116,7 @@ def test_graphs_of_100000_nodes():
 
 
 def test_functions_called_by_many_layers():
-    """Each call has names of its own."""
+    """Each call of a function has its own names."""
     inner = helper.make_node("LSTM", ["X", "W", "R"], ["Y"], "inner")
     called = helper.make_function("own", "Layer", ["X", "W", "R"], ["Y"], [inner], [helper.make_opsetid("", 22)])
     nodes, stored = [], {"one": np.array([1])}
@@ -146,7 +144,7 @@ def test_graphs_of_many_levels(levels):
     assert convert.from_onnx(model).num_layers == 1
 
 
-def test_as_many_operators_between_as_may_be():
+def test_30_operators_between_layers():
     arrays = arrays_of(np.random.default_rng(0), 4, 4)
     count = chain._MOST_BETWEEN
     nodes = [lstm(arrays, name="a", suffix=""), helper.make_node("Squeeze", ["Y", "one"], ["s0"])]
@@ -156,8 +154,8 @@ def test_as_many_operators_between_as_may_be():
     assert convert.from_onnx(model).num_layers == 2
 
 
-def test_a_state_of_many_rows():
-    """4096 rows that differ, which is more than the weights."""
+def test_state_of_many_rows():
+    """A state of 4096 different rows may be larger than the weights."""
     rows = np.random.default_rng(0).normal(size=(1, 4096, 64)).astype(np.float32)
     arrays = arrays_of(np.random.default_rng(0), 4, 64)
     model = lstm_model(arrays, given=["initial_h"])
@@ -166,8 +164,8 @@ def test_a_state_of_many_rows():
     np.testing.assert_array_equal(convert.state_from_onnx(model)[0].h, rows[0])
 
 
-def test_many_nodes_of_equal_weights_in_branches():
-    """A branch of 300 layers that share their weights, and another like it."""
+def test_many_equal_nodes_in_branches():
+    """Read two branches of 300 layers each that all share their weights."""
     arrays = arrays_of(np.random.default_rng(0), 4, 4)
     branches = []
     for branch in "ab":

@@ -1,4 +1,4 @@
-"""Nodes of ONNX models are a stack where the graph says so, whatever names say: identities between them, and others."""
+"""Test that the graph decides which ONNX nodes are a stack, not their names."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ NAMES = ("lower", "upper")
 
 
 def layers(D=1, width=N, dtype=np.float32):
-    """W, R and B of two layers, and numbers that shapes and axes are made of."""
+    """Return W, R and B of two layers, and constants for shapes and axes."""
     lower, upper = arrays_of(RNG, N, N, D, dtype=dtype), arrays_of(RNG, width * D, N, D, dtype=dtype)
     arrays = {f"{name}{k}": array for k, each in enumerate((lower, upper)) for name, array in each.items()}
     ints = {"zero": [0], "one": [1], "two": [2], "minus": [-1], "all": [0, 0, -1], "most": [2**62]}
@@ -22,7 +22,7 @@ def layers(D=1, width=N, dtype=np.float32):
 
 
 def model(between, *, D=1, opset=17, lens=("", ""), inputs="", constants=None, functions=(), upper="Z", width=N):
-    """A model of two layers, with the lines of `between` leading from Y0 (T, D, B, N) to Z."""
+    """Return a model of two layers. The lines of `between` lead from Y0 (T, D, B, N) to Z."""
     direction = "bidirectional" if D == 2 else "forward"
     node = f'LSTM<hidden_size: int = {N}, direction: string = "{direction}">'
     text = f"""stack (float[T, B, {N}] X{inputs}) => (Y1, Y0) {{
@@ -40,7 +40,7 @@ def refusal(source, name):
 
 
 def apart(source, weights, feeds=None, **options):
-    """How far the weights are from the model's own run, from its first input to its last LSTM."""
+    """Return the difference between the weights' outputs and those of the model's last LSTM."""
     xs = np.random.default_rng(1).normal(size=(T, B, N)).astype(np.float32)
     Y = computed(source, {"X": xs} | (feeds or {}), ["Y1"])["Y1"]
     outputs, _ = LSTM(weights, backend="numpy")(xs, **options)
@@ -122,8 +122,8 @@ BETWEEN = {
     "Mul": ("Z = Mul(S, unit)", "Mul 'Z'"),
     "skip": ("Z = Add(S, X)", "Add 'Z'"),
     "Concat": ("p, q = Split<axis: int = 2>(S)\nZ = Concat<axis: int = 2>(q, p)", "Concat 'Z'"),
-    "Slice of time": ("Z = Slice(S, one, most, zero)", "Slice 'Z', which cuts another axis"),
-    "Gather of rows": ("Z = Gather<axis: int = 1>(S, first)", "Gather 'Z', which takes of another axis"),
+    "Slice of time": ("Z = Slice(S, one, most, zero)", "Slice 'Z', which splits an axis other than"),
+    "Gather of rows": ("Z = Gather<axis: int = 1>(S, first)", "Gather 'Z', which takes from an axis other than"),
     "Cast to less": ("a = Cast<to: int = 10>(S)\nZ = Cast<to: int = 1>(a)", "Cast 'a', to float16, which can't hold"),
     "Cast to bfloat16": (
         "a = Cast<to: int = 16>(S)\nZ = Cast<to: int = 1>(a)",
@@ -156,7 +156,7 @@ BETWEEN = {
 
 
 @pytest.mark.parametrize("kind", BETWEEN)
-def test_what_stands_between_is_named(kind):
+def test_operators_between_are_named(kind):
     between, what = BETWEEN[kind]
     ones = np.ones(N, np.float32)
     constants = BOOLS | {"scale": ones, "s3": np.ones(B, np.float32), "unit": np.float32(1), "mask": ones > 0}
@@ -186,7 +186,7 @@ def test_siblings_and_final_states(upper, what):
 
 
 def test_dropout_of_old_opsets_trains():
-    """... unless is_test says otherwise, before version 7."""
+    """Before opset 7, Dropout trains unless is_test is set."""
     squeeze = "S = Squeeze<axes: ints = [1]>(Y0)\n"
     assert convert.from_onnx(model(squeeze + "Z = Dropout<is_test: int = 1>(S)", opset=6)).num_layers == 2
     assert convert.from_onnx(model(squeeze + "Z = Dropout(S)", opset=7)).num_layers == 2
@@ -203,17 +203,15 @@ THREE = f"""stack (float[T, B, {N}] X) => (Y2) {{
 }}"""
 
 
-def test_names_in_another_order():
-    """... or with one left out, or one twice; two layers may share their weights, and outputs may be used elsewhere."""
+def test_names_in_a_wrong_order_raise():
+    """Names in a wrong order, missing or repeated raise. Layers may share weights, and outputs be used elsewhere."""
     source = parsed(THREE, layers())
     assert convert.from_onnx(source).num_layers == 3
     assert convert.from_onnx(source, ["b", "c"]).num_layers == 2
-    assert (
-        refusal(source, ["c", "a", "b"]) == "name: wanted layers from the lowest on: 'a', 'b', 'c'; got 'c', 'a', 'b'"
-    )
-    assert refusal(source, ["b", "a"]) == "name: wanted layers from the lowest on: 'a', 'b'; got 'b', 'a'"
-    assert "got 'a', 'c': 'c' reads the output of the LSTM 'b'. Convert each by itself" in refusal(source, ["a", "c"])
-    assert refusal(source, ["a", "b", "a"]) == "name[2]: wanted each layer once; got 'a' again"
+    assert refusal(source, ["c", "a", "b"]) == "name: wanted layers, lowest first: 'a', 'b', 'c'; got 'c', 'a', 'b'"
+    assert refusal(source, ["b", "a"]) == "name: wanted layers, lowest first: 'a', 'b'; got 'b', 'a'"
+    assert "got 'a', 'c': 'c' reads the output of the LSTM 'b'. Convert each one alone" in refusal(source, ["a", "c"])
+    assert refusal(source, ["a", "b", "a"]) == "name[2]: wanted each layer once; got 'a' twice"
 
 
 @pytest.mark.parametrize(
@@ -243,7 +241,7 @@ def test_layers_have_the_same_lengths(lens, is_stack):
         g = Expand(f, rows)
         almost = Cast<to: int = 6>(g)
     """
-    # The lower node may read what is made before it only; nodes are put in order below.
+    # The lower node may read only values made before it. The nodes are sorted below.
     of_Z = """shape_of_Z = Shape(Z)
         i = Slice(shape_of_Z, zero, one)
         j = Gather(shape_of_Z, one)
@@ -263,15 +261,15 @@ def test_layers_have_the_same_lengths(lens, is_stack):
     source.graph.node.insert(index, last)
     if not is_stack:
         for name in (None, NAMES):
-            assert "'upper' reads the output of 'lower', which has other sequence_lens" in refusal(source, name)
+            assert "'upper' reads the output of 'lower', which has different sequence_lens" in refusal(source, name)
         return
     feeds = {"lengths": np.array([2, 5, 3], np.int32), "others": np.array([5, 1, 1], np.int32)}
     lengths = {"lengths": feeds["lengths"], "short": constants["short"]}.get(lens[0], np.full(B, T))
     assert apart(source, convert.from_onnx(source, NAMES), feeds, lengths=lengths.astype(np.int64)) < 1e-5
 
 
-def test_nodes_in_a_loop():
-    """A stack may be within one; a layer within, of one outside, runs more than once."""
+def test_stacks_do_not_cross_loops():
+    """A stack may be within a loop. A layer in a loop runs more than once for one outside of it."""
     body = f"""body (int64 k, bool c, float[T, B, {N}] v) => (d, w) {{
         d = Identity(c)
         [inner] Y1 = LSTM<hidden_size: int = {N}>(%s, W0, R0, B0)
@@ -292,7 +290,7 @@ def test_nodes_in_a_loop():
 
 
 def test_functions_in_onnx_own_domain():
-    """ONNX leaves open whether they or the operators of these names are meant."""
+    """ONNX doesn't say whether such functions or the operators of the same names take precedence."""
     source = model(SQUEEZED + "Z = Identity(S)", functions=[RELU])
     source.functions[0].domain, source.functions[0].name = "", "Identity"
     with pytest.raises(WeightsFileError, match="its functions: wanted names in domains of their own; got 'Identity'"):
@@ -300,19 +298,20 @@ def test_functions_in_onnx_own_domain():
 
 
 def test_quantised_nodes_beside_an_lstm():
-    """No name says which is meant."""
+    """Without a name it is unclear which node to convert."""
     source = model(SQUEEZED + "Z = Identity(S)")
     source.graph.node[-1].domain, source.graph.node[-1].op_type = "com.microsoft", "DynamicQuantizeLSTM"
     message = refusal(source, None)
     assert (
-        "wanted ONNX's operator LSTM alone; got com.microsoft.DynamicQuantizeLSTM 'upper' besides: 'lower'" in message
+        "wanted only ONNX's operator LSTM; got also com.microsoft.DynamicQuantizeLSTM 'upper', beside 'lower'"
+        in message
     )
     assert convert.from_onnx(source, "lower").num_layers == 1
 
 
 @pytest.mark.parametrize("T_is_one", [True, False])
 def test_models_of_fixed_sizes(T_is_one):
-    """A Reshape to numbers is followed where they are those of the model's input."""
+    """A Reshape to constants is followed if they are the sizes of the model's input."""
     steps = 1 if T_is_one else T
     source = model(BOTH + "Z = Reshape(S, fixed)", D=2, constants={"fixed": np.array([steps, B, 2 * N])})
     assert "Reshape 'Z', whose shape" in refusal(source, NAMES)

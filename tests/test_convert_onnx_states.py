@@ -1,4 +1,4 @@
-"""Initial states of ONNX models' LSTMs: which are refused, which are taken by themselves, and which are arguments."""
+"""Test the initial states of ONNX models' LSTMs: refused, read separately, or arguments of a call."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def constants(D=1, **more):
 
 
 def model(made="", h="", c="", *, attributes="", inputs="", more=None, opset=17):
-    """A model of one LSTM, "L", whose initial_h and initial_c are what the lines of `made` make."""
+    """Return a model of one LSTM, "L", whose initial_h and initial_c come from the lines of `made`."""
     op = f"LSTM<hidden_size: int = {N}{attributes}>"
     text = f"""g (float[T, B, {N}] X{inputs}) => (Y, Y_h, Y_c) {{
         {made}
@@ -36,7 +36,7 @@ def model(made="", h="", c="", *, attributes="", inputs="", more=None, opset=17)
 
 
 def agrees(source, weights, states=None, feeds=None, rows=B):
-    """Whether the weights from these states are the model's own run."""
+    """Return whether a run of the weights from these states agrees with the model's."""
     xs = np.random.default_rng(1).normal(size=(T, rows, N)).astype(np.float32)
     found = computed(source, {"X": xs} | (feeds or {}))
     if states is not None:
@@ -50,7 +50,7 @@ def agrees(source, weights, states=None, feeds=None, rows=B):
     return max(differences) < 1e-5
 
 
-# What makes a state, and the rows that it is.
+# Lines that make a state, and its rows.
 LEARNED = {
     "tensor": ("h = Identity(rows_of_h)", ROWS[0]),
     "Constant": (
@@ -92,8 +92,8 @@ LEARNED = {
 
 @pytest.mark.parametrize("kind", LEARNED)
 @pytest.mark.parametrize("which", ["h", "c", "both"])
-def test_constant_states_are_taken_apart(kind, which):
-    """Refused, unless that is asked for, and then the model's own numbers."""
+def test_constant_states_are_read_separately(kind, which):
+    """Constant states raise or, with "separate", agree with the model's run."""
     made, wanted = LEARNED[kind]
     given = {"h": "h" if which != "c" else "", "c": "h" if which != "h" else ""}
     source = model(made, **given)
@@ -103,7 +103,7 @@ def test_constant_states_are_taken_apart(kind, which):
     assert f"{first} of the LSTM 'L': wanted zeros or an input, as weights don't hold a state; got a constant" in str(
         raised.value
     )
-    assert 'Give initial_state="separate", and take it by convert.state_from_onnx' in str(raised.value)
+    assert 'Pass initial_state="separate", and read it with convert.state_from_onnx' in str(raised.value)
     weights = convert.from_onnx(source, initial_state="separate")
     states = convert.state_from_onnx(source, "L")
     assert len(states) == 1
@@ -114,7 +114,7 @@ def test_constant_states_are_taken_apart(kind, which):
     assert agrees(source, weights, states)
 
 
-# States of zeros, which weights start from anyway.
+# States of zeros, which are the default anyway.
 ZEROS = {
     "none": "",
     "tensor": "h = Identity(nothing)",
@@ -122,7 +122,7 @@ ZEROS = {
     "Expand": SHAPE % "i4" + "k = Constant<value_float: float = 0.0>()\nh = Expand(k, whole)",
     "Slice": SHAPE % "i4" + "k = ConstantOfShape(whole)\nd = Concat<axis: int = 0>(k, k)\nh = Slice(d, i0, i1, i0)",
     "Cast": SHAPE % "i4" + "k = ConstantOfShape<value: tensor = double[1] {0}>(whole)\nh = Cast<to: int = 1>(k)",
-    # Of a shape that can't be followed.
+    # A shape that can't be followed.
     "other shape": "n = NonZero(X)\ns = Shape(n)\nt = ReduceMax<keepdims: int = 0>(s)\nk = ConstantOfShape(s)\n"
     "r = Shape(X)\nv = Gather(r, i1)\nw = Concat<axis: int = 0>(i1, v, i4)\nm = Mul(w, i1)\nh = ConstantOfShape(m)",
     "part of one": SHAPE % "i1"
@@ -131,14 +131,14 @@ ZEROS = {
 
 
 @pytest.mark.parametrize("kind", ZEROS)
-def test_zeros_are_no_state(kind, caplog):
+def test_zero_states_are_ignored(kind, caplog):
     source = model(ZEROS[kind], h="h" if ZEROS[kind] else "", c="h" if ZEROS[kind] else "", more={"zero_row": 0 * ROW})
     assert agrees(source, convert.from_onnx(source))
     assert not caplog.records
 
 
 def test_inputs_are_arguments(caplog):
-    """... also cast, cut and turned ones."""
+    """Inputs may be cast, sliced and transposed."""
     made = "s = Squeeze(state, i0)\nu = Unsqueeze(s, i0)\nh = Cast<to: int = 1>(u)\nc = Slice(cells, i0, i1, i0)"
     source = model(made, "h", "c", inputs=f", float[1, B, {N}] state, float[2, B, {N}] cells")
     weights = convert.from_onnx(source)
@@ -159,7 +159,7 @@ def test_computed_states_are_warned_of(made, by, caplog):
     source = model(made, "h", "", inputs=f", float[1, B, {N}] state")
     assert convert.from_onnx(source).num_layers == 1
     assert [record.getMessage() for record in caplog.records] == [
-        f"the model computes initial_h of 'L' ('h', {by}): give the state at each call"
+        f"the model computes initial_h of 'L' ('h', {by}): pass the state at each call"
     ]
     with pytest.raises(
         WeightsFileError, match="initial_h of the LSTM 'L': wanted a constant; got 'h', .*which the model"
@@ -167,7 +167,7 @@ def test_computed_states_are_warned_of(made, by, caplog):
         convert.state_from_onnx(source)
 
 
-def test_an_encoders_state_is_warned_of(caplog):
+def test_encoder_states_are_warned_of(caplog):
     text = f"""g (float[T, B, {N}] X) => (Y) {{
         [encoder] Y_0, h, c = {OP}(X, W0, R0, B0)
         [decoder] Y, h_1, c_1 = {OP}(X, W1, R1, B1, "", h, c)
@@ -199,7 +199,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_states_that_are_partly_constant(kind):
-    """They are refused too, and can't be taken by themselves; the weights can."""
+    """They raise, too, and can't be read separately, but the weights can."""
     made, by = REFUSED[kind]
     source = model(made, "h", "", inputs=f", float[1, B, {N}] state")
     with pytest.raises(WeightsFileError, match="got a constant that is not zero"):
@@ -210,7 +210,7 @@ def test_states_that_are_partly_constant(kind):
     assert by.split()[1] == "'h'"
 
 
-def test_what_a_loop_carries_from_a_constant():
+def test_constant_states_carried_by_loops_raise():
     text = f"""g (float[T, B, {N}] X) => (Z) {{
         Z, h_last = Loop(i2, yes, X, %s) <
         body: graph = body (int64 k, bool go, float[T, B, {N}] x, float[1, B, {N}] h) => (g, w, n) {{
@@ -225,7 +225,7 @@ def test_what_a_loop_carries_from_a_constant():
 
 
 def test_defaults_of_inputs_are_constants():
-    """As every initializer was an input before version 4."""
+    """Before IR version 4, every initializer was an input."""
     source = model(h="rows_of_h", inputs=f", float[1, {B}, {N}] rows_of_h")
     source.ir_version = 3
     with pytest.raises(WeightsFileError, match="initial_h of the LSTM 'L'"):
@@ -234,7 +234,7 @@ def test_defaults_of_inputs_are_constants():
 
 
 def test_states_of_layers_and_directions():
-    """One for each; zeros where a part is absent, of as many rows as the others."""
+    """Each has a state. An absent part is zeros, with as many rows as the others."""
     op = f'LSTM<hidden_size: int = {N}, direction: string = "bidirectional">'
     text = f"""g (float[T, B, {N}] X) => (Y) {{
         [a] Y_0 = {op}(X, W0, R0, B0, "", both)
@@ -259,7 +259,7 @@ def test_states_of_layers_and_directions():
 
 
 def test_states_of_layout_1():
-    """(B, D, N)."""
+    """In layout 1 a state is (B, D, N)."""
     source = model(h="turned", attributes=", layout: int = 1", more={"turned": ROWS.swapaxes(0, 1)})
     np.testing.assert_array_equal(convert.state_from_onnx(source)[0].h, ROWS[0])
 
@@ -284,14 +284,14 @@ def test_states_have_the_dtypes_that_cells_take(dtype):
         ({}, "the LSTM 'L': wanted a constant initial_h or initial_c; got none: it starts from zeros"),
         (
             {"h": "state"},
-            "initial_h of the LSTM 'L': wanted a constant; got 'state', an input of the model. Give it at",
+            "initial_h of the LSTM 'L': wanted a constant; got 'state', an input of the model. Pass it at",
         ),
         ({"h": "rows_of_h", "c": "state"}, "initial_c of the LSTM 'L': wanted a constant; got 'state', an input"),
         ({"h": "wrong"}, "initial_h of the LSTM 'L': wanted shape (D, B, N) = (1, B, 4); got shape (1, 3, 5)"),
         ({"h": "flat"}, "initial_h of the LSTM 'L': wanted floats (D, B, N); got shape (4,) and dtype float32"),
     ],
 )
-def test_no_constant_state(arguments, what):
+def test_absent_constant_states_raise(arguments, what):
     more = {"wrong": np.ones((1, B, 5), np.float32), "flat": np.ones(4, np.float32)}
     source = model(**arguments, inputs=f", float[1, B, {N}] state", more=more)
     with pytest.raises(WeightsFileError) as raised:
@@ -300,7 +300,7 @@ def test_no_constant_state(arguments, what):
 
 
 def test_states_that_differ_between_branches():
-    """The node that is named says which is meant."""
+    """The named node's state is returned."""
     branch = "[{0}] {0}_y = " + OP + '(X, W0, R0, B0, "", {1})'
     text = f"""g (float[T, B, {N}] X, bool p) => (Y) {{
         Y = If(p) <then_branch: graph = t () => (a_y) {{ {branch.format("a", "rows_of_h")} }},
@@ -311,20 +311,20 @@ def test_states_that_differ_between_branches():
         with pytest.raises(WeightsFileError, match="initial_h of the LSTM 'a'"):
             convert.from_onnx(source, name)
     with pytest.raises(
-        WeightsFileError, match="wanted one state in all branches; got another one than '.' has. Give name="
+        WeightsFileError, match="wanted one state in all branches; got a different one from that of '.'. Give name="
     ):
         convert.state_from_onnx(source)
     np.testing.assert_array_equal(convert.state_from_onnx(source, "a")[0].h, ROWS[0])
 
 
-def test_bad_initial_state():
+def test_initial_state_is_checked():
     with pytest.raises(ValueError, match="initial_state: wanted one of 'refuse', 'separate'; got 'drop'"):
         convert.from_onnx(model(), initial_state="drop")
 
 
 @pytest.mark.parametrize(("made", "h"), [("", "rows_of_h"), (SHAPE % "i1" + "h = Expand(row, whole)", "h")])
-def test_the_command_writes_the_state(made, h, tmp_path, capsys):
-    """... as arrays that `fusedlstm run --state` reads; two commands give the model's own numbers."""
+def test_command_writes_the_state(made, h, tmp_path, capsys):
+    """`fusedlstm run --state` reads the arrays, and gives the model's outputs."""
     path, out, state = (str(tmp_path / name) for name in ("m.onnx", "w", "s.npz"))
     source = model(made, h)
     onnx.save(source, path)
@@ -355,12 +355,12 @@ def test_the_command_writes_the_state(made, h, tmp_path, capsys):
         ),
         (
             ["a.npz", "w", "--from", "haiku", "--initial-state", "s"],
-            "--initial-state: wanted nothing, as initial states are",
+            "--initial-state: wanted nothing, as it is supported only for",
         ),
         (["zeros.onnx", "w", "--initial-state", "s"], "wanted a constant initial_h or initial_c; got none"),
     ],
 )
-def test_the_command_writes_no_other_file(arguments, message, tmp_path, monkeypatch, capsys):
+def test_command_writes_no_other_file(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     onnx.save(model(h="rows_of_h"), "m.onnx")
     onnx.save(model(), "zeros.onnx")

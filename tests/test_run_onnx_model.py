@@ -1,4 +1,4 @@
-"""--check runs whole ONNX models: what is tapped, that wrong weights and wrong beliefs differ, and what is not run."""
+"""Test that --check runs whole ONNX models, taps their LSTM, and finds wrong weights and false stacks."""
 
 import logging
 
@@ -61,7 +61,7 @@ STACK = f"""g (float[T, B, {N}] X) => (Y) {{
 }}"""
 
 
-def test_a_stack_is_tapped(tmp_path):
+def test_stacks_are_tapped(tmp_path):
     path = save(tmp_path, STACK)
     tapped = run(path)
     assert tapped.xs.shape == (5, 3, N)
@@ -76,7 +76,7 @@ def test_a_stack_is_tapped(tmp_path):
 
 
 def wrong(weights):
-    """The same with gates i and f of the first layer exchanged."""
+    """Return the weights with gates i and f of the first layer exchanged."""
     first, *others = weights.layers
     arrays = first.arrays()
     arrays["weight_hh"] = arrays["weight_hh"].reshape(4, N, N)[[1, 0, 2, 3]].reshape(4 * N, N)
@@ -84,7 +84,7 @@ def wrong(weights):
 
 
 def test_wrong_weights_differ(tmp_path, monkeypatch):
-    """... by the whole model alone, too."""
+    """The whole model alone shows wrong weights, too."""
     path = save(tmp_path, STACK)
     weights = wrong(convert.from_onnx(path))
     assert not check("onnx", path, None, weights, {}).agrees
@@ -94,8 +94,8 @@ def test_wrong_weights_differ(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("between", ["Z = Relu(S)", "Z = Add(S, X)", "Z = Identity(X)"])
-def test_a_false_stack_differs(between, tmp_path, monkeypatch):
-    """If the importer believed names again, the whole model would say so, and the nodes alone would not."""
+def test_false_stacks_differ(between, tmp_path, monkeypatch):
+    """If the importer took a false stack, the whole model would show it, and the nodes alone would not."""
     text = f"""g (float[T, B, {N}] X) => (Y) {{
         {node(0, "X", "Y0")}
         S = Squeeze(Y0, one)
@@ -112,7 +112,7 @@ def test_a_false_stack_differs(between, tmp_path, monkeypatch):
     assert checked(path, ["layer0", "layer1"]).agrees
 
 
-def test_the_command_refuses_a_false_stack(tmp_path, monkeypatch, capsys):
+def test_command_refuses_false_stacks(tmp_path, monkeypatch, capsys):
     text = STACK.replace("S = Squeeze(Y0, one)", "P = Squeeze(Y0, one)\nS = Tanh(P)")
     path, out = save(tmp_path, text), tmp_path / "w"
     arguments = ["convert", path, str(out), "--name", "layer0,layer1", "--check"]
@@ -161,7 +161,7 @@ def test_constant_states_are_tapped(tmp_path):
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_rows_of_length_0_are_tapped(direction, tmp_path, caplog):
-    """onnxruntime's final state of such a row is zero: ours, the initial one, is what is compared."""
+    """onnxruntime's final state of such a row is zeros, so the initial state is compared instead."""
     with caplog.at_level(logging.ERROR):
         text = (
             f"g (float[T, B, {N}] X) => (Y) {{ {node(0, 'X', 'Y', h='state', lens='zero_rows', direction=direction)} }}"
@@ -174,7 +174,7 @@ def test_rows_of_length_0_are_tapped(direction, tmp_path, caplog):
 
 
 def test_models_with_other_layers_before(tmp_path):
-    """A convolution, whose input's dims are guessed; sizes come from the tapped input then."""
+    """The dims of a convolution's input are guessed, and sizes come from the tapped X."""
     text = f"""g (float[batch, 2, time] sound) => (Y) {{
         features = Conv<kernel_shape: ints = [3], strides: ints = [2]>(sound, kernel)
         X = Transpose<perm: ints = [2, 0, 1]>(features)
@@ -208,7 +208,7 @@ def test_fixed_and_batch_first_inputs(tmp_path):
 
 
 def test_outputs_the_model_lacks_are_tapped(tmp_path):
-    """It has the final state alone."""
+    """The model outputs only the final state."""
     path = save(tmp_path, f"g (float[T, B, {N}] X) => (h) {{ {node(0, 'X', '_, h', label='L')} }}")
     model = onnx.load(path)
     model.graph.node[0].output[0] = ""
@@ -227,7 +227,7 @@ def test_external_data_is_run(tmp_path):
 
 
 def test_external_data_outside_is_not_read(tmp_path):
-    """... nor that of a tensor which no LSTM has: onnxruntime never sees the path."""
+    """Such data is not read even for other tensors: onnxruntime never sees the path."""
     folder = tmp_path / "models"
     folder.mkdir()
     (tmp_path / "secret.bin").write_bytes(bytes(16 * 4))
@@ -242,8 +242,11 @@ def test_external_data_outside_is_not_read(tmp_path):
 
 CELL = node(0, "X", "Y0")
 NOT_RUN = {
-    "integers": (f"g (int64[T, B] ids) => (Y0) {{ X = Gather(W0, ids)\n{CELL} }}", "its input 'ids' is not of floats"),
-    "a truth": (f"g (float[T, B, {N}] X, bool p) => (Y0) {{ {CELL} }}", "its input 'p' is not of floats"),
+    "integers": (
+        f"g (int64[T, B] ids) => (Y0) {{ X = Gather(W0, ids)\n{CELL} }}",
+        "its input 'ids' is not a tensor of floats",
+    ),
+    "a truth": (f"g (float[T, B, {N}] X, bool p) => (Y0) {{ {CELL} }}", "its input 'p' is not a tensor of floats"),
     "a sequence": (f"g (float[T, B, {N}] X, seq(float[4]) s) => (Y0) {{ {CELL} }}", "its input 's' is not a tensor"),
     "large": (
         f"g (float[T, B, {N}] X, float[100000, 100000] s) => (Y0) {{ {CELL} }}",
@@ -254,7 +257,7 @@ NOT_RUN = {
     "branch": (
         f"g (float[T, B, {N}] X, bool p) => (Y) {{ Y = If(p) <then_branch: graph = t () => (Y0) {{ {CELL} }}, "
         f"else_branch: graph = e () => (z) {{ z = Identity(X) }}> }}",
-        "the LSTM 'layer0' is within If 'Y', where nothing is tapped",
+        "the LSTM 'layer0' is within If 'Y', where it can't be tapped",
     ),
     "layout 1": (f"g (float[B, T, {N}] X) => (Y0) {{ {node(0, 'X', 'Y0', layout='int = 1')} }}", "onnxruntime: "),
     "not finite": (f"g (float[T, B, {N}] X0) => (Y0) {{ z = Sub(X0, X0)\nX = Div(X0, z)\n{CELL} }}", "are not finite"),
@@ -268,7 +271,7 @@ NOT_RUN = {
 
 @pytest.mark.parametrize("kind", NOT_RUN)
 def test_models_that_are_not_run(kind, tmp_path, caplog):
-    """The LSTM alone is checked then, as far as it can be, and the reason is said."""
+    """Then only the LSTM is checked, if possible, and the output gives the reason."""
     text, why = NOT_RUN[kind]
     path = save(tmp_path, text)
     with pytest.raises(ModelNotRunError) as raised:
@@ -311,6 +314,6 @@ def test_inputs_without_shapes_are_the_lstms(tmp_path):
 
 
 def test_names_of_taps_are_free(tmp_path):
-    """A model may have names such as ours."""
+    """A model may already use names like those of our taps."""
     path = save(tmp_path, STACK.replace("Y0", "fusedlstm_Y_h_0"))
     assert checked(path).agrees

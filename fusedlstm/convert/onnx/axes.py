@@ -1,8 +1,7 @@
-"""What operators between two LSTM nodes make of the axes of the lower one's Y.
+"""Follow the axes of an LSTM node's Y through the operators that lead to the node above.
 
-Axes are called by what they are: T (time), B (batch), D (directions), N (units), DN (both directions of a unit on one
-axis), and 1 for one that was put in. An operator that does anything but move, drop or join them so is not one that
-stands between layers.
+Axes have names: T (time), B (batch), D (directions), N (units), DN (directions and units joined on one axis), and 1 for
+an added axis. Operators between layers only move, drop or join these. Any other operator breaks the chain.
 """
 
 from __future__ import annotations
@@ -24,31 +23,31 @@ if TYPE_CHECKING:
     from fusedlstm.convert.onnx.graph import Node
     from fusedlstm.convert.onnx.node import LSTM
 
-# The dtypes that hold every number of a dtype.
+# For each dtype, the dtypes that hold all of its numbers.
 _HOLDERS = {
     "float16": ("float16", "float32", "float64"),
     "bfloat16": ("bfloat16", "float32", "float64"),
     "float32": ("float32", "float64"),
     "float64": ("float64",),
 }
-_OPSET_OF_INFERENCE = 7  # in earlier ones Dropout trains unless is_test says otherwise
+_OPSET_OF_INFERENCE = 7  # before it, Dropout is in training mode unless is_test is set
 
 
 class BrokenChainError(WeightsFileError):
-    """A value that is not an LSTM's output through identities; the message says what it is instead."""
+    """Raised if a value is not an LSTM's output, moved or cast. The message says what it is."""
 
 
 @dataclass(frozen=True)
 class Flow:
-    """A value that has the numbers of an LSTM's Y, moved.
+    """A value with the numbers of an LSTM's Y, moved or cast.
 
     Attributes:
         lower: the LSTM.
-        axes: what its axes are.
+        axes: the names of its axes.
         own: the dtype of Y.
-        dtype: what its numbers are cast to.
-        sizes: of the axes, as far as they are known.
-        part: which direction alone it has; None for all.
+        dtype: the dtype that it is cast to.
+        sizes: the known sizes of axes.
+        part: its only direction; None if it has all.
     """
 
     lower: LSTM
@@ -63,7 +62,7 @@ class Flow:
         return dict(self.sizes)[axis]
 
     def are_alike(self, axis: str, other: str) -> bool:
-        """Whether two axes have the same numbers in the same order: those of size 1 don't count."""
+        """Return whether two axes hold the same numbers in the same order. Axes of size 1 don't count."""
         one, another = ([letter for letter in each if self.size(letter) != ONE] for each in (axis, other))
         return one == another
 
@@ -73,7 +72,7 @@ class Flow:
 
 
 class Move:
-    """An operator on a flow."""
+    """An operator applied to a flow."""
 
     def __init__(self, node: Node, flow: Flow, constants: Constants, dims: Dims, output: int) -> None:
         self.node, self.flow, self.constants, self.dims, self.output = node, flow, constants, dims, output
@@ -82,7 +81,7 @@ class Move:
 
     @contextlib.contextmanager
     def unbroken(self) -> Iterator[None]:
-        """Note why a chain is broken."""
+        """Record why a chain is broken."""
         try:
             yield
         except BrokenChainError as error:
@@ -90,7 +89,7 @@ class Move:
             raise
 
     def integers(self, name: str, index: int = 1) -> list[int] | None:
-        """Return the attribute of this name, or an input, which must be a constant; None for neither."""
+        """Return an attribute or a constant input; None if there is neither."""
         if name in self.attributes:
             return few(name, self.attributes[name])
         if self.node.value(index) is None:
@@ -99,7 +98,7 @@ class Move:
         return few(name, array.reshape(-1))
 
     def is_of_directions(self, axis: int) -> bool:
-        """Whether an axis is that of two directions."""
+        """Return whether an axis is that of two directions."""
         return self.flow.axes[axis] == "D" and self.flow.size("D") == (2, ())
 
     def broken(self, why: str) -> BrokenChainError:
@@ -108,10 +107,10 @@ class Move:
 
 
 def moved(move: Move) -> Flow:
-    """Return what an operator makes of a flow.
+    """Return the result of an operator on a flow.
 
     Raises:
-        BrokenChainError: it is not one that stands between layers.
+        BrokenChainError: the operator may not stand between layers.
     """
     if move.node.op not in MOVES:
         raise BrokenChainError(f"the output of {move.node.op} {move.node.name!r}")
@@ -125,14 +124,14 @@ def moved(move: Move) -> Flow:
 
 
 def joined(node: Node, flows: Sequence[Flow]) -> Flow:
-    """Return both directions of one LSTM's Y on the axis of units, of flows that have one each."""
+    """Join flows of single directions into one with both directions of Y on the axis of units."""
     first = flows[0]
     axis = node.attributes().get("axis")
     alike = len(flows) == 2 and flows[1] == replace(first, part=1) and first.part == 0
     if not alike or not isinstance(axis, int) or not -len(first.axes) <= axis < len(first.axes):
         raise BrokenChainError(f"the output of {node.op} {node.name!r}")
     if first.axes[axis] != "N":
-        raise BrokenChainError(f"the output of {node.op} {node.name!r}, which joins another axis than that of units")
+        raise BrokenChainError(f"the output of {node.op} {node.name!r}, which joins an axis other than that of units")
     axes = list(first.axes)
     axes[axis] = "DN"
     return replace(first, axes=tuple(axes), part=None)
@@ -168,7 +167,7 @@ def _cast(move: Move) -> Flow:
 
 def _squeeze(move: Move) -> Flow:
     axes, gone = move.flow.axes, move.integers("axes")
-    if gone is None:  # T and B may be 1, too, where the model runs only with others
+    if gone is None:  # T and B may be of size 1, even in a model that can't run with that
         places = [index for index, axis in enumerate(axes) if move.flow.size(axis) == ONE]
     else:
         places = [range(len(axes))[axis] for axis in gone]
@@ -182,7 +181,7 @@ def _unsqueeze(move: Move) -> Flow:
     rank = len(axes) + len(new)
     added = {range(rank)[axis] for axis in new}
     if len(added) != len(new):
-        raise move.broken("which adds one axis twice")
+        raise move.broken("which adds the same axis twice")
     old = iter(axes)
     return replace(move.flow, axes=tuple("1" if index in added else next(old) for index in range(rank)))
 
@@ -191,12 +190,12 @@ def _transpose(move: Move) -> Flow:
     axes = move.flow.axes
     order = move.attributes.get("perm", list(range(len(axes)))[::-1])
     if sorted(order) != list(range(len(axes))):
-        raise move.broken("which is not a permutation")
+        raise move.broken("whose perm is not a permutation")
     return replace(move.flow, axes=tuple(axes[axis] for axis in order))
 
 
 def _reshape(move: Move) -> Flow:
-    """Only what joins both directions of a unit's output, and adds or drops axes of size 1."""
+    """Follow a Reshape that joins both directions of the outputs, or adds or drops axes of size 1."""
     shape = _new_shape(move)
     total = product(move.flow.dims())
     known = product(dim for dim in shape if dim is not None)
@@ -212,7 +211,7 @@ def _reshape(move: Move) -> Flow:
 
 
 def _new_shape(move: Move) -> list[Dim | None]:
-    """Return the dims that a Reshape asks for, None for the one that it leaves to be computed."""
+    """Return the dims that a Reshape asks for; None for the one that it infers."""
     if "shape" in move.attributes:
         shape: list[Dim] = [(size, ()) for size in few("shape", move.attributes["shape"])]
     else:
@@ -229,7 +228,7 @@ def _new_shape(move: Move) -> list[Dim | None]:
 
 
 def _taken(move: Move, left: list[str], size: Dim) -> str:
-    """Take the axes that one of this size is made of, from the first on, and return its name."""
+    """Take the leading axes that join to an axis of this size, and return its name."""
     group: list[str] = []
     while product(move.flow.size(axis) for axis in group) != size:
         if not left:
@@ -244,7 +243,7 @@ def _taken(move: Move, left: list[str], size: Dim) -> str:
 def _split(move: Move) -> Flow:
     axis, sizes = move.attributes.get("axis", 0), move.integers("split")
     if not move.is_of_directions(axis) or sizes not in (None, [1, 1]) or len(move.node.proto.output) != 2:
-        raise move.broken("which cuts another axis than that of directions")
+        raise move.broken("which splits an axis other than that of directions")
     return _direction(move, axis, move.output)
 
 
@@ -253,11 +252,11 @@ def _slice(move: Move) -> Flow:
         move.integers(name, 1 + k) for k, name in enumerate(("starts", "ends", "axes", "steps"))
     )
     if starts is None or ends is None or len(starts) != 1:
-        raise move.broken("which cuts several axes")
+        raise move.broken("which slices several axes")
     (axis,) = [0] if axes is None else axes
     chosen = range(2)[slice(starts[0], ends[0], *(steps or [1]))]
     if not move.is_of_directions(axis) or len(chosen) != 1:
-        raise move.broken("which cuts another axis than that of directions")
+        raise move.broken("which splits an axis other than that of directions")
     return _direction(move, axis, chosen[0])
 
 
@@ -265,7 +264,7 @@ def _gather(move: Move) -> Flow:
     axis = move.attributes.get("axis", 0)
     index = move.constants.array(move.node.scope, move.node.input(1), "indices")
     if not move.is_of_directions(axis) or index.size != 1 or index.ndim > 1:
-        raise move.broken("which takes of another axis than that of directions")
+        raise move.broken("which takes from an axis other than that of directions")
     one = _direction(move, axis, range(2)[int(index.reshape(-1)[0])])
     if index.ndim:
         return one

@@ -1,7 +1,7 @@
-"""LSTM nodes on one another: whether the input of one is the output of another, as layers of one LSTM are.
+"""Find out whether an LSTM node reads the output of another one, as the layers of one LSTM do.
 
-Only the graph decides. Between the two may be operators that move axes (see axes.py), both branches of an If, and
-calls of functions. A value is followed from the upper node's X down, once, by what its axes are.
+Only the graph decides. Between two nodes there may be operators that move axes (see axes.py), both branches of an If,
+and calls of functions. Each value is followed once, from the upper node's X down, by the names of its axes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _MOST_BETWEEN = 30  # operators between two layers; exporters stay below five
 
 @dataclass(frozen=True)
 class Below:
-    """What an LSTM node reads.
+    """The input of an LSTM node.
 
     Attributes:
-        lowers: the LSTM nodes whose Y it is; several where branches of an If meet.
-        why: what it is instead; empty where it is an LSTM's Y.
+        lowers: the LSTM nodes whose Y it reads; several if they are in branches of an If.
+        why: what it reads instead; "" if it reads an LSTM's Y.
     """
 
     lowers: tuple[LSTM, ...] = ()
@@ -39,11 +39,11 @@ class Below:
 
 
 class Chains:
-    """Follows what stands between a model's LSTM nodes.
+    """Follows the operators between a model's LSTM nodes.
 
     Args:
-        lstms: all of them that can be read.
-        constants: of the model.
+        lstms: all LSTM nodes that can be read.
+        constants: the model's constants.
     """
 
     def __init__(self, lstms: Sequence[LSTM], constants: Constants) -> None:
@@ -58,7 +58,7 @@ class Chains:
 
     def below(self, upper: LSTM) -> Below:
         """Return the nodes whose Y is an LSTM's X, or why there is none."""
-        while self._waiting:  # all, from the first node on, so that none waits for many below it
+        while self._waiting:  # follow nodes from the first one on, so that recursion stays shallow
             self.frame(self._waiting.pop())
         return self._found_below(upper)
 
@@ -78,9 +78,9 @@ class Chains:
             return Below(why=str(error))
 
     def frame(self, lstm: LSTM) -> Frame:
-        """Return what is known of T and B where an LSTM reads."""
+        """Return what is known about T and B in an LSTM's input."""
         if id(lstm) not in self._frames:
-            self._frames[id(lstm)] = Frame()  # until it is known, should the model have a cycle
+            self._frames[id(lstm)] = Frame()  # a placeholder, in case the model has a cycle
             lowers = self._found_below(lstm).lowers
             first = framed(lstm, self.constants)
             self._frames[id(lstm)] = first.within(self.frame(lowers[0])) if lowers else first
@@ -96,7 +96,7 @@ class Chains:
         return flows
 
     def _check(self, flow: Flow, upper: LSTM) -> None:
-        """Raise unless an LSTM takes a flow as it is: with the right axes, numbers and lengths."""
+        """Raise unless a flow has the axes, dtype and lengths that an LSTM reads."""
         lower, width = flow.lower, "DN" if flow.lower.num_directions == 2 else "N"
         wanted = ("B", "T", width) if upper.batch_first else ("T", "B", width)
         has_all = len(flow.axes) == len(wanted) and all(map(flow.are_alike, flow.axes, wanted))
@@ -109,11 +109,11 @@ class Chains:
             raise BrokenChainError(f"the output of {lower.label!r}, whose direction is {lower.direction}")
         self._check_context(lower, upper)
         if not self.lengths.are_alike(lower, upper):
-            raise BrokenChainError(f"the output of {lower.label!r}, which has other sequence_lens")
+            raise BrokenChainError(f"the output of {lower.label!r}, which has different sequence_lens")
 
     @staticmethod
     def _check_context(lower: LSTM, upper: LSTM) -> None:
-        """Raise if the upper one runs in a loop that the lower one is outside of."""
+        """Raise if the upper node is in a loop and the lower one is outside of it."""
         outside = [id(owner) for owner, _ in lower.node.ancestry()]
         for owner, branch in upper.node.ancestry():
             if id(owner) not in outside and branch and owner.op != "If":
@@ -122,7 +122,7 @@ class Chains:
                 )
 
     def _followed(self, value: Value, level: int) -> tuple[Flow, ...]:
-        """Return the flows that a value is; several where branches of an If meet."""
+        """Return the flows of a value; several if it comes from branches of an If."""
         if value.key not in self._flows:
             self._flows[value.key] = BrokenChainError("a cycle")
             try:
@@ -141,7 +141,7 @@ class Chains:
         if id(node) in self._by_node:
             return (self._output(self._by_node[id(node)], value.output),)
         if level > _MOST_BETWEEN:
-            raise BrokenChainError(f"the output of more than {_MOST_BETWEEN} operators on one another")
+            raise BrokenChainError(f"the output of a chain of more than {_MOST_BETWEEN} operators")
         bodies = [body for body in _bodies(node) if value.output < len(body.outputs)]
         if bodies:
             return self._of_bodies([body.look_up(body.outputs[value.output]) for body in bodies], node, level)
@@ -163,7 +163,7 @@ class Chains:
         return _each_once(flows)
 
     def _joined(self, node: Node, level: int) -> tuple[Flow, ...]:
-        """Return what a Concat makes of both directions, each of which may come from several branches."""
+        """Return the flows of a Concat of both directions. Each may come from several branches of an If."""
         try:
             values = [node.scope.look_up(name) for name in node.proto.input[:3]]
             parts = [self._followed(value, level + 1) for value in values]
@@ -186,7 +186,7 @@ class Chains:
         return Flow(lower, axes, str(R.dtype), str(R.dtype), tuple(sizes.items()))
 
     def _dims_of(self, value: Value, lstm: LSTM) -> list[Dim] | None:
-        """Return the sizes of a value's axes: it is an LSTM's output, or what leads to its input."""
+        """Return the sizes of a value's axes if it is an LSTM's output or leads to its input."""
         try:
             for flow in self._followed(value, 0):
                 if flow.lower is lstm:
@@ -205,7 +205,7 @@ def _made_by(node: Node) -> str:
 
 
 def _origin(value: Value) -> str:
-    """Say what a value is that no node makes."""
+    """Describe a value that no node makes."""
     if value.tensor is not None:
         return f"the constant {value.name!r}"
     owner = value.scope.owner
@@ -215,7 +215,7 @@ def _origin(value: Value) -> str:
 
 
 def _bodies(node: Node) -> list[Scope]:
-    """Return the graphs of which an output of a node is one's output: both branches, or a function's body."""
+    """Return the graphs whose outputs are a node's outputs: both branches of an If, or a function's body."""
     if "" in node.bodies:
         return [node.bodies[""]]
     if node.op == "If" and set(node.bodies) == {"then_branch", "else_branch"}:

@@ -1,6 +1,6 @@
-"""Values that a model does not compute from its inputs: tensors, and what a few operators make of them.
+"""Evaluate the values that a model does not compute from its inputs: tensors, and what a few operators make of them.
 
-Nothing is executed but these operators, in NumPy, each once.
+Only these operators are evaluated, in NumPy, each once.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
 
 _MOST_LEVELS = 100  # of operators on one another; exporters stay below ten
-_MOST_UNKNOWN = 8  # dims of a value of which not even their number is known
+_MOST_UNKNOWN = 8  # assumed number of dims, if it is unknown
 _BOOL = 9  # TensorProto.DataType
 _QUANTISED = re.compile("quantize|qlinear|integer")
 
 
 def hint_of(op: str) -> str:
-    """Say why an operator is unknown here, if it is one of quantised models."""
+    """Return a hint about an unknown operator if it belongs to quantised models."""
     if not _QUANTISED.search(op.lower()):
         return ""
     return "Its weights are integers with scales: export the model before it is quantised"
 
 
 class NotConstantError(WeightsFileError):
-    """A value that depends on the model's inputs, or on an operator that is not evaluated here."""
+    """Raised if a value depends on the model's inputs or on an operator that is not supported."""
 
 
 class Constants:
     """The constants of a model, each evaluated once.
 
     Args:
-        model: whose constants.
-        size: what dims of the model's inputs are taken for where the model leaves them open, so that what depends on
-            shapes alone is a constant, too; None if it is not.
+        model: the model.
+        size: a size for the open dims of the model's inputs, so that values that depend only on shapes are constants,
+            too; None if they are not.
     """
 
     def __init__(self, model: Model, size: int | None = None) -> None:
@@ -50,13 +50,13 @@ class Constants:
         self._known: dict[tuple[int, str], NumpyArray] = {}
 
     def array(self, scope: Scope, name: str, what: str, level: int = 0) -> NumpyArray:
-        """Return the constant of a name.
+        """Return the constant with a name.
 
         Args:
-            scope: where the name is known.
-            name: of the value.
-            what: what an error calls it.
-            level: how many operators it is below what was asked for.
+            scope: the scope of the name.
+            name: the value's name.
+            what: its description in errors.
+            level: how many operators are between it and the value that was asked for.
 
         Raises:
             WeightsFileError: it is not a constant, or takes more memory than a model of this size needs.
@@ -67,7 +67,7 @@ class Constants:
         return self._known[value.key]
 
     def truth(self, scope: Scope, name: str, what: str) -> bool:
-        """Return a constant that is one bool, of which no others are made."""
+        """Return a constant that is a single bool."""
         value = scope.look_up(name)
         tensor = value.tensor
         if value.node is not None and value.node.op == "Constant":
@@ -78,7 +78,7 @@ class Constants:
         return stored != b"\0"
 
     def shape(self, scope: Scope, name: str, what: str, level: int) -> list[int]:
-        """Return the shape of a value: of one that is not a constant, as far as the model's inputs declare it."""
+        """Return the shape of a value. If it is not a constant, the model's input must declare its shape."""
         try:
             return list(self.array(scope, name, what, level).shape)
         except NotConstantError:

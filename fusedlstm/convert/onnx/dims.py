@@ -1,4 +1,4 @@
-"""Sizes of axes where T and B may be unknown: products of a number and of these letters; and shapes made of them."""
+"""Compute sizes and shapes whose T and B may be unknown. A size is a number times these letters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Dim: TypeAlias = tuple[int, tuple[str, ...]]  # 2 T B is (2, ("B", "T"))
 ONE: Dim = (1, ())
-_MOST_LEVELS = 30  # of operators on one another; exporters stay below ten
+_MOST_LEVELS = 30  # operators in a chain; exporters stay below ten
 
 
 def product(dims: Iterable[Dim]) -> Dim:
@@ -41,11 +41,11 @@ def quotient(dim: Dim, by: Dim) -> Dim | None:
 
 
 class Dims:
-    """Follows what a model computes of the shapes of an LSTM's input and output.
+    """Follows what a model computes from the shapes of an LSTM's input and output.
 
     Args:
-        constants: of the model.
-        dims_of: returns the sizes of a value's axes where they are known from an LSTM, or None.
+        constants: the model's constants.
+        dims_of: a function that returns the sizes of a value's axes if an LSTM determines them, or None.
     """
 
     def __init__(self, constants: Constants, dims_of: Callable[[Value, LSTM], list[Dim] | None]) -> None:
@@ -57,9 +57,9 @@ class Dims:
 
         Args:
             value: the shape.
-            lstm: whose T and B they are.
-            repeated: whether Expand and Tile may repeat a number; it is returned once.
-            level: how many operators it is below what was asked for.
+            lstm: the LSTM that T and B belong to.
+            repeated: whether Expand and Tile may repeat a number, which is then returned once.
+            level: how many operators are between it and the value that was asked for.
 
         Raises:
             WeightsFileError: it can't be followed.
@@ -71,7 +71,7 @@ class Dims:
 
     def _evaluate(self, value: Value, lstm: LSTM, repeated: bool, level: int) -> list[Dim]:
         if level > _MOST_LEVELS:
-            raise WeightsFileError(f"more than {_MOST_LEVELS} operators on one another")
+            raise WeightsFileError(f"a chain of more than {_MOST_LEVELS} operators")
         op = "" if value.node is None else value.node.op
         if op not in _OPERATORS and not (repeated and op in _REPEATING):
             array = self.constants.array(value.scope, value.name, "a shape")
@@ -87,7 +87,7 @@ class Dims:
 
 
 class _Shape:
-    """An operator on shapes."""
+    """An operator applied to shapes."""
 
     def __init__(self, dims: Dims, value: Value, lstm: LSTM, repeated: bool, level: int) -> None:
         assert value.node is not None
@@ -100,7 +100,7 @@ class _Shape:
         return self.dims.vector(value, self.lstm, repeated=self.repeated, level=self.level + 1)
 
     def numbers(self, index: int) -> list[int] | None:
-        """Return an input that is constant; None if there is none."""
+        """Return a constant input; None if there is none."""
         if self.node.value(index) is None:
             return None
         array = self.dims.constants.array(self.node.scope, self.node.input(index), "a shape")
@@ -110,7 +110,7 @@ class _Shape:
 def _shape(given: _Shape) -> list[Dim]:
     dims = given.dims.dims_of(given.node.scope.look_up(given.node.input(0)), given.lstm)
     if dims is None:
-        raise WeightsFileError("a shape of another value than the LSTM's")
+        raise WeightsFileError("the shape of a value other than the LSTM's")
     return dims[given.attributes.get("start", 0) : given.attributes.get("end", len(dims))]
 
 
@@ -143,14 +143,14 @@ def _same(given: _Shape) -> list[Dim]:
 
 
 def _reshape(given: _Shape) -> list[Dim]:
-    """One number made a vector, or a vector made one."""
+    """Follow a Reshape of one number to a vector, or of a vector to one number."""
     if given.numbers(1) not in ([-1], [1], []):
         raise WeightsFileError("a shape reshaped")
     return given.input(0)
 
 
 def _expand(given: _Shape) -> list[Dim]:
-    """Only of one number, which all numbers of the result are."""
+    """Follow an Expand of one number, which fills the result."""
     dims = given.input(0)
     if len(dims) != 1:
         raise WeightsFileError("a shape repeated")

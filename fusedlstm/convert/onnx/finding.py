@@ -1,4 +1,4 @@
-"""The LSTM nodes of a model: their names, which of them are one LSTM, and which are the layers of one."""
+"""Find the LSTM nodes of a model: their names, which of them are the same LSTM, and which are layers of one."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MOST_LISTED = 20
 
 
 class Found:
-    """What a model has: its LSTM nodes, by name, as the LSTMs that they are.
+    """The LSTM nodes of a model, by name, and the LSTMs that they make up.
 
     Attributes:
         model: the model.
         constants: its constants.
         units: its LSTMs, in order.
-        chains: what stands between them.
-        states: what they start from.
+        chains: the operators between them.
+        states: their initial states.
     """
 
     def __init__(self, model: Model, *, required: bool = True) -> None:
@@ -49,7 +49,7 @@ class Found:
         self._unit_of = {member.label: unit for unit in self.units for member in unit.members}
 
     def _read(self, node: Node, label: str) -> LSTM | None:
-        """Return a node, or None where its attributes are not those of an LSTM: others may be chosen all the same."""
+        """Return a node's LSTM; None if its attributes are wrong, as the caller may choose another one."""
         try:
             return LSTM(self.model, node, label)
         except WeightsFileError as error:
@@ -57,19 +57,19 @@ class Found:
             return None
 
     def listed(self, most: int | None = None) -> list[OnnxLSTM]:
-        """Return descriptions of all LSTMs, in order, or of the first ones."""
+        """Return descriptions of all LSTMs, or of the first `most`, in order."""
         return [
             describe(label, self._unit_of.get(label), self._problems.get(label, ""), self.constants)
             for label in self._labels()[:most]
         ]
 
     def _labels(self) -> list[str]:
-        """Return the names of all LSTMs, one of each."""
+        """Return one name of each LSTM."""
         units = {label: self._unit_of.get(label) for label in self._nodes}
         return [label for label, unit in units.items() if unit is None or unit.members[0].label == label]
 
     def choose(self, name: str | Sequence[str] | None) -> list[Unit]:
-        """Return the LSTMs of names, or the only one, or all that are layers; raise as `from_onnx` says."""
+        """Return the named LSTMs or, without a name, the only one or all layers of one. Raise as in `from_onnx`."""
         names = _names(name)
         if names is None:
             with blaming(self.model.name):
@@ -89,12 +89,12 @@ class Found:
         for index, each in enumerate(names):
             which = "name" if isinstance(name, str) else f"name[{index}]"
             if each not in self._nodes:
-                fail(ValueError, which, f"that of an LSTM of {self.model.name}: {self._shown()}", repr(each))
+                fail(ValueError, which, f"the name of an LSTM in {self.model.name}: {self._shown()}", repr(each))
             if each in names[:index]:
-                fail(ValueError, which, "each layer once", f"{each!r} again")
+                fail(ValueError, which, "each layer once", f"{each!r} twice")
 
     def _named(self, names: Sequence[str]) -> list[Unit]:
-        """Return the LSTMs of names, each once: several names may be those of one LSTM in branches."""
+        """Return the named LSTMs, each once, as several names may be of one LSTM in branches of an If."""
         named: dict[int, Unit] = {}
         for name in names:
             unit = self._unit_of[name]
@@ -103,7 +103,7 @@ class Found:
         return list(named.values())
 
     def _why_not_a_stack(self, units: Sequence[Unit]) -> str:
-        """Return why the units are not layers, from the lowest on; nothing if they are."""
+        """Return why the units are not layers, lowest first; "" if they are."""
         for lower, upper in itertools.pairwise(units):
             why = why_not_on(upper, lower, self.chains)
             if why:
@@ -114,18 +114,18 @@ class Found:
         names = [unit.named.label for unit in units]
         directions = {unit.named.direction for unit in units}
         if len(directions) > 1:
-            fail(ValueError, "name", "nodes of one direction, as layers are", ", ".join(sorted(directions)))
+            fail(ValueError, "name", "layers with the same direction", ", ".join(sorted(directions)))
         with blaming(self.model.name):
             ordered = self._in_order(units)
         if ordered is not None:
             right = ", ".join(repr(unit.named.label) for unit in ordered)
-            fail(ValueError, "name", f"layers from the lowest on: {right}", ", ".join(map(repr, names)))
+            fail(ValueError, "name", f"layers, lowest first: {right}", ", ".join(map(repr, names)))
         wanted = "layers, each of which reads the output of the one before"
-        hint = "Convert each by itself, and compute what stands between them as the model does"
+        hint = "Convert each one alone, and compute what is between them as the model does"
         fail(ValueError, "name", wanted, f"{', '.join(map(repr, names))}: {why}", hint)
 
     def _in_order(self, units: Sequence[Unit]) -> list[Unit] | None:
-        """Return units from the lowest to the highest if they are layers, else None."""
+        """Return the units as layers, lowest first; None if they are not layers."""
         above: dict[int, Unit] = {}
         lowest = []
         lowers = {id(member) for unit in units for member in unit.members}
@@ -142,13 +142,13 @@ class Found:
         return chain if is_all and not self._why_not_a_stack(chain) else None
 
     def _only(self) -> list[Unit]:
-        """Return the only LSTM, or the layers that all are."""
+        """Return the only LSTM, or all of them if they are layers."""
         if len(self._nodes) == len(self._problems) == 1:
             raise WeightsFileError(*self._problems.values())
         if self._others:
             node = self._others[0]
-            got = f"{node.op} {node.name!r} besides: {self._shown()}"
-            self.model.refuse("its graph", "ONNX's operator LSTM alone", got, "Give name=")
+            got = f"also {node.op} {node.name!r}, beside {self._shown()}"
+            self.model.refuse("its graph", "only ONNX's operator LSTM", got, "Give name=")
         if len(self.units) == 1 and not self._problems:
             return self.units
         chain = None if self._problems else self._in_order(self.units)
@@ -176,12 +176,12 @@ def _names(name: Any) -> tuple[str, ...] | None:
 
 
 def _is_another_lstm(node: Node) -> bool:
-    """Whether a node is an LSTM of another domain, such as a quantised one, and not a call of the model's function."""
+    """Return whether a node is an LSTM of another domain, such as a quantised one, and not a function call."""
     return "LSTM" in node.proto.op_type and node.op != "LSTM" and "" not in node.bodies
 
 
 def _labelled(model: Model, every: Sequence[Node], *, required: bool = True) -> dict[str, Node]:
-    """Return the LSTM nodes by name, with their path where a name alone is not theirs; raise if one is required."""
+    """Return the LSTM nodes by name, or by path if a name is not unique. Raise if there is none but one is required."""
     nodes = [node for node in every if node.op == "LSTM"]
     if required and not nodes:
         _refuse_without(model, every)
@@ -201,7 +201,7 @@ def _labelled(model: Model, every: Sequence[Node], *, required: bool = True) -> 
 
 
 def _bytes_of_paths(nodes: Sequence[Node]) -> int:
-    """Return how long the paths of nodes are: a long name may be in all of them."""
+    """Return the total length of the nodes' paths, as a long name may be in all of them."""
     sizes: dict[int, int] = {}
     for node in nodes:
         if id(node.scope) not in sizes:
@@ -210,10 +210,10 @@ def _bytes_of_paths(nodes: Sequence[Node]) -> int:
 
 
 def _refuse_without(model: Model, every: Sequence[Node]) -> None:
-    """Say what there is instead of an LSTM."""
+    """Raise an error that says what the model has instead of an LSTM."""
     for node in every:
         if "LSTM" in node.proto.op_type:
-            model.refuse("its graph", "ONNX' operator LSTM", f"{node.op} {node.name!r}", hint_of(node.op))
+            model.refuse("its graph", "ONNX's operator LSTM", f"{node.op} {node.name!r}", hint_of(node.op))
     common = ", ".join(op for op, _ in Counter(node.op for node in every).most_common(8)) or "no operator"
-    hint = "Cells that were exported as their arithmetic have no node: take their weights from where they were trained"
-    model.refuse("its graph", "ONNX' operator LSTM", common, hint)
+    hint = "Cells exported as arithmetic have no LSTM node: take their weights from the framework that trained them"
+    model.refuse("its graph", "ONNX's operator LSTM", common, hint)

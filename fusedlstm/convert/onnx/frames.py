@@ -1,4 +1,4 @@
-"""Where an LSTM's T and B come from: followed from its X to the model's input, whose dims may be fixed."""
+"""Follow an LSTM's X to the model's input, whose dims may fix T and B."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _UNCHANGED = ("Identity", "Dropout", "Cast")
 
 @dataclass
 class Frame:
-    """What is known of the axes where an LSTM reads.
+    """What is known about the axes of an LSTM's X.
 
     Attributes:
-        T: how many steps: the letter, or a fixed number.
-        B: how many rows.
-        axes: what the axes of values that lead to X are, by the values' keys: T, B, I or 1.
-        lower: the frame of the LSTM whose Y is X, if it is one's.
+        T: the number of steps: the letter, or a fixed number.
+        B: the number of rows, likewise.
+        axes: the names of the axes of each value that leads to X, by its key: T, B, I or 1.
+        lower: the frame of the LSTM whose Y is X, if there is one.
     """
 
     T: Dim = (1, ("T",))
@@ -35,11 +35,11 @@ class Frame:
     lower: Frame | None = None
 
     def within(self, lower: Frame) -> Frame:
-        """Return the frame of an LSTM that reads what another one made."""
+        """Return the frame of an LSTM that reads another one's output."""
         return Frame(lower.T, lower.B, self.axes, lower)
 
     def dims(self, value: Value) -> list[Dim] | None:
-        """Return the sizes of a value's axes, or None where they are not known."""
+        """Return the sizes of a value's axes; None if they are unknown."""
         frame: Frame | None = self
         while frame is not None:
             if value.key in frame.axes:
@@ -50,7 +50,7 @@ class Frame:
 
 
 def framed(lstm: LSTM, constants: Constants) -> Frame:
-    """Return what is known of an LSTM's T and B by what leads to its X."""
+    """Return what the values that lead to an LSTM's X tell about T and B."""
     frame, value = Frame(), lstm.node.value(0)
     if value is not None:
         axes = ["B", "T", "I"] if lstm.batch_first else ["T", "B", "I"]
@@ -63,16 +63,16 @@ def framed(lstm: LSTM, constants: Constants) -> Frame:
 def traced(
     value: Value, axes: list[str], constants: Constants, passed: dict[tuple[int, str], list[str]] | None = None
 ) -> tuple[Value | None, list[str]]:
-    """Follow a value through operators that move axes to the input of the model that it is.
+    """Follow a value back through operators that move axes to an input of the model.
 
     Args:
-        value: which is followed.
-        axes: what its axes are.
-        constants: of the model.
-        passed: where to note the axes of each value on the way, by its key.
+        value: the value.
+        axes: the names of its axes.
+        constants: the model's constants.
+        passed: where to record the axes of each value on the way, by its key.
 
     Returns:
-        The input, or None if it is another value; and what its axes are.
+        The input, or None if the value comes from elsewhere; and the names of its axes.
     """
     current: Value | None = value
     try:
@@ -93,10 +93,10 @@ def traced(
 
 
 def _before(node: Node, axes: list[str], constants: Constants) -> list[str]:
-    """Return the axes of what an operator made a value with these axes of.
+    """Return the axes of an operator's input, given those of its output.
 
     Raises:
-        WeightsFileError: it is not one that moves axes.
+        WeightsFileError: the operator doesn't only move axes.
     """
     attributes = node.attributes()
     if node.op in _UNCHANGED:
@@ -119,7 +119,7 @@ def _before(node: Node, axes: list[str], constants: Constants) -> list[str]:
 
 
 def _fix(frame: Frame, source: Value, axes: list[str]) -> None:
-    """Take T and B from what the model's input declares; one that was put in is of size 1."""
+    """Take T and B from the dims that the model's input declares. An added axis has size 1."""
     declared = source.declared_dims()
     for letter in "TB":
         if letter not in axes:

@@ -27,15 +27,15 @@ class Scope:
         path: the names of the nodes that it is within.
         initializers: tensors by name.
         makers: the node of each output's name.
-        inputs: the names that values come in by, with their types where those are declared.
-        outer: the scope whose names are visible, too; None for the model's graph and for functions.
-        caller: the node that calls, and the scope of its names; of functions only.
-        arguments: what the call gives for each input's name.
-        attributes: what the call gives for each attribute's name.
+        inputs: the names of its inputs, with their types if declared.
+        outer: the enclosing scope, whose names are visible, too; None for the model's graph and for functions.
+        caller: for functions, the node that calls and the scope of its names.
+        arguments: the call's values by input name.
+        attributes: the call's values by attribute name.
         outputs: the names of its results.
-        owner: the node that has this graph, or that calls; None for the model's graph.
-        branch: the owner's attribute that is this graph; empty for calls.
-        opset: the version of ONNX's operators here.
+        owner: the node that has this graph or calls this function; None for the model's graph.
+        branch: the owner's attribute that is this graph; "" for calls.
+        opset: the version of ONNX's operators in this scope.
     """
 
     path: tuple[str, ...]
@@ -87,17 +87,17 @@ class Value:
 
     @property
     def key(self) -> tuple[int, str]:
-        """What is the same for two names of one value."""
+        """Return a key that is equal for two names of the same value."""
         return id(self.scope), self.name
 
     @property
     def output(self) -> int:
-        """Return which output of its node it is."""
+        """Return the index of this value among its node's outputs."""
         assert self.node is not None
         return list(self.node.proto.output).index(self.name)
 
     def declared_dims(self) -> list[int | None] | None:
-        """Return the dims that an input of the model declares, None for each that it leaves open, or for all."""
+        """Return the dims that an input of the model declares, with None for open ones; None if it declares none."""
         if not self.is_input or self.scope.owner is not None:
             return None
         tensor = self.scope.inputs[self.name].type.tensor_type
@@ -112,8 +112,8 @@ class Node:
 
     Attributes:
         proto: the NodeProto.
-        scope: where its inputs' names are known.
-        bodies: the scopes of the graphs among its attributes, by their names; "" is the body of the function it calls.
+        scope: the scope of its inputs' names.
+        bodies: the scopes of the graphs among its attributes, by name; "" is the body of a function that it calls.
     """
 
     proto: Proto
@@ -122,7 +122,7 @@ class Node:
 
     @property
     def op(self) -> str:
-        """The operator, with its domain if that is not ONNX's own."""
+        """Return the operator's name, with its domain if that is not ONNX's own."""
         domain = self.proto.domain
         return self.proto.op_type if domain in DOMAINS else f"{domain}.{self.proto.op_type}"
 
@@ -137,7 +137,7 @@ class Node:
         return self.proto.input[index] if index < len(self.proto.input) else ""
 
     def value(self, index: int) -> Value | None:
-        """Return where an input comes from; None where it has none, or the call that it is in gives none."""
+        """Return an input's value; None if the node has no such input, or the call leaves it out."""
         if not self.input(index):
             return None
         value = self.scope.look_up(self.input(index))
@@ -145,7 +145,7 @@ class Node:
         return None if is_omitted or not value.name else value
 
     def ancestry(self) -> list[tuple[Node, str]]:
-        """Return the nodes that this is within, outermost first, and which of their graphs it is in."""
+        """Return the nodes around this one, outermost first, each with the graph that this one is in."""
         within, scope = [], self.scope
         while scope.owner is not None:
             within.append((scope.owner, scope.branch))
@@ -192,12 +192,12 @@ class _Walker:
         self.model = model
         self.functions = {_key(function): function for function in model.proto.functions}
         for domain, name, _ in self.functions:
-            if domain == "":  # ONNX leaves open whether it or the operator is meant
+            if domain == "":  # ONNX doesn't say whether the function or the operator takes precedence
                 self.model.refuse("its functions", "names in domains of their own", f"{name!r} in ONNX's domain")
         self.seen = 0
 
     def graph(self, graph: Proto, scope: Scope) -> Iterator[Node]:
-        """Yield the nodes of a graph, whose names are put into its scope."""
+        """Yield the nodes of a graph, and add their names to its scope."""
         self.count_names(len(graph.initializer) + len(graph.input) + len(graph.output))
         scope.initializers.update({tensor.name: tensor for tensor in graph.initializer})
         scope.inputs.update({value.name: value for value in graph.input})
@@ -254,7 +254,7 @@ class _Walker:
 
 
 def _opset(proto: Proto) -> int:
-    """Return which version of ONNX's operators a model or a function has; 0 if it doesn't say."""
+    """Return the version of ONNX's operators in a model or function; 0 if it doesn't say."""
     return max((each.version for each in proto.opset_import if each.domain in DOMAINS), default=0)
 
 

@@ -1,4 +1,4 @@
-"""What `from_onnx` and its companions return of a model's LSTM nodes."""
+"""Convert the LSTM nodes of ONNX models, list them, and return their initial states."""
 
 from __future__ import annotations
 
@@ -38,49 +38,48 @@ def from_onnx(
 ) -> StackedWeights:
     """Return the weights of an LSTM node of an ONNX model, or of several that are the layers of one LSTM.
 
-    Nodes are looked for in the model's graph, in those of If, Loop and Scan, and in its own functions. Weights are
-    constants: initializers, Constant nodes, and what operators that move elements make of them. All opsets, functions
-    and attributes are taken. Numbers of attributes, which are float32, become the shortest decimals that are them (0.2
-    is 0.2), or in float64 weights what is stored. The biases of x and h are summed, in the dtype of the weights.
+    Nodes are looked for in the model's graph, in the subgraphs of If, Loop and Scan, and in the model's own functions.
+    Weights are constants: initializers, Constant nodes, and what operators that move elements make of them. All opsets,
+    functions and attributes are supported. Attributes are float32: a number becomes the shortest decimal with its value
+    (0.2 is 0.2), but float64 weights get the stored value. The biases of x and h are summed in the weights' dtype.
 
-    Nodes are layers where the graph says so, whatever they are called: each one reads the output of the one before,
-    with the same sequence_lens, through nothing but Identity, Dropout at inference, a Cast that keeps every number, and
-    what exporters write to move axes (Transpose, Squeeze, Unsqueeze, Reshape, and Split or Slice and Concat of both
-    directions). Nodes of equal weights in branches of an If, of which one runs, are one LSTM.
+    The graph decides which nodes are layers, not their names. Each layer reads the output of the one before, with the
+    same sequence_lens. Between them there may be only Identity, Dropout at inference, a Cast that keeps every number,
+    and the operators with which exporters move axes: Transpose, Squeeze, Unsqueeze, Reshape, and Split or Slice and
+    Concat of both directions. Nodes with equal weights in the two branches of an If are one LSTM, as only one runs.
 
-    A model says more than weights do:
+    A model holds more than weights:
 
-    - Constant initial states that are not zero would be lost: they are refused, unless `initial_state` says that they
-      are taken by `state_from_onnx`. States that are inputs of the model are arguments of a call, and so are those
-      that it computes, of which the log warns.
-    - sequence_lens are arguments of a call. The log warns of those that are neither all steps nor an input.
-    - Of a node that reads in reverse (in one direction), and of one of layout 1, the log warns: use LSTM.__call__'s
-      reverse=True, and LSTM(batch_first=True).
-    - A row of length 0 has a final state of zeros in onnxruntime (1.32, measured); here it keeps its initial state.
+    - Constant initial states that are not zero would be lost, so they raise, unless `initial_state` is "separate". If
+      states are inputs of the model, pass them at each call. If the model computes them, the log warns, too.
+    - If sequence_lens is neither all steps nor an input, the log warns. Pass it at each call.
+    - If a node reads only in reverse, the log warns: use LSTM.__call__'s reverse=True.
+    - If a node has layout 1, the log warns: use LSTM(batch_first=True).
+    - A row of length 0 ends with a state of zeros in onnxruntime (1.32, measured). Here it keeps its initial state.
 
-    Files are not trusted: nothing is executed, and external data is read from the model's own folder and below. What
-    is made of a model, constants and names, takes at most 64 times the bytes of its files, and 1 MB. A model has at
-    most 1,000,000 nodes (those of functions once for each call) on 50 levels of subgraphs and calls, constants are made
-    by at most 100 operators on one another, and at most 30 stand between two layers.
+    Files are not trusted: nothing is executed, and external data is read only from the model's folder and below.
+    Constants and names take at most 64 times the size of the model's files, or 1 MB. A model has at most 1,000,000
+    nodes (a function's count for each call) in 50 levels of subgraphs and calls. At most 100 operators in a chain make
+    a constant, and at most 30 are between two layers.
 
     Args:
         source: the path of a model, its bytes, or an onnx.ModelProto.
-        name: of a node, or that of its first output where it has none; several names are layers, from the lowest
-            on. None is the only LSTM, or all of them if they are layers. Nodes that share a name, in subgraphs, are
-            told by their path, as the error says them.
-        initial_state: "refuse" constant initial states that are not zero, or "separate": you take them by
+        name: a node's name, or that of its first output if it has none. Several names are layers, lowest first. None
+            is the only LSTM, or all of them if they are layers. Nodes in subgraphs that share a name have a path, which
+            the error lists.
+        initial_state: "refuse" to raise for constant initial states that are not zero, or "separate" to leave them to
             `state_from_onnx`.
 
     Returns:
         A layer for each node; both directions of nodes that are bidirectional.
 
     Raises:
-        WeightsFileError: the model is damaged, has no LSTM or several that are not the layers of one, weights that are
-            not constants, a constant initial state, or what no cell here has; the message says where, and what. It is
-            a ValueError.
-        TypeError: `source` or `name` is of another kind.
-        ValueError: the model has no LSTM of that name, or names of nodes that are not layers: the message says what
-            stands between them, or their right order. Or another `initial_state`.
+        WeightsFileError: the model is damaged; it has no LSTM, or several that are not layers of one; weights are not
+            constants; there is a constant initial state, or an option that no cell here has. The message says where
+            and what. It is a ValueError.
+        TypeError: `source` or `name` has another type.
+        ValueError: the model has no LSTM with that name; the named nodes are not layers, and the message says what is
+            between them or their right order; `initial_state` is another string.
         OSError: the file can't be read.
         ImportError: the package onnx is not installed.
     """
@@ -97,7 +96,7 @@ def from_onnx(
 
 
 def list_onnx(source: str | os.PathLike[str] | bytes | Proto) -> list[OnnxLSTM]:
-    """Return what LSTMs a model has; see `from_onnx`.
+    """Return the LSTMs in a model; see `from_onnx`.
 
     Raises:
         WeightsFileError: the model is damaged.
@@ -115,17 +114,18 @@ def state_from_onnx(
 ) -> tuple[LSTMState, ...]:
     """Return the constant initial state of a model's LSTM, one for each layer and direction: h (B, N) and c (B, N).
 
-    Constants are initializers, and what Expand and Tile make of them for as many rows as the input has. B is 1 where
-    all rows start alike: repeat it for a batch, as np.repeat(state.h, B, axis=0) does. Parts that a model leaves out
-    are zeros. Dtypes are those that the LSTM of these weights takes: h is in theirs, c in float32 if that has 16 bits.
+    Constants are initializers, and what Expand and Tile make of them for each row of the input. If all rows start with
+    the same state, B is 1: repeat it for a batch, as in np.repeat(state.h, B, axis=0). If a model has only h or only c,
+    the other is zeros. Dtypes are those that the LSTM takes: h has the weights' dtype, and c float32 if that has 16
+    bits.
 
     Args:
-        source: as of `from_onnx`.
-        name: as of `from_onnx`. Of nodes that are one LSTM in branches of an If, it is the state of the one named.
+        source: see `from_onnx`.
+        name: see `from_onnx`. If several nodes are one LSTM in branches of an If, the named node's state is returned.
 
     Raises:
-        WeightsFileError: there is no constant state, or part of it is an input or computed; or as of `from_onnx`.
-        TypeError, ValueError, OSError, ImportError: as of `from_onnx`.
+        WeightsFileError: there is no constant state, or part of it is an input or computed; see also `from_onnx`.
+        TypeError, ValueError, OSError, ImportError: see `from_onnx`.
     """
     found = Found(open_model(source))
     units = found.choose(name)
@@ -141,14 +141,14 @@ def state_from_onnx(
 
 
 def _refuse_states(found: Found, units: Sequence[Unit]) -> None:
-    """Raise if the nodes start from a constant that is not zero."""
+    """Raise if a node's initial state is a constant that is not zero."""
     for unit in units:
         for lstm in unit.members:
             for name in STATE_INPUTS:
                 initial = found.states.of(lstm, name)
                 if initial.kind is Kind.CONSTANT:
                     hint = (
-                        'Give initial_state="separate", and take it by convert.state_from_onnx '
+                        'Pass initial_state="separate", and read it with convert.state_from_onnx '
                         "(fusedlstm convert: --initial-state S.npz)"
                     )
                     got = f"a constant that is not zero ({initial.made})"
@@ -157,7 +157,7 @@ def _refuse_states(found: Found, units: Sequence[Unit]) -> None:
 
 
 def _of_unit(found: Found, unit: Unit, *, is_named: bool) -> tuple[Initial, Initial]:
-    """Return initial_h and initial_c of an LSTM; of all its nodes where none is named."""
+    """Return initial_h and initial_c of the named node. If none is named, all nodes of the LSTM must have the same."""
     members = [unit.named] if is_named else unit.members
     h, c = (_of_members(found, members, name) for name in STATE_INPUTS)
     return h, c
@@ -170,12 +170,12 @@ def _of_members(found: Found, members: Sequence[LSTM], name: str) -> Initial:
         what = f"{name} of the LSTM {lstm.label!r}"
         if initial.kind in (Kind.INPUT, Kind.COMPUTED):
             how = "an input of the model" if initial.kind is Kind.INPUT else "which the model computes"
-            found.model.refuse(what, "a constant", f"{initial.made}, {how}", "Give it at each call")
+            found.model.refuse(what, "a constant", f"{initial.made}, {how}", "Pass it at each call")
         if initial.kind is Kind.CONSTANT and initial.array is None:
             raise WeightsFileError(initial.problem or f"{found.model.name}: {what}: wanted one constant; got several")
         if not _are_equal(initial, first):
-            got = f"another one than {members[0].label!r} has"
-            found.model.refuse(what, "one state in all branches", got, "Give name=, of the node whose state is wanted")
+            got = f"a different one from that of {members[0].label!r}"
+            found.model.refuse(what, "one state in all branches", got, "Give name= of the node whose state you want")
     return first
 
 
@@ -201,13 +201,15 @@ def _filled(part: Initial, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Nump
 
 
 def _warn(found: Found, units: Sequence[Unit]) -> None:
-    """Warn of what weights don't say."""
+    """Log warnings about what weights don't record."""
     first = units[0].named
     if first.direction == "reverse":
-        log.warning("the LSTM %r reads in reverse: use lstm(xs, reverse=True), as weights don't say", first.label)
+        log.warning("the LSTM %r reads in reverse: use lstm(xs, reverse=True), which weights don't record", first.label)
     if first.batch_first:
-        log.warning("the LSTM %r has layout 1: use LSTM(weights, batch_first=True), as weights don't say", first.label)
-    for unit in units[:1]:  # those above have the same
+        log.warning(
+            "the LSTM %r has layout 1: use LSTM(weights, batch_first=True), which weights don't record", first.label
+        )
+    for unit in units[:1]:  # the layers above have the same
         found.chains.lengths.warn(unit.named)
     computed = [
         f"{name} of {lstm.label!r} ({initial.made})"
@@ -217,4 +219,4 @@ def _warn(found: Found, units: Sequence[Unit]) -> None:
         if (initial := found.states.of(lstm, name)).kind is Kind.COMPUTED
     ]
     if computed:
-        log.warning("the model computes %s: give the state at each call", ", ".join(computed))
+        log.warning("the model computes %s: pass the state at each call", ", ".join(computed))

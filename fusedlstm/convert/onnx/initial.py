@@ -1,8 +1,7 @@
-"""The initial states of LSTM nodes: absent, zero, constant, an input of the model, or computed by it.
+"""Classify the initial states of LSTM nodes: absent, zero, constant, an input of the model, or computed by it.
 
-A constant state is a tensor, or what exporters make of one that every row starts from: Expand or Tile by a batch size
-that the model takes from its input's shape. Such a state is evaluated for a few batch sizes, and is constant if it is
-the same row in all of them.
+A constant state is a tensor. If every row starts with the same one, exporters repeat it with Expand or Tile, by a batch
+size from the input's shape. Such a state is evaluated for a few batch sizes, and is constant if all rows are the same.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
 
 STATE_INPUTS = {"initial_h": 5, "initial_c": 6}
-_SIZES = (1, 2, 5)  # what batch sizes are taken for
-_MOST_LEVELS = 100  # of operators on one another
-# Operators whose result has the numbers of their first input alone, and those that choose among them by another input.
+_SIZES = (1, 2, 5)  # the batch sizes to try
+_MOST_LEVELS = 100  # operators in a chain
+# Operators whose results are only numbers of their first input, and those that choose among them by another input.
 _MOVING = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Flatten", "Expand", "Tile")
 _CHOOSING = ("Slice", "Gather", "Split")
 _OF_SHAPES = ("Shape", "Size")
@@ -45,13 +44,13 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class Initial:
-    """What an LSTM node has as initial_h or initial_c.
+    """The initial_h or initial_c of an LSTM node.
 
     Attributes:
-        kinds: where its numbers come from; empty where it has none.
+        kinds: where its numbers come from; empty if it is absent.
         made: what makes it, for messages.
-        array: (D, B, N) where it is constant, B = 1 where all rows are alike; None if it can't be evaluated.
-        problem: why it can't be.
+        array: (D, B, N) if it is constant, with B = 1 if all rows are the same; None if it can't be evaluated.
+        problem: why it can't be evaluated.
     """
 
     kinds: frozenset[Kind] = frozenset()
@@ -61,13 +60,13 @@ class Initial:
 
     @property
     def kind(self) -> Kind | None:
-        """The kind that counts most: a part that is constant does, and then one that is computed."""
+        """Return the kind that counts most: constant before computed before the others."""
         order = (Kind.CONSTANT, Kind.COMPUTED, Kind.INPUT, Kind.ZERO)
         return next((kind for kind in order if kind in self.kinds), None)
 
 
 class InitialStates:
-    """Tells what a model's LSTM nodes start from."""
+    """Classifies the initial states of a model's LSTM nodes."""
 
     def __init__(self, model: Model, constants: Constants) -> None:
         self.model, self.constants = model, constants
@@ -76,7 +75,7 @@ class InitialStates:
         self._dependent: dict[tuple[int, str], bool] = {}
 
     def of(self, lstm: LSTM, name: str) -> Initial:
-        """Return what a node has as initial_h or initial_c."""
+        """Return the initial_h or initial_c of a node."""
         value = lstm.node.value(STATE_INPUTS[name])
         if value is None:
             return Initial()
@@ -109,11 +108,11 @@ class InitialStates:
             return first
         if fixed and all(_same(array, arrays[0]) for array in arrays):
             return arrays[0]
-        self.model.refuse(what, "rows that don't depend on how many there are", "others")
+        self.model.refuse(what, "rows that don't depend on the batch size", "others")
 
     def _kinds_of(self, value: Value, level: int) -> frozenset[Kind]:
         if value.key not in self._kinds:
-            self._kinds[value.key] = frozenset({Kind.COMPUTED})  # until it is known, should the model have a cycle
+            self._kinds[value.key] = frozenset({Kind.COMPUTED})  # a placeholder, in case the model has a cycle
             self._kinds[value.key] = self._find(value, level)
         return self._kinds[value.key]
 
@@ -148,7 +147,7 @@ class InitialStates:
         return frozenset().union(*(self._kinds_of(value, level + 1) for value in values))
 
     def _of_numbers(self, value: Value) -> Kind:
-        """Return whether a tensor, or what a node without inputs makes, is zero."""
+        """Return whether a tensor, or the output of a node without inputs, is zero."""
         node, what = value.node, f"the value {value.name!r}"
         if node is not None and node.op == "ConstantOfShape":
             tensor = node.attributes().get("value")
@@ -157,7 +156,7 @@ class InitialStates:
         return Kind.CONSTANT if np.any(array != 0) else Kind.ZERO
 
     def _of_input(self, value: Value, level: int) -> frozenset[Kind]:
-        """Return what an input is: the model's own, or what a Loop or a Scan carries from step to step."""
+        """Return the kinds of an input: the model's own, or one that a Loop or Scan carries between steps."""
         owner = value.scope.owner
         if owner is None or not value.is_input:
             return frozenset({Kind.INPUT if value.is_input else Kind.COMPUTED})
@@ -166,7 +165,7 @@ class InitialStates:
         return start | {Kind.COMPUTED}
 
     def _depends(self, value: Value) -> bool:
-        """Whether a value depends on more of the model's inputs than their shapes."""
+        """Return whether a value depends on the model's inputs, beyond their shapes."""
         waiting, seen = [value], set()
         while waiting:
             current = waiting.pop()
@@ -197,5 +196,5 @@ def _made_by(value: Value) -> str:
 
 
 def _same(one: NumpyArray, other: NumpyArray) -> bool:
-    """Whether arrays have the same numbers, NaN among them."""
+    """Return whether arrays have the same numbers. NaNs are equal."""
     return one.shape == other.shape and one.tobytes() == other.tobytes()

@@ -1,4 +1,4 @@
-"""sequence_lens of LSTM nodes: whether it is all steps of every row, and whether two nodes have the same."""
+"""Tell whether an LSTM node's sequence_lens is all steps of every row, and whether two nodes have the same."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from fusedlstm.convert.onnx.graph import Value
     from fusedlstm.convert.onnx.node import LSTM
 
-_INPUT = 4  # of a node
+_INPUT = 4  # the index of sequence_lens among a node's inputs
 _MOST_BETWEEN = 30
 _UNCHANGED = ("Identity", "Cast")
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """Where lengths come from: every step counts, a constant's numbers, or the value that they are."""
+    """Where lengths come from: all steps, a constant's numbers, or another value."""
 
     is_full: bool = False
     numbers: tuple[int, ...] | None = None
@@ -32,27 +32,27 @@ class _Kind:
 
 
 class Lengths:
-    """Tells what sequence_lens of a model's LSTM nodes are."""
+    """Classifies sequence_lens of a model's LSTM nodes."""
 
     def __init__(self, constants: Constants, dims: Dims, frame: Callable[[LSTM], Frame]) -> None:
         self.constants, self.dims, self.frame = constants, dims, frame
 
     def are_alike(self, lower: LSTM, upper: LSTM) -> bool:
-        """Whether two nodes, one on the other, take the same lengths."""
+        """Return whether two adjacent layers have the same lengths."""
         one, other = self._kind(lower, lower), self._kind(upper, lower)
         if one.value is not None and other.value is not None:
             return one.value.key == other.value.key
         return one == other
 
     def warn(self, lstm: LSTM) -> None:
-        """Warn of lengths that are neither all steps nor an input of the model, as weights don't say them."""
+        """Log a warning if lengths are neither all steps nor an input of the model, as weights don't hold them."""
         kind = self._kind(lstm, lstm)
         if kind.numbers is not None:
             shown = ", ".join(map(str, kind.numbers[:8])) + (", ..." if len(kind.numbers) > 8 else "")
-            log.warning("sequence_lens of the LSTM %r is constant: give lengths=[%s] at each call", lstm.label, shown)
+            log.warning("sequence_lens of the LSTM %r is constant: pass lengths=[%s] at each call", lstm.label, shown)
         elif kind.value is not None and not kind.value.is_input:
             made = "nothing" if kind.value.node is None else f"{kind.value.node.op} {kind.value.node.name!r}"
-            log.warning("sequence_lens of the LSTM %r is computed by the model (%s): give lengths=", lstm.label, made)
+            log.warning("the model computes sequence_lens of the LSTM %r (%s): pass lengths=", lstm.label, made)
 
     def _kind(self, lstm: LSTM, frame_of: LSTM) -> _Kind:
         value = lstm.node.value(_INPUT)
@@ -75,7 +75,7 @@ class Lengths:
 
 
 def unmoved(value: Value) -> Value:
-    """Return the value that another one is, cast or named anew."""
+    """Return the value before any Cast or Identity."""
     for _ in range(_MOST_BETWEEN):
         if value.node is None or value.node.op not in _UNCHANGED or value.output:
             break

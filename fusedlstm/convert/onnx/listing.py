@@ -1,4 +1,4 @@
-"""What `list_onnx` tells of a model's LSTMs."""
+"""Describe a model's LSTMs for `list_onnx`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class OnnxLSTM:
     """One LSTM of a model: a node, or several that are one.
 
     Attributes:
-        name: what `from_onnx` knows it by.
+        name: its name for `from_onnx`.
         direction: "forward", "reverse" or "bidirectional"; None if it is none of these.
         batch_first: whether it takes (B, T, I).
-        input_size: I; None where the weights can't be read, as for the next two.
-        hidden_size: N.
-        dtype: of the weights, by name.
+        input_size: I; None if the weights can't be read.
+        hidden_size: N; likewise.
+        dtype: the name of the weights' dtype; likewise.
         options: those of LSTMWeights, for each direction.
-        problem: why its weights can't be read; empty if they can.
-        also: names of other nodes that are this LSTM: of equal weights, in other branches of an If.
+        problem: why its weights can't be read; "" if they can.
+        also: names of other nodes that are the same LSTM: they have equal weights, in other branches of an If.
     """
 
     name: str
@@ -47,7 +47,7 @@ class OnnxLSTM:
 
 
 def describe(label: str, unit: Unit | None, problem: str, constants: Constants) -> OnnxLSTM:
-    """Return what one LSTM is; without a unit it can't be read, for the reason that `problem` says."""
+    """Describe one LSTM. If it can't be read, `unit` is None and `problem` says why."""
     if unit is None:
         return OnnxLSTM(label, problem=problem)
     lstm, also = unit.named, tuple(other.label for other in unit.others)

@@ -1,4 +1,4 @@
-"""The operators that may make a constant of constants, in NumPy: those that move elements, and those of shapes."""
+"""Evaluate operators on constants in NumPy: those that move elements, and those that compute shapes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def few(name: str, values: Any) -> list[int]:
-    """Return integers about axes, of which no array has many; what is done with each may take as long as there are."""
+    """Return a few integers, such as axes. Raise for many, as the work may grow with their square."""
     if len(values) > MOST_DIMS:
         raise ValueError(f"{len(values)} numbers as {name}")
     return [int(value) for value in values]
 
 
 class Arguments:
-    """What an operator takes, read where it is asked for."""
+    """The arguments of an operator, read on access."""
 
     def __init__(self, constants: Constants, node: Node, what: str, level: int, output: int) -> None:
         self.constants, self.node, self.what, self.level, self.output = constants, node, what, level, output
@@ -39,7 +39,7 @@ class Arguments:
         return self.constants.array(self.node.scope, name, self.what, self.level + 1)
 
     def integers(self, name: str, index: int) -> list[int] | None:
-        """Return integers that are an attribute in earlier versions of the operator and an input in later ones."""
+        """Return integers that are an attribute in earlier opsets and an input in later ones."""
         if name in self.attributes:
             return few(name, self.attributes[name])
         if self.node.value(index) is None:
@@ -61,7 +61,7 @@ class Arguments:
         self.constants.model.count_copy(self.what, size)
 
     def count_broadcast(self, *arrays: NumpyArray) -> None:
-        """Count the bytes of what arrays make together."""
+        """Count the bytes of the arrays' broadcast."""
         size = math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
         self.count(size * max(array.itemsize for array in arrays))
 
@@ -92,7 +92,7 @@ def _reshape(given: Arguments) -> NumpyArray:
         raise ValueError("no shape")
     if not given.attributes.get("allowzero"):
         shape = [array.shape[axis] if size == 0 else size for axis, size in enumerate(shape)]
-    given.count(array.nbytes)  # one that is transposed is copied
+    given.count(array.nbytes)  # a transposed array is copied
     return array.reshape(shape)
 
 
@@ -104,7 +104,7 @@ def _slice(given: Arguments) -> NumpyArray:
     axes = list(range(len(starts))) if axes is None else [range(array.ndim)[axis] for axis in axes]
     steps = [1] * len(starts) if steps is None else steps
     index: list[Any] = [slice(None)] * array.ndim
-    # Python's slices are ONNX': negative numbers count from the end, and those beyond it stop there.
+    # Python's slices are ONNX's: negative numbers count from the end, and larger ones stop there.
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         index[axis] = slice(start, end, step)
     return np.asarray(array[tuple(index)])
@@ -138,7 +138,7 @@ def _cast(given: Arguments) -> NumpyArray:
         raise ValueError(f"from {array.dtype} to {to or 'another dtype'}, and not between floats")
     dtype = dtypes.resolve(to) if to in dtypes.NAMES else np.dtype(to)
     given.count(array.size * dtype.itemsize)
-    with np.errstate(all="ignore"):  # what is too large for the new dtype is an infinity, in ONNX too
+    with np.errstate(all="ignore"):  # as in ONNX, a number too large for the new dtype becomes an infinity
         return array.astype(dtype)
 
 
@@ -192,7 +192,7 @@ def _where(given: Arguments) -> NumpyArray:
 
 
 def _of_integers(function: Callable[[NumpyArray, NumpyArray], NumpyArray]) -> Callable[[Arguments], NumpyArray]:
-    """Return an operator on the numbers that shapes are made of; those on weights would round."""
+    """Return an operator on integers, as in shapes. On weights, it would round."""
 
     def evaluate(given: Arguments) -> NumpyArray:
         a, b = given.input(0), given.input(1)

@@ -100,11 +100,11 @@ def _parsed(content: bytes, name: str, folder: str | None) -> Model:
             proto.ParseFromString(content)
     except WeightsFileError as error:
         reason = error.__cause__ or error
-        raise WeightsFileError(f"{name} is no ONNX model, or a damaged one: it can't be parsed ({reason})") from reason
+        raise WeightsFileError(f"{name} is not an ONNX model, or is damaged: it can't be parsed ({reason})") from reason
     return _checked(Model(proto, name, folder, len(content)))
 
 
 def _checked(model: Model) -> Model:
     if not model.proto.HasField("graph"):
-        raise WeightsFileError(f"{model.name} is no ONNX model, or an empty one: it has no graph")
+        raise WeightsFileError(f"{model.name} is not an ONNX model, or is empty: it has no graph")
     return model

@@ -89,7 +89,7 @@ def _external(model: Model, tensor: Proto, what: str, size: int) -> bytes:
     if there < (offset or 0) + size:
         got = f"{there} bytes in {os.path.basename(path)}"
         model.refuse(what, f"{size} bytes of external data from offset {offset or 0} on", got)
-    model.count_file(path, there)  # before what is made of it is compared with all that is there
+    model.count_file(path, there)  # count it first, as it adds to what may be made of the model
     model.count_copy(what, size)
     with open(path, "rb") as file:
         file.seek(offset or 0)
@@ -103,14 +103,14 @@ def inlined(model: Model, tensor: Proto, what: str) -> None:
     """Put external data into a tensor of any dtype.
 
     Raises:
-        WeightsFileError: it is not to be read; see `to_array`.
+        WeightsFileError: it must not be read; see `to_array`.
     """
     if tensor.data_location != _EXTERNAL:
         return
     try:
         bits = package().helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8
     except KeyError:
-        model.refuse(what, "a dtype that is known", _type_name(tensor.data_type))
+        model.refuse(what, "a known dtype", _type_name(tensor.data_type))
     if any(dim < 0 for dim in tensor.dims[:MOST_DIMS]) or len(tensor.dims) > MOST_DIMS:
         model.refuse(what, "dims that an array can have", f"{tuple(tensor.dims[:8])}")
     size = math.prod(tensor.dims) * bits // 8

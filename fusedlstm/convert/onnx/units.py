@@ -1,7 +1,7 @@
-"""One LSTM in several nodes: nodes of equal weights in exclusive branches of an If, of which one runs.
+"""Group nodes that are one LSTM: nodes with equal weights in exclusive branches of an If, of which one runs.
 
-So exporters write a cell whose state may be absent (Silero's VAD). A `Unit` is the nodes that are one LSTM, most often
-one node; a stack is units on one another.
+Exporters write a cell in this way if its state may be absent (Silero's VAD). A `Unit` holds the nodes of one LSTM, most
+often a single node. A stack is a chain of units.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
 
 _BRANCHES = {"then_branch", "else_branch"}
-_MOST_ALIKE = 1000  # nodes of equal weights in branches, each of which is compared with those before it
+_MOST_ALIKE = 1000  # nodes with equal weights in branches; each is compared with those before it
 
 
 @dataclass(eq=False)
 class Unit:
-    """The nodes that are one LSTM.
+    """The nodes of one LSTM.
 
     Attributes:
         members: the nodes, in the model's order.
-        named: the one that was asked for; the first where none was.
+        named: the node that the caller named, or the first one.
     """
 
     members: list[LSTM]
@@ -41,12 +41,12 @@ class Unit:
 
     @property
     def others(self) -> list[LSTM]:
-        """The nodes that are the same LSTM as the one that was asked for."""
+        """Return the other nodes of this LSTM."""
         return [member for member in self.members if member is not self.named]
 
 
 def as_units(lstms: Sequence[LSTM], constants: Constants) -> list[Unit]:
-    """Return nodes by the LSTMs that they are, in order."""
+    """Group nodes by LSTM, in order."""
     units: list[Unit] = []
     alike: dict[Any, list[Unit]] = {}
     digests: dict[int, bytes] = {}
@@ -68,9 +68,11 @@ def as_units(lstms: Sequence[LSTM], constants: Constants) -> list[Unit]:
 
 
 def why_not_on(upper: Unit, lower: Unit, chains: Chains) -> str:
-    """Say why an LSTM is not the layer above another one; return nothing if it is."""
+    """Return why an LSTM is not the layer above another one; "" if it is."""
     if all(_are_exclusive(one.node, other.node) for one in upper.members for other in lower.members):
-        return f"{upper.named.label!r} and {lower.named.label!r}, whose weights differ, are in two branches of an If"
+        return (
+            f"{upper.named.label!r} and {lower.named.label!r} are in two branches of an If and have different weights"
+        )
     reached: dict[int, list[LSTM]] = {}
     own = {id(member) for member in lower.members}
     for member in upper.members:
@@ -83,16 +85,14 @@ def why_not_on(upper: Unit, lower: Unit, chains: Chains) -> str:
             reached.setdefault(id(each), []).append(member)
     for each in lower.members:
         if id(each) not in reached:
-            return (
-                f"{upper.named.label!r} does not read the output of {each.label!r}, which is the same LSTM in a branch"
-            )
+            return f"{upper.named.label!r} does not read the output of {each.label!r}, the same LSTM in another branch"
         if not _is_covered([_inside(member.node, each.node) for member in reached[id(each)]]):
-            return f"{upper.named.label!r} is in one branch of an If only, which {each.label!r} is outside of"
+            return f"{upper.named.label!r} is in only one branch of an If, and {each.label!r} is outside of the If"
     return ""
 
 
 def _key(lstm: LSTM, constants: Constants, digests: dict[int, bytes]) -> Any:
-    """Return what is equal for nodes of equal weights, attributes and inputs; None where they can't be read."""
+    """Return a key that is equal for nodes with equal weights, attributes and inputs; None if they can't be read."""
     try:
         with blaming(lstm.label):
             arrays = lstm.arrays(constants)
@@ -104,14 +104,14 @@ def _key(lstm: LSTM, constants: Constants, digests: dict[int, bytes]) -> Any:
 
 
 def _digest(array: NumpyArray, digests: dict[int, bytes]) -> bytes:
-    """Return a digest of an array's bytes, made once of each."""
+    """Return a digest of an array's bytes, computed once for each array."""
     if id(array) not in digests:
         digests[id(array)] = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
     return digests[id(array)]
 
 
 def _place_in(units: Sequence[Unit], lstm: LSTM) -> Unit | None:
-    """Return the first LSTM that a node is, in a branch that excludes all its other nodes; None if there is none."""
+    """Return the first unit whose nodes are all in branches that exclude this node's; None if there is none."""
     for unit in units:
         if all(_are_exclusive(member.node, lstm.node) for member in unit.members):
             return unit
@@ -119,7 +119,7 @@ def _place_in(units: Sequence[Unit], lstm: LSTM) -> Unit | None:
 
 
 def _are_exclusive(one: Node, other: Node) -> bool:
-    """Whether two nodes are in different branches of one If."""
+    """Return whether two nodes are in different branches of one If."""
     for (owner, branch), (other_owner, other_branch) in zip(one.ancestry(), other.ancestry(), strict=False):
         if owner is not other_owner:
             return False
@@ -129,14 +129,14 @@ def _are_exclusive(one: Node, other: Node) -> bool:
 
 
 def _inside(upper: Node, lower: Node) -> list[tuple[Node, str]]:
-    """Return the branches that one node is in and another one is not, outermost first."""
+    """Return the branches that contain the upper node and not the lower one, outermost first."""
     outside = {(id(owner), branch) for owner, branch in lower.ancestry()}
     inside = [(owner, branch) for owner, branch in upper.ancestry() if (id(owner), branch) not in outside]
     return [(owner, branch) for owner, branch in inside if owner.op == "If" and branch]
 
 
 def _is_covered(ways: Sequence[Sequence[tuple[Node, str]]]) -> bool:
-    """Whether one of several places, each within some branches, is come by however the conditions are."""
+    """Return whether every combination of conditions reaches one of the places, each in some branches."""
     if any(not way for way in ways):
         return True
     owners = {id(way[0][0]) for way in ways}

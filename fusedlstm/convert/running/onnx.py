@@ -82,12 +82,12 @@ def run_model(
     options: Mapping[str, Any],
     seed: int,
 ) -> Tapped:
-    """Run the whole model on random input and return what went into its LSTM and came out; see `onnx_model`.
+    """Run the whole model on random input and return its LSTM's inputs and outputs; see `onnx_model`.
 
     Raises:
-        ModelNotRunError: the model can't be run so; the message says why.
+        ModelNotRunError: the model can't be run in this way. The message says why.
         ImportError: onnx or onnxruntime is not installed.
-        ValueError: as of `from_onnx`.
+        ValueError: see `from_onnx`.
     """
     del weights, options
     return onnx_model.run_model(source, name, seed)

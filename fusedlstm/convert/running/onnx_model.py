@@ -1,4 +1,4 @@
-"""Runs a whole ONNX model in onnxruntime on random input, and taps what goes into its LSTM and comes out of it."""
+"""Run a whole ONNX model in onnxruntime on random input, and tap the inputs and outputs of its LSTM."""
 
 from __future__ import annotations
 
@@ -27,27 +27,26 @@ if TYPE_CHECKING:
     from fusedlstm.dtypes import NumpyArray
 
 _STEPS, _ROWS = 5, 3
-# For dims that nothing is known of, by name, in the order in which they come; then for models that need more.
+# Sizes for unknown dims, by name, in the order in which they appear; then larger ones, for models that need them.
 _OPEN_DIMS = ((3, 5, 7, 11), (3, 48, 40, 32))
-_MOST_NUMBERS = 1 << 24  # of all inputs
-_MOST_MEMORY = 4 << 30  # bytes that onnxruntime may take for what the model computes
-_SECONDS = 60  # that the model may run
+_MOST_NUMBERS = 1 << 24  # in all inputs together
+_MOST_MEMORY = 4 << 30  # bytes that onnxruntime may allocate
+_SECONDS = 60  # the longest run
 _INT32, _INT64 = 6, 7  # TensorProto.DataType
-_TAPPED = {"X": 0, "sequence_lens": 4, "initial_h": 5, "initial_c": 6}  # inputs of a node
+_TAPPED = {"X": 0, "sequence_lens": 4, "initial_h": 5, "initial_c": 6}  # indices of a node's inputs
 _OUTPUTS = ("Y", "Y_h", "Y_c")
 
 
 def run_model(source: str | os.PathLike[str], name: str | Sequence[str] | None, seed: int) -> Tapped:
-    """Return what went into a model's LSTM, and came out of it; see `running.model.Tapped`.
+    """Run a whole model and return its LSTM's inputs and outputs; see `running.model.Tapped`.
 
-    Operators are those that onnxruntime itself has; none are loaded. External data is read from the model's own folder
-    only. All inputs together have at most 16,777,216 numbers, what the model computes takes at most 4 GB, and it runs
-    for at most 60 seconds.
+    Only onnxruntime's own operators run; no others are loaded. External data is read only from the model's own folder.
+    All inputs together have at most 16,777,216 numbers. The run takes at most 4 GB and 60 seconds.
 
     Raises:
-        ModelNotRunError: the model can't be run so; the message says why.
+        ModelNotRunError: the model can't be run in this way. The message says why.
         ImportError: onnxruntime is not installed.
-        ValueError: as of `from_onnx`.
+        ValueError: see `from_onnx`.
     """
     found = Found(open_model(source))
     lstms = [unit.named for unit in found.choose(name)]
@@ -55,7 +54,7 @@ def run_model(source: str | os.PathLike[str], name: str | Sequence[str] | None, 
         if lstm.node.scope.owner is not None:
             owner = lstm.node.scope.owner
             raise ModelNotRunError(
-                f"the LSTM {lstm.label!r} is within {owner.op} {owner.name!r}, where nothing is tapped"
+                f"the LSTM {lstm.label!r} is within {owner.op} {owner.name!r}, where it can't be tapped"
             )
     model = _with_taps(found, lstms)
     rng = np.random.default_rng(seed)
@@ -71,7 +70,7 @@ def run_model(source: str | os.PathLike[str], name: str | Sequence[str] | None, 
 
 
 def _with_taps(found: Found, lstms: Sequence[LSTM]) -> Proto:
-    """Return a copy of the model, all its data in it, whose additional outputs are the LSTM's inputs and outputs."""
+    """Return a copy of the model with its external data, and with the LSTM's inputs and outputs as more outputs."""
     model = type(found.model.proto)()
     model.CopyFrom(found.model.proto)
     _inline(found.model, model)
@@ -104,7 +103,7 @@ def _index_of(graph: Proto, node: Node) -> int:
 
 
 def _inline(model: Model, copy: Proto) -> None:
-    """Put external data into a copy of a model, as checked as `from_onnx` reads it."""
+    """Put external data into a copy of a model, with the same checks as in `from_onnx`."""
     waiting = [copy.graph, *copy.functions]
     while waiting:
         graph = waiting.pop()
@@ -142,11 +141,11 @@ class _Filling:
             shapes[value.name] = self._shape(value, known.get(value.name))
         total = sum(math.prod(shape) for shape in shapes.values())
         if total > _MOST_NUMBERS:
-            raise ModelNotRunError(f"its inputs have {total} numbers, which is more than {_MOST_NUMBERS}")
+            raise ModelNotRunError(f"its inputs have {total} numbers, more than {_MOST_NUMBERS}")
         return {value.name: self._filled(value, shapes[value.name], value.name in lengths) for value in inputs}
 
     def _known_dims(self) -> dict[str, list[int]]:
-        """Return the dims of inputs that lead to the LSTM's X and states, by what their axes are."""
+        """Return the dims of the inputs that lead to the LSTM's X and states, by input name."""
         first = self.found.chains.frame(self.lstms[0])
         self.T = first.T[0] if not first.T[1] else _STEPS
         self.B = first.B[0] if not first.B[1] else _ROWS
@@ -203,7 +202,7 @@ class _Filling:
             return self.rng.integers(1, self.T + 1, shape).astype(np.int32 if kind == _INT32 else np.int64)
         name = FLOATS.get(kind)
         if name is None or name == "bfloat16":
-            raise ModelNotRunError(f"its input {value.name!r} is not of floats")
+            raise ModelNotRunError(f"its input {value.name!r} is not a tensor of floats")
         return self.rng.normal(size=shape).astype(name)
 
 
@@ -215,7 +214,7 @@ def _results(model: Proto, feeds: Mapping[str, NumpyArray]) -> dict[str, NumpyAr
         raise ImportError("running ONNX models needs the package onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    # Operators as the model has them, and nothing computed before the time counts.
+    # Run the model's operators unchanged, and compute nothing before the time limit applies.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.use_env_allocators", "1")
@@ -233,7 +232,7 @@ def _results(model: Proto, feeds: Mapping[str, NumpyArray]) -> dict[str, NumpyAr
         names = [output.name for output in session.get_outputs()]
         with _stopped(running):
             return dict(zip(names, session.run(names, dict(feeds), running), strict=True))
-    except Exception as error:  # onnxruntime's own classes share no other
+    except Exception as error:  # onnxruntime's own errors share no narrower class
         text = " ".join(str(error).split())
         raise ModelNotRunError(f"onnxruntime: {text[-300:] or type(error).__name__}") from error
 
@@ -251,7 +250,7 @@ def _stopped(running: Any) -> Iterator[None]:
 
 
 def _tapped(lstms: Sequence[LSTM], results: Mapping[str, NumpyArray]) -> Tapped:
-    """Return what was tapped as LSTM.__call__ takes and gives it."""
+    """Return the tapped arrays in the form of LSTM.__call__."""
 
     def of(name: str, k: int) -> NumpyArray | None:
         array = results.get(_tap(name, k))
@@ -285,12 +284,12 @@ def _tapped(lstms: Sequence[LSTM], results: Mapping[str, NumpyArray]) -> Tapped:
 
 
 def _with_rows(end: NumpyArray, start: NumpyArray, lengths: NumpyArray | None) -> NumpyArray:
-    """Return final states with the initial ones in rows of length 0, for which onnxruntime has zeros."""
+    """Return final states. Rows of length 0 get their initial states, as onnxruntime returns zeros for them."""
     return end if lengths is None else np.where((lengths == 0)[None, :, None], start, end)
 
 
 def _reversed(array: NumpyArray, lengths: NumpyArray | None) -> NumpyArray:
-    """Return a sequence (T, B, n) in reverse, of each row the steps that count."""
+    """Return a sequence (T, B, n) with the steps of each row in reverse, up to its length."""
     result = array.copy()
     for row in range(array.shape[1]):
         end = len(array) if lengths is None else lengths[row]
