@@ -29,7 +29,7 @@ class LSTMCell(OnBackend):
     """One step of an LSTM for a batch of B rows: (x, h, c) -> the next (h, c), by `fusedlstm.weights`' formula.
 
     A cell holds weights and no state. It may be called from several threads at once, and in the middle of another of
-    its calls, as in a signal handler. The same call gives the same bits again.
+    its calls, as from a signal handler. The same call gives the same bits again.
 
     Args:
         weights: an LSTMWeights; its dtype is that of x and h. c has that dtype too, but float32 where it
@@ -144,18 +144,18 @@ class LSTMCell(OnBackend):
     def set_weights(self, weights: LSTMWeights) -> None:
         """Take other weights of the same sizes, dtype and options, in place.
 
-        On a GPU the memory of the old ones is overwritten in the order of CuPy's and PyTorch's current streams: steps
-        called before have the old weights, steps called after have the new ones, and so have those of Steppers and
-        pools on whatever streams; no other thread may be calling meanwhile. In NumPy they are exchanged at one
-        instant: a call that is under way, in another thread or around this one, goes on with the old ones.
+        On a GPU this overwrites the old weights in the order of CuPy's and PyTorch's current streams. Steps called
+        before it use the old weights, and steps called after it the new ones, also those of Steppers and pools on any
+        stream. No other thread may call the cell meanwhile. On NumPy the weights are replaced atomically: a call that
+        is running, in another thread or around this one, continues with the old ones.
 
         If this raises or is interrupted, all weights are the old ones.
 
         Raises:
-            RuntimeError: on a GPU, a call of the cell or of a Stepper or pool of it is under way in this thread, as
-                this was called in a signal handler, a finalizer or a callback.
-            TypeError: no LSTMWeights.
-            ValueError: weights of another form; the message says what differs.
+            RuntimeError: on a GPU, this thread is in a call of the cell, or of a Stepper or pool of it, and a signal
+                handler, a finalizer or a callback called this.
+            TypeError: `weights` is not an LSTMWeights.
+            ValueError: the weights have another form. The message says what differs.
         """
         if not isinstance(weights, LSTMWeights):
             fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)

@@ -35,7 +35,7 @@ class LSTM(OnBackend):
 
     A state is a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer
     0 backward, layer 1 forward ...), also where there is only one. An LSTM holds weights and no state. It may be
-    called from several threads at once, and in the middle of another of its calls, as in a signal handler. The same
+    called from several threads at once, and in the middle of another of its calls, as from a signal handler. The same
     call gives the same bits again.
 
     Arrays may be of any library that shares its memory, mixed at will, on the LSTM's device, as `LSTMCell` takes them:

@@ -47,18 +47,18 @@ class StatePool:
     cell's at the time of each step.
 
     Slots are ints, an int for one or a list, tuple, range or integer array of NumPy's (or of another library in host
-    memory) for several. They are checked before any work: that they are integers (no bools), live, and each there once.
-    A step also takes an integer array on the GPU.
+    memory) for several. Slots must be integers (not bools), live and distinct, which is checked before any work. A step
+    also takes an integer array on the GPU.
 
-    A call whose arguments are refused changes nothing. One that is interrupted, or that fails otherwise, has changed
-    all that it would have, or nothing: h and c of a slot fit each other, and so do the slots that it names. But `out`
-    may be written in part, a step with `strict` raises when it is done, and after an error of CUDA itself the states
-    that it was about to write are undefined.
+    A call with bad arguments changes nothing. A call that fails or is interrupted changes either everything or nothing,
+    in all of its slots, so h and c of a slot always belong together. There are three exceptions: `out` may be partly
+    written, a step with `strict` raises after it is done, and after a CUDA error the states being written are
+    undefined.
 
-    Methods may be called from several threads at once: each waits for the one before, so that all is as if one had been
-    called after the other. A call in the middle of another one of the same thread, as in a signal handler or a
-    callback, can't wait for it and raises RuntimeError. `release` doesn't, for finalizers: its slots are free when the
-    other call ends. What tells numbers alone (`live`, `slots`, `memory`, `kernels`) may be asked at any moment.
+    Methods may be called from several threads at once, and run one after the other. A call in the middle of another one
+    in the same thread, as from a signal handler or a callback, can't wait for it and raises RuntimeError. Only
+    `release` doesn't, so that finalizers can use it: its slots are free when the other call ends. `live`, `slots`,
+    `memory` and `kernels` may be read at any time.
 
     On NumPy the memory of slots that were never allocated is not touched, which on most systems takes none. On a GPU a
     layer is one kernel, which finds its rows by their slots; where `kernels` says "matmul", steps have plans for powers
@@ -95,9 +95,9 @@ class StatePool:
         self._table = SlotTable(capacity)
         self._rows = self._backend.row_store(weights, cell._plans, capacity)
         self._is_audited = False  # whether the rows know which slots are live, for those of a device
-        # Of a kind that a thread may take twice, as a call in the middle of another one would wait for ever.
+        # Reentrant, as a call in the middle of another one in the same thread would wait for ever.
         self._lock = threading.RLock()
-        self._is_in_a_call = False  # of the thread that has the lock
+        self._is_in_a_call = False  # whether the thread with the lock is in a call
 
     @property
     def capacity(self) -> int:
@@ -122,19 +122,19 @@ class StatePool:
             return PoolMemory(states=self._rows.nbytes, plans=self._rows.scratch_nbytes)
 
     def _in_turn(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Do the work of a call, when no other call is at it.
+        """Do the work of a call when no other call is running.
 
-        An interrupt comes between two statements, but not in a `with` of a lock, and not before the first statement of
-        `try` or `finally`: so this may be interrupted anywhere.
+        An interrupt can come between two statements, but not while a `with` takes or releases a lock, and not before
+        the first statement of `try` or `finally`. So this is safe to interrupt anywhere.
 
         Raises:
-            RuntimeError: another call of this thread is at it.
+            RuntimeError: another call of this thread is running.
         """
         with self._lock:
             if self._is_in_a_call:
                 raise RuntimeError(
-                    "this StatePool is in the middle of a call in this thread, and this one began within it, in a "
-                    "signal handler, a finalizer or a callback: make it after that"
+                    "this StatePool is in the middle of a call in this thread, and a signal handler, a finalizer or a "
+                    "callback called it again: call it afterwards"
                 )
             try:
                 self._is_in_a_call = True
@@ -185,14 +185,14 @@ class StatePool:
             return slots
 
     def release(self, slots: Any) -> None:
-        """End the sequences of these slots, which are free from now on.
+        """End the sequences of these slots, and free the slots.
 
-        In the middle of another call of the same thread, as in the `__del__` of an object that has a slot, the
-        sequences end with that call.
+        In the middle of another call in the same thread, as in the `__del__` of an object that owns a slot, the slots
+        are freed when that call ends.
 
         Raises:
-            TypeError: no integers.
-            ValueError: a slot that is out of range, not live, or there twice.
+            TypeError: the slots are not integers.
+            ValueError: a slot is out of range, inactive or duplicate.
         """
         with self._lock:
             if self._is_in_a_call:
@@ -211,13 +211,13 @@ class StatePool:
                 raise
 
     def _release_ending(self) -> None:
-        """Release what finalizers, say, have released in the middle of a call."""
+        """Free the slots that finalizers and the like released in the middle of a call."""
         ending = self._table.ending
         while ending:
             slots = ending.popleft()
             try:
                 self._release(slots)
-            except ValueError:  # the call has released them, too
+            except ValueError:  # the call itself released them, too
                 raise
             except BaseException:
                 if self._table.are_live(slots):
@@ -377,11 +377,11 @@ class StatePool:
 
         The states are those of one instant; other threads go on while the file is written.
 
-        An interrupt leaves the old file or the new one. What a killed save leaves beside it, the next one removes.
+        An interrupt leaves the old file or the new one. The next save removes the temporary file of a killed save.
 
         Raises:
-            OSError: naming `path`: it can't be written, or is read-only; an older file is left as it was.
-            TypeError: `path` is not a path. Descriptors and open files are not taken.
+            OSError: the file can't be written, or is read-only. The error names `path`, and an older file is unchanged.
+            TypeError: `path` is not a path. File descriptors and open files are not accepted.
         """
         from fusedlstm import pool_files
 
@@ -395,16 +395,16 @@ class StatePool:
             return slots, self._fetched(slots)
 
     def load(self, path: AnyPath) -> None:
-        """Replace all that the pool holds by what another one, on any backend, has saved.
+        """Replace the pool's content by that of a file that a pool on any backend saved.
 
-        Slots keep their numbers: those of the file are live then, and no others. The file's layers must have the
-        pool's sizes and dtype, and its slots be below the capacity, which may be another one.
+        Slots keep their numbers. Afterwards only the file's slots are live. The file's layers must have this pool's
+        sizes and dtype, and its slots must be below this pool's capacity, which may differ from the other's.
 
         Raises:
-            WeightsFileError: the file is damaged, truncated, of another kind or from a newer version, or does not
-                fit this pool; the pool is as it was.
-            OSError: naming `path`: the file can't be read.
-            TypeError: `path` is not a path. Descriptors and open files are not taken.
+            WeightsFileError: the file is damaged, truncated, of another kind or from a newer version, or doesn't fit
+                this pool. The pool is unchanged.
+            OSError: the file can't be read. The error names `path`.
+            TypeError: `path` is not a path. File descriptors and open files are not accepted.
         """
         from fusedlstm import pool_files
 
@@ -412,7 +412,7 @@ class StatePool:
         self._in_turn(self._replace, slots, states)
 
     def _replace(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
-        """Have these slots live, and no others, with these states, one for each layer."""
+        """Make these slots live, and no others, with these states, one for each layer."""
         with in_order(self._backend):
             before = self._table
             table = SlotTable(self.capacity, slots, before.largest)

@@ -1,6 +1,6 @@
 """One layer through time, in one direction: every h, and the final state.
 
-`scan` and the two that fill idle outputs are to be called by the backend's `compute`.
+Call `scan` and the two functions that fill idle outputs inside the backend's `compute`.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def scan(
                 continue
             inputs = part if at_once == 1 else plan.input_gates(part)
             for t in steps:
-                h_next, c_next = ys[t], _other(cs, c)  # c in place, but where the old one is needed
+                h_next, c_next = ys[t], _other(cs, c)  # update c in place, unless the old one is still needed
                 step(inputs[t - start], h, c, h_next, c_next, timeline.resets_at(t), reset)
                 if timeline.idle is not None and timeline.idling[t]:
                     backend.select_rows(h_next, timeline.idle[t], h)

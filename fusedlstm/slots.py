@@ -56,7 +56,7 @@ class SlotTable:
         self._free[: len(free)] = free
         self._free_count = len(free)
         self._row_of = np.empty(capacity + 1, np.int64)  # scratch: the last row that named a slot
-        self.ending: deque[NumpyArray] = deque()  # live ones, as of `end_later`, to be given back
+        self.ending: deque[NumpyArray] = deque()  # live slots, from `end_later`, to be freed
         self._of_step = np.empty(largest, np.int64)
 
     @property
@@ -89,7 +89,7 @@ class SlotTable:
         return self._free[free - n : free][::-1].copy()
 
     def take(self, slots: NumpyArray) -> None:
-        """Make slots of `next_free` live."""
+        """Make slots from `next_free` live."""
         before = self._free_count
         try:
             self._live[slots] = True
@@ -113,23 +113,23 @@ class SlotTable:
             raise
 
     def end_later(self, slots: Any) -> None:
-        """Check slots as `check` does, while another method may be under way, and note them in `ending`."""
+        """Check slots as `check` does, even while another method is running, and add them to `ending`."""
         own = self._integers(slots).astype(np.int64)
         seen = set(self.ending_slots().tolist())
         for row, slot in enumerate(own.tolist()):
             if not 0 <= slot < self.capacity:
                 self._fail_range(slot, row, padded=False)
             if slot in seen or not self._live[slot]:
-                self._fail(f"{slot} (row {row}), which is not live, or there twice", padded=False)
+                self._fail(f"{slot} (row {row}), which is not live, or duplicate", padded=False)
             seen.add(slot)
         self.ending.append(own)
 
     def ending_slots(self) -> NumpyArray:
-        """Return all slots of `ending`."""
+        """Return all slots in `ending`."""
         return np.concatenate([np.zeros(0, np.int64), *list(self.ending)])
 
     def are_live(self, slots: NumpyArray) -> bool:
-        """Whether all of these are live."""
+        """Return whether all of these slots are live."""
         return bool(self._live[slots].all())
 
     def check(self, slots: Any) -> NumpyArray:

@@ -34,13 +34,13 @@ class Stepper:
     one, once `is_first` has been used. It is queued on the current stream of the buffers' library; where that changes
     between two calls, the later one waits for the earlier one, on the GPU.
 
-    A Stepper is for one call at a time: one that another thread makes meanwhile raises, and so does one in the middle
-    of another call of the same thread, as in a signal handler or a callback. `set_weights` of its cell or LSTM reaches
-    it.
+    A Stepper is for one call at a time. If another thread calls it during a call, that raises. So does a call in the
+    middle of another one in the same thread, as from a signal handler or a callback. `set_weights` of its cell or LSTM
+    also sets the Stepper's weights.
 
-    A step works in place. Where it is interrupted or fails, the state may be neither the old nor the new one, so the
-    next step and `read` raise, until `write` or `reset` has set the state anew, with no flags in `is_first`. Arguments
-    that are refused change no state.
+    A step works in place. If it fails or is interrupted, the state may be neither the old nor the new one. Then the
+    next step and `read` raise until `write` or `reset` sets the state, which also clears `is_first`. Bad arguments
+    raise and don't change the state.
 
     Args:
         owner: an LSTMCell, or an LSTM of one direction.
@@ -78,7 +78,7 @@ class Stepper:
                 resets = form.taken(exchange, "reset_to", reset_to, B, may_be_one_row=True)
             self._batch = owner._backend.batch(weights, owner._plans, B, resets, host=host)
         self._busy = threading.Lock()
-        self._user = 0  # the last thread that had it
+        self._user = 0  # the last thread that held the lock
         self._lend_buffers()
 
     def _check_like(self) -> None:
@@ -168,20 +168,20 @@ class Stepper:
 
         Args:
             x: (B, I), which is copied to the buffer, as LSTMCell takes it, any strides; with `host` from host memory.
-                None for what is in the buffer.
-            is_first: (B,) booleans, an array, host array or list, copied to the buffer. None for what is in it: that is
-                none, unless it was written since the last step.
-            copy: whether a new array, in the library of x, or of the buffers without one, is returned instead.
+                None uses what is in the buffer.
+            is_first: (B,) booleans, an array, host array or list, copied to the buffer. None uses the buffer, which
+                has no flags unless you wrote them since the last step.
+            copy: whether to return a new array instead, in the library of x or, if x is None, of the buffers.
 
         Raises:
-            RuntimeError: a call of another thread is using the Stepper, or one of this thread around this one; the
-                state is that of a step that was interrupted; a forked process has no CUDA.
+            RuntimeError: another call is using the Stepper, in another thread or around this one; the last step was
+                interrupted; the process was forked and has no CUDA.
             TypeError: an argument of the wrong kind, dtype or library.
             ValueError: an argument of the wrong shape or device.
         """
         if self._busy.locked():
             self._refuse()
-        with self._busy:  # which no interrupt leaves locked
+        with self._busy:  # an interrupt can't leave it locked
             self._user = threading.get_ident()
             batch, native = self._batch, self._face.array_type
             if batch.is_torn:
@@ -248,7 +248,7 @@ class Stepper:
         """Copy a state to the buffers: as `LSTMCell` takes it, or an LSTM's tuple; with `host` from host memory.
 
         Raises:
-            RuntimeError: a call of another thread is using the Stepper, or one of this thread around this one.
+            RuntimeError: another call is using the Stepper, in another thread or around this one.
             TypeError: an argument of the wrong kind, dtype or library.
             ValueError: an argument of the wrong shape or device.
         """
@@ -260,10 +260,10 @@ class Stepper:
                 self._batch.write(self._form.taken(exchange, "state", state, self._batch_size))
 
     def reset(self) -> None:
-        """Make all rows' states zeros.
+        """Set all rows' states to zeros.
 
         Raises:
-            RuntimeError: a call of another thread is using the Stepper, or one of this thread around this one.
+            RuntimeError: another call is using the Stepper, in another thread or around this one.
         """
         if self._busy.locked():
             self._refuse()
@@ -275,15 +275,15 @@ class Stepper:
     def _refuse(self) -> NoReturn:
         if self._user == threading.get_ident():
             raise RuntimeError(
-                "this Stepper is in the middle of a call in this thread, and this one began within it, in a signal "
-                "handler, a finalizer or a callback: make it after that"
+                "this Stepper is in the middle of a call in this thread, and a signal handler, a finalizer or a "
+                "callback called it again: call it afterwards"
             )
         raise RuntimeError("a Stepper is for one thread at a time, and another is using it: give each its own")
 
     def _refuse_torn(self) -> NoReturn:
         raise RuntimeError(
             "the last call of this Stepper was interrupted or failed while it changed the state, which may be neither "
-            "the old nor the new one: write(state) or reset() it"
+            "the old nor the new one: call write(state) or reset()"
         )
 
     def __reduce__(self) -> NoReturn:

@@ -197,7 +197,7 @@ LEARNED = """learned (float[T, B, 2] X) => (float[T, B, 6] Y)
 
 
 def read_onnx(path):
-    """Read a model without a name, by each name, and by all names. Raise a refusal by one of the first two at the end."""
+    """Read a model without a name, by each name, and by all names. At the end raise a refusal by the first two."""
     names = [lstm.name for lstm in convert.list_onnx(path)]
     refused = None
     for name in (None, *names, names):

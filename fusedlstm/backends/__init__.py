@@ -33,7 +33,7 @@ class StepPlan(Protocol):
     """One step of a cell, prepared once and run for any batch.
 
     Attributes:
-        is_whole: whether no other weights are about to be written where it reads its own; else a GPU's steps raise.
+        is_whole: whether its weights are complete. While `set_weights` overwrites them on a GPU, steps raise.
     """
 
     is_whole: bool
@@ -98,8 +98,8 @@ class Batch(Protocol):
     Arguments have been checked. One call is made at a time.
 
     Attributes:
-        is_torn: whether `run`, `write` or `clear` was interrupted or failed while it changed the state, which then may
-            be neither the old nor the new one, until `write` or `clear` has set it; these clear the flags then.
+        is_torn: whether `run`, `write` or `clear` was interrupted or failed while it changed the state. The state may
+            then be neither the old nor the new one, until `write` or `clear` sets it and clears the flags.
     """
 
     is_torn: bool
@@ -135,7 +135,7 @@ class Batch(Protocol):
         """Copy (B, I), any strides, to `x`."""
 
     def mark(self, is_first: Array) -> None:
-        """Copy (B,) booleans to `is_first`, for the `run` that follows: until that is done, `is_torn` is set."""
+        """Copy (B,) booleans to `is_first` for the next `run`, and set `is_torn` until that is done."""
 
     def run(self, plans: Sequence[Any]) -> None:
         """Take one step. The plans are those that the batch was made with, or have its memory, or other weights."""
@@ -266,9 +266,9 @@ class Backend(Protocol):
         """Whether two arrays of one shape are the same memory, element by element."""
 
     def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what work returns, which calls a plan's `input_gates` and `run_gates`, or the next two.
+        """Return the result of `work`, which may call a plan's `input_gates` and `run_gates`, or the next two methods.
 
-        On a GPU that is the current device then. In NumPy no warnings are given.
+        On a GPU the backend's device is current meanwhile. On NumPy warnings are off.
         """
 
     def select_rows(self, a: Array, rows: Array, value: Array | None) -> None:

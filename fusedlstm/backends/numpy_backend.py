@@ -127,7 +127,7 @@ class NumpyBackend:
         quietly(functools.partial(pointwise, **plain), *map(np.asarray, arrays))
 
     def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what work returns, which may call a plan's `input_gates` and `run_gates`, `select_rows` and `add`."""
+        """Return the result of `work`, which may call `input_gates`, `run_gates`, `select_rows` and `add`."""
         return quietly(work, *arguments)
 
     def select_rows(self, a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:

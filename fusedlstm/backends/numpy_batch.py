@@ -83,7 +83,7 @@ class NumpyBatch:
         self.is_torn = False
 
     def _run(self, plans: Sequence[StepPlan], part: slice) -> None:
-        """Step some rows through all layers, in the calling thread, to be called quietly."""
+        """Step some rows through all layers in the calling thread. Call it through `quietly`."""
         for plan, layer in zip(plans, self._parts[part.start], strict=True):
             layer.run(plan)
 

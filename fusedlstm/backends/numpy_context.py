@@ -1,9 +1,9 @@
-"""Work of the NumPy backend in a context of its own, where NumPy's warnings are switched off.
+"""Run the NumPy backend's work in its own context, with NumPy's warnings off.
 
-`numpy.errstate` switches them off in the current context of `contextvars`, by Python code. Where an interrupt comes in
-the middle of that, they stay off. And before Python 3.12 the process crashes where the garbage collector comes in the
-middle of that and runs a finalizer that uses `errstate`, too. A context that is a call's own has neither. NumPy 1 keeps
-them with the thread, where they are put back.
+`numpy.errstate` turns warnings off in the current context of `contextvars`, in Python code. If an interrupt comes in
+the middle of that, they stay off. And before Python 3.12, if the garbage collector comes in the middle of that and runs
+a finalizer that also uses `errstate`, the process crashes. A context for each call avoids both. NumPy 1 stores the
+setting in the thread instead, where it is restored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BY_THREAD = int(np.__version__.partition(".")[0]) < 2
 
 
 def quietly(work: Callable[..., _Result], *arguments: object) -> _Result:
-    """Return work(*arguments), without warnings: saturation overflows on purpose; NaN in is NaN out."""
+    """Return work(*arguments) without warnings, as saturation overflows on purpose, and NaN in is NaN out."""
     if _BY_THREAD:
         return _quietly_in_thread(work, arguments)
     return contextvars.copy_context().run(_quietly, work, arguments)

@@ -57,7 +57,7 @@ class PackedWeights:
 
 
 class StepPlan:
-    """One step of a cell, for any batch: packed weights, and scratch for each thread and depth of calls.
+    """One step of a cell for any batch: packed weights, and a workspace for each call in progress.
 
     Args:
         weights: the cell's.
@@ -123,7 +123,7 @@ class StepPlan:
         is_first: NumpyArray | None,
         reset: Reset | None,
     ) -> None:
-        """Do what `run` does, in the calling thread, to be called quietly."""
+        """Do the work of `run` in the calling thread. Call it through `quietly`."""
         packed, scratch = self.packed, self.scratch
         workspace = scratch.take()
         try:
@@ -214,7 +214,7 @@ class StepPlan:
     def _run_steps(
         self, at_once: int, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray
     ) -> None:
-        """Do what `run_steps` does, in the calling thread, to be called quietly."""
+        """Do the work of `run_steps` in the calling thread. Call it through `quietly`."""
         if at_once == 1:
             for x, y in zip(xs, ys, strict=True):
                 self._run(x, h, c, y, c_out, None, None)

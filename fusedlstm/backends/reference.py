@@ -194,14 +194,14 @@ def pointwise(
     is_first: NumpyArray | None,
     reset_c: NumpyArray | None,
 ) -> None:
-    """The step without its matmul, to be called quietly; see `fusedlstm.lstm_pointwise`."""
+    """Compute the step without its matmul; see `fusedlstm.lstm_pointwise`. Call it through `quietly`."""
     dtype = dtypes.state_dtype(gates.dtype)
     B, N = c.shape
 
     def planes(array: NumpyArray) -> NumpyArray:
         return to_planes(array.reshape(B, 4, N).swapaxes(0, 1), dtype)
 
-    z = planes(gates)  # a copy: the caller's gates stay as they are
+    z = planes(gates)  # a copy, so that the caller's gates are unchanged
     if gates_h is not None:
         recurrent = planes(gates_h)
         if is_first is not None:

@@ -47,12 +47,12 @@ def shares(B: int, each: int, steps: int = 1, unit: int = 1) -> list[slice]:
 
 
 def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
-    """Call work with each share, in as many threads as there are free, this one among them; return when all are done.
+    """Call `work` with each share, in this thread and all free helpers, and return when all are done.
 
-    Nothing here takes a lock that this thread may hold already: a call in a signal handler would wait for it for ever.
+    This takes no lock that the thread may already hold, as a call from a signal handler would wait for it for ever.
 
     Raises:
-        Exception: the first of those that work raised, when nobody works any more.
+        Exception: the first exception of `work`, after all threads have stopped.
     """
     left = deque(rows)
     begun: list[None] = []
@@ -68,7 +68,7 @@ def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
             work(share)
 
     def help_out() -> None:
-        begun.append(None)  # before it takes any
+        begun.append(None)  # before it takes a share
         error: BaseException | None = None
         try:
             take()
@@ -82,11 +82,11 @@ def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
         _helpers().call(help_out, len(rows) - 1)
         take()
     finally:
-        # Whatever a signal handler raises, nobody may be writing when the call ends. This is no function of its own, as
-        # one that is interrupted where it begins does nothing.
+        # Whatever a signal handler raises, no thread may be writing when the call ends. This is not a function of its
+        # own, as a function that is interrupted at its start does nothing.
         while True:
             try:
-                left.clear()  # so that those who begin later find nothing to do
+                left.clear()  # helpers that begin later find nothing to do
                 while len(ended) < len(begun):
                     news.get()
                 break
@@ -100,10 +100,10 @@ def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
 
 
 class _Helpers:
-    """Threads that do what they are called for: as many as one call has wanted, and at most one for each processor.
+    """Helper threads: as many as one call has asked for, and at most one for each processor.
 
-    The standard library's executors hold locks while they are called, ours and other ones, which a call in the middle
-    of such a call, in a signal handler, would wait for. This queue may be used at any moment.
+    The standard library's executors hold locks during `submit`. A signal handler in the middle of a submit would wait
+    for them for ever. This queue may be used at any time.
     """
 
     def __init__(self) -> None:
@@ -112,8 +112,8 @@ class _Helpers:
         self._most = os.cpu_count() or 1
 
     def call(self, work: Callable[[], None], times: int) -> None:
-        """Have work called as often, in other threads, when they are free. Without any it is not called."""
-        with contextlib.suppress(RuntimeError):  # no more threads, as when a program ends: those there are do it
+        """Queue `work` that many times for other threads. If there are no threads, it is not called."""
+        with contextlib.suppress(RuntimeError):  # no thread can start, as when a program ends: use those that run
             while len(self._threads) < min(times, self._most):
                 thread = threading.Thread(target=self._run, name=f"fusedlstm_{len(self._threads)}", daemon=True)
                 thread.start()
@@ -126,7 +126,7 @@ class _Helpers:
         while True:
             work = self._calls.get()
             work()
-            del work  # and the arrays that it knows, until the next comes
+            del work  # free its arrays before waiting for the next one
 
 
 @functools.cache
@@ -135,4 +135,4 @@ def _helpers() -> _Helpers:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_helpers.cache_clear)  # a child has none of the threads
+    os.register_at_fork(after_in_child=_helpers.cache_clear)  # threads don't survive a fork

@@ -1,7 +1,7 @@
-"""Memory of the NumPy backend's step, and views of it: a thread keeps its own from call to call.
+"""Workspaces for the NumPy backend's step, which each thread reuses from call to call.
 
-A call may begin in the middle of another one of the same thread: in a signal handler, in a finalizer that the garbage
-collector runs, in a callback of an argument. Each has a workspace of its own.
+A call may begin in the middle of another one in the same thread: in a signal handler, a finalizer or a callback of an
+argument. Each call has its own workspace.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Buffers:
 
 
 class Workspace:
-    """Memory for the largest batch that it has been used for, and views of it by batch size."""
+    """Memory for the largest batch so far, and views of it by batch size."""
 
     MOST_VIEWS = 256
 
@@ -84,7 +84,7 @@ class Workspace:
         self.memory, self.by_batch = Memory(form, 0), dict[int, Buffers]()
 
     def of_batch(self, B: int) -> Buffers:
-        """Return buffers for a batch; what they held before is gone."""
+        """Return buffers for a batch. Their old content is lost."""
         buffers = self.by_batch.get(B)
         if buffers is None:
             if self.memory.rows < B:
@@ -97,11 +97,11 @@ class Workspace:
 
 
 class Scratch(threading.local):
-    """The workspaces of the calling thread that no call is using.
+    """The calling thread's workspaces that no call is using.
 
-    A call takes one and gives it back when it ends. A call in the middle of another one doesn't find the other's here,
-    and takes the next, or a new one. No depth is counted that an interrupt could leave wrong: a workspace that an
-    interrupted call doesn't give back is freed, and the next call makes another.
+    A call takes one and gives it back when it ends. A call in the middle of another one takes the next one, or a new
+    one. No depth is counted, as an interrupt could leave it wrong. If an interrupted call doesn't give its workspace
+    back, the workspace is freed, and the next call makes a new one.
     """
 
     MOST_KEPT = 4
@@ -111,7 +111,7 @@ class Scratch(threading.local):
         self._unused: list[Workspace] = []
 
     def take(self) -> Workspace:
-        """Return a workspace that no other call has, to be given back."""
+        """Return a workspace that no other call uses. Give it back afterwards."""
         try:
             return self._unused.pop()
         except IndexError:

@@ -142,7 +142,7 @@ class CudaBackend:
         return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
 
     def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what work returns, which may call a plan's `input_gates` and `run_gates`, `select_rows` and `add`."""
+        """Return the result of `work`, which may call `input_gates`, `run_gates`, `select_rows` and `add`."""
         with cupy.cuda.Device(self._index):
             return work(*arguments)
 

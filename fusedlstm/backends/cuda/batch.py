@@ -189,7 +189,7 @@ class CudaBatch:
 
     def run(self, plans: Sequence[StepPlan]) -> None:
         """Queue a step on the current stream; with buffers on the host, wait for it."""
-        for plan in plans:  # whose memory the graphs read
+        for plan in plans:  # the graphs read their memory
             plan.check()
         if cupy.cuda.runtime.getDevice() != self._index:
             with cupy.cuda.Device(self._index):

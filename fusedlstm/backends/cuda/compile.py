@@ -24,7 +24,7 @@ from fusedlstm.backends.cuda import cache, sources
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-# Of a kind that a thread may take twice: a signal handler may call a cell that is being compiled for.
+# Reentrant, as a signal handler may call a cell during its compilation.
 _LOCK = threading.RLock()
 # -ftz as CuPy's own compilation has it: float32 subnormals are flushed.
 _FLAGS = ("-std=c++17", "--device-as-default-execution-space", "-ftz=true")
@@ -160,7 +160,7 @@ class Kernel:
         self.bound(grid, block, passed)()
 
     def bound(self, grid: tuple[int, ...], block: tuple[int, ...], passed: list[Any]) -> Callable[[], Any]:
-        """Return such a launch, to be called on this device: with CuPy's functions, that runs no Python."""
+        """Return a function that launches the kernel on this device. With CuPy's functions it runs no Python code."""
         if 0 in grid:
             return bool
         return functools.partial(self._function(), grid, block, tuple(passed), shared_mem=self.shared)

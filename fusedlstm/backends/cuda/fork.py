@@ -1,7 +1,7 @@
-"""When CUDA must not be called: in a process that was forked after its first use, and by a thread that captures.
+"""Refuse calls of CUDA in a process that was forked after CUDA's first use, and in a thread that captures a graph.
 
-CUDA that was in use when a process was forked fails in it, or hangs. While a thread captures a graph, whatever else it
-queues would end up in the graph: a call in the middle of that, in a signal handler or a finalizer, is refused.
+After a fork, CUDA fails or hangs in the child. While a thread captures a graph, anything else that it queues would
+become part of the graph. So a call in the middle of a capture, in a signal handler or a finalizer, raises.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ REASON = (
 
 
 _CAPTURES = (
-    "this thread is capturing a CUDA graph: a Stepper is being made, or a pool steps so many rows for the first time. "
-    "This call began in the middle of that, in a signal handler or a finalizer: make it after"
+    "this thread is capturing a CUDA graph, as it makes a Stepper or a pool steps a new number of rows. This call came "
+    "in the middle of that, from a signal handler or a finalizer: call afterwards"
 )
-capturing: set[int] = set()  # the threads that do
+capturing: set[int] = set()  # the threads that are capturing
 
 
 def note_use() -> None:
@@ -32,7 +32,7 @@ def note_use() -> None:
 
 
 def check_process() -> None:
-    """Raise RuntimeError in a process that was forked after CUDA had been used, and in a thread that captures."""
+    """Raise RuntimeError in a process that was forked after CUDA's first use, or in a thread that is capturing."""
     if forked:
         raise RuntimeError(REASON)
     if capturing and threading.get_ident() in capturing:

@@ -87,7 +87,7 @@ class FusedRows(CudaRows):
     def step(self, plans: Sequence[StepPlan], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
         """Step rows, and write the top layer's output; see `RowStore`."""
         B = len(slots)
-        for plan in plans:  # whose memory `_layers` has
+        for plan in plans:  # `_layers` refers to their memory
             plan.check()
         with self._turns.turn() as stream:
             if B == 0:
@@ -110,7 +110,7 @@ class FusedRows(CudaRows):
             step += layer.ready(kernel, x, to, room, {"slots": of_rows, "tick": tick, "is_first": is_first})
             x = to[:B, : layer.packed.P]
         self._tick = tick
-        # Without any Python between them that a signal could interrupt: all are queued, or none.
+        # No Python code runs between launches, so a signal can't interrupt them: all are queued, or none.
         deque(map(operator.call, step), maxlen=0)
 
     def _room_for(self, B: int) -> _Room:

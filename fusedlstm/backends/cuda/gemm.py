@@ -43,11 +43,11 @@ def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
     a = with_contiguous_rows(a)
     alpha, beta = ALPHA_BETA[out.dtype == np.float64]
     # cuBLAS is column-major: it sees out.T = weight @ a.T, and our rows as its columns.
-    # CuPy's handle may be in a mode of another user, who gets it back.
+    # Another user may have set the mode of CuPy's handle, so restore it afterwards.
     handle = cupy.cuda.device.get_cublas_handle()
     mode = cublas.getMathMode(handle)
     try:
-        if mode != cublas.CUBLAS_DEFAULT_MATH:  # in which COMPUTE_32F is IEEE float32
+        if mode != cublas.CUBLAS_DEFAULT_MATH:  # in the default mode COMPUTE_32F is IEEE float32
             cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)
         cublas.gemmEx(
             int(handle),

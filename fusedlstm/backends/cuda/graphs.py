@@ -42,7 +42,7 @@ def _captured_on(stream: Any, queue: Callable[[], None]) -> Any:
 
 
 def _captured_alone(stream: Any, queue: Callable[[], None]) -> Any:
-    """Do what `_captured_on` does, while this thread queues nothing else."""
+    """Do the same as `_captured_on`, while this thread refuses other calls."""
     queue()
     stream.synchronize()
     # An allocation from CUDA by this thread is refused then, and other threads may do what they like.
@@ -51,7 +51,7 @@ def _captured_alone(stream: Any, queue: Callable[[], None]) -> Any:
         queue()
         graph = stream.end_capture()
     except BaseException:
-        with contextlib.suppress(Exception):  # it may be invalid, or have ended; the first error is the one to see
+        with contextlib.suppress(Exception):  # the capture may be invalid or over; keep the first error
             stream.end_capture()
         raise
     graph.upload(stream)  # or the first launch would

@@ -132,7 +132,7 @@ class Repeated:
                 self._passed[k] = None  # and not the first time's, whose memory may go
 
     def bound(self, grid: tuple[int, int], values: dict[str, Any]) -> Callable[[], Any]:
-        """Return what queues it on the stream that is the current one then."""
+        """Return a function that queues the kernel on the current stream."""
         passed = self._passed.copy()
         for k, name, kind in self._changing:
             passed[k] = argument(kind, values[name])

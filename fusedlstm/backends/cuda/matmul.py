@@ -123,7 +123,7 @@ class Matmul:
         self._scopes.close()
 
 
-_LOCK = threading.RLock()  # which a call within a call may take, too, as in a signal handler
+_LOCK = threading.RLock()  # reentrant, as a signal handler may call again
 _handles: dict[int, int] = {}
 
 

@@ -84,7 +84,7 @@ class PackedWeights:
         self.bias, self.peephole = self._arrays.get("bias"), self._arrays.get("peephole")
         self.cell_clip, self.proj_clip = weights.cell_clip, weights.proj_clip
         self.functions = weights.functions
-        self._lock = threading.RLock()  # which a call within a call may take, too, as in a signal handler
+        self._lock = threading.RLock()  # reentrant, as a signal handler may call again
         self._interleaved: dict[bool, Interleaved] = {}  # by whether they are rounded
         self._uploaded = cupy.cuda.Event(disable_timing=True)  # after the latest weights
         self._uploaded.record()
@@ -111,7 +111,7 @@ class PackedWeights:
                 copy = Interleaved.empty(self, rounded=rounded)
                 copy.fill(self)
                 stream.synchronize()  # other streams may be the first to use them
-                self._interleaved.setdefault(rounded, copy)  # a call within this one may have made it
+                self._interleaved.setdefault(rounded, copy)  # a nested call may have made it
             return self._interleaved[rounded]
 
     def _packed(self, weights: LSTMWeights) -> dict[str, NumpyArray]:

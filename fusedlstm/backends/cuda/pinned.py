@@ -81,5 +81,5 @@ class Uploads:
             cupy.cuda.runtime.memcpyAsync(to.data.ptr, own.ctypes.data, values.nbytes, kind, stream.ptr)
             event.record(stream)
         except BaseException:
-            stream.synchronize()  # as the event may not tell when this memory has been read
+            stream.synchronize()  # the event may not cover the read of this memory
             raise

@@ -34,11 +34,11 @@ class StepPlan:
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
 
     def check(self) -> None:
-        """Raise RuntimeError where no step can be queued: CUDA must not be called, or its weights are being written."""
+        """Raise RuntimeError if no step can be queued: CUDA must not be called, or the weights are being written."""
         fork.check_process()
         if not self.is_whole:
             raise RuntimeError(
-                "the weights are being set: set_weights is under way around this call (in a signal handler, a "
+                "the weights are being set: set_weights is running around this call (in a signal handler, a "
                 "finalizer, a callback) or in another thread, or it has failed. Step after it, or set them again"
             )
 

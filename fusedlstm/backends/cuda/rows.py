@@ -99,7 +99,7 @@ class CudaRows:
     def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         """Write a state for each layer to rows.
 
-        What interrupts it does so after all are written: they are written once more, from the start.
+        If this is interrupted, all states are written again from the start before the interrupt is raised.
         """
         try:
             self._write(slots, states)
@@ -130,7 +130,7 @@ class CudaRows:
         """Be ready to check slots of a device: `live` (capacity,) says which are live."""
         with self._turns.turn():
             audit = self._audit
-            if audit is not None:  # what it has noted stays
+            if audit is not None:  # keep its records
                 audit.live[...] = cupy.asarray(live)
                 return
             claims, problems = cupy.zeros((len(live),), np.uint64), cupy.zeros((len(PROBLEMS), 2), np.uint64)

@@ -117,7 +117,7 @@ class Turns:
         try:
             if last is not None and (stream.ptr == _PER_THREAD or not _same(stream.ptr, last.ptr)):
                 stream.wait_event(_event_on(last, self._index) if event is None else event)
-        except cupy.cuda.runtime.CUDARuntimeError:  # its owner destroyed it, so that nobody can wait for it
+        except cupy.cuda.runtime.CUDARuntimeError:  # its owner destroyed the stream, so there is nothing to wait for
             self._last, self._event = stream, None
             raise
         self._last, self._event = stream, None
