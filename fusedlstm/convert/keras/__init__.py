@@ -1,1 +1,1 @@
-"""Keras' cells and layers, by Keras 3 and tf.keras <-> LSTMWeights and StackedWeights."""
+"""Convert cells and layers of Keras 3 and tf.keras to LSTMWeights and StackedWeights, and back."""

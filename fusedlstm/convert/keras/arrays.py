@@ -1,11 +1,11 @@
-"""Arrays of an LSTM's cell in Keras -> arrays of LSTMWeights.
+"""Convert the arrays of Keras's LSTM cells to those of LSTMWeights.
 
 A cell's arrays are `kernel` (I, 4N), `recurrent_kernel` (N, 4N) and, with use_bias, `bias` (4N,), in our gate order, i,
 f, g, o (g is Keras's "c"). unit_forget_bias writes ones into the new variable and adds nothing at run time.
 
-CuDNNLSTM, which Keras 2 had for GPUs, has two biases in one, (8N,), whose halves are summed. Of its kernel each gate's
-block has the numbers of a matrix (N, I) in the shape (I, N), and of its recurrent kernel each block is transposed.
-Keras 2 itself makes an LSTM's arrays of them where it loads a file, with the same results.
+CuDNNLSTM, Keras 2's layer for GPUs, has two biases in one array, (8N,), whose halves are summed. Each gate's block of
+its kernel is a matrix (N, I) stored in the shape (I, N), and each block of its recurrent kernel is transposed. Keras 2
+itself converts them to an LSTM's arrays when it loads a file, with the same results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAMES = ("kernel", "recurrent_kernel", "bias")
 
 
 def arrays_of(name: str, arrays: Sequence[NumpyArray]) -> dict[str, Any]:
-    """Return what LSTMWeights takes of [kernel, recurrent_kernel(, bias)], be they an LSTM's or a CuDNNLSTM's."""
+    """Return the arrays of LSTMWeights from [kernel, recurrent_kernel(, bias)] of an LSTM or a CuDNNLSTM."""
     if is_cudnn([array.shape for array in arrays]):
         arrays = _from_cudnn(*arrays)
     named = dict(zip(NAMES, arrays, strict=False))
@@ -34,7 +34,7 @@ def arrays_of(name: str, arrays: Sequence[NumpyArray]) -> dict[str, Any]:
 
 
 def is_cell(shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether arrays of these shapes are an LSTM's or a CuDNNLSTM's: no other layer of Keras has such."""
+    """Return whether arrays of these shapes are an LSTM's or a CuDNNLSTM's. No other layer has such shapes."""
     if len(shapes) not in (2, 3) or any(len(shape) != 2 for shape in shapes[:2]):
         return False
     (_, columns), (N, of_h) = shapes[:2]
@@ -42,15 +42,15 @@ def is_cell(shapes: Sequence[tuple[int, ...]]) -> bool:
 
 
 def is_cudnn(shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether they are a CuDNNLSTM's."""
+    """Return whether arrays of these shapes are a CuDNNLSTM's."""
     return is_cell(shapes) and len(shapes) == 3 and shapes[2] == (8 * shapes[1][0],)
 
 
 def _from_cudnn(kernel: NumpyArray, recurrent_kernel: NumpyArray, bias: NumpyArray) -> list[NumpyArray]:
-    """Return the arrays of an LSTM for those of a CuDNNLSTM."""
+    """Convert the arrays of a CuDNNLSTM to those of an LSTM."""
     N, (I, _) = recurrent_kernel.shape[0], kernel.shape
     gates = [block.reshape(N, I).T for block in np.split(kernel, 4, axis=1)]
     of_h = [block.T for block in np.split(recurrent_kernel, 4, axis=1)]
-    with np.errstate(all="ignore"):  # of whatever numbers a file has
+    with np.errstate(all="ignore"):  # a file may hold any numbers
         total = bias[: 4 * N] + bias[4 * N :]
     return [np.concatenate(gates, axis=1), np.concatenate(of_h, axis=1), total]

@@ -1,9 +1,9 @@
-"""Calls in a model's config -> its graph, in the formats of Keras 2 and 3.
+"""Read a model's graph from the calls in its config, in the formats of Keras 2 and 3.
 
 Keras 3 writes each call of a layer as {"args": [...], "kwargs": {...}} with tensors as {"class_name":
 "__keras_tensor__", "config": {"keras_history": [layer, call, output]}}. Keras 2 writes one list of [layer, call,
 output, kwargs] for each call, with an LSTM's initial states after its input; tensors among kwargs are [layer, call,
-output]. In Keras 2 calls of a model that has inputs of its own are counted from 1, the first being its making.
+output]. In Keras 2, calls of a model with its own inputs are numbered from 1, as making it counts as a call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _ARGUMENTS = ("inputs", "initial_state", "mask", "training")  # of Keras 3's recurrent layers, by position
 _CONSTANTS = ("__tensor__", "__numpy__")
-NOWHERE = Ref(-1, 0)  # a tensor, but whose is not known
+NOWHERE = Ref(-1, 0)  # a tensor of unknown origin
 
 
 def graph_of_config(kind: str, options: Mapping[str, Any], layers: Sequence[Node]) -> Graph:
@@ -30,7 +30,7 @@ def graph_of_config(kind: str, options: Mapping[str, Any], layers: Sequence[Node
 
 
 def chain(layers: Sequence[Node]) -> Graph:
-    """Return the graph of layers each of which gets what the one before returns."""
+    """Return the graph of a chain of layers. Each gets the output of the one before."""
     has_input = bool(layers) and layers[0].base == "InputLayer"
     nodes = list(layers) if has_input else [Node("InputLayer", "input"), *layers]
     calls = [Call(node, (Ref(k - 1, 0),) if k else ()) for k, node in enumerate(nodes)]
@@ -42,9 +42,9 @@ def call_of(node: Node, args: Sequence[Any], kwargs: Mapping[str, Any], leaves: 
 
     Args:
         node: the layer.
-        args: by position.
-        kwargs: by name.
-        leaves: yields what an argument is made of: Refs, constants, and None for what is neither.
+        args: the positional arguments.
+        kwargs: the keyword arguments.
+        leaves: a function that yields an argument's parts: Refs, constants, and None for anything else.
     """
     given = dict(kwargs)
     if node.base in LAYERS:
@@ -80,8 +80,8 @@ class _Parser:
             raise ValueError("its layers and their calls don't match")
         self._options = options
         self._calls: list[tuple[Node, Any]] = []
-        self._places: dict[tuple[str, int], int] = {}  # by a layer's name and the number of its call
-        named: dict[str, set[int]] = {}  # the numbers by which a layer's calls are referred to
+        self._places: dict[tuple[str, int], int] = {}  # keyed by a layer's name and the number of its call
+        named: dict[str, set[int]] = {}  # the numbers that refer to each layer's calls
         for layer in described:
             _collect(layer.get("inbound_nodes") if isinstance(layer, Mapping) else None, named)
         _collect([options.get("output_layers")], named)
@@ -132,7 +132,7 @@ class _Parser:
                 yield self._ref(config.get("keras_history"))
             elif value.get("class_name") in _CONSTANTS and isinstance(config, Mapping):
                 yield config.get("value")
-            else:  # arguments by names, which a model may take in another order, or an object
+            else:  # an object, or named arguments, whose order in the model may differ
                 yield NOWHERE
         elif _is_spec(value):
             yield self._ref(value)
@@ -150,7 +150,7 @@ class _Parser:
 
 
 def _is_spec(value: Any) -> bool:
-    """Whether this is [layer, call, output], and maybe more."""
+    """Return whether a value is [layer, call, output], maybe with more items."""
     return (
         isinstance(value, list)
         and len(value) in (3, 4)
@@ -160,7 +160,7 @@ def _is_spec(value: Any) -> bool:
 
 
 def _specs(value: Any) -> Iterator[list[Any]]:
-    """Yield all [layer, call, output, ...] of a config of Keras 2."""
+    """Yield all [layer, call, output, ...] in a config of Keras 2."""
     if _is_spec(value):
         yield value
     elif isinstance(value, (list, Mapping)):
@@ -169,7 +169,7 @@ def _specs(value: Any) -> Iterator[list[Any]]:
 
 
 def _collect(value: Any, named: dict[str, set[int]]) -> None:
-    """Add the numbers by which calls are referred to."""
+    """Add the numbers that refer to calls."""
     for spec in _specs(value):
         named.setdefault(spec[0], set()).add(spec[1])
         if len(spec) > 3:
@@ -177,7 +177,7 @@ def _collect(value: Any, named: dict[str, set[int]]) -> None:
 
 
 def _first_number(node: Node, calls: Sequence[Any], numbers: set[int]) -> int | None:
-    """Return the number of a layer's first call; None where nothing says whether it is 0 or 1."""
+    """Return the number of a layer's first call; None if it may be 0 or 1."""
     if node.base not in MODELS or not calls or isinstance(calls[0], Mapping) or 0 in numbers:
         return 0
     has_inputs = node.base != "Sequential" or any(part.base == "InputLayer" for part in node.parts.get("layers", []))

@@ -1,4 +1,4 @@
-"""Models' and layers' configs, which are JSON -> the tree of `nodes`. Nothing in them is executed."""
+"""Read the JSON configs of models and layers to a tree of `nodes`. Nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def parsed(text: str | bytes) -> Any:
-    """Return what JSON says.
+    """Return the content of JSON.
 
     Raises:
-        ValueError: it is not JSON, or nested too deep.
+        ValueError: the text is not JSON, or is nested too deep.
     """
     try:
         return json.loads(text)
@@ -29,7 +29,7 @@ def parsed(text: str | bytes) -> Any:
 
 
 def node_of_config(config: Any, version: Version, *, is_in_two: bool = False) -> Node:
-    """Return a model or layer as its config describes it; one in a Bidirectional is there twice.
+    """Return the model or layer that a config describes. A layer in a Bidirectional is there twice.
 
     Raises:
         ValueError: it is not a config of a model or a layer.
@@ -37,7 +37,7 @@ def node_of_config(config: Any, version: Version, *, is_in_two: bool = False) ->
     if not isinstance(config, Mapping) or not isinstance(config.get("class_name"), str):
         raise ValueError("its config is none of a model: there is something without a class_name")
     options = config.get("config")
-    if isinstance(options, list):  # of a Sequential, before Keras 2.3
+    if isinstance(options, list):  # a Sequential's layers, before Keras 2.3
         options = {"layers": options}
     options = options if isinstance(options, Mapping) else {}
     kind, module = class_of(config)
@@ -62,7 +62,7 @@ def node_of_config(config: Any, version: Version, *, is_in_two: bool = False) ->
 
 
 def _base_of(options: Mapping[str, Any]) -> str:
-    """Return the class of Keras's from which one derives that has such options; "" where they don't tell."""
+    """Return the Keras class that a class with these options derives from; "" if they don't tell."""
     if "unit_forget_bias" in options or {"units", "recurrent_activation", "use_bias"}.issubset(options):
         return "LSTM" if "return_sequences" in options else "LSTMCell"
     if isinstance(options.get("layer"), Mapping):
@@ -75,7 +75,7 @@ def _base_of(options: Mapping[str, Any]) -> str:
 
 
 def _split_directions(node: Node, version: Version) -> None:
-    """Make a forward and a backward layer of a Bidirectional's one, unless it has a backward one of its own."""
+    """Split a Bidirectional's layer into a forward and a backward one, unless it has its own backward layer."""
     (forward,) = node.parts.pop("layer")
     again = node.options.get("backward_layer")
     if isinstance(again, Mapping):

@@ -1,6 +1,6 @@
-"""Files of Keras -> the tree of `nodes`. Nothing in them is executed, and Lambda layers are not looked at.
+"""Read files of Keras to a tree of `nodes`. Nothing in them is executed, and Lambda layers are ignored.
 
-There are three formats, told by what is in a file, whatever it is called:
+There are three formats. A file's content tells its format, whatever its name:
 
 - `.h5` of model.save and, in Keras 2, of save_weights: arrays by the names of variables (`variables`). model.save
   keeps the model's config in the attribute "model_config", and the version in "keras_version".
@@ -47,14 +47,14 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Node]:
 
 @dataclass(frozen=True)
 class Parts:
-    """What is in a file, for Keras itself to load.
+    """The parts of a file, for Keras itself to load.
 
     Attributes:
-        config: the model's; None in a file of weights alone.
-        stored: the bytes of all arrays.
-        content: the file.
-        weights: of a .keras file, its HDF5 file; else None.
-        metadata: of a .keras file, its metadata.json.
+        config: the model's config; None in a file with only weights.
+        stored: the total size of the arrays in bytes.
+        content: the file's bytes.
+        weights: the HDF5 file in a .keras file; None in others.
+        metadata: the metadata.json in a .keras file.
     """
 
     config: Any
@@ -65,10 +65,10 @@ class Parts:
 
 
 def parts_of(path: str | os.PathLike[str]) -> Parts:
-    """Return what is in a file, all of whose arrays and attributes were looked at.
+    """Check all arrays and attributes in a file, and return its parts.
 
     Raises:
-        WeightsFileError, ImportError, OSError: as of `opened`.
+        WeightsFileError, ImportError, OSError: see `opened`.
     """
     with reading(path), open(path, "rb") as file:
         content = file.read()

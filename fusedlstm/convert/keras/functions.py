@@ -1,10 +1,10 @@
-"""Keras's activations -> functions of `fusedlstm.functions`: those that both give the same numbers for.
+"""Map Keras's activations to functions of `fusedlstm.functions` that compute the same.
 
-Keras 3 and Keras 2 (tf.keras, tf_keras) mean the same by all names but "hard_sigmoid": max(0, min(1, x / 6 + 0.5)) in
-Keras 3, and max(0, min(1, 0.2 x + 0.5)) in Keras 1 and 2. "celu" and "sparse_sigmoid" are only Keras 3's. None is
-"linear". Parameters that a name stands for: the slope of "leaky_relu" is 0.2, in tf.keras of TensorFlow 2, which took
-the name from tf.nn, and in Keras 3; alpha of "elu" is 1 since Keras 1, and that of "celu" 1 since there is one.
-LeakyReLU, a layer that may stand in an activation's place as ELU, ReLU and ThresholdedReLU may, says its own.
+All names but one mean the same in Keras 3 and Keras 2 (tf.keras, tf_keras). "hard_sigmoid" is
+max(0, min(1, x / 6 + 0.5)) in Keras 3, and max(0, min(1, 0.2 x + 0.5)) in Keras 1 and 2. Only Keras 3 has "celu" and
+"sparse_sigmoid". None is "linear". Default parameters: the slope of "leaky_relu" is 0.2, in Keras 3 and in TensorFlow
+2's tf.keras, which took the name from tf.nn; alpha of "elu" and "celu" has always been 1. The layers LeakyReLU, ELU,
+ReLU and ThresholdedReLU may stand in for an activation, and have their own parameters.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _ONLY_3: dict[str, Function] = {"sparse_sigmoid": ("hard_sigmoid", 0.5, 0.5), "c
 FUNCTIONS_OF = {
     2: _FUNCTIONS | {"hard_sigmoid": ("hard_sigmoid", 0.2, 0.5)},
     3: _FUNCTIONS | _ONLY_3 | {"hard_sigmoid": ("hard_sigmoid", 1 / 6, 0.5)},
-    0: _FUNCTIONS | _ONLY_3,  # what a name means whichever Keras it is of
+    0: _FUNCTIONS | _ONLY_3,  # names that mean the same in every Keras that has them
 }
 
 
 def function_of(option: str, value: Any, keras: int) -> Function:
-    """Return the function that an option of a layer's config means.
+    """Return the function that an option of a layer's config names.
 
     Args:
-        option: what an error calls it, such as "lstm.activation".
-        value: a name, None, or the config of a layer or of a function of the user's own.
-        keras: which made the config: 2 or 3, or 0 where nothing says.
+        option: its name in errors, such as "lstm.activation".
+        value: a name, None, or the config of a layer or of the user's own function.
+        keras: the version of Keras that made the config: 2 or 3, or 0 if unknown.
 
     Raises:
-        ValueError: a function that weights can't say.
+        ValueError: weights can't represent the function.
     """
     functions = FUNCTIONS_OF[keras]
     if value is None:

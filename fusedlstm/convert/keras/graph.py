@@ -1,7 +1,7 @@
-"""What the layers of a model are called with, and whether an LSTM's outputs are the next one's inputs.
+"""Check what a model calls its layers with, and whether each LSTM reads the outputs of the one below.
 
-A call's tensors are references to outputs of other calls, so that a tensor can be followed back to the layer that
-computed it: out of the model it is in, into the models it comes from, and through layers that change nothing.
+A call's tensors refer to outputs of other calls. So a tensor can be followed back to the layer that computed it: out of
+the model that it is in, into other models, and through layers that change nothing.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from fusedlstm.convert.keras.nodes import Found, Node, find
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# Layers that return their input where they are not trained, and its mask.
+# Layers that return their input, with its mask, outside of training.
 _IDENTITIES = (
     *("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout"),
     *("ActivityRegularization", "Activation", "Identity"),
 )
-_MAX_STEPS = 10_000  # from a tensor to where it comes from
-_MAX_CALLS = 100  # of one layer
+_MAX_STEPS = 10_000  # from a tensor back to its source
+_MAX_CALLS = 100  # for one layer
 
 
 class Ref(NamedTuple):
-    """An output of a call: the call's place in its graph, and which of its outputs."""
+    """An output of a call: the call's index in its graph, and the output's index."""
 
     call: int
     output: int
@@ -41,11 +41,11 @@ class Call:
 
     Attributes:
         node: the layer.
-        inputs: the tensors of the first argument, in order; None for what is not a tensor of the graph.
-        states: those of initial_state, and constants.
-        mask: that of a mask, or a constant that is one.
-        is_training: whether it is called with training=True, or something that may be.
-        others: names of other arguments.
+        inputs: the tensors of the first argument, in order; None for those that are not in the graph.
+        states: the tensors and constants of initial_state.
+        mask: the tensor of the mask, or a constant.
+        is_training: whether training is True, or may be.
+        others: the names of other arguments.
     """
 
     node: Node
@@ -58,7 +58,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model: its calls, of which None is one that can't be read, those that are its inputs, and its outputs."""
+    """A model's calls (None for one that can't be read), those that are its inputs, and its outputs."""
 
     calls: Sequence[Call | None] = ()
     inputs: Sequence[int] = ()
@@ -81,13 +81,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a tensor comes from.
+    """The source of a tensor.
 
     Attributes:
-        place: the call that computes it; None where that is not known.
-        output: which of the call's outputs it is.
-        through: the layers in between, which return what they get.
-        why: what is not known; empty where the place is known.
+        place: the call that computes it; None if unknown.
+        output: its index among the call's outputs.
+        through: the layers in between, which return their input.
+        why: why the place is unknown; "" if it is known.
     """
 
     place: Place | None
@@ -114,7 +114,7 @@ def graph_of(model: Node) -> Graph:
     """Return a model's graph.
 
     Raises:
-        ValueError: it is not known.
+        ValueError: the graph is unknown.
     """
     if model.module or model.graph is None:
         got = (
@@ -130,7 +130,7 @@ _APART = "Convert each by itself, and compute what stands between them as the mo
 
 
 def source_of(place: Place, ref: Ref | None) -> Source:
-    """Return where a tensor comes from that is given to a call, through layers that return what they get."""
+    """Follow a call's tensor back to its source, through layers that return their input."""
     around, graph = place.around, place.graph
     through: tuple[Node, ...] = ()
     for _ in range(_MAX_STEPS):
@@ -158,19 +158,19 @@ def source_of(place: Place, ref: Ref | None) -> Source:
 
 
 def _given(caller: Call | None, graph: Graph, index: int) -> Ref | None:
-    """Return what a model's caller gives for one of its inputs."""
+    """Return the tensor that a model's caller passes for one of its inputs."""
     position = graph.inputs.index(index) if index in graph.inputs else -1
     return caller.inputs[position] if caller is not None and 0 <= position < len(caller.inputs) else None
 
 
 def _is_training(around: Sequence[tuple[Graph, int]]) -> bool:
-    """Whether one of the models around is called with training=True, which all layers in it follow."""
+    """Return whether a model around is called with training=True, which applies to all layers in it."""
     calls = (graph.calls[index] for graph, index in around)
     return any(call is None or call.is_training for call in calls)
 
 
 def _is_identity(call: Call) -> bool:
-    """Whether a call returns its one input, whatever that is."""
+    """Return whether a call returns its only input unchanged."""
     node = call.node
     if node.module or call.is_training or call.others or len(call.inputs) != 1 or call.mask is not None:
         return False
@@ -183,9 +183,9 @@ def _is_identity(call: Call) -> bool:
 
 
 def check_calls(root: Node, found: Found, *, separate: bool) -> None:
-    """Raise ValueError if a layer is called with what no weights can say.
+    """Raise ValueError if a layer is called with arguments that weights can't represent.
 
-    Constants as initial_state are none if the caller takes them separately. A graph that is not known is not looked at.
+    Constants as initial_state are allowed if the caller reads them separately. An unknown graph is not checked.
     """
     if not found.around or any(model.graph is None or model.module for model in found.around):
         return
@@ -217,7 +217,7 @@ def _is_zero(state: Any) -> bool:
 
 
 def all_places(root: Node, found: Found) -> list[Place]:
-    """Return all calls of a layer, whichever models have it."""
+    """Return all calls of a layer, in all models that contain it."""
     everywhere = (place for one in find(root) if one.node is found.node for place in _places(one, 0, ()))
     places = list(itertools.islice(everywhere, _MAX_CALLS + 1))
     if len(places) > _MAX_CALLS:
@@ -226,7 +226,7 @@ def all_places(root: Node, found: Found) -> list[Place]:
 
 
 def check_follows(root: Node, below: Found, layer: Found) -> None:
-    """Raise ValueError unless in all calls of a layer its input is the outputs of the one below.
+    """Raise ValueError unless every call of a layer reads the outputs of the one below.
 
     Layers that return their input may be between them: dropout and noise, which only act in training.
     """
@@ -253,7 +253,7 @@ def _refuse(below: Found, layer: Found, got: str) -> NoReturn:
 
 
 def _check_dtypes(below: Found, layer: Found, source: Source) -> None:
-    """Raise if a layer between two rounds what it gets to another dtype."""
+    """Raise if a layer in between rounds its input to another dtype."""
     wanted = policy_of(below.node)[1]
     for node in source.through:
         got = policy_of(node)[1]
@@ -274,7 +274,7 @@ def _check_masks(root: Node, below: Found, layer: Found, source: Source, place: 
     if not _may_mask(root):
         return
     dropping = [node for node in source.through if not _keeps_masks(node)]
-    has_states = layer.node.version.major != 2 and (call.states or other.states)  # of which Keras 3 drops masks
+    has_states = layer.node.version.major != 2 and (call.states or other.states)  # with states, Keras 3 drops masks
     if place.around or source.place.around or dropping or has_states:
         why = f"{dropping[0].name!r} ({dropping[0].full_kind}) drops" if dropping else "which calls of the model drop"
         _refuse(below, layer, f"outputs that may have a mask, {why}")
@@ -285,7 +285,7 @@ def _keeps_masks(node: Node) -> bool:
 
 
 def _may_mask(root: Node) -> bool:
-    """Whether anything in a model may make a mask."""
+    """Return whether any layer of a model may make a mask."""
     for node in root.nodes():
         if node.module or node.base in ("Masking", "Lambda") or node.options.get("mask_zero"):
             return True
@@ -295,7 +295,7 @@ def _may_mask(root: Node) -> bool:
 
 
 def policy_of(node: Node) -> tuple[str, str]:
-    """Return the class and the name of a layer's dtype policy, as far as they are known."""
+    """Return the class and the name of a layer's dtype policy; "" for what is unknown."""
     policy = node.options.get("dtype")
     if not isinstance(policy, Mapping):
         return "", str(policy or "")

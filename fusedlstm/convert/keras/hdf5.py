@@ -27,7 +27,7 @@ _MAX_OBJECTS = 1_000_000
 # What is compressed may be larger than what is stored, by this factor, once it is larger than this many bytes.
 _MAX_EXPANSION = 100
 _SMALL = 1 << 20
-_MOST_TEXT = 1 << 26  # bytes that an attribute may be
+_MOST_TEXT = 1 << 26  # bytes of an attribute
 _MOST_CHUNKS = 10_000  # HDF5 goes through all of them to find one
 _BFLOAT16 = np.dtype("V2")  # for which HDF5 has no name: h5py keeps its bytes
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3  # HDF5's numbers of filters
@@ -125,15 +125,15 @@ class HDF5:
         return value
 
     def check_all(self) -> int:
-        """Return the bytes of all arrays, each of which is sound, as are all attributes.
+        """Check all arrays and attributes, and return the total size of the arrays in bytes.
 
         Raises:
-            ValueError: as of `array`; an attribute that may be larger than the file.
+            ValueError: see `array`; or an attribute may be larger than the file.
         """
         for path, item in (*self.groups.items(), *self.datasets.items()):
             for name in item.attrs:
                 found = item.attrs.get_id(name)
-                # Each element of an array of strings may be the same, the longest one.
+                # All elements of an array of strings may refer to the longest string.
                 each = self._longest if found.dtype.kind == "O" else found.dtype.itemsize
                 if int(np.prod(found.shape or (), dtype=object)) * each > _MOST_TEXT:
                     raise ValueError(f"the attribute {name!r} of {path!r} may be of more than {_MOST_TEXT} bytes")
@@ -184,12 +184,12 @@ class HDF5:
 
 
 def _check_heaps(file: BinaryIO, size: int) -> int:
-    """Return the size of the longest string, and raise unless all heaps of them are sound.
+    """Return the size of the longest string. Raise if a heap of strings is damaged.
 
-    HDF5 runs in circles in one that is not.
+    A damaged heap can send HDF5 into an endless loop.
 
     A heap is 16 bytes ("GCOL", the version, and at byte 8 its size), then objects: a number at byte 0, its size at byte
-    8, and from byte 16 its bytes, filled up to a multiple of 8. Object 0 is what is free, its size that of all of it.
+    8, and from byte 16 its bytes, padded to a multiple of 8. Object 0 is the free space, and its size is all of that.
     """
     start = file.read(16)
     sizes = start[13:15] if start[8:9] in (b"\0", b"\1") else start[9:11]

@@ -1,4 +1,4 @@
-"""Constants that a model calls an LSTM of Keras with as initial_state -> states."""
+"""Read the constants that a Keras model passes to an LSTM as initial_state."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 def initial_state_from_keras(source: Any, name: str | None = None) -> tuple[LSTMState, ...]:
-    """Return the constant initial state with which a model calls an LSTM: h (B, N) and c (B, N).
+    """Return the constant initial state that a model passes to an LSTM: h (B, N) and c (B, N).
 
-    `from_keras` refuses such a layer unless it is given initial_state="separate", as weights don't hold a state.
+    Weights don't hold a state, so `from_keras` raises for such a layer unless you pass initial_state="separate".
 
     Args:
-        source: a model, or the path of a file, as of `from_keras`.
-        name: which layer of it; None for the only LSTM there is.
+        source: a model, or the path of a file; see `from_keras`.
+        name: the layer's name; None for the only LSTM.
 
     Returns:
-        A state for each cell, or for each direction, in float32, or float64 where the constants have it.
+        A state for each cell, or for each direction: float64 if the constants are, else float32.
 
     Raises:
-        ValueError: there is no constant state, or several calls have other ones, or a part of it is computed.
-        WeightsFileError: the same of a file, and a file that can't be read.
-        ImportError, OSError: as of `from_keras`.
+        ValueError: there is no constant state, calls have different ones, or part of it is computed.
+        WeightsFileError: the same, in a file; or the file can't be read.
+        ImportError, OSError: see `from_keras`.
     """
     if isinstance(source, (str, os.PathLike)):
         from fusedlstm.convert.keras.files import opened
@@ -66,7 +66,7 @@ def _arrays(found: Found, call: Call) -> list[NumpyArray]:
     ]
     sizes = [shapes[1][0] for cell in found.node.cells() if (shapes := _shapes(cell))]
     count = 2 * len(sizes)
-    if len(leaves) != count:  # Keras 2 writes one list of numbers for each row
+    if len(leaves) != count:  # Keras 2 writes one list for each row
         rows, rest = divmod(len(leaves), count) if count else (0, 1)
         if rest or any(leaf.ndim != 1 for leaf in leaves):
             fail(ValueError, name, f"{count} arrays", f"{len(leaves)}")

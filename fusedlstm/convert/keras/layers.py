@@ -1,4 +1,4 @@
-"""Layers of Keras as a tree, whether they came from objects or from files -> weights."""
+"""Convert Keras's layers, as a tree from objects or files, to weights."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from fusedlstm.functions import Function
 
 _CUDNN: dict[str, Function] = {"activation": "tanh", "recurrent_activation": "sigmoid"}  # CuDNNLSTM's only ones
-WEIGHTS = "weights"  # the kind of a root that is a file of weights alone
+WEIGHTS = "weights"  # the kind of the root of a file with only weights
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the caller gave.
+    """The caller's arguments.
 
     Attributes:
-        activation: in the form of `fusedlstm.functions`; None for what a layer itself says.
+        activation: in the form of `fusedlstm.functions`; None for the layer's own.
         recurrent_activation: likewise.
-        separate: whether they take a constant initial state by themselves.
+        separate: whether the caller reads constant initial states separately.
     """
 
     activation: Function | None
@@ -43,7 +43,7 @@ class Given:
 
     @classmethod
     def of(cls, activation: Any, recurrent_activation: Any, initial_state: str = "refuse") -> Given:
-        """Return what was given, checked."""
+        """Check and return the caller's arguments."""
         check_choice("initial_state", initial_state, ("refuse", "separate"))
         return cls(
             None if activation is None else check_function("activation", activation),
@@ -53,10 +53,10 @@ class Given:
 
 
 def weights_of(root: Node, several: Sequence[Found], given: Given) -> LSTMWeights | StackedWeights:
-    """Return the weights of a layer, of a cell, or of layers that follow each other.
+    """Return the weights of a layer, of a cell, or of a stack of layers.
 
     Raises:
-        TypeError, ValueError: naming what in it no weights can say.
+        TypeError, ValueError: weights can't represent it. The message names the option.
     """
     if len(several) > 1:
         return _stack_of(root, several, given)
@@ -95,7 +95,7 @@ def _stack_of(root: Node, several: Sequence[Found], given: Given) -> StackedWeig
 
 
 def _check_order(root: Node, several: Sequence[Found], given: Given) -> None:
-    """Raise unless the outputs of each layer are the next one's input, as far as that is known."""
+    """Raise unless each layer reads the outputs of the one before, as far as the graph is known."""
     if root.kind == WEIGHTS:
         names = ", ".join(repr(found.name) for found in several)
         log.warning("%s: a file of weights doesn't say whether these follow each other, with nothing between", names)
@@ -141,7 +141,7 @@ class _Layer:
 
 
 def _check_kind(name: str, node: Node) -> None:
-    """Raise unless a layer is one of Keras's that may be an LSTM, with no options that are not known."""
+    """Raise unless a layer is Keras's, may be an LSTM, and has only known options."""
     if node.module:
         hint = f"If it computes what Keras's LSTM does, give custom_classes=({node.kind!r},)"
         fail(ValueError, name, "Keras's own LSTM", f"{node.full_kind}, which may compute something else", hint)
@@ -208,7 +208,7 @@ def _cell(node: Node, name: str, given: Given) -> LSTMWeights:
 
 
 def _function(name: str, node: Node, option: str, given: Function | None) -> Function:
-    """Return a cell's function: its own, which what was given must be; else what was given, or Keras's default."""
+    """Return a cell's function: its own, which the caller's must equal; else the caller's, or Keras's default."""
     own: Function
     if node.kind == "CuDNNLSTMCell":
         own = _CUDNN[option]
@@ -222,7 +222,7 @@ def _function(name: str, node: Node, option: str, given: Function | None) -> Fun
 
 
 def _default(name: str, node: Node, option: str) -> Function:
-    """Return what Keras takes where nothing was given, and say so."""
+    """Return Keras's default for an option, and log it."""
     version = node.version
     default = "tanh" if option == "activation" else version.gates
     if default is None:

@@ -1,4 +1,4 @@
-"""Models and layers of Keras as a tree, whether they come from objects or from files; and how to find an LSTM there."""
+"""Represent Keras's models and layers, from objects or files, as a tree, and find an LSTM in it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
     from fusedlstm.convert.keras.graph import Graph
     from fusedlstm.convert.keras.versions import Version
 
-RECURRENT = ("LSTM", "CuDNNLSTM", "RNN")  # each with one cell, which may be a stack of them
+RECURRENT = ("LSTM", "CuDNNLSTM", "RNN")  # each has one cell, which may be a stack
 CELLS = ("LSTMCell", "CuDNNLSTMCell")
 LAYERS = (*RECURRENT, *CELLS, "StackedRNNCells", "Bidirectional")
 MODELS = ("Sequential", "Functional", "Model")
 _PACKAGES = ("keras", "tf_keras", "tensorflow")  # Keras's own
-_MAX_DEPTH = 50  # of models in models
+_MAX_DEPTH = 50  # of nested models
 
 
 @dataclass(eq=False)
 class Node:
-    """A model, layer or cell, and what is in it.
+    """A model, layer or cell, and its parts.
 
     Attributes:
         kind: its class's name.
-        name: its own.
-        options: of its config, those that are known.
+        name: its own name.
+        options: the known options of its config.
         version: the Keras that made it.
-        module: of the class if it is not Keras's own, else "".
-        base: Keras's class that it is, derives from or has the config of; "" where that is not known.
-        parts: what is in it, by role: "layers", "layer", "forward_layer", "backward_layer", "cell", "cells".
-        graph: of a model: returns what its layers are called with; None where that is not known.
-        read: of a cell: returns its arrays.
-        shapes: of a cell: those of its arrays.
-        path: where a file has its arrays.
+        module: the module of a class that is not Keras's; else "".
+        base: the Keras class that it is, derives from or has the config of; "" if unknown.
+        parts: its parts by role: "layers", "layer", "forward_layer", "backward_layer", "cell", "cells".
+        graph: for a model, a function that returns its graph; None if that is unknown.
+        read: for a cell, a function that returns its arrays.
+        shapes: for a cell, the shapes of its arrays.
+        path: the path of its arrays in a file.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Node:
 
     @property
     def full_kind(self) -> str:
-        """Its class, with the module or the package if that is not Keras's."""
+        """Return its class, with the module or package if that is not Keras's."""
         if not self.module or self.module.rpartition(">")[2] == self.kind:
             return self.module or self.kind
         return f"{self.module}.{self.kind}"
@@ -69,11 +69,11 @@ class Node:
         return self.parts[role][0] if self.parts.get(role) else None
 
     def cells(self) -> Iterator[Node]:
-        """Yield all cells in it."""
+        """Yield all cells in this node."""
         return (node for node in self.nodes() if node.base in CELLS)
 
     def nodes(self) -> Iterator[Node]:
-        """Yield it and all that is in it."""
+        """Yield this node and all nodes in it."""
         yield self
         for part in (part for parts in self.parts.values() for part in parts):
             yield from part.nodes()
@@ -81,10 +81,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Found:
-    """A layer that may be an LSTM, and its name: those of the models around it, and its own, with slashes.
+    """A layer that may be an LSTM. Its name begins with those of the models around it, joined by slashes.
 
     Attributes:
-        around: the models and TimeDistributed around it, the outermost first.
+        around: the models and TimeDistributed around it, outermost first.
     """
 
     name: str
@@ -93,18 +93,18 @@ class Found:
 
     @property
     def is_lstm(self) -> bool:
-        """Whether it is an LSTM, by its class or by what is in it."""
+        """Return whether this is an LSTM, by its class or its parts."""
         return self.node.base in ("LSTM", "CuDNNLSTM") or any(self.node.cells())
 
     @property
     def has_arrays(self) -> bool:
-        """Whether its cells have arrays, or nothing is known of its cells."""
+        """Return whether its cells have arrays, or its cells are unknown."""
         cells = list(self.node.cells())
         return not cells or any(cell.read for cell in cells)
 
     @property
     def is_unknown(self) -> bool:
-        """Whether there are arrays, and no config says of what."""
+        """Return whether it has arrays without a config."""
         return any(cell.read and not cell.options for cell in self.node.cells())
 
 
@@ -124,17 +124,17 @@ def find(node: Node, around: tuple[Node, ...] = ()) -> Iterator[Found]:
 
 
 def choose(argument: str, root: Node, name: str | None) -> Found:
-    """Return the layer of that name, or the only LSTM there is.
+    """Return the layer with this name, or the only LSTM.
 
     Raises:
-        ValueError: none, or several; all are listed.
+        ValueError: there is none, or there are several. The message lists them.
     """
     found = list({id(one.node): one for one in find(root)}.values())  # two models may share a layer
-    if name is None and found and found[0].node is root:  # which can say itself what it is instead
+    if name is None and found and found[0].node is root:  # checking it gives a better error
         return found[0]
     lstms = [one for one in found if one.is_lstm]
     if not any(one.is_unknown for one in lstms):
-        lstms = [one for one in lstms if one.has_arrays] or lstms  # what models share, a file has once
+        lstms = [one for one in lstms if one.has_arrays] or lstms  # a file has the arrays of a shared layer once
     if name is None:
         if len(lstms) == 1:
             return lstms[0]
@@ -151,16 +151,16 @@ def choose(argument: str, root: Node, name: str | None) -> Found:
 
 
 def _listed(found: Sequence[Found], *, kinds: bool = False) -> str:
-    """Return names, with the classes of layers that are asked for or not Keras's."""
+    """Return names, with the class if `kinds` is set or the class is not Keras's."""
     names = [f"{one.name!r} ({one.node.kind})" if kinds or one.node.module else repr(one.name) for one in found]
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def vouch(root: Node, classes: Sequence[str]) -> None:
-    """Take layers of the named classes for the classes of Keras that they derive from.
+    """Treat layers of the named classes as the Keras classes that they derive from.
 
     Raises:
-        ValueError: there is no layer of that class, or it is not known what it derives from.
+        ValueError: no layer has that class, or the class that it derives from is unknown.
     """
     for kind in classes:
         nodes = [node for node in root.nodes() if node.module and node.kind == kind]
@@ -185,7 +185,7 @@ def class_of(config: Mapping[str, Any]) -> tuple[str, str]:
     module, _, kind = str(config.get("class_name")).rpartition(">")
     where = config.get("module")
     if str(where).startswith("keras.") and ".ops." in str(where):
-        return f"ops.{kind}", module  # of which some are named like layers
+        return f"ops.{kind}", module  # some are named like layers
     registered = config.get("registered_name")
     if not _is_own(where, registered):
         module = str(registered or where)

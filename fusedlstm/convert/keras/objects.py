@@ -1,7 +1,7 @@
-"""Keras 3's and tf.keras's LSTMCell -> LSTMWeights; their LSTM, RNN and Bidirectional -> StackedWeights; and back.
+"""Convert Keras 3's and tf.keras's LSTMCell, LSTM, RNN and Bidirectional to weights, and back.
 
-Sources are layers and models (`trees`), the arrays of get_weights(), and files (`files`). What layers say of
-themselves is in `layers`, activations in `functions`, what models call them with in `graph`.
+Sources are layers and models (`trees`), the arrays of get_weights(), and files (`files`). `layers` converts layers,
+`functions` activations, and `graph` checks how models call the layers.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ def from_keras(
 
     Inputs of Keras's layers are (B, T, I): use LSTM(weights, batch_first=True). A mask is `mask=` there, with
     masked_outputs="last", or "zero" for a layer with zero_output_for_mask=True or in a Bidirectional that
-    returns sequences. A layer with go_backwards=True, of which the log warns, is LSTM(...)(xs, reverse=True), and has
-    in Keras the outputs of that in reversed order. The state of a stateful layer, of which the log warns, is not in
-    the weights. Dropout, seeds and regularizers don't matter to a step. An option that is not known is refused, as are
-    constants as initial_state, and training=True where there is dropout.
+    returns sequences. For a layer with go_backwards=True, use LSTM(...)(xs, reverse=True); Keras returns its outputs in
+    reversed order. The weights don't hold the state of a stateful layer. The log warns about both. Dropout, seeds and
+    regularizers don't affect a step. Unknown options raise, and so do constants as initial_state, and training=True
+    with dropout.
 
-    Several layers are a stack only where the model's own graph says that the outputs of each are the next one's
-    input. Between them may be what returns its input where it is not trained: Dropout, SpatialDropout1D,
-    GaussianNoise, GaussianDropout, AlphaDropout, ActivityRegularization, Activation("linear") and Identity. A file of
-    weights alone has no graph: the given order is believed, and the log warns of it.
+    Several layers are a stack only if each one reads the outputs of the one before in the model's graph. Layers that
+    return their input at inference may be in between: Dropout, SpatialDropout1D, GaussianNoise, GaussianDropout,
+    AlphaDropout, ActivityRegularization, Activation("linear") and Identity. A file with only weights has no graph: your
+    order is used, and the log warns.
 
     Args:
         source: a layer, a cell or a model; or the arrays of get_weights(): [kernel, recurrent_kernel(, bias)] of a
             cell, those of a Bidirectional's two cells, or a list of such lists, one for each layer; or the path
             of a file: `.keras`, `.weights.h5`, or the `.h5` of model.save or save_weights (needs h5py).
-        name: which layer of a model, such as "lstm_1", or "encoder/lstm_1" in a model within it; a sequence of
-            names for layers each of whose outputs is the next one's input. None for the only LSTM there is.
-        activation: the layer's, as LSTMWeights takes it, where the source doesn't say: arrays, files of weights alone,
-            and models of classes of one's own in files. None for what the layer says, else "tanh".
-        recurrent_activation: likewise; None for what the layer says, else the default of the Keras that wrote a file,
-            of which the log tells: ("hard_sigmoid", 0.2, 0.5) before 2.3, then "sigmoid". It is needed for a file
-            that says no version, or "2.2.4-tf", which TensorFlow 1 and 2 both wrote. None is "sigmoid" for arrays.
-            Mind that "hard_sigmoid" is ("hard_sigmoid", 1/6, 0.5) in Keras 3.
-        custom_classes: names of classes that are not Keras's, but compute what the class of Keras's does that they
-            derive from, or only call the layer they wrap. All others are refused.
-        initial_state: "refuse" layers that are called with constants as initial_state that are not zero, or
-            "separate": you take them by `initial_state_from_keras`.
+        name: a layer of the model, such as "lstm_1", or "encoder/lstm_1" in a nested model. A sequence of names is a
+            stack, lowest layer first. None for the only LSTM.
+        activation: the layer's, in the form of LSTMWeights. Pass it if the source doesn't hold it: arrays, files with
+            only weights, and your own model classes in files. None for the layer's own, or else "tanh".
+        recurrent_activation: likewise. None for the layer's own, or else the default of the Keras that wrote the file,
+            which is logged: ("hard_sigmoid", 0.2, 0.5) before 2.3, then "sigmoid". It is required for a file without a
+            version, or with "2.2.4-tf", which TensorFlow 1 and 2 both wrote. For arrays None is "sigmoid". Note that
+            "hard_sigmoid" is ("hard_sigmoid", 1/6, 0.5) in Keras 3.
+        custom_classes: names of your own classes that compute the same as the Keras class that they derive from, or
+            only call the layer that they wrap. All others raise.
+        initial_state: "refuse" to raise for layers that are called with constants other than zeros as initial_state,
+            or "separate" to leave them to `initial_state_from_keras`.
 
     Returns:
         LSTMWeights of an LSTMCell or of its arrays, else StackedWeights. Of a layer with the policy mixed_float16 they

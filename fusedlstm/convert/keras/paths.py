@@ -43,7 +43,7 @@ def place(node: Node, path: str, hdf5: HDF5) -> None:
 
 
 def owned(root: Node, paths: Sequence[str], hdf5: HDF5) -> list[str]:
-    """Give layers of the user's own classes the arrays that are theirs as an LSTM's are, and return the other paths."""
+    """Assign arrays in an LSTM's layout to layers of the user's own classes, and return the other paths."""
     owners = {node.path: node for node in root.nodes() if node.module and node.path}
     left = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""Keras's objects, by Keras 3 and tf_keras -> the tree of `nodes`, with their graphs."""
+"""Read objects of Keras 3 and tf_keras to a tree of `nodes`, with their graphs."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
     from fusedlstm.convert.keras.graph import Call
 
-_ROLES = ("layer", "cell")  # of a Bidirectional of Keras 2, "layer" is one that it only copied
+_ROLES = ("layer", "cell")  # in Keras 2's Bidirectional, "layer" is only the original of its copies
 _OF_LAYERS = ("go_backwards", "return_sequences", "time_major", "merge_mode", "stateful", "zero_output_for_mask")
 _OF_ANY = ("quantization_mode", "lora_enabled", "mask_zero")
-_CONFIGURED = ("LSTM", "LSTMCell", "CuDNNLSTM", "Activation")  # whose configs hold no other layers
-_KERAS = {"keras": 3, "tf_keras": 2, "tensorflow": 2}  # packages; what the first is, its version says
+_CONFIGURED = ("LSTM", "LSTMCell", "CuDNNLSTM", "Activation")  # classes whose configs hold no other layers
+_KERAS = {"keras": 3, "tf_keras": 2, "tensorflow": 2}  # packages; the version of keras itself may be 2
 
 
 def node_of(source: Any, known: dict[int, Node] | None = None) -> Node:
-    """Return a layer, cell or model of Keras as a tree of nodes: one of each, even if several models have it."""
+    """Return a layer, cell or model of Keras as a tree of nodes. An object in several models has one node."""
     known = {} if known is None else known
     if id(source) in known:
         return known[id(source)]
     kind, module = type(source).__name__, type(source).__module__
     keras = _version(module)
     if keras and ".ops." in module:
-        kind = f"ops.{kind}"  # of which some are named like layers
+        kind = f"ops.{kind}"  # some are named like layers
     foreign = module if not keras else f"{module} (changed)" if _is_changed(source, kind) else ""
     node = Node(kind, str(getattr(source, "name", kind)), _options(source), Version(keras), foreign)
     node.base = kind if not foreign else _base_of(type(source))
@@ -60,7 +60,7 @@ def node_of(source: Any, known: dict[int, Node] | None = None) -> Node:
 
 
 def _version(module: str) -> int:
-    """Return which Keras a class's module is of: 2, 3, or 0 for none."""
+    """Return the version of Keras that a module belongs to: 2, 3, or 0 for none."""
     package = module.partition(".")[0]
     if package == "keras":
         return 2 if str(getattr(sys.modules.get("keras"), "__version__", "3")).startswith(("0.", "1.", "2.")) else 3
@@ -68,18 +68,18 @@ def _version(module: str) -> int:
 
 
 def _is_changed(source: Any, kind: str) -> bool:
-    """Whether a layer of Keras's was given a method of its own instead of its class's."""
+    """Return whether a Keras layer has its own method in place of its class's."""
     return kind in LAYERS and any(name in getattr(source, "__dict__", {}) for name in ("call", "__call__"))
 
 
 def _base_of(kind: type) -> str:
-    """Return the class of Keras's that a class derives from, if it is one of those that matter here."""
+    """Return the Keras class that a class derives from, if it matters here."""
     names = (each.__name__ for each in kind.__mro__ if _version(each.__module__))
     return next((name for name in names if name in (*LAYERS, *MODELS, "Wrapper")), "")
 
 
 def _options(source: Any) -> dict[str, Any]:
-    """Return what a layer's attributes say of how it is used."""
+    """Return the options in a layer's attributes."""
     options = {option: getattr(source, option) for option in (*_OF_LAYERS, *_OF_ANY) if hasattr(source, option)}
     if getattr(source, "_num_constants", None):
         options["num_constants"] = source._num_constants
@@ -88,10 +88,10 @@ def _options(source: Any) -> dict[str, Any]:
 
 
 def _config(source: Any, node: Node) -> dict[str, Any]:
-    """Return a layer's config. Functions of the user's own have their modules there, as names may be Keras's too."""
+    """Return a layer's config. The user's own functions have their modules, as a name may also be Keras's."""
     try:
         config = dict(source.get_config())
-    except Exception:  # of a class of the user's own, which is refused unless they vouch for it
+    except Exception:  # the user's own class, which is refused unless they vouch for it
         if not node.module:
             raise
         return {}
@@ -105,7 +105,7 @@ def _config(source: Any, node: Node) -> dict[str, Any]:
 
 
 def _reader(cell: Any) -> Callable[[], Sequence[Any]] | None:
-    """Return what reads a cell's variables, by their names: get_weights() has them in the order of training."""
+    """Return a function that reads a cell's variables by name, as get_weights() orders them for training."""
     variables = [getattr(cell, name, None) for name in ("kernel", "recurrent_kernel", "bias")]
     if variables[0] is None or variables[1] is None:
         return None
@@ -113,7 +113,7 @@ def _reader(cell: Any) -> Callable[[], Sequence[Any]] | None:
 
 
 def _graph_of(model: Any, node: Node, known: dict[int, Node]) -> Callable[[], Graph] | None:
-    """Return what reads a model's graph; None for one that has none, as its class is the user's own."""
+    """Return a function that reads a model's graph; None if there is none, as for the user's own class."""
     if node.base == "Sequential":
         return functools.cache(lambda: chain(node.parts.get("layers", [])))
     by_depth = getattr(model, "_nodes_by_depth", None)
@@ -123,7 +123,7 @@ def _graph_of(model: Any, node: Node, known: dict[int, Node]) -> Callable[[], Gr
 
 
 class _Reader:
-    """Reads the calls that a Functional model is made of, which Keras calls nodes."""
+    """Reads the calls of a Functional model, which Keras calls nodes."""
 
     def __init__(self, model: Any, known: dict[int, Node]) -> None:
         self._model = model
@@ -152,7 +152,7 @@ class _Reader:
         elif isinstance(value, (list, tuple)):
             for each in value:
                 yield from self._leaves(each)
-        elif isinstance(value, dict):  # by names, which a model may take in another order
+        elif isinstance(value, dict):  # named arguments, whose order in the model may differ
             yield NOWHERE
         else:
             yield value

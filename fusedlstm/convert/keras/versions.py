@@ -1,13 +1,13 @@
-"""Versions of Keras, and the default that they changed and files of weights don't hold.
+"""Versions of Keras, and the default that changed between them and that files with only weights don't hold.
 
-`recurrent_activation` of LSTM and LSTMCell, where nothing was given:
+The default `recurrent_activation` of LSTM and LSTMCell:
 
 - hard_sigmoid, 0.2 x + 0.5: Keras up to 2.2.5, and tf.keras of TensorFlow 1 (1.15.5: tried).
 - sigmoid: Keras since 2.3.0 (its release notes), tf.keras of TensorFlow 2 (2.21: tried), Keras 3 (3.15.1: tried).
 
-tf.keras says "2.0.8-tf" to "2.1.6-tf" in TensorFlow 1.4 to 1.12, "2.2.4-tf" in 1.13 to 2.1, where the default was
-either, and "2.3.0-tf" in 2.2. Later ones have no suffix. tf.compat.v1.keras.layers.LSTM has hard_sigmoid in all of
-them, which no file says. `activation` has been tanh since Keras 1, and CuDNNLSTM has always had sigmoid and tanh.
+tf.keras's version is "2.0.8-tf" to "2.1.6-tf" in TensorFlow 1.4 to 1.12, "2.2.4-tf" in 1.13 to 2.1 (either default),
+and "2.3.0-tf" in 2.2. Later ones have no suffix. tf.compat.v1.keras.layers.LSTM has hard_sigmoid in all versions, which
+files don't record. `activation` has been tanh since Keras 1, and CuDNNLSTM has always had sigmoid and tanh.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Version:
     """The Keras that made a model or a file.
 
     Attributes:
-        major: 2 or 3; 0 where nothing says.
-        gates: the default of recurrent_activation; None where it is not known.
-        said: the version in full, as a file says it.
+        major: 2 or 3; 0 if unknown.
+        gates: the default of recurrent_activation; None if unknown.
+        said: the full version in the file.
     """
 
     major: int
@@ -39,15 +39,15 @@ class Version:
 
 
 UNKNOWN = Version(0)
-# `.weights.h5` says no version, but Keras has written this format since 2.12 only.
+# `.weights.h5` has no version, but only Keras since 2.12 writes this format.
 OF_PATHS = Version(0, "sigmoid", "2.12 or newer")
 
 
 def version_of(said: Any) -> Version:
-    """Return the version that a file says, which may be nothing.
+    """Return the version that a file names, if any.
 
     Raises:
-        ValueError: Keras 1, one newer than 3, or not a version.
+        ValueError: it is Keras 1, newer than 3, or not a version.
     """
     if not said:
         return UNKNOWN

@@ -81,13 +81,13 @@ def run_model(
     options: Mapping[str, Any],
     seed: int,
 ) -> Tapped:
-    """Run the whole model by the Keras that wrote it, and return what its LSTM got and returned.
+    """Run the whole model with the Keras that wrote it, and return its LSTM's inputs and outputs.
 
-    Keras loads a copy of the file, and only if all in it is known to be safe: no Lambda, no class or function that is
-    not Keras's, no sizes that the file does not have.
+    Keras loads a copy of the file, and only if everything in it is known to be safe: no Lambda, only Keras's own
+    classes and functions, and no sizes beyond the file's.
 
     Raises:
-        ModelNotRunError: the model can't be run; the message says why.
+        ModelNotRunError: the model can't be run. The message says why.
     """
     with opened(source) as root:
         found = _found(root, name)
@@ -158,7 +158,7 @@ def import_keras(version: int) -> Any:
     package = _PACKAGES[version]
     if package not in sys.modules and "KERAS_BACKEND" not in os.environ and not importlib.util.find_spec("tensorflow"):
         installed = [backend for backend in ("jax", "torch") if importlib.util.find_spec(backend)]
-        if installed:  # by itself Keras 3 asks for TensorFlow
+        if installed:  # by default Keras 3 uses TensorFlow
             os.environ["KERAS_BACKEND"] = installed[0]
     keras = importlib.import_module(package)
     if not str(keras.__version__).startswith(f"{version}."):

@@ -1,4 +1,4 @@
-"""A whole model of Keras in a file, run from its input to its output, and what its LSTM gets and returns there."""
+"""Run a whole Keras model from a file, and record its LSTM's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
 STEPS, ROWS = 6, 3
 _MOST_STEPS = 200
-_MOST_INPUT = 1 << 20  # numbers
+_MOST_INPUT = 1 << 20  # numbers in the input
 _RUN = ("LSTM", "RNN", "Bidirectional")
 
 
 def tapped(source: str | os.PathLike[str], several: Sequence[Found], keras: Any, dtype: str, seed: int) -> Tapped:
-    """Run a model on random input, and return what the layers of a stack got and returned.
+    """Run a model on random input, and return the inputs and outputs of a stack's layers.
 
     Args:
         source: the path of the file.
-        several: the layers, the lowest first.
-        keras: the package to run it by.
-        dtype: the weights'.
-        seed: of the input.
+        several: the layers, lowest first.
+        keras: the package to run the model with.
+        dtype: the weights' dtype.
+        seed: the seed of the input.
 
     Raises:
-        ModelNotRunError: the model can't be run, or holds what may not be loaded.
+        ModelNotRunError: the model can't be run, or it is not safe to load.
     """
     _check_layers(several)
     try:
@@ -61,7 +61,7 @@ def tapped(source: str | os.PathLike[str], several: Sequence[Found], keras: Any,
             calls = _run(model, [_layer(model, found) for found in several], _input(model, seed))
     except ModelNotRunError:
         raise
-    except Exception as error:  # of whatever class the framework raises
+    except Exception as error:  # the framework may raise any class
         first = str(error).strip().partition("\n")[0]
         raise ModelNotRunError(f"{keras.__name__} raised {type(error).__name__}: {first[:200]}") from error
     return _tapped(calls, dtype)
@@ -76,8 +76,8 @@ def _check_layers(several: Sequence[Found]) -> None:
 
 
 def _without_memory(keras: Any, config: Any, parts: Parts) -> Any:
-    """Return a model of this config whose variables have no values."""
-    config = json.loads(json.dumps(config))  # Keras changes what it gets
+    """Return a model with this config whose variables take no memory."""
+    config = json.loads(json.dumps(config))  # a copy, as Keras changes its argument
     if str(keras.__version__).startswith("2."):
         with importlib.import_module("tensorflow").Graph().as_default():
             return keras.models.model_from_json(json.dumps(config))
@@ -88,7 +88,7 @@ def _without_memory(keras: Any, config: Any, parts: Parts) -> Any:
 
 
 def _loaded(keras: Any, config: Any, parts: Parts, folder: str) -> Any:
-    """Let Keras load a copy of the file that has nothing but what was checked."""
+    """Let Keras load a copy of the file that holds only what was checked."""
     if parts.weights is None:
         path = os.path.join(folder, "model.h5")
         with open(path, "wb") as file:
@@ -109,7 +109,7 @@ def _layer(model: Any, found: Found) -> Any:
 
 
 def _input(model: Any, seed: int) -> NumpyArray:
-    """Return random input. Some steps at the end of a row are those that a Masking layer masks."""
+    """Return random input. A Masking layer masks some steps at the end of a row."""
     inputs = model.inputs or []
     if len(inputs) != 1:
         raise ModelNotRunError(f"it has {len(inputs)} inputs, and models of one are run")
@@ -130,7 +130,7 @@ def _input(model: Any, seed: int) -> NumpyArray:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of a layer: its arrays in the order of batch, step, and the layer itself."""
+    """A call of a layer: its batch-major arrays, and the layer itself."""
 
     layer: Any
     xs: NumpyArray
@@ -156,7 +156,7 @@ def _run(model: Any, layers: Sequence[Any], xs: NumpyArray) -> list[_Call]:
 
 @contextlib.contextmanager
 def _seen(layer: Any, calls: list[_Call]) -> Iterator[None]:
-    """Keep what a layer is called with, and what it returns."""
+    """Record a layer's arguments and results."""
     if getattr(layer, "time_major", False):
         raise ModelNotRunError("it has an LSTM with time_major=True")
     original = layer.call
@@ -186,7 +186,7 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _zeros(layer: Any, xs: NumpyArray) -> list[NumpyArray]:
-    """Return the states from which a layer starts by itself."""
+    """Return a layer's default initial states."""
     directions = [layer.forward_layer, layer.backward_layer] if hasattr(layer, "forward_layer") else [layer]
     sizes = [size for direction in directions for size in _flat(direction.cell.state_size)]
     return [np.zeros((len(xs), size), xs.dtype) for size in sizes]
@@ -211,7 +211,7 @@ def _tapped(calls: Sequence[_Call], dtype: str) -> Tapped:
 
 
 def _counted(arrays: NumpyArray, mask: NumpyArray | None) -> NumpyArray:
-    """Return the steps of each row that count, and zeros after them: a masked step changes nothing."""
+    """Return each row's unmasked steps, followed by zeros. A masked step changes nothing."""
     if mask is None:
         return arrays
     order = np.argsort(~mask, axis=1, kind="stable")[..., None]
@@ -224,7 +224,7 @@ def _pairs(arrays: Sequence[Any]) -> list[tuple[Any, Any]]:
 
 
 def _finals(call: _Call) -> list[tuple[NumpyArray | None, NumpyArray | None]]:
-    """Return the final states as far as the layer returns them; its last output is the highest h."""
+    """Return the final states that the layer returns. Its last output is the highest layer's h."""
     layer, count = call.layer, len(call.states) // 2
     if layer.return_state:
         return _pairs(call.returned[1:])

@@ -1,7 +1,7 @@
-"""What a file may hold whose model Keras is to load: only layers that are known, of sizes that the file has.
+"""Check that Keras may load a file's model: it has only known layers, in sizes that the file has.
 
-Keras's loaders execute what configs name: programs of Lambda layers, in HDF5 whatever is asked, and classes and
-functions of other modules. They also take memory by the sizes that a config claims.
+Keras's loaders execute what configs name: code of Lambda layers (in HDF5 whatever the arguments), and classes and
+functions of other modules. They also allocate memory by the sizes that a config claims.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LAYERS = (
     *("MaxPooling1D", "AveragePooling1D", "GlobalMaxPooling1D", "GlobalAveragePooling1D", "Cropping1D"),
     *("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"),
     *("Flatten", "Reshape", "Permute", "RepeatVector", "Sequential", "Functional", "Model"),
-    # By which Keras 3 makes masks. In HDF5 it doesn't say where they are from.
+    # Operations with which Keras 3 makes masks. In HDF5 their module is missing.
     *("ops.NotEqual", "ops.Any", "ops.ExpandDims", "NotEqual", "Any", "ExpandDims"),
 )
 _PARTS = (
@@ -41,15 +41,15 @@ _FUNCTIONS = (
 _OF_FUNCTIONS = ("activation", "recurrent_activation")
 _NUMBERS_OF_ANY_SIZE = ("seed", "value", "shared_object_id")
 _MOST_LAYERS = 300
-_LARGEST = 1 << 20  # number in a config
-_MOST_ELEMENTS = 1 << 22  # of a tensor in the run
+_LARGEST = 1 << 20  # the largest number in a config
+_MOST_ELEMENTS = 1 << 22  # in a tensor of the run
 
 
 def plain(config: Any) -> Any:
-    """Return a config without what is for training only.
+    """Return a config without the parts that are only for training.
 
     Raises:
-        ModelNotRunError: it has anything that is not a known layer or a part of one.
+        ModelNotRunError: it has anything other than known layers and their parts.
     """
     return _cleaned("", config, [0])
 
@@ -80,18 +80,18 @@ def _check_class(config: Mapping[str, Any], layers: list[int]) -> None:
 
 
 def check_sizes(model: Any, stored: int, steps: int) -> None:
-    """Raise unless a model's variables may be those of a file, and its tensors are small.
+    """Raise unless a model's variables fit the file's size, and its tensors are small.
 
     Args:
-        model: one whose variables have shapes alone, and take no memory.
-        stored: bytes of all arrays in the file.
-        steps: what a size is that the model leaves open.
+        model: a model whose variables have only shapes and take no memory.
+        stored: the total size of the file's arrays in bytes.
+        steps: the size to use for open dims.
 
     Raises:
-        ModelNotRunError: they are not.
+        ModelNotRunError: the variables or tensors are too large.
     """
     elements = sum(math.prod(variable.shape) for variable in model.variables)
-    if elements > stored + _LARGEST:  # an element has two bytes or more; few are not in the file, as states are not
+    if elements > stored + _LARGEST:  # an element has at least two bytes; a few, such as states, are not in the file
         raise ModelNotRunError(f"its layers have {elements} numbers, and the file has {stored} bytes of them")
     for shape in _shapes(model):
         if math.prod(steps if size is None else size for size in shape) > _MOST_ELEMENTS:
@@ -99,7 +99,7 @@ def check_sizes(model: Any, stored: int, steps: int) -> None:
 
 
 def _shapes(model: Any) -> Iterator[tuple[int | None, ...]]:
-    """Yield the shapes of all tensors that layers return."""
+    """Yield the shapes of all tensors that the layers return."""
     for layer in getattr(model, "layers", []):
         yield from _shapes(layer)
         for call in getattr(layer, "_inbound_nodes", []):
