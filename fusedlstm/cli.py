@@ -141,7 +141,7 @@ def _add_convert(commands: Any) -> None:
         "convert",
         help="turn a file of another framework into one of weights",
         description="Turn a trained model's file into a file of weights: an ONNX model; PyTorch's .pt, or its "
-        ".safetensors; Keras' .keras, .weights.h5 and .h5; a checkpoint of TensorFlow 1; or a .npz or .safetensors "
+        ".safetensors; Keras's .keras, .weights.h5 and .h5; a checkpoint of TensorFlow 1; or a .npz or .safetensors "
         "file of the arrays of these and others, by the names that they have there. What can't be represented exactly "
         "is refused. Nothing in the file is executed. The options below are those that a file doesn't hold, with the "
         "defaults of its system.",

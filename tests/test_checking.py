@@ -77,7 +77,7 @@ def test_check_needs_some_output(source, monkeypatch):
     assert "the model uses none of the LSTM's outputs" in str(result)
 
 
-def test_check_of_parameters_says_they_have_no_graph(source):
+def test_check_says_parameters_have_no_graph(source):
     result = checking.check("torch", source, None, convert.from_torch(source), {})
     assert result.agrees
     assert "parameters have no graph" in result.around

@@ -327,7 +327,7 @@ def test_foreign_classes_are_refused_by_name(keras, kind, ending, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_layers_with_a_call_of_their_own_are_refused(keras):
+def test_layers_with_their_own_call_are_refused(keras):
     layer = keras.layers.LSTM(3)
     layer.build((None, None, 2))
     assert from_keras(layer)
@@ -397,7 +397,7 @@ def test_constant_states_of_objects(keras):
     assert from_keras(layer).num_layers == 1
 
 
-def test_several_layers_of_a_subclassed_model_are_refused(keras):
+def test_stacks_in_subclassed_models_are_refused(keras):
     class Mine(keras.Model):
         def __init__(self):
             super().__init__()

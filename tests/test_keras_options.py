@@ -152,7 +152,7 @@ def formula(xs, gate):
     return np.array(outputs)
 
 
-def test_files_of_weights_get_their_versions_default(tmp_path, caplog):
+def test_weights_files_use_their_versions_default(tmp_path, caplog):
     xs = np.random.default_rng(0).normal(0, 3, size=(6, 1, 3)).astype("f")
     gates = {"2.2.4": lambda z: np.clip(0.2 * z + 0.5, 0, 1), "2.3.0": lambda z: 1 / (1 + np.exp(-z))}
     for version, gate in gates.items():
