@@ -207,3 +207,19 @@ def test_weights_alone_have_no_model(keras, tmp_path):
     weights = from_keras(tmp_path / "m.weights.h5")
     with pytest.raises(ModelNotRunError, match="a file of weights alone has no model"):
         run_model(tmp_path / "m.weights.h5", None, weights, {}, 0)
+
+
+def test_assumed_functions_are_said(keras, tmp_path):
+    """A file of weights has no functions, so a check that takes the same defaults proves nothing about them."""
+    keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4)]).save_weights(tmp_path / "m.weights.h5")
+    given = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    for options, said in (
+        ({}, "whether activation and recurrent_activation were left at Keras's default"),
+        ({"activation": "tanh"}, "whether recurrent_activation was left at Keras's default"),
+        (given, None),
+    ):
+        result = check(
+            "keras", tmp_path / "m.weights.h5", None, from_keras(tmp_path / "m.weights.h5", **options), options
+        )
+        assert result.agrees
+        assert said in result.around if said else "default" not in result.around

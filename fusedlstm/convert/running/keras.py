@@ -96,12 +96,25 @@ def run_model(
     if options.get("custom_classes"):
         raise ModelNotRunError("classes that are not Keras's are not loaded")
     if not described:
-        raise ModelNotRunError(
-            "a file of weights alone has no model" if root.kind == WEIGHTS else "its graph is unknown"
-        )
+        why = "a file of weights alone has no model" if root.kind == WEIGHTS else "its graph is unknown"
+        raise ModelNotRunError(why + _assumed(found, _given(options)))
     if version not in _PACKAGES:
         raise ModelNotRunError("the file doesn't say which Keras wrote it")
     return tapped(source, found, import_keras(version), str(weights.dtype), seed)
+
+
+def _assumed(found: Sequence[Found], given: Given) -> str:
+    """Say which functions nothing tells, so that Keras's default was taken, and was checked against itself."""
+    cells = [cell for one in found for cell in one.node.cells() if cell.kind != "CuDNNLSTMCell"]
+    names = [
+        option
+        for option in ("activation", "recurrent_activation")
+        if getattr(given, option) is None and any(option not in cell.options for cell in cells)
+    ]
+    if not names:
+        return ""
+    were = "were" if len(names) > 1 else "was"
+    return f". Nor does it say whether {' and '.join(names)} {were} left at Keras's default: give what you know"
 
 
 def package(source: str | os.PathLike[str], name: Any, options: Mapping[str, Any]) -> str:
