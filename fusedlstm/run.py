@@ -241,7 +241,7 @@ def _progress(steps: Iterable[Any], unit: str) -> Iterable[Any]:
     try:
         from tqdm import tqdm
     except ImportError:
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             log.info("no progress bar: the extra cli brings one")
         return steps
     bar: Iterable[Any] = tqdm(steps, unit=unit, delay=1, disable=None)

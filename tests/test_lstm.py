@@ -359,7 +359,6 @@ def test_set_weights_during_a_sequence(monkeypatch):
     assert_same_bits(lstm(xs), LSTM(new, backend="numpy")(xs))
 
 
-@needs_cuda
 def made_as(kind, array, lstm):
     """Return booleans as a caller may pass them: in a list, on the host, or on the LSTM's device."""
     if kind == "list":
@@ -395,6 +394,7 @@ def test_flags_and_masks_keep_their_axes(kind, shape, what, backend):
         assert_close((got, finals), wanted)
 
 
+@needs_cuda
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_kernels_read_steps_of_masks_as_they_are(batch_first, monkeypatch):
     """A mask is made contiguous once, and not step by step; flags that came from the host are not fetched."""
