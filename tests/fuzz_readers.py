@@ -1,5 +1,6 @@
 """The readers of files that are fuzzed, each with a few good files to begin from."""
 
+import contextlib
 import functools
 import importlib.util
 import tempfile
@@ -12,7 +13,10 @@ import numpy as np
 
 from fusedlstm import LSTMWeights, StackedWeights, WeightsFileError, convert
 from fusedlstm.convert.archives import open_archive
+from fusedlstm.convert.keras.files import parts_of
 from fusedlstm.convert.recognise import recognise
+from fusedlstm.convert.running.keras_safety import plain
+from fusedlstm.convert.running.model import ModelNotRunError
 from fusedlstm.stacked import load_weights
 
 import fuzz_mutations as mutations
@@ -226,7 +230,17 @@ def keras_files(suffix):
 
 
 def read_keras(path):
-    return [convert.from_keras(path, layer.name) for layer in convert.list_keras(path)]
+    """Read each LSTM, then what only some arguments and checks look at."""
+    names = [layer.name for layer in convert.list_keras(path)]
+    read = [convert.from_keras(path, name) for name in names]
+    for name in names:
+        with contextlib.suppress(WeightsFileError):
+            convert.from_keras(path, [name, name])
+        with contextlib.suppress(WeightsFileError):
+            convert.initial_state_from_keras(path, name)
+    with contextlib.suppress(ModelNotRunError):
+        plain(parts_of(path).config)
+    return read
 
 
 def any_files(folder):

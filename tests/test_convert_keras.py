@@ -336,6 +336,14 @@ def test_refused_layers(source, message):
         from_keras(source)
 
 
+def test_layers_with_a_call_of_their_own_are_refused():
+    for source in (layer("LSTM", "own", lstm_cell()), lstm_cell("own")):
+        assert from_keras(source)
+        source.call = lambda xs: xs
+        with pytest.raises(ValueError, match=r"own: wanted .* own LSTM.*; got keras.src.layers \(changed\).LSTM"):
+            from_keras(source)
+
+
 def bidirectional(merge_mode="concat", ways=(False, True), cells=None):
     cells = cells or (lstm_cell(), lstm_cell(seed=1))
     forward, backward = (layer("LSTM", f"way{k}", cells[k], go_backwards=ways[k]) for k in range(2))

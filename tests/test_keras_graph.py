@@ -368,6 +368,15 @@ def test_calls_of_models_in_models_are_bounded(tmp_path):
     path = write(tmp_path / "m.h5", inner, inner={"a": "m29"})
     with pytest.raises(WeightsFileError, match="wanted a layer that is called at most 100 times"):
         from_keras(path, "a")
+    while inner["name"] != "m0":
+        inner = inner["config"]["layers"][1]
+    inner["config"]["layers"][1]["inbound_nodes"] = []  # not at all, in as many models
+    model = functional([X, inner], "m0", name="m1")
+    for k in range(2, 31):
+        model["inbound_nodes"] = [Layer("Functional", "").call(["x"]), Layer("Functional", "").call([model["name"]])]
+        model = functional([X, model], (model["name"], 1, 0), name=f"m{k}")
+    with pytest.raises(WeightsFileError, match="wanted a layer in models that are called a few times"):
+        from_keras(write(path, model, inner={"a": "m29"}), "a")
 
 
 @pytest.mark.parametrize(
@@ -396,3 +405,89 @@ def test_archives_are_read_alike(tmp_path):
     assert isinstance(from_keras(tmp_path / "m.keras", ["b", "c"]), StackedWeights)
     with pytest.raises(WeightsFileError, match=r"those of 'r' \(ReLU\)"):
         from_keras(tmp_path / "m.keras", ["a", "b", "c"])
+
+
+def taken(path, names):
+    try:
+        return from_keras(path, names).num_layers
+    except WeightsFileError as error:
+        message = str(error)
+    assert "mask" in message
+    return 0
+
+
+@pytest.mark.parametrize("keras", [2, 3])
+def test_masks_must_be_the_same(tmp_path, keras):
+    """Keras 2's Identity, TimeDistributed, and calls of models drop masks; so do states in Keras 3."""
+    K = {"keras": keras}
+    m = Layer("Masking", "m", [(["x"],)], keras, mask_value=0.0)
+    a = lstm("a", [(["m"],)], return_state=True, **K)
+    identity = Layer("Identity", "i", [(["a"],)], keras)
+    dropout = {"class_name": "Dropout", "config": {"name": "e", "rate": 0.5}}
+    each = Layer("TimeDistributed", "i", [(["a"],)], keras, layer=dropout)
+    b, after = lstm("b", [(["a"],)], **K), lstm("b", [(["i"],)], **K)
+    states = lstm("b", [(["a", ("a", 0, 1), ("a", 0, 2)],)], **K)
+    chains = [([b], True), ([identity, after], keras == 3), ([each, after], False), ([states], keras == 2)]
+    for layers, wanted in chains:
+        path = write(tmp_path / "m.h5", functional([X, m, a, *layers], "b"), keras)
+        assert bool(taken(path, ["a", "b"])) == wanted
+    inner = functional([Layer("InputLayer", "y"), lstm("b", [(["y"],)], **K)], "b", "y", "inner")
+    inner["inbound_nodes"] = [Layer("Functional", "", **K).call(["a"])]
+    last = ("inner", 1 if keras == 2 else 0, 0)
+    path = write(tmp_path / "m.h5", functional([X, m, a, inner], last), keras, {"b": "inner"})
+    assert not taken(path, ["a", "b"])
+    start = lstm("a", [(["x"],)], **K)
+    path = write(tmp_path / "m.h5", functional([X, start, inner], last), keras, {"b": "inner"})
+    assert taken(path, ["a", "b"])
+
+
+def test_masks_that_are_arguments_must_be_the_same(tmp_path):
+    """Keras 3 writes them so."""
+
+    def masked(name, inputs, mask):
+        layer = lstm(name, [(inputs,)])
+        layer.call = lambda inputs: Layer.call(layer, inputs, **({} if mask is None else {"mask": (mask, 0, 0)}))
+        return layer
+
+    masks = [Layer("ops.Any", name, [(["x"],)]) for name in ("p", "q")]
+    for first, second, wanted in (("p", "p", 2), ("p", "q", 0), ("p", None, 0), (None, "p", 0)):
+        layers = [X, *masks, masked("a", ["x"], first), masked("b", ["a"], second)]
+        path = write(tmp_path / "m.h5", functional(layers, "b"))
+        assert taken(path, ["a", "b"]) == wanted
+
+
+@pytest.mark.parametrize("keras", [2, 3])
+def test_models_that_are_called_with_training(tmp_path, keras):
+    """All layers in them are."""
+    K = {"keras": keras}
+    y, d = Layer("InputLayer", "y"), Layer("Dropout", "d", [(["y"],)], keras, rate=0.5)
+    inner = functional([y, d, lstm("b", [(["d"],)], dropout=0.1, **K)], "b", "y", "inner")
+    for training in (False, True):
+        inner["inbound_nodes"] = [Layer("Functional", "", **K).call(["a"], training=training)]
+        last = ("inner", 1 if keras == 2 else 0, 0)
+        path = write(tmp_path / "m.h5", functional([X, lstm("a", [(["x"],)], **K), inner], last), keras, {"b": "inner"})
+        for name in ("b", ["a", "b"]):
+            if training:
+                with pytest.raises(WeightsFileError, match="training=True"):
+                    from_keras(path, name)
+            else:
+                assert from_keras(path, name)
+    inner["config"]["layers"][2]["config"]["dropout"] = 0.0
+    path = write(tmp_path / "m.h5", functional([X, lstm("a", [(["x"],)], **K), inner], last), keras, {"b": "inner"})
+    assert from_keras(path, "b").num_layers == 1
+    with pytest.raises(WeightsFileError, match=r"got those of 'd' \(Dropout\)"):
+        from_keras(path, ["a", "b"])
+
+
+@pytest.mark.parametrize("keras", [2, 3])
+def test_states_by_position(tmp_path, keras):
+    a = lstm("a", [(["x"],)], keras)
+    b = lstm("b", [(["a", ("a", 0, 1), ("a", 0, 2)],)], keras)
+    path = write(tmp_path / "m.h5", functional([X, a, b], "b"), keras)
+    with pytest.raises(WeightsFileError, match="b.initial_state: wanted constants; got what the model computes"):
+        initial_state_from_keras(path, "b")
+    config = functional([X, a], "a")
+    state = [to_3(H), to_3(C)]
+    config["config"]["layers"][1]["inbound_nodes"] = [{"args": [tensor(("x", 0, 0)), state], "kwargs": {}}]
+    with pytest.raises(WeightsFileError, match="a.initial_state: wanted zeros"):
+        from_keras(write(tmp_path / "m.h5", config), "a")

@@ -26,6 +26,7 @@ _IDENTITIES = (
 )
 _MAX_STEPS = 10_000  # from a tensor back to its source
 _MAX_CALLS = 100  # for one layer
+_MAX_LOOKED_AT = 1_000_000  # calls examined to find those of one layer
 
 
 class Ref(NamedTuple):
@@ -92,22 +93,25 @@ class Source:
 
     place: Place | None
     output: int = 0
-    through: tuple[Node, ...] = ()
+    through: Sequence[Node] = ()
     why: str = ""
 
 
-def _places(found: Found, depth: int, around: tuple[tuple[Graph, int], ...]) -> Iterator[Place]:
+def _places(
+    found: Found, depth: int, around: tuple[tuple[Graph, int], ...], looked_at: Iterator[int]
+) -> Iterator[Place]:
     """Yield the calls of a layer in all calls of the models around it."""
-    model = found.around[depth]
-    graph = graph_of(model)
+    graph = graph_of(found.around[depth])
     inner = found.around[depth + 1] if depth + 1 < len(found.around) else found.node
     for k, call in enumerate(graph.calls):
+        if next(looked_at) > _MAX_LOOKED_AT:
+            fail(ValueError, found.name, "a layer in models that are called a few times", "models in models")
         if call is None or call.node is not inner:
             continue
         if inner is found.node:
             yield Place(around, graph, k)
         else:
-            yield from _places(found, depth + 1, (*around, (graph, k)))
+            yield from _places(found, depth + 1, (*around, (graph, k)), looked_at)
 
 
 def graph_of(model: Node) -> Graph:
@@ -132,7 +136,7 @@ _APART = "Convert each by itself, and compute what stands between them as the mo
 def source_of(place: Place, ref: Ref | None) -> Source:
     """Follow a call's tensor back to its source, through layers that return their input."""
     around, graph = place.around, place.graph
-    through: tuple[Node, ...] = ()
+    through: list[Node] = []
     for _ in range(_MAX_STEPS):
         if ref is None:
             return Source(None, why="what is not a layer's output")
@@ -150,7 +154,7 @@ def source_of(place: Place, ref: Ref | None) -> Source:
             around, graph = (*around, (graph, ref.call)), inner
             ref = inner.outputs[ref.output] if ref.output < len(inner.outputs) else None
         elif ref.output == 0 and _is_identity(call) and not _is_training(around):
-            through = (*through, call.node)
+            through.append(call.node)
             ref = call.inputs[0]
         else:
             return Source(Place(around, graph, ref.call), ref.output, through)
@@ -218,7 +222,9 @@ def _is_zero(state: Any) -> bool:
 
 def all_places(root: Node, found: Found) -> list[Place]:
     """Return all calls of a layer, in all models that contain it."""
-    everywhere = (place for one in find(root) if one.node is found.node for place in _places(one, 0, ()))
+    looked_at = itertools.count()
+    same = (one for one in find(root) if one.node is found.node)
+    everywhere = (place for one in same for place in _places(one, 0, (), looked_at))
     places = list(itertools.islice(everywhere, _MAX_CALLS + 1))
     if len(places) > _MAX_CALLS:
         fail(ValueError, found.name, f"a layer that is called at most {_MAX_CALLS} times", "more")
