@@ -336,7 +336,7 @@ def test_refused_layers(source, message):
         from_keras(source)
 
 
-def test_layers_with_a_call_of_their_own_are_refused():
+def test_layers_with_a_changed_call_are_refused():
     for source in (layer("LSTM", "own", lstm_cell()), lstm_cell("own")):
         assert from_keras(source)
         source.call = lambda xs: xs

@@ -441,7 +441,7 @@ def test_masks_must_be_the_same(tmp_path, keras):
     assert taken(path, ["a", "b"])
 
 
-def test_masks_that_are_arguments_must_be_the_same(tmp_path):
+def test_masks_as_arguments_must_be_the_same(tmp_path):
     """Keras 3 writes them so."""
 
     def masked(name, inputs, mask):
