@@ -505,7 +505,7 @@ def test_zip_bombs(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", b" " * (1 << 26))
         archive.writestr("model.weights.h5", b"")
-    refused(path, "bytes that claim to become 67108864")
+    refused(path, "bytes claim to expand to 67108864")
 
 
 def add(path, change):
