@@ -140,7 +140,7 @@ class Drawing:
             inner = self.nested(hs, bidirectional)
             outputs = inner(hs)
             if self.chance(0.2) and outputs.shape[-1] == hs.shape[-1]:
-                outputs = inner(self.between(outputs))
+                outputs = self.again(inner, hs, outputs)
             return outputs
         layer = self.lstm(returns=not last or self.chance(0.5), bidirectional=bidirectional)
         if kind == "decoder" and isinstance(layer, self.K.LSTM):
@@ -153,8 +153,13 @@ class Drawing:
             if kind == "skip":
                 outputs = self.K.Add()([outputs, hs])
             elif kind == "shared":
-                outputs = layer(self.between(outputs))
+                outputs = self.again(layer, hs, outputs)
         return outputs
+
+    def again(self, layer, hs, outputs):
+        """Call a layer that was called on `hs` once more, if what it would get has the same shape."""
+        inputs = self.between(outputs)
+        return layer(inputs) if inputs.shape == hs.shape else inputs
 
     def decode(self, hs, layer):
         """Return the outputs of a layer that starts from the states of another."""
