@@ -253,7 +253,7 @@ def test_storages_of_gpus(tmp_path):
 @pytest.mark.parametrize(
     ("count", "content", "message"),
     [
-        (3, bytes(12), "doesn't have the 16 bytes it claims"),
+        (3, bytes(16), "doesn't have the 16 bytes it claims"),
         (4, bytes(12), "doesn't have the 16 bytes it claims"),
         (4, b"", ""),
     ],
