@@ -30,7 +30,6 @@ except ImportError:  # Windows
 _SUFFIX = ".fusedlstm-tmp"
 _LONGEST_STEM = 200  # bytes: a file's name has at most 255 on most systems
 _OLD = 3600.0  # seconds after which a temporary file is abandoned where files can't be locked
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _LOOK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -136,30 +135,25 @@ def _stem(base: str) -> str:
 
 
 def _write_and_rename(folder: str, stem: str, target: str, content: bytes) -> None:
-    temporary = ""
-    descriptor: int | None = None
-    try:
-        while descriptor is None:
-            temporary = os.path.join(folder, f".{stem}.{os.urandom(8).hex()}{_SUFFIX}")
-            descriptor = os.open(temporary, _NEW_FILE, 0o666)
-            if not _keep(descriptor):
-                os.close(descriptor)
-                descriptor = None
-        with os.fdopen(descriptor, "wb") as file:
-            descriptor = None  # the file object will close it
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            if fcntl is not None:  # rename while the lock is held
+    is_written = False
+    while not is_written:
+        temporary = os.path.join(folder, f".{stem}.{os.urandom(8).hex()}{_SUFFIX}")
+        try:
+            # Only the file object closes its descriptor: an interrupt may come between any two lines.
+            with open(temporary, "xb") as file:
+                is_written = _keep(file.fileno())
+                if is_written:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    if fcntl is not None:  # rename while the lock is held
+                        os.replace(temporary, target)
+            if fcntl is None:  # Windows can't rename open files
                 os.replace(temporary, target)
-        if fcntl is None:  # Windows can't rename open files
-            os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if descriptor is not None:
-            os.close(descriptor)
-        raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
 
 
 def _keep(descriptor: int) -> bool:

@@ -55,21 +55,27 @@ def lines(call, action, *, once=False):
     return _traced(call, trace), count
 
 
-def interrupted(call, moment):
+def interrupted(call, moment, *, also=()):
     """Call `call`, and send a signal at the moment of this number, from 1; return whether it was interrupted by it.
 
     Moments are the instructions of the package behind which Python looks for signals, so that an interrupt comes where
     a real one may, and nowhere else: not where `with` takes a lock, for example.
+
+    Args:
+        call: what is called.
+        moment: which moment.
+        also: functions outside the package; the instructions of their modules are moments too.
 
     Returns:
         None where the call has fewer moments.
     """
     left = moment
     names = dis.opname
+    places = (PACKAGE, *(function.__code__.co_filename for function in also))
 
     def trace(frame, event, argument):
         nonlocal left
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        if not frame.f_code.co_filename.startswith(places):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and names[frame.f_code.co_code[frame.f_lasti]] in _CHECKS:

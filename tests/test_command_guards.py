@@ -197,7 +197,7 @@ def test_full_disk_raises(command, folder, capsys, monkeypatch):
         def write(self, content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(replacing.os, "fdopen", Full)
+    monkeypatch.setattr(replacing, "open", Full, raising=False)
     fails(capsys, COMMANDS[command](folder, out="out"), f"No space left on device: '{folder / 'out'}'")
     assert contents(folder) == before
 
