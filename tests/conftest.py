@@ -4,6 +4,7 @@ cuda is tested on a GPU where there is one; elsewhere emulated, by the stand-in 
 """
 
 import os
+import signal
 import sys
 import tempfile
 import types
@@ -19,6 +20,10 @@ from emulation import missing
 # Kernels that tests compile, the stand-in's among them, are kept apart from the user's.
 KEPT_KERNELS = tempfile.TemporaryDirectory(prefix="fusedlstm-tests-")
 os.environ["FUSEDLSTM_CACHE_DIR"] = KEPT_KERNELS.name
+
+# A shell's background jobs ignore interrupts, and so would the processes that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test is timed; where CI is set, the examples of properties are the same each time.
 settings.register_profile("untimed", deadline=None, derandomize=bool(os.environ.get("CI")))

@@ -382,12 +382,7 @@ def started(arguments, **options):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OPENBLAS_NUM_THREADS": "1"}
     environment.pop("PYTHONUNBUFFERED", None)  # keep output buffered, so that some is written at exit
     command = [sys.executable, "-m", "fusedlstm", *arguments]
-
-    def heed_interrupts():  # which a shell's background jobs, and so their children, ignore
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    options |= {"env": environment, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_interrupts}
-    return subprocess.Popen(command, **options)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
 
 
 @ON_POSIX

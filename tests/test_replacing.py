@@ -296,7 +296,6 @@ def save_and_hang(path, in_the_midst):
         in_the_midst.set()
         time.sleep(60)
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the children of a shell's background job
     os.fsync = hang
     weights().save(path)
 
