@@ -53,10 +53,10 @@ part() {
 tests=("$python" -m pytest -q -p no:cacheprovider)
 export FUSEDLSTM_TEST_BACKENDS=cuda
 part "demo" 25 "$python" -m fusedlstm -v demo --backend cuda
-part "primitives" 50 "${tests[@]}" tests/test_primitives.py
-part "tests on the GPU" 160 "${tests[@]}" --ignore tests/test_primitives.py --ignore tests/test_packaging.py \
-  --ignore tests/test_compile.py --ignore tests/test_emulation.py --ignore tests/test_emulation_faults.py \
-  --ignore-glob 'tests/test_kernels_*' --ignore tests/test_mutations.py
+part "primitives" 50 "${tests[@]}" tests/cuda/test_primitives.py
+part "tests on the GPU" 160 "${tests[@]}" --ignore tests/cuda/test_primitives.py --ignore tests/tools/test_packaging.py \
+  --ignore tests/cuda/test_compile.py --ignore tests/cuda/test_emulation.py --ignore tests/cuda/test_emulation_faults.py \
+  --ignore-glob 'tests/cuda/test_kernels_*' --ignore tests/cuda/test_mutations.py
 # Once without the sanitizer, so that with it no kernel needs compiling, which would take many times as long.
 part "sanitized steps, bare" 45 "$python" benchmarks/sanitize.py
 for tool in memcheck racecheck; do

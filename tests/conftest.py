@@ -1,21 +1,15 @@
-"""What every test file shares: the backends to test, and the report of which ran.
-
-cuda is tested on a GPU where there is one; elsewhere emulated, by the stand-in for CuPy.
-"""
+"""What every test file shares: fixtures of backends, and the report of which were tested."""
 
 import os
 import signal
-import sys
 import tempfile
 import types
 
 import pytest
 from hypothesis import settings
 
-from fusedlstm.backends.cuda import probe
-
 import stand_in
-from emulation import missing
+from support.backends import BACKENDS, NO_EMULATOR, NO_GPU, ON_GPU, backend_name
 
 # Kernels that tests compile, the stand-in's among them, are kept apart from the user's.
 KEPT_KERNELS = tempfile.TemporaryDirectory(prefix="fusedlstm-tests-")
@@ -28,38 +22,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # No test is timed; where CI is set, the examples of properties are the same each time.
 settings.register_profile("untimed", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("untimed")
-
-# Named backends must run: a missing one fails its tests instead of skipping them.
-NAMED = os.environ.get("FUSEDLSTM_TEST_BACKENDS")
-NO_GPU = probe.why_not()
-NO_EMULATOR = missing()
-
-
-def choose():
-    """The backends to test: by name, else numpy and the better cuda that this machine has."""
-    if NAMED:
-        return NAMED.split(",")
-    if NO_GPU is None:
-        return ["numpy", "cuda"]
-    required = os.environ.get("FUSEDLSTM_REQUIRE_EMULATION") == "1"
-    return ["numpy"] if NO_EMULATOR and not required else ["numpy", "emulated"]
-
-
-BACKENDS = choose()
-assert not {"cuda", "emulated"} <= set(BACKENDS), "cuda and emulated exclude each other: one takes the other's place"
-if "emulated" in BACKENDS:
-    stand_in.install()
-    probe._probe.cache_clear()
-else:
-    stand_in.find_real()
-
-
-# For tests of cuda alone: skipped where it was not asked for and can't run, but failing where it was.
-needs_cuda = pytest.mark.skipif(BACKENDS == ["numpy"], reason=f"cuda runs neither here ({NO_GPU}) nor emulated")
-
-
-needs_cupy = pytest.mark.skipif("cupy" not in stand_in.real, reason="CuPy is not installed")
-ON_GPU = sys.modules.get("cupy") is stand_in.real.get("cupy") is not None and NO_GPU is None
 
 
 @pytest.fixture(params=["stand-in", "CuPy"])
@@ -74,37 +36,10 @@ def library(request):
     return types.SimpleNamespace(**{name: stand_in.real.get(name) for name in ("cupy", "cublas", "cublasLt")})
 
 
-def backend_name(request):
-    """The name that a cell knows a tested backend by."""
-    if request.param == "cuda" and NO_GPU:
-        pytest.fail(f"cuda was asked for and can't run here: {NO_GPU}")
-    return "cuda" if request.param == "emulated" else request.param
-
-
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """Each backend that is tested, by name."""
     return backend_name(request)
-
-
-# Of Steppers and pools, on a GPU in both ways of stepping, whatever the table would choose.
-ONE_KERNEL = ", one kernel"
-WAYS = [*BACKENDS, *(f"{name}{ONE_KERNEL}" for name in BACKENDS if name != "numpy")]
-
-
-def backend_in_a_way(request, monkeypatch):
-    """The name that a cell knows a backend by, which then steps as one of WAYS says."""
-    name = request.param.removesuffix(ONE_KERNEL)
-    if name != "numpy":
-        from fusedlstm.backends.cuda import choice
-
-        def chosen(B, sizes, dtype, precision, capability, forced=None, **_):
-            if name == request.param:
-                return (forced or "matmul",) * len(sizes)
-            return choice.one_kernel_layers(B, sizes, dtype, precision, forced)
-
-        monkeypatch.setattr(choice, "choose_layers", chosen)
-    return backend_name(types.SimpleNamespace(param=name))
 
 
 @pytest.fixture(params=BACKENDS, scope="session")

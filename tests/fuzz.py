@@ -22,9 +22,9 @@ import numpy as np
 
 from fusedlstm import WeightsFileError
 
-from fuzz_faults import FAULTS
-from fuzz_mutations import mutate
-from fuzz_readers import READERS
+from support.fuzz_faults import FAULTS
+from support.fuzz_mutations import mutate
+from support.fuzz_readers import READERS
 
 SECONDS = 20
 MEMORY = 1 << 29  # what reading an input of a few KB may take, beyond what the process has at first

@@ -19,9 +19,12 @@ import numpy as np
 
 from emulation import Module
 
-HERE = Path(__file__).parent
-TESTS = [HERE / f"test_kernels_{name}.py" for name in ("emulated", "planned", "interleave", "slots", "step")]
-KERNELS = HERE.parent / "kernels"
+TESTS = [
+    Path(__file__).parent / "cuda" / f"test_kernels_{name}.py"
+    for name in ("emulated", "planned", "interleave", "slots", "step")
+]
+ROOT = Path(__file__).parents[1]
+KERNELS = ROOT / "kernels"
 
 # Tests, as pytest's -k names them: of one dtype, as all have one code, or of what differs by dtype.
 FLOAT = "float-float"
@@ -1073,7 +1076,7 @@ def first_failure(kernels: Path, tests: str) -> str | None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [*command, *map(str, TESTS)],
-        cwd=HERE.parent,
+        cwd=ROOT,
         env=environment
         | {"FUSEDLSTM_TEST_KERNELS": str(kernels), "FUSEDLSTM_REQUIRE_EMULATION": "1", "COLUMNS": "1000"},
         capture_output=True,

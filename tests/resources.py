@@ -10,7 +10,6 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import ml_dtypes
@@ -20,9 +19,10 @@ from fusedlstm.backends.cuda import compile as compiler
 from fusedlstm.backends.cuda import launch, launch_step, tiles
 from fusedlstm.functions import ACTIVATIONS, Functions
 
-from cells import functions_of
+from support.cells import functions_of
+from support.places import DATA
 
-TABLE = Path(__file__).parent / "data" / "resources.json"
+TABLE = DATA / "resources.json"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 WITH_TF32 = tuple(architecture for architecture in ARCHITECTURES if architecture >= 80)
 # One of each family, for which all instances of step.cu and project.cu are compiled; for the others two of each tile.

@@ -1,0 +1,122 @@
+"""What is said of NumPy's BLAS, and that finding it out never fails."""
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fusedlstm import blas, cli
+
+from support.places import ROOT
+
+OLD = {"X86_V2"}
+AVX2 = OLD | {"AVX2", "X86_V3"}
+AVX512 = AVX2 | {"AVX512_SKX", "X86_V4"}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "simd", "wanted"),
+    [
+        ("Haswell", AVX512, "set OPENBLAS_CORETYPE=SkylakeX before Python starts"),
+        ("HASWELL", AVX512, "it uses AVX2 where this one has AVX-512"),
+        ("Zen", {"AVX512_SKX"}, "SkylakeX"),
+        ("generic", AVX2, "it uses SSE where this one has AVX2; set OPENBLAS_CORETYPE=Haswell"),
+        ("Sandybridge", AVX2, "Haswell"),
+        ("Katmai", {"AVX"}, "Sandybridge"),
+        ("SkylakeX", AVX512, None),
+        ("Cooperlake", AVX512, None),
+        ("Haswell", AVX2, None),
+        ("Prescott", OLD, None),
+        ("NEOVERSEN1", {"NEON", "ASIMD"}, None),
+        ("a kernel of tomorrow", AVX512, None),
+        (None, AVX512, None),
+    ],
+)
+def test_advice(kernel, simd, wanted):
+    said = blas.advise(kernel, simd, {})
+    if wanted is None:
+        assert said is None
+    else:
+        assert wanted in said
+
+
+def test_advice_where_the_variable_asks_for_the_kernel():
+    said = blas.advise("Haswell", AVX512, {"OPENBLAS_CORETYPE": "Haswell"})
+    assert said.endswith("OPENBLAS_CORETYPE=Haswell is set: unset it")
+
+
+def test_facts_are_of_the_blas_that_runs():
+    """In a fresh process, which is told how many threads and which kernel: it says so."""
+    if blas.facts()["kernel"] is None:
+        pytest.skip("NumPy runs no OpenBLAS here")
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    # Prescott's is also what an older OpenBLAS falls back to on a processor that it doesn't know.
+    other = "Nehalem" if blas.facts()["kernel"] == "Prescott" else "Prescott"
+    if platform.machine().lower() in {"x86_64", "amd64"}:
+        environment["OPENBLAS_CORETYPE"] = other
+    result = subprocess.run(
+        [sys.executable, "-c", "from fusedlstm import blas; print(*blas.facts().values(), blas.advice(), sep='\\n')"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    name, version, kernel, threads, advice = result.stdout.splitlines()
+    assert "openblas" in name
+    assert version[0].isdigit()
+    assert threads == "1"
+    if "OPENBLAS_CORETYPE" in environment and blas._simd() & (AVX2 - OLD):
+        assert kernel != blas.facts()["kernel"]
+        assert f"OPENBLAS_CORETYPE={other} is set: unset it" in advice
+
+
+@pytest.fixture
+def search(monkeypatch):
+    """Look for the library each time, as what was found is kept."""
+    monkeypatch.setattr(blas, "_openblas", blas._openblas.__wrapped__)
+
+
+def test_a_numpy_of_another_blas(monkeypatch, search):
+    monkeypatch.setattr(blas, "_candidates", list)
+    assert blas.facts()["kernel"] is None
+    assert blas.facts()["threads"] is None
+    assert blas.advice() is None
+    assert blas.describe()
+
+
+def test_files_that_are_no_openblas(monkeypatch, tmp_path, search):
+    (tmp_path / "openblas.so").write_text("no library")
+    monkeypatch.setattr(blas, "_candidates", lambda: [tmp_path / "openblas.so", tmp_path / "missing.so"])
+    assert blas.facts()["kernel"] is None
+    if sys.platform == "linux":
+        monkeypatch.setattr(blas, "_openblas", lambda: ctypes.CDLL(None))  # a library of other functions
+        assert blas.facts()["kernel"] is None
+
+
+@pytest.mark.parametrize("config", [lambda **_: {}, lambda **_: None, lambda: None])
+def test_a_numpy_that_does_not_say(monkeypatch, config):
+    monkeypatch.setattr(np, "show_config", config)
+    assert blas.facts()["name"] is None
+    assert blas.describe()
+    assert blas.advice() is None
+
+
+def test_info_says_it(monkeypatch, capsys):
+    monkeypatch.setattr(
+        blas, "facts", lambda: {"name": "an-openblas", "version": "1.2", "kernel": "Haswell", "threads": 2}
+    )
+    monkeypatch.setattr(blas, "_simd", lambda: AVX512)
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    assert cli.main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (index,) = (number for number, line in enumerate(lines) if line.startswith("NumPy's BLAS"))
+    assert lines[index].endswith("  an-openblas 1.2, kernel Haswell, 2 threads")
+    assert lines[index + 1].endswith("; set OPENBLAS_CORETYPE=SkylakeX before Python starts")
+    monkeypatch.setattr(blas, "_simd", lambda: AVX2)
+    assert cli.main(["info"]) == 0
+    assert "older processors" not in capsys.readouterr().out

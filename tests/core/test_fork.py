@@ -1,0 +1,74 @@
+"""A process that is forked after CUDA was used: an error that says so, and no hang; in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from support.backends import BACKENDS
+from support.places import ROOT, TESTS
+
+CHILD = """
+import os
+import sys
+
+sys.path.insert(0, {tests!r})
+if {emulated}:
+    import stand_in
+
+    stand_in.install()
+
+from fusedlstm import LSTMCell, LSTMWeights, StatePool, available_backends
+
+cell = LSTMCell(LSTMWeights.random(4, 4, seed=0), backend="cuda")
+x, state = cell.asarray([[1.0] * 4]), cell.zero_state(1)
+stepper, pool = cell.stepper(1), StatePool(cell, 4)
+slots = pool.allocate(1)
+calls = {{
+    "cell": lambda: cell(x, state),
+    "asarray": lambda: cell.asarray([[1.0]]),
+    "zero_state": lambda: cell.zero_state(1),
+    "stepper": stepper.step,
+    "stepper(x)": lambda: stepper.step(x),
+    "pool": lambda: pool.step(x, slots),
+    "read": lambda: pool.read(slots),
+    "allocate": lambda: pool.allocate(1),
+    "a new stepper": lambda: cell.stepper(1),
+    "a new pool": lambda: StatePool(cell, 4),
+    "a new cell": lambda: LSTMCell(cell.weights, backend="cuda"),
+}}
+for call in calls.values():
+    call()
+child = os.fork()
+if child == 0:
+    for name, call in calls.items():
+        try:
+            call()
+            print(name, "did not raise", flush=True)
+        except RuntimeError as error:
+            print(name, "raised" if "forked after CUDA had been used" in str(error) else error, flush=True)
+    print(available_backends(), LSTMCell(cell.weights).backend, flush=True)
+    del stepper, pool, calls, call
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+cell(x, state)
+stepper.step()
+print("the parent goes on")
+"""
+
+
+@pytest.mark.skipif(BACKENDS == ["numpy"], reason="cuda runs neither here nor emulated")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked here")
+def test_a_forked_process_says_so():
+    script = CHILD.format(tests=str(TESTS), emulated="emulated" in BACKENDS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert ended.returncode == 0, ended.stderr
+    *calls, backends, parent = ended.stdout.splitlines()
+    assert len(calls) == 11
+    assert all(line.endswith(" raised") for line in calls), calls
+    assert backends == "('numpy',) numpy"
+    assert parent == "the parent goes on"
+    assert "Error" not in ended.stderr or "emulated" not in BACKENDS  # of what CuPy frees in the child

@@ -1,0 +1,175 @@
+"""Cells of other functions than sigmoids and one activation, with gates that are clipped or coupled."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool, lstm_pointwise
+
+from support import formula, tolerances
+from support.backends import WAYS, backend_in_a_way
+from support.cells import FUNCTIONS, GENERAL, host, random_inputs, random_state
+
+DTYPES = ["float64", "float32", "float16", "bfloat16"]
+
+
+@pytest.fixture(params=WAYS)
+def stepping(request, monkeypatch):
+    """Each backend, and on a GPU both ways of stepping."""
+    return backend_in_a_way(request, monkeypatch)
+
+
+def assert_near(got, wanted, tolerance):
+    """Both parts of a state; errors are relative to numbers beyond 1, as some functions are not bounded."""
+    for array, exact in zip((got.h, got.c), wanted, strict=True):
+        assert array.shape == exact.shape
+        assert np.isfinite(array.astype(float)).all()
+        assert (np.abs(array.astype(float) - exact) <= tolerance * np.maximum(1, np.abs(exact).max(initial=0))).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", GENERAL)
+def test_formula(name, dtype, backend):
+    weights = LSTMWeights.random(5, 9, seed=1, dtype=dtype, **GENERAL[name])
+    cell = LSTMCell(weights, backend=backend)
+    x, state = random_inputs(cell, 4)
+    to = random_state(cell, 1, np.random.default_rng(5))
+    first = [True, False, False, False]
+    got = cell(x, state, is_first=first, reset_to=to).to_numpy()
+    arrays = [host(a).astype(float) for a in (x, state.h, state.c)]
+    wanted = formula.step(weights.astype("float64"), *arrays, first, *(host(a) for a in (to.h, to.c)))
+    assert_near(got, wanted, tolerances.of(dtype, 100))
+
+
+@settings(max_examples=200)
+@given(
+    gate=st.sampled_from(FUNCTIONS),
+    input_=st.sampled_from(FUNCTIONS),
+    output=st.none() | st.sampled_from(FUNCTIONS),
+    gate_clip=st.none() | st.sampled_from([0.0, 0.5, 2.0]),
+    coupled=st.sampled_from([None, "input", "forget"]),
+    cell_clip=st.none() | st.sampled_from([0.0, 0.7]),
+    peephole=st.booleans(),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 99),
+)
+def test_formula_of_any_functions(gate, input_, output, gate_clip, coupled, cell_clip, peephole, dtype, seed):
+    """NumPy, which is the truth for kernels."""
+    weights = LSTMWeights.random(
+        3,
+        4,
+        seed=seed,
+        peephole=peephole,
+        cell_clip=cell_clip,
+        activation=input_,
+        output_activation=output,
+        gate_activation=gate,
+        gate_clip=gate_clip,
+        coupled_gate=coupled,
+        dtype=dtype,
+    )
+    cell = LSTMCell(weights, backend="numpy")
+    x, state = random_inputs(cell, 2, seed)
+    arrays = [host(a).astype(float) for a in (x, state.h, state.c)]
+    wanted = formula.step(weights.astype("float64"), *arrays)
+    assert_near(cell(x, state), wanted, tolerances.of(dtype, 100))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", GENERAL)
+def test_pointwise(name, dtype, backend):
+    """lstm_pointwise has the same options: here of a cell whose input is its gates."""
+    B, N, rng = 3, 8, np.random.default_rng(2)
+    options = {key: value for key, value in GENERAL[name].items() if key not in ("proj_size", "peephole")}
+    owner = LSTMCell(LSTMWeights.random(1, 1, dtype=dtype, seed=0), backend=backend)
+    gates, bias, peephole = (owner.asarray(rng.normal(size=shape)) for shape in ((B, 4 * N), (4 * N,), (3, N)))
+    c = owner.asarray(rng.normal(size=(B, N)), owner.zero_state(0).c.dtype)
+    got = lstm_pointwise(gates, c, bias=bias, peephole=peephole, **options).to_numpy()
+    exact = [host(a).astype(float) for a in (gates, c, bias, peephole)]
+    weights = LSTMWeights(np.eye(4 * N), np.zeros((4 * N, N)), *exact[2:], **options)
+    assert_near(got, formula.step(weights, exact[0], np.zeros((B, N)), exact[1]), tolerances.of(dtype, 100))
+
+
+@pytest.mark.parametrize(("coupled", "block"), [("input", 0), ("forget", 1)])
+def test_what_a_coupled_gate_has_is_not_looked_at(coupled, block, backend):
+    N = 4
+    weights = LSTMWeights.random(3, N, seed=0, peephole=True, coupled_gate=coupled)
+    arrays = {name: array.copy() for name, array in weights.arrays().items()}
+    arrays["peephole"][block] = np.nan
+    for name in ("weight_ih", "weight_hh", "bias"):
+        arrays[name][block * N : (block + 1) * N] = np.nan
+    cell, other = (LSTMCell(w, backend=backend) for w in (weights, LSTMWeights(**arrays, coupled_gate=coupled)))
+    x, state = random_inputs(cell, 3)
+    wanted, got = cell(x, state).to_numpy(), other(x, state).to_numpy()
+    assert got.h.tobytes() == wanted.h.tobytes()
+    assert got.c.tobytes() == wanted.c.tobytes()
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_nan_and_infinities_stay_in_their_rows(name, backend, recwarn):
+    cell = LSTMCell(LSTMWeights.random(5, 9, seed=1, **GENERAL[name]), backend=backend)
+    x, state = random_inputs(cell, 5)
+    clean = cell(x, state).to_numpy()
+    x[0], state.h[2], state.c[4] = np.nan, np.inf, np.nan
+    got = cell(x, state).to_numpy()
+    for row in (1, 3):
+        assert got.h[row].tobytes() == clean.h[row].tobytes()
+        assert got.c[row].tobytes() == clean.c[row].tobytes()
+    assert np.isnan(got.h[[0, 4]]).all()
+    assert np.isnan(got.c[[0, 4]]).all()
+    assert not recwarn.list
+
+
+def test_a_gate_clip_is_of_all_gates_and_not_of_c(backend):
+    """Of pre-activations of 1, 2, 3 and 4, and of a c' of 10, by functions that leave numbers as they are."""
+    options = {"activation": "linear", "gate_activation": "linear", "gate_clip": 1.5}
+    weights = LSTMWeights(np.array([[1.0], [2.0], [3.0], [4.0]]), np.zeros((4, 1)), **options)
+    cell = LSTMCell(weights, backend=backend)
+    state = LSTMState(h=cell.asarray([[0.0]]), c=cell.asarray([[10.0]]))
+    got = cell(cell.asarray([[1.0]]), state).to_numpy()
+    assert got.c.item() == 1.5 * 10 + 1 * 1.5
+    assert got.h.item() == 1.5 * got.c.item()
+
+
+def two_layers(dtype):
+    """Gates of another function, clipped, with peepholes; and coupled ones, with a projection."""
+    gates = {"gate_activation": ("hard_sigmoid", 0.2, 0.5), "gate_clip": 0.8, "peephole": True}
+    coupled = {"coupled_gate": "input", "activation": ("scaled_tanh", 1.3, 0.6), "output_activation": "softsign"}
+    return StackedWeights(
+        [
+            LSTMWeights.random(5, 9, seed=1, dtype=dtype, output_activation=("leaky_relu", 0.1), **gates),
+            LSTMWeights.random(9, 8, seed=2, dtype=dtype, proj_size=4, **coupled),
+        ]
+    )
+
+
+def outputs_of(weights, xs):
+    """What the formula makes of a sequence (T, B, I) from zeros, in float64: (T, B, P), and c of each layer."""
+    states = [(np.zeros((xs.shape[1], w.output_size)), np.zeros((xs.shape[1], w.hidden_size))) for w in weights.layers]
+    outputs = []
+    for x in xs:
+        for k, layer in enumerate(weights.layers):
+            states[k] = formula.step(layer, x, *states[k])
+            x = states[k][0]
+        outputs.append(x)
+    return np.stack(outputs), [c for _, c in states]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_steps_of_layers(dtype, stepping):
+    """Sequences, Steppers and pools, whose numbers are carried through three steps."""
+    T, B = 3, 6
+    lstm = LSTM(two_layers(dtype), backend=stepping)
+    xs = lstm.asarray(np.random.default_rng(0).normal(size=(T, B, 5)))
+    wanted, cs = outputs_of(lstm.weights.astype("float64"), host(xs).astype(float))
+    tolerance = 2 * T * tolerances.of(dtype, 100)
+    outputs, states = lstm(xs)
+    for state, c in zip(states, cs, strict=True):
+        assert np.abs(host(state.c) - c).max() <= tolerance
+    stepper, pool = lstm.stepper(B), StatePool(lstm, 2 * B)
+    slots = pool.allocate(2 * B)[::-2]
+    for t, x in enumerate(xs):
+        for got in (outputs[t], stepper.step(x), pool.step(x, slots)):
+            assert np.isfinite(host(got).astype(float)).all()
+            assert np.abs(host(got).astype(float) - wanted[t]).max() <= tolerance

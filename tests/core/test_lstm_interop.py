@@ -1,0 +1,184 @@
+"""Sequences and steps of an LSTM with arrays of other libraries: the same bits, and no copies."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTM, LSTMState, StackedWeights
+
+from stand_in import arrays, streams, torch_cuda
+from support.backends import BACKENDS
+from support.foreign import ON_CPU, ON_GPU, Native
+
+T, B, I, N, P = 6, 4, 3, 5, 2
+DTYPES = ["float64", "float32", "float16", "bfloat16"]
+
+
+@pytest.fixture(params=[*ON_CPU, *ON_GPU], ids=lambda library: library.__name__)
+def library(request, monkeypatch):
+    return request.param(monkeypatch)
+
+
+class Case:
+    """An LSTM, and its arguments as NumPy's arrays."""
+
+    def __init__(self, backend, dtype="float32", *, batch_first=False, **options):
+        weights = StackedWeights.random(I, N, 2, seed=0, dtype=dtype, proj_size=P, **options)
+        self.lstm = LSTM(weights, batch_first=batch_first, backend=backend)
+        rng = np.random.default_rng(0)
+        c_dtype = np.float32 if weights.dtype.itemsize == 2 else weights.dtype
+        self.xs = rng.normal(size=(B, T, I) if batch_first else (T, B, I)).astype(weights.dtype)
+        self.is_first = rng.random(self.xs.shape[:2]) < 0.3
+        self.states, self.resets = (
+            [
+                (rng.uniform(-1, 1, (rows, P)).astype(weights.dtype), rng.normal(size=(rows, N)).astype(c_dtype))
+                for _ in weights.layers
+            ]
+            for rows in (B, 1)
+        )
+        self.lengths = np.array([6, 0, 3, 5], np.int32)
+
+    def states_of(self, pairs, make):
+        return tuple(LSTMState(h=make(h), c=make(c)) for h, c in pairs)
+
+    def call(self, make):
+        return self.lstm(
+            make(self.xs),
+            self.states_of(self.states, make),
+            lengths=self.lengths,
+            is_first=make(self.is_first),
+            reset_to=self.states_of(self.resets, make),
+        )
+
+    def step(self, make):
+        return self.lstm.step(
+            make(self.xs[0]),
+            self.states_of(self.states, make),
+            is_first=make(self.is_first[0]),
+            reset_to=self.states_of(self.resets, make),
+        )
+
+
+def assert_results(library, got, wanted):
+    """The same bits, in the library that results are in."""
+    result = library if library.gives else Native(library.backend)
+    outputs, states = got
+    wanted_outputs, wanted_states = wanted
+    pairs = [(outputs, wanted_outputs)]
+    for state, other in zip(states, wanted_states, strict=True):
+        pairs += [(state.h, other.h), (state.c, other.c)]
+    for array, right in pairs:
+        assert isinstance(array, result.type)
+        values, right = library.host(array) if library.gives else result.host(array), result_host(right)
+        assert (values.shape, values.dtype) == (right.shape, right.dtype)
+        np.testing.assert_array_equal(values.view(np.uint8), right.view(np.uint8))
+
+
+def result_host(array):
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", ["forward", "bidirectional", "batch first"])
+def test_sequences(library, dtype, shape):
+    case = Case(library.backend, dtype, batch_first=shape == "batch first", bidirectional=shape == "bidirectional")
+    assert_results(library, case.call(library.make), case.call(Native(library.backend).make))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_steps(library, residual):
+    case = Case(library.backend, residual=[False, residual])
+    got = case.step(library.make)
+    assert_results(library, got, case.step(Native(library.backend).make))
+    if library.gives:
+        assert (got[0] is got[1][-1].h) == (not residual)
+
+
+@pytest.mark.parametrize("shape", ["forward", "bidirectional", "batch first"])
+def test_results_are_not_copied(library, shape):
+    """What is returned is at the addresses of the arrays that were made for it."""
+    if not library.gives:
+        pytest.skip("results are the backend's own")
+    case = Case(library.backend, batch_first=shape == "batch first", bidirectional=shape == "bidirectional")
+    made, run = [], case.lstm._layers.run
+
+    def spy(*arguments, **options):
+        outputs, states = run(*arguments, **options)
+        made.extend([outputs, *(array for state in states for array in (state.h, state.c))])
+        return outputs, states
+
+    case.lstm._layers.run = spy
+    outputs, states = case.call(library.make)
+    lent = [outputs, *(array for state in states for array in (state.h, state.c))]
+    native = Native(library.backend)
+    assert [library.address(array) for array in lent] == [native.address(array) for array in made]
+
+
+def test_zero_state(library):
+    case = Case(library.backend)
+    states = case.lstm.zero_state(B, like=library.make(case.xs))
+    result = library if library.gives else Native(library.backend)
+    for state in states:
+        assert isinstance(state.h, result.type)
+        assert not result.host(state.c).any()
+    case.lstm(library.make(case.xs), states)
+
+
+def test_lengths_and_masks_of_a_library(library):
+    case = Case(library.backend)
+    lengths = np.array([6, 0, 3, 5], np.int16)
+    mask = np.arange(T)[:, None] < lengths
+    xs = library.make(case.xs)
+    wanted = case.lstm(Native(library.backend).make(case.xs), lengths=lengths)
+    assert_results(library, case.lstm(xs, mask=library.make(mask)), wanted)
+    assert_results(library, case.lstm(xs, lengths=library.make(lengths)), wanted)
+
+
+def test_messages_name_the_layer_and_how_to_cast(library):
+    case = Case(library.backend)
+    states = case.states_of(case.states, library.make)
+    wide = library.make(case.states[1][0].astype(np.float64))
+    spoilt = (states[0], LSTMState(h=wide, c=states[1].c))
+    cast = library.cast.replace("x", "state[1].h", 1)
+    with pytest.raises(
+        TypeError, match=r"^state\[1\]\.h: wanted dtype float32 \(the weights'\); got dtype float64"
+    ) as error:
+        case.lstm(library.make(case.xs), spoilt)
+    assert str(error.value).endswith(f"Use {cast}")
+
+
+@pytest.mark.skipif("emulated" not in BACKENDS, reason="its arrays are the stand-in's")
+@pytest.mark.parametrize("handle", [None, 0x5000])
+def test_torch_orders_sequences(monkeypatch, handle):
+    """All of the work is on PyTorch's current stream, without an event."""
+    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
+    case = Case("cuda", bidirectional=True)
+    xs, states = arrays.asarray(case.xs), case.states_of(case.states, arrays.asarray)
+    xs = torch_cuda.Tensor(xs)
+    torch_cuda.cuda.set_stream(handle)
+    streams.log.clear()
+    try:
+        case.lstm(xs, None, lengths=case.lengths)
+        assert {entry[:2] for entry in streams.log} == {("launch", handle or 0)}
+        streams.log.clear()
+        case.lstm(xs, states)  # CuPy's, whose stream is another
+        kinds = [entry[0] for entry in streams.log]
+        assert {entry[1] for entry in streams.log if entry[0] == "launch"} == {handle or 0}
+        assert kinds.count("wait") == (2 if handle else 0)
+    finally:
+        torch_cuda.cuda.set_stream(None)
+
+
+def test_a_step_with_one_foreign_array(library):
+    """Of the backend's arrays all but one: it is taken all the same."""
+    case, native = Case(library.backend), Native(library.backend).make
+    x, states, resets = native(case.xs[0]), case.states_of(case.states, native), case.states_of(case.resets, native)
+    first = native(case.is_first[0])
+    wanted = case.step(native)
+    foreign_c = (LSTMState(h=states[0].h, c=library.make(case.states[0][1])), states[1])
+    foreign_reset = (resets[0], LSTMState(h=resets[1].h, c=library.make(case.resets[1][1])))
+    own = type("Own", (), {"gives": False, "backend": library.backend})
+    for state, reset_to in ((foreign_c, resets), (states, foreign_reset)):
+        assert_results(own, case.lstm.step(x, state, is_first=first, reset_to=reset_to), wanted)
+    assert_results(own, case.lstm.step(x, foreign_c), case.lstm.step(x, states))

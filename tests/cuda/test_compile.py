@@ -1,0 +1,505 @@
+"""Every instance of every kernel, compiled for every architecture by NVRTC, as on a machine with a GPU."""
+
+import functools
+import itertools
+import os
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusedlstm import dtypes
+
+import stand_in
+from support import sass
+from support.cells import FUNCTIONS
+
+try:
+    import resources
+
+    from fusedlstm.backends.cuda import compile as compiler
+    from fusedlstm.backends.cuda import launch
+    from fusedlstm.backends.cuda.c_functions import function_type
+except ImportError as error:  # neither CuPy nor NVRTC
+    if os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1":
+        raise
+    pytest.skip(f"kernels are not compiled here: {error}", allow_module_level=True)
+
+real_nvrtc = stand_in.real.get("nvrtc", compiler.nvrtc)
+if real_nvrtc is stand_in.nvrtc:
+    assert os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") != "1", "NVRTC is not installed"
+    pytest.skip("kernels are not compiled here: NVRTC is not installed", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def _with_real_nvrtc(monkeypatch):
+    """Also where the stand-in for CuPy has its place."""
+    monkeypatch.setattr(compiler, "nvrtc", real_nvrtc)
+
+
+# Where a test would be skipped for want of a tool, or of the pinned NVRTC, this machine fails.
+REQUIRED = os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1"
+KEPT_NVRTC, KEPT = resources.kept()
+
+
+@functools.cache
+def compiled(kernel, architecture):
+    return resources.compiled(kernel, architecture)
+
+
+def assert_compiles(kernel, architecture):
+    mangled, code, measured = compiled(kernel, architecture)
+    assert code[:4] == b"\x7fELF", kernel.name
+    assert mangled.encode() in code, kernel.name
+    same_nvrtc = resources.nvrtc_version() == KEPT_NVRTC
+    wrong = resources.complaint(kernel.name, architecture, measured, KEPT, same_nvrtc=same_nvrtc)
+    assert wrong is None, wrong
+
+
+@pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
+def test_pointwise(architecture, dtype):
+    """All dtypes, widths and activations, and other functions, each with all options and with none."""
+    for kernel in resources.pointwise_kernels(dtype):
+        assert_compiles(kernel, architecture)
+
+
+@pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
+@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
+def test_planned(architecture, dtype):
+    """As of pointwise.cu."""
+    for kernel in resources.planned_kernels(dtype):
+        assert_compiles(kernel, architecture)
+
+
+@pytest.mark.parametrize("flags", [*resources.OPTIONS, *resources.PLANNED_OPTIONS])
+def test_options(flags):
+    """Every set of options, of pointwise.cu and of planned.cu."""
+    for kernel in resources.option_kernels(flags):
+        assert_compiles(kernel, resources.ARCHITECTURE_OF_OPTIONS)
+
+
+@pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
+def test_kernels_by_dtype(architecture):
+    for kernel in resources.kernels_by_dtype():
+        assert_compiles(kernel, architecture)
+
+
+@pytest.mark.parametrize("architecture", resources.WITH_TF32)
+def test_kernels_that_round(architecture):
+    for kernel in resources.rounding_kernels():
+        assert_compiles(kernel, architecture)
+
+
+def test_no_kernel_rounds_where_there_is_no_tf32():
+    for kernel in resources.rounding_kernels():
+        with pytest.raises(RuntimeError, match="TF32 needs sm_80"):
+            compiled(kernel, 75)
+
+
+@functools.cache
+def each_compiled(kernels, architecture):
+    """As `compiled`, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda kernel: compiled(kernel, architecture), kernels))
+
+
+TILES = [pytest.param(*case, id="-".join((case[0].c_name(case[1]), str(case[1])))) for case in resources.TILES]
+
+
+# Blocks that a multiprocessor has at once, on sm_80; on sm_86, 89 and 120; on sm_90 and 100.
+BLOCKS = {
+    "TensorLarge<{}>": (2, 1, 2),
+    "TensorMedium<{}>": (4, 2, 4),
+    "TensorSmall<{}, 8>": (3, 2, 5),
+    "TensorSmall<{}, 32>": (2, 1, 3),
+    "SimtLarge<{}>": (2, 1, 2),
+    "SimtMedium<{}>": (4, 2, 4),
+    "SimtSmall<{}>": (4, 4, 4),
+}
+BLOCKS_OF_FLOAT64 = {"SimtLarge<{}>": (1, 1, 1), "SimtMedium<{}>": (3, 2, 3), "SimtSmall<{}>": (4, 4, 4)}
+COLUMNS_OF_BLOCKS = {80: 0, 86: 1, 89: 1, 90: 2, 100: 2, 120: 1}
+
+
+@pytest.mark.parametrize("architecture", resources.WITH_TF32)
+@pytest.mark.parametrize(("tile", "dtype"), TILES)
+def test_steps(tile, dtype, architecture):
+    """Every tile of step.cu and project.cu, and that a multiprocessor has room for as many as they are made for."""
+    kernels = resources.step_kernels_on(tile, dtype, architecture)
+    each = each_compiled(kernels, architecture)
+    most = (BLOCKS_OF_FLOAT64 if dtype.itemsize == 8 else BLOCKS)[tile.template][COLUMNS_OF_BLOCKS[architecture]]
+    for kernel, (_, _, measured) in zip(kernels, each, strict=True):
+        assert_compiles(kernel, architecture)
+        # Rows that are not aligned, and projections in the same launch, may take more registers: see step.cu.
+        aligned = kernel.file == "project.cu" or ", false, true, " in kernel.name
+        blocks = resources.blocks_at_once(measured, tile.threads, architecture)
+        assert blocks >= (most if aligned else 1), (kernel.name, measured)
+
+
+def test_blocks_at_once():
+    """By each of what a multiprocessor has: its registers, its shared memory, its threads, and how many it keeps."""
+
+    def blocks(architecture, threads, **taken):
+        few = resources.Resources(registers=16, stack=0, spilled=0, shared=0)
+        return resources.blocks_at_once(few._replace(**taken), threads, architecture)
+
+    assert blocks(90, 256, registers=121) == 2
+    assert blocks(90, 256, registers=129) == 1
+    assert blocks(90, 256, shared=1 << 10, dynamic=55 << 10) == 4
+    assert blocks(90, 256, shared=1 << 10, dynamic=56 << 10) == 3
+    assert blocks(90, 256, dynamic=227 << 10) == 1
+    assert blocks(90, 256, dynamic=(227 << 10) + 1) == 0
+    assert [blocks(architecture, 512) for architecture in (80, 86)] == [4, 3]
+    assert [blocks(architecture, 32) for architecture in (80, 86, 89)] == [32, 16, 24]
+
+
+# In the loop over tiles of K, by tile: products of tensor cores, or multiply-adds of single numbers.
+PRODUCTS = {
+    "TensorLarge<{}>": 32,
+    "TensorMedium<{}>": 16,
+    "TensorSmall<{}, 8>": 4,
+    "TensorSmall<{}, 32>": 16,
+    "SimtLarge<{}>": 256,
+    "SimtMedium<{}>": 128,
+    "SimtSmall<{}>": 128,
+}
+HMMA = {"float16": "HMMA.16816.F32", "bfloat16": "HMMA.16816.F32.BF16", "float32": "HMMA.1688.F32.TF32"}
+
+
+@pytest.mark.parametrize("architecture", resources.WITH_TF32)
+@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
+def test_steps_multiply_as_they_should(architecture, dtype):
+    """On tensor cores by their instruction for the dtype, from copies of 16 bytes in the background; or on none."""
+    tiles = resources.tiles_of(dtype)
+    kernels = [next(iter(resources.step_kernels(tile, dtype))) for tile in tiles]
+    for tile, kernel, found in zip(tiles, kernels, listings(kernels, architecture, sass.instructions), strict=True):
+        names = {name.partition(".")[0] for name in found}
+        assert not names & {"LDL", "STL"}, kernel.name
+        assert {"LDGSTS.E.BYPASS.128", "LDGSTS.E.BYPASS.128.ZFILL", "LDGDEPBAR", "DEPBAR.LE"} <= set(found), kernel.name
+        products = PRODUCTS[tile.template]
+        if tile.pairs:
+            assert {name for name in found if name.startswith("HMMA")} == {HMMA[dtype.name]}, kernel.name
+            assert found[HMMA[dtype.name]] == products, kernel.name
+            assert found["LDSM.16.M88.4"], kernel.name
+        else:
+            assert "HMMA" not in names, kernel.name
+            assert found["LDS.128"], kernel.name
+            added = sum(
+                count for name, count in found.items() if name.startswith("DFMA" if dtype.itemsize == 8 else "FFMA")
+            )
+            assert added >= products // (4 if dtype.itemsize == 8 else 1), kernel.name
+
+
+def test_functions_of_steps():
+    kernels = tuple(resources.functions_kernels())
+    each_compiled(kernels, resources.ARCHITECTURE_OF_OPTIONS)
+    for kernel in kernels:
+        assert_compiles(kernel, resources.ARCHITECTURE_OF_OPTIONS)
+
+
+def test_steps_are_refused_where_there_are_no_tensor_cores_for_them():
+    """On sm_75, by the words of the first primitive."""
+    for tile, dtype in resources.TILES:
+        step, *_, project = resources.step_kernels(tile, dtype)
+        for kernel in (step, project):
+            with pytest.raises(RuntimeError, match="static assertion failed with .*needs sm_80"):
+                compiled(kernel, 75)
+
+
+def test_resources_are_compared():
+    """The table is of the NVRTC that contributors have; with another, local memory alone is looked for."""
+    if resources.nvrtc_version() != KEPT_NVRTC:
+        words = f"resources.json is of NVRTC {KEPT_NVRTC}, this is {resources.nvrtc_version()}: no registers compared"
+        assert not REQUIRED, words
+        pytest.skip(words)
+
+
+def test_resources_are_of_the_instances_that_there_are():
+    wanted = {name: architectures for name, (_, architectures) in resources.instances().items()}
+    assert {name: set(row) for name, row in KEPT.items()} == wanted
+
+
+def test_more_resources_are_complained_of():
+    name, other = "lstm_clip<float>", "lstm_clip<other>"
+    table = {name: {90: resources.Resources(registers=10, stack=0, spilled=0, shared=64)}}
+
+    def complaint(*measured, name=name, architecture=90, **options):
+        return resources.complaint(name, architecture, resources.Resources(*measured), table, **options)
+
+    assert complaint(10, 0, 0, 64) is None
+    assert complaint(9, 0, 0, 0) is None
+    assert complaint(11, 0, 0, 64) == f"{name} for sm_90 takes more registers: 11, and 10 in resources.json"
+    assert complaint(10, 0, 0, 65) == f"{name} for sm_90 takes more shared: 65, and 64 in resources.json"
+    assert complaint(11, 0, 0, 65, same_nvrtc=False) is None
+    for same_nvrtc in (True, False):
+        spilled = complaint(10, 0, 4, 64, same_nvrtc=same_nvrtc)
+        assert spilled == f"{name} for sm_90 uses local memory: 4 bytes spilled, 0 bytes of stack"
+        assert "8 bytes of stack" in complaint(10, 8, 0, 64, same_nvrtc=same_nvrtc)
+        assert f"{other} for sm_90 is not in" in complaint(10, 0, 0, 64, name=other, same_nvrtc=same_nvrtc)
+        assert "for sm_75 is not in" in complaint(10, 0, 0, 64, architecture=75, same_nvrtc=same_nvrtc)
+
+
+def test_a_spill_is_seen_in_the_log_and_in_the_code(tmp_path, monkeypatch):
+    """Of a kernel of which so many blocks are to be resident that each thread has too few registers."""
+    for file in compiler.sources.folder().iterdir():
+        text = file.read_text(encoding="utf-8")
+        (tmp_path / file.name).write_text(text.replace("__launch_bounds__(256)", "__launch_bounds__(256, 8)"))
+    monkeypatch.setattr(compiler.sources, "folder", lambda: tmp_path)
+    kernel = launch.pointwise_kernel(np.dtype("f4"), np.dtype("f4"), 4, resources.PLAIN, True, True, True)
+    _, code, measured = resources.compiled(kernel, 90)
+    assert measured.spilled
+    assert measured.stack
+    if sass.disassembler() is not None:
+        assert {"LDL", "STL"} <= {name for name, _ in sass.accesses(code)}
+
+
+def vectors(what, arrays, width):
+    """Loads or stores of so many vectors of each of these dtypes, by their bits."""
+    accesses = Counter()
+    for dtype, count in arrays:
+        bits = dtype.itemsize * 8 * width
+        accesses[what, min(bits, 128)] += count * max(1, bits // 128)
+    return accesses
+
+
+def of_pointwise(gates, dtype, width, options):
+    """The kernel, and the loads and stores in its source."""
+    c = dtypes.state_dtype(dtype)
+    loads = vectors("LDG", [(gates, 8), (dtype, 7 if options else 4), (c, 1)], width)
+    if options:
+        loads["LDG", 8] += 1  # is_first
+    kernel = launch.pointwise_kernel(gates, dtype, width, resources.PLAIN, options, options, options)
+    return kernel, loads, vectors("STG", [(dtype, 1), (c, 1)], width)
+
+
+def of_planned(dtype, width, options):
+    """Of gates and c, of bias, input and peepholes, and of a row's slot; of c, h and the copy."""
+    c = dtypes.state_dtype(dtype)
+    loads = vectors("LDG", [(c, 5), (dtype, 8 if options else 5)], width)
+    loads["LDG", 32] += 1
+    kernel = launch.planned_kernel(dtype, width, resources.PLAIN, options, options)
+    return kernel, loads, vectors("STG", [(c, 1), (dtype, 2)], width)
+
+
+def cases_of_vectors(dtype):
+    """Both widths with all options, and the wider with none."""
+    options = [(1, True), (4, False), (4, True)]
+    with_gates = itertools.product(resources.gate_dtypes(dtype), options)
+    return [of_pointwise(gates, dtype, *each) for gates, each in with_gates] + [
+        of_planned(dtype, *each) for each in options
+    ]
+
+
+def listings(kernels, architecture, listing=sass.accesses):
+    """The accesses, or instructions, in each kernel's machine code."""
+    if sass.disassembler() is None:
+        assert not REQUIRED, "nvdisasm is not installed"
+        pytest.skip("machine code is not read here: nvdisasm is not installed")
+    codes = [compiled(kernel, architecture)[1] for kernel in kernels]
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(listing, codes))
+
+
+@pytest.mark.parametrize("architecture", [75, 90, 120])
+@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
+def test_memory_is_moved_by_vectors(architecture, dtype):
+    """The machine code has the source's loads and stores, each of all a thread's units, and no others.
+
+    A load may be there more than once, as the compiler copies code for each outcome of a branch.
+    """
+    cases = cases_of_vectors(dtype)
+    found_in = listings([kernel for kernel, _, _ in cases], architecture)
+    for (kernel, loads, stores), found in zip(cases, found_in, strict=True):
+        assert set(found) == set(loads) | set(stores), kernel.name
+        assert all(found[load] >= count for load, count in loads.items()), (kernel.name, found)
+        assert {key: count for key, count in found.items() if key[0] == "STG"} == stores, kernel.name
+
+
+@pytest.mark.parametrize("architecture", [75, 90, 120])
+@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
+def test_a_pools_state_is_moved_by_16_bytes(architecture, dtype):
+    """Loaded and stored, or zeros are; a loop may be unrolled, but into nothing smaller."""
+    (found,) = listings([launch.gather_kernel(dtype)], architecture)
+    assert found["STG", 128] == 2 * found["LDG", 128] > 0
+    x, c = dtype.itemsize * 8, dtypes.state_dtype(dtype).itemsize * 8
+    # Beside elements of x and c: two flags, the slot, of which a part may do, and the row's.
+    wanted = {("LDG", bits) for bits in (8, 64, x, 128)} | {("STG", bits) for bits in (32, x, c, 128)}
+    assert wanted <= set(found) <= wanted | {("LDG", 32)}
+    assert found["LDG", 8] == 2
+
+
+@pytest.mark.parametrize("name", ["lstm_clip<float>", "lstm_pointwise<float, float, 4, Functions<>, true, true, true>"])
+def test_portable_code_for_gpus_newer_than_nvrtc(name):
+    file = "clip.cu" if "clip" in name else "pointwise.cu"
+    mangled, code, _ = compiler.compile_kernel(file, name, compiler.architecture("999"))
+    assert b".target sm_" in code
+    assert mangled.encode() in code
+
+
+def test_architectures():
+    assert compiler.architecture("90") == "-arch=sm_90"
+    assert compiler.architecture("999").startswith("-arch=compute_")
+    with pytest.raises(RuntimeError, match="no GPU as old as this, of compute capability 35"):
+        compiler.architecture("35")
+
+
+def test_errors_show_the_compilers_log():
+    with pytest.raises(RuntimeError, match=r"clip\.cu: lstm_clip<nonsense> does not compile .*\n.*nonsense"):
+        compiler.compile_kernel("clip.cu", "lstm_clip<nonsense>", "-arch=sm_90")
+    unknown = "lstm_pointwise<float, float, 1, Functions<Function<12>>, false, false, false>"
+    with pytest.raises(RuntimeError, match="unknown function"):
+        compiler.compile_kernel("pointwise.cu", unknown, "-arch=sm_90")
+
+
+def test_compiled_once_and_kept(tmp_path, monkeypatch):
+    """The second time comes from the disk; a damaged file, or another digest, is compiled again."""
+    monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "cache"))
+    compiled = []
+    real = compiler.compile_kernel
+    monkeypatch.setattr(compiler, "compile_kernel", lambda *a: compiled.append(a) or real(*a))
+    first = compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
+    assert compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90") == first
+    assert len(compiled) == 1
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90") == first
+    assert len(compiled) == 2
+    compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_80")
+    monkeypatch.setattr(compiler.sources, "digest", lambda: "another")
+    compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
+    assert len(compiled) == 4
+    monkeypatch.setattr(compiler.nvrtc, "getVersion", lambda: (99, 9))
+    monkeypatch.setattr(compiler, "compile_kernel", lambda *a: compiled.append(a) or (*first, ""))
+    compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
+    assert len(compiled) == 5, "another NVRTC may compile it better"
+
+
+def test_compile_seconds_are_logged(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "cache"))
+    with caplog.at_level("INFO", logger="fusedlstm"):
+        compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
+    assert re.search(r"compiled lstm_clip<float> for -arch=sm_90 in \d+\.\d\d s", caplog.text)
+
+
+@pytest.mark.parametrize("architecture", [75, 90, 120])
+def test_kernels_of_the_primitives_tests(architecture):
+    """Those that a GPU runs first."""
+    file = str(Path(__file__).parent / "primitives.cu")
+    for name in (
+        *(f"{kernel}<{name}>" for kernel in ("widened", "narrowed") for name in launch._C_NAMES.values()),
+        *(f"moved<{name}, 4>" for name in launch._C_NAMES.values()),
+        *(f"shared<{name}>" for name in ("float", "double")),
+        *(f"activated<{name}, {function_type(each)}>" for name in ("float", "double") for each in FUNCTIONS),
+        *(f"fast<{function_type(each)}>" for each in FUNCTIONS),
+        *(
+            f"{kernel}<float>"
+            for kernel in (
+                "sigmoids",
+                "exponentials",
+                "exponentials_minus_1",
+                "logs_of_1_plus",
+                "magnitudes",
+                "clipped",
+            )
+        ),
+        "numbers_of_bits<double>",
+        *("exponentials_approx<float>", "reciprocals_approx<float>", "shared_dynamically<float>"),
+    ):
+        assert compiler.compile_kernel(file, name, f"-arch=sm_{architecture}")[1][:4] == b"\x7fELF"
+
+
+# The kernels of the primitives' tests that need sm_80, or sm_70, and what their machine code must contain.
+MACHINE_CODE = {
+    "multiplied<__half>": {"LDSM.16.M88.4": 2, "HMMA.16816.F32": 1},
+    "multiplied<__nv_bfloat16>": {"LDSM.16.M88.4": 2, "HMMA.16816.F32.BF16": 1},
+    "multiplied<float>": {"LDSM.16.M88.4": 2, "HMMA.1688.F32.TF32": 1},
+    "matrices<unsigned short>": {"LDSM.16.M88.4": 1},
+    "pipelined<float, 0>": {"LDGSTS.E.BYPASS.128": 2, "LDGDEPBAR": 1, "DEPBAR.LE": 1},
+    "pipelined<float, 1>": {"LDGSTS.E.BYPASS.128": 4, "LDGDEPBAR": 2, "DEPBAR.LE": 1},
+    "pipelined<float, 3>": {"LDGSTS.E.BYPASS.128": 8, "LDGDEPBAR": 4, "DEPBAR.LE": 1},
+    "copied_in_part<unsigned char>": {"LDGSTS.E.BYPASS.128.ZFILL": 1, "LDGDEPBAR": 1, "DEPBAR.LE": 1},
+    "handed_over<unsigned long long>": {"LD.E.64.STRONG.GPU": 1, "ST.E.64.STRONG.GPU": 1},
+    "rounded_to_tf32<float>": {},
+}
+
+
+@pytest.mark.parametrize("architecture", [a for a in resources.ARCHITECTURES if a >= 80])
+def test_kernels_of_tensor_cores_and_background_copies(architecture):
+    """They are what they are for: a compiler may unroll them, and make nothing else of them."""
+    file = str(Path(__file__).parent / "primitives.cu")
+    for name, wanted in MACHINE_CODE.items():
+        code = compiler.compile_kernel(file, name, f"-arch=sm_{architecture}")[1]
+        assert code[:4] == b"\x7fELF"
+        if sass.disassembler() is None:
+            assert not REQUIRED, "nvdisasm is not installed"
+            continue
+        found = sass.instructions(code)
+        assert all(found[instruction] >= count for instruction, count in wanted.items()), (name, found)
+        kinds = {instruction.split(".")[0] for instruction in wanted}
+        ours = {instruction for instruction in found if instruction.split(".")[0] in kinds}
+        assert ours == set(wanted), name
+
+
+SHARED, MATRIX = "SHARED_ARRAY(float, tile, 4);", "float d[4] = {0}; unsigned a[4] = {0}, b[2] = {0};"
+REFUSED = {
+    "copy_async_16": (f"{SHARED} copy_async_16(tile, in, 16);", "cp.async needs sm_80"),
+    "copy_async_commit": ("copy_async_commit();", "cp.async needs sm_80"),
+    "copy_async_wait": ("copy_async_wait<1>();", "cp.async needs sm_80"),
+    "load_matrix_x4": (f"{SHARED} {MATRIX} load_matrix_x4(a, tile);", "used with mma of sm_80"),
+    "mma_m16n8k16<__half>": (f"{MATRIX} mma_m16n8k16<__half>(d, a, b);", "mma.m16n8k16 needs sm_80"),
+    "mma_m16n8k16<__nv_bfloat16>": (f"{MATRIX} mma_m16n8k16<__nv_bfloat16>(d, a, b);", "mma.m16n8k16 needs sm_80"),
+    "mma_m16n8k8_tf32": (f"{MATRIX} mma_m16n8k8_tf32(d, a, b);", "mma of TF32 needs sm_80"),
+    "to_tf32": ("to_tf32(1.0f);", "TF32 needs sm_80"),
+    # NVRTC knows no GPU as old as these need: their assertion is shown by another number.
+    "load_relaxed": ("load_relaxed<800>(in);", "ld.relaxed needs sm_70"),
+    "store_relaxed": ("store_relaxed<800>(in, 1);", "st.relaxed needs sm_70"),
+}
+
+
+def failed_assertions(call, architecture, folder, used=1):
+    """The words of them, in a kernel of this call alone."""
+    file = folder / "call.cu"
+    head = "template <int USED> __global__ void kernel(unsigned long long* in)"
+    file.write_text(f'#include "primitives.cuh"\n{head} {{ if constexpr (USED) {{ {call} }} }}\n')
+    try:
+        compiler.compile_kernel(str(file), f"kernel<{used}>", f"-arch=sm_{architecture}")
+    except RuntimeError as error:
+        words = re.findall(r'error: static assertion failed with "(.*)"', str(error))
+        if not words:
+            raise
+        return words
+    return []
+
+
+@pytest.mark.parametrize("primitive", REFUSED)
+def test_primitives_are_refused_on_older_gpus(primitive, tmp_path):
+    """Each by its own static_assert; and where they are not used, the header compiles."""
+    call, words = REFUSED[primitive]
+    assert failed_assertions(call, 75, tmp_path) == [words]
+    assert failed_assertions(call, 75, tmp_path, used=0) == []
+    assert failed_assertions(call, 80, tmp_path) == []
+
+
+def test_products_are_of_16_bit_types(tmp_path):
+    call = f"{MATRIX} mma_m16n8k16<float>(d, a, b);"
+    assert failed_assertions(call, 80, tmp_path) == ["of 16-bit types"]
+
+
+def test_every_primitive_of_newer_gpus_is_refused():
+    header = (compiler.sources.folder() / "primitives.cuh").read_text(encoding="utf-8")
+    newer = set(re.findall(r"NEEDED = \d+>\s+DEVICE [^;{(]*?(\w+)\(", header))
+    assert newer == {name.partition("<")[0] for name in REFUSED}
+
+
+def test_blocks_are_within_their_bounds():
+    """A launch of more threads than __launch_bounds__ says is refused by CUDA; an emulator does not know it.
+
+    Tiles have bounds of their own, of which test_kernels_step.py says that they are what is launched.
+    """
+    for file in compiler.sources.folder().glob("*.cu"):
+        bounds = re.findall(r"__launch_bounds__\((\d+|Tile::THREADS)", file.read_text())
+        assert len(bounds) == file.read_text().count("__global__"), file.name
+        assert all(bound == "Tile::THREADS" or int(bound) >= launch._THREADS for bound in bounds), file.name

@@ -1,0 +1,355 @@
+"""The host side of the CUDA backend: devices, math modes, layouts, the launcher. On a GPU, or emulated."""
+
+import logging
+import shutil
+import sys
+import threading
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusedlstm import BackendUnavailableError, LSTMCell, LSTMState, LSTMWeights, lstm_pointwise, pack_state
+
+from support.backends import needs_cuda
+
+pytestmark = needs_cuda
+
+
+@pytest.fixture
+def cupy():
+    import cupy
+
+    return cupy
+
+
+def make(**options):
+    return LSTMCell(LSTMWeights.random(16, 16, seed=0, **options), backend="cuda")
+
+
+def arguments(cell, B=7, size=16):
+    rng = np.random.default_rng(0)
+    x, h, c = (cell.asarray(rng.normal(size=(B, size))) for _ in range(3))
+    return x, LSTMState(h=h, c=c)
+
+
+def test_highest_precision_whatever_mode_the_handle_is_in(cupy):
+    """CuPy's handle is shared: a mode that lets float32 be TF32 changes no bit, and is there again after."""
+    from cupy_backends.cuda.libs import cublas
+
+    cell = make()
+    wanted = cell(*arguments(cell)).to_numpy()
+    handle = cupy.cuda.device.get_cublas_handle()
+    cublas.setMathMode(handle, cublas.CUBLAS_TENSOR_OP_MATH)
+    try:
+        got = cell(*arguments(cell)).to_numpy()
+        assert cublas.getMathMode(handle) == cublas.CUBLAS_TENSOR_OP_MATH
+    finally:
+        cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)
+    np.testing.assert_array_equal(got.h, wanted.h)
+
+
+def test_high_precision_is_tf32(cupy):
+    """... on GPUs that have it: another result than IEEE float32, and near."""
+    weights = LSTMWeights.random(256, 256, seed=0)
+    exact, fast = LSTMCell(weights, backend="cuda"), LSTMCell(weights, backend="cuda", precision="high")
+    results = [cell(*arguments(cell, B=64, size=256)).to_numpy().h for cell in (exact, fast)]
+    difference = np.abs(results[0] - results[1]).max()
+    assert difference < 2e-3
+    if int(cupy.cuda.Device().compute_capability) >= 80:
+        assert difference > 0
+
+
+def test_a_cell_runs_on_its_own_device(cupy):
+    """Whatever the current one is; arrays of another device are refused and named."""
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("there is one GPU only")
+    weights = LSTMWeights.random(16, 16, proj_size=3, proj_clip=0.1, seed=0)
+    first, second = LSTMCell(weights, backend="cuda"), LSTMCell(weights, backend="cuda:1")
+    assert second.device == "cuda:1"
+    x, state = second.asarray(np.ones((5, 16))), second.zero_state(5)
+    assert (x.device.id, state.h.device.id, cupy.cuda.runtime.getDevice()) == (1, 1, 0)
+    got = second(x, state, is_first=[True, False] * 2 + [True], reset_to=second.zero_state(1))
+    assert got.c.device.id == 1
+    wanted = first(first.asarray(np.ones((5, 16))), first.zero_state(5)).to_numpy()
+    np.testing.assert_array_equal(got.to_numpy().h, wanted.h)
+    with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got one on cuda:1$"):
+        first(x, first.zero_state(5))
+    with pytest.raises(ValueError, match=r"^state\.c: wanted an array on cuda:1; got one on cuda:0$"):
+        second(x, LSTMState(h=state.h, c=first.zero_state(5).c))
+    mask = second.asarray(np.ones(5)) > 0
+    with pytest.raises(ValueError, match=r"^is_first: wanted an array on cuda:0; got one on cuda:1$"):
+        first(first.asarray(np.ones((5, 16))), first.zero_state(5), is_first=mask)
+    assert pack_state(state, order="ch").device.id == 1
+    moved = first.asarray(x)
+    assert moved.device.id == 0
+    np.testing.assert_array_equal(moved.get(), x.get())
+    gates = second.asarray(np.ones((2, 8)))
+    assert lstm_pointwise(gates, second.asarray(np.ones((2, 2)))).h.device.id == 1
+
+
+def test_a_device_that_is_not_there(cupy):
+    count = cupy.cuda.runtime.getDeviceCount()
+    with pytest.raises(BackendUnavailableError, match=f"there is no GPU {count}, only {count}"):
+        LSTMCell(LSTMWeights.random(1, 1, seed=0), backend=f"cuda:{count}")
+
+
+def test_cuda_is_the_default(monkeypatch, caplog):
+    monkeypatch.delenv("FUSEDLSTM_BACKEND", raising=False)
+    with caplog.at_level(logging.INFO, logger="fusedlstm"):
+        assert LSTMCell(LSTMWeights.random(3, 4, seed=0)).device == "cuda:0"
+    assert "backend='cuda') on cuda:0" in caplog.text
+
+
+def test_empty_arrays_overlap_nothing(cupy):
+    from fusedlstm.backends.cuda.backend import backend_on
+
+    array = cupy.zeros((4, 4))
+    backend = backend_on(0)
+    assert backend.overlap(array, array[1:])
+    assert not backend.overlap(array, array[2:2])
+    assert not backend.overlap(array[:2], array[2:])
+
+
+# The launcher.
+
+
+@pytest.fixture
+def clip_kernel():
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    return Kernel("clip.cu", "lstm_clip<float>", (np.dtype(np.float32), "i64", "f64"))
+
+
+def test_launch(clip_kernel, cupy):
+    h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
+    clip_kernel((1,), (256,), h, 3, 1)
+    np.testing.assert_array_equal(h.get(), [-1, 0.5, 1])
+
+
+def test_an_empty_grid_launches_nothing(clip_kernel, cupy):
+    """CuPy would launch one block."""
+    h = cupy.asarray(np.array([-2], np.float32))
+    clip_kernel((0,), (256,), h, 1, 1)
+    np.testing.assert_array_equal(h.get(), [-2])
+
+
+def test_a_kernel_is_loaded_once(clip_kernel, cupy, monkeypatch):
+    """Also when several threads are the first to launch it."""
+    loads, together = [], threading.Barrier(4)
+    real = clip_kernel._load
+
+    def load(device):
+        loads.append(device)
+        time.sleep(0.1)  # so that the others come while this one loads
+        return real(device)
+
+    monkeypatch.setattr(clip_kernel, "_load", load)
+
+    def launch():
+        together.wait()
+        clip_kernel((1,), (256,), cupy.zeros(3, np.float32), 3, 1)
+
+    threads = [threading.Thread(target=launch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loads == [0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros(3, np.float32), 3, 1), "must be a CuPy array of float32, not ndarray"),
+        ((3, 3, 1), "must be a CuPy array of float32, not int"),
+        (("float64", 3, 1), "must be a CuPy array of float32, not ndarray"),
+        (("float32", 3), "takes 3 arguments, not 2"),
+    ],
+)
+def test_the_launcher_checks(clip_kernel, cupy, arguments, message):
+    values = [cupy.zeros(3, value) if isinstance(value, str) else value for value in arguments]
+    with pytest.raises(TypeError, match=message):
+        clip_kernel((1,), (256,), *values)
+
+
+REVERSED = str(Path(__file__).parent / "primitives.cu"), "shared_dynamically<float>"
+KIB = 1 << 10
+
+
+@pytest.mark.parametrize("shared", [0, 4, 48 * KIB, 48 * KIB + 4, 64 * KIB])
+def test_dynamic_shared_memory(shared, cupy):
+    """All of it is there, of every size that each GPU has."""
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    kernel = Kernel(*REVERSED, (np.dtype(np.float32), np.dtype(np.float32), "i64"), shared=shared)
+    values = np.random.default_rng(0).random(shared // 4, np.float32)
+    out = cupy.zeros(values.size, np.float32)
+    for _ in range(2):
+        kernel((1,), (256,), cupy.asarray(values), out, values.size)
+        np.testing.assert_array_equal(out.get(), values[::-1])
+
+
+def test_dynamic_shared_memory_in_a_graph(cupy):
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    kernel = Kernel(*REVERSED, (np.dtype(np.float32), np.dtype(np.float32), "i64"), shared=64 * KIB)
+    values = np.random.default_rng(0).random(16 * KIB, np.float32)
+    given, out = cupy.asarray(values), cupy.zeros(values.size, np.float32)
+    kernel._function()
+    cupy.cuda.runtime.deviceSynchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        kernel((1,), (256,), given, out, values.size)
+        graph = stream.end_capture()
+        graph.launch(stream)
+        stream.synchronize()
+    np.testing.assert_array_equal(out.get(), values[::-1])
+
+
+def test_dynamic_shared_memory_must_be_allowed(cupy):
+    """By CUDA, and by the stand-in as by CUDA: what Kernel is for."""
+    from fusedlstm.backends.cuda import compile as compiler
+
+    arch = compiler.architecture(cupy.cuda.Device(0).compute_capability)
+    mangled, code, _ = compiler.compile_kernel(*REVERSED, arch)
+    module = cupy.cuda.Module()
+    module.load(code)
+    function, driver = module.get_function(mangled), cupy.cuda.driver
+    attribute = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    array, none = cupy.zeros(1, np.float32), np.int64(0)
+
+    def launch(shared):
+        function((1,), (32,), (array, array, none), shared_mem=shared)
+
+    launch(48 * KIB)
+    with pytest.raises(driver.CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
+        launch(48 * KIB + 4)
+    driver.funcSetAttribute(function.ptr, attribute, 56 * KIB)
+    launch(56 * KIB)
+    with pytest.raises(driver.CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
+        launch(56 * KIB + 4)
+    with pytest.raises(driver.CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
+        driver.funcSetAttribute(function.ptr, attribute, 228 * KIB)
+    with pytest.raises(driver.CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
+        compiler.Kernel(*REVERSED, (array.dtype, array.dtype, "i64"), shared=228 * KIB)((1,), (32,), array, array, 0)
+
+
+@pytest.fixture
+def copied_kernels(tmp_path, monkeypatch):
+    """A copy of kernels/ to edit, compiled into a cache of its own, on the stand-in."""
+    from fusedlstm.backends.cuda import sources
+
+    if "stand-in" not in sys.modules["cupy"].__version__:
+        pytest.skip("the stand-in tells stale code, a GPU runs it")
+    folder = shutil.copytree(sources.folder(), tmp_path / "kernels")
+    monkeypatch.setattr(sources, "folder", lambda: folder)
+    monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "cache"))
+    digest = sources.digest
+    digest.cache_clear()
+    yield folder
+    digest.cache_clear()
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_edited_headers_are_compiled_anew(stale, copied_kernels, cupy, monkeypatch):
+    """... and were the digest stale, the old code would run: a planted fault, which the stand-in names."""
+    from fusedlstm.backends.cuda import sources
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    def clip():
+        h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
+        Kernel("clip.cu", "lstm_clip<float>", (np.dtype(np.float32), "i64", "f64"))((1,), (256,), h, 3, 1)
+        return h.get().tolist()
+
+    assert clip() == [-1, 0.5, 1]
+    header = copied_kernels / "activations.cuh"
+    old = sources.digest()
+    header.write_text(header.read_text().replace("x > limit ? limit", "x > limit ? limit + limit"))
+    sources.digest.cache_clear()
+    if stale:
+        monkeypatch.setattr(sources, "digest", lambda: old)
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="stale code"):
+            clip()
+    else:
+        assert clip() == [-1, 0.5, 2]
+
+
+# Layouts.
+
+
+def views(array):
+    """Views of one (5, 4) array, and whether cuBLAS and the kernels can read them as they lie."""
+    wide = array.repeat(3, axis=1)
+    return [
+        (array, True),
+        (wide[:, 1:5], True),
+        (wide[::2, :4], True),
+        (array[:1], True),
+        (array[:, :1], True),
+        (wide[:, ::3], False),
+        (array.T, False),
+        (array[::-1], False),
+        (array[:, ::-1], False),
+    ]
+
+
+def test_what_must_be_copied(cupy):
+    from fusedlstm.backends.cuda.layout import row_stride, with_contiguous_rows
+
+    array = cupy.asarray(np.arange(20.0).reshape(5, 4))
+    for view, fits in [*views(array), (cupy.broadcast_to(array[:1], (3, 4)), False)]:
+        ready = with_contiguous_rows(view)
+        assert (ready is view) == fits
+        np.testing.assert_array_equal(ready.get(), view.get())
+        assert row_stride(ready) >= max(1, ready.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("strides", "fits"),
+    [((32, 4), True), ((4 * (2**31 - 1), 4), True), ((4 * 2**31, 4), False), ((33, 4), False), ((28, 4), False)],
+)
+def test_distances_of_rows_that_cublas_takes(strides, fits, monkeypatch):
+    """Whole elements, fewer than 2^31, and no overlap."""
+    from fusedlstm.backends.cuda import layout
+
+    monkeypatch.setattr(layout.cupy, "ascontiguousarray", lambda a: "a copy")
+    array = types.SimpleNamespace(shape=(3, 8), strides=strides, itemsize=4)
+    assert (layout.with_contiguous_rows(array) is array) == fits
+
+
+def byte_bounds(array):
+    """First address, and the one after the last, from all elements' addresses."""
+    steps = np.indices(array.shape).reshape(array.ndim, -1).T @ np.array(array.strides)
+    return array.ctypes.data + steps.min(), array.ctypes.data + steps.max() + array.itemsize
+
+
+def test_spans(cupy):
+    """First and last address, as NumPy finds them."""
+    from fusedlstm.backends.cuda.layout import span
+
+    array = cupy.asarray(np.arange(20.0).reshape(5, 4))
+    twin = np.arange(20.0).reshape(5, 4)
+    for (view, _), (same, _) in zip(
+        views(array)[:1] + views(array)[6:], views(twin)[:1] + views(twin)[6:], strict=True
+    ):
+        start, end = span(view)
+        low, high = byte_bounds(same)
+        assert (start - array.data.ptr, end - start) == (low - twin.ctypes.data, high - low)
+    assert len(set(span(array[:0]))) == 1
+
+
+def test_alignment(cupy):
+    from fusedlstm.backends.cuda.layout import is_aligned
+
+    array = cupy.zeros((4, 12), np.float32)
+    assert is_aligned(array, 4)
+    assert is_aligned(array[:, 4:8], 4)
+    assert not is_aligned(array[:, 1:5], 4)
+    assert not is_aligned(array[:, 2:6], 4), "8 bytes are half a vector"
+    assert not is_aligned(cupy.zeros((4, 5), np.float32)[:, :4], 4)
+    assert is_aligned(cupy.zeros((4, 5), np.float32)[:1, :4], 4)
+    assert is_aligned(cupy.zeros((4, 6), np.float64)[:, 2:6], 4), "two vectors of 16 bytes each"

@@ -1,0 +1,242 @@
+"""What a launch of an emulated kernel promises: views, arguments, canaries, the compiler's cache."""
+
+import mmap
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from emulation import FORWARD, REVERSE, EmulationError, Module, memory, preempting, shuffled
+from support.emulated import FAULTY, needs_emulation
+from support.places import KERNELS
+
+pytestmark = needs_emulation
+
+FLAGS = (f"-I{KERNELS}",)
+COPY = "gather<NONE, {}, 1>"
+TYPES = {
+    "float": np.float32,
+    "double": np.float64,
+    "__half": np.float16,
+    "__nv_bfloat16": ml_dtypes.bfloat16,
+    "bool": np.bool_,
+    "unsigned char": np.bool_,
+    "int": np.int32,
+}
+
+
+@pytest.fixture(scope="module", params=["fast", "check"])
+def copies(request):
+    """A module of kernels that copy rows."""
+    names = [COPY.format(name) for name in TYPES] + ["gather<WRITE_THROUGH_CONST, float, 1>"]
+    return Module(FAULTY / "memory.cu", names, request.param, FLAGS)
+
+
+def copy(module, source, to, kernel=None, stride=None, **options):
+    """Copy rows, whose strides are those of the arrays."""
+    function = module.function(kernel or COPY.format("float"))
+    strides = [np.int64(a.strides[0] // a.itemsize) for a in (source, to)]
+    B, N = map(np.int64, source.shape)
+    function((2,), (32,), (source, stride or strides[0], None, to, strides[1], B, N), **options)
+
+
+def numbers(*shape, dtype=np.float32):
+    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_dtypes(copies, name):
+    source = numbers(3, 5).astype(TYPES[name])
+    to = np.zeros_like(source)
+    copy(copies, source, to, COPY.format(name))
+    np.testing.assert_array_equal(to, source)
+
+
+def test_two_views_of_one_allocation(copies):
+    whole = numbers(6, 20)
+    before = whole.copy()
+    copy(copies, whole[:3, 2:8], whole[1:4, 10:16], schedule=REVERSE)
+    before[1:4, 10:16] = before[:3, 2:8]
+    np.testing.assert_array_equal(whole, before)
+
+
+def test_a_view_that_begins_inside_another(copies):
+    """Their rows lie between each other's: no element is in both."""
+    whole = numbers(4, 8)
+    before = whole.copy()
+    copy(copies, whole[:, :4], whole[:, 4:])
+    np.testing.assert_array_equal(whole[:, 4:], before[:, :4])
+
+
+def test_the_same_memory_twice(copies):
+    """Every thread reads and writes its own elements in place."""
+    whole = numbers(4, 8)
+    before = whole.copy()
+    copy(copies, whole[:, 1:6], whole[:, 1:6], schedule=shuffled(1))
+    np.testing.assert_array_equal(whole, before)
+
+
+def test_views_of_a_buffer_without_a_common_array(copies):
+    """Two arrays over the same bytes, neither a view of the other, are one allocation."""
+    buffer = bytearray(numbers(4, 8).tobytes())
+    source, to = (np.frombuffer(buffer, np.float32).reshape(4, 8) for _ in range(2))
+    copy(copies, source[:2], to[2:])
+    np.testing.assert_array_equal(to[2:], source[:2])
+    with mmap.mmap(-1, 4096) as anonymous:
+        to = np.frombuffer(anonymous, np.float32)[:32].reshape(4, 8)
+        copy(copies, source, to)
+        np.testing.assert_array_equal(to, source)
+        del to
+
+
+def test_writes_through_one_of_two_aliases(copies):
+    """An argument that is const may be written to as another that isn't."""
+    whole = numbers(2, 8)
+    copy(copies, whole, whole, "gather<WRITE_THROUGH_CONST, float, 1>")
+    np.testing.assert_array_equal(whole, numbers(2, 8))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        numbers(3, 4),
+        numbers(3, 4).T,
+        numbers(6, 8)[1:5, 2:7],
+        numbers(6, 8)[::-2, ::-1],
+        numbers(6, 8)[::2, ::3],
+        numbers(6, 8)[:, 3],
+        numbers(4, 5, 6)[1:, 2:, 3:].transpose(2, 0, 1),
+        np.broadcast_to(numbers(5), (3, 5)),
+        numbers(4, 1)[:, None, :],
+        numbers(4, 5)[:, :0],
+        np.array(1, np.float32),
+    ],
+    ids=lambda view: f"{view.shape}-{view.strides}",
+)
+def test_extents_are_the_bytes_of_a_view(view):
+    first = [view.ctypes.data + sum(np.multiply(i, view.strides)) for i in np.ndindex(view.shape)]
+    wanted = {int(address) + byte for address in first for byte in range(view.itemsize)}
+    rows = [(e.first + k * e.stride, e.row_bytes) for e in memory.extents(view) for k in range(e.count)]
+    assert {address + byte for address, length in rows for byte in range(length)} == wanted
+    assert sum(length for _, length in rows) == len(wanted)
+
+
+@pytest.fixture(scope="module")
+def checked():
+    return Module(FAULTY / "memory.cu", [COPY.format("float")], "check", FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("stride", "where"),
+    [
+        (17, "ends 4 bytes after the end of row 2"),
+        (15, "begins 8 bytes before row 2"),
+        (-16, "begins 128 bytes before row 0"),
+    ],
+)
+def test_gaps_are_faults(checked, stride, where):
+    """Elements of the allocation that are in no argument: between the rows of a view, and before it."""
+    view = numbers(6, 16)[2:, 4:8]
+    to = np.zeros((4, 4), np.float32)
+    with pytest.raises(EmulationError, match=f"out of bounds .* {where} of 'from'") as raised:
+        copy(checked, view, to, stride=np.int64(stride))
+    assert raised.value.argument == "from"
+
+
+def test_a_write_into_a_gap_is_a_fault(checked):
+    whole = numbers(4, 16)
+    to = whole[:, 4:8]
+    wider = np.lib.stride_tricks.as_strided(to, (3, 5), to.strides)
+    function = checked.function(COPY.format("float"))
+    args = (wider, np.int64(16), None, to, np.int64(16), np.int64(3), np.int64(5))
+    with pytest.raises(EmulationError, match=r"write through const .* 'from'"):
+        function((1,), (32,), args)
+    args = (numbers(3, 5), np.int64(5), *args[2:])
+    with pytest.raises(EmulationError, match="4-byte write that ends 4 bytes after the end of row 0 of 'to'"):
+        function((1,), (32,), args)
+
+
+def test_canaries():
+    """Without checks, a write outside the arguments shows in the bytes around them, and between their rows."""
+    function = Module(FAULTY / "memory.cu", [COPY.format("float")], "fast", FLAGS).function(COPY.format("float"))
+    sizes = np.int64(5), np.int64(1), np.int64(5)
+    for to in (np.zeros(4, np.float32), np.zeros((2, 8), np.float32)[:, :4]):
+        with pytest.raises(EmulationError, match=r"canary: .* 'to'"):
+            function((1,), (32,), (numbers(1, 5), np.int64(5), None, to, *sizes))
+
+
+@pytest.mark.parametrize(
+    ("number", "value", "error", "message"),
+    [
+        (1, 8, TypeError, "from_stride must be a NumPy scalar of int64, not int"),
+        (1, np.int32(8), TypeError, "from_stride must be a NumPy scalar of int64, not int32"),
+        (1, np.float64(8), TypeError, "from_stride must be a NumPy scalar of int64"),
+        (1, np.array([8]), TypeError, "from_stride must be a NumPy scalar of int64, not ndarray"),
+        (0, np.zeros((2, 8), np.int32), TypeError, "from must be an array of float32, or None, not ndarray of int32"),
+        (0, np.uintp(16), TypeError, "from must be an array of float32"),
+        (0, [0.0], TypeError, "from must be an array of float32"),
+        (3, np.broadcast_to(np.float32(0), (2, 8)), ValueError, "to is read-only, and the kernel may write to it"),
+    ],
+)
+def test_wrong_arguments_are_refused(checked, number, value, error, message):
+    eight = np.int64(8)
+    args = [numbers(2, 8), eight, np.uintp(0), np.zeros((2, 8), np.float32), eight, np.int64(2), eight]
+    args[number] = value
+    with pytest.raises(error, match=message):
+        checked.function(COPY.format("float"))((1,), (32,), args)
+    with pytest.raises(ValueError, match="takes 7 arguments, not 6"):
+        checked.function(COPY.format("float"))((1,), (32,), args[:6])
+
+
+@pytest.mark.parametrize(("grid", "block"), [((0,), (32,)), ((1,), (1025,)), ((1,), (32, 33)), ((1, 1, 1, 1), (1,))])
+def test_wrong_sizes_are_refused(checked, grid, block):
+    args = None, np.int64(0), None, None, np.int64(0), np.int64(0), np.int64(0)
+    with pytest.raises(ValueError, match="block"):
+        checked.function(COPY.format("float"))(grid, block, args)
+
+
+def test_compiler_errors_are_told():
+    with pytest.raises(EmulationError, match=r"does not compile: (?s:.*)no_such_kernel"):
+        Module(FAULTY / "memory.cu", ["no_such_kernel<1>"], flags=FLAGS)
+    with pytest.raises(ValueError, match="mode must be one of fast, check, not 'slow'"):
+        Module(FAULTY / "memory.cu", [COPY.format("float")], "slow", FLAGS)
+
+
+def test_an_edited_header_is_compiled_again(tmp_path):
+    (tmp_path / "number.cuh").write_text("static const int NUMBER = 1;\n")
+    (tmp_path / "fill.cu").write_text('#include "number.cuh"\n__global__ void fill(int* to) { *to = NUMBER; }\n')
+    got = np.zeros(1, np.int32)
+    for number in (1, 2):
+        (tmp_path / "number.cuh").write_text(f"static const int NUMBER = {number};\n")
+        Module(tmp_path / "fill.cu", ["fill"]).function("fill")((1,), (1,), (got,))
+        assert got[0] == number
+    shared = tmp_path / "shared.cu"
+    shared.write_text("__global__ void fill(int* to) { __shared__ int one; *to = one; }\n")
+    with pytest.raises(EmulationError, match="SHARED_ARRAY"):
+        Module(shared, ["fill"])
+
+
+TICKETS = """
+__global__ void take_tickets(unsigned* ticket, unsigned* taken) {
+  taken[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(ticket, 1u);
+}
+"""
+
+
+def test_schedules(tmp_path):
+    """Threads and blocks take their turns as the schedule says, the same ones for the same seed."""
+    (tmp_path / "tickets.cu").write_text(TICKETS)
+    function = Module(tmp_path / "tickets.cu", ["take_tickets"], "check").function("take_tickets")
+
+    def tickets(schedule):
+        taken = np.zeros(128, np.uint32)
+        report = function((4,), (32,), (np.zeros(1, np.uint32), taken), schedule=schedule)
+        return taken.tolist(), report.thread_switches
+
+    in_order = list(range(128))
+    assert tickets(FORWARD) == (in_order, 128)
+    assert tickets(REVERSE) == (in_order[::-1], 128)
+    assert sorted(tickets(shuffled(1))[0]) == in_order
+    assert tickets(shuffled(1)) == tickets(shuffled(1)) != tickets(shuffled(2))
+    assert tickets(preempting(1)) == tickets(preempting(1)) != tickets(preempting(2))
+    assert tickets(preempting(1))[1] > tickets(shuffled(1))[1] == 128

@@ -1,0 +1,200 @@
+"""Whole steps of arrays that lie in any way, on the emulated GPU: addresses of every alignment, strided flags; what a
+step needs is there before it begins. In check mode a vector at a wrong address is found, too."""
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool
+
+from support.backends import BACKENDS
+from support.cells import host, random_inputs, random_state
+from support.on_emulated_gpu import on_device
+
+try:
+    import resources
+
+    from fusedlstm.backends.cuda import fork, launch_step, packing, tiles
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    from support.on_emulated_gpu import bits, bits_of
+except ImportError as error:  # neither CuPy nor its stand-in
+    pytest.skip(f"it looks into the stand-in: {error}", allow_module_level=True)
+
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+
+
+def moved(owner, array, elements):
+    """The same numbers, so many elements from where they would be, in rows that are further apart."""
+    wide = np.pad(host(array), ((0, 0), (elements, 8 - elements)))
+    return owner.asarray(wide, dtype=array.dtype)[:, elements : array.shape[1] + elements]
+
+
+def failing(monkeypatch, name):
+    """Have no kernel of this name be loaded."""
+    load = Kernel._load
+
+    def lost(self, device):
+        if self.name.startswith(name):
+            raise MemoryError("lost")
+        return load(self, device)
+
+    monkeypatch.setattr(Kernel, "_load", lost)
+
+
+def without_loaded_kernels():
+    launch_step.step_kernel.cache_clear()
+    launch_step.project_kernel.cache_clear()
+
+
+def two_layers():
+    """Of two activations, so that each has a kernel of its own; by projections in launches of their own."""
+    layers = [
+        LSTMWeights.random(5, 40, seed=0, proj_size=6),
+        LSTMWeights.random(6, 40, seed=1, proj_size=6, activation="relu"),
+    ]
+    return LSTM(StackedWeights(layers), backend="cuda", kernel="simt")
+
+
+@pytest.mark.parametrize("lost", ["lstm_project", "lstm_step<SimtSmall<float>, Functions<Function<RELU>>,"])
+def test_a_pool_keeps_its_states_where_a_kernel_is_not_there(lost, monkeypatch):
+    owner = two_layers()
+    pool = StatePool(owner, 8)
+    slots = pool.allocate(8)
+    pool.write(slots, owner.step(owner.asarray(np.ones((8, 5))), owner.zero_state(8))[1])
+    before = bits_of(pool.read(slots))
+    without_loaded_kernels()
+    with monkeypatch.context() as patch:
+        failing(patch, lost)
+        with pytest.raises(MemoryError, match="lost"):
+            pool.step(owner.asarray(np.ones((3, 5))), [1, 2, 3])
+    assert bits_of(pool.read(slots)) == before
+    pool.step(owner.asarray(np.ones((3, 5))), [1, 2, 3])
+    assert bits_of(pool.read(slots)) != before
+
+
+def test_a_pool_keeps_its_states_where_there_is_no_memory_for_a_copy(monkeypatch):
+    """Of the weights in tiles, which a layer has from its first step on."""
+    owner = LSTM(StackedWeights.random(5, 8, 2, seed=0, dtype="bfloat16"), backend="cuda")
+    pool = StatePool(owner, 8)
+    slots = pool.allocate(8)
+    before, empty, made = bits_of(pool.read(slots)), packing.Interleaved.empty.__func__, []
+
+    def second(cls, *arguments, **options):
+        made.append(cls)
+        if len(made) == 2:
+            raise MemoryError("lost")
+        return empty(cls, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing.Interleaved, "empty", classmethod(second))
+        with pytest.raises(MemoryError, match="lost"):
+            pool.step(owner.asarray(np.ones((3, 5))), [1, 2, 3])
+    assert bits_of(pool.read(slots)) == before
+
+
+def test_a_call_keeps_c_where_a_kernel_is_not_there(monkeypatch):
+    cell = LSTMCell(LSTMWeights.random(5, 40, seed=0, proj_size=6), backend="cuda", kernel="simt")
+    x, state = cell.asarray(np.ones((3, 5))), random_state(cell, 3, np.random.default_rng(0))
+    before, out = bits(state.c), LSTMState(h=cell.zero_state(3).h, c=state.c)
+    without_loaded_kernels()
+    with monkeypatch.context() as patch:
+        failing(patch, "lstm_project")
+        with pytest.raises(MemoryError, match="lost"):
+            cell(x, state, out=out)
+    assert bits(state.c) == before
+
+
+@pytest.mark.parametrize("kernel", ["tensor_large", "tensor_medium", "tensor_small"])
+def test_weights_are_rounded_for_tensor_cores(kernel):
+    """... which would cut bits off; of 16-bit types there is nothing to round, and simt takes them as they are."""
+
+    def weights_of(name, dtype="float32"):
+        packed = packing.PackedWeights(LSTMWeights.random(5, 8, seed=0, dtype=dtype))
+        return launch_step.interleaved_for(packed, name)
+
+    rounded = weights_of(kernel)
+    assert rounded.rounded
+    assert not (host(rounded.weight).view(np.uint32) & 0x1FFF).any()
+    assert not weights_of("simt").rounded
+    assert not weights_of(kernel, "bfloat16").rounded
+
+
+@pytest.mark.parametrize("elements", [0, 1, 2, 3])
+@pytest.mark.parametrize("kernel", ["tensor_medium", "tensor_small"])
+def test_addresses_of_what_is_reset_to(kernel, elements):
+    cell = LSTMCell(LSTMWeights.random(8, 16, seed=0, dtype="float16"), backend="cuda", kernel=kernel)
+    rng = np.random.default_rng(0)
+    (x, state), reset = random_inputs(cell, 9), random_state(cell, 9, rng)
+    first = rng.random(9) < 0.5
+    wanted = bits_of(cell(x, state, is_first=first, reset_to=reset))
+    for h, c in ((elements, 0), (0, elements)):
+        elsewhere = LSTMState(h=moved(cell, reset.h, h), c=moved(cell, reset.c, c))
+        assert bits_of(cell(x, state, is_first=first, reset_to=elsewhere)) == wanted
+
+
+@pytest.mark.parametrize("elements", [1, 2, 3])
+def test_addresses_of_a_residual_pools_x(elements):
+    """It is staged, and added to the output."""
+    lstm = LSTM(
+        StackedWeights.random(16, 16, 1, seed=0, dtype="float16", residual=True), backend="cuda", kernel="tensor_small"
+    )
+    x = lstm.asarray(np.random.default_rng(0).normal(size=(9, 16)))
+    outputs = []
+    for each in (x, moved(lstm, x, elements), x):
+        pool = StatePool(lstm, 9)
+        pool.allocate(9)
+        outputs.append(bits(pool.step(each, range(9)), pool.step(x, range(9)), pool.step(each, range(9))))
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_addresses_of_a_residual_pools_x_change():
+    """From one that pairs of numbers can be moved at to one that they can't; neither can be staged by 16 bytes."""
+    weights = StackedWeights.random(16, 16, 1, seed=0, dtype="float16", residual=True)
+    lstm = LSTM(weights, backend="cuda", kernel="tensor_small")
+    x = lstm.asarray(np.random.default_rng(0).normal(size=(9, 16)))
+    pools = [StatePool(lstm, 9) for _ in range(2)]
+    for pool in pools:
+        pool.allocate(9)
+    for elements in (2, 1, 3, 0):
+        wanted = bits(pools[0].step(x, range(9)))
+        assert bits(pools[1].step(moved(lstm, x, elements), range(9))) == wanted
+
+
+def test_flags_that_are_far_apart():
+    """Every second of a larger array, on the device."""
+    cell = LSTMCell(LSTMWeights.random(5, 8, seed=0), backend="cuda", kernel="simt")
+    x, state = random_inputs(cell, 9)
+    first = np.array([True, False, False, True, True, False, True, False, False])
+    twice = on_device(np.stack([first, ~first], axis=1).reshape(-1), np.bool_)[::2]
+    wanted = bits_of(cell(x, state, is_first=first))
+    assert bits_of(cell(x, state, is_first=twice)) == wanted
+    pool = StatePool(cell, 9)
+    pool.write(pool.allocate(9), state)
+    pool.step(x, range(9), is_first=twice)
+    assert bits_of(pool.read(range(9))) == wanted
+
+
+def test_a_forked_process_says_so(monkeypatch):
+    cell = LSTMCell(LSTMWeights.random(5, 8, seed=0), backend="cuda", kernel="simt")
+    x, state = random_inputs(cell, 3)
+    monkeypatch.setattr(fork, "forked", True)
+    with pytest.raises(RuntimeError, match="this process was forked after CUDA had been used"):
+        cell(x, state)
+
+
+def test_blocks_fit_every_gpu_that_has_these_kernels():
+    """Dynamic and static shared memory of a block, 99 KiB at most: of steps that project as many units as they may."""
+    _, kept = resources.kept()
+    most = 0
+    for tile, dtype in resources.TILES:
+        static = max(row.shared for name, row in rows_of(kept) if f"<{tile.c_name(dtype)}," in name)
+        widest = max((N for N in range(1, 2049) if tile.projects(1 << 20, N, dtype)), default=0)
+        needed = static + tile.shared_bytes + (tile.bytes_of_m(widest, dtype) if widest else 0)
+        assert needed <= 99 << 10, (tile, dtype)
+        most = max(most, needed)
+    assert most > 90 << 10, "some take nearly all of it"
+    assert not any(tiles.TENSOR_LARGE.projects(B, 40, np.dtype(np.float16)) for B in (1, 1000))
+
+
+def rows_of(kept):
+    return [(name, row) for name, rows in kept.items() for row in rows.values()]

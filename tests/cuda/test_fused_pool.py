@@ -1,0 +1,761 @@
+"""Pools on the emulated GPU that step each layer by one kernel: what a step queues, and which states it changes."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool
+
+from stand_in import arrays, memory, streams
+from support import tolerances
+from support.backends import BACKENDS
+from support.cells import host, random_inputs
+from support.on_emulated_gpu import assert_after, nodes, on_device, settle
+
+try:
+    from fusedlstm.backends.cuda import choice, fork, fused_rows, tiles
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    from support.on_emulated_gpu import FORCED, TOLERANCE, bits, bits_of
+except ImportError as error:  # neither CuPy nor its stand-in
+    pytest.skip(f"it looks into the stand-in: {error}", allow_module_level=True)
+
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+
+I, N = 5, 8
+OWNERS = {
+    "a cell": {},
+    "a projection in the step": {"proj_size": 3, "proj_clip": 0.5},
+    "a projection": {"N": 40, "proj_size": 6, "proj_clip": 0.5},
+    "layers": {"N": 40, "layers": 3, "residual": [False, True, True]},
+    "projections": {"N": 40, "layers": 3, "proj_size": 5, "residual": True},
+}
+
+
+def make(capacity=40, layers=1, kernel="simt", N=N, **options):
+    """A pool whose slots are all live, their states random, and its owner."""
+    if layers == 1:
+        owner = LSTMCell(LSTMWeights.random(I, N, seed=0, **options), backend="cuda", kernel=kernel)
+    else:
+        owner = LSTM(StackedWeights.random(I, N, layers, seed=0, **options), backend="cuda", kernel=kernel)
+    pool = StatePool(owner, capacity)
+    slots = pool.allocate(capacity)
+    pool.step(inputs(owner, capacity), slots)
+    return owner, pool
+
+
+@pytest.fixture(params=OWNERS)
+def options(request):
+    return OWNERS[request.param]
+
+
+def inputs(owner, B, seed=0):
+    return owner.asarray(np.random.default_rng(seed).normal(size=(B, I)))
+
+
+def twin_of(owner, pool, capacity=None):
+    """Another pool with the same slots, all live, and the same states."""
+    other = StatePool(owner, capacity or pool.capacity)
+    other.allocate(pool.capacity)
+    other.write(pool.slots, pool.read(pool.slots))
+    return other
+
+
+def everything(pool):
+    """The bits of all that a step may change, and of what no step may."""
+    rows = pool._rows
+    return bits(rows._states, rows._c, rows._words)
+
+
+def states(pool, slots=None):
+    return bits_of(pool.read(pool.slots if slots is None else slots))
+
+
+def counted(monkeypatch):
+    """The kernels that are launched from now on, by name."""
+    names, bind = [], Kernel.bound
+
+    def bound(self, *launch):
+        names.append(self.name.partition("<")[0])
+        return bind(self, *launch)
+
+    monkeypatch.setattr(Kernel, "bound", bound)
+    return names
+
+
+# What a step queues.
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_what_a_step_is(where, options, monkeypatch):
+    """One kernel a layer, one more for a projection of more units than a block has, and one before for slots of a
+    device; resets take none."""
+    owner, pool = make(**options)
+    B, each = 7, ["lstm_step", "lstm_project"] if {"N", "proj_size"} <= options.keys() else ["lstm_step"]
+    slots = np.arange(B) if where == "host" else on_device(range(B))
+    x, first = inputs(owner, B), arrays.asarray(np.arange(B) % 2 == 0)
+    out = owner.asarray(np.zeros((B, owner.weights.output_size)))
+    for _ in range(9):  # uploads have memory and events
+        pool.step(x, slots, out=out)
+    made, names = memory.made(), counted(monkeypatch)
+    with streams.Stream() as stream:
+        pool.step(x, slots, out=out)
+        for is_first in (None, first):
+            streams.log.clear()
+            names.clear()
+            pool.step(x, slots, is_first=is_first, out=out)
+            before = [] if where == "host" else ["lstm_check"]
+            assert names == before + each * options.get("layers", 1)
+            launches = len(names) + (where == "host")  # an upload
+            assert [e[:2] for e in streams.log if e[0] in ("launch", "graph")] == [("launch", stream.ptr)] * launches
+            assert "wait" not in {e[0] for e in streams.log}
+    assert memory.made() == made
+
+
+def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
+    owner, pool = make()
+    x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
+    streams.log.clear()
+    for _ in range(2 * pool._rows._uploads.AT_ONCE + 1):
+        pool.step(x, range(7), out=out)
+    assert [entry[0] for entry in streams.log].count("synchronize") >= pool._rows._uploads.AT_ONCE
+
+
+def unaligned(array, before):
+    """The same numbers so many elements from a multiple of 16 bytes, rows a few elements apart."""
+    return arrays.asarray(np.pad(host(array), ((0, 0), (before, 6 - before))))[:, before : array.shape[1] + before]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_x_of_any_strides(options, dtype):
+    """... has the same bits as where it is aligned."""
+    owner, pool = make(dtype=dtype, **options)
+    B, slots = 9, np.random.default_rng(0).permutation(40)[:9]
+    x = inputs(owner, B)
+    saved = pool.read(slots)
+    wanted = bits(pool.step(x, slots)) + states(pool)
+    ways = [unaligned(x, k) for k in range(4)]
+    ways += [arrays.asarray(np.repeat(host(x), 2, axis=1))[:, ::2], arrays.asarray(host(x)[::-1].copy())[::-1]]
+    for way in ways:
+        pool.write(slots, saved)
+        assert bits(pool.step(way, slots)) + states(pool) == wanted
+    same = arrays.asarray(np.ones((1, I), dtype))
+    for way in (arrays.asarray(np.ones((B, I), dtype)), arrays.asarray(np.broadcast_to(np.ones(I, dtype), (B, I)))):
+        pool.write(slots, saved)
+        got = bits(pool.step(way, slots))
+    pool.write(slots[:1], tuple(row(s, 0) for s in saved) if isinstance(saved, tuple) else row(saved, 0))
+    assert bits(pool.step(same, slots[:1]))[0] == got[0][: len(got[0]) // B]
+
+
+def row(state, k):
+    return LSTMState(h=state.h[k : k + 1], c=state.c[k : k + 1])
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"proj_size": 4}, {"N": 40, "proj_size": 4}, {"layers": 2}])
+def test_out_at_any_address(offset, options):
+    """Of an even width, which is written by pairs where addresses allow it."""
+    owner, pool = make(**options)
+    other, B, width = twin_of(owner, pool), 6, owner.weights.output_size
+    memory_of_out = arrays.asarray(np.full(B * width + 2, 7, np.float32))
+    out = memory_of_out[offset : offset + B * width].reshape(B, width)
+    x = inputs(owner, B)
+    assert pool.step(x, range(B), out=out) is out
+    assert bits(out) == bits(other.step(x, range(B)))
+    assert host(memory_of_out)[offset + B * width :].tolist() == [7] * (2 - offset)
+    assert host(memory_of_out)[:offset].tolist() == [7] * offset
+
+
+# Whose state changes.
+
+
+def test_slots_that_do_not_step_stay(options):
+    """... bit for bit, while others step an odd and an even number of times; words, too."""
+    owner, pool = make(**options)
+    rng = np.random.default_rng(0)
+    asleep, at_times = np.arange(0, 40, 4), np.arange(1, 40, 4)
+    other = twin_of(owner, pool)
+    kept, words = states(pool, asleep), host(pool._rows._words)[asleep].copy()
+    for t in range(7):
+        slots = np.concatenate([np.arange(2, 40, 4), at_times if t % 3 == 0 else []]).astype(int)
+        x = rng.normal(size=(40, I))
+        order = rng.permutation(slots)
+        got = host(pool.step(owner.asarray(x[order]), order))
+        # The twin steps the same rows one by one, so that no two share a launch.
+        for k, slot in enumerate(order):
+            alone = other.step(owner.asarray(x[slot : slot + 1]), [slot])
+            assert bits(alone) == [got[k : k + 1].tobytes()]
+        assert states(pool, asleep) == kept
+        assert (host(pool._rows._words)[asleep] == words).all()
+        assert states(pool) == states(other)
+
+
+def test_words_say_which_row_is_the_state(options):
+    """The other row of a slot is the state before, and a step writes that one alone."""
+    owner, pool = make(**options)
+    x, rows = inputs(owner, 3), pool._rows
+    for t in range(4):
+        before, words = host(rows._states).copy(), host(rows._words).copy()
+        pool.step(x, [3, 17, 39])
+        after, now = host(rows._states), host(rows._words)
+        changed = np.flatnonzero((before != after).any(axis=1))
+        assert changed.tolist() == [2 * s + 1 - int(words[s] & np.uint64(1)) for s in (3, 17, 39)]
+        turned = np.flatnonzero(words != now)
+        assert turned.tolist() == [3, 17, 39]
+        assert ((words ^ now)[turned] & np.uint64(1) == 1).all()
+        assert (now[turned] >> np.uint64(1) == pool._rows._tick).all(), t
+
+
+def test_padding(options):
+    """Rows of -1: zeros come out, no state changes, and x is not looked at."""
+    owner, pool = make(**options)
+    other = twin_of(owner, pool)
+    x = inputs(owner, 6)
+    x[1::2] = np.nan
+    got = host(pool.step(x, [4, -1, 9, -1, 0, -1]))
+    assert got[::2].tobytes() == host(other.step(x[::2], [4, 9, 0])).tobytes()
+    assert not got[1::2].any()
+    assert states(pool) == states(other)
+    kept = everything(pool)
+    assert not host(pool.step(x, [-1] * 6)).any()
+    assert not host(pool.step(x, on_device([-1] * 6), is_first=[True] * 6)).any()
+    assert everything(pool) == kept
+    pool.check()
+
+
+def test_bad_slots_of_the_device(options):
+    """They are refused as ever; nothing of any slot changes but of those that step."""
+    owner, pool = make(**options)
+    pool.release([7, 8])
+    kept = everything(pool)
+    x = inputs(owner, 6)
+    assert not host(pool.step(x, on_device([40, -2, 7, -1, 8, 1 << 40]), is_first=[True] * 6)).any()
+    assert everything(pool) == kept
+    with pytest.raises(ValueError, match=r"got 3 out of range \(one is .*\), 2 not live \(one is [78]\)"):
+        pool.check()
+    other = StatePool(owner, 40)
+    other.allocate(40)
+    other.write(range(40), twin_of_all(owner, pool))
+    got = host(pool.step(x, on_device([3, 40, 7, 5, 3, -1])))
+    with pytest.raises(ValueError, match=r"got 1 out of range \(one is 40\), 1 not live \(one is 7\), 1 twice"):
+        pool.check()
+    stepped = [k for k in (0, 3, 4) if got[k].any()]
+    assert len(stepped) == 2
+    assert 3 in stepped
+    assert not np.delete(got, stepped, axis=0).any()
+    wanted = other.step(x[stepped], [(3, 40, 7, 5, 3)[k] for k in stepped])
+    assert bits(wanted) == [got[stepped].tobytes()]
+    live = pool.slots
+    assert states(pool, live) == states(other, live)
+
+
+def twin_of_all(owner, pool):
+    """The states of all slots, of the free ones as zeros."""
+    live = pool.slots
+    read = pool.read(live)
+
+    def spread(part):
+        full = np.zeros((40, part.shape[1]), part.dtype)
+        full[live] = host(part)
+        return arrays.asarray(full)
+
+    def whole(state):
+        return LSTMState(h=spread(state.h), c=spread(state.c))
+
+    return tuple(map(whole, read)) if isinstance(read, tuple) else whole(read)
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+@pytest.mark.parametrize("turns", [0, 1])
+def test_resets(turns, where, options):
+    """Rows that begin anew, of slots in either turn, are as after `reset`."""
+    owner, pool = make(**options)
+    slots, x = [3, 39, 0, 17], inputs(owner, 4)
+    for _ in range(turns):
+        pool.step(x[:2], slots[:2])
+    other = twin_of(owner, pool)
+    other.reset([3, 17])
+    first = np.array([True, False, False, True])
+    if where == "device":
+        got = pool.step(x, on_device(slots), is_first=arrays.asarray(first))
+    else:
+        got = pool.step(x, slots, is_first=first)
+    assert bits(got) == bits(other.step(x, slots))
+    assert states(pool) == states(other)
+
+
+def test_read_write_and_reset_in_any_turn(options):
+    owner, pool = make(**options)
+    x = inputs(owner, 4)
+    for turns in range(4):
+        for _ in range(turns):
+            pool.step(x, [1, 2, 3, 4])
+        saved, kept = pool.read([4, 2]), states(pool, [0, 1, 3])
+        wanted = bits(pool.step(x[:2], [4, 2]))
+        pool.write([4, 2], saved)
+        assert states(pool, [4, 2]) == bits_of(saved)
+        assert states(pool, [0, 1, 3]) == kept
+        assert bits(pool.step(x[:2], [4, 2])) == wanted
+        pool.reset([2])
+        assert not any(np.frombuffer(each, np.uint8).any() for each in states(pool, [2]))
+        pool.release([4])
+        assert pool.allocate(1).tolist() == [4]
+        assert not any(np.frombuffer(each, np.uint8).any() for each in states(pool, [4]))
+        fresh = StatePool(owner, 2)
+        assert bits(pool.step(x[:2], [4, 2])) == bits(fresh.step(x[:2], fresh.allocate(2)))
+        assert states(pool, [0, 1, 3]) == kept
+
+
+def test_files_after_an_odd_number_of_steps(tmp_path, options):
+    """... to a pool of another capacity, whose slots are in other turns."""
+    owner, pool = make(**options)
+    x = inputs(owner, 13)
+    for slots in (range(13), range(5, 18), range(20)[:13], [1, 39]):
+        pool.step(x[: len(slots)], slots)
+    pool.release([2, 3])
+    path = tmp_path / "pool"
+    pool.save(path)
+    other = StatePool(owner, 57)
+    for n in (9, 20):
+        other.step(x[:9], other.allocate(n)[:9])
+    other.load(path)
+    assert other.slots.tolist() == pool.slots.tolist()
+    for _ in range(2):
+        assert states(other) == states(pool)
+        assert bits(other.step(x[:4], [0, 1, 17, 39])) == bits(pool.step(x[:4], [0, 1, 17, 39]))
+    cpu = StatePool(type(owner)(owner.weights, backend="numpy"), 41)
+    cpu.load(path)
+    pool.load(path)
+    assert [bits_of(cpu.read(cpu.slots))] == [states(pool)]
+
+
+def test_ticks_beyond_32_bits():
+    owner, pool = make()
+    other, x = twin_of(owner, pool), inputs(owner, 5)
+    for tick in ((1 << 31) - 2, (1 << 32) - 2, (1 << 33) - 2, (1 << 62) - 9):
+        pool._rows._tick = tick
+        for slots in ([1, 2, 3, 4, 5], [3, 4, 5, 6, 7], [1, 3, 5, 7, 9], [39, 38, 37, 36, 35]):
+            assert bits(pool.step(x, slots)) == bits(other.step(x, slots))
+        assert states(pool) == states(other)
+
+
+def test_two_pools_of_one_cell():
+    owner, one = make()
+    other = twin_of(owner, one)
+    x, kept = inputs(owner, 8), everything(other)
+    wanted = [bits(one.step(x, range(8))) for _ in range(3)]
+    assert everything(other) == kept
+    one.step(inputs(owner, 40), range(40))
+    assert [bits(other.step(x, range(8))) for _ in range(3)] == wanted
+
+
+@pytest.mark.parametrize("failing", ["lstm_step", "lstm_project", "the second lstm_step"])
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_launch_that_fails_midway(failing, error, monkeypatch):
+    """The words still say one of the two rows of each slot, no other slot's state changes, and the pool steps on."""
+    owner, pool = make(layers=2, N=40, proj_size=5)
+    x, steps, bind = inputs(owner, 3), [], Kernel.bound
+    others, words = states(pool, range(3, 40)), bits(pool._rows._words)
+
+    def fail():
+        raise error("lost")
+
+    def bound(self, *launch):
+        name = self.name.partition("<")[0]
+        steps.append(name)
+        if name == failing.rpartition(" ")[2] and (steps.count(name) == 2 or not failing.startswith("the")):
+            return fail
+        return bind(self, *launch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Kernel, "bound", bound)
+        with pytest.raises(error, match="lost"):
+            pool.step(x, [0, 1, 2])
+    assert bits(pool._rows._words) == words
+    assert states(pool, range(3, 40)) == others
+    other = twin_of(owner, pool)
+    for _ in range(3):
+        assert bits(pool.step(x, [0, 1, 2])) == bits(other.step(x, [0, 1, 2]))
+    assert states(pool) == states(other)
+
+
+# Numbers, with every kernel.
+
+
+@pytest.mark.parametrize(("kernel", "dtype", "precision"), FORCED)
+@pytest.mark.parametrize("projected", [{}, {"proj_size": 5, "proj_clip": 0.1, "peephole": True, "cell_clip": 0.8}])
+def test_as_the_cell_and_float64(kernel, dtype, precision, projected):
+    """The bits of the cell that has this kernel's name, and so near to float64 as these are."""
+    weights = LSTMWeights.random(23, 37, seed=0, dtype=dtype, **projected)
+    cell = LSTMCell(weights, backend="cuda", precision=precision, kernel=kernel)
+    exact = LSTMCell(weights.astype("float64"), backend="numpy")
+    pool, rng = StatePool(cell, 90), np.random.default_rng(0)
+    pool.allocate(90)
+    assert pool.kernels(5) == pool.kernels(5000) == (kernel,)
+    for B in (3, 9, 70):
+        slots, x = rng.permutation(90)[:B], cell.asarray(rng.normal(size=(B, 23)))
+        old = pool.read(slots)
+        first = rng.random(B) < 0.3
+        got = pool.step(x, slots, is_first=first)
+        new = cell(x, old, is_first=first)
+        assert bits(got) == bits(new.h)
+        assert states(pool, slots) == bits_of(new)
+        wide = LSTMState(h=host(old.h).astype("f8"), c=host(old.c).astype("f8"))
+        wanted = exact(host(x).astype("f8"), wide, is_first=first)
+        tolerance = TOLERANCE.get(precision, tolerances.of(dtype, 60))
+        np.testing.assert_allclose(host(got).astype("f8"), wanted.h, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_as_the_lstm(dtype, options):
+    owner, pool = make(dtype=dtype, **options)
+    rng = np.random.default_rng(0)
+    for B in (1, 17, 33):
+        slots, x = rng.permutation(40)[:B], owner.asarray(rng.normal(size=(B, I)))
+        old = pool.read(slots)
+        if isinstance(owner, LSTM):
+            wanted, new = owner.step(x, old)
+        else:
+            new = owner(x, old)
+            wanted = new.h
+        assert bits(pool.step(x, slots)) == bits(wanted)
+        assert states(pool, slots) == bits_of(new)
+
+
+def test_batches_that_the_table_gives_other_kernels():
+    """The kernels of a step are those of its batch; sums in another order are near."""
+    owner = LSTMCell(LSTMWeights.random(256, 256, seed=0, dtype="bfloat16"), backend="cuda")
+    pool = StatePool(owner, 300)
+    pool.allocate(300)
+    assert [pool.kernels(B) for B in (1, 64, 300)] == [("tensor_small",), ("tensor_small",), ("tensor_medium",)]
+    rng = np.random.default_rng(0)
+    x = owner.asarray(rng.normal(size=(300, 256)))
+    few = host(pool.step(x[:5], range(5))).astype(float)
+    pool.reset(range(5))
+    np.testing.assert_allclose(host(pool.step(x, range(300)))[:5].astype(float), few, atol=2**-8)
+    large = LSTMCell(LSTMWeights.random(2048, 2048, seed=0, dtype="bfloat16"), backend="cuda")
+    assert choice.choose_layers(5, [(2048, 2048, None)], "bfloat16", "highest", 90) == ("matmul",)
+    assert StatePool(large, 5).kernels(5) == ("matmul",)
+
+
+# Projections, in the step's launch or in their own.
+
+
+def in_one_launch(monkeypatch, *, projects):
+    monkeypatch.setattr(tiles.Tile, "projects", lambda *_: projects)
+
+
+@pytest.mark.parametrize(("kernel", "dtype", "precision"), FORCED)
+@pytest.mark.parametrize("P", [19, 4])
+def test_both_ways_of_a_projection(kernel, dtype, precision, P, monkeypatch):
+    """They have the same bits, in calls, Steppers and pools."""
+    options = {"proj_size": P, "proj_clip": 0.3, "dtype": dtype}
+    cell = LSTMCell(LSTMWeights.random(9, 70, seed=0, **options), backend="cuda", precision=precision, kernel=kernel)
+    B, results = 70, {}
+    x, state = random_inputs(cell, B)
+    slots = np.random.default_rng(0).permutation(100)[:B]
+    for projects in (True, False):
+        with monkeypatch.context() as patch:
+            in_one_launch(patch, projects=projects)
+            stepper, pool = cell.stepper(B), StatePool(cell, 100)
+            assert nodes(stepper) == ["lstm_step"] + ["lstm_project"] * (not projects)
+            stepper.write(state)
+            pool.allocate(100)
+            pool.write(slots, state)
+            for _ in range(2):
+                stepper.step(x)
+                got = pool.step(x, slots)
+            results[projects] = bits_of(cell(x, state)), bits_of(stepper.state), states(pool, slots)
+            assert bits(got) == bits(stepper.output) == bits(stepper.h)
+            assert states(pool, slots) == bits_of(stepper.state)
+    assert results[True] == results[False]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_batches_that_project_in_either_way(dtype, monkeypatch):
+    """A pool of a batch-invariant cell, whose larger batches project in one launch and others in two."""
+    monkeypatch.setattr(tiles, "_ENOUGH_BLOCKS", 1)
+    weights = LSTMWeights.random(9, 70, seed=0, proj_size=19, dtype=dtype)
+    cell = LSTMCell(weights, backend="cuda", batch_invariant=True)
+    pool, one = StatePool(cell, 150), StatePool(cell, 150)
+    for each in (pool, one):
+        each.allocate(150)
+    rng, names, seen = np.random.default_rng(0), counted(monkeypatch), set()
+    for B in (3, 150, 20, 64, 1, 70, 15, 150, 2):
+        slots, x = rng.permutation(150)[:B], cell.asarray(rng.normal(size=(B, 9)))
+        names.clear()
+        got = host(pool.step(x, slots))
+        seen.add(tuple(names))
+        for k in (0, B // 2, B - 1):
+            row = one.read(slots[k : k + 1])
+            assert bits(cell(x[k : k + 1], row).h) == [got[k : k + 1].tobytes()]
+        one.write(slots, cell(x, one.read(slots)))
+        assert states(pool, slots) == states(one, slots)
+    assert seen == {("lstm_step",), ("lstm_step", "lstm_project")}
+
+
+def test_batches_of_any_order(options):
+    """Larger and smaller ones in turn, with buffers that grow between: as a pool that has stepped one by one."""
+    owner, pool = make(100, **options)
+    pool = twin_of(owner, pool)  # without buffers
+    other, rng = twin_of(owner, pool), np.random.default_rng(0)
+    for B in (1, 2, 17, 1, 70, 3, 65, 100, 64, 16, 33, 1):
+        slots, x = rng.permutation(100)[:B], owner.asarray(rng.normal(size=(B, I)))
+        first = rng.random(B) < 0.2 if B % 2 else None
+        got = host(pool.step(x, slots, is_first=first))
+        for k, slot in enumerate(slots):
+            flags = None if first is None else first[k : k + 1]
+            assert host(other.step(x[k : k + 1], [slot], is_first=flags)).tobytes() == got[k : k + 1].tobytes()
+    assert states(pool) == states(other)
+
+
+def test_callers_arrays_are_not_kept(options):
+    """x, `out`, flags and slots, once a step is done."""
+    owner, pool = make(**options)
+    for made in (np.arange, lambda n: on_device(range(n))):
+        slots = made(7)
+        x, out = inputs(owner, 7), owner.asarray(np.zeros((7, owner.weights.output_size)))
+        first = arrays.asarray(np.ones(7, bool))
+        pool.step(x, slots, is_first=first, out=out)
+        pool.step(x, slots)
+        held = [weakref.ref(each) for each in (x, out, first, slots)]
+        del x, out, first, slots
+        settle()
+        assert not any(ref() is not None for ref in held)
+
+
+# Weights.
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_weights_are_set_in_turn(where, options):
+    """... after a step on another stream and before the next; the kernels' copies are made anew on the GPU."""
+    owner, pool = make(**options)
+    more = {"num_layers": 3} if "layers" in options else {}
+    more |= {name: value for name, value in options.items() if name not in ("layers", "N")}
+    new = type(owner.weights).random(I, options.get("N", N), seed=1, **more)
+    x, stream = inputs(owner, 4), streams.Stream()
+    slots = [1, 2, 3, 4] if where == "host" else on_device([1, 2, 3, 4])
+    with stream:
+        pool.step(x, slots)
+        saved = pool.read(range(40))
+    streams.log.clear()
+    owner.set_weights(new)
+    assert "wait" in [entry[0] for entry in streams.log], "for the step, and what was read"
+    with stream:
+        streams.log.clear()
+        got = pool.step(x, slots)
+    kinds = [entry[0] for entry in streams.log]
+    assert kinds.index("wait") < kinds.index("launch")
+    assert_after(0, stream.ptr)
+    fresh = type(owner)(new, backend="cuda", kernel="simt")
+    other = StatePool(fresh, 40)
+    other.allocate(40)
+    other.write(range(40), saved)
+    assert bits(got) == bits(other.step(x, [1, 2, 3, 4]))
+    assert states(pool) == states(other)
+
+
+# Memory.
+
+
+def test_growth_keeps_what_is_queued(monkeypatch):
+    """A larger batch takes larger buffers; the smaller ones live until what uses them is done."""
+    from fusedlstm.backends.cuda import streams as order
+
+    owner, pool = make(200, layers=2, N=40, proj_size=5)
+    other = StatePool(owner, 200)
+    other.allocate(200)
+    other.step(inputs(owner, 3), range(3))
+    monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: order._NOT_READY)
+    room = other._rows._room
+    held = [weakref.ref(array) for array in (room.slots, room.m, *room.between)]
+    assert room.rows == 16
+    del room
+    other.step(inputs(owner, 100), range(100))
+    gc.collect()
+    assert other._rows._room.rows == 128
+    assert all(ref() is not None for ref in held)
+    other.step(inputs(owner, 3), range(3))
+    assert other._rows._room.rows == 128
+    monkeypatch.undo()
+    settle()
+    assert not any(ref() is not None for ref in held)
+    del pool
+
+
+def test_memory_outlives_what_is_queued(monkeypatch):
+    from fusedlstm.backends.cuda import streams as order
+
+    owner, pool = make(N=40, proj_size=3)
+    x, slots = inputs(owner, 3), on_device([0, 1, 2])
+    pool.step(x, slots)
+    settle()
+    before = memory.alive()
+    running = [order._NOT_READY]
+    monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: running[0])
+    pool.step(x, slots, out=owner.asarray(np.zeros((3, 3))))
+    del pool, owner
+    gc.collect()
+    assert memory.alive() >= before
+    running[0] = 0
+    settle()
+    assert memory.alive() < before
+
+
+def test_memory_of_a_pool_is_what_it_says(options):
+    owner, _ = make(**options)
+    settle()
+    before = memory.alive()
+    pool = StatePool(owner, 1000)
+    assert memory.alive() - before >= pool.memory.states > 0
+    assert memory.alive() - before <= pool.memory.states + 2048
+    between = memory.alive()
+    pool.prepare(1000)
+    settle()
+    assert memory.alive() - between == pytest.approx(pool.memory.plans, rel=0.3)
+
+
+def test_a_state_takes_two_h_and_one_c():
+    owner = LSTMCell(LSTMWeights.random(8, 64, seed=0, dtype="bfloat16"), backend="cuda", kernel="tensor_small")
+    pool = StatePool(owner, 1000)
+    assert pool.memory.states == 1000 * (2 * 64 * 2 + 64 * 4 + 8)
+
+
+def test_memory_runs_out():
+    """... while buffers are made: the pool is as it was, and steps on."""
+    owner, pool = make(2000, N=40, proj_size=3)
+    small = twin_of(owner, pool)
+    small.step(inputs(owner, 3), [1, 2, 3])
+    settle()
+    kept, held = everything(small), small.memory
+    for call in (lambda: small.step(inputs(owner, 2000), range(2000)), lambda: small.prepare(2000)):
+        with memory.limited(20_000), pytest.raises(MemoryError):
+            call()
+        settle()
+        assert everything(small) == kept
+        assert small.memory == held
+    small.step(inputs(owner, 2000), range(2000))
+
+
+@pytest.mark.parametrize("width", [4, I])
+@pytest.mark.parametrize(("kernel", "units"), [("simt", 8), ("simt", 40), (None, 40)])
+def test_a_prepared_pool_makes_and_loads_nothing(width, kernel, units, monkeypatch):
+    """No kernel is compiled or loaded, and nothing allocated or pinned, by steps of any size up to what it has."""
+    from fusedlstm.backends.cuda import launch, launch_step, pinned
+
+    for made in (launch_step.step_kernel, launch_step.project_kernel, launch.check_kernel, launch.reset_kernel):
+        made.cache_clear()
+    monkeypatch.setattr(choice, "choose_layers", lambda B, sizes, *_, **__: ("tensor_small",) * len(sizes))
+    dtype = "float64" if kernel else "bfloat16"
+    weights = StackedWeights.random(width, units, 2, seed=0, dtype=dtype, activation="elu", proj_size=4)
+    owner = LSTM(weights, backend="cuda", kernel=kernel)
+    pool = StatePool(owner, 150)
+    slots = pool.allocate(150)
+    pool.prepare(150)
+    xs = {B: owner.asarray(np.ones((B, width))) for B in (1, 8, 9, 17, 64, 65, 150)}
+    outs = {B: owner.asarray(np.zeros((B, 4))) for B in xs}
+    of_device = {B: on_device(slots[:B]) for B in xs}
+    firsts = {B: arrays.asarray(np.ones(B, bool)) for B in xs}
+    off = {B: unaligned(x, 1) for B, x in xs.items()}
+    monkeypatch.setattr(Kernel, "_load", lambda self, device: pytest.fail(f"{self.name} was loaded"))
+    monkeypatch.setattr(pinned, "zeros", lambda *shape: pytest.fail("memory was pinned"))
+    made = memory.made()
+    for B, x in xs.items():
+        for each in (x, off[B]):
+            pool.step(each, slots[:B], is_first=firsts[B], out=outs[B])
+            pool.step(each, of_device[B], out=outs[B])
+    assert memory.made() == made
+
+
+def test_preparing_changes_no_state(options):
+    owner, pool = make(**options)
+    kept = everything(pool)
+    pool.prepare(200)
+    assert everything(pool) == kept
+    for most in (0, 1):
+        empty = StatePool(owner, 3)
+        empty.prepare(most)
+
+
+def test_rooms_are_shared_by_batches():
+    owner, pool = make()
+    rooms = set()
+    for B in (40, 1, 33, 17):
+        pool.step(inputs(owner, B), range(B))
+        rooms.add(pool._rows._room)
+    assert len(rooms) == 1
+    fewest = StatePool(owner, 3)
+    fewest.step(inputs(owner, 1), fewest.allocate(1))
+    assert fewest._rows._room.rows == fused_rows._FEWEST
+
+
+# Streams and processes.
+
+
+def test_streams_take_turns():
+    owner, pool = make()
+    x = inputs(owner, 3)
+    one, other = streams.Stream(), streams.Stream()
+    with one:
+        pool.step(x, [0, 1, 2])
+    calls = [
+        lambda: pool.step(x, [0, 1, 2]),
+        lambda: pool.step(x, on_device([0, 1, 2])),
+        lambda: pool.read([1]),
+        lambda: pool.reset([1]),
+        lambda: pool.write([1], pool.read([1])),
+        lambda: pool.prepare(3),
+        lambda: pool.allocate(0),
+    ]
+    for call in calls:
+        streams.log.clear()
+        with other:
+            call()
+        assert_after(one.ptr, other.ptr)
+        one, other = other, one
+
+
+def test_a_finalizer_may_run_anywhere():
+    """A pool that is freed while memory of finished work is, by this very thread, waits for nobody."""
+    from fusedlstm.backends.cuda import streams as order
+
+    _, pool = make()
+    with order._lock:
+        del pool
+        gc.collect()
+        order._release_finished()
+    settle()
+
+
+def test_a_forked_process_says_so(monkeypatch):
+    owner, pool = make()
+    x, kept = inputs(owner, 2), everything(pool)
+    tick = pool._rows._tick
+    monkeypatch.setattr(fork, "forked", True)
+    for call in (
+        lambda: pool.step(x, [1, 2]),
+        lambda: pool.read([1]),
+        lambda: pool.reset([1]),
+        lambda: pool.prepare(9),
+    ):
+        with pytest.raises(RuntimeError, match="this process was forked after CUDA had been used"):
+            call()
+    monkeypatch.undo()
+    assert everything(pool) == kept
+    assert pool._rows._tick == tick
+
+
+def test_a_pool_on_another_device():
+    owner = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda:1", kernel="simt")
+    pool = StatePool(owner, 5)
+    slots = pool.allocate(3)
+    with arrays.Device(1):
+        of_device = on_device(slots)
+    for given in (slots, of_device):
+        y = pool.step(inputs(owner, 3), given)
+        assert y.device.id == pool.read(slots).h.device.id == 1
+        assert arrays.current_device == 0
+    pool.check()

@@ -1,0 +1,457 @@
+"""Steppers on the emulated GPU that step each layer by one kernel: what a step is, and where its arrays are."""
+
+import gc
+import sys
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
+
+from stand_in import arrays, memory, streams, torch_cuda
+from support import tolerances
+from support.backends import BACKENDS
+from support.cells import host, random_inputs
+from support.on_emulated_gpu import FORCED, TOLERANCE, bits, bits_of, nodes, settle
+
+try:
+    from fusedlstm.backends.cuda import choice, graphs
+except ImportError as error:  # neither CuPy nor its stand-in
+    pytest.skip(f"it looks into the stand-in: {error}", allow_module_level=True)
+
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+
+I, N = 7, 12
+STEP, PROJECT = "lstm_step", "lstm_project"
+
+
+def make(layers=1, kernel="simt", sizes=(I, N), **options):
+    """A cell, or an LSTM of layers."""
+    if layers == 1:
+        return LSTMCell(LSTMWeights.random(*sizes, seed=0, **options), backend="cuda", kernel=kernel)
+    return LSTM(StackedWeights.random(*sizes, layers, seed=0, **options), backend="cuda", kernel=kernel)
+
+
+def inputs(owner, B, seed=0):
+    return owner.asarray(np.random.default_rng(seed).normal(size=(B, owner.weights.input_size)))
+
+
+def widened(state):
+    return LSTMState(h=state.h.astype("f8"), c=state.c.astype("f8"))
+
+
+def address(array):
+    return array.data.ptr, array.strides
+
+
+# What a step is.
+
+WHAT = [
+    (1, {}, [STEP]),
+    (3, {"peephole": True, "cell_clip": 1.0}, [STEP]),
+    (1, {"proj_size": 4}, [STEP]),
+    (1, {"sizes": (8, 40), "proj_size": 4}, [STEP, PROJECT]),
+    (2, {"sizes": (8, 40), "proj_size": 8, "proj_clip": 0.5, "residual": True}, [STEP, PROJECT]),
+]
+
+
+@pytest.mark.parametrize(("layers", "options", "each"), WHAT)
+def test_what_a_step_is(layers, options, each):
+    """A kernel a layer, and one more for a projection of more units than a block has; resets and flags take none."""
+    stepper = make(layers, **options).stepper(5)
+    assert nodes(stepper) == each * layers
+    stepper.is_first[...] = True
+    for _ in range(3):
+        assert nodes(stepper) == each * layers
+        stepper.step()
+
+
+def test_copies_from_and_to_the_host_are_in_the_graph():
+    stepper = make().stepper(5, host=True)
+    assert nodes(stepper) == ["memcpy2D", STEP, "memcpy2D"]
+    stepper.is_first[...] = True
+    assert nodes(stepper) == ["memcpy2D", "memcpy2D", STEP, "memcpy2D"]
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_step_is_one_launch(resets, given):
+    """... of a graph on the current stream, after the copy of what is given; nothing is allocated or waited for."""
+    stepper = make(3, sizes=(8, 8)).stepper(5)
+    x = arrays.asarray(np.ones((5, 8), np.float32))
+    if resets:
+        stepper.is_first[...] = True
+    made = memory.made()
+    with streams.Stream() as stream:
+        stepper.step()
+        streams.log.clear()
+        for _ in range(4):
+            stepper.step(x if given else None)
+    each = [("launch", stream.ptr), ("graph", stream.ptr)] if given else [("graph", stream.ptr)]
+    assert [entry[:2] for entry in streams.log] == each * 4
+    assert memory.made() == made
+
+
+def test_nothing_else_is_captured(monkeypatch):
+    """A graph for each turn, with resets and without, and no more when they are first used."""
+    made, captured = [], graphs.captured
+    monkeypatch.setattr("fusedlstm.backends.cuda.batch.captured", lambda queue: made.append(1) or captured(queue))
+    stepper = make().stepper(5)
+    assert len(made) == 4
+    stepper.step(None, [True] * 5)
+    stepper.step()
+    assert len(made) == 4
+
+
+# Where things are.
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"sizes": (8, 40), "proj_size": 4}, {"layers": 3, "sizes": (8, 8), "residual": True}]
+)
+def test_h_is_in_two_places(options):
+    """In turn; all else stays where it is, and what a step has read is still there."""
+    stepper = make(**options).stepper(5)
+    x = inputs(stepper._owner, 5)
+    stays = [address(array) for array in (stepper.x, stepper.c, stepper.is_first, stepper.output)]
+    places = []
+    for _ in range(6):
+        before = stepper.h
+        kept = bits(before)
+        places.append(address(before))
+        stepper.step(x)
+        assert bits(before) == kept
+        assert bits(stepper.h) != kept
+        states = stepper.state if isinstance(stepper.state, tuple) else (stepper.state,)
+        assert address(states[-1].h) == address(stepper.h)
+        assert [address(array) for array in (stepper.x, stepper.c, stepper.is_first, stepper.output)] == stays
+    assert len(set(places)) == 2
+    assert places == places[:2] * 3
+
+
+def test_h_and_the_output_begin_as_zeros():
+    stepper = make(2, sizes=(8, 40), residual=True, proj_size=8).stepper(5)
+    assert not host(stepper.output).any()
+    for _ in range(2):
+        assert not any(host(part).any() for state in stepper.state for part in (state.h, state.c))
+        stepper._batch.turn = 1 - stepper._batch.turn
+    assert not host(stepper.x).any()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("options", [{}, {"proj_size": 5}, {"layers": 2, "sizes": (8, 8), "residual": True}])
+def test_read_write_and_reset_in_any_turn(turns, options):
+    owner = make(**options)
+    stepper, x = owner.stepper(4), inputs(owner, 4)
+    for _ in range(turns):
+        stepper.step(x)
+    saved = stepper.read()
+    assert bits_of(saved) == bits_of(stepper.state)
+    wanted = bits(stepper.step(x)) + bits_of(stepper.state)
+    for _ in range(2):  # the turn that was saved is another in the second
+        stepper.write(saved)
+        assert bits_of(stepper.read()) == bits_of(stepper.state) == bits_of(saved)
+        assert bits(stepper.step(x)) + bits_of(stepper.state) == wanted
+        stepper.step(x)
+    stepper.reset()
+    assert not any(np.frombuffer(each, np.uint8).any() for each in bits_of(stepper.state))
+    fresh = owner.stepper(4)
+    assert bits(stepper.step(x)) + bits_of(stepper.state) == bits(fresh.step(x)) + bits_of(fresh.state)
+
+
+def test_a_state_of_the_turn_before_can_be_written():
+    """... that is, a step is taken back, where c was kept."""
+    owner = make()
+    stepper, x = owner.stepper(4), inputs(owner, 4)
+    stepper.step(x)
+    h, c = stepper.h, stepper.c.copy()
+    wanted = bits(stepper.step(x))
+    stepper.write(LSTMState(h=h, c=c))
+    assert bits(stepper.step(x)) == wanted
+
+
+def test_its_own_arrays_as_arguments():
+    """The output as x, h of either turn as x, the flags as flags."""
+    owner = make(sizes=(8, 8))
+    steppers, x = [owner.stepper(4) for _ in range(2)], inputs(owner, 4)
+    for each in steppers:
+        each.step(x)
+    one, other = steppers
+    for _ in range(3):
+        assert bits(one.step(one.output)) == bits(other.step(other.output.copy()))
+        assert bits(one.step(one.h)) == bits(other.step(other.h.copy()))
+    one.is_first[...] = True
+    assert bits(one.step(None, one.is_first)) == bits(other.step(None, [True] * 4))
+
+
+@pytest.mark.parametrize("host_buffers", [False, True])
+@pytest.mark.parametrize("B", [3, 70])
+def test_flags_are_cleared_by_the_step(B, host_buffers):
+    """... also where many blocks have a row; rows that are marked are reset once."""
+    owner = make(2, sizes=(40, 70))
+    stepper, twin = owner.stepper(B, host=host_buffers), owner.stepper(B)
+    x = inputs(owner, B)
+    for first in (np.arange(B) % 3 == 0, np.ones(B, bool), np.arange(B) == B - 1):
+        for _ in range(2):
+            twin.step(x)
+            stepper.step(host(x) if host_buffers else x)
+        state = twin.read()
+        twin.write(tuple(LSTMState(h=zeroed(each.h, first), c=zeroed(each.c, first)) for each in state))
+        stepper.is_first[...] = first if host_buffers else owner.xp.asarray(first)
+        got = stepper.step()
+        assert bits(got) == bits(twin.step())
+        assert not host(stepper.is_first).any()
+        assert not host(stepper._batch._device_flags).any() or host_buffers
+        assert not host(stepper._batch._body._readers).any()
+
+
+def zeroed(array, rows):
+    copy = host(array).copy()
+    copy[rows] = 0
+    return arrays.asarray(copy)
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
+    yield torch_cuda
+    torch_cuda.cuda.set_stream(None)
+
+
+def test_tensors_in_both_turns(torch):
+    """... are over the buffers' memory, each made once, and steps are on PyTorch's stream."""
+    owner = make()
+    stepper = owner.stepper(5, like=torch.Tensor(owner.asarray(np.zeros((1, 1)))))
+    plain, x = owner.stepper(5), inputs(owner, 5)
+    torch.cuda.set_stream(0x5000)
+    seen = []
+    for _ in range(4):
+        streams.log.clear()
+        stepper.x._array[...] = x
+        output = stepper.step()
+        assert {entry[1] for entry in streams.log if entry[0] == "graph"} == {0x5000}
+        assert output is stepper.output
+        assert bits(output._array) == bits(plain.step(x)) == bits(stepper.h._array)
+        assert isinstance(stepper.h, torch.Tensor)
+        assert stepper.h.data_ptr() == stepper._batch.states[0].h.data.ptr
+        assert stepper.c.data_ptr() == stepper._batch.states[0].c.data.ptr
+        seen.append(stepper.h)
+    assert seen[0] is seen[2] is not seen[1]
+    assert seen[1] is seen[3]
+
+
+# Numbers, with every kernel that a dtype has.
+
+
+@pytest.mark.parametrize(("kernel", "dtype", "precision"), FORCED)
+@pytest.mark.parametrize("options", [{}, {"proj_size": 5, "proj_clip": 0.1, "peephole": True, "cell_clip": 0.8}])
+@pytest.mark.parametrize("B", [1, 9, 70])
+def test_as_float64(kernel, dtype, precision, options, B):
+    """A call and a Stepper have the same bits, which are near to NumPy's in float64."""
+    weights = LSTMWeights.random(23, 37, seed=0, dtype=dtype, **options)
+    cell = LSTMCell(weights, backend="cuda", precision=precision, kernel=kernel)
+    exact = LSTMCell(weights.astype("float64"), backend="numpy")
+    x, state = random_inputs(cell, B)
+    first = np.arange(B) % 3 == 1
+    stepper = cell.stepper(B)
+    assert stepper.kernels == (kernel,)
+    stepper.write(state)
+    for is_first in (None, first):
+        old = state.to_numpy()
+        state = cell(x, state, is_first=is_first)
+        got = stepper.step(x, is_first)
+        wanted = exact(host(x).astype("f8"), widened(old), is_first=is_first)
+        tolerance = TOLERANCE.get(precision, tolerances.of(dtype, 60))
+        np.testing.assert_allclose(host(state.h).astype("f8"), wanted.h, rtol=0, atol=tolerance)
+        c_tolerance = {"float16": 3e-6, "bfloat16": 3e-6}.get(dtype, tolerance)
+        np.testing.assert_allclose(host(state.c).astype("f8"), wanted.c, rtol=0, atol=c_tolerance)
+        assert bits_of(stepper.state) == bits_of(state)
+        assert bits(got) == bits(state.h)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_tf32_is_not_ieee(precision):
+    """Each kernel rounds where it says so, or the tolerances above would show nothing."""
+    kernel = "simt" if precision == "highest" else "tensor_medium"
+    cell = LSTMCell(LSTMWeights.random(64, 64, seed=0), backend="cuda", precision=precision, kernel=kernel)
+    exact = LSTMCell(cell.weights.astype("float64"), backend="numpy")
+    x, state = random_inputs(cell, 8)
+    old = state.to_numpy()
+    wanted = exact(host(x).astype("f8"), LSTMState(h=old.h.astype("f8"), c=old.c.astype("f8")))
+    error = np.abs(host(cell(x, state).h) - wanted.h).max()
+    assert error < (3e-6 if precision == "highest" else 2e-3)
+    assert precision == "highest" or error > 3e-6
+
+
+@pytest.mark.parametrize(("kernel", "dtype", "precision"), FORCED)
+def test_layers_as_float64(kernel, dtype, precision):
+    """Sequences with lengths and resets, in both directions; steps and Steppers of three layers."""
+    lstm_options = {"precision": precision, "kernel": kernel, "backend": "cuda"}
+    both = StackedWeights.random(9, 9, 2, seed=0, dtype=dtype, bidirectional=True)
+    rng, T, B = np.random.default_rng(0), 6, 5
+    first, lengths = rng.random((T, B)) < 0.2, [6, 0, 3, 5, 1]
+    tolerance = 8 * TOLERANCE.get(precision, tolerances.of(dtype, 40))
+    xs = rng.normal(size=(T, B, 9))
+    for weights, how in ((both, {}), (StackedWeights.random(9, 9, 2, seed=0, dtype=dtype, residual=True), {})):
+        lstm, exact = LSTM(weights, **lstm_options), LSTM(weights.astype("float64"), backend="numpy")
+        start = tuple(
+            LSTMState(h=lstm.asarray(rng.uniform(-1, 1, s.h.shape)), c=lstm.asarray(s.c, s.c.dtype))
+            for s in lstm.zero_state(B)
+        )
+        wide = tuple(widened(s.to_numpy()) for s in start)
+        ones = tuple(LSTMState(h=s.h[:1], c=s.c[:1]) for s in start)
+        wide_ones = tuple(LSTMState(h=s.h[:1], c=s.c[:1]) for s in wide)
+        own = lstm.asarray(xs)
+        for options in ({}, {"lengths": lengths}, {"is_first": first}, {"is_first": first, "lengths": lengths}):
+            more = ({"reset_to": ones}, {"reset_to": wide_ones}) if "is_first" in options else ({}, {})
+            ys, ends = lstm(own, start, **options, **how, **more[0])
+            wanted, finals = exact(host(own).astype("f8"), wide, **options, **how, **more[1])
+            np.testing.assert_allclose(host(ys).astype("f8"), wanted, rtol=0, atol=tolerance)
+            for end, final in zip(ends, finals, strict=True):
+                np.testing.assert_allclose(host(end.c).astype("f8"), final.c, rtol=0, atol=tolerance)
+
+
+def test_layers_step_as_the_lstm():
+    """... with the same bits, layer by layer, each with its own sizes."""
+    a = LSTMWeights.random(7, 12, seed=1, peephole=True)
+    b = LSTMWeights.random(12, 9, seed=2, proj_size=5, proj_clip=0.1)
+    c = LSTMWeights.random(5, 5, seed=3, cell_clip=0.5)
+    lstm = LSTM(StackedWeights([a, b, c], residual=[False, False, True]), backend="cuda", kernel="simt")
+    stepper, states, x = lstm.stepper(17), lstm.zero_state(17), inputs(lstm, 17)
+    assert stepper.kernels == ("simt",) * 3
+    for _ in range(5):
+        output, states = lstm.step(x, states)
+        assert bits(stepper.step(x)) == bits(output)
+        assert bits_of(stepper.state) == bits_of(states)
+
+
+def test_a_call_writes_c_in_place():
+    """... and takes arrays of any strides."""
+    cell = make(proj_size=5)
+    x, state = random_inputs(cell, 6)
+    wanted = cell(x, state)
+    out = LSTMState(h=arrays.zeros((6, 5), np.float32), c=state.c.copy())
+    assert cell(x, LSTMState(h=state.h, c=out.c), out=out) is out
+    assert bits_of(out) == bits_of(wanted)
+    spread = [arrays.asarray(np.repeat(host(a), 2, axis=1))[:, ::2] for a in (x, state.h, state.c)]
+    assert bits_of(cell(spread[0], LSTMState(h=spread[1], c=spread[2]))) == bits_of(wanted)
+    off = [arrays.asarray(np.pad(host(a), ((0, 0), (1, 2))))[:, 1:-2] for a in (x, state.h, state.c)]
+    assert bits_of(cell(off[0], LSTMState(h=off[1], c=off[2]))) == bits_of(wanted)
+
+
+# Weights, memory, other GPUs.
+
+
+@pytest.mark.parametrize("options", [{}, {"sizes": (I, 40), "proj_size": 5}])
+def test_weights_are_set_in_turn(options):
+    """The copies that kernels read are made anew on the GPU, after what was queued before, and nothing is captured."""
+    owner = make(**options)
+    stepper, stream, x = owner.stepper(5), streams.Stream(), inputs(owner, 5)
+    with stream:
+        stepper.step(x)
+    graph = stepper._batch._graph
+
+    new = LSTMWeights.random(I, owner.weights.hidden_size, seed=1, proj_size=options.get("proj_size"))
+    streams.log.clear()
+    made = memory.made()
+    owner.set_weights(new)
+    assert memory.made() == made
+    launches = [entry[1] for entry in streams.log if entry[0] == "launch"]
+    assert len(set(launches)) == 1
+    streams.log.clear()
+    with stream:
+        stepper.step(x)
+        stepper.step(x)
+    assert stepper._batch._graph is graph
+    kinds = [entry[0] for entry in streams.log]
+    assert kinds.index("wait") < kinds.index("graph")
+    twin = LSTMCell(new, backend="cuda", kernel="simt").stepper(5)
+    stepper.reset()
+    for _ in range(3):
+        assert bits(stepper.step(x)) == bits(twin.step(x))
+
+
+def test_kernels_without_a_name(monkeypatch):
+    """One kernel a layer where the table says so, and what each is."""
+    lstm = LSTM(StackedWeights.random(128, 128, 2, seed=0, dtype="bfloat16"), backend="cuda")
+    assert lstm.stepper(1).kernels == ("tensor_small",) * 2
+    assert nodes(lstm.stepper(1)) == [STEP] * 2
+    monkeypatch.setattr(choice, "_TABLE", choice._TABLE | {"bfloat16": ((float("inf"), ((float("inf"), "matmul"),)),)})
+    assert lstm.stepper(1).kernels == ("matmul",) * 2
+    assert nodes(lstm.stepper(1)) == ["matmul", "lstm_planned"] * 2
+
+
+def test_buffers_outlive_what_is_queued(monkeypatch):
+    """A stepper that is deleted while a step runs leaves its memory, and the weights, until that is done."""
+    from fusedlstm.backends.cuda import streams as order
+
+    owner = make(sizes=(I, 40), proj_size=5)
+    stepper = owner.stepper(5)
+    settle()
+    before = memory.alive()
+    running = [order._NOT_READY]
+    monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: running[0])
+    stepper.step()
+    del stepper, owner
+    gc.collect()
+    assert memory.alive() == before
+    running[0] = 0
+    settle()
+    assert memory.alive() < before
+
+
+def test_memory_runs_out():
+    """... while a stepper is made: nothing of it stays."""
+    owner = make(sizes=(8, 8))
+    owner.stepper(1)
+    settle()
+    before = memory.alive()
+    for limit in (0, 1000, 4000, 1 << 18):
+        with memory.limited(limit), pytest.raises(MemoryError):
+            owner.stepper(5000)
+        settle()
+        assert memory.alive() == before
+    owner.stepper(5).step()
+
+
+def test_a_step_that_fails_is_none(monkeypatch):
+    """Which CUDA refuses: the state is where it was, and the next step goes on from it."""
+    import cupy
+
+    owner = make()
+    stepper, twin, x = owner.stepper(5), owner.stepper(5), inputs(owner, 5)
+    stepper.step(x)
+    twin.step(x)
+    kept = address(stepper.h), bits_of(stepper.read())
+    with monkeypatch.context() as patch:
+        lost = cupy.cuda.runtime.CUDARuntimeError
+        patch.setattr(type(stepper._batch._graph), "launch", lambda *_: (_ for _ in ()).throw(lost(999)))
+        with pytest.raises(lost):
+            stepper.step(x)
+    assert (address(stepper.h), bits_of(stepper.read())) == kept
+    for _ in range(2):
+        assert bits(stepper.step(x)) == bits(twin.step(x))
+
+
+def test_on_another_device():
+    cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda:1", kernel="simt")
+    stepper = cell.stepper(5)
+    x = cell.asarray(np.ones((5, I)))
+    for _ in range(2):
+        stepper.step(x)
+        assert stepper.h.device.id == stepper.output.device.id == 1
+    first = make()
+    wanted = first(first.asarray(np.ones((5, I))), first.zero_state(5))
+    assert bits_of(cell(x, cell.zero_state(5))) == bits_of(wanted)
+
+
+@pytest.mark.parametrize(("asked", "words"), [({"kernel": "simt"}, "kernel='simt'"), ({"batch_invariant": True},) * 2])
+@pytest.mark.parametrize("kind", [LSTMCell, LSTM])
+def test_old_gpus_have_no_such_step(kind, asked, words, monkeypatch):
+    weights = LSTMWeights.random(I, N, seed=0)
+    monkeypatch.setattr(arrays.Device, "compute_capability", "75")
+    words = words if isinstance(words, str) else "batch_invariant=True"
+    message = rf"^{words} can't run on cuda:0: steps in one kernel need compute capability 8\.0, .* has 7\.5$"
+    with pytest.raises(RuntimeError, match=message):
+        kind(weights, backend="cuda", **asked)
+    assert kind(weights, backend="cuda").stepper(5).kernels == ("matmul",)

@@ -1,0 +1,381 @@
+"""On a real GPU, work that is late on one stream is waited for by another: values show it, no time is measured.
+
+A kernel spins before it writes, so that whatever doesn't wait for it reads or writes too early. Streams are
+non-blocking ones, which nothing orders with the default stream.
+"""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights, StatePool
+
+from support.backends import BACKENDS, NO_GPU, ONE_KERNEL, backend_in_a_way
+from support.foreign import WrappedDlpack, WrappedInterface, WrappedNamespace
+
+pytestmark = pytest.mark.skipif("cuda" not in BACKENDS, reason="its streams are a real GPU's")
+
+B, I, N = 33, 20, 24
+TIMES = range(5)
+CYCLES = 30_000_000  # some 15 ms
+
+LATE = r"""
+extern "C" __global__ void late(float* to, const float* from, int size, long long cycles) {
+    const long long start = clock64();
+    while (clock64() - start < cycles) {
+    }
+    for (int k = threadIdx.x; k < size; k += blockDim.x) {
+        to[k] = from[k];
+    }
+}
+"""
+
+
+class Gpu:
+    """A cell, its arguments on the GPU, what it must return, and two streams."""
+
+    def __init__(self):
+        self.cupy = sys.modules["cupy"]
+        self._late = self.cupy.RawKernel(LATE, "late")
+        self.cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda")
+        rng = np.random.default_rng(0)
+        self.x, self.h, self.c = (
+            self.cupy.asarray(array.astype(np.float32))
+            for array in (rng.normal(size=(B, I)), rng.uniform(-1, 1, (B, N)), rng.normal(size=(B, N)))
+        )
+        self.state = LSTMState(h=self.h, c=self.c)
+        self.wanted = self.cell(self.x, self.state).to_numpy()  # and kernels are compiled and loaded
+        self.ours, self.theirs = (self.cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        self.late(self.nan(self.x), self.x, self.ours)
+        self.settle()
+
+    def settle(self):
+        self.cupy.cuda.Device().synchronize()
+
+    def nan(self, like):
+        """Memory that has nothing right in it yet."""
+        return self.cupy.asarray(np.full(like.shape, np.nan, np.float32))
+
+    def copy(self, array):
+        return self.cupy.asarray(array.get())
+
+    def late(self, to, values, stream):
+        """Write values on a stream, late."""
+        with stream:
+            self._late((1,), (256,), (to, values, np.int32(to.size), np.int64(CYCLES)))
+
+    def spoil(self, array, stream):
+        """Overwrite what a stream's library believes to be free."""
+        with stream:
+            array.fill(np.nan)
+
+    def assert_right(self, state, stream=None):
+        """Read on a stream, CuPy's current one where none is given."""
+        with stream or self.cupy.cuda.get_current_stream():
+            for got, wanted in ((state.h.get(), self.wanted.h), (state.c.get(), self.wanted.c)):
+                np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.fixture
+def gpu():
+    if NO_GPU:
+        pytest.fail(f"cuda was asked for and can't run here: {NO_GPU}")
+    made = Gpu()
+    yield made
+    made.settle()
+
+
+def test_cupys_current_stream(gpu):
+    """Late work on CuPy's current stream comes before the call's."""
+    for _ in TIMES:
+        x = gpu.nan(gpu.x)
+        gpu.settle()
+        gpu.late(x, gpu.x, gpu.ours)
+        with gpu.ours:
+            gpu.assert_right(gpu.cell(x, gpu.state))
+
+
+@pytest.mark.parametrize("kind", [WrappedDlpack, WrappedInterface])
+@pytest.mark.parametrize("argument", ["x", "h"])
+def test_late_arguments(gpu, kind, argument):
+    """... of a library with another stream are waited for."""
+    for _ in TIMES:
+        values = {"x": gpu.x, "h": gpu.h, "c": gpu.c}
+        late = gpu.nan(values[argument])
+        gpu.settle()
+        gpu.late(late, values[argument], gpu.theirs)
+        values[argument] = kind(late, gpu.theirs)
+        with gpu.ours:
+            gpu.assert_right(gpu.cell(values["x"], LSTMState(h=values["h"], c=values["c"])))
+
+
+def test_what_the_interfaces_stream_does_next(gpu):
+    """... comes after the call, which is late."""
+    for _ in TIMES:
+        x, held = gpu.copy(gpu.x), gpu.nan(gpu.x)
+        gpu.settle()
+        gpu.late(held, gpu.x, gpu.ours)
+        with gpu.ours:
+            got = gpu.cell(WrappedInterface(x, gpu.theirs), gpu.state)
+        gpu.spoil(x, gpu.theirs)
+        gpu.assert_right(got, gpu.ours)
+
+
+def out_of(kind, gpu, stream):
+    h, c = gpu.nan(gpu.h), gpu.nan(gpu.c)
+    return types.SimpleNamespace(h=h, c=c), LSTMState(h=kind(h, stream), c=kind(c, stream))
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("kind", [WrappedDlpack, WrappedInterface])
+def test_out_is_read_on_another_stream(gpu, kind, named):
+    """... after it was written: by the order of streams where one is named, else since the host has waited."""
+    for _ in TIMES:
+        memory, target = out_of(kind, gpu, gpu.theirs if named else None)
+        held = gpu.nan(gpu.x)
+        gpu.settle()
+        gpu.late(held, gpu.x, gpu.ours)
+        with gpu.ours:
+            gpu.cell(gpu.x, gpu.state, out=target)
+        gpu.assert_right(memory, gpu.theirs)
+
+
+def test_results_of_a_namespace(gpu):
+    """... are waited for by the stream that its library makes arrays on."""
+
+    class Theirs(WrappedNamespace):
+        @classmethod
+        def take(cls, array):
+            with gpu.theirs:
+                return super().take(array)
+
+    for _ in TIMES:
+        held = gpu.nan(gpu.x)
+        gpu.settle()
+        gpu.late(held, gpu.x, gpu.ours)
+        with gpu.ours:
+            got = gpu.cell(Theirs(gpu.x), gpu.state)
+        gpu.assert_right(types.SimpleNamespace(h=got.h.array, c=got.c.array), gpu.theirs)
+
+
+# With PyTorch.
+
+
+@pytest.fixture
+def torch(gpu):
+    """PyTorch, with CuPy's other stream as its current one."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch has no GPU here")
+    with torch.cuda.stream(torch.cuda.ExternalStream(gpu.theirs.ptr)):
+        yield torch
+
+
+def tensor_of(torch, array):
+    """A tensor of PyTorch's memory, in this order on the host."""
+    return torch.from_numpy(array.get()).to("cuda")
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_torch_on_its_current_stream(gpu, torch, used):
+    """Late work there comes before the call's, whatever CuPy's current stream is, which stays so."""
+    for _ in TIMES:
+        x = tensor_of(torch, gpu.nan(gpu.x))
+        state = LSTMState(h=tensor_of(torch, gpu.h), c=tensor_of(torch, gpu.c))
+        gpu.settle()
+        gpu.late(gpu.cupy.asarray(x), gpu.x, gpu.theirs)
+        try:
+            if used:
+                gpu.ours.use()
+            before = gpu.cupy.cuda.get_current_stream()
+            got = gpu.cell(x, state)
+            assert gpu.cupy.cuda.get_current_stream() is before
+        finally:
+            gpu.cupy.cuda.Stream.null.use()
+        np.testing.assert_array_equal(got.h.cpu().numpy(), gpu.wanted.h)
+        np.testing.assert_array_equal(got.c.cpu().numpy(), gpu.wanted.c)
+
+
+def test_torch_waits_for_cupys_stream(gpu, torch):
+    """x is CuPy's, and the call late on CuPy's stream; the state is PyTorch's, which overwrites it next on its own."""
+    for _ in TIMES:
+        held = gpu.nan(gpu.x)
+        state = LSTMState(h=tensor_of(torch, gpu.h), c=tensor_of(torch, gpu.c))
+        gpu.settle()
+        gpu.late(held, gpu.x, gpu.ours)
+        with gpu.ours:
+            got = gpu.cell(gpu.x, state)
+        state.h.fill_(float("nan"))
+        state.c.fill_(float("nan"))
+        gpu.assert_right(got, gpu.ours)
+
+
+def test_results_are_freed_in_torchs_order(gpu, torch):
+    """`record_stream` holds for results: their memory is not reused while a stream that was recorded reads it."""
+    other = torch.cuda.ExternalStream(gpu.ours.ptr)
+    for _ in TIMES:
+        x = tensor_of(torch, gpu.x)
+        state = LSTMState(h=tensor_of(torch, gpu.h), c=tensor_of(torch, gpu.c))
+        got, seen = gpu.cell(x, state), gpu.nan(gpu.h)
+        gpu.settle()
+        gpu.late(seen, gpu.cupy.asarray(got.h), gpu.ours)
+        got.h.record_stream(other)
+        del got
+        for _ in range(20):  # either would be given the same memory
+            torch.full((B, N), float("nan"), device="cuda")
+            with gpu.theirs:
+                gpu.cupy.full((B, N), np.nan, np.float32)
+        with gpu.ours:
+            np.testing.assert_array_equal(seen.get(), gpu.wanted.h)
+
+
+# Steppers and pools: calls on several streams take turns, in both ways of stepping. Sums of some are others than the
+# cell's, so that they are compared with those of a step that nothing was late for.
+
+
+@pytest.fixture(params=["cuda", f"cuda{ONE_KERNEL}"])
+def either(request, monkeypatch):
+    """As `gpu`, whose Steppers and pools step in one of the two ways."""
+    backend_in_a_way(request, monkeypatch)
+    made = Gpu()
+    kernels = made.cell.stepper(B).kernels, StatePool(made.cell, B).kernels(B)
+    assert set(kernels) == {("simt",) if request.param.endswith(ONE_KERNEL) else ("matmul",)}
+    yield made
+    made.settle()
+
+
+def stepped(gpu):
+    """A stepper with the state, and the h and c after a step from it."""
+    stepper = gpu.cell.stepper(B)
+    stepper.write(gpu.state)
+    stepper.step(gpu.x)
+    wanted = stepper.read().to_numpy()
+    gpu.settle()
+    return stepper, wanted
+
+
+def assert_same(got, wanted):
+    np.testing.assert_array_equal(got.h, wanted.h)
+    np.testing.assert_array_equal(got.c, wanted.c)
+
+
+def test_a_steppers_calls_take_turns(either):
+    """The x is late on one stream, the step on another, and what reads the state on a third."""
+    stepper, wanted = stepped(either)
+    for _ in TIMES:
+        x = either.nan(either.x)
+        stepper.write(either.state)
+        either.settle()
+        either.late(x, either.x, either.ours)
+        with either.ours:
+            stepper.step(x)
+        with either.theirs:
+            read = stepper.read()
+            assert_same(read.to_numpy(), wanted)
+
+
+def test_weights_of_a_stepper_are_set_in_turn(either):
+    """... after a step that is late on another stream, and before its next one."""
+    stepper, wanted = stepped(either)
+    old, new = either.cell.weights, LSTMWeights.random(I, N, seed=1)
+    either.cell.set_weights(new)
+    stepper.write(either.state)
+    stepper.step(either.x)
+    wanted_new = stepper.read().to_numpy()
+    either.cell.set_weights(old)
+    for _ in TIMES:
+        x = either.nan(either.x)
+        stepper.write(either.state)
+        either.settle()
+        either.late(x, either.x, either.ours)
+        with either.ours:
+            stepper.step(x)
+        either.cell.set_weights(new)
+        assert_same(stepper.read().to_numpy(), wanted)
+        stepper.write(either.state)
+        with either.theirs:
+            stepper.step(either.x)
+            assert_same(stepper.read().to_numpy(), wanted_new)
+        either.cell.set_weights(old)
+
+
+def test_a_pools_calls_take_turns(either):
+    pool = StatePool(either.cell, 2 * B)
+    slots = pool.allocate(2 * B)[::2]
+    pool.write(slots, either.state)
+    pool.step(either.x, slots)
+    wanted = pool.read(slots).to_numpy()
+    for _ in TIMES:
+        x = either.nan(either.x)
+        pool.write(slots, either.state)
+        either.settle()
+        either.late(x, either.x, either.ours)
+        with either.ours:
+            pool.step(x, slots)
+        with either.theirs:
+            assert_same(pool.read(slots).to_numpy(), wanted)
+
+
+def test_pools_on_two_streams(either):
+    """Each steps many times on a stream of its own, and has the bits that it has alone."""
+    pools = [StatePool(either.cell, B) for _ in range(2)]
+    slots = [pool.allocate(B) for pool in pools]
+    xs = [either.x, either.cupy.asarray(either.x.get()[::-1].copy())]
+    for pool, own, x in zip(pools, slots, xs, strict=True):
+        for _ in range(200):
+            pool.step(x, own)
+    wanted = [pool.read(own).to_numpy() for pool, own in zip(pools, slots, strict=True)]
+    for pool, own in zip(pools, slots, strict=True):
+        pool.reset(own)
+    either.settle()
+    for _ in range(200):
+        for pool, own, x, stream in zip(pools, slots, xs, (either.ours, either.theirs), strict=True):
+            with stream:
+                pool.step(x, own)
+    for pool, own, want in zip(pools, slots, wanted, strict=True):
+        assert_same(pool.read(own).to_numpy(), want)
+
+
+def test_a_stepper_that_is_deleted_while_it_runs(either):
+    """Its memory is not given to another while a late step uses it."""
+    wanted = stepped(either)[1]
+    for _ in TIMES:
+        stepper = either.cell.stepper(B)
+        stepper.write(either.state)
+        x, out = either.nan(either.x), either.nan(either.h)
+        either.settle()
+        either.late(x, either.x, either.ours)
+        with either.ours:
+            stepper.step(x)
+            out[...] = stepper.h
+        del stepper
+        spoiled = [either.cupy.full((B, 4 * N), np.nan, np.float32) for _ in range(20)]
+        with either.ours:
+            np.testing.assert_array_equal(out.get(), wanted.h)
+        del spoiled
+
+
+def test_a_pool_that_grows_while_it_runs(either):
+    """A larger step on another stream takes larger buffers; those of a late one are not given to others before."""
+    few, many = 3, B
+    x = either.copy(either.x)
+    wanted = None
+    for late in (False, *(True for _ in TIMES)):
+        pool = StatePool(either.cell, 2 * B)
+        slots = pool.allocate(2 * B)
+        pool.write(slots[:B], either.state)
+        first = either.nan(x) if late else x
+        either.settle()
+        if late:
+            either.late(first, x, either.ours)
+        with either.ours:
+            pool.step(first[:few], slots[:few])
+        with either.theirs:
+            pool.step(x, slots[:many])
+            spoiled = [either.cupy.full((16, N), np.nan, np.float32) for _ in range(20)]
+            got = pool.read(slots[:many]).to_numpy()
+        wanted = got if wanted is None else wanted
+        assert_same(got, wanted)
+        del spoiled

@@ -1,0 +1,150 @@
+"""A cell's interleaved weights on a GPU, or emulated: what is in them, and when they are made and made again."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fusedlstm import LSTMCell, LSTMWeights
+
+from stand_in import memory, streams
+from support.backends import BACKENDS, needs_cuda
+from support.interleaved_layout import assert_rounded, interleaved, padded, tiles
+from support.kernel_cases import assert_same_bits
+
+pytestmark = needs_cuda
+emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+
+DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
+FORMS = [(0, 1, {}), (17, 33, {}), (16, 40, {"proj_size": 7}), (33, 31, {"proj_size": 31})]
+
+
+@pytest.fixture(params=[np.float64, np.float32], ids=["not rounded", "rounded"])
+def kind(request):
+    """A dtype, and whether it is rounded."""
+    rounded = request.param is np.float32
+    if rounded:
+        needs_tf32()
+    return request.param, rounded
+
+
+def needs_tf32():
+    import cupy
+
+    if int(cupy.cuda.Device().compute_capability) < 80:
+        pytest.skip("this GPU has no TF32")
+
+
+def plan_of(weights):
+    return LSTMCell(weights, backend="cuda")._plan
+
+
+def assert_holds(copy, weights, *, rounded):
+    """A copy is of these weights, element by element."""
+    assert (tiles(weights.input_size, weights.dtype), tiles(weights.output_size, weights.dtype)) == (copy.KX, copy.KH)
+    pairs = [(copy.weight, interleaved(weights.weight_ih, weights.weight_hh))]
+    if weights.weight_hr is None:
+        assert copy.projection is None
+    else:
+        pairs.append((copy.projection, padded(weights.weight_hr)))
+    for got, want in pairs:
+        if rounded:
+            assert_rounded(got.get(), want)
+        else:
+            assert_same_bits("interleaved", got.get(), want)
+
+
+@pytest.mark.parametrize(("I", "N", "options"), FORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_made_and_made_again(dtype, I, N, options):
+    """In place: graphs read them where they are."""
+    old, new = (LSTMWeights.random(I, N, seed=seed, dtype=dtype, **options) for seed in (0, 1))
+    plan = plan_of(old)
+    copy = plan.packed.interleaved(rounded=False)
+    assert_holds(copy, old, rounded=False)
+    places = copy.weight.data.ptr, copy.projection is not None and copy.projection.data.ptr
+    assert plan.with_weights(new) is plan
+    assert plan.packed.interleaved(rounded=False) is copy
+    assert (copy.weight.data.ptr, copy.projection is not None and copy.projection.data.ptr) == places
+    assert_holds(copy, new, rounded=False)
+
+
+def test_both_are_kept():
+    needs_tf32()
+    old, new = (LSTMWeights.random(17, 33, seed=seed, proj_size=9) for seed in (0, 1))
+    plan = plan_of(old)
+    copies = {rounded: plan.packed.interleaved(rounded) for rounded in (True, False)}
+    for weights in (old, new):
+        plan.with_weights(weights)
+        for rounded, copy in copies.items():
+            assert plan.packed.interleaved(rounded) is copy
+            assert_holds(copy, weights, rounded=rounded)
+
+
+def test_weights_that_were_set_before():
+    old, new = (LSTMWeights.random(17, 33, seed=seed) for seed in (0, 1))
+    plan = plan_of(old).with_weights(new)
+    assert_holds(plan.packed.interleaved(rounded=False), new, rounded=False)
+
+
+def test_threads_have_one_copy():
+    packed = plan_of(LSTMWeights.random(17, 33, seed=0)).packed
+    with ThreadPoolExecutor(4) as pool:
+        copies = list(pool.map(packed.interleaved, [False] * 16))
+    assert all(copy is copies[0] for copy in copies)
+
+
+def logged(what):
+    """What is queued meanwhile, and where; without events."""
+    streams.log.clear()
+    what()
+    return [entry for entry in streams.log if entry[0] in ("launch", "synchronize")]
+
+
+@emulated
+@pytest.mark.parametrize(("options", "kernels"), [({}, 1), ({"proj_size": 9}, 2)])
+def test_they_are_made_where_they_are_asked_for(kind, options, kernels):
+    """Once, by the kernels alone, after the weights that another stream has uploaded; the host waits."""
+    dtype, rounded = kind
+    weights = LSTMWeights.random(17, 33, seed=0, dtype=dtype, **options)
+    plan = plan_of(weights)
+    with streams.Stream() as other:
+        plan.with_weights(weights)
+        uploaded = next(entry for entry in reversed(streams.log) if entry[:2] == ("record", other.ptr))
+    made = memory.made()
+    with streams.Stream() as stream:
+        work = logged(lambda: plan.packed.interleaved(rounded))
+        assert streams.log[0] == ("wait", stream.ptr, uploaded[2])
+    assert work == [("launch", stream.ptr, "kernel")] * kernels + [("synchronize", stream.ptr)]
+    assert memory.made() == made + kernels
+    assert logged(lambda: plan.packed.interleaved(rounded)) == []
+
+
+@emulated
+@pytest.mark.parametrize(("options", "kernels"), [({"peephole": True}, 1), ({"proj_size": 9}, 2)])
+def test_new_weights_are_uploaded_once(kind, options, kernels):
+    """Then interleaved from where they are, on the same stream, with nothing allocated and nothing waited for."""
+    dtype, rounded = kind
+    old, new = (LSTMWeights.random(17, 33, seed=seed, dtype=dtype, **options) for seed in (0, 1))
+    plan = plan_of(old)
+    with streams.Stream() as stream:
+        uploads = logged(lambda: plan.with_weights(old))
+        assert {entry[:2] for entry in uploads} == {("launch", stream.ptr)}
+        assert "kernel" not in [entry[2] for entry in uploads], "of copies that nobody asked for"
+        copy = plan.packed.interleaved(rounded)
+        made = memory.made()
+        work = logged(lambda: plan.with_weights(new))
+        assert work == uploads + [("launch", stream.ptr, "kernel")] * kernels
+        assert memory.made() == made
+    assert_holds(copy, new, rounded=rounded)
+
+
+@emulated
+def test_none_are_made_where_nobody_asks():
+    weights = LSTMWeights.random(17, 33, seed=0)
+    cell = LSTMCell(weights, backend="cuda")
+    cell(cell.asarray(np.ones((5, 17))), cell.zero_state(5))
+    cell.stepper(5).step()
+    cell.set_weights(weights)
+    assert not cell._plan.packed._interleaved

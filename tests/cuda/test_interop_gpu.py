@@ -1,0 +1,580 @@
+"""Arrays of other libraries on the emulated GPU: order of streams, memory that lives long enough, two devices."""
+
+import contextlib
+import gc
+import sys
+import weakref
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, lstm_pointwise
+from fusedlstm.backends import backend_of
+from fusedlstm.exchange import Exchange
+
+from stand_in import arrays, gpu, others, streams, torch_cuda
+from stand_in.runtime import runtime
+from support.backends import BACKENDS
+from support.foreign import B, Case, I, N, bits
+from support.on_emulated_gpu import assert_after
+
+DTYPES = ["float64", "float32", "float16", "bfloat16"]
+
+emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="its arrays are the stand-in's")
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    """The stand-in for PyTorch on a GPU, with its default stream as the current one."""
+    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
+    streams.log.clear()
+    yield torch_cuda
+    for device in range(2):
+        torch_cuda.cuda.set_stream(None, device)
+
+
+def tensors(case, device=0):
+    with arrays.Device(device):
+        x, h, c = (torch_cuda.Tensor(arrays.asarray(a)) for a in (case.x, case.h, case.c))
+    return x, LSTMState(h=h, c=c)
+
+
+def launches():
+    """The streams that work was launched on."""
+    return {entry[1] for entry in streams.log if entry[0] == "launch"}
+
+
+@emulated
+@pytest.mark.parametrize("handle", [None, 0x5000])
+def test_torch_runs_on_its_current_stream(torch, handle):
+    """... which orders all of it: no event is needed, and CuPy's stream is left as it was."""
+    case = Case("cuda")
+    torch.cuda.set_stream(handle)
+    x, state = tensors(case)
+    streams.log.clear()
+    got = case.cell(x, state)
+    assert launches() == {handle or 0}
+    assert not [entry for entry in streams.log if entry[0] != "launch"]
+    assert streams.get_current_stream().ptr == 0
+    case.cell.zero_state(B, like=x)
+    lstm_pointwise(torch.Tensor(arrays.zeros((B, 4 * N), np.float32)), state.c)
+    case.cell(x, state, out=got, is_first=[True] * B)
+    assert launches() == {handle or 0}
+
+
+@emulated
+def test_default_streams_are_one(torch):
+    """0 and cudaStreamLegacy are two handles of it."""
+    case = Case("cuda")
+    torch.cuda.set_stream(streams.LEGACY)
+    x, state = tensors(case)
+    streams.log.clear()
+    case.cell(x, LSTMState(h=state.h._array, c=state.c))
+    assert launches() == {0}
+    assert not [entry for entry in streams.log if entry[0] != "launch"]
+
+
+@emulated
+def test_cupy_runs_on_its_own_current_stream(torch):
+    case = Case("cuda")
+    x, state = tensors(case)
+    stream = streams.Stream()
+    streams.log.clear()
+    with stream:
+        case.cell(x._array, LSTMState(h=state.h._array, c=state.c._array))
+    assert launches() == {stream.ptr}
+    assert not [entry for entry in streams.log if entry[0] != "launch"]
+
+
+@emulated
+@pytest.mark.parametrize("argument", ["state", "is_first", "reset_to", "out"])
+@pytest.mark.parametrize("ours", ["torch", "cupy"])
+def test_streams_of_other_arguments(torch, ours, argument):
+    """The work waits for the other library's current stream before anything is launched, and that for the work."""
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000)
+    mine, other = (0x5000, 0) if ours == "torch" else (0, 0x5000)
+
+    def of(array, library):
+        array = arrays.asarray(array)
+        return torch.Tensor(array) if library == "torch" else array
+
+    theirs = {"torch": "cupy", "cupy": "torch"}[ours]
+    place = dict.fromkeys(("state", "is_first", "reset_to", "out"), ours) | {argument: theirs}
+    options = {
+        "is_first": of(case.first, place["is_first"]),
+        "reset_to": LSTMState(h=of(case.reset_h, place["reset_to"]), c=of(case.reset_c, place["reset_to"])),
+        "out": LSTMState(h=of(case.h, place["out"]), c=of(case.c, place["out"])),
+    }
+    state = LSTMState(h=of(case.h, place["state"]), c=of(case.c, place["state"]))
+    streams.log.clear()
+    case.cell(of(case.x, ours), state, **options)
+    kinds = [entry[0] for entry in streams.log]
+    assert launches() == {mine}
+    before = assert_after(other, mine)
+    assert before < kinds.index("launch")
+    last = len(kinds) - 1 - kinds[::-1].index("launch")
+    assert_after(mine, other, last)
+    assert kinds.count("wait") == 2, "each stream waits once, however many arrays there are"
+
+
+@emulated
+@pytest.mark.parametrize("kind", [LSTMCell, LSTM])
+def test_weights_are_set_in_order(torch, kind):
+    """After what PyTorch's current stream holds, on CuPy's, and before what PyTorch is given next."""
+    weights = LSTMWeights.random(I, N, seed=0)
+    made = kind(weights, backend="cuda")
+    torch.cuda.set_stream(0x5000)
+    streams.log.clear()
+    made.set_weights(weights)
+    assert launches() == {0}
+    kinds = [entry[0] for entry in streams.log]
+    assert assert_after(0x5000, 0) < kinds.index("launch")
+    assert_after(0, 0x5000, len(kinds) - 1 - kinds[::-1].index("launch"))
+
+
+@emulated
+def test_streams_are_put_back_when_a_call_fails(torch):
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000)
+    x, state = tensors(case)
+    with pytest.raises(ValueError, match="state"):
+        case.cell(x, LSTMState(h=state.h, c=state.c[:1]))
+    assert streams.get_current_stream().ptr == 0
+    assert arrays.current_device == 0
+
+
+@emulated
+def test_streams_are_put_back_when_ordering_fails(torch, monkeypatch):
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000)
+    x, state = tensors(case)
+
+    def wait(self, event):
+        if self.ptr == 0:  # what comes after the work
+            raise gpu.CUDARuntimeError("cudaErrorUnknown")
+
+    monkeypatch.setattr(streams._BaseStream, "wait_event", wait)
+    with arrays.Device(1), pytest.raises(gpu.CUDARuntimeError):
+        case.cell(x, LSTMState(h=state.h._array, c=state.c))
+    assert streams.get_current_stream(0) is streams.Stream.null
+    assert arrays.current_device == 0
+
+
+@emulated
+@pytest.mark.parametrize("entered", [False, True])
+def test_a_stream_that_was_made_current_by_use_stays(torch, entered):
+    """... where a call enters and leaves another library's stream."""
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000)
+    x, state = tensors(case)
+    used = streams.Stream()
+    with streams.Stream() if entered else contextlib.nullcontext():
+        used.use()
+        case.cell(x, state)
+        assert streams.get_current_stream() is used
+    streams.Stream.null.use()
+
+
+@emulated
+def test_dlpack_is_told_our_stream(torch):
+    """The producer orders our stream after its own; a consumer of a result its own after ours."""
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000)
+    x, state = tensors(case)
+    h = others.Immutable(state.h._array)
+    streams.log.clear()
+    case.cell(x, LSTMState(h=h, c=state.c))
+    assert h.asked == [0x5000]
+    assert_after(others.OWN, 0x5000)
+    streams.log.clear()
+    stream = streams.Stream()
+    x = others.WithNamespace(x._array)
+    with stream:
+        case.cell(x, LSTMState(h=h, c=state.c._array))
+    assert launches() == {stream.ptr}
+    assert h.asked == [0x5000, stream.ptr]
+    last = max(place for place, entry in enumerate(streams.log) if entry[0] == "launch")
+    assert_after(stream.ptr, others.OWN, last)
+
+
+@emulated
+def test_inputs_of_dlpack_live_until_the_work_is_done(torch, monkeypatch):
+    """Their library can't be made to wait before it reuses the memory."""
+    from fusedlstm.backends.cuda import streams as ours
+
+    ours._unfinished.clear()
+    case = Case("cuda")
+    done = []
+    monkeypatch.setattr(runtime, "eventQuery", lambda event: 0 if done else 600)
+
+    class Noted(others.OnlyDlpack):
+        pass
+
+    memory = arrays.asarray(case.h)
+    noted = weakref.ref(memory._host)
+    h = Noted(memory)
+    x, state = tensors(case)
+    case.cell(x, LSTMState(h=h, c=state.c))
+    del h, memory
+    gc.collect()
+    assert noted() is not None, "the work may still read it"
+    assert len(ours._unfinished) == 1
+    case.cell(x, state)
+    assert len(ours._unfinished) == 1
+    done.append(True)
+    case.cell(x, state)
+    gc.collect()
+    assert not ours._unfinished
+    assert noted() is None
+    done.clear()
+    case.cell.asarray(others.OnlyDlpack(arrays.asarray(case.h)), "float64")
+    assert len(ours._unfinished) == 1, "the cast may still read it"
+    ours._unfinished.clear()
+
+
+@emulated
+def test_kept_arrays_are_released_in_order(monkeypatch):
+    """Up to the first whose work goes on: no more events are asked, however many there are; failed work is over."""
+    from fusedlstm.backends.cuda import streams as ours
+
+    ours._unfinished.clear()
+    events = [streams.Event() for _ in range(6)]
+    for event in events:
+        ours._keep_until(event, [np.zeros(1)])
+    asked, status = [], {events[0].ptr: 0, events[1].ptr: 700, events[3].ptr: 600}
+
+    def query(event):
+        asked.append(event)
+        if event == events[2].ptr:
+            raise gpu.CUDARuntimeError("cudaErrorContextIsDestroyed")
+        return status[event]
+
+    monkeypatch.setattr(runtime, "eventQuery", query)
+    ours._release_finished()
+    assert [event for event, _ in ours._unfinished] == events[3:]
+    assert asked == [event.ptr for event in events[:4]]
+    ours._unfinished.clear()
+
+
+@emulated
+def test_arrays_are_freed_outside_of_the_lock():
+    """What frees them may come here again."""
+    from fusedlstm.backends.cuda import streams as ours
+
+    class Reentrant:
+        def __del__(self):
+            free.append(ours._lock.acquire(blocking=False))
+            if free[-1]:
+                ours._lock.release()
+
+    free = []
+    ours._unfinished.clear()
+    ours._keep_until(streams.Event(), [Reentrant()])
+    ours._release_finished()
+    gc.collect()
+    assert free == [True]
+
+
+@emulated
+@pytest.mark.parametrize("argument", ["x", "h", "first", "out"])
+def test_streams_that_the_interface_names(argument):
+    """... are followed as others are: before the work and after it, and not on the host."""
+    case = Case("cuda")
+    named = {argument: lambda array: others.OnlyInterface(arrays.asarray(array), stream=0x99)}
+    target = {"out": case.out(named.pop("out"))} if argument == "out" else {}
+    streams.log.clear()
+    case.call(arrays.asarray, **named, **target)
+    kinds = [entry[0] for entry in streams.log]
+    assert "synchronize" not in kinds
+    assert launches() == {0}
+    assert assert_after(0x99, 0) < kinds.index("launch")
+    assert_after(0, 0x99, len(kinds) - 1 - kinds[::-1].index("launch"))
+
+
+@emulated
+@pytest.mark.parametrize("kind", [others.OnlyDlpack, others.WithNamespace, others.OnlyInterface])
+@pytest.mark.parametrize("handle", [None, 0x5000])
+def test_out_of_a_library_whose_stream_nobody_tells(torch, kind, handle):
+    """... is written when the call returns: the host waits after the last launch. For inputs it doesn't."""
+    case = Case("cuda")
+    torch.cuda.set_stream(handle)
+    x, state = tensors(case)
+    theirs = LSTMState(h=kind(state.h._array), c=kind(state.c._array))
+    target = case.out(lambda array: kind(arrays.asarray(array)))
+    streams.log.clear()
+    case.cell(x, theirs)
+    assert "synchronize" not in [entry[0] for entry in streams.log]
+    case.cell(x, state, out=target)
+    kinds = [entry[0] for entry in streams.log]
+    assert [entry for entry in streams.log if entry[0] == "synchronize"] == [("synchronize", handle or 0)]
+    assert kinds.index("synchronize") > len(kinds) - 1 - kinds[::-1].index("launch")
+
+
+@emulated
+def test_one_view_of_an_interface(torch, monkeypatch):
+    """... is made, though only that tells its GPU."""
+    case = Case("cuda")
+    backend, seen = case.cell._backend, []
+    view = type(backend).from_interface
+    monkeypatch.setattr(type(backend), "from_interface", lambda *of: seen.append(of) or view(*of))
+    x, state = tensors(case)
+    case.cell(others.OnlyInterface(x._array), LSTMState(h=state.h._array, c=state.c._array))
+    assert len(seen) == 1
+
+
+@emulated
+def test_the_current_stream_is_asked_for_once(torch):
+    case = Case("cuda")
+    x, state = tensors(case)
+    options = {"is_first": torch.Tensor(arrays.asarray(case.first)), "out": case.out(lambda a: tensor_of(torch, a))}
+    for first in (x, x._array):
+        torch.asked.clear()
+        case.cell(first, state, **options)
+        assert torch.asked == [0]
+
+
+def tensor_of(torch, array):
+    return torch.Tensor(arrays.asarray(array))
+
+
+@emulated
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [0, B])
+def test_torch_results_are_of_torchs_memory(torch, monkeypatch, dtype, batch):
+    """... and those tensors themselves, not exports of CuPy's: PyTorch frees them in the order of its streams."""
+    monkeypatch.setattr(torch, "from_dlpack", None)
+    case = Case("cuda", dtype, batch=batch)
+    x, state = tensors(case)
+    torch.made.clear()
+    results = [case.cell(x, state), case.cell.zero_state(batch, like=x)]
+    if batch:
+        narrow = torch.Tensor(arrays.zeros((batch, 4 * N), case.x.dtype))
+        results.append(lstm_pointwise(narrow, state.c))
+    lent = [array for result in results for array in (result.h, result.c)]
+    assert [id(array) for array in lent] == [id(array()) for array in torch.made]
+    assert [array.shape for array in lent] == [(batch, N)] * len(lent)
+    assert [array.dtype for array in lent] == [state.h.dtype, state.c.dtype] * len(results)
+
+
+@emulated
+def test_torch_results_of_layers(torch, monkeypatch):
+    """Outputs of lower layers are freed with the call."""
+    monkeypatch.setattr(torch, "from_dlpack", None)
+    lstm = LSTM(StackedWeights.random(I, N, 2, seed=0), backend="cuda")
+    xs = torch.Tensor(arrays.zeros((6, B, I), np.float32))
+    torch.made.clear()
+    outputs, states = lstm(xs)
+    alive = {id(array()) for array in torch.made} - {id(None)}
+    assert alive == {id(outputs), *(id(array) for state in states for array in (state.h, state.c))}
+    assert len(torch.made) == len(alive) + 1
+    output, news = lstm.step(xs[0], states)
+    assert output is news[-1].h
+
+
+@emulated
+def test_what_is_not_lent_is_freed(torch):
+    """... before the call ends, and what was not made for lending is lent as another tensor over it."""
+    case = Case("cuda", "bfloat16")
+    x, _ = tensors(case)
+    torch.made.clear()
+    with Exchange(case.cell._backend, x) as exchange:
+        array = exchange.empty((B, N), np.dtype(np.float32))
+        view = exchange.lend(array[1:])
+        assert view.data_ptr() == array[1:].data.ptr
+        assert exchange.lend(array) is exchange.lend(array) is torch.made[0]()
+        del view
+        gc.collect()
+        del array
+        assert torch.made[0]() is None
+        assert not exchange._made
+
+
+@emulated
+def test_negative_bits(torch):
+    """The memory of such a tensor holds other numbers than it: it is refused, as on the CPU."""
+    case = Case("cuda")
+    x, state = tensors(case)
+    negative = torch.Tensor(x._array, negative=True)
+    message = r"^x: wanted an array whose memory can be shared; got a .*Tensor: its negative bit is set"
+    with pytest.raises(TypeError, match=message):
+        case.cell(negative, state)
+    with pytest.raises(TypeError, match=message):
+        case.cell.asarray(negative)
+    np.testing.assert_array_equal(Case("numpy").cell.asarray(negative), -case.x)
+
+
+@emulated
+def test_read_only_interfaces():
+    case = Case("cuda")
+    x, h, c = (arrays.asarray(a) for a in (case.x, case.h, case.c))
+    target = LSTMState(
+        h=arrays.zeros(h.shape, "f4"), c=others.OnlyInterface(arrays.zeros(c.shape, "f4"), read_only=True)
+    )
+    with pytest.raises(ValueError, match=r"^out\.c: wanted an array that can be written; got a read-only one$"):
+        case.cell(x, LSTMState(h=h, c=c), out=target)
+
+
+@emulated
+def test_two_devices(torch, monkeypatch):
+    """A cell on the second GPU runs on PyTorch's current stream of that one; arrays of the first are refused."""
+    cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda:1")
+    case = Case("cuda")
+    torch.cuda.set_stream(0x5000, 0)
+    torch.cuda.set_stream(0x6000, 1)
+    x, state = tensors(case, 1)
+    streams.log.clear()
+    got = cell(x, state)
+    assert launches() == {0x6000}
+    assert got.h.device.index == got.c.device.index == 1
+    np.testing.assert_array_equal(got.h._array.get(), case.cell(*tensors(case)).h._array.get())
+    with arrays.Device(1):
+        gates = torch.Tensor(got.c._array.repeat(4, axis=1))
+    assert lstm_pointwise(gates, got.c).h.device.index == 1
+    assert backend_of(x).device == "cuda:1"
+    assert backend_of(others.OnlyInterface(x._array)).device == "cuda:1"
+    assert cell.zero_state(B, like=x).h.device.index == 1
+    hint = r"\. cell\.asarray\(\.\.\.\) makes one of it$"
+    with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got a .*Tensor on cuda:1" + hint):
+        case.cell(x, tensors(case)[1])
+    with pytest.raises(ValueError, match=r"^state\.c: wanted an array on cuda:1; got a .*Tensor on cuda:0" + hint):
+        cell(x, LSTMState(h=state.h, c=tensors(case)[1].c))
+    with pytest.raises(ValueError, match=r"^is_first: wanted an array on cuda:0; got a .*Tensor on cuda:1"):
+        case.cell(*tensors(case), is_first=torch.Tensor(arrays.ndarray(case.first, 1)))
+    with pytest.raises(ValueError, match=r"^like: wanted an array on cuda:0; got a .*Tensor on cuda:1"):
+        case.cell.zero_state(1, like=x)
+    for kind in (others.OnlyDlpack, others.OnlyInterface):
+        with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got a .* on cuda:1" + hint):
+            case.cell(kind(x._array), tensors(case)[1])
+    assert arrays.current_device == 0
+
+
+@emulated
+def test_host_tensors_on_a_gpu(torch):
+    """They are refused, and named; masks are controls, and copied."""
+    case = Case("cuda")
+    x, state = tensors(case)
+    hint = r"\. cell\.asarray\(\.\.\.\) makes one of it$"
+    with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got a .*Tensor on cpu" + hint):
+        case.cell(torch.Tensor(case.x), state)
+    with pytest.raises(ValueError, match=r"^state\.h: wanted an array on cuda:0; got a .*Tensor on cpu" + hint):
+        case.cell(x, LSTMState(h=torch.Tensor(case.h), c=state.c))
+    with pytest.raises(TypeError, match=r"^state\.h: wanted a cupy\.ndarray \(cuda:0\); got numpy\.ndarray" + hint):
+        case.cell(x, LSTMState(h=case.h, c=state.c))
+    wanted = case.cell(x, state, is_first=arrays.asarray(case.first)).to_numpy()
+    for mask in (case.first, case.first.tolist(), torch.Tensor(case.first), torch.Tensor(arrays.asarray(case.first))):
+        np.testing.assert_array_equal(case.cell(x, state, is_first=mask).to_numpy().h, wanted.h)
+    with pytest.raises(TypeError, match=r"^is_first: wanted booleans.*got dtype float32"):
+        case.cell(x, state, is_first=torch.Tensor(np.zeros(B, "f4")))
+
+
+@emulated
+def test_gpu_arrays_on_the_cpu(torch):
+    case = Case("numpy")
+    x = torch.Tensor(arrays.asarray(case.x))
+    state = case.cell.zero_state(B)
+    for array, name, place in (
+        (x, "Tensor", "cuda:0"),
+        (x._array, r"cupy\.ndarray", "cuda:0"),
+        (others.OnlyDlpack(x._array), "OnlyDlpack", "cuda:0"),
+        (others.OnlyInterface(x._array), "OnlyInterface", "cuda"),
+    ):
+        with pytest.raises(ValueError, match=rf"^x: wanted an array on cpu; got a .*{name} on {place}\. cell\.asarray"):
+            case.cell(array, state)
+    with pytest.raises(ValueError, match=r"^is_first: wanted an array on cpu; got a .*Tensor on cuda:0"):
+        case.cell(case.x, state, is_first=torch.Tensor(arrays.asarray(case.first)))
+
+
+@emulated
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gpu_arrays_come_to_the_cpu(dtype):
+    """... by cell.asarray, whatever protocol they speak, as the hint says."""
+    case = Case("numpy", dtype)
+    with arrays.Device(1):
+        x = arrays.asarray(case.x)
+    for array in (x, others.OnlyDlpack(x), others.OnlyInterface(x)):
+        np.testing.assert_array_equal(bits(case.cell.asarray(array)), bits(case.x))
+
+
+@emulated
+def test_gpu_tensors_that_require_grad(torch):
+    case = Case("cuda")
+    x, state = tensors(case)
+    with pytest.raises(TypeError, match=r"^x: .*requires grad\. Use x\.detach\(\)$"):
+        case.cell(torch.Tensor(x._array, requires_grad=True), state)
+
+
+@emulated
+def test_asarray_of_tensors(torch):
+    """On the cell's GPU nothing is copied, bfloat16 too; from the other GPU it is; and its stream is waited for."""
+    cell = LSTMCell(LSTMWeights.random(I, N, dtype="bfloat16", seed=0), backend="cuda")
+    values = np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)
+    tensor = torch.Tensor(arrays.asarray(values))
+    torch.cuda.set_stream(0x5000)
+    for array in (tensor, others.OnlyDlpack(tensor._array), others.OnlyInterface(tensor._array)):
+        taken = cell.asarray(array)
+        assert (taken.dtype, taken.data.ptr) == (values.dtype, tensor.data_ptr())
+    assert_after(0x5000, 0)
+    assert cell.asarray(tensor, "float32").dtype == np.float32
+    with arrays.Device(1):
+        far = torch.Tensor(arrays.asarray(values))
+    for handle in (0x6000, None):  # the default streams of two GPUs are two
+        torch.cuda.set_stream(handle, 1)
+        streams.log.clear()
+        near = cell.asarray(far)
+        assert near.device.id == 0
+        np.testing.assert_array_equal(near.get(), values)
+        assert_after(handle or 0, 0)
+    np.testing.assert_array_equal(cell.asarray(torch.Tensor(values)).get(), values)
+    with pytest.raises(TypeError, match=r"x: .*requires grad"):
+        cell.asarray(torch.Tensor(tensor._array, requires_grad=True))
+
+
+@emulated
+@pytest.mark.parametrize("of", ["torch", "cupy", "DLPack", "interface"])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_asarray_of_another_gpu_is_in_order(torch, of, contiguous):
+    """Its library's stream, what makes it contiguous over there, the transfer, and back again."""
+    case = Case("cuda")
+    with arrays.Device(1):
+        far = arrays.asarray(case.x.T.copy()).T if not contiguous else arrays.asarray(case.x)
+        used = streams.Stream().use()  # CuPy's current stream there
+    here = streams.Stream()
+    torch.cuda.set_stream(0x6000, 1)
+    source, theirs = {
+        "torch": (torch.Tensor(far), 0x6000),
+        "cupy": (far, None),
+        "DLPack": (others.OnlyDlpack(far), None),
+        "interface": (others.OnlyInterface(far, stream=0x7000), 0x7000),
+    }[of]
+    streams.log.clear()
+    with here:
+        near = case.cell.asarray(source)
+    with arrays.Device(1):
+        streams.Stream.null.use()
+    np.testing.assert_array_equal(near.get(), case.x)
+    work = [(place, *entry[1:]) for place, entry in enumerate(streams.log) if entry[0] == "launch"]
+    assert [entry[1:] for entry in work] == [(used.ptr, "copy")] * (not contiguous) + [(here.ptr, "transfer")]
+    first, last = work[0][0], work[-1][0]
+    if not contiguous:
+        assert first < assert_after(used.ptr, here.ptr, first) < last
+    if theirs is not None:
+        assert assert_after(theirs, used.ptr) < first
+    assert assert_after(used.ptr, here.ptr) < last
+    back = assert_after(here.ptr, used.ptr, last)
+    if theirs is not None:
+        assert assert_after(used.ptr, theirs, back) > back
+    if of == "DLPack":
+        assert source.asked == [used.ptr]
+    assert arrays.current_device == 0
+
+
+@emulated
+def test_a_gpu_that_cuda_can_not_run_on(torch, monkeypatch):
+    """... says so, where only the array named it."""
+    from fusedlstm import BackendUnavailableError, backends
+
+    monkeypatch.setattr(backends, "unavailable_reason", lambda name, index=0: "CuPy is not installed")
+    with pytest.raises(BackendUnavailableError, match=r"gates is on cuda:0, and cuda can't run here: CuPy is not"):
+        lstm_pointwise(torch.Tensor(arrays.zeros((B, 4 * N), "f4")), None)

@@ -1,0 +1,527 @@
+"""The kernels of planned steps on the CPU, every access checked: planned.cu beside the NumPy backend in float64, what
+finish.cu, reset.cu and gather.cu move bit by bit. What no row has, between rows too, may not be touched."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pytest
+
+from fusedlstm import lstm_pointwise
+from fusedlstm.backends.cuda.c_functions import functions_type
+from fusedlstm.functions import Functions
+
+from emulation import FORWARD, Module
+from support.emulated import needs_emulation
+from support.kernel_cases import (
+    ARITHMETIC_TOLERANCE,
+    CELL_CLIP,
+    DTYPES,
+    FAR,
+    NAMES_OF_FUNCTIONS,
+    OF_EXTREMES,
+    OUT_OF_RANGE,
+    RELEASED,
+    SCHEDULES,
+    SIZES,
+    TICK,
+    TWICE,
+    assert_near,
+    assert_same_bits,
+    assert_state_close,
+    assert_sums,
+    cases_of_functions,
+    copies,
+    extreme_gates_and_c,
+    far_apart,
+    random_array,
+    row_stride,
+    rows_and_columns,
+    spread,
+    state_type,
+    whole_rows,
+    wide,
+    with_problems,
+)
+from support.places import KERNELS
+
+pytestmark = needs_emulation
+
+
+def some_slots(random, B, capacity, dtype=np.int32):
+    """A slot for each row, none twice; every third row, from the second on, has none."""
+    slots = random.permutation(capacity)[:B].astype(dtype)
+    slots[1::3] = -1
+    return slots
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Template arguments of lstm_planned."""
+
+    dtype: str
+    width: int
+    functions: Functions
+    peephole: bool
+    clip: bool
+
+    def __str__(self):
+        flags = ", ".join(str(flag).lower() for flag in (self.peephole, self.clip))
+        return f"lstm_planned<{self.dtype}, {self.width}, {functions_type(self.functions)}, {flags}>"
+
+
+def instances(name):
+    """Every activation at both widths, and with them every set of the two options at both."""
+    options = list(product([False, True], repeat=2))
+    return [Instance(name, *case, *options[k % len(options)]) for k, case in enumerate(cases_of_functions(name))]
+
+
+@pytest.fixture(scope="module")
+def planned(request):
+    """The modules, by dtype, that the selected tests need; two compilers run at a time."""
+    tests = [item for item in request.session.items if "planned" in getattr(item, "fixturenames", ())]
+    names = list(dict.fromkeys(test.callspec.params["name"] for test in tests))
+
+    def compiled(name):
+        return Module(KERNELS / "planned.cu", [str(i) for i in instances(name)], mode="check")
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(names, pool.map(compiled, names), strict=True))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which arrays there are, and how they lie."""
+
+    B: int
+    vectors: int  # N in units of the width
+    strided: bool  # c, h, copy and input are columns of larger arrays
+    slots: int  # rows of c, or 0 where it has those of the batch
+    h_by_slot: bool
+    copy: str
+    bias: bool
+
+
+LAYOUTS = [
+    Layout(1, 1, strided=False, slots=0, h_by_slot=True, copy="none", bias=True),
+    Layout(3, 127, strided=True, slots=0, h_by_slot=True, copy="residual", bias=False),
+    Layout(5, 129, strided=True, slots=7, h_by_slot=True, copy="residual", bias=True),
+    Layout(255, 1, strided=False, slots=300, h_by_slot=False, copy="plain", bias=True),
+    Layout(257, 1, strided=True, slots=260, h_by_slot=True, copy="none", bias=False),
+    Layout(2, 128, strided=True, slots=0, h_by_slot=False, copy="plain", bias=True),
+    Layout(4, 3, strided=True, slots=4, h_by_slot=False, copy="residual", bias=True),
+]
+
+
+def columns_of_one(random, count, B, N, dtype):
+    """So many arrays (B, N) side by side in a larger one, as in rows of an operand, with gaps."""
+    larger = random.standard_normal((B, 4 + count * (N + 4))).astype(dtype)
+    starts = [4 + k * (N + 4) for k in range(count)]
+    return [larger[:, start : start + N] for start in starts]
+
+
+def random_arrays(instance, layout):
+    """Rows of slot -1 have gates and an input that nobody may read, as they'd give NaN."""
+    random = np.random.default_rng(layout.B)
+    B, N, slots = layout.B, layout.vectors * instance.width, layout.slots
+    T, A = DTYPES[instance.dtype], DTYPES[state_type(instance.dtype)]
+    if layout.strided:
+        h, copy = columns_of_one(random, 2, B, N, T)
+        residual = random_array(random, (B, N), T, strided=True)
+    else:
+        h, copy, residual = (random_array(random, (B, N), T) for _ in range(3))
+    if slots and layout.h_by_slot:
+        h = random_array(random, (slots, N), T, strided=layout.strided)
+    arrays = {
+        "gates": random_array(random, (B, 4 * N), A),
+        "bias": random_array(random, (4 * N,), T) if layout.bias else None,
+        "peephole": random_array(random, (3, N), T) if instance.peephole else None,
+        "c": random_array(random, (slots or B, N), A, strided=layout.strided),
+        "rows": some_slots(random, B, slots) if slots else None,
+        "h": h,
+        "copy": None if layout.copy == "none" else copy,
+        "input": residual if layout.copy == "residual" else None,
+    }
+    if slots:
+        arrays["gates"][arrays["rows"] < 0] = residual[arrays["rows"] < 0] = np.nan
+    return arrays
+
+
+def launch_planned(function, width, arrays, h_by_slot, schedule, N=None):
+    """Launch the kernel in blocks as the CUDA backend does.
+
+    With N, arrays are the first columns of rows of N units, and no threads are launched for the others.
+    """
+    B, units = len(arrays["gates"]), arrays["c"].shape[1]
+    values = [arrays[name] for name in ("gates", "bias", "peephole")]
+    values += [arrays["c"], row_stride(arrays["c"]), arrays["rows"]]
+    values += [arrays["h"], row_stride(arrays["h"]), np.int64(h_by_slot)]
+    values += [arrays["copy"], row_stride(arrays["copy"]), arrays["input"], row_stride(arrays["input"])]
+    values += [np.float64(CELL_CLIP), np.int64(B), np.int64(N or units)]
+    return function(*rows_and_columns(B, -(-units // width)), values, schedule=schedule)
+
+
+def assert_stepped(instance, arrays, before, h_by_slot):
+    """Rows that have a slot, or are their own, have stepped; all else has the bits that it had before."""
+    own = np.arange(len(before["gates"]))
+    slots = own if before["rows"] is None else before["rows"]
+    stepped = slots >= 0
+    at = slots[stepped]
+    expected = lstm_pointwise(
+        wide(before["gates"])[stepped],
+        wide(before["c"])[at],
+        bias=wide(before["bias"]),
+        peephole=wide(before["peephole"]),
+        cell_clip=CELL_CLIP if instance.clip else None,
+        **instance.functions.options(),
+    )
+    h_at = at if h_by_slot else own[stepped]
+    h = arrays["h"][h_at]
+    assert_state_close(instance, instance.dtype, h, arrays["c"][at], expected)
+    for name, rows in (("c", at), ("h", h_at)):
+        others = [np.delete(each[name], rows, axis=0) for each in (arrays, before)]
+        assert_same_bits(f"rows of {name} that take no step", *others)
+    copy, more = arrays["copy"], before["input"]
+    if copy is None:
+        return
+    assert_same_bits("copy of skipped rows", copy[~stepped], np.zeros_like(copy[~stepped]))
+    if more is None:
+        assert_same_bits("copy", copy[stepped], h)
+    else:
+        assert_sums(instance.dtype, copy[stepped], h, more[stepped])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "instance"), [pytest.param(name, i, id=f"{name}-{i}") for name in DTYPES for i in instances(name)]
+)
+def test_planned(planned, name, instance, schedule):
+    function = planned[name].function(str(instance))
+    for layout in LAYOUTS:
+        arrays = random_arrays(instance, layout)
+        before = copies(arrays)
+        report = launch_planned(function, instance.width, arrays, layout.h_by_slot, schedule)
+        assert_stepped(instance, arrays, before, layout.h_by_slot)
+        assert report.checked_accesses >= layout.B * layout.vectors
+
+
+@pytest.mark.parametrize("functions", OF_EXTREMES, ids=NAMES_OF_FUNCTIONS.get)
+@pytest.mark.parametrize("name", ["double", "float"])
+def test_planned_at_extremes(planned, name, functions):
+    """Saturated, infinite, huge and NaN pre-activations give what NumPy gives in the same dtype, row by row."""
+    instance = next(i for i in instances(name) if i.width == 1 and i.functions == functions)
+    gates, c = extreme_gates_and_c(DTYPES[name])
+    peephole = np.ones((3, 1), c.dtype) if instance.peephole else None
+    options = {"cell_clip": CELL_CLIP if instance.clip else None, **functions.options()}
+    expected = lstm_pointwise(gates, c, peephole=peephole, **options)
+    h = np.full_like(c, 7)  # not written
+    arrays = {"gates": gates, "peephole": peephole, "c": c, "h": h}
+    arrays |= dict.fromkeys(("bias", "rows", "copy", "input"))
+    launch_planned(planned[name].function(str(instance)), 1, arrays, h_by_slot=False, schedule=FORWARD)
+    tolerance = ARITHMETIC_TOLERANCE[name]
+    assert_near("c", c, expected.c, rtol=tolerance, atol=tolerance)
+    assert_near("h", h, expected.h, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("B", "N"), [(3, FAR // 4), (1, FAR)])
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("name", ["__half"])
+def test_planned_with_offsets_beyond_two_to_the_31(planned, name, width, B, N):
+    """The first vector of each row: with 3 rows those of gates and strides, with rows of 2^30 those of a unit."""
+    instance = next(i for i in instances(name) if i.width == width and i.peephole)
+    random = np.random.default_rng(0)
+    T, A = np.float16, np.float32
+    arrays = {
+        "gates": spread(A, (B, 4, width), [4 * N, N, 1]),
+        "bias": spread(T, (4, width), [N, 1]),
+        "peephole": spread(T, (3, width), [N, 1]),
+        "c": far_apart(random, A, 3, width),
+        "rows": np.array([2, 0, 1], np.int32)[:B],
+        "h": far_apart(random, T, 3, width),
+        "copy": far_apart(random, T, B, width),
+        "input": far_apart(random, T, B, width),
+    }
+    for each in ("gates", "bias", "peephole"):
+        arrays[each][...] = random.standard_normal(arrays[each].shape)
+    before = copies(arrays)
+    launch_planned(planned[name].function(str(instance)), width, arrays, h_by_slot=True, schedule=FORWARD, N=N)
+    near = before | {"gates": before["gates"].reshape(B, -1), "bias": before["bias"].reshape(-1)}
+    assert_stepped(instance, arrays, near, h_by_slot=True)
+
+
+@pytest.fixture(scope="module")
+def finish():
+    return Module(KERNELS / "finish.cu", [f"lstm_finish<{name}>" for name in DTYPES], mode="check")
+
+
+def launch_finish(function, arrays, limit, schedule):
+    projected, h, rows, copy, more = (arrays[name] for name in ("projected", "h", "rows", "copy", "input"))
+    B, P = projected.shape
+    values = [projected, row_stride(projected), h, row_stride(h), rows]
+    values += [copy, row_stride(copy), more, row_stride(more), np.float64(limit), np.int64(B), np.int64(P)]
+    return function(*rows_and_columns(B, P), values, schedule=schedule)
+
+
+def assert_finished(name, arrays, before, limit):
+    own = np.arange(len(before["projected"]))
+    slots = own if before["rows"] is None else before["rows"]
+    finished = slots >= 0
+    exact = DTYPES[state_type(name)]
+    clipped = np.clip(before["projected"].astype(exact), exact.type(-limit), exact.type(limit))
+    want = before["h"].copy()
+    want[slots[finished]] = clipped[finished].astype(want.dtype)
+    assert_near("h", arrays["h"], want, rtol=0, atol=0)
+    others = [np.delete(each["h"], slots[finished], axis=0) for each in (arrays, before)]
+    assert_same_bits("rows of h that nobody has", *others)
+    copy = arrays["copy"]
+    if copy is None:
+        return
+    assert_same_bits("copy of skipped rows", copy[~finished], np.zeros_like(copy[~finished]))
+    if before["input"] is None:
+        assert_near("copy", copy[finished], want[slots[finished]], rtol=0, atol=0)
+    else:
+        assert_sums(name, copy[finished], want[slots[finished]], before["input"][finished])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("limit", [0.3, np.inf])
+@pytest.mark.parametrize("where", ["in place", "apart", "slots"])
+@pytest.mark.parametrize(("B", "P"), [(1, 1), (4, 127), (2, 129), (257, 2)])
+def test_finish(finish, name, where, limit, B, P, schedule):
+    """NaN passes, and infinities are clipped if anything is."""
+    random = np.random.default_rng(B)
+    T = DTYPES[name]
+    for copy in ("none", "plain", "residual"):
+        (h, to), more = columns_of_one(random, 2, B, P, T), random_array(random, (B, P), T, strided=True)
+        projected = h if where == "in place" else random_array(random, (B, P), T, strided=B % 2 == 0)
+        for k, special in enumerate((np.inf, -np.inf, np.nan)):
+            projected[k % B, k // B % P] = special
+        rows = None
+        if where == "slots":
+            h, rows = random_array(random, (B + 3, P), T, strided=True), some_slots(random, B, B + 3)
+        arrays = {"projected": projected, "h": h, "rows": rows}
+        arrays |= {"copy": None if copy == "none" else to, "input": more if copy == "residual" else None}
+        before = copies(arrays)
+        launch_finish(finish.function(f"lstm_finish<{name}>"), arrays, limit, schedule)
+        assert_finished(name, arrays, before, limit)
+
+
+def test_finish_with_offsets_beyond_two_to_the_31(finish):
+    random = np.random.default_rng(0)
+    arrays = {name: far_apart(random, np.float16, 3, 2) for name in ("projected", "h", "copy", "input")}
+    arrays["rows"] = np.array([2, 0, 1], np.int32)
+    before = copies(arrays)
+    launch_finish(finish.function("lstm_finish<__half>"), arrays, 0.3, FORWARD)
+    assert_finished("__half", arrays, before, 0.3)
+
+
+@pytest.fixture(scope="module")
+def reset():
+    return Module(KERNELS / "reset.cu", [f"lstm_reset<{name}>" for name in DTYPES], mode="check")
+
+
+def reset_values(kind, random, B, columns, dtype):
+    """What rows become: nothing, for zeros, one row that serves all, or rows of a larger array."""
+    if kind == "zeros":
+        return None
+    return random_array(random, (1 if kind == "one row" else B, columns), dtype, strided=True)
+
+
+def launch_reset(function, arrays, schedule):
+    values = [arrays["is_first"], arrays["slots"]]
+    for name in ("h", "c"):
+        a, value = arrays[name], arrays[f"reset_{name}"]
+        values += [a, row_stride(a), value, row_stride(value, one_row_for_all=True), np.int64(a.shape[1])]
+    flags, slots = arrays["is_first"], arrays["slots"]
+    B = len(slots) if slots is not None else len(flags) if flags is not None else len(arrays["h"])
+    columns = max(arrays[name].shape[1] for name in ("h", "c"))
+    return function(*whole_rows(B, columns), [*values, np.int64(B)], schedule=schedule)
+
+
+def assert_reset(arrays, before, B):
+    first = np.ones(B, bool) if before["is_first"] is None else before["is_first"]
+    slots = np.arange(B) if before["slots"] is None else before["slots"]
+    for name in ("h", "c"):
+        want, value = before[name].copy(), before[f"reset_{name}"]
+        want[slots[first]] = 0 if value is None else value[0] if len(value) == 1 else value[first]
+        assert_same_bits(name, arrays[name], want)
+    if arrays["is_first"] is not None:
+        assert not arrays["is_first"].any()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("values", [("zeros", "rows"), ("one row", "zeros"), ("rows", "one row")], ids=str)
+@pytest.mark.parametrize(("B", "H", "C"), [(1, 1, 1), (3, 127, 2), (2, 1, 300), (5, 300, 9), (257, 3, 2)])
+def test_reset(reset, name, values, B, H, C, schedule):
+    """Rows marked, or all, take zeros, one row or their own; the others keep every bit, and flags are cleared."""
+    for of_slots, marked in product([False, True], repeat=2):
+        random = np.random.default_rng(B)
+        rows = B + 4 if of_slots else B
+        T, A = DTYPES[name], DTYPES[state_type(name)]
+        arrays = {
+            "is_first": random.random(B) < 0.5 if marked else None,
+            "slots": random.permutation(rows)[:B] if of_slots else None,
+            "h": random_array(random, (rows, H), T, strided=True),
+            "reset_h": reset_values(values[0], random, B, H, T),
+            "c": random_array(random, (rows, C), A, strided=True),
+            "reset_c": reset_values(values[1], random, B, C, A),
+        }
+        for a in (arrays["h"], arrays["c"]):
+            a[::2, -1] = np.nan
+        if marked:
+            arrays["is_first"][0] = True
+        before = copies(arrays)
+        launch_reset(reset.function(f"lstm_reset<{name}>"), arrays, schedule)
+        assert_reset(arrays, before, B)
+
+
+def test_reset_with_offsets_beyond_two_to_the_31(reset):
+    random = np.random.default_rng(0)
+    arrays = {name: far_apart(random, np.float16, 3, 2) for name in ("h", "reset_h")}
+    arrays |= {name: far_apart(random, np.float32, 3, 2) for name in ("c", "reset_c")}
+    arrays |= {"is_first": np.array([True, False, True]), "slots": np.array([2, 0, 1])}
+    before = copies(arrays)
+    launch_reset(reset.function("lstm_reset<__half>"), arrays, FORWARD)
+    assert_reset(arrays, before, 3)
+
+
+def gather_instance(name):
+    return f"lstm_gather<{name}, {16 // DTYPES[name].itemsize}>"
+
+
+@pytest.fixture(scope="module")
+def gather():
+    return Module(KERNELS / "gather.cu", [gather_instance(name) for name in DTYPES], mode="check")
+
+
+def pool_arrays(random, sizes, name):
+    """Of a pool and a step in it, but for the slots: operands with gaps between rows, and padding after x."""
+    T, A, W = DTYPES[name], DTYPES[state_type(name)], 16 // DTYPES[name].itemsize
+    H, X = sizes.vectors * W, -(-sizes.I // W) * W + W
+    states = random_array(random, (sizes.capacity, H), T)
+    states[::2, -1] = np.nan
+    return {
+        "operand": random.standard_normal((sizes.M, X + H + 2 * W)).astype(T)[:, W:-W],
+        "x": random_array(random, (sizes.B, sizes.I), T, strided=True),
+        "states": states,
+        "c": random_array(random, (sizes.capacity, sizes.C), A),
+        "is_first": None,
+        "rows": np.full(sizes.M, 99, np.int32),
+        "live": None,
+        "claims": None,
+        "problems": None,
+    }
+
+
+def launch_gather(function, arrays, schedule, capacity=None):
+    """Launch the kernel as the CUDA backend does; the capacity is where rows of states are not side by side."""
+    operand, x, states, c = (arrays[name] for name in ("operand", "x", "states", "c"))
+    (B, I), (M, width), (slots, H) = x.shape, operand.shape, states.shape
+    values = [operand, row_stride(operand), np.int64(width - H), x, row_stride(x), np.int64(I)]
+    values += [states, np.int64(H), c, np.int64(c.shape[1])]
+    values += [arrays[name] for name in ("slots", "is_first", "rows", "live", "claims")]
+    values += [np.int64(TICK), arrays["problems"], *map(np.int64, (capacity or slots, B, M))]
+    return function(*whole_rows(M, max(I, H * states.itemsize // 16)), values, schedule=schedule)
+
+
+def assert_gathered(arrays, before, at):
+    """Rows have what is theirs, by `at`, where each one's slot stands in states and c; -1 is no row."""
+    operand, c = before["operand"].copy(), before["c"].copy()
+    I, H = before["x"].shape[1], before["states"].shape[1]
+    for row, slot in enumerate(at):
+        if slot >= 0:
+            first = before["is_first"] is not None and before["is_first"][row]
+            operand[row, :I] = before["x"][row]
+            operand[row, -H:] = 0 if first else before["states"][slot]
+            if first:
+                c[slot] = 0
+    assert_same_bits("operand", arrays["operand"], operand)
+    assert_same_bits("c", arrays["c"], c)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"B={sizes.B}")
+@pytest.mark.parametrize("marked", [False, True])
+def test_gather(gather, name, sizes, marked, schedule):
+    """Of slots that the host has checked."""
+    random = np.random.default_rng(sizes.B)
+    arrays = pool_arrays(random, sizes, name)
+    arrays["slots"] = slots = some_slots(random, sizes.B, sizes.capacity, np.int64)
+    if marked:
+        arrays["is_first"] = np.resize([True, False], sizes.B)
+    before = copies(arrays)
+    launch_gather(gather.function(gather_instance(name)), arrays, schedule)
+    np.testing.assert_array_equal(arrays["rows"][: sizes.B], slots)
+    assert (arrays["rows"][sizes.B :] == -1).all()
+    assert_gathered(arrays, before, arrays["rows"])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"B={sizes.B}")
+def test_gather_that_checks_slots(gather, name, sizes, schedule):
+    """Of rows with one slot any steps, and no other; what is wrong is counted, with a slot that shows it."""
+    random = np.random.default_rng(sizes.B)
+    arrays = pool_arrays(random, sizes, name)
+    slots, live = with_problems(random, sizes)
+    # Ticks before, and others that are far off and have as many bits in common as they can.
+    claims = np.resize(np.array([0, TICK - 1, TICK % (1 << 32), TICK + (1 << 32)], np.uint64), sizes.capacity)
+    problems = np.array([[1, 77], [20, 78], [300, 79]], np.uint64)
+    arrays |= {"slots": slots, "live": live, "claims": claims, "problems": problems}
+    arrays["is_first"] = random.random(sizes.B) < 0.5
+    before = copies(arrays)
+    launch_gather(gather.function(gather_instance(name)), arrays, schedule)
+
+    wrong = [list(slots[(slots != -1) & ((slots < 0) | (slots >= sizes.capacity))])]
+    inside = slots[(slots >= 0) & (slots < sizes.capacity)]
+    wrong.append(list(inside[~live[inside]]))
+    steppable, counts = np.unique(inside[live[inside]], return_counts=True)
+    wrong.append(list(np.repeat(steppable, counts - 1)))
+    for kind in (OUT_OF_RANGE, RELEASED, TWICE):
+        count, slot = problems[kind]
+        count_before, slot_before = before["problems"][kind]
+        assert count - count_before == len(wrong[kind])
+        assert slot.astype(np.int64) in wrong[kind] if wrong[kind] else slot == slot_before
+
+    rows = arrays["rows"]
+    stepped = rows[: sizes.B] >= 0
+    assert sorted(rows[: sizes.B][stepped]) == list(steppable)
+    np.testing.assert_array_equal(rows[: sizes.B][stepped], slots[stepped])
+    assert (rows[rows < 0] == -1).all()
+    assert (rows[sizes.B :] == -1).all()
+    claimed = before["claims"].copy()
+    claimed[steppable] = TICK
+    np.testing.assert_array_equal(claims, claimed)
+    assert_gathered(arrays, before, rows)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_gather_with_offsets_beyond_two_to_the_31(gather, first):
+    """Of slots 0 and 2^28, with 8 elements each."""
+    random = np.random.default_rng(0)
+    far, H, C = FAR // 4, 8, 8
+    arrays = {
+        "operand": far_apart(random, np.float16, 3, 8 + H),
+        "x": far_apart(random, np.float16, 3, 2),
+        "states": spread(np.float16, (2, H), [far * H, 1]),
+        "c": spread(np.float32, (2, C), [far * C, 1]),
+        "slots": np.array([0, -1, far]),
+        "is_first": np.full(3, first),
+        "rows": np.full(3, 99, np.int32),
+        "live": spread(np.bool_, (2,), [far]),
+        "claims": spread(np.uint64, (2,), [far]),
+        "problems": np.zeros((3, 2), np.uint64),
+    }
+    for name in ("states", "c"):
+        arrays[name][...] = random.standard_normal(arrays[name].shape)
+    arrays["live"][...], arrays["claims"][...] = True, 0
+    before = copies(arrays)
+    launch_gather(gather.function(gather_instance("__half")), arrays, FORWARD, capacity=far + 1)
+    assert arrays["rows"].tolist() == [0, -1, far]
+    assert arrays["claims"].tolist() == [TICK, TICK]
+    assert not arrays["problems"].any()
+    assert_gathered(arrays, before, [0, -1, 1])

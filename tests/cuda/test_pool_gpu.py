@@ -1,0 +1,528 @@
+"""Pools on the emulated GPU: what a step queues, the plans that are kept, and slots that come from the device."""
+
+import gc
+import sys
+import weakref
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool
+
+from stand_in import arrays, graphs, memory, streams, torch_cuda
+from support.backends import BACKENDS
+from support.cells import host
+from support.on_emulated_gpu import assert_after, on_device, settle
+
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+
+I, N = 5, 8
+
+
+def make(capacity=40, layers=1, kernel="matmul", **options):
+    """A pool whose slots are all live, their states random, and its owner."""
+    if layers == 1:
+        owner = LSTMCell(LSTMWeights.random(I, N, seed=0, **options), backend="cuda", kernel=kernel)
+    else:
+        owner = LSTM(StackedWeights.random(I, N, layers, seed=0, **options), backend="cuda", kernel=kernel)
+    pool = StatePool(owner, capacity)
+    slots = pool.allocate(capacity)
+    pool.step(inputs(owner, capacity), slots)
+    return owner, pool
+
+
+def inputs(owner, B, seed=0):
+    return owner.asarray(np.random.default_rng(seed).normal(size=(B, I)))
+
+
+def nodes(pool, M):
+    graph = pool._rows._buckets[M].graph
+    names = iter(graphs.kernels(graph))
+    return [next(names).partition("<")[0] if kind == "kernel" else kind for kind in graphs.kinds(graph)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "options", "each"),
+    [
+        (1, {}, ["matmul", "lstm_planned"]),
+        (3, {"residual": [False, True, True]}, ["matmul", "lstm_planned"]),
+        (1, {"proj_size": 3}, ["matmul", "lstm_planned", "matmul", "lstm_finish"]),
+        (2, {"proj_size": 3, "proj_clip": 0.1}, ["matmul", "lstm_planned", "matmul", "lstm_finish"]),
+    ],
+)
+def test_what_a_step_is(layers, options, each):
+    """A matmul and a kernel a layer, a projection's matmul and one more; what gathers is before the graph."""
+    _, pool = make(layers=layers, **options)
+    assert nodes(pool, 64) == each * layers
+
+
+def test_what_a_step_queues():
+    """Slots go up, rows are gathered, the graph is launched, the output copied; with `out`, nothing is allocated."""
+    owner, pool = make()
+    x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
+    first = arrays.asarray(np.arange(7) % 2 == 0)
+    slots = np.arange(7)
+    for _ in range(9):
+        pool.step(x, slots, out=out)
+    made = memory.made()
+    with streams.Stream() as stream:
+        pool.step(x, slots, out=out)
+        streams.log.clear()
+        pool.step(x, slots, is_first=first, out=out)
+    queued = [entry for entry in streams.log if entry[0] in ("launch", "graph")]
+    assert [entry[0] for entry in queued] == ["launch", "launch", "graph", "launch"]
+    assert {entry[1] for entry in queued} == {stream.ptr}
+    assert memory.made() == made
+
+
+def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
+    owner, pool = make()
+    x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
+    streams.log.clear()
+    for _ in range(2 * pool._rows._uploads.AT_ONCE + 1):
+        pool.step(x, range(7), out=out)
+    kinds = [entry[0] for entry in streams.log]
+    assert kinds.count("synchronize") >= pool._rows._uploads.AT_ONCE
+
+
+def test_slots_of_a_larger_batch_go_up():
+    """... through memory that was made for a smaller one."""
+    owner, pool = make(200)
+    for B in (3, 200, 5, 200):
+        for _ in range(pool._rows._uploads.AT_ONCE):
+            twin = StatePool(owner, 200)
+            twin.allocate(200)
+            slots = np.random.default_rng(B).permutation(200)[:B]
+            twin.write(range(200), pool.read(range(200)))
+            x = inputs(owner, B)
+            np.testing.assert_array_equal(host(pool.step(x, slots)), host(twin.step(x, slots)))
+
+
+def test_slots_and_flags_of_any_strides():
+    owner, pool = make()
+    x, twin = inputs(owner, 4), StatePool(owner, 40)
+    twin.allocate(40)
+    twin.write(range(40), pool.read(range(40)))
+    slots, first = np.array([3, 0, 9, 0, 1, 0, 7, 0]), np.array([True, False, False, True, True, False, True, True])
+    got = pool.step(x, on_device(slots)[::2], is_first=arrays.asarray(first)[::2])
+    np.testing.assert_array_equal(host(got), host(twin.step(x, slots[::2], is_first=first[::2])))
+
+
+# Plans.
+
+
+def test_plans_are_for_powers_of_two():
+    owner, pool = make()
+    for B in (1, 15, 16, 17, 31, 33, 40):
+        pool.step(inputs(owner, B), range(B))
+    assert sorted(pool._rows._buckets) == [16, 32, 64]
+
+
+def test_prepared_plans_are_kept(monkeypatch):
+    """... whatever they take, and no step up to that size makes another."""
+    from fusedlstm.backends.cuda import planned_rows
+
+    monkeypatch.setattr(planned_rows, "_MOST_BYTES", 0)
+    owner, pool = make()
+    pool.prepare(40)
+    assert sorted(pool._rows._buckets) == [16, 32, 64]
+    before, made = pool.memory, memory.made()
+    out = {B: owner.asarray(np.zeros((B, N))) for B in (1, 20, 40)}
+    x = {B: inputs(owner, B) for B in out}
+    made = memory.made()
+    for B in (1, 20, 40, 20, 1):
+        pool.step(x[B], range(B), out=out[B])
+    assert memory.made() == made
+    assert pool.memory == before
+
+
+def test_plans_that_were_used_least_recently_are_dropped(monkeypatch):
+    """... when all together are too large, and their memory is free then."""
+    from fusedlstm.backends.cuda import planned_rows
+
+    owner, pool = make(128)
+    for B in (16, 32, 64):
+        pool.step(inputs(owner, B), range(B))
+    sizes = {M: bucket.nbytes for M, bucket in pool._rows._buckets.items()}
+    assert pool.memory.plans == sum(sizes.values())
+    other = StatePool(owner, 128)
+    slots = other.allocate(128)
+    monkeypatch.setattr(planned_rows, "_MOST_BYTES", sizes[16] + sizes[64] + sizes[128])
+    for B in (16, 32, 64, 16):
+        other.step(inputs(owner, B), slots[:B])
+    settle()
+    before = memory.alive()
+    other.step(inputs(owner, 128), slots)
+    assert list(other._rows._buckets) == [64, 16, 128]
+    assert other.memory.plans <= planned_rows._MOST_BYTES
+    settle()
+    assert memory.alive() - before < sizes[128] * 1.3 - sizes[32]
+
+
+def test_memory_of_a_pool_is_what_it_says():
+    owner = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda")
+    settle()
+    before = memory.alive()
+    pool = StatePool(owner, 1000)
+    assert memory.alive() - before >= pool.memory.states > 0
+    assert memory.alive() - before <= pool.memory.states + 2048
+    between = memory.alive()
+    pool.prepare(100)
+    settle()
+    assert memory.alive() - between == pytest.approx(pool.memory.plans, rel=0.3)
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_memory_runs_out_while_planning(others):
+    """The pool is as it was, and steps on; if plans of other sizes take what is missing, they make room."""
+    owner, pool = make()
+    x, wanted = inputs(owner, 40), [host(pool.read(range(40)).h), host(pool.read(range(40)).c)]
+    if not others:
+        pool._rows._buckets.clear()
+    settle()
+    kept = dict(pool._rows._buckets)
+    with memory.limited(1000), pytest.raises(MemoryError):
+        pool.step(inputs(owner, 3), [1, 2, 3])
+    after = pool.read(range(40))
+    np.testing.assert_array_equal(host(after.h), wanted[0])
+    np.testing.assert_array_equal(host(after.c), wanted[1])
+    assert not others or set(pool._rows._buckets) <= set(kept)
+    got = host(pool.step(x, range(40)))
+    other = StatePool(owner, 40)
+    other.allocate(40)
+    other.write(range(40), after)
+    np.testing.assert_array_equal(got, host(other.step(x, range(40))))
+
+
+def test_memory_runs_out_when_a_pool_is_made():
+    owner = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda")
+    settle()
+    before = memory.alive()
+    with memory.limited(1000), pytest.raises(MemoryError):
+        StatePool(owner, 10_000)
+    settle()
+    assert memory.alive() == before
+
+
+# Slots of the device.
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+def test_slots_of_the_device(dtype):
+    """The same numbers as with slots of the host, and nothing waits."""
+    owner, pool = make()
+    other = StatePool(owner, 40)
+    other.allocate(40)
+    other.write(range(40), pool.read(range(40)))
+    slots, x = [3, 39, 0, 17], inputs(owner, 4)
+    pool.step(inputs(owner, 1), on_device([5]))
+    other.step(inputs(owner, 1), [5])
+    streams.log.clear()
+    got = pool.step(x, on_device(slots, dtype), is_first=[True, False, False, True])
+    assert "synchronize" not in {entry[0] for entry in streams.log}
+    np.testing.assert_array_equal(host(got), host(other.step(x, slots, is_first=[True, False, False, True])))
+    for part in ("h", "c"):
+        mine, theirs = (host(getattr(each.read(range(40)), part)) for each in (pool, other))
+        np.testing.assert_array_equal(mine, theirs)
+    pool.check()
+
+
+def test_bad_slots_of_the_device():
+    """Their rows are padding, others step, and `check` tells once."""
+    owner, pool = make()
+    pool.release([7])
+    before = host(pool.read([3, 5]).c)
+    got = host(pool.step(inputs(owner, 6), on_device([3, 40, -2, 7, -1, 5])))
+    assert not got[[1, 2, 3, 4]].any()
+    assert got[[0, 5]].any(axis=1).all()
+    assert (host(pool.read([3, 5]).c) != before).any(axis=1).all()
+    message = (
+        r"^slots: wanted live slots, each once, or -1 for a padding row; got 2 out of range \(one is (40|-2)\), "
+        r"1 not live \(one is 7\)\. They came from a GPU"
+    )
+    with pytest.raises(ValueError, match=message):
+        pool.check()
+    pool.check()
+
+
+def test_a_slot_twice_on_the_device():
+    """One of the rows steps, whichever it is, and the other is padding."""
+    owner, pool = make()
+    x, before = inputs(owner, 3), pool.read([4])
+    candidates = []
+    for row in (0, 2):
+        candidates.append(host(pool.step(x[row : row + 1], [4]))[0])
+        pool.write([4], before)
+    with pytest.raises(ValueError, match=r"got 1 twice in a step \(one is 4\)"):
+        pool.step(x, on_device([4, 9, 4]), out=(out := owner.asarray(np.ones((3, N)))), strict=True)
+    got = host(out)[[0, 2]]
+    assert (got == 0).all(axis=1).sum() == 1
+    winner = int(got.any(axis=1).argmax())
+    np.testing.assert_allclose(got[winner], candidates[winner], atol=1e-6)
+    np.testing.assert_array_equal(host(pool.read([4]).h)[0], got[winner])
+    pool.step(x, on_device([4, 9, 5]), strict=True)  # in another step it is no second time
+
+
+def test_the_device_knows_which_slots_are_live():
+    """... as they are allocated, released and loaded after the first step with slots of the device."""
+    owner, pool = make(10)
+
+    def refused(slot):
+        pool.step(inputs(owner, 1), on_device([slot]))
+        try:
+            pool.check()
+        except ValueError as error:
+            return f"1 not live (one is {slot})" in str(error)
+        return False
+
+    assert not refused(3)
+    pool.release([3, 4])
+    assert refused(3)
+    assert pool.allocate(1).tolist() == [3]
+    assert not refused(3)
+    assert refused(4)
+
+
+def test_loading_tells_the_device(tmp_path):
+    owner, pool = make(10)
+    path = tmp_path / "pool"
+    pool.release([1, 2])
+    pool.save(path)
+    pool.step(inputs(owner, 1), on_device([0]), strict=True)
+    pool.release([5])
+    pool.load(path)
+    pool.step(inputs(owner, 2), on_device([5, 0]), strict=True)
+    with pytest.raises(ValueError, match=r"got 2 not live \(one is [12]\)"):
+        pool.step(inputs(owner, 2), on_device([1, 2]), strict=True)
+
+
+def test_errors_of_slots_on_the_device():
+    owner, pool = make()
+    x = inputs(owner, 2)
+    with pytest.raises(TypeError, match=r"^slots: wanted integers; got dtype float32$"):
+        pool.step(x, on_device([1, 2], np.float32))
+    with pytest.raises(ValueError, match=r"^slots: wanted shape \(B,\) = \(2,\); got shape \(3,\)"):
+        pool.step(x, on_device([1, 2, 3]))
+    with arrays.Device(1):
+        elsewhere = on_device([1, 2])
+    with pytest.raises(ValueError, match=r"^slots: wanted an array on cuda:0; got one on cuda:1$"):
+        pool.step(x, elsewhere)
+    for call in (pool.release, pool.reset, pool.read):
+        with pytest.raises(TypeError, match=r"^slots: wanted integers in host memory; got cupy"):
+            call(on_device([1]))
+    with pytest.raises(TypeError, match=r"^slots: wanted integers that int64 can hold; got dtype uint64"):
+        pool.step(x, on_device([1, 2], np.uint64))
+
+
+# Streams and other libraries.
+
+
+def test_streams_take_turns():
+    owner, pool = make()
+    x = inputs(owner, 3)
+    one, other = streams.Stream(), streams.Stream()
+    with one:
+        pool.step(x, [0, 1, 2])
+    calls = [
+        lambda: pool.step(x, [0, 1, 2]),
+        lambda: pool.read([1]),
+        lambda: pool.reset([1]),
+        lambda: pool.write([1], pool.read([1])),
+        lambda: pool.prepare(3),
+        lambda: pool.allocate(0),
+    ]
+    for call in calls:
+        streams.log.clear()
+        with other:
+            call()
+        assert_after(one.ptr, other.ptr)
+        one, other = other, one
+
+
+def test_two_pools_share_no_buffers():
+    """... so that they may step on two streams at the same time."""
+    owner, pool = make()
+    other = StatePool(owner, 40)
+    other.allocate(40)
+    other.step(inputs(owner, 40), range(40))
+    spans = []
+    for each in (pool, other):
+        planned = each._rows._buckets[64].planned
+        layer = planned._layers[0]
+        own = (planned.operand, planned.c, planned.output, planned._workspace, layer._gates, each._rows._states)
+        spans.append({array.data.ptr for array in own})
+    assert not spans[0] & spans[1]
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
+    yield torch_cuda
+    torch_cuda.cuda.set_stream(None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors(torch, dtype):
+    """x, slots, flags and `out` of PyTorch, on its stream."""
+    owner, pool = make(dtype=dtype)
+    x = inputs(owner, 3)
+    state = pool.read([4, 2, 0])
+    wanted = host(pool.step(x, [4, 2, 0]))
+    pool.write([4, 2, 0], state)
+    torch.cuda.set_stream(0x5000)
+    tensors = [torch.Tensor(array) for array in (x, on_device([4, 2, 0], np.int16), owner.asarray(np.zeros((3, N))))]
+    streams.log.clear()
+    got = pool.step(tensors[0], tensors[1], out=tensors[2], strict=True)
+    assert got is tensors[2]
+    assert {entry[1] for entry in streams.log if entry[0] == "graph"} == {0x5000}
+    np.testing.assert_array_equal(host(got), wanted)
+    assert isinstance(pool.step(tensors[0], [1, 2, 3]), torch.Tensor)
+    assert isinstance(pool.read([1], like=tensors[0]).h, torch.Tensor)
+
+
+def test_memory_outlives_what_is_queued(monkeypatch):
+    from fusedlstm.backends.cuda import streams as order
+
+    owner, pool = make()
+    x, slots = inputs(owner, 3), on_device([0, 1, 2])
+    pool.step(x, slots)
+    settle()
+    before = memory.alive()
+    running = [order._NOT_READY]
+    monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: running[0])
+    pool.step(x, slots)
+    del pool
+    gc.collect()
+    assert memory.alive() == before
+    running[0] = 0
+    settle()
+    assert memory.alive() < before
+
+
+def test_dropped_plans_outlive_what_is_queued(monkeypatch):
+    from fusedlstm.backends.cuda import planned_rows
+    from fusedlstm.backends.cuda import streams as order
+
+    owner, pool = make()
+    monkeypatch.setattr(planned_rows, "_MOST_BYTES", 0)
+    monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: order._NOT_READY)
+    operand = weakref.ref(pool._rows._buckets[64].planned.operand)
+    pool.step(inputs(owner, 3), [0, 1, 2])
+    gc.collect()
+    assert list(pool._rows._buckets) == [16]
+    assert operand() is not None
+    monkeypatch.undo()
+    settle()
+    assert operand() is None
+
+
+def test_planning_leaves_the_current_stream():
+    """... and the step that plans is on it, as a whole."""
+    owner, pool = make()
+    used = streams.Stream()
+    used.use()
+    streams.log.clear()
+    pool.step(inputs(owner, 3), [0, 1, 2])
+    last = [entry for entry in streams.log if entry[0] in ("launch", "graph")][-4:]
+    assert {entry[1] for entry in last} == {used.ptr}
+    assert streams.get_current_stream() is used
+    streams.Stream.null.use()
+
+
+def test_strict_waits():
+    """... with slots of the host, too: an error of the GPU comes out."""
+    owner, pool = make()
+    streams.log.clear()
+    pool.step(inputs(owner, 3), [0, 1, 2], strict=True)
+    assert streams.log[-1][0] == "synchronize"
+
+
+@pytest.mark.parametrize("what", ["save", "load"])
+def test_files_of_a_pool_that_takes_nearly_all_memory(what, tmp_path, monkeypatch):
+    """States go to the host and come from there part by part."""
+    from fusedlstm import pool as pools
+    from fusedlstm.backends.cuda import rows
+
+    owner, pool = make(2000)
+    path = tmp_path / "pool"
+    pool.save(path)
+    wanted = host(pool.read(range(2000)).c)
+    monkeypatch.setattr(pools, "_AT_ONCE", pool.memory.states // 20)
+    monkeypatch.setattr(rows, "_AT_ONCE", pool.memory.states // 20)
+    settle()
+    with memory.limited(pool.memory.states // 2):
+        pool.save(path) if what == "save" else pool.load(path)
+    np.testing.assert_array_equal(host(pool.read(range(2000)).c), wanted)
+    other = StatePool(owner, 2000)
+    other.load(path)
+    np.testing.assert_array_equal(host(other.read(range(2000)).c), wanted)
+
+
+def test_many_states_are_read_and_written_part_by_part(monkeypatch):
+    """Beside what is returned, or given, it takes little memory."""
+    from fusedlstm.backends.cuda import rows
+
+    _, pool = make(2000)
+    monkeypatch.setattr(rows, "_AT_ONCE", pool.memory.states // 20)
+    settle()
+    with memory.limited(int(1.3 * pool.memory.states)):
+        state = pool.read(range(2000))
+    settle()
+    with memory.limited(pool.memory.states // 3):
+        pool.write(range(2000), state)
+    np.testing.assert_array_equal(host(pool.read(range(2000)).c), host(state.c))
+
+
+def test_prepared_plans_stay_when_memory_runs_out():
+    owner, pool = make(900)
+    pool.prepare(64)
+    settle()
+    before = [size for size in pool._rows._buckets if size <= 64]
+    with memory.limited(1000), pytest.raises(MemoryError):
+        pool.prepare(3600)
+    assert [size for size in pool._rows._buckets if size <= 64] == before
+
+
+def test_other_plans_make_room(monkeypatch):
+    """Of those that were not prepared, one after the other, and not before their work is done."""
+    owner, pool = make(300)
+    for B in (16, 32, 64, 128):
+        pool.step(inputs(owner, B), range(B))
+    x, out = inputs(owner, 300), owner.asarray(np.zeros((300, N)))
+    room = pool._rows._buckets.pop(512).nbytes
+    settle()
+    streams.log.clear()
+    with memory.limited(int(room * 0.9)):
+        pool.step(x, range(300), out=out)
+    kinds = [entry[0] for entry in streams.log]
+    assert "synchronize" in kinds
+    assert 512 in pool._rows._buckets
+    assert 16 not in pool._rows._buckets
+    assert 128 in pool._rows._buckets
+
+
+def test_a_pool_on_another_device():
+    owner = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda:1")
+    pool = StatePool(owner, 5)
+    slots = pool.allocate(3)
+    y = pool.step(inputs(owner, 3), slots)
+    assert y.device.id == pool.read(slots).h.device.id == 1
+    assert arrays.current_device == 0
+
+
+def test_a_prepared_pool_loads_nothing(monkeypatch):
+    """No kernel is compiled or loaded by a step: `prepare` has done it."""
+    from fusedlstm.backends.cuda import launch, pinned
+    from fusedlstm.backends.cuda.compile import Kernel
+
+    for made in (launch.gather_kernel, launch.planned_kernel, launch.finish_kernel, launch.reset_kernel):
+        made.cache_clear()
+    owner = LSTMCell(LSTMWeights.random(I, N, seed=0, dtype="float64", activation="elu", proj_size=2), backend="cuda")
+    pool = StatePool(owner, 40)
+    slots = pool.allocate(40)
+    pool.prepare(40)
+    monkeypatch.setattr(Kernel, "_load", lambda self, device: pytest.fail(f"{self.name} was loaded"))
+    monkeypatch.setattr(pinned, "zeros", lambda *shape: pytest.fail("memory was pinned"))
+    for B in (1, 17, 40):
+        pool.step(inputs(owner, B), slots[:B], is_first=[True] * B)
+        pool.step(inputs(owner, B), on_device(slots[:B]))

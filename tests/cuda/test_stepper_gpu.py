@@ -1,0 +1,402 @@
+"""Steppers on the emulated GPU: what is captured and replayed, on which streams, and what lives how long."""
+
+import contextlib
+import gc
+import sys
+
+import numpy as np
+import pytest
+
+from fusedlstm import (
+    LSTM,
+    BackendUnavailableError,
+    LSTMCell,
+    LSTMState,
+    LSTMWeights,
+    StackedWeights,
+    StatePool,
+)
+from fusedlstm.backends.cuda import fork
+
+from stand_in import arrays, graphs, memory, streams, torch_cuda
+from support.backends import BACKENDS
+from support.cells import host
+from support.on_emulated_gpu import assert_after, nodes, settle
+
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+
+PLANNED, FINISH, RESET = "lstm_planned", "lstm_finish", "lstm_reset"
+
+
+def make(layers=1, kernel="matmul", **options):
+    """A cell, or an LSTM of layers."""
+    if layers == 1:
+        return LSTMCell(LSTMWeights.random(8, 8, seed=0, **options), backend="cuda", kernel=kernel)
+    return LSTM(StackedWeights.random(8, 8, layers, seed=0, **options), backend="cuda", kernel=kernel)
+
+
+@pytest.mark.parametrize(
+    ("layers", "options", "each"),
+    [
+        (1, {}, ["matmul", PLANNED]),
+        (3, {"peephole": True, "cell_clip": 1.0}, ["matmul", PLANNED]),
+        (1, {"proj_size": 4}, ["matmul", PLANNED, "matmul"]),
+        (1, {"proj_size": 4, "proj_clip": 0.5}, ["matmul", PLANNED, "matmul", FINISH]),
+        (2, {"proj_size": 8, "proj_clip": 0.5, "residual": True}, ["matmul", PLANNED, "matmul", FINISH]),
+    ],
+)
+def test_what_a_step_is(layers, options, each):
+    """A matmul and a kernel a layer, a projection's matmul and one more; a kernel for resets once they are used."""
+    stepper = make(layers, **options).stepper(5)
+    assert nodes(stepper) == each * layers
+    stepper.is_first[...] = False
+    assert nodes(stepper) == [RESET, *each * layers]
+
+
+def test_copies_from_and_to_the_host_are_in_the_graph():
+    stepper = make().stepper(5, host=True)
+    assert nodes(stepper) == ["memcpy2D", "matmul", PLANNED, "memcpy2D"]
+    stepper.is_first[...] = False
+    assert nodes(stepper) == ["memcpy2D", "memcpy2D", RESET, "matmul", PLANNED, "memcpy2D"]
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_a_step_is_one_launch(resets):
+    """... of a graph, on the current stream, and nothing else: no allocation, no event, nothing waits."""
+    stepper = make(3).stepper(5)
+    if resets:
+        stepper.is_first[...] = True
+    made = memory.made()
+    with streams.Stream() as stream:
+        stepper.step()
+        streams.log.clear()
+        for _ in range(3):
+            stepper.step()
+    assert [entry[:2] for entry in streams.log] == [("graph", stream.ptr)] * 3
+    assert memory.made() == made
+
+
+def test_an_argument_adds_a_copy():
+    stepper = make().stepper(5)
+    x = arrays.asarray(np.ones((5, 8), np.float32))
+    wide = arrays.asarray(np.ones((5, 11), np.float32))[:, 2:10]
+    made = memory.made()
+    for array in (x, wide):
+        streams.log.clear()
+        stepper.step(array)
+        assert [entry[0] for entry in streams.log] == ["launch", "graph"]
+    assert memory.made() == made
+
+
+def test_a_step_with_buffers_on_the_host_waits():
+    stepper = make().stepper(5, host=True)
+    with streams.Stream() as stream:
+        stepper.step()
+        streams.log.clear()
+        stepper.step()
+    assert [entry[:2] for entry in streams.log] == [("graph", stream.ptr), ("synchronize", stream.ptr)]
+
+
+@pytest.mark.parametrize("entered", [False, True])
+def test_planning_leaves_the_current_stream(entered):
+    """... whether it was entered, or made current by `use()`."""
+    cell, used = make(), streams.Stream()
+    with streams.Stream() if entered else contextlib.nullcontext():
+        used.use()
+        stepper = cell.stepper(5)
+        stepper.step()
+        assert streams.get_current_stream() is used
+        assert streams.log[-1][:2] == ("graph", used.ptr)
+    streams.Stream.null.use()
+
+
+def test_buffers_are_made_before_they_are_captured():
+    """The stream that captures waits for the one that zeroes them."""
+    cell, stream = make(), streams.Stream()
+    with stream:
+        streams.log.clear()
+        cell.stepper(5)
+    launched = {entry[1] for entry in streams.log if entry[0] == "launch"} - {stream.ptr}
+    assert len(launched) == 2, "a stream for each of two graphs"
+    for capturing in launched:
+        assert_after(stream.ptr, capturing)
+
+
+def test_streams_take_turns():
+    """What is queued on another stream waits for the step before."""
+    stepper = make().stepper(5)
+    x = stepper.x.copy()
+    one, other = streams.Stream(), streams.Stream()
+    with one:
+        stepper.step()
+    calls = [
+        stepper.step,
+        stepper.read,
+        stepper.reset,
+        lambda: stepper.write(stepper.read()),
+        lambda: stepper.step(x),
+        lambda: stepper._batch.load(x),
+    ]
+    for call in calls:
+        streams.log.clear()
+        with other:
+            call()
+        kinds = [entry[0] for entry in streams.log]
+        assert assert_after(one.ptr, other.ptr) < min(kinds.index(k) for k in ("graph", "launch") if k in kinds)
+        one, other = other, one
+
+
+def test_a_threads_own_stream_is_left_with_an_event():
+    """Its handle is that of every thread's, so nobody can ask it later."""
+    stepper = make().stepper(5)
+    own = streams.Stream(ptds=True)
+    with own:
+        streams.log.clear()
+        stepper.step()
+    assert [entry[0] for entry in streams.log if entry[0] in ("graph", "record")][-2:] == ["graph", "record"]
+    event = streams.log[-1][2]
+    with own:
+        stepper.step()
+    assert ("wait", own.ptr, event) in streams.log
+
+
+def test_weights_are_set_in_turn():
+    """After what was stepped on another stream, which waits for them before its next step."""
+    cell = make(2)
+    stepper, stream = cell.stepper(5), streams.Stream()
+    with stream:
+        stepper.step()
+    streams.log.clear()
+    cell.set_weights(StackedWeights.random(8, 8, 2, seed=1))
+    kinds = [entry[0] for entry in streams.log]
+    assert assert_after(stream.ptr, 0) < kinds.index("launch")
+    streams.log.clear()
+    with stream:
+        stepper.step()
+    assert assert_after(0, stream.ptr) < [entry[0] for entry in streams.log].index("graph")
+
+
+def test_a_finalizer_may_run_anywhere():
+    """A stepper that is freed while memory of finished work is, by this very thread, waits for nobody."""
+    from fusedlstm.backends.cuda import streams as order
+
+    stepper = make().stepper(5)
+    stepper.step()
+    with order._lock:
+        del stepper
+        gc.collect()
+        order._release_finished()
+    settle()
+
+
+def test_arrays_of_its_own_as_arguments():
+    """x, flags and the state itself, and the output as the next input."""
+    cell = make()
+    stepper, other = cell.stepper(5), cell.stepper(5)
+    x = inputs_of(cell)
+    for each in (stepper, other):
+        each.step(x)
+    got, want = stepper.step(stepper.x), other.step(x)
+    np.testing.assert_array_equal(host(got), host(want))
+    got, want = stepper.step(stepper.output), other.step(other.output.copy())
+    np.testing.assert_array_equal(host(got), host(want))
+    stepper.write(stepper.state)
+    stepper.is_first[...] = True
+    other.is_first[...] = True
+    np.testing.assert_array_equal(host(stepper.step(None, stepper.is_first)), host(other.step()))
+
+
+def inputs_of(cell, B=5):
+    return cell.asarray(np.random.default_rng(0).normal(size=(B, 8)))
+
+
+def test_flags_on_the_host_are_for_one_step():
+    cell = make()
+    stepper, plain = cell.stepper(5, host=True), cell.stepper(5)
+    x = inputs_of(cell)
+    for first in (None, [True, False, True, False, True], None, None):
+        got, want = stepper.step(host(x), first), plain.step(x, first)
+        np.testing.assert_array_equal(got, host(want))
+        assert not stepper.is_first.any()
+
+
+def test_layers_share_the_largest_workspace():
+    """... that any of them needs, the first or another."""
+    for sizes in ((8, 64), (64, 8)):
+        layers = [LSTMWeights.random(8, sizes[0], seed=0), LSTMWeights.random(sizes[0], sizes[1], seed=1)]
+        lstm = LSTM(StackedWeights(layers), backend="cuda")
+        stepper = lstm.stepper(40)
+        x = inputs_of(lstm, 40)
+        output, _ = lstm.step(x, lstm.zero_state(40))
+        np.testing.assert_allclose(host(stepper.step(x)), host(output), atol=3e-6)
+
+
+def test_a_capture_is_of_this_thread_alone(monkeypatch):
+    """... and refuses what would allocate from CUDA, where CuPy's own mode wouldn't."""
+    modes, begin = [], streams.Stream.begin_capture
+
+    def begin_capture(self, mode=None):
+        modes.append(mode)
+        begin(self, mode)
+
+    monkeypatch.setattr(streams._BaseStream, "begin_capture", begin_capture)
+    make().stepper(5)
+    assert modes == [graphs.THREAD_LOCAL] * 2
+
+
+def test_weights_are_set_without_another_capture():
+    cell = make()
+    stepper = cell.stepper(5)
+    graph, x = stepper._batch._graph, cell.asarray(np.ones((5, 8)))
+    new = LSTMWeights.random(8, 8, seed=1)
+    made = memory.made()
+    cell.set_weights(new)
+    assert memory.made() == made
+    stepper.step(x)
+    assert stepper._batch._graph is graph
+    wanted = LSTMCell(new, backend="numpy")(host(x), LSTMCell(new, backend="numpy").zero_state(5))
+    np.testing.assert_allclose(host(stepper.h), wanted.h, atol=3e-6)
+
+
+def test_a_stepper_on_another_device():
+    cell = LSTMCell(LSTMWeights.random(8, 8, seed=0), backend="cuda:1")
+    stepper = cell.stepper(5)
+    assert stepper.x.device.id == stepper.h.device.id == stepper.is_first.device.id == 1
+    stepper.x[...] = cell.asarray(np.ones((5, 8)))
+    stepper.step()
+    assert arrays.current_device == 0
+    first = make()
+    state = first(first.asarray(np.ones((5, 8))), first.zero_state(5))
+    np.testing.assert_allclose(host(stepper.h), host(state.h), atol=3e-6)
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
+    streams.log.clear()
+    yield torch_cuda
+    torch_cuda.cuda.set_stream(None)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_buffers_of_pytorch(torch, dtype):
+    """They are tensors over the buffers' memory; a step runs on PyTorch's stream."""
+    cell = LSTMCell(LSTMWeights.random(8, 8, seed=0, dtype=dtype), backend="cuda")
+    like = torch.Tensor(cell.asarray(np.zeros((1, 1))))
+    stepper = cell.stepper(5, like=like)
+    batch = stepper._batch
+    for tensor, array in (
+        (stepper.x, batch.x),
+        (stepper.h, batch.states[0].h),
+        (stepper.c, batch.states[0].c),
+        (stepper.is_first, batch.is_first),
+        (stepper.output, batch.output),
+    ):
+        assert isinstance(tensor, torch.Tensor)
+        assert tensor.data_ptr() == array.data.ptr
+        assert tensor._array.strides == array.strides
+    torch.cuda.set_stream(0x5000)
+    streams.log.clear()
+    output = stepper.step()
+    assert output is stepper.output
+    assert {entry[1] for entry in streams.log if entry[0] == "graph"} == {0x5000}
+    assert isinstance(stepper.step(copy=True), torch.Tensor)
+    assert isinstance(stepper.read().h, torch.Tensor)
+
+
+def test_immutable_arrays_are_no_buffers():
+    from stand_in import others
+
+    with pytest.raises(TypeError, match=r"^like: wanted an array that can be written; got a jaxlib"):
+        make().stepper(5, like=others.Immutable(arrays.zeros((1, 1))))
+
+
+def test_x_of_another_library(torch):
+    """... is copied on its library's stream, where the step runs then."""
+    cell = make()
+    stepper = cell.stepper(5)
+    torch.cuda.set_stream(0x5000)
+    x = torch.Tensor(cell.asarray(np.ones((5, 8))))
+    stepper.step()
+    streams.log.clear()
+    output = stepper.step(x)
+    assert {entry[1] for entry in streams.log if entry[0] in ("launch", "graph")} == {0x5000}
+    assert_after(0, 0x5000)
+    assert isinstance(output, arrays.ndarray)
+    assert isinstance(stepper.step(x, copy=True), torch.Tensor)
+
+
+def test_buffers_outlive_what_is_queued(monkeypatch):
+    """A stepper that is deleted while a step runs leaves its memory until that is done."""
+    from fusedlstm.backends.cuda import streams as order
+
+    cell = make()
+    stepper = cell.stepper(5)
+    settle()
+    before = memory.alive()
+    running = [order._NOT_READY]
+    monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: running[0])
+    stepper.step()
+    del stepper
+    gc.collect()
+    assert memory.alive() == before
+    cell.zero_state(1, like=cell.zero_state(1).h)
+    running[0] = 0
+    settle()
+    assert memory.alive() < before
+
+
+def test_memory_runs_out():
+    """... while a stepper is made: the error is CuPy's, and nothing of it stays."""
+    cell = make()
+    settle()
+    before = memory.alive()
+    for limit in (0, 1000, 4000, 1 << 20):
+        with memory.limited(limit), pytest.raises(MemoryError):
+            cell.stepper(5000)
+        settle()
+        assert memory.alive() == before
+    cell.stepper(5).step()
+
+
+def test_without_nvmath(monkeypatch):
+    """... a matmul that was named is an error that says what to install; else one kernel steps. Cells need neither."""
+    from fusedlstm.backends.cuda import choice, matmul
+
+    cells = make(), make(kernel=None)
+    monkeypatch.setattr(matmul.importlib.util, "find_spec", lambda name: None)
+    words = "nvmath-python is not installed .fusedlstm's extra cuda13"
+    with pytest.raises(BackendUnavailableError, match=words):
+        cells[0].stepper(5)
+    assert cells[1].stepper(5).kernels == ("simt",)
+    assert StatePool(cells[1], 5).kernels(3) == ("simt",)
+    monkeypatch.setattr(choice, "OLDEST", 100)  # of GPUs that step in one kernel
+    with pytest.raises(BackendUnavailableError, match=words):
+        cells[1].stepper(5)
+    for cell in cells:
+        cell(cell.asarray(np.ones((5, 8))), cell.zero_state(5))
+
+
+def test_a_forked_process_says_so(monkeypatch):
+    stepper = make().stepper(5)
+    monkeypatch.setattr(fork, "forked", True)
+    for call in (stepper.step, stepper.read, stepper.reset):
+        with pytest.raises(RuntimeError, match="this process was forked after CUDA had been used"):
+            call()
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_precision(precision):
+    """float32 is IEEE's, or TF32."""
+    weights = LSTMWeights.random(64, 64, seed=0)
+    cell = LSTMCell(weights, backend="cuda", precision=precision)
+    random = np.random.default_rng(0)
+    x, h = random.normal(size=(8, 64)).astype("f4"), random.uniform(-1, 1, (8, 64)).astype("f4")
+    stepper = cell.stepper(8)
+    stepper.write(LSTMState(h=cell.asarray(h), c=cell.asarray(h)))
+    stepper.step(cell.asarray(x))
+    exact = LSTMCell(weights.astype("float64"), backend="numpy")
+    wanted = exact(x.astype("f8"), LSTMState(h=h.astype("f8"), c=h.astype("f8")))
+    error = np.abs(host(stepper.h) - wanted.h).max()
+    assert error < (3e-6 if precision == "highest" else 2e-3)
+    assert precision == "highest" or error > 3e-6

@@ -1,0 +1,17 @@
+"""What the tests of emulated kernels share: where faulty kernels are, and whether this machine can emulate them."""
+
+import os
+
+import pytest
+
+from emulation import missing
+from support.places import TESTS
+
+FAULTY = TESTS / "emulation" / "faulty"
+
+# A machine that says so must not skip them.
+_REQUIRED = os.environ.get("FUSEDLSTM_REQUIRE_EMULATION") == "1"
+
+needs_emulation = pytest.mark.skipif(
+    missing() is not None and not _REQUIRED, reason=f"kernels can't be emulated here: {missing()}"
+)

@@ -1,0 +1,198 @@
+"""What the tests of emulated kernels share: dtypes, schedules, grids, arrays as kernels see them, comparisons."""
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fusedlstm.functions import ACTIVATIONS, Functions, split
+
+from emulation import FORWARD, REVERSE, preempting
+from support.cells import GENERAL, functions_of
+
+SCHEDULES = [FORWARD, REVERSE, preempting(seed=3)]
+DTYPES = {
+    "double": np.dtype(np.float64),
+    "float": np.dtype(np.float32),
+    "__half": np.dtype(np.float16),
+    "__nv_bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+# Of the arithmetic, whose error is a few units in the last place of sums and products of size 1 + |c|.
+ARITHMETIC_TOLERANCE = {"double": 1e-14, "float": 2e-6}
+# Of the rounding of h to its dtype: half a unit in the last place, of 53, 24, 11 and 8 bits.
+ROUNDING = {"double": 2.0**-53, "float": 2.0**-24, "__half": 2.0**-11, "__nv_bfloat16": 2.0**-8}
+CELL_CLIP = 0.7
+# Of kernels' template arguments: cells of one activation, and of each function in each role.
+PLAINS = [Functions.of(activation=name) for name in ACTIVATIONS]
+GENERALS = [Functions.of(**functions_of(k)) for k in range(len(GENERAL))]
+NAMES_OF_FUNCTIONS = dict(zip(PLAINS, ACTIVATIONS, strict=True))
+NAMES_OF_FUNCTIONS |= {each: f"gates of {name}" for each, name in zip(GENERALS, GENERAL, strict=True)}
+THREADS = 256
+UNITS_OF_A_BLOCK = 128
+
+# Gates of other functions are not bounded, and the order of roundings decides what of huge ones overflows.
+OF_EXTREMES = [
+    each
+    for each in NAMES_OF_FUNCTIONS
+    if split(each.gate)[0] in ("tanh", "sigmoid", "softsign", "hard_sigmoid", "scaled_tanh")
+]
+
+
+def cases_of_functions(name):
+    """Pairs of a width and functions for an h of this dtype in C: 16-bit types have the code of float."""
+    wide = name in ("double", "float")
+    general = [(1, each) for each in GENERALS] if wide else [(4, each) for each in GENERALS[::4]]
+    return [*((width, each) for width in (1, 4) for each in PLAINS), *general]
+
+
+def state_type(h_type):
+    return "double" if h_type == "double" else "float"
+
+
+def rows_and_columns(B, columns):
+    """Grid and block as the CUDA backend has them: a thread for each row and column, columns side by side."""
+    threads = min(UNITS_OF_A_BLOCK, 1 << (columns - 1).bit_length())
+    rows = THREADS // threads
+    return (-(-B // rows), -(-columns // threads)), (threads, rows)
+
+
+def whole_rows(B, columns):
+    """Grid and block of kernels whose blocks pass over all columns of their rows."""
+    (blocks, _), block = rows_and_columns(B, columns)
+    return (blocks,), block
+
+
+def random_array(random, shape, dtype, *, strided=False):
+    """Normal values; strided, they are every row's columns but the first 4 and last 8 of a larger array."""
+    if not strided:
+        return random.standard_normal(shape).astype(dtype)
+    larger = random.standard_normal((shape[0], shape[1] + 12)).astype(dtype)
+    return larger[:, 4:-8]
+
+
+def row_stride(array, *, one_row_for_all=False):
+    """In elements; 0 for a single row that serves all, and of a null pointer a number that nobody may use."""
+    if array is None:
+        return np.int64(8)
+    return np.int64(0 if one_row_for_all and len(array) == 1 else array.strides[0] // array.itemsize)
+
+
+def wide(array):
+    return None if array is None else array.astype(np.float64)
+
+
+def copies(arrays):
+    return {name: None if array is None else array.copy() for name, array in arrays.items()}
+
+
+def assert_all(good, what, got, want):
+    """Numbers are right where they are good, else this says which is the first that isn't."""
+    wrong = np.argwhere(~good)
+    if len(wrong):
+        first = tuple(wrong[0])
+        numbers = f"{float(got[first]):.9g}, not {float(want[first]):.9g}"
+        where = ", ".join(map(str, first))
+        pytest.fail(f"{what}: {len(wrong)} of {good.size} numbers are wrong, the first at [{where}]: {numbers}")
+
+
+def assert_near(what, got, want, rtol, atol):
+    """Relative and absolute tolerance added up, NaN and infinities where they should be."""
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    assert_all(np.isclose(got, want, rtol=rtol, atol=atol, equal_nan=True), what, got, want)
+
+
+def assert_same_bits(what, got, want):
+    """As of what no kernel may touch, or copies: NaN are compared, too, and the signs of zeros."""
+    assert (got.shape, got.dtype) == (want.shape, want.dtype), what
+    as_bits = np.dtype(f"u{got.itemsize}")
+    good = np.ascontiguousarray(got).view(as_bits) == np.ascontiguousarray(want).view(as_bits)
+    assert_all(good, what, got, want)
+
+
+def assert_state_close(about, h_type, h, c, expected):
+    """h and c of an instance beside those in float64, which NaN, where nothing was written, is not near to."""
+    tolerance = ARITHMETIC_TOLERANCE[state_type(h_type)] * (1 + np.abs(expected.c))
+    for name, got, want, allowed in (
+        ("c", c, expected.c, tolerance),
+        ("h", h, expected.h, tolerance + ROUNDING[h_type] * np.abs(expected.h)),
+    ):
+        got = got.astype(np.float64)
+        assert_all(np.abs(got - want) <= allowed, f"{name} of {about}", got, want)
+
+
+def assert_sums(name, got, h, more):
+    """Each is the exact sum of what h is, rounded to its dtype before, and of a number, rounded once."""
+    exact = np.dtype(DTYPES[state_type(name)])
+    with np.errstate(invalid="ignore"):
+        want = (h.astype(exact) + more.astype(exact)).astype(h.dtype)
+    assert_near("copy", got, want, rtol=0, atol=0)
+
+
+EXTREMES = [0.0, -0.0, 1e-30, 44.4, -45, 88.8, -104, 710, -746, 3e38, -3e38, np.inf, -np.inf, np.nan]
+
+
+def extreme_gates_and_c(dtype):
+    """Rows of one unit: all pairs of extreme gates i and f, with some of g; and c."""
+    i_f_g_o = np.meshgrid(EXTREMES, EXTREMES, [104.0, np.nan], [0.5], indexing="ij")
+    gates = np.stack(i_f_g_o, axis=-1).reshape(-1, 4).astype(dtype)
+    # No huge c: NumPy's float32 sigmoid is 0 below 2^-126 and the kernel's is not, which 3e38 times either would show.
+    return gates, np.resize(EXTREMES[:9], (len(gates), 1)).astype(dtype)
+
+
+FAR = 1 << 30  # elements, of which twice as many overflow an int
+
+
+def spread(dtype, shape, strides):
+    """An array of these strides in elements, of memory that costs nothing where it is not touched."""
+    last = sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+    room = np.empty(last + 1, dtype)
+    return np.lib.stride_tricks.as_strided(room, shape, [stride * room.itemsize for stride in strides])
+
+
+def far_apart(random, dtype, *shape):
+    """Normal values, each axis but the last spread so far that 2 on it is beyond 2^31 elements.
+
+    Rows of gates don't overlap, as they are 16 elements further apart.
+    """
+    array = spread(dtype, shape, [FAR + 16, FAR, 1] if len(shape) == 3 else [FAR, 1])
+    array[...] = random.standard_normal(shape)
+    return array
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a pool's step, the state in vectors of 16 bytes."""
+
+    B: int
+    M: int
+    I: int
+    vectors: int
+    C: int
+    capacity: int
+
+
+SIZES = [
+    Sizes(B=1, M=1, I=1, vectors=1, C=1, capacity=1),
+    Sizes(B=3, M=5, I=130, vectors=2, C=3, capacity=7),
+    Sizes(B=9, M=9, I=5, vectors=129, C=300, capacity=20),
+    Sizes(B=257, M=300, I=3, vectors=1, C=2, capacity=400),
+]
+
+TICK = (1 << 32) + 5
+
+OUT_OF_RANGE, RELEASED, TWICE = range(3)
+
+
+def with_problems(random, sizes):
+    """Slots and which are live: of each 7 rows the second is padding, the third out of range, the fourth has a released
+    slot, and the fifth and sixth have slots that a first has, too."""
+    slots = random.permutation(sizes.capacity)[: sizes.B]
+    live = np.ones(sizes.capacity, bool)
+    slots[1::7] = -1
+    beyond = [-2, sizes.capacity, (1 << 32) + slots[0], (1 << 32) - 1, (1 << 63) - 1, -1 << 63]
+    slots[2::7] = np.resize(np.array(beyond), len(slots[2::7]))
+    live[slots[3::7]] = False
+    slots[4::7] = slots[0::7][: len(slots[4::7])][::-1]
+    slots[5::7] = slots[0::7][: len(slots[5::7])]
+    return slots, live

@@ -1,0 +1,61 @@
+"""What tests of the emulated GPU share: kernels, graphs, streams, and bits."""
+
+import gc
+
+import numpy as np
+
+from stand_in import arrays, graphs, streams
+from support import tolerances
+from support.cells import host
+
+KERNELS = {
+    ("float64", "highest"): ["simt"],
+    ("float32", "highest"): ["simt"],
+    ("float32", "high"): ["tensor_large", "tensor_medium", "tensor_small"],
+    ("float16", "highest"): ["tensor_large", "tensor_medium", "tensor_small"],
+    ("bfloat16", "highest"): ["tensor_large", "tensor_medium", "tensor_small"],
+}
+
+FORCED = [(kernel, *kind) for kind, kernels in KERNELS.items() for kernel in kernels]
+
+# Of TF32 x and the weights are rounded to 11 bits, as float16 has them.
+TOLERANCE = {"high": 2 * tolerances.ONE_STEP["float16"]}
+
+
+def bits(*arrays):
+    return [host(array).tobytes() for array in arrays]
+
+
+def bits_of(state):
+    return bits(*(part for each in (state if isinstance(state, tuple) else (state,)) for part in (each.h, each.c)))
+
+
+def nodes(stepper):
+    """What is in its graph, kernels by their names."""
+    graph = stepper._batch._graph
+    names = iter(graphs.kernels(graph))
+    return [next(names).partition("<")[0] if kind == "kernel" else kind for kind in graphs.kinds(graph)]
+
+
+def settle():
+    """Free what is held for work that is done, of other tests, too."""
+    from fusedlstm.backends.cuda.streams import _release_finished
+
+    gc.collect()
+    _release_finished()
+    gc.collect()
+
+
+def on_device(slots, dtype=np.int64):
+    return arrays.asarray(np.array(slots, dtype))
+
+
+def assert_after(first, second, start=0):
+    """A stream waits for an event that another has recorded before; returns where in the log."""
+    recorded = {}
+    for place, (what, stream, *rest) in enumerate(streams.log):
+        if what == "record" and place >= start:
+            recorded[rest[0]] = stream
+        if what == "wait" and stream == second and recorded.get(rest[0]) == first:
+            return place
+    raise AssertionError(f"{second:#x} never waits for {first:#x}: {streams.log}")

@@ -1,0 +1,14 @@
+"""Where things are in a checkout."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "fusedlstm"
+TESTS = ROOT / "tests"
+DATA = TESTS / "data"
+ORACLES = TESTS / "oracles"
+# `mutations` runs the tests on copies with a mistake in them.
+KERNELS = Path(os.environ.get("FUSEDLSTM_TEST_KERNELS") or ROOT / "kernels")
+# The environment of a process that imports the package and `support`.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, TESTS)))}

@@ -1,0 +1,73 @@
+"""Processes that save a pool again and again, each killed at a random moment: what is left of the file?
+
+    python -m support.pool_kills FOLDER carefully|naively KILLS
+
+Prints how often the file was the old or the new one, whole, how often it was broken, and how many kills came in the
+midst of a save.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights, StatePool, files
+
+
+def naively(path, content):
+    """What `files.replace` must not be."""
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+def filled(value):
+    pool = StatePool(LSTMCell(LSTMWeights.random(1, 256, seed=0), backend="numpy"), 200)
+    slots = pool.allocate(200)
+    pool.write(slots, LSTMState(**{part: np.full((200, 256), value, np.float32) for part in "hc"}))
+    return pool
+
+
+def save_until_killed(pools, path):
+    try:
+        while True:
+            for pool in pools:
+                pool.save(path)
+    finally:
+        os._exit(1)
+
+
+def main(folder, way, kills):
+    pools, path, chance = [filled(1.0), filled(2.0)], folder / "pool", random.Random(0)
+    contents = set()
+    for pool in pools:
+        pool.save(path)
+        contents.add(path.read_bytes())
+    if way == "naively":
+        files.replace = naively
+    whole = broken = amid = 0
+    for _ in range(kills):
+        child = os.fork()
+        if not child:
+            save_until_killed(pools, path)
+        time.sleep(chance.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), "it was saving until then"
+        if path.read_bytes() in contents:
+            pools[0].load(path)
+            whole += 1
+        else:
+            broken += 1
+        left = [other for other in folder.iterdir() if other != path]
+        amid += bool(left)
+        for other in left:
+            other.unlink()
+    print(whole, broken, amid)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,593 @@
+"""What the tests of step.cu and project.cu share: packed weights, tiles, launches as the CUDA backend does them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fusedlstm import lstm_pointwise
+from fusedlstm.backends.cuda import tiles
+from fusedlstm.backends.cuda.c_functions import functions_type
+from fusedlstm.functions import Functions
+
+from emulation import FORWARD
+from support.kernel_cases import (
+    CELL_CLIP,
+    DTYPES,
+    GENERALS,
+    PLAINS,
+    ROUNDING,
+    assert_all,
+    assert_same_bits,
+    assert_sums,
+    row_stride,
+    state_type,
+)
+
+# By the dtype's name in C. float is multiplied as TF32 in a tile of tensor cores.
+TILES = {
+    "large": (tiles.TENSOR_LARGE, ("__half", "__nv_bfloat16", "float")),
+    "medium": (tiles.TENSOR_MEDIUM, ("__half", "__nv_bfloat16", "float")),
+    "small8": (tiles.TENSOR_SMALL_8, ("__half", "__nv_bfloat16", "float")),
+    "small32": (tiles.TENSOR_SMALL_32, ("__half", "__nv_bfloat16", "float")),
+    "simt": (tiles.SIMT_LARGE, ("float",)),
+    "simt64": (tiles.SIMT_LARGE_FLOAT64, ("double",)),
+    "simt_medium": (tiles.SIMT_MEDIUM, ("float", "double")),
+    "simt16": (tiles.SIMT_SMALL, ("float", "double")),
+}
+TILE_CASES = [(tile, name) for tile, (_, names) in TILES.items() for name in names]
+# Of c, whose sums are of hundreds of products, and with TF32's inputs not rounded before.
+TOLERANCE = {"double": 1e-13, "float": 4e-6}
+TF32_TOLERANCE = 3e-3
+TICK = 7
+PROJ_CLIP = 0.6
+
+# Of each dtype fewer instances are compiled than there are cells: those of 16 bits have others.
+FIRST_GENERAL = {"double": 1, "float": 0, "__half": 2, "__nv_bfloat16": 7}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a step; P is the width of h."""
+
+    B: int
+    I: int
+    N: int
+    P: int
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Template arguments of lstm_step, its tile by its name here."""
+
+    tile: str
+    dtype: str
+    functions: Functions
+    peephole: bool
+    clip: bool
+    aligned: bool
+    width: int
+    project: bool = False
+
+    def __str__(self):
+        return step_name(self.shape, self.dtype, *self.options)
+
+    @property
+    def shape(self):
+        return TILES[self.tile][0]
+
+    @property
+    def options(self):
+        return self.functions, self.peephole, self.clip, self.project, self.aligned, self.width
+
+    @property
+    def tf32(self):
+        return self.dtype == "float" and self.shape.pairs
+
+
+def step_name(tile, name, functions, peephole, clip, project, aligned, width):
+    flags = ", ".join(str(flag).lower() for flag in (peephole, clip, project, aligned))
+    return f"lstm_step<{tile.c_name(DTYPES[name])}, {functions_type(functions)}, {flags}, {width}>"
+
+
+def project_name(tile, name, width):
+    return f"lstm_project<{tile.c_name(DTYPES[name])}, {width}>"
+
+
+def _instances():
+    """All tiles and dtypes with rows that are aligned and rows that aren't, at both widths where there are two.
+
+    Functions take turns in each dtype, those of one activation first, and so do the options.
+    """
+    found = []
+    for tile, name in TILE_CASES:
+        shape = TILES[tile][0]
+        pairs = [(True, 2), (False, 1), (True, 1)] if shape.pairs else [(True, 1), (False, 1), (True, 1)]
+        for aligned, width in pairs:
+            k = sum(each.dtype == name for each in found)
+            general = k - len(PLAINS)
+            functions = PLAINS[k] if general < 0 else GENERALS[(general + FIRST_GENERAL[name]) % len(GENERALS)]
+            options = ((k + k // 6) % 2 == 0, k // 2 % 2 == 0)
+            found.append(Instance(tile, name, functions, *options, aligned, width))
+    return found
+
+
+INSTANCES = _instances()
+# Tiles that give a row the same bits, by dtypes.
+FAMILIES = {
+    "small": (("small8", "small32"), ("__half", "__nv_bfloat16", "float")),
+    "tensor": (("medium", "large"), ("__half", "__nv_bfloat16", "float")),
+    "simt": (("simt16", "simt_medium", "simt"), ("float",)),
+    "simt64": (("simt16", "simt_medium", "simt64"), ("double",)),
+}
+FAMILY_CASES = [(family, name) for family, (_, names) in FAMILIES.items() for name in names]
+
+
+def like_others(tile, name):
+    """An instance that every tile and dtype has: all options, rows aligned, vectors as wide as they go."""
+    return Instance(tile, name, Functions(), True, True, True, 2 if TILES[tile][0].pairs else 1)
+
+
+# Which project m themselves, one of every tile and dtype: rows aligned or not, in turn.
+PROJECTING = [
+    replace(like_others(*case), project=True, **({} if k % 2 == 0 else {"aligned": False, "width": 1}))
+    for k, case in enumerate(TILE_CASES)
+]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a step is of, and how its arrays lie. Where it projects, N is of m alone.
+
+    Args:
+        sizes: of it.
+        where: "apart" or "in place", of c, or "pool", with slots: then out is where h is, with P = N, or, "m apart",
+            an array of its own, which a projection is to read.
+        bias: whether there is one.
+        copy: "none", "plain" or "residual".
+        reset: what rows of h and of c become, "zeros", "one row" or "rows"; none without.
+        readers: whether flags are cleared.
+    """
+
+    sizes: Sizes
+    where: str
+    bias: bool = True
+    copy: str = "none"
+    reset: tuple[str, str] | None = None
+    readers: bool = False
+
+    @property
+    def pool(self):
+        return self.where.startswith("pool")
+
+
+def step_layouts(instance):
+    """Around all edges of the tile: rows and units of a block, tiles of K and how many are on their way."""
+    R, U, E = instance.shape.rows, instance.shape.units, tiles.ROW_BYTES // DTYPES[instance.dtype].itemsize
+    W = instance.width
+    stages = 4 * instance.shape.pipelines
+
+    def sizes(B, I, N, P=None):
+        N += -N % W
+        return Sizes(B, I, N, P or N)
+
+    rows = 3 * R + 2 if R <= 32 else R + 2
+    return [
+        Layout(sizes(1, 1, 1), "apart"),
+        Layout(sizes(R - 1, E + 1, U - 1), "in place", False, "residual", ("rows", "rows"), readers=True),
+        Layout(sizes(R, 2 * E, 2 * U + 1), "pool", True, "residual", ("zeros", "rows"), readers=True),
+        Layout(sizes(R + 1, 4 * E + 3, U), "apart", True, "plain", ("one row", "one row")),
+        Layout(sizes(R + 1, 3, U + 1, E - 1), "pool, m apart", True, "none", ("rows", "zeros"), readers=True),
+        Layout(sizes(rows, E - 1, 3), "pool", False, "plain"),
+        Layout(sizes(7, E // 2, 8, 2 * E + 1), "in place", True, "plain", ("zeros", "one row"), readers=True),
+        Layout(sizes(9, (stages + 1) * E + 1, 5, 3 * E + 2), "pool, m apart", True, "residual", ("one row", "zeros")),
+    ]
+
+
+def projecting_layouts(instance):
+    """As of a step, with several tiles of units and of columns in a block."""
+    R, U, E = instance.shape.rows, instance.shape.units, tiles.ROW_BYTES // DTYPES[instance.dtype].itemsize
+    W = instance.width
+
+    def sizes(B, I, N, P):
+        return Sizes(B, I, N + -N % W, P + -P % W)
+
+    return [
+        Layout(sizes(1, 1, 1, 1), "apart"),
+        Layout(
+            sizes(R - 1, E + 1, 2 * U + 1, 4 * U - 1), "in place", False, "residual", ("rows", "rows"), readers=True
+        ),
+        Layout(sizes(R + 1, 5, 5 * E + 3, 5), "pool", True, "residual", ("zeros", "one row"), readers=True),
+        Layout(sizes(9, E, U, 4 * U + 1), "pool", True, "plain"),
+    ]
+
+
+def to_tf32(a):
+    """The nearest of 10 bits, away from zero where two are as near."""
+    bits = (a.astype(np.float32).view(np.uint32).astype(np.uint64) + 0x1000) & 0xFFFFE000
+    return np.where(np.isfinite(a), bits.astype(np.uint32).view(np.float32), a)
+
+
+def whole_tiles(columns, dtype):
+    each = tiles.ROW_BYTES // dtype.itemsize
+    return -(-columns // each) * each
+
+
+def interleaved(weight_ih, weight_hh):
+    """Weights (4N, I) and (4N, P) as the kernel reads them."""
+    (rows, I), P, dtype = weight_ih.shape, weight_hh.shape[1], weight_ih.dtype
+    N, KX = rows // 4, whole_tiles(I, dtype)
+    packed = np.zeros((-(-N // 32) * 128, KX + whole_tiles(P, dtype)), dtype)
+    for unit in range(N):
+        for gate in range(4):
+            to = packed[unit // 8 * 32 + gate * 8 + unit % 8]
+            to[:I] = weight_ih[gate * N + unit]
+            to[KX : KX + P] = weight_hh[gate * N + unit]
+    return packed
+
+
+def padded_projection(weight_hr):
+    (P, N), dtype = weight_hr.shape, weight_hr.dtype
+    packed = np.zeros((-(-P // 128) * 128, whole_tiles(N, dtype)), dtype)
+    packed[:P, :N] = weight_hr
+    return packed
+
+
+def each_16_bytes(dtype):
+    return 16 // dtype.itemsize
+
+
+def columns_of(random, B, width, dtype, multiple):
+    """A matrix (B, width) within a larger one of NaN, whose rows begin at odd multiples of so many elements.
+
+    As many as are 16 bytes: then any multiple.
+    """
+    each = each_16_bytes(dtype)
+    extra = multiple % each
+    room = (-(-width // each) + 2) * each + extra
+    flat = np.full(B * room + 2 * each, np.nan, dtype)
+    start = -(flat.ctypes.data // dtype.itemsize) % each + extra
+    larger = flat[start : start + B * room].reshape(B, room)
+    larger[:, :width] = random.standard_normal((B, width))
+    return larger[:, :width]
+
+
+def some_slots(random, B, capacity):
+    """A slot for each row, none twice; every fourth row, from the third on, has none."""
+    slots = random.permutation(capacity)[:B].astype(np.int64)
+    slots[2::4] = -1
+    return slots
+
+
+def some_words(random, capacity, tick=TICK):
+    """Of ticks before this one, and of both parities."""
+    return (2 * random.integers(0, tick, capacity) + random.integers(0, 2, capacity)).astype(np.uint64)
+
+
+@dataclass
+class Step:
+    """One launch's arrays by the names of its parameters, and the weights that they were packed of."""
+
+    arrays: dict
+    weight_ih: np.ndarray
+    weight_hh: np.ndarray
+    weight_hr: np.ndarray | None = None
+
+    def copy(self):
+        """The same before a launch, whose arrays lie elsewhere."""
+        return replace(self, arrays={k: None if a is None else a.copy() for k, a in self.arrays.items()})
+
+
+def reset_rows(kind, random, B, columns, dtype, multiple):
+    if kind == "zeros":
+        return None
+    return columns_of(random, 1 if kind == "one row" else B, columns, dtype, multiple)
+
+
+def random_step(instance, layout, seed=None):
+    """Rows without a slot have x and an input that nobody may read, as do old states of reset rows."""
+    s = layout.sizes
+    B, I, N, P, W = s.B, s.I, s.N, s.P, instance.width
+    random = np.random.default_rng(B if seed is None else seed)
+    T, A = DTYPES[instance.dtype], DTYPES[state_type(instance.dtype)]
+    of_operand = each_16_bytes(T) if instance.aligned else 1
+    of_h = max(of_operand, W) if layout.where == "pool" else of_operand  # which is out, too
+    capacity = B + 5
+    scale = 1 / np.sqrt(I + P)
+    of_out, weight_hr = (P if instance.project else N), None
+    weight_ih, weight_hh = ((scale * random.standard_normal((4 * N, width))).astype(T) for width in (I, P))
+    round_weights = (lambda a: to_tf32(a).astype(T)) if instance.tf32 else (lambda a: a)
+    a = {
+        "x": columns_of(random, B, I, T, of_operand),
+        "h": columns_of(random, B, P, T, of_h),
+        "c": columns_of(random, capacity if layout.pool else B, N, A, W),
+        "slots": None,
+        "words": None,
+        "is_first": None,
+        "readers": None,
+        "reset_h": None,
+        "reset_c": None,
+        "weight": interleaved(round_weights(weight_ih), round_weights(weight_hh)),
+        "bias": random.standard_normal(4 * N).astype(T) if layout.bias else None,
+        "peephole": random.standard_normal((3, N)).astype(T) if instance.peephole else None,
+        "copy": None if layout.copy == "none" else columns_of(random, B, of_out, T, W),
+        "input": columns_of(random, B, of_out, T, W) if layout.copy == "residual" else None,
+        "projection": None,
+    }
+    if instance.project:
+        weight_hr = (random.standard_normal((P, N)) / np.sqrt(N)).astype(T)
+        a["projection"] = padded_projection(round_weights(weight_hr))
+    if layout.pool:
+        a["slots"], a["words"] = some_slots(random, B, capacity), some_words(random, capacity)
+        a["h"] = columns_of(random, 2 * capacity, P, T, of_h).reshape(capacity, 2, P)
+        a["x"][a["slots"] < 0] = np.nan
+        if a["input"] is not None:
+            a["input"][a["slots"] < 0] = np.nan
+    a["c_out"] = columns_of(random, len(a["c"]), N, A, W) if layout.where == "apart" else a["c"]
+    a["out"] = a["h"] if layout.where == "pool" else columns_of(random, B, of_out, T, W)
+    if layout.reset:
+        a["is_first"] = random.random(B) < 0.5
+        a["is_first"][0] = True
+        a["reset_h"] = reset_rows(layout.reset[0], random, B, P, T, of_operand)
+        a["reset_c"] = reset_rows(layout.reset[1], random, B, N, A, W)
+        first = a["is_first"] & (a["slots"] >= 0) if layout.pool else a["is_first"]
+        if layout.pool:
+            at = a["slots"][first]
+            a["h"][at, parities(a["words"][at])] = a["c"][at] = np.nan
+        else:
+            a["h"][first] = a["c"][first] = np.nan
+    if layout.readers:
+        a["readers"] = np.zeros(instance.shape.grid(B, N)[0], np.uint32)
+    return Step(a, weight_ih, weight_hh, weight_hr)
+
+
+def parities(words):
+    return (words & np.uint64(1)).astype(np.int64)
+
+
+def reset_stride(array):
+    return np.int64(0) if array is not None and len(array) == 1 else row_stride(array)
+
+
+def flat(array):
+    """Rows of a matrix, or of a pool's h."""
+    return array.reshape(-1, array.shape[-1]) if array.ndim == 3 else array
+
+
+def launch_step(
+    function,
+    instance,
+    step,
+    sizes,
+    schedule=FORWARD,
+    *,
+    tick=TICK,
+    flips=True,
+    cell_clip=CELL_CLIP,
+    proj_clip=PROJ_CLIP,
+    co_resident=4,
+):
+    """Launch lstm_step as the CUDA backend does."""
+    a, tile = step.arrays, instance.shape
+    values = []
+    for name in ("x", "h", "c", "c_out", "out"):
+        values += [flat(a[name]), row_stride(flat(a[name]))]
+    values += [np.int64(a["out"].ndim == 3), a["slots"], a["words"], np.int64(tick), np.int64(flips)]
+    values += [a["is_first"], a["readers"]]
+    values += [a["reset_h"], reset_stride(a["reset_h"]), a["reset_c"], reset_stride(a["reset_c"])]
+    values += [a["weight"], row_stride(a["weight"]), a["bias"], a["peephole"]]
+    values += [a["copy"], row_stride(a["copy"]), a["input"], row_stride(a["input"])]
+    values += [np.float64(cell_clip), a["projection"], row_stride(a["projection"]), np.float64(proj_clip)]
+    values += map(np.int64, (sizes.B, sizes.I, sizes.P, sizes.N))
+    shared_mem = tile.shared_bytes + (tile.bytes_of_m(sizes.N, a["x"].dtype) if instance.project else 0)
+    options = {"shared_mem": shared_mem, "schedule": schedule, "co_resident": co_resident}
+    return function(tile.grid(sizes.B, 1 if instance.project else sizes.N), (tile.threads,), values, **options)
+
+
+def selected(old, first, value, stepped):
+    """Rows of a state, those marked as their reset says."""
+    if first is not None:
+        new = np.zeros_like(old) if value is None else np.broadcast_to(value[0], old.shape)
+        if value is not None and len(value) > 1:
+            new = value[stepped]
+        old = np.where(first[stepped][:, None], new, old)
+    return old.astype(np.float64)
+
+
+def expected_step(instance, before, *, rounded=True, cell_clip=CELL_CLIP):
+    """In float64, the rows that step: which, their slots, and m and c; of TF32 inputs rounded to it, or not."""
+    a = before.arrays
+    B = len(a["x"])
+    slots = np.arange(B) if a["slots"] is None else a["slots"]
+    stepped = slots >= 0
+    at = slots[stepped]
+    h = a["h"][at] if a["words"] is None else a["h"][at, parities(a["words"][at])]
+    h = selected(h, a["is_first"], a["reset_h"], stepped)
+    c = selected(a["c"][at], a["is_first"], a["reset_c"], stepped)
+    x, weight_ih, weight_hh = (
+        each.astype(np.float64) for each in (a["x"][stepped], before.weight_ih, before.weight_hh)
+    )
+    if instance.tf32 and rounded:
+        x, h, weight_ih, weight_hh = (to_tf32(each).astype(np.float64) for each in (x, h, weight_ih, weight_hh))
+    with np.errstate(invalid="ignore"):
+        z = x @ weight_ih.T + h @ weight_hh.T
+    peephole, bias = (None if a[name] is None else a[name].astype(np.float64) for name in ("peephole", "bias"))
+    options = {"cell_clip": cell_clip if instance.clip else None, **instance.functions.options()}
+    return stepped, at, lstm_pointwise(z, c, bias=bias, peephole=peephole, **options)
+
+
+def near(got, want, tolerance, rounding=0.0):
+    """Whether numbers are, relative to 1 + |c| or so, and special values the same."""
+    with np.errstate(invalid="ignore"):
+        good = np.abs(got - want) <= tolerance * (1 + np.abs(want)) + rounding * np.abs(want)
+    return good | (got == want) | (np.isnan(got) & np.isnan(want))
+
+
+def assert_copied(name, step, before, stepped, rows):
+    """The copy of each row that stepped, or zeros."""
+    copy, more = step.arrays["copy"], before.arrays["input"]
+    if copy is None:
+        return
+    assert_same_bits("copy of skipped rows", copy[~stepped], np.zeros_like(copy[~stepped]))
+    if more is None:
+        assert_same_bits("copy", copy[stepped], rows)
+    else:
+        assert_sums(name, copy[stepped], rows, more[stepped])
+
+
+def assert_others_keep_their_bits(name, after, before, *at):
+    """All rows but those at these places."""
+    stayed = np.ones(after.shape[: len(at)], bool)
+    stayed[at] = False
+    assert_same_bits(f"rows of {name} that take no step", after[stayed], before[stayed])
+
+
+def assert_words(after, before, at, tick, flips):
+    want = before.copy()
+    if flips:
+        want[at] = 2 * tick + 1 - parities(before[at])
+    assert_same_bits("words", after, want)
+
+
+def assert_projection_of_m(instance, h, m, weight_hr):
+    """Within what it is that m is rounded to its dtype, and to TF32: test_projects_as_project_cu has the bits."""
+    weight_hr = weight_hr.astype(np.float64)
+    want = np.clip(m @ weight_hr.T, -PROJ_CLIP, PROJ_CLIP)
+    allowed = TF32_TOLERANCE if instance.tf32 else TOLERANCE[state_type(instance.dtype)] + 4 * ROUNDING[instance.dtype]
+    assert_all(near(h, want, allowed), f"h of {instance}", h, want)
+
+
+def assert_stepped(instance, step, before, *, tick=TICK, flips=True, cell_clip=CELL_CLIP):
+    """Rows that take a step have taken it; all else has the bits that it had before."""
+    a, old = step.arrays, before.arrays
+    stepped, at, want = expected_step(instance, before, cell_clip=cell_clip)
+    by_slot = a["out"].ndim == 3
+    places = (at, 1 - parities(old["words"][at])) if by_slot else (np.flatnonzero(stepped),)
+    c, m = a["c_out"][at], a["out"][places]
+    wide_c, wide_m = c.astype(np.float64), m.astype(np.float64)
+    tolerance, rounding = TOLERANCE[state_type(instance.dtype)], ROUNDING[instance.dtype]
+    assert_all(near(wide_c, want.c, tolerance), f"c of {instance}", wide_c, want.c)
+    if instance.project:
+        assert_projection_of_m(instance, wide_m, want.h, before.weight_hr)
+    else:
+        assert_all(near(wide_m, want.h, tolerance, rounding), f"h of {instance}", wide_m, want.h)
+    if instance.tf32:
+        _, _, unrounded = expected_step(instance, before, rounded=False, cell_clip=cell_clip)
+        assert_all(near(wide_c, unrounded.c, TF32_TOLERANCE), f"c of {instance}", wide_c, unrounded.c)
+    assert_others_keep_their_bits("c", a["c_out"], old["c_out"], at)
+    assert_others_keep_their_bits("out", a["out"], old["out"], *places)
+    assert_copied(instance.dtype, step, before, stepped, m)
+    if a["words"] is not None:
+        assert_words(a["words"], old["words"], at, tick, flips)
+    if a["is_first"] is not None:
+        cleared = old["is_first"] if a["readers"] is None else np.zeros_like(old["is_first"])
+        assert_same_bits("flags", a["is_first"], cleared)
+    if a["readers"] is not None:
+        assert not a["readers"].any(), "readers are not zeros again"
+
+
+@dataclass(frozen=True)
+class ProjectionLayout:
+    """What a projection is of: m (B, N) -> h (B, P).
+
+    Args:
+        B, N, P: its sizes.
+        pool: whether h is a pool's.
+        copy: as a step's.
+        limit: of the clip.
+        flips: whether words are turned.
+    """
+
+    B: int
+    N: int
+    P: int
+    pool: bool
+    copy: str
+    limit: float
+    flips: bool = True
+
+
+def projection_layouts(tile, name, width):
+    shape, T = TILES[tile][0], DTYPES[name]
+    R, C, E = shape.rows, 4 * shape.units, tiles.ROW_BYTES // T.itemsize
+    stages = 4 * shape.pipelines
+
+    def even(P):
+        return P + -P % width
+
+    return [
+        ProjectionLayout(1, 1, even(1), pool=False, copy="none", limit=np.inf),
+        ProjectionLayout(R - 1, E + 1, even(C - 1), pool=False, copy="residual", limit=0.3),
+        ProjectionLayout(R, 2 * E, even(5), pool=True, copy="residual", limit=np.inf, flips=False),
+        ProjectionLayout(R + 1, E - 1, even(C + 1), pool=True, copy="plain", limit=0.3),
+        ProjectionLayout(9, (stages + 3) * E + 1, even(C // 2 + 3), pool=True, copy="none", limit=0.3),
+    ]
+
+
+@dataclass
+class Projection:
+    """One launch's arrays by the names of its parameters, and the weights that they were packed of."""
+
+    arrays: dict
+    weight_hr: np.ndarray
+
+    def copy(self):
+        return replace(self, arrays={k: None if a is None else a.copy() for k, a in self.arrays.items()})
+
+
+def is_tf32(tile, name):
+    return name == "float" and TILES[tile][0].pairs
+
+
+def random_projection(tile, name, width, layout):
+    B, N, P = layout.B, layout.N, layout.P
+    random, T = np.random.default_rng(B), DTYPES[name]
+    weight_hr = (random.standard_normal((P, N)) / np.sqrt(N)).astype(T)
+    capacity = B + 5
+    a = {
+        "m": columns_of(random, B, N, T, each_16_bytes(T)),
+        "h": columns_of(random, B, P, T, width),
+        "slots": None,
+        "words": None,
+        "weight": padded_projection(to_tf32(weight_hr).astype(T) if is_tf32(tile, name) else weight_hr),
+        "copy": None if layout.copy == "none" else columns_of(random, B, P, T, width),
+        "input": columns_of(random, B, P, T, width) if layout.copy == "residual" else None,
+    }
+    if layout.pool:
+        a["h"] = columns_of(random, 2 * capacity, P, T, width).reshape(capacity, 2, P)
+        a["slots"], a["words"] = some_slots(random, B, capacity), some_words(random, capacity)
+        for array in (a["m"], a["input"]):
+            if array is not None:
+                array[a["slots"] < 0] = np.nan
+    return Projection(a, weight_hr)
+
+
+def launch_projection(function, tile, projection, layout, schedule=FORWARD):
+    """Launch lstm_project as the CUDA backend does."""
+    a, shape = projection.arrays, TILES[tile][0]
+    values = [a["m"], row_stride(a["m"]), flat(a["h"]), row_stride(flat(a["h"]))]
+    values += [a["slots"], a["words"], np.int64(TICK), np.int64(layout.flips)]
+    for name in ("weight", "copy", "input"):
+        values += [a[name], row_stride(a[name])]
+    values += [np.float64(layout.limit), *map(np.int64, (layout.B, layout.N, layout.P))]
+    grid = -(-layout.B // shape.rows), -(-layout.P // (4 * shape.units))
+    return function(grid, (shape.threads,), values, shared_mem=shape.shared_bytes, schedule=schedule)
+
+
+def assert_projected(tile, name, projection, before, layout):
+    a, old = projection.arrays, before.arrays
+    slots = np.arange(layout.B) if a["slots"] is None else a["slots"]
+    stepped = slots >= 0
+    m, weight = old["m"][stepped], before.weight_hr
+    if is_tf32(tile, name):
+        m, weight = to_tf32(m), to_tf32(weight)
+    with np.errstate(invalid="ignore"):
+        want = np.clip(m.astype(np.float64) @ weight.astype(np.float64).T, -layout.limit, layout.limit)
+    places = (slots[stepped], 1 - parities(old["words"][slots[stepped]])) if layout.pool else (slots,)
+    h = a["h"][places]
+    wide = h.astype(np.float64)
+    good = near(wide, want, TOLERANCE[state_type(name)], ROUNDING[name])
+    assert_all(good, f"h of {tile}, {name}", wide, want)
+    assert_others_keep_their_bits("h", a["h"], old["h"], *places)
+    assert_copied(name, projection, before, stepped, h)
+    if layout.pool:
+        assert_words(a["words"], old["words"], slots[stepped], TICK, layout.flips)

@@ -1,0 +1,761 @@
+"""The benchmarks' own promises: wrong results are refused, equal terms are equal, and runs can be compared."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import types
+
+import numpy as np
+import pytest
+
+from benchmarks import caches, cases, gpu_time, peers, predictions, side_by_side, threads
+from benchmarks.cases import Result, WrongResultError, pool, sequence, step
+from benchmarks.fresh import Clock
+from benchmarks.peers import CannotRunError, Peer, fusedlstm_in_place
+from benchmarks.peers.numpy_peer import Numpy
+from benchmarks.peers.onnxruntime_peer import in_onnx_order
+from benchmarks.peers.tensorflow_peer import in_block_order
+from fusedlstm import LSTMCell, StatePool, Stepper, blas
+from fusedlstm.backends.cuda import choice
+
+from support.backends import BACKENDS, needs_cuda
+from support.places import ROOT
+
+ALL = cases.STEPS + cases.TRAPS + cases.COLD + cases.SEQUENCES + cases.POOLS + cases.WORKLOADS
+PEERS = {peer.name: peer for peer in peers.all_peers()}
+SMALL = [
+    step("plain", 5, 7, 12),
+    step("layers", 5, 7, 12, layers=2),
+    step("resets", 5, 7, 12, layers=2, resets=0.3),
+    step("projection", 5, 7, 12, P=3, layers=2),
+    step("doubles", 5, 7, 12, dtype="float64"),
+    step("halves", 5, 7, 12, dtype="float16"),
+    step("TF32", 5, 7, 12, precision="high"),
+    sequence("plain", 9, 5, 7, 12),
+    sequence("layers", 9, 5, 7, 12, layers=3),
+    sequence("resets", 9, 5, 7, 12, resets=0.2),
+    sequence("projection", 9, 5, 7, 12, P=3),
+    pool(11, 12, capacity=30),
+    pool(9, 12, capacity=9),  # no padding, and all slots
+    pool(11, 12, capacity=30, dtype="bfloat16"),
+]
+SMALL_POOL = pool(20, 12, capacity=30)
+
+
+def right(case):
+    """The exact result of a case, whose rows are all compared, in its dtype."""
+    return Result(*(None if array is None else array.astype(np.float32) for array in case.exact))
+
+
+def swapped(result):
+    return result._replace(h=result.c, c=result.h)
+
+
+def off(result):
+    return result._replace(h=result.h + np.float32(1e-4))
+
+
+def one_row_off(result):
+    c = result.c.copy()
+    c[:, -1] *= 1.001
+    return result._replace(c=c)
+
+
+def one_nan(result):
+    c = result.c.copy()
+    c[0, 1, 1] = np.nan
+    return result._replace(c=c)
+
+
+def poison(result):
+    return Result(*(None if array is None else np.full_like(array, np.nan) for array in result))
+
+
+def zeros(result):
+    return Result(*(None if array is None else np.zeros_like(array) for array in result))
+
+
+def one_row_missing(result):
+    return result._replace(h=result.h[:, :-1])
+
+
+WRONG = [swapped, off, one_row_off, one_nan, poison, zeros, one_row_missing]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(
+    "case", [step("s", 5, 7, 12), sequence("q", 9, 5, 7, 12), SMALL_POOL], ids=lambda case: case.kind
+)
+def test_wrong_results_are_refused(case, wrong):
+    case.assert_right(right(case))
+    with pytest.raises(WrongResultError):
+        case.assert_right(wrong(right(case)))
+
+
+@pytest.mark.parametrize(
+    "outputs", [lambda a: a + np.float32(1e-4), lambda a: a[:-1], lambda a: a[::-1], lambda a: None]
+)
+def test_wrong_outputs_are_refused(outputs):
+    case = sequence("q", 9, 5, 7, 12)
+    result = right(case)
+    with pytest.raises(WrongResultError, match="outputs"):
+        case.assert_right(result._replace(outputs=outputs(result.outputs)))
+
+
+def test_nan_is_refused_in_rows_that_are_not_compared(monkeypatch):
+    monkeypatch.setattr(cases, "_EXACT_WORK", 0)
+    case = step("a large one", 11, 7, 13)
+    assert len(case.rows) == 4
+    assert {0, 10} <= set(case.rows)
+    c = np.zeros((1, 11, 13))
+    c[:, case.rows] = case.exact.c
+    h = np.zeros((1, 11, 13))
+    h[:, case.rows] = case.exact.h
+    case.assert_right(Result(h, c))
+    left = next(row for row in range(11) if row not in case.rows)
+    c[0, left, 5] = np.nan
+    with pytest.raises(WrongResultError, match="finite"):
+        case.assert_right(Result(h, c))
+
+
+def padding_that_stepped(result):
+    h = result.h.copy()
+    h[:, SMALL_POOL.slots.padding] *= 0.9
+    return result._replace(h=h)
+
+
+def output_of_padding(result):
+    outputs = result.outputs.copy()
+    outputs[:, SMALL_POOL.slots.padding] = 0.5
+    return result._replace(outputs=outputs)
+
+
+def shifted_slots(result):
+    return Result(np.roll(result.h, 1, axis=1), np.roll(result.c, 1, axis=1), result.outputs)
+
+
+def late_outputs(result):
+    return result._replace(outputs=SMALL_POOL.data.h)
+
+
+@pytest.mark.parametrize("wrong", [padding_that_stepped, output_of_padding, shifted_slots, late_outputs])
+def test_wrong_results_of_a_pool_are_refused(wrong):
+    assert SMALL_POOL.slots.padding.sum() == 2
+    with pytest.raises(WrongResultError):
+        SMALL_POOL.assert_right(wrong(right(SMALL_POOL)))
+
+
+class Stopwatch:
+    """In pytest-benchmark's place: notes what it was given to time."""
+
+    enabled, group = True, None
+
+    def __init__(self):
+        self.extra_info, self.timed = {}, 0
+
+    def __call__(self, run):
+        self.timed += 1
+        return run()
+
+
+class Planted(Numpy):
+    """A peer whose results are wrong from some call on."""
+
+    def __init__(self, wrong, after):
+        self.wrong, self.left = wrong, after
+
+    def results(self, raw):
+        self.left -= 1
+        result = super().results(raw)
+        return result if self.left >= 0 else self.wrong(result)
+
+
+def test_a_right_peer_is_timed():
+    case, benchmark = step("s", 5, 7, 12), Stopwatch()
+    side_by_side.measure(benchmark, side_by_side.Entry(case, Numpy(), "cpu"), 64)
+    assert benchmark.timed == 1
+    assert benchmark.group == "s, float32: B = 5, I = 7, N = 12"
+    wanted = {"kind": "step", "case": "s", "T": 1, "B": 5, "I": 7, "N": 12, "P": None, "layers": 1, "dtype": "float32"}
+    more = {"threads": 64, "device": "cpu", "peer": "NumPy", "peer_version": np.__version__, "ours": False}
+    assert benchmark.extra_info.items() >= {**wanted, **more}.items()
+    json.dumps(benchmark.extra_info)
+
+
+def test_cold_caches_are_emptied_before_each_time(monkeypatch):
+    """... outside of the time."""
+    emptied = []
+    monkeypatch.setattr(side_by_side.caches, "flusher", lambda device: lambda: emptied.append(device))
+
+    class Pedantic(Stopwatch):
+        def pedantic(self, run, setup, rounds):
+            for _ in range(rounds):
+                setup()
+                result = run()
+            self.timed += rounds
+            return result
+
+    benchmark = Pedantic()
+    side_by_side.measure(benchmark, side_by_side.Entry(step("s", 5, 7, 12, cold=True), Numpy(), "cpu"), 64)
+    assert emptied == ["cpu"] * benchmark.timed
+    assert benchmark.timed == 20
+    assert (benchmark.extra_info["cold"], benchmark.extra_info["workload"]) == (True, "s")
+    with pytest.raises(WrongResultError):
+        side_by_side.measure(
+            Pedantic(), side_by_side.Entry(step("s", 5, 7, 12, cold=True), Planted(poison, 1), "cpu"), 64
+        )
+
+
+def test_caches_are_written_over(monkeypatch):
+    monkeypatch.setattr(caches, "BYTES", 1 << 16)
+    written = []
+    monkeypatch.setattr(caches.np, "zeros", lambda *size: written.append(np.empty(*size)) or written[-1])
+    flush = caches.flusher("cpu")
+    flush()
+    assert written[0].all()
+    assert written[0].nbytes == 1 << 16
+
+
+class Gpu:
+    """In CuPy's place: a GPU that does what is queued one after the other, whose clock the host's is, too."""
+
+    float32 = np.float32
+
+    def __init__(self, matmul, longest=1000):
+        self.longest, self.ends = longest, []  # of the queue
+        self.now = self.free = 0.0  # the host's time, and when all that is queued is done
+        self.matmul_seconds = matmul
+        self.cuda, self.recorded = self, []
+
+    def work(self, host, gpu):
+        """The host queues for some seconds, and the GPU then works for some."""
+        self.now += host
+        self.ends = [end for end in self.ends if end > self.now]
+        if len(self.ends) >= self.longest:
+            self.now = self.ends.pop(0)
+        self.free = max(self.free, self.now) + gpu
+        self.ends.append(self.free)
+
+    def ones(self, shape, dtype):
+        return np.ones((1, 1), dtype)
+
+    empty_like = staticmethod(np.empty_like)
+
+    def matmul(self, a, b, out):
+        self.work(1e-5, self.matmul_seconds)
+
+    def Device(self):
+        return self
+
+    def synchronize(self):
+        self.now = max(self.now, self.free)
+
+    def Event(self):
+        event = types.SimpleNamespace()
+        event.record = lambda: setattr(event, "time", max(self.now, self.free))
+        return event
+
+    def get_elapsed_time(self, first, last):
+        return 1e3 * (last.time - first.time)
+
+
+@pytest.mark.parametrize(("host", "gpu"), [(1e-4, 1e-5), (1e-3, 5e-3), (0.05, 1e-4)])
+@pytest.mark.parametrize("matmul", [2e-3, 2e-4])
+def test_times_of_the_gpu_and_of_the_host_alone(host, gpu, matmul, monkeypatch):
+    """Neither has the other's: the queue is full before, and never runs empty, and nothing is waited for."""
+    fake = Gpu(matmul)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
+    seconds = gpu_time.gpu_and_host_seconds(lambda: fake.work(host, gpu))
+    assert seconds["gpu_seconds"] == pytest.approx({"median": gpu, "p10": gpu, "p90": gpu})
+    assert seconds["host_seconds"] == pytest.approx({"median": host, "p10": host, "p90": host})
+
+
+def test_time_of_the_gpu_alone_where_its_queue_is_too_short(monkeypatch):
+    fake = Gpu(2e-3)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
+    seconds = gpu_time.gpu_and_host_seconds(lambda: [fake.work(1e-5, 1e-6) for _ in range(900)])
+    assert seconds["host_seconds"]["median"] == pytest.approx(900e-5)
+    seconds = gpu_time.gpu_and_host_seconds(lambda: [fake.work(1e-5, 1e-6) for _ in range(1500)])
+    assert seconds == {"gpu_seconds": None, "host_seconds": None}
+
+
+def test_times_of_the_gpu_and_of_the_host_are_recorded(monkeypatch):
+    """... of all that can queue a call without waiting, beside the time of a call."""
+    fake = Gpu(2e-3)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
+
+    class OnGpu(Numpy):
+        def prepare(self, case, device, threads):
+            run = super().prepare(case, "cpu", threads)
+            return peers.waited(lambda: [fake.work(3e-5, 7e-6), run()][1], fake.synchronize) if self.queues else run
+
+    for OnGpu.queues in (True, False):
+        benchmark = Stopwatch()
+        side_by_side.measure(benchmark, side_by_side.Entry(step("s", 5, 7, 12), OnGpu(), "cuda"), 64)
+        assert ("host_seconds" in benchmark.extra_info) == OnGpu.queues
+        assert ("gpu_seconds" in benchmark.extra_info) == OnGpu.queues
+        if OnGpu.queues:
+            assert benchmark.extra_info["host_seconds"]["median"] == pytest.approx(3e-5)
+            assert benchmark.extra_info["gpu_seconds"]["median"] == pytest.approx(7e-6)
+
+
+def planted(monkeypatch, peer, owner, name, wrong):
+    """A peer whose library has one mistake: a method that does something else."""
+    right = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *arguments, **options: wrong(right, *arguments, **options))
+    return PEERS[peer]
+
+
+def no_step(_, stepper):
+    return stepper.output
+
+
+def output_before(right, stepper):
+    before = np.array(stepper.output)
+    right(stepper)
+    return before
+
+
+def state_that_begins_anew(right, stepper):
+    stepper.reset()
+    return right(stepper)
+
+
+def all_but_one_row(right, *arguments, out):
+    step, x, slots = arguments
+    slots = slots.copy()
+    slots[np.flatnonzero(slots >= 0)[0]] = -1
+    return right(step, x, slots, out=out)
+
+
+def slots_in_order(right, *arguments, out):
+    step, x, slots = arguments
+    return right(step, x, np.sort(slots), out=out)
+
+
+def one_output_late(right, *arguments, out):
+    out[1:] = right(*arguments, out=out)[:-1]
+
+
+def padding_not_skipped(right, *arguments, out):
+    right(*arguments, out=out)
+    out[arguments[2] < 0] = 1e-3
+
+
+@pytest.mark.parametrize(
+    ("peer", "owner", "name", "wrong"),
+    [
+        *(("fusedlstm Stepper", Stepper, "step", one) for one in (no_step, output_before, state_that_begins_anew)),
+        *(
+            ("fusedlstm pool", StatePool, "step", one)
+            for one in (all_but_one_row, slots_in_order, one_output_late, padding_not_skipped)
+        ),
+        ("fusedlstm pool", StatePool, "write", lambda right, pool, slots, state: None),
+    ],
+)
+def test_wrong_steps_in_place_are_not_timed(peer, owner, name, wrong, monkeypatch):
+    peer = planted(monkeypatch, peer, owner, name, wrong)
+    case = step("s", 20, 12, 12) if "Stepper" in peer.name else SMALL_POOL
+    benchmark = Stopwatch()
+    with pytest.raises(WrongResultError):
+        side_by_side.measure(benchmark, side_by_side.Entry(case, peer, "cpu"), 64)
+    assert not benchmark.timed
+
+
+class Worn(Stopwatch):
+    """Changes what it times: from then on its library is wrong, or its states are such as take longer."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def __call__(self, run):
+        result = super().__call__(run)
+        self.change(result)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [(np.nan, "finite"), (1e-40, "after many steps the median"), (100.0, "after many steps the median")],
+)
+def test_states_that_a_peer_has_led_to_are_looked_at(state, words):
+    """The time of steps between numbers that are no more of order 1 is no time of the case."""
+    case = step("s", 5, 7, 12)
+
+    def change(result):
+        stepper, _ = result
+        stepper.h.fill(state)
+        stepper.c.fill(state)
+
+    with pytest.raises(WrongResultError, match=words):
+        side_by_side.measure(Worn(change), side_by_side.Entry(case, PEERS["fusedlstm Stepper"], "cpu"), 64)
+
+
+@pytest.mark.parametrize(
+    ("peer", "owner", "name"),
+    [
+        ("fusedlstm Stepper", Stepper, "step"),
+        ("fusedlstm pool", StatePool, "step"),
+        ("fusedlstm cell, gather and scatter", LSTMCell, "__call__"),
+    ],
+)
+def test_steps_in_place_that_go_wrong_while_they_are_timed_fail(peer, owner, name, monkeypatch):
+    """... though the states that were reached look ordinary: the last check is of a step from the case's."""
+    case = step("s", 20, 12, 12) if "Stepper" in peer else SMALL_POOL
+    benchmark = Worn(
+        lambda _: monkeypatch.setattr(owner, name, lambda stepper, *_, **__: getattr(stepper, "output", 0))
+    )
+    with pytest.raises(WrongResultError):
+        side_by_side.measure(benchmark, side_by_side.Entry(case, PEERS[peer], "cpu"), 64)
+    assert benchmark.timed == 1
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_peer_is_not_timed(wrong):
+    benchmark = Stopwatch()
+    with pytest.raises(WrongResultError):
+        side_by_side.measure(benchmark, side_by_side.Entry(step("s", 5, 7, 12), Planted(wrong, 0), "cpu"), 64)
+    assert not benchmark.timed
+
+
+def test_a_peer_that_goes_wrong_while_it_is_timed_fails():
+    with pytest.raises(WrongResultError):
+        entry = side_by_side.Entry(step("s", 5, 7, 12), Planted(poison, 1), "cpu")
+        side_by_side.measure(Stopwatch(), entry, 64)
+
+
+def test_a_peer_that_cannot_is_skipped_with_its_reason():
+    class Unable(Numpy):
+        def prepare(self, case, device, threads):
+            raise CannotRunError("no compiler")
+
+    with pytest.raises(pytest.skip.Exception, match="no compiler"):
+        side_by_side.measure(Stopwatch(), side_by_side.Entry(step("s", 5, 7, 12), Unable(), "cpu"), 1)
+
+
+def test_cases_are_told_apart():
+    for suite in (cases.STEPS + cases.TRAPS, cases.SEQUENCES, cases.POOLS, cases.WORKLOADS):
+        assert len({case.id for case in suite}) == len(suite)
+    assert len({case.title for case in ALL}) == len(ALL)
+    for case in ALL:
+        assert case.kind in {"step", "sequence", "pool"}
+        assert (case.T == 1) or case.kind == "sequence"
+        assert re.fullmatch(r"[\w.-]+", case.id), "no spaces in a test's name"
+
+
+def test_quick_is_a_part():
+    for suite in (cases.STEPS, cases.TRAPS, cases.SEQUENCES, cases.POOLS, cases.WORKLOADS):
+        for device in ("cpu", "cuda"):
+            quick = cases.chosen(suite, quick=True, device=device)
+            full = cases.chosen(suite, quick=False, device=device)
+            assert quick
+            assert len(quick) < len(full)
+            assert all(case in full for case in quick)
+    assert not any(case.gpu_only for case in cases.chosen(ALL, quick=False, device="cpu"))
+    assert cases.chosen(ALL, quick=False, device="cuda") == ALL
+
+
+def test_cases_that_people_ask_for():
+    steps = {(case.B, case.N) for case in cases.chosen(cases.STEPS, quick=False, device="cpu")}
+    assert steps == {(B, N) for B in (1, 32, 256, 1024) for N in (128, 256, 512)}
+    on_gpus = {(case.B, case.N, case.dtype) for case in cases.chosen(cases.STEPS, quick=False, device="cuda")}
+    both = ("float32", "bfloat16")
+    sizes = [(B, N) for B in (1, 32, 256, 1024, 4096, 16384) for N in (128, 256, 512, 1024)]
+    assert on_gpus == {(*size, dtype) for size in sizes for dtype in both}
+    assert {case.precision for case in cases.STEPS} == {"highest", "high"}
+    for device, dtypes in (("cpu", both[:1]), ("cuda", both)):
+        pools = {(case.B, case.N, case.dtype) for case in cases.chosen(cases.POOLS, quick=False, device=device)}
+        assert pools == {(B, N, dtype) for B in (32, 256, 1024, 4096) for N in (128, 512) for dtype in dtypes}
+    assert {case.capacity for case in cases.POOLS} == {65_536}
+    assert {case.B for case in cases.TRAPS} >= {31, 136}
+    assert {case.N for case in cases.TRAPS} >= {192, 200, 640}
+
+
+def test_data_are_random_and_the_same_each_time():
+    case = step("s", 50, 7, 12, resets=0.3)
+    data = case.data
+    cases._data.cache_clear()
+    for array, again in zip(data, case.data, strict=True):
+        np.testing.assert_array_equal(array, again)
+    assert all(array.std() > 0.5 for array in data[:3])
+    assert 0.1 < data.is_first.mean() < 0.6
+
+
+def test_slots_are_random_and_the_same_each_time():
+    case = pool(256, 128)
+    slots = case.slots
+    cases._slots.cache_clear()
+    for array, again in zip(slots, case.slots, strict=True):
+        np.testing.assert_array_equal(array, again)
+    assert len(set(slots.all)) == 256
+    assert 0 <= slots.all.min() < 1000
+    assert 64_000 < slots.all.max() < case.capacity
+    assert slots.padding.sum() == case.padding == 25
+    np.testing.assert_array_equal(slots.given[~slots.padding], slots.all[~slots.padding])
+    assert (slots.given[slots.padding] == -1).all()
+    assert slots.padding[:128].any()
+    assert slots.padding[128:].any()
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_interface_of_peers(name):
+    peer = PEERS[name]
+    assert isinstance(peer, Peer)
+    assert peer.package
+    assert peer.module
+    assert set(peer.kinds) <= {"step", "sequence", "pool"}
+    assert set(peer.devices) <= {"cpu", "cuda"}
+    assert set(peer.dtypes) <= set(cases.TOLERANCES)
+    assert peer.ours == name.startswith("fusedlstm")
+    for device in {"cpu", "cuda"} - set(peer.devices):
+        assert peer.why_not(device)
+    for case in ALL:
+        reason = peer.cannot(case)
+        assert reason is None or len(reason) > 5
+
+
+def test_kernels_are_compared_at_what_was_predicted():
+    """Each at the dtypes that it multiplies, on a GPU, and at no layers, resets or cold caches."""
+    for kernel in choice.NAMES:
+        peer = PEERS[f"fusedlstm Stepper, kernel={kernel}"]
+        done = [case for case in ALL if peer.cannot(case) is None]
+        for case in done:
+            assert choice.reason_against(kernel, case.dtype, case.precision) is None
+            assert (case.kind, case.layers, case.resets, case.cold) == ("step", 1, 0, False)
+        found = {(case.B, case.I, case.N, case.P) for case in done}
+        assert found >= {shape for shape in predictions.SHAPES if shape[3] is None}
+        assert (32, 640, 2048, 640) in found or kernel not in ("matmul", "simt")
+        assert peer.devices == ("cuda",)
+    bfloat16 = step("s", 32, 128, 128, dtype="bfloat16")
+    assert PEERS["fusedlstm Stepper, kernel=simt"].cannot(bfloat16) == "simt multiplies float32 and float64 only"
+
+
+def test_precision_is_told_and_told_apart():
+    """Only those that can be told compute as TF32, and their results may be as far from the exact ones."""
+    plain, high = step("s", 5, 7, 12), step("s", 5, 7, 12, precision="high")
+    assert (high.id, plain.id) == (f"{plain.id}-high", "s-B5-I7-N12")
+    assert "float32 as TF32" in high.title
+    told = {name for name, peer in PEERS.items() if peer.cannot(high) is None}
+    assert (
+        {"fusedlstm", "fusedlstm Stepper", "torch.nn.LSTM"}
+        <= told
+        <= {name for name in PEERS if name.startswith(("fusedlstm", "torch"))}
+    )
+    assert PEERS["NumPy"].cannot(high) == "it has no precision 'high'"
+    cell = fusedlstm_in_place.cell_of(high, "cpu", "simt")
+    assert (cell._options["precision"], cell._options["kernel"]) == ("high", "simt")
+    assert side_by_side.about(side_by_side.Entry(high, PEERS["fusedlstm"], "cpu"), 1)["precision"] == "high"
+    exact = high.exact
+    near, far = (cases.Result(exact.h + error, exact.c) for error in (3e-3, 5e-3))
+    high.assert_right(near)
+    for case, result in ((plain, near), (high, far)):
+        with pytest.raises(cases.WrongResultError):
+            case.assert_right(result)
+
+
+def test_ours_does_every_case():
+    for case in ALL:
+        names = ("fusedlstm pool",) if case.kind == "pool" else ("fusedlstm", "fusedlstm Stepper")[: 3 - case.T]
+        assert not [PEERS[name].cannot(case) for name in names if PEERS[name].cannot(case)]
+    assert all(sum(peer.cannot(case) is None for peer in PEERS.values() if not peer.ours) for case in ALL)
+
+
+@pytest.mark.filterwarnings("ignore")  # of other libraries
+@pytest.mark.parametrize(
+    ("name", "device"), [(name, device) for name, peer in PEERS.items() if peer.quick for device in peer.devices]
+)
+def test_peers_are_right(name, device):
+    """Each with the kinds, layers, projections and resets that it does: gate orders and layouts are as it has them."""
+    peer = PEERS[name]
+    reason = peer.why_not(device)
+    if name == "CuPy unfused" and "emulated" in BACKENDS:
+        reason = "the stand-in for CuPy has no arithmetic"
+    if reason:
+        pytest.skip(reason)
+    done = 0
+    for case in SMALL:
+        if peer.cannot(case) is None:
+            run = peer.prepare(case, device, 1)
+            for _ in range(2):
+                case.assert_right(side_by_side.begun(peer, run))
+            if side_by_side.changes_states(run):
+                raw = [run() for _ in range(50 if device == "cpu" else 3)][-1]
+                case.assert_ordinary(peer.results(raw))
+                with pytest.raises(WrongResultError):
+                    case.assert_right(peer.results(raw))
+            done += 1
+    assert done
+    assert peer.version()
+
+
+def test_gate_orders():
+    rows = np.repeat(["i", "f", "g", "o"], 2)
+    assert "".join(in_onnx_order(rows)) == "iiooffgg"
+    assert "".join(in_block_order(rows)) == "iiggffoo"
+
+
+def test_an_absent_library_is_no_failure(monkeypatch):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    assert PEERS["onnxruntime"].why_not("cpu") == "onnxruntime is not installed"
+    assert dict(peers.missing(("cpu",), quick=False))["JAX jit"] == "jax is not installed"
+
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(peers.importlib.metadata, "version", absent)
+    assert PEERS["onnxruntime"].version() is None
+
+
+@needs_cuda
+def test_where_a_gpu_plans_no_steps(monkeypatch):
+    """What needs that is not run, with the reason, and all else is."""
+    from fusedlstm.backends.cuda import matmul
+
+    in_place = [name for name in PEERS if name.startswith(("fusedlstm Stepper", "fusedlstm pool"))]
+    assert len(in_place) == 4 + len(choice.NAMES)
+    assert not any(PEERS[name].why_not("cuda") for name in in_place)
+    monkeypatch.setattr(matmul, "why_not", lambda: "nvmath-python is not installed")
+    for name, peer in PEERS.items():
+        if peer.ours:
+            assert peer.why_not("cuda") == ("nvmath-python is not installed" if name in in_place else None)
+    assert PEERS["fusedlstm pool"].why_not("cpu") is None
+
+
+def test_the_extra_bench():
+    """What runs them, and no peer: those are used where they are installed."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extra = tomllib.load(file)["project"]["optional-dependencies"]["bench"]
+    names = {re.match(r"[\w-]+", requirement)[0] for requirement in extra}
+    assert names >= {"pytest", "pytest-benchmark"}
+    assert not names & {peer.package for peer in PEERS.values()}
+
+
+@pytest.mark.parametrize(
+    ("times", "at_once", "wanted"),
+    [
+        (({"1": 10, "2": 10}, {"1": 110, "2": 10}), 1.0, 1.0),
+        (({"1": 0}, {"1": 100, "2": 100}), 1.9, 1.9),
+        (({"1": 0}, {"1": 100, "2": 100}), 1.1, 1.1),  # one hands its work to the other
+        (({"1": 0}, {"1": 100, "2": 30}), 1.9, 1.3),
+    ],
+)
+def test_threads_are_counted(monkeypatch, times, at_once, wanted):
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 64)
+    both = iter(times)
+    monkeypatch.setattr(threads, "_times", lambda: next(both))
+    monkeypatch.setattr(threads, "_time_over_clock", lambda run: at_once)
+    assert threads.threads_used(None) == wanted
+
+
+def test_no_more_threads_than_cores_are_counted(monkeypatch):
+    both = iter([{"a": 0, "b": 0, "c": 0}, {"a": 5, "b": 5, "c": 5}])
+    monkeypatch.setattr(threads, "_times", lambda: next(both))
+    monkeypatch.setattr(threads, "_time_over_clock", lambda run: 2.5)
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 2)
+    assert threads.threads_used(None) == 2
+
+
+def test_more_threads_than_the_others_have_fail(monkeypatch):
+    monkeypatch.setattr(side_by_side, "threads_used", lambda run: 1.9)
+    with pytest.raises(AssertionError, match=r"1\.9 threads share the work, not 1"):
+        side_by_side.assert_threads(None, 1)
+    assert side_by_side.assert_threads(None, 2) == 1.9
+
+
+def test_threads_of_one(monkeypatch):
+    used = threads.threads_used(lambda: sum(range(1000)))
+    assert used is None or used < 1.5
+
+
+def test_fresh_processes_say_their_seconds():
+    clock = Clock()
+    clock.run("import os; print(os.environ['EIGHTHS'], 0.25)", EIGHTHS="2")
+    clock.run("print(0.5)")
+    assert clock() == 0.75
+    for code in ("print(0.0)", "1 / 0"):
+        with pytest.raises(AssertionError):
+            clock.run(code)
+
+
+def benchmarks_run(*arguments, **variables):
+    """pytest benchmarks, in a process of its own, with fusedlstm's rows of one small case."""
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        pytest.skip("pytest-benchmark is not installed")
+    ours = re.compile(r".*_NUM_THREADS|PYTEST_.*")  # of this process, which may be one of several
+    environment = {name: value for name, value in os.environ.items() if not ours.fullmatch(name)}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, "--quick", "--device", "cpu"],
+        cwd=ROOT,
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+ONE_CASE = ("benchmarks/test_step.py", "-k", "step-B1-I128-N128-cpu-fusedlstm")
+several_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core")
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=several_cores)])
+def test_a_run(tmp_path, count):
+    """Threads are those that were asked for, and the file says what ran where."""
+    path = tmp_path / "results.json"
+    result = benchmarks_run(*ONE_CASE, f"--benchmark-json={path}", "--threads", str(count), OPENBLAS_NUM_THREADS="7")
+    assert result.returncode == 0, result.stdout + result.stderr
+    results = json.loads(path.read_text())
+    about = results["machine_info"]["facts"]
+    assert about["threads"] == count
+    assert about["blas"]["threads"] in (count, None)
+    assert about["blas"] | {"threads": None, "advice": None} == {**blas.facts(), "threads": None, "advice": None}
+    assert about["versions"]["NumPy"] == np.__version__
+    ran, missing = set(about["versions"]) - {"Python"}, set(about["missing"])
+    assert not ran & missing
+    assert ran | missing == set(PEERS)
+    assert about["missing"]["torch.nn.LSTMCell CUDA graph"]
+    assert about["cpu"]
+    assert about["limits"]["cpu"]["matmul"]["float32"] > 0
+    assert about["cores"] >= 1
+    assert about["quick"] is True
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", about["date"])
+    assert about["commit"]
+    rows = [row["extra_info"] for row in results["benchmarks"]]
+    assert [row["peer"] for row in rows] == ["fusedlstm", "fusedlstm out=", "fusedlstm Stepper"]
+    assert {row["threads"] for row in rows} == {count}
+    assert len({row["group"] for row in results["benchmarks"]}) == 1
+
+
+@several_cores
+def test_numpy_that_was_imported_before_is_refused():
+    if blas.facts()["threads"] is None:
+        pytest.skip("NumPy's BLAS does not say how many threads it has")
+    result = benchmarks_run("-p", "numpy", *ONE_CASE)
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "was imported before the benchmarks' options were read" in result.stderr
+
+
+def test_a_planted_slowdown_is_reported(tmp_path):
+    """A saved run is made faster or slower on paper, which is what a later run is compared with."""
+    common = (*ONE_CASE, f"--benchmark-storage=file://{tmp_path}", "--benchmark-max-time=0.02")
+    assert benchmarks_run(*common, "--benchmark-save=before").returncode == 0
+    (saved,) = tmp_path.rglob("*_before.json")
+    run = json.loads(saved.read_text())
+    for factor, wanted in ((0.1, 1), (10, 0)):
+        planted = json.loads(json.dumps(run))
+        planted["machine_info"]["facts"].update(commit="another", date="2001-01-01")
+        for row in planted["benchmarks"]:
+            for name in ("min", "max", "median", "mean"):
+                row["stats"][name] *= factor
+        saved.write_text(json.dumps(planted))
+        result = benchmarks_run(*common, "--benchmark-compare=0001", "--benchmark-compare-fail=min:10%")
+        assert result.returncode == wanted, result.stdout + result.stderr
+        assert ("Performance has regressed" in result.stdout + result.stderr) == bool(wanted)
+        assert "machine_info is different" not in result.stdout + result.stderr

@@ -1,0 +1,255 @@
+"""fusedlstm convert: a file of another framework in, a file of weights out, compared with that framework."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fusedlstm import LSTMWeights, StackedWeights, cli, convert, load_weights
+from fusedlstm.convert import checking
+from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.writing import write
+
+from support.places import DATA
+
+
+def run(capsys, *arguments, force=True):
+    """The exit status, and what was said and complained of."""
+    status = cli.main(["convert", *map(str, arguments), *(["--force"] if force else [])])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def same(weights, wanted):
+    ours, theirs = ([w] if isinstance(w, LSTMWeights) else w.layers for w in (weights, wanted))
+    assert [w.options() for w in ours] == [w.options() for w in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        for name, array in b.arrays().items():
+            np.testing.assert_array_equal(getattr(a, name), array, err_msg=name)
+
+
+def torch_file(folder, kind="pt", **options):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch.manual_seed(0)
+    parameters = {f"net.lstm.{name}": p for name, p in torch.nn.LSTM(3, 4, **options).state_dict().items()}
+    path = folder / f"model.{kind}"
+    if kind == "pt":
+        torch.save({"state": parameters, "epoch": 3}, path)
+    else:
+        save_file({name: p.numpy() for name, p in parameters.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_pytorch(kind, tmp_path, capsys):
+    source, out = torch_file(tmp_path, kind, num_layers=2, bidirectional=True), tmp_path / "w"
+    status, said, _ = run(capsys, source, out, "--check")
+    assert status == 0
+    assert f"{source}: torch, with '{'state.' if kind == 'pt' else ''}net.lstm.'\n" in said
+    assert "  layer 1 backward: LSTMWeights(I=8, N=4, float32, bias)" in said
+    assert "torch 2" in said
+    assert " agrees: at most " in said
+    assert f"written: {out}" in said
+    weights = load_weights(out)
+    same(weights, convert.from_torch(source))
+    assert weights.bidirectional
+
+
+def test_onnx(tmp_path, capsys):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    weights = StackedWeights.random(3, 4, 2, seed=0, peephole=True, gate_clip=0.5, activation="relu")
+    onnx.save(convert.to_onnx(weights), tmp_path / "m.onnx")
+    status, said, _ = run(capsys, tmp_path / "m.onnx", tmp_path / "w", "--check")
+    assert status == 0
+    assert "m.onnx: onnx, with 'lstm_0', 'lstm_1'\n" in said
+    assert "  layer 1: LSTMWeights(I=4, N=4, float32, bias, peephole, activation=relu, gate_clip=0.5)" in said
+    assert "onnxruntime 1" in said
+    assert " agrees" in said
+    same(load_weights(tmp_path / "w"), weights)
+    status, said, _ = run(capsys, tmp_path / "m.onnx", tmp_path / "w", "--name", "lstm_1")
+    assert status == 0
+    same(load_weights(tmp_path / "w"), StackedWeights(weights.layers[1:]))
+    status, said, _ = run(capsys, tmp_path / "m.onnx", tmp_path / "w", "--name", "lstm_0,lstm_1")
+    same(load_weights(tmp_path / "w"), weights)
+
+
+def test_tensorflow_1_variables(tmp_path, capsys):
+    weights = LSTMWeights.random(3, 4, seed=0, peephole=True, cell_clip=0.5, activation=("elu", 0.5))
+    np.savez(tmp_path / "v.npz", **convert.to_tf1(weights, prefix="rnn/lstm_cell"))
+    options = "--forget-bias", 0, "--cell-clip", 0.5, "--activation", "elu:0.5", "--name", "rnn/lstm_cell"
+    status, said, _ = run(capsys, tmp_path / "v.npz", tmp_path / "w", *options)
+    assert status == 0
+    assert "v.npz: tf1, with 'rnn/lstm_cell'\n" in said
+    assert "  cell: LSTMWeights(I=3, N=4, float32, bias, peephole, cell_clip=0.5, activation=('elu', 0.5))" in said
+    same(load_weights(tmp_path / "w"), weights)
+
+
+@pytest.mark.parametrize(
+    ("system", "layout", "scope"),
+    [
+        ("flax", "flax", "params/cell/"),
+        ("haiku", "haiku", "lstm/linear/"),
+        ("equinox", "equinox", "cell."),
+        ("sonnet1", "sonnet1", "lstm/"),
+        ("sonnet2", "sonnet2", "lstm/"),
+        ("mxnet", "mxnet", ""),
+        ("chainer", "chainer", ""),
+    ],
+)
+def test_archives_of_other_systems(system, layout, scope, tmp_path, capsys):
+    weights = LSTMWeights.random(3, 4, seed=0)
+    arrays = {scope + name: array for name, array in write(LAYOUTS[layout], weights).items()}
+    np.savez(tmp_path / "a.npz", **arrays)
+    name = ("--name", "cell") if system == "equinox" else ()
+    status, said, errors = run(capsys, tmp_path / "a.npz", tmp_path / "w", *name)
+    assert (status, errors) == (0, "")
+    assert f"a.npz: {system}" in said
+    result = load_weights(tmp_path / "w")
+    result = result if isinstance(result, LSTMWeights) else result.layers[0]
+    np.testing.assert_array_equal(result.weight_hh, weights.weight_hh)
+    np.testing.assert_allclose(result.bias, weights.bias, atol=1e-6)
+    status, said, _ = run(capsys, tmp_path / "a.npz", tmp_path / "w", "--from", system, "--check", *name)
+    assert status in (0, 3)
+    assert (status == 3) == ("not checked: " in said)
+    assert (status == 0) == (" agrees" in said)
+
+
+def test_keras(tmp_path, capsys):
+    pytest.importorskip("h5py", reason="h5py is not installed")
+    with zipfile.ZipFile(DATA / "keras" / "files.zip") as archive:
+        member = next(name for name in archive.namelist() if name.endswith(".keras"))
+        (tmp_path / "m.keras").write_bytes(archive.read(member))
+    layers = convert.list_keras(tmp_path / "m.keras")
+    status, said, errors = run(capsys, tmp_path / "m.keras", tmp_path / "w", "--name", layers[0].name, "--check")
+    assert (status in (0, 3), errors) == (True, "")
+    assert "m.keras: keras" in said
+    assert (status == 3) == ("not checked: " in said)
+    assert (status == 0) == (" agrees" in said)
+    same(load_weights(tmp_path / "w"), convert.from_keras(tmp_path / "m.keras", layers[0].name))
+
+
+def test_what_disagrees_is_not_written(tmp_path, capsys, monkeypatch):
+    """Two gates exchanged: the framework's own numbers tell."""
+    source, out = torch_file(tmp_path), tmp_path / "w"
+    out.write_bytes(b"older")
+    right = convert.from_torch(source)
+
+    def wrong(path):
+        arrays = {name: np.array(array) for name, array in right.layers[0].arrays().items()}
+        for name in ("weight_ih", "weight_hh", "bias"):
+            arrays[name] = arrays[name].reshape(4, 4, -1)[[1, 0, 2, 3]].reshape(arrays[name].shape)
+        return StackedWeights([LSTMWeights(**arrays)])
+
+    monkeypatch.setattr(convert, "from_torch", wrong)
+    status, said, _ = run(capsys, source, out, "--check")
+    assert status == 1
+    assert "torch" in said
+    assert " DIFFERS: at most " in said
+    assert "nothing was written" in said
+    assert out.read_bytes() == b"older"
+
+
+def test_a_check_of_nan_never_agrees():
+    result = checking.Check("torch", float("nan"), 1.0, 1e-5)
+    assert not result.agrees
+    assert checking._apart(np.array([np.nan]), np.array([np.nan])) == float("inf")
+    assert checking._apart(np.zeros(3), np.zeros(1)) == float("inf")
+
+
+def test_a_framework_that_raises(tmp_path, capsys, monkeypatch):
+    """... whatever it likes: the weights are no worse for it."""
+    from fusedlstm.convert.running import torch as running
+
+    class OpError(Exception):
+        pass
+
+    def fail(*arguments):
+        raise OpError("no device\nfor this node")
+
+    monkeypatch.setattr(running, "run", fail)
+    status, said, errors = run(capsys, torch_file(tmp_path, "safetensors"), tmp_path / "w", "--check")
+    assert (status, errors) == (3, "")
+    assert "not checked: torch raised OpError: no device\n" in said
+    assert load_weights(tmp_path / "w").num_layers == 1
+
+
+def test_a_framework_that_is_missing(tmp_path, capsys, monkeypatch):
+    source = torch_file(tmp_path, "safetensors")
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    status, said, _ = run(capsys, source, tmp_path / "w", "--check")
+    assert status == 3
+    assert "not checked: " in said
+    assert "torch" in said.split("not checked: ")[1]
+    assert load_weights(tmp_path / "w").num_layers == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--forget-bias", "1"], "--forget-bias: wanted nothing, as from_torch has no such argument; got 1.0"),
+        (["--name", "other"], "a parameter 'other.weight_ih'"),
+        (["--from", "theano"], "--from: wanted one of 'auto', "),
+        (["--from", "onnx"], "model.safetensors"),
+    ],
+)
+def test_refusals(arguments, message, tmp_path, capsys):
+    source = torch_file(tmp_path, "safetensors")
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    status, said, errors = run(capsys, source, tmp_path / "w", *arguments)
+    assert (status, said) == (1, "")
+    assert message in errors
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_source_is_never_overwritten(tmp_path, capsys):
+    """Not by its path or another to the same file."""
+    source = torch_file(tmp_path, "safetensors")
+    before = source.read_bytes()
+    (tmp_path / "link").symlink_to(source)
+    for out in (source, tmp_path / "link"):
+        status, said, errors = run(capsys, source, out)
+        assert (status, said) == (1, "")
+        assert "OUT: wanted another file than SOURCE, which would be lost; got " in errors
+    assert source.read_bytes() == before
+
+
+def test_several_names(tmp_path, capsys):
+    source = torch_file(tmp_path, "safetensors")
+    assert (
+        "--name: wanted one name, as from_torch takes no several; got a,b"
+        in run(capsys, source, tmp_path / "w", "--name", "a,b")[2]
+    )
+
+
+def test_wrong_lines(tmp_path, capsys):
+    for line in ([], ["a"], ["a", "b", "--activation", "elu:much"]):
+        with pytest.raises(SystemExit) as caught:
+            run(capsys, *line)
+        assert caught.value.code == 2
+    assert run(capsys, tmp_path / "nothing.pt", tmp_path / "w")[0] == 1
+
+
+def test_what_a_framework_can_not_run(tmp_path, capsys):
+    """... is written all the same, and it is said that nobody has checked it."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    shapes = {"weight_ih_l0": (8, 2), "weight_hh_l0": (8, 2), "weight_ih_l1": (4, 2), "weight_hh_l1": (4, 1)}
+    save_file({name: np.zeros(shape, "f4") for name, shape in shapes.items()}, tmp_path / "m.safetensors")
+    status, said, _ = run(capsys, tmp_path / "m.safetensors", tmp_path / "w", "--check")
+    assert status == 3
+    assert "not checked: torch raised RuntimeError: Error(s) in loading state_dict" in said
+    assert load_weights(tmp_path / "w").num_layers == 2
+
+
+def test_convert_overwrites_only_by_force(tmp_path, capsys):
+    np.savez(tmp_path / "v.npz", **convert.to_tf1(LSTMWeights.random(3, 4, seed=0)))
+    (tmp_path / "w").write_bytes(b"mine")
+    status, _, errors = run(capsys, tmp_path / "v.npz", tmp_path / "w", force=False)
+    assert status == 1
+    assert "--force" in errors
+    assert (tmp_path / "w").read_bytes() == b"mine"
+    assert run(capsys, tmp_path / "v.npz", tmp_path / "w", force=True)[0] == 0
+    assert (tmp_path / "w").read_bytes() != b"mine"

@@ -1,0 +1,62 @@
+"""The fuzzer of file readers: a few inputs of each, and that it finds what readers may do wrong."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from support.fuzz_readers import READERS
+from support.places import ROOT, TESTS
+
+
+def fuzz(name, *options):
+    """The status, the outcomes and all that is said, of a process of its own: this one may not be forked."""
+    command = [sys.executable, "fuzz.py", name, *map(str, options)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    outcomes = re.search(rf"^{re.escape(name)}: \d+ inputs: {{(.*?)}}", done.stdout, re.MULTILINE)
+    assert outcomes, done.stderr
+    return done.returncode, {k: int(n) for k, n in re.findall(r"'(\w+)': (\d+)", outcomes[1])}, done.stdout
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_readers(name):
+    """python tests/fuzz.py takes many more."""
+    missing = READERS[name].missing()
+    if missing:
+        pytest.skip(f"{missing} is not installed")
+    status, outcomes, said = fuzz(name, "--inputs", 150)
+    assert status == 0, said
+    assert outcomes["refused"] > 10, "inputs are hardly damaged"
+    assert outcomes["read"], "inputs are all damaged at once, so that little is reached"
+
+
+def test_a_careful_reader():
+    status, outcomes, said = fuzz("careful", "--inputs", 200)
+    assert status == 0, said
+    assert outcomes["read"] > 10
+    assert outcomes["refused"] > 10
+    assert sum(outcomes.values()) == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("an exception", r"KeyError at fuzz_faults\.py:\d+"),
+        ("memory", "MemoryError at .*"),
+        ("a crash", "the process died of SIGKILL"),
+        ("a hang", "it hung"),
+    ],
+)
+def test_faults_are_found(name, kind, tmp_path):
+    status, outcomes, said = fuzz(name, "--inputs", 10, "--seconds", 1, "--keep", tmp_path)
+    assert status == 1
+    found = re.search(rf"(\d+) x {kind}, the first is input (\d+)", said)
+    assert int(found[1]) == outcomes["found"]
+    assert sum(outcomes.values()) == 10, "it goes on behind a finding"
+    kept = tmp_path / f"{name}-0-{found[2]}.bin"
+    assert kept.read_bytes()[:100] != b"a" * 100, "the input that it says is the one that goes wrong"
+    status, outcomes, _ = fuzz(name, "--inputs", 1, "--first", found[2], "--seconds", 1)
+    assert (status, outcomes) == (1, {"found": 1}), "by its number an input is made again"
