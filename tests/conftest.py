@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 import stand_in
+from emulation.compiler import cache_folder
 from support.backends import BACKENDS, NO_EMULATOR, NO_GPU, ON_GPU, backend_name
 
 # Kernels that tests compile, the stand-in's among them, are kept apart from the user's.
@@ -54,6 +55,8 @@ def pytest_report_header():
         lines.append(f"fusedlstm cuda not tested on a GPU: {NO_GPU}")
     if "emulated" not in BACKENDS:
         lines.append(f"fusedlstm cuda not tested in the emulator: {NO_EMULATOR or 'not asked for'}")
+    else:
+        lines.append(f"emulated kernels are kept in {cache_folder()}, up to 2 GB")
     return lines
 
 

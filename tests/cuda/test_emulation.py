@@ -1,12 +1,15 @@
 """What a launch of an emulated kernel promises: views, arguments, canaries, the compiler's cache."""
 
 import mmap
+import os
+import subprocess
+import time
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from emulation import FORWARD, REVERSE, EmulationError, Module, memory, preempting, shuffled
+from emulation import FORWARD, REVERSE, EmulationError, Module, compiler, memory, preempting, shuffled
 from support.emulated import FAULTY, needs_emulation
 from support.places import KERNELS
 
@@ -214,6 +217,43 @@ def test_an_edited_header_is_compiled_again(tmp_path):
     shared.write_text("__global__ void fill(int* to) { __shared__ int one; *to = one; }\n")
     with pytest.raises(EmulationError, match="SHARED_ARRAY"):
         Module(shared, ["fill"])
+
+
+def test_the_oldest_libraries_go(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMULATION_CACHE", str(tmp_path))
+    for age in (1000, 2000, 3000, 60):
+        file = tmp_path / f"{age}.so"
+        file.write_bytes(bytes(100))
+        os.utime(file, (time.time() - age,) * 2)
+    compiler.remove_oldest(250)
+    assert sorted(os.listdir(tmp_path)) == ["1000.so", "60.so"]
+    compiler.remove_oldest(0)
+    assert os.listdir(tmp_path) == ["60.so"], "what is in use stays"
+
+
+def test_a_library_that_is_used_again_is_not_old():
+    kernel = FAULTY / "memory.cu", [COPY.format("float")], "fast", FLAGS
+    library = compiler.build(*kernel)
+    os.utime(library, (0, 0))
+    assert compiler.build(*kernel) == library
+    assert library.stat().st_mtime > time.time() - 60
+
+
+@pytest.mark.parametrize("mode", ["fast", "check"])
+def test_the_compiled_header_is_used(mode, monkeypatch):
+    said, real = [], subprocess.run
+
+    def run(command, **options):
+        done = real([*command, "-H"], **options)  # which prints the headers that are read, compiled ones after a "!"
+        said.extend(done.stderr.splitlines())
+        return done
+
+    monkeypatch.setattr(compiler.subprocess, "run", run)
+    flags = *FLAGS, "-DINDEX=int", f"-DNOW={time.time_ns()}"  # so that it isn't kept yet
+    compiler.build(FAULTY / "memory.cu", [COPY.format("float")], mode, flags)
+    used = [line for line in said if line.startswith("!")]
+    assert len(used) == 1
+    assert used[0].endswith("cuda_on_cpu.h.gch")
 
 
 TICKETS = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,9 @@ _HERE = Path(__file__).parent
 _RUNTIME = sorted((_HERE / "runtime").glob("*.cpp"))
 _RUNTIME_LOCK = threading.Lock()
 _CACHE_VARIABLE = "EMULATION_CACHE"
+_CACHE_BYTES = 2 << 30
+_IN_USE = 900.0  # seconds: what was used since then stays
+_HEADER = "cuda_on_cpu.h"
 _COMMON = ("-std=c++17", "-fPIC", "-gdwarf-4", "-fno-strict-aliasing", "-fno-optimize-sibling-calls", "-fmax-errors=5")
 _UNDEFINED = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,null,bool,pointer-overflow"
 # #pragma unroll is CUDA's; kernels' warnings are for NVRTC to give.
@@ -77,23 +82,61 @@ def build(file: Path, names: Sequence[str], mode: str, flags: Sequence[str]) -> 
     """
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
-    options = (*_COMMON, *_OF_KERNELS, f"-I{_HERE / 'shim'}", f"-I{cuda_headers()}", *_MODES[mode], *flags)
+    headers = (f"-I{_HERE / 'shim'}", f"-I{cuda_headers()}")
+    options = (*_COMMON, *_OF_KERNELS, *_MODES[mode], *flags)
     included = [file.parent, *(Path(flag[2:]) for flag in flags if flag.startswith("-I"))]
     # The path is in the library's debugging information.
     library = _kept(str(file.resolve()), _digest(included), names, options, suffix=".so")
-    if not library.exists():
+    if not _is_there(library):
         with ThreadPoolExecutor(1) as pool:
             runtime = pool.submit(_runtime_objects)
-            kernels = _kernel_object(file, names, options, library)
+            compiled_header = _compiled_header((*_COMMON, *_OF_KERNELS, *_MODES[mode]), headers)
+            kernels = _kernel_object(file, names, (*options, f"-I{compiled_header}", *headers), library)
             objects = map(str, runtime.result())
         _compile([str(kernels), *objects, "-shared", "-ldl"], library)
         kernels.unlink()
+        remove_oldest(_CACHE_BYTES)
     return library
+
+
+def remove_oldest(size: int) -> None:
+    """Remove what was used least recently from the cache, until it has at most `size` bytes."""
+    used = []
+    for file in cache_folder().glob("*.*"):
+        with contextlib.suppress(FileNotFoundError):  # another process removes it, too
+            status = file.stat()
+            used.append((status.st_mtime, status.st_size, file))
+    total = sum(each for _, each, _ in used)
+    for when, each, file in sorted(used):
+        if total <= size or time.time() - when < _IN_USE:
+            return
+        file.unlink(missing_ok=True)
+        total -= each
+
+
+def _is_there(file: Path) -> bool:
+    """Return whether a file is in the cache, and note that it is used."""
+    try:
+        os.utime(file)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _compiled_header(options: Sequence[str], headers: Sequence[str]) -> Path:
+    """Return a folder that has the emulator's header compiled, which spares each kernel most of a second."""
+    kept = _kept(_HEADER, _digest([]), options, suffix=".gch")
+    folder = cache_folder() / "headers" / kept.stem
+    header = folder / f"{_HEADER}.gch"
+    if not header.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _compile([*options, *headers, "-x", "c++-header", str(_HERE / "shim" / _HEADER)], header)
+    return folder
 
 
 def _kernel_object(file: Path, names: Sequence[str], options: Sequence[str], library: Path) -> Path:
     """Compile all instances in one run of the compiler, each of which costs a second or more."""
-    lines = ['#include "cuda_on_cpu.h"', f'#include "{file.resolve()}"', '#include "kernel_entry.h"']
+    lines = [f'#include "{_HEADER}"', f'#include "{file.resolve()}"', '#include "kernel_entry.h"']
     lines += [f"KERNEL_ENTRY({number}, ({name}))" for number, name in enumerate(names)]
     with tempfile.NamedTemporaryFile("w", suffix=".cpp", dir=library.parent) as unit:
         unit.write("\n".join(lines) + "\n")
@@ -110,7 +153,7 @@ def _runtime_objects() -> list[Path]:
 def _runtime_object(source: Path) -> Path:
     options = (*_COMMON, "-O2", "-U_FORTIFY_SOURCE", f"-I{cuda_headers()}")
     kept = _kept(source.name, _digest([]), options, suffix=".o")
-    return kept if kept.exists() else _compile([*options, "-c", str(source)], kept)
+    return kept if _is_there(kept) else _compile([*options, "-c", str(source)], kept)
 
 
 def _compile(options: Sequence[str], output: Path) -> Path:
@@ -126,10 +169,11 @@ def _compile(options: Sequence[str], output: Path) -> Path:
 def _kept(*about: object, suffix: str) -> Path:
     """Return where the result of a compilation is kept, by all that it depends on."""
     key = hashlib.sha256(json.dumps([*about, _machine()]).encode()).hexdigest()[:24]
-    return _cache_folder() / (key + suffix)
+    return cache_folder() / (key + suffix)
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Return the folder where compiled kernels are kept."""
     default = Path(tempfile.gettempdir()) / f"cuda-emulation-{os.getuid()}"
     folder = Path(os.environ.get(_CACHE_VARIABLE) or default)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
