@@ -13,8 +13,8 @@ import cupy
 import numpy as np
 
 from benchmarks.limits import Constants
-from fusedlstm import dtypes
-from fusedlstm.backends.cuda import gemm
+from fusedlstm.arrays import dtypes
+from fusedlstm.backends.cuda.runtime import cublas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +115,7 @@ def matmul_rate(dtype: str, precision: str, stream: cupy.cuda.Stream) -> float:
     size = PRODUCT // 2 if dtype == "float64" else PRODUCT  # most GPUs are slow at float64
     operand = cupy.asarray(random(size).astype(dtypes.resolve(dtype)))
     out = cupy.empty((size, size), np.float64 if dtype == "float64" else np.float32)
-    return 2 * size**3 / device_seconds(lambda: gemm.write_product(out, operand, operand, precision), stream)
+    return 2 * size**3 / device_seconds(lambda: cublas.write_product(out, operand, operand, precision), stream)
 
 
 @functools.cache

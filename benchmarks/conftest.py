@@ -46,7 +46,7 @@ def pytest_configure(config):
 def _assert_threads(config):
     """Refuse to time where NumPy was imported with other threads."""
     early = "numpy" in sys.modules
-    from fusedlstm import blas
+    from fusedlstm.backends.numpy import blas
 
     known, wanted = blas.facts()["threads"], config.option.threads
     if known not in (None, wanted) and not config.option.benchmark_disable:
@@ -56,7 +56,7 @@ def _assert_threads(config):
 
 def pytest_report_header(config):
     from benchmarks import machine, peers
-    from fusedlstm import blas
+    from fusedlstm.backends.numpy import blas
 
     run_on = machine.devices(config.getoption("device"))
     lines = [

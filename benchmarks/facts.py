@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import fusedlstm
-from fusedlstm.backends.cuda import sources
+from fusedlstm.backends.cuda.runtime import sources
 
 
 def parts(path, log):

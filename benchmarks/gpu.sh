@@ -32,11 +32,11 @@ fi
 
 "$python" - <<'PYTHON' || exit 1
 import sys
-from fusedlstm.backends import unavailable_reason
+from fusedlstm.backends.select import unavailable_reason
 reason = unavailable_reason("cuda")
 if reason is None:
-    from fusedlstm.backends.cuda import matmul
-    reason = matmul.why_not()
+    from fusedlstm.backends.cuda.runtime import cublaslt
+    reason = cublaslt.why_not()
 sys.exit(f"cuda can't run here: {reason}" if reason else 0)
 PYTHON
 

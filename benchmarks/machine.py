@@ -10,8 +10,8 @@ from pathlib import Path
 import fusedlstm
 from benchmarks import peers
 from benchmarks.limits import machine_facts_limits
-from fusedlstm import blas
-from fusedlstm.backends import unavailable_reason
+from fusedlstm.backends.numpy import blas
+from fusedlstm.backends.select import unavailable_reason
 
 ROOT = Path(__file__).parents[1]
 

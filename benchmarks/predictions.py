@@ -26,7 +26,7 @@ from pathlib import Path
 from benchmarks import report_markdown
 from benchmarks.blocks import Block, Bullets, Heading, Paragraph, Table
 from benchmarks.limits import ITEMSIZES
-from fusedlstm.backends.cuda import choice
+from fusedlstm.backends import kernel_choice
 
 FOLDER = Path(__file__).parent
 DATE = "2026-11-23"
@@ -244,7 +244,7 @@ def predict(
     """Return what a step by a kernel is expected to take.
 
     Args:
-        kernel: one of `choice.NAMES`.
+        kernel: one of `kernel_choice.NAMES`.
         B: rows.
         I: input size.
         N: units.
@@ -284,12 +284,12 @@ _CAPABILITY = 90
 def kernels_of(arithmetic: str) -> list[str]:
     """Return the kernels that can multiply so."""
     dtype, precision = _DTYPES[arithmetic], PRECISIONS[arithmetic]
-    return [name for name in choice.NAMES if choice.reason_against(name, dtype, precision) is None]
+    return [name for name in kernel_choice.NAMES if kernel_choice.reason_against(name, dtype, precision) is None]
 
 
 def chosen(arithmetic: str, B: int, I: int, N: int, P: int | None) -> str:
     """Return what the table has for a shape."""
-    return choice.choose(B, I, N, P, _DTYPES[arithmetic], PRECISIONS[arithmetic], _CAPABILITY)
+    return kernel_choice.choose(B, I, N, P, _DTYPES[arithmetic], PRECISIONS[arithmetic], _CAPABILITY)
 
 
 def compute() -> dict:
@@ -375,5 +375,5 @@ def _kept() -> dict[tuple, dict[str, float]]:
 
 def kept(kernel: str, *, B: int, I: int, N: int, P: int | None, dtype: str, precision: str) -> float | None:
     """Return the seconds that predictions.json has for a kernel at a shape, or None."""
-    arithmetic = choice.arithmetic("bfloat16" if dtype == "float16" else dtype, precision)
+    arithmetic = kernel_choice.arithmetic("bfloat16" if dtype == "float16" else dtype, precision)
     return _kept().get((arithmetic, B, I, N, P), {}).get(kernel)

@@ -9,7 +9,7 @@ import cupy
 import numpy as np
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool
-from fusedlstm.backends.cuda import choice
+from fusedlstm.backends import kernel_choice
 
 SIZES = ((1, 1, 1), (3, 5, 7), (5, 8, 128), (2, 3, 513), (257, 4, 12))
 OPTIONS = {"peephole": True, "cell_clip": 0.5, "proj_size": 3, "proj_clip": 0.2}
@@ -42,9 +42,9 @@ def sequences(dtype, rng):
 def owners(I, N, dtype):
     """What has Steppers and pools: a plain cell, and layers with all options; of each kernel that serves the dtype."""
     weights = StackedWeights.random(I, N, 2, seed=0, dtype=dtype, residual=(False, True), **OPTIONS)
-    for kernel in choice.NAMES:
+    for kernel in kernel_choice.NAMES:
         for precision in ("highest", "high") if dtype == "float32" else ("highest",):
-            if choice.reason_against(kernel, dtype, precision) is None:
+            if kernel_choice.reason_against(kernel, dtype, precision) is None:
                 options = {"backend": "cuda", "precision": precision, "kernel": kernel}
                 yield LSTMCell(LSTMWeights.random(I, N, seed=0, dtype=dtype), **options)
                 yield LSTM(weights, **options)

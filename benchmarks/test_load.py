@@ -46,10 +46,11 @@ print(seconds)
 COMPILE = """
 import time
 import numpy as np
-from fusedlstm.backends.cuda import compile, launch
+from fusedlstm.backends.cuda import kernels
+from fusedlstm.backends.cuda.runtime import compile
 from fusedlstm.functions import Functions
 float32 = np.dtype(np.float32)
-kernel = launch.pointwise_kernel(float32, float32, 4, Functions(), False, False, False)
+kernel = kernels.pointwise_kernel(float32, float32, 4, Functions(), False, False, False)
 start = time.perf_counter()
 mangled, code, log = compile.compile_kernel(kernel.file, kernel.name, "-arch=sm_90")
 seconds = time.perf_counter() - start
@@ -74,7 +75,7 @@ def test_compile(benchmark, rounds):
     """The one kernel that a plain float32 step needs, for compute capability 9.0."""
     about(benchmark, "NVRTC's part of the first call", "cpu", ours=True)
     try:
-        from fusedlstm.backends.cuda.compile import cuda_headers, nvrtc
+        from fusedlstm.backends.cuda.runtime.compile import cuda_headers, nvrtc
 
         nvrtc.getVersion()
         cuda_headers()

@@ -17,7 +17,7 @@ from fusedlstm import convert
 
 UNITS = 64
 EPOCHS = 60
-FOLDER = Path(__file__).parents[1] / "fusedlstm" / "demo"
+FOLDER = Path(__file__).parents[1] / "fusedlstm" / "cli" / "demo"
 
 
 class Classifier(torch.nn.Module):

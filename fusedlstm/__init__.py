@@ -2,14 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.backends import BackendUnavailableError, available_backends
+from fusedlstm.backends.select import available_backends
 from fusedlstm.cell import LSTMCell
-from fusedlstm.files import WeightsFileError
+from fusedlstm.errors import BackendUnavailableError, PoolFullError, WeightsFileError
 from fusedlstm.lstm import LSTM
 from fusedlstm.packing import pack_state, stack_states, unpack_state, unstack_states
 from fusedlstm.pointwise import lstm_pointwise
 from fusedlstm.pool import StatePool
-from fusedlstm.slots import PoolFullError
 from fusedlstm.stacked import StackedWeights, load_weights
 from fusedlstm.state import LSTMState
 from fusedlstm.stepper import Stepper

@@ -2,7 +2,7 @@
 
 import sys
 
-from fusedlstm.cli import main
+from fusedlstm.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

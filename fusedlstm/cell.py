@@ -5,27 +5,28 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm import dtypes, log
-from fusedlstm.backends import choose
-from fusedlstm.backends.cuda import choice
-from fusedlstm.checks import check_bool, check_choice, check_size, fail
-from fusedlstm.exchange import Exchange, in_order, is_native
-from fusedlstm.on_backend import OnBackend
+from fusedlstm import log
+from fusedlstm.arrays import dtypes
+from fusedlstm.arrays.exchange import Exchange, in_order, is_native
+from fusedlstm.backends import kernel_choice
+from fusedlstm.backends.select import choose
+from fusedlstm.placement import Placed
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState, check_state_type
-from fusedlstm.step_checks import CheckedPairs, StepChecks
+from fusedlstm.validation.arguments import check_bool, check_choice, check_size, fail
+from fusedlstm.validation.step import CheckedPairs, StepChecks
 from fusedlstm.weights import LSTMWeights, check_same_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.backends import StepPlan
-    from fusedlstm.dtypes import Array, Empty
+    from fusedlstm.arrays.dtypes import Array, Empty
+    from fusedlstm.backends.base import CellEngine
 
 _MOST_SIGNATURES = 256
 
 
-class LSTMCell(OnBackend):
+class LSTMCell(Placed):
     """One step of an LSTM for a batch of B rows: (x, h, c) -> the next (h, c), by `fusedlstm.weights`' formula.
 
     A cell holds weights and no state. It may be called from several threads at once, and in the middle of another of
@@ -90,14 +91,14 @@ class LSTMCell(OnBackend):
         }
         self._backend = choose(backend)
         check_bool("batch_invariant", batch_invariant)
-        choice.check(kernel, weights.dtype.name, precision, batch_invariant=batch_invariant)
+        kernel_choice.check(kernel, weights.dtype.name, precision, batch_invariant=batch_invariant)
         self._checks = StepChecks(
             self._backend,
             {"I": weights.input_size, "N": weights.hidden_size, "P": weights.output_size},
             weights.dtype,
             dtypes.state_dtype(weights.dtype),
         )
-        self._plan = self._backend.step_plan(weights, precision, batch_invariant=batch_invariant, kernel=kernel)
+        self._engine = self._backend.cell_engine(weights, precision, batch_invariant=batch_invariant, kernel=kernel)
         self._signature = self._backend.signature
         self._array_type, self._empty = self._backend.array_type, self._backend.empty
         self._known: set[Any] = set()  # signatures of (x, h, c) that passed the checks
@@ -111,8 +112,8 @@ class LSTMCell(OnBackend):
         return self._weights
 
     @property
-    def _plans(self) -> Sequence[StepPlan]:
-        return (self._plan,)
+    def _engines(self) -> Sequence[CellEngine]:
+        return (self._engine,)
 
     @property
     def _layers_of_weights(self) -> StackedWeights:
@@ -161,7 +162,7 @@ class LSTMCell(OnBackend):
             fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
         check_same_form("weights", self._weights, weights)
         with in_order(self._backend):
-            (self._plan,), self._weights = self._exchanged(StackedWeights([weights])), weights
+            (self._engine,), self._weights = self._exchanged(StackedWeights([weights])), weights
 
     def __call__(
         self,
@@ -254,9 +255,9 @@ class LSTMCell(OnBackend):
             self._out.remember(state, out)
         if self._warns:
             self._warn_of_large_h(h, is_first)
-        plan = self._plan
-        reset = None if reset_to is None else plan.prepare_reset(reset_to.h, reset_to.c)
-        plan.run(x, h, c, out.h, out.c, is_first, reset)
+        engine = self._engine
+        reset = None if reset_to is None else engine.prepare_reset(reset_to.h, reset_to.c)
+        engine.run(x, h, c, out.h, out.c, is_first, reset)
         return out
 
     def _check_inputs(self, x: Array, state: LSTMState, signature: Any) -> None:

@@ -28,16 +28,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from fusedlstm import dtypes
-from fusedlstm.checks import check_path
-from fusedlstm.replacing import named, replace
+from fusedlstm.arrays import dtypes
+from fusedlstm.atomic_write import named, replace
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.validation.arguments import check_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
-    from fusedlstm.checks import AnyPath
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.validation.arguments import AnyPath
 
 VERSION = 2  # the newest
 _KEY = "fusedlstm"
@@ -50,10 +51,6 @@ _HEADER_BYTES = 8  # a safetensors file starts with the length of its header, 64
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors has it
 _LONGEST_TEXT = 500  # characters of a reader's own message
 _T = TypeVar("_T")
-
-
-class WeightsFileError(ValueError):
-    """A file of weights or states that can't be used: damaged, truncated, of another kind, or from a newer version."""
 
 
 def save(

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fusedlstm.checks import check_choice, check_clip, check_real, fail
+from fusedlstm.validation.arguments import check_choice, check_clip, check_real, fail
 
 Function: TypeAlias = str | tuple[str | float, ...]
 

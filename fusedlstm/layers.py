@@ -10,8 +10,8 @@ from fusedlstm.scan import clear_idle, repeat_in_idle, scan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.backends import Backend, StepPlan
-    from fusedlstm.dtypes import Array, Empty
+    from fusedlstm.arrays.dtypes import Array, Empty
+    from fusedlstm.backends.base import Backend, CellEngine
     from fusedlstm.scan import Timeline
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
@@ -23,12 +23,12 @@ FILL_IDLE = {"zero": clear_idle, "last": repeat_in_idle}
 
 
 class Layers:
-    """The plans of all layers and directions, in the order of the weights, and the calls that run them.
+    """The engines of all layers and directions, in the order of the weights, and the calls that run them.
 
-    `plans` is replaced atomically: a call keeps the plans that it began with.
+    `engines` is replaced atomically: a call keeps the engines that it began with.
 
     Args:
-        backend: where the plans are made and run.
+        backend: where the engines are made and run.
         weights: of all layers.
         precision: of float32 matmuls, as LSTMCell's.
         batch_invariant: as LSTMCell's.
@@ -46,8 +46,8 @@ class Layers:
     ) -> None:
         self._backend = backend
         self._weights = weights
-        self.plans = tuple(
-            backend.step_plan(layer, precision, batch_invariant=batch_invariant, kernel=kernel)
+        self.engines = tuple(
+            backend.cell_engine(layer, precision, batch_invariant=batch_invariant, kernel=kernel)
             for layer in weights.layers
         )
 
@@ -58,9 +58,9 @@ class Layers:
 
         The output is the last new h itself, but for a residual layer's: that is an array from `empty`.
         """
-        for k, (plan, old, reset_to, new) in enumerate(zip(self.plans, states, resets, news, strict=True)):
-            reset = None if reset_to is None else plan.prepare_reset(reset_to.h, reset_to.c)
-            plan.run(x, old.h, old.c, new.h, new.c, is_first, reset)
+        for k, (engine, old, reset_to, new) in enumerate(zip(self.engines, states, resets, news, strict=True)):
+            reset = None if reset_to is None else engine.prepare_reset(reset_to.h, reset_to.c)
+            engine.run(x, old.h, old.c, new.h, new.c, is_first, reset)
             output = new.h
             if self._weights.residual[k]:
                 output = empty(new.h.shape, new.h.dtype)
@@ -93,13 +93,13 @@ class Layers:
         Returns:
             The top layer's outputs, contiguous, and the final state of each layer and direction.
         """
-        work = functools.partial(self._run, self.plans, masked_outputs=masked_outputs, batch_first=batch_first)
+        work = functools.partial(self._run, self.engines, masked_outputs=masked_outputs, batch_first=batch_first)
         result: tuple[Array, list[LSTMState]] = self._backend.compute(work, xs, states, timelines, resets, empty)
         return result
 
     def _run(
         self,
-        plans: Sequence[StepPlan],
+        engines: Sequence[CellEngine],
         xs: Array,
         states: States,
         timelines: Sequence[Timeline],
@@ -116,7 +116,7 @@ class Layers:
             parts = []
             for timeline in timelines:
                 k = len(finals)
-                ys, final = scan(self._backend, plans[k], xs, states[k], timeline, resets[k], empty)
+                ys, final = scan(self._backend, engines[k], xs, states[k], timeline, resets[k], empty)
                 self._add_input(layer, ys, xs)
                 if top:
                     FILL_IDLE[masked_outputs](self._backend, ys, timeline)

@@ -7,30 +7,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm import log
-from fusedlstm.backends import choose
-from fusedlstm.backends.cuda import choice
-from fusedlstm.checks import check_bool, check_choice, check_size, describe_type, fail
-from fusedlstm.exchange import Exchange, in_order, is_native
-from fusedlstm.interop import host_mask, to_host
+from fusedlstm.arrays.exchange import Exchange, in_order, is_native
+from fusedlstm.arrays.host import host_mask, to_host
+from fusedlstm.backends import kernel_choice
+from fusedlstm.backends.select import choose
 from fusedlstm.layers import FILL_IDLE, Layers
-from fusedlstm.on_backend import OnBackend
+from fusedlstm.placement import Placed
 from fusedlstm.scan import backward, forward
-from fusedlstm.sequence_checks import SequenceChecks
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState
+from fusedlstm.validation.arguments import check_bool, check_choice, check_size, describe_type, fail
+from fusedlstm.validation.sequence import SequenceChecks
 from fusedlstm.weights import LSTMWeights, check_same_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.backends import StepPlan
-    from fusedlstm.dtypes import Array, Empty, NumpyArray
+    from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
+    from fusedlstm.backends.base import CellEngine
 
 _MOST_SIGNATURES = 256
 _MAKER = "lstm.asarray"  # what makes an array of something else, in messages
 
 
-class LSTM(OnBackend):
+class LSTM(Placed):
     """Layers of LSTM cells, with one direction or both, through sequences or step by step.
 
     A state is a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer
@@ -85,7 +85,7 @@ class LSTM(OnBackend):
         self._batch_first = batch_first
         self._backend = choose(backend)
         check_bool("batch_invariant", batch_invariant)
-        choice.check(kernel, weights.dtype.name, precision, batch_invariant=batch_invariant)
+        kernel_choice.check(kernel, weights.dtype.name, precision, batch_invariant=batch_invariant)
         self._checks = SequenceChecks(self._backend, weights, _MAKER, batch_first=batch_first)
         self._layers = Layers(self._backend, weights, precision, batch_invariant=batch_invariant, kernel=kernel)
         self._known: set[Any] = set()  # signatures of (x, states) that passed the checks
@@ -97,8 +97,8 @@ class LSTM(OnBackend):
         return self._weights
 
     @property
-    def _plans(self) -> Sequence[StepPlan]:
-        return self._layers.plans
+    def _engines(self) -> Sequence[CellEngine]:
+        return self._layers.engines
 
     @property
     def _layers_of_weights(self) -> StackedWeights:
@@ -146,7 +146,7 @@ class LSTM(OnBackend):
         for index, layers in enumerate(zip(old.layers, weights.layers, strict=True)):
             check_same_form(f"weights.layers[{index}]", *layers)
         with in_order(self._backend):
-            self._layers.plans, self._weights = self._exchanged(weights), weights
+            self._layers.engines, self._weights = self._exchanged(weights), weights
 
     def step(
         self,

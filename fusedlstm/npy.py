@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 # Other errors are NumPy's own: `files.reading` names the file.
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, overload
 
-from fusedlstm import dtypes
-from fusedlstm.backends import backend_of
-from fusedlstm.checks import check_choice, check_size, describe_type, fail
-from fusedlstm.exchange import Exchange
+from fusedlstm.arrays import dtypes
+from fusedlstm.arrays.exchange import Exchange
+from fusedlstm.backends.select import backend_of
 from fusedlstm.state import LSTMState
-from fusedlstm.state_checks import (
+from fusedlstm.validation.arguments import check_choice, check_size, describe_type, fail
+from fusedlstm.validation.state import (
     backend_of_states,
     borrow_states,
     check_beside,
@@ -32,7 +32,7 @@ from fusedlstm.state_checks import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.dtypes import Array
+    from fusedlstm.arrays.dtypes import Array
 
 _ORDERS = ("ch", "hc")
 

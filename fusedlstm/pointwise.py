@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm import dtypes
-from fusedlstm.backends import backend_of
-from fusedlstm.checks import check_clip, check_shape, fail
-from fusedlstm.exchange import Exchange
+from fusedlstm.arrays import dtypes
+from fusedlstm.arrays.exchange import Exchange
+from fusedlstm.backends.select import backend_of
 from fusedlstm.functions import Function, Functions
 from fusedlstm.state import LSTMState
-from fusedlstm.step_checks import StepChecks
+from fusedlstm.validation.arguments import check_clip, check_shape, fail
+from fusedlstm.validation.step import StepChecks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fusedlstm.backends import Backend
-    from fusedlstm.dtypes import Array, Empty
+    from fusedlstm.arrays.dtypes import Array, Empty
+    from fusedlstm.backends.base import Backend
 
 
 def lstm_pointwise(

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
+from fusedlstm.arrays.exchange import Exchange, in_order, is_native
+from fusedlstm.arrays.libraries import library_of
 from fusedlstm.cell import LSTMCell
-from fusedlstm.checks import check_shape, check_size, describe_type, fail
-from fusedlstm.exchange import Exchange, in_order, is_native
-from fusedlstm.libraries import library_of
 from fusedlstm.lstm import LSTM
 from fusedlstm.slots import PROBLEMS, SlotTable
 from fusedlstm.state import LSTMState
+from fusedlstm.validation.arguments import check_shape, check_size, describe_type, fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fusedlstm.checks import AnyPath
-    from fusedlstm.dtypes import Array, Empty, NumpyArray
+    from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
+    from fusedlstm.validation.arguments import AnyPath
 
 _Result = TypeVar("_Result")
 _MOST_SIGNATURES = 256
@@ -93,7 +93,7 @@ class StatePool:
         self._width = {"P": weights.output_size}
         self._known: set[Any] = set()  # signatures of (x, out) that passed the checks
         self._table = SlotTable(capacity)
-        self._rows = self._backend.row_store(weights, cell._plans, capacity)
+        self._engine = self._backend.pool_engine(weights, cell._engines, capacity)
         self._is_audited = False  # whether the rows know which slots are live, for those of a device
         # Reentrant, as a call in the middle of another one in the same thread would wait for ever.
         self._lock = threading.RLock()
@@ -119,7 +119,7 @@ class StatePool:
     def memory(self) -> PoolMemory:
         """The bytes that the pool holds, of states and of what steps keep."""
         with self._lock:
-            return PoolMemory(states=self._rows.nbytes, plans=self._rows.scratch_nbytes)
+            return PoolMemory(states=self._engine.nbytes, plans=self._engine.scratch_nbytes)
 
     def _in_turn(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
         """Do the work of a call when no other call is running.
@@ -157,7 +157,7 @@ class StatePool:
         """
         B = check_size("batch", batch, 1)
         with self._lock:
-            return self._rows.kernels(B)
+            return self._engine.kernels(B)
 
     def allocate(self, n: int = 1) -> NumpyArray:
         """Return n slots that are live from now on, their states zeros: an int64 array (n,) in host memory.
@@ -175,9 +175,9 @@ class StatePool:
     def _allocate(self, n: int) -> NumpyArray:
         with in_order(self._backend):
             slots = self._table.next_free(n)
-            self._rows.clear(slots)
+            self._engine.clear(slots)
             try:
-                self._rows.mark(slots, live=True)
+                self._engine.mark(slots, live=True)
                 self._table.take(slots)
             except BaseException:
                 self._is_audited = False
@@ -204,7 +204,7 @@ class StatePool:
         with in_order(self._backend):
             checked = self._table.check(self._on_host(slots))
             try:
-                self._rows.mark(checked, live=False)
+                self._engine.mark(checked, live=False)
                 self._table.give_back(checked)
             except BaseException:
                 self._is_audited = False
@@ -235,7 +235,7 @@ class StatePool:
 
     def _reset(self, slots: Any) -> None:
         with in_order(self._backend):
-            self._rows.clear(self._table.check(self._on_host(slots)))
+            self._engine.clear(self._table.check(self._on_host(slots)))
 
     def read(self, slots: Any, like: Any = None) -> LSTMState | tuple[LSTMState, ...]:
         """Return copies of the states of B slots, in new arrays on the device.
@@ -257,7 +257,7 @@ class StatePool:
         with Exchange(self._backend, like, self._maker) as exchange:
             if like is not None:
                 exchange.check_place("like", like)
-            states = self._rows.read(self._table.check(self._on_host(slots)), exchange.empty)
+            states = self._engine.read(self._table.check(self._on_host(slots)), exchange.empty)
             lent: LSTMState | tuple[LSTMState, ...] = self._state_form.given(
                 [exchange.lend_state(state) for state in states]
             )
@@ -280,7 +280,7 @@ class StatePool:
     def _write(self, slots: Any, state: Any) -> None:
         with Exchange(self._backend, _first_array(state), self._maker) as exchange:
             checked = self._table.check(self._on_host(slots))
-            self._rows.write(checked, self._state_form.taken(exchange, "state", state, len(checked)))
+            self._engine.write(checked, self._state_form.taken(exchange, "state", state, len(checked)))
 
     def step(
         self, x: Array, slots: Any, *, is_first: Any = None, out: Array | None = None, strict: bool = False
@@ -348,7 +348,7 @@ class StatePool:
     def _prepare(self, largest: int) -> None:
         with in_order(self._backend):
             self._table.prepare(largest)
-            self._rows.prepare(self._cell._plans, largest)
+            self._engine.prepare(self._cell._engines, largest)
             self._tell_what_is_live()
 
     def check(self) -> None:
@@ -364,7 +364,7 @@ class StatePool:
 
     def _check(self) -> None:
         with in_order(self._backend):
-            problems = self._rows.problems()
+            problems = self._engine.problems()
         texts = [
             f"{count} {what} (one is {slot})" for what, (count, slot) in zip(PROBLEMS, problems, strict=True) if count
         ]
@@ -420,8 +420,8 @@ class StatePool:
             old = self._fetched(old_slots)
             try:
                 self._put(slots, states)
-                self._rows.mark(old_slots, live=False)
-                self._rows.mark(slots, live=True)
+                self._engine.mark(old_slots, live=False)
+                self._engine.mark(slots, live=True)
                 self._table = table
             except BaseException:
                 self._table = before
@@ -441,7 +441,7 @@ class StatePool:
             for layer in self._state_form.layers
         ]
         for part in self._parts(len(slots)):
-            for own, state in zip(fetched, self._rows.read(slots[part], self._backend.empty), strict=True):
+            for own, state in zip(fetched, self._engine.read(slots[part], self._backend.empty), strict=True):
                 host = state.to_numpy()
                 own.h[part], own.c[part] = host.h, host.c
         return fetched
@@ -454,10 +454,10 @@ class StatePool:
                 LSTMState(h=asarray(state.h[part], self._first.dtype), c=asarray(state.c[part], self._first.c_dtype))
                 for state in states
             ]
-            self._rows.write(slots[part], own)
+            self._engine.write(slots[part], own)
 
     def _parts(self, B: int) -> list[slice]:
-        rows = max(1, _AT_ONCE * self.capacity // self._rows.nbytes)
+        rows = max(1, _AT_ONCE * self.capacity // self._engine.nbytes)
         return [slice(start, start + rows) for start in range(0, B, rows)]
 
     def _on_host(self, slots: Any) -> Any:
@@ -485,7 +485,7 @@ class StatePool:
             out = empty((B, self._width["P"]), self._first.dtype)
         else:
             self._check_out(out, x, is_first)
-        self._rows.step(self._cell._plans, x, checked, is_first, out)
+        self._engine.step(self._cell._engines, x, checked, is_first, out)
         return out
 
     def _check_device_slots(self, slots: Array, B: int) -> Array:
@@ -503,7 +503,7 @@ class StatePool:
 
     def _tell_what_is_live(self) -> None:
         if not self._is_audited:
-            self._rows.audit(self._table.live_flags())
+            self._engine.audit(self._table.live_flags())
             self._is_audited = True
 
     def _check_arrays(self, x: Array, out: Array | None, signature: Any) -> None:

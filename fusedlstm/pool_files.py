@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm import dtypes, files
-from fusedlstm.checks import check_path, fail
-from fusedlstm.files import WeightsFileError
+from fusedlstm import files
+from fusedlstm.arrays import dtypes
+from fusedlstm.errors import WeightsFileError
 from fusedlstm.state import LSTMState
+from fusedlstm.validation.arguments import check_path, fail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fusedlstm.checks import AnyPath
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.stacked import StackedWeights
+    from fusedlstm.validation.arguments import AnyPath
 
 _KIND = "StatePool"
 

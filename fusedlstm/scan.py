@@ -16,8 +16,8 @@ from fusedlstm.state import LSTMState
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fusedlstm.backends import Backend, StepPlan
-    from fusedlstm.dtypes import Array, Empty, NumpyArray
+    from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
+    from fusedlstm.backends.base import Backend, CellEngine
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _any_row(mask: NumpyArray) -> list[bool]:
 
 def scan(
     backend: Backend,
-    plan: StepPlan,
+    engine: CellEngine,
     xs: Array,
     state: LSTMState,
     timeline: Timeline,
@@ -116,8 +116,8 @@ def scan(
     the loop itself allocates nothing that grows with T.
 
     Args:
-        backend: the plan's.
-        plan: the layer's.
+        backend: the engine's.
+        engine: the layer's.
         xs: (T, B, I), any strides.
         state: h (B, P) and c (B, N) before the first step of the order.
         timeline: the order, resets, and rows that are idle: such a row keeps h and c as they are.
@@ -132,16 +132,16 @@ def scan(
     ys = empty((T, *h.shape), h.dtype)
     cs = [empty(c.shape, c.dtype) for _ in range(1 if timeline.idle is None else 2)]
     if B and T:
-        reset: Any = None if reset_to is None else plan.prepare_reset(reset_to.h, reset_to.c)
-        at_once = plan.steps_at_once(B)
-        step = plan.run if at_once == 1 else plan.run_gates
+        reset: Any = None if reset_to is None else engine.prepare_reset(reset_to.h, reset_to.c)
+        at_once = engine.steps_at_once(B)
+        step = engine.run if at_once == 1 else engine.run_gates
         for plain, steps in timeline.pieces(at_once):
             start, stop = min(steps), max(steps) + 1
             part = xs[start:stop]
             if plain:
-                h, c = _run_steps(plan, part[:: steps.step], h, c, ys[start:stop][:: steps.step], cs)
+                h, c = _run_steps(engine, part[:: steps.step], h, c, ys[start:stop][:: steps.step], cs)
                 continue
-            inputs = part if at_once == 1 else plan.input_gates(part)
+            inputs = part if at_once == 1 else engine.input_gates(part)
             for t in steps:
                 h_next, c_next = ys[t], _other(cs, c)  # update c in place, unless the old one is still needed
                 step(inputs[t - start], h, c, h_next, c_next, timeline.resets_at(t), reset)
@@ -157,10 +157,10 @@ def scan(
     return ys, LSTMState(h=h_last, c=c)
 
 
-def _run_steps(plan: StepPlan, xs: Array, h: Array, c: Array, ys: Array, cs: list[Array]) -> tuple[Array, Array]:
+def _run_steps(engine: CellEngine, xs: Array, h: Array, c: Array, ys: Array, cs: list[Array]) -> tuple[Array, Array]:
     """Take steps without resets, and return the last h and c."""
     c_next = _other(cs, c)
-    plan.run_steps(xs, h, c, ys, c_next)
+    engine.run_steps(xs, h, c, ys, c_next)
     return ys[-1], c_next
 
 

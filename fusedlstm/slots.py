@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from fusedlstm.checks import check_shape, describe_type, fail
-from fusedlstm.subclasses import check_plain
+from fusedlstm.errors import PoolFullError
+from fusedlstm.validation.arguments import check_shape, describe_type, fail
+from fusedlstm.validation.subclasses import check_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 # Rows that are looked at together, so that what comparing them takes is small.
 _BLOCK = 4096
@@ -26,10 +27,6 @@ _PADDING = -1
 
 # What may be wrong with a slot that is checked on a GPU, numbered as in kernels/gather.cu.
 PROBLEMS = ("out of range", "not live", "twice in a step")
-
-
-class PoolFullError(RuntimeError):
-    """A pool has fewer free slots than were wanted; none was allocated."""
 
 
 class SlotTable:

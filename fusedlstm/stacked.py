@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm import dtypes
-from fusedlstm.checks import check_dtype, check_size, describe_type, fail
+from fusedlstm.arrays import dtypes
+from fusedlstm.validation.arguments import check_dtype, check_size, describe_type, fail
 from fusedlstm.weights import LSTMWeights, for_file
 
 if TYPE_CHECKING:
-    from fusedlstm.checks import AnyPath
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.functions import Function
+    from fusedlstm.validation.arguments import AnyPath
 
 _KIND = "StackedWeights"  # of its files
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fusedlstm.checks import fail
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
-    from fusedlstm.dtypes import Array
+    from fusedlstm.arrays.dtypes import Array
 
 _MISSING: Any = object()
 
@@ -44,7 +44,7 @@ class LSTMState:
 
     def to_numpy(self) -> LSTMState:
         """Return the state in host memory, as NumPy arrays (the arrays themselves where they are NumPy's)."""
-        from fusedlstm.interop import to_host
+        from fusedlstm.arrays.host import to_host
 
         return LSTMState(h=to_host("h", self.h), c=to_host("c", self.c))
 

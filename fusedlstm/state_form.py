@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.sequence_checks import SequenceChecks
 from fusedlstm.state import LSTMState, check_state_type
-from fusedlstm.step_checks import one_row_or_all
+from fusedlstm.validation.sequence import SequenceChecks
+from fusedlstm.validation.step import one_row_or_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.backends import Backend
-    from fusedlstm.exchange import Exchange
+    from fusedlstm.arrays.exchange import Exchange
+    from fusedlstm.backends.base import Backend
     from fusedlstm.stacked import StackedWeights
-    from fusedlstm.step_checks import StepChecks
+    from fusedlstm.validation.step import StepChecks
 
 
 class StateForm:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.backends import choose
-from fusedlstm.checks import check_shape, check_size, describe_type, fail
-from fusedlstm.exchange import Exchange, is_native
-from fusedlstm.libraries import library_of
+from fusedlstm.arrays.exchange import Exchange, is_native
+from fusedlstm.arrays.libraries import library_of
+from fusedlstm.backends.select import choose
+from fusedlstm.validation.arguments import check_shape, check_size, describe_type, fail
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from fusedlstm.backends import Backend
-    from fusedlstm.dtypes import Array
-    from fusedlstm.on_backend import OnBackend
+    from fusedlstm.arrays.dtypes import Array
+    from fusedlstm.backends.base import Backend
+    from fusedlstm.placement import Placed
     from fusedlstm.state import LSTMState
 
 
@@ -58,7 +58,7 @@ class Stepper:
     """
 
     def __init__(
-        self, owner: OnBackend, batch: int, *, reset_to: Any = None, host: bool = False, like: Any = None
+        self, owner: Placed, batch: int, *, reset_to: Any = None, host: bool = False, like: Any = None
     ) -> None:
         self._batch_size = B = check_size("batch", batch, 1)
         if not isinstance(host, bool):
@@ -76,7 +76,7 @@ class Stepper:
             form, resets = owner._state_form(), None
             if reset_to is not None:
                 resets = form.taken(exchange, "reset_to", reset_to, B, may_be_one_row=True)
-            self._batch = owner._backend.batch(weights, owner._plans, B, resets, host=host)
+            self._engine = owner._backend.stepper_engine(weights, owner._engines, B, resets, host=host)
         self._busy = threading.Lock()
         self._user = 0  # the last thread that held the lock
         self._lend_buffers()
@@ -95,7 +95,7 @@ class Stepper:
 
     def _lend_buffers(self) -> None:
         """Take the buffers, as arrays of the library that was asked for."""
-        batch = self._batch
+        batch = self._engine
         with Exchange(self._face, self._like, self._maker) as exchange:
             self._x, self._output = exchange.lend(batch.x), exchange.lend(batch.output)
             if not self._host:
@@ -112,7 +112,7 @@ class Stepper:
     @property
     def kernels(self) -> tuple[str, ...]:
         """For each layer what steps it: "numpy", or on a GPU one of the names that LSTMCell's `kernel` takes."""
-        return self._batch.kernels
+        return self._engine.kernels
 
     @property
     def x(self) -> Array:
@@ -125,7 +125,7 @@ class Stepper:
 
         From the first time that it is asked for, each step looks at it.
         """
-        flags = self._batch.is_first
+        flags = self._engine.is_first
         if self._flags is None:
             with Exchange(self._face, self._like, self._maker) as exchange:
                 self._flags = exchange.lend(flags)
@@ -138,7 +138,7 @@ class Stepper:
 
     @property
     def _states(self) -> tuple[LSTMState, ...]:
-        return self._all_states[self._batch.turn]
+        return self._all_states[self._engine.turn]
 
     @property
     def state(self) -> Any:
@@ -183,7 +183,7 @@ class Stepper:
             self._refuse()
         with self._busy:  # an interrupt can't leave it locked
             self._user = threading.get_ident()
-            batch, native = self._batch, self._face.array_type
+            batch, native = self._engine, self._face.array_type
             if batch.is_torn:
                 self._refuse_torn()
             if copy or not self._needs_no_exchange:
@@ -192,17 +192,17 @@ class Stepper:
                 if (x is not None and type(x) is not native) or not is_native(native, is_first, None):
                     return self._exchange_and_step(x, is_first, copy=False)
                 self._load(x, is_first)
-            batch.run(self._owner._plans)
+            batch.run(self._owner._engines)
             return self._output
 
     def _exchange_and_step(self, x: Any, is_first: Any, *, copy: bool) -> Array:
         """Step with arrays of any library."""
-        batch, checks = self._batch, self._form.layers[0]
+        batch, checks = self._engine, self._form.layers[0]
         with Exchange(self._face, self._like if x is None else x, self._maker) as exchange:
             if x is not None:
                 x = exchange.borrow("x", x, checks.dtype, checks.whose)
             self._load(x, exchange.borrow_mask("is_first", is_first))
-            batch.run(self._owner._plans)
+            batch.run(self._owner._engines)
             if not copy:
                 return self._output
             output = exchange.empty(batch.output.shape, batch.output.dtype)
@@ -211,7 +211,7 @@ class Stepper:
 
     def _load(self, x: Array | None, is_first: Any) -> None:
         """Check what is given, and then copy it to the buffers."""
-        batch, face, checks = self._batch, self._face, self._form.layers[0]
+        batch, face, checks = self._engine, self._face, self._form.layers[0]
         # What is right is known by a glance, which takes a fraction of the checks.
         if x is not None and not _is_like(x, batch.x, face):
             checks.check_x(x)
@@ -236,13 +236,13 @@ class Stepper:
             self._refuse()
         with self._busy:
             self._user = threading.get_ident()
-            if self._batch.is_torn:
+            if self._engine.is_torn:
                 self._refuse_torn()
             return self._read_alone()
 
     def _read_alone(self) -> tuple[LSTMState, ...]:
         with Exchange(self._face, self._like, self._maker) as exchange:
-            return tuple(exchange.lend_state(state) for state in self._batch.read(exchange.empty))
+            return tuple(exchange.lend_state(state) for state in self._engine.read(exchange.empty))
 
     def write(self, state: Any) -> None:
         """Copy a state to the buffers: as `LSTMCell` takes it, or an LSTM's tuple; with `host` from host memory.
@@ -257,7 +257,7 @@ class Stepper:
         with self._busy:
             self._user = threading.get_ident()
             with Exchange(self._face, self._like, self._maker) as exchange:
-                self._batch.write(self._form.taken(exchange, "state", state, self._batch_size))
+                self._engine.write(self._form.taken(exchange, "state", state, self._batch_size))
 
     def reset(self) -> None:
         """Set all rows' states to zeros.
@@ -270,7 +270,7 @@ class Stepper:
         with self._busy:
             self._user = threading.get_ident()
             with Exchange(self._face, self._like, self._maker):
-                self._batch.clear()
+                self._engine.clear()
 
     def _refuse(self) -> NoReturn:
         if self._user == threading.get_ident():

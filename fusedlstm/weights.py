@@ -31,16 +31,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm import dtypes
-from fusedlstm.checks import check_clip, check_dtype, check_shape, check_size, fail
+from fusedlstm.arrays import dtypes
+from fusedlstm.arrays.host import to_host
 from fusedlstm.functions import Function, Functions
-from fusedlstm.interop import to_host
+from fusedlstm.validation.arguments import check_clip, check_dtype, check_shape, check_size, fail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fusedlstm.checks import AnyPath
-    from fusedlstm.dtypes import Array, NumpyArray
+    from fusedlstm.arrays.dtypes import Array, NumpyArray
+    from fusedlstm.validation.arguments import AnyPath
 
 ARRAYS = ("weight_ih", "weight_hh", "bias", "peephole", "weight_hr")
 CLIPS = ("cell_clip", "proj_clip")

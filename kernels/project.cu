@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
                  u64* words,                      //
                  i64 tick,                        //
                  i64 flips,                       //
-                 const typename Tile::T* weight,  // packed: see packing.py
+                 const typename Tile::T* weight,  // packed: see device_weights.py
                  i64 weight_stride,               //
                  typename Tile::T* copy,          // (B, P), or null: h once more; zeros where rows skip
                  i64 copy_stride,                 //

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
               i64 reset_h_stride,                                  //
               const typename Arithmetic<typename Tile::T>::type* reset_c,
               i64 reset_c_stride,                //
-              const typename Tile::T* weight,    // packed: see packing.py
+              const typename Tile::T* weight,    // packed: see device_weights.py
               i64 weight_stride,                 //
               const typename Tile::T* bias,      // (4N,), or null
               const typename Tile::T* peephole,  // (3, N), rows i, f, o; read with PEEPHOLE

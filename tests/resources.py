@@ -15,8 +15,10 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from fusedlstm.backends.cuda import compile as compiler
-from fusedlstm.backends.cuda import launch, launch_step, tiles
+from fusedlstm.backends.cuda import kernels as launch
+from fusedlstm.backends.cuda import step_kernels as launch_step
+from fusedlstm.backends.cuda import tiles
+from fusedlstm.backends.cuda.runtime import compile as compiler
 from fusedlstm.functions import ACTIVATIONS, Functions
 
 from support.cells import functions_of

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool, lstm_pointwise
-from fusedlstm.backends import rows
+from fusedlstm.backends.numpy import threads as rows
 
 I, N, P = 6, 16, 5
 TRACKS, STEPS, SEQUENCE = 24, 40, 5

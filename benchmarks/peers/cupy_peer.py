@@ -3,7 +3,7 @@
 from benchmarks.cases import Result
 from benchmarks.peers import Peer, waited
 from benchmarks.peers.numpy_peer import prepared, step, steps
-from fusedlstm.backends import unavailable_reason
+from fusedlstm.backends.select import unavailable_reason
 
 
 class Cupy(Peer):

@@ -9,8 +9,8 @@ from benchmarks.peers import waited
 from benchmarks.peers.fusedlstm_peer import Ours, backend_of, inputs, poisoned, stacked, synchronizer
 from benchmarks.runs import KERNEL
 from fusedlstm import LSTM, LSTMCell, LSTMState, StatePool
-from fusedlstm.backends.cuda import choice
-from fusedlstm.interop import to_host
+from fusedlstm.arrays.host import to_host
+from fusedlstm.backends import kernel_choice
 
 
 def cell_of(case, device, kernel=None):
@@ -31,9 +31,9 @@ class InPlace(Ours):
         reason = super().why_not(device)
         if reason or device == "cpu":
             return reason
-        from fusedlstm.backends.cuda import matmul
+        from fusedlstm.backends.cuda.runtime import cublaslt
 
-        return matmul.why_not()
+        return cublaslt.why_not()
 
 
 class Steps(InPlace):
@@ -77,14 +77,14 @@ class OneKernel(Steps):
         reason = super().why_not(device)
         if reason or self.kernel == "matmul":
             return reason
-        from fusedlstm.backends.cuda import probe
+        from fusedlstm.backends.cuda.runtime import probe
 
-        return choice.reason_against_device(probe.capabilities()[0])
+        return kernel_choice.reason_against_device(probe.capabilities()[0])
 
     def cannot(self, case):
         if case.layers > 1 or case.resets or case.cold:
             return "kernels are compared at warm steps of one layer without resets"
-        return super().cannot(case) or choice.reason_against(self.kernel, case.dtype, case.precision)
+        return super().cannot(case) or kernel_choice.reason_against(self.kernel, case.dtype, case.precision)
 
 
 class HostSteps(Steps):
@@ -198,4 +198,4 @@ def scatter(table, slots, rows):
     bits(table)[slots] = bits(rows)
 
 
-PEERS = [Steps(), *map(OneKernel, choice.NAMES), HostSteps(), Pool(), PoolOnDevice(), GatherAndScatter()]
+PEERS = [Steps(), *map(OneKernel, kernel_choice.NAMES), HostSteps(), Pool(), PoolOnDevice(), GatherAndScatter()]

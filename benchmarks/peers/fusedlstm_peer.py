@@ -8,8 +8,8 @@ import fusedlstm
 from benchmarks.cases import Result
 from benchmarks.peers import Peer, waited
 from fusedlstm import LSTM, LSTMCell, LSTMState
-from fusedlstm.backends import unavailable_reason
-from fusedlstm.interop import to_host
+from fusedlstm.arrays.host import to_host
+from fusedlstm.backends.select import unavailable_reason
 
 
 def backend_of(device):

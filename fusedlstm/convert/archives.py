@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm import dtypes, npy
-from fusedlstm.checks import check_path
+from fusedlstm import npy
+from fusedlstm.arrays import dtypes
 from fusedlstm.convert.trees import LONGEST_NAME
-from fusedlstm.files import WeightsFileError, reading
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.files import reading
+from fusedlstm.validation.arguments import check_path
 
 if TYPE_CHECKING:
-    from fusedlstm.checks import AnyPath
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.validation.arguments import AnyPath
 
 _ZIP = b"PK"
 _HEADER = b"{"  # of a safetensors file, after the eight bytes of its length

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fusedlstm.checks import describe_type, fail
+from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read, refuse_unknown
 from fusedlstm.convert.trees import flatten, names_below
-from fusedlstm.interop import to_host
+from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 

@@ -17,7 +17,7 @@ from fusedlstm.weights import LSTMWeights
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.stacked import StackedWeights
 
 FRAMEWORKS = {

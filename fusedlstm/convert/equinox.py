@@ -10,11 +10,11 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from fusedlstm.checks import fail
 from fusedlstm.convert.foreign import check_names, refuse_foreign
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read, refuse_unknown
 from fusedlstm.convert.trees import flatten, names_below, scope_of
+from fusedlstm.validation.arguments import fail
 from fusedlstm.weights import LSTMWeights
 
 _LAYOUT = "equinox"

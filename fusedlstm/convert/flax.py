@@ -11,7 +11,6 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.checks import check_choice, describe_type, fail
 from fusedlstm.convert.flax_modules import check_module
 from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.layouts import LAYOUTS
@@ -20,6 +19,7 @@ from fusedlstm.convert.trees import flatten, names_below, scope_of, unflatten
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.functions import check_function
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import check_choice, describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm import log
-from fusedlstm.checks import fail
 from fusedlstm.convert.foreign import refuse_foreign
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fusedlstm.checks import describe_type, fail
+from fusedlstm.validation.arguments import describe_type, fail
 
 # Attributes that compute a module's numbers or its initial state. A subclass may replace them.
 _COMPUTES = ("__call__", "__getattr__", "__getattribute__", "initialize_carry")

@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusedlstm.checks import describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read, refuse_unknown
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 _OF_A_CELL = re.compile(r"((?:.*/)?lstm(?:_\d+)?)/linear/w")  # as Haiku names modules

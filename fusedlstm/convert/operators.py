@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm import log
-from fusedlstm.checks import check_bool, check_choice, check_clip, check_size, fail
+from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.cells import cell_weights, flat_arrays, refuse_state
-from fusedlstm.interop import to_host
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import check_bool, check_choice, check_clip, check_size, fail
 
 if TYPE_CHECKING:
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.functions import Function
     from fusedlstm.weights import LSTMWeights
 

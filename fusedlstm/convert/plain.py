@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.checks import check_bool, check_real, fail
 from fusedlstm.convert.cells import below, cell_weights, flat_arrays, refuse_names, refuse_state
 from fusedlstm.convert.trees import check_prefix, names_below, scope_of
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import check_bool, check_real, fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.checks import check_dtype, check_shape, fail
+from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.layouts import Layout, Names, all_names
-from fusedlstm.interop import to_host
+from fusedlstm.validation.arguments import check_dtype, check_shape, fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 
 def read(

@@ -8,14 +8,14 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from fusedlstm import files
-from fusedlstm.checks import check_path
 from fusedlstm.convert.archives import open_archive
-from fusedlstm.files import WeightsFileError
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.validation.arguments import check_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from fusedlstm.checks import AnyPath
+    from fusedlstm.validation.arguments import AnyPath
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"

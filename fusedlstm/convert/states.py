@@ -20,25 +20,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
-from fusedlstm.backends import backend_of
-from fusedlstm.checks import check_bool, describe_type, fail
-from fusedlstm.exchange import Exchange
-from fusedlstm.libraries import library_of
+from fusedlstm.arrays.exchange import Exchange
+from fusedlstm.arrays.libraries import library_of
+from fusedlstm.backends.select import backend_of
 from fusedlstm.packing import borrow_packed, cell_state, pack, stack, unpack, unstack
 from fusedlstm.state import LSTMState
-from fusedlstm.state_checks import (
-    backend_of_states,
-    borrow_states,
-    check_pair_dtypes,
-    check_states,
-    named_states,
-)
+from fusedlstm.validation.arguments import check_bool, describe_type, fail
+from fusedlstm.validation.state import backend_of_states, borrow_states, check_pair_dtypes, check_states, named_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from fusedlstm.backends import Backend
-    from fusedlstm.dtypes import Array
+    from fusedlstm.arrays.dtypes import Array
+    from fusedlstm.backends.base import Backend
 
 _Named: TypeAlias = tuple[str, LSTMState]  # a state, and what errors call it
 

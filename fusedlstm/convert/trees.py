@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fusedlstm.checks import describe_type, fail
+from fusedlstm.validation.arguments import describe_type, fail
 
 LONGEST_NAME = 4096  # of an array; what is done with the parts of a name takes as long as there are many
 # A mapping in several places counts each time, so a few mappings may stand for any number of names.

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusedlstm.checks import fail
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.layouts import Layout, Names
-    from fusedlstm.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMState, WeightsFileError, cli, convert
+from fusedlstm import LSTM, LSTMState, WeightsFileError, convert
+from fusedlstm.cli import main as command_line
 
 from support.onnx_models import arrays_of, computed, onnx, parsed
 
@@ -217,9 +218,9 @@ def test_command_takes_names_as_layers(tmp_path, capsys):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     path, out = tmp_path / "vad.onnx", tmp_path / "w"
     onnx.save(parsed(CELL % SHARED, constants()), path)
-    assert cli.main(["convert", str(path), str(out), "--name", ",".join(NAMES), "--check"]) == 1
+    assert command_line.main(["convert", str(path), str(out), "--name", ",".join(NAMES), "--check"]) == 1
     said = capsys.readouterr()
     assert "--name: wanted one name for each of 1 layers; got 'cell_0', 'cell_1'" in said.err
     assert not out.exists()
-    assert cli.main(["convert", str(path), str(out), "--check"]) == 0
+    assert command_line.main(["convert", str(path), str(out), "--check"]) == 0
     assert "The model around the LSTM was not checked: the LSTM 'cell_0' is within If" in capsys.readouterr().out

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, WeightsFileError, cli, convert, load_weights
+from fusedlstm import LSTM, WeightsFileError, convert, load_weights
+from fusedlstm.cli import main as command_line
 
 from support.onnx_models import arrays_of, computed, onnx, parsed
 
@@ -328,19 +329,19 @@ def test_command_writes_the_state(made, h, tmp_path, capsys):
     path, out, state = (str(tmp_path / name) for name in ("m.onnx", "w", "s.npz"))
     source = model(made, h)
     onnx.save(source, path)
-    assert cli.main(["convert", path, out]) == 1
+    assert command_line.main(["convert", path, out]) == 1
     assert "(fusedlstm convert: --initial-state S.npz)" in capsys.readouterr().err
-    assert cli.main(["convert", path, out, "--initial-state", state]) == 0
+    assert command_line.main(["convert", path, out, "--initial-state", state]) == 0
     assert f"written: {state}" in capsys.readouterr().out
     xs = np.random.default_rng(1).normal(size=(T, B, N)).astype(np.float32)
     np.save(tmp_path / "x.npy", xs)
     results = str(tmp_path / "o.npz")
-    assert cli.main(["run", out, str(tmp_path / "x.npy"), "--state", state, "--out", results]) == 0
+    assert command_line.main(["run", out, str(tmp_path / "x.npy"), "--state", state, "--out", results]) == 0
     wanted = computed(source, {"X": xs}, ["Y"])["Y"][:, 0]
     with np.load(results) as found:
         np.testing.assert_allclose(found["outputs"], wanted, atol=1e-5)
     assert load_weights(out).num_layers == 1
-    assert cli.main(["convert", path, out, "--force", "--check", "--initial-state", state]) == 0
+    assert command_line.main(["convert", path, out, "--force", "--check", "--initial-state", state]) == 0
     assert "agrees" in capsys.readouterr().out
 
 
@@ -367,6 +368,6 @@ def test_command_writes_no_other_file(arguments, message, tmp_path, monkeypatch,
     (tmp_path / "there").write_bytes(b"mine")
     np.savez("a.npz", a=np.zeros(3))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert cli.main(["convert", *arguments]) == 1
+    assert command_line.main(["convert", *arguments]) == 1
     assert message in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -5,7 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from fusedlstm import LSTMWeights, StackedWeights, cli, convert
+from fusedlstm import LSTMWeights, StackedWeights, convert
+from fusedlstm.cli import main as command_line
 from fusedlstm.convert import checking
 from fusedlstm.convert.checking import check
 from fusedlstm.convert.onnx import finding
@@ -116,10 +117,10 @@ def test_command_refuses_false_stacks(tmp_path, monkeypatch, capsys):
     text = STACK.replace("S = Squeeze(Y0, one)", "P = Squeeze(Y0, one)\nS = Tanh(P)")
     path, out = save(tmp_path, text), tmp_path / "w"
     arguments = ["convert", path, str(out), "--name", "layer0,layer1", "--check"]
-    assert cli.main(arguments) == 1
+    assert command_line.main(arguments) == 1
     assert "'layer1' reads the output of Tanh 'S'" in capsys.readouterr().err
     monkeypatch.setattr(finding, "why_not_on", lambda *_: "")
-    assert cli.main(arguments) == 1
+    assert command_line.main(arguments) == 1
     assert "DIFFERS" in capsys.readouterr().out
     assert not out.exists()
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, convert, dtypes
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, convert
+from fusedlstm.arrays import dtypes
 
 from support.backends import needs_cuda
 from support.cells import host

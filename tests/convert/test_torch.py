@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert, dtypes
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert
+from fusedlstm.arrays import dtypes
 from fusedlstm.convert.running import torch as running
 from fusedlstm.convert.torch.parameters import _find
 

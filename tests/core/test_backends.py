@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusedlstm import BackendUnavailableError, LSTMCell, LSTMWeights, available_backends, backends, dtypes
-from fusedlstm.backends import unavailable_reason
-from fusedlstm.backends.cuda import probe
+from fusedlstm import BackendUnavailableError, LSTMCell, LSTMWeights, available_backends
+from fusedlstm.arrays import dtypes
+from fusedlstm.backends import select
+from fusedlstm.backends.cuda.runtime import probe
+from fusedlstm.backends.numpy import backend as numpy_backend
+from fusedlstm.backends.select import unavailable_reason
 
 from support.places import ROOT
 
@@ -46,7 +49,7 @@ def fake_cupy(*, devices=1, driver=13000, runtime=13020, version="14.2.0"):
 def pretend(monkeypatch, tmp_path):
     """Pretend that this CuPy, or none, is installed; what the process found out before is forgotten."""
     probe._probe.cache_clear()
-    backends._said.clear()
+    select._said.clear()
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("FUSEDLSTM_BACKEND", raising=False)
 
@@ -71,7 +74,7 @@ def pretend(monkeypatch, tmp_path):
 
     yield use
     probe._probe.cache_clear()
-    backends._said.clear()
+    select._said.clear()
 
 
 REASONS = {
@@ -162,7 +165,7 @@ def test_no_warning_without_cupy(pretend, caplog):
 @pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
 def test_what_compiling_needs(monkeypatch):
     """Headers, of NVRTC's own CUDA, and a GPU that is not too old for it: else cuda is not chosen."""
-    from fusedlstm.backends.cuda import compile as compiler
+    from fusedlstm.backends.cuda.runtime import compile as compiler
 
     assert probe._cannot_compile_for.__wrapped__(0) is None
     with monkeypatch.context() as patch:
@@ -220,8 +223,8 @@ def test_backend_of_refuses_other_arrays():
     with pytest.raises(
         TypeError, match=r"gates: wanted an array of NumPy or CuPy, or of a library with DLPack; got list"
     ):
-        backends.backend_of([1.0], "gates")
-    assert backends.backend_of(np.zeros(1)).name == "numpy"
+        select.backend_of([1.0], "gates")
+    assert select.backend_of(np.zeros(1)).name == "numpy"
 
 
 def run(code, **environment):
@@ -259,8 +262,8 @@ def test_a_cell_of_numpy_imports_no_cupy():
 def test_large_arrays_are_like_others(dtype):
     """They are memory of their own, which can be written, is aligned, and goes to other libraries."""
     dtype = dtypes.resolve(dtype)
-    shape = (3, backends.numpy_backend._LARGE // dtype.itemsize)
-    one, other = (backends.choose("numpy").empty(shape, dtype) for _ in range(2))
+    shape = (3, numpy_backend._LARGE // dtype.itemsize)
+    one, other = (select.choose("numpy").empty(shape, dtype) for _ in range(2))
     assert (one.shape, one.dtype, type(one)) == (shape, dtype, np.ndarray)
     assert one.flags.c_contiguous
     assert one.flags.writeable

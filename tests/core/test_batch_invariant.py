@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, blas
-from fusedlstm.backends import invariance, products, rows
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
+from fusedlstm.backends.numpy import batch_invariance, blas
+from fusedlstm.backends.numpy import matmul as products
+from fusedlstm.backends.numpy import threads as rows
 
 from support import tolerances
 from support.cells import GENERAL, host, random_inputs, random_state
@@ -399,7 +401,7 @@ def test_a_blas_that_does_not_keep_it_is_named(fault, N, monkeypatch):
     weights = LSTMWeights.random(16, N, seed=0)
     with monkeypatch.context() as patch:
         patch.setattr(products.np, "matmul", faulty(fault))
-        patch.setattr(invariance, "_WORK", 1_000_000)
+        patch.setattr(batch_invariance, "_WORK", 1_000_000)
         for kind in (LSTMCell, LSTM):
             with pytest.raises(
                 RuntimeError, match=r"batch_invariant=True can't be kept here: .* \(some-blas 1.2, kernel"
@@ -410,8 +412,8 @@ def test_a_blas_that_does_not_keep_it_is_named(fault, N, monkeypatch):
 
 
 def test_the_trial_is_of_each_layer_once(monkeypatch):
-    tried, check = [], invariance.check
-    monkeypatch.setattr(invariance, "check", lambda plan: tried.append(plan.sizes) or check(plan))
+    tried, check = [], batch_invariance.check
+    monkeypatch.setattr(batch_invariance, "check", lambda engine: tried.append(engine.sizes) or check(engine))
     lstm = layers()
     assert tried == [(20, 20, 20)] * 2
     lstm.set_weights(lstm.weights)
@@ -419,7 +421,7 @@ def test_the_trial_is_of_each_layer_once(monkeypatch):
     other = LSTMWeights.random(3, 129, seed=1)
     cell.set_weights(other)
     assert len(tried) == 3
-    assert cell._plan.scratch.take().memory.rows == 0, "and leaves no memory behind"
+    assert cell._engine.scratch.take().memory.rows == 0, "and leaves no memory behind"
     x, state = random_inputs(cell, 20)
     twin = LSTMCell(other, backend="numpy", batch_invariant=True)
     assert bits(pairs(cell(x, state))) == bits(pairs(twin(x, state))) == bits(pairs(alone(cell, x, state)))
@@ -428,7 +430,7 @@ def test_the_trial_is_of_each_layer_once(monkeypatch):
 @pytest.mark.parametrize(("turns", "least"), [(-1, 2), (0, 2), (5, 5), (8, 8), (99, 8)])
 def test_what_is_tried(turns, least):
     """Rows in other places than at first, in blocks of their own and among wild ones, and batches of other sizes."""
-    own, among, *others = invariance._batches(turns)
+    own, among, *others = batch_invariance._batches(turns)
     for block in own.reshape(-1, 8):
         assert sorted(block) == list(range(8))
         assert (block != np.arange(8)).all() or turns >= 8

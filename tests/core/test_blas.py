@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from fusedlstm import blas, cli
+from fusedlstm.backends.numpy import blas
+from fusedlstm.cli import main as command_line
 
 from support.places import ROOT
 
@@ -59,7 +60,11 @@ def test_facts_are_of_the_blas_that_runs():
     if platform.machine().lower() in {"x86_64", "amd64"}:
         environment["OPENBLAS_CORETYPE"] = other
     result = subprocess.run(
-        [sys.executable, "-c", "from fusedlstm import blas; print(*blas.facts().values(), blas.advice(), sep='\\n')"],
+        [
+            sys.executable,
+            "-c",
+            "from fusedlstm.backends.numpy import blas; print(*blas.facts().values(), blas.advice(), sep='\\n')",
+        ],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -112,11 +117,11 @@ def test_info_says_it(monkeypatch, capsys):
     )
     monkeypatch.setattr(blas, "_simd", lambda: AVX512)
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
-    assert cli.main(["info"]) == 0
+    assert command_line.main(["info"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (index,) = (number for number, line in enumerate(lines) if line.startswith("NumPy's BLAS"))
     assert lines[index].endswith("  an-openblas 1.2, kernel Haswell, 2 threads")
     assert lines[index + 1].endswith("; set OPENBLAS_CORETYPE=SkylakeX before Python starts")
     monkeypatch.setattr(blas, "_simd", lambda: AVX2)
-    assert cli.main(["info"]) == 0
+    assert command_line.main(["info"]) == 0
     assert "older processors" not in capsys.readouterr().out

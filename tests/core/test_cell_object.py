@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights
-from fusedlstm.backends import reference
+from fusedlstm.backends.numpy import formula
 
 from support.cells import host, random_inputs
 
@@ -60,7 +60,7 @@ def test_many_batch_sizes_keep_bounded_memory():
         if B:
             np.testing.assert_allclose(got.h[-1:], wanted, atol=1e-6)
     assert len(cell._known) <= 256
-    workspace = cell._plan.scratch.take()
+    workspace = cell._engine.scratch.take()
     assert len(workspace.by_batch) <= 256
     assert len(workspace.memory.operand) == 1500
 
@@ -95,7 +95,7 @@ def test_blocks_of_rows(rows, monkeypatch):
     cell = LSTMCell(weights, backend="numpy")
     x, state = random_inputs(cell, 11)
     wanted = cell(x, state)
-    monkeypatch.setattr(reference, "_BLOCK", rows * 4 * 5)
+    monkeypatch.setattr(formula, "_BLOCK", rows * 4 * 5)
     got = cell(x, state, out=LSTMState(h=np.full((11, 5), np.nan), c=state.c))
     np.testing.assert_array_equal(got.h, wanted.h)
     np.testing.assert_array_equal(got.c, wanted.c)
@@ -105,7 +105,7 @@ def test_a_batch_beyond_one_block():
     """More gates than are worked through at once."""
     weights = LSTMWeights.random(2, 300, seed=0)
     cell = LSTMCell(weights, backend="numpy")
-    B = reference._BLOCK // (4 * 300) + 5
+    B = formula._BLOCK // (4 * 300) + 5
     x, state = random_inputs(cell, B)
     got = cell(x, state)
     for rows in (slice(0, 3), slice(B - 7, B)):

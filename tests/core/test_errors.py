@@ -60,7 +60,7 @@ class Unshared(Elsewhere):
         raise BufferError("it is on several devices\nand more")
 
 
-ELSEWHERE = "wanted an array on {device}; got a test_errors.Elsewhere on metal. cell.asarray(...) makes one of it"
+ELSEWHERE = "wanted an array on {device}; got a {tests}.Elsewhere on metal. cell.asarray(...) makes one of it"
 
 
 def out(good, **changes):
@@ -141,7 +141,7 @@ CASES = {
     "x that is not shared": (
         lambda g: setattr(g, "x", Unshared(g.cell.device)),
         TypeError,
-        "x: wanted an array whose memory can be shared; got a test_errors.Unshared: it is on several devices",
+        "x: wanted an array whose memory can be shared; got a {tests}.Unshared: it is on several devices",
     ),
     "list x": (
         lambda g: setattr(g, "x", [[1.0, 2.0, 3.0]] * B),
@@ -344,7 +344,9 @@ def assert_raises(good, spoil, error, message):
         good()
     assert type(caught.value) is error
     module = good.cell.xp.__name__
-    assert str(caught.value) == message.replace("{module}", module).replace("{device}", good.cell.device)
+    assert str(caught.value) == message.replace("{tests}", __name__).replace("{module}", module).replace(
+        "{device}", good.cell.device
+    )
     if before is not None:
         assert (good.cell.xp.asarray(before[0] == target.h)).all(), "nothing was written"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fusedlstm import functions
-from fusedlstm.backends.numpy_functions import in_place
+from fusedlstm.backends.numpy.functions import in_place
 from fusedlstm.functions import Functions, check_function
 
 from support import formula

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTMState, lstm_pointwise
-from fusedlstm.backends import backend_of
-from fusedlstm.exchange import Exchange
+from fusedlstm.arrays.exchange import Exchange
+from fusedlstm.backends.select import backend_of
 
 from support.backends import BACKENDS
 from support.foreign import ON_CPU, ON_GPU, B, Case, DlpackOnCpu, I, N, Native, OnlyDlpack, P, assert_state, bits
@@ -67,14 +67,14 @@ def test_nothing_is_copied_out(library, dtype, monkeypatch):
     case, written = Case(library.backend, dtype), []
     if not library.gives:
         pytest.skip("results are the backend's own")
-    plan = case.cell._plan
-    run = plan.run
+    engine = case.cell._engine
+    run = engine.run
 
     def spy(x, h, c, h_out, c_out, *rest):
         written.extend((h_out, c_out))
         run(x, h, c, h_out, c_out, *rest)
 
-    monkeypatch.setattr(plan, "run", spy)
+    monkeypatch.setattr(engine, "run", spy)
     for _ in range(3):  # addresses differ in their alignment
         got = case.call(library.make)
         for part, array in zip((got.h, got.c), written[-2:], strict=True):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
-from fusedlstm.backends.numpy_plan import StepPlan
+from fusedlstm.backends.numpy.cell import NumpyCell
 
 from support import sequences
 from support.backends import needs_cuda
@@ -307,16 +307,16 @@ def test_inputs_of_any_strides(backend):
 
 
 def test_long_sequences_are_worked_through_in_chunks(backend, monkeypatch):
-    from fusedlstm.backends import numpy_plan
+    from fusedlstm.backends.numpy import cell as numpy_cell
 
-    monkeypatch.setattr(numpy_plan, "_CHUNK", 400)
+    monkeypatch.setattr(numpy_cell, "_CHUNK", 400)
     if backend == "cuda":
-        from fusedlstm.backends.cuda import plan as cuda
+        from fusedlstm.backends.cuda import cell as cuda
 
         monkeypatch.setattr(cuda, "_CHUNK", 400)
     rng = np.random.default_rng(10)
     lstm = plain(backend, bidirectional=True)
-    assert all(1 < plan.steps_at_once(B) < T for plan in lstm._layers.plans)
+    assert all(1 < engine.steps_at_once(B) < T for engine in lstm._layers.engines)
     xs, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
     is_first = rng.random((T, B)) < 0.3
     got = lstm(lstm.asarray(xs), states, lengths=[7, 6, 1, 0], is_first=is_first)
@@ -337,7 +337,7 @@ def test_masks_of_any_kind(backend):
 
 def weight_places(lstm):
     """Where a GPU's weights are, which stays; NumPy's are exchanged."""
-    return [plan.packed.weight_hh.data.ptr for plan in lstm._layers.plans] if lstm.backend == "cuda" else None
+    return [engine.packed.weight_hh.data.ptr for engine in lstm._layers.engines] if lstm.backend == "cuda" else None
 
 
 def test_set_weights_during_a_sequence(monkeypatch):
@@ -345,7 +345,7 @@ def test_set_weights_during_a_sequence(monkeypatch):
     old, new = (StackedWeights.random(I, N, 2, seed=seed, dtype="float64") for seed in (0, 1))
     lstm, xs = LSTM(old, backend="numpy"), np.random.default_rng(0).normal(size=(T, B, I))
     wanted = lstm(xs)
-    steps, run = [], StepPlan.finish
+    steps, run = [], NumpyCell.finish
 
     def interrupted(*arguments):
         steps.append(arguments)
@@ -353,7 +353,7 @@ def test_set_weights_during_a_sequence(monkeypatch):
             lstm.set_weights(new)
         run(*arguments)
 
-    monkeypatch.setattr(StepPlan, "finish", interrupted)
+    monkeypatch.setattr(NumpyCell, "finish", interrupted)
     assert_same_bits(lstm(xs), wanted)
     assert len(steps) == 2 * T
     assert_same_bits(lstm(xs), LSTM(new, backend="numpy")(xs))
@@ -400,7 +400,7 @@ def test_kernels_read_steps_of_masks_as_they_are(batch_first, monkeypatch):
     """A mask is made contiguous once, and not step by step; flags that came from the host are not fetched."""
     import cupy
 
-    from fusedlstm.backends.cuda import launch
+    from fusedlstm.backends.cuda import kernels
 
     weights = StackedWeights.random(I, N, 2, seed=0, bidirectional=True)
     lstm = LSTM(weights, batch_first=batch_first, backend="cuda")
@@ -418,7 +418,7 @@ def test_kernels_read_steps_of_masks_as_they_are(batch_first, monkeypatch):
         def __getattr__(self, name):
             return getattr(cupy, name)
 
-    monkeypatch.setattr(launch, "cupy", Watched())
+    monkeypatch.setattr(kernels, "cupy", Watched())
     fetched = []
     monkeypatch.setattr("fusedlstm.lstm.to_host", lambda *arguments: fetched.append(arguments))
     lstm(xs, is_first=is_first, mask=mask)
@@ -509,17 +509,17 @@ def test_copies_and_pickles(backend):
 @pytest.mark.parametrize("B", [1, 4])
 def test_gates_of_few_steps_are_held_at_once(B, backend, monkeypatch):
     """However long the sequence: the memory that grows with T is that of the inputs, outputs and masks."""
-    from fusedlstm.backends import numpy_plan
+    from fusedlstm.backends.numpy import cell as numpy_cell
 
     lstm, held, limit = plain(backend), [], 1000
-    monkeypatch.setattr(numpy_plan, "_CHUNK", limit)
+    monkeypatch.setattr(numpy_cell, "_CHUNK", limit)
     if backend == "cuda":
-        from fusedlstm.backends.cuda import plan as cuda
+        from fusedlstm.backends.cuda import cell as cuda
 
         monkeypatch.setattr(cuda, "_CHUNK", limit)
-    plan = type(lstm._layers.plans[0])
-    input_gates = plan.input_gates
-    monkeypatch.setattr(plan, "input_gates", lambda self, xs: held.append(xs.shape) or input_gates(self, xs))
+    engine = type(lstm._layers.engines[0])
+    input_gates = engine.input_gates
+    monkeypatch.setattr(engine, "input_gates", lambda self, xs: held.append(xs.shape) or input_gates(self, xs))
     lstm(lstm.asarray(np.zeros((300, B, I))))
     assert sum(steps for steps, _, _ in held) == 2 * 300
     assert all(4 * N * steps * B <= limit for steps, _, _ in held)
@@ -545,7 +545,7 @@ def test_memory_does_not_grow_with_the_sequence():
 
 @needs_cuda
 def test_batches_that_no_chunk_holds(monkeypatch):
-    from fusedlstm.backends.cuda import plan as cuda
+    from fusedlstm.backends.cuda import cell as cuda
 
     lstm, rng = plain("cuda"), np.random.default_rng(0)
     xs = lstm.asarray(rng.normal(size=(3, B, I)))
@@ -585,7 +585,7 @@ def random_like(weights):
 
 @needs_cuda
 def test_precision_reaches_the_products(monkeypatch):
-    from fusedlstm.backends.cuda import plan as cuda
+    from fusedlstm.backends.cuda import cell as cuda
 
     asked, write = [], cuda.write_product
     monkeypatch.setattr(cuda, "write_product", lambda *a: asked.append(a[3]) or write(*a))

@@ -313,8 +313,8 @@ def test_nothing_is_done_before_all_is_checked(backend):
     """The last argument is bad, and no step is taken: the first layer's either."""
     good = Good(backend)
     calls = []
-    for plan in good.lstm._layers.plans:  # instances of their own
-        plan.run = plan.run_gates = lambda *arguments: calls.append(arguments)
+    for engine in good.lstm._layers.engines:  # instances of their own
+        engine.run = engine.run_gates = lambda *arguments: calls.append(arguments)
     with pytest.raises(ValueError, match=r"state\[1\]\.c"):
         good.lstm(good.xs, with_layer(good, 1, c=good.state[1].c[:1]))
     with pytest.raises(ValueError, match=r"state\[1\]\.c"):

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusedlstm import LSTMState, backends, dtypes, pack_state, stack_states, unpack_state, unstack_states
+from fusedlstm import LSTMState, pack_state, stack_states, unpack_state, unstack_states
+from fusedlstm.arrays import dtypes
+from fusedlstm.backends import select
 
 from support.backends import needs_cuda
 from support.foreign import ON_CPU, ON_GPU, Native
@@ -25,7 +27,7 @@ def some_state(B, N, P, dtype="float64", seed=0):
 
 def on(backend, state):
     """The state on a backend's device."""
-    place = backends.choose(backend)
+    place = select.choose(backend)
     return LSTMState(h=place.asarray(state.h, state.h.dtype), c=place.asarray(state.c, state.c.dtype))
 
 

@@ -10,7 +10,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, PoolFullError, StackedWeights, StatePool, blas
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, PoolFullError, StackedWeights, StatePool
+from fusedlstm.backends.numpy import blas
 
 from support import moments
 from support.backends import WAYS, backend_in_a_way
@@ -546,14 +547,14 @@ def test_a_release_within_another_call(backend, monkeypatch):
     """As of a `__del__`, which may run at any time: it neither waits for ever nor spoils what runs."""
     pool = make_pool(plain_cell(backend), 6)
     pool.allocate(3)
-    clear, within = pool._rows.clear, [1]
+    clear, within = pool._engine.clear, [1]
 
     def clear_and_release(slots):
         clear(slots)
         while within:
             pool.release(within.pop())
 
-    monkeypatch.setattr(pool._rows, "clear", clear_and_release)
+    monkeypatch.setattr(pool._engine, "clear", clear_and_release)
     slots = pool.allocate(2)
     assert sorted([*slots.tolist(), 0, 2]) == pool.slots.tolist()
     assert len(set(pool.allocate(6 - pool.live).tolist()) & {0, 2, *slots.tolist()}) == 0
@@ -570,7 +571,7 @@ def test_what_fails_allocates_nothing(backend, monkeypatch):
         raise MemoryError("no memory to clear with")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool._rows, "clear", fail)
+        patch.setattr(pool._engine, "clear", fail)
         with pytest.raises(MemoryError):
             pool.allocate(2)
     assert contents(pool) == before
@@ -587,7 +588,7 @@ def test_a_step_that_fails_changes_nothing(failing, monkeypatch):
         raise MemoryError("no memory to step with")
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner._plans[failing], "run", fail)
+        patch.setattr(owner._engines[failing], "run", fail)
         with pytest.raises(MemoryError):
             pool.step(inputs(owner, 3), [0, -1, 2])
     assert contents(pool) == before

@@ -55,7 +55,7 @@ def refused(good, call, error, message):
     with pytest.raises(error) as caught:
         call()
     assert type(caught.value) is error
-    assert str(caught.value) == message.format(module=kind.__module__, device=good.owner.device)
+    assert str(caught.value) == message.format(module=kind.__module__, tests=__name__, device=good.owner.device)
     assert good.contents() == before
 
 
@@ -93,7 +93,7 @@ SLOTS = {
     "an array elsewhere": (
         OnGpu(),
         ValueError,
-        "slots: wanted an array on {device}; got a test_pool_errors.OnGpu on metal. cell.asarray(...) makes one of it",
+        "slots: wanted an array on {device}; got a {tests}.OnGpu on metal. cell.asarray(...) makes one of it",
     ),
     "a slot twice": ([3, 1, 3], ValueError, "3 twice (rows 0 and 2)"),
     "slots twice": (np.array([4, 1, 1]), ValueError, "1 twice (rows 1 and 2)"),
@@ -215,7 +215,7 @@ STEPS = {
     "x elsewhere": (
         lambda g: setattr(g, "x", OnGpu()),
         ValueError,
-        "x: wanted an array on {device}; got a test_pool_errors.OnGpu on metal. cell.asarray(...) makes one of it",
+        "x: wanted an array on {device}; got a {tests}.OnGpu on metal. cell.asarray(...) makes one of it",
     ),
     "too few slots": (
         lambda g: setattr(g, "slots", [0, 3]),
@@ -368,8 +368,7 @@ STATES = {
     "elsewhere": (
         lambda g: LSTMState(h=g.state.h, c=OnGpu()),
         ValueError,
-        "state.c: wanted an array on {device}; got a test_pool_errors.OnGpu on metal. cell.asarray(...) makes one of "
-        "it",
+        "state.c: wanted an array on {device}; got a {tests}.OnGpu on metal. cell.asarray(...) makes one of it",
     ),
 }
 
@@ -439,7 +438,7 @@ OTHERS = {
     "read like what is elsewhere": (
         lambda g: g.pool.read([0], like=OnGpu()),
         ValueError,
-        "like: wanted an array on {device}; got a test_pool_errors.OnGpu on metal. cell.asarray(...) makes one of it",
+        "like: wanted an array on {device}; got a {tests}.OnGpu on metal. cell.asarray(...) makes one of it",
     ),
 }
 

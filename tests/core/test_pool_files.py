@@ -271,7 +271,7 @@ def test_others_go_on_while_a_file_is_written(monkeypatch, tmp_path):
 def test_a_load_that_fails_while_it_writes(monkeypatch, tmp_path):
     pool, path = filled(owner_of("numpy"), seed=1), tmp_path / "pool"
     filled(owner_of("numpy"), released=[0], seed=2).save(path)
-    before, write, calls = contents(pool), pool._rows.write, []
+    before, write, calls = contents(pool), pool._engine.write, []
 
     def fail_once(slots, states):
         write(slots, states)
@@ -279,7 +279,7 @@ def test_a_load_that_fails_while_it_writes(monkeypatch, tmp_path):
         if len(calls) == 1:
             raise MemoryError("no memory")
 
-    monkeypatch.setattr(pool._rows, "write", fail_once)
+    monkeypatch.setattr(pool._engine, "write", fail_once)
     with pytest.raises(MemoryError):
         pool.load(path)
     assert contents(pool) == before

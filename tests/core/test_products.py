@@ -5,19 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusedlstm import LSTM, LSTMCell, LSTMWeights, blas
-from fusedlstm.backends import products
-from fusedlstm.backends.products import Product, Weight
+from fusedlstm import LSTM, LSTMCell, LSTMWeights
+from fusedlstm.backends.numpy import blas, matmul
+from fusedlstm.backends.numpy.matmul import Product, Weight
 
 
 @pytest.fixture
 def small_kernels(monkeypatch):
     """A BLAS with kernels for small products."""
-    monkeypatch.setattr(products, "has_small_kernels", lambda: True)
+    monkeypatch.setattr(matmul, "has_small_kernels", lambda: True)
 
 
 def is_cut(B, K, N, dtype="float32"):
-    return products.is_cut(B, K, N, np.dtype(dtype).itemsize)
+    return matmul.is_cut(B, K, N, np.dtype(dtype).itemsize)
 
 
 @st.composite
@@ -38,13 +38,13 @@ def test_a_product_is_the_product(case, kernels, dtype):
     whole, x = Weight(lambda: rows), rng.normal(size=(B, K + 2)).astype(dtype)[:, 1:-1]
     out = np.full((S, B, N), np.nan, dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "has_small_kernels", lambda: kernels)
-        patch.setattr(products, "_SMALL", case["small"])
-        patch.setattr(products, "_WIDTH", case["width"])
-        cut = products.is_cut(B, K, N, x.itemsize)
-        assert cut == (kernels and B > 1 and 4 * K * products._width(N, x.itemsize) <= case["small"])
+        patch.setattr(matmul, "has_small_kernels", lambda: kernels)
+        patch.setattr(matmul, "_SMALL", case["small"])
+        patch.setattr(matmul, "_WIDTH", case["width"])
+        cut = matmul.is_cut(B, K, N, x.itemsize)
+        assert cut == (kernels and B > 1 and 4 * K * matmul._width(N, x.itemsize) <= case["small"])
         if cut:
-            pieces = list(products._pieces(x, out))
+            pieces = list(matmul._pieces(x, out))
             assert all(rows.shape[1] * K * place.shape[-1] <= case["small"] for rows, _, place in pieces)
             assert min(rows.shape[1] for rows, _, place in pieces) > 1
         Product(x, out).run(whole.of_rows(slice(skip, None)) if skip else whole)
@@ -62,7 +62,7 @@ def test_no_piece_is_more_than_the_kernels_take(small_kernels):
         (211, 1024, 512),
     ]:
         out = np.zeros((4, B, N), np.float32)
-        pieces = list(products._pieces(np.zeros((B, K), np.float32), out))
+        pieces = list(matmul._pieces(np.zeros((B, K), np.float32), out))
         widths = {place.shape[-1] for _, _, place in pieces}
         assert all(x.shape[1] * K * place.shape[-1] <= 1_000_000 for x, _, place in pieces)
         assert sum(place.size for _, _, place in pieces) == out.size
@@ -80,14 +80,14 @@ def test_when_it_is_cut(small_kernels, monkeypatch):
     assert is_cut(32, 3900, 512)
     assert not is_cut(32, 3910, 512)  # groups of three rows at most
     assert not is_cut(0, 256, 128)
-    monkeypatch.setattr(products, "has_small_kernels", lambda: False)
+    monkeypatch.setattr(matmul, "has_small_kernels", lambda: False)
     assert not is_cut(16, 256, 128)
 
 
 @pytest.mark.parametrize(("kernel", "known"), [("SkylakeX", True), ("Haswell", False), (None, False)])
 def test_which_kernels_are_known(kernel, known, monkeypatch):
     monkeypatch.setattr(blas, "kernel", lambda: kernel)
-    assert products.has_small_kernels.__wrapped__() is known
+    assert matmul.has_small_kernels.__wrapped__() is known
 
 
 def test_layouts_are_made_once_and_when_needed(small_kernels):
@@ -121,9 +121,9 @@ def test_steps_and_sequences_of_cut_products(bias, proj_size, small_kernels, mon
         xs = rng.normal(size=(T, B, I)).astype(np.float32)
         results = []
         for kernels in (True, False):
-            monkeypatch.setattr(products, "has_small_kernels", lambda kernels=kernels: kernels)
+            monkeypatch.setattr(matmul, "has_small_kernels", lambda kernels=kernels: kernels)
             cell, lstm = LSTMCell(weights, backend="numpy"), LSTM(weights, backend="numpy")
-            assert (cell._plan.scratch.take().of_batch(B).of_both._pieces is not None) == (kernels and B > 1)
+            assert (cell._engine.scratch.take().of_batch(B).of_both._pieces is not None) == (kernels and B > 1)
             state = cell.zero_state(B)
             for x in xs:
                 state = cell(x, state)

@@ -12,8 +12,10 @@ import threading
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool, blas, lstm_pointwise
-from fusedlstm.backends import numpy_plan, products, rows, scratch
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool, lstm_pointwise
+from fusedlstm.backends.numpy import blas, scratch, threads
+from fusedlstm.backends.numpy import cell as numpy_cell
+from fusedlstm.backends.numpy import matmul as products
 
 from support import moments
 from support.backends import WAYS, backend_in_a_way, needs_cuda
@@ -200,17 +202,17 @@ def test_calls_within_calls_within_calls(depth, monkeypatch):
     cell = LSTMCell(weights(), backend="numpy")
     cases = [random_inputs(cell, B, seed) for seed in range(depth)]
     wanted = [bits(cell(*case)) for case in cases]
-    levels, got, finish = iter(range(1, depth)), {}, numpy_plan.StepPlan.finish
+    levels, got, finish = iter(range(1, depth)), {}, numpy_cell.NumpyCell.finish
 
     def deeper(*arguments):
         for level in levels:
             got[level] = bits(cell(*cases[level]))
         finish(*arguments)
 
-    monkeypatch.setattr(numpy_plan.StepPlan, "finish", deeper)
+    monkeypatch.setattr(numpy_cell.NumpyCell, "finish", deeper)
     got[0] = bits(cell(*cases[0]))
     assert [got[level] for level in range(depth)] == wanted
-    assert len(cell._plan.scratch._unused) == min(depth, scratch.Scratch.MOST_KEPT)
+    assert len(cell._engine.scratch._unused) == min(depth, scratch.Scratch.MOST_KEPT)
 
 
 def test_two_cells_in_each_other(backend):
@@ -227,8 +229,8 @@ def test_two_cells_in_each_other(backend):
 def test_rows_shared_out_among_threads(monkeypatch):
     """The outer call, or both, share rows out."""
     monkeypatch.setattr(products, "has_small_kernels", lambda: True)
-    monkeypatch.setattr(rows, "_LEAST_WORK", 0)
-    monkeypatch.setattr(rows, "_LEAST_STEP", 0)
+    monkeypatch.setattr(threads, "_LEAST_WORK", 0)
+    monkeypatch.setattr(threads, "_LEAST_STEP", 0)
     monkeypatch.setattr(blas, "threads", lambda: 3)
     cell = LSTMCell(weights(dtype="float64"), backend="numpy", batch_invariant=True)
     cases = [random_inputs(cell, size) for size in (40, 40, 7, 60)]
@@ -435,7 +437,7 @@ def test_scratch_after_interrupts():
         cell(x, state)  # so that the call is as long each time
         if moments.interrupted(lambda: cell(x, state), moment) is None:
             break
-        most = max(most, len(cell._plan.scratch._unused))
+        most = max(most, len(cell._engine.scratch._unused))
     assert most == 1
 
 
@@ -617,11 +619,11 @@ def test_cells_step_while_a_stepper_is_made(way):
 @needs_cuda
 def test_locks_may_be_taken_twice():
     """Those that a call takes, which a call within it would wait for."""
-    from fusedlstm.backends.cuda import compile as compiling
-    from fusedlstm.backends.cuda import matmul
+    from fusedlstm.backends.cuda.runtime import compile as compiling
+    from fusedlstm.backends.cuda.runtime import cublaslt
 
-    packed = LSTMCell(weights(), backend="cuda")._plan.packed
-    for lock in (compiling._LOCK, matmul._LOCK, packed._lock):
+    packed = LSTMCell(weights(), backend="cuda")._engine.packed
+    for lock in (compiling._LOCK, cublaslt._LOCK, packed._lock):
         with lock:
             assert lock.acquire(blocking=False)
             lock.release()
@@ -630,9 +632,9 @@ def test_locks_may_be_taken_twice():
 @needs_cuda
 def test_interleaved_weights_are_made_once(monkeypatch):
     """A call within the one that makes them makes them first; both have the same, which new weights reach."""
-    from fusedlstm.backends.cuda.packing import Interleaved
+    from fusedlstm.backends.cuda.device_weights import Interleaved
 
-    packed = LSTMCell(weights(), backend="cuda")._plan.packed
+    packed = LSTMCell(weights(), backend="cuda")._engine.packed
     fill, inner = Interleaved.fill, []
 
     def fill_and_make(self, of):
@@ -749,7 +751,7 @@ def test_a_finalizer_releases_its_slot(way):
 def test_releases_within_a_call_are_checked(monkeypatch):
     pool = StatePool(LSTMCell(weights(), backend="numpy"), 5)
     pool.allocate(3)
-    x, step, said = random_inputs(pool._cell, 1)[0], pool._rows.step, []
+    x, step, said = random_inputs(pool._cell, 1)[0], pool._engine.step, []
 
     def release_and_step(*arguments):
         for slots in ([2], [2], [4], [9], [1, 1], "a", [0.5]):
@@ -761,7 +763,7 @@ def test_releases_within_a_call_are_checked(monkeypatch):
         assert pool.live == 2
         step(*arguments)
 
-    monkeypatch.setattr(pool._rows, "step", release_and_step)
+    monkeypatch.setattr(pool._engine, "step", release_and_step)
     pool.step(x, [1])
     assert len(said) == 6
     assert pool.slots.tolist() == [0, 1]
@@ -772,7 +774,7 @@ def test_a_slot_released_twice_within_its_release(monkeypatch):
     """The second is an error, which the outer call raises; the pool goes on."""
     pool = StatePool(LSTMCell(weights(), backend="numpy"), 5)
     pool.allocate(3)
-    mark, left = pool._rows.mark, [1]
+    mark, left = pool._engine.mark, [1]
 
     def release_again(slots, *, live):
         while left:
@@ -780,7 +782,7 @@ def test_a_slot_released_twice_within_its_release(monkeypatch):
             pool.release([2])
         mark(slots, live=live)
 
-    monkeypatch.setattr(pool._rows, "mark", release_again)
+    monkeypatch.setattr(pool._engine, "mark", release_again)
     with pytest.raises(ValueError, match="2 .row 0., which is not live"):
         pool.release([2])
     assert pool.slots.tolist() == [0, 1]
@@ -902,18 +904,18 @@ def test_another_threads_call_is_waited_for():
     pool.allocate(4)
     x = random_inputs(pool._cell, 2)[0]
     inside, go_on, done = threading.Event(), threading.Event(), []
-    run = pool._rows.step
+    run = pool._engine.step
 
     def slow(*arguments):
         inside.set()
         assert go_on.wait(20)
         run(*arguments)
 
-    pool._rows.step = slow
+    pool._engine.step = slow
     thread = threading.Thread(target=lambda: (pool.step(x, [0, 1]), done.append("first")))
     thread.start()
     assert inside.wait(20)
-    pool._rows.step = run
+    pool._engine.step = run
     threading.Timer(0.1, go_on.set).start()
     pool.step(x, [2, 3])
     done.append("second")

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusedlstm import LSTMCell, LSTMWeights, StackedWeights, StatePool, WeightsFileError, replacing
-from fusedlstm.replacing import check_target, replace
+from fusedlstm import LSTMCell, LSTMWeights, StackedWeights, StatePool, WeightsFileError, atomic_write
+from fusedlstm.atomic_write import check_target, replace
 from fusedlstm.stacked import load_weights
 
 from support import moments
@@ -158,9 +158,9 @@ def test_errors_while_saving_name_the_path(name, step, tmp_path, monkeypatch):
             fail()
 
     if call in ("open", "write"):
-        monkeypatch.setattr(replacing, "open", fail if call == "open" else Full, raising=False)
+        monkeypatch.setattr(atomic_write, "open", fail if call == "open" else Full, raising=False)
     else:
-        monkeypatch.setattr(replacing.os, call, fail)
+        monkeypatch.setattr(atomic_write.os, call, fail)
     with pytest.raises(OSError, match=re.escape(str(path))) as caught:
         save(path)
     monkeypatch.undo()
@@ -242,7 +242,9 @@ def test_a_read_only_file_is_not_replaced(tmp_path, monkeypatch):
     """A rename would replace it. Opening it to write, as most programs do, would not."""
     path = tmp_path / "w"
     path.write_bytes(b"older")
-    monkeypatch.setattr(replacing.os, "access", lambda given, mode: not (str(given) == str(path) and mode == os.W_OK))
+    monkeypatch.setattr(
+        atomic_write.os, "access", lambda given, mode: not (str(given) == str(path) and mode == os.W_OK)
+    )
     for save in savers().values():
         with pytest.raises(PermissionError) as caught:
             save(path)
@@ -361,7 +363,7 @@ def test_interrupts_at_any_moment_of_a_save(removed, tmp_path, monkeypatch):
 
     They also come out as they are: a descriptor closed twice would be an error, or another thread's file.
     """
-    path, real = tmp_path / "w", replacing._keep
+    path, real = tmp_path / "w", atomic_write._keep
     moment = temporary = 0
     ended = to_remove = False
     contents, before = set(), descriptors()
@@ -373,7 +375,7 @@ def test_interrupts_at_any_moment_of_a_save(removed, tmp_path, monkeypatch):
             os.unlink(tmp_path / left(tmp_path)[0])
         return real(descriptor)
 
-    monkeypatch.setattr(replacing, "_keep", keep)
+    monkeypatch.setattr(atomic_write, "_keep", keep)
     while not ended:
         moment += 1
         path.write_bytes(b"older")
@@ -398,7 +400,7 @@ def test_descriptors_are_not_leaked(tmp_path, monkeypatch):
     before = descriptors() or pytest.skip("there is no /proc")
     for call in ("fstat", "fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(replacing.os, call, fail)
+            patch.setattr(atomic_write.os, call, fail)
             with pytest.raises(OSError, match="x"):
                 replace(tmp_path / "w", b"content")
     replace(tmp_path / "w", b"content")
@@ -408,7 +410,7 @@ def test_descriptors_are_not_leaked(tmp_path, monkeypatch):
 @ON_POSIX
 def test_save_retries_if_its_file_is_removed(tmp_path, monkeypatch):
     """Another save may remove a temporary file as abandoned just before it is locked."""
-    real, taken = replacing.fcntl.flock, []
+    real, taken = atomic_write.fcntl.flock, []
 
     def lock(descriptor, how):
         if not taken:
@@ -416,7 +418,7 @@ def test_save_retries_if_its_file_is_removed(tmp_path, monkeypatch):
             os.unlink(tmp_path / taken[0])
         return real(descriptor, how)
 
-    monkeypatch.setattr(replacing.fcntl, "flock", lock)
+    monkeypatch.setattr(atomic_write.fcntl, "flock", lock)
     replace(tmp_path / "w", b"content")
     assert taken
     assert (tmp_path / "w").read_bytes() == b"content"
@@ -431,15 +433,15 @@ def test_old_files_go_where_locks_are_missing(locks, tmp_path, monkeypatch):
         path.write_bytes(b"part")
     os.utime(old, (time.time() - 7200,) * 2)
     if locks == "none":
-        monkeypatch.setattr(replacing, "fcntl", None)
-    elif replacing.fcntl is None:
+        monkeypatch.setattr(atomic_write, "fcntl", None)
+    elif atomic_write.fcntl is None:
         pytest.skip("there are no locks here")
     else:
 
         def fail(*_):
             raise OSError(errno.ENOLCK, "no locks")
 
-        monkeypatch.setattr(replacing.fcntl, "flock", fail)
+        monkeypatch.setattr(atomic_write.fcntl, "flock", fail)
     replace(tmp_path / "w", b"content")
     assert (tmp_path / "w").read_bytes() == b"content"
     assert left(tmp_path) == [new.name]

@@ -10,14 +10,15 @@ import time
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, blas
-from fusedlstm.backends import products, rows
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights
+from fusedlstm.backends.numpy import blas, matmul
+from fusedlstm.backends.numpy import threads as rows
 
 
 @pytest.fixture
 def threads(monkeypatch):
     """Three threads, for work of any size."""
-    monkeypatch.setattr(products, "has_small_kernels", lambda: True)
+    monkeypatch.setattr(matmul, "has_small_kernels", lambda: True)
     monkeypatch.setattr(rows, "_LEAST_WORK", 0)
     monkeypatch.setattr(rows, "_LEAST_STEP", 0)
     monkeypatch.setattr(blas, "threads", lambda: 3)
@@ -137,8 +138,8 @@ def test_saturated_gates_warn_in_no_thread(threads):
 # A process that has used its threads forks: the child has none of them.
 FORK = """
 import os, signal, numpy as np
-from fusedlstm import LSTMCell, LSTMWeights, blas
-from fusedlstm.backends import products, rows
+from fusedlstm import LSTMCell, LSTMWeights
+from fusedlstm.backends.numpy import blas, matmul as products, threads as rows
 products.has_small_kernels, blas.threads = (lambda: True), (lambda: 3)
 rows._LEAST_WORK = rows._LEAST_STEP = 0
 cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy")
@@ -161,8 +162,8 @@ def test_a_child_has_threads_of_its_own():
 # A thread goes on when the main one has ended: no thread can be started then.
 LATE = """
 import threading, time, numpy as np
-from fusedlstm import LSTMCell, LSTMWeights, blas
-from fusedlstm.backends import products, rows
+from fusedlstm import LSTMCell, LSTMWeights
+from fusedlstm.backends.numpy import blas, matmul as products, threads as rows
 products.has_small_kernels, blas.threads = (lambda: True), (lambda: 3)
 rows._LEAST_WORK = rows._LEAST_STEP = 0
 cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy")
@@ -265,8 +266,8 @@ def test_a_helpers_error_is_raised(monkeypatch):
 WITHIN_A_SUBMIT = """
 import concurrent.futures, sys, threading, faulthandler, numpy as np
 from concurrent.futures import thread
-from fusedlstm import LSTMCell, LSTMWeights, blas
-from fusedlstm.backends import products, rows
+from fusedlstm import LSTMCell, LSTMWeights
+from fusedlstm.backends.numpy import blas, matmul as products, threads as rows
 faulthandler.dump_traceback_later(60, exit=True)
 products.has_small_kernels, blas.threads = (lambda: True), (lambda: 3)
 rows._LEAST_WORK = rows._LEAST_STEP = 0

@@ -286,14 +286,14 @@ def test_one_thread_at_a_time(backend, monkeypatch):
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend=backend)
     stepper = cell.stepper(2)
     inside, go_on, errors = threading.Event(), threading.Event(), []
-    real = stepper._batch.run
+    real = stepper._engine.run
 
-    def run(plans):
+    def run(engines):
         inside.set()
         assert go_on.wait(10)
-        real(plans)
+        real(engines)
 
-    monkeypatch.setattr(stepper._batch, "run", run)
+    monkeypatch.setattr(stepper._engine, "run", run)
     thread = threading.Thread(target=stepper.step)
     thread.start()
     assert inside.wait(10)
@@ -412,8 +412,8 @@ def test_memory_of_steps(B, N, dtype, functions):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_batch_invariant(threads, dtype, monkeypatch):
     """A row's bits are those that the cell gives it alone, also where rows are shared out among threads."""
-    from fusedlstm import blas
-    from fusedlstm.backends import rows
+    from fusedlstm.backends.numpy import blas
+    from fusedlstm.backends.numpy import threads as rows
 
     monkeypatch.setattr(blas, "threads", lambda: threads)
     monkeypatch.setattr(rows, "_LEAST_WORK", 0)
@@ -435,24 +435,25 @@ def test_batch_invariant(threads, dtype, monkeypatch):
 
 def test_rows_are_shared_out(monkeypatch):
     """Each thread takes some of them through all layers, and the numbers are the same."""
-    from fusedlstm import blas
-    from fusedlstm.backends import numpy_plan, rows
+    from fusedlstm.backends.numpy import blas
+    from fusedlstm.backends.numpy import cell as numpy_cell
+    from fusedlstm.backends.numpy import threads as rows
 
     lstm = LSTM(StackedWeights.random(9, 20, 2, seed=0, dtype="float64", residual=[False, True]), backend="numpy")
     alone = lstm.stepper(50)
-    monkeypatch.setattr(numpy_plan, "is_cut", lambda *sizes, **options: True)
+    monkeypatch.setattr(numpy_cell, "is_cut", lambda *sizes, **options: True)
     monkeypatch.setattr(blas, "threads", lambda: 3)
     monkeypatch.setattr(rows, "_LEAST_WORK", 0)
     monkeypatch.setattr(rows, "_LEAST_STEP", 0)
     shared, threads = lstm.stepper(50), set()
-    together, real = threading.Barrier(3), shared._batch._run
+    together, real = threading.Barrier(3), shared._engine._run
 
-    def run(plans, part):
+    def run(engines, part):
         threads.add(threading.get_ident())
         together.wait(10)
-        real(plans, part)
+        real(engines, part)
 
-    monkeypatch.setattr(shared._batch, "_run", run)
+    monkeypatch.setattr(shared._engine, "_run", run)
     for x, first in zip(*inputs(lstm, 50), strict=True):
         got, want = shared.step(x, first), alone.step(x, first)
         assert_near(got, want, 1e-13)

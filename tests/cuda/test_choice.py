@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
-from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool, cli
-from fusedlstm.backends.cuda import choice, probe
+from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool
+from fusedlstm.backends import kernel_choice as choice
+from fusedlstm.backends.cuda.runtime import probe
+from fusedlstm.cli import main as command_line
 
 from support.backends import needs_cuda
 
@@ -106,9 +108,9 @@ def test_kept_by_copies_and_said(kind, backend):
     assert repr(one) == repr(make(kind, backend))[:-1] + ", kernel='simt')"
     for twin in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
         assert (repr(twin), twin._options) == (repr(one), one._options)
-        assert backend == "numpy" or [plan.kernel for plan in twin._plans] == ["simt"]
+        assert backend == "numpy" or [engine.kernel for engine in twin._engines] == ["simt"]
     assert "kernel" not in repr(make(kind, backend))
-    assert backend == "numpy" or [plan.kernel for plan in make(kind, backend)._plans] == [None]
+    assert backend == "numpy" or [engine.kernel for engine in make(kind, backend)._engines] == [None]
 
 
 def test_steppers_and_pools_say_what_steps_them(backend):
@@ -144,10 +146,10 @@ def test_one_kernel_is_refused_on_an_old_gpu(monkeypatch):
 
 @needs_cuda
 def test_info_says_how_steps_run(monkeypatch):
-    monkeypatch.setattr(cli, "unavailable_reason", lambda name: None)
+    monkeypatch.setattr(command_line, "unavailable_reason", lambda name: None)
     monkeypatch.setattr(probe, "describe_gpus", lambda: ["New", "Old"])
     monkeypatch.setattr(probe, "capabilities", lambda: [90, 75])
-    rows = cli._gpus()
+    rows = command_line._gpus()
     assert rows[1:] == [
         ("GPU 0", "New"),
         ("", "steps: one kernel, chosen by a table that no GPU has measured yet"),
@@ -164,7 +166,7 @@ def test_capabilities_of_gpus():
 
 
 def test_the_choice_needs_no_cupy():
-    code = "import sys; import fusedlstm.backends.cuda.choice; assert 'cupy' not in sys.modules"
+    code = "import sys; import fusedlstm.backends.kernel_choice; assert 'cupy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -208,6 +210,9 @@ def test_layers_are_of_one_kind():
     bf16 = ("bfloat16", "highest")
     one_kernel, matmul = (128, 128, None), (2048, 2048, None)
     assert choice.choose_layers(1, [one_kernel], *bf16, 90) == ("tensor_small",)
-    assert choice.choose_layers(256, [one_kernel, (512, 512, None)], *bf16, 90) == ("tensor_small", "tensor_medium")
+    assert choice.choose_layers(256, [one_kernel, (512, 512, None)], *bf16, 90) == (
+        "tensor_small",
+        "tensor_medium",
+    )
     assert choice.choose_layers(256, [one_kernel, matmul], *bf16, 90) == ("matmul", "matmul")
     assert choice.choose_layers(256, [one_kernel, matmul], *bf16, 90, forced="tensor_large") == ("tensor_large",) * 2

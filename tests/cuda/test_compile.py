@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusedlstm import dtypes
+from fusedlstm.arrays import dtypes
 
 import stand_in
 from support import sass
@@ -20,9 +20,9 @@ from support.cells import FUNCTIONS
 try:
     import resources
 
-    from fusedlstm.backends.cuda import compile as compiler
-    from fusedlstm.backends.cuda import launch
-    from fusedlstm.backends.cuda.c_functions import function_type
+    from fusedlstm.backends.cuda import kernels as launch
+    from fusedlstm.backends.cuda.function_types import function_type
+    from fusedlstm.backends.cuda.runtime import compile as compiler
 except ImportError as error:  # neither CuPy nor NVRTC
     if os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1":
         raise

@@ -118,7 +118,7 @@ def test_empty_arrays_overlap_nothing(cupy):
 
 @pytest.fixture
 def clip_kernel():
-    from fusedlstm.backends.cuda.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     return Kernel("clip.cu", "lstm_clip<float>", (np.dtype(np.float32), "i64", "f64"))
 
@@ -182,7 +182,7 @@ KIB = 1 << 10
 @pytest.mark.parametrize("shared", [0, 4, 48 * KIB, 48 * KIB + 4, 64 * KIB])
 def test_dynamic_shared_memory(shared, cupy):
     """All of it is there, of every size that each GPU has."""
-    from fusedlstm.backends.cuda.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     kernel = Kernel(*REVERSED, (np.dtype(np.float32), np.dtype(np.float32), "i64"), shared=shared)
     values = np.random.default_rng(0).random(shared // 4, np.float32)
@@ -193,7 +193,7 @@ def test_dynamic_shared_memory(shared, cupy):
 
 
 def test_dynamic_shared_memory_in_a_graph(cupy):
-    from fusedlstm.backends.cuda.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     kernel = Kernel(*REVERSED, (np.dtype(np.float32), np.dtype(np.float32), "i64"), shared=64 * KIB)
     values = np.random.default_rng(0).random(16 * KIB, np.float32)
@@ -212,7 +212,7 @@ def test_dynamic_shared_memory_in_a_graph(cupy):
 
 def test_dynamic_shared_memory_must_be_allowed(cupy):
     """By CUDA, and by the stand-in as by CUDA: what Kernel is for."""
-    from fusedlstm.backends.cuda import compile as compiler
+    from fusedlstm.backends.cuda.runtime import compile as compiler
 
     arch = compiler.architecture(cupy.cuda.Device(0).compute_capability)
     mangled, code, _ = compiler.compile_kernel(*REVERSED, arch)
@@ -241,7 +241,7 @@ def test_dynamic_shared_memory_must_be_allowed(cupy):
 @pytest.fixture
 def copied_kernels(tmp_path, monkeypatch):
     """A copy of kernels/ to edit, compiled into a cache of its own, on the stand-in."""
-    from fusedlstm.backends.cuda import sources
+    from fusedlstm.backends.cuda.runtime import sources
 
     if "stand-in" not in sys.modules["cupy"].__version__:
         pytest.skip("the stand-in tells stale code, a GPU runs it")
@@ -257,8 +257,8 @@ def copied_kernels(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stale", [False, True])
 def test_edited_headers_are_compiled_anew(stale, copied_kernels, cupy, monkeypatch):
     """... and were the digest stale, the old code would run: a planted fault, which the stand-in names."""
-    from fusedlstm.backends.cuda import sources
-    from fusedlstm.backends.cuda.compile import Kernel
+    from fusedlstm.backends.cuda.runtime import sources
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     def clip():
         h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
@@ -298,7 +298,7 @@ def views(array):
 
 
 def test_what_must_be_copied(cupy):
-    from fusedlstm.backends.cuda.layout import row_stride, with_contiguous_rows
+    from fusedlstm.backends.cuda.runtime.strides import row_stride, with_contiguous_rows
 
     array = cupy.asarray(np.arange(20.0).reshape(5, 4))
     for view, fits in [*views(array), (cupy.broadcast_to(array[:1], (3, 4)), False)]:
@@ -314,7 +314,7 @@ def test_what_must_be_copied(cupy):
 )
 def test_distances_of_rows_that_cublas_takes(strides, fits, monkeypatch):
     """Whole elements, fewer than 2^31, and no overlap."""
-    from fusedlstm.backends.cuda import layout
+    from fusedlstm.backends.cuda.runtime import strides as layout
 
     monkeypatch.setattr(layout.cupy, "ascontiguousarray", lambda a: "a copy")
     array = types.SimpleNamespace(shape=(3, 8), strides=strides, itemsize=4)
@@ -329,7 +329,7 @@ def byte_bounds(array):
 
 def test_spans(cupy):
     """First and last address, as NumPy finds them."""
-    from fusedlstm.backends.cuda.layout import span
+    from fusedlstm.backends.cuda.runtime.strides import span
 
     array = cupy.asarray(np.arange(20.0).reshape(5, 4))
     twin = np.arange(20.0).reshape(5, 4)
@@ -343,7 +343,7 @@ def test_spans(cupy):
 
 
 def test_alignment(cupy):
-    from fusedlstm.backends.cuda.layout import is_aligned
+    from fusedlstm.backends.cuda.runtime.strides import is_aligned
 
     array = cupy.zeros((4, 12), np.float32)
     assert is_aligned(array, 4)

@@ -13,8 +13,9 @@ from support.on_emulated_gpu import on_device
 try:
     import resources
 
-    from fusedlstm.backends.cuda import fork, launch_step, packing, tiles
-    from fusedlstm.backends.cuda.compile import Kernel
+    from fusedlstm.backends.cuda import device_weights, step_kernels, tiles
+    from fusedlstm.backends.cuda.runtime import fork
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     from support.on_emulated_gpu import bits, bits_of
 except ImportError as error:  # neither CuPy nor its stand-in
@@ -42,8 +43,8 @@ def failing(monkeypatch, name):
 
 
 def without_loaded_kernels():
-    launch_step.step_kernel.cache_clear()
-    launch_step.project_kernel.cache_clear()
+    step_kernels.step_kernel.cache_clear()
+    step_kernels.project_kernel.cache_clear()
 
 
 def two_layers():
@@ -77,7 +78,7 @@ def test_a_pool_keeps_its_states_where_there_is_no_memory_for_a_copy(monkeypatch
     owner = LSTM(StackedWeights.random(5, 8, 2, seed=0, dtype="bfloat16"), backend="cuda")
     pool = StatePool(owner, 8)
     slots = pool.allocate(8)
-    before, empty, made = bits_of(pool.read(slots)), packing.Interleaved.empty.__func__, []
+    before, empty, made = bits_of(pool.read(slots)), device_weights.Interleaved.empty.__func__, []
 
     def second(cls, *arguments, **options):
         made.append(cls)
@@ -86,7 +87,7 @@ def test_a_pool_keeps_its_states_where_there_is_no_memory_for_a_copy(monkeypatch
         return empty(cls, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(packing.Interleaved, "empty", classmethod(second))
+        patch.setattr(device_weights.Interleaved, "empty", classmethod(second))
         with pytest.raises(MemoryError, match="lost"):
             pool.step(owner.asarray(np.ones((3, 5))), [1, 2, 3])
     assert bits_of(pool.read(slots)) == before
@@ -109,8 +110,8 @@ def test_weights_are_rounded_for_tensor_cores(kernel):
     """... which would cut bits off; of 16-bit types there is nothing to round, and simt takes them as they are."""
 
     def weights_of(name, dtype="float32"):
-        packed = packing.PackedWeights(LSTMWeights.random(5, 8, seed=0, dtype=dtype))
-        return launch_step.interleaved_for(packed, name)
+        packed = device_weights.PackedWeights(LSTMWeights.random(5, 8, seed=0, dtype=dtype))
+        return step_kernels.interleaved_for(packed, name)
 
     rounded = weights_of(kernel)
     assert rounded.rounded

@@ -15,8 +15,10 @@ from support.cells import host, random_inputs
 from support.on_emulated_gpu import assert_after, nodes, on_device, settle
 
 try:
-    from fusedlstm.backends.cuda import choice, fork, fused_rows, tiles
-    from fusedlstm.backends.cuda.compile import Kernel
+    from fusedlstm.backends import kernel_choice
+    from fusedlstm.backends.cuda import fused_pool, tiles
+    from fusedlstm.backends.cuda.runtime import fork
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     from support.on_emulated_gpu import FORCED, TOLERANCE, bits, bits_of
 except ImportError as error:  # neither CuPy nor its stand-in
@@ -65,7 +67,7 @@ def twin_of(owner, pool, capacity=None):
 
 def everything(pool):
     """The bits of all that a step may change, and of what no step may."""
-    rows = pool._rows
+    rows = pool._engine
     return bits(rows._states, rows._c, rows._words)
 
 
@@ -118,9 +120,9 @@ def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
     owner, pool = make()
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
     streams.log.clear()
-    for _ in range(2 * pool._rows._uploads.AT_ONCE + 1):
+    for _ in range(2 * pool._engine._uploads.AT_ONCE + 1):
         pool.step(x, range(7), out=out)
-    assert [entry[0] for entry in streams.log].count("synchronize") >= pool._rows._uploads.AT_ONCE
+    assert [entry[0] for entry in streams.log].count("synchronize") >= pool._engine._uploads.AT_ONCE
 
 
 def unaligned(array, before):
@@ -177,7 +179,7 @@ def test_slots_that_do_not_step_stay(options):
     rng = np.random.default_rng(0)
     asleep, at_times = np.arange(0, 40, 4), np.arange(1, 40, 4)
     other = twin_of(owner, pool)
-    kept, words = states(pool, asleep), host(pool._rows._words)[asleep].copy()
+    kept, words = states(pool, asleep), host(pool._engine._words)[asleep].copy()
     for t in range(7):
         slots = np.concatenate([np.arange(2, 40, 4), at_times if t % 3 == 0 else []]).astype(int)
         x = rng.normal(size=(40, I))
@@ -188,14 +190,14 @@ def test_slots_that_do_not_step_stay(options):
             alone = other.step(owner.asarray(x[slot : slot + 1]), [slot])
             assert bits(alone) == [got[k : k + 1].tobytes()]
         assert states(pool, asleep) == kept
-        assert (host(pool._rows._words)[asleep] == words).all()
+        assert (host(pool._engine._words)[asleep] == words).all()
         assert states(pool) == states(other)
 
 
 def test_words_say_which_row_is_the_state(options):
     """The other row of a slot is the state before, and a step writes that one alone."""
     owner, pool = make(**options)
-    x, rows = inputs(owner, 3), pool._rows
+    x, rows = inputs(owner, 3), pool._engine
     for t in range(4):
         before, words = host(rows._states).copy(), host(rows._words).copy()
         pool.step(x, [3, 17, 39])
@@ -205,7 +207,7 @@ def test_words_say_which_row_is_the_state(options):
         turned = np.flatnonzero(words != now)
         assert turned.tolist() == [3, 17, 39]
         assert ((words ^ now)[turned] & np.uint64(1) == 1).all()
-        assert (now[turned] >> np.uint64(1) == pool._rows._tick).all(), t
+        assert (now[turned] >> np.uint64(1) == pool._engine._tick).all(), t
 
 
 def test_padding(options):
@@ -335,7 +337,7 @@ def test_ticks_beyond_32_bits():
     owner, pool = make()
     other, x = twin_of(owner, pool), inputs(owner, 5)
     for tick in ((1 << 31) - 2, (1 << 32) - 2, (1 << 33) - 2, (1 << 62) - 9):
-        pool._rows._tick = tick
+        pool._engine._tick = tick
         for slots in ([1, 2, 3, 4, 5], [3, 4, 5, 6, 7], [1, 3, 5, 7, 9], [39, 38, 37, 36, 35]):
             assert bits(pool.step(x, slots)) == bits(other.step(x, slots))
         assert states(pool) == states(other)
@@ -357,7 +359,7 @@ def test_a_launch_that_fails_midway(failing, error, monkeypatch):
     """The words still say one of the two rows of each slot, no other slot's state changes, and the pool steps on."""
     owner, pool = make(layers=2, N=40, proj_size=5)
     x, steps, bind = inputs(owner, 3), [], Kernel.bound
-    others, words = states(pool, range(3, 40)), bits(pool._rows._words)
+    others, words = states(pool, range(3, 40)), bits(pool._engine._words)
 
     def fail():
         raise error("lost")
@@ -373,7 +375,7 @@ def test_a_launch_that_fails_midway(failing, error, monkeypatch):
         patch.setattr(Kernel, "bound", bound)
         with pytest.raises(error, match="lost"):
             pool.step(x, [0, 1, 2])
-    assert bits(pool._rows._words) == words
+    assert bits(pool._engine._words) == words
     assert states(pool, range(3, 40)) == others
     other = twin_of(owner, pool)
     for _ in range(3):
@@ -436,7 +438,7 @@ def test_batches_that_the_table_gives_other_kernels():
     pool.reset(range(5))
     np.testing.assert_allclose(host(pool.step(x, range(300)))[:5].astype(float), few, atol=2**-8)
     large = LSTMCell(LSTMWeights.random(2048, 2048, seed=0, dtype="bfloat16"), backend="cuda")
-    assert choice.choose_layers(5, [(2048, 2048, None)], "bfloat16", "highest", 90) == ("matmul",)
+    assert kernel_choice.choose_layers(5, [(2048, 2048, None)], "bfloat16", "highest", 90) == ("matmul",)
     assert StatePool(large, 5).kernels(5) == ("matmul",)
 
 
@@ -563,23 +565,23 @@ def test_weights_are_set_in_turn(where, options):
 
 def test_growth_keeps_what_is_queued(monkeypatch):
     """A larger batch takes larger buffers; the smaller ones live until what uses them is done."""
-    from fusedlstm.backends.cuda import streams as order
+    from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make(200, layers=2, N=40, proj_size=5)
     other = StatePool(owner, 200)
     other.allocate(200)
     other.step(inputs(owner, 3), range(3))
     monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: order._NOT_READY)
-    room = other._rows._room
+    room = other._engine._room
     held = [weakref.ref(array) for array in (room.slots, room.m, *room.between)]
     assert room.rows == 16
     del room
     other.step(inputs(owner, 100), range(100))
     gc.collect()
-    assert other._rows._room.rows == 128
+    assert other._engine._room.rows == 128
     assert all(ref() is not None for ref in held)
     other.step(inputs(owner, 3), range(3))
-    assert other._rows._room.rows == 128
+    assert other._engine._room.rows == 128
     monkeypatch.undo()
     settle()
     assert not any(ref() is not None for ref in held)
@@ -587,7 +589,7 @@ def test_growth_keeps_what_is_queued(monkeypatch):
 
 
 def test_memory_outlives_what_is_queued(monkeypatch):
-    from fusedlstm.backends.cuda import streams as order
+    from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make(N=40, proj_size=3)
     x, slots = inputs(owner, 3), on_device([0, 1, 2])
@@ -644,11 +646,13 @@ def test_memory_runs_out():
 @pytest.mark.parametrize(("kernel", "units"), [("simt", 8), ("simt", 40), (None, 40)])
 def test_a_prepared_pool_makes_and_loads_nothing(width, kernel, units, monkeypatch):
     """No kernel is compiled or loaded, and nothing allocated or pinned, by steps of any size up to what it has."""
-    from fusedlstm.backends.cuda import launch, launch_step, pinned
+    from fusedlstm.backends.cuda import kernels as launch
+    from fusedlstm.backends.cuda import step_kernels
+    from fusedlstm.backends.cuda.runtime import pinned
 
-    for made in (launch_step.step_kernel, launch_step.project_kernel, launch.check_kernel, launch.reset_kernel):
+    for made in (step_kernels.step_kernel, step_kernels.project_kernel, launch.check_kernel, launch.reset_kernel):
         made.cache_clear()
-    monkeypatch.setattr(choice, "choose_layers", lambda B, sizes, *_, **__: ("tensor_small",) * len(sizes))
+    monkeypatch.setattr(kernel_choice, "choose_layers", lambda B, sizes, *_, **__: ("tensor_small",) * len(sizes))
     dtype = "float64" if kernel else "bfloat16"
     weights = StackedWeights.random(width, units, 2, seed=0, dtype=dtype, activation="elu", proj_size=4)
     owner = LSTM(weights, backend="cuda", kernel=kernel)
@@ -685,11 +689,11 @@ def test_rooms_are_shared_by_batches():
     rooms = set()
     for B in (40, 1, 33, 17):
         pool.step(inputs(owner, B), range(B))
-        rooms.add(pool._rows._room)
+        rooms.add(pool._engine._room)
     assert len(rooms) == 1
     fewest = StatePool(owner, 3)
     fewest.step(inputs(owner, 1), fewest.allocate(1))
-    assert fewest._rows._room.rows == fused_rows._FEWEST
+    assert fewest._engine._room.rows == fused_pool._FEWEST
 
 
 # Streams and processes.
@@ -720,7 +724,7 @@ def test_streams_take_turns():
 
 def test_a_finalizer_may_run_anywhere():
     """A pool that is freed while memory of finished work is, by this very thread, waits for nobody."""
-    from fusedlstm.backends.cuda import streams as order
+    from fusedlstm.backends.cuda.runtime import streams as order
 
     _, pool = make()
     with order._lock:
@@ -733,7 +737,7 @@ def test_a_finalizer_may_run_anywhere():
 def test_a_forked_process_says_so(monkeypatch):
     owner, pool = make()
     x, kept = inputs(owner, 2), everything(pool)
-    tick = pool._rows._tick
+    tick = pool._engine._tick
     monkeypatch.setattr(fork, "forked", True)
     for call in (
         lambda: pool.step(x, [1, 2]),
@@ -745,7 +749,7 @@ def test_a_forked_process_says_so(monkeypatch):
             call()
     monkeypatch.undo()
     assert everything(pool) == kept
-    assert pool._rows._tick == tick
+    assert pool._engine._tick == tick
 
 
 def test_a_pool_on_another_device():

@@ -15,7 +15,8 @@ from support.cells import host, random_inputs
 from support.on_emulated_gpu import FORCED, TOLERANCE, bits, bits_of, nodes, settle
 
 try:
-    from fusedlstm.backends.cuda import choice, graphs
+    from fusedlstm.backends import kernel_choice
+    from fusedlstm.backends.cuda.runtime import graphs
 except ImportError as error:  # neither CuPy nor its stand-in
     pytest.skip(f"it looks into the stand-in: {error}", allow_module_level=True)
 
@@ -95,7 +96,7 @@ def test_a_step_is_one_launch(resets, given):
 def test_nothing_else_is_captured(monkeypatch):
     """A graph for each turn, with resets and without, and no more when they are first used."""
     made, captured = [], graphs.captured
-    monkeypatch.setattr("fusedlstm.backends.cuda.batch.captured", lambda queue: made.append(1) or captured(queue))
+    monkeypatch.setattr("fusedlstm.backends.cuda.stepper.captured", lambda queue: made.append(1) or captured(queue))
     stepper = make().stepper(5)
     assert len(made) == 4
     stepper.step(None, [True] * 5)
@@ -134,7 +135,7 @@ def test_h_and_the_output_begin_as_zeros():
     assert not host(stepper.output).any()
     for _ in range(2):
         assert not any(host(part).any() for state in stepper.state for part in (state.h, state.c))
-        stepper._batch.turn = 1 - stepper._batch.turn
+        stepper._engine.turn = 1 - stepper._engine.turn
     assert not host(stepper.x).any()
 
 
@@ -201,8 +202,8 @@ def test_flags_are_cleared_by_the_step(B, host_buffers):
         got = stepper.step()
         assert bits(got) == bits(twin.step())
         assert not host(stepper.is_first).any()
-        assert not host(stepper._batch._device_flags).any() or host_buffers
-        assert not host(stepper._batch._body._readers).any()
+        assert not host(stepper._engine._device_flags).any() or host_buffers
+        assert not host(stepper._engine._body._readers).any()
 
 
 def zeroed(array, rows):
@@ -233,8 +234,8 @@ def test_tensors_in_both_turns(torch):
         assert output is stepper.output
         assert bits(output._array) == bits(plain.step(x)) == bits(stepper.h._array)
         assert isinstance(stepper.h, torch.Tensor)
-        assert stepper.h.data_ptr() == stepper._batch.states[0].h.data.ptr
-        assert stepper.c.data_ptr() == stepper._batch.states[0].c.data.ptr
+        assert stepper.h.data_ptr() == stepper._engine.states[0].h.data.ptr
+        assert stepper.c.data_ptr() == stepper._engine.states[0].c.data.ptr
         seen.append(stepper.h)
     assert seen[0] is seen[2] is not seen[1]
     assert seen[1] is seen[3]
@@ -349,7 +350,7 @@ def test_weights_are_set_in_turn(options):
     stepper, stream, x = owner.stepper(5), streams.Stream(), inputs(owner, 5)
     with stream:
         stepper.step(x)
-    graph = stepper._batch._graph
+    graph = stepper._engine._graph
 
     new = LSTMWeights.random(I, owner.weights.hidden_size, seed=1, proj_size=options.get("proj_size"))
     streams.log.clear()
@@ -362,7 +363,7 @@ def test_weights_are_set_in_turn(options):
     with stream:
         stepper.step(x)
         stepper.step(x)
-    assert stepper._batch._graph is graph
+    assert stepper._engine._graph is graph
     kinds = [entry[0] for entry in streams.log]
     assert kinds.index("wait") < kinds.index("graph")
     twin = LSTMCell(new, backend="cuda", kernel="simt").stepper(5)
@@ -376,14 +377,16 @@ def test_kernels_without_a_name(monkeypatch):
     lstm = LSTM(StackedWeights.random(128, 128, 2, seed=0, dtype="bfloat16"), backend="cuda")
     assert lstm.stepper(1).kernels == ("tensor_small",) * 2
     assert nodes(lstm.stepper(1)) == [STEP] * 2
-    monkeypatch.setattr(choice, "_TABLE", choice._TABLE | {"bfloat16": ((float("inf"), ((float("inf"), "matmul"),)),)})
+    monkeypatch.setattr(
+        kernel_choice, "_TABLE", kernel_choice._TABLE | {"bfloat16": ((float("inf"), ((float("inf"), "matmul"),)),)}
+    )
     assert lstm.stepper(1).kernels == ("matmul",) * 2
     assert nodes(lstm.stepper(1)) == ["matmul", "lstm_planned"] * 2
 
 
 def test_buffers_outlive_what_is_queued(monkeypatch):
     """A stepper that is deleted while a step runs leaves its memory, and the weights, until that is done."""
-    from fusedlstm.backends.cuda import streams as order
+    from fusedlstm.backends.cuda.runtime import streams as order
 
     owner = make(sizes=(I, 40), proj_size=5)
     stepper = owner.stepper(5)
@@ -425,7 +428,7 @@ def test_a_step_that_fails_is_none(monkeypatch):
     kept = address(stepper.h), bits_of(stepper.read())
     with monkeypatch.context() as patch:
         lost = cupy.cuda.runtime.CUDARuntimeError
-        patch.setattr(type(stepper._batch._graph), "launch", lambda *_: (_ for _ in ()).throw(lost(999)))
+        patch.setattr(type(stepper._engine._graph), "launch", lambda *_: (_ for _ in ()).throw(lost(999)))
         with pytest.raises(lost):
             stepper.step(x)
     assert (address(stepper.h), bits_of(stepper.read())) == kept

@@ -37,7 +37,7 @@ def needs_tf32():
 
 
 def plan_of(weights):
-    return LSTMCell(weights, backend="cuda")._plan
+    return LSTMCell(weights, backend="cuda")._engine
 
 
 def assert_holds(copy, weights, *, rounded):
@@ -60,12 +60,12 @@ def assert_holds(copy, weights, *, rounded):
 def test_made_and_made_again(dtype, I, N, options):
     """In place: graphs read them where they are."""
     old, new = (LSTMWeights.random(I, N, seed=seed, dtype=dtype, **options) for seed in (0, 1))
-    plan = plan_of(old)
-    copy = plan.packed.interleaved(rounded=False)
+    engine = plan_of(old)
+    copy = engine.packed.interleaved(rounded=False)
     assert_holds(copy, old, rounded=False)
     places = copy.weight.data.ptr, copy.projection is not None and copy.projection.data.ptr
-    assert plan.with_weights(new) is plan
-    assert plan.packed.interleaved(rounded=False) is copy
+    assert engine.with_weights(new) is engine
+    assert engine.packed.interleaved(rounded=False) is copy
     assert (copy.weight.data.ptr, copy.projection is not None and copy.projection.data.ptr) == places
     assert_holds(copy, new, rounded=False)
 
@@ -73,19 +73,19 @@ def test_made_and_made_again(dtype, I, N, options):
 def test_both_are_kept():
     needs_tf32()
     old, new = (LSTMWeights.random(17, 33, seed=seed, proj_size=9) for seed in (0, 1))
-    plan = plan_of(old)
-    copies = {rounded: plan.packed.interleaved(rounded) for rounded in (True, False)}
+    engine = plan_of(old)
+    copies = {rounded: engine.packed.interleaved(rounded) for rounded in (True, False)}
     for weights in (old, new):
-        plan.with_weights(weights)
+        engine.with_weights(weights)
         for rounded, copy in copies.items():
-            assert plan.packed.interleaved(rounded) is copy
+            assert engine.packed.interleaved(rounded) is copy
             assert_holds(copy, weights, rounded=rounded)
 
 
 def test_weights_that_were_set_before():
     old, new = (LSTMWeights.random(17, 33, seed=seed) for seed in (0, 1))
-    plan = plan_of(old).with_weights(new)
-    assert_holds(plan.packed.interleaved(rounded=False), new, rounded=False)
+    engine = plan_of(old).with_weights(new)
+    assert_holds(engine.packed.interleaved(rounded=False), new, rounded=False)
 
 
 def test_threads_have_one_copy():
@@ -108,17 +108,17 @@ def test_they_are_made_where_they_are_asked_for(kind, options, kernels):
     """Once, by the kernels alone, after the weights that another stream has uploaded; the host waits."""
     dtype, rounded = kind
     weights = LSTMWeights.random(17, 33, seed=0, dtype=dtype, **options)
-    plan = plan_of(weights)
+    engine = plan_of(weights)
     with streams.Stream() as other:
-        plan.with_weights(weights)
+        engine.with_weights(weights)
         uploaded = next(entry for entry in reversed(streams.log) if entry[:2] == ("record", other.ptr))
     made = memory.made()
     with streams.Stream() as stream:
-        work = logged(lambda: plan.packed.interleaved(rounded))
+        work = logged(lambda: engine.packed.interleaved(rounded))
         assert streams.log[0] == ("wait", stream.ptr, uploaded[2])
     assert work == [("launch", stream.ptr, "kernel")] * kernels + [("synchronize", stream.ptr)]
     assert memory.made() == made + kernels
-    assert logged(lambda: plan.packed.interleaved(rounded)) == []
+    assert logged(lambda: engine.packed.interleaved(rounded)) == []
 
 
 @emulated
@@ -127,14 +127,14 @@ def test_new_weights_are_uploaded_once(kind, options, kernels):
     """Then interleaved from where they are, on the same stream, with nothing allocated and nothing waited for."""
     dtype, rounded = kind
     old, new = (LSTMWeights.random(17, 33, seed=seed, dtype=dtype, **options) for seed in (0, 1))
-    plan = plan_of(old)
+    engine = plan_of(old)
     with streams.Stream() as stream:
-        uploads = logged(lambda: plan.with_weights(old))
+        uploads = logged(lambda: engine.with_weights(old))
         assert {entry[:2] for entry in uploads} == {("launch", stream.ptr)}
         assert "kernel" not in [entry[2] for entry in uploads], "of copies that nobody asked for"
-        copy = plan.packed.interleaved(rounded)
+        copy = engine.packed.interleaved(rounded)
         made = memory.made()
-        work = logged(lambda: plan.with_weights(new))
+        work = logged(lambda: engine.with_weights(new))
         assert work == uploads + [("launch", stream.ptr, "kernel")] * kernels
         assert memory.made() == made
     assert_holds(copy, new, rounded=rounded)
@@ -147,4 +147,4 @@ def test_none_are_made_where_nobody_asks():
     cell(cell.asarray(np.ones((5, 17))), cell.zero_state(5))
     cell.stepper(5).step()
     cell.set_weights(weights)
-    assert not cell._plan.packed._interleaved
+    assert not cell._engine.packed._interleaved

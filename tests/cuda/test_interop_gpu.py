@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, lstm_pointwise
-from fusedlstm.backends import backend_of
-from fusedlstm.exchange import Exchange
+from fusedlstm.arrays.exchange import Exchange
+from fusedlstm.backends.select import backend_of
 
 from stand_in import arrays, gpu, others, streams, torch_cuda
 from stand_in.runtime import runtime
@@ -202,7 +202,7 @@ def test_dlpack_is_told_our_stream(torch):
 @emulated
 def test_inputs_of_dlpack_live_until_the_work_is_done(torch, monkeypatch):
     """Their library can't be made to wait before it reuses the memory."""
-    from fusedlstm.backends.cuda import streams as ours
+    from fusedlstm.backends.cuda.runtime import streams as ours
 
     ours._unfinished.clear()
     case = Case("cuda")
@@ -237,7 +237,7 @@ def test_inputs_of_dlpack_live_until_the_work_is_done(torch, monkeypatch):
 @emulated
 def test_kept_arrays_are_released_in_order(monkeypatch):
     """Up to the first whose work goes on: no more events are asked, however many there are; failed work is over."""
-    from fusedlstm.backends.cuda import streams as ours
+    from fusedlstm.backends.cuda.runtime import streams as ours
 
     ours._unfinished.clear()
     events = [streams.Event() for _ in range(6)]
@@ -261,7 +261,7 @@ def test_kept_arrays_are_released_in_order(monkeypatch):
 @emulated
 def test_arrays_are_freed_outside_of_the_lock():
     """What frees them may come here again."""
-    from fusedlstm.backends.cuda import streams as ours
+    from fusedlstm.backends.cuda.runtime import streams as ours
 
     class Reentrant:
         def __del__(self):
@@ -573,8 +573,9 @@ def test_asarray_of_another_gpu_is_in_order(torch, of, contiguous):
 @emulated
 def test_a_gpu_that_cuda_can_not_run_on(torch, monkeypatch):
     """... says so, where only the array named it."""
-    from fusedlstm import BackendUnavailableError, backends
+    from fusedlstm import BackendUnavailableError
+    from fusedlstm.backends import select
 
-    monkeypatch.setattr(backends, "unavailable_reason", lambda name, index=0: "CuPy is not installed")
+    monkeypatch.setattr(select, "unavailable_reason", lambda name, index=0: "CuPy is not installed")
     with pytest.raises(BackendUnavailableError, match=r"gates is on cuda:0, and cuda can't run here: CuPy is not"):
         lstm_pointwise(torch.Tensor(arrays.zeros((B, 4 * N), "f4")), None)

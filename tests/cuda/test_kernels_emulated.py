@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fusedlstm import lstm_pointwise
-from fusedlstm.backends.cuda.c_functions import functions_type
+from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.functions import Functions
 
 from emulation import FORWARD, Module

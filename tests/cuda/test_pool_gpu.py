@@ -1,4 +1,4 @@
-"""Pools on the emulated GPU: what a step queues, the plans that are kept, and slots that come from the device."""
+"""Pools on the emulated GPU: what a step queues, the engines that are kept, and slots that come from the device."""
 
 import gc
 import sys
@@ -36,7 +36,7 @@ def inputs(owner, B, seed=0):
 
 
 def nodes(pool, M):
-    graph = pool._rows._buckets[M].graph
+    graph = pool._engine._buckets[M].graph
     names = iter(graphs.kernels(graph))
     return [next(names).partition("<")[0] if kind == "kernel" else kind for kind in graphs.kinds(graph)]
 
@@ -79,17 +79,17 @@ def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
     owner, pool = make()
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
     streams.log.clear()
-    for _ in range(2 * pool._rows._uploads.AT_ONCE + 1):
+    for _ in range(2 * pool._engine._uploads.AT_ONCE + 1):
         pool.step(x, range(7), out=out)
     kinds = [entry[0] for entry in streams.log]
-    assert kinds.count("synchronize") >= pool._rows._uploads.AT_ONCE
+    assert kinds.count("synchronize") >= pool._engine._uploads.AT_ONCE
 
 
 def test_slots_of_a_larger_batch_go_up():
     """... through memory that was made for a smaller one."""
     owner, pool = make(200)
     for B in (3, 200, 5, 200):
-        for _ in range(pool._rows._uploads.AT_ONCE):
+        for _ in range(pool._engine._uploads.AT_ONCE):
             twin = StatePool(owner, 200)
             twin.allocate(200)
             slots = np.random.default_rng(B).permutation(200)[:B]
@@ -108,24 +108,24 @@ def test_slots_and_flags_of_any_strides():
     np.testing.assert_array_equal(host(got), host(twin.step(x, slots[::2], is_first=first[::2])))
 
 
-# Plans.
+# Engines.
 
 
 def test_plans_are_for_powers_of_two():
     owner, pool = make()
     for B in (1, 15, 16, 17, 31, 33, 40):
         pool.step(inputs(owner, B), range(B))
-    assert sorted(pool._rows._buckets) == [16, 32, 64]
+    assert sorted(pool._engine._buckets) == [16, 32, 64]
 
 
 def test_prepared_plans_are_kept(monkeypatch):
     """... whatever they take, and no step up to that size makes another."""
-    from fusedlstm.backends.cuda import planned_rows
+    from fusedlstm.backends.cuda import matmul_pool
 
-    monkeypatch.setattr(planned_rows, "_MOST_BYTES", 0)
+    monkeypatch.setattr(matmul_pool, "_MOST_BYTES", 0)
     owner, pool = make()
     pool.prepare(40)
-    assert sorted(pool._rows._buckets) == [16, 32, 64]
+    assert sorted(pool._engine._buckets) == [16, 32, 64]
     before, made = pool.memory, memory.made()
     out = {B: owner.asarray(np.zeros((B, N))) for B in (1, 20, 40)}
     x = {B: inputs(owner, B) for B in out}
@@ -138,23 +138,23 @@ def test_prepared_plans_are_kept(monkeypatch):
 
 def test_plans_that_were_used_least_recently_are_dropped(monkeypatch):
     """... when all together are too large, and their memory is free then."""
-    from fusedlstm.backends.cuda import planned_rows
+    from fusedlstm.backends.cuda import matmul_pool
 
     owner, pool = make(128)
     for B in (16, 32, 64):
         pool.step(inputs(owner, B), range(B))
-    sizes = {M: bucket.nbytes for M, bucket in pool._rows._buckets.items()}
+    sizes = {M: bucket.nbytes for M, bucket in pool._engine._buckets.items()}
     assert pool.memory.plans == sum(sizes.values())
     other = StatePool(owner, 128)
     slots = other.allocate(128)
-    monkeypatch.setattr(planned_rows, "_MOST_BYTES", sizes[16] + sizes[64] + sizes[128])
+    monkeypatch.setattr(matmul_pool, "_MOST_BYTES", sizes[16] + sizes[64] + sizes[128])
     for B in (16, 32, 64, 16):
         other.step(inputs(owner, B), slots[:B])
     settle()
     before = memory.alive()
     other.step(inputs(owner, 128), slots)
-    assert list(other._rows._buckets) == [64, 16, 128]
-    assert other.memory.plans <= planned_rows._MOST_BYTES
+    assert list(other._engine._buckets) == [64, 16, 128]
+    assert other.memory.plans <= matmul_pool._MOST_BYTES
     settle()
     assert memory.alive() - before < sizes[128] * 1.3 - sizes[32]
 
@@ -174,19 +174,19 @@ def test_memory_of_a_pool_is_what_it_says():
 
 @pytest.mark.parametrize("others", [False, True])
 def test_memory_runs_out_while_planning(others):
-    """The pool is as it was, and steps on; if plans of other sizes take what is missing, they make room."""
+    """The pool is as it was, and steps on; if engines of other sizes take what is missing, they make room."""
     owner, pool = make()
     x, wanted = inputs(owner, 40), [host(pool.read(range(40)).h), host(pool.read(range(40)).c)]
     if not others:
-        pool._rows._buckets.clear()
+        pool._engine._buckets.clear()
     settle()
-    kept = dict(pool._rows._buckets)
+    kept = dict(pool._engine._buckets)
     with memory.limited(1000), pytest.raises(MemoryError):
         pool.step(inputs(owner, 3), [1, 2, 3])
     after = pool.read(range(40))
     np.testing.assert_array_equal(host(after.h), wanted[0])
     np.testing.assert_array_equal(host(after.c), wanted[1])
-    assert not others or set(pool._rows._buckets) <= set(kept)
+    assert not others or set(pool._engine._buckets) <= set(kept)
     got = host(pool.step(x, range(40)))
     other = StatePool(owner, 40)
     other.allocate(40)
@@ -347,9 +347,9 @@ def test_two_pools_share_no_buffers():
     other.step(inputs(owner, 40), range(40))
     spans = []
     for each in (pool, other):
-        planned = each._rows._buckets[64].planned
+        planned = each._engine._buckets[64].planned
         layer = planned._layers[0]
-        own = (planned.operand, planned.c, planned.output, planned._workspace, layer._gates, each._rows._states)
+        own = (planned.operand, planned.c, planned.output, planned._workspace, layer._gates, each._engine._states)
         spans.append({array.data.ptr for array in own})
     assert not spans[0] & spans[1]
 
@@ -381,7 +381,7 @@ def test_tensors(torch, dtype):
 
 
 def test_memory_outlives_what_is_queued(monkeypatch):
-    from fusedlstm.backends.cuda import streams as order
+    from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make()
     x, slots = inputs(owner, 3), on_device([0, 1, 2])
@@ -400,16 +400,16 @@ def test_memory_outlives_what_is_queued(monkeypatch):
 
 
 def test_dropped_plans_outlive_what_is_queued(monkeypatch):
-    from fusedlstm.backends.cuda import planned_rows
-    from fusedlstm.backends.cuda import streams as order
+    from fusedlstm.backends.cuda import matmul_pool
+    from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make()
-    monkeypatch.setattr(planned_rows, "_MOST_BYTES", 0)
+    monkeypatch.setattr(matmul_pool, "_MOST_BYTES", 0)
     monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: order._NOT_READY)
-    operand = weakref.ref(pool._rows._buckets[64].planned.operand)
+    operand = weakref.ref(pool._engine._buckets[64].planned.operand)
     pool.step(inputs(owner, 3), [0, 1, 2])
     gc.collect()
-    assert list(pool._rows._buckets) == [16]
+    assert list(pool._engine._buckets) == [16]
     assert operand() is not None
     monkeypatch.undo()
     settle()
@@ -417,7 +417,7 @@ def test_dropped_plans_outlive_what_is_queued(monkeypatch):
 
 
 def test_planning_leaves_the_current_stream():
-    """... and the step that plans is on it, as a whole."""
+    """... and the step that engines is on it, as a whole."""
     owner, pool = make()
     used = streams.Stream()
     used.use()
@@ -441,14 +441,14 @@ def test_strict_waits():
 def test_files_of_a_pool_that_takes_nearly_all_memory(what, tmp_path, monkeypatch):
     """States go to the host and come from there part by part."""
     from fusedlstm import pool as pools
-    from fusedlstm.backends.cuda import rows
+    from fusedlstm.backends.cuda import pool as cuda_pool
 
     owner, pool = make(2000)
     path = tmp_path / "pool"
     pool.save(path)
     wanted = host(pool.read(range(2000)).c)
     monkeypatch.setattr(pools, "_AT_ONCE", pool.memory.states // 20)
-    monkeypatch.setattr(rows, "_AT_ONCE", pool.memory.states // 20)
+    monkeypatch.setattr(cuda_pool, "_AT_ONCE", pool.memory.states // 20)
     settle()
     with memory.limited(pool.memory.states // 2):
         pool.save(path) if what == "save" else pool.load(path)
@@ -460,10 +460,10 @@ def test_files_of_a_pool_that_takes_nearly_all_memory(what, tmp_path, monkeypatc
 
 def test_many_states_are_read_and_written_part_by_part(monkeypatch):
     """Beside what is returned, or given, it takes little memory."""
-    from fusedlstm.backends.cuda import rows
+    from fusedlstm.backends.cuda import pool as cuda_pool
 
     _, pool = make(2000)
-    monkeypatch.setattr(rows, "_AT_ONCE", pool.memory.states // 20)
+    monkeypatch.setattr(cuda_pool, "_AT_ONCE", pool.memory.states // 20)
     settle()
     with memory.limited(int(1.3 * pool.memory.states)):
         state = pool.read(range(2000))
@@ -477,10 +477,10 @@ def test_prepared_plans_stay_when_memory_runs_out():
     owner, pool = make(900)
     pool.prepare(64)
     settle()
-    before = [size for size in pool._rows._buckets if size <= 64]
+    before = [size for size in pool._engine._buckets if size <= 64]
     with memory.limited(1000), pytest.raises(MemoryError):
         pool.prepare(3600)
-    assert [size for size in pool._rows._buckets if size <= 64] == before
+    assert [size for size in pool._engine._buckets if size <= 64] == before
 
 
 def test_other_plans_make_room(monkeypatch):
@@ -489,16 +489,16 @@ def test_other_plans_make_room(monkeypatch):
     for B in (16, 32, 64, 128):
         pool.step(inputs(owner, B), range(B))
     x, out = inputs(owner, 300), owner.asarray(np.zeros((300, N)))
-    room = pool._rows._buckets.pop(512).nbytes
+    room = pool._engine._buckets.pop(512).nbytes
     settle()
     streams.log.clear()
     with memory.limited(int(room * 0.9)):
         pool.step(x, range(300), out=out)
     kinds = [entry[0] for entry in streams.log]
     assert "synchronize" in kinds
-    assert 512 in pool._rows._buckets
-    assert 16 not in pool._rows._buckets
-    assert 128 in pool._rows._buckets
+    assert 512 in pool._engine._buckets
+    assert 16 not in pool._engine._buckets
+    assert 128 in pool._engine._buckets
 
 
 def test_a_pool_on_another_device():
@@ -512,10 +512,11 @@ def test_a_pool_on_another_device():
 
 def test_a_prepared_pool_loads_nothing(monkeypatch):
     """No kernel is compiled or loaded by a step: `prepare` has done it."""
-    from fusedlstm.backends.cuda import launch, pinned
-    from fusedlstm.backends.cuda.compile import Kernel
+    from fusedlstm.backends.cuda import kernels
+    from fusedlstm.backends.cuda.runtime import pinned
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
 
-    for made in (launch.gather_kernel, launch.planned_kernel, launch.finish_kernel, launch.reset_kernel):
+    for made in (kernels.gather_kernel, kernels.planned_kernel, kernels.finish_kernel, kernels.reset_kernel):
         made.cache_clear()
     owner = LSTMCell(LSTMWeights.random(I, N, seed=0, dtype="float64", activation="elu", proj_size=2), backend="cuda")
     pool = StatePool(owner, 40)

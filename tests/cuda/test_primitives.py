@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fusedlstm.backends.cuda.c_functions import function_type
+from fusedlstm.backends.cuda.function_types import function_type
 
 from support.backends import needs_cuda
 from support.cells import FUNCTIONS, NAMES
@@ -42,7 +42,7 @@ def run(name, arrays, *numbers, grid=1, block=32):
     """Launch a kernel on arrays and then numbers, and return what its last array then is."""
     import cupy
 
-    from fusedlstm.backends.cuda.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     kernel = Kernel(str(FILE), name, (*(array.dtype for array in arrays), *("i64" for _ in numbers)))
     on_device = [cupy.asarray(array) for array in arrays]

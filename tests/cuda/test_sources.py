@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from fusedlstm.backends.cuda import cache, sources
+from fusedlstm.backends.cuda.runtime import cache, sources
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_kernels_are_recorded():
     """Views in memory where they are, and numbers as they were."""
     import cupy
 
-    from fusedlstm.backends.cuda.launch import launch_add, launch_clip, launch_select
+    from fusedlstm.backends.cuda.kernels import launch_add, launch_clip, launch_select
 
     h, more = cupy.zeros(8, np.float32), cupy.asarray(np.arange(8, dtype=np.float32))
     rows, value = cupy.asarray(np.array([True, False])), cupy.asarray(np.full((1, 2), 9, np.float32))
@@ -154,7 +154,7 @@ def test_kernels_are_recorded():
 def test_kernels_of_freed_memory_are_found():
     import cupy
 
-    from fusedlstm.backends.cuda.launch import launch_add
+    from fusedlstm.backends.cuda.kernels import launch_add
 
     kept, freed = cupy.zeros(8, np.float32), cupy.zeros(8, np.float32)
     with cupy.cuda.Stream(non_blocking=True) as stream:

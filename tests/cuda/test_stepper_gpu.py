@@ -16,7 +16,7 @@ from fusedlstm import (
     StackedWeights,
     StatePool,
 )
-from fusedlstm.backends.cuda import fork
+from fusedlstm.backends.cuda.runtime import fork
 
 from stand_in import arrays, graphs, memory, streams, torch_cuda
 from support.backends import BACKENDS
@@ -135,7 +135,7 @@ def test_streams_take_turns():
         stepper.reset,
         lambda: stepper.write(stepper.read()),
         lambda: stepper.step(x),
-        lambda: stepper._batch.load(x),
+        lambda: stepper._engine.load(x),
     ]
     for call in calls:
         streams.log.clear()
@@ -178,7 +178,7 @@ def test_weights_are_set_in_turn():
 
 def test_a_finalizer_may_run_anywhere():
     """A stepper that is freed while memory of finished work is, by this very thread, waits for nobody."""
-    from fusedlstm.backends.cuda import streams as order
+    from fusedlstm.backends.cuda.runtime import streams as order
 
     stepper = make().stepper(5)
     stepper.step()
@@ -247,13 +247,13 @@ def test_a_capture_is_of_this_thread_alone(monkeypatch):
 def test_weights_are_set_without_another_capture():
     cell = make()
     stepper = cell.stepper(5)
-    graph, x = stepper._batch._graph, cell.asarray(np.ones((5, 8)))
+    graph, x = stepper._engine._graph, cell.asarray(np.ones((5, 8)))
     new = LSTMWeights.random(8, 8, seed=1)
     made = memory.made()
     cell.set_weights(new)
     assert memory.made() == made
     stepper.step(x)
-    assert stepper._batch._graph is graph
+    assert stepper._engine._graph is graph
     wanted = LSTMCell(new, backend="numpy")(host(x), LSTMCell(new, backend="numpy").zero_state(5))
     np.testing.assert_allclose(host(stepper.h), wanted.h, atol=3e-6)
 
@@ -284,7 +284,7 @@ def test_buffers_of_pytorch(torch, dtype):
     cell = LSTMCell(LSTMWeights.random(8, 8, seed=0, dtype=dtype), backend="cuda")
     like = torch.Tensor(cell.asarray(np.zeros((1, 1))))
     stepper = cell.stepper(5, like=like)
-    batch = stepper._batch
+    batch = stepper._engine
     for tensor, array in (
         (stepper.x, batch.x),
         (stepper.h, batch.states[0].h),
@@ -328,7 +328,7 @@ def test_x_of_another_library(torch):
 
 def test_buffers_outlive_what_is_queued(monkeypatch):
     """A stepper that is deleted while a step runs leaves its memory until that is done."""
-    from fusedlstm.backends.cuda import streams as order
+    from fusedlstm.backends.cuda.runtime import streams as order
 
     cell = make()
     stepper = cell.stepper(5)
@@ -361,16 +361,17 @@ def test_memory_runs_out():
 
 def test_without_nvmath(monkeypatch):
     """... a matmul that was named is an error that says what to install; else one kernel steps. Cells need neither."""
-    from fusedlstm.backends.cuda import choice, matmul
+    from fusedlstm.backends import kernel_choice
+    from fusedlstm.backends.cuda.runtime import cublaslt
 
     cells = make(), make(kernel=None)
-    monkeypatch.setattr(matmul.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cublaslt.importlib.util, "find_spec", lambda name: None)
     words = "nvmath-python is not installed .fusedlstm's extra cuda13"
     with pytest.raises(BackendUnavailableError, match=words):
         cells[0].stepper(5)
     assert cells[1].stepper(5).kernels == ("simt",)
     assert StatePool(cells[1], 5).kernels(3) == ("simt",)
-    monkeypatch.setattr(choice, "OLDEST", 100)  # of GPUs that step in one kernel
+    monkeypatch.setattr(kernel_choice, "OLDEST", 100)  # of GPUs that step in one kernel
     with pytest.raises(BackendUnavailableError, match=words):
         cells[1].stepper(5)
     for cell in cells:

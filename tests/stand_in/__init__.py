@@ -101,7 +101,7 @@ def find_real():
 
 def install():
     """Put the stand-in in the place of CuPy and nvmath-python for this process."""
-    assert "fusedlstm.backends.cuda.compile" not in sys.modules, "it has the real CuPy already"
+    assert "fusedlstm.backends.cuda.runtime.compile" not in sys.modules, "it has the real CuPy already"
     find_real()
     for name in [name for name in sys.modules if name.partition(".")[0] in REPLACED]:
         del sys.modules[name]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusedlstm.backends.cuda.c_functions import functions_type
+from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.functions import ACTIVATIONS, Functions
 
 from . import arrays, driver, graphs, memory, nvrtc, streams

@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from fusedlstm.backends.cuda import probe
+from fusedlstm.backends.cuda.runtime import probe
 
 import stand_in
 from emulation import missing
@@ -60,12 +60,12 @@ def backend_in_a_way(request, monkeypatch):
     """The name that a cell knows a backend by, which then steps as one of WAYS says."""
     name = request.param.removesuffix(ONE_KERNEL)
     if name != "numpy":
-        from fusedlstm.backends.cuda import choice
+        from fusedlstm.backends import kernel_choice
 
         def chosen(B, sizes, dtype, precision, capability, forced=None, **_):
             if name == request.param:
                 return (forced or "matmul",) * len(sizes)
-            return choice.one_kernel_layers(B, sizes, dtype, precision, forced)
+            return kernel_choice.one_kernel_layers(B, sizes, dtype, precision, forced)
 
-        monkeypatch.setattr(choice, "choose_layers", chosen)
+        monkeypatch.setattr(kernel_choice, "choose_layers", chosen)
     return backend_name(types.SimpleNamespace(param=name))

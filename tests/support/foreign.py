@@ -12,8 +12,9 @@ import types
 import numpy as np
 import pytest
 
-from fusedlstm import LSTMCell, LSTMState, LSTMWeights, dtypes
-from fusedlstm.dlpack import Incoming, Outgoing
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights
+from fusedlstm.arrays import dtypes
+from fusedlstm.arrays.dlpack import Incoming, Outgoing
 
 from stand_in import arrays, dlpack, others, torch_cuda
 from support.backends import BACKENDS
@@ -42,7 +43,7 @@ class TorchOnCpu:
         return tensor.data_ptr()
 
     def host(self, tensor):
-        from fusedlstm.interop import to_host
+        from fusedlstm.arrays.host import to_host
 
         return to_host("tensor", tensor)
 

@@ -32,14 +32,14 @@ def bits_of(state):
 
 def nodes(stepper):
     """What is in its graph, kernels by their names."""
-    graph = stepper._batch._graph
+    graph = stepper._engine._graph
     names = iter(graphs.kernels(graph))
     return [next(names).partition("<")[0] if kind == "kernel" else kind for kind in graphs.kinds(graph)]
 
 
 def settle():
     """Free what is held for work that is done, of other tests, too."""
-    from fusedlstm.backends.cuda.streams import _release_finished
+    from fusedlstm.backends.cuda.runtime.streams import _release_finished
 
     gc.collect()
     _release_finished()

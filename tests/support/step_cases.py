@@ -6,7 +6,7 @@ import numpy as np
 
 from fusedlstm import lstm_pointwise
 from fusedlstm.backends.cuda import tiles
-from fusedlstm.backends.cuda.c_functions import functions_type
+from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.functions import Functions
 
 from emulation import FORWARD

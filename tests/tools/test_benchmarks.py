@@ -20,8 +20,9 @@ from benchmarks.peers import CannotRunError, Peer, fusedlstm_in_place
 from benchmarks.peers.numpy_peer import Numpy
 from benchmarks.peers.onnxruntime_peer import in_onnx_order
 from benchmarks.peers.tensorflow_peer import in_block_order
-from fusedlstm import LSTMCell, StatePool, Stepper, blas
-from fusedlstm.backends.cuda import choice
+from fusedlstm import LSTMCell, StatePool, Stepper
+from fusedlstm.backends import kernel_choice
+from fusedlstm.backends.numpy import blas
 
 from support.backends import BACKENDS, needs_cuda
 from support.places import ROOT
@@ -524,11 +525,11 @@ def test_interface_of_peers(name):
 
 def test_kernels_are_compared_at_what_was_predicted():
     """Each at the dtypes that it multiplies, on a GPU, and at no layers, resets or cold caches."""
-    for kernel in choice.NAMES:
+    for kernel in kernel_choice.NAMES:
         peer = PEERS[f"fusedlstm Stepper, kernel={kernel}"]
         done = [case for case in ALL if peer.cannot(case) is None]
         for case in done:
-            assert choice.reason_against(kernel, case.dtype, case.precision) is None
+            assert kernel_choice.reason_against(kernel, case.dtype, case.precision) is None
             assert (case.kind, case.layers, case.resets, case.cold) == ("step", 1, 0, False)
         found = {(case.B, case.I, case.N, case.P) for case in done}
         assert found >= {shape for shape in predictions.SHAPES if shape[3] is None}
@@ -617,10 +618,10 @@ def test_an_absent_library_is_no_failure(monkeypatch):
 @needs_cuda
 def test_where_a_gpu_plans_no_steps(monkeypatch):
     """What needs that is not run, with the reason, and all else is."""
-    from fusedlstm.backends.cuda import matmul
+    from fusedlstm.backends.cuda.runtime import cublaslt as matmul
 
     in_place = [name for name in PEERS if name.startswith(("fusedlstm Stepper", "fusedlstm pool"))]
-    assert len(in_place) == 4 + len(choice.NAMES)
+    assert len(in_place) == 4 + len(kernel_choice.NAMES)
     assert not any(PEERS[name].why_not("cuda") for name in in_place)
     monkeypatch.setattr(matmul, "why_not", lambda: "nvmath-python is not installed")
     for name, peer in PEERS.items():

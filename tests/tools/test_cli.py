@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import fusedlstm
-from fusedlstm import LSTMCell, LSTMState, LSTMWeights, cli, run
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights
+from fusedlstm.cli import main as command_line
+from fusedlstm.cli import run as running
 
 from support.places import ROOT
 
@@ -40,7 +42,7 @@ def stepped(folder, dtype="float32", start=True):
 
 
 def command(folder, *arguments):
-    return cli.main(["run", str(folder / "w.safetensors"), str(folder / "inputs.npy"), *map(str, arguments)])
+    return command_line.main(["run", str(folder / "w.safetensors"), str(folder / "inputs.npy"), *map(str, arguments)])
 
 
 def test_run(files, capsys, backend):
@@ -145,7 +147,7 @@ def test_a_flipped_byte_of_a_state_is_noticed(files, capsys):
 
 
 def test_a_missing_folder_is_noticed_before_work(files, capsys, monkeypatch):
-    monkeypatch.setattr(run, "_step_through", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(running, "_step_through", lambda *_: pytest.fail("work was done"))
     assert command(files, "--out", files / "absent" / "o.npz", "--backend", "numpy") == 1
     assert f"--out: wanted a file in a folder that exists; got {files}" in capsys.readouterr().err
 
@@ -154,14 +156,14 @@ def test_interrupted(files, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_step_through", interrupt)
+    monkeypatch.setattr(running, "_step_through", interrupt)
     assert command(files, "--backend", "numpy") == 130
     assert capsys.readouterr().err == "fusedlstm: interrupted\n"
 
 
 def test_nowhere_to_write_to(files, monkeypatch):
     """Standard output may be closed; the work is done all the same."""
-    monkeypatch.setattr(cli.sys, "stdout", None)
+    monkeypatch.setattr(command_line.sys, "stdout", None)
     assert command(files, "--backend", "numpy") == 0
     assert (files / "inputs.out.npz").is_file()
 
@@ -189,7 +191,7 @@ def test_no_bar_without_tqdm(files, monkeypatch, capsys):
 
 
 def test_info(capsys):
-    assert cli.main(["info"]) == 0
+    assert command_line.main(["info"]) == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     lines = {key.strip(): value.strip() for key, value in lines.items()}
     assert lines["fusedlstm"] == fusedlstm.__version__
@@ -201,7 +203,7 @@ def test_info(capsys):
 
 def test_demo(capsys, backend):
     """The main job on real input, with PyTorch's own predictions to agree with."""
-    assert cli.main(["demo", "--backend", backend]) == 0
+    assert command_line.main(["demo", "--backend", backend]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "450 handwritten digits, 8 rows of pixels each, stepped as one batch"
     values = {line[:19].strip(): line[21:] for line in lines[1:]}
@@ -213,7 +215,7 @@ def test_demo(capsys, backend):
 
 
 def test_demo_fails_when_numbers_disagree(monkeypatch, capsys):
-    from fusedlstm.demo import digits
+    from fusedlstm.cli.demo import digits
 
     load = LSTMWeights.load
 
@@ -222,22 +224,22 @@ def test_demo_fails_when_numbers_disagree(monkeypatch, capsys):
         return LSTMWeights(weights.weight_ih[::-1], weights.weight_hh, weights.bias)
 
     monkeypatch.setattr(digits.LSTMWeights, "load", wrong)
-    assert cli.main(["demo", "--backend", "numpy"]) == 1
+    assert command_line.main(["demo", "--backend", "numpy"]) == 1
     assert "450 of 450" not in capsys.readouterr().out
 
 
 def test_demo_files_are_small():
-    folder = ROOT / "fusedlstm" / "demo"
+    folder = ROOT / "fusedlstm" / "cli" / "demo"
     assert sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) < 300_000
 
 
 def test_usage_errors(capsys):
     for arguments in ([], ["walk"], ["run"], ["demo", "--nonsense"], ["run", "w", "x", "--dtype", "int8"]):
         with pytest.raises(SystemExit) as caught:
-            cli.main(arguments)
+            command_line.main(arguments)
         assert caught.value.code == 2
         assert "usage: fusedlstm" in capsys.readouterr().err
-    assert cli.main(["demo", "--backend", "tpu"]) == 1
+    assert command_line.main(["demo", "--backend", "tpu"]) == 1
     assert "backend: wanted 'numpy', 'cuda'" in capsys.readouterr().err
 
 
@@ -255,6 +257,6 @@ def test_as_a_module_and_verbose():
 
 def test_version(capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["--version"])
+        command_line.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"fusedlstm {fusedlstm.__version__}\n"

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fusedlstm import LSTMWeights, StackedWeights, cli, convert, replacing
-from fusedlstm import run as running
-from fusedlstm.convert import command as converting
-from fusedlstm.demo import digits
+from fusedlstm import LSTMWeights, StackedWeights, atomic_write, convert
+from fusedlstm.cli import convert as converting
+from fusedlstm.cli import main as command_line
+from fusedlstm.cli import run as running
+from fusedlstm.cli.demo import digits
 
 from support.places import ROOT
 
@@ -67,7 +68,7 @@ def contents(folder):
 
 def fails(capsys, arguments, message, status=1):
     """Check that a command fails with one line on standard error."""
-    assert cli.main(list(map(str, arguments))) == status
+    assert command_line.main(list(map(str, arguments))) == status
     said = capsys.readouterr()
     assert said.err.startswith("fusedlstm: ")
     assert said.err.count("\n") == 1
@@ -148,14 +149,14 @@ def test_unwritable_out_raises(command, exists, folder, capsys, monkeypatch):
         (folder / "out").write_bytes(b"older")
     before = contents(folder)
     guarded = str(folder / "out") if exists else str(folder)
-    monkeypatch.setattr(replacing.os, "access", lambda path, mode: not (str(path) == guarded and mode == os.W_OK))
+    monkeypatch.setattr(atomic_write.os, "access", lambda path, mode: not (str(path) == guarded and mode == os.W_OK))
     fails(capsys, COMMANDS[command](folder, out="out"), f"Permission denied: '{folder / 'out'}'")
     assert contents(folder) == before
 
 
 def test_run_overwrites_an_older_result(folder):
     (folder / "out.npz").write_bytes(b"older")
-    assert cli.main(run(folder)) == 0
+    assert command_line.main(run(folder)) == 0
     with np.load(folder / "out.npz") as result:
         assert result["outputs"].shape == (4, 5, 3)
 
@@ -185,7 +186,7 @@ def test_out_is_not_an_onnx_models_data(folder, capsys):
     before = contents(folder)
     fails(capsys, convert_(folder, "m.data", source="m.onnx"), "OUT: wanted another file than SOURCE's m.data, which")
     assert contents(folder) == before
-    assert cli.main(convert_(folder, "new", source="m.onnx")) == 0
+    assert command_line.main(convert_(folder, "new", source="m.onnx")) == 0
 
 
 @pytest.mark.parametrize("command", WITH_FILES)
@@ -197,7 +198,7 @@ def test_full_disk_raises(command, folder, capsys, monkeypatch):
         def write(self, content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(replacing, "open", Full, raising=False)
+    monkeypatch.setattr(atomic_write, "open", Full, raising=False)
     fails(capsys, COMMANDS[command](folder, out="out"), f"No space left on device: '{folder / 'out'}'")
     assert contents(folder) == before
 
@@ -281,7 +282,7 @@ def test_endless_steps_without_rows_end(stacked, folder, capsys):
     np.save(folder / "l.npy", np.zeros(0, int))
     names = ("h0", "c0", "h1", "c1") if stacked else ("h", "c")
     np.savez(folder / "s.npz", **{name: np.zeros((0, 3)) for name in names})
-    assert cli.main(run(folder)) == 0
+    assert command_line.main(run(folder)) == 0
     with np.load(folder / "out.npz") as result:
         assert result["outputs"].shape == (10**15, 0, 3)
     assert "1000000000000000 steps of 0 rows" in capsys.readouterr().out
@@ -294,14 +295,14 @@ def test_endless_steps_of_width_0_raise(rows, folder, capsys):
     claims(folder / "x.npy", (10**15 // rows, rows, 0))
     fails(capsys, run(folder), "wanted at most 1048576 rows of inputs of width 0 or without steps; got shape")
     claims(folder / "x.npy", (7, 5, 0))
-    assert cli.main([*run(folder)[:3], "--backend", "numpy"]) == 0
+    assert command_line.main([*run(folder)[:3], "--backend", "numpy"]) == 0
 
 
 def test_appended_arrays_are_ignored(folder):
     """np.save can append arrays to an open file. The first one counts."""
     with (folder / "x.npy").open("ab") as file:
         np.save(file, np.ones(3))
-    assert cli.main(run(folder)) == 0
+    assert command_line.main(run(folder)) == 0
 
 
 STATES = {
@@ -347,7 +348,7 @@ def test_zip_bomb_of_states_raises(folder, capsys):
 WORK = {
     "run": (running, "_step_through"),
     "convert": (converting, "_describe"),
-    "info": (cli.blas, "describe"),
+    "info": (command_line.blas, "describe"),
     "demo": (digits, "run"),
 }
 
@@ -373,7 +374,7 @@ def test_errors_end_a_command_in_one_line(command, error, status, line, folder, 
     module, name = WORK[command]
     monkeypatch.setattr(module, name, fail)
     before = contents(folder)
-    assert cli.main(COMMANDS[command](folder)) == status
+    assert command_line.main(COMMANDS[command](folder)) == status
     assert capsys.readouterr().err == f"fusedlstm: {line}\n"
     assert contents(folder) == before
 

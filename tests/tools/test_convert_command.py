@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fusedlstm import LSTMWeights, StackedWeights, cli, convert, load_weights
+from fusedlstm import LSTMWeights, StackedWeights, convert, load_weights
+from fusedlstm.cli import main as command_line
 from fusedlstm.convert import checking
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.writing import write
@@ -16,7 +17,7 @@ from support.places import DATA
 
 def run(capsys, *arguments, force=True):
     """The exit status, and what was said and complained of."""
-    status = cli.main(["convert", *map(str, arguments), *(["--force"] if force else [])])
+    status = command_line.main(["convert", *map(str, arguments), *(["--force"] if force else [])])
     said = capsys.readouterr()
     return status, said.out, said.err
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from examples import cartpole
-from fusedlstm.interop import to_host
+from fusedlstm.arrays.host import to_host
 
 from support.backends import BACKENDS
 

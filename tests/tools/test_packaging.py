@@ -23,8 +23,8 @@ before = sys.path[:]
 site.addsitedir(sys.argv[1])
 sys.path[:] = [path for path in sys.path if path not in before] + before  # ahead of any other installation
 import fusedlstm
-from fusedlstm.backends.cuda import sources
-from fusedlstm.demo import digits
+from fusedlstm.backends.cuda.runtime import sources
+from fusedlstm.cli.demo import digits
 assert digits.run("numpy").passed
 print(os.path.dirname(fusedlstm.__file__), sources.folder(), *sorted(os.listdir(sources.folder())), sep="\\n")
 """
@@ -125,7 +125,7 @@ def test_editable_install(tmp_path):
 
 
 def test_plain_checkout():
-    from fusedlstm.backends.cuda import sources
+    from fusedlstm.backends.cuda.runtime import sources
 
     assert sources.folder() == ROOT / "kernels"
     assert len(sources.digest()) == 64

@@ -9,7 +9,7 @@ from benchmarks import __main__ as command
 from benchmarks import predictions
 from benchmarks.limits import Work
 from benchmarks.predictions import Gpu, predict
-from fusedlstm.backends.cuda import choice
+from fusedlstm.backends import kernel_choice
 
 # Rates of which quotients are easily told by hand: a clock is 1 ns, a byte of the port too.
 PLAIN = {
@@ -78,7 +78,7 @@ def test_a_product_and_a_kernel_by_hand():
     assert launches == pytest.approx([3e-6, 6e-6, 6e-6, 9e-6], rel=1e-3)
 
 
-@pytest.mark.parametrize("kernel", choice.NAMES)
+@pytest.mark.parametrize("kernel", kernel_choice.NAMES)
 @pytest.mark.parametrize("arithmetic", predictions.PRECISIONS)
 def test_nothing_is_faster_than_its_limits(kernel, arithmetic):
     """Work and weights that a step can't avoid, at the rates of the model's GPU."""

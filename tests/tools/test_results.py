@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import keep, report, runs
 from fusedlstm import StatePool, Stepper
-from fusedlstm.backends import unavailable_reason
-from fusedlstm.backends.cuda import sources
+from fusedlstm.backends.cuda.runtime import sources
+from fusedlstm.backends.select import unavailable_reason
 
 from support.places import ROOT
 

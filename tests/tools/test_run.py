@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fusedlstm import LSTMCell, LSTMState, LSTMWeights, cli
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights
+from fusedlstm.cli import main as command_line
 
 T, B, I, N, P = 6, 5, 3, 4, 2
 
@@ -23,7 +24,7 @@ def folder(tmp_path):
 
 
 def run(folder, *arguments, weights="w.safetensors"):
-    return cli.main(["run", str(folder / weights), str(folder / "inputs.npy"), *map(str, arguments)])
+    return command_line.main(["run", str(folder / weights), str(folder / "inputs.npy"), *map(str, arguments)])
 
 
 def result(folder):

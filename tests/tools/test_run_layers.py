@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMState, StackedWeights, cli, run
+from fusedlstm import LSTM, LSTMState, StackedWeights
+from fusedlstm.cli import main as command_line
+from fusedlstm.cli import run as running
 
 from support import sequences
 
@@ -50,7 +52,7 @@ def inputs(tmp_path):
 
 def command(folder, weights, *arguments):
     weights.save(folder / "w.safetensors")
-    return cli.main(["run", str(folder / "w.safetensors"), str(folder / "inputs.npy"), *map(str, arguments)])
+    return command_line.main(["run", str(folder / "w.safetensors"), str(folder / "inputs.npy"), *map(str, arguments)])
 
 
 def result(folder, name="inputs.out.npz"):
@@ -100,20 +102,20 @@ def calls(monkeypatch):
 def test_parts_of_the_time(tmp_path, inputs, calls, monkeypatch):
     """So few steps at a time that the gates of the widest layer fit, and the same numbers."""
     weights = STACKS["three"]
-    monkeypatch.setattr(run, "_CHUNK", 3 * B * 16 + 15)
+    monkeypatch.setattr(running, "_CHUNK", 3 * B * 16 + 15)
     assert command(tmp_path, weights, "--backend", "numpy", "--lengths", tmp_path / "lengths.npy") == 0
     assert calls == [(3, [3, 0, 3]), (3, [3, 0, 0]), (1, [1, 0, 0])]
     zeros = [LSTMState(h=np.zeros((B, 4), "f4"), c=np.zeros((B, 4), "f4"))] * 3
     assert_close(result(tmp_path), weights, *sequences.run(weights, inputs.astype("f4"), zeros, LENGTHS))
     calls.clear()
-    monkeypatch.setattr(run, "_CHUNK", 1)
+    monkeypatch.setattr(running, "_CHUNK", 1)
     assert command(tmp_path, weights, "--backend", "numpy") == 0
     assert calls == [(1, None)] * T
     assert_close(result(tmp_path), weights, *sequences.run(weights, inputs.astype("f4"), zeros))
 
 
 def test_both_directions_need_all_of_the_time(tmp_path, inputs, calls, monkeypatch):
-    monkeypatch.setattr(run, "_CHUNK", 1)
+    monkeypatch.setattr(running, "_CHUNK", 1)
     assert command(tmp_path, STACKS["both ways"], "--backend", "numpy") == 0
     assert calls == [(T, None)]
 
@@ -194,7 +196,7 @@ def test_out_is_no_folder(tmp_path, inputs, capsys):
 
 
 def test_small_unsigned_lengths_in_parts(tmp_path, inputs, monkeypatch):
-    monkeypatch.setattr(run, "_CHUNK", 100)
+    monkeypatch.setattr(running, "_CHUNK", 100)
     np.save(tmp_path / "lengths.npy", LENGTHS.astype(np.uint8))
     weights = STACKS["three"]
     assert command(tmp_path, weights, "--lengths", tmp_path / "lengths.npy") == 0

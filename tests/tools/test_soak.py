@@ -11,7 +11,7 @@ from support.places import ROOT, TESTS
 # Faults, as Python that is run before the soak.
 FAULTS = {
     "scratch of a thread": """
-from fusedlstm.backends.scratch import Scratch, Workspace
+from fusedlstm.backends.numpy.scratch import Scratch, Workspace
 def take(self):
     if not self._unused:
         self._unused.append(Workspace(self._form))
@@ -24,14 +24,14 @@ from fusedlstm import StatePool
 StatePool._in_turn = lambda self, work, *arguments: work(*arguments)
 """,
     "a step that is written in part": """
-from fusedlstm.backends.numpy_rows import NumpyRows
-NumpyRows._write = NumpyRows._write_all
+from fusedlstm.backends.numpy.pool import NumpyPool
+NumpyPool._write = NumpyPool._write_all
 def write(self, slots, values):
     for pair, state in zip(self._rows, values):
         for rows, new in zip(pair, state):
             for slot, row in zip(slots.tolist(), range(len(slots))):
                 rows[slot] = new[row] if hasattr(new, "shape") else new
-NumpyRows._write = write
+NumpyPool._write = write
 """,
 }
 

@@ -8,25 +8,26 @@ from typing import TYPE_CHECKING, Any
 import cupy
 import numpy as np
 
-from fusedlstm.backends.cuda import choice, fork
-from fusedlstm.backends.cuda.batch import CudaBatch
-from fusedlstm.backends.cuda.fused_plan import FusedPlan
-from fusedlstm.backends.cuda.fused_rows import FusedRows
-from fusedlstm.backends.cuda.launch import launch_add, launch_pointwise, launch_select
-from fusedlstm.backends.cuda.layout import span
-from fusedlstm.backends.cuda.matmul import check_can_plan, why_not
-from fusedlstm.backends.cuda.plan import StepPlan
-from fusedlstm.backends.cuda.planned_rows import PlannedRows
-from fusedlstm.backends.cuda.streams import Order
-from fusedlstm.checks import check_no_grad, fail
-from fusedlstm.interop import host_mask, to_host_reals
-from fusedlstm.libraries import library_of, view_of
+from fusedlstm.arrays.host import host_mask, to_host_reals
+from fusedlstm.arrays.libraries import library_of, view_of
+from fusedlstm.backends import kernel_choice
+from fusedlstm.backends.cuda.cell import CudaCell
+from fusedlstm.backends.cuda.fused_cell import FusedCell
+from fusedlstm.backends.cuda.fused_pool import FusedPool
+from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise, launch_select
+from fusedlstm.backends.cuda.matmul_pool import MatmulPool
+from fusedlstm.backends.cuda.runtime import fork
+from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
+from fusedlstm.backends.cuda.runtime.streams import Order
+from fusedlstm.backends.cuda.runtime.strides import span
+from fusedlstm.backends.cuda.stepper import CudaStepper
+from fusedlstm.validation.arguments import check_no_grad, fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
-    from fusedlstm.libraries import Library
+    from fusedlstm.arrays.libraries import Library
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
@@ -163,72 +164,79 @@ class CudaBackend:
                 sizes = cupy.where(is_first[:, None], 0, sizes)
             return float(sizes.max()) if sizes.size else 0.0
 
-    def step_plan(
+    def cell_engine(
         self,
         weights: LSTMWeights,
         precision: str,
         *,
         batch_invariant: bool = False,
         kernel: str | None = None,
-    ) -> StepPlan:
-        """Return the plan of a cell's step.
+    ) -> CudaCell:
+        """Return the engine of a cell's step.
 
         Raises:
             RuntimeError: this GPU is too old for the kernel, or for bits of rows that are their own.
         """
         asked = "batch_invariant=True" if batch_invariant else f"kernel={kernel!r}"
         if batch_invariant:
-            kernel = choice.invariant(weights.dtype.name, precision)
+            kernel = kernel_choice.invariant(weights.dtype.name, precision)
         if kernel not in (None, "matmul"):
-            reason = choice.reason_against_device(self._capability)
+            reason = kernel_choice.reason_against_device(self._capability)
             if reason is not None:
                 raise RuntimeError(f"{asked} can't run on {self.device}: {reason}")
         with self._device:
             if kernel in (None, "matmul"):
-                return StepPlan(weights, precision, kernel)
-            return FusedPlan(weights, precision, kernel)
+                return CudaCell(weights, precision, kernel)
+            return FusedCell(weights, precision, kernel)
 
     @property
     def _capability(self) -> int:
         return int(self._device.compute_capability)
 
-    def _kernels(self, weights: StackedWeights, plans: Sequence[StepPlan], B: int) -> tuple[str, ...]:
+    def _kernels(self, weights: StackedWeights, engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
         """Return what steps each layer: what was named, else by the table; one kernel, where no matmul can be planned.
 
         Raises:
             BackendUnavailableError: there is no way to step here.
         """
         sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
-        about = weights.dtype.name, plans[0].precision
-        forced, capability = plans[0].kernel, self._capability
-        kernels = choice.choose_layers(B, sizes, *about, capability, forced=forced)
-        if "matmul" in kernels and forced is None and why_not() and choice.reason_against_device(capability) is None:
-            kernels = choice.one_kernel_layers(B, sizes, *about)
+        about = weights.dtype.name, engines[0].precision
+        forced, capability = engines[0].kernel, self._capability
+        kernels = kernel_choice.choose_layers(B, sizes, *about, capability, forced=forced)
+        if (
+            "matmul" in kernels
+            and forced is None
+            and why_not()
+            and kernel_choice.reason_against_device(capability) is None
+        ):
+            kernels = kernel_choice.one_kernel_layers(B, sizes, *about)
         if "matmul" in kernels:
             check_can_plan()
         return kernels
 
-    def batch(
+    def stepper_engine(
         self,
         weights: StackedWeights,
-        plans: Sequence[StepPlan],
+        engines: Sequence[CudaCell],
         B: int,
         reset_to: Sequence[LSTMState] | None,
         *,
         host: bool,
-    ) -> CudaBatch:
+    ) -> CudaStepper:
         """Return buffers of B rows, and graphs of their step."""
-        kernels = self._kernels(weights, plans, B)
+        kernels = self._kernels(weights, engines, B)
         with self._device:
-            return CudaBatch(self._index, plans, weights.residual, B, reset_to, host=host, kernels=kernels)
+            return CudaStepper(self._index, engines, weights.residual, B, reset_to, host=host, kernels=kernels)
 
-    def row_store(self, weights: StackedWeights, plans: Sequence[StepPlan], capacity: int) -> PlannedRows | FusedRows:
+    def pool_engine(
+        self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int
+    ) -> MatmulPool | FusedPool:
         """Return the rows of a pool."""
-        kernels = self._kernels(weights, plans, min(capacity, _ROWS_OF_A_POOL))
+        kernels = self._kernels(weights, engines, min(capacity, _ROWS_OF_A_POOL))
         with self._device:
             if "matmul" in kernels:
-                return PlannedRows(self._index, weights.residual, plans, capacity)
-            return FusedRows(self._index, weights.residual, plans, capacity)
+                return MatmulPool(self._index, weights.residual, engines, capacity)
+            return FusedPool(self._index, weights.residual, engines, capacity)
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""

@@ -83,7 +83,7 @@ _FEW_TENSOR, _FEW_SIMT, _MORE_SIMT = 8, 64, 2048
 
 
 def tile_of(kernel: str, B: int, dtype: np.dtype[Any]) -> Tile:
-    """Return the tile of a kernel, by its name in `choice.py`, for B rows."""
+    """Return the tile of a kernel, by its name in `kernel_choice.py`, for B rows."""
     if kernel == "tensor_large":
         return TENSOR_LARGE
     if kernel == "tensor_medium":

@@ -20,7 +20,7 @@ from fusedlstm.convert.reading import read
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 NAMES = ("kernel", "recurrent_kernel", "bias")
 

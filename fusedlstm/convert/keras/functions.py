@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.checks import fail
 from fusedlstm.convert.keras.nodes import class_of
 from fusedlstm.functions import check_function
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
     from fusedlstm.functions import Function

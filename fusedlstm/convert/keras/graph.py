@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from fusedlstm.checks import fail
 from fusedlstm.convert.keras.nodes import Found, Node, find
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

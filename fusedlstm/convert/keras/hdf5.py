@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from fusedlstm import dtypes
+from fusedlstm.arrays import dtypes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _MAX_DEPTH = 100

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm import log
-from fusedlstm.checks import check_choice, fail
+from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.keras.arrays import NAMES, arrays_of
 from fusedlstm.convert.keras.functions import function_of
 from fusedlstm.convert.keras.graph import check_calls, check_follows, policy_of
 from fusedlstm.convert.keras.nodes import CELLS, LAYERS, Found, Node
 from fusedlstm.convert.keras.options import check_options
 from fusedlstm.functions import check_function
-from fusedlstm.interop import to_host
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import check_choice, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:

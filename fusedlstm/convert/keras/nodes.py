@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.checks import fail
 from fusedlstm.convert.keras.options import KNOWN
 from fusedlstm.convert.keras.versions import UNKNOWN
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

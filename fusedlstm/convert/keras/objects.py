@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.checks import describe_type, fail
+from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.keras.arrays import arrays_of
 from fusedlstm.convert.keras.layers import Given, weights_of
@@ -18,13 +18,13 @@ from fusedlstm.convert.keras.nodes import choose, vouch
 from fusedlstm.convert.keras.trees import node_of
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.writing import refuse, write
-from fusedlstm.interop import to_host
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.keras.nodes import Node
-    from fusedlstm.dtypes import NumpyArray
 
 
 def from_keras(

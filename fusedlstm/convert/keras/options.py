@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusedlstm.checks import fail
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from fusedlstm.convert.onnx.dims import ONE, Dim, product, quotient
 from fusedlstm.convert.onnx.operators import few
 from fusedlstm.convert.onnx.tensors import FLOATS
-from fusedlstm.files import WeightsFileError, blaming
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.files import blaming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

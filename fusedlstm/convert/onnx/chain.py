@@ -13,7 +13,8 @@ from fusedlstm.convert.onnx.axes import MOVES, BrokenChainError, Flow, Move, joi
 from fusedlstm.convert.onnx.dims import ONE, Dim, Dims
 from fusedlstm.convert.onnx.frames import Frame, framed
 from fusedlstm.convert.onnx.lengths import Lengths
-from fusedlstm.files import WeightsFileError, blaming
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.files import blaming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

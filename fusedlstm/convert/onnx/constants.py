@@ -12,12 +12,13 @@ import numpy as np
 
 from fusedlstm.convert.onnx.operators import OPERATORS, Arguments
 from fusedlstm.convert.onnx.tensors import to_array
-from fusedlstm.files import WeightsFileError, blaming
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.files import blaming
 
 if TYPE_CHECKING:
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.onnx.graph import Node, Scope, Value
     from fusedlstm.convert.onnx.source import Model
-    from fusedlstm.dtypes import NumpyArray
 
 _MOST_LEVELS = 100  # of operators on one another; exporters stay below ten
 _MOST_UNKNOWN = 8  # assumed number of dims, if it is unknown

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fusedlstm.convert.onnx.operators import few
 from fusedlstm.convert.onnx.tensors import MOST_DIMS
-from fusedlstm.files import WeightsFileError
+from fusedlstm.errors import WeightsFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

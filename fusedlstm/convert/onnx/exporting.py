@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.checks import check_size, describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.onnx import functions
 from fusedlstm.convert.onnx.source import METADATA, package
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import check_size, describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.onnx.source import Proto
-    from fusedlstm.dtypes import NumpyArray
 
 _PLACES = ("peephole", "activation", "output_activation", "gate_activation", "gate_clip", "coupled_gate")
 _LEAST_OPSET, _LEAST_OF_BFLOAT16 = 7, 22

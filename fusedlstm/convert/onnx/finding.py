@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.checks import describe_type, fail
 from fusedlstm.convert.onnx.chain import Chains
 from fusedlstm.convert.onnx.constants import Constants, hint_of
 from fusedlstm.convert.onnx.graph import Node, walk
@@ -15,7 +14,9 @@ from fusedlstm.convert.onnx.initial import InitialStates
 from fusedlstm.convert.onnx.listing import describe
 from fusedlstm.convert.onnx.node import LSTM
 from fusedlstm.convert.onnx.units import Unit, as_units, why_not_on
-from fusedlstm.files import WeightsFileError, blaming
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.files import blaming
+from fusedlstm.validation.arguments import describe_type, fail
 
 if TYPE_CHECKING:
     from fusedlstm.convert.onnx.listing import OnnxLSTM

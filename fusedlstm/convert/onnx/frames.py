@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from fusedlstm.convert.onnx.dims import ONE, Dim
 from fusedlstm.convert.onnx.operators import few
-from fusedlstm.files import WeightsFileError, blaming
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.files import blaming
 
 if TYPE_CHECKING:
     from fusedlstm.convert.onnx.constants import Constants

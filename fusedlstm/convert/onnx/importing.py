@@ -6,26 +6,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusedlstm import dtypes, log
-from fusedlstm.checks import check_choice
+from fusedlstm import log
+from fusedlstm.arrays import dtypes
 from fusedlstm.convert.onnx.finding import Found
 from fusedlstm.convert.onnx.initial import STATE_INPUTS, Kind
 from fusedlstm.convert.onnx.source import open_model
-from fusedlstm.files import WeightsFileError, blaming
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.files import blaming
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState
+from fusedlstm.validation.arguments import check_choice
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
     from typing import Any
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.onnx.initial import Initial
     from fusedlstm.convert.onnx.listing import OnnxLSTM
     from fusedlstm.convert.onnx.node import LSTM
     from fusedlstm.convert.onnx.source import Proto
     from fusedlstm.convert.onnx.units import Unit
-    from fusedlstm.dtypes import NumpyArray
 
 _SEPARATE = "separate"
 

@@ -14,15 +14,15 @@ import numpy as np
 
 from fusedlstm.convert.onnx.constants import Constants
 from fusedlstm.convert.onnx.tensors import to_array
-from fusedlstm.files import WeightsFileError
+from fusedlstm.errors import WeightsFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.onnx.graph import Node, Value
     from fusedlstm.convert.onnx.node import LSTM
     from fusedlstm.convert.onnx.source import Model
-    from fusedlstm.dtypes import NumpyArray
 
 STATE_INPUTS = {"initial_h": 5, "initial_c": 6}
 _SIZES = (1, 2, 5)  # the batch sizes to try

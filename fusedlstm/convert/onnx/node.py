@@ -14,16 +14,17 @@ import numpy as np
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.onnx import functions
 from fusedlstm.convert.reading import read
-from fusedlstm.files import WeightsFileError, blaming
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.files import blaming
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.onnx.constants import Constants
     from fusedlstm.convert.onnx.graph import Node
     from fusedlstm.convert.onnx.source import Model
-    from fusedlstm.dtypes import NumpyArray
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 _DEFAULT = ("Sigmoid", "Tanh", "Tanh")  # of one direction: of the gates, of g, of the output

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm import dtypes
+from fusedlstm.arrays import dtypes
 from fusedlstm.convert.onnx.tensors import FLOATS, INTS, MOST_DIMS, to_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.onnx.constants import Constants
     from fusedlstm.convert.onnx.graph import Node
-    from fusedlstm.dtypes import NumpyArray
 
 
 def few(name: str, values: Any) -> list[int]:

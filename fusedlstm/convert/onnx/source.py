@@ -8,8 +8,9 @@ import json
 import os
 from typing import Any, NoReturn, TypeAlias
 
-from fusedlstm.checks import describe_type, fail
-from fusedlstm.files import WeightsFileError, blaming
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.files import blaming
+from fusedlstm.validation.arguments import describe_type, fail
 
 Proto: TypeAlias = Any  # a message of the package onnx
 

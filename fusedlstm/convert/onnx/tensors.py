@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusedlstm import dtypes
+from fusedlstm.arrays import dtypes
 from fusedlstm.convert.onnx.source import package
 
 if TYPE_CHECKING:
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.onnx.source import Model, Proto
-    from fusedlstm.dtypes import NumpyArray
 
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}  # by TensorProto.DataType
 INTS = {6: "int32", 7: "int64"}

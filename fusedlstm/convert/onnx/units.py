@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.files import WeightsFileError, blaming
+from fusedlstm.errors import WeightsFileError
+from fusedlstm.files import blaming
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.onnx.chain import Chains
     from fusedlstm.convert.onnx.constants import Constants
     from fusedlstm.convert.onnx.graph import Node
     from fusedlstm.convert.onnx.node import LSTM
-    from fusedlstm.dtypes import NumpyArray
 
 _BRANCHES = {"then_branch", "else_branch"}
 _MOST_ALIKE = 1000  # nodes with equal weights in branches; each is compared with those before it

@@ -10,8 +10,8 @@ from fusedlstm.convert.running.steps import run_steps
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.running.steps import Results, States
-    from fusedlstm.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
 
 

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.checks import fail
 from fusedlstm.convert.flax import FUNCTIONS, Tree
 from fusedlstm.convert.running.steps import run_steps
 from fusedlstm.convert.trees import names_below, unflatten
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.running.steps import Results, States, Step
-    from fusedlstm.dtypes import NumpyArray
     from fusedlstm.functions import Function
     from fusedlstm.weights import LSTMWeights
 

@@ -11,8 +11,8 @@ from fusedlstm.stacked import StackedWeights
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.running.steps import Results, States, Step
-    from fusedlstm.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
 
 

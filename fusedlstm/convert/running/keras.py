@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.checks import fail
 from fusedlstm.convert.keras.files import opened
 from fusedlstm.convert.keras.functions import FUNCTIONS_OF
 from fusedlstm.convert.keras.layers import WEIGHTS, Given
 from fusedlstm.convert.keras.nodes import Found, Node, choose
 from fusedlstm.convert.running.keras_model import tapped
 from fusedlstm.convert.running.model import ModelNotRunError
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.running.model import Tapped
-    from fusedlstm.dtypes import NumpyArray
     from fusedlstm.functions import Function
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights

@@ -17,14 +17,14 @@ import numpy as np
 from fusedlstm.convert.keras.files import parts_of
 from fusedlstm.convert.running.keras_safety import check_sizes, plain
 from fusedlstm.convert.running.model import ModelNotRunError, Tapped
-from fusedlstm.files import WeightsFileError
+from fusedlstm.errors import WeightsFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.keras.files import Parts
     from fusedlstm.convert.keras.nodes import Found
-    from fusedlstm.dtypes import NumpyArray
 
 STEPS, ROWS = 6, 3
 _MOST_STEPS = 200

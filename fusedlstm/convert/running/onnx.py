@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.checks import fail
 from fusedlstm.convert.onnx.finding import Found
 from fusedlstm.convert.onnx.source import open_model, package
 from fusedlstm.convert.running import onnx_model
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.onnx.constants import Constants
     from fusedlstm.convert.onnx.graph import Node, Scope
     from fusedlstm.convert.onnx.node import LSTM
     from fusedlstm.convert.onnx.source import Model, Proto
     from fusedlstm.convert.running.model import Tapped
-    from fusedlstm.dtypes import NumpyArray
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights
 

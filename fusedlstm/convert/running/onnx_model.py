@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.onnx.graph import Node
     from fusedlstm.convert.onnx.node import LSTM
     from fusedlstm.convert.onnx.source import Model, Proto
-    from fusedlstm.dtypes import NumpyArray
 
 _STEPS, _ROWS = 5, 3
 # Sizes for unknown dims, by name, in the order in which they appear; then larger ones, for models that need them.

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
     Step = Callable[[NumpyArray, NumpyArray, NumpyArray], tuple[Any, Any]]
     States = Sequence[tuple[NumpyArray, NumpyArray]]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.tf1.cells import Cell
-    from fusedlstm.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
 
     States = Sequence[tuple[NumpyArray, NumpyArray]]  # (h, c) of each layer and direction

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.torch.files import SavedParameters, open_parameters
 from fusedlstm.convert.torch.forms import Form, form_of
 from fusedlstm.convert.torch.parameters import only_scope, suffix_of
 from fusedlstm.convert.torch.scopes import Scopes
 from fusedlstm.convert.torch.writing import to_tensor
 from fusedlstm.convert.trees import flatten, scope_of
-from fusedlstm.interop import to_host
 from fusedlstm.stacked import StackedWeights
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.running.steps import Results, States
-    from fusedlstm.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
 
 

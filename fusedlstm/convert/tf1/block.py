@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusedlstm.checks import check_bool, check_real, fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
+from fusedlstm.validation.arguments import check_bool, check_real, fail
 from fusedlstm.weights import LSTMWeights
 
 

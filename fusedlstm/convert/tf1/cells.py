@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusedlstm.checks import fail
 from fusedlstm.convert.layouts import LAYOUTS, Layout, all_names
 from fusedlstm.convert.tf1.others import KERAS, other_cell, other_names
 from fusedlstm.convert.tf1.variables import Variables, join
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 _NORMALISED = ("input", "transform", "forget", "output", "state")  # sub-scopes of the layer-normalised cells
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm import files
 from fusedlstm.convert.archives import check_names, open_archive
-from fusedlstm.files import WeightsFileError
+from fusedlstm.errors import WeightsFileError
 
 if TYPE_CHECKING:
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 _FILES = re.compile(r"(.+)\.(index|meta|data-\d+-of-\d+)")  # of one checkpoint, which their common beginning names
 _EXPORT = """\

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from fusedlstm.checks import fail
 from fusedlstm.convert.tf1.cells import Cell, candidates
 from fusedlstm.convert.tf1.layers import arrange
 from fusedlstm.convert.tf1.others import other_names
+from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

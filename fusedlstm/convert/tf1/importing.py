@@ -16,20 +16,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm import files
-from fusedlstm.checks import check_clip, check_real, describe_type, fail
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.tf1.finding import find_cells
 from fusedlstm.convert.tf1.variables import Variables
 from fusedlstm.functions import check_function
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import check_clip, check_real, describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.tf1.cells import Cell
-    from fusedlstm.dtypes import NumpyArray
     from fusedlstm.functions import Function
 
 # TensorFlow 1's functions are Keras 2's.

@@ -9,7 +9,7 @@ from fusedlstm import files
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.tf1.cells import Cell, candidates
 from fusedlstm.convert.tf1.variables import Variables
-from fusedlstm.files import WeightsFileError
+from fusedlstm.errors import WeightsFileError
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:

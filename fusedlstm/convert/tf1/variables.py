@@ -7,14 +7,14 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.checks import describe_type, fail
+from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.tf1.checkpoint import Checkpoint, open_variables
-from fusedlstm.interop import to_host
+from fusedlstm.validation.arguments import describe_type, fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 
 def join(scope: str, name: str) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.checks import check_real, describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.tf1.variables import join
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import check_real, describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 _ARGUMENTS = ("peephole", "weight_hr", "cell_clip", "proj_clip", "activation")
 _REASONS = {"coupled_gate": "CoupledInputForgetGateLSTMCell is another cell, without a clip of c"}

@@ -15,7 +15,7 @@ from fusedlstm.convert.torch.pickled import Global, Stream
 from fusedlstm.convert.torch.tensors import Other, Storage, StoredTensor, is_size, size_of, storage_dtype
 from fusedlstm.convert.torch.unpickling import Unpickler
 from fusedlstm.convert.trees import flatten
-from fusedlstm.files import WeightsFileError
+from fusedlstm.errors import WeightsFileError
 
 _PICKLE = b"\x80\x02"  # how torch.save's files began before PyTorch 1.6
 _ZIP = b"PK\x03\x04"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.checks import check_dtype, fail
-from fusedlstm.interop import to_host
+from fusedlstm.arrays.host import to_host
+from fusedlstm.validation.arguments import check_dtype, fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 _PARAMETRIZE = "Call torch.nn.utils.parametrize.remove_parametrizations, which computes them"
 _WEIGHT_NORM = "weight_norm computes weights from these: call torch.nn.utils.remove_weight_norm"

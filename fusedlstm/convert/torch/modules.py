@@ -7,8 +7,8 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fusedlstm.checks import describe_type, fail
 from fusedlstm.convert.torch.scopes import PARAMETER
+from fusedlstm.validation.arguments import describe_type, fail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

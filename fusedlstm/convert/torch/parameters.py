@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from fusedlstm import files, log
-from fusedlstm.checks import check_size, describe_type, fail
 from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
@@ -22,6 +21,7 @@ from fusedlstm.convert.torch.modules import Module
 from fusedlstm.convert.torch.scopes import PARAMETER, Parts, Scopes
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import check_size, describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:

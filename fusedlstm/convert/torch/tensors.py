@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from fusedlstm import dtypes
+from fusedlstm.arrays import dtypes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 _MOST_AXES = 64  # as many as NumPy has
 

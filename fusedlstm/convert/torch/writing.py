@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.checks import describe_type, fail
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
-    from fusedlstm.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
 
 _LAYOUT = LAYOUTS["torch"]
 

@@ -1,0 +1,1 @@
+"""Arrays of NumPy, CuPy and other libraries: their dtypes, where they are, and views of them."""

@@ -1,0 +1,97 @@
+"""Arrays of other libraries: their values as NumPy arrays in host memory."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.arrays.libraries import library_of
+from fusedlstm.validation.arguments import check_no_grad, describe_type, fail
+from fusedlstm.validation.subclasses import check_plain
+
+if TYPE_CHECKING:
+    from fusedlstm.arrays.dtypes import NumpyArray
+
+
+def to_host(name: str, value: Any) -> NumpyArray:
+    """Return `value` (an array of any library, or nested lists of numbers) as a NumPy array.
+
+    A copy is made only where the data is on a device, or not an array yet. bfloat16 tensors of PyTorch
+    arrive as ml_dtypes.bfloat16.
+
+    Raises:
+        TypeError: a tensor requires grad, or NumPy can't hold it; an array holds more than its numbers, such as a
+            masked array; `value` doesn't hold numbers.
+    """
+    check_plain(name, value)
+    if isinstance(value, np.ndarray):
+        return _numbers(name, value)
+    check_no_grad(name, value)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _from_torch(name, value, torch)
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(value, cupy.ndarray):
+        return np.asarray(value.get())
+    if not hasattr(value, "__array__") and library_of(value) is not None:
+        return _numbers(name, _from_library(name, value))
+    try:
+        array = np.asarray(value)
+    except ValueError:  # nested lists of unequal lengths
+        fail(TypeError, name, "an array, or equally long lists of numbers", type(value).__name__)
+    return _numbers(name, array, "" if isinstance(value, (list, tuple)) else f" of a {describe_type(value)}")
+
+
+def _numbers(name: str, array: NumpyArray, whose: str = "") -> NumpyArray:
+    if array.dtype.kind not in "fciub" and array.dtype.name != "bfloat16":
+        fail(TypeError, name, "an array of numbers", f"dtype {array.dtype}{whose}")
+    return array
+
+
+def to_host_reals(name: str, value: Any, dtype: np.dtype[Any]) -> NumpyArray:
+    """Return `value` as a NumPy array of this dtype, whatever numbers it holds but complex ones."""
+    array = to_host(name, value)
+    if array.dtype.kind == "c":
+        fail(TypeError, name, "real numbers", f"dtype {array.dtype}")
+    return np.asarray(array, dtype)
+
+
+def host_mask(values: Any) -> NumpyArray:
+    """Return a mask, a host array or a list, as a NumPy array of whatever dtype it has.
+
+    Raises:
+        TypeError: an array of a device.
+        ValueError: lists of unequal lengths.
+    """
+    mask = np.asarray(values)
+    if isinstance(values, (list, tuple)) and not mask.size:
+        return mask.astype(np.bool_)  # NumPy takes lists of nothing for floats
+    return mask
+
+
+def _from_torch(name: str, tensor: Any, torch: Any) -> NumpyArray:
+    if tensor.device.type == "meta":
+        fail(TypeError, name, "a tensor with data", "one on the device meta, which has none", "Load its values first")
+    try:
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+        if tensor.dtype != torch.bfloat16:
+            return np.asarray(tensor.numpy())
+    except (TypeError, RuntimeError) as error:  # sparse and quantised ones, and dtypes that NumPy doesn't have
+        fail(TypeError, name, "a tensor that NumPy can hold", f"{tensor.dtype}, {tensor.layout}", str(error))
+    import ml_dtypes
+
+    # PyTorch gives NumPy no bfloat16: the bits travel as int16.
+    bits: NumpyArray = tensor.view(torch.int16).numpy()
+    return bits.view(ml_dtypes.bfloat16)
+
+
+def _from_library(name: str, value: Any) -> NumpyArray:
+    """Return an array that only a protocol reaches, from wherever it is."""
+    from fusedlstm.arrays.exchange import Exchange
+    from fusedlstm.backends.select import backend_of
+
+    with Exchange(backend_of(value, name), value) as exchange:
+        view = exchange.borrow(name, value)
+        return np.asarray(view if isinstance(view, np.ndarray) else view.get())

@@ -1,0 +1,136 @@
+"""The step of a cell's call: two matmuls by cuBLAS, and everything else in one launch."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import cupy
+
+from fusedlstm.backends.cuda.device_weights import PackedWeights
+from fusedlstm.backends.cuda.kernels import launch_clip, launch_pointwise
+from fusedlstm.backends.cuda.runtime import fork
+from fusedlstm.backends.cuda.runtime.cublas import write_product
+
+if TYPE_CHECKING:
+    from fusedlstm.backends.cuda.runtime.streams import Turns
+    from fusedlstm.weights import LSTMWeights
+
+Reset: TypeAlias = tuple[Any, Any]  # the part of h in the gates, and the c, that rows are reset to
+# Elements of the gates that the x of a sequence is multiplied to at once: 64 MiB of float32.
+_CHUNK = 1 << 24
+
+
+class CudaCell:
+    """One step of a cell, for any batch: weights on the device; scratch comes from CuPy's pool."""
+
+    is_whole = True
+
+    def __init__(self, weights: LSTMWeights, precision: str, kernel: str | None = None) -> None:
+        self.packed = PackedWeights(weights)
+        self.precision, self.kernel = precision, kernel
+        self.device = cupy.cuda.Device()
+        self.turns: weakref.WeakSet[Turns] = weakref.WeakSet()  # of those whose graphs read the weights
+        cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
+
+    def check(self) -> None:
+        """Raise RuntimeError if no step can be queued: CUDA must not be called, or the weights are being written."""
+        fork.check_process()
+        if not self.is_whole:
+            raise RuntimeError(
+                "the weights are being set: set_weights is running around this call (in a signal handler, a "
+                "finalizer, a callback) or in another thread, or it has failed. Step after it, or set them again"
+            )
+
+    def with_weights(self, weights: LSTMWeights) -> CudaCell:
+        """Overwrite the weights by others of the same form, in the order of the current stream; return this engine.
+
+        Graphs that read them and were launched on other streams are waited for on the GPU, and wait when launched next.
+        """
+        with self.device:
+            turns = list(self.turns)
+            streams = [each.begin() for each in turns]
+            try:
+                self.packed.set(weights)
+            finally:
+                for each, stream in zip(turns, streams, strict=True):
+                    each.end(stream)
+        return self
+
+    def run(
+        self,
+        x: Any,
+        h: Any,
+        c: Any,
+        h_out: Any,
+        c_out: Any,
+        is_first: Any = None,
+        reset: Reset | None = None,
+    ) -> None:
+        """Write the next h and c on the current stream. c_out may be c."""
+        self.check()
+        if len(x) == 0:
+            return
+        with self.device:
+            gates = self._product(x, self.packed.weight_ih)
+            self.run_gates(gates, h, c, h_out, c_out, is_first, reset)
+
+    def steps_at_once(self, B: int) -> int:
+        """Return for how many steps of a batch `input_gates` is best called: the more the better, in bounded memory."""
+        return max(1, _CHUNK // max(1, 4 * self.packed.N * B))
+
+    def input_gates(self, xs: Any) -> Any:
+        """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, B, 4N)."""
+        self.check()
+        T, B, I = xs.shape
+        return self._product(xs.reshape(T * B, I), self.packed.weight_ih).reshape(T, B, -1)
+
+    def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
+        """Return what the steps reset to: the part of reset_h in the gates, and reset_c."""
+        self.check()
+        with self.device:
+            return self._product(reset_h, self.packed.weight_hh), reset_c
+
+    def run_gates(
+        self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
+    ) -> None:
+        """Write the next h and c, as `run` does, from the part of x in the gates (B, 4N), B at least 1.
+
+        The part of h is a product of its own also without resets, which costs no more, so that the resets of
+        some rows change no bit of others.
+        """
+        packed, (reset_gates, reset_c) = self.packed, reset or (None, None)
+        m = h_out if packed.weight_hr is None else cupy.empty(c.shape, h_out.dtype)
+        launch_pointwise(
+            gates,
+            c,
+            m,
+            c_out,
+            gates_h=self._product(h, packed.weight_hh),
+            bias=packed.bias,
+            peephole=packed.peephole,
+            cell_clip=packed.cell_clip,
+            functions=packed.functions,
+            is_first=is_first,
+            reset_c=reset_c,
+            reset_gates=reset_gates,
+        )
+        if packed.weight_hr is not None:
+            write_product(h_out, m, packed.weight_hr, self.precision)
+            if packed.proj_clip is not None:
+                launch_clip(h_out, packed.proj_clip)
+
+    def run_steps(self, xs: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
+        """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
+        at_once = self.steps_at_once(len(c))
+        for start in range(0, len(xs), at_once):
+            part = slice(start, start + at_once)
+            for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
+                self.run_gates(gates, h, c, y, c_out)
+                h, c = y, c_out
+
+    def _product(self, a: Any, weight: Any) -> Any:
+        """Return a @ weight.T in the dtype of the arithmetic."""
+        out = cupy.empty((a.shape[0], weight.shape[0]), self.packed.gates_dtype)
+        write_product(out, a, weight, self.precision)
+        return out

@@ -1,0 +1,130 @@
+"""A cell's weights on a GPU, laid out for its matmuls: one copy for all that step it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cupy
+import numpy as np
+
+from fusedlstm.arrays import dtypes
+from fusedlstm.backends.cuda.kernels import launch_interleave, launch_pad
+
+if TYPE_CHECKING:
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.weights import LSTMWeights
+
+_ALIGNMENT = 16  # bytes, of what kernels and cuBLAS move at once
+_TILE = 64  # bytes of a row of interleaved weights that a kernel multiplies by at once
+_ROWS = 128  # of interleaved weights, that a block has at most: whole ones are there
+
+
+def padded(columns: int, dtype: np.dtype[Any], to: int = _ALIGNMENT) -> int:
+    """Return the columns that a row has room for, of whole `to` bytes, so that what stands beside them is aligned."""
+    return _rounded_up(columns, to // dtype.itemsize)
+
+
+def _rounded_up(number: int, to: int) -> int:
+    return -(-number // to) * to
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """A copy of a cell's weights in whole tiles, as kernels/interleave.cu lays them out; zeros are around them.
+
+    Attributes:
+        weight: (4N rounded up to 128, KX + KH): the four gates of 8 units in 32 rows, for x and for h.
+        projection: (P rounded up to 128, N padded), or None.
+        KX: the columns of x, padded.
+        KH: the columns of h, padded.
+        rounded: whether they are rounded to TF32.
+    """
+
+    weight: Any
+    projection: Any
+    KX: int
+    KH: int
+    rounded: bool
+
+    @classmethod
+    def empty(cls, packed: PackedWeights, *, rounded: bool) -> Interleaved:
+        """Return room for the weights of a cell."""
+        dtype, rows = packed.dtype, _rounded_up(packed.N, _ROWS // 4) * 4
+        KX, KH = (padded(columns, dtype, _TILE) for columns in (packed.I, packed.P))
+        projection = None
+        if packed.weight_hr is not None:
+            projection = cupy.empty((_rounded_up(packed.P, _ROWS), padded(packed.N, dtype, _TILE)), dtype)
+        return cls(cupy.empty((rows, KX + KH), dtype), projection, KX, KH, rounded)
+
+    def fill(self, packed: PackedWeights) -> None:
+        """Write all of it on the current stream."""
+        launch_interleave(packed, self.weight, self.KX, rounded=self.rounded)
+        if self.projection is not None:
+            launch_pad(packed.weight_hr, self.projection, rounded=self.rounded)
+
+
+class PackedWeights:
+    """Weights that multiply [x | h] at once, or x and h each on its own.
+
+    `weight` is (4N, X + H): weight_ih and weight_hh side by side, each padded by columns of zeros, X and H wide.
+    `weight_ih`, `weight_hh` and `weight_hr` (P, N), if there is one, are views. Others of the same form overwrite all,
+    also the copies that `interleaved` has made.
+    """
+
+    def __init__(self, weights: LSTMWeights) -> None:
+        self.I, self.N, self.P = weights.input_size, weights.hidden_size, weights.output_size
+        self.dtype, self.gates_dtype = weights.dtype, dtypes.state_dtype(weights.dtype)
+        self.X, self.H = padded(self.I, self.dtype), padded(self.P, self.dtype)
+        self._arrays = {name: cupy.asarray(array) for name, array in self._packed(weights).items()}
+        self.weight, self.projection = self._arrays["weight"], self._arrays.get("projection")
+        self.weight_ih, self.weight_hh = self.weight[:, : self.I], self.weight[:, self.X : self.X + self.P]
+        self.weight_hr = None if self.projection is None else self.projection[:, : self.N]
+        self.bias, self.peephole = self._arrays.get("bias"), self._arrays.get("peephole")
+        self.cell_clip, self.proj_clip = weights.cell_clip, weights.proj_clip
+        self.functions = weights.functions
+        self._lock = threading.RLock()  # reentrant, as a signal handler may call again
+        self._interleaved: dict[bool, Interleaved] = {}  # by whether they are rounded
+        self._uploaded = cupy.cuda.Event(disable_timing=True)  # after the latest weights
+        self._uploaded.record()
+
+    def set(self, weights: LSTMWeights) -> None:
+        """Overwrite them by others of the same form, in the order of the current stream."""
+        packed = self._packed(weights)
+        with self._lock:
+            for name, array in packed.items():
+                self._arrays[name].set(array)
+            for copy in self._interleaved.values():
+                copy.fill(self)
+            self._uploaded.record()
+
+    def interleaved(self, rounded: bool) -> Interleaved:
+        """Return the weights interleaved; those of float32 may be rounded to TF32, on GPUs that have it.
+
+        They are made at first, on the current stream, which may not be capturing, and kept.
+        """
+        with self._lock:
+            if rounded not in self._interleaved:
+                stream = cupy.cuda.get_current_stream()
+                stream.wait_event(self._uploaded)  # by another stream, maybe
+                copy = Interleaved.empty(self, rounded=rounded)
+                copy.fill(self)
+                stream.synchronize()  # other streams may be the first to use them
+                self._interleaved.setdefault(rounded, copy)  # a nested call may have made it
+            return self._interleaved[rounded]
+
+    def _packed(self, weights: LSTMWeights) -> dict[str, NumpyArray]:
+        """Return the arrays in host memory."""
+        weight = np.zeros((4 * self.N, self.X + self.H), self.dtype)
+        weight[:, : self.I] = weights.weight_ih
+        weight[:, self.X : self.X + self.P] = weights.weight_hh
+        arrays = {"weight": weight}
+        if weights.bias is not None:
+            arrays["bias"] = weights.bias
+        if weights.peephole is not None:
+            arrays["peephole"] = weights.peephole
+        if weights.weight_hr is not None:
+            projection = arrays["projection"] = np.zeros((self.P, padded(self.N, self.dtype)), self.dtype)
+            projection[:, : self.N] = weights.weight_hr
+        return arrays

@@ -1,0 +1,70 @@
+"""The step of a cell's call by one launch, a projection's as another: for cells that name such a kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import cupy
+
+from fusedlstm.backends.cuda.cell import CudaCell
+from fusedlstm.backends.cuda.device_weights import padded
+from fusedlstm.backends.cuda.kernels import Destinations
+from fusedlstm.backends.cuda.runtime.strides import with_contiguous_rows
+from fusedlstm.backends.cuda.step_kernels import Resets, interleaved_for, launches, needs_m
+
+if TYPE_CHECKING:
+    from fusedlstm.backends.cuda.cell import Reset
+    from fusedlstm.weights import LSTMWeights
+
+
+class FusedCell(CudaCell):
+    """One step of a cell, for any batch, by the kernel that `kernel` names.
+
+    Sequences have no product of x on its own: every step multiplies [x | h], so that a row's sums are the same in all.
+    """
+
+    kernel: str
+
+    def __init__(self, weights: LSTMWeights, precision: str, kernel: str) -> None:
+        super().__init__(weights, precision, kernel)
+        interleaved_for(self.packed, kernel)  # now, as the first call may be one that can't wait
+
+    def run(
+        self, x: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
+    ) -> None:
+        """Write the next h and c on the current stream. c_out may be c."""
+        self.check()
+        if len(x) == 0:
+            return
+        packed, kernel = self.packed, self.kernel
+        with self.device:
+            m = self._room_for_m(len(x)) if needs_m(packed, kernel, len(x)) else None
+            reset_h, reset_c = reset or (None, None)
+            x, h, c, reset_h, reset_c = (
+                None if a is None else with_contiguous_rows(a) for a in (x, h, c, reset_h, reset_c)
+            )
+            flags = None if is_first is None else cupy.ascontiguousarray(is_first)
+            resets = Resets(flags, reset_h, reset_c)
+            step = launches(packed, kernel, x, h, c, c_out, Destinations(h_out), m, resets=resets)
+            for launch in step:
+                launch.kernel.load()  # all of them, before the first overwrites c
+            for launch in step:
+                launch.queue()
+
+    def _room_for_m(self, B: int) -> Any:
+        N, dtype = self.packed.N, self.packed.dtype
+        return cupy.empty((B, padded(N, dtype)), dtype)[:, :N]
+
+    def input_gates(self, xs: Any) -> Any:
+        """Return what `run_gates` takes: xs itself."""
+        return xs
+
+    def run_gates(
+        self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
+    ) -> None:
+        """Write the next h and c from x, which is what `input_gates` returns of a step."""
+        self.run(gates, h, c, h_out, c_out, is_first, reset)
+
+    def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
+        """Return what the steps reset to."""
+        return reset_h, reset_c

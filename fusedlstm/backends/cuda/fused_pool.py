@@ -1,0 +1,209 @@
+"""The rows of a pool that are stepped where they are: by one launch a layer, a projection's as another."""
+
+from __future__ import annotations
+
+import operator
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import cupy
+import numpy as np
+
+from fusedlstm.backends import kernel_choice
+from fusedlstm.backends.cuda.device_weights import padded
+from fusedlstm.backends.cuda.kernels import Audit, Destinations, launch_check, launch_state_rows
+from fusedlstm.backends.cuda.pool import CudaPool
+from fusedlstm.backends.cuda.runtime.strides import row_stride, with_contiguous_rows
+from fusedlstm.backends.cuda.step_kernels import (
+    Repeated,
+    SlotRows,
+    can_pair,
+    can_stage,
+    launches,
+    project_grid,
+    step_grid,
+)
+from fusedlstm.backends.cuda.tiles import tile_of
+from fusedlstm.slots import PROBLEMS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fusedlstm.arrays.dtypes import Array
+    from fusedlstm.backends.cuda.cell import CudaCell
+    from fusedlstm.backends.cuda.device_weights import PackedWeights
+
+# What a launch of m alone hasn't.
+_COPIES = {"copy", "copy_stride", "input", "input_stride"}
+# Rows that there is always room for.
+_FEWEST = 16
+
+
+class FusedPool(CudaPool):
+    """See `fusedlstm.backends.base.PoolEngine`.
+
+    A slot has two rows of h, so that a step writes one while all its blocks read the other. A word a slot says which is
+    the state; the last launch of a step turns those of the rows that it steps, so that others stay as they are.
+    """
+
+    def __init__(self, index: int, residual: Sequence[bool], engines: Sequence[CudaCell], capacity: int) -> None:
+        layers = [engine.packed for engine in engines]
+        hs, H = _side_by_side([packed.P for packed in layers], layers[0].dtype)
+        cs, C = _side_by_side([packed.N for packed in layers], layers[0].gates_dtype)
+        states, c = cupy.zeros((2 * capacity, H), layers[0].dtype), cupy.zeros((capacity, C), layers[0].gates_dtype)
+        super().__init__(index, engines, states, c, hs, cs)
+        self._about = layers[0].dtype.name, engines[0].precision, engines[0].kernel
+        self._words = cupy.zeros((capacity,), np.uint64)
+        self._layers = [
+            _Layer(
+                k, packed, states[:, hs[k]], c[:, cs[k]], self._words, residual=residual[k], is_top=k == len(layers) - 1
+            )
+            for k, packed in enumerate(layers)
+        ]
+        self._sizes = tuple((packed.I, packed.N, packed.P) for packed in layers)
+        self._tick = 0
+        self._held.append(self._words)
+        self._room: _Room | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all rows."""
+        return super().nbytes + int(self._words.nbytes)
+
+    @property
+    def _step_nbytes(self) -> int:
+        return 0 if self._room is None else self._room.nbytes
+
+    def kernels(self, B: int) -> tuple[str, ...]:
+        """Return for each layer what steps B rows."""
+        return kernel_choice.one_kernel_layers(B, self._sizes, *self._about)
+
+    def _at(self, slots: Any) -> Any:
+        """Return which rows of `states` are the state of slots, both on the device."""
+        rows = cupy.empty(slots.shape, np.int64)
+        launch_state_rows(slots, self._words, rows)
+        return rows
+
+    def step(self, engines: Sequence[CudaCell], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
+        """Step rows, and write the top layer's output; see `PoolEngine`."""
+        B = len(slots)
+        for engine in engines:  # `_layers` refers to their memory
+            engine.check()
+        with self._turns.turn() as stream:
+            if B == 0:
+                return
+            of_rows = self._room_for(B).slots[:B]
+            if isinstance(slots, np.ndarray):
+                self._uploads.queue(of_rows, slots, stream)
+            else:
+                launch_check(cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), of_rows, self._next_audit())
+            first = None if is_first is None else cupy.ascontiguousarray(is_first)
+            self._queue(with_contiguous_rows(x), of_rows, first, out)
+
+    def _queue(self, x: Any, of_rows: Any, is_first: Any, out: Any) -> None:
+        """Queue the launches of a step, when all is there that they need: what is queued changes states."""
+        B, room = len(x), self._room_for(len(x))
+        tick = self._tick + 1
+        step: list[Callable[[], Any]] = []
+        for layer, kernel in zip(self._layers, self.kernels(B), strict=True):
+            to = out if layer is self._layers[-1] else room.between[layer.number % 2]
+            step += layer.ready(kernel, x, to, room, {"slots": of_rows, "tick": tick, "is_first": is_first})
+            x = to[:B, : layer.packed.P]
+        self._tick = tick
+        # No Python code runs between launches, so a signal can't interrupt them: all are queued, or none.
+        deque(map(operator.call, step), maxlen=0)
+
+    def _room_for(self, B: int) -> _Room:
+        """Return buffers of at least B rows."""
+        room = self._room
+        if room is None or room.rows < B:
+            larger = _Room([layer.packed for layer in self._layers], max(_FEWEST, 1 << (B - 1).bit_length()))
+            if room is not None:
+                self._turns.keep_until_done(room)
+            self._room = larger
+            self._held[1:] = [self._room]
+            return self._room
+        return room
+
+    def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
+        """Make the buffers of steps of up to so many rows, and load the kernels that these run."""
+        del engines
+        with self._turns.turn():
+            room = self._room_for(largest)
+            self._uploads.reserve(8 * room.rows)
+            cupy.zeros((1,), np.int32).astype(np.int64)  # which CuPy compiles a kernel for
+            sizes = [1]
+            while sizes[-1] < largest:
+                sizes.append(min(2 * sizes[-1], largest))
+            first, top = self._layers[0].packed, self._layers[-1].packed
+            column = padded(first.I, first.dtype)
+            none = cupy.zeros((len(PROBLEMS), 2), np.uint64)
+            audit = Audit(cupy.zeros((1,), np.bool_), cupy.zeros((1,), np.uint64), 0, none)
+            room.slots.fill(-1)
+            launch_check(room.slots[:1], room.slots[:1], audit)
+            for B in sizes:
+                # An x whose rows begin at multiples of 16 bytes, and one that takes the other instances of the kernel.
+                wide, out = cupy.zeros((B, column + 1), first.dtype), cupy.empty((B, top.P), top.dtype)
+                for x in (cupy.zeros((B, column), first.dtype)[:, : first.I], wide[:, 1 : 1 + first.I]):
+                    self._queue(x, room.slots[:B], None, out)
+
+
+class _Layer:
+    """One layer's launches, which are kept by what they depend on beside their rows."""
+
+    def __init__(
+        self, number: int, packed: PackedWeights, h: Any, c: Any, words: Any, *, residual: bool, is_top: bool
+    ) -> None:
+        self.number, self.packed = number, packed
+        self._h, self._c, self._words, self._residual, self._is_top = h, c, words, residual, is_top
+        self._launches: dict[tuple[Any, ...], list[Repeated]] = {}
+
+    def ready(self, kernel: str, x: Any, to: Any, room: _Room, values: dict[str, Any]) -> list[Callable[[], Any]]:
+        """Return what queues a step of x (B, I) to the first B rows of `to`, which has P columns at least."""
+        packed, B = self.packed, len(x)
+        tile = tile_of(kernel, B, packed.dtype)
+        projects = packed.weight_hr is not None and tile.projects(B, packed.N, packed.dtype)
+        key = tile, projects, room, can_stage(x), can_pair(to) and (not self._residual or can_pair(x))
+        values = values | {"x": x, "x_stride": row_stride(x), "copy": to, "copy_stride": row_stride(to), "B": B}
+        if self._residual:
+            values |= {"input": x, "input_stride": values["x_stride"]}
+        repeated = self._launches.get(key)
+        if repeated is None:
+            if self._launches and next(iter(self._launches))[2] is not room:
+                self._launches.clear()  # of buffers that are no more
+            repeated = self._launches[key] = self._made(kernel, x, to, room, values)
+        grids = step_grid(tile, B, packed.N, projects=projects), project_grid(tile, B, packed.P)
+        pairs = zip(repeated, grids, strict=False)
+        return [each.bound(grid, values) for each, grid in pairs]
+
+    def _made(self, kernel: str, x: Any, to: Any, room: _Room, values: dict[str, Any]) -> list[Repeated]:
+        packed = self.packed
+        of_h = Destinations(self._h, copy=to, input=x if self._residual else None)
+        slots = SlotRows(values["slots"], self._words, values["tick"], flips=self._is_top)
+        m = room.m[:, : packed.N]
+        made = launches(packed, kernel, x, self._h, self._c, self._c, of_h, m, slots=slots)
+        of_all = values.keys() - _COPIES
+        return [Repeated(launch, of_all if launch.values["copy"] is None else values.keys()) for launch in made]
+
+
+class _Room:
+    """Buffers of a step of up to so many rows: slots, what stands between layers, and what is projected."""
+
+    def __init__(self, layers: Sequence[Any], rows: int) -> None:
+        self.rows = rows
+        self.slots = cupy.empty((rows,), np.int64)
+        dtype = layers[0].dtype
+        width = max((padded(packed.P, dtype) for packed in layers[:-1]), default=0)
+        self.between = [cupy.empty((rows, width), dtype) for _ in range(min(2, len(layers) - 1))]
+        most = max((padded(packed.N, dtype) for packed in layers if packed.weight_hr is not None), default=0)
+        self.m = cupy.empty((rows, most), dtype)
+        self.nbytes = sum(int(array.nbytes) for array in (self.slots, self.m, *self.between))
+
+
+def _side_by_side(widths: Sequence[int], dtype: np.dtype[Any]) -> tuple[list[slice], int]:
+    """Return where so many columns each stand in a row, from multiples of 16 bytes on, and the row's length."""
+    places, at = [], 0
+    for width in widths:
+        places.append(slice(at, at + width))
+        at += padded(width, dtype)
+    return places, at

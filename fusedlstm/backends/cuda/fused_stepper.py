@@ -1,0 +1,135 @@
+"""A fixed batch's buffers where each layer steps in one launch, a projection in another, and what is queued on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import cupy
+import numpy as np
+
+from fusedlstm.backends.cuda.device_weights import padded
+from fusedlstm.backends.cuda.kernels import Destinations, launch_reset
+from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows
+from fusedlstm.backends.cuda.step_kernels import Resets, launches, needs_m
+from fusedlstm.backends.cuda.tiles import tile_of
+from fusedlstm.state import LSTMState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.backends.cuda.cell import CudaCell
+
+
+class FusedStepper:
+    """See `batch.Body`. h is read by many blocks while others write the next one, so each layer has two of it."""
+
+    turns = 2
+
+    def __init__(
+        self,
+        engines: Sequence[CudaCell],
+        residual: Sequence[bool],
+        B: int,
+        reset_to: Sequence[LSTMState] | None,
+        kernels: Sequence[str],
+    ) -> None:
+        layers = [engine.packed for engine in engines]
+        first, top = layers[0], len(layers) - 1
+        self.x = _rows(B, first.I, first.dtype)[:, : first.I]
+        projected = [packed.N for packed, kernel in zip(layers, kernels, strict=True) if needs_m(packed, kernel, B)]
+        most = max(projected, default=0)
+        self._m = _rows(B, most, first.dtype) if most else None
+        self._layers: list[_Layer] = []
+        below = (self.x, self.x)  # of each turn
+        for k, engine in enumerate(engines):
+            layer = _Layer(engine, kernels[k], B, below, residual=residual[k], is_top=k == top)
+            layer.reset_to(None if reset_to is None else reset_to[k])
+            self._layers.append(layer)
+            below = layer.outputs
+        self._readers = cupy.zeros((tile_of(kernels[top], B, first.dtype).grid(B, 1)[0],), np.uint32)
+        self.output = below[0]
+        self.states: tuple[tuple[LSTMState, ...], ...] = tuple(
+            tuple(layer.states[turn] for layer in self._layers) for turn in range(self.turns)
+        )
+
+    def queue(self, turn: int, is_first: Any) -> None:
+        """Queue a step on the current stream. Rows where is_first are reset, and the flags cleared."""
+        for layer in self._layers:
+            layer.queue(turn, is_first, self._readers if layer is self._layers[-1] else None, self._m)
+
+    def clear(self, turn: int) -> None:
+        """Queue zeros for all states."""
+        for state in self.states[turn]:
+            launch_reset(None, None, state.h, None, state.c, None)
+
+    def zero(self) -> None:
+        """Queue zeros for all buffers that are seen."""
+        for layer in self._layers:
+            layer.zero()
+
+    def close(self) -> None:
+        """Forget what only `queue` needs: nothing."""
+
+
+class _Layer:
+    """One layer: two of h, of which a turn reads one and writes the other; c; and where the next layer finds x."""
+
+    def __init__(
+        self,
+        engine: CudaCell,
+        kernel: str,
+        B: int,
+        below: tuple[Any, Any],
+        *,
+        residual: bool,
+        is_top: bool,
+    ) -> None:
+        packed = self._packed = engine.packed
+        self._kernel, self._below = kernel, below
+        self._whole: list[Any] = []
+        hs = [self._rows(B, packed.P, packed.dtype) for _ in range(2)]
+        c = self._rows(B, packed.N, packed.gates_dtype)
+        self.states = tuple(LSTMState(h=h, c=c) for h in hs)
+        # The top layer's output has a place of its own, so that it is where it was after every step.
+        self._copy = self._rows(B, packed.P, packed.dtype) if residual or is_top else None
+        self._residual = residual
+        self.outputs = (hs[1], hs[0]) if self._copy is None else (self._copy, self._copy)
+
+    def _rows(self, B: int, columns: int, dtype: np.dtype[Any]) -> Any:
+        rows = _rows(B, columns, dtype)
+        self._whole.append(rows)
+        return rows[:, :columns]
+
+    def zero(self) -> None:
+        """Queue zeros for all buffers."""
+        for rows in self._whole:
+            rows.fill(0)
+
+    def reset_to(self, state: LSTMState | None) -> None:
+        """Copy what rows are reset to: a state of one row or of B, or None for zeros."""
+        self._reset_h = self._reset_c = None
+        if state is not None:
+            self._reset_h, self._reset_c = _copied(state.h), _copied(state.c)
+
+    def queue(self, turn: int, is_first: Any, readers: Any, m: Any) -> None:
+        """Queue the launches of a turn."""
+        packed, kernel = self._packed, self._kernel
+        x, (old, new) = self._below[turn], (self.states[turn], self.states[1 - turn])
+        to = Destinations(new.h, copy=self._copy, input=x if self._residual else None)
+        resets = Resets(is_first, self._reset_h, self._reset_c, None if is_first is None else readers)
+        m = None if m is None else m[:, : packed.N]
+        for launch in launches(packed, kernel, x, old.h, old.c, old.c, to, m, resets=resets):
+            launch.queue()
+
+
+def _rows(B: int, columns: int, dtype: np.dtype[Any]) -> Any:
+    """Return zeros (B, columns and padding), each row of which begins at a multiple of 16 bytes."""
+    return cupy.zeros((B, padded(columns, dtype)), dtype)
+
+
+def _copied(rows: Any) -> Any:
+    """Return a copy of rows, each of which begins at a multiple of 16 bytes."""
+    B, columns = rows.shape
+    copy = _rows(B, columns, rows.dtype)[:, :columns]
+    copy_rows(copy, bits(rows))
+    return copy

@@ -1,0 +1,141 @@
+"""The rows of a pool that are stepped by a gather and a graph of matmuls and launches, on buffers for so many rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import cupy
+import numpy as np
+
+from fusedlstm.backends.cuda.kernels import launch_gather
+from fusedlstm.backends.cuda.matmul_step import Columns, Planned, Slots
+from fusedlstm.backends.cuda.pool import CudaPool
+from fusedlstm.backends.cuda.runtime.graphs import captured
+from fusedlstm.backends.cuda.runtime.strides import copy_rows, with_contiguous_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.arrays.dtypes import Array
+    from fusedlstm.backends.cuda.cell import CudaCell
+
+# Rows of the smallest bucket: fewer take no less time.
+_FEWEST = 16
+# Bytes of buckets, but for those that `prepare` has made, and the last.
+_MOST_BYTES = 1 << 28
+
+
+class MatmulPool(CudaPool):
+    """See `fusedlstm.backends.base.PoolEngine`.
+
+    A row of the state is one of an operand (`planned.Columns`) without the first x, so that a gather copies it as it
+    is. What stands there for the x of upper layers is never used.
+
+    Engines are for powers of two of rows, so that batches of changing size need few of them. Those that were used least
+    recently are dropped.
+    """
+
+    def __init__(self, index: int, residual: Sequence[bool], engines: Sequence[CudaCell], capacity: int) -> None:
+        layers = [engine.packed for engine in engines]
+        self._columns = columns = Columns(layers)
+        states, c = (
+            cupy.zeros((capacity, columns.H), layers[0].dtype),
+            cupy.zeros((capacity, columns.C), layers[0].gates_dtype),
+        )
+        super().__init__(index, engines, states, c, list(map(columns.state_of, columns.hs)), columns.cs)
+        self._residual = tuple(residual)
+        self._buckets: OrderedDict[int, _Bucket] = OrderedDict()
+        self._held.append(self._buckets)
+        self._prepared = 0
+
+    @property
+    def _step_nbytes(self) -> int:
+        return sum(bucket.nbytes for bucket in self._buckets.values())
+
+    def kernels(self, B: int) -> tuple[str, ...]:
+        """Return for each layer what steps B rows."""
+        del B
+        return ("matmul",) * len(self._hs)
+
+    def step(self, engines: Sequence[CudaCell], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
+        """Step rows, and write the top layer's output; see `PoolEngine`."""
+        B = len(slots)
+        for engine in engines:
+            engine.check()
+        with self._turns.turn() as stream:
+            if B == 0:
+                return
+            bucket = self._bucket(engines, B)
+            if isinstance(slots, np.ndarray):
+                of_rows = bucket.slots[:B]
+                self._uploads.queue(of_rows, slots, stream)
+                audit = None
+            else:
+                of_rows, audit = cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), self._next_audit()
+            x = with_contiguous_rows(x)
+            first = None if is_first is None else cupy.ascontiguousarray(is_first)
+            launch_gather(bucket.planned.operand, self._columns.X, x, bucket.of_pool, of_rows, first, audit)
+            bucket.graph.launch(stream)
+            copy_rows(out, bucket.planned.output[:B])
+
+    def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
+        """Make the buckets of steps of up to so many rows, which are kept."""
+        with self._turns.turn():
+            sizes = [_FEWEST]
+            while sizes[-1] < largest:
+                sizes.append(2 * sizes[-1])
+            for size in reversed(sizes):  # the largest first: where there is no memory for it, nothing was made
+                self._bucket(engines, size)
+                self._prepared = max(self._prepared, size)
+            self._uploads.reserve(8 * sizes[-1])
+            cupy.zeros((1,), np.int32).astype(np.int64)  # which CuPy compiles a kernel for
+
+    def _bucket(self, engines: Sequence[CudaCell], B: int) -> _Bucket:
+        """Return the bucket for so many rows, which is then the last that others are dropped for."""
+        M = max(_FEWEST, 1 << (B - 1).bit_length())
+        bucket = self._buckets.get(M)
+        if bucket is None:
+            bucket = self._made(engines, M)
+            self._buckets[M] = bucket
+            self._drop_others(M)
+        self._buckets.move_to_end(M)
+        return bucket
+
+    def _made(self, engines: Sequence[CudaCell], M: int) -> _Bucket:
+        """Return a new bucket; where memory for it runs out, those make room that were not prepared."""
+        while True:
+            try:
+                return _Bucket(engines, self._residual, M, self._states, self._c)
+            except cupy.cuda.memory.OutOfMemoryError:
+                oldest = next((size for size in self._buckets if size > self._prepared), None)
+                if oldest is None:
+                    raise
+            cupy.cuda.get_current_stream().synchronize()  # what ran on others was waited for
+            del self._buckets[oldest]
+
+    def _drop_others(self, M: int) -> None:
+        """Drop buckets that were used least recently while all are too large."""
+        for size in list(self._buckets):
+            if sum(bucket.nbytes for bucket in self._buckets.values()) <= _MOST_BYTES:
+                return
+            if size != M and size > self._prepared:
+                self._turns.keep_until_done(self._buckets[size])
+                del self._buckets[size]
+
+
+class _Bucket:
+    """The buffers and the graph of a step of up to M rows."""
+
+    def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], M: int, states: Any, c: Any) -> None:
+        self.of_pool = Slots(states, c, cupy.empty((M,), np.int32))
+        self.slots = cupy.empty((M,), np.int64)
+        self.planned = planned = Planned(engines, residual, M, self.of_pool, has_output=True)
+        # All rows are padding in the run before the capture; it loads the kernel that gathers, too.
+        self.slots.fill(-1)
+        x = planned.operand[:, planned.columns.inputs[0]]
+        launch_gather(planned.operand, planned.columns.X, x, self.of_pool, self.slots, None, None)
+        with contextlib.closing(planned):
+            self.graph = captured(planned.queue)
+        self.nbytes = planned.nbytes + self.of_pool.rows.nbytes + self.slots.nbytes

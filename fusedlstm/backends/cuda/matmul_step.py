@@ -1,0 +1,188 @@
+"""A step of all layers for so many rows, in buffers that stay where they are: what a CUDA graph is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cupy
+import numpy as np
+
+from fusedlstm.backends.cuda.device_weights import padded
+from fusedlstm.backends.cuda.kernels import Destinations, launch_finish, launch_planned
+from fusedlstm.backends.cuda.runtime.cublaslt import Matmul
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.backends.cuda.cell import CudaCell
+    from fusedlstm.backends.cuda.device_weights import PackedWeights
+
+
+class Columns:
+    """Where x and the states of all layers stand in rows of two matrices.
+
+    A row of the first is [x | h | x | h ...]: what each layer's matmul reads, [x | h], is one piece, and a layer's h
+    stands in the x of the layer above, too. All but the first x, from column `X` on, is the state. A row of the second
+    has each layer's c. All begin at multiples of 16 bytes.
+
+    Attributes:
+        X: columns of the first layer's x.
+        H: of the state.
+        C: of c.
+        operands: of each layer, [x | h] in a row of the first matrix, padding included.
+        inputs: x alone, without padding.
+        hs: h alone.
+        cs: c in a row of the second matrix.
+    """
+
+    def __init__(self, layers: Sequence[PackedWeights]) -> None:
+        self.operands: list[slice] = []
+        self.inputs: list[slice] = []
+        self.hs: list[slice] = []
+        self.cs: list[slice] = []
+        at = self.C = 0
+        for packed in layers:
+            middle = at + packed.X
+            self.operands.append(slice(at, middle + packed.H))
+            self.inputs.append(slice(at, at + packed.I))
+            self.hs.append(slice(middle, middle + packed.P))
+            self.cs.append(slice(self.C, self.C + packed.N))
+            at = middle + packed.H
+            self.C += padded(packed.N, packed.gates_dtype)
+        self.X = layers[0].X
+        self.H = at - self.X
+
+    def state_of(self, h: slice) -> slice:
+        """Return where one of `hs` stands in the state alone."""
+        return slice(h.start - self.X, h.stop - self.X)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What a pool has: the state and c of all slots, (capacity, H) and (capacity, C), and the slots of rows (M,)."""
+
+    states: Any
+    c: Any
+    rows: Any
+
+
+class Planned:
+    """Buffers for M rows, and what is queued on them in a step: one matmul and one launch for each layer.
+
+    A projection adds a matmul and, where it is clipped, or h is needed twice, a launch.
+
+    Args:
+        engines: of the layers.
+        residual: whether a layer's output is its h plus its input.
+        M: rows.
+        slots: None where rows have a state of their own.
+        has_output: whether `output` is an array of its own: else it is the top layer's h, unless that is residual.
+
+    Attributes:
+        columns: where things are in the next two.
+        operand: (M, X + H).
+        c: (M, C), or all slots'.
+        output: (M, P) of the top layer.
+        nbytes: of all buffers that are its own.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[CudaCell],
+        residual: Sequence[bool],
+        M: int,
+        slots: Slots | None = None,
+        *,
+        has_output: bool = False,
+    ) -> None:
+        layers = [engine.packed for engine in engines]
+        self.columns = columns = Columns(layers)
+        dtype, top = layers[0].dtype, layers[-1]
+        self._slots, self._residual = slots, residual
+        self.nbytes = 0
+        self.operand = self._zeros((M, columns.X + columns.H), dtype)
+        self.c = self._zeros((M, columns.C), top.gates_dtype) if slots is None else slots.c
+        self._has_output = has_output or residual[-1]
+        self.output = self._zeros((M, top.P), dtype) if self._has_output else self.operand[:, columns.hs[-1]]
+        gates = self._zeros((M * max(4 * packed.N for packed in layers),), top.gates_dtype)
+        self._layers: list[_Layer] = []
+        try:
+            for k, engine in enumerate(engines):
+                self._layers.append(self._layer(k, engine, gates[: M * 4 * engine.packed.N].reshape(M, -1)))
+            size = max(layer.workspace_bytes for layer in self._layers)
+            self._workspace = self._zeros((size,), np.dtype(np.uint8))
+        except BaseException:
+            self.close()
+            raise
+
+    def _zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        array = cupy.zeros(shape, dtype)
+        self.nbytes += array.nbytes
+        return array
+
+    def _layer(self, k: int, engine: CudaCell, gates: Any) -> _Layer:
+        """Return what a layer does, from its operand to where its h is needed."""
+        columns, slots, packed = self.columns, self._slots, engine.packed
+        if k < len(columns.hs) - 1:
+            copy = self.operand[:, columns.inputs[k + 1]]
+        else:
+            copy = self.output if self._has_output else None
+        to = Destinations(
+            h=self.operand[:, columns.hs[k]] if slots is None else slots.states[:, columns.state_of(columns.hs[k])],
+            rows=None if slots is None else slots.rows,
+            copy=copy,
+            input=self.operand[:, columns.inputs[k]] if self._residual[k] else None,
+        )
+        of_gates = Matmul(gates, self.operand[:, columns.operands[k]], packed.weight, engine.precision)
+        layer = _Layer(packed, gates, self.c[:, columns.cs[k]], to, of_gates)
+        if packed.projection is not None:
+            m = self._zeros((len(gates), packed.projection.shape[1]), packed.dtype)
+            in_place = slots is None
+            projected = to.h if in_place else self._zeros((len(gates), packed.P), packed.dtype)
+            layer.project(m, projected, Matmul(projected, m, packed.projection, engine.precision), in_place=in_place)
+        return layer
+
+    def queue(self) -> None:
+        """Queue a step on the current stream: rows' x and h are in `operand`."""
+        for layer in self._layers:
+            layer.queue(self._workspace)
+
+    def close(self) -> None:
+        """Forget what only `queue` needs, when that has been captured."""
+        for layer in self._layers:
+            layer.close()
+
+
+class _Layer:
+    """What is queued for one layer."""
+
+    def __init__(self, packed: PackedWeights, gates: Any, c: Any, to: Destinations, of_gates: Matmul) -> None:
+        self._packed, self._gates, self._c, self._to = packed, gates, c, to
+        self._of_gates = of_gates
+        self._of_m: Matmul | None = None
+        self.workspace_bytes = of_gates.workspace_bytes
+
+    def project(self, m: Any, projected: Any, of_m: Matmul, *, in_place: bool) -> None:
+        """Add a projection, of m (M, N and padding) to projected (M, P), which is h itself if `in_place`."""
+        self._m = Destinations(h=m[:, : self._packed.N], rows=self._to.rows)
+        self._projected, self._of_m = projected, of_m
+        self._finishes = not in_place or self._packed.proj_clip is not None or self._to.copy is not None
+        self.workspace_bytes = max(self.workspace_bytes, of_m.workspace_bytes)
+
+    def queue(self, workspace: Any) -> None:
+        """Queue the matmul and what follows it."""
+        self._of_gates.queue(workspace)
+        if self._of_m is None:
+            launch_planned(self._packed, self._gates, self._c, self._to, h_by_slot=True)
+            return
+        launch_planned(self._packed, self._gates, self._c, self._m, h_by_slot=False)
+        self._of_m.queue(workspace)
+        if self._finishes:
+            launch_finish(self._projected, self._to, self._packed.proj_clip)
+
+    def close(self) -> None:
+        """Forget the matmuls."""
+        self._of_gates.close()
+        if self._of_m is not None:
+            self._of_m.close()

@@ -1,0 +1,73 @@
+"""A fixed batch's buffers where each layer steps by a matmul and a launch, and what is queued on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import cupy
+
+from fusedlstm.backends.cuda.kernels import launch_reset
+from fusedlstm.backends.cuda.matmul_step import Planned
+from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows
+from fusedlstm.state import LSTMState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.backends.cuda.cell import CudaCell
+
+
+class MatmulStepper:
+    """See `batch.Body`. Rows are reset by a launch of their own, before the matmul reads h."""
+
+    turns = 1
+
+    def __init__(
+        self, engines: Sequence[CudaCell], residual: Sequence[bool], B: int, reset_to: Sequence[LSTMState] | None
+    ) -> None:
+        self._planned = planned = Planned(engines, residual, B)
+        columns = planned.columns
+        self.x, self.output = planned.operand[:, columns.inputs[0]], planned.output
+        self.states: tuple[tuple[LSTMState, ...], ...] = (
+            tuple(
+                LSTMState(h=planned.operand[:, h], c=planned.c[:, c])
+                for h, c in zip(columns.hs, columns.cs, strict=True)
+            ),
+        )
+        self._resets = (None, None) if reset_to is None else self._rows_of(reset_to)
+
+    def _rows_of(self, states: Sequence[LSTMState]) -> tuple[Any, Any]:
+        """Return states (B, ...) or of one row as two matrices, with the columns of the buffers."""
+        planned, columns = self._planned, self._planned.columns
+        B = max(len(state.h) for state in states)  # one row is every row's
+        h = cupy.zeros((B, columns.X + columns.H), planned.operand.dtype)
+        c = cupy.zeros((B, columns.C), planned.c.dtype)
+        for state, at_h, at_c in zip(states, columns.hs, columns.cs, strict=True):
+            for to, rows in ((h[:, at_h], state.h), (c[:, at_c], state.c)):
+                copy_rows(to, cupy.broadcast_to(bits(rows), to.shape))
+        return h[:, columns.X :], c
+
+    def queue(self, turn: int, is_first: Any) -> None:
+        """Queue a step on the current stream. Rows where is_first are reset, and the flags cleared."""
+        del turn
+        if is_first is not None:
+            self._reset(is_first, *self._resets)
+        self._planned.queue()
+
+    def clear(self, turn: int) -> None:
+        """Queue zeros for all states."""
+        del turn
+        self._reset(None, None, None)
+
+    def _reset(self, is_first: Any, reset_h: Any, reset_c: Any) -> None:
+        planned = self._planned
+        launch_reset(is_first, None, planned.operand[:, planned.columns.X :], reset_h, planned.c, reset_c)
+
+    def zero(self) -> None:
+        """Queue zeros for all buffers that are seen."""
+        self._planned.operand.fill(0)
+        self._planned.c.fill(0)
+
+    def close(self) -> None:
+        """Forget what only `queue` needs, when that has been captured."""
+        self._planned.close()

@@ -1,0 +1,165 @@
+"""The rows of a pool on a GPU: the states of all slots in two matrices, and the slots that may be stepped."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import cupy
+import numpy as np
+
+from fusedlstm.backends.cuda.kernels import Audit, launch_reset
+from fusedlstm.backends.cuda.runtime import fork
+from fusedlstm.backends.cuda.runtime.pinned import Uploads
+from fusedlstm.backends.cuda.runtime.streams import Turns
+from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows
+from fusedlstm.slots import PROBLEMS
+from fusedlstm.state import LSTMState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.arrays.dtypes import Empty, NumpyArray
+    from fusedlstm.backends.cuda.cell import CudaCell
+
+# Bytes of rows that are read or written at once.
+_AT_ONCE = 1 << 24
+
+
+class CudaPool:
+    """What the rows of a pool have in common, however they are stepped; see `fusedlstm.backends.base.PoolEngine`.
+
+    Args:
+        index: the GPU.
+        engines: of the layers.
+        states: (rows, H): every layer's h.
+        c: (capacity, C): every layer's c.
+        hs: where each layer's h stands in a row of `states`.
+        cs: where each layer's c stands in a row of `c`.
+    """
+
+    def __init__(
+        self, index: int, engines: Sequence[CudaCell], states: Any, c: Any, hs: Sequence[slice], cs: Sequence[slice]
+    ) -> None:
+        fork.check_process()
+        self._states, self._c, self._hs, self._cs = states, c, tuple(hs), tuple(cs)
+        self._uploads = Uploads()
+        self._audit: Audit | None = None
+        self._turns = Turns(index)
+        self._turns.begin()
+        for engine in engines:
+            engine.turns.add(self._turns)
+        self._audits: list[Audit] = []  # the last one, and what it shares memory with
+        self._held: list[Any] = []  # what else the steps use
+        held = tuple(engines), self._states, self._c, self._held, self._uploads, self._audits
+        weakref.finalize(self, self._turns.keep_until_done, held).atexit = False
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all rows."""
+        return int(self._states.nbytes + self._c.nbytes)
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """The bytes of the steps' buffers, and of what checks slots."""
+        audit = self._audit
+        of_audit = 0 if audit is None else audit.live.nbytes + audit.claims.nbytes
+        return int(of_audit + self._step_nbytes)
+
+    @property
+    def _step_nbytes(self) -> int:
+        raise NotImplementedError
+
+    def _at(self, slots: Any) -> Any:
+        """Return which rows of `states` slots have, both on the device."""
+        return slots
+
+    def clear(self, slots: NumpyArray) -> None:
+        """Write zeros to rows."""
+        with self._turns.turn():
+            states = self._states.reshape(len(self._c), -1)
+            launch_reset(None, cupy.asarray(slots), states, None, self._c, None)
+
+    def read(self, slots: NumpyArray, empty: Empty) -> tuple[LSTMState, ...]:
+        """Return copies of rows in arrays of `empty`: a state for each layer."""
+        B, dtype = len(slots), self._states.dtype
+        with self._turns.turn():
+            read = tuple(
+                LSTMState(h=empty((B, h.stop - h.start), dtype), c=empty((B, c.stop - c.start), self._c.dtype))
+                for h, c in zip(self._hs, self._cs, strict=True)
+            )
+            for part in self._parts(B):
+                which = cupy.asarray(slots[part])
+                states, cs = bits(self._states)[self._at(which)].view(dtype), self._c[which]
+                for each, h, c in zip(read, self._hs, self._cs, strict=True):
+                    copy_rows(each.h[part], states[:, h])
+                    copy_rows(each.c[part], cs[:, c])
+            return read
+
+    def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        """Write a state for each layer to rows.
+
+        If this is interrupted, all states are written again from the start before the interrupt is raised.
+        """
+        try:
+            self._write(slots, states)
+        except BaseException:
+            self._write(slots, states)
+            raise
+
+    def _write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        with self._turns.turn():
+            for part in self._parts(len(slots)):
+                which = cupy.asarray(slots[part])
+                state = cupy.zeros((len(which), self._states.shape[1]), self._states.dtype)
+                cs = cupy.zeros((len(which), self._c.shape[1]), self._c.dtype)
+                for each, h, c in zip(states, self._hs, self._cs, strict=True):
+                    copy_rows(state[:, h], each.h[part])
+                    copy_rows(cs[:, c], each.c[part])
+                bits(self._states)[self._at(which)] = bits(state)
+                self._c[which] = cs
+
+    def _parts(self, B: int) -> list[slice]:
+        """Return rows in parts, so that copies of them on their way take little memory."""
+        rows = max(1, _AT_ONCE * len(self._c) // self.nbytes)
+        return [slice(start, start + rows) for start in range(0, B, rows)]
+
+    # Slots of a device are checked there, against what the host says is live.
+
+    def audit(self, live: NumpyArray) -> None:
+        """Be ready to check slots of a device: `live` (capacity,) says which are live."""
+        with self._turns.turn():
+            audit = self._audit
+            if audit is not None:  # keep its records
+                audit.live[...] = cupy.asarray(live)
+                return
+            claims, problems = cupy.zeros((len(live),), np.uint64), cupy.zeros((len(PROBLEMS), 2), np.uint64)
+            self._audit = Audit(cupy.asarray(live), claims, 0, problems)
+            self._audits[:] = [self._audit]
+
+    def mark(self, slots: NumpyArray, *, live: bool) -> None:
+        """Note that slots are live from now on, or no more."""
+        if self._audit is not None:
+            with self._turns.turn():
+                self._audit.live[cupy.asarray(slots)] = live
+
+    def problems(self) -> list[tuple[int, int]]:
+        """Return for each kind of problem how many slots of a device had it since the last call, and one of them.
+
+        It waits for the device.
+        """
+        with self._turns.turn() as stream:
+            if self._audit is None:
+                stream.synchronize()
+                return [(0, 0)] * len(PROBLEMS)
+            found = self._audit.problems.get()
+            self._audit.problems.fill(0)
+        return [(int(count), int(slot)) for count, slot in found.view(np.int64)]
+
+    def _next_audit(self) -> Audit:
+        """Return what checks the slots of the next step."""
+        audit = self._audit
+        if audit is None:
+            raise RuntimeError("slots of a device before audit()")
+        self._audit = Audit(audit.live, audit.claims, audit.tick + 1, audit.problems)
+        return self._audit

@@ -1,0 +1,1 @@
+"""What the CUDA backend needs of CUDA: compilers, streams, graphs, memory and matrix products."""

@@ -1,0 +1,85 @@
+"""Compiled kernels on disk: in a folder that only the user can write, or nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from fusedlstm import log
+from fusedlstm.atomic_write import replace
+
+_VARIABLE = "FUSEDLSTM_CACHE_DIR"
+
+
+def folder() -> Path:
+    """Return where compiled kernels are kept: FUSEDLSTM_CACHE_DIR, else a folder of the user's cache."""
+    try:
+        if os.environ.get(_VARIABLE):
+            return Path(os.environ[_VARIABLE]).expanduser()
+        if os.name == "nt" and os.environ.get("LOCALAPPDATA"):
+            return Path(os.environ["LOCALAPPDATA"]) / "fusedlstm" / "Cache"
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base) if base else Path("~/.cache").expanduser()) / "fusedlstm"
+    except RuntimeError:  # a user without a home
+        return temporary("fusedlstm")
+
+
+def temporary(name: str) -> Path:
+    """Return a folder's place for this user among the system's temporary files."""
+    user = str(os.getuid()) if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir()) / f"{name}-{user}"
+
+
+def read(name: str) -> bytes | None:
+    """Return a kept file's content, or None where there is none that can be trusted."""
+    place = _usable_folder()
+    if place is None:
+        return None
+    try:
+        return (place / name).read_bytes()
+    except OSError:
+        return None
+
+
+def write(name: str, content: bytes) -> None:
+    """Keep a file, whole or not at all; a folder that can't be written only costs compiling again."""
+    place = _usable_folder()
+    if place is None:
+        return
+    try:
+        replace(place / name, content)
+    except OSError as error:
+        log.info("compiled kernels are not kept: %s", error)
+
+
+_said: set[str] = set()
+
+
+def _usable_folder() -> Path | None:
+    """Return the folder, made if need be, unless others could have put code for our GPU into it."""
+    place = folder()
+    reason = make_private(place)
+    if reason is None:
+        return place
+    if reason not in _said:
+        _said.add(reason)
+        log.warning("compiled kernels are not kept: %s", reason)
+    return None
+
+
+def make_private(place: Path) -> str | None:
+    """Make a folder that only this user can write, if need be; return why it is none, or None."""
+    with contextlib.suppress(OSError):
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        status = place.stat()
+    except OSError as error:
+        return f"{place} can't be used: {error.strerror}"
+    if os.name == "posix" and status.st_uid != os.getuid():
+        return f"{place} belongs to another user"
+    if os.name == "posix" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"{place} can be written by other users"
+    return None

@@ -1,0 +1,158 @@
+"""Matmuls that are planned: cuBLASLt chooses once, and to queue one allocates nothing, so that it can be captured.
+
+CuPy wraps no cuBLASLt, and its cuBLAS refuses to be captured: these are nvmath-python's bindings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import threading
+from typing import TYPE_CHECKING, Any
+
+import cupy
+import numpy as np
+
+from fusedlstm.backends.cuda.runtime.cublas import ALPHA_BETA, TYPES, compute_type
+from fusedlstm.backends.cuda.runtime.strides import row_stride
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What cuBLASLt may use beside its operands.
+MOST_WORKSPACE = 32 << 20
+_ALIGNMENT = 256  # of what CuPy allocates, and the most that cuBLASLt asks for
+
+
+def why_not() -> str | None:
+    """Return why steps can't be planned here, or None."""
+    if importlib.util.find_spec("nvmath") is None:
+        return "nvmath-python is not installed (fusedlstm's extra cuda13, or cuda12, brings it)"
+    try:
+        from nvmath.bindings import cublasLt  # noqa: F401
+    except Exception as error:  # a broken install fails in many ways
+        return f"nvmath-python is installed but can't be imported: {error}"
+    return None
+
+
+def check_can_plan() -> None:
+    """Raise BackendUnavailableError where steps can't be planned."""
+    reason = why_not()
+    if reason is not None:
+        from fusedlstm.errors import BackendUnavailableError
+
+        raise BackendUnavailableError(f"Stepper and StatePool can't run on cuda here: {reason}")
+
+
+class Matmul:
+    """out = x @ weight.T for arrays that stay where they are.
+
+    Args:
+        out: (M, R), rows contiguous: float32 for 16-bit inputs or their own dtype, else the inputs' dtype.
+        x: (M, K), rows contiguous.
+        weight: (R, K), rows contiguous, in x's dtype.
+        precision: "highest" or "high", as in `gemm.write_product`.
+
+    Raises:
+        RuntimeError: cuBLASLt has no way to multiply these.
+    """
+
+    def __init__(self, out: Any, x: Any, weight: Any, precision: str) -> None:
+        from nvmath.bindings import cublasLt
+
+        self._lt, self._handle = cublasLt, _handle(cupy.cuda.runtime.getDevice())
+        self._arrays = weight, x, out  # kept alive; cuBLASLt is column-major, and sees out.T = weight @ x.T
+        (M, K), R = x.shape, len(weight)
+        wide = out.dtype == np.float64
+        self._factors = ALPHA_BETA[wide]
+        self._scopes = contextlib.ExitStack()  # of what is destroyed in the end
+        try:
+            arithmetic = compute_type(weight.dtype, precision), TYPES["float64" if wide else "float32"]
+            self._operation = self._made(cublasLt.matmul_desc_create(*arithmetic), cublasLt.matmul_desc_destroy)
+            _set(cublasLt.matmul_desc_set_attribute, self._operation, cublasLt.MatmulDescAttribute.TRANSA, np.int32(1))
+            sizes = (K, R), (K, M), (R, M)
+            self._layouts = [
+                self._made(
+                    cublasLt.matrix_layout_create(TYPES[array.dtype.name], rows, columns, row_stride(array)),
+                    cublasLt.matrix_layout_destroy,
+                )
+                for array, (rows, columns) in zip(self._arrays, sizes, strict=True)
+            ]
+            self._choose()
+        except BaseException:
+            self.close()
+            raise
+
+    def _made(self, descriptor: int, destroy: Any) -> int:
+        self._scopes.callback(destroy, descriptor)
+        return descriptor
+
+    def _choose(self) -> None:
+        """Ask which algorithm cuBLASLt expects to be the fastest."""
+        lt = self._lt
+        names = lt.MatmulPreferenceAttribute
+        with _preference(lt) as preference:
+            limits = {names.MAX_WORKSPACE_BYTES: np.uint64(MOST_WORKSPACE)}
+            weight, x, out = map(_alignment, self._arrays)
+            limits |= {names.MIN_ALIGNMENT_A_BYTES: weight, names.MIN_ALIGNMENT_B_BYTES: x}
+            limits |= {names.MIN_ALIGNMENT_C_BYTES: out, names.MIN_ALIGNMENT_D_BYTES: out}
+            for attribute, value in limits.items():
+                _set(lt.matmul_preference_set_attribute, preference, attribute, value)
+            self._choice, found = lt.MatmulHeuristicResult(1), np.zeros(1, np.int32)
+            a, b, c = self._layouts
+            lt.matmul_algo_get_heuristic(
+                *(self._handle, self._operation, a, b, c, c, preference, 1, self._choice.ptr, found.ctypes.data)
+            )
+        if not found[0]:
+            shapes = [f"{array.dtype} {array.shape}" for array in self._arrays]
+            raise RuntimeError(f"cuBLASLt can't multiply {shapes[1]} by {shapes[0]} to {shapes[2]}")
+        self.workspace_bytes = int(self._choice.workspace_size)
+
+    def queue(self, workspace: Any) -> None:
+        """Queue it on the current stream; `workspace` has at least `workspace_bytes`, and nobody else's work in it."""
+        (alpha, beta), (a, b, c) = self._factors, self._layouts
+        weight, x, out = (array.data.ptr for array in self._arrays)
+        self._lt.matmul(
+            *(self._handle, self._operation, alpha, weight, a, x, b, beta, out, c, out, c),
+            *(self._choice.ptr, workspace.data.ptr if workspace.size else 0, workspace.nbytes),
+            cupy.cuda.get_current_stream().ptr,
+        )
+
+    def close(self) -> None:
+        """Destroy cuBLASLt's descriptions; what has been captured needs them no more."""
+        self._scopes.close()
+
+
+_LOCK = threading.RLock()  # reentrant, as a signal handler may call again
+_handles: dict[int, int] = {}
+
+
+def _handle(device: int) -> int:
+    """Return cuBLASLt's handle for a GPU, which is the current one; it lives as long as the process."""
+    from nvmath.bindings import cublasLt
+
+    with _LOCK:
+        if device not in _handles:
+            _handles.setdefault(device, cublasLt.create())
+        return _handles[device]
+
+
+@contextlib.contextmanager
+def _preference(lt: Any) -> Iterator[int]:
+    preference = lt.matmul_preference_create()
+    try:
+        yield preference
+    finally:
+        lt.matmul_preference_destroy(preference)
+
+
+def _set(function: Any, descriptor: int, attribute: int, value: Any) -> None:
+    """Set an attribute, which cuBLASLt reads through a pointer."""
+    held = np.array(value)
+    function(descriptor, attribute, held.ctypes.data, held.nbytes)
+
+
+def _alignment(array: Any) -> np.uint32:
+    """Return the largest power of two that an address is a multiple of, as far as it matters."""
+    address = int(array.data.ptr) | _ALIGNMENT
+    return np.uint32(address & -address)

@@ -1,0 +1,85 @@
+"""Host memory that a GPU reads and writes by itself, as NumPy's arrays."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import cupy
+import numpy as np
+
+from fusedlstm.backends.cuda.runtime.strides import row_stride
+
+if TYPE_CHECKING:
+    from fusedlstm.arrays.dtypes import NumpyArray
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+    """Return an array of zeros in pinned memory, which lives as long as the array does."""
+    count = math.prod(shape)
+    memory = cupy.cuda.alloc_pinned_memory(max(1, count * dtype.itemsize))
+    bits = np.frombuffer(memory, np.uint8, count * dtype.itemsize)  # of bytes: NumPy reads no buffer of bfloat16
+    array: NumpyArray = bits.view(dtype).reshape(shape)
+    array.fill(0)
+    return array
+
+
+def queue_upload(to: Any, rows: NumpyArray) -> None:
+    """Queue a copy of pinned rows (B, K), contiguous, to the GPU, on the current stream; it can be captured."""
+    pitches = row_stride(to) * to.itemsize, rows.shape[1] * rows.itemsize
+    _queue(to.data.ptr, pitches[0], rows.ctypes.data, pitches[1], rows, cupy.cuda.runtime.memcpyHostToDevice)
+
+
+def queue_download(to: NumpyArray, rows: Any) -> None:
+    """Queue a copy of rows (B, K) of the GPU to pinned memory, contiguous, on the current stream."""
+    pitches = to.shape[1] * to.itemsize, row_stride(rows) * rows.itemsize
+    _queue(to.ctypes.data, pitches[0], rows.data.ptr, pitches[1], to, cupy.cuda.runtime.memcpyDeviceToHost)
+
+
+def _queue(to: int, to_pitch: int, a: int, a_pitch: int, host: NumpyArray, kind: int) -> None:
+    B, K = host.shape
+    if host.size:
+        stream = cupy.cuda.get_current_stream().ptr
+        cupy.cuda.runtime.memcpy2DAsync(to, to_pitch, a, a_pitch, K * host.itemsize, B, kind, stream)
+
+
+class Uploads:
+    """Small arrays of the host on their way to the GPU, each in pinned memory until it is there.
+
+    So the call that queues one returns at once, and may be followed by the next.
+    """
+
+    AT_ONCE = 8
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._memory: list[NumpyArray] = [np.empty(0, np.uint8)] * self.AT_ONCE
+        self._events: list[Any] = [None] * self.AT_ONCE
+
+    def reserve(self, nbytes: int) -> None:
+        """Have memory for arrays of so many bytes."""
+        for k in range(self.AT_ONCE):
+            self._reserve(k, nbytes)
+
+    def _reserve(self, k: int, nbytes: int) -> None:
+        """Have one memory be large enough; what it held has arrived."""
+        if self._events[k] is not None:
+            self._events[k].synchronize()
+        if self._memory[k].nbytes < nbytes:
+            self._memory[k] = zeros((1 << (nbytes - 1).bit_length(),), np.dtype(np.uint8))
+
+    def queue(self, to: Any, values: NumpyArray, stream: Any) -> None:
+        """Queue the copy of values to an array (B,) of their dtype on the GPU, on its stream."""
+        k, self._next = self._next, (self._next + 1) % self.AT_ONCE
+        self._reserve(k, values.nbytes)
+        own = self._memory[k][: values.nbytes].view(values.dtype)
+        own[...] = values
+        event, kind = self._events[k], cupy.cuda.runtime.memcpyHostToDevice
+        if event is None:
+            event = self._events[k] = cupy.cuda.Event(disable_timing=True)
+        try:
+            cupy.cuda.runtime.memcpyAsync(to.data.ptr, own.ctypes.data, values.nbytes, kind, stream.ptr)
+            event.record(stream)
+        except BaseException:
+            stream.synchronize()  # the event may not cover the read of this memory
+            raise

@@ -1,0 +1,204 @@
+"""The stream that a call runs on, and the order of its work between the current streams of several libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import cupy
+
+from fusedlstm.backends.cuda.runtime import fork
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LEGACY = 1  # cudaStreamLegacy: another handle of the default stream, 0
+_PER_THREAD = 2  # cudaStreamPerThread: one handle, and a stream for each thread
+_NOT_READY = 600  # cudaErrorNotReady: an event's work goes on
+
+
+class Order:
+    """A context in which a call's work is queued on one stream, in order with the streams of its arguments.
+
+    Inside, the GPU is the current device and the stream CuPy's current one. `follow(stream)` makes the work
+    wait for all that another stream holds by then; on leaving, that stream waits for the work, so that
+    what its library does next to the arguments (read a result, overwrite or free an input) comes after it.
+    Nothing is queued between a stream and itself. The host waits in one case alone: where `wait_on_host` was
+    called, for a library that no stream is known of, leaving waits until the work is done.
+
+    Args:
+        index: the GPU.
+        stream: the handle of the stream to run on; None for CuPy's current one.
+    """
+
+    def __init__(self, index: int, stream: int | None) -> None:
+        self._index = index
+        self._device = cupy.cuda.Device(index)
+        self._wanted = stream
+        self._followed: dict[tuple[int, int], Any] = {}
+        self._kept: list[Any] = []
+        self._host_waits = False
+
+    def __enter__(self) -> Order:
+        _release_finished()
+        self._device.__enter__()
+        self._cupys = self._stream = cupy.cuda.get_current_stream()
+        if self._wanted is not None and not _same(self._wanted, self._cupys.ptr):
+            self._stream = ForeignStream(self._wanted, self._index)
+            self._stream.__enter__()
+        return self
+
+    def follow(self, stream: int | None, index: int | None = None) -> None:
+        """Make the work wait for another stream, and, once it is queued, that stream for the work.
+
+        Args:
+            stream: its handle; None for CuPy's current stream of this GPU.
+            index: its GPU; None for this one.
+        """
+        index = self._index if index is None else index
+        if stream is None:
+            current = self._cupys if index == self._index else cupy.cuda.get_current_stream(index)
+            stream = int(current.ptr)
+        if index == self._index and _same(stream, self._stream.ptr):
+            return
+        if (index, stream) not in self._followed:
+            other = self._followed[index, stream] = ForeignStream(stream, index)
+            self._stream.wait_event(_event_on(other, index))
+
+    def keep(self, array: Any) -> None:
+        """Keep an array alive until the work is done: its library can't be told to wait before it reuses memory."""
+        self._kept.append(array)
+
+    def wait_on_host(self) -> None:
+        """Have the host wait, on leaving, until the work is done: nothing else orders what reads the results."""
+        self._host_waits = True
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._followed or self._kept or self._host_waits:
+                self._order_what_follows()
+        finally:
+            if self._stream is not self._cupys:
+                self._stream.__exit__()
+                # CuPy goes back to the last stream that was entered, which is not the one that `use()` made current.
+                if cupy.cuda.get_current_stream() is not self._cupys:
+                    self._cupys.use()
+            self._device.__exit__()
+
+    def _order_what_follows(self) -> None:
+        """Have streams, memory and the host wait for the work."""
+        event = _event_on(self._stream, self._index)
+        for other in self._followed.values():
+            other.wait_event(event)
+        if self._host_waits:
+            event.synchronize()
+        elif self._kept:
+            _keep_until(event, self._kept)
+
+
+class Turns:
+    """Memory that is worked on by one call after the other, whichever stream each is queued on.
+
+    Args:
+        index: the GPU.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._last: Any = None
+        self._event: Any = None
+
+    def begin(self) -> Any:
+        """Return CuPy's current stream of the GPU, which waits for what earlier calls have queued on others."""
+        stream = cupy.cuda.get_current_stream(self._index)
+        last, event = self._last, self._event
+        try:
+            if last is not None and (stream.ptr == _PER_THREAD or not _same(stream.ptr, last.ptr)):
+                stream.wait_event(_event_on(last, self._index) if event is None else event)
+        except cupy.cuda.runtime.CUDARuntimeError:  # its owner destroyed the stream, so there is nothing to wait for
+            self._last, self._event = stream, None
+            raise
+        self._last, self._event = stream, None
+        return stream
+
+    def end(self, stream: Any) -> None:
+        """Note that a call has been queued; of a thread's own stream, another thread can't ask later."""
+        if stream.ptr == _PER_THREAD:
+            self._event = _event_on(stream, self._index)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[Any]:
+        """Have the GPU as the current device and queue a call on its current stream, which is returned."""
+        fork.check_process()
+        with cupy.cuda.Device(self._index):
+            stream = self.begin()
+            try:
+                yield stream
+            finally:
+                self.end(stream)
+
+    def keep_until_done(self, *held: Any) -> None:
+        """Keep memory, or a graph, alive until all that was queued is done: CuPy would reuse it at once.
+
+        In a forked process, which can't ask and couldn't free it either, it stays.
+        """
+        if fork.forked:
+            _leaked.append((self, held))
+        elif self._last is not None:
+            _keep_until(_event_on(self._last, self._index) if self._event is None else self._event, list(held))
+
+
+class ForeignStream(cupy.cuda.ExternalStream):  # type: ignore[misc]
+    """Another library's stream, which its owner keeps alive and destroys.
+
+    Made without ExternalStream's own constructor, which warns that it is deprecated: its successor takes
+    stream objects of a protocol, and here is a handle.
+    """
+
+    def __init__(self, handle: int, index: int) -> None:
+        super(cupy.cuda.ExternalStream, self).__init__(handle, index)
+
+
+def _same(a: int, b: int) -> bool:
+    """Whether two handles of one GPU are one stream: 0 and cudaStreamLegacy are."""
+    return a == b or (a in (0, _LEGACY) and b in (0, _LEGACY))
+
+
+def _event_on(stream: Any, index: int) -> Any:
+    """Return an event after all that a stream of a GPU holds."""
+    with cupy.cuda.Device(index):
+        event = cupy.cuda.Event(disable_timing=True)
+        event.record(stream)
+    return event
+
+
+_leaked: list[Any] = []
+
+# Arrays of unfinished work, the oldest first; when the next call comes, they go up to the first that isn't done.
+_lock = threading.Lock()
+_unfinished: deque[tuple[Any, list[Any]]] = deque()
+
+
+def _keep_until(event: Any, arrays: list[Any]) -> None:
+    _unfinished.append((event, arrays))  # without the lock: a finalizer may run wherever this thread has it
+
+
+def _release_finished() -> None:
+    finished = []  # they are freed after the lock is, as that may run anything
+    if not _unfinished or not _lock.acquire(blocking=False):  # else another call is at it, perhaps of this thread
+        return
+    try:
+        while _unfinished and _is_over(_unfinished[0][0]):
+            finished.append(_unfinished.popleft())
+    finally:
+        _lock.release()
+
+
+def _is_over(event: Any) -> bool:
+    """Whether the work before an event is done, or has failed: a GPU in error never says that it is done."""
+    try:
+        return bool(cupy.cuda.runtime.eventQuery(event.ptr) != _NOT_READY)
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return True

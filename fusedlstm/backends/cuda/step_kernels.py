@@ -1,0 +1,304 @@
+"""The launches of kernels/step.cu and project.cu: a whole step of a layer, its projection as another launch."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.arrays import dtypes
+from fusedlstm.backends.cuda.function_types import functions_type
+from fusedlstm.backends.cuda.kernels import Destinations
+from fusedlstm.backends.cuda.runtime.compile import Kernel, argument
+from fusedlstm.backends.cuda.runtime.strides import is_aligned, row_stride
+from fusedlstm.backends.cuda.tiles import tile_of
+from fusedlstm.backends.kernel_choice import TENSOR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from fusedlstm.backends.cuda.device_weights import Interleaved, PackedWeights
+    from fusedlstm.backends.cuda.tiles import Tile
+    from fusedlstm.functions import Functions
+
+_PAIR = 2  # units that a thread moves as one, where sizes and addresses allow
+_BOOL, _COUNT, _LONG, _WORD = np.dtype(np.bool_), np.dtype(np.uint32), np.dtype(np.int64), np.dtype(np.uint64)
+
+
+@dataclass(frozen=True)
+class SlotRows:
+    """The slots of a pool's step, where h is (2 capacity, P): two rows a slot, of which a word says which is the state.
+
+    Attributes:
+        slots: (B,) of int64, -1 for a row that takes no step.
+        words: (capacity,) of uint64: 2 * tick + which.
+        tick: of this step: another than of any before, above 0.
+        flips: whether this is the step's last launch, after which the other row is the state.
+    """
+
+    slots: Any
+    words: Any
+    tick: int
+    flips: bool
+
+
+@dataclass(frozen=True)
+class Resets:
+    """Rows that begin anew.
+
+    Attributes:
+        is_first: (B,) booleans.
+        h: what h becomes: (B, P), or one row, or None for zeros.
+        c: what c becomes: (B, N), or one row, or None for zeros.
+        readers: (row blocks,) of uint32, zeros: the launch clears the flags with it; None leaves them.
+    """
+
+    is_first: Any
+    h: Any = None
+    c: Any = None
+    readers: Any = None
+
+
+_NO_RESETS = Resets(None)
+
+
+def interleaved_for(packed: PackedWeights, kernel: str) -> Interleaved:
+    """Return a cell's weights as a kernel of `kernel_choice.py` reads them."""
+    return packed.interleaved(kernel in TENSOR and packed.dtype == np.float32)
+
+
+@functools.cache
+def step_kernel(
+    tile: Tile,
+    dtype: np.dtype[Any],
+    functions: Functions,
+    peephole: bool,
+    clip: bool,
+    aligned: bool,
+    width: int,
+    bytes_of_m: int = 0,
+) -> Kernel:
+    """Return the instance of kernels/step.cu for these template arguments; with room for m it projects that."""
+    c = dtypes.state_dtype(dtype)
+    flags = ", ".join(str(flag).lower() for flag in (peephole, clip, bytes_of_m > 0, aligned))
+    name = f"lstm_step<{tile.c_name(dtype)}, {functions_type(functions)}, {flags}, {width}>"
+    arguments: list[np.dtype[Any] | str] = [
+        *(dtype, "i64", dtype, "i64"),
+        *(c, "i64", c, "i64"),
+        *(dtype, "i64", "i64"),
+        *(_LONG, _WORD, "i64", "i64"),
+        *(_BOOL, _COUNT, dtype, "i64", c, "i64"),
+        *(dtype, "i64", dtype, dtype),
+        *(dtype, "i64", dtype, "i64"),
+        *("f64", dtype, "i64", "f64"),
+        *("i64", "i64", "i64", "i64"),
+    ]
+    return Kernel("step.cu", name, arguments, tile.shared_bytes + bytes_of_m)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch of a kernel: its values by the names of the kernel's parameters, in their order."""
+
+    kernel: Kernel
+    grid: tuple[int, int]
+    block: tuple[int, ...]
+    values: dict[str, Any]
+
+    def queue(self) -> None:
+        """Queue it on the current stream."""
+        self.kernel(self.grid, self.block, *self.values.values())
+
+
+class Repeated:
+    """A launch that is queued again and again with a few other values: all else is checked and loaded once.
+
+    Args:
+        launch: the first time's.
+        changing: the names of values that each time has anew; those that the launch doesn't have are for others.
+    """
+
+    def __init__(self, launch: Launch, changing: Collection[str]) -> None:
+        launch.kernel.load()
+        self._kernel, self._block = launch.kernel, launch.block
+        self._passed = launch.kernel.passed(launch.values.values())
+        self._changing: list[tuple[int, str, Any]] = []
+        for k, (name, kind) in enumerate(zip(launch.values, launch.kernel.arguments, strict=True)):
+            if name in changing:
+                self._changing.append((k, name, kind))
+                self._passed[k] = None  # and not the first time's, whose memory may go
+
+    def bound(self, grid: tuple[int, int], values: dict[str, Any]) -> Callable[[], Any]:
+        """Return a function that queues the kernel on the current stream."""
+        passed = self._passed.copy()
+        for k, name, kind in self._changing:
+            passed[k] = argument(kind, values[name])
+        return self._kernel.bound(grid, self._block, passed)
+
+
+def launches(
+    packed: PackedWeights,
+    kernel: str,
+    x: Any,
+    h: Any,
+    c: Any,
+    c_out: Any,
+    to: Destinations,
+    m: Any,
+    *,
+    slots: SlotRows | None = None,
+    resets: Resets = _NO_RESETS,
+) -> list[Launch]:
+    """Return a layer's step of arrays whose rows are contiguous: step.cu, and project.cu where `needs_m`.
+
+    Args:
+        packed: the cell's.
+        kernel: which tiles: a name of `kernel_choice.py`.
+        x: (B, I).
+        h: (B, P), or all slots'.
+        c: (B, N), or all slots'.
+        c_out: as c, and may be c.
+        to: of h: apart from the old one, or all slots'; its `rows` is not used.
+        m: (B or more, N) where `needs_m`, rows aligned to 16 bytes: what is projected.
+        slots: of a pool.
+        resets: of rows that begin anew.
+    """
+    if not needs_m(packed, kernel, len(x)):
+        return [_step(packed, kernel, x, h, c, c_out, to, slots, resets)]
+    waiting = None if slots is None else replace(slots, flips=False)
+    of_m = _step(packed, kernel, x, h, c, c_out, Destinations(m), waiting, resets, only_m=True)
+    return [of_m, _projection(packed, kernel, len(x), m, to, slots)]
+
+
+def needs_m(packed: PackedWeights, kernel: str, B: int) -> bool:
+    """Whether a step of B rows has a launch of its own for the projection."""
+    if packed.weight_hr is None:
+        return False
+    return not tile_of(kernel, B, packed.dtype).projects(B, packed.N, packed.dtype)
+
+
+def _step(
+    packed: PackedWeights,
+    kernel: str,
+    x: Any,
+    h: Any,
+    c: Any,
+    c_out: Any,
+    to: Destinations,
+    slots: SlotRows | None,
+    resets: Resets,
+    *,
+    only_m: bool = False,
+) -> Launch:
+    """Return the launch of kernels/step.cu, for h or for m alone, which is by rows in pools, too."""
+    B, N, P = len(x), packed.N, packed.P
+    weights = interleaved_for(packed, kernel)
+    tile, clip, limit = tile_of(kernel, B, packed.dtype), packed.cell_clip, packed.proj_clip
+    projection = None if only_m else weights.projection
+    aligned = all(a is None or can_stage(a) for a in (x, h, resets.h))
+    moved = (c, c_out, to.h, packed.bias, packed.peephole, to.copy, to.input, resets.c)
+    width = _width(tile, (N, N if projection is None else P), moved)
+    bytes_of_m = 0 if projection is None else tile.bytes_of_m(N, packed.dtype)
+    options = packed.functions, packed.peephole is not None, clip is not None
+    values = {
+        **_with_stride("x", x),
+        **_with_stride("h", h),
+        **_with_stride("c", c),
+        **_with_stride("c_out", c_out),
+        **_with_stride("out", to.h),
+        "out_by_slot": slots is not None and not only_m,
+        **_slots(slots),
+        "is_first": resets.is_first,
+        "readers": resets.readers,
+        **_with_stride("reset_h", resets.h),
+        **_with_stride("reset_c", resets.c),
+        **_with_stride("weight", weights.weight),
+        "bias": packed.bias,
+        "peephole": packed.peephole,
+        **_copies(to),
+        "cell_clip": clip or 0.0,
+        **_with_stride("projection", projection),
+        "proj_clip": math.inf if limit is None else limit,
+        "B": B,
+        "I": packed.I,
+        "P": P,
+        "N": N,
+    }
+    instance = step_kernel(tile, packed.dtype, *options, aligned, width, bytes_of_m)
+    return Launch(instance, step_grid(tile, B, N, projects=projection is not None), (tile.threads,), values)
+
+
+def step_grid(tile: Tile, B: int, N: int, *, projects: bool) -> tuple[int, int]:
+    """Return the blocks of kernels/step.cu, which each have all units where they project."""
+    return tile.grid(B, 1 if projects else N)
+
+
+def project_grid(tile: Tile, B: int, P: int) -> tuple[int, int]:
+    """Return the blocks of kernels/project.cu, where the four gates of a unit are columns."""
+    return tile.grid(B, -(-P // 4))
+
+
+@functools.cache
+def project_kernel(tile: Tile, dtype: np.dtype[Any], width: int) -> Kernel:
+    """Return the instance of kernels/project.cu for these template arguments."""
+    arguments: list[np.dtype[Any] | str] = [
+        *(dtype, "i64", dtype, "i64"),
+        *(_LONG, _WORD, "i64", "i64"),
+        *(dtype, "i64"),
+        *(dtype, "i64", dtype, "i64"),
+        *("f64", "i64", "i64", "i64"),
+    ]
+    return Kernel("project.cu", f"lstm_project<{tile.c_name(dtype)}, {width}>", arguments, tile.shared_bytes)
+
+
+def _projection(packed: PackedWeights, kernel: str, B: int, m: Any, to: Destinations, slots: SlotRows | None) -> Launch:
+    """Return the launch of kernels/project.cu."""
+    P, limit = packed.P, packed.proj_clip
+    tile, weight = tile_of(kernel, B, packed.dtype), interleaved_for(packed, kernel).projection
+    values = {
+        **_with_stride("m", m),
+        **_with_stride("h", to.h),
+        **_slots(slots),
+        **_with_stride("weight", weight),
+        **_copies(to),
+        "limit": math.inf if limit is None else limit,
+        "B": B,
+        "N": packed.N,
+        "P": P,
+    }
+    instance = project_kernel(tile, packed.dtype, _width(tile, (P,), (to.h, to.copy, to.input)))
+    return Launch(instance, project_grid(tile, B, P), (tile.threads,), values)
+
+
+def _slots(slots: SlotRows | None) -> dict[str, Any]:
+    if slots is None:
+        return {"slots": None, "words": None, "tick": 0, "flips": False}
+    return {"slots": slots.slots, "words": slots.words, "tick": slots.tick, "flips": slots.flips}
+
+
+def _copies(to: Destinations) -> dict[str, Any]:
+    return {**_with_stride("copy", to.copy), **_with_stride("input", to.input)}
+
+
+def _with_stride(name: str, a: Any) -> dict[str, Any]:
+    """Return a matrix and its row stride: 0 for one row, which serves all that there are."""
+    return {name: a, f"{name}_stride": 0 if a is None or a.shape[0] == 1 else row_stride(a)}
+
+
+def can_stage(a: Any) -> bool:
+    """Whether rows can be copied to tiles 16 bytes at a time."""
+    return is_aligned(a, 16 // a.itemsize)
+
+
+def can_pair(a: Any) -> bool:
+    """Whether two neighbours of a row can be moved as one."""
+    return is_aligned(a, _PAIR)
+
+
+def _width(tile: Tile, columns: Iterable[int], arrays: Iterable[Any]) -> int:
+    """Return how many units, and columns of h, a thread moves as one."""
+    even = all(count % _PAIR == 0 for count in columns)
+    return _PAIR if tile.pairs and even and all(a is None or can_pair(a) for a in arrays) else 1

@@ -1,0 +1,182 @@
+"""Which kernels a GPU's step runs: their names, what each can multiply, and the choice; importing this imports no CuPy.
+
+"matmul" is cuBLASLt's product and one kernel behind it; all others are the whole step in one kernel, in which products
+are of tiles of rows and units: "tensor_large", "tensor_medium" and "tensor_small" by tensor cores, "simt" by fma.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from fusedlstm.validation.arguments import describe_type, fail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Rows: TypeAlias = tuple[tuple[float, tuple[tuple[float, str], ...]], ...]
+
+TENSOR = ("tensor_large", "tensor_medium", "tensor_small")
+NAMES = ("matmul", *TENSOR, "simt")
+OLDEST = 80  # of compute capabilities, as CuPy's number: from 8.0 on there are cp.async and the mma that tiles need
+
+
+_MORE = math.inf
+_LARGE, _MEDIUM, _SMALL = TENSOR
+# By arithmetic: up to so many rows B, and up to so many units N of a cell with I = N, this kernel. It is what a model
+# of an H200 predicts, benchmarks/predictions.py: no GPU has measured any of it yet. The model knows no other
+# architecture, so this is for all that have these kernels. Where two kernels are within a tenth, what is beside them
+# decides.
+_TABLE: dict[str, Rows] = {
+    "bfloat16": (
+        (32, ((1024, _SMALL), (_MORE, "matmul"))),
+        (64, ((640, _SMALL), (_MORE, "matmul"))),
+        (128, ((512, _SMALL), (640, _MEDIUM), (_MORE, "matmul"))),
+        (256, ((256, _SMALL), (640, _MEDIUM), (_MORE, "matmul"))),
+        (512, ((128, _SMALL), (384, _MEDIUM), (_MORE, "matmul"))),
+        (1024, ((64, _SMALL), (256, _MEDIUM), (512, _LARGE), (_MORE, "matmul"))),
+        (2048, ((128, _MEDIUM), (512, _LARGE), (_MORE, "matmul"))),
+        (4096, ((64, _MEDIUM), (512, _LARGE), (_MORE, "matmul"))),
+        (_MORE, ((384, _LARGE), (_MORE, "matmul"))),
+    ),
+    "tf32": (
+        (32, ((768, _SMALL), (_MORE, "matmul"))),
+        (64, ((512, _SMALL), (_MORE, "matmul"))),
+        (128, ((384, _SMALL), (_MORE, "matmul"))),
+        (256, ((256, _SMALL), (512, _MEDIUM), (_MORE, "matmul"))),
+        (512, ((128, _SMALL), (256, _MEDIUM), (_MORE, "matmul"))),
+        (1024, ((64, _SMALL), (192, _MEDIUM), (_MORE, "matmul"))),
+        (2048, ((128, _MEDIUM), (256, _LARGE), (_MORE, "matmul"))),
+        (4096, ((64, _MEDIUM), (192, _LARGE), (_MORE, "matmul"))),
+        (_MORE, ((192, _LARGE), (_MORE, "matmul"))),
+    ),
+    "float32": ((_MORE, ((_MORE, "matmul"),)),),
+    "float64": ((_MORE, ((_MORE, "matmul"),)),),
+}
+_TABLE["float16"] = _TABLE["bfloat16"]
+
+
+def choose(
+    B: int,
+    I: int,
+    N: int,
+    P: int | None,
+    dtype: str,
+    precision: str,
+    capability: int,
+    *,
+    forced: str | None = None,
+) -> str:
+    """Return the kernel that steps a layer: by a table that a model has made, and no GPU has measured yet.
+
+    Args:
+        B: rows.
+        I: input size.
+        N: units.
+        P: width of a projected h; None, or N, without a projection.
+        dtype: of x and h, by name.
+        precision: of float32 matmuls.
+        capability: the GPU's compute capability, 90 for 9.0.
+        forced: the kernel that was named, or that batch_invariant needs, which is returned; whether it can run is the
+            caller's to check.
+    """
+    if forced is not None:
+        return forced
+    if reason_against_device(capability) is not None:
+        return "matmul"
+    size = math.isqrt(N * (I + (P or N)) // 2)  # the N of a cell with I = N that multiplies as much
+    columns = next(columns for most, columns in _TABLE[arithmetic(dtype, precision)] if most >= B)
+    return next(kernel for most, kernel in columns if most >= size)
+
+
+def choose_layers(
+    B: int,
+    sizes: Sequence[tuple[int, int, int | None]],
+    dtype: str,
+    precision: str,
+    capability: int,
+    *,
+    forced: str | None = None,
+) -> tuple[str, ...]:
+    """Return the kernel of each layer, of I, N and P: where the table has matmul for one, it is for all.
+
+    The other arguments are `choose`'s.
+    """
+    kernels = tuple(choose(B, *each, dtype, precision, capability, forced=forced) for each in sizes)
+    return ("matmul",) * len(kernels) if "matmul" in kernels else kernels
+
+
+@functools.lru_cache(maxsize=1024)
+def one_kernel_layers(
+    B: int, sizes: tuple[tuple[int, int, int | None], ...], dtype: str, precision: str, forced: str | None = None
+) -> tuple[str, ...]:
+    """Return the kernel of each layer where none may be matmul: the table's, or the tile that B fills."""
+    tensor = reason_against("tensor_large", dtype, precision) is None
+    filled = (_SMALL if B <= 64 else _MEDIUM if B <= 1024 else _LARGE) if tensor else "simt"
+    chosen = [choose(B, *each, dtype, precision, OLDEST, forced=forced) for each in sizes]
+    return tuple(filled if kernel == "matmul" else kernel for kernel in chosen)
+
+
+def arithmetic(dtype: str, precision: str) -> str:
+    """Return the kind of a GPU's products: "float64", "float32", "tf32", "float16" or "bfloat16"."""
+    return "tf32" if dtype == "float32" and precision == "high" else dtype
+
+
+def reason_against(kernel: str, dtype: str, precision: str) -> str | None:
+    """Return why a kernel can't step this dtype at this precision, or None when it can."""
+    if kernel in TENSOR and arithmetic(dtype, precision) not in ("tf32", "float16", "bfloat16"):
+        return f'{kernel} multiplies float16, bfloat16, and float32 with precision="high" only'
+    if kernel == "simt" and dtype not in ("float32", "float64"):
+        return "simt multiplies float32 and float64 only"
+    return None
+
+
+def reason_against_device(capability: int) -> str | None:
+    """Return why a GPU of a compute capability (75 for 7.5) steps in no single kernel, or None when it does."""
+    if capability >= OLDEST:
+        return None
+    return f"steps in one kernel need compute capability {_dotted(OLDEST)}, and this GPU has {_dotted(capability)}"
+
+
+def describe(capability: int) -> str:
+    """Return how Steppers and pools step on a GPU of a compute capability, for people."""
+    if capability >= OLDEST:
+        return "steps: one kernel, chosen by a table that no GPU has measured yet"
+    return f"steps: matmul and pointwise: compute capability {_dotted(capability)} is older than {_dotted(OLDEST)}"
+
+
+def _dotted(capability: int) -> str:
+    return f"{capability // 10}.{capability % 10}"
+
+
+def invariant(dtype: str, precision: str) -> str:
+    """Return the kernel of a batch-invariant cell: tiles of one shape, so that a row's sum has one order."""
+    return "tensor_medium" if reason_against("tensor_medium", dtype, precision) is None else "simt"
+
+
+def check(value: Any, dtype: str, precision: str, *, batch_invariant: bool) -> None:
+    """Raise unless the argument `kernel` of a cell or an LSTM is None, or a name that the other options allow.
+
+    Raises:
+        TypeError: no str.
+        ValueError: an unknown name, or one that the dtype, the precision or batch_invariant doesn't allow.
+    """
+    if value is None:
+        return
+    if not isinstance(value, str):
+        fail(TypeError, "kernel", "a str or None", describe_type(value))
+    if value not in NAMES:
+        fail(ValueError, "kernel", f"None or one of {_listed(NAMES)}", repr(value))
+    of = f'{dtype}, precision="{precision}"' if dtype == "float32" else dtype
+    reason = reason_against(value, dtype, precision)
+    if reason is not None:
+        fitting = tuple(name for name in NAMES if reason_against(name, dtype, precision) is None)
+        fail(ValueError, "kernel", f"None or one of {_listed(fitting)} for {of}", repr(value), reason)
+    if batch_invariant and value != (only := invariant(dtype, precision)):
+        hint = "A row's bits are its own in tiles of one shape only"
+        fail(ValueError, "kernel", f"None or {only!r} with batch_invariant=True for {of}", repr(value), hint)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, names))

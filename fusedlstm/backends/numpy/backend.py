@@ -1,0 +1,180 @@
+"""The NumPy backend: what a cell needs of the place where it runs, on a CPU."""
+
+from __future__ import annotations
+
+import functools
+import math
+import mmap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.arrays.host import host_mask, to_host_reals
+from fusedlstm.backends.numpy.cell import NumpyCell
+from fusedlstm.backends.numpy.context import quietly
+from fusedlstm.backends.numpy.formula import pointwise, select_rows
+from fusedlstm.backends.numpy.pool import NumpyPool
+from fusedlstm.backends.numpy.stepper import NumpyStepper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
+
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.stacked import StackedWeights
+    from fusedlstm.state import LSTMState
+    from fusedlstm.weights import LSTMWeights
+
+
+# Bytes from which on memory is fresh from the system each time, as C libraries keep what is smaller.
+_LARGE = 1 << 25
+
+
+class NumpyBackend:
+    """The backend that runs everywhere."""
+
+    name = "numpy"
+    device = "cpu"
+    array_type: type = np.ndarray
+    xp: ModuleType = np
+
+    def asarray(self, x: Any, dtype: np.dtype[Any]) -> NumpyArray:
+        """Return `x` as a NumPy array of this dtype; no copy where it is one."""
+        return to_host_reals("x", x, dtype)
+
+    def mask(self, values: Any) -> Any:
+        """Return a mask, an array or a list, as a NumPy array of whatever dtype it has."""
+        return host_mask(values)
+
+    def signature(self, x: NumpyArray, h: NumpyArray, c: NumpyArray) -> tuple[Any, ...]:
+        """Return what the checks of these arrays depend on."""
+        return type(x), x.shape, x.dtype, type(h), h.shape, h.dtype, type(c), c.shape, c.dtype
+
+    def device_of(self, array: NumpyArray) -> str:
+        """Return "cpu", where every NumPy array is."""
+        del array
+        return self.device
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+        """Return an array of zeros."""
+        return np.zeros(shape, dtype)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+        """Return an uninitialised array.
+
+        NumPy asks for huge pages for large arrays. Virtual machines that hand freed ones back to their host spend
+        milliseconds on each to get it again, a quarter of the time of a long sequence; small pages stay.
+        """
+        size = math.prod(shape) * dtype.itemsize
+        if size < _LARGE:
+            return np.empty(shape, dtype)
+        return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
+
+    def overlap(self, a: NumpyArray, b: NumpyArray) -> bool:
+        """Whether the memory of two arrays may overlap: whether the spans of their addresses do."""
+        return np.may_share_memory(a, b)
+
+    def same_place(self, a: NumpyArray, b: NumpyArray) -> bool:
+        """Whether two arrays are the same memory, element by element."""
+        return a is b or (
+            a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides
+        )
+
+    def cell_engine(
+        self,
+        weights: LSTMWeights,
+        precision: str,
+        *,
+        batch_invariant: bool = False,
+        kernel: str | None = None,
+    ) -> NumpyCell:
+        """Return the engine of a cell's step; float32 is IEEE's on a CPU whatever the precision allows.
+
+        A GPU's kernel is nothing here.
+
+        Raises:
+            RuntimeError: it is to be batch-invariant, and NumPy or its BLAS aren't.
+        """
+        del precision, kernel
+        engine = NumpyCell(weights, invariant=batch_invariant)
+        if batch_invariant:
+            from fusedlstm.backends.numpy import batch_invariance
+
+            batch_invariance.check(engine)
+        return engine
+
+    def stepper_engine(
+        self,
+        weights: StackedWeights,
+        engines: Sequence[NumpyCell],
+        B: int,
+        reset_to: Sequence[LSTMState] | None,
+        *,
+        host: bool,
+    ) -> NumpyStepper:
+        """Return buffers of B rows; all memory is the host's."""
+        del host
+        return NumpyStepper(engines, weights.residual, B, reset_to)
+
+    def pool_engine(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> NumpyPool:
+        """Return the rows of a pool; every step brings its engines."""
+        del engines
+        return NumpyPool(weights, capacity)
+
+    def pointwise(self, *arrays: Any, **options: Any) -> None:
+        """Run `lstm_pointwise`."""
+        plain: dict[str, Any] = {name: np.asarray(a) if isinstance(a, np.ndarray) else a for name, a in options.items()}
+        quietly(functools.partial(pointwise, **plain), *map(np.asarray, arrays))
+
+    def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the result of `work`, which may call `input_gates`, `run_gates`, `select_rows` and `add`."""
+        return quietly(work, *arguments)
+
+    def select_rows(self, a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:
+        """Write zeros, or a row's own of `value`, to the rows marked."""
+        select_rows(a, rows, value)
+
+    def add(self, a: NumpyArray, more: NumpyArray) -> None:
+        """Write a + more to a."""
+        np.add(a, more, out=a)
+
+    def largest_over_1(self, h: NumpyArray, is_first: NumpyArray | None) -> float:
+        """Return the largest |h| over 1, or 0, in rows that are not reset; NaN is none."""
+        kept = h if is_first is None else h[~is_first]
+        sizes = np.abs(kept.astype(np.float64))
+        return float(np.max(sizes, where=sizes > 1, initial=0))
+
+    def order(self, stream: int | None) -> Unordered:
+        """Return a context that does nothing: on a CPU, work is done when a call returns."""
+        del stream
+        return _UNORDERED
+
+    def from_dlpack(self, array: Any) -> NumpyArray:
+        """Return the view of an array in host memory; read-only where its producer can't say that it isn't."""
+        return np.from_dlpack(array)
+
+    def from_interface(self, array: Any) -> NumpyArray:
+        """Raise: what has only `__cuda_array_interface__` is on a GPU."""
+        raise TypeError(f"NumPy can't view a {type(array).__name__}")
+
+
+class Unordered:
+    """The order of work where there are no streams."""
+
+    def __enter__(self) -> Unordered:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def follow(self, stream: int | None, index: int | None = None) -> None:
+        """Do nothing."""
+
+    def keep(self, array: Any) -> None:
+        """Do nothing."""
+
+    def wait_on_host(self) -> None:
+        """Do nothing."""
+
+
+_UNORDERED = Unordered()

@@ -1,0 +1,68 @@
+"""Whether a row's bits are its own: tried, with the cell's own weights, when a cell is made that promises it.
+
+Products of blocks of 8 rows were like that in every BLAS that was tried, but no BLAS says that they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusedlstm.backends.numpy import blas
+from fusedlstm.backends.numpy.matmul import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.backends.numpy.cell import NumpyCell
+
+# Multiplications of the trial, about: some 10 ms. Larger cells are tried at fewer places, but at no fewer than this.
+_WORK = 400_000_000
+_FEWEST_TURNS = 2
+# What other rows may hold, which no row may see: far from all that a row is.
+_WILD = (np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-40, 0.0, 1.0)
+
+
+def check(engine: NumpyCell) -> None:
+    """Raise RuntimeError where a row's bits depend on the size of its batch, on its place or on other rows."""
+    rng, (I, N, P) = np.random.default_rng(0), engine.sizes
+    wild = np.repeat(np.array(_WILD)[:, None], I + P + N, axis=1)
+    with np.errstate(all="ignore"):  # of float32, one of the wild ones underflows
+        rows = np.concatenate([rng.uniform(-1, 1, (BLOCK, I + P + N)), wild]).astype(engine.dtype)
+    wanted = _step(engine, rows[:BLOCK])
+    for which in _batches(_WORK // (3 * BLOCK * engine.work)):
+        tame = which < BLOCK
+        if not _same_bits(_step(engine, rows[which])[tame], wanted[which[tame]]):
+            raise RuntimeError(
+                "batch_invariant=True can't be kept here: bits of a row depend on its place, its batch or other rows, "
+                f"with NumPy {np.__version__} and its BLAS ({blas.describe()})"
+            )
+    engine.scratch.forget()  # of a few rows, and wild ones, which may be slow to multiply
+
+
+def _batches(turns: int) -> Iterator[NumpyArray]:
+    """Yield which rows batches have: of the first BLOCK ones in various places and sizes, some beside the wild ones."""
+    tame, turns = np.arange(BLOCK), min(max(turns, _FEWEST_TURNS), BLOCK)
+    yield np.concatenate([np.roll(tame, turn) for turn in range(1, turns + 1)])
+    among = np.tile(tame + BLOCK, (turns, 1))
+    among[np.arange(turns), np.arange(turns)] = np.arange(turns)[::-1]  # one in each block
+    yield among.reshape(-1)
+    for size in (1, BLOCK - 1, BLOCK + 1, 2 * BLOCK + 1):
+        yield (size + np.arange(size)) % BLOCK
+
+
+def _step(engine: NumpyCell, rows: NumpyArray) -> NumpyArray:
+    """Return the next h and c, side by side, of rows [x | h | c]."""
+    I, N, P = engine.sizes
+    x, h, c = np.split(rows, [I, I + P], axis=1)
+    h_out, c_out = np.empty((len(rows), P), engine.dtype), np.empty((len(rows), N), engine.dtype)
+    engine.run(x, h, c, h_out, c_out)
+    return np.concatenate([h_out, c_out], axis=1)
+
+
+def _same_bits(a: NumpyArray, b: NumpyArray) -> bool:
+    """Whether two arrays are the same to the bit; NaN, of which there are many, is NaN."""
+    bits = f"u{a.itemsize}"
+    return bool(((a.view(bits) == b.view(bits)) | (np.isnan(a) & np.isnan(b))).all())

@@ -1,0 +1,194 @@
+"""Matrix products with weights, in the form that NumPy's BLAS is fastest at.
+
+A BLAS brings a large matrix into an order of its own before it multiplies it. Where few rows meet large weights, as
+in a step, that takes longer than the product. OpenBLAS has kernels for AVX-512 that read the operands where they are,
+but takes them only for products of up to a million multiplications. So there the weights are cut into narrow columns
+and the rows into groups, and each group times each of the columns is such a product; the columns stay in a cache while
+all rows pass by.
+
+The last bits of a row of a product depend on how many others there are and on its place among them, as edges are other
+code, and on how many threads there are. Where they must not, every product is of 8 rows and so few columns that it is
+done by one thread: kernels take each of 8 rows alike.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusedlstm.backends.numpy import blas
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fusedlstm.arrays.dtypes import NumpyArray
+
+# Multiplications of a product up to which OpenBLAS leaves the operands where they are, and its kernels that do.
+_SMALL = 1_000_000
+_SMALL_KERNELS = frozenset({"skylakex", "cooperlake", "sapphirerapids"})
+# Rows that such a product has at least: of one, it would be a product of a vector, which is another kernel's.
+_FEWEST_ROWS = 4
+# Bytes of a row of cut columns: four registers of AVX-512.
+_WIDTH = 256
+# Rows of every product where a row's bits must be its own; OpenBLAS' kernels don't take each of 16 alike.
+BLOCK = 8
+# Multiplications of a product up to which OpenBLAS keeps it to one thread, and what columns are a multiple of there.
+_ONE_THREAD = 262_144
+_UNIT = 8
+
+
+class Weight:
+    """A matrix that rows are multiplied by, in layouts that are made when they are first used.
+
+    Args:
+        make: returns it as planes (S, K, N), any strides: x (B, K) times it is (S, B, N).
+        invariant: whether it is for products that are.
+    """
+
+    def __init__(self, make: Callable[[], NumpyArray], *, invariant: bool = False) -> None:
+        self._make, self._invariant = make, invariant
+
+    @functools.cached_property
+    def planes(self) -> NumpyArray:
+        """A view (S, K, N) of `wide`."""
+        planes = self._make()
+        return np.ascontiguousarray(planes.swapaxes(0, 1)).swapaxes(0, 1)
+
+    @functools.cached_property
+    def wide(self) -> NumpyArray:
+        """The planes side by side, in one matrix (K, S * N)."""
+        rows = self.planes.swapaxes(0, 1)
+        K, S, N = rows.shape
+        return rows.reshape(K, S * N)
+
+    @functools.cached_property
+    def columns(self) -> list[NumpyArray]:
+        """The planes in columns of one width (S, columns, 1, K, width), and what is left of them in narrower ones."""
+        planes = self._make()
+        S, K, N = planes.shape
+        width = _block_width(K, N, planes.itemsize) if self._invariant else _width(N, planes.itemsize)
+        cut = [planes[:, :, left:right].reshape(S, K, -1, width) for left, right, width in _cut(N, width)]
+        return [np.ascontiguousarray(columns.swapaxes(1, 2))[:, :, None] for columns in cut]
+
+    def lay_out_as(self, other: Weight) -> None:
+        """Make the layouts that another weight has, which it takes the place of: so that no later call waits."""
+        for layout in ("planes", "wide", "columns"):
+            if layout in vars(other):
+                self.lay_out(layout)
+
+    def lay_out(self, layout: str) -> None:
+        """Make `planes`, `wide` or `columns`, unless it is there."""
+        getattr(self, layout)
+
+    def of_rows(self, rows: slice) -> Weight:
+        """Return the part that multiplies some columns of x: views of the layouts of the whole."""
+        return _Part(self, rows)
+
+
+class _Part(Weight):
+    """Some rows of a weight."""
+
+    def __init__(self, whole: Weight, rows: slice) -> None:
+        self._whole = whole
+        self._rows = rows
+
+    @functools.cached_property
+    def planes(self) -> NumpyArray:
+        return self._whole.planes[:, self._rows]
+
+    @functools.cached_property
+    def columns(self) -> list[NumpyArray]:
+        return [columns[..., self._rows, :] for columns in self._whole.columns]
+
+
+class Product:
+    """x @ weight for an x and a result that stay where they are: (B, K) @ (S, K, N) -> (S, B, N).
+
+    Rows of both are contiguous, and so is a result of one row as a whole.
+
+    Args:
+        x: (B, K).
+        out: (S, B, N).
+        invariant: whether a row's bits must be its own, whatever B is and wherever it stands. B then is a multiple of
+            BLOCK, and the weight a whole one that is for this.
+    """
+
+    def __init__(self, x: NumpyArray, out: NumpyArray, *, invariant: bool = False) -> None:
+        self._x, self._out = x, out
+        self._row = (x[0], out.reshape(-1)) if len(x) == 1 else None  # all planes at once, by a product of a vector
+        cut = invariant or is_cut(x.shape[0], x.shape[1], out.shape[2], x.itemsize)
+        self._pieces = list(_pieces(x, out, invariant=invariant)) if cut else None
+
+    def run(self, weight: Weight) -> None:
+        """Write the result."""
+        if self._row is not None:
+            x, out = self._row
+            np.dot(x, weight.wide, out)
+        elif self._pieces is None:
+            np.matmul(self._x, weight.planes, out=self._out)
+        else:
+            for x, k, out in self._pieces:
+                np.matmul(x, weight.columns[k], out=out)
+
+
+def is_cut(B: int, K: int, N: int, itemsize: int) -> bool:
+    """Whether a product (B, K) @ (K, N) is done in pieces, by kernels whose speed depends little on B."""
+    return B > 1 and K > 0 and _SMALL // (K * _width(N, itemsize)) >= _FEWEST_ROWS and has_small_kernels()
+
+
+@functools.cache
+def has_small_kernels() -> bool:
+    """Whether NumPy's BLAS has kernels that read small operands where they are; they run on one thread."""
+    return str(blas.kernel()).lower() in _SMALL_KERNELS
+
+
+def _pieces(x: NumpyArray, out: NumpyArray, *, invariant: bool = False) -> Iterator[tuple[NumpyArray, int, NumpyArray]]:
+    """Yield products of rows and columns: x (rows, n, K), the index of the `columns`, out (S, columns, rows, n, width).
+
+    One matmul does all products of such a triple, those of the same columns one after the other.
+    """
+    (B, K), (S, _, N) = x.shape, out.shape
+    widest = _block_width(K, N, out.itemsize) if invariant else _width(N, out.itemsize)
+    for k, (left, right, width) in enumerate(_cut(N, widest)):
+        for top, bottom, rows in [(0, B, BLOCK)] if invariant else _groups(B, _SMALL // (K * width)):
+            shape = S, (bottom - top) // rows, rows, (right - left) // width, width
+            to = out[:, top:bottom, left:right].reshape(shape).transpose(0, 3, 1, 2, 4)  # a view: axes are only split
+            yield x[top:bottom].reshape(shape[1], rows, K), k, to
+
+
+def _width(N: int, itemsize: int) -> int:
+    """Return how many of N columns are multiplied at once, where they are cut."""
+    width = _WIDTH // itemsize
+    return width if width + width // 2 < N else N
+
+
+def _block_width(K: int, N: int, itemsize: int) -> int:
+    """Return the same where rows are in blocks: so few that each product (BLOCK, K) @ (K, width) is of one thread."""
+    most = max(2, (_SMALL if has_small_kernels() else _ONE_THREAD) // (BLOCK * K))
+    width = min(_WIDTH // itemsize, most)
+    if N == 1 or width + width // 2 >= N <= most:
+        return N
+    if width > _UNIT:
+        width -= width % _UNIT
+    while width > 2 and N % width == 1:  # one column alone is a product of a vector, which is another kernel's
+        width -= 1
+    return width
+
+
+def _groups(B: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, stop, rows) of the groups of B rows that have one more than others, and of those others."""
+    groups = -(-B // most)
+    rows, more = divmod(B, groups)
+    if more:
+        yield 0, more * (rows + 1), rows + 1
+    yield more * (rows + 1), B, rows
+
+
+def _cut(size: int, width: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, stop, width): the part of `size` that is cut into this width, and the rest, if there is one."""
+    rest = size % width
+    yield 0, size - rest, width
+    if rest:
+        yield size - rest, size, rest

@@ -1,0 +1,234 @@
+"""The rows of a pool in NumPy: an array of h and one of c for each layer, and steps of some of their rows."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from fusedlstm.arrays import dtypes
+from fusedlstm.backends.numpy.context import quietly
+from fusedlstm.slots import PROBLEMS
+from fusedlstm.state import LSTMState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.arrays.dtypes import Empty, NumpyArray
+    from fusedlstm.stacked import StackedWeights
+
+    Pair: TypeAlias = tuple[NumpyArray, NumpyArray]  # h and c
+
+# Elements that are picked at once where NumPy makes a temporary array of them.
+_PICKED = 1 << 13
+
+
+class NumpyPool:
+    """The states of all slots, and the buffers that steps of some of them keep.
+
+    A step takes the rows of h and c out, runs the engines on them, and writes all rows back at the end, so that what
+    fails before has changed none.
+    """
+
+    def __init__(self, weights: StackedWeights, capacity: int) -> None:
+        self._weights = weights
+        dtype, c_dtype = weights.dtype, dtypes.state_dtype(weights.dtype)
+        self._rows: list[Pair] = [
+            (np.zeros((capacity, layer.output_size), dtype), np.zeros((capacity, layer.hidden_size), c_dtype))
+            for layer in weights.layers
+        ]
+        self._buffers = _Buffers(weights, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all rows."""
+        return sum(h.nbytes + c.nbytes for h, c in self._rows)
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """The bytes of the buffers; the engines are the cell's."""
+        return self._buffers.nbytes
+
+    def kernels(self, B: int) -> tuple[str, ...]:
+        """Return "numpy" for each layer, whatever B is."""
+        del B
+        return ("numpy",) * len(self._rows)
+
+    def clear(self, slots: NumpyArray) -> None:
+        """Write zeros to rows."""
+        self._write(slots, [(0, 0)] * len(self._rows))
+
+    def read(self, slots: NumpyArray, empty: Empty) -> tuple[LSTMState, ...]:
+        """Return copies of rows in arrays of `empty`: a state for each layer."""
+        return tuple(LSTMState(h=_copy(h, slots, empty), c=_copy(c, slots, empty)) for h, c in self._rows)
+
+    def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        """Write a state for each layer to rows."""
+        self._write(slots, [(state.h, state.c) for state in states])
+
+    def step(
+        self,
+        engines: Sequence[Any],
+        x: NumpyArray,
+        slots: NumpyArray,
+        is_first: NumpyArray | None,
+        out: NumpyArray,
+    ) -> None:
+        """Step rows, and write the top layer's output; see `PoolEngine`."""
+        self._reserve(len(slots))
+        buffers = self._buffers
+        if not slots.size or slots.min() >= 0:
+            news = self._run(engines, x, slots, is_first, out)
+        else:
+            rows = buffers.rows_that_step(slots)
+            x = _pick(x, rows, buffers.x)
+            slots = _pick(slots, rows, buffers.slots)
+            is_first = None if is_first is None else _pick(is_first, rows, buffers.is_first)
+            top = buffers.outputs[-1][: len(rows)]
+            news = self._run(engines, x, slots, is_first, top)
+            out.fill(0)
+            out[rows] = top
+        self._write(slots, news)
+
+    def prepare(self, engines: Sequence[Any], largest: int) -> None:
+        """Allocate the buffers, and what engines keep for the calling thread, which running them does."""
+        self._reserve(largest)
+        buffers = self._buffers
+        x = buffers.x[:largest]
+        for k, engine in enumerate(engines):
+            h = buffers.h_in(largest, engine.sizes[2])
+            c = buffers.c[k][:largest]
+            engine.run(x, h, c, buffers.h[k][:largest], c)
+            x = buffers.h[k][:largest]
+
+    # All slots are in host memory, where they are checked before a step.
+
+    def audit(self, live: NumpyArray) -> None:
+        """Do nothing."""
+
+    def mark(self, slots: NumpyArray, *, live: bool) -> None:
+        """Do nothing."""
+
+    def problems(self) -> Sequence[tuple[int, int]]:
+        """Return that there are none."""
+        return [(0, 0)] * len(PROBLEMS)
+
+    def _reserve(self, largest: int) -> None:
+        """Have buffers for this many rows."""
+        if largest > self._buffers.largest:
+            self._buffers = _Buffers(self._weights, largest)
+
+    def _run(
+        self,
+        engines: Sequence[Any],
+        x: NumpyArray,
+        slots: NumpyArray,
+        is_first: NumpyArray | None,
+        top: NumpyArray,
+    ) -> list[Pair]:
+        """Return the new h and c of each layer, in the buffers or `top`, and write the output to `top`; change no row.
+
+        All slots are rows: there is no padding.
+        """
+        B, buffers, residual = len(slots), self._buffers, self._weights.residual
+        news = []
+        for k, engine in enumerate(engines):
+            h_rows, c_rows = self._rows[k]
+            is_top = k == len(engines) - 1
+            h, c = buffers.h_in(B, h_rows.shape[1]), buffers.c[k][:B]
+            # With a mode that can't raise, NumPy writes where it is told to without a copy; slots are in range.
+            h_rows.take(slots, 0, h, "clip")
+            c_rows.take(slots, 0, c, "clip")
+            if is_first is not None:
+                _clear_marked(h, is_first)
+                _clear_marked(c, is_first)
+            h_new = top if is_top and not residual[k] else buffers.h[k][:B]
+            engine.run(x, h, c, h_new, c)
+            news.append((h_new, c))
+            output = h_new
+            if residual[k]:
+                output = top if is_top else buffers.outputs[k][:B]
+                quietly(np.add, h_new, x, output)
+            x = output
+        return news
+
+    def _write(self, slots: NumpyArray, values: Sequence[tuple[Any, Any]]) -> None:
+        """Write h and c of every layer to rows.
+
+        What interrupts it does so after all are written: they are written once more, from the start.
+        """
+        try:
+            self._write_all(slots, values)
+        except BaseException:
+            self._write_all(slots, values)
+            raise
+
+    def _write_all(self, slots: NumpyArray, values: Sequence[tuple[Any, Any]]) -> None:
+        for (h_rows, c_rows), (h, c) in zip(self._rows, values, strict=True):
+            h_rows[slots] = h
+            c_rows[slots] = c
+
+
+class _Buffers:
+    """Memory for steps of up to `largest` rows."""
+
+    def __init__(self, weights: StackedWeights, largest: int) -> None:
+        dtype, c_dtype, layers = weights.dtype, dtypes.state_dtype(weights.dtype), weights.layers
+        self.largest = largest
+        self.h = [np.zeros((largest, layer.output_size), dtype) for layer in layers]  # the new ones
+        self.c = [np.zeros((largest, layer.hidden_size), c_dtype) for layer in layers]  # the old, then the new ones
+        self.outputs = [
+            np.zeros_like(h) if residual else h for h, residual in zip(self.h, weights.residual, strict=True)
+        ]
+        self._h_in = np.zeros(largest * max(layer.output_size for layer in layers), dtype)
+        # Of the rows that are no padding, where some are.
+        self.x = np.zeros((largest, weights.input_size), dtype)
+        self.slots, self.rows = np.zeros(largest, np.int64), np.zeros(largest, np.int64)
+        self.is_first = np.zeros(largest, np.bool_)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all of them."""
+        own = [output for output, h in zip(self.outputs, self.h, strict=True) if output is not h]
+        arrays = [*self.h, *self.c, *own, self._h_in, self.x, self.slots, self.rows, self.is_first]
+        return sum(array.nbytes for array in arrays)
+
+    def h_in(self, B: int, P: int) -> NumpyArray:
+        """Return memory (B, P) for the old h of one layer, which the next one's is read to."""
+        return self._h_in[: B * P].reshape(B, P)
+
+    def rows_that_step(self, slots: NumpyArray) -> NumpyArray:
+        """Return the indices of slots that are not negative, in memory that stays."""
+        count = 0
+        for start in range(0, len(slots), _PICKED):
+            rows = np.flatnonzero(slots[start : start + _PICKED] >= 0)
+            rows += start
+            self.rows[count : count + len(rows)] = rows
+            count += len(rows)
+        return self.rows[:count]
+
+
+def _copy(rows: NumpyArray, slots: NumpyArray, empty: Empty) -> NumpyArray:
+    """Return a copy of rows in an array of `empty`."""
+    out = empty((len(slots), rows.shape[1]), rows.dtype)
+    return rows.take(slots, 0, out, "clip")
+
+
+def _pick(a: NumpyArray, rows: NumpyArray, into: NumpyArray) -> NumpyArray:
+    """Return rows of `a`, of any strides, at the beginning of `into`."""
+    picked = into[: len(rows)]
+    if a.flags.c_contiguous:
+        return a.take(rows, 0, picked, "clip")
+    at_once = max(1, _PICKED // max(1, math.prod(a.shape[1:])))
+    for start in range(0, len(rows), at_once):
+        part = slice(start, start + at_once)
+        picked[part] = a[rows[part]]
+    return picked
+
+
+def _clear_marked(a: NumpyArray, marked: NumpyArray) -> None:
+    """Write zeros to the rows that are marked."""
+    for start in range(0, len(a), _PICKED):
+        part = slice(start, start + _PICKED)
+        a[part][marked[part]] = 0

@@ -1,0 +1,128 @@
+"""Workspaces for the NumPy backend's step, which each thread reuses from call to call.
+
+A call may begin in the middle of another one in the same thread: in a signal handler, a finalizer or a callback of an
+argument. Each call has its own workspace.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusedlstm.backends.numpy.formula import Gates
+from fusedlstm.backends.numpy.matmul import BLOCK, Product
+
+
+class Form(NamedTuple):
+    """What the memory of a cell's step depends on.
+
+    Attributes:
+        sizes: I, N and P.
+        dtype: of the arithmetic.
+        has_bias: whether the weights have a row more, for the bias.
+        projects: whether there is a projection.
+        writes_h: whether the pointwise result is written to h as it is.
+        invariant: whether a row's bits must be its own: products then are of whole blocks of rows.
+    """
+
+    sizes: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    has_bias: bool
+    projects: bool
+    writes_h: bool
+    invariant: bool
+
+    def rows(self, B: int) -> int:
+        """Return how many rows the products of a batch have."""
+        return -(-B // BLOCK) * BLOCK if self.invariant else B
+
+
+class Memory:
+    """Memory for so many rows: the operand [x | h | 1], the ones for the bias if there is one, and the results."""
+
+    def __init__(self, form: Form, rows: int) -> None:
+        I, N, P = form.sizes
+        self._form = form
+        self.rows = rows
+        self.operand = np.ones((rows, I + P + form.has_bias), form.dtype)
+        self.gates = np.empty(4 * rows * N, form.dtype)
+        self.m = np.zeros((0 if form.writes_h else rows, N), form.dtype)
+        self.projected = np.empty((rows if form.projects else 0, P), form.dtype)
+
+    def buffers(self, start: int, B: int) -> Buffers:
+        """Return views of B rows from one on, which must be the first of a block where the form is invariant."""
+        return Buffers(self._form, self, start, B)
+
+
+class Buffers:
+    """Views of memory for one batch, and what is done with them."""
+
+    def __init__(self, form: Form, memory: Memory, start: int, B: int) -> None:
+        (I, N, P), invariant = form.sizes, form.invariant
+        rows = form.rows(B)  # of the products: those past B are of other batches, and change no row of this one
+        part = slice(start, start + rows)
+        operand = memory.operand[part]
+        gates = memory.gates[4 * N * start : 4 * N * (start + rows)].reshape(4, rows, N)
+        self.x, self.h = operand[:B, :I], operand[:B, I : I + P]
+        self.gates, self.blocks = gates[:, :B], Gates.blocks(gates[:, :B])
+        self.of_both = Product(operand, gates, invariant=invariant)
+        self.of_h = Product(operand[:, I:], gates)  # of which there is none where it is to be invariant
+        m, projected = memory.m[part], memory.projected[part]
+        self.m, self.projected = m[:B], projected[:B]  # (B, N), (B, P)
+        self.of_m = Product(m, projected[None], invariant=invariant) if form.projects else None
+
+
+class Workspace:
+    """Memory for the largest batch so far, and views of it by batch size."""
+
+    MOST_VIEWS = 256
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self.memory, self.by_batch = Memory(form, 0), dict[int, Buffers]()
+
+    def of_batch(self, B: int) -> Buffers:
+        """Return buffers for a batch. Their old content is lost."""
+        buffers = self.by_batch.get(B)
+        if buffers is None:
+            if self.memory.rows < B:
+                self.memory = Memory(self._form, self._form.rows(B))
+                self.by_batch.clear()
+            elif len(self.by_batch) >= self.MOST_VIEWS:
+                self.by_batch.clear()
+            buffers = self.by_batch[B] = self.memory.buffers(0, B)
+        return buffers
+
+
+class Scratch(threading.local):
+    """The calling thread's workspaces that no call is using.
+
+    A call takes one and gives it back when it ends. A call in the middle of another one takes the next one, or a new
+    one. No depth is counted, as an interrupt could leave it wrong. If an interrupted call doesn't give its workspace
+    back, the workspace is freed, and the next call makes a new one.
+    """
+
+    MOST_KEPT = 4
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._unused: list[Workspace] = []
+
+    def take(self) -> Workspace:
+        """Return a workspace that no other call uses. Give it back afterwards."""
+        try:
+            return self._unused.pop()
+        except IndexError:
+            return Workspace(self._form)
+
+    def give_back(self, workspace: Workspace) -> None:
+        """Keep a workspace for the next call."""
+        unused = self._unused
+        if len(unused) < self.MOST_KEPT:
+            unused.append(workspace)
+
+    def forget(self) -> None:
+        """Free the calling thread's memory."""
+        self._unused.clear()

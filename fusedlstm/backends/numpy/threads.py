@@ -1,0 +1,138 @@
+"""Rows of a batch shared out among threads: as many as NumPy's BLAS has, where its products are cut and run on one.
+
+Rows are independent, so a thread takes its own through whole steps, and through all steps of a sequence between two
+resets: the threads meet once. NumPy lets others run while it computes. The last bits of a row may depend on which
+others its thread takes, as they do where the BLAS has several; those of an invariant engine don't.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import threading
+from collections import deque
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from fusedlstm.backends.numpy import blas
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Of fewer rows, a thread would pass all weights by for little work; fewer than two threads' are not shared out.
+_FEWEST = 8
+SHARED = 2 * _FEWEST
+# Multiplications below which another thread is not awake in time, some 50 microseconds, and those of a step below which
+# Python takes most of its time, which lets no others run meanwhile.
+_LEAST_WORK = 10_000_000
+_LEAST_STEP = 1_000_000
+
+
+def shares(B: int, each: int, steps: int = 1, unit: int = 1) -> list[slice]:
+    """Return which rows each thread takes: all of them in one share, or about as many in each.
+
+    Args:
+        B: rows.
+        each: multiplications of a row in a step.
+        steps: how many steps they take.
+        unit: what all but the last take multiples of.
+    """
+    if B < SHARED or B * each < _LEAST_STEP or B * each * steps < _LEAST_WORK:
+        return [slice(0, B)]
+    threads = min(B // _FEWEST, blas.threads() or 1)
+    ends = [B * k // threads // unit * unit for k in range(threads)] + [B]
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
+
+
+def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
+    """Call `work` with each share, in this thread and all free helpers, and return when all are done.
+
+    This takes no lock that the thread may already hold, as a call from a signal handler would wait for it for ever.
+
+    Raises:
+        Exception: the first exception of `work`, after all threads have stopped.
+    """
+    left = deque(rows)
+    begun: list[None] = []
+    ended: list[BaseException | None] = []
+    news: SimpleQueue[None] = SimpleQueue()
+
+    def take() -> None:
+        while left:
+            try:
+                share = left.popleft()
+            except IndexError:  # another took the last
+                return
+            work(share)
+
+    def help_out() -> None:
+        begun.append(None)  # before it takes a share
+        error: BaseException | None = None
+        try:
+            take()
+        except BaseException as raised:
+            error = raised
+        ended.append(error)
+        news.put(None)
+
+    interruption: BaseException | None = None
+    try:
+        _helpers().call(help_out, len(rows) - 1)
+        take()
+    finally:
+        # Whatever a signal handler raises, no thread may be writing when the call ends. This is not a function of its
+        # own, as a function that is interrupted at its start does nothing.
+        while True:
+            try:
+                left.clear()  # helpers that begin later find nothing to do
+                while len(ended) < len(begun):
+                    news.get()
+                break
+            except BaseException as error:
+                interruption = error
+        if interruption is not None:
+            raise interruption
+    for failure in ended:
+        if failure is not None:
+            raise failure
+
+
+class _Helpers:
+    """Helper threads: as many as one call has asked for, and at most one for each processor.
+
+    The standard library's executors hold locks during `submit`. A signal handler in the middle of a submit would wait
+    for them for ever. This queue may be used at any time.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._most = os.cpu_count() or 1
+
+    def call(self, work: Callable[[], None], times: int) -> None:
+        """Queue `work` that many times for other threads. If there are no threads, it is not called."""
+        with contextlib.suppress(RuntimeError):  # no thread can start, as when a program ends: use those that run
+            while len(self._threads) < min(times, self._most):
+                thread = threading.Thread(target=self._run, name=f"fusedlstm_{len(self._threads)}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        if self._threads:
+            for _ in range(times):
+                self._calls.put(work)
+
+    def _run(self) -> None:
+        while True:
+            work = self._calls.get()
+            work()
+            del work  # free its arrays before waiting for the next one
+
+
+@functools.cache
+def _helpers() -> _Helpers:
+    return _Helpers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_helpers.cache_clear)  # threads don't survive a fork

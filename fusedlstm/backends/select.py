@@ -1,0 +1,119 @@
+"""The choice of a backend, when a cell is made or for an array."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm import log
+from fusedlstm.arrays.libraries import library_of
+from fusedlstm.backends.numpy.backend import NumpyBackend
+from fusedlstm.errors import BackendUnavailableError
+from fusedlstm.validation.arguments import check_no_grad, describe_type, fail
+
+if TYPE_CHECKING:
+    from fusedlstm.arrays.dtypes import Array
+    from fusedlstm.backends.base import Backend
+
+_VARIABLE = "FUSEDLSTM_BACKEND"
+_NUMPY = NumpyBackend()
+
+
+def choose(name: str | None) -> Backend:
+    """Return the backend of this name, else of FUSEDLSTM_BACKEND, else the first that can run here.
+
+    Raises:
+        ValueError: an unknown name.
+        BackendUnavailableError: the one named can't run here.
+    """
+    source = "backend"
+    if name is None and os.environ.get(_VARIABLE):
+        source, name = _VARIABLE, os.environ[_VARIABLE]
+    if name is None:
+        return _first_that_runs()
+    kind, index = _parse(source, name)
+    if kind == "numpy":
+        return _NUMPY
+    reason = unavailable_reason("cuda", index)
+    if reason is not None:
+        raise BackendUnavailableError(f"{source}={name!r} can't run here: {reason}")
+    return _cuda(index)
+
+
+def _parse(source: str, name: Any) -> tuple[str, int]:
+    """Split "cuda:1" into its name and the device's index."""
+    kind, colon, index = name.partition(":") if isinstance(name, str) else ("", "", "")
+    known = kind == "cuda" if colon else kind in ("numpy", "cuda")
+    if not known or (colon and not (index.isascii() and index.isdigit())):
+        fail(ValueError, source, "'numpy', 'cuda' or 'cuda:<index>'", repr(name))
+    return kind, int(index or 0)
+
+
+def _first_that_runs() -> Backend:
+    reason = unavailable_reason("cuda")
+    if reason is None:
+        return _cuda(0)
+    _say_why_not_cuda(reason)
+    return _NUMPY
+
+
+_said: set[str] = set()
+
+
+def _say_why_not_cuda(reason: str) -> None:
+    """Log it once: a warning where CuPy is installed, since its owner expects the GPU to be used."""
+    if reason not in _said:
+        _said.add(reason)
+        say = log.info if reason.startswith("CuPy is not installed") else log.warning
+        say("running on numpy, because cuda can't run here: %s", reason)
+
+
+def unavailable_reason(name: str, index: int = 0) -> str | None:
+    """Return why a backend can't run here, or None when it can."""
+    if name == "numpy":
+        return None
+    from fusedlstm.backends.cuda.runtime.probe import why_not
+
+    return why_not(index)
+
+
+def available_backends() -> tuple[str, ...]:
+    """Return the names of the backends that can run here, the one chosen by default first."""
+    return ("numpy",) if unavailable_reason("cuda") else ("cuda", "numpy")
+
+
+def backend_of(array: Array, name: str = "array") -> Backend:
+    """Return the backend for an array of any library: that of the device it is on.
+
+    Raises:
+        TypeError: no array, or a tensor that requires grad.
+        ValueError: an array on a device that no backend is for.
+        BackendUnavailableError: an array on a GPU where the backend can't run; the message says why.
+    """
+    if isinstance(array, np.ndarray):
+        return _NUMPY
+    if type(array).__module__.partition(".")[0] == "cupy":
+        return _cuda(int(array.device.id))
+    check_no_grad(name, array)
+    library = library_of(array)
+    if library is None:
+        fail(TypeError, name, "an array of NumPy or CuPy, or of a library with DLPack", describe_type(array))
+    kind, _, index = library.place(array).partition(":")
+    if kind == "cpu":
+        return _NUMPY
+    if kind != "cuda":
+        fail(ValueError, name, "an array on cpu or cuda", f"a {describe_type(array)} on {library.place(array)}")
+    reason = unavailable_reason("cuda", int(index or 0))
+    if reason is not None:
+        raise BackendUnavailableError(f"{name} is on {library.place(array)}, and cuda can't run here: {reason}")
+    if index:
+        return _cuda(int(index))
+    return _cuda(int(library.view(array, _cuda(0)).array.device.id))
+
+
+def _cuda(index: int) -> Backend:
+    from fusedlstm.backends.cuda.backend import backend_on
+
+    return backend_on(index)

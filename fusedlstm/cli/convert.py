@@ -1,0 +1,192 @@
+"""Converts a file of another system: what the command `fusedlstm convert` does."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm import convert
+from fusedlstm.arrays import dtypes
+from fusedlstm.atomic_write import check_target, replace
+from fusedlstm.convert.archives import open_archive
+from fusedlstm.convert.checking import check
+from fusedlstm.convert.parts import external_data, parts_of
+from fusedlstm.convert.recognise import recognise
+from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import check_choice, fail
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fusedlstm.state import LSTMState
+    from fusedlstm.weights import LSTMWeights
+
+# Systems whose function takes a path itself; those below get the arrays of a .npz or .safetensors file.
+_OF_PATHS = ("keras", "onnx", "tf1", "torch")
+_OF_ARRAYS = ("chainer", "equinox", "flax", "haiku", "haste", "mxnet", "sonnet1", "sonnet2")
+SYSTEMS = (*_OF_PATHS, *_OF_ARRAYS)
+_INITIAL_STATES = {"onnx": convert.state_from_onnx}  # the functions for --initial-state, by system
+_OF_SEVERAL = ("flax", "haiku", "keras", "onnx")  # those whose names may be several layers
+
+_NAMED_BY = {"keras": "name", "onnx": "name", "tf1": "scope", "torch": "prefix"}  # what is listed of a file
+
+# What an argument of the command is called by functions that don't call it that.
+_OTHER_NAMES = {"name": "prefix", "gate_activation": "recurrent_activation"}
+
+
+WRITTEN, DIFFERS, NOT_CHECKED = 0, 1, 3  # exit statuses of the command
+
+
+def convert_file(
+    source: str,
+    out: str,
+    *,
+    system: str = "auto",
+    name: str | None = None,
+    options: Mapping[str, Any],
+    checked: bool,
+    force: bool = False,
+    state_out: str | None = None,
+) -> tuple[int, list[str]]:
+    """Convert a file, write the result, and return the command's exit status and its lines of output.
+
+    If the source's framework disagrees, nothing is written. If `checked` is set but nothing could be checked, the
+    result is written and the status is NOT_CHECKED.
+
+    Args:
+        source: the path of a file or checkpoint.
+        out: the path of the safetensors file to write.
+        system: a name of SYSTEMS, or "auto" to recognise it.
+        name: which LSTM of the file; None for the only one. With commas, several layers, one above the other.
+        options: arguments of the system's function, by our names, that its files don't hold.
+        checked: whether to compare with the source's framework.
+        force: whether to overwrite `out` and `state_out`.
+        state_out: where to write the source's constant initial state, as arrays h0, c0, h1, ...; if None, such a
+            state raises.
+
+    Raises:
+        OSError, TypeError, ValueError: the file can't be read, converted or written; the message says why.
+        ImportError: a library that reads such files is not installed.
+    """
+    check_choice("--from", system, ("auto", *SYSTEMS))
+    found = _check_outs(source, out, state_out, system, force=force)
+    function = getattr(convert, f"from_{found}")
+    arguments = _arguments(found, function, {"name": _names(name)} | dict(options))
+    states = None
+    if state_out is not None:
+        if found not in _INITIAL_STATES:
+            wanted = f"nothing, as it is supported only for {', '.join(_INITIAL_STATES)} files"
+            fail(ValueError, "--initial-state", wanted, repr(state_out))
+        arguments["initial_state"] = "separate"
+        states = _INITIAL_STATES[found](source, arguments.get("name"))
+    given = source if found in _OF_PATHS else open_archive(source)
+    weights: LSTMWeights | StackedWeights = function(given, **arguments)
+    _check_count(name, weights)
+    said = [f"{source}: {found}{_with(found, given)}", *_describe(weights)]
+    status = WRITTEN
+    if checked:
+        status, verdict = _compare(found, given, arguments, weights)
+        said.append(verdict)
+    if status == DIFFERS:
+        said.append("nothing was written")
+    else:
+        weights.save(out)
+        said.append(f"written: {out}")
+        if states is not None and state_out is not None:
+            _save_states(state_out, states)
+            said.append(f"written: {state_out}")
+    return status, said
+
+
+def _check_outs(source: str, out: str, state_out: str | None, system: str, *, force: bool) -> str:
+    """Return the source's system. Raise if an output is part of the source, or exists and `force` is not set."""
+    outs = {"OUT": out} | ({} if state_out is None else {"--initial-state": state_out})
+    parts = {"SOURCE": source} | parts_of(source)
+    for name, path in outs.items():
+        check_target(name, path, parts | {other: outs[other] for other in outs if other != name})
+        if os.path.exists(path) and not force:
+            fail(ValueError, name, "a file that does not exist yet", repr(path), "Use --force to overwrite it")
+    found = recognise(source) if system == "auto" else system
+    for name, path in outs.items():
+        if found == "onnx" and os.path.exists(path):
+            check_target(name, path, external_data(source))
+    return found
+
+
+def _check_count(name: str | None, weights: LSTMWeights | StackedWeights) -> None:
+    """Raise if there are fewer layers than names: some name the same LSTM in the branches of an If."""
+    names = _names(name)
+    if isinstance(names, tuple) and isinstance(weights, StackedWeights) and weights.num_layers < len(names):
+        wanted = f"one name for each of {weights.num_layers} layers"
+        fail(ValueError, "--name", wanted, ", ".join(map(repr, names)), "Some are the same LSTM: give one of them")
+
+
+def _save_states(path: str, states: Sequence[LSTMState]) -> None:
+    """Write states as `fusedlstm run --state` reads them, with 16-bit numbers as float32."""
+    arrays: dict[str, Any] = {}
+    for k, state in enumerate(states):
+        for part, array in (("h", np.asarray(state.h)), ("c", np.asarray(state.c))):
+            arrays[f"{part}{k}"] = array.astype(dtypes.state_dtype(array.dtype), copy=False)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    replace(path, buffer.getvalue())
+
+
+def _with(system: str, given: Any) -> str:
+    """Say what LSTMs a file has, by the names that --name takes, where there is a list of them."""
+    attribute = _NAMED_BY.get(system)
+    if attribute is None:
+        return ""
+    names = [getattr(listed, attribute) for listed in getattr(convert, f"list_{system}")(given)]
+    return f", with {', '.join(map(repr, names))}"
+
+
+def _names(name: str | None) -> str | tuple[str, ...] | None:
+    return name if name is None or "," not in name else tuple(name.split(","))
+
+
+def _arguments(system: str, function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that were given, by the names of the system's function."""
+    known = inspect.signature(function).parameters
+    arguments = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        theirs = name if name in known else _OTHER_NAMES.get(name, name)
+        if theirs not in known:
+            option = f"--{name.replace('_', '-')}"
+            fail(ValueError, option, f"nothing, as from_{system} has no such argument", str(value))
+        if isinstance(value, tuple) and name == "name" and system not in _OF_SEVERAL:
+            fail(ValueError, "--name", f"one name, as from_{system} takes no several", ",".join(value))
+        arguments[theirs] = value
+    return arguments
+
+
+def _describe(weights: LSTMWeights | StackedWeights) -> list[str]:
+    """Return a line for each layer and direction."""
+    if not isinstance(weights, StackedWeights):
+        return [f"  cell: {weights!r}"]
+    D = weights.num_directions
+    lines = []
+    for k, layer in enumerate(weights.layers):
+        direction = (" forward", " backward")[k % D] if D == 2 else ""
+        residual = ", residual" if weights.residual[k // D] else ""
+        lines.append(f"  layer {k // D}{direction}: {layer!r}{residual}")
+    return lines
+
+
+def _compare(
+    system: str, source: Any, arguments: Mapping[str, Any], weights: LSTMWeights | StackedWeights
+) -> tuple[int, str]:
+    """Compare with the framework. Return the exit status and a line of output."""
+    options = {name: value for name, value in arguments.items() if name not in ("name", "prefix")}
+    name = arguments.get("name", arguments.get("prefix"))
+    try:
+        result = check(system, source, name, weights, options)
+    except (ImportError, ValueError) as error:
+        return NOT_CHECKED, f"not checked: {error}"
+    return WRITTEN if result.agrees else DIFFERS, str(result)

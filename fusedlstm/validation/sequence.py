@@ -1,0 +1,142 @@
+"""The checks of a sequence's arguments: xs, the states of all layers, lengths, mask, is_first and reset_to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.arrays import dtypes
+from fusedlstm.arrays.host import host_mask, to_host
+from fusedlstm.state import LSTMState, check_state_type
+from fusedlstm.validation.arguments import check_shape, describe_type, fail
+from fusedlstm.validation.step import StepChecks, one_row_or_all
+from fusedlstm.validation.subclasses import check_plain
+
+if TYPE_CHECKING:
+    from fusedlstm.arrays.dtypes import Array, NumpyArray
+    from fusedlstm.backends.base import Backend
+    from fusedlstm.stacked import StackedWeights
+
+
+class SequenceChecks:
+    """What the arguments of an LSTM must be.
+
+    Args:
+        backend: whose arrays they are.
+        weights: the layers, whose sizes and dtype they have.
+        maker: what makes an array of something else, in messages.
+        batch_first: whether xs is (B, T, I) and masks are (B, T).
+        whose: their dtype is, in messages.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        weights: StackedWeights,
+        maker: str,
+        *,
+        batch_first: bool,
+        whose: str = "the weights'",
+    ) -> None:
+        dtype, c_dtype = weights.dtype, dtypes.state_dtype(weights.dtype)
+        self.layers = [
+            StepChecks(
+                backend,
+                {"I": layer.input_size, "N": layer.hidden_size, "P": layer.output_size},
+                dtype,
+                c_dtype,
+                whose,
+                maker,
+            )
+            for layer in weights.layers
+        ]
+        self.batch_first = batch_first
+        self.time_by_batch = "B T" if batch_first else "T B"
+
+    def check_xs(self, xs: Array) -> None:
+        """Raise unless xs is (T, B, I), or (B, T, I) with batch_first, of the weights' dtype and on their device."""
+        first = self.layers[0]
+        first.check_input("xs", xs, first.dtype)
+        I = first.sizes["I"]
+        if xs.ndim != 3 or xs.shape[2] != I:
+            letters = self.time_by_batch.replace(" ", ", ")
+            hint = "One step is lstm.step(x, state)" if xs.ndim == 2 else ""
+            fail(ValueError, "xs", f"shape ({letters}, I) = ({letters}, {I})", f"shape {xs.shape}", hint)
+
+    def check_x(self, x: Array) -> None:
+        """Raise unless x is the (B, I) of one step."""
+        self.layers[0].check_x(x)
+
+    def check_states(self, name: str, states: Any, B: int, *, may_be_one_row: bool = False) -> tuple[LSTMState, ...]:
+        """Return a tuple of LSTMState, one for each layer and direction, all of B rows (or one of one), or raise."""
+        count = len(self.layers)
+        wanted = f"a tuple of {count} LSTMState, one for each layer and direction"
+        if isinstance(states, LSTMState):
+            hint = f"Use ({name},)" if count == 1 else "Its (L*D, B, N) arrays: unstack_states(h=..., c=...)"
+            fail(TypeError, name, wanted, "one LSTMState", hint)
+        if not isinstance(states, (tuple, list)):
+            fail(TypeError, name, wanted, describe_type(states))
+        for k, state in enumerate(states):
+            if hasattr(state, "shape"):
+                hint = "PyTorch's (h, c), each (L*D, B, N), is unstack_states(h=..., c=...) here"
+                fail(TypeError, name, wanted, f"a {type(states).__name__} of arrays", hint)
+            check_state_type(state, f"{name}[{k}]")
+        if len(states) != count:
+            fail(ValueError, name, wanted, str(len(states)))
+        for k, (state, layer) in enumerate(zip(states, self.layers, strict=True)):
+            rows = one_row_or_all(state) if may_be_one_row else "B"
+            layer.check_state(f"{name}[{k}]", state, {**layer.sizes, "B": B}, rows)
+        return tuple(states)
+
+    def check_reset(self, reset_to: Any, is_first: Any, B: int) -> tuple[LSTMState | None, ...]:
+        """Return the states that rows are reset to, each of one row or of B or None for zeros, or raise."""
+        if reset_to is None:
+            return (None,) * len(self.layers)
+        states = self.check_states("reset_to", reset_to, B, may_be_one_row=True)
+        if is_first is None:
+            fail(ValueError, "reset_to", "None without is_first, which says the rows to reset", "states")
+        return states
+
+    def check_is_first(self, is_first: Any, T: int, B: int) -> Array:
+        """Return is_first as (T, B) booleans on the device, or raise."""
+        mask = self.layers[0].check_mask(is_first, B, T, self.time_by_batch)
+        return mask.swapaxes(0, 1) if self.batch_first else mask
+
+    def check_active(self, lengths: Any, mask: Any, T: int, B: int) -> NumpyArray | None:
+        """Return the steps that rows take as (T, B) booleans in host memory, None for all, or raise.
+
+        Lengths or a mask on a device are brought to the host, which waits for the device.
+        """
+        if lengths is None and mask is None:
+            return None
+        if mask is not None:
+            if lengths is not None:
+                fail(ValueError, "mask", "None with lengths, which say the same", "a mask")
+            active = self._check_step_mask(mask, T, B)
+        else:
+            active = np.arange(T)[:, None] < _check_lengths(lengths, T, B)
+        return None if active.all() else active
+
+    def _check_step_mask(self, mask: Any, T: int, B: int) -> NumpyArray:
+        check_plain("mask", mask)
+        host = host_mask(mask) if isinstance(mask, (list, tuple)) else to_host("mask", mask)
+        if host.dtype != np.bool_:
+            wanted = "booleans, True for the steps that a row takes"
+            fail(TypeError, "mask", wanted, f"dtype {host.dtype}", "Use mask != 0")
+        check_shape("mask", host.shape, self.time_by_batch, {"T": T, "B": B})
+        return host.swapaxes(0, 1) if self.batch_first else host
+
+
+def _check_lengths(lengths: Any, T: int, B: int) -> NumpyArray:
+    """Return lengths as integers (B,) from 0 to T, or raise."""
+    empty = isinstance(lengths, (list, tuple)) and not lengths  # which NumPy would take for floats
+    host = np.zeros(0, np.int64) if empty else to_host("lengths", lengths)
+    if host.dtype.kind not in "iu":
+        fail(TypeError, "lengths", "integers, the steps that each row takes", f"dtype {host.dtype}")
+    check_shape("lengths", host.shape, "B", {"B": B})
+    wrong = np.flatnonzero((host < 0) | (host > T))
+    if wrong.size:
+        row = int(wrong[0])
+        fail(ValueError, "lengths", f"from 0 to T = {T}", f"{host[row]} for row {row}")
+    return host
