@@ -12,6 +12,8 @@ import stand_in
 from emulation.compiler import cache_folder
 from support.backends import BACKENDS, NO_EMULATOR, NO_GPU, ON_GPU, backend_name
 
+pytest_plugins = ["support.skips", "support.slow"]
+
 # Kernels that tests compile, the stand-in's among them, are kept apart from the user's.
 KEPT_KERNELS = tempfile.TemporaryDirectory(prefix="fusedlstm-tests-")
 os.environ["FUSEDLSTM_CACHE_DIR"] = KEPT_KERNELS.name
@@ -47,6 +49,16 @@ def backend(request):
 def backend_of_properties(request):
     """The same for hypothesis, which forbids fixtures that are made anew for each test."""
     return backend_name(request)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Use all cores, unless -n says how many, or the tests share a GPU."""
+    if hasattr(config, "workerinput") or "cuda" in BACKENDS or not config.pluginmanager.hasplugin("xdist"):
+        return
+    if config.option.numprocesses is None:
+        config.option.numprocesses = config.option.maxprocesses or os.cpu_count()
+        config.option.dist = "worksteal" if config.option.dist == "no" else config.option.dist
 
 
 def pytest_report_header():

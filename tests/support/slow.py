@@ -1,0 +1,81 @@
+"""Slow tests: those in a measured table, which a plain run of pytest leaves out.
+
+pytest                              without them
+pytest -m ""                        all tests
+pytest -m "" --write-slow-tests     all tests, and measure the table anew: of a run without an emulator's cache
+"""
+
+import os
+
+import pytest
+
+from support.places import TESTS
+
+TABLE = TESTS / "slow_tests.txt"
+LEAST = 0.5  # CPU seconds, of the test and its child processes
+_START = pytest.StashKey[float]()
+
+
+def read():
+    """The CPU seconds of slow tests, by their ids."""
+    rows = (line.split("\t", 1) for line in TABLE.read_text(encoding="utf-8").splitlines())
+    return {name: float(seconds) for seconds, name in rows}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--write-slow-tests", action="store_true", help=f"measure {TABLE.name} anew")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    table = read()
+    for item in items:
+        if item.nodeid in table:
+            item.add_marker("slow")
+
+
+def pytest_report_header(config):
+    if config.option.markexpr != "not slow":
+        return None
+    seconds = read().values()
+    return (
+        f"without {len(seconds)} slow tests, which take {sum(seconds) / 60:.0f} minutes of CPU time: "
+        'pytest -m "" runs all'
+    )
+
+
+def _cpu_seconds():
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    item.stash[_START] = _cpu_seconds()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if report.when == "teardown":
+        report.cpu_seconds = _cpu_seconds() - item.stash[_START]
+    return report
+
+
+class Measured:
+    """Collects the reports of all processes, and writes the table at the end."""
+
+    def __init__(self):
+        self.seconds = {}
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "teardown":
+            self.seconds[report.nodeid] = report.cpu_seconds
+
+    def pytest_sessionfinish(self):
+        rows = [f"{seconds:.1f}\t{name}\n" for name, seconds in sorted(self.seconds.items()) if seconds >= LEAST]
+        TABLE.write_text("".join(rows), encoding="utf-8")
+
+
+def pytest_configure(config):
+    if config.option.write_slow_tests and "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(Measured())
