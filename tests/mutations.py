@@ -1072,7 +1072,22 @@ def mutated(mutation: Mutation | None) -> Iterator[Path]:
 
 def first_failure(kernels: Path, tests: str) -> str | None:
     """What the first of these tests to fail on a folder of kernels says, or None where all pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-k", tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "-m",
+        "",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--tb=no",
+        "-k",
+        tests,
+    ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [*command, *map(str, TESTS)],

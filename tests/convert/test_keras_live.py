@@ -138,7 +138,7 @@ def test_functions_of_ones_own(keras):
 
     layer = keras.layers.LSTM(4, activation=tanh)
     layer.build((None, None, 3))
-    with pytest.raises(ValueError, match="activation: wanted one of .*; got 'test_keras_live.tanh'"):
+    with pytest.raises(ValueError, match="activation: wanted one of .*; got '.*test_keras_live.tanh'"):
         from_keras(layer)
 
 
@@ -279,7 +279,7 @@ def test_subclasses_and_others(keras):
         pass
 
     for layer, message in (
-        (LSTM(2), "wanted Keras's own LSTM; got test_keras_live.LSTM"),
+        (LSTM(2), "wanted Keras's own LSTM; got .*test_keras_live.LSTM"),
         (K.GRU(2), "wanted an LSTM of Keras's; got GRU"),
         (K.ConvLSTM2D(2, 3), "wanted an LSTM of Keras's; got ConvLSTM2D"),
         (K.RNN(K.GRUCell(2)), "LSTMCell; got GRUCell"),
@@ -320,7 +320,7 @@ def test_foreign_classes_are_refused_by_name(keras, kind, ending, tmp_path):
     if ending:
         source = tmp_path / f"m{ending}"
         model.save(source)
-    with pytest.raises(ValueError, match=r"got (mine.|test_keras_live\.)Scaled.*custom_classes=\('Scaled',\)"):
+    with pytest.raises(ValueError, match=r"got (mine.|.*test_keras_live\.)Scaled.*custom_classes=\('Scaled',\)"):
         from_keras(source)
     weights = from_keras(source, custom_classes=("Scaled",))
     arrays = [array for each in weights.layers for array in to_keras(each)]
@@ -410,7 +410,7 @@ def test_stacks_in_subclassed_models_are_refused(keras):
     model = Mine()
     model(np.ones((2, 3, 4), "f"))
     with pytest.raises(
-        ValueError, match="got test_keras_live.Mine, a class with code of its own. Convert each by itself"
+        ValueError, match="got .*test_keras_live.Mine, a class with code of its own. Convert each by itself"
     ):
         from_keras(model, ["a", "b"])
     assert from_keras(model, "b").num_layers == 1

@@ -3,6 +3,7 @@
 import _thread
 import contextlib
 import dis
+import gc
 import signal
 import sys
 from pathlib import Path
@@ -98,12 +99,16 @@ def interrupted(call, moment, *, also=()):
 
 
 def _traced(call, trace):
-    before = sys.gettrace()
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.collect()  # Python swallows what is raised in the finalizers of other tests' objects
+    gc.disable()
     sys.settrace(trace)
     try:
         return call()
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
 
 
 @contextlib.contextmanager
