@@ -16,7 +16,7 @@ from support.on_emulated_gpu import assert_after, nodes, on_device, settle
 
 try:
     from fusedlstm.backends import kernel_choice
-    from fusedlstm.backends.cuda import fused_pool, tiles
+    from fusedlstm.backends.cuda import fused_slots, tiles
     from fusedlstm.backends.cuda.runtime import fork
     from fusedlstm.backends.cuda.runtime.compile import Kernel
 
@@ -68,7 +68,7 @@ def twin_of(owner, pool, capacity=None):
 def everything(pool):
     """The bits of all that a step may change, and of what no step may."""
     rows = pool._engine
-    return bits(rows._states, rows._c, rows._words)
+    return bits(rows._states, rows._c, rows._step._words)
 
 
 def states(pool, slots=None):
@@ -120,9 +120,9 @@ def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
     owner, pool = make()
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
     streams.log.clear()
-    for _ in range(2 * pool._engine._uploads.AT_ONCE + 1):
+    for _ in range(2 * pool._engine._step._uploads.AT_ONCE + 1):
         pool.step(x, range(7), out=out)
-    assert [entry[0] for entry in streams.log].count("synchronize") >= pool._engine._uploads.AT_ONCE
+    assert [entry[0] for entry in streams.log].count("synchronize") >= pool._engine._step._uploads.AT_ONCE
 
 
 def unaligned(array, before):
@@ -179,7 +179,7 @@ def test_slots_that_do_not_step_stay(options):
     rng = np.random.default_rng(0)
     asleep, at_times = np.arange(0, 40, 4), np.arange(1, 40, 4)
     other = twin_of(owner, pool)
-    kept, words = states(pool, asleep), host(pool._engine._words)[asleep].copy()
+    kept, words = states(pool, asleep), host(pool._engine._step._words)[asleep].copy()
     for t in range(7):
         slots = np.concatenate([np.arange(2, 40, 4), at_times if t % 3 == 0 else []]).astype(int)
         x = rng.normal(size=(40, I))
@@ -190,7 +190,7 @@ def test_slots_that_do_not_step_stay(options):
             alone = other.step(owner.asarray(x[slot : slot + 1]), [slot])
             assert bits(alone) == [got[k : k + 1].tobytes()]
         assert states(pool, asleep) == kept
-        assert (host(pool._engine._words)[asleep] == words).all()
+        assert (host(pool._engine._step._words)[asleep] == words).all()
         assert states(pool) == states(other)
 
 
@@ -199,15 +199,15 @@ def test_words_say_which_row_is_the_state(options):
     owner, pool = make(**options)
     x, rows = inputs(owner, 3), pool._engine
     for t in range(4):
-        before, words = host(rows._states).copy(), host(rows._words).copy()
+        before, words = host(rows._states).copy(), host(rows._step._words).copy()
         pool.step(x, [3, 17, 39])
-        after, now = host(rows._states), host(rows._words)
+        after, now = host(rows._states), host(rows._step._words)
         changed = np.flatnonzero((before != after).any(axis=1))
         assert changed.tolist() == [2 * s + 1 - int(words[s] & np.uint64(1)) for s in (3, 17, 39)]
         turned = np.flatnonzero(words != now)
         assert turned.tolist() == [3, 17, 39]
         assert ((words ^ now)[turned] & np.uint64(1) == 1).all()
-        assert (now[turned] >> np.uint64(1) == pool._engine._tick).all(), t
+        assert (now[turned] >> np.uint64(1) == pool._engine._step._tick).all(), t
 
 
 def test_padding(options):
@@ -337,7 +337,7 @@ def test_ticks_beyond_32_bits():
     owner, pool = make()
     other, x = twin_of(owner, pool), inputs(owner, 5)
     for tick in ((1 << 31) - 2, (1 << 32) - 2, (1 << 33) - 2, (1 << 62) - 9):
-        pool._engine._tick = tick
+        pool._engine._step._tick = tick
         for slots in ([1, 2, 3, 4, 5], [3, 4, 5, 6, 7], [1, 3, 5, 7, 9], [39, 38, 37, 36, 35]):
             assert bits(pool.step(x, slots)) == bits(other.step(x, slots))
         assert states(pool) == states(other)
@@ -359,7 +359,7 @@ def test_a_launch_that_fails_midway(failing, error, monkeypatch):
     """The words still say one of the two rows of each slot, no other slot's state changes, and the pool steps on."""
     owner, pool = make(layers=2, N=40, proj_size=5)
     x, steps, bind = inputs(owner, 3), [], Kernel.bound
-    others, words = states(pool, range(3, 40)), bits(pool._engine._words)
+    others, words = states(pool, range(3, 40)), bits(pool._engine._step._words)
 
     def fail():
         raise error("lost")
@@ -375,7 +375,7 @@ def test_a_launch_that_fails_midway(failing, error, monkeypatch):
         patch.setattr(Kernel, "bound", bound)
         with pytest.raises(error, match="lost"):
             pool.step(x, [0, 1, 2])
-    assert bits(pool._engine._words) == words
+    assert bits(pool._engine._step._words) == words
     assert states(pool, range(3, 40)) == others
     other = twin_of(owner, pool)
     for _ in range(3):
@@ -572,16 +572,16 @@ def test_growth_keeps_what_is_queued(monkeypatch):
     other.allocate(200)
     other.step(inputs(owner, 3), range(3))
     monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: order._NOT_READY)
-    room = other._engine._room
+    room = other._engine._step._room
     held = [weakref.ref(array) for array in (room.slots, room.m, *room.between)]
     assert room.rows == 16
     del room
     other.step(inputs(owner, 100), range(100))
     gc.collect()
-    assert other._engine._room.rows == 128
+    assert other._engine._step._room.rows == 128
     assert all(ref() is not None for ref in held)
     other.step(inputs(owner, 3), range(3))
-    assert other._engine._room.rows == 128
+    assert other._engine._step._room.rows == 128
     monkeypatch.undo()
     settle()
     assert not any(ref() is not None for ref in held)
@@ -689,11 +689,11 @@ def test_rooms_are_shared_by_batches():
     rooms = set()
     for B in (40, 1, 33, 17):
         pool.step(inputs(owner, B), range(B))
-        rooms.add(pool._engine._room)
+        rooms.add(pool._engine._step._room)
     assert len(rooms) == 1
     fewest = StatePool(owner, 3)
     fewest.step(inputs(owner, 1), fewest.allocate(1))
-    assert fewest._engine._room.rows == fused_pool._FEWEST
+    assert fewest._engine._step._room.rows == fused_slots._FEWEST
 
 
 # Streams and processes.
@@ -737,7 +737,7 @@ def test_a_finalizer_may_run_anywhere():
 def test_a_forked_process_says_so(monkeypatch):
     owner, pool = make()
     x, kept = inputs(owner, 2), everything(pool)
-    tick = pool._engine._tick
+    tick = pool._engine._step._tick
     monkeypatch.setattr(fork, "forked", True)
     for call in (
         lambda: pool.step(x, [1, 2]),
@@ -749,7 +749,7 @@ def test_a_forked_process_says_so(monkeypatch):
             call()
     monkeypatch.undo()
     assert everything(pool) == kept
-    assert pool._engine._tick == tick
+    assert pool._engine._step._tick == tick
 
 
 def test_a_pool_on_another_device():

@@ -203,7 +203,7 @@ def test_flags_are_cleared_by_the_step(B, host_buffers):
         assert bits(got) == bits(twin.step())
         assert not host(stepper.is_first).any()
         assert not host(stepper._engine._device_flags).any() or host_buffers
-        assert not host(stepper._engine._body._readers).any()
+        assert not host(stepper._engine._step._readers).any()
 
 
 def zeroed(array, rows):

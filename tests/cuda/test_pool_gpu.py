@@ -36,7 +36,7 @@ def inputs(owner, B, seed=0):
 
 
 def nodes(pool, M):
-    graph = pool._engine._buckets[M].graph
+    graph = pool._engine._step._buckets[M].graph
     names = iter(graphs.kernels(graph))
     return [next(names).partition("<")[0] if kind == "kernel" else kind for kind in graphs.kinds(graph)]
 
@@ -79,17 +79,17 @@ def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
     owner, pool = make()
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
     streams.log.clear()
-    for _ in range(2 * pool._engine._uploads.AT_ONCE + 1):
+    for _ in range(2 * pool._engine._step._uploads.AT_ONCE + 1):
         pool.step(x, range(7), out=out)
     kinds = [entry[0] for entry in streams.log]
-    assert kinds.count("synchronize") >= pool._engine._uploads.AT_ONCE
+    assert kinds.count("synchronize") >= pool._engine._step._uploads.AT_ONCE
 
 
 def test_slots_of_a_larger_batch_go_up():
     """... through memory that was made for a smaller one."""
     owner, pool = make(200)
     for B in (3, 200, 5, 200):
-        for _ in range(pool._engine._uploads.AT_ONCE):
+        for _ in range(pool._engine._step._uploads.AT_ONCE):
             twin = StatePool(owner, 200)
             twin.allocate(200)
             slots = np.random.default_rng(B).permutation(200)[:B]
@@ -115,17 +115,17 @@ def test_plans_are_for_powers_of_two():
     owner, pool = make()
     for B in (1, 15, 16, 17, 31, 33, 40):
         pool.step(inputs(owner, B), range(B))
-    assert sorted(pool._engine._buckets) == [16, 32, 64]
+    assert sorted(pool._engine._step._buckets) == [16, 32, 64]
 
 
 def test_prepared_plans_are_kept(monkeypatch):
     """... whatever they take, and no step up to that size makes another."""
-    from fusedlstm.backends.cuda import matmul_pool
+    from fusedlstm.backends.cuda import matmul_slots
 
-    monkeypatch.setattr(matmul_pool, "_MOST_BYTES", 0)
+    monkeypatch.setattr(matmul_slots, "_MOST_BYTES", 0)
     owner, pool = make()
     pool.prepare(40)
-    assert sorted(pool._engine._buckets) == [16, 32, 64]
+    assert sorted(pool._engine._step._buckets) == [16, 32, 64]
     before, made = pool.memory, memory.made()
     out = {B: owner.asarray(np.zeros((B, N))) for B in (1, 20, 40)}
     x = {B: inputs(owner, B) for B in out}
@@ -138,23 +138,23 @@ def test_prepared_plans_are_kept(monkeypatch):
 
 def test_plans_that_were_used_least_recently_are_dropped(monkeypatch):
     """... when all together are too large, and their memory is free then."""
-    from fusedlstm.backends.cuda import matmul_pool
+    from fusedlstm.backends.cuda import matmul_slots
 
     owner, pool = make(128)
     for B in (16, 32, 64):
         pool.step(inputs(owner, B), range(B))
-    sizes = {M: bucket.nbytes for M, bucket in pool._engine._buckets.items()}
+    sizes = {M: bucket.nbytes for M, bucket in pool._engine._step._buckets.items()}
     assert pool.memory.plans == sum(sizes.values())
     other = StatePool(owner, 128)
     slots = other.allocate(128)
-    monkeypatch.setattr(matmul_pool, "_MOST_BYTES", sizes[16] + sizes[64] + sizes[128])
+    monkeypatch.setattr(matmul_slots, "_MOST_BYTES", sizes[16] + sizes[64] + sizes[128])
     for B in (16, 32, 64, 16):
         other.step(inputs(owner, B), slots[:B])
     settle()
     before = memory.alive()
     other.step(inputs(owner, 128), slots)
-    assert list(other._engine._buckets) == [64, 16, 128]
-    assert other.memory.plans <= matmul_pool._MOST_BYTES
+    assert list(other._engine._step._buckets) == [64, 16, 128]
+    assert other.memory.plans <= matmul_slots._MOST_BYTES
     settle()
     assert memory.alive() - before < sizes[128] * 1.3 - sizes[32]
 
@@ -178,15 +178,15 @@ def test_memory_runs_out_while_planning(others):
     owner, pool = make()
     x, wanted = inputs(owner, 40), [host(pool.read(range(40)).h), host(pool.read(range(40)).c)]
     if not others:
-        pool._engine._buckets.clear()
+        pool._engine._step._buckets.clear()
     settle()
-    kept = dict(pool._engine._buckets)
+    kept = dict(pool._engine._step._buckets)
     with memory.limited(1000), pytest.raises(MemoryError):
         pool.step(inputs(owner, 3), [1, 2, 3])
     after = pool.read(range(40))
     np.testing.assert_array_equal(host(after.h), wanted[0])
     np.testing.assert_array_equal(host(after.c), wanted[1])
-    assert not others or set(pool._engine._buckets) <= set(kept)
+    assert not others or set(pool._engine._step._buckets) <= set(kept)
     got = host(pool.step(x, range(40)))
     other = StatePool(owner, 40)
     other.allocate(40)
@@ -347,7 +347,7 @@ def test_two_pools_share_no_buffers():
     other.step(inputs(owner, 40), range(40))
     spans = []
     for each in (pool, other):
-        planned = each._engine._buckets[64].planned
+        planned = each._engine._step._buckets[64].planned
         layer = planned._layers[0]
         own = (planned.operand, planned.c, planned.output, planned._workspace, layer._gates, each._engine._states)
         spans.append({array.data.ptr for array in own})
@@ -400,16 +400,16 @@ def test_memory_outlives_what_is_queued(monkeypatch):
 
 
 def test_dropped_plans_outlive_what_is_queued(monkeypatch):
-    from fusedlstm.backends.cuda import matmul_pool
+    from fusedlstm.backends.cuda import matmul_slots
     from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make()
-    monkeypatch.setattr(matmul_pool, "_MOST_BYTES", 0)
+    monkeypatch.setattr(matmul_slots, "_MOST_BYTES", 0)
     monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: order._NOT_READY)
-    operand = weakref.ref(pool._engine._buckets[64].planned.operand)
+    operand = weakref.ref(pool._engine._step._buckets[64].planned.operand)
     pool.step(inputs(owner, 3), [0, 1, 2])
     gc.collect()
-    assert list(pool._engine._buckets) == [16]
+    assert list(pool._engine._step._buckets) == [16]
     assert operand() is not None
     monkeypatch.undo()
     settle()
@@ -477,10 +477,10 @@ def test_prepared_plans_stay_when_memory_runs_out():
     owner, pool = make(900)
     pool.prepare(64)
     settle()
-    before = [size for size in pool._engine._buckets if size <= 64]
+    before = [size for size in pool._engine._step._buckets if size <= 64]
     with memory.limited(1000), pytest.raises(MemoryError):
         pool.prepare(3600)
-    assert [size for size in pool._engine._buckets if size <= 64] == before
+    assert [size for size in pool._engine._step._buckets if size <= 64] == before
 
 
 def test_other_plans_make_room(monkeypatch):
@@ -489,16 +489,16 @@ def test_other_plans_make_room(monkeypatch):
     for B in (16, 32, 64, 128):
         pool.step(inputs(owner, B), range(B))
     x, out = inputs(owner, 300), owner.asarray(np.zeros((300, N)))
-    room = pool._engine._buckets.pop(512).nbytes
+    room = pool._engine._step._buckets.pop(512).nbytes
     settle()
     streams.log.clear()
     with memory.limited(int(room * 0.9)):
         pool.step(x, range(300), out=out)
     kinds = [entry[0] for entry in streams.log]
     assert "synchronize" in kinds
-    assert 512 in pool._engine._buckets
-    assert 16 not in pool._engine._buckets
-    assert 128 in pool._engine._buckets
+    assert 512 in pool._engine._step._buckets
+    assert 16 not in pool._engine._step._buckets
+    assert 128 in pool._engine._step._buckets
 
 
 def test_a_pool_on_another_device():

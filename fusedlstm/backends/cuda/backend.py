@@ -13,12 +13,12 @@ from fusedlstm.arrays.libraries import library_of, view_of
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.cell import CudaCell
 from fusedlstm.backends.cuda.fused_cell import FusedCell
-from fusedlstm.backends.cuda.fused_pool import FusedPool
 from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise, launch_select
-from fusedlstm.backends.cuda.matmul_pool import MatmulPool
+from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
+from fusedlstm.backends.cuda.pool import CudaPool
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
-from fusedlstm.backends.cuda.runtime.streams import Order
+from fusedlstm.backends.cuda.runtime.streams import Order, Turns
 from fusedlstm.backends.cuda.runtime.strides import span
 from fusedlstm.backends.cuda.stepper import CudaStepper
 from fusedlstm.validation.arguments import check_no_grad, fail
@@ -224,19 +224,19 @@ class CudaBackend:
         host: bool,
     ) -> CudaStepper:
         """Return buffers of B rows, and graphs of their step."""
+        fork.check_process()
         kernels = self._kernels(weights, engines, B)
         with self._device:
-            return CudaStepper(self._index, engines, weights.residual, B, reset_to, host=host, kernels=kernels)
+            step = batch_step(engines, weights.residual, B, reset_to, kernels)
+            return CudaStepper(self._index, engines, step, kernels, host=host)
 
-    def pool_engine(
-        self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int
-    ) -> MatmulPool | FusedPool:
+    def pool_engine(self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int) -> CudaPool:
         """Return the rows of a pool."""
+        fork.check_process()
         kernels = self._kernels(weights, engines, min(capacity, _ROWS_OF_A_POOL))
         with self._device:
-            if "matmul" in kernels:
-                return MatmulPool(self._index, weights.residual, engines, capacity)
-            return FusedPool(self._index, weights.residual, engines, capacity)
+            turns = Turns(self._index)
+            return CudaPool(engines, slot_step(engines, weights.residual, capacity, kernels, turns), turns)
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""

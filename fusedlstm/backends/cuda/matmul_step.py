@@ -106,7 +106,7 @@ class Planned:
         self._has_output = has_output or residual[-1]
         self.output = self._zeros((M, top.P), dtype) if self._has_output else self.operand[:, columns.hs[-1]]
         gates = self._zeros((M * max(4 * packed.N for packed in layers),), top.gates_dtype)
-        self._layers: list[_Layer] = []
+        self._layers: list[_LayerQueue] = []
         try:
             for k, engine in enumerate(engines):
                 self._layers.append(self._layer(k, engine, gates[: M * 4 * engine.packed.N].reshape(M, -1)))
@@ -121,7 +121,7 @@ class Planned:
         self.nbytes += array.nbytes
         return array
 
-    def _layer(self, k: int, engine: CudaCell, gates: Any) -> _Layer:
+    def _layer(self, k: int, engine: CudaCell, gates: Any) -> _LayerQueue:
         """Return what a layer does, from its operand to where its h is needed."""
         columns, slots, packed = self.columns, self._slots, engine.packed
         if k < len(columns.hs) - 1:
@@ -135,7 +135,7 @@ class Planned:
             input=self.operand[:, columns.inputs[k]] if self._residual[k] else None,
         )
         of_gates = Matmul(gates, self.operand[:, columns.operands[k]], packed.weight, engine.precision)
-        layer = _Layer(packed, gates, self.c[:, columns.cs[k]], to, of_gates)
+        layer = _LayerQueue(packed, gates, self.c[:, columns.cs[k]], to, of_gates)
         if packed.projection is not None:
             m = self._zeros((len(gates), packed.projection.shape[1]), packed.dtype)
             in_place = slots is None
@@ -154,7 +154,7 @@ class Planned:
             layer.close()
 
 
-class _Layer:
+class _LayerQueue:
     """What is queued for one layer."""
 
     def __init__(self, packed: PackedWeights, gates: Any, c: Any, to: Destinations, of_gates: Matmul) -> None:

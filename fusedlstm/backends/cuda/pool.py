@@ -3,76 +3,79 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cupy
 import numpy as np
 
 from fusedlstm.backends.cuda.kernels import Audit, launch_reset
-from fusedlstm.backends.cuda.runtime import fork
-from fusedlstm.backends.cuda.runtime.pinned import Uploads
-from fusedlstm.backends.cuda.runtime.streams import Turns
-from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows
+from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows, with_contiguous_rows
 from fusedlstm.slots import PROBLEMS
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.arrays.dtypes import Empty, NumpyArray
+    from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
     from fusedlstm.backends.cuda.cell import CudaCell
+    from fusedlstm.backends.cuda.layer_step import SlotStep
+    from fusedlstm.backends.cuda.runtime.streams import Turns
 
 # Bytes of rows that are read or written at once.
 _AT_ONCE = 1 << 24
 
 
 class CudaPool:
-    """What the rows of a pool have in common, however they are stepped; see `fusedlstm.backends.base.PoolEngine`.
+    """See `fusedlstm.backends.base.PoolEngine`.
 
     Args:
-        index: the GPU.
         engines: of the layers.
-        states: (rows, H): every layer's h.
-        c: (capacity, C): every layer's c.
-        hs: where each layer's h stands in a row of `states`.
-        cs: where each layer's c stands in a row of `c`.
+        step: the states, and what steps them.
+        turns: what orders the calls, and those of the step.
     """
 
-    def __init__(
-        self, index: int, engines: Sequence[CudaCell], states: Any, c: Any, hs: Sequence[slice], cs: Sequence[slice]
-    ) -> None:
-        fork.check_process()
-        self._states, self._c, self._hs, self._cs = states, c, tuple(hs), tuple(cs)
-        self._uploads = Uploads()
+    def __init__(self, engines: Sequence[CudaCell], step: SlotStep, turns: Turns) -> None:
+        self._step, self._turns = step, turns
+        self._states, self._c = step.states, step.c
+        self._layers = tuple(zip(step.hs, step.cs, strict=True))  # where each one's h and c stand in a row
         self._audit: Audit | None = None
-        self._turns = Turns(index)
-        self._turns.begin()
+        turns.begin()
         for engine in engines:
-            engine.turns.add(self._turns)
+            engine.turns.add(turns)
         self._audits: list[Audit] = []  # the last one, and what it shares memory with
-        self._held: list[Any] = []  # what else the steps use
-        held = tuple(engines), self._states, self._c, self._held, self._uploads, self._audits
-        weakref.finalize(self, self._turns.keep_until_done, held).atexit = False
+        held = tuple(engines), step.states, step.c, step.held, self._audits
+        weakref.finalize(self, turns.keep_until_done, held).atexit = False
 
     @property
     def nbytes(self) -> int:
         """The bytes of all rows."""
-        return int(self._states.nbytes + self._c.nbytes)
+        return self._step.nbytes
 
     @property
     def scratch_nbytes(self) -> int:
         """The bytes of the steps' buffers, and of what checks slots."""
         audit = self._audit
         of_audit = 0 if audit is None else audit.live.nbytes + audit.claims.nbytes
-        return int(of_audit + self._step_nbytes)
+        return int(of_audit + self._step.scratch_nbytes)
 
-    @property
-    def _step_nbytes(self) -> int:
-        raise NotImplementedError
+    def kernels(self, B: int) -> tuple[str, ...]:
+        """Return for each layer what steps B rows."""
+        return self._step.kernels(B)
 
-    def _at(self, slots: Any) -> Any:
-        """Return which rows of `states` slots have, both on the device."""
-        return slots
+    def step(self, engines: Sequence[CudaCell], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
+        """Step rows, and write the top layer's output; see `PoolEngine`."""
+        for engine in engines:  # the launches refer to their memory
+            engine.check()
+        with self._turns.turn():
+            if len(slots):
+                first = None if is_first is None else cupy.ascontiguousarray(is_first)
+                self._step.queue(engines, with_contiguous_rows(x), slots, first, out, self._next_audit)
+
+    def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
+        """Make the buffers of steps of up to so many rows, which are kept, and load the kernels that these run."""
+        with self._turns.turn():
+            cupy.zeros((1,), np.int32).astype(np.int64)  # which CuPy compiles a kernel for
+            self._step.prepare(engines, largest)
 
     def clear(self, slots: NumpyArray) -> None:
         """Write zeros to rows."""
@@ -86,12 +89,12 @@ class CudaPool:
         with self._turns.turn():
             read = tuple(
                 LSTMState(h=empty((B, h.stop - h.start), dtype), c=empty((B, c.stop - c.start), self._c.dtype))
-                for h, c in zip(self._hs, self._cs, strict=True)
+                for h, c in self._layers
             )
             for part in self._parts(B):
                 which = cupy.asarray(slots[part])
-                states, cs = bits(self._states)[self._at(which)].view(dtype), self._c[which]
-                for each, h, c in zip(read, self._hs, self._cs, strict=True):
+                states, cs = bits(self._states)[self._step.rows_of(which)].view(dtype), self._c[which]
+                for each, (h, c) in zip(read, self._layers, strict=True):
                     copy_rows(each.h[part], states[:, h])
                     copy_rows(each.c[part], cs[:, c])
             return read
@@ -113,10 +116,10 @@ class CudaPool:
                 which = cupy.asarray(slots[part])
                 state = cupy.zeros((len(which), self._states.shape[1]), self._states.dtype)
                 cs = cupy.zeros((len(which), self._c.shape[1]), self._c.dtype)
-                for each, h, c in zip(states, self._hs, self._cs, strict=True):
+                for each, (h, c) in zip(states, self._layers, strict=True):
                     copy_rows(state[:, h], each.h[part])
                     copy_rows(cs[:, c], each.c[part])
-                bits(self._states)[self._at(which)] = bits(state)
+                bits(self._states)[self._step.rows_of(which)] = bits(state)
                 self._c[which] = cs
 
     def _parts(self, B: int) -> list[slice]:

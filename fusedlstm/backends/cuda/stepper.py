@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import cupy
 import numpy as np
 
-from fusedlstm.backends.cuda.fused_stepper import FusedStepper
-from fusedlstm.backends.cuda.matmul_stepper import MatmulStepper
 from fusedlstm.backends.cuda.runtime import fork, pinned
 from fusedlstm.backends.cuda.runtime.graphs import captured
 from fusedlstm.backends.cuda.runtime.streams import Turns
@@ -23,40 +21,21 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import Empty
     from fusedlstm.backends.cuda.cell import CudaCell
+    from fusedlstm.backends.cuda.layer_step import BatchStep
 
 _BOOL = np.dtype(np.bool_)
 
 
-class Body(Protocol):
-    """The buffers of a batch on the GPU, all zeros, and what a step queues on them.
-
-    Attributes:
-        turns: 2 where a step reads h in one place and writes it in another, and the next the other way round, else 1.
-        x: (B, I).
-        output: (B, width) of the top layer.
-        states: before a step of each turn, for each layer.
-    """
-
-    turns: int
-    x: Any
-    output: Any
-    states: tuple[tuple[LSTMState, ...], ...]
-
-    def queue(self, turn: int, is_first: Any) -> None:
-        """Queue a step on the current stream. Rows where is_first are reset, and the flags cleared."""
-
-    def clear(self, turn: int) -> None:
-        """Queue zeros for all states."""
-
-    def zero(self) -> None:
-        """Queue zeros for all buffers."""
-
-    def close(self) -> None:
-        """Forget what only `queue` needs, when that has been captured."""
-
-
 class CudaStepper:
-    """See `fusedlstm.backends.base.StepperEngine`."""
+    """See `fusedlstm.backends.base.StepperEngine`.
+
+    Args:
+        index: the GPU, which is the current one.
+        engines: of the layers, whose weights the graphs read.
+        step: the buffers, and what is queued on them.
+        kernels: what steps each layer.
+        host: whether x, is_first and output are in host memory.
+    """
 
     is_torn = False
 
@@ -64,54 +43,48 @@ class CudaStepper:
         self,
         index: int,
         engines: Sequence[CudaCell],
-        residual: Sequence[bool],
-        B: int,
-        reset_to: Sequence[LSTMState] | None,
+        step: BatchStep,
+        kernels: tuple[str, ...],
         *,
         host: bool,
-        kernels: tuple[str, ...],
     ) -> None:
         fork.check_process()
         self._index, self._host = index, host
-        self._engines = tuple(engines)  # whose weights the graphs read
+        self._engines = tuple(engines)
         self.kernels = kernels
-        body: Body = (
-            MatmulStepper(engines, residual, B, reset_to)
-            if "matmul" in kernels
-            else FusedStepper(engines, residual, B, reset_to, kernels)
-        )
-        self._body, self.all_states, self.turn = body, body.states, 0
-        self.x, self.output = body.x, body.output
+        self._step, self.all_states, self.turn = step, step.states, 0
+        self.x, self.output = step.x, step.output
         if host:
-            self.x, self.output = (pinned.zeros(array.shape, array.dtype) for array in (body.x, body.output))
+            self.x, self.output = (pinned.zeros(array.shape, array.dtype) for array in (step.x, step.output))
+        B = len(step.x)
         flags = self._device_flags = cupy.zeros((B,), _BOOL)
         self._flags = pinned.zeros((B,), _BOOL) if host else flags
         self._resets = False  # whether steps look at the flags
         # Their first run, before they are captured, is on zeros, and ends in what is cleared.
-        with contextlib.closing(body):
+        with contextlib.closing(step):
             self._graphs = {
                 (resets, turn): captured(functools.partial(self._queue, turn, resets=resets))
                 for resets in (True, False)
-                for turn in range(body.turns)
+                for turn in range(step.turns)
             }
-        body.zero()
+        step.zero()
         self._turns = Turns(index)
         self._turns.begin()
-        held = (body, flags, self._graphs, self.x, self._flags, self.output)
+        held = (step, flags, self._graphs, self.x, self._flags, self.output)
         for engine in engines:
             engine.turns.add(self._turns)
         weakref.finalize(self, self._turns.keep_until_done, held).atexit = False
 
     def _queue(self, turn: int, *, resets: bool) -> None:
         """Queue what is captured: copies from and to the host, and the step."""
-        body = self._body
+        step = self._step
         if self._host:
-            pinned.queue_upload(body.x, self.x)
+            pinned.queue_upload(step.x, self.x)
             if resets:
                 pinned.queue_upload(self._device_flags[None], self._flags[None])
-        body.queue(turn, self._device_flags if resets else None)
+        step.queue(turn, self._device_flags if resets else None)
         if self._host:
-            pinned.queue_download(self.output, body.output)
+            pinned.queue_download(self.output, step.output)
 
     @property
     def _graph(self) -> Any:
@@ -184,7 +157,7 @@ class CudaStepper:
         """Write zeros to all states."""
         with self._turns.turn():
             self._begin_anew()
-            self._body.clear(self.turn)
+            self._step.clear(self.turn)
             self.is_torn = False
 
     def run(self, engines: Sequence[CudaCell]) -> None:
@@ -207,7 +180,7 @@ class CudaStepper:
             raise
         finally:
             self._turns.end(stream)
-        self.turn = (self.turn + 1) % self._body.turns
+        self.turn = (self.turn + 1) % self._step.turns
         if self._host:
             stream.synchronize()
             self._flags.fill(False)  # as the kernel has done with the copy

@@ -12,8 +12,8 @@ import numpy as np
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.device_weights import padded
 from fusedlstm.backends.cuda.kernels import Audit, Destinations, launch_check, launch_state_rows
-from fusedlstm.backends.cuda.pool import CudaPool
-from fusedlstm.backends.cuda.runtime.strides import row_stride, with_contiguous_rows
+from fusedlstm.backends.cuda.runtime.pinned import Uploads
+from fusedlstm.backends.cuda.runtime.strides import row_stride
 from fusedlstm.backends.cuda.step_kernels import (
     Repeated,
     SlotRows,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.backends.cuda.cell import CudaCell
     from fusedlstm.backends.cuda.device_weights import PackedWeights
+    from fusedlstm.backends.cuda.runtime.streams import Turns
 
 # What a launch of m alone hasn't.
 _COPIES = {"copy", "copy_stride", "input", "input_stride"}
@@ -39,66 +40,76 @@ _COPIES = {"copy", "copy_stride", "input", "input_stride"}
 _FEWEST = 16
 
 
-class FusedPool(CudaPool):
-    """See `fusedlstm.backends.base.PoolEngine`.
+class FusedSlots:
+    """See `layer_step.SlotStep`.
 
     A slot has two rows of h, so that a step writes one while all its blocks read the other. A word a slot says which is
     the state; the last launch of a step turns those of the rows that it steps, so that others stay as they are.
     """
 
-    def __init__(self, index: int, residual: Sequence[bool], engines: Sequence[CudaCell], capacity: int) -> None:
+    def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int, turns: Turns) -> None:
         layers = [engine.packed for engine in engines]
-        hs, H = _side_by_side([packed.P for packed in layers], layers[0].dtype)
-        cs, C = _side_by_side([packed.N for packed in layers], layers[0].gates_dtype)
-        states, c = cupy.zeros((2 * capacity, H), layers[0].dtype), cupy.zeros((capacity, C), layers[0].gates_dtype)
-        super().__init__(index, engines, states, c, hs, cs)
+        self.hs, H = _side_by_side([packed.P for packed in layers], layers[0].dtype)
+        self.cs, C = _side_by_side([packed.N for packed in layers], layers[0].gates_dtype)
+        self.states = cupy.zeros((2 * capacity, H), layers[0].dtype)
+        self.c = cupy.zeros((capacity, C), layers[0].gates_dtype)
         self._about = layers[0].dtype.name, engines[0].precision, engines[0].kernel
         self._words = cupy.zeros((capacity,), np.uint64)
         self._layers = [
-            _Layer(
-                k, packed, states[:, hs[k]], c[:, cs[k]], self._words, residual=residual[k], is_top=k == len(layers) - 1
+            _KeptLaunches(
+                k,
+                packed,
+                self.states[:, self.hs[k]],
+                self.c[:, self.cs[k]],
+                self._words,
+                residual=residual[k],
+                is_top=k == len(layers) - 1,
             )
             for k, packed in enumerate(layers)
         ]
         self._sizes = tuple((packed.I, packed.N, packed.P) for packed in layers)
         self._tick = 0
-        self._held.append(self._words)
+        self._turns, self._uploads = turns, Uploads()
+        self.held: list[Any] = [self._words, self._uploads]  # and the room
         self._room: _Room | None = None
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all rows."""
-        return super().nbytes + int(self._words.nbytes)
+        """The bytes of all slots."""
+        return int(self.states.nbytes + self.c.nbytes + self._words.nbytes)
 
     @property
-    def _step_nbytes(self) -> int:
+    def scratch_nbytes(self) -> int:
+        """The bytes of the buffers of steps."""
         return 0 if self._room is None else self._room.nbytes
 
     def kernels(self, B: int) -> tuple[str, ...]:
         """Return for each layer what steps B rows."""
         return kernel_choice.one_kernel_layers(B, self._sizes, *self._about)
 
-    def _at(self, slots: Any) -> Any:
-        """Return which rows of `states` are the state of slots, both on the device."""
+    def rows_of(self, slots: Any) -> Any:
+        """Return which rows of `states` hold the state of slots, both on the device."""
         rows = cupy.empty(slots.shape, np.int64)
         launch_state_rows(slots, self._words, rows)
         return rows
 
-    def step(self, engines: Sequence[CudaCell], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
-        """Step rows, and write the top layer's output; see `PoolEngine`."""
-        B = len(slots)
-        for engine in engines:  # `_layers` refers to their memory
-            engine.check()
-        with self._turns.turn() as stream:
-            if B == 0:
-                return
-            of_rows = self._room_for(B).slots[:B]
-            if isinstance(slots, np.ndarray):
-                self._uploads.queue(of_rows, slots, stream)
-            else:
-                launch_check(cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), of_rows, self._next_audit())
-            first = None if is_first is None else cupy.ascontiguousarray(is_first)
-            self._queue(with_contiguous_rows(x), of_rows, first, out)
+    def queue(
+        self,
+        engines: Sequence[CudaCell],
+        x: Array,
+        slots: Array,
+        is_first: Array | None,
+        out: Array,
+        next_audit: Callable[[], Audit],
+    ) -> None:
+        """Queue a step of rows, and write the top layer's output."""
+        del engines  # `_layers` refers to their memory
+        of_rows = self._room_for(len(slots)).slots[: len(slots)]
+        if isinstance(slots, np.ndarray):
+            self._uploads.queue(of_rows, slots, cupy.cuda.get_current_stream())
+        else:
+            launch_check(cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), of_rows, next_audit())
+        self._queue(x, of_rows, is_first, out)
 
     def _queue(self, x: Any, of_rows: Any, is_first: Any, out: Any) -> None:
         """Queue the launches of a step, when all is there that they need: what is queued changes states."""
@@ -121,34 +132,32 @@ class FusedPool(CudaPool):
             if room is not None:
                 self._turns.keep_until_done(room)
             self._room = larger
-            self._held[1:] = [self._room]
+            self.held[2:] = [self._room]
             return self._room
         return room
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
         """Make the buffers of steps of up to so many rows, and load the kernels that these run."""
         del engines
-        with self._turns.turn():
-            room = self._room_for(largest)
-            self._uploads.reserve(8 * room.rows)
-            cupy.zeros((1,), np.int32).astype(np.int64)  # which CuPy compiles a kernel for
-            sizes = [1]
-            while sizes[-1] < largest:
-                sizes.append(min(2 * sizes[-1], largest))
-            first, top = self._layers[0].packed, self._layers[-1].packed
-            column = padded(first.I, first.dtype)
-            none = cupy.zeros((len(PROBLEMS), 2), np.uint64)
-            audit = Audit(cupy.zeros((1,), np.bool_), cupy.zeros((1,), np.uint64), 0, none)
-            room.slots.fill(-1)
-            launch_check(room.slots[:1], room.slots[:1], audit)
-            for B in sizes:
-                # An x whose rows begin at multiples of 16 bytes, and one that takes the other instances of the kernel.
-                wide, out = cupy.zeros((B, column + 1), first.dtype), cupy.empty((B, top.P), top.dtype)
-                for x in (cupy.zeros((B, column), first.dtype)[:, : first.I], wide[:, 1 : 1 + first.I]):
-                    self._queue(x, room.slots[:B], None, out)
+        room = self._room_for(largest)
+        self._uploads.reserve(8 * room.rows)
+        sizes = [1]
+        while sizes[-1] < largest:
+            sizes.append(min(2 * sizes[-1], largest))
+        first, top = self._layers[0].packed, self._layers[-1].packed
+        column = padded(first.I, first.dtype)
+        none = cupy.zeros((len(PROBLEMS), 2), np.uint64)
+        audit = Audit(cupy.zeros((1,), np.bool_), cupy.zeros((1,), np.uint64), 0, none)
+        room.slots.fill(-1)
+        launch_check(room.slots[:1], room.slots[:1], audit)
+        for B in sizes:
+            # An x whose rows begin at multiples of 16 bytes, and one that takes the other instances of the kernel.
+            wide, out = cupy.zeros((B, column + 1), first.dtype), cupy.empty((B, top.P), top.dtype)
+            for x in (cupy.zeros((B, column), first.dtype)[:, : first.I], wide[:, 1 : 1 + first.I]):
+                self._queue(x, room.slots[:B], None, out)
 
 
-class _Layer:
+class _KeptLaunches:
     """One layer's launches, which are kept by what they depend on beside their rows."""
 
     def __init__(

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell
 
 
-class MatmulStepper:
-    """See `batch.Body`. Rows are reset by a launch of their own, before the matmul reads h."""
+class MatmulBatch:
+    """See `layer_step.BatchStep`. Rows are reset by a launch of their own, before the matmul reads h."""
 
     turns = 1
 

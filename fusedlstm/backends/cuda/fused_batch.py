@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell
 
 
-class FusedStepper:
-    """See `batch.Body`. h is read by many blocks while others write the next one, so each layer has two of it."""
+class FusedBatch:
+    """See `layer_step.BatchStep`.
+
+    h is read by many blocks while others write the next one, so each layer has two of it.
+    """
 
     turns = 2
 
@@ -39,10 +42,10 @@ class FusedStepper:
         projected = [packed.N for packed, kernel in zip(layers, kernels, strict=True) if needs_m(packed, kernel, B)]
         most = max(projected, default=0)
         self._m = _rows(B, most, first.dtype) if most else None
-        self._layers: list[_Layer] = []
+        self._layers: list[_LayerInTurns] = []
         below = (self.x, self.x)  # of each turn
         for k, engine in enumerate(engines):
-            layer = _Layer(engine, kernels[k], B, below, residual=residual[k], is_top=k == top)
+            layer = _LayerInTurns(engine, kernels[k], B, below, residual=residual[k], is_top=k == top)
             layer.reset_to(None if reset_to is None else reset_to[k])
             self._layers.append(layer)
             below = layer.outputs
@@ -71,7 +74,7 @@ class FusedStepper:
         """Forget what only `queue` needs: nothing."""
 
 
-class _Layer:
+class _LayerInTurns:
     """One layer: two of h, of which a turn reads one and writes the other; c; and where the next layer finds x."""
 
     def __init__(

@@ -11,15 +11,17 @@ import numpy as np
 
 from fusedlstm.backends.cuda.kernels import launch_gather
 from fusedlstm.backends.cuda.matmul_step import Columns, Planned, Slots
-from fusedlstm.backends.cuda.pool import CudaPool
 from fusedlstm.backends.cuda.runtime.graphs import captured
-from fusedlstm.backends.cuda.runtime.strides import copy_rows, with_contiguous_rows
+from fusedlstm.backends.cuda.runtime.pinned import Uploads
+from fusedlstm.backends.cuda.runtime.strides import copy_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.backends.cuda.cell import CudaCell
+    from fusedlstm.backends.cuda.kernels import Audit
+    from fusedlstm.backends.cuda.runtime.streams import Turns
 
 # Rows of the smallest bucket: fewer take no less time.
 _FEWEST = 16
@@ -27,70 +29,77 @@ _FEWEST = 16
 _MOST_BYTES = 1 << 28
 
 
-class MatmulPool(CudaPool):
-    """See `fusedlstm.backends.base.PoolEngine`.
+class MatmulSlots:
+    """See `layer_step.SlotStep`.
 
-    A row of the state is one of an operand (`planned.Columns`) without the first x, so that a gather copies it as it
-    is. What stands there for the x of upper layers is never used.
+    A row of the state is one of an operand (`matmul_step.Columns`) without the first x, so that a gather copies it as
+    it is. What stands there for the x of upper layers is never used.
 
-    Engines are for powers of two of rows, so that batches of changing size need few of them. Those that were used least
+    Buckets are for powers of two of rows, so that batches of changing size need few of them. Those that were used least
     recently are dropped.
     """
 
-    def __init__(self, index: int, residual: Sequence[bool], engines: Sequence[CudaCell], capacity: int) -> None:
+    def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int, turns: Turns) -> None:
         layers = [engine.packed for engine in engines]
         self._columns = columns = Columns(layers)
-        states, c = (
-            cupy.zeros((capacity, columns.H), layers[0].dtype),
-            cupy.zeros((capacity, columns.C), layers[0].gates_dtype),
-        )
-        super().__init__(index, engines, states, c, list(map(columns.state_of, columns.hs)), columns.cs)
+        self.hs, self.cs = [columns.state_of(h) for h in columns.hs], columns.cs
+        self.states = cupy.zeros((capacity, columns.H), layers[0].dtype)
+        self.c = cupy.zeros((capacity, columns.C), layers[0].gates_dtype)
         self._residual = tuple(residual)
         self._buckets: OrderedDict[int, _Bucket] = OrderedDict()
-        self._held.append(self._buckets)
         self._prepared = 0
+        self._turns, self._uploads = turns, Uploads()
+        self.held = (self._buckets, self._uploads)
 
     @property
-    def _step_nbytes(self) -> int:
+    def nbytes(self) -> int:
+        """The bytes of all slots."""
+        return int(self.states.nbytes + self.c.nbytes)
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """The bytes of the buckets."""
         return sum(bucket.nbytes for bucket in self._buckets.values())
 
     def kernels(self, B: int) -> tuple[str, ...]:
         """Return for each layer what steps B rows."""
         del B
-        return ("matmul",) * len(self._hs)
+        return ("matmul",) * len(self.hs)
 
-    def step(self, engines: Sequence[CudaCell], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
-        """Step rows, and write the top layer's output; see `PoolEngine`."""
-        B = len(slots)
-        for engine in engines:
-            engine.check()
-        with self._turns.turn() as stream:
-            if B == 0:
-                return
-            bucket = self._bucket(engines, B)
-            if isinstance(slots, np.ndarray):
-                of_rows = bucket.slots[:B]
-                self._uploads.queue(of_rows, slots, stream)
-                audit = None
-            else:
-                of_rows, audit = cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), self._next_audit()
-            x = with_contiguous_rows(x)
-            first = None if is_first is None else cupy.ascontiguousarray(is_first)
-            launch_gather(bucket.planned.operand, self._columns.X, x, bucket.of_pool, of_rows, first, audit)
-            bucket.graph.launch(stream)
-            copy_rows(out, bucket.planned.output[:B])
+    def rows_of(self, slots: Any) -> Any:
+        """Return which rows of `states` hold the state of slots: their own."""
+        return slots
+
+    def queue(
+        self,
+        engines: Sequence[CudaCell],
+        x: Array,
+        slots: Array,
+        is_first: Array | None,
+        out: Array,
+        next_audit: Callable[[], Audit],
+    ) -> None:
+        """Queue a step of rows, and write the top layer's output."""
+        B, stream = len(slots), cupy.cuda.get_current_stream()
+        bucket = self._bucket(engines, B)
+        if isinstance(slots, np.ndarray):
+            of_rows, audit = bucket.slots[:B], None
+            self._uploads.queue(of_rows, slots, stream)
+        else:
+            of_rows, audit = cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), next_audit()
+        launch_gather(bucket.planned.operand, self._columns.X, x, bucket.of_pool, of_rows, is_first, audit)
+        bucket.graph.launch(stream)
+        copy_rows(out, bucket.planned.output[:B])
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
         """Make the buckets of steps of up to so many rows, which are kept."""
-        with self._turns.turn():
-            sizes = [_FEWEST]
-            while sizes[-1] < largest:
-                sizes.append(2 * sizes[-1])
-            for size in reversed(sizes):  # the largest first: where there is no memory for it, nothing was made
-                self._bucket(engines, size)
-                self._prepared = max(self._prepared, size)
-            self._uploads.reserve(8 * sizes[-1])
-            cupy.zeros((1,), np.int32).astype(np.int64)  # which CuPy compiles a kernel for
+        sizes = [_FEWEST]
+        while sizes[-1] < largest:
+            sizes.append(2 * sizes[-1])
+        for size in reversed(sizes):  # the largest first: where there is no memory for it, nothing was made
+            self._bucket(engines, size)
+            self._prepared = max(self._prepared, size)
+        self._uploads.reserve(8 * sizes[-1])
 
     def _bucket(self, engines: Sequence[CudaCell], B: int) -> _Bucket:
         """Return the bucket for so many rows, which is then the last that others are dropped for."""
@@ -107,7 +116,7 @@ class MatmulPool(CudaPool):
         """Return a new bucket; where memory for it runs out, those make room that were not prepared."""
         while True:
             try:
-                return _Bucket(engines, self._residual, M, self._states, self._c)
+                return _Bucket(engines, self._residual, M, self.states, self.c)
             except cupy.cuda.memory.OutOfMemoryError:
                 oldest = next((size for size in self._buckets if size > self._prepared), None)
                 if oldest is None:
