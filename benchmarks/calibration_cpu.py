@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.limits import Constants
+from benchmarks.constants import Constants
 
 if TYPE_CHECKING:
     from collections.abc import Callable

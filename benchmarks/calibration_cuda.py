@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cupy
 import numpy as np
 
-from benchmarks.limits import Constants
+from benchmarks.constants import Constants
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends.cuda.runtime import cublas
 

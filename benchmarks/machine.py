@@ -10,6 +10,7 @@ from pathlib import Path
 import fusedlstm
 from benchmarks import peers
 from benchmarks.limits import machine_facts_limits
+from benchmarks.peers.peer import version_of
 from fusedlstm.backends.numpy import blas
 from fusedlstm.backends.select import unavailable_reason
 
@@ -91,5 +92,5 @@ def gpu():
         "cuda": runtime.runtimeGetVersion(),
         "nvrtc": list(cupy.cuda.nvrtc.getVersion()),
         "cupy": cupy.__version__,
-        "nvmath": peers.version_of("nvmath-python"),
+        "nvmath": version_of("nvmath-python"),
     }

@@ -25,7 +25,7 @@ from benchmarks.runs import Row, Run, Setting, Sizes, best_peer, slug
 from benchmarks.units import natural, quantity, ratio
 
 if TYPE_CHECKING:
-    from benchmarks.limits import Constants
+    from benchmarks.constants import Constants
 
 _DASHED = (0, (5, 3))
 

@@ -16,7 +16,7 @@ from benchmarks.units import natural, percent, quantity, ratio
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from benchmarks.limits import Constants
+    from benchmarks.constants import Constants
     from benchmarks.picture_style import Picture
 
 _KINDS = {"step": "Steps", "sequence": "Sequences", "pool": "Steps of a pool"}

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from benchmarks.limits import ITEMSIZES, Constants, Limit, Work, limit
+from benchmarks.constants import Constants
+from benchmarks.limits import ITEMSIZES, Limit, Work, limit
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,8 @@ import pytest
 from benchmarks import caches, machine
 from benchmarks.cases import Case, chosen
 from benchmarks.gpu_time import gpu_and_host_seconds
-from benchmarks.peers import CannotRunError, Peer, all_peers
+from benchmarks.peers import all_peers
+from benchmarks.peers.peer import CannotRunError, Peer
 from benchmarks.threads import threads_used
 
 COLD_ROUNDS = 20

@@ -1,8 +1,8 @@
 """Unfused CuPy: the plain NumPy of numpy_peer.py on a GPU, a kernel for each operation."""
 
 from benchmarks.cases import Result
-from benchmarks.peers import Peer, waited
 from benchmarks.peers.numpy_peer import prepared, step, steps
+from benchmarks.peers.peer import Peer, waited
 from fusedlstm.backends.select import unavailable_reason
 
 

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 
 from benchmarks.cases import Result
-from benchmarks.peers import waited
 from benchmarks.peers.fusedlstm_peer import Ours, backend_of, inputs, poisoned, stacked, synchronizer
+from benchmarks.peers.peer import waited
 from benchmarks.runs import KERNEL
 from fusedlstm import LSTM, LSTMCell, LSTMState, StatePool
 from fusedlstm.arrays.host import to_host

@@ -6,7 +6,7 @@ import numpy as np
 
 import fusedlstm
 from benchmarks.cases import Result
-from benchmarks.peers import Peer, waited
+from benchmarks.peers.peer import Peer, waited
 from fusedlstm import LSTM, LSTMCell, LSTMState
 from fusedlstm.arrays.host import to_host
 from fusedlstm.backends.select import unavailable_reason

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from benchmarks.cases import Result
-from benchmarks.peers import Peer
+from benchmarks.peers.peer import Peer
 
 
 def prepared(weights):

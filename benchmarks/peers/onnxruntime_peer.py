@@ -8,7 +8,7 @@ import importlib.util
 import numpy as np
 
 from benchmarks.cases import Result
-from benchmarks.peers import Peer
+from benchmarks.peers.peer import Peer
 
 _OPSET, _IR_VERSION = 14, 8  # old enough for every onnxruntime of the last years
 

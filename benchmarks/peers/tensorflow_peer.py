@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from benchmarks.cases import Result
-from benchmarks.peers import Peer
+from benchmarks.peers.peer import Peer
 
 
 def in_block_order(array):

@@ -2,7 +2,7 @@
 
 import functools
 
-from benchmarks.peers import CannotRunError, waited
+from benchmarks.peers.peer import CannotRunError, waited
 from benchmarks.peers.torch_common import TorchPeer, settle, tensor, tensors, waiting
 
 

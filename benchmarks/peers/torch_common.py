@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.cases import Result
-from benchmarks.peers import Peer
+from benchmarks.peers.peer import Peer
 
 
 def settle(threads, precision):

@@ -1,6 +1,6 @@
 """torch.nn.LSTM, on a GPU cuDNN's: a step as a sequence of T = 1, sequences, layers and projections."""
 
-from benchmarks.peers import waited
+from benchmarks.peers.peer import waited
 from benchmarks.peers.torch_common import TorchPeer, settle, tensor, tensors, waiting
 
 

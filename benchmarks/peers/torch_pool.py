@@ -5,7 +5,7 @@ Padding rows have the tables' last row, which is spare.
 
 import numpy as np
 
-from benchmarks.peers import waited
+from benchmarks.peers.peer import waited
 from benchmarks.peers.torch_cell import Eager, captured, cells, poison
 from benchmarks.peers.torch_common import settle, tensors, waiting
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusedlstm.arrays import host
 from fusedlstm.arrays.libraries import View, current_streams, library_of, view_of
 from fusedlstm.backends.select import backend_of
 from fusedlstm.state import LSTMState
@@ -17,7 +18,7 @@ from fusedlstm.validation.subclasses import check_plain
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fusedlstm.arrays.dtypes import Array
+    from fusedlstm.arrays.dtypes import Array, NumpyArray
     from fusedlstm.arrays.libraries import Library
     from fusedlstm.backends.base import Backend
 
@@ -301,3 +302,13 @@ def _refuse_to_write(name: str, array: Any) -> None:
     if library is not None and library.immutable:
         fail(TypeError, name, _WRITEABLE, f"a {describe_type(array)}, which never changes")
     fail(ValueError, name, _WRITEABLE, "a read-only one")
+
+
+def _read_by_protocol(name: str, value: Any) -> NumpyArray:
+    """Return an array that only a protocol reaches as NumPy's, from wherever it is."""
+    with Exchange(backend_of(value, name), value) as exchange:
+        view = exchange.borrow(name, value)
+        return np.asarray(view if isinstance(view, np.ndarray) else view.get())
+
+
+host.read_by_protocol = _read_by_protocol

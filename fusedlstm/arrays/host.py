@@ -12,7 +12,18 @@ from fusedlstm.validation.arguments import check_no_grad, describe_type, fail
 from fusedlstm.validation.subclasses import check_plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fusedlstm.arrays.dtypes import NumpyArray
+
+
+def _not_set(name: str, value: Any) -> NumpyArray:
+    raise RuntimeError(f"{name} is a {describe_type(value)}, which importing fusedlstm would have taught to read")
+
+
+# What reads an array that only a protocol reaches, by its argument's name. `exchange` sets it: reading one from a GPU
+# takes a backend, and the backends stand above this module.
+read_by_protocol: Callable[[str, Any], NumpyArray] = _not_set
 
 
 def to_host(name: str, value: Any) -> NumpyArray:
@@ -36,7 +47,7 @@ def to_host(name: str, value: Any) -> NumpyArray:
     if cupy is not None and isinstance(value, cupy.ndarray):
         return np.asarray(value.get())
     if not hasattr(value, "__array__") and library_of(value) is not None:
-        return _numbers(name, _from_library(name, value))
+        return _numbers(name, read_by_protocol(name, value))
     try:
         array = np.asarray(value)
     except ValueError:  # nested lists of unequal lengths
@@ -85,13 +96,3 @@ def _from_torch(name: str, tensor: Any, torch: Any) -> NumpyArray:
     # PyTorch gives NumPy no bfloat16: the bits travel as int16.
     bits: NumpyArray = tensor.view(torch.int16).numpy()
     return bits.view(ml_dtypes.bfloat16)
-
-
-def _from_library(name: str, value: Any) -> NumpyArray:
-    """Return an array that only a protocol reaches, from wherever it is."""
-    from fusedlstm.arrays.exchange import Exchange
-    from fusedlstm.backends.select import backend_of
-
-    with Exchange(backend_of(value, name), value) as exchange:
-        view = exchange.borrow(name, value)
-        return np.asarray(view if isinstance(view, np.ndarray) else view.get())

@@ -9,6 +9,7 @@ import numpy as np
 
 from fusedlstm import log
 from fusedlstm.arrays.libraries import library_of
+from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.numpy.backend import NumpyBackend
 from fusedlstm.errors import BackendUnavailableError
 from fusedlstm.validation.arguments import check_no_grad, describe_type, fail
@@ -82,6 +83,27 @@ def unavailable_reason(name: str, index: int = 0) -> str | None:
 def available_backends() -> tuple[str, ...]:
     """Return the names of the backends that can run here, the one chosen by default first."""
     return ("numpy",) if unavailable_reason("cuda") else ("cuda", "numpy")
+
+
+def facts() -> list[tuple[str, str]]:
+    """Return what can be said of the backends here: rows of a name, or nothing, and a text."""
+    from fusedlstm.backends.cuda.runtime import cache
+
+    reason = unavailable_reason("cuda")
+    gpus = [] if reason else _facts_of_gpus()
+    rows = [("backend numpy", "runs"), ("backend cuda", f"can't run: {reason}" if reason else "runs")]
+    return [*rows, *gpus, ("cache folder", str(cache.folder()))]
+
+
+def _facts_of_gpus() -> list[tuple[str, str]]:
+    from fusedlstm.backends.cuda.runtime.cublaslt import why_not
+    from fusedlstm.backends.cuda.runtime.probe import capabilities, describe_gpus
+
+    reason = why_not()
+    rows = [("", "matmul steps, too, by nvmath-python" if reason is None else f"no steps by matmul: {reason}")]
+    for index, (text, capability) in enumerate(zip(describe_gpus(), capabilities(), strict=True)):
+        rows += [(f"GPU {index}", text), ("", kernel_choice.describe(capability))]
+    return rows
 
 
 def backend_of(array: Array, name: str = "array") -> Backend:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import fusedlstm
 from fusedlstm.arrays import dtypes
+from fusedlstm.backends import select
 from fusedlstm.backends.numpy import blas
-from fusedlstm.backends.select import unavailable_reason
 from fusedlstm.cli.run import run_files
 
 if TYPE_CHECKING:
@@ -225,13 +225,7 @@ def _info(_: argparse.Namespace) -> int:
     advice = blas.advice()
     if advice:
         rows.append(("", advice))
-    reason = unavailable_reason("cuda")
-    rows += [("backend numpy", "runs"), ("backend cuda", f"can't run: {reason}" if reason else "runs")]
-    if not reason:
-        rows += _gpus()
-    from fusedlstm.backends.cuda.runtime import cache
-
-    rows.append(("cache folder", str(cache.folder())))
+    rows += select.facts()
     width = max(len(name) for name, _ in rows)
     _say("\n".join(f"{name:{width}}  {value}" for name, value in rows))
     return 0
@@ -242,19 +236,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _gpus() -> list[tuple[str, str]]:
-    from fusedlstm.backends import kernel_choice
-    from fusedlstm.backends.cuda.runtime.cublaslt import why_not
-    from fusedlstm.backends.cuda.runtime.probe import capabilities, describe_gpus
-
-    reason = why_not()
-    planned = "Stepper and StatePool, too" if reason is None else f"but no Stepper and StatePool: {reason}"
-    rows = [("", planned)]
-    for index, (text, capability) in enumerate(zip(describe_gpus(), capabilities(), strict=True)):
-        rows += [(f"GPU {index}", text), ("", kernel_choice.describe(capability))]
-    return rows
 
 
 def _demo(options: argparse.Namespace) -> int:

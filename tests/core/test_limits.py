@@ -8,7 +8,8 @@ import pytest
 
 import benchmarks
 from benchmarks import limits
-from benchmarks.limits import Constants, Limit, Work
+from benchmarks.constants import Constants
+from benchmarks.limits import Limit, Work
 
 # Rates of which quotients are easily told by hand.
 CPU = Constants("cpu", 1, ((1000, 4e9), (100_000, 2e9)), {"float32": 1e9, "float64": 5e8}, {"float32": 1e8})

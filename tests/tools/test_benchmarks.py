@@ -16,9 +16,11 @@ import pytest
 from benchmarks import caches, cases, gpu_time, peers, predictions, side_by_side, threads
 from benchmarks.cases import Result, WrongResultError, pool, sequence, step
 from benchmarks.fresh import Clock
-from benchmarks.peers import CannotRunError, Peer, fusedlstm_in_place
+from benchmarks.peers import fusedlstm_in_place
+from benchmarks.peers import peer as peer_module
 from benchmarks.peers.numpy_peer import Numpy
 from benchmarks.peers.onnxruntime_peer import in_onnx_order
+from benchmarks.peers.peer import CannotRunError, Peer, waited
 from benchmarks.peers.tensorflow_peer import in_block_order
 from fusedlstm import LSTMCell, StatePool, Stepper
 from fusedlstm.backends import kernel_choice
@@ -295,7 +297,7 @@ def test_times_of_the_gpu_and_of_the_host_are_recorded(monkeypatch):
     class OnGpu(Numpy):
         def prepare(self, case, device, threads):
             run = super().prepare(case, "cpu", threads)
-            return peers.waited(lambda: [fake.work(3e-5, 7e-6), run()][1], fake.synchronize) if self.queues else run
+            return waited(lambda: [fake.work(3e-5, 7e-6), run()][1], fake.synchronize) if self.queues else run
 
     for OnGpu.queues in (True, False):
         benchmark = Stopwatch()
@@ -604,14 +606,14 @@ def test_gate_orders():
 
 
 def test_an_absent_library_is_no_failure(monkeypatch):
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(peer_module.importlib.util, "find_spec", lambda name: None)
     assert PEERS["onnxruntime"].why_not("cpu") == "onnxruntime is not installed"
     assert dict(peers.missing(("cpu",), quick=False))["JAX jit"] == "jax is not installed"
 
     def absent(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(peers.importlib.metadata, "version", absent)
+    monkeypatch.setattr(peer_module.importlib.metadata, "version", absent)
     assert PEERS["onnxruntime"].version() is None
 
 

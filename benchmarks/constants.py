@@ -1,0 +1,46 @@
+"""What a device can do, as measured: the constants that `limits` divides a case's work by."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What a device can do, as measured.
+
+    Attributes:
+        device: "cpu" or "cuda:<index>".
+        threads: of the CPU.
+        copy: pairs of bytes touched, read and written together, and the bytes a second of a copy within them.
+        matmul: flop a second of the best large product, by arithmetic.
+        special: evaluations a second, of which three in five are exp and two tanh, by arithmetic.
+        launch: seconds from one launch to the next, launched one by one, on a GPU.
+        node: seconds from one launch to the next within a CUDA graph.
+    """
+
+    device: str
+    threads: int
+    copy: tuple[tuple[int, float], ...]
+    matmul: dict[str, float]
+    special: dict[str, float]
+    launch: float = 0.0
+    node: float = 0.0
+
+    def bandwidth(self, resident: int) -> float:
+        """Bytes a second of the best copy that touches at least as much, but not less than the smallest measured."""
+        sizes = sorted(size for size, _ in self.copy)
+        at_least = max([size for size in sizes if size <= resident], default=sizes[0])
+        return max(rate for size, rate in self.copy if size >= at_least)
+
+    def to_json(self) -> dict:
+        """Return what `from_json` takes."""
+        return dataclasses.asdict(self) | {"copy": [list(pair) for pair in self.copy]}
+
+    @classmethod
+    def from_json(cls, values: dict) -> Constants:
+        """Make them from a result's machine_info["facts"]["limits"][device]."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        values = {name: value for name, value in values.items() if name in names}
+        return cls(**values | {"copy": tuple((int(size), float(rate)) for size, rate in values["copy"])})
