@@ -12,7 +12,7 @@ import stand_in
 from emulation.compiler import cache_folder
 from support.backends import BACKENDS, NO_EMULATOR, NO_GPU, ON_GPU, backend_name
 
-pytest_plugins = ["support.skips", "support.slow"]
+pytest_plugins = ["support.once", "support.skips", "support.slow"]
 
 # Kernels that tests compile, the stand-in's among them, are kept apart from the user's.
 KEPT_KERNELS = tempfile.TemporaryDirectory(prefix="fusedlstm-tests-")

@@ -421,6 +421,7 @@ HARMLESS = {
 PLAIN = {"deep lists", "deep tuples", "a list in itself", "a size again and again"}
 
 
+@pytest.mark.nightly
 @KINDS
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attacks_are_bounded(kind, attack, tmp_path):

@@ -285,6 +285,7 @@ def test_a_load_that_fails_while_it_writes(monkeypatch, tmp_path):
     assert contents(pool) == before
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and killed")
 @pytest.mark.parametrize(("way", "breaks"), [("carefully", False), ("naively", True)])
 def test_killed_while_saving(way, breaks, tmp_path):

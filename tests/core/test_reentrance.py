@@ -22,6 +22,8 @@ from support.backends import WAYS, backend_in_a_way, needs_cuda
 from support.cells import host, random_inputs, random_state
 from support.pools import layers_of
 
+pytestmark = pytest.mark.nightly
+
 I, N, B = 5, 9, 4
 CAPTURES = "this thread is capturing a CUDA graph"
 REFUSED = "is in the middle of a call in this thread"

@@ -10,6 +10,8 @@ from emulation import EmulationError, Module
 from support.emulated import needs_emulation
 from support.step_cases import assert_stepped, launch_step, like_others, random_step, step_layouts
 
+pytestmark = pytest.mark.nightly
+
 
 def named(name):
     (mutation,) = (m for m in mutations.MUTATIONS if str(m) == name)

@@ -3,13 +3,18 @@
 import collections
 import re
 
+NAMES = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow", "keras": "Keras", "haiku": "Haiku"}
+
 
 def missing(reason):
     """Name what a plain checkout lacks, if that is why a test was skipped."""
-    named = re.search(r"(\S+) is not installed", reason)
-    if named:
-        return named[1].strip("(:")
-    return "a GPU or emulator" if re.search(r"GPU|emulated", reason) else "other reasons"
+    found = re.search(
+        r"([\w.]+)\W*(?:of the extra \w+, )?is not installed|No module named '(\w+)|(Keras) needs", reason
+    )
+    if found:
+        package = found[1].partition(".")[0]
+        return NAMES.get(package, package)
+    return "a GPU or emulator" if re.search(r"GPU|emulat|stand-in", reason) else "other reasons"
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -10,6 +10,8 @@ import pytest
 from support.fuzz_readers import READERS
 from support.places import ROOT, TESTS
 
+pytestmark = pytest.mark.nightly
+
 
 def fuzz(name, *options):
     """The status, the outcomes and all that is said, of a process of its own: this one may not be forked."""

@@ -119,6 +119,7 @@ def test_skipped_tests_and_absent_libraries_are_seen(tmp_path, capsys):
     assert module["version_of"]("no-such-package") == "absent"
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
 @pytest.mark.parametrize("work", ["steps", "sequences", "steppers", "pools"])
 def test_what_a_sanitizer_is_given(work):

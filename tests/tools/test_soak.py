@@ -8,6 +8,8 @@ import pytest
 
 from support.places import ROOT, TESTS
 
+pytestmark = pytest.mark.nightly
+
 # Faults, as Python that is run before the soak.
 FAULTS = {
     "scratch of a thread": """
