@@ -357,7 +357,9 @@ def descriptors():
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of files that an interrupt closes before `with` has them
-@pytest.mark.parametrize("removed", [False, True], ids=["", "its file is removed"])
+@pytest.mark.parametrize(
+    "removed", [pytest.param(False, id=""), pytest.param(True, id="its file is removed", marks=ON_POSIX)]
+)
 def test_interrupts_at_any_moment_of_a_save(removed, tmp_path, monkeypatch):
     """They leave the old file or the new one, perhaps a temporary file that the next save removes, and no descriptor.
 
