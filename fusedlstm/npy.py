@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,9 @@ def read_header(file: BinaryIO) -> Header:
     version = np.lib.format.read_magic(file)
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
-        shape, by_columns, dtype = reader(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about Python 2, whose headers are read right, and odd literals
+            shape, by_columns, dtype = reader(file)
     except MemoryError:  # headers are Python literals, and the stack of Python's parser is bounded
         raise ValueError("its header is nested too deep") from None
     if dtype.hasobject:

@@ -3,10 +3,12 @@
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -305,6 +307,28 @@ def test_appended_arrays_are_ignored(folder):
     assert command_line.main(run(folder)) == 0
 
 
+def test_files_of_python_2_do_not_warn(folder, capsys):
+    np.savez(folder / "s.npz", h=np.ones((5, 3), "f4"), c=np.ones((5, 3), "f4"))
+    assert command_line.main(run(folder, out="wanted.npz")) == 0
+    for name in ("x.npy", "l.npy"):
+        (folder / name).write_bytes(as_python_2((folder / name).read_bytes()))
+    with zipfile.ZipFile(folder / "s.npz") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(folder / "s.npz", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, as_python_2(content))
+    assert command_line.main(run(folder)) == 0
+    assert (folder / "out.npz").read_bytes() == (folder / "wanted.npz").read_bytes()
+    assert capsys.readouterr().err == ""
+
+
+def as_python_2(content):
+    """Return a .npy file with its sizes written as 4L, as NumPy did on Python 2."""
+    before, shape, after = re.fullmatch(rb"(.*'shape': \()([^)]*)(\).*)", content, re.DOTALL).groups()
+    sizes = re.sub(rb"\d+", lambda size: size[0] + b"L", shape)
+    return before + sizes + after.replace(b" " * (len(sizes) - len(shape)), b"", 1)
+
+
 STATES = {
     "claims too much": (10**13, 3, b""),
     "claims no less": (5, 3, b""),
@@ -315,8 +339,6 @@ STATES = {
 
 @pytest.mark.parametrize("what", STATES)
 def test_states_claiming_too_much_raise(what, folder, capsys):
-    import zipfile
-
     rows, width, data = STATES[what]
     with zipfile.ZipFile(folder / "s.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("h.npy", "c.npy"):
@@ -329,8 +351,6 @@ def test_states_claiming_too_much_raise(what, folder, capsys):
 
 
 def test_zip_bomb_of_states_raises(folder, capsys):
-    import zipfile
-
     claims(folder / "part", (2**29,), "<f4")
     with zipfile.ZipFile(folder / "s.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("h.npy", "c.npy"):
