@@ -13,15 +13,17 @@ from fusedlstm.backends.select import choose
 from fusedlstm.placement import Placed
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState, check_state_type
-from fusedlstm.validation.arguments import check_bool, check_choice, check_size, fail
+from fusedlstm.validation.arguments import check_bool, check_choice, check_size
 from fusedlstm.validation.step import CheckedPairs, StepChecks
-from fusedlstm.weights import LSTMWeights, check_same_form
+from fusedlstm.validation.weights import check_one_layer
+from fusedlstm.weights import check_same_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.arrays.dtypes import Array, Empty
     from fusedlstm.backends.base import CellEngine
+    from fusedlstm.weights import LSTMWeights
 
 _MOST_SIGNATURES = 256
 
@@ -79,8 +81,7 @@ class LSTMCell(Placed):
         batch_invariant: bool = False,
         kernel: str | None = None,
     ) -> None:
-        if not isinstance(weights, LSTMWeights):
-            fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
+        check_one_layer(weights)
         check_choice("precision", precision, ("highest", "high"))
         self._weights: LSTMWeights = weights
         self._options = {
@@ -158,8 +159,7 @@ class LSTMCell(Placed):
             TypeError: `weights` is not an LSTMWeights.
             ValueError: the weights have another form. The message says what differs.
         """
-        if not isinstance(weights, LSTMWeights):
-            fail(TypeError, "weights", "an LSTMWeights", type(weights).__name__)
+        check_one_layer(weights)
         check_same_form("weights", self._weights, weights)
         with in_order(self._backend):
             (self._engine,), self._weights = self._exchanged(StackedWeights([weights])), weights

@@ -44,6 +44,7 @@ VERSION = 2  # the newest
 _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
 _WHAT = {"StatePool": "states"}  # what the arrays of a kind are, in messages: weights, if it is not here
+_READERS = dict.fromkeys(("LSTMWeights", "StackedWeights"), "load_weights") | {"StatePool": "StatePool.load"}
 _DTYPES_OF_KIND = {"StatePool": _DTYPES | {"I64": "int64"}}
 # Error numbers of seeking or reading at an offset that only a damaged file can have.
 _ERRNOS_OF_DAMAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
@@ -272,7 +273,9 @@ def _about(name: str, metadata: Mapping[str, str], kinds: Sequence[str]) -> dict
             f"{name} is newer than this fusedlstm: its version is {version}, and {VERSION} is the newest read here"
         )
     if found not in kinds:
-        raise WeightsFileError(f"{name} holds {str(found)[:100]}, not {' or '.join(kinds)}")
+        reader = _READERS.get(found)
+        hint = f". Use {reader}" if reader else ""
+        raise WeightsFileError(f"{name} holds {str(found)[:100]}, not {' or '.join(kinds)}{hint}")
     if not isinstance(about.get("options"), dict) or type(about.get("crc32")) is not int:
         raise WeightsFileError(f"{name} is damaged: its description lacks options or a checksum")
     return dict(about)

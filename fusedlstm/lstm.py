@@ -14,17 +14,19 @@ from fusedlstm.backends.select import choose
 from fusedlstm.layers import FILL_IDLE, Layers
 from fusedlstm.placement import Placed
 from fusedlstm.scan import backward, forward
-from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState
-from fusedlstm.validation.arguments import check_bool, check_choice, check_size, describe_type, fail
+from fusedlstm.validation.arguments import check_bool, check_choice, check_size, fail
 from fusedlstm.validation.sequence import SequenceChecks
-from fusedlstm.weights import LSTMWeights, check_same_form
+from fusedlstm.validation.weights import as_layers
+from fusedlstm.weights import check_same_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
     from fusedlstm.backends.base import CellEngine
+    from fusedlstm.stacked import StackedWeights
+    from fusedlstm.weights import LSTMWeights
 
 _MOST_SIGNATURES = 256
 _MAKER = "lstm.asarray"  # what makes an array of something else, in messages
@@ -72,7 +74,7 @@ class LSTM(Placed):
         batch_invariant: bool = False,
         kernel: str | None = None,
     ) -> None:
-        weights = _stacked(weights)
+        weights = as_layers(weights)
         check_bool("batch_first", batch_first)
         check_choice("precision", precision, ("highest", "high"))
         self._weights: StackedWeights = weights
@@ -137,7 +139,7 @@ class LSTM(Placed):
             TypeError: no weights.
             ValueError: weights of another form; the message names the layer and what differs.
         """
-        weights = _stacked(weights)
+        weights = as_layers(weights)
         old = self._weights
         for name in ("num_layers", "bidirectional", "residual"):
             before, now = getattr(old, name), getattr(weights, name)
@@ -362,12 +364,3 @@ class LSTM(Placed):
 
 def _restore(weights: StackedWeights, backend: str, options: dict[str, Any]) -> LSTM:
     return LSTM(weights, backend=backend, **options)
-
-
-def _stacked(weights: Any) -> StackedWeights:
-    """Return weights of layers, which one cell's are too."""
-    if isinstance(weights, LSTMWeights):
-        return StackedWeights([weights])
-    if not isinstance(weights, StackedWeights):
-        fail(TypeError, "weights", "a StackedWeights or an LSTMWeights", describe_type(weights))
-    return weights

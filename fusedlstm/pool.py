@@ -9,16 +9,17 @@ import numpy as np
 
 from fusedlstm.arrays.exchange import Exchange, in_order, is_native
 from fusedlstm.arrays.libraries import library_of
-from fusedlstm.cell import LSTMCell
-from fusedlstm.lstm import LSTM
 from fusedlstm.slots import PROBLEMS, SlotTable
 from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import check_shape, check_size, describe_type, fail
+from fusedlstm.validation.weights import check_owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
+    from fusedlstm.cell import LSTMCell
+    from fusedlstm.lstm import LSTM
     from fusedlstm.validation.arguments import AnyPath
 
 _Result = TypeVar("_Result")
@@ -75,8 +76,7 @@ class StatePool:
     """
 
     def __init__(self, cell: LSTMCell | LSTM, capacity: int) -> None:
-        if not isinstance(cell, (LSTMCell, LSTM)):
-            fail(TypeError, "cell", "an LSTMCell or an LSTM", describe_type(cell))
+        check_owner("cell", cell)
         weights = cell._layers_of_weights
         if weights.bidirectional:
             wanted = "weights of one direction for steps"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.arrays import dtypes
+from fusedlstm.validation.advice import use_weights_of
 from fusedlstm.validation.arguments import check_dtype, check_size, describe_type, fail
 from fusedlstm.weights import LSTMWeights, for_file
 
@@ -63,7 +64,7 @@ class StackedWeights:
     def _check_elements(self) -> None:
         for index, weights in enumerate(self.layers):
             if not isinstance(weights, LSTMWeights):
-                fail(TypeError, self._name(index), "an LSTMWeights", describe_type(weights))
+                fail(TypeError, self._name(index), "an LSTMWeights", describe_type(weights), use_weights_of(weights))
         if len(self.layers) % self.num_directions:
             wanted = "an even number of them with bidirectional=True: forward and backward for each layer"
             fail(ValueError, "layers", wanted, str(len(self.layers)))
@@ -298,7 +299,7 @@ def _layers(layers: Any) -> tuple[Any, ...]:
     if isinstance(layers, LSTMWeights):
         fail(TypeError, "layers", "a sequence of LSTMWeights", "one LSTMWeights", "Use StackedWeights([weights])")
     if not isinstance(layers, Sequence) or isinstance(layers, (str, bytes)):
-        fail(TypeError, "layers", "a sequence of LSTMWeights", describe_type(layers))
+        fail(TypeError, "layers", "a sequence of LSTMWeights", describe_type(layers), use_weights_of(layers))
     if not layers:
         fail(ValueError, "layers", "at least one LSTMWeights", "none")
     return tuple(layers)

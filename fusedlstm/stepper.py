@@ -9,6 +9,7 @@ from fusedlstm.arrays.exchange import Exchange, is_native
 from fusedlstm.arrays.libraries import library_of
 from fusedlstm.backends.select import choose
 from fusedlstm.validation.arguments import check_shape, check_size, describe_type, fail
+from fusedlstm.validation.weights import check_owner
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -60,6 +61,7 @@ class Stepper:
     def __init__(
         self, owner: Placed, batch: int, *, reset_to: Any = None, host: bool = False, like: Any = None
     ) -> None:
+        check_owner("owner", owner)
         self._batch_size = B = check_size("batch", batch, 1)
         if not isinstance(host, bool):
             fail(TypeError, "host", "a bool", describe_type(host))

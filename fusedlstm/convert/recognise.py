@@ -113,10 +113,18 @@ def _of_zip(path: str) -> str:
 
 def _of_names(path: str, names: Collection[str]) -> str:
     """Return the system that has names like these, of the arrays in a file of any program."""
-    for system, pattern in _NAMES:
-        if any(re.fullmatch(pattern, name) for name in names):
-            if not system:
-                raise WeightsFileError(f"{path} {_OF_KERAS_OR_HASTE}")
-            return system
+    system = system_of_names(names)
+    if system:
+        return system
+    if system is not None:
+        raise WeightsFileError(f"{path} {_OF_KERAS_OR_HASTE}")
     some = ", ".join(sorted(names)[:6]) or "nothing"
     raise WeightsFileError(f"{path} has no arrays whose names tell of an LSTM: {some}. {_HINT}")
+
+
+def system_of_names(names: Collection[str]) -> str | None:
+    """Return the system whose arrays have names like these: "" for Keras's or haste's, None for none."""
+    for system, pattern in _NAMES:
+        if any(re.fullmatch(pattern, name) for name in names):
+            return system
+    return None

@@ -297,7 +297,12 @@ def test_bad_argument_of_a_step(case, backend):
     ("weights", "options", "error", "message"),
     [
         (3, {}, TypeError, "weights: wanted a StackedWeights or an LSTMWeights; got int"),
-        ([WEIGHTS.layers[0]], {}, TypeError, "weights: wanted a StackedWeights or an LSTMWeights; got list"),
+        (
+            [WEIGHTS.layers[0]],
+            {},
+            TypeError,
+            "weights: wanted a StackedWeights or an LSTMWeights; got list. Use StackedWeights(weights)",
+        ),
         (WEIGHTS, {"batch_first": 1}, TypeError, "batch_first: wanted a bool; got int"),
         (WEIGHTS, {"precision": "low"}, ValueError, "precision: wanted one of 'highest', 'high'; got 'low'"),
         (WEIGHTS, {"backend": "torch"}, ValueError, "backend: wanted 'numpy', 'cuda' or 'cuda:<index>'; got 'torch'"),

@@ -454,7 +454,11 @@ def test_what_a_pool_is_made_of(backend):
     cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend=backend)
     both = LSTM(StackedWeights.random(I, N, bidirectional=True, seed=0), backend=backend)
     for arguments, error, message in (
-        ((cell.weights, 3), TypeError, "cell: wanted an LSTMCell or an LSTM; got fusedlstm.weights.LSTMWeights"),
+        (
+            (cell.weights, 3),
+            TypeError,
+            "cell: wanted an LSTMCell or an LSTM; got fusedlstm.weights.LSTMWeights. Use LSTMCell(weights)",
+        ),
         ((None, 3), TypeError, "cell: wanted an LSTMCell or an LSTM; got None"),
         (
             (both, 3),

@@ -19,6 +19,7 @@ from fusedlstm.convert.keras.trees import node_of
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.advice import use_weights_of
 from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
@@ -182,7 +183,7 @@ def to_keras(weights: LSTMWeights | StackedWeights) -> list[Any]:
     if isinstance(weights, LSTMWeights):
         return _arrays_for("weights", weights)
     if not isinstance(weights, StackedWeights):
-        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights))
+        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights), use_weights_of(weights))
     if any(weights.residual):
         fail(ValueError, "residual", "False, as Keras's LSTM has nothing else", str(weights.residual))
     D = weights.num_directions

@@ -12,6 +12,7 @@ from fusedlstm.convert.onnx import functions
 from fusedlstm.convert.onnx.source import METADATA, package
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.advice import use_weights_of
 from fusedlstm.validation.arguments import check_size, describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
@@ -63,7 +64,9 @@ def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
     if isinstance(weights, LSTMWeights):
         weights = StackedWeights([weights])
     if not isinstance(weights, StackedWeights):
-        fail(TypeError, "weights", "a StackedWeights or an LSTMWeights", describe_type(weights))
+        fail(
+            TypeError, "weights", "a StackedWeights or an LSTMWeights", describe_type(weights), use_weights_of(weights)
+        )
     least = _LEAST_OF_BFLOAT16 if str(weights.dtype) == "bfloat16" else _LEAST_OPSET
     opset = check_size("opset", opset, least)
     _refuse_what_onnx_lacks(weights)

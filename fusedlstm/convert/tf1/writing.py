@@ -8,6 +8,7 @@ from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.tf1.variables import join
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.advice import use_weights_of
 from fusedlstm.validation.arguments import check_real, describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
@@ -104,7 +105,9 @@ def _cells(weights: Any) -> Iterator[tuple[str, LSTMWeights]]:
         yield "", weights
         return
     if not isinstance(weights, StackedWeights):
-        fail(TypeError, "weights", "an LSTMWeights or a StackedWeights", describe_type(weights))
+        fail(
+            TypeError, "weights", "an LSTMWeights or a StackedWeights", describe_type(weights), use_weights_of(weights)
+        )
     for index, cell in enumerate(weights.layers):
         layer, way = divmod(index, weights.num_directions)
         if not weights.bidirectional:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.advice import use_weights_of
 from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
@@ -41,7 +42,7 @@ def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
     elif isinstance(weights, LSTMWeights):
         cells = {"": weights}
     else:
-        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights))
+        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights), use_weights_of(weights))
     state_dict: dict[str, Any] = {}
     for suffix, cell in cells.items():
         if suffix:

@@ -1,0 +1,58 @@
+"""Say what makes weights of a value that was passed in their place, as the hint of an error."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+# What makes weights of an object, by the package of its class or of a base class. Keras comes first, as its layers
+# derive from PyTorch's or TensorFlow's modules too.
+_OBJECTS = {
+    "keras": "from_keras(layer)",
+    "tf_keras": "from_keras(layer)",
+    "tensorflow.python.keras": "from_keras(layer)",
+    "torch.nn.modules": "from_torch(module)",
+    "flax": "from_flax(module)",
+    "equinox": "from_equinox(module)",
+    "haiku": "from_haiku(params)",
+    "onnx": "from_onnx(model)",
+    "sonnet.src": "from_sonnet2(variables)",
+    "sonnet": "from_sonnet1(variables)",
+    "tensorflow": "from_tf1(variables)",
+    "mxnet": "from_mxnet(params)",
+    "chainer": "from_chainer(params)",
+}
+
+
+def weights_of(value: Any) -> str:
+    """Return the expression that makes weights of a value; "" if none is known. No framework is imported."""
+    from fusedlstm.placement import Placed
+
+    if isinstance(value, (str, bytes, os.PathLike)):
+        return "fusedlstm.load_weights(path)"
+    if isinstance(value, Placed):
+        return "its .weights"
+    for module, call in _OBJECTS.items():
+        if any(f"{base.__module__}.".startswith(f"{module}.") for base in type(value).__mro__):
+            return f"fusedlstm.convert.{call}"
+    return _of_arrays(value) if isinstance(value, Mapping) else ""
+
+
+def use_weights_of(value: Any) -> str:
+    """Return the same as a sentence, which is the hint of an error."""
+    expression = weights_of(value)
+    return expression and f"Use {expression}"
+
+
+def _of_arrays(arrays: Mapping[Any, Any]) -> str:
+    """Return what makes weights of named arrays, such as a state_dict. Their names tell the framework."""
+    from fusedlstm.convert.recognise import system_of_names
+    from fusedlstm.convert.trees import flatten
+
+    with contextlib.suppress(ValueError):  # from names that can't be flattened
+        system = system_of_names(flatten("arrays", arrays, "/"))
+        if system:
+            return f"fusedlstm.convert.from_{system}(arrays)"
+    return "the function of fusedlstm.convert for its framework"

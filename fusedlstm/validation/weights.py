@@ -1,0 +1,47 @@
+"""The checks of weights, and of cells, that are given to what steps them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusedlstm.placement import Placed
+from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.advice import use_weights_of, weights_of
+from fusedlstm.validation.arguments import describe_type, fail
+from fusedlstm.weights import LSTMWeights
+
+
+def check_one_layer(weights: Any) -> None:
+    """Raise TypeError unless these are the weights of a cell."""
+    if isinstance(weights, LSTMWeights):
+        return
+    hint = use_weights_of(weights)
+    if isinstance(weights, StackedWeights):
+        is_one = len(weights.layers) == 1
+        hint = "Use LSTM(weights), which takes layers" + (", or weights.layers[0], the only one" if is_one else "")
+    fail(TypeError, "weights", "an LSTMWeights", describe_type(weights), hint)
+
+
+def as_layers(weights: Any) -> StackedWeights:
+    """Return the weights of layers, of which a cell's are one. Raise TypeError if these are neither."""
+    if isinstance(weights, StackedWeights):
+        return weights
+    if isinstance(weights, LSTMWeights):
+        return StackedWeights([weights])
+    hint = use_weights_of(weights)
+    if isinstance(weights, (tuple, list)) and weights and isinstance(weights[0], LSTMWeights):
+        hint = "Use StackedWeights(weights)"
+    fail(TypeError, "weights", "a StackedWeights or an LSTMWeights", describe_type(weights), hint)
+
+
+def check_owner(name: str, owner: Any) -> None:
+    """Raise TypeError unless this is a cell or an LSTM, which a pool and a Stepper are made of."""
+    if isinstance(owner, Placed):
+        return
+    made = weights_of(owner)
+    hint = f"Use LSTM({made})" if made else ""
+    if isinstance(owner, LSTMWeights):
+        hint = "Use LSTMCell(weights)"
+    elif isinstance(owner, StackedWeights):
+        hint = "Use LSTM(weights)"
+    fail(TypeError, name, "an LSTMCell or an LSTM", describe_type(owner), hint)
