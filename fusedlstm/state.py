@@ -9,7 +9,15 @@ from fusedlstm.validation.arguments import fail
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import Array
 
-_MISSING: Any = object()
+
+class _Required:
+    """The default of an argument that must be given, as help() shows it."""
+
+    def __repr__(self) -> str:
+        return "<required>"
+
+
+_REQUIRED: Any = _Required()
 
 
 class LSTMState:
@@ -33,8 +41,8 @@ class LSTMState:
     h: Array
     c: Array
 
-    def __init__(self, *positional: Array, h: Array = _MISSING, c: Array = _MISSING) -> None:
-        if positional or h is _MISSING or c is _MISSING:
+    def __init__(self, *positional: Array, h: Array = _REQUIRED, c: Array = _REQUIRED) -> None:
+        if positional or h is _REQUIRED or c is _REQUIRED:
             raise TypeError(
                 "LSTMState takes both states by name: write LSTMState(h=..., c=...). "
                 "PyTorch and Keras order them (h, c), TensorFlow 1 and Flax (c, h)"
