@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import fusedlstm.cli.interrupts  # noqa: F401
 from fusedlstm.backends.select import available_backends
 from fusedlstm.cell import LSTMCell
 from fusedlstm.errors import BackendUnavailableError, PoolFullError, WeightsFileError

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import os
 import platform
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import fusedlstm
 from fusedlstm.arrays import dtypes
@@ -18,7 +19,7 @@ from fusedlstm.backends.numpy import blas
 from fusedlstm.cli.run import run_files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _PACKAGES = (
     "numpy",
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         options = _parser().parse_args(argv)
-        logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+        logging.basicConfig(level=logging.INFO if "verbose" in options else logging.WARNING, format="%(message)s")
         return int(options.command(options))
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         _complain(str(error))
@@ -95,15 +96,23 @@ def _write_nothing_more(stream: TextIO) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fusedlstm", description="Step trained LSTMs on GPUs and in NumPy.")
-    parser.add_argument("--version", action="version", version=f"fusedlstm {fusedlstm.__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log the backend chosen and compilations")
+    everywhere = argparse.ArgumentParser(add_help=False)  # options that may stand before and after the command
+    everywhere.add_argument("--version", action="version", version=f"fusedlstm {fusedlstm.__version__}")
+    everywhere.add_argument(
+        *("-v", "--verbose"),
+        action="store_true",
+        default=argparse.SUPPRESS,  # a command's default would replace what stands before it
+        help="log the backend chosen and compilations",
+    )
+    description = "Step trained LSTMs on GPUs and in NumPy."
+    parser = argparse.ArgumentParser(prog="fusedlstm", description=description, parents=[everywhere])
     commands = parser.add_subparsers(required=True, metavar="{info,run,convert,demo}")
+    add = functools.partial(commands.add_parser, parents=[everywhere])
 
-    info = commands.add_parser("info", help="versions, backends and why one can't run, GPU, cache folder")
+    info = add("info", help="versions, backends and why one can't run, GPU, cache folder")
     info.set_defaults(command=_info)
 
-    run = commands.add_parser(
+    run = add(
         "run",
         help="step a cell, or layers of them, through a file of inputs",
         description="Step a cell, or the layers of StackedWeights, through inputs (T, B, I). The result holds the "
@@ -127,18 +136,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dtype", choices=dtypes.NAMES, help="of the computation; else that of the weights")
     run.set_defaults(command=_run)
 
-    _add_convert(commands)
+    _add_convert(add)
 
-    demo = commands.add_parser("demo", help="classify handwritten digits and compare with PyTorch")
+    demo = add("demo", help="classify handwritten digits and compare with PyTorch")
     demo.set_defaults(command=_demo)
     for command in (run, demo):
         command.add_argument("--backend", metavar="NAME", help="numpy, cuda or cuda:<index>; else the best here")
     return parser
 
 
-def _add_convert(commands: Any) -> None:
+def _add_convert(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `convert`, whose options are arguments of fusedlstm.convert's functions."""
-    convert = commands.add_parser(
+    convert = add(
         "convert",
         help="turn a file of another framework into one of weights",
         description="Turn a trained model's file into a file of weights: an ONNX model; PyTorch's .pt, or its "

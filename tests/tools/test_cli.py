@@ -243,6 +243,22 @@ def test_usage_errors(capsys):
     assert "backend: wanted 'numpy', 'cuda'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("before", [[], ["-v"], ["--verbose"]])
+@pytest.mark.parametrize("after", [[], ["-v"], ["--verbose"]])
+def test_verbose_before_and_after_a_command(before, after):
+    parse = command_line._parser().parse_args
+    for command_ in (["info"], ["run", "w", "x"], ["convert", "m", "w"], ["demo"]):
+        assert ("verbose" in parse([*before, *command_, *after])) == bool(before or after)
+
+
+def test_version_after_a_command(capsys):
+    for arguments in (["--version"], ["info", "--version"]):
+        with pytest.raises(SystemExit) as ended:
+            command_line.main(arguments)
+        assert ended.value.code == 0
+        assert capsys.readouterr().out == f"fusedlstm {fusedlstm.__version__}\n"
+
+
 def test_as_a_module_and_verbose():
     result = subprocess.run(
         [sys.executable, "-m", "fusedlstm", "--verbose", "demo", "--backend", "numpy"],
