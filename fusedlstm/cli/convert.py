@@ -30,6 +30,7 @@ _OF_PATHS = ("keras", "onnx", "tf1", "torch")
 _OF_ARRAYS = ("chainer", "equinox", "flax", "haiku", "haste", "mxnet", "sonnet1", "sonnet2")
 SYSTEMS = (*_OF_PATHS, *_OF_ARRAYS)
 _INITIAL_STATES = {"onnx": convert.state_from_onnx}  # the functions for --initial-state, by system
+_WITH_CLASSES = ("keras",)  # those whose files name the classes of their layers
 _OF_SEVERAL = ("flax", "haiku", "keras", "onnx")  # those whose names may be several layers
 
 _NAMED_BY = {"keras": "name", "onnx": "name", "tf1": "scope", "torch": "prefix"}  # what is listed of a file
@@ -156,6 +157,9 @@ def _arguments(system: str, function: Any, given: Mapping[str, Any]) -> dict[str
     for name, value in given.items():
         if value is None:
             continue
+        if name == "custom_classes" and system not in _WITH_CLASSES:
+            wanted = f"nothing, as classes are named only in files of {', '.join(_WITH_CLASSES)}, not of {system}"
+            fail(ValueError, "--custom-classes", wanted, ",".join(value))
         theirs = name if name in known else _OTHER_NAMES.get(name, name)
         if theirs not in known:
             option = f"--{name.replace('_', '-')}"

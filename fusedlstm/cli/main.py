@@ -193,6 +193,13 @@ def _add_convert(add: Callable[..., argparse.ArgumentParser]) -> None:
     convert.add_argument(
         "--gate-activation", type=_function, metavar="F", help="of i, f and o, such as hard_sigmoid:0.2:0.5"
     )
+    convert.add_argument(
+        "--custom-classes",
+        type=lambda text: text.split(","),
+        metavar="NAME[,NAME]",
+        help="classes in a Keras file that are not Keras's, and that you vouch for: they compute the same as the "
+        "class that they derive from",
+    )
     convert.set_defaults(command=_convert)
 
 
@@ -209,7 +216,7 @@ def _function(text: str) -> str | tuple[str | float, ...]:
 def _convert(options: argparse.Namespace) -> int:
     from fusedlstm.cli.convert import convert_file
 
-    given = ("forget_bias", "cell_clip", "proj_clip", "activation", "gate_activation")
+    given = ("forget_bias", "cell_clip", "proj_clip", "activation", "gate_activation", "custom_classes")
     status, said = convert_file(
         options.source,
         options.out,

@@ -1,5 +1,6 @@
 """fusedlstm convert: a file of another framework in, a file of weights out, compared with that framework."""
 
+import json
 import zipfile
 
 import numpy as np
@@ -129,6 +130,41 @@ def test_keras(tmp_path, capsys):
     assert (status == 3) == ("not checked: " in said)
     assert (status == 0) == (" agrees" in said)
     same(load_weights(tmp_path / "w"), convert.from_keras(tmp_path / "m.keras", layers[0].name))
+
+
+def test_custom_classes(tmp_path, capsys):
+    """Classes that are not Keras's are taken if they are vouched for."""
+    source, out = keras_file_of_own_classes(tmp_path), tmp_path / "w"
+    status, _, errors = run(capsys, source, out)
+    assert status == 1
+    assert "got mine.Own, which may compute something else" in errors
+    assert run(capsys, source, out, "--custom-classes", "Own,Mine")[0] == 0
+    same(load_weights(out), convert.from_keras(source, custom_classes=["Own", "Mine"]))
+    status, _, errors = run(capsys, source, out, "--custom-classes", "Own,Other")
+    assert status == 1
+    assert "got 'Other'; it has " in errors
+
+
+def keras_file_of_own_classes(folder):
+    """Write a file of a layer of the class mine.Own in a model of the class mine.Mine."""
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    options = {"name": "lstm", "units": 4, "activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True}
+    layer = {"class_name": "Own", "module": "mine", "config": options}
+    model = {"class_name": "Mine", "module": "mine", "config": {"name": "m", "layers": [layer]}}
+    arrays = convert.to_keras(LSTMWeights.random(3, 4, seed=0))
+    with h5py.File(folder / "m.h5", "w") as file:
+        file.attrs["keras_version"] = "3.15.1"
+        file.attrs["model_config"] = json.dumps(model)
+        for name, array in zip(("kernel", "recurrent_kernel", "bias"), arrays, strict=True):
+            file[f"model_weights/lstm/lstm/lstm_cell/{name}:0"] = array
+    return folder / "m.h5"
+
+
+def test_custom_classes_of_other_sources(tmp_path, capsys):
+    status, _, errors = run(capsys, torch_file(tmp_path, "safetensors"), tmp_path / "w", "--custom-classes", "A,B")
+    assert status == 1
+    wanted = "--custom-classes: wanted nothing, as classes are named only in files of keras, not of torch; got A,B"
+    assert errors == f"fusedlstm: {wanted}\n"
 
 
 def test_what_disagrees_is_not_written(tmp_path, capsys, monkeypatch):
