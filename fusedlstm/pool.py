@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
-from fusedlstm.arrays.exchange import Exchange, in_order, is_native
-from fusedlstm.arrays.libraries import library_of
-from fusedlstm.slots import PROBLEMS, SlotTable
+from fusedlstm.arrays.exchange import Exchange, in_order
+from fusedlstm.pool_slots import PoolSlots
+from fusedlstm.pool_step import PoolStep
 from fusedlstm.state import LSTMState
-from fusedlstm.validation.arguments import check_shape, check_size, describe_type, fail
+from fusedlstm.validation.arguments import check_size, describe_type, fail
 from fusedlstm.validation.weights import check_owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
+    from fusedlstm.arrays.dtypes import Array, NumpyArray
     from fusedlstm.cell import LSTMCell
     from fusedlstm.lstm import LSTM
     from fusedlstm.validation.arguments import AnyPath
 
 _Result = TypeVar("_Result")
-_MOST_SIGNATURES = 256
-_AT_ONCE = 1 << 26  # bytes of states that go to or come from the host
 _MOST_SLOTS = 2**31 - 1  # kernels know slots by 32 bits
 
 
@@ -89,12 +87,10 @@ class StatePool:
         self._backend = cell._backend
         self._form_of_weights = weights  # others that are set later have the same form
         self._state_form = cell._state_form()
-        self._first = self._state_form.layers[0]
-        self._width = {"P": weights.output_size}
-        self._known: set[Any] = set()  # signatures of (x, out) that passed the checks
-        self._table = SlotTable(capacity)
         self._engine = self._backend.pool_engine(weights, cell._engines, capacity)
-        self._is_audited = False  # whether the rows know which slots are live, for those of a device
+        self._slots = PoolSlots(self._backend, self._state_form, self._engine, capacity, self._maker)
+        first = self._state_form.layers[0]
+        self._run_step = PoolStep(self._backend, first, weights.output_size, self._engine, self._slots, self._maker)
         # Reentrant, as a call in the middle of another one in the same thread would wait for ever.
         self._lock = threading.RLock()
         self._is_in_a_call = False  # whether the thread with the lock is in a call
@@ -102,18 +98,18 @@ class StatePool:
     @property
     def capacity(self) -> int:
         """How many slots there are."""
-        return self._table.capacity
+        return self._slots.table.capacity
 
     @property
     def live(self) -> int:
         """How many slots are live."""
-        return self._table.live_count - len(self._table.ending_slots())
+        return self._slots.table.live_count - len(self._slots.table.ending_slots())
 
     @property
     def slots(self) -> NumpyArray:
         """The live slots, sorted: a new int64 array in host memory."""
         with self._lock:
-            return np.setdiff1d(self._table.live_slots(), self._table.ending_slots(), assume_unique=True)
+            return np.setdiff1d(self._slots.table.live_slots(), self._slots.table.ending_slots(), assume_unique=True)
 
     @property
     def memory(self) -> PoolMemory:
@@ -138,13 +134,13 @@ class StatePool:
                 )
             try:
                 self._is_in_a_call = True
-                if self._table.ending:
-                    self._release_ending()
+                if self._slots.table.ending:
+                    self._slots.release_ending()
                 try:
                     return work(*arguments)
                 finally:
-                    if self._table.ending:
-                        self._release_ending()
+                    if self._slots.table.ending:
+                        self._slots.release_ending()
             finally:
                 self._is_in_a_call = False
 
@@ -170,19 +166,7 @@ class StatePool:
             ValueError: a negative one.
             PoolFullError: fewer than n slots are free; none is allocated then.
         """
-        return self._in_turn(self._allocate, check_size("n", n, 0))
-
-    def _allocate(self, n: int) -> NumpyArray:
-        with in_order(self._backend):
-            slots = self._table.next_free(n)
-            self._engine.clear(slots)
-            try:
-                self._engine.mark(slots, live=True)
-                self._table.take(slots)
-            except BaseException:
-                self._is_audited = False
-                raise
-            return slots
+        return self._in_turn(self._slots.allocate, check_size("n", n, 0))
 
     def release(self, slots: Any) -> None:
         """End the sequences of these slots, and free the slots.
@@ -196,33 +180,9 @@ class StatePool:
         """
         with self._lock:
             if self._is_in_a_call:
-                self._table.end_later(self._on_host(slots))
+                self._slots.release_later(slots)
             else:
-                self._in_turn(self._release, slots)
-
-    def _release(self, slots: Any) -> None:
-        with in_order(self._backend):
-            checked = self._table.check(self._on_host(slots))
-            try:
-                self._engine.mark(checked, live=False)
-                self._table.give_back(checked)
-            except BaseException:
-                self._is_audited = False
-                raise
-
-    def _release_ending(self) -> None:
-        """Free the slots that finalizers and the like released in the middle of a call."""
-        ending = self._table.ending
-        while ending:
-            slots = ending.popleft()
-            try:
-                self._release(slots)
-            except ValueError:  # the call itself released them, too
-                raise
-            except BaseException:
-                if self._table.are_live(slots):
-                    ending.appendleft(slots)
-                raise
+                self._in_turn(self._slots.release, slots)
 
     def reset(self, slots: Any) -> None:
         """Set the states of these slots to zeros: each begins a new sequence.
@@ -231,11 +191,7 @@ class StatePool:
             TypeError: no integers.
             ValueError: a slot that is out of range, not live, or there twice.
         """
-        self._in_turn(self._reset, slots)
-
-    def _reset(self, slots: Any) -> None:
-        with in_order(self._backend):
-            self._engine.clear(self._table.check(self._on_host(slots)))
+        self._in_turn(self._slots.reset, slots)
 
     def read(self, slots: Any, like: Any = None) -> LSTMState | tuple[LSTMState, ...]:
         """Return copies of the states of B slots, in new arrays on the device.
@@ -257,7 +213,7 @@ class StatePool:
         with Exchange(self._backend, like, self._maker) as exchange:
             if like is not None:
                 exchange.check_place("like", like)
-            states = self._engine.read(self._table.check(self._on_host(slots)), exchange.empty)
+            states = self._engine.read(self._slots.checked(slots), exchange.empty)
             lent: LSTMState | tuple[LSTMState, ...] = self._state_form.given(
                 [exchange.lend_state(state) for state in states]
             )
@@ -279,7 +235,7 @@ class StatePool:
 
     def _write(self, slots: Any, state: Any) -> None:
         with Exchange(self._backend, _first_array(state), self._maker) as exchange:
-            checked = self._table.check(self._on_host(slots))
+            checked = self._slots.checked(slots)
             self._engine.write(checked, self._state_form.taken(exchange, "state", state, len(checked)))
 
     def step(
@@ -309,31 +265,12 @@ class StatePool:
         """
         if not isinstance(strict, bool):
             fail(TypeError, "strict", "a bool", describe_type(strict))
-        return self._in_turn(self._step_any, x, slots, is_first, out, strict)
+        return self._in_turn(self._step, x, slots, is_first, out, strict)
 
-    def _step_any(self, x: Array, slots: Any, is_first: Any, out: Array | None, strict: bool) -> Array:
-        """Step with arrays of any library."""
-        native, first = self._backend.array_type, self._first
-        is_plain = type(slots) is native or library_of(slots) is None
-        if (
-            type(x) is native
-            and is_plain
-            and (out is None or type(out) is native)
-            and is_native(native, is_first, None)
-        ):
-            result = self._step(x, slots, is_first, out, self._backend.empty)
-        else:
-            with Exchange(self._backend, x, self._maker) as exchange:
-                result = self._step(
-                    exchange.borrow("x", x, first.dtype, first.whose),
-                    slots if library_of(slots) is None else exchange.borrow_mask("slots", slots),
-                    exchange.borrow_mask("is_first", is_first),
-                    exchange.borrow_output("out", out, first.dtype, first.whose),
-                    exchange.empty,
-                )
-                result = exchange.lend(result) if out is None else out
+    def _step(self, x: Array, slots: Any, is_first: Any, out: Array | None, strict: bool) -> Array:
+        result = self._run_step(self._cell._engines, x, slots, is_first, out)
         if strict:
-            self._check()
+            self._slots.check_steps()
         return result
 
     def prepare(self, max_batch: int) -> None:
@@ -347,9 +284,9 @@ class StatePool:
 
     def _prepare(self, largest: int) -> None:
         with in_order(self._backend):
-            self._table.prepare(largest)
+            self._slots.table.prepare(largest)
             self._engine.prepare(self._cell._engines, largest)
-            self._tell_what_is_live()
+            self._slots.tell_what_is_live()
 
     def check(self) -> None:
         """Raise if steps since the last check were given slots on a GPU that can't be stepped; this waits for it.
@@ -360,17 +297,7 @@ class StatePool:
             ValueError: slots that are out of range, not live, or twice in a step; rows of these were skipped, and of
                 those that are twice all but one, whichever it is.
         """
-        self._in_turn(self._check)
-
-    def _check(self) -> None:
-        with in_order(self._backend):
-            problems = self._engine.problems()
-        texts = [
-            f"{count} {what} (one is {slot})" for what, (count, slot) in zip(PROBLEMS, problems, strict=True) if count
-        ]
-        if texts:
-            hint = "They came from a GPU, in steps since the last check, which have skipped their rows"
-            fail(ValueError, "slots", "live slots, each once, or -1 for a padding row", ", ".join(texts), hint)
+        self._in_turn(self._slots.check_steps)
 
     def save(self, path: AnyPath) -> None:
         """Write all live slots and their states to one file, replacing a file of that name whole or not at all.
@@ -385,14 +312,8 @@ class StatePool:
         """
         from fusedlstm import pool_files
 
-        slots, states = self._in_turn(self._contents)
+        slots, states = self._in_turn(self._slots.contents)
         pool_files.save(path, pool_files.Form.of(self._form_of_weights), slots, states)
-
-    def _contents(self) -> tuple[NumpyArray, list[LSTMState]]:
-        """Return the live slots and copies of their states in host memory, one for each layer."""
-        with in_order(self._backend):
-            slots = self._table.live_slots()
-            return slots, self._fetched(slots)
 
     def load(self, path: AnyPath) -> None:
         """Replace the pool's content by that of a file that a pool on any backend saved.
@@ -409,119 +330,7 @@ class StatePool:
         from fusedlstm import pool_files
 
         slots, states = pool_files.load(path, pool_files.Form.of(self._form_of_weights), self.capacity)
-        self._in_turn(self._replace, slots, states)
-
-    def _replace(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
-        """Make these slots live, and no others, with these states, one for each layer."""
-        with in_order(self._backend):
-            before = self._table
-            table = SlotTable(self.capacity, slots, before.largest)
-            old_slots = before.live_slots()
-            old = self._fetched(old_slots)
-            try:
-                self._put(slots, states)
-                self._engine.mark(old_slots, live=False)
-                self._engine.mark(slots, live=True)
-                self._table = table
-            except BaseException:
-                self._table = before
-                self._is_audited = False
-                self._put(old_slots, old)
-                raise
-
-    # Between a GPU and the host states go part by part, so that a pool may take nearly all memory that there is.
-
-    def _fetched(self, slots: NumpyArray) -> list[LSTMState]:
-        """Return copies of the states of slots in host memory, one for each layer."""
-        fetched = [
-            LSTMState(
-                h=np.empty((len(slots), layer.sizes["P"]), layer.dtype),
-                c=np.empty((len(slots), layer.sizes["N"]), layer.c_dtype),
-            )
-            for layer in self._state_form.layers
-        ]
-        for part in self._parts(len(slots)):
-            for own, state in zip(fetched, self._engine.read(slots[part], self._backend.empty), strict=True):
-                host = state.to_numpy()
-                own.h[part], own.c[part] = host.h, host.c
-        return fetched
-
-    def _put(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
-        """Write the states of slots, one for each layer, from host memory."""
-        asarray = self._backend.asarray
-        for part in self._parts(len(slots)):
-            own = [
-                LSTMState(h=asarray(state.h[part], self._first.dtype), c=asarray(state.c[part], self._first.c_dtype))
-                for state in states
-            ]
-            self._engine.write(slots[part], own)
-
-    def _parts(self, B: int) -> list[slice]:
-        rows = max(1, _AT_ONCE * self.capacity // self._engine.nbytes)
-        return [slice(start, start + rows) for start in range(0, B, rows)]
-
-    def _on_host(self, slots: Any) -> Any:
-        """Return another library's array of slots as NumPy's view of it; anything else as it is, to be checked."""
-        if isinstance(slots, np.ndarray) or library_of(slots) is None:
-            return slots
-        with Exchange(self._backend, slots, self._maker) as exchange:
-            return exchange.borrow_mask("slots", slots)
-
-    def _step(self, x: Array, slots: Any, is_first: Any, out: Array | None, empty: Empty) -> Array:
-        """Step with arrays of the backend; return the outputs, in an array from `empty` if not in `out`."""
-        other = x if out is None else out
-        try:
-            signature = out is None, self._backend.signature(x, other, other)
-        except AttributeError:  # one of them is no array: the checks say so
-            signature = None
-        if signature not in self._known:
-            self._check_arrays(x, out, signature)
-        B = x.shape[0]
-        if is_first is not None:
-            is_first = self._first.check_mask(is_first, B)
-        is_host = self._backend.array_type is np.ndarray or not isinstance(slots, self._backend.array_type)
-        checked = self._table.check_step(slots, B) if is_host else self._check_device_slots(slots, B)
-        if out is None:
-            out = empty((B, self._width["P"]), self._first.dtype)
-        else:
-            self._check_out(out, x, is_first)
-        self._engine.step(self._cell._engines, x, checked, is_first, out)
-        return out
-
-    def _check_device_slots(self, slots: Array, B: int) -> Array:
-        """Return slots on the device whose form is right; their values are checked there."""
-        if slots.dtype.kind not in "iu":
-            fail(TypeError, "slots", "integers", f"dtype {slots.dtype}")
-        check_shape("slots", slots.shape, "B", {"B": B})
-        place = self._backend.device_of(slots)
-        if place != self._backend.device:
-            fail(ValueError, "slots", f"an array on {self._backend.device}", f"one on {place}")
-        if slots.dtype == np.uint64:
-            fail(TypeError, "slots", "integers that int64 can hold", "dtype uint64", 'Use slots.astype("int64")')
-        self._tell_what_is_live()
-        return slots
-
-    def _tell_what_is_live(self) -> None:
-        if not self._is_audited:
-            self._engine.audit(self._table.live_flags())
-            self._is_audited = True
-
-    def _check_arrays(self, x: Array, out: Array | None, signature: Any) -> None:
-        """Check x and the form of `out` that have this signature for the first time, and remember that they passed."""
-        self._first.check_x(x)
-        if out is not None:
-            self._first.check_input("out", out, self._first.dtype)
-            check_shape("out", out.shape, "B P", {**self._width, "B": x.shape[0]})
-        if len(self._known) >= _MOST_SIGNATURES:
-            self._known.clear()
-        self._known.add(signature)
-
-    def _check_out(self, out: Array, x: Array, is_first: Array | None) -> None:
-        """Raise unless `out` can be written without changing an input."""
-        self._first.check_writeable("out", out)
-        for name, array in (("x", x), ("is_first", is_first)):
-            if array is not None and self._backend.overlap(out, array):
-                fail(ValueError, "out", f"memory apart from {name}", "addresses within its span")
+        self._in_turn(self._slots.replace, slots, states)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a StatePool is not pickled or copied: save(path) writes its live slots, load(path) takes them")

@@ -440,14 +440,14 @@ def test_strict_waits():
 @pytest.mark.parametrize("what", ["save", "load"])
 def test_files_of_a_pool_that_takes_nearly_all_memory(what, tmp_path, monkeypatch):
     """States go to the host and come from there part by part."""
-    from fusedlstm import pool as pools
+    from fusedlstm import pool_slots
     from fusedlstm.backends.cuda import pool as cuda_pool
 
     owner, pool = make(2000)
     path = tmp_path / "pool"
     pool.save(path)
     wanted = host(pool.read(range(2000)).c)
-    monkeypatch.setattr(pools, "_AT_ONCE", pool.memory.states // 20)
+    monkeypatch.setattr(pool_slots, "_AT_ONCE", pool.memory.states // 20)
     monkeypatch.setattr(cuda_pool, "_AT_ONCE", pool.memory.states // 20)
     settle()
     with memory.limited(pool.memory.states // 2):

@@ -1,0 +1,190 @@
+"""The slots of a pool and the states in them: what changes both together, and copies of them in host memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.arrays.exchange import Exchange, in_order
+from fusedlstm.arrays.libraries import library_of
+from fusedlstm.slots import PROBLEMS, SlotTable
+from fusedlstm.state import LSTMState
+from fusedlstm.validation.arguments import check_shape, fail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.arrays.dtypes import Array, NumpyArray
+    from fusedlstm.backends.base import Backend, PoolEngine
+    from fusedlstm.state_form import StateForm
+
+_AT_ONCE = 1 << 26  # bytes of states that go to or come from the host
+
+
+class PoolSlots:
+    """The table of a pool's slots and the engine that holds their states. Both always agree which slots are live.
+
+    Args:
+        backend: whose arrays the states are.
+        form: what states are like.
+        engine: holds the states.
+        capacity: how many slots there are.
+        maker: what makes an array of something else, in messages.
+    """
+
+    def __init__(self, backend: Backend, form: StateForm, engine: PoolEngine, capacity: int, maker: str) -> None:
+        self.table = SlotTable(capacity)
+        self._backend = backend
+        self._layers = form.layers
+        self._engine = engine
+        self._maker = maker
+        self._is_audited = False  # whether the engine knows which slots are live, for those of a device
+
+    def allocate(self, n: int) -> NumpyArray:
+        """Return n slots that are live from now on, their states zeros."""
+        with in_order(self._backend):
+            slots = self.table.next_free(n)
+            self._engine.clear(slots)
+            try:
+                self._engine.mark(slots, live=True)
+                self.table.take(slots)
+            except BaseException:
+                self._is_audited = False
+                raise
+            return slots
+
+    def release(self, slots: Any) -> None:
+        """Free these slots."""
+        with in_order(self._backend):
+            checked = self.checked(slots)
+            try:
+                self._engine.mark(checked, live=False)
+                self.table.give_back(checked)
+            except BaseException:
+                self._is_audited = False
+                raise
+
+    def release_later(self, slots: Any) -> None:
+        """Check slots, and have `release_ending` free them."""
+        self.table.end_later(self._on_host(slots))
+
+    def release_ending(self) -> None:
+        """Free the slots that finalizers and the like released in the middle of a call."""
+        ending = self.table.ending
+        while ending:
+            slots = ending.popleft()
+            try:
+                self.release(slots)
+            except ValueError:  # the call itself released them, too
+                raise
+            except BaseException:
+                if self.table.are_live(slots):
+                    ending.appendleft(slots)
+                raise
+
+    def reset(self, slots: Any) -> None:
+        """Set the states of these slots to zeros."""
+        with in_order(self._backend):
+            self._engine.clear(self.checked(slots))
+
+    def checked(self, slots: Any) -> NumpyArray:
+        """Return slots, as a caller gave them, as an int64 array, all live, each once; or raise."""
+        return self.table.check(self._on_host(slots))
+
+    def _on_host(self, slots: Any) -> Any:
+        """Return another library's array of slots as NumPy's view of it; anything else as it is, to be checked."""
+        if isinstance(slots, np.ndarray) or library_of(slots) is None:
+            return slots
+        with Exchange(self._backend, slots, self._maker) as exchange:
+            return exchange.borrow_mask("slots", slots)
+
+    def checked_for_step(self, slots: Any, B: int) -> Array:
+        """Return the slots of a step of B rows, where those on a device are checked only in their form; or raise."""
+        is_host = self._backend.array_type is np.ndarray or not isinstance(slots, self._backend.array_type)
+        return self.table.check_step(slots, B) if is_host else self._check_device_slots(slots, B)
+
+    def _check_device_slots(self, slots: Array, B: int) -> Array:
+        """Return slots on the device whose form is right; their values are checked there."""
+        if slots.dtype.kind not in "iu":
+            fail(TypeError, "slots", "integers", f"dtype {slots.dtype}")
+        check_shape("slots", slots.shape, "B", {"B": B})
+        place = self._backend.device_of(slots)
+        if place != self._backend.device:
+            fail(ValueError, "slots", f"an array on {self._backend.device}", f"one on {place}")
+        if slots.dtype == np.uint64:
+            fail(TypeError, "slots", "integers that int64 can hold", "dtype uint64", 'Use slots.astype("int64")')
+        self.tell_what_is_live()
+        return slots
+
+    def tell_what_is_live(self) -> None:
+        """Have the engine know which slots are live, for those of a device."""
+        if not self._is_audited:
+            self._engine.audit(self.table.live_flags())
+            self._is_audited = True
+
+    def check_steps(self) -> None:
+        """Raise if steps since the last check got slots on a device that can't be stepped."""
+        with in_order(self._backend):
+            problems = self._engine.problems()
+        texts = [
+            f"{count} {what} (one is {slot})" for what, (count, slot) in zip(PROBLEMS, problems, strict=True) if count
+        ]
+        if texts:
+            hint = "They came from a GPU, in steps since the last check, which have skipped their rows"
+            fail(ValueError, "slots", "live slots, each once, or -1 for a padding row", ", ".join(texts), hint)
+
+    def contents(self) -> tuple[NumpyArray, list[LSTMState]]:
+        """Return the live slots and copies of their states in host memory, one for each layer."""
+        with in_order(self._backend):
+            slots = self.table.live_slots()
+            return slots, self._fetched(slots)
+
+    def replace(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        """Make these slots live, and no others, with these states, one for each layer."""
+        with in_order(self._backend):
+            before = self.table
+            table = SlotTable(before.capacity, slots, before.largest)
+            old_slots = before.live_slots()
+            old = self._fetched(old_slots)
+            try:
+                self._put(slots, states)
+                self._engine.mark(old_slots, live=False)
+                self._engine.mark(slots, live=True)
+                self.table = table
+            except BaseException:
+                self.table = before
+                self._is_audited = False
+                self._put(old_slots, old)
+                raise
+
+    # Between a GPU and the host states go part by part, so that a pool may take nearly all memory that there is.
+
+    def _fetched(self, slots: NumpyArray) -> list[LSTMState]:
+        """Return copies of the states of slots in host memory, one for each layer."""
+        fetched = [
+            LSTMState(
+                h=np.empty((len(slots), layer.sizes["P"]), layer.dtype),
+                c=np.empty((len(slots), layer.sizes["N"]), layer.c_dtype),
+            )
+            for layer in self._layers
+        ]
+        for part in self._parts(len(slots)):
+            for own, state in zip(fetched, self._engine.read(slots[part], self._backend.empty), strict=True):
+                host = state.to_numpy()
+                own.h[part], own.c[part] = host.h, host.c
+        return fetched
+
+    def _put(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        """Write the states of slots, one for each layer, from host memory."""
+        asarray, first = self._backend.asarray, self._layers[0]
+        for part in self._parts(len(slots)):
+            own = [
+                LSTMState(h=asarray(state.h[part], first.dtype), c=asarray(state.c[part], first.c_dtype))
+                for state in states
+            ]
+            self._engine.write(slots[part], own)
+
+    def _parts(self, B: int) -> list[slice]:
+        rows = max(1, _AT_ONCE * self.table.capacity // self._engine.nbytes)
+        return [slice(start, start + rows) for start in range(0, B, rows)]
