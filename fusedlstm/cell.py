@@ -14,6 +14,7 @@ from fusedlstm.placement import Placed
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState, check_state_type
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size
+from fusedlstm.validation.signatures import Signatures
 from fusedlstm.validation.step import CheckedPairs, StepChecks
 from fusedlstm.validation.weights import check_one_layer
 from fusedlstm.weights import check_same_form
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import Array, Empty
     from fusedlstm.backends.base import CellEngine
     from fusedlstm.weights import LSTMWeights
-
-_MOST_SIGNATURES = 256
 
 
 class LSTMCell(Placed):
@@ -102,7 +101,7 @@ class LSTMCell(Placed):
         self._engine = self._backend.cell_engine(weights, precision, batch_invariant=batch_invariant, kernel=kernel)
         self._signature = self._backend.signature
         self._array_type, self._empty = self._backend.array_type, self._backend.empty
-        self._known: set[Any] = set()  # signatures of (x, h, c) that passed the checks
+        self._known = Signatures()  # signatures of (x, h, c) that passed the checks
         self._out = CheckedPairs(self._backend.overlap)
         self._warns = check_state and weights.proj_size is None and weights.functions.up_to_1
         log.info("%r on %s", self, self._backend.device)
@@ -263,8 +262,6 @@ class LSTMCell(Placed):
     def _check_inputs(self, x: Array, state: LSTMState, signature: Any) -> None:
         """Check what has this signature for the first time, and remember that it passed."""
         self._checks.check_inputs(x, state)
-        if len(self._known) >= _MOST_SIGNATURES:
-            self._known.clear()
         self._known.add(signature)
 
     def _warn_of_large_h(self, h: Array, is_first: Array | None) -> None:

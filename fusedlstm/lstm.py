@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fusedlstm import log
 from fusedlstm.arrays.exchange import Exchange, in_order, is_native
-from fusedlstm.arrays.host import host_mask, to_host
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.select import choose
 from fusedlstm.layers import FILL_IDLE, Layers
@@ -17,18 +14,18 @@ from fusedlstm.scan import backward, forward
 from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size, fail
 from fusedlstm.validation.sequence import SequenceChecks
+from fusedlstm.validation.signatures import Signatures
 from fusedlstm.validation.weights import as_layers
 from fusedlstm.weights import check_same_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
+    from fusedlstm.arrays.dtypes import Array, Empty
     from fusedlstm.backends.base import CellEngine
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights
 
-_MOST_SIGNATURES = 256
 _MAKER = "lstm.asarray"  # what makes an array of something else, in messages
 
 
@@ -90,7 +87,7 @@ class LSTM(Placed):
         kernel_choice.check(kernel, weights.dtype.name, precision, batch_invariant=batch_invariant)
         self._checks = SequenceChecks(self._backend, weights, _MAKER, batch_first=batch_first)
         self._layers = Layers(self._backend, weights, precision, batch_invariant=batch_invariant, kernel=kernel)
-        self._known: set[Any] = set()  # signatures of (x, states) that passed the checks
+        self._known = Signatures()  # signatures of (x, states) that passed the checks
         log.info("%r on %s", self, self._backend.device)
 
     @property
@@ -236,8 +233,6 @@ class LSTM(Placed):
             return
         self._checks.check_x(x)
         self._checks.check_states("state", state, x.shape[0])
-        if len(self._known) >= _MOST_SIGNATURES:
-            self._known.clear()
         self._known.add(signature)
 
     def _empty_state(self, k: int, B: int, empty: Empty) -> LSTMState:
@@ -292,7 +287,7 @@ class LSTM(Placed):
                 a mask, `reverse` of weights with both directions.
         """
         check_choice("masked_outputs", masked_outputs, tuple(FILL_IDLE))
-        self._check_reverse(reverse)
+        self._checks.check_reverse(reverse)
         with Exchange(self._backend, xs, _MAKER) as exchange:
             outputs, states = self._run(
                 self._borrow_x(exchange, "xs", xs),
@@ -331,23 +326,11 @@ class LSTM(Placed):
         active = checks.check_active(lengths, mask, T, B)
         timelines = [] if reverse else [forward(self._backend, T, first, active)]
         if reverse or self._weights.bidirectional:
-            flags = None if first is None else self._on_host(is_first, first)
+            flags = None if first is None else checks.is_first_on_host(is_first, first)
             timelines.append(backward(self._backend, T, flags, active))
         return self._layers.run(
             xs, states, timelines, resets, empty, masked_outputs=masked_outputs, batch_first=self._batch_first
         )
-
-    def _on_host(self, is_first: Any, checked: Array) -> NumpyArray:
-        """Return flags (T, B) in host memory: those that came, unless they are on a device."""
-        if not isinstance(is_first, (list, tuple, np.ndarray)):
-            return to_host("is_first", checked)
-        flags = host_mask(is_first)
-        return flags.swapaxes(0, 1) if self._batch_first else flags
-
-    def _check_reverse(self, reverse: Any) -> None:
-        check_bool("reverse", reverse)
-        if reverse and self._weights.bidirectional:
-            fail(ValueError, "reverse", "False with weights of both directions", "True")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy is made anew, on the same backend and device, so that it can go to another process.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm.arrays.exchange import Exchange, is_native
 from fusedlstm.arrays.libraries import library_of
 from fusedlstm.validation.arguments import check_shape, fail
+from fusedlstm.validation.signatures import Signatures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from fusedlstm.backends.base import Backend, CellEngine, PoolEngine
     from fusedlstm.pool_slots import PoolSlots
     from fusedlstm.validation.step import StepChecks
-
-_MOST_SIGNATURES = 256
 
 
 class PoolStep:
@@ -40,7 +39,7 @@ class PoolStep:
         self._engine = engine
         self._slots = slots
         self._maker = maker
-        self._known: set[Any] = set()  # signatures of (x, out) that passed the checks
+        self._known = Signatures()  # signatures of (x, out) that passed the checks
 
     def __call__(self, engines: Sequence[CellEngine], x: Array, slots: Any, is_first: Any, out: Array | None) -> Array:
         """Step with arrays of any library, by the cell's engines."""
@@ -92,8 +91,6 @@ class PoolStep:
         if out is not None:
             self._checks.check_input("out", out, self._checks.dtype)
             check_shape("out", out.shape, "B P", {**self._width, "B": x.shape[0]})
-        if len(self._known) >= _MOST_SIGNATURES:
-            self._known.clear()
         self._known.add(signature)
 
     def _check_out(self, out: Array, x: Array, is_first: Array | None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from fusedlstm.arrays import dtypes
 from fusedlstm.arrays.host import host_mask, to_host
 from fusedlstm.state import LSTMState, check_state_type
-from fusedlstm.validation.arguments import check_shape, describe_type, fail
+from fusedlstm.validation.arguments import check_bool, check_shape, describe_type, fail
 from fusedlstm.validation.step import StepChecks, one_row_or_all
 from fusedlstm.validation.subclasses import check_plain
 
@@ -51,6 +51,7 @@ class SequenceChecks:
             )
             for layer in weights.layers
         ]
+        self._bidirectional = weights.bidirectional
         self.batch_first = batch_first
         self.time_by_batch = "B T" if batch_first else "T B"
 
@@ -102,6 +103,19 @@ class SequenceChecks:
         """Return is_first as (T, B) booleans on the device, or raise."""
         mask = self.layers[0].check_mask(is_first, B, T, self.time_by_batch)
         return mask.swapaxes(0, 1) if self.batch_first else mask
+
+    def is_first_on_host(self, is_first: Any, checked: Array) -> NumpyArray:
+        """Return flags (T, B) in host memory: those that came, unless they are on a device."""
+        if not isinstance(is_first, (list, tuple, np.ndarray)):
+            return to_host("is_first", checked)
+        flags = host_mask(is_first)
+        return flags.swapaxes(0, 1) if self.batch_first else flags
+
+    def check_reverse(self, reverse: Any) -> None:
+        """Raise unless this is a bool, which is False with both directions."""
+        check_bool("reverse", reverse)
+        if reverse and self._bidirectional:
+            fail(ValueError, "reverse", "False with weights of both directions", "True")
 
     def check_active(self, lengths: Any, mask: Any, T: int, B: int) -> NumpyArray | None:
         """Return the steps that rows take as (T, B) booleans in host memory, None for all, or raise.

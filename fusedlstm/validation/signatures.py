@@ -1,0 +1,17 @@
+"""The signatures of arguments that passed the checks, so that like ones needn't be checked again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_MOST = 256
+
+
+class Signatures(set[Any]):
+    """A set that forgets everything when it has grown too large."""
+
+    def add(self, signature: Any) -> None:
+        """Remember a signature."""
+        if len(self) >= _MOST:
+            self.clear()
+        super().add(signature)
