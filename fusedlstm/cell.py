@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 
-class LSTMCell(Placed):
+class LSTMCell(Placed[LSTMState]):
     """One step of an LSTM for a batch of B rows: (x, h, c) -> the next (h, c), by `fusedlstm.weights`' formula.
 
     A cell holds weights and no state. It may be called from several threads at once, and in the middle of another of

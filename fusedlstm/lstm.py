@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _MAKER = "lstm.asarray"  # what makes an array of something else, in messages
 
 
-class LSTM(Placed):
+class LSTM(Placed[tuple[LSTMState, ...]]):
     """Layers of LSTM cells, with one direction or both, through sequences or step by step.
 
     A state is a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer

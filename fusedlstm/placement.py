@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from fusedlstm.arrays import dtypes
+from fusedlstm.state import State
 from fusedlstm.validation.subclasses import check_plain
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 
-class Placed:
-    """Weights on a backend."""
+class Placed(Generic[State]):
+    """Weights on a backend, and the type of their states."""
 
     _backend: Backend
     _is_cell: bool  # whose state is one LSTMState, and not a tuple
@@ -86,7 +87,9 @@ class Placed:
             frame = frame.f_back
         return False
 
-    def stepper(self, batch: int, *, reset_to: Any = None, host: bool = False, like: Any = None) -> Stepper:
+    def stepper(
+        self, batch: int, *, reset_to: State | None = None, host: bool = False, like: Any = None
+    ) -> Stepper[State]:
         """Return a Stepper: a batch of B rows in buffers of their own, for steps that cost nothing but their work.
 
         Arguments and errors are `Stepper`'s.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar, overload
 
 import numpy as np
 
 from fusedlstm.arrays.exchange import Exchange, in_order
 from fusedlstm.pool_slots import PoolSlots
 from fusedlstm.pool_step import PoolStep
-from fusedlstm.state import LSTMState
+from fusedlstm.state import LSTMState, State
+from fusedlstm.state_form import first_array
 from fusedlstm.validation.arguments import check_size, describe_type, fail
 from fusedlstm.validation.weights import check_owner
 
@@ -38,7 +39,7 @@ class PoolMemory(NamedTuple):
     plans: int
 
 
-class StatePool:
+class StatePool(Generic[State]):
     """The states of up to `capacity` live sequences, which stay on the device and never come by themselves.
 
     A sequence has a slot, which is a number. Slots are allocated and released as sequences begin and end; a step
@@ -73,6 +74,10 @@ class StatePool:
         ValueError: an LSTM of both directions, or a capacity below 1 or from 2^31 on.
     """
 
+    @overload
+    def __init__(self: StatePool[LSTMState], cell: LSTMCell, capacity: int) -> None: ...
+    @overload
+    def __init__(self: StatePool[tuple[LSTMState, ...]], cell: LSTM, capacity: int) -> None: ...
     def __init__(self, cell: LSTMCell | LSTM, capacity: int) -> None:
         check_owner("cell", cell)
         weights = cell._layers_of_weights
@@ -193,7 +198,7 @@ class StatePool:
         """
         self._in_turn(self._slots.reset, slots)
 
-    def read(self, slots: Any, like: Any = None) -> LSTMState | tuple[LSTMState, ...]:
+    def read(self, slots: Any, like: Any = None) -> State:
         """Return copies of the states of B slots, in new arrays on the device.
 
         Args:
@@ -209,17 +214,15 @@ class StatePool:
         """
         return self._in_turn(self._read, slots, like)
 
-    def _read(self, slots: Any, like: Any) -> LSTMState | tuple[LSTMState, ...]:
+    def _read(self, slots: Any, like: Any) -> State:
         with Exchange(self._backend, like, self._maker) as exchange:
             if like is not None:
                 exchange.check_place("like", like)
             states = self._engine.read(self._slots.checked(slots), exchange.empty)
-            lent: LSTMState | tuple[LSTMState, ...] = self._state_form.given(
-                [exchange.lend_state(state) for state in states]
-            )
+            lent: State = self._state_form.given([exchange.lend_state(state) for state in states])
             return lent
 
-    def write(self, slots: Any, state: LSTMState | tuple[LSTMState, ...]) -> None:
+    def write(self, slots: Any, state: State) -> None:
         """Set the states of B slots.
 
         Args:
@@ -234,7 +237,7 @@ class StatePool:
         self._in_turn(self._write, slots, state)
 
     def _write(self, slots: Any, state: Any) -> None:
-        with Exchange(self._backend, _first_array(state), self._maker) as exchange:
+        with Exchange(self._backend, first_array(state), self._maker) as exchange:
             checked = self._slots.checked(slots)
             self._engine.write(checked, self._state_form.taken(exchange, "state", state, len(checked)))
 
@@ -337,10 +340,3 @@ class StatePool:
 
     def __repr__(self) -> str:
         return f"StatePool({self._cell!r}, capacity={self.capacity}, live={self.live})"
-
-
-def _first_array(state: Any) -> Any:
-    """Return an array of a state, or of the first of several, whose library a call may be in the order of."""
-    if isinstance(state, (tuple, list)) and state:
-        state = state[0]
-    return state.h if isinstance(state, LSTMState) else None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import Array
+
+# The state of an owner: an LSTMState of a cell, a tuple of them, one for each layer, of an LSTM.
+State = TypeVar("State", bound="LSTMState | tuple[LSTMState, ...]")
 
 
 class _Required:

@@ -62,3 +62,10 @@ class StateForm:
     def given(self, states: Sequence[LSTMState]) -> Any:
         """Return the states of all layers as their owner has them."""
         return states[0] if self._is_single else tuple(states)
+
+
+def first_array(state: Any) -> Any:
+    """Return an array of a state, or of the first of several, whose library a call may be in the order of."""
+    if isinstance(state, (tuple, list)) and state:
+        state = state[0]
+    return state.h if isinstance(state, LSTMState) else None

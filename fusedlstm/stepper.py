@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from fusedlstm.arrays.exchange import Exchange, is_native
 from fusedlstm.arrays.libraries import library_of
 from fusedlstm.backends.select import choose
+from fusedlstm.state import State
 from fusedlstm.validation.arguments import check_shape, check_size, describe_type, fail
 from fusedlstm.validation.weights import check_owner
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
 
 
-class Stepper:
+class Stepper(Generic[State]):
     """A batch of B rows in buffers that stay where they are: x, both states, and flags of rows that begin anew.
 
     `cell.stepper(B)` and `lstm.stepper(B)` make one; its state begins as zeros. Fill its inputs, then step:
@@ -59,7 +60,7 @@ class Stepper:
     """
 
     def __init__(
-        self, owner: Placed, batch: int, *, reset_to: Any = None, host: bool = False, like: Any = None
+        self, owner: Placed[State], batch: int, *, reset_to: State | None = None, host: bool = False, like: Any = None
     ) -> None:
         check_owner("owner", owner)
         self._batch_size = B = check_size("batch", batch, 1)
@@ -143,12 +144,12 @@ class Stepper:
         return self._all_states[self._engine.turn]
 
     @property
-    def state(self) -> Any:
+    def state(self) -> State:
         """The state in place: an LSTMState of a cell, a tuple of them of an LSTM; with `host` a copy, as `read()`.
 
         On a GPU a step may write h elsewhere than where it has read it: take the state anew after a step.
         """
-        return self.read() if self._host else self._form.given(self._states)
+        return self.read() if self._host else self._given(self._states)
 
     @property
     def h(self) -> Array:
@@ -225,13 +226,17 @@ class Stepper:
         if is_first is not None:
             batch.mark(is_first)
 
-    def read(self) -> Any:
+    def read(self) -> State:
         """Return a copy of the state in new arrays of the buffers' library, as the cell or LSTM has states.
 
         Raises:
             RuntimeError: as `step`.
         """
-        return self._form.given(self._read_all())
+        return self._given(self._read_all())
+
+    def _given(self, states: tuple[LSTMState, ...]) -> State:
+        state: State = self._form.given(states)
+        return state
 
     def _read_all(self) -> tuple[LSTMState, ...]:
         if self._busy.locked():
@@ -246,7 +251,7 @@ class Stepper:
         with Exchange(self._face, self._like, self._maker) as exchange:
             return tuple(exchange.lend_state(state) for state in self._engine.read(exchange.empty))
 
-    def write(self, state: Any) -> None:
+    def write(self, state: State) -> None:
         """Copy a state to the buffers: as `LSTMCell` takes it, or an LSTM's tuple; with `host` from host memory.
 
         Raises:
