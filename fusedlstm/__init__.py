@@ -6,6 +6,7 @@ import fusedlstm.cli.interrupts  # noqa: F401
 from fusedlstm.backends.select import available_backends
 from fusedlstm.cell import LSTMCell
 from fusedlstm.errors import BackendUnavailableError, PoolFullError, WeightsFileError
+from fusedlstm.help_text import break_signatures
 from fusedlstm.lstm import LSTM
 from fusedlstm.packing import pack_state, stack_states, unpack_state, unstack_states
 from fusedlstm.pointwise import lstm_pointwise
@@ -41,6 +42,8 @@ __all__ = [
     "unpack_state",
     "unstack_states",
 ]
+
+break_signatures(globals().get(name) for name in __all__)
 
 
 def __getattr__(name: str) -> Any:

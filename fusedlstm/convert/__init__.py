@@ -31,6 +31,7 @@ from fusedlstm.convert.tf1.listing import list_tf1
 from fusedlstm.convert.tf1.writing import tf1_arguments, to_tf1
 from fusedlstm.convert.torch.parameters import from_torch, list_torch
 from fusedlstm.convert.torch.writing import to_torch
+from fusedlstm.help_text import break_signatures
 
 __all__ = [
     "from_block_lstm",
@@ -79,3 +80,5 @@ __all__ = [
     "to_tf1",
     "to_torch",
 ]
+
+break_signatures(globals()[name] for name in __all__)
