@@ -14,6 +14,7 @@ _OBJECTS = {
     "tf_keras": "from_keras(layer)",
     "tensorflow.python.keras": "from_keras(layer)",
     "torch.nn.modules": "from_torch(module)",
+    "flax.linen": "from_flax(variables)",  # its modules hold none
     "flax": "from_flax(module)",
     "equinox": "from_equinox(module)",
     "haiku": "from_haiku(params)",
@@ -24,6 +25,7 @@ _OBJECTS = {
     "mxnet": "from_mxnet(params)",
     "chainer": "from_chainer(params)",
 }
+_UNKNOWN = "the function of fusedlstm.convert for its framework"
 
 
 def weights_of(value: Any) -> str:
@@ -37,6 +39,8 @@ def weights_of(value: Any) -> str:
     for module, call in _OBJECTS.items():
         if any(f"{base.__module__}.".startswith(f"{module}.") for base in type(value).__mro__):
             return f"fusedlstm.convert.{call}"
+    if isinstance(value, (list, tuple)) and value and hasattr(value[0], "shape"):  # such as Keras's get_weights()
+        return _UNKNOWN
     return _of_arrays(value) if isinstance(value, Mapping) else ""
 
 
@@ -55,4 +59,4 @@ def _of_arrays(arrays: Mapping[Any, Any]) -> str:
         system = system_of_names(flatten("arrays", arrays, "/"))
         if system:
             return f"fusedlstm.convert.from_{system}(arrays)"
-    return "the function of fusedlstm.convert for its framework"
+    return _UNKNOWN

@@ -59,7 +59,7 @@ OBJECTS = {
     "keras.src.layers.rnn.lstm": "from_keras(layer)",
     "tf_keras.src.layers.rnn.lstm": "from_keras(layer)",
     "tensorflow.python.keras.layers.recurrent_v2": "from_keras(layer)",
-    "flax.linen.recurrent": "from_flax(module)",
+    "flax.linen.recurrent": "from_flax(variables)",
     "flax.nnx.nn.recurrent": "from_flax(module)",
     "equinox.nn._rnn": "from_equinox(module)",
     "haiku._src.recurrent": "from_haiku(params)",
@@ -117,7 +117,8 @@ def test_named_arrays_name_their_importer(taker):
 
 
 @pytest.mark.parametrize(
-    "arrays", [{}, {"a": 1}, {3: 4}, {"lstm/recurrent_kernel": 0}, {"a": {"b/c": 1}, "a/b": {"c": 2}}]
+    "arrays",
+    [[np.zeros((3, 16))], {}, {"a": 1}, {3: 4}, {"lstm/recurrent_kernel": 0}, {"a": {"b/c": 1}, "a/b": {"c": 2}}],
 )
 def test_arrays_of_unknown_names(arrays):
     assert refusal("LSTM", arrays).endswith("Use the function of fusedlstm.convert for its framework")
