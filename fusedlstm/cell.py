@@ -10,9 +10,9 @@ from fusedlstm.arrays import dtypes
 from fusedlstm.arrays.exchange import Exchange, in_order, is_native
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.select import choose
-from fusedlstm.placement import Placed
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState, check_state_type
+from fusedlstm.stepper import Steppable
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size
 from fusedlstm.validation.signatures import Signatures
 from fusedlstm.validation.step import CheckedPairs, StepChecks
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 
-class LSTMCell(Placed[LSTMState]):
+class LSTMCell(Steppable[LSTMState]):
     """One step of an LSTM for a batch of B rows: (x, h, c) -> the next (h, c), by `fusedlstm.weights`' formula.
 
     A cell holds weights and no state. It may be called from several threads at once, and in the middle of another of

@@ -9,9 +9,9 @@ from fusedlstm.arrays.exchange import Exchange, in_order, is_native
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.select import choose
 from fusedlstm.layers import FILL_IDLE, Layers
-from fusedlstm.placement import Placed
 from fusedlstm.scan import backward, forward
 from fusedlstm.state import LSTMState
+from fusedlstm.stepper import Steppable
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size, fail
 from fusedlstm.validation.sequence import SequenceChecks
 from fusedlstm.validation.signatures import Signatures
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _MAKER = "lstm.asarray"  # what makes an array of something else, in messages
 
 
-class LSTM(Placed[tuple[LSTMState, ...]]):
+class LSTM(Steppable[tuple[LSTMState, ...]]):
     """Layers of LSTM cells, with one direction or both, through sequences or step by step.
 
     A state is a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fusedlstm.backends.base import Backend, CellEngine
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state_form import StateForm
-    from fusedlstm.stepper import Stepper
     from fusedlstm.weights import LSTMWeights
 
 
@@ -86,17 +85,6 @@ class Placed(Generic[State]):
                     return True
             frame = frame.f_back
         return False
-
-    def stepper(
-        self, batch: int, *, reset_to: State | None = None, host: bool = False, like: Any = None
-    ) -> Stepper[State]:
-        """Return a Stepper: a batch of B rows in buffers of their own, for steps that cost nothing but their work.
-
-        Arguments and errors are `Stepper`'s.
-        """
-        from fusedlstm.stepper import Stepper
-
-        return Stepper(self, batch, reset_to=reset_to, host=host, like=like)
 
     @property
     def backend(self) -> str:

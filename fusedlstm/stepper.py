@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from fusedlstm.arrays.exchange import Exchange, is_native
 from fusedlstm.arrays.libraries import library_of
 from fusedlstm.backends.select import choose
+from fusedlstm.placement import Placed
 from fusedlstm.state import State
 from fusedlstm.validation.arguments import check_shape, check_size, describe_type, fail
 from fusedlstm.validation.weights import check_owner
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.backends.base import Backend
-    from fusedlstm.placement import Placed
     from fusedlstm.state import LSTMState
 
 
@@ -306,3 +306,16 @@ def _is_like(array: Any, buffer: Array, face: Backend) -> bool:
     if type(array) is not native or array.shape != buffer.shape or array.dtype != buffer.dtype:
         return False
     return face.device_of(array) == face.device
+
+
+class Steppable(Placed[State]):
+    """What a cell and an LSTM have besides: Steppers."""
+
+    def stepper(
+        self, batch: int, *, reset_to: State | None = None, host: bool = False, like: Any = None
+    ) -> Stepper[State]:
+        """Return a Stepper: a batch of B rows in buffers of their own, for steps that cost nothing but their work.
+
+        Arguments and errors are `Stepper`'s.
+        """
+        return Stepper(self, batch, reset_to=reset_to, host=host, like=like)
