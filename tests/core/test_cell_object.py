@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights
-from fusedlstm.backends.numpy import formula
+from fusedlstm.backends.numpy import fast_pointwise
 
 from support.cells import host, random_inputs
 
@@ -95,7 +95,7 @@ def test_blocks_of_rows(rows, monkeypatch):
     cell = LSTMCell(weights, backend="numpy")
     x, state = random_inputs(cell, 11)
     wanted = cell(x, state)
-    monkeypatch.setattr(formula, "_BLOCK", rows * 4 * 5)
+    monkeypatch.setattr(fast_pointwise, "_BLOCK", rows * 4 * 5)
     got = cell(x, state, out=LSTMState(h=np.full((11, 5), np.nan), c=state.c))
     np.testing.assert_array_equal(got.h, wanted.h)
     np.testing.assert_array_equal(got.c, wanted.c)
@@ -105,7 +105,7 @@ def test_a_batch_beyond_one_block():
     """More gates than are worked through at once."""
     weights = LSTMWeights.random(2, 300, seed=0)
     cell = LSTMCell(weights, backend="numpy")
-    B = formula._BLOCK // (4 * 300) + 5
+    B = fast_pointwise._BLOCK // (4 * 300) + 5
     x, state = random_inputs(cell, B)
     got = cell(x, state)
     for rows in (slice(0, 3), slice(B - 7, B)):

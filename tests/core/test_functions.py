@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from fusedlstm import functions
+from fusedlstm.backends.numpy import formula
 from fusedlstm.backends.numpy.functions import in_place
 from fusedlstm.functions import Functions, check_function
 
-from support import formula
 from support.cells import FUNCTIONS, NAMES
 
 
@@ -90,6 +90,31 @@ def test_options_are_those_that_were_given():
     assert Functions.of(activation="relu") == Functions("relu", "relu")
 
 
+# As the docstring of `fusedlstm.functions` writes them.
+WRITTEN = {
+    "tanh": math.tanh,
+    "relu": lambda x: max(x, 0),
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "softsign": lambda x: x / (1 + abs(x)),
+    "elu": lambda x: x if x > 0 else math.exp(x) - 1,
+    "linear": lambda x: x,
+    "softplus": lambda x: math.log(1 + math.exp(x)),
+    ("elu", 0.6): lambda x: x if x > 0 else 0.6 * (math.exp(x) - 1),
+    ("affine", 0.7, 0.2): lambda x: 0.7 * x + 0.2,
+    ("leaky_relu", 0.1): lambda x: x if x >= 0 else 0.1 * x,
+    ("thresholded_relu", 0.137): lambda x: x if x > 0.137 else 0,
+    ("scaled_tanh", 1.3, 0.6): lambda x: 1.3 * math.tanh(0.6 * x),
+    ("hard_sigmoid", 0.2, 0.5): lambda x: max(0, min(1, 0.2 * x + 0.5)),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=NAMES)
+def test_formula_has_the_functions_as_written(function):
+    values = np.array([-3.0, -1.0, -0.1, 0.0, 0.1, 0.137, 0.2, 1.0, 3.0])
+    wanted = [WRITTEN[function](x) for x in values.tolist()]
+    np.testing.assert_allclose(formula.apply(function, values), wanted, rtol=1e-14, atol=1e-16)
+
+
 SPECIAL = [
     0.0,
     -0.0,
@@ -118,7 +143,8 @@ SPECIAL = [
 def test_values(function, dtype):
     rng = np.random.default_rng(0)
     values = np.concatenate([SPECIAL, rng.normal(0, 1, 200), rng.normal(0, 10, 200)]).astype(dtype)
-    wanted = np.array([formula.apply(function, float(x)) for x in values])
+    with np.errstate(over="ignore"):
+        wanted = formula.apply(function, values.astype(float))
     ulp = np.finfo(dtype).eps
     for z, out in arrangements(values):
         with np.errstate(over="ignore"):

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool, lstm_pointwise
+from fusedlstm.backends.numpy import formula
 
-from support import formula, tolerances
+from support import tolerances
 from support.backends import WAYS, backend_in_a_way
-from support.cells import FUNCTIONS, GENERAL, host, random_inputs, random_state
+from support.cells import GENERAL, host, random_inputs, random_state
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
@@ -37,43 +36,8 @@ def test_formula(name, dtype, backend):
     to = random_state(cell, 1, np.random.default_rng(5))
     first = [True, False, False, False]
     got = cell(x, state, is_first=first, reset_to=to).to_numpy()
-    arrays = [host(a).astype(float) for a in (x, state.h, state.c)]
-    wanted = formula.step(weights.astype("float64"), *arrays, first, *(host(a) for a in (to.h, to.c)))
+    wanted = formula.step(weights, *(host(a) for a in (x, state.h, state.c)), first, host(to.h), host(to.c))
     assert_near(got, wanted, tolerances.of(dtype, 100))
-
-
-@settings(max_examples=200)
-@given(
-    gate=st.sampled_from(FUNCTIONS),
-    input_=st.sampled_from(FUNCTIONS),
-    output=st.none() | st.sampled_from(FUNCTIONS),
-    gate_clip=st.none() | st.sampled_from([0.0, 0.5, 2.0]),
-    coupled=st.sampled_from([None, "input", "forget"]),
-    cell_clip=st.none() | st.sampled_from([0.0, 0.7]),
-    peephole=st.booleans(),
-    dtype=st.sampled_from(DTYPES),
-    seed=st.integers(0, 99),
-)
-def test_formula_of_any_functions(gate, input_, output, gate_clip, coupled, cell_clip, peephole, dtype, seed):
-    """NumPy, which is the truth for kernels."""
-    weights = LSTMWeights.random(
-        3,
-        4,
-        seed=seed,
-        peephole=peephole,
-        cell_clip=cell_clip,
-        activation=input_,
-        output_activation=output,
-        gate_activation=gate,
-        gate_clip=gate_clip,
-        coupled_gate=coupled,
-        dtype=dtype,
-    )
-    cell = LSTMCell(weights, backend="numpy")
-    x, state = random_inputs(cell, 2, seed)
-    arrays = [host(a).astype(float) for a in (x, state.h, state.c)]
-    wanted = formula.step(weights.astype("float64"), *arrays)
-    assert_near(cell(x, state), wanted, tolerances.of(dtype, 100))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -149,10 +113,8 @@ def outputs_of(weights, xs):
     states = [(np.zeros((xs.shape[1], w.output_size)), np.zeros((xs.shape[1], w.hidden_size))) for w in weights.layers]
     outputs = []
     for x in xs:
-        for k, layer in enumerate(weights.layers):
-            states[k] = formula.step(layer, x, *states[k])
-            x = states[k][0]
-        outputs.append(x)
+        output, states = formula.step_layers(weights, x, states)
+        outputs.append(output)
     return np.stack(outputs), [c for _, c in states]
 
 
@@ -162,7 +124,7 @@ def test_steps_of_layers(dtype, stepping):
     T, B = 3, 6
     lstm = LSTM(two_layers(dtype), backend=stepping)
     xs = lstm.asarray(np.random.default_rng(0).normal(size=(T, B, 5)))
-    wanted, cs = outputs_of(lstm.weights.astype("float64"), host(xs).astype(float))
+    wanted, cs = outputs_of(lstm.weights, host(xs))
     tolerance = 2 * T * tolerances.of(dtype, 100)
     outputs, states = lstm(xs)
     for state, c in zip(states, cs, strict=True):

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
+from fusedlstm.backends.numpy import formula
 from fusedlstm.functions import ACTIVATIONS
 
-from support import formula, tolerances
+from support import tolerances
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 

@@ -12,8 +12,9 @@ import numpy as np
 from fusedlstm.arrays.host import host_mask, to_host_reals
 from fusedlstm.backends.numpy.cell import NumpyCell
 from fusedlstm.backends.numpy.context import quietly
-from fusedlstm.backends.numpy.formula import pointwise, select_rows
+from fusedlstm.backends.numpy.fast_pointwise import pointwise
 from fusedlstm.backends.numpy.pool import NumpyPool
+from fusedlstm.backends.numpy.resets import select_rows
 from fusedlstm.backends.numpy.stepper import NumpyStepper
 
 if TYPE_CHECKING:

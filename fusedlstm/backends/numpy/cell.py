@@ -1,25 +1,26 @@
-"""The step of the NumPy backend: weights packed for its products, scratch, and `reference`'s formula."""
+"""The step of the NumPy backend: weights packed for its products, scratch, and the formula's fast form."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends.numpy import matmul, threads
 from fusedlstm.backends.numpy.context import quietly
-from fusedlstm.backends.numpy.formula import clip, pointwise_of, select_rows, to_planes, with_rows
+from fusedlstm.backends.numpy.fast_pointwise import pointwise_of, to_planes
+from fusedlstm.backends.numpy.functions import clip
 from fusedlstm.backends.numpy.matmul import Product, Weight, is_cut
+from fusedlstm.backends.numpy.resets import part_of, reset_state
 from fusedlstm.backends.numpy.scratch import Form, Scratch
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.backends.numpy.resets import Reset
     from fusedlstm.backends.numpy.scratch import Buffers
     from fusedlstm.weights import LSTMWeights
-
-    Reset: TypeAlias = tuple[NumpyArray, NumpyArray]  # the h and c that rows are reset to
 
 # Elements of the gates that the x of a sequence is multiplied to at once.
 _CHUNK = 1 << 17
@@ -108,7 +109,7 @@ class NumpyCell:
 
         def run(part: slice) -> None:
             first = None if is_first is None else is_first[part]
-            own = x[part], h[part], c[part], h_out[part], c_out[part], first, _of_rows(reset, part)
+            own = x[part], h[part], c[part], h_out[part], c_out[part], first, part_of(reset, part)
             quietly(self._run, *own)
 
         threads.share_out(run, shares)
@@ -131,7 +132,7 @@ class NumpyCell:
             buffers.x[...] = x
             buffers.h[...] = h
             if is_first is not None:
-                c = _reset(buffers.h, c, is_first, reset, c_out)
+                c = reset_state(buffers.h, c, is_first, reset, c_out)
             buffers.of_both.run(packed.weight)
             self.finish(packed, buffers, c, h_out, c_out)
         finally:
@@ -178,7 +179,7 @@ class NumpyCell:
             buffers = workspace.of_batch(len(c))
             buffers.h[...] = h
             if is_first is not None:
-                c = _reset(buffers.h, c, is_first, reset, c_out)
+                c = reset_state(buffers.h, c, is_first, reset, c_out)
             buffers.of_h.run(packed.weight_h)
             np.add(buffers.gates, gates, buffers.gates)
             self.finish(packed, buffers, c, h_out, c_out)
@@ -251,17 +252,3 @@ class NumpyCell:
         if self.proj_clip is not None:
             clip(buffers.projected, self.proj_clip)
         h_out[...] = buffers.projected
-
-
-def _of_rows(reset: Reset | None, part: slice) -> Reset | None:
-    """Return what some rows are reset to."""
-    if reset is None or len(reset[0]) == 1:
-        return reset
-    return reset[0][part], reset[1][part]
-
-
-def _reset(h: NumpyArray, c: NumpyArray, first: NumpyArray, reset: Reset | None, into: NumpyArray) -> NumpyArray:
-    """Reset the rows marked: those of h in place, those of c in `into`, which is returned."""
-    reset_h, reset_c = reset or (None, None)
-    select_rows(h, first, reset_h)
-    return with_rows(c, first, reset_c, into)

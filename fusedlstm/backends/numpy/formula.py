@@ -1,217 +1,122 @@
-"""The reference: the formula of `fusedlstm.weights` in NumPy, readable, and the truth for every test."""
+"""The formula of `fusedlstm.weights`, line by line: the truth that tests compare every engine with.
+
+It computes in float64, whatever the dtype of its arguments, and nothing in it is written for speed. The backend runs
+`fast_pointwise` instead.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusedlstm.arrays import dtypes
-from fusedlstm.backends.numpy.functions import in_place
-from fusedlstm.functions import Functions
+from fusedlstm.functions import split
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.functions import Function
+    from fusedlstm.stacked import StackedWeights
+    from fusedlstm.weights import LSTMWeights
 
-# Elements of the gates that are worked through at once, so that they stay in a cache.
-_BLOCK = 1 << 20
-
-# The gates stand one behind the other, because NumPy is several times faster on contiguous arrays than on blocks of
-# columns: i, f and o first, and negated, so that their sigmoids are three passes over one array. To negate weights
-# negates their products exactly.
-_PLANES = [0, 1, 3, 2]  # i, f, o, g among i, f, g, o
-
-
-def to_planes(gates: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
-    """Return a new array of -i, -f, -o, g from the blocks i, f, g, o of a first axis (4, ...), in this dtype."""
-    planes = np.ascontiguousarray(gates[_PLANES], dtype)
-    np.negative(planes[:3], out=planes[:3])
-    return planes
-
-
-class Gates:
-    """Views of the gates z (4, B, N), -i, -f, -o, g, that a step needs: made once for memory that stays."""
-
-    def __init__(self, z: NumpyArray) -> None:
-        self.sigmoids, self.i_and_f = z[:3], z[:2]
-        self.i, self.f, self.o, self.g = z
-
-    @staticmethod
-    def blocks(z: NumpyArray) -> list[tuple[slice, Gates]]:
-        """Return the gates in blocks of rows that stay in a cache."""
-        _, B, N = z.shape
-        rows = max(1, _BLOCK // max(1, 4 * N))
-        blocks = [slice(start, min(B, start + rows)) for start in range(0, B, rows)]
-        return [(block, Gates(z[:, block])) for block in blocks]
+# By the names of `fusedlstm.functions`. Comparisons are such that NaN stays NaN.
+_FUNCTIONS: dict[str, Callable[..., NumpyArray]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "elu": lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(x)),
+    "linear": lambda x: x,
+    "softplus": lambda x: np.logaddexp(0, x),
+    "affine": lambda x, alpha, beta: alpha * x + beta,
+    "leaky_relu": lambda x, alpha: np.where(x >= 0, x, alpha * x),
+    "thresholded_relu": lambda x, alpha: np.where(x <= alpha, 0, x),
+    "scaled_tanh": lambda x, alpha, beta: alpha * np.tanh(beta * x),
+    "hard_sigmoid": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
+}
 
 
-def sigmoid_reciprocal(z: NumpyArray, one: NumpyArray) -> None:
-    """z <- 1 / sigmoid(-z) = 1 + exp(z), in place: to divide by it is to multiply by the sigmoid, in fewer passes.
-
-    Exact where the sigmoid saturates: the exponential then is 0, or overflows to inf and its quotient is 0.
-    `one` is 1 in the dtype of z: to make an array of an int takes NumPy longer than to add it to a small one.
-    """
-    np.exp(z, z)
-    np.add(z, one, z)
-
-
-class Pointwise:
-    """Everything after the matmul: gates (4, B, N) as of `to_planes`, c (B, N) -> m and the new c, both (B, N).
+@np.errstate(all="ignore")  # exp overflows where a sigmoid saturates
+def step(
+    weights: LSTMWeights,
+    x: NumpyArray,
+    h: NumpyArray,
+    c: NumpyArray,
+    is_first: Sequence[bool] | NumpyArray | None = None,
+    reset_h: NumpyArray | None = None,
+    reset_c: NumpyArray | None = None,
+) -> tuple[NumpyArray, NumpyArray]:
+    """Return h' (B, P) and c' (B, N) in float64.
 
     Args:
-        peephole: (3, N) rows i, f, o, or None.
-        cell_clip: as in LSTMWeights.
-        functions: of the cell; those of the gates are plain sigmoids.
-        dtype: of the arithmetic.
+        weights: with the options. A forget bias is part of their bias.
+        x: (B, I).
+        h: (B, P).
+        c: (B, N).
+        is_first: (B,) booleans: rows whose h and c are reset before the step.
+        reset_h: what their h is reset to, (1, P) or (B, P); None for zeros.
+        reset_c: what their c is reset to, (1, N) or (B, N); None for zeros.
     """
-
-    def __init__(
-        self, peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
-    ) -> None:
-        self.peephole = None if peephole is None else -peephole.astype(dtype)  # of gates that are negated, too
-        self.cell_clip = cell_clip
-        self.input, self.output = in_place(functions.input, dtype), in_place(functions.output, dtype)
-        self.one = np.ones((), dtype)
-
-    def run(self, blocks: list[tuple[slice, Gates]], c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
-        """Write m and c_new, and overwrite the gates, which are the pre-activations -i, -f, -o, g.
-
-        c_new may be c. All arrays have the dtype of the arithmetic.
-        """
-        if len(blocks) == 1:
-            self._run_block(blocks[0][1], c, m, c_new)
-            return
-        for rows, gates in blocks:
-            self._run_block(gates, c[rows], m[rows], c_new[rows])
-
-    def _run_block(self, gates: Gates, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
-        i, f, o, g = gates.i, gates.f, gates.o, gates.g
-        if self.peephole is None:
-            sigmoid_reciprocal(gates.sigmoids, self.one)  # by which the lines below divide
-        else:
-            p_i, p_f, p_o = self.peephole
-            np.add(i, np.multiply(p_i, c, m), i)  # m is free until the end
-            np.add(f, np.multiply(p_f, c, m), f)
-            sigmoid_reciprocal(gates.i_and_f, self.one)
-        self.input(g, g, m)
-        np.divide(c, f, f)
-        np.divide(g, i, i)
-        np.add(f, i, c_new)
-        if self.cell_clip is not None:
-            clip(c_new, self.cell_clip)
-        if self.peephole is not None:
-            np.add(o, np.multiply(p_o, c_new, m), o)
-            sigmoid_reciprocal(o, self.one)
-        self.output(c_new, m, i)
-        np.divide(m, o, m)
-
-
-class GeneralPointwise(Pointwise):
-    """The same for gates of any function, clipped or coupled: slower, as each gate is worked through on its own."""
-
-    def __init__(
-        self, peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
-    ) -> None:
-        super().__init__(peephole, cell_clip, functions, dtype)
-        self.gate = in_place(functions.gate, dtype)
-        self.gate_clip, self.coupled = functions.gate_clip, functions.coupled
-
-    def _run_block(self, gates: Gates, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
-        i, f, o, g = gates.i, gates.f, gates.o, gates.g
-        p_i, p_f, p_o = (None, None, None) if self.peephole is None else self.peephole
-        if self.coupled != "input":
-            self._open(i, p_i, c, m)
-        if self.coupled != "forget":
-            self._open(f, p_f, c, m)
-        if self.coupled == "input":
-            np.subtract(self.one, f, i)
-        elif self.coupled == "forget":
-            np.subtract(self.one, i, f)
-        if self.gate_clip is not None:
-            clip(g, self.gate_clip)
-        self.input(g, g, m)
-        np.multiply(f, c, f)
-        np.multiply(i, g, i)
-        np.add(f, i, c_new)
-        if self.cell_clip is not None:
-            clip(c_new, self.cell_clip)
-        self._open(o, p_o, c_new, m)
-        self.output(c_new, m, i)
-        np.multiply(o, m, m)
-
-    def _open(self, z: NumpyArray, peephole: NumpyArray | None, c: NumpyArray, free: NumpyArray) -> None:
-        """z, which is a gate's pre-activation negated, <- the gate."""
-        if peephole is not None:
-            np.add(z, np.multiply(peephole, c, free), z)
-        np.negative(z, z)
-        if self.gate_clip is not None:
-            clip(z, self.gate_clip)
-        self.gate(z, z, free)
-
-
-def pointwise_of(
-    peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
-) -> Pointwise:
-    """Return what runs a cell of these functions."""
-    plain = Functions(functions.input, functions.output) == functions
-    return (Pointwise if plain else GeneralPointwise)(peephole, cell_clip, functions, dtype)
-
-
-def clip(a: NumpyArray, limit: float) -> None:
-    """Clip to +-limit, in place; NaN stays NaN."""
-    np.minimum(a, limit, out=a)
-    np.maximum(a, -limit, out=a)
-
-
-def with_rows(c: NumpyArray, rows: NumpyArray, value: NumpyArray | None, into: NumpyArray) -> NumpyArray:
-    """Return `into`, which becomes `c` with the rows marked reset; it may be `c` itself."""
-    np.copyto(into, c)
-    select_rows(into, rows, value)
-    return into
-
-
-def select_rows(a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:
-    """Write zeros, the one row of `value`, or its own row of `value`, to the rows marked; selects, so NaN goes."""
-    if value is None:
-        a[rows] = 0
-    elif len(value) == 1:
-        a[rows] = value[0]
-    else:
-        a[rows] = value[rows]
-
-
-def pointwise(
-    gates: NumpyArray,
-    c: NumpyArray,
-    h_out: NumpyArray,
-    c_out: NumpyArray,
-    *,
-    gates_h: NumpyArray | None,
-    bias: NumpyArray | None,
-    peephole: NumpyArray | None,
-    cell_clip: float | None,
-    functions: Functions,
-    is_first: NumpyArray | None,
-    reset_c: NumpyArray | None,
-) -> None:
-    """Compute the step without its matmul; see `fusedlstm.lstm_pointwise`. Call it through `quietly`."""
-    dtype = dtypes.state_dtype(gates.dtype)
-    B, N = c.shape
-
-    def planes(array: NumpyArray) -> NumpyArray:
-        return to_planes(array.reshape(B, 4, N).swapaxes(0, 1), dtype)
-
-    z = planes(gates)  # a copy, so that the caller's gates are unchanged
-    if gates_h is not None:
-        recurrent = planes(gates_h)
-        if is_first is not None:
-            recurrent[:, is_first] = 0
-        z += recurrent
-    if bias is not None:
-        z += to_planes(bias.reshape(4, 1, N), dtype)
+    weights = weights.astype("float64")
+    x, h, c = (a.astype(np.float64) for a in (x, h, c))
     if is_first is not None:
-        c = with_rows(c, is_first, reset_c, c_out)
-    m = h_out if h_out.dtype == dtype else np.empty((B, N), dtype)
-    pointwise_of(peephole, cell_clip, functions, dtype).run(Gates.blocks(z), c, m, c_out)
-    if m is not h_out:
-        h_out[...] = m
+        h, c = reset(h, is_first, reset_h), reset(c, is_first, reset_c)
+    bias = 0 if weights.bias is None else weights.bias
+    p_i, p_f, p_o = (None, None, None) if weights.peephole is None else weights.peephole
+
+    z = x @ weights.weight_ih.T + h @ weights.weight_hh.T + bias
+    z_i, z_f, z_g, z_o = np.split(z, 4, axis=1)
+    i = gate(weights, z_i, p_i, c)
+    f = gate(weights, z_f, p_f, c)
+    if weights.coupled_gate == "input":
+        i = 1 - f
+    if weights.coupled_gate == "forget":
+        f = 1 - i
+    g = apply(weights.activation, clip(z_g, weights.gate_clip))
+    c_new = clip(f * c + i * g, weights.cell_clip)
+    o = gate(weights, z_o, p_o, c_new)
+    m = o * apply(weights.output_activation or weights.activation, c_new)
+    h_new = m if weights.weight_hr is None else clip(m @ weights.weight_hr.T, weights.proj_clip)
+    return h_new, c_new
+
+
+def gate(weights: LSTMWeights, z: NumpyArray, p: NumpyArray | None, c: NumpyArray) -> NumpyArray:
+    """Return gate_activation(clip(z + p * c, -gate_clip, gate_clip)); p is None without peepholes."""
+    if p is not None:
+        z = z + p * c
+    return apply(weights.gate_activation, clip(z, weights.gate_clip))
+
+
+def step_layers(
+    weights: StackedWeights,
+    x: NumpyArray,
+    states: Sequence[tuple[NumpyArray, NumpyArray]],
+    is_first: Sequence[bool] | NumpyArray | None = None,
+) -> tuple[NumpyArray, list[tuple[NumpyArray, NumpyArray]]]:
+    """Return the output of layers of one direction, and h' and c' of each. Rows are reset to zeros.
+
+    A residual layer's output is h' + x. Its state stays h'.
+    """
+    new = []
+    for layer, residual, (h, c) in zip(weights.layers, weights.residual, states, strict=True):
+        h_new, c_new = step(layer, x, h, c, is_first)
+        new.append((h_new, c_new))
+        x = h_new + x if residual else h_new
+    return x, new
+
+
+def apply(function: Function, x: NumpyArray) -> NumpyArray:
+    """Return a function of `fusedlstm.functions` at x."""
+    name, parameters = split(function)
+    return _FUNCTIONS[name](x, *parameters)
+
+
+def clip(a: NumpyArray, limit: float | None) -> NumpyArray:
+    """Return `a` clipped to +-limit; None is no limit, and NaN stays NaN."""
+    return a if limit is None else np.clip(a, -limit, limit)
+
+
+def reset(a: NumpyArray, is_first: Sequence[bool] | NumpyArray, value: NumpyArray | None) -> NumpyArray:
+    """Return `a` with zeros, or rows of `value`, in the rows where is_first: selected, so that NaN goes."""
+    return np.where(np.asarray(is_first, bool)[:, None], 0 if value is None else value, a)

@@ -1,7 +1,7 @@
-"""The functions of `fusedlstm.functions` in NumPy, in memory that is there.
+"""The functions of `fusedlstm.functions` in NumPy, and a clip, in memory that is there.
 
-Each is `out <- function(z)`. `out` may be `z`; `free` is other memory of their shape, to be overwritten, so that a step
-allocates none. NaN stays NaN.
+Each function is `out <- function(z)`. `out` may be `z`; `free` is other memory of their shape, to be overwritten, so
+that a step allocates none. NaN stays NaN.
 """
 
 from __future__ import annotations
@@ -120,6 +120,12 @@ def hard_sigmoid(z: NumpyArray, out: NumpyArray, free: NumpyArray, alpha: NumpyA
     affine(z, out, free, alpha, beta)
     np.minimum(out, 1, out=out)
     np.maximum(out, 0, out=out)
+
+
+def clip(a: NumpyArray, limit: float) -> None:
+    """a <- a clipped to +-limit."""
+    np.minimum(a, limit, out=a)
+    np.maximum(a, -limit, out=a)
 
 
 def _flags(free: NumpyArray) -> NumpyArray:

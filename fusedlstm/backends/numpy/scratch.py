@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedlstm.backends.numpy.formula import Gates
+from fusedlstm.backends.numpy.fast_pointwise import GatePlanes
 from fusedlstm.backends.numpy.matmul import BLOCK, Product
 
 
@@ -66,7 +66,7 @@ class Buffers:
         operand = memory.operand[part]
         gates = memory.gates[4 * N * start : 4 * N * (start + rows)].reshape(4, rows, N)
         self.x, self.h = operand[:B, :I], operand[:B, I : I + P]
-        self.gates, self.blocks = gates[:, :B], Gates.blocks(gates[:, :B])
+        self.gates, self.blocks = gates[:, :B], GatePlanes.blocks(gates[:, :B])
         self.of_both = Product(operand, gates, invariant=invariant)
         self.of_h = Product(operand[:, I:], gates)  # of which there is none where it is to be invariant
         m, projected = memory.m[part], memory.projected[part]

@@ -8,8 +8,8 @@ import numpy as np
 
 from fusedlstm.backends.numpy import threads as rows
 from fusedlstm.backends.numpy.context import quietly
-from fusedlstm.backends.numpy.formula import select_rows
 from fusedlstm.backends.numpy.matmul import BLOCK
+from fusedlstm.backends.numpy.resets import select_rows
 from fusedlstm.backends.numpy.scratch import Memory
 from fusedlstm.state import LSTMState
 
