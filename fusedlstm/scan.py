@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
-    from fusedlstm.backends.base import Backend, CellEngine
+    from fusedlstm.backends.base import Backend, CellEngine, SequenceEngine
 
 
 @dataclass(frozen=True)
@@ -133,15 +133,16 @@ def scan(
     cs = [empty(c.shape, c.dtype) for _ in range(1 if timeline.idle is None else 2)]
     if B and T:
         reset: Any = None if reset_to is None else engine.prepare_reset(reset_to.h, reset_to.c)
-        at_once = engine.steps_at_once(B)
-        step = engine.run if at_once == 1 else engine.run_gates
-        for plain, steps in timeline.pieces(at_once):
+        sequence = engine.sequence
+        at_once = sequence.steps_at_once(B)
+        step = engine.run if at_once == 1 else sequence.run_gates
+        for plain, steps in timeline.pieces(T if at_once == 1 else at_once):  # x itself takes no memory
             start, stop = min(steps), max(steps) + 1
             part = xs[start:stop]
             if plain:
-                h, c = _run_steps(engine, part[:: steps.step], h, c, ys[start:stop][:: steps.step], cs)
+                h, c = _run_steps(sequence, part[:: steps.step], h, c, ys[start:stop][:: steps.step], cs)
                 continue
-            inputs = part if at_once == 1 else engine.input_gates(part)
+            inputs = part if at_once == 1 else sequence.input_gates(part)
             for t in steps:
                 h_next, c_next = ys[t], _other(cs, c)  # update c in place, unless the old one is still needed
                 step(inputs[t - start], h, c, h_next, c_next, timeline.resets_at(t), reset)
@@ -157,10 +158,12 @@ def scan(
     return ys, LSTMState(h=h_last, c=c)
 
 
-def _run_steps(engine: CellEngine, xs: Array, h: Array, c: Array, ys: Array, cs: list[Array]) -> tuple[Array, Array]:
+def _run_steps(
+    sequence: SequenceEngine, xs: Array, h: Array, c: Array, ys: Array, cs: list[Array]
+) -> tuple[Array, Array]:
     """Take steps without resets, and return the last h and c."""
     c_next = _other(cs, c)
-    engine.run_steps(xs, h, c, ys, c_next)
+    sequence.run_steps(xs, h, c, ys, c_next)
     return ys[-1], c_next
 
 

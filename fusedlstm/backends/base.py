@@ -1,4 +1,4 @@
-"""What a backend offers: the contracts of the engines that step a cell, a Stepper and a pool, said once."""
+"""What a backend offers: the contracts of the engines that step a cell, a sequence, a Stepper and a pool, said once."""
 
 from __future__ import annotations
 
@@ -43,12 +43,27 @@ class CellEngine(Protocol):
     def prepare_reset(self, reset_h: Array, reset_c: Array) -> Any:
         """Return what the steps reset to: a state of one row or of B."""
 
-    # The same, for the steps of a sequence: the part of x of many steps first, then the rest, step by step, or all by
-    # `run_steps`. To be called by the backend's `compute`, with B at least 1. The gates and the reset are
-    # the engine's own business.
+    @property
+    def sequence(self) -> SequenceEngine:
+        """The steps of a sequence, with the weights of this engine."""
+
+    def with_weights(self, weights: LSTMWeights) -> CellEngine:
+        """Return an engine with other weights of the same form.
+
+        In NumPy it is another engine, so that what runs with this one goes on as it began. On a GPU it is this one: its
+        memory is overwritten in stream order, which what holds the memory sees.
+        """
+
+
+class SequenceEngine(Protocol):
+    """A cell's steps of a sequence: the part of x in the gates of many steps first, then the rest, step by step.
+
+    Call it inside the backend's `compute`, with B at least 1. Arguments have been checked. The gates and the reset are
+    the engine's own business.
+    """
 
     def steps_at_once(self, B: int) -> int:
-        """Return for how many steps of a batch `input_gates` is best called; for 1 it is not, and `run` is.
+        """Return for how many steps of a batch `input_gates` is best called; for 1, call the cell's `run` instead.
 
         It bounds the memory of the gates.
         """
@@ -66,17 +81,10 @@ class CellEngine(Protocol):
         is_first: Array | None = None,
         reset: Any = None,
     ) -> None:
-        """Write the next h and c, as `run` does, from the gates of one step."""
+        """Write the next h and c, as the cell's `run` does, from the gates of one step."""
 
     def run_steps(self, xs: Array, h: Array, c: Array, ys: Array, c_out: Array) -> None:
         """Write every h of steps xs (T, B, I) without resets to ys (T, B, P), and the last c to c_out."""
-
-    def with_weights(self, weights: LSTMWeights) -> CellEngine:
-        """Return an engine with other weights of the same form.
-
-        In NumPy it is another engine, so that what runs with this one goes on as it began. On a GPU it is this one: its
-        memory is overwritten in stream order, which what holds the memory sees.
-        """
 
 
 class StepperEngine(Protocol):
@@ -253,7 +261,7 @@ class Backend(Protocol):
         """Whether two arrays of one shape are the same memory, element by element."""
 
     def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the result of `work`, which may call an engine's `input_gates` and `run_gates`, or the next two.
+        """Return the result of `work`, which may call a SequenceEngine, `select_rows` and `add`.
 
         On a GPU the backend's device is current meanwhile. On NumPy warnings are off.
         """

@@ -307,16 +307,16 @@ def test_inputs_of_any_strides(backend):
 
 
 def test_long_sequences_are_worked_through_in_chunks(backend, monkeypatch):
-    from fusedlstm.backends.numpy import cell as numpy_cell
+    from fusedlstm.backends.numpy import sequence as numpy_sequence
 
-    monkeypatch.setattr(numpy_cell, "_CHUNK", 400)
+    monkeypatch.setattr(numpy_sequence, "_CHUNK", 400)
     if backend == "cuda":
-        from fusedlstm.backends.cuda import cell as cuda
+        from fusedlstm.backends.cuda import sequence as cuda
 
         monkeypatch.setattr(cuda, "_CHUNK", 400)
     rng = np.random.default_rng(10)
     lstm = plain(backend, bidirectional=True)
-    assert all(1 < engine.steps_at_once(B) < T for engine in lstm._layers.engines)
+    assert all(1 < engine.sequence.steps_at_once(B) < T for engine in lstm._layers.engines)
     xs, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
     is_first = rng.random((T, B)) < 0.3
     got = lstm(lstm.asarray(xs), states, lengths=[7, 6, 1, 0], is_first=is_first)
@@ -509,15 +509,15 @@ def test_copies_and_pickles(backend):
 @pytest.mark.parametrize("B", [1, 4])
 def test_gates_of_few_steps_are_held_at_once(B, backend, monkeypatch):
     """However long the sequence: the memory that grows with T is that of the inputs, outputs and masks."""
-    from fusedlstm.backends.numpy import cell as numpy_cell
+    from fusedlstm.backends.numpy import sequence as numpy_sequence
 
     lstm, held, limit = plain(backend), [], 1000
-    monkeypatch.setattr(numpy_cell, "_CHUNK", limit)
+    monkeypatch.setattr(numpy_sequence, "_CHUNK", limit)
     if backend == "cuda":
-        from fusedlstm.backends.cuda import cell as cuda
+        from fusedlstm.backends.cuda import sequence as cuda
 
         monkeypatch.setattr(cuda, "_CHUNK", limit)
-    engine = type(lstm._layers.engines[0])
+    engine = type(lstm._layers.engines[0].sequence)
     input_gates = engine.input_gates
     monkeypatch.setattr(engine, "input_gates", lambda self, xs: held.append(xs.shape) or input_gates(self, xs))
     lstm(lstm.asarray(np.zeros((300, B, I))))
@@ -545,7 +545,7 @@ def test_memory_does_not_grow_with_the_sequence():
 
 @needs_cuda
 def test_batches_that_no_chunk_holds(monkeypatch):
-    from fusedlstm.backends.cuda import cell as cuda
+    from fusedlstm.backends.cuda import sequence as cuda
 
     lstm, rng = plain("cuda"), np.random.default_rng(0)
     xs = lstm.asarray(rng.normal(size=(3, B, I)))

@@ -14,9 +14,9 @@ T, I, N = 14, 3, 5
 @pytest.fixture
 def lstm(backend, monkeypatch):
     """An LSTM that takes four steps of 3 rows at once."""
-    monkeypatch.setattr("fusedlstm.backends.numpy.cell._CHUNK", 4 * 4 * N * 3)
+    monkeypatch.setattr("fusedlstm.backends.numpy.sequence._CHUNK", 4 * 4 * N * 3)
     if backend == "cuda":
-        monkeypatch.setattr("fusedlstm.backends.cuda.cell._CHUNK", 4 * 4 * N * 3)
+        monkeypatch.setattr("fusedlstm.backends.cuda.sequence._CHUNK", 4 * 4 * N * 3)
     return LSTM(LSTMWeights.random(I, N, seed=0, dtype="float64"), backend=backend)
 
 
@@ -26,7 +26,7 @@ def test_steps_with_and_without_resets(lstm, reverse, wanted, monkeypatch):
     rng = np.random.default_rng(3)
     xs, is_first = lstm.asarray(rng.normal(size=(T, 3, I))), np.zeros((T, 3), bool)
     is_first[[0, 5], 0] = True
-    engine = type(lstm._layers.engines[0])
+    engine = type(lstm._layers.engines[0].sequence)
     together, run_steps = [], engine.run_steps
     monkeypatch.setattr(engine, "run_steps", lambda *all: together.append(len(all[1])) or run_steps(*all))
     outputs, (final,) = lstm(xs, is_first=is_first, reverse=reverse)
@@ -43,7 +43,7 @@ def test_steps_without_resets(lstm, reverse, monkeypatch):
     xs = lstm.asarray(np.random.default_rng(3).normal(size=(T, 3, I)))
     outputs, (final,) = lstm(xs, reverse=reverse)
     monkeypatch.setattr(Timeline, "_is_plain", lambda self, t: False)
-    monkeypatch.setattr(type(lstm._layers.engines[0]), "run_steps", None)
+    monkeypatch.setattr(type(lstm._layers.engines[0].sequence), "run_steps", None)
     alone = lstm(xs, reverse=reverse)
     for got, other in zip((outputs, final.h, final.c), (alone[0], alone[1][0].h, alone[1][0].c), strict=True):
         np.testing.assert_array_equal(host(got), host(other))

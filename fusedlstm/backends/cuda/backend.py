@@ -143,7 +143,7 @@ class CudaBackend:
         return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
 
     def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the result of `work`, which may call `input_gates`, `run_gates`, `select_rows` and `add`."""
+        """Return the result of `work`, which may call a SequenceEngine, `select_rows` and `add`."""
         with cupy.cuda.Device(self._index):
             return work(*arguments)
 

@@ -11,14 +11,13 @@ from fusedlstm.backends.cuda.device_weights import PackedWeights
 from fusedlstm.backends.cuda.kernels import launch_clip, launch_pointwise
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.cublas import write_product
+from fusedlstm.backends.cuda.sequence import CudaSequence
 
 if TYPE_CHECKING:
     from fusedlstm.backends.cuda.runtime.streams import Turns
     from fusedlstm.weights import LSTMWeights
 
 Reset: TypeAlias = tuple[Any, Any]  # the part of h in the gates, and the c, that rows are reset to
-# Elements of the gates that the x of a sequence is multiplied to at once: 64 MiB of float32.
-_CHUNK = 1 << 24
 
 
 class CudaCell:
@@ -72,29 +71,24 @@ class CudaCell:
         if len(x) == 0:
             return
         with self.device:
-            gates = self._product(x, self.packed.weight_ih)
-            self.run_gates(gates, h, c, h_out, c_out, is_first, reset)
-
-    def steps_at_once(self, B: int) -> int:
-        """Return for how many steps of a batch `input_gates` is best called: the more the better, in bounded memory."""
-        return max(1, _CHUNK // max(1, 4 * self.packed.N * B))
-
-    def input_gates(self, xs: Any) -> Any:
-        """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, B, 4N)."""
-        self.check()
-        T, B, I = xs.shape
-        return self._product(xs.reshape(T * B, I), self.packed.weight_ih).reshape(T, B, -1)
+            gates = self.product(x, self.packed.weight_ih)
+            self.finish(gates, h, c, h_out, c_out, is_first, reset)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
         """Return what the steps reset to: the part of reset_h in the gates, and reset_c."""
         self.check()
         with self.device:
-            return self._product(reset_h, self.packed.weight_hh), reset_c
+            return self.product(reset_h, self.packed.weight_hh), reset_c
 
-    def run_gates(
+    @property
+    def sequence(self) -> CudaSequence:
+        """The steps of a sequence."""
+        return CudaSequence(self)
+
+    def finish(
         self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
     ) -> None:
-        """Write the next h and c, as `run` does, from the part of x in the gates (B, 4N), B at least 1.
+        """Write the next h and c from the part of x in the gates (B, 4N), B at least 1.
 
         The part of h is a product of its own also without resets, which costs no more, so that the resets of
         some rows change no bit of others.
@@ -106,7 +100,7 @@ class CudaCell:
             c,
             m,
             c_out,
-            gates_h=self._product(h, packed.weight_hh),
+            gates_h=self.product(h, packed.weight_hh),
             bias=packed.bias,
             peephole=packed.peephole,
             cell_clip=packed.cell_clip,
@@ -120,16 +114,7 @@ class CudaCell:
             if packed.proj_clip is not None:
                 launch_clip(h_out, packed.proj_clip)
 
-    def run_steps(self, xs: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
-        """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
-        at_once = self.steps_at_once(len(c))
-        for start in range(0, len(xs), at_once):
-            part = slice(start, start + at_once)
-            for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
-                self.run_gates(gates, h, c, y, c_out)
-                h, c = y, c_out
-
-    def _product(self, a: Any, weight: Any) -> Any:
+    def product(self, a: Any, weight: Any) -> Any:
         """Return a @ weight.T in the dtype of the arithmetic."""
         out = cupy.empty((a.shape[0], weight.shape[0]), self.packed.gates_dtype)
         write_product(out, a, weight, self.precision)

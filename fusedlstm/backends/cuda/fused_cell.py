@@ -10,6 +10,7 @@ from fusedlstm.backends.cuda.cell import CudaCell
 from fusedlstm.backends.cuda.device_weights import padded
 from fusedlstm.backends.cuda.kernels import Destinations
 from fusedlstm.backends.cuda.runtime.strides import with_contiguous_rows
+from fusedlstm.backends.cuda.sequence import FusedSequence
 from fusedlstm.backends.cuda.step_kernels import Resets, interleaved_for, launches, needs_m
 
 if TYPE_CHECKING:
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
 
 
 class FusedCell(CudaCell):
-    """One step of a cell, for any batch, by the kernel that `kernel` names.
-
-    Sequences have no product of x on its own: every step multiplies [x | h], so that a row's sums are the same in all.
-    """
+    """One step of a cell, for any batch, by the kernel that `kernel` names."""
 
     kernel: str
 
@@ -55,15 +53,10 @@ class FusedCell(CudaCell):
         N, dtype = self.packed.N, self.packed.dtype
         return cupy.empty((B, padded(N, dtype)), dtype)[:, :N]
 
-    def input_gates(self, xs: Any) -> Any:
-        """Return what `run_gates` takes: xs itself."""
-        return xs
-
-    def run_gates(
-        self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
-    ) -> None:
-        """Write the next h and c from x, which is what `input_gates` returns of a step."""
-        self.run(gates, h, c, h_out, c_out, is_first, reset)
+    @property
+    def sequence(self) -> FusedSequence:
+        """The steps of a sequence."""
+        return FusedSequence(self)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
         """Return what the steps reset to."""

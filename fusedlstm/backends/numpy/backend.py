@@ -128,7 +128,7 @@ class NumpyBackend:
         quietly(functools.partial(pointwise, **plain), *map(np.asarray, arrays))
 
     def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the result of `work`, which may call `input_gates`, `run_gates`, `select_rows` and `add`."""
+        """Return the result of `work`, which may call a SequenceEngine, `select_rows` and `add`."""
         return quietly(work, *arguments)
 
     def select_rows(self, a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:

@@ -12,21 +12,16 @@ from fusedlstm.backends.numpy import matmul, threads
 from fusedlstm.backends.numpy.context import quietly
 from fusedlstm.backends.numpy.fast_pointwise import pointwise_of, to_planes
 from fusedlstm.backends.numpy.functions import clip
-from fusedlstm.backends.numpy.matmul import Product, Weight, is_cut
+from fusedlstm.backends.numpy.matmul import Weight, is_cut
 from fusedlstm.backends.numpy.resets import part_of, reset_state
 from fusedlstm.backends.numpy.scratch import Form, Scratch
+from fusedlstm.backends.numpy.sequence import NumpySequence
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.backends.numpy.resets import Reset
     from fusedlstm.backends.numpy.scratch import Buffers
     from fusedlstm.weights import LSTMWeights
-
-# Elements of the gates that the x of a sequence is multiplied to at once.
-_CHUNK = 1 << 17
-# Of fewer steps at once the matmuls are no faster than one over [x | h] is; of more rows they aren't where it is cut.
-_FEWEST_STEPS = 4
-_MOST_ROWS = 15
 
 
 class PackedWeights:
@@ -102,19 +97,19 @@ class NumpyCell:
     ) -> None:
         """Write the next h and c. c_out may be c; rows where is_first start from `reset`, or zeros."""
         c = np.asarray(c)  # no subclass, whose functions may do something else
-        shares = self._shares(len(x))
+        shares = self.shares(len(x))
         if len(shares) < 2:
-            quietly(self._run, x, h, c, h_out, c_out, is_first, reset)
+            quietly(self.run_here, x, h, c, h_out, c_out, is_first, reset)
             return
 
         def run(part: slice) -> None:
             first = None if is_first is None else is_first[part]
             own = x[part], h[part], c[part], h_out[part], c_out[part], first, part_of(reset, part)
-            quietly(self._run, *own)
+            quietly(self.run_here, *own)
 
         threads.share_out(run, shares)
 
-    def _run(
+    def run_here(
         self,
         x: NumpyArray,
         h: NumpyArray,
@@ -138,65 +133,16 @@ class NumpyCell:
         finally:
             scratch.give_back(workspace)
 
-    def steps_at_once(self, B: int) -> int:
-        """Return for how many steps of a batch `input_gates` is best called: as many as stay in a cache."""
-        if self.invariant or (B > _MOST_ROWS and self.runs_cut(B)):
-            return 1  # of an invariant engine always: x and h in one product have other bits than in two
-        steps = _CHUNK // max(1, 4 * self.sizes[1] * B)
-        return steps if steps >= _FEWEST_STEPS else 1
-
-    def input_gates(self, xs: NumpyArray) -> NumpyArray:
-        """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, 4, B, N)."""
-        T, B, I = xs.shape
-        N, wide = self.sizes[1], np.ascontiguousarray(xs, self.dtype).reshape(T * B, I)
-        if B == 1:  # each step's gates lie together, which a step of one row adds faster
-            gates = np.empty((T, 4, 1, N), self.dtype)
-            Product(wide, gates[:, :, 0].swapaxes(0, 1)).run(self.packed.weight_x)
-            return gates
-        gates = np.empty((4, T, B, N), self.dtype)
-        Product(wide, gates.reshape(4, T * B, N)).run(self.packed.weight_x)
-        return gates.swapaxes(0, 1)
-
     def prepare_reset(self, reset_h: NumpyArray, reset_c: NumpyArray) -> Reset:
         """Return what the steps reset to."""
         return reset_h, reset_c
 
-    def run_gates(
-        self,
-        gates: NumpyArray,
-        h: NumpyArray,
-        c: NumpyArray,
-        h_out: NumpyArray,
-        c_out: NumpyArray,
-        is_first: NumpyArray | None = None,
-        reset: Reset | None = None,
-    ) -> None:
-        """Write the next h and c, as `run` does, from one step of `input_gates`."""
-        packed, scratch = self.packed, self.scratch
-        c = np.asarray(c)
-        workspace = scratch.take()
-        try:
-            buffers = workspace.of_batch(len(c))
-            buffers.h[...] = h
-            if is_first is not None:
-                c = reset_state(buffers.h, c, is_first, reset, c_out)
-            buffers.of_h.run(packed.weight_h)
-            np.add(buffers.gates, gates, buffers.gates)
-            self.finish(packed, buffers, c, h_out, c_out)
-        finally:
-            scratch.give_back(workspace)
+    @property
+    def sequence(self) -> NumpySequence:
+        """The steps of a sequence, with the weights of this engine."""
+        return NumpySequence(self)
 
-    def run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
-        """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
-        (T, B, _), c = xs.shape, np.asarray(c)
-        at_once = self.steps_at_once(B)  # of the batch, not of a share, so that a row's bits are its own
-
-        def run(part: slice) -> None:
-            quietly(self._run_steps, at_once, xs[:, part], h[part], c[part], ys[:, part], c_out[part])
-
-        threads.share_out(run, self._shares(B, T))
-
-    def _shares(self, B: int, steps: int = 1) -> list[slice]:
+    def shares(self, B: int, steps: int = 1) -> list[slice]:
         """Return the rows that each thread takes."""
         if B < threads.SHARED or not self.runs_cut(B):
             return [slice(0, B)]
@@ -211,31 +157,6 @@ class NumpyCell:
         if self.invariant:  # always, but other kernels than those, called by several threads, are no faster than by one
             return matmul.has_small_kernels()
         return is_cut(B, I + P + self.has_bias, N, self.dtype.itemsize)
-
-    def _run_steps(
-        self, at_once: int, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray
-    ) -> None:
-        """Do the work of `run_steps` in the calling thread. Call it through `quietly`."""
-        if at_once == 1:
-            for x, y in zip(xs, ys, strict=True):
-                self._run(x, h, c, y, c_out, None, None)
-                h, c = y, c_out
-            return
-        packed, scratch = self.packed, self.scratch
-        workspace = scratch.take()
-        try:
-            buffers = workspace.of_batch(len(c))
-            z, product, weight = buffers.gates, buffers.of_h, packed.weight_h
-            for start in range(0, len(xs), at_once):
-                part = slice(start, start + at_once)
-                for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
-                    buffers.h[...] = h  # of one row Python takes a good part of the time: few calls
-                    product.run(weight)
-                    np.add(z, gates, z)
-                    self.finish(packed, buffers, c, y, c_out)
-                    h, c = y, c_out
-        finally:
-            scratch.give_back(workspace)
 
     def finish(
         self, packed: PackedWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray

@@ -1,0 +1,58 @@
+"""A cell's steps of a sequence: one product for the x of many steps, unless a kernel multiplies [x | h]."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fusedlstm.backends.cuda.cell import CudaCell, Reset
+
+# Elements of the gates that the x of a sequence is multiplied to at once: 64 MiB of float32.
+_CHUNK = 1 << 24
+
+
+class CudaSequence:
+    """See `fusedlstm.backends.base.SequenceEngine`."""
+
+    def __init__(self, cell: CudaCell) -> None:
+        self._cell = cell
+
+    def steps_at_once(self, B: int) -> int:
+        """Return for how many steps of a batch `input_gates` is best called: the more the better, in bounded memory."""
+        return max(1, _CHUNK // max(1, 4 * self._cell.packed.N * B))
+
+    def input_gates(self, xs: Any) -> Any:
+        """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, B, 4N)."""
+        cell = self._cell
+        cell.check()
+        T, B, I = xs.shape
+        return cell.product(xs.reshape(T * B, I), cell.packed.weight_ih).reshape(T, B, -1)
+
+    def run_gates(
+        self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
+    ) -> None:
+        """Write the next h and c from one step of `input_gates`."""
+        self._cell.finish(gates, h, c, h_out, c_out, is_first, reset)
+
+    def run_steps(self, xs: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
+        """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
+        at_once = self.steps_at_once(len(c))
+        if at_once == 1:
+            for x, y in zip(xs, ys, strict=True):
+                self._cell.run(x, h, c, y, c_out)
+                h, c = y, c_out
+            return
+        for start in range(0, len(xs), at_once):
+            part = slice(start, start + at_once)
+            for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
+                self.run_gates(gates, h, c, y, c_out)
+                h, c = y, c_out
+
+
+class FusedSequence(CudaSequence):
+    """For cells that step in one kernel: every step multiplies [x | h], so that a row's sums are the same in all."""
+
+    def steps_at_once(self, B: int) -> int:
+        """Return 1, as there is no product of x alone."""
+        del B
+        return 1

@@ -1,0 +1,114 @@
+"""A cell's steps of a sequence: one product for the x of many steps, where that is faster."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusedlstm.backends.numpy import threads
+from fusedlstm.backends.numpy.context import quietly
+from fusedlstm.backends.numpy.matmul import Product
+from fusedlstm.backends.numpy.resets import reset_state
+
+if TYPE_CHECKING:
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.backends.numpy.cell import NumpyCell
+    from fusedlstm.backends.numpy.resets import Reset
+
+# Elements of the gates that the x of a sequence is multiplied to at once.
+_CHUNK = 1 << 17
+# Of fewer steps at once the matmuls are no faster than one over [x | h] is; of more rows they aren't where it is cut.
+_FEWEST_STEPS = 4
+_MOST_ROWS = 15
+
+
+class NumpySequence:
+    """See `fusedlstm.backends.base.SequenceEngine`."""
+
+    def __init__(self, cell: NumpyCell) -> None:
+        self._cell = cell
+
+    def steps_at_once(self, B: int) -> int:
+        """Return for how many steps of a batch `input_gates` is best called: as many as stay in a cache."""
+        cell = self._cell
+        if cell.invariant or (B > _MOST_ROWS and cell.runs_cut(B)):
+            return 1  # of an invariant engine always: x and h in one product have other bits than in two
+        steps = _CHUNK // max(1, 4 * cell.sizes[1] * B)
+        return steps if steps >= _FEWEST_STEPS else 1
+
+    def input_gates(self, xs: NumpyArray) -> NumpyArray:
+        """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, 4, B, N)."""
+        (T, B, I), cell = xs.shape, self._cell
+        N, wide = cell.sizes[1], np.ascontiguousarray(xs, cell.dtype).reshape(T * B, I)
+        if B == 1:  # each step's gates lie together, which a step of one row adds faster
+            gates = np.empty((T, 4, 1, N), cell.dtype)
+            Product(wide, gates[:, :, 0].swapaxes(0, 1)).run(cell.packed.weight_x)
+            return gates
+        gates = np.empty((4, T, B, N), cell.dtype)
+        Product(wide, gates.reshape(4, T * B, N)).run(cell.packed.weight_x)
+        return gates.swapaxes(0, 1)
+
+    def run_gates(
+        self,
+        gates: NumpyArray,
+        h: NumpyArray,
+        c: NumpyArray,
+        h_out: NumpyArray,
+        c_out: NumpyArray,
+        is_first: NumpyArray | None = None,
+        reset: Reset | None = None,
+    ) -> None:
+        """Write the next h and c from one step of `input_gates`."""
+        cell, c = self._cell, np.asarray(c)
+        packed, scratch = cell.packed, cell.scratch
+        workspace = scratch.take()
+        try:
+            buffers = workspace.of_batch(len(c))
+            buffers.h[...] = h
+            if is_first is not None:
+                c = reset_state(buffers.h, c, is_first, reset, c_out)
+            buffers.of_h.run(packed.weight_h)
+            np.add(buffers.gates, gates, buffers.gates)
+            cell.finish(packed, buffers, c, h_out, c_out)
+        finally:
+            scratch.give_back(workspace)
+
+    def run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
+        """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
+        (T, B, _), c = xs.shape, np.asarray(c)
+        at_once = self.steps_at_once(B)  # of the batch, not of a share, so that a row's bits are its own
+        work = self._run_steps if at_once == 1 else functools.partial(self._run_chunks, at_once)
+
+        def run(part: slice) -> None:
+            quietly(work, xs[:, part], h[part], c[part], ys[:, part], c_out[part])
+
+        threads.share_out(run, self._cell.shares(B, T))
+
+    def _run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
+        """Do the work of `run_steps` in the calling thread, with x and h in one product. Call it through `quietly`."""
+        for x, y in zip(xs, ys, strict=True):
+            self._cell.run_here(x, h, c, y, c_out, None, None)
+            h, c = y, c_out
+
+    def _run_chunks(
+        self, at_once: int, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray
+    ) -> None:
+        """Do the same with one product for the x of every so many steps."""
+        cell = self._cell
+        packed, scratch = cell.packed, cell.scratch
+        workspace = scratch.take()
+        try:
+            buffers = workspace.of_batch(len(c))
+            z, product, weight = buffers.gates, buffers.of_h, packed.weight_h
+            for start in range(0, len(xs), at_once):
+                part = slice(start, start + at_once)
+                for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
+                    buffers.h[...] = h  # of one row Python takes a good part of the time: few calls
+                    product.run(weight)
+                    np.add(z, gates, z)
+                    cell.finish(packed, buffers, c, y, c_out)
+                    h, c = y, c_out
+        finally:
+            scratch.give_back(workspace)
