@@ -19,9 +19,11 @@ from fusedlstm.validation.arguments import check_dtype, check_size, describe_typ
 from fusedlstm.weights import LSTMWeights, for_file
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from fusedlstm.arrays.dtypes import NumpyArray
-    from fusedlstm.functions import Function
     from fusedlstm.validation.arguments import AnyPath
+    from fusedlstm.weights import CellOptions
 
 _KIND = "StackedWeights"  # of its files
 
@@ -129,14 +131,8 @@ class StackedWeights:
         bias: bool = True,
         peephole: bool = False,
         forget_bias: float = 0.0,
-        cell_clip: float | None = None,
-        proj_clip: float | None = None,
-        activation: Function = "tanh",
-        output_activation: Function | None = None,
-        gate_activation: Function = "sigmoid",
-        gate_clip: float | None = None,
-        coupled_gate: str | None = None,
         dtype: Any = "float32",
+        **options: Unpack[CellOptions],
     ) -> StackedWeights:
         """Return untrained weights: each layer and direction as `LSTMWeights.random` makes it.
 
@@ -151,14 +147,8 @@ class StackedWeights:
             bias: see there.
             peephole: see there.
             forget_bias: see there.
-            cell_clip: see there.
-            proj_clip: see there.
-            activation: see there.
-            output_activation: see there.
-            gate_activation: see there.
-            gate_clip: see there.
-            coupled_gate: see there.
             dtype: see there.
+            options: see there.
         """
         D = 2 if _bool("bidirectional", bidirectional) else 1
         L = check_size("num_layers", num_layers, 1)
@@ -174,14 +164,8 @@ class StackedWeights:
                     bias=bias,
                     peephole=peephole,
                     forget_bias=forget_bias,
-                    cell_clip=cell_clip,
-                    proj_clip=proj_clip,
-                    activation=activation,
-                    output_activation=output_activation,
-                    gate_activation=gate_activation,
-                    gate_clip=gate_clip,
-                    coupled_gate=coupled_gate,
                     dtype=dtype,
+                    **options,
                 )
                 for layer_seed in layer_seeds
             ]

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from fusedlstm.validation.arguments import check_clip, check_dtype, check_shape,
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Unpack
 
     from fusedlstm.arrays.dtypes import Array, NumpyArray
     from fusedlstm.validation.arguments import AnyPath
@@ -45,6 +46,18 @@ if TYPE_CHECKING:
 ARRAYS = ("weight_ih", "weight_hh", "bias", "peephole", "weight_hr")
 CLIPS = ("cell_clip", "proj_clip")
 DEFAULTS = Functions().options()
+
+
+class CellOptions(TypedDict, total=False):
+    """The options of `LSTMWeights`, which are no arrays, for functions that pass them on."""
+
+    cell_clip: float | None
+    proj_clip: float | None
+    activation: Function
+    output_activation: Function | None
+    gate_activation: Function
+    gate_clip: float | None
+    coupled_gate: str | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -187,14 +200,8 @@ class LSTMWeights:
         bias: bool = True,
         peephole: bool = False,
         forget_bias: float = 0.0,
-        cell_clip: float | None = None,
-        proj_clip: float | None = None,
-        activation: Function = "tanh",
-        output_activation: Function | None = None,
-        gate_activation: Function = "sigmoid",
-        gate_clip: float | None = None,
-        coupled_gate: str | None = None,
         dtype: Any = "float32",
+        **options: Unpack[CellOptions],
     ) -> LSTMWeights:
         """Return untrained weights: every array uniform in +-1/sqrt(N), as PyTorch starts its cells.
 
@@ -207,14 +214,8 @@ class LSTMWeights:
             bias: whether there is one.
             peephole: whether there are peepholes.
             forget_bias: added to the forget gate's bias, which then needs `bias`.
-            cell_clip: as in the class.
-            proj_clip: as in the class.
-            activation: as in the class.
-            output_activation: as in the class.
-            gate_activation: as in the class.
-            gate_clip: as in the class.
-            coupled_gate: as in the class.
             dtype: "float64", "float32", "float16" or "bfloat16".
+            options: those of the class, from cell_clip on.
         """
         I = check_size("input_size", input_size, 0)
         N = check_size("hidden_size", hidden_size, 1)
@@ -236,13 +237,7 @@ class LSTMWeights:
             bias_.astype(dtype) if bias else None,
             peephole_.astype(dtype) if peephole else None,
             weight_hr.astype(dtype) if proj_size is not None else None,
-            cell_clip=cell_clip,
-            proj_clip=proj_clip,
-            activation=activation,
-            output_activation=output_activation,
-            gate_activation=gate_activation,
-            gate_clip=gate_clip,
-            coupled_gate=coupled_gate,
+            **options,
         )
 
     def astype(self, dtype: Any) -> LSTMWeights:
