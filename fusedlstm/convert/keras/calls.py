@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.convert.keras.graph import Call, Graph, Ref
-from fusedlstm.convert.keras.nodes import LAYERS, MODELS, Node
+from fusedlstm.convert.keras.nodes import LAYERS, MODELS, Call, Graph, Node, Ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

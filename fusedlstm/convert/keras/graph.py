@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from fusedlstm.convert.keras.nodes import Found, Node, find
+from fusedlstm.convert.keras.nodes import Call, Found, Graph, Node, Ref, find
 from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
@@ -27,43 +27,6 @@ _IDENTITIES = (
 _MAX_STEPS = 10_000  # from a tensor back to its source
 _MAX_CALLS = 100  # for one layer
 _MAX_LOOKED_AT = 1_000_000  # calls examined to find those of one layer
-
-
-class Ref(NamedTuple):
-    """An output of a call: the call's index in its graph, and the output's index."""
-
-    call: int
-    output: int
-
-
-@dataclass(frozen=True)
-class Call:
-    """A layer's call.
-
-    Attributes:
-        node: the layer.
-        inputs: the tensors of the first argument, in order; None for those that are not in the graph.
-        states: the tensors and constants of initial_state.
-        mask: the tensor of the mask, or a constant.
-        is_training: whether training is True, or may be.
-        others: the names of other arguments.
-    """
-
-    node: Node
-    inputs: tuple[Ref | None, ...] = ()
-    states: tuple[Any, ...] = ()
-    mask: Any = None
-    is_training: bool = False
-    others: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A model's calls (None for one that can't be read), those that are its inputs, and its outputs."""
-
-    calls: Sequence[Call | None] = ()
-    inputs: Sequence[int] = ()
-    outputs: Sequence[Ref | None] = ()
 
 
 @dataclass(frozen=True)

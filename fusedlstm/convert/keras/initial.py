@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.arrays.host import to_host
-from fusedlstm.convert.keras.graph import Ref, all_places
-from fusedlstm.convert.keras.nodes import choose
+from fusedlstm.convert.keras.graph import all_places
+from fusedlstm.convert.keras.nodes import Ref, choose
 from fusedlstm.convert.keras.trees import node_of
 from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import check_shape, fail
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
-    from fusedlstm.convert.keras.graph import Call
-    from fusedlstm.convert.keras.nodes import Found, Node
+    from fusedlstm.convert.keras.nodes import Call, Found, Node
 
 
 def initial_state_from_keras(source: Any, name: str | None = None) -> tuple[LSTMState, ...]:

@@ -1,9 +1,9 @@
-"""Represent Keras's models and layers, from objects or files, as a tree, and find an LSTM in it."""
+"""Represent Keras's models, layers and calls, from objects or files, as a tree, and find an LSTM in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fusedlstm.convert.keras.options import KNOWN
 from fusedlstm.convert.keras.versions import UNKNOWN
@@ -12,7 +12,6 @@ from fusedlstm.validation.arguments import fail
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from fusedlstm.convert.keras.graph import Graph
     from fusedlstm.convert.keras.versions import Version
 
 RECURRENT = ("LSTM", "CuDNNLSTM", "RNN")  # each has one cell, which may be a stack
@@ -77,6 +76,43 @@ class Node:
         yield self
         for part in (part for parts in self.parts.values() for part in parts):
             yield from part.nodes()
+
+
+class Ref(NamedTuple):
+    """An output of a call: the call's index in its graph, and the output's index."""
+
+    call: int
+    output: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """A layer's call.
+
+    Attributes:
+        node: the layer.
+        inputs: the tensors of the first argument, in order; None for those that are not in the graph.
+        states: the tensors and constants of initial_state.
+        mask: the tensor of the mask, or a constant.
+        is_training: whether training is True, or may be.
+        others: the names of other arguments.
+    """
+
+    node: Node
+    inputs: tuple[Ref | None, ...] = ()
+    states: tuple[Any, ...] = ()
+    mask: Any = None
+    is_training: bool = False
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model's calls (None for one that can't be read), those that are its inputs, and its outputs."""
+
+    calls: Sequence[Call | None] = ()
+    inputs: Sequence[int] = ()
+    outputs: Sequence[Ref | None] = ()
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.convert.keras.calls import NOWHERE, call_of, chain
-from fusedlstm.convert.keras.graph import Graph, Ref
-from fusedlstm.convert.keras.nodes import LAYERS, MODELS, Node
+from fusedlstm.convert.keras.nodes import LAYERS, MODELS, Graph, Node, Ref
 from fusedlstm.convert.keras.versions import Version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from fusedlstm.convert.keras.graph import Call
+    from fusedlstm.convert.keras.nodes import Call
 
 _ROLES = ("layer", "cell")  # in Keras 2's Bidirectional, "layer" is only the original of its copies
 _OF_LAYERS = ("go_backwards", "return_sequences", "time_major", "merge_mode", "stateful", "zero_output_for_mask")

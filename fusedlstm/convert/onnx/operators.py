@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fusedlstm.arrays.dtypes import NumpyArray
-    from fusedlstm.convert.onnx.constants import Constants
-    from fusedlstm.convert.onnx.graph import Node
+    from fusedlstm.convert.onnx.graph import Node, Scope
+    from fusedlstm.convert.onnx.source import Model
 
 
 def few(name: str, values: Any) -> list[int]:
@@ -26,10 +26,24 @@ def few(name: str, values: Any) -> list[int]:
     return [int(value) for value in values]
 
 
+class Evaluator(Protocol):
+    """What evaluates the inputs of an operator."""
+
+    model: Model
+
+    def array(self, scope: Scope, name: str, what: str, level: int) -> NumpyArray:
+        """Return the constant with a name."""
+        ...
+
+    def shape(self, scope: Scope, name: str, what: str, level: int) -> list[int]:
+        """Return the shape of a value."""
+        ...
+
+
 class Arguments:
     """The arguments of an operator, read on access."""
 
-    def __init__(self, constants: Constants, node: Node, what: str, level: int, output: int) -> None:
+    def __init__(self, constants: Evaluator, node: Node, what: str, level: int, output: int) -> None:
         self.constants, self.node, self.what, self.level, self.output = constants, node, what, level, output
         self.attributes = node.attributes()
 
