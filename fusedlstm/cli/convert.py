@@ -9,31 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm import convert
 from fusedlstm.arrays import dtypes
 from fusedlstm.atomic_write import check_target, replace
 from fusedlstm.convert.archives import open_archive
 from fusedlstm.convert.checking import check
-from fusedlstm.convert.parts import external_data, parts_of
+from fusedlstm.convert.parts import parts_of
 from fusedlstm.convert.recognise import recognise
+from fusedlstm.convert.systems import BY_NAME, SYSTEMS
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.arguments import check_choice, fail
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from fusedlstm.convert.record import System
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
-
-# Systems whose function takes a path itself; those below get the arrays of a .npz or .safetensors file.
-_OF_PATHS = ("keras", "onnx", "tf1", "torch")
-_OF_ARRAYS = ("chainer", "equinox", "flax", "haiku", "haste", "mxnet", "sonnet1", "sonnet2")
-SYSTEMS = (*_OF_PATHS, *_OF_ARRAYS)
-_INITIAL_STATES = {"onnx": convert.state_from_onnx}  # the functions for --initial-state, by system
-_WITH_CLASSES = ("keras",)  # those whose files name the classes of their layers
-_OF_SEVERAL = ("flax", "haiku", "keras", "onnx")  # those whose names may be several layers
-
-_NAMED_BY = {"keras": "name", "onnx": "name", "tf1": "scope", "torch": "prefix"}  # what is listed of a file
 
 # What an argument of the command is called by functions that don't call it that.
 _OTHER_NAMES = {"name": "prefix", "gate_activation": "recurrent_activation"}
@@ -61,7 +52,7 @@ def convert_file(
     Args:
         source: the path of a file or checkpoint.
         out: the path of the safetensors file to write.
-        system: a name of SYSTEMS, or "auto" to recognise it.
+        system: the name of a system, or "auto" to recognise it.
         name: which LSTM of the file; None for the only one. With commas, several layers, one above the other.
         options: arguments of the system's function, by our names, that its files don't hold.
         checked: whether to compare with the source's framework.
@@ -73,24 +64,25 @@ def convert_file(
         OSError, TypeError, ValueError: the file can't be read, converted or written; the message says why.
         ImportError: a library that reads such files is not installed.
     """
-    check_choice("--from", system, ("auto", *SYSTEMS))
+    check_choice("--from", system, ("auto", *sorted(known.name for known in SYSTEMS if known.source)))
     found = _check_outs(source, out, state_out, system, force=force)
-    function = getattr(convert, f"from_{found}")
-    arguments = _arguments(found, function, {"name": _names(name)} | dict(options))
+    read = found.read
+    assert read is not None, "each system with a source has it"
+    arguments = _arguments(found, read, {"name": _names(name)} | dict(options))
     states = None
     if state_out is not None:
-        if found not in _INITIAL_STATES:
-            wanted = f"nothing, as it is supported only for {', '.join(_INITIAL_STATES)} files"
-            fail(ValueError, "--initial-state", wanted, repr(state_out))
+        if found.initial_state is None:
+            able = ", ".join(known.name for known in SYSTEMS if known.initial_state is not None)
+            fail(ValueError, "--initial-state", f"nothing, as it is supported only for {able} files", repr(state_out))
         arguments["initial_state"] = "separate"
-        states = _INITIAL_STATES[found](source, arguments.get("name"))
-    given = source if found in _OF_PATHS else open_archive(source)
-    weights: LSTMWeights | StackedWeights = function(given, **arguments)
+        states = found.initial_state(source, arguments.get("name"))
+    given = source if found.source == "path" else open_archive(source)
+    weights: LSTMWeights | StackedWeights = read(given, **arguments)
     _check_count(name, weights)
-    said = [f"{source}: {found}{_with(found, given)}", *_describe(weights)]
+    said = [f"{source}: {found.name}{_with(found, given)}", *_describe(weights)]
     status = WRITTEN
     if checked:
-        status, verdict = _compare(found, given, arguments, weights)
+        status, verdict = _compare(found.name, given, arguments, weights)
         said.append(verdict)
     if status == DIFFERS:
         said.append("nothing was written")
@@ -103,7 +95,7 @@ def convert_file(
     return status, said
 
 
-def _check_outs(source: str, out: str, state_out: str | None, system: str, *, force: bool) -> str:
+def _check_outs(source: str, out: str, state_out: str | None, system: str, *, force: bool) -> System:
     """Return the source's system. Raise if an output is part of the source, or exists and `force` is not set."""
     outs = {"OUT": out} | ({} if state_out is None else {"--initial-state": state_out})
     parts = {"SOURCE": source} | parts_of(source)
@@ -111,10 +103,10 @@ def _check_outs(source: str, out: str, state_out: str | None, system: str, *, fo
         check_target(name, path, parts | {other: outs[other] for other in outs if other != name})
         if os.path.exists(path) and not force:
             fail(ValueError, name, "a file that does not exist yet", repr(path), "Use --force to overwrite it")
-    found = recognise(source) if system == "auto" else system
+    found = BY_NAME[recognise(source) if system == "auto" else system]
     for name, path in outs.items():
-        if found == "onnx" and os.path.exists(path):
-            check_target(name, path, external_data(source))
+        if found.parts is not None and os.path.exists(path):
+            check_target(name, path, found.parts(source))
     return found
 
 
@@ -137,22 +129,18 @@ def _save_states(path: str, states: Sequence[LSTMState]) -> None:
     replace(path, buffer.getvalue())
 
 
-def _with(system: str, given: Any) -> str:
+def _with(system: System, given: Any) -> str:
     """Say what LSTMs a file has, by the names that --name takes, where there is a list of them."""
-    attribute = _NAMED_BY.get(system)
-    if attribute is None:
-        return ""
-    names = [getattr(listed, attribute) for listed in getattr(convert, f"list_{system}")(given)]
-    return f", with {', '.join(map(repr, names))}"
+    return "" if system.names_in is None else f", with {', '.join(map(repr, system.names_in(given)))}"
 
 
 def _names(name: str | None) -> str | tuple[str, ...] | None:
     return name if name is None or "," not in name else tuple(name.split(","))
 
 
-def _arguments(system: str, function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(system: System, read: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that were given, by the names of the system's function."""
-    known = inspect.signature(function).parameters
+    known = inspect.signature(read).parameters
     arguments = {}
     for name, value in given.items():
         if value is None:
@@ -163,9 +151,9 @@ def _arguments(system: str, function: Any, given: Mapping[str, Any]) -> dict[str
         theirs = name if name in known else _OTHER_NAMES.get(name, name)
         if theirs not in known:
             option = f"--{name.replace('_', '-')}"
-            fail(ValueError, option, f"nothing, as from_{system} has no such argument", str(value))
-        if isinstance(value, tuple) and name == "name" and system not in _OF_SEVERAL:
-            fail(ValueError, "--name", f"one name, as from_{system} takes no several", ",".join(value))
+            fail(ValueError, option, f"nothing, as from_{system.name} has no such argument", str(value))
+        if isinstance(value, tuple) and name == "name" and not system.takes_layers:
+            fail(ValueError, "--name", f"one name, as from_{system.name} takes no several", ",".join(value))
         arguments[theirs] = value
     return arguments
 

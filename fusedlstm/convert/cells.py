@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusedlstm.arrays.host import to_host
-from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read, refuse_unknown
 from fusedlstm.convert.trees import flatten, names_below
 from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    from fusedlstm.convert.layout import Layout
 
 
 def flat_arrays(argument: str, value: Any) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def refuse_names(argument: str, arrays: Mapping[str, Any], scope: str, pattern: 
 
 
 def cell_weights(
-    layout: str,
+    layout: Layout,
     argument: str,
     arrays: Mapping[str, Any],
     start: str,
@@ -63,8 +65,8 @@ def cell_weights(
     def full_name(name: str) -> str:
         return start + name + end
 
-    refuse_unknown(LAYOUTS[layout], argument, arrays, full_name=full_name)
-    ours: dict[str, Any] = read(LAYOUTS[layout], argument, arrays, forget_bias=forget_bias, full_name=full_name)
+    refuse_unknown(layout, argument, arrays, full_name=full_name)
+    ours: dict[str, Any] = read(layout, argument, arrays, forget_bias=forget_bias, full_name=full_name)
     return LSTMWeights(**ours, **options)
 
 

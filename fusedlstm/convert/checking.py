@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fusedlstm.convert.running.model import ModelNotRunError, Tapped
+from fusedlstm.convert.systems import BY_NAME
 from fusedlstm.lstm import LSTM
 from fusedlstm.state import LSTMState
 from fusedlstm.weights import LSTMWeights
@@ -20,15 +21,6 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.stacked import StackedWeights
 
-FRAMEWORKS = {
-    "equinox": "equinox",
-    "flax": "flax",
-    "haiku": "haiku",
-    "keras": "keras",
-    "onnx": "onnxruntime",
-    "tf1": "tensorflow",
-    "torch": "torch",
-}
 STEPS, ROWS = 6, 3
 # How far outputs and states may be from the framework's, of values of order 1: it rounds elsewhere.
 _TOLERANCE = {"float64": 1e-11, "float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-1}
@@ -82,7 +74,7 @@ def check(
     source the LSTM also runs alone, on random inputs and states.
 
     Args:
-        system: a name of FRAMEWORKS.
+        system: the name of the source's system.
         source: what the weights were converted from: a path, or a mapping of arrays.
         name: the LSTM that was chosen there, or None.
         weights: the result.
@@ -93,11 +85,12 @@ def check(
         ImportError: the framework is not installed.
         ValueError: the framework can't run the LSTM; the message says why.
     """
-    if system not in FRAMEWORKS:
+    framework = BY_NAME[system].framework
+    if not framework:
         raise ValueError(f"there is no framework to run weights of {system} with")
     running = importlib.import_module(f"fusedlstm.convert.running.{system}")
     pairs, around = [], _NO_GRAPH
-    with _framework_errors(system):
+    with _framework_errors(framework):
         pairs += _alone(running, source, name, weights, options, seed)
         if hasattr(running, "run_model"):
             try:
@@ -105,14 +98,15 @@ def check(
                 around = ""
             except ModelNotRunError as error:
                 around = str(error)
-    package = running.package(source, name, options) if system == "keras" else FRAMEWORKS[system]
+    if hasattr(running, "framework_of"):
+        framework = running.framework_of(source, name, options)
     difference = max(_apart(ours, theirs) for ours, theirs in pairs)
     scale = max(float(np.abs(theirs).max(initial=0)) for _, theirs in pairs)
-    return Check(_versioned(package), difference, scale, _TOLERANCE[weights.dtype.name], around)
+    return Check(_versioned(framework), difference, scale, _TOLERANCE[weights.dtype.name], around)
 
 
 @contextlib.contextmanager
-def _framework_errors(system: str) -> Iterator[None]:
+def _framework_errors(framework: str) -> Iterator[None]:
     """Turn any error of a framework into a ValueError, such as TensorFlow's for a cell that needs a GPU."""
     try:
         yield
@@ -120,7 +114,7 @@ def _framework_errors(system: str) -> Iterator[None]:
         raise
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{FRAMEWORKS[system]} raised {type(error).__name__}: {first}") from error
+        raise ValueError(f"{framework} raised {type(error).__name__}: {first}") from error
 
 
 _Pairs: TypeAlias = "list[tuple[NumpyArray, NumpyArray]]"  # ours and theirs

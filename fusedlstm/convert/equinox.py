@@ -1,4 +1,4 @@
-"""Equinox's nn.LSTMCell -> LSTMWeights.
+"""Convert the weights and states of Equinox's nn.LSTMCell.
 
 Its weight_ih (4N, I), weight_hh (4N, N) and one bias (4N,), or None, are ours, in the gate order i, f, g, o. Checked by
 numbers of Equinox 0.13.8.
@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fusedlstm.convert.cells import cell_weights
 from fusedlstm.convert.foreign import check_names, refuse_foreign
-from fusedlstm.convert.layouts import LAYOUTS
-from fusedlstm.convert.reading import read, refuse_unknown
+from fusedlstm.convert.layout import Layout
+from fusedlstm.convert.record import Signs, System
+from fusedlstm.convert.states import Form, from_pairs, to_pairs
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.validation.arguments import fail
-from fusedlstm.weights import LSTMWeights
 
-_LAYOUT = "equinox"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.state import LSTMState
+    from fusedlstm.weights import LSTMWeights
+
+# Unchanged since 0.1.
+LAYOUTS = {
+    "equinox": Layout(gates="ifgo", columns=False, weight_ih="weight_ih", weight_hh="weight_hh", biases=("bias",)),
+}
+
+# (h, c); of several cells a tuple of them.
+FORM = Form("hc", tuple)
 
 
 def from_equinox(source: Any, prefix: str = "", *, custom_classes: Collection[str] = ()) -> LSTMWeights:
@@ -36,13 +49,7 @@ def from_equinox(source: Any, prefix: str = "", *, custom_classes: Collection[st
             name it; there are arrays that an LSTMCell doesn't have; an array has the wrong shape.
     """
     arrays = arrays_of(source, prefix, check_names(custom_classes))
-
-    def full_name(name: str) -> str:
-        return scope_of(prefix, ".") + name
-
-    refuse_unknown(LAYOUTS[_LAYOUT], "source", arrays, full_name=full_name)
-    ours: dict[str, Any] = read(LAYOUTS[_LAYOUT], "source", arrays, full_name=full_name)
-    return LSTMWeights(**ours)
+    return cell_weights(LAYOUTS["equinox"], "source", arrays, scope_of(prefix, "."))
 
 
 def arrays_of(source: Any, prefix: str, vouched: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -66,7 +73,7 @@ def arrays_of(source: Any, prefix: str, vouched: frozenset[str] = frozenset()) -
 
 
 def _arrays_of_module(cell: Any, prefix: str, vouched: frozenset[str]) -> dict[str, Any]:
-    names = (*LAYOUTS[_LAYOUT].names(), "bias_n")
+    names = (*LAYOUTS["equinox"].names(), "bias_n")
     arrays = {name: array for name in names if (array := getattr(cell, name, None)) is not None}
     equinox = sys.modules.get("equinox")
     if arrays and "bias_n" not in arrays:
@@ -87,3 +94,34 @@ def _follow(module: Any, path: str) -> Any:
                 ValueError, "prefix", "a path of attributes and indices in source", repr(path), str(error).capitalize()
             )
     return module
+
+
+def state_from_equinox(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
+    """Return the states of Equinox's LSTMCell under vmap, whose order is h, c.
+
+    The order is that of Equinox 0.13.8's numbers. Arguments, result and errors are those of `state_from_flax`.
+    """
+    return from_pairs(state, FORM, dtype)
+
+
+def state_to_equinox(state: LSTMState | Sequence[LSTMState]) -> tuple[Any, ...]:
+    """Return states as Equinox's LSTMCell under vmap takes them, in h's dtype: (h, c), of several a tuple of such.
+
+    Raises:
+        TypeError: no LSTMState, or dtypes that no cell has.
+        ValueError: no state at all; arrays that are not two-dimensional, or of different batches.
+    """
+    pair: tuple[Any, ...] = to_pairs(state, FORM)
+    return pair
+
+
+SYSTEM = System(
+    name="equinox",
+    layouts=LAYOUTS,
+    read=from_equinox,
+    others=(state_from_equinox, state_to_equinox),
+    source="arrays",
+    signs=Signs(array=r"(.*\.)?weight_ih"),
+    framework="equinox",
+    form=FORM,
+)

@@ -1,4 +1,4 @@
-"""Haiku's hk.LSTM -> LSTMWeights and StackedWeights.
+"""Convert the weights and states of Haiku's hk.LSTM.
 
 Its linear layer has w (I + N, 4N), rows [x; h], columns in the gate order i, g, f, o, and b (4N,); the cell adds 1 to
 the forget gate at every step. Checked by numbers of dm-haiku 0.0.17.
@@ -6,16 +6,30 @@ the forget gate at every step. Checked by numbers of dm-haiku 0.0.17.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fusedlstm.convert.layouts import LAYOUTS
-from fusedlstm.convert.reading import read, refuse_unknown
+from fusedlstm.convert.cells import cell_weights
+from fusedlstm.convert.layout import Layout
+from fusedlstm.convert.record import Signs, System
+from fusedlstm.convert.states import Form, from_pairs, to_pairs
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.arguments import describe_type, fail
-from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fusedlstm.arrays.dtypes import Array
+    from fusedlstm.state import LSTMState
+    from fusedlstm.weights import LSTMWeights
+
+# The cell has added 1 to f since its first version.
+LAYOUTS = {
+    "haiku": Layout(gates="igfo", columns=True, weight_ih="w", biases=("b",), has_bias=True, forget_bias=1.0),
+}
 
 _OF_A_CELL = re.compile(r"((?:.*/)?lstm(?:_\d+)?)/linear/w")  # as Haiku names modules
 
@@ -40,7 +54,7 @@ def from_haiku(params: Mapping[Any, Any], prefix: str | Sequence[str] | None = N
             an hk.LSTM doesn't have; an array has the wrong shape.
     """
     found, is_one = find(params, prefix)
-    cells = [_weights(scope, arrays) for scope, arrays in found]
+    cells = [cell_weights(LAYOUTS["haiku"], "params", arrays, scope) for scope, arrays in found]
     return cells[0] if is_one else StackedWeights(cells)
 
 
@@ -84,10 +98,42 @@ def _linear(flat: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, Any]]:
     return scope, {name: flat[names[name]] for name in names}
 
 
-def _weights(scope: str, arrays: Mapping[str, Any]) -> LSTMWeights:
-    def full_name(name: str) -> str:
-        return scope + name
+def _haiku_pair(parts: Iterable[Array]) -> Any:
+    # Its own class: JAX takes no other tuple for the carry of a scan.
+    return importlib.import_module("haiku").LSTMState(*parts)
 
-    refuse_unknown(LAYOUTS["haiku"], "params", arrays, full_name=full_name)
-    ours: dict[str, Any] = read(LAYOUTS["haiku"], "params", arrays, full_name=full_name)
-    return LSTMWeights(**ours)
+
+# LSTMState(hidden, cell); of a DeepRNN a tuple of them.
+FORM = Form("hc", _haiku_pair)
+
+
+def state_from_haiku(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
+    """Return the states of Haiku's LSTM, whose fields are hidden and cell (as Sonnet's are), in this order.
+
+    The order is that of Haiku 0.0.17's numbers. Arguments, result and errors are those of `state_from_flax`.
+    """
+    return from_pairs(state, FORM, dtype)
+
+
+def state_to_haiku(state: LSTMState | Sequence[LSTMState]) -> Any:
+    """Return states as Haiku's own LSTMState(hidden, cell), in h's dtype; of several a tuple of such, as DeepRNN's.
+
+    Raises:
+        ImportError: Haiku is not installed.
+        TypeError: no LSTMState, or dtypes that no cell has.
+        ValueError: no state at all; arrays that are not two-dimensional, or of different batches.
+    """
+    return to_pairs(state, FORM)
+
+
+SYSTEM = System(
+    name="haiku",
+    layouts=LAYOUTS,
+    read=from_haiku,
+    others=(state_from_haiku, state_to_haiku),
+    source="arrays",
+    takes_layers=True,
+    signs=Signs(array=r"(.*/)?linear/w"),
+    framework="haiku",
+    form=FORM,
+)

@@ -1,4 +1,4 @@
-"""The arrays of a cell in a layout of the table -> those of an LSTMWeights."""
+"""Read the arrays of a cell in some layout to those of LSTMWeights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.arrays.host import to_host
-from fusedlstm.convert.layouts import Layout, Names, all_names
+from fusedlstm.convert.layout import Layout, Names, all_names
 from fusedlstm.validation.arguments import check_dtype, check_shape, fail
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def read(
     """Return the arrays of an LSTMWeights, by name, of a cell's arrays in some layout.
 
     Args:
-        layout: a row of the table.
+        layout: the cell's.
         argument: what an error about a missing array calls `arrays`.
         arrays: the cell's, by the layout's names, from any library. Others are ignored: see `refuse_unknown`.
         forget_bias: what the cell adds at every step; None for what its system adds.
@@ -60,7 +60,7 @@ def refuse_unknown(
     """Raise if a cell has an array that the layout doesn't have, as it may change what the cell computes.
 
     Args:
-        layout: a row of the table.
+        layout: the cell's.
         argument: the name of the cell's arrays in errors.
         names: the arrays' names. A name below one of the layout's, such as "kernel/Adam", is an optimiser's.
         full_name: see `read`.

@@ -1,52 +1,35 @@
-"""Which system wrote a file: by what it begins with, and by the names of its arrays; never by its name alone."""
+"""Tell which system wrote a file: by its first bytes and by the names of its arrays, never by its own name alone."""
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from typing import TYPE_CHECKING
 
 from fusedlstm import files
 from fusedlstm.convert.archives import open_archive
+from fusedlstm.convert.systems import SYSTEMS
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.validation.arguments import check_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from fusedlstm.convert.record import System
     from fusedlstm.validation.arguments import AnyPath
 
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
-_PICKLE = b"\x80\x02"  # of torch.save before PyTorch 1.6
 _SAFETENSORS = re.compile(rb".{8}\{", re.DOTALL)
-_MODEL_PROTO = b"\x08"  # its first field: ir_version
-
-# What names of arrays tell, in this order: equinox' and Keras' would do for those below them. "" is more than one.
-_NAMES = (
-    ("torch", r"(.*\.)?(weight|bias)_[ih]h_l\d+(_reverse)?|(.*\.)?bias_ih"),
-    ("equinox", r"(.*\.)?weight_ih"),
-    ("", r"(.*[/.])?recurrent_kernel(:0)?"),
-    ("flax", r"(.*[/.])?(ii|dense_i)[/.]kernel([/.]value)?"),
-    ("haiku", r"(.*/)?linear/w"),
-    ("sonnet1", r"(.*/)?w_gates(:0)?"),
-    ("sonnet2", r"(.*/)?w_i(:0)?"),
-    ("mxnet", r"(.*[._])?i2h_weight"),
-    ("chainer", r"(.*[/.])?(upward[/.]W|0[/.]w0)"),
-    ("tf1", r"(.*/)?(kernel|W_0)(:0)?"),
-)
-
-# What is known, and can't be read.
+# Files of no system, which can't be read.
 _REFUSED = (
-    (re.compile(rb".{4}TFL3", re.DOTALL), "a TFLite model: give its tensors to fusedlstm.convert.from_tflite"),
     (re.compile(rb"GGUF"), "a GGUF file, which no LSTM is read from"),
     (re.compile(rb"\x80[\x03-\x05]"), "a Python pickle, which is never read: it can run any program"),
 )
+_HINT = "Say which with --from, or call its function of fusedlstm.convert"
 
 
 def recognise(path: AnyPath) -> str:
-    """Return the system whose file or folder this is, such as "torch": that of `fusedlstm.convert.from_torch`.
+    """Return the name of the system whose file or folder this is, such as "torch".
 
     Raises:
         WeightsFileError: it is of none that is read here, of our own format, or can't be told.
@@ -54,8 +37,9 @@ def recognise(path: AnyPath) -> str:
         TypeError: `path` is not a path.
     """
     name = check_path("path", path)
-    if is_tf1_checkpoint(name):
-        return "tf1"
+    for system in SYSTEMS:
+        if system.signs.at is not None and system.signs.at(name):
+            return system.name
     with files.reading(name):
         return _of_file(name)
 
@@ -63,12 +47,11 @@ def recognise(path: AnyPath) -> str:
 def _of_file(name: str) -> str:
     with open(name, "rb") as file:
         start = file.read(16)
-    if start.startswith(_HDF5):
-        return "keras"
     if start.startswith(_ZIP):
         return _of_zip(name)
-    if start.startswith(_PICKLE):
-        return "torch"
+    for system in SYSTEMS:
+        if system.signs.start and re.match(system.signs.start, start):
+            return _unless_refused(name, system)
     for pattern, what in _REFUSED:
         if pattern.match(start):
             raise WeightsFileError(f"{name} is {what}")
@@ -76,35 +59,16 @@ def _of_file(name: str) -> str:
         if files.is_ours(name):
             raise WeightsFileError(f"{name} is a file of fusedlstm's own already, which load_weights reads")
         return _of_names(name, open_archive(name))
-    if start.startswith(_MODEL_PROTO):
-        return "onnx"
     raise WeightsFileError(f"{name} is of no kind that is known here. {_HINT}")
 
 
-_HINT = "Say which with --from, or call its function of fusedlstm.convert"
-
-_OF_KERAS_OR_HASTE = (
-    "has a recurrent_kernel, as Keras' LSTM and haste's have, whose gates differ. Of haste say --from haste; of Keras "
-    "give the file that it saved, or the arrays to fusedlstm.convert.from_keras"
-)
-
-
-def is_tf1_checkpoint(path: str) -> bool:
-    """Whether a path is a TensorFlow checkpoint's: its prefix, its index, or the folder of it or of a SavedModel."""
-    if path.endswith(".index") or os.path.isfile(f"{path}.index"):
-        return True
-    places = ("checkpoint", os.path.join("variables", "variables.index"), "variables.index")
-    return os.path.isdir(path) and any(os.path.isfile(os.path.join(path, place)) for place in places)
-
-
 def _of_zip(path: str) -> str:
-    """Return the system of a zip file: .keras, PyTorch's, or .npz."""
+    """Return the system of a zip file: one with members of its own, or that of the arrays of a .npz."""
     with files.reading(path, " is a damaged zip file"), zipfile.ZipFile(path) as archive:
         members = archive.namelist()
-    if "config.json" in members and "model.weights.h5" in members:
-        return "keras"
-    if any(member.endswith("/data.pkl") for member in members):
-        return "torch"
+    for system in SYSTEMS:
+        if system.signs.members and all(_any_match(pattern, members) for pattern in system.signs.members):
+            return _unless_refused(path, system)
     if any(member.endswith(".npy") for member in members):
         return _of_names(path, open_archive(path))
     some = ", ".join(members[:4]) or "nothing"
@@ -113,18 +77,19 @@ def _of_zip(path: str) -> str:
 
 def _of_names(path: str, names: Collection[str]) -> str:
     """Return the system that has names like these, of the arrays in a file of any program."""
-    system = system_of_names(names)
-    if system:
-        return system
-    if system is not None:
-        raise WeightsFileError(f"{path} {_OF_KERAS_OR_HASTE}")
+    for system in SYSTEMS:
+        if system.signs.array and _any_match(system.signs.array, names):
+            return _unless_refused(path, system)
     some = ", ".join(sorted(names)[:6]) or "nothing"
     raise WeightsFileError(f"{path} has no arrays whose names tell of an LSTM: {some}. {_HINT}")
 
 
-def system_of_names(names: Collection[str]) -> str | None:
-    """Return the system whose arrays have names like these: "" for Keras's or haste's, None for none."""
-    for system, pattern in _NAMES:
-        if any(re.fullmatch(pattern, name) for name in names):
-            return system
-    return None
+def _any_match(pattern: str, names: Collection[str]) -> bool:
+    return any(re.fullmatch(pattern, name) for name in names)
+
+
+def _unless_refused(path: str, system: System) -> str:
+    """Return a system's name, or raise if such files of it are refused."""
+    if system.signs.refused:
+        raise WeightsFileError(f"{path} {system.signs.refused}")
+    return system.name

@@ -1,4 +1,4 @@
-"""LSTMWeights -> the arrays of a cell in a layout of the table, or a refusal of what it has no place for."""
+"""Write LSTMWeights as the arrays of a cell in some layout, and refuse what a layout has no place for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from fusedlstm.arrays.dtypes import NumpyArray
-    from fusedlstm.convert.layouts import Layout, Names
+    from fusedlstm.convert.layout import Layout, Names
     from fusedlstm.weights import LSTMWeights
 
 
@@ -23,7 +23,7 @@ def write(layout: Layout, weights: LSTMWeights, *, forget_bias: float | None = N
     its bits. Where it always has a bias, zeros stand for none.
 
     Args:
-        layout: a row of the table.
+        layout: the cell's.
         weights: those of a cell that has nothing which the layout has no place for: see `refuse`.
         forget_bias: what the cell will add at every step, and so is not in its bias; None for what its system
             adds.

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTMWeights, StackedWeights, convert
-from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.writing import write
+
+from support.layouts import LAYOUTS
 
 I, N, P = 3, 4, 2
 TAKEN, REFUSED, NOTHING = "taken", "refused", "changes nothing"

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, convert
 from fusedlstm.convert.checking import check
-from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.trees import flatten, unflatten
 from fusedlstm.convert.writing import write
 
 from support.comparisons import assert_steps, state_on
+from support.layouts import LAYOUTS, plant
 from support.oracle_files import TOLERANCE, Oracle
 
 I, N = 3, 4
@@ -837,7 +837,7 @@ def test_check_finds_wrong_conversions(jax, system, layout, package, monkeypatch
     assert right.agrees
     assert right.framework.startswith(package)
     for wrong in wrong_rows(layout):
-        monkeypatch.setitem(LAYOUTS, layout, wrong)
+        plant(monkeypatch, layout, wrong)
         assert not check(system, arrays, None, importer(arrays), {}).agrees, wrong.gates
 
 
@@ -845,14 +845,14 @@ def test_check_finds_wrong_conversions(jax, system, layout, package, monkeypatch
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_check_finds_exchanged_directions(linen, api, dtype, monkeypatch):
     """Flax's Bidirectional knows which direction reads forward, so exchanging them in our reader shows."""
-    from fusedlstm.convert import flax as importing
+    from fusedlstm.convert.flax import tree
 
     layers = [StackedWeights.random(I, N, seed=0, bidirectional=True, dtype=dtype)]
     layers += [StackedWeights.random(2 * N, N, seed=1, bidirectional=True, dtype=dtype)]
     arrays = flatten("", {f"l{k}": convert.to_flax(layer, api) for k, layer in enumerate(layers)}, "/")
     for prefix in ("l0", ["l0", "l1"], [("l0/forward_rnn", "l0/backward_rnn")]):
         assert check("flax", arrays, prefix, convert.from_flax(arrays, prefix), {}).agrees
-    monkeypatch.setattr(importing, "_DIRECTIONS", importing._DIRECTIONS[::-1])
+    monkeypatch.setattr(tree, "DIRECTIONS", tree.DIRECTIONS[::-1])
     for prefix in ("l0", ["l0", "l1"]):
         assert not check("flax", arrays, prefix, convert.from_flax(arrays, prefix), {}).agrees
 

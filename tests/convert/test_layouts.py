@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusedlstm import LSTMWeights
-from fusedlstm.convert.layouts import LAYOUTS, Layout, each
+from fusedlstm.convert.layout import Layout, each
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.writing import refuse, write
+
+from support.layouts import LAYOUTS
 
 I, N, P = 3, 4, 2
 DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, convert
-from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.writing import write
 
 from support.comparisons import assert_steps
 from support.documented import FORMULAS, I, N, P, coreml_parameters, cudnn_arrays, haste_parameters, numbers
+from support.layouts import LAYOUTS
 from support.oracle_files import Oracle
 
 

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTM, StackedWeights, convert
-from fusedlstm.convert import flax, haiku, operators, plain, reading, states
-from fusedlstm.convert.layouts import LAYOUTS
-from fusedlstm.convert.tf1 import importing, layers
+from fusedlstm.convert import reading
+from fusedlstm.convert.flax import tree
+from fusedlstm.convert.systems import BY_NAME, SYSTEMS
+from fusedlstm.convert.tf1 import layers
 
 from support.documented import FORMULAS
+from support.layouts import LAYOUTS, plant
 from support.oracle_cases import LAYERS, ROWS, Case, stacked_of
 from support.oracle_files import Oracle
 
@@ -146,16 +148,6 @@ def all_mistakes():
     ]
 
 
-def plant(monkeypatch, name, wrong):
-    """Put a wrong row into the table, and wherever a module keeps a reference to the right one."""
-    right = LAYOUTS[name]
-    monkeypatch.setitem(LAYOUTS, name, wrong)
-    for module in [module for key, module in sys.modules.items() if key.startswith("fusedlstm.convert")]:
-        for key, value in list(vars(module).items()):
-            if value is right:
-                monkeypatch.setattr(module, key, wrong)
-
-
 def shows(checks):
     """Return whether any check fails, by its numbers or because the wrong row doesn't fit the arrays."""
     for check in checks:
@@ -190,14 +182,21 @@ def test_rows_of_h_before_x_are_found(name, monkeypatch):
     assert shows(case.check for case in ROWS[name])
 
 
+def replace_everywhere(monkeypatch, right, wrong):
+    """Put something wrong wherever a module of fusedlstm.convert has the right one."""
+    for module in [module for key, module in sys.modules.items() if key.startswith("fusedlstm.convert")]:
+        for key, value in list(vars(module).items()):
+            if value is right:
+                monkeypatch.setattr(module, key, wrong)
+
+
 def with_layers(monkeypatch, order):
     """Make every importer join cells in another order."""
 
     def stacked(cells, *, bidirectional=False, **options):
         return StackedWeights(order(list(cells), bidirectional), bidirectional=bidirectional, **options)
 
-    for module in (flax, haiku, operators, plain, importing):
-        monkeypatch.setattr(module, "StackedWeights", stacked)
+    replace_everywhere(monkeypatch, StackedWeights, stacked)
 
 
 def of_both_directions(system):
@@ -216,7 +215,7 @@ def test_exchanged_directions_are_found(system, monkeypatch):
     assert all(shows([case.check]) for case in cases)
 
 
-@pytest.mark.parametrize(("system", "module", "names"), [("flax", flax, "_DIRECTIONS"), ("tf1", layers, "_WAYS")])
+@pytest.mark.parametrize(("system", "module", "names"), [("flax", tree, "DIRECTIONS"), ("tf1", layers, "_WAYS")])
 def test_exchanged_names_of_directions_are_found(system, module, names, monkeypatch):
     cases = of_both_directions(system)
     monkeypatch.setattr(module, names, getattr(module, names)[::-1])
@@ -251,11 +250,11 @@ def state_goes_through(system):
         assert np.abs(getattr(got, part) - oracle[f"{part}_seq"][0]).max() <= oracle.tolerance
 
 
-@pytest.mark.parametrize("system", STATES)
+@pytest.mark.parametrize("system", [system.name for system in SYSTEMS if system.form])
 def test_an_exchanged_state_is_found(system, monkeypatch):
     state_goes_through(system)
-    form = getattr(states, f"_{system.upper()}")
-    monkeypatch.setattr(states, f"_{system.upper()}", form._replace(order=form.order[::-1]))
+    form = BY_NAME[system].form
+    replace_everywhere(monkeypatch, form, form._replace(order=form.order[::-1]))
     assert shows([partial(state_goes_through, system)])
 
 

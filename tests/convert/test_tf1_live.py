@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert
 from fusedlstm.convert.checking import check
-from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.running.tf1 import run
 
+from support.layouts import LAYOUTS, plant
 from support.oracle_files import FOLDER, TOLERANCE, Oracle
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -310,13 +310,13 @@ def test_check_finds_wrong_conversions(mistake, monkeypatch):
     if mistake == "forget_bias":
         options = {"forget_bias": 0.5}
     elif mistake == "peephole":
-        monkeypatch.setitem(LAYOUTS, "tf1", replace(row, peephole=(row.peephole[1], row.peephole[0], row.peephole[2])))
+        plant(monkeypatch, "tf1", replace(row, peephole=(row.peephole[1], row.peephole[0], row.peephole[2])))
     elif mistake == "kernel":
         variables_read = variables | {"rnn/lstm_cell/kernel": variables["rnn/lstm_cell/kernel"][::-1].copy()}
         assert not check("tf1", variables, None, convert.from_tf1(variables_read), {}).agrees
         return
     else:
-        monkeypatch.setitem(LAYOUTS, "tf1", replace(row, gates=mistake))
+        plant(monkeypatch, "tf1", replace(row, gates=mistake))
     wrong = convert.from_tf1(variables, **options)
     monkeypatch.undo()
     assert not check("tf1", variables, None, wrong, {}).agrees

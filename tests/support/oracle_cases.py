@@ -11,7 +11,7 @@ import numpy as np
 
 from fusedlstm import LSTM, LSTMState, convert
 from fusedlstm.convert.keras.objects import from_keras
-from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.onnx.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
 from fusedlstm.weights import LSTMWeights
 

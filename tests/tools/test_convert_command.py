@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from safetensors.numpy import save_file
 from fusedlstm import LSTMWeights, StackedWeights, convert, load_weights
 from fusedlstm.cli import main as command_line
 from fusedlstm.convert import checking
-from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.systems import BY_NAME
 from fusedlstm.convert.writing import write
 
+from support.layouts import LAYOUTS
 from support.places import DATA
 
 
@@ -179,7 +181,7 @@ def test_what_disagrees_is_not_written(tmp_path, capsys, monkeypatch):
             arrays[name] = arrays[name].reshape(4, 4, -1)[[1, 0, 2, 3]].reshape(arrays[name].shape)
         return StackedWeights([LSTMWeights(**arrays)])
 
-    monkeypatch.setattr(convert, "from_torch", wrong)
+    monkeypatch.setitem(BY_NAME, "torch", replace(BY_NAME["torch"], read=wrong))
     status, said, _ = run(capsys, source, out, "--check")
     assert status == 1
     assert "torch" in said

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.keras.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.keras.arrays import arrays_of
 from fusedlstm.convert.keras.layers import Given, weights_of
+from fusedlstm.convert.keras.layouts import LAYOUTS
 from fusedlstm.convert.keras.nodes import choose, vouch
 from fusedlstm.convert.keras.trees import node_of
-from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.advice import use_weights_of

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.onnx import functions
+from fusedlstm.convert.onnx.layouts import LAYOUTS
 from fusedlstm.convert.onnx.source import METADATA, package
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights

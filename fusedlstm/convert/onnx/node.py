@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.onnx import functions
+from fusedlstm.convert.onnx.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.files import blaming

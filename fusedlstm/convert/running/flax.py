@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.convert.flax import FUNCTIONS, Tree
+from fusedlstm.convert.flax.tree import FUNCTIONS, Tree
 from fusedlstm.convert.running.steps import run_steps
 from fusedlstm.convert.trees import names_below, unflatten
 from fusedlstm.stacked import StackedWeights

@@ -117,7 +117,7 @@ def _assumed(found: Sequence[Found], given: Given) -> str:
     return f". Nor does it say whether {' and '.join(names)} {were} left at Keras's default: give what you know"
 
 
-def package(source: str | os.PathLike[str], name: Any, options: Mapping[str, Any]) -> str:
+def framework_of(source: str | os.PathLike[str], name: Any, options: Mapping[str, Any]) -> str:
     """Return the Keras that `run` of these arguments asks: the package's name."""
     with opened(source) as root:
         return _PACKAGES[_installed(_found(root, name)[0].node, _given(options))[0]]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
+from fusedlstm.convert.tf1.layouts import LAYOUTS
 from fusedlstm.validation.arguments import check_bool, check_real, fail
 from fusedlstm.weights import LSTMWeights
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusedlstm.convert.layouts import LAYOUTS, Layout, all_names
+from fusedlstm.convert.layout import Layout, all_names
+from fusedlstm.convert.tf1.layouts import LAYOUTS
 from fusedlstm.convert.tf1.others import KERAS, other_cell, other_names
 from fusedlstm.convert.tf1.variables import Variables, join
 from fusedlstm.validation.arguments import fail
@@ -53,7 +54,7 @@ class Cell:
 
     @property
     def layout(self) -> Layout:
-        """The row of the table."""
+        """The layout of its arrays."""
         return LAYOUTS["tf1_coupled" if self.is_coupled else "tf1"]
 
     @property

@@ -51,6 +51,14 @@ def open_variables(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     return open_archive(given)
 
 
+def is_checkpoint(path: str) -> bool:
+    """Whether a path is a checkpoint's: its prefix, its index, or the folder of it or of a SavedModel."""
+    if path.endswith(".index") or os.path.isfile(f"{path}.index"):
+        return True
+    places = ("checkpoint", os.path.join("variables", "variables.index"), "variables.index")
+    return os.path.isdir(path) and any(os.path.isfile(os.path.join(path, place)) for place in places)
+
+
 def _checkpoint_at(path: str) -> str | None:
     """Return what names the checkpoint at a path; None where there is none."""
     match = _FILES.fullmatch(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.tf1.layouts import LAYOUTS
 from fusedlstm.convert.tf1.variables import join
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights

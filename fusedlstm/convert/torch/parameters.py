@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 from fusedlstm import files, log
 from fusedlstm.convert.foreign import check_names
-from fusedlstm.convert.layouts import LAYOUTS
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.torch.files import open_parameters, shape_of
 from fusedlstm.convert.torch.forms import compute, form_of, hint_for
+from fusedlstm.convert.torch.layouts import LAYOUTS
 from fusedlstm.convert.torch.modules import Module
 from fusedlstm.convert.torch.scopes import PARAMETER, Parts, Scopes
 from fusedlstm.convert.trees import flatten, names_below, scope_of
@@ -27,7 +27,6 @@ from fusedlstm.weights import LSTMWeights
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-_LAYOUT = LAYOUTS["torch"]
 _QUANTISED = re.compile(r"_all_weight_values\..*|_packed_.*")
 # Names of modules in a cell that normalise its gates, such as layernorm_i.weight in PyTorch's benchmarks or ln_ih.bias.
 _NORMALISING = re.compile(r"(?i)[^.]*(?:norm|(?<![a-z])[lb]n(?![a-z]))[^.]*\..*")
@@ -235,7 +234,9 @@ class LSTMParameters:
                 hint = f"Give prefix= one of {_some(found)}" if found else ""
                 fail(ValueError, "source", f"a parameter {self._scope + name + suffix!r}", have, hint)
         _refuse_other_cells(self._scope + "weight_hh" + suffix, arrays["weight_hh"])
-        ours: dict[str, Any] = read(_LAYOUT, "source", arrays, full_name=lambda name: self._scope + name + suffix)
+        ours: dict[str, Any] = read(
+            LAYOUTS["torch"], "source", arrays, full_name=lambda name: self._scope + name + suffix
+        )
         return LSTMWeights(**ours)
 
     def _array(self, name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.torch.layouts import LAYOUTS
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.advice import use_weights_of
@@ -13,8 +13,6 @@ from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
-
-_LAYOUT = LAYOUTS["torch"]
 
 
 def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
@@ -50,7 +48,7 @@ def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
         else:
             hint = "An LSTM has one: use to_torch(StackedWeights([weights]))"
             refuse(cell, "torch.nn.LSTMCell", (), {"weight_hr": hint})
-        state_dict |= {name + suffix: to_tensor(array) for name, array in write(_LAYOUT, cell).items()}
+        state_dict |= {name + suffix: to_tensor(array) for name, array in write(LAYOUTS["torch"], cell).items()}
     return state_dict
 
 

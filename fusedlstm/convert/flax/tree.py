@@ -1,26 +1,16 @@
-"""Flax's LSTM cells, of linen and nnx <-> LSTMWeights and StackedWeights.
-
-Linen's LSTMCell and OptimizedLSTMCell and nnx's LSTMCell keep a kernel a gate: (I, N) in ii, if, ig and io (nnx calls
-the second if_), and (N, N) with a bias in hi, hf, hg and ho. nnx's OptimizedLSTMCell keeps dense_i (I, 4N), and dense_h
-(N, 4N) with a bias, in the gate order i, f, g, o. Checked by numbers of Flax 0.12.8.
-"""
+"""Find LSTM cells among Flax's parameters, and read their weights."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.convert.flax_modules import check_module
-from fusedlstm.convert.foreign import check_names
-from fusedlstm.convert.layouts import LAYOUTS
+from fusedlstm.convert.flax.layouts import LAYOUTS
 from fusedlstm.convert.reading import read, refuse_unknown
-from fusedlstm.convert.trees import flatten, names_below, scope_of, unflatten
-from fusedlstm.convert.writing import refuse, write
+from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.functions import check_function
-from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.advice import use_weights_of
-from fusedlstm.validation.arguments import check_choice, describe_type, fail
+from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
@@ -36,9 +26,8 @@ _OTHERS = {
     "i/kernel": "a SimpleCell",
     "dense_i/bias": "a GRUCell or SimpleCell",
 }
-_DIRECTIONS = ("forward_rnn", "backward_rnn")  # of Bidirectional
+DIRECTIONS = ("forward_rnn", "backward_rnn")  # of Bidirectional
 _RNGS = "rngs"  # an nnx module's random number generators, which an LSTM's step doesn't use
-_APIS = {"linen": "flax", "nnx": "flax_dense"}
 # jax.nn's functions.
 FUNCTIONS: dict[str, Function] = {
     "tanh": "tanh",
@@ -51,99 +40,6 @@ FUNCTIONS: dict[str, Function] = {
     "leaky_relu": ("leaky_relu", 0.01),
     "hard_sigmoid": ("hard_sigmoid", 1 / 6, 0.5),
 }
-
-
-def from_flax(
-    source: Any,
-    prefix: str | Sequence[str | Sequence[str]] = "",
-    *,
-    activation: Function | None = None,
-    gate_activation: Function | None = None,
-    custom_classes: Collection[str] = (),
-) -> LSTMWeights | StackedWeights:
-    """Return the weights of an LSTMCell or OptimizedLSTMCell, of an RNN or Bidirectional of them, or of several.
-
-    Inputs of an RNN are (B, T, I): use LSTM(weights, batch_first=True). A Bidirectional concatenates both directions'
-    outputs by default. An nnx module that merges them in another way raises; parameters don't tell, so the default is
-    assumed. The log warns about an nnx RNN that runs in reverse: pass reverse=True to LSTM.__call__, which keeps
-    outputs in the order of the inputs, like Flax's keep_order=True.
-
-    Args:
-        source: linen's variables or params; an nnx module, its State or its pure dict. Nested, or flat with names
-            such as "lstm/ii/kernel" or all such as "lstm.ii.kernel", or tuples.
-        prefix: where in it the cell or layer is, such as "encoder/LSTMCell_0". "params" may be left out. A sequence
-            of several is layers, the first below; an element that is itself two prefixes is both directions of
-            a layer, forward first.
-        activation: the cell's activation_fn, by our name. An nnx module says it; for parameters, which don't, None
-            is Flax's default, "tanh".
-        gate_activation: its gate_fn, likewise; None is "sigmoid".
-        custom_classes: names of an nnx module's classes that compute the same as Flax's LSTMCell, RNN or
-            Bidirectional.
-
-    Returns:
-        LSTMWeights of a cell; StackedWeights of an RNN, of a Bidirectional, and of a sequence.
-
-    Raises:
-        TypeError: `source` is none of these; the arrays' dtypes are mixed or unsupported; `custom_classes` is not a
-            sequence of strings.
-        ValueError: there is no such cell, or one of another formula; there are arrays that such a cell doesn't have;
-            a module's function is unknown (pass it); a class has its own call and `custom_classes` doesn't name it; an
-            RNN starts from a state other than zeros; a Bidirectional doesn't concatenate its outputs; an array has the
-            wrong shape.
-    """
-    vouched = check_names(custom_classes)
-    tree = Tree(source, activation, gate_activation)
-    layers, is_cell = tree.find(prefix)
-    scopes = [scope for layer in layers for scope in layer]
-    for scope in scopes:
-        tree.layout(scope)  # raises, and says what it is instead
-    if tree.module is not None:
-        check_module(tree, scopes, vouched)
-    cells = [tree.cell(scope) for scope in scopes]
-    return cells[0] if is_cell else StackedWeights(cells, bidirectional=len(layers[0]) == 2)
-
-
-def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[str, Any]:
-    """Return the parameters of a cell with these weights, nested, of NumPy arrays.
-
-    Args:
-        weights: LSTMWeights for a cell; StackedWeights of one layer for an RNN or a Bidirectional. Flax's cells
-            always have a bias: zeros stand for none.
-        api: "linen" for the params of a LSTMCell or OptimizedLSTMCell; "nnx" for the pure dict of an
-            OptimizedLSTMCell.
-
-    Raises:
-        TypeError: `weights` are of another type.
-        ValueError: what these cells have no place for, or their parameters don't say: peepholes, a projection, a
-            clip, other functions, a coupled gate, residual layers, several layers.
-    """
-    check_choice("api", api, tuple(_APIS))
-    if isinstance(weights, LSTMWeights):
-        return _cell(weights, api)
-    if not isinstance(weights, StackedWeights):
-        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights), use_weights_of(weights))
-    if any(weights.residual):
-        fail(ValueError, "residual", "False, as Flax's RNN has nothing else", repr(weights.residual))
-    if weights.num_layers > 1:
-        hint = "Their names are the model's own: convert each"
-        fail(ValueError, "weights", "one layer", f"{weights.num_layers} of them", hint)
-    rnns = [{"cell": _cell(cell, api)} for cell in weights.layers]
-    return dict(zip(_DIRECTIONS, rnns, strict=True)) if weights.bidirectional else rnns[0]
-
-
-def list_flax(source: Any) -> list[tuple[str, int, int]]:
-    """Return the cells that a source of `from_flax` holds: the prefix, I and N of each.
-
-    Raises:
-        TypeError: as from_flax.
-    """
-    return Tree(source).cells()
-
-
-def _cell(weights: LSTMWeights, api: str) -> dict[str, Any]:
-    hint = "Parameters don't say it"
-    refuse(weights, "Flax's LSTMCell", (), {"activation": hint, "gate_activation": hint})
-    return unflatten(write(LAYOUTS[_APIS[api]], weights), "/")
 
 
 class Tree:
@@ -205,12 +101,12 @@ class Tree:
         elif not scope and names_below(self.everything, "params/"):
             scope = "params/"
         parts = {name.partition("/")[0] for name in names_below(self.everything, scope)}
-        if set(_DIRECTIONS) <= parts:
-            if others := sorted(parts - {*_DIRECTIONS, _RNGS}):
-                hint = f"Give prefix=[({', '.join(repr(scope + one) for one in _DIRECTIONS)})] for both directions only"
+        if set(DIRECTIONS) <= parts:
+            if others := sorted(parts - {*DIRECTIONS, _RNGS}):
+                hint = f"Give prefix=[({', '.join(repr(scope + one) for one in DIRECTIONS)})] for both directions only"
                 fail(ValueError, "source", f"nothing but both directions at {scope!r}", ", ".join(others[:4]), hint)
             self.bidirectionals.append(scope)
-            return [self.rnn(f"{scope}{direction}/") for direction in _DIRECTIONS], False
+            return [self.rnn(f"{scope}{direction}/") for direction in DIRECTIONS], False
         return ([self.rnn(scope)], False) if "cell" in parts else ([scope], True)
 
     def rnn(self, scope: str) -> str:

@@ -13,7 +13,7 @@ from fusedlstm.validation.arguments import fail
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fusedlstm.convert.flax import Tree
+    from fusedlstm.convert.flax.tree import Tree
 
 
 def check_module(tree: Tree, cells: Sequence[str], vouched: frozenset[str]) -> None:

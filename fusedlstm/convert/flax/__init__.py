@@ -1,0 +1,1 @@
+"""Convert the weights and states of Flax's LSTM cells, of linen and of nnx, and back."""

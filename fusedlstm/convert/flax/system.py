@@ -1,0 +1,21 @@
+"""Flax's record."""
+
+from __future__ import annotations
+
+from fusedlstm.convert.flax.importing import from_flax, list_flax
+from fusedlstm.convert.flax.layouts import LAYOUTS
+from fusedlstm.convert.flax.states import FORM, state_from_flax, state_to_flax
+from fusedlstm.convert.flax.writing import to_flax
+from fusedlstm.convert.record import Signs, System
+
+SYSTEM = System(
+    name="flax",
+    layouts=LAYOUTS,
+    read=from_flax,
+    others=(list_flax, to_flax, state_from_flax, state_to_flax),
+    source="arrays",
+    takes_layers=True,
+    signs=Signs(array=r"(.*[/.])?(ii|dense_i)[/.]kernel([/.]value)?"),
+    framework="flax",
+    form=FORM,
+)

@@ -1,0 +1,49 @@
+"""Convert LSTMWeights and StackedWeights to the parameters of Flax's cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusedlstm.convert.flax.layouts import LAYOUTS
+from fusedlstm.convert.flax.tree import DIRECTIONS
+from fusedlstm.convert.trees import unflatten
+from fusedlstm.convert.writing import refuse, write
+from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import check_choice, describe_type, fail
+from fusedlstm.weights import LSTMWeights
+
+_APIS = {"linen": "flax", "nnx": "flax_dense"}
+
+
+def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[str, Any]:
+    """Return the parameters of a cell with these weights, nested, of NumPy arrays.
+
+    Args:
+        weights: LSTMWeights for a cell; StackedWeights of one layer for an RNN or a Bidirectional. Flax's cells
+            always have a bias: zeros stand for none.
+        api: "linen" for the params of a LSTMCell or OptimizedLSTMCell; "nnx" for the pure dict of an
+            OptimizedLSTMCell.
+
+    Raises:
+        TypeError: `weights` are of another type.
+        ValueError: what these cells have no place for, or their parameters don't say: peepholes, a projection, a
+            clip, other functions, a coupled gate, residual layers, several layers.
+    """
+    check_choice("api", api, tuple(_APIS))
+    if isinstance(weights, LSTMWeights):
+        return _cell(weights, api)
+    if not isinstance(weights, StackedWeights):
+        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights))
+    if any(weights.residual):
+        fail(ValueError, "residual", "False, as Flax's RNN has nothing else", repr(weights.residual))
+    if weights.num_layers > 1:
+        hint = "Their names are the model's own: convert each"
+        fail(ValueError, "weights", "one layer", f"{weights.num_layers} of them", hint)
+    rnns = [{"cell": _cell(cell, api)} for cell in weights.layers]
+    return dict(zip(DIRECTIONS, rnns, strict=True)) if weights.bidirectional else rnns[0]
+
+
+def _cell(weights: LSTMWeights, api: str) -> dict[str, Any]:
+    hint = "Parameters don't say it"
+    refuse(weights, "Flax's LSTMCell", (), {"activation": hint, "gate_activation": hint})
+    return unflatten(write(LAYOUTS[_APIS[api]], weights), "/")

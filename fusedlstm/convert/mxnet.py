@@ -1,0 +1,78 @@
+"""Convert weights of MXNet's gluon.rnn.LSTMCell and LSTM."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from fusedlstm.convert.cells import below, cell_weights, flat_arrays
+from fusedlstm.convert.layout import Layout
+from fusedlstm.convert.record import Signs, System
+from fusedlstm.convert.trees import check_prefix, names_below
+from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.arguments import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fusedlstm.weights import LSTMWeights
+
+# The projection is from MXNet's source.
+LAYOUTS = {
+    "mxnet": Layout(
+        gates="ifgo",
+        columns=False,
+        weight_ih="i2h_weight",
+        weight_hh="h2h_weight",
+        biases=("i2h_bias", "h2h_bias"),
+        weight_hr="h2r_weight",
+    ),
+}
+
+
+def from_mxnet(
+    params: Mapping[str, Any],
+    prefix: str = "",
+    *,
+    state_clip_min: float | None = None,
+    state_clip_max: float | None = None,
+) -> LSTMWeights | StackedWeights:
+    """Return the weights of MXNet's gluon.rnn.LSTMCell, or gluon.rnn.LSTM of any layers and directions.
+
+    i2h_weight is (4N, I) and h2h_weight (4N, P), rows in the gate order i, f, g, o, with a bias each; h2r_weight is
+    (P, N). A layer's names begin with l0_, l1_ ..., its backward direction's with r0_, r1_ ... The cell is checked
+    by numbers of MXNet 1.9.1, the layers' names by its source.
+
+    Args:
+        params: names to arrays, such as {name: p.data().asnumpy() for name, p in net.collect_params().items()}.
+        prefix: what the names begin with, to the letter, such as "lstm0_" or "encoder.lstm.".
+        state_clip_min: the layer's argument; refused, as what cuDNN clips by it is not documented.
+        state_clip_max: likewise.
+
+    Returns:
+        LSTMWeights of a cell; StackedWeights of an LSTM, even of one layer.
+
+    Raises:
+        TypeError: `params` is not a mapping; arrays of mixed or unsupported dtypes.
+        ValueError: no such cell or LSTM; wrong shapes; a clip; arrays that it doesn't have.
+    """
+    for name, value in (("state_clip_min", state_clip_min), ("state_clip_max", state_clip_max)):
+        if value is not None:
+            fail(ValueError, name, "None", str(value), "cuDNN's documents don't say what it clips")
+    params = flat_arrays("params", params)
+    layers = [
+        m.groups() for name in names_below(params, check_prefix(prefix)) if (m := re.fullmatch(r"([lr])(\d+)_.*", name))
+    ]
+    if not layers:
+        arrays, scope = below("params", params, prefix, "_", "i2h_weight")
+        return cell_weights(LAYOUTS["mxnet"], "params", arrays, scope)
+    directions = "lr" if any(direction == "r" for direction, _ in layers) else "l"
+    cells = []
+    for layer in range(max(int(number) for _, number in layers) + 1):
+        for direction in directions:
+            arrays, scope = below("params", params, f"{prefix}{direction}{layer}_", "_", "i2h_weight")
+            cells.append(cell_weights(LAYOUTS["mxnet"], "params", arrays, scope))
+    return StackedWeights(cells, bidirectional=len(directions) == 2)
+
+
+SYSTEM = System("mxnet", LAYOUTS, from_mxnet, source="arrays", signs=Signs(array=r"(.*[._])?i2h_weight"))

@@ -1,0 +1,68 @@
+"""The record of a system: all that recognition, the command, checks and tests know of it.
+
+A system is a library, framework or file format that has LSTMs. Its record stands at the end of its file, or in
+`system.py` of its folder; `systems.py` collects them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from fusedlstm.convert.layout import Layout
+    from fusedlstm.convert.states import Form
+
+
+@dataclass(frozen=True)
+class Signs:
+    """How a file shows which system wrote it.
+
+    Attributes:
+        at: whether there is something of this system at a path, such as a checkpoint's prefix.
+        start: a pattern that the first 16 bytes match.
+        members: patterns of names of a zip file's members. Each must match one.
+        array: a pattern of names of arrays. One must match.
+        refused: what an error says of such a file if `read` can't take it, or another system's may look the same.
+    """
+
+    at: Callable[[str], bool] | None = None
+    start: bytes = b""
+    members: tuple[str, ...] = ()
+    array: str = ""
+    refused: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """What is known of a system.
+
+    Attributes:
+        name: its name for the command, and at the end of its functions' names.
+        layouts: where it keeps a cell's arrays, by names that no other system has. Its code looks layouts up here.
+        read: its `from_*`; None if only states are converted.
+        others: its other public functions.
+        source: what the command passes to `read`; "" if the command can't convert such files.
+        takes_layers: whether `read` takes several names, of layers one above the other.
+        names_in: lists the names of the LSTMs in a source, as `read` takes them.
+        initial_state: takes a source and a name, and returns the constant initial state.
+        parts: returns files that a source consists of besides itself, by their names in errors.
+        signs: how a file shows that it is this system's.
+        framework: the package that checks use. `running/<name>.py` runs it.
+        form: its state of one cell and of several.
+    """
+
+    name: str
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    read: Callable[..., Any] | None = None
+    others: tuple[Callable[..., Any], ...] = ()
+    source: Literal["path", "arrays", ""] = ""
+    takes_layers: bool = False
+    names_in: Callable[[Any], list[str]] | None = None
+    initial_state: Callable[[Any, Any], Any] | None = None
+    parts: Callable[[str], dict[str, str | None]] | None = None
+    signs: Signs = Signs()
+    framework: str = ""
+    form: Form | None = None
