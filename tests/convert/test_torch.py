@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert
 from fusedlstm.arrays import dtypes
 from fusedlstm.convert.running import torch as running
-from fusedlstm.convert.torch.parameters import _find
+from fusedlstm.convert.torch.listing import find_lstms
 
 I, N, P = 3, 4, 2
 TOLERANCE = {"float64": 1e-12, "float32": 3e-6, "float16": 8e-3, "bfloat16": 6e-2}
@@ -454,7 +454,7 @@ def test_many_lstms_are_listed_in_one_pass():
             return super().__iter__()
 
     parameters = Counted({f"{k}.weight_ih": np.zeros((4, 1)) for k in range(100)})
-    assert len(_find(parameters)) == 100
+    assert len(find_lstms(parameters)) == 100
     assert Counted.passes < 5
 
 

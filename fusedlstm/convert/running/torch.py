@@ -10,7 +10,8 @@ import numpy as np
 from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.torch.files import SavedParameters, open_parameters
 from fusedlstm.convert.torch.forms import Form, form_of
-from fusedlstm.convert.torch.parameters import only_scope, suffix_of
+from fusedlstm.convert.torch.listing import only_scope
+from fusedlstm.convert.torch.parameters import suffix_of
 from fusedlstm.convert.torch.scopes import Scopes
 from fusedlstm.convert.torch.writing import to_tensor
 from fusedlstm.convert.trees import flatten, scope_of

@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from fusedlstm import files, log
 from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.reading import read
-from fusedlstm.convert.torch.files import open_parameters, shape_of
+from fusedlstm.convert.torch.files import open_parameters
 from fusedlstm.convert.torch.forms import compute, form_of, hint_for
 from fusedlstm.convert.torch.layouts import LAYOUTS
+from fusedlstm.convert.torch.listing import TorchLSTM, find_lstms, only_scope, shape_of_parameter, some_of
 from fusedlstm.convert.torch.modules import Module
-from fusedlstm.convert.torch.scopes import PARAMETER, Parts, Scopes
+from fusedlstm.convert.torch.scopes import PARAMETER, Scopes
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.arguments import check_size, describe_type, fail
@@ -31,37 +31,6 @@ _QUANTISED = re.compile(r"_all_weight_values\..*|_packed_.*")
 # Names of modules in a cell that normalise its gates, such as layernorm_i.weight in PyTorch's benchmarks or ln_ih.bias.
 _NORMALISING = re.compile(r"(?i)[^.]*(?:norm|(?<![a-z])[lb]n(?![a-z]))[^.]*\..*")
 _BASE_LAYER = "base_layer."
-_MOST_LISTED = 8
-
-
-@dataclass(frozen=True)
-class TorchLSTM:
-    """An LSTM or LSTMCell in a state_dict.
-
-    Attributes:
-        prefix: the prefix of its parameters' names.
-        num_layers: None for an LSTMCell.
-        bidirectional: whether it has both directions.
-        input_size: I; None if its parameters are not plain.
-        hidden_size: N; None if its parameters are not plain.
-        proj_size: P, or None without a projection.
-    """
-
-    prefix: str
-    num_layers: int | None
-    bidirectional: bool
-    input_size: int | None
-    hidden_size: int | None
-    proj_size: int | None = None
-
-    def __str__(self) -> str:
-        if self.hidden_size is None:
-            return f"{self.prefix!r} (not plain)"
-        sizes = f"I={self.input_size}, N={self.hidden_size}" + (f", P={self.proj_size}" if self.proj_size else "")
-        if self.num_layers is None:
-            return f"{self.prefix!r} (an LSTMCell, {sizes})"
-        directions = ", both directions" if self.bidirectional else ""
-        return f"{self.prefix!r} (LSTM, layers: {self.num_layers}{directions}, {sizes})"
 
 
 @overload
@@ -164,7 +133,7 @@ def list_torch(source: Any) -> list[TorchLSTM]:
         TypeError, WeightsFileError, OSError: as from_torch.
     """
     with files.reading(source):
-        return _find(_parameters(source))
+        return find_lstms(_parameters(source))
 
 
 class LSTMParameters:
@@ -230,8 +199,8 @@ class LSTMParameters:
         for name in ("weight_ih", "weight_hh"):
             if name not in arrays:
                 have = ", ".join(sorted(self._everything)[:8]) or "nothing"
-                found = [str(lstm) for lstm in _find(self._everything) if lstm.prefix != self._scope]
-                hint = f"Give prefix= one of {_some(found)}" if found else ""
+                found = [str(lstm) for lstm in find_lstms(self._everything) if lstm.prefix != self._scope]
+                hint = f"Give prefix= one of {some_of(found)}" if found else ""
                 fail(ValueError, "source", f"a parameter {self._scope + name + suffix!r}", have, hint)
         _refuse_other_cells(self._scope + "weight_hh" + suffix, arrays["weight_hh"])
         ours: dict[str, Any] = read(
@@ -258,7 +227,7 @@ class LSTMParameters:
         return attributes
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        return _shape_of(self._everything, self.parts, name)
+        return shape_of_parameter(self._everything, self.parts, name)
 
 
 def _adapters(everything: Mapping[str, Any], scope: str) -> list[str]:
@@ -283,71 +252,6 @@ def _parameters(source: Any) -> Mapping[str, Any]:
         wanted = "a torch.nn.LSTMCell or LSTM, or its state_dict, or the path of a file of one"
         fail(TypeError, "source", wanted, describe_type(source))
     return flatten("source", source, ".")
-
-
-def only_scope(everything: Mapping[str, Any]) -> str:
-    """Return the prefix of the only LSTM. If there is none, return "", so that reading it fails with a clear error.
-
-    Raises:
-        ValueError: there are several, even if they are copies of one.
-    """
-    scopes = Scopes.of(everything)
-    found = [scope for scope in scopes.lstms if not _is_other_cell(everything, scopes, scope)] or scopes.lstms
-    if len(found) > 1:
-        listed = [str(_describe(everything, scopes, scope)) for scope in found[: _MOST_LISTED + 1]]
-        fail(
-            ValueError,
-            "source",
-            "one LSTM, or prefix= to choose",
-            f"{len(found)}",
-            f"Give prefix= one of {_some(listed)}",
-        )
-    return found[0] if found else ""
-
-
-def _find(everything: Mapping[str, Any]) -> list[TorchLSTM]:
-    """Return the LSTMs among a model's parameters, sorted by prefix."""
-    scopes = Scopes.of(everything)
-    found = [scope for scope in scopes.lstms if not _is_other_cell(everything, scopes, scope)]
-    return [_describe(everything, scopes, scope) for scope in found]
-
-
-def _some(found: list[str]) -> str:
-    more = ", ..." if len(found) > _MOST_LISTED else ""
-    return ", ".join(found[:_MOST_LISTED]) + more
-
-
-def _describe(everything: Mapping[str, Any], scopes: Scopes, scope: str) -> TorchLSTM:
-    parts = scopes.parts_of(scope)
-    of_layers = [match.groups() for name in parts if (match := PARAMETER.fullmatch(name)) and match[2]]
-    suffix = "_l0" if of_layers else ""
-    shape = _shape_of(everything, parts, "weight_ih" + suffix)
-    rows, columns = shape if len(shape) == 2 else (None, None)
-    return TorchLSTM(
-        scope,
-        max(int(number) + 1 for _, number, _ in of_layers) if of_layers else None,
-        any(backward for _, _, backward in of_layers),
-        columns,
-        None if rows is None else rows // 4,
-        next(iter(_shape_of(everything, parts, "weight_hr" + suffix)), None),
-    )
-
-
-def _shape_of(everything: Mapping[str, Any], parts: Parts, name: str) -> tuple[int, ...]:
-    """Return the shape of a parameter of any form; () if it is unknown."""
-    own = parts.get(name, {})
-    form = form_of(own)
-    return shape_of(everything, own[form.shaped]) if form is not None else ()
-
-
-def _is_other_cell(everything: Mapping[str, Any], scopes: Scopes, scope: str) -> bool:
-    """Return whether the shapes are those of an RNN or GRU, whose parameters have the same names."""
-    own = scopes.own.get(scope, {})
-    for suffix in ("_l0", ""):
-        shape = _shape_of(everything, own, "weight_hh" + suffix)
-        if len(shape) == 2 and f"weight_hr{suffix}" not in own:
-            return shape[0] in (shape[1], 3 * shape[1])
-    return False
 
 
 def _refuse_other_cells(name: str, weight_hh: Any) -> None:
