@@ -7,14 +7,17 @@ reach an importer, with the reason. If a framework is installed, its signatures 
 import importlib
 import inspect
 import math
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from fusedlstm import LSTMWeights, StackedWeights, convert
+from fusedlstm.convert.systems import BY_NAME
 from fusedlstm.convert.writing import write
 
+from support.examples import EXAMPLES, PLAIN
 from support.layouts import LAYOUTS
 
 I, N, P = 3, 4, 2
@@ -63,6 +66,13 @@ def coupled():
     return {f"coupled_input_forget_gate_lstm_cell/{name}": rng.normal(size=shape) for name, shape in shapes.items()}
 
 
+def plain(name):
+    """Return the row of a system of plain arrays."""
+    example = EXAMPLES[name]
+    weights = LSTMWeights.random(I, N, seed=0, proj_size=P if LAYOUTS[example.layout].weight_hr else None)
+    return BY_NAME[name].read, example.arrays(weights, forget_bias=0.0), example.arguments
+
+
 # For each system, the importer, arrays that it takes, and its other arguments.
 SYSTEMS = {
     "tf1": (convert.from_tf1, arrays_of("tf1", "lstm_cell/", **FULL), {}),
@@ -78,12 +88,8 @@ SYSTEMS = {
     "flax_dense": (convert.from_flax, arrays_of("flax_dense"), {}),
     "haiku": (convert.from_haiku, arrays_of("haiku", "lstm/linear/"), {}),
     "equinox": (convert.from_equinox, arrays_of("equinox"), {}),
-    "sonnet1": (convert.from_sonnet1, arrays_of("sonnet1", "lstm/", proj_size=P), {}),
-    "sonnet2": (convert.from_sonnet2, arrays_of("sonnet2", "lstm/", proj_size=P), {}),
-    "mxnet": (convert.from_mxnet, arrays_of("mxnet", "lstm0_", proj_size=P), {"prefix": "lstm0_"}),
-    "chainer": (convert.from_chainer, arrays_of("chainer", "lstm/"), {"prefix": "lstm"}),
+    **{name: plain(name) for name in PLAIN},
     "chainer_nstep": (convert.from_chainer, arrays_of("chainer_nstep", "lstm/0/"), {"prefix": "lstm"}),
-    "haste": (convert.from_haste, arrays_of("haste"), {}),
     "cudnn": (cudnn, arrays_of("cudnn", proj_size=P), {}),
     "onednn": (lambda arrays, **options: convert.from_onednn(**arrays, **options), onednn_tensors(), {}),
     "coreml": (convert.from_coreml, arrays_of("coreml", peephole=True), {}),
@@ -113,6 +119,13 @@ def every_array(system, prefix=""):
     """Return a row for each of the system's arrays."""
     arrays = SYSTEMS[system][1]
     return [Fate(system, str(name).removeprefix(prefix), TAKEN, {name: array + 1}) for name, array in arrays.items()]
+
+
+def every_array_and_another(name):
+    """Return the rows of a system of plain arrays that are alike in all: its arrays, and one that it doesn't have."""
+    scope = EXAMPLES[name].scope
+    says = f"{ALONE}; got {re.escape(scope)}scale"
+    return [*every_array(name, scope), Fate(name, "something else", REFUSED, {f"{scope}scale": ones(N)}, {}, says)]
 
 
 STATE = "no initial state, or zeros"
@@ -217,44 +230,37 @@ FATES = [
     Fate("equinox", "bias_n", REFUSED, {"bias_n": ones(N)}, {}, "a GRUCell"),
     Fate("equinox", "bias_hh", REFUSED, {"bias_hh": ones(4 * N)}, {}, "use from_torch"),
     Fate("equinox", "something else", REFUSED, {"norm.weight": ones(N)}, {}, f"{ALONE}; got norm.weight"),
-    *every_array("sonnet1", "lstm/"),
+    *(row for name in PLAIN for row in every_array_and_another(name)),
     Fate("sonnet1", "forget_bias", TAKEN, {}, {"forget_bias": 0.0}),
     Fate("sonnet1", "hidden_clip_value", REFUSED, {}, {"hidden_clip_value": 1.0}, "clips the previous state"),
     Fate("sonnet1", "cell_clip_value", REFUSED, {}, {"cell_clip_value": 1.0}, "clips the previous state"),
-    Fate("sonnet1", "use_peepholes", REFUSED, {"lstm/w_i_diag": ones(N)}, {}, "inside the tanh of c"),
-    Fate("sonnet1", "use_layer_norm", REFUSED, {"lstm/layer_norm/gamma": ones(4 * N)}, {}, "It is normalised"),
-    Fate("sonnet1", "use_batch_norm_h", REFUSED, {"lstm/gamma_h": ones(4 * N)}, {}, "It is normalised"),
+    Fate("sonnet1", "use_peepholes", REFUSED, {"a/lstm/w_i_diag": ones(N)}, {}, "inside the tanh of c"),
+    Fate("sonnet1", "use_layer_norm", REFUSED, {"a/lstm/layer_norm/gamma": ones(4 * N)}, {}, "It is normalised"),
+    Fate("sonnet1", "use_batch_norm_h", REFUSED, {"a/lstm/gamma_h": ones(4 * N)}, {}, "It is normalised"),
     Fate(
         "sonnet1",
         "use_batch_norm_x",
         REFUSED,
-        {"lstm/batch_norm_x/moving_mean": ones(N)},
+        {"a/lstm/batch_norm_x/moving_mean": ones(N)},
         {},
-        f"{ALONE}; got lstm/batch",
+        f"{ALONE}; got a/lstm/batch",
     ),
-    Fate("sonnet1", "initial_state", REFUSED, {"lstm_initial_state_hidden/w": ones(1, N)}, {}, STATE),
+    Fate("sonnet1", "initial_state", REFUSED, {"a/lstm_initial_state_hidden/w": ones(1, N)}, {}, STATE),
     Fate(
         "sonnet1", "TrainableInitialState", REFUSED, {"trainable_initial_state/initial_state_0": ones(1, N)}, {}, STATE
     ),
-    Fate("sonnet1", "an initial_state of zeros", NOTHING, {"lstm_initial_state_cell/w": zeros(1, N)}),
-    Fate("sonnet1", "another's initial_state", NOTHING, {"lstm_1_initial_state_cell/w": ones(1, N)}),
-    Fate("sonnet1", "an optimiser's slots", NOTHING, {"lstm/w_gates/RMSProp": ones(2)}),
-    *every_array("sonnet2", "lstm/"),
+    Fate("sonnet1", "an initial_state of zeros", NOTHING, {"a/lstm_initial_state_cell/w": zeros(1, N)}),
+    Fate("sonnet1", "another's initial_state", NOTHING, {"a/lstm_1_initial_state_cell/w": ones(1, N)}),
+    Fate("sonnet1", "an optimiser's slots", NOTHING, {"a/lstm/w_gates/RMSProp": ones(2)}),
     Fate("sonnet2", "TrainableState", REFUSED, {"trainable_state/0": ones(1, N)}, {}, STATE),
     Fate("sonnet2", "a TrainableState of zeros", NOTHING, {"trainable_state/0": zeros(1, N)}),
-    Fate("sonnet2", "something else", REFUSED, {"lstm/gamma": ones(N)}, {}, f"{ALONE}; got lstm/gamma"),
-    *every_array("mxnet", "lstm0_"),
     *(Fate("mxnet", name, REFUSED, {}, {name: 1.0}, "what it clips") for name in ("state_clip_min", "state_clip_max")),
-    Fate("mxnet", "something else", REFUSED, {"lstm0_gamma": ones(N)}, {}, f"{ALONE}; got lstm0_gamma"),
-    *every_array("chainer", "lstm/"),
-    Fate("chainer", "lateral/b", REFUSED, {"lstm/lateral/b": ones(4 * N)}, {}, f"{ALONE}; got lstm/lateral/b"),
-    Fate("chainer", "peep_i", REFUSED, {"lstm/peep_i/W": ones(N, N)}, {}, "full matrices"),
+    Fate("chainer", "lateral/b", REFUSED, {"a/lstm/lateral/b": ones(4 * N)}, {}, f"{ALONE}; got a/lstm/lateral/b"),
+    Fate("chainer", "peep_i", REFUSED, {"a/lstm/peep_i/W": ones(N, N)}, {}, "full matrices"),
+    Fate("haste", "zoneout", REFUSED, {}, {"zoneout": 0.1}, "zoneout: wanted 0"),
+    Fate("haste", "gamma", REFUSED, {"encoder.lstm.gamma": ones(2, 4 * N)}, {}, "LayerNormLSTM"),
     *every_array("chainer_nstep", "lstm/0/"),
     Fate("chainer_nstep", "w8", REFUSED, {"lstm/0/w8": ones(N, N)}, {}, f"{ALONE}; got lstm/0/w8"),
-    *every_array("haste"),
-    Fate("haste", "zoneout", REFUSED, {}, {"zoneout": 0.1}, "zoneout: wanted 0"),
-    Fate("haste", "gamma", REFUSED, {"gamma": ones(2, 4 * N)}, {}, "LayerNormLSTM"),
-    Fate("haste", "something else", REFUSED, {"scale": ones(N)}, {}, f"{ALONE}; got scale"),
     *every_array("cudnn"),
     Fate("cudnn", "CUDNN_RNN_NO_BIAS", TAKEN, {f"b{k}": None for k in range(8)}),
     Fate("cudnn", "CUDNN_RNN_SINGLE_INP_BIAS", REFUSED, {f"b{k}": None for k in range(4, 8)}, {}, "biases: wanted 8"),

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, convert
+from fusedlstm.convert.systems import BY_NAME
 from fusedlstm.convert.writing import write
 
 from support.comparisons import assert_steps
 from support.documented import FORMULAS, I, N, P, coreml_parameters, cudnn_arrays, haste_parameters, numbers
+from support.examples import EXAMPLES, PLAIN
 from support.layouts import LAYOUTS
 from support.oracle_files import Oracle
 
@@ -114,18 +116,18 @@ def test_coreml_directions():
     assert_same(both.layers[1], convert.from_coreml(swapped, activation="relu"))
 
 
-@pytest.mark.parametrize("name", ["sonnet1", "sonnet2", "mxnet", "chainer"])
+@pytest.mark.parametrize("name", PLAIN)
 @given(seed=st.integers(0, 99), projected=st.booleans())
 def test_written_layouts_are_read(name, seed, projected):
     """... by these functions, bit for bit where no forget bias is added."""
-    layout = LAYOUTS[name]
+    example = EXAMPLES[name]
+    layout = LAYOUTS[example.layout]
     weights = LSTMWeights.random(I, N, seed=seed, proj_size=P if projected and layout.weight_hr else None)
-    options = {"forget_bias": 0.0} if name == "sonnet1" else {}
-    arrays = {
-        f"a/b/{key}:0" if "sonnet" in name else f"a/b/{key}": a for key, a in write(layout, weights, **options).items()
-    }
-    prefix = "a/b/" if name == "mxnet" else "a/b"
-    assert_same(getattr(convert, f"from_{name}")(arrays, prefix, **options), weights)
+    options = {"forget_bias": 0.0} if layout.forget_bias else {}
+    arrays = example.arrays(weights, **options)
+    if "sonnet" in name:  # whose variables have TensorFlow's names
+        arrays = {f"{key}:0": array for key, array in arrays.items()}
+    assert_same(BY_NAME[name].read(arrays, **example.arguments, **options), weights)
 
 
 def mxnet_layers(directions="lr"):
@@ -261,13 +263,13 @@ def test_refuses(importer, arguments, options, message):
         getattr(convert, f"from_{importer}")(*arguments, **options)
 
 
-@pytest.mark.parametrize("importer", ["sonnet1", "sonnet2", "mxnet", "chainer", "haste"])
+@pytest.mark.parametrize("importer", PLAIN)
 def test_bad_prefix(importer):
     with pytest.raises(TypeError, match="prefix: wanted a string; got None"):
         getattr(convert, f"from_{importer}")({"a": 1}, None)
 
 
-@pytest.mark.parametrize("importer", ["sonnet1", "sonnet2", "mxnet", "chainer", "haste", "coreml"])
+@pytest.mark.parametrize("importer", [*PLAIN, "coreml"])
 def test_no_mapping(importer):
     with pytest.raises(TypeError, match="wanted a mapping of names to arrays; got list"):
         getattr(convert, f"from_{importer}")([1])

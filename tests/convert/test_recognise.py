@@ -1,6 +1,7 @@
 """Which system wrote a file."""
 
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -9,6 +10,9 @@ from safetensors.numpy import save_file
 
 from fusedlstm import LSTMWeights, WeightsFileError
 from fusedlstm.convert.recognise import recognise
+from fusedlstm.convert.systems import BY_NAME
+
+from support.examples import EXAMPLES
 
 ONE = np.ones(1, np.float32)
 
@@ -19,16 +23,10 @@ ONE = np.ones(1, np.float32)
         ("torch", ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]),
         ("torch", ["encoder.weight_ih_l0", "encoder.weight_hh_l0", "head.weight"]),
         ("torch", ["lstm.weight_ih_l1_reverse"]),
-        ("equinox", ["cell.weight_ih", "cell.weight_hh", "cell.bias"]),
         ("tf1", ["rnn/lstm_cell/kernel", "rnn/lstm_cell/bias"]),
         ("tf1", ["rnn/coupled_input_forget_gate_lstm_cell/W_0", "rnn/coupled_input_forget_gate_lstm_cell/B"]),
-        ("flax", ["params/cell/ii/kernel", "params/cell/hi/kernel", "params/cell/hi/bias"]),
         ("flax", ["cell.dense_i.kernel", "cell.dense_h.kernel"]),
-        ("haiku", ["lstm/linear/w", "lstm/linear/b"]),
-        ("sonnet1", ["lstm/w_gates", "lstm/b_gates"]),
-        ("sonnet2", ["lstm/w_i", "lstm/w_h", "lstm/b"]),
         ("mxnet", ["lstm0_l0_i2h_weight", "lstm0_l0_h2h_weight"]),
-        ("chainer", ["lstm/upward/W", "lstm/upward/b", "lstm/lateral/W"]),
         ("chainer", ["0/w0", "0/w1", "0/b0"]),
     ],
 )
@@ -41,6 +39,17 @@ def test_names_of_arrays(system, names, kind, tmp_path):
     else:
         save_file(dict.fromkeys(names, ONE), path)
     assert recognise(path) == system
+
+
+@pytest.mark.parametrize("system", EXAMPLES)
+def test_names_in_each_systems_layout(system, tmp_path):
+    save_file(dict.fromkeys(EXAMPLES[system].arrays(LSTMWeights.random(2, 3, seed=0)), ONE), tmp_path / "w")
+    refused = BY_NAME[system].signs.refused
+    if not refused:
+        assert recognise(tmp_path / "w") == system
+        return
+    with pytest.raises(WeightsFileError, match=re.escape(refused)):
+        recognise(tmp_path / "w")
 
 
 def zip_of(path, *names):

@@ -12,9 +12,8 @@ from fusedlstm import LSTMWeights, StackedWeights, convert, load_weights
 from fusedlstm.cli import main as command_line
 from fusedlstm.convert import checking
 from fusedlstm.convert.systems import BY_NAME
-from fusedlstm.convert.writing import write
 
-from support.layouts import LAYOUTS
+from support.examples import EXAMPLES
 from support.places import DATA
 
 
@@ -90,24 +89,13 @@ def test_tensorflow_1_variables(tmp_path, capsys):
     same(load_weights(tmp_path / "w"), weights)
 
 
-@pytest.mark.parametrize(
-    ("system", "layout", "scope"),
-    [
-        ("flax", "flax", "params/cell/"),
-        ("haiku", "haiku", "lstm/linear/"),
-        ("equinox", "equinox", "cell."),
-        ("sonnet1", "sonnet1", "lstm/"),
-        ("sonnet2", "sonnet2", "lstm/"),
-        ("mxnet", "mxnet", ""),
-        ("chainer", "chainer", ""),
-    ],
-)
-def test_archives_of_other_systems(system, layout, scope, tmp_path, capsys):
-    weights = LSTMWeights.random(3, 4, seed=0)
-    arrays = {scope + name: array for name, array in write(LAYOUTS[layout], weights).items()}
-    np.savez(tmp_path / "a.npz", **arrays)
-    name = ("--name", "cell") if system == "equinox" else ()
-    status, said, errors = run(capsys, tmp_path / "a.npz", tmp_path / "w", *name)
+@pytest.mark.parametrize("system", EXAMPLES)
+def test_archives_of_other_systems(system, tmp_path, capsys):
+    weights, example = LSTMWeights.random(3, 4, seed=0), EXAMPLES[system]
+    np.savez(tmp_path / "a.npz", **example.arrays(weights))
+    name = () if example.prefix is None else ("--name", example.prefix)
+    told = ("--from", system) if BY_NAME[system].signs.refused else ()
+    status, said, errors = run(capsys, tmp_path / "a.npz", tmp_path / "w", *name, *told)
     assert (status, errors) == (0, "")
     assert f"a.npz: {system}" in said
     result = load_weights(tmp_path / "w")
