@@ -357,7 +357,7 @@ def test_fate(row):
 
 
 def test_every_name_of_a_row_has_a_fate():
-    """Each name in the table of layouts, and each of TFLite's 24 inputs, has a fate."""
+    """Each name in a layout, and each of TFLite's 24 inputs, has a fate."""
     for system in set(SYSTEMS) & set(LAYOUTS):
         whats = {row.what for row in FATES if row.system == system}
         assert LAYOUTS[system].names() - {"peephole", "weight_hr"} <= whats, system

@@ -1,4 +1,4 @@
-"""The table of layouts: each row read and written, by numbers in the blocks that it says."""
+"""Each layout read and written, by numbers in the blocks that it says."""
 
 import ml_dtypes
 import numpy as np

@@ -1,7 +1,7 @@
 """Formulas and layouts from source code or documents, for parts that no recorded outputs show.
 
 Each function raises AssertionError unless weights imported from such arrays compute the formula. FORMULAS pairs each
-with its row of the table of layouts.
+with its layout.
 """
 
 from functools import partial

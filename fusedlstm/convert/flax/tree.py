@@ -115,7 +115,7 @@ class Tree:
         return f"{scope}cell/"
 
     def layout(self, scope: str) -> str:
-        """Return the row of the table of the cell at a scope, or raise if there is none."""
+        """Return the name of the layout of the cell at a scope, or raise if there is none."""
         names = names_below(self.everything, scope)
         for name, kind in _OTHERS.items():
             if name in names:
