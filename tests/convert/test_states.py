@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, convert
 from fusedlstm.arrays import dtypes
+from fusedlstm.convert.systems import SYSTEMS
 
 from support.backends import needs_cuda
 from support.cells import host
@@ -58,6 +59,11 @@ def assert_same(state, h, c):
     for got, wanted in ((state.h, h), (state.c, c)):
         assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
         np.testing.assert_array_equal(host(got), host(wanted))
+
+
+def test_every_form_is_tested():
+    forms = {system.name for system in SYSTEMS if system.form}
+    assert set(PAIRS) == forms, f"PAIRS in tests/convert/test_states.py doesn't have {forms - set(PAIRS)}"
 
 
 # Numbers of other systems: swapped states would give others.

@@ -104,7 +104,7 @@ def test_archives_of_other_systems(system, tmp_path, capsys):
     np.testing.assert_allclose(result.bias, weights.bias, atol=1e-6)
     status, said, _ = run(capsys, tmp_path / "a.npz", tmp_path / "w", "--from", system, "--check", *name)
     assert status in (0, 3)
-    assert (status == 3) == ("not checked: " in said)
+    assert (status == 3) == ("\nnot checked: " in said)
     assert (status == 0) == (" agrees" in said)
 
 
@@ -117,7 +117,7 @@ def test_keras(tmp_path, capsys):
     status, said, errors = run(capsys, tmp_path / "m.keras", tmp_path / "w", "--name", layers[0].name, "--check")
     assert (status in (0, 3), errors) == (True, "")
     assert "m.keras: keras" in said
-    assert (status == 3) == ("not checked: " in said)
+    assert (status == 3) == ("\nnot checked: " in said)
     assert (status == 0) == (" agrees" in said)
     same(load_weights(tmp_path / "w"), convert.from_keras(tmp_path / "m.keras", layers[0].name))
 
