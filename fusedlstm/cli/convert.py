@@ -140,16 +140,17 @@ def _names(name: str | None) -> str | tuple[str, ...] | None:
 
 def _arguments(system: System, read: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that were given, by the names of the system's function."""
-    known = inspect.signature(read).parameters
+    taken = inspect.signature(read).parameters
     arguments = {}
     for name, value in given.items():
         if value is None:
             continue
-        if name == "custom_classes" and system not in _WITH_CLASSES:
-            wanted = f"nothing, as classes are named only in files of {', '.join(_WITH_CLASSES)}, not of {system}"
+        if name == "custom_classes" and not system.names_classes:
+            able = ", ".join(known.name for known in SYSTEMS if known.names_classes)
+            wanted = f"nothing, as classes are named only in files of {able}, not of {system.name}"
             fail(ValueError, "--custom-classes", wanted, ",".join(value))
-        theirs = name if name in known else _OTHER_NAMES.get(name, name)
-        if theirs not in known:
+        theirs = name if name in taken else _OTHER_NAMES.get(name, name)
+        if theirs not in taken:
             option = f"--{name.replace('_', '-')}"
             fail(ValueError, option, f"nothing, as from_{system.name} has no such argument", str(value))
         if isinstance(value, tuple) and name == "name" and not system.takes_layers:

@@ -49,6 +49,7 @@ class System:
         names_in: lists the names of the LSTMs in a source, as `read` takes them.
         initial_state: takes a source and a name, and returns the constant initial state.
         parts: returns files that a source consists of besides itself, by their names in errors.
+        names_classes: whether its files name classes, which users then vouch for by `custom_classes`.
         signs: how a file shows that it is this system's.
         framework: the package that checks use. `running/<name>.py` runs it.
         form: its state of one cell and of several.
@@ -63,6 +64,7 @@ class System:
     names_in: Callable[[Any], list[str]] | None = None
     initial_state: Callable[[Any, Any], Any] | None = None
     parts: Callable[[str], dict[str, str | None]] | None = None
+    names_classes: bool = False
     signs: Signs = Signs()
     framework: str = ""
     form: Form | None = None

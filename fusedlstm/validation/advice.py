@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,12 +51,6 @@ def use_weights_of(value: Any) -> str:
 
 
 def _of_arrays(arrays: Mapping[Any, Any]) -> str:
-    """Return what makes weights of named arrays, such as a state_dict. Their names tell the framework."""
-    from fusedlstm.convert.recognise import system_of_names
-    from fusedlstm.convert.trees import flatten
-
-    with contextlib.suppress(ValueError):  # from names that can't be flattened
-        system = system_of_names(flatten("arrays", arrays, "/"))
-        if system:
-            return f"fusedlstm.convert.from_{system}(arrays)"
-    return _UNKNOWN
+    """Return what makes weights of named arrays. PyTorch's are told by their names."""
+    is_torch = any(re.search(r"\bweight_ih_l\d|\bbias_ih\b", name) for name in arrays if isinstance(name, str))
+    return "fusedlstm.convert.from_torch(arrays)" if is_torch else _UNKNOWN

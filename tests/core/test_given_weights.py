@@ -100,25 +100,24 @@ def test_pytorch_itself():
     assert "Use" not in refusal("LSTM", torch.zeros(3))
 
 
-ARRAYS = {
-    "from_torch": ("weight_ih_l0", "weight_hh_l0"),
-    "from_flax": ({"lstm": {"ii": {"kernel": 0}, "hi": {"kernel": 0}}}),
-    "from_haiku": ({"lstm/linear": {"w": 0, "b": 0}}),
-    "from_tf1": ("rnn/lstm_cell/kernel", "rnn/lstm_cell/bias"),
-    "from_mxnet": ("lstm0_i2h_weight",),
-}
-
-
 @pytest.mark.parametrize("taker", TAKERS)
-def test_named_arrays_name_their_importer(taker):
-    for function, names in ARRAYS.items():
-        arrays = names if isinstance(names, dict) else OrderedDict.fromkeys(names, np.zeros(3))
-        assert f"fusedlstm.convert.{function}(arrays)" in refusal(taker, arrays)
+@pytest.mark.parametrize("names", [("weight_ih_l0", "weight_hh_l0"), ("cell.weight_ih", "cell.bias_ih")])
+def test_named_arrays_name_their_importer(names, taker):
+    arrays = OrderedDict.fromkeys(names, np.zeros(3))
+    assert "fusedlstm.convert.from_torch(arrays)" in refusal(taker, arrays)
 
 
 @pytest.mark.parametrize(
     "arrays",
-    [[np.zeros((3, 16))], {}, {"a": 1}, {3: 4}, {"lstm/recurrent_kernel": 0}, {"a": {"b/c": 1}, "a/b": {"c": 2}}],
+    [
+        [np.zeros((3, 16))],
+        {},
+        {"a": 1},
+        {3: 4},
+        {"lstm/recurrent_kernel": 0},
+        {"weight_ih": 0},
+        {"a": {"b/c": 1}, "a/b": {"c": 2}},
+    ],
 )
 def test_arrays_of_unknown_names(arrays):
     assert refusal("LSTM", arrays).endswith("Use the function of fusedlstm.convert for its framework")

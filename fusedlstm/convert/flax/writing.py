@@ -9,6 +9,7 @@ from fusedlstm.convert.flax.tree import DIRECTIONS
 from fusedlstm.convert.trees import unflatten
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.advice import use_weights_of
 from fusedlstm.validation.arguments import check_choice, describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
@@ -33,7 +34,7 @@ def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[s
     if isinstance(weights, LSTMWeights):
         return _cell(weights, api)
     if not isinstance(weights, StackedWeights):
-        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights))
+        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights), use_weights_of(weights))
     if any(weights.residual):
         fail(ValueError, "residual", "False, as Flax's RNN has nothing else", repr(weights.residual))
     if weights.num_layers > 1:

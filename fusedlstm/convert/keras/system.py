@@ -22,6 +22,7 @@ SYSTEM = System(
     read=from_keras,
     others=(list_keras, to_keras, initial_state_from_keras, state_from_keras, state_to_keras),
     source="path",
+    names_classes=True,
     takes_layers=True,
     names_in=_names,
     signs=Signs(start=rb"\x89HDF\r\n\x1a\n", members=(r"config\.json", r"model\.weights\.h5")),
