@@ -76,21 +76,15 @@ def test_formula(
     assert_is_formula(cell, got, x, state, **options, **arrays)
 
 
-def in_float64(state):
-    return LSTMState(h=host(state.h).astype(float), c=host(state.c).astype(float))
-
-
-def assert_near_float64(weights, B, backend, seed=0, is_first=None, rows=None):
-    """A step against the reference in float64, which `test_formula` proves for small sizes."""
+def assert_near_formula(weights, B, backend, seed=0, is_first=None, rows=None):
     cell = LSTMCell(weights, backend=backend)
     x, state = random_inputs(cell, B, seed)
     reset_to = None if rows is None else random_state(cell, rows, np.random.default_rng(seed + 1))
     got = cell(x, state, is_first=is_first, reset_to=reset_to).to_numpy()
-    exact = LSTMCell(weights.astype("float64"), backend="numpy")
-    to = None if reset_to is None else in_float64(reset_to)
-    wanted = exact(host(x).astype(float), in_float64(state), is_first=is_first, reset_to=to)
+    to = () if reset_to is None else (host(reset_to.h), host(reset_to.c))
+    wanted = formula.step(weights, host(x), host(state.h), host(state.c), is_first, *to)
     tolerance = tolerances.of(weights.dtype, weights.input_size + weights.output_size)
-    for a, b in ((got.h, wanted.h), (got.c, wanted.c)):
+    for a, b in zip((got.h, got.c), wanted, strict=True):
         assert np.isfinite(a.astype(float)).all()
         assert (np.abs(a.astype(float) - b) <= tolerance * np.maximum(1, np.abs(b))).all()
 
@@ -106,7 +100,7 @@ def assert_near_float64(weights, B, backend, seed=0, is_first=None, rows=None):
 )
 def test_any_size(backend_of_properties, B, I, N, P, dtype, seed):
     weights = LSTMWeights.random(I, N, proj_size=P, peephole=True, dtype=dtype, seed=seed)
-    assert_near_float64(weights, B, backend_of_properties, seed)
+    assert_near_formula(weights, B, backend_of_properties, seed)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +109,7 @@ def test_any_size(backend_of_properties, B, I, N, P, dtype, seed):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_larger_sizes(B, I, N, P, dtype, backend):
     """Beyond every tile."""
-    assert_near_float64(LSTMWeights.random(I, N, proj_size=P, peephole=True, dtype=dtype, seed=1), B, backend)
+    assert_near_formula(LSTMWeights.random(I, N, proj_size=P, peephole=True, dtype=dtype, seed=1), B, backend)
 
 
 # One below, at and above: a vector of 4 units, 128 threads of 1 or 4 units, 256 threads of as many rows.
@@ -154,7 +148,7 @@ def test_edges_of_vectors_and_blocks(B, N, options, dtype, backend):
         resets["is_first"] = np.arange(B) % 3 == 0
     if options in ROWS_TO_RESET_TO:
         resets["rows"] = B if ROWS_TO_RESET_TO[options] == "B" else 1
-    assert_near_float64(weights, B, backend, **resets)
+    assert_near_formula(weights, B, backend, **resets)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

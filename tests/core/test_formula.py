@@ -102,7 +102,7 @@ def assert_state_near(got, wanted, tolerance):
         assert_near(array, exact, tolerance)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
     B=st.integers(0, 4),
     N=st.integers(1, 9),
@@ -126,7 +126,7 @@ def test_fast_form_is_ulps_from_the_formula(B, N, bias, peephole, options, seed)
     assert_state_near(got, wanted, 8 * np.finfo(float).eps)
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(
     B=st.integers(0, 5),
     I=st.integers(0, 9),
