@@ -5,8 +5,8 @@ A file is a safetensors file whose metadata has one key, "fusedlstm", with a JSO
     {"kind": "LSTMWeights", "version": 1, "options": {...}, "crc32": 1234567890}
 
 A cell's options in version 1 are cell_clip, proj_clip, and activation, one of six names. Version 2 has all that
-`LSTMWeights.options` has, a function with parameters being a list; it is written for cells that version 1 can't tell
-of, and readers of version 1 refuse it as newer.
+`LSTMWeights.options` has but zoneout, a function with parameters being a list. Version 3 has zoneout, too. Each is
+written for cells that the one before can't tell of, and older readers refuse it as newer.
 
 Arrays are stored C-ordered and little-endian under their names in `LSTMWeights`. A file of the kind
 "StackedWeights" has those of the element of `layers` at index k under the names "k.weight_ih" ..., and the options
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.validation.arguments import AnyPath
 
-VERSION = 2  # the newest
+VERSION = 3  # the newest
 _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
 _WHAT = {"StatePool": "states"}  # what the arrays of a kind are, in messages: weights, if it is not here

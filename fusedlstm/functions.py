@@ -85,6 +85,14 @@ def check_function(name: str, value: Any) -> Function:
     return (function, *parameters)
 
 
+def check_part(name: str, value: Any) -> float:
+    """Return a number from 0 to 1 as a float, or raise."""
+    number = check_real(name, value)
+    if not 0 <= number <= 1:
+        fail(ValueError, name, "a number from 0 to 1", str(value))
+    return number + 0.0  # which makes 0.0 of -0.0
+
+
 def _check_parameter(name: str, value: Any) -> float:
     number = check_real(name, value)
     if abs(number) > _MOST:
@@ -110,7 +118,7 @@ def split(function: Function) -> tuple[str, tuple[float, ...]]:
 
 @dataclass(frozen=True)
 class Functions:
-    """All functions of a cell, in their one form, and what belongs to its gates' functions; see `LSTMWeights`.
+    """What is done to each unit by itself: a cell's functions, in their one form, and more; see `LSTMWeights`.
 
     Attributes:
         input: of g.
@@ -118,6 +126,7 @@ class Functions:
         gate: of i, f and o.
         gate_clip: i, f, g and o are clipped to +- it before their functions; None for no clip.
         coupled: the gate, "input" or "forget", that is one minus the other; None for none.
+        zoneout_c: the part of c that stays, from 0 to 1.
     """
 
     input: Function = "tanh"
@@ -125,6 +134,7 @@ class Functions:
     gate: Function = "sigmoid"
     gate_clip: float | None = None
     coupled: str | None = None
+    zoneout_c: float = 0.0
 
     @classmethod
     def of(
@@ -135,6 +145,7 @@ class Functions:
         gate_activation: Any = "sigmoid",
         gate_clip: Any = None,
         coupled_gate: Any = None,
+        zoneout_c: Any = 0.0,
     ) -> Functions:
         """Return the functions that options of `LSTMWeights` mean, checked.
 
@@ -150,6 +161,7 @@ class Functions:
             check_function("gate_activation", gate_activation),
             check_clip("gate_clip", gate_clip),
             coupled_gate,
+            check_part("zoneout_c", zoneout_c),
         )
 
     def options(self) -> dict[str, Any]:
@@ -160,6 +172,7 @@ class Functions:
             "gate_activation": self.gate,
             "gate_clip": self.gate_clip,
             "coupled_gate": self.coupled,
+            "zoneout_c": self.zoneout_c,
         }
 
     @property

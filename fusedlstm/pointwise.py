@@ -32,6 +32,7 @@ def lstm_pointwise(
     gate_activation: Function = "sigmoid",
     gate_clip: float | None = None,
     coupled_gate: str | None = None,
+    zoneout_c: float = 0.0,
     is_first: Any = None,
     reset_c: Array | None = None,
     out: LSTMState | None = None,
@@ -49,11 +50,12 @@ def lstm_pointwise(
         bias: (4N,), added to the gates.
         peephole: (3, N), rows i, f, o.
         cell_clip: c is clipped to +-cell_clip; None for no clip.
-        activation: as in LSTMWeights, like the four that follow.
+        activation: as in LSTMWeights, like the five that follow.
         output_activation: see there.
         gate_activation: see there.
         gate_clip: see there.
         coupled_gate: see there.
+        zoneout_c: see there.
         is_first: (B,) booleans: rows whose c is reset and whose `gates_h` is dropped before this step.
         reset_c: what the c of those rows is reset to: (1, N) or (B, N); None for zeros.
         out: C-contiguous arrays to write to, h in the dtype of `gates`; `out.c` may be `c`, nothing else
@@ -75,6 +77,7 @@ def lstm_pointwise(
         gate_activation=gate_activation,
         gate_clip=gate_clip,
         coupled_gate=coupled_gate,
+        zoneout_c=zoneout_c,
     )
     options = {"cell_clip": check_clip("cell_clip", cell_clip), "functions": functions}
     maker = f"{backend.xp.__name__}.asarray"

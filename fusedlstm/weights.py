@@ -21,6 +21,10 @@ Options of other systems (ONNX has all but the first coupling) change four of it
     g  = activation(clip(z_g, -gate_clip, gate_clip))
     i  = 1 - f  or  f = 1 - i                                          coupled_gate "input" or "forget"
     m  = o * output_activation(c')
+
+Zoneout, at inference, keeps a part of the old states at the end, when h' has been computed from the new c alone:
+
+    c' = zoneout_c * c + (1 - zoneout_c) * c'
 """
 
 from __future__ import annotations
@@ -58,6 +62,7 @@ class CellOptions(TypedDict, total=False):
     gate_activation: Function
     gate_clip: float | None
     coupled_gate: str | None
+    zoneout_c: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,6 +88,8 @@ class LSTMWeights:
         coupled_gate: "input" is i = 1 - f (TensorFlow's CoupledInputForgetGateLSTMCell, TFLite's CIFG), "forget" is
             f = 1 - i (ONNX's input_forget). Arrays keep their four blocks; those of the coupled gate and its
             peephole have no effect.
+        zoneout_c: z_c, from 0 to 1: the part of c that a step keeps, c' = z_c c + (1 - z_c) c_new. It is the
+            expectation of zoneout in training. The output is that of c_new.
 
     Raises:
         TypeError: an array of another dtype than weight_ih, or of none of the four; a tensor that
@@ -104,6 +111,7 @@ class LSTMWeights:
     gate_activation: Function = "sigmoid"
     gate_clip: float | None = None
     coupled_gate: str | None = None
+    zoneout_c: float = 0.0
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the class is frozen for everybody else
@@ -183,6 +191,7 @@ class LSTMWeights:
             gate_activation=self.gate_activation,
             gate_clip=self.gate_clip,
             coupled_gate=self.coupled_gate,
+            zoneout_c=self.zoneout_c,
         )
 
     def options(self) -> dict[str, Any]:
@@ -289,21 +298,24 @@ class LSTMWeights:
         return f"LSTMWeights({', '.join(parts)})"
 
 
-_OPTIONS_OF_VERSION_1 = (*CLIPS, "activation")
 _ACTIVATIONS_OF_VERSION_1 = ("tanh", "relu", "sigmoid", "softsign", "elu", "linear")
+# Since which version of a file a cell may have options; all others since 2.
+_SINCE = dict.fromkeys((*CLIPS, "activation"), 1) | {"zoneout_c": 3}
 
 
 def for_file(layers: Sequence[LSTMWeights]) -> tuple[int, list[dict[str, Any]]]:
     """Return the earliest version of a file that can hold these weights, and their options as it has them."""
     options = [weights.options() for weights in layers]
-    if all(map(_is_of_version_1, options)):
-        return 1, [{name: each[name] for name in _OPTIONS_OF_VERSION_1} for each in options]
-    return 2, options
+    version = max(map(_earliest, options))
+    return version, [
+        {name: value for name, value in each.items() if _SINCE.get(name, 2) <= version} for each in options
+    ]
 
 
-def _is_of_version_1(options: Mapping[str, Any]) -> bool:
-    later = [name for name in DEFAULTS if name not in _OPTIONS_OF_VERSION_1]
-    return options["activation"] in _ACTIVATIONS_OF_VERSION_1 and all(options[k] == DEFAULTS[k] for k in later)
+def _earliest(options: Mapping[str, Any]) -> int:
+    needed = [_SINCE.get(name, 2) for name, value in options.items() if value != DEFAULTS.get(name, value)]
+    known = options["activation"] in _ACTIVATIONS_OF_VERSION_1
+    return max([1 if known else 2, *needed])
 
 
 def check_same_form(name: str, old: LSTMWeights, new: LSTMWeights) -> None:

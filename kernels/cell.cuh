@@ -19,15 +19,17 @@ enum Coupled { NO_GATE, INPUT_GATE, FORGET_GATE };
 static const u64 INFINITE = 0x7ff0000000000000;  // the bits of infinity
 
 // All functions of a cell, as `Functions` of fusedlstm/functions.py: of g, of c' for the output, and of the
-// gates; the gate that is one minus the other; and what pre-activations are clipped to, INFINITE for no clip.
+// gates; the gate that is one minus the other; what pre-activations are clipped to, INFINITE for no clip; and
+// the part of c that stays, as the bits of a double.
 template <class INPUT = Function<TANH>, class OUTPUT = INPUT, class GATE = Function<SIGMOID>,
-          int COUPLED_GATE = NO_GATE, u64 CLIP_BITS = INFINITE>
+          int COUPLED_GATE = NO_GATE, u64 CLIP_BITS = INFINITE, u64 ZONEOUT_BITS = 0>
 struct Functions {
   typedef INPUT Input;
   typedef OUTPUT Output;
   typedef GATE Gate;
   static const int COUPLED = COUPLED_GATE;
   static const u64 CLIP = CLIP_BITS;
+  static const u64 ZONEOUT = ZONEOUT_BITS;
 };
 
 // A pre-activation as its function sees it.
@@ -38,6 +40,12 @@ template <class FUNCTIONS, typename A> DEVICE A clip_gate(A z) {
 // Gate i, f or o, of its pre-activation.
 template <class FUNCTIONS, bool FAST, typename A> DEVICE A gate_of(A z) {
   return activate<typename FUNCTIONS::Gate, FAST>(clip_gate<FUNCTIONS>(z));
+}
+
+// The new c where a part of the old one stays.
+template <class FUNCTIONS, typename A> DEVICE A keep_part(A c, A next) {
+  const double stays = of_bits(FUNCTIONS::ZONEOUT);
+  return FUNCTIONS::ZONEOUT == 0 ? next : multiply_and_add(A(stays), c, A(1 - stays) * next);
 }
 
 // Adds W neighbouring elements, any storage type.
@@ -71,7 +79,7 @@ DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes
     A next = multiply_and_add(f, c.at[k], input);
     if (CLIP) next = clip(next, A(cell_clip));
     if (PEEPHOLE) z_o = multiply_and_add(A(widen(p.o.at[k])), next, z_o);
-    c.at[k] = next;
+    c.at[k] = keep_part<FUNCTIONS>(c.at[k], next);
     const A o = gate_of<FUNCTIONS, FAST>(z_o);
     m.at[k] = Narrow<T>::of(o * activate<typename FUNCTIONS::Output, FAST>(next));
   }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusedlstm.validation.arguments import fail
+from fusedlstm.weights import DEFAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -98,10 +99,9 @@ def refuse(
         places: the names of options, "peephole" and "weight_hr" that the system has.
         reasons: what else to say of an option.
     """
-    usual = {"activation": "tanh", "gate_activation": "sigmoid"}
     arrays = {name: getattr(weights, name) for name in ("peephole", "weight_hr")}
     for name, value in (arrays | weights.options()).items():
-        default = usual.get(name)
+        default = DEFAULTS.get(name)
         if name in places or (value is default if default is None else value == default):
             continue
         got = f"shape {value.shape}" if name in arrays else repr(value)

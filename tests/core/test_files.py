@@ -97,15 +97,24 @@ def test_what_version_1_can_tell_is_version_1(activation, tmp_path):
         {"gate_activation": ("hard_sigmoid", 1 / 6, 0.5)},
         {"gate_clip": 0.0},
         {"coupled_gate": "forget"},
-        dict(GENERAL["elu 0.6"]),
+        dict(GENERAL["linear"]),
     ],
 )
 def test_what_it_can_not_is_version_2(options, tmp_path):
     """Older versions of this package refuse it as newer, and do not read another cell."""
-    path = tmp_path / "w"
+    check_version(2, options, tmp_path / "w")
+    assert not {"zoneout_c", "zoneout_h"} & set(about(tmp_path / "w")["options"])
+
+
+@pytest.mark.parametrize("options", [{"zoneout_c": 0.1}, {"zoneout_c": 1, "coupled_gate": "input"}])
+def test_zoneout_is_of_version_3(options, tmp_path):
+    check_version(3, options, tmp_path / "w")
+
+
+def check_version(version, options, path):
     weights = LSTMWeights.random(2, 3, seed=0, **options)
     weights.save(path)
-    assert about(path)["version"] == 2
+    assert about(path)["version"] == version
     loaded = LSTMWeights.load(path)
     assert_equal(loaded, weights)
     assert loaded.functions == weights.functions
@@ -221,7 +230,7 @@ def test_foreign(content, message, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 3}, "is newer than this fusedlstm: its version is 3, and 2 is the newest"),
+        ({"version": 4}, "is newer than this fusedlstm: its version is 4, and 3 is the newest"),
         ({"version": 0}, "is damaged: its version is 0"),
         ({"version": "1"}, "is damaged: its version is '1'"),
         ({"version": True}, "is damaged: its version is True"),

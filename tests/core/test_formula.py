@@ -72,6 +72,7 @@ AFTER_THE_MATMUL = st.fixed_dictionaries(
         "gate_activation": FUNCTION,
         "gate_clip": st.sampled_from([0.0, 0.5, 2.0]),
         "coupled_gate": st.sampled_from(["input", "forget"]),
+        "zoneout_c": st.sampled_from([0.0, 0.2, 1.0]),
     },
 )
 

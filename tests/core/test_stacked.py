@@ -199,6 +199,7 @@ def test_random():
             "gate_activation": ("hard_sigmoid", 0.2, 0.5),
             "gate_clip": 3.0,
             "coupled_gate": "input",
+            "zoneout_c": 0.0,
         }
         assert one.peephole is not None
         assert one.bias[8:16].min() > 0.5
@@ -362,7 +363,7 @@ def test_a_newer_version(tmp_path):
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"]["fusedlstm"] = header["__metadata__"]["fusedlstm"].replace('"version": 1', '"version": 3')
+    header["__metadata__"]["fusedlstm"] = header["__metadata__"]["fusedlstm"].replace('"version": 1', '"version": 4')
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
     with pytest.raises(WeightsFileError, match="is newer than this fusedlstm"):

@@ -36,6 +36,7 @@ def test_sizes_and_options():
         "gate_activation": "sigmoid",
         "gate_clip": None,
         "coupled_gate": None,
+        "zoneout_c": 0.0,
     }
     assert isinstance(weights.cell_clip, float)
     assert repr(weights) == (
@@ -62,6 +63,7 @@ def test_functions():
         "gate_activation": ("hard_sigmoid", 0.25, 1.0),
         "gate_clip": 2.0,
         "coupled_gate": "forget",
+        "zoneout_c": 0.0,
     }
     assert repr(weights) == (
         "LSTMWeights(I=3, N=4, P=2, float32, bias, peephole, activation=('leaky_relu', 0.1), output_activation=tanh, "
@@ -163,6 +165,10 @@ def replaced(**changes):
         (replaced(gate_clip=-1), ValueError, "^gate_clip: wanted a number >= 0"),
         (replaced(gate_clip="1"), TypeError, "^gate_clip: wanted a number, or None"),
         (replaced(coupled_gate="f"), ValueError, "^coupled_gate: wanted one of 'input', 'forget'; got 'f'"),
+        (replaced(zoneout_c=1.1), ValueError, "^zoneout_c: wanted a number from 0 to 1; got 1.1"),
+        (replaced(zoneout_c=-0.1), ValueError, "^zoneout_c: wanted a number from 0 to 1; got -0.1"),
+        (replaced(zoneout_c=float("nan")), ValueError, "^zoneout_c: wanted a finite number"),
+        (replaced(zoneout_c=None), TypeError, "^zoneout_c: wanted a number; got None"),
         (replaced(coupled_gate=True), ValueError, "^coupled_gate: wanted one of 'input', 'forget'; got True"),
     ],
 )

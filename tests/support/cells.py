@@ -32,6 +32,7 @@ def functions_of(k):
         "output_activation": FUNCTIONS[(k + 7) % count],
         "gate_clip": (None, 0.8)[k // 3 % 2],
         "coupled_gate": (None, "input", "forget")[k % 3],
+        "zoneout_c": 0.3 if k % 5 == 2 else 0.0,
     }
 
 

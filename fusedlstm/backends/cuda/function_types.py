@@ -29,8 +29,9 @@ def functions_type(functions: Functions) -> str:
         function_type(functions.gate),
         _COUPLED[functions.coupled],
         _bits(clip),
+        _bits(functions.zoneout_c),
     ]
-    default = [given[0], given[0], function_type("sigmoid"), _COUPLED[None], _bits(math.inf)]
+    default = [given[0], given[0], function_type("sigmoid"), _COUPLED[None], _bits(math.inf), _bits(0.0)]
     while len(given) > 1 and given[-1] == default[len(given) - 1]:
         given.pop()
     return f"Functions<{', '.join(given)}>"

@@ -77,17 +77,29 @@ class Pointwise(ABC):
         self.cell_clip = cell_clip
         self.input, self.output = in_place(functions.input, dtype), in_place(functions.output, dtype)
         self.one = np.ones((), dtype)
+        self.zoneout_c = functions.zoneout_c
 
     def run(self, blocks: list[tuple[slice, GatePlanes]], c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
         """Write m and c_new, and overwrite the gates, which are the pre-activations -i, -f, -o, g.
 
         c_new may be c. All arrays have the dtype of the arithmetic.
         """
-        if len(blocks) == 1:
+        if self.zoneout_c:
+            for rows, gates in blocks:
+                self._run_zoned_out(gates, c[rows], m[rows], c_new[rows])
+        elif len(blocks) == 1:
             self._run_block(blocks[0][1], c, m, c_new)
-            return
-        for rows, gates in blocks:
-            self._run_block(gates, c[rows], m[rows], c_new[rows])
+        else:
+            for rows, gates in blocks:
+                self._run_block(gates, c[rows], m[rows], c_new[rows])
+
+    def _run_zoned_out(self, gates: GatePlanes, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
+        """Do the work of `run`, and keep a part of c."""
+        new = gates.f  # of which the new c is the last that is made
+        self._run_block(gates, c, m, new)
+        np.multiply(new, 1 - self.zoneout_c, new)
+        np.multiply(c, self.zoneout_c, c_new)
+        np.add(c_new, new, c_new)
 
     @abstractmethod
     def _run_block(self, gates: GatePlanes, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
@@ -166,7 +178,7 @@ def pointwise_of(
     peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
 ) -> Pointwise:
     """Return what runs a cell of these functions."""
-    plain = Functions(functions.input, functions.output) == functions
+    plain = Functions(functions.input, functions.output, zoneout_c=functions.zoneout_c) == functions
     return (SigmoidPointwise if plain else GeneralPointwise)(peephole, cell_clip, functions, dtype)
 
 

@@ -78,7 +78,7 @@ def step(
     o = gate(weights, z_o, p_o, c_new)
     m = o * apply(weights.output_activation or weights.activation, c_new)
     h_new = m if weights.weight_hr is None else clip(m @ weights.weight_hr.T, weights.proj_clip)
-    return h_new, c_new
+    return h_new, keep(weights.zoneout_c, c, c_new)
 
 
 def gate(weights: LSTMWeights, z: NumpyArray, p: NumpyArray | None, c: NumpyArray) -> NumpyArray:
@@ -115,6 +115,11 @@ def apply(function: Function, x: NumpyArray) -> NumpyArray:
 def clip(a: NumpyArray, limit: float | None) -> NumpyArray:
     """Return `a` clipped to +-limit; None is no limit, and NaN stays NaN."""
     return a if limit is None else np.clip(a, -limit, limit)
+
+
+def keep(part: float, old: NumpyArray, new: NumpyArray) -> NumpyArray:
+    """Return the new state with a part of the old one kept: zoneout."""
+    return part * old + (1 - part) * new if part else new
 
 
 def reset(a: NumpyArray, is_first: Sequence[bool] | NumpyArray, value: NumpyArray | None) -> NumpyArray:
