@@ -6,6 +6,14 @@
 #include "activations.cuh"
 #include "primitives.cuh"
 
+// Of a cell, beside its weights.
+template <typename T> struct Cell {
+  const T* bias;      // (4N,), or null
+  const T* peephole;  // (3, N), rows i, f, o; read with PEEPHOLE
+  double clip;        // read with CLIP
+  i64 N;
+};
+
 // The peephole weights of W units.
 template <typename T, int W> struct Peepholes {
   Vector<T, W> i, f, o;
@@ -93,3 +101,17 @@ template <typename T, int W> DEVICE Vector<T, W> sum(const Vector<T, W>& a, cons
   for (int k = 0; k < W; ++k) total.at[k] = Narrow<T>::of(add_rounded(widen(a.at[k]), widen(b.at[k])));
   return total;
 }
+
+// Where h is written once more, by rows of the batch.
+template <typename T> struct Copy {
+  Matrix<T> to;           // (B, columns), or null
+  Matrix<const T> input;  // (B, columns), or null: is added
+
+  // Writes what a row has at a column; zeros, to which nothing is added, where it takes no step.
+  template <int W> MEMBER void write(i64 row, i64 column, const Vector<T, W>& h, bool steps) const {
+    if (!to.at) return;
+    Vector<T, W> copied = h;
+    if (input.at && steps) copied = sum(h, load<W>(input.at + row * input.stride + column));
+    store<W>(to.at + row * to.stride + column, copied);
+  }
+};

@@ -2,8 +2,15 @@
 #include "activations.cuh"
 #include "primitives.cuh"
 
-template <typename T> __global__ void __launch_bounds__(256) lstm_clip(T* h, i64 count, double limit) {
+template <typename T> struct ClipArguments {
+  T* h;  // (count,), contiguous
+  i64 count;
+  double limit;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(256) lstm_clip(const __grid_constant__ ClipArguments<T> a) {
   typedef typename Arithmetic<T>::type A;
   const i64 k = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (k < count) h[k] = Narrow<T>::of(clip(A(widen(h[k])), A(limit)));
+  if (k < a.count) a.h[k] = Narrow<T>::of(clip(A(widen(a.h[k])), A(a.limit)));
 }

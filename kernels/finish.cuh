@@ -4,30 +4,6 @@
 #include "cell.cuh"
 #include "rows.cuh"
 
-// Of a cell, beside its weights.
-template <typename T> struct Cell {
-  const T* bias;      // (4N,), or null
-  const T* peephole;  // (3, N), rows i, f, o; read with PEEPHOLE
-  double clip;        // read with CLIP
-  i64 N;
-};
-
-// Where h is written once more, by rows of the batch.
-template <typename T> struct Copy {
-  T* to;           // (B, columns), or null
-  i64 stride;      // elements from row to row, as all strides here
-  const T* input;  // (B, columns), or null: is added
-  i64 input_stride;
-
-  // Writes what a row has at a column; zeros, to which nothing is added, where it takes no step.
-  template <int W> MEMBER void write(i64 row, i64 column, const Vector<T, W>& h, bool steps) const {
-    if (!to) return;
-    Vector<T, W> copied = h;
-    if (input && steps) copied = sum(h, load<W>(input + row * input_stride + column));
-    store<W>(to + row * stride + column, copied);
-  }
-};
-
 // W neighbouring units of the bias, by gates; zeros without one.
 template <int W, typename A, typename T>
 DEVICE void load_bias(A (&to)[4][W], const T* bias, i64 unit, i64 N) {

@@ -18,39 +18,44 @@ template <bool ROUND, typename T> DEVICE T kept(T weight) {
 // Both launched with rows on grid x and columns on grid y, so that no thread divides by a size; a thread
 // writes one element. The rows are a multiple of 128, which every block divides: none is beyond the last.
 
+template <typename T> struct InterleaveArguments {
+  T* to;                   // (N rounded up to 32, times 4; columns), contiguous
+  i64 columns;             // of x and h, each padded
+  i64 KX;                  // where h's begin there
+  Matrix<const T> weight;  // (4N, X + P): of gates i, f, g and o one after another
+  i64 X;                   // where h's begin here
+  i64 I, P, N;
+};
+
 template <typename T, bool ROUND>
-__global__ void __launch_bounds__(256)
-    lstm_interleave(T* to,              // (N rounded up to 32, times 4; columns), contiguous
-                    i64 columns,        // of x and h, each padded
-                    i64 KX,             // where h's begin there
-                    const T* weight,    // (4N, X + P): of gates i, f, g and o one after another
-                    i64 weight_stride,  // elements from row to row
-                    i64 X,              // where h's begin here
-                    i64 I, i64 P, i64 N) {
+__global__ void __launch_bounds__(256) lstm_interleave(const __grid_constant__ InterleaveArguments<T> a) {
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const i64 column = (i64)blockIdx.y * blockDim.x + threadIdx.x;
-  if (column >= columns) return;
+  if (column >= a.columns) return;
   const i64 unit = row / 32 * 8 + row % 8, gate = row % 32 / 8;
-  const bool of_h = column >= KX;
-  const i64 k = of_h ? column - KX : column;
+  const bool of_h = column >= a.KX;
+  const i64 k = of_h ? column - a.KX : column;
   T value = Narrow<T>::of(0);
-  if (unit < N && k < (of_h ? P : I)) {
-    value = kept<ROUND>(weight[(gate * N + unit) * weight_stride + (of_h ? X : 0) + k]);
+  if (unit < a.N && k < (of_h ? a.P : a.I)) {
+    value = kept<ROUND>(a.weight.at[(gate * a.N + unit) * a.weight.stride + (of_h ? a.X : 0) + k]);
   }
-  to[row * columns + column] = value;
+  a.to[row * a.columns + column] = value;
 }
 
 // A projection's weights, with rows and columns of zeros after them.
+template <typename T> struct PadArguments {
+  T* to;                       // (P rounded up to 128, columns), contiguous
+  i64 columns;                 // of N, padded
+  Matrix<const T> projection;  // (P, N)
+  i64 P, N;
+};
+
 template <typename T, bool ROUND>
-__global__ void __launch_bounds__(256) lstm_pad(T* to,        // (P rounded up to 128, columns), contiguous
-                                                i64 columns,  // of N, padded
-                                                const T* projection,    // (P, N)
-                                                i64 projection_stride,  // elements from row to row
-                                                i64 P, i64 N) {
+__global__ void __launch_bounds__(256) lstm_pad(const __grid_constant__ PadArguments<T> a) {
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const i64 column = (i64)blockIdx.y * blockDim.x + threadIdx.x;
-  if (column >= columns) return;
+  if (column >= a.columns) return;
   T value = Narrow<T>::of(0);
-  if (row < P && column < N) value = kept<ROUND>(projection[row * projection_stride + column]);
-  to[row * columns + column] = value;
+  if (row < a.P && column < a.N) value = kept<ROUND>(a.projection.at[row * a.projection.stride + column]);
+  a.to[row * a.columns + column] = value;
 }

@@ -76,6 +76,12 @@ template <int W, typename T> DEVICE void store(T* to, const Vector<T, W>& value)
   *reinterpret_cast<Vector<T, W>*>(to) = value;
 }
 
+// A matrix as kernels take it, whose rows are contiguous.
+template <typename T> struct Matrix {
+  T* at;       // null where a kernel says so
+  i64 stride;  // elements from row to row; 0 where one row serves all
+};
+
 // What follows copies in the background and multiplies on tensor cores. Each is a template, so that its
 // static_assert speaks where it is used, and not where this file is included.
 #ifndef CUDA_EMULATION

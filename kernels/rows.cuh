@@ -6,29 +6,27 @@
 
 #include "primitives.cuh"
 
+// The slots of a pool's rows.
+struct SlotRows {
+  const i64* slots;  // (B,), -1 for a row that takes no step; null: rows are their own
+  u64* words;        // (capacity,), 2 * tick + which of the two is the state; with slots
+  i64 tick;          // of this step: another than of any before
+  i64 flips;         // whether this launch is the step's last, which turns the words
+};
+
 // All rows. "Null" pointers are allowed where it is said.
 template <typename T> struct Rows {
   typedef typename Arithmetic<T>::type A;
-  const T* x;    // (B, I)
-  i64 x_stride;  // elements from row to row, as all strides here
-  const T* h;    // (B, P), or of a pool (capacity, 2, P)
-  i64 h_stride;
-  const A* c;  // (B, N), or all slots'
-  i64 c_stride;
-  A* c_out;  // as c, and may be c
-  i64 c_out_stride;
-  T* out;  // (B, N or P), or, with out_by_slot, as h of a pool
-  i64 out_stride;
+  Matrix<const T> x;  // (B, I)
+  Matrix<const T> h;  // (B, P), or of a pool (capacity, 2, P)
+  Matrix<const A> c;  // (B, N), or all slots'
+  Matrix<A> c_out;    // as c, and may be c
+  Matrix<T> out;      // (B, N or P), or, with out_by_slot, as h of a pool
   i64 out_by_slot;
-  const i64* slots;               // (B,), -1 for a row that takes no step; null: rows are their own
-  u64* words;                     // (capacity,), 2 * tick + which of the two is the state; with slots
-  i64 tick;                       // of this step: another than of any before
-  i64 flips;                      // whether this launch is the step's last, which turns the words
-  const unsigned char* is_first;  // (B,), 0 or 1; null: none
-  const T* reset_h;               // (B, P), or one row with stride 0; null: zeros
-  i64 reset_h_stride;
-  const A* reset_c;  // (B, N), or one row with stride 0; null: zeros
-  i64 reset_c_stride;
+  SlotRows pool;
+  unsigned char* is_first;  // (B,), 0 or 1; null: none
+  Matrix<const T> reset_h;  // (B, P), or one row; null: zeros
+  Matrix<const A> reset_c;  // (B, N), or one row; null: zeros
   i64 B;
 };
 
@@ -50,25 +48,25 @@ template <typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool turn
   Row<T> found = {nullptr, nullptr, nullptr, nullptr, nullptr};
   if (row >= of.B) return found;
   i64 slot = row, before = row, after = row;
-  if (of.slots) {
-    slot = of.slots[row];
+  if (of.pool.slots) {
+    slot = of.pool.slots[row];
     if (slot < 0) return found;
-    const int parity = parity_before(load_relaxed(of.words + slot), of.tick);
-    if (turns) store_relaxed(of.words + slot, 2 * (u64)of.tick + !parity);
+    const int parity = parity_before(load_relaxed(of.pool.words + slot), of.pool.tick);
+    if (turns) store_relaxed(of.pool.words + slot, 2 * (u64)of.pool.tick + !parity);
     before = 2 * slot + parity;
     after = 2 * slot + !parity;
   }
   const bool first = of.is_first && of.is_first[row];
-  if (of.x) found.x = of.x + row * of.x_stride;
+  if (of.x.at) found.x = of.x.at + row * of.x.stride;
   if (first) {
-    if (of.reset_h) found.h = of.reset_h + row * of.reset_h_stride;
-    if (of.reset_c) found.c = of.reset_c + row * of.reset_c_stride;
+    if (of.reset_h.at) found.h = of.reset_h.at + row * of.reset_h.stride;
+    if (of.reset_c.at) found.c = of.reset_c.at + row * of.reset_c.stride;
   } else {
-    if (of.h) found.h = of.h + before * of.h_stride;
-    if (of.c) found.c = of.c + slot * of.c_stride;
+    if (of.h.at) found.h = of.h.at + before * of.h.stride;
+    if (of.c.at) found.c = of.c.at + slot * of.c.stride;
   }
-  if (of.c_out) found.c_out = of.c_out + slot * of.c_out_stride;
-  found.out = of.out + (of.out_by_slot ? after : row) * of.out_stride;
+  if (of.c_out.at) found.c_out = of.c_out.at + slot * of.c_out.stride;
+  found.out = of.out.at + (of.out_by_slot ? after : row) * of.out.stride;
   return found;
 }
 

@@ -7,21 +7,29 @@
 enum Problem { OUT_OF_RANGE, RELEASED, TWICE };
 
 // Counts a problem, and keeps the slot of one that has it.
-DEVICE void report(unsigned long long* problems, Problem problem, i64 slot) {
+DEVICE void report(u64* problems, Problem problem, i64 slot) {
   atomicAdd(problems + 2 * problem, 1ull);
-  atomicExch(problems + 2 * problem + 1, (unsigned long long)slot);
+  atomicExch(problems + 2 * problem + 1, (u64)slot);
 }
 
+// What slots are checked with, and where problems are noted.
+struct Audit {
+  const unsigned char* live;  // (capacity,), 0 or 1
+  u64* claims;                // (capacity,): the last tick that a slot was stepped in
+  i64 tick;                   // of this step; 32 bits would be used up in a day
+  u64* problems;              // (3, 2): how many, and a slot, of each kind
+};
+
 // The slot of a row if it may be stepped, else -1. The first that claims a slot in this tick has it.
-DEVICE int checked(i64 slot, i64 capacity, const unsigned char* live, unsigned long long* claims,
-                   unsigned long long tick, unsigned long long* problems) {
+DEVICE int checked(i64 slot, i64 capacity, const Audit& audit) {
+  const u64 tick = audit.tick;
   if (slot == -1) return -1;
   if (slot < 0 || slot >= capacity) {
-    report(problems, OUT_OF_RANGE, slot);
-  } else if (!live[slot]) {
-    report(problems, RELEASED, slot);
-  } else if (atomicExch(claims + slot, tick) == tick) {
-    report(problems, TWICE, slot);
+    report(audit.problems, OUT_OF_RANGE, slot);
+  } else if (!audit.live[slot]) {
+    report(audit.problems, RELEASED, slot);
+  } else if (atomicExch(audit.claims + slot, tick) == tick) {
+    report(audit.problems, TWICE, slot);
   } else {
     return (int)slot;
   }

@@ -6,14 +6,18 @@ import sys
 import threading
 import time
 import types
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fusedlstm import BackendUnavailableError, LSTMCell, LSTMState, LSTMWeights, lstm_pointwise, pack_state
+from fusedlstm.backends.cuda.arguments import ClipArguments, Matrix, SelectArguments
+from fusedlstm.backends.cuda.runtime.structs import Struct
 
 from support.backends import needs_cuda
+from support.structs import plain_kernel
 
 pytestmark = needs_cuda
 
@@ -118,21 +122,25 @@ def test_empty_arrays_overlap_nothing(cupy):
 
 @pytest.fixture
 def clip_kernel():
+    return new_clip_kernel()
+
+
+def new_clip_kernel():
     from fusedlstm.backends.cuda.runtime.compile import Kernel
 
-    return Kernel("clip.cu", "lstm_clip<float>", (np.dtype(np.float32), "i64", "f64"))
+    return Kernel("clip.cu", "lstm_clip<float>", Struct(ClipArguments, T=np.dtype(np.float32)))
 
 
 def test_launch(clip_kernel, cupy):
     h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
-    clip_kernel((1,), (256,), h, 3, 1)
+    clip_kernel((1,), (256,), ClipArguments(h, 3, 1))
     np.testing.assert_array_equal(h.get(), [-1, 0.5, 1])
 
 
 def test_an_empty_grid_launches_nothing(clip_kernel, cupy):
     """CuPy would launch one block."""
     h = cupy.asarray(np.array([-2], np.float32))
-    clip_kernel((0,), (256,), h, 1, 1)
+    clip_kernel((0,), (256,), ClipArguments(h, 1, 1))
     np.testing.assert_array_equal(h.get(), [-2])
 
 
@@ -150,7 +158,7 @@ def test_a_kernel_is_loaded_once(clip_kernel, cupy, monkeypatch):
 
     def launch():
         together.wait()
-        clip_kernel((1,), (256,), cupy.zeros(3, np.float32), 3, 1)
+        clip_kernel((1,), (256,), ClipArguments(cupy.zeros(3, np.float32), 3, 1))
 
     threads = [threading.Thread(target=launch) for _ in range(4)]
     for thread in threads:
@@ -163,16 +171,39 @@ def test_a_kernel_is_loaded_once(clip_kernel, cupy, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((np.zeros(3, np.float32), 3, 1), "must be a CuPy array of float32, not ndarray"),
-        ((3, 3, 1), "must be a CuPy array of float32, not int"),
-        (("float64", 3, 1), "must be a CuPy array of float32, not ndarray"),
-        (("float32", 3), "takes 3 arguments, not 2"),
+        ((np.zeros(3, np.float32), 3, 1), "^h must be a CuPy array of float32, not ndarray$"),
+        ((3, 3, 1), "^h must be a CuPy array of float32, not int$"),
+        (("float64", 3, 1), "^h must be a CuPy array of float32, not ndarray of float64$"),
+        (("float32", 3.5, 1), "^ClipArguments: required argument is not an integer$"),
+        (("float32", 3, None), "^ClipArguments: required argument is not a float$"),
     ],
 )
 def test_the_launcher_checks(clip_kernel, cupy, arguments, message):
     values = [cupy.zeros(3, value) if isinstance(value, str) else value for value in arguments]
     with pytest.raises(TypeError, match=message):
-        clip_kernel((1,), (256,), *values)
+        clip_kernel((1,), (256,), ClipArguments(*values))
+
+
+def test_the_launcher_names_a_member_of_a_struct_within(cupy):
+    from fusedlstm.backends.cuda.kernels import select_kernel
+
+    out, mask = cupy.zeros((2, 3)), cupy.zeros(2, np.bool_)
+    arguments = SelectArguments(out, mask, Matrix(cupy.zeros((2, 3), np.float32), 3), 2, 3)
+    with pytest.raises(TypeError, match=r"^value\.at must be a CuPy array of float64, not ndarray of float32$"):
+        select_kernel(out.dtype)((1, 1), (4, 64), arguments)
+
+
+def test_a_queued_launch_keeps_its_arrays(clip_kernel, cupy):
+    """Until it is launched: the struct has their addresses alone."""
+    h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
+    arguments, gone = ClipArguments(h[:2], 2, 1), weakref.ref(h._host if "stand-in" in cupy.__version__ else h.data.mem)
+    values = clip_kernel.struct.values(arguments)
+    launch = clip_kernel.bound((1,), (256,), clip_kernel.struct.packed(values, clip_kernel.numbers(values)))
+    del h, arguments, values
+    assert gone() is not None
+    launch()
+    del launch
+    assert gone() is None
 
 
 REVERSED = str(Path(__file__).parent / "primitives.cu"), "shared_dynamically<float>"
@@ -182,28 +213,24 @@ KIB = 1 << 10
 @pytest.mark.parametrize("shared", [0, 4, 48 * KIB, 48 * KIB + 4, 64 * KIB])
 def test_dynamic_shared_memory(shared, cupy):
     """All of it is there, of every size that each GPU has."""
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
-
-    kernel = Kernel(*REVERSED, (np.dtype(np.float32), np.dtype(np.float32), "i64"), shared=shared)
+    kernel = plain_kernel(*REVERSED, shared=shared)
     values = np.random.default_rng(0).random(shared // 4, np.float32)
     out = cupy.zeros(values.size, np.float32)
     for _ in range(2):
-        kernel((1,), (256,), cupy.asarray(values), out, values.size)
+        kernel.bound((1,), (256,), cupy.asarray(values), out, np.int64(values.size))()
         np.testing.assert_array_equal(out.get(), values[::-1])
 
 
 def test_dynamic_shared_memory_in_a_graph(cupy):
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
-
-    kernel = Kernel(*REVERSED, (np.dtype(np.float32), np.dtype(np.float32), "i64"), shared=64 * KIB)
+    kernel = plain_kernel(*REVERSED, shared=64 * KIB)
     values = np.random.default_rng(0).random(16 * KIB, np.float32)
     given, out = cupy.asarray(values), cupy.zeros(values.size, np.float32)
-    kernel._function()
+    kernel.load()
     cupy.cuda.runtime.deviceSynchronize()
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         stream.begin_capture()
-        kernel((1,), (256,), given, out, values.size)
+        kernel.bound((1,), (256,), given, out, np.int64(values.size))()
         graph = stream.end_capture()
         graph.launch(stream)
         stream.synchronize()
@@ -235,7 +262,7 @@ def test_dynamic_shared_memory_must_be_allowed(cupy):
     with pytest.raises(driver.CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
         driver.funcSetAttribute(function.ptr, attribute, 228 * KIB)
     with pytest.raises(driver.CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
-        compiler.Kernel(*REVERSED, (array.dtype, array.dtype, "i64"), shared=228 * KIB)((1,), (32,), array, array, 0)
+        plain_kernel(*REVERSED, shared=228 * KIB).load()
 
 
 @pytest.fixture
@@ -258,11 +285,10 @@ def copied_kernels(tmp_path, monkeypatch):
 def test_edited_headers_are_compiled_anew(stale, copied_kernels, cupy, monkeypatch):
     """... and were the digest stale, the old code would run: a planted fault, which the stand-in names."""
     from fusedlstm.backends.cuda.runtime import sources
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     def clip():
         h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
-        Kernel("clip.cu", "lstm_clip<float>", (np.dtype(np.float32), "i64", "f64"))((1,), (256,), h, 3, 1)
+        new_clip_kernel()((1,), (256,), ClipArguments(h, 3, 1))
         return h.get().tolist()
 
     assert clip() == [-1, 0.5, 1]

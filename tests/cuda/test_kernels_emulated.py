@@ -8,6 +8,14 @@ import numpy as np
 import pytest
 
 from fusedlstm import lstm_pointwise
+from fusedlstm.backends.cuda.arguments import (
+    AddArguments,
+    Cell,
+    ClipArguments,
+    Matrix,
+    PointwiseArguments,
+    SelectArguments,
+)
 from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.functions import Functions
 
@@ -29,11 +37,11 @@ from support.kernel_cases import (
     extreme_gates_and_c,
     far_apart,
     random_array,
-    row_stride,
     rows_and_columns,
     state_type,
 )
 from support.places import KERNELS
+from support.structs import by_value, matrix
 
 pytestmark = needs_emulation
 
@@ -113,15 +121,21 @@ def launch(function, width, arrays, h, c_out, schedule, cell_clip=CELL_CLIP, N=N
 
     With N, arrays are the first columns of rows of N units, and no threads are launched for the others.
     """
-    B, units = c_out.shape
-    values = []
-    for name in ("gates", "gates_h", "bias", "peephole", "c", "is_first", "reset_gates", "reset_c"):
-        array = arrays.get(name)
-        values.append(array)
-        if name not in ("bias", "peephole", "is_first"):
-            values.append(row_stride(array, one_row_for_all=name.startswith("reset")))
-    values += [h, c_out, np.float64(cell_clip), np.int64(B), np.int64(N or units)]
-    return function(*rows_and_columns(B, -(-units // width)), values, schedule=schedule)
+    (B, units), get = c_out.shape, arrays.get
+    arguments = PointwiseArguments(
+        gates=matrix(arrays["gates"]),
+        gates_h=matrix(get("gates_h")),
+        cell=Cell(get("bias"), get("peephole"), clip=cell_clip, N=N or units),
+        c=matrix(arrays["c"]),
+        is_first=get("is_first"),
+        reset_gates=matrix(get("reset_gates"), one_row_for_all=True),
+        reset_c=matrix(get("reset_c"), one_row_for_all=True),
+        h=h,
+        c_out=c_out,
+        B=B,
+    )
+    passed = by_value(arguments, G=arrays["gates"].dtype, T=h.dtype)
+    return function(*rows_and_columns(B, -(-units // width)), [passed], schedule=schedule)
 
 
 def wanted(instance, arrays):
@@ -253,9 +267,8 @@ def test_clip(clip, name, count, schedule):
     if count > 2:
         h[1:3] = -np.inf, np.nan
     expected = np.clip(h.astype(np.float64), -0.5, 0.5)
-    clip.function(f"lstm_clip<{name}>")(
-        (-(-count // THREADS),), (THREADS,), (h, np.int64(count), np.float64(0.5)), schedule=schedule
-    )
+    passed = by_value(ClipArguments(h, count, limit=0.5), T=h.dtype)
+    clip.function(f"lstm_clip<{name}>")((-(-count // THREADS),), (THREADS,), [passed], schedule=schedule)
     assert_near("h", h, expected, rtol=0, atol=0)
 
 
@@ -279,10 +292,9 @@ def test_select(select, name, value, B, K, schedule):
     rows = wide[:, 1 : K + 1]
     expected = out.copy()
     expected[mask] = 0 if value == "zeros" else rows[0] if value == "one row" else rows[mask]
-    source = np.uintp(0) if value == "zeros" else rows
-    stride = np.int64(K + 3 if value == "rows" else 0)
-    arguments = (out, mask, source, stride, np.int64(B), np.int64(K))
-    select.function(f"lstm_select<{name}>")(*rows_and_columns(B, K), arguments, schedule=schedule)
+    source = Matrix() if value == "zeros" else Matrix(rows, K + 3 if value == "rows" else 0)
+    passed = by_value(SelectArguments(out, mask, source, B, K), T=out.dtype)
+    select.function(f"lstm_select<{name}>")(*rows_and_columns(B, K), [passed], schedule=schedule)
     assert_near("out", out, expected.astype(np.float64), rtol=0, atol=0)
 
 
@@ -291,8 +303,8 @@ def test_select_with_offsets_beyond_two_to_the_31(select):
     out, value = (far_apart(random, np.float16, 3, 1) for _ in range(2))
     mask = np.array([False, True, True])
     expected = np.where(mask[:, None], value, out).astype(np.float64)
-    arguments = (out, mask, value, np.int64(FAR), np.int64(3), np.int64(FAR))
-    select.function("lstm_select<__half>")((3, 1), (1, 1), arguments, schedule=FORWARD)
+    passed = by_value(SelectArguments(out, mask, Matrix(value, FAR), 3, FAR), T=out.dtype)
+    select.function("lstm_select<__half>")((3, 1), (1, 1), [passed], schedule=FORWARD)
     assert_near("out", out, expected, rtol=0, atol=0)
 
 
@@ -311,5 +323,6 @@ def test_add(add, name, count, schedule):
     a[-1], b[count // 2] = np.nan, np.inf
     wide = np.float64 if name == "double" else np.float32
     expected = (a.astype(wide) + b.astype(wide)).astype(DTYPES[name])
-    add.function(f"lstm_add<{name}>")((-(-count // THREADS),), (THREADS,), (a, b, np.int64(count)), schedule=schedule)
+    passed = by_value(AddArguments(a, b, count), T=a.dtype)
+    add.function(f"lstm_add<{name}>")((-(-count // THREADS),), (THREADS,), [passed], schedule=schedule)
     assert_near("a", a, expected.astype(np.float64), rtol=0, atol=0)

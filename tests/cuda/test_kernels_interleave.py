@@ -5,11 +5,14 @@ from itertools import cycle
 import numpy as np
 import pytest
 
+from fusedlstm.backends.cuda.arguments import InterleaveArguments, PadArguments
+
 from emulation import FORWARD, Module
 from support.emulated import needs_emulation
 from support.interleaved_layout import assert_rounded, interleaved, padded, tiles, to_tf32
 from support.kernel_cases import DTYPES, SCHEDULES, assert_same_bits, row_stride, rows_and_columns, spread
 from support.places import KERNELS
+from support.structs import by_value, matrix
 
 pytestmark = needs_emulation
 
@@ -40,13 +43,14 @@ def functions():
 
 def launch_interleave(function, to, KX, weight, X, shape, schedule):
     """Launch as the CUDA backend does, for the first columns of rows where `to` is these."""
-    values = [to, row_stride(to), np.int64(KX), weight, row_stride(weight), np.int64(X), *map(np.int64, shape)]
-    return function(*rows_and_columns(*to.shape), values, schedule=schedule)
+    arguments = InterleaveArguments(to, row_stride(to), KX, matrix(weight), X, *shape)
+    passed = by_value(arguments, T=to.dtype)
+    return function(*rows_and_columns(*to.shape), [passed], schedule=schedule)
 
 
 def launch_pad(function, to, projection, shape, schedule):
-    values = [to, row_stride(to), projection, row_stride(projection), *map(np.int64, shape)]
-    return function(*rows_and_columns(*to.shape), values, schedule=schedule)
+    arguments = PadArguments(to, row_stride(to), matrix(projection), *shape)
+    return function(*rows_and_columns(*to.shape), [by_value(arguments, T=to.dtype)], schedule=schedule)
 
 
 def unwritten(shape, dtype):

@@ -9,6 +9,15 @@ import numpy as np
 import pytest
 
 from fusedlstm import lstm_pointwise
+from fusedlstm.backends.cuda.arguments import (
+    Audit,
+    Cell,
+    Copy,
+    FinishArguments,
+    GatherArguments,
+    PlannedArguments,
+    ResetArguments,
+)
 from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.functions import Functions
 
@@ -36,7 +45,6 @@ from support.kernel_cases import (
     extreme_gates_and_c,
     far_apart,
     random_array,
-    row_stride,
     rows_and_columns,
     spread,
     state_type,
@@ -45,6 +53,7 @@ from support.kernel_cases import (
     with_problems,
 )
 from support.places import KERNELS
+from support.structs import by_value, matrix
 
 pytestmark = needs_emulation
 
@@ -154,12 +163,18 @@ def launch_planned(function, width, arrays, h_by_slot, schedule, N=None):
     With N, arrays are the first columns of rows of N units, and no threads are launched for the others.
     """
     B, units = len(arrays["gates"]), arrays["c"].shape[1]
-    values = [arrays[name] for name in ("gates", "bias", "peephole")]
-    values += [arrays["c"], row_stride(arrays["c"]), arrays["rows"]]
-    values += [arrays["h"], row_stride(arrays["h"]), np.int64(h_by_slot)]
-    values += [arrays["copy"], row_stride(arrays["copy"]), arrays["input"], row_stride(arrays["input"])]
-    values += [np.float64(CELL_CLIP), np.int64(B), np.int64(N or units)]
-    return function(*rows_and_columns(B, -(-units // width)), values, schedule=schedule)
+    arguments = PlannedArguments(
+        gates=arrays["gates"],
+        cell=Cell(arrays["bias"], arrays["peephole"], clip=CELL_CLIP, N=N or units),
+        c=matrix(arrays["c"]),
+        rows=arrays["rows"],
+        h=matrix(arrays["h"]),
+        h_by_slot=h_by_slot,
+        copy=Copy(matrix(arrays["copy"]), matrix(arrays["input"])),
+        B=B,
+    )
+    passed = by_value(arguments, T=arrays["h"].dtype)
+    return function(*rows_and_columns(B, -(-units // width)), [passed], schedule=schedule)
 
 
 def assert_stepped(instance, arrays, before, h_by_slot):
@@ -256,11 +271,11 @@ def finish():
 
 
 def launch_finish(function, arrays, limit, schedule):
-    projected, h, rows, copy, more = (arrays[name] for name in ("projected", "h", "rows", "copy", "input"))
-    B, P = projected.shape
-    values = [projected, row_stride(projected), h, row_stride(h), rows]
-    values += [copy, row_stride(copy), more, row_stride(more), np.float64(limit), np.int64(B), np.int64(P)]
-    return function(*rows_and_columns(B, P), values, schedule=schedule)
+    projected, h, copy, more = (matrix(arrays[name]) for name in ("projected", "h", "copy", "input"))
+    B, P = projected.at.shape
+    arguments = FinishArguments(projected, h, arrays["rows"], Copy(copy, more), limit, B, P)
+    passed = by_value(arguments, T=h.at.dtype)
+    return function(*rows_and_columns(B, P), [passed], schedule=schedule)
 
 
 def assert_finished(name, arrays, before, limit):
@@ -330,14 +345,13 @@ def reset_values(kind, random, B, columns, dtype):
 
 
 def launch_reset(function, arrays, schedule):
-    values = [arrays["is_first"], arrays["slots"]]
-    for name in ("h", "c"):
-        a, value = arrays[name], arrays[f"reset_{name}"]
-        values += [a, row_stride(a), value, row_stride(value, one_row_for_all=True), np.int64(a.shape[1])]
-    flags, slots = arrays["is_first"], arrays["slots"]
-    B = len(slots) if slots is not None else len(flags) if flags is not None else len(arrays["h"])
-    columns = max(arrays[name].shape[1] for name in ("h", "c"))
-    return function(*whole_rows(B, columns), [*values, np.int64(B)], schedule=schedule)
+    flags, slots, h, c = (arrays[name] for name in ("is_first", "slots", "h", "c"))
+    B = len(slots) if slots is not None else len(flags) if flags is not None else len(h)
+    H, C = h.shape[1], c.shape[1]
+    reset_h, reset_c = (matrix(arrays[name], one_row_for_all=True) for name in ("reset_h", "reset_c"))
+    arguments = ResetArguments(flags, slots, matrix(h), reset_h, H, matrix(c), reset_c, C, B)
+    passed = by_value(arguments, T=h.dtype)
+    return function(*whole_rows(B, max(H, C)), [passed], schedule=schedule)
 
 
 def assert_reset(arrays, before, B):
@@ -420,11 +434,23 @@ def launch_gather(function, arrays, schedule, capacity=None):
     """Launch the kernel as the CUDA backend does; the capacity is where rows of states are not side by side."""
     operand, x, states, c = (arrays[name] for name in ("operand", "x", "states", "c"))
     (B, I), (M, width), (slots, H) = x.shape, operand.shape, states.shape
-    values = [operand, row_stride(operand), np.int64(width - H), x, row_stride(x), np.int64(I)]
-    values += [states, np.int64(H), c, np.int64(c.shape[1])]
-    values += [arrays[name] for name in ("slots", "is_first", "rows", "live", "claims")]
-    values += [np.int64(TICK), arrays["problems"], *map(np.int64, (capacity or slots, B, M))]
-    return function(*whole_rows(M, max(I, H * states.itemsize // 16)), values, schedule=schedule)
+    arguments = GatherArguments(
+        operand=matrix(operand),
+        X=width - H,
+        x=matrix(x),
+        I=I,
+        states=states,
+        H=H,
+        c=c,
+        C=c.shape[1],
+        **{name: arrays[name] for name in ("slots", "is_first", "rows")},
+        audit=Audit(arrays["live"], arrays["claims"], TICK, arrays["problems"]),
+        capacity=capacity or slots,
+        B=B,
+        M=M,
+    )
+    passed = by_value(arguments, T=x.dtype)
+    return function(*whole_rows(M, max(I, H * states.itemsize // 16)), [passed], schedule=schedule)
 
 
 def assert_gathered(arrays, before, at):

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from fusedlstm.backends.cuda.arguments import Audit, CheckArguments, StateRowsArguments
+
 from emulation import FORWARD, Module
 from support.emulated import needs_emulation
 from support.kernel_cases import OUT_OF_RANGE, RELEASED, SCHEDULES, SIZES, THREADS, TICK, TWICE, spread, with_problems
 from support.places import KERNELS
+from support.structs import by_value
 
 pytestmark = needs_emulation
 
@@ -23,8 +26,9 @@ def state_rows():
     return Module(KERNELS / "state_rows.cu", ["lstm_state_rows"], mode="check").function("lstm_state_rows")
 
 
-def launch(function, B, values, schedule):
-    function((-(-B // THREADS),), (THREADS,), values, schedule=schedule)
+def launch(function, arguments, schedule):
+    passed = by_value(arguments)
+    function((-(-arguments.B // THREADS),), (THREADS,), [passed], schedule=schedule)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -37,8 +41,8 @@ def test_check(check, sizes, schedule):
     problems = np.array([[1, 77], [20, 78], [300, 79]], np.uint64)
     given, claims_before, problems_before = slots.copy(), claims.copy(), problems.copy()
     steppable = np.full(sizes.B + 3, 99)  # of which a step of fewer rows has the first
-    numbers = np.int64(sizes.capacity), np.int64(sizes.B)
-    launch(check, sizes.B, (slots, steppable, live, claims, np.int64(TICK), problems, *numbers), schedule)
+    audit = Audit(live, claims, TICK, problems)
+    launch(check, CheckArguments(slots, steppable, audit, sizes.capacity, sizes.B), schedule)
 
     inside = slots[(slots >= 0) & (slots < sizes.capacity)]
     once, counts = np.unique(inside[live[inside]], return_counts=True)
@@ -61,8 +65,7 @@ def test_check(check, sizes, schedule):
 def test_check_into_the_slots_themselves(check):
     slots, live = np.array([1, 5, 0, 1, -1, 2]), np.array([True, True, False])
     claims, problems = np.zeros(3, np.uint64), np.zeros((3, 2), np.uint64)
-    values = (slots, slots, live, claims, np.int64(TICK), problems, np.int64(3), np.int64(6))
-    launch(check, 6, values, FORWARD)
+    launch(check, CheckArguments(slots, slots, Audit(live, claims, TICK, problems), capacity=3, B=6), FORWARD)
     assert slots.tolist() == [1, -1, 0, -1, -1, -1]
     assert problems[:, 0].tolist() == [1, 1, 1]
 
@@ -75,7 +78,7 @@ def test_state_rows(state_rows, B, schedule):
     slots, rows = random.permutation(B + 9)[:B], np.full(B + 3, 99)
     words = random.integers(1 << 63, size=B + 9).astype(np.uint64)
     before = words.copy(), slots.copy()
-    launch(state_rows, B, (slots, words, rows, np.int64(B)), schedule)
+    launch(state_rows, StateRowsArguments(slots, words, rows, B), schedule)
     np.testing.assert_array_equal(rows[:B], [2 * slot + int(words[slot]) % 2 for slot in slots])
     assert (rows[B:] == 99).all()
     np.testing.assert_array_equal(words, before[0])
@@ -86,5 +89,5 @@ def test_state_rows_beyond_two_to_the_31(state_rows):
     """Of slots 0 and 2^31, in memory that costs nothing between them."""
     words, rows = spread(np.uint64, (2,), [FAR]), np.zeros(2, np.int64)
     words[...] = [7, 9]
-    launch(state_rows, 2, (np.array([FAR, 0]), words, rows, np.int64(2)), FORWARD)
+    launch(state_rows, StateRowsArguments(np.array([FAR, 0]), words, rows, 2), FORWARD)
     assert rows.tolist() == [2 * FAR + 1, 1]

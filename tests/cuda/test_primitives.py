@@ -15,6 +15,7 @@ from fusedlstm.backends.cuda.function_types import function_type
 from support.backends import needs_cuda
 from support.cells import FUNCTIONS, NAMES
 from support.places import KERNELS
+from support.structs import plain_kernel
 
 pytestmark = needs_cuda
 
@@ -42,11 +43,8 @@ def run(name, arrays, *numbers, grid=1, block=32):
     """Launch a kernel on arrays and then numbers, and return what its last array then is."""
     import cupy
 
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
-
-    kernel = Kernel(str(FILE), name, (*(array.dtype for array in arrays), *("i64" for _ in numbers)))
     on_device = [cupy.asarray(array) for array in arrays]
-    kernel((grid,), (block,), *on_device, *numbers)
+    plain_kernel(FILE, name).bound((grid,), (block,), *on_device, *map(np.int64, numbers))()
     return on_device[-1].get()
 
 

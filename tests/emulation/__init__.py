@@ -3,6 +3,7 @@
 See README.md for how it works, what a kernel must do for it, and what it can't show.
 """
 
+from .arguments import ByValue, Pointer
 from .compiler import missing
 from .errors import EmulationError
 from .launch import Report
@@ -12,9 +13,11 @@ from .schedules import FORWARD, REVERSE, Schedule, preempting, shuffled
 __all__ = [
     "FORWARD",
     "REVERSE",
+    "ByValue",
     "EmulationError",
     "Function",
     "Module",
+    "Pointer",
     "Report",
     "Schedule",
     "missing",

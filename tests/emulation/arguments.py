@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import memory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from .parameters import Parameter
+
+
+_POINTER = 8  # bytes
 
 
 class Extent(ctypes.Structure):
@@ -30,6 +33,29 @@ class Extent(ctypes.Structure):
     )
 
 
+class Pointer(NamedTuple):
+    """A pointer in a struct.
+
+    Attributes:
+        name: its path, such as "rows.x".
+        offset: its first byte.
+        array: what it points to, or None for a null pointer.
+        is_const: whether the kernel may not write to it.
+    """
+
+    name: str
+    offset: int
+    array: np.ndarray[Any, Any] | None
+    is_const: bool
+
+
+class ByValue(NamedTuple):
+    """A struct that a kernel takes by value: its bytes, and the pointers in them, all that there are."""
+
+    data: bytes
+    pointers: Sequence[Pointer]
+
+
 class Arguments:
     """What a kernel is called with: scalars as they are, arrays as addresses in copies of their allocations.
 
@@ -41,7 +67,8 @@ class Arguments:
 
     Raises:
         TypeError: a value that is not what its parameter takes.
-        ValueError: too few or too many values, or a read-only array that the kernel could write to.
+        ValueError: too few or too many values, a read-only array that the kernel could write to, or a struct's pointer
+            that is not its array's address.
     """
 
     def __init__(
@@ -49,10 +76,17 @@ class Arguments:
     ) -> None:
         if len(values) != len(parameters):
             raise ValueError(f"{kernel} takes {len(parameters)} arguments, not {len(values)}")
-        self.names = names
-        self._parameters = parameters
-        self._values = [_checked(kernel, *each) for each in zip(names, parameters, values, strict=True)]
-        self._arrays = {k: v for k, v in enumerate(self._values) if isinstance(v, np.ndarray)}
+        checked = [_checked(kernel, *each) for each in zip(names, parameters, values, strict=True)]
+        self._bytes = [_bytes(value) for value in checked]
+        pointers = [
+            (number, pointer)
+            for number, each in enumerate(zip(names, parameters, checked, strict=True))
+            for pointer in _pointers(*each)
+        ]
+        self.names = [pointer.name for _, pointer in pointers]
+        self._places = [(number, pointer.offset) for number, pointer in pointers]
+        self._is_const = [pointer.is_const for _, pointer in pointers]
+        self._arrays = {k: pointer.array for k, (_, pointer) in enumerate(pointers)}
         self._allocations = memory.allocations(self._arrays.values())
         self._twins = {k: memory.allocation_of(a, self._allocations).twin(a) for k, a in self._arrays.items()}
         for number, twin in self._twins.items():
@@ -60,11 +94,9 @@ class Arguments:
 
     def packed(self) -> list[ctypes.Array[ctypes.c_char]]:
         """Return the bytes of each parameter."""
-        packed = []
-        for number, value in enumerate(self._values):
-            twin = self._twins.get(number)
-            scalar = value if twin is None else np.uintp(twin.ctypes.data)
-            packed.append(ctypes.create_string_buffer(scalar.tobytes(), self._parameters[number].size))
+        packed = [ctypes.create_string_buffer(each, len(each)) for each in self._bytes]
+        for (number, offset), twin in zip(self._places, self._twins.values(), strict=True):
+            packed[number][offset : offset + _POINTER] = np.uintp(twin.ctypes.data).tobytes()
         return packed
 
     def extents(self) -> list[Extent]:
@@ -72,7 +104,7 @@ class Arguments:
         return [
             Extent(
                 *(part.first, part.row_bytes, part.stride, part.count),
-                *(twin.itemsize, granule, number, not self._parameters[number].is_const),
+                *(twin.itemsize, granule, number, not self._is_const[number]),
             )
             for allocation in self._allocations
             for granule in [memory.granule(self._in(allocation).values(), allocation.begin)]
@@ -84,7 +116,7 @@ class Arguments:
     def copy_back(self) -> None:
         """Write to the arrays what the kernel wrote to their copies."""
         for number, array in self._arrays.items():
-            if not self._parameters[number].is_const:
+            if not self._is_const[number]:
                 array[...] = self._twins[number]
 
     def neighbour_of_stray_write(self) -> str | None:
@@ -99,17 +131,53 @@ class Arguments:
         return {k: a for k, a in self._arrays.items() if memory.allocation_of(a, self._allocations) is allocation}
 
 
+def _pointers(name: str, parameter: Parameter, value: Any) -> Iterator[Pointer]:
+    """Yield the pointers of an argument that aren't null."""
+    if isinstance(value, np.ndarray):
+        yield Pointer(name, 0, value, bool(parameter.is_const))
+    elif isinstance(value, ByValue):
+        yield from (pointer for pointer in value.pointers if pointer.array is not None)
+
+
+def _bytes(value: Any) -> bytes:
+    """Return the bytes of an argument; those of its pointers are overwritten."""
+    if isinstance(value, np.ndarray):
+        return bytes(_POINTER)
+    return value.data if isinstance(value, ByValue) else value.tobytes()
+
+
 def _checked(kernel: str, name: str, parameter: Parameter, value: Any) -> Any:
-    """Return an array, or a NumPy scalar of exactly the parameter's type; null for None."""
+    """Return an array, a struct, or a NumPy scalar of exactly the parameter's type; null for None."""
+    if isinstance(value, ByValue):
+        _check_struct(kernel, name, parameter, value)
+        return value
     if parameter.is_pointer:
         if value is None or (isinstance(value, np.uintp) and value == 0):
             return np.uintp(0)
         good = isinstance(value, np.ndarray) and parameter.accepts(value.dtype)
-        if good and not parameter.is_const and not value.flags.writeable:
-            raise ValueError(f"{kernel}: {name} is read-only, and the kernel may write to it")
+        if good:
+            _check_writable(kernel, name, value, is_const=bool(parameter.is_const))
     else:
         good = isinstance(value, np.generic) and parameter.accepts(value.dtype)
     if not good:
         dtype = f" of {value.dtype}" if isinstance(value, np.ndarray | np.generic) else ""
         raise TypeError(f"{kernel}: {name} must be {parameter.wanted()}, not {type(value).__name__}{dtype}")
     return value
+
+
+def _check_struct(kernel: str, name: str, parameter: Parameter, value: ByValue) -> None:
+    if not parameter.is_struct or len(value.data) != parameter.size:
+        raise TypeError(f"{kernel}: {name} must be {parameter.wanted()}, not a struct of {len(value.data)} bytes")
+    for pointer in value.pointers:
+        there = value.data[pointer.offset : pointer.offset + _POINTER]
+        address = 0 if pointer.array is None else pointer.array.ctypes.data
+        is_empty = pointer.array is not None and pointer.array.size == 0  # and may be anywhere
+        if there != np.uintp(address).tobytes() and not is_empty:
+            raise ValueError(f"{kernel}: {pointer.name} must be the address of its array, or 0 without one")
+        if pointer.array is not None:
+            _check_writable(kernel, pointer.name, pointer.array, is_const=pointer.is_const)
+
+
+def _check_writable(kernel: str, name: str, array: np.ndarray[Any, Any], *, is_const: bool) -> None:
+    if not is_const and not array.flags.writeable:
+        raise ValueError(f"{kernel}: {name} is read-only, and the kernel may write to it")

@@ -72,7 +72,7 @@ def run(
     pointers = (ctypes.c_void_p * len(packed))(*map(ctypes.addressof, packed))
     extents = arguments.extents() if check else []
     extent_array = (Extent * len(extents))(*extents)
-    names = (ctypes.c_char_p * len(packed))(*(name.encode() for name in arguments.names))
+    names = (ctypes.c_char_p * len(arguments.names))(*(name.encode() for name in arguments.names))
     request = Launch(
         kernel=kernel,
         arguments=ctypes.addressof(pointers),

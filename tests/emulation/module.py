@@ -73,8 +73,8 @@ class Function:
         Args:
             grid: blocks in x, y and z; what is left out is 1.
             block: threads in x, y and z, at most 1024.
-            args: an array for each pointer, or None or np.uintp(0) for a null pointer; a NumPy scalar of the
-                parameter's own type for everything else. An array may be any view; the kernel gets the
+            args: an array for each pointer, or None or np.uintp(0) for a null pointer; ByValue for a struct; a NumPy
+                scalar of the parameter's own type for everything else. An array may be any view; the kernel gets the
                 address of its first element. What several arrays share, the kernel sees as shared.
             shared_mem: bytes of dynamic shared memory.
             schedule: in which order threads run.
@@ -84,7 +84,7 @@ class Function:
             EmulationError: the kernel did something wrong.
             TypeError: an argument that is not what its parameter takes.
             ValueError: too many or too few arguments, sizes that CUDA refuses, a read-only array that the
-                kernel may write to.
+                kernel may write to, or a struct's pointer that is not its array's address.
         """
         threads = 1
         for size in block:

@@ -43,6 +43,11 @@ class Parameter(ctypes.Structure):
         ("type", ctypes.c_char_p),
     )
 
+    @property
+    def is_struct(self) -> bool:
+        """Whether it is a struct by value."""
+        return not self.is_pointer and self.type.decode() not in _DTYPES
+
     def accepts(self, dtype: np.dtype[Any]) -> bool:
         """Whether this is the dtype of the parameter, or of what it points to; of a struct, whether it has its size."""
         known = _DTYPES.get(self.type.decode())
@@ -51,6 +56,8 @@ class Parameter(ctypes.Structure):
     def wanted(self) -> str:
         """Return what the parameter takes, in words."""
         name = self.type.decode()
+        if self.is_struct:
+            return f"a struct of {self.size} bytes"
         dtypes = " or ".join(np.dtype(d).name for d in _DTYPES.get(name, ())) or f"{self.element_size}-byte {name}"
         return f"an array of {dtypes}, or None" if self.is_pointer else f"a NumPy scalar of {dtypes}"
 

@@ -14,7 +14,7 @@ from fusedlstm.functions import ACTIVATIONS, Functions
 
 from . import arrays, driver, graphs, memory, nvrtc, streams
 from .errors import CUDARuntimeError
-from emulation import FORWARD, REVERSE, shuffled
+from emulation import FORWARD, REVERSE, ByValue, Pointer, shuffled
 from emulation import Module as EmulatedModule
 
 MODE = os.environ.get("FUSEDLSTM_EMULATION", "fast")
@@ -68,15 +68,27 @@ class Function:
         if graphs.capture_on(streams.get_current_stream().ptr) is None:
             streams.submit("kernel", self._name, (), functools.partial(self._run, grid, block, shared_mem, values))
             return
-        recorded = [_recorded(value) for value in values]
-        views = [value for value in recorded if isinstance(value, memory.View)]
+        recorded = [_each_array(_recorded, value) for value in values]
+        views = [view for value in recorded for view in _arrays(value) if isinstance(view, memory.View)]
         streams.submit("kernel", self._name, views, functools.partial(self._replay, grid, block, shared_mem, recorded))
 
     def _run(self, grid, block, shared_mem, values):
         self._launch(grid, block, values, shared_mem=shared_mem, schedule=SCHEDULE)
 
     def _replay(self, grid, block, shared_mem, values):
-        self._run(grid, block, shared_mem, [v.array() if isinstance(v, memory.View) else v for v in values])
+        self._run(grid, block, shared_mem, [_each_array(_replayed, value) for value in values])
+
+
+def _arrays(value):
+    """The arrays of an argument, or what stands for them."""
+    return [pointer.array for pointer in value.pointers] if isinstance(value, ByValue) else [value]
+
+
+def _each_array(function, value):
+    """An argument with something else in the place of each array."""
+    if not isinstance(value, ByValue):
+        return function(value)
+    return value._replace(pointers=[each._replace(array=function(each.array)) for each in value.pointers])
 
 
 def _recorded(value):
@@ -86,14 +98,39 @@ def _recorded(value):
     return memory.View(value) if value.size else np.empty(value.shape, value.dtype)
 
 
+def _replayed(value):
+    return value.array() if isinstance(value, memory.View) else value
+
+
 def _argument(value):
     if isinstance(value, arrays.ndarray):
         if value._device_id != arrays.current_device:
             raise CUDARuntimeError("an argument is on another device")
         return value._host
+    if isinstance(value, np.ndarray):
+        return _by_value(value)
     if not isinstance(value, np.generic):
         raise TypeError(f"a kernel's argument is a {type(value).__name__}, whose size CuPy would guess")
     return value
+
+
+def _by_value(packed):
+    """A struct as the emulator takes it. CuPy passes the bytes of any array that has one element."""
+    if packed.size != 1:
+        raise TypeError("a NumPy array that is passed by value has one element")
+    if not hasattr(packed, "struct"):
+        raise TypeError(f"a struct is a Packed, which knows its pointers, not a {type(packed).__name__}")
+    pointers = [
+        Pointer(
+            member.name.removesuffix(".at"),
+            member.offset,
+            None if value is None else _argument(value),
+            member.is_const,
+        )
+        for member, value in zip(packed.struct.members, packed.values, strict=True)
+        if member.dtype is not None
+    ]
+    return ByValue(packed.tobytes(), pointers)
 
 
 def _instances(name):

@@ -6,6 +6,7 @@ import numpy as np
 
 from fusedlstm import lstm_pointwise
 from fusedlstm.backends.cuda import tiles
+from fusedlstm.backends.cuda.arguments import Cell, Copy, ProjectArguments, Rows, SlotRows, StepArguments
 from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.functions import Functions
 
@@ -19,9 +20,9 @@ from support.kernel_cases import (
     assert_all,
     assert_same_bits,
     assert_sums,
-    row_stride,
     state_type,
 )
+from support.structs import by_value, matrix
 
 # By the dtype's name in C. float is multiplied as TF32 in a tile of tensor cores.
 TILES = {
@@ -344,10 +345,6 @@ def parities(words):
     return (words & np.uint64(1)).astype(np.int64)
 
 
-def reset_stride(array):
-    return np.int64(0) if array is not None and len(array) == 1 else row_stride(array)
-
-
 def flat(array):
     """Rows of a matrix, or of a pool's h."""
     return array.reshape(-1, array.shape[-1]) if array.ndim == 3 else array
@@ -368,19 +365,29 @@ def launch_step(
 ):
     """Launch lstm_step as the CUDA backend does."""
     a, tile = step.arrays, instance.shape
-    values = []
-    for name in ("x", "h", "c", "c_out", "out"):
-        values += [flat(a[name]), row_stride(flat(a[name]))]
-    values += [np.int64(a["out"].ndim == 3), a["slots"], a["words"], np.int64(tick), np.int64(flips)]
-    values += [a["is_first"], a["readers"]]
-    values += [a["reset_h"], reset_stride(a["reset_h"]), a["reset_c"], reset_stride(a["reset_c"])]
-    values += [a["weight"], row_stride(a["weight"]), a["bias"], a["peephole"]]
-    values += [a["copy"], row_stride(a["copy"]), a["input"], row_stride(a["input"])]
-    values += [np.float64(cell_clip), a["projection"], row_stride(a["projection"]), np.float64(proj_clip)]
-    values += map(np.int64, (sizes.B, sizes.I, sizes.P, sizes.N))
+    arguments = StepArguments(
+        rows=Rows(
+            **{name: matrix(flat(a[name])) for name in ("x", "h", "c", "c_out", "out")},
+            out_by_slot=a["out"].ndim == 3,
+            pool=SlotRows(a["slots"], a["words"], tick, flips),
+            is_first=a["is_first"],
+            reset_h=matrix(a["reset_h"], one_row_for_all=True),
+            reset_c=matrix(a["reset_c"], one_row_for_all=True),
+            B=sizes.B,
+        ),
+        readers=a["readers"],
+        weight=matrix(a["weight"]),
+        cell=Cell(a["bias"], a["peephole"], cell_clip, sizes.N),
+        copy=Copy(matrix(a["copy"]), matrix(a["input"])),
+        projection=matrix(a["projection"]),
+        proj_clip=proj_clip,
+        I=sizes.I,
+        P=sizes.P,
+    )
+    passed = by_value(arguments, T=DTYPES[instance.dtype])
     shared_mem = tile.shared_bytes + (tile.bytes_of_m(sizes.N, a["x"].dtype) if instance.project else 0)
     options = {"shared_mem": shared_mem, "schedule": schedule, "co_resident": co_resident}
-    return function(tile.grid(sizes.B, 1 if instance.project else sizes.N), (tile.threads,), values, **options)
+    return function(tile.grid(sizes.B, 1 if instance.project else sizes.N), (tile.threads,), [passed], **options)
 
 
 def selected(old, first, value, stepped):
@@ -564,13 +571,20 @@ def random_projection(tile, name, width, layout):
 def launch_projection(function, tile, projection, layout, schedule=FORWARD):
     """Launch lstm_project as the CUDA backend does."""
     a, shape = projection.arrays, TILES[tile][0]
-    values = [a["m"], row_stride(a["m"]), flat(a["h"]), row_stride(flat(a["h"]))]
-    values += [a["slots"], a["words"], np.int64(TICK), np.int64(layout.flips)]
-    for name in ("weight", "copy", "input"):
-        values += [a[name], row_stride(a[name])]
-    values += [np.float64(layout.limit), *map(np.int64, (layout.B, layout.N, layout.P))]
+    arguments = ProjectArguments(
+        m=matrix(a["m"]),
+        h=matrix(flat(a["h"])),
+        pool=SlotRows(a["slots"], a["words"], TICK, layout.flips),
+        weight=matrix(a["weight"]),
+        copy=Copy(matrix(a["copy"]), matrix(a["input"])),
+        limit=layout.limit,
+        B=layout.B,
+        N=layout.N,
+        P=layout.P,
+    )
+    passed = by_value(arguments, T=a["m"].dtype)
     grid = -(-layout.B // shape.rows), -(-layout.P // (4 * shape.units))
-    return function(grid, (shape.threads,), values, shared_mem=shape.shared_bytes, schedule=schedule)
+    return function(grid, (shape.threads,), [passed], shared_mem=shape.shared_bytes, schedule=schedule)
 
 
 def assert_projected(tile, name, projection, before, layout):

@@ -10,13 +10,13 @@ import cupy
 import numpy as np
 
 from fusedlstm.backends import kernel_choice
+from fusedlstm.backends.cuda.arguments import Audit, SlotRows
 from fusedlstm.backends.cuda.device_weights import padded
-from fusedlstm.backends.cuda.kernels import Audit, Destinations, launch_check, launch_state_rows
+from fusedlstm.backends.cuda.kernels import Destinations, launch_check, launch_state_rows
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
 from fusedlstm.backends.cuda.runtime.strides import row_stride
 from fusedlstm.backends.cuda.step_kernels import (
     Repeated,
-    SlotRows,
     can_pair,
     can_stage,
     launches,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.runtime.streams import Turns
 
 # What a launch of m alone hasn't.
-_COPIES = {"copy", "copy_stride", "input", "input_stride"}
+_COPIES = {"copy.to.at", "copy.to.stride", "copy.input.at", "copy.input.stride"}
 # Rows that there is always room for.
 _FEWEST = 16
 
@@ -118,7 +118,7 @@ class FusedSlots:
         step: list[Callable[[], Any]] = []
         for layer, kernel in zip(self._layers, self.kernels(B), strict=True):
             to = out if layer is self._layers[-1] else room.between[layer.number % 2]
-            step += layer.ready(kernel, x, to, room, {"slots": of_rows, "tick": tick, "is_first": is_first})
+            step += layer.ready(kernel, x, to, room, {"pool.slots": of_rows, "pool.tick": tick, "is_first": is_first})
             x = to[:B, : layer.packed.P]
         self._tick = tick
         # No Python code runs between launches, so a signal can't interrupt them: all are queued, or none.
@@ -173,9 +173,10 @@ class _KeptLaunches:
         tile = tile_of(kernel, B, packed.dtype)
         projects = packed.weight_hr is not None and tile.projects(B, packed.N, packed.dtype)
         key = tile, projects, room, can_stage(x), can_pair(to) and (not self._residual or can_pair(x))
-        values = values | {"x": x, "x_stride": row_stride(x), "copy": to, "copy_stride": row_stride(to), "B": B}
+        x_stride, to_stride = row_stride(x), row_stride(to)
+        values = values | {"x.at": x, "x.stride": x_stride, "copy.to.at": to, "copy.to.stride": to_stride, "B": B}
         if self._residual:
-            values |= {"input": x, "input_stride": values["x_stride"]}
+            values |= {"copy.input.at": x, "copy.input.stride": x_stride}
         repeated = self._launches.get(key)
         if repeated is None:
             if self._launches and next(iter(self._launches))[2] is not room:
@@ -188,11 +189,11 @@ class _KeptLaunches:
     def _made(self, kernel: str, x: Any, to: Any, room: _Room, values: dict[str, Any]) -> list[Repeated]:
         packed = self.packed
         of_h = Destinations(self._h, copy=to, input=x if self._residual else None)
-        slots = SlotRows(values["slots"], self._words, values["tick"], flips=self._is_top)
+        slots = SlotRows(values["pool.slots"], self._words, values["pool.tick"], flips=self._is_top)
         m = room.m[:, : packed.N]
         made = launches(packed, kernel, x, self._h, self._c, self._c, of_h, m, slots=slots)
         of_all = values.keys() - _COPIES
-        return [Repeated(launch, of_all if launch.values["copy"] is None else values.keys()) for launch in made]
+        return [Repeated(launch, of_all if launch.arguments.copy.to.at is None else values.keys()) for launch in made]
 
 
 class _Room:

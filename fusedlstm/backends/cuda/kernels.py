@@ -8,15 +8,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cupy
-import numpy as np
 
-from fusedlstm.arrays import dtypes
+from fusedlstm.backends.cuda.arguments import (
+    AddArguments,
+    Audit,
+    Cell,
+    CheckArguments,
+    ClipArguments,
+    Copy,
+    FinishArguments,
+    GatherArguments,
+    InterleaveArguments,
+    Matrix,
+    PadArguments,
+    PlannedArguments,
+    PointwiseArguments,
+    ResetArguments,
+    SelectArguments,
+    StateRowsArguments,
+)
 from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.backends.cuda.runtime.compile import Kernel
-from fusedlstm.backends.cuda.runtime.strides import is_aligned, row_stride, with_contiguous_rows
+from fusedlstm.backends.cuda.runtime.strides import is_aligned, with_contiguous_rows
+from fusedlstm.backends.cuda.runtime.structs import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import numpy as np
 
     from fusedlstm.backends.cuda.device_weights import PackedWeights
     from fusedlstm.backends.cuda.matmul_step import Slots
@@ -26,7 +43,6 @@ _C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloa
 _THREADS = 256  # of a block
 _VECTOR = 4  # units a thread, where sizes and addresses allow
 _COLUMNS_OF_A_BLOCK = 128  # threads side by side at most
-_BOOL, _INT, _LONG = np.dtype(np.bool_), np.dtype(np.int32), np.dtype(np.int64)
 
 
 @functools.cache
@@ -40,18 +56,10 @@ def pointwise_kernel(
     reset: bool,
 ) -> Kernel:
     """Return the instance of kernels/pointwise.cu for these template arguments."""
-    c = dtypes.state_dtype(dtype)
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, reset))
     types = f"{_C_NAMES[gates.name]}, {_C_NAMES[dtype.name]}, {width}, {functions_type(functions)}"
     name = f"lstm_pointwise<{types}, {flags}>"
-    arguments: list[np.dtype[Any] | str] = [
-        *(gates, "i64", gates, "i64"),
-        *(dtype, dtype),
-        *(c, "i64"),
-        *(_BOOL, gates, "i64", c, "i64"),
-        *(dtype, c, "f64", "i64", "i64"),
-    ]
-    return Kernel("pointwise.cu", name, arguments)
+    return Kernel("pointwise.cu", name, Struct(PointwiseArguments, G=gates, T=dtype))
 
 
 def launch_pointwise(
@@ -87,19 +95,19 @@ def launch_pointwise(
         is_first is not None,
     )
     grid, block = _rows_and_columns(B, -(-N // width))
-    kernel(
-        grid,
-        block,
-        *(gates, row_stride(gates)),
-        *(gates_h, _reset_stride(gates_h)),
-        *(bias, peephole),
-        *(c, row_stride(c)),
-        is_first,
-        *(reset_gates, _reset_stride(reset_gates)),
-        *(reset_c, _reset_stride(reset_c)),
-        *(h_out, c_out),
-        *(cell_clip or 0.0, B, N),
+    arguments = PointwiseArguments(
+        gates=Matrix.of(gates),
+        gates_h=Matrix.of(gates_h),
+        cell=Cell(bias, peephole, clip=cell_clip or 0.0, N=N),
+        c=Matrix.of(c),
+        is_first=is_first,
+        reset_gates=Matrix.of(reset_gates),
+        reset_c=Matrix.of(reset_c),
+        h=h_out,
+        c_out=c_out,
+        B=B,
     )
+    kernel(grid, block, arguments)
 
 
 def _rows_and_columns(B: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -109,27 +117,22 @@ def _rows_and_columns(B: int, columns: int) -> tuple[tuple[int, int], tuple[int,
     return (-(-B // rows), -(-columns // threads)), (threads, rows)
 
 
-def _reset_stride(a: Any) -> int:
-    """Return a row stride, 0 for one row that serves all."""
-    return 0 if a is None or a.shape[0] == 1 else row_stride(a)
-
-
 @functools.cache
 def clip_kernel(dtype: np.dtype[Any]) -> Kernel:
     """Return the instance of kernels/clip.cu for a dtype."""
-    return Kernel("clip.cu", f"lstm_clip<{_C_NAMES[dtype.name]}>", (dtype, "i64", "f64"))
+    return Kernel("clip.cu", f"lstm_clip<{_C_NAMES[dtype.name]}>", Struct(ClipArguments, T=dtype))
 
 
 def launch_clip(h: Any, limit: float) -> None:
     """Launch kernels/clip.cu on a C-contiguous array, in place."""
     blocks = -(-h.size // _THREADS)
-    clip_kernel(h.dtype)((blocks,), (_THREADS,), h, h.size, limit)
+    clip_kernel(h.dtype)((blocks,), (_THREADS,), ClipArguments(h, count=h.size, limit=limit))
 
 
 @functools.cache
 def select_kernel(dtype: np.dtype[Any]) -> Kernel:
     """Return the instance of kernels/select.cu for a dtype."""
-    return Kernel("select.cu", f"lstm_select<{_C_NAMES[dtype.name]}>", (dtype, _BOOL, dtype, "i64", "i64", "i64"))
+    return Kernel("select.cu", f"lstm_select<{_C_NAMES[dtype.name]}>", Struct(SelectArguments, T=dtype))
 
 
 def launch_select(a: Any, rows: Any, value: Any) -> None:
@@ -137,20 +140,21 @@ def launch_select(a: Any, rows: Any, value: Any) -> None:
     B, K = a.shape
     if value is not None:
         value = with_contiguous_rows(value)
-    grid, block = _rows_and_columns(B, K)
-    select_kernel(a.dtype)(grid, block, a, cupy.ascontiguousarray(rows), value, _reset_stride(value), B, K)
+    arguments = SelectArguments(out=a, mask=cupy.ascontiguousarray(rows), value=Matrix.of(value), B=B, K=K)
+    select_kernel(a.dtype)(*_rows_and_columns(B, K), arguments)
 
 
 @functools.cache
 def add_kernel(dtype: np.dtype[Any]) -> Kernel:
     """Return the instance of kernels/add.cu for a dtype."""
-    return Kernel("add.cu", f"lstm_add<{_C_NAMES[dtype.name]}>", (dtype, dtype, "i64"))
+    return Kernel("add.cu", f"lstm_add<{_C_NAMES[dtype.name]}>", Struct(AddArguments, T=dtype))
 
 
 def launch_add(a: Any, more: Any) -> None:
     """Launch kernels/add.cu: a, contiguous, and more, of one shape."""
     blocks = -(-a.size // _THREADS)
-    add_kernel(a.dtype)((blocks,), (_THREADS,), a, cupy.ascontiguousarray(more), a.size)
+    arguments = AddArguments(out=a, more=cupy.ascontiguousarray(more), count=a.size)
+    add_kernel(a.dtype)((blocks,), (_THREADS,), arguments)
 
 
 @dataclass(frozen=True)
@@ -169,25 +173,17 @@ class Destinations:
     copy: Any = None
     input: Any = None
 
-    def copies(self) -> tuple[Any, int, Any, int]:
-        """Return the kernels' arguments of copy and input."""
-        return self.copy, _reset_stride(self.copy), self.input, _reset_stride(self.input)
+    def copies(self) -> Copy:
+        """Return copy and input as kernels take them."""
+        return Copy(Matrix.of(self.copy), Matrix.of(self.input))
 
 
 @functools.cache
 def planned_kernel(dtype: np.dtype[Any], width: int, functions: Functions, peephole: bool, clip: bool) -> Kernel:
     """Return the instance of kernels/planned.cu for these template arguments."""
-    c = dtypes.state_dtype(dtype)
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip))
     name = f"lstm_planned<{_C_NAMES[dtype.name]}, {width}, {functions_type(functions)}, {flags}>"
-    arguments: list[np.dtype[Any] | str] = [
-        *(c, dtype, dtype),
-        *(c, "i64", _INT),
-        *(dtype, "i64", "i64"),
-        *(dtype, "i64", dtype, "i64"),
-        *("f64", "i64", "i64"),
-    ]
-    return Kernel("planned.cu", name, arguments)
+    return Kernel("planned.cu", name, Struct(PlannedArguments, T=dtype))
 
 
 def launch_planned(packed: PackedWeights, gates: Any, c: Any, to: Destinations, *, h_by_slot: bool) -> None:
@@ -206,54 +202,44 @@ def launch_planned(packed: PackedWeights, gates: Any, c: Any, to: Destinations, 
     clip = packed.cell_clip
     kernel = planned_kernel(packed.dtype, width, packed.functions, packed.peephole is not None, clip is not None)
     grid, block = _rows_and_columns(B, -(-N // width))
-    kernel(
-        grid,
-        block,
-        *(gates, packed.bias, packed.peephole),
-        *(c, row_stride(c), to.rows),
-        *(to.h, row_stride(to.h), h_by_slot),
-        *to.copies(),
-        *(clip or 0.0, B, N),
+    arguments = PlannedArguments(
+        gates=gates,
+        cell=Cell(packed.bias, packed.peephole, clip=clip or 0.0, N=N),
+        c=Matrix.of(c),
+        rows=to.rows,
+        h=Matrix.of(to.h),
+        h_by_slot=h_by_slot,
+        copy=to.copies(),
+        B=B,
     )
+    kernel(grid, block, arguments)
 
 
 @functools.cache
 def finish_kernel(dtype: np.dtype[Any]) -> Kernel:
     """Return the instance of kernels/finish.cu for a dtype."""
-    arguments: list[np.dtype[Any] | str] = [
-        *(dtype, "i64"),
-        *(dtype, "i64", _INT),
-        *(dtype, "i64", dtype, "i64"),
-        *("f64", "i64", "i64"),
-    ]
-    return Kernel("finish.cu", f"lstm_finish<{_C_NAMES[dtype.name]}>", arguments)
+    return Kernel("finish.cu", f"lstm_finish<{_C_NAMES[dtype.name]}>", Struct(FinishArguments, T=dtype))
 
 
 def launch_finish(projected: Any, to: Destinations, limit: float | None) -> None:
     """Launch kernels/finish.cu: projected (B, P); where h goes, clipped to +-limit unless that is None."""
     B, P = projected.shape
-    grid, block = _rows_and_columns(B, P)
-    finish_kernel(projected.dtype)(
-        grid,
-        block,
-        *(projected, row_stride(projected)),
-        *(to.h, row_stride(to.h), to.rows),
-        *to.copies(),
-        *(math.inf if limit is None else limit, B, P),
+    arguments = FinishArguments(
+        projected=Matrix.of(projected),
+        h=Matrix.of(to.h),
+        rows=to.rows,
+        copy=to.copies(),
+        limit=math.inf if limit is None else limit,
+        B=B,
+        P=P,
     )
+    finish_kernel(projected.dtype)(*_rows_and_columns(B, P), arguments)
 
 
 @functools.cache
 def reset_kernel(dtype: np.dtype[Any]) -> Kernel:
     """Return the instance of kernels/reset.cu for a dtype."""
-    c = dtypes.state_dtype(dtype)
-    arguments: list[np.dtype[Any] | str] = [
-        *(_BOOL, _LONG),
-        *(dtype, "i64", dtype, "i64", "i64"),
-        *(c, "i64", c, "i64", "i64"),
-        "i64",
-    ]
-    return Kernel("reset.cu", f"lstm_reset<{_C_NAMES[dtype.name]}>", arguments)
+    return Kernel("reset.cu", f"lstm_reset<{_C_NAMES[dtype.name]}>", Struct(ResetArguments, T=dtype))
 
 
 def launch_reset(is_first: Any, slots: Any, h: Any, reset_h: Any, c: Any, reset_c: Any) -> None:
@@ -267,16 +253,19 @@ def launch_reset(is_first: Any, slots: Any, h: Any, reset_h: Any, c: Any, reset_
         c: as h.
         reset_c: as reset_h.
     """
-    B = len(h) if slots is None else len(slots)
-    grid, block = _whole_rows(B, max(h.shape[1], c.shape[1]))
-    reset_kernel(h.dtype)(
-        grid,
-        block,
-        *(is_first, slots),
-        *(h, row_stride(h), reset_h, _reset_stride(reset_h), h.shape[1]),
-        *(c, row_stride(c), reset_c, _reset_stride(reset_c), c.shape[1]),
-        B,
+    (_, H), (_, C), B = h.shape, c.shape, len(h) if slots is None else len(slots)
+    arguments = ResetArguments(
+        is_first=is_first,
+        slots=slots,
+        h=Matrix.of(h),
+        reset_h=Matrix.of(reset_h),
+        H=H,
+        c=Matrix.of(c),
+        reset_c=Matrix.of(reset_c),
+        C=C,
+        B=B,
     )
+    reset_kernel(h.dtype)(*_whole_rows(B, max(H, C)), arguments)
 
 
 def _whole_rows(B: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
@@ -289,60 +278,33 @@ def _whole_rows(B: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
 @functools.cache
 def gather_kernel(dtype: np.dtype[Any]) -> Kernel:
     """Return the instance of kernels/gather.cu for a dtype, 16 bytes at once."""
-    c = dtypes.state_dtype(dtype)
-    arguments: list[np.dtype[Any] | str] = [
-        *(dtype, "i64", "i64"),
-        *(dtype, "i64", "i64"),
-        *(dtype, "i64"),
-        *(c, "i64"),
-        *(_LONG, _BOOL, _INT),
-        *(_BOOL, np.dtype(np.uint64), "i64", np.dtype(np.uint64)),
-        *("i64", "i64", "i64"),
-    ]
-    return Kernel("gather.cu", f"lstm_gather<{_C_NAMES[dtype.name]}, {16 // dtype.itemsize}>", arguments)
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What slots of a device are checked with there, and where problems are noted.
-
-    Attributes:
-        live: (capacity,) booleans.
-        claims: (capacity,) of uint64: the last tick in which each was stepped.
-        tick: of this step, another than in any step before.
-        problems: (3, 2) of uint64: how many, and the slot of one, of each kind.
-    """
-
-    live: Any
-    claims: Any
-    tick: int
-    problems: Any
+    name = f"lstm_gather<{_C_NAMES[dtype.name]}, {16 // dtype.itemsize}>"
+    return Kernel("gather.cu", name, Struct(GatherArguments, T=dtype))
 
 
 @functools.cache
 def check_kernel() -> Kernel:
     """Return kernels/check.cu."""
-    words = np.dtype(np.uint64)
-    return Kernel("check.cu", "lstm_check", (_LONG, _LONG, _BOOL, words, "i64", words, "i64", "i64"))
+    return Kernel("check.cu", "lstm_check", Struct(CheckArguments))
 
 
 def launch_check(slots: Any, checked: Any, audit: Audit) -> None:
     """Launch kernels/check.cu: slots (B,) of int64, those that can be stepped to `checked`, -1 for the others."""
     B = len(slots)
-    values = (slots, checked, audit.live, audit.claims, audit.tick, audit.problems, len(audit.live), B)
-    check_kernel()((-(-B // _THREADS),), (_THREADS,), *values)
+    arguments = CheckArguments(slots, steppable=checked, audit=audit, capacity=len(audit.live), B=B)
+    check_kernel()((-(-B // _THREADS),), (_THREADS,), arguments)
 
 
 @functools.cache
 def state_rows_kernel() -> Kernel:
     """Return kernels/state_rows.cu."""
-    return Kernel("state_rows.cu", "lstm_state_rows", (_LONG, np.dtype(np.uint64), _LONG, "i64"))
+    return Kernel("state_rows.cu", "lstm_state_rows", Struct(StateRowsArguments))
 
 
 def launch_state_rows(slots: Any, words: Any, rows: Any) -> None:
     """Launch kernels/state_rows.cu: slots (B,) of int64, the words of all, and where the rows of their states go."""
     B = len(slots)
-    state_rows_kernel()((-(-B // _THREADS),), (_THREADS,), slots, words, rows, B)
+    state_rows_kernel()((-(-B // _THREADS),), (_THREADS,), StateRowsArguments(slots, words, rows, B))
 
 
 def launch_gather(operand: Any, X: int, x: Any, slots: Slots, of_rows: Any, is_first: Any, audit: Audit | None) -> None:
@@ -359,35 +321,41 @@ def launch_gather(operand: Any, X: int, x: Any, slots: Slots, of_rows: Any, is_f
     """
     (B, I), (M, width), (capacity, C) = x.shape, operand.shape, slots.c.shape
     H = width - X
-    grid, block = _whole_rows(M, max(I, H * operand.itemsize // 16, 1))
-    checks = (None, None, 0, None) if audit is None else (audit.live, audit.claims, audit.tick, audit.problems)
-    gather_kernel(operand.dtype)(
-        grid,
-        block,
-        *(operand, row_stride(operand), X),
-        *(x, row_stride(x), I),
-        *(slots.states, H),
-        *(slots.c, C),
-        *(of_rows, is_first, slots.rows),
-        *checks,
-        *(capacity, B, M),
+    arguments = GatherArguments(
+        operand=Matrix.of(operand),
+        X=X,
+        x=Matrix.of(x),
+        I=I,
+        states=slots.states,
+        H=H,
+        c=slots.c,
+        C=C,
+        slots=of_rows,
+        is_first=is_first,
+        rows=slots.rows,
+        audit=audit or Audit(),
+        capacity=capacity,
+        B=B,
+        M=M,
     )
+    gather_kernel(operand.dtype)(*_whole_rows(M, max(I, H * operand.itemsize // 16, 1)), arguments)
 
 
 @functools.cache
 def interleave_kernel(dtype: np.dtype[Any], rounded: bool) -> Kernel:
     """Return the instance of kernels/interleave.cu for a cell's weights."""
-    return _interleaving("lstm_interleave", dtype, rounded, (dtype, "i64", "i64", dtype, *["i64"] * 5))
+    return _interleaving("lstm_interleave", dtype, rounded, InterleaveArguments)
 
 
 @functools.cache
 def pad_kernel(dtype: np.dtype[Any], rounded: bool) -> Kernel:
     """Return the instance of kernels/interleave.cu for a projection's weights."""
-    return _interleaving("lstm_pad", dtype, rounded, (dtype, "i64", dtype, *["i64"] * 3))
+    return _interleaving("lstm_pad", dtype, rounded, PadArguments)
 
 
-def _interleaving(name: str, dtype: np.dtype[Any], rounded: bool, arguments: Sequence[np.dtype[Any] | str]) -> Kernel:
-    return Kernel("interleave.cu", f"{name}<{_C_NAMES[dtype.name]}, {str(rounded).lower()}>", arguments)
+def _interleaving(name: str, dtype: np.dtype[Any], rounded: bool, record: type) -> Kernel:
+    instance = f"{name}<{_C_NAMES[dtype.name]}, {str(rounded).lower()}>"
+    return Kernel("interleave.cu", instance, Struct(record, T=dtype))
 
 
 def launch_interleave(packed: PackedWeights, to: Any, KX: int, *, rounded: bool) -> None:
@@ -400,20 +368,22 @@ def launch_interleave(packed: PackedWeights, to: Any, KX: int, *, rounded: bool)
         rounded: whether numbers, float32, become TF32's, on GPUs that have them.
     """
     rows, columns = to.shape
-    interleave_kernel(to.dtype, rounded)(
-        *_rows_and_columns(rows, columns),
-        *(to, columns, KX),
-        *(packed.weight, row_stride(packed.weight)),
-        *(packed.X, packed.I, packed.P, packed.N),
+    arguments = InterleaveArguments(
+        to=to,
+        columns=columns,
+        KX=KX,
+        weight=Matrix.of(packed.weight),
+        X=packed.X,
+        I=packed.I,
+        P=packed.P,
+        N=packed.N,
     )
+    interleave_kernel(to.dtype, rounded)(*_rows_and_columns(rows, columns), arguments)
 
 
 def launch_pad(a: Any, to: Any, *, rounded: bool) -> None:
     """Launch lstm_pad of kernels/interleave.cu: a (P, N) to (P rounded up to 128, more columns), all of it."""
     rows, columns = to.shape
-    pad_kernel(to.dtype, rounded)(
-        *_rows_and_columns(rows, columns),
-        *(to, columns),
-        *(a, row_stride(a)),
-        *a.shape,
-    )
+    P, N = a.shape
+    arguments = PadArguments(to, columns, projection=Matrix.of(a), P=P, N=N)
+    pad_kernel(to.dtype, rounded)(*_rows_and_columns(rows, columns), arguments)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import cupy
 import numpy as np
 
-from fusedlstm.backends.cuda.kernels import Audit, launch_reset
+from fusedlstm.backends.cuda.arguments import Audit
+from fusedlstm.backends.cuda.kernels import launch_reset
 from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows, with_contiguous_rows
 from fusedlstm.slots import PROBLEMS
 from fusedlstm.state import LSTMState

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.arrays import dtypes
+from fusedlstm.backends.cuda.arguments import Cell, Matrix, ProjectArguments, Rows, SlotRows, StepArguments
 from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.backends.cuda.kernels import Destinations
-from fusedlstm.backends.cuda.runtime.compile import Kernel, argument
-from fusedlstm.backends.cuda.runtime.strides import is_aligned, row_stride
+from fusedlstm.backends.cuda.runtime.compile import Kernel, number
+from fusedlstm.backends.cuda.runtime.strides import is_aligned
+from fusedlstm.backends.cuda.runtime.structs import Struct
 from fusedlstm.backends.cuda.tiles import tile_of
 from fusedlstm.backends.kernel_choice import TENSOR
 
@@ -25,24 +26,6 @@ if TYPE_CHECKING:
     from fusedlstm.functions import Functions
 
 _PAIR = 2  # units that a thread moves as one, where sizes and addresses allow
-_BOOL, _COUNT, _LONG, _WORD = np.dtype(np.bool_), np.dtype(np.uint32), np.dtype(np.int64), np.dtype(np.uint64)
-
-
-@dataclass(frozen=True)
-class SlotRows:
-    """The slots of a pool's step, where h is (2 capacity, P): two rows a slot, of which a word says which is the state.
-
-    Attributes:
-        slots: (B,) of int64, -1 for a row that takes no step.
-        words: (capacity,) of uint64: 2 * tick + which.
-        tick: of this step: another than of any before, above 0.
-        flips: whether this is the step's last launch, after which the other row is the state.
-    """
-
-    slots: Any
-    words: Any
-    tick: int
-    flips: bool
 
 
 @dataclass(frozen=True)
@@ -82,35 +65,23 @@ def step_kernel(
     bytes_of_m: int = 0,
 ) -> Kernel:
     """Return the instance of kernels/step.cu for these template arguments; with room for m it projects that."""
-    c = dtypes.state_dtype(dtype)
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, bytes_of_m > 0, aligned))
     name = f"lstm_step<{tile.c_name(dtype)}, {functions_type(functions)}, {flags}, {width}>"
-    arguments: list[np.dtype[Any] | str] = [
-        *(dtype, "i64", dtype, "i64"),
-        *(c, "i64", c, "i64"),
-        *(dtype, "i64", "i64"),
-        *(_LONG, _WORD, "i64", "i64"),
-        *(_BOOL, _COUNT, dtype, "i64", c, "i64"),
-        *(dtype, "i64", dtype, dtype),
-        *(dtype, "i64", dtype, "i64"),
-        *("f64", dtype, "i64", "f64"),
-        *("i64", "i64", "i64", "i64"),
-    ]
-    return Kernel("step.cu", name, arguments, tile.shared_bytes + bytes_of_m)
+    return Kernel("step.cu", name, Struct(StepArguments, T=dtype), tile.shared_bytes + bytes_of_m)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch of a kernel: its values by the names of the kernel's parameters, in their order."""
+    """A launch of a kernel: its arguments are a record of `arguments.py`."""
 
     kernel: Kernel
     grid: tuple[int, int]
     block: tuple[int, ...]
-    values: dict[str, Any]
+    arguments: Any
 
     def queue(self) -> None:
         """Queue it on the current stream."""
-        self.kernel(self.grid, self.block, *self.values.values())
+        self.kernel(self.grid, self.block, self.arguments)
 
 
 class Repeated:
@@ -118,25 +89,32 @@ class Repeated:
 
     Args:
         launch: the first time's.
-        changing: the names of values that each time has anew; those that the launch doesn't have are for others.
+        changing: what each time has anew: the ends of members' names, such as "pool.tick". Those that the launch
+            doesn't have are for others.
     """
 
     def __init__(self, launch: Launch, changing: Collection[str]) -> None:
         launch.kernel.load()
         self._kernel, self._block = launch.kernel, launch.block
-        self._passed = launch.kernel.passed(launch.values.values())
-        self._changing: list[tuple[int, str, Any]] = []
-        for k, (name, kind) in enumerate(zip(launch.values, launch.kernel.arguments, strict=True)):
-            if name in changing:
-                self._changing.append((k, name, kind))
-                self._passed[k] = None  # and not the first time's, whose memory may go
+        struct = launch.kernel.struct
+        self._values = struct.values(launch.arguments)
+        self._numbers = launch.kernel.numbers(self._values)
+        self._changing = [
+            (k, member, end)
+            for k, member in enumerate(struct.members)
+            for end in changing
+            if f".{member.name}".endswith(f".{end}")
+        ]
+        for k, _, _ in self._changing:
+            self._values[k] = None  # and not the first time's, whose memory may go
 
-    def bound(self, grid: tuple[int, int], values: dict[str, Any]) -> Callable[[], Any]:
+    def bound(self, grid: tuple[int, int], changed: dict[str, Any]) -> Callable[[], Any]:
         """Return a function that queues the kernel on the current stream."""
-        passed = self._passed.copy()
-        for k, name, kind in self._changing:
-            passed[k] = argument(kind, values[name])
-        return self._kernel.bound(grid, self._block, passed)
+        values, numbers = self._values.copy(), self._numbers.copy()
+        for k, member, end in self._changing:
+            values[k] = changed[end]
+            numbers[k] = number(member, changed[end])
+        return self._kernel.bound(grid, self._block, self._kernel.struct.packed(values, numbers))
 
 
 def launches(
@@ -203,32 +181,31 @@ def _step(
     width = _width(tile, (N, N if projection is None else P), moved)
     bytes_of_m = 0 if projection is None else tile.bytes_of_m(N, packed.dtype)
     options = packed.functions, packed.peephole is not None, clip is not None
-    values = {
-        **_with_stride("x", x),
-        **_with_stride("h", h),
-        **_with_stride("c", c),
-        **_with_stride("c_out", c_out),
-        **_with_stride("out", to.h),
-        "out_by_slot": slots is not None and not only_m,
-        **_slots(slots),
-        "is_first": resets.is_first,
-        "readers": resets.readers,
-        **_with_stride("reset_h", resets.h),
-        **_with_stride("reset_c", resets.c),
-        **_with_stride("weight", weights.weight),
-        "bias": packed.bias,
-        "peephole": packed.peephole,
-        **_copies(to),
-        "cell_clip": clip or 0.0,
-        **_with_stride("projection", projection),
-        "proj_clip": math.inf if limit is None else limit,
-        "B": B,
-        "I": packed.I,
-        "P": P,
-        "N": N,
-    }
+    arguments = StepArguments(
+        rows=Rows(
+            x=Matrix.of(x),
+            h=Matrix.of(h),
+            c=Matrix.of(c),
+            c_out=Matrix.of(c_out),
+            out=Matrix.of(to.h),
+            out_by_slot=slots is not None and not only_m,
+            pool=slots or SlotRows(),
+            is_first=resets.is_first,
+            reset_h=Matrix.of(resets.h),
+            reset_c=Matrix.of(resets.c),
+            B=B,
+        ),
+        readers=resets.readers,
+        weight=Matrix.of(weights.weight),
+        cell=Cell(packed.bias, packed.peephole, clip=clip or 0.0, N=N),
+        copy=to.copies(),
+        projection=Matrix.of(projection),
+        proj_clip=math.inf if limit is None else limit,
+        I=packed.I,
+        P=P,
+    )
     instance = step_kernel(tile, packed.dtype, *options, aligned, width, bytes_of_m)
-    return Launch(instance, step_grid(tile, B, N, projects=projection is not None), (tile.threads,), values)
+    return Launch(instance, step_grid(tile, B, N, projects=projection is not None), (tile.threads,), arguments)
 
 
 def step_grid(tile: Tile, B: int, N: int, *, projects: bool) -> tuple[int, int]:
@@ -244,48 +221,27 @@ def project_grid(tile: Tile, B: int, P: int) -> tuple[int, int]:
 @functools.cache
 def project_kernel(tile: Tile, dtype: np.dtype[Any], width: int) -> Kernel:
     """Return the instance of kernels/project.cu for these template arguments."""
-    arguments: list[np.dtype[Any] | str] = [
-        *(dtype, "i64", dtype, "i64"),
-        *(_LONG, _WORD, "i64", "i64"),
-        *(dtype, "i64"),
-        *(dtype, "i64", dtype, "i64"),
-        *("f64", "i64", "i64", "i64"),
-    ]
-    return Kernel("project.cu", f"lstm_project<{tile.c_name(dtype)}, {width}>", arguments, tile.shared_bytes)
+    name = f"lstm_project<{tile.c_name(dtype)}, {width}>"
+    return Kernel("project.cu", name, Struct(ProjectArguments, T=dtype), tile.shared_bytes)
 
 
 def _projection(packed: PackedWeights, kernel: str, B: int, m: Any, to: Destinations, slots: SlotRows | None) -> Launch:
     """Return the launch of kernels/project.cu."""
     P, limit = packed.P, packed.proj_clip
     tile, weight = tile_of(kernel, B, packed.dtype), interleaved_for(packed, kernel).projection
-    values = {
-        **_with_stride("m", m),
-        **_with_stride("h", to.h),
-        **_slots(slots),
-        **_with_stride("weight", weight),
-        **_copies(to),
-        "limit": math.inf if limit is None else limit,
-        "B": B,
-        "N": packed.N,
-        "P": P,
-    }
+    arguments = ProjectArguments(
+        m=Matrix.of(m),
+        h=Matrix.of(to.h),
+        pool=slots or SlotRows(),
+        weight=Matrix.of(weight),
+        copy=to.copies(),
+        limit=math.inf if limit is None else limit,
+        B=B,
+        N=packed.N,
+        P=P,
+    )
     instance = project_kernel(tile, packed.dtype, _width(tile, (P,), (to.h, to.copy, to.input)))
-    return Launch(instance, project_grid(tile, B, P), (tile.threads,), values)
-
-
-def _slots(slots: SlotRows | None) -> dict[str, Any]:
-    if slots is None:
-        return {"slots": None, "words": None, "tick": 0, "flips": False}
-    return {"slots": slots.slots, "words": slots.words, "tick": slots.tick, "flips": slots.flips}
-
-
-def _copies(to: Destinations) -> dict[str, Any]:
-    return {**_with_stride("copy", to.copy), **_with_stride("input", to.input)}
-
-
-def _with_stride(name: str, a: Any) -> dict[str, Any]:
-    """Return a matrix and its row stride: 0 for one row, which serves all that there are."""
-    return {name: a, f"{name}_stride": 0 if a is None or a.shape[0] == 1 else row_stride(a)}
+    return Launch(instance, project_grid(tile, B, P), (tile.threads,), arguments)
 
 
 def can_stage(a: Any) -> bool:

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cupy
-import numpy as np
 from cupy.cuda import nvrtc
 
 from fusedlstm import log
 from fusedlstm.backends.cuda.runtime import cache, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
+
+    from fusedlstm.backends.cuda.runtime.structs import Member, Struct
 
 # Reentrant, as a signal handler may call a cell during its compilation.
 _LOCK = threading.RLock()
@@ -131,39 +132,31 @@ class Kernel:
     Args:
         file: a file of kernels/.
         name: the instance, with its template arguments.
-        arguments: one per parameter: the dtype that an array there must have, or "i64" or "f64" for
-            a number.
+        struct: what it takes.
         shared: bytes of dynamic shared memory of each launch.
     """
 
-    def __init__(self, file: str, name: str, arguments: Sequence[np.dtype[Any] | str], shared: int = 0) -> None:
-        self.file, self.name, self.shared = file, name, shared
-        self.arguments = tuple(arguments)
+    def __init__(self, file: str, name: str, struct: Struct, shared: int = 0) -> None:
+        self.file, self.name, self.struct, self.shared = file, name, struct, shared
         self._functions: dict[int, Any] = {}  # by device
 
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], *values: Any) -> None:
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: Any) -> None:
         """Launch on the current device and stream. A grid with a zero in it launches nothing.
 
-        CuPy checks no argument of a kernel, passes a Python int as 64 bits wherever it goes and launches
-        an empty grid as one block: so all is checked and converted here.
+        CuPy checks no argument of a kernel, and launches an empty grid as one block: so all is checked here.
         """
-        self.launch(grid, block, self.passed(values))
+        values = self.struct.values(arguments)
+        self.bound(grid, block, self.struct.packed(values, self.numbers(values)))()
 
-    def passed(self, values: Collection[Any]) -> list[Any]:
-        """Return values as the kernel's parameters take them, or raise TypeError."""
-        if len(values) != len(self.arguments):
-            raise TypeError(f"{self.name} takes {len(self.arguments)} arguments, not {len(values)}")
-        return list(map(argument, self.arguments, values))
+    def numbers(self, values: Sequence[Any]) -> list[Any]:
+        """Return what is packed for the values of the struct's members, or raise TypeError."""
+        return list(map(number, self.struct.members, values))
 
-    def launch(self, grid: tuple[int, ...], block: tuple[int, ...], passed: list[Any]) -> None:
-        """Launch with what `passed` has returned, or what `argument` returns of single values."""
-        self.bound(grid, block, passed)()
-
-    def bound(self, grid: tuple[int, ...], block: tuple[int, ...], passed: list[Any]) -> Callable[[], Any]:
+    def bound(self, grid: tuple[int, ...], block: tuple[int, ...], *passed: Any) -> Callable[[], Any]:
         """Return a function that launches the kernel on this device. With CuPy's functions it runs no Python code."""
         if 0 in grid:
             return bool
-        return functools.partial(self._function(), grid, block, tuple(passed), shared_mem=self.shared)
+        return functools.partial(self._function(), grid, block, passed, shared_mem=self.shared)
 
     def load(self) -> None:
         """Compile and load it on the current device, where a launch would: so that a launch can't fail for that."""
@@ -190,12 +183,13 @@ class Kernel:
         return function
 
 
-def argument(kind: np.dtype[Any] | str, value: Any) -> Any:
-    """Return a value as the kernel's parameter takes it, or raise TypeError."""
-    if isinstance(kind, str):  # to compare a dtype with a word would parse the word
-        return np.int64(value) if kind == "i64" else np.float64(value)
+def number(member: Member, value: Any) -> Any:
+    """Return a number, or the address of an array, 0 for None. Raise TypeError for what the member doesn't take."""
+    if member.dtype is None:
+        return value
     if value is None:
-        return np.uintp(0)
-    if not isinstance(value, cupy.ndarray) or value.dtype != kind:
-        raise TypeError(f"a kernel's argument must be a CuPy array of {kind}, not {type(value).__name__}")
-    return value
+        return 0
+    if not isinstance(value, cupy.ndarray) or value.dtype != member.dtype:
+        dtype = f" of {value.dtype}" if isinstance(value, cupy.ndarray) else ""
+        raise TypeError(f"{member.name} must be a CuPy array of {member.dtype}, not {type(value).__name__}{dtype}")
+    return value.data.ptr

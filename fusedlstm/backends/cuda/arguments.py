@@ -1,0 +1,266 @@
+"""The structs that kernels take, as records: the same names in the same order. What each is, kernels/ says.
+
+A pointer is an array, or None where null is allowed. tests/cuda/test_arguments.py compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+I64 = Annotated[int, "i64"]
+Double = Annotated[float, "double"]
+
+
+@dataclass(slots=True)
+class Matrix:
+    """`Matrix<E>` of kernels/primitives.cuh."""
+
+    at: Annotated[Any, "E*"] = None
+    stride: I64 = 0
+
+    @classmethod
+    def of(cls, a: Any) -> Matrix:
+        """Return an array (rows, columns) whose rows are contiguous; None for a null pointer."""
+        if a is None:
+            return cls()
+        return cls(a, 0 if a.shape[0] == 1 else int(a.strides[0]) // int(a.itemsize))
+
+
+@dataclass(slots=True)
+class Cell:
+    """`Cell<T>` of kernels/cell.cuh."""
+
+    bias: Annotated[Any, "const T*"]
+    peephole: Annotated[Any, "const T*"]
+    clip: Double
+    N: I64
+
+
+@dataclass(slots=True)
+class Copy:
+    """`Copy<T>` of kernels/cell.cuh."""
+
+    to: Annotated[Matrix, "T"] = field(default_factory=Matrix)
+    input: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
+
+
+@dataclass(slots=True)
+class SlotRows:
+    """`SlotRows` of kernels/rows.cuh: a pool's, or none."""
+
+    slots: Annotated[Any, "const i64*"] = None
+    words: Annotated[Any, "u64*"] = None
+    tick: I64 = 0
+    flips: I64 = False
+
+
+@dataclass(slots=True)
+class Rows:
+    """`Rows<T>` of kernels/rows.cuh."""
+
+    x: Annotated[Matrix, "const T"]
+    h: Annotated[Matrix, "const T"]
+    c: Annotated[Matrix, "const A"]
+    c_out: Annotated[Matrix, "A"]
+    out: Annotated[Matrix, "T"]
+    out_by_slot: I64
+    pool: SlotRows
+    is_first: Annotated[Any, "unsigned char*"]
+    reset_h: Annotated[Matrix, "const T"]
+    reset_c: Annotated[Matrix, "const A"]
+    B: I64
+
+
+@dataclass(slots=True)
+class Audit:
+    """`Audit` of kernels/slots.cuh: what slots are checked with on the device, or nothing."""
+
+    live: Annotated[Any, "const unsigned char*"] = None
+    claims: Annotated[Any, "u64*"] = None
+    tick: I64 = 0
+    problems: Annotated[Any, "u64*"] = None
+
+
+@dataclass(slots=True)
+class StepArguments:
+    """Of kernels/step.cu."""
+
+    rows: Rows
+    readers: Annotated[Any, "unsigned*"]
+    weight: Annotated[Matrix, "const T"]
+    cell: Cell
+    copy: Copy
+    projection: Annotated[Matrix, "const T"]
+    proj_clip: Double
+    I: I64
+    P: I64
+
+
+@dataclass(slots=True)
+class ProjectArguments:
+    """Of kernels/project.cu."""
+
+    m: Annotated[Matrix, "const T"]
+    h: Annotated[Matrix, "T"]
+    pool: SlotRows
+    weight: Annotated[Matrix, "const T"]
+    copy: Copy
+    limit: Double
+    B: I64
+    N: I64
+    P: I64
+
+
+@dataclass(slots=True)
+class PointwiseArguments:
+    """Of kernels/pointwise.cu."""
+
+    gates: Annotated[Matrix, "const G"]
+    gates_h: Annotated[Matrix, "const G"]
+    cell: Cell
+    c: Annotated[Matrix, "const A"]
+    is_first: Annotated[Any, "const unsigned char*"]
+    reset_gates: Annotated[Matrix, "const G"]
+    reset_c: Annotated[Matrix, "const A"]
+    h: Annotated[Any, "T*"]
+    c_out: Annotated[Any, "A*"]
+    B: I64
+
+
+@dataclass(slots=True)
+class PlannedArguments:
+    """Of kernels/planned.cu."""
+
+    gates: Annotated[Any, "const A*"]
+    cell: Cell
+    c: Annotated[Matrix, "A"]
+    rows: Annotated[Any, "const int*"]
+    h: Annotated[Matrix, "T"]
+    h_by_slot: I64
+    copy: Copy
+    B: I64
+
+
+@dataclass(slots=True)
+class FinishArguments:
+    """Of kernels/finish.cu."""
+
+    projected: Annotated[Matrix, "const T"]
+    h: Annotated[Matrix, "T"]
+    rows: Annotated[Any, "const int*"]
+    copy: Copy
+    limit: Double
+    B: I64
+    P: I64
+
+
+@dataclass(slots=True)
+class ResetArguments:
+    """Of kernels/reset.cu."""
+
+    is_first: Annotated[Any, "unsigned char*"]
+    slots: Annotated[Any, "const i64*"]
+    h: Annotated[Matrix, "T"]
+    reset_h: Annotated[Matrix, "const T"]
+    H: I64
+    c: Annotated[Matrix, "A"]
+    reset_c: Annotated[Matrix, "const A"]
+    C: I64
+    B: I64
+
+
+@dataclass(slots=True)
+class GatherArguments:
+    """Of kernels/gather.cu."""
+
+    operand: Annotated[Matrix, "T"]
+    X: I64
+    x: Annotated[Matrix, "const T"]
+    I: I64
+    states: Annotated[Any, "const T*"]
+    H: I64
+    c: Annotated[Any, "A*"]
+    C: I64
+    slots: Annotated[Any, "const i64*"]
+    is_first: Annotated[Any, "const unsigned char*"]
+    rows: Annotated[Any, "int*"]
+    audit: Audit
+    capacity: I64
+    B: I64
+    M: I64
+
+
+@dataclass(slots=True)
+class CheckArguments:
+    """Of kernels/check.cu."""
+
+    slots: Annotated[Any, "const i64*"]
+    steppable: Annotated[Any, "i64*"]
+    audit: Audit
+    capacity: I64
+    B: I64
+
+
+@dataclass(slots=True)
+class StateRowsArguments:
+    """Of kernels/state_rows.cu."""
+
+    slots: Annotated[Any, "const i64*"]
+    words: Annotated[Any, "const u64*"]
+    rows: Annotated[Any, "i64*"]
+    B: I64
+
+
+@dataclass(slots=True)
+class ClipArguments:
+    """Of kernels/clip.cu."""
+
+    h: Annotated[Any, "T*"]
+    count: I64
+    limit: Double
+
+
+@dataclass(slots=True)
+class SelectArguments:
+    """Of kernels/select.cu."""
+
+    out: Annotated[Any, "T*"]
+    mask: Annotated[Any, "const unsigned char*"]
+    value: Annotated[Matrix, "const T"]
+    B: I64
+    K: I64
+
+
+@dataclass(slots=True)
+class AddArguments:
+    """Of kernels/add.cu."""
+
+    out: Annotated[Any, "T*"]
+    more: Annotated[Any, "const T*"]
+    count: I64
+
+
+@dataclass(slots=True)
+class InterleaveArguments:
+    """Of lstm_interleave in kernels/interleave.cu."""
+
+    to: Annotated[Any, "T*"]
+    columns: I64
+    KX: I64
+    weight: Annotated[Matrix, "const T"]
+    X: I64
+    I: I64
+    P: I64
+    N: I64
+
+
+@dataclass(slots=True)
+class PadArguments:
+    """Of lstm_pad in kernels/interleave.cu."""
+
+    to: Annotated[Any, "T*"]
+    columns: I64
+    projection: Annotated[Matrix, "const T"]
+    P: I64
+    N: I64

@@ -1,0 +1,109 @@
+"""A kernel's arguments as one struct: from a record of named values to the bytes that a launch passes.
+
+A record is a dataclass. Its members are records, or annotated with their C++ type: `Annotated[Any, "const T*"]`.
+Every member has 8 bytes, so there is no padding: pointers, i64 and double.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import struct
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_origin, get_type_hints
+
+import numpy as np
+
+from fusedlstm.arrays import dtypes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_BYTES = 8  # of a member
+_DTYPES = {
+    name: np.dtype(dtype)
+    for name, dtype in (
+        ("unsigned char", np.bool_),
+        ("int", np.int32),
+        ("unsigned", np.uint32),
+        ("i64", np.int64),
+        ("u64", np.uint64),
+    )
+}
+_FORMATS = {"i64": "q", "double": "d"}
+
+
+class Member(NamedTuple):
+    """A member of a struct, or of one in it.
+
+    Attributes:
+        name: its path, such as "rows.x.at".
+        kind: what it is in C++, such as "const T*".
+        offset: its first byte.
+        dtype: of what it points to; None for a number.
+    """
+
+    name: str
+    kind: str
+    offset: int
+    dtype: np.dtype[Any] | None
+
+    @property
+    def is_const(self) -> bool:
+        """Whether a kernel can't write to what it points to."""
+        return self.kind.startswith("const ")
+
+
+class Packed(np.ndarray[Any, Any]):
+    """The bytes of a struct, an array of one element, which CuPy passes by value.
+
+    Attributes:
+        struct: whose they are.
+        values: of its members. The arrays among them live as long as this does.
+    """
+
+    struct: Struct
+    values: Sequence[Any]
+
+
+class Struct:
+    """The members of a struct for some dtypes, in order.
+
+    Args:
+        record: the struct as Python has it.
+        types: its template's parameters, in order: the dtypes of T and, where there is one, G. A is `Arithmetic<T>`.
+    """
+
+    def __init__(self, record: type, **types: np.dtype[Any]) -> None:
+        self.record, self.types = record, types
+        known = _DTYPES | types | ({"A": dtypes.state_dtype(types["T"])} if "T" in types else {})
+        self.members = tuple(
+            Member(name, kind, _BYTES * k, known[kind.removeprefix("const ")[:-1]] if kind[-1] == "*" else None)
+            for k, (name, kind) in enumerate(_members(record))
+        )
+        self._bytes = struct.Struct("<" + "".join(_FORMATS.get(member.kind, "Q") for member in self.members))
+        self._dtype = np.dtype((np.void, self._bytes.size))
+        self._get: Callable[[Any], Sequence[Any]] = operator.attrgetter(*(member.name for member in self.members))
+
+    def values(self, arguments: Any) -> list[Any]:
+        """Return the values of a record's members, in order."""
+        return list(self._get(arguments))
+
+    def packed(self, values: Sequence[Any], numbers: Sequence[Any]) -> Packed:
+        """Return the struct of these numbers: addresses of arrays, or the values themselves. It keeps the values."""
+        try:
+            packed = Packed((1,), self._dtype, self._bytes.pack(*numbers))
+        except struct.error as error:
+            raise TypeError(f"{self.record.__name__}: {error}") from None
+        packed.struct, packed.values = self, values
+        return packed
+
+
+def _members(record: type) -> Iterator[tuple[str, str]]:
+    """Yield the paths and kinds of all members. E, in a record, is what its annotation in another says."""
+    for name, hint in get_type_hints(record, include_extras=True).items():
+        of, kind = (hint.__origin__, hint.__metadata__[0]) if get_origin(hint) is Annotated else (hint, "")
+        if not dataclasses.is_dataclass(of):
+            yield name, kind
+            continue
+        for path, inner in _members(of):  # type: ignore[arg-type]
+            yield f"{name}.{path}", f"{kind}*" if inner == "E*" else inner

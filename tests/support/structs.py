@@ -1,0 +1,36 @@
+"""What the tests of kernels share: a struct of NumPy arrays, as a launch would pass it, and kernels without one."""
+
+import numpy as np
+
+from fusedlstm.backends.cuda.arguments import Matrix
+from fusedlstm.backends.cuda.runtime.structs import Struct
+
+from emulation import ByValue, Pointer
+from support.kernel_cases import row_stride
+
+
+def matrix(array, stride=None, *, one_row_for_all=False):
+    """A Matrix, of a null pointer with a stride that nobody may use."""
+    return Matrix(array, int(row_stride(array, one_row_for_all=one_row_for_all) if stride is None else stride))
+
+
+def by_value(arguments, **types):
+    """A record's arguments for the emulator, their dtypes checked."""
+    struct = Struct(type(arguments), **types)
+    values = struct.values(arguments)
+    pairs = [(member, value) for member, value in zip(struct.members, values, strict=True) if member.dtype is not None]
+    for member, array in pairs:
+        if array is not None and array.dtype != member.dtype:
+            raise TypeError(f"{member.name} must be an array of {member.dtype}, not of {array.dtype}")
+    numbers = [each.ctypes.data if isinstance(each, np.ndarray) else each or 0 for each in values]
+    pointers = [
+        Pointer(member.name.removesuffix(".at"), member.offset, array, member.is_const) for member, array in pairs
+    ]
+    return ByValue(struct.packed(values, numbers).tobytes(), pointers)
+
+
+def plain_kernel(file, name, shared=0):
+    """A kernel of the tests, whose `bound` takes its parameters as CuPy does, unchecked."""
+    from fusedlstm.backends.cuda.runtime.compile import Kernel  # which needs CuPy, or what stands in for it
+
+    return Kernel(str(file), name, struct=None, shared=shared)
