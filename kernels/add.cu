@@ -7,8 +7,7 @@ template <typename T> struct AddArguments {
   i64 count;
 };
 
-template <typename T>
-__global__ void __launch_bounds__(256) lstm_add(const __grid_constant__ AddArguments<T> a) {
+template <typename T> __global__ void __launch_bounds__(256) lstm_add(const AddArguments<T> a) {
   const i64 k = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (k < a.count) a.out[k] = Narrow<T>::of(widen(a.out[k]) + widen(a.more[k]));
 }

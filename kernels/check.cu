@@ -8,7 +8,7 @@ struct CheckArguments {
   i64 capacity, B;
 };
 
-__global__ void __launch_bounds__(256) lstm_check(const __grid_constant__ CheckArguments a) {
+__global__ void __launch_bounds__(256) lstm_check(const CheckArguments a) {
   const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (row < a.B) a.steppable[row] = checked(a.slots[row], a.capacity, a.audit);
 }

@@ -8,8 +8,7 @@ template <typename T> struct ClipArguments {
   double limit;
 };
 
-template <typename T>
-__global__ void __launch_bounds__(256) lstm_clip(const __grid_constant__ ClipArguments<T> a) {
+template <typename T> __global__ void __launch_bounds__(256) lstm_clip(const ClipArguments<T> a) {
   typedef typename Arithmetic<T>::type A;
   const i64 k = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (k < a.count) a.h[k] = Narrow<T>::of(clip(A(widen(a.h[k])), A(a.limit)));

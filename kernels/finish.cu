@@ -11,8 +11,7 @@ template <typename T> struct FinishArguments {
 };
 
 // Launched with rows on grid x and columns on grid y, so that no thread divides.
-template <typename T>
-__global__ void __launch_bounds__(256) lstm_finish(const __grid_constant__ FinishArguments<T> a) {
+template <typename T> __global__ void __launch_bounds__(256) lstm_finish(const FinishArguments<T> a) {
   typedef typename Arithmetic<T>::type A;
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const i64 column = (i64)blockIdx.y * blockDim.x + threadIdx.x;

@@ -25,8 +25,7 @@ template <typename T> struct GatherArguments {
 // A block has `blockDim.y` rows, each with threads side by side, which pass over all columns.
 // W elements of the state at once: H, the operand's stride, X and the addresses must be multiples of W
 // elements.
-template <typename T, int W>
-__global__ void __launch_bounds__(256) lstm_gather(const __grid_constant__ GatherArguments<T> a) {
+template <typename T, int W> __global__ void __launch_bounds__(256) lstm_gather(const GatherArguments<T> a) {
   typedef typename Arithmetic<T>::type A;
   SHARED_ARRAY(int, slot_of, 256);
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;

@@ -28,7 +28,7 @@ template <typename T> struct InterleaveArguments {
 };
 
 template <typename T, bool ROUND>
-__global__ void __launch_bounds__(256) lstm_interleave(const __grid_constant__ InterleaveArguments<T> a) {
+__global__ void __launch_bounds__(256) lstm_interleave(const InterleaveArguments<T> a) {
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const i64 column = (i64)blockIdx.y * blockDim.x + threadIdx.x;
   if (column >= a.columns) return;
@@ -50,8 +50,7 @@ template <typename T> struct PadArguments {
   i64 P, N;
 };
 
-template <typename T, bool ROUND>
-__global__ void __launch_bounds__(256) lstm_pad(const __grid_constant__ PadArguments<T> a) {
+template <typename T, bool ROUND> __global__ void __launch_bounds__(256) lstm_pad(const PadArguments<T> a) {
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const i64 column = (i64)blockIdx.y * blockDim.x + threadIdx.x;
   if (column >= a.columns) return;

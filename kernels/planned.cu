@@ -22,7 +22,7 @@ template <typename T> struct PlannedArguments {
 // Launched with rows on grid x and units on grid y, so that no thread divides. One resident block is asked
 // for, as the compiler would else spill to have more.
 template <typename T, int W, class FUNCTIONS, bool PEEPHOLE, bool CLIP>
-__global__ void __launch_bounds__(256, 1) lstm_planned(const __grid_constant__ PlannedArguments<T> a) {
+__global__ void __launch_bounds__(256, 1) lstm_planned(const PlannedArguments<T> a) {
   typedef typename Arithmetic<T>::type A;
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const i64 unit = ((i64)blockIdx.y * blockDim.x + threadIdx.x) * W;

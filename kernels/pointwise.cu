@@ -33,7 +33,7 @@ template <typename G, typename T> struct PointwiseArguments {
 // W units a thread, by vectors: N, the row strides and the addresses must then be multiples of W elements.
 // Launched with rows on grid x and units on grid y, so that no thread divides.
 template <typename G, typename T, int W, class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool RESET>
-__global__ void __launch_bounds__(256) lstm_pointwise(const __grid_constant__ PointwiseArguments<G, T> a) {
+__global__ void __launch_bounds__(256) lstm_pointwise(const PointwiseArguments<G, T> a) {
   typedef typename Arithmetic<T>::type A;
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const i64 unit = ((i64)blockIdx.y * blockDim.x + threadIdx.x) * W;

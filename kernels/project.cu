@@ -21,7 +21,7 @@ template <typename T> struct ProjectArguments {
 // step.cu's.
 template <class Tile, int W>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
-    lstm_project(const __grid_constant__ ProjectArguments<typename Tile::T> a) {
+    lstm_project(const ProjectArguments<typename Tile::T> a) {
   typedef typename Tile::T T;
   DYNAMIC_SHARED_ARRAY(unsigned char, tiles);
   SHARED_ARRAY(Row<T>, rows, Tile::ROWS);

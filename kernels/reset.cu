@@ -18,8 +18,7 @@ template <typename T> struct ResetArguments {
 
 // A block's rows have threads side by side, which pass over all columns: it alone reads and clears their
 // flags.
-template <typename T>
-__global__ void __launch_bounds__(256) lstm_reset(const __grid_constant__ ResetArguments<T> a) {
+template <typename T> __global__ void __launch_bounds__(256) lstm_reset(const ResetArguments<T> a) {
   typedef typename Arithmetic<T>::type A;
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const bool first = row < a.B && (!a.is_first || a.is_first[row]);

@@ -12,8 +12,7 @@ template <typename T> struct SelectArguments {
 };
 
 // Launched with rows on grid x and columns on grid y, so that no thread divides.
-template <typename T>
-__global__ void __launch_bounds__(256) lstm_select(const __grid_constant__ SelectArguments<T> a) {
+template <typename T> __global__ void __launch_bounds__(256) lstm_select(const SelectArguments<T> a) {
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const i64 column = (i64)blockIdx.y * blockDim.x + threadIdx.x;
   if (row >= a.B || column >= a.K || !a.mask[row]) return;

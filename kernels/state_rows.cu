@@ -8,7 +8,7 @@ struct StateRowsArguments {
   i64 B;
 };
 
-__global__ void __launch_bounds__(256) lstm_state_rows(const __grid_constant__ StateRowsArguments a) {
+__global__ void __launch_bounds__(256) lstm_state_rows(const StateRowsArguments a) {
   const i64 k = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (k < a.B) a.rows[k] = 2 * a.slots[k] + (i64)(a.words[a.slots[k]] & 1);
 }

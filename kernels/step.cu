@@ -42,7 +42,7 @@ template <typename T> struct StepArguments {
 // shared memory, where it multiplies it; `out` is h, and what is said of N holds for P, too.
 template <class Tile, class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool PROJECT, bool ALIGNED, int W>
 __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLOCKS : 1)
-    lstm_step(const __grid_constant__ StepArguments<typename Tile::T> a) {
+    lstm_step(const StepArguments<typename Tile::T> a) {
   typedef typename Tile::T T;
   DYNAMIC_SHARED_ARRAY(unsigned char, shared);
   SHARED_ARRAY(Row<T>, rows, Tile::ROWS);

@@ -42,7 +42,7 @@ def _own_libraries(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        ("clip.cu: guard one too far", r"test_clip\[1-.* out of bounds at clip\.cu:15: a \d-byte read"),
+        ("clip.cu: guard one too far", r"test_clip\[1-.* out of bounds at clip\.cu:14: a \d-byte read"),
         (
             "clip.cu: half the limit",
             r"test_clip\[1-.* h: 1 of 1 numbers are wrong, the first at \[0\]: 0\.25, not 0\.5",

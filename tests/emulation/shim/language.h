@@ -15,8 +15,6 @@
 #define UNCHECKED __attribute__((noinline, no_sanitize("thread", "undefined")))
 
 #define __launch_bounds__(...)
-#undef __grid_constant__
-#define __grid_constant__
 
 #define threadIdx (emulation::thread_index())
 #define blockIdx (emulation::block_index())
