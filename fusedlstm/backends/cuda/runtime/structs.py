@@ -80,8 +80,9 @@ class Struct:
             Member(name, kind, _BYTES * k, known[kind.removeprefix("const ")[:-1]] if kind[-1] == "*" else None)
             for k, (name, kind) in enumerate(_members(record))
         )
+        self.size = _BYTES * len(self.members)
         self._bytes = struct.Struct("<" + "".join(_FORMATS.get(member.kind, "Q") for member in self.members))
-        self._dtype = np.dtype((np.void, self._bytes.size))
+        self._dtype = np.dtype((np.void, self.size))
         self._get: Callable[[Any], Sequence[Any]] = operator.attrgetter(*(member.name for member in self.members))
 
     def values(self, arguments: Any) -> list[Any]:
