@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from emulation import FORWARD, REVERSE, EmulationError, Module, compiler, memory, preempting, shuffled
+from support import planted_faults
 from support.emulated import FAULTY, needs_emulation
 from support.places import KERNELS
 
@@ -189,6 +190,53 @@ def test_wrong_arguments_are_refused(checked, number, value, error, message):
         checked.function(COPY.format("float"))((1,), (32,), args)
     with pytest.raises(ValueError, match="takes 7 arguments, not 6"):
         checked.function(COPY.format("float"))((1,), (32,), args[:6])
+
+
+@pytest.fixture(scope="module")
+def scaled():
+    return Module(FAULTY / "structs.cu", ["scale<SOUND>"], "check", FLAGS).function("scale<SOUND>")
+
+
+def of_struct(launch, **changes):
+    """The launch's argument with other bytes, or with another pointer in the place of one by its name."""
+    (value,) = launch.args
+    if "data" in changes:
+        return value._replace(data=changes["data"](value.data))
+    (name, change), *_ = changes.items()
+    return value._replace(pointers=[p._replace(**change) if p.name == name else p for p in value.pointers])
+
+
+def test_wrong_structs_are_refused(scaled, checked):
+    """One of another size, one with an address that isn't its array's, and one that the kernel doesn't take."""
+    launch = planted_faults.scale()
+
+    def call(value, function=scaled, rest=()):
+        function((1,), (32,), (value, *rest))
+
+    call(of_struct(launch, data=bytes))
+    with pytest.raises(TypeError, match=r"scale<SOUND>: a must be a struct of 56 bytes, not a struct of 48 bytes"):
+        call(of_struct(launch, data=lambda data: data[8:]))
+    with pytest.raises(TypeError, match="a must be a struct of 56 bytes, not ndarray of float32"):
+        call(numbers(2, 8))
+    for change in ({"array": numbers(3, 8)}, {"array": None}):
+        with pytest.raises(ValueError, match="to must be the address of its array, or 0 without one"):
+            call(of_struct(launch, to=change))
+    read_only = np.broadcast_to(np.float32(0), (3, 8))
+    pointer = {"offset": 48, "array": read_only}
+    data = launch.args[0].data
+    value = launch.args[0]._replace(data=data[:48] + np.uint64(read_only.ctypes.data).tobytes())
+    with pytest.raises(ValueError, match="to is read-only, and the kernel may write to it"):
+        call(value._replace(pointers=[value.pointers[1]._replace(**pointer)]))
+    with pytest.raises(TypeError, match="from must be an array of float32, or None, not a struct of 56 bytes"):
+        call(launch.args[0], checked.function(COPY.format("float")), rest=[None] * 6)
+
+
+def test_canaries_around_a_structs_array():
+    function = Module(FAULTY / "structs.cu", ["scale<SOUND>"], "fast", FLAGS).function("scale<SOUND>")
+    launch = planted_faults.scale()
+    function((1,), (32,), launch.args)
+    with pytest.raises(EmulationError, match=r"canary: .* 'to'"):
+        function((1,), (32,), (of_struct(launch, to={"array": launch.argument("to")[:2]}),))
 
 
 @pytest.mark.parametrize(("grid", "block"), [((0,), (32,)), ((1,), (1025,)), ((1,), (32, 33)), ((1, 1, 1, 1), (1,))])

@@ -60,5 +60,5 @@ def test_sound_twin_passes(sound, mode, schedule):
     report = launch.run(module(sound.file, mode).function(sound.kernel), schedule)
     assert (report.checked_accesses > 0) == (mode == "check")
     assert launch.results
-    for number, result in launch.results.items():
-        np.testing.assert_allclose(launch.args[number], result, rtol=1e-5, atol=1e-5)
+    for which, result in launch.results.items():
+        np.testing.assert_allclose(launch.argument(which), result, rtol=1e-5, atol=1e-5)

@@ -6,21 +6,32 @@ from typing import Any
 
 import numpy as np
 
+from emulation import ByValue, Pointer
+
 
 @dataclass(frozen=True)
 class Launch:
-    """What a kernel is called with, and what its arguments, by number, then are where it is sound."""
+    """What a kernel is called with, and what its arguments then are where it is sound.
+
+    They are by number, or by name in a struct, which is alone.
+    """
 
     grid: tuple[int, ...]
     block: tuple[int, ...]
     args: tuple[Any, ...]
-    results: dict[int, Any] = field(default_factory=dict)
+    results: dict[int | str, Any] = field(default_factory=dict)
     shared_mem: int = 0
     co_resident: int = 4
 
     def run(self, function, schedule):
         options = {"shared_mem": self.shared_mem, "co_resident": self.co_resident, "schedule": schedule}
         return function(self.grid, self.block, self.args, **options)
+
+    def argument(self, which):
+        """The array of a number or name."""
+        if isinstance(which, int):
+            return self.args[which]
+        return next(pointer.array for pointer in self.args[0].pointers if pointer.name == which)
 
 
 def normal(*shape):
@@ -145,6 +156,18 @@ def publish(blocks=2, word_alone=False):
     return Launch((blocks,), (32,), args, {3: np.ones(32) if word_alone else values.copy()})
 
 
+def scale(factors=(3, 4, 5)):
+    """Rows of larger arrays, by a struct; without factors these are 2."""
+    source, to = normal(3, 16)[:, 4:12], nans(3, 12)[:, 2:10]
+    by = None if factors is None else np.array(factors, np.float32)
+    arrays = {"from": (0, source, True), "to": (16, to, False), "factors": (32, by, True)}
+    pointers = [Pointer(name, *each) for name, each in arrays.items()]
+    addresses = [0 if each.array is None else each.array.ctypes.data for each in pointers]
+    words = [addresses[0], 16, addresses[1], 12, addresses[2], 3, 8]
+    results = {"to": source * (np.float32(2) if by is None else by[:, None])}
+    return Launch((2,), (32,), (ByValue(np.array(words, np.int64).tobytes(), pointers),), results)
+
+
 @dataclass(frozen=True)
 class Sound:
     """A launch in which nothing is wrong."""
@@ -166,6 +189,8 @@ SOUND = [
     Sound("memory", FAR, lambda: gather_far(3 << 29, last=3)),
     Sound("memory", "shifted_sums<SOUND>", shifted_sums),
     Sound("memory", "shifted_sums<SOUND>", lambda: shifted_sums(None)),
+    Sound("structs", "scale<SOUND>", scale),
+    Sound("structs", "scale<SOUND>", lambda: scale(None)),
     Sound("shared", "row_sums<NONE>", row_sums),
     Sound("shared", "reverse_rows", reverse_rows),
     Sound("shared", "hand_over<SOUND>", hand_over),
@@ -245,6 +270,9 @@ PLANTED = [
     Planted("memory", "shifted_sums<NULL_POINTER>", lambda: shifted_sums(None), "null pointer", "POINTER"),
     Planted("memory", "shifted_sums<LOCAL_ARRAY>", lambda: shifted_sums(None), "out of bounds", "LOCAL"),
     Planted("memory", "shifted_sums<WIDE_SHIFT>", shifted_sums, "undefined", "SHIFT"),
+    Planted("structs", "scale<ROW_TOO_MANY>", scale, "out of bounds", "LOAD", "from"),
+    Planted("structs", "scale<WRITE_THROUGH_CONST>", scale, "write through const", "CONST", "from"),
+    Planted("structs", "scale<NULL_POINTER>", lambda: scale(None), "null pointer", "POINTER"),
     Planted("shared", "row_sums<READ_TOO_EARLY>", row_sums, UNORDERED, "READ", "part"),
     Planted("shared", "row_sums<REUSED_TOO_EARLY>", row_sums, "race", "WRITE, READ", "part"),
     Planted("shared", "row_sums<NEIGHBOUR>", row_sums, UNORDERED, "NEIGHBOUR, WRITE", "part"),
