@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fusedlstm.arrays.dtypes import Array
+    from fusedlstm.backends.cuda.arguments import Audit
     from fusedlstm.backends.cuda.cell import CudaCell
-    from fusedlstm.backends.cuda.kernels import Audit
     from fusedlstm.backends.cuda.runtime.streams import Turns
 
 # Rows of the smallest bucket: fewer take no less time.
