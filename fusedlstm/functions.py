@@ -127,6 +127,7 @@ class Functions:
         gate_clip: i, f, g and o are clipped to +- it before their functions; None for no clip.
         coupled: the gate, "input" or "forget", that is one minus the other; None for none.
         zoneout_c: the part of c that stays, from 0 to 1.
+        zoneout_h: the part of h that stays, from 0 to 1, when it has been projected.
     """
 
     input: Function = "tanh"
@@ -135,6 +136,7 @@ class Functions:
     gate_clip: float | None = None
     coupled: str | None = None
     zoneout_c: float = 0.0
+    zoneout_h: float = 0.0
 
     @classmethod
     def of(
@@ -146,6 +148,7 @@ class Functions:
         gate_clip: Any = None,
         coupled_gate: Any = None,
         zoneout_c: Any = 0.0,
+        zoneout_h: Any = 0.0,
     ) -> Functions:
         """Return the functions that options of `LSTMWeights` mean, checked.
 
@@ -162,6 +165,7 @@ class Functions:
             check_clip("gate_clip", gate_clip),
             coupled_gate,
             check_part("zoneout_c", zoneout_c),
+            check_part("zoneout_h", zoneout_h),
         )
 
     def options(self) -> dict[str, Any]:
@@ -173,6 +177,7 @@ class Functions:
             "gate_clip": self.gate_clip,
             "coupled_gate": self.coupled,
             "zoneout_c": self.zoneout_c,
+            "zoneout_h": self.zoneout_h,
         }
 
     @property

@@ -25,6 +25,7 @@ Options of other systems (ONNX has all but the first coupling) change four of it
 Zoneout, at inference, keeps a part of the old states at the end, when h' has been computed from the new c alone:
 
     c' = zoneout_c * c + (1 - zoneout_c) * c'
+    h' = zoneout_h * h + (1 - zoneout_h) * h'
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class CellOptions(TypedDict, total=False):
     gate_clip: float | None
     coupled_gate: str | None
     zoneout_c: float
+    zoneout_h: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,6 +92,8 @@ class LSTMWeights:
             peephole have no effect.
         zoneout_c: z_c, from 0 to 1: the part of c that a step keeps, c' = z_c c + (1 - z_c) c_new. It is the
             expectation of zoneout in training. The output is that of c_new.
+        zoneout_h: z_h, likewise the part of h: h' = z_h h + (1 - z_h) h_new, with h_new after the projection and its
+            clip. A residual layer adds its input afterwards.
 
     Raises:
         TypeError: an array of another dtype than weight_ih, or of none of the four; a tensor that
@@ -112,6 +116,7 @@ class LSTMWeights:
     gate_clip: float | None = None
     coupled_gate: str | None = None
     zoneout_c: float = 0.0
+    zoneout_h: float = 0.0
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the class is frozen for everybody else
@@ -192,6 +197,7 @@ class LSTMWeights:
             gate_clip=self.gate_clip,
             coupled_gate=self.coupled_gate,
             zoneout_c=self.zoneout_c,
+            zoneout_h=self.zoneout_h,
         )
 
     def options(self) -> dict[str, Any]:
@@ -300,7 +306,7 @@ class LSTMWeights:
 
 _ACTIVATIONS_OF_VERSION_1 = ("tanh", "relu", "sigmoid", "softsign", "elu", "linear")
 # Since which version of a file a cell may have options; all others since 2.
-_SINCE = dict.fromkeys((*CLIPS, "activation"), 1) | {"zoneout_c": 3}
+_SINCE = dict.fromkeys((*CLIPS, "activation"), 1) | {"zoneout_c": 3, "zoneout_h": 3}
 
 
 def for_file(layers: Sequence[LSTMWeights]) -> tuple[int, list[dict[str, Any]]]:

@@ -28,16 +28,18 @@ static const u64 INFINITE = 0x7ff0000000000000;  // the bits of infinity
 
 // All functions of a cell, as `Functions` of fusedlstm/functions.py: of g, of c' for the output, and of the
 // gates; the gate that is one minus the other; what pre-activations are clipped to, INFINITE for no clip; and
-// the part of c that stays, as the bits of a double.
+// the parts of c and of h that stay. Numbers are the bits of doubles.
 template <class INPUT = Function<TANH>, class OUTPUT = INPUT, class GATE = Function<SIGMOID>,
-          int COUPLED_GATE = NO_GATE, u64 CLIP_BITS = INFINITE, u64 ZONEOUT_BITS = 0>
+          int COUPLED_GATE = NO_GATE, u64 CLIP_BITS = INFINITE, u64 ZONEOUT_C_BITS = 0,
+          u64 ZONEOUT_H_BITS = 0>
 struct Functions {
   typedef INPUT Input;
   typedef OUTPUT Output;
   typedef GATE Gate;
   static const int COUPLED = COUPLED_GATE;
   static const u64 CLIP = CLIP_BITS;
-  static const u64 ZONEOUT = ZONEOUT_BITS;
+  static const u64 ZONEOUT_C = ZONEOUT_C_BITS;
+  static const u64 ZONEOUT_H = ZONEOUT_H_BITS;
 };
 
 // A pre-activation as its function sees it.
@@ -50,10 +52,24 @@ template <class FUNCTIONS, bool FAST, typename A> DEVICE A gate_of(A z) {
   return activate<typename FUNCTIONS::Gate, FAST>(clip_gate<FUNCTIONS>(z));
 }
 
-// The new c where a part of the old one stays.
-template <class FUNCTIONS, typename A> DEVICE A keep_part(A c, A next) {
-  const double stays = of_bits(FUNCTIONS::ZONEOUT);
-  return FUNCTIONS::ZONEOUT == 0 ? next : multiply_and_add(A(stays), c, A(1 - stays) * next);
+// The new state where a part of the old one stays, by the bits of that part.
+template <u64 PART, typename A> DEVICE A keep_part(A old, A next) {
+  return PART == 0 ? next : multiply_and_add(A(of_bits(PART)), old, A(1 - of_bits(PART)) * next);
+}
+
+// The same of W elements of h, in their dtype; `old` is null for zeros.
+template <u64 PART, typename T, int W> DEVICE Vector<T, W> keep_h(const T* old, const Vector<T, W>& next) {
+  typedef typename Arithmetic<T>::type A;
+  if constexpr (PART == 0) return next;
+  Vector<T, W> h, before;
+#pragma unroll
+  for (int k = 0; k < W; ++k) before.at[k] = Narrow<T>::of(0);
+  if (old) before = load<W>(old);
+#pragma unroll
+  for (int k = 0; k < W; ++k) {
+    h.at[k] = Narrow<T>::of(keep_part<PART>(A(widen(before.at[k])), A(widen(next.at[k]))));
+  }
+  return h;
 }
 
 // Adds W neighbouring elements, any storage type.
@@ -87,7 +103,7 @@ DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes
     A next = multiply_and_add(f, c.at[k], input);
     if (CLIP) next = clip(next, A(cell_clip));
     if (PEEPHOLE) z_o = multiply_and_add(A(widen(p.o.at[k])), next, z_o);
-    c.at[k] = keep_part<FUNCTIONS>(c.at[k], next);
+    c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next);
     const A o = gate_of<FUNCTIONS, FAST>(z_o);
     m.at[k] = Narrow<T>::of(o * activate<typename FUNCTIONS::Output, FAST>(next));
   }

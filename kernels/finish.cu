@@ -8,10 +8,12 @@ template <typename T> struct FinishArguments {
   Copy<T> copy;               // zeros where there is no row
   double limit;               // of the clip, infinite for none
   i64 B, P;
+  Matrix<const T> old_h;  // (B, P), read with ZONEOUT; may be h
 };
 
 // Launched with rows on grid x and columns on grid y, so that no thread divides.
-template <typename T> __global__ void __launch_bounds__(256) lstm_finish(const FinishArguments<T> a) {
+template <typename T, u64 ZONEOUT = 0>
+__global__ void __launch_bounds__(256) lstm_finish(const FinishArguments<T> a) {
   typedef typename Arithmetic<T>::type A;
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const i64 column = (i64)blockIdx.y * blockDim.x + threadIdx.x;
@@ -21,6 +23,10 @@ template <typename T> __global__ void __launch_bounds__(256) lstm_finish(const F
   T output = Narrow<T>::of(0);
   if (slot >= 0) {
     output = Narrow<T>::of(clip(A(widen(a.projected.at[row * a.projected.stride + column])), A(a.limit)));
+    if (ZONEOUT) {
+      const A before = A(widen(a.old_h.at[row * a.old_h.stride + column]));
+      output = Narrow<T>::of(keep_part<ZONEOUT>(before, A(widen(output))));
+    }
     a.h.at[slot * a.h.stride + column] = output;
     if (a.copy.to.at && a.copy.input.at) {
       output = Narrow<T>::of(widen(output) + widen(a.copy.input.at[row * a.copy.input.stride + column]));

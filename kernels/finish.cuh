@@ -58,9 +58,10 @@ DEVICE void finish_units(const Tile& tile, const Row<typename Tile::T>* rows, in
   }
 }
 
-// Makes a tile's columns of a projection h = clip(sums, +-limit), where a row has it and in the copy. What is
-// a unit's four gates elsewhere are columns that are 8 apart here. `first` are the block's.
-template <int W, class Tile>
+// Makes a tile's columns of a projection h = clip(sums, +-limit), of which a part of the old h stays, where a
+// row has it and in the copy. What is a unit's four gates elsewhere are columns that are 8 apart here.
+// `first` are the block's.
+template <u64 ZONEOUT, int W, class Tile>
 DEVICE void finish_columns(const Tile& tile, const Row<typename Tile::T>* rows, int count, double limit,
                            const Copy<typename Tile::T>& copy, i64 first_row, i64 first_column, i64 P) {
   typedef typename Tile::T T;
@@ -83,7 +84,10 @@ DEVICE void finish_columns(const Tile& tile, const Row<typename Tile::T>* rows, 
         for (int w = 0; w < W; ++w) {
           h.at[w] = Narrow<T>::of(to ? clip(A(tile.sum(k, g, gate, e + w)), A(limit)) : A(0));
         }
-        if (to) store<W>(to + column, h);
+        if (to) {
+          h = keep_h<ZONEOUT>(rows[r].h ? rows[r].h + column : nullptr, h);
+          store<W>(to + column, h);
+        }
         copy.write(first_row + r, column, h, to);
       }
     }

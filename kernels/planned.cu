@@ -16,6 +16,7 @@ template <typename T> struct PlannedArguments {
   i64 h_by_slot;    // whether rows tells which row of h, too
   Copy<T> copy;     // of m; zeros where rows skip
   i64 B;
+  Matrix<const T> old_h;  // (B, N), read with zoneout of h; may be h
 };
 
 // W units a thread, by vectors: N, the row strides and the addresses must then be multiples of W elements.
@@ -48,10 +49,10 @@ __global__ void __launch_bounds__(256, 1) lstm_planned(const PlannedArguments<T>
     if (PEEPHOLE) peepholes = load_peepholes<W>(a.cell.peephole, unit, a.cell.N);
     m = advance<FUNCTIONS, PEEPHOLE, CLIP>(z, state, peepholes, a.cell.clip);
     store<W>(a.c.at + slot * a.c.stride + unit, state);
-    store<W>(a.h.at + (a.h_by_slot ? slot : row) * a.h.stride + unit, m);
-    if (a.copy.to.at && a.copy.input.at) {
-      m = sum(m, load<W>(a.copy.input.at + row * a.copy.input.stride + unit));
+    if constexpr (FUNCTIONS::ZONEOUT_H != 0) {
+      m = keep_h<FUNCTIONS::ZONEOUT_H>(a.old_h.at + row * a.old_h.stride + unit, m);
     }
+    store<W>(a.h.at + (a.h_by_slot ? slot : row) * a.h.stride + unit, m);
   }
-  if (a.copy.to.at) store<W>(a.copy.to.at + row * a.copy.to.stride + unit, m);
+  a.copy.write(row, unit, m, slot >= 0);
 }

@@ -1,6 +1,6 @@
 // What follows step.cu where there is a projection: m -> h, in one launch.
 //
-//   h = clip(m weight.T, +-limit)
+//   h = clip(m weight.T, +-limit), of which a part of the old h stays with ZONEOUT
 //
 // The tiles are step.cu's, whose 4 gates of 8 units are 32 columns of h here.
 #include "finish.cuh"
@@ -15,11 +15,15 @@ template <typename T> struct ProjectArguments {
   Copy<T> copy;            // of h; zeros where rows skip
   double limit;            // of the clip, infinite for none
   i64 B, N, P;
+  Matrix<const T> old_h;    // this and the next read with ZONEOUT, as in StepArguments
+  unsigned char* is_first;  //
+  unsigned* readers;        //
+  Matrix<const T> reset_h;  //
 };
 
 // Launched with rows on grid x and columns on grid y. W as
 // step.cu's.
-template <class Tile, int W>
+template <class Tile, int W, u64 ZONEOUT = 0>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
     lstm_project(const ProjectArguments<typename Tile::T> a) {
   typedef typename Tile::T T;
@@ -29,10 +33,12 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
 
   Rows<T> all = {};
   all.x = a.m, all.out = a.h, all.out_by_slot = true, all.pool = a.pool, all.B = a.B;
+  if (ZONEOUT) all.h = a.old_h, all.is_first = a.is_first, all.reset_h = a.reset_h;
   for (int r = threadIdx.x; r < Tile::ROWS; r += Tile::THREADS) {
     rows[r] = row_of(all, first_row + r, a.pool.flips && blockIdx.y == 0);
   }
   __syncthreads();
+  if (ZONEOUT && a.readers) clear_flags(a.is_first, a.readers + blockIdx.x, first_row, Tile::ROWS, a.B);
 
   Tile tile;
   const Operands<T> operands = {rows, (int)a.N, 0, a.weight.at + first_column * a.weight.stride,
@@ -40,5 +46,5 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
   tile.template multiply<true>(tiles, operands);
 
   const int count = rows_of_block<Tile::ROWS>(first_row, a.B);
-  finish_columns<W>(tile, rows, count, a.limit, a.copy, first_row, first_column, a.P);
+  finish_columns<ZONEOUT, W>(tile, rows, count, a.limit, a.copy, first_row, first_column, a.P);
 }

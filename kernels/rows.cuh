@@ -74,3 +74,18 @@ template <typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool turn
 template <int ROWS> DEVICE int rows_of_block(i64 first_row, i64 B) {
   return B - first_row < ROWS ? int(B - first_row) : ROWS;
 }
+
+// Clears the flags of a block's rows once all blocks that have these rows have read them: the last one does
+// it. `readers` counts them, and is 0 before and after. All threads of the block have met since they read.
+DEVICE void clear_flags(unsigned char* is_first, unsigned* readers, i64 first_row, int rows, i64 B) {
+  SHARED_ARRAY(unsigned, read_before, 1);
+  if (threadIdx.x == 0) {
+    __threadfence();
+    read_before[0] = atomicAdd(readers, 1u);
+    __threadfence();
+  }
+  __syncthreads();
+  if (read_before[0] != gridDim.y - 1) return;
+  for (int r = threadIdx.x; r < rows && first_row + r < B; r += blockDim.x) is_first[first_row + r] = 0;
+  if (threadIdx.x == 0) atomicExch(readers, 0u);  // the others' additions are atomic, too
+}

@@ -9,21 +9,6 @@
 #include "simt.cuh"
 #include "tensor_small.cuh"
 
-// Clears the flags of a block's rows once all blocks that have these rows have read them: the last one does
-// it. `readers` counts them, and is 0 before and after. All threads of the block have met since they read.
-DEVICE void clear_flags(unsigned char* is_first, unsigned* readers, i64 first_row, int rows, i64 B) {
-  SHARED_ARRAY(unsigned, read_before, 1);
-  if (threadIdx.x == 0) {
-    __threadfence();
-    read_before[0] = atomicAdd(readers, 1u);
-    __threadfence();
-  }
-  __syncthreads();
-  if (read_before[0] != gridDim.y - 1) return;
-  for (int r = threadIdx.x; r < rows && first_row + r < B; r += blockDim.x) is_first[first_row + r] = 0;
-  if (threadIdx.x == 0) atomicExch(readers, 0u);  // the others' additions are atomic, too
-}
-
 template <typename T> struct StepArguments {
   Rows<T> rows;
   unsigned* readers;       // (row blocks,) zeros, or null: flags stay
@@ -76,15 +61,19 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
       Operands<T> columns = projected;
       columns.weight += first * a.projection.stride;
       tile.template multiply<true, true>(shared, columns, ms);
-      finish_columns<W>(tile, rows, count, a.proj_clip, a.copy, first_row, first, a.P);
+      finish_columns<FUNCTIONS::ZONEOUT_H, W>(tile, rows, count, a.proj_clip, a.copy, first_row, first, a.P);
     }
   } else {
     const i64 first_unit = (i64)blockIdx.y * Tile::UNITS;
     multiply(first_unit);
-    finish_units<FUNCTIONS, PEEPHOLE, CLIP, W>(tile, rows, count, a.cell, first_unit,
-                                               [&](int r, i64 unit, const Vector<T, W>& m) {
-                                                 if (rows[r].out) store<W>(rows[r].out + unit, m);
-                                                 a.copy.write(first_row + r, unit, m, rows[r].out);
-                                               });
+    finish_units<FUNCTIONS, PEEPHOLE, CLIP, W>(
+        tile, rows, count, a.cell, first_unit, [&](int r, i64 unit, Vector<T, W> h) {
+          const Row<T>& row = rows[r];
+          if (row.out) {
+            h = keep_h<FUNCTIONS::ZONEOUT_H>(row.h ? row.h + unit : nullptr, h);
+            store<W>(row.out + unit, h);
+          }
+          a.copy.write(first_row + r, unit, h, row.out);
+        });
   }
 }

@@ -217,10 +217,7 @@ CELL = [
 ]
 
 STORE_H = "    store<W>(a.h.at + (a.h_by_slot ? slot : row) * a.h.stride + unit, m);\n"
-ADD_INPUT = """    if (a.copy.to.at && a.copy.input.at) {
-      m = sum(m, load<W>(a.copy.input.at + row * a.copy.input.stride + unit));
-    }
-"""
+ADD_INPUT = "    if (a.copy.input.at) m = sum(m, load<W>(a.copy.input.at + row * a.copy.input.stride + unit));\n"
 PLANNED_KERNEL = [
     # Which thread has which row and units.
     ("row guard one too far", "row >= a.B ||", "row > a.B ||"),
@@ -237,7 +234,7 @@ PLANNED_KERNEL = [
     ("slot -1 steps", "slot < 0", "slot < -1"),
     ("slot 0 takes no step", "slot < 0", "slot <= 0"),
     ("a skipped row's copy is 1", "of(0)", "of(1)"),
-    ("a skipped row's copy stays", "if (a.copy.to.at) store", "if (a.copy.to.at && slot >= 0) store"),
+    ("a skipped row's copy stays", "a.copy.write", "if (slot >= 0) a.copy.write"),
     # Gates.
     ("gates by the slot", "a.gates + row * 4 * a.cell.N", "a.gates + slot * 4 * a.cell.N"),
     ("gates of the first row", "a.gates + row * 4 * a.cell.N + column", "a.gates + column"),
@@ -275,17 +272,12 @@ PLANNED_KERNEL = [
     ("h by c's stride", "* a.h.stride", "* a.c.stride"),
     ("h by the stride of copy", "* a.h.stride", "* a.copy.to.stride"),
     ("h not stored", STORE_H, ""),
-    ("h with the input", STORE_H + ADD_INPUT, ADD_INPUT + STORE_H),
-    ("copy without the input", ADD_INPUT, ""),
-    ("input not checked for null", "a.copy.to.at && a.copy.input.at", "a.copy.to.at"),
-    ("input by the slot", "a.copy.input.at + row", "a.copy.input.at + slot"),
-    ("input by the stride of copy", "row * a.copy.input.stride", "row * a.copy.to.stride"),
-    ("copy by the slot", "a.copy.to.at + row", "a.copy.to.at + slot"),
-    ("copy by the stride of input", "row * a.copy.to.stride", "row * a.copy.input.stride"),
-    ("copy not checked for null", "if (a.copy.to.at) store", "store"),
+    ("h with the input", STORE_H, ADD_INPUT + STORE_H),
+    ("copy not written", "  a.copy.write(row, unit, m, slot >= 0);\n", ""),
+    ("copy without the input", "m, slot >= 0)", "m, false)"),
+    ("the input of rows that skip", "m, slot >= 0)", "m, true)"),
+    ("copy and input by the slot", "a.copy.write(row", "a.copy.write(slot"),
     ("int offset of h", "(a.h_by_slot ? slot : row) * a.h.stride", "(int)(slot * a.h.stride)", PLANNED_HALF),
-    ("int offset of copy", "row * a.copy.to.stride", "(int)(row * a.copy.to.stride)", PLANNED_HALF),
-    ("int offset of input", "row * a.copy.input.stride", "(int)(row * a.copy.input.stride)", PLANNED_HALF),
 ]
 
 PROJECTED = "clip(A(widen(a.projected.at[row * a.projected.stride + column])), A(a.limit))"
@@ -764,6 +756,13 @@ COPIES = [
     ("copy without its column", "to.at + row * to.stride + column", "to.at + row * to.stride"),
     ("int offset of input", "row * input.stride", "(int)(row * input.stride)", OFFSETS),
     ("int offset of copy", "row * to.stride", "(int)(row * to.stride)", OFFSETS),
+    # As planned.cu has them.
+    ("copy not checked for null after a matmul", "    if (!to.at) return;\n", "", PLANNED),
+    ("input not checked for null after a matmul", "input.at && steps", "steps", PLANNED),
+    ("input by the stride of copy after a matmul", "row * input.stride", "row * to.stride", PLANNED),
+    ("copy by the stride of input after a matmul", "row * to.stride", "row * input.stride", PLANNED),
+    ("int offset of copy after a matmul", "row * to.stride", "(int)(row * to.stride)", PLANNED_HALF),
+    ("int offset of input after a matmul", "row * input.stride", "(int)(row * input.stride)", PLANNED_HALF),
 ]
 
 FINISH_HEADER = [

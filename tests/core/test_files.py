@@ -97,7 +97,7 @@ def test_what_version_1_can_tell_is_version_1(activation, tmp_path):
         {"gate_activation": ("hard_sigmoid", 1 / 6, 0.5)},
         {"gate_clip": 0.0},
         {"coupled_gate": "forget"},
-        dict(GENERAL["linear"]),
+        dict(GENERAL["elu"]),
     ],
 )
 def test_what_it_can_not_is_version_2(options, tmp_path):
@@ -106,7 +106,7 @@ def test_what_it_can_not_is_version_2(options, tmp_path):
     assert not {"zoneout_c", "zoneout_h"} & set(about(tmp_path / "w")["options"])
 
 
-@pytest.mark.parametrize("options", [{"zoneout_c": 0.1}, {"zoneout_c": 1, "coupled_gate": "input"}])
+@pytest.mark.parametrize("options", [{"zoneout_c": 0.1}, {"zoneout_h": 0.5}, {"zoneout_c": 1, "coupled_gate": "input"}])
 def test_zoneout_is_of_version_3(options, tmp_path):
     check_version(3, options, tmp_path / "w")
 

@@ -85,7 +85,7 @@ ALL_OPTIONS = st.builds(
     merged,
     st.just({}) | st.fixed_dictionaries({"proj_size": st.integers(1, 9), "proj_clip": st.none() | st.just(0.1)}),
     st.just({"bias": False}) | st.fixed_dictionaries({"forget_bias": st.sampled_from([0.0, 1.0])}),
-    st.fixed_dictionaries({"peephole": st.booleans()}),
+    st.fixed_dictionaries({"peephole": st.booleans(), "zoneout_h": st.sampled_from([0.0, 0.3, 1.0])}),
     AFTER_THE_MATMUL,
 )
 

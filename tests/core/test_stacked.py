@@ -200,6 +200,7 @@ def test_random():
             "gate_clip": 3.0,
             "coupled_gate": "input",
             "zoneout_c": 0.0,
+            "zoneout_h": 0.0,
         }
         assert one.peephole is not None
         assert one.bias[8:16].min() > 0.5

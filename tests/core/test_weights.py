@@ -37,6 +37,7 @@ def test_sizes_and_options():
         "gate_clip": None,
         "coupled_gate": None,
         "zoneout_c": 0.0,
+        "zoneout_h": 0.0,
     }
     assert isinstance(weights.cell_clip, float)
     assert repr(weights) == (
@@ -64,6 +65,7 @@ def test_functions():
         "gate_clip": 2.0,
         "coupled_gate": "forget",
         "zoneout_c": 0.0,
+        "zoneout_h": 0.0,
     }
     assert repr(weights) == (
         "LSTMWeights(I=3, N=4, P=2, float32, bias, peephole, activation=('leaky_relu', 0.1), output_activation=tanh, "
@@ -166,6 +168,7 @@ def replaced(**changes):
         (replaced(gate_clip="1"), TypeError, "^gate_clip: wanted a number, or None"),
         (replaced(coupled_gate="f"), ValueError, "^coupled_gate: wanted one of 'input', 'forget'; got 'f'"),
         (replaced(zoneout_c=1.1), ValueError, "^zoneout_c: wanted a number from 0 to 1; got 1.1"),
+        (replaced(zoneout_h=2), ValueError, "^zoneout_h: wanted a number from 0 to 1; got 2"),
         (replaced(zoneout_c=-0.1), ValueError, "^zoneout_c: wanted a number from 0 to 1; got -0.1"),
         (replaced(zoneout_c=float("nan")), ValueError, "^zoneout_c: wanted a finite number"),
         (replaced(zoneout_c=None), TypeError, "^zoneout_c: wanted a number; got None"),

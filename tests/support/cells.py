@@ -43,6 +43,7 @@ GENERAL = {
         "peephole": k % 2 == 0,
         "cell_clip": (None, 0.9, None)[k % 5 % 3],
         "proj_size": (None, None, None, 3)[k % 4],
+        "zoneout_h": (0.0, 0.4, 0.0, 0.15)[k % 4],
     }
     for k, name in enumerate(NAMES)
 }

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import cupy
 
 from fusedlstm.backends.cuda.device_weights import PackedWeights
-from fusedlstm.backends.cuda.kernels import launch_clip, launch_pointwise
+from fusedlstm.backends.cuda.kernels import Destinations, launch_clip, launch_finish, launch_pointwise, launch_select
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.cublas import write_product
+from fusedlstm.backends.cuda.runtime.strides import with_contiguous_rows
 from fusedlstm.backends.cuda.sequence import CudaSequence
 
 if TYPE_CHECKING:
     from fusedlstm.backends.cuda.runtime.streams import Turns
     from fusedlstm.weights import LSTMWeights
 
-Reset: TypeAlias = tuple[Any, Any]  # the part of h in the gates, and the c, that rows are reset to
+Reset: TypeAlias = tuple[Any, Any, Any]  # the part of h in the gates, the c and the h that rows are reset to
 
 
 class CudaCell:
@@ -75,10 +76,10 @@ class CudaCell:
             self.finish(gates, h, c, h_out, c_out, is_first, reset)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
-        """Return what the steps reset to: the part of reset_h in the gates, and reset_c."""
+        """Return what the steps reset to: the part of reset_h in the gates, reset_c and reset_h."""
         self.check()
         with self.device:
-            return self.product(reset_h, self.packed.weight_hh), reset_c
+            return self.product(reset_h, self.packed.weight_hh), reset_c, reset_h
 
     @property
     def sequence(self) -> CudaSequence:
@@ -93,7 +94,8 @@ class CudaCell:
         The part of h is a product of its own also without resets, which costs no more, so that the resets of
         some rows change no bit of others.
         """
-        packed, (reset_gates, reset_c) = self.packed, reset or (None, None)
+        packed, (reset_gates, reset_c, reset_h) = self.packed, reset or (None, None, None)
+        old_h = self._old_h(h, is_first, reset_h) if packed.functions.zoneout_h else None
         m = h_out if packed.weight_hr is None else cupy.empty(c.shape, h_out.dtype)
         launch_pointwise(
             gates,
@@ -104,15 +106,25 @@ class CudaCell:
             bias=packed.bias,
             peephole=packed.peephole,
             cell_clip=packed.cell_clip,
-            functions=packed.functions,
+            functions=packed.functions_of_m,
             is_first=is_first,
             reset_c=reset_c,
             reset_gates=reset_gates,
         )
         if packed.weight_hr is not None:
             write_product(h_out, m, packed.weight_hr, self.precision)
-            if packed.proj_clip is not None:
-                launch_clip(h_out, packed.proj_clip)
+        if old_h is not None:
+            launch_finish(h_out, Destinations(h_out, old_h=old_h), packed.proj_clip, packed.functions.zoneout_h)
+        elif packed.proj_clip is not None:
+            launch_clip(h_out, packed.proj_clip)
+
+    def _old_h(self, h: Any, is_first: Any, reset_h: Any) -> Any:
+        """Return the h that a part of stays of: rows that are reset have another."""
+        if is_first is None:
+            return with_contiguous_rows(h)
+        old_h = cupy.ascontiguousarray(h).copy()
+        launch_select(old_h, is_first, reset_h)
+        return old_h
 
     def product(self, a: Any, weight: Any) -> Any:
         """Return a @ weight.T in the dtype of the arithmetic."""

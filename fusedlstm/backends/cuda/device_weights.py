@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cupy
@@ -84,6 +84,7 @@ class PackedWeights:
         self.bias, self.peephole = self._arrays.get("bias"), self._arrays.get("peephole")
         self.cell_clip, self.proj_clip = weights.cell_clip, weights.proj_clip
         self.functions = weights.functions
+        self.functions_of_m = replace(weights.functions, zoneout_h=0.0)  # as zoneout is of what m is projected to
         self._lock = threading.RLock()  # reentrant, as a signal handler may call again
         self._interleaved: dict[bool, Interleaved] = {}  # by whether they are rounded
         self._uploaded = cupy.cuda.Event(disable_timing=True)  # after the latest weights

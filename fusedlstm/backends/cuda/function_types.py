@@ -17,7 +17,7 @@ _COUPLED = {None: "NO_GATE", "input": "INPUT_GATE", "forget": "FORGET_GATE"}
 def function_type(function: Function) -> str:
     """Return the `Function` of kernels/activations.cuh for a function in its one form."""
     name, parameters = split(function)
-    return f"Function<{', '.join([name.upper(), *map(_bits, parameters)])}>"
+    return f"Function<{', '.join([name.upper(), *map(bits, parameters)])}>"
 
 
 def functions_type(functions: Functions) -> str:
@@ -28,15 +28,21 @@ def functions_type(functions: Functions) -> str:
         function_type(functions.output),
         function_type(functions.gate),
         _COUPLED[functions.coupled],
-        _bits(clip),
-        _bits(functions.zoneout_c),
+        bits(clip),
+        bits(functions.zoneout_c),
+        bits(functions.zoneout_h),
     ]
-    default = [given[0], given[0], function_type("sigmoid"), _COUPLED[None], _bits(math.inf), _bits(0.0)]
+    default = [given[0], given[0], function_type("sigmoid"), _COUPLED[None], bits(math.inf), bits(0.0), bits(0.0)]
     while len(given) > 1 and given[-1] == default[len(given) - 1]:
         given.pop()
     return f"Functions<{', '.join(given)}>"
 
 
-def _bits(number: float) -> str:
+def bits(number: float) -> str:
     """Return the bits of a double, which are a template's parameter in C++ 17, as a number is not."""
     return hex(struct.unpack("<Q", struct.pack("<d", number))[0])
+
+
+def zoneout_argument(zoneout: float) -> str:
+    """Return the argument of a template whose last one, of 0 by default, is the part of h that stays."""
+    return f", {bits(zoneout)}" if zoneout else ""

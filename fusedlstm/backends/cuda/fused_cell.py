@@ -37,7 +37,7 @@ class FusedCell(CudaCell):
         packed, kernel = self.packed, self.kernel
         with self.device:
             m = self._room_for_m(len(x)) if needs_m(packed, kernel, len(x)) else None
-            reset_h, reset_c = reset or (None, None)
+            reset_h, reset_c, _ = reset or (None, None, None)
             x, h, c, reset_h, reset_c = (
                 None if a is None else with_contiguous_rows(a) for a in (x, h, c, reset_h, reset_c)
             )
@@ -60,4 +60,4 @@ class FusedCell(CudaCell):
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
         """Return what the steps reset to."""
-        return reset_h, reset_c
+        return reset_h, reset_c, reset_h

@@ -27,7 +27,7 @@ from fusedlstm.backends.cuda.arguments import (
     SelectArguments,
     StateRowsArguments,
 )
-from fusedlstm.backends.cuda.function_types import functions_type
+from fusedlstm.backends.cuda.function_types import functions_type, zoneout_argument
 from fusedlstm.backends.cuda.runtime.compile import Kernel
 from fusedlstm.backends.cuda.runtime.strides import is_aligned, with_contiguous_rows
 from fusedlstm.backends.cuda.runtime.structs import Struct
@@ -166,12 +166,14 @@ class Destinations:
         rows: (B,), the slot of each row, -1 where it takes no step; None where rows are their own.
         copy: (B, P), where it is written once more; zeros where a row takes no step.
         input: (B, P), what is added to the copy, for a residual layer.
+        old_h: (B, P), what the part of h that stays is taken from; None where nothing does, and for m.
     """
 
     h: Any
     rows: Any = None
     copy: Any = None
     input: Any = None
+    old_h: Any = None
 
     def copies(self) -> Copy:
         """Return copy and input as kernels take them."""
@@ -197,10 +199,11 @@ def launch_planned(packed: PackedWeights, gates: Any, c: Any, to: Destinations, 
         h_by_slot: whether `to.rows` tells the row of h, too.
     """
     B, N = len(gates), packed.N
-    arrays = (gates, packed.bias, packed.peephole, c, to.h, to.copy, to.input)
+    arrays = (gates, packed.bias, packed.peephole, c, to.h, to.copy, to.input, to.old_h)
     width = _VECTOR if N % _VECTOR == 0 and all(a is None or is_aligned(a, _VECTOR) for a in arrays) else 1
     clip = packed.cell_clip
-    kernel = planned_kernel(packed.dtype, width, packed.functions, packed.peephole is not None, clip is not None)
+    functions = packed.functions_of_m if to.old_h is None else packed.functions
+    kernel = planned_kernel(packed.dtype, width, functions, packed.peephole is not None, clip is not None)
     grid, block = _rows_and_columns(B, -(-N // width))
     arguments = PlannedArguments(
         gates=gates,
@@ -211,18 +214,23 @@ def launch_planned(packed: PackedWeights, gates: Any, c: Any, to: Destinations, 
         h_by_slot=h_by_slot,
         copy=to.copies(),
         B=B,
+        old_h=Matrix.of(to.old_h),
     )
     kernel(grid, block, arguments)
 
 
 @functools.cache
-def finish_kernel(dtype: np.dtype[Any]) -> Kernel:
-    """Return the instance of kernels/finish.cu for a dtype."""
-    return Kernel("finish.cu", f"lstm_finish<{_C_NAMES[dtype.name]}>", Struct(FinishArguments, T=dtype))
+def finish_kernel(dtype: np.dtype[Any], zoneout: float = 0.0) -> Kernel:
+    """Return the instance of kernels/finish.cu for a dtype and the part of h that stays."""
+    name = f"lstm_finish<{_C_NAMES[dtype.name]}{zoneout_argument(zoneout)}>"
+    return Kernel("finish.cu", name, Struct(FinishArguments, T=dtype))
 
 
-def launch_finish(projected: Any, to: Destinations, limit: float | None) -> None:
-    """Launch kernels/finish.cu: projected (B, P); where h goes, clipped to +-limit unless that is None."""
+def launch_finish(projected: Any, to: Destinations, limit: float | None, zoneout: float = 0.0) -> None:
+    """Launch kernels/finish.cu: projected (B, P); where h goes, clipped to +-limit unless that is None.
+
+    `zoneout` is the part of `to.old_h` that stays.
+    """
     B, P = projected.shape
     arguments = FinishArguments(
         projected=Matrix.of(projected),
@@ -232,8 +240,9 @@ def launch_finish(projected: Any, to: Destinations, limit: float | None) -> None
         limit=math.inf if limit is None else limit,
         B=B,
         P=P,
+        old_h=Matrix.of(to.old_h),
     )
-    finish_kernel(projected.dtype)(*_rows_and_columns(B, P), arguments)
+    finish_kernel(projected.dtype, zoneout)(*_rows_and_columns(B, P), arguments)
 
 
 @functools.cache

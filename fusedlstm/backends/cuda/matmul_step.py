@@ -133,12 +133,13 @@ class Planned:
             rows=None if slots is None else slots.rows,
             copy=copy,
             input=self.operand[:, columns.inputs[k]] if self._residual[k] else None,
+            old_h=self.operand[:, columns.hs[k]] if packed.functions.zoneout_h else None,
         )
         of_gates = Matmul(gates, self.operand[:, columns.operands[k]], packed.weight, engine.precision)
         layer = _LayerQueue(packed, gates, self.c[:, columns.cs[k]], to, of_gates)
         if packed.projection is not None:
             m = self._zeros((len(gates), packed.projection.shape[1]), packed.dtype)
-            in_place = slots is None
+            in_place = slots is None and to.old_h is None
             projected = to.h if in_place else self._zeros((len(gates), packed.P), packed.dtype)
             layer.project(m, projected, Matmul(projected, m, packed.projection, engine.precision), in_place=in_place)
         return layer
@@ -179,7 +180,7 @@ class _LayerQueue:
         launch_planned(self._packed, self._gates, self._c, self._m, h_by_slot=False)
         self._of_m.queue(workspace)
         if self._finishes:
-            launch_finish(self._projected, self._to, self._packed.proj_clip)
+            launch_finish(self._projected, self._to, self._packed.proj_clip, self._packed.functions.zoneout_h)
 
     def close(self) -> None:
         """Forget the matmuls."""

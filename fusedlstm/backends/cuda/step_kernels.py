@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.backends.cuda.arguments import Cell, Matrix, ProjectArguments, Rows, SlotRows, StepArguments
-from fusedlstm.backends.cuda.function_types import functions_type
+from fusedlstm.backends.cuda.function_types import functions_type, zoneout_argument
 from fusedlstm.backends.cuda.kernels import Destinations
 from fusedlstm.backends.cuda.runtime.compile import Kernel, number
 from fusedlstm.backends.cuda.runtime.strides import is_aligned
@@ -147,8 +147,11 @@ def launches(
     if not needs_m(packed, kernel, len(x)):
         return [_step(packed, kernel, x, h, c, c_out, to, slots, resets)]
     waiting = None if slots is None else replace(slots, flips=False)
-    of_m = _step(packed, kernel, x, h, c, c_out, Destinations(m), waiting, resets, only_m=True)
-    return [of_m, _projection(packed, kernel, len(x), m, to, slots)]
+    keeps = packed.functions.zoneout_h > 0  # then the projection looks at the flags last, and at h
+    before = replace(resets, readers=None) if keeps else resets
+    of_m = _step(packed, kernel, x, h, c, c_out, Destinations(m), waiting, before, only_m=True)
+    kept = (h, resets) if keeps else (None, _NO_RESETS)
+    return [of_m, _projection(packed, kernel, len(x), m, to, slots, *kept)]
 
 
 def needs_m(packed: PackedWeights, kernel: str, B: int) -> bool:
@@ -177,10 +180,12 @@ def _step(
     tile, clip, limit = tile_of(kernel, B, packed.dtype), packed.cell_clip, packed.proj_clip
     projection = None if only_m else weights.projection
     aligned = all(a is None or can_stage(a) for a in (x, h, resets.h))
-    moved = (c, c_out, to.h, packed.bias, packed.peephole, to.copy, to.input, resets.c)
+    functions = packed.functions_of_m if only_m else packed.functions
+    old_h = (h, resets.h) if functions.zoneout_h else ()
+    moved = (c, c_out, to.h, packed.bias, packed.peephole, to.copy, to.input, resets.c, *old_h)
     width = _width(tile, (N, N if projection is None else P), moved)
     bytes_of_m = 0 if projection is None else tile.bytes_of_m(N, packed.dtype)
-    options = packed.functions, packed.peephole is not None, clip is not None
+    options = functions, packed.peephole is not None, clip is not None
     arguments = StepArguments(
         rows=Rows(
             x=Matrix.of(x),
@@ -219,14 +224,23 @@ def project_grid(tile: Tile, B: int, P: int) -> tuple[int, int]:
 
 
 @functools.cache
-def project_kernel(tile: Tile, dtype: np.dtype[Any], width: int) -> Kernel:
+def project_kernel(tile: Tile, dtype: np.dtype[Any], width: int, zoneout: float = 0.0) -> Kernel:
     """Return the instance of kernels/project.cu for these template arguments."""
-    name = f"lstm_project<{tile.c_name(dtype)}, {width}>"
+    name = f"lstm_project<{tile.c_name(dtype)}, {width}{zoneout_argument(zoneout)}>"
     return Kernel("project.cu", name, Struct(ProjectArguments, T=dtype), tile.shared_bytes)
 
 
-def _projection(packed: PackedWeights, kernel: str, B: int, m: Any, to: Destinations, slots: SlotRows | None) -> Launch:
-    """Return the launch of kernels/project.cu."""
+def _projection(
+    packed: PackedWeights,
+    kernel: str,
+    B: int,
+    m: Any,
+    to: Destinations,
+    slots: SlotRows | None,
+    old_h: Any,
+    resets: Resets,
+) -> Launch:
+    """Return the launch of kernels/project.cu; `old_h` is None, and there are no resets, where none of h stays."""
     P, limit = packed.P, packed.proj_clip
     tile, weight = tile_of(kernel, B, packed.dtype), interleaved_for(packed, kernel).projection
     arguments = ProjectArguments(
@@ -239,8 +253,13 @@ def _projection(packed: PackedWeights, kernel: str, B: int, m: Any, to: Destinat
         B=B,
         N=packed.N,
         P=P,
+        old_h=Matrix.of(old_h),
+        is_first=resets.is_first,
+        readers=resets.readers,
+        reset_h=Matrix.of(resets.h),
     )
-    instance = project_kernel(tile, packed.dtype, _width(tile, (P,), (to.h, to.copy, to.input)))
+    width = _width(tile, (P,), (to.h, to.copy, to.input, old_h, resets.h))
+    instance = project_kernel(tile, packed.dtype, width, packed.functions.zoneout_h)
     return Launch(instance, project_grid(tile, B, P), (tile.threads,), arguments)
 
 

@@ -68,8 +68,9 @@ class NumpyCell:
         self.x_dtype, self.dtype = weights.dtype, dtypes.state_dtype(weights.dtype)  # of x and h, and of the arithmetic
         self.projects, self.has_bias = weights.weight_hr is not None, weights.bias is not None
         self.proj_clip = weights.proj_clip
+        self.zoneout_h = weights.zoneout_h
         # Whether h is the pointwise result as it is: then that is written without a detour.
-        self.writes_h = not self.projects and self.dtype == weights.dtype
+        self.writes_h = not self.projects and not self.zoneout_h and self.dtype == weights.dtype
         I, N, P = self.sizes
         self.work = 4 * N * (I + P) + (N * P if self.projects else 0)  # multiplications a row
         self.packed = PackedWeights(weights, invariant=invariant)
@@ -166,10 +167,18 @@ class NumpyCell:
             packed.pointwise.run(buffers.blocks, c, h_out, c_out)
             return
         packed.pointwise.run(buffers.blocks, c, buffers.m, c_out)
+        h = self._project(packed, buffers)
+        if self.zoneout_h:
+            np.multiply(h, 1 - self.zoneout_h, h)
+            np.multiply(buffers.h, self.zoneout_h, buffers.h)
+            np.add(buffers.h, h, h)
+        h_out[...] = h
+
+    def _project(self, packed: PackedWeights, buffers: Buffers) -> NumpyArray:
+        """Return the projected m, or m itself."""
         if packed.projection is None or buffers.of_m is None:
-            h_out[...] = buffers.m
-            return
+            return buffers.m
         buffers.of_m.run(packed.projection)
         if self.proj_clip is not None:
             clip(buffers.projected, self.proj_clip)
-        h_out[...] = buffers.projected
+        return buffers.projected

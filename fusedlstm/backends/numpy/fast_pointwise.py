@@ -7,6 +7,7 @@ columns. The planes of i, f and o come first and are negated, so that three pass
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,7 +179,7 @@ def pointwise_of(
     peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
 ) -> Pointwise:
     """Return what runs a cell of these functions."""
-    plain = Functions(functions.input, functions.output, zoneout_c=functions.zoneout_c) == functions
+    plain = Functions(functions.input, functions.output) == replace(functions, zoneout_c=0.0, zoneout_h=0.0)
     return (SigmoidPointwise if plain else GeneralPointwise)(peephole, cell_clip, functions, dtype)
 
 

@@ -78,7 +78,7 @@ def step(
     o = gate(weights, z_o, p_o, c_new)
     m = o * apply(weights.output_activation or weights.activation, c_new)
     h_new = m if weights.weight_hr is None else clip(m @ weights.weight_hr.T, weights.proj_clip)
-    return h_new, keep(weights.zoneout_c, c, c_new)
+    return keep(weights.zoneout_h, h, h_new), keep(weights.zoneout_c, c, c_new)
 
 
 def gate(weights: LSTMWeights, z: NumpyArray, p: NumpyArray | None, c: NumpyArray) -> NumpyArray:
