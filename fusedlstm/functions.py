@@ -58,7 +58,7 @@ _UP_TO_1 = ("tanh", "sigmoid", "softsign", "hard_sigmoid")  # those whose magnit
 
 
 def check_function(name: str, value: Any) -> Function:
-    """Return a function in its one form, or raise.
+    """Return a function as it is written here, or raise.
 
     Args:
         name: of the argument, for messages.
@@ -109,7 +109,7 @@ def _written(name: str) -> str:
 
 
 def split(function: Function) -> tuple[str, tuple[float, ...]]:
-    """Return the name of a function in its one form, and all parameters of the formula: the alpha of "elu" is 1."""
+    """Return the name of a checked function, and all parameters of the formula: the alpha of "elu" is 1."""
     if isinstance(function, str):
         return function, (1.0,) if function == "elu" else ()
     name, *parameters = function
@@ -118,7 +118,7 @@ def split(function: Function) -> tuple[str, tuple[float, ...]]:
 
 @dataclass(frozen=True)
 class Functions:
-    """What is done to each unit by itself: a cell's functions, in their one form, and more; see `LSTMWeights`.
+    """What is done to each unit by itself: a cell's functions, as `check_function` returns them, and more.
 
     Attributes:
         input: of g.

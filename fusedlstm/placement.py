@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.backends.base import Backend, CellEngine
+    from fusedlstm.owner_states import OwnerStates
     from fusedlstm.stacked import StackedWeights
-    from fusedlstm.state_form import StateForm
     from fusedlstm.weights import LSTMWeights
 
 
@@ -40,11 +40,11 @@ class Placed(Generic[State]):
         """The weights as those of layers, which a cell's are one of."""
         raise NotImplementedError
 
-    def _state_form(self, backend: Backend | None = None, maker: str = "") -> StateForm:
+    def _owner_states(self, backend: Backend | None = None, maker: str = "") -> OwnerStates:
         """Return what its states are like, in arrays of another backend where one is given."""
-        from fusedlstm.state_form import StateForm
+        from fusedlstm.owner_states import OwnerStates
 
-        return StateForm(
+        return OwnerStates(
             self._backend if backend is None else backend,
             self._layers_of_weights,
             is_single=self._is_cell,

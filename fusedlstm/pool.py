@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar, o
 import numpy as np
 
 from fusedlstm.arrays.exchange import Exchange, in_order
+from fusedlstm.owner_states import first_array
 from fusedlstm.pool_slots import PoolSlots
 from fusedlstm.pool_step import PoolStep
 from fusedlstm.state import LSTMState, State
-from fusedlstm.state_form import first_array
 from fusedlstm.validation.arguments import check_size, describe_type, fail
 from fusedlstm.validation.weights import check_owner
 
@@ -90,11 +90,11 @@ class StatePool(Generic[State]):
         self._cell = cell
         self._maker = cell._maker
         self._backend = cell._backend
-        self._form_of_weights = weights  # others that are set later have the same form
-        self._state_form = cell._state_form()
+        self._weights_of_states = weights  # others that are set later have the same form
+        self._owner_states = cell._owner_states()
         self._engine = self._backend.pool_engine(weights, cell._engines, capacity)
-        self._slots = PoolSlots(self._backend, self._state_form, self._engine, capacity, self._maker)
-        first = self._state_form.layers[0]
+        self._slots = PoolSlots(self._backend, self._owner_states, self._engine, capacity, self._maker)
+        first = self._owner_states.layers[0]
         self._run_step = PoolStep(self._backend, first, weights.output_size, self._engine, self._slots, self._maker)
         # Reentrant, as a call in the middle of another one in the same thread would wait for ever.
         self._lock = threading.RLock()
@@ -219,7 +219,7 @@ class StatePool(Generic[State]):
             if like is not None:
                 exchange.check_place("like", like)
             states = self._engine.read(self._slots.checked(slots), exchange.empty)
-            lent: State = self._state_form.given([exchange.lend_state(state) for state in states])
+            lent: State = self._owner_states.given([exchange.lend_state(state) for state in states])
             return lent
 
     def write(self, slots: Any, state: State) -> None:
@@ -239,7 +239,7 @@ class StatePool(Generic[State]):
     def _write(self, slots: Any, state: Any) -> None:
         with Exchange(self._backend, first_array(state), self._maker) as exchange:
             checked = self._slots.checked(slots)
-            self._engine.write(checked, self._state_form.taken(exchange, "state", state, len(checked)))
+            self._engine.write(checked, self._owner_states.taken(exchange, "state", state, len(checked)))
 
     def step(
         self, x: Array, slots: Any, *, is_first: Any = None, out: Array | None = None, strict: bool = False
@@ -316,7 +316,7 @@ class StatePool(Generic[State]):
         from fusedlstm import pool_files
 
         slots, states = self._in_turn(self._slots.contents)
-        pool_files.save(path, pool_files.Form.of(self._form_of_weights), slots, states)
+        pool_files.save(path, pool_files.StateSizes.of(self._weights_of_states), slots, states)
 
     def load(self, path: AnyPath) -> None:
         """Replace the pool's content by that of a file that a pool on any backend saved.
@@ -332,7 +332,7 @@ class StatePool(Generic[State]):
         """
         from fusedlstm import pool_files
 
-        slots, states = pool_files.load(path, pool_files.Form.of(self._form_of_weights), self.capacity)
+        slots, states = pool_files.load(path, pool_files.StateSizes.of(self._weights_of_states), self.capacity)
         self._in_turn(self._slots.replace, slots, states)
 
     def __reduce__(self) -> NoReturn:

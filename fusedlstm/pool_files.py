@@ -24,15 +24,15 @@ _KIND = "StatePool"
 
 
 @dataclass(frozen=True)
-class Form:
+class StateSizes:
     """What states must have in common with a pool: P and N of each layer, and the dtype of h."""
 
     sizes: tuple[tuple[int, int], ...]
     dtype: str
 
     @classmethod
-    def of(cls, weights: StackedWeights) -> Form:
-        """Return the form of the states of these weights."""
+    def of(cls, weights: StackedWeights) -> StateSizes:
+        """Return the sizes of the states of these weights."""
         sizes = tuple((layer.output_size, layer.hidden_size) for layer in weights.layers)
         return cls(sizes, weights.dtype.name)
 
@@ -44,15 +44,15 @@ class Form:
         return f"{', '.join(map(str, self.sizes))} in {self.dtype}"
 
 
-def save(path: AnyPath, form: Form, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+def save(path: AnyPath, sizes: StateSizes, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
     """Write slots and a state for each layer, all in host memory, to one file, whole or not at all."""
     arrays = {"slots": slots}
     for k, state in enumerate(states):
         arrays |= {f"{k}.h": state.h, f"{k}.c": state.c}
-    files.save(path, _KIND, arrays, form.options())
+    files.save(path, _KIND, arrays, sizes.options())
 
 
-def load(path: AnyPath, form: Form, capacity: int) -> tuple[NumpyArray, list[LSTMState]]:
+def load(path: AnyPath, sizes: StateSizes, capacity: int) -> tuple[NumpyArray, list[LSTMState]]:
     """Return the slots of a file and a state for each layer, in host memory, checked for a pool.
 
     Raises:
@@ -62,28 +62,28 @@ def load(path: AnyPath, form: Form, capacity: int) -> tuple[NumpyArray, list[LST
     """
     name = check_path("path", path)
     with files.reading(name):
-        return _load(name, form, capacity)
+        return _load(name, sizes, capacity)
 
 
-def _load(name: str, form: Form, capacity: int) -> tuple[NumpyArray, list[LSTMState]]:
+def _load(name: str, sizes: StateSizes, capacity: int) -> tuple[NumpyArray, list[LSTMState]]:
     arrays, options = files.load(name, _KIND)
-    found = files.build(name, _form_from_file, {}, options)
-    if found != form:
-        raise WeightsFileError(f"{name} holds states of layers (P, N) = {found}; this pool's are {form}")
-    slots, states = files.build(name, _states_from_file, {"form": form, "arrays": arrays}, {})
+    found = files.build(name, _sizes_from_file, {}, options)
+    if found != sizes:
+        raise WeightsFileError(f"{name} holds states of layers (P, N) = {found}; this pool's are {sizes}")
+    slots, states = files.build(name, _states_from_file, {"sizes": sizes, "arrays": arrays}, {})
     if slots.size and slots.max() >= capacity:
         raise WeightsFileError(f"{name} holds live slots up to {slots.max()}; this pool's capacity is {capacity}")
     return slots, states
 
 
-def _form_from_file(*, layers: Any, dtype: Any) -> Form:
-    """Return the form that a file's options, whatever they are, tell of."""
+def _sizes_from_file(*, layers: Any, dtype: Any) -> StateSizes:
+    """Return the sizes that a file's options, whatever they are, tell of."""
     sizes = tuple((layer["output_size"], layer["hidden_size"]) for layer in _list_of_dicts(layers))
     if not sizes or not all(type(size) is int for pair in sizes for size in pair):
         fail(ValueError, "layers", "the sizes of each layer", str(layers))
     if dtype not in dtypes.NAMES:
         fail(ValueError, "dtype", f"one of {', '.join(dtypes.NAMES)}", str(dtype))
-    return Form(sizes, dtype)
+    return StateSizes(sizes, dtype)
 
 
 def _list_of_dicts(layers: Any) -> list[dict[str, Any]]:
@@ -93,15 +93,15 @@ def _list_of_dicts(layers: Any) -> list[dict[str, Any]]:
     return layers
 
 
-def _states_from_file(*, form: Form, arrays: Mapping[str, NumpyArray]) -> tuple[NumpyArray, list[LSTMState]]:
-    """Return a file's slots and states, or raise ValueError where they are none of this form."""
-    dtype = dtypes.resolve(form.dtype)
+def _states_from_file(*, sizes: StateSizes, arrays: Mapping[str, NumpyArray]) -> tuple[NumpyArray, list[LSTMState]]:
+    """Return a file's slots and states, or raise ValueError where they are not of these sizes."""
+    dtype = dtypes.resolve(sizes.dtype)
     slots = arrays.get("slots")
     if slots is None or slots.dtype != np.int64 or slots.ndim != 1:
         fail(ValueError, "slots", "int64 (L,)", _describe(slots))
     _check_values(slots)
     wanted = {"slots": (slots.shape, np.dtype(np.int64))}
-    for k, (P, N) in enumerate(form.sizes):
+    for k, (P, N) in enumerate(sizes.sizes):
         wanted[f"{k}.h"] = (len(slots), P), dtype
         wanted[f"{k}.c"] = (len(slots), N), dtypes.state_dtype(dtype)
     for name in sorted(wanted.keys() | arrays.keys()):
@@ -111,7 +111,7 @@ def _states_from_file(*, form: Form, arrays: Mapping[str, NumpyArray]) -> tuple[
         shape, its_dtype = wanted[name]
         if array is None or array.shape != shape or array.dtype != its_dtype:
             fail(ValueError, name, f"{its_dtype} {shape}", _describe(array))
-    return slots, [LSTMState(h=arrays[f"{k}.h"], c=arrays[f"{k}.c"]) for k in range(len(form.sizes))]
+    return slots, [LSTMState(h=arrays[f"{k}.h"], c=arrays[f"{k}.c"]) for k in range(len(sizes.sizes))]
 
 
 def _check_values(slots: NumpyArray) -> None:

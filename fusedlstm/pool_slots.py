@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import Array, NumpyArray
     from fusedlstm.backends.base import Backend, PoolEngine
-    from fusedlstm.state_form import StateForm
+    from fusedlstm.owner_states import OwnerStates
 
 _AT_ONCE = 1 << 26  # bytes of states that go to or come from the host
 
@@ -27,16 +27,16 @@ class PoolSlots:
 
     Args:
         backend: whose arrays the states are.
-        form: what states are like.
+        owner: how states come from their owner, and go to it.
         engine: holds the states.
         capacity: how many slots there are.
         maker: what makes an array of something else, in messages.
     """
 
-    def __init__(self, backend: Backend, form: StateForm, engine: PoolEngine, capacity: int, maker: str) -> None:
+    def __init__(self, backend: Backend, owner: OwnerStates, engine: PoolEngine, capacity: int, maker: str) -> None:
         self.table = SlotTable(capacity)
         self._backend = backend
-        self._layers = form.layers
+        self._layers = owner.layers
         self._engine = engine
         self._maker = maker
         self._is_audited = False  # whether the engine knows which slots are live, for those of a device
@@ -100,12 +100,12 @@ class PoolSlots:
             return exchange.borrow_mask("slots", slots)
 
     def checked_for_step(self, slots: Any, B: int) -> Array:
-        """Return the slots of a step of B rows, where those on a device are checked only in their form; or raise."""
+        """Return the slots of a step of B rows; of those on a device, shape and dtype are checked. Or raise."""
         is_host = self._backend.array_type is np.ndarray or not isinstance(slots, self._backend.array_type)
         return self.table.check_step(slots, B) if is_host else self._check_device_slots(slots, B)
 
     def _check_device_slots(self, slots: Array, B: int) -> Array:
-        """Return slots on the device whose form is right; their values are checked there."""
+        """Return slots on the device whose shape and dtype are right; their values are checked there."""
         if slots.dtype.kind not in "iu":
             fail(TypeError, "slots", "integers", f"dtype {slots.dtype}")
         check_shape("slots", slots.shape, "B", {"B": B})

@@ -86,7 +86,7 @@ class PoolStep:
         return out
 
     def _check_arrays(self, x: Array, out: Array | None, signature: Any) -> None:
-        """Check x and the form of `out` that have this signature for the first time, and remember that they passed."""
+        """Check x and `out`, which have this signature for the first time, and remember that they passed."""
         self._checks.check_x(x)
         if out is not None:
             self._checks.check_input("out", out, self._checks.dtype)

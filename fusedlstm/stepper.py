@@ -72,13 +72,13 @@ class Stepper(Generic[State]):
         self._owner, self._host = owner, host
         self._face: Backend = choose("numpy") if host else owner._backend  # whose arrays the buffers are
         self._maker = "numpy.asarray" if host else owner._maker
-        self._form = owner._state_form(self._face, self._maker)
+        self._owner_states = owner._owner_states(self._face, self._maker)
         self._like = like
         self._check_like()
         with Exchange(owner._backend, None if host else like, owner._maker) as exchange:
-            form, resets = owner._state_form(), None
+            states, resets = owner._owner_states(), None
             if reset_to is not None:
-                resets = form.taken(exchange, "reset_to", reset_to, B, may_be_one_row=True)
+                resets = states.taken(exchange, "reset_to", reset_to, B, may_be_one_row=True)
             self._engine = owner._backend.stepper_engine(weights, owner._engines, B, resets, host=host)
         self._busy = threading.Lock()
         self._user = 0  # the last thread that held the lock
@@ -200,7 +200,7 @@ class Stepper(Generic[State]):
 
     def _exchange_and_step(self, x: Any, is_first: Any, *, copy: bool) -> Array:
         """Step with arrays of any library."""
-        batch, checks = self._engine, self._form.layers[0]
+        batch, checks = self._engine, self._owner_states.layers[0]
         with Exchange(self._face, self._like if x is None else x, self._maker) as exchange:
             if x is not None:
                 x = exchange.borrow("x", x, checks.dtype, checks.whose)
@@ -214,7 +214,7 @@ class Stepper(Generic[State]):
 
     def _load(self, x: Array | None, is_first: Any) -> None:
         """Check what is given, and then copy it to the buffers."""
-        batch, face, checks = self._engine, self._face, self._form.layers[0]
+        batch, face, checks = self._engine, self._face, self._owner_states.layers[0]
         # What is right is known by a glance, which takes a fraction of the checks.
         if x is not None and not _is_like(x, batch.x, face):
             checks.check_x(x)
@@ -235,7 +235,7 @@ class Stepper(Generic[State]):
         return self._given(self._read_all())
 
     def _given(self, states: tuple[LSTMState, ...]) -> State:
-        state: State = self._form.given(states)
+        state: State = self._owner_states.given(states)
         return state
 
     def _read_all(self) -> tuple[LSTMState, ...]:
@@ -264,7 +264,7 @@ class Stepper(Generic[State]):
         with self._busy:
             self._user = threading.get_ident()
             with Exchange(self._face, self._like, self._maker) as exchange:
-                self._engine.write(self._form.taken(exchange, "state", state, self._batch_size))
+                self._engine.write(self._owner_states.taken(exchange, "state", state, self._batch_size))
 
     def reset(self) -> None:
         """Set all rows' states to zeros.

@@ -124,7 +124,7 @@ class LSTMWeights:
             set_(self, name, _own(name, getattr(self, name)))
         for name in CLIPS:
             set_(self, name, check_clip(name, getattr(self, name)))
-        for name, value in self.functions.options().items():  # each in its one form
+        for name, value in self.functions.options().items():  # each as it is written here
             set_(self, name, value)
         self._check_dtypes()
         self._check_shapes()

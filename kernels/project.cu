@@ -11,7 +11,7 @@ template <typename T> struct ProjectArguments {
   Matrix<const T> m;  // (B, N), rows at multiples of 16 bytes
   Matrix<T> h;        // (B, P), or of a pool (capacity, 2, P)
   SlotRows pool;
-  Matrix<const T> weight;  // packed: see device_weights.py
+  Matrix<const T> weight;  // interleaved: see device_weights.py
   Copy<T> copy;            // of h; zeros where rows skip
   double limit;            // of the clip, infinite for none
   i64 B, N, P;

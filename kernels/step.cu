@@ -1,4 +1,4 @@
-// A whole step in one launch: x, h, c and packed weights -> h and c.
+// A whole step in one launch: x, h, c and interleaved weights -> h and c.
 //
 //   z  = [x | h] weight.T + bias
 //   c' and m, as cell.cuh has them; m is h, or what is projected: by project.cu, or here
@@ -12,10 +12,10 @@
 template <typename T> struct StepArguments {
   Rows<T> rows;
   unsigned* readers;       // (row blocks,) zeros, or null: flags stay
-  Matrix<const T> weight;  // packed: see device_weights.py
+  Matrix<const T> weight;  // interleaved: see device_weights.py
   Cell<T> cell;
   Copy<T> copy;                // of out, by columns N or P
-  Matrix<const T> projection;  // packed; read with PROJECT, as the next two
+  Matrix<const T> projection;  // interleaved; read with PROJECT, as the next two
   double proj_clip;            // infinite for none
   i64 I, P;
 };

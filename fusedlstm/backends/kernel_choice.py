@@ -15,7 +15,7 @@ from fusedlstm.validation.arguments import describe_type, fail
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Rows: TypeAlias = tuple[tuple[float, tuple[tuple[float, str], ...]], ...]
+    Table: TypeAlias = tuple[tuple[float, tuple[tuple[float, str], ...]], ...]
 
 TENSOR = ("tensor_large", "tensor_medium", "tensor_small")
 NAMES = ("matmul", *TENSOR, "simt")
@@ -28,7 +28,7 @@ _LARGE, _MEDIUM, _SMALL = TENSOR
 # of an H200 predicts, benchmarks/predictions.py: no GPU has measured any of it yet. The model knows no other
 # architecture, so this is for all that have these kernels. Where two kernels are within a tenth, what is beside them
 # decides.
-_TABLE: dict[str, Rows] = {
+_TABLE: dict[str, Table] = {
     "bfloat16": (
         (32, ((1024, _SMALL), (_MORE, "matmul"))),
         (64, ((640, _SMALL), (_MORE, "matmul"))),

@@ -14,7 +14,7 @@ from fusedlstm.convert.cells import cell_weights
 from fusedlstm.convert.foreign import check_names, refuse_foreign
 from fusedlstm.convert.layout import Layout
 from fusedlstm.convert.record import Signs, System
-from fusedlstm.convert.states import Form, from_pairs, to_pairs
+from fusedlstm.convert.states import Pairs, from_pairs, to_pairs
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.validation.arguments import fail
 
@@ -30,7 +30,7 @@ LAYOUTS = {
 }
 
 # (h, c); of several cells a tuple of them.
-FORM = Form("hc", tuple)
+PAIRS = Pairs("hc", tuple)
 
 
 def from_equinox(source: Any, prefix: str = "", *, custom_classes: Collection[str] = ()) -> LSTMWeights:
@@ -101,7 +101,7 @@ def state_from_equinox(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LS
 
     The order is that of Equinox 0.13.8's numbers. Arguments, result and errors are those of `state_from_flax`.
     """
-    return from_pairs(state, FORM, dtype)
+    return from_pairs(state, PAIRS, dtype)
 
 
 def state_to_equinox(state: LSTMState | Sequence[LSTMState]) -> tuple[Any, ...]:
@@ -111,7 +111,7 @@ def state_to_equinox(state: LSTMState | Sequence[LSTMState]) -> tuple[Any, ...]:
         TypeError: no LSTMState, or dtypes that no cell has.
         ValueError: no state at all; arrays that are not two-dimensional, or of different batches.
     """
-    pair: tuple[Any, ...] = to_pairs(state, FORM)
+    pair: tuple[Any, ...] = to_pairs(state, PAIRS)
     return pair
 
 
@@ -123,5 +123,5 @@ SYSTEM = System(
     source="arrays",
     signs=Signs(array=r"(.*\.)?weight_ih"),
     framework="equinox",
-    form=FORM,
+    pairs=PAIRS,
 )

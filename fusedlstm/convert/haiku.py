@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm.convert.cells import cell_weights
 from fusedlstm.convert.layout import Layout
 from fusedlstm.convert.record import Signs, System
-from fusedlstm.convert.states import Form, from_pairs, to_pairs
+from fusedlstm.convert.states import Pairs, from_pairs, to_pairs
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.arguments import describe_type, fail
@@ -104,7 +104,7 @@ def _haiku_pair(parts: Iterable[Array]) -> Any:
 
 
 # LSTMState(hidden, cell); of a DeepRNN a tuple of them.
-FORM = Form("hc", _haiku_pair)
+PAIRS = Pairs("hc", _haiku_pair)
 
 
 def state_from_haiku(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
@@ -112,7 +112,7 @@ def state_from_haiku(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTM
 
     The order is that of Haiku 0.0.17's numbers. Arguments, result and errors are those of `state_from_flax`.
     """
-    return from_pairs(state, FORM, dtype)
+    return from_pairs(state, PAIRS, dtype)
 
 
 def state_to_haiku(state: LSTMState | Sequence[LSTMState]) -> Any:
@@ -123,7 +123,7 @@ def state_to_haiku(state: LSTMState | Sequence[LSTMState]) -> Any:
         TypeError: no LSTMState, or dtypes that no cell has.
         ValueError: no state at all; arrays that are not two-dimensional, or of different batches.
     """
-    return to_pairs(state, FORM)
+    return to_pairs(state, PAIRS)
 
 
 SYSTEM = System(
@@ -135,5 +135,5 @@ SYSTEM = System(
     takes_layers=True,
     signs=Signs(array=r"(.*/)?linear/w"),
     framework="haiku",
-    form=FORM,
+    pairs=PAIRS,
 )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from fusedlstm.convert.layout import Layout
-    from fusedlstm.convert.states import Form
+    from fusedlstm.convert.states import Pairs
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class System:
         names_classes: whether its files name classes, which users then vouch for by `custom_classes`.
         signs: how a file shows that it is this system's.
         framework: the package that checks use. `running/<name>.py` runs it.
-        form: its state of one cell and of several.
+        pairs: its state of one cell and of several.
     """
 
     name: str
@@ -67,4 +67,4 @@ class System:
     names_classes: bool = False
     signs: Signs = Signs()
     framework: str = ""
-    form: Form | None = None
+    pairs: Pairs | None = None

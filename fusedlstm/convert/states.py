@@ -1,6 +1,6 @@
 """States of other systems -> LSTMState, and back.
 
-Each system's `state_from_*` and `state_to_*` stand with its code, and its Form says whether h or c comes first there.
+Each system's `state_from_*` and `state_to_*` stand with its code, and its Pairs says whether h or c comes first there.
 
 A pair is a tuple or a list. One whose fields have names, h and c or hidden and cell, is taken by those, whatever their
 order; an array is never taken apart as if it were a pair. Arrays may be of any library, as a cell's.
@@ -31,7 +31,7 @@ Named: TypeAlias = tuple[str, LSTMState]  # a state, and what errors call it
 _FIELDS = (("h", "c"), ("hidden", "cell"))
 
 
-class Form(NamedTuple):
+class Pairs(NamedTuple):
     """A framework's state of one cell and of several."""
 
     order: str  # "ch" or "hc"
@@ -45,13 +45,13 @@ class Form(NamedTuple):
         return f"[{both}]" if self.pair is list else f"({both})"
 
 
-def from_pairs(state: Any, form: Form, dtype: Any) -> LSTMState | tuple[LSTMState, ...]:
+def from_pairs(state: Any, pairs: Pairs, dtype: Any) -> LSTMState | tuple[LSTMState, ...]:
     """Return the states of a pair, or of a tuple or list of pairs."""
     if not isinstance(state, (tuple, list)) or not state:
-        refuse_other(state, f"{form.text}, or a tuple or list of such")
+        refuse_other(state, f"{pairs.text}, or a tuple or list of such")
     if not has_parts(state):
-        return cell_states([pair_of("state", state, form)], dtype)[0]
-    return cell_states([pair_of(f"state[{k}]", each, form) for k, each in enumerate(state)], dtype)
+        return cell_states([pair_of("state", state, pairs)], dtype)[0]
+    return cell_states([pair_of(f"state[{k}]", each, pairs) for k, each in enumerate(state)], dtype)
 
 
 def has_parts(state: Any) -> bool:
@@ -81,32 +81,32 @@ def refuse_state(name: str, value: Any, wanted: str) -> None:
         fail(TypeError, name, wanted, "an LSTMState", "It has both by name: give it to a cell as it is")
 
 
-def pair_of(name: str, pair: Any, form: Form) -> Named:
+def pair_of(name: str, pair: Any, pairs: Pairs) -> Named:
     """Return h and c of a pair by name, with what errors call it; its arrays are not looked at."""
-    refuse_state(name, pair, form.text)
+    refuse_state(name, pair, pairs.text)
     if not isinstance(pair, (tuple, list)):
         hint = "A step returns an output and a state: give the state alone" if is_array(pair) else ""
-        fail(TypeError, name, form.text, describe_type(pair), hint)
+        fail(TypeError, name, pairs.text, describe_type(pair), hint)
     if hasattr(pair, "_fields"):
-        return name, _by_fields(name, pair, form)
+        return name, _by_fields(name, pair, pairs)
     if len(pair) != 2:
         hint = "Of several layers, give a tuple or list of one pair for each" if len(pair) > 2 else ""
-        fail(ValueError, name, form.text, f"a {type(pair).__name__} of {len(pair)}", hint)
+        fail(ValueError, name, pairs.text, f"a {type(pair).__name__} of {len(pair)}", hint)
     for k, part in enumerate(pair):
         refuse_state(f"{name}[{k}]", part, "an array")
         if isinstance(part, (tuple, list)):
             hint = "Of nested stacks of cells, give each on its own"
             fail(TypeError, f"{name}[{k}]", "an array", f"a {type(part).__name__}", hint)
-    return name, LSTMState(**dict(zip(form.order, pair, strict=True)))
+    return name, LSTMState(**dict(zip(pairs.order, pair, strict=True)))
 
 
-def _by_fields(name: str, pair: Any, form: Form) -> LSTMState:
+def _by_fields(name: str, pair: Any, pairs: Pairs) -> LSTMState:
     """Return h and c of a named tuple."""
     for h, c in _FIELDS:
         if {h, c} == set(pair._fields):
             return LSTMState(h=getattr(pair, h), c=getattr(pair, c))
     got = f"a {type(pair).__name__}({', '.join(pair._fields)})"
-    fail(TypeError, name, f"{form.text}, or fields named h and c, or hidden and cell", got)
+    fail(TypeError, name, f"{pairs.text}, or fields named h and c, or hidden and cell", got)
 
 
 def cell_states(given: list[Named], dtype: Any) -> tuple[LSTMState, ...]:
@@ -136,18 +136,18 @@ def lend_states(
     )
 
 
-def to_pairs(state: Any, form: Form) -> Any:
+def to_pairs(state: Any, pairs: Pairs) -> Any:
     """Return states as a framework has them: a pair of one, of a tuple or list what it has for several."""
     given = named_states("state", state)
     backend = backend_of_states(given)
     with Exchange(backend, given[0][1].c) as exchange:
         views = borrow_states(exchange, given)
         check_states(views, backend)
-        pairs = []
+        made = []
         for (_, came), (_, view) in zip(given, views, strict=True):
             parts = {"h": came.h, "c": _lent(exchange, came.c, view.c, view.c.astype(view.h.dtype, copy=False))}
-            pairs.append(form.pair(parts[name] for name in form.order))
-    return pairs[0] if isinstance(state, LSTMState) else form.cells(pairs)
+            made.append(pairs.pair(parts[name] for name in pairs.order))
+    return made[0] if isinstance(state, LSTMState) else pairs.cells(made)
 
 
 def _lent(exchange: Exchange, came: Any, view: Array, result: Array) -> Any:

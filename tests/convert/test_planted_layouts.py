@@ -252,10 +252,10 @@ def state_goes_through(system):
         assert np.abs(getattr(got, part) - oracle[f"{part}_seq"][0]).max() <= oracle.tolerance
 
 
-@pytest.mark.parametrize("system", [system.name for system in SYSTEMS if system.form])
+@pytest.mark.parametrize("system", [system.name for system in SYSTEMS if system.pairs])
 def test_an_exchanged_state_is_found(system, monkeypatch):
     state_goes_through(system)
-    form = BY_NAME[system].form
+    form = BY_NAME[system].pairs
     replace_everywhere(monkeypatch, form, form._replace(order=form.order[::-1]))
     assert shows([partial(state_goes_through, system)])
 

@@ -107,7 +107,7 @@ def problems_of_states(systems):
     """Yield systems whose form and functions of states don't go together."""
     for system in systems:
         names = {function.__name__ for function in system.others}
-        if system.form and not {f"state_from_{system.name}", f"state_to_{system.name}"} <= names:
+        if system.pairs and not {f"state_from_{system.name}", f"state_to_{system.name}"} <= names:
             yield f"{file_of(system)}: {system.name} has a form of states, but not both functions in others"
 
 
@@ -163,7 +163,7 @@ def from_other():
         ("recognition", changed("silero", source="arrays", signs=Signs(array="x")), "convert/silero.py: .* no read"),
         ("checks", changed("haste", framework="haste_pytorch"), "fusedlstm/convert/running/haste.py: it is missing"),
         ("checks", changed("haiku", framework=""), "fusedlstm/convert/haiku.py: haiku has no framework"),
-        ("states", changed("haste", form=BY_NAME["haiku"].form), "fusedlstm/convert/haste.py: haste has a form"),
+        ("states", changed("haste", pairs=BY_NAME["haiku"].pairs), "fusedlstm/convert/haste.py: haste has a form"),
         ("examples", changed("haste", name="hasty"), "tests/support/examples.py: no example of hasty"),
     ],
 )

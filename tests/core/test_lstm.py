@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
+from fusedlstm.arrays.host import to_host
 from fusedlstm.backends.numpy.cell import NumpyCell
 
 from support import sequences
@@ -337,7 +338,7 @@ def test_masks_of_any_kind(backend):
 
 def weight_places(lstm):
     """Where a GPU's weights are, which stays; NumPy's are exchanged."""
-    return [engine.packed.weight_hh.data.ptr for engine in lstm._layers.engines] if lstm.backend == "cuda" else None
+    return [engine.weights.weight_hh.data.ptr for engine in lstm._layers.engines] if lstm.backend == "cuda" else None
 
 
 def test_set_weights_during_a_sequence(monkeypatch):
@@ -420,9 +421,16 @@ def test_kernels_read_steps_of_masks_as_they_are(batch_first, monkeypatch):
 
     monkeypatch.setattr(kernels, "cupy", Watched())
     fetched = []
-    monkeypatch.setattr("fusedlstm.lstm.to_host", lambda *arguments: fetched.append(arguments))
+
+    def fetch(name, array):
+        fetched.extend([] if isinstance(array, np.ndarray) else [name])
+        return to_host(name, array)
+
+    monkeypatch.setattr("fusedlstm.validation.sequence.to_host", fetch)
     lstm(xs, is_first=is_first, mask=mask)
     assert copied == fetched == []
+    lstm(xs, is_first=lstm.xp.asarray(is_first), mask=mask)
+    assert fetched == ["is_first"]
 
 
 def test_set_weights(backend):

@@ -624,7 +624,7 @@ def test_locks_may_be_taken_twice():
     from fusedlstm.backends.cuda.runtime import compile as compiling
     from fusedlstm.backends.cuda.runtime import cublaslt
 
-    packed = LSTMCell(weights(), backend="cuda")._engine.packed
+    packed = LSTMCell(weights(), backend="cuda")._engine.weights
     for lock in (compiling._LOCK, cublaslt._LOCK, packed._lock):
         with lock:
             assert lock.acquire(blocking=False)
@@ -636,7 +636,7 @@ def test_interleaved_weights_are_made_once(monkeypatch):
     """A call within the one that makes them makes them first; both have the same, which new weights reach."""
     from fusedlstm.backends.cuda.device_weights import Interleaved
 
-    packed = LSTMCell(weights(), backend="cuda")._engine.packed
+    packed = LSTMCell(weights(), backend="cuda")._engine.weights
     fill, inner = Interleaved.fill, []
 
     def fill_and_make(self, of):

@@ -198,7 +198,7 @@ def test_a_queued_launch_keeps_its_arrays(clip_kernel, cupy):
     h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
     arguments, gone = ClipArguments(h[:2], 2, 1), weakref.ref(h._host if "stand-in" in cupy.__version__ else h.data.mem)
     values = clip_kernel.struct.values(arguments)
-    launch = clip_kernel.bound((1,), (256,), clip_kernel.struct.packed(values, clip_kernel.numbers(values)))
+    launch = clip_kernel.bound((1,), (256,), clip_kernel.struct.filled(values, clip_kernel.numbers(values)))
     del h, arguments, values
     assert gone() is not None
     launch()

@@ -110,7 +110,7 @@ def test_weights_are_rounded_for_tensor_cores(kernel):
     """... which would cut bits off; of 16-bit types there is nothing to round, and simt takes them as they are."""
 
     def weights_of(name, dtype="float32"):
-        packed = device_weights.PackedWeights(LSTMWeights.random(5, 8, seed=0, dtype=dtype))
+        packed = device_weights.DeviceWeights(LSTMWeights.random(5, 8, seed=0, dtype=dtype))
         return step_kernels.interleaved_for(packed, name)
 
     rounded = weights_of(kernel)

@@ -61,11 +61,11 @@ def test_made_and_made_again(dtype, I, N, options):
     """In place: graphs read them where they are."""
     old, new = (LSTMWeights.random(I, N, seed=seed, dtype=dtype, **options) for seed in (0, 1))
     engine = plan_of(old)
-    copy = engine.packed.interleaved(rounded=False)
+    copy = engine.weights.interleaved(rounded=False)
     assert_holds(copy, old, rounded=False)
     places = copy.weight.data.ptr, copy.projection is not None and copy.projection.data.ptr
     assert engine.with_weights(new) is engine
-    assert engine.packed.interleaved(rounded=False) is copy
+    assert engine.weights.interleaved(rounded=False) is copy
     assert (copy.weight.data.ptr, copy.projection is not None and copy.projection.data.ptr) == places
     assert_holds(copy, new, rounded=False)
 
@@ -74,24 +74,24 @@ def test_both_are_kept():
     needs_tf32()
     old, new = (LSTMWeights.random(17, 33, seed=seed, proj_size=9) for seed in (0, 1))
     engine = plan_of(old)
-    copies = {rounded: engine.packed.interleaved(rounded) for rounded in (True, False)}
+    copies = {rounded: engine.weights.interleaved(rounded) for rounded in (True, False)}
     for weights in (old, new):
         engine.with_weights(weights)
         for rounded, copy in copies.items():
-            assert engine.packed.interleaved(rounded) is copy
+            assert engine.weights.interleaved(rounded) is copy
             assert_holds(copy, weights, rounded=rounded)
 
 
 def test_weights_that_were_set_before():
     old, new = (LSTMWeights.random(17, 33, seed=seed) for seed in (0, 1))
     engine = plan_of(old).with_weights(new)
-    assert_holds(engine.packed.interleaved(rounded=False), new, rounded=False)
+    assert_holds(engine.weights.interleaved(rounded=False), new, rounded=False)
 
 
 def test_threads_have_one_copy():
-    packed = plan_of(LSTMWeights.random(17, 33, seed=0)).packed
+    weights = plan_of(LSTMWeights.random(17, 33, seed=0)).weights
     with ThreadPoolExecutor(4) as pool:
-        copies = list(pool.map(packed.interleaved, [False] * 16))
+        copies = list(pool.map(weights.interleaved, [False] * 16))
     assert all(copy is copies[0] for copy in copies)
 
 
@@ -114,11 +114,11 @@ def test_they_are_made_where_they_are_asked_for(kind, options, kernels):
         uploaded = next(entry for entry in reversed(streams.log) if entry[:2] == ("record", other.ptr))
     made = memory.made()
     with streams.Stream() as stream:
-        work = logged(lambda: engine.packed.interleaved(rounded))
+        work = logged(lambda: engine.weights.interleaved(rounded))
         assert streams.log[0] == ("wait", stream.ptr, uploaded[2])
     assert work == [("launch", stream.ptr, "kernel")] * kernels + [("synchronize", stream.ptr)]
     assert memory.made() == made + kernels
-    assert logged(lambda: engine.packed.interleaved(rounded)) == []
+    assert logged(lambda: engine.weights.interleaved(rounded)) == []
 
 
 @emulated
@@ -132,7 +132,7 @@ def test_new_weights_are_uploaded_once(kind, options, kernels):
         uploads = logged(lambda: engine.with_weights(old))
         assert {entry[:2] for entry in uploads} == {("launch", stream.ptr)}
         assert "kernel" not in [entry[2] for entry in uploads], "of copies that nobody asked for"
-        copy = engine.packed.interleaved(rounded)
+        copy = engine.weights.interleaved(rounded)
         made = memory.made()
         work = logged(lambda: engine.with_weights(new))
         assert work == uploads + [("launch", stream.ptr, "kernel")] * kernels
@@ -147,4 +147,4 @@ def test_none_are_made_where_nobody_asks():
     cell(cell.asarray(np.ones((5, 17))), cell.zero_state(5))
     cell.stepper(5).step()
     cell.set_weights(weights)
-    assert not cell._engine.packed._interleaved
+    assert not cell._engine.weights._interleaved

@@ -26,7 +26,7 @@ def by_value(arguments, **types):
     pointers = [
         Pointer(member.name.removesuffix(".at"), member.offset, array, member.is_const) for member, array in pairs
     ]
-    return ByValue(struct.packed(values, numbers).tobytes(), pointers)
+    return ByValue(struct.filled(values, numbers).tobytes(), pointers)
 
 
 def plain_kernel(file, name, shared=0):

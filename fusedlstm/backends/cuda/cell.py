@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cupy
 
-from fusedlstm.backends.cuda.device_weights import PackedWeights
+from fusedlstm.backends.cuda.device_weights import DeviceWeights
 from fusedlstm.backends.cuda.kernels import Destinations, launch_clip, launch_finish, launch_pointwise, launch_select
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.cublas import write_product
@@ -27,7 +27,7 @@ class CudaCell:
     is_whole = True
 
     def __init__(self, weights: LSTMWeights, precision: str, kernel: str | None = None) -> None:
-        self.packed = PackedWeights(weights)
+        self.weights = DeviceWeights(weights)
         self.precision, self.kernel = precision, kernel
         self.device = cupy.cuda.Device()
         self.turns: weakref.WeakSet[Turns] = weakref.WeakSet()  # of those whose graphs read the weights
@@ -51,7 +51,7 @@ class CudaCell:
             turns = list(self.turns)
             streams = [each.begin() for each in turns]
             try:
-                self.packed.set(weights)
+                self.weights.set(weights)
             finally:
                 for each, stream in zip(turns, streams, strict=True):
                     each.end(stream)
@@ -72,14 +72,14 @@ class CudaCell:
         if len(x) == 0:
             return
         with self.device:
-            gates = self.product(x, self.packed.weight_ih)
+            gates = self.product(x, self.weights.weight_ih)
             self.finish(gates, h, c, h_out, c_out, is_first, reset)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
         """Return what the steps reset to: the part of reset_h in the gates, reset_c and reset_h."""
         self.check()
         with self.device:
-            return self.product(reset_h, self.packed.weight_hh), reset_c, reset_h
+            return self.product(reset_h, self.weights.weight_hh), reset_c, reset_h
 
     @property
     def sequence(self) -> CudaSequence:
@@ -94,29 +94,29 @@ class CudaCell:
         The part of h is a product of its own also without resets, which costs no more, so that the resets of
         some rows change no bit of others.
         """
-        packed, (reset_gates, reset_c, reset_h) = self.packed, reset or (None, None, None)
-        old_h = self._old_h(h, is_first, reset_h) if packed.functions.zoneout_h else None
-        m = h_out if packed.weight_hr is None else cupy.empty(c.shape, h_out.dtype)
+        weights, (reset_gates, reset_c, reset_h) = self.weights, reset or (None, None, None)
+        old_h = self._old_h(h, is_first, reset_h) if weights.functions.zoneout_h else None
+        m = h_out if weights.weight_hr is None else cupy.empty(c.shape, h_out.dtype)
         launch_pointwise(
             gates,
             c,
             m,
             c_out,
-            gates_h=self.product(h, packed.weight_hh),
-            bias=packed.bias,
-            peephole=packed.peephole,
-            cell_clip=packed.cell_clip,
-            functions=packed.functions_of_m,
+            gates_h=self.product(h, weights.weight_hh),
+            bias=weights.bias,
+            peephole=weights.peephole,
+            cell_clip=weights.cell_clip,
+            functions=weights.functions_of_m,
             is_first=is_first,
             reset_c=reset_c,
             reset_gates=reset_gates,
         )
-        if packed.weight_hr is not None:
-            write_product(h_out, m, packed.weight_hr, self.precision)
+        if weights.weight_hr is not None:
+            write_product(h_out, m, weights.weight_hr, self.precision)
         if old_h is not None:
-            launch_finish(h_out, Destinations(h_out, old_h=old_h), packed.proj_clip, packed.functions.zoneout_h)
-        elif packed.proj_clip is not None:
-            launch_clip(h_out, packed.proj_clip)
+            launch_finish(h_out, Destinations(h_out, old_h=old_h), weights.proj_clip, weights.functions.zoneout_h)
+        elif weights.proj_clip is not None:
+            launch_clip(h_out, weights.proj_clip)
 
     def _old_h(self, h: Any, is_first: Any, reset_h: Any) -> Any:
         """Return the h that a part of stays of: rows that are reset have another."""
@@ -128,6 +128,6 @@ class CudaCell:
 
     def product(self, a: Any, weight: Any) -> Any:
         """Return a @ weight.T in the dtype of the arithmetic."""
-        out = cupy.empty((a.shape[0], weight.shape[0]), self.packed.gates_dtype)
+        out = cupy.empty((a.shape[0], weight.shape[0]), self.weights.gates_dtype)
         write_product(out, a, weight, self.precision)
         return out

@@ -49,23 +49,23 @@ class Interleaved:
     rounded: bool
 
     @classmethod
-    def empty(cls, packed: PackedWeights, *, rounded: bool) -> Interleaved:
+    def empty(cls, weights: DeviceWeights, *, rounded: bool) -> Interleaved:
         """Return room for the weights of a cell."""
-        dtype, rows = packed.dtype, _rounded_up(packed.N, _ROWS // 4) * 4
-        KX, KH = (padded(columns, dtype, _TILE) for columns in (packed.I, packed.P))
+        dtype, rows = weights.dtype, _rounded_up(weights.N, _ROWS // 4) * 4
+        KX, KH = (padded(columns, dtype, _TILE) for columns in (weights.I, weights.P))
         projection = None
-        if packed.weight_hr is not None:
-            projection = cupy.empty((_rounded_up(packed.P, _ROWS), padded(packed.N, dtype, _TILE)), dtype)
+        if weights.weight_hr is not None:
+            projection = cupy.empty((_rounded_up(weights.P, _ROWS), padded(weights.N, dtype, _TILE)), dtype)
         return cls(cupy.empty((rows, KX + KH), dtype), projection, KX, KH, rounded)
 
-    def fill(self, packed: PackedWeights) -> None:
+    def fill(self, weights: DeviceWeights) -> None:
         """Write all of it on the current stream."""
-        launch_interleave(packed, self.weight, self.KX, rounded=self.rounded)
+        launch_interleave(weights, self.weight, self.KX, rounded=self.rounded)
         if self.projection is not None:
-            launch_pad(packed.weight_hr, self.projection, rounded=self.rounded)
+            launch_pad(weights.weight_hr, self.projection, rounded=self.rounded)
 
 
-class PackedWeights:
+class DeviceWeights:
     """Weights that multiply [x | h] at once, or x and h each on its own.
 
     `weight` is (4N, X + H): weight_ih and weight_hh side by side, each padded by columns of zeros, X and H wide.
@@ -77,7 +77,7 @@ class PackedWeights:
         self.I, self.N, self.P = weights.input_size, weights.hidden_size, weights.output_size
         self.dtype, self.gates_dtype = weights.dtype, dtypes.state_dtype(weights.dtype)
         self.X, self.H = padded(self.I, self.dtype), padded(self.P, self.dtype)
-        self._arrays = {name: cupy.asarray(array) for name, array in self._packed(weights).items()}
+        self._arrays = {name: cupy.asarray(array) for name, array in self._laid_out(weights).items()}
         self.weight, self.projection = self._arrays["weight"], self._arrays.get("projection")
         self.weight_ih, self.weight_hh = self.weight[:, : self.I], self.weight[:, self.X : self.X + self.P]
         self.weight_hr = None if self.projection is None else self.projection[:, : self.N]
@@ -92,9 +92,9 @@ class PackedWeights:
 
     def set(self, weights: LSTMWeights) -> None:
         """Overwrite them by others of the same form, in the order of the current stream."""
-        packed = self._packed(weights)
+        arrays = self._laid_out(weights)
         with self._lock:
-            for name, array in packed.items():
+            for name, array in arrays.items():
                 self._arrays[name].set(array)
             for copy in self._interleaved.values():
                 copy.fill(self)
@@ -115,7 +115,7 @@ class PackedWeights:
                 self._interleaved.setdefault(rounded, copy)  # a nested call may have made it
             return self._interleaved[rounded]
 
-    def _packed(self, weights: LSTMWeights) -> dict[str, NumpyArray]:
+    def _laid_out(self, weights: LSTMWeights) -> dict[str, NumpyArray]:
         """Return the arrays in host memory."""
         weight = np.zeros((4 * self.N, self.X + self.H), self.dtype)
         weight[:, : self.I] = weights.weight_ih

@@ -15,7 +15,7 @@ _COUPLED = {None: "NO_GATE", "input": "INPUT_GATE", "forget": "FORGET_GATE"}
 
 
 def function_type(function: Function) -> str:
-    """Return the `Function` of kernels/activations.cuh for a function in its one form."""
+    """Return the `Function` of kernels/activations.cuh for a function."""
     name, parameters = split(function)
     return f"Function<{', '.join([name.upper(), *map(bits, parameters)])}>"
 

@@ -36,10 +36,10 @@ class FusedBatch:
         reset_to: Sequence[LSTMState] | None,
         kernels: Sequence[str],
     ) -> None:
-        layers = [engine.packed for engine in engines]
+        layers = [engine.weights for engine in engines]
         first, top = layers[0], len(layers) - 1
         self.x = _rows(B, first.I, first.dtype)[:, : first.I]
-        projected = [packed.N for packed, kernel in zip(layers, kernels, strict=True) if needs_m(packed, kernel, B)]
+        projected = [weights.N for weights, kernel in zip(layers, kernels, strict=True) if needs_m(weights, kernel, B)]
         most = max(projected, default=0)
         self._m = _rows(B, most, first.dtype) if most else None
         self._layers: list[_LayerInTurns] = []
@@ -87,14 +87,14 @@ class _LayerInTurns:
         residual: bool,
         is_top: bool,
     ) -> None:
-        packed = self._packed = engine.packed
+        weights = self._weights = engine.weights
         self._kernel, self._below = kernel, below
         self._whole: list[Any] = []
-        hs = [self._rows(B, packed.P, packed.dtype) for _ in range(2)]
-        c = self._rows(B, packed.N, packed.gates_dtype)
+        hs = [self._rows(B, weights.P, weights.dtype) for _ in range(2)]
+        c = self._rows(B, weights.N, weights.gates_dtype)
         self.states = tuple(LSTMState(h=h, c=c) for h in hs)
         # The top layer's output has a place of its own, so that it is where it was after every step.
-        self._copy = self._rows(B, packed.P, packed.dtype) if residual or is_top else None
+        self._copy = self._rows(B, weights.P, weights.dtype) if residual or is_top else None
         self._residual = residual
         self.outputs = (hs[1], hs[0]) if self._copy is None else (self._copy, self._copy)
 
@@ -116,12 +116,12 @@ class _LayerInTurns:
 
     def queue(self, turn: int, is_first: Any, readers: Any, m: Any) -> None:
         """Queue the launches of a turn."""
-        packed, kernel = self._packed, self._kernel
+        weights, kernel = self._weights, self._kernel
         x, (old, new) = self._below[turn], (self.states[turn], self.states[1 - turn])
         to = Destinations(new.h, copy=self._copy, input=x if self._residual else None)
         resets = Resets(is_first, self._reset_h, self._reset_c, None if is_first is None else readers)
-        m = None if m is None else m[:, : packed.N]
-        for launch in launches(packed, kernel, x, old.h, old.c, old.c, to, m, resets=resets):
+        m = None if m is None else m[:, : weights.N]
+        for launch in launches(weights, kernel, x, old.h, old.c, old.c, to, m, resets=resets):
             launch.queue()
 
 

@@ -25,7 +25,7 @@ class FusedCell(CudaCell):
 
     def __init__(self, weights: LSTMWeights, precision: str, kernel: str) -> None:
         super().__init__(weights, precision, kernel)
-        interleaved_for(self.packed, kernel)  # now, as the first call may be one that can't wait
+        interleaved_for(self.weights, kernel)  # now, as the first call may be one that can't wait
 
     def run(
         self, x: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
@@ -34,23 +34,23 @@ class FusedCell(CudaCell):
         self.check()
         if len(x) == 0:
             return
-        packed, kernel = self.packed, self.kernel
+        weights, kernel = self.weights, self.kernel
         with self.device:
-            m = self._room_for_m(len(x)) if needs_m(packed, kernel, len(x)) else None
+            m = self._room_for_m(len(x)) if needs_m(weights, kernel, len(x)) else None
             reset_h, reset_c, _ = reset or (None, None, None)
             x, h, c, reset_h, reset_c = (
                 None if a is None else with_contiguous_rows(a) for a in (x, h, c, reset_h, reset_c)
             )
             flags = None if is_first is None else cupy.ascontiguousarray(is_first)
             resets = Resets(flags, reset_h, reset_c)
-            step = launches(packed, kernel, x, h, c, c_out, Destinations(h_out), m, resets=resets)
+            step = launches(weights, kernel, x, h, c, c_out, Destinations(h_out), m, resets=resets)
             for launch in step:
                 launch.kernel.load()  # all of them, before the first overwrites c
             for launch in step:
                 launch.queue()
 
     def _room_for_m(self, B: int) -> Any:
-        N, dtype = self.packed.N, self.packed.dtype
+        N, dtype = self.weights.N, self.weights.dtype
         return cupy.empty((B, padded(N, dtype)), dtype)[:, :N]
 
     @property

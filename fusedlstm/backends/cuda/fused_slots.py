@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.backends.cuda.cell import CudaCell
-    from fusedlstm.backends.cuda.device_weights import PackedWeights
+    from fusedlstm.backends.cuda.device_weights import DeviceWeights
     from fusedlstm.backends.cuda.runtime.streams import Turns
 
 # What a launch of m alone hasn't.
@@ -48,9 +48,9 @@ class FusedSlots:
     """
 
     def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int, turns: Turns) -> None:
-        layers = [engine.packed for engine in engines]
-        self.hs, H = _side_by_side([packed.P for packed in layers], layers[0].dtype)
-        self.cs, C = _side_by_side([packed.N for packed in layers], layers[0].gates_dtype)
+        layers = [engine.weights for engine in engines]
+        self.hs, H = _side_by_side([weights.P for weights in layers], layers[0].dtype)
+        self.cs, C = _side_by_side([weights.N for weights in layers], layers[0].gates_dtype)
         self.states = cupy.zeros((2 * capacity, H), layers[0].dtype)
         self.c = cupy.zeros((capacity, C), layers[0].gates_dtype)
         self._about = layers[0].dtype.name, engines[0].precision, engines[0].kernel
@@ -58,16 +58,16 @@ class FusedSlots:
         self._layers = [
             _KeptLaunches(
                 k,
-                packed,
+                weights,
                 self.states[:, self.hs[k]],
                 self.c[:, self.cs[k]],
                 self._words,
                 residual=residual[k],
                 is_top=k == len(layers) - 1,
             )
-            for k, packed in enumerate(layers)
+            for k, weights in enumerate(layers)
         ]
-        self._sizes = tuple((packed.I, packed.N, packed.P) for packed in layers)
+        self._sizes = tuple((weights.I, weights.N, weights.P) for weights in layers)
         self._tick = 0
         self._turns, self._uploads = turns, Uploads()
         self.held: list[Any] = [self._words, self._uploads]  # and the room
@@ -119,7 +119,7 @@ class FusedSlots:
         for layer, kernel in zip(self._layers, self.kernels(B), strict=True):
             to = out if layer is self._layers[-1] else room.between[layer.number % 2]
             step += layer.ready(kernel, x, to, room, {"pool.slots": of_rows, "pool.tick": tick, "is_first": is_first})
-            x = to[:B, : layer.packed.P]
+            x = to[:B, : layer.weights.P]
         self._tick = tick
         # No Python code runs between launches, so a signal can't interrupt them: all are queued, or none.
         deque(map(operator.call, step), maxlen=0)
@@ -128,7 +128,7 @@ class FusedSlots:
         """Return buffers of at least B rows."""
         room = self._room
         if room is None or room.rows < B:
-            larger = _Room([layer.packed for layer in self._layers], max(_FEWEST, 1 << (B - 1).bit_length()))
+            larger = _Room([layer.weights for layer in self._layers], max(_FEWEST, 1 << (B - 1).bit_length()))
             if room is not None:
                 self._turns.keep_until_done(room)
             self._room = larger
@@ -144,7 +144,7 @@ class FusedSlots:
         sizes = [1]
         while sizes[-1] < largest:
             sizes.append(min(2 * sizes[-1], largest))
-        first, top = self._layers[0].packed, self._layers[-1].packed
+        first, top = self._layers[0].weights, self._layers[-1].weights
         column = padded(first.I, first.dtype)
         none = cupy.zeros((len(PROBLEMS), 2), np.uint64)
         audit = Audit(cupy.zeros((1,), np.bool_), cupy.zeros((1,), np.uint64), 0, none)
@@ -161,17 +161,17 @@ class _KeptLaunches:
     """One layer's launches, which are kept by what they depend on beside their rows."""
 
     def __init__(
-        self, number: int, packed: PackedWeights, h: Any, c: Any, words: Any, *, residual: bool, is_top: bool
+        self, number: int, weights: DeviceWeights, h: Any, c: Any, words: Any, *, residual: bool, is_top: bool
     ) -> None:
-        self.number, self.packed = number, packed
+        self.number, self.weights = number, weights
         self._h, self._c, self._words, self._residual, self._is_top = h, c, words, residual, is_top
         self._launches: dict[tuple[Any, ...], list[Repeated]] = {}
 
     def ready(self, kernel: str, x: Any, to: Any, room: _Room, values: dict[str, Any]) -> list[Callable[[], Any]]:
         """Return what queues a step of x (B, I) to the first B rows of `to`, which has P columns at least."""
-        packed, B = self.packed, len(x)
-        tile = tile_of(kernel, B, packed.dtype)
-        projects = packed.weight_hr is not None and tile.projects(B, packed.N, packed.dtype)
+        weights, B = self.weights, len(x)
+        tile = tile_of(kernel, B, weights.dtype)
+        projects = weights.weight_hr is not None and tile.projects(B, weights.N, weights.dtype)
         key = tile, projects, room, can_stage(x), can_pair(to) and (not self._residual or can_pair(x))
         x_stride, to_stride = row_stride(x), row_stride(to)
         values = values | {"x.at": x, "x.stride": x_stride, "copy.to.at": to, "copy.to.stride": to_stride, "B": B}
@@ -182,16 +182,16 @@ class _KeptLaunches:
             if self._launches and next(iter(self._launches))[2] is not room:
                 self._launches.clear()  # of buffers that are no more
             repeated = self._launches[key] = self._made(kernel, x, to, room, values)
-        grids = step_grid(tile, B, packed.N, projects=projects), project_grid(tile, B, packed.P)
+        grids = step_grid(tile, B, weights.N, projects=projects), project_grid(tile, B, weights.P)
         pairs = zip(repeated, grids, strict=False)
         return [each.bound(grid, values) for each, grid in pairs]
 
     def _made(self, kernel: str, x: Any, to: Any, room: _Room, values: dict[str, Any]) -> list[Repeated]:
-        packed = self.packed
+        weights = self.weights
         of_h = Destinations(self._h, copy=to, input=x if self._residual else None)
         slots = SlotRows(values["pool.slots"], self._words, values["pool.tick"], flips=self._is_top)
-        m = room.m[:, : packed.N]
-        made = launches(packed, kernel, x, self._h, self._c, self._c, of_h, m, slots=slots)
+        m = room.m[:, : weights.N]
+        made = launches(weights, kernel, x, self._h, self._c, self._c, of_h, m, slots=slots)
         of_all = values.keys() - _COPIES
         return [Repeated(launch, of_all if launch.arguments.copy.to.at is None else values.keys()) for launch in made]
 
@@ -203,9 +203,9 @@ class _Room:
         self.rows = rows
         self.slots = cupy.empty((rows,), np.int64)
         dtype = layers[0].dtype
-        width = max((padded(packed.P, dtype) for packed in layers[:-1]), default=0)
+        width = max((padded(weights.P, dtype) for weights in layers[:-1]), default=0)
         self.between = [cupy.empty((rows, width), dtype) for _ in range(min(2, len(layers) - 1))]
-        most = max((padded(packed.N, dtype) for packed in layers if packed.weight_hr is not None), default=0)
+        most = max((padded(weights.N, dtype) for weights in layers if weights.weight_hr is not None), default=0)
         self.m = cupy.empty((rows, most), dtype)
         self.nbytes = sum(int(array.nbytes) for array in (self.slots, self.m, *self.between))
 

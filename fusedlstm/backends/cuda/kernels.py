@@ -35,7 +35,7 @@ from fusedlstm.backends.cuda.runtime.structs import Struct
 if TYPE_CHECKING:
     import numpy as np
 
-    from fusedlstm.backends.cuda.device_weights import PackedWeights
+    from fusedlstm.backends.cuda.device_weights import DeviceWeights
     from fusedlstm.backends.cuda.matmul_step import Slots
     from fusedlstm.functions import Functions
 
@@ -188,26 +188,26 @@ def planned_kernel(dtype: np.dtype[Any], width: int, functions: Functions, peeph
     return Kernel("planned.cu", name, Struct(PlannedArguments, T=dtype))
 
 
-def launch_planned(packed: PackedWeights, gates: Any, c: Any, to: Destinations, *, h_by_slot: bool) -> None:
+def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations, *, h_by_slot: bool) -> None:
     """Launch kernels/planned.cu: gates (B, 4N), contiguous; c (B, N) or all slots'; where m goes.
 
     Args:
-        packed: the cell's.
+        weights: the cell's.
         gates: the matmul's.
         c: in place.
         to: of m.
         h_by_slot: whether `to.rows` tells the row of h, too.
     """
-    B, N = len(gates), packed.N
-    arrays = (gates, packed.bias, packed.peephole, c, to.h, to.copy, to.input, to.old_h)
+    B, N = len(gates), weights.N
+    arrays = (gates, weights.bias, weights.peephole, c, to.h, to.copy, to.input, to.old_h)
     width = _VECTOR if N % _VECTOR == 0 and all(a is None or is_aligned(a, _VECTOR) for a in arrays) else 1
-    clip = packed.cell_clip
-    functions = packed.functions_of_m if to.old_h is None else packed.functions
-    kernel = planned_kernel(packed.dtype, width, functions, packed.peephole is not None, clip is not None)
+    clip = weights.cell_clip
+    functions = weights.functions_of_m if to.old_h is None else weights.functions
+    kernel = planned_kernel(weights.dtype, width, functions, weights.peephole is not None, clip is not None)
     grid, block = _rows_and_columns(B, -(-N // width))
     arguments = PlannedArguments(
         gates=gates,
-        cell=Cell(packed.bias, packed.peephole, clip=clip or 0.0, N=N),
+        cell=Cell(weights.bias, weights.peephole, clip=clip or 0.0, N=N),
         c=Matrix.of(c),
         rows=to.rows,
         h=Matrix.of(to.h),
@@ -367,11 +367,11 @@ def _interleaving(name: str, dtype: np.dtype[Any], rounded: bool, record: type) 
     return Kernel("interleave.cu", instance, Struct(record, T=dtype))
 
 
-def launch_interleave(packed: PackedWeights, to: Any, KX: int, *, rounded: bool) -> None:
+def launch_interleave(weights: DeviceWeights, to: Any, KX: int, *, rounded: bool) -> None:
     """Launch lstm_interleave of kernels/interleave.cu: the weights of a cell to a contiguous array.
 
     Args:
-        packed: the cell's.
+        weights: the cell's.
         to: (4N rounded up to 128, KX and the columns of h), all of which is written.
         KX: the column of `to` where those of h begin.
         rounded: whether numbers, float32, become TF32's, on GPUs that have them.
@@ -381,11 +381,11 @@ def launch_interleave(packed: PackedWeights, to: Any, KX: int, *, rounded: bool)
         to=to,
         columns=columns,
         KX=KX,
-        weight=Matrix.of(packed.weight),
-        X=packed.X,
-        I=packed.I,
-        P=packed.P,
-        N=packed.N,
+        weight=Matrix.of(weights.weight),
+        X=weights.X,
+        I=weights.I,
+        P=weights.P,
+        N=weights.N,
     )
     interleave_kernel(to.dtype, rounded)(*_rows_and_columns(rows, columns), arguments)
 

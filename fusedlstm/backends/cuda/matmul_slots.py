@@ -40,7 +40,7 @@ class MatmulSlots:
     """
 
     def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int, turns: Turns) -> None:
-        layers = [engine.packed for engine in engines]
+        layers = [engine.weights for engine in engines]
         self._columns = columns = Columns(layers)
         self.hs, self.cs = [columns.state_of(h) for h in columns.hs], columns.cs
         self.states = cupy.zeros((capacity, columns.H), layers[0].dtype)

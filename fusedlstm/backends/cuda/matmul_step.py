@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.backends.cuda.cell import CudaCell
-    from fusedlstm.backends.cuda.device_weights import PackedWeights
+    from fusedlstm.backends.cuda.device_weights import DeviceWeights
 
 
 class Columns:
@@ -36,20 +36,20 @@ class Columns:
         cs: c in a row of the second matrix.
     """
 
-    def __init__(self, layers: Sequence[PackedWeights]) -> None:
+    def __init__(self, layers: Sequence[DeviceWeights]) -> None:
         self.operands: list[slice] = []
         self.inputs: list[slice] = []
         self.hs: list[slice] = []
         self.cs: list[slice] = []
         at = self.C = 0
-        for packed in layers:
-            middle = at + packed.X
-            self.operands.append(slice(at, middle + packed.H))
-            self.inputs.append(slice(at, at + packed.I))
-            self.hs.append(slice(middle, middle + packed.P))
-            self.cs.append(slice(self.C, self.C + packed.N))
-            at = middle + packed.H
-            self.C += padded(packed.N, packed.gates_dtype)
+        for weights in layers:
+            middle = at + weights.X
+            self.operands.append(slice(at, middle + weights.H))
+            self.inputs.append(slice(at, at + weights.I))
+            self.hs.append(slice(middle, middle + weights.P))
+            self.cs.append(slice(self.C, self.C + weights.N))
+            at = middle + weights.H
+            self.C += padded(weights.N, weights.gates_dtype)
         self.X = layers[0].X
         self.H = at - self.X
 
@@ -96,7 +96,7 @@ class Planned:
         *,
         has_output: bool = False,
     ) -> None:
-        layers = [engine.packed for engine in engines]
+        layers = [engine.weights for engine in engines]
         self.columns = columns = Columns(layers)
         dtype, top = layers[0].dtype, layers[-1]
         self._slots, self._residual = slots, residual
@@ -105,11 +105,11 @@ class Planned:
         self.c = self._zeros((M, columns.C), top.gates_dtype) if slots is None else slots.c
         self._has_output = has_output or residual[-1]
         self.output = self._zeros((M, top.P), dtype) if self._has_output else self.operand[:, columns.hs[-1]]
-        gates = self._zeros((M * max(4 * packed.N for packed in layers),), top.gates_dtype)
+        gates = self._zeros((M * max(4 * weights.N for weights in layers),), top.gates_dtype)
         self._layers: list[_LayerQueue] = []
         try:
             for k, engine in enumerate(engines):
-                self._layers.append(self._layer(k, engine, gates[: M * 4 * engine.packed.N].reshape(M, -1)))
+                self._layers.append(self._layer(k, engine, gates[: M * 4 * engine.weights.N].reshape(M, -1)))
             size = max(layer.workspace_bytes for layer in self._layers)
             self._workspace = self._zeros((size,), np.dtype(np.uint8))
         except BaseException:
@@ -123,7 +123,7 @@ class Planned:
 
     def _layer(self, k: int, engine: CudaCell, gates: Any) -> _LayerQueue:
         """Return what a layer does, from its operand to where its h is needed."""
-        columns, slots, packed = self.columns, self._slots, engine.packed
+        columns, slots, weights = self.columns, self._slots, engine.weights
         if k < len(columns.hs) - 1:
             copy = self.operand[:, columns.inputs[k + 1]]
         else:
@@ -133,15 +133,15 @@ class Planned:
             rows=None if slots is None else slots.rows,
             copy=copy,
             input=self.operand[:, columns.inputs[k]] if self._residual[k] else None,
-            old_h=self.operand[:, columns.hs[k]] if packed.functions.zoneout_h else None,
+            old_h=self.operand[:, columns.hs[k]] if weights.functions.zoneout_h else None,
         )
-        of_gates = Matmul(gates, self.operand[:, columns.operands[k]], packed.weight, engine.precision)
-        layer = _LayerQueue(packed, gates, self.c[:, columns.cs[k]], to, of_gates)
-        if packed.projection is not None:
-            m = self._zeros((len(gates), packed.projection.shape[1]), packed.dtype)
+        of_gates = Matmul(gates, self.operand[:, columns.operands[k]], weights.weight, engine.precision)
+        layer = _LayerQueue(weights, gates, self.c[:, columns.cs[k]], to, of_gates)
+        if weights.projection is not None:
+            m = self._zeros((len(gates), weights.projection.shape[1]), weights.dtype)
             in_place = slots is None and to.old_h is None
-            projected = to.h if in_place else self._zeros((len(gates), packed.P), packed.dtype)
-            layer.project(m, projected, Matmul(projected, m, packed.projection, engine.precision), in_place=in_place)
+            projected = to.h if in_place else self._zeros((len(gates), weights.P), weights.dtype)
+            layer.project(m, projected, Matmul(projected, m, weights.projection, engine.precision), in_place=in_place)
         return layer
 
     def queue(self) -> None:
@@ -158,29 +158,29 @@ class Planned:
 class _LayerQueue:
     """What is queued for one layer."""
 
-    def __init__(self, packed: PackedWeights, gates: Any, c: Any, to: Destinations, of_gates: Matmul) -> None:
-        self._packed, self._gates, self._c, self._to = packed, gates, c, to
+    def __init__(self, weights: DeviceWeights, gates: Any, c: Any, to: Destinations, of_gates: Matmul) -> None:
+        self._weights, self._gates, self._c, self._to = weights, gates, c, to
         self._of_gates = of_gates
         self._of_m: Matmul | None = None
         self.workspace_bytes = of_gates.workspace_bytes
 
     def project(self, m: Any, projected: Any, of_m: Matmul, *, in_place: bool) -> None:
         """Add a projection, of m (M, N and padding) to projected (M, P), which is h itself if `in_place`."""
-        self._m = Destinations(h=m[:, : self._packed.N], rows=self._to.rows)
+        self._m = Destinations(h=m[:, : self._weights.N], rows=self._to.rows)
         self._projected, self._of_m = projected, of_m
-        self._finishes = not in_place or self._packed.proj_clip is not None or self._to.copy is not None
+        self._finishes = not in_place or self._weights.proj_clip is not None or self._to.copy is not None
         self.workspace_bytes = max(self.workspace_bytes, of_m.workspace_bytes)
 
     def queue(self, workspace: Any) -> None:
         """Queue the matmul and what follows it."""
         self._of_gates.queue(workspace)
         if self._of_m is None:
-            launch_planned(self._packed, self._gates, self._c, self._to, h_by_slot=True)
+            launch_planned(self._weights, self._gates, self._c, self._to, h_by_slot=True)
             return
-        launch_planned(self._packed, self._gates, self._c, self._m, h_by_slot=False)
+        launch_planned(self._weights, self._gates, self._c, self._m, h_by_slot=False)
         self._of_m.queue(workspace)
         if self._finishes:
-            launch_finish(self._projected, self._to, self._packed.proj_clip, self._packed.functions.zoneout_h)
+            launch_finish(self._projected, self._to, self._weights.proj_clip, self._weights.functions.zoneout_h)
 
     def close(self) -> None:
         """Forget the matmuls."""

@@ -19,14 +19,14 @@ class CudaSequence:
 
     def steps_at_once(self, B: int) -> int:
         """Return for how many steps of a batch `input_gates` is best called: the more the better, in bounded memory."""
-        return max(1, _CHUNK // max(1, 4 * self._cell.packed.N * B))
+        return max(1, _CHUNK // max(1, 4 * self._cell.weights.N * B))
 
     def input_gates(self, xs: Any) -> Any:
         """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, B, 4N)."""
         cell = self._cell
         cell.check()
         T, B, I = xs.shape
-        return cell.product(xs.reshape(T * B, I), cell.packed.weight_ih).reshape(T, B, -1)
+        return cell.product(xs.reshape(T * B, I), cell.weights.weight_ih).reshape(T, B, -1)
 
     def run_gates(
         self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None

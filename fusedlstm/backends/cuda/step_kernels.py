@@ -21,7 +21,7 @@ from fusedlstm.backends.kernel_choice import TENSOR
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from fusedlstm.backends.cuda.device_weights import Interleaved, PackedWeights
+    from fusedlstm.backends.cuda.device_weights import DeviceWeights, Interleaved
     from fusedlstm.backends.cuda.tiles import Tile
     from fusedlstm.functions import Functions
 
@@ -48,9 +48,9 @@ class Resets:
 _NO_RESETS = Resets(None)
 
 
-def interleaved_for(packed: PackedWeights, kernel: str) -> Interleaved:
+def interleaved_for(weights: DeviceWeights, kernel: str) -> Interleaved:
     """Return a cell's weights as a kernel of `kernel_choice.py` reads them."""
-    return packed.interleaved(kernel in TENSOR and packed.dtype == np.float32)
+    return weights.interleaved(kernel in TENSOR and weights.dtype == np.float32)
 
 
 @functools.cache
@@ -114,11 +114,11 @@ class Repeated:
         for k, member, end in self._changing:
             values[k] = changed[end]
             numbers[k] = number(member, changed[end])
-        return self._kernel.bound(grid, self._block, self._kernel.struct.packed(values, numbers))
+        return self._kernel.bound(grid, self._block, self._kernel.struct.filled(values, numbers))
 
 
 def launches(
-    packed: PackedWeights,
+    weights: DeviceWeights,
     kernel: str,
     x: Any,
     h: Any,
@@ -133,7 +133,7 @@ def launches(
     """Return a layer's step of arrays whose rows are contiguous: step.cu, and project.cu where `needs_m`.
 
     Args:
-        packed: the cell's.
+        weights: the cell's.
         kernel: which tiles: a name of `kernel_choice.py`.
         x: (B, I).
         h: (B, P), or all slots'.
@@ -144,25 +144,25 @@ def launches(
         slots: of a pool.
         resets: of rows that begin anew.
     """
-    if not needs_m(packed, kernel, len(x)):
-        return [_step(packed, kernel, x, h, c, c_out, to, slots, resets)]
+    if not needs_m(weights, kernel, len(x)):
+        return [_step(weights, kernel, x, h, c, c_out, to, slots, resets)]
     waiting = None if slots is None else replace(slots, flips=False)
-    keeps = packed.functions.zoneout_h > 0  # then the projection looks at the flags last, and at h
+    keeps = weights.functions.zoneout_h > 0  # then the projection looks at the flags last, and at h
     before = replace(resets, readers=None) if keeps else resets
-    of_m = _step(packed, kernel, x, h, c, c_out, Destinations(m), waiting, before, only_m=True)
+    of_m = _step(weights, kernel, x, h, c, c_out, Destinations(m), waiting, before, only_m=True)
     kept = (h, resets) if keeps else (None, _NO_RESETS)
-    return [of_m, _projection(packed, kernel, len(x), m, to, slots, *kept)]
+    return [of_m, _projection(weights, kernel, len(x), m, to, slots, *kept)]
 
 
-def needs_m(packed: PackedWeights, kernel: str, B: int) -> bool:
+def needs_m(weights: DeviceWeights, kernel: str, B: int) -> bool:
     """Whether a step of B rows has a launch of its own for the projection."""
-    if packed.weight_hr is None:
+    if weights.weight_hr is None:
         return False
-    return not tile_of(kernel, B, packed.dtype).projects(B, packed.N, packed.dtype)
+    return not tile_of(kernel, B, weights.dtype).projects(B, weights.N, weights.dtype)
 
 
 def _step(
-    packed: PackedWeights,
+    weights: DeviceWeights,
     kernel: str,
     x: Any,
     h: Any,
@@ -175,17 +175,17 @@ def _step(
     only_m: bool = False,
 ) -> Launch:
     """Return the launch of kernels/step.cu, for h or for m alone, which is by rows in pools, too."""
-    B, N, P = len(x), packed.N, packed.P
-    weights = interleaved_for(packed, kernel)
-    tile, clip, limit = tile_of(kernel, B, packed.dtype), packed.cell_clip, packed.proj_clip
-    projection = None if only_m else weights.projection
+    B, N, P = len(x), weights.N, weights.P
+    interleaved = interleaved_for(weights, kernel)
+    tile, clip, limit = tile_of(kernel, B, weights.dtype), weights.cell_clip, weights.proj_clip
+    projection = None if only_m else interleaved.projection
     aligned = all(a is None or can_stage(a) for a in (x, h, resets.h))
-    functions = packed.functions_of_m if only_m else packed.functions
+    functions = weights.functions_of_m if only_m else weights.functions
     old_h = (h, resets.h) if functions.zoneout_h else ()
-    moved = (c, c_out, to.h, packed.bias, packed.peephole, to.copy, to.input, resets.c, *old_h)
+    moved = (c, c_out, to.h, weights.bias, weights.peephole, to.copy, to.input, resets.c, *old_h)
     width = _width(tile, (N, N if projection is None else P), moved)
-    bytes_of_m = 0 if projection is None else tile.bytes_of_m(N, packed.dtype)
-    options = functions, packed.peephole is not None, clip is not None
+    bytes_of_m = 0 if projection is None else tile.bytes_of_m(N, weights.dtype)
+    options = functions, weights.peephole is not None, clip is not None
     arguments = StepArguments(
         rows=Rows(
             x=Matrix.of(x),
@@ -201,15 +201,15 @@ def _step(
             B=B,
         ),
         readers=resets.readers,
-        weight=Matrix.of(weights.weight),
-        cell=Cell(packed.bias, packed.peephole, clip=clip or 0.0, N=N),
+        weight=Matrix.of(interleaved.weight),
+        cell=Cell(weights.bias, weights.peephole, clip=clip or 0.0, N=N),
         copy=to.copies(),
         projection=Matrix.of(projection),
         proj_clip=math.inf if limit is None else limit,
-        I=packed.I,
+        I=weights.I,
         P=P,
     )
-    instance = step_kernel(tile, packed.dtype, *options, aligned, width, bytes_of_m)
+    instance = step_kernel(tile, weights.dtype, *options, aligned, width, bytes_of_m)
     return Launch(instance, step_grid(tile, B, N, projects=projection is not None), (tile.threads,), arguments)
 
 
@@ -231,7 +231,7 @@ def project_kernel(tile: Tile, dtype: np.dtype[Any], width: int, zoneout: float 
 
 
 def _projection(
-    packed: PackedWeights,
+    weights: DeviceWeights,
     kernel: str,
     B: int,
     m: Any,
@@ -241,8 +241,8 @@ def _projection(
     resets: Resets,
 ) -> Launch:
     """Return the launch of kernels/project.cu; `old_h` is None, and there are no resets, where none of h stays."""
-    P, limit = packed.P, packed.proj_clip
-    tile, weight = tile_of(kernel, B, packed.dtype), interleaved_for(packed, kernel).projection
+    P, limit = weights.P, weights.proj_clip
+    tile, weight = tile_of(kernel, B, weights.dtype), interleaved_for(weights, kernel).projection
     arguments = ProjectArguments(
         m=Matrix.of(m),
         h=Matrix.of(to.h),
@@ -251,7 +251,7 @@ def _projection(
         copy=to.copies(),
         limit=math.inf if limit is None else limit,
         B=B,
-        N=packed.N,
+        N=weights.N,
         P=P,
         old_h=Matrix.of(old_h),
         is_first=resets.is_first,
@@ -259,7 +259,7 @@ def _projection(
         reset_h=Matrix.of(resets.h),
     )
     width = _width(tile, (P,), (to.h, to.copy, to.input, old_h, resets.h))
-    instance = project_kernel(tile, packed.dtype, width, packed.functions.zoneout_h)
+    instance = project_kernel(tile, weights.dtype, width, weights.functions.zoneout_h)
     return Launch(instance, project_grid(tile, B, P), (tile.threads,), arguments)
 
 

@@ -1,4 +1,4 @@
-"""The step of the NumPy backend: weights packed for its products, scratch, and the formula's fast form."""
+"""The step of the NumPy backend: weights weights for its products, scratch, and the formula's fast spec."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fusedlstm.backends.numpy.fast_pointwise import pointwise_of, to_planes
 from fusedlstm.backends.numpy.functions import clip
 from fusedlstm.backends.numpy.matmul import Weight, is_cut
 from fusedlstm.backends.numpy.resets import part_of, reset_state
-from fusedlstm.backends.numpy.scratch import Form, Scratch
+from fusedlstm.backends.numpy.scratch import Scratch, ScratchSpec
 from fusedlstm.backends.numpy.sequence import NumpySequence
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 
-class PackedWeights:
+class LaidOutWeights:
     """A cell's weights as its step takes them: wide, and laid out for the matmuls."""
 
     def __init__(self, weights: LSTMWeights, *, invariant: bool) -> None:
@@ -53,7 +53,7 @@ class PackedWeights:
 
 
 class NumpyCell:
-    """One step of a cell for any batch: packed weights, and a workspace for each call in progress.
+    """One step of a cell for any batch: weights weights, and a workspace for each call in progress.
 
     Args:
         weights: the cell's.
@@ -73,17 +73,17 @@ class NumpyCell:
         self.writes_h = not self.projects and not self.zoneout_h and self.dtype == weights.dtype
         I, N, P = self.sizes
         self.work = 4 * N * (I + P) + (N * P if self.projects else 0)  # multiplications a row
-        self.packed = PackedWeights(weights, invariant=invariant)
-        self.form = Form(self.sizes, self.dtype, self.has_bias, self.projects, self.writes_h, invariant)
-        self.scratch = Scratch(self.form)
+        self.weights = LaidOutWeights(weights, invariant=invariant)
+        self.scratch_spec = ScratchSpec(self.sizes, self.dtype, self.has_bias, self.projects, self.writes_h, invariant)
+        self.scratch = Scratch(self.scratch_spec)
 
     def with_weights(self, weights: LSTMWeights) -> NumpyCell:
-        """Return the engine with other weights of the same form, and the same scratch; this one keeps its own."""
-        engine, old = copy.copy(self), self.packed
-        engine.packed = PackedWeights(weights, invariant=self.invariant)
-        engine.packed.weight.lay_out_as(old.weight)
-        if engine.packed.projection is not None and old.projection is not None:
-            engine.packed.projection.lay_out_as(old.projection)
+        """Return the engine with other weights of the same spec, and the same scratch; this one keeps its own."""
+        engine, old = copy.copy(self), self.weights
+        engine.weights = LaidOutWeights(weights, invariant=self.invariant)
+        engine.weights.weight.lay_out_as(old.weight)
+        if engine.weights.projection is not None and old.projection is not None:
+            engine.weights.projection.lay_out_as(old.projection)
         return engine
 
     def run(
@@ -121,7 +121,7 @@ class NumpyCell:
         reset: Reset | None,
     ) -> None:
         """Do the work of `run` in the calling thread. Call it through `quietly`."""
-        packed, scratch = self.packed, self.scratch
+        weights, scratch = self.weights, self.scratch
         workspace = scratch.take()
         try:
             buffers = workspace.of_batch(len(x))
@@ -129,8 +129,8 @@ class NumpyCell:
             buffers.h[...] = h
             if is_first is not None:
                 c = reset_state(buffers.h, c, is_first, reset, c_out)
-            buffers.of_both.run(packed.weight)
-            self.finish(packed, buffers, c, h_out, c_out)
+            buffers.of_both.run(weights.weight)
+            self.finish(weights, buffers, c, h_out, c_out)
         finally:
             scratch.give_back(workspace)
 
@@ -149,7 +149,7 @@ class NumpyCell:
             return [slice(0, B)]
         shares = threads.shares(B, self.work, steps)
         if len(shares) > 1:
-            self.packed.lay_out_cut()  # once, and not in each thread
+            self.weights.lay_out_cut()  # once, and not in each thread
         return shares
 
     def runs_cut(self, B: int) -> bool:
@@ -160,25 +160,25 @@ class NumpyCell:
         return is_cut(B, I + P + self.has_bias, N, self.dtype.itemsize)
 
     def finish(
-        self, packed: PackedWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray
+        self, weights: LaidOutWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray
     ) -> None:
         """Write the next h and c from the gates in `buffers`."""
         if self.writes_h:
-            packed.pointwise.run(buffers.blocks, c, h_out, c_out)
+            weights.pointwise.run(buffers.blocks, c, h_out, c_out)
             return
-        packed.pointwise.run(buffers.blocks, c, buffers.m, c_out)
-        h = self._project(packed, buffers)
+        weights.pointwise.run(buffers.blocks, c, buffers.m, c_out)
+        h = self._project(weights, buffers)
         if self.zoneout_h:
             np.multiply(h, 1 - self.zoneout_h, h)
             np.multiply(buffers.h, self.zoneout_h, buffers.h)
             np.add(buffers.h, h, h)
         h_out[...] = h
 
-    def _project(self, packed: PackedWeights, buffers: Buffers) -> NumpyArray:
+    def _project(self, weights: LaidOutWeights, buffers: Buffers) -> NumpyArray:
         """Return the projected m, or m itself."""
-        if packed.projection is None or buffers.of_m is None:
+        if weights.projection is None or buffers.of_m is None:
             return buffers.m
-        buffers.of_m.run(packed.projection)
+        buffers.of_m.run(weights.projection)
         if self.proj_clip is not None:
             clip(buffers.projected, self.proj_clip)
         return buffers.projected

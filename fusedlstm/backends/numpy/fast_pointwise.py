@@ -1,4 +1,4 @@
-"""The formula without its matmul, written for speed and hard to read: `formula` is the readable form.
+"""The formula without its matmul, written for speed and hard to read: `formula` is the readable spec.
 
 The gates stand one behind the other in planes, as NumPy is several times faster on contiguous arrays than on blocks of
 columns. The planes of i, f and o come first and are negated, so that three passes over one array do all their sigmoids.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def in_place(function: Function, dtype: np.dtype[Any]) -> InPlace:
-    """Return a function, in its one form, for arrays of this dtype."""
+    """Return a function, in its one spec, for arrays of this dtype."""
     name, parameters = split(function)
     named = {letter: np.asarray(value, dtype) for letter, value in zip(("alpha", "beta"), parameters, strict=False)}
     if function in _FUNCTIONS:

@@ -1,4 +1,4 @@
-"""Matrix products with weights, in the form that NumPy's BLAS is fastest at.
+"""Matrix products with weights, laid out as NumPy's BLAS is fastest at.
 
 A BLAS brings a large matrix into an order of its own before it multiplies it. Where few rows meet large weights, as
 in a step, that takes longer than the product. OpenBLAS has kernels for AVX-512 that read the operands where they are,

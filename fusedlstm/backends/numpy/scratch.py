@@ -15,7 +15,7 @@ from fusedlstm.backends.numpy.fast_pointwise import GatePlanes
 from fusedlstm.backends.numpy.matmul import BLOCK, Product
 
 
-class Form(NamedTuple):
+class ScratchSpec(NamedTuple):
     """What the memory of a cell's step depends on.
 
     Attributes:
@@ -42,26 +42,26 @@ class Form(NamedTuple):
 class Memory:
     """Memory for so many rows: the operand [x | h | 1], the ones for the bias if there is one, and the results."""
 
-    def __init__(self, form: Form, rows: int) -> None:
-        I, N, P = form.sizes
-        self._form = form
+    def __init__(self, spec: ScratchSpec, rows: int) -> None:
+        I, N, P = spec.sizes
+        self._spec = spec
         self.rows = rows
-        self.operand = np.ones((rows, I + P + form.has_bias), form.dtype)
-        self.gates = np.empty(4 * rows * N, form.dtype)
-        self.m = np.zeros((0 if form.writes_h else rows, N), form.dtype)
-        self.projected = np.empty((rows if form.projects else 0, P), form.dtype)
+        self.operand = np.ones((rows, I + P + spec.has_bias), spec.dtype)
+        self.gates = np.empty(4 * rows * N, spec.dtype)
+        self.m = np.zeros((0 if spec.writes_h else rows, N), spec.dtype)
+        self.projected = np.empty((rows if spec.projects else 0, P), spec.dtype)
 
     def buffers(self, start: int, B: int) -> Buffers:
-        """Return views of B rows from one on, which must be the first of a block where the form is invariant."""
-        return Buffers(self._form, self, start, B)
+        """Return views of B rows from one on, which must be the first of a block where bits are a row's own."""
+        return Buffers(self._spec, self, start, B)
 
 
 class Buffers:
     """Views of memory for one batch, and what is done with them."""
 
-    def __init__(self, form: Form, memory: Memory, start: int, B: int) -> None:
-        (I, N, P), invariant = form.sizes, form.invariant
-        rows = form.rows(B)  # of the products: those past B are of other batches, and change no row of this one
+    def __init__(self, spec: ScratchSpec, memory: Memory, start: int, B: int) -> None:
+        (I, N, P), invariant = spec.sizes, spec.invariant
+        rows = spec.rows(B)  # of the products: those past B are of other batches, and change no row of this one
         part = slice(start, start + rows)
         operand = memory.operand[part]
         gates = memory.gates[4 * N * start : 4 * N * (start + rows)].reshape(4, rows, N)
@@ -71,7 +71,7 @@ class Buffers:
         self.of_h = Product(operand[:, I:], gates)  # of which there is none where it is to be invariant
         m, projected = memory.m[part], memory.projected[part]
         self.m, self.projected = m[:B], projected[:B]  # (B, N), (B, P)
-        self.of_m = Product(m, projected[None], invariant=invariant) if form.projects else None
+        self.of_m = Product(m, projected[None], invariant=invariant) if spec.projects else None
 
 
 class Workspace:
@@ -79,16 +79,16 @@ class Workspace:
 
     MOST_VIEWS = 256
 
-    def __init__(self, form: Form) -> None:
-        self._form = form
-        self.memory, self.by_batch = Memory(form, 0), dict[int, Buffers]()
+    def __init__(self, spec: ScratchSpec) -> None:
+        self._spec = spec
+        self.memory, self.by_batch = Memory(spec, 0), dict[int, Buffers]()
 
     def of_batch(self, B: int) -> Buffers:
         """Return buffers for a batch. Their old content is lost."""
         buffers = self.by_batch.get(B)
         if buffers is None:
             if self.memory.rows < B:
-                self.memory = Memory(self._form, self._form.rows(B))
+                self.memory = Memory(self._spec, self._spec.rows(B))
                 self.by_batch.clear()
             elif len(self.by_batch) >= self.MOST_VIEWS:
                 self.by_batch.clear()
@@ -106,8 +106,8 @@ class Scratch(threading.local):
 
     MOST_KEPT = 4
 
-    def __init__(self, form: Form) -> None:
-        self._form = form
+    def __init__(self, spec: ScratchSpec) -> None:
+        self._spec = spec
         self._unused: list[Workspace] = []
 
     def take(self) -> Workspace:
@@ -115,7 +115,7 @@ class Scratch(threading.local):
         try:
             return self._unused.pop()
         except IndexError:
-            return Workspace(self._form)
+            return Workspace(self._spec)
 
     def give_back(self, workspace: Workspace) -> None:
         """Keep a workspace for the next call."""

@@ -44,10 +44,10 @@ class NumpySequence:
         N, wide = cell.sizes[1], np.ascontiguousarray(xs, cell.dtype).reshape(T * B, I)
         if B == 1:  # each step's gates lie together, which a step of one row adds faster
             gates = np.empty((T, 4, 1, N), cell.dtype)
-            Product(wide, gates[:, :, 0].swapaxes(0, 1)).run(cell.packed.weight_x)
+            Product(wide, gates[:, :, 0].swapaxes(0, 1)).run(cell.weights.weight_x)
             return gates
         gates = np.empty((4, T, B, N), cell.dtype)
-        Product(wide, gates.reshape(4, T * B, N)).run(cell.packed.weight_x)
+        Product(wide, gates.reshape(4, T * B, N)).run(cell.weights.weight_x)
         return gates.swapaxes(0, 1)
 
     def run_gates(
@@ -62,16 +62,16 @@ class NumpySequence:
     ) -> None:
         """Write the next h and c from one step of `input_gates`."""
         cell, c = self._cell, np.asarray(c)
-        packed, scratch = cell.packed, cell.scratch
+        weights, scratch = cell.weights, cell.scratch
         workspace = scratch.take()
         try:
             buffers = workspace.of_batch(len(c))
             buffers.h[...] = h
             if is_first is not None:
                 c = reset_state(buffers.h, c, is_first, reset, c_out)
-            buffers.of_h.run(packed.weight_h)
+            buffers.of_h.run(weights.weight_h)
             np.add(buffers.gates, gates, buffers.gates)
-            cell.finish(packed, buffers, c, h_out, c_out)
+            cell.finish(weights, buffers, c, h_out, c_out)
         finally:
             scratch.give_back(workspace)
 
@@ -97,18 +97,18 @@ class NumpySequence:
     ) -> None:
         """Do the same with one product for the x of every so many steps."""
         cell = self._cell
-        packed, scratch = cell.packed, cell.scratch
+        weights, scratch = cell.weights, cell.scratch
         workspace = scratch.take()
         try:
             buffers = workspace.of_batch(len(c))
-            z, product, weight = buffers.gates, buffers.of_h, packed.weight_h
+            z, product, weight = buffers.gates, buffers.of_h, weights.weight_h
             for start in range(0, len(xs), at_once):
                 part = slice(start, start + at_once)
                 for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
                     buffers.h[...] = h  # of one row Python takes a good part of the time: few calls
                     product.run(weight)
                     np.add(z, gates, z)
-                    cell.finish(packed, buffers, c, y, c_out)
+                    cell.finish(weights, buffers, c, y, c_out)
                     h, c = y, c_out
         finally:
             scratch.give_back(workspace)

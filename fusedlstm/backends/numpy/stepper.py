@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.backends.numpy import threads as rows
+from fusedlstm.backends.numpy import threads
 from fusedlstm.backends.numpy.context import quietly
 from fusedlstm.backends.numpy.matmul import BLOCK
 from fusedlstm.backends.numpy.resets import select_rows
@@ -38,7 +38,7 @@ class NumpyStepper:
         layers = []
         below: NumpyArray | None = None
         for k, engine in enumerate(engines):
-            layer = _Layer(engine, B, below, residual=residual[k])
+            layer = _LayerBuffers(engine, B, below, residual=residual[k])
             layers.append(layer)
             below = layer.output
         self.x, self.output = layers[0].x, layers[-1].output
@@ -51,7 +51,7 @@ class NumpyStepper:
         self._flags, self._looks_at_flags = np.zeros(B, _BOOL), False
         work = sum(engine.work for engine in engines)
         may_share = all(engine.runs_cut(B) for engine in engines)
-        self._shares = rows.shares(B, work, unit=BLOCK) if may_share else [slice(0, B)]
+        self._shares = threads.shares(B, work, unit=BLOCK) if may_share else [slice(0, B)]
         self._parts = {part.start: [layer.part(part) for layer in layers] for part in self._shares}
 
     @property
@@ -76,8 +76,8 @@ class NumpyStepper:
             self._reset()
         if len(self._shares) > 1:
             for engine in engines:
-                engine.packed.lay_out_cut()  # once, and not in each thread
-            rows.share_out(lambda part: quietly(self._run, engines, part), self._shares)
+                engine.weights.lay_out_cut()  # once, and not in each thread
+            threads.share_out(lambda part: quietly(self._run, engines, part), self._shares)
         else:
             quietly(self._run, engines, self._shares[0])
         self.is_torn = False
@@ -126,13 +126,13 @@ class NumpyStepper:
         self.is_torn = False
 
 
-class _Layer:
+class _LayerBuffers:
     """A layer's arrays for all rows. Where x and h of 16 bits are widened, theirs are others than the operand's."""
 
     def __init__(self, engine: NumpyCell, B: int, below: NumpyArray | None, *, residual: bool) -> None:
         I, N, P = engine.sizes
         self._engine, self._is_wide = engine, engine.dtype == engine.x_dtype
-        self._memory = Memory(engine.form, engine.form.rows(B))
+        self._memory = Memory(engine.scratch_spec, engine.scratch_spec.rows(B))
         operand = self._memory.operand[:B]
         self._memory.operand[:, : I + P] = 0
         self.h = operand[:, I : I + P] if self._is_wide else np.zeros((B, P), engine.x_dtype)
@@ -177,13 +177,13 @@ class _Part:
 
     def run(self, engine: NumpyCell) -> None:
         """Take one step, in place."""
-        packed, buffers = engine.packed, self._buffers
+        weights, buffers = engine.weights, self._buffers
         if self._loads_x:
             buffers.x[...] = self._x
         if self._loads_h:
             buffers.h[...] = self._h
-        buffers.of_both.run(packed.weight)
-        engine.finish(packed, buffers, self._c, self._h, self._c)
+        buffers.of_both.run(weights.weight)
+        engine.finish(weights, buffers, self._c, self._h, self._c)
         if self._sum is not None:
             np.add(self._h, self._x, self._sum)
 

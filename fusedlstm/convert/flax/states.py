@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.convert.states import Form, from_pairs, to_pairs
+from fusedlstm.convert.states import Pairs, from_pairs, to_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 # (c, h); of several cells a tuple of them.
-FORM = Form("ch", tuple)
+PAIRS = Pairs("ch", tuple)
 
 
 def state_from_flax(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
@@ -32,7 +32,7 @@ def state_from_flax(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMS
         TypeError: `state` is no pair of arrays, nor a tuple or list of such; an LSTMState; dtypes that no cell has.
         ValueError: a pair of other than two; wrong shapes, or different batches.
     """
-    return from_pairs(state, FORM, dtype)
+    return from_pairs(state, PAIRS, dtype)
 
 
 def state_to_flax(state: LSTMState | Sequence[LSTMState]) -> tuple[Any, ...]:
@@ -42,5 +42,5 @@ def state_to_flax(state: LSTMState | Sequence[LSTMState]) -> tuple[Any, ...]:
         TypeError: no LSTMState, or dtypes that no cell has.
         ValueError: no state at all; arrays that are not two-dimensional, or of different batches.
     """
-    carry: tuple[Any, ...] = to_pairs(state, FORM)
+    carry: tuple[Any, ...] = to_pairs(state, PAIRS)
     return carry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fusedlstm.convert.flax.importing import from_flax, list_flax
 from fusedlstm.convert.flax.layouts import LAYOUTS
-from fusedlstm.convert.flax.states import FORM, state_from_flax, state_to_flax
+from fusedlstm.convert.flax.states import PAIRS, state_from_flax, state_to_flax
 from fusedlstm.convert.flax.writing import to_flax
 from fusedlstm.convert.record import Signs, System
 
@@ -17,5 +17,5 @@ SYSTEM = System(
     takes_layers=True,
     signs=Signs(array=r"(.*[/.])?(ii|dense_i)[/.]kernel([/.]value)?"),
     framework="flax",
-    form=FORM,
+    pairs=PAIRS,
 )

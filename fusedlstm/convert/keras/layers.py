@@ -63,7 +63,7 @@ def weights_of(root: Node, several: Sequence[Found], given: Given) -> LSTMWeight
     (found,) = several
     if found.node.kind == "LSTMCell":
         return _cell(found.node, found.name, given)
-    layer = _Layer(found, given)
+    layer = _KerasLayer(found, given)
     check_calls(root, found, separate=given.separate)
     _warn(layer, "go_backwards", "use LSTM(weights)(xs, reverse=True), whose outputs are not reversed as Keras's are")
     _warn(layer, "time_major", "inputs are (T, B, I), so don't give LSTM batch_first=True")
@@ -73,7 +73,7 @@ def weights_of(root: Node, several: Sequence[Found], given: Given) -> LSTMWeight
 
 def _stack_of(root: Node, several: Sequence[Found], given: Given) -> StackedWeights:
     """Return the weights of layers that follow each other."""
-    layers = [_Layer(found, given) for found in several]
+    layers = [_KerasLayer(found, given) for found in several]
     for below, layer in zip([None, *layers[:-1]], layers, strict=True):
         if layer.bidirectional != layers[0].bidirectional:
             got = f"{layers[0].name!r} and {layer.name!r}"
@@ -106,12 +106,12 @@ def _check_order(root: Node, several: Sequence[Found], given: Given) -> None:
         check_follows(root, below, layer)
 
 
-def _warn(layer: _Layer, option: str, what: str) -> None:
+def _warn(layer: _KerasLayer, option: str, what: str) -> None:
     if layer.options.get(option):
         log.warning("%s has %s=True: %s", layer.name, option, what)
 
 
-class _Layer:
+class _KerasLayer:
     """One layer of Keras, with as many of ours as its cells are stacked.
 
     Attributes:

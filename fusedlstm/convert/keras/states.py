@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.convert.states import Form, cell_states, from_pairs, has_parts, pair_of, to_pairs
+from fusedlstm.convert.states import Pairs, cell_states, from_pairs, has_parts, pair_of, to_pairs
 from fusedlstm.validation.arguments import check_bool, describe_type, fail
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 # [h, c]; of a Bidirectional layer [hf, cf, hb, cb]; of StackedRNNCells [[h0, c0], [h1, c1]].
-FORM = Form("hc", list, list)
+PAIRS = Pairs("hc", list, list)
 
 
 def state_from_keras(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
@@ -38,11 +38,13 @@ def state_from_keras(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTM
     """
     if isinstance(state, (tuple, list)) and not hasattr(state, "_fields") and not has_parts(state):
         if len(state) == 4:
-            return cell_states([pair_of("state[0:2]", state[:2], FORM), pair_of("state[2:4]", state[2:], FORM)], dtype)
+            return cell_states(
+                [pair_of("state[0:2]", state[:2], PAIRS), pair_of("state[2:4]", state[2:], PAIRS)], dtype
+            )
         if len(state) in (3, 5):
             hint = "A layer with return_state=True returns its output first: give the rest, [1:]"
             fail(ValueError, "state", "[h, c], or [hf, cf, hb, cb]", f"{len(state)} arrays", hint)
-    return from_pairs(state, FORM, dtype)
+    return from_pairs(state, PAIRS, dtype)
 
 
 def state_to_keras(state: LSTMState | Sequence[LSTMState], *, bidirectional: bool = False) -> list[Any]:
@@ -64,5 +66,5 @@ def state_to_keras(state: LSTMState | Sequence[LSTMState], *, bidirectional: boo
     if bidirectional and not (isinstance(state, (tuple, list)) and len(state) == 2):
         count = f"{len(state)} of them" if isinstance(state, (tuple, list)) else describe_type(state)
         fail(ValueError, "state", "two states, forward and backward, with bidirectional=True", count)
-    given: list[Any] = to_pairs(state, FORM)
+    given: list[Any] = to_pairs(state, PAIRS)
     return [*given[0], *given[1]] if bidirectional else given

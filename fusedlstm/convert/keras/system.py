@@ -8,7 +8,7 @@ from fusedlstm.convert.keras.files import list_keras
 from fusedlstm.convert.keras.initial import initial_state_from_keras
 from fusedlstm.convert.keras.layouts import LAYOUTS
 from fusedlstm.convert.keras.objects import from_keras, to_keras
-from fusedlstm.convert.keras.states import FORM, state_from_keras, state_to_keras
+from fusedlstm.convert.keras.states import PAIRS, state_from_keras, state_to_keras
 from fusedlstm.convert.record import Signs, System
 
 
@@ -27,5 +27,5 @@ SYSTEM = System(
     names_in=_names,
     signs=Signs(start=rb"\x89HDF\r\n\x1a\n", members=(r"config\.json", r"model\.weights\.h5")),
     framework="keras",
-    form=FORM,
+    pairs=PAIRS,
 )

@@ -73,7 +73,7 @@ def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
     helper = package().helper
     D = weights.num_directions
     layers = [weights.layers[k * D : (k + 1) * D] for k in range(weights.num_layers)]
-    parts = [_Layer(k, directions, "X" if k == 0 else f"X_{k}") for k, directions in enumerate(layers)]
+    parts = [_LayerNode(k, directions, "X" if k == 0 else f"X_{k}") for k, directions in enumerate(layers)]
     outputs = [*(f"X_{k}" for k in range(1, len(parts))), "Y"]
     last = parts[-1].N * D
     dtype = _DATA_TYPES[str(weights.dtype)]
@@ -137,7 +137,7 @@ def _check_alike(k: int, forward: LSTMWeights, backward: LSTMWeights) -> None:
             fail(ValueError, "weights", wanted, f"{one} and {other}")
 
 
-class _Layer:
+class _LayerNode:
     """One layer: its node, tensors, and the operators above it."""
 
     def __init__(self, k: int, directions: Sequence[LSTMWeights], x: str) -> None:

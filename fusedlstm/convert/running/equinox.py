@@ -21,7 +21,7 @@ def run(
     weights: LSTMWeights,
     xs: NumpyArray,
     states: States,
-    options: Mapping[str, Any],  # noqa: ARG001 - from_equinox has none, and all these functions have one form
+    options: Mapping[str, Any],  # noqa: ARG001 - from_equinox has none, and all these functions have one signature
 ) -> Results:
     """Return the outputs and final state of an equinox.nn.LSTMCell that has these arrays.
 

@@ -22,7 +22,7 @@ def run(
     weights: LSTMWeights | StackedWeights,
     xs: NumpyArray,
     states: States,
-    options: Mapping[str, Any],  # noqa: ARG001 - from_haiku has none, and all these functions have one form
+    options: Mapping[str, Any],  # noqa: ARG001 - from_haiku has none, and all these functions have one signature
 ) -> Results:
     """Return the outputs and final states of hk.LSTMs that have these arrays.
 

@@ -65,7 +65,7 @@ class Layers:
 
 
 def arrange(scopes: Sequence[str], names: Iterable[str], prefix: str) -> Layers | None:
-    """Return the layers that cells form; None where they are no whole of one form.
+    """Return the layers that cells form; None where they are no whole of one kind.
 
     Args:
         scopes: of the cells.

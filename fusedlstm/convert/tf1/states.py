@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fusedlstm.convert.states import Form, from_pairs, is_array, refuse_other, to_pairs
+from fusedlstm.convert.states import Pairs, from_pairs, is_array, refuse_other, to_pairs
 from fusedlstm.packing import pack, unpack
 from fusedlstm.validation.arguments import check_bool, fail
 
@@ -23,7 +23,7 @@ class LSTMStateTuple(NamedTuple):
 
 
 # (c, h), an LSTMStateTuple; of a MultiRNNCell a tuple of them. Packed: [c | h], of several [c0 | h0 | c1 | h1].
-FORM = Form("ch", LSTMStateTuple._make)
+PAIRS = Pairs("ch", LSTMStateTuple._make)
 
 
 def state_from_tf1(
@@ -58,9 +58,9 @@ def state_from_tf1(
             if size is not None:
                 hint = "Several packed arrays are read one at a time"
                 fail(TypeError, name, "None with a pair, whose arrays have sizes of their own", repr(size), hint)
-        return from_pairs(state, FORM, dtype)
+        return from_pairs(state, PAIRS, dtype)
     if not is_array(state):
-        refuse_other(state, f"{FORM.text}, a tuple or list of such, or a packed array")
+        refuse_other(state, f"{PAIRS.text}, a tuple or list of such, or a packed array")
     if hidden_size is None:
         fail(TypeError, "hidden_size", "N, or one for each layer, with an array, which is [c | h]", "None")
     return unpack("state", state, hidden_size, "ch", proj_size, dtype)
@@ -82,4 +82,4 @@ def state_to_tf1(state: LSTMState | Sequence[LSTMState], *, packed: bool = False
         ValueError: no state at all; arrays that are not two-dimensional, or of different batches.
     """
     check_bool("packed", packed)
-    return pack(state, "ch", 1, "h") if packed else to_pairs(state, FORM)
+    return pack(state, "ch", 1, "h") if packed else to_pairs(state, PAIRS)

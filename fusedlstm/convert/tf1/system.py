@@ -10,7 +10,7 @@ from fusedlstm.convert.tf1.checkpoint import is_checkpoint
 from fusedlstm.convert.tf1.importing import from_tf1
 from fusedlstm.convert.tf1.layouts import LAYOUTS
 from fusedlstm.convert.tf1.listing import list_tf1
-from fusedlstm.convert.tf1.states import FORM, state_from_tf1, state_to_tf1
+from fusedlstm.convert.tf1.states import PAIRS, state_from_tf1, state_to_tf1
 from fusedlstm.convert.tf1.writing import tf1_arguments, to_tf1
 
 
@@ -27,5 +27,5 @@ SYSTEM = System(
     names_in=_scopes,
     signs=Signs(at=is_checkpoint, array=r"(.*/)?(kernel|W_0)(:0)?"),
     framework="tensorflow",
-    form=FORM,
+    pairs=PAIRS,
 )

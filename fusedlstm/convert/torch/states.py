@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.arrays.exchange import Exchange
-from fusedlstm.convert.states import Form, cast_states, has_parts, lend_states, pair_of, refuse_other, to_pairs
+from fusedlstm.convert.states import Pairs, cast_states, has_parts, lend_states, pair_of, refuse_other, to_pairs
 from fusedlstm.packing import stack, unstack
 from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import fail
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 # (h, c); of an LSTM both stacked, (L, B, P) and (L, B, N).
-FORM = Form("hc", tuple)
+PAIRS = Pairs("hc", tuple)
 
 
 def state_from_torch(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
@@ -42,11 +42,11 @@ def state_from_torch(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTM
         ValueError: a pair of other than two; wrong shapes, or different batches or layers.
     """
     if not isinstance(state, (tuple, list)) or not state:
-        refuse_other(state, FORM.text)
+        refuse_other(state, PAIRS.text)
     if has_parts(state):
         hint = "A torch.nn.LSTM returns output, (h, c): give the second alone. Pairs of several cells go one by one"
-        fail(TypeError, "state", f"{FORM.text}, of arrays", f"a {type(state).__name__} with another in it", hint)
-    given = [pair_of("state", state, FORM)]
+        fail(TypeError, "state", f"{PAIRS.text}, of arrays", f"a {type(state).__name__} with another in it", hint)
+    given = [pair_of("state", state, PAIRS)]
     backend = backend_of_states(given)
     with Exchange(backend, given[0][1].c) as exchange:
         views, taken = cast_states(exchange, backend, given, dtype)
@@ -70,7 +70,7 @@ def state_to_torch(state: LSTMState | Sequence[LSTMState]) -> tuple[Array, Array
         ValueError: no state at all; arrays that are not two-dimensional, or of different batches or sizes.
     """
     if isinstance(state, LSTMState):
-        pair: tuple[Array, Array] = to_pairs(state, FORM)
+        pair: tuple[Array, Array] = to_pairs(state, PAIRS)
         return pair
     stacked = stack("state", state, "h")
     return stacked.h, stacked.c

@@ -7,7 +7,7 @@ from typing import Any
 from fusedlstm.convert.record import Signs, System
 from fusedlstm.convert.torch.layouts import LAYOUTS
 from fusedlstm.convert.torch.parameters import from_torch, list_torch
-from fusedlstm.convert.torch.states import FORM, state_from_torch, state_to_torch
+from fusedlstm.convert.torch.states import PAIRS, state_from_torch, state_to_torch
 from fusedlstm.convert.torch.writing import to_torch
 
 
@@ -28,5 +28,5 @@ SYSTEM = System(
         array=r"(.*\.)?(weight|bias)_[ih]h_l\d+(_reverse)?|(.*\.)?bias_ih",
     ),
     framework="torch",
-    form=FORM,
+    pairs=PAIRS,
 )

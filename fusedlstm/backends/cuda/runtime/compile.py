@@ -146,7 +146,7 @@ class Kernel:
         CuPy checks no argument of a kernel, and launches an empty grid as one block: so all is checked here.
         """
         values = self.struct.values(arguments)
-        self.bound(grid, block, self.struct.packed(values, self.numbers(values)))()
+        self.bound(grid, block, self.struct.filled(values, self.numbers(values)))()
 
     def numbers(self, values: Sequence[Any]) -> list[Any]:
         """Return what is packed for the values of the struct's members, or raise TypeError."""

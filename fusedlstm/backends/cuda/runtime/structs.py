@@ -89,7 +89,7 @@ class Struct:
         """Return the values of a record's members, in order."""
         return list(self._get(arguments))
 
-    def packed(self, values: Sequence[Any], numbers: Sequence[Any]) -> Packed:
+    def filled(self, values: Sequence[Any], numbers: Sequence[Any]) -> Packed:
         """Return the struct of these numbers: addresses of arrays, or the values themselves. It keeps the values."""
         try:
             packed = Packed((1,), self._dtype, self._bytes.pack(*numbers))

@@ -1,4 +1,4 @@
-"""StateForm: what a cell's state and an LSTM's have in common for all that holds states for them."""
+"""OwnerStates: what a cell's state and an LSTM's have in common for all that holds states for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fusedlstm.validation.step import StepChecks
 
 
-class StateForm:
+class OwnerStates:
     """States come as their owner has them, one LSTMState or a tuple, and are a tuple of one for each layer within.
 
     Args:
