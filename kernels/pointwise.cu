@@ -55,7 +55,11 @@ __global__ void __launch_bounds__(256) lstm_pointwise(const PointwiseArguments<G
 #pragma unroll
     for (int k = 0; k < W; ++k) z[gate][k] = A(widen(part.at[k]));
     if (recurrent) add(z[gate], recurrent + column);
-    if (a.cell.bias) add(z[gate], a.cell.bias + column);
+  }
+
+  if (a.cell.bias) {  // apart from the loop above, which takes fewer registers
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) add(z[gate], a.cell.bias + gate * a.cell.N + unit);
   }
 
   Vector<A, W> state;

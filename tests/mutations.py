@@ -114,8 +114,8 @@ POINTWISE = [
     ("units not by the vector", "blockDim.x + threadIdx.x) * W", "blockDim.x + threadIdx.x)"),
     ("row in a byte", "const i64 row = (i64)", "const unsigned char row = "),
     # Which element of gates.
-    ("one gate too many", "gate < 4", "gate < 5"),
-    ("one gate too few", "gate < 4", "gate < 3"),
+    ("one gate too many", "gate < 4; ++gate) {", "gate < 5; ++gate) {"),
+    ("one gate too few", "gate < 4; ++gate) {", "gate < 3; ++gate) {"),
     ("gates one element on", "gate * a.cell.N + unit;", "gate * a.cell.N + unit + 1;"),
     ("gates interleaved", "gate * a.cell.N + unit;", "gate + 4 * unit;"),
     ("gates without their row", "a.gates.at + row * a.gates.stride + column", "a.gates.at + column"),
@@ -131,8 +131,10 @@ POINTWISE = [
     ("int offset of c_out", "a.c_out + row * a.cell.N", "a.c_out + (int)(row * a.cell.N)", HALF),
     ("gates_h by the stride of gates", "row * a.gates_h.stride", "row * a.gates.stride"),
     ("gates_h not checked for null", "a.gates_h.at ? a.gates_h.at + row", "true ? a.gates_h.at + row"),
-    ("bias by recurrent's pointer", "if (a.cell.bias) add", "if (recurrent) add"),
-    ("bias by the unit alone", "a.cell.bias + column", "a.cell.bias + unit"),
+    ("bias by recurrent's pointer", "if (a.cell.bias) {", "if (recurrent) {"),
+    ("bias by the unit alone", "a.cell.bias + gate * a.cell.N + unit", "a.cell.bias + unit"),
+    ("bias of three gates", "gate < 4; ++gate) add", "gate < 3; ++gate) add"),
+    ("int offset of bias", "bias + gate * a.cell.N", "bias + (int)(gate * a.cell.N)", HALF),
     ("half a vector", "k < W; ++k) z[gate][k] = A", "k < (W + 1) / 2; ++k) z[gate][k] = A"),
     ("a loop beyond the vector", "k < W; ++k) z[gate][k] = A", "k <= W; ++k) z[gate][k] = A"),
     # Resets.
@@ -558,7 +560,7 @@ INTERLEAVE_KERNEL = [
         "  if (!of_h || k < a.P) a.to[row * a.columns + column] = value;\n}\n\n//",
     ),
     # What becomes of it.
-    ("numbers that are not rounded", "__uint_as_float(to_tf32(weight))", "a.weight.at", ROUNDING),
+    ("numbers that are not rounded", "__uint_as_float(to_tf32(weight))", "weight", ROUNDING),
     (
         "numbers cut off",
         "__uint_as_float(to_tf32(weight))",
