@@ -184,7 +184,7 @@ def test_the_launcher_checks(clip_kernel, cupy, arguments, message):
         clip_kernel((1,), (256,), ClipArguments(*values))
 
 
-def test_the_launcher_names_a_member_of_a_struct_within(cupy):
+def test_the_launcher_names_nested_members(cupy):
     from fusedlstm.backends.cuda.kernels import select_kernel
 
     out, mask = cupy.zeros((2, 3)), cupy.zeros(2, np.bool_)
