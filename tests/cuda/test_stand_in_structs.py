@@ -12,7 +12,7 @@ from stand_in import arrays, gpu
 def packed_clip(h):
     """The struct of lstm_clip, as a launch passes it."""
     struct, values = Struct(ClipArguments, T=np.dtype(np.float32)), [h, 3, 0.5]
-    return struct.packed(values, [h.data.ptr, 3, 0.5])
+    return struct.filled(values, [h.data.ptr, 3, 0.5])
 
 
 def test_structs_are_passed_by_value():
