@@ -135,6 +135,20 @@ def kernels_by_dtype():
     ]
 
 
+def zoneout_kernels():
+    """Those that keep a part of h, and of c: one for each dtype, and the step's in the middle tile of each arithmetic."""
+    functions, part = Functions(zoneout_c=0.1, zoneout_h=0.2), 0.2
+    for dtype in DTYPES:
+        yield launch.planned_kernel(dtype, 4, functions, True, True)
+        yield launch.finish_kernel(dtype, part)
+    for tile, dtype in TILES:
+        if tile in (tiles.TENSOR_MEDIUM, tiles.SIMT_SMALL):
+            width = 2 if tile.pairs else 1
+            for bytes_of_m in (0, tile.bytes_of_m(tile.units, dtype)):
+                yield launch_step.step_kernel(tile, dtype, functions, True, True, True, width, bytes_of_m)
+            yield launch_step.project_kernel(tile, dtype, width, part)
+
+
 def rounding_kernels():
     """Those that round to TF32."""
     return [kernel(np.dtype(np.float32), rounded=True) for kernel in (launch.interleave_kernel, launch.pad_kernel)]
@@ -147,6 +161,7 @@ def instances():
     of_options = [kernel for flags in (*OPTIONS, *PLANNED_OPTIONS) for kernel in option_kernels(flags)]
     architectures = {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in of_options}
     architectures |= {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in functions_kernels()}
+    architectures |= {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in zoneout_kernels()}
     architectures |= {kernel.name: (kernel, set(WITH_TF32)) for kernel in rounding_kernels()}
     for case, architecture in product(TILES, WITH_TF32):
         for kernel in step_kernels_on(*case, architecture):
