@@ -8,7 +8,7 @@ from fusedlstm.convert.cells import below, cell_weights, flat_arrays, refuse_nam
 from fusedlstm.convert.layout import Layout
 from fusedlstm.convert.record import Signs, System
 from fusedlstm.convert.trees import scope_of
-from fusedlstm.validation.arguments import check_real, fail
+from fusedlstm.functions import check_part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,20 +30,19 @@ def from_haste(parameters: Mapping[str, Any], prefix: str = "", *, zoneout: floa
     Args:
         parameters: names to arrays: the module's state_dict.
         prefix: what the names begin with, such as "encoder.lstm".
-        zoneout: the module's argument; refused but for 0, as at inference haste mixes h with the previous h.
+        zoneout: the module's argument, which becomes zoneout_h: at inference haste mixes h alone with the previous h.
 
     Raises:
-        TypeError: `parameters` is not a mapping; arrays of mixed or unsupported dtypes.
-        ValueError: no such module; a LayerNormLSTM; zoneout; wrong shapes; arrays that an LSTM doesn't have.
+        TypeError: `parameters` is not a mapping; arrays of mixed or unsupported dtypes; a zoneout that is not a number.
+        ValueError: no such module; a LayerNormLSTM; a zoneout below 0 or above 1; wrong shapes; arrays that an LSTM
+            doesn't have.
     """
-    if check_real("zoneout", zoneout) != 0:
-        hint = "At inference haste mixes h with the previous h, which this package's formula lacks"
-        fail(ValueError, "zoneout", "0", str(zoneout), hint)
+    zoneout = check_part("zoneout", zoneout)
     scope = scope_of(prefix, ".")
     arrays, scope = below("parameters", flat_arrays("parameters", parameters), scope, ".", "recurrent_kernel")
     refuse_names("parameters", arrays, scope, r"gamma.*|beta.*", "It is a LayerNormLSTM")
     refuse_names("parameters", arrays, scope, r"recurrent_bias", "It is a GRU")
-    return cell_weights(LAYOUTS["haste"], "parameters", arrays, scope)
+    return cell_weights(LAYOUTS["haste"], "parameters", arrays, scope, zoneout_h=zoneout)
 
 
 _SIGNS = Signs(

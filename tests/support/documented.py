@@ -37,17 +37,18 @@ def haste_parameters():
     return {"kernel": numbers(I, 4 * N), "recurrent_kernel": numbers(N, 4 * N), "bias": numbers(4 * N)}
 
 
-def haste():
-    """Compute the loop of haste's kernel, with gate blocks i, g, f, o."""
+def haste(zoneout):
+    """Compute the loop of haste's kernel, with gate blocks i, g, f, o. Zoneout moves h alone, a part of the way."""
     p = haste_parameters()
 
     def step(x, h, c):
         i, g, f, o = np.split(x @ p["kernel"] + h @ p["recurrent_kernel"] + p["bias"], 4, axis=1)
         c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        return sigmoid(o) * np.tanh(c), c
+        return h + (1 - zoneout) * (sigmoid(o) * np.tanh(c) - h), c
 
-    assert_steps_like(convert.from_haste(p), step)
-    assert_steps_like(convert.from_haste({f"net.lstm.{name}": a for name, a in p.items()}, "net.lstm"), step)
+    assert_steps_like(convert.from_haste(p, zoneout=zoneout), step)
+    named = {f"net.lstm.{name}": a for name, a in p.items()}
+    assert_steps_like(convert.from_haste(named, "net.lstm", zoneout=zoneout), step)
 
 
 def cudnn_arrays(width=I, proj_size=None):
@@ -137,7 +138,7 @@ def mxnet_projection():
 
 
 FORMULAS = [
-    ("haste", haste),
+    *(("haste", partial(haste, zoneout)) for zoneout in (0, 0.3, 1)),
     *(("cudnn", partial(cudnn, size, bias)) for size in (None, P) for bias in (True, False)),
     *(("onednn", partial(onednn, p, w)) for p in (False, True) for w in (False, True)),
     ("coreml", coreml),
