@@ -188,6 +188,12 @@ def _add_convert(add: Callable[..., argparse.ArgumentParser]) -> None:
     convert.add_argument("--cell-clip", type=float, metavar="X", help="what c is clipped to")
     convert.add_argument("--proj-clip", type=float, metavar="X", help="what the projected output is clipped to")
     convert.add_argument(
+        "--zoneout",
+        type=float,
+        metavar="RATE",
+        help="the part of h that each step keeps, and of c in PyTorch's ZoneOutCell; for files of torch and haste",
+    )
+    convert.add_argument(
         "--activation", type=_function, metavar="F", help="of g and of the output, such as tanh or elu:0.5"
     )
     convert.add_argument(
@@ -216,7 +222,7 @@ def _function(text: str) -> str | tuple[str | float, ...]:
 def _convert(options: argparse.Namespace) -> int:
     from fusedlstm.cli.convert import convert_file
 
-    given = ("forget_bias", "cell_clip", "proj_clip", "activation", "gate_activation", "custom_classes")
+    given = ("forget_bias", "cell_clip", "proj_clip", "zoneout", "activation", "gate_activation", "custom_classes")
     status, said = convert_file(
         options.source,
         options.out,

@@ -252,6 +252,47 @@ def test_several_names(tmp_path, capsys):
     )
 
 
+def test_zoneout_of_a_cell(tmp_path, capsys):
+    """The framework's cell steps within the zoneout that was given."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch.save({f"lstm.0.cell.{name}": p for name, p in torch.nn.LSTMCell(3, 4).state_dict().items()}, tmp_path / "m")
+    status, said, _ = run(capsys, tmp_path / "m", tmp_path / "w", "--zoneout", 0.1, "--check")
+    assert status == 0
+    assert "  cell: LSTMWeights(I=3, N=4, float32, bias, zoneout_c=0.1, zoneout_h=0.1)\n" in said
+    assert " agrees" in said
+    same(load_weights(tmp_path / "w"), convert.from_torch(tmp_path / "m", zoneout=0.1))
+
+
+def test_zoneout_of_layers_is_not_checked(tmp_path, capsys):
+    status, said, _ = run(capsys, torch_file(tmp_path), tmp_path / "w", "--zoneout", 0.1, "--check")
+    assert status == 3
+    assert "not checked: a torch.nn.LSTM has no zoneout" in said
+    assert load_weights(tmp_path / "w").layers[0].zoneout_c == 0.1
+
+
+def test_zoneout_of_haste(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", **EXAMPLES["haste"].arrays(LSTMWeights.random(3, 4, seed=0)))
+    options = "--from", "haste", "--name", EXAMPLES["haste"].prefix, "--zoneout", 0.1
+    assert run(capsys, tmp_path / "a.npz", tmp_path / "w", *options)[0] == 0
+    weights = load_weights(tmp_path / "w")
+    assert (weights.zoneout_c, weights.zoneout_h) == (0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [(1.5, "zoneout: wanted a number from 0 to 1; got 1.5"), ("nan", "zoneout: wanted a finite number")],
+)
+def test_zoneout_that_is_not_a_part(rate, message, tmp_path, capsys):
+    status, _, errors = run(capsys, torch_file(tmp_path), tmp_path / "w", "--zoneout", rate)
+    assert (status, errors.startswith(f"fusedlstm: {message}")) == (1, True)
+
+
+def test_zoneout_of_other_systems_is_refused(tmp_path, capsys):
+    np.savez(tmp_path / "v.npz", **convert.to_tf1(LSTMWeights.random(3, 4, seed=0)))
+    errors = run(capsys, tmp_path / "v.npz", tmp_path / "w", "--zoneout", 0.1)[2]
+    assert "--zoneout: wanted nothing, as from_tf1 has no such argument; got 0.1" in errors
+
+
 def test_wrong_lines(tmp_path, capsys):
     for line in ([], ["a"], ["a", "b", "--activation", "elu:much"]):
         with pytest.raises(SystemExit) as caught:

