@@ -241,6 +241,8 @@ def test_list_flax():
         (cell(activation="relu"), "nnx", ValueError, "activation: .*got 'relu'. Parameters don't say it"),
         (cell(gate_activation="relu"), "nnx", ValueError, "gate_activation: .*Parameters don't say it"),
         (cell(output_activation="relu"), "nnx", ValueError, "output_activation: wanted None"),
+        (cell(zoneout_c=0.1), "nnx", ValueError, "zoneout_c: wanted 0.0, as Flax's LSTMCell has nothing else; got 0.1"),
+        (cell(zoneout_h=0.1), "linen", ValueError, "zoneout_h: wanted 0.0"),
         (StackedWeights.random(I, N, 2, seed=0), "nnx", ValueError, "weights: wanted one layer; got 2 of them"),
         (StackedWeights.random(N, N, seed=0, residual=True), "nnx", ValueError, "residual: wanted False"),
     ],

@@ -104,6 +104,8 @@ def test_arrays_of_to_keras_are_new():
         ({"gate_clip": 0.5}, "weights: gate_clip: wanted None"),
         ({"coupled_gate": "input"}, "weights: coupled_gate: wanted None"),
         ({"output_activation": "relu"}, "weights: output_activation: wanted None"),
+        ({"zoneout_c": 0.1}, "weights: zoneout_c: wanted 0.0, as Keras's LSTM has nothing else; got 0.1"),
+        ({"zoneout_h": 0.1}, "weights: zoneout_h: wanted 0.0, as Keras's LSTM has nothing else; got 0.1"),
     ],
 )
 def test_to_keras_refuses(options, message):

@@ -132,6 +132,8 @@ def test_one_layers_weights_are_a_stack_of_one():
         ),
         ({"proj_size": 2, "proj_clip": 1.0}, "weight_hr: "),
         ({"coupled_gate": "input"}, "coupled_gate: wanted None or 'forget'; got 'input'. ONNX has f = 1 - i only"),
+        ({"zoneout_c": 0.1}, "zoneout_c: wanted 0.0, as ONNX has nothing else; got 0.1"),
+        ({"zoneout_h": 0.1}, "zoneout_h: wanted 0.0, as ONNX has nothing else; got 0.1"),
         ({"gate_clip": 0.0}, "gate_clip: wanted a number > 0 that float32 can hold; got 0.0"),
         ({"gate_clip": 1e-60}, "gate_clip: wanted a number > 0 that float32 can hold; got 1e-60"),
         ({"gate_clip": 1e60}, "gate_clip: wanted a number > 0 that float32 can hold; got 1e+60"),

@@ -564,6 +564,8 @@ def test_exported_names():
         ({"gate_clip": 1.0}, "gate_clip: wanted None, as TensorFlow 1's LSTMCell has nothing else; got 1.0"),
         ({"gate_activation": "relu"}, "gate_activation: wanted 'sigmoid'"),
         ({"output_activation": "relu"}, "output_activation: wanted None"),
+        ({"zoneout_c": 0.1}, "zoneout_c: wanted 0.0, as TensorFlow 1's LSTMCell has nothing else; got 0.1"),
+        ({"zoneout_h": 0.1}, "zoneout_h: wanted 0.0, as TensorFlow 1's LSTMCell has nothing else; got 0.1"),
     ],
 )
 def test_export_refuses(options, message):

@@ -631,6 +631,8 @@ def test_to_torch_lstm_gives_its_numbers(torch, dtype, options):
         ({"gate_activation": ("hard_sigmoid", 0.2, 0.5)}, "gate_activation: wanted 'sigmoid', as .*; got .'hard_sig"),
         ({"gate_clip": 5.0}, r"gate_clip: wanted None, as .*; got 5\.0"),
         ({"coupled_gate": "input"}, "coupled_gate: wanted None, as .*; got 'input'"),
+        ({"zoneout_c": 0.1}, r"zoneout_c: wanted 0\.0, as torch\.nn\.LSTM has nothing else; got 0\.1"),
+        ({"zoneout_h": 0.1}, r"zoneout_h: wanted 0\.0, as torch\.nn\.LSTM has nothing else; got 0\.1"),
         ({"proj_size": 4}, "weight_hr: wanted fewer rows than N = 4, as torch.nn.LSTM projects to fewer; got 4"),
     ],
 )

@@ -28,7 +28,7 @@ def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[s
     Raises:
         TypeError: `weights` are of another type.
         ValueError: what these cells have no place for, or their parameters don't say: peepholes, a projection, a
-            clip, other functions, a coupled gate, residual layers, several layers.
+            clip, other functions, a coupled gate, zoneout, residual layers, several layers.
     """
     check_choice("api", api, tuple(_APIS))
     if isinstance(weights, LSTMWeights):

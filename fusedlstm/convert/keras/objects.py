@@ -178,7 +178,7 @@ def to_keras(weights: LSTMWeights | StackedWeights) -> list[Any]:
     Raises:
         TypeError: `weights` are neither.
         ValueError: naming what Keras's LSTM doesn't have: peephole, weight_hr, cell_clip, proj_clip, gate_clip,
-            coupled_gate, an output_activation, residual.
+            coupled_gate, an output_activation, zoneout_c, zoneout_h, residual.
     """
     if isinstance(weights, LSTMWeights):
         return _arrays_for("weights", weights)

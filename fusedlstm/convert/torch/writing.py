@@ -29,8 +29,8 @@ def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
 
     Raises:
         TypeError: `weights` are of another type.
-        ValueError: peepholes, a clip, another function, a coupled gate, residual layers, layers of different N or
-            P, a bias in some layers and not in others, or a projection of a single cell, which PyTorch has no
+        ValueError: peepholes, a clip, another function, a coupled gate, zoneout, residual layers, layers of different
+            N or P, a bias in some layers and not in others, or a projection of a single cell, which PyTorch has no
             place for.
     """
     if isinstance(weights, StackedWeights):
