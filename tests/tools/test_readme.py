@@ -184,7 +184,7 @@ def test_commands_exist(tmp_path, monkeypatch, capsys):
     np.save("inputs.npy", np.zeros((2, 5, 3)))
     np.save("lengths.npy", [2, 1, 0, 2, 1])
     commands = re.findall(r"^fusedlstm (.*?) *(?:#.*)?$", README, re.MULTILINE)
-    assert [command.split()[0] for command in commands] == [*["convert"] * 3, "info", "run", "run", "convert", "demo"]
+    assert [command.split()[0] for command in commands] == [*["convert"] * 4, "info", "run", "run", "convert", "demo"]
     for command in commands:
         if command.startswith("convert "):  # of files that only their frameworks make
             command_line._parser().parse_args(command.split())
