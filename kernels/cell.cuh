@@ -60,16 +60,19 @@ template <u64 PART, typename A> DEVICE A keep_part(A old, A next) {
 // The same of W elements of h, in their dtype; `old` is null for zeros.
 template <u64 PART, typename T, int W> DEVICE Vector<T, W> keep_h(const T* old, const Vector<T, W>& next) {
   typedef typename Arithmetic<T>::type A;
-  if constexpr (PART == 0) return next;
-  Vector<T, W> h, before;
+  if constexpr (PART == 0) {
+    return next;
+  } else {
+    Vector<T, W> h, before;
 #pragma unroll
-  for (int k = 0; k < W; ++k) before.at[k] = Narrow<T>::of(0);
-  if (old) before = load<W>(old);
+    for (int k = 0; k < W; ++k) before.at[k] = Narrow<T>::of(0);
+    if (old) before = load<W>(old);
 #pragma unroll
-  for (int k = 0; k < W; ++k) {
-    h.at[k] = Narrow<T>::of(keep_part<PART>(A(widen(before.at[k])), A(widen(next.at[k]))));
+    for (int k = 0; k < W; ++k) {
+      h.at[k] = Narrow<T>::of(keep_part<PART>(A(widen(before.at[k])), A(widen(next.at[k]))));
+    }
+    return h;
   }
-  return h;
 }
 
 // Adds W neighbouring elements, any storage type.

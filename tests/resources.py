@@ -136,7 +136,7 @@ def kernels_by_dtype():
 
 
 def zoneout_kernels():
-    """Those that keep a part of h, and of c: one for each dtype, and the step's in the middle tile of each arithmetic."""
+    """Those that keep parts of h and c: one for each dtype, of a step in the middle tile of each arithmetic."""
     functions, part = Functions(zoneout_c=0.1, zoneout_h=0.2), 0.2
     for dtype in DTYPES:
         yield launch.planned_kernel(dtype, 4, functions, True, True)
