@@ -100,7 +100,8 @@ def from_torch(
         layer: a layer of an LSTM; None for all of them, or for an LSTMCell.
         reverse: whether to take the backward direction of that one layer.
         custom_classes: names of classes with their own `forward`, and of forward hooks, that you vouch for: they
-            change neither the formula nor the weights. Others are refused by name.
+            change neither the formula nor the weights; of a ZoneOutCell, that it returns rate * old + (1 - rate) * new
+            for h and for c. Others are refused by name.
         zoneout: the part of h and of c that each step keeps, from 0 to 1: zoneout_h and zoneout_c of the result. A
             module in a ZoneOutCell tells its own.
 

@@ -108,7 +108,7 @@ def _mixes(module: Any, rate: float) -> bool:
     vars(cell).update(forward=step)
     try:
         trial = copy.copy(module)
-        vars(trial).update(_modules={"cell": cell}, training=False, _compiled_call_impl=None)
+        vars(trial).update(_modules={"cell": cell}, training=False)
         with torch.no_grad():
             h_got, c_got = trial(x.clone(), (h.clone(), c.clone()))
         ((x_given, (h_given, c_given)),) = calls
