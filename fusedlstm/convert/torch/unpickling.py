@@ -105,8 +105,8 @@ class Unpickler:
     def _push(self, value: Any) -> None:
         self._stack.append(value)
 
-    def _number(self, form: str) -> Any:
-        return struct.unpack(form, self._stream.take(struct.calcsize(form)))[0]
+    def _number(self, code: str) -> Any:
+        return struct.unpack(code, self._stream.take(struct.calcsize(code)))[0]
 
     def _above_mark(self) -> list[Any]:
         if not self._below:
@@ -132,17 +132,17 @@ class Unpickler:
     def _long(self) -> None:
         self._push(int.from_bytes(self._stream.take(self._number("B")), "little", signed=True))
 
-    def _text(self, form: str) -> None:
-        self._push(str(self._stream.take(self._number(form)), "utf-8", "surrogatepass"))
+    def _text(self, code: str) -> None:
+        self._push(str(self._stream.take(self._number(code)), "utf-8", "surrogatepass"))
 
-    def _get(self, form: str) -> None:
-        index = self._number(form)
+    def _get(self, code: str) -> None:
+        index = self._number(code)
         if index not in self._memo:
             raise ValueError("its pickle is damaged: it refers to a value that isn't in its memo")
         self._push(self._memo[index])
 
-    def _put(self, form: str) -> None:
-        self._memo[self._number(form)] = self._top()
+    def _put(self, code: str) -> None:
+        self._memo[self._number(code)] = self._top()
 
     def _tuple(self, size: int) -> None:
         items = [self._pop() for _ in range(size)]
