@@ -2,7 +2,7 @@
 #include "primitives.cuh"
 
 template <typename T> struct AddArguments {
-  T* out;         // (count,), contiguous, apart from more
+  T* out;         // (count,), contiguous; must not overlap `more`
   const T* more;  // (count,), contiguous
   i64 count;
 };

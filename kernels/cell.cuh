@@ -6,7 +6,7 @@
 #include "activations.cuh"
 #include "primitives.cuh"
 
-// Of a cell, beside its weights.
+// What a cell has besides its weights.
 template <typename T> struct Cell {
   const T* bias;      // (4N,), or null
   const T* peephole;  // (3, N), rows i, f, o; read with PEEPHOLE
@@ -26,9 +26,10 @@ template <int W, typename T> DEVICE Peepholes<T, W> load_peepholes(const T* peep
 enum Coupled { NO_GATE, INPUT_GATE, FORGET_GATE };
 static const u64 INFINITE = 0x7ff0000000000000;  // the bits of infinity
 
-// All functions of a cell, as `Functions` of fusedlstm/functions.py: of g, of c' for the output, and of the
-// gates; the gate that is one minus the other; what pre-activations are clipped to, INFINITE for no clip; and
-// the parts of c and of h that stay. Numbers are the bits of doubles.
+// All functions of a cell, as `Functions` in fusedlstm/functions.py has them. INPUT makes g, OUTPUT is
+// applied to c', and GATE makes the gates. COUPLED_GATE says which gate is one minus the other. CLIP_BITS
+// bounds the pre-activations; INFINITE is no clip. The zoneouts are the parts of c and h that are kept. The
+// three numbers are the bits of doubles.
 template <class INPUT = Function<TANH>, class OUTPUT = INPUT, class GATE = Function<SIGMOID>,
           int COUPLED_GATE = NO_GATE, u64 CLIP_BITS = INFINITE, u64 ZONEOUT_C_BITS = 0,
           u64 ZONEOUT_H_BITS = 0>
@@ -52,12 +53,12 @@ template <class FUNCTIONS, bool FAST, typename A> DEVICE A gate_of(A z) {
   return activate<typename FUNCTIONS::Gate, FAST>(clip_gate<FUNCTIONS>(z));
 }
 
-// The new state where a part of the old one stays, by the bits of that part.
+// The new state, with a part of the old one kept. PART is the bits of that part.
 template <u64 PART, typename A> DEVICE A keep_part(A old, A next) {
   return PART == 0 ? next : multiply_and_add(A(of_bits(PART)), old, A(1 - of_bits(PART)) * next);
 }
 
-// The same of W elements of h, in their dtype; `old` is null for zeros.
+// The same for W elements of h, in their dtype. `old` is null for zeros.
 template <u64 PART, typename T, int W> DEVICE Vector<T, W> keep_h(const T* old, const Vector<T, W>& next) {
   typedef typename Arithmetic<T>::type A;
   if constexpr (PART == 0) {
@@ -121,12 +122,12 @@ template <typename T, int W> DEVICE Vector<T, W> sum(const Vector<T, W>& a, cons
   return total;
 }
 
-// Where h is written once more, by rows of the batch.
+// A second place to write h, by rows of the batch.
 template <typename T> struct Copy {
   Matrix<T> to;           // (B, columns), or null
-  Matrix<const T> input;  // (B, columns), or null: is added
+  Matrix<const T> input;  // (B, columns), added to the copy; or null
 
-  // Writes what a row has at a column; zeros, to which nothing is added, where it takes no step.
+  // Writes a row's h at a column. The caller passes zeros if the row takes no step; then nothing is added.
   template <int W> MEMBER void write(i64 row, i64 column, const Vector<T, W>& h, bool steps) const {
     if (!to.at) return;
     Vector<T, W> copied = h;

@@ -1,9 +1,9 @@
-// What a step of slots on a device begins with, where the step itself finds its rows.
+// Checks slots that come from a device, before a step that finds its own rows.
 #include "slots.cuh"
 
 struct CheckArguments {
   const i64* slots;  // (B,), -1 for padding
-  i64* steppable;    // (B,): the result, -1 also for slots that can't be stepped
+  i64* steppable;    // (B,): the result, -1 for padding and for slots that can't be stepped
   Audit audit;
   i64 capacity, B;
 };

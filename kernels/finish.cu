@@ -1,14 +1,14 @@
-// What follows the matmul of a planned step's projection: the clip, and h where the next matmuls read it.
+// Follows the matmul of a planned step's projection: clips h and writes it where the next matmuls read it.
 #include "cell.cuh"
 
 template <typename T> struct FinishArguments {
   Matrix<const T> projected;  // (B, P); may be h itself
   Matrix<T> h;                // (B, P), or all slots'
-  const int* rows;            // (B,), which row of h, -1 for none; or null for the same
-  Copy<T> copy;               // zeros where there is no row
-  double limit;               // of the clip, infinite for none
+  const int* rows;            // (B,), the row of h, -1 for none; null: the batch's own rows
+  Copy<T> copy;               // zeros if `rows` has no row
+  double limit;               // of the clip; infinite for no clip
   i64 B, P;
-  Matrix<const T> old_h;  // (B, P), read with ZONEOUT; may be h
+  Matrix<const T> old_h;  // (B, P), read only with ZONEOUT; may be h
 };
 
 // Launched with rows on grid x and columns on grid y, so that no thread divides.

@@ -58,9 +58,9 @@ DEVICE void finish_units(const Tile& tile, const Row<typename Tile::T>* rows, in
   }
 }
 
-// Makes a tile's columns of a projection h = clip(sums, +-limit), of which a part of the old h stays, where a
-// row has it and in the copy. What is a unit's four gates elsewhere are columns that are 8 apart here.
-// `first` are the block's.
+// Makes a tile's columns of a projection, h = clip(sums, +-limit), and keeps a part of the old h. Writes them
+// to the row's `out` and to the copy. A tile's four gates are columns of h here, 8 apart. `first_row` and
+// `first_column` are the block's.
 template <u64 ZONEOUT, int W, class Tile>
 DEVICE void finish_columns(const Tile& tile, const Row<typename Tile::T>* rows, int count, double limit,
                            const Copy<typename Tile::T>& copy, i64 first_row, i64 first_column, i64 P) {

@@ -1,24 +1,24 @@
-// What a pool's step begins with: which row is whose, and x and h side by side for the first matmul.
+// Begins a pool's step: finds the slot of each row, and puts x and h side by side for the first matmul.
 //
-// rows[row] becomes the slot of a row, -1 for a row that takes no step: padding, or a slot that can't be
-// stepped. Slots that come from the host have been checked there; those of a device are checked here, and
-// reported in `problems`.
+// rows[row] becomes the slot of a row. It is -1 if the row takes no step: padding, or a slot that can't be
+// stepped. Slots from the host have been checked there. Slots from a device are checked here, and problems
+// are reported in `audit`.
 #include "slots.cuh"
 
 template <typename T> struct GatherArguments {
   typedef typename Arithmetic<T>::type A;
-  Matrix<T> operand;  // (M, X + H): x, then the state; padding stays as it is
-  i64 X;              // columns before the state's
+  Matrix<T> operand;  // (M, X + H): x, then the state; padding is left as it is
+  i64 X;              // columns before the state
   Matrix<const T> x;  // (B, I)
   i64 I;
   const T* states;  // (capacity, H), contiguous: every layer's h
   i64 H;
-  A* c;  // (capacity, C), contiguous: zeroed where a row begins anew
+  A* c;  // (capacity, C), contiguous; zeroed if a row is reset
   i64 C;
   const i64* slots;               // (B,), -1 for padding
   const unsigned char* is_first;  // (B,), 0 or 1, or null
   int* rows;                      // (M,): the result
-  Audit audit;                    // nulls where the host has checked
+  Audit audit;                    // nulls if the host has checked the slots
   i64 capacity, B, M;
 };
 

@@ -1,11 +1,10 @@
-// Weights as a step in one kernel reads them: in whole tiles, with zeros where there are no weights.
+// Interleaves weights as a fused step reads them: in whole tiles, padded with zeros.
 //
-// 32 rows are the four gates of 8 neighbouring units, i, f, g and o, so that a thread that has its part of
-// 32 columns of products has all gates of its units. x's columns come first, and h's after them.
+// 32 rows are the gates i, f, g and o of 8 neighbouring units. So a thread's part of 32 columns of products
+// has all gates of its units. The columns of x come first, then those of h.
 #include "primitives.cuh"
 
-// A weight as it is kept: where it is ROUNDed, as the TF32 number that tensor cores would read, nearest and
-// not cut off.
+// A weight as it is stored. With ROUND it is rounded to the nearest TF32; tensor cores would truncate.
 template <bool ROUND, typename T> DEVICE T kept(T weight) {
   if constexpr (ROUND) {
     static_assert(IsSame<T, float>::value, "float32 is rounded to TF32");
@@ -15,15 +14,16 @@ template <bool ROUND, typename T> DEVICE T kept(T weight) {
   }
 }
 
-// Both launched with rows on grid x and columns on grid y, so that no thread divides by a size; a thread
-// writes one element. The rows are a multiple of 128, which every block divides: none is beyond the last.
+// Both kernels are launched with rows on grid x and columns on grid y, so that no thread divides by a size.
+// A thread writes one element. The number of rows is a multiple of 128, which every block divides, so rows
+// need no check.
 
 template <typename T> struct InterleaveArguments {
   T* to;                   // (N rounded up to 32, times 4; columns), contiguous
   i64 columns;             // of x and h, each padded
-  i64 KX;                  // where h's begin there
-  Matrix<const T> weight;  // (4N, X + P): of gates i, f, g and o one after another
-  i64 X;                   // where h's begin here
+  i64 KX;                  // the first column of h in `to`
+  Matrix<const T> weight;  // (4N, X + P): blocks i, f, g, o of N rows each
+  i64 X;                   // the first column of h in `weight`
   i64 I, P, N;
 };
 
@@ -42,10 +42,10 @@ __global__ void __launch_bounds__(256) lstm_interleave(const InterleaveArguments
   a.to[row * a.columns + column] = value;
 }
 
-// A projection's weights, with rows and columns of zeros after them.
+// A projection's weights, padded with rows and columns of zeros.
 template <typename T> struct PadArguments {
   T* to;                       // (P rounded up to 128, columns), contiguous
-  i64 columns;                 // of N, padded
+  i64 columns;                 // N, padded
   Matrix<const T> projection;  // (P, N)
   i64 P, N;
 };

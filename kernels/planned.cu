@@ -1,7 +1,7 @@
-// What follows the matmul of a planned step, in one launch: gates -> c in place, and h where the next matmuls
-// read it.
+// Follows the matmul of a planned step, in one launch: updates c in place, and writes h where the next
+// matmuls read it.
 //
-// The formula is cell.cuh's, of z = gates + bias. In a pool, rows[row] is the slot of a row; a row of slot -1
+// The formula is that of cell.cuh with z = gates + bias. In a pool, rows[row] is the slot of a row; slot -1
 // takes no step.
 #include "cell.cuh"
 #include "primitives.cuh"
@@ -11,17 +11,17 @@ template <typename T> struct PlannedArguments {
   const A* gates;  // (B, 4N), contiguous
   Cell<T> cell;
   Matrix<A> c;      // (B, N), or all slots'
-  const int* rows;  // (B,), which row of c; or null for the same
+  const int* rows;  // (B,), the row of c; null: the batch's own rows
   Matrix<T> h;      // (B, N), or all slots': m
-  i64 h_by_slot;    // whether rows tells which row of h, too
-  Copy<T> copy;     // of m; zeros where rows skip
+  i64 h_by_slot;    // whether `rows` gives the row of h, too
+  Copy<T> copy;     // of m; zeros if a row takes no step
   i64 B;
-  Matrix<const T> old_h;  // (B, N), read with zoneout of h; may be h
+  Matrix<const T> old_h;  // (B, N), read only with zoneout of h; may be h
 };
 
 // W units a thread, by vectors: N, the row strides and the addresses must then be multiples of W elements.
-// Launched with rows on grid x and units on grid y, so that no thread divides. One resident block is asked
-// for, as the compiler would else spill to have more.
+// Launched with rows on grid x and units on grid y, so that no thread divides. The bounds ask for one
+// resident block: for more, the compiler would spill.
 template <typename T, int W, class FUNCTIONS, bool PEEPHOLE, bool CLIP>
 __global__ void __launch_bounds__(256, 1) lstm_planned(const PlannedArguments<T> a) {
   typedef typename Arithmetic<T>::type A;

@@ -10,21 +10,21 @@
 //
 // FUNCTIONS says which functions they are, and whether gates are clipped or coupled: see cell.cuh.
 //
-// Before all that, rows where is_first lose their state: c becomes reset_c, and the part of h becomes
-// reset_gates, each of them zero where its pointer is null. A reset selects: a NaN in the old state is gone.
+// Before all that, rows where is_first lose their state: c becomes reset_c, and gates_h becomes reset_gates.
+// A null pointer stands for zeros. A reset selects, so a NaN in the old state is gone.
 #include "cell.cuh"
 #include "primitives.cuh"
 
 template <typename G, typename T> struct PointwiseArguments {
   typedef typename Arithmetic<T>::type A;
   Matrix<const G> gates;    // (B, 4N)
-  Matrix<const G> gates_h;  // (B, 4N), or null: added
+  Matrix<const G> gates_h;  // (B, 4N), added to gates; or null
   Cell<T> cell;
   Matrix<const A> c;              // (B, N)
   const unsigned char* is_first;  // (B,), 0 or 1; this and the next two are read with RESET
   Matrix<const G> reset_gates;    // (B, 4N), or one row with stride 0, or null
   Matrix<const A> reset_c;        // (B, N), or one row with stride 0, or null
-  T* h;                           // (B, N), contiguous, apart from all inputs
+  T* h;                           // (B, N), contiguous; must not overlap an input
   A* c_out;                       // (B, N), contiguous; may be c
   i64 B;
 };

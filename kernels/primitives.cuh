@@ -76,10 +76,10 @@ template <int W, typename T> DEVICE void store(T* to, const Vector<T, W>& value)
   *reinterpret_cast<Vector<T, W>*>(to) = value;
 }
 
-// A matrix as kernels take it, whose rows are contiguous.
+// A matrix with contiguous rows.
 template <typename T> struct Matrix {
-  T* at;       // null where a kernel says so
-  i64 stride;  // elements from row to row; 0 where one row serves all
+  T* at;       // null only where a kernel allows it
+  i64 stride;  // elements from row to row; 0 if one row serves all
 };
 
 // What follows copies in the background and multiplies on tensor cores. Each is a template, so that its

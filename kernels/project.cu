@@ -1,28 +1,27 @@
-// What follows step.cu where there is a projection: m -> h, in one launch.
+// Follows step.cu if there is a projection: m -> h, in one launch.
 //
-//   h = clip(m weight.T, +-limit), of which a part of the old h stays with ZONEOUT
+//   h = clip(m weight.T, +-limit); ZONEOUT then keeps a part of the old h
 //
-// The tiles are step.cu's, whose 4 gates of 8 units are 32 columns of h here.
+// The tiles are those of step.cu. Their 4 gates of 8 units are 32 columns of h here.
 #include "finish.cuh"
 #include "simt.cuh"
 #include "tensor_small.cuh"
 
 template <typename T> struct ProjectArguments {
   Matrix<const T> m;  // (B, N), rows at multiples of 16 bytes
-  Matrix<T> h;        // (B, P), or of a pool (capacity, 2, P)
+  Matrix<T> h;        // (B, P), or a pool's (capacity, 2, P)
   SlotRows pool;
-  Matrix<const T> weight;  // interleaved: see device_weights.py
-  Copy<T> copy;            // of h; zeros where rows skip
-  double limit;            // of the clip, infinite for none
+  Matrix<const T> weight;  // padded: see device_weights.py
+  Copy<T> copy;            // of h; zeros if a row takes no step
+  double limit;            // of the clip; infinite for no clip
   i64 B, N, P;
-  Matrix<const T> old_h;    // this and the next read with ZONEOUT, as in StepArguments
+  Matrix<const T> old_h;    // this and the rest: read only with ZONEOUT, as in StepArguments
   unsigned char* is_first;  //
   unsigned* readers;        //
   Matrix<const T> reset_h;  //
 };
 
-// Launched with rows on grid x and columns on grid y. W as
-// step.cu's.
+// Launched with rows on grid x and columns on grid y. W is as in step.cu.
 template <class Tile, int W, u64 ZONEOUT = 0>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
     lstm_project(const ProjectArguments<typename Tile::T> a) {

@@ -1,13 +1,12 @@
-// Rows that begin anew lose their state before a planned step's matmul reads it: h of all layers, and c of
-// all.
+// Resets rows before a planned step's matmul reads their state: h and c of all layers.
 //
-// A reset selects: a NaN in the old state is gone. Flags that have been used are cleared.
+// A reset selects, so a NaN in the old state is gone. It then clears the flags.
 #include "primitives.cuh"
 
 template <typename T> struct ResetArguments {
   typedef typename Arithmetic<T>::type A;
-  unsigned char* is_first;  // (B,), 0 or 1; or null: all
-  const i64* slots;         // (B,), which row of h and c; or null for the same
+  unsigned char* is_first;  // (B,), 0 or 1; null: reset all rows
+  const i64* slots;         // (B,), the row of h and c; null: the batch's own rows
   Matrix<T> h;              // (B, H), or all slots': every layer's
   Matrix<const T> reset_h;  // (B, H), or one row with stride 0, or null for zeros
   i64 H;
@@ -16,8 +15,7 @@ template <typename T> struct ResetArguments {
   i64 C, B;
 };
 
-// A block's rows have threads side by side, which pass over all columns: it alone reads and clears their
-// flags.
+// Threads side by side pass over all columns of a row. So its block alone reads and clears its flag.
 template <typename T> __global__ void __launch_bounds__(256) lstm_reset(const ResetArguments<T> a) {
   typedef typename Arithmetic<T>::type A;
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;

@@ -1,27 +1,27 @@
-// Whose the rows of a step are, and where each one's x, h and c are.
+// Maps step rows to memory: the x, h and c of each row.
 //
-// h is read by many blocks while others write the next one, so there are two of it: of a batch in two arrays,
-// of a pool in two rows a slot, with a word a slot that says which of them is the state.
+// Many blocks read h while others write the next one, so h has a double buffer. A batch has two arrays. A
+// pool has two rows a slot, and a word a slot that says which of them is the state.
 #pragma once
 
 #include "primitives.cuh"
 
 // The slots of a pool's rows.
 struct SlotRows {
-  const i64* slots;  // (B,), -1 for a row that takes no step; null: rows are their own
-  u64* words;        // (capacity,), 2 * tick + which of the two is the state; with slots
-  i64 tick;          // of this step: another than of any before
-  i64 flips;         // whether this launch is the step's last, which turns the words
+  const i64* slots;  // (B,), -1 for a row that takes no step; null: the batch's own rows
+  u64* words;        // (capacity,), 2 * tick + which of the two is the state; read with slots
+  i64 tick;          // of this step: no earlier step had it
+  i64 flips;         // whether this launch is the step's last, which flips the words
 };
 
-// All rows. "Null" pointers are allowed where it is said.
+// All rows. A pointer may be null only if its comment says so.
 template <typename T> struct Rows {
   typedef typename Arithmetic<T>::type A;
   Matrix<const T> x;  // (B, I)
-  Matrix<const T> h;  // (B, P), or of a pool (capacity, 2, P)
+  Matrix<const T> h;  // (B, P), or a pool's (capacity, 2, P)
   Matrix<const A> c;  // (B, N), or all slots'
-  Matrix<A> c_out;    // as c, and may be c
-  Matrix<T> out;      // (B, N or P), or, with out_by_slot, as h of a pool
+  Matrix<A> c_out;    // like c, and may be c
+  Matrix<T> out;      // (B, N or P), or, with out_by_slot, like a pool's h
   i64 out_by_slot;
   SlotRows pool;
   unsigned char* is_first;  // (B,), 0 or 1; null: none
@@ -40,10 +40,11 @@ template <typename T> struct Row {
   T* out;  // null: takes no step
 };
 
-// Which of a slot's two rows of h is its state. A word of this tick has been turned by another block already.
+// Which of a slot's two rows of h is its state. If a word has this tick, another block has flipped it
+// already.
 DEVICE int parity_before(u64 word, u64 tick) { return int(word & 1) ^ int(word >> 1 == tick); }
 
-// Called for each row by every block that has it.
+// Every block calls this for each of its rows.
 template <typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool turns) {
   Row<T> found = {nullptr, nullptr, nullptr, nullptr, nullptr};
   if (row >= of.B) return found;
@@ -75,8 +76,8 @@ template <int ROWS> DEVICE int rows_of_block(i64 first_row, i64 B) {
   return B - first_row < ROWS ? int(B - first_row) : ROWS;
 }
 
-// Clears the flags of a block's rows once all blocks that have these rows have read them: the last one does
-// it. `readers` counts them, and is 0 before and after. All threads of the block have met since they read.
+// Clears the flags of a block's rows once all blocks with these rows have read them: the last one does it.
+// `readers` counts these blocks, and is 0 before and after. Call it once all threads of the block have met.
 DEVICE void clear_flags(unsigned char* is_first, unsigned* readers, i64 first_row, int rows, i64 B) {
   SHARED_ARRAY(unsigned, read_before, 1);
   if (threadIdx.x == 0) {

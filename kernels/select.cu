@@ -1,11 +1,11 @@
-// Rows marked take another value, in place: out[row] = value[row] where mask[row], else it stays.
+// Replaces marked rows in place: out[row] = value[row] where mask[row].
 //
-// It freezes the state of rows that take no step, and clears outputs past the end of a sequence. It selects,
-// and computes nothing: a NaN that is replaced is gone.
+// It freezes the state of rows that take no step, and clears outputs past the end of a sequence. It selects
+// and computes nothing, so a replaced NaN is gone.
 #include "primitives.cuh"
 
 template <typename T> struct SelectArguments {
-  T* out;                     // (B, K), contiguous, apart from value
+  T* out;                     // (B, K), contiguous; must not overlap `value`
   const unsigned char* mask;  // (B,), 0 or 1
   Matrix<const T> value;      // (B, K), or one row with stride 0, or null for zeros
   i64 B, K;

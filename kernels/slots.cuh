@@ -1,26 +1,26 @@
-// Slots that come from a device are checked there: those that can't be stepped are reported, and are as -1.
+// Checks slots that come from a device. Those that can't be stepped are reported, and count as -1.
 #pragma once
 
 #include "primitives.cuh"
 
-// What is wrong with a slot: numbered as PROBLEMS in fusedlstm/slots.py.
+// What is wrong with a slot, numbered like PROBLEMS in fusedlstm/slots.py.
 enum Problem { OUT_OF_RANGE, RELEASED, TWICE };
 
-// Counts a problem, and keeps the slot of one that has it.
+// Counts a problem, and notes a slot that has it.
 DEVICE void report(u64* problems, Problem problem, i64 slot) {
   atomicAdd(problems + 2 * problem, 1ull);
   atomicExch(problems + 2 * problem + 1, (u64)slot);
 }
 
-// What slots are checked with, and where problems are noted.
+// What slots are checked with, and where problems are reported.
 struct Audit {
   const unsigned char* live;  // (capacity,), 0 or 1
   u64* claims;                // (capacity,): the last tick that a slot was stepped in
-  i64 tick;                   // of this step; 32 bits would be used up in a day
-  u64* problems;              // (3, 2): how many, and a slot, of each kind
+  i64 tick;                   // of this step; 32 bits would run out in a day
+  u64* problems;              // (3, 2): for each kind how many, and one slot
 };
 
-// The slot of a row if it may be stepped, else -1. The first that claims a slot in this tick has it.
+// The slot of a row if it may be stepped, else -1. The first row that claims a slot in this tick gets it.
 DEVICE int checked(i64 slot, i64 capacity, const Audit& audit) {
   const u64 tick = audit.tick;
   if (slot == -1) return -1;

@@ -13,7 +13,7 @@ DEVICE int place(int row, int chunk) {
   return row * TILE_ROW + ((chunk ^ (row >> 1)) & (CHUNKS - 1)) * CHUNK;
 }
 
-// What is multiplied: rows of [x | h] by rows of interleaved weights.
+// The operands of a tile's product: rows of [x | h] and rows of interleaved weights.
 template <typename T> struct Operands {
   static constexpr int K = TILE_ROW / sizeof(T);  // elements of a tile's row
   const Row<T>* rows;                             // a block's, in shared memory

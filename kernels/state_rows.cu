@@ -1,4 +1,4 @@
-// Where the state of slots is in a pool that has two rows of h for each: see rows.cuh.
+// Finds the state of slots in a pool with two rows of h a slot: see rows.cuh.
 #include "rows.cuh"
 
 struct StateRowsArguments {

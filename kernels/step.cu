@@ -1,9 +1,9 @@
 // A whole step in one launch: x, h, c and interleaved weights -> h and c.
 //
 //   z  = [x | h] weight.T + bias
-//   c' and m, as cell.cuh has them; m is h, or what is projected: by project.cu, or here
+//   c' and m as in cell.cuh; m is h, unless project.cu or this kernel projects it
 //
-// A tile, of tensor.cuh, tensor_small.cuh or simt.cuh, multiplies; the gates stay in registers. rows.cuh says
+// A tile of tensor.cuh, tensor_small.cuh or simt.cuh multiplies; the gates stay in registers. rows.cuh says
 // where rows come from and go to.
 #include "finish.cuh"
 #include "simt.cuh"
@@ -11,20 +11,20 @@
 
 template <typename T> struct StepArguments {
   Rows<T> rows;
-  unsigned* readers;       // (row blocks,) zeros, or null: flags stay
+  unsigned* readers;       // (row blocks,), zeros; null: leave the flags
   Matrix<const T> weight;  // interleaved: see device_weights.py
   Cell<T> cell;
-  Copy<T> copy;                // of out, by columns N or P
-  Matrix<const T> projection;  // interleaved; read with PROJECT, as the next two
-  double proj_clip;            // infinite for none
+  Copy<T> copy;                // of out, N or P columns
+  Matrix<const T> projection;  // padded; read only with PROJECT, like proj_clip
+  double proj_clip;            // infinite for no clip
   i64 I, P;
 };
 
 // Launched with rows on grid x and units on grid y. W: units of a vector, 2 where N is even and addresses and
 // strides are multiples of 2 elements. ALIGNED: see stage_rows.
 //
-// PROJECT, launched with rows alone: a block has all units of its rows, tile after tile, and keeps m in
-// shared memory, where it multiplies it; `out` is h, and what is said of N holds for P, too.
+// With PROJECT it is launched with rows alone. A block steps all units of its rows, tile by tile. It keeps m
+// in shared memory and projects it there. `out` is h then, and W = 2 needs an even P, too.
 template <class Tile, class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool PROJECT, bool ALIGNED, int W>
 __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLOCKS : 1)
     lstm_step(const StepArguments<typename Tile::T> a) {

@@ -1,7 +1,7 @@
 // Rows times weights on tensor cores: rows are the operand A of mma.sync, weights B.
 //
-// 32 rows of the interleaved weights are the four gates of 8 units, so that the accumulators of a thread,
-// which has columns 2p and 2p + 1 of each 8, hold all gates of its units.
+// 32 rows of the interleaved weights are the four gates of 8 units. A thread has columns 2p and 2p + 1 of
+// each 8, so its accumulators hold all gates of its units.
 #pragma once
 
 #include "pipeline.cuh"
