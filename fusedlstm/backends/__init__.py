@@ -1,1 +1,1 @@
-"""The backends: `base` says what one offers, `select` chooses one."""
+"""The backends: `base` defines their interface, and `select` chooses one."""

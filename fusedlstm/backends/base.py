@@ -1,4 +1,4 @@
-"""What a backend offers: the contracts of the engines that step a cell, a sequence, a Stepper and a pool, said once."""
+"""The interface of a backend, and of its engines: they step a cell, a sequence, a Stepper and a pool."""
 
 from __future__ import annotations
 
@@ -41,35 +41,35 @@ class CellEngine(Protocol):
         """
 
     def prepare_reset(self, reset_h: Array, reset_c: Array) -> Any:
-        """Return what the steps reset to: a state of one row or of B."""
+        """Return a `reset` for `run`, from a state of one row or of B."""
 
     @property
     def sequence(self) -> SequenceEngine:
-        """The steps of a sequence, with the weights of this engine."""
+        """An engine that steps sequences with the weights of this one."""
 
     def with_weights(self, weights: LSTMWeights) -> CellEngine:
         """Return an engine with other weights of the same form.
 
-        In NumPy it is another engine, so that what runs with this one goes on as it began. On a GPU it is this one: its
-        memory is overwritten in stream order, which what holds the memory sees.
+        NumPy returns a new engine, so calls that run with this one keep its weights. A GPU returns this engine with its
+        memory overwritten in stream order. Whatever shares that memory then steps with the new weights.
         """
 
 
 class SequenceEngine(Protocol):
-    """A cell's steps of a sequence: the part of x in the gates of many steps first, then the rest, step by step.
+    """Steps a cell through a sequence: first the part of x in the gates of many steps, then the rest step by step.
 
-    Call it inside the backend's `compute`, with B at least 1. Arguments have been checked. The gates and the reset are
-    the engine's own business.
+    Call it inside the backend's `compute`, with B at least 1. Arguments have been checked. Only the engine knows the
+    form of the gates and of the reset.
     """
 
     def steps_at_once(self, B: int) -> int:
-        """Return for how many steps of a batch `input_gates` is best called; for 1, call the cell's `run` instead.
+        """Return how many steps to pass to `input_gates` at once; if 1, call the cell's `run` instead.
 
-        It bounds the memory of the gates.
+        This bounds the memory of the gates.
         """
 
     def input_gates(self, xs: Array) -> Any:
-        """Return the part of x in the gates of several steps, xs (T, B, I): a sequence of T."""
+        """Return the part of x in the gates of the steps xs (T, B, I), as a sequence of length T."""
 
     def run_gates(
         self,
@@ -81,79 +81,79 @@ class SequenceEngine(Protocol):
         is_first: Array | None = None,
         reset: Any = None,
     ) -> None:
-        """Write the next h and c, as the cell's `run` does, from the gates of one step."""
+        """Write the next h and c like the cell's `run`, but from the gates of one step."""
 
     def run_steps(self, xs: Array, h: Array, c: Array, ys: Array, c_out: Array) -> None:
-        """Write every h of steps xs (T, B, I) without resets to ys (T, B, P), and the last c to c_out."""
+        """Take the steps xs (T, B, I) without resets. Write every h to ys (T, B, P) and the last c to c_out."""
 
 
 class StepperEngine(Protocol):
-    """A fixed batch of B rows in buffers that stay where they are, and the step of all layers on them.
+    """A batch of B rows whose buffers stay in place, and the step of all layers on them.
 
     Arguments have been checked. One call is made at a time.
 
     Attributes:
         is_torn: whether `run`, `write` or `clear` was interrupted or failed while it changed the state. The state may
-            then be neither the old nor the new one, until `write` or `clear` sets it and clears the flags.
+            then be a mixture of old and new. `write` and `clear` set it whole again, and clear the flags.
     """
 
     is_torn: bool
 
     @property
     def x(self) -> Array:
-        """(B, I): what the next step reads."""
+        """(B, I): the input of the next step."""
 
     @property
     def output(self) -> Array:
-        """(B, width): what the last step has written."""
+        """(B, width): the output of the last step."""
 
     @property
     def all_states(self) -> Sequence[Sequence[LSTMState]]:
-        """Where the state may be, one or two places: for each layer h (B, P) and c (B, N), on the device."""
+        """The one or two buffers of the state, on the device: for each layer h (B, P) and c (B, N)."""
 
     @property
     def turn(self) -> int:
-        """In which of these the state is now: the next step reads it there."""
+        """The index in `all_states` of the current state, which the next step reads."""
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """For each layer what steps it: one of `kernel_choice.NAMES`, or "numpy"."""
+        """For each layer the kernel that steps it: one of `kernel_choice.NAMES`, or "numpy"."""
 
     @property
     def is_first(self) -> Array:
-        """(B,) booleans: rows to reset before the next step, which clears them.
+        """(B,) booleans: rows to reset before the next step, which clears the flags.
 
-        Steps look at it once it was asked for.
+        Steps ignore it until this property is first read.
         """
 
     def load(self, x: Array) -> None:
         """Copy (B, I), any strides, to `x`."""
 
     def mark(self, is_first: Array) -> None:
-        """Copy (B,) booleans to `is_first` for the next `run`, and set `is_torn` until that is done."""
+        """Copy (B,) booleans to `is_first` for the next `run`. `is_torn` is set until that run is done."""
 
     def run(self, engines: Sequence[Any]) -> None:
-        """Take one step. The engines are those that the batch was made with, or have its memory, or other weights."""
+        """Take one step with these engines of the layers, whose weights may differ from those at the start."""
 
     def copy_output(self, to: Array) -> None:
         """Copy `output` to a contiguous array."""
 
     def read(self, empty: Empty) -> tuple[LSTMState, ...]:
-        """Return copies of the states in arrays of `empty`."""
+        """Return copies of the states, in arrays that `empty` makes."""
 
     def write(self, states: Sequence[LSTMState]) -> None:
-        """Copy a state for each layer, any strides, to the buffers."""
+        """Copy one state for each layer, with any strides, to the buffers."""
 
     def clear(self) -> None:
         """Write zeros to all states."""
 
 
 class PoolEngine(Protocol):
-    """The states of all slots of a pool, a row each, and steps of some of them.
+    """The states of all slots of a pool, one row a slot, and steps of some of them.
 
-    Arguments have been checked: slots are int64 in host memory, live or about to be, each once, and must not be
-    kept, as the next call may write to their memory. One call is made at a time. What raises leaves all rows as
-    they were, or, where it is interrupted while it writes them, writes them all.
+    Arguments have been checked: slots are int64 in host memory, without duplicates, and live or about to be. Don't keep
+    them, as the next call may write to their memory. One call is made at a time. A call that raises leaves all rows as
+    they were. A call that is interrupted while it writes rows writes them all.
     """
 
     @property
@@ -162,41 +162,43 @@ class PoolEngine(Protocol):
 
     @property
     def scratch_nbytes(self) -> int:
-        """The bytes of the buffers, and of what else is kept for steps."""
+        """The bytes of the buffers and of everything else that is kept for steps."""
 
     def kernels(self, B: int) -> tuple[str, ...]:
-        """Return for each layer what steps B rows: one of `kernel_choice.NAMES`, or "numpy"."""
+        """Return for each layer the kernel that steps B rows: one of `kernel_choice.NAMES`, or "numpy"."""
 
     def clear(self, slots: NumpyArray) -> None:
-        """Write zeros to rows."""
+        """Write zeros to the rows of these slots."""
 
     def read(self, slots: NumpyArray, empty: Empty) -> tuple[LSTMState, ...]:
-        """Return copies of rows in arrays of `empty`: a state for each layer."""
+        """Return copies of the rows of these slots, one state for each layer, in arrays that `empty` makes."""
 
     def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
-        """Write a state for each layer, of any strides, to rows."""
+        """Write one state for each layer, with any strides, to the rows of these slots."""
 
     def step(self, engines: Sequence[Any], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
-        """Step row slots[k] with x[k], and write the top layer's output to out[k], contiguous, apart from x.
+        """Step row slots[k] with x[k], and write the top layer's output to out[k].
 
-        Slots may also be on the device, in any integer type, where they are checked, after `audit`: those that can't
-        be stepped are as -1, and `problems` tells. Where slots[k] is -1, nothing is stepped and out[k] is zeros.
-        Where is_first[k], the row starts from zeros. Nothing is allocated after a step of as many rows, or `prepare`.
+        `out` is contiguous and doesn't overlap x. If slots[k] is -1, nothing is stepped and out[k] is zeros. If
+        is_first[k], the row starts from zeros. A step allocates nothing after one of as many rows, or after `prepare`.
+
+        Slots may also be on the device, in any integer type, after a call of `audit`. They are checked there. Those
+        that can't be stepped count as -1 and are reported by `problems`.
         """
 
     def prepare(self, engines: Sequence[Any], largest: int) -> None:
-        """Allocate what steps of up to so many rows need."""
+        """Allocate everything that steps of up to `largest` rows need."""
 
     def audit(self, live: NumpyArray) -> None:
-        """Be told which slots are live, (capacity,) booleans, before the first step with slots on the device."""
+        """Set which slots are live, (capacity,) booleans. Call it before the first step with slots on the device."""
 
     def mark(self, slots: NumpyArray, *, live: bool) -> None:
-        """Be told that slots are live from now on, or no more; of no use before `audit`."""
+        """Mark slots as live or not. There is no need to before `audit`."""
 
     def problems(self) -> Sequence[tuple[int, int]]:
-        """Return for each of `slots.PROBLEMS` how many slots on the device have had it since the last call, and one.
+        """Return a count and one slot for each of `slots.PROBLEMS`: those found on the device since the last call.
 
-        It waits for the device.
+        This waits for the device.
         """
 
 
@@ -208,17 +210,17 @@ class Order(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def follow(self, stream: int | None, index: int | None = None) -> None:
-        """Make the work wait for a stream (None: the backend's own library's), and that stream for the work."""
+        """Make the work wait for a stream, and the stream for the work. None is the stream of the backend's library."""
 
     def keep(self, array: Array) -> None:
         """Keep an array alive until the work is done."""
 
     def wait_on_host(self) -> None:
-        """Have the host wait, on leaving, until the work is done."""
+        """Make the host wait for the work when the context ends."""
 
 
 class Backend(Protocol):
-    """What a cell needs of the place where it runs. A backend checks no arguments and knows no cell."""
+    """The place where a cell runs. A backend doesn't check arguments, and knows nothing of LSTMCell."""
 
     @property
     def name(self) -> str:
@@ -237,13 +239,13 @@ class Backend(Protocol):
         """The module of its arrays: numpy or cupy."""
 
     def asarray(self, x: Any, dtype: np.dtype[Any]) -> Array:
-        """Return `x`, from wherever it is, as an array on this device."""
+        """Return `x`, wherever it is, as an array on this device."""
 
     def mask(self, values: Any) -> Array:
-        """Return a mask, which may also be a host array or a list, on this device."""
+        """Return a mask as an array on this device. It may come as a host array or a list."""
 
     def signature(self, x: Array, h: Array, c: Array) -> tuple[Any, ...]:
-        """Return all that the checks of these three depend on; AttributeError where one is no array."""
+        """Return everything that the checks of these three look at. Raise AttributeError if one isn't an array."""
 
     def device_of(self, array: Array) -> str:
         """Return the name of the device that one of the backend's arrays is on."""
@@ -263,17 +265,17 @@ class Backend(Protocol):
     def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Return the result of `work`, which may call a SequenceEngine, `select_rows` and `add`.
 
-        On a GPU the backend's device is current meanwhile. On NumPy warnings are off.
+        Meanwhile the backend's device is current on a GPU, and warnings are off on NumPy.
         """
 
     def select_rows(self, a: Array, rows: Array, value: Array | None) -> None:
-        """Write zeros, or a row's own of `value` (B, K) or (1, K), to the rows marked of `a` (B, K), contiguous."""
+        """Write zeros, or the rows of `value` (B, K) or (1, K), to the marked rows of `a`, contiguous (B, K)."""
 
     def add(self, a: Array, more: Array) -> None:
-        """Write a + more to `a`, contiguous."""
+        """Write a + more to `a`, which is contiguous."""
 
     def largest_over_1(self, h: Array, is_first: Array | None) -> float:
-        """Return the largest |h| over 1, or 0, in rows that are not reset; on a device this waits for it."""
+        """Return the largest |h| above 1 in rows that are not reset, or 0. This waits for the device."""
 
     def cell_engine(
         self,
@@ -283,16 +285,16 @@ class Backend(Protocol):
         batch_invariant: bool = False,
         kernel: str | None = None,
     ) -> CellEngine:
-        """Return the engine of a cell's step.
+        """Return an engine for a cell.
 
         Args:
             weights: the cell's.
             precision: of float32 matmuls on a GPU.
-            batch_invariant: whether a row's bits are to be its own.
-            kernel: one of `kernel_choice.NAMES` that a GPU is to step by; None leaves the choice to it.
+            batch_invariant: whether to make each row bitwise independent of the rest of its batch.
+            kernel: one of `kernel_choice.NAMES` to step with on a GPU; None leaves the choice to the backend.
 
         Raises:
-            RuntimeError: the bits of rows can't be their own here, or the GPU is too old for the kernel.
+            RuntimeError: steps can't be batch-invariant here, or the GPU is too old for the kernel.
         """
 
     def stepper_engine(
@@ -304,18 +306,18 @@ class Backend(Protocol):
         *,
         host: bool,
     ) -> StepperEngine:
-        """Return buffers of B rows, all zeros, for layers of one direction and their engines.
+        """Return an engine for a Stepper of layers of one direction. Its states are zeros.
 
         Args:
-            weights: of the layers.
-            engines: theirs.
-            B: rows.
+            weights: the layers'.
+            engines: the layers'.
+            B: the number of rows.
             reset_to: for each layer a state of one row or of B, which is copied; None for zeros.
-            host: whether x, is_first and output are in host memory, and what is written and read.
+            host: whether x, is_first, output and the states that are read and written are in host memory.
         """
 
     def pool_engine(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> PoolEngine:
-        """Return the rows of a pool of so many slots, all zeros, for layers of one direction and their engines."""
+        """Return an engine for a pool of `capacity` slots and layers of one direction. Its states are zeros."""
 
     def pointwise(self, *arrays: Array | None, **options: Any) -> None:
         """Run `lstm_pointwise`."""
@@ -324,7 +326,7 @@ class Backend(Protocol):
         """Return a context that queues work on a stream; None for the current one of the backend's own library."""
 
     def from_dlpack(self, array: Any) -> Array:
-        """Return the view of an array with `__dlpack__` on this device."""
+        """Return a view of an array on this device that has `__dlpack__`."""
 
     def from_interface(self, array: Any) -> Array:
-        """Return the view of an array with `__cuda_array_interface__`."""
+        """Return a view of an array that has `__cuda_array_interface__`."""

@@ -1,4 +1,4 @@
-"""The choice of a backend, when a cell is made or for an array."""
+"""Choose a backend for a new cell or for an array."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def available_backends() -> tuple[str, ...]:
 
 
 def facts() -> list[tuple[str, str]]:
-    """Return what can be said of the backends here: rows of a name, or nothing, and a text."""
+    """Return facts about the backends here: rows of a name, which may be empty, and a text."""
     from fusedlstm.backends.cuda.runtime import cache
 
     reason = unavailable_reason("cuda")

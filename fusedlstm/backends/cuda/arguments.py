@@ -1,6 +1,6 @@
-"""The structs that kernels take, as records: the same names in the same order. What each is, kernels/ says.
+"""The structs that kernels take, as records with the same names in the same order. kernels/ describes the members.
 
-A pointer is an array, or None where null is allowed. tests/cuda/test_arguments.py compares the two.
+A pointer is an array, or None for null. tests/cuda/test_arguments.py compares the structs and the records.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Matrix:
 
     @classmethod
     def of(cls, a: Any) -> Matrix:
-        """Return an array (rows, columns) whose rows are contiguous; None for a null pointer."""
+        """Return the Matrix of an array (rows, columns) with contiguous rows. None makes a null pointer."""
         if a is None:
             return cls()
         return cls(a, 0 if a.shape[0] == 1 else int(a.strides[0]) // int(a.itemsize))
@@ -47,7 +47,7 @@ class Copy:
 
 @dataclass(slots=True)
 class SlotRows:
-    """`SlotRows` of kernels/rows.cuh: a pool's, or none."""
+    """`SlotRows` of kernels/rows.cuh. The defaults are for rows without a pool."""
 
     slots: Annotated[Any, "const i64*"] = None
     words: Annotated[Any, "u64*"] = None
@@ -74,7 +74,7 @@ class Rows:
 
 @dataclass(slots=True)
 class Audit:
-    """`Audit` of kernels/slots.cuh: what slots are checked with on the device, or nothing."""
+    """`Audit` of kernels/slots.cuh. The defaults are for slots that the host has checked."""
 
     live: Annotated[Any, "const unsigned char*"] = None
     claims: Annotated[Any, "u64*"] = None

@@ -172,10 +172,10 @@ class CudaBackend:
         batch_invariant: bool = False,
         kernel: str | None = None,
     ) -> CudaCell:
-        """Return the engine of a cell's step.
+        """Return an engine for a cell.
 
         Raises:
-            RuntimeError: this GPU is too old for the kernel, or for bits of rows that are their own.
+            RuntimeError: this GPU is too old for the kernel or for batch-invariant steps.
         """
         asked = "batch_invariant=True" if batch_invariant else f"kernel={kernel!r}"
         if batch_invariant:

@@ -1,4 +1,4 @@
-"""The step of a cell's call: two matmuls by cuBLAS, and everything else in one launch."""
+"""A cell's step: two matmuls by cuBLAS, and everything else in one launch."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ class CudaCell:
             )
 
     def with_weights(self, weights: LSTMWeights) -> CudaCell:
-        """Overwrite the weights by others of the same form, in the order of the current stream; return this engine.
+        """Overwrite the weights in the order of the current stream, and return this engine.
 
-        Graphs that read them and were launched on other streams are waited for on the GPU, and wait when launched next.
+        The overwriting waits on the GPU for graphs on other streams that read the weights. Their next launches wait for
+        it.
         """
         with self.device:
             turns = list(self.turns)
@@ -76,23 +77,23 @@ class CudaCell:
             self.finish(gates, h, c, h_out, c_out, is_first, reset)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
-        """Return what the steps reset to: the part of reset_h in the gates, reset_c and reset_h."""
+        """Return the `reset` of steps: the part of reset_h in the gates, reset_c and reset_h."""
         self.check()
         with self.device:
             return self.product(reset_h, self.weights.weight_hh), reset_c, reset_h
 
     @property
     def sequence(self) -> CudaSequence:
-        """The steps of a sequence."""
+        """An engine that steps sequences with the weights of this one."""
         return CudaSequence(self)
 
     def finish(
         self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
     ) -> None:
-        """Write the next h and c from the part of x in the gates (B, 4N), B at least 1.
+        """Write the next h and c from the part of x in the gates (B, 4N), with B at least 1.
 
-        The part of h is a product of its own also without resets, which costs no more, so that the resets of
-        some rows change no bit of others.
+        Even without resets the part of h is a separate product, which costs no more. So resets of some rows change no
+        bit of the others.
         """
         weights, (reset_gates, reset_c, reset_h) = self.weights, reset or (None, None, None)
         old_h = self._old_h(h, is_first, reset_h) if weights.functions.zoneout_h else None
@@ -119,7 +120,7 @@ class CudaCell:
             launch_clip(h_out, weights.proj_clip)
 
     def _old_h(self, h: Any, is_first: Any, reset_h: Any) -> Any:
-        """Return the h that a part of stays of: rows that are reset have another."""
+        """Return the old h for zoneout, with the rows that are reset replaced."""
         if is_first is None:
             return with_contiguous_rows(h)
         old_h = cupy.ascontiguousarray(h).copy()

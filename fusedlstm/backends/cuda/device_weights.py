@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _ALIGNMENT = 16  # bytes, of what kernels and cuBLAS move at once
 _TILE = 64  # bytes of a row of interleaved weights that a kernel multiplies by at once
-_ROWS = 128  # of interleaved weights, that a block has at most: whole ones are there
+_ROWS = 128  # of interleaved weights, the most that a block reads: the number of rows is a multiple
 
 
 def padded(columns: int, dtype: np.dtype[Any], to: int = _ALIGNMENT) -> int:
@@ -32,7 +32,7 @@ def _rounded_up(number: int, to: int) -> int:
 
 @dataclass(frozen=True)
 class Interleaved:
-    """A copy of a cell's weights in whole tiles, as kernels/interleave.cu lays them out; zeros are around them.
+    """A copy of a cell's weights in whole tiles, padded with zeros, as kernels/interleave.cu lays them out.
 
     Attributes:
         weight: (4N rounded up to 128, KX + KH): the four gates of 8 units in 32 rows, for x and for h.
@@ -66,11 +66,11 @@ class Interleaved:
 
 
 class DeviceWeights:
-    """Weights that multiply [x | h] at once, or x and h each on its own.
+    """Weights that multiply [x | h] in one product, or x and h in one each.
 
-    `weight` is (4N, X + H): weight_ih and weight_hh side by side, each padded by columns of zeros, X and H wide.
-    `weight_ih`, `weight_hh` and `weight_hr` (P, N), if there is one, are views. Others of the same form overwrite all,
-    also the copies that `interleaved` has made.
+    `weight` is (4N, X + H): weight_ih and weight_hh side by side, padded with columns of zeros to X and H columns.
+    `weight_ih`, `weight_hh` and `weight_hr` (P, N), if there is one, are views. `set` overwrites them all, and the
+    copies that `interleaved` has made.
     """
 
     def __init__(self, weights: LSTMWeights) -> None:
@@ -84,7 +84,7 @@ class DeviceWeights:
         self.bias, self.peephole = self._arrays.get("bias"), self._arrays.get("peephole")
         self.cell_clip, self.proj_clip = weights.cell_clip, weights.proj_clip
         self.functions = weights.functions
-        self.functions_of_m = replace(weights.functions, zoneout_h=0.0)  # as zoneout is of what m is projected to
+        self.functions_of_m = replace(weights.functions, zoneout_h=0.0)  # zoneout follows the projection
         self._lock = threading.RLock()  # reentrant, as a signal handler may call again
         self._interleaved: dict[bool, Interleaved] = {}  # by whether they are rounded
         self._uploaded = cupy.cuda.Event(disable_timing=True)  # after the latest weights
@@ -101,9 +101,9 @@ class DeviceWeights:
             self._uploaded.record()
 
     def interleaved(self, rounded: bool) -> Interleaved:
-        """Return the weights interleaved; those of float32 may be rounded to TF32, on GPUs that have it.
+        """Return the weights interleaved. float32 may be rounded to TF32, on GPUs that have it.
 
-        They are made at first, on the current stream, which may not be capturing, and kept.
+        The first call makes them on the current stream, which must not be capturing. They are kept.
         """
         with self._lock:
             if rounded not in self._interleaved:

@@ -1,4 +1,4 @@
-"""The functions of a cell as kernels' templates are told them."""
+"""A cell's functions as arguments of the kernels' templates."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _COUPLED = {None: "NO_GATE", "input": "INPUT_GATE", "forget": "FORGET_GATE"}
 
 
 def function_type(function: Function) -> str:
-    """Return the `Function` of kernels/activations.cuh for a function."""
+    """Return the C++ type of a function: a `Function` of kernels/activations.cuh."""
     name, parameters = split(function)
     return f"Function<{', '.join([name.upper(), *map(bits, parameters)])}>"
 
 
 def functions_type(functions: Functions) -> str:
-    """Return the `Functions` of kernels/cell.cuh, without the parameters at the end that it has by default."""
+    """Return the C++ type of a cell's functions: `Functions` of kernels/cell.cuh, without trailing defaults."""
     clip = math.inf if functions.gate_clip is None else functions.gate_clip
     given = [
         function_type(functions.input),
@@ -39,10 +39,10 @@ def functions_type(functions: Functions) -> str:
 
 
 def bits(number: float) -> str:
-    """Return the bits of a double, which are a template's parameter in C++ 17, as a number is not."""
+    """Return the bits of a double: C++ 17 doesn't allow doubles as template arguments."""
     return hex(struct.unpack("<Q", struct.pack("<d", number))[0])
 
 
 def zoneout_argument(zoneout: float) -> str:
-    """Return the argument of a template whose last one, of 0 by default, is the part of h that stays."""
+    """Return the last template argument of a kernel that keeps this part of h, or nothing if the part is 0."""
     return f", {bits(zoneout)}" if zoneout else ""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class FusedBatch:
     """See `layer_step.BatchStep`.
 
-    h is read by many blocks while others write the next one, so each layer has two of it.
+    Many blocks read h while others write the next one, so each layer has a double buffer of h.
     """
 
     turns = 2

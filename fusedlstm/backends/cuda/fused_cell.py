@@ -1,4 +1,4 @@
-"""The step of a cell's call by one launch, a projection's as another: for cells that name such a kernel."""
+"""A cell's step in one launch, and one more for some projections: for cells that name a kernel."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class FusedCell(CudaCell):
-    """One step of a cell, for any batch, by the kernel that `kernel` names."""
+    """One step of a cell, for any batch, with the kernel that `kernel` names."""
 
     kernel: str
 
     def __init__(self, weights: LSTMWeights, precision: str, kernel: str) -> None:
         super().__init__(weights, precision, kernel)
-        interleaved_for(self.weights, kernel)  # now, as the first call may be one that can't wait
+        interleaved_for(self.weights, kernel)  # now, as the first call may be unable to wait
 
     def run(
         self, x: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
@@ -55,9 +55,9 @@ class FusedCell(CudaCell):
 
     @property
     def sequence(self) -> FusedSequence:
-        """The steps of a sequence."""
+        """An engine that steps sequences with the weights of this one."""
         return FusedSequence(self)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
-        """Return what the steps reset to."""
+        """Return the `reset` of steps."""
         return reset_h, reset_c, reset_h

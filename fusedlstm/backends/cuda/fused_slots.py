@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.device_weights import DeviceWeights
     from fusedlstm.backends.cuda.runtime.streams import Turns
 
-# What a launch of m alone hasn't.
+# Members that a launch of m alone leaves null.
 _COPIES = {"copy.to.at", "copy.to.stride", "copy.input.at", "copy.input.stride"}
 # Rows that there is always room for.
 _FEWEST = 16
@@ -43,8 +43,8 @@ _FEWEST = 16
 class FusedSlots:
     """See `layer_step.SlotStep`.
 
-    A slot has two rows of h, so that a step writes one while all its blocks read the other. A word a slot says which is
-    the state; the last launch of a step turns those of the rows that it steps, so that others stay as they are.
+    A slot has two rows of h, so that a step writes one while its blocks read the other. A word for each slot says which
+    row is the state. The last launch of a step flips the words of the slots that it steps.
     """
 
     def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int, turns: Turns) -> None:
@@ -70,7 +70,7 @@ class FusedSlots:
         self._sizes = tuple((weights.I, weights.N, weights.P) for weights in layers)
         self._tick = 0
         self._turns, self._uploads = turns, Uploads()
-        self.held: list[Any] = [self._words, self._uploads]  # and the room
+        self.held: list[Any] = [self._words, self._uploads]  # and the room, once there is one
         self._room: _Room | None = None
 
     @property
@@ -88,7 +88,7 @@ class FusedSlots:
         return kernel_choice.one_kernel_layers(B, self._sizes, *self._about)
 
     def rows_of(self, slots: Any) -> Any:
-        """Return which rows of `states` hold the state of slots, both on the device."""
+        """Return the rows of `states` that hold the state of these slots. Both are on the device."""
         rows = cupy.empty(slots.shape, np.int64)
         launch_state_rows(slots, self._words, rows)
         return rows
@@ -102,7 +102,7 @@ class FusedSlots:
         out: Array,
         next_audit: Callable[[], Audit],
     ) -> None:
-        """Queue a step of rows, and write the top layer's output."""
+        """Queue a step that writes the top layer's output."""
         del engines  # `_layers` refers to their memory
         of_rows = self._room_for(len(slots)).slots[: len(slots)]
         if isinstance(slots, np.ndarray):
@@ -112,7 +112,7 @@ class FusedSlots:
         self._queue(x, of_rows, is_first, out)
 
     def _queue(self, x: Any, of_rows: Any, is_first: Any, out: Any) -> None:
-        """Queue the launches of a step, when all is there that they need: what is queued changes states."""
+        """Queue the launches of a step, once everything that they need is there: they change states."""
         B, room = len(x), self._room_for(len(x))
         tick = self._tick + 1
         step: list[Callable[[], Any]] = []
@@ -137,7 +137,7 @@ class FusedSlots:
         return room
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
-        """Make the buffers of steps of up to so many rows, and load the kernels that these run."""
+        """Make the buffers for up to `largest` rows, and load the kernels of these steps."""
         del engines
         room = self._room_for(largest)
         self._uploads.reserve(8 * room.rows)

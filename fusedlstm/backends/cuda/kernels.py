@@ -163,10 +163,10 @@ class Destinations:
 
     Attributes:
         h: (B, P), or all slots'.
-        rows: (B,), the slot of each row, -1 where it takes no step; None where rows are their own.
-        copy: (B, P), where it is written once more; zeros where a row takes no step.
-        input: (B, P), what is added to the copy, for a residual layer.
-        old_h: (B, P), what the part of h that stays is taken from; None where nothing does, and for m.
+        rows: (B,), the slot of each row, -1 if it takes no step; None for the batch's own rows.
+        copy: (B, P), a second place for h; zeros if a row takes no step.
+        input: (B, P), added to the copy, for a residual layer.
+        old_h: (B, P), the h that zoneout keeps a part of; None without zoneout, and for m.
     """
 
     h: Any
@@ -176,7 +176,7 @@ class Destinations:
     old_h: Any = None
 
     def copies(self) -> Copy:
-        """Return copy and input as kernels take them."""
+        """Return `copy` and `input` as kernels take them."""
         return Copy(Matrix.of(self.copy), Matrix.of(self.input))
 
 
@@ -221,15 +221,15 @@ def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations,
 
 @functools.cache
 def finish_kernel(dtype: np.dtype[Any], zoneout: float = 0.0) -> Kernel:
-    """Return the instance of kernels/finish.cu for a dtype and the part of h that stays."""
+    """Return the instance of kernels/finish.cu for a dtype and the part of h to keep."""
     name = f"lstm_finish<{_C_NAMES[dtype.name]}{zoneout_argument(zoneout)}>"
     return Kernel("finish.cu", name, Struct(FinishArguments, T=dtype))
 
 
 def launch_finish(projected: Any, to: Destinations, limit: float | None, zoneout: float = 0.0) -> None:
-    """Launch kernels/finish.cu: projected (B, P); where h goes, clipped to +-limit unless that is None.
+    """Launch kernels/finish.cu: write the projected h (B, P) to its destinations, clipped to +-limit.
 
-    `zoneout` is the part of `to.old_h` that stays.
+    A limit of None is no clip. `zoneout` is the part of `to.old_h` to keep.
     """
     B, P = projected.shape
     arguments = FinishArguments(

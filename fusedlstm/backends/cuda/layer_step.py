@@ -1,7 +1,7 @@
-"""The step of layers on a GPU: what a Stepper and a pool hold, and which of the two ways to step it is.
+"""The step of layers on a GPU: the interface that a Stepper and a pool hold, and the choice of its implementation.
 
-Of each there are two. `matmul_batch.py` and `matmul_slots.py` queue cuBLASLt's product and a kernel behind it;
-`fused_batch.py` and `fused_slots.py` queue one kernel for the whole step. Hosts don't know which they hold.
+`matmul_batch.py` and `matmul_slots.py` queue a product by cuBLASLt and a kernel after it. `fused_batch.py` and
+`fused_slots.py` queue one kernel for the whole step. The Stepper and the pool don't know which they hold.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class BatchStep(Protocol):
-    """The buffers of a batch on the GPU, all zeros, and what a step of it queues on them.
+    """The buffers of a batch on the GPU, which begin as zeros, and the step of it.
 
     Attributes:
-        turns: 2 where a step reads h in one place and writes it in another, and the next the other way round, else 1.
+        turns: 2 if steps alternate between two buffers of h, else 1.
         x: (B, I).
         output: (B, width) of the top layer.
-        states: before a step of each turn, for each layer.
+        states: for each turn, where its step reads the state of each layer.
     """
 
     turns: int
@@ -45,18 +45,18 @@ class BatchStep(Protocol):
         """Queue zeros for all states."""
 
     def zero(self) -> None:
-        """Queue zeros for all buffers that are seen."""
+        """Queue zeros for all buffers that a caller can see."""
 
     def close(self) -> None:
-        """Forget what only `queue` needs, when that has been captured."""
+        """Free what only `queue` needs, once it has been captured."""
 
 
 class SlotStep(Protocol):
-    """The states of all slots of a pool on the GPU, all zeros, and what steps some of them.
+    """The states of all slots of a pool on the GPU, which begin as zeros, and steps of some of them.
 
     Attributes:
-        states: every layer's h: one or two rows for each slot.
-        c: (capacity, C): every layer's c.
+        states: every layer's h, in one or two rows for each slot.
+        c: (capacity, C), every layer's c.
     """
 
     states: Any
@@ -64,15 +64,15 @@ class SlotStep(Protocol):
 
     @property
     def hs(self) -> Sequence[slice]:
-        """Where each layer's h stands in a row of `states`."""
+        """The columns of each layer's h in `states`."""
 
     @property
     def cs(self) -> Sequence[slice]:
-        """Where each layer's c stands in a row of `c`."""
+        """The columns of each layer's c in `c`."""
 
     @property
     def held(self) -> Sequence[Any]:
-        """What queued steps use, besides the states: always the same object."""
+        """What queued steps use besides the states. It is always the same object."""
 
     @property
     def nbytes(self) -> int:
@@ -80,13 +80,13 @@ class SlotStep(Protocol):
 
     @property
     def scratch_nbytes(self) -> int:
-        """The bytes of the buffers of steps."""
+        """The bytes of the steps' buffers."""
 
     def kernels(self, B: int) -> tuple[str, ...]:
-        """Return for each layer what steps B rows."""
+        """Return for each layer the kernel that steps B rows."""
 
     def rows_of(self, slots: Any) -> Any:
-        """Return which rows of `states` hold the state of slots, both on the device."""
+        """Return the rows of `states` that hold the state of these slots. Both are on the device."""
 
     def queue(
         self,
@@ -97,13 +97,13 @@ class SlotStep(Protocol):
         out: Array,
         next_audit: Callable[[], Audit],
     ) -> None:
-        """Queue a step of B rows, B at least 1, on the current stream; see `PoolEngine.step`.
+        """Queue a step of at least one row on the current stream; see `PoolEngine.step`.
 
-        `next_audit` returns what checks slots on the device; it is called when nothing before the launches can fail.
+        `next_audit` returns what checks slots on the device. Call it last, when only the launches can still fail.
         """
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
-        """Make what steps of up to so many rows need, in the order of the current stream."""
+        """Make what steps of up to `largest` rows need, in the order of the current stream."""
 
 
 def batch_step(
@@ -113,7 +113,7 @@ def batch_step(
     reset_to: Sequence[LSTMState] | None,
     kernels: Sequence[str],
 ) -> BatchStep:
-    """Return the step of a fixed batch by these kernels, names of `kernel_choice.py` for each layer."""
+    """Return the step of a fixed batch with these kernels, one name of `kernel_choice.py` for each layer."""
     if "matmul" in kernels:
         return MatmulBatch(engines, residual, B, reset_to)
     return FusedBatch(engines, residual, B, reset_to, kernels)
@@ -122,6 +122,6 @@ def batch_step(
 def slot_step(
     engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int, kernels: Sequence[str], turns: Turns
 ) -> SlotStep:
-    """Return the step of a pool's slots by these kernels; `turns` orders its calls."""
+    """Return the step of a pool's slots with these kernels. `turns` orders its calls."""
     step = MatmulSlots if "matmul" in kernels else FusedSlots
     return step(engines, residual, capacity, turns)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MatmulBatch:
-    """See `layer_step.BatchStep`. Rows are reset by a launch of their own, before the matmul reads h."""
+    """See `layer_step.BatchStep`. A separate launch resets rows before the matmul reads h."""
 
     turns = 1
 

@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell
     from fusedlstm.backends.cuda.runtime.streams import Turns
 
-# Rows of the smallest bucket: fewer take no less time.
+# Rows of the smallest bucket: fewer rows take just as long.
 _FEWEST = 16
-# Bytes of buckets, but for those that `prepare` has made, and the last.
+# Most bytes of all buckets. Those that `prepare` has made, and the newest, are kept even above that.
 _MOST_BYTES = 1 << 28
 
 
 class MatmulSlots:
     """See `layer_step.SlotStep`.
 
-    A row of the state is one of an operand (`matmul_step.Columns`) without the first x, so that a gather copies it as
-    it is. What stands there for the x of upper layers is never used.
+    A row of the state has the columns of an operand (`matmul_step.Columns`) but the first x, so a gather copies it
+    unchanged. The columns for the x of upper layers are never used.
 
-    Buckets are for powers of two of rows, so that batches of changing size need few of them. Those that were used least
-    recently are dropped.
+    The sizes of buckets are powers of two, so batches of changing size need few of them. The least recently used are
+    dropped.
     """
 
     def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int, turns: Turns) -> None:
@@ -67,7 +67,7 @@ class MatmulSlots:
         return ("matmul",) * len(self.hs)
 
     def rows_of(self, slots: Any) -> Any:
-        """Return which rows of `states` hold the state of slots: their own."""
+        """Return the rows of `states` that hold the state of these slots: the slots themselves."""
         return slots
 
     def queue(
@@ -79,7 +79,7 @@ class MatmulSlots:
         out: Array,
         next_audit: Callable[[], Audit],
     ) -> None:
-        """Queue a step of rows, and write the top layer's output."""
+        """Queue a step that writes the top layer's output."""
         B, stream = len(slots), cupy.cuda.get_current_stream()
         bucket = self._bucket(engines, B)
         if isinstance(slots, np.ndarray):
@@ -92,17 +92,17 @@ class MatmulSlots:
         copy_rows(out, bucket.planned.output[:B])
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
-        """Make the buckets of steps of up to so many rows, which are kept."""
+        """Make the buckets for up to `largest` rows, and keep them."""
         sizes = [_FEWEST]
         while sizes[-1] < largest:
             sizes.append(2 * sizes[-1])
-        for size in reversed(sizes):  # the largest first: where there is no memory for it, nothing was made
+        for size in reversed(sizes):  # the largest first: if memory runs out, nothing was made
             self._bucket(engines, size)
             self._prepared = max(self._prepared, size)
         self._uploads.reserve(8 * sizes[-1])
 
     def _bucket(self, engines: Sequence[CudaCell], B: int) -> _Bucket:
-        """Return the bucket for so many rows, which is then the last that others are dropped for."""
+        """Return the bucket for B rows, and note that it was used last."""
         M = max(_FEWEST, 1 << (B - 1).bit_length())
         bucket = self._buckets.get(M)
         if bucket is None:
@@ -113,7 +113,7 @@ class MatmulSlots:
         return bucket
 
     def _made(self, engines: Sequence[CudaCell], M: int) -> _Bucket:
-        """Return a new bucket; where memory for it runs out, those make room that were not prepared."""
+        """Return a new bucket. If memory runs out, drop buckets that were not prepared."""
         while True:
             try:
                 return _Bucket(engines, self._residual, M, self.states, self.c)
@@ -125,7 +125,7 @@ class MatmulSlots:
             del self._buckets[oldest]
 
     def _drop_others(self, M: int) -> None:
-        """Drop buckets that were used least recently while all are too large."""
+        """Drop the least recently used buckets while all together are too large."""
         for size in list(self._buckets):
             if sum(bucket.nbytes for bucket in self._buckets.values()) <= _MOST_BYTES:
                 return

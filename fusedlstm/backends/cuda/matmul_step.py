@@ -1,4 +1,4 @@
-"""A step of all layers for so many rows, in buffers that stay where they are: what a CUDA graph is made of."""
+"""A step of all layers for a fixed number of rows, whose buffers stay in place: what a CUDA graph captures."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 class Columns:
-    """Where x and the states of all layers stand in rows of two matrices.
+    """The columns of x and of all layers' states in two matrices.
 
-    A row of the first is [x | h | x | h ...]: what each layer's matmul reads, [x | h], is one piece, and a layer's h
-    stands in the x of the layer above, too. All but the first x, from column `X` on, is the state. A row of the second
-    has each layer's c. All begin at multiples of 16 bytes.
+    A row of the first is [x | h | x | h ...]. Each layer's matmul reads one piece, [x | h]. A layer's h is also the x
+    of the layer above. The columns from `X` on are the state. A row of the second has each layer's c. Every part begins
+    at a multiple of 16 bytes.
 
     Attributes:
-        X: columns of the first layer's x.
-        H: of the state.
-        C: of c.
-        operands: of each layer, [x | h] in a row of the first matrix, padding included.
+        X: the number of columns of the first layer's x.
+        H: the number of columns of the state.
+        C: the number of columns of c.
+        operands: [x | h] of each layer in the first matrix, padding included.
         inputs: x alone, without padding.
         hs: h alone.
-        cs: c in a row of the second matrix.
+        cs: c of each layer in the second matrix.
     """
 
     def __init__(self, layers: Sequence[DeviceWeights]) -> None:
@@ -54,13 +54,13 @@ class Columns:
         self.H = at - self.X
 
     def state_of(self, h: slice) -> slice:
-        """Return where one of `hs` stands in the state alone."""
+        """Return the columns of one of `hs` in the state alone."""
         return slice(h.start - self.X, h.stop - self.X)
 
 
 @dataclass(frozen=True)
 class Slots:
-    """What a pool has: the state and c of all slots, (capacity, H) and (capacity, C), and the slots of rows (M,)."""
+    """A pool's state and c of all slots, (capacity, H) and (capacity, C), and the slots of rows (M,)."""
 
     states: Any
     c: Any
@@ -68,23 +68,23 @@ class Slots:
 
 
 class Planned:
-    """Buffers for M rows, and what is queued on them in a step: one matmul and one launch for each layer.
+    """Buffers for M rows, and the step on them: one matmul and one launch for each layer.
 
-    A projection adds a matmul and, where it is clipped, or h is needed twice, a launch.
+    A projection adds a matmul. If it is clipped, or h is needed twice, it adds a launch, too.
 
     Args:
-        engines: of the layers.
-        residual: whether a layer's output is its h plus its input.
-        M: rows.
-        slots: None where rows have a state of their own.
-        has_output: whether `output` is an array of its own: else it is the top layer's h, unless that is residual.
+        engines: the layers'.
+        residual: whether each layer's output is its h plus its input.
+        M: the number of rows.
+        slots: the pool's; None if the rows have their own state.
+        has_output: whether `output` is a separate array. If not, it is the top layer's h, unless that is residual.
 
     Attributes:
-        columns: where things are in the next two.
+        columns: the columns of `operand` and `c`.
         operand: (M, X + H).
         c: (M, C), or all slots'.
         output: (M, P) of the top layer.
-        nbytes: of all buffers that are its own.
+        nbytes: the bytes of the buffers that it has allocated.
     """
 
     def __init__(

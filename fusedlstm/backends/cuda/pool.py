@@ -30,15 +30,15 @@ class CudaPool:
     """See `fusedlstm.backends.base.PoolEngine`.
 
     Args:
-        engines: of the layers.
-        step: the states, and what steps them.
-        turns: what orders the calls, and those of the step.
+        engines: the layers'.
+        step: holds the states and steps them.
+        turns: orders the calls of the pool and of `step`.
     """
 
     def __init__(self, engines: Sequence[CudaCell], step: SlotStep, turns: Turns) -> None:
         self._step, self._turns = step, turns
         self._states, self._c = step.states, step.c
-        self._layers = tuple(zip(step.hs, step.cs, strict=True))  # where each one's h and c stand in a row
+        self._layers = tuple(zip(step.hs, step.cs, strict=True))  # the columns of each one's h and c
         self._audit: Audit | None = None
         turns.begin()
         for engine in engines:
@@ -64,7 +64,7 @@ class CudaPool:
         return self._step.kernels(B)
 
     def step(self, engines: Sequence[CudaCell], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
-        """Step rows, and write the top layer's output; see `PoolEngine`."""
+        """Step rows and write the top layer's output; see `PoolEngine`."""
         for engine in engines:  # the launches refer to their memory
             engine.check()
         with self._turns.turn():
@@ -73,19 +73,19 @@ class CudaPool:
                 self._step.queue(engines, with_contiguous_rows(x), slots, first, out, self._next_audit)
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
-        """Make the buffers of steps of up to so many rows, which are kept, and load the kernels that these run."""
+        """Make and keep the buffers for up to `largest` rows, and load the kernels of these steps."""
         with self._turns.turn():
             cupy.zeros((1,), np.int32).astype(np.int64)  # which CuPy compiles a kernel for
             self._step.prepare(engines, largest)
 
     def clear(self, slots: NumpyArray) -> None:
-        """Write zeros to rows."""
+        """Write zeros to the rows of these slots."""
         with self._turns.turn():
             states = self._states.reshape(len(self._c), -1)
             launch_reset(None, cupy.asarray(slots), states, None, self._c, None)
 
     def read(self, slots: NumpyArray, empty: Empty) -> tuple[LSTMState, ...]:
-        """Return copies of rows in arrays of `empty`: a state for each layer."""
+        """Return copies of the rows of these slots, one state for each layer, in arrays that `empty` makes."""
         B, dtype = len(slots), self._states.dtype
         with self._turns.turn():
             read = tuple(
@@ -142,15 +142,15 @@ class CudaPool:
             self._audits[:] = [self._audit]
 
     def mark(self, slots: NumpyArray, *, live: bool) -> None:
-        """Note that slots are live from now on, or no more."""
+        """Mark slots as live or not, if there is an audit."""
         if self._audit is not None:
             with self._turns.turn():
                 self._audit.live[cupy.asarray(slots)] = live
 
     def problems(self) -> list[tuple[int, int]]:
-        """Return for each kind of problem how many slots of a device had it since the last call, and one of them.
+        """Return a count and one slot for each of `slots.PROBLEMS`: those found on the device since the last call.
 
-        It waits for the device.
+        This waits for the device.
         """
         with self._turns.turn() as stream:
             if self._audit is None:

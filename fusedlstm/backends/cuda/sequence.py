@@ -1,4 +1,4 @@
-"""A cell's steps of a sequence: one product for the x of many steps, unless a kernel multiplies [x | h]."""
+"""Step a cell through a sequence: one product for the x of many steps, unless a kernel multiplies [x | h]."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell, Reset
 
-# Elements of the gates that the x of a sequence is multiplied to at once: 64 MiB of float32.
+# Most elements of the gates that one product makes from x: 64 MiB of float32.
 _CHUNK = 1 << 24
 
 
@@ -18,11 +18,11 @@ class CudaSequence:
         self._cell = cell
 
     def steps_at_once(self, B: int) -> int:
-        """Return for how many steps of a batch `input_gates` is best called: the more the better, in bounded memory."""
+        """Return how many steps to pass to `input_gates` at once: as many as a bounded memory holds."""
         return max(1, _CHUNK // max(1, 4 * self._cell.weights.N * B))
 
     def input_gates(self, xs: Any) -> Any:
-        """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, B, 4N)."""
+        """Return the part of x in the gates of the steps xs: (T, B, I) -> (T, B, 4N)."""
         cell = self._cell
         cell.check()
         T, B, I = xs.shape
@@ -35,7 +35,7 @@ class CudaSequence:
         self._cell.finish(gates, h, c, h_out, c_out, is_first, reset)
 
     def run_steps(self, xs: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
-        """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
+        """Take the steps xs (T, B, I) without resets. Write every h to ys and the last c to c_out."""
         at_once = self.steps_at_once(len(c))
         if at_once == 1:
             for x, y in zip(xs, ys, strict=True):
@@ -50,9 +50,9 @@ class CudaSequence:
 
 
 class FusedSequence(CudaSequence):
-    """For cells that step in one kernel: every step multiplies [x | h], so that a row's sums are the same in all."""
+    """For cells that step in one kernel. Every step multiplies [x | h], so a sequence sums in the order of a call."""
 
     def steps_at_once(self, B: int) -> int:
-        """Return 1, as there is no product of x alone."""
+        """Return 1, as no product has x alone."""
         del B
         return 1

@@ -64,7 +64,7 @@ def step_kernel(
     width: int,
     bytes_of_m: int = 0,
 ) -> Kernel:
-    """Return the instance of kernels/step.cu for these template arguments; with room for m it projects that."""
+    """Return the instance of kernels/step.cu for these template arguments. With room for m, it also projects m."""
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, bytes_of_m > 0, aligned))
     name = f"lstm_step<{tile.c_name(dtype)}, {functions_type(functions)}, {flags}, {width}>"
     return Kernel("step.cu", name, Struct(StepArguments, T=dtype), tile.shared_bytes + bytes_of_m)
@@ -72,7 +72,7 @@ def step_kernel(
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch of a kernel: its arguments are a record of `arguments.py`."""
+    """A launch of a kernel. Its arguments are a record of `arguments.py`."""
 
     kernel: Kernel
     grid: tuple[int, int]
@@ -85,12 +85,12 @@ class Launch:
 
 
 class Repeated:
-    """A launch that is queued again and again with a few other values: all else is checked and loaded once.
+    """A launch that is queued again and again while a few values change. The rest is checked and loaded once.
 
     Args:
-        launch: the first time's.
-        changing: what each time has anew: the ends of members' names, such as "pool.tick". Those that the launch
-            doesn't have are for others.
+        launch: the first of them.
+        changing: the members that change each time, by the ends of their names, such as "pool.tick". Names that this
+            launch doesn't have are ignored.
     """
 
     def __init__(self, launch: Launch, changing: Collection[str]) -> None:
@@ -106,7 +106,7 @@ class Repeated:
             if f".{member.name}".endswith(f".{end}")
         ]
         for k, _, _ in self._changing:
-            self._values[k] = None  # and not the first time's, whose memory may go
+            self._values[k] = None  # so as not to keep the first one's arrays alive
 
     def bound(self, grid: tuple[int, int], changed: dict[str, Any]) -> Callable[[], Any]:
         """Return a function that queues the kernel on the current stream."""
@@ -130,24 +130,24 @@ def launches(
     slots: SlotRows | None = None,
     resets: Resets = _NO_RESETS,
 ) -> list[Launch]:
-    """Return a layer's step of arrays whose rows are contiguous: step.cu, and project.cu where `needs_m`.
+    """Return the launches of a layer's step: step.cu, and project.cu if `needs_m`. Arrays have contiguous rows.
 
     Args:
         weights: the cell's.
-        kernel: which tiles: a name of `kernel_choice.py`.
+        kernel: the name of the tiles in `kernel_choice.py`.
         x: (B, I).
         h: (B, P), or all slots'.
         c: (B, N), or all slots'.
-        c_out: as c, and may be c.
-        to: of h: apart from the old one, or all slots'; its `rows` is not used.
-        m: (B or more, N) where `needs_m`, rows aligned to 16 bytes: what is projected.
-        slots: of a pool.
-        resets: of rows that begin anew.
+        c_out: like c, and may be c.
+        to: where h goes: must not overlap the old h, or is all slots'. Its `rows` is not used.
+        m: scratch of at least (B, N) if `needs_m`, with rows aligned to 16 bytes.
+        slots: the pool's.
+        resets: which rows are reset, and to what.
     """
     if not needs_m(weights, kernel, len(x)):
         return [_step(weights, kernel, x, h, c, c_out, to, slots, resets)]
     waiting = None if slots is None else replace(slots, flips=False)
-    keeps = weights.functions.zoneout_h > 0  # then the projection looks at the flags last, and at h
+    keeps = weights.functions.zoneout_h > 0  # then the projection, too, reads h and the flags
     before = replace(resets, readers=None) if keeps else resets
     of_m = _step(weights, kernel, x, h, c, c_out, Destinations(m), waiting, before, only_m=True)
     kept = (h, resets) if keeps else (None, _NO_RESETS)
@@ -155,7 +155,7 @@ def launches(
 
 
 def needs_m(weights: DeviceWeights, kernel: str, B: int) -> bool:
-    """Whether a step of B rows has a launch of its own for the projection."""
+    """Whether a step of B rows has a separate launch for the projection."""
     if weights.weight_hr is None:
         return False
     return not tile_of(kernel, B, weights.dtype).projects(B, weights.N, weights.dtype)
@@ -240,7 +240,7 @@ def _projection(
     old_h: Any,
     resets: Resets,
 ) -> Launch:
-    """Return the launch of kernels/project.cu; `old_h` is None, and there are no resets, where none of h stays."""
+    """Return the launch of kernels/project.cu. Without zoneout of h, pass no `old_h` and no resets."""
     P, limit = weights.P, weights.proj_clip
     tile, weight = tile_of(kernel, B, weights.dtype), interleaved_for(weights, kernel).projection
     arguments = ProjectArguments(

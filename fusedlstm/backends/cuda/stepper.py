@@ -31,9 +31,9 @@ class CudaStepper:
 
     Args:
         index: the GPU, which is the current one.
-        engines: of the layers, whose weights the graphs read.
-        step: the buffers, and what is queued on them.
-        kernels: what steps each layer.
+        engines: the layers', whose weights the graphs read.
+        step: holds the buffers and queues steps on them.
+        kernels: the kernel that steps each layer.
         host: whether x, is_first and output are in host memory.
     """
 

@@ -13,7 +13,7 @@ ROW_BYTES = 64  # of an operand in a tile: the pieces that K is cut in
 _MOST_SHARED = (99 << 10) - (6 << 10)
 # Blocks that fill a GPU, so that each may have all units of its rows.
 _ENOUGH_BLOCKS = 128
-GATE_ROWS = 32  # of weights weights: four gates of 8 units
+GATE_ROWS = 32  # of interleaved weights: four gates of 8 units
 _STAGES = 4  # tiles on their way at a time
 _C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
@@ -83,7 +83,7 @@ _FEW_TENSOR, _FEW_SIMT, _MORE_SIMT = 8, 64, 2048
 
 
 def tile_of(kernel: str, B: int, dtype: np.dtype[Any]) -> Tile:
-    """Return the tile of a kernel, by its name in `kernel_choice.py`, for B rows."""
+    """Return the tile for B rows of a kernel, by its name in `kernel_choice.py`."""
     if kernel == "tensor_large":
         return TENSOR_LARGE
     if kernel == "tensor_medium":

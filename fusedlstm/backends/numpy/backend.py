@@ -89,12 +89,10 @@ class NumpyBackend:
         batch_invariant: bool = False,
         kernel: str | None = None,
     ) -> NumpyCell:
-        """Return the engine of a cell's step; float32 is IEEE's on a CPU whatever the precision allows.
-
-        A GPU's kernel is nothing here.
+        """Return an engine for a cell. `kernel` and `precision` are ignored: float32 is always IEEE float32 here.
 
         Raises:
-            RuntimeError: it is to be batch-invariant, and NumPy or its BLAS aren't.
+            RuntimeError: `batch_invariant` is set, but can't be kept with this NumPy and its BLAS.
         """
         del precision, kernel
         engine = NumpyCell(weights, invariant=batch_invariant)
@@ -113,12 +111,12 @@ class NumpyBackend:
         *,
         host: bool,
     ) -> NumpyStepper:
-        """Return buffers of B rows; all memory is the host's."""
+        """Return an engine for a Stepper. `host` is ignored, as all memory is the host's."""
         del host
         return NumpyStepper(engines, weights.residual, B, reset_to)
 
     def pool_engine(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> NumpyPool:
-        """Return the rows of a pool; every step brings its engines."""
+        """Return an engine for a pool. `engines` is ignored, as every step passes its own."""
         del engines
         return NumpyPool(weights, capacity)
 

@@ -26,7 +26,7 @@ _WILD = (np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-40, 0.0, 1.0)
 
 
 def check(engine: NumpyCell) -> None:
-    """Raise RuntimeError where a row's bits depend on the size of its batch, on its place or on other rows."""
+    """Raise RuntimeError if a row's bits depend on the size of its batch, on its place or on other rows."""
     rng, (I, N, P) = np.random.default_rng(0), engine.sizes
     wild = np.repeat(np.array(_WILD)[:, None], I + P + N, axis=1)
     with np.errstate(all="ignore"):  # of float32, one of the wild ones underflows
@@ -39,7 +39,7 @@ def check(engine: NumpyCell) -> None:
                 "batch_invariant=True can't be kept here: bits of a row depend on its place, its batch or other rows, "
                 f"with NumPy {np.__version__} and its BLAS ({blas.describe()})"
             )
-    engine.scratch.forget()  # of a few rows, and wild ones, which may be slow to multiply
+    engine.scratch.forget()  # it is small, and holds wild rows, which may be slow to multiply
 
 
 def _batches(turns: int) -> Iterator[NumpyArray]:

@@ -1,4 +1,4 @@
-"""The step of the NumPy backend: weights weights for its products, scratch, and the formula's fast spec."""
+"""The step of the NumPy backend: laid-out weights for its products, a workspace, and the fast form of the formula."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 class LaidOutWeights:
-    """A cell's weights as its step takes them: wide, and laid out for the matmuls."""
+    """A cell's weights as its step reads them: in the dtype of the arithmetic, and laid out for the matmuls."""
 
     def __init__(self, weights: LSTMWeights, *, invariant: bool) -> None:
         dtype, I, N = dtypes.state_dtype(weights.dtype), weights.input_size, weights.hidden_size
 
         def gates() -> NumpyArray:
-            # The bias is one more row of the weights, and its x is 1.
+            # The bias is one more row of the weights, and is multiplied by 1.
             bias = [] if weights.bias is None else [weights.bias[:, None]]
             all_rows = np.concatenate([weights.weight_ih, weights.weight_hh, *bias], axis=1, dtype=dtype)
             return to_planes(all_rows.reshape(4, N, -1), dtype).swapaxes(1, 2)
@@ -46,18 +46,18 @@ class LaidOutWeights:
         self.pointwise = pointwise_of(weights.peephole, weights.cell_clip, weights.functions, dtype)
 
     def lay_out_cut(self) -> None:
-        """Make the layouts of cut products."""
+        """Make the layouts for cut products."""
         for weight in (self.weight, self.projection):
             if weight is not None:
                 weight.lay_out("columns")
 
 
 class NumpyCell:
-    """One step of a cell for any batch: weights weights, and a workspace for each call in progress.
+    """One step of a cell for any batch: laid-out weights, and a workspace for each call in progress.
 
     Args:
         weights: the cell's.
-        invariant: whether a row's bits must be its own, whatever the batch; see `batch_invariance`.
+        invariant: whether to make each row bitwise independent of the rest of its batch; see `batch_invariance`.
     """
 
     is_whole = True
@@ -69,7 +69,7 @@ class NumpyCell:
         self.projects, self.has_bias = weights.weight_hr is not None, weights.bias is not None
         self.proj_clip = weights.proj_clip
         self.zoneout_h = weights.zoneout_h
-        # Whether h is the pointwise result as it is: then that is written without a detour.
+        # Whether h is the pointwise result itself, which is then written directly.
         self.writes_h = not self.projects and not self.zoneout_h and self.dtype == weights.dtype
         I, N, P = self.sizes
         self.work = 4 * N * (I + P) + (N * P if self.projects else 0)  # multiplications a row
@@ -78,7 +78,7 @@ class NumpyCell:
         self.scratch = Scratch(self.scratch_spec)
 
     def with_weights(self, weights: LSTMWeights) -> NumpyCell:
-        """Return the engine with other weights of the same spec, and the same scratch; this one keeps its own."""
+        """Return an engine with other weights of the same form and the same scratch. This one keeps its weights."""
         engine, old = copy.copy(self), self.weights
         engine.weights = LaidOutWeights(weights, invariant=self.invariant)
         engine.weights.weight.lay_out_as(old.weight)
@@ -135,12 +135,12 @@ class NumpyCell:
             scratch.give_back(workspace)
 
     def prepare_reset(self, reset_h: NumpyArray, reset_c: NumpyArray) -> Reset:
-        """Return what the steps reset to."""
+        """Return the `reset` of steps."""
         return reset_h, reset_c
 
     @property
     def sequence(self) -> NumpySequence:
-        """The steps of a sequence, with the weights of this engine."""
+        """An engine that steps sequences with the weights of this one."""
         return NumpySequence(self)
 
     def shares(self, B: int, steps: int = 1) -> list[slice]:
@@ -155,7 +155,7 @@ class NumpyCell:
     def runs_cut(self, B: int) -> bool:
         """Whether a step's product is cut, so that rows may be shared out."""
         I, N, P = self.sizes
-        if self.invariant:  # always, but other kernels than those, called by several threads, are no faster than by one
+        if self.invariant:  # always cut, but only small kernels gain from several threads
             return matmul.has_small_kernels()
         return is_cut(B, I + P + self.has_bias, N, self.dtype.itemsize)
 
@@ -175,7 +175,7 @@ class NumpyCell:
         h_out[...] = h
 
     def _project(self, weights: LaidOutWeights, buffers: Buffers) -> NumpyArray:
-        """Return the projected m, or m itself."""
+        """Return the projected m, or m itself without a projection."""
         if weights.projection is None or buffers.of_m is None:
             return buffers.m
         buffers.of_m.run(weights.projection)

@@ -1,7 +1,7 @@
-"""The formula without its matmul, written for speed and hard to read: `formula` is the readable spec.
+"""The formula without its matmul, written for speed and hard to read. `formula` is the readable form.
 
-The gates stand one behind the other in planes, as NumPy is several times faster on contiguous arrays than on blocks of
-columns. The planes of i, f and o come first and are negated, so that three passes over one array do all their sigmoids.
+Each gate is a plane of its own, as NumPy is several times faster on contiguous arrays than on blocks of columns. The
+planes of i, f and o come first and are negated, so three passes over one array do all their sigmoids.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from fusedlstm.functions import Functions
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
 
-# Elements of the gates that are worked through at once, so that they stay in a cache.
+# Elements of the gates to process at once, so that they stay in a cache.
 _BLOCK = 1 << 20
 _PLANES = [0, 1, 3, 2]  # i, f, o, g among i, f, g, o
 
 
 def to_planes(gates: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
-    """Return a new array of -i, -f, -o, g from the blocks i, f, g, o of a first axis (4, ...), in this dtype.
+    """Return a new array of the planes -i, -f, -o, g in this dtype, from the blocks i, f, g, o along the first axis.
 
-    The blocks may be weights: negating them negates their products exactly.
+    The blocks may be weights, as negating weights negates their products exactly.
     """
     planes = np.ascontiguousarray(gates[_PLANES], dtype)
     np.negative(planes[:3], out=planes[:3])
@@ -36,7 +36,7 @@ def to_planes(gates: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
 
 
 class GatePlanes:
-    """Views of the gates z (4, B, N), -i, -f, -o, g, that a step needs: made once for memory that stays."""
+    """The views that a step needs of its gates z (4, B, N), -i, -f, -o, g: made once for memory that stays in place."""
 
     def __init__(self, z: NumpyArray) -> None:
         self.sigmoids, self.i_and_f = z[:3], z[:2]
@@ -52,29 +52,29 @@ class GatePlanes:
 
 
 def sigmoid_reciprocal(z: NumpyArray, one: NumpyArray) -> None:
-    """z <- 1 / sigmoid(-z) = 1 + exp(z), in place: to divide by it is to multiply by the sigmoid, in fewer passes.
+    """z <- 1 / sigmoid(-z) = 1 + exp(z), in place. Dividing by it multiplies by the sigmoid, in fewer passes.
 
-    Exact where the sigmoid saturates: the exponential then is 0, or overflows to inf and its quotient is 0.
-    `one` is 1 in the dtype of z: to make an array of an int takes NumPy longer than to add it to a small one.
+    It is exact where the sigmoid saturates: there exp(z) is 0, or it is infinite and the quotient is 0. `one` is 1 in
+    the dtype of z: on small arrays, converting an int would take NumPy longer than the addition.
     """
     np.exp(z, z)
     np.add(z, one, z)
 
 
 class Pointwise(ABC):
-    """Everything after the matmul: gates (4, B, N) as of `to_planes`, c (B, N) -> m and the new c, both (B, N).
+    """Everything after the matmul: gates (4, B, N) as from `to_planes`, c (B, N) -> m and the new c, both (B, N).
 
     Args:
         peephole: (3, N) rows i, f, o, or None.
         cell_clip: as in LSTMWeights.
-        functions: of the cell.
+        functions: the cell's.
         dtype: of the arithmetic.
     """
 
     def __init__(
         self, peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
     ) -> None:
-        self.peephole = None if peephole is None else -peephole.astype(dtype)  # of gates that are negated, too
+        self.peephole = None if peephole is None else -peephole.astype(dtype)  # negated, as the gates are
         self.cell_clip = cell_clip
         self.input, self.output = in_place(functions.input, dtype), in_place(functions.output, dtype)
         self.one = np.ones((), dtype)
@@ -95,8 +95,8 @@ class Pointwise(ABC):
                 self._run_block(gates, c[rows], m[rows], c_new[rows])
 
     def _run_zoned_out(self, gates: GatePlanes, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
-        """Do the work of `run`, and keep a part of c."""
-        new = gates.f  # of which the new c is the last that is made
+        """Do the work of `run` with zoneout of c."""
+        new = gates.f  # nothing reads the gate once the new c is made
         self._run_block(gates, c, m, new)
         np.multiply(new, 1 - self.zoneout_c, new)
         np.multiply(c, self.zoneout_c, c_new)
@@ -108,7 +108,7 @@ class Pointwise(ABC):
 
 
 class SigmoidPointwise(Pointwise):
-    """For gates that are plain sigmoids: it divides by their reciprocals, which take fewer passes than they do."""
+    """For gates that are plain sigmoids: divides by their reciprocals, which take fewer passes."""
 
     def _run_block(self, gates: GatePlanes, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
         i, f, o, g = gates.i, gates.f, gates.o, gates.g
@@ -133,7 +133,7 @@ class SigmoidPointwise(Pointwise):
 
 
 class GeneralPointwise(Pointwise):
-    """For gates of any function, clipped or coupled: slower, as each gate is worked through on its own."""
+    """For gates of any function, clipped or coupled: slower, as it computes each gate separately."""
 
     def __init__(
         self, peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]

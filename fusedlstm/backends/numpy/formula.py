@@ -1,7 +1,7 @@
-"""The formula of `fusedlstm.weights`, line by line: the truth that tests compare every engine with.
+"""The formula of `fusedlstm.weights`, line by line: the reference that tests compare every engine with.
 
-It computes in float64, whatever the dtype of its arguments, and nothing in it is written for speed. The backend runs
-`fast_pointwise` instead.
+It computes in float64, whatever the dtype of its arguments, and is written to be read. Engines run `fast_pointwise`
+instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights
 
-# By the names of `fusedlstm.functions`. Comparisons are such that NaN stays NaN.
+# By their names in `fusedlstm.functions`. Comparisons are written so that NaN stays NaN.
 _FUNCTIONS: dict[str, Callable[..., NumpyArray]] = {
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0),
@@ -50,13 +50,13 @@ def step(
     """Return h' (B, P) and c' (B, N) in float64.
 
     Args:
-        weights: with the options. A forget bias is part of their bias.
+        weights: the cell's. A forget bias is part of their bias.
         x: (B, I).
         h: (B, P).
         c: (B, N).
         is_first: (B,) booleans: rows whose h and c are reset before the step.
-        reset_h: what their h is reset to, (1, P) or (B, P); None for zeros.
-        reset_c: what their c is reset to, (1, N) or (B, N); None for zeros.
+        reset_h: the h of those rows, (1, P) or (B, P); None for zeros.
+        reset_c: the c of those rows, (1, N) or (B, N); None for zeros.
     """
     weights = weights.astype("float64")
     x, h, c = (a.astype(np.float64) for a in (x, h, c))
@@ -94,7 +94,7 @@ def step_layers(
     states: Sequence[tuple[NumpyArray, NumpyArray]],
     is_first: Sequence[bool] | NumpyArray | None = None,
 ) -> tuple[NumpyArray, list[tuple[NumpyArray, NumpyArray]]]:
-    """Return the output of layers of one direction, and h' and c' of each. Rows are reset to zeros.
+    """Return the output of layers of one direction, and each layer's h' and c'. Rows are reset to zeros.
 
     A residual layer's output is h' + x. Its state stays h'.
     """
@@ -107,21 +107,21 @@ def step_layers(
 
 
 def apply(function: Function, x: NumpyArray) -> NumpyArray:
-    """Return a function of `fusedlstm.functions` at x."""
+    """Apply a function of `fusedlstm.functions` to x."""
     name, parameters = split(function)
     return _FUNCTIONS[name](x, *parameters)
 
 
 def clip(a: NumpyArray, limit: float | None) -> NumpyArray:
-    """Return `a` clipped to +-limit; None is no limit, and NaN stays NaN."""
+    """Return `a` clipped to +-limit. None is no limit; NaN stays NaN."""
     return a if limit is None else np.clip(a, -limit, limit)
 
 
 def keep(part: float, old: NumpyArray, new: NumpyArray) -> NumpyArray:
-    """Return the new state with a part of the old one kept: zoneout."""
+    """Return the new state with a part of the old one kept, as zoneout does."""
     return part * old + (1 - part) * new if part else new
 
 
 def reset(a: NumpyArray, is_first: Sequence[bool] | NumpyArray, value: NumpyArray | None) -> NumpyArray:
-    """Return `a` with zeros, or rows of `value`, in the rows where is_first: selected, so that NaN goes."""
+    """Return `a` with the rows where is_first replaced by zeros or by `value`. This selects, so old NaN are gone."""
     return np.where(np.asarray(is_first, bool)[:, None], 0 if value is None else value, a)

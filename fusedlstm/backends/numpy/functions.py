@@ -1,7 +1,6 @@
-"""The functions of `fusedlstm.functions` in NumPy, and a clip, in memory that is there.
+"""The functions of `fusedlstm.functions` in NumPy, and a clip, without allocating memory.
 
-Each function is `out <- function(z)`. `out` may be `z`; `free` is other memory of their shape, to be overwritten, so
-that a step allocates none. NaN stays NaN.
+Each function is `out <- function(z)`. `out` may be `z`; `free` is scratch of the same shape. NaN stays NaN.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def in_place(function: Function, dtype: np.dtype[Any]) -> InPlace:
-    """Return a function, in its one spec, for arrays of this dtype."""
+    """Return a checked function as one that works in place, on arrays of this dtype."""
     name, parameters = split(function)
     named = {letter: np.asarray(value, dtype) for letter, value in zip(("alpha", "beta"), parameters, strict=False)}
     if function in _FUNCTIONS:
@@ -123,7 +122,7 @@ def hard_sigmoid(z: NumpyArray, out: NumpyArray, free: NumpyArray, alpha: NumpyA
 
 
 def clip(a: NumpyArray, limit: float) -> None:
-    """a <- a clipped to +-limit."""
+    """a <- a clipped to +-limit, in place."""
     np.minimum(a, limit, out=a)
     np.maximum(a, -limit, out=a)
 

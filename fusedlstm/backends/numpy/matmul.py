@@ -1,14 +1,14 @@
-"""Matrix products with weights, laid out as NumPy's BLAS is fastest at.
+"""Matrix products with weights, which are laid out for NumPy's BLAS to be fast.
 
-A BLAS brings a large matrix into an order of its own before it multiplies it. Where few rows meet large weights, as
-in a step, that takes longer than the product. OpenBLAS has kernels for AVX-512 that read the operands where they are,
-but takes them only for products of up to a million multiplications. So there the weights are cut into narrow columns
-and the rows into groups, and each group times each of the columns is such a product; the columns stay in a cache while
-all rows pass by.
+A BLAS copies a large matrix into an order of its own before it multiplies. With few rows and large weights, as in a
+step, the copy takes longer than the product. OpenBLAS has kernels for AVX-512 that read the operands in place, but uses
+them only for products of up to a million multiplications. So there the weights are cut into narrow columns, and the
+rows into groups. Each group times each of the columns is such a product. The columns stay in a cache while all rows
+pass by.
 
-The last bits of a row of a product depend on how many others there are and on its place among them, as edges are other
-code, and on how many threads there are. Where they must not, every product is of 8 rows and so few columns that it is
-done by one thread: kernels take each of 8 rows alike.
+The last bits of a row depend on how many rows there are, on its place among them and on the number of threads: the
+edges of a product are other code. Batch-invariant products therefore have 8 rows, which kernels all treat alike, and so
+few columns that one thread does them.
 """
 
 from __future__ import annotations

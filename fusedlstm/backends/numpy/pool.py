@@ -25,10 +25,10 @@ _PICKED = 1 << 13
 
 
 class NumpyPool:
-    """The states of all slots, and the buffers that steps of some of them keep.
+    """The states of all slots, and the buffers of steps.
 
-    A step takes the rows of h and c out, runs the engines on them, and writes all rows back at the end, so that what
-    fails before has changed none.
+    A step copies the rows of h and c out, runs the engines on them, and writes all rows back at the end. If it fails
+    before, no row has changed.
     """
 
     def __init__(self, weights: StackedWeights, capacity: int) -> None:
@@ -47,7 +47,7 @@ class NumpyPool:
 
     @property
     def scratch_nbytes(self) -> int:
-        """The bytes of the buffers; the engines are the cell's."""
+        """The bytes of the buffers. The engines are the cell's, and don't count."""
         return self._buffers.nbytes
 
     def kernels(self, B: int) -> tuple[str, ...]:
@@ -56,15 +56,15 @@ class NumpyPool:
         return ("numpy",) * len(self._rows)
 
     def clear(self, slots: NumpyArray) -> None:
-        """Write zeros to rows."""
+        """Write zeros to the rows of these slots."""
         self._write(slots, [(0, 0)] * len(self._rows))
 
     def read(self, slots: NumpyArray, empty: Empty) -> tuple[LSTMState, ...]:
-        """Return copies of rows in arrays of `empty`: a state for each layer."""
+        """Return copies of the rows of these slots, one state for each layer, in arrays that `empty` makes."""
         return tuple(LSTMState(h=_copy(h, slots, empty), c=_copy(c, slots, empty)) for h, c in self._rows)
 
     def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
-        """Write a state for each layer to rows."""
+        """Write one state for each layer to the rows of these slots."""
         self._write(slots, [(state.h, state.c) for state in states])
 
     def step(
@@ -75,7 +75,7 @@ class NumpyPool:
         is_first: NumpyArray | None,
         out: NumpyArray,
     ) -> None:
-        """Step rows, and write the top layer's output; see `PoolEngine`."""
+        """Step rows and write the top layer's output; see `PoolEngine`."""
         self._reserve(len(slots))
         buffers = self._buffers
         if not slots.size or slots.min() >= 0:
@@ -92,7 +92,7 @@ class NumpyPool:
         self._write(slots, news)
 
     def prepare(self, engines: Sequence[Any], largest: int) -> None:
-        """Allocate the buffers, and what engines keep for the calling thread, which running them does."""
+        """Allocate the buffers. Run the engines, so that they allocate what they keep for the calling thread."""
         self._reserve(largest)
         buffers = self._buffers
         x = buffers.x[:largest]

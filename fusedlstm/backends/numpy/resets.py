@@ -1,4 +1,4 @@
-"""Write other states to the rows that begin a new sequence."""
+"""Reset the states of rows that begin a new sequence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def select_rows(a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:
-    """Write zeros, the one row of `value`, or its own row of `value`, to the rows marked; selects, so NaN goes."""
+    """Write zeros, or the rows of `value` (B, K) or (1, K), to the marked rows. This selects, so old NaN are gone."""
     if value is None:
         a[rows] = 0
     elif len(value) == 1:
@@ -23,21 +23,21 @@ def select_rows(a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> No
 
 
 def with_rows(c: NumpyArray, rows: NumpyArray, value: NumpyArray | None, into: NumpyArray) -> NumpyArray:
-    """Return `into`, which becomes `c` with the rows marked reset; it may be `c` itself."""
+    """Copy `c` to `into`, reset the marked rows there, and return it. It may be `c` itself."""
     np.copyto(into, c)
     select_rows(into, rows, value)
     return into
 
 
 def reset_state(h: NumpyArray, c: NumpyArray, rows: NumpyArray, reset: Reset | None, into: NumpyArray) -> NumpyArray:
-    """Reset the rows marked: those of h in place, those of c in `into`, which is returned."""
+    """Reset the marked rows: those of h in place, those of c in `into`, which is returned."""
     reset_h, reset_c = reset or (None, None)
     select_rows(h, rows, reset_h)
     return with_rows(c, rows, reset_c, into)
 
 
 def part_of(reset: Reset | None, part: slice) -> Reset | None:
-    """Return what some rows of a batch are reset to."""
+    """Return the part of a reset for some rows of a batch."""
     if reset is None or len(reset[0]) == 1:
         return reset
     return reset[0][part], reset[1][part]

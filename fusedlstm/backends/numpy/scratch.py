@@ -52,7 +52,7 @@ class Memory:
         self.projected = np.empty((rows if spec.projects else 0, P), spec.dtype)
 
     def buffers(self, start: int, B: int) -> Buffers:
-        """Return views of B rows from one on, which must be the first of a block where bits are a row's own."""
+        """Return views of B rows from `start` on, which begins a block if steps are batch-invariant."""
         return Buffers(self._spec, self, start, B)
 
 
@@ -61,7 +61,7 @@ class Buffers:
 
     def __init__(self, spec: ScratchSpec, memory: Memory, start: int, B: int) -> None:
         (I, N, P), invariant = spec.sizes, spec.invariant
-        rows = spec.rows(B)  # of the products: those past B are of other batches, and change no row of this one
+        rows = spec.rows(B)  # of the products: rows past B are left from other batches, and don't change these
         part = slice(start, start + rows)
         operand = memory.operand[part]
         gates = memory.gates[4 * N * start : 4 * N * (start + rows)].reshape(4, rows, N)

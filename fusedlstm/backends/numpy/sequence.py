@@ -1,4 +1,4 @@
-"""A cell's steps of a sequence: one product for the x of many steps, where that is faster."""
+"""Step a cell through a sequence: one product for the x of many steps, where that is faster."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from fusedlstm.backends.numpy.cell import NumpyCell
     from fusedlstm.backends.numpy.resets import Reset
 
-# Elements of the gates that the x of a sequence is multiplied to at once.
+# Most elements of the gates that one product makes from x.
 _CHUNK = 1 << 17
-# Of fewer steps at once the matmuls are no faster than one over [x | h] is; of more rows they aren't where it is cut.
+# With fewer steps at once, or more rows of a cut product, this is no faster than one product of [x | h] a step.
 _FEWEST_STEPS = 4
 _MOST_ROWS = 15
 
@@ -31,15 +31,15 @@ class NumpySequence:
         self._cell = cell
 
     def steps_at_once(self, B: int) -> int:
-        """Return for how many steps of a batch `input_gates` is best called: as many as stay in a cache."""
+        """Return how many steps to pass to `input_gates` at once: as many as stay in a cache."""
         cell = self._cell
         if cell.invariant or (B > _MOST_ROWS and cell.runs_cut(B)):
-            return 1  # of an invariant engine always: x and h in one product have other bits than in two
+            return 1  # always if batch-invariant: one product of x and h has other bits than two
         steps = _CHUNK // max(1, 4 * cell.sizes[1] * B)
         return steps if steps >= _FEWEST_STEPS else 1
 
     def input_gates(self, xs: NumpyArray) -> NumpyArray:
-        """Return the part of x in the gates of several steps: xs (T, B, I) -> (T, 4, B, N)."""
+        """Return the part of x in the gates of the steps xs: (T, B, I) -> (T, 4, B, N)."""
         (T, B, I), cell = xs.shape, self._cell
         N, wide = cell.sizes[1], np.ascontiguousarray(xs, cell.dtype).reshape(T * B, I)
         if B == 1:  # each step's gates lie together, which a step of one row adds faster
@@ -76,9 +76,9 @@ class NumpySequence:
             scratch.give_back(workspace)
 
     def run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
-        """Write every h of steps xs (T, B, I) without resets to ys, and the last c to c_out."""
+        """Take the steps xs (T, B, I) without resets. Write every h to ys and the last c to c_out."""
         (T, B, _), c = xs.shape, np.asarray(c)
-        at_once = self.steps_at_once(B)  # of the batch, not of a share, so that a row's bits are its own
+        at_once = self.steps_at_once(B)  # for the whole batch, so that a row's bits don't depend on its share
         work = self._run_steps if at_once == 1 else functools.partial(self._run_chunks, at_once)
 
         def run(part: slice) -> None:
@@ -87,7 +87,7 @@ class NumpySequence:
         threads.share_out(run, self._cell.shares(B, T))
 
     def _run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
-        """Do the work of `run_steps` in the calling thread, with x and h in one product. Call it through `quietly`."""
+        """Take the steps in the calling thread, with x and h in one product. Call it through `quietly`."""
         for x, y in zip(xs, ys, strict=True):
             self._cell.run_here(x, h, c, y, c_out, None, None)
             h, c = y, c_out
@@ -95,7 +95,7 @@ class NumpySequence:
     def _run_chunks(
         self, at_once: int, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray
     ) -> None:
-        """Do the same with one product for the x of every so many steps."""
+        """Do the same, with one product for the x of every `at_once` steps."""
         cell = self._cell
         weights, scratch = cell.weights, cell.scratch
         workspace = scratch.take()
@@ -105,7 +105,7 @@ class NumpySequence:
             for start in range(0, len(xs), at_once):
                 part = slice(start, start + at_once)
                 for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
-                    buffers.h[...] = h  # of one row Python takes a good part of the time: few calls
+                    buffers.h[...] = h  # few calls, as with one row Python takes a good part of the time
                     product.run(weight)
                     np.add(z, gates, z)
                     cell.finish(weights, buffers, c, y, c_out)

@@ -26,8 +26,8 @@ _BOOL = np.dtype(np.bool_)
 class NumpyStepper:
     """See `fusedlstm.backends.base.StepperEngine`.
 
-    Where the arithmetic is done in the dtype of x, that and h stand in the operand [x | h | 1] of the product. Rows are
-    shared out among threads once, and each takes its own through all layers.
+    If the arithmetic is in the dtype of x, x and h are views of the product's operand [x | h | 1]. Rows are shared out
+    among threads once. Each thread takes its rows through all layers.
     """
 
     is_torn = False
@@ -56,7 +56,7 @@ class NumpyStepper:
 
     @property
     def is_first(self) -> NumpyArray:
-        """(B,), all cleared by a step; from the first time that it is asked for, steps look at it."""
+        """(B,) flags, which a step clears. Steps ignore them until this property is first read."""
         self._looks_at_flags = True
         return self._flags
 
@@ -65,7 +65,7 @@ class NumpyStepper:
         self.x[...] = x
 
     def mark(self, is_first: NumpyArray) -> None:
-        """Copy flags (B,) to theirs."""
+        """Copy flags (B,) to the buffer."""
         self.is_torn = True
         self.is_first[...] = is_first
 

@@ -2,7 +2,7 @@
 
 Rows are independent, so a thread takes its own through whole steps, and through all steps of a sequence between two
 resets: the threads meet once. NumPy lets others run while it computes. The last bits of a row may depend on which
-others its thread takes, as they do where the BLAS has several; those of an invariant engine don't.
+others its thread takes, just as they do with a BLAS of several threads. Those of an invariant engine don't.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What the CUDA backend needs of CUDA: compilers, streams, graphs, memory and matrix products."""
+"""What the CUDA backend needs from CUDA: compilers, streams, graphs, memory and matrix products."""

@@ -132,7 +132,7 @@ class Kernel:
     Args:
         file: a file of kernels/.
         name: the instance, with its template arguments.
-        struct: what it takes.
+        struct: the struct of its arguments.
         shared: bytes of dynamic shared memory of each launch.
     """
 
@@ -143,13 +143,13 @@ class Kernel:
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: Any) -> None:
         """Launch on the current device and stream. A grid with a zero in it launches nothing.
 
-        CuPy checks no argument of a kernel, and launches an empty grid as one block: so all is checked here.
+        This checks the arguments and the grid, as CuPy checks neither: it launches an empty grid as one block.
         """
         values = self.struct.values(arguments)
         self.bound(grid, block, self.struct.filled(values, self.numbers(values)))()
 
     def numbers(self, values: Sequence[Any]) -> list[Any]:
-        """Return what is packed for the values of the struct's members, or raise TypeError."""
+        """Return the numbers to pack for the values of the struct's members, or raise TypeError."""
         return list(map(number, self.struct.members, values))
 
     def bound(self, grid: tuple[int, ...], block: tuple[int, ...], *passed: Any) -> Callable[[], Any]:
@@ -159,7 +159,7 @@ class Kernel:
         return functools.partial(self._function(), grid, block, passed, shared_mem=self.shared)
 
     def load(self) -> None:
-        """Compile and load it on the current device, where a launch would: so that a launch can't fail for that."""
+        """Compile and load it on the current device, so that a launch can't fail for that."""
         self._function()
 
     def _function(self) -> Any:
@@ -184,7 +184,7 @@ class Kernel:
 
 
 def number(member: Member, value: Any) -> Any:
-    """Return a number, or the address of an array, 0 for None. Raise TypeError for what the member doesn't take."""
+    """Return a number as it is, the address of an array, or 0 for None. Raise TypeError if the member can't be this."""
     if member.dtype is None:
         return value
     if value is None:

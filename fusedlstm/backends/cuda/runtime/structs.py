@@ -1,7 +1,7 @@
-"""A kernel's arguments as one struct: from a record of named values to the bytes that a launch passes.
+"""A kernel's arguments as one struct: turn a record of named values into the bytes that a launch passes.
 
 A record is a dataclass. Its members are records, or annotated with their C++ type: `Annotated[Any, "const T*"]`.
-Every member has 8 bytes, so there is no padding: pointers, i64 and double.
+Members are pointers, i64 and double. Each has 8 bytes, so there is no padding.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _FORMATS = {"i64": "q", "double": "d"}
 
 
 class Member(NamedTuple):
-    """A member of a struct, or of one in it.
+    """A member of a struct, or of a struct inside it.
 
     Attributes:
         name: its path, such as "rows.x.at".
-        kind: what it is in C++, such as "const T*".
+        kind: its C++ type, such as "const T*".
         offset: its first byte.
-        dtype: of what it points to; None for a number.
+        dtype: the dtype of the array that it points to; None for a number.
     """
 
     name: str
@@ -49,16 +49,16 @@ class Member(NamedTuple):
 
     @property
     def is_const(self) -> bool:
-        """Whether a kernel can't write to what it points to."""
+        """Whether it is a pointer that a kernel can't write through."""
         return self.kind.startswith("const ")
 
 
 class Packed(np.ndarray[Any, Any]):
-    """The bytes of a struct, an array of one element, which CuPy passes by value.
+    """The bytes of a struct as an array of one element, which CuPy passes by value.
 
     Attributes:
-        struct: whose they are.
-        values: of its members. The arrays among them live as long as this does.
+        struct: the struct.
+        values: the values of its members. They keep arrays alive as long as this lives.
     """
 
     struct: Struct
@@ -69,8 +69,8 @@ class Struct:
     """The members of a struct for some dtypes, in order.
 
     Args:
-        record: the struct as Python has it.
-        types: its template's parameters, in order: the dtypes of T and, where there is one, G. A is `Arithmetic<T>`.
+        record: the record of the struct.
+        types: the dtypes of its template's parameters, in order: T and, for some, G. A is `Arithmetic<T>`.
     """
 
     def __init__(self, record: type, **types: np.dtype[Any]) -> None:
@@ -90,7 +90,7 @@ class Struct:
         return list(self._get(arguments))
 
     def filled(self, values: Sequence[Any], numbers: Sequence[Any]) -> Packed:
-        """Return the struct of these numbers: addresses of arrays, or the values themselves. It keeps the values."""
+        """Return the struct filled with these numbers: addresses of arrays, or values. It keeps the values alive."""
         try:
             packed = Packed((1,), self._dtype, self._bytes.pack(*numbers))
         except struct.error as error:
@@ -100,7 +100,7 @@ class Struct:
 
 
 def _members(record: type) -> Iterator[tuple[str, str]]:
-    """Yield the paths and kinds of all members. E, in a record, is what its annotation in another says."""
+    """Yield the paths and kinds of all members. E in a record is the type that annotates it in an outer record."""
     for name, hint in get_type_hints(record, include_extras=True).items():
         of, kind = (hint.__origin__, hint.__metadata__[0]) if get_origin(hint) is Annotated else (hint, "")
         if not dataclasses.is_dataclass(of):
