@@ -60,12 +60,12 @@ class LSTMCell(Steppable[LSTMState]):
             and float64. It is checked on NumPy, too, and of no effect there.
 
     Raises:
-        TypeError: no LSTMWeights, no bool, or a `kernel` that is no str.
-        ValueError: an unknown backend, precision or kernel, one that does not fit the dtype, the precision or
+        TypeError: `weights` is not an LSTMWeights, a flag is not a bool, or `kernel` is not a str.
+        ValueError: the backend, precision or kernel is unknown, or the kernel doesn't fit the dtype, the precision or
             batch_invariant.
-        RuntimeError: batch_invariant where NumPy or its BLAS can't keep it, it or one kernel on a GPU that is too old;
-            the message names them.
-        BackendUnavailableError: the backend asked for by name can't run here; the message says why.
+        RuntimeError: NumPy or its BLAS can't keep batch_invariant, or the GPU is too old for it or for the kernel. The
+            message names them.
+        BackendUnavailableError: the named backend can't run here; the message says why.
     """
 
     _is_cell, _maker = True, "cell.asarray"
@@ -124,11 +124,11 @@ class LSTMCell(Steppable[LSTMState]):
 
         Args:
             batch: B, which may be 0.
-            like: an array of the library whose arrays are wanted, as x is; None for NumPy's or CuPy's.
+            like: an array of the library to return arrays of; None for NumPy's or CuPy's.
 
         Raises:
-            TypeError: `batch` is no int, or `like` no array.
-            ValueError: a negative `batch`, or `like` on another device than the cell's.
+            TypeError: `batch` is not an int, or `like` is not an array.
+            ValueError: `batch` is negative, or `like` is on another device than the cell.
         """
         B = check_size("batch", batch, 0)
         checks, zeros = self._checks, self._backend.zeros
@@ -237,7 +237,7 @@ class LSTMCell(Steppable[LSTMState]):
         h, c = state.h, state.c
         try:
             signature = self._signature(x, h, c)
-        except AttributeError:  # one of them is no array: the checks say so
+        except AttributeError:  # one of them isn't an array: the checks will say so
             signature = None
         if signature not in self._known:
             self._check_inputs(x, state, signature)

@@ -4,19 +4,19 @@ A file is a safetensors file whose metadata has one key, "fusedlstm", with a JSO
 
     {"kind": "LSTMWeights", "version": 1, "options": {...}, "crc32": 1234567890}
 
-A cell's options in version 1 are cell_clip, proj_clip, and activation, one of six names. Version 2 has all that
-`LSTMWeights.options` has but zoneout, a function with parameters being a list. Version 3 has zoneout, too. Each is
-written for cells that the one before can't tell of, and older readers refuse it as newer.
+A cell's options in version 1 are cell_clip, proj_clip, and activation, one of six names. Version 2 has all of
+`LSTMWeights.options` except zoneout; a function with parameters is a list. Version 3 adds zoneout. A file has the first
+version that can hold its cells. Older readers refuse it as newer.
 
-Arrays are stored C-ordered and little-endian under their names in `LSTMWeights`. A file of the kind
-"StackedWeights" has those of the element of `layers` at index k under the names "k.weight_ih" ..., and the options
-{"layers": [one element's options, ...], "bidirectional": bool, "residual": [one bool a layer, ...]}. One of the kind
-"StatePool" has the live slots as int64 (L,) under the name "slots", sorted, and in that order their states under "k.h"
-(L, P) and "k.c" (L, N) for layer k, c in float32 where h is of 16 bits; its options are {"layers": [{"output_size": P,
-"hidden_size": N}, ...], "dtype": the name of h's}. No file of weights has an array of integers.
+Arrays are stored C-ordered and little-endian under their names in `LSTMWeights`. A file of the kind "StackedWeights"
+has the arrays of `layers[k]` under the names "k.weight_ih" ..., and the options {"layers": [one element's options,
+...], "bidirectional": bool, "residual": [one bool a layer, ...]}. A file of the kind "StatePool" has the live slots as
+a sorted int64 (L,) under the name "slots". In that order it has their states, "k.h" (L, P) and "k.c" (L, N) for layer
+k. c is float32 if h has 16 bits. Its options are {"layers": [{"output_size": P, "hidden_size": N}, ...], "dtype": the
+name of h's dtype}. A file of weights never has an array of integers.
 
-The checksum is over options and arrays (`_checksum`). A reader of a later version reads every earlier one. One key
-only, because safetensors writes several in no fixed order and the same weights should give the same bytes.
+The checksum covers options and arrays (`_checksum`). A reader reads every version up to its own. There is only one key
+because safetensors writes several in no fixed order, and the same weights should give the same bytes.
 """
 
 from __future__ import annotations

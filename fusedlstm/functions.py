@@ -58,19 +58,19 @@ _UP_TO_1 = ("tanh", "sigmoid", "softsign", "hard_sigmoid")  # those whose magnit
 
 
 def check_function(name: str, value: Any) -> Function:
-    """Return a function as it is written here, or raise.
+    """Return a function in its one form, or raise.
 
     Args:
         name: of the argument, for messages.
-        value: a name, or a tuple or list (as JSON has it) of a name and its parameters.
+        value: a name, or a tuple or list (as from JSON) of a name and its parameters.
 
     Returns:
-        A name where there are no parameters, else a tuple with floats. Equal functions are equal: ("elu", 1.0) is
-        "elu", and a parameter of -0.0 is 0.0.
+        A name if there are no parameters, else a tuple of the name and floats. Each function has one form: ("elu", 1.0)
+        becomes "elu", and a parameter of -0.0 becomes 0.0.
 
     Raises:
-        ValueError: an unknown name, another number of parameters, one that is not finite in float32.
-        TypeError: a parameter that is no real number.
+        ValueError: the name is unknown, the number of parameters is wrong, or one is not finite in float32.
+        TypeError: a parameter is not a real number.
     """
     parts = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     function = parts[0] if parts else None
@@ -90,18 +90,18 @@ def check_part(name: str, value: Any) -> float:
     number = check_real(name, value)
     if not 0 <= number <= 1:
         fail(ValueError, name, "a number from 0 to 1", str(value))
-    return number + 0.0  # which makes 0.0 of -0.0
+    return number + 0.0  # turns -0.0 into 0.0
 
 
 def _check_parameter(name: str, value: Any) -> float:
     number = check_real(name, value)
     if abs(number) > _MOST:
         fail(ValueError, name, "a number that float32 can hold", str(number))
-    return number + 0.0  # which makes 0.0 of -0.0
+    return number + 0.0  # turns -0.0 into 0.0
 
 
 def _written(name: str) -> str:
-    """Return how a function is written."""
+    """Return the ways to write a function, for messages."""
     letters = _LETTERS[: max(_PARAMETERS[name])]
     with_parameters = f"({', '.join([repr(name), *letters])})"
     ways = [repr(name)] if 0 in _PARAMETERS[name] else []
@@ -109,7 +109,7 @@ def _written(name: str) -> str:
 
 
 def split(function: Function) -> tuple[str, tuple[float, ...]]:
-    """Return the name of a checked function, and all parameters of the formula: the alpha of "elu" is 1."""
+    """Return the name of a checked function and all parameters of its formula: "elu" has an alpha of 1."""
     if isinstance(function, str):
         return function, (1.0,) if function == "elu" else ()
     name, *parameters = function
@@ -118,16 +118,16 @@ def split(function: Function) -> tuple[str, tuple[float, ...]]:
 
 @dataclass(frozen=True)
 class Functions:
-    """What is done to each unit by itself: a cell's functions, as `check_function` returns them, and more.
+    """A cell's options that work on each unit by itself: its functions, from `check_function`, and more.
 
     Attributes:
-        input: of g.
-        output: of c', for the output.
-        gate: of i, f and o.
-        gate_clip: i, f, g and o are clipped to +- it before their functions; None for no clip.
-        coupled: the gate, "input" or "forget", that is one minus the other; None for none.
-        zoneout_c: the part of c that stays, from 0 to 1.
-        zoneout_h: the part of h that stays, from 0 to 1, when it has been projected.
+        input: the function of g.
+        output: the function of c', for the output.
+        gate: the function of i, f and o.
+        gate_clip: i, f, g and o are clipped to +-gate_clip before their functions; None for no clip.
+        coupled: the gate, "input" or "forget", that is one minus the other; None for independent gates.
+        zoneout_c: the part of c to keep, from 0 to 1.
+        zoneout_h: the part of h to keep, from 0 to 1, after the projection.
     """
 
     input: Function = "tanh"

@@ -1,4 +1,4 @@
-"""Break long signatures in help() into lines, a parameter each, as Python does by itself from 3.13 on."""
+"""Break long signatures in help() into lines of one parameter each, as Python 3.13 does by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FunctionType
 
-_WIDTH = 90  # characters of a signature on one line, so that names and help()'s margin fit on it too
+_WIDTH = 90  # most characters of a signature on one line, which leaves room for names and help()'s margin
 
 
 class _BrokenSignature(inspect.Signature):
@@ -22,7 +22,7 @@ class _BrokenSignature(inspect.Signature):
 
 
 def break_signatures(public: Iterable[Any]) -> None:
-    """Break the long signatures of functions, and of classes' methods."""
+    """Break the long signatures of functions and of the methods of classes."""
     if sys.version_info >= (3, 13):
         return
     for each in public:
@@ -36,7 +36,7 @@ def break_signatures(public: Iterable[Any]) -> None:
 
 
 def _methods(kind: type) -> Iterator[FunctionType | Any]:
-    """Yield what a class of this package and its bases here define, without their wrappers."""
+    """Yield the members that a class and its bases in this package define, without wrappers."""
     for base in kind.__mro__:
         if base.__module__.startswith("fusedlstm."):
             for member in vars(base).values():

@@ -25,14 +25,14 @@ FILL_IDLE = {"zero": clear_idle, "last": repeat_in_idle}
 class Layers:
     """The engines of all layers and directions, in the order of the weights, and the calls that run them.
 
-    `engines` is replaced atomically: a call keeps the engines that it began with.
+    `engines` is replaced atomically, so a call keeps the engines that it began with.
 
     Args:
         backend: where the engines are made and run.
-        weights: of all layers.
-        precision: of float32 matmuls, as LSTMCell's.
-        batch_invariant: as LSTMCell's.
-        kernel: as LSTMCell's.
+        weights: those of all layers.
+        precision: as in LSTMCell.
+        batch_invariant: as in LSTMCell.
+        kernel: as in LSTMCell.
     """
 
     def __init__(

@@ -51,12 +51,12 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
             has one for all layers.
 
     Raises:
-        TypeError: no weights, no bool, or a `kernel` that is no str.
-        ValueError: an unknown backend, precision or kernel, one that does not fit the dtype, the precision or
+        TypeError: `weights` are not weights, a flag is not a bool, or `kernel` is not a str.
+        ValueError: the backend, precision or kernel is unknown, or the kernel doesn't fit the dtype, the precision or
             batch_invariant.
-        RuntimeError: batch_invariant where NumPy or its BLAS can't keep it, it or one kernel on a GPU that is too old;
-            the message names them.
-        BackendUnavailableError: the backend asked for by name can't run here; the message says why.
+        RuntimeError: NumPy or its BLAS can't keep batch_invariant, or the GPU is too old for it or for the kernel. The
+            message names them.
+        BackendUnavailableError: the named backend can't run here; the message says why.
     """
 
     _is_cell, _maker = False, _MAKER
@@ -113,11 +113,11 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
 
         Args:
             batch: B, which may be 0.
-            like: an array of the library whose arrays are wanted, as x is; None for NumPy's or CuPy's.
+            like: an array of the library to return arrays of; None for NumPy's or CuPy's.
 
         Raises:
-            TypeError: `batch` is no int, or `like` no array.
-            ValueError: a negative `batch`, or `like` on another device than the LSTM's.
+            TypeError: `batch` is not an int, or `like` is not an array.
+            ValueError: `batch` is negative, or `like` is on another device than the LSTM.
         """
         B = check_size("batch", batch, 0)
         with Exchange(self._backend, like, _MAKER) as exchange:
@@ -227,7 +227,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         """Check arguments, or know them by their signature to be like others that passed."""
         try:
             signature = tuple((type(each), self._backend.signature(x, each.h, each.c)) for each in state)
-        except (AttributeError, TypeError):  # something in there is no array, or no state: the checks say so
+        except (AttributeError, TypeError):  # something isn't an array or a state: the checks will say so
             signature = None
         if signature and signature in self._known and isinstance(state, (tuple, list)):
             return

@@ -1,4 +1,4 @@
-"""OwnerStates: what a cell's state and an LSTM's have in common for all that holds states for them."""
+"""OwnerStates: one interface to a cell's states and an LSTM's, for a pool and a Stepper."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class OwnerStates:
-    """States come as their owner has them, one LSTMState or a tuple, and are a tuple of one for each layer within.
+    """Convert states between their owner's form, one LSTMState or a tuple, and a tuple with one for each layer.
 
     Args:
-        backend: whose arrays the states are.
-        weights: of the layers, in one direction.
+        backend: the backend of the states' arrays.
+        weights: the layers', in one direction.
         is_single: whether the owner is a cell, whose state is one LSTMState.
-        maker: what makes an array of something else, in messages.
+        maker: the name of the function that makes arrays, for messages.
     """
 
     def __init__(self, backend: Backend, weights: StackedWeights, *, is_single: bool, maker: str) -> None:
@@ -35,13 +35,13 @@ class OwnerStates:
 
     @property
     def layers(self) -> Sequence[StepChecks]:
-        """What the arguments of each layer's step must be."""
+        """The checks of the arguments of each layer's step."""
         return self._checks.layers
 
     def taken(
         self, exchange: Exchange, name: str, state: Any, B: int, *, may_be_one_row: bool = False
     ) -> tuple[LSTMState, ...]:
-        """Return a state of B rows (or of one) as it came from a caller, borrowed and checked, as a tuple.
+        """Borrow and check a caller's state of B rows (or of one), and return it as a tuple.
 
         Raises:
             TypeError: an argument of the wrong kind, dtype or library.
@@ -60,12 +60,12 @@ class OwnerStates:
         return (borrowed,)
 
     def given(self, states: Sequence[LSTMState]) -> Any:
-        """Return the states of all layers as their owner has them."""
+        """Return the states of all layers in their owner's form."""
         return states[0] if self._is_single else tuple(states)
 
 
 def first_array(state: Any) -> Any:
-    """Return an array of a state, or of the first of several, whose library a call may be in the order of."""
+    """Return an array of a state, or of the first of several: a call follows the stream of its library."""
     if isinstance(state, (tuple, list)) and state:
         state = state[0]
     return state.h if isinstance(state, LSTMState) else None

@@ -50,7 +50,7 @@ def pack_state(state: LSTMState | Sequence[LSTMState], *, order: str, axis: int 
             layer with P = N: with the order "hc" h is [0], as Silero's VAD keeps it.
 
     Raises:
-        TypeError: `state` is no LSTMState, or its arrays have dtypes that no cell has.
+        TypeError: `state` is not an LSTMState, or its arrays have dtypes that no cell has.
         ValueError: an unknown order; h and c of different batches, or not two-dimensional; with axis=0
             several layers, or h and c of different widths.
     """

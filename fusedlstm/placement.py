@@ -1,4 +1,4 @@
-"""Placed: what a cell and an LSTM say of the place where they run, and how data gets there."""
+"""Placed: the backend and device of a cell or an LSTM, and how data gets there."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class Placed(Generic[State]):
     """Weights on a backend, and the type of their states."""
 
     _backend: Backend
-    _is_cell: bool  # whose state is one LSTMState, and not a tuple
-    _maker: str  # what makes an array of something else, in messages
+    _is_cell: bool  # a cell's state is one LSTMState, not a tuple
+    _maker: str  # the name of the function that makes arrays, for messages
     _weights: LSTMWeights | StackedWeights
 
     @property
     def _engines(self) -> Sequence[CellEngine]:
-        """The engines of all layers, with the weights that they have by now."""
+        """The engines of all layers, with their current weights."""
         raise NotImplementedError
 
     @property
     def _layers_of_weights(self) -> StackedWeights:
-        """The weights as those of layers, which a cell's are one of."""
+        """The weights as layers. A cell is one layer."""
         raise NotImplementedError
 
     def _owner_states(self, backend: Backend | None = None, maker: str = "") -> OwnerStates:
-        """Return what its states are like, in arrays of another backend where one is given."""
+        """Return the OwnerStates of this object, for arrays of `backend` if it is given."""
         from fusedlstm.owner_states import OwnerStates
 
         return OwnerStates(
@@ -52,10 +52,10 @@ class Placed(Generic[State]):
         )
 
     def _exchanged(self, weights: StackedWeights) -> tuple[CellEngine, ...]:
-        """Return the engines with other weights of the same form. If this raises, the engines keep their weights.
+        """Return engines with other weights of the same form. If this raises, the engines keep their weights.
 
-        On NumPy these are new engines. On a GPU this overwrites memory that they share with graphs and pools, piece by
-        piece. Until all of it is done, steps raise.
+        NumPy makes new engines. On a GPU this overwrites memory that graphs and pools share, piece by piece. Steps
+        raise until all of it is done.
 
         Raises:
             RuntimeError: on a GPU, this thread is in the middle of a call that reads the weights.
@@ -73,9 +73,9 @@ class Placed(Generic[State]):
             raise
 
     def _is_in_a_call(self) -> bool:
-        """Return whether this thread is in a method of this object, or of a pool or Stepper of it.
+        """Return whether this thread is in a method of this object, or of one of its pools or Steppers.
 
-        The thread's frames tell, as recording each call would cost time.
+        This looks at the thread's frames, as recording each call would cost time.
         """
         frame: FrameType | None = sys._getframe(3)  # beyond `set_weights`
         while frame is not None:
@@ -109,8 +109,8 @@ class Placed(Generic[State]):
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """Return `x` (an array of any library, or lists of numbers) as an array on this device.
 
-        This is where data moves and is cast; a call of the cell does neither. What has the dtype and
-        is there already is returned as it is, or as a view where it is another library's.
+        Only this moves and casts data; calls of the cell do neither. An array that has the dtype and is on the device
+        is returned as it is, or as a view if it belongs to another library.
 
         Args:
             x: real numbers.
@@ -126,7 +126,7 @@ class Placed(Generic[State]):
 
 
 def _with_weights(engines: Sequence[CellEngine], weights: StackedWeights) -> tuple[CellEngine, ...]:
-    """Return engines with other weights. If they are overwritten in place, nothing reads them in between."""
+    """Return engines with other weights. While weights are overwritten in place, nothing reads them."""
     for engine in engines:
         engine.is_whole = False
     others = tuple(engine.with_weights(layer) for engine, layer in zip(engines, weights.layers, strict=True))

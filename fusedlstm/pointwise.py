@@ -37,28 +37,28 @@ def lstm_pointwise(
     reset_c: Array | None = None,
     out: LSTMState | None = None,
 ) -> LSTMState:
-    """Return the state after a step whose matmul is done: everything in the formula but matmuls and projection.
+    """Finish a step whose matmul is done: compute everything in the formula but the matmuls and the projection.
 
-    Runs where its arrays are: on the CPU in NumPy, or in one kernel on their GPU. They may be of any library that
-    shares its memory, mixed at will, as a cell's; none is copied.
+    This runs on the arrays' device: in NumPy on the CPU, or in one kernel on a GPU. As with a cell, the arrays may come
+    from any library that shares its memory, and from several. None is copied.
 
     Args:
         gates: (B, 4N), blocks i, f, g, o: the pre-activations x @ weight_ih.T + h @ weight_hh.T, or only
-            the part of x where `gates_h` is given. Any of the four dtypes, any strides.
-        c: (B, N) in the dtype of `gates`, float32 where that is a 16-bit one. Any strides.
-        gates_h: (B, 4N), the part of h, added to `gates`, but for the rows where `is_first`.
+            the part of x if `gates_h` is given. Any of the four dtypes, any strides.
+        c: (B, N) in the dtype of `gates`, or float32 if that has 16 bits. Any strides.
+        gates_h: (B, 4N), the part of h, added to `gates` except in rows where `is_first`.
         bias: (4N,), added to the gates.
         peephole: (3, N), rows i, f, o.
         cell_clip: c is clipped to +-cell_clip; None for no clip.
-        activation: as in LSTMWeights, like the five that follow.
-        output_activation: see there.
-        gate_activation: see there.
-        gate_clip: see there.
-        coupled_gate: see there.
-        zoneout_c: see there.
+        activation: as in LSTMWeights.
+        output_activation: as in LSTMWeights.
+        gate_activation: as in LSTMWeights.
+        gate_clip: as in LSTMWeights.
+        coupled_gate: as in LSTMWeights.
+        zoneout_c: as in LSTMWeights.
         is_first: (B,) booleans: rows whose c is reset and whose `gates_h` is dropped before this step.
-        reset_c: what the c of those rows is reset to: (1, N) or (B, N); None for zeros.
-        out: C-contiguous arrays to write to, h in the dtype of `gates`; `out.c` may be `c`, nothing else
+        reset_c: the c of those rows: (1, N) or (B, N); None for zeros.
+        out: C-contiguous arrays to write to, h in the dtype of `gates`. `out.c` may be `c`. Nothing else
             may share memory with an argument.
 
     Returns:
@@ -66,9 +66,9 @@ def lstm_pointwise(
         `out`, or new arrays in the library of `gates`.
 
     Raises:
-        TypeError: an argument of the wrong kind, dtype or library.
-        ValueError: an argument of the wrong shape or device, or `out` where it can't be written.
-        BackendUnavailableError: arrays on a GPU where cuda can't run; the message says why.
+        TypeError: an argument has the wrong kind, dtype or library.
+        ValueError: an argument has the wrong shape or device, or `out` can't be written.
+        BackendUnavailableError: the arrays are on a GPU, but cuda can't run; the message says why.
     """
     backend = backend_of(gates, "gates")
     functions = Functions.of(

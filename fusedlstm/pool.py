@@ -70,8 +70,8 @@ class StatePool(Generic[State]):
         capacity: how many slots there are: 0 to capacity - 1.
 
     Raises:
-        TypeError: no cell or LSTM, or no int.
-        ValueError: an LSTM of both directions, or a capacity below 1 or from 2^31 on.
+        TypeError: `cell` is not an LSTMCell or an LSTM, or `capacity` is not an int.
+        ValueError: the LSTM has both directions, or `capacity` is below 1 or at least 2^31.
     """
 
     @overload
@@ -90,7 +90,7 @@ class StatePool(Generic[State]):
         self._cell = cell
         self._maker = cell._maker
         self._backend = cell._backend
-        self._weights_of_states = weights  # others that are set later have the same form
+        self._weights_of_states = weights  # weights that are set later have the same sizes
         self._owner_states = cell._owner_states()
         self._engine = self._backend.pool_engine(weights, cell._engines, capacity)
         self._slots = PoolSlots(self._backend, self._owner_states, self._engine, capacity, self._maker)
@@ -150,26 +150,26 @@ class StatePool(Generic[State]):
                 self._is_in_a_call = False
 
     def kernels(self, batch: int) -> tuple[str, ...]:
-        """Return for each layer what steps `batch` rows: "numpy", or one of the names that LSTMCell's `kernel` takes.
+        """Return for each layer the kernel that steps `batch` rows: a name of LSTMCell's `kernel`, or "numpy".
 
         Raises:
-            TypeError: no int.
-            ValueError: less than 1.
+            TypeError: `batch` is not an int.
+            ValueError: `batch` is less than 1.
         """
         B = check_size("batch", batch, 1)
         with self._lock:
             return self._engine.kernels(B)
 
     def allocate(self, n: int = 1) -> NumpyArray:
-        """Return n slots that are live from now on, their states zeros: an int64 array (n,) in host memory.
+        """Make n free slots live, with states of zeros, and return them: an int64 array (n,) in host memory.
 
-        Which ones is always the same after the same calls: the lowest numbers first, but slots that were released
-        before all others, those of the last release first, in its order. After `load` it is the lowest free numbers.
+        The same calls always give the same slots. Released slots come first: those of the last release first, in its
+        order. Then come the lowest numbers. After `load` the lowest free numbers come first.
 
         Raises:
-            TypeError: no int.
-            ValueError: a negative one.
-            PoolFullError: fewer than n slots are free; none is allocated then.
+            TypeError: `n` is not an int.
+            ValueError: `n` is negative.
+            PoolFullError: fewer than n slots are free. None is allocated then.
         """
         return self._in_turn(self._slots.allocate, check_size("n", n, 0))
 
@@ -193,8 +193,8 @@ class StatePool(Generic[State]):
         """Set the states of these slots to zeros: each begins a new sequence.
 
         Raises:
-            TypeError: no integers.
-            ValueError: a slot that is out of range, not live, or there twice.
+            TypeError: the slots are not integers.
+            ValueError: a slot is out of range, inactive or duplicate.
         """
         self._in_turn(self._slots.reset, slots)
 
@@ -203,14 +203,14 @@ class StatePool(Generic[State]):
 
         Args:
             slots: live slots, each once.
-            like: an array of the library whose arrays are wanted, as x is; None for NumPy's or CuPy's.
+            like: an array of the library to return arrays of; None for NumPy's or CuPy's.
 
         Returns:
-            h (B, P) and c (B, N) of a cell's pool; of an LSTM's a tuple of them, one for each layer.
+            h (B, P) and c (B, N), or for an LSTM's pool a tuple of them, one for each layer.
 
         Raises:
-            TypeError: no integers, or `like` no array.
-            ValueError: a slot that is out of range, not live, or there twice; `like` on another device.
+            TypeError: the slots are not integers, or `like` is not an array.
+            ValueError: a slot is out of range, inactive or duplicate; `like` is on another device.
         """
         return self._in_turn(self._read, slots, like)
 
@@ -227,12 +227,12 @@ class StatePool(Generic[State]):
 
         Args:
             slots: live slots, each once.
-            state: what `read` returns: h (B, P) and c (B, N) in the dtypes of the cell's, for an LSTM a tuple of
-                them; arrays of any library on the device, with any strides.
+            state: like the result of `read`: h (B, P) and c (B, N) in the cell's dtypes, or for an LSTM a tuple of
+                them. The arrays are of any library, on the device, with any strides.
 
         Raises:
-            TypeError: no integers; a state of the wrong kind, dtype or library.
-            ValueError: a slot that is out of range, not live, or there twice; a state of the wrong shape or device.
+            TypeError: the slots are not integers; the state has the wrong kind, dtype or library.
+            ValueError: a slot is out of range, inactive or duplicate; the state has the wrong shape or device.
         """
         self._in_turn(self._write, slots, state)
 
@@ -248,23 +248,22 @@ class StatePool(Generic[State]):
 
         Args:
             x: (B, I) in the cell's dtype, on its device, of any library, with any strides. B may be 0.
-            slots: (B,): live slots, each once, in any order, or -1 for a padding row: its x is not looked at, its
-                output is zeros, and nothing is stepped. Those of a GPU's array are checked there, without waiting
-                for it: a row whose slot can't be stepped is padding, and `check` tells.
+            slots: (B,): live slots, each once, in any order, or -1 for a padding row. A padding row's x is ignored, its
+                output is zeros, and nothing is stepped. Slots in an array on a GPU are checked there, without waiting
+                for it. A row whose slot can't be stepped then counts as padding, and `check` reports it.
             is_first: (B,) booleans, an array, host array or list: rows that begin a new sequence, whose states are set
                 to zeros before this step. Those of padding rows are ignored.
-            out: (B, width), C-contiguous, of x's dtype and apart from it, to write the outputs to; it is
-                returned. Then no memory is allocated that grows with B, after the first step of as many rows or
-                `prepare`.
-            strict: whether the call ends by `check()`, which waits for a GPU.
+            out: (B, width), C-contiguous, in x's dtype, to write the outputs to and to return. It must not overlap x.
+                With it a step allocates no memory that grows with B, after one of as many rows or after `prepare`.
+            strict: whether to call `check()` after the step, which waits for a GPU.
 
         Returns:
             (B, width), the top layer's output: `out`, or a new array in the library of x.
 
         Raises:
-            TypeError: an argument of the wrong kind, dtype or library (nothing is cast, moved or broadcast).
-            ValueError: an argument of the wrong shape or device, `out` where it can't be written, a slot that is
-                out of range, not live, or there twice.
+            TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).
+            ValueError: an argument has the wrong shape or device, `out` can't be written, or a slot is out of range,
+                inactive or duplicate.
         """
         if not isinstance(strict, bool):
             fail(TypeError, "strict", "a bool", describe_type(strict))
@@ -277,11 +276,11 @@ class StatePool(Generic[State]):
         return result
 
     def prepare(self, max_batch: int) -> None:
-        """Allocate all that steps of up to `max_batch` rows need, on NumPy for the calling thread.
+        """Allocate everything that steps of up to `max_batch` rows need. On NumPy this is for the calling thread.
 
         Raises:
-            TypeError: no int.
-            ValueError: a negative one.
+            TypeError: `max_batch` is not an int.
+            ValueError: `max_batch` is negative.
         """
         self._in_turn(self._prepare, check_size("max_batch", max_batch, 0))
 
@@ -292,13 +291,13 @@ class StatePool(Generic[State]):
             self._slots.tell_what_is_live()
 
     def check(self) -> None:
-        """Raise if steps since the last check were given slots on a GPU that can't be stepped; this waits for it.
+        """Raise if steps since the last check got slots on a GPU that can't be stepped. This waits for the GPU.
 
-        Slots that come from the host are checked before a step, so that there is nothing to tell of them.
+        Slots in host memory are checked before each step, so this never reports them.
 
         Raises:
-            ValueError: slots that are out of range, not live, or twice in a step; rows of these were skipped, and of
-                those that are twice all but one, whichever it is.
+            ValueError: slots were out of range, not live, or twice in a step. Their rows were skipped. Of the rows with
+                the same slot, one was stepped, and it may be any of them.
         """
         self._in_turn(self._slots.check_steps)
 
@@ -319,10 +318,10 @@ class StatePool(Generic[State]):
         pool_files.save(path, pool_files.StateSizes.of(self._weights_of_states), slots, states)
 
     def load(self, path: AnyPath) -> None:
-        """Replace the pool's content by that of a file that a pool on any backend saved.
+        """Replace the pool's content with that of a file. A pool on any backend may have saved it.
 
         Slots keep their numbers. Afterwards only the file's slots are live. The file's layers must have this pool's
-        sizes and dtype, and its slots must be below this pool's capacity, which may differ from the other's.
+        sizes and dtype. Its slots must be below this pool's capacity, which may differ from that of the saved pool.
 
         Raises:
             WeightsFileError: the file is damaged, truncated, of another kind or from a newer version, or doesn't fit

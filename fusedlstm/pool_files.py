@@ -25,7 +25,7 @@ _KIND = "StatePool"
 
 @dataclass(frozen=True)
 class StateSizes:
-    """What states must have in common with a pool: P and N of each layer, and the dtype of h."""
+    """The sizes that states must share with a pool: P and N of each layer, and the dtype of h."""
 
     sizes: tuple[tuple[int, int], ...]
     dtype: str
@@ -37,7 +37,7 @@ class StateSizes:
         return cls(sizes, weights.dtype.name)
 
     def options(self) -> dict[str, Any]:
-        """Return what a file says of it."""
+        """Return the options of a file that hold these sizes."""
         return {"layers": [{"output_size": P, "hidden_size": N} for P, N in self.sizes], "dtype": self.dtype}
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ def _load(name: str, sizes: StateSizes, capacity: int) -> tuple[NumpyArray, list
 
 
 def _sizes_from_file(*, layers: Any, dtype: Any) -> StateSizes:
-    """Return the sizes that a file's options, whatever they are, tell of."""
+    """Return the sizes in a file's options, which may hold anything, or raise ValueError."""
     sizes = tuple((layer["output_size"], layer["hidden_size"]) for layer in _list_of_dicts(layers))
     if not sizes or not all(type(size) is int for pair in sizes for size in pair):
         fail(ValueError, "layers", "the sizes of each layer", str(layers))
@@ -94,7 +94,7 @@ def _list_of_dicts(layers: Any) -> list[dict[str, Any]]:
 
 
 def _states_from_file(*, sizes: StateSizes, arrays: Mapping[str, NumpyArray]) -> tuple[NumpyArray, list[LSTMState]]:
-    """Return a file's slots and states, or raise ValueError where they are not of these sizes."""
+    """Return a file's slots and states, or raise ValueError if they don't have these sizes."""
     dtype = dtypes.resolve(sizes.dtype)
     slots = arrays.get("slots")
     if slots is None or slots.dtype != np.int64 or slots.ndim != 1:

@@ -1,4 +1,4 @@
-"""The slots of a pool and the states in them: what changes both together, and copies of them in host memory."""
+"""The slots of a pool and the states in them: change both together, and copy states to and from host memory."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from fusedlstm.backends.base import Backend, PoolEngine
     from fusedlstm.owner_states import OwnerStates
 
-_AT_ONCE = 1 << 26  # bytes of states that go to or come from the host
+_AT_ONCE = 1 << 26  # bytes of states to copy to or from the host at once
 
 
 class PoolSlots:
-    """The table of a pool's slots and the engine that holds their states. Both always agree which slots are live.
+    """The table of a pool's slots and the engine that holds their states. Both always agree on which slots are live.
 
     Args:
-        backend: whose arrays the states are.
-        owner: how states come from their owner, and go to it.
+        backend: the backend of the states' arrays.
+        owner: the checks of states, and their form.
         engine: holds the states.
-        capacity: how many slots there are.
-        maker: what makes an array of something else, in messages.
+        capacity: the number of slots.
+        maker: the name of the function that makes arrays, for messages.
     """
 
     def __init__(self, backend: Backend, owner: OwnerStates, engine: PoolEngine, capacity: int, maker: str) -> None:
@@ -39,10 +39,10 @@ class PoolSlots:
         self._layers = owner.layers
         self._engine = engine
         self._maker = maker
-        self._is_audited = False  # whether the engine knows which slots are live, for those of a device
+        self._is_audited = False  # whether the engine knows which slots are live, to check those on a device
 
     def allocate(self, n: int) -> NumpyArray:
-        """Return n slots that are live from now on, their states zeros."""
+        """Make n free slots live, with states of zeros, and return them."""
         with in_order(self._backend):
             slots = self.table.next_free(n)
             self._engine.clear(slots)
@@ -66,7 +66,7 @@ class PoolSlots:
                 raise
 
     def release_later(self, slots: Any) -> None:
-        """Check slots, and have `release_ending` free them."""
+        """Check slots, and leave it to `release_ending` to free them."""
         self.table.end_later(self._on_host(slots))
 
     def release_ending(self) -> None:
@@ -76,7 +76,7 @@ class PoolSlots:
             slots = ending.popleft()
             try:
                 self.release(slots)
-            except ValueError:  # the call itself released them, too
+            except ValueError:  # the call itself has released them, too
                 raise
             except BaseException:
                 if self.table.are_live(slots):
@@ -89,23 +89,23 @@ class PoolSlots:
             self._engine.clear(self.checked(slots))
 
     def checked(self, slots: Any) -> NumpyArray:
-        """Return slots, as a caller gave them, as an int64 array, all live, each once; or raise."""
+        """Return a caller's slots as an int64 array. Raise unless all are live and each is there once."""
         return self.table.check(self._on_host(slots))
 
     def _on_host(self, slots: Any) -> Any:
-        """Return another library's array of slots as NumPy's view of it; anything else as it is, to be checked."""
+        """Return a NumPy view of another library's array of slots, and anything else as it is, unchecked."""
         if isinstance(slots, np.ndarray) or library_of(slots) is None:
             return slots
         with Exchange(self._backend, slots, self._maker) as exchange:
             return exchange.borrow_mask("slots", slots)
 
     def checked_for_step(self, slots: Any, B: int) -> Array:
-        """Return the slots of a step of B rows; of those on a device, shape and dtype are checked. Or raise."""
+        """Return the slots of a step of B rows, or raise. On a device only their shape and dtype are checked."""
         is_host = self._backend.array_type is np.ndarray or not isinstance(slots, self._backend.array_type)
         return self.table.check_step(slots, B) if is_host else self._check_device_slots(slots, B)
 
     def _check_device_slots(self, slots: Array, B: int) -> Array:
-        """Return slots on the device whose shape and dtype are right; their values are checked there."""
+        """Return slots on the device, or raise if their shape or dtype is wrong. The step checks their values."""
         if slots.dtype.kind not in "iu":
             fail(TypeError, "slots", "integers", f"dtype {slots.dtype}")
         check_shape("slots", slots.shape, "B", {"B": B})
@@ -118,7 +118,7 @@ class PoolSlots:
         return slots
 
     def tell_what_is_live(self) -> None:
-        """Have the engine know which slots are live, for those of a device."""
+        """Tell the engine which slots are live, so that it can check those on a device."""
         if not self._is_audited:
             self._engine.audit(self.table.live_flags())
             self._is_audited = True
@@ -158,7 +158,7 @@ class PoolSlots:
                 self._put(old_slots, old)
                 raise
 
-    # Between a GPU and the host states go part by part, so that a pool may take nearly all memory that there is.
+    # States go between a GPU and the host part by part, so that a pool may fill nearly all memory.
 
     def _fetched(self, slots: NumpyArray) -> list[LSTMState]:
         """Return copies of the states of slots in host memory, one for each layer."""

@@ -1,4 +1,4 @@
-"""A step of a pool: its arguments, which may be arrays of any library, and the checks of them."""
+"""A step of a pool: check its arguments, which may be arrays of any library, and run the engine."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class PoolStep:
-    """What a pool's step does with its arguments.
+    """Checks and converts the arguments of a pool's step, and takes it.
 
     Args:
-        backend: whose arrays the states are.
-        checks: of the first layer's arguments.
+        backend: the backend of the states' arrays.
+        checks: the checks of the first layer's arguments.
         output_size: the width of the outputs.
         engine: steps the states.
-        slots: where the states are.
-        maker: what makes an array of something else, in messages.
+        slots: checks the slots.
+        maker: the name of the function that makes arrays, for messages.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class PoolStep:
         self._known = Signatures()  # signatures of (x, out) that passed the checks
 
     def __call__(self, engines: Sequence[CellEngine], x: Array, slots: Any, is_first: Any, out: Array | None) -> Array:
-        """Step with arrays of any library, by the cell's engines."""
+        """Step with arrays of any library, using the cell's engines."""
         native, checks = self._backend.array_type, self._checks
         is_plain = type(slots) is native or library_of(slots) is None
         if (
@@ -66,11 +66,11 @@ class PoolStep:
     def _step(
         self, engines: Sequence[CellEngine], x: Array, slots: Any, is_first: Any, out: Array | None, empty: Empty
     ) -> Array:
-        """Step with arrays of the backend; return the outputs, in an array from `empty` if not in `out`."""
+        """Step with arrays of the backend. Return the outputs in `out`, or in a new array that `empty` makes."""
         other = x if out is None else out
         try:
             signature = out is None, self._backend.signature(x, other, other)
-        except AttributeError:  # one of them is no array: the checks say so
+        except AttributeError:  # one of them isn't an array: the checks will say so
             signature = None
         if signature not in self._known:
             self._check_arrays(x, out, signature)
@@ -86,7 +86,7 @@ class PoolStep:
         return out
 
     def _check_arrays(self, x: Array, out: Array | None, signature: Any) -> None:
-        """Check x and `out`, which have this signature for the first time, and remember that they passed."""
+        """Check x and `out`, and remember that their signature passed."""
         self._checks.check_x(x)
         if out is not None:
             self._checks.check_input("out", out, self._checks.dtype)

@@ -112,20 +112,20 @@ def scan(
 ) -> tuple[Array, LSTMState]:
     """Step one layer through a sequence.
 
-    The part of x in the gates is one matmul for many steps, as many as a bounded memory takes, unless that is one;
-    the loop itself allocates nothing that grows with T.
+    One matmul computes the part of x in the gates of as many steps as a bounded memory holds. If that is one step, the
+    engine's `run` steps instead. The loop itself allocates nothing that grows with T.
 
     Args:
         backend: the engine's.
         engine: the layer's.
         xs: (T, B, I), any strides.
-        state: h (B, P) and c (B, N) before the first step of the order.
-        timeline: the order, resets, and rows that are idle: such a row keeps h and c as they are.
+        state: h (B, P) and c (B, N) before the step that the order takes first.
+        timeline: the order of steps, the resets, and the idle rows, which keep their h and c.
         reset_to: a state of one row or of B; None for zeros.
-        empty: makes the arrays that are returned.
+        empty: makes the arrays to return.
 
     Returns:
-        Every h (T, B, P), which is the kept one where a row is idle, and the final state in arrays of its own.
+        Every h (T, B, P), with idle rows repeating theirs, and the final state in separate arrays.
     """
     T, B, _ = xs.shape
     h, c = state.h, state.c
@@ -136,7 +136,7 @@ def scan(
         sequence = engine.sequence
         at_once = sequence.steps_at_once(B)
         step = engine.run if at_once == 1 else sequence.run_gates
-        for plain, steps in timeline.pieces(T if at_once == 1 else at_once):  # x itself takes no memory
+        for plain, steps in timeline.pieces(T if at_once == 1 else at_once):  # x alone takes no extra memory
             start, stop = min(steps), max(steps) + 1
             part = xs[start:stop]
             if plain:

@@ -133,8 +133,8 @@ class SlotTable:
         """Return slots (an int, or a sequence or host array of ints) as a new int64 array, all live, each once.
 
         Raises:
-            TypeError: they are no integers.
-            ValueError: a slot that is out of range, or not live, or there twice; an array of another shape.
+            TypeError: they are not integers.
+            ValueError: a slot is out of range, inactive or duplicate; an array has the wrong shape.
         """
         given = self._integers(slots)
         own = given.astype(np.int64)

@@ -140,15 +140,15 @@ class StackedWeights:
             input_size: I, at least 0.
             hidden_size: N of every layer, at least 1.
             num_layers: at least 1.
-            seed: each layer and direction draws from a stream of its own, which this seed gives.
+            seed: the source of a separate random stream for each layer and direction.
             bidirectional: as in the class.
             residual: as in the class.
-            proj_size: as all that follow, in `LSTMWeights.random`, and alike in every layer.
-            bias: see there.
-            peephole: see there.
-            forget_bias: see there.
-            dtype: see there.
-            options: see there.
+            proj_size: as in `LSTMWeights.random`. This and all that follow apply to every layer.
+            bias: as in `LSTMWeights.random`.
+            peephole: as in `LSTMWeights.random`.
+            forget_bias: as in `LSTMWeights.random`.
+            dtype: as in `LSTMWeights.random`.
+            options: as in `LSTMWeights.random`.
         """
         D = 2 if _bool("bidirectional", bidirectional) else 1
         L = check_size("num_layers", num_layers, 1)

@@ -9,12 +9,12 @@ from fusedlstm.validation.arguments import fail
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import Array
 
-# The state of an owner: an LSTMState of a cell, a tuple of them, one for each layer, of an LSTM.
+# The state of an owner: a cell has an LSTMState, and an LSTM a tuple of them, one for each layer.
 State = TypeVar("State", bound="LSTMState | tuple[LSTMState, ...]")
 
 
 class _Required:
-    """The default of an argument that must be given, as help() shows it."""
+    """The default of a required argument, for help() to show."""
 
     def __repr__(self) -> str:
         return "<required>"

@@ -301,7 +301,7 @@ class Stepper(Generic[State]):
 
 
 def _is_like(array: Any, buffer: Array, face: Backend) -> bool:
-    """Whether an array is in all that matters like a buffer that it is to be copied to."""
+    """Whether an array has the type, shape, dtype and device of a buffer to copy it to."""
     native: Any = face.array_type
     if type(array) is not native or array.shape != buffer.shape or array.dtype != buffer.dtype:
         return False
@@ -309,13 +309,13 @@ def _is_like(array: Any, buffer: Array, face: Backend) -> bool:
 
 
 class Steppable(Placed[State]):
-    """What a cell and an LSTM have besides: Steppers."""
+    """A cell or an LSTM, of which a Stepper can be made."""
 
     def stepper(
         self, batch: int, *, reset_to: State | None = None, host: bool = False, like: Any = None
     ) -> Stepper[State]:
-        """Return a Stepper: a batch of B rows in buffers of their own, for steps that cost nothing but their work.
+        """Return a Stepper: a batch of B rows whose buffers stay in place, for steps with the least overhead.
 
-        Arguments and errors are `Stepper`'s.
+        See `Stepper` for arguments and errors.
         """
         return Stepper(self, batch, reset_to=reset_to, host=host, like=like)

@@ -15,14 +15,14 @@ B batch, I input size, N units (hidden size), P output size (= N without a proje
 formula of TensorFlow 1's LSTMCell (Sak, Senior and Beaufays, 2014), in PyTorch's names, gate order and
 layout. NaN passes through a clip, infinities are clipped.
 
-Options of other systems (ONNX has all but the first coupling) change four of its lines:
+Options of other systems (ONNX has all but the first coupling) change four of these lines:
 
     i  = gate_activation(clip(z_i + p_i * c, -gate_clip, gate_clip))   f and o likewise
     g  = activation(clip(z_g, -gate_clip, gate_clip))
     i  = 1 - f  or  f = 1 - i                                          coupled_gate "input" or "forget"
     m  = o * output_activation(c')
 
-Zoneout, at inference, keeps a part of the old states at the end, when h' has been computed from the new c alone:
+Zoneout at inference keeps a part of the old states at the end, after h' has been computed from the new c alone:
 
     c' = zoneout_c * c + (1 - zoneout_c) * c'
     h' = zoneout_h * h + (1 - zoneout_h) * h'
@@ -54,7 +54,7 @@ DEFAULTS = Functions().options()
 
 
 class CellOptions(TypedDict, total=False):
-    """The options of `LSTMWeights`, which are no arrays, for functions that pass them on."""
+    """The options of `LSTMWeights`, without its arrays, for functions that pass them on."""
 
     cell_clip: float | None
     proj_clip: float | None
@@ -90,16 +90,15 @@ class LSTMWeights:
         coupled_gate: "input" is i = 1 - f (TensorFlow's CoupledInputForgetGateLSTMCell, TFLite's CIFG), "forget" is
             f = 1 - i (ONNX's input_forget). Arrays keep their four blocks; those of the coupled gate and its
             peephole have no effect.
-        zoneout_c: z_c, from 0 to 1: the part of c that a step keeps, c' = z_c c + (1 - z_c) c_new. It is the
-            expectation of zoneout in training. The output is that of c_new.
-        zoneout_h: z_h, likewise the part of h: h' = z_h h + (1 - z_h) h_new, with h_new after the projection and its
-            clip. A residual layer adds its input afterwards.
+        zoneout_c: z_c, from 0 to 1, the part of c that a step keeps: c' = z_c c + (1 - z_c) c_new. This is the
+            expectation of zoneout in training. The output is computed from c_new.
+        zoneout_h: z_h, from 0 to 1, the part of h that a step keeps: h' = z_h h + (1 - z_h) h_new. h_new is the output
+            after the projection and its clip. A residual layer adds its input afterwards.
 
     Raises:
-        TypeError: an array of another dtype than weight_ih, or of none of the four; a tensor that
-            requires grad.
-        ValueError: a wrong shape, a negative clip, an unknown function or one with other parameters, a proj_clip
-            without weight_hr.
+        TypeError: an array has another dtype than weight_ih, or none of the four; a tensor requires grad.
+        ValueError: a shape is wrong, a clip is negative, a zoneout is not from 0 to 1, a function is unknown or has
+            the wrong parameters, or proj_clip is set without weight_hr.
     """
 
     weight_ih: Array
@@ -124,7 +123,7 @@ class LSTMWeights:
             set_(self, name, _own(name, getattr(self, name)))
         for name in CLIPS:
             set_(self, name, check_clip(name, getattr(self, name)))
-        for name, value in self.functions.options().items():  # each as it is written here
+        for name, value in self.functions.options().items():  # each in its one form
             set_(self, name, value)
         self._check_dtypes()
         self._check_shapes()
@@ -223,14 +222,13 @@ class LSTMWeights:
         Args:
             input_size: I, at least 0.
             hidden_size: N, at least 1.
-            seed: of numpy.random.default_rng; the same seed gives the same numbers in every dtype, up
-                to its rounding.
+            seed: of numpy.random.default_rng. The same seed gives the same numbers in every dtype, up to rounding.
             proj_size: P, or None for no projection.
-            bias: whether there is one.
+            bias: whether there is a bias.
             peephole: whether there are peepholes.
-            forget_bias: added to the forget gate's bias, which then needs `bias`.
+            forget_bias: added to the forget gate's bias; needs `bias`.
             dtype: "float64", "float32", "float16" or "bfloat16".
-            options: those of the class, from cell_clip on.
+            options: as in the class, from cell_clip on.
         """
         I = check_size("input_size", input_size, 0)
         N = check_size("hidden_size", hidden_size, 1)
@@ -305,12 +303,12 @@ class LSTMWeights:
 
 
 _ACTIVATIONS_OF_VERSION_1 = ("tanh", "relu", "sigmoid", "softsign", "elu", "linear")
-# Since which version of a file a cell may have options; all others since 2.
+# The first version of a file that may hold an option; 2 for all others.
 _SINCE = dict.fromkeys((*CLIPS, "activation"), 1) | {"zoneout_c": 3, "zoneout_h": 3}
 
 
 def for_file(layers: Sequence[LSTMWeights]) -> tuple[int, list[dict[str, Any]]]:
-    """Return the earliest version of a file that can hold these weights, and their options as it has them."""
+    """Return the earliest version of a file that can hold these weights, and their options in that version."""
     options = [weights.options() for weights in layers]
     version = max(map(_earliest, options))
     return version, [

@@ -1,1 +1,1 @@
-"""Arrays of NumPy, CuPy and other libraries: their dtypes, where they are, and views of them."""
+"""Arrays of NumPy, CuPy and other libraries: their dtypes, their devices, and views of them."""

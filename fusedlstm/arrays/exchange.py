@@ -305,7 +305,7 @@ def _refuse_to_write(name: str, array: Any) -> None:
 
 
 def _read_by_protocol(name: str, value: Any) -> NumpyArray:
-    """Return an array that only a protocol reaches as NumPy's, from wherever it is."""
+    """Return an array that only a protocol can read, from any device, as a NumPy array."""
     with Exchange(backend_of(value, name), value) as exchange:
         view = exchange.borrow(name, value)
         return np.asarray(view if isinstance(view, np.ndarray) else view.get())

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def _not_set(name: str, value: Any) -> NumpyArray:
-    raise RuntimeError(f"{name} is a {describe_type(value)}, which importing fusedlstm would have taught to read")
+    raise RuntimeError(f"{name} is a {describe_type(value)}, which can be read only after importing fusedlstm")
 
 
-# What reads an array that only a protocol reaches, by its argument's name. `exchange` sets it: reading one from a GPU
-# takes a backend, and the backends stand above this module.
+# Reads an array that only a protocol can read, by its argument's name. `exchange` sets this: reading from a GPU takes a
+# backend, and this module must not import the backends.
 read_by_protocol: Callable[[str, Any], NumpyArray] = _not_set
 
 

@@ -159,8 +159,8 @@ def check(value: Any, dtype: str, precision: str, *, batch_invariant: bool) -> N
     """Raise unless the argument `kernel` of a cell or an LSTM is None, or a name that the other options allow.
 
     Raises:
-        TypeError: no str.
-        ValueError: an unknown name, or one that the dtype, the precision or batch_invariant doesn't allow.
+        TypeError: it is not a str.
+        ValueError: the name is unknown, or the dtype, the precision or batch_invariant doesn't allow it.
     """
     if value is None:
         return

@@ -107,12 +107,12 @@ def _facts_of_gpus() -> list[tuple[str, str]]:
 
 
 def backend_of(array: Array, name: str = "array") -> Backend:
-    """Return the backend for an array of any library: that of the device it is on.
+    """Return the backend for the device of an array, which may be of any library.
 
     Raises:
-        TypeError: no array, or a tensor that requires grad.
-        ValueError: an array on a device that no backend is for.
-        BackendUnavailableError: an array on a GPU where the backend can't run; the message says why.
+        TypeError: this is not an array, or is a tensor that requires grad.
+        ValueError: no backend is for the array's device.
+        BackendUnavailableError: the array is on a GPU, but cuda can't run; the message says why.
     """
     if isinstance(array, np.ndarray):
         return _NUMPY

@@ -1,1 +1,1 @@
-"""Checks of arguments: all errors about one are raised here, before any work, in the same words on every backend."""
+"""Checks of arguments. They raise before any work is done, with the same words on every backend."""

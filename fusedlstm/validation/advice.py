@@ -1,4 +1,4 @@
-"""Say what makes weights of a value that was passed in their place, as the hint of an error."""
+"""Hints for errors about values passed in place of weights: how to make weights of them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# What makes weights of an object, by the package of its class or of a base class. Keras comes first, as its layers
-# derive from PyTorch's or TensorFlow's modules too.
+# Calls that make weights of an object, by the package of its class or of a base class. Keras comes first, as its
+# layers also derive from PyTorch's or TensorFlow's modules.
 _OBJECTS = {
     "keras": "from_keras(layer)",
     "tf_keras": "from_keras(layer)",
     "tensorflow.python.keras": "from_keras(layer)",
     "torch.nn.modules": "from_torch(module)",
-    "flax.linen": "from_flax(variables)",  # its modules hold none
+    "flax.linen": "from_flax(variables)",  # its modules hold no weights
     "flax": "from_flax(module)",
     "equinox": "from_equinox(module)",
     "haiku": "from_haiku(params)",
@@ -45,12 +45,12 @@ def weights_of(value: Any) -> str:
 
 
 def use_weights_of(value: Any) -> str:
-    """Return the same as a sentence, which is the hint of an error."""
+    """Return the same as a sentence, for the hint of an error."""
     expression = weights_of(value)
     return expression and f"Use {expression}"
 
 
 def _of_arrays(arrays: Mapping[Any, Any]) -> str:
-    """Return what makes weights of named arrays. PyTorch's are told by their names."""
+    """Return the call that makes weights of named arrays. PyTorch's are known by their names."""
     is_torch = any(re.search(r"\bweight_ih_l\d|\bbias_ih\b", name) for name in arrays if isinstance(name, str))
     return "fusedlstm.convert.from_torch(arrays)" if is_torch else _UNKNOWN

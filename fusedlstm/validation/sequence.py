@@ -112,7 +112,7 @@ class SequenceChecks:
         return flags.swapaxes(0, 1) if self.batch_first else flags
 
     def check_reverse(self, reverse: Any) -> None:
-        """Raise unless this is a bool, which is False with both directions."""
+        """Raise unless this is a bool, and False if the weights have both directions."""
         check_bool("reverse", reverse)
         if reverse and self._bidirectional:
             fail(ValueError, "reverse", "False with weights of both directions", "True")

@@ -1,4 +1,4 @@
-"""The signatures of arguments that passed the checks, so that like ones needn't be checked again."""
+"""The signatures of arguments that passed the checks, so that arguments like them needn't be checked again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _MOST = 256
 
 
 class Signatures(set[Any]):
-    """A set that forgets everything when it has grown too large."""
+    """A set of signatures that is cleared when it is full."""
 
     def add(self, signature: Any) -> None:
         """Remember a signature."""

@@ -1,4 +1,4 @@
-"""The checks of weights, and of cells, that are given to what steps them."""
+"""Checks of the weights that a cell or an LSTM takes, and of the owner that a pool or a Stepper takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_one_layer(weights: Any) -> None:
 
 
 def as_layers(weights: Any) -> StackedWeights:
-    """Return the weights of layers, of which a cell's are one. Raise TypeError if these are neither."""
+    """Return weights as a StackedWeights; a cell's become one layer. Raise TypeError if these aren't weights."""
     if isinstance(weights, StackedWeights):
         return weights
     if isinstance(weights, LSTMWeights):
@@ -35,7 +35,7 @@ def as_layers(weights: Any) -> StackedWeights:
 
 
 def check_owner(name: str, owner: Any) -> None:
-    """Raise TypeError unless this is a cell or an LSTM, which a pool and a Stepper are made of."""
+    """Raise TypeError unless this is a cell or an LSTM. Pools and Steppers are made of these."""
     if isinstance(owner, Placed):
         return
     made = weights_of(owner)
