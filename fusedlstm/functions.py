@@ -169,7 +169,7 @@ class Functions:
         )
 
     def options(self) -> dict[str, Any]:
-        """Return the options of `LSTMWeights`, by name: those of equal functions are equal."""
+        """Return the options that `LSTMWeights` and `lstm_pointwise` share; those of equal functions are equal."""
         return {
             "activation": self.input,
             "output_activation": None if self.output == self.input else self.output,
@@ -177,7 +177,6 @@ class Functions:
             "gate_clip": self.gate_clip,
             "coupled_gate": self.coupled,
             "zoneout_c": self.zoneout_c,
-            "zoneout_h": self.zoneout_h,
         }
 
     @property

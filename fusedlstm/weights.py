@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 ARRAYS = ("weight_ih", "weight_hh", "bias", "peephole", "weight_hr")
 CLIPS = ("cell_clip", "proj_clip")
-DEFAULTS = Functions().options()
+DEFAULTS = Functions().options() | {"zoneout_h": 0.0}
 
 
 class CellOptions(TypedDict, total=False):
@@ -123,7 +123,9 @@ class LSTMWeights:
             set_(self, name, _own(name, getattr(self, name)))
         for name in CLIPS:
             set_(self, name, check_clip(name, getattr(self, name)))
-        for name, value in self.functions.options().items():  # each in its one form
+        functions = self.functions
+        set_(self, "zoneout_h", functions.zoneout_h)
+        for name, value in functions.options().items():  # each as `Functions` writes it
             set_(self, name, value)
         self._check_dtypes()
         self._check_shapes()
@@ -201,7 +203,8 @@ class LSTMWeights:
 
     def options(self) -> dict[str, Any]:
         """Return the options (those that are no arrays), by name."""
-        return {name: getattr(self, name) for name in CLIPS} | self.functions.options()
+        clips = {name: getattr(self, name) for name in CLIPS}
+        return clips | self.functions.options() | {"zoneout_h": self.zoneout_h}
 
     @classmethod
     def random(

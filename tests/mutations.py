@@ -171,6 +171,8 @@ POINTWISE = [
     ("c not stored", "  store<W>(a.c_out + row * a.cell.N + unit, state);\n", ""),
 ]
 
+OTHER_PART = "keep_part<FUNCTIONS::ZONEOUT_C>(next, c.at[k])"
+KEPT_BEFORE_O = "    next = c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next);\n"
 CLIP_AND_PEEPHOLE = """    if (CLIP) next = clip(next, A(cell_clip));
     if (PEEPHOLE) z_o = multiply_and_add(A(widen(p.o.at[k])), next, z_o);"""
 OF_Z_I = "f = gate_of<FUNCTIONS, FAST>(z_i);\n      i"
@@ -184,7 +186,11 @@ CELL = [
     ("no clip of c", "    if (CLIP) next = clip(next, A(cell_clip));\n", ""),
     ("clips without the option", "if (CLIP) next", "next"),
     ("f and i swapped in the sum", "multiply_and_add(f, c.at[k]", "multiply_and_add(i, c.at[k]"),
-    ("the old c stays", "    c.at[k] = next;\n", ""),
+    ("the old c stays", "    c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next);\n", ""),
+    ("no part of c stays", "c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next)", "c.at[k] = next"),
+    ("the other part of c stays", "keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next)", OTHER_PART),
+    ("the new c is whole", "A(1 - of_bits(PART)) * next", "next"),
+    ("o sees the c that stays", "    c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next);\n", KEPT_BEFORE_O),
     # Peepholes.
     ("no peephole i", "      z_i = multiply_and_add(A(widen(p.i.at[k])), c.at[k], z_i);\n", ""),
     ("peephole f of i's weights", "widen(p.f.at[k])", "widen(p.i.at[k])"),

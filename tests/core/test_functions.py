@@ -85,9 +85,8 @@ def test_options_are_those_that_were_given():
         "gate_clip": 0.0,
         "coupled_gate": "input",
         "zoneout_c": 0.1,
-        "zoneout_h": 0.2,
     }
-    assert Functions.of(**options).options() == options
+    assert Functions.of(**options, zoneout_h=0.2).options() == options
     assert Functions.of(activation="tanh") == Functions()
     assert Functions.of(activation="relu") == Functions("relu", "relu")
 

@@ -110,10 +110,10 @@ class ProjectArguments:
     B: I64
     N: I64
     P: I64
-    old_h: Annotated[Matrix, "const T"]
-    is_first: Annotated[Any, "unsigned char*"]
-    readers: Annotated[Any, "unsigned*"]
-    reset_h: Annotated[Matrix, "const T"]
+    old_h: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
+    is_first: Annotated[Any, "unsigned char*"] = None
+    readers: Annotated[Any, "unsigned*"] = None
+    reset_h: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)
@@ -144,7 +144,7 @@ class PlannedArguments:
     h_by_slot: I64
     copy: Copy
     B: I64
-    old_h: Annotated[Matrix, "const T"]
+    old_h: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ class FinishArguments:
     limit: Double
     B: I64
     P: I64
-    old_h: Annotated[Matrix, "const T"]
+    old_h: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)
