@@ -16,7 +16,6 @@ template <typename T> struct PlannedArguments {
   i64 h_by_slot;    // whether `rows` gives the row of h, too
   Copy<T> copy;     // of m; zeros if a row takes no step
   i64 B;
-  Matrix<const T> old_h;  // (B, N), read only with zoneout of h; may be h
 };
 
 // W units a thread, by vectors: N, the row strides and the addresses must then be multiples of W elements.
@@ -49,9 +48,6 @@ __global__ void __launch_bounds__(256, 1) lstm_planned(const PlannedArguments<T>
     if (PEEPHOLE) peepholes = load_peepholes<W>(a.cell.peephole, unit, a.cell.N);
     m = advance<FUNCTIONS, PEEPHOLE, CLIP>(z, state, peepholes, a.cell.clip);
     store<W>(a.c.at + slot * a.c.stride + unit, state);
-    if constexpr (FUNCTIONS::ZONEOUT_H != 0) {
-      m = keep_h<FUNCTIONS::ZONEOUT_H>(a.old_h.at + row * a.old_h.stride + unit, m);
-    }
     store<W>(a.h.at + (a.h_by_slot ? slot : row) * a.h.stride + unit, m);
   }
   a.copy.write(row, unit, m, slot >= 0);

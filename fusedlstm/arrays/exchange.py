@@ -71,7 +71,7 @@ class Exchange:
     is over the memory of the backend's array. What is of no library that shares its memory (None, a list, NumPy's
     array for a GPU) is returned as it is, for the checks to refuse in their words; arrays of the backend too.
 
-    On a GPU the context is also where the work runs (`backends.cuda.streams.Order`): the GPU is the current
+    On a GPU the context is also where the work runs (`backends.cuda.runtime.streams.Order`): the GPU is the current
     device, and CuPy's current stream is the current stream of the library of x: PyTorch's for a tensor, else
     CuPy's. Where another argument's library has another current stream, or its interface names another one, the
     work waits for that stream, and that stream for the work. All of this waits on the GPU, not on the host.

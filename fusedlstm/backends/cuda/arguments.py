@@ -144,7 +144,6 @@ class PlannedArguments:
     h_by_slot: I64
     copy: Copy
     B: I64
-    old_h: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)

@@ -199,11 +199,11 @@ def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations,
         h_by_slot: whether `to.rows` tells the row of h, too.
     """
     B, N = len(gates), weights.N
-    arrays = (gates, weights.bias, weights.peephole, c, to.h, to.copy, to.input, to.old_h)
+    arrays = (gates, weights.bias, weights.peephole, c, to.h, to.copy, to.input)
     width = _VECTOR if N % _VECTOR == 0 and all(a is None or is_aligned(a, _VECTOR) for a in arrays) else 1
     clip = weights.cell_clip
-    functions = weights.functions_of_m if to.old_h is None else weights.functions
-    kernel = planned_kernel(weights.dtype, width, functions, weights.peephole is not None, clip is not None)
+    options = weights.functions_of_m, weights.peephole is not None, clip is not None
+    kernel = planned_kernel(weights.dtype, width, *options)
     grid, block = _rows_and_columns(B, -(-N // width))
     arguments = PlannedArguments(
         gates=gates,
@@ -214,7 +214,6 @@ def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations,
         h_by_slot=h_by_slot,
         copy=to.copies(),
         B=B,
-        old_h=Matrix.of(to.old_h),
     )
     kernel(grid, block, arguments)
 

@@ -142,6 +142,8 @@ class Planned:
             in_place = slots is None and to.old_h is None
             projected = to.h if in_place else self._zeros((len(gates), weights.P), weights.dtype)
             layer.project(m, projected, Matmul(projected, m, weights.projection, engine.precision), in_place=in_place)
+        elif to.old_h is not None:
+            layer.keep(self._zeros((len(gates), weights.N), weights.dtype))
         return layer
 
     def queue(self) -> None:
@@ -161,6 +163,7 @@ class _LayerQueue:
     def __init__(self, weights: DeviceWeights, gates: Any, c: Any, to: Destinations, of_gates: Matmul) -> None:
         self._weights, self._gates, self._c, self._to = weights, gates, c, to
         self._of_gates = of_gates
+        self._m: Destinations | None = None  # of m, where that is not h itself
         self._of_m: Matmul | None = None
         self.workspace_bytes = of_gates.workspace_bytes
 
@@ -171,14 +174,19 @@ class _LayerQueue:
         self._finishes = not in_place or self._weights.proj_clip is not None or self._to.copy is not None
         self.workspace_bytes = max(self.workspace_bytes, of_m.workspace_bytes)
 
+    def keep(self, m: Any) -> None:
+        """Have m (M, N) apart from h, of which a part is kept."""
+        self._m, self._projected, self._finishes = Destinations(h=m, rows=self._to.rows), m, True
+
     def queue(self, workspace: Any) -> None:
         """Queue the matmul and what follows it."""
         self._of_gates.queue(workspace)
-        if self._of_m is None:
+        if self._m is None:
             launch_planned(self._weights, self._gates, self._c, self._to, h_by_slot=True)
             return
         launch_planned(self._weights, self._gates, self._c, self._m, h_by_slot=False)
-        self._of_m.queue(workspace)
+        if self._of_m is not None:
+            self._of_m.queue(workspace)
         if self._finishes:
             launch_finish(self._projected, self._to, self._weights.proj_clip, self._weights.functions.zoneout_h)
 
