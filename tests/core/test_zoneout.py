@@ -1,4 +1,4 @@
-"""Zoneout at inference: parts of c and h stay, on every backend and way of stepping."""
+"""Zoneout at inference keeps parts of c and h, on every backend and in every way of stepping."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def exact_state(state):
 
 
 def check_all_ways(cell, tolerance):
-    """A call, a Stepper and a pool take two steps, in the second of which the first and last row begin anew."""
+    """A call, a Stepper and a pool take two steps. The second one resets the first and the last row."""
     weights, rng = cell.weights, np.random.default_rng(0)
     xs = [cell.asarray(rng.normal(size=(B, I))) for _ in range(2)]
     state, to = random_state(cell, B, rng), random_state(cell, 1, rng)
@@ -59,7 +59,7 @@ def check_all_ways(cell, tolerance):
         assert_near(stepper.state, exact, tolerance)
         assert np.abs(host(stepper.output).astype(float) - exact[0]).max() <= tolerance
         again = formula.step(weights, host(xs[0]), *exact_state(stepper.state))
-        stepper.step(xs[0])  # the flags are cleared
+        stepper.step(xs[0])  # the step before cleared the flags
         assert_near(stepper.state, again, tolerance)
     pool = StatePool(cell, 2 * B)
     slots = pool.allocate(2 * B)[::-2]
@@ -72,7 +72,7 @@ def check_all_ways(cell, tolerance):
 
 @pytest.mark.parametrize("dtype", ["float64", "float16"])
 @pytest.mark.parametrize("name", PROJECTIONS)
-def test_all_ways_have_the_formulas_numbers(name, dtype, stepping):
+def test_all_ways_match_the_formula(name, dtype, stepping):
     weights = LSTMWeights.random(I, N, seed=0, dtype=dtype, **ZONEOUT, **PROJECTIONS[name])
     check_all_ways(LSTMCell(weights, backend=stepping), 2 * tolerances.of(dtype, 100))
 
@@ -80,7 +80,7 @@ def test_all_ways_have_the_formulas_numbers(name, dtype, stepping):
 @needs_cuda
 @pytest.mark.parametrize("projects", [False, True])
 @pytest.mark.parametrize(("kernel", "dtype", "precision"), KERNELS)
-def test_all_kernels_have_the_formulas_numbers(kernel, dtype, precision, projects, monkeypatch):
+def test_all_kernels_match_the_formula(kernel, dtype, precision, projects, monkeypatch):
     from fusedlstm.backends.cuda import tiles
 
     monkeypatch.setattr(tiles.Tile, "projects", lambda *_: projects)
@@ -91,15 +91,15 @@ def test_all_kernels_have_the_formulas_numbers(kernel, dtype, precision, project
 
 @needs_cuda
 @pytest.mark.parametrize(("kernel", "dtype", "precision"), KERNELS)
-def test_kernels_without_a_projection(kernel, dtype, precision):
+def test_kernels_match_without_a_projection(kernel, dtype, precision):
     weights = LSTMWeights.random(I, N, seed=0, dtype=dtype, peephole=True, **ZONEOUT)
     tolerance = 3e-3 if precision == "high" else 3 * tolerances.of(dtype, 100)
     check_all_ways(LSTMCell(weights, backend="cuda", precision=precision, kernel=kernel), tolerance)
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_layers_and_sequences(residual, stepping):
-    """Each layer's h' goes to the next; a residual layer adds its input to h' and not to its state."""
+def test_layers_and_sequences_match_the_formula(residual, stepping):
+    """Each layer's h' goes to the next. A residual layer adds its input to the output, not to the state."""
     T, rng = 3, np.random.default_rng(1)
     layers = [LSTMWeights.random(N, N, seed=k, dtype="float64", zoneout_c=0.1 * k, zoneout_h=0.2) for k in range(3)]
     lstm = LSTM(StackedWeights(layers, residual=residual), backend=stepping)
@@ -116,8 +116,8 @@ def test_layers_and_sequences(residual, stepping):
         assert_near(final, exact, 1e-13)
 
 
-def test_sequences_of_other_lengths(backend):
-    """Rows that have ended stay; those that begin anew keep a part of the state that they begin from."""
+def test_sequences_of_other_lengths_match(backend):
+    """Rows that have ended keep their state. Rows that are reset keep a part of the state they are reset to."""
     T, rng = 4, np.random.default_rng(2)
     weights = LSTMWeights.random(I, N, seed=0, dtype="float64", proj_size=4, **ZONEOUT)
     lstm = LSTM(weights, backend=backend)
@@ -136,7 +136,7 @@ def test_sequences_of_other_lengths(backend):
 
 
 @pytest.mark.parametrize("part", [0.0, 1.0])
-def test_nothing_and_all(part, backend):
+def test_zoneout_of_0_or_1_is_exact(part, backend):
     options = {"zoneout_c": part, "zoneout_h": part}
     weights = LSTMWeights.random(I, N, seed=0, dtype="float64", **options)
     cell = LSTMCell(weights, backend=backend)
@@ -148,8 +148,8 @@ def test_nothing_and_all(part, backend):
     assert host(got.c).tobytes() == host(wanted.c).tobytes()
 
 
-def test_pointwise_keeps_c_alone(backend):
-    """It never sees the old h."""
+def test_pointwise_keeps_only_c(backend):
+    """It can't keep a part of h, as it never sees the old one."""
     rng, cell = np.random.default_rng(0), LSTMCell(LSTMWeights.random(1, 1, seed=0, dtype="float64"), backend=backend)
     gates, c = cell.asarray(rng.normal(size=(B, 4 * N))), cell.asarray(rng.normal(size=(B, N)))
     plain, kept = lstm_pointwise(gates, c), lstm_pointwise(gates, c, zoneout_c=0.25)

@@ -1,4 +1,4 @@
-"""The structs of kernels beside their records in Python: a compiler finds the same members at the same places."""
+"""A compiler compares the structs of kernels with their records in Python: same members, same types, same places."""
 
 import re
 import shutil
@@ -16,13 +16,13 @@ pytestmark = [needs_cuda, needs_emulation]
 
 @pytest.fixture(scope="module")
 def kernels():
-    """Every instance that is compiled by tests."""
+    """Every instance that the tests compile."""
     import resources
 
     return [kernel for kernel, _ in resources.instances().values()]
 
 
-def test_structs_are_their_records(kernels, tmp_path):
+def test_structs_match_their_records(kernels, tmp_path):
     assert complaints(KERNELS, kernels, tmp_path) == []
 
 
@@ -63,7 +63,7 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(("file", "old", "new", "words"), PLANTED)
-def test_a_planted_difference_is_found(kernels, tmp_path, file, old, new, words):
+def test_planted_differences_are_found(kernels, tmp_path, file, old, new, words):
     folder = shutil.copytree(KERNELS, tmp_path / "kernels")
     text = (folder / file).read_text(encoding="utf-8")
     assert text.count(old) == 1

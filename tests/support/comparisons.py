@@ -1,4 +1,4 @@
-"""Comparisons with numbers that other systems computed, for cells and sequences."""
+"""Compare cells and sequences with the recorded outputs of other systems."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from support.cells import host
 
 
 def state_on(cell, h, c):
-    """A state on the cell's device, with c in the dtype the cell keeps it in."""
+    """A state on the cell's device, with c in the dtype that the cell wants."""
     return LSTMState(h=cell.asarray(h), c=cell.asarray(c, cell.zero_state(0).c.dtype))
 
 
@@ -21,7 +21,7 @@ def assert_close(state, h, c, tolerance):
 
 
 def assert_steps(cell, oracle):
-    """Every step from the oracle's state, then all of them from our own."""
+    """Compare every step from the oracle's state, then all steps from our own states."""
     for x, h, c, h_next, c_next in oracle.steps():
         got = cell(cell.asarray(x), state_on(cell, h, c))
         assert_close(got, h_next, c_next, oracle.tolerance)
@@ -38,7 +38,7 @@ def states_of(lstm, pairs):
 
 
 def assert_sequence(lstm, oracle, pairs, outputs, finals, xs=None, **options):
-    """Outputs and final states, which are those of several steps of our own."""
+    """Compare outputs and final states. Tolerances allow for several steps of our own."""
     xs = lstm.asarray(oracle["x"] if xs is None else xs)
     got, states = lstm(xs, states_of(lstm, pairs), **options)
     compared = [("outputs", got, outputs)]

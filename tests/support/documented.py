@@ -1,4 +1,4 @@
-"""Formulas and layouts from source code or documents, for parts that no recorded outputs show.
+"""Formulas and layouts from source code or documents, for parts that no recorded outputs cover.
 
 Each function raises AssertionError unless weights imported from such arrays compute the formula. FORMULAS pairs each
 with its layout.

@@ -1,4 +1,4 @@
-"""One cell's arrays for each system whose arrays have names, as a file of that system has them."""
+"""One cell's arrays for each system with named arrays, as in a file of that system."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,10 @@ from support.layouts import LAYOUTS
 class Example:
     """A cell in a model.
 
-    layout: a layout of the system; scope: what the names of its arrays begin with; prefix: the importer's argument that
-    chooses it, None for its default.
+    Attributes:
+        layout: a layout of the system.
+        scope: the beginning of its arrays' names.
+        prefix: the importer's argument that chooses it; None for the default.
     """
 
     layout: str
@@ -21,7 +23,7 @@ class Example:
     prefix: str | None = None
 
     def arrays(self, weights, **options):
-        """Return the arrays of weights. Options are those of `write`."""
+        """Return the arrays of weights, with the options of `write`."""
         return {self.scope + name: array for name, array in write(LAYOUTS[self.layout], weights, **options).items()}
 
     @property
@@ -39,5 +41,5 @@ EXAMPLES = {
     "chainer": Example("chainer", "a/lstm/", "a/lstm"),
     "haste": Example("haste", "encoder.lstm.", "encoder.lstm"),
 }
-# Systems of arrays by name and nothing else: no framework runs here.
+# Systems whose files hold only named arrays, and whose framework the tests don't run.
 PLAIN = [system.name for system in SYSTEMS if system.source == "arrays" and not system.framework]

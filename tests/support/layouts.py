@@ -1,4 +1,4 @@
-"""All systems' layouts by name, and wrong ones in their place."""
+"""All systems' layouts by name, and a way to plant wrong ones."""
 
 from fusedlstm.convert.systems import SYSTEMS
 
@@ -6,6 +6,6 @@ LAYOUTS = {name: layout for system in SYSTEMS for name, layout in system.layouts
 
 
 def plant(monkeypatch, name, wrong):
-    """Put a wrong layout where the system's code looks it up."""
+    """Replace a layout with a wrong one, where the system's code looks it up."""
     (layouts,) = (system.layouts for system in SYSTEMS if name in system.layouts)
     monkeypatch.setitem(layouts, name, wrong)

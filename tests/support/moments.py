@@ -100,7 +100,7 @@ def interrupted(call, moment, *, also=()):
 
 def _traced(call, trace):
     before, collects = sys.gettrace(), gc.isenabled()
-    gc.collect()  # Python swallows what is raised in the finalizers of other tests' objects
+    gc.collect()  # now, as Python would swallow exceptions in finalizers of other tests' objects
     gc.disable()
     sys.settrace(trace)
     try:

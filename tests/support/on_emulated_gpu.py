@@ -1,4 +1,4 @@
-"""What tests of the emulated GPU share: kernels, graphs, streams, and bits."""
+"""Shared by tests of the emulated GPU: kernels, graphs, streams, and bits."""
 
 import gc
 
@@ -18,7 +18,7 @@ KERNELS = {
 
 FORCED = [(kernel, *kind) for kind, kernels in KERNELS.items() for kernel in kernels]
 
-# Of TF32 x and the weights are rounded to 11 bits, as float16 has them.
+# TF32 rounds x and the weights to 11 bits, the precision of float16.
 TOLERANCE = {"high": 2 * tolerances.ONE_STEP["float16"]}
 
 
@@ -31,14 +31,14 @@ def bits_of(state):
 
 
 def nodes(stepper):
-    """What is in its graph, kernels by their names."""
+    """The nodes of its graph, with kernels by name."""
     graph = stepper._engine._graph
     names = iter(graphs.kernels(graph))
     return [next(names).partition("<")[0] if kind == "kernel" else kind for kind in graphs.kinds(graph)]
 
 
 def settle():
-    """Free what is held for work that is done, of other tests, too."""
+    """Free everything that is held for finished work, even of other tests."""
     from fusedlstm.backends.cuda.runtime.streams import _release_finished
 
     gc.collect()
@@ -51,7 +51,7 @@ def on_device(slots, dtype=np.int64):
 
 
 def assert_after(first, second, start=0):
-    """A stream waits for an event that another has recorded before; returns where in the log."""
+    """Check that a stream waits for an event that another recorded before; return where in the log."""
     recorded = {}
     for place, (what, stream, *rest) in enumerate(streams.log):
         if what == "record" and place >= start:

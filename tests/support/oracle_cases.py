@@ -1,6 +1,6 @@
-"""Read recorded outputs of other systems: weights by the system's importer, a sequence, and its outputs.
+"""Read recorded outputs of other systems: weights from the system's importer, a sequence, and its outputs.
 
-For each layout, ROWS names files that show every part of it. Parts that no file shows are known only from source code
+For each layout, ROWS names files that cover every part of it. Parts that no file covers are known only from source code
 or documents. They are in DOCUMENTED, with formulas in `documented.py`.
 """
 
@@ -93,7 +93,7 @@ def from_operation(oracle, version):
 
 
 def from_onnx(oracle):
-    """Read one direction by the layout, as other tests cover the operator's importer."""
+    """Read one direction with the layout alone: other tests cover the operator's importer."""
     N = oracle["R"].shape[2]
     arrays = {"W": oracle["W"][0], "R": oracle["R"][0], "Wb": oracle["B"][0, : 4 * N], "Rb": oracle["B"][0, 4 * N :]}
     if "P" in oracle.arrays:

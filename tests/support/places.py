@@ -8,7 +8,7 @@ PACKAGE = ROOT / "fusedlstm"
 TESTS = ROOT / "tests"
 DATA = TESTS / "data"
 ORACLES = TESTS / "oracles"
-# `mutations` runs the tests on copies with a mistake in them.
+# `mutations` sets this to test copies of the kernels with a mistake.
 KERNELS = Path(os.environ.get("FUSEDLSTM_TEST_KERNELS") or ROOT / "kernels")
-# The environment of a process that imports the package and `support`.
+# The environment for a process that imports the package and `support`.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, TESTS)))}

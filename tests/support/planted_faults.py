@@ -1,4 +1,4 @@
-"""Launches of the kernels in emulation/faulty: sound ones with their results, and the faults planted in the others."""
+"""Launches of the kernels in emulation/faulty: sound ones with their results, and those with planted faults."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from emulation import ByValue, Pointer
 
 @dataclass(frozen=True)
 class Launch:
-    """What a kernel is called with, and what its arguments then are where it is sound.
+    """A kernel's arguments, and the results of a sound one.
 
-    They are by number, or by name in a struct, which is alone.
+    `results` are by number, or by name if the only argument is a struct.
     """
 
     grid: tuple[int, ...]
@@ -28,7 +28,7 @@ class Launch:
         return function(self.grid, self.block, self.args, **options)
 
     def argument(self, which):
-        """The array of a number or name."""
+        """The array with this number or name."""
         if isinstance(which, int):
             return self.args[which]
         return next(pointer.array for pointer in self.args[0].pointers if pointer.name == which)
@@ -157,7 +157,7 @@ def publish(blocks=2, word_alone=False):
 
 
 def scale(factors=(3, 4, 5)):
-    """Rows of larger arrays, by a struct; without factors these are 2."""
+    """Rows of larger arrays, passed in a struct. Without factors every row is doubled."""
     source, to = normal(3, 16)[:, 4:12], nans(3, 12)[:, 2:10]
     by = None if factors is None else np.array(factors, np.float32)
     arrays = {"from": (0, source, True), "to": (16, to, False), "factors": (32, by, True)}

@@ -2,8 +2,7 @@
 
     python -m support.pool_kills FOLDER carefully|naively KILLS
 
-Prints how often the file was the old or the new one, whole, how often it was broken, and how many kills came in the
-midst of a save.
+Prints how often the file was whole, old or new, how often it was broken, and how many kills came during a save.
 """
 
 import os
@@ -19,7 +18,7 @@ from fusedlstm import LSTMCell, LSTMState, LSTMWeights, StatePool, files
 
 
 def naively(path, content):
-    """What `files.replace` must not be."""
+    """Write the file in place, as `files.replace` must not do."""
     with open(path, "wb") as file:
         file.write(content)
 

@@ -1,4 +1,4 @@
-"""One line about skipped tests, in place of one for each reason and place."""
+"""Sum up skipped tests in one line, instead of one for each reason and place."""
 
 import collections
 import re
@@ -7,7 +7,7 @@ NAMES = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow", "keras": 
 
 
 def missing(reason):
-    """Name what a plain checkout lacks, if that is why a test was skipped."""
+    """Name the thing that is missing, if a test was skipped for that."""
     found = re.search(
         r"([\w.]+)\W*(?:of the extra \w+, )?is not installed|No module named '(\w+)|(Keras) needs", reason
     )
@@ -22,4 +22,4 @@ def pytest_terminal_summary(terminalreporter):
     if skipped:
         counts = collections.Counter(missing(report.longrepr[2]) for report in skipped)
         said = ", ".join(f"{name} ({count})" for name, count in counts.most_common())
-        terminalreporter.write_line(f"skipped for want of {said}: pytest -rs shows each")
+        terminalreporter.write_line(f"skipped, by what is missing: {said}. pytest -rs shows each")

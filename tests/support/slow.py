@@ -1,8 +1,8 @@
-"""Slow tests: those in a measured table, which a plain run of pytest leaves out.
+"""Slow tests are in a measured table. A plain run of pytest leaves them out.
 
-pytest                              without them
+pytest                              without slow tests
 pytest -m ""                        all tests
-pytest -m "" --write-slow-tests     all tests, and measure the table anew: of a run without an emulator's cache
+pytest -m "" --write-slow-tests     all tests, and write a new table; empty the emulator's cache before
 """
 
 import os
@@ -12,18 +12,18 @@ import pytest
 from support.places import TESTS
 
 TABLE = TESTS / "slow_tests.txt"
-LEAST = 0.5  # CPU seconds, of the test and its child processes
+LEAST = 0.5  # CPU seconds of a slow test and its child processes
 _START = pytest.StashKey[float]()
 
 
 def read():
-    """The CPU seconds of slow tests, by their ids."""
+    """The CPU seconds of slow tests, by id."""
     rows = (line.split("\t", 1) for line in TABLE.read_text(encoding="utf-8").splitlines())
     return {name: float(seconds) for seconds, name in rows}
 
 
 def pytest_addoption(parser):
-    parser.addoption("--write-slow-tests", action="store_true", help=f"measure {TABLE.name} anew")
+    parser.addoption("--write-slow-tests", action="store_true", help=f"measure all tests and write {TABLE.name}")
 
 
 @pytest.hookimpl(tryfirst=True)

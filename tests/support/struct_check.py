@@ -1,4 +1,4 @@
-"""Assertions in C++ that the structs of kernels are what their records in Python say, and what a compiler says."""
+"""Have a C++ compiler check that the structs of kernels match their records in Python."""
 
 import os
 import re
@@ -20,13 +20,13 @@ def in_c(dtype):
 
 
 def struct_in_c(struct):
-    """The struct's name in C++, with its template's arguments."""
+    """The struct's name in C++, with its template arguments."""
     types = ", ".join(map(in_c, struct.types.values()))
     return struct.record.__name__ + (f"<{types}>" if types else "")
 
 
 def type_in_c(struct, kind):
-    """A member's type in C++, of which T, A and G are template parameters."""
+    """A member's type in C++, with its template parameters T, A and G replaced."""
     types = {letter: in_c(dtype) for letter, dtype in struct.types.items()}
     if "T" in types:
         types["A"] = state_type(types["T"])
@@ -38,7 +38,7 @@ def assertion(condition, words):
 
 
 def assertions_of_struct(struct):
-    """That each member is there at its offset, with its type, and no other member."""
+    """Assert that each member has its offset and its type, and that there is no other member."""
     name = struct_in_c(struct)
     for member in struct.members:
         kind = type_in_c(struct, member.kind)
@@ -50,7 +50,7 @@ def assertions_of_struct(struct):
 
 
 def assertions(kernels):
-    """Of every struct once, and that each kernel takes its own."""
+    """Check every struct once, and that each kernel takes its own struct."""
     structs = {struct_in_c(kernel.struct): kernel.struct for kernel in kernels}
     for struct in structs.values():
         yield from assertions_of_struct(struct)
@@ -61,7 +61,7 @@ def assertions(kernels):
 
 
 def complaints(folder, kernels, scratch):
-    """What a compiler says of kernels' structs, in a folder of kernels: nothing where all is well."""
+    """The compiler's errors about kernels' structs, in a folder of kernels; [] if there are none."""
     files = dict.fromkeys(kernel.file for kernel in kernels)
     lines = [*(f'#include "{folder / file}"' for file in files), *assertions(kernels)]
     unit = scratch / "structs.cpp"

@@ -1,4 +1,4 @@
-"""The order of modules: who may import whom."""
+"""Which modules may import which."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def modules(folder, package):
-    """The files of a package by the modules' names."""
+    """The files of a package, by the names of their modules."""
     found = {}
     for file in sorted((folder / package).rglob("*.py")):
         parts = file.relative_to(folder).with_suffix("").parts
@@ -19,7 +19,7 @@ def modules(folder, package):
 
 
 def imports(tree):
-    """Yield import statements, also those inside functions, but not those for type checkers."""
+    """Yield import statements: those inside functions, too, but not those for type checkers."""
     for child in ast.iter_child_nodes(tree):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             yield from imports(ast.Module(child.orelse, []))
@@ -35,7 +35,7 @@ def imported(file, known):
         if isinstance(each, ast.Import):
             names = [(alias.name, alias.name) for alias in each.names]
         else:
-            assert not each.level, f"{file}: imports are absolute here"
+            assert not each.level, f"{file}: use absolute imports"
             names = [(f"{each.module}.{alias.name}", each.module) for alias in each.names]
         for name, parent in names:
             if name in known or parent in known:
@@ -48,7 +48,7 @@ def graph(folder, package):
 
 
 def cycle(found):
-    """The modules of a cycle, from one back to itself, or none."""
+    """The modules of a cycle, from one back to itself, or [] if there is none."""
     try:
         TopologicalSorter(found).prepare()
     except CycleError as error:
@@ -57,7 +57,7 @@ def cycle(found):
 
 
 @pytest.mark.parametrize("package", ["fusedlstm", "benchmarks"])
-def test_modules_import_in_no_circle(package):
+def test_modules_have_no_import_cycle(package):
     found = graph(ROOT, package)
     assert len(found) > 10
     assert not cycle(found)
@@ -83,7 +83,7 @@ def test_only_backends_import_the_cuda_backend():
         ("import json", False),
     ],
 )
-def test_planted_circles_are_found(text, found, tmp_path):
+def test_planted_import_cycles_are_found(text, found, tmp_path):
     folder = tmp_path / "package"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
