@@ -28,36 +28,35 @@ if TYPE_CHECKING:
 
 
 class LSTMCell(Steppable[LSTMState]):
-    """One step of an LSTM for a batch of B rows: (x, h, c) -> the next (h, c), by `fusedlstm.weights`' formula.
+    """One step of an LSTM for a batch of B rows: (x, h, c) -> the next (h, c), by the formula in `fusedlstm.weights`.
 
     A cell holds weights and no state. It may be called from several threads at once, and in the middle of another of
-    its calls, as from a signal handler. The same call gives the same bits again.
+    its calls, as from a signal handler. The same call always gives the same bits.
 
     Args:
-        weights: an LSTMWeights; its dtype is that of x and h. c has that dtype too, but float32 where it
-            is a 16-bit one.
-        backend: "numpy", "cuda" or "cuda:<index>". None takes the environment variable FUSEDLSTM_BACKEND,
-            or else cuda where it can run, or else numpy.
-        precision: of float32 matmuls on a GPU: "highest" is IEEE float32, "high" lets them use TF32's
-            10-bit mantissas. Other dtypes, and NumPy, know no difference.
-        check_state: whether each call warns of a state whose |h| exceeds 1, where no step can have made
-            it (no projection, gates and outputs by functions up to 1): usually h and c are swapped. On a GPU it
+        weights: an LSTMWeights. Its dtype is that of x and h. c has the same dtype, or float32 if that has 16 bits.
+        backend: "numpy", "cuda" or "cuda:<index>". None takes the environment variable FUSEDLSTM_BACKEND, else cuda if
+            it can run, else numpy.
+        precision: of float32 matmuls on a GPU: "highest" is IEEE float32, "high" allows TF32's 10-bit mantissas. It
+            changes nothing for other dtypes and on NumPy.
+        check_state: whether each call warns of a state with |h| over 1 that no step can have made: usually h and c are
+            swapped. It applies without a projection, if functions of gates and outputs stay within 1. On a GPU it
             waits for the device.
-        batch_invariant: whether a row's bits are its own. The same x, h and c of a row then give the same bits in a
-            batch of any size, at any place, beside any other rows (of NaN too), in single steps and in sequences of
-            any length, cut anywhere, in Steppers and pools; NaN is NaN, of whatever bits. On another machine, or with
-            another NumPy or BLAS, bits may be others. On NumPy it is tried with these weights when the cell is made,
-            and holds with one thread or several (I + P up to 16,000). All products are of blocks of 8 rows then: a
-            batch of 1 takes as long as one of 8. From 8 on it costs next to nothing with OpenBLAS' kernels for
-            AVX-512; with others large batches take much longer, in one thread, as the BLAS packs the weights anew for
-            each block. On a GPU every step is one kernel (emulated, not yet run on a GPU), "tensor_medium" for
-            float16, bfloat16, and float32 with precision="high", else "simt".
-        kernel: what a GPU steps by. None leaves it to a table, in Steppers and pools, by layer and batch; plain calls
-            take two matmuls and a kernel then. A name forces it, in plain calls too: "matmul" is cuBLASLt's product
-            and a kernel behind it, all others are the whole step in one kernel (emulated, not yet run on a GPU), from
-            compute capability 8.0 on: "tensor_large" (for many rows), "tensor_medium" and "tensor_small" (for few) by
-            tensor cores, for float16, bfloat16, and float32 with precision="high"; "simt" by fma, for float32
-            and float64. It is checked on NumPy, too, and of no effect there.
+        batch_invariant: whether to make each row bitwise independent of the rest of its batch. A row's x, h and c then
+            give the same bits in a batch of any size, at any place, beside any other rows (even of NaN). This holds in
+            single steps and in sequences of any length, cut anywhere, in Steppers and pools. The bits of a NaN may
+            differ. So may all bits on another machine, or with another NumPy or BLAS. NumPy tests it with these weights
+            when the cell is made. There it holds with one thread or several (I + P up to 16,000), and all products have
+            blocks of 8 rows: a batch of 1 takes as long as one of 8. From 8 rows on it costs next to nothing with
+            OpenBLAS's kernels for AVX-512. With other kernels large batches take much longer, in one thread, as the
+            BLAS packs the weights again for each block. On a GPU every step is one kernel (emulated, not yet run on a
+            GPU): "tensor_medium" for float16, bfloat16, and float32 with precision="high", else "simt".
+        kernel: the kernel of steps on a GPU. None lets a table choose for Steppers and pools, by layer and batch. Plain
+            calls then take two matmuls and a kernel. A name forces it, in plain calls, too. "matmul" is a product by
+            cuBLASLt and a kernel after it. All others do the whole step in one kernel (emulated, not yet run on a GPU),
+            from compute capability 8.0 on. "tensor_large" (for many rows), "tensor_medium" and "tensor_small" (for few)
+            use tensor cores, for float16, bfloat16, and float32 with precision="high". "simt" uses fma, for float32 and
+            float64. NumPy checks the name and ignores it.
 
     Raises:
         TypeError: `weights` is not an LSTMWeights, a flag is not a bool, or `kernel` is not a str.

@@ -30,25 +30,24 @@ _MAKER = "lstm.asarray"  # what makes an array of something else, in messages
 
 
 class LSTM(Steppable[tuple[LSTMState, ...]]):
-    """Layers of LSTM cells, with one direction or both, through sequences or step by step.
+    """Layers of LSTM cells in one direction or both, run on sequences or step by step.
 
-    A state is a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer
-    0 backward, layer 1 forward ...), also where there is only one. An LSTM holds weights and no state. It may be
-    called from several threads at once, and in the middle of another of its calls, as from a signal handler. The same
-    call gives the same bits again.
+    A state is always a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer
+    0 backward, layer 1 forward ...). An LSTM holds weights and no state. It may be called from several threads at once,
+    and in the middle of another of its calls, as from a signal handler. The same call always gives the same bits.
 
-    Arrays may be of any library that shares its memory, mixed at will, on the LSTM's device, as `LSTMCell` takes them:
-    none is copied but sequences whose steps are not contiguous, part by part, and results are in the library of x.
+    As with `LSTMCell`, arrays may come from any library that shares its memory, and from several, on the LSTM's device.
+    Only sequences whose steps are not contiguous are copied, part by part. Results are in the library of x.
 
     Args:
         weights: a StackedWeights, or an LSTMWeights for a single layer.
         batch_first: whether sequences are (B, T, I), outputs (B, T, width) and masks (B, T).
         backend: "numpy", "cuda" or "cuda:<index>"; None chooses, as LSTMCell does.
-        precision: of float32 matmuls on a GPU, as LSTMCell's.
-        batch_invariant: whether a row's bits are its own in every layer and direction, as LSTMCell's. A row
-            of a sequence has the bits that it has alone, whatever lengths and resets the others have.
-        kernel: what a GPU steps every layer by, as LSTMCell's. None leaves it to the table: one kernel a layer where it
-            has one for all layers.
+        precision: of float32 matmuls on a GPU, as in LSTMCell.
+        batch_invariant: as in LSTMCell, for every layer and direction. A row of a sequence has the same bits as alone,
+            whatever lengths and resets other rows have.
+        kernel: the kernel of every layer's steps on a GPU, as in LSTMCell. None lets the table choose: one kernel a
+            layer if it has one for all layers.
 
     Raises:
         TypeError: `weights` are not weights, a flag is not a bool, or `kernel` is not a str.

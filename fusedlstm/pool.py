@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from fusedlstm.validation.arguments import AnyPath
 
 _Result = TypeVar("_Result")
-_MOST_SLOTS = 2**31 - 1  # kernels know slots by 32 bits
+_MOST_SLOTS = 2**31 - 1  # kernels number slots in 32 bits
 
 
 class PoolMemory(NamedTuple):
     """The bytes that a pool holds.
 
     Args:
-        states: of the states of all slots, live or not.
-        plans: of what steps of up to the largest batch so far keep; what the cell keeps is not in it.
+        states: the bytes of the states of all slots, live or not.
+        plans: the bytes that steps of up to the largest batch so far keep, without those that the cell keeps.
     """
 
     states: int
@@ -40,15 +40,15 @@ class PoolMemory(NamedTuple):
 
 
 class StatePool(Generic[State]):
-    """The states of up to `capacity` live sequences, which stay on the device and never come by themselves.
+    """The states of up to `capacity` live sequences. They stay on the device.
 
-    A sequence has a slot, which is a number. Slots are allocated and released as sequences begin and end; a step
-    names the slots of those that got an input, in any order, and advances them in place. The pool's weights are the
-    cell's at the time of each step.
+    A sequence has a slot, which is a number. Slots are allocated and released as sequences begin and end. A step names
+    the slots of the sequences that got an input, in any order, and advances them in place. Each step uses the cell's
+    weights at that time.
 
-    Slots are ints, an int for one or a list, tuple, range or integer array of NumPy's (or of another library in host
-    memory) for several. Slots must be integers (not bools), live and distinct, which is checked before any work. A step
-    also takes an integer array on the GPU.
+    Pass one slot as an int, and several as a list, tuple, range or integer array in host memory, of NumPy or another
+    library. Slots must be integers (not bools), live and distinct. This is checked before any work. A step also takes
+    an integer array on the GPU.
 
     A call with bad arguments changes nothing. A call that fails or is interrupted changes either everything or nothing,
     in all of its slots, so h and c of a slot always belong together. There are three exceptions: `out` may be partly
@@ -57,17 +57,17 @@ class StatePool(Generic[State]):
 
     Methods may be called from several threads at once, and run one after the other. A call in the middle of another one
     in the same thread, as from a signal handler or a callback, can't wait for it and raises RuntimeError. Only
-    `release` doesn't, so that finalizers can use it: its slots are free when the other call ends. `live`, `slots`,
-    `memory` and `kernels` may be read at any time.
+    `release` doesn't raise, so that finalizers can use it: its slots are free when the other call ends. `live`,
+    `slots`, `memory` and `kernels` may be read at any time.
 
-    On NumPy the memory of slots that were never allocated is not touched, which on most systems takes none. On a GPU a
-    layer is one kernel, which finds its rows by their slots; where `kernels` says "matmul", steps have plans for powers
-    of two of rows: those used least recently are dropped when all take more than 256 MiB, but not those that `prepare`
-    has made.
+    On NumPy, slots that were never allocated take no memory on most systems, as it is never touched. On a GPU a layer
+    is one kernel, which finds its rows by their slots. If `kernels` says "matmul", steps have plans for powers of two
+    of rows. If all plans take more than 256 MiB, the least recently used are dropped, except those that `prepare` has
+    made.
 
     Args:
         cell: an LSTMCell, or an LSTM of one direction.
-        capacity: how many slots there are: 0 to capacity - 1.
+        capacity: the number of slots, which are 0 to capacity - 1.
 
     Raises:
         TypeError: `cell` is not an LSTMCell or an LSTM, or `capacity` is not an int.
@@ -96,18 +96,18 @@ class StatePool(Generic[State]):
         self._slots = PoolSlots(self._backend, self._owner_states, self._engine, capacity, self._maker)
         first = self._owner_states.layers[0]
         self._run_step = PoolStep(self._backend, first, weights.output_size, self._engine, self._slots, self._maker)
-        # Reentrant, as a call in the middle of another one in the same thread would wait for ever.
+        # Reentrant, as a call in the middle of another one in the same thread would otherwise wait for ever.
         self._lock = threading.RLock()
         self._is_in_a_call = False  # whether the thread with the lock is in a call
 
     @property
     def capacity(self) -> int:
-        """How many slots there are."""
+        """The number of slots."""
         return self._slots.table.capacity
 
     @property
     def live(self) -> int:
-        """How many slots are live."""
+        """The number of live slots."""
         return self._slots.table.live_count - len(self._slots.table.ending_slots())
 
     @property
@@ -118,7 +118,7 @@ class StatePool(Generic[State]):
 
     @property
     def memory(self) -> PoolMemory:
-        """The bytes that the pool holds, of states and of what steps keep."""
+        """The bytes that the pool holds: those of the states, and those that steps keep."""
         with self._lock:
             return PoolMemory(states=self._engine.nbytes, plans=self._engine.scratch_nbytes)
 

@@ -1,4 +1,4 @@
-"""Stepper: a fixed batch that is stepped again and again, with nothing left to do in a step but to compute it."""
+"""Stepper: a fixed batch, stepped again and again with the least overhead."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class Stepper(Generic[State]):
-    """A batch of B rows in buffers that stay where they are: x, both states, and flags of rows that begin anew.
+    """A batch of B rows whose buffers stay in place: x, both states, and the flags of rows to reset.
 
-    `cell.stepper(B)` and `lstm.stepper(B)` make one; its state begins as zeros. Fill its inputs, then step:
+    `cell.stepper(B)` and `lstm.stepper(B)` make one. Its state begins as zeros. Fill its inputs, then step:
 
         stepper.x[...] = observations
         stepper.is_first[...] = done
         logits = policy(stepper.step())
 
     All checks, choices and allocations are made here, once. In NumPy a step works in these buffers. On a GPU it is one
-    launch of a CUDA graph, which has for each layer one kernel, for many units of a projection another; or, as
-    `kernels` tells, one matmul and one kernel, for a projection one matmul and at most one kernel more, and for resets
-    one, once `is_first` has been used. It is queued on the current stream of the buffers' library; where that changes
-    between two calls, the later one waits for the earlier one, on the GPU.
+    launch of a CUDA graph. `kernels` says what the graph has for each layer. One kernel does a whole layer, and a large
+    projection takes another. Or a layer is one matmul and one kernel, and a projection one more matmul and at most one
+    more kernel. Resets then take one kernel, once `is_first` has been used. A step is queued on the current stream of
+    the buffers' library. If the stream changes between two calls, the later one waits on the GPU for the earlier one.
 
     A Stepper is for one call at a time. If another thread calls it during a call, that raises. So does a call in the
     middle of another one in the same thread, as from a signal handler or a callback. `set_weights` of its cell or LSTM
@@ -47,15 +47,15 @@ class Stepper(Generic[State]):
     Args:
         owner: an LSTMCell, or an LSTM of one direction.
         batch: B, at least 1.
-        reset_to: what rows that begin anew start from, copied now: a state of one row or of B (for an LSTM a tuple of
-            them), on the device; None for zeros.
-        host: whether x, is_first and the output are NumPy's arrays, in memory that a GPU reads and writes by itself. A
+        reset_to: the state that rows are reset to, copied now. It has one row or B, on the device; for an LSTM it is a
+            tuple. None for zeros.
+        host: whether x, is_first and the output are NumPy arrays, in memory that a GPU reads and writes directly. A
             step then waits until the output is there. Without a GPU it makes no difference.
-        like: an array of the library whose arrays the buffers are to be; None for NumPy's or CuPy's.
+        like: an array of the library to make the buffers of; None for NumPy's or CuPy's.
 
     Raises:
-        TypeError: an argument of the wrong kind, `like` of a library whose arrays never change.
-        ValueError: a wrong batch or reset_to, an LSTM with both directions, `like` on another device.
+        TypeError: an argument has the wrong kind, or the arrays of the library of `like` never change.
+        ValueError: batch or reset_to is wrong, the LSTM has both directions, or `like` is on another device.
         BackendUnavailableError: steps can't be planned on this GPU; the message says why.
     """
 
@@ -105,7 +105,7 @@ class Stepper(Generic[State]):
                 self._all_states = [tuple(map(exchange.lend_state, states)) for states in batch.all_states]
         self._flags: Array = None
         if self._like is not None:
-            self._like = self._x  # and not the caller's, which may be large
+            self._like = self._x  # so as not to keep the caller's, which may be large
 
     @property
     def batch(self) -> int:
@@ -114,19 +114,19 @@ class Stepper(Generic[State]):
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """For each layer what steps it: "numpy", or on a GPU one of the names that LSTMCell's `kernel` takes."""
+        """For each layer the kernel that steps it: "numpy", or on a GPU a name of LSTMCell's `kernel`."""
         return self._engine.kernels
 
     @property
     def x(self) -> Array:
-        """The input of the next step (B, I), which stays until it is written anew. Its rows may be apart."""
+        """The input of the next step (B, I), which stays until you overwrite it. There may be gaps between its rows."""
         return self._x
 
     @property
     def is_first(self) -> Array:
-        """Booleans (B,): rows whose state is reset before the next step, which clears them all.
+        """Booleans (B,): rows to reset before the next step, which clears all flags.
 
-        From the first time that it is asked for, each step looks at it.
+        Steps ignore them until this property is first read.
         """
         flags = self._engine.is_first
         if self._flags is None:
@@ -136,7 +136,7 @@ class Stepper(Generic[State]):
 
     @property
     def output(self) -> Array:
-        """What `step` returns (B, width), which may be the top layer's h itself: write that by `write`, not here."""
+        """The result of `step` (B, width). It may be the top layer's h itself: to change h, use `write`."""
         return self._output
 
     @property
@@ -145,17 +145,17 @@ class Stepper(Generic[State]):
 
     @property
     def state(self) -> State:
-        """The state in place: an LSTMState of a cell, a tuple of them of an LSTM; with `host` a copy, as `read()`.
+        """The state in place: an LSTMState, or for an LSTM a tuple of them. With `host` it is a copy, as from `read()`.
 
-        On a GPU a step may write h elsewhere than where it has read it: take the state anew after a step.
+        On a GPU a step may write h to another buffer than it reads, so get the state again after each step.
         """
         return self.read() if self._host else self._given(self._states)
 
     @property
     def h(self) -> Array:
-        """The top layer's h (B, P), in place; with `host` as the last step has left it. Its rows may be apart.
+        """The top layer's h (B, P), in place; with `host` as the last step left it. There may be gaps between its rows.
 
-        On a GPU a step may write it elsewhere: take it anew after a step.
+        On a GPU a step may write it to another buffer, so get it again after each step.
         """
         if self._host:
             return self.output if not self._owner._layers_of_weights.residual[-1] else self._read_all()[-1].h
@@ -163,15 +163,15 @@ class Stepper(Generic[State]):
 
     @property
     def c(self) -> Array:
-        """The top layer's c (B, N), in place; with `host` a copy. Its rows may be apart."""
+        """The top layer's c (B, N), in place; with `host` a copy. There may be gaps between its rows."""
         return (self._read_all() if self._host else self._states)[-1].c
 
     def step(self, x: Any = None, is_first: Any = None, *, copy: bool = False) -> Array:
         """Take one step, and return its output (B, width), which the next step overwrites.
 
         Args:
-            x: (B, I), which is copied to the buffer, as LSTMCell takes it, any strides; with `host` from host memory.
-                None uses what is in the buffer.
+            x: (B, I), copied to the buffer, with any strides, as LSTMCell takes it; with `host` from host memory. None
+                uses the content of the buffer.
             is_first: (B,) booleans, an array, host array or list, copied to the buffer. None uses the buffer, which
                 has no flags unless you wrote them since the last step.
             copy: whether to return a new array instead, in the library of x or, if x is None, of the buffers.
@@ -179,8 +179,8 @@ class Stepper(Generic[State]):
         Raises:
             RuntimeError: another call is using the Stepper, in another thread or around this one; the last step was
                 interrupted; the process was forked and has no CUDA.
-            TypeError: an argument of the wrong kind, dtype or library.
-            ValueError: an argument of the wrong shape or device.
+            TypeError: an argument has the wrong kind, dtype or library.
+            ValueError: an argument has the wrong shape or device.
         """
         if self._busy.locked():
             self._refuse()
@@ -215,7 +215,7 @@ class Stepper(Generic[State]):
     def _load(self, x: Array | None, is_first: Any) -> None:
         """Check what is given, and then copy it to the buffers."""
         batch, face, checks = self._engine, self._face, self._owner_states.layers[0]
-        # What is right is known by a glance, which takes a fraction of the checks.
+        # Fast path: skip the checks, which take several times as long.
         if x is not None and not _is_like(x, batch.x, face):
             checks.check_x(x)
             check_shape("x", x.shape, "B I", {**checks.sizes, "B": self._batch_size})
@@ -227,7 +227,7 @@ class Stepper(Generic[State]):
             batch.mark(is_first)
 
     def read(self) -> State:
-        """Return a copy of the state in new arrays of the buffers' library, as the cell or LSTM has states.
+        """Return a copy of the state in new arrays of the buffers' library, in the form of the cell's or LSTM's states.
 
         Raises:
             RuntimeError: as `step`.

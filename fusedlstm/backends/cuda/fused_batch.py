@@ -1,4 +1,4 @@
-"""A fixed batch's buffers where each layer steps in one launch, a projection in another, and what is queued on them."""
+"""A fixed batch whose layers step in one launch each, and projections in another: its buffers and its step."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ class FusedBatch:
             layer.zero()
 
     def close(self) -> None:
-        """Forget what only `queue` needs: nothing."""
+        """Do nothing: there is nothing to free."""
 
 
 class _LayerInTurns:
-    """One layer: two of h, of which a turn reads one and writes the other; c; and where the next layer finds x."""
+    """One layer: a double buffer of h, c, and the x of the next layer. A turn reads one h and writes the other."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class _LayerInTurns:
         hs = [self._rows(B, weights.P, weights.dtype) for _ in range(2)]
         c = self._rows(B, weights.N, weights.gates_dtype)
         self.states = tuple(LSTMState(h=h, c=c) for h in hs)
-        # The top layer's output has a place of its own, so that it is where it was after every step.
+        # The top layer's output has a separate buffer, so that it is in the same place after every step.
         self._copy = self._rows(B, weights.P, weights.dtype) if residual or is_top else None
         self._residual = residual
         self.outputs = (hs[1], hs[0]) if self._copy is None else (self._copy, self._copy)
@@ -109,7 +109,7 @@ class _LayerInTurns:
             rows.fill(0)
 
     def reset_to(self, state: LSTMState | None) -> None:
-        """Copy what rows are reset to: a state of one row or of B, or None for zeros."""
+        """Copy the state that rows are reset to: of one row or of B, or None for zeros."""
         self._reset_h = self._reset_c = None
         if state is not None:
             self._reset_h, self._reset_c = _copied(state.h), _copied(state.c)

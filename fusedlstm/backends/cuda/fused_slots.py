@@ -1,4 +1,4 @@
-"""The rows of a pool that are stepped where they are: by one launch a layer, a projection's as another."""
+"""A pool's slots, stepped in place: one launch for each layer, and another for a projection."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # Members that a launch of m alone leaves null.
 _COPIES = {"copy.to.at", "copy.to.stride", "copy.input.at", "copy.input.stride"}
-# Rows that there is always room for.
+# The fewest rows to make room for.
 _FEWEST = 16
 
 
@@ -151,14 +151,14 @@ class FusedSlots:
         room.slots.fill(-1)
         launch_check(room.slots[:1], room.slots[:1], audit)
         for B in sizes:
-            # An x whose rows begin at multiples of 16 bytes, and one that takes the other instances of the kernel.
+            # One x has rows at multiples of 16 bytes. The other loads the instances for unaligned rows.
             wide, out = cupy.zeros((B, column + 1), first.dtype), cupy.empty((B, top.P), top.dtype)
             for x in (cupy.zeros((B, column), first.dtype)[:, : first.I], wide[:, 1 : 1 + first.I]):
                 self._queue(x, room.slots[:B], None, out)
 
 
 class _KeptLaunches:
-    """One layer's launches, which are kept by what they depend on beside their rows."""
+    """One layer's launches, cached by everything that they depend on besides their rows."""
 
     def __init__(
         self, number: int, weights: DeviceWeights, h: Any, c: Any, words: Any, *, residual: bool, is_top: bool
@@ -168,7 +168,7 @@ class _KeptLaunches:
         self._launches: dict[tuple[Any, ...], list[Repeated]] = {}
 
     def ready(self, kernel: str, x: Any, to: Any, room: _Room, values: dict[str, Any]) -> list[Callable[[], Any]]:
-        """Return what queues a step of x (B, I) to the first B rows of `to`, which has P columns at least."""
+        """Return functions that queue a step of x (B, I). `to` has at least B rows and P columns."""
         weights, B = self.weights, len(x)
         tile = tile_of(kernel, B, weights.dtype)
         projects = weights.weight_hr is not None and tile.projects(B, weights.N, weights.dtype)
@@ -180,7 +180,7 @@ class _KeptLaunches:
         repeated = self._launches.get(key)
         if repeated is None:
             if self._launches and next(iter(self._launches))[2] is not room:
-                self._launches.clear()  # of buffers that are no more
+                self._launches.clear()  # their buffers are gone
             repeated = self._launches[key] = self._made(kernel, x, to, room, values)
         grids = step_grid(tile, B, weights.N, projects=projects), project_grid(tile, B, weights.P)
         pairs = zip(repeated, grids, strict=False)
@@ -197,7 +197,7 @@ class _KeptLaunches:
 
 
 class _Room:
-    """Buffers of a step of up to so many rows: slots, what stands between layers, and what is projected."""
+    """Buffers for a step of up to `rows` rows: slots, the x of upper layers, and m."""
 
     def __init__(self, layers: Sequence[Any], rows: int) -> None:
         self.rows = rows
@@ -211,7 +211,7 @@ class _Room:
 
 
 def _side_by_side(widths: Sequence[int], dtype: np.dtype[Any]) -> tuple[list[slice], int]:
-    """Return where so many columns each stand in a row, from multiples of 16 bytes on, and the row's length."""
+    """Return the columns of parts of these widths, each aligned to 16 bytes, and the width of the whole row."""
     places, at = [], 0
     for width in widths:
         places.append(slice(at, at + width))

@@ -1,4 +1,4 @@
-"""The launches: which instance of a kernel, with what grid, for arrays as they are."""
+"""The launches of kernels: choose the instance and the grid for the given arrays."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def planned_kernel(dtype: np.dtype[Any], width: int, functions: Functions, peeph
 
 
 def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations, *, h_by_slot: bool) -> None:
-    """Launch kernels/planned.cu: gates (B, 4N), contiguous; c (B, N) or all slots'; where m goes.
+    """Launch kernels/planned.cu on gates (B, 4N), contiguous, and c (B, N) or all slots'. `to` is where m goes.
 
     Args:
         weights: the cell's.
@@ -277,7 +277,7 @@ def launch_reset(is_first: Any, slots: Any, h: Any, reset_h: Any, c: Any, reset_
 
 
 def _whole_rows(B: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
-    """Return grid and block where a block has all of a row: threads side by side pass over its columns."""
+    """Return grid and block for blocks that have whole rows: threads side by side pass over the columns."""
     threads = min(_COLUMNS_OF_A_BLOCK, 1 << (columns - 1).bit_length())
     rows = _THREADS // threads
     return (-(-B // rows),), (threads, rows)
@@ -310,7 +310,7 @@ def state_rows_kernel() -> Kernel:
 
 
 def launch_state_rows(slots: Any, words: Any, rows: Any) -> None:
-    """Launch kernels/state_rows.cu: slots (B,) of int64, the words of all, and where the rows of their states go."""
+    """Launch kernels/state_rows.cu: write the rows of the states of slots, int64 (B,), found by the words of all."""
     B = len(slots)
     state_rows_kernel()((-(-B // _THREADS),), (_THREADS,), StateRowsArguments(slots, words, rows, B))
 

@@ -1,4 +1,4 @@
-"""A fixed batch's buffers where each layer steps by a matmul and a launch, and what is queued on them."""
+"""A fixed batch whose layers step by a matmul and a launch: its buffers and its step."""
 
 from __future__ import annotations
 
@@ -69,5 +69,5 @@ class MatmulBatch:
         self._planned.c.fill(0)
 
     def close(self) -> None:
-        """Forget what only `queue` needs, when that has been captured."""
+        """Free what only `queue` needs, once it has been captured."""
         self._planned.close()

@@ -1,4 +1,4 @@
-"""The rows of a pool that are stepped by a gather and a graph of matmuls and launches, on buffers for so many rows."""
+"""A pool's slots, stepped by a gather and a graph of matmuls and launches, in buckets of buffers."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class MatmulSlots:
                 oldest = next((size for size in self._buckets if size > self._prepared), None)
                 if oldest is None:
                     raise
-            cupy.cuda.get_current_stream().synchronize()  # what ran on others was waited for
+            cupy.cuda.get_current_stream().synchronize()  # this stream has waited for the others
             del self._buckets[oldest]
 
     def _drop_others(self, M: int) -> None:
@@ -141,7 +141,7 @@ class _Bucket:
         self.of_pool = Slots(states, c, cupy.empty((M,), np.int32))
         self.slots = cupy.empty((M,), np.int64)
         self.planned = planned = Planned(engines, residual, M, self.of_pool, has_output=True)
-        # All rows are padding in the run before the capture; it loads the kernel that gathers, too.
+        # In the run before the capture all rows are padding. It also loads the gather kernel.
         self.slots.fill(-1)
         x = planned.operand[:, planned.columns.inputs[0]]
         launch_gather(planned.operand, planned.columns.X, x, self.of_pool, self.slots, None, None)

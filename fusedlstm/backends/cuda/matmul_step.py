@@ -152,7 +152,7 @@ class Planned:
             layer.queue(self._workspace)
 
     def close(self) -> None:
-        """Forget what only `queue` needs, when that has been captured."""
+        """Free what only `queue` needs, once it has been captured."""
         for layer in self._layers:
             layer.close()
 

@@ -43,7 +43,7 @@ class CudaPool:
         turns.begin()
         for engine in engines:
             engine.turns.add(turns)
-        self._audits: list[Audit] = []  # the last one, and what it shares memory with
+        self._audits: list[Audit] = []  # the last one, and those that it shares memory with
         held = tuple(engines), step.states, step.c, step.held, self._audits
         weakref.finalize(self, turns.keep_until_done, held).atexit = False
 
@@ -54,7 +54,7 @@ class CudaPool:
 
     @property
     def scratch_nbytes(self) -> int:
-        """The bytes of the steps' buffers, and of what checks slots."""
+        """The bytes of the steps' buffers and of the audit of slots."""
         audit = self._audit
         of_audit = 0 if audit is None else audit.live.nbytes + audit.claims.nbytes
         return int(of_audit + self._step.scratch_nbytes)
@@ -75,7 +75,7 @@ class CudaPool:
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
         """Make and keep the buffers for up to `largest` rows, and load the kernels of these steps."""
         with self._turns.turn():
-            cupy.zeros((1,), np.int32).astype(np.int64)  # which CuPy compiles a kernel for
+            cupy.zeros((1,), np.int32).astype(np.int64)  # CuPy compiles a kernel for this
             self._step.prepare(engines, largest)
 
     def clear(self, slots: NumpyArray) -> None:
@@ -128,10 +128,10 @@ class CudaPool:
         rows = max(1, _AT_ONCE * len(self._c) // self.nbytes)
         return [slice(start, start + rows) for start in range(0, B, rows)]
 
-    # Slots of a device are checked there, against what the host says is live.
+    # Slots on a device are checked there, against the flags that the host sets.
 
     def audit(self, live: NumpyArray) -> None:
-        """Be ready to check slots of a device: `live` (capacity,) says which are live."""
+        """Prepare to check slots on a device. `live` (capacity,) says which are live."""
         with self._turns.turn():
             audit = self._audit
             if audit is not None:  # keep its records
@@ -161,7 +161,7 @@ class CudaPool:
         return [(int(count), int(slot)) for count, slot in found.view(np.int64)]
 
     def _next_audit(self) -> Audit:
-        """Return what checks the slots of the next step."""
+        """Return the audit that checks the slots of the next step."""
         audit = self._audit
         if audit is None:
             raise RuntimeError("slots of a device before audit()")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.tiles import Tile
     from fusedlstm.functions import Functions
 
-_PAIR = 2  # units that a thread moves as one, where sizes and addresses allow
+_PAIR = 2  # units that a thread moves as one, if sizes and addresses allow it
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _step(
     *,
     only_m: bool = False,
 ) -> Launch:
-    """Return the launch of kernels/step.cu, for h or for m alone, which is by rows in pools, too."""
+    """Return the launch of kernels/step.cu, for h or for m alone. m has the batch's own rows, even in pools."""
     B, N, P = len(x), weights.N, weights.P
     interleaved = interleaved_for(weights, kernel)
     tile, clip, limit = tile_of(kernel, B, weights.dtype), weights.cell_clip, weights.proj_clip
@@ -214,12 +214,12 @@ def _step(
 
 
 def step_grid(tile: Tile, B: int, N: int, *, projects: bool) -> tuple[int, int]:
-    """Return the blocks of kernels/step.cu, which each have all units where they project."""
+    """Return the grid of kernels/step.cu. If blocks project, each has all units."""
     return tile.grid(B, 1 if projects else N)
 
 
 def project_grid(tile: Tile, B: int, P: int) -> tuple[int, int]:
-    """Return the blocks of kernels/project.cu, where the four gates of a unit are columns."""
+    """Return the grid of kernels/project.cu, whose tiles have columns in place of the four gates of units."""
     return tile.grid(B, -(-P // 4))
 
 

@@ -60,7 +60,7 @@ class CudaStepper:
         flags = self._device_flags = cupy.zeros((B,), _BOOL)
         self._flags = pinned.zeros((B,), _BOOL) if host else flags
         self._resets = False  # whether steps look at the flags
-        # Their first run, before they are captured, is on zeros, and ends in what is cleared.
+        # The first run, before the capture, is on zeros, and its results are cleared.
         with contextlib.closing(step):
             self._graphs = {
                 (resets, turn): captured(functools.partial(self._queue, turn, resets=resets))
@@ -76,7 +76,7 @@ class CudaStepper:
         weakref.finalize(self, self._turns.keep_until_done, held).atexit = False
 
     def _queue(self, turn: int, *, resets: bool) -> None:
-        """Queue what is captured: copies from and to the host, and the step."""
+        """Queue the work to capture: copies from and to the host, and the step."""
         step = self._step
         if self._host:
             pinned.queue_upload(step.x, self.x)
@@ -107,7 +107,7 @@ class CudaStepper:
         self._copy(self.x, x)
 
     def mark(self, is_first: Any) -> None:
-        """Copy flags (B,), which may be NumPy's with buffers on the host, to theirs."""
+        """Copy flags (B,) to the buffer. With buffers on the host they may be a NumPy array."""
         fork.check_process()
         self.is_torn = True
         flags = self.is_first

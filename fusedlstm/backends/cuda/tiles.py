@@ -1,4 +1,4 @@
-"""The tiles that kernels/step.cu and project.cu multiply in: how many rows and units a block has, and what it takes."""
+"""The tiles of kernels/step.cu and project.cu: the rows and units of a block, and the resources that it takes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-ROW_BYTES = 64  # of an operand in a tile: the pieces that K is cut in
-# Shared memory of a block on any GPU that has these kernels, less what they declare.
+ROW_BYTES = 64  # of an operand in a tile: K is cut into pieces of this size
+# Shared memory of a block on any GPU that can run these kernels, less the part that they declare.
 _MOST_SHARED = (99 << 10) - (6 << 10)
-# Blocks that fill a GPU, so that each may have all units of its rows.
+# With so many blocks a GPU is full even if each has all units of its rows.
 _ENOUGH_BLOCKS = 128
 GATE_ROWS = 32  # of interleaved weights: four gates of 8 units
-_STAGES = 4  # tiles on their way at a time
+_STAGES = 4  # tiles being copied at a time
 _C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
 
@@ -78,7 +78,7 @@ ALL = (
     *(SIMT_LARGE, SIMT_LARGE_FLOAT64, SIMT_MEDIUM, SIMT_SMALL),
 )
 
-# Up to so many rows a smaller tile of a kernel is taken; the bits of a row are the same in all of one kernel.
+# Up to so many rows a kernel takes a smaller tile. All tiles of a kernel give a row the same bits.
 _FEW_TENSOR, _FEW_SIMT, _MORE_SIMT = 8, 64, 2048
 
 
