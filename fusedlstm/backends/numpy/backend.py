@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 
-# Bytes from which on memory is fresh from the system each time, as C libraries keep what is smaller.
+# From so many bytes on the system gives fresh memory each time. C libraries keep and reuse smaller blocks.
 _LARGE = 1 << 25
 
 
@@ -40,7 +40,7 @@ class NumpyBackend:
     xp: ModuleType = np
 
     def asarray(self, x: Any, dtype: np.dtype[Any]) -> NumpyArray:
-        """Return `x` as a NumPy array of this dtype; no copy where it is one."""
+        """Return `x` as a NumPy array of this dtype, without a copy if it is one."""
         return to_host_reals("x", x, dtype)
 
     def mask(self, values: Any) -> Any:
@@ -48,7 +48,7 @@ class NumpyBackend:
         return host_mask(values)
 
     def signature(self, x: NumpyArray, h: NumpyArray, c: NumpyArray) -> tuple[Any, ...]:
-        """Return what the checks of these arrays depend on."""
+        """Return everything that the checks of these arrays look at."""
         return type(x), x.shape, x.dtype, type(h), h.shape, h.dtype, type(c), c.shape, c.dtype
 
     def device_of(self, array: NumpyArray) -> str:
@@ -63,8 +63,8 @@ class NumpyBackend:
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
         """Return an uninitialised array.
 
-        NumPy asks for huge pages for large arrays. Virtual machines that hand freed ones back to their host spend
-        milliseconds on each to get it again, a quarter of the time of a long sequence; small pages stay.
+        NumPy asks for huge pages for large arrays. Some virtual machines return freed huge pages to their host, and
+        take milliseconds to get each one again: a quarter of the time of a long sequence. Small pages stay.
         """
         size = math.prod(shape) * dtype.itemsize
         if size < _LARGE:

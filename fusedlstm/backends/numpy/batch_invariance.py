@@ -1,6 +1,6 @@
-"""Whether a row's bits are its own: tried, with the cell's own weights, when a cell is made that promises it.
+"""Test that steps are batch-invariant, with a cell's own weights, when a batch-invariant cell is made.
 
-Products of blocks of 8 rows were like that in every BLAS that was tried, but no BLAS says that they are.
+Products of blocks of 8 rows were invariant in every BLAS that was tried, but no BLAS promises it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.backends.numpy.cell import NumpyCell
 
-# Multiplications of the trial, about: some 10 ms. Larger cells are tried at fewer places, but at no fewer than this.
+# About the multiplications of the test, some 10 ms, and the fewest places of rows to try, even for large cells.
 _WORK = 400_000_000
 _FEWEST_TURNS = 2
-# What other rows may hold, which no row may see: far from all that a row is.
+# Values of other rows, which must not change any row: far from its own values.
 _WILD = (np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-40, 0.0, 1.0)
 
 
@@ -29,7 +29,7 @@ def check(engine: NumpyCell) -> None:
     """Raise RuntimeError if a row's bits depend on the size of its batch, on its place or on other rows."""
     rng, (I, N, P) = np.random.default_rng(0), engine.sizes
     wild = np.repeat(np.array(_WILD)[:, None], I + P + N, axis=1)
-    with np.errstate(all="ignore"):  # of float32, one of the wild ones underflows
+    with np.errstate(all="ignore"):  # one of the wild values underflows in float32
         rows = np.concatenate([rng.uniform(-1, 1, (BLOCK, I + P + N)), wild]).astype(engine.dtype)
     wanted = _step(engine, rows[:BLOCK])
     for which in _batches(_WORK // (3 * BLOCK * engine.work)):
@@ -43,7 +43,7 @@ def check(engine: NumpyCell) -> None:
 
 
 def _batches(turns: int) -> Iterator[NumpyArray]:
-    """Yield which rows batches have: of the first BLOCK ones in various places and sizes, some beside the wild ones."""
+    """Yield the rows of batches: the first BLOCK rows at various places, in various sizes, some among wild rows."""
     tame, turns = np.arange(BLOCK), min(max(turns, _FEWEST_TURNS), BLOCK)
     yield np.concatenate([np.roll(tame, turn) for turn in range(1, turns + 1)])
     among = np.tile(tame + BLOCK, (turns, 1))
@@ -63,6 +63,6 @@ def _step(engine: NumpyCell, rows: NumpyArray) -> NumpyArray:
 
 
 def _same_bits(a: NumpyArray, b: NumpyArray) -> bool:
-    """Whether two arrays are the same to the bit; NaN, of which there are many, is NaN."""
+    """Whether two arrays are equal bit for bit. A NaN equals any NaN."""
     bits = f"u{a.itemsize}"
     return bool(((a.view(bits) == b.view(bits)) | (np.isnan(a) & np.isnan(b))).all())

@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import NumpyArray
 
-# Multiplications of a product up to which OpenBLAS leaves the operands where they are, and its kernels that do.
+# Up to so many multiplications OpenBLAS reads the operands in place, if it has one of these kernels.
 _SMALL = 1_000_000
 _SMALL_KERNELS = frozenset({"skylakex", "cooperlake", "sapphirerapids"})
-# Rows that such a product has at least: of one, it would be a product of a vector, which is another kernel's.
+# The fewest rows of such a product. With one row it would be a product of a vector, by another kernel.
 _FEWEST_ROWS = 4
 # Bytes of a row of cut columns: four registers of AVX-512.
 _WIDTH = 256
-# Rows of every product where a row's bits must be its own; OpenBLAS' kernels don't take each of 16 alike.
+# Rows of every batch-invariant product. OpenBLAS's kernels don't treat 16 rows all alike.
 BLOCK = 8
-# Multiplications of a product up to which OpenBLAS keeps it to one thread, and what columns are a multiple of there.
+# Up to so many multiplications OpenBLAS uses one thread. The number of columns is then a multiple of the unit.
 _ONE_THREAD = 262_144
 _UNIT = 8
 
 
 class Weight:
-    """A matrix that rows are multiplied by, in layouts that are made when they are first used.
+    """A matrix to multiply rows by, in layouts that are made when they are first used.
 
     Args:
-        make: returns it as planes (S, K, N), any strides: x (B, K) times it is (S, B, N).
-        invariant: whether it is for products that are.
+        make: returns the matrix as planes (S, K, N), any strides: x (B, K) times it is (S, B, N).
+        invariant: whether it is for batch-invariant products.
     """
 
     def __init__(self, make: Callable[[], NumpyArray], *, invariant: bool = False) -> None:
@@ -65,7 +65,7 @@ class Weight:
 
     @functools.cached_property
     def columns(self) -> list[NumpyArray]:
-        """The planes in columns of one width (S, columns, 1, K, width), and what is left of them in narrower ones."""
+        """The planes cut into columns of one width (S, columns, 1, K, width), and the rest as a narrower column."""
         planes = self._make()
         S, K, N = planes.shape
         width = _block_width(K, N, planes.itemsize) if self._invariant else _width(N, planes.itemsize)
@@ -73,13 +73,13 @@ class Weight:
         return [np.ascontiguousarray(columns.swapaxes(1, 2))[:, :, None] for columns in cut]
 
     def lay_out_as(self, other: Weight) -> None:
-        """Make the layouts that another weight has, which it takes the place of: so that no later call waits."""
+        """Make the layouts that `other` has. This weight replaces it, and no later call has to wait."""
         for layout in ("planes", "wide", "columns"):
             if layout in vars(other):
                 self.lay_out(layout)
 
     def lay_out(self, layout: str) -> None:
-        """Make `planes`, `wide` or `columns`, unless it is there."""
+        """Make `planes`, `wide` or `columns`, if it is missing."""
         getattr(self, layout)
 
     def of_rows(self, rows: slice) -> Weight:
@@ -104,20 +104,20 @@ class _Part(Weight):
 
 
 class Product:
-    """x @ weight for an x and a result that stay where they are: (B, K) @ (S, K, N) -> (S, B, N).
+    """x @ weight with x and the result in fixed arrays: (B, K) @ (S, K, N) -> (S, B, N).
 
-    Rows of both are contiguous, and so is a result of one row as a whole.
+    Rows of both are contiguous. If there is one row, the whole result is.
 
     Args:
         x: (B, K).
         out: (S, B, N).
-        invariant: whether a row's bits must be its own, whatever B is and wherever it stands. B then is a multiple of
-            BLOCK, and the weight a whole one that is for this.
+        invariant: whether the product is batch-invariant. B is then a multiple of BLOCK, and the weight is invariant,
+            too, and not a part of another.
     """
 
     def __init__(self, x: NumpyArray, out: NumpyArray, *, invariant: bool = False) -> None:
         self._x, self._out = x, out
-        self._row = (x[0], out.reshape(-1)) if len(x) == 1 else None  # all planes at once, by a product of a vector
+        self._row = (x[0], out.reshape(-1)) if len(x) == 1 else None  # all planes at once, in a product of a vector
         cut = invariant or is_cut(x.shape[0], x.shape[1], out.shape[2], x.itemsize)
         self._pieces = list(_pieces(x, out, invariant=invariant)) if cut else None
 
@@ -134,20 +134,20 @@ class Product:
 
 
 def is_cut(B: int, K: int, N: int, itemsize: int) -> bool:
-    """Whether a product (B, K) @ (K, N) is done in pieces, by kernels whose speed depends little on B."""
+    """Whether a product (B, K) @ (K, N) is cut into pieces, for kernels whose speed depends little on B."""
     return B > 1 and K > 0 and _SMALL // (K * _width(N, itemsize)) >= _FEWEST_ROWS and has_small_kernels()
 
 
 @functools.cache
 def has_small_kernels() -> bool:
-    """Whether NumPy's BLAS has kernels that read small operands where they are; they run on one thread."""
+    """Whether NumPy's BLAS has kernels that read small operands in place. They run on one thread."""
     return str(blas.kernel()).lower() in _SMALL_KERNELS
 
 
 def _pieces(x: NumpyArray, out: NumpyArray, *, invariant: bool = False) -> Iterator[tuple[NumpyArray, int, NumpyArray]]:
     """Yield products of rows and columns: x (rows, n, K), the index of the `columns`, out (S, columns, rows, n, width).
 
-    One matmul does all products of such a triple, those of the same columns one after the other.
+    One matmul does all products of a triple. Those of the same columns follow each other.
     """
     (B, K), (S, _, N) = x.shape, out.shape
     widest = _block_width(K, N, out.itemsize) if invariant else _width(N, out.itemsize)
@@ -159,26 +159,26 @@ def _pieces(x: NumpyArray, out: NumpyArray, *, invariant: bool = False) -> Itera
 
 
 def _width(N: int, itemsize: int) -> int:
-    """Return how many of N columns are multiplied at once, where they are cut."""
+    """Return the width of the columns that N columns are cut into."""
     width = _WIDTH // itemsize
     return width if width + width // 2 < N else N
 
 
 def _block_width(K: int, N: int, itemsize: int) -> int:
-    """Return the same where rows are in blocks: so few that each product (BLOCK, K) @ (K, width) is of one thread."""
+    """Return the same for blocks of rows: so narrow that one thread does each product (BLOCK, K) @ (K, width)."""
     most = max(2, (_SMALL if has_small_kernels() else _ONE_THREAD) // (BLOCK * K))
     width = min(_WIDTH // itemsize, most)
     if N == 1 or width + width // 2 >= N <= most:
         return N
     if width > _UNIT:
         width -= width % _UNIT
-    while width > 2 and N % width == 1:  # one column alone is a product of a vector, which is another kernel's
+    while width > 2 and N % width == 1:  # one column alone is a product of a vector, by another kernel
         width -= 1
     return width
 
 
 def _groups(B: int, most: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, stop, rows) of the groups of B rows that have one more than others, and of those others."""
+    """Yield (start, stop, rows) for the groups of B rows with one row more, and for the other groups."""
     groups = -(-B // most)
     rows, more = divmod(B, groups)
     if more:
@@ -187,7 +187,7 @@ def _groups(B: int, most: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _cut(size: int, width: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, stop, width): the part of `size` that is cut into this width, and the rest, if there is one."""
+    """Yield (start, stop, width) for the part of `size` that is cut into this width, and for the rest, if any."""
     rest = size % width
     yield 0, size - rest, width
     if rest:

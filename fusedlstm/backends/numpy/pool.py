@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Pair: TypeAlias = tuple[NumpyArray, NumpyArray]  # h and c
 
-# Elements that are picked at once where NumPy makes a temporary array of them.
+# Elements to pick at once if NumPy makes a temporary array of them.
 _PICKED = 1 << 13
 
 
@@ -102,7 +102,7 @@ class NumpyPool:
             engine.run(x, h, c, buffers.h[k][:largest], c)
             x = buffers.h[k][:largest]
 
-    # All slots are in host memory, where they are checked before a step.
+    # All slots are in host memory and checked before a step, so the audit has nothing to do.
 
     def audit(self, live: NumpyArray) -> None:
         """Do nothing."""
@@ -111,11 +111,11 @@ class NumpyPool:
         """Do nothing."""
 
     def problems(self) -> Sequence[tuple[int, int]]:
-        """Return that there are none."""
+        """Return no problems."""
         return [(0, 0)] * len(PROBLEMS)
 
     def _reserve(self, largest: int) -> None:
-        """Have buffers for this many rows."""
+        """Grow the buffers to this many rows if needed."""
         if largest > self._buffers.largest:
             self._buffers = _Buffers(self._weights, largest)
 
@@ -127,9 +127,9 @@ class NumpyPool:
         is_first: NumpyArray | None,
         top: NumpyArray,
     ) -> list[Pair]:
-        """Return the new h and c of each layer, in the buffers or `top`, and write the output to `top`; change no row.
+        """Write the output to `top`, and return the new h and c of each layer, in the buffers or `top`.
 
-        All slots are rows: there is no padding.
+        This doesn't change the pool's rows. There is no padding among the slots.
         """
         B, buffers, residual = len(slots), self._buffers, self._weights.residual
         news = []
@@ -137,7 +137,7 @@ class NumpyPool:
             h_rows, c_rows = self._rows[k]
             is_top = k == len(engines) - 1
             h, c = buffers.h_in(B, h_rows.shape[1]), buffers.c[k][:B]
-            # With a mode that can't raise, NumPy writes where it is told to without a copy; slots are in range.
+            # Slots are in range. With a mode that can't raise, NumPy writes to the output without a copy.
             h_rows.take(slots, 0, h, "clip")
             c_rows.take(slots, 0, c, "clip")
             if is_first is not None:
@@ -156,7 +156,7 @@ class NumpyPool:
     def _write(self, slots: NumpyArray, values: Sequence[tuple[Any, Any]]) -> None:
         """Write h and c of every layer to rows.
 
-        What interrupts it does so after all are written: they are written once more, from the start.
+        If this is interrupted, it writes everything again from the start before it raises.
         """
         try:
             self._write_all(slots, values)
@@ -182,24 +182,24 @@ class _Buffers:
             np.zeros_like(h) if residual else h for h, residual in zip(self.h, weights.residual, strict=True)
         ]
         self._h_in = np.zeros(largest * max(layer.output_size for layer in layers), dtype)
-        # Of the rows that are no padding, where some are.
+        # For the rows that step, if there is padding.
         self.x = np.zeros((largest, weights.input_size), dtype)
         self.slots, self.rows = np.zeros(largest, np.int64), np.zeros(largest, np.int64)
         self.is_first = np.zeros(largest, np.bool_)
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all of them."""
+        """The bytes of all buffers."""
         own = [output for output, h in zip(self.outputs, self.h, strict=True) if output is not h]
         arrays = [*self.h, *self.c, *own, self._h_in, self.x, self.slots, self.rows, self.is_first]
         return sum(array.nbytes for array in arrays)
 
     def h_in(self, B: int, P: int) -> NumpyArray:
-        """Return memory (B, P) for the old h of one layer, which the next one's is read to."""
+        """Return memory (B, P) for the old h of one layer. The next layer reuses it."""
         return self._h_in[: B * P].reshape(B, P)
 
     def rows_that_step(self, slots: NumpyArray) -> NumpyArray:
-        """Return the indices of slots that are not negative, in memory that stays."""
+        """Return the indices of slots that are not negative, in a buffer."""
         count = 0
         for start in range(0, len(slots), _PICKED):
             rows = np.flatnonzero(slots[start : start + _PICKED] >= 0)
@@ -210,13 +210,13 @@ class _Buffers:
 
 
 def _copy(rows: NumpyArray, slots: NumpyArray, empty: Empty) -> NumpyArray:
-    """Return a copy of rows in an array of `empty`."""
+    """Return a copy of the rows of slots, in an array that `empty` makes."""
     out = empty((len(slots), rows.shape[1]), rows.dtype)
     return rows.take(slots, 0, out, "clip")
 
 
 def _pick(a: NumpyArray, rows: NumpyArray, into: NumpyArray) -> NumpyArray:
-    """Return rows of `a`, of any strides, at the beginning of `into`."""
+    """Copy rows of `a`, which has any strides, to the beginning of `into`, and return that part."""
     picked = into[: len(rows)]
     if a.flags.c_contiguous:
         return a.take(rows, 0, picked, "clip")
@@ -228,7 +228,7 @@ def _pick(a: NumpyArray, rows: NumpyArray, into: NumpyArray) -> NumpyArray:
 
 
 def _clear_marked(a: NumpyArray, marked: NumpyArray) -> None:
-    """Write zeros to the rows that are marked."""
+    """Write zeros to the marked rows."""
     for start in range(0, len(a), _PICKED):
         part = slice(start, start + _PICKED)
         a[part][marked[part]] = 0

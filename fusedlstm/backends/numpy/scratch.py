@@ -1,4 +1,4 @@
-"""Workspaces for the NumPy backend's step, which each thread reuses from call to call.
+"""Workspaces for the NumPy backend's step. Each thread reuses them from call to call.
 
 A call may begin in the middle of another one in the same thread: in a signal handler, a finalizer or a callback of an
 argument. Each call has its own workspace.
@@ -16,15 +16,15 @@ from fusedlstm.backends.numpy.matmul import BLOCK, Product
 
 
 class ScratchSpec(NamedTuple):
-    """What the memory of a cell's step depends on.
+    """Everything that the memory of a cell's step depends on.
 
     Attributes:
         sizes: I, N and P.
         dtype: of the arithmetic.
-        has_bias: whether the weights have a row more, for the bias.
+        has_bias: whether the weights have one more row, for the bias.
         projects: whether there is a projection.
-        writes_h: whether the pointwise result is written to h as it is.
-        invariant: whether a row's bits must be its own: products then are of whole blocks of rows.
+        writes_h: whether the pointwise result is written directly to h.
+        invariant: whether steps are batch-invariant. Products then have whole blocks of rows.
     """
 
     sizes: tuple[int, int, int]
@@ -35,12 +35,12 @@ class ScratchSpec(NamedTuple):
     invariant: bool
 
     def rows(self, B: int) -> int:
-        """Return how many rows the products of a batch have."""
+        """Return the number of rows of a batch's products."""
         return -(-B // BLOCK) * BLOCK if self.invariant else B
 
 
 class Memory:
-    """Memory for so many rows: the operand [x | h | 1], the ones for the bias if there is one, and the results."""
+    """Memory for `rows` rows: the operand [x | h | 1], with the 1 only if there is a bias, and the results."""
 
     def __init__(self, spec: ScratchSpec, rows: int) -> None:
         I, N, P = spec.sizes
@@ -57,7 +57,7 @@ class Memory:
 
 
 class Buffers:
-    """Views of memory for one batch, and what is done with them."""
+    """Views of memory for one batch, and the products on them."""
 
     def __init__(self, spec: ScratchSpec, memory: Memory, start: int, B: int) -> None:
         (I, N, P), invariant = spec.sizes, spec.invariant
@@ -68,7 +68,7 @@ class Buffers:
         self.x, self.h = operand[:B, :I], operand[:B, I : I + P]
         self.gates, self.blocks = gates[:, :B], GatePlanes.blocks(gates[:, :B])
         self.of_both = Product(operand, gates, invariant=invariant)
-        self.of_h = Product(operand[:, I:], gates)  # of which there is none where it is to be invariant
+        self.of_h = Product(operand[:, I:], gates)  # unused in batch-invariant steps
         m, projected = memory.m[part], memory.projected[part]
         self.m, self.projected = m[:B], projected[:B]  # (B, N), (B, P)
         self.of_m = Product(m, projected[None], invariant=invariant) if spec.projects else None

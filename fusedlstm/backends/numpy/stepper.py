@@ -98,7 +98,7 @@ class NumpyStepper:
         to[...] = self.output
 
     def read(self, empty: Empty) -> tuple[LSTMState, ...]:
-        """Return copies of the states in arrays of `empty`."""
+        """Return copies of the states, in arrays that `empty` makes."""
         copies = tuple(
             LSTMState(h=empty(state.h.shape, state.h.dtype), c=empty(state.c.shape, state.c.dtype))
             for state in self.states
@@ -127,7 +127,7 @@ class NumpyStepper:
 
 
 class _LayerBuffers:
-    """A layer's arrays for all rows. Where x and h of 16 bits are widened, theirs are others than the operand's."""
+    """A layer's arrays for all rows. x and h of 16 bits are separate from the operand, which has them widened."""
 
     def __init__(self, engine: NumpyCell, B: int, below: NumpyArray | None, *, residual: bool) -> None:
         I, N, P = engine.sizes
@@ -146,7 +146,7 @@ class _LayerBuffers:
         self.output = np.zeros((B, P), engine.x_dtype) if residual else self.h
 
     def part(self, rows: slice) -> _Part:
-        """Return some rows of it."""
+        """Return some rows of this layer."""
         return _Part(
             self._memory.buffers(rows.start, rows.stop - rows.start),
             self.x[rows],

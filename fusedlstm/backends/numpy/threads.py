@@ -1,8 +1,8 @@
-"""Rows of a batch shared out among threads: as many as NumPy's BLAS has, where its products are cut and run on one.
+"""Share out the rows of a batch among threads, as many as NumPy's BLAS has. This is for cut products, which use one.
 
-Rows are independent, so a thread takes its own through whole steps, and through all steps of a sequence between two
-resets: the threads meet once. NumPy lets others run while it computes. The last bits of a row may depend on which
-others its thread takes, just as they do with a BLAS of several threads. Those of an invariant engine don't.
+Rows are independent. So a thread takes its rows through whole steps, and in a sequence through all steps between two
+resets. The threads meet once. NumPy lets other threads run while it computes. The last bits of a row may depend on the
+other rows of its thread, just as they do with a BLAS of several threads. Those of an invariant engine don't.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from fusedlstm.backends.numpy import blas
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Of fewer rows, a thread would pass all weights by for little work; fewer than two threads' are not shared out.
+# With fewer rows, a thread would read all weights for little work. Rows for fewer than two threads aren't shared out.
 _FEWEST = 8
 SHARED = 2 * _FEWEST
-# Multiplications below which another thread is not awake in time, some 50 microseconds, and those of a step below which
-# Python takes most of its time, which lets no others run meanwhile.
+# With fewer multiplications, the work is done before another thread wakes up, in some 50 microseconds. With fewer in a
+# step, Python takes most of its time, and lets no other thread run meanwhile.
 _LEAST_WORK = 10_000_000
 _LEAST_STEP = 1_000_000
 
 
 def shares(B: int, each: int, steps: int = 1, unit: int = 1) -> list[slice]:
-    """Return which rows each thread takes: all of them in one share, or about as many in each.
+    """Return the rows for each thread: all in one share, or shares of about the same size.
 
     Args:
-        B: rows.
-        each: multiplications of a row in a step.
-        steps: how many steps they take.
-        unit: what all but the last take multiples of.
+        B: the number of rows.
+        each: the multiplications of a row in a step.
+        steps: the number of steps.
+        unit: all shares but the last are multiples of this.
     """
     if B < SHARED or B * each < _LEAST_STEP or B * each * steps < _LEAST_WORK:
         return [slice(0, B)]
@@ -82,8 +82,8 @@ def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
         _helpers().call(help_out, len(rows) - 1)
         take()
     finally:
-        # Whatever a signal handler raises, no thread may be writing when the call ends. This is not a function of its
-        # own, as a function that is interrupted at its start does nothing.
+        # Whatever a signal handler raises, no thread may be writing when the call ends. This is not a separate
+        # function, as a function that is interrupted at its start does nothing.
         while True:
             try:
                 left.clear()  # helpers that begin later find nothing to do
@@ -112,8 +112,8 @@ class _Helpers:
         self._most = os.cpu_count() or 1
 
     def call(self, work: Callable[[], None], times: int) -> None:
-        """Queue `work` that many times for other threads. If there are no threads, it is not called."""
-        with contextlib.suppress(RuntimeError):  # no thread can start, as when a program ends: use those that run
+        """Queue `work` this many times for other threads. If there are no threads, it is not called."""
+        with contextlib.suppress(RuntimeError):  # no thread can start, as when a program ends: use the running ones
             while len(self._threads) < min(times, self._most):
                 thread = threading.Thread(target=self._run, name=f"fusedlstm_{len(self._threads)}", daemon=True)
                 thread.start()
