@@ -145,8 +145,8 @@ class LSTMCell(Steppable[LSTMState]):
         """Take other weights of the same sizes, dtype and options, in place.
 
         On a GPU this overwrites the old weights in the order of CuPy's and PyTorch's current streams. Steps called
-        before it use the old weights, and steps called after it the new ones, also those of Steppers and pools on any
-        stream. No other thread may call the cell meanwhile. On NumPy the weights are replaced atomically: a call that
+        before it use the old weights. Steps called after it use the new ones, even those of Steppers and pools on any
+        stream. No other thread may call the cell meanwhile. On NumPy the weights are replaced atomically. A call that
         is running, in another thread or around this one, continues with the old ones.
 
         If this raises or is interrupted, all weights are the old ones.
@@ -173,31 +173,29 @@ class LSTMCell(Steppable[LSTMState]):
     ) -> LSTMState:
         """Return the state after one step; its `.h` is the output.
 
-        Arrays may be of any library that shares its memory (NumPy, CuPy, PyTorch, JAX, what speaks DLPack or
-        has `__cuda_array_interface__`), mixed at will, on the cell's device: none is copied, and the result is
-        in the library of x. On a GPU the work is queued on the current stream of that library, in
-        order with the current streams of the others.
+        Arrays may come from any library that shares its memory, and from several: NumPy, CuPy, PyTorch, JAX, or any
+        with DLPack or `__cuda_array_interface__`. They are on the cell's device, and none is copied. The result is in
+        the library of x. On a GPU the work is queued on the current stream of that library, in order with the current
+        streams of the others.
 
         Args:
             x: (B, I) in the cell's dtype, on its device, with any strides. B may be 0.
             state: h (B, P) in the cell's dtype and c (B, N), any strides.
             is_first: (B,) booleans, an array, host array or list: rows that begin a new sequence, whose
-                state is reset before this step. A reset selects, so that a NaN in the old state is gone.
-            reset_to: what those rows are reset to: a state of one row or of B; None for zeros.
-            out: arrays to write the result to, C-contiguous; `out` itself is returned. `out.c` may be
-                `state.c`; no other memory may be shared with an argument, and `out.h` must not be
-                `state.h` (alternate two states). JAX's arrays never change, so they can't be written. On a
-                GPU, where nobody tells the stream of its library (DLPack, or the CUDA array interface without
-                a stream), the call returns when it is written.
+                state is reset before this step. A reset selects, so a NaN in the old state is gone.
+            reset_to: the state of those rows before the step, of one row or of B; None for zeros.
+            out: C-contiguous arrays to write the result to and to return. `out.c` may be `state.c`. No other memory may
+                be shared with an argument, so `out.h` must not be `state.h` (alternate two states). JAX's arrays never
+                change, so they can't be written. On a GPU, if the library's stream is unknown (DLPack, or the CUDA
+                array interface without a stream), the call returns once `out` is written.
 
         Returns:
-            h (B, P) and c (B, N): `out`, or new arrays in the library of x, NumPy's or CuPy's where that
-            has no function to make one from DLPack.
+            h (B, P) and c (B, N): `out`, or new arrays in the library of x. If that can't make arrays from DLPack,
+            they are NumPy's or CuPy's.
 
         Raises:
-            TypeError: an argument of the wrong kind, dtype or library (nothing is cast, moved or
-                broadcast).
-            ValueError: an argument of the wrong shape or device, or `out` where it can't be written.
+            TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).
+            ValueError: an argument has the wrong shape or device, or `out` can't be written.
         """
         if type(state) is not LSTMState:
             check_state_type(state)

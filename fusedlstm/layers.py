@@ -1,4 +1,4 @@
-"""Layers and directions one after the other: the work of an LSTM, on arrays that have been checked."""
+"""Run layers and directions one after the other: the work of an LSTM, on checked arrays."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Layers:
     def step(
         self, x: Array, states: States, is_first: Array | None, resets: Resets, news: States, empty: Empty
     ) -> Array:
-        """Step all layers, of one direction each; write the new states to `news`, and return the output (B, width).
+        """Step all layers of one direction. Write the new states to `news`, and return the output (B, width).
 
-        The output is the last new h itself, but for a residual layer's: that is an array from `empty`.
+        The output is the last new h itself, or for a residual top layer an array that `empty` makes.
         """
         for k, (engine, old, reset_to, new) in enumerate(zip(self.engines, states, resets, news, strict=True)):
             reset = None if reset_to is None else engine.prepare_reset(reset_to.h, reset_to.c)
@@ -82,12 +82,12 @@ class Layers:
         """Run sequences xs (T, B, I), any strides, through all layers.
 
         Args:
-            xs: what the first layer reads.
-            states: of each layer and direction, before its first step.
+            xs: the inputs of the first layer.
+            states: the state of each layer and direction before its first step.
             timelines: one for each direction.
-            resets: what each layer and direction resets to; None for zeros.
-            empty: makes the arrays that are returned.
-            masked_outputs: a key of FILL_IDLE: what the top layer's outputs are where a row is idle.
+            resets: for each layer and direction the state to reset to; None for zeros.
+            empty: makes the arrays to return.
+            masked_outputs: a key of FILL_IDLE, which says what the top layer's outputs of idle rows are.
             batch_first: whether the outputs are (B, T, width) instead of (T, B, width).
 
         Returns:
@@ -126,7 +126,7 @@ class Layers:
         return xs, finals
 
     def _add_input(self, layer: int, ys: Array, xs: Array) -> None:
-        """Add a layer's input to its output, in place, where it is residual."""
+        """Add a layer's input to its output in place, if it is residual."""
         if self._weights.residual[layer] and ys.size:
             self._backend.add(ys, xs)
 
@@ -135,7 +135,7 @@ class Layers:
         self._add_input(layer, output, x)
 
     def _join(self, parts: Sequence[Array], empty: Empty, *, batch_first: bool) -> Array:
-        """Return the outputs (T, B, P) of a layer's directions side by side, the axes as wanted, contiguous."""
+        """Return the outputs (T, B, P) of a layer's directions side by side, contiguous, in the wanted axis order."""
         if len(parts) == 1 and not batch_first:
             return parts[0]
         T, B, _ = parts[0].shape

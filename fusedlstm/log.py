@@ -1,4 +1,4 @@
-"""Lines for the logger "fusedlstm"; logging is imported with the first of them, as it costs milliseconds."""
+"""Log to the logger "fusedlstm". The first line imports logging, which takes milliseconds."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 
 def info(message: str, *values: Any) -> None:
-    """Log what happened as it should."""
+    """Log a line for information."""
     import logging
 
     logging.getLogger("fusedlstm").info(message, *values)
 
 
 def warning(message: str, *values: Any) -> None:
-    """Log what somebody should look at."""
+    """Log a warning."""
     import logging
 
     logging.getLogger("fusedlstm").warning(message, *values)

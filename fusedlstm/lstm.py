@@ -161,15 +161,15 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
             state: a state for each layer, as `LSTMCell` takes it.
             is_first: (B,) booleans: rows that begin a new sequence, whose state is reset before this step in
                 every layer.
-            reset_to: what those rows are reset to: for each layer a state of one row or of B; None for zeros.
+            reset_to: the state of those rows before the step: for each layer one row or B; None for zeros.
 
         Returns:
-            The output (B, width), which is the last state's `.h` itself but for a residual top layer, and
-            a new state for each layer.
+            The output (B, width) and a new state for each layer. The output is the last state's `.h` itself, unless
+            the top layer is residual.
 
         Raises:
-            TypeError: an argument of the wrong kind, dtype or library.
-            ValueError: an argument of the wrong shape or device; weights with both directions.
+            TypeError: an argument has the wrong kind, dtype or library.
+            ValueError: an argument has the wrong shape or device, or the weights have both directions.
         """
         if self._weights.bidirectional:
             wanted = "weights of one direction for a step"
@@ -252,38 +252,37 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
     ) -> tuple[Array, tuple[LSTMState, ...]]:
         """Return the top layer's outputs of whole sequences, and the states after them.
 
-        Shapes are time-major here; with `batch_first` the first two axes of xs, mask, is_first and the outputs
-        change places.
+        Shapes here are time-major. With `batch_first` the first two axes of xs, mask, is_first and the outputs are
+        swapped.
 
         Args:
             xs: (T, B, I) in the LSTM's dtype, on its device, with any strides. T and B may be 0.
-            state: for each layer and direction, h (B, P) and c (B, N); None for zeros. A backward
-                direction's is the one before its first step, which is a row's last.
-            lengths: (B,) integers from 0 to T: row b takes its first lengths[b] steps only. Its final state is the
-                one after them (the initial state where the length is 0), and a backward direction begins
-                with the last of them. In host memory; from a device they are fetched, which waits for it.
-            mask: (T, B) booleans, in lengths' place: row b takes step t where True, and else keeps its state. On
-                the host, as lengths.
-            is_first: (T, B) booleans, an array, host array or list: step t begins a new sequence in row b, and no
-                state crosses its beginning: the state is reset before step t, or, in a backward direction, after
-                it (not after step 0: the state that is returned is never reset). Flags of steps that a row does
-                not take are ignored. For a backward direction, flags on a device are fetched, which waits
-                for it.
-            reset_to: what rows are reset to: for each layer and direction a state of one row or of B; None
-                for zeros. A reset selects, so that a NaN in the old state is gone.
-            reverse: whether every layer runs from the last step to the first; outputs stay at their x's place.
-            masked_outputs: the outputs of steps that a row does not take: "zero", as TensorFlow's and
-                PyTorch's, or "last", the output of the step before in the direction's order (zeros before the
-                first), as Keras's.
+            state: for each layer and direction, h (B, P) and c (B, N); None for zeros. That of a backward direction
+                comes before its first step, which is a row's last.
+            lengths: (B,) integers from 0 to T: row b takes only its first lengths[b] steps. Its final state is the one
+                after them (the initial state if the length is 0), and a backward direction begins with the last of
+                them. They should be in host memory: fetching them from a device waits for it.
+            mask: (T, B) booleans, instead of lengths: row b takes step t if True, and else keeps its state. It should
+                be in host memory, like lengths.
+            is_first: (T, B) booleans, an array, host array or list: step t begins a new sequence in row b. The state is
+                reset before step t. A backward direction resets it after step t instead, but never after step 0, so
+                the returned state is never reset. Flags of steps that a row does not take are ignored. For a backward
+                direction, flags on a device are fetched, which waits for it.
+            reset_to: the state that rows are reset to: for each layer and direction one row or B; None for zeros. A
+                reset selects, so a NaN in the old state is gone.
+            reverse: whether every layer runs from the last step to the first. Outputs stay at the place of their x.
+            masked_outputs: the outputs of steps that a row does not take. "zero" gives zeros, as TensorFlow and PyTorch
+                do. "last", as in Keras, repeats the output of the step before in the direction's order (zeros before
+                the first).
 
         Returns:
             Outputs (T, B, width), contiguous, of the top layer's directions side by side, and the final state of
             each layer and direction, in new arrays.
 
         Raises:
-            TypeError: an argument of the wrong kind, dtype or library (nothing is cast, moved or broadcast).
-            ValueError: an argument of the wrong shape or device, a length below 0 or above T, lengths with
-                a mask, `reverse` of weights with both directions.
+            TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).
+            ValueError: an argument has the wrong shape or device, a length is below 0 or above T, lengths come with a
+                mask, or `reverse` is set for weights with both directions.
         """
         check_choice("masked_outputs", masked_outputs, tuple(FILL_IDLE))
         self._checks.check_reverse(reverse)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What happens when, as one direction sees it: its own order of steps, resets before them, rows that are idle.
+    """The timeline of one direction: its order of steps, the resets before them, and the idle rows.
 
-    `idling` and `resetting` say, for each step, whether `idle` and `resets` mark any row, as far as the host knows.
+    `idling` and `resetting` say for each step whether `idle` and `resets` mark any row, as far as the host knows.
     """
 
     order: range
@@ -34,9 +34,9 @@ class Timeline:
     idling: list[bool]
 
     def pieces(self, steps: int) -> Iterator[tuple[bool, range]]:
-        """Cut the order into runs of steps in which no row is reset or idle, and pieces of the others, of so many.
+        """Cut the order into runs of plain steps, in which no row is reset or idle, and pieces of the other steps.
 
-        Yields whether it is a run of the first kind, and its steps.
+        Those pieces have at most `steps` steps. Yields whether the steps are plain, and the steps.
         """
         start = 0
         for plain, run in itertools.groupby(map(self._is_plain, self.order)):
@@ -50,7 +50,7 @@ class Timeline:
         return not (self.idling[t] or (self.resets is not None and self.resetting[t]))
 
     def resets_at(self, t: int) -> Array | None:
-        """Return the rows to reset before a step, None for none."""
+        """Return the rows to reset before a step, or None."""
         return None if self.resets is None or not self.resetting[t] else self.resets[t]
 
 
@@ -59,7 +59,7 @@ def forward(backend: Backend, T: int, is_first: Array | None, active: NumpyArray
 
     Args:
         backend: where the masks go.
-        T: steps.
+        T: the number of steps.
         is_first: (T, B) on the device, or None.
         active: (T, B) in host memory: the steps that rows take; None for all.
     """
@@ -67,26 +67,26 @@ def forward(backend: Backend, T: int, is_first: Array | None, active: NumpyArray
 
 
 def backward(backend: Backend, T: int, is_first: NumpyArray | None, active: NumpyArray | None) -> Timeline:
-    """Return the timeline from the last step to the first; arguments as `forward`'s, but is_first in host memory.
+    """Return the timeline from the last step to the first. Arguments are like those of `forward`, but on the host.
 
-    The step at which a row's new sequence begins is the last that a backward direction takes of it, so the reset
-    comes before the next step that the row takes after that one.
+    A backward direction reaches the first step of a sequence last. So the reset comes before the step that the row
+    takes next.
     """
     resets = None if is_first is None else _resets_backward(is_first, active)
     return _timeline(backend, range(T)[::-1], None if resets is None else backend.mask(resets), active)
 
 
 def _resets_backward(is_first: NumpyArray, active: NumpyArray | None) -> NumpyArray:
-    """Return, for time that runs backward, the rows to reset before each step: their sequence began at the last."""
+    """Return the rows to reset before each step of a backward direction: the step before was their sequence's first."""
     resets, pending = np.zeros_like(is_first), np.zeros(is_first.shape[1], np.bool_)
     for t in range(len(is_first))[::-1]:
-        resets[t] = pending  # of an idle row it has no effect, and is still pending before the next step
+        resets[t] = pending  # has no effect on an idle row, and stays pending for its next step
         pending = is_first[t] if active is None else np.where(active[t], is_first[t], pending)
     return resets
 
 
 def _timeline(backend: Backend, order: range, resets: Array | None, active: NumpyArray | None) -> Timeline:
-    # Contiguous steps, as kernels take them. A device's resets are not looked at, which would wait for it.
+    # Kernels take contiguous steps. Looking at resets on a device would wait for it.
     if resets is not None:
         resets = backend.compute(backend.xp.ascontiguousarray, resets)
     resetting = _any_row(resets) if isinstance(resets, np.ndarray) else [True] * len(order)
@@ -97,7 +97,7 @@ def _timeline(backend: Backend, order: range, resets: Array | None, active: Nump
 
 
 def _any_row(mask: NumpyArray) -> list[bool]:
-    """Return, for each step, whether any row is marked."""
+    """Return for each step whether any row is marked."""
     return [bool(row.any()) for row in mask]
 
 
@@ -168,7 +168,7 @@ def _run_steps(
 
 
 def _other(cs: list[Array], c: Array) -> Array:
-    """Return the one of two arrays that c is not, or the only one."""
+    """Return the array that isn't c, or the only one."""
     return cs[-1] if c is cs[0] else cs[0]
 
 

@@ -1,4 +1,4 @@
-"""The table of a pool's slots: which are live, which is given next, and the check of those that a call names.
+"""The table of a pool's slots: which are live, which are given next, and the check of a call's slots.
 
 It is bookkeeping in host memory: no method takes longer in a larger pool but the listing of all live slots, and none
 but that and a first use takes memory by the number of slots that are asked about. It has no lock.
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import NumpyArray
 
-# Rows that are looked at together, so that what comparing them takes is small.
+# Rows to compare at a time, so that comparing takes little memory.
 _BLOCK = 4096
 _PADDING = -1
 
 
-# What may be wrong with a slot that is checked on a GPU, numbered as in kernels/gather.cu.
+# What may be wrong with a slot that is checked on a GPU, numbered as in kernels/slots.cuh.
 PROBLEMS = ("out of range", "not live", "twice in a step")
 
 
 class SlotTable:
     """Slots 0 to capacity - 1, each live or free.
 
-    Free slots are a stack: the lowest numbers are given first, and slots that were released before all others, the
-    last release's first and its slots in its order.
+    Free slots are a stack. Released slots are given first: those of the last release first, in its order. Then come the
+    lowest numbers.
 
     Args:
-        capacity: how many slots there are, at least 1.
-        live: those that are live from the beginning, in range, each once.
+        capacity: the number of slots, at least 1.
+        live: the slots that are live from the beginning, in range, each once.
         largest: for how many rows of a step there is memory from the beginning.
     """
 
@@ -58,12 +58,12 @@ class SlotTable:
 
     @property
     def live_count(self) -> int:
-        """How many slots are live."""
+        """The number of live slots."""
         return self.capacity - self._free_count
 
     @property
     def largest(self) -> int:
-        """For how many rows of a step there is memory."""
+        """The number of rows of a step that there is memory for."""
         return len(self._of_step)
 
     def live_slots(self) -> NumpyArray:
@@ -75,7 +75,7 @@ class SlotTable:
         return self._live[:_PADDING].copy()
 
     def next_free(self, n: int) -> NumpyArray:
-        """Return the n slots that are to be given next, a new int64 array; they stay free until `take`.
+        """Return the next n slots to give, a new int64 array. They stay free until `take`.
 
         Raises:
             PoolFullError: there are fewer.
@@ -97,7 +97,7 @@ class SlotTable:
             raise
 
     def give_back(self, slots: NumpyArray) -> None:
-        """Make live slots, as of `check`, free: those given next."""
+        """Free live slots, as from `check`. They are given next."""
         before = self._free_count
         after = before + len(slots)
         try:
@@ -142,9 +142,9 @@ class SlotTable:
         return own
 
     def check_step(self, slots: Any, B: int) -> NumpyArray:
-        """Return the slots of a step's B rows as `check` does, in memory that the next call writes to.
+        """Return the slots of a step's B rows like `check`, in memory that the next call overwrites.
 
-        -1 is a padding row, of which there may be many.
+        -1 is a padding row. There may be many of these.
         """
         given = self._integers(slots, B)
         self.prepare(B)
@@ -154,7 +154,7 @@ class SlotTable:
         return own
 
     def prepare(self, largest: int) -> None:
-        """Have memory for steps of up to so many rows."""
+        """Grow the memory to steps of up to `largest` rows if needed."""
         if largest > self.largest:
             self._of_step = np.empty(largest, np.int64)
 
@@ -181,7 +181,7 @@ class SlotTable:
         return slots
 
     def _from_elements(self, slots: list[Any] | tuple[Any, ...] | range, *, padded: bool) -> NumpyArray:
-        if not set(map(type, slots)) <= {int}:  # of a mixed list NumPy would make something that fits all
+        if not set(map(type, slots)) <= {int}:  # NumPy would convert a mixed list to a common dtype
             for row, slot in enumerate(slots):
                 if isinstance(slot, bool) or not isinstance(slot, (int, np.integer)):
                     fail(TypeError, f"slots[{row}]", "an int", describe_type(slot))
@@ -192,10 +192,10 @@ class SlotTable:
             self._fail_range(int(slot), row, padded=padded)
 
     def _check_values(self, own: NumpyArray, *, padded: bool) -> None:
-        """Raise unless all are live, each once; of `padded` ones each may be -1, too."""
+        """Raise unless all are live, and each is there once. With `padded` any may be -1, too."""
         lowest = _PADDING if padded else 0
         if own.size < 2 and all(lowest <= slot < self.capacity and self._live[slot] for slot in own.tolist()):
-            return  # several times faster than what follows
+            return  # several times faster than the checks below
         if own.min() < lowest or own.max() >= self.capacity:
             row = int(np.flatnonzero((own < lowest) | (own >= self.capacity))[0])
             self._fail_range(int(own[row]), row, padded=padded)
@@ -204,7 +204,7 @@ class SlotTable:
             if not live.all():
                 row = start + int(live.argmin())
                 self._fail(f"{own[row]} (row {row}), which is not live", padded=padded)
-        # Each row writes its number to its slot's place: one that reads another's there shares its slot.
+        # Each row writes its number to its slot's place. A row that then reads another number shares its slot.
         for start, part in _blocks(own):
             self._row_of[part] = np.arange(start, start + len(part))
         for start, part in _blocks(own):

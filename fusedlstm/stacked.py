@@ -36,13 +36,13 @@ class StackedWeights:
         layers: a sequence of LSTMWeights, at index layer * D + direction, as PyTorch orders them. D is 2
             with both directions (forward, then backward), else 1. A layer's input_size is the width of the
             output below.
-        bidirectional: whether each layer has both directions; its two may differ in all but input_size.
-        residual: whether a layer's output is its h plus its input, which then must have one width: a
-            bool for all layers, or one for each layer.
+        bidirectional: whether each layer has both directions. The two may differ in everything but input_size.
+        residual: whether a layer's output is its h plus its input, which must then have the same width. This is a bool
+            for all layers, or one for each layer.
 
     Raises:
-        TypeError: an element that is no LSTMWeights, or of another dtype than the first.
-        ValueError: no layers, an odd number of them with both directions, sizes that don't fit together.
+        TypeError: an element is not an LSTMWeights, or has another dtype than the first.
+        ValueError: there are no layers, or an odd number with both directions, or sizes don't fit together.
     """
 
     layers: tuple[LSTMWeights, ...]

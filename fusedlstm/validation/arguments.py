@@ -1,8 +1,7 @@
-"""The checks of arguments: every error about an argument is raised here, before any work is done.
+"""The basic checks of arguments, and `fail`, which formats the message of every error about an argument.
 
-Shapes are written in the package's letters, "B 4N" for (B, 4N), and a message says the name of the
-argument, what was wanted (in letters and in numbers) and what came. No check looks at an array's
-values, so none of them waits for a device.
+Shapes are written in the package's letters: "B 4N" is (B, 4N). A message gives the name of the argument, what was
+wanted (in letters and in numbers) and what came. No check looks at an array's values, so none waits for a device.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _TERM = re.compile(r"(\d*)([A-Z]?)")
 
 
 def fail(kind: type[Exception], name: str, wanted: str, got: str, hint: str = "") -> NoReturn:
-    """Raise the one sentence that every argument error is."""
+    """Raise an error about an argument, in the form that all of them have."""
     raise kind(f"{name}: wanted {wanted}; got {got}" + (f". {hint}" if hint else ""))
 
 

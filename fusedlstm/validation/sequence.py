@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class SequenceChecks:
-    """What the arguments of an LSTM must be.
+    """The checks of an LSTM's arguments.
 
     Args:
-        backend: whose arrays they are.
-        weights: the layers, whose sizes and dtype they have.
-        maker: what makes an array of something else, in messages.
+        backend: the backend of their arrays.
+        weights: the layers, which give the sizes and the dtype.
+        maker: the name of the function that makes arrays, for messages.
         batch_first: whether xs is (B, T, I) and masks are (B, T).
-        whose: their dtype is, in messages.
+        whose: the owner of the dtype, for messages.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class SequenceChecks:
         return mask.swapaxes(0, 1) if self.batch_first else mask
 
     def is_first_on_host(self, is_first: Any, checked: Array) -> NumpyArray:
-        """Return flags (T, B) in host memory: those that came, unless they are on a device."""
+        """Return flags (T, B) in host memory: the caller's, unless these are on a device."""
         if not isinstance(is_first, (list, tuple, np.ndarray)):
             return to_host("is_first", checked)
         flags = host_mask(is_first)

@@ -1,4 +1,4 @@
-"""The checks of states that become other forms, or come from them: pairs of arrays with a name for errors each."""
+"""The checks of states to pack, stack or make of other arrays. Each state comes with its name for errors."""
 
 from __future__ import annotations
 

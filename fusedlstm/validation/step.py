@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepChecks:
-    """What the arguments of a step must be: sizes by letter (I, N, P), dtypes, and the backend's arrays."""
+    """The checks of a step's arguments: sizes by letter (I, N, P), dtypes, and the backend's arrays."""
 
     backend: Backend
     sizes: Mapping[str, int]
@@ -55,7 +55,7 @@ class StepChecks:
         check_dtype(name, array.dtype, dtype, self.why(dtype))
 
     def why(self, dtype: np.dtype[Any]) -> str:
-        """Return whose dtype this is, as messages say it."""
+        """Return the words in messages for the owner of this dtype."""
         return self.whose if dtype == self.dtype else "c's, whatever x's is"
 
     def check_state(self, name: str, state: LSTMState, sizes: Mapping[str, int], rows: str = "B") -> None:
@@ -144,10 +144,10 @@ class StepChecks:
 
 
 class CheckedPairs:
-    """The last pairs of (state, out) that passed the checks: a loop alternates two, and checks them once.
+    """The last pairs of (state, out) that passed the checks. A loop that alternates two pairs checks each once.
 
-    A pair is known by its identity, through weak references, so no state is kept alive. Its arrays can't
-    be exchanged, as LSTMState is immutable; only x and is_first are compared anew.
+    A pair is known by its identity, through weak references, so no state is kept alive. Its arrays can't change, as
+    LSTMState is immutable. Only x and is_first are compared each time.
     """
 
     MOST = 16
