@@ -1,4 +1,4 @@
-"""What the tests of step.cu and project.cu share: packed weights, tiles, launches as the CUDA backend does them."""
+"""Shared by tests of step.cu and project.cu: interleaved weights, tiles, and launches like the CUDA backend's."""
 
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,7 @@ from support.kernel_cases import (
 )
 from support.structs import by_value, matrix
 
-# By the dtype's name in C. float is multiplied as TF32 in a tile of tensor cores.
+# Dtypes by their names in C. Tiles of tensor cores multiply float as TF32.
 TILES = {
     "large": (tiles.TENSOR_LARGE, ("__half", "__nv_bfloat16", "float")),
     "medium": (tiles.TENSOR_MEDIUM, ("__half", "__nv_bfloat16", "float")),
@@ -36,19 +36,19 @@ TILES = {
     "simt16": (tiles.SIMT_SMALL, ("float", "double")),
 }
 TILE_CASES = [(tile, name) for tile, (_, names) in TILES.items() for name in names]
-# Of c, whose sums are of hundreds of products, and with TF32's inputs not rounded before.
+# For c, which sums hundreds of products, and for TF32 whose inputs the test doesn't round.
 TOLERANCE = {"double": 1e-13, "float": 4e-6}
 TF32_TOLERANCE = 3e-3
 TICK = 7
 PROJ_CLIP = 0.6
 
-# Of each dtype fewer instances are compiled than there are cells: those of 16 bits have others.
+# A dtype has fewer instances than there are functions, so the 16-bit dtypes begin elsewhere in the list.
 FIRST_GENERAL = {"double": 1, "float": 0, "__half": 2, "__nv_bfloat16": 7}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a step; P is the width of h."""
+    """The sizes of a step. P is the width of h."""
 
     B: int
     I: int
@@ -58,7 +58,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Instance:
-    """Template arguments of lstm_step, its tile by its name here."""
+    """Template arguments of lstm_step, with the tile by its name in TILES."""
 
     tile: str
     dtype: str
@@ -95,9 +95,9 @@ def project_name(tile, name, width):
 
 
 def _instances():
-    """All tiles and dtypes with rows that are aligned and rows that aren't, at both widths where there are two.
+    """All tiles and dtypes, with aligned and unaligned rows, at both widths if there are two.
 
-    Functions take turns in each dtype, those of one activation first, and so do the options.
+    In each dtype the functions take turns, those of one activation first, and so do the options.
     """
     found = []
     for tile, name in TILE_CASES:
@@ -113,7 +113,7 @@ def _instances():
 
 
 INSTANCES = _instances()
-# Tiles that give a row the same bits, by dtypes.
+# Tiles that give a row the same bits, with their dtypes.
 FAMILIES = {
     "small": (("small8", "small32"), ("__half", "__nv_bfloat16", "float")),
     "tensor": (("medium", "large"), ("__half", "__nv_bfloat16", "float")),
@@ -124,11 +124,11 @@ FAMILY_CASES = [(family, name) for family, (_, names) in FAMILIES.items() for na
 
 
 def like_others(tile, name):
-    """An instance that every tile and dtype has: all options, rows aligned, vectors as wide as they go."""
+    """An instance that every tile and dtype has: all options, aligned rows, the widest vectors."""
     return Instance(tile, name, Functions(), True, True, True, 2 if TILES[tile][0].pairs else 1)
 
 
-# Which project m themselves, one of every tile and dtype: rows aligned or not, in turn.
+# Instances that project m themselves, one for each tile and dtype, with aligned and unaligned rows in turn.
 PROJECTING = [
     replace(like_others(*case), project=True, **({} if k % 2 == 0 else {"aligned": False, "width": 1}))
     for k, case in enumerate(TILE_CASES)
@@ -137,15 +137,15 @@ PROJECTING = [
 
 @dataclass(frozen=True)
 class Layout:
-    """What a step is of, and how its arrays lie. Where it projects, N is of m alone.
+    """The sizes of a step and the layout of its arrays. If it projects, N is the width of m alone.
 
     Args:
-        sizes: of it.
-        where: "apart" or "in place", of c, or "pool", with slots: then out is where h is, with P = N, or, "m apart",
-            an array of its own, which a projection is to read.
-        bias: whether there is one.
+        sizes: the step's.
+        where: where the new c goes, "apart" or "in place"; or "pool", with slots. In a pool `out` is the pool's h with
+            P = N, or with "m apart" a separate array for a projection to read.
+        bias: whether there is a bias.
         copy: "none", "plain" or "residual".
-        reset: what rows of h and of c become, "zeros", "one row" or "rows"; none without.
+        reset: what reset rows of h and of c become, "zeros", "one row" or "rows"; None without resets.
         readers: whether flags are cleared.
     """
 
@@ -162,7 +162,7 @@ class Layout:
 
 
 def step_layouts(instance):
-    """Around all edges of the tile: rows and units of a block, tiles of K and how many are on their way."""
+    """Sizes around all edges of a tile: rows and units of a block, tiles of K, and tiles being copied."""
     R, U, E = instance.shape.rows, instance.shape.units, tiles.ROW_BYTES // DTYPES[instance.dtype].itemsize
     W = instance.width
     stages = 4 * instance.shape.pipelines
@@ -185,7 +185,7 @@ def step_layouts(instance):
 
 
 def projecting_layouts(instance):
-    """As of a step, with several tiles of units and of columns in a block."""
+    """Like `step_layouts`, with several tiles of units and of columns in a block."""
     R, U, E = instance.shape.rows, instance.shape.units, tiles.ROW_BYTES // DTYPES[instance.dtype].itemsize
     W = instance.width
 
@@ -203,7 +203,7 @@ def projecting_layouts(instance):
 
 
 def to_tf32(a):
-    """The nearest of 10 bits, away from zero where two are as near."""
+    """The nearest numbers with 10-bit mantissas. Ties go away from zero."""
     bits = (a.astype(np.float32).view(np.uint32).astype(np.uint64) + 0x1000) & 0xFFFFE000
     return np.where(np.isfinite(a), bits.astype(np.uint32).view(np.float32), a)
 
@@ -214,7 +214,7 @@ def whole_tiles(columns, dtype):
 
 
 def interleaved(weight_ih, weight_hh):
-    """Weights (4N, I) and (4N, P) as the kernel reads them."""
+    """Weights (4N, I) and (4N, P), interleaved as the kernel reads them."""
     (rows, I), P, dtype = weight_ih.shape, weight_hh.shape[1], weight_ih.dtype
     N, KX = rows // 4, whole_tiles(I, dtype)
     packed = np.zeros((-(-N // 32) * 128, KX + whole_tiles(P, dtype)), dtype)
@@ -238,9 +238,9 @@ def each_16_bytes(dtype):
 
 
 def columns_of(random, B, width, dtype, multiple):
-    """A matrix (B, width) within a larger one of NaN, whose rows begin at odd multiples of so many elements.
+    """A matrix (B, width) within a larger one of NaN. Rows begin at odd multiples of `multiple` elements.
 
-    As many as are 16 bytes: then any multiple.
+    If these are 16 bytes, rows begin at any multiples.
     """
     each = each_16_bytes(dtype)
     extra = multiple % each
@@ -253,20 +253,20 @@ def columns_of(random, B, width, dtype, multiple):
 
 
 def some_slots(random, B, capacity):
-    """A slot for each row, none twice; every fourth row, from the third on, has none."""
+    """A different slot for each row. Every fourth row, from the third on, has -1."""
     slots = random.permutation(capacity)[:B].astype(np.int64)
     slots[2::4] = -1
     return slots
 
 
 def some_words(random, capacity, tick=TICK):
-    """Of ticks before this one, and of both parities."""
+    """Words with ticks before this one, of both parities."""
     return (2 * random.integers(0, tick, capacity) + random.integers(0, 2, capacity)).astype(np.uint64)
 
 
 @dataclass
 class Step:
-    """One launch's arrays by the names of its parameters, and the weights that they were packed of."""
+    """One launch's arrays by the names of its parameters, and the weights before they were interleaved."""
 
     arrays: dict
     weight_ih: np.ndarray
@@ -274,7 +274,7 @@ class Step:
     weight_hr: np.ndarray | None = None
 
     def copy(self):
-        """The same before a launch, whose arrays lie elsewhere."""
+        """A copy of all arrays, to keep their content from before a launch."""
         return replace(self, arrays={k: None if a is None else a.copy() for k, a in self.arrays.items()})
 
 
@@ -285,7 +285,7 @@ def reset_rows(kind, random, B, columns, dtype, multiple):
 
 
 def random_step(instance, layout, seed=None):
-    """Rows without a slot have x and an input that nobody may read, as do old states of reset rows."""
+    """Random arrays of a step. x, the input and old states are NaN in rows where no kernel may read them."""
     s = layout.sizes
     B, I, N, P, W = s.B, s.I, s.N, s.P, instance.width
     random = np.random.default_rng(B if seed is None else seed)
@@ -346,7 +346,7 @@ def parities(words):
 
 
 def flat(array):
-    """Rows of a matrix, or of a pool's h."""
+    """The rows of a matrix, or of a pool's h."""
     return array.reshape(-1, array.shape[-1]) if array.ndim == 3 else array
 
 
@@ -391,7 +391,7 @@ def launch_step(
 
 
 def selected(old, first, value, stepped):
-    """Rows of a state, those marked as their reset says."""
+    """Rows of a state, with the marked rows reset."""
     if first is not None:
         new = np.zeros_like(old) if value is None else np.broadcast_to(value[0], old.shape)
         if value is not None and len(value) > 1:
@@ -401,7 +401,7 @@ def selected(old, first, value, stepped):
 
 
 def expected_step(instance, before, *, rounded=True, cell_clip=CELL_CLIP):
-    """In float64, the rows that step: which, their slots, and m and c; of TF32 inputs rounded to it, or not."""
+    """The rows that step, their slots, and m and c in float64. `rounded` rounds inputs to TF32 if the tile does."""
     a = before.arrays
     B = len(a["x"])
     slots = np.arange(B) if a["slots"] is None else a["slots"]
@@ -423,14 +423,14 @@ def expected_step(instance, before, *, rounded=True, cell_clip=CELL_CLIP):
 
 
 def near(got, want, tolerance, rounding=0.0):
-    """Whether numbers are, relative to 1 + |c| or so, and special values the same."""
+    """Whether numbers are near, relative to 1 + |want|, or the same special values."""
     with np.errstate(invalid="ignore"):
         good = np.abs(got - want) <= tolerance * (1 + np.abs(want)) + rounding * np.abs(want)
     return good | (got == want) | (np.isnan(got) & np.isnan(want))
 
 
 def assert_copied(name, step, before, stepped, rows):
-    """The copy of each row that stepped, or zeros."""
+    """Check the copy: rows that stepped are there, all others are zeros."""
     copy, more = step.arrays["copy"], before.arrays["input"]
     if copy is None:
         return
@@ -442,7 +442,7 @@ def assert_copied(name, step, before, stepped, rows):
 
 
 def assert_others_keep_their_bits(name, after, before, *at):
-    """All rows but those at these places."""
+    """Check that all rows except those at these places kept their bits."""
     stayed = np.ones(after.shape[: len(at)], bool)
     stayed[at] = False
     assert_same_bits(f"rows of {name} that take no step", after[stayed], before[stayed])
@@ -456,7 +456,7 @@ def assert_words(after, before, at, tick, flips):
 
 
 def assert_projection_of_m(instance, h, m, weight_hr):
-    """Within what it is that m is rounded to its dtype, and to TF32: test_projects_as_project_cu has the bits."""
+    """Compare h, allowing for m rounded to its dtype or TF32. test_projects_as_project_cu compares the bits."""
     weight_hr = weight_hr.astype(np.float64)
     want = np.clip(m @ weight_hr.T, -PROJ_CLIP, PROJ_CLIP)
     allowed = TF32_TOLERANCE if instance.tf32 else TOLERANCE[state_type(instance.dtype)] + 4 * ROUNDING[instance.dtype]
@@ -464,7 +464,7 @@ def assert_projection_of_m(instance, h, m, weight_hr):
 
 
 def assert_stepped(instance, step, before, *, tick=TICK, flips=True, cell_clip=CELL_CLIP):
-    """Rows that take a step have taken it; all else has the bits that it had before."""
+    """Check that the rows that step have stepped, and that everything else kept its bits."""
     a, old = step.arrays, before.arrays
     stepped, at, want = expected_step(instance, before, cell_clip=cell_clip)
     by_slot = a["out"].ndim == 3
@@ -494,14 +494,14 @@ def assert_stepped(instance, step, before, *, tick=TICK, flips=True, cell_clip=C
 
 @dataclass(frozen=True)
 class ProjectionLayout:
-    """What a projection is of: m (B, N) -> h (B, P).
+    """The sizes and arrays of a projection, m (B, N) -> h (B, P).
 
     Args:
         B, N, P: its sizes.
         pool: whether h is a pool's.
-        copy: as a step's.
+        copy: as in Layout.
         limit: of the clip.
-        flips: whether words are turned.
+        flips: whether the words are flipped.
     """
 
     B: int
@@ -532,7 +532,7 @@ def projection_layouts(tile, name, width):
 
 @dataclass
 class Projection:
-    """One launch's arrays by the names of its parameters, and the weights that they were packed of."""
+    """One launch's arrays by the names of its parameters, and the weights before they were interleaved."""
 
     arrays: dict
     weight_hr: np.ndarray
