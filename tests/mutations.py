@@ -311,7 +311,7 @@ FINISH_KERNEL = [
     ("h not stored", "    a.h.at[slot * a.h.stride + column] = output;\n", ""),
     ("copy without the input", "a.copy.to.at && a.copy.input.at", "false"),
     ("input not checked for null", "a.copy.to.at && a.copy.input.at", "a.copy.to.at"),
-    ("input before the rounding of h", "widen(output)", PROJECTED),
+    ("input before the rounding of h", "widen(output) +", PROJECTED + " +"),
     ("the difference", "widen(output) +", "widen(output) -"),
     ("input by the slot", "a.copy.input.at[row", "a.copy.input.at[slot"),
     ("input by the stride of copy", "row * a.copy.input.stride", "row * a.copy.to.stride"),
@@ -661,18 +661,6 @@ PRIMITIVES = [
 CLEAR = "is_first[first_row + r] = 0;"
 STEP_KERNEL = [
     # Flags, once all blocks have read them.
-    ("no fence before a block is counted", "    __threadfence();\n    read_before[0]", "    read_before[0]"),
-    ("no fence after a block is counted", "1u);\n    __threadfence();", "1u);"),
-    ("the count not waited for", "  }\n  __syncthreads();\n  if (read_before", "  }\n  if (read_before"),
-    ("flags cleared by every block", "  if (read_before[0] != gridDim.y - 1) return;\n", ""),
-    ("flags cleared by the last but one", "gridDim.y - 1", "gridDim.y - 2"),
-    ("flags never cleared", "!= gridDim.y - 1", "!= gridDim.y"),
-    ("flags cleared after all blocks of rows", "gridDim.y - 1", "gridDim.x - 1"),
-    ("flags of rows beyond the batch", "r < rows && first_row + r < B", "r < rows"),
-    ("flags of the first rows", CLEAR, "is_first[r] = 0;"),
-    ("flags set", CLEAR, "is_first[first_row + r] = 1;"),
-    ("readers not set back", "  if (threadIdx.x == 0) atomicExch(readers, 0u);", " "),
-    ("readers set back by a plain store", "atomicExch(readers, 0u)", "*readers = 0"),
     ("readers of the first rows", "readers + blockIdx.x", "readers"),
     ("flags always cleared", "if (a.readers) clear_flags", "clear_flags"),
     # Blocks.
@@ -702,10 +690,10 @@ STEP_KERNEL = [
         "a.rows.pool.flips && blockIdx.y == 1",
     ),
     # The output.
-    ("m where a row takes no step", "if (rows[r].out) store", "store"),
-    ("m at the row's start", "store<W>(rows[r].out + unit, m)", "store<W>(rows[r].out, m)"),
+    ("m where a row takes no step", "if (row.out) {", "{"),
+    ("m at the row's start", "store<W>(row.out + unit, h)", "store<W>(row.out, h)"),
     ("copies of a block's row", "a.copy.write(first_row + r, unit", "a.copy.write(r, unit"),
-    ("the input added where a row skips", "m, rows[r].out);", "m, true);"),
+    ("the input added where a row skips", "h, row.out);", "h, true);"),
     # A projection in the same launch.
     ("no zeros beside m", "    clear<Tile::THREADS>(ms, projected.tiles() * Tile::ROWS * TILE_ROW);\n", "", PROJECTS),
     (
@@ -822,7 +810,7 @@ FINISH_HEADER = [
     ("columns of the first of two", "gate, e + w)), A(limit)", "gate, e)), A(limit)", PROJECT),
     ("a column's limit of the wrong sign", "A(limit)", "A(-limit)", PROJECT),
     ("a skipped row's copy is 1", ": A(0)", ": A(1)", PROJECT),
-    ("h where a row takes no step", "if (to) store", "store", PROJECT),
+    ("h where a row takes no step", "        if (to) {", "        {", PROJECT),
     ("h at the row's start", "store<W>(to + column, h)", "store<W>(to, h)", PROJECT),
     (
         "columns copied to a block's row",
@@ -892,6 +880,19 @@ ROWS = [
     ("int offset of reset_h", "row * of.reset_h.stride", "(int)(row * of.reset_h.stride)", OFFSETS),
     ("int offset of reset_c", "row * of.reset_c.stride", "(int)(row * of.reset_c.stride)", OFFSETS),
     ("int offset of out", "(of.out_by_slot ? after : row) *", "(int)(of.out_by_slot ? after : row) * (int)", OFFSETS),
+    # Flags.
+    ("no fence before a block is counted", "    __threadfence();\n    read_before[0]", "    read_before[0]"),
+    ("no fence after a block is counted", "1u);\n    __threadfence();", "1u);"),
+    ("the count not waited for", "  }\n  __syncthreads();\n  if (read_before", "  }\n  if (read_before"),
+    ("flags cleared by every block", "  if (read_before[0] != gridDim.y - 1) return;\n", ""),
+    ("flags cleared by the last but one", "gridDim.y - 1", "gridDim.y - 2"),
+    ("flags never cleared", "!= gridDim.y - 1", "!= gridDim.y"),
+    ("flags cleared after all blocks of rows", "gridDim.y - 1", "gridDim.x - 1"),
+    ("flags of rows beyond the batch", "r < rows && first_row + r < B", "r < rows"),
+    ("flags of the first rows", CLEAR, "is_first[r] = 0;"),
+    ("flags set", CLEAR, "is_first[first_row + r] = 1;"),
+    ("readers not set back", "  if (threadIdx.x == 0) atomicExch(readers, 0u);", " "),
+    ("readers set back by a plain store", "atomicExch(readers, 0u)", "*readers = 0"),
 ]
 
 STAGING = [
