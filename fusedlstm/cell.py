@@ -16,8 +16,7 @@ from fusedlstm.stepper import Steppable
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size
 from fusedlstm.validation.signatures import Signatures
 from fusedlstm.validation.step import CheckedPairs, StepChecks
-from fusedlstm.validation.weights import check_one_layer
-from fusedlstm.weights import check_same_form
+from fusedlstm.validation.weights import check_one_layer, check_same_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

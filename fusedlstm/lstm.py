@@ -15,8 +15,7 @@ from fusedlstm.stepper import Steppable
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size, fail
 from fusedlstm.validation.sequence import SequenceChecks
 from fusedlstm.validation.signatures import Signatures
-from fusedlstm.validation.weights import as_layers
-from fusedlstm.weights import check_same_form
+from fusedlstm.validation.weights import as_layers, check_same_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

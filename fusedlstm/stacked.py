@@ -16,7 +16,7 @@ import numpy as np
 from fusedlstm.arrays import dtypes
 from fusedlstm.validation.advice import use_weights_of
 from fusedlstm.validation.arguments import check_dtype, check_size, describe_type, fail
-from fusedlstm.weights import LSTMWeights, for_file
+from fusedlstm.weights import LSTMWeights, check_options, for_file
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -150,6 +150,7 @@ class StackedWeights:
             dtype: as in `LSTMWeights.random`.
             options: as in `LSTMWeights.random`.
         """
+        check_options("StackedWeights.random", options)
         D = 2 if _bool("bidirectional", bidirectional) else 1
         L = check_size("num_layers", num_layers, 1)
         layers: list[LSTMWeights] = []

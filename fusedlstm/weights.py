@@ -67,6 +67,13 @@ class CellOptions(TypedDict, total=False):
     zoneout_h: float
 
 
+def check_options(function: str, options: Mapping[str, Any]) -> None:
+    """Raise TypeError, as Python does, unless a function's other arguments are options of `LSTMWeights`."""
+    unknown = sorted(set(options) - set(CellOptions.__annotations__))
+    if unknown:
+        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class LSTMWeights:
     """The arrays and options of one LSTM cell.
@@ -233,6 +240,7 @@ class LSTMWeights:
             dtype: "float64", "float32", "float16" or "bfloat16".
             options: as in the class, from cell_clip on.
         """
+        check_options("LSTMWeights.random", options)
         I = check_size("input_size", input_size, 0)
         N = check_size("hidden_size", hidden_size, 1)
         P = N if proj_size is None else check_size("proj_size", proj_size, 1)
@@ -323,22 +331,6 @@ def _earliest(options: Mapping[str, Any]) -> int:
     needed = [_SINCE.get(name, 2) for name, value in options.items() if value != DEFAULTS.get(name, value)]
     known = options["activation"] in _ACTIVATIONS_OF_VERSION_1
     return max([1 if known else 2, *needed])
-
-
-def check_same_form(name: str, old: LSTMWeights, new: LSTMWeights) -> None:
-    """Raise ValueError unless the new weights have the sizes, dtype and options of the old, saying what differs."""
-    for what, before in _form(old).items():
-        now = _form(new)[what]
-        if now != before:
-            hint = "Weights are exchanged for others of the same form: for these, make a new one"
-            fail(ValueError, name, f"{what} {before}, as it was made with", str(now), hint)
-
-
-def _form(weights: LSTMWeights) -> dict[str, Any]:
-    """Return, by name, all that weights have but their values."""
-    sizes = {name: getattr(weights, name) for name in ("dtype", "input_size", "hidden_size", "proj_size")}
-    has = {name: "given" if getattr(weights, name) is not None else "None" for name in ("bias", "peephole")}
-    return sizes | has | weights.options()
 
 
 def _restore(arrays: dict[str, Any], options: dict[str, Any]) -> LSTMWeights:

@@ -45,3 +45,19 @@ def check_owner(name: str, owner: Any) -> None:
     elif isinstance(owner, StackedWeights):
         hint = "Use LSTM(weights)"
     fail(TypeError, name, "an LSTMCell or an LSTM", describe_type(owner), hint)
+
+
+def check_same_form(name: str, old: LSTMWeights, new: LSTMWeights) -> None:
+    """Raise ValueError unless the new weights have the sizes, dtype and options of the old, saying what differs."""
+    for what, before in _form(old).items():
+        now = _form(new)[what]
+        if now != before:
+            hint = "Weights are exchanged for others of the same form: for these, make a new one"
+            fail(ValueError, name, f"{what} {before}, as it was made with", str(now), hint)
+
+
+def _form(weights: LSTMWeights) -> dict[str, Any]:
+    """Return, by name, all that weights have but their values."""
+    sizes = {name: getattr(weights, name) for name in ("dtype", "input_size", "hidden_size", "proj_size")}
+    has = {name: "given" if getattr(weights, name) is not None else "None" for name in ("bias", "peephole")}
+    return sizes | has | weights.options()

@@ -227,6 +227,8 @@ def test_random_is_one_for_a_seed():
         ({"bidirectional": None}, TypeError, "bidirectional: wanted a bool"),
         ({"residual": True}, ValueError, r"layers\[0\]: wanted output_size 3"),
         ({"proj_clip": 1.0}, ValueError, "proj_clip"),
+        ({"cell_clp": 1.0}, TypeError, r"StackedWeights\.random\(\) got an unexpected keyword argument 'cell_clp'"),
+        ({"weight_hr": 1.0}, TypeError, r"StackedWeights\.random\(\) got an unexpected keyword argument"),
     ],
 )
 def test_random_refuses(arguments, error, message):

@@ -212,6 +212,8 @@ def test_random():
         ({"dtype": "float8"}, TypeError, "dtype"),
         ({"dtype": None}, TypeError, "dtype"),
         ({"activation": "gelu"}, ValueError, "activation"),
+        ({"cell_clp": 1.0}, TypeError, r"LSTMWeights\.random\(\) got an unexpected keyword argument 'cell_clp'"),
+        ({"weight_hr": 1.0}, TypeError, r"LSTMWeights\.random\(\) got an unexpected keyword argument"),
     ],
 )
 def test_random_refuses(arguments, error, message):

@@ -133,6 +133,23 @@ def test_addresses_of_what_is_reset_to(kernel, elements):
         assert bits_of(cell(x, state, is_first=first, reset_to=elsewhere)) == wanted
 
 
+@pytest.mark.parametrize("projects", [None, False, True])
+@pytest.mark.parametrize("elements", [1, 2, 3])
+@pytest.mark.parametrize("kernel", ["tensor_medium", "tensor_small"])
+def test_addresses_of_an_h_that_stays(kernel, elements, projects, monkeypatch):
+    """Zoneout reads it, and what it is reset to, in vectors: without a projection, and with one in either launch."""
+    monkeypatch.setattr(tiles.Tile, "projects", lambda *_: projects)
+    options = {"zoneout_h": 0.3, "proj_size": None if projects is None else 8}
+    cell = LSTMCell(LSTMWeights.random(8, 16, seed=0, dtype="float16", **options), backend="cuda", kernel=kernel)
+    (x, state), reset = random_inputs(cell, 9), random_state(cell, 9, np.random.default_rng(0))
+    first = np.arange(9) % 2 == 0
+    wanted = bits_of(cell(x, state, is_first=first, reset_to=reset))
+    for h, to in ((elements, 0), (0, elements)):
+        old = LSTMState(h=moved(cell, state.h, h), c=state.c)
+        elsewhere = LSTMState(h=moved(cell, reset.h, to), c=reset.c)
+        assert bits_of(cell(x, old, is_first=first, reset_to=elsewhere)) == wanted
+
+
 @pytest.mark.parametrize("elements", [1, 2, 3])
 def test_addresses_of_a_residual_pools_x(elements):
     """It is staged, and added to the output."""

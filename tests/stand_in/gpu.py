@@ -119,7 +119,7 @@ def _by_value(packed):
     if packed.size != 1:
         raise TypeError("a NumPy array that is passed by value has one element")
     if not hasattr(packed, "struct"):
-        raise TypeError(f"a struct is a Packed, which knows its pointers, not a {type(packed).__name__}")
+        raise TypeError(f"a struct is a Filled, which knows its pointers, not a {type(packed).__name__}")
     pointers = [
         Pointer(
             member.name.removesuffix(".at"),

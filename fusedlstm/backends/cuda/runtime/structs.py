@@ -53,7 +53,7 @@ class Member(NamedTuple):
         return self.kind.startswith("const ")
 
 
-class Packed(np.ndarray[Any, Any]):
+class Filled(np.ndarray[Any, Any]):
     """The bytes of a struct as an array of one element, which CuPy passes by value.
 
     Attributes:
@@ -89,14 +89,14 @@ class Struct:
         """Return the values of a record's members, in order."""
         return list(self._get(arguments))
 
-    def filled(self, values: Sequence[Any], numbers: Sequence[Any]) -> Packed:
+    def filled(self, values: Sequence[Any], numbers: Sequence[Any]) -> Filled:
         """Return the struct filled with these numbers: addresses of arrays, or values. It keeps the values alive."""
         try:
-            packed = Packed((1,), self._dtype, self._bytes.pack(*numbers))
+            filled = Filled((1,), self._dtype, self._bytes.pack(*numbers))
         except struct.error as error:
             raise TypeError(f"{self.record.__name__}: {error}") from None
-        packed.struct, packed.values = self, values
-        return packed
+        filled.struct, filled.values = self, values
+        return filled
 
 
 def _members(record: type) -> Iterator[tuple[str, str]]:
