@@ -12,7 +12,7 @@ import pytest
 from support.places import TESTS
 
 TABLE = TESTS / "slow_tests.txt"
-LEAST = 0.5  # CPU seconds of a slow test and its child processes
+LEAST = 0.3  # CPU seconds of a slow test and its child processes
 _START = pytest.StashKey[float]()
 
 
