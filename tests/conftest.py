@@ -1,5 +1,6 @@
 """What every test file shares: fixtures of backends, and the report of which were tested."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -74,6 +75,7 @@ def pytest_report_header():
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown():
+    gc.unfreeze()  # what `moments` froze
     left = stand_in.graphs.end_all()
     assert not left, f"the test has left streams that capture, which would fail the next ones: {left}"
 

@@ -12,7 +12,7 @@ def missing(reason):
         r"([\w.]+)\W*(?:of the extra \w+, )?is not installed|No module named '(\w+)|(Keras) needs", reason
     )
     if found:
-        package = found[1].partition(".")[0]
+        package = next(filter(None, found.groups())).partition(".")[0]
         return NAMES.get(package, package)
     return "a GPU or emulator" if re.search(r"GPU|emulat|stand-in", reason) else "other reasons"
 
