@@ -185,7 +185,7 @@ def test_at_one_line(name):
 
 def test_scratch_by_thread_is_found(monkeypatch):
     """A planted fault: one workspace for all calls of a thread."""
-    monkeypatch.setattr(scratch.Scratch, "take", lambda self: (self._unused or [scratch.Workspace(self._form)])[-1])
+    monkeypatch.setattr(scratch.Scratch, "take", lambda self: (self._unused or [scratch.Workspace(self._spec)])[-1])
     keep = scratch.Scratch.give_back
     monkeypatch.setattr(scratch.Scratch, "give_back", lambda self, one: None if self._unused else keep(self, one))
     found = []
@@ -534,7 +534,8 @@ def within(user, outer, inner, *, every=1):
             outcome.append(refused(lambda: user.calls[inner](pool)))
 
         moments.lines(lambda pool=pool: user.calls[outer](pool), act, once=True)
-        yield pool, outcome == [True]
+        if outcome:  # a later call may have fewer lines than the first
+            yield pool, outcome == [True]
 
 
 OPERATIONS = ["step", "read", "write", "reset", "allocate", "release", "prepare", "check", "save", "load"]
