@@ -10,8 +10,8 @@ import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool
 from fusedlstm.backends import kernel_choice as choice
+from fusedlstm.backends import select
 from fusedlstm.backends.cuda.runtime import probe
-from fusedlstm.cli import main as command_line
 
 from support.backends import needs_cuda
 
@@ -146,11 +146,12 @@ def test_one_kernel_is_refused_on_an_old_gpu(monkeypatch):
 
 @needs_cuda
 def test_info_says_how_steps_run(monkeypatch):
-    monkeypatch.setattr(command_line, "unavailable_reason", lambda name: None)
+    monkeypatch.setattr(select, "unavailable_reason", lambda name: None)
     monkeypatch.setattr(probe, "describe_gpus", lambda: ["New", "Old"])
     monkeypatch.setattr(probe, "capabilities", lambda: [90, 75])
-    rows = command_line._gpus()
-    assert rows[1:] == [
+    rows = select.facts()
+    assert rows[:2] == [("backend numpy", "runs"), ("backend cuda", "runs")]
+    assert rows[3:-1] == [
         ("GPU 0", "New"),
         ("", "steps: one kernel, chosen by a table that no GPU has measured yet"),
         ("GPU 1", "Old"),
