@@ -397,15 +397,19 @@ def test_memory_of_steps(B, N, dtype, functions):
         return tracemalloc.get_traced_memory()
 
     count = 1000 if B == 1 else 10
+    grown, used = [], []
     tracemalloc.start()
     try:
-        before, _ = steps(count)
-        tracemalloc.reset_peak()
-        after, peak = steps(count)
+        for _ in range(3):  # the least counts, as other threads of the process allocate, too
+            before, _ = steps(count)
+            tracemalloc.reset_peak()
+            after, peak = steps(count)
+            grown.append(after - before)
+            used.append(peak - before)
     finally:
         tracemalloc.stop()
-    assert peak - before <= 192 << 10  # NumPy's own buffers, which have one size
-    assert after - before < 512  # the numbers of this test, whatever the steps
+    assert min(used) <= 192 << 10  # NumPy's own buffers, which have one size
+    assert min(grown) < 512  # the numbers of this test, whatever the steps
 
 
 @pytest.mark.parametrize("threads", [1, 2])
