@@ -7,7 +7,6 @@ planes of i, f and o come first and are negated, so three passes over one array 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +14,10 @@ import numpy as np
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends.numpy.functions import clip, in_place
 from fusedlstm.backends.numpy.resets import with_rows
-from fusedlstm.functions import Functions
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.functions import Functions
 
 # Elements of the gates to process at once, so that they stay in a cache.
 _BLOCK = 1 << 20
@@ -179,7 +178,7 @@ def pointwise_of(
     peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
 ) -> Pointwise:
     """Return what runs a cell of these functions."""
-    plain = Functions(functions.input, functions.output) == replace(functions, zoneout_c=0.0, zoneout_h=0.0)
+    plain = (functions.gate, functions.gate_clip, functions.coupled) == ("sigmoid", None, None)
     return (SigmoidPointwise if plain else GeneralPointwise)(peephole, cell_clip, functions, dtype)
 
 
