@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from fusedlstm.backends.cuda import kernels as launch
-from fusedlstm.backends.cuda import step_kernels as launch_step
+from fusedlstm.backends.cuda import step_kernels as step_launches
 from fusedlstm.backends.cuda import tiles
 from fusedlstm.backends.cuda.runtime import compile as compiler
 from fusedlstm.functions import ACTIVATIONS, Functions
@@ -91,12 +91,12 @@ def step_kernels(tile, dtype):
     of_pairs = [(True, 2, True), (True, 2, False), (False, 1, True), (True, 1, False)]
     of_single = [(True, 1, True), (True, 1, False), (False, 1, True)]
     for aligned, width, options in of_pairs if tile.pairs else of_single:
-        yield launch_step.step_kernel(tile, dtype, PLAIN, options, options, aligned, width)
+        yield step_launches.step_kernel(tile, dtype, PLAIN, options, options, aligned, width)
     widths = (2, 1) if tile.pairs else (1,)
     bytes_of_m = tile.bytes_of_m(tile.units, dtype)
-    yield launch_step.step_kernel(tile, dtype, PLAIN, True, True, True, widths[0], bytes_of_m)
+    yield step_launches.step_kernel(tile, dtype, PLAIN, True, True, True, widths[0], bytes_of_m)
     for width in widths:
-        yield launch_step.project_kernel(tile, dtype, width)
+        yield step_launches.project_kernel(tile, dtype, width)
 
 
 def step_kernels_on(tile, dtype, architecture):
@@ -111,7 +111,7 @@ def functions_kernels():
         if tile in (tiles.TENSOR_MEDIUM, tiles.SIMT_SMALL):
             for functions in (*PLAINS, *GENERALS):
                 if functions != PLAIN:
-                    yield launch_step.step_kernel(tile, dtype, functions, True, True, True, 2 if tile.pairs else 1)
+                    yield step_launches.step_kernel(tile, dtype, functions, True, True, True, 2 if tile.pairs else 1)
 
 
 def option_kernels(flags):
@@ -144,8 +144,8 @@ def zoneout_kernels():
         if tile in (tiles.TENSOR_MEDIUM, tiles.SIMT_SMALL):
             width = 2 if tile.pairs else 1
             for bytes_of_m in (0, tile.bytes_of_m(tile.units, dtype)):
-                yield launch_step.step_kernel(tile, dtype, functions, True, True, True, width, bytes_of_m)
-            yield launch_step.project_kernel(tile, dtype, width, part)
+                yield step_launches.step_kernel(tile, dtype, functions, True, True, True, width, bytes_of_m)
+            yield step_launches.project_kernel(tile, dtype, width, part)
 
 
 def rounding_kernels():

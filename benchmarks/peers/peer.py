@@ -38,7 +38,7 @@ class Peer:
         kinds: of the cases that it runs.
         devices: that it runs on.
         dtypes: that it computes in.
-        precisions: of float32 matmuls on a GPU that it can be told.
+        precisions: the precisions of float32 matmuls on a GPU that it offers.
         ours: whether it is fusedlstm.
         quick: whether it takes part with --quick: not if it takes long to prepare.
     """

@@ -27,7 +27,7 @@ def state_from_silero(state: Array, *, dtype: Any = None) -> LSTMState:
         dtype: the cell's; None is the array's own.
 
     Raises:
-        TypeError: no array, or one of a dtype that no cell has.
+        TypeError: `state` is not an array, or no cell has its dtype.
         ValueError: an array of another shape.
     """
     refuse_state("state", state, "an array (2, B, N)")

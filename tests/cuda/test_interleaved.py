@@ -36,7 +36,7 @@ def needs_tf32():
         pytest.skip("this GPU has no TF32")
 
 
-def plan_of(weights):
+def engine_of(weights):
     return LSTMCell(weights, backend="cuda")._engine
 
 
@@ -60,7 +60,7 @@ def assert_holds(copy, weights, *, rounded):
 def test_made_and_made_again(dtype, I, N, options):
     """In place: graphs read them where they are."""
     old, new = (LSTMWeights.random(I, N, seed=seed, dtype=dtype, **options) for seed in (0, 1))
-    engine = plan_of(old)
+    engine = engine_of(old)
     copy = engine.weights.interleaved(rounded=False)
     assert_holds(copy, old, rounded=False)
     places = copy.weight.data.ptr, copy.projection is not None and copy.projection.data.ptr
@@ -73,7 +73,7 @@ def test_made_and_made_again(dtype, I, N, options):
 def test_both_are_kept():
     needs_tf32()
     old, new = (LSTMWeights.random(17, 33, seed=seed, proj_size=9) for seed in (0, 1))
-    engine = plan_of(old)
+    engine = engine_of(old)
     copies = {rounded: engine.weights.interleaved(rounded) for rounded in (True, False)}
     for weights in (old, new):
         engine.with_weights(weights)
@@ -84,12 +84,12 @@ def test_both_are_kept():
 
 def test_weights_that_were_set_before():
     old, new = (LSTMWeights.random(17, 33, seed=seed) for seed in (0, 1))
-    engine = plan_of(old).with_weights(new)
+    engine = engine_of(old).with_weights(new)
     assert_holds(engine.weights.interleaved(rounded=False), new, rounded=False)
 
 
 def test_threads_have_one_copy():
-    weights = plan_of(LSTMWeights.random(17, 33, seed=0)).weights
+    weights = engine_of(LSTMWeights.random(17, 33, seed=0)).weights
     with ThreadPoolExecutor(4) as pool:
         copies = list(pool.map(weights.interleaved, [False] * 16))
     assert all(copy is copies[0] for copy in copies)
@@ -108,7 +108,7 @@ def test_they_are_made_where_they_are_asked_for(kind, options, kernels):
     """Once, by the kernels alone, after the weights that another stream has uploaded; the host waits."""
     dtype, rounded = kind
     weights = LSTMWeights.random(17, 33, seed=0, dtype=dtype, **options)
-    engine = plan_of(weights)
+    engine = engine_of(weights)
     with streams.Stream() as other:
         engine.with_weights(weights)
         uploaded = next(entry for entry in reversed(streams.log) if entry[:2] == ("record", other.ptr))
@@ -127,7 +127,7 @@ def test_new_weights_are_uploaded_once(kind, options, kernels):
     """Then interleaved from where they are, on the same stream, with nothing allocated and nothing waited for."""
     dtype, rounded = kind
     old, new = (LSTMWeights.random(17, 33, seed=seed, dtype=dtype, **options) for seed in (0, 1))
-    engine = plan_of(old)
+    engine = engine_of(old)
     with streams.Stream() as stream:
         uploads = logged(lambda: engine.with_weights(old))
         assert {entry[:2] for entry in uploads} == {("launch", stream.ptr)}

@@ -61,7 +61,7 @@ def assertions(kernels):
 
 
 def complaints(folder, kernels, scratch):
-    """The compiler's errors about kernels' structs, in a folder of kernels; [] if there are none."""
+    """Compile a folder's kernels against their records, and list the compiler's errors."""
     files = dict.fromkeys(kernel.file for kernel in kernels)
     lines = [*(f'#include "{folder / file}"' for file in files), *assertions(kernels)]
     unit = scratch / "structs.cpp"

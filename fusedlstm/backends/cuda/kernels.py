@@ -159,7 +159,7 @@ def launch_add(a: Any, more: Any) -> None:
 
 @dataclass(frozen=True)
 class Destinations:
-    """Where a planned step writes a layer's h: arrays with contiguous rows.
+    """Where a step writes a layer's h, or its m: arrays with contiguous rows.
 
     Attributes:
         h: (B, P), or all slots'.

@@ -70,7 +70,7 @@ class Slots:
 class Planned:
     """Buffers for M rows, and the step on them: one matmul and one launch for each layer.
 
-    A projection adds a matmul. If it is clipped, or h is needed twice, it adds a launch, too.
+    A projection adds a matmul. If it is clipped, or h is needed twice, it adds a launch, too. So does zoneout of h.
 
     Args:
         engines: the layers'.
@@ -175,7 +175,7 @@ class _LayerQueue:
         self.workspace_bytes = max(self.workspace_bytes, of_m.workspace_bytes)
 
     def keep(self, m: Any) -> None:
-        """Have m (M, N) apart from h, of which a part is kept."""
+        """Write m (M, N) apart from h, so that a launch can keep a part of the old h."""
         self._m, self._projected, self._finishes = Destinations(h=m, rows=self._to.rows), m, True
 
     def queue(self, workspace: Any) -> None:
