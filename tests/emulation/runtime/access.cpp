@@ -50,7 +50,7 @@ void check_access(const void* pointer, size_t bytes, AccessKind kind, const void
   for (u64 address = begin; address < begin + bytes;) {
     Granule* granule = granule_at(address);
     if (!granule) {
-      if (is_in_this_library(pointer)) return;
+      if (is_in_kernels_library(pointer)) return;
       fault_outside(begin, bytes, kind, place);
     }
     check_permission(*granule, address, kind, place);

@@ -14,10 +14,9 @@ static const char* library_of(const void* address) {
   return address && dladdr(address, &info) ? static_cast<const char*>(info.dli_fbase) : nullptr;
 }
 
-bool is_in_this_library(const void* address) {
-  static const char* const here = library_of(reinterpret_cast<const void*>(&emulation_launch));
-  return library_of(address) == here;
-}
+static const char* kernels_library() { return library_of(reinterpret_cast<const void*>(launch->kernel)); }
+
+bool is_in_kernels_library(const void* address) { return library_of(address) == kernels_library(); }
 
 static void record(const Fault& fault, const char* format, va_list values) {
   if (launch->kind[0]) return;
@@ -32,7 +31,7 @@ static void record(const Fault& fault, const char* format, va_list values) {
   }
   snprintf(launch->memory, sizeof launch->memory, "%s", fault.memory ? fault.memory : "");
   launch->place =
-      is_in_this_library(fault.place) ? static_cast<const char*>(fault.place) - library_of(fault.place) : 0;
+      is_in_kernels_library(fault.place) ? static_cast<const char*>(fault.place) - kernels_library() : 0;
 }
 
 void report(const Fault& fault, const char* format, ...) {

@@ -14,7 +14,7 @@ void report(const Fault& fault, const char* format, ...) __attribute__((format(p
 // Reports a fault of the running thread and ends the launch.
 [[noreturn]] void fault(const Fault& fault, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
-// Whether an address is in this shared library: of constants and static variables.
-bool is_in_this_library(const void* address);
+// Whether an address is in the library of the kernel that runs: code, constants and static variables.
+bool is_in_kernels_library(const void* address);
 
 }  // namespace emulation
