@@ -150,7 +150,7 @@ def _compile(lines: Sequence[str], options: Sequence[str], library: Path, needs:
         unit.write_text("\n".join(lines) + "\n", encoding="utf-8")
         _run_compiler([*options, "-c", str(unit)], compiled)
         # Without the options: they would link the sanitizers' own libraries.
-        _run_compiler(["-shared", str(compiled), *map(str, needs), "-ldl"], library)
+        _run_compiler(["-shared", "-Wl,--no-as-needed", str(compiled), *map(str, needs), "-ldl"], library)
 
 
 def _run_compiler(arguments: Sequence[str], output: Path) -> None:

@@ -16,7 +16,7 @@ FAULTS = {
 from fusedlstm.backends.numpy.scratch import Scratch, Workspace
 def take(self):
     if not self._unused:
-        self._unused.append(Workspace(self._form))
+        self._unused.append(Workspace(self._spec))
     return self._unused[-1]
 Scratch.take, Scratch.give_back = take, lambda self, workspace: None
 """,
