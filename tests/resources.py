@@ -81,6 +81,8 @@ def tiles_of(dtype):
 
 
 TILES = [(tile, dtype) for dtype in DTYPES for tile in tiles_of(dtype)]
+# The middle tile of each arithmetic.
+TILES_OF_FUNCTIONS = [case for case in TILES if case[0] in (tiles.TENSOR_MEDIUM, tiles.SIMT_SMALL)]
 
 
 def step_kernels(tile, dtype):
@@ -105,13 +107,11 @@ def step_kernels_on(tile, dtype, architecture):
     return every if architecture in FAMILIES else (every[0], every[-1])
 
 
-def functions_kernels():
-    """Those functions that step_kernels doesn't have, in the middle tile of each arithmetic."""
-    for tile, dtype in TILES:
-        if tile in (tiles.TENSOR_MEDIUM, tiles.SIMT_SMALL):
-            for functions in (*PLAINS, *GENERALS):
-                if functions != PLAIN:
-                    yield step_launches.step_kernel(tile, dtype, functions, True, True, True, 2 if tile.pairs else 1)
+def functions_kernels(tile, dtype):
+    """Those functions that step_kernels doesn't have."""
+    for functions in (*PLAINS, *GENERALS):
+        if functions != PLAIN:
+            yield step_launches.step_kernel(tile, dtype, functions, True, True, True, 2 if tile.pairs else 1)
 
 
 def option_kernels(flags):
@@ -140,12 +140,11 @@ def zoneout_kernels():
     functions, part = Functions(zoneout_c=0.1, zoneout_h=0.2), 0.2
     for dtype in DTYPES:
         yield launch.finish_kernel(dtype, part)
-    for tile, dtype in TILES:
-        if tile in (tiles.TENSOR_MEDIUM, tiles.SIMT_SMALL):
-            width = 2 if tile.pairs else 1
-            for bytes_of_m in (0, tile.bytes_of_m(tile.units, dtype)):
-                yield step_launches.step_kernel(tile, dtype, functions, True, True, True, width, bytes_of_m)
-            yield step_launches.project_kernel(tile, dtype, width, part)
+    for tile, dtype in TILES_OF_FUNCTIONS:
+        width = 2 if tile.pairs else 1
+        for bytes_of_m in (0, tile.bytes_of_m(tile.units, dtype)):
+            yield step_launches.step_kernel(tile, dtype, functions, True, True, True, width, bytes_of_m)
+        yield step_launches.project_kernel(tile, dtype, width, part)
 
 
 def rounding_kernels():
@@ -159,8 +158,10 @@ def instances():
     kernels += kernels_by_dtype()
     of_options = [kernel for flags in (*OPTIONS, *PLANNED_OPTIONS) for kernel in option_kernels(flags)]
     architectures = {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in of_options}
-    architectures |= {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in functions_kernels()}
-    architectures |= {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in zoneout_kernels()}
+    of_functions = [kernel for case in TILES_OF_FUNCTIONS for kernel in functions_kernels(*case)]
+    architectures |= {
+        kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in (*of_functions, *zoneout_kernels())
+    }
     architectures |= {kernel.name: (kernel, set(WITH_TF32)) for kernel in rounding_kernels()}
     for case, architecture in product(TILES, WITH_TF32):
         for kernel in step_kernels_on(*case, architecture):

@@ -59,11 +59,21 @@ def assert_compiles(kernel, architecture):
     assert wrong is None, wrong
 
 
+# By day every instance is compiled for one architecture, and the first and last of each kernel for the others.
+BY_DAY = resources.ARCHITECTURE_OF_OPTIONS
+BY_NIGHT = [architecture for architecture in resources.ARCHITECTURES if architecture != BY_DAY]
+
+
+def by_day(kernels, architecture):
+    every = tuple(kernels)
+    return every if architecture == BY_DAY else (every[0], every[-1])
+
+
 @pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_pointwise(architecture, dtype):
     """All dtypes, widths and activations, and other functions, each with all options and with none."""
-    for kernel in resources.pointwise_kernels(dtype):
+    for kernel in by_day(resources.pointwise_kernels(dtype), architecture):
         assert_compiles(kernel, architecture)
 
 
@@ -71,7 +81,16 @@ def test_pointwise(architecture, dtype):
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_planned(architecture, dtype):
     """As of pointwise.cu."""
-    for kernel in resources.planned_kernels(dtype):
+    for kernel in by_day(resources.planned_kernels(dtype), architecture):
+        assert_compiles(kernel, architecture)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("architecture", BY_NIGHT)
+@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
+@pytest.mark.parametrize("kernels", [resources.pointwise_kernels, resources.planned_kernels])
+def test_all_of(kernels, architecture, dtype):
+    for kernel in kernels(dtype):
         assert_compiles(kernel, architecture)
 
 
@@ -107,7 +126,11 @@ def each_compiled(kernels, architecture):
         return list(pool.map(lambda kernel: compiled(kernel, architecture), kernels))
 
 
-TILES = [pytest.param(*case, id="-".join((case[0].c_name(case[1]), str(case[1])))) for case in resources.TILES]
+def of_tiles(cases):
+    return [pytest.param(*case, id="-".join((case[0].c_name(case[1]), str(case[1])))) for case in cases]
+
+
+TILES = of_tiles(resources.TILES)
 
 
 # Blocks that a multiprocessor has at once, on sm_80; on sm_86, 89 and 120; on sm_90 and 100.
@@ -124,11 +147,8 @@ BLOCKS_OF_FLOAT64 = {"SimtLarge<{}>": (1, 1, 1), "SimtMedium<{}>": (3, 2, 3), "S
 COLUMNS_OF_BLOCKS = {80: 0, 86: 1, 89: 1, 90: 2, 100: 2, 120: 1}
 
 
-@pytest.mark.parametrize("architecture", resources.WITH_TF32)
-@pytest.mark.parametrize(("tile", "dtype"), TILES)
-def test_steps(tile, dtype, architecture):
-    """Every tile of step.cu and project.cu, and that a multiprocessor has room for as many as they are made for."""
-    kernels = resources.step_kernels_on(tile, dtype, architecture)
+def assert_steps_compile(kernels, tile, dtype, architecture):
+    """... and a multiprocessor has room for as many blocks as they are made for."""
     each = each_compiled(kernels, architecture)
     most = (BLOCKS_OF_FLOAT64 if dtype.itemsize == 8 else BLOCKS)[tile.template][COLUMNS_OF_BLOCKS[architecture]]
     for kernel, (_, _, measured) in zip(kernels, each, strict=True):
@@ -137,6 +157,20 @@ def test_steps(tile, dtype, architecture):
         aligned = kernel.file == "project.cu" or ", false, true, " in kernel.name
         blocks = resources.blocks_at_once(measured, tile.threads, architecture)
         assert blocks >= (most if aligned else 1), (kernel.name, measured)
+
+
+@pytest.mark.parametrize("architecture", resources.WITH_TF32)
+@pytest.mark.parametrize(("tile", "dtype"), TILES)
+def test_steps(tile, dtype, architecture):
+    """Every tile of step.cu and project.cu."""
+    assert_steps_compile(by_day(resources.step_kernels(tile, dtype), architecture), tile, dtype, architecture)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("architecture", [each for each in resources.FAMILIES if each != BY_DAY])
+@pytest.mark.parametrize(("tile", "dtype"), TILES)
+def test_all_steps(tile, dtype, architecture):
+    assert_steps_compile(resources.step_kernels_on(tile, dtype, architecture), tile, dtype, architecture)
 
 
 def test_blocks_at_once():
@@ -193,11 +227,12 @@ def test_steps_multiply_as_they_should(architecture, dtype):
             assert added >= products // (4 if dtype.itemsize == 8 else 1), kernel.name
 
 
-def test_functions_of_steps():
-    kernels = tuple(resources.functions_kernels())
-    each_compiled(kernels, resources.ARCHITECTURE_OF_OPTIONS)
+@pytest.mark.parametrize(("tile", "dtype"), of_tiles(resources.TILES_OF_FUNCTIONS))
+def test_functions_of_steps(tile, dtype):
+    kernels = tuple(resources.functions_kernels(tile, dtype))
+    each_compiled(kernels, BY_DAY)
     for kernel in kernels:
-        assert_compiles(kernel, resources.ARCHITECTURE_OF_OPTIONS)
+        assert_compiles(kernel, BY_DAY)
 
 
 def test_steps_are_refused_where_there_are_no_tensor_cores_for_them():
