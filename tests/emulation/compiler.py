@@ -87,8 +87,9 @@ def build(file: Path, names: Sequence[str], mode: str, flags: Sequence[str]) -> 
     headers = (f"-I{_HERE / 'shim'}", f"-I{cuda_headers()}")
     options = (*_COMMON, *_OF_KERNELS, *_MODES[mode], *flags)
     included = [file.parent, *(Path(flag[2:]) for flag in flags if flag.startswith("-I"))]
-    # The path is in the library's debugging information.
-    library = _kept(str(file.resolve()), _digest(included), names, options, suffix=".so")
+    # By what files hold, not by where they are: checkouts share their libraries, and faults name files without folders.
+    about = (file.name, _digest(included), names, mode, [flag for flag in flags if not flag.startswith("-I")])
+    library = _kept(*about, _COMMON, _MODES[mode], suffix=".so")
     runtime = _runtime()
     if not _is_there(library):
         compiled_header = _compiled_header((*_COMMON, *_OF_KERNELS, *_MODES[mode]), headers)
@@ -136,10 +137,10 @@ def _compiled_header(options: Sequence[str], headers: Sequence[str]) -> Path:
 
 def _runtime() -> Path:
     """Return the shared library that all kernels call: the emulator itself."""
-    options = (*_COMMON, "-O2", "-U_FORTIFY_SOURCE", f"-I{cuda_headers()}")
+    options = (*_COMMON, "-O2", "-U_FORTIFY_SOURCE")
     library = _kept("runtime", _digest([]), options, suffix=".so")
     if not _is_there(library):
-        _compile([f'#include "{source}"' for source in _RUNTIME], options, library)
+        _compile([f'#include "{source}"' for source in _RUNTIME], (*options, f"-I{cuda_headers()}"), library)
     return library
 
 
@@ -183,8 +184,8 @@ def _machine() -> str:
     """Return a digest of the compiler and of what -march=native is here: its code runs on no lesser machine."""
     asked = (["--version"], ["-march=native", "-Q", "--help=target"])
     answers = [subprocess.run(["g++", *a], capture_output=True, text=True, check=True).stdout for a in asked]
-    about = "\0".join([platform.machine(), *answers, str(cuda_headers())])
-    return hashlib.sha256(about.encode()).hexdigest()
+    headers = b"".join((cuda_headers() / name).read_bytes() for name in ("cuda_runtime_api.h", "cuda_fp16.hpp"))
+    return hashlib.sha256("\0".join([platform.machine(), *answers]).encode() + headers).hexdigest()
 
 
 def _digest(folders: Sequence[Path]) -> str:
