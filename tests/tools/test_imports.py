@@ -1,12 +1,16 @@
 """Which modules may import which."""
 
 import ast
+import functools
+import re
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support.places import ROOT
+
+CUDA = "fusedlstm.backends.cuda"
+MAY_IMPORT_CUDA = re.compile(r"fusedlstm\.backends\.(select|cuda(\..*)?)")
 
 
 def modules(folder, package):
@@ -18,26 +22,45 @@ def modules(folder, package):
     return found
 
 
-def imports(tree):
-    """Yield import statements: those inside functions, too, but not those for type checkers."""
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            yield from imports(ast.Module(child.orelse, []))
-        elif isinstance(child, ast.Import | ast.ImportFrom):
-            yield child
+@functools.cache
+def nodes(file):
+    """The imports and calls of a file: those inside functions, too, but not those for type checkers."""
+    waiting, found = [ast.parse(file.read_text(encoding="utf-8"))], []
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Call):
+            found.append(node)
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            waiting += node.orelse
         else:
-            yield from imports(child)
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def strings(call):
+    """The strings in a call's arguments, or in parts of them."""
+    for argument in (*call.args, *(each.value for each in call.keywords)):
+        for node in ast.walk(argument):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def names_imported(node, file):
+    """Pairs of what a node may import: a name, and what has it if the name is not a module."""
+    if isinstance(node, ast.Import):
+        return [(alias.name, alias.name) for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert not node.level, f"{file}: use absolute imports"
+        return [(f"{node.module}.{alias.name}", node.module) for alias in node.names]
+    if ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__"):
+        return [(name, name) for name in strings(node)]
+    return []
 
 
 def imported(file, known):
     """The modules of a package that a file imports."""
-    for each in imports(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(each, ast.Import):
-            names = [(alias.name, alias.name) for alias in each.names]
-        else:
-            assert not each.level, f"{file}: use absolute imports"
-            names = [(f"{each.module}.{alias.name}", each.module) for alias in each.names]
-        for name, parent in names:
+    for node in nodes(file):
+        for name, parent in names_imported(node, file):
             if name in known or parent in known:
                 yield name if name in known else parent
 
@@ -56,6 +79,23 @@ def cycle(found):
     return []
 
 
+def is_of_cuda(name):
+    return f"{name}.".startswith(f"{CUDA}.")
+
+
+def import_cuda(folder):
+    """The modules that import the CUDA backend, or pass the name of one of its modules to a function."""
+    found = graph(folder, "fusedlstm")
+    for name, file in modules(folder, "fusedlstm").items():
+        calls = (node for node in nodes(file) if isinstance(node, ast.Call))
+        if any(map(is_of_cuda, (*found[name], *(each for call in calls for each in strings(call))))):
+            yield name
+
+
+def not_allowed(names):
+    return [name for name in names if not MAY_IMPORT_CUDA.fullmatch(name)]
+
+
 @pytest.mark.parametrize("package", ["fusedlstm", "benchmarks"])
 def test_modules_have_no_import_cycle(package):
     found = graph(ROOT, package)
@@ -63,26 +103,28 @@ def test_modules_have_no_import_cycle(package):
     assert not cycle(found)
 
 
-def test_only_backends_import_the_cuda_backend():
-    found = graph(ROOT, "fusedlstm")
-    cuda = "fusedlstm.backends.cuda"
-    outside = {name for name in found if not name.startswith("fusedlstm.backends.")}
-    assert not [(name, other) for name in outside for other in found[name] if other.startswith(cuda)]
-    assert any(other.startswith(cuda) for other in found["fusedlstm.backends.select"])
+def test_only_select_imports_the_cuda_backend():
+    found = list(import_cuda(ROOT))
+    assert "fusedlstm.backends.select" in found
+    assert not not_allowed(found)
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("from package import a", True),
-        ("from package.a import f", True),
-        ("import package.a", True),
-        ("def f():\n    from package import a", True),
-        ("if TYPE_CHECKING:\n    from package import a", False),
-        ("if TYPE_CHECKING:\n    pass\nelse:\n    from package import a", True),
-        ("import json", False),
-    ],
-)
+PLANTED = [
+    ("from package import a", True),
+    ("from package.a import f", True),
+    ("import package.a", True),
+    ("def f():\n    from package import a", True),
+    ("if TYPE_CHECKING:\n    from package import a", False),
+    ("if typing.TYPE_CHECKING:\n    from package import a", False),
+    ("if TYPE_CHECKING:\n    pass\nelse:\n    from package import a", True),
+    ("if not TYPE_CHECKING:\n    from package import a", True),
+    ("importlib.import_module('package.a')", True),
+    ("print('package.a')", False),
+    ("import json", False),
+]
+
+
+@pytest.mark.parametrize(("text", "found"), PLANTED)
 def test_planted_import_cycles_are_found(text, found, tmp_path):
     folder = tmp_path / "package"
     folder.mkdir()
@@ -90,3 +132,26 @@ def test_planted_import_cycles_are_found(text, found, tmp_path):
     (folder / "a.py").write_text("import package.b")
     (folder / "b.py").write_text(text)
     assert bool(cycle(graph(tmp_path, "package"))) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("fusedlstm.pool", f"import {CUDA}.tiles", True),
+        ("fusedlstm.pool", f"def f():\n    from {CUDA} import tiles", True),
+        ("fusedlstm.pool", f"importlib.import_module('{CUDA}.tiles')", True),
+        ("fusedlstm.pool", f"load(name=f'{CUDA}.{{name}}')", True),
+        ("fusedlstm.pool", "import fusedlstm.backends.select", False),
+        ("fusedlstm.backends.numpy.cell", f"from {CUDA}.tiles import Tile", True),
+        ("fusedlstm.backends.kernel_choice", f"from {CUDA}.tiles import Tile", True),
+        ("fusedlstm.backends.select", f"from {CUDA}.tiles import Tile", False),
+        ("fusedlstm.backends.cuda.cell", f"from {CUDA}.tiles import Tile", False),
+    ],
+)
+def test_planted_imports_of_cuda_are_found(name, text, found, tmp_path):
+    files = {f"{CUDA}.tiles": "", "fusedlstm.backends.select": "", name: text}
+    for module, content in files.items():
+        file = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    assert not_allowed(import_cuda(tmp_path)) == ([name] if found else [])
