@@ -13,13 +13,27 @@ from support.places import TESTS
 
 TABLE = TESTS / "slow_tests.txt"
 LEAST = 0.3  # CPU seconds of a slow test and its child processes
+# Tests of these files keep the house, so each run has them, however long they take.
+HOUSE = (
+    "tests/convert/test_systems.py",
+    "tests/core/test_formula.py",
+    "tests/core/test_types.py",
+    "tests/cuda/test_arguments.py",
+    "tests/tools/test_imports.py",
+    "tests/tools/test_slow_tests.py",
+)
+COLLECTED = pytest.StashKey[frozenset[str]]()
 _START = pytest.StashKey[float]()
+
+
+def file_of(name):
+    return name.partition("::")[0]
 
 
 def read():
     """The CPU seconds of slow tests, by id."""
     rows = (line.split("\t", 1) for line in TABLE.read_text(encoding="utf-8").splitlines())
-    return {name: float(seconds) for seconds, name in rows}
+    return {name: float(seconds) for seconds, name in rows if file_of(name) not in HOUSE}
 
 
 def pytest_addoption(parser):
@@ -27,7 +41,8 @@ def pytest_addoption(parser):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    config.stash[COLLECTED] = frozenset(item.nodeid for item in items)
     table = read()
     for item in items:
         if item.nodeid in table:
@@ -72,7 +87,11 @@ class Measured:
             self.seconds[report.nodeid] = report.cpu_seconds
 
     def pytest_sessionfinish(self):
-        rows = [f"{seconds:.1f}\t{name}\n" for name, seconds in sorted(self.seconds.items()) if seconds >= LEAST]
+        rows = [
+            f"{seconds:.1f}\t{name}\n"
+            for name, seconds in sorted(self.seconds.items())
+            if seconds >= LEAST and file_of(name) not in HOUSE
+        ]
         TABLE.write_text("".join(rows), encoding="utf-8")
 
 

@@ -13,18 +13,52 @@ from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, St
 import emulation
 from support import slow
 from support.backends import BACKENDS
-from support.places import KERNELS, TESTS
+from support.places import KERNELS, ROOT, TESTS
 
 
-def test_rows_name_tests_that_exist():
-    """A renamed test would lose its row, and run by default."""
-    rows = slow.read()
-    assert len(rows) > 100
-    texts = {}
-    for name in rows:
-        file, function = re.match(r"tests/([^:]+)::(\w+)", name).groups()
-        text = texts.setdefault(file, (TESTS / file).read_text(encoding="utf-8"))
-        assert f"def {function}(" in text, f"{file} has no {function}: write tests/slow_tests.txt anew"
+@pytest.fixture
+def collected(request):
+    """The ids of all tests in the files that were collected. The other files may lack a package."""
+    config = request.config
+    if BACKENDS != ["numpy", "emulated"]:
+        pytest.skip("the table of slow tests is of an emulated GPU")
+    if any("::" in argument for argument in config.args) or config.getoption("lf", False):
+        pytest.skip("not all tests of a file were collected")
+    if config.option.write_slow_tests:
+        pytest.skip("the table is being written")
+    return config.stash[slow.COLLECTED]
+
+
+def unmatched(rows, ids):
+    """The rows of no test. Those of a file that was not collected count only if there is no such file."""
+    files = set(map(slow.file_of, ids))
+    absent = [row for row in rows if row not in ids]
+    return [row for row in absent if slow.file_of(row) in files or not (ROOT / slow.file_of(row)).is_file()]
+
+
+def test_rows_name_tests_that_exist(collected):
+    """A renamed test or parameter would lose its row, and run by default."""
+    assert not unmatched(slow.read(), collected), "rename these rows, or write tests/slow_tests.txt anew"
+
+
+def test_a_row_of_no_test_is_found():
+    ids = {"tests/core/test_cell.py::test_one[a]", "tests/core/test_cell.py::test_two"}
+    wrong = ["tests/core/test_cell.py::test_one[b]", "tests/core/test_cell.py::test_one", "tests/core/gone.py::test"]
+    right = [*ids, "tests/core/test_lstm.py::test_that_was_not_collected"]
+    assert unmatched([*right, *wrong], ids) == wrong
+
+
+def test_tests_of_the_house_are_never_slow(tmp_path, monkeypatch):
+    """Neither if a row says so, nor if they were measured to be."""
+    monkeypatch.setattr(slow, "TABLE", tmp_path / "table.txt")
+    names = [f"{file}::test" for file in (*slow.HOUSE, "tests/core/test_cell.py")]
+    slow.TABLE.write_text("".join(f"3.0\t{name}\n" for name in names))
+    assert slow.read() == {names[-1]: 3.0}
+    measured = slow.Measured()
+    measured.seconds = dict.fromkeys(names, 2.0)
+    measured.pytest_sessionfinish()
+    assert slow.TABLE.read_text() == f"2.0\t{names[-1]}\n"
+    assert all((ROOT / file).is_file() for file in slow.HOUSE)
 
 
 def words_of_tests():
