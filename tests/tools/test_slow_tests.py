@@ -1,16 +1,13 @@
 """The table of slow tests, and that a plain run, which leaves them out, still tests every feature."""
 
 import ast
+import functools
 import re
-import sys
 
-import numpy as np
 import pytest
 
 import fusedlstm
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool, Stepper
 
-import emulation
 from support import slow
 from support.backends import BACKENDS
 from support.places import KERNELS, ROOT, TESTS
@@ -87,47 +84,84 @@ def test_public_names_have_fast_tests():
     assert untested(["StatePool"], words_of_tests().keys()) == {"StatePool"}
 
 
-# What launches every kernel there is.
-
-I, N, B = 3, 4, 2
-
-
-def step_cells():
-    """A step, with and without a projection, and sequences of two lengths, whose last steps select."""
-    for options in ({}, {"proj_size": 2, "proj_clip": 0.1}):
-        cell = LSTMCell(LSTMWeights.random(I, N, seed=0, **options), backend="cuda")
-        cell(cell.asarray(np.ones((B, I))), cell.zero_state(B))
-    lstm = LSTM(StackedWeights.random(N, N, 2, seed=0, residual=[False, True]), backend="cuda")
-    lstm(lstm.asarray(np.ones((5, B, N))), lengths=[5, 3])
-
-
-def step_many(kernel):
-    """What Steppers and pools do: by a matmul and a kernel, or by one kernel, for which N is too wide to project."""
-    wide = 300
-    cell = LSTMCell(LSTMWeights.random(I, wide, seed=0, proj_size=2), backend="cuda", kernel=kernel)
-    Stepper(cell, B).step(is_first=np.ones(B, bool))
-    pool = StatePool(cell, 8)
-    slots = pool.allocate(B)
-    for given in (slots, sys.modules["cupy"].asarray(slots)):
-        pool.step(cell.asarray(np.ones((B, I))), given)
-    pool.write(slots, LSTMState(h=cell.asarray(np.zeros((B, 2))), c=cell.asarray(np.zeros((B, wide)))))
-    pool.read(slots)
-    pool.reset(slots)
+# The test that compares each kernel's numbers.
+TESTS_OF_KERNELS = {
+    "lstm_add": "test_kernels_emulated.py::test_add",
+    "lstm_check": "test_kernels_slots.py::test_check",
+    "lstm_clip": "test_kernels_emulated.py::test_clip",
+    "lstm_finish": "test_kernels_planned.py::test_finish",
+    "lstm_gather": "test_kernels_planned.py::test_gather",
+    "lstm_interleave": "test_kernels_interleave.py::test_interleave",
+    "lstm_pad": "test_kernels_interleave.py::test_pad",
+    "lstm_planned": "test_kernels_planned.py::test_planned",
+    "lstm_pointwise": "test_kernels_emulated.py::test_pointwise",
+    "lstm_project": "test_kernels_step.py::test_project",
+    "lstm_reset": "test_kernels_planned.py::test_reset",
+    "lstm_select": "test_kernels_emulated.py::test_select",
+    "lstm_state_rows": "test_kernels_slots.py::test_state_rows",
+    "lstm_step": "test_kernels_step.py::test_step",
+}
 
 
-@pytest.mark.skipif("emulated" not in BACKENDS, reason="without emulation nothing tells which kernels run")
-def test_every_kernel_runs_in_this_test(monkeypatch):
-    assert not any("test_every_kernel" in name for name in slow.read())
+def kernels():
     sources = "".join(file.read_text(encoding="utf-8") for file in KERNELS.glob("*.cu"))
-    there = re.findall(r"__global__.*?\b(lstm_\w+)\(", sources, re.DOTALL)
-    ran, call = set(), emulation.Function.__call__
+    found = re.findall(r"__global__.*?\b(lstm_\w+)\(", sources, re.DOTALL)
+    assert len(found) == sources.count("__global__")
+    return found
 
-    def noted(self, *arguments, **options):
-        ran.add(self.name.partition("<")[0])
-        return call(self, *arguments, **options)
 
-    monkeypatch.setattr(emulation.Function, "__call__", noted)
-    step_cells()
-    for kernel in ("matmul", "simt"):
-        step_many(kernel)
-    assert ran == set(there)
+@functools.cache
+def functions_of(file):
+    """The functions of a file of tests, by name."""
+    nodes = ast.parse((TESTS / "cuda" / file).read_text(encoding="utf-8")).body
+    return {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
+
+
+def compares(function):
+    """Whether a test calls what asserts something of numbers."""
+    calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+    return any(ast.unparse(each).rpartition(".")[2].startswith("assert_") for each in calls)
+
+
+def problems(of_kernels, tests, fast):
+    """Yield the kernels that no fast test compares, and the tests of none."""
+    for kernel in sorted(set(of_kernels) ^ set(tests)):
+        yield f"{kernel} is in kernels/ or in TESTS_OF_KERNELS, not in both"
+    functions = {name.partition("[")[0] for name in fast}
+    for kernel, test in tests.items():
+        file, function = test.split("::")
+        text = (TESTS / "cuda" / file).read_text(encoding="utf-8")
+        if not re.search(rf"\b{kernel}\b", text):
+            yield f"{file} doesn't name {kernel}"
+        found = functions_of(file).get(function)
+        if found is None or not compares(found):
+            yield f"{test} isn't there, or compares no numbers of {kernel}"
+        if f"tests/cuda/{test}" not in functions:
+            yield f"all of {test} is slow: no fast test compares {kernel}"
+
+
+def test_every_kernel_has_a_fast_test(collected):
+    of_kernels = {f"tests/cuda/{test.partition('::')[0]}" for test in TESTS_OF_KERNELS.values()}
+    if not of_kernels <= set(map(slow.file_of, collected)):
+        pytest.skip("the tests of kernels were not collected")
+    assert not list(problems(kernels(), TESTS_OF_KERNELS, collected - slow.read().keys()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"lstm_more": "test_kernels_slots.py::test_check"}, "lstm_more is in kernels/ or"),
+        ({"lstm_add": "test_kernels_slots.py::test_check"}, "test_kernels_slots.py doesn't name lstm_add"),
+        ({"lstm_add": "test_kernels_emulated.py::test_gone"}, "test_kernels_emulated.py::test_gone isn't there"),
+        (
+            {"lstm_step": "test_kernels_step.py::test_tiles_are_as_they_are_launched"},
+            "compares no numbers of lstm_step",
+        ),
+        ({"lstm_step": "test_kernels_step.py::test_bits_of_a_row"}, "no fast test compares lstm_step"),
+    ],
+)
+def test_a_kernel_without_a_fast_test_is_found(changes, says):
+    slow_test = "tests/cuda/test_kernels_step.py::test_bits_of_a_row"
+    fast = {f"tests/cuda/{test}[a]" for test in (TESTS_OF_KERNELS | changes).values()} - {f"{slow_test}[a]"}
+    assert any(says in each for each in problems(kernels(), TESTS_OF_KERNELS | changes, fast))
+    assert not list(problems(kernels(), TESTS_OF_KERNELS, {f"tests/cuda/{test}" for test in TESTS_OF_KERNELS.values()}))
