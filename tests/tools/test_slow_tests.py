@@ -58,6 +58,7 @@ def test_tests_of_the_house_are_never_slow(tmp_path, monkeypatch):
     assert all((ROOT / file).is_file() for file in slow.HOUSE)
 
 
+@functools.cache
 def words_of_tests():
     """What stands in each test function of tests/core, by file and function."""
     words = {}
