@@ -21,7 +21,7 @@ from emulation import Module
 
 TESTS = [
     Path(__file__).parent / "cuda" / f"test_kernels_{name}.py"
-    for name in ("emulated", "planned", "interleave", "slots", "step")
+    for name in ("emulated", "planned", "interleave", "slots", "step", "zoneout")
 ]
 ROOT = Path(__file__).parents[1]
 KERNELS = ROOT / "kernels"
@@ -59,6 +59,9 @@ INTERLEAVE = "test_interleave and __half"
 PAD = "test_pad and __half"
 ROUNDING = "test_rounding"
 FAR_APART = "test_offsets_beyond and interleave"
+ZONEOUT_FINISH = "test_zoneout_of_finish"
+ZONEOUT_STEP = "test_zoneout_of_a_step and small8"
+ZONEOUT_PROJECT = "test_zoneout_of_a_projection and small8"
 
 
 @dataclass(frozen=True)
@@ -1077,6 +1080,52 @@ FAST_ACTIVATIONS = [
     ),
 ]
 
+OTHER_PART_OF_H = "keep_part<PART>(A(widen(next.at[k])), A(widen(before.at[k])))"
+PARTS_OF_PROJECT = "if (ZONEOUT) all.h = a.old_h, all.is_first = a.is_first, all.reset_h = a.reset_h;"
+CLEAR_OF_PROJECT = "if (ZONEOUT && a.readers) clear_flags(a.is_first, a.readers + blockIdx.x"
+# What zoneout keeps, as all kernels have it, and as each has its old h.
+ZONEOUT_OF_H = [
+    ("no part of h stays", "if constexpr (PART == 0) {", "if constexpr (true) {"),
+    ("the other part of h stays", "keep_part<PART>(A(widen(before.at[k])), A(widen(next.at[k])))", OTHER_PART_OF_H),
+    ("the old h of a vector's first", "widen(before.at[k])", "widen(before.at[0])"),
+    ("an old h of one", "before.at[k] = Narrow<T>::of(0)", "before.at[k] = Narrow<T>::of(1)"),
+    ("the old h not checked for null", "if (old) before", "before"),
+    ("the part of c for h", "ZONEOUT_H = ZONEOUT_H_BITS", "ZONEOUT_H = ZONEOUT_C_BITS"),
+    ("the part of h for c", "ZONEOUT_C = ZONEOUT_C_BITS", "ZONEOUT_C = ZONEOUT_H_BITS"),
+]
+ZONEOUT_OF_STEP = [
+    ("the part of c for h", "keep_h<FUNCTIONS::ZONEOUT_H>(row.h", "keep_h<FUNCTIONS::ZONEOUT_C>(row.h"),
+    ("the first units of the old h", "row.h ? row.h + unit", "row.h ? row.h"),
+    ("the new h in the old one's place", "row.h ? row.h + unit", "row.h ? row.out + unit"),
+    (
+        "a projection that keeps the part of c",
+        "finish_columns<FUNCTIONS::ZONEOUT_H",
+        "finish_columns<FUNCTIONS::ZONEOUT_C",
+    ),
+    ("a projection that keeps nothing", "columns<FUNCTIONS::ZONEOUT_H", "columns<0"),
+]
+ZONEOUT_OF_COLUMNS = [
+    ("no part of the old h", "          h = keep_h<ZONEOUT>(rows[r].h ? rows[r].h + column : nullptr, h);\n", ""),
+    ("the old h of a block's first row", "rows[r].h ? rows[r].h + column", "rows[0].h ? rows[0].h + column"),
+    ("the first columns of the old h", "rows[r].h ? rows[r].h + column", "rows[r].h ? rows[r].h"),
+]
+ZONEOUT_OF_PROJECT = [
+    ("m in the old h's place", PARTS_OF_PROJECT, PARTS_OF_PROJECT.replace("a.old_h", "a.m")),
+    ("an old h without resets", PARTS_OF_PROJECT, "if (ZONEOUT) all.h = a.old_h;"),
+    ("an old h that is reset to zeros", PARTS_OF_PROJECT, PARTS_OF_PROJECT.replace(", all.reset_h = a.reset_h", "")),
+    ("no part of the old h", "finish_columns<ZONEOUT, W>", "finish_columns<0, W>"),
+    ("flags not cleared", CLEAR_OF_PROJECT, CLEAR_OF_PROJECT.replace("ZONEOUT && a.readers", "false")),
+    ("readers of the first rows", CLEAR_OF_PROJECT, CLEAR_OF_PROJECT.replace(" + blockIdx.x", "")),
+]
+ZONEOUT_OF_FINISH = [
+    ("no part of the old h", "if (ZONEOUT) {", "if (false) {"),
+    ("the other part", "(before, A(widen(output)))", "(A(widen(output)), before)"),
+    ("the old h of the slot", "a.old_h.at[row", "a.old_h.at[slot"),
+    ("the old h by the stride of h", "row * a.old_h.stride", "row * a.h.stride"),
+    ("the old h in each column", "a.old_h.stride + column", "a.old_h.stride"),
+    ("int offset of the old h", "[row * a.old_h.stride", "[(int)(row * a.old_h.stride)"),
+]
+
 MUTATIONS = [
     *(Mutation("pointwise.cu", *row) for row in POINTWISE),
     *(Mutation("clip.cu", *row, tests=CLIP) for row in CLIP_KERNEL),
@@ -1096,6 +1145,11 @@ MUTATIONS = [
     *(Mutation("project.cu", what, old, new, *tests or [PROJECT]) for what, old, new, *tests in PROJECT_KERNEL),
     *(Mutation("cell.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in COPIES),
     *(Mutation("finish.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in FINISH_HEADER),
+    *(Mutation("cell.cuh", f"zoneout: {what}", old, new, ZONEOUT_STEP) for what, old, new in ZONEOUT_OF_H),
+    *(Mutation("step.cu", f"zoneout: {what}", old, new, ZONEOUT_STEP) for what, old, new in ZONEOUT_OF_STEP),
+    *(Mutation("finish.cuh", f"zoneout: {what}", old, new, ZONEOUT_PROJECT) for what, old, new in ZONEOUT_OF_COLUMNS),
+    *(Mutation("project.cu", f"zoneout: {what}", old, new, ZONEOUT_PROJECT) for what, old, new in ZONEOUT_OF_PROJECT),
+    *(Mutation("finish.cu", f"zoneout: {what}", old, new, ZONEOUT_FINISH) for what, old, new in ZONEOUT_OF_FINISH),
     *(Mutation("rows.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in ROWS),
     *(Mutation("staging.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in STAGING),
     *(Mutation("pipeline.cuh", what, old, new, *tests or [MEDIUM]) for what, old, new, *tests in PIPELINE),

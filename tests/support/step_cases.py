@@ -7,7 +7,7 @@ import numpy as np
 from fusedlstm import lstm_pointwise
 from fusedlstm.backends.cuda import tiles
 from fusedlstm.backends.cuda.arguments import Cell, Copy, ProjectArguments, Rows, SlotRows, StepArguments
-from fusedlstm.backends.cuda.function_types import functions_type
+from fusedlstm.backends.cuda.function_types import functions_type, zoneout_argument
 from fusedlstm.functions import Functions
 
 from emulation import FORWARD
@@ -90,8 +90,8 @@ def step_name(tile, name, functions, peephole, clip, project, aligned, width):
     return f"lstm_step<{tile.c_name(DTYPES[name])}, {functions_type(functions)}, {flags}, {width}>"
 
 
-def project_name(tile, name, width):
-    return f"lstm_project<{tile.c_name(DTYPES[name])}, {width}>"
+def project_name(tile, name, width, zoneout=0.0):
+    return f"lstm_project<{tile.c_name(DTYPES[name])}, {width}{zoneout_argument(zoneout)}>"
 
 
 def _instances():
@@ -401,14 +401,17 @@ def selected(old, first, value, stepped):
 
 
 def expected_step(instance, before, *, rounded=True, cell_clip=CELL_CLIP):
-    """The rows that step, their slots, and m and c in float64. `rounded` rounds inputs to TF32 if the tile does."""
+    """The rows that step, their slots, m and c in float64, and the old h as it was given.
+
+    `rounded` rounds inputs to TF32 if the tile does.
+    """
     a = before.arrays
     B = len(a["x"])
     slots = np.arange(B) if a["slots"] is None else a["slots"]
     stepped = slots >= 0
     at = slots[stepped]
     h = a["h"][at] if a["words"] is None else a["h"][at, parities(a["words"][at])]
-    h = selected(h, a["is_first"], a["reset_h"], stepped)
+    h = old_h = selected(h, a["is_first"], a["reset_h"], stepped)
     c = selected(a["c"][at], a["is_first"], a["reset_c"], stepped)
     x, weight_ih, weight_hh = (
         each.astype(np.float64) for each in (a["x"][stepped], before.weight_ih, before.weight_hh)
@@ -419,7 +422,12 @@ def expected_step(instance, before, *, rounded=True, cell_clip=CELL_CLIP):
         z = x @ weight_ih.T + h @ weight_hh.T
     peephole, bias = (None if a[name] is None else a[name].astype(np.float64) for name in ("peephole", "bias"))
     options = {"cell_clip": cell_clip if instance.clip else None, **instance.functions.options()}
-    return stepped, at, lstm_pointwise(z, c, bias=bias, peephole=peephole, **options)
+    return stepped, at, lstm_pointwise(z, c, bias=bias, peephole=peephole, **options), old_h
+
+
+def kept(part, old, new):
+    """The new numbers with a part of the old ones kept, as zoneout has it."""
+    return part * old + (1 - part) * new if part else new
 
 
 def near(got, want, tolerance, rounding=0.0):
@@ -455,10 +463,10 @@ def assert_words(after, before, at, tick, flips):
     assert_same_bits("words", after, want)
 
 
-def assert_projection_of_m(instance, h, m, weight_hr):
+def assert_projection_of_m(instance, h, m, weight_hr, old_h):
     """Compare h, allowing for m rounded to its dtype or TF32. test_projects_as_project_cu compares the bits."""
     weight_hr = weight_hr.astype(np.float64)
-    want = np.clip(m @ weight_hr.T, -PROJ_CLIP, PROJ_CLIP)
+    want = kept(instance.functions.zoneout_h, old_h, np.clip(m @ weight_hr.T, -PROJ_CLIP, PROJ_CLIP))
     allowed = TF32_TOLERANCE if instance.tf32 else TOLERANCE[state_type(instance.dtype)] + 4 * ROUNDING[instance.dtype]
     assert_all(near(h, want, allowed), f"h of {instance}", h, want)
 
@@ -466,7 +474,7 @@ def assert_projection_of_m(instance, h, m, weight_hr):
 def assert_stepped(instance, step, before, *, tick=TICK, flips=True, cell_clip=CELL_CLIP):
     """Check that the rows that step have stepped, and that everything else kept its bits."""
     a, old = step.arrays, before.arrays
-    stepped, at, want = expected_step(instance, before, cell_clip=cell_clip)
+    stepped, at, want, old_h = expected_step(instance, before, cell_clip=cell_clip)
     by_slot = a["out"].ndim == 3
     places = (at, 1 - parities(old["words"][at])) if by_slot else (np.flatnonzero(stepped),)
     c, m = a["c_out"][at], a["out"][places]
@@ -474,11 +482,13 @@ def assert_stepped(instance, step, before, *, tick=TICK, flips=True, cell_clip=C
     tolerance, rounding = TOLERANCE[state_type(instance.dtype)], ROUNDING[instance.dtype]
     assert_all(near(wide_c, want.c, tolerance), f"c of {instance}", wide_c, want.c)
     if instance.project:
-        assert_projection_of_m(instance, wide_m, want.h, before.weight_hr)
+        assert_projection_of_m(instance, wide_m, want.h, before.weight_hr, old_h)
     else:
-        assert_all(near(wide_m, want.h, tolerance, rounding), f"h of {instance}", wide_m, want.h)
+        part = instance.functions.zoneout_h
+        h, rounding_of_m = kept(part, old_h, want.h), rounding * np.abs(want.h) if part else 0.0
+        assert_all(near(wide_m, h, tolerance + rounding_of_m, rounding), f"h of {instance}", wide_m, h)
     if instance.tf32:
-        _, _, unrounded = expected_step(instance, before, rounded=False, cell_clip=cell_clip)
+        _, _, unrounded, _ = expected_step(instance, before, rounded=False, cell_clip=cell_clip)
         assert_all(near(wide_c, unrounded.c, TF32_TOLERANCE), f"c of {instance}", wide_c, unrounded.c)
     assert_others_keep_their_bits("c", a["c_out"], old["c_out"], at)
     assert_others_keep_their_bits("out", a["out"], old["out"], *places)
@@ -502,6 +512,7 @@ class ProjectionLayout:
         copy: as in Layout.
         limit: of the clip.
         flips: whether the words are flipped.
+        zoneout: the part of the old h that is kept.
     """
 
     B: int
@@ -511,6 +522,7 @@ class ProjectionLayout:
     copy: str
     limit: float
     flips: bool = True
+    zoneout: float = 0.0
 
 
 def projection_layouts(tile, name, width):
@@ -565,6 +577,11 @@ def random_projection(tile, name, width, layout):
         for array in (a["m"], a["input"]):
             if array is not None:
                 array[a["slots"] < 0] = np.nan
+    if layout.zoneout:
+        a["old_h"] = a["h"] if layout.pool else columns_of(random, B, P, T, width)
+        a["is_first"] = random.random(B) < 0.5
+        a["reset_h"] = None if B % 2 else columns_of(random, B, P, T, width)
+        a["readers"] = np.zeros(-(-B // TILES[tile][0].rows), np.uint32)
     return Projection(a, weight_hr)
 
 
@@ -582,6 +599,9 @@ def launch_projection(function, tile, projection, layout, schedule=FORWARD):
         N=layout.N,
         P=layout.P,
     )
+    if layout.zoneout:
+        old_h, reset_h = matrix(flat(a["old_h"])), matrix(a["reset_h"])
+        arguments = replace(arguments, old_h=old_h, is_first=a["is_first"], readers=a["readers"], reset_h=reset_h)
     passed = by_value(arguments, T=a["m"].dtype)
     grid = -(-layout.B // shape.rows), -(-layout.P // (4 * shape.units))
     return function(grid, (shape.threads,), [passed], shared_mem=shape.shared_bytes, schedule=schedule)
@@ -597,9 +617,16 @@ def assert_projected(tile, name, projection, before, layout):
     with np.errstate(invalid="ignore"):
         want = np.clip(m.astype(np.float64) @ weight.astype(np.float64).T, -layout.limit, layout.limit)
     places = (slots[stepped], 1 - parities(old["words"][slots[stepped]])) if layout.pool else (slots,)
+    tolerance = TOLERANCE[state_type(name)]
+    if layout.zoneout:
+        old_h = old["h"][places[0], 1 - places[1]] if layout.pool else old["old_h"]
+        tolerance = tolerance + ROUNDING[name] * np.abs(want)
+        want = kept(layout.zoneout, selected(old_h, old["is_first"], old["reset_h"], stepped), want)
+        assert not a["is_first"].any(), "flags are not cleared"
+        assert not a["readers"].any(), "readers are not zeros again"
     h = a["h"][places]
     wide = h.astype(np.float64)
-    good = near(wide, want, TOLERANCE[state_type(name)], ROUNDING[name])
+    good = near(wide, want, tolerance, ROUNDING[name])
     assert_all(good, f"h of {tile}, {name}", wide, want)
     assert_others_keep_their_bits("h", a["h"], old["h"], *places)
     assert_copied(name, projection, before, stepped, h)
