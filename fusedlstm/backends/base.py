@@ -203,7 +203,7 @@ class PoolEngine(Protocol):
 
 
 class Order(Protocol):
-    """The order of a call's work among the streams of several libraries, as a context; see `cuda.streams`."""
+    """The order of a call's work among the streams of several libraries, as a context; see `cuda.runtime.streams`."""
 
     def __enter__(self) -> Order: ...
 

@@ -15,11 +15,13 @@ TABLE = TESTS / "slow_tests.txt"
 LEAST = 0.3  # CPU seconds of a slow test and its child processes
 # Tests of these files keep the house, so each run has them, however long they take.
 HOUSE = (
+    "tests/convert/test_new_system.py",
     "tests/convert/test_systems.py",
     "tests/core/test_formula.py",
     "tests/core/test_types.py",
     "tests/cuda/test_arguments.py",
     "tests/tools/test_imports.py",
+    "tests/tools/test_references.py",
     "tests/tools/test_slow_tests.py",
 )
 COLLECTED = pytest.StashKey[frozenset[str]]()
