@@ -52,7 +52,7 @@ def names_imported(node, file):
     if isinstance(node, ast.ImportFrom):
         assert not node.level, f"{file}: use absolute imports"
         return [(f"{node.module}.{alias.name}", node.module) for alias in node.names]
-    if ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__"):
+    if getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__"):
         return [(name, name) for name in strings(node)]
     return []
 
@@ -65,6 +65,7 @@ def imported(file, known):
                 yield name if name in known else parent
 
 
+@functools.cache
 def graph(folder, package):
     known = modules(folder, package)
     return {name: set(imported(file, known)) - {name} for name, file in known.items()}
