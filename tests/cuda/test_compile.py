@@ -159,11 +159,45 @@ def assert_steps_compile(kernels, tile, dtype, architecture):
         assert blocks >= (most if aligned else 1), (kernel.name, measured)
 
 
+# In the loop over tiles of K, by tile: products of tensor cores, or multiply-adds of single numbers.
+PRODUCTS = {
+    "TensorLarge<{}>": 32,
+    "TensorMedium<{}>": 16,
+    "TensorSmall<{}, 8>": 4,
+    "TensorSmall<{}, 32>": 16,
+    "SimtLarge<{}>": 256,
+    "SimtMedium<{}>": 128,
+    "SimtSmall<{}>": 128,
+}
+HMMA = {"float16": "HMMA.16816.F32", "bfloat16": "HMMA.16816.F32.BF16", "float32": "HMMA.1688.F32.TF32"}
+
+
+def assert_multiplies(found, tile, dtype):
+    """A step's instructions: copies of 16 bytes in the background, and products by tensor cores, or by none."""
+    names = {name.partition(".")[0] for name in found}
+    assert not names & {"LDL", "STL"}
+    assert {"LDGSTS.E.BYPASS.128", "LDGSTS.E.BYPASS.128.ZFILL", "LDGDEPBAR", "DEPBAR.LE"} <= set(found)
+    products = PRODUCTS[tile.template]
+    if tile.pairs:
+        assert {name for name in found if name.startswith("HMMA")} == {HMMA[dtype.name]}
+        assert found[HMMA[dtype.name]] == products
+        assert found["LDSM.16.M88.4"]
+    else:
+        assert "HMMA" not in names
+        assert found["LDS.128"]
+        multiply_add = "DFMA" if dtype.itemsize == 8 else "FFMA"
+        added = sum(count for name, count in found.items() if name.startswith(multiply_add))
+        assert added >= products // (4 if dtype.itemsize == 8 else 1)
+
+
 @pytest.mark.parametrize("architecture", resources.WITH_TF32)
 @pytest.mark.parametrize(("tile", "dtype"), TILES)
 def test_steps(tile, dtype, architecture):
-    """Every tile of step.cu and project.cu."""
-    assert_steps_compile(by_day(resources.step_kernels(tile, dtype), architecture), tile, dtype, architecture)
+    """Every tile of step.cu and project.cu; and what the first instance's machine code is, where it can be read."""
+    kernels = by_day(resources.step_kernels(tile, dtype), architecture)
+    assert_steps_compile(kernels, tile, dtype, architecture)
+    (found,) = listings(kernels[:1], architecture, sass.instructions)
+    assert_multiplies(found, tile, dtype)
 
 
 @pytest.mark.nightly
@@ -188,43 +222,6 @@ def test_blocks_at_once():
     assert blocks(90, 256, dynamic=(227 << 10) + 1) == 0
     assert [blocks(architecture, 512) for architecture in (80, 86)] == [4, 3]
     assert [blocks(architecture, 32) for architecture in (80, 86, 89)] == [32, 16, 24]
-
-
-# In the loop over tiles of K, by tile: products of tensor cores, or multiply-adds of single numbers.
-PRODUCTS = {
-    "TensorLarge<{}>": 32,
-    "TensorMedium<{}>": 16,
-    "TensorSmall<{}, 8>": 4,
-    "TensorSmall<{}, 32>": 16,
-    "SimtLarge<{}>": 256,
-    "SimtMedium<{}>": 128,
-    "SimtSmall<{}>": 128,
-}
-HMMA = {"float16": "HMMA.16816.F32", "bfloat16": "HMMA.16816.F32.BF16", "float32": "HMMA.1688.F32.TF32"}
-
-
-@pytest.mark.parametrize("architecture", resources.WITH_TF32)
-@pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
-def test_steps_multiply_as_they_should(architecture, dtype):
-    """On tensor cores by their instruction for the dtype, from copies of 16 bytes in the background; or on none."""
-    tiles = resources.tiles_of(dtype)
-    kernels = [next(iter(resources.step_kernels(tile, dtype))) for tile in tiles]
-    for tile, kernel, found in zip(tiles, kernels, listings(kernels, architecture, sass.instructions), strict=True):
-        names = {name.partition(".")[0] for name in found}
-        assert not names & {"LDL", "STL"}, kernel.name
-        assert {"LDGSTS.E.BYPASS.128", "LDGSTS.E.BYPASS.128.ZFILL", "LDGDEPBAR", "DEPBAR.LE"} <= set(found), kernel.name
-        products = PRODUCTS[tile.template]
-        if tile.pairs:
-            assert {name for name in found if name.startswith("HMMA")} == {HMMA[dtype.name]}, kernel.name
-            assert found[HMMA[dtype.name]] == products, kernel.name
-            assert found["LDSM.16.M88.4"], kernel.name
-        else:
-            assert "HMMA" not in names, kernel.name
-            assert found["LDS.128"], kernel.name
-            added = sum(
-                count for name, count in found.items() if name.startswith("DFMA" if dtype.itemsize == 8 else "FFMA")
-            )
-            assert added >= products // (4 if dtype.itemsize == 8 else 1), kernel.name
 
 
 @pytest.mark.parametrize(("tile", "dtype"), of_tiles(resources.TILES_OF_FUNCTIONS))
