@@ -156,7 +156,7 @@ class LSTMCell(Steppable[LSTMState]):
             TypeError: `weights` is not an LSTMWeights.
             ValueError: the weights have another form. The message says what differs.
         """
-        check_one_layer(weights)
+        check_one_layer(weights, new_owner=False)
         check_same_form("weights", self._weights, weights)
         with in_order(self._backend):
             (self._engine,), self._weights = self._exchanged(StackedWeights([weights])), weights

@@ -45,6 +45,7 @@ _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
 _WHAT = {"StatePool": "states"}  # what the arrays of a kind are, in messages: weights, if it is not here
 _READERS = dict.fromkeys(("LSTMWeights", "StackedWeights"), "load_weights") | {"StatePool": "StatePool.load"}
+_CONVERT = 'The command "fusedlstm convert" makes weights of the files of other programs'
 _DTYPES_OF_KIND = {"StatePool": _DTYPES | {"I64": "int64"}}
 # Error numbers of seeking or reading at an offset that only a damaged file can have.
 _ERRNOS_OF_DAMAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
@@ -228,7 +229,7 @@ def _header(name: str, file: BinaryIO) -> bytes:
     length = int.from_bytes(start[:_HEADER_BYTES], "little")
     text = (start[_HEADER_BYTES:] + file.read(min(max(length - 1, 0), _LONGEST_HEADER)))[:length]
     if not text.lstrip().startswith(b"{"):
-        raise WeightsFileError(f"{name} is not a safetensors file")
+        raise WeightsFileError(f"{name} is not a safetensors file. {_CONVERT}")
     if len(text) < length:
         raise WeightsFileError(f"{name} is truncated: it ends within its header")
     return start[:_HEADER_BYTES] + text
@@ -260,9 +261,7 @@ def _about(name: str, metadata: Mapping[str, str], kinds: Sequence[str]) -> dict
     import json
 
     if _KEY not in metadata:
-        raise WeightsFileError(
-            f"{name} is a safetensors file of another program: fusedlstm.convert makes weights of those"
-        )
+        raise WeightsFileError(f"{name} is a safetensors file of another program. {_CONVERT}")
     with blaming(name, " is damaged: its description can't be read"):
         about = json.loads(metadata[_KEY])
         version, found = about["version"], about["kind"]

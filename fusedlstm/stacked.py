@@ -66,7 +66,10 @@ class StackedWeights:
     def _check_elements(self) -> None:
         for index, weights in enumerate(self.layers):
             if not isinstance(weights, LSTMWeights):
-                fail(TypeError, self._name(index), "an LSTMWeights", describe_type(weights), use_weights_of(weights))
+                hint = use_weights_of(weights)
+                if isinstance(weights, StackedWeights):
+                    hint = "Use its .layers: [*lower.layers, *upper.layers] stacks two"
+                fail(TypeError, self._name(index), "an LSTMWeights", describe_type(weights), hint)
         if len(self.layers) % self.num_directions:
             wanted = "an even number of them with bidirectional=True: forward and backward for each layer"
             fail(ValueError, "layers", wanted, str(len(self.layers)))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.reading import read, refuse_unknown
+from fusedlstm.convert.states import is_array
 from fusedlstm.convert.trees import flatten, names_below
+from fusedlstm.validation.advice import fail_source
 from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
+
+_Found = TypeVar("_Found")
 
 if TYPE_CHECKING:
     from fusedlstm.convert.layout import Layout
@@ -21,8 +25,22 @@ if TYPE_CHECKING:
 def flat_arrays(argument: str, value: Any) -> dict[str, Any]:
     """Return a mapping of names to arrays without nesting."""
     if not isinstance(value, Mapping):
-        fail(TypeError, argument, "a mapping of names to arrays", describe_type(value))
+        fail_source(argument, "a mapping of names to arrays", value)
     return flatten(argument, value, "/")
+
+
+def listed(argument: str, source: Any, names: Mapping[str, Any], found: list[_Found]) -> list[_Found]:
+    """Return what was found among named values. Raise TypeError if a caller's mapping has values, but no array."""
+    if found or not names or not isinstance(source, Mapping) or any(is_array(names[name]) for name in names):
+        return found
+    first = next(iter(names))
+    fail(TypeError, argument, "arrays among its values", f"{describe_type(names[first])} at {first!r}")
+
+
+def check_array(name: str, value: Any, shape: str) -> None:
+    """Raise TypeError unless a required argument is an array, or lists that make one."""
+    if not (is_array(value) or isinstance(value, (list, tuple))):
+        fail_source(name, f"an array {shape}", value)
 
 
 def below(

@@ -16,7 +16,8 @@ from fusedlstm.convert.layout import Layout
 from fusedlstm.convert.record import Signs, System
 from fusedlstm.convert.states import Pairs, from_pairs, to_pairs
 from fusedlstm.convert.trees import flatten, names_below, scope_of
-from fusedlstm.validation.arguments import fail
+from fusedlstm.validation.advice import refuse_others
+from fusedlstm.validation.arguments import describe_type, fail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
 
+_WANTED = "an equinox.nn.LSTMCell, a module that holds one, or a mapping of names to arrays"
 # Unchanged since 0.1.
 LAYOUTS = {
     "equinox": Layout(gates="ifgo", columns=False, weight_ih="weight_ih", weight_hh="weight_hh", biases=("bias",)),
@@ -43,8 +45,8 @@ def from_equinox(source: Any, prefix: str = "", *, custom_classes: Collection[st
         custom_classes: names of your own classes that compute the same as LSTMCell.
 
     Raises:
-        TypeError: the arrays' dtypes are mixed or unsupported; `prefix` is not a string; `custom_classes` is not a
-            sequence of strings.
+        TypeError: `source` is none of these; the arrays' dtypes are mixed or unsupported; `prefix` is not a string;
+            `custom_classes` is not a sequence of strings.
         ValueError: there is no cell, or one of another kind; a class has its own call and `custom_classes` doesn't
             name it; there are arrays that an LSTMCell doesn't have; an array has the wrong shape.
     """
@@ -63,6 +65,7 @@ def arrays_of(source: Any, prefix: str, vouched: frozenset[str] = frozenset()) -
         flat = flatten("source", source, ".")
         arrays = {name: flat[whole] for name, whole in names_below(flat, scope).items() if flat[whole] is not None}
     else:
+        refuse_others("source", _WANTED, source, "from_equinox")
         arrays = _arrays_of_module(_follow(source, prefix), prefix, vouched)
     if "bias_n" in arrays:
         fail(ValueError, "source", "an LSTMCell", "a GRUCell, which has a bias_n")
@@ -75,8 +78,12 @@ def arrays_of(source: Any, prefix: str, vouched: frozenset[str] = frozenset()) -
 def _arrays_of_module(cell: Any, prefix: str, vouched: frozenset[str]) -> dict[str, Any]:
     names = (*LAYOUTS["equinox"].names(), "bias_n")
     arrays = {name: array for name in names if (array := getattr(cell, name, None)) is not None}
+    if not arrays:
+        at = f" at {prefix!r}" if prefix else ""
+        fail(TypeError, "source", _WANTED, describe_type(cell) + at, "Of a module, give the cell's path as prefix=")
+    refuse_others("source", _WANTED, cell, "from_equinox")
     equinox = sys.modules.get("equinox")
-    if arrays and "bias_n" not in arrays:
+    if "bias_n" not in arrays:
         bases = (equinox.nn.LSTMCell,) if equinox is not None else ()
         refuse_foreign("source", cell, prefix, bases, vouched)
     if not getattr(cell, "use_bias", True):

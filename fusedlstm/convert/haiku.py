@@ -17,6 +17,7 @@ from fusedlstm.convert.record import Signs, System
 from fusedlstm.convert.states import Pairs, from_pairs, to_pairs
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.validation.advice import fail_source
 from fusedlstm.validation.arguments import describe_type, fail
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def find(params: Any, prefix: str | Sequence[str] | None) -> tuple[list[tuple[st
         TypeError, ValueError: as from_haiku.
     """
     if not isinstance(params, Mapping):
-        fail(TypeError, "params", "a mapping of modules' names to their arrays", describe_type(params))
+        fail_source("params", "a mapping of modules' names to their arrays", params)
     flat = flatten("params", params, "/")
     if prefix is None:
         found = sorted(match[1] for name in flat if (match := _OF_A_CELL.fullmatch(name)))

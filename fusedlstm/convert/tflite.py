@@ -11,6 +11,7 @@ from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.cells import cell_weights, refuse_state
 from fusedlstm.convert.layout import Layout, each
 from fusedlstm.convert.record import Signs, System
+from fusedlstm.validation.advice import fail_source
 from fusedlstm.validation.arguments import check_choice, check_clip, fail
 
 if TYPE_CHECKING:
@@ -68,17 +69,14 @@ def from_tflite(
         proj_clip: the operator's option; without a projection it has no effect.
 
     Raises:
-        TypeError: weights of integers (a quantised or hybrid model); mixed or unsupported dtypes.
+        TypeError: `inputs` is neither a sequence nor a mapping; weights of integers (a quantised or hybrid model);
+            mixed or unsupported dtypes.
         ValueError: layer normalisation, a bias of the projection, a state other than zeros, a number that is not an
             input's, some but not all inputs of the input gate, a missing input, wrong shapes, another activation, a
             negative clip.
     """
     check_choice("activation", activation, ("tanh", "relu"))
-    items = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
-    given = {str(index): value for index, value in items if value is not None}
-    if unknown := sorted(set(given) - {str(index) for index in range(_INPUTS)}):
-        hint = "BIDIRECTIONAL_SEQUENCE_LSTM has other numbers: renumber each direction's inputs as for this operator"
-        fail(ValueError, "inputs", f"numbers from 0 to {_INPUTS - 1}", ", ".join(unknown[:4]), hint)
+    given = _by_number(inputs)
     if any(str(index) in given for index in _LAYER_NORM):
         fail(ValueError, "inputs", "none of 20 to 23", "some", "These inputs are coefficients of layer normalisation")
     if np.any(to_host("inputs[17]", given.get("17", 0.0))):
@@ -103,6 +101,18 @@ def from_tflite(
         cell_clip=check_clip("cell_clip", cell_clip) or None,
         proj_clip=(check_clip("proj_clip", proj_clip) or None) if "16" in given else None,
     )
+
+
+def _by_number(inputs: Any) -> dict[str, Any]:
+    """Return the inputs that there are, by number."""
+    if not isinstance(inputs, (Sequence, Mapping)) or isinstance(inputs, (str, bytes)):
+        fail_source("inputs", "a sequence of the operator's inputs, or a mapping of their numbers to them", inputs)
+    items = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+    given = {str(index): value for index, value in items if value is not None}
+    if unknown := sorted(set(given) - {str(index) for index in range(_INPUTS)}):
+        hint = "BIDIRECTIONAL_SEQUENCE_LSTM has other numbers: renumber each direction's inputs as for this operator"
+        fail(ValueError, "inputs", f"numbers from 0 to {_INPUTS - 1}", ", ".join(unknown[:4]), hint)
+    return given
 
 
 SYSTEM = System(

@@ -6,32 +6,46 @@ from typing import Any
 
 from fusedlstm.placement import Placed
 from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.advice import use_weights_of, weights_of
+from fusedlstm.validation.advice import holds_states, use_weights_of, weights_of
 from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 
-def check_one_layer(weights: Any) -> None:
-    """Raise TypeError unless these are the weights of a cell."""
+def check_one_layer(weights: Any, *, new_owner: bool = True) -> None:
+    """Raise TypeError unless these are the weights of a cell, which is new or has other weights already."""
     if isinstance(weights, LSTMWeights):
         return
     hint = use_weights_of(weights)
     if isinstance(weights, StackedWeights):
-        is_one = len(weights.layers) == 1
-        hint = "Use LSTM(weights), which takes layers" + (", or weights.layers[0], the only one" if is_one else "")
+        hint = _use_layers("weights.layers", len(weights.layers), "LSTM(weights)" if new_owner else "")
+    elif _are_cells(weights):
+        hint = _use_layers("weights", len(weights), "LSTM(StackedWeights(weights))" if new_owner else "")
     fail(TypeError, "weights", "an LSTMWeights", describe_type(weights), hint)
+
+
+def _use_layers(cells: str, count: int, lstm: str) -> str:
+    """Return the hint for several cells' weights given to one cell. `lstm` is the call that takes them all."""
+    one = f"{cells}[0], the only one" if count == 1 else f"one of {cells}[0] ... {cells}[{count - 1}]"
+    return f"Use {lstm}, which takes layers, or {one}" if lstm else f"A cell takes one layer: use {one}"
+
+
+def check_weights(weights: Any) -> None:
+    """Raise TypeError unless these are weights, of a cell or of layers."""
+    if isinstance(weights, (LSTMWeights, StackedWeights)):
+        return
+    hint = "Use StackedWeights(weights)" if _are_cells(weights) else use_weights_of(weights)
+    fail(TypeError, "weights", "an LSTMWeights or a StackedWeights", describe_type(weights), hint)
 
 
 def as_layers(weights: Any) -> StackedWeights:
     """Return weights as a StackedWeights; a cell's become one layer. Raise TypeError if these aren't weights."""
-    if isinstance(weights, StackedWeights):
-        return weights
-    if isinstance(weights, LSTMWeights):
-        return StackedWeights([weights])
-    hint = use_weights_of(weights)
-    if isinstance(weights, (tuple, list)) and weights and isinstance(weights[0], LSTMWeights):
-        hint = "Use StackedWeights(weights)"
-    fail(TypeError, "weights", "a StackedWeights or an LSTMWeights", describe_type(weights), hint)
+    check_weights(weights)
+    layers: StackedWeights = StackedWeights([weights]) if isinstance(weights, LSTMWeights) else weights
+    return layers
+
+
+def _are_cells(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and bool(value) and isinstance(value[0], LSTMWeights)
 
 
 def check_owner(name: str, owner: Any) -> None:
@@ -40,7 +54,9 @@ def check_owner(name: str, owner: Any) -> None:
         return
     made = weights_of(owner)
     hint = f"Use LSTM({made})" if made else ""
-    if isinstance(owner, LSTMWeights):
+    if holds_states(owner):
+        hint = "Use its cell or LSTM"
+    elif isinstance(owner, LSTMWeights):
         hint = "Use LSTMCell(weights)"
     elif isinstance(owner, StackedWeights):
         hint = "Use LSTM(weights)"

@@ -119,7 +119,7 @@ def test_to_keras_refuses(options, message):
 def test_to_keras_refuses_residual_and_others():
     with pytest.raises(ValueError, match="residual: wanted False, as Keras's LSTM has nothing else"):
         to_keras(StackedWeights.random(4, 4, 2, seed=0, residual=[False, True]))
-    with pytest.raises(TypeError, match="weights: wanted LSTMWeights or StackedWeights; got list"):
+    with pytest.raises(TypeError, match="weights: wanted an LSTMWeights or a StackedWeights; got list"):
         to_keras([])
 
 

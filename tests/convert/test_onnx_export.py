@@ -175,7 +175,7 @@ def test_directions_must_be_alike(one, other, message):
 
 def test_bad_arguments_of_to_onnx():
     weights = LSTMWeights.random(2, 3, seed=0)
-    with pytest.raises(TypeError, match="weights: wanted a StackedWeights or an LSTMWeights; got str"):
+    with pytest.raises(TypeError, match="weights: wanted an LSTMWeights or a StackedWeights; got str"):
         convert.to_onnx("weights")
     with pytest.raises(TypeError, match="opset: wanted an int; got float"):
         convert.to_onnx(weights, opset=7.0)

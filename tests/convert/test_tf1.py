@@ -141,7 +141,11 @@ def test_tf1_normalised_neighbours_are_no_obstacle():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"variables": [1, 2]}, TypeError, "variables: wanted a mapping of names to arrays; got list"),
+        (
+            {"variables": [1, 2]},
+            TypeError,
+            "variables: wanted a mapping of names to arrays, or the path of .*; got list",
+        ),
         ({"prefix": 0.0}, TypeError, "prefix: wanted the name of a scope, or None; got float"),
         ({"forget_bias": None}, TypeError, "forget_bias: wanted a number; got None"),
         ({"forget_bias": "1"}, TypeError, "forget_bias: wanted a number; got str"),

@@ -661,7 +661,7 @@ def test_to_torch_refuses_layers_that_differ():
             convert.to_torch(StackedWeights(layers, **options))
     with pytest.raises(ValueError, match=r"weight_hr: .*LSTMCell has nothing else.*to_torch\(StackedWeights\(\[w"):
         convert.to_torch(cell(I, proj_size=2))
-    with pytest.raises(TypeError, match="weights: wanted LSTMWeights or StackedWeights; got dict"):
+    with pytest.raises(TypeError, match="weights: wanted an LSTMWeights or a StackedWeights; got dict"):
         convert.to_torch({})
 
 

@@ -17,7 +17,10 @@ from fusedlstm import (
     convert,
     load_weights,
 )
+from fusedlstm.convert.systems import SYSTEMS
 from fusedlstm.validation import advice
+
+from support.framework_objects import OBJECTS, of
 
 CELL = LSTMWeights.random(3, 4, seed=0)
 LAYERS = StackedWeights.random(3, 4, 2, seed=0)
@@ -49,29 +52,6 @@ def refusal(taker, value):
     return message
 
 
-def of(module, *bases):
-    """Return an object whose class a framework's module defines, or one of its base classes."""
-    return type("Theirs", bases or (object,), {"__module__": module})()
-
-
-OBJECTS = {
-    "torch.nn.modules.rnn": "from_torch(module)",
-    "keras.src.layers.rnn.lstm": "from_keras(layer)",
-    "tf_keras.src.layers.rnn.lstm": "from_keras(layer)",
-    "tensorflow.python.keras.layers.recurrent_v2": "from_keras(layer)",
-    "flax.linen.recurrent": "from_flax(variables)",
-    "flax.nnx.nn.recurrent": "from_flax(module)",
-    "equinox.nn._rnn": "from_equinox(module)",
-    "haiku._src.recurrent": "from_haiku(params)",
-    "onnx.onnx_ml_pb2": "from_onnx(model)",
-    "sonnet.src.recurrent": "from_sonnet2(variables)",
-    "sonnet.python.modules.gated_rnn": "from_sonnet1(variables)",
-    "tensorflow.python.module.module": "from_tf1(variables)",
-    "mxnet.gluon.rnn.rnn_layer": "from_mxnet(params)",
-    "chainer.links.rnn.n_step_rnn": "from_chainer(params)",
-}
-
-
 @pytest.mark.parametrize("taker", TAKERS)
 def test_frameworks_object_names_its_importer(taker):
     for module, call in OBJECTS.items():
@@ -83,6 +63,16 @@ def test_frameworks_object_names_its_importer(taker):
 def test_importers_in_hints_exist():
     for call in advice._OBJECTS.values():
         assert callable(getattr(convert, call.partition("(")[0]))
+
+
+# Systems whose weights are plain arrays or files: no class of theirs holds weights.
+ARRAYS = {"cudnn", "onednn", "silero"}
+
+
+def test_each_system_with_objects_has_a_hint():
+    told = {call.partition("(")[0] for call in advice._OBJECTS.values()}
+    assert {system.read.__name__ for system in SYSTEMS if system.name not in ARRAYS} == told
+    assert set(advice._FILES.values()) <= told
 
 
 def test_keras_layers_of_pytorch_are_keras():
@@ -124,9 +114,31 @@ def test_arrays_of_unknown_names(arrays):
 
 
 @pytest.mark.parametrize("taker", TAKERS)
-def test_path_names_load_weights(taker):
-    for path in ("model.pt", b"model.pt", Path("model.pt")):
-        assert "fusedlstm.load_weights(path)" in refusal(taker, path)
+def test_path_names_its_reader(taker):
+    for end, call in {
+        ".pt": "convert.from_torch(path)",
+        ".PTH": "convert.from_torch(path)",
+        ".bin": "convert.from_torch(path)",
+        ".onnx": "convert.from_onnx(path)",
+        ".keras": "convert.from_keras(path)",
+        ".weights.h5": "convert.from_keras(path)",
+        ".hdf5": "convert.from_keras(path)",
+        ".safetensors": "load_weights(path)",
+        "": "load_weights(path)",
+    }.items():
+        for path in (f"model{end}", f"model{end}".encode(), Path(f"model{end}")):
+            assert f"fusedlstm.{call}" in refusal(taker, path)
+
+
+def test_load_weights_names_the_command(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from safetensors.numpy import save_file
+
+    torch.save(torch.nn.LSTM(3, 4).state_dict(), tmp_path / "a.pt")
+    save_file({"weight_ih_l0": np.zeros((16, 3))}, tmp_path / "a.safetensors")
+    for name in ("a.pt", "a.safetensors"):
+        with pytest.raises(WeightsFileError, match="fusedlstm convert"):
+            load_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize("taker", [taker for taker in TAKERS if taker not in ("StatePool", "Stepper")])
@@ -135,18 +147,45 @@ def test_cell_names_its_weights(taker):
         assert refusal(taker, value).endswith("Use its .weights")
 
 
-def test_cell_names_the_class_for_layers():
-    message = (
-        "weights: wanted an LSTMWeights; got fusedlstm.stacked.StackedWeights. Use LSTM(weights), which takes layers"
+def test_cell_says_which_layer_it_takes():
+    wanted = "weights: wanted an LSTMWeights; got "
+    layers, one = wanted + "fusedlstm.stacked.StackedWeights. ", StackedWeights([CELL])
+    new, old = "Use LSTM(weights), which takes layers, or ", "A cell takes one layer: use "
+    both = "one of weights.layers[0] ... weights.layers[1]"
+    assert refusal("LSTMCell", LAYERS) == layers + new + both
+    assert refusal("LSTMCell", one) == layers + new + "weights.layers[0], the only one"
+    assert refusal("LSTMCell.set_weights", LAYERS) == layers + old + both
+    assert refusal("LSTMCell.set_weights", one) == layers + old + "weights.layers[0], the only one"
+    new = "Use LSTM(StackedWeights(weights)), which takes layers, or "
+    assert refusal("LSTMCell", [CELL]) == wanted + "list. " + new + "weights[0], the only one"
+    assert (
+        refusal("LSTMCell.set_weights", (CELL, CELL)) == wanted + "tuple. " + old + "one of weights[0] ... weights[1]"
     )
-    assert refusal("LSTMCell", LAYERS) == message
-    assert refusal("LSTMCell.set_weights", LAYERS) == message
-    assert refusal("LSTMCell", StackedWeights([CELL])) == message + ", or weights.layers[0], the only one"
 
 
-def test_lstm_names_the_class_for_lists():
+EXPORTERS = [taker for taker in TAKERS if taker.startswith("to_")]
+
+
+@pytest.mark.parametrize("taker", ["LSTM", "LSTM.set_weights", *EXPORTERS])
+def test_takers_of_layers_say_the_same(taker):
+    wanted = "weights: wanted an LSTMWeights or a StackedWeights; got "
+    assert refusal(taker, None) == wanted + "None"
     for many in ([CELL], (CELL, CELL)):
-        assert refusal("LSTM", many).endswith("Use StackedWeights(weights)")
+        assert refusal(taker, many) == wanted + f"{type(many).__name__}. Use StackedWeights(weights)"
+
+
+def test_stack_of_stacks_names_their_layers():
+    assert refusal("an element of StackedWeights", LAYERS).endswith(
+        "Use its .layers: [*lower.layers, *upper.layers] stacks two"
+    )
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+def test_stepper_and_pool_name_their_owner(taker):
+    cell = LSTMCell(CELL, backend="numpy")
+    hint = "its cell or LSTM" if taker in ("StatePool", "Stepper") else "the .weights of its cell or LSTM"
+    for value in (cell.stepper(3), StatePool(cell, 3)):
+        assert refusal(taker, value).endswith(f". Use {hint}")
 
 
 @pytest.mark.parametrize(("taker", "name"), [("StatePool", "cell"), ("Stepper", "owner")])
@@ -156,6 +195,7 @@ def test_pool_and_stepper_name_what_takes_weights(taker, name):
     assert refusal(taker, LAYERS) == wanted + "fusedlstm.stacked.StackedWeights. Use LSTM(weights)"
     assert refusal(taker, None) == wanted + "None"
     assert refusal(taker, "path") == wanted + "str. Use LSTM(fusedlstm.load_weights(path))"
+    assert refusal(taker, "a.pt") == wanted + "str. Use LSTM(fusedlstm.convert.from_torch(path))"
 
 
 def test_file_of_another_kind_names_its_reader(tmp_path):

@@ -498,7 +498,7 @@ def test_set_weights_refuses_another_stack(backend):
     other = StackedWeights.random(I, N, 2, seed=0, dtype="float64", residual=[False, True])
     with pytest.raises(ValueError, match=r"^weights: wanted residual \(False, False\), as .*; got \(False, True\)"):
         lstm.set_weights(other)
-    with pytest.raises(TypeError, match="weights: wanted a StackedWeights or an LSTMWeights; got int"):
+    with pytest.raises(TypeError, match="weights: wanted an LSTMWeights or a StackedWeights; got int"):
         lstm.set_weights(3)
 
 

@@ -296,12 +296,12 @@ def test_bad_argument_of_a_step(case, backend):
 @pytest.mark.parametrize(
     ("weights", "options", "error", "message"),
     [
-        (3, {}, TypeError, "weights: wanted a StackedWeights or an LSTMWeights; got int"),
+        (3, {}, TypeError, "weights: wanted an LSTMWeights or a StackedWeights; got int"),
         (
             [WEIGHTS.layers[0]],
             {},
             TypeError,
-            "weights: wanted a StackedWeights or an LSTMWeights; got list. Use StackedWeights(weights)",
+            "weights: wanted an LSTMWeights or a StackedWeights; got list. Use StackedWeights(weights)",
         ),
         (WEIGHTS, {"batch_first": 1}, TypeError, "batch_first: wanted a bool; got int"),
         (WEIGHTS, {"precision": "low"}, ValueError, "precision: wanted one of 'highest', 'high'; got 'low'"),

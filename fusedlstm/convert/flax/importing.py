@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fusedlstm.convert.cells import listed
 from fusedlstm.convert.flax.modules import check_module
 from fusedlstm.convert.flax.tree import Tree
 from fusedlstm.convert.foreign import check_names
@@ -72,4 +73,5 @@ def list_flax(source: Any) -> list[tuple[str, int, int]]:
     Raises:
         TypeError: as from_flax.
     """
-    return Tree(source).cells()
+    tree = Tree(source)
+    return listed("source", source, tree.everything, tree.cells())

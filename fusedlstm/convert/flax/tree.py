@@ -10,6 +10,7 @@ from fusedlstm.convert.flax.layouts import LAYOUTS
 from fusedlstm.convert.reading import read, refuse_unknown
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.functions import check_function
+from fusedlstm.validation.advice import fail_source
 from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
@@ -57,8 +58,7 @@ class Tree:
 
             source = nnx.to_pure_dict(nnx.state(source, nnx.Param))
         if not isinstance(source, Mapping):
-            wanted = "Flax parameters (nested mappings), an nnx.State or an nnx module"
-            fail(TypeError, "source", wanted, describe_type(source))
+            fail_source("source", "Flax parameters (nested mappings), an nnx.State or an nnx module", source)
         flat = flatten("source", source, "/")
         # Files have names with dots, too; and nnx before 0.11 put an array into the "value" of its parameter.
         self.is_dotted = not any("/" in name for name in flat) and any("." in name for name in flat)

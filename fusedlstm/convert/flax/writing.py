@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusedlstm.convert.flax.layouts import LAYOUTS
 from fusedlstm.convert.flax.tree import DIRECTIONS
 from fusedlstm.convert.trees import unflatten
 from fusedlstm.convert.writing import refuse, write
-from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.advice import use_weights_of
-from fusedlstm.validation.arguments import check_choice, describe_type, fail
+from fusedlstm.validation.arguments import check_choice, fail
+from fusedlstm.validation.weights import check_weights
 from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    from fusedlstm.stacked import StackedWeights
 
 _APIS = {"linen": "flax", "nnx": "flax_dense"}
 
@@ -31,10 +33,9 @@ def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[s
             clip, other functions, a coupled gate, zoneout, residual layers, several layers.
     """
     check_choice("api", api, tuple(_APIS))
+    check_weights(weights)
     if isinstance(weights, LSTMWeights):
         return _cell(weights, api)
-    if not isinstance(weights, StackedWeights):
-        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights), use_weights_of(weights))
     if any(weights.residual):
         fail(ValueError, "residual", "False, as Flax's RNN has nothing else", repr(weights.residual))
     if weights.num_layers > 1:

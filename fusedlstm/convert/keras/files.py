@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from fusedlstm.convert.archives import read_member
 from fusedlstm.convert.keras.configs import node_of_config, parsed
@@ -25,9 +26,7 @@ from fusedlstm.convert.keras.paths import cells_in, of_paths, owned, place
 from fusedlstm.convert.keras.variables import assign, entries_below, entries_in, of_entries
 from fusedlstm.convert.keras.versions import OF_PATHS, version_of
 from fusedlstm.files import reading
-
-if TYPE_CHECKING:
-    import os
+from fusedlstm.validation.advice import fail_source
 
 _ZIP = b"PK\x03\x04"
 
@@ -116,10 +115,13 @@ def list_keras(path: str | os.PathLike[str]) -> list[Listed]:
     """Return the LSTMs in a file of Keras, in order, whether `from_keras` can take them or not.
 
     Raises:
+        TypeError: `path` is not a path. `from_keras` takes layers and models, too.
         WeightsFileError: the file is damaged, or none of Keras'.
         ImportError: h5py is not installed.
         OSError: the file can't be opened.
     """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        fail_source("path", "the path of a file of Keras's", path)
     with opened(path) as root:
         return [_listed(found) for found in find(root) if found.is_lstm]
 

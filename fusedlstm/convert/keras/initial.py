@@ -10,7 +10,7 @@ import numpy as np
 from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.keras.graph import all_places
 from fusedlstm.convert.keras.nodes import Ref, choose
-from fusedlstm.convert.keras.trees import node_of
+from fusedlstm.convert.keras.trees import root_of
 from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import check_shape, fail
 
@@ -32,6 +32,7 @@ def initial_state_from_keras(source: Any, name: str | None = None) -> tuple[LSTM
         A state for each cell, or for each direction: float64 if the constants are, else float32.
 
     Raises:
+        TypeError: `source` is neither.
         ValueError: there is no constant state, calls have different ones, or part of it is computed.
         WeightsFileError: the same, in a file; or the file can't be read.
         ImportError, OSError: see `from_keras`.
@@ -41,7 +42,7 @@ def initial_state_from_keras(source: Any, name: str | None = None) -> tuple[LSTM
 
         with opened(source) as root:
             return _states(root, choose("source", root, name))
-    root = node_of(source)
+    root = root_of(source)
     return _states(root, choose("source", root, name))
 
 

@@ -16,11 +16,11 @@ from fusedlstm.convert.keras.arrays import arrays_of
 from fusedlstm.convert.keras.layers import Given, weights_of
 from fusedlstm.convert.keras.layouts import LAYOUTS
 from fusedlstm.convert.keras.nodes import choose, vouch
-from fusedlstm.convert.keras.trees import node_of
+from fusedlstm.convert.keras.trees import root_of
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.advice import use_weights_of
 from fusedlstm.validation.arguments import describe_type, fail
+from fusedlstm.validation.weights import check_weights
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
@@ -93,10 +93,8 @@ def from_keras(
             if value is not None:
                 fail(ValueError, argument, "None with arrays", repr(value))
         return _of_arrays(source, given)
-    if not any(hasattr(source, attribute) for attribute in ("get_config", "layers")):
-        wanted = "a layer, cell or model of Keras, a list of its arrays, or the path of a file"
-        fail(TypeError, "source", wanted, describe_type(source))
-    return _weights(node_of(source), names, given, classes)
+    wanted = "a layer, cell or model of Keras, a list of its arrays, or the path of a file"
+    return _weights(root_of(source, wanted), names, given, classes)
 
 
 def _names(name: Any) -> list[str | None]:
@@ -180,10 +178,9 @@ def to_keras(weights: LSTMWeights | StackedWeights) -> list[Any]:
         ValueError: naming what Keras's LSTM doesn't have: peephole, weight_hr, cell_clip, proj_clip, gate_clip,
             coupled_gate, an output_activation, zoneout_c, zoneout_h, residual.
     """
+    check_weights(weights)
     if isinstance(weights, LSTMWeights):
         return _arrays_for("weights", weights)
-    if not isinstance(weights, StackedWeights):
-        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights), use_weights_of(weights))
     if any(weights.residual):
         fail(ValueError, "residual", "False, as Keras's LSTM has nothing else", str(weights.residual))
     D = weights.num_directions

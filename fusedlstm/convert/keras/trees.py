@@ -11,6 +11,7 @@ import numpy as np
 from fusedlstm.convert.keras.calls import NOWHERE, call_of, chain
 from fusedlstm.convert.keras.nodes import LAYERS, MODELS, Graph, Node, Ref
 from fusedlstm.convert.keras.versions import Version
+from fusedlstm.validation.advice import fail_source, refuse_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,14 @@ def node_of(source: Any, known: dict[int, Node] | None = None) -> Node:
     if node.base in MODELS:
         node.graph = _graph_of(source, node, known)
     return node
+
+
+def root_of(source: Any, wanted: str = "a layer, cell or model of Keras, or the path of a file") -> Node:
+    """Return the tree of what a user passes as a layer, cell or model of Keras. Raise TypeError for other objects."""
+    refuse_others("source", wanted, source, "from_keras")
+    if not any(hasattr(source, attribute) for attribute in ("get_config", "layers")):
+        fail_source("source", wanted, source)
+    return node_of(source)
 
 
 def _version(module: str) -> int:

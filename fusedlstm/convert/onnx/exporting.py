@@ -11,16 +11,16 @@ from fusedlstm.convert.onnx import functions
 from fusedlstm.convert.onnx.layouts import LAYOUTS
 from fusedlstm.convert.onnx.source import METADATA, package
 from fusedlstm.convert.writing import refuse, write
-from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.advice import use_weights_of
-from fusedlstm.validation.arguments import check_size, describe_type, fail
-from fusedlstm.weights import LSTMWeights
+from fusedlstm.validation.arguments import check_size, fail
+from fusedlstm.validation.weights import as_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.onnx.source import Proto
+    from fusedlstm.stacked import StackedWeights
+    from fusedlstm.weights import LSTMWeights
 
 _PLACES = ("peephole", "activation", "output_activation", "gate_activation", "gate_clip", "coupled_gate")
 _LEAST_OPSET, _LEAST_OF_BFLOAT16 = 7, 22
@@ -61,12 +61,7 @@ def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
         TypeError: no weights, or no int.
         ImportError: the package onnx is not installed.
     """
-    if isinstance(weights, LSTMWeights):
-        weights = StackedWeights([weights])
-    if not isinstance(weights, StackedWeights):
-        fail(
-            TypeError, "weights", "a StackedWeights or an LSTMWeights", describe_type(weights), use_weights_of(weights)
-        )
+    weights = as_layers(weights)
     least = _LEAST_OF_BFLOAT16 if str(weights.dtype) == "bfloat16" else _LEAST_OPSET
     opset = check_size("opset", opset, least)
     _refuse_what_onnx_lacks(weights)

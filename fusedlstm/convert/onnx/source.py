@@ -10,7 +10,8 @@ from typing import Any, NoReturn, TypeAlias
 
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.files import blaming
-from fusedlstm.validation.arguments import describe_type, fail
+from fusedlstm.validation.advice import fail_source
+from fusedlstm.validation.arguments import fail
 
 Proto: TypeAlias = Any  # a message of the package onnx
 
@@ -88,7 +89,7 @@ def open_model(source: Any) -> Model:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _parsed(bytes(source), "the ONNX model", None)
     if not isinstance(source, (str, os.PathLike)):
-        fail(TypeError, "source", "a path, bytes or an onnx.ModelProto", describe_type(source))
+        fail_source("source", "a path, bytes or an onnx.ModelProto", source)
     path = os.fsdecode(source)
     with open(path, "rb") as file:
         return _parsed(file.read(), path, os.path.dirname(path) or os.curdir)

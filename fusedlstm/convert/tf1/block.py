@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fusedlstm.convert.cells import check_array
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.tf1.layouts import LAYOUTS
 from fusedlstm.validation.arguments import check_bool, check_real, fail
@@ -44,7 +45,7 @@ def from_block_lstm(
         TypeError: arrays of mixed or unsupported dtypes, or options that are no numbers.
         ValueError: wrong shapes, or peepholes that are not there or not said to be used.
     """
-    arrays = {"w": w, "b": b} | _peepholes(use_peephole, wci, wcf, wco)
+    arrays = _arrays(w, b) | _peepholes(use_peephole, wci, wcf, wco)
     ours: dict[str, Any] = read(LAYOUTS["tf1_block"], "w", arrays, forget_bias=check_real("forget_bias", forget_bias))
     return LSTMWeights(**ours, cell_clip=_clip(cell_clip))
 
@@ -73,9 +74,16 @@ def from_block_lstm_v2(
     Raises:
         TypeError, ValueError: as in `from_block_lstm`.
     """
-    arrays = {"w": w, "b": b} | _peepholes(use_peephole, wci, wcf, wco)
+    arrays = _arrays(w, b) | _peepholes(use_peephole, wci, wcf, wco)
     ours: dict[str, Any] = read(LAYOUTS["tf1_block_v2"], "w", arrays)
     return LSTMWeights(**ours, cell_clip=_clip(cell_clip))
+
+
+def _arrays(w: Any, b: Any) -> dict[str, Any]:
+    """Return w and b by name. Raise TypeError unless they are arrays."""
+    check_array("w", w, "(I + N, 4N)")
+    check_array("b", b, "(4N,)")
+    return {"w": w, "b": b}
 
 
 def _peepholes(use: bool | None, wci: Any, wcf: Any, wco: Any) -> dict[str, Any]:

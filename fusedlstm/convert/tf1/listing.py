@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm import files
+from fusedlstm.convert.cells import listed
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.tf1.cells import Cell, candidates
 from fusedlstm.convert.tf1.variables import Variables
@@ -14,7 +16,6 @@ from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def list_tf1(variables: Mapping[str, Any] | str | os.PathLike[str]) -> list[TF1C
         TypeError, WeightsFileError, OSError, ImportError: as of `from_tf1`.
     """
     with files.reading(variables):
-        return [_describe(cell) for cell in candidates(Variables.of(variables))]
+        found = [_describe(cell) for cell in candidates(Variables.of(variables))]
+        return listed("variables", variables, variables if isinstance(variables, Mapping) else {}, found)
 
 
 def _describe(cell: Cell) -> TF1Cell:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.tf1.checkpoint import Checkpoint, open_variables
-from fusedlstm.validation.arguments import describe_type, fail
+from fusedlstm.validation.advice import fail_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,8 +41,8 @@ class Variables:
         if isinstance(variables, (str, os.PathLike)):
             variables = open_variables(variables)
         if not isinstance(variables, Mapping):
-            hint = "Or give the path of a checkpoint, or of a .npz file"
-            fail(TypeError, "variables", "a mapping of names to arrays", describe_type(variables), hint)
+            wanted = "a mapping of names to arrays, or the path of a checkpoint or a .npz file"
+            fail_source("variables", wanted, variables)
         return cls(variables)
 
     def __contains__(self, name: str) -> bool:

@@ -8,8 +8,8 @@ from fusedlstm.convert.tf1.layouts import LAYOUTS
 from fusedlstm.convert.tf1.variables import join
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.advice import use_weights_of
 from fusedlstm.validation.arguments import check_real, describe_type, fail
+from fusedlstm.validation.weights import check_weights
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
@@ -101,13 +101,10 @@ def _refuse(scope: str, cell: LSTMWeights) -> None:
 
 def _cells(weights: Any) -> Iterator[tuple[str, LSTMWeights]]:
     """Yield each cell with the scope that TensorFlow gives it."""
+    check_weights(weights)
     if isinstance(weights, LSTMWeights):
         yield "", weights
         return
-    if not isinstance(weights, StackedWeights):
-        fail(
-            TypeError, "weights", "an LSTMWeights or a StackedWeights", describe_type(weights), use_weights_of(weights)
-        )
     for index, cell in enumerate(weights.layers):
         layer, way = divmod(index, weights.num_directions)
         if not weights.bidirectional:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, overload
 
 from fusedlstm import files, log
+from fusedlstm.convert.cells import listed
 from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.torch.files import open_parameters
@@ -22,7 +23,8 @@ from fusedlstm.convert.torch.scopes import PARAMETER, Scopes
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.functions import check_part
 from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.arguments import check_size, describe_type, fail
+from fusedlstm.validation.advice import fail_source
+from fusedlstm.validation.arguments import check_size, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
@@ -157,7 +159,8 @@ def list_torch(source: Any) -> list[TorchLSTM]:
         TypeError, WeightsFileError, OSError: as from_torch.
     """
     with files.reading(source):
-        return find_lstms(_parameters(source))
+        parameters = _parameters(source)
+        return listed("source", source, parameters, find_lstms(parameters))
 
 
 class LSTMParameters:
@@ -274,7 +277,7 @@ def _parameters(source: Any) -> Mapping[str, Any]:
         source = source.state_dict()
     if not isinstance(source, Mapping):
         wanted = "a torch.nn.LSTMCell or LSTM, or its state_dict, or the path of a file of one"
-        fail(TypeError, "source", wanted, describe_type(source))
+        fail_source("source", wanted, source)
     return flatten("source", source, ".")
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm.convert.torch.layouts import LAYOUTS
 from fusedlstm.convert.writing import refuse, write
 from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.advice import use_weights_of
-from fusedlstm.validation.arguments import describe_type, fail
-from fusedlstm.weights import LSTMWeights
+from fusedlstm.validation.arguments import fail
+from fusedlstm.validation.weights import check_weights
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.weights import LSTMWeights
 
 
 def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
@@ -33,14 +33,13 @@ def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
             N or P, a bias in some layers and not in others, or a projection of a single cell, which PyTorch has no
             place for.
     """
+    check_weights(weights)
     if isinstance(weights, StackedWeights):
         _check_uniform(weights)
         suffixes = [_suffix(k, backward=back) for k in range(weights.num_layers) for back in _directions(weights)]
         cells = dict(zip(suffixes, weights.layers, strict=True))
-    elif isinstance(weights, LSTMWeights):
-        cells = {"": weights}
     else:
-        fail(TypeError, "weights", "LSTMWeights or StackedWeights", describe_type(weights), use_weights_of(weights))
+        cells = {"": weights}
     state_dict: dict[str, Any] = {}
     for suffix, cell in cells.items():
         if suffix:

@@ -1,0 +1,78 @@
+"""What importers say of objects that they don't read."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool, WeightsFileError, convert
+
+from support.framework_objects import OBJECTS, of
+
+WEIGHTS = LSTMWeights.random(3, 4, seed=0)
+CELL = LSTMCell(WEIGHTS, backend="numpy")
+OURS = {
+    "LSTMWeights": (WEIGHTS, "These are weights already"),
+    "StackedWeights": (StackedWeights([WEIGHTS]), "These are weights already"),
+    "LSTMCell": (CELL, "Use its .weights"),
+    "LSTM": (LSTM(WEIGHTS, backend="numpy"), "Use its .weights"),
+    "Stepper": (CELL.stepper(2), "Use the .weights of its cell or LSTM"),
+    "StatePool": (StatePool(CELL, 2), "Use the .weights of its cell or LSTM"),
+}
+READERS = [name for name in convert.__all__ if name.startswith(("from_", "list_", "initial_"))]
+KEYWORDS = {"from_cudnn": {"num_layers": 1}}
+
+
+def refusal(reader, value):
+    """Return the message of a reader that is given a value for each required argument."""
+    function = getattr(convert, reader)
+    required = [
+        each
+        for each in inspect.signature(function).parameters.values()
+        if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+    ]
+    with pytest.raises((TypeError, ValueError, WeightsFileError)) as raised:
+        function(*[value] * len(required), **KEYWORDS.get(reader, {}))
+    message = str(raised.value)
+    assert message.startswith(f"{required[0].name}: wanted ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_reader_says_what_it_wants(reader):
+    for value in (None, 5, object()):
+        assert type(value).__name__.removesuffix("Type") in refusal(reader, value)
+
+
+@pytest.mark.parametrize("ours", OURS)
+@pytest.mark.parametrize("reader", READERS)
+def test_reader_refuses_our_own_objects(reader, ours):
+    value, hint = OURS[ours]
+    assert refusal(reader, value).endswith(f". {hint}")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_reader_names_the_right_importer(reader):
+    for module, call in OBJECTS.items():
+        if not call.startswith(f"{reader}("):
+            theirs = of(module)
+            for value in (theirs, of("__main__", type(theirs))):
+                if not (reader == "initial_state_from_keras" and "from_keras" in call):
+                    assert f"Use fusedlstm.convert.{call}" in refusal(reader, value)
+
+
+def test_from_equinox_vouches_for_none_of_pytorch():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    for module in (torch.nn.LSTM(3, 4), torch.nn.LSTMCell(3, 4)):
+        for source, prefix in ((module, ""), ([module], "0")):
+            with pytest.raises(TypeError, match=r"Use fusedlstm\.convert\.from_torch\(module\)$"):
+                convert.from_equinox(source, prefix)
+
+
+@pytest.mark.parametrize("reader", ["list_tf1", "list_torch", "list_flax"])
+def test_lists_refuse_mappings_without_arrays(reader):
+    listed = getattr(convert, reader)
+    with pytest.raises(TypeError, match=r": wanted arrays among its values; got int at 'a'$"):
+        listed({"a": 1})
+    assert listed({}) == listed({"a": 1, "b": np.zeros(3)}) == []
