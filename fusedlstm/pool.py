@@ -81,9 +81,6 @@ class StatePool(Generic[State]):
     def __init__(self, cell: LSTMCell | LSTM, capacity: int) -> None:
         check_owner("cell", cell)
         weights = cell._layers_of_weights
-        if weights.bidirectional:
-            wanted = "weights of one direction for steps"
-            fail(ValueError, "cell", wanted, "bidirectional=True", "The backward direction needs whole sequences")
         capacity = check_size("capacity", capacity, 1)
         if capacity > _MOST_SLOTS:
             fail(ValueError, "capacity", f"at most {_MOST_SLOTS}", str(capacity))

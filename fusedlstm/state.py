@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from fusedlstm.validation.arguments import fail
+from fusedlstm.validation.arguments import describe_type, fail
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import Array
@@ -107,6 +107,9 @@ def check_state_type(state: Any, name: str = "state") -> None:
     wanted = "an LSTMState(h=..., c=...)"
     if state is None:
         fail(TypeError, name, wanted, "None", "Start from zero_state(batch)")
+    if isinstance(state, (tuple, list)) and state and all(isinstance(each, LSTMState) for each in state):
+        hint = f"Use {name}[0]" if len(state) == 1 else "A cell has one state, and an LSTM a tuple of them"
+        fail(TypeError, name, wanted, f"a {type(state).__name__} of {len(state)} LSTMState", hint)
     if isinstance(state, (tuple, list)):
         fail(
             TypeError,
@@ -121,8 +124,8 @@ def check_state_type(state: Any, name: str = "state") -> None:
             TypeError,
             name,
             wanted,
-            "one array",
+            f"one array, a {describe_type(state)}",
             'A packed state names its order: unpack_state(packed, hidden_size, order="ch") for '
             'TensorFlow 1\'s [c | h], order="hc" for [h | c]',
         )
-    fail(TypeError, name, wanted, type(state).__name__)
+    fail(TypeError, name, wanted, describe_type(state))

@@ -67,8 +67,6 @@ class Stepper(Generic[State]):
         if not isinstance(host, bool):
             fail(TypeError, "host", "a bool", describe_type(host))
         weights = owner._layers_of_weights
-        if weights.bidirectional:
-            fail(ValueError, "weights", "weights of one direction for a step", "bidirectional=True")
         self._owner, self._host = owner, host
         self._face: Backend = choose("numpy") if host else owner._backend  # whose arrays the buffers are
         self._maker = "numpy.asarray" if host else owner._maker

@@ -77,7 +77,8 @@ class SequenceChecks:
             hint = f"Use ({name},)" if count == 1 else "Its (L*D, B, N) arrays: unstack_states(h=..., c=...)"
             fail(TypeError, name, wanted, "one LSTMState", hint)
         if not isinstance(states, (tuple, list)):
-            fail(TypeError, name, wanted, describe_type(states))
+            hint = "Start from zero_state(batch)" if states is None else ""
+            fail(TypeError, name, wanted, describe_type(states), hint)
         for k, state in enumerate(states):
             if hasattr(state, "shape"):
                 hint = "PyTorch's (h, c), each (L*D, B, N), is unstack_states(h=..., c=...) here"

@@ -49,8 +49,11 @@ def _are_cells(value: Any) -> bool:
 
 
 def check_owner(name: str, owner: Any) -> None:
-    """Raise TypeError unless this is a cell or an LSTM. Pools and Steppers are made of these."""
+    """Raise unless this is a cell or an LSTM of one direction. Pools and Steppers are made of these."""
     if isinstance(owner, Placed):
+        if owner._layers_of_weights.bidirectional:
+            wanted, hint = "weights of one direction for steps", "The backward direction needs whole sequences"
+            fail(ValueError, name, wanted, "bidirectional=True", hint)
         return
     made = weights_of(owner)
     hint = f"Use LSTM({made})" if made else ""

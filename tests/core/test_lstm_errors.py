@@ -272,7 +272,7 @@ STEP_CASES = {
         {"is_first": [True]},
         "is_first: wanted shape (B,) = (4,); got shape (1,)",
     ),
-    "no state": (lambda g: (g.xs[0], None), {}, f"state: wanted {STATES}; got None"),
+    "no state": (lambda g: (g.xs[0], None), {}, f"state: wanted {STATES}; got None. Start from zero_state(batch)"),
     "generator": (lambda g: (g.xs[0], iter(g.state)), {}, f"state: wanted {STATES}; got tuple_iterator"),
     "reset_to": (
         lambda g: (g.xs[0], g.state),

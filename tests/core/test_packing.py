@@ -252,6 +252,12 @@ def test_proj_size_says_what_is_left():
         (stack_states, TypeError, r"states: .*got one LSTMState\. Use stack_states\(\[state\]\)"),
         (lambda s: stack_states([]), ValueError, "states: wanted at least one LSTMState.*; got an empty list"),
         (lambda s: stack_states((s.h, s.c)), TypeError, r"states: wanted an LSTMState.*Name the two"),
+        (
+            lambda s: stack_states([s.h]),
+            TypeError,
+            r"states\[0\]: wanted an LSTMState.*got one array, a numpy\.ndarray\.",
+        ),
+        (lambda s: stack_states([s.h] * 3), TypeError, r"states\[0\]: wanted an LSTMState.*; got one array"),
         (lambda s: stack_states((s, s.h)), TypeError, r"states\[1\]: wanted an LSTMState"),
         (
             lambda s: stack_states((s, some_state(2, 5, 4))),

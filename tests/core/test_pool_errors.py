@@ -338,6 +338,17 @@ STATES = {
         "state: wanted an LSTMState(h=..., c=...); got a tuple. Name the two: LSTMState(h=..., c=...), because PyTorch "
         "and Keras mean (h, c) while TensorFlow 1 and Flax mean (c, h)",
     ),
+    "a tuple of one": (
+        lambda g: (g.state,),
+        TypeError,
+        "state: wanted an LSTMState(h=..., c=...); got a tuple of 1 LSTMState. Use state[0]",
+    ),
+    "a list of two": (
+        lambda g: [g.state, g.state],
+        TypeError,
+        "state: wanted an LSTMState(h=..., c=...); got a list of 2 LSTMState. A cell has one state, and an LSTM a "
+        "tuple of them",
+    ),
     "swapped": (
         lambda g: LSTMState(h=g.state.c, c=g.state.h),
         ValueError,
@@ -387,7 +398,8 @@ STATES_OF_LAYERS = {
     "none": (
         lambda g: None,
         TypeError,
-        "state: wanted a tuple of 2 LSTMState, one for each layer and direction; got None",
+        "state: wanted a tuple of 2 LSTMState, one for each layer and direction; got None. Start from "
+        "zero_state(batch)",
     ),
     "arrays": (
         lambda g: (g.state[0].h, g.state[0].c),
