@@ -80,6 +80,7 @@ class LSTMCell(Steppable[LSTMState]):
     ) -> None:
         check_one_layer(weights)
         check_choice("precision", precision, ("highest", "high"))
+        check_bool("check_state", check_state)
         self._weights: LSTMWeights = weights
         self._options = {
             "precision": precision,

@@ -12,7 +12,7 @@ from fusedlstm.owner_states import first_array
 from fusedlstm.pool_slots import PoolSlots
 from fusedlstm.pool_step import PoolStep
 from fusedlstm.state import LSTMState, State
-from fusedlstm.validation.arguments import check_size, describe_type, fail
+from fusedlstm.validation.arguments import check_bool, check_size, fail
 from fusedlstm.validation.weights import check_owner
 
 if TYPE_CHECKING:
@@ -262,8 +262,8 @@ class StatePool(Generic[State]):
             ValueError: an argument has the wrong shape or device, `out` can't be written, or a slot is out of range,
                 inactive or duplicate.
         """
-        if not isinstance(strict, bool):
-            fail(TypeError, "strict", "a bool", describe_type(strict))
+        if strict is not False:
+            check_bool("strict", strict)
         return self._in_turn(self._step, x, slots, is_first, out, strict)
 
     def _step(self, x: Array, slots: Any, is_first: Any, out: Array | None, strict: bool) -> Array:

@@ -10,7 +10,7 @@ from fusedlstm.arrays.libraries import library_of
 from fusedlstm.backends.select import choose
 from fusedlstm.placement import Placed
 from fusedlstm.state import State
-from fusedlstm.validation.arguments import check_shape, check_size, describe_type, fail
+from fusedlstm.validation.arguments import check_bool, check_shape, check_size, describe_type, fail
 from fusedlstm.validation.weights import check_owner
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ class Stepper(Generic[State]):
     ) -> None:
         check_owner("owner", owner)
         self._batch_size = B = check_size("batch", batch, 1)
-        if not isinstance(host, bool):
-            fail(TypeError, "host", "a bool", describe_type(host))
+        check_bool("host", host)
         weights = owner._layers_of_weights
         self._owner, self._host = owner, host
         self._face: Backend = choose("numpy") if host else owner._backend  # whose arrays the buffers are
@@ -187,6 +186,8 @@ class Stepper(Generic[State]):
             batch, native = self._engine, self._face.array_type
             if batch.is_torn:
                 self._refuse_torn()
+            if copy is not False:
+                check_bool("copy", copy)
             if copy or not self._needs_no_exchange:
                 return self._exchange_and_step(x, is_first, copy=copy)
             if x is not None or is_first is not None:

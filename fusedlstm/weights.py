@@ -39,7 +39,7 @@ import numpy as np
 from fusedlstm.arrays import dtypes
 from fusedlstm.arrays.host import to_host
 from fusedlstm.functions import Function, Functions
-from fusedlstm.validation.arguments import check_clip, check_dtype, check_shape, check_size, fail
+from fusedlstm.validation.arguments import check_bool, check_clip, check_dtype, check_shape, check_size, fail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -244,6 +244,8 @@ class LSTMWeights:
         I = check_size("input_size", input_size, 0)
         N = check_size("hidden_size", hidden_size, 1)
         P = N if proj_size is None else check_size("proj_size", proj_size, 1)
+        check_bool("bias", bias)
+        check_bool("peephole", peephole)
         dtype = dtypes.resolve(dtype)
         if forget_bias and not bias:
             fail(ValueError, "forget_bias", "0 without a bias", str(forget_bias))

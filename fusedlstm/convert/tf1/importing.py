@@ -21,7 +21,7 @@ from fusedlstm.convert.tf1.finding import find_cells
 from fusedlstm.convert.tf1.variables import Variables
 from fusedlstm.functions import check_function
 from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.arguments import check_clip, check_real, describe_type, fail
+from fusedlstm.validation.arguments import check_bool, check_clip, check_real, describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def from_tf1(
     """
     if prefix is not None and not isinstance(prefix, str):
         fail(TypeError, "prefix", "the name of a scope, or None", describe_type(prefix))
+    if use_peepholes is not None:
+        check_bool("use_peepholes", use_peepholes)
     options = _Options(
         check_real("forget_bias", forget_bias),
         use_peepholes,

@@ -24,7 +24,7 @@ from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.functions import check_part
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.advice import fail_source
-from fusedlstm.validation.arguments import check_size, fail
+from fusedlstm.validation.arguments import check_bool, check_size, fail
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def from_torch(
 
     Raises:
         TypeError: `source` is not a module, a state_dict or a path; dtypes are mixed or unsupported; `zoneout` is not
-            a number.
+            a number, or `reverse` not a bool.
         ValueError: a parameter is missing or has the wrong shape; there are several LSTMs and no `prefix`; there are
             parameters that a plain LSTM doesn't have, or a weight of an unknown form; a class, hook or attribute may
             change the formula; `reverse` is given without `layer`; `zoneout` is not from 0 to 1, or the module tells
@@ -122,6 +122,7 @@ def from_torch(
     """
     if prefix is not None:
         scope_of(prefix, ".")  # refuses what is not a string
+    check_bool("reverse", reverse)
     if layer is not None:
         check_size("layer", layer, 0)
     elif reverse:
