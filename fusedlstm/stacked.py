@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from fusedlstm.validation.arguments import AnyPath
     from fusedlstm.weights import CellOptions
 
+# LSTMWeights or StackedWeights, as the content of a source decides. A type checker would refuse a union of both in
+# LSTMCell(from_torch(module)) and in from_keras(path).layers, which are right for people who know their model.
+EitherWeights: TypeAlias = Any
 _KIND = "StackedWeights"  # of its files
 
 
@@ -231,7 +234,7 @@ class StackedWeights:
         return f"StackedWeights({', '.join(parts)})"
 
 
-def load_weights(path: AnyPath) -> LSTMWeights | StackedWeights:
+def load_weights(path: AnyPath) -> EitherWeights:
     """Read weights that either class saved, bit for bit.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from fusedlstm.validation.arguments import describe_type, fail
 
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 # The state of an owner: a cell has an LSTMState, and an LSTM a tuple of them, one for each layer.
 State = TypeVar("State", bound="LSTMState | tuple[LSTMState, ...]")
+
+# An LSTMState, or a tuple of them, as the content of what is converted decides. A type checker would refuse a union of
+# both in cell(x, state_from_torch(state)).
+EitherState: TypeAlias = Any
 
 
 class _Required:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from fusedlstm.arrays.exchange import Exchange, is_native
 from fusedlstm.arrays.libraries import library_of
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.backends.base import Backend
+    from fusedlstm.cell import LSTMCell
+    from fusedlstm.lstm import LSTM
     from fusedlstm.state import LSTMState
 
 
@@ -59,8 +61,34 @@ class Stepper(Generic[State]):
         BackendUnavailableError: steps can't be planned on this GPU; the message says why.
     """
 
+    @overload
     def __init__(
-        self, owner: Placed[State], batch: int, *, reset_to: State | None = None, host: bool = False, like: Any = None
+        self: Stepper[LSTMState],
+        owner: LSTMCell,
+        batch: int,
+        *,
+        reset_to: LSTMState | None = None,
+        host: bool = False,
+        like: Any = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Stepper[tuple[LSTMState, ...]],
+        owner: LSTM,
+        batch: int,
+        *,
+        reset_to: tuple[LSTMState, ...] | None = None,
+        host: bool = False,
+        like: Any = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        owner: LSTMCell | LSTM,
+        batch: int,
+        *,
+        reset_to: LSTMState | tuple[LSTMState, ...] | None = None,
+        host: bool = False,
+        like: Any = None,
     ) -> None:
         check_owner("owner", owner)
         self._batch_size = B = check_size("batch", batch, 1)
@@ -317,4 +345,6 @@ class Steppable(Placed[State]):
 
         See `Stepper` for arguments and errors.
         """
-        return Stepper(self, batch, reset_to=reset_to, host=host, like=like)
+        make: Any = Stepper  # whose types tell a cell from an LSTM, while this is either
+        stepper: Stepper[State] = make(self, batch, reset_to=reset_to, host=host, like=like)
+        return stepper

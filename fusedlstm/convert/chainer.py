@@ -15,6 +15,7 @@ from fusedlstm.validation.arguments import check_bool, fail
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fusedlstm.stacked import EitherWeights
     from fusedlstm.weights import LSTMWeights
 
 LAYOUTS = {
@@ -38,9 +39,7 @@ LAYOUTS = {
 }
 
 
-def from_chainer(
-    params: Mapping[str, Any], prefix: str = "", *, bidirectional: bool | None = None
-) -> LSTMWeights | StackedWeights:
+def from_chainer(params: Mapping[str, Any], prefix: str = "", *, bidirectional: bool | None = None) -> EitherWeights:
     """Return the weights of Chainer's L.LSTM and L.StatelessLSTM, or of L.NStepLSTM and L.NStepBiLSTM.
 
     upward/W is (4N, I), upward/b (4N,) and lateral/W (4N, N), where row 4n + k is gate g, i, f, o (k = 0 ... 3) of unit

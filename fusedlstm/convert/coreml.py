@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fusedlstm.functions import Function
-    from fusedlstm.weights import LSTMWeights
+    from fusedlstm.stacked import EitherWeights
 
 # One direction. From Core ML's documents. coremltools 4 had one array for x and h.
 LAYOUTS = {
@@ -40,7 +40,7 @@ def from_coreml(
     cell_activation: Function = "tanh",
     activation: Function = "tanh",
     clip: float | None = None,
-) -> LSTMWeights | StackedWeights:
+) -> EitherWeights:
     """Return the weights of Core ML's MIL operation lstm (iOS 15).
 
     weight_ih is (4N, I) and weight_hh (4N, N), rows in the gate order i, f, o, g; bias is (4N,) in that order, and

@@ -22,7 +22,7 @@ from fusedlstm.validation.arguments import describe_type, fail
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.state import LSTMState
+    from fusedlstm.state import EitherState, LSTMState
     from fusedlstm.weights import LSTMWeights
 
 _WANTED = "an equinox.nn.LSTMCell, a module that holds one, or a mapping of names to arrays"
@@ -103,7 +103,7 @@ def _follow(module: Any, path: str) -> Any:
     return module
 
 
-def state_from_equinox(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
+def state_from_equinox(state: Any, *, dtype: Any = None) -> EitherState:
     """Return the states of Equinox's LSTMCell under vmap, whose order is h, c.
 
     The order is that of Equinox 0.13.8's numbers. Arguments, result and errors are those of `state_from_flax`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from fusedlstm.convert.cells import cell_weights
 from fusedlstm.convert.layout import Layout
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fusedlstm.arrays.dtypes import Array
-    from fusedlstm.state import LSTMState
+    from fusedlstm.state import EitherState, LSTMState
     from fusedlstm.weights import LSTMWeights
 
 # The cell has added 1 to f since its first version.
@@ -33,6 +33,14 @@ LAYOUTS = {
 }
 
 _OF_A_CELL = re.compile(r"((?:.*/)?lstm(?:_\d+)?)/linear/w")  # as Haiku names modules
+
+
+@overload
+def from_haiku(params: Mapping[Any, Any], prefix: str | None = None) -> LSTMWeights: ...
+
+
+@overload
+def from_haiku(params: Mapping[Any, Any], prefix: list[str] | tuple[str, ...]) -> StackedWeights: ...
 
 
 def from_haiku(params: Mapping[Any, Any], prefix: str | Sequence[str] | None = None) -> LSTMWeights | StackedWeights:
@@ -108,7 +116,7 @@ def _haiku_pair(parts: Iterable[Array]) -> Any:
 PAIRS = Pairs("hc", _haiku_pair)
 
 
-def state_from_haiku(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
+def state_from_haiku(state: Any, *, dtype: Any = None) -> EitherState:
     """Return the states of Haiku's LSTM, whose fields are hidden and cell (as Sonnet's are), in this order.
 
     The order is that of Haiku 0.0.17's numbers. Arguments, result and errors are those of `state_from_flax`.

@@ -15,7 +15,7 @@ from fusedlstm.validation.arguments import fail
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fusedlstm.weights import LSTMWeights
+    from fusedlstm.stacked import EitherWeights
 
 # The projection is from MXNet's source.
 LAYOUTS = {
@@ -36,7 +36,7 @@ def from_mxnet(
     *,
     state_clip_min: float | None = None,
     state_clip_max: float | None = None,
-) -> LSTMWeights | StackedWeights:
+) -> EitherWeights:
     """Return the weights of MXNet's gluon.rnn.LSTMCell, or gluon.rnn.LSTM of any layers and directions.
 
     i2h_weight is (4N, I) and h2h_weight (4N, P), rows in the gate order i, f, g, o, with a bias each; h2r_weight is

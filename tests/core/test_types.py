@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 
@@ -11,8 +12,8 @@ from support.places import ROOT
 
 # `assert_type` fails for another type, and `ignore` where there is no error to ignore.
 PROGRAM = """
-from typing import assert_type
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool, Stepper
+from typing import Any, assert_type
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool, Stepper, convert, load_weights
 
 cell, lstm = LSTMCell(LSTMWeights.random(3, 4, seed=0)), LSTM(StackedWeights.random(3, 4, seed=0))
 one, several = cell.zero_state(5), lstm.zero_state(5)
@@ -47,16 +48,71 @@ lstm.stepper(5, reset_to=one)  # type: ignore[arg-type]
 def of_either(either: LSTM | LSTMCell) -> None:
     assert_type(StatePool(either, 3).read([1]), LSTMState | tuple[LSTMState, ...])
     assert_type(either.stepper(5).state, LSTMState | tuple[LSTMState, ...])
+    assert_type(Stepper(either, 3).read(), LSTMState | tuple[LSTMState, ...])
+
+
+Stepper(cell, 5, reset_to=several)  # type: ignore[call-overload]
+Stepper(lstm, 5, reset_to=one)  # type: ignore[call-overload]
+
+
+def of_converted(module: object, array: Any) -> None:
+    LSTMCell(convert.from_torch(module))
+    LSTM(convert.from_torch(module))
+    assert_type(convert.from_torch(module, layer=0), LSTMWeights)
+    LSTMCell(convert.from_tf1({}))
+    LSTMCell(convert.from_chainer({}))
+    LSTMCell(convert.from_coreml({}))
+    LSTMCell(convert.from_flax({}))
+    LSTMCell(convert.from_mxnet({}))
+    LSTMCell(load_weights("path"))
+    convert.from_keras("path").layers
+    convert.from_tf1("path").layers
+    load_weights("path").layers
+    assert_type(convert.from_haiku({}), LSTMWeights)
+    assert_type(convert.from_haiku({}, "lstm"), LSTMWeights)
+    assert_type(convert.from_haiku({}, ["lstm", "lstm_1"]), StackedWeights)
+    for state_from in (
+        convert.state_from_torch,
+        convert.state_from_keras,
+        convert.state_from_flax,
+        convert.state_from_haiku,
+        convert.state_from_equinox,
+    ):
+        cell(array, state_from((array, array)))
+        lstm(array, state_from((array, array)))
+    cell(array, convert.state_from_tf1((array, array)))
+    lstm(array, convert.state_from_tf1(((array, array), (array, array))))
+    assert_type(convert.state_from_tf1(array, hidden_size=4), LSTMState)
+    assert_type(convert.state_from_tf1(array, hidden_size=(4, 4)), tuple[LSTMState, ...])
 """
+
+
+def check(folder, programs, *more):
+    """Check programs, by name, as a user's type checker does."""
+    for name, text in programs.items():
+        (folder / f"{name}.py").write_text(text)
+    options = ["--strict", "--no-site-packages", "--follow-imports=silent", "--config-file=", "--cache-dir", os.devnull]
+    environment = {**os.environ, "MYPYPATH": str(ROOT), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "mypy", *options, *more, *(f"{name}.py" for name in programs)]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False, cwd=folder
+    )
+    files = "1 source file" if len(programs) == 1 else f"{len(programs)} source files"
+    assert (done.stdout, done.returncode) == (f"Success: no issues found in {files}\n", 0)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
 def test_states_of_cells_and_lstms_have_types(tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    options = ["--strict", "--no-site-packages", "--follow-imports=silent", "--config-file=", "--cache-dir", os.devnull]
-    environment = {**os.environ, "MYPYPATH": str(ROOT), "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "mypy", *options, str(tmp_path / "program.py")]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path
-    )
-    assert (done.stdout, done.returncode) == ("Success: no issues found in 1 source file\n", 0)
+    check(tmp_path, {"program": PROGRAM})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
+def test_readme_programs_have_right_types(tmp_path):
+    """Each section is a program. Its own functions have no annotations, and other packages may be missing."""
+    sections = re.split(r"^## ", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    programs = {
+        f"section{k}": "\n".join(blocks)
+        for k, section in enumerate(sections)
+        if (blocks := re.findall(r"```python\n(.*?)```", section, re.DOTALL))
+    }
+    check(tmp_path, programs, "--ignore-missing-imports", "--allow-untyped-defs", "--allow-untyped-calls")

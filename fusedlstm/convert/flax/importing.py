@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from fusedlstm.functions import Function
-    from fusedlstm.weights import LSTMWeights
+    from fusedlstm.stacked import EitherWeights
 
 
 def from_flax(
@@ -24,7 +24,7 @@ def from_flax(
     activation: Function | None = None,
     gate_activation: Function | None = None,
     custom_classes: Collection[str] = (),
-) -> LSTMWeights | StackedWeights:
+) -> EitherWeights:
     """Return the weights of an LSTMCell or OptimizedLSTMCell, of an RNN or Bidirectional of them, or of several.
 
     Inputs of an RNN are (B, T, I): use LSTM(weights, batch_first=True). A Bidirectional concatenates both directions'

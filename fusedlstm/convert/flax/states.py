@@ -9,14 +9,14 @@ from fusedlstm.convert.states import Pairs, from_pairs, to_pairs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.state import LSTMState
+    from fusedlstm.state import EitherState, LSTMState
 
 
 # (c, h); of several cells a tuple of them.
 PAIRS = Pairs("ch", tuple)
 
 
-def state_from_flax(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
+def state_from_flax(state: Any, *, dtype: Any = None) -> EitherState:
     """Return the states of Flax's LSTM cells, of linen and of nnx, whose carry is c, h.
 
     The order is that of Flax 0.12.8's numbers.

@@ -26,6 +26,7 @@ from fusedlstm.weights import LSTMWeights
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.keras.nodes import Node
+    from fusedlstm.stacked import EitherWeights
 
 
 def from_keras(
@@ -36,7 +37,7 @@ def from_keras(
     recurrent_activation: Any = None,
     custom_classes: Sequence[str] = (),
     initial_state: str = "refuse",
-) -> LSTMWeights | StackedWeights:
+) -> EitherWeights:
     """Return the weights of Keras's LSTMCell, LSTM, RNN or Bidirectional, by Keras 3 or by tf.keras (tf_keras).
 
     Inputs of Keras's layers are (B, T, I): use LSTM(weights, batch_first=True). A mask is `mask=` there, with

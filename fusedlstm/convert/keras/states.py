@@ -10,14 +10,14 @@ from fusedlstm.validation.arguments import check_bool, describe_type, fail
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.state import LSTMState
+    from fusedlstm.state import EitherState, LSTMState
 
 
 # [h, c]; of a Bidirectional layer [hf, cf, hb, cb]; of StackedRNNCells [[h0, c0], [h1, c1]].
 PAIRS = Pairs("hc", list, list)
 
 
-def state_from_keras(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
+def state_from_keras(state: Any, *, dtype: Any = None) -> EitherState:
     """Return the states of Keras' LSTM cells and layers, whose order is h, c.
 
     The forms are those of Keras 3.15.1, of which tf_keras 2 has the same.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.tf1.cells import Cell
     from fusedlstm.functions import Function
+    from fusedlstm.stacked import EitherWeights
 
 # TensorFlow 1's functions are Keras 2's.
 _MEANT: dict[str, Function] = {"hard_sigmoid": ("hard_sigmoid", 0.2, 0.5)}
@@ -47,7 +48,7 @@ def from_tf1(
     proj_clip: float | None = None,
     activation: Function | None = None,
     residual: bool | Sequence[bool] = False,
-) -> LSTMWeights | StackedWeights:
+) -> EitherWeights:
     """Return the weights of a TensorFlow 1 cell, or of the layers or directions of cells.
 
     A cell is an LSTMCell, BasicLSTMCell, LSTMBlockCell, LSTMBlockFusedCell, CudnnCompatibleLSTMCell or

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from fusedlstm.convert.states import Pairs, from_pairs, is_array, refuse_other, to_pairs
 from fusedlstm.packing import pack, unpack
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.arrays.dtypes import Array
-    from fusedlstm.state import LSTMState
+    from fusedlstm.state import EitherState, LSTMState
 
 
 class LSTMStateTuple(NamedTuple):
@@ -24,6 +24,26 @@ class LSTMStateTuple(NamedTuple):
 
 # (c, h), an LSTMStateTuple; of a MultiRNNCell a tuple of them. Packed: [c | h], of several [c0 | h0 | c1 | h1].
 PAIRS = Pairs("ch", LSTMStateTuple._make)
+
+
+@overload
+def state_from_tf1(state: Any, *, hidden_size: int, proj_size: int | None = None, dtype: Any = None) -> LSTMState: ...
+
+
+@overload
+def state_from_tf1(
+    state: Any,
+    *,
+    hidden_size: Sequence[int],
+    proj_size: int | Sequence[int | None] | None = None,
+    dtype: Any = None,
+) -> tuple[LSTMState, ...]: ...
+
+
+@overload
+def state_from_tf1(
+    state: Any, *, hidden_size: None = None, proj_size: None = None, dtype: Any = None
+) -> EitherState: ...
 
 
 def state_from_tf1(

@@ -30,6 +30,8 @@ from fusedlstm.weights import LSTMWeights
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from fusedlstm.stacked import EitherWeights
+
 _QUANTISED = re.compile(r"_all_weight_values\..*|_packed_.*")
 # Names of modules in a cell that normalise its gates, such as layernorm_i.weight in PyTorch's benchmarks or ln_ih.bias.
 _NORMALISING = re.compile(r"(?i)[^.]*(?:norm|(?<![a-z])[lb]n(?![a-z]))[^.]*\..*")
@@ -58,7 +60,7 @@ def from_torch(
     layer: None = None,
     custom_classes: Collection[str] = (),
     zoneout: float = 0.0,
-) -> LSTMWeights | StackedWeights: ...
+) -> EitherWeights: ...
 
 
 def from_torch(

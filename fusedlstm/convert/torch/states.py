@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.arrays.dtypes import Array
-
+    from fusedlstm.state import EitherState
 
 # (h, c); of an LSTM both stacked, (L, B, P) and (L, B, N).
 PAIRS = Pairs("hc", tuple)
 
 
-def state_from_torch(state: Any, *, dtype: Any = None) -> LSTMState | tuple[LSTMState, ...]:
+def state_from_torch(state: Any, *, dtype: Any = None) -> EitherState:
     """Return the states of PyTorch's LSTMCell and LSTM, whose order is h, c.
 
     The forms are those of PyTorch 2.13, and of cuDNN.
