@@ -10,15 +10,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FunctionType
 
-_WIDTH = 90  # most characters of a signature on one line, which leaves room for names and help()'s margin
+_WIDTH = 80  # of a screen
+_MARGIN = 4  # of methods in the help of their class
 
 
 class _BrokenSignature(inspect.Signature):
     def __str__(self) -> str:
-        text = super().__str__().replace("(", "(\n    ", 1)
-        for parameter in list(self.parameters.values())[1:]:
+        whole, parts = super().__str__(), list(self.parameters.values())
+        text = str(inspect.Signature(parts))
+        returns = whole.removeprefix(text)
+        text = text.removesuffix(")").replace("(", "(\n    ", 1)
+        for parameter in parts:
             text = text.replace(f", {parameter}", f",\n    {parameter}", 1)
-        return text
+        return text.replace(", *,", ",\n    *,", 1) + f"\n){returns}"
 
 
 def break_signatures(public: Iterable[Any]) -> None:
@@ -26,18 +30,24 @@ def break_signatures(public: Iterable[Any]) -> None:
     if sys.version_info >= (3, 13):
         return
     for each in public:
-        for function in _methods(each) if isinstance(each, type) else (each,):
+        for function, room in _methods(each) if isinstance(each, type) else [(each, _room(each))]:
             if inspect.isfunction(function) and "__signature__" not in vars(function):
                 signature = inspect.signature(function)
-                if len(str(signature)) > _WIDTH:
+                if len(str(signature)) > room:
                     parts = list(signature.parameters.values())
                     broken = _BrokenSignature(parts, return_annotation=signature.return_annotation)
                     vars(function)["__signature__"] = broken
 
 
-def _methods(kind: type) -> Iterator[FunctionType | Any]:
-    """Yield the members that a class and its bases in this package define, without wrappers."""
+def _room(function: Any) -> int:
+    """Return how long a function's signature may be in the line that begins with its name."""
+    return _WIDTH - len(getattr(function, "__name__", ""))
+
+
+def _methods(kind: type) -> Iterator[tuple[FunctionType | Any, int]]:
+    """Yield what a class and its bases in this package define, without wrappers, and the room for its signature."""
     for base in kind.__mro__:
         if base.__module__.startswith("fusedlstm."):
-            for member in vars(base).values():
-                yield getattr(member, "__func__", member)
+            for name, member in vars(base).items():
+                shown = max(name, base.__name__, key=len) if name == "__init__" else name
+                yield getattr(member, "__func__", member), _WIDTH - _MARGIN - len(shown)

@@ -154,7 +154,8 @@ class StackedWeights:
             peephole: as in `LSTMWeights.random`.
             forget_bias: as in `LSTMWeights.random`.
             dtype: as in `LSTMWeights.random`.
-            options: as in `LSTMWeights.random`.
+            options: cell_clip, proj_clip, activation, output_activation, gate_activation, gate_clip, coupled_gate,
+                zoneout_c and zoneout_h, as in `LSTMWeights`.
         """
         check_options("StackedWeights.random", options)
         D = 2 if _bool("bidirectional", bidirectional) else 1

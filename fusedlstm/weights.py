@@ -238,7 +238,8 @@ class LSTMWeights:
             peephole: whether there are peepholes.
             forget_bias: added to the forget gate's bias; needs `bias`.
             dtype: "float64", "float32", "float16" or "bfloat16".
-            options: as in the class, from cell_clip on.
+            options: cell_clip, proj_clip, activation, output_activation, gate_activation, gate_clip, coupled_gate,
+                zoneout_c and zoneout_h, as in the class.
         """
         check_options("LSTMWeights.random", options)
         I = check_size("input_size", input_size, 0)
@@ -331,8 +332,7 @@ def for_file(layers: Sequence[LSTMWeights]) -> tuple[int, list[dict[str, Any]]]:
 
 def _earliest(options: Mapping[str, Any]) -> int:
     needed = [_SINCE.get(name, 2) for name, value in options.items() if value != DEFAULTS.get(name, value)]
-    known = options["activation"] in _ACTIVATIONS_OF_VERSION_1
-    return max([1 if known else 2, *needed])
+    return max([1 if options["activation"] in _ACTIVATIONS_OF_VERSION_1 else 2, *needed])
 
 
 def _restore(arrays: dict[str, Any], options: dict[str, Any]) -> LSTMWeights:
