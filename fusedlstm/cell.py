@@ -51,11 +51,12 @@ class LSTMCell(Steppable[LSTMState]):
             BLAS packs the weights again for each block. On a GPU every step is one kernel (emulated, not yet run on a
             GPU): "tensor_medium" for float16, bfloat16, and float32 with precision="high", else "simt".
         kernel: the kernel of steps on a GPU. None lets a table choose for Steppers and pools, by layer and batch. Plain
-            calls then take two matmuls and a kernel. A name forces it, in plain calls, too. "matmul" is a product by
-            cuBLASLt and a kernel after it. All others do the whole step in one kernel (emulated, not yet run on a GPU),
-            from compute capability 8.0 on. "tensor_large" (for many rows), "tensor_medium" and "tensor_small" (for few)
-            use tensor cores, for float16, bfloat16, and float32 with precision="high". "simt" uses fma, for float32 and
-            float64. NumPy checks the name and ignores it.
+            calls then take "matmul". A name forces it everywhere. With "matmul" a plain call takes two products by
+            cuBLAS and a kernel after them. A Stepper or a pool takes one product by cuBLASLt and another kernel. All
+            other names do the whole step in one kernel (emulated, not yet run on a GPU), from compute capability 8.0
+            on. "tensor_large" (for many rows), "tensor_medium" and "tensor_small" (for few) use tensor cores, for
+            float16, bfloat16, and float32 with precision="high". "simt" uses fma, for float32 and float64. NumPy checks
+            the name and ignores it.
 
     Raises:
         TypeError: `weights` is not an LSTMWeights, a flag is not a bool, or `kernel` is not a str.

@@ -1,7 +1,8 @@
 """Which kernels a GPU's step runs: their names, what each can multiply, and the choice; importing this imports no CuPy.
 
-"matmul" is cuBLASLt's product and one kernel behind it; all others are the whole step in one kernel, in which products
-are of tiles of rows and units: "tensor_large", "tensor_medium" and "tensor_small" by tensor cores, "simt" by fma.
+"matmul" is cuBLASLt's product, or in plain calls two of cuBLAS's, and one kernel behind it. All others are the whole
+step in one kernel, in which products are of tiles of rows and units: "tensor_large", "tensor_medium" and "tensor_small"
+by tensor cores, "simt" by fma.
 """
 
 from __future__ import annotations
