@@ -79,7 +79,10 @@ def _is_our(name: str, value: Any) -> bool:
 
 def fail_source(name: str, wanted: str, value: Any, hint: str = "") -> NoReturn:
     """Raise TypeError about what an importer was given, saying what takes it; the hint is for what nothing takes."""
-    fail(TypeError, name, wanted, describe_type(value), use_weights_of(value) or hint)
+    use = use_weights_of(value)
+    if isinstance(value, (str, bytes, os.PathLike)) and "load_weights" in use:
+        use = 'This takes no path: the command "fusedlstm convert" reads files, and load_weights those that it writes'
+    fail(TypeError, name, wanted, describe_type(value), use or hint)
 
 
 def _of_arrays(arrays: Mapping[Any, Any]) -> str:

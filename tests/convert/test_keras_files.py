@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 from fusedlstm import LSTM, LSTMWeights, StackedWeights, WeightsFileError
 from fusedlstm.convert.keras import hdf5
 from fusedlstm.convert.keras.files import Listed, list_keras
+from fusedlstm.convert.keras.initial import initial_state_from_keras
 from fusedlstm.convert.keras.objects import from_keras, to_keras
 
 from support.cells import host
@@ -73,6 +75,14 @@ def test_real_cudnn_file(real):
     assert np.abs(outputs_of(second, outputs_of(first, xs)) - outputs).max() < 3e-6
     with pytest.raises(WeightsFileError, match="activation: wanted 'tanh', as cu_dnnlstm has; got 'relu'"):
         from_keras(real / "cudnn.h5", "cu_dnnlstm", activation="relu")
+
+
+def test_paths_may_be_bytes(real):
+    path = os.fsencode(real / "keras.keras")
+    assert list_keras(path) == list_keras(real / "keras.keras")
+    assert_equal(from_keras(path, "inner/both").layers[0], from_keras(real / "keras.keras", "inner/both").layers[0])
+    with pytest.raises(WeightsFileError, match="initial_state"):
+        initial_state_from_keras(path, "inner/both")
 
 
 def test_list_of_real_files(real):

@@ -1,5 +1,6 @@
 """Importing and exporting TensorFlow 1's cells: what is found, what is refused. Numbers are in core/test_oracles.py."""
 
+import os
 import sys
 import tracemalloc
 import types
@@ -15,6 +16,7 @@ from fusedlstm import LSTM, LSTMWeights, StackedWeights, WeightsFileError, conve
 from fusedlstm.convert.tf1.listing import TF1Cell
 
 from support.cells import host
+from support.comparisons import assert_equal
 from support.oracle_files import FOLDER, Oracle
 
 I, N, P = 3, 4, 2
@@ -681,6 +683,13 @@ def test_layers_in_a_file_that_do_not_fit_together(tmp_path):
         convert.from_tf1(tmp_path / "v.npz")
     with pytest.raises(ValueError, match=r"^layers\[1\]: wanted input_size 3"):
         convert.from_tf1(variables)
+
+
+def test_path_of_variables_may_be_bytes(tmp_path):
+    np.savez(tmp_path / "v.npz", **convert.to_tf1(LSTMWeights.random(2, 3, seed=0)))
+    path = os.fsencode(tmp_path / "v.npz")
+    assert convert.list_tf1(path) == convert.list_tf1(tmp_path / "v.npz")
+    assert_equal(convert.from_tf1(path), convert.from_tf1(tmp_path / "v.npz"))
 
 
 class OpError(Exception):

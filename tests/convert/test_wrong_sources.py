@@ -1,6 +1,7 @@
 """What importers say of objects that they don't read."""
 
 import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,23 @@ def test_reader_names_the_right_importer(reader):
             for value in (theirs, of("__main__", type(theirs))):
                 if not (reader == "initial_state_from_keras" and "from_keras" in call):
                     assert f"Use fusedlstm.convert.{call}" in refusal(reader, value)
+
+
+@pytest.mark.parametrize("reader", ["from_torch", "list_torch"])
+def test_modules_of_keras_and_haste_are_not_pytorch(reader):
+    """With its PyTorch backend, Keras's layers are PyTorch's modules too. So are haste's."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    for module in ("keras.src.layers.rnn.lstm", "haste_pytorch.lstm"):
+        theirs = of(module, torch.nn.Module)
+        assert f"Use fusedlstm.convert.{OBJECTS[module]}" in refusal(reader, theirs)
+        theirs.inner = torch.nn.LSTM(3, 4)
+        getattr(convert, reader)(theirs, **({"custom_classes": ["Theirs"]} if reader == "from_torch" else {}))
+
+
+@pytest.mark.parametrize("reader", ["from_mxnet", "from_cudnn", "from_tflite", "from_haiku", "list_flax"])
+def test_readers_of_arrays_name_the_command(reader):
+    for path in ("model", b"model.params", Path("a.tflite")):
+        assert 'This takes no path: the command "fusedlstm convert" reads files' in refusal(reader, path)
 
 
 def test_from_equinox_vouches_for_none_of_pytorch():

@@ -32,7 +32,7 @@ _ZIP = b"PK\x03\x04"
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Node]:
+def opened(path: str | bytes | os.PathLike[str]) -> Iterator[Node]:
     """Open a file of Keras: a model whose cells' arrays can be read as long as it is open.
 
     Raises:
@@ -111,7 +111,7 @@ class Listed:
     options: dict[str, Any]
 
 
-def list_keras(path: str | os.PathLike[str]) -> list[Listed]:
+def list_keras(path: str | bytes | os.PathLike[str]) -> list[Listed]:
     """Return the LSTMs in a file of Keras, in order, whether `from_keras` can take them or not.
 
     Raises:

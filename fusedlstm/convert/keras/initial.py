@@ -37,7 +37,7 @@ def initial_state_from_keras(source: Any, name: str | None = None) -> tuple[LSTM
         WeightsFileError: the same, in a file; or the file can't be read.
         ImportError, OSError: see `from_keras`.
     """
-    if isinstance(source, (str, os.PathLike)):
+    if isinstance(source, (str, bytes, os.PathLike)):
         from fusedlstm.convert.keras.files import opened
 
         with opened(source) as root:

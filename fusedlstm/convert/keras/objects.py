@@ -84,7 +84,7 @@ def from_keras(
     names = _names(name)
     classes = sorted(check_names(custom_classes))
     given = Given.of(activation, recurrent_activation, initial_state)
-    if isinstance(source, (str, os.PathLike)):
+    if isinstance(source, (str, bytes, os.PathLike)):
         from fusedlstm.convert.keras.files import opened
 
         with opened(source) as root:

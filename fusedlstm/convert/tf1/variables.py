@@ -38,8 +38,8 @@ class Variables:
             TypeError: neither.
             WeightsFileError, OSError, ImportError: as of `open_variables`.
         """
-        if isinstance(variables, (str, os.PathLike)):
-            variables = open_variables(variables)
+        if isinstance(variables, (str, bytes, os.PathLike)):
+            variables = open_variables(os.fsdecode(variables))
         if not isinstance(variables, Mapping):
             wanted = "a mapping of names to arrays, or the path of a checkpoint or a .npz file"
             fail_source("variables", wanted, variables)

@@ -23,7 +23,7 @@ from fusedlstm.convert.torch.scopes import PARAMETER, Scopes
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.functions import check_part
 from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.advice import fail_source
+from fusedlstm.validation.advice import fail_source, refuse_others
 from fusedlstm.validation.arguments import check_bool, check_size, fail
 from fusedlstm.weights import LSTMWeights
 
@@ -276,12 +276,15 @@ def suffix_of(layer: int, *, backward: bool) -> str:
 def _parameters(source: Any) -> Mapping[str, Any]:
     if isinstance(source, (str, bytes, os.PathLike)):
         return open_parameters(os.fsdecode(source))
-    if not isinstance(source, Mapping) and callable(getattr(source, "state_dict", None)):
-        source = source.state_dict()
-    if not isinstance(source, Mapping):
-        wanted = "a torch.nn.LSTMCell or LSTM, or its state_dict, or the path of a file of one"
+    wanted = "a torch.nn.LSTMCell or LSTM, or its state_dict, or the path of a file of one"
+    if isinstance(source, Mapping):
+        return flatten("source", source, ".")
+    if not callable(getattr(source, "state_dict", None)):
         fail_source("source", wanted, source)
-    return flatten("source", source, ".")
+    parameters = flatten("source", source.state_dict(), ".")
+    if not find_lstms(parameters):  # with its PyTorch backend, Keras's layers are PyTorch's modules too
+        refuse_others("source", wanted, source, "from_torch")
+    return parameters
 
 
 def _refuse_other_cells(name: str, weight_hh: Any) -> None:
