@@ -77,12 +77,12 @@ def _is_our(name: str, value: Any) -> bool:
     return any(base.__name__ == name and base.__module__.startswith("fusedlstm.") for base in type(value).__mro__)
 
 
-def fail_source(name: str, wanted: str, value: Any, hint: str = "") -> NoReturn:
-    """Raise TypeError about what an importer was given, saying what takes it; the hint is for what nothing takes."""
+def fail_source(name: str, wanted: str, value: Any) -> NoReturn:
+    """Raise TypeError about what an importer was given, saying what takes it."""
     use = use_weights_of(value)
     if isinstance(value, (str, bytes, os.PathLike)) and "load_weights" in use:
         use = 'This takes no path: the command "fusedlstm convert" reads files, and load_weights those that it writes'
-    fail(TypeError, name, wanted, describe_type(value), use or hint)
+    fail(TypeError, name, wanted, describe_type(value), use)
 
 
 def _of_arrays(arrays: Mapping[Any, Any]) -> str:
