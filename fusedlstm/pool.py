@@ -32,7 +32,9 @@ class PoolMemory(NamedTuple):
 
     Args:
         states: the bytes of the states of all slots, live or not.
-        plans: the bytes that steps of up to the largest batch so far keep, without those that the cell keeps.
+        plans: the bytes of the buffers that steps of up to the largest batch so far keep, without those that the cell
+            keeps. On NumPy they are scratch. On a GPU they are the buffers between layers and the flags of slots. If
+            `kernels` says "matmul", they are all buckets and these flags.
     """
 
     states: int
@@ -61,9 +63,9 @@ class StatePool(Generic[State]):
     `slots`, `memory` and `kernels` may be read at any time.
 
     On NumPy, slots that were never allocated take no memory on most systems, as it is never touched. On a GPU a layer
-    is one kernel, which finds its rows by their slots. If `kernels` says "matmul", steps have plans for powers of two
-    of rows. If all plans take more than 256 MiB, the least recently used are dropped, except those that `prepare` has
-    made.
+    is one kernel, which finds its rows by their slots. If `kernels` says "matmul", steps have buckets of buffers, for
+    powers of two of rows. If all buckets take more than 256 MiB, the least recently used are dropped, except those that
+    `prepare` has made.
 
     Args:
         cell: an LSTMCell, or an LSTM of one direction.

@@ -111,14 +111,14 @@ def test_slots_and_flags_of_any_strides():
 # Engines.
 
 
-def test_plans_are_for_powers_of_two():
+def test_buckets_are_powers_of_two():
     owner, pool = make()
     for B in (1, 15, 16, 17, 31, 33, 40):
         pool.step(inputs(owner, B), range(B))
     assert sorted(pool._engine._step._buckets) == [16, 32, 64]
 
 
-def test_prepared_plans_are_kept(monkeypatch):
+def test_prepared_buckets_are_kept(monkeypatch):
     """... whatever they take, and no step up to that size makes another."""
     from fusedlstm.backends.cuda import matmul_slots
 
@@ -136,7 +136,7 @@ def test_prepared_plans_are_kept(monkeypatch):
     assert pool.memory == before
 
 
-def test_plans_that_were_used_least_recently_are_dropped(monkeypatch):
+def test_least_recently_used_buckets_are_dropped(monkeypatch):
     """... when all together are too large, and their memory is free then."""
     from fusedlstm.backends.cuda import matmul_slots
 
@@ -173,8 +173,8 @@ def test_memory_of_a_pool_is_what_it_says():
 
 
 @pytest.mark.parametrize("others", [False, True])
-def test_memory_runs_out_while_planning(others):
-    """The pool is as it was, and steps on; if engines of other sizes take what is missing, they make room."""
+def test_memory_runs_out_while_making_a_bucket(others):
+    """The pool is as it was, and steps on; if other buckets take what is missing, they make room."""
     owner, pool = make()
     x, wanted = inputs(owner, 40), [host(pool.read(range(40)).h), host(pool.read(range(40)).c)]
     if not others:
@@ -347,9 +347,9 @@ def test_two_pools_share_no_buffers():
     other.step(inputs(owner, 40), range(40))
     spans = []
     for each in (pool, other):
-        planned = each._engine._step._buckets[64].planned
-        layer = planned._layers[0]
-        own = (planned.operand, planned.c, planned.output, planned._workspace, layer._gates, each._engine._states)
+        step = each._engine._step._buckets[64].step
+        layer = step._layers[0]
+        own = (step.operand, step.c, step.output, step._workspace, layer._gates, each._engine._states)
         spans.append({array.data.ptr for array in own})
     assert not spans[0] & spans[1]
 
@@ -399,14 +399,14 @@ def test_memory_outlives_what_is_queued(monkeypatch):
     assert memory.alive() < before
 
 
-def test_dropped_plans_outlive_what_is_queued(monkeypatch):
+def test_dropped_buckets_outlive_what_is_queued(monkeypatch):
     from fusedlstm.backends.cuda import matmul_slots
     from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make()
     monkeypatch.setattr(matmul_slots, "_MOST_BYTES", 0)
     monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: order._NOT_READY)
-    operand = weakref.ref(pool._engine._step._buckets[64].planned.operand)
+    operand = weakref.ref(pool._engine._step._buckets[64].step.operand)
     pool.step(inputs(owner, 3), [0, 1, 2])
     gc.collect()
     assert list(pool._engine._step._buckets) == [16]
@@ -416,8 +416,8 @@ def test_dropped_plans_outlive_what_is_queued(monkeypatch):
     assert operand() is None
 
 
-def test_planning_leaves_the_current_stream():
-    """... and the step that engines is on it, as a whole."""
+def test_new_bucket_leaves_the_current_stream():
+    """... and the step that makes it is on it, as a whole."""
     owner, pool = make()
     used = streams.Stream()
     used.use()
@@ -473,7 +473,7 @@ def test_many_states_are_read_and_written_part_by_part(monkeypatch):
     np.testing.assert_array_equal(host(pool.read(range(2000)).c), host(state.c))
 
 
-def test_prepared_plans_stay_when_memory_runs_out():
+def test_prepared_buckets_stay_without_memory():
     owner, pool = make(900)
     pool.prepare(64)
     settle()
@@ -483,7 +483,7 @@ def test_prepared_plans_stay_when_memory_runs_out():
     assert [size for size in pool._engine._step._buckets if size <= 64] == before
 
 
-def test_other_plans_make_room(monkeypatch):
+def test_other_buckets_make_room(monkeypatch):
     """Of those that were not prepared, one after the other, and not before their work is done."""
     owner, pool = make(300)
     for B in (16, 32, 64, 128):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import cupy
 
 from fusedlstm.backends.cuda.kernels import launch_reset
-from fusedlstm.backends.cuda.matmul_step import Planned
+from fusedlstm.backends.cuda.matmul_step import MatmulStep
 from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows
 from fusedlstm.state import LSTMState
 
@@ -25,23 +25,20 @@ class MatmulBatch:
     def __init__(
         self, engines: Sequence[CudaCell], residual: Sequence[bool], B: int, reset_to: Sequence[LSTMState] | None
     ) -> None:
-        self._planned = planned = Planned(engines, residual, B)
-        columns = planned.columns
-        self.x, self.output = planned.operand[:, columns.inputs[0]], planned.output
+        self._step = step = MatmulStep(engines, residual, B)
+        columns = step.columns
+        self.x, self.output = step.operand[:, columns.inputs[0]], step.output
         self.states: tuple[tuple[LSTMState, ...], ...] = (
-            tuple(
-                LSTMState(h=planned.operand[:, h], c=planned.c[:, c])
-                for h, c in zip(columns.hs, columns.cs, strict=True)
-            ),
+            tuple(LSTMState(h=step.operand[:, h], c=step.c[:, c]) for h, c in zip(columns.hs, columns.cs, strict=True)),
         )
         self._resets = (None, None) if reset_to is None else self._rows_of(reset_to)
 
     def _rows_of(self, states: Sequence[LSTMState]) -> tuple[Any, Any]:
         """Return states (B, ...) or of one row as two matrices, with the columns of the buffers."""
-        planned, columns = self._planned, self._planned.columns
+        step, columns = self._step, self._step.columns
         B = max(len(state.h) for state in states)  # one row is every row's
-        h = cupy.zeros((B, columns.X + columns.H), planned.operand.dtype)
-        c = cupy.zeros((B, columns.C), planned.c.dtype)
+        h = cupy.zeros((B, columns.X + columns.H), step.operand.dtype)
+        c = cupy.zeros((B, columns.C), step.c.dtype)
         for state, at_h, at_c in zip(states, columns.hs, columns.cs, strict=True):
             for to, rows in ((h[:, at_h], state.h), (c[:, at_c], state.c)):
                 copy_rows(to, cupy.broadcast_to(bits(rows), to.shape))
@@ -52,7 +49,7 @@ class MatmulBatch:
         del turn
         if is_first is not None:
             self._reset(is_first, *self._resets)
-        self._planned.queue()
+        self._step.queue()
 
     def clear(self, turn: int) -> None:
         """Queue zeros for all states."""
@@ -60,14 +57,14 @@ class MatmulBatch:
         self._reset(None, None, None)
 
     def _reset(self, is_first: Any, reset_h: Any, reset_c: Any) -> None:
-        planned = self._planned
-        launch_reset(is_first, None, planned.operand[:, planned.columns.X :], reset_h, planned.c, reset_c)
+        step = self._step
+        launch_reset(is_first, None, step.operand[:, step.columns.X :], reset_h, step.c, reset_c)
 
     def zero(self) -> None:
         """Queue zeros for all buffers that are seen."""
-        self._planned.operand.fill(0)
-        self._planned.c.fill(0)
+        self._step.operand.fill(0)
+        self._step.c.fill(0)
 
     def close(self) -> None:
         """Free what only `queue` needs, once it has been captured."""
-        self._planned.close()
+        self._step.close()

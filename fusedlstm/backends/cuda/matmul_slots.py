@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from fusedlstm.backends.cuda.kernels import launch_gather
-from fusedlstm.backends.cuda.matmul_step import Columns, Planned, Slots
+from fusedlstm.backends.cuda.matmul_step import Columns, MatmulStep, Slots
 from fusedlstm.backends.cuda.runtime.graphs import captured
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
 from fusedlstm.backends.cuda.runtime.strides import copy_rows
@@ -87,9 +87,9 @@ class MatmulSlots:
             self._uploads.queue(of_rows, slots, stream)
         else:
             of_rows, audit = cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), next_audit()
-        launch_gather(bucket.planned.operand, self._columns.X, x, bucket.of_pool, of_rows, is_first, audit)
+        launch_gather(bucket.step.operand, self._columns.X, x, bucket.of_pool, of_rows, is_first, audit)
         bucket.graph.launch(stream)
-        copy_rows(out, bucket.planned.output[:B])
+        copy_rows(out, bucket.step.output[:B])
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
         """Make the buckets for up to `largest` rows, and keep them."""
@@ -140,11 +140,11 @@ class _Bucket:
     def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], M: int, states: Any, c: Any) -> None:
         self.of_pool = Slots(states, c, cupy.empty((M,), np.int32))
         self.slots = cupy.empty((M,), np.int64)
-        self.planned = planned = Planned(engines, residual, M, self.of_pool, has_output=True)
+        self.step = step = MatmulStep(engines, residual, M, self.of_pool, has_output=True)
         # In the run before the capture all rows are padding. It also loads the gather kernel.
         self.slots.fill(-1)
-        x = planned.operand[:, planned.columns.inputs[0]]
-        launch_gather(planned.operand, planned.columns.X, x, self.of_pool, self.slots, None, None)
-        with contextlib.closing(planned):
-            self.graph = captured(planned.queue)
-        self.nbytes = planned.nbytes + self.of_pool.rows.nbytes + self.slots.nbytes
+        x = step.operand[:, step.columns.inputs[0]]
+        launch_gather(step.operand, step.columns.X, x, self.of_pool, self.slots, None, None)
+        with contextlib.closing(step):
+            self.graph = captured(step.queue)
+        self.nbytes = step.nbytes + self.of_pool.rows.nbytes + self.slots.nbytes

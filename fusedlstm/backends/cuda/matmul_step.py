@@ -67,7 +67,7 @@ class Slots:
     rows: Any
 
 
-class Planned:
+class MatmulStep:
     """Buffers for M rows, and the step on them: one matmul and one launch for each layer.
 
     A projection adds a matmul. If it is clipped, or h is needed twice, it adds a launch, too. So does zoneout of h.
