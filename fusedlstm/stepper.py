@@ -166,7 +166,7 @@ class Stepper(Generic[State]):
 
     @property
     def _states(self) -> tuple[LSTMState, ...]:
-        return self._all_states[self._engine.turn]
+        return self._all_states[self._engine.current]
 
     @property
     def state(self) -> State:

@@ -45,7 +45,7 @@ template <typename T> struct Row {
 DEVICE int parity_before(u64 word, u64 tick) { return int(word & 1) ^ int(word >> 1 == tick); }
 
 // Every block calls this for each of its rows.
-template <typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool turns) {
+template <typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool flips) {
   Row<T> found = {nullptr, nullptr, nullptr, nullptr, nullptr};
   if (row >= of.B) return found;
   i64 slot = row, before = row, after = row;
@@ -53,7 +53,7 @@ template <typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool turn
     slot = of.pool.slots[row];
     if (slot < 0) return found;
     const int parity = parity_before(load_relaxed(of.pool.words + slot), of.pool.tick);
-    if (turns) store_relaxed(of.pool.words + slot, 2 * (u64)of.pool.tick + !parity);
+    if (flips) store_relaxed(of.pool.words + slot, 2 * (u64)of.pool.tick + !parity);
     before = 2 * slot + parity;
     after = 2 * slot + !parity;
   }

@@ -39,24 +39,24 @@ template <typename T_, int ROWS_> struct TensorSmall {
 
     unsigned char* own = shared + warp * STAGES * STAGE_BYTES;
     const int tiles = of.tiles();
-    auto stage = [&](int turn) {
-      const int tile = turn * WARPS + warp;
+    auto stage = [&](int pass) {
+      const int tile = pass * WARPS + warp;
       if (tile < tiles) {
-        unsigned char* to = own + turn % STAGES * STAGE_BYTES;
+        unsigned char* to = own + pass % STAGES * STAGE_BYTES;
         stage_weights<WEIGHT_ROWS, 32>(to, of, tile, lane);
         if (!RESIDENT) stage_rows<ROWS, 32, ALIGNED>(to + WEIGHT_ROWS * TILE_ROW, of, tile, lane);
       }
       copy_async_commit();
     };
 #pragma unroll
-    for (int turn = 0; turn < STAGES - 1; ++turn) stage(turn);
-    for (int turn = 0; turn * WARPS + warp < tiles; ++turn) {
+    for (int pass = 0; pass < STAGES - 1; ++pass) stage(pass);
+    for (int pass = 0; pass * WARPS + warp < tiles; ++pass) {
       copy_async_wait<STAGES - 2>();
       __syncwarp();  // the tile is there for all lanes, and all have done with the one before
-      stage(turn + STAGES - 1);
-      const unsigned char *staged = own + turn % STAGES * STAGE_BYTES,
+      stage(pass + STAGES - 1);
+      const unsigned char *staged = own + pass % STAGES * STAGE_BYTES,
                           *rows = staged + WEIGHT_ROWS * TILE_ROW;
-      if (RESIDENT) rows = resident + (turn * WARPS + warp) * ROWS * TILE_ROW;
+      if (RESIDENT) rows = resident + (pass * WARPS + warp) * ROWS * TILE_ROW;
       multiply_tile(staged, rows, sums, lane);
     }
     __syncthreads();  // all have done with the tiles, where the sums now go

@@ -688,7 +688,7 @@ STEP_KERNEL = [
         "a.rows.pool.flips && blockIdx.x == 0 && blockIdx.y == 0",
     ),
     (
-        "words turned by a block that may not be",
+        "words flipped by a block that may not be",
         "a.rows.pool.flips && blockIdx.y == 0",
         "a.rows.pool.flips && blockIdx.y == 1",
     ),
@@ -827,14 +827,14 @@ FINISH_HEADER = [
 STEP_COUNT = "B - first_row < ROWS ? int(B - first_row) : ROWS"
 NEW_WORD = "store_relaxed(of.pool.words + slot, 2 * (u64)of.pool.tick + !parity)"
 ROWS = [
-    ("a turned word taken for the old", "int(word & 1) ^ int(word >> 1 == tick)", "int(word & 1)"),
+    ("a flipped word taken for the old", "int(word & 1) ^ int(word >> 1 == tick)", "int(word & 1)"),
     ("parity of the tick", "int(word & 1) ^", "int(word >> 1 & 1) ^"),
     ("the tick in a word's lower bits", "word >> 1 == tick", "word == tick"),
     ("words of 32 bits that race", "load_relaxed(of.pool.words + slot)", "of.pool.words[slot]"),
-    ("words turned by a plain store", NEW_WORD, "of.pool.words[slot] = 2 * (u64)of.pool.tick + !parity"),
+    ("words flipped by a plain store", NEW_WORD, "of.pool.words[slot] = 2 * (u64)of.pool.tick + !parity"),
     ("words of the old parity", "of.pool.tick + !parity", "of.pool.tick + parity"),
     ("words of no tick", "2 * (u64)of.pool.tick + !parity", "(u64)!parity"),
-    ("words always turned", "if (turns) store", "store"),
+    ("words always flipped", "if (flips) store", "store"),
     ("the word of the row", "load_relaxed(of.pool.words + slot)", "load_relaxed(of.pool.words + row)"),
     ("rows beyond the batch", "  if (row >= of.B) return found;\n", ""),
     ("rows one beyond the batch", "row >= of.B", "row > of.B"),
@@ -993,23 +993,23 @@ TENSOR = [
 
 SMALL_WAIT = "      copy_async_wait<STAGES - 2>();\n"
 SMALL_BARRIER = "      __syncwarp();  // the tile is there for all lanes, and all have done with the one before\n"
-SMALL_STAGE = "      stage(turn + STAGES - 1);\n"
+SMALL_STAGE = "      stage(pass + STAGES - 1);\n"
 TENSOR_SMALL = [
     ("no wait", SMALL_WAIT, ""),
     ("a wait of one too many in flight", "copy_async_wait<STAGES - 2>", "copy_async_wait<STAGES - 1>"),
     ("no barrier", SMALL_BARRIER, ""),
     ("a barrier before the wait", SMALL_WAIT + SMALL_BARRIER, SMALL_BARRIER + SMALL_WAIT),
     ("a stage overwritten while others read", SMALL_BARRIER + SMALL_STAGE, SMALL_STAGE + SMALL_BARRIER),
-    ("tiles that are staged one too far", SMALL_STAGE, "      stage(turn + STAGES);\n"),
-    ("a stage that is not the tile's", "to = own + turn % STAGES", "to = own + turn % (STAGES - 1)"),
+    ("tiles that are staged one too far", SMALL_STAGE, "      stage(pass + STAGES);\n"),
+    ("a stage that is not the tile's", "to = own + pass % STAGES", "to = own + pass % (STAGES - 1)"),
     ("warps of one pipeline", "shared + warp * STAGES * STAGE_BYTES", "shared"),
     ("pipelines overlap", "shared + warp * STAGES * STAGE_BYTES", "shared + warp * (STAGES - 1) * STAGE_BYTES"),
-    ("tiles of all warps", "const int tile = turn * WARPS + warp", "const int tile = turn + warp"),
+    ("tiles of all warps", "const int tile = pass * WARPS + warp", "const int tile = pass + warp"),
     ("tiles beyond the last", "if (tile < tiles) {", "if (true) {"),
     (
         "tiles of the other warps left out",
-        "turn * WARPS + warp < tiles; ++turn",
-        "turn * WARPS + WARPS - 1 < tiles; ++turn",
+        "pass * WARPS + warp < tiles; ++pass",
+        "pass * WARPS + WARPS - 1 < tiles; ++pass",
     ),
     ("groups of copies without an end", "      copy_async_commit();\n", ""),
     (

@@ -112,7 +112,7 @@ class StepperEngine(Protocol):
         """The one or two buffers of the state, on the device: for each layer h (B, P) and c (B, N)."""
 
     @property
-    def turn(self) -> int:
+    def current(self) -> int:
         """The index in `all_states` of the current state, which the next step reads."""
 
     @property

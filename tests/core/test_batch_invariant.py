@@ -427,13 +427,13 @@ def test_the_trial_is_of_each_layer_once(monkeypatch):
     assert bits(pairs(cell(x, state))) == bits(pairs(twin(x, state))) == bits(pairs(alone(cell, x, state)))
 
 
-@pytest.mark.parametrize(("turns", "least"), [(-1, 2), (0, 2), (5, 5), (8, 8), (99, 8)])
-def test_what_is_tried(turns, least):
+@pytest.mark.parametrize(("rolls", "least"), [(-1, 2), (0, 2), (5, 5), (8, 8), (99, 8)])
+def test_what_is_tried(rolls, least):
     """Rows in other places than at first, in blocks of their own and among wild ones, and batches of other sizes."""
-    own, among, *others = batch_invariance._batches(turns)
+    own, among, *others = batch_invariance._batches(rolls)
     for block in own.reshape(-1, 8):
         assert sorted(block) == list(range(8))
-        assert (block != np.arange(8)).all() or turns >= 8
+        assert (block != np.arange(8)).all() or rolls >= 8
     assert len(np.unique(own.reshape(-1, 8), axis=0)) == least
     assert ((among.reshape(-1, 8) < 8).sum(axis=1) == 1).all()
     places = {(row, place) for place, row in enumerate(among) if row < 8}

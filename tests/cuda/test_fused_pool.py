@@ -270,12 +270,12 @@ def twin_of_all(owner, pool):
 
 
 @pytest.mark.parametrize("where", ["host", "device"])
-@pytest.mark.parametrize("turns", [0, 1])
-def test_resets(turns, where, options):
-    """Rows that begin anew, of slots in either turn, are as after `reset`."""
+@pytest.mark.parametrize("steps", [0, 1])
+def test_resets(steps, where, options):
+    """Rows that begin anew, of slots with either row current, are as after `reset`."""
     owner, pool = make(**options)
     slots, x = [3, 39, 0, 17], inputs(owner, 4)
-    for _ in range(turns):
+    for _ in range(steps):
         pool.step(x[:2], slots[:2])
     other = twin_of(owner, pool)
     other.reset([3, 17])
@@ -288,11 +288,11 @@ def test_resets(turns, where, options):
     assert states(pool) == states(other)
 
 
-def test_read_write_and_reset_in_any_turn(options):
+def test_read_write_and_reset_after_any_steps(options):
     owner, pool = make(**options)
     x = inputs(owner, 4)
-    for turns in range(4):
-        for _ in range(turns):
+    for steps in range(4):
+        for _ in range(steps):
             pool.step(x, [1, 2, 3, 4])
         saved, kept = pool.read([4, 2]), states(pool, [0, 1, 3])
         wanted = bits(pool.step(x[:2], [4, 2]))
@@ -311,7 +311,7 @@ def test_read_write_and_reset_in_any_turn(options):
 
 
 def test_files_after_an_odd_number_of_steps(tmp_path, options):
-    """... to a pool of another capacity, whose slots are in other turns."""
+    """... to a pool of another capacity, whose slots have the other row current."""
     owner, pool = make(**options)
     x = inputs(owner, 13)
     for slots in (range(13), range(5, 18), range(20)[:13], [1, 39]):

@@ -94,7 +94,7 @@ def test_a_step_is_one_launch(resets, given):
 
 
 def test_nothing_else_is_captured(monkeypatch):
-    """A graph for each turn, with resets and without, and no more when they are first used."""
+    """A graph for each buffer of h, with resets and without, and no more when they are first used."""
     made, captured = [], graphs.captured
     monkeypatch.setattr("fusedlstm.backends.cuda.stepper.captured", lambda queue: made.append(1) or captured(queue))
     stepper = make().stepper(5)
@@ -135,21 +135,21 @@ def test_h_and_the_output_begin_as_zeros():
     assert not host(stepper.output).any()
     for _ in range(2):
         assert not any(host(part).any() for state in stepper.state for part in (state.h, state.c))
-        stepper._engine.turn = 1 - stepper._engine.turn
+        stepper._engine.current = 1 - stepper._engine.current
     assert not host(stepper.x).any()
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
 @pytest.mark.parametrize("options", [{}, {"proj_size": 5}, {"layers": 2, "sizes": (8, 8), "residual": True}])
-def test_read_write_and_reset_in_any_turn(turns, options):
+def test_read_write_and_reset_after_any_steps(steps, options):
     owner = make(**options)
     stepper, x = owner.stepper(4), inputs(owner, 4)
-    for _ in range(turns):
+    for _ in range(steps):
         stepper.step(x)
     saved = stepper.read()
     assert bits_of(saved) == bits_of(stepper.state)
     wanted = bits(stepper.step(x)) + bits_of(stepper.state)
-    for _ in range(2):  # the turn that was saved is another in the second
+    for _ in range(2):  # in the second the other buffer is current
         stepper.write(saved)
         assert bits_of(stepper.read()) == bits_of(stepper.state) == bits_of(saved)
         assert bits(stepper.step(x)) + bits_of(stepper.state) == wanted
@@ -160,7 +160,7 @@ def test_read_write_and_reset_in_any_turn(turns, options):
     assert bits(stepper.step(x)) + bits_of(stepper.state) == bits(fresh.step(x)) + bits_of(fresh.state)
 
 
-def test_a_state_of_the_turn_before_can_be_written():
+def test_state_before_a_step_can_be_written():
     """... that is, a step is taken back, where c was kept."""
     owner = make()
     stepper, x = owner.stepper(4), inputs(owner, 4)
@@ -172,7 +172,7 @@ def test_a_state_of_the_turn_before_can_be_written():
 
 
 def test_its_own_arrays_as_arguments():
-    """The output as x, h of either turn as x, the flags as flags."""
+    """The output as x, h of either buffer as x, the flags as flags."""
     owner = make(sizes=(8, 8))
     steppers, x = [owner.stepper(4) for _ in range(2)], inputs(owner, 4)
     for each in steppers:

@@ -26,7 +26,7 @@ class FusedBatch:
     Many blocks read h while others write the next one, so each layer has a double buffer of h.
     """
 
-    turns = 2
+    buffers = 2
 
     def __init__(
         self,
@@ -42,27 +42,27 @@ class FusedBatch:
         projected = [weights.N for weights, kernel in zip(layers, kernels, strict=True) if needs_m(weights, kernel, B)]
         most = max(projected, default=0)
         self._m = _rows(B, most, first.dtype) if most else None
-        self._layers: list[_LayerInTurns] = []
-        below = (self.x, self.x)  # of each turn
+        self._layers: list[_DoubleBufferedLayer] = []
+        below = (self.x, self.x)  # for each buffer of h
         for k, engine in enumerate(engines):
-            layer = _LayerInTurns(engine, kernels[k], B, below, residual=residual[k], is_top=k == top)
+            layer = _DoubleBufferedLayer(engine, kernels[k], B, below, residual=residual[k], is_top=k == top)
             layer.reset_to(None if reset_to is None else reset_to[k])
             self._layers.append(layer)
             below = layer.outputs
         self._readers = cupy.zeros((tile_of(kernels[top], B, first.dtype).grid(B, 1)[0],), np.uint32)
         self.output = below[0]
         self.states: tuple[tuple[LSTMState, ...], ...] = tuple(
-            tuple(layer.states[turn] for layer in self._layers) for turn in range(self.turns)
+            tuple(layer.states[current] for layer in self._layers) for current in range(self.buffers)
         )
 
-    def queue(self, turn: int, is_first: Any) -> None:
+    def queue(self, current: int, is_first: Any) -> None:
         """Queue a step on the current stream. Rows where is_first are reset, and the flags cleared."""
         for layer in self._layers:
-            layer.queue(turn, is_first, self._readers if layer is self._layers[-1] else None, self._m)
+            layer.queue(current, is_first, self._readers if layer is self._layers[-1] else None, self._m)
 
-    def clear(self, turn: int) -> None:
+    def clear(self, current: int) -> None:
         """Queue zeros for all states."""
-        for state in self.states[turn]:
+        for state in self.states[current]:
             launch_reset(None, None, state.h, None, state.c, None)
 
     def zero(self) -> None:
@@ -74,8 +74,8 @@ class FusedBatch:
         """Do nothing: there is nothing to free."""
 
 
-class _LayerInTurns:
-    """One layer: a double buffer of h, c, and the x of the next layer. A turn reads one h and writes the other."""
+class _DoubleBufferedLayer:
+    """One layer: a double buffer of h, c, and the x of the next layer. A step reads one h and writes the other."""
 
     def __init__(
         self,
@@ -114,10 +114,10 @@ class _LayerInTurns:
         if state is not None:
             self._reset_h, self._reset_c = _copied(state.h), _copied(state.c)
 
-    def queue(self, turn: int, is_first: Any, readers: Any, m: Any) -> None:
-        """Queue the launches of a turn."""
+    def queue(self, current: int, is_first: Any, readers: Any, m: Any) -> None:
+        """Queue the launches of a step that reads the current buffer of h."""
         weights, kernel = self._weights, self._kernel
-        x, (old, new) = self._below[turn], (self.states[turn], self.states[1 - turn])
+        x, (old, new) = self._below[current], (self.states[current], self.states[1 - current])
         to = Destinations(new.h, copy=self._copy, input=x if self._residual else None)
         resets = Resets(is_first, self._reset_h, self._reset_c, None if is_first is None else readers)
         m = None if m is None else m[:, : weights.N]

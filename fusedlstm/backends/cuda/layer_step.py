@@ -27,22 +27,25 @@ class BatchStep(Protocol):
     """The buffers of a batch on the GPU, which begin as zeros, and the step of it.
 
     Attributes:
-        turns: 2 if steps alternate between two buffers of h, else 1.
+        buffers: 2 if steps alternate between two buffers of h, else 1.
         x: (B, I).
         output: (B, width) of the top layer.
-        states: for each turn, where its step reads the state of each layer.
+        states: for each buffer, the state of each layer.
     """
 
-    turns: int
+    buffers: int
     x: Any
     output: Any
     states: tuple[tuple[LSTMState, ...], ...]
 
-    def queue(self, turn: int, is_first: Any) -> None:
-        """Queue a step on the current stream. Rows where is_first are reset, and the flags cleared."""
+    def queue(self, current: int, is_first: Any) -> None:
+        """Queue a step on the current stream. Rows where is_first are reset, and the flags cleared.
 
-    def clear(self, turn: int) -> None:
-        """Queue zeros for all states."""
+        It reads `states[current]`. With two buffers it writes the other h.
+        """
+
+    def clear(self, current: int) -> None:
+        """Queue zeros for `states[current]`."""
 
     def zero(self) -> None:
         """Queue zeros for all buffers that a caller can see."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class MatmulBatch:
     """See `layer_step.BatchStep`. A separate launch resets rows before the matmul reads h."""
 
-    turns = 1
+    buffers = 1
 
     def __init__(
         self, engines: Sequence[CudaCell], residual: Sequence[bool], B: int, reset_to: Sequence[LSTMState] | None
@@ -44,16 +44,16 @@ class MatmulBatch:
                 copy_rows(to, cupy.broadcast_to(bits(rows), to.shape))
         return h[:, columns.X :], c
 
-    def queue(self, turn: int, is_first: Any) -> None:
+    def queue(self, current: int, is_first: Any) -> None:
         """Queue a step on the current stream. Rows where is_first are reset, and the flags cleared."""
-        del turn
+        del current
         if is_first is not None:
             self._reset(is_first, *self._resets)
         self._step.queue()
 
-    def clear(self, turn: int) -> None:
+    def clear(self, current: int) -> None:
         """Queue zeros for all states."""
-        del turn
+        del current
         self._reset(None, None, None)
 
     def _reset(self, is_first: Any, reset_h: Any, reset_c: Any) -> None:

@@ -52,7 +52,7 @@ class CudaStepper:
         self._index, self._host = index, host
         self._engines = tuple(engines)
         self.kernels = kernels
-        self._step, self.all_states, self.turn = step, step.states, 0
+        self._step, self.all_states, self.current = step, step.states, 0
         self.x, self.output = step.x, step.output
         if host:
             self.x, self.output = (pinned.zeros(array.shape, array.dtype) for array in (step.x, step.output))
@@ -63,9 +63,9 @@ class CudaStepper:
         # The first run, before the capture, is on zeros, and its results are cleared.
         with contextlib.closing(step):
             self._graphs = {
-                (resets, turn): captured(functools.partial(self._queue, turn, resets=resets))
+                (resets, current): captured(functools.partial(self._queue, current, resets=resets))
                 for resets in (True, False)
-                for turn in range(step.turns)
+                for current in range(step.buffers)
             }
         step.zero()
         self._turns = Turns(index)
@@ -75,26 +75,26 @@ class CudaStepper:
             engine.turns.add(self._turns)
         weakref.finalize(self, self._turns.keep_until_done, held).atexit = False
 
-    def _queue(self, turn: int, *, resets: bool) -> None:
+    def _queue(self, current: int, *, resets: bool) -> None:
         """Queue the work to capture: copies from and to the host, and the step."""
         step = self._step
         if self._host:
             pinned.queue_upload(step.x, self.x)
             if resets:
                 pinned.queue_upload(self._device_flags[None], self._flags[None])
-        step.queue(turn, self._device_flags if resets else None)
+        step.queue(current, self._device_flags if resets else None)
         if self._host:
             pinned.queue_download(self.output, step.output)
 
     @property
     def _graph(self) -> Any:
         """The graph of the next step."""
-        return self._graphs[self._resets, self.turn]
+        return self._graphs[self._resets, self.current]
 
     @property
     def states(self) -> tuple[LSTMState, ...]:
         """For each layer the state as it is now."""
-        return self.all_states[self.turn]
+        return self.all_states[self.current]
 
     @property
     def is_first(self) -> Any:
@@ -157,7 +157,7 @@ class CudaStepper:
         """Write zeros to all states."""
         with self._turns.turn():
             self._begin_anew()
-            self._step.clear(self.turn)
+            self._step.clear(self.current)
             self.is_torn = False
 
     def run(self, engines: Sequence[CudaCell]) -> None:
@@ -180,7 +180,7 @@ class CudaStepper:
             raise
         finally:
             self._turns.end(stream)
-        self.turn = (self.turn + 1) % self._step.turns
+        self.current = (self.current + 1) % self._step.buffers
         if self._host:
             stream.synchronize()
             self._flags.fill(False)  # as the kernel has done with the copy

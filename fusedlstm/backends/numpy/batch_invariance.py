@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # About the multiplications of the test, some 10 ms, and the fewest places of rows to try, even for large cells.
 _WORK = 400_000_000
-_FEWEST_TURNS = 2
+_FEWEST_ROLLS = 2
 # Values of other rows, which must not change any row: far from its own values.
 _WILD = (np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-40, 0.0, 1.0)
 
@@ -42,12 +42,12 @@ def check(engine: NumpyCell) -> None:
     engine.scratch.forget()  # it is small, and holds wild rows, which may be slow to multiply
 
 
-def _batches(turns: int) -> Iterator[NumpyArray]:
+def _batches(rolls: int) -> Iterator[NumpyArray]:
     """Yield the rows of batches: the first BLOCK rows at various places, in various sizes, some among wild rows."""
-    tame, turns = np.arange(BLOCK), min(max(turns, _FEWEST_TURNS), BLOCK)
-    yield np.concatenate([np.roll(tame, turn) for turn in range(1, turns + 1)])
-    among = np.tile(tame + BLOCK, (turns, 1))
-    among[np.arange(turns), np.arange(turns)] = np.arange(turns)[::-1]  # one in each block
+    tame, rolls = np.arange(BLOCK), min(max(rolls, _FEWEST_ROLLS), BLOCK)
+    yield np.concatenate([np.roll(tame, roll) for roll in range(1, rolls + 1)])
+    among = np.tile(tame + BLOCK, (rolls, 1))
+    among[np.arange(rolls), np.arange(rolls)] = np.arange(rolls)[::-1]  # one in each block
     yield among.reshape(-1)
     for size in (1, BLOCK - 1, BLOCK + 1, 2 * BLOCK + 1):
         yield (size + np.arange(size)) % BLOCK

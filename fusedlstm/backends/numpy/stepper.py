@@ -44,7 +44,7 @@ class NumpyStepper:
         self.x, self.output = layers[0].x, layers[-1].output
         self.kernels = ("numpy",) * len(engines)
         self.states = tuple(LSTMState(h=layer.h, c=layer.c) for layer in layers)
-        self.all_states, self.turn = (self.states,), 0
+        self.all_states, self.current = (self.states,), 0
         self._resets: list[Any] = [(None, None)] * len(engines)
         if reset_to is not None:
             self._resets = [(np.array(state.h), np.array(state.c)) for state in reset_to]
