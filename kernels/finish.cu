@@ -4,8 +4,8 @@
 template <typename T> struct FinishArguments {
   Matrix<const T> projected;  // (B, P); may be h itself
   Matrix<T> h;                // (B, P), or all slots'
-  const int* rows;            // (B,), the row of h, -1 for none; null: the batch's own rows
-  Copy<T> copy;               // zeros if `rows` has no row
+  const int* slot_of_row;     // (B,), -1 for none; null: the batch's own rows
+  Copy<T> copy;               // zeros if the row has no slot
   double limit;               // of the clip; infinite for no clip
   i64 B, P;
   Matrix<const T> old_h;  // (B, P), read only with ZONEOUT; may be h
@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(256) lstm_finish(const FinishArguments<T> a) {
   const i64 column = (i64)blockIdx.y * blockDim.x + threadIdx.x;
   if (row >= a.B || column >= a.P) return;
 
-  const i64 slot = a.rows ? a.rows[row] : row;
+  const i64 slot = a.slot_of_row ? a.slot_of_row[row] : row;
   T output = Narrow<T>::of(0);
   if (slot >= 0) {
     output = Narrow<T>::of(clip(A(widen(a.projected.at[row * a.projected.stride + column])), A(a.limit)));

@@ -1,8 +1,8 @@
 // Begins a pool's step: finds the slot of each row, and puts x and h side by side for the first matmul.
 //
-// rows[row] becomes the slot of a row. It is -1 if the row takes no step: padding, or a slot that can't be
-// stepped. Slots from the host have been checked there. Slots from a device are checked here, and problems
-// are reported in `audit`.
+// slot_of_row[row] becomes the slot of a row. It is -1 if the row takes no step: padding, or a slot that
+// can't be stepped. Slots from the host have been checked there. Slots from a device are checked here, and
+// problems are reported in `audit`.
 #include "slots.cuh"
 
 template <typename T> struct GatherArguments {
@@ -17,7 +17,7 @@ template <typename T> struct GatherArguments {
   i64 C;
   const i64* slots;               // (B,), -1 for padding
   const unsigned char* is_first;  // (B,), 0 or 1, or null
-  int* rows;                      // (M,): the result
+  int* slot_of_row;               // (M,): the result
   Audit audit;                    // nulls if the host has checked the slots
   i64 capacity, B, M;
 };
@@ -35,7 +35,7 @@ template <typename T, int W> __global__ void __launch_bounds__(256) lstm_gather(
       slot = a.audit.live ? checked(a.slots[row], a.capacity, a.audit) : (int)a.slots[row];
     }
     slot_of[threadIdx.y] = slot;
-    if (row < a.M) a.rows[row] = slot;
+    if (row < a.M) a.slot_of_row[row] = slot;
   }
   __syncthreads();
   const i64 slot = slot_of[threadIdx.y];

@@ -1,8 +1,8 @@
 // Follows the matmul of a planned step, in one launch: updates c in place, and writes h where the next
 // matmuls read it.
 //
-// The formula is that of cell.cuh with z = gates + bias. In a pool, rows[row] is the slot of a row; slot -1
-// takes no step.
+// The formula is that of cell.cuh with z = gates + bias. In a pool, slot_of_row[row] is the slot of a row;
+// slot -1 takes no step.
 #include "cell.cuh"
 #include "primitives.cuh"
 
@@ -10,11 +10,11 @@ template <typename T> struct PlannedArguments {
   typedef typename Arithmetic<T>::type A;
   const A* gates;  // (B, 4N), contiguous
   Cell<T> cell;
-  Matrix<A> c;      // (B, N), or all slots'
-  const int* rows;  // (B,), the row of c; null: the batch's own rows
-  Matrix<T> h;      // (B, N), or all slots': m
-  i64 h_by_slot;    // whether `rows` gives the row of h, too
-  Copy<T> copy;     // of m; zeros if a row takes no step
+  Matrix<A> c;             // (B, N), or all slots'
+  const int* slot_of_row;  // (B,), -1 for none; null: the batch's own rows
+  Matrix<T> h;             // (B, N), or all slots': m
+  i64 h_by_slot;           // whether `slot_of_row` gives the row of h, too
+  Copy<T> copy;            // of m; zeros if a row takes no step
   i64 B;
 };
 
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(256, 1) lstm_planned(const PlannedArguments<T>
   const i64 unit = ((i64)blockIdx.y * blockDim.x + threadIdx.x) * W;
   if (row >= a.B || unit >= a.cell.N) return;
 
-  const i64 slot = a.rows ? a.rows[row] : row;
+  const i64 slot = a.slot_of_row ? a.slot_of_row[row] : row;
   Vector<T, W> m;
   if (slot < 0) {
 #pragma unroll

@@ -147,13 +147,13 @@ def random_arrays(instance, layout):
         "bias": random_array(random, (4 * N,), T) if layout.bias else None,
         "peephole": random_array(random, (3, N), T) if instance.peephole else None,
         "c": random_array(random, (slots or B, N), A, strided=layout.strided),
-        "rows": some_slots(random, B, slots) if slots else None,
+        "slot_of_row": some_slots(random, B, slots) if slots else None,
         "h": h,
         "copy": None if layout.copy == "none" else copy,
         "input": residual if layout.copy == "residual" else None,
     }
     if slots:
-        arrays["gates"][arrays["rows"] < 0] = residual[arrays["rows"] < 0] = np.nan
+        arrays["gates"][arrays["slot_of_row"] < 0] = residual[arrays["slot_of_row"] < 0] = np.nan
     return arrays
 
 
@@ -167,7 +167,7 @@ def launch_planned(function, width, arrays, h_by_slot, schedule, N=None):
         gates=arrays["gates"],
         cell=Cell(arrays["bias"], arrays["peephole"], clip=CELL_CLIP, N=N or units),
         c=matrix(arrays["c"]),
-        rows=arrays["rows"],
+        slot_of_row=arrays["slot_of_row"],
         h=matrix(arrays["h"]),
         h_by_slot=h_by_slot,
         copy=Copy(matrix(arrays["copy"]), matrix(arrays["input"])),
@@ -180,7 +180,7 @@ def launch_planned(function, width, arrays, h_by_slot, schedule, N=None):
 def assert_stepped(instance, arrays, before, h_by_slot):
     """Rows that have a slot, or are their own, have stepped; all else has the bits that it had before."""
     own = np.arange(len(before["gates"]))
-    slots = own if before["rows"] is None else before["rows"]
+    slots = own if before["slot_of_row"] is None else before["slot_of_row"]
     stepped = slots >= 0
     at = slots[stepped]
     expected = lstm_pointwise(
@@ -232,7 +232,7 @@ def test_planned_at_extremes(planned, name, functions):
     expected = lstm_pointwise(gates, c, peephole=peephole, **options)
     h = np.full_like(c, 7)  # not written
     arrays = {"gates": gates, "peephole": peephole, "c": c, "h": h}
-    arrays |= dict.fromkeys(("bias", "rows", "copy", "input"))
+    arrays |= dict.fromkeys(("bias", "slot_of_row", "copy", "input"))
     launch_planned(planned[name].function(str(instance)), 1, arrays, h_by_slot=False, schedule=FORWARD)
     tolerance = ARITHMETIC_TOLERANCE[name]
     assert_near("c", c, expected.c, rtol=tolerance, atol=tolerance)
@@ -252,7 +252,7 @@ def test_planned_with_offsets_beyond_two_to_the_31(planned, name, width, B, N):
         "bias": spread(T, (4, width), [N, 1]),
         "peephole": spread(T, (3, width), [N, 1]),
         "c": far_apart(random, A, 3, width),
-        "rows": np.array([2, 0, 1], np.int32)[:B],
+        "slot_of_row": np.array([2, 0, 1], np.int32)[:B],
         "h": far_apart(random, T, 3, width),
         "copy": far_apart(random, T, B, width),
         "input": far_apart(random, T, B, width),
@@ -273,14 +273,14 @@ def finish():
 def launch_finish(function, arrays, limit, schedule):
     projected, h, copy, more = (matrix(arrays[name]) for name in ("projected", "h", "copy", "input"))
     B, P = projected.at.shape
-    arguments = FinishArguments(projected, h, arrays["rows"], Copy(copy, more), limit, B, P)
+    arguments = FinishArguments(projected, h, arrays["slot_of_row"], Copy(copy, more), limit, B, P)
     passed = by_value(arguments, T=h.at.dtype)
     return function(*rows_and_columns(B, P), [passed], schedule=schedule)
 
 
 def assert_finished(name, arrays, before, limit):
     own = np.arange(len(before["projected"]))
-    slots = own if before["rows"] is None else before["rows"]
+    slots = own if before["slot_of_row"] is None else before["slot_of_row"]
     finished = slots >= 0
     exact = DTYPES[state_type(name)]
     clipped = np.clip(before["projected"].astype(exact), exact.type(-limit), exact.type(limit))
@@ -316,7 +316,7 @@ def test_finish(finish, name, where, limit, B, P, schedule):
         rows = None
         if where == "slots":
             h, rows = random_array(random, (B + 3, P), T, strided=True), some_slots(random, B, B + 3)
-        arrays = {"projected": projected, "h": h, "rows": rows}
+        arrays = {"projected": projected, "h": h, "slot_of_row": rows}
         arrays |= {"copy": None if copy == "none" else to, "input": more if copy == "residual" else None}
         before = copies(arrays)
         launch_finish(finish.function(f"lstm_finish<{name}>"), arrays, limit, schedule)
@@ -326,7 +326,7 @@ def test_finish(finish, name, where, limit, B, P, schedule):
 def test_finish_with_offsets_beyond_two_to_the_31(finish):
     random = np.random.default_rng(0)
     arrays = {name: far_apart(random, np.float16, 3, 2) for name in ("projected", "h", "copy", "input")}
-    arrays["rows"] = np.array([2, 0, 1], np.int32)
+    arrays["slot_of_row"] = np.array([2, 0, 1], np.int32)
     before = copies(arrays)
     launch_finish(finish.function("lstm_finish<__half>"), arrays, 0.3, FORWARD)
     assert_finished("__half", arrays, before, 0.3)
@@ -423,7 +423,7 @@ def pool_arrays(random, sizes, name):
         "states": states,
         "c": random_array(random, (sizes.capacity, sizes.C), A),
         "is_first": None,
-        "rows": np.full(sizes.M, 99, np.int32),
+        "slot_of_row": np.full(sizes.M, 99, np.int32),
         "live": None,
         "claims": None,
         "problems": None,
@@ -443,7 +443,7 @@ def launch_gather(function, arrays, schedule, capacity=None):
         H=H,
         c=c,
         C=c.shape[1],
-        **{name: arrays[name] for name in ("slots", "is_first", "rows")},
+        **{name: arrays[name] for name in ("slots", "is_first", "slot_of_row")},
         audit=Audit(arrays["live"], arrays["claims"], TICK, arrays["problems"]),
         capacity=capacity or slots,
         B=B,
@@ -481,9 +481,9 @@ def test_gather(gather, name, sizes, marked, schedule):
         arrays["is_first"] = np.resize([True, False], sizes.B)
     before = copies(arrays)
     launch_gather(gather.function(gather_instance(name)), arrays, schedule)
-    np.testing.assert_array_equal(arrays["rows"][: sizes.B], slots)
-    assert (arrays["rows"][sizes.B :] == -1).all()
-    assert_gathered(arrays, before, arrays["rows"])
+    np.testing.assert_array_equal(arrays["slot_of_row"][: sizes.B], slots)
+    assert (arrays["slot_of_row"][sizes.B :] == -1).all()
+    assert_gathered(arrays, before, arrays["slot_of_row"])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -513,7 +513,7 @@ def test_gather_that_checks_slots(gather, name, sizes, schedule):
         assert count - count_before == len(wrong[kind])
         assert slot.astype(np.int64) in wrong[kind] if wrong[kind] else slot == slot_before
 
-    rows = arrays["rows"]
+    rows = arrays["slot_of_row"]
     stepped = rows[: sizes.B] >= 0
     assert sorted(rows[: sizes.B][stepped]) == list(steppable)
     np.testing.assert_array_equal(rows[: sizes.B][stepped], slots[stepped])
@@ -537,7 +537,7 @@ def test_gather_with_offsets_beyond_two_to_the_31(gather, first):
         "c": spread(np.float32, (2, C), [far * C, 1]),
         "slots": np.array([0, -1, far]),
         "is_first": np.full(3, first),
-        "rows": np.full(3, 99, np.int32),
+        "slot_of_row": np.full(3, 99, np.int32),
         "live": spread(np.bool_, (2,), [far]),
         "claims": spread(np.uint64, (2,), [far]),
         "problems": np.zeros((3, 2), np.uint64),
@@ -547,7 +547,7 @@ def test_gather_with_offsets_beyond_two_to_the_31(gather, first):
     arrays["live"][...], arrays["claims"][...] = True, 0
     before = copies(arrays)
     launch_gather(gather.function(gather_instance("__half")), arrays, FORWARD, capacity=far + 1)
-    assert arrays["rows"].tolist() == [0, -1, far]
+    assert arrays["slot_of_row"].tolist() == [0, -1, far]
     assert arrays["claims"].tolist() == [TICK, TICK]
     assert not arrays["problems"].any()
     assert_gathered(arrays, before, [0, -1, 1])

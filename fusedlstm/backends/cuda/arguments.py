@@ -139,7 +139,7 @@ class PlannedArguments:
     gates: Annotated[Any, "const A*"]
     cell: Cell
     c: Annotated[Matrix, "A"]
-    rows: Annotated[Any, "const int*"]
+    slot_of_row: Annotated[Any, "const int*"]
     h: Annotated[Matrix, "T"]
     h_by_slot: I64
     copy: Copy
@@ -152,7 +152,7 @@ class FinishArguments:
 
     projected: Annotated[Matrix, "const T"]
     h: Annotated[Matrix, "T"]
-    rows: Annotated[Any, "const int*"]
+    slot_of_row: Annotated[Any, "const int*"]
     copy: Copy
     limit: Double
     B: I64
@@ -189,7 +189,7 @@ class GatherArguments:
     C: I64
     slots: Annotated[Any, "const i64*"]
     is_first: Annotated[Any, "const unsigned char*"]
-    rows: Annotated[Any, "int*"]
+    slot_of_row: Annotated[Any, "int*"]
     audit: Audit
     capacity: I64
     B: I64

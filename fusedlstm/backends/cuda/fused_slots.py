@@ -87,7 +87,7 @@ class FusedSlots:
         """Return for each layer what steps B rows."""
         return kernel_choice.one_kernel_layers(B, self._sizes, *self._about)
 
-    def rows_of(self, slots: Any) -> Any:
+    def state_rows(self, slots: Any) -> Any:
         """Return the rows of `states` that hold the state of these slots. Both are on the device."""
         rows = cupy.empty(slots.shape, np.int64)
         launch_state_rows(slots, self._words, rows)
@@ -104,21 +104,22 @@ class FusedSlots:
     ) -> None:
         """Queue a step that writes the top layer's output."""
         del engines  # `_layers` refers to their memory
-        of_rows = self._room_for(len(slots)).slots[: len(slots)]
+        device_slots = self._room_for(len(slots)).slots[: len(slots)]
         if isinstance(slots, np.ndarray):
-            self._uploads.queue(of_rows, slots, cupy.cuda.get_current_stream())
+            self._uploads.queue(device_slots, slots, cupy.cuda.get_current_stream())
         else:
-            launch_check(cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), of_rows, next_audit())
-        self._queue(x, of_rows, is_first, out)
+            launch_check(cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), device_slots, next_audit())
+        self._queue(x, device_slots, is_first, out)
 
-    def _queue(self, x: Any, of_rows: Any, is_first: Any, out: Any) -> None:
+    def _queue(self, x: Any, device_slots: Any, is_first: Any, out: Any) -> None:
         """Queue the launches of a step, once everything that they need is there: they change states."""
         B, room = len(x), self._room_for(len(x))
         tick = self._tick + 1
+        values = {"pool.slots": device_slots, "pool.tick": tick, "is_first": is_first}
         step: list[Callable[[], Any]] = []
         for layer, kernel in zip(self._layers, self.kernels(B), strict=True):
             to = out if layer is self._layers[-1] else room.between[layer.number % 2]
-            step += layer.ready(kernel, x, to, room, {"pool.slots": of_rows, "pool.tick": tick, "is_first": is_first})
+            step += layer.ready(kernel, x, to, room, values)
             x = to[:B, : layer.weights.P]
         self._tick = tick
         # No Python code runs between launches, so a signal can't interrupt them: all are queued, or none.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fusedlstm.backends.cuda.device_weights import DeviceWeights
-    from fusedlstm.backends.cuda.matmul_step import Slots
+    from fusedlstm.backends.cuda.matmul_step import PoolMatrices
     from fusedlstm.functions import Functions
 
 _C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
@@ -163,14 +163,14 @@ class Destinations:
 
     Attributes:
         h: (B, P), or all slots'.
-        rows: (B,), the slot of each row, -1 if it takes no step; None for the batch's own rows.
+        slot_of_row: (B,), -1 if the row takes no step; None for the batch's own rows.
         copy: (B, P), a second place for h; zeros if a row takes no step.
         input: (B, P), added to the copy, for a residual layer.
         old_h: (B, P), the h that zoneout keeps a part of; None without zoneout, and for m.
     """
 
     h: Any
-    rows: Any = None
+    slot_of_row: Any = None
     copy: Any = None
     input: Any = None
     old_h: Any = None
@@ -196,7 +196,7 @@ def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations,
         gates: the matmul's.
         c: in place.
         to: of m.
-        h_by_slot: whether `to.rows` tells the row of h, too.
+        h_by_slot: whether `to.slot_of_row` tells the row of h, too.
     """
     B, N = len(gates), weights.N
     arrays = (gates, weights.bias, weights.peephole, c, to.h, to.copy, to.input)
@@ -209,7 +209,7 @@ def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations,
         gates=gates,
         cell=Cell(weights.bias, weights.peephole, clip=clip or 0.0, N=N),
         c=Matrix.of(c),
-        rows=to.rows,
+        slot_of_row=to.slot_of_row,
         h=Matrix.of(to.h),
         h_by_slot=h_by_slot,
         copy=to.copies(),
@@ -234,7 +234,7 @@ def launch_finish(projected: Any, to: Destinations, limit: float | None, zoneout
     arguments = FinishArguments(
         projected=Matrix.of(projected),
         h=Matrix.of(to.h),
-        rows=to.rows,
+        slot_of_row=to.slot_of_row,
         copy=to.copies(),
         limit=math.inf if limit is None else limit,
         B=B,
@@ -315,32 +315,34 @@ def launch_state_rows(slots: Any, words: Any, rows: Any) -> None:
     state_rows_kernel()((-(-B // _THREADS),), (_THREADS,), StateRowsArguments(slots, words, rows, B))
 
 
-def launch_gather(operand: Any, X: int, x: Any, slots: Slots, of_rows: Any, is_first: Any, audit: Audit | None) -> None:
+def launch_gather(
+    operand: Any, X: int, x: Any, pool: PoolMatrices, slots: Any, is_first: Any, audit: Audit | None
+) -> None:
     """Launch kernels/gather.cu.
 
     Args:
         operand: (M, X + H): x and the state of rows, aligned.
         X: the column where the state begins.
         x: (B, I), rows contiguous, any row stride.
-        slots: of the pool; its rows (M,) are written.
-        of_rows: (B,) of int64: the slot of each row of x, -1 for padding.
+        pool: its `slot_of_row` (M,) is written.
+        slots: (B,) of int64: the slot of each row of x, -1 for padding.
         is_first: (B,), or None.
         audit: where slots are checked here; None where the host has checked them.
     """
-    (B, I), (M, width), (capacity, C) = x.shape, operand.shape, slots.c.shape
+    (B, I), (M, width), (capacity, C) = x.shape, operand.shape, pool.c.shape
     H = width - X
     arguments = GatherArguments(
         operand=Matrix.of(operand),
         X=X,
         x=Matrix.of(x),
         I=I,
-        states=slots.states,
+        states=pool.states,
         H=H,
-        c=slots.c,
+        c=pool.c,
         C=C,
-        slots=of_rows,
+        slots=slots,
         is_first=is_first,
-        rows=slots.rows,
+        slot_of_row=pool.slot_of_row,
         audit=audit or Audit(),
         capacity=capacity,
         B=B,

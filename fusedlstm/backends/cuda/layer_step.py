@@ -88,7 +88,7 @@ class SlotStep(Protocol):
     def kernels(self, B: int) -> tuple[str, ...]:
         """Return for each layer the kernel that steps B rows."""
 
-    def rows_of(self, slots: Any) -> Any:
+    def state_rows(self, slots: Any) -> Any:
         """Return the rows of `states` that hold the state of these slots. Both are on the device."""
 
     def queue(

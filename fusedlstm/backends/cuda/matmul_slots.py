@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from fusedlstm.backends.cuda.kernels import launch_gather
-from fusedlstm.backends.cuda.matmul_step import Columns, MatmulStep, Slots
+from fusedlstm.backends.cuda.matmul_step import Columns, MatmulStep, PoolMatrices
 from fusedlstm.backends.cuda.runtime.graphs import captured
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
 from fusedlstm.backends.cuda.runtime.strides import copy_rows
@@ -66,7 +66,7 @@ class MatmulSlots:
         del B
         return ("matmul",) * len(self.hs)
 
-    def rows_of(self, slots: Any) -> Any:
+    def state_rows(self, slots: Any) -> Any:
         """Return the rows of `states` that hold the state of these slots: the slots themselves."""
         return slots
 
@@ -83,11 +83,11 @@ class MatmulSlots:
         B, stream = len(slots), cupy.cuda.get_current_stream()
         bucket = self._bucket(engines, B)
         if isinstance(slots, np.ndarray):
-            of_rows, audit = bucket.slots[:B], None
-            self._uploads.queue(of_rows, slots, stream)
+            device_slots, audit = bucket.slots[:B], None
+            self._uploads.queue(device_slots, slots, stream)
         else:
-            of_rows, audit = cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), next_audit()
-        launch_gather(bucket.step.operand, self._columns.X, x, bucket.of_pool, of_rows, is_first, audit)
+            device_slots, audit = cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), next_audit()
+        launch_gather(bucket.step.operand, self._columns.X, x, bucket.pool, device_slots, is_first, audit)
         bucket.graph.launch(stream)
         copy_rows(out, bucket.step.output[:B])
 
@@ -138,13 +138,13 @@ class _Bucket:
     """The buffers and the graph of a step of up to M rows."""
 
     def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], M: int, states: Any, c: Any) -> None:
-        self.of_pool = Slots(states, c, cupy.empty((M,), np.int32))
+        self.pool = PoolMatrices(states, c, cupy.empty((M,), np.int32))
         self.slots = cupy.empty((M,), np.int64)
-        self.step = step = MatmulStep(engines, residual, M, self.of_pool, has_output=True)
+        self.step = step = MatmulStep(engines, residual, M, self.pool, has_output=True)
         # In the run before the capture all rows are padding. It also loads the gather kernel.
         self.slots.fill(-1)
         x = step.operand[:, step.columns.inputs[0]]
-        launch_gather(step.operand, step.columns.X, x, self.of_pool, self.slots, None, None)
+        launch_gather(step.operand, step.columns.X, x, self.pool, self.slots, None, None)
         with contextlib.closing(step):
             self.graph = captured(step.queue)
-        self.nbytes = step.nbytes + self.of_pool.rows.nbytes + self.slots.nbytes
+        self.nbytes = step.nbytes + self.pool.slot_of_row.nbytes + self.slots.nbytes

@@ -59,12 +59,12 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Slots:
-    """A pool's state and c of all slots, (capacity, H) and (capacity, C), and the slots of rows (M,)."""
+class PoolMatrices:
+    """A pool's state and c of all slots, (capacity, H) and (capacity, C), and the slot of each row (M,)."""
 
     states: Any
     c: Any
-    rows: Any
+    slot_of_row: Any
 
 
 class MatmulStep:
@@ -76,7 +76,7 @@ class MatmulStep:
         engines: the layers'.
         residual: whether each layer's output is its h plus its input.
         M: the number of rows.
-        slots: the pool's; None if the rows have their own state.
+        pool: the pool's; None if the rows have their own state.
         has_output: whether `output` is a separate array. If not, it is the top layer's h, unless that is residual.
 
     Attributes:
@@ -92,17 +92,17 @@ class MatmulStep:
         engines: Sequence[CudaCell],
         residual: Sequence[bool],
         M: int,
-        slots: Slots | None = None,
+        pool: PoolMatrices | None = None,
         *,
         has_output: bool = False,
     ) -> None:
         layers = [engine.weights for engine in engines]
         self.columns = columns = Columns(layers)
         dtype, top = layers[0].dtype, layers[-1]
-        self._slots, self._residual = slots, residual
+        self._pool, self._residual = pool, residual
         self.nbytes = 0
         self.operand = self._zeros((M, columns.X + columns.H), dtype)
-        self.c = self._zeros((M, columns.C), top.gates_dtype) if slots is None else slots.c
+        self.c = self._zeros((M, columns.C), top.gates_dtype) if pool is None else pool.c
         self._has_output = has_output or residual[-1]
         self.output = self._zeros((M, top.P), dtype) if self._has_output else self.operand[:, columns.hs[-1]]
         gates = self._zeros((M * max(4 * weights.N for weights in layers),), top.gates_dtype)
@@ -123,14 +123,14 @@ class MatmulStep:
 
     def _layer(self, k: int, engine: CudaCell, gates: Any) -> _LayerQueue:
         """Return what a layer does, from its operand to where its h is needed."""
-        columns, slots, weights = self.columns, self._slots, engine.weights
+        columns, pool, weights = self.columns, self._pool, engine.weights
         if k < len(columns.hs) - 1:
             copy = self.operand[:, columns.inputs[k + 1]]
         else:
             copy = self.output if self._has_output else None
         to = Destinations(
-            h=self.operand[:, columns.hs[k]] if slots is None else slots.states[:, columns.state_of(columns.hs[k])],
-            rows=None if slots is None else slots.rows,
+            h=self.operand[:, columns.hs[k]] if pool is None else pool.states[:, columns.state_of(columns.hs[k])],
+            slot_of_row=None if pool is None else pool.slot_of_row,
             copy=copy,
             input=self.operand[:, columns.inputs[k]] if self._residual[k] else None,
             old_h=self.operand[:, columns.hs[k]] if weights.functions.zoneout_h else None,
@@ -139,7 +139,7 @@ class MatmulStep:
         layer = _LayerQueue(weights, gates, self.c[:, columns.cs[k]], to, of_gates)
         if weights.projection is not None:
             m = self._zeros((len(gates), weights.projection.shape[1]), weights.dtype)
-            in_place = slots is None and to.old_h is None
+            in_place = pool is None and to.old_h is None
             projected = to.h if in_place else self._zeros((len(gates), weights.P), weights.dtype)
             layer.project(m, projected, Matmul(projected, m, weights.projection, engine.precision), in_place=in_place)
         elif to.old_h is not None:
@@ -169,14 +169,14 @@ class _LayerQueue:
 
     def project(self, m: Any, projected: Any, of_m: Matmul, *, in_place: bool) -> None:
         """Add a projection, of m (M, N and padding) to projected (M, P), which is h itself if `in_place`."""
-        self._m = Destinations(h=m[:, : self._weights.N], rows=self._to.rows)
+        self._m = Destinations(h=m[:, : self._weights.N], slot_of_row=self._to.slot_of_row)
         self._projected, self._of_m = projected, of_m
         self._finishes = not in_place or self._weights.proj_clip is not None or self._to.copy is not None
         self.workspace_bytes = max(self.workspace_bytes, of_m.workspace_bytes)
 
     def keep(self, m: Any) -> None:
         """Write m (M, N) apart from h, so that a launch can keep a part of the old h."""
-        self._m, self._projected, self._finishes = Destinations(h=m, rows=self._to.rows), m, True
+        self._m, self._projected, self._finishes = Destinations(h=m, slot_of_row=self._to.slot_of_row), m, True
 
     def queue(self, workspace: Any) -> None:
         """Queue the matmul and what follows it."""

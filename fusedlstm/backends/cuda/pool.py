@@ -94,7 +94,7 @@ class CudaPool:
             )
             for part in self._parts(B):
                 which = cupy.asarray(slots[part])
-                states, cs = bits(self._states)[self._step.rows_of(which)].view(dtype), self._c[which]
+                states, cs = bits(self._states)[self._step.state_rows(which)].view(dtype), self._c[which]
                 for each, (h, c) in zip(read, self._layers, strict=True):
                     copy_rows(each.h[part], states[:, h])
                     copy_rows(each.c[part], cs[:, c])
@@ -120,7 +120,7 @@ class CudaPool:
                 for each, (h, c) in zip(states, self._layers, strict=True):
                     copy_rows(state[:, h], each.h[part])
                     copy_rows(cs[:, c], each.c[part])
-                bits(self._states)[self._step.rows_of(which)] = bits(state)
+                bits(self._states)[self._step.state_rows(which)] = bits(state)
                 self._c[which] = cs
 
     def _parts(self, B: int) -> list[slice]:
