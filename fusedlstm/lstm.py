@@ -205,19 +205,19 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         B = x.shape[0]
         resets = self._checks.check_reset(reset_to, is_first, B)
         if is_first is not None:
-            is_first = self._checks.layers[0].check_mask(is_first, B)
+            is_first = self._checks.layer_checks[0].check_mask(is_first, B)
         news = tuple(self._empty_state(k, B, empty) for k in range(len(state)))
         return self._layers.step(x, state, is_first, resets, news, empty), news
 
     def _borrow_x(self, exchange: Exchange, name: str, x: Any) -> Any:
-        first = self._checks.layers[0]
+        first = self._checks.layer_checks[0]
         return exchange.borrow(name, x, first.dtype, first.whose)
 
     def _borrow_states(self, exchange: Exchange, name: str, states: Any) -> Any:
         """Return a tuple of states borrowed; anything else as it is, for the checks to refuse."""
         if not isinstance(states, (tuple, list)):
             return states
-        first = self._checks.layers[0]
+        first = self._checks.layer_checks[0]
         wanted = first.dtype, first.c_dtype, first.whose
         return tuple(exchange.borrow_state(f"{name}[{k}]", each, *wanted) for k, each in enumerate(states))
 
@@ -234,7 +234,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         self._known.add(signature)
 
     def _empty_state(self, k: int, B: int, empty: Empty) -> LSTMState:
-        layer = self._checks.layers[k]
+        layer = self._checks.layer_checks[k]
         return LSTMState(h=empty((B, layer.sizes["P"]), layer.dtype), c=empty((B, layer.sizes["N"]), layer.c_dtype))
 
     def __call__(

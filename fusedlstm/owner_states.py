@@ -34,9 +34,9 @@ class OwnerStates:
         )
 
     @property
-    def layers(self) -> Sequence[StepChecks]:
+    def layer_checks(self) -> Sequence[StepChecks]:
         """The checks of the arguments of each layer's step."""
-        return self._checks.layers
+        return self._checks.layer_checks
 
     def taken(
         self, exchange: Exchange, name: str, state: Any, B: int, *, may_be_one_row: bool = False
@@ -47,7 +47,7 @@ class OwnerStates:
             TypeError: an argument of the wrong kind, dtype or library.
             ValueError: an argument of the wrong shape or device.
         """
-        first = self.layers[0]
+        first = self.layer_checks[0]
         wanted = first.dtype, first.c_dtype, first.whose
         if not self._is_single:
             if isinstance(state, (tuple, list)):

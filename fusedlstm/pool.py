@@ -93,7 +93,7 @@ class StatePool(Generic[State]):
         self._owner_states = cell._owner_states()
         self._engine = self._backend.pool_engine(weights, cell._engines, capacity)
         self._slots = PoolSlots(self._backend, self._owner_states, self._engine, capacity, self._maker)
-        first = self._owner_states.layers[0]
+        first = self._owner_states.layer_checks[0]
         self._run_step = PoolStep(self._backend, first, weights.output_size, self._engine, self._slots, self._maker)
         # Reentrant, as a call in the middle of another one in the same thread would otherwise wait for ever.
         self._lock = threading.RLock()

@@ -36,7 +36,7 @@ class PoolSlots:
     def __init__(self, backend: Backend, owner: OwnerStates, engine: PoolEngine, capacity: int, maker: str) -> None:
         self.table = SlotTable(capacity)
         self._backend = backend
-        self._layers = owner.layers
+        self._layer_checks = owner.layer_checks
         self._engine = engine
         self._maker = maker
         self._is_audited = False  # whether the engine knows which slots are live, to check those on a device
@@ -167,7 +167,7 @@ class PoolSlots:
                 h=np.empty((len(slots), layer.sizes["P"]), layer.dtype),
                 c=np.empty((len(slots), layer.sizes["N"]), layer.c_dtype),
             )
-            for layer in self._layers
+            for layer in self._layer_checks
         ]
         for part in self._parts(len(slots)):
             for own, state in zip(fetched, self._engine.read(slots[part], self._backend.empty), strict=True):
@@ -177,7 +177,7 @@ class PoolSlots:
 
     def _put(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         """Write the states of slots, one for each layer, from host memory."""
-        asarray, first = self._backend.asarray, self._layers[0]
+        asarray, first = self._backend.asarray, self._layer_checks[0]
         for part in self._parts(len(slots)):
             own = [
                 LSTMState(h=asarray(state.h[part], first.dtype), c=asarray(state.c[part], first.c_dtype))

@@ -227,7 +227,7 @@ class Stepper(Generic[State]):
 
     def _exchange_and_step(self, x: Any, is_first: Any, *, copy: bool) -> Array:
         """Step with arrays of any library."""
-        batch, checks = self._engine, self._owner_states.layers[0]
+        batch, checks = self._engine, self._owner_states.layer_checks[0]
         with Exchange(self._face, self._like if x is None else x, self._maker) as exchange:
             if x is not None:
                 x = exchange.borrow("x", x, checks.dtype, checks.whose)
@@ -241,7 +241,7 @@ class Stepper(Generic[State]):
 
     def _load(self, x: Array | None, is_first: Any) -> None:
         """Check what is given, and then copy it to the buffers."""
-        batch, face, checks = self._engine, self._face, self._owner_states.layers[0]
+        batch, face, checks = self._engine, self._face, self._owner_states.layer_checks[0]
         # Fast path: skip the checks, which take several times as long.
         if x is not None and not _is_like(x, batch.x, face):
             checks.check_x(x)

@@ -11,7 +11,7 @@ template <typename T> struct GatherArguments {
   i64 X;              // columns before the state
   Matrix<const T> x;  // (B, I)
   i64 I;
-  const T* states;  // (capacity, H), contiguous: every layer's h
+  const T* all_h;  // (capacity, H), contiguous: every layer's h
   i64 H;
   A* c;  // (capacity, C), contiguous; zeroed if a row is reset
   i64 C;
@@ -46,7 +46,7 @@ template <typename T, int W> __global__ void __launch_bounds__(256) lstm_gather(
   for (i64 k = threadIdx.x; k < a.I; k += blockDim.x) to[k] = a.x.at[row * a.x.stride + k];
   // Two stores of whole vectors: one store of what is either zero or loaded is compiled to one of each
   // element.
-  const Vector<T, W>* state = reinterpret_cast<const Vector<T, W>*>(a.states + slot * a.H);
+  const Vector<T, W>* state = reinterpret_cast<const Vector<T, W>*>(a.all_h + slot * a.H);
   Vector<T, W>* to_state = reinterpret_cast<Vector<T, W>*>(to + a.X);
   Vector<T, W> zeros;
 #pragma unroll

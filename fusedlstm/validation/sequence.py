@@ -40,7 +40,7 @@ class SequenceChecks:
         whose: str = "the weights'",
     ) -> None:
         dtype, c_dtype = weights.dtype, dtypes.state_dtype(weights.dtype)
-        self.layers = [
+        self.layer_checks = [
             StepChecks(
                 backend,
                 {"I": layer.input_size, "N": layer.hidden_size, "P": layer.output_size},
@@ -57,7 +57,7 @@ class SequenceChecks:
 
     def check_xs(self, xs: Array) -> None:
         """Raise unless xs is (T, B, I), or (B, T, I) with batch_first, of the weights' dtype and on their device."""
-        first = self.layers[0]
+        first = self.layer_checks[0]
         first.check_input("xs", xs, first.dtype)
         I = first.sizes["I"]
         if xs.ndim != 3 or xs.shape[2] != I:
@@ -67,11 +67,11 @@ class SequenceChecks:
 
     def check_x(self, x: Array) -> None:
         """Raise unless x is the (B, I) of one step."""
-        self.layers[0].check_x(x)
+        self.layer_checks[0].check_x(x)
 
     def check_states(self, name: str, states: Any, B: int, *, may_be_one_row: bool = False) -> tuple[LSTMState, ...]:
         """Return a tuple of LSTMState, one for each layer and direction, all of B rows (or one of one), or raise."""
-        count = len(self.layers)
+        count = len(self.layer_checks)
         wanted = f"a tuple of {count} LSTMState, one for each layer and direction"
         if isinstance(states, LSTMState):
             hint = f"Use ({name},)" if count == 1 else "Its (L*D, B, N) arrays: unstack_states(h=..., c=...)"
@@ -86,7 +86,7 @@ class SequenceChecks:
             check_state_type(state, f"{name}[{k}]")
         if len(states) != count:
             fail(ValueError, name, wanted, str(len(states)))
-        for k, (state, layer) in enumerate(zip(states, self.layers, strict=True)):
+        for k, (state, layer) in enumerate(zip(states, self.layer_checks, strict=True)):
             rows = one_row_or_all(state) if may_be_one_row else "B"
             layer.check_state(f"{name}[{k}]", state, {**layer.sizes, "B": B}, rows)
         return tuple(states)
@@ -94,7 +94,7 @@ class SequenceChecks:
     def check_reset(self, reset_to: Any, is_first: Any, B: int) -> tuple[LSTMState | None, ...]:
         """Return the states that rows are reset to, each of one row or of B or None for zeros, or raise."""
         if reset_to is None:
-            return (None,) * len(self.layers)
+            return (None,) * len(self.layer_checks)
         states = self.check_states("reset_to", reset_to, B, may_be_one_row=True)
         if is_first is None:
             fail(ValueError, "reset_to", "None without is_first, which says the rows to reset", "states")
@@ -102,7 +102,7 @@ class SequenceChecks:
 
     def check_is_first(self, is_first: Any, T: int, B: int) -> Array:
         """Return is_first as (T, B) booleans on the device, or raise."""
-        mask = self.layers[0].check_mask(is_first, B, T, self.time_by_batch)
+        mask = self.layer_checks[0].check_mask(is_first, B, T, self.time_by_batch)
         return mask.swapaxes(0, 1) if self.batch_first else mask
 
     def is_first_on_host(self, is_first: Any, checked: Array) -> NumpyArray:

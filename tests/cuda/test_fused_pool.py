@@ -68,7 +68,7 @@ def twin_of(owner, pool, capacity=None):
 def everything(pool):
     """The bits of all that a step may change, and of what no step may."""
     rows = pool._engine
-    return bits(rows._states, rows._c, rows._step._words)
+    return bits(rows._all_h, rows._c, rows._step._words)
 
 
 def states(pool, slots=None):
@@ -199,9 +199,9 @@ def test_words_say_which_row_is_the_state(options):
     owner, pool = make(**options)
     x, rows = inputs(owner, 3), pool._engine
     for t in range(4):
-        before, words = host(rows._states).copy(), host(rows._step._words).copy()
+        before, words = host(rows._all_h).copy(), host(rows._step._words).copy()
         pool.step(x, [3, 17, 39])
-        after, now = host(rows._states), host(rows._step._words)
+        after, now = host(rows._all_h), host(rows._step._words)
         changed = np.flatnonzero((before != after).any(axis=1))
         assert changed.tolist() == [2 * s + 1 - int(words[s] & np.uint64(1)) for s in (3, 17, 39)]
         turned = np.flatnonzero(words != now)

@@ -415,12 +415,12 @@ def pool_arrays(random, sizes, name):
     """Of a pool and a step in it, but for the slots: operands with gaps between rows, and padding after x."""
     T, A, W = DTYPES[name], DTYPES[state_type(name)], 16 // DTYPES[name].itemsize
     H, X = sizes.vectors * W, -(-sizes.I // W) * W + W
-    states = random_array(random, (sizes.capacity, H), T)
-    states[::2, -1] = np.nan
+    all_h = random_array(random, (sizes.capacity, H), T)
+    all_h[::2, -1] = np.nan
     return {
         "operand": random.standard_normal((sizes.M, X + H + 2 * W)).astype(T)[:, W:-W],
         "x": random_array(random, (sizes.B, sizes.I), T, strided=True),
-        "states": states,
+        "all_h": all_h,
         "c": random_array(random, (sizes.capacity, sizes.C), A),
         "is_first": None,
         "slot_of_row": np.full(sizes.M, 99, np.int32),
@@ -432,14 +432,14 @@ def pool_arrays(random, sizes, name):
 
 def launch_gather(function, arrays, schedule, capacity=None):
     """Launch the kernel as the CUDA backend does; the capacity is where rows of states are not side by side."""
-    operand, x, states, c = (arrays[name] for name in ("operand", "x", "states", "c"))
-    (B, I), (M, width), (slots, H) = x.shape, operand.shape, states.shape
+    operand, x, all_h, c = (arrays[name] for name in ("operand", "x", "all_h", "c"))
+    (B, I), (M, width), (slots, H) = x.shape, operand.shape, all_h.shape
     arguments = GatherArguments(
         operand=matrix(operand),
         X=width - H,
         x=matrix(x),
         I=I,
-        states=states,
+        all_h=all_h,
         H=H,
         c=c,
         C=c.shape[1],
@@ -450,18 +450,18 @@ def launch_gather(function, arrays, schedule, capacity=None):
         M=M,
     )
     passed = by_value(arguments, T=x.dtype)
-    return function(*whole_rows(M, max(I, H * states.itemsize // 16)), [passed], schedule=schedule)
+    return function(*whole_rows(M, max(I, H * all_h.itemsize // 16)), [passed], schedule=schedule)
 
 
 def assert_gathered(arrays, before, at):
-    """Rows have what is theirs, by `at`, where each one's slot stands in states and c; -1 is no row."""
+    """Rows have what is theirs, by `at`, where each one's slot stands in all_h and c; -1 is no row."""
     operand, c = before["operand"].copy(), before["c"].copy()
-    I, H = before["x"].shape[1], before["states"].shape[1]
+    I, H = before["x"].shape[1], before["all_h"].shape[1]
     for row, slot in enumerate(at):
         if slot >= 0:
             first = before["is_first"] is not None and before["is_first"][row]
             operand[row, :I] = before["x"][row]
-            operand[row, -H:] = 0 if first else before["states"][slot]
+            operand[row, -H:] = 0 if first else before["all_h"][slot]
             if first:
                 c[slot] = 0
     assert_same_bits("operand", arrays["operand"], operand)
@@ -533,7 +533,7 @@ def test_gather_with_offsets_beyond_two_to_the_31(gather, first):
     arrays = {
         "operand": far_apart(random, np.float16, 3, 8 + H),
         "x": far_apart(random, np.float16, 3, 2),
-        "states": spread(np.float16, (2, H), [far * H, 1]),
+        "all_h": spread(np.float16, (2, H), [far * H, 1]),
         "c": spread(np.float32, (2, C), [far * C, 1]),
         "slots": np.array([0, -1, far]),
         "is_first": np.full(3, first),
@@ -542,7 +542,7 @@ def test_gather_with_offsets_beyond_two_to_the_31(gather, first):
         "claims": spread(np.uint64, (2,), [far]),
         "problems": np.zeros((3, 2), np.uint64),
     }
-    for name in ("states", "c"):
+    for name in ("all_h", "c"):
         arrays[name][...] = random.standard_normal(arrays[name].shape)
     arrays["live"][...], arrays["claims"][...] = True, 0
     before = copies(arrays)

@@ -349,7 +349,7 @@ def test_two_pools_share_no_buffers():
     for each in (pool, other):
         step = each._engine._step._buckets[64].step
         layer = step._layers[0]
-        own = (step.operand, step.c, step.output, step._workspace, layer._gates, each._engine._states)
+        own = (step.operand, step.c, step.output, step._workspace, layer._gates, each._engine._all_h)
         spans.append({array.data.ptr for array in own})
     assert not spans[0] & spans[1]
 

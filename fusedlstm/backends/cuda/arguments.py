@@ -183,7 +183,7 @@ class GatherArguments:
     X: I64
     x: Annotated[Matrix, "const T"]
     I: I64
-    states: Annotated[Any, "const T*"]
+    all_h: Annotated[Any, "const T*"]
     H: I64
     c: Annotated[Any, "A*"]
     C: I64

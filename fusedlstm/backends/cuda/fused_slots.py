@@ -51,7 +51,7 @@ class FusedSlots:
         layers = [engine.weights for engine in engines]
         self.hs, H = _side_by_side([weights.P for weights in layers], layers[0].dtype)
         self.cs, C = _side_by_side([weights.N for weights in layers], layers[0].gates_dtype)
-        self.states = cupy.zeros((2 * capacity, H), layers[0].dtype)
+        self.all_h = cupy.zeros((2 * capacity, H), layers[0].dtype)
         self.c = cupy.zeros((capacity, C), layers[0].gates_dtype)
         self._about = layers[0].dtype.name, engines[0].precision, engines[0].kernel
         self._words = cupy.zeros((capacity,), np.uint64)
@@ -59,7 +59,7 @@ class FusedSlots:
             _KeptLaunches(
                 k,
                 weights,
-                self.states[:, self.hs[k]],
+                self.all_h[:, self.hs[k]],
                 self.c[:, self.cs[k]],
                 self._words,
                 residual=residual[k],
@@ -76,7 +76,7 @@ class FusedSlots:
     @property
     def nbytes(self) -> int:
         """The bytes of all slots."""
-        return int(self.states.nbytes + self.c.nbytes + self._words.nbytes)
+        return int(self.all_h.nbytes + self.c.nbytes + self._words.nbytes)
 
     @property
     def scratch_nbytes(self) -> int:
@@ -88,7 +88,7 @@ class FusedSlots:
         return kernel_choice.one_kernel_layers(B, self._sizes, *self._about)
 
     def state_rows(self, slots: Any) -> Any:
-        """Return the rows of `states` that hold the state of these slots. Both are on the device."""
+        """Return the rows of `all_h` that hold the state of these slots. Both are on the device."""
         rows = cupy.empty(slots.shape, np.int64)
         launch_state_rows(slots, self._words, rows)
         return rows

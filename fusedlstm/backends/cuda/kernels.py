@@ -336,7 +336,7 @@ def launch_gather(
         X=X,
         x=Matrix.of(x),
         I=I,
-        states=pool.states,
+        all_h=pool.all_h,
         H=H,
         c=pool.c,
         C=C,

@@ -58,16 +58,16 @@ class SlotStep(Protocol):
     """The states of all slots of a pool on the GPU, which begin as zeros, and steps of some of them.
 
     Attributes:
-        states: every layer's h, in one or two rows for each slot.
+        all_h: every layer's h, in one or two rows for each slot.
         c: (capacity, C), every layer's c.
     """
 
-    states: Any
+    all_h: Any
     c: Any
 
     @property
     def hs(self) -> Sequence[slice]:
-        """The columns of each layer's h in `states`."""
+        """The columns of each layer's h in `all_h`."""
 
     @property
     def cs(self) -> Sequence[slice]:
@@ -89,7 +89,7 @@ class SlotStep(Protocol):
         """Return for each layer the kernel that steps B rows."""
 
     def state_rows(self, slots: Any) -> Any:
-        """Return the rows of `states` that hold the state of these slots. Both are on the device."""
+        """Return the rows of `all_h` that hold the state of these slots. Both are on the device."""
 
     def queue(
         self,

@@ -43,7 +43,7 @@ class MatmulSlots:
         layers = [engine.weights for engine in engines]
         self._columns = columns = Columns(layers)
         self.hs, self.cs = [columns.state_of(h) for h in columns.hs], columns.cs
-        self.states = cupy.zeros((capacity, columns.H), layers[0].dtype)
+        self.all_h = cupy.zeros((capacity, columns.H), layers[0].dtype)
         self.c = cupy.zeros((capacity, columns.C), layers[0].gates_dtype)
         self._residual = tuple(residual)
         self._buckets: OrderedDict[int, _Bucket] = OrderedDict()
@@ -54,7 +54,7 @@ class MatmulSlots:
     @property
     def nbytes(self) -> int:
         """The bytes of all slots."""
-        return int(self.states.nbytes + self.c.nbytes)
+        return int(self.all_h.nbytes + self.c.nbytes)
 
     @property
     def scratch_nbytes(self) -> int:
@@ -67,7 +67,7 @@ class MatmulSlots:
         return ("matmul",) * len(self.hs)
 
     def state_rows(self, slots: Any) -> Any:
-        """Return the rows of `states` that hold the state of these slots: the slots themselves."""
+        """Return the rows of `all_h` that hold the state of these slots: the slots themselves."""
         return slots
 
     def queue(
@@ -116,7 +116,7 @@ class MatmulSlots:
         """Return a new bucket. If memory runs out, drop buckets that were not prepared."""
         while True:
             try:
-                return _Bucket(engines, self._residual, M, self.states, self.c)
+                return _Bucket(engines, self._residual, M, self.all_h, self.c)
             except cupy.cuda.memory.OutOfMemoryError:
                 oldest = next((size for size in self._buckets if size > self._prepared), None)
                 if oldest is None:
@@ -137,8 +137,8 @@ class MatmulSlots:
 class _Bucket:
     """The buffers and the graph of a step of up to M rows."""
 
-    def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], M: int, states: Any, c: Any) -> None:
-        self.pool = PoolMatrices(states, c, cupy.empty((M,), np.int32))
+    def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], M: int, all_h: Any, c: Any) -> None:
+        self.pool = PoolMatrices(all_h, c, cupy.empty((M,), np.int32))
         self.slots = cupy.empty((M,), np.int64)
         self.step = step = MatmulStep(engines, residual, M, self.pool, has_output=True)
         # In the run before the capture all rows are padding. It also loads the gather kernel.

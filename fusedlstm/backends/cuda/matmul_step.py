@@ -60,9 +60,9 @@ class Columns:
 
 @dataclass(frozen=True)
 class PoolMatrices:
-    """A pool's state and c of all slots, (capacity, H) and (capacity, C), and the slot of each row (M,)."""
+    """A pool's h and c of all slots, (capacity, H) and (capacity, C), and the slot of each row (M,)."""
 
-    states: Any
+    all_h: Any
     c: Any
     slot_of_row: Any
 
@@ -129,7 +129,7 @@ class MatmulStep:
         else:
             copy = self.output if self._has_output else None
         to = Destinations(
-            h=self.operand[:, columns.hs[k]] if pool is None else pool.states[:, columns.state_of(columns.hs[k])],
+            h=self.operand[:, columns.hs[k]] if pool is None else pool.all_h[:, columns.state_of(columns.hs[k])],
             slot_of_row=None if pool is None else pool.slot_of_row,
             copy=copy,
             input=self.operand[:, columns.inputs[k]] if self._residual[k] else None,

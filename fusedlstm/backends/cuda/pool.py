@@ -37,14 +37,14 @@ class CudaPool:
 
     def __init__(self, engines: Sequence[CudaCell], step: SlotStep, turns: Turns) -> None:
         self._step, self._turns = step, turns
-        self._states, self._c = step.states, step.c
-        self._layers = tuple(zip(step.hs, step.cs, strict=True))  # the columns of each one's h and c
+        self._all_h, self._c = step.all_h, step.c
+        self._columns = tuple(zip(step.hs, step.cs, strict=True))  # of each layer: those of h, and those of c
         self._audit: Audit | None = None
         turns.begin()
         for engine in engines:
             engine.turns.add(turns)
         self._audits: list[Audit] = []  # the last one, and those that it shares memory with
-        held = tuple(engines), step.states, step.c, step.held, self._audits
+        held = tuple(engines), step.all_h, step.c, step.held, self._audits
         weakref.finalize(self, turns.keep_until_done, held).atexit = False
 
     @property
@@ -81,22 +81,22 @@ class CudaPool:
     def clear(self, slots: NumpyArray) -> None:
         """Write zeros to the rows of these slots."""
         with self._turns.turn():
-            states = self._states.reshape(len(self._c), -1)
-            launch_reset(None, cupy.asarray(slots), states, None, self._c, None)
+            all_h = self._all_h.reshape(len(self._c), -1)
+            launch_reset(None, cupy.asarray(slots), all_h, None, self._c, None)
 
     def read(self, slots: NumpyArray, empty: Empty) -> tuple[LSTMState, ...]:
         """Return copies of the rows of these slots, one state for each layer, in arrays that `empty` makes."""
-        B, dtype = len(slots), self._states.dtype
+        B, dtype = len(slots), self._all_h.dtype
         with self._turns.turn():
             read = tuple(
                 LSTMState(h=empty((B, h.stop - h.start), dtype), c=empty((B, c.stop - c.start), self._c.dtype))
-                for h, c in self._layers
+                for h, c in self._columns
             )
             for part in self._parts(B):
                 which = cupy.asarray(slots[part])
-                states, cs = bits(self._states)[self._step.state_rows(which)].view(dtype), self._c[which]
-                for each, (h, c) in zip(read, self._layers, strict=True):
-                    copy_rows(each.h[part], states[:, h])
+                hs, cs = bits(self._all_h)[self._step.state_rows(which)].view(dtype), self._c[which]
+                for each, (h, c) in zip(read, self._columns, strict=True):
+                    copy_rows(each.h[part], hs[:, h])
                     copy_rows(each.c[part], cs[:, c])
             return read
 
@@ -115,12 +115,12 @@ class CudaPool:
         with self._turns.turn():
             for part in self._parts(len(slots)):
                 which = cupy.asarray(slots[part])
-                state = cupy.zeros((len(which), self._states.shape[1]), self._states.dtype)
+                hs = cupy.zeros((len(which), self._all_h.shape[1]), self._all_h.dtype)
                 cs = cupy.zeros((len(which), self._c.shape[1]), self._c.dtype)
-                for each, (h, c) in zip(states, self._layers, strict=True):
-                    copy_rows(state[:, h], each.h[part])
+                for each, (h, c) in zip(states, self._columns, strict=True):
+                    copy_rows(hs[:, h], each.h[part])
                     copy_rows(cs[:, c], each.c[part])
-                bits(self._states)[self._step.state_rows(which)] = bits(state)
+                bits(self._all_h)[self._step.state_rows(which)] = bits(hs)
                 self._c[which] = cs
 
     def _parts(self, B: int) -> list[slice]:
