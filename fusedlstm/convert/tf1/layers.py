@@ -23,7 +23,7 @@ _WAYS = ("fw", "bw")
 
 
 @dataclass(frozen=True)
-class _Form:
+class _ScopePattern:
     """How scopes hold cells: `holder` is all that a whole of them may hold, below its root."""
 
     what: str
@@ -32,20 +32,20 @@ class _Form:
     is_bidirectional: bool
 
 
-_FORMS = (
-    _Form(
+_SCOPE_PATTERNS = (
+    _ScopePattern(
         "a stack_bidirectional_dynamic_rnn",
         re.compile(r"(?P<root>(?:.*/)?)cell_(?P<layer>\d+)/(?:bidirectional_rnn/)?(?P<way>fw|bw)/[^/]+"),
         r"cell_\d+/",
         is_bidirectional=True,
     ),
-    _Form(
+    _ScopePattern(
         "a MultiRNNCell",
         re.compile(r"(?P<root>(?:.*/)?multi_rnn_cell(?:_\d+)?/)cell_(?P<layer>\d+)/[^/]+"),
         "",
         is_bidirectional=False,
     ),
-    _Form(
+    _ScopePattern(
         "a bidirectional_dynamic_rnn",
         re.compile(r"(?P<root>(?:.*/)?)(?P<way>fw|bw)/[^/]+"),
         r"(?:fw|bw)/",
@@ -57,15 +57,15 @@ _STACK_IN_A_DIRECTION = re.compile(r"(?P<root>(?:.*/)?)(?P<way>fw|bw)/multi_rnn_
 
 
 @dataclass(frozen=True)
-class Layers:
+class CellStack:
     """The scopes of all cells, at index layer * D + direction, where D is 2 with both directions, else 1."""
 
     scopes: tuple[str, ...]
     bidirectional: bool
 
 
-def arrange(scopes: Sequence[str], names: Iterable[str], prefix: str) -> Layers | None:
-    """Return the layers that cells form; None where they are no whole of one kind.
+def arrange(scopes: Sequence[str], names: Iterable[str], prefix: str) -> CellStack | None:
+    """Return the stack that cells form; None where they are no whole of one kind.
 
     Args:
         scopes: of the cells.
@@ -77,32 +77,32 @@ def arrange(scopes: Sequence[str], names: Iterable[str], prefix: str) -> Layers 
     """
     if not scopes:
         return None
-    for form in _FORMS:
-        matches = [form.scope.fullmatch(scope) for scope in scopes]
+    for pattern in _SCOPE_PATTERNS:
+        matches = [pattern.scope.fullmatch(scope) for scope in scopes]
         found = [match for match in matches if match and match.end("root") >= len(f"{prefix}/" if prefix else "")]
         if len({match["root"] for match in found}) == 1 and len(found) == len(scopes):
-            return _whole(form, found, names)
+            return _whole(pattern, found, names)
     _refuse_layers_in_directions(scopes)
     return None
 
 
-def _whole(form: _Form, cells: Sequence[re.Match[str]], names: Iterable[str]) -> Layers | None:
+def _whole(pattern: _ScopePattern, cells: Sequence[re.Match[str]], names: Iterable[str]) -> CellStack | None:
     root = cells[0]["root"]
     at = {_place(match): match[0] for match in cells}
     if len(at) < len(cells):
         return None  # two cells in one place
     number = 1 + max(layer for layer, _ in at)
-    ways = 2 if form.is_bidirectional else 1
+    ways = 2 if pattern.is_bidirectional else 1
     # Not further than one that surely is missing: the highest number may be any.
     wanted = [(layer, way) for layer in range(min(number, len(at) + 1)) for way in range(ways)]
     missing = [place for place in wanted if place not in at]
     if missing and len(cells) == 1:
         return None  # all that was given is one of its cells
     if missing:
-        got = f"none in {', '.join(_scope_of(form, root, *place) for place in missing)}"
-        fail(ValueError, "variables", f"an LSTM cell for each layer of {form.what} at {root!r}", got, _ONE)
-    _refuse_others(form, root, tuple(at.values()), names)
-    return Layers(tuple(at[place] for place in wanted), form.is_bidirectional)
+        got = f"none in {', '.join(_scope_of(pattern, root, *place) for place in missing)}"
+        fail(ValueError, "variables", f"an LSTM cell for each layer of {pattern.what} at {root!r}", got, _ONE)
+    _refuse_others(pattern, root, tuple(at.values()), names)
+    return CellStack(tuple(at[place] for place in wanted), pattern.is_bidirectional)
 
 
 def _place(match: re.Match[str]) -> tuple[int, int]:
@@ -111,18 +111,24 @@ def _place(match: re.Match[str]) -> tuple[int, int]:
     return int(parts.get("layer") or 0), _WAYS.index(parts.get("way") or "fw")
 
 
-def _scope_of(form: _Form, root: str, layer: int, way: int) -> str:
-    cell = f"cell_{layer}" if "layer" in form.scope.groupindex else ""
-    return root + "/".join(part for part in (cell, _WAYS[way] if form.is_bidirectional else "") if part)
+def _scope_of(pattern: _ScopePattern, root: str, layer: int, way: int) -> str:
+    cell = f"cell_{layer}" if "layer" in pattern.scope.groupindex else ""
+    return root + "/".join(part for part in (cell, _WAYS[way] if pattern.is_bidirectional else "") if part)
 
 
-def _refuse_others(form: _Form, root: str, scopes: tuple[str, ...], names: Iterable[str]) -> None:
+def _refuse_others(pattern: _ScopePattern, root: str, scopes: tuple[str, ...], names: Iterable[str]) -> None:
     """Raise if there is something else where the cells are, such as a cell of another kind or attention."""
-    within = re.compile(re.escape(root) + form.holder)
+    within = re.compile(re.escape(root) + pattern.holder)
     known = set(scopes)
     others = sorted(name for name in names if within.match(name) and known.isdisjoint(_scopes_around(name)))
     if others:
-        fail(ValueError, "variables", f"nothing but LSTM cells in {form.what} at {root!r}", ", ".join(others[:4]), _ONE)
+        fail(
+            ValueError,
+            "variables",
+            f"nothing but LSTM cells in {pattern.what} at {root!r}",
+            ", ".join(others[:4]),
+            _ONE,
+        )
 
 
 def _scopes_around(name: str) -> list[str]:
