@@ -9,9 +9,9 @@ import numpy as np
 
 from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.torch.files import SavedParameters, open_parameters
-from fusedlstm.convert.torch.forms import Form, form_of
 from fusedlstm.convert.torch.listing import only_scope
 from fusedlstm.convert.torch.parameters import suffix_of
+from fusedlstm.convert.torch.parametrizations import Parametrization, parametrization_of
 from fusedlstm.convert.torch.scopes import Scopes
 from fusedlstm.convert.torch.writing import to_tensor
 from fusedlstm.convert.trees import flatten, scope_of
@@ -53,7 +53,7 @@ def run(
     """
     import torch
 
-    tensors, forms = _tensors(source, name, options)
+    tensors, kinds = _tensors(source, name, options)
     cells = weights.layers if isinstance(weights, StackedWeights) else (weights,)
     sizes: dict[str, Any] = {
         "input_size": cells[0].input_size,
@@ -61,7 +61,7 @@ def run(
         "bias": cells[0].bias is not None,
         "dtype": next(iter(tensors.values())).dtype,
     }
-    is_cell, zoneout = "weight_ih" in forms, options.get("zoneout", 0.0)
+    is_cell, zoneout = "weight_ih" in kinds, options.get("zoneout", 0.0)
     if zoneout and not is_cell:
         raise ValueError("a torch.nn.LSTM has no zoneout")
     module: Any
@@ -75,8 +75,8 @@ def run(
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about deprecated functions, and PyTorch's choice of libraries
-        for parameter, form in forms.items():
-            _parametrize(module, parameter, form, tensors)
+        for parameter, kind in kinds.items():
+            _parametrize(module, parameter, kind, tensors)
         module.load_state_dict(tensors, strict=True)
         module.eval()
         x = _tensor(xs).to(sizes["dtype"])
@@ -89,26 +89,26 @@ def run(
 
 def _tensors(
     source: str | os.PathLike[str], name: str | None, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Form]]:
-    """Return the file's tensors by their names in a module of that LSTM alone, and each parameter's form."""
+) -> tuple[dict[str, Any], dict[str, Parametrization]]:
+    """Return the file's tensors by their names in a module of that LSTM alone, and each parameter's parametrization."""
     parameters = open_parameters(source)
     scope = only_scope(parameters) if name is None else scope_of(name, ".")
     if isinstance(parameters, SavedParameters) and parameters.is_plain:
         parameters = _loaded(source)  # PyTorch reads the file, so that the check shares little with our reader
     layer = options.get("layer")
     end = "" if layer is None else suffix_of(layer, backward=bool(options.get("reverse")))
-    tensors, forms = {}, {}
+    tensors, kinds = {}, {}
     for parameter, names in Scopes.of(parameters).parts_of(scope).items():
-        form = form_of(names)
-        if form is None or not parameter.endswith(end):
+        kind = parametrization_of(names)
+        if kind is None or not parameter.endswith(end):
             continue
         if end and parameter.removesuffix(end) not in ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh"):
             continue
         own = parameter.removesuffix(end) + "_l0" if end else parameter  # only that direction of that layer
-        forms[own] = form
-        for part in form.parts:
+        kinds[own] = kind
+        for part in kind.parts:
             tensors[_own_name(own, part)] = _tensor(parameters[names[part]])
-    return tensors, forms
+    return tensors, kinds
 
 
 def _loaded(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -127,22 +127,22 @@ def _own_name(parameter: str, part: str) -> str:
     return parameter if part == "_raw" else f"{parameter}{part}"
 
 
-def _parametrize(module: Any, parameter: str, form: Form, tensors: Mapping[str, Any]) -> None:
-    """Make a module compute a parameter in the same form as the file's."""
+def _parametrize(module: Any, parameter: str, kind: Parametrization, tensors: Mapping[str, Any]) -> None:
+    """Make a module compute a parameter in the same parametrization as the file's."""
     import torch
     from torch.nn.utils import parametrizations, prune
 
-    first = tensors[_own_name(parameter, form.parts[0])]
-    if form.name == "weight_norm":
+    first = tensors[_own_name(parameter, kind.parts[0])]
+    if kind.name == "weight_norm":
         axes = [axis for axis, size in enumerate(first.shape) if size > 1]
         dim = None if first.ndim == 0 else axes[0] if axes else 0
-        apply: Any = parametrizations.weight_norm if form.parts[0].startswith(".") else torch.nn.utils.weight_norm
+        apply: Any = parametrizations.weight_norm if kind.parts[0].startswith(".") else torch.nn.utils.weight_norm
         apply(module, parameter, dim=dim)
-    elif form.name == "spectral_norm":
-        u = tensors[_own_name(parameter, form.parts[1])]
-        apply = parametrizations.spectral_norm if form.parts[0].startswith(".") else torch.nn.utils.spectral_norm
+    elif kind.name == "spectral_norm":
+        u = tensors[_own_name(parameter, kind.parts[1])]
+        apply = parametrizations.spectral_norm if kind.parts[0].startswith(".") else torch.nn.utils.spectral_norm
         apply(module, parameter, dim=0 if len(u) == len(first) else 1)
-    elif form.name == "pruning":
+    elif kind.name == "pruning":
         apply = prune.custom_from_mask
         apply(module, parameter, tensors[_own_name(parameter, "_mask")])
 

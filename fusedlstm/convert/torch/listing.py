@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.convert.torch.files import shape_of
-from fusedlstm.convert.torch.forms import form_of
+from fusedlstm.convert.torch.parametrizations import parametrization_of
 from fusedlstm.convert.torch.scopes import PARAMETER, Parts, Scopes
 from fusedlstm.validation.arguments import fail
 
@@ -96,10 +96,10 @@ def _describe(everything: Mapping[str, Any], scopes: Scopes, scope: str) -> Torc
 
 
 def shape_of_parameter(everything: Mapping[str, Any], parts: Parts, name: str) -> tuple[int, ...]:
-    """Return the shape of a parameter of any form; () if it is unknown."""
+    """Return the shape of a parameter of any parametrization; () if it is unknown."""
     own = parts.get(name, {})
-    form = form_of(own)
-    return shape_of(everything, own[form.shaped]) if form is not None else ()
+    kind = parametrization_of(own)
+    return shape_of(everything, own[kind.shaped]) if kind is not None else ()
 
 
 def _is_other_cell(everything: Mapping[str, Any], scopes: Scopes, scope: str) -> bool:

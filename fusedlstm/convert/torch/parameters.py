@@ -15,10 +15,10 @@ from fusedlstm.convert.cells import listed
 from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.torch.files import open_parameters
-from fusedlstm.convert.torch.forms import compute, form_of, hint_for
 from fusedlstm.convert.torch.layouts import LAYOUTS
 from fusedlstm.convert.torch.listing import TorchLSTM, find_lstms, only_scope, shape_of_parameter, some_of
 from fusedlstm.convert.torch.modules import Module
+from fusedlstm.convert.torch.parametrizations import compute, hint_for, parametrization_of
 from fusedlstm.convert.torch.scopes import PARAMETER, Scopes
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.functions import check_part
@@ -116,9 +116,9 @@ def from_torch(
         TypeError: `source` is not a module, a state_dict or a path; dtypes are mixed or unsupported; `zoneout` is not
             a number, or `reverse` not a bool.
         ValueError: a parameter is missing or has the wrong shape; there are several LSTMs and no `prefix`; there are
-            parameters that a plain LSTM doesn't have, or a weight of an unknown form; a class, hook or attribute may
-            change the formula; `reverse` is given without `layer`; `zoneout` is not from 0 to 1, or the module tells
-            another.
+            parameters that a plain LSTM doesn't have, or a weight of an unknown parametrization; a class, hook or
+            attribute may change the formula; `reverse` is given without `layer`; `zoneout` is not from 0 to 1, or the
+            module tells another.
         WeightsFileError: the file is damaged, holds Python objects, or has no such LSTM.
         OSError: the file can't be read.
     """
@@ -183,12 +183,12 @@ class LSTMParameters:
         self._refuse_others()
 
     def _refuse_others(self) -> None:
-        """Raise for parameters that imply another formula, and for weights of unknown forms."""
+        """Raise for parameters that imply another formula, and for weights of unknown parametrizations."""
         below = names_below(self._everything, self._scope)
         if quantised := [name for name in below if _QUANTISED.fullmatch(name)]:
             self._refuse(quantised, "It is quantised: pass the LSTM that it was made from")
         for parts in self.parts.values():
-            if form_of(parts) is None:
+            if parametrization_of(parts) is None:
                 self._refuse([part.removeprefix(self._scope) for part in parts.values()], hint_for(parts))
         own = {whole for parts in self.parts.values() for whole in parts.values()}
         others = [name for name, whole in below.items() if whole not in own]
@@ -241,10 +241,10 @@ class LSTMParameters:
     def _array(self, name: str) -> Any:
         """Return a parameter. If PyTorch computes it at inference, compute it."""
         names = self.parts[name]
-        form = form_of(names)
-        assert form is not None, "refused first"
-        parts = {part: self._everything[names[part]] for part in form.parts}
-        return compute(form, self._scope + name, parts, names)
+        kind = parametrization_of(names)
+        assert kind is not None, "refused first"
+        parts = {part: self._everything[names[part]] for part in kind.parts}
+        return compute(kind, self._scope + name, parts, names)
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of a module with these parameters."""

@@ -18,7 +18,7 @@ _QUANTISED = re.compile(r"((?:.*\.)?)(?:_packed_weight_ih|_all_weight_values)(?:
 _RAW = "_raw"
 _DEEPEST = 64
 
-# Maps a parameter such as weight_hh_l0 to the source's names of its parts, keyed as in forms.py.
+# Maps a parameter such as weight_hh_l0 to the source's names of its parts, keyed as in parametrizations.py.
 Parts: TypeAlias = "dict[str, dict[str, str]]"
 
 

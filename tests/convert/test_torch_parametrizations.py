@@ -21,8 +21,8 @@ def torch():
     return torch
 
 
-def computed_of(torch, form, dim=0):
-    """Return the function that makes a module compute one of its parameters in a form."""
+def computed_of(torch, kind, dim=0):
+    """Return the function that makes a module compute one of its parameters in a parametrization."""
     from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
     return {
@@ -32,15 +32,15 @@ def computed_of(torch, form, dim=0):
         "parametrized spectral_norm": lambda module, name: parametrizations.spectral_norm(module, name, dim=dim),
         "pruning": lambda module, name: prune.random_unstructured(module, name, 0.4),
         "iterative pruning": lambda module, name: [prune.l1_unstructured(module, name, 0.2) for _ in range(2)],
-    }[form]
+    }[kind]
 
 
-FORMS = [
+PARAMETRIZATIONS = [
     *(("weight_norm", dim) for dim in (0, 1, None)),
     *(("parametrized weight_norm", dim) for dim in (0, 1, None)),
     *(("spectral_norm", dim) for dim in (0, 1)),
     *(("parametrized spectral_norm", dim) for dim in (0, 1)),
-    *((form, 0) for form in ("pruning", "iterative pruning")),
+    *((kind, 0) for kind in ("pruning", "iterative pruning")),
 ]
 
 
@@ -82,20 +82,20 @@ def assert_same_outputs(torch, source, module, tolerance, **options):
 
 
 @pytest.mark.parametrize(
-    ("form", "dim", "dtype"),
+    ("kind", "dim", "dtype"),
     [
-        *((form, dim, "float64") for form, dim in FORMS),
-        *((form, 0, dtype) for form in ("parametrized weight_norm", "pruning") for dtype in ("float32", "bfloat16")),
+        *((kind, dim, "float64") for kind, dim in PARAMETRIZATIONS),
+        *((kind, 0, dtype) for kind in ("parametrized weight_norm", "pruning") for dtype in ("float32", "bfloat16")),
         ("spectral_norm", 0, "float32"),  # 16-bit vectors have length 1 to only two digits
     ],
 )
-def test_computed_weights_of_lstms(torch, form, dim, dtype, tmp_path):
+def test_computed_weights_of_lstms(torch, kind, dim, dtype, tmp_path):
     """Convert the module, its state_dict and its file, with both matrices computed in each layer and direction."""
     torch.manual_seed(0)
     module = torch.nn.LSTM(I, N, 2, bidirectional=True, proj_size=2, dtype=getattr(torch, dtype))
-    prefix = "" if form == "pruning" else "weight"  # biases can be pruned, too
+    prefix = "" if kind == "pruning" else "weight"  # biases can be pruned, too
     for name in [name for name, _ in module.named_parameters() if name.startswith(prefix)]:
-        computed_of(torch, form, dim)(module, name)
+        computed_of(torch, kind, dim)(module, name)
     changed(torch, module)
     path = tmp_path / "m.pt"
     torch.save({"net": module.state_dict()}, path)
@@ -109,10 +109,10 @@ def test_computed_weights_of_lstms(torch, form, dim, dtype, tmp_path):
     assert check("torch", path, None, one, {"layer": 1, "reverse": True}).agrees
 
 
-@pytest.mark.parametrize(("form", "dim"), FORMS)
-def test_computed_weights_of_cells(torch, form, dim, tmp_path):
+@pytest.mark.parametrize(("kind", "dim"), PARAMETRIZATIONS)
+def test_computed_weights_of_cells(torch, kind, dim, tmp_path):
     module = torch.nn.LSTMCell(I, N, dtype=torch.float64)
-    computed_of(torch, form, dim)(module, "weight_hh")
+    computed_of(torch, kind, dim)(module, "weight_hh")
     changed(torch, module)
     path = tmp_path / "m.safetensors"
     save_file({f"a.{name}": tensor.numpy() for name, tensor in module.state_dict().items()}, path)
@@ -123,29 +123,29 @@ def test_computed_weights_of_cells(torch, form, dim, tmp_path):
 
 def test_check_finds_a_wrongly_computed_weight(torch, tmp_path, monkeypatch):
     """The check finds a wrong formula of ours, as PyTorch computes the weights itself."""
-    from fusedlstm.convert.torch import forms
+    from fusedlstm.convert.torch import parametrizations
 
     module = torch.nn.LSTM(I, N)
-    for name, form in (("weight_hh_l0", "weight_norm"), ("weight_ih_l0", "pruning")):
-        computed_of(torch, form)(module, name)
+    for name, kind in (("weight_hh_l0", "weight_norm"), ("weight_ih_l0", "pruning")):
+        computed_of(torch, kind)(module, name)
     path = tmp_path / "m.pt"
     torch.save(changed(torch, module).state_dict(), path)
     right = convert.from_torch(path)
     assert check("torch", path, None, right, {}).agrees
     wrong = tuple(
-        forms.Form(form.name, form.parts, form.shaped, lambda *parts: parts[-1], form.exact)
-        if form.name == "weight_norm"
-        else form
-        for form in forms.FORMS
+        parametrizations.Parametrization(kind.name, kind.parts, kind.shaped, lambda *parts: parts[-1], kind.exact)
+        if kind.name == "weight_norm"
+        else kind
+        for kind in parametrizations.PARAMETRIZATIONS
     )
-    monkeypatch.setattr(forms, "FORMS", wrong)
+    monkeypatch.setattr(parametrizations, "PARAMETRIZATIONS", wrong)
     weights = convert.from_torch(path)
     assert not np.array_equal(weights.layers[0].weight_hh, right.layers[0].weight_hh)
     assert not check("torch", path, None, weights, {}).agrees
 
 
-def test_removing_a_form_keeps_the_weights(torch):
-    """PyTorch's functions that remove a form leave the same weights."""
+def test_removal_keeps_the_weights(torch):
+    """PyTorch's functions that remove a parametrization leave the same weights."""
     from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 
     ways = {
@@ -155,9 +155,9 @@ def test_removing_a_form_keeps_the_weights(torch):
         "parametrized spectral_norm": parametrize.remove_parametrizations,
         "pruning": prune.remove,
     }
-    for form, remove in ways.items():
+    for kind, remove in ways.items():
         module = torch.nn.LSTM(I, N, dtype=torch.float64)
-        computed_of(torch, form)(module, "weight_hh_l0")
+        computed_of(torch, kind)(module, "weight_hh_l0")
         changed(torch, module)
         ours = convert.from_torch(module.state_dict()).layers[0].weight_hh
         remove(module, "weight_hh_l0")

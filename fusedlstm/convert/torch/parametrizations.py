@@ -1,7 +1,7 @@
 """Compute the weights that PyTorch's modules compute from other parameters, as they are at inference.
 
-The parameters' names tell the form. They can't tell everything: other code may use the same names for another formula,
-and parametrizations without parameters of their own leave no trace in the names.
+The parameters' names tell the parametrization. They can't tell everything: other code may use the same names for
+another formula, and parametrizations without parameters of their own leave no trace in the names.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _DROPPED = "weight_raw is the weight of weight dropout: only the dropped copy ma
 
 
 @dataclass(frozen=True)
-class Form:
+class Parametrization:
     """One way to store a weight.
 
     Attributes:
-        name: PyTorch's name of the form.
+        name: PyTorch's name of the parametrization.
         parts: the suffixes that follow the weight's name; those that begin with "." are below "parametrizations".
         shaped: the part that has the weight's shape.
         compute: a function that takes the parts and returns the weight.
@@ -72,29 +72,29 @@ def _of_pruning(weight: NumpyArray, mask: NumpyArray) -> NumpyArray:
     return np.asarray(mask.astype(weight.dtype) * weight)
 
 
-FORMS = (
-    Form("plain", ("",), "", lambda weight: weight, exact=True),
-    Form("weight dropout", ("_raw",), "_raw", lambda weight: weight, exact=True),
-    Form("weight_norm", ("_g", "_v"), "_v", _of_weight_norm),
-    Form("weight_norm", (".original0", ".original1"), ".original1", _of_weight_norm),
-    Form("pruning", ("_orig", "_mask"), "_orig", _of_pruning, exact=True),
-    Form("spectral_norm", ("_orig", "_u", "_v"), "_orig", _of_spectral_norm),
-    Form("spectral_norm", (".original", ".0._u", ".0._v"), ".original", _of_spectral_norm),
+PARAMETRIZATIONS = (
+    Parametrization("plain", ("",), "", lambda weight: weight, exact=True),
+    Parametrization("weight dropout", ("_raw",), "_raw", lambda weight: weight, exact=True),
+    Parametrization("weight_norm", ("_g", "_v"), "_v", _of_weight_norm),
+    Parametrization("weight_norm", (".original0", ".original1"), ".original1", _of_weight_norm),
+    Parametrization("pruning", ("_orig", "_mask"), "_orig", _of_pruning, exact=True),
+    Parametrization("spectral_norm", ("_orig", "_u", "_v"), "_orig", _of_spectral_norm),
+    Parametrization("spectral_norm", (".original", ".0._u", ".0._v"), ".original", _of_spectral_norm),
 )
 
 
-def form_of(parts: Collection[str]) -> Form | None:
-    """Return the form of a weight with these parts; None if it is unknown.
+def parametrization_of(parts: Collection[str]) -> Parametrization | None:
+    """Return the parametrization of a weight with these parts; None if it is unknown.
 
     If there is a raw weight of weight dropout, its copy is ignored. The wrapper remakes the copy at every call, and a
     copy saved during training has zeros.
     """
     present = {part for part in parts if part or "_raw" not in parts}
-    return next((form for form in FORMS if set(form.parts) == present), None)
+    return next((kind for kind in PARAMETRIZATIONS if set(kind.parts) == present), None)
 
 
 def hint_for(parts: Collection[str]) -> str:
-    """Return a hint about parts of an unknown form."""
+    """Return a hint about parts of an unknown parametrization."""
     if any(part.startswith(".") for part in parts):
         return _PARAMETRIZE
     if "_raw" in parts:
@@ -102,30 +102,30 @@ def hint_for(parts: Collection[str]) -> str:
     return _WEIGHT_NORM if "_g" in parts else _OLD
 
 
-def compute(form: Form, whole: str, parts: dict[str, Any], names: dict[str, str]) -> NumpyArray:
+def compute(kind: Parametrization, whole: str, parts: dict[str, Any], names: dict[str, str]) -> NumpyArray:
     """Return a weight in its own dtype.
 
     Args:
-        form: its form.
+        kind: its parametrization.
         whole: its name, for errors.
-        parts: the parameters that it is computed from, by the form's parts.
+        parts: the parameters that it is computed from, by the parametrization's parts.
         names: their names, for errors.
 
     Raises:
         TypeError: parts have different dtypes, or are not numbers.
-        ValueError: the parts' shapes don't fit the form.
+        ValueError: the parts' shapes don't fit the parametrization.
     """
     arrays = {part: to_host(names[part], _detached(value)) for part, value in parts.items()}
-    dtype = arrays[form.shaped].dtype
+    dtype = arrays[kind.shaped].dtype
     for part, array in arrays.items():
         if part != "_mask":
-            check_dtype(names[part], array.dtype, dtype, f"that of {names[form.shaped]}")
+            check_dtype(names[part], array.dtype, dtype, f"that of {names[kind.shaped]}")
     try:
         with np.errstate(all="ignore"):  # like PyTorch, accept infinities, signalling NaNs and 0 / 0
-            given = [arrays[part] if form.exact else arrays[part].astype(np.float64) for part in form.parts]
-            return form.compute(*given).astype(dtype, copy=False)
+            given = [arrays[part] if kind.exact else arrays[part].astype(np.float64) for part in kind.parts]
+            return kind.compute(*given).astype(dtype, copy=False)
     except ValueError as error:
-        fail(ValueError, whole, f"parameters of {form.name}", str(error), hint_for(form.parts))
+        fail(ValueError, whole, f"parameters of {kind.name}", str(error), hint_for(kind.parts))
 
 
 def _detached(tensor: Any) -> Any:
