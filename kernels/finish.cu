@@ -1,4 +1,7 @@
-// Follows the matmul of a planned step's projection: clips h and writes it where the next matmuls read it.
+// Ends a layer's h after its matmuls: clips it, keeps a part of the old h, and writes it where it is needed.
+//
+// It follows the projection of a planned step, and any h of which a part of the old one is kept, in a plain
+// call, too.
 #include "cell.cuh"
 
 template <typename T> struct FinishArguments {

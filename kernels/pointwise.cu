@@ -4,11 +4,12 @@
 //   i  = sigmoid(z_i + p_i * c)            peepholes i and f see the old c
 //   f  = sigmoid(z_f + p_f * c)
 //   g  = activation(z_g)
-//   c' = clip(f * c + i * g, +-cell_clip)  the clipped c is the state
+//   c' = clip(f * c + i * g, +-cell_clip)  the new c, before zoneout
 //   o  = sigmoid(z_o + p_o * c')           peephole o sees the new, clipped c
-//   m  = o * activation(c')                h without a projection, else what is projected
+//   m  = o * activation(c')                h without a projection and zoneout of h
 //
-// FUNCTIONS says which functions they are, and whether gates are clipped or coupled: see cell.cuh.
+// FUNCTIONS says which functions they are, whether gates are clipped or coupled, and which part of the old c
+// zoneout keeps: see cell.cuh. The stored c has this part; o and m see c' itself.
 //
 // Before all that, rows where is_first lose their state: c becomes reset_c, and gates_h becomes reset_gates.
 // A null pointer stands for zeros. A reset selects, so a NaN in the old state is gone.

@@ -3,9 +3,9 @@
 //   h = clip(m weight.T, +-limit); ZONEOUT then keeps a part of the old h
 //
 // The tiles are those of step.cu. Their 4 gates of 8 units are 32 columns of h here.
-#include "finish.cuh"
 #include "simt.cuh"
 #include "tensor_small.cuh"
+#include "tile_epilogue.cuh"
 
 template <typename T> struct ProjectArguments {
   Matrix<const T> m;  // (B, N), rows at multiples of 16 bytes

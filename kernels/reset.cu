@@ -1,4 +1,5 @@
-// Resets rows before a planned step's matmul reads their state: h and c of all layers.
+// Resets rows in place: h and c of all layers, or of one. A planned step resets rows that are marked before
+// its matmul reads them. A batch resets all of its rows, and a pool those of the slots it is given.
 //
 // A reset selects, so a NaN in the old state is gone. It then clears the flags.
 #include "primitives.cuh"

@@ -5,9 +5,9 @@
 //
 // A tile of tensor.cuh, tensor_small.cuh or simt.cuh multiplies; the gates stay in registers. rows.cuh says
 // where rows come from and go to.
-#include "finish.cuh"
 #include "simt.cuh"
 #include "tensor_small.cuh"
+#include "tile_epilogue.cuh"
 
 template <typename T> struct StepArguments {
   Rows<T> rows;

@@ -764,7 +764,7 @@ COPIES = [
     ("int offset of input after a matmul", "row * input.stride", "(int)(row * input.stride)", PLANNED_HALF),
 ]
 
-FINISH_HEADER = [
+TILE_EPILOGUE = [
     # Bias.
     ("a bias where there is none", "to[gate][k] = 0", "to[gate][k] = 1"),
     ("bias not checked for null", "if (bias) add", "add"),
@@ -1144,10 +1144,10 @@ MUTATIONS = [
     *(Mutation("step.cu", what, old, new, *tests or [SMALL]) for what, old, new, *tests in STEP_KERNEL),
     *(Mutation("project.cu", what, old, new, *tests or [PROJECT]) for what, old, new, *tests in PROJECT_KERNEL),
     *(Mutation("cell.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in COPIES),
-    *(Mutation("finish.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in FINISH_HEADER),
+    *(Mutation("tile_epilogue.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in TILE_EPILOGUE),
     *(Mutation("cell.cuh", f"zoneout: {what}", old, new, ZONEOUT_STEP) for what, old, new in ZONEOUT_OF_H),
     *(Mutation("step.cu", f"zoneout: {what}", old, new, ZONEOUT_STEP) for what, old, new in ZONEOUT_OF_STEP),
-    *(Mutation("finish.cuh", f"zoneout: {what}", old, new, ZONEOUT_PROJECT) for what, old, new in ZONEOUT_OF_COLUMNS),
+    *(Mutation("tile_epilogue.cuh", f"zoneout: {what}", old, new, ZONEOUT_PROJECT) for what, old, new in ZONEOUT_OF_COLUMNS),
     *(Mutation("project.cu", f"zoneout: {what}", old, new, ZONEOUT_PROJECT) for what, old, new in ZONEOUT_OF_PROJECT),
     *(Mutation("finish.cu", f"zoneout: {what}", old, new, ZONEOUT_FINISH) for what, old, new in ZONEOUT_OF_FINISH),
     *(Mutation("rows.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in ROWS),

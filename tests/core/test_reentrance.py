@@ -204,14 +204,14 @@ def test_calls_within_calls_within_calls(depth, monkeypatch):
     cell = LSTMCell(weights(), backend="numpy")
     cases = [random_inputs(cell, B, seed) for seed in range(depth)]
     wanted = [bits(cell(*case)) for case in cases]
-    levels, got, finish = iter(range(1, depth)), {}, numpy_cell.NumpyCell.finish
+    levels, got, after_products = iter(range(1, depth)), {}, numpy_cell.NumpyCell.after_products
 
     def deeper(*arguments):
         for level in levels:
             got[level] = bits(cell(*cases[level]))
-        finish(*arguments)
+        after_products(*arguments)
 
-    monkeypatch.setattr(numpy_cell.NumpyCell, "finish", deeper)
+    monkeypatch.setattr(numpy_cell.NumpyCell, "after_products", deeper)
     got[0] = bits(cell(*cases[0]))
     assert [got[level] for level in range(depth)] == wanted
     assert len(cell._engine.scratch._unused) == min(depth, scratch.Scratch.MOST_KEPT)

@@ -32,7 +32,7 @@ class CudaSequence:
         self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
     ) -> None:
         """Write the next h and c from one step of `input_gates`."""
-        self._cell.finish(gates, h, c, h_out, c_out, is_first, reset)
+        self._cell.after_x_product(gates, h, c, h_out, c_out, is_first, reset)
 
     def run_steps(self, xs: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
         """Take the steps xs (T, B, I) without resets. Write every h to ys and the last c to c_out."""

@@ -130,7 +130,7 @@ class NumpyCell:
             if is_first is not None:
                 c = reset_state(buffers.h, c, is_first, reset, c_out)
             buffers.of_both.run(weights.weight)
-            self.finish(weights, buffers, c, h_out, c_out)
+            self.after_products(weights, buffers, c, h_out, c_out)
         finally:
             scratch.give_back(workspace)
 
@@ -159,7 +159,7 @@ class NumpyCell:
             return matmul.has_small_kernels()
         return is_cut(B, I + P + self.has_bias, N, self.dtype.itemsize)
 
-    def finish(
+    def after_products(
         self, weights: LaidOutWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray
     ) -> None:
         """Write the next h and c from the gates in `buffers`."""
