@@ -1,4 +1,4 @@
-"""What each kernel of a GPU's step is expected to take, by a model: what the table of `cuda.choice` comes from.
+"""What each kernel of a GPU's step is expected to take, by a model: what the table of `kernel_choice` comes from.
 
     python -m benchmarks predictions
 
@@ -249,7 +249,7 @@ def predict(
         I: input size.
         N: units.
         P: size of the projection, or None.
-        arithmetic: as `choice.arithmetic` has it; float16 is as bfloat16.
+        arithmetic: as `kernel_choice.arithmetic` has it; float16 is as bfloat16.
         gpu: the GPU; an H200 by default.
     """
     gpu = gpu or Gpu()

@@ -51,7 +51,7 @@ class Matmul:
         out: (M, R), rows contiguous: float32 for 16-bit inputs or their own dtype, else the inputs' dtype.
         x: (M, K), rows contiguous.
         weight: (R, K), rows contiguous, in x's dtype.
-        precision: "highest" or "high", as in `gemm.write_product`.
+        precision: "highest" or "high", as in `cublas.write_product`.
 
     Raises:
         RuntimeError: cuBLASLt has no way to multiply these.
