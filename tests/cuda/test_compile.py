@@ -23,6 +23,7 @@ try:
     from fusedlstm.backends.cuda import kernels as launch
     from fusedlstm.backends.cuda.function_types import function_type
     from fusedlstm.backends.cuda.runtime import compile as compiler
+    from fusedlstm.backends.cuda.runtime.structs import C_NAMES
 except ImportError as error:  # neither CuPy nor NVRTC
     if os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1":
         raise
@@ -421,8 +422,8 @@ def test_kernels_of_the_primitives_tests(architecture):
     """Those that a GPU runs first."""
     file = str(Path(__file__).parent / "primitives.cu")
     for name in (
-        *(f"{kernel}<{name}>" for kernel in ("widened", "narrowed") for name in launch._C_NAMES.values()),
-        *(f"moved<{name}, 4>" for name in launch._C_NAMES.values()),
+        *(f"{kernel}<{name}>" for kernel in ("widened", "narrowed") for name in C_NAMES.values()),
+        *(f"moved<{name}, 4>" for name in C_NAMES.values()),
         *(f"shared<{name}>" for name in ("float", "double")),
         *(f"activated<{name}, {function_type(each)}>" for name in ("float", "double") for each in FUNCTIONS),
         *(f"fast<{function_type(each)}>" for each in FUNCTIONS),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fusedlstm.backends.cuda.function_types import function_type
+from fusedlstm.backends.cuda.runtime.structs import C_NAMES
 
 from support.backends import needs_cuda
 from support.cells import FUNCTIONS, NAMES
@@ -20,12 +21,6 @@ from support.structs import plain_kernel
 pytestmark = needs_cuda
 
 FILE = Path(__file__).parent / "primitives.cu"
-C_NAMES = {
-    "float64": "double",
-    "float32": "float",
-    "float16": "__half",
-    "bfloat16": "__nv_bfloat16",
-}
 DTYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in C_NAMES}
 WIDE = {"float64": "float64", "float32": "float32", "float16": "float32", "bfloat16": "float32"}
 SPECIAL = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 44.4, -44.4, 88.8, -88.8, 104.0, -104.0, 3e38, -3e38]

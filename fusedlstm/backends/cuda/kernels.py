@@ -30,7 +30,7 @@ from fusedlstm.backends.cuda.arguments import (
 from fusedlstm.backends.cuda.function_types import functions_type, zoneout_argument
 from fusedlstm.backends.cuda.runtime.compile import Kernel
 from fusedlstm.backends.cuda.runtime.strides import is_aligned, with_contiguous_rows
-from fusedlstm.backends.cuda.runtime.structs import Struct
+from fusedlstm.backends.cuda.runtime.structs import C_NAMES, Struct
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.matmul_step import PoolMatrices
     from fusedlstm.functions import Functions
 
-_C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 _THREADS = 256  # of a block
 _VECTOR = 4  # units a thread, where sizes and addresses allow
 _COLUMNS_OF_A_BLOCK = 128  # threads side by side at most
@@ -57,7 +56,7 @@ def pointwise_kernel(
 ) -> Kernel:
     """Return the instance of kernels/pointwise.cu for these template arguments."""
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, reset))
-    types = f"{_C_NAMES[gates.name]}, {_C_NAMES[dtype.name]}, {width}, {functions_type(functions)}"
+    types = f"{C_NAMES[gates.name]}, {C_NAMES[dtype.name]}, {width}, {functions_type(functions)}"
     name = f"lstm_pointwise<{types}, {flags}>"
     return Kernel("pointwise.cu", name, Struct(PointwiseArguments, G=gates, T=dtype))
 
@@ -120,7 +119,7 @@ def _rows_and_columns(B: int, columns: int) -> tuple[tuple[int, int], tuple[int,
 @functools.cache
 def clip_kernel(dtype: np.dtype[Any]) -> Kernel:
     """Return the instance of kernels/clip.cu for a dtype."""
-    return Kernel("clip.cu", f"lstm_clip<{_C_NAMES[dtype.name]}>", Struct(ClipArguments, T=dtype))
+    return Kernel("clip.cu", f"lstm_clip<{C_NAMES[dtype.name]}>", Struct(ClipArguments, T=dtype))
 
 
 def launch_clip(h: Any, limit: float) -> None:
@@ -132,7 +131,7 @@ def launch_clip(h: Any, limit: float) -> None:
 @functools.cache
 def select_kernel(dtype: np.dtype[Any]) -> Kernel:
     """Return the instance of kernels/select.cu for a dtype."""
-    return Kernel("select.cu", f"lstm_select<{_C_NAMES[dtype.name]}>", Struct(SelectArguments, T=dtype))
+    return Kernel("select.cu", f"lstm_select<{C_NAMES[dtype.name]}>", Struct(SelectArguments, T=dtype))
 
 
 def launch_select(a: Any, rows: Any, value: Any) -> None:
@@ -147,7 +146,7 @@ def launch_select(a: Any, rows: Any, value: Any) -> None:
 @functools.cache
 def add_kernel(dtype: np.dtype[Any]) -> Kernel:
     """Return the instance of kernels/add.cu for a dtype."""
-    return Kernel("add.cu", f"lstm_add<{_C_NAMES[dtype.name]}>", Struct(AddArguments, T=dtype))
+    return Kernel("add.cu", f"lstm_add<{C_NAMES[dtype.name]}>", Struct(AddArguments, T=dtype))
 
 
 def launch_add(a: Any, more: Any) -> None:
@@ -184,7 +183,7 @@ class Destinations:
 def planned_kernel(dtype: np.dtype[Any], width: int, functions: Functions, peephole: bool, clip: bool) -> Kernel:
     """Return the instance of kernels/planned.cu for these template arguments."""
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip))
-    name = f"lstm_planned<{_C_NAMES[dtype.name]}, {width}, {functions_type(functions)}, {flags}>"
+    name = f"lstm_planned<{C_NAMES[dtype.name]}, {width}, {functions_type(functions)}, {flags}>"
     return Kernel("planned.cu", name, Struct(PlannedArguments, T=dtype))
 
 
@@ -221,7 +220,7 @@ def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations,
 @functools.cache
 def finish_kernel(dtype: np.dtype[Any], zoneout: float = 0.0) -> Kernel:
     """Return the instance of kernels/finish.cu for a dtype and the part of h to keep."""
-    name = f"lstm_finish<{_C_NAMES[dtype.name]}{zoneout_argument(zoneout)}>"
+    name = f"lstm_finish<{C_NAMES[dtype.name]}{zoneout_argument(zoneout)}>"
     return Kernel("finish.cu", name, Struct(FinishArguments, T=dtype))
 
 
@@ -247,7 +246,7 @@ def launch_finish(projected: Any, to: Destinations, limit: float | None, zoneout
 @functools.cache
 def reset_kernel(dtype: np.dtype[Any]) -> Kernel:
     """Return the instance of kernels/reset.cu for a dtype."""
-    return Kernel("reset.cu", f"lstm_reset<{_C_NAMES[dtype.name]}>", Struct(ResetArguments, T=dtype))
+    return Kernel("reset.cu", f"lstm_reset<{C_NAMES[dtype.name]}>", Struct(ResetArguments, T=dtype))
 
 
 def launch_reset(is_first: Any, slots: Any, h: Any, reset_h: Any, c: Any, reset_c: Any) -> None:
@@ -286,7 +285,7 @@ def _whole_rows(B: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
 @functools.cache
 def gather_kernel(dtype: np.dtype[Any]) -> Kernel:
     """Return the instance of kernels/gather.cu for a dtype, 16 bytes at once."""
-    name = f"lstm_gather<{_C_NAMES[dtype.name]}, {16 // dtype.itemsize}>"
+    name = f"lstm_gather<{C_NAMES[dtype.name]}, {16 // dtype.itemsize}>"
     return Kernel("gather.cu", name, Struct(GatherArguments, T=dtype))
 
 
@@ -364,7 +363,7 @@ def pad_kernel(dtype: np.dtype[Any], rounded: bool) -> Kernel:
 
 
 def _interleaving(name: str, dtype: np.dtype[Any], rounded: bool, record: type) -> Kernel:
-    instance = f"{name}<{_C_NAMES[dtype.name]}, {str(rounded).lower()}>"
+    instance = f"{name}<{C_NAMES[dtype.name]}, {str(rounded).lower()}>"
     return Kernel("interleave.cu", instance, Struct(record, T=dtype))
 
 

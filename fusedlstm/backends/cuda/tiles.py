@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fusedlstm.backends.cuda.runtime.structs import C_NAMES
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -15,7 +17,6 @@ _MOST_SHARED = (99 << 10) - (6 << 10)
 _ENOUGH_BLOCKS = 128
 GATE_ROWS = 32  # of interleaved weights: four gates of 8 units
 _STAGES = 4  # tiles being copied at a time
-_C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Tile:
 
     def c_name(self, dtype: np.dtype[Any]) -> str:
         """Return its name in C for a dtype."""
-        return self.template.format(_C_NAMES[dtype.name])
+        return self.template.format(C_NAMES[dtype.name])
 
     @property
     def shared_bytes(self) -> int:

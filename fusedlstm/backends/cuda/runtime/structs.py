@@ -30,6 +30,8 @@ _DTYPES = {
     )
 }
 _FORMATS = {"i64": "q", "double": "d"}
+# The types of C++, by the names of dtypes.
+C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
 
 class Member(NamedTuple):
