@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cupy
 
+from fusedlstm.backends.base import CellEngine
 from fusedlstm.backends.cuda.device_weights import DeviceWeights
 from fusedlstm.backends.cuda.kernels import Destinations, launch_clip, launch_finish, launch_pointwise, launch_select
 from fusedlstm.backends.cuda.runtime import fork
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Reset: TypeAlias = tuple[Any, Any, Any]  # the part of h in the gates, the c and the h that rows are reset to
 
 
-class CudaCell:
+class CudaCell(CellEngine):
     """One step of a cell, for any batch: weights on the device; scratch comes from CuPy's pool."""
 
     is_whole = True
@@ -84,7 +85,6 @@ class CudaCell:
 
     @property
     def sequence(self) -> CudaSequence:
-        """An engine that steps sequences with the weights of this one."""
         return CudaSequence(self)
 
     def after_x_product(

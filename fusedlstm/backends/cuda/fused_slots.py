@@ -75,7 +75,7 @@ class FusedSlots:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all slots."""
+        """See `PoolEngine.nbytes`."""
         return int(self.all_h.nbytes + self.c.nbytes + self._words.nbytes)
 
     @property
@@ -84,7 +84,7 @@ class FusedSlots:
         return 0 if self._room is None else self._room.nbytes
 
     def kernels(self, B: int) -> tuple[str, ...]:
-        """Return for each layer what steps B rows."""
+        """See `PoolEngine.kernels`."""
         return kernel_choice.one_kernel_layers(B, self._sizes, *self._about)
 
     def state_rows(self, slots: Any) -> Any:

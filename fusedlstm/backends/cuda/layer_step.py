@@ -79,14 +79,14 @@ class SlotStep(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all slots."""
+        """See `PoolEngine.nbytes`."""
 
     @property
     def scratch_nbytes(self) -> int:
-        """The bytes of the steps' buffers."""
+        """See `PoolEngine.scratch_nbytes`."""
 
     def kernels(self, B: int) -> tuple[str, ...]:
-        """Return for each layer the kernel that steps B rows."""
+        """See `PoolEngine.kernels`."""
 
     def state_rows(self, slots: Any) -> Any:
         """Return the rows of `all_h` that hold the state of these slots. Both are on the device."""
@@ -106,7 +106,7 @@ class SlotStep(Protocol):
         """
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
-        """Make what steps of up to `largest` rows need, in the order of the current stream."""
+        """See `PoolEngine.prepare`. The work is in the order of the current stream."""
 
 
 def batch_step(

@@ -53,7 +53,7 @@ class MatmulSlots:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all slots."""
+        """See `PoolEngine.nbytes`."""
         return int(self.all_h.nbytes + self.c.nbytes)
 
     @property
@@ -62,7 +62,7 @@ class MatmulSlots:
         return sum(bucket.nbytes for bucket in self._buckets.values())
 
     def kernels(self, B: int) -> tuple[str, ...]:
-        """Return for each layer what steps B rows."""
+        """See `PoolEngine.kernels`."""
         del B
         return ("matmul",) * len(self.hs)
 

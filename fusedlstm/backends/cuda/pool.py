@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import cupy
 import numpy as np
 
+from fusedlstm.backends.base import PoolEngine
 from fusedlstm.backends.cuda.arguments import Audit
 from fusedlstm.backends.cuda.kernels import launch_reset
 from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows, with_contiguous_rows
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 1 << 24
 
 
-class CudaPool:
+class CudaPool(PoolEngine):
     """See `fusedlstm.backends.base.PoolEngine`.
 
     Args:
@@ -49,7 +50,6 @@ class CudaPool:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all rows."""
         return self._step.nbytes
 
     @property
@@ -60,11 +60,9 @@ class CudaPool:
         return int(of_audit + self._step.scratch_nbytes)
 
     def kernels(self, B: int) -> tuple[str, ...]:
-        """Return for each layer what steps B rows."""
         return self._step.kernels(B)
 
     def step(self, engines: Sequence[CudaCell], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
-        """Step rows and write the top layer's output; see `PoolEngine`."""
         for engine in engines:  # the launches refer to their memory
             engine.check()
         with self._turns.turn():
@@ -79,13 +77,11 @@ class CudaPool:
             self._step.prepare(engines, largest)
 
     def clear(self, slots: NumpyArray) -> None:
-        """Write zeros to the rows of these slots."""
         with self._turns.turn():
             all_h = self._all_h.reshape(len(self._c), -1)
             launch_reset(None, cupy.asarray(slots), all_h, None, self._c, None)
 
     def read(self, slots: NumpyArray, empty: Empty) -> tuple[LSTMState, ...]:
-        """Return copies of the rows of these slots, one state for each layer, in arrays that `empty` makes."""
         B, dtype = len(slots), self._all_h.dtype
         with self._turns.turn():
             read = tuple(
@@ -142,16 +138,11 @@ class CudaPool:
             self._audits[:] = [self._audit]
 
     def mark(self, slots: NumpyArray, *, live: bool) -> None:
-        """Mark slots as live or not, if there is an audit."""
         if self._audit is not None:
             with self._turns.turn():
                 self._audit.live[cupy.asarray(slots)] = live
 
     def problems(self) -> list[tuple[int, int]]:
-        """Return a count and one slot for each of `slots.PROBLEMS`: those found on the device since the last call.
-
-        This waits for the device.
-        """
         with self._turns.turn() as stream:
             if self._audit is None:
                 stream.synchronize()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fusedlstm.backends.base import SequenceEngine
+
 if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell, Reset
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 24
 
 
-class CudaSequence:
+class CudaSequence(SequenceEngine):
     """See `fusedlstm.backends.base.SequenceEngine`."""
 
     def __init__(self, cell: CudaCell) -> None:
@@ -31,11 +33,9 @@ class CudaSequence:
     def run_gates(
         self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
     ) -> None:
-        """Write the next h and c from one step of `input_gates`."""
         self._cell.after_x_product(gates, h, c, h_out, c_out, is_first, reset)
 
     def run_steps(self, xs: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
-        """Take the steps xs (T, B, I) without resets. Write every h to ys and the last c to c_out."""
         at_once = self.steps_at_once(len(c))
         if at_once == 1:
             for x, y in zip(xs, ys, strict=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusedlstm.arrays import dtypes
+from fusedlstm.backends.base import CellEngine
 from fusedlstm.backends.numpy import matmul, threads
 from fusedlstm.backends.numpy.context import quietly
 from fusedlstm.backends.numpy.fast_pointwise import pointwise_of, to_planes
@@ -52,7 +53,7 @@ class LaidOutWeights:
                 weight.lay_out("columns")
 
 
-class NumpyCell:
+class NumpyCell(CellEngine):
     """One step of a cell for any batch: laid-out weights, and a workspace for each call in progress.
 
     Args:
@@ -96,7 +97,6 @@ class NumpyCell:
         is_first: NumpyArray | None = None,
         reset: Reset | None = None,
     ) -> None:
-        """Write the next h and c. c_out may be c; rows where is_first start from `reset`, or zeros."""
         c = np.asarray(c)  # no subclass, whose functions may do something else
         shares = self.shares(len(x))
         if len(shares) < 2:
@@ -135,12 +135,10 @@ class NumpyCell:
             scratch.give_back(workspace)
 
     def prepare_reset(self, reset_h: NumpyArray, reset_c: NumpyArray) -> Reset:
-        """Return the `reset` of steps."""
         return reset_h, reset_c
 
     @property
     def sequence(self) -> NumpySequence:
-        """An engine that steps sequences with the weights of this one."""
         return NumpySequence(self)
 
     def shares(self, B: int, steps: int = 1) -> list[slice]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fusedlstm.arrays import dtypes
+from fusedlstm.backends.base import PoolEngine
 from fusedlstm.backends.numpy.context import quietly
 from fusedlstm.slots import PROBLEMS
 from fusedlstm.state import LSTMState
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _PICKED = 1 << 13
 
 
-class NumpyPool:
+class NumpyPool(PoolEngine):
     """The states of all slots, and the buffers of steps.
 
     A step copies the rows of h and c out, runs the engines on them, and writes all rows back at the end. If it fails
@@ -42,7 +43,6 @@ class NumpyPool:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all rows."""
         return sum(h.nbytes + c.nbytes for h, c in self._rows)
 
     @property
@@ -56,15 +56,12 @@ class NumpyPool:
         return ("numpy",) * len(self._rows)
 
     def clear(self, slots: NumpyArray) -> None:
-        """Write zeros to the rows of these slots."""
         self._write(slots, [(0, 0)] * len(self._rows))
 
     def read(self, slots: NumpyArray, empty: Empty) -> tuple[LSTMState, ...]:
-        """Return copies of the rows of these slots, one state for each layer, in arrays that `empty` makes."""
         return tuple(LSTMState(h=_copy(h, slots, empty), c=_copy(c, slots, empty)) for h, c in self._rows)
 
     def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
-        """Write one state for each layer to the rows of these slots."""
         self._write(slots, [(state.h, state.c) for state in states])
 
     def step(
@@ -75,7 +72,6 @@ class NumpyPool:
         is_first: NumpyArray | None,
         out: NumpyArray,
     ) -> None:
-        """Step rows and write the top layer's output; see `PoolEngine`."""
         self._reserve(len(slots))
         buffers = self._buffers
         if not slots.size or slots.min() >= 0:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusedlstm.backends.base import SequenceEngine
 from fusedlstm.backends.numpy import threads
 from fusedlstm.backends.numpy.context import quietly
 from fusedlstm.backends.numpy.matmul import Product
@@ -24,7 +25,7 @@ _FEWEST_STEPS = 4
 _MOST_ROWS = 15
 
 
-class NumpySequence:
+class NumpySequence(SequenceEngine):
     """See `fusedlstm.backends.base.SequenceEngine`."""
 
     def __init__(self, cell: NumpyCell) -> None:
@@ -60,7 +61,6 @@ class NumpySequence:
         is_first: NumpyArray | None = None,
         reset: Reset | None = None,
     ) -> None:
-        """Write the next h and c from one step of `input_gates`."""
         cell, c = self._cell, np.asarray(c)
         weights, scratch = cell.weights, cell.scratch
         workspace = scratch.take()
@@ -76,7 +76,6 @@ class NumpySequence:
             scratch.give_back(workspace)
 
     def run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
-        """Take the steps xs (T, B, I) without resets. Write every h to ys and the last c to c_out."""
         (T, B, _), c = xs.shape, np.asarray(c)
         at_once = self.steps_at_once(B)  # for the whole batch, so that a row's bits don't depend on its share
         work = self._run_steps if at_once == 1 else functools.partial(self._run_chunks, at_once)
