@@ -1147,7 +1147,10 @@ MUTATIONS = [
     *(Mutation("tile_epilogue.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in TILE_EPILOGUE),
     *(Mutation("cell.cuh", f"zoneout: {what}", old, new, ZONEOUT_STEP) for what, old, new in ZONEOUT_OF_H),
     *(Mutation("step.cu", f"zoneout: {what}", old, new, ZONEOUT_STEP) for what, old, new in ZONEOUT_OF_STEP),
-    *(Mutation("tile_epilogue.cuh", f"zoneout: {what}", old, new, ZONEOUT_PROJECT) for what, old, new in ZONEOUT_OF_COLUMNS),
+    *(
+        Mutation("tile_epilogue.cuh", f"zoneout: {what}", old, new, ZONEOUT_PROJECT)
+        for what, old, new in ZONEOUT_OF_COLUMNS
+    ),
     *(Mutation("project.cu", f"zoneout: {what}", old, new, ZONEOUT_PROJECT) for what, old, new in ZONEOUT_OF_PROJECT),
     *(Mutation("finish.cu", f"zoneout: {what}", old, new, ZONEOUT_FINISH) for what, old, new in ZONEOUT_OF_FINISH),
     *(Mutation("rows.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in ROWS),
