@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import sys
 from typing import Any, NoReturn, TypeAlias
 
 from fusedlstm.errors import WeightsFileError
@@ -84,15 +85,16 @@ def open_model(source: Any) -> Model:
         WeightsFileError: it is no ONNX model.
         OSError: the file can't be read.
     """
-    if isinstance(source, package().ModelProto):
-        return _checked(Model(source, "the ONNX model", None, source.ByteSize()))
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _parsed(bytes(source), "the ONNX model", None)
-    if not isinstance(source, (str, os.PathLike)):
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(source)
+        with open(path, "rb") as file:
+            return _parsed(file.read(), path, os.path.dirname(path) or os.curdir)
+    onnx = sys.modules.get("onnx")  # whoever has a ModelProto has imported it
+    if onnx is None or not isinstance(source, onnx.ModelProto):
         fail_source("source", "a path, bytes or an onnx.ModelProto", source)
-    path = os.fsdecode(source)
-    with open(path, "rb") as file:
-        return _parsed(file.read(), path, os.path.dirname(path) or os.curdir)
+    return _checked(Model(source, "the ONNX model", None, source.ByteSize()))
 
 
 def _parsed(content: bytes, name: str, folder: str | None) -> Model:
