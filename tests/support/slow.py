@@ -13,8 +13,8 @@ from support.places import TESTS
 
 TABLE = TESTS / "slow_tests.txt"
 LEAST = 0.3  # CPU seconds of a slow test and its child processes
-# Tests of these files keep the house, so each run has them, however long they take.
-HOUSE = (
+# These tests enforce the rules of the code, so every run includes them, however slow.
+ALWAYS_RUN = (
     "tests/convert/test_new_system.py",
     "tests/convert/test_systems.py",
     "tests/core/test_formula.py",
@@ -35,7 +35,7 @@ def file_of(name):
 def read():
     """The CPU seconds of slow tests, by id."""
     rows = (line.split("\t", 1) for line in TABLE.read_text(encoding="utf-8").splitlines())
-    return {name: float(seconds) for seconds, name in rows if file_of(name) not in HOUSE}
+    return {name: float(seconds) for seconds, name in rows if file_of(name) not in ALWAYS_RUN}
 
 
 def pytest_addoption(parser):
@@ -92,7 +92,7 @@ class Measured:
         rows = [
             f"{seconds:.1f}\t{name}\n"
             for name, seconds in sorted(self.seconds.items())
-            if seconds >= LEAST and file_of(name) not in HOUSE
+            if seconds >= LEAST and file_of(name) not in ALWAYS_RUN
         ]
         TABLE.write_text("".join(rows), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The table of slow tests, and that a plain run, which leaves them out, still tests every feature."""
+"""The table of slow tests is right, and a plain run still tests every public name and kernel."""
 
 import ast
 import functools
@@ -45,42 +45,41 @@ def test_a_row_of_no_test_is_found():
     assert unmatched([*right, *wrong], ids) == wrong
 
 
-def test_tests_of_the_house_are_never_slow(tmp_path, monkeypatch):
-    """Neither if a row says so, nor if they were measured to be."""
+def test_rule_tests_are_never_slow(tmp_path, monkeypatch):
+    """Neither a row of the table nor a measurement makes one slow."""
     monkeypatch.setattr(slow, "TABLE", tmp_path / "table.txt")
-    names = [f"{file}::test" for file in (*slow.HOUSE, "tests/core/test_cell.py")]
+    names = [f"{file}::test" for file in (*slow.ALWAYS_RUN, "tests/core/test_cell.py")]
     slow.TABLE.write_text("".join(f"3.0\t{name}\n" for name in names))
     assert slow.read() == {names[-1]: 3.0}
     measured = slow.Measured()
     measured.seconds = dict.fromkeys(names, 2.0)
     measured.pytest_sessionfinish()
     assert slow.TABLE.read_text() == f"2.0\t{names[-1]}\n"
-    assert all((ROOT / file).is_file() for file in slow.HOUSE)
+    assert all((ROOT / file).is_file() for file in slow.ALWAYS_RUN)
 
 
 @functools.cache
 def words_of_tests():
-    """What stands in each test function of tests/core, by file and function."""
+    """The words of each test function of tests/core, by its id."""
     words = {}
     for file in (TESTS / "core").glob("test_*.py"):
         text = file.read_text(encoding="utf-8")
         lines = text.splitlines()
         for node in ast.parse(text).body:
             if isinstance(node, ast.FunctionDef):
-                words[file.name, node.name] = set(
-                    re.findall(r"\w+", "\n".join(lines[node.lineno - 1 : node.end_lineno]))
-                )
+                name = f"{file.relative_to(ROOT).as_posix()}::{node.name}"
+                words[name] = set(re.findall(r"\w+", "\n".join(lines[node.lineno - 1 : node.end_lineno])))
     return words
 
 
 def untested(names, slow_tests):
-    """Those of the names that stand in no test but these."""
+    """Return the names that appear in no test but these."""
     words = words_of_tests()
     return set(names) - set().union(*(words[test] for test in words.keys() - slow_tests))
 
 
 def test_public_names_have_fast_tests():
-    slow_tests = {tuple(re.split(r"[/:[]+", name)[2:4]) for name in slow.read()}
+    slow_tests = {name.partition("[")[0] for name in slow.read()}
     assert not untested(fusedlstm.__all__, slow_tests), "their tests are all slow: give them one that is not"
     assert untested(["StatePool"], words_of_tests().keys()) == {"StatePool"}
 
@@ -119,13 +118,13 @@ def functions_of(file):
 
 
 def compares(function):
-    """Whether a test calls what asserts something of numbers."""
+    """Return whether a test calls an `assert_...` function."""
     calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
     return any(ast.unparse(each).rpartition(".")[2].startswith("assert_") for each in calls)
 
 
 def problems(of_kernels, tests, fast):
-    """Yield the kernels that no fast test compares, and the tests of none."""
+    """Yield the kernels that no fast test compares, and the listed tests whose kernel is gone."""
     for kernel in sorted(set(of_kernels) ^ set(tests)):
         yield f"{kernel} is in kernels/ or in TESTS_OF_KERNELS, not in both"
     functions = {name.partition("[")[0] for name in fast}
