@@ -81,7 +81,7 @@ def tiles_of(dtype):
 
 
 TILES = [(tile, dtype) for dtype in DTYPES for tile in tiles_of(dtype)]
-# The middle tile of each arithmetic.
+# One tile for tensor cores and one for fma, for functions and zoneout.
 TILES_OF_FUNCTIONS = [case for case in TILES if case[0] in (tiles.TENSOR_MEDIUM, tiles.SIMT_SMALL)]
 
 
@@ -108,7 +108,7 @@ def step_kernels_on(tile, dtype, architecture):
 
 
 def functions_kernels(tile, dtype):
-    """Those functions that step_kernels doesn't have."""
+    """Yield steps with the functions that step_kernels leaves out."""
     for functions in (*PLAINS, *GENERALS):
         if functions != PLAIN:
             yield step_launches.step_kernel(tile, dtype, functions, True, True, True, 2 if tile.pairs else 1)
@@ -136,7 +136,7 @@ def kernels_by_dtype():
 
 
 def zoneout_kernels():
-    """Those that keep parts of h and c: one for each dtype, of a step in the middle tile of each arithmetic."""
+    """Yield kernels with zoneout: lstm_finish of each dtype, and steps and projections of TILES_OF_FUNCTIONS."""
     functions, part = Functions(zoneout_c=0.1, zoneout_h=0.2), 0.2
     for dtype in DTYPES:
         yield launch.finish_kernel(dtype, part)

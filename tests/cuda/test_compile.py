@@ -60,37 +60,38 @@ def assert_compiles(kernel, architecture):
     assert wrong is None, wrong
 
 
-# By day every instance is compiled for one architecture, and the first and last of each kernel for the others.
-BY_DAY = resources.ARCHITECTURE_OF_OPTIONS
-BY_NIGHT = [architecture for architecture in resources.ARCHITECTURES if architecture != BY_DAY]
+# CI compiles every instance for MAIN, and each kernel's first and last for the other architectures. The nightly run
+# compiles the rest of what `resources.instances` lists.
+MAIN = resources.ARCHITECTURE_OF_OPTIONS
+OTHERS = [architecture for architecture in resources.ARCHITECTURES if architecture != MAIN]
 
 
-def by_day(kernels, architecture):
+def sampled(kernels, architecture):
     every = tuple(kernels)
-    return every if architecture == BY_DAY else (every[0], every[-1])
+    return every if architecture == MAIN else (every[0], every[-1])
 
 
 @pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_pointwise(architecture, dtype):
-    """All dtypes, widths and activations, and other functions, each with all options and with none."""
-    for kernel in by_day(resources.pointwise_kernels(dtype), architecture):
+    """All widths and functions on MAIN, and the first and last of them elsewhere."""
+    for kernel in sampled(resources.pointwise_kernels(dtype), architecture):
         assert_compiles(kernel, architecture)
 
 
 @pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_planned(architecture, dtype):
-    """As of pointwise.cu."""
-    for kernel in by_day(resources.planned_kernels(dtype), architecture):
+    """Like test_pointwise."""
+    for kernel in sampled(resources.planned_kernels(dtype), architecture):
         assert_compiles(kernel, architecture)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("architecture", BY_NIGHT)
+@pytest.mark.parametrize("architecture", OTHERS)
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 @pytest.mark.parametrize("kernels", [resources.pointwise_kernels, resources.planned_kernels])
-def test_all_of(kernels, architecture, dtype):
+def test_all_pointwise_instances_compile(kernels, architecture, dtype):
     for kernel in kernels(dtype):
         assert_compiles(kernel, architecture)
 
@@ -149,7 +150,7 @@ COLUMNS_OF_BLOCKS = {80: 0, 86: 1, 89: 1, 90: 2, 100: 2, 120: 1}
 
 
 def assert_steps_compile(kernels, tile, dtype, architecture):
-    """... and a multiprocessor has room for as many blocks as they are made for."""
+    """Assert that kernels compile, and that a multiprocessor has room for the blocks they are made for."""
     each = each_compiled(kernels, architecture)
     most = (BLOCKS_OF_FLOAT64 if dtype.itemsize == 8 else BLOCKS)[tile.template][COLUMNS_OF_BLOCKS[architecture]]
     for kernel, (_, _, measured) in zip(kernels, each, strict=True):
@@ -173,38 +174,39 @@ PRODUCTS = {
 HMMA = {"float16": "HMMA.16816.F32", "bfloat16": "HMMA.16816.F32.BF16", "float32": "HMMA.1688.F32.TF32"}
 
 
-def assert_multiplies(found, tile, dtype):
-    """A step's instructions: copies of 16 bytes in the background, and products by tensor cores, or by none."""
+def assert_multiplies(kernel, found, tile, dtype):
+    """Assert that a step copies 16 bytes at a time asynchronously, and uses tensor cores only if its tile does."""
     names = {name.partition(".")[0] for name in found}
-    assert not names & {"LDL", "STL"}
-    assert {"LDGSTS.E.BYPASS.128", "LDGSTS.E.BYPASS.128.ZFILL", "LDGDEPBAR", "DEPBAR.LE"} <= set(found)
+    assert not names & {"LDL", "STL"}, kernel.name
+    assert {"LDGSTS.E.BYPASS.128", "LDGSTS.E.BYPASS.128.ZFILL", "LDGDEPBAR", "DEPBAR.LE"} <= set(found), kernel.name
     products = PRODUCTS[tile.template]
     if tile.pairs:
-        assert {name for name in found if name.startswith("HMMA")} == {HMMA[dtype.name]}
-        assert found[HMMA[dtype.name]] == products
-        assert found["LDSM.16.M88.4"]
+        assert {name for name in found if name.startswith("HMMA")} == {HMMA[dtype.name]}, kernel.name
+        assert found[HMMA[dtype.name]] == products, kernel.name
+        assert found["LDSM.16.M88.4"], kernel.name
     else:
-        assert "HMMA" not in names
-        assert found["LDS.128"]
+        assert "HMMA" not in names, kernel.name
+        assert found["LDS.128"], kernel.name
         multiply_add = "DFMA" if dtype.itemsize == 8 else "FFMA"
         added = sum(count for name, count in found.items() if name.startswith(multiply_add))
-        assert added >= products // (4 if dtype.itemsize == 8 else 1)
+        assert added >= products // (4 if dtype.itemsize == 8 else 1), kernel.name
 
 
 @pytest.mark.parametrize("architecture", resources.WITH_TF32)
 @pytest.mark.parametrize(("tile", "dtype"), TILES)
 def test_steps(tile, dtype, architecture):
-    """Every tile of step.cu and project.cu; and what the first instance's machine code is, where it can be read."""
-    kernels = by_day(resources.step_kernels(tile, dtype), architecture)
+    """Each tile compiles, and its first instance's machine code multiplies as it should."""
+    kernels = sampled(resources.step_kernels(tile, dtype), architecture)
     assert_steps_compile(kernels, tile, dtype, architecture)
-    (found,) = listings(kernels[:1], architecture, sass.instructions)
-    assert_multiplies(found, tile, dtype)
+    if REQUIRED or sass.disassembler() is not None:  # without it, the test has still checked what compiles
+        (found,) = listings(kernels[:1], architecture, sass.instructions)
+        assert_multiplies(kernels[0], found, tile, dtype)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("architecture", [each for each in resources.FAMILIES if each != BY_DAY])
+@pytest.mark.parametrize("architecture", [each for each in resources.FAMILIES if each != MAIN])
 @pytest.mark.parametrize(("tile", "dtype"), TILES)
-def test_all_steps(tile, dtype, architecture):
+def test_all_step_instances_compile(tile, dtype, architecture):
     assert_steps_compile(resources.step_kernels_on(tile, dtype, architecture), tile, dtype, architecture)
 
 
@@ -228,9 +230,9 @@ def test_blocks_at_once():
 @pytest.mark.parametrize(("tile", "dtype"), of_tiles(resources.TILES_OF_FUNCTIONS))
 def test_functions_of_steps(tile, dtype):
     kernels = tuple(resources.functions_kernels(tile, dtype))
-    each_compiled(kernels, BY_DAY)
+    each_compiled(kernels, MAIN)
     for kernel in kernels:
-        assert_compiles(kernel, BY_DAY)
+        assert_compiles(kernel, MAIN)
 
 
 def test_steps_are_refused_where_there_are_no_tensor_cores_for_them():
