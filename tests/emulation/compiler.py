@@ -27,15 +27,16 @@ _CACHE_VARIABLE = "EMULATION_CACHE"
 _CACHE_BYTES = 2 << 30
 _IN_USE = 900.0  # seconds: what was used since then stays
 _HEADER = "cuda_on_cpu.h"
-# The lines that faults name: in DWARF 5, addr2line takes all of them for the first file's.
+# Faults need line numbers. With DWARF 5, addr2line assigns every line to the first file.
 _LINES = ("-gdwarf-4", "-g1")
 _COMMON = ("-std=c++17", "-fPIC", *_LINES, "-fno-strict-aliasing", "-fno-optimize-sibling-calls", "-fmax-errors=5")
-# Not pointer-overflow: a pointer's use is checked, and this alone takes a quarter of the time.
+# Leave out pointer-overflow: every access is checked anyway, and it costs a quarter of the time.
 _UNDEFINED = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,null,bool"
 # #pragma unroll is CUDA's; kernels' warnings are for NVRTC to give.
 _OF_KERNELS = ("-w",)
 _MODES = {
-    # Contracts a * b + c, as CUDA does, for which -O1 needs the second option. -O2 compiles half as fast.
+    # -ffp-contract=fast contracts a * b + c, as CUDA does. At -O1 it needs -fexpensive-optimizations.
+    # -O2 takes twice as long to compile.
     "fast": ("-O1", "-fexpensive-optimizations", "-march=native", "-ffp-contract=fast"),
     "check": ("-O1", "-fsanitize=thread", f"-fsanitize={_UNDEFINED}"),
 }
@@ -87,7 +88,7 @@ def build(file: Path, names: Sequence[str], mode: str, flags: Sequence[str]) -> 
     headers = (f"-I{_HERE / 'shim'}", f"-I{cuda_headers()}")
     options = (*_COMMON, *_OF_KERNELS, *_MODES[mode], *flags)
     included = [file.parent, *(Path(flag[2:]) for flag in flags if flag.startswith("-I"))]
-    # By what files hold, not by where they are: checkouts share their libraries, and faults name files without folders.
+    # The key is content, not path, so checkouts share libraries. Faults therefore name files without folders.
     about = (file.name, _digest(included), names, mode, [flag for flag in flags if not flag.startswith("-I")])
     library = _kept(*about, _COMMON, _MODES[mode], suffix=".so")
     runtime = _runtime()
@@ -155,7 +156,7 @@ def _compile(lines: Sequence[str], options: Sequence[str], library: Path, needs:
 
 
 def _run_compiler(arguments: Sequence[str], output: Path) -> None:
-    """Run the compiler; several may write the same file at once, and nobody sees a part of it."""
+    """Run the compiler. Processes may write one file at once; each sees all of it or none."""
     own = output.with_name(f"{output.name}.{os.getpid()}.{threading.get_ident()}")
     done = subprocess.run(["g++", *arguments, "-o", str(own)], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -181,7 +182,11 @@ def cache_folder() -> Path:
 
 @functools.cache
 def _machine() -> str:
-    """Return a digest of the compiler and of what -march=native is here: its code runs on no lesser machine."""
+    """Return a digest of the compiler, of what -march=native means here, and of two of CUDA's headers.
+
+    Code for -march=native may not run on another processor. The first header has CUDA's version, and the second the
+    arithmetic of half types that kernels include.
+    """
     asked = (["--version"], ["-march=native", "-Q", "--help=target"])
     answers = [subprocess.run(["g++", *a], capture_output=True, text=True, check=True).stdout for a in asked]
     headers = b"".join((cuda_headers() / name).read_bytes() for name in ("cuda_runtime_api.h", "cuda_fp16.hpp"))
