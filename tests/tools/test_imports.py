@@ -46,7 +46,7 @@ def strings(call):
 
 
 def names_imported(node, file):
-    """Pairs of what a node may import: a name, and what has it if the name is not a module."""
+    """Pairs of names for each import of a node: the full name, and its parent in case the name is not a module."""
     if isinstance(node, ast.Import):
         return [(alias.name, alias.name) for alias in node.names]
     if isinstance(node, ast.ImportFrom):
@@ -84,7 +84,7 @@ def is_of_cuda(name):
     return f"{name}.".startswith(f"{CUDA}.")
 
 
-def import_cuda(folder):
+def importers_of_cuda(folder):
     """The modules that import the CUDA backend, or pass the name of one of its modules to a function."""
     found = graph(folder, "fusedlstm")
     for name, file in modules(folder, "fusedlstm").items():
@@ -93,7 +93,7 @@ def import_cuda(folder):
             yield name
 
 
-def not_allowed(names):
+def forbidden(names):
     return [name for name in names if not MAY_IMPORT_CUDA.fullmatch(name)]
 
 
@@ -105,9 +105,9 @@ def test_modules_have_no_import_cycle(package):
 
 
 def test_only_select_imports_the_cuda_backend():
-    found = list(import_cuda(ROOT))
+    found = list(importers_of_cuda(ROOT))
     assert "fusedlstm.backends.select" in found
-    assert not not_allowed(found)
+    assert not forbidden(found)
 
 
 PLANTED = [
@@ -155,4 +155,4 @@ def test_planted_imports_of_cuda_are_found(name, text, found, tmp_path):
         file = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
-    assert not_allowed(import_cuda(tmp_path)) == ([name] if found else [])
+    assert forbidden(importers_of_cuda(tmp_path)) == ([name] if found else [])

@@ -1,4 +1,4 @@
-"""Docstrings that name something in a module or a class of the package, as `pool.StatePool`, name what is there."""
+"""Names in docstrings such as `pool.StatePool` exist."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ import pytest
 
 from support.places import PACKAGE
 
-# Packages, or parts of them, that some modules of this one are called after.
+# Other packages, whose names some modules here share.
 OTHERS = {"numpy", "torch", "keras", "flax", "onnx", "haiku", "parametrizations"}
 REFERENCE = re.compile(r"`(\w+(?:\.\w+)+)(?:\(\))?`")
 DOCUMENTED = (ast.Module, ast.FunctionDef, ast.ClassDef)
@@ -36,13 +36,13 @@ def defined(nodes):
 
 
 def names_in(files):
-    """What is in each folder, module and class, by its own name. Those of one name share what they have."""
+    """The names in each folder, module and class. Those of the same name are merged."""
     found = {}
     for file, nodes in files.items():
         parts = [part for part in file.with_suffix("").parts if part != "__init__"]
         for folder, name in pairwise(parts):
             found.setdefault(folder, set()).add(name)
-        found.setdefault(parts[-1], {"py"}).update(defined(nodes))
+        found.setdefault(parts[-1], {"py"}).update(defined(nodes))  # so that `pool.py` counts
         for node in nodes:
             if isinstance(node, ast.ClassDef):
                 found.setdefault(node.name, set()).update(defined(ast.walk(node)))
