@@ -8,7 +8,7 @@ import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool, WeightsFileError, convert
 
-from support.framework_objects import OBJECTS, of
+from support.framework_objects import OBJECTS, object_of
 
 WEIGHTS = LSTMWeights.random(3, 4, seed=0)
 CELL = LSTMCell(WEIGHTS, backend="numpy")
@@ -57,20 +57,20 @@ def test_reader_refuses_our_own_objects(reader, ours):
 def test_reader_names_the_right_importer(reader):
     for module, call in OBJECTS.items():
         if not call.startswith(f"{reader}("):
-            theirs = of(module)
-            for value in (theirs, of("__main__", type(theirs))):
+            theirs = object_of(module)
+            for value in (theirs, object_of("__main__", type(theirs))):
                 if not (reader == "initial_state_from_keras" and "from_keras" in call):
                     assert f"Use fusedlstm.convert.{call}" in refusal(reader, value)
 
 
 @pytest.mark.parametrize("reader", ["from_torch", "list_torch"])
-def test_modules_of_keras_and_haste_are_not_pytorch(reader):
+def test_torch_readers_refuse_keras_and_haste(reader):
     """With its PyTorch backend, Keras's layers are PyTorch's modules too. So are haste's."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     for module in ("keras.src.layers.rnn.lstm", "haste_pytorch.lstm"):
-        theirs = of(module, torch.nn.Module)
+        theirs = object_of(module, torch.nn.Module)
         assert f"Use fusedlstm.convert.{OBJECTS[module]}" in refusal(reader, theirs)
-        theirs.inner = torch.nn.LSTM(3, 4)
+        theirs.inner = torch.nn.LSTM(3, 4)  # with an LSTM inside, they convert
         getattr(convert, reader)(theirs, **({"custom_classes": ["Theirs"]} if reader == "from_torch" else {}))
 
 
@@ -80,7 +80,7 @@ def test_readers_of_arrays_name_the_command(reader):
         assert 'This takes no path: the command "fusedlstm convert" reads files' in refusal(reader, path)
 
 
-def test_from_equinox_vouches_for_none_of_pytorch():
+def test_from_equinox_refuses_pytorch_modules():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     for module in (torch.nn.LSTM(3, 4), torch.nn.LSTMCell(3, 4)):
         for source, prefix in ((module, ""), ([module], "0")):

@@ -20,7 +20,7 @@ from fusedlstm import (
 from fusedlstm.convert.systems import SYSTEMS
 from fusedlstm.validation import advice
 
-from support.framework_objects import OBJECTS, of
+from support.framework_objects import OBJECTS, object_of
 
 CELL = LSTMWeights.random(3, 4, seed=0)
 LAYERS = StackedWeights.random(3, 4, 2, seed=0)
@@ -55,8 +55,8 @@ def refusal(taker, value):
 @pytest.mark.parametrize("taker", TAKERS)
 def test_frameworks_object_names_its_importer(taker):
     for module, call in OBJECTS.items():
-        theirs = of(module)
-        for value in (theirs, of("__main__", type(theirs))):
+        theirs = object_of(module)
+        for value in (theirs, object_of("__main__", type(theirs))):
             assert f"fusedlstm.convert.{call}" in refusal(taker, value)
 
 
@@ -77,8 +77,8 @@ def test_each_system_with_objects_has_a_hint():
 
 def test_keras_layers_of_pytorch_are_keras():
     """With its PyTorch backend, Keras's layers are PyTorch's modules too."""
-    torch = type(of("torch.nn.modules.module"))
-    assert "from_keras(layer)" in refusal("LSTM", of("keras.src.layers.layer", torch))
+    torch = type(object_of("torch.nn.modules.module"))
+    assert "from_keras(layer)" in refusal("LSTM", object_of("keras.src.layers.layer", torch))
 
 
 def test_pytorch_itself():

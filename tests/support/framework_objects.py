@@ -25,6 +25,6 @@ OBJECTS = {
 }
 
 
-def of(module, *bases):
+def object_of(module, *bases):
     """Return an object whose class a framework's module defines, or one of its base classes."""
     return type("Theirs", bases or (object,), {"__module__": module})()
