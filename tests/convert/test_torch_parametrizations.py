@@ -144,7 +144,7 @@ def test_check_finds_a_wrongly_computed_weight(torch, tmp_path, monkeypatch):
     assert not check("torch", path, None, weights, {}).agrees
 
 
-def test_removal_keeps_the_weights(torch):
+def test_removed_parametrization_keeps_weights(torch):
     """PyTorch's functions that remove a parametrization leave the same weights."""
     from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 

@@ -428,7 +428,7 @@ def test_the_trial_is_of_each_layer_once(monkeypatch):
 
 
 @pytest.mark.parametrize(("rolls", "least"), [(-1, 2), (0, 2), (5, 5), (8, 8), (99, 8)])
-def test_what_is_tried(rolls, least):
+def test_batches_cover_places_and_sizes(rolls, least):
     """Rows in other places than at first, in blocks of their own and among wild ones, and batches of other sizes."""
     own, among, *others = batch_invariance._batches(rolls)
     for block in own.reshape(-1, 8):

@@ -86,7 +86,7 @@ def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
 
 
 def test_slots_of_a_larger_batch_go_up():
-    """... through memory that was made for a smaller one."""
+    """Slots of a larger batch are uploaded after those of a smaller one."""
     owner, pool = make(200)
     for B in (3, 200, 5, 200):
         for _ in range(pool._engine._step._uploads.AT_ONCE):
@@ -119,7 +119,7 @@ def test_buckets_are_powers_of_two():
 
 
 def test_prepared_buckets_are_kept(monkeypatch):
-    """... whatever they take, and no step up to that size makes another."""
+    """However large they are, they stay, and no step up to that size makes another."""
     from fusedlstm.backends.cuda import matmul_slots
 
     monkeypatch.setattr(matmul_slots, "_MOST_BYTES", 0)
@@ -137,7 +137,7 @@ def test_prepared_buckets_are_kept(monkeypatch):
 
 
 def test_least_recently_used_buckets_are_dropped(monkeypatch):
-    """... when all together are too large, and their memory is free then."""
+    """Buckets are dropped when all together are too large, and their memory is then free."""
     from fusedlstm.backends.cuda import matmul_slots
 
     owner, pool = make(128)
@@ -174,7 +174,7 @@ def test_memory_of_a_pool_is_what_it_says():
 
 @pytest.mark.parametrize("others", [False, True])
 def test_memory_runs_out_while_making_a_bucket(others):
-    """The pool is as it was, and steps on; if other buckets take what is missing, they make room."""
+    """The pool is unchanged and steps on. Buckets that were not prepared are dropped first."""
     owner, pool = make()
     x, wanted = inputs(owner, 40), [host(pool.read(range(40)).h), host(pool.read(range(40)).c)]
     if not others:
@@ -264,7 +264,7 @@ def test_a_slot_twice_on_the_device():
 
 
 def test_the_device_knows_which_slots_are_live():
-    """... as they are allocated, released and loaded after the first step with slots of the device."""
+    """It knows of slots allocated, released or loaded after the first step with slots of the device."""
     owner, pool = make(10)
 
     def refused(slot):
@@ -340,7 +340,7 @@ def test_streams_take_turns():
 
 
 def test_two_pools_share_no_buffers():
-    """... so that they may step on two streams at the same time."""
+    """They may therefore step on two streams at the same time."""
     owner, pool = make()
     other = StatePool(owner, 40)
     other.allocate(40)
@@ -417,7 +417,7 @@ def test_dropped_buckets_outlive_what_is_queued(monkeypatch):
 
 
 def test_new_bucket_leaves_the_current_stream():
-    """... and the step that makes it is on it, as a whole."""
+    """The whole step that makes the bucket runs on that stream."""
     owner, pool = make()
     used = streams.Stream()
     used.use()
@@ -430,7 +430,7 @@ def test_new_bucket_leaves_the_current_stream():
 
 
 def test_strict_waits():
-    """... with slots of the host, too: an error of the GPU comes out."""
+    """strict=True also waits with slots of the host, so that the GPU's errors are raised."""
     owner, pool = make()
     streams.log.clear()
     pool.step(inputs(owner, 3), [0, 1, 2], strict=True)
@@ -473,7 +473,7 @@ def test_many_states_are_read_and_written_part_by_part(monkeypatch):
     np.testing.assert_array_equal(host(pool.read(range(2000)).c), host(state.c))
 
 
-def test_prepared_buckets_stay_without_memory():
+def test_prepared_buckets_survive_out_of_memory():
     owner, pool = make(900)
     pool.prepare(64)
     settle()
