@@ -69,7 +69,8 @@ def pytest_report_header():
     if "emulated" not in BACKENDS:
         lines.append(f"fusedlstm cuda not tested in the emulator: {NO_EMULATOR or 'not asked for'}")
     else:
-        lines.append(f"emulated kernels are kept in {cache_folder()}: 2 GB, or what the last 15 minutes used")
+        kept = "up to 2 GB, plus anything used in the last 15 minutes"
+        lines.append(f"emulated kernels are kept in {cache_folder()}: {kept}")
     return lines
 
 

@@ -1083,7 +1083,7 @@ FAST_ACTIVATIONS = [
 OTHER_PART_OF_H = "keep_part<PART>(A(widen(next.at[k])), A(widen(before.at[k])))"
 PARTS_OF_PROJECT = "if (ZONEOUT) all.h = a.old_h, all.is_first = a.is_first, all.reset_h = a.reset_h;"
 CLEAR_OF_PROJECT = "if (ZONEOUT && a.readers) clear_flags(a.is_first, a.readers + blockIdx.x"
-# What zoneout keeps, as all kernels have it, and as each has its old h.
+# Zoneout: first the shared code, then each kernel's read of the old h.
 ZONEOUT_OF_H = [
     ("no part of h stays", "if constexpr (PART == 0) {", "if constexpr (true) {"),
     ("the other part of h stays", "keep_part<PART>(A(widen(before.at[k])), A(widen(next.at[k])))", OTHER_PART_OF_H),

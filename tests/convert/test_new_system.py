@@ -1,4 +1,7 @@
-"""A new system of plain arrays is one short file and four lines: its function, the command and recognition work."""
+"""A new system of plain arrays is one short file and four lines.
+
+Its function, the command and recognition then work.
+"""
 
 import os
 import shutil
@@ -43,7 +46,7 @@ def from_nobodys(parameters: Mapping[str, Any], prefix: str = "") -> LSTMWeights
 
 SYSTEM = System("nobodys", LAYOUTS, from_nobodys, source="arrays", signs=Signs(array=r"(.*/)?from_h"))
 '''
-# A line goes before each of these.
+# By file: existing line -> the line to insert before it.
 LINES = {
     "systems.py": {
         "from fusedlstm.convert.onednn": "from fusedlstm.convert.nobodys import SYSTEM as NOBODYS",

@@ -132,7 +132,7 @@ def unaligned(array, before):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_x_of_any_strides(options, dtype):
-    """... has the same bits as where it is aligned."""
+    """Strides and alignment of x change no bits."""
     owner, pool = make(dtype=dtype, **options)
     B, slots = 9, np.random.default_rng(0).permutation(40)[:9]
     x = inputs(owner, B)
@@ -174,7 +174,7 @@ def test_out_at_any_address(offset, options):
 
 
 def test_slots_that_do_not_step_stay(options):
-    """... bit for bit, while others step an odd and an even number of times; words, too."""
+    """Their states and words keep every bit, while others step an odd and an even number of times."""
     owner, pool = make(**options)
     rng = np.random.default_rng(0)
     asleep, at_times = np.arange(0, 40, 4), np.arange(1, 40, 4)
@@ -272,7 +272,7 @@ def twin_of_all(owner, pool):
 @pytest.mark.parametrize("where", ["host", "device"])
 @pytest.mark.parametrize("steps", [0, 1])
 def test_resets(steps, where, options):
-    """Rows that begin anew, of slots with either row current, are as after `reset`."""
+    """is_first equals `reset`, whichever of a slot's two rows is current."""
     owner, pool = make(**options)
     slots, x = [3, 39, 0, 17], inputs(owner, 4)
     for _ in range(steps):
@@ -311,7 +311,7 @@ def test_read_write_and_reset_after_any_steps(options):
 
 
 def test_files_after_an_odd_number_of_steps(tmp_path, options):
-    """... to a pool of another capacity, whose slots have the other row current."""
+    """A pool of another capacity, whose slots have the other row current, loads the file."""
     owner, pool = make(**options)
     x = inputs(owner, 13)
     for slots in (range(13), range(5, 18), range(20)[:13], [1, 39]):
@@ -533,7 +533,7 @@ def test_callers_arrays_are_not_kept(options):
 
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_weights_are_set_in_turn(where, options):
-    """... after a step on another stream and before the next; the kernels' copies are made anew on the GPU."""
+    """Weights change after a step on another stream and before the next. The GPU rewrites the kernels' copies."""
     owner, pool = make(**options)
     more = {"num_layers": 3} if "layers" in options else {}
     more |= {name: value for name, value in options.items() if name not in ("layers", "N")}
@@ -627,7 +627,7 @@ def test_a_state_takes_two_h_and_one_c():
 
 
 def test_memory_runs_out():
-    """... while buffers are made: the pool is as it was, and steps on."""
+    """If making buffers fails, the pool is unchanged and steps on."""
     owner, pool = make(2000, N=40, proj_size=3)
     small = twin_of(owner, pool)
     small.step(inputs(owner, 3), [1, 2, 3])

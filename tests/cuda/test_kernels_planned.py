@@ -431,7 +431,7 @@ def pool_arrays(random, sizes, name):
 
 
 def launch_gather(function, arrays, schedule, capacity=None):
-    """Launch the kernel as the CUDA backend does; the capacity is where rows of states are not side by side."""
+    """Launch the kernel as the CUDA backend does. Pass `capacity` if `all_h` has gaps."""
     operand, x, all_h, c = (arrays[name] for name in ("operand", "x", "all_h", "c"))
     (B, I), (M, width), (slots, H) = x.shape, operand.shape, all_h.shape
     arguments = GatherArguments(
@@ -454,7 +454,7 @@ def launch_gather(function, arrays, schedule, capacity=None):
 
 
 def assert_gathered(arrays, before, at):
-    """Rows have what is theirs, by `at`, where each one's slot stands in all_h and c; -1 is no row."""
+    """Check each row. `at` has its row in all_h and c, or -1."""
     operand, c = before["operand"].copy(), before["c"].copy()
     I, H = before["x"].shape[1], before["all_h"].shape[1]
     for row, slot in enumerate(at):

@@ -1,4 +1,4 @@
-"""Kernels that keep a part of the old h and c, on the CPU with every access checked, beside float64."""
+"""Zoneout in the kernels, emulated with every access checked, against float64."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ pytestmark = needs_emulation
 
 PART = 0.3
 LIMIT = 0.4
-# Of both widths and both arithmetics.
+# One small tile for tensor cores and one for fma.
 SMALLEST = [("small8", "__half"), ("simt16", "double")]
 
 
@@ -60,7 +60,7 @@ def finish():
 
 
 def check_finish(function, name, projected, h, old_h, rows=None, schedule=FORWARD):
-    """Launch lstm_finish, with rows of h for all rows but those of -1."""
+    """Launch lstm_finish and check h. `rows` has each row's slot, or -1."""
     B, P = projected.shape
     before, old = h.copy(), old_h.astype(np.float64)
     arguments = FinishArguments(matrix(projected), matrix(h), rows, Copy(), LIMIT, B, P, matrix(old_h))

@@ -1,4 +1,4 @@
-"""That mutations.py finds what it should: it makes seven hundred mistakes in half an hour, these tests some of them."""
+"""mutations.py finds planted mistakes; these tests plant a few."""
 
 import re
 from dataclasses import replace
