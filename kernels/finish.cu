@@ -1,13 +1,13 @@
-// Ends a layer's h after its matmuls: clips it, keeps a part of the old h, and writes it where it is needed.
+// Finishes h: clips it, applies zoneout, and writes it to its destinations.
 //
-// It follows the projection of a planned step, and any h of which a part of the old one is kept, in a plain
-// call, too.
+// Planned steps launch it for zoneout of h, or for a projection that is clipped, copied or not in place.
+// Plain calls launch it for zoneout of h.
 #include "cell.cuh"
 
 template <typename T> struct FinishArguments {
   Matrix<const T> projected;  // (B, P); may be h itself
   Matrix<T> h;                // (B, P), or all slots'
-  const int* slot_of_row;     // (B,), -1 for none; null: the batch's own rows
+  const int* slot_of_row;     // (B,): each row's slot, -1 to skip the row; null: row k uses row k
   Copy<T> copy;               // zeros if the row has no slot
   double limit;               // of the clip; infinite for no clip
   i64 B, P;

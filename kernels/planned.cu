@@ -1,8 +1,8 @@
 // Follows the matmul of a planned step, in one launch: updates c in place, and writes h where the next
 // matmuls read it.
 //
-// The formula is that of cell.cuh with z = gates + bias. In a pool, slot_of_row[row] is the slot of a row;
-// slot -1 takes no step.
+// Planned: multiplied by cuBLASLt plans. The formula is that of cell.cuh with z = gates + bias. In a pool,
+// slot_of_row[row] is the slot of a row; slot -1 takes no step.
 #include "cell.cuh"
 #include "primitives.cuh"
 
@@ -11,7 +11,7 @@ template <typename T> struct PlannedArguments {
   const A* gates;  // (B, 4N), contiguous
   Cell<T> cell;
   Matrix<A> c;             // (B, N), or all slots'
-  const int* slot_of_row;  // (B,), -1 for none; null: the batch's own rows
+  const int* slot_of_row;  // (B,): each row's slot, -1 to skip the row; null: row k uses row k
   Matrix<T> h;             // (B, N), or all slots': m
   i64 h_by_slot;           // whether `slot_of_row` gives the row of h, too
   Copy<T> copy;            // of m; zeros if a row takes no step

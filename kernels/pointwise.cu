@@ -6,10 +6,10 @@
 //   g  = activation(z_g)
 //   c' = clip(f * c + i * g, +-cell_clip)  the new c, before zoneout
 //   o  = sigmoid(z_o + p_o * c')           peephole o sees the new, clipped c
-//   m  = o * activation(c')                h without a projection and zoneout of h
+//   m  = o * activation(c')                h, unless there is a projection or zoneout of h
 //
 // FUNCTIONS says which functions they are, whether gates are clipped or coupled, and which part of the old c
-// zoneout keeps: see cell.cuh. The stored c has this part; o and m see c' itself.
+// zoneout keeps: see cell.cuh. The stored c includes that part. o and m use c' without it.
 //
 // Before all that, rows where is_first lose their state: c becomes reset_c, and gates_h becomes reset_gates.
 // A null pointer stands for zeros. A reset selects, so a NaN in the old state is gone.

@@ -1,5 +1,7 @@
-// Resets rows in place: h and c of all layers, or of one. A planned step resets rows that are marked before
-// its matmul reads them. A batch resets all of its rows, and a pool those of the slots it is given.
+// Resets rows in place: h and c of all layers, or of one.
+//
+// A Stepper's planned step launches it before its matmul, for the rows where is_first. `clear` launches it
+// for all rows of a Stepper, or for given slots of a pool.
 //
 // A reset selects, so a NaN in the old state is gone. It then clears the flags.
 #include "primitives.cuh"
@@ -7,7 +9,7 @@
 template <typename T> struct ResetArguments {
   typedef typename Arithmetic<T>::type A;
   unsigned char* is_first;  // (B,), 0 or 1; null: reset all rows
-  const i64* slots;         // (B,), the row of h and c; null: the batch's own rows
+  const i64* slots;         // (B,): each row's slot; null: row k uses row k
   Matrix<T> h;              // (B, H), or all slots': every layer's
   Matrix<const T> reset_h;  // (B, H), or one row with stride 0, or null for zeros
   i64 H;

@@ -8,7 +8,7 @@
 
 // The slots of a pool's rows.
 struct SlotRows {
-  const i64* slots;  // (B,), -1 for a row that takes no step; null: the batch's own rows
+  const i64* slots;  // (B,): each row's slot, -1 to skip the row; null: row k uses row k
   u64* words;        // (capacity,), 2 * tick + which of the two is the state; read with slots
   i64 tick;          // of this step: no earlier step had it
   i64 flips;         // whether this launch is the step's last, which flips the words

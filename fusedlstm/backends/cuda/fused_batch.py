@@ -61,7 +61,7 @@ class FusedBatch:
             layer.queue(current, is_first, self._readers if layer is self._layers[-1] else None, self._m)
 
     def clear(self, current: int) -> None:
-        """Queue zeros for all states."""
+        """Queue zeros for `states[current]`."""
         for state in self.states[current]:
             launch_reset(None, None, state.h, None, state.c, None)
 

@@ -88,7 +88,7 @@ class FusedSlots:
         return kernel_choice.one_kernel_layers(B, self._sizes, *self._about)
 
     def state_rows(self, slots: Any) -> Any:
-        """Return the rows of `all_h` that hold the state of these slots. Both are on the device."""
+        """Return the row of `all_h` with the current h of each slot. Slots and result are on the device."""
         rows = cupy.empty(slots.shape, np.int64)
         launch_state_rows(slots, self._words, rows)
         return rows

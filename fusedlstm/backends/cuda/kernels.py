@@ -162,7 +162,7 @@ class Destinations:
 
     Attributes:
         h: (B, P), or all slots'.
-        slot_of_row: (B,), -1 if the row takes no step; None for the batch's own rows.
+        slot_of_row: (B,): each row's slot, -1 to skip the row. None: row k uses row k.
         copy: (B, P), a second place for h; zeros if a row takes no step.
         input: (B, P), added to the copy, for a residual layer.
         old_h: (B, P), the h that zoneout keeps a part of; None without zoneout, and for m.

@@ -89,7 +89,7 @@ class SlotStep(Protocol):
         """See `PoolEngine.kernels`."""
 
     def state_rows(self, slots: Any) -> Any:
-        """Return the rows of `all_h` that hold the state of these slots. Both are on the device."""
+        """Return the row of `all_h` with the current h of each slot. Slots and result are on the device."""
 
     def queue(
         self,

@@ -52,7 +52,7 @@ class MatmulBatch:
         self._step.queue()
 
     def clear(self, current: int) -> None:
-        """Queue zeros for all states."""
+        """Queue zeros for `states[0]`, the only buffer."""
         del current
         self._reset(None, None, None)
 

@@ -1,4 +1,7 @@
-"""A step of all layers for a fixed number of rows, whose buffers stay in place: what a CUDA graph captures."""
+"""A planned step of all layers for a fixed number of rows, whose buffers stay in place: what a CUDA graph captures.
+
+Planned: multiplied by cuBLASLt plans (`cublaslt.Matmul`), which are made once.
+"""
 
 from __future__ import annotations
 

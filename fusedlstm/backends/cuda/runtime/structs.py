@@ -30,7 +30,7 @@ _DTYPES = {
     )
 }
 _FORMATS = {"i64": "q", "double": "d"}
-# The types of C++, by the names of dtypes.
+# C++ type names, by dtype.
 C_NAMES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 
 
