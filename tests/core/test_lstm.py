@@ -346,7 +346,7 @@ def test_set_weights_during_a_sequence(monkeypatch):
     old, new = (StackedWeights.random(I, N, 2, seed=seed, dtype="float64") for seed in (0, 1))
     lstm, xs = LSTM(old, backend="numpy"), np.random.default_rng(0).normal(size=(T, B, I))
     wanted = lstm(xs)
-    steps, run = [], NumpyCell.after_products
+    steps, run = [], NumpyCell.step_from_gates
 
     def interrupted(*arguments):
         steps.append(arguments)
@@ -354,7 +354,7 @@ def test_set_weights_during_a_sequence(monkeypatch):
             lstm.set_weights(new)
         run(*arguments)
 
-    monkeypatch.setattr(NumpyCell, "after_products", interrupted)
+    monkeypatch.setattr(NumpyCell, "step_from_gates", interrupted)
     assert_same_bits(lstm(xs), wanted)
     assert len(steps) == 2 * T
     assert_same_bits(lstm(xs), LSTM(new, backend="numpy")(xs))

@@ -204,14 +204,14 @@ def test_calls_within_calls_within_calls(depth, monkeypatch):
     cell = LSTMCell(weights(), backend="numpy")
     cases = [random_inputs(cell, B, seed) for seed in range(depth)]
     wanted = [bits(cell(*case)) for case in cases]
-    levels, got, after_products = iter(range(1, depth)), {}, numpy_cell.NumpyCell.after_products
+    levels, got, step_from_gates = iter(range(1, depth)), {}, numpy_cell.NumpyCell.step_from_gates
 
     def deeper(*arguments):
         for level in levels:
             got[level] = bits(cell(*cases[level]))
-        after_products(*arguments)
+        step_from_gates(*arguments)
 
-    monkeypatch.setattr(numpy_cell.NumpyCell, "after_products", deeper)
+    monkeypatch.setattr(numpy_cell.NumpyCell, "step_from_gates", deeper)
     got[0] = bits(cell(*cases[0]))
     assert [got[level] for level in range(depth)] == wanted
     assert len(cell._engine.scratch._unused) == min(depth, scratch.Scratch.MOST_KEPT)

@@ -75,7 +75,7 @@ class CudaCell(CellEngine):
             return
         with self.device:
             gates = self.product(x, self.weights.weight_ih)
-            self.after_x_product(gates, h, c, h_out, c_out, is_first, reset)
+            self.step_from_x_gates(gates, h, c, h_out, c_out, is_first, reset)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
         """Return the `reset` of steps: the part of reset_h in the gates, reset_c and reset_h."""
@@ -87,7 +87,7 @@ class CudaCell(CellEngine):
     def sequence(self) -> CudaSequence:
         return CudaSequence(self)
 
-    def after_x_product(
+    def step_from_x_gates(
         self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
     ) -> None:
         """Write the next h and c from the part of x in the gates (B, 4N), with B at least 1.

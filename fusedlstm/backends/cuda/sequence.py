@@ -33,7 +33,7 @@ class CudaSequence(SequenceEngine):
     def run_gates(
         self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
     ) -> None:
-        self._cell.after_x_product(gates, h, c, h_out, c_out, is_first, reset)
+        self._cell.step_from_x_gates(gates, h, c, h_out, c_out, is_first, reset)
 
     def run_steps(self, xs: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
         at_once = self.steps_at_once(len(c))

@@ -130,7 +130,7 @@ class NumpyCell(CellEngine):
             if is_first is not None:
                 c = reset_state(buffers.h, c, is_first, reset, c_out)
             buffers.of_both.run(weights.weight)
-            self.after_products(weights, buffers, c, h_out, c_out)
+            self.step_from_gates(weights, buffers, c, h_out, c_out)
         finally:
             scratch.give_back(workspace)
 
@@ -157,7 +157,7 @@ class NumpyCell(CellEngine):
             return matmul.has_small_kernels()
         return is_cut(B, I + P + self.has_bias, N, self.dtype.itemsize)
 
-    def after_products(
+    def step_from_gates(
         self, weights: LaidOutWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray
     ) -> None:
         """Write the next h and c from the gates in `buffers`."""

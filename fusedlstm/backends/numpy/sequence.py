@@ -71,7 +71,7 @@ class NumpySequence(SequenceEngine):
                 c = reset_state(buffers.h, c, is_first, reset, c_out)
             buffers.of_h.run(weights.weight_h)
             np.add(buffers.gates, gates, buffers.gates)
-            cell.after_products(weights, buffers, c, h_out, c_out)
+            cell.step_from_gates(weights, buffers, c, h_out, c_out)
         finally:
             scratch.give_back(workspace)
 
@@ -107,7 +107,7 @@ class NumpySequence(SequenceEngine):
                     buffers.h[...] = h  # few calls, as with one row Python takes a good part of the time
                     product.run(weight)
                     np.add(z, gates, z)
-                    cell.after_products(weights, buffers, c, y, c_out)
+                    cell.step_from_gates(weights, buffers, c, y, c_out)
                     h, c = y, c_out
         finally:
             scratch.give_back(workspace)

@@ -183,7 +183,7 @@ class _Part:
         if self._loads_h:
             buffers.h[...] = self._h
         buffers.of_both.run(weights.weight)
-        engine.after_products(weights, buffers, self._c, self._h, self._c)
+        engine.step_from_gates(weights, buffers, self._c, self._h, self._c)
         if self._sum is not None:
             np.add(self._h, self._x, self._sum)
 
