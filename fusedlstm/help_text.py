@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import FunctionType
 
 _WIDTH = 80  # of a screen
 _MARGIN = 4  # of methods in the help of their class
@@ -30,24 +29,27 @@ def break_signatures(public: Iterable[Any]) -> None:
     if sys.version_info >= (3, 13):
         return
     for each in public:
-        for function, room in _methods(each) if isinstance(each, type) else [(each, _room(each))]:
+        width = _WIDTH - _MARGIN if isinstance(each, type) else _WIDTH
+        for function, shown in _members(each):
             if inspect.isfunction(function) and "__signature__" not in vars(function):
                 signature = inspect.signature(function)
-                if len(str(signature)) > room:
+                if len(shown) + len(str(signature)) > width:
                     parts = list(signature.parameters.values())
                     broken = _BrokenSignature(parts, return_annotation=signature.return_annotation)
                     vars(function)["__signature__"] = broken
 
 
-def _room(function: Any) -> int:
-    """Return how long a function's signature may be in the line that begins with its name."""
-    return _WIDTH - len(getattr(function, "__name__", ""))
+def _members(public: Any) -> Iterator[tuple[Any, str]]:
+    """Yield a function, or what a class and its bases in this package define, each with the name that help shows.
 
-
-def _methods(kind: type) -> Iterator[tuple[FunctionType | Any, int]]:
-    """Yield what a class and its bases in this package define, without wrappers, and the room for its signature."""
-    for base in kind.__mro__:
+    Members come without wrappers such as classmethod.
+    """
+    if not isinstance(public, type):
+        yield public, getattr(public, "__name__", "")
+        return
+    for base in public.__mro__:
         if base.__module__.startswith("fusedlstm."):
             for name, member in vars(base).items():
+                # help shows `__init__` also under the class's name
                 shown = max(name, base.__name__, key=len) if name == "__init__" else name
-                yield getattr(member, "__func__", member), _WIDTH - _MARGIN - len(shown)
+                yield getattr(member, "__func__", member), shown
