@@ -1,4 +1,4 @@
-"""What each kernel of a GPU's step is expected to take, by a model: what the table of `kernel_choice` comes from.
+"""A model of each kernel's time. The table in `kernel_choice` comes from it.
 
     python -m benchmarks predictions
 

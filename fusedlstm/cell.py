@@ -50,9 +50,9 @@ class LSTMCell(Steppable[LSTMState]):
             OpenBLAS's kernels for AVX-512. With other kernels large batches take much longer, in one thread, as the
             BLAS packs the weights again for each block. On a GPU every step is one kernel (emulated, not yet run on a
             GPU): "tensor_medium" for float16, bfloat16, and float32 with precision="high", else "simt".
-        kernel: the kernel of steps on a GPU. None lets a table choose for Steppers and pools, by layer and batch. Plain
-            calls then take "matmul". A name forces it everywhere. With "matmul" a plain call takes two products by
-            cuBLAS and a kernel after them. A Stepper or a pool takes one product by cuBLASLt and another kernel. All
+        kernel: the kernel of steps on a GPU. None: a table chooses for Steppers and pools, by layer and batch, and
+            plain calls take "matmul", unless batch_invariant. A name forces that kernel everywhere. "matmul" is matrix
+            products followed by one kernel. Steppers and pools multiply with cuBLASLt, plain calls with cuBLAS. All
             other names do the whole step in one kernel (emulated, not yet run on a GPU), from compute capability 8.0
             on. "tensor_large" (for many rows), "tensor_medium" and "tensor_small" (for few) use tensor cores, for
             float16, bfloat16, and float32 with precision="high". "simt" uses fma, for float32 and float64. NumPy checks

@@ -32,9 +32,9 @@ class PoolMemory(NamedTuple):
 
     Args:
         states: the bytes of the states of all slots, live or not.
-        plans: the bytes of the buffers that steps of up to the largest batch so far keep, without those that the cell
-            keeps. On NumPy they are scratch. On a GPU they are the buffers between layers and the flags of slots. If
-            `kernels` says "matmul", they are all buckets and these flags.
+        plans: the bytes that the pool itself keeps for steps. On NumPy this is scratch. On a GPU it is buffers between
+            layers, or with "matmul" all buckets. After `prepare`, or once slots come from a device, it includes the
+            flags that check them.
     """
 
     states: int

@@ -1,8 +1,7 @@
 """Which kernels a GPU's step runs: their names, what each can multiply, and the choice; importing this imports no CuPy.
 
-"matmul" is cuBLASLt's product, or in plain calls two of cuBLAS's, and one kernel behind it. All others are the whole
-step in one kernel, in which products are of tiles of rows and units: "tensor_large", "tensor_medium" and "tensor_small"
-by tensor cores, "simt" by fma.
+"matmul" is one cuBLASLt product, or two cuBLAS products in a plain call, followed by one kernel. The others do a whole
+step in one kernel, tile by tile: "tensor_large", "tensor_medium" and "tensor_small" on tensor cores, "simt" with fma.
 """
 
 from __future__ import annotations
