@@ -264,7 +264,7 @@ class StatePool(Generic[State]):
             ValueError: an argument has the wrong shape or device, `out` can't be written, or a slot is out of range,
                 inactive or duplicate.
         """
-        if strict is not False:
+        if strict is not False:  # fast path: skip the call for the default
             check_bool("strict", strict)
         return self._in_turn(self._step, x, slots, is_first, out, strict)
 

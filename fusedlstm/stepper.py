@@ -214,7 +214,7 @@ class Stepper(Generic[State]):
             batch, native = self._engine, self._face.array_type
             if batch.is_torn:
                 self._refuse_torn()
-            if copy is not False:
+            if copy is not False:  # fast path: skip the call for the default
                 check_bool("copy", copy)
             if copy or not self._needs_no_exchange:
                 return self._exchange_and_step(x, is_first, copy=copy)
@@ -345,6 +345,6 @@ class Steppable(Placed[State]):
 
         See `Stepper` for arguments and errors.
         """
-        make: Any = Stepper  # whose types tell a cell from an LSTM, while this is either
+        make: Any = Stepper  # Any: the overloads want an LSTMCell or an LSTM, and `self` may be either
         stepper: Stepper[State] = make(self, batch, reset_to=reset_to, host=host, like=like)
         return stepper
