@@ -112,9 +112,9 @@ def check_state_type(state: Any, name: str = "state") -> None:
     if state is None:
         fail(TypeError, name, wanted, "None", "Start from zero_state(batch)")
     if isinstance(state, (tuple, list)) and state and all(isinstance(each, LSTMState) for each in state):
-        hint = f"Use {name}[0]" if len(state) == 1 else "A cell has one state, and an LSTM a tuple of them"
+        hint = f"Use {name}[0]" if len(state) == 1 else "Pass one of them: a cell has one state"
         fail(TypeError, name, wanted, f"a {type(state).__name__} of {len(state)} LSTMState", hint)
-    if isinstance(state, (tuple, list)):
+    if isinstance(state, (tuple, list)) and len(state) == 2:
         fail(
             TypeError,
             name,
@@ -123,6 +123,8 @@ def check_state_type(state: Any, name: str = "state") -> None:
             "Name the two: LSTMState(h=..., c=...), because PyTorch and Keras mean (h, c) "
             "while TensorFlow 1 and Flax mean (c, h)",
         )
+    if isinstance(state, (tuple, list)):
+        fail(TypeError, name, wanted, f"a {type(state).__name__} of {len(state)}")
     if hasattr(state, "shape"):
         fail(
             TypeError,

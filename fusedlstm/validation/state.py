@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 def named_states(name: str, states: Any) -> list[tuple[str, LSTMState]]:
     """Return each state with what an error calls it: `state` of one, `state[0]` ... of a tuple or list.
 
-    Two values that are no states are taken for the h and c of one, so that the error says how to name them.
+    A pair of values that aren't states counts as one state's h and c: the error then says how to name them.
     """
-    is_pair = isinstance(states, (tuple, list)) and len(states) == 2 and not any(map(_is_state, states))
-    if isinstance(states, (tuple, list)) and not is_pair:
+    are_several = isinstance(states, (tuple, list))
+    are_pair = are_several and len(states) == 2 and not any(isinstance(each, LSTMState) for each in states)
+    if are_several and not are_pair:
         if not states:
             fail(ValueError, name, "at least one LSTMState(h=..., c=...)", f"an empty {type(states).__name__}")
         named = [(f"{name}[{k}]", one) for k, one in enumerate(states)]
@@ -30,10 +31,6 @@ def named_states(name: str, states: Any) -> list[tuple[str, LSTMState]]:
     for one_name, one in named:
         check_state_type(one, one_name)
     return named
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, LSTMState)
 
 
 def backend_of_states(named: list[tuple[str, LSTMState]]) -> Backend:

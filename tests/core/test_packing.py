@@ -252,6 +252,7 @@ def test_proj_size_says_what_is_left():
         (stack_states, TypeError, r"states: .*got one LSTMState\. Use stack_states\(\[state\]\)"),
         (lambda s: stack_states([]), ValueError, "states: wanted at least one LSTMState.*; got an empty list"),
         (lambda s: stack_states((s.h, s.c)), TypeError, r"states: wanted an LSTMState.*Name the two"),
+        (lambda s: stack_states([(s.h, s.c, s.c)]), TypeError, r"states\[0\]: .*; got a tuple of 3$"),
         (
             lambda s: stack_states([s.h]),
             TypeError,

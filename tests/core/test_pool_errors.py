@@ -346,8 +346,7 @@ STATES = {
     "a list of two": (
         lambda g: [g.state, g.state],
         TypeError,
-        "state: wanted an LSTMState(h=..., c=...); got a list of 2 LSTMState. A cell has one state, and an LSTM a "
-        "tuple of them",
+        "state: wanted an LSTMState(h=..., c=...); got a list of 2 LSTMState. Pass one of them: a cell has one state",
     ),
     "swapped": (
         lambda g: LSTMState(h=g.state.c, c=g.state.h),
