@@ -238,6 +238,9 @@ class StackedWeights:
 def load_weights(path: AnyPath) -> EitherWeights:
     """Read weights that either class saved, bit for bit.
 
+    Returns:
+        LSTMWeights or StackedWeights, whichever the file holds.
+
     Raises:
         WeightsFileError: the file is damaged, truncated, of another kind, or from a newer version.
         OSError: the file can't be read. The error names `path`.

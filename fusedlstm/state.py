@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 # The state of an owner: a cell has an LSTMState, and an LSTM a tuple of them, one for each layer.
 State = TypeVar("State", bound="LSTMState | tuple[LSTMState, ...]")
 
-# An LSTMState, or a tuple of them, as the content of what is converted decides. A type checker would refuse a union of
-# both in cell(x, state_from_torch(state)).
+# An LSTMState or a tuple of them, depending on the source. `Any`, because with a union a type checker rejects
+# cell(x, state_from_torch(state)). Docstrings name both: help() shows only this name.
 EitherState: TypeAlias = Any
 
 

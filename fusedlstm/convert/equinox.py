@@ -106,7 +106,10 @@ def _follow(module: Any, path: str) -> Any:
 def state_from_equinox(state: Any, *, dtype: Any = None) -> EitherState:
     """Return the states of Equinox's LSTMCell under vmap, whose order is h, c.
 
-    The order is that of Equinox 0.13.8's numbers. Arguments, result and errors are those of `state_from_flax`.
+    The order is that of Equinox 0.13.8's numbers. Arguments and errors are those of `state_from_flax`.
+
+    Returns:
+        An LSTMState; of several states a tuple of one for each.
     """
     return from_pairs(state, PAIRS, dtype)
 

@@ -119,7 +119,10 @@ PAIRS = Pairs("hc", _haiku_pair)
 def state_from_haiku(state: Any, *, dtype: Any = None) -> EitherState:
     """Return the states of Haiku's LSTM, whose fields are hidden and cell (as Sonnet's are), in this order.
 
-    The order is that of Haiku 0.0.17's numbers. Arguments, result and errors are those of `state_from_flax`.
+    The order is that of Haiku 0.0.17's numbers. Arguments and errors are those of `state_from_flax`.
+
+    Returns:
+        An LSTMState; of several states a tuple of one for each.
     """
     return from_pairs(state, PAIRS, dtype)
 

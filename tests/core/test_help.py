@@ -82,5 +82,18 @@ def test_help_of_random_names_each_option(name):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
+def test_help_says_what_either_class_is(name):
+    """Annotations such as EitherWeights can't be looked up."""
+    text = shown(name)
+    returns = text.partition("Returns:")[2].partition("\n\n")[0]
+    if "-> 'EitherWeights'" in text:
+        assert "LSTMWeights" in returns
+        assert "StackedWeights" in returns
+    if "-> 'EitherState'" in text:
+        assert "An LSTMState" in returns
+        assert "a tuple" in returns
+
+
+@pytest.mark.parametrize("name", PUBLIC)
 def test_help_names_no_private_class(name):
     assert "Placed[" not in shown(name)

@@ -79,6 +79,9 @@ def from_tf1(
         residual: whether the cell is in a ResidualWrapper, whose weights are a StackedWeights; for layers a bool for
             all, or one for each layer.
 
+    Returns:
+        StackedWeights of layers or directions, or with `residual`; else LSTMWeights.
+
     Raises:
         TypeError: arrays of mixed or unsupported dtypes, `variables` neither a mapping nor a path, `prefix` not a
             string.
