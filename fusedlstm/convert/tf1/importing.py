@@ -38,7 +38,7 @@ _MEANT: dict[str, Function] = {"hard_sigmoid": ("hard_sigmoid", 0.2, 0.5)}
 
 
 def from_tf1(
-    variables: Mapping[str, Any] | str | os.PathLike[str],
+    variables: Mapping[str, Any] | str | bytes | os.PathLike[str],
     prefix: str | None = None,
     forget_bias: float = 1.0,
     *,

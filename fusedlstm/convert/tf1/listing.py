@@ -41,7 +41,7 @@ class TF1Cell:
     refused: str = ""
 
 
-def list_tf1(variables: Mapping[str, Any] | str | os.PathLike[str]) -> list[TF1Cell]:
+def list_tf1(variables: Mapping[str, Any] | str | bytes | os.PathLike[str]) -> list[TF1Cell]:
     """Return what may be LSTM cells among variables, by scope: dense layers of four blocks look like cells, too.
 
     Args:
