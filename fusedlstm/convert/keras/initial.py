@@ -32,7 +32,7 @@ def initial_state_from_keras(source: Any, name: str | None = None) -> tuple[LSTM
         A state for each cell, or for each direction: float64 if the constants are, else float32.
 
     Raises:
-        TypeError: `source` is neither.
+        TypeError: `source` is not a model, a layer or a path.
         ValueError: there is no constant state, calls have different ones, or part of it is computed.
         WeightsFileError: the same, in a file; or the file can't be read.
         ImportError, OSError: see `from_keras`.

@@ -58,7 +58,7 @@ def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
         ValueError: what ONNX' LSTM has no place for: cell_clip, projections, zoneout, residual layers, i = 1 - f (it
             has f = 1 - i only), a gate_clip that is not above 0 in float32, and directions of one layer that differ in
             size, bias, peephole, gate_clip or coupled_gate.
-        TypeError: no weights, or no int.
+        TypeError: `weights` is not weights, or `opset` is not an int.
         ImportError: the package onnx is not installed.
     """
     weights = as_layers(weights)

@@ -24,7 +24,10 @@ _WAYS = ("fw", "bw")
 
 @dataclass(frozen=True)
 class _ScopePattern:
-    """How scopes hold cells: `holder` is all that a whole of them may hold, below its root."""
+    """How TensorFlow names the scopes of stacked cells.
+
+    `holder` matches the scopes below the root that must contain nothing else.
+    """
 
     what: str
     scope: re.Pattern[str]
@@ -65,7 +68,7 @@ class CellStack:
 
 
 def arrange(scopes: Sequence[str], names: Iterable[str], prefix: str) -> CellStack | None:
-    """Return the stack that cells form; None where they are no whole of one kind.
+    """Return the stack that the cells form, or None if they aren't one complete stack.
 
     Args:
         scopes: of the cells.

@@ -117,8 +117,8 @@ def from_torch(
             a number, or `reverse` not a bool.
         ValueError: a parameter is missing or has the wrong shape; there are several LSTMs and no `prefix`; there are
             parameters that a plain LSTM doesn't have, or a weight of an unknown parametrization; a class, hook or
-            attribute may change the formula; `reverse` is given without `layer`; `zoneout` is not from 0 to 1, or the
-            module tells another.
+            attribute may change the formula; `reverse` is given without `layer`; `zoneout` is not from 0 to 1, or
+            differs from the module's.
         WeightsFileError: the file is damaged, holds Python objects, or has no such LSTM.
         OSError: the file can't be read.
     """

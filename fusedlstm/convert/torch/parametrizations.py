@@ -27,10 +27,10 @@ _DROPPED = "weight_raw is the weight of weight dropout: only the dropped copy ma
 
 @dataclass(frozen=True)
 class Parametrization:
-    """One way to store a weight.
+    """One way in which PyTorch or a wrapper stores a weight.
 
     Attributes:
-        name: PyTorch's name of the parametrization.
+        name: the name that errors use.
         parts: the suffixes that follow the weight's name; those that begin with "." are below "parametrizations".
         shaped: the part that has the weight's shape.
         compute: a function that takes the parts and returns the weight.
