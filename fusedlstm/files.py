@@ -45,7 +45,7 @@ _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
 _WHAT = {"StatePool": "states"}  # what the arrays of a kind are, in messages: weights, if it is not here
 _READERS = dict.fromkeys(("LSTMWeights", "StackedWeights"), "load_weights") | {"StatePool": "StatePool.load"}
-_CONVERT = 'The command "fusedlstm convert" makes weights of the files of other programs'
+_CONVERT = 'Use the command "fusedlstm convert" for files of other programs'
 _DTYPES_OF_KIND = {"StatePool": _DTYPES | {"I64": "int64"}}
 # Error numbers of seeking or reading at an offset that only a damaged file can have.
 _ERRNOS_OF_DAMAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)

@@ -71,7 +71,7 @@ class StackedWeights:
             if not isinstance(weights, LSTMWeights):
                 hint = use_weights_of(weights)
                 if isinstance(weights, StackedWeights):
-                    hint = "Use its .layers: [*lower.layers, *upper.layers] stacks two"
+                    hint = "To stack two, pass [*lower.layers, *upper.layers]"
                 fail(TypeError, self._name(index), "an LSTMWeights", describe_type(weights), hint)
         if len(self.layers) % self.num_directions:
             wanted = "an even number of them with bidirectional=True: forward and backward for each layer"

@@ -175,9 +175,7 @@ def test_takers_of_layers_say_the_same(taker):
 
 
 def test_stack_of_stacks_names_their_layers():
-    assert refusal("an element of StackedWeights", LAYERS).endswith(
-        "Use its .layers: [*lower.layers, *upper.layers] stacks two"
-    )
+    assert refusal("an element of StackedWeights", LAYERS).endswith("To stack two, pass [*lower.layers, *upper.layers]")
 
 
 @pytest.mark.parametrize("taker", TAKERS)

@@ -121,7 +121,7 @@ def list_keras(path: str | bytes | os.PathLike[str]) -> list[Listed]:
         OSError: the file can't be opened.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
-        fail_source("path", "the path of a file of Keras's", path)
+        fail_source("path", "the path of a Keras file", path)
     with opened(path) as root:
         return [_listed(found) for found in find(root) if found.is_lstm]
 
