@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +16,6 @@ from fusedlstm.convert.trees import flatten, names_below
 from fusedlstm.validation.advice import fail_source
 from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
-
-_Found = TypeVar("_Found")
 
 if TYPE_CHECKING:
     from fusedlstm.convert.layout import Layout
@@ -29,15 +28,21 @@ def flat_arrays(argument: str, value: Any) -> dict[str, Any]:
     return flatten(argument, value, "/")
 
 
-def listed(argument: str, source: Any, names: Mapping[str, Any], found: list[_Found]) -> list[_Found]:
-    """Return what was found among named values. Raise TypeError if a caller's mapping has values, but no array."""
-    if found or not names or not isinstance(source, Mapping) or any(is_array(names[name]) for name in names):
-        return found
-    first = next(iter(names))
-    fail(TypeError, argument, "arrays among its values", f"{describe_type(names[first])} at {first!r}")
+def check_has_arrays(argument: str, values: Mapping[str, Any]) -> None:
+    """Raise TypeError if there are values, but no array among them."""
+    if values and not any(map(is_array, values.values())):
+        name, value = next(iter(values.items()))
+        fail(TypeError, argument, "arrays among its values", f"{describe_type(value)} at {name!r}")
 
 
-def check_array(name: str, value: Any, shape: str) -> None:
+def elements(argument: str, wanted: str, value: Any) -> list[Any]:
+    """Return what an iterable has. Raise TypeError for a mapping, a path or something that isn't iterable."""
+    if isinstance(value, (Mapping, str, bytes, os.PathLike)) or not np.iterable(value):
+        fail_source(argument, wanted, value)
+    return list(value)
+
+
+def check_array_like(name: str, value: Any, shape: str) -> None:
     """Raise TypeError unless a required argument is an array, or lists that make one."""
     if not (is_array(value) or isinstance(value, (list, tuple))):
         fail_source(name, f"an array {shape}", value)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fusedlstm.convert.cells import cell_weights
+from fusedlstm.convert.cells import cell_weights, elements
 from fusedlstm.convert.layout import Layout, each
 from fusedlstm.convert.record import System
-from fusedlstm.convert.states import is_array
 from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.advice import fail_source
 from fusedlstm.validation.arguments import check_bool, check_size, fail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Linear layers 0 to 3 and 4 to 7, as TensorFlow's canonical blobs have them; 8 is the projection. From
 # its documents and TensorFlow's converter.
@@ -49,9 +49,8 @@ def from_cudnn(
     """
     check_bool("bidirectional", bidirectional)
     cells = check_size("num_layers", num_layers, 1) * (2 if bidirectional else 1)
-    for name, value in (("weights", weights), ("biases", [] if biases is None else biases)):
-        if not (isinstance(value, Sequence) or is_array(value)) or isinstance(value, (str, bytes)):
-            fail_source(name, "a sequence of arrays", value)
+    weights = elements("weights", "a sequence of arrays", weights)
+    biases = None if biases is None else elements("biases", "a sequence of arrays", biases)
     if len(weights) not in (8 * cells, 9 * cells):
         fail(ValueError, "weights", f"8 or 9 matrices for each of {cells} layers and directions", str(len(weights)))
     if biases is not None and len(biases) != 8 * cells:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.arrays.host import to_host
-from fusedlstm.convert.cells import cell_weights, check_array
+from fusedlstm.convert.cells import cell_weights, check_array_like
 from fusedlstm.convert.layout import Layout
 from fusedlstm.convert.record import System
 from fusedlstm.stacked import StackedWeights
@@ -56,8 +56,8 @@ def from_onednn(
         TypeError: `weights_layer` or `weights_iter` is not an array; arrays of mixed or unsupported dtypes.
         ValueError: wrong shapes.
     """
-    check_array("weights_layer", weights_layer, "(L, D, I, 4, N)")
-    check_array("weights_iter", weights_iter, "(L, D, P, 4, N)")
+    check_array_like("weights_layer", weights_layer, "(L, D, I, 4, N)")
+    check_array_like("weights_iter", weights_iter, "(L, D, P, 4, N)")
     given = {
         "weights_layer": (weights_layer, 5),
         "weights_iter": (weights_iter, 5),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusedlstm.arrays.host import to_host
-from fusedlstm.convert.cells import cell_weights, refuse_state
+from fusedlstm.convert.cells import cell_weights, elements, refuse_state
 from fusedlstm.convert.layout import Layout, each
 from fusedlstm.convert.record import Signs, System
-from fusedlstm.validation.advice import fail_source
 from fusedlstm.validation.arguments import check_choice, check_clip, fail
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fusedlstm.weights import LSTMWeights
 
 LAYOUTS = {
@@ -105,9 +106,8 @@ def from_tflite(
 
 def _by_number(inputs: Any) -> dict[str, Any]:
     """Return the inputs that there are, by number."""
-    if not isinstance(inputs, (Sequence, Mapping)) or isinstance(inputs, (str, bytes)):
-        fail_source("inputs", "a sequence of the operator's inputs, or a mapping of their numbers to them", inputs)
-    items = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+    wanted = "a sequence of the operator's inputs, or a mapping of their numbers to them"
+    items = inputs.items() if isinstance(inputs, Mapping) else enumerate(elements("inputs", wanted, inputs))
     given = {str(index): value for index, value in items if value is not None}
     if unknown := sorted(set(given) - {str(index) for index in range(_INPUTS)}):
         hint = "BIDIRECTIONAL_SEQUENCE_LSTM has other numbers: renumber each direction's inputs as for this operator"

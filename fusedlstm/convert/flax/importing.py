@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.convert.cells import listed
+from fusedlstm.convert.cells import check_has_arrays
 from fusedlstm.convert.flax.modules import check_module
 from fusedlstm.convert.flax.tree import Tree
 from fusedlstm.convert.foreign import check_names
@@ -74,4 +75,7 @@ def list_flax(source: Any) -> list[tuple[str, int, int]]:
         TypeError: as from_flax.
     """
     tree = Tree(source)
-    return listed("source", source, tree.everything, tree.cells())
+    found = tree.cells()
+    if not found and isinstance(source, Mapping):
+        check_has_arrays("source", tree.everything)
+    return found

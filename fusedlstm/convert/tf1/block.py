@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusedlstm.convert.cells import check_array
+from fusedlstm.convert.cells import check_array_like
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.tf1.layouts import LAYOUTS
 from fusedlstm.validation.arguments import check_bool, check_real, fail
@@ -81,8 +81,8 @@ def from_block_lstm_v2(
 
 def _arrays(w: Any, b: Any) -> dict[str, Any]:
     """Return w and b by name. Raise TypeError unless they are arrays."""
-    check_array("w", w, "(I + N, 4N)")
-    check_array("b", b, "(4N,)")
+    check_array_like("w", w, "(I + N, 4N)")
+    check_array_like("b", b, "(4N,)")
     return {"w": w, "b": b}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm import files
-from fusedlstm.convert.cells import listed
+from fusedlstm.convert.cells import check_has_arrays
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.tf1.cells import Cell, candidates
 from fusedlstm.convert.tf1.variables import Variables
@@ -52,7 +52,9 @@ def list_tf1(variables: Mapping[str, Any] | str | bytes | os.PathLike[str]) -> l
     """
     with files.reading(variables):
         found = [_describe(cell) for cell in candidates(Variables.of(variables))]
-        return listed("variables", variables, variables if isinstance(variables, Mapping) else {}, found)
+        if not found and isinstance(variables, Mapping):
+            check_has_arrays("variables", variables)
+        return found
 
 
 def _describe(cell: Cell) -> TF1Cell:

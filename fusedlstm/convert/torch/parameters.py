@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, overload
 
 from fusedlstm import files, log
-from fusedlstm.convert.cells import listed
+from fusedlstm.convert.cells import check_has_arrays
 from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.reading import read
 from fusedlstm.convert.torch.files import open_parameters
@@ -163,7 +163,10 @@ def list_torch(source: Any) -> list[TorchLSTM]:
     """
     with files.reading(source):
         parameters = _parameters(source)
-        return listed("source", source, parameters, find_lstms(parameters))
+        found = find_lstms(parameters)
+        if not found and isinstance(source, Mapping):
+            check_has_arrays("source", parameters)
+        return found
 
 
 class LSTMParameters:
@@ -283,7 +286,7 @@ def _parameters(source: Any) -> Mapping[str, Any]:
         fail_source("source", wanted, source)
     parameters = flatten("source", source.state_dict(), ".")
     if not find_lstms(parameters):  # with its PyTorch backend, Keras's layers are PyTorch's modules too
-        refuse_others("source", wanted, source, "from_torch")
+        refuse_foreign_source("source", wanted, source, "from_torch")
     return parameters
 
 
