@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from fusedlstm.validation.arguments import AnyPath
     from fusedlstm.weights import CellOptions
 
-# LSTMWeights or StackedWeights, as the content of a source decides. A type checker would refuse a union of both in
-# LSTMCell(from_torch(module)) and in from_keras(path).layers, which are right for people who know their model.
+# LSTMWeights or StackedWeights, depending on the source. `Any`, because with a union a type checker rejects
+# LSTMCell(from_torch(module)). Docstrings name both classes: help() shows only this name.
 EitherWeights: TypeAlias = Any
 _KIND = "StackedWeights"  # of its files
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from fusedlstm.convert.layout import Layout
 
 
-def flat_arrays(argument: str, value: Any) -> dict[str, Any]:
-    """Return a mapping of names to arrays without nesting."""
+def flat_arrays(argument: str, value: Any, *, converts: bool = True) -> dict[str, Any]:
+    """Return a mapping of names to arrays without nesting. `converts` is as in `advice.fail_source`."""
     if not isinstance(value, Mapping):
-        fail_source(argument, "a mapping of names to arrays", value)
+        fail_source(argument, "a mapping of names to arrays", value, converts=converts)
     return flatten(argument, value, "/")
 
 

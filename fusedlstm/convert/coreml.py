@@ -68,7 +68,8 @@ def from_coreml(
         "output_activation": activation,
         "gate_activation": recurrent_activation,
     }
-    given = {name: value for name, value in flat_arrays("parameters", parameters).items() if value is not None}
+    flat = flat_arrays("parameters", parameters, converts=False)
+    given = {name: value for name, value in flat.items() if value is not None}
     arguments = (recurrent_activation, cell_activation, activation)
     for name, ours in zip(("recurrent_activation", "cell_activation", "activation"), arguments, strict=True):
         _check_same_function(name, ours, given.pop(name, None))

@@ -16,7 +16,7 @@ from fusedlstm.convert.layout import Layout
 from fusedlstm.convert.record import Signs, System
 from fusedlstm.convert.states import Pairs, from_pairs, to_pairs
 from fusedlstm.convert.trees import flatten, names_below, scope_of
-from fusedlstm.validation.advice import refuse_others
+from fusedlstm.validation.advice import refuse_foreign_source
 from fusedlstm.validation.arguments import describe_type, fail
 
 if TYPE_CHECKING:
@@ -65,8 +65,10 @@ def arrays_of(source: Any, prefix: str, vouched: frozenset[str] = frozenset()) -
         flat = flatten("source", source, ".")
         arrays = {name: flat[whole] for name, whole in names_below(flat, scope).items() if flat[whole] is not None}
     else:
-        refuse_others("source", _WANTED, source, "from_equinox")
-        arrays = _arrays_of_module(_follow(source, prefix), prefix, vouched)
+        refuse_foreign_source("source", _WANTED, source, "from_equinox")  # a prefix can't be followed in a path
+        cell = _follow(source, prefix)
+        refuse_foreign_source("source", _WANTED, cell, "from_equinox")
+        arrays = _arrays_of_module(cell, prefix, vouched)
     if "bias_n" in arrays:
         fail(ValueError, "source", "an LSTMCell", "a GRUCell, which has a bias_n")
     if "bias_hh" in arrays:
@@ -79,9 +81,8 @@ def _arrays_of_module(cell: Any, prefix: str, vouched: frozenset[str]) -> dict[s
     names = (*LAYOUTS["equinox"].names(), "bias_n")
     arrays = {name: array for name in names if (array := getattr(cell, name, None)) is not None}
     if not arrays:
-        at = f" at {prefix!r}" if prefix else ""
-        fail(TypeError, "source", _WANTED, describe_type(cell) + at, "Of a module, give the cell's path as prefix=")
-    refuse_others("source", _WANTED, cell, "from_equinox")
+        got = describe_type(cell) + (f" at {prefix!r}" if prefix else "")
+        fail(TypeError, "source", _WANTED, got, "To convert a cell inside a module, pass its path as prefix=")
     equinox = sys.modules.get("equinox")
     if "bias_n" not in arrays:
         bases = (equinox.nn.LSTMCell,) if equinox is not None else ()

@@ -74,7 +74,7 @@ def find(params: Any, prefix: str | Sequence[str] | None) -> tuple[list[tuple[st
         TypeError, ValueError: as from_haiku.
     """
     if not isinstance(params, Mapping):
-        fail_source("params", "a mapping of modules' names to their arrays", params)
+        fail_source("params", "a mapping of modules' names to their arrays", params, converts=True)
     flat = flatten("params", params, "/")
     if prefix is None:
         found = sorted(match[1] for name in flat if (match := _OF_A_CELL.fullmatch(name)))

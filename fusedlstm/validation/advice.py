@@ -1,4 +1,4 @@
-"""Hints for errors about values passed in place of weights, or to another framework's importer: what to use."""
+"""Hints for errors about values that aren't weights, or that went to the wrong importer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from fusedlstm.validation.arguments import describe_type, fail
 
-# Calls that make weights of an object, by the package of its class or of a base class. Keras comes first, as its
-# layers also derive from PyTorch's or TensorFlow's modules. haste's derive from PyTorch's.
+# Calls that make weights of an object, by the package of its class or of a base class. The first match wins. Keras and
+# haste come before PyTorch, as their layers may be PyTorch's modules too. `flax.core` comes before `flax`.
 _OBJECTS = {
     "keras": "from_keras(layer)",
     "tf_keras": "from_keras(layer)",
@@ -34,37 +34,52 @@ _OBJECTS = {
     "chainer": "from_chainer(params)",
     "coremltools": "from_coreml(parameters)",
 }
-# What reads a file, by the end of its name; load_weights reads our own.
+# The importer for each file extension.
 _FILES = dict.fromkeys((".pt", ".pth", ".bin"), "from_torch")
 _FILES |= dict.fromkeys((".keras", ".h5", ".hdf5"), "from_keras") | {".onnx": "from_onnx"}
-_UNKNOWN = "the function of fusedlstm.convert for its framework"
-
-
-def weights_of(value: Any) -> str:
-    """Return the expression that makes weights of a value; "" if none is known. No framework is imported."""
-    from fusedlstm.placement import Placed
-
-    if isinstance(value, (str, bytes, os.PathLike)):
-        reader = _FILES.get(os.path.splitext(os.fsdecode(value))[1].lower())
-        return f"fusedlstm.convert.{reader}(path)" if reader else "fusedlstm.load_weights(path)"
-    if isinstance(value, Placed):
-        return "its .weights"
-    if holds_states(value):
-        return "the .weights of its cell or LSTM"
-    for module, call in _OBJECTS.items():
-        if any(f"{base.__module__}.".startswith(f"{module}.") for base in type(value).__mro__):
-            return f"fusedlstm.convert.{call}"
-    if isinstance(value, (list, tuple)) and value and hasattr(value[0], "shape"):  # such as Keras's get_weights()
-        return _UNKNOWN
-    return _of_arrays(value) if isinstance(value, Mapping) else ""
 
 
 def use_weights_of(value: Any) -> str:
-    """Return the same as a sentence, for the hint of an error."""
+    """Return the hint of an error about a value that isn't weights."""
+    from fusedlstm.placement import Placed
+
     if _is_our("LSTMWeights", value) or _is_our("StackedWeights", value):
         return "These are weights already"
-    expression = weights_of(value)
-    return expression and f"Use {expression}"
+    if isinstance(value, Placed):
+        return "Use its .weights"
+    if holds_states(value):
+        return "Use the .weights of its cell or LSTM"
+    if call := weights_call(value):
+        return f"Use {call}"
+    has_arrays = isinstance(value, (list, tuple)) and value and hasattr(value[0], "shape")  # such as get_weights()
+    return "Use the function of fusedlstm.convert for its framework" if has_arrays or isinstance(value, Mapping) else ""
+
+
+def weights_call(value: Any) -> str:
+    """Return the call that makes weights of a value; "" if it is unknown. No framework is imported."""
+    if call := _importer_call(value):
+        return f"fusedlstm.convert.{call}"
+    return "fusedlstm.load_weights(path)" if _is_path(value) else ""
+
+
+def _importer_call(value: Any) -> str:
+    """Return the importer's part of `weights_call`; "" for our own files and unknown values."""
+    if _is_path(value):
+        importer = _FILES.get(os.path.splitext(os.fsdecode(value))[1].lower())
+        return f"{importer}(path)" if importer else ""
+    for module, call in _OBJECTS.items():
+        if any(f"{base.__module__}.".startswith(f"{module}.") for base in type(value).__mro__):
+            return call
+    return "from_torch(arrays)" if isinstance(value, Mapping) and any(map(_is_of_torch, value)) else ""
+
+
+def _is_of_torch(name: Any) -> bool:
+    """Return whether PyTorch names a parameter of an LSTM like this."""
+    return isinstance(name, str) and re.search(r"\bweight_ih_l\d|\bbias_ih\b", name) is not None
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, bytes, os.PathLike))
 
 
 def holds_states(value: Any) -> bool:
@@ -77,22 +92,18 @@ def _is_our(name: str, value: Any) -> bool:
     return any(base.__name__ == name and base.__module__.startswith("fusedlstm.") for base in type(value).__mro__)
 
 
-def fail_source(name: str, wanted: str, value: Any) -> NoReturn:
-    """Raise TypeError about what an importer was given, saying what takes it."""
-    use = use_weights_of(value)
-    if isinstance(value, (str, bytes, os.PathLike)) and "load_weights" in use:
-        use = 'This takes no path: the command "fusedlstm convert" reads files, and load_weights those that it writes'
-    fail(TypeError, name, wanted, describe_type(value), use)
+def fail_source(name: str, wanted: str, value: Any, *, converts: bool = False) -> NoReturn:
+    """Raise TypeError about the source that an importer got, with a hint at what takes it.
 
-
-def _of_arrays(arrays: Mapping[Any, Any]) -> str:
-    """Return the call that makes weights of named arrays. PyTorch's are known by their names."""
-    is_torch = any(re.search(r"\bweight_ih_l\d|\bbias_ih\b", name) for name in arrays if isinstance(name, str))
-    return "fusedlstm.convert.from_torch(arrays)" if is_torch else _UNKNOWN
-
-
-def refuse_others(name: str, wanted: str, value: Any, importer: str) -> None:
-    """Raise TypeError for an object of ours or of another framework than the one that this importer reads."""
+    `converts` is whether the command converts files of the importer's system.
+    """
     hint = use_weights_of(value)
-    if hint and importer not in hint:
-        fail_source(name, wanted, value)
+    if _is_path(value) and not _importer_call(value):
+        hint = "Pass arrays, not a path" + ('. The command "fusedlstm convert" converts files' if converts else "")
+    fail(TypeError, name, wanted, describe_type(value), hint)
+
+
+def refuse_foreign_source(name: str, wanted: str, value: Any, importer: str) -> None:
+    """Raise TypeError if `value` is ours or belongs to another importer. The command converts this one's files."""
+    if _importer_call(value).partition("(")[0] != importer and use_weights_of(value):
+        fail_source(name, wanted, value, converts=True)

@@ -6,13 +6,13 @@ from typing import Any
 
 from fusedlstm.placement import Placed
 from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.advice import holds_states, use_weights_of, weights_of
+from fusedlstm.validation.advice import holds_states, use_weights_of, weights_call
 from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.weights import LSTMWeights
 
 
 def check_one_layer(weights: Any, *, new_owner: bool = True) -> None:
-    """Raise TypeError unless these are the weights of a cell, which is new or has other weights already."""
+    """Raise TypeError unless `weights` is an LSTMWeights. `new_owner` is False if they replace a cell's weights."""
     if isinstance(weights, LSTMWeights):
         return
     hint = use_weights_of(weights)
@@ -52,17 +52,21 @@ def check_owner(name: str, owner: Any) -> None:
     """Raise unless this is a cell or an LSTM of one direction. Pools and Steppers are made of these."""
     if isinstance(owner, Placed):
         if owner._layers_of_weights.bidirectional:
-            wanted, hint = "weights of one direction for steps", "The backward direction needs whole sequences"
+            wanted, hint = "a cell, or an LSTM of one direction", "The backward direction needs whole sequences"
             fail(ValueError, name, wanted, "bidirectional=True", hint)
         return
-    made = weights_of(owner)
-    hint = f"Use LSTM({made})" if made else ""
     if holds_states(owner):
         hint = "Use its cell or LSTM"
     elif isinstance(owner, LSTMWeights):
         hint = "Use LSTMCell(weights)"
     elif isinstance(owner, StackedWeights):
         hint = "Use LSTM(weights)"
+    elif _are_cells(owner):
+        hint = "Use LSTM(StackedWeights(weights))"
+    elif call := weights_call(owner):
+        hint = f"Use LSTM({call})"
+    else:
+        hint = use_weights_of(owner)
     fail(TypeError, name, "an LSTMCell or an LSTM", describe_type(owner), hint)
 
 

@@ -1,12 +1,14 @@
 """What importers say of objects that they don't read."""
 
 import inspect
+import operator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool, WeightsFileError, convert
+from fusedlstm.convert.systems import SYSTEMS
 
 from support.framework_objects import OBJECTS, object_of
 
@@ -21,6 +23,7 @@ OURS = {
     "StatePool": (StatePool(CELL, 2), "Use the .weights of its cell or LSTM"),
 }
 READERS = [name for name in convert.__all__ if name.startswith(("from_", "list_", "initial_"))]
+NAME = operator.attrgetter("name")
 KEYWORDS = {"from_cudnn": {"num_layers": 1}}
 
 
@@ -74,10 +77,28 @@ def test_torch_readers_refuse_keras_and_haste(reader):
         getattr(convert, reader)(theirs, **({"custom_classes": ["Theirs"]} if reader == "from_torch" else {}))
 
 
-@pytest.mark.parametrize("reader", ["from_mxnet", "from_cudnn", "from_tflite", "from_haiku", "list_flax"])
-def test_readers_of_arrays_name_the_command(reader):
+@pytest.mark.parametrize("system", [each for each in SYSTEMS if each.read and each.source != "path"], ids=NAME)
+def test_readers_of_arrays_name_the_command(system):
+    """They name it if it converts files of their system."""
+    hint = "Pass arrays, not a path" + ('. The command "fusedlstm convert" converts files' if system.source else "")
     for path in ("model", b"model.params", Path("a.tflite")):
-        assert 'This takes no path: the command "fusedlstm convert" reads files' in refusal(reader, path)
+        assert refusal(system.read.__name__, path).endswith(f". {hint}")
+        assert refusal(system.read.__name__, "a.onnx").endswith(". Use fusedlstm.convert.from_onnx(path)")
+
+
+@pytest.mark.parametrize("reader", ["from_cudnn", "from_tflite"])
+@pytest.mark.parametrize("kind", [list, tuple, iter, np.array, lambda arrays: dict(enumerate(arrays)).values()])
+def test_readers_of_sequences_take_iterables(reader, kind):
+    w, u, b = [np.ones((4, 4), "f")] * 4, [np.ones((4, 4), "f")] * 4, [np.zeros(4, "f")] * 4
+    if reader == "from_cudnn":
+        layers = convert.from_cudnn(kind([*w, *u]), kind([*b, *b]), num_layers=1).layers
+        assert (layers[0].weight_ih == 1).all()
+    else:
+        inputs = [None, *w, *u, None, None, None, *b]
+        filled = np.empty(len(inputs), object)
+        filled[:] = inputs
+        weights = convert.from_tflite(filled if kind is np.array else kind(inputs))
+        assert (weights.weight_ih == 1).all()
 
 
 def test_from_equinox_refuses_pytorch_modules():
@@ -86,6 +107,14 @@ def test_from_equinox_refuses_pytorch_modules():
         for source, prefix in ((module, ""), ([module], "0")):
             with pytest.raises(TypeError, match=r"Use fusedlstm\.convert\.from_torch\(module\)$"):
                 convert.from_equinox(source, prefix)
+        module.weight_ih = module.weight_hh = module.bias = None
+        with pytest.raises(TypeError, match=r"Use fusedlstm\.convert\.from_torch\(module\)$"):
+            convert.from_equinox([module], "0")
+
+
+def test_from_equinox_follows_no_prefix_in_a_path():
+    with pytest.raises(TypeError, match='The command "fusedlstm convert" converts files$'):
+        convert.from_equinox("model.eqx", "encoder.cell")
 
 
 @pytest.mark.parametrize("reader", ["list_tf1", "list_torch", "list_flax"])

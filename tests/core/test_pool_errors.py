@@ -474,7 +474,7 @@ def test_what_a_pool_is_made_of(backend):
         (
             (both, 3),
             ValueError,
-            "cell: wanted weights of one direction for steps; got bidirectional=True. "
+            "cell: wanted a cell, or an LSTM of one direction; got bidirectional=True. "
             "The backward direction needs whole sequences",
         ),
         ((cell, 3.0), TypeError, "capacity: wanted an int; got float"),

@@ -58,7 +58,8 @@ class Tree:
 
             source = nnx.to_pure_dict(nnx.state(source, nnx.Param))
         if not isinstance(source, Mapping):
-            fail_source("source", "Flax parameters (nested mappings), an nnx.State or an nnx module", source)
+            wanted = "Flax parameters (nested mappings), an nnx.State or an nnx module"
+            fail_source("source", wanted, source, converts=True)
         flat = flatten("source", source, "/")
         # Files have names with dots, too; and nnx before 0.11 put an array into the "value" of its parameter.
         self.is_dotted = not any("/" in name for name in flat) and any("." in name for name in flat)

@@ -11,7 +11,7 @@ import numpy as np
 from fusedlstm.convert.keras.calls import NOWHERE, call_of, chain
 from fusedlstm.convert.keras.nodes import LAYERS, MODELS, Graph, Node, Ref
 from fusedlstm.convert.keras.versions import Version
-from fusedlstm.validation.advice import fail_source, refuse_others
+from fusedlstm.validation.advice import fail_source, refuse_foreign_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +61,7 @@ def node_of(source: Any, known: dict[int, Node] | None = None) -> Node:
 
 def root_of(source: Any, wanted: str = "a layer, cell or model of Keras, or the path of a file") -> Node:
     """Return the tree of what a user passes as a layer, cell or model of Keras. Raise TypeError for other objects."""
-    refuse_others("source", wanted, source, "from_keras")
+    refuse_foreign_source("source", wanted, source, "from_keras")
     if not any(hasattr(source, attribute) for attribute in ("get_config", "layers")):
         fail_source("source", wanted, source)
     return node_of(source)

@@ -23,7 +23,7 @@ from fusedlstm.convert.torch.scopes import PARAMETER, Scopes
 from fusedlstm.convert.trees import flatten, names_below, scope_of
 from fusedlstm.functions import check_part
 from fusedlstm.stacked import StackedWeights
-from fusedlstm.validation.advice import fail_source, refuse_others
+from fusedlstm.validation.advice import fail_source, refuse_foreign_source
 from fusedlstm.validation.arguments import check_bool, check_size, fail
 from fusedlstm.weights import LSTMWeights
 
