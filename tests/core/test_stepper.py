@@ -346,7 +346,7 @@ def test_errors_of_reset_to(backend):
 
 def test_both_directions_are_refused(backend):
     lstm = LSTM(StackedWeights.random(3, 4, seed=0, bidirectional=True), backend=backend)
-    with pytest.raises(ValueError, match=r"^owner: wanted .* one direction for steps; .*The backward direction needs"):
+    with pytest.raises(ValueError, match=r"^owner: wanted a cell, or an LSTM of one direction; got .*\. The backward"):
         lstm.stepper(2)
 
 
