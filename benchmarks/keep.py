@@ -85,7 +85,7 @@ def with_tables(text: str, results: Path = RESULTS) -> str:
 
 
 def tables(results: Path = RESULTS) -> str:
-    """Return a table of each run that is kept, the newest machine first."""
+    """Return a table of each machine, from its run with the fewest threads. The newest machine comes first."""
     folders = [load_all(paths) for folder in results.glob("*") if folder.name != "latest" and (paths := kept(folder))]
     if not folders:
         return "None has been kept yet."
@@ -96,7 +96,9 @@ def tables(results: Path = RESULTS) -> str:
 def _machine(runs: list[Run]) -> str:
     folder = runs[0].path.parent.name
     link = f"[all times, workloads, limits and pictures](benchmarks/results/{folder}/report.md)"
-    return "\n\n".join([f"**{_name(runs[0])}** ({link})", *(_run(run) for run in runs)])
+    fewest = min(run.threads for run in runs)
+    shown = [run for run in runs if run.threads == fewest]
+    return "\n\n".join([f"**{_name(runs[0])}** ({link})", *map(_run, shown)])
 
 
 def _name(run: Run) -> str:
