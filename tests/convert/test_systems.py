@@ -71,14 +71,14 @@ def problems_of_layouts(systems):
                 yield f"{key.replace('.', '/')}.py: no record has {name} as its layouts; is it in {COLLECTED}?"
 
 
-def problems_of_functions(systems, public, readme):
+def problems_of_functions(systems, public, page):
     """Yield functions that are not exported or documented, and exported ones of no record."""
     owners = [(function.__name__, system) for system in systems for function in functions_of(system)]
     for name, system in owners:
         if name not in public:
             yield f"{PUBLIC}: {name} of {file_of(system)} is not in __all__"
-        if name.replace("state_to_", "state_from_") not in readme:  # it says once that each goes back
-            yield f"README.md: the tables of what is converted don't have {name}"
+        if name.replace("state_to_", "state_from_") not in page:  # it says once that each goes back
+            yield f"docs/converting.md: the tables don't have {name}"
     names = [name for name, _ in owners]
     for name in public:
         if names.count(name) != 1:
@@ -118,13 +118,13 @@ def problems_of_examples(systems):
             yield f"tests/support/examples.py: no example of {system.name}'s arrays"
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONVERTING = (ROOT / "docs" / "converting.md").read_text(encoding="utf-8")
 RUNNING = {path.stem for path in (CONVERT / "running").glob("*.py")}
 PROBLEMS = {
     "collection": problems_of_collection,
     "names": problems_of_names,
     "layouts": problems_of_layouts,
-    "functions": lambda systems: problems_of_functions(systems, convert.__all__, README),
+    "functions": lambda systems: problems_of_functions(systems, convert.__all__, CONVERTING),
     "recognition": problems_of_recognition,
     "checks": lambda systems: problems_of_checks(systems, RUNNING),
     "states": problems_of_states,
@@ -157,7 +157,7 @@ def from_other():
         ("layouts", changed("haste", layouts={}), "fusedlstm/convert/haste.py: no record has LAYOUTS"),
         ("functions", changed("haste", read=None, others=(from_other,)), f"{PUBLIC}: 0 records have from_haste"),
         ("functions", changed("haste", others=(from_other,)), f"{PUBLIC}: from_other of fusedlstm/convert/haste.py"),
-        ("functions", changed("haste", others=(from_other,)), "README.md: the tables .* have from_other"),
+        ("functions", changed("haste", others=(from_other,)), "docs/converting.md: the tables .* have from_other"),
         ("functions", changed("haste", others=(convert.from_mxnet,)), f"{PUBLIC}: 2 records have from_mxnet"),
         ("recognition", changed("haste", signs=Signs()), "fusedlstm/convert/haste.py: haste has no signs"),
         ("recognition", changed("silero", source="arrays", signs=Signs(array="x")), "convert/silero.py: .* no read"),

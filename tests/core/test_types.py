@@ -107,12 +107,11 @@ def test_states_of_cells_and_lstms_have_types(tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
-def test_readme_programs_have_right_types(tmp_path):
-    """Each section is a program. Its own functions have no annotations, and other packages may be missing."""
-    sections = re.split(r"^## ", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+def test_programs_of_pages_have_right_types(tmp_path):
+    """Each page is a program, and so is the README. Their functions have no annotations; packages may be missing."""
     programs = {
-        f"section{k}": "\n".join(blocks)
-        for k, section in enumerate(sections)
-        if (blocks := re.findall(r"```python\n(.*?)```", section, re.DOTALL))
+        path.stem.replace("-", "_"): "\n".join(blocks)
+        for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+        if (blocks := re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL))
     }
     check(tmp_path, programs, "--ignore-missing-imports", "--allow-untyped-defs", "--allow-untyped-calls")

@@ -1,0 +1,149 @@
+"""The programs of the users' pages do what the pages say, on each backend. That all code runs is in test_docs.py."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusedlstm import LSTMCell, convert
+
+from support.backends import BACKENDS
+from support.cells import host
+from support.old_tensorflow import checkpoint_variables, tensorflow_with_a_checkpoint
+from support.places import ROOT
+
+
+def execute(name):
+    """Run the blocks of a page one after the other, as a reader does, and return their names."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        exec(compile(block, name, "exec"), names)
+    return names
+
+
+def test_from_tensorflow_1(backend, monkeypatch, tmp_path):
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", backend)
+    monkeypatch.chdir(tmp_path)
+    tensorflow_with_a_checkpoint(monkeypatch)
+    names = execute("from-tensorflow-1.md")
+    cell = names["cell"]
+    assert cell.backend == backend
+    # Of the checkpoint, in which f is the third of i, g, f, o.
+    kernel = checkpoint_variables()["rnn/lstm_cell/kernel"]
+    np.testing.assert_array_equal(names["weights"].weight_ih[4:8], kernel[:3, 8:12].T)
+    # The second row ended after 12 steps.
+    outputs = host(names["outputs"])
+    assert outputs.shape == (2, 20, 4)
+    assert not outputs[1, 12:].any()
+    assert outputs[0, 12:].any()
+    # Both layers of the stack, packed in TensorFlow's order.
+    lower, upper = (state.to_numpy() for state in names["states"])
+    assert lower.c.any()
+    np.testing.assert_array_equal(host(names["output"]), upper.h)
+    packed = convert.state_to_tf1(names["states"], packed=True)
+    np.testing.assert_array_equal(host(packed), np.concatenate([lower.c, lower.h, upper.c, upper.h], axis=1))
+    assert names["again"][1]._fields == ("c", "h")
+
+
+def test_from_tensorflow_1_packs_c_before_h(monkeypatch, tmp_path):
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", "numpy")
+    monkeypatch.chdir(tmp_path)
+    tensorflow_with_a_checkpoint(monkeypatch)
+    names = execute("from-tensorflow-1.md")
+    state = names["state"]
+    np.testing.assert_array_equal(convert.state_to_tf1(state, packed=True), np.concatenate([state.c, state.h], axis=1))
+
+
+def test_from_pytorch(monkeypatch):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", "numpy")
+    torch.manual_seed(0)
+    names = execute("from-pytorch.md")
+    trained = convert.from_torch(names["core"])
+    np.testing.assert_array_equal(names["actor"].weights.weight_hh, trained.weight_hh)  # those of the last update
+    assert len({tensor.data_ptr() for tensor in names["kept"]}) == 20
+
+
+def test_converting(capsys):
+    execute("converting.md")
+    assert capsys.readouterr().out.startswith("weights: cell_clip: wanted None, as Keras's LSTM")
+
+
+def test_converting_names_every_function():
+    page = (ROOT / "docs" / "converting.md").read_text(encoding="utf-8")
+    kinds = "from|to|list|state_from|state_to|initial_state_from"
+    named = set(re.findall(rf"`((?:{kinds})_[a-z0-9_]+|tf1_arguments)", page))
+    assert named == {name for name in convert.__all__ if not name.startswith("state_to")} | {"state_to_tf1"}
+
+
+def test_sequences(backend, monkeypatch):
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", backend)
+    names = execute("sequences.md")
+    assert names["both"].shape == (50, 16, 128)
+    assert names["backward"].shape == (50, 16, 64)
+    assert names["outputs"].shape == (50, 16, 8)  # of the layers of different kinds
+    assert names["output"].shape == (16, 64)
+
+
+def test_stepping_without_overhead(backend, monkeypatch):
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", backend)
+    names = execute("stepping-without-overhead.md")
+    saved = names["saved"].to_numpy()
+    cell = names["cell"]
+    wanted, rng = cell.zero_state(256), np.random.default_rng(0)
+    for _ in range(10):
+        wanted = cell(cell.asarray(rng.normal(size=(256, 8))), wanted)
+    np.testing.assert_allclose(saved.h, host(wanted.h), atol=1e-5)
+    np.testing.assert_allclose(saved.c, host(wanted.c), atol=1e-5)
+    assert names["stepper"].batch == 256
+    assert names["h"].any()
+
+
+def test_many_sessions(backend, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", backend)
+    monkeypatch.chdir(tmp_path)
+    names = execute("many-sessions.md")
+    assert capsys.readouterr().out.startswith("500 (500, 64)\n")
+    assert names["y"] is names["out"]
+    rest = names["slots"][600:]  # not stepped since the save
+    wanted = host(names["pool"].read(rest).c)
+    np.testing.assert_array_equal(host(names["restarted"].read(rest).c), wanted)
+    assert wanted.any()
+    assert Path("pool.safetensors").exists()
+
+
+def test_resets(monkeypatch):
+    """On a GPU with PyTorch's tensors there, else on the CPU: PyTorch has no emulated GPU."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch.manual_seed(0)
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", "cuda" if "cuda" in BACKENDS and torch.cuda.is_available() else "numpy")
+    names = execute("resets.md")
+    assert isinstance(names["cell"], LSTMCell)
+    assert type(names["state"].h) is torch.Tensor
+    assert names["state"].h.abs().max() > 0.01
+    assert_cart_pole(names["CartPoles"](3, "cpu"), np.array([True, False, True]))
+
+
+def assert_cart_pole(poles, right):
+    """Compare with a step by Newton's equations of the two bodies, solved as a linear system."""
+    import torch
+
+    states = torch.tensor([[0.1, 0.5, 0.05, -0.4], [0.0, -1.0, -0.1, 0.8], [2.39, 3.0, 0.0, 0.0]])
+    poles.states = states.clone()
+    observed, done = poles.step(torch.from_numpy(right))
+    mass, pole, half, g, tau = 1.0, 0.1, 0.5, 9.8, 0.02
+    for row, (_, speed, angle, spin) in enumerate(states.double().numpy()):
+        sine, cosine = np.sin(angle), np.cos(angle)
+        # The rates of speed and of spin are unknown. First the forces along the track, then the pole about its pivot.
+        system = [[mass + pole, pole * half * cosine], [cosine, 4 / 3 * half]]
+        rates = np.linalg.solve(system, [(10 if right[row] else -10) + pole * half * spin**2 * sine, g * sine])
+        wanted = states[row].double().numpy() + tau * np.array([speed, rates[0], spin, rates[1]])
+        if abs(wanted[0]) > 2.4 or abs(wanted[2]) > np.radians(12):
+            assert done[row]
+            assert observed[row].abs().max() <= 0.05
+        else:
+            assert not done[row]
+            np.testing.assert_allclose(observed[row], wanted, rtol=1e-5, atol=1e-6)
+    assert done.tolist() == [False, False, True]
