@@ -66,7 +66,9 @@ def test_from_pytorch(monkeypatch):
     assert len({tensor.data_ptr() for tensor in names["kept"]}) == 20
 
 
-def test_converting(capsys):
+def test_converting(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", "numpy")
+    monkeypatch.chdir(tmp_path)
     execute("converting.md")
     assert capsys.readouterr().out.startswith("weights: cell_clip: wanted None, as Keras's LSTM")
 
