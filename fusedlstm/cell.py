@@ -34,8 +34,8 @@ class LSTMCell(Steppable[LSTMState]):
 
     Args:
         weights: an LSTMWeights. Its dtype is that of x and h. c has the same dtype, or float32 if that has 16 bits.
-        backend: "numpy", "cuda" or "cuda:<index>". None takes the environment variable FUSEDLSTM_BACKEND, else cuda if
-            it can run, else numpy.
+        backend: "numpy", "cuda" or `"cuda:<index>"`. None takes the environment variable FUSEDLSTM_BACKEND, else cuda
+            if it can run, else numpy.
         precision: of float32 matmuls on a GPU: "highest" is IEEE float32, "high" allows TF32's 10-bit mantissas. It
             changes nothing for other dtypes and on NumPy.
         check_state: whether each call warns of a state with |h| over 1 that no step can have made: usually h and c are

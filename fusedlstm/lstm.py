@@ -41,7 +41,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
     Args:
         weights: a StackedWeights, or an LSTMWeights for a single layer.
         batch_first: whether sequences are (B, T, I), outputs (B, T, width) and masks (B, T).
-        backend: "numpy", "cuda" or "cuda:<index>"; None chooses, as LSTMCell does.
+        backend: "numpy", "cuda" or `"cuda:<index>"`; None chooses, as LSTMCell does.
         precision: of float32 matmuls on a GPU, as in LSTMCell.
         batch_invariant: as in LSTMCell, for every layer and direction. A row of a sequence has the same bits as alone,
             whatever lengths and resets other rows have.

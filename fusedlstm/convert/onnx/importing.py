@@ -55,7 +55,7 @@ def from_onnx(
     - Constant initial states that are not zero would be lost, so they raise, unless `initial_state` is "separate". If
       states are inputs of the model, pass them at each call. If the model computes them, the log warns, too.
     - If sequence_lens is neither all steps nor an input, the log warns. Pass it at each call.
-    - If a node reads only in reverse, the log warns: use LSTM.__call__'s reverse=True.
+    - If a node reads only in reverse, the log warns: use `LSTM.__call__` with reverse=True.
     - If a node has layout 1, the log warns: use LSTM(batch_first=True).
     - A row of length 0 ends with a state of zeros in onnxruntime (1.32, measured). Here it keeps its initial state.
 

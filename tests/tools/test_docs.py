@@ -1,0 +1,156 @@
+"""The pages of docs/: their code runs as it stands there, and their links and names lead somewhere."""
+
+import importlib.util
+import inspect
+import re
+import shlex
+import traceback
+
+import pytest
+
+import fusedlstm
+from fusedlstm import convert
+from fusedlstm.cli import main as command_line
+
+from support.old_tensorflow import tensorflow_with_a_checkpoint
+from support.places import PACKAGE, ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NEEDS = re.compile(r"# needs (\w+)")
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def is_here(name):
+    if name == "gpu":
+        return "cuda" in fusedlstm.available_backends()
+    return name == "tensorflow" or importlib.util.find_spec(name) is not None  # the fixture's TensorFlow
+
+
+def blocks(text, language):
+    """Each block of a language, with the number of its first line."""
+    for found in BLOCK.finditer(text):
+        if found[1] == language:
+            yield text.count("\n", 0, found.start(2)), found[2]
+
+
+def run(name, text):
+    """Run a page's Python blocks in one namespace. Return what the skipped ones need."""
+    names, missing = {}, []
+    for lines_above, block in blocks(text, "python"):
+        needed = NEEDS.match(block)
+        if needed and not is_here(needed[1]):
+            missing.append(needed[1])
+        else:
+            exec(compile("\n" * lines_above + block, name, "exec"), names)
+    return missing
+
+
+def broken_links(page):
+    """Yield the links of a page to files that don't exist. What is on the web is not looked at."""
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not re.match(r"https?:", target) and not (page.parent / target).exists():
+            yield target
+
+
+@every_page
+def test_code_runs(page, monkeypatch, tmp_path):
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", "numpy")
+    monkeypatch.chdir(tmp_path)
+    tensorflow_with_a_checkpoint(monkeypatch)
+    missing = run(page.name, page.read_text(encoding="utf-8"))
+    if missing:
+        pytest.skip(f"{missing[0]} is not installed, and the other blocks run")
+
+
+A_PAGE = """# A page
+
+```python
+x = 1
+```
+
+```text
+no code
+```
+
+```python
+# needs nothing_like_it
+x = 2
+```
+
+"""
+
+
+def test_blocks_of_a_page_share_names():
+    assert run("page.md", A_PAGE + "```python\nassert x == 1\n```\n") == ["nothing_like_it"]
+
+
+def test_wrong_block_fails_at_its_line():
+    with pytest.raises(AssertionError) as raised:
+        run("page.md", A_PAGE + "```python\nassert x == 2\n```\n")
+    place = traceback.extract_tb(raised.tb)[-1]
+    assert (place.filename, place.lineno) == ("page.md", 17)
+
+
+@every_page
+def test_commands_exist(page):
+    """Each command of a shell block is one that the command line takes."""
+    for _, block in blocks(page.read_text(encoding="utf-8"), "sh"):
+        for command in re.findall(r"^(?:\S*/)?fusedlstm (.*)", block, re.MULTILINE):
+            command_line._parser().parse_args(shlex.split(command, comments=True))
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    assert not list(broken_links(page))
+
+
+def test_a_broken_link_is_found(tmp_path):
+    (tmp_path / "page.md").write_text(
+        "[a](page.md#top) [b](https://x.org) [c](gone.md#top) [d][page.d] ![e](gone.svg 'e')\n"
+    )
+    assert list(broken_links(tmp_path / "page.md")) == ["gone.md", "gone.svg"]
+
+
+@every_page
+def test_named_files_exist(page):
+    """Files in code style, such as `backends/select.py`, are those of the checkout or of the package."""
+    named = re.findall(r"`((?:\w[\w.-]*/)+[\w.-]+\.(?:py|cuh?|md|sh|json|txt))`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists() and not (PACKAGE / name).exists()] == []
+
+
+@every_page
+def test_page_is_in_the_navigation(page):
+    assert page.name in re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@every_page
+def test_page_is_short(page):
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@pytest.mark.parametrize("module", [fusedlstm, convert], ids=["fusedlstm", "convert"])
+def test_reference_has_every_public_name(module):
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    named = set(re.findall(rf"\b{module.__name__}\.(\w+)\b", page))
+    assert named >= set(module.__all__)
+
+
+def test_docstrings_are_plain_in_markdown():
+    """Outside backticks Markdown takes <index> for a tag, and __call__ for bold letters."""
+    public = {name: getattr(module, name) for module in (fusedlstm, convert) for name in module.__all__}
+    members = {
+        f"{name}.{member}": value
+        for name, owner in public.items()
+        if inspect.isclass(owner) and owner.__module__.startswith("fusedlstm")
+        for member, value in vars(owner).items()
+        if callable(value) or isinstance(value, property)
+    }
+    found = {
+        name: re.findall(r"<\w+>|\b__\w+__", re.sub(r"`[^`]*`", "", inspect.getdoc(each) or ""))
+        for name, each in (public | members).items()
+        if not isinstance(each, str)
+    }
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
