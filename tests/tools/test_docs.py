@@ -121,6 +121,14 @@ def test_named_files_exist(page):
     assert [name for name in named if not (ROOT / name).exists() and not (PACKAGE / name).exists()] == []
 
 
+def test_picture_of_a_call_names_files():
+    (picture,) = (block for _, block in blocks((DOCS / "architecture.md").read_text(encoding="utf-8"), "text"))
+    there = {path.name for folder in (PACKAGE, ROOT / "kernels") for path in folder.rglob("*.*")}
+    named = set(re.findall(r"\w+\.(?:py|cuh?)\b", picture))
+    assert len(named) > 20
+    assert named <= there
+
+
 @every_page
 def test_page_is_in_the_navigation(page):
     assert page.name in re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
