@@ -88,6 +88,7 @@ def open_model(source: Any) -> Model:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _parsed(bytes(source), "the ONNX model", None)
     if isinstance(source, (str, os.PathLike)):
+        package()  # or say that it is missing, before a file is looked for
         path = os.fsdecode(source)
         with open(path, "rb") as file:
             return _parsed(file.read(), path, os.path.dirname(path) or os.curdir)
