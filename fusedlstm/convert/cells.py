@@ -29,7 +29,7 @@ def flat_arrays(argument: str, value: Any, *, converts: bool = True) -> dict[str
 
 
 def check_has_arrays(argument: str, values: Mapping[str, Any]) -> None:
-    """Raise TypeError if there are values, but no array among them."""
+    """Raise TypeError if there are values and none is an array."""
     if values and not any(map(is_array, values.values())):
         name, value = next(iter(values.items()))
         fail(TypeError, argument, "arrays among its values", f"{describe_type(value)} at {name!r}")

@@ -15,11 +15,12 @@ def check_one_layer(weights: Any, *, new_owner: bool = True) -> None:
     """Raise TypeError unless `weights` is an LSTMWeights. `new_owner` is False if they replace a cell's weights."""
     if isinstance(weights, LSTMWeights):
         return
-    hint = use_weights_of(weights)
     if isinstance(weights, StackedWeights):
         hint = _use_layers("weights.layers", len(weights.layers), "LSTM(weights)" if new_owner else "")
     elif _are_cells(weights):
         hint = _use_layers("weights", len(weights), "LSTM(StackedWeights(weights))" if new_owner else "")
+    else:
+        hint = use_weights_of(weights)
     fail(TypeError, "weights", "an LSTMWeights", describe_type(weights), hint)
 
 
