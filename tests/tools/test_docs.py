@@ -1,6 +1,5 @@
 """The pages of docs/: their code runs as it stands there, and their links and names lead somewhere."""
 
-import importlib.util
 import inspect
 import re
 import shlex
@@ -13,39 +12,11 @@ from fusedlstm import convert
 from fusedlstm.cli import main as command_line
 
 from support.old_tensorflow import tensorflow_with_a_checkpoint
+from support.pages import DOCS, blocks, run
 from support.places import PACKAGE, ROOT
 
-DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NEEDS = re.compile(r"# needs (\w+)")
-
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-
-
-def is_here(name):
-    if name == "gpu":
-        return "cuda" in fusedlstm.available_backends()
-    return name == "tensorflow" or importlib.util.find_spec(name) is not None  # the TensorFlow of the test
-
-
-def blocks(text, language):
-    """Each block of a language, with the number of its first line."""
-    for found in BLOCK.finditer(text):
-        if found[1] == language:
-            yield text.count("\n", 0, found.start(2)), found[2]
-
-
-def run(name, text):
-    """Run a page's Python blocks in one namespace. Return what the skipped ones need."""
-    names, missing = {}, []
-    for lines_above, block in blocks(text, "python"):
-        needed = NEEDS.match(block)
-        if needed and not is_here(needed[1]):
-            missing.append(needed[1])
-        else:
-            exec(compile("\n" * lines_above + block, name, "exec"), names)
-    return missing
 
 
 def broken_links(page):
@@ -62,7 +33,7 @@ def test_code_runs(page, monkeypatch, tmp_path):
     text = page.read_text(encoding="utf-8")
     if "# needs tensorflow" in text:
         tensorflow_with_a_checkpoint(monkeypatch)
-    missing = run(page.name, text)
+    _, missing = run(page.name, text)
     if missing:
         pytest.skip(f"{missing[0]} is not installed, and the other blocks run")
 
@@ -86,7 +57,8 @@ x = 2
 
 
 def test_blocks_of_a_page_share_names():
-    assert run("page.md", A_PAGE + "```python\nassert x == 1\n```\n") == ["nothing_like_it"]
+    names, missing = run("page.md", A_PAGE + "```python\nassert x == 1\n```\n")
+    assert (names["x"], missing) == (1, ["nothing_like_it"])
 
 
 def test_wrong_block_fails_at_its_line():

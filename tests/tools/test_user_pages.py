@@ -11,15 +11,13 @@ from fusedlstm import LSTMCell, convert
 from support.backends import BACKENDS
 from support.cells import host
 from support.old_tensorflow import checkpoint_variables, tensorflow_with_a_checkpoint
-from support.places import ROOT
+from support.pages import DOCS, run
 
 
 def execute(name):
-    """Run the blocks of a page one after the other, as a reader does, and return their names."""
-    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    names = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        exec(compile(block, name, "exec"), names)
+    """Run a page, and return its names."""
+    names, missing = run(name, (DOCS / name).read_text(encoding="utf-8"))
+    assert not missing
     return names
 
 
@@ -74,7 +72,7 @@ def test_converting(monkeypatch, capsys, tmp_path):
 
 
 def test_converting_names_every_function():
-    page = (ROOT / "docs" / "converting.md").read_text(encoding="utf-8")
+    page = (DOCS / "converting.md").read_text(encoding="utf-8")
     kinds = "from|to|list|state_from|state_to|initial_state_from"
     named = set(re.findall(rf"`((?:{kinds})_[a-z0-9_]+|tf1_arguments)", page))
     assert named == {name for name in convert.__all__ if not name.startswith("state_to")} | {"state_to_tf1"}
