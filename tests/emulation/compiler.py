@@ -166,7 +166,7 @@ def _run_compiler(arguments: Sequence[str], output: Path) -> None:
 
 def _kept(*about: object, suffix: str) -> Path:
     """Return where the result of a compilation is kept, by all that it depends on."""
-    key = hashlib.sha256(json.dumps([*about, _machine()]).encode()).hexdigest()[:24]
+    key = hashlib.sha256(json.dumps([*about, machine()]).encode()).hexdigest()[:24]
     return cache_folder() / (key + suffix)
 
 
@@ -181,7 +181,7 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def _machine() -> str:
+def machine() -> str:
     """Return a digest of the compiler, of what -march=native means here, and of two of CUDA's headers.
 
     Code for -march=native may not run on another processor. The first header has CUDA's version, and the second the

@@ -1,0 +1,30 @@
+// What all functions of the API share: one lock, the current device, and errors.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <mutex>
+#include <string>
+
+namespace driver {
+
+// Calls take turns. Python is never called while it is held.
+extern std::recursive_mutex lock;
+typedef std::lock_guard<std::recursive_mutex> Locked;
+
+int device_count();
+int current_device();
+
+// Returns an error, and remembers it for cudaGetLastError.
+cudaError_t failed(cudaError_t error);
+
+// A kernel's fault breaks the context: from then on every call fails, and the text says why.
+void break_context(const std::string& why);
+bool is_broken();
+
+}  // namespace driver
+
+// Begins a function of the runtime: takes the lock, and fails if the context is broken.
+#define BEGIN_CALL              \
+  const driver::Locked locked(driver::lock); \
+  if (driver::is_broken()) return driver::failed(cudaErrorLaunchFailure)

@@ -1,0 +1,108 @@
+#include "gemm.h"
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "api.h"
+#include "memory.h"
+#include "streams.h"
+
+namespace driver {
+
+static float from_bfloat16(uint16_t bits) {
+  const uint32_t wide = uint32_t(bits) << 16;
+  float value;
+  memcpy(&value, &wide, 4);
+  return value;
+}
+
+static uint16_t to_bfloat16(float value) {
+  if (std::isnan(value)) return 0x7FC0;
+  uint32_t wide;
+  memcpy(&wide, &value, 4);
+  return static_cast<uint16_t>((wide + 0x7FFF + (wide >> 16 & 1)) >> 16);
+}
+
+static float to_tf32(float value) {
+  if (!std::isfinite(value)) return value;
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  bits = (bits + 0x1000) & ~0x1FFFu;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+static size_t element_size(cudaDataType_t type) {
+  return type == CUDA_R_64F ? 8 : type == CUDA_R_32F ? 4 : type == CUDA_R_16F || type == CUDA_R_16BF ? 2 : 0;
+}
+
+static double read(const Matrix& matrix, long long row, long long column) {
+  const long long at = row + column * matrix.stride;
+  switch (matrix.type) {
+    case CUDA_R_64F: return static_cast<const double*>(matrix.data)[at];
+    case CUDA_R_16F: return static_cast<float>(static_cast<const _Float16*>(matrix.data)[at]);
+    case CUDA_R_16BF: return from_bfloat16(static_cast<const uint16_t*>(matrix.data)[at]);
+    default: return static_cast<const float*>(matrix.data)[at];
+  }
+}
+
+static void write(const Matrix& matrix, long long row, long long column, double value) {
+  const long long at = row + column * matrix.stride;
+  switch (matrix.type) {
+    case CUDA_R_64F: static_cast<double*>(matrix.data)[at] = value; break;
+    case CUDA_R_16F: static_cast<_Float16*>(matrix.data)[at] = static_cast<_Float16>(value); break;
+    case CUDA_R_16BF: static_cast<uint16_t*>(matrix.data)[at] = to_bfloat16(static_cast<float>(value)); break;
+    default: static_cast<float*>(matrix.data)[at] = static_cast<float>(value);
+  }
+}
+
+// Copies op(A) so that its sums run through adjacent elements: (rows, k).
+template <class T>
+static std::vector<T> packed(const Matrix& matrix, bool along_columns, long long rows, long long k, bool tf32) {
+  std::vector<T> out(rows * k);
+  for (long long row = 0; row < rows; ++row) {
+    for (long long at = 0; at < k; ++at) {
+      const T value = static_cast<T>(along_columns ? read(matrix, at, row) : read(matrix, row, at));
+      out[row * k + at] = tf32 ? static_cast<T>(to_tf32(static_cast<float>(value))) : value;
+    }
+  }
+  return out;
+}
+
+template <class T> static void multiply(const Product& product) {
+  const long long m = product.m, n = product.n, k = product.k;
+  const std::vector<T> a = packed<T>(product.a, product.transposed_a, m, k, product.is_tf32);
+  const std::vector<T> b = packed<T>(product.b, !product.transposed_b, n, k, product.is_tf32);
+  for (long long column = 0; column < n; ++column) {
+    for (long long row = 0; row < m; ++row) {
+      const T *left = a.data() + row * k, *right = b.data() + column * k;
+      T sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (long long at = 0; at < k; ++at) sum += left[at] * right[at];
+      sum *= static_cast<T>(product.alpha);
+      // With a beta of 0, what was there isn't read: it may be NaN.
+      if (product.beta != 0) sum += static_cast<T>(product.beta * read(product.d, row, column));
+      write(product.d, row, column, sum);
+    }
+  }
+}
+
+static bool is_usable(const Matrix& matrix, long long rows, long long columns) {
+  const size_t size = element_size(matrix.type);
+  if (!size || matrix.stride < rows) return false;
+  if (!rows || !columns) return true;
+  return may_touch(current_device(), matrix.data, ((columns - 1) * matrix.stride + rows) * size);
+}
+
+cudaError_t queue_product(const Product& product, cudaStream_t stream) {
+  const long long m = product.m, n = product.n, k = product.k;
+  const bool usable = is_usable(product.a, product.transposed_a ? k : m, product.transposed_a ? m : k) &&
+                      is_usable(product.b, product.transposed_b ? n : k, product.transposed_b ? k : n) &&
+                      is_usable(product.d, m, n);
+  if (!usable) return failed(cudaErrorInvalidValue);
+  return queue(stream, [product] { product.is_double ? multiply<double>(product) : multiply<float>(product); });
+}
+
+}  // namespace driver

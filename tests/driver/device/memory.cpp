@@ -1,0 +1,255 @@
+// cudaMalloc, cudaHostAlloc, cudaMemcpy*, cudaMemset*: memory and copies.
+#include "memory.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <vector>
+
+#include "api.h"
+#include "streams.h"
+
+namespace driver {
+
+static const size_t PAGE = 4096;
+static const size_t ARENA = size_t(1) << 36;  // of addresses; memory is taken when it is written
+
+// A device's addresses. Those of freed memory are never given out again, so whoever uses one crashes.
+struct Arena {
+  uintptr_t first = 0, next = 0;
+  std::map<uintptr_t, size_t> live;  // sizes in bytes, by address
+  size_t bytes = 0;                  // alive
+  int unlocked = 0;
+};
+
+static std::map<uintptr_t, size_t> pinned;
+
+static Arena& arena_of(int device) {
+  static std::vector<Arena> made(device_count());
+  Arena& arena = made[device];
+  if (!arena.first) {
+    void* taken = mmap(nullptr, ARENA, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    arena.first = arena.next = reinterpret_cast<uintptr_t>(taken);
+  }
+  return arena;
+}
+
+static size_t whole_pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
+
+static void protect(const Arena& arena, int access) {
+  uintptr_t begin = 0, end = 0;  // allocations that touch are changed by one call
+  for (const auto& [address, bytes] : arena.live) {
+    if (address != end) {
+      if (end) mprotect(reinterpret_cast<void*>(begin), end - begin, access);
+      begin = address;
+    }
+    end = address + whole_pages(bytes);
+  }
+  if (end) mprotect(reinterpret_cast<void*>(begin), end - begin, access);
+}
+
+Unlocked::Unlocked(int device) : device(device) {
+  if (!arena_of(device).unlocked++) protect(arena_of(device), PROT_READ | PROT_WRITE);
+}
+
+Unlocked::~Unlocked() {
+  if (!--arena_of(device).unlocked) protect(arena_of(device), PROT_NONE);
+}
+
+int device_of(const void* pointer) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+  for (int device = 0; device < device_count(); ++device) {
+    const Arena& arena = arena_of(device);
+    if (address >= arena.first && address < arena.first + ARENA) return device;
+  }
+  return -1;
+}
+
+static bool is_within(const std::map<uintptr_t, size_t>& blocks, const void* pointer, size_t bytes) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+  auto after = blocks.upper_bound(address);
+  if (after == blocks.begin()) return false;
+  const auto& [begin, size] = *--after;
+  return address + bytes <= begin + size;
+}
+
+bool is_pinned(const void* pointer) { return is_within(pinned, pointer, 1); }
+
+bool may_touch(int device, const void* pointer, size_t bytes) {
+  const int owner = device_of(pointer);
+  if (owner < 0) return pointer != nullptr;
+  return owner == device && is_within(arena_of(device).live, pointer, bytes);
+}
+
+// What a copy goes through: rows of bytes, some distance apart.
+struct Rows {
+  char* to;
+  size_t to_pitch;
+  const char* from;
+  size_t from_pitch, width, height;
+
+  void copy() const {
+    for (size_t row = 0; row < height; ++row) memmove(to + row * to_pitch, from + row * from_pitch, width);
+  }
+  size_t bytes_to() const { return height ? (height - 1) * to_pitch + width : 0; }
+  size_t bytes_from() const { return height ? (height - 1) * from_pitch + width : 0; }
+};
+
+static bool is_kind(cudaMemcpyKind kind, const Rows& rows) {
+  const bool from = device_of(rows.from) >= 0, to = device_of(rows.to) >= 0;
+  switch (kind) {
+    case cudaMemcpyHostToHost: return !from && !to;
+    case cudaMemcpyHostToDevice: return !from && to;
+    case cudaMemcpyDeviceToHost: return from && !to;
+    case cudaMemcpyDeviceToDevice: return from && to;
+    default: return true;
+  }
+}
+
+static bool is_alive(const void* pointer, size_t bytes) {
+  const int device = device_of(pointer);
+  return may_touch(device, pointer, bytes);
+}
+
+// Copies in a stream's order. What comes from pageable memory is read now, and what goes there is there on return, as
+// CUDA has it. Pinned memory is read and written when the stream gets there.
+static cudaError_t copy(const Rows& rows, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (!rows.width || !rows.height) return cudaSuccess;
+  if (!is_kind(kind, rows)) return failed(cudaErrorInvalidMemcpyDirection);
+  if (!is_alive(rows.to, rows.bytes_to()) || !is_alive(rows.from, rows.bytes_from())) {
+    return failed(cudaErrorInvalidValue);
+  }
+  const int from = device_of(rows.from), to = device_of(rows.to);
+  const Stream* on = find_stream(stream);
+  const bool recorded = on && on->recording;
+  auto copied = [rows, from, to] {
+    const Unlocked source(from < 0 ? to < 0 ? 0 : to : from), target(to < 0 ? from < 0 ? 0 : from : to);
+    rows.copy();
+  };
+  if (from < 0 && !is_pinned(rows.from) && !recorded) {
+    const auto staged = std::make_shared<std::vector<char>>(rows.bytes_from());
+    memcpy(staged->data(), rows.from, staged->size());
+    Rows later = rows;
+    later.from = staged->data();
+    return queue(stream, [later, staged] { later.copy(); });
+  }
+  if (const cudaError_t error = queue(stream, copied)) return error;
+  const bool waits = to < 0 && !is_pinned(rows.to) && !recorded;
+  return waits ? cudaStreamSynchronize(stream) : cudaSuccess;
+}
+
+static Rows flat(void* to, const void* from, size_t bytes) {
+  return {static_cast<char*>(to), bytes, static_cast<const char*>(from), bytes, bytes, 1};
+}
+
+}  // namespace driver
+
+using namespace driver;
+
+cudaError_t cudaMalloc(void** out, size_t bytes) {
+  BEGIN_CALL;
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  Arena& arena = arena_of(current_device());
+  const size_t size = whole_pages(bytes ? bytes : 1);
+  if (arena.next + size > arena.first + ARENA || bytes > (size_t(1) << 33)) return failed(cudaErrorMemoryAllocation);
+  *out = reinterpret_cast<void*>(arena.next);
+  arena.live[arena.next] = size;
+  arena.next += size;
+  arena.bytes += size;
+  const Unlocked unlocked(current_device());
+  mprotect(*out, size, PROT_READ | PROT_WRITE);
+  memset(*out, 0xFF, size);  // NaN
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* pointer) {
+  BEGIN_CALL;
+  if (!pointer) return cudaSuccess;
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  const int device = device_of(pointer);
+  if (device < 0) return failed(cudaErrorInvalidValue);
+  Arena& arena = arena_of(device);
+  const auto found = arena.live.find(reinterpret_cast<uintptr_t>(pointer));
+  if (found == arena.live.end()) return failed(cudaErrorInvalidValue);
+  run_all(device);  // CUDA waits, too
+  mmap(pointer, found->second, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  arena.bytes -= found->second;
+  arena.live.erase(found);
+  return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned) {
+  BEGIN_CALL;
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  const size_t size = whole_pages(bytes ? bytes : 1);
+  if (posix_memalign(out, PAGE, size)) return failed(cudaErrorMemoryAllocation);
+  pinned[reinterpret_cast<uintptr_t>(*out)] = size;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void* pointer) {
+  BEGIN_CALL;
+  if (!pointer) return cudaSuccess;
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  if (!pinned.erase(reinterpret_cast<uintptr_t>(pointer))) return failed(cudaErrorInvalidValue);
+  for (int device = 0; device < device_count(); ++device) run_all(device);
+  free(pointer);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  BEGIN_CALL;
+  *total = size_t(1) << 34;
+  *free = *total - arena_of(current_device()).bytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* pointer) {
+  BEGIN_CALL;
+  const int device = device_of(pointer);
+  void* there = const_cast<void*>(pointer);
+  memset(out, 0, sizeof *out);
+  out->device = device < 0 ? -2 : device;
+  if (device >= 0) {
+    out->type = cudaMemoryTypeDevice, out->devicePointer = there;
+  } else if (is_pinned(pointer)) {
+    out->type = cudaMemoryTypeHost, out->devicePointer = out->hostPointer = there, out->device = 0;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  BEGIN_CALL;
+  return copy(flat(to, from, bytes), kind, stream);
+}
+
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  BEGIN_CALL;
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  if (const cudaError_t error = copy(flat(to, from, bytes), kind, nullptr)) return error;
+  return cudaStreamSynchronize(nullptr);
+}
+
+cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes, cudaStream_t stream) {
+  BEGIN_CALL;
+  return copy(flat(to, from, bytes), cudaMemcpyDeviceToDevice, stream);
+}
+
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+  BEGIN_CALL;
+  if (width > to_pitch || width > from_pitch) return failed(cudaErrorInvalidPitchValue);
+  return copy({static_cast<char*>(to), to_pitch, static_cast<const char*>(from), from_pitch, width, height}, kind,
+              stream);
+}
+
+cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t stream) {
+  BEGIN_CALL;
+  if (!bytes) return cudaSuccess;
+  if (!may_touch(current_device(), pointer, bytes)) return failed(cudaErrorInvalidValue);
+  return queue(stream, [=] { memset(pointer, value, bytes); });
+}
+
+cudaError_t cudaMemset(void* pointer, int value, size_t bytes) { return cudaMemsetAsync(pointer, value, bytes, nullptr); }

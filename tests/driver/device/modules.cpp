@@ -1,0 +1,162 @@
+// cuModule*, cuFunc*, cuLaunchKernel: code is a description, of which Python makes an emulated kernel.
+#include <cuda.h>
+
+#include <cstdio>
+#include <cstring>
+#include <set>
+#include <vector>
+
+#include "api.h"
+#include "launch.h"
+#include "modules.h"
+#include "streams.h"
+
+namespace driver {
+
+static FindKernel find_kernel;
+
+struct Module {
+  std::string description;
+  int device;
+};
+
+struct Function {
+  Kernel kernel;
+  std::string name;
+  int device;
+  size_t most_shared = 48 << 10;
+};
+
+static std::set<Function*> functions;
+
+// Arguments live until a launch has run.
+struct Arguments {
+  std::vector<std::vector<char>> bytes;
+
+  Arguments(const Kernel& kernel, void** values) {
+    for (int k = 0; k < kernel.parameters; ++k) {
+      const char* value = static_cast<const char*>(values[k]);
+      bytes.emplace_back(value, value + kernel.sizes[k]);
+    }
+  }
+};
+
+static void run(const Function& function, const unsigned (&grid)[3], const unsigned (&block)[3], unsigned shared,
+                const Arguments& arguments) {
+  std::vector<std::vector<char>> own = arguments.bytes;  // a kernel may write to its parameters
+  std::vector<void*> pointers;
+  std::vector<const char*> names(own.size(), "argument");
+  for (auto& bytes : own) pointers.push_back(bytes.data());
+  emulation::Launch request{};
+  request.kernel = function.kernel.run;
+  request.arguments = pointers.data();
+  memcpy(request.grid, grid, sizeof grid);
+  memcpy(request.block, block, sizeof block);
+  request.dynamic_shared_bytes = shared;
+  request.co_resident = 4;
+  request.argument_names = names.data();
+  function.kernel.launch(&request);
+  if (request.kind[0]) break_context(function.name + ": " + request.kind + ": " + request.text);
+}
+
+}  // namespace driver
+
+using namespace driver;
+
+extern "C" void driver_set_find_kernel(FindKernel find) { find_kernel = find; }
+
+CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
+
+CUresult cuDriverGetVersion(int* version) {
+  *version = 13000;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuGetErrorName(CUresult error, const char** name) {
+  switch (error) {
+    case CUDA_ERROR_INVALID_VALUE: *name = "CUDA_ERROR_INVALID_VALUE"; break;
+    case CUDA_ERROR_INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;
+    case CUDA_ERROR_INVALID_HANDLE: *name = "CUDA_ERROR_INVALID_HANDLE"; break;
+    case CUDA_ERROR_NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
+    case CUDA_ERROR_LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;
+    default: *name = "CUDA_ERROR"; break;
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult cuGetErrorString(CUresult error, const char** text) {
+  *text = error == CUDA_ERROR_LAUNCH_FAILED ? cudaGetErrorString(cudaErrorLaunchFailure) : "an error of the fake driver";
+  return CUDA_SUCCESS;
+}
+
+CUresult cuCtxGetCurrent(CUcontext* out) {
+  *out = reinterpret_cast<CUcontext>(static_cast<uintptr_t>(current_device() + 1));
+  return CUDA_SUCCESS;
+}
+
+CUresult cuModuleLoadData(CUmodule* out, const void* image) {
+  const Locked locked(lock);
+  if (check_unsafe_call()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  const char* begin = static_cast<const char*>(image);
+  size_t length = 0;
+  if (strncmp(begin, IMAGE_MAGIC, strlen(IMAGE_MAGIC)) != 0) return CUDA_ERROR_INVALID_IMAGE;
+  begin += strlen(IMAGE_MAGIC);
+  if (sscanf(begin, "%zu:", &length) != 1) return CUDA_ERROR_INVALID_IMAGE;
+  begin = strchr(begin, ':') + 1;
+  if (begin[length] != IMAGE_END) return CUDA_ERROR_INVALID_IMAGE;
+  *out = reinterpret_cast<CUmodule>(new Module{std::string(begin, length), current_device()});
+  return CUDA_SUCCESS;
+}
+
+CUresult cuModuleUnload(CUmodule handle) {
+  const Locked locked(lock);
+  if (check_unsafe_call()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  delete reinterpret_cast<Module*>(handle);  // its functions stay: CUDA would refuse them, and nobody asks
+  return CUDA_SUCCESS;
+}
+
+CUresult cuModuleGetFunction(CUfunction* out, CUmodule handle, const char* name) {
+  const Module* module = reinterpret_cast<Module*>(handle);
+  Function made{{}, name, module->device};
+  const int found = find_kernel(module->description.data(), module->description.size(), name, &made.kernel);
+  if (!found) return CUDA_ERROR_NOT_FOUND;
+  const Locked locked(lock);
+  Function* function = new Function(made);
+  functions.insert(function);
+  *out = reinterpret_cast<CUfunction>(function);
+  return CUDA_SUCCESS;
+}
+
+CUresult cuFuncSetAttribute(CUfunction handle, CUfunction_attribute name, int value) {
+  const Locked locked(lock);
+  Function* function = reinterpret_cast<Function*>(handle);
+  if (!functions.count(function)) return CUDA_ERROR_INVALID_HANDLE;
+  if (name == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT) return CUDA_SUCCESS;
+  if (name != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
+  if (value < 0 || value > 227 << 10) return CUDA_ERROR_INVALID_VALUE;
+  function->most_shared = value;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuFuncGetAttribute(int* value, CUfunction_attribute name, CUfunction handle) {
+  const Locked locked(lock);
+  const Function* function = reinterpret_cast<Function*>(handle);
+  *value = name == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES ? static_cast<int>(function->most_shared) : 0;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                        unsigned block_y, unsigned block_z, unsigned shared, CUstream stream, void** values, void**) {
+  const Locked locked(lock);
+  if (is_broken()) return CUDA_ERROR_LAUNCH_FAILED;
+  Function* function = reinterpret_cast<Function*>(handle);
+  if (!functions.count(function) || function->device != current_device()) return CUDA_ERROR_INVALID_HANDLE;
+  const bool grid_fits = grid_x && grid_y && grid_z && grid_x <= 2147483647 && grid_y <= 65535 && grid_z <= 65535;
+  const unsigned threads = block_x * block_y * block_z;
+  if (!grid_fits || !threads || threads > 1024 || shared > function->most_shared) return CUDA_ERROR_INVALID_VALUE;
+  const Arguments arguments(function->kernel, values);
+  const cudaError_t error = queue(reinterpret_cast<cudaStream_t>(stream), [=] {
+    run(*function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, arguments);
+  });
+  return static_cast<CUresult>(error);  // the errors of streams have one number in both APIs
+}

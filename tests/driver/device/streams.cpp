@@ -1,0 +1,350 @@
+// cudaStream*, cudaEvent*: order, waits, captures.
+#include "streams.h"
+
+#include <chrono>
+#include <set>
+
+#include "api.h"
+
+namespace driver {
+
+static std::set<Stream*> streams;
+static std::set<Event*> events;
+static std::set<RecordingPtr> recordings;  // of captures that haven't ended
+
+static Stream* legacy_stream() {
+  static std::vector<Stream> made;
+  if (made.empty()) {
+    for (int device = 0; device < device_count(); ++device) made.push_back({device, false, nullptr, nullptr});
+  }
+  return &made[current_device()];
+}
+
+static bool is_legacy(cudaStream_t handle) { return handle == nullptr || handle == cudaStreamLegacy; }
+
+Stream* find_stream(cudaStream_t handle) {
+  if (is_legacy(handle)) return legacy_stream();
+  Stream* stream = reinterpret_cast<Stream*>(handle);
+  return streams.count(stream) ? stream : nullptr;
+}
+
+static Event* find_event(cudaEvent_t handle) {
+  Event* event = reinterpret_cast<Event*>(handle);
+  return events.count(event) ? event : nullptr;
+}
+
+static cudaError_t invalidate(const RecordingPtr& recording, cudaError_t error) {
+  recording->invalid = true;
+  return failed(error);
+}
+
+cudaError_t check_unsafe_call() {
+  for (const RecordingPtr& recording : recordings) {
+    const bool forbids = recording->mode == cudaStreamCaptureModeGlobal ||
+                         (recording->mode == cudaStreamCaptureModeThreadLocal &&
+                          recording->thread == std::this_thread::get_id());
+    if (forbids) return invalidate(recording, cudaErrorStreamCaptureUnsupported);
+  }
+  return cudaSuccess;
+}
+
+// The legacy stream and those that wait for it wait for each other, which a capture can't record.
+static cudaError_t check_legacy(cudaStream_t handle) {
+  if (!is_legacy(handle)) return cudaSuccess;
+  for (Stream* stream : streams) {
+    if (stream->waits_for_legacy && stream->recording && stream->device == current_device()) {
+      return invalidate(stream->recording, cudaErrorStreamCaptureImplicit);
+    }
+  }
+  return cudaSuccess;
+}
+
+static std::vector<TaskPtr> before_next(const Stream* stream, bool legacy) {
+  std::vector<TaskPtr> before{stream->last};
+  if (stream->waits_for_legacy) before.push_back(legacy_stream()->last);
+  if (!legacy) return before;
+  for (const Stream* other : streams) {
+    if (other->waits_for_legacy && other->device == stream->device) before.push_back(other->last);
+  }
+  return before;
+}
+
+cudaError_t queue(cudaStream_t handle, Work work) {
+  Stream* stream = find_stream(handle);
+  if (!stream || stream->device != current_device()) return failed(cudaErrorInvalidResourceHandle);
+  if (stream->recording) {
+    if (stream->recording->invalid) return failed(cudaErrorStreamCaptureInvalidated);
+    stream->recording->work.push_back(std::move(work));
+    return cudaSuccess;
+  }
+  if (const cudaError_t error = check_legacy(handle)) return error;
+  stream->last = queue_task(stream->device, std::move(work), before_next(stream, is_legacy(handle)));
+  return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
+}
+
+static double now() {
+  const auto since = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double, std::milli>(since).count();
+}
+
+static cudaError_t new_stream(cudaStream_t* out, unsigned flags) {
+  Stream* stream = new Stream{current_device(), !(flags & cudaStreamNonBlocking), nullptr, nullptr};
+  streams.insert(stream);
+  *out = reinterpret_cast<cudaStream_t>(stream);
+  return cudaSuccess;
+}
+
+static cudaError_t wait_for(Stream* stream, cudaStream_t handle) {
+  if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureUnsupported);
+  if (const cudaError_t error = check_legacy(handle)) return error;
+  for (const TaskPtr& task : before_next(stream, is_legacy(handle))) run_task(task);
+  return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
+}
+
+}  // namespace driver
+
+using namespace driver;
+
+cudaError_t cudaStreamCreate(cudaStream_t* out) {
+  BEGIN_CALL;
+  return new_stream(out, 0);
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned flags) {
+  BEGIN_CALL;
+  return new_stream(out, flags);
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* out, unsigned flags, int) {
+  BEGIN_CALL;
+  return new_stream(out, flags);
+}
+
+// Stricter than CUDA: a capture may not end with a stream less than it began.
+cudaError_t cudaStreamDestroy(cudaStream_t handle) {
+  BEGIN_CALL;
+  Stream* stream = find_stream(handle);
+  if (!stream || is_legacy(handle)) return failed(cudaErrorInvalidResourceHandle);
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  streams.erase(stream);  // what it queued still runs
+  delete stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
+  BEGIN_CALL;
+  Stream* stream = find_stream(handle);
+  if (!stream) return failed(cudaErrorInvalidResourceHandle);
+  return wait_for(stream, handle);
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t handle) {
+  BEGIN_CALL;
+  Stream* stream = find_stream(handle);
+  if (!stream) return failed(cudaErrorInvalidResourceHandle);
+  if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureUnsupported);
+  if (!stream->last || stream->last->done) return cudaSuccess;
+  run_one_towards(stream->last);
+  return cudaErrorNotReady;
+}
+
+cudaError_t cudaStreamGetFlags(cudaStream_t handle, unsigned* flags) {
+  BEGIN_CALL;
+  const Stream* stream = find_stream(handle);
+  if (!stream) return failed(cudaErrorInvalidResourceHandle);
+  *flags = is_legacy(handle) || stream->waits_for_legacy ? cudaStreamDefault : cudaStreamNonBlocking;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamGetDevice(cudaStream_t handle, int* device) {
+  BEGIN_CALL;
+  const Stream* stream = find_stream(handle);
+  if (!stream) return failed(cudaErrorInvalidResourceHandle);
+  *device = stream->device;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) {
+  *priority = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize() {
+  BEGIN_CALL;
+  for (const RecordingPtr& recording : recordings) return invalidate(recording, cudaErrorStreamCaptureUnsupported);
+  run_all(current_device());
+  return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t waited, unsigned) {
+  BEGIN_CALL;
+  Stream* stream = find_stream(handle);
+  const Event* event = find_event(waited);
+  if (!stream || !event) return failed(cudaErrorInvalidResourceHandle);
+  if (event->recording) {
+    if (stream->recording && stream->recording != event->recording) {
+      return invalidate(stream->recording, cudaErrorStreamCaptureMerge);
+    }
+    stream->recording = event->recording;  // the stream joins the capture
+    return cudaSuccess;
+  }
+  if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureIsolation);
+  if (const cudaError_t error = check_legacy(handle)) return error;
+  std::vector<TaskPtr> before = before_next(stream, is_legacy(handle));
+  before.push_back(event->task);
+  stream->last = queue_task(stream->device, nullptr, before);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
+  BEGIN_CALL;
+  Stream* stream = find_stream(handle);
+  if (!stream) return failed(cudaErrorInvalidResourceHandle);
+  if (is_legacy(handle)) return failed(cudaErrorStreamCaptureUnsupported);
+  if (stream->recording) return failed(cudaErrorIllegalState);
+  stream->recording = std::make_shared<Recording>(Recording{{}, std::this_thread::get_id(), mode});
+  stream->began_capture = true;
+  recordings.insert(stream->recording);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* status) {
+  BEGIN_CALL;
+  const Stream* stream = find_stream(handle);
+  if (!stream) return failed(cudaErrorInvalidResourceHandle);
+  *status = cudaStreamCaptureStatusNone;
+  if (!stream->recording) return check_legacy(handle);
+  *status = stream->recording->invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned) {
+  BEGIN_CALL;
+  Event* event = new Event{current_device(), nullptr, nullptr};
+  events.insert(event);
+  *out = reinterpret_cast<cudaEvent_t>(event);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t* out) { return cudaEventCreateWithFlags(out, 0); }
+
+cudaError_t cudaEventDestroy(cudaEvent_t handle) {
+  BEGIN_CALL;
+  Event* event = find_event(handle);
+  if (!event) return failed(cudaErrorInvalidResourceHandle);
+  events.erase(event);  // never deleted, as a task may set its time
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t on) {
+  BEGIN_CALL;
+  Event* event = find_event(handle);
+  Stream* stream = find_stream(on);
+  if (!event || !stream || event->device != stream->device) return failed(cudaErrorInvalidResourceHandle);
+  event->recording = stream->recording;
+  if (stream->recording) return cudaSuccess;
+  const cudaError_t error = queue(on, [event] { event->milliseconds = now(); });
+  event->task = stream->last;
+  return error;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t handle) {
+  BEGIN_CALL;
+  const Event* event = find_event(handle);
+  if (!event) return failed(cudaErrorInvalidResourceHandle);
+  if (event->recording) return failed(cudaErrorCapturedEvent);
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  if (!event->task || event->task->done) return cudaSuccess;
+  run_one_towards(event->task);
+  return cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
+  BEGIN_CALL;
+  const Event* event = find_event(handle);
+  if (!event) return failed(cudaErrorInvalidResourceHandle);
+  if (event->recording) return failed(cudaErrorCapturedEvent);
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  run_task(event->task);
+  return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t first, cudaEvent_t last) {
+  BEGIN_CALL;
+  const Event *begin = find_event(first), *end = find_event(last);
+  if (!begin || !end || !begin->task || !end->task) return failed(cudaErrorInvalidResourceHandle);
+  if (!begin->task->done || !end->task->done) return failed(cudaErrorNotReady);
+  *milliseconds = static_cast<float>(end->milliseconds - begin->milliseconds);
+  return cudaSuccess;
+}
+
+// Graphs.
+
+struct CUgraph_st {
+  RecordingPtr recording;
+};
+struct CUgraphExec_st {
+  RecordingPtr recording;
+};
+static std::set<void*> graphs;
+
+cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* out) {
+  BEGIN_CALL;
+  *out = nullptr;
+  Stream* stream = find_stream(handle);
+  if (!stream) return failed(cudaErrorInvalidResourceHandle);
+  if (!stream->recording || !stream->began_capture) return failed(cudaErrorIllegalState);
+  const RecordingPtr recording = stream->recording;
+  if (recording->mode != cudaStreamCaptureModeRelaxed && recording->thread != std::this_thread::get_id()) {
+    return failed(cudaErrorStreamCaptureWrongThread);
+  }
+  for (Stream* other : streams) {
+    if (other->recording == recording) other->recording = nullptr;
+  }
+  stream->began_capture = false;
+  recordings.erase(recording);
+  if (recording->invalid) return failed(cudaErrorStreamCaptureInvalidated);
+  *out = new CUgraph_st{recording};
+  graphs.insert(*out);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
+  BEGIN_CALL;
+  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
+  *out = new CUgraphExec_st{graph->recording};
+  graphs.insert(*out);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t) {
+  BEGIN_CALL;
+  return graphs.count(graph) ? cudaSuccess : failed(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  BEGIN_CALL;
+  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
+  const RecordingPtr recording = graph->recording;
+  return queue(stream, [recording] {
+    for (const Work& work : recording->work) work();
+  });
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  BEGIN_CALL;
+  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  graphs.erase(graph);
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  BEGIN_CALL;
+  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  graphs.erase(graph);
+  delete graph;
+  return cudaSuccess;
+}

@@ -1,0 +1,47 @@
+// Streams, events and captures.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "tasks.h"
+
+namespace driver {
+
+// What a capture recorded.
+struct Recording {
+  std::vector<Work> work;
+  std::thread::id thread;
+  cudaStreamCaptureMode mode;
+  bool invalid = false;
+};
+typedef std::shared_ptr<Recording> RecordingPtr;
+
+struct Stream {
+  int device;
+  bool waits_for_legacy;  // and the legacy stream for it
+  TaskPtr last;
+  RecordingPtr recording;  // of a stream that captures
+  bool began_capture = false;
+};
+
+struct Event {
+  int device;
+  TaskPtr task;            // null for an event that nobody recorded
+  RecordingPtr recording;  // of an event that was recorded in a capture
+  double milliseconds = 0;
+};
+
+// The stream of a handle, or null for one that isn't alive.
+Stream* find_stream(cudaStream_t handle);
+
+// Queues work on a stream, or records it if the stream captures.
+cudaError_t queue(cudaStream_t stream, Work work);
+
+// Fails, and invalidates the capture, where a capture forbids calls that may wait or allocate.
+cudaError_t check_unsafe_call();
+
+}  // namespace driver

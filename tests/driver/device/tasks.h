@@ -1,0 +1,32 @@
+// Queued work, and the order in which it runs.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+namespace driver {
+
+typedef std::function<void()> Work;
+
+struct Task {
+  Work work;
+  std::vector<std::shared_ptr<Task>> after;  // these run first
+  int device;
+  bool done = false;
+};
+typedef std::shared_ptr<Task> TaskPtr;
+
+// Queues work, and runs what the order of the process wants run.
+TaskPtr queue_task(int device, Work work, std::vector<TaskPtr> after);
+
+// Runs a task and all that must run before it. Null and finished tasks are fine.
+void run_task(const TaskPtr& task);
+
+// Runs one task of those that a task needs, the task itself last.
+void run_one_towards(const TaskPtr& task);
+
+// Runs all that is queued on a device: the newest first where the order is late.
+void run_all(int device);
+
+}  // namespace driver

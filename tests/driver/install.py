@@ -1,0 +1,75 @@
+"""Put the fake driver in the place of the real one, in this process."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import struct
+import sys
+from pathlib import Path
+
+from . import build, kernels, symbols
+
+# CuPy's build of CUB has a runtime of its own, which isn't redirected.
+_NO_ACCELERATORS = {"CUPY_ACCELERATORS": ""}
+_FIND_KERNEL = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t, ctypes.c_char_p, ctypes.POINTER(kernels.Kernel)
+)
+_PAGE = 4096
+_READ_WRITE_EXECUTE = 7
+_kept: list[object] = []  # what C calls
+
+
+def install() -> None:
+    """Make the CuPy and nvmath-python that are imported later use the fake driver.
+
+    Raises:
+        RuntimeError: CuPy has been imported, or has no runtime to redirect.
+    """
+    if "cupy_backends" in sys.modules:
+        raise RuntimeError("install the fake driver before CuPy is imported")
+    os.environ.update(_NO_ACCELERATORS)
+    folder = build.build()
+    libraries = {name: ctypes.CDLL(str(folder / name)) for name in (build.DRIVER, *build.NAMED)}
+    found = _FIND_KERNEL(_find)
+    libraries[build.DRIVER].driver_set_find_kernel(found)
+    _kept.extend([libraries, found])
+    _redirect(libraries["libcublas.so.13"])
+
+
+def _find(description: object, length: int, name: bytes, out: object) -> int:
+    try:
+        content = ctypes.string_at(description, length)  # type: ignore[call-overload]
+        return kernels.find(kernels.Description.read(content), name.decode(), out.contents)  # type: ignore[attr-defined]
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        return 0
+
+
+def _redirect(library: ctypes.CDLL) -> None:
+    """Write a jump to the fake driver's function over each function of the runtime in CuPy's module."""
+    module = importlib.import_module("cupy_backends.cuda.api.runtime")
+    base, redirected = _loaded_at(Path(str(module.__file__))), 0
+    for symbol in symbols.functions(build.runtime_module()):
+        if symbol.name.startswith("cuda") and not symbol.name.startswith("cudart"):
+            target = ctypes.cast(getattr(library, symbol.name), ctypes.c_void_p).value
+            _write(base + symbol.offset, b"\x48\xb8" + struct.pack("<Q", target) + b"\xff\xe0")  # mov rax, target; jmp rax
+            redirected += 1
+    if not redirected:
+        raise RuntimeError(f"{module.__file__} has no symbols of CUDA's runtime, which this CuPy must have linked into it")
+
+
+def _loaded_at(library: Path) -> int:
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    return min(int(line.partition("-")[0], 16) for line in lines if line.endswith(str(library)))
+
+
+def _write(address: int, code: bytes) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    page = ctypes.c_void_p(address // _PAGE * _PAGE)
+    if libc.mprotect(page, ctypes.c_size_t(2 * _PAGE), _READ_WRITE_EXECUTE):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    ctypes.memmove(address, code, len(code))

@@ -1,0 +1,93 @@
+"""From a description of code, which the fake NVRTC wrote, to a function that the emulator runs."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from emulation import Module, compiler
+
+_MOST_PARAMETERS = 64
+_HEADERS = Path(__file__).parent / "headers"
+
+
+class Kernel(ctypes.Structure):
+    """The driver's struct of this name (device/modules.h)."""
+
+    _fields_ = (
+        ("run", ctypes.c_void_p),
+        ("launch", ctypes.c_void_p),
+        ("parameters", ctypes.c_int),
+        ("sizes", ctypes.c_int * _MOST_PARAMETERS),
+    )
+
+
+class Description(NamedTuple):
+    """What was compiled: the source, its file's name, NVRTC's options, and instances with their lowered names."""
+
+    file: str
+    source: str
+    options: tuple[str, ...]
+    names: tuple[str, ...]
+    lowered: tuple[str, ...]
+
+    @staticmethod
+    def read(content: bytes) -> Description:
+        """Return the description in some bytes."""
+        file, source, *lists = _fields(content)
+        return Description(file.decode(), source.decode(), *(tuple(map(bytes.decode, _fields(all_))) for all_ in lists))
+
+
+def _fields(content: bytes) -> list[bytes]:
+    """Return the fields of some bytes: a length, a colon and so many bytes each."""
+    fields, at = [], 0
+    while at < len(content):
+        colon = content.index(b":", at)
+        end = colon + 1 + int(content[at:colon])
+        fields.append(content[colon + 1 : end])
+        at = end
+    return fields
+
+
+def find(description: Description, name: str, out: Any) -> bool:
+    """Fill in a kernel of some code, by its lowered name. Return False if there is none."""
+    instance = dict(zip(description.lowered, description.names, strict=True)).get(name, name)
+    if instance == name and not re.search(rf'extern "C" __global__ void {name}\b', description.source):
+        return False
+    function = _module(description, instance).function(instance)
+    sizes = [parameter.size for parameter in function._parameters]
+    out.run, out.launch = function._kernel, ctypes.cast(function._module.library.emulation_launch, ctypes.c_void_p)
+    out.parameters, out.sizes = len(sizes), (ctypes.c_int * _MOST_PARAMETERS)(*sizes)
+    return True
+
+
+@functools.cache
+def _module(description: Description, instance: str) -> Module:
+    """Return the emulated module of an instance of a kernel."""
+    includes = [option for option in description.options if option.startswith("-I")]
+    of_cuda = {f"-I{compiler.cuda_headers()}"}
+    flags = (f"-I{_HEADERS}", *(option for option in includes if option not in of_cuda))
+    return Module(_file(description), (instance,), flags=flags)
+
+
+def _file(description: Description) -> Path:
+    """Return a file with the source: the project's own, or one that is written now."""
+    for option in description.options:
+        file = Path(option.removeprefix("-I")) / description.file
+        if file.is_file() and file.read_text(encoding="utf-8") == description.source:
+            return file
+    source = _with_shared_arrays(description.source)
+    folder = compiler.cache_folder() / "sources" / hashlib.sha256(source.encode()).hexdigest()[:24]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "cupy.cu"
+    file.write_text(source, encoding="utf-8")
+    return file
+
+
+def _with_shared_arrays(source: str) -> str:
+    """Return CuPy's source with shared memory as the emulator needs it."""
+    return re.sub(r"__shared__ (?:__align__\(\w+\) )?(\w+) (\w+)\[(.+?)\];", r"SHARED_ARRAY(\1, \2, (\3));", source)
