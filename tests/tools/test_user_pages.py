@@ -62,6 +62,8 @@ def test_from_pytorch(monkeypatch):
     trained = convert.from_torch(names["core"])
     np.testing.assert_array_equal(names["actor"].weights.weight_hh, trained.weight_hh)  # those of the last update
     assert len({tensor.data_ptr() for tensor in names["kept"]}) == 20
+    assert not names["begin"].h.is_inference()  # autograd can use it
+    assert not names["rollout"].is_inference()
 
 
 def test_converting(monkeypatch, capsys, tmp_path):
