@@ -1,8 +1,7 @@
 """The resources of each kernel instance by architecture, from NVRTC's log and from the kept table.
 
-python tests/resources.py --write   measures all, and writes data/resources.json. Run it after a change of a kernel or
-of
-                                    NVRTC, and review the difference in that file.
+python tests/resources.py --write   measures all, and writes data/resources.json. Run it after a change of a kernel
+                                    or of NVRTC, and review the difference in that file.
 """
 
 import json

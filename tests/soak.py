@@ -5,9 +5,8 @@
 
 Eight threads call cells, LSTMs, lstm_pointwise, Steppers and pools. In the main thread, a timer's signal handler makes
 calls in the middle of other calls, or raises KeyboardInterrupt. One undisturbed thread computed all results before:
-sequences of states. Each thread's dictionaries say where in a sequence its slots and rows are. Prints what was done,
-and
-exits with 1 if any bit was wrong.
+sequences of states. Each thread's dictionaries say where in a sequence its slots and rows are. Prints what was
+done, and exits with 1 if any bit was wrong.
 """
 
 import argparse

@@ -206,8 +206,7 @@ def checkpoint_block(data, files, rng):
     """Change a block of a checkpoint's index in place, with a correct checksum.
 
     The file is a table of blocks. Each is followed by a byte for its kind, and four of a masked CRC-32C. The last 48
-    bytes
-    say where two of them are.
+    bytes say where two of them are.
     """
     content = bytearray(data)
     blocks = _block_places(data)

@@ -28,10 +28,13 @@ from support.places import DATA
 class Reader:
     """A reader of one kind of file.
 
-    read: reads a path; make: writes good files into a folder; suffix: their suffix; structure: mutations within such
-    files;
-    needs: the libraries that it reads with; dies: the signals by which a library is known to end the process, which no
-    reader of ours can prevent.
+    Attributes:
+        read: reads a path.
+        make: writes good files into a folder.
+        suffix: of the files.
+        structure: mutations within such files.
+        needs: the libraries that it reads with.
+        dies: the signals by which a library is known to end the process. Our readers can't prevent them.
     """
 
     read: Callable[[Path], object]

@@ -191,8 +191,7 @@ def with_problems(random, sizes):
     """Return slots with problems, and which slots are live.
 
     Of every 7 rows, the second is padding, the third is out of range, and the fourth's slot was released. The fifth and
-    sixth repeat slots
-    of first rows.
+    sixth repeat slots of first rows.
     """
     slots = random.permutation(sizes.capacity)[: sizes.B]
     live = np.ones(sizes.capacity, bool)

@@ -60,8 +60,7 @@ def interrupted(call, moment, *, also=()):
     """Call `call`, and send a signal at moment number `moment`, counted from 1.
 
     Moments are the package's instructions after which Python looks for signals. So an interrupt comes only where a real
-    one
-    can: not while `with` takes a lock, for example.
+    one can: not while `with` takes a lock, for example.
 
     Args:
         call: the function to call.

@@ -141,9 +141,8 @@ class Layout:
 
     Args:
         sizes: the step's.
-        where: the place of the new c: "apart" or "in place"; or "pool", with slots. In a pool, `out` is the pool's h
-        with
-            P = N or, with "m apart", a separate array for a projection to read.
+        where: the place of the new c: "apart" or "in place"; or "pool", with slots. In a pool, `out` is the
+            pool's h with P = N or, with "m apart", a separate array for a projection to read.
         bias: whether there is a bias.
         copy: "none", "plain" or "residual".
         reset: the new h and c of reset rows: "zeros", "one row" or "rows"; None without resets.
