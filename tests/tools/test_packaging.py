@@ -29,9 +29,7 @@ assert digits.run("numpy").passed
 print(os.path.dirname(fusedlstm.__file__), sources.folder(), *sorted(os.listdir(sources.folder())), sep="\\n")
 """
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "pyproject.toml").is_file(), reason="these tests need a checkout"
-)
+pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="these tests need a checkout")
 
 
 def build(target, source, folder):
