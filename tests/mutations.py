@@ -106,7 +106,7 @@ def same_bits_of_clip(changed: Path) -> str:
 
 # Each row: a description, the old text, the new text, and the tests that must find it, unless they are float's.
 POINTWISE = [
-    # Which thread has which row and units.
+    # Rows and units of each thread.
     ("row guard one too far", "row >= a.B ||", "row > a.B ||"),
     ("unit guard one too far", "unit >= a.cell.N)", "unit > a.cell.N)"),
     ("no unit guard", "row >= a.B || unit >= a.cell.N", "row >= a.B"),
@@ -230,7 +230,7 @@ CELL = [
 STORE_H = "    store<W>(a.h.at + (a.h_by_slot ? slot : row) * a.h.stride + unit, m);\n"
 ADD_INPUT = "    if (a.copy.input.at) m = sum(m, load<W>(a.copy.input.at + row * a.copy.input.stride + unit));\n"
 PLANNED_KERNEL = [
-    # Which thread has which row and units.
+    # Rows and units of each thread.
     ("row guard one too far", "row >= a.B ||", "row > a.B ||"),
     ("no row guard", "row >= a.B || ", ""),
     ("unit guard one too far", "unit >= a.cell.N)", "unit > a.cell.N)"),
@@ -517,10 +517,10 @@ ADD_KERNEL = [
 ]
 
 INTERLEAVE_KERNEL = [
-    # Which thread has which element.
+    # Elements of each thread.
     ("column guard one too far", "column >= a.columns) return;\n  const", "column > a.columns) return;\n  const"),
     ("no column guard", "  if (column >= a.columns) return;\n  const", "  const"),
-    # Whose weight it is.
+    # The source of each weight.
     ("units 32 apart", "row / 32 * 8 + row % 8", "row / 32 * 32 + row % 8"),
     (
         "gates of a unit side by side",
@@ -568,7 +568,7 @@ INTERLEAVE_KERNEL = [
         "  a.to[row * a.columns + column] = value;\n}\n\n//",
         "  if (!of_h || k < a.P) a.to[row * a.columns + column] = value;\n}\n\n//",
     ),
-    # What becomes of it.
+    # Rounding.
     ("numbers that are not rounded", "__uint_as_float(to_tf32(weight))", "weight", ROUNDING),
     (
         "numbers cut off",

@@ -205,7 +205,7 @@ def kept():
 
 
 def complaint(name, architecture, measured, table, *, same_nvrtc=True):
-    """Return a sentence about what is wrong with an instance, or None.
+    """Describe what is wrong with an instance, or return None.
 
     Local memory is wrong with any NVRTC. Other numbers are compared only with those of the same NVRTC.
     """

@@ -538,7 +538,7 @@ def soak(seed, seconds, operations):
     sys.setswitchinterval(1e-4)
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), seed)
-        # Import now what a save imports: an interrupt within an import damages CPython 3.11's own locks.
+        # Import now the modules that a save needs: an interrupt within an import damages CPython 3.11's own locks.
         LSTMWeights.random(1, 1, seed=0).save(world.folder / "weights")
         deadline = time.monotonic() + (seconds or 0)
         users = [User(world, number) for number in range(1, THREADS)]

@@ -582,7 +582,7 @@ def other_filter(file):
         (cycle, "is the same object as another"),
         (deep, "groups are nested deeper than 100"),
         (external, "vars/0 is kept in other files, which are not read"),
-        (virtual, "the string at byte .*, if it is one, is not as long"),  # what it is made of is in a heap, too
+        (virtual, "the string at byte .*, if it is one, is not as long"),  # its description is in a heap, too
         (replaced(shape=(1 << 20, 16), dtype="f4"), r"vars/0 is not whole: 67108864 bytes by its shape, 0 of them"),
         (replaced(shape=(1 << 40, 16), dtype="f4", chunks=(1 << 10, 16)), "vars/0 is not whole"),
         (

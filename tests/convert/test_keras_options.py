@@ -212,7 +212,7 @@ def test_functions_of_other_modules_are_refused():
 FOREIGN = [
     {"module": "mine", "registered_name": "Scaled"},
     {"module": None, "registered_name": "my>Scaled"},
-    {"module": None, "registered_name": "Scaled"},  # of an unregistered class, from a script
+    {"module": None, "registered_name": "Scaled"},  # a script's class, unregistered
 ]
 
 

@@ -99,7 +99,7 @@ def package(tmp_path):
     return copy
 
 
-def test_a_new_system_is_a_short_file(package):
+def test_new_system_needs_one_short_file(package):
     lines = len(SYSTEM.splitlines()) + sum(map(len, LINES.values()))
     assert lines <= MOST_LINES
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}

@@ -201,7 +201,7 @@ def test_long_chains_of_operators_raise():
 
 def test_deep_graphs_raise():
     body = helper.make_graph([lstm(ARRAYS)], "body", [], [])
-    for _ in range(28):  # each level adds two names; protobuf has a limit of its own soon after 28 levels
+    for _ in range(28):  # each level adds two names; protobuf's own limit is just above
         body = helper.make_graph([helper.make_node("Loop", ["", ""], ["Y"], "loop", body=body)], "body", [], [])
     with pytest.raises(WeightsFileError, match="its graph: wanted at most 50 levels; got more, at 'loop'"):
         convert.from_onnx(helper.make_model(body))

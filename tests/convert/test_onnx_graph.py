@@ -150,7 +150,7 @@ NOT_FOLLOWED = "whose shape is not one of T, B and both directions' units"
         ([("Identity", None, {})] * 40 + [ONE], 1, "the output of a chain of more than 30 operators"),
     ],
 )
-def test_nodes_that_are_no_stack_raise(between, D, why):
+def test_nodes_that_do_not_stack_raise(between, D, why):
     """With or without the names of both nodes, the reason is the same."""
     model, arrays = two_layers(*follow(between), D=D, constants=SHAPES)
     direction = ", bidirectional" if D == 2 else ""

@@ -34,7 +34,7 @@ ATTRIBUTES = {
     "layout": ("warned of", {"layout": 1}),
     "output_sequence": ("irrelevant", {"output_sequence": 1}),
 }
-VERSIONS = (1, 7, 14, 22)  # of the operator
+VERSIONS = (1, 7, 14, 22)  # versions of the operator
 
 
 @pytest.mark.parametrize("version", VERSIONS)

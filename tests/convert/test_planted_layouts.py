@@ -161,7 +161,7 @@ def shows(checks):
 
 
 @pytest.mark.parametrize(("name", "part", "wrong"), all_mistakes())
-def test_a_wrong_row_is_found(name, part, wrong, monkeypatch):
+def test_wrong_rows_are_found(name, part, wrong, monkeypatch):
     """Recorded outputs reveal the mistake. If a part has none, the documented formula does."""
     plant(monkeypatch, name, wrong)
     if part in DOCUMENTED.get(name, ()):

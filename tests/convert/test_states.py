@@ -1,4 +1,4 @@
-"""States of other frameworks: which array is h, what comes back, and what is refused."""
+"""States of other frameworks: the order of h and c, round trips, and refusals."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Convert TensorFlow 1's cells both ways: which are found, and which refused. Outputs are in core/test_oracles.py."""
+"""Convert TensorFlow 1's cells both ways. Recorded outputs are in core/test_oracles.py."""
 
 import os
 import sys

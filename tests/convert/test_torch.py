@@ -102,7 +102,7 @@ def test_incomplete_layers_raise(missing, message):
         convert.from_torch(parameters)
 
 
-def test_layers_that_do_not_fit_together():
+def test_layers_must_fit_together():
     with pytest.raises(ValueError, match=r"layers\[2\] \(layer 1, forward\): wanted input_size 8 .*; got 4"):
         convert.from_torch({**torch_layer(0), **torch_layer(1, N)})
 

@@ -222,7 +222,7 @@ class WrappedDlpack(Wrapped):
 
 
 class WrappedNamespace(WrappedDlpack):
-    """An array whose library makes arrays from others', on CuPy's current stream."""
+    """An array from a library that imports arrays of others, on CuPy's current stream."""
 
     def __array_namespace__(self, *, api_version=None):
         return types.SimpleNamespace(from_dlpack=type(self).take)

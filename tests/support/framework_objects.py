@@ -26,5 +26,5 @@ OBJECTS = {
 
 
 def object_of(module, *bases):
-    """Return an object whose class, or a base of it, is defined in a framework's module."""
+    """Return an object of a class that claims to be from a framework's module, with these base classes."""
     return type("Theirs", bases or (object,), {"__module__": module})()

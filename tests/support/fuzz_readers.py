@@ -261,7 +261,7 @@ READERS = {
     "torch": Reader(read_torch, torch_files, ".pt", [mutations.zip_members, mutations.pickle_instructions], ["torch"]),
     "torch arrays": Reader(read_torch, torch_arrays, ".safetensors", [mutations.safetensors_header]),
     "tf1 arrays": Reader(convert.from_tf1, tf1_arrays, ".npz", [mutations.zip_members]),
-    # If TensorFlow can't parse a record, a check of its own fails, which aborts.
+    # If TensorFlow can't parse a record, its own check fails, which aborts the process.
     "tf1": Reader(
         read_checkpoint, tf1_checkpoints, ".index", [mutations.checkpoint_block], ["tensorflow"], ["SIGABRT"]
     ),

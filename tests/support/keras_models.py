@@ -7,7 +7,7 @@ import numpy as np
 
 from support.keras_installed import major
 
-ROWS, STEPS, SIZE = 2, 4, 3  # of inputs, and of everything between layers
+ROWS, STEPS, SIZE = 2, 4, 3  # the shape of inputs, and of everything between layers
 ACTIVATIONS = ["tanh", "tanh", "relu", "softsign"]
 GATES = ["sigmoid", "sigmoid", "hard_sigmoid"]
 LSTMS = ("LSTM", "RNN", "Bidirectional")
@@ -200,7 +200,7 @@ def draw(keras, seed):
     values = [rng.normal(0.05, 0.4, array.shape).astype(array.dtype) for array in model.get_weights()]
     model.set_weights([abs(v) if "variance" in w.name else v for v, w in zip(values, model.weights, strict=True)])
     xs = rng.normal(size=(ROWS, STEPS, SIZE)).astype("float32")
-    xs[1, STEPS - 1 :] = 0.0  # which Masking masks
+    xs[1, STEPS - 1 :] = 0.0  # a step for Masking to mask
     return Drawn(model, drawing.lstms, xs)
 
 

@@ -70,7 +70,7 @@ class Drawn:
     layers: list = field(default_factory=list)
     feeds: dict = field(default_factory=dict)
     has_if: bool = False
-    is_faithful: bool = True  # whether only identities stand between the layers
+    is_faithful: bool = True  # whether all operators between layers are identities
     count: int = 0
 
     def chance(self, p):

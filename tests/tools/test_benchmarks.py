@@ -224,12 +224,12 @@ def test_caches_are_overwritten(monkeypatch):
 
 
 class Gpu:
-    """A fake CuPy, whose GPU works off a queue. The host and the GPU share a clock."""
+    """A fake CuPy. Its GPU works through a queue, and shares its clock with the host."""
 
     float32 = np.float32
 
     def __init__(self, matmul, longest=1000):
-        self.longest, self.ends = longest, []  # of the queue
+        self.longest, self.ends = longest, []  # end times of queued work
         self.now = self.free = 0.0  # the host's time, and when all queued work is done
         self.matmul_seconds = matmul
         self.cuda, self.recorded = self, []

@@ -117,7 +117,7 @@ def test_many_sessions(backend, monkeypatch, capsys, tmp_path):
 
 
 def test_resets(monkeypatch):
-    """On a GPU, PyTorch's tensors are there; otherwise, on the CPU. PyTorch has no emulated GPU."""
+    """Run on a GPU if PyTorch has one, otherwise on the CPU. PyTorch has no emulated GPU."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.manual_seed(0)
     monkeypatch.setenv("FUSEDLSTM_BACKEND", "cuda" if "cuda" in BACKENDS and torch.cuda.is_available() else "numpy")
