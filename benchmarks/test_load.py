@@ -1,4 +1,4 @@
-"""What happens once in a process: import, weights from a file, and the first call, cold and warm."""
+"""Costs paid once in a process: import, loading weights, and the first call, cold and warm."""
 
 import shutil
 
@@ -10,10 +10,10 @@ from benchmarks.machine import devices
 from fusedlstm import StackedWeights
 
 CLOCK = Clock()
-# A test that is marked so, and timed by `pedantic` of `CLOCK.run`, has the seconds that its processes say.
+# With this mark, and `pedantic` of `CLOCK.run`, a test's time is the one that its processes print.
 by_its_own_clock = pytest.mark.benchmark(timer=CLOCK)
 
-# fusedlstm alone: NumPy, which every user has imported, comes before.
+# fusedlstm alone. NumPy, which every user has imported, is imported before.
 IMPORT = """
 import time
 import numpy
@@ -22,7 +22,7 @@ import fusedlstm
 print(time.perf_counter() - start)
 """
 
-# On a GPU what CUDA and CuPy need for themselves comes before: the context, and cuBLAS' handle.
+# On a GPU, CUDA's and CuPy's own start comes first: the context, and cuBLAS's handle.
 FIRST_CALL = """
 import time
 import numpy as np
@@ -42,7 +42,7 @@ assert abs(state.h - exact(x.astype(float), exact.zero_state(32)).h).max() < 1e-
 print(seconds)
 """
 
-# NVRTC's part of a cold first call, with its own loading: without a GPU too.
+# NVRTC's part of a cold first call, including its loading. It needs no GPU.
 COMPILE = """
 import time
 import numpy as np
@@ -72,14 +72,14 @@ def test_import(benchmark, rounds):
 
 @by_its_own_clock
 def test_compile(benchmark, rounds):
-    """The one kernel that a plain float32 step needs, for compute capability 9.0."""
+    """Compile the one kernel that a plain float32 step needs, for compute capability 9.0."""
     about(benchmark, "NVRTC's part of the first call", "cpu", ours=True)
     try:
         from fusedlstm.backends.cuda.runtime.compile import cuda_headers, nvrtc
 
         nvrtc.getVersion()
         cuda_headers()
-    except Exception as error:  # CuPy's own errors, of several kinds
+    except Exception as error:  # CuPy raises errors of several kinds
         benchmark.skipped = True
         pytest.skip(f"NVRTC can't run here: {error}")
     benchmark.pedantic(CLOCK.run, (COMPILE,), rounds=rounds)
@@ -105,7 +105,7 @@ def test_first_call_cuda(benchmark, rounds, cache, tmp_path, request):
             shutil.rmtree(folder, ignore_errors=True)
         return (code,), {"FUSEDLSTM_CACHE_DIR": str(folder)}
 
-    # The round before those that count fills the folder that they find filled.
+    # The warm-up round fills the folder that warm rounds find.
     benchmark.pedantic(CLOCK.run, setup=folder_for_a_round, rounds=rounds, warmup_rounds=1)
 
 
@@ -123,7 +123,7 @@ def from_safetensors(path):
 @pytest.mark.parametrize("size", [(128, 1), (640, 2)], ids=lambda size: "N{}-L{}".format(*size))
 @pytest.mark.parametrize("how", ["StackedWeights.load", "safetensors", "numpy.load"])
 def test_weights(benchmark, how, size, tmp_path):
-    """From a file that was just written, so that the system has it in memory; ours compares its checksum too."""
+    """Load a file that was just written, so it is in the system's cache. Ours also compares its checksum."""
     N, layers = size
     about(benchmark, f"load weights, N = I = {N}, {layers} layers", "cpu", N=N, layers=layers, peer=how)
     benchmark.extra_info["ours"] = how == "StackedWeights.load"

@@ -1,4 +1,4 @@
-"""One step of some of a pool's many slots, ours beside every peer: a table for each size."""
+"""One step of some of a pool's many slots, ours and every peer's: a table for each size."""
 
 from benchmarks.cases import POOLS
 from benchmarks.side_by_side import measure, parametrize

@@ -1,4 +1,4 @@
-"""Packing and stacking states, beside what NumPy or CuPy needs to copy as many bytes."""
+"""Packing and stacking states, and NumPy's or CuPy's time to copy as many bytes."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def pytest_generate_tests(metafunc):
 
 
 def arrays(result):
-    """All arrays of a result, on the host."""
+    """Return all arrays of a result, on the host."""
     if isinstance(result, (tuple, list)):
         return [array for part in result for array in arrays(part)]
     if isinstance(result, LSTMState):

@@ -1,4 +1,4 @@
-"""One step from given states, ours beside every peer: a table for each size."""
+"""One step from given states, ours and every peer's: a table for each size."""
 
 from benchmarks.cases import COLD, STEPS, TRAPS
 from benchmarks.side_by_side import measure, parametrize

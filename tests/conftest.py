@@ -1,4 +1,4 @@
-"""What every test file shares: fixtures of backends, and the report of which were tested."""
+"""Shared by all test files: fixtures of backends, and the report of tested ones."""
 
 import gc
 import os
@@ -15,22 +15,22 @@ from support.backends import BACKENDS, NO_EMULATOR, NO_GPU, ON_GPU, backend_name
 
 pytest_plugins = ["support.once", "support.skips", "support.slow"]
 
-# Kernels that tests compile, the stand-in's among them, are kept apart from the user's.
+# Keep kernels that tests compile, including the stand-in's, apart from the user's.
 KEPT_KERNELS = tempfile.TemporaryDirectory(prefix="fusedlstm-tests-")
 os.environ["FUSEDLSTM_CACHE_DIR"] = KEPT_KERNELS.name
 
-# A shell's background jobs ignore interrupts, and so would the processes that tests start.
+# A shell's background jobs ignore interrupts, and the processes that tests start would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No test is timed; where CI is set, the examples of properties are the same each time.
+# Tests have no deadline. In CI, the examples of properties are always the same.
 settings.register_profile("untimed", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("untimed")
 
 
 @pytest.fixture(params=["stand-in", "CuPy"])
 def library(request):
-    """The stand-in, and on a GPU what is real: what holds for one must hold for the other."""
+    """Return the stand-in's modules, or the real ones on a GPU. Tests must pass with either."""
     if request.param == "stand-in":
         modules = stand_in.modules()
         names = {"cublas": "cupy_backends.cuda.libs.cublas", "cublasLt": "nvmath.bindings.cublasLt"}
@@ -42,19 +42,19 @@ def library(request):
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    """Each backend that is tested, by name."""
+    """Return the name of each tested backend."""
     return backend_name(request)
 
 
 @pytest.fixture(params=BACKENDS, scope="session")
 def backend_of_properties(request):
-    """The same for hypothesis, which forbids fixtures that are made anew for each test."""
+    """Return the name of each tested backend. Hypothesis forbids fixtures that are made anew for each test."""
     return backend_name(request)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """Use all cores, unless -n says how many, or the tests share a GPU."""
+    """Use all cores, unless -n gives a number or the tests share a GPU."""
     if hasattr(config, "workerinput") or "cuda" in BACKENDS or not config.pluginmanager.hasplugin("xdist"):
         return
     if config.option.numprocesses is None:
@@ -76,9 +76,9 @@ def pytest_report_header():
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown():
-    gc.unfreeze()  # what `moments` froze
+    gc.unfreeze()  # frozen by `moments`
     left = stand_in.graphs.end_all()
-    assert not left, f"the test has left streams that capture, which would fail the next ones: {left}"
+    assert not left, f"the test left streams capturing, which would make later tests fail: {left}"
 
 
 def pytest_unconfigure():

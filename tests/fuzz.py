@@ -1,10 +1,10 @@
-"""Fuzzes the readers of files: mutated files, each read in a child process with bounded memory and time.
+"""Fuzz the readers of files: each input is a mutated file, read in a child process with bounded memory and time.
 
     python tests/fuzz.py [READER ...] [--inputs N] [--seed S] [--first K] [--keep FOLDER]
 
-A reader may return, or raise WeightsFileError. Anything else is a finding: another exception, with the line that
-raised it; a child that died (a crash within a parsing library, or too much memory), or that hung. Input k of a
-seed is always the same, so a finding is made again by --first k --inputs 1.
+A reader may return, or raise WeightsFileError. Anything else is a finding: another exception, with the line that raised
+it; or a child that died (of a crash in a parsing library, or too much memory) or hung. Input k of a seed is always the
+same, so --first k --inputs 1 reproduces a finding.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from support.fuzz_mutations import mutate
 from support.fuzz_readers import READERS
 
 SECONDS = 20
-MEMORY = 1 << 29  # what reading an input of a few KB may take, beyond what the process has at first
+MEMORY = 1 << 29  # memory for reading an input of a few KB, beyond what the process has at first
 
 
 class Findings:
-    """What went wrong, by kind, with the first input of each kind."""
+    """Findings by kind, with the first input of each kind."""
 
     def __init__(self):
         self.counts, self.first, self.messages = collections.Counter(), {}, {}
@@ -49,7 +49,7 @@ class Findings:
 
 
 def where(error):
-    """The kind of an exception: its type, and the last line of ours and the last of all."""
+    """Return the kind of an exception: its type, our last line and the last line of all."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "/fusedlstm/" in frame.filename]
     lines = dict.fromkeys(f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*ours[-1:], frames[-1]))
@@ -57,14 +57,14 @@ def where(error):
 
 
 def inputs(reader, seed, index):
-    """The bytes of an input."""
+    """Return the bytes of an input."""
     rng = np.random.default_rng([seed, index])
     files = reader.files
     return mutate(files[rng.integers(len(files))], files, rng, reader.structure)
 
 
 def read_all(reader, seed, first, last, pipe, memory, seconds):
-    """In the child: read one input after the other, saying of each how it went."""
+    """In the child: read one input after the other, and report the outcome of each."""
     logging.getLogger("fusedlstm").setLevel(logging.ERROR)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + memory
@@ -82,19 +82,19 @@ def read_all(reader, seed, first, last, pipe, memory, seconds):
 
 
 def outcome_of(reader, path):
-    """How reading a file went."""
+    """Return the outcome of reading a file."""
     try:
         reader.read(path)
     except WeightsFileError:
         return "refused", ""
-    except BaseException as error:  # whatever it is, it is not for users
+    except BaseException as error:  # whatever else is raised is a finding
         return where(error), str(error)[:200]
     return "read", ""
 
 
 def fuzz(reader, count, seed=0, first=0, memory=MEMORY, seconds=SECONDS):
-    """Return how many inputs were read, refused and found to go wrong, and the findings."""
-    reader.warm_up()  # children inherit it
+    """Return how many inputs were read, refused and found to fail, and the findings."""
+    reader.warm_up()  # child processes inherit everything imported
     outcomes, findings = collections.Counter(), Findings()
     context, last = multiprocessing.get_context("fork"), first + count
     while first < last:

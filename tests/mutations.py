@@ -1,6 +1,6 @@
-"""Mistakes made on purpose in copies of the kernels, one at a time: the tests of the emulated kernels must find each.
+"""Plant mistakes in copies of the kernels, one at a time. The tests of the emulated kernels must find each.
 
-python tests/mutations.py [words]   makes all, or those with these words in their description, and prints how each was
+python tests/mutations.py [words]   plants all, or those with these words in their description, and prints how each was
                                     found. Its status is 1 if one was not.
 """
 
@@ -26,7 +26,7 @@ TESTS = [
 ROOT = Path(__file__).parents[1]
 KERNELS = ROOT / "kernels"
 
-# Tests, as pytest's -k names them: of one dtype, as all have one code, or of what differs by dtype.
+# Tests, as for pytest's -k: of one dtype, if all share the code, or of those that differ.
 FLOAT = "float-float"
 DOUBLE = "double-double"
 HALF = "__half-__half"
@@ -41,7 +41,7 @@ RESET = "test_reset"
 GATHER = "test_gather"
 CHECK = "test_check"
 STATE_ROWS = "test_state_rows"
-# Of the tiles, the smallest that shows it.
+# The smallest tile that shows the mistake.
 SMALL = "test_step and small8-__half"
 MEDIUM = "test_step and medium-__half"
 LARGE = "test_step and large-__half"
@@ -66,9 +66,9 @@ ZONEOUT_PROJECT = "test_zoneout_of_a_projection and small8"
 
 @dataclass(frozen=True)
 class Mutation:
-    """A text of a kernel's file, which is there once, and what takes its place.
+    """A text that occurs once in a kernel's file, and its replacement.
 
-    A mutation that changes no result has the function that shows so, given the folder of the changed kernels.
+    If a mutation changes no result, `shown_equivalent` shows that, given the folder of the changed kernels.
     """
 
     file: str
@@ -82,7 +82,7 @@ class Mutation:
         return f"{self.file}: {self.what}"
 
     def applied(self) -> str:
-        """The file with the mistake in it."""
+        """Return the file with the mistake in it."""
         text = (KERNELS / self.file).read_text(encoding="utf-8")
         if text.count(self.old) != 1:
             raise ValueError(f"{self}: {self.old!r} is {text.count(self.old)} times in {self.file}, not once")
@@ -90,9 +90,9 @@ class Mutation:
 
 
 def same_bits_of_clip(changed: Path) -> str:
-    """Show that lstm_clip gives the same bits for every number of 16 bits and limits of every size."""
+    """Show that lstm_clip gives the same bits for all 16-bit numbers, and limits of every size."""
     name, numbers = "lstm_clip<__half>", np.arange(1 << 16, dtype=np.uint16)
-    limits = np.abs(numbers[:0x7C00:97].view(np.float16).astype(np.float64))[1:]  # a cell's limits are above zero
+    limits = np.abs(numbers[:0x7C00:97].view(np.float16).astype(np.float64))[1:]  # a cell's limits are positive
 
     def clipped(folder: Path, limit: np.float64) -> bytes:
         h = numbers.view(np.float16).copy()
@@ -104,9 +104,9 @@ def same_bits_of_clip(changed: Path) -> str:
     return f"the same bits for all 65536 float16 numbers and {len(limits)} limits: at the limit, x is the limit"
 
 
-# Each row: what is changed, from what, to what, and the tests that are to find it, where they aren't those of float.
+# Each row: a description, the old text, the new text, and the tests that must find it, unless they are float's.
 POINTWISE = [
-    # Which thread has which row and units.
+    # Rows and units of each thread.
     ("row guard one too far", "row >= a.B ||", "row > a.B ||"),
     ("unit guard one too far", "unit >= a.cell.N)", "unit > a.cell.N)"),
     ("no unit guard", "row >= a.B || unit >= a.cell.N", "row >= a.B"),
@@ -230,7 +230,7 @@ CELL = [
 STORE_H = "    store<W>(a.h.at + (a.h_by_slot ? slot : row) * a.h.stride + unit, m);\n"
 ADD_INPUT = "    if (a.copy.input.at) m = sum(m, load<W>(a.copy.input.at + row * a.copy.input.stride + unit));\n"
 PLANNED_KERNEL = [
-    # Which thread has which row and units.
+    # Rows and units of each thread.
     ("row guard one too far", "row >= a.B ||", "row > a.B ||"),
     ("no row guard", "row >= a.B || ", ""),
     ("unit guard one too far", "unit >= a.cell.N)", "unit > a.cell.N)"),
@@ -517,10 +517,10 @@ ADD_KERNEL = [
 ]
 
 INTERLEAVE_KERNEL = [
-    # Which thread has which element.
+    # Elements of each thread.
     ("column guard one too far", "column >= a.columns) return;\n  const", "column > a.columns) return;\n  const"),
     ("no column guard", "  if (column >= a.columns) return;\n  const", "  const"),
-    # Whose weight it is.
+    # The source of each weight.
     ("units 32 apart", "row / 32 * 8 + row % 8", "row / 32 * 32 + row % 8"),
     (
         "gates of a unit side by side",
@@ -568,7 +568,7 @@ INTERLEAVE_KERNEL = [
         "  a.to[row * a.columns + column] = value;\n}\n\n//",
         "  if (!of_h || k < a.P) a.to[row * a.columns + column] = value;\n}\n\n//",
     ),
-    # What becomes of it.
+    # Rounding.
     ("numbers that are not rounded", "__uint_as_float(to_tf32(weight))", "weight", ROUNDING),
     (
         "numbers cut off",
@@ -1169,7 +1169,7 @@ MUTATIONS = [
 
 @contextmanager
 def mutated(mutation: Mutation | None) -> Iterator[Path]:
-    """A copy of the kernels' folder, with the mistake in it or none."""
+    """Yield a copy of the kernels' folder, with the mistake in it, if any."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "kernels"
         copy.mkdir()
@@ -1181,7 +1181,7 @@ def mutated(mutation: Mutation | None) -> Iterator[Path]:
 
 
 def first_failure(kernels: Path, tests: str) -> str | None:
-    """What the first of these tests to fail on a folder of kernels says, or None where all pass."""
+    """Return the message of the first of these tests to fail on a folder of kernels, or None if all pass."""
     command = [
         sys.executable,
         "-m",
@@ -1229,7 +1229,7 @@ class Outcome:
 
 
 def outcome(mutation: Mutation) -> Outcome:
-    """Make one mistake, and see how it is found."""
+    """Plant one mistake, and return how it was found."""
     with mutated(mutation) as kernels:
         try:
             failure = first_failure(kernels, mutation.tests)
@@ -1243,7 +1243,7 @@ def outcome(mutation: Mutation) -> Outcome:
 
 def main(words: str) -> int:
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["EMULATION_CACHE"] = cache  # nobody wants these libraries again
+        os.environ["EMULATION_CACHE"] = cache  # these libraries are of no further use
         with mutated(None) as kernels:
             failure = first_failure(kernels, "test")
         if failure is not None:

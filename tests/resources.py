@@ -1,7 +1,7 @@
-"""What each instance of a kernel takes of a multiprocessor, by architecture: from NVRTC's log, and as it was kept.
+"""The resources of each kernel instance by architecture, from NVRTC's log and from the kept table.
 
-python tests/resources.py --write   measures all, and keeps it in data/resources.json: after a change to a kernel, or
-                                    to NVRTC, whose difference in that file is then to be read.
+python tests/resources.py --write   measures all, and writes data/resources.json. Run it after a change of a kernel
+                                    or of NVRTC, and review the difference in that file.
 """
 
 import json
@@ -27,24 +27,24 @@ from support.places import DATA
 TABLE = DATA / "resources.json"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 WITH_TF32 = tuple(architecture for architecture in ARCHITECTURES if architecture >= 80)
-# One of each family, for which all instances of step.cu and project.cu are compiled; for the others two of each tile.
+# One architecture of each family compiles all instances of step.cu and project.cu. Others compile two of each tile.
 FAMILIES = (80, 90, 120)
 DTYPES = [np.dtype(t) for t in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)]
-# Every set of options is compiled for one architecture, the rest of the instances for all.
+# Every set of options is compiled for one architecture, the other instances for all.
 OPTIONS = list(product([False, True], repeat=3))
 PLANNED_OPTIONS = list(product([False, True], repeat=2))
 ARCHITECTURE_OF_OPTIONS = 90
 PLAIN = Functions()
-# Those of one activation; and each function in each role, the first of them for every kernel and architecture.
+# Cells with one activation, and with each function in each role. GENERALS[0] is in every kernel and architecture.
 PLAINS = [Functions.of(activation=name) for name in ACTIVATIONS]
 GENERALS = [Functions.of(**functions_of(k)) for k in (11, *range(11), 12)]
 CELLS = [*PLAINS, GENERALS[0]]
 
 
 class Resources(NamedTuple):
-    """Registers of a thread, its bytes on the stack and spilled there, and a block's bytes of shared memory.
+    """A thread's registers, and its bytes of stack and of spills; a block's static and dynamic shared memory.
 
-    Those are static ones, and dynamic ones, which the launch gives.
+    The launch sets the dynamic part.
     """
 
     registers: int
@@ -55,40 +55,40 @@ class Resources(NamedTuple):
 
 
 def gate_dtypes(dtype):
-    """Of the cell's own matmul, and of a caller's."""
+    """Return the dtypes of gates: from the cell's own matmul, and from a caller's."""
     return [np.dtype(np.float32), dtype] if dtype.itemsize == 2 else [dtype]
 
 
 def pointwise_kernels(dtype):
-    """All widths and functions, each with all options; tanh with none, too."""
+    """Yield all widths and functions, each with all options, and tanh without any, too."""
     for gates, width, functions in product(gate_dtypes(dtype), (1, 4), CELLS):
         for option in (False, True) if functions == PLAIN else (True,):
             yield launch.pointwise_kernel(gates, dtype, width, functions, option, option, option)
 
 
 def planned_kernels(dtype):
-    """As of pointwise.cu, whose gates are always of the arithmetic's dtype here."""
+    """Yield kernels as `pointwise_kernels` does, but with gates always in the arithmetic's dtype."""
     for width, functions in product((1, 4), CELLS):
         for option in (False, True) if functions == PLAIN else (True,):
             yield launch.planned_kernel(dtype, width, functions, option, option)
 
 
 def tiles_of(dtype):
-    """Of kernels/step.cu, whose tensor cores multiply float32, too; and simt, which multiplies float32 and float64."""
+    """Return the tiles of step.cu: tensor cores multiply all but float64, and simt multiplies float32 and float64."""
     simt_large = tiles.SIMT_LARGE_FLOAT64 if dtype.itemsize == 8 else tiles.SIMT_LARGE
     simt = [tiles.SIMT_SMALL, tiles.SIMT_MEDIUM, simt_large] if dtype.itemsize >= 4 else []
     return simt + [tile for tile in tiles.ALL if tile.pairs and dtype.itemsize < 8]
 
 
 TILES = [(tile, dtype) for dtype in DTYPES for tile in tiles_of(dtype)]
-# One tile for tensor cores and one for fma, for functions and zoneout.
+# One tile with tensor cores and one with fma, for functions and zoneout.
 TILES_OF_FUNCTIONS = [case for case in TILES if case[0] in (tiles.TENSOR_MEDIUM, tiles.SIMT_SMALL)]
 
 
 def step_kernels(tile, dtype):
-    """Rows aligned or not, the width of what a thread moves, and all options or none; and of projections.
+    """Yield steps and projections, with aligned and unaligned rows, each vector width, and all options or none.
 
-    Those are in the step's launch, of as many units as a tile has, or in one of their own.
+    A projection is in the step's launch, with as many units as a tile has, or in its own.
     """
     of_pairs = [(True, 2, True), (True, 2, False), (False, 1, True), (True, 1, False)]
     of_single = [(True, 1, True), (True, 1, False), (False, 1, True)]
@@ -102,7 +102,7 @@ def step_kernels(tile, dtype):
 
 
 def step_kernels_on(tile, dtype, architecture):
-    """Those that are compiled for an architecture."""
+    """Return the kernels that are compiled for an architecture."""
     every = tuple(step_kernels(tile, dtype))
     return every if architecture in FAMILIES else (every[0], every[-1])
 
@@ -115,14 +115,14 @@ def functions_kernels(tile, dtype):
 
 
 def option_kernels(flags):
-    """One instance for each dtype, with these of the three options of pointwise.cu, or of the two of planned.cu."""
+    """Return one instance for each dtype, with these options: three for pointwise.cu, or two for planned.cu."""
     if len(flags) == 2:
         return [launch.planned_kernel(dtype, 4, PLAIN, *flags) for dtype in DTYPES]
     return [launch.pointwise_kernel(gate_dtypes(dtype)[0], dtype, 4, PLAIN, *flags) for dtype in DTYPES]
 
 
 def kernels_by_dtype():
-    """The small ones, which have an instance for each dtype and no more, or one for all."""
+    """Return the small kernels, which have one instance for each dtype, or a single one."""
     kernels = (
         *(launch.clip_kernel, launch.select_kernel, launch.add_kernel),
         *(launch.finish_kernel, launch.reset_kernel, launch.gather_kernel),
@@ -148,12 +148,12 @@ def zoneout_kernels():
 
 
 def rounding_kernels():
-    """Those that round to TF32."""
+    """Return the kernels that round to TF32."""
     return [kernel(np.dtype(np.float32), rounded=True) for kernel in (launch.interleave_kernel, launch.pad_kernel)]
 
 
 def instances():
-    """All that is compiled by tests, by name: the kernels, and the architectures of each."""
+    """Return all instances that tests compile, by name: each kernel with its architectures."""
     kernels = [kernel for dtype in DTYPES for kernel in (*pointwise_kernels(dtype), *planned_kernels(dtype))]
     kernels += kernels_by_dtype()
     of_options = [kernel for flags in (*OPTIONS, *PLANNED_OPTIONS) for kernel in option_kernels(flags)]
@@ -170,7 +170,7 @@ def instances():
 
 
 def compiled(kernel, architecture):
-    """An instance's mangled name, its machine code, and what it takes."""
+    """Return an instance's mangled name, its machine code, and its resources."""
     option = f"-arch=sm_{architecture}"
     mangled, code, log = compiler.compile_kernel(kernel.file, kernel.name, option, ["--ptxas-options=-v"])
     assert "warning" not in log, f"{kernel.name} for sm_{architecture}:\n{log}"
@@ -178,7 +178,7 @@ def compiled(kernel, architecture):
 
 
 def in_log(log):
-    """What the compiler says of a program of one kernel."""
+    """Return the resources that the compiler reports for a program of one kernel."""
 
     def bytes_or_number(pattern):
         found = re.findall(pattern, log)
@@ -187,7 +187,7 @@ def in_log(log):
 
     stores, loads = (bytes_or_number(rf"(\d+) bytes spill {what}") for what in ("stores", "loads"))
     stack, registers = bytes_or_number(r"(\d+) bytes stack frame"), bytes_or_number(r"Used (\d+) registers")
-    shared = bytes_or_number(r"(\d+) bytes smem") if "bytes smem" in log else 0  # not named where there is none
+    shared = bytes_or_number(r"(\d+) bytes smem") if "bytes smem" in log else 0  # not reported if there is none
     return Resources(registers, stack, stores + loads, shared)
 
 
@@ -196,7 +196,7 @@ def nvrtc_version():
 
 
 def kept():
-    """The table: NVRTC's version, and resources by name and architecture."""
+    """Return the kept table: NVRTC's version, and resources by name and architecture."""
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     rows = table["instances"].items()
     return table["nvrtc"], {
@@ -205,9 +205,9 @@ def kept():
 
 
 def complaint(name, architecture, measured, table, *, same_nvrtc=True):
-    """What is wrong with an instance in words that name it, or None.
+    """Describe what is wrong with an instance, or return None.
 
-    Local memory is wrong with any NVRTC; the other numbers are compared with those that the same NVRTC gave.
+    Local memory is wrong with any NVRTC. Other numbers are compared only with those of the same NVRTC.
     """
     about = f"{name} for sm_{architecture}"
     if measured.spilled or measured.stack:
@@ -222,7 +222,7 @@ def complaint(name, architecture, measured, table, *, same_nvrtc=True):
     return None
 
 
-# Of a multiprocessor, by architecture: KiB of shared memory, and of it a block's at most; threads; blocks.
+# By architecture, for a multiprocessor: KiB of shared memory, a block's limit of it, threads, and blocks.
 MULTIPROCESSORS = {
     80: (164, 163, 2048, 32),
     86: (100, 99, 1536, 16),
@@ -231,16 +231,16 @@ MULTIPROCESSORS = {
     100: (228, 227, 2048, 32),
     120: (100, 99, 1536, 24),
 }
-_REGISTERS, _RESERVED = 65536, 1024  # of a multiprocessor; bytes of shared memory that each block takes besides
+_REGISTERS, _RESERVED = 65536, 1024  # per multiprocessor; bytes of shared memory that each block takes in addition
 
 
 def blocks_at_once(measured, threads, architecture):
-    """How many blocks of so many threads a multiprocessor has room for."""
+    """Return how many blocks with this many threads fit on a multiprocessor."""
     shared, of_block, most_threads, most_blocks = MULTIPROCESSORS[architecture]
     taken = measured.shared + measured.dynamic
     if taken > of_block << 10:
         return 0
-    registers = -(-measured.registers // 8) * 8 * threads  # which are given by 256 to a warp
+    registers = -(-measured.registers // 8) * 8 * threads  # allocated to warps in units of 256
     return min(
         *(most_blocks, most_threads // threads),
         *(_REGISTERS // registers, (shared << 10) // (taken + _RESERVED)),
@@ -248,7 +248,7 @@ def blocks_at_once(measured, threads, architecture):
 
 
 def write():
-    """Measure everything, a row an instance."""
+    """Measure everything, and write one row for each instance."""
 
     def row(name, kernel, architectures):
         measured = {architecture: compiled(kernel, architecture)[2] for architecture in sorted(architectures)}

@@ -1,12 +1,12 @@
-"""Threads, signals, interrupts, finalizers, saves and loads at once, and every result compared bit for bit.
+"""Run threads, signals, interrupts, finalizers, saves and loads together, and compare every result bit for bit.
 
     python tests/soak.py --seconds 600 [--seed S]
-    python tests/soak.py --operations 200          as many of each thread, and not by time
+    python tests/soak.py --operations 200          for each thread, instead of a time
 
-Eight threads call cells, LSTMs, lstm_pointwise, Steppers and pools. The main one is one of them: a timer's signal
-handler makes calls in the middle of its calls, or raises KeyboardInterrupt. What every call must return was computed
-before, by one thread, undisturbed: sequences of states, of which the dictionaries of the threads say where each slot
-and row is. Prints what was done, and exits with 1 if any bit was wrong.
+Eight threads call cells, LSTMs, lstm_pointwise, Steppers and pools. In the main thread, a timer's signal handler makes
+calls in the middle of other calls, or raises KeyboardInterrupt. One undisturbed thread computed all results before:
+sequences of states. Each thread's dictionaries say where in a sequence its slots and rows are. Prints what was
+done, and exits with 1 if any bit was wrong.
 """
 
 import argparse
@@ -35,7 +35,7 @@ TORN = "was interrupted or failed while it changed the state"
 
 
 class Wrong(Exception):  # noqa: N818
-    """A result that differs from what it must be."""
+    """A result that differs from the expected one."""
 
 
 def check(got, wanted, what):
@@ -45,9 +45,9 @@ def check(got, wanted, what):
 
 
 class Tracks:
-    """Sequences of inputs, and the states of an owner after each step of them, from zeros: computed once.
+    """Sequences of inputs, and an owner's states after each step, from zeros, computed once.
 
-    A place is a pair of a track and of how many steps it has taken.
+    A place is a pair of a track and its number of steps.
     """
 
     def __init__(self, owner, seed):
@@ -78,7 +78,7 @@ class Tracks:
         return np.stack([self.xs[t, track] for track, t in places])
 
     def at(self, places, table=None):
-        """The states at places, of which `firsts` has those after one step from zeros."""
+        """Return the states at places. In the table `firsts`, they are those after one step from zeros."""
         table = self.states if table is None else table
         layers = tuple(
             LSTMState(
@@ -96,12 +96,12 @@ class Tracks:
 
 
 def on(places):
-    """Places one step later."""
+    """Return the places one step later."""
     return [(track, t + 1) for track, t in places]
 
 
 class World:
-    """What all threads share."""
+    """Everything that threads share."""
 
     def __init__(self, folder, seed):
         self.folder, self.seed = folder, seed
@@ -118,7 +118,7 @@ class World:
             lstm.step(x, self.lstm.at([(k, t) for k in range(TRACKS)]))[0] for t, x in enumerate(self.lstm.xs)
         ]
         self.pool = StatePool(lstm, CAPACITY)
-        # A cell whose weights change: a result is of one or the other.
+        # While this cell's weights change, a result must come from one or the other.
         self.variants = [LSTMWeights.random(I, N, seed=number) for number in (7, 8)]
         self.changing = LSTMCell(self.variants[0], backend="numpy", batch_invariant=True)
         self.of_variants = []
@@ -136,7 +136,7 @@ class World:
 
 
 class Session:
-    """A sequence whose slot is released when the garbage collector finds it, in the middle of anything."""
+    """A sequence whose finalizer releases its slot, in the middle of any call."""
 
     def __init__(self, user):
         (slot,) = user.world.pool.allocate()
@@ -152,19 +152,19 @@ class Session:
 
 
 class User:
-    """One thread: its slots, Stepper and pool, and where they are."""
+    """One thread: its slots, Stepper and pool, and their places."""
 
     def __init__(self, world, number):
         self.world, self.number = world, number
         self.chance = random.Random(f"{world.seed} {number}")
         self.counts = collections.Counter()
-        self.places = {}  # of its slots of the pool that all share
+        self.places = {}  # places of its slots in the shared pool
         self.own_pool, self.own_places = StatePool(world.lstm.owner, 40), {}
         self.path = world.folder / str(number)
         self.saved = None
         self.stepper = world.lstm.owner.stepper(3)
         self.at_stepper = [(track, 0) for track in self.tracks(3)]
-        self.about = {}  # slots that a call is about to change, and the places that they have then
+        self.about = {}  # slots that a call is about to change, with their new places
 
     operations = (
         *["call_cell", "call_half", "call_lstm", "step_lstm", "call_pointwise", "call_changing", "set_weights"],
@@ -187,7 +187,7 @@ class User:
         self.counts[name] += 1
 
     def play_within(self):
-        """Make one call in the middle of others of this thread, which the pool may refuse."""
+        """Make one call in the middle of another call of this thread. The pool may refuse it."""
         name = self.chance.choice([name for name in self.operations if name != "end_session"])
         try:
             getattr(self, name)()
@@ -270,7 +270,7 @@ class User:
         self.check_outputs(output, places, "Stepper")
         tracks.check(self.stepper.read(), self.at_stepper, "Stepper")
 
-    # The pool that all share: slots of others are stepped meanwhile.
+    # The shared pool: others step their slots at the same time.
 
     def some(self, places, steps=0):
         slots = [slot for slot, (_, t) in places.items() if t + steps <= STEPS]
@@ -331,7 +331,7 @@ class User:
             gc.collect()
 
     def save_all(self):
-        """Save the pool that all share: whatever the others do, each state in the file is one that a sequence has."""
+        """Save the shared pool. Whatever other threads do, each saved state belongs to a sequence."""
         path = self.path.with_suffix(".all")
         self.world.pool.save(path)
         pool = StatePool(self.world.lstm.owner, CAPACITY)
@@ -341,13 +341,13 @@ class User:
             layers = pool.read(slots)
             for row in range(len(slots)):
                 if self.world.lstm.row_bits(layers, row) not in self.world.lstm.known:
-                    raise Wrong("a saved state is no state of any sequence")
+                    raise Wrong("a saved state belongs to no sequence")
         for slot in self.places:
             if slot not in slots:
                 raise Wrong("a live slot was not saved")
         self.check_pool(pool, self.places, list(self.places))
 
-    # A pool of its own.
+    # The thread's own pool.
 
     def own_step(self):
         self._step(self.own_pool, self.own_places)
@@ -375,16 +375,16 @@ class User:
 
     def check_own(self):
         if self.own_pool.slots.tolist() != sorted(self.own_places):
-            raise Wrong("other slots are live than must be")
+            raise Wrong("the wrong slots are live")
         self.check_pool(self.own_pool, self.own_places, list(self.own_places))
 
 
 class Disturbed(User):
-    """The main thread, in whose calls the signal handler makes others, or raises KeyboardInterrupt."""
+    """The main thread. In its calls, the signal handler makes other calls, or raises KeyboardInterrupt."""
 
     def __init__(self, world, number):
         super().__init__(world, number)
-        self.within = User(world, f"{number}, within")  # the handler's: sequences of its own
+        self.within = User(world, f"{number}, within")  # the handler's calls have their own sequences
         self.may_interrupt = self.in_handler = self.is_over = False
 
     def arm(self):
@@ -428,13 +428,13 @@ class Disturbed(User):
         self.counts[name] += 1
 
     def interrupted(self, name):
-        """Make a call that may be interrupted; then all that it was about is as before it or as after it."""
+        """Make a call that may be interrupted. Afterwards, the states must be as before it or as after it."""
         if name in (
             "allocate",
             "release",
             "save_all",
             "end_session",
-        ):  # other threads' slots are not told from one's own
+        ):  # their slots could be confused with other threads'
             getattr(self, name)()
             return
         before = dict(self.places), dict(self.own_places), list(self.at_stepper), self.saved
@@ -449,7 +449,7 @@ class Disturbed(User):
             self.settle(name, *before)
 
     def settle(self, name, places, own, at_stepper, saved):
-        """Find out which of old and new the interrupted call has left, and raise Wrong if it is neither."""
+        """Find out whether an interrupted call left the old or the new states. Raise Wrong if neither."""
         if name == "step_stepper":
             self.settle_stepper(at_stepper)
         elif name == "own_step":
@@ -460,21 +460,21 @@ class Disturbed(User):
             self.settle_own(own, saved)
 
     def settled(self, pool, places):
-        """The places of slots, before or after the call that was about to change some."""
+        """Return the places of slots, before or after the call that was about to change some."""
         got = self.bits_of(pool, list(places))
         for which, possible in (("old", places), ("new", places | self.about)):
             if got == self.bits_at(possible):
                 self.counts[f"interrupted: {which}"] += 1
                 return possible
-        raise Wrong("an interrupted call has left states that are neither the old nor the new ones")
+        raise Wrong("an interrupted call left states that are neither old nor new")
 
     def bits_of(self, pool, slots):
-        """The bits of the states of slots, by slot."""
+        """Return the bits of the slots' states, by slot."""
         states = pool.read(slots) if slots else ()
         return {slot: self.world.lstm.row_bits(states, row) for row, slot in enumerate(slots)}
 
     def bits_at(self, places):
-        """Those that slots at places must have."""
+        """Return the bits that slots at these places must have."""
         tracks = self.world.lstm
         return {slot: tracks.row_bits(tracks.states[t], track) for slot, (track, t) in places.items()}
 
@@ -495,34 +495,34 @@ class Disturbed(User):
             if all(got.h.tobytes() == old.h.tobytes() and got.c.tobytes() == old.c.tobytes() for got, old in pairs):
                 self.at_stepper = possible
                 return
-        raise Wrong("an interrupted Stepper has a state that is neither the old nor the new one")
+        raise Wrong("an interrupted Stepper has a state that is neither old nor new")
 
     def settle_own(self, own, saved):
-        """Find out what an interrupted call has left of the pool of its own."""
+        """Find out what an interrupted call left in the thread's own pool."""
         live = self.own_pool.slots.tolist()
         got = self.bits_of(self.own_pool, live)
         for possible in (own, saved or {}):
             if got == self.bits_at(possible):
                 self.own_places = dict(possible)
                 break
-        else:  # more slots, of zeros, or fewer
+        else:  # more slots, with zeros, or fewer
             self.own_places = {slot: own.get(slot, (0, 0)) for slot in live}
             if got != self.bits_at(self.own_places):
-                raise Wrong("an interrupted call has changed a slot that it does not name, or one is not of zeros")
-        self.own_pool.save(self.path)  # of an interrupted save, either file may be there
+                raise Wrong("an interrupted call changed a slot that it doesn't name, or a new slot isn't zeros")
+        self.own_pool.save(self.path)  # after an interrupted save, the file may be the old or the new one
         self.saved = dict(self.own_places)
         self.check_own()
 
 
 def in_finalizer(frame):
-    """Whether a frame is called by a finalizer, which would swallow an interrupt."""
+    """Return whether a finalizer called this frame. It would swallow an interrupt."""
     while frame is not None and frame.f_code is not Session.__del__.__code__:
         frame = frame.f_back
     return frame is not None
 
 
 def work(user, wanted, deadline):
-    """Play until so many operations are done, or the time is over."""
+    """Play until enough operations are done, or the time is over."""
     world, done = user.world, 0
     try:
         while not world.stop.is_set() and (done < wanted if wanted else time.monotonic() < deadline):
@@ -533,12 +533,12 @@ def work(user, wanted, deadline):
 
 
 def soak(seed, seconds, operations):
-    """Play; return the counts and the failures."""
-    rows._LEAST_WORK = rows._LEAST_STEP = 0  # so that rows are shared out, however few
+    """Play, and return the counts and the failures."""
+    rows._LEAST_WORK = rows._LEAST_STEP = 0  # split rows among threads, however few
     sys.setswitchinterval(1e-4)
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), seed)
-        # Import now what a save imports: an interrupt within an import damages CPython 3.11's own locks.
+        # Import now the modules that a save needs: an interrupt within an import damages CPython 3.11's own locks.
         LSTMWeights.random(1, 1, seed=0).save(world.folder / "weights")
         deadline = time.monotonic() + (seconds or 0)
         users = [User(world, number) for number in range(1, THREADS)]
@@ -561,7 +561,7 @@ def soak(seed, seconds, operations):
         if not world.failures:
             live = sorted(slot for user in everybody for slot in user.places)
             if world.pool.slots.tolist() != live or world.pool.live != len(live):
-                world.failures.append(f"{world.pool.live} slots are live, and not {len(live)}")
+                world.failures.append(f"{world.pool.live} slots are live, not {len(live)}")
             for user in everybody:
                 user.read_pool()
                 user.check_own()

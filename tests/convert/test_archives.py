@@ -1,4 +1,4 @@
-"""Files of named arrays: .npz and .safetensors of any program."""
+"""Files of named arrays: .npz and .safetensors, whichever program wrote them."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def written(path, kind, arrays):
 
 @pytest.mark.parametrize("kind", ["npz", "compressed", "safetensors"])
 def test_arrays(kind, tmp_path):
-    path = written(tmp_path / "w.npz", kind, arrays())  # the content tells which it is
+    path = written(tmp_path / "w.npz", kind, arrays())  # the reader goes by content, not by suffix
     archive = open_archive(path)
     assert sorted(archive) == sorted(arrays())
     assert len(archive) == len(arrays())
@@ -97,7 +97,7 @@ def test_damaged_members(content, message, tmp_path):
     assert str(tmp_path / "w.npz") in str(caught.value)
 
 
-def test_a_member_that_lies_about_its_size(tmp_path):
+def test_member_with_a_wrong_size_raises(tmp_path):
     content = bytearray(zipped(npy(header())))
     size = len(npy(header()))
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
@@ -125,8 +125,7 @@ def test_other_files(content, message, tmp_path):
         open_archive(tmp_path / "w")
 
 
-def test_dtypes_that_are_not_read(tmp_path):
-    """... are no obstacle to the others."""
+def test_unreadable_dtype_spares_other_arrays(tmp_path):
     entries = {
         "eight": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]},
         "a": {"dtype": "I16", "shape": [1], "data_offsets": [2, 4]},
@@ -139,19 +138,19 @@ def test_dtypes_that_are_not_read(tmp_path):
         archive["eight"]
 
 
-def test_a_missing_file(tmp_path):
+def test_missing_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError):
         open_archive(tmp_path / "w")
 
 
 def test_members_are_bounded_together(tmp_path, monkeypatch):
-    """Each is small enough to be allowed, and all of them are much more than the file."""
+    """Each array is small enough, but together they are much larger than the file."""
     monkeypatch.setattr(archives, "_ALWAYS_INFLATED", 1 << 24)
     path = tmp_path / "w.npz"
     np.savez_compressed(path, **{f"a{k}": np.zeros(1 << 21, "f4") for k in range(20)})
     archive = open_archive(path)
     for _ in range(5):
-        assert archive["a0"].size == 1 << 21, "it counts once"
+        assert archive["a0"].size == 1 << 21, "an array counts once"
     with pytest.raises(
         WeightsFileError, match=r"a1: it claims 8388736 bytes, which makes 16777472 with those read before; at most"
     ):
@@ -159,11 +158,11 @@ def test_members_are_bounded_together(tmp_path, monkeypatch):
             archive[name]
 
 
-# Valid files are read, however well they are compressed.
+# Valid files are read, however well they compress.
 
 
-def test_zeros_that_shrink_a_thousandfold(tmp_path):
-    """New biases, pruned matrices and an optimiser's moments are zeros: 300 MB of them take 300 KB."""
+def test_zeros_compressed_a_thousandfold(tmp_path):
+    """New biases, pruned matrices and an optimiser's moments are zeros: 300 MB compress to 300 KB."""
     path = tmp_path / "w.npz"
     np.savez_compressed(path, moments=np.zeros((5000, 5000, 3), "f4"), bias=np.zeros(1 << 20))
     assert path.stat().st_size * 900 < 5000 * 5000 * 3 * 4
@@ -189,8 +188,8 @@ def test_many_arrays_of_long_names(kind, tmp_path):
             np.testing.assert_array_equal(archive[name], array)
 
 
-def test_weights_of_hundreds_of_megabytes(tmp_path):
-    """Read 256 MB of noise, like weights, stored and compressed."""
+def test_weights_of_256_megabytes(tmp_path):
+    """Read 256 MB of noise."""
     block = np.random.default_rng(0).bytes(1 << 20)
     weights = np.frombuffer(block * 256, np.float16)
     np.savez(tmp_path / "w.npz", w=weights)
@@ -221,7 +220,7 @@ def test_member_claims_more_than_it_has(size, message, tmp_path):
 
 
 def test_members_are_listed_once(tmp_path, monkeypatch):
-    """To list them takes as long as there are many."""
+    """Listing takes time proportional to the number of members."""
     path = written(tmp_path / "w.npz", "npz", arrays())
     opened = []
     real = zipfile.ZipFile
@@ -233,7 +232,7 @@ def test_members_are_listed_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["npz", "safetensors"])
-def test_names_that_no_program_gives(kind, tmp_path):
+def test_names_over_4096_characters_raise(kind, tmp_path):
     path = written(tmp_path / "w.npz", kind, {"a" * 4096: np.zeros(2)})
     assert len(open_archive(path)) == 1
     path = written(tmp_path / "w.npz", kind, {"a" * 4097: np.zeros(2)})

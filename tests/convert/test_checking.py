@@ -21,7 +21,7 @@ def source(tmp_path):
 
 
 def tapped(weights, *, outputs=True, finals=True, lengths=None):
-    """Return what a model with the right LSTM would record."""
+    """Return what a run of a model with the right LSTM would record."""
     rng = np.random.default_rng(0)
     xs = rng.normal(size=(T, B, I)).astype(np.float32)
     states = [tuple(rng.normal(size=(B, N)).astype(np.float32) for _ in "hc")]
@@ -48,7 +48,7 @@ def test_check_compares_what_the_model_computes(source, monkeypatch, lengths, ou
 
 @pytest.mark.parametrize("part", ["xs", "outputs", "h", "c", "initial h", "lengths"])
 def test_check_finds_a_model_with_other_numbers(source, monkeypatch, part):
-    """The LSTM alone agrees, so only a run of the model shows the difference."""
+    """The LSTM alone agrees, so only running the model shows the difference."""
     weights = convert.from_torch(source)
     wrong = tapped(weights)
     if part == "lengths":
@@ -62,7 +62,7 @@ def test_check_finds_a_model_with_other_numbers(source, monkeypatch, part):
     assert " DIFFERS" in str(result)
 
 
-def test_check_says_what_was_not_run(source, monkeypatch):
+def test_check_names_a_model_that_cannot_run(source, monkeypatch):
     def refuse():
         raise ModelNotRunError("it has two inputs")
 
@@ -71,13 +71,13 @@ def test_check_says_what_was_not_run(source, monkeypatch):
     assert str(result).endswith("The model around the LSTM was not checked: it has two inputs")
 
 
-def test_check_needs_some_output(source, monkeypatch):
+def test_check_says_when_no_output_is_used(source, monkeypatch):
     weights = convert.from_torch(source)
     result = check(source, weights, monkeypatch, lambda: tapped(weights, outputs=False, finals=False))
     assert "the model uses none of the LSTM's outputs" in str(result)
 
 
-def test_check_says_parameters_have_no_graph(source):
+def test_check_says_parameters_lack_a_graph(source):
     result = checking.check("torch", source, None, convert.from_torch(source), {})
     assert result.agrees
     assert "parameters have no graph" in result.around

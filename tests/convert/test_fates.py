@@ -1,4 +1,4 @@
-"""Test what becomes of every array, input and argument of other systems' LSTMs: taken, refused, or no change.
+"""Test the fate of every array, input and argument of other systems' LSTMs: taken, refused, or without effect.
 
 FATES has a row for each one that an importer can get. ELSEWHERE lists the arguments of a framework's classes that never
 reach an importer, with the reason. If a framework is installed, its signatures show that none is missing.
@@ -73,7 +73,7 @@ def plain(name):
     return BY_NAME[name].read, example.arrays(weights, forget_bias=0.0), example.arguments
 
 
-# For each system, the importer, arrays that it takes, and its other arguments.
+# For each system: the importer, arrays that it takes, and its other arguments.
 SYSTEMS = {
     "tf1": (convert.from_tf1, arrays_of("tf1", "lstm_cell/", **FULL), {}),
     "tf1_coupled": (convert.from_tf1, coupled(), {}),
@@ -99,9 +99,9 @@ SYSTEMS = {
 
 @dataclass(frozen=True)
 class Fate:
-    """What becomes of one array or argument, shown by importing with it changed.
+    """The fate of one array or argument, shown by importing with it changed.
 
-    `arrays` replace others, and None removes one. A refusal's message contains `says`.
+    `arrays` replace others; None removes one. A refusal's message contains `says`.
     """
 
     system: str
@@ -122,7 +122,7 @@ def every_array(system, prefix=""):
 
 
 def every_array_and_another(name):
-    """Return the rows of a system of plain arrays that are alike in all: its arrays, and one that it doesn't have."""
+    """Return the rows of a system of plain arrays: its own arrays, and one array that it doesn't have."""
     scope = EXAMPLES[name].scope
     says = f"{ALONE}; got {re.escape(scope)}scale"
     return [*every_array(name, scope), Fate(name, "something else", REFUSED, {f"{scope}scale": ones(N)}, {}, says)]
@@ -140,7 +140,7 @@ FATES = [
         Fate("tf1", name, TAKEN, {}, {name: value})
         for name, value in {"cell_clip": 0.5, "proj_clip": 0.5, "forget_bias": 0.0, "activation": "relu"}.items()
     ),
-    Fate("tf1", "residual", REFUSED, {}, {"residual": True}, "residual"),  # as I is not P
+    Fate("tf1", "residual", REFUSED, {}, {"residual": True}, "residual"),  # because I != P
     Fate(
         "tf1", "an optimiser's slots", NOTHING, {"lstm_cell/kernel/Adam": ones(2), "lstm_cell/bias/Momentum": ones(1)}
     ),
@@ -342,7 +342,7 @@ def imported(system, arrays=None, options=None):
 
 
 def bits(weights):
-    """Return everything in weights, for comparison."""
+    """Return all bits and options of weights, for comparison."""
     layers = weights.layers if isinstance(weights, StackedWeights) else [weights]
     return type(weights), [(w.options(), {k: (a.shape, a.tobytes()) for k, a in w.arrays().items()}) for w in layers]
 
@@ -370,8 +370,8 @@ def test_reverse_operation_is_warned_of(caplog):
     assert "use lstm(xs, reverse=True)" in caplog.text
 
 
-def test_block_wrapper_asks_for_its_clip():
-    """The scope is that of TensorFlow 1.0's LSTMBlockFusedCell, which clipped c to 3 by default."""
+def test_block_wrapper_needs_its_clip():
+    """The scope is that of TensorFlow 1.0's LSTMBlockFusedCell, which clips c to 3 by default."""
     variables = arrays_of("tf1", "rnn/lstm_block_wrapper/")
     with pytest.raises(ValueError, match=r"cell_clip: wanted a number, as TensorFlow 1\.0's LSTMBlockFusedCell"):
         convert.from_tf1(variables)
@@ -439,7 +439,7 @@ def signature(path):
         ("tensorflow.raw_ops.BlockLSTMV2", "block"),
     ],
 )
-def test_no_argument_of_a_framework_is_missing(path, system):
+def test_every_framework_argument_has_a_fate(path, system):
     if path.startswith("tensorflow.raw_ops"):
         pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
         raw_ops = importlib.import_module("tensorflow").raw_ops
@@ -452,7 +452,7 @@ def test_no_argument_of_a_framework_is_missing(path, system):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["LSTMOptionsT", "UnidirectionalSequenceLSTMOptionsT"])
-def test_no_option_of_tflite_is_missing(name):
+def test_every_tflite_option_has_a_fate(name):
     pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
     schema = importlib.import_module("tensorflow.lite.python.schema_py_generated")
     named = {row.what for row in FATES if row.system == "tflite"}

@@ -1,4 +1,4 @@
-"""JAX's libraries: Flax, Haiku and Equinox, by stored numbers and against what is installed."""
+"""Flax, Haiku and Equinox: recorded outputs, and comparisons with the installed libraries."""
 
 import itertools
 import re
@@ -25,7 +25,7 @@ I, N = 3, 4
 
 
 def variables(oracle):
-    """An oracle's arrays, whose paths were written as Python does: "['params']['hf']['bias']"."""
+    """Return an oracle's arrays by path. Their names are paths as Python prints them: "['params']['hf']['bias']"."""
     arrays = {}
     for name, array in oracle.arrays.items():
         if name.startswith("W_"):
@@ -42,15 +42,15 @@ def variables(oracle):
         ("equinox_LSTMCell_bias1", "from_equinox"),
     ],
 )
-def test_stored_numbers(name, importer, backend):
+def test_recorded_cells(name, importer, backend):
     oracle = Oracle(f"jax/{name}.npz")
-    oracle.tolerance = TOLERANCE[str(oracle["x"].dtype)]  # meta does not say it
+    oracle.tolerance = TOLERANCE[str(oracle["x"].dtype)]  # meta doesn't have the dtype
     weights = getattr(convert, importer)(variables(oracle))
     assert weights.dtype == oracle["x"].dtype
     assert_steps(LSTMCell(weights, backend=backend), oracle)
 
 
-def test_stored_numbers_of_an_rnn(backend):
+def test_recorded_rnn_with_lengths(backend):
     oracle = Oracle("jax/flax_linen_RNN_fwd_len.npz")
     weights = convert.from_flax(variables(oracle))
     assert isinstance(weights, StackedWeights)
@@ -64,7 +64,7 @@ def test_stored_numbers_of_an_rnn(backend):
 
 
 def assert_same(weights, wanted):
-    """Two LSTMWeights, bit for bit."""
+    """Assert that two LSTMWeights are equal, bit for bit."""
     assert weights.options() == wanted.options()
     ours, theirs = weights.arrays(), wanted.arrays()
     assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in ours.items()} == {
@@ -83,7 +83,7 @@ def cell(I=I, seed=0, **options):
     st.sampled_from([np.float64, np.float32, np.float16, ml_dtypes.bfloat16]),
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, -0.0]))),
 )
-def test_to_flax_and_back(api, I, N, dtype, zeros):
+def test_flax_round_trip(api, I, N, dtype, zeros):
     weights = LSTMWeights.random(I, N, seed=0, dtype=dtype)
     bias = np.array(weights.bias)
     for k, zero in zeros:
@@ -94,7 +94,7 @@ def test_to_flax_and_back(api, I, N, dtype, zeros):
 
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_layers_to_flax_and_back(api, bidirectional):
+def test_flax_layers_round_trip(api, bidirectional):
     weights = StackedWeights.random(I, N, seed=0, bidirectional=bidirectional)
     again = convert.from_flax({"params": convert.to_flax(weights, api)})
     assert again.bidirectional == bidirectional
@@ -105,7 +105,7 @@ def test_layers_to_flax_and_back(api, bidirectional):
 @pytest.mark.parametrize("ending", ["", "/value"])
 @pytest.mark.parametrize("separator", ["/", "."])
 def test_names_in_files(separator, ending):
-    """As the command's recognition knows them."""
+    """Names are joined as recognition joins them."""
     wanted = StackedWeights([cell()])
     for api in ("linen", "nnx"):
         names = flatten("", {"net": {"rnn": convert.to_flax(wanted, api)}}, "/")
@@ -115,12 +115,12 @@ def test_names_in_files(separator, ending):
         assert [name for name, _, _ in convert.list_flax(source)] == ["net/rnn/cell/"]
 
 
-def test_no_bias_becomes_zeros():
+def test_missing_bias_becomes_zeros():
     assert not convert.from_flax(convert.to_flax(cell(bias=False))).bias.any()
 
 
 def model():
-    """What a larger linen model has: two plain cells, a Bidirectional, and other layers."""
+    """Return the parameters of a larger linen model: two plain cells, a Bidirectional, and other layers."""
     return {
         "params": {
             "LSTMCell_0": convert.to_flax(cell()),
@@ -153,8 +153,8 @@ def test_prefixes(start):
     assert_same(convert.from_flax(unflatten(flat, "/"), "LSTMCell_0"), cell())
 
 
-def test_functions():
-    """Parameters don't say them; arguments do."""
+def test_functions_are_arguments():
+    """Parameters don't name their functions; the caller does."""
     options = {"activation": "relu", "gate_activation": ("hard_sigmoid", 1 / 6, 0.5)}
     weights = convert.from_flax(convert.to_flax(cell()), **options)
     assert (weights.activation, weights.gate_activation) == ("relu", ("hard_sigmoid", 1 / 6, 0.5))
@@ -264,7 +264,7 @@ def numbers(*shape, seed=0):
 
 
 def assert_one_step(weights, step):
-    """step(x, h, c) of another library gives our next h and c, in float64."""
+    """Assert that step(x, h, c) of another library gives our next h and c, in float64."""
     x, h, c = numbers(5, weights.input_size), numbers(5, weights.hidden_size, seed=1), numbers(5, N, seed=2)
     got = LSTMCell(weights, backend="numpy")(x, LSTMState(h=h, c=c))
     for ours, theirs in zip((got.h, got.c), step(x, h, c), strict=True):
@@ -272,7 +272,7 @@ def assert_one_step(weights, step):
 
 
 def randomised(jax, tree):
-    """The same tree of random float64 numbers: biases start as zeros."""
+    """Return the same tree with random float64 numbers. (Biases start as zeros.)"""
     leaves, form = jax.tree.flatten(tree)
     return jax.tree.unflatten(form, [jax.numpy.asarray(numbers(*a.shape, seed=k)) for k, a in enumerate(leaves)])
 
@@ -300,7 +300,7 @@ def test_linen_cells(linen, jax, name, functions):
 
 
 def unrolled(layers, xs):
-    """Our outputs of batch-major inputs, as Flax takes them."""
+    """Return our outputs for batch-major inputs, as Flax takes them."""
     ys = xs.swapaxes(0, 1)
     for layer in layers:
         ys, _ = LSTM(layer, backend="numpy")(ys)
@@ -308,7 +308,7 @@ def unrolled(layers, xs):
 
 
 def test_linen_layers(linen, jax):
-    """An RNN and a Bidirectional, made alone, and in a model that gives names."""
+    """Test an RNN and a Bidirectional by themselves, and in a model that names its layers."""
 
     def rnn(kind=linen.LSTMCell, **options):
         return linen.RNN(kind(N, param_dtype=np.float64), **options)
@@ -322,7 +322,7 @@ def test_linen_layers(linen, jax):
     for module in (rnn(), linen.Bidirectional(rnn(), rnn()), Model()):
         params = randomised(jax, module.init(jax.random.key(0), xs))
         if isinstance(module, Model):
-            prefixes = [["LSTMCell_2"], [("LSTMCell_0", "LSTMCell_1")], ["OptimizedLSTMCell_0"]]  # as they are made
+            prefixes = [["LSTMCell_2"], [("LSTMCell_0", "LSTMCell_1")], ["OptimizedLSTMCell_0"]]  # in order of creation
             layers = [convert.from_flax(params, prefix) for prefix in prefixes]
         else:
             layers = [convert.from_flax(params)]
@@ -357,7 +357,7 @@ def nnx(jax):
     ],
 )
 def test_nnx_cells(nnx, jax, name, functions, ours):
-    """The module says its functions; its State and pure dict don't."""
+    """The module knows its functions; its State and pure dict don't."""
     chosen = {key: getattr(jax.nn, value) for key, value in functions.items()}
     module = getattr(nnx, name)(I, N, **chosen, param_dtype=np.float64, rngs=nnx.Rngs(0))
     nnx.update(module, randomised(jax, nnx.state(module)))
@@ -411,7 +411,7 @@ def test_nnx_layers(nnx, jax):
         convert.from_flax(model)
 
 
-def test_nnx_layers_that_do_more(nnx, jax, caplog):
+def test_nnx_merge_and_reverse(nnx, jax, caplog):
     def rnn(**options):
         return nnx.RNN(nnx.LSTMCell(I, N, rngs=nnx.Rngs(0)), **options)
 
@@ -543,7 +543,7 @@ class Plain:
         self.weight_ih, self.weight_hh, self.bias = arrays.weight_ih, arrays.weight_hh, arrays.bias
 
     def __call__(self):
-        """Compute what the framework does."""
+        """Compute what the framework computes."""
 
 
 class Renamed(Plain):
@@ -554,11 +554,11 @@ class Own(Plain):
     """A class that may compute something else."""
 
     def __call__(self):
-        """Compute it."""
+        """Compute the same, but in code of its own."""
 
 
 class Below(Own):
-    """A class two levels below."""
+    """A class two levels below Plain."""
 
 
 class Other:
@@ -570,7 +570,7 @@ class Other:
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Put a module equinox in place whose LSTMCell is Plain."""
+    """Install a module equinox whose LSTMCell is Plain."""
     fake = types.SimpleNamespace(nn=types.SimpleNamespace(LSTMCell=Plain))
     monkeypatch.setitem(sys.modules, "equinox", fake)
 
@@ -599,14 +599,14 @@ def test_custom_classes_must_be_names(importer, names):
 
 
 def test_equinox_need_not_be_imported(monkeypatch):
-    """Refuse an object that looks like a cell, even if Equinox is not imported."""
+    """Refuse an object that looks like a cell, even if Equinox has not been imported."""
     monkeypatch.setitem(sys.modules, "equinox", None)
     with pytest.raises(ValueError, match="Plain, which is another class"):
         convert.from_equinox(Plain())
 
 
 def test_equinox_unused_bias_is_ignored(jax):
-    """A cell with use_bias=False ignores a bias that somebody has set."""
+    """A cell with use_bias=False ignores a bias that somebody set."""
     eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
     module = eqx.nn.LSTMCell(I, N, use_bias=False, key=jax.random.key(0), dtype=np.float64)
     bias = jax.numpy.asarray(numbers(4 * N))
@@ -696,7 +696,7 @@ def test_nnx_subclasses_are_refused(nnx, jax):
 
 @pytest.mark.filterwarnings("ignore:.*carry_init")
 def test_nnx_initial_states_are_refused(nnx, jax):
-    """An RNN starts from what carry_init makes, which weights don't hold."""
+    """An RNN starts from the state that carry_init makes, which weights don't hold."""
 
     def rnn(make):
         cell = nnx.LSTMCell(I, N, carry_init=make, rngs=nnx.Rngs(0))
@@ -709,7 +709,7 @@ def test_nnx_initial_states_are_refused(nnx, jax):
 
 
 def test_extra_modules_beside_directions_raise():
-    """A module that holds more than two directions is not read as a Bidirectional unless the caller names both."""
+    """A module that holds more than two directions is read as a Bidirectional only if the caller names both."""
     both = convert.to_flax(StackedWeights.random(I, N, seed=3, bidirectional=True))
     with pytest.raises(
         ValueError, match=r"nothing but both directions at 'm/'; got head. Give prefix=\[\('m/forward_rnn'"
@@ -720,13 +720,13 @@ def test_extra_modules_beside_directions_raise():
 
 
 def exchanged(array, axis=-1):
-    """The blocks of two gates in each other's place."""
+    """Return the array with the blocks of gates i and g exchanged."""
     i, f, g, o = np.split(array, 4, axis)
     return np.concatenate([g, f, i, o], axis)
 
 
 def assert_runs(run, arrays, changed, name, weights, **options):
-    """A framework's own cells on arrays agree with our weights, and with two gates exchanged they don't."""
+    """Assert that a framework's own cells agree with our weights on arrays, but not on changed ones."""
     cells = weights.layers if isinstance(weights, StackedWeights) else [weights]
     xs = numbers(4, 2, weights.input_size).astype(weights.dtype)
     states = [
@@ -771,7 +771,7 @@ def test_run_flax(linen, api, dtype, functions):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("api", ["linen", "nnx", "nnx LSTMCell"])
 def test_run_flax_in_16_bits(linen, api, dtype):
-    """... though JAX makes no random cells of these."""
+    """Test check with our own weights: JAX makes no random cells in these dtypes."""
     weights = cell(dtype=dtype)
     layout = {"linen": "flax", "nnx": "flax_dense", "nnx LSTMCell": "flax_nnx"}[api]
     params = write(LAYOUTS[layout], weights)
@@ -810,7 +810,7 @@ def test_run_equinox(jax, bias):
 
 
 def wrong_rows(name):
-    """Yield the row with each pair of gates exchanged, and with another forget bias."""
+    """Yield the row with each pair of gates exchanged, and the row with another forget bias."""
     right = LAYOUTS[name]
     for a, b in itertools.combinations(range(4), 2):
         gates = list(right.gates)
@@ -830,7 +830,7 @@ def wrong_rows(name):
     ],
 )
 def test_check_finds_wrong_conversions(jax, system, layout, package, monkeypatch):
-    """With a mistake in our table, the framework's own outputs differ."""
+    """If our table has a mistake, the framework's own outputs differ."""
     pytest.importorskip(package, reason=f"{package} is not installed")
     prefix = "lstm/linear/" if system == "haiku" else ""
     arrays = {f"{prefix}{name}": array for name, array in write(LAYOUTS[layout], cell()).items()}
@@ -846,7 +846,7 @@ def test_check_finds_wrong_conversions(jax, system, layout, package, monkeypatch
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_check_finds_exchanged_directions(linen, api, dtype, monkeypatch):
-    """Flax's Bidirectional knows which direction reads forward, so exchanging them in our reader shows."""
+    """Flax's Bidirectional knows which direction reads forward, so a reader that exchanges them is found."""
     from fusedlstm.convert.flax import tree
 
     layers = [StackedWeights.random(I, N, seed=0, bidirectional=True, dtype=dtype)]

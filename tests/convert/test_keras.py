@@ -1,4 +1,4 @@
-"""Keras' layers and arrays: numbers that Keras computed, both ways bit for bit, and what weights can't say."""
+"""Keras's layers and arrays: Keras's own outputs, round trips bit for bit, and refusals."""
 
 import re
 import sys
@@ -53,11 +53,11 @@ def test_layer(name, backend):
         for which in ("init", "final")
     )
     options, outputs = {}, oracle["y"]
-    if "mask" in oracle.arrays:  # with gaps, which lengths can't say
+    if "mask" in oracle.arrays:  # the masks have gaps, which lengths can't express
         rule = "zero" if arguments.get("zero_output_for_mask") else "last"
         options |= {"mask": oracle["mask"], "masked_outputs": rule}
     if arguments.get("go_backwards"):
-        options["reverse"], outputs = True, outputs[:, ::-1]  # Keras returns them in the order of the steps
+        options["reverse"], outputs = True, outputs[:, ::-1]  # Keras returns them in the order in which it steps
     assert_sequence(lstm, oracle, initial, outputs, final, **options)
 
 
@@ -66,7 +66,7 @@ FUNCTIONS = st.sampled_from(["tanh", "relu", "sigmoid", "softplus", HARD_3, ("le
 
 
 @given(st.data())
-def test_there_and_back(data):
+def test_keras_round_trip(data):
     draw = data.draw
     options = {"activation": draw(FUNCTIONS), "gate_activation": draw(FUNCTIONS)}
     options |= {
@@ -81,7 +81,7 @@ def test_there_and_back(data):
         weights = LSTMWeights.random(*sizes, seed=seed, **options)
     arrays = to_keras(weights)
     if layers == 1 and not bidirectional:
-        arrays = [arrays]  # else a cell's
+        arrays = [arrays]  # otherwise they would be a cell's
     got = from_keras(arrays, activation=options["activation"], recurrent_activation=options["gate_activation"])
     assert_equal(got, weights)
 
@@ -116,7 +116,7 @@ def test_to_keras_refuses(options, message):
         to_keras(StackedWeights([weights]))
 
 
-def test_to_keras_refuses_residual_and_others():
+def test_to_keras_refuses_residual_and_lists():
     with pytest.raises(ValueError, match="residual: wanted False, as Keras's LSTM has nothing else"):
         to_keras(StackedWeights.random(4, 4, 2, seed=0, residual=[False, True]))
     with pytest.raises(TypeError, match="weights: wanted an LSTMWeights or a StackedWeights; got list"):
@@ -184,7 +184,7 @@ def test_bad_arrays(arrays, options, error, message):
         from_keras(arrays, **options)
 
 
-# Stand-ins for Keras' objects, which have what the conversion looks at: its classes, as far as it can tell.
+# Stand-ins for Keras's objects, with everything that the conversion looks at.
 
 
 class Variable:
@@ -196,7 +196,7 @@ class Variable:
 
 
 def made(kind, module="keras.src.layers", **attributes):
-    """An object of a class of this name and module."""
+    """Return an object of a class with this name and module."""
     return type(kind, (), {"__module__": module, **attributes})()
 
 
@@ -220,7 +220,7 @@ def model(*layers, name="model"):
     return made("Sequential", name=name, layers=list(layers))
 
 
-def test_objects():
+def test_objects_become_weights():
     cell, other = lstm_cell(), lstm_cell("other", I=4, seed=1, activation="elu")
     weights = from_keras(cell)
     assert isinstance(weights, LSTMWeights)
@@ -239,7 +239,7 @@ def test_objects():
     assert from_keras(lstm_cell(use_bias=False)).bias is None
 
 
-def test_layers_of_models():
+def test_layers_of_models_are_found():
     first, second, third = (layer("LSTM", name, lstm_cell(I=I, seed=I)) for name, I in (("a", 3), ("b", 4), ("c", 4)))
     inner = model(second, third, name="inner")
     wrapped = layer("TimeDistributed", "each", layer=third)
@@ -317,7 +317,7 @@ CUSTOM = types.SimpleNamespace(__module__="mine", __name__="tanh")
         (layer("RNN", "rnn", made("StackedRNNCells", name="s", cells=[])), "rnn: wanted cells; got none"),
     ],
 )
-def test_refused_layers(source, message):
+def test_foreign_layers_are_refused(source, message):
     with pytest.raises(ValueError, match=message):
         from_keras(source)
 
@@ -353,7 +353,7 @@ def bidirectional(merge_mode="concat", ways=(False, True), cells=None):
         (bidirectional(cells=[lstm_cell(), lstm_cell(activation="gelu")]), "both/way1.activation: wanted one of"),
     ],
 )
-def test_refused_bidirectionals(source, message):
+def test_bad_bidirectionals_are_refused(source, message):
     with pytest.raises(ValueError, match=message):
         from_keras(source)
 
@@ -380,13 +380,13 @@ def test_refused_bidirectionals(source, message):
         ([layer("LSTM", "a", lstm_cell()), layer("LSTM", "b", lstm_cell())], r"layers\[1\]: wanted input_size 4"),
     ],
 )
-def test_refused_stacks(layers, message):
+def test_bad_stacks_are_refused(layers, message):
     with pytest.raises(ValueError, match=message):
         from_keras(model(*layers), [layer.name for layer in layers])
 
 
 def test_functions_of_objects_are_keras_own():
-    """A name alone doesn't tell: a function of the user's may be named like one of Keras'."""
+    """A name is not enough: a user's function may have the name of one of Keras's."""
     cell = lstm_cell()
     type(cell).activation = CUSTOM
     with pytest.raises(ValueError, match="lstm_cell.activation: wanted one of 'tanh', .*; got 'mine.tanh'"):
@@ -395,15 +395,15 @@ def test_functions_of_objects_are_keras_own():
     assert from_keras(cell).activation == "tanh"
 
 
-def test_given_functions_must_be_the_layers_own():
+def test_given_functions_must_match_the_layer():
     cell = lstm_cell(activation="relu", recurrent_activation="hard_sigmoid")
     assert from_keras(cell, activation="relu", recurrent_activation=HARD_3).gate_activation == HARD_3
     with pytest.raises(ValueError, match="activation: wanted 'relu', as lstm_cell has; got 'tanh'"):
         from_keras(cell, activation="tanh")
 
 
-def test_version_of_objects(monkeypatch):
-    """Keras 3's hard_sigmoid is not that of Keras 2, of tf_keras and of TensorFlow's older copy."""
+def test_hard_sigmoid_depends_on_version(monkeypatch):
+    """Keras 3's hard_sigmoid differs from that of Keras 2, tf_keras and TensorFlow's older copy."""
     wanted = {"keras.src.layers": HARD_3}
     wanted |= {f"{package}.x": ("hard_sigmoid", 0.2, 0.5) for package in ("tf_keras", "tensorflow.python.keras")}
     for module, function in wanted.items():
@@ -428,7 +428,7 @@ def test_version_of_objects(monkeypatch):
         (lstm_cell(dtype="mixed_bfloat16"), "lstm_cell computes in bfloat16"),
     ],
 )
-def test_warnings(source, message, caplog):
+def test_from_keras_warns(source, message, caplog):
     from_keras(layer("LSTM", "plain", lstm_cell(dtype="float32"), go_backwards=False, time_major=False))
     assert not caplog.records
     from_keras(source)
@@ -436,8 +436,8 @@ def test_warnings(source, message, caplog):
     assert re.search(message, caplog.text), caplog.text
 
 
-def test_cudnn_arrays():
-    """Those of a CuDNNLSTM are told by their bias, and each element's place is checked."""
+def test_cudnn_arrays_are_recognised():
+    """A CuDNNLSTM's arrays are recognised by the size of their bias. Check the place of every element."""
     I, N = 2, 3
     rng = np.random.default_rng(0)
     of_x, of_h, biases = rng.normal(size=(4, N, I)), rng.normal(size=(4, N, N)), rng.normal(size=8 * N)

@@ -1,4 +1,4 @@
-"""Files of Keras: real ones, others in their layouts, and those that are damaged or mean harm."""
+"""Keras's files: real ones, others in their layouts, and damaged or malicious ones."""
 
 import io
 import json
@@ -28,7 +28,7 @@ HARD = {"keras": ("hard_sigmoid", 1 / 6, 0.5), "tf_keras": ("hard_sigmoid", 0.2,
 
 @pytest.fixture(scope="session")
 def real(tmp_path_factory):
-    """The folder of the files that Keras made (data/keras/make.py)."""
+    """Return the folder of the files that Keras made (data/keras/make.py)."""
     folder = tmp_path_factory.mktemp("keras")
     with zipfile.ZipFile(REAL) as archive:
         archive.extractall(folder)
@@ -65,7 +65,7 @@ def test_real_files(real, file, both):
 
 
 def test_real_cudnn_file(real):
-    """Against what Keras 2 makes of it where it loads it into LSTMs."""
+    """Compare with Keras 2's outputs after it loaded the file into LSTMs."""
     with np.load(real / "expected_cudnn.npz") as expected:
         xs, outputs = expected["xs"], expected["outputs"]
         arrays = [expected[f"array{k}"] for k in range(9)]
@@ -109,7 +109,7 @@ def test_list_of_real_files(real):
         from_keras(real / "keras.h5", "lstm")
 
 
-def test_defaults_that_are_taken_are_warned_of(real, caplog):
+def test_assumed_defaults_are_warned_of(real, caplog):
     from_keras(real / "keras.weights.h5", "stack", activation="tanh", recurrent_activation="sigmoid")
     from_keras(real / "keras.keras", "stack")
     assert not caplog.records
@@ -120,7 +120,7 @@ def test_defaults_that_are_taken_are_warned_of(real, caplog):
     )
 
 
-# Files that h5py writes here, in the layouts of real ones.
+# Files that h5py writes in the layouts of real ones.
 
 
 def weights_of(I=3, N=4, seed=0, **options):
@@ -128,7 +128,7 @@ def weights_of(I=3, N=4, seed=0, **options):
 
 
 def write_paths(path, cells, names=()):
-    """A `.weights.h5`: cells by the paths of their attributes, names of layers by paths."""
+    """Write a `.weights.h5`: cells by the paths of their attributes, and names of layers by path."""
     with h5py.File(path, "w") as file:
         for where, weights in cells.items():
             for k, array in enumerate(weights if isinstance(weights, list) else to_keras(weights)):
@@ -141,7 +141,7 @@ def write_paths(path, cells, names=()):
 
 
 def write_names(path, cells, config=None, version="2.15.0", top="model_weights/", ending=":0"):
-    """A `.h5` of model.save, or with no `top` of save_weights: cells by the names of their variables."""
+    """Write cells by the names of their variables: a `.h5` of model.save or, without `top`, of save_weights."""
     with h5py.File(path, "w") as file:
         if config:
             file.attrs["model_config"] = json.dumps(config)
@@ -212,8 +212,8 @@ def test_weights_file(tmp_path):
     assert_equal(from_keras(path, ["first", "encoder"], **given), StackedWeights([a, d]))
 
 
-def test_stacks_of_cells_of_which_some_are_no_lstms(tmp_path):
-    """A file of weights alone has a GRU's cell beside an LSTM's as if it were another layer's."""
+def test_stack_with_a_gru_cell_raises(tmp_path):
+    """Without a config, only the paths show that a GRU's cell is in the same stack."""
     lstm, other = weights_of(), [np.ones((4, 12), "f"), np.ones((4, 12), "f"), np.ones(12, "f")]
     for folder, writer in (("layers/rnn/cell/cells", write_paths), ("rnn/rnn/stacked_rnn_cells_1", write_names)):
         for stacked in ({"lstm_cell": lstm}, {"lstm_cell": lstm, "lstm_cell_1": weights_of(4)}, {"alpha": lstm}):
@@ -237,7 +237,7 @@ def test_dtypes(tmp_path, dtype):
 @pytest.mark.parametrize("top", ["model_weights/", ""])
 @pytest.mark.parametrize("ending", [":0", ""])
 def test_names_alone(tmp_path, top, ending):
-    """As save_weights of Keras 2 writes them, or model.save a model of a class of one's own."""
+    """Keras 2's save_weights writes no config, and its model.save none of a subclassed model's layers."""
     a, b, c = weights_of(seed=0), weights_of(4, seed=1), weights_of(4, seed=2)
     cells = {
         "lstm_2/mine/lstm_2/lstm_cell_5": a,
@@ -275,7 +275,7 @@ def test_names_alone(tmp_path, top, ending):
 
 
 def test_config_and_names(tmp_path):
-    """Frozen cells and layers don't change whose arrays are whose; Keras's own order of them would."""
+    """Frozen cells and layers change the order in which Keras lists arrays, but not their names."""
     a, b, c, d = (weights_of(3, 3, seed=seed) for seed in range(4))
     cells = {
         "both/both/backward_x/lstm_cell": b,
@@ -317,8 +317,8 @@ def test_config_and_names(tmp_path):
     np.testing.assert_array_equal(from_keras(path, "td/z").layers[0].bias, c.bias)
 
 
-def test_first_files_of_keras_2(tmp_path):
-    """A Sequential whose config is a list, layers without a cell's name, and hard sigmoids by default."""
+def test_keras_2_0_files(tmp_path):
+    """A Sequential's config is a list, paths lack the cell's name, and hard_sigmoid is that of Keras 2."""
     weights = weights_of()
     config = {"class_name": "Sequential", "config": [lstm_config("lstm_1", recurrent_activation="hard_sigmoid")]}
     path = write_names(tmp_path / "m.h5", {"lstm_1/lstm_1": weights}, config, version="2.0.8")
@@ -360,7 +360,7 @@ def test_archive(tmp_path):
 
 
 def test_shared_layers(tmp_path):
-    """A file has a layer's arrays once, though two models have it."""
+    """A layer that two models share has its arrays once in a file."""
     weights = weights_of()
     shared = lstm_config("shared")
     config = sequential(
@@ -376,7 +376,7 @@ def refused(path, message, name=None):
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_no_file(tmp_path):
+def test_missing_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError):
         from_keras(tmp_path / "none.keras")
     with pytest.raises(FileNotFoundError):
@@ -395,15 +395,15 @@ def test_no_file(tmp_path):
         (b"cnumpy\nsystem\n", "neither HDF5"),
     ],
 )
-def test_other_files(tmp_path, content, message):
+def test_other_files_are_refused(tmp_path, content, message):
     path = tmp_path / "m.keras"
     path.write_bytes(content)
     refused(path, message)
 
 
 @pytest.mark.parametrize("file", ["keras.weights.h5", "keras.h5", "keras.keras", "cudnn.h5"])
-def test_truncated_and_damaged_files(real, tmp_path, file):
-    """Wherever a file ends, and whatever bytes are in it, nothing but a WeightsFileError comes."""
+def test_damaged_files_are_refused(real, tmp_path, file):
+    """However a file is cut or changed, reading it raises only a WeightsFileError."""
     content = (real / file).read_bytes()
     rng = np.random.default_rng(0)
     path = tmp_path / file
@@ -422,7 +422,7 @@ def test_truncated_and_damaged_files(real, tmp_path, file):
 
 
 def failure(path):
-    """Why not all of a file can be read, if so."""
+    """Return the reason why not all of a file can be read, or an empty list."""
     try:
         for listed in list_keras(path):
             from_keras(path, listed.name)
@@ -498,19 +498,19 @@ def nested(depth):
 )
 def test_bad_archives(tmp_path, config, members, message):
     path = write_archive(tmp_path / "m.keras", config, CELLS, **members)
-    if message is None:  # what matters is there
+    if message is None:  # everything that matters is in the file
         return assert_equal(from_keras(path), StackedWeights([CELLS["layers/lstm/cell"]]))
     refused(path, message)
 
 
-def test_a_layer_whose_arrays_are_elsewhere_is_not_guessed(tmp_path):
-    """There are arrays of an LSTM, but not where those of the config's would be."""
+def test_layer_without_its_arrays_is_not_guessed(tmp_path):
+    """The file has an LSTM's arrays, but not in the place that the config implies."""
     path = write_archive(tmp_path / "m.keras", sequential(lstm_config("a")), {"layers/other/cell": weights_of()})
     refused(path, "source: wanted one LSTM; got 2 of them. Give name= one of 'a', 'other'")
     refused(path, "a: wanted arrays; got none", "a")
 
 
-def test_zip_bombs(tmp_path):
+def test_zip_bombs_are_refused(tmp_path):
     path = tmp_path / "m.keras"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", b" " * (1 << 26))
@@ -519,7 +519,7 @@ def test_zip_bombs(tmp_path):
 
 
 def add(path, change):
-    """A file of one LSTM, changed by a function of its open file."""
+    """Write a file of one LSTM, and let a function change the open file."""
     write_paths(path, CELLS)
     with h5py.File(path, "a") as file:
         change(file)
@@ -582,7 +582,7 @@ def other_filter(file):
         (cycle, "is the same object as another"),
         (deep, "groups are nested deeper than 100"),
         (external, "vars/0 is kept in other files, which are not read"),
-        (virtual, "the string at byte .*, if it is one, is not as long"),  # what it is made of is in a heap, too
+        (virtual, "the string at byte .*, if it is one, is not as long"),  # its description is in a heap, too
         (replaced(shape=(1 << 20, 16), dtype="f4"), r"vars/0 is not whole: 67108864 bytes by its shape, 0 of them"),
         (replaced(shape=(1 << 40, 16), dtype="f4", chunks=(1 << 10, 16)), "vars/0 is not whole"),
         (
@@ -616,16 +616,16 @@ def test_bad_hdf5(tmp_path, change, message):
     refused(add(tmp_path / "m.weights.h5", change), message)
 
 
-def test_compressed_arrays(tmp_path):
-    """What grows no more than weights do is read."""
+def test_compressed_arrays_are_read(tmp_path):
+    """Ordinary compression is allowed."""
     kernel = to_keras(CELLS["layers/lstm/cell"])[0]
     for options in ({"compression": "gzip"}, {"compression": "gzip", "shuffle": True, "fletcher32": True}):
         path = add(tmp_path / "m.weights.h5", replaced(data=kernel, chunks=(2, 8), **options))
         assert_equal(from_keras(path), StackedWeights([CELLS["layers/lstm/cell"]]))
 
 
-def test_a_chunk_that_grows_beyond_its_size(tmp_path):
-    """HDF5 itself would take whatever memory the chunk asks for."""
+def test_chunk_larger_than_its_size_raises(tmp_path):
+    """HDF5 itself would allocate whatever the chunk expands to."""
     import zlib
 
     path = add(tmp_path / "m.weights.h5", replaced(shape=(3, 16), dtype="f4", chunks=(3, 16), compression="gzip"))
@@ -635,7 +635,7 @@ def test_a_chunk_that_grows_beyond_its_size(tmp_path):
 
 
 def heap_of(path, change):
-    """The file with its heap of strings changed, from the heap's first byte on."""
+    """Change the heap of strings in a file. The change gets the heap's bytes, from its first one on."""
     content = bytearray(path.read_bytes())
     at = content.index(b"GCOL")
     heap = content[at:]
@@ -668,7 +668,7 @@ def one_in_another(heap):
         (one_in_another, "it is damaged: the heap of strings at byte .* is in another"),
     ],
 )
-def test_heaps_in_which_hdf5_runs_in_circles(tmp_path, change, message):
+def test_heaps_that_make_hdf5_loop_raise(tmp_path, change, message):
     config = sequential(lstm_config("lstm"))
     path = write_names(tmp_path / "m.h5", {"lstm/lstm/lstm_cell": weights_of()}, config)
     assert from_keras(path)
@@ -676,8 +676,8 @@ def test_heaps_in_which_hdf5_runs_in_circles(tmp_path, change, message):
 
 
 @pytest.mark.parametrize("length", [81, 2**31, 2**32 - 1])
-def test_strings_that_say_they_are_longer(tmp_path, length):
-    """HDF5 takes memory by what is said, before it looks into the heap."""
+def test_strings_with_wrong_lengths_raise(tmp_path, length):
+    """HDF5 allocates the claimed length before it looks into the heap."""
     config = sequential(lstm_config("lstm"))
     path = write_names(tmp_path / "m.h5", {"lstm/lstm/lstm_cell": weights_of()}, config)
     text, content = json.dumps(config).encode(), bytearray(path.read_bytes())
@@ -688,8 +688,8 @@ def test_strings_that_say_they_are_longer(tmp_path, length):
     refused(path, f"it is damaged: the string at byte {said}, if it is one, is not as long as it says")
 
 
-def test_arrays_of_what_stands_elsewhere(tmp_path, monkeypatch):
-    """Each element may be the same one, of any size: none is read."""
+def test_arrays_of_variable_length_raise(tmp_path, monkeypatch):
+    """Each element may point to the same data of any size, so none is read."""
     path = add(tmp_path / "m.weights.h5", replaced(shape=(3, 16), dtype=h5py.vlen_dtype("u1")))
     with h5py.File(path, "a") as file:
         file[f"{VARS}/0"][0, 0] = np.zeros(99, "u1")
@@ -697,7 +697,7 @@ def test_arrays_of_what_stands_elsewhere(tmp_path, monkeypatch):
     refused(path, "vars/0 is no array of numbers: its dtype is object")
 
 
-def test_attributes_of_what_stands_elsewhere(tmp_path, monkeypatch):
+def test_attributes_of_variable_length_raise(tmp_path, monkeypatch):
     def change(file):
         numbers = np.empty((), object)
         numbers[()] = np.zeros(3)
@@ -708,20 +708,20 @@ def test_attributes_of_what_stands_elsewhere(tmp_path, monkeypatch):
     refused(path, "'name' of 'layers/lstm/vars' is no string")
 
 
-def test_many_objects(tmp_path, monkeypatch):
+def test_too_many_objects_raise(tmp_path, monkeypatch):
     path = write_paths(tmp_path / "m.weights.h5", CELLS)
     monkeypatch.setattr(hdf5, "_MAX_OBJECTS", 5)
     refused(path, "groups are nested deeper than 100, or more than 5")
 
 
-def test_many_chunks(tmp_path):
-    """HDF5 finds each by going through all before it."""
+def test_too_many_chunks_raise(tmp_path):
+    """HDF5 finds each chunk by a search through all chunks before it."""
     path = add(tmp_path / "m.weights.h5", replaced(data=np.zeros((10_001, 16), "f4"), chunks=(1, 16), compression=1))
     refused(path, "vars/0 is in 10001 chunks, and at most 10000 are read")
 
 
-def test_arrays_that_grow_together(tmp_path):
-    """Each is small enough to be allowed, and all of them are much more than the file."""
+def test_expanded_arrays_are_bounded_together(tmp_path):
+    """Each array is small enough, but together they are much larger than the file."""
     with h5py.File(tmp_path / "m.weights.h5", "w") as file:
         for k in range(10):
             file.create_dataset(f"{k}", data=np.zeros(1 << 18, "f4"), compression=9)
@@ -734,8 +734,8 @@ def test_arrays_that_grow_together(tmp_path):
         opened.close()
 
 
-def test_directions_in_directions(tmp_path):
-    """The layer in a Bidirectional is there twice, and so on."""
+def test_nested_bidirectionals_raise(tmp_path):
+    """A Bidirectional uses its layer twice, so each level would double the number of layers."""
     layer = lstm_config("lstm")
     for _ in range(30):
         layer = {"class_name": "Bidirectional", "config": {"name": "both", "layer": layer}}
@@ -743,8 +743,8 @@ def test_directions_in_directions(tmp_path):
     refused(path, "'both' is a Bidirectional in another, which Keras does not make")
 
 
-def test_other_widths_of_numbers(tmp_path):
-    """... would stand elsewhere in heaps."""
+def test_numbers_not_of_8_bytes_raise(tmp_path):
+    """HDF5 files may store offsets in 4 bytes; then heaps would have another layout."""
     path = write_paths(tmp_path / "m.weights.h5", CELLS)
     content = bytearray(path.read_bytes())
     content[14] = 4
@@ -752,8 +752,8 @@ def test_other_widths_of_numbers(tmp_path):
     refused(path, "its numbers are not of 8 bytes, as those of Keras' files are")
 
 
-def test_arrays_that_share_their_bytes(tmp_path, monkeypatch):
-    """All that is read is no more than the file is long."""
+def test_arrays_sharing_bytes_raise(tmp_path, monkeypatch):
+    """Together, arrays may not be larger than the file."""
     path = write_paths(tmp_path / "m.weights.h5", CELLS)
     with open(path, "rb") as file:
         opened = hdf5.HDF5(file)
@@ -799,18 +799,18 @@ def test_arrays_that_share_their_bytes(tmp_path, monkeypatch):
         ({"lstm/lstm/lstm_cell": weights_of()}, [], "its config is none of a model"),
     ],
 )
-def test_bad_names(tmp_path, cells, config, message):
+def test_bad_names_raise(tmp_path, cells, config, message):
     refused(write_names(tmp_path / "m.h5", cells, config or [3]), message)
 
 
-def test_h5py_is_asked_for(tmp_path, monkeypatch):
+def test_missing_h5py_raises(tmp_path, monkeypatch):
     path = write_paths(tmp_path / "m.weights.h5", CELLS)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match="Keras' files need h5py: pip install h5py"):
         from_keras(path)
 
 
-def test_the_file_is_closed(tmp_path):
+def test_file_is_closed(tmp_path):
     path = write_paths(tmp_path / "m.weights.h5", CELLS)
     from_keras(path)
     shutil.move(path, tmp_path / "moved")

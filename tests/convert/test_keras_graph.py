@@ -1,4 +1,4 @@
-"""Whether Keras's layers follow each other, as files' configs say: those of h5py here, by Keras 2 and 3."""
+"""Whether Keras's layers follow each other, according to configs in files that h5py writes as Keras 2 and 3 do."""
 
 import io
 import json
@@ -17,7 +17,7 @@ ARRAYS = {name: LSTMWeights.random(N, N, seed=seed) for seed, name in enumerate(
 
 
 class Layer:
-    """A layer's config, with its calls as each Keras writes them."""
+    """A layer's config, with its calls as each version of Keras writes them."""
 
     def __init__(self, kind, name, calls=(), keras=3, module=None, **config):
         self.kind, self.name, self.calls, self.keras, self.module, self.config = (
@@ -92,7 +92,7 @@ def sequential(layers, name="m"):
 
 
 def write(path, config, keras=3, inner=()):
-    """A .h5 file with arrays for all layers of one letter; `inner` has the model that each of them is in."""
+    """Write a .h5 file with arrays for all layers of one letter. `inner` maps a layer to the model that holds it."""
     with h5py.File(path, "w") as file:
         file.attrs["keras_version"] = {2: "2.15.0", 3: "3.15.1"}[keras]
         file.attrs["model_config"] = json.dumps(config)
@@ -107,7 +107,7 @@ X = Layer("InputLayer", "x")
 
 
 def between(layer, keras):
-    """A model of two LSTMs with a layer between them."""
+    """Return the config of a model of two LSTMs with a layer between them."""
     layer.keras, layer.calls = keras, [(["a"],)]
     return functional([X, lstm("a", [(["x"],)], keras), layer, lstm("b", [([layer.name],)], keras)], "b")
 
@@ -180,7 +180,7 @@ def add(name, *inputs, keras=3):
 
 
 def models(keras):
-    """Graphs of two LSTMs or more, the names that are asked for, and what stands against it."""
+    """Yield graphs of LSTMs, the names to convert, and the part of the error that says why they are not a stack."""
     K = {"keras": keras}
     a, b = lstm("a", [(["x"],)], **K), lstm("b", [(["a"],)], **K)
     yield "order", functional([X, a, b], "b"), "ba", "those of 'b' for 'a'; got the model's input"
@@ -239,14 +239,14 @@ MODELS = [(keras, *model) for keras in (2, 3) for model in models(keras)]
 @pytest.mark.parametrize(
     ("keras", "what", "config", "names", "message"), MODELS, ids=[f"{m[1]}-{m[0]}" for m in MODELS]
 )
-def test_what_does_not_follow_is_refused(tmp_path, keras, what, config, names, message):
+def test_layers_that_do_not_follow_raise(tmp_path, keras, what, config, names, message):
     path = write(tmp_path / "m.h5", config, keras)
     with pytest.raises(WeightsFileError, match=message):
         from_keras(path, list(names))
 
 
 @pytest.mark.parametrize("keras", [2, 3])
-def test_layers_that_follow_in_other_ways(tmp_path, keras):
+def test_other_stacks_are_taken(tmp_path, keras):
     K = {"keras": keras}
     a, b = lstm("a", [(["x"],)], **K), lstm("b", [(["a"],)], **K)
     skip_after = [X, a, b, add("s", "a", "b", **K)]
@@ -265,7 +265,7 @@ def test_layers_that_follow_in_other_ways(tmp_path, keras):
 @pytest.mark.parametrize("first", ["Input", "shape"])
 @pytest.mark.parametrize("kind", ["Sequential", "Functional"])
 def test_nested_models_of_keras_2(tmp_path, kind, first):
-    """Their calls are counted from 1, as the first one is their making."""
+    """Keras 2 counts a nested model's calls from 1, because making the model counts as the first."""
     b, c = lstm("b", [(["y"],)], 2), lstm("c", [(["b"],)], 2)
     y = Layer("InputLayer", "y")
     if kind == "Sequential":
@@ -279,14 +279,14 @@ def test_nested_models_of_keras_2(tmp_path, kind, first):
     assert from_keras(path, ["b", "c"]).num_layers == 2
     assert from_keras(path, ["inner/c", "d"]).num_layers == 2
     with pytest.raises(WeightsFileError, match=r"those of 'a' for 'inner/b'; got those of 'relu' \(Activation\)"):
-        from_keras(path, ["a", "b"])  # in the second call
+        from_keras(path, ["a", "b"])  # in the second call of the inner model
     inner["inbound_nodes"].pop()
     layers = [X, lstm("a", [(["x"],)], 2), inner, lstm("d", [([("inner", 1, 0)],)], 2)]
     path = write(tmp_path / "m.h5", functional(layers, "d"), 2, {"b": "inner", "c": "inner"})
     assert from_keras(path, ["a", "b", "c", "d"]).num_layers == 4
 
 
-def test_models_of_other_classes_have_no_graph(tmp_path):
+def test_subclassed_models_have_no_graph(tmp_path):
     config = sequential([X, lstm("a"), lstm("b")])
     config |= {"module": "mine", "class_name": "Mine", "registered_name": "my>Mine"}
     path = write(tmp_path / "m.h5", config)
@@ -296,7 +296,7 @@ def test_models_of_other_classes_have_no_graph(tmp_path):
     assert from_keras(path, ["a", "b"], custom_classes=["Mine"]).num_layers == 2
 
 
-def test_order_in_files_of_weights_is_warned_of(tmp_path, caplog):
+def test_order_in_weights_files_is_warned_of(tmp_path, caplog):
     write(tmp_path / "m.h5", sequential([X, lstm("a"), lstm("b")]))
     with h5py.File(tmp_path / "m.h5", "a") as file:
         del file.attrs["model_config"]
@@ -347,7 +347,7 @@ def test_other_arguments_of_a_call_are_refused(tmp_path, keras, kwargs, message)
         from_keras(path, "a")
 
 
-def test_states_that_are_not_constants(tmp_path):
+def test_states_must_be_constants(tmp_path):
     path = write(tmp_path / "m.h5", called_with(3))
     with pytest.raises(WeightsFileError, match="a.initial_state: wanted constants in each call"):
         initial_state_from_keras(path, "a")
@@ -359,8 +359,8 @@ def test_states_that_are_not_constants(tmp_path):
         initial_state_from_keras(path, "a")
 
 
-def test_calls_of_models_in_models_are_bounded(tmp_path):
-    """Each of 30 models calls the next twice: a layer at the bottom is called a thousand million times."""
+def test_calls_of_nested_models_are_bounded(tmp_path):
+    """Each of 30 models calls the next twice, so the LSTM is called a thousand million times."""
     inner = functional([X, lstm("a", [(["x"],)])], "a", name="m0")
     for k in range(1, 31):
         inner["inbound_nodes"] = [Layer("Functional", "").call(["x"]), Layer("Functional", "").call([inner["name"]])]
@@ -370,7 +370,7 @@ def test_calls_of_models_in_models_are_bounded(tmp_path):
         from_keras(path, "a")
     while inner["name"] != "m0":
         inner = inner["config"]["layers"][1]
-    inner["config"]["layers"][1]["inbound_nodes"] = []  # not at all, in as many models
+    inner["config"]["layers"][1]["inbound_nodes"] = []  # the LSTM is never called, in as many models
     model = functional([X, inner], "m0", name="m1")
     for k in range(2, 31):
         model["inbound_nodes"] = [Layer("Functional", "").call(["x"]), Layer("Functional", "").call([model["name"]])]
@@ -390,8 +390,8 @@ def test_calls_of_any_shape_are_read_or_refused(tmp_path, damage):
         from_keras(path, ["a", "b"])
 
 
-def test_archives_are_read_alike(tmp_path):
-    """The same of a .keras file, whose arrays are found by the classes of layers."""
+def test_graphs_in_archives_are_read(tmp_path):
+    """A .keras file has the same graph, but its arrays are found by the classes of layers."""
     layers = [X, lstm("a", [(["x"],)]), Layer("ReLU", "r", [(["a"],)]), lstm("b", [(["r"],)]), lstm("c", [(["b"],)])]
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
@@ -417,8 +417,8 @@ def taken(path, names):
 
 
 @pytest.mark.parametrize("keras", [2, 3])
-def test_masks_must_be_the_same(tmp_path, keras):
-    """Keras 2's Identity, TimeDistributed, and calls of models drop masks; so do states in Keras 3."""
+def test_layers_must_have_the_same_mask(tmp_path, keras):
+    """Keras 2's Identity, TimeDistributed, and calls of models drop masks. In Keras 3, initial states do."""
     K = {"keras": keras}
     m = Layer("Masking", "m", [(["x"],)], keras, mask_value=0.0)
     a = lstm("a", [(["m"],)], return_state=True, **K)
@@ -441,8 +441,8 @@ def test_masks_must_be_the_same(tmp_path, keras):
     assert taken(path, ["a", "b"])
 
 
-def test_masks_as_arguments_must_be_the_same(tmp_path):
-    """Keras 3 writes them so."""
+def test_mask_arguments_must_be_the_same(tmp_path):
+    """Keras 3 writes masks as arguments of calls."""
 
     def masked(name, inputs, mask):
         layer = lstm(name, [(inputs,)])
@@ -457,8 +457,8 @@ def test_masks_as_arguments_must_be_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("keras", [2, 3])
-def test_models_that_are_called_with_training(tmp_path, keras):
-    """All layers in them are."""
+def test_models_called_with_training(tmp_path, keras):
+    """A call with training=True applies to all layers of the model."""
     K = {"keras": keras}
     y, d = Layer("InputLayer", "y"), Layer("Dropout", "d", [(["y"],)], keras, rate=0.5)
     inner = functional([y, d, lstm("b", [(["d"],)], dropout=0.1, **K)], "b", "y", "inner")

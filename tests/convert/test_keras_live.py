@@ -1,4 +1,4 @@
-"""The installed Keras 3 and tf_keras themselves: objects and files of many kinds against what they compute."""
+"""Compare objects and files of the installed Keras 3 and tf_keras with the outputs that Keras computes."""
 
 import importlib
 import inspect
@@ -17,7 +17,7 @@ from fusedlstm.convert.keras.options import KNOWN
 from support.comparisons import assert_equal
 from support.keras_installed import keras_or_skip, major, precise
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # they are not ours
+pytestmark = pytest.mark.filterwarnings("ignore")  # the warnings are not ours
 TOLERANCE = {"float64": 1e-12, "float32": 3e-6, "float16": 8e-3, "bfloat16": 6e-2}
 
 
@@ -42,7 +42,7 @@ def values(array):
 
 
 def assert_same(layer, weights, xs, tolerance):
-    """All outputs of a layer that returns sequences, and states."""
+    """Compare the outputs and states of a layer that returns sequences."""
     tolerance = max(tolerance, TOLERANCE[str(weights.dtype)])
     wanted, *states = layer(xs)
     lstm = LSTM(weights, batch_first=True, backend="numpy")
@@ -81,8 +81,8 @@ KERAS_3 = ["celu", "sparse_sigmoid"]
 
 
 @pytest.mark.parametrize("name", [*NAMES, *KERAS_3])
-def test_names_of_functions(keras, name):
-    """Each as the function of g and of the gates, and over a range of numbers."""
+def test_function_names(keras, name):
+    """Use each function for g and for the gates, over a range of inputs."""
     if name in KERAS_3 and major(keras) < 3:
         with pytest.raises(ValueError, match="wanted one of"):
             function_of("f", name, 2)
@@ -93,7 +93,7 @@ def test_names_of_functions(keras, name):
     xs = np.random.default_rng(1).uniform(-2, 2, (2, 2, 3)).astype(precise(keras))
     layer(xs)
     randomise(layer)
-    assert_same(layer, from_keras(layer), xs, 3e-7 if name == "leaky_relu" else 1e-12)  # TensorFlow's 0.2 is of float32
+    assert_same(layer, from_keras(layer), xs, 3e-7 if name == "leaky_relu" else 1e-12)  # TensorFlow's 0.2 is in float32
 
 
 LAYERS = [
@@ -125,14 +125,14 @@ def test_layers_as_functions(keras, kind, options):
 
 
 @pytest.mark.parametrize("name", ["selu", "gelu", "swish", "exponential", "mish", "relu6", "softmax"])
-def test_functions_that_are_refused(keras, name):
+def test_unknown_functions_are_refused(keras, name):
     layer = keras.layers.LSTM(4, activation=name)
     layer.build((None, None, 3))
     with pytest.raises(ValueError, match=r"activation: wanted one of .*; got '\w+'. No function of fusedlstm"):
         from_keras(layer)
 
 
-def test_functions_of_ones_own(keras):
+def test_custom_functions_are_refused(keras):
     def tanh(x):
         return x
 
@@ -179,7 +179,7 @@ def test_layers(keras, kind, sizes, tmp_path):
 
 
 def make_model(keras):
-    """Layers of all kinds, a frozen one, and a model in a model."""
+    """Return a model with layers of all kinds, a frozen one, and nested models."""
     K = keras.layers
     xs = K.Input((None, 3))
     hs = K.LSTM(4, return_sequences=True, name="first", activation="relu")(xs)
@@ -211,7 +211,7 @@ WHERE = ["first", "both", "stack", "inner/one", "other/two"]
 
 @pytest.mark.parametrize("ending", [".keras", ".h5", ".weights.h5", "_weights.h5"])
 def test_files(keras, ending, tmp_path):
-    """Every format, with an optimiser's state, which has the names of variables, too."""
+    """Save a model in every format. An optimiser's state repeats the names of variables."""
     pytest.importorskip("h5py")
     if ending == "_weights.h5" and major(keras) > 2:
         pytest.skip("Keras 3 writes no such files")
@@ -225,14 +225,14 @@ def test_files(keras, ending, tmp_path):
         if ending == ".weights.h5" and major(keras) == 2
         else {}
     )
-    if paths:  # names are not in it
+    if paths:  # the file has no names of layers
         paths |= {"inner/one": "functional/lstm", "other/two": "functional_1/lstm"}
     for name in WHERE:
         wanted = from_keras(find(model, name))
         in_file = paths.get(name, name)
         if ending == "_weights.h5":
             in_file = in_file.removesuffix("/one").removesuffix("/two")
-        if ending == "_weights.h5" and name == "stack":  # whose order it doesn't say
+        if ending == "_weights.h5" and name == "stack":  # the file doesn't have the order of cells
             listed = [each.name for each in list_keras(path)]
             in_file = [next(each for each in listed if each.endswith(f"/{cell}")) for cell in ("alpha", "beta")]
         got = from_keras(path, in_file)
@@ -249,7 +249,7 @@ def test_files(keras, ending, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
-def test_models_of_classes_of_ones_own(keras, ending, tmp_path):
+def test_subclassed_models(keras, ending, tmp_path):
     pytest.importorskip("h5py")
 
     class Mine(keras.Model):
@@ -272,7 +272,7 @@ def test_models_of_classes_of_ones_own(keras, ending, tmp_path):
     assert_equal(from_keras(path, by_size[((4, 2),)]), from_keras(model.cell))
 
 
-def test_subclasses_and_others(keras):
+def test_other_layers_are_refused(keras):
     K = keras.layers
 
     class LSTM(K.LSTM):
@@ -291,7 +291,7 @@ def test_subclasses_and_others(keras):
 
 
 def foreign(keras, base):
-    """A class that computes twice what Keras's does."""
+    """Return a class that computes twice what Keras's class does."""
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
         return base.call(self, 2 * sequences, initial_state=initial_state, mask=mask, training=training)
@@ -338,7 +338,7 @@ def test_layers_with_their_own_call_are_refused(keras):
 
 
 def test_every_option_of_this_keras_is_known(keras):
-    """Those of constructors, and those that configs have."""
+    """Check the options of constructors, and those in configs."""
     K = keras.layers
     lstm, cell = K.LSTM(2), K.LSTMCell(2)
     layers = [lstm, cell, K.Bidirectional(lstm), K.RNN(cell), K.StackedRNNCells([cell])]
@@ -377,7 +377,7 @@ def test_option_does_not_change_a_step(keras, options):
     assert_same(layer, from_keras(layer), xs, 1e-12)
 
 
-def test_stateful_layers_are_warned_of(keras, caplog):
+def test_stateful_layers_warn(keras, caplog):
     layer = keras.layers.LSTM(4, stateful=True)
     layer(np.zeros((2, 5, 3), "f"))
     from_keras(layer)
@@ -417,7 +417,7 @@ def test_stacks_in_subclassed_models_are_refused(keras):
 
 
 def test_masks_and_directions(keras, caplog):
-    """A layer that goes backwards has reversed outputs, and a Bidirectional's masked outputs are zeros."""
+    """A layer with go_backwards returns its outputs reversed. A Bidirectional's masked outputs are zeros."""
     K = keras.layers
     xs = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(precise(keras))
     mask = np.array([[1, 1, 0, 1], [1, 0, 0, 0]], bool)
@@ -454,7 +454,7 @@ def test_cudnn_objects():
 
 
 @pytest.mark.parametrize("ending", [".keras", ".h5", ".weights.h5"])
-def test_a_check_names_the_keras_that_ran(keras, ending, tmp_path):
+def test_check_names_the_keras_that_ran(keras, ending, tmp_path):
     pytest.importorskip("h5py")
     path = tmp_path / f"m{ending}"
     model = keras.Sequential([keras.Input((3, 2)), keras.layers.LSTM(4, recurrent_activation="hard_sigmoid")])

@@ -1,4 +1,4 @@
-"""Random models of Keras: from_keras refuses, or its weights give the numbers of the model's own run."""
+"""Random Keras models: from_keras refuses them, or its weights give the outputs of the model's own run."""
 
 import itertools
 import os
@@ -14,20 +14,20 @@ from support.comparisons import assert_equal
 from support.keras_installed import keras_or_skip
 from support.keras_models import draw, run
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # they are Keras's
+pytestmark = pytest.mark.filterwarnings("ignore")  # the warnings are Keras's
 MODELS = int(os.environ.get("FUSEDLSTM_MODELS", "20"))
 FIRST = int(os.environ.get("FUSEDLSTM_FIRST_MODEL", "0"))
 TOLERANCE = 2e-5
 
 
 def apart(weights, below, above):
-    """Return how far weights are from what a stack computed.
+    """Return the largest difference between the weights' outputs and those of a stack.
 
-    below: a call of each layer, with its states; above: the call of the highest, with its outputs.
+    below: one call of each layer, with its states; above: the call of the highest layer, with its outputs.
     """
     xs, mask, theirs = below[0].xs, below[0].mask, above.outputs
     mask = np.ones(xs.shape[:2], bool) if mask is None else mask
-    order = np.argsort(~mask, axis=1, kind="stable")[..., None]  # the steps that count first
+    order = np.argsort(~mask, axis=1, kind="stable")[..., None]  # unmasked steps first
     lengths = mask.sum(axis=1)
     lstm = LSTM(weights, batch_first=True, backend="numpy")
     flat = [array for call in below for array in call.states]
@@ -45,7 +45,7 @@ def difference(ours, theirs):
 
 
 def is_taken(source, names, calls):
-    """Return whether weights are taken, or fail where they give other numbers than the model."""
+    """Return whether weights are taken. Fail if they give other outputs than the model."""
     try:
         weights = from_keras(source, names if len(names) > 1 else names[0])
     except ValueError:
@@ -58,13 +58,13 @@ def is_taken(source, names, calls):
 
 
 def orders(names, rng):
-    """Return all names in the model's order and in others, some of them, and pairs of neighbours."""
+    """Return lists of names: all in the model's order, some in random orders, and pairs of neighbours."""
     several = [names, *(rng.permutation(names)[: rng.integers(2, len(names) + 1)].tolist() for _ in range(3))]
     return several + [list(pair) for pair in itertools.pairwise(names)]
 
 
 def check_model(keras, seed, folder):
-    """Return whether each LSTM of a random model was taken, and whether all of them were as a stack."""
+    """Return whether each LSTM of a random model is taken, and whether the stack of all is."""
     drawn = draw(keras, seed)
     calls, names = run(keras, drawn), list(drawn.lstms)
     sources = [drawn.model]
@@ -88,7 +88,7 @@ def check_model(keras, seed, folder):
 
 
 def check_weights(drawn, folder):
-    """Compare a file of weights alone, whose names may be others."""
+    """Check the weights in a weights-only file, where layers may have other names."""
     path = folder / "m.weights.h5"
     drawn.model.save_weights(path)
     functions = {"activation": "tanh", "recurrent_activation": "sigmoid"}

@@ -1,4 +1,4 @@
-"""Options, versions and classes in Keras's files: each option is taken, refused, or changes nothing; by h5py alone."""
+"""Options, versions and classes in Keras's files, written by h5py. Each option is taken, refused, or without effect."""
 
 import json
 
@@ -21,7 +21,7 @@ CONFIG = {"name": "lstm", "units": 4, "activation": "tanh", "recurrent_activatio
 
 
 def write(path, layer=None, version="3.15.1", arrays=None):
-    """A .h5 file of one layer called "lstm", or with none of its arrays alone."""
+    """Write a .h5 file of one layer called "lstm" or, without a layer's config, of its arrays alone."""
     with h5py.File(path, "w") as file:
         if version:
             file.attrs["keras_version"] = version
@@ -38,7 +38,7 @@ def layer(kind="LSTM", about=(), **config):
     return {"class_name": kind, "config": CONFIG | config, **dict(about)}
 
 
-# Values that an option may have, and what becomes of each: nothing, or the refusal's words.
+# Values of each option. CHANGE_NOTHING must not affect the weights; the others are refused with these words.
 CHANGE_NOTHING = {
     "name": ["lstm"],
     "trainable": [True, False],
@@ -153,7 +153,7 @@ def formula(xs, gate):
     return np.array(outputs)
 
 
-def test_weights_files_use_their_versions_default(tmp_path, caplog):
+def test_weights_files_use_version_default(tmp_path, caplog):
     xs = np.random.default_rng(0).normal(0, 3, size=(6, 1, 3)).astype("f")
     gates = {"2.2.4": lambda z: np.clip(0.2 * z + 0.5, 0, 1), "2.3.0": lambda z: 1 / (1 + np.exp(-z))}
     for version, gate in gates.items():
@@ -165,7 +165,7 @@ def test_weights_files_use_their_versions_default(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("version", ["2.2.4-tf", None])
-def test_ambiguous_versions_ask(tmp_path, version):
+def test_ambiguous_versions_raise(tmp_path, version):
     path = write(tmp_path / "m.h5", version=version)
     with pytest.raises(
         WeightsFileError, match="lstm.recurrent_activation: wanted a file that tells .* give recurrent_act"
@@ -180,7 +180,7 @@ def test_ambiguous_versions_ask(tmp_path, version):
 
 
 def test_cudnn_has_one_default(tmp_path, caplog):
-    """CuDNNLSTM has had sigmoid and tanh in all versions."""
+    """CuDNNLSTM has used sigmoid and tanh in all versions."""
     kernel, recurrent_kernel, bias = to_keras(WEIGHTS)
     path = write(tmp_path / "m.h5", version="2.2.4", arrays=[kernel, recurrent_kernel, np.concatenate([bias, bias])])
     assert from_keras(path).layers[0].gate_activation == "sigmoid"
@@ -190,8 +190,8 @@ def test_cudnn_has_one_default(tmp_path, caplog):
 @pytest.mark.parametrize(
     "value", ["hard_sigmoid", {"class_name": "Activation", "config": {"activation": "hard_sigmoid"}}]
 )
-def test_hard_sigmoid_is_of_a_version(tmp_path, value):
-    """Wherever its name stands."""
+def test_hard_sigmoid_depends_on_version(tmp_path, value):
+    """Its name may stand in the option or within a layer's config."""
     for version, function in (("2.2.4-tf", HARD), ("2.15.0", HARD), ("3.1.0", ("hard_sigmoid", 1 / 6, 0.5))):
         weights = from_keras(write(tmp_path / "m.h5", layer(recurrent_activation=value), version=version))
         assert weights.layers[0].gate_activation == function
@@ -212,7 +212,7 @@ def test_functions_of_other_modules_are_refused():
 FOREIGN = [
     {"module": "mine", "registered_name": "Scaled"},
     {"module": None, "registered_name": "my>Scaled"},
-    {"module": None, "registered_name": "Scaled"},  # of a class that was not registered, in a script
+    {"module": None, "registered_name": "Scaled"},  # a script's class, unregistered
 ]
 
 

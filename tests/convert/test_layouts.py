@@ -1,4 +1,4 @@
-"""Each layout read and written, by numbers in the blocks that it says."""
+"""Read and write each layout, and compare every block."""
 
 import ml_dtypes
 import numpy as np
@@ -22,9 +22,9 @@ def bits(array):
 
 
 def cell(layout, dtype=np.float32, zeros=(), **options):
-    """Random weights with what the layout has a place for, and nothing in the block of a coupled gate.
+    """Return random weights that fit the layout, with zeros in the block of a coupled gate.
 
-    Some elements of the bias become zeros, which have signs.
+    Some elements of the bias become 0.0 or -0.0.
     """
     options = {"peephole": bool(layout.peephole), "proj_size": P if layout.weight_hr else None} | options
     weights = LSTMWeights.random(I, N, seed=0, dtype=dtype, **options)
@@ -46,8 +46,8 @@ def assert_equal(weights, wanted):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @given(data=st.data())
-def test_there_and_back(name, data):
-    """Bit for bit, signed zeros included, where the system adds no forget bias."""
+def test_layout_round_trip(name, data):
+    """Layouts without a forget bias keep every bit, signs of zeros included."""
     layout = LAYOUTS[name]
     weights = cell(
         layout,
@@ -63,8 +63,8 @@ def test_there_and_back(name, data):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_no_inputs(name):
-    """I may be 0."""
+def test_layouts_allow_no_inputs(name):
+    """I = 0 is allowed."""
     layout = LAYOUTS[name]
     peepholes = np.ones((3, N), np.float32) if layout.peephole else None
     weights = LSTMWeights(np.ones((16, 0), "f"), np.ones((16, N), "f"), np.ones(16, "f"), peepholes)
@@ -73,8 +73,8 @@ def test_no_inputs(name):
 
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if LAYOUTS[name].forget_bias])
-def test_forget_bias(name):
-    """What the system adds at each step is in our bias, and taken out again to within its rounding."""
+def test_forget_bias_is_added_and_removed(name):
+    """Reading adds the system's forget bias to ours, and writing subtracts it, up to rounding."""
     layout = LAYOUTS[name]
     weights = cell(layout)
     arrays = write(layout, weights)
@@ -84,8 +84,8 @@ def test_forget_bias(name):
     np.testing.assert_allclose(added.reshape(4, N), np.repeat([[0], [1], [0], [0]], N, 1), rtol=0, atol=1e-6)
 
 
-def test_no_bias():
-    """... becomes zeros where the system always has one, and the forget bias where it adds that."""
+def test_missing_bias_is_zeros_or_forget_bias():
+    """A missing bias becomes zeros if the system always has one, and the forget bias if it adds that."""
     weights = LSTMWeights.random(I, N, seed=0, bias=False)
     assert "bias" not in write(LAYOUTS["keras"], weights)
     assert not write(LAYOUTS["haiku"], weights, forget_bias=0.0)["b"].any()
@@ -94,8 +94,8 @@ def test_no_bias():
     np.testing.assert_array_equal(bias, [0] * N + [0.5] * N + [0] * 2 * N)
 
 
-def test_orders():
-    """Each kind of row, element by element."""
+def test_order_of_rows_and_columns():
+    """Check every element in each order of gates."""
     N = 2
     x, h = np.arange(8.0), 10 + np.arange(16.0).reshape(8, 2)  # rows of gates k, units n: 2k + n
     bias = {"bias": 50 + np.arange(8.0)}
@@ -167,15 +167,15 @@ def test_bad_arrays(layout, change, error, message):
         ({"activation": "relu"}, (), "activation: wanted 'tanh', as Keras has nothing else; got 'relu'"),
     ],
 )
-def test_refusals(options, places, message):
+def test_refuse_names_the_option(options, places, message):
     weights = LSTMWeights.random(I, N, seed=0, **options)
     with pytest.raises(ValueError, match=message):
         refuse(weights, "Keras", places, {"cell_clip": "It clips nothing"})
     refuse(weights, "Keras", tuple("weight_hr" if name == "proj_size" else name for name in options))
 
 
-def test_infinite_biases():
-    """Nothing is said of what they sum to."""
+def test_infinite_biases_sum_silently():
+    """Their sum, NaN, raises no warning."""
     arrays = write(LAYOUTS["torch"], LSTMWeights.random(I, N, seed=0))
     arrays["bias_ih"] = np.full(4 * N, np.inf, np.float32)
     arrays["bias_hh"] = np.full(4 * N, -np.inf, np.float32)

@@ -1,4 +1,4 @@
-"""A new system of plain arrays is one short file and four lines.
+"""A new system of plain arrays needs one short file and four lines.
 
 Its function, the command and recognition then work.
 """
@@ -46,7 +46,7 @@ def from_nobodys(parameters: Mapping[str, Any], prefix: str = "") -> LSTMWeights
 
 SYSTEM = System("nobodys", LAYOUTS, from_nobodys, source="arrays", signs=Signs(array=r"(.*/)?from_h"))
 '''
-# By file: existing line -> the line to insert before it.
+# For each file: an existing line, and the line to insert before it.
 LINES = {
     "systems.py": {
         "from fusedlstm.convert.onednn": "from fusedlstm.convert.nobodys import SYSTEM as NOBODYS",
@@ -86,7 +86,7 @@ print(fusedlstm.__file__)
 
 @pytest.fixture
 def package(tmp_path):
-    """A copy of the package with the new system."""
+    """Return a copy of the package with the new system."""
     copy = shutil.copytree(PACKAGE, tmp_path / "fusedlstm")
     for name, lines in LINES.items():
         file = copy / "convert" / name
@@ -99,7 +99,7 @@ def package(tmp_path):
     return copy
 
 
-def test_a_new_system_is_a_short_file(package):
+def test_new_system_needs_one_short_file(package):
     lines = len(SYSTEM.splitlines()) + sum(map(len, LINES.values()))
     assert lines <= MOST_LINES
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}

@@ -1,4 +1,4 @@
-"""ONNX's LSTM by numbers: those of onnxruntime, stored and live, and those of PyTorch's exporters."""
+"""ONNX's LSTM: recorded and live outputs of onnxruntime, and models from PyTorch's exporters."""
 
 import importlib.util
 import subprocess
@@ -16,13 +16,13 @@ from support.cells import host
 from support.onnx_models import arrays_of, bits, lstm_model, session
 from support.oracle_files import Oracle, names
 
-# The functions that have parameters, and how many.
+# The number of parameters of each function that has any.
 PARAMETERS = {"Affine": 2, "LeakyRelu": 1, "ThresholdedRelu": 1, "ScaledTanh": 2, "HardSigmoid": 2, "Elu": 1}
 PLAIN = ["Relu", "Tanh", "Sigmoid", "Softsign", "Softplus"]
 
 
 def states_of(cell, h, c):
-    """ONNX's (D, B, N) as one state for each direction."""
+    """Return ONNX's (D, B, N) arrays as one state for each direction."""
     c_dtype = cell.zero_state(0)[0].c.dtype
     return tuple(
         LSTMState(h=cell.asarray(one_h), c=cell.asarray(one_c, c_dtype)) for one_h, one_c in zip(h, c, strict=True)
@@ -30,7 +30,7 @@ def states_of(cell, h, c):
 
 
 def run(cell, xs, h, c, **options):
-    """Y (T, D, B, N), Y_h and Y_c (D, B, N) as ONNX has them."""
+    """Return Y (T, D, B, N), Y_h and Y_c (D, B, N), laid out as in ONNX."""
     outputs, states = cell(cell.asarray(xs), states_of(cell, h, c), **options)
     outputs = host(outputs)
     directions = np.stack(np.split(outputs, len(states), axis=2), axis=1)
@@ -55,7 +55,7 @@ def test_oracle(name, backend):
 
 @st.composite
 def attributes_of(draw, D):
-    """Attributes of a node: functions of any case, lists of parameters that may end early or be too long."""
+    """Draw attributes of a node: functions in any case, and lists of parameters that may be too short or too long."""
     attributes = {}
     if draw(st.booleans()):
         functions = draw(st.lists(st.sampled_from([*PLAIN, *PARAMETERS]), min_size=3 * D, max_size=3 * D))
@@ -73,8 +73,7 @@ def attributes_of(draw, D):
 
 
 def assert_close(got, wanted):
-    """As close as two float32 computations are: onnxruntime's own tanh is some 1e-6 off, which unbounded functions
-    enlarge."""
+    """Compare as float32: onnxruntime's own tanh is about 1e-6 off, which unbounded functions enlarge."""
     size = max(1.0, *(float(np.abs(values).max(initial=0)) for values in wanted))
     for ours, theirs in zip(got, wanted, strict=True):
         assert ours.shape == theirs.shape
@@ -83,8 +82,8 @@ def assert_close(got, wanted):
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_onnxruntime(data):
-    """Every attribute, direction and input."""
+def test_onnxruntime_agrees(data):
+    """Draw every attribute, direction and input."""
     draw = data.draw
     direction = draw(st.sampled_from(["forward", "reverse", "bidirectional"]))
     D = 2 if direction == "bidirectional" else 1
@@ -105,7 +104,7 @@ def test_onnxruntime(data):
     states = [name for name in feeds if name != "X"]
     model = lstm_model(arrays, attributes, given=states, opset=draw(st.sampled_from([7, 13, 14, 22])))
     wanted = session(model).run(None, feeds)
-    # onnxruntime's softplus takes exp(x), which of an unbounded c' is an infinity from 88.8 on; ours is x there.
+    # onnxruntime's softplus takes exp(x), which overflows for an unbounded c' from 88.8 on; ours returns x there.
     assume(all(np.isfinite(values).all() for values in wanted))
     cell = LSTM(convert.from_onnx(model.SerializeToString()), backend="numpy")
     assert_close(run(cell, feeds["X"], feeds["initial_h"], feeds["initial_c"], **options), wanted)
@@ -113,8 +112,8 @@ def test_onnxruntime(data):
 
 @pytest.mark.parametrize("name", [*PLAIN, *PARAMETERS])
 @pytest.mark.parametrize("place", range(3))
-def test_default_parameters(name, place):
-    """... are onnxruntime's, of each function in each place."""
+def test_default_parameters_agree(name, place):
+    """Each function, in each place, has onnxruntime's default parameters."""
     rng = np.random.default_rng(place)
     arrays = arrays_of(rng, 2, 4)
     functions = ["Sigmoid", "Tanh", "Tanh"]
@@ -127,8 +126,8 @@ def test_default_parameters(name, place):
     assert_close(run(LSTM(convert.from_onnx(model), backend="numpy"), xs, h, c), wanted)
 
 
-def test_length_0():
-    """onnxruntime's final state of a row without steps is 0, and ours the initial one, as in TensorFlow."""
+def test_row_of_length_0_keeps_its_state():
+    """A row without steps keeps its initial state, as in TensorFlow. onnxruntime returns zeros."""
     rng = np.random.default_rng(0)
     model = lstm_model(arrays_of(rng, 2, 4), {"hidden_size": 4}, given=["sequence_lens", "initial_h", "initial_c"])
     xs = rng.normal(size=(3, 2, 2)).astype(np.float32)
@@ -144,8 +143,8 @@ def test_length_0():
     assert_close([outputs, final_h[:, 1], final_c[:, 1]], [Y, Y_h[:, 1], Y_c[:, 1]])
 
 
-def test_biases_that_cancel():
-    """... are NaN, without a warning."""
+def test_infinite_biases_sum_silently():
+    """Their sum, NaN, raises no warning."""
     arrays = arrays_of(np.random.default_rng(0), 2, 3)
     arrays["B"][0, 0], arrays["B"][0, 12] = np.inf, -np.inf
     assert np.isnan(convert.from_onnx(lstm_model(arrays)).layers[0].bias).tolist() == [True] + [False] * 11
@@ -156,7 +155,7 @@ def test_biases_that_cancel():
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_torch_exports(dynamo, batch_first, num_layers, bidirectional, tmp_path):
-    """All layers, as from_torch has them, of both exporters."""
+    """Both exporters write all layers, and they convert as with from_torch."""
     torch = pytest.importorskip("torch")
     if dynamo and importlib.util.find_spec("onnxscript") is None:
         pytest.skip("the exporter needs onnxscript")
@@ -171,7 +170,7 @@ def test_torch_exports(dynamo, batch_first, num_layers, bidirectional, tmp_path)
     assert len(convert.list_onnx(tmp_path / "lstm.onnx")) == num_layers
 
 
-def test_without_onnx(monkeypatch):
+def test_missing_onnx_raises(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     for call in (convert.from_onnx, convert.list_onnx):
         with pytest.raises(
@@ -180,6 +179,6 @@ def test_without_onnx(monkeypatch):
             call("lstm.onnx")
 
 
-def test_importing_imports_no_onnx():
+def test_import_does_not_import_onnx():
     code = "import sys, fusedlstm.convert; print([name for name in ('onnx', 'google.protobuf') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -82,7 +82,7 @@ def test_branches_that_differ_are_two_lstms(change):
     assert convert.from_onnx(source, NAMES[0]).num_layers == 1
 
 
-def test_nodes_that_all_run_are_not_one():
+def test_nodes_that_all_run_are_not_merged():
     """Equal weights are not enough: siblings and nodes in one branch all run."""
     siblings = f"""g (float[T, B, {N}] x) => (y, z) {{
         [a] y = {LSTM_OP}(x, W0, R0, B0)
@@ -214,7 +214,7 @@ def test_layer_below_in_one_branch_raises():
 
 
 def test_command_takes_names_as_layers(tmp_path, capsys):
-    """Two names of one LSTM are one too many. Without a name it is found."""
+    """Two names for one layer are too many. No name is needed."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     path, out = tmp_path / "vad.onnx", tmp_path / "w"
     onnx.save(parsed(CELL % SHARED, constants()), path)

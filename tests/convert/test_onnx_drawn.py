@@ -23,7 +23,7 @@ MODELS = int(os.environ.get("FUSEDLSTM_MODELS", "20"))
 
 
 def values_of(model, drawn, condition):
-    """Return all tapped values of the model's own run."""
+    """Return all tapped values from the model's own run."""
     feeds = drawn.feeds | ({"condition": np.array(condition)} if drawn.has_if else {})
     running = session(model)
     names = [output.name for output in running.get_outputs()]
@@ -108,7 +108,7 @@ def asked(model, drawn, name, layers, path, outcomes):
     names = [name] if isinstance(name, str) else name
     branches = {0, 1} if drawn.has_if else {0}
     branches = branches.intersection(*(layer.branches_of(names, constant) for layer in layers))
-    if not branches:  # states of nodes in different branches, which never run together
+    if not branches:  # the states belong to nodes in different branches, which never run together
         return None
     return max(
         apart(weights, layers, values_of(model, drawn, not branch), branch, constant, said) for branch in branches

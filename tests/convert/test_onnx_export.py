@@ -1,4 +1,4 @@
-"""Weights as ONNX models: read again bit for bit, run by onnxruntime, and what is refused."""
+"""Weights as ONNX models: round trips bit for bit, runs by onnxruntime, and refusals."""
 
 import itertools
 import sys
@@ -18,7 +18,7 @@ NUMBERS = [0.0, 0.2, 0.5, 1 / 6, 1.0, -0.25, float(np.float32(0.3)), 3e-39]
 
 
 def functions():
-    """Ours, with any of the numbers for each of their parameters."""
+    """Draw one of our functions, with any of NUMBERS for its parameters."""
 
     def with_numbers(function):
         if isinstance(function, str):
@@ -30,7 +30,7 @@ def functions():
 
 @st.composite
 def stacks(draw, dtypes=("float64", "float32", "float16", "bfloat16"), clips=(0.5, 1 / 6, 1e-30, float("inf"))):
-    """What to_onnx can write."""
+    """Draw weights that to_onnx can write."""
     bidirectional = draw(st.booleans())
     D = 2 if bidirectional else 1
     width, dtype, layers = draw(st.integers(0 if len(dtypes) > 2 else 1, 3)), draw(st.sampled_from(dtypes)), []
@@ -52,8 +52,8 @@ def stacks(draw, dtypes=("float64", "float32", "float16", "bfloat16"), clips=(0.
 
 
 @given(weights=stacks(), opset=st.sampled_from([7, 13, 22]))
-def test_there_and_back(weights, opset):
-    """Bit for bit, and what the checker of onnx takes, if it knows that version."""
+def test_onnx_round_trip(weights, opset):
+    """Keep every bit, and pass onnx's checker if it knows the opset."""
     model = convert.to_onnx(weights, opset=22 if weights.dtype == ml_dtypes.bfloat16 else opset)
     if model.opset_import[0].version <= onnx.defs.onnx_opset_version():
         onnx.checker.check_model(model, full_check=True)
@@ -62,8 +62,8 @@ def test_there_and_back(weights, opset):
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, np.inf, np.nan])
-def test_bits_of_a_bias(value):
-    """A second bias of -0.0 leaves them all, where 0.0 would make 0.0 of -0.0."""
+def test_bias_keeps_its_bits(value):
+    """The second bias is -0.0, because adding 0.0 would turn -0.0 into 0.0."""
     w = LSTMWeights.random(2, 3, seed=0)
     weights = StackedWeights([LSTMWeights(w.weight_ih, w.weight_hh, np.full(12, value, np.float32))])
     assert bits(convert.from_onnx(convert.to_onnx(weights))) == bits(weights)
@@ -76,7 +76,7 @@ def test_bits_of_a_bias(value):
     opset=st.sampled_from([7, 22]),
 )
 def test_exported_model_runs(weights, sizes, opset):
-    """... in onnxruntime, for any T and B, with the names that are promised."""
+    """onnxruntime runs the model for any T and B, with the documented names of inputs and outputs."""
     running = session(convert.to_onnx(weights, opset=opset))
     D, layers = weights.num_directions, range(weights.num_layers)
     assert [value.name for value in running.get_inputs()] == [
@@ -111,13 +111,13 @@ def test_exported_model_runs(weights, sizes, opset):
 
 
 @pytest.mark.parametrize("function", ["linear", ("affine", 1.0, 0.0)])
-def test_linear_functions(function):
-    """ONNX has no linear one but Affine, which is told from others."""
+def test_linear_functions_round_trip(function):
+    """ONNX has Affine alone, but the two are told apart."""
     weights = LSTMWeights.random(2, 3, seed=0, activation=function)
     assert convert.from_onnx(convert.to_onnx(weights)).layers[0].activation == function
 
 
-def test_one_layers_weights_are_a_stack_of_one():
+def test_lstm_weights_become_one_layer():
     weights = LSTMWeights.random(2, 3, seed=0)
     assert bits(convert.from_onnx(convert.to_onnx(weights))) == bits(StackedWeights([weights]))
 
@@ -166,7 +166,7 @@ def test_residual_layers_are_refused():
         ({}, {"hidden_size": 4}, "one hidden_size for both directions of layer 0, as a node of ONNX has; got 3 and 4"),
     ],
 )
-def test_directions_must_be_alike(one, other, message):
+def test_directions_must_have_the_same_form(one, other, message):
     pair = [LSTMWeights.random(2, seed=0, **({"hidden_size": 3} | options)) for options in (one, other)]
     with pytest.raises(ValueError) as raised:
         convert.to_onnx(StackedWeights(pair, bidirectional=True))
@@ -186,8 +186,8 @@ def test_bad_arguments_of_to_onnx():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_numbers_that_float32_rounds(dtype):
-    """0.2 is read as 0.2, where that is the same number in the cell's dtype; numbers that were noted, to the end."""
+def test_numbers_survive_float32_attributes(dtype):
+    """The metadata keeps every digit. Without it, a float32 cell still reads 0.2 as 0.2."""
     function = ("hard_sigmoid", 0.2, 1 / 6)
     model = convert.to_onnx(LSTMWeights.random(2, 3, seed=0, gate_activation=function, dtype=dtype))
     assert convert.from_onnx(model).layers[0].gate_activation == function
@@ -207,14 +207,14 @@ def test_numbers_that_float32_rounds(dtype):
         "[" * 9999,
     ],
 )
-def test_notes_that_do_not_agree_have_no_effect(note):
+def test_wrong_metadata_has_no_effect(note):
     model = convert.to_onnx(LSTMWeights.random(2, 3, seed=0, gate_clip=0.25))
     helper.set_model_props(model, {"fusedlstm": note})
     assert convert.from_onnx(model).layers[0].gate_clip == 0.25
 
 
 def test_stored_arrays_of_an_exported_model():
-    """Gates i, o, f, g and peepholes i, o, f; two biases, of which the second is -0.0."""
+    """Gates i, o, f, g and peepholes i, o, f. There are two biases, the second of -0.0."""
     N = 2
     rows = np.repeat(np.arange(4.0, dtype=np.float32), N)  # i, f, g, o as 0, 1, 2, 3
     weights = LSTMWeights(rows[:, None], np.stack([rows, rows], 1), rows, np.repeat([[5], [6], [7]], N, 1).astype("f"))
@@ -226,7 +226,7 @@ def test_stored_arrays_of_an_exported_model():
     assert stored["P_0"].tolist() == [[5, 5, 7, 7, 6, 6]]
 
 
-def test_without_onnx(monkeypatch):
+def test_to_onnx_without_onnx_raises(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match="ONNX models need the package onnx, which fusedlstm's extra convert brings"):
         convert.to_onnx(LSTMWeights.random(2, 3, seed=0))

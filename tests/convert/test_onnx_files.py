@@ -1,4 +1,4 @@
-"""ONNX models from people one doesn't trust: what is refused, that little memory is asked for, and no file outside."""
+"""Untrusted ONNX models: refusals, bounded memory, and no access to files outside the model's folder."""
 
 import json
 import os
@@ -21,7 +21,7 @@ FLOAT = onnx.TensorProto.FLOAT
 
 @pytest.fixture
 def little_memory():
-    """Fails a test that allocates more than a few megabytes at once."""
+    """Fail a test that has more than 20 MB allocated at any time."""
     tracemalloc.start()
     yield
     _, peak = tracemalloc.get_traced_memory()
@@ -29,7 +29,7 @@ def little_memory():
     assert peak < 20e6
 
 
-def test_of_every_source(tmp_path):
+def test_every_kind_of_source(tmp_path):
     model = lstm_model(ARRAYS)
     content = model.SerializeToString()
     path = tmp_path / "lstm.onnx"
@@ -40,14 +40,14 @@ def test_of_every_source(tmp_path):
 
 
 @pytest.mark.parametrize("source", [None, 3, {"W": 1}])
-def test_no_source(source):
+def test_other_sources_raise(source):
     with pytest.raises(TypeError, match="source: wanted a path, bytes or an onnx.ModelProto; got"):
         convert.from_onnx(source)
     with pytest.raises(TypeError, match="source: wanted"):
         convert.list_onnx(source)
 
 
-def test_no_file(tmp_path):
+def test_missing_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="no.onnx"):
         convert.from_onnx(tmp_path / "no.onnx")
 
@@ -60,7 +60,7 @@ def test_no_file(tmp_path):
         (b"\x89HDF\r\n\x1a\n" + bytes(99), "is not an ONNX model, or is damaged: it can't be parsed ("),
     ],
 )
-def test_other_files(content, message, tmp_path):
+def test_other_files_raise(content, message, tmp_path):
     path = tmp_path / "lstm.onnx"
     path.write_bytes(content)
     with pytest.raises(WeightsFileError) as raised:
@@ -70,13 +70,13 @@ def test_other_files(content, message, tmp_path):
         convert.from_onnx(content)
 
 
-def test_files_of_ours_are_others(tmp_path):
+def test_our_own_files_raise(tmp_path):
     LSTMWeights.random(I, N, seed=0).save(tmp_path / "weights")
     with pytest.raises(WeightsFileError, match="is not an ONNX model"):
         convert.from_onnx(tmp_path / "weights")
 
 
-def test_messages_say_the_path(tmp_path):
+def test_messages_name_the_path(tmp_path):
     path = tmp_path / "lstm.onnx"
     path.write_bytes(lstm_model(ARRAYS, {"hidden_size": 9}).SerializeToString())
     with pytest.raises(WeightsFileError) as raised:
@@ -85,7 +85,7 @@ def test_messages_say_the_path(tmp_path):
 
 
 def with_tensor(**fields):
-    """A model whose W is a tensor of such fields."""
+    """Return a model whose W is a tensor with these fields."""
     W = onnx.TensorProto(name="W", **fields)
     return model_of([lstm(ARRAYS)], [W, *tensors({"R": ARRAYS["R"]})])
 
@@ -126,15 +126,15 @@ def with_tensor(**fields):
         ),
     ],
 )
-def test_tensors_that_declare_what_is_not_there(fields, message, little_memory):
+def test_tensors_with_false_claims_raise(fields, message, little_memory):
     with pytest.raises(WeightsFileError) as raised:
         convert.from_onnx(with_tensor(**fields))
     assert str(raised.value).startswith("the ONNX model: ")
     assert message in str(raised.value)
 
 
-def test_constants_that_double(little_memory):
-    """Each Concat takes the one before twice: forty are 2^40 times the first."""
+def test_doubling_constants_raise(little_memory):
+    """Each Concat joins its input to itself: after forty, the constant is 2^40 times as large."""
     doubled = [helper.make_node("Concat", [f"w{k}"] * 2, [f"w{k + 1}"], axis=0) for k in range(40)]
     last = helper.make_node("Identity", ["w40"], ["W"])
     constants = tensors({"w0": np.ones((64, 3), np.float32), "R": ARRAYS["R"]})
@@ -144,8 +144,8 @@ def test_constants_that_double(little_memory):
         convert.from_onnx(model_of([*doubled, last, lstm(ARRAYS)], constants))
 
 
-def test_constants_that_are_copied_often(little_memory):
-    """... by many layers that share them."""
+def test_constants_copied_by_many_layers_raise(little_memory):
+    """300 layers share the same weights."""
     W, R = (np.zeros((1, 4 * 64, 64), np.float32) for _ in "WR")
     nodes = []
     for k in range(300):
@@ -155,8 +155,8 @@ def test_constants_that_are_copied_often(little_memory):
         convert.from_onnx(model_of(nodes, tensors({"W": W, "R": R})))
 
 
-def test_constants_of_functions_count_each_call(little_memory):
-    """... even where little of them is used."""
+def test_function_constants_count_for_each_call(little_memory):
+    """The whole constant counts, even if only a small slice is used."""
     W = numpy_helper.from_array(np.zeros((1, 16, 2_000), np.float32))
     nodes = [helper.make_node("Constant", [], ["w"], value=W)]
     nodes += [helper.make_node("Slice", ["w"], ["W"], axes=[2], starts=[0], ends=[1]), lstm(ARRAYS)]
@@ -167,8 +167,8 @@ def test_constants_of_functions_count_each_call(little_memory):
     assert "wanted constants and names of at most 64 times the model's" in listed[-1].problem
 
 
-def test_constants_are_made_once():
-    """Each is cut in two and put together again: 2^40 ways lead from the last to the first."""
+def test_constants_are_computed_once():
+    """Each is cut in two and joined again, so 2^40 paths lead from the last to the first."""
     nodes = []
     for k in range(40):
         for part, start in enumerate((0, 8)):
@@ -191,7 +191,7 @@ def test_wide_casts_are_counted(little_memory):
         convert.from_onnx(model_of([*casts, joined, lstm(ARRAYS)], constants))
 
 
-def test_long_chains_of_operators():
+def test_long_chains_of_operators_raise():
     nodes = [helper.make_node("Identity", [f"w{k}"], [f"w{k + 1}"]) for k in range(5000)]
     nodes.append(helper.make_node("Identity", ["w5000"], ["W"]))
     constants = tensors({"w0": ARRAYS["W"], "R": ARRAYS["R"]})
@@ -199,9 +199,9 @@ def test_long_chains_of_operators():
         convert.from_onnx(model_of([*nodes, lstm(ARRAYS)], constants))
 
 
-def test_deep_graphs():
+def test_deep_graphs_raise():
     body = helper.make_graph([lstm(ARRAYS)], "body", [], [])
-    for _ in range(28):  # two names a level; protobuf has a limit of its own soon after
+    for _ in range(28):  # each level adds two names; protobuf's own limit is just above
         body = helper.make_graph([helper.make_node("Loop", ["", ""], ["Y"], "loop", body=body)], "body", [], [])
     with pytest.raises(WeightsFileError, match="its graph: wanted at most 50 levels; got more, at 'loop'"):
         convert.from_onnx(helper.make_model(body))
@@ -212,15 +212,15 @@ def function(name, called, calls):
     return helper.make_function("own", name, [], [], nodes, [helper.make_opsetid("own", 1)])
 
 
-def test_functions_that_call_themselves():
+def test_recursive_functions_raise():
     call = helper.make_node("F", [], ["Y"], "call", domain="own")
     with pytest.raises(WeightsFileError, match="its graph: wanted at most 50 levels; got more, at 'call'"):
         convert.from_onnx(model_of([call], functions=[function("F", "F", 1)]))
 
 
 @pytest.mark.parametrize("what", ["inputs", "outputs", "attributes", "initializers"])
-def test_functions_of_many_names(what, little_memory):
-    """Each call has scopes of its own, with all names of the function."""
+def test_functions_with_many_names_raise(what, little_memory):
+    """Each call has its own scopes, with all names of the function."""
     names = [f"n{k}" for k in range(5_000)]
     opsets = [helper.make_opsetid("", 22)]
     body = [helper.make_node("Split", ["X"], names)] if what == "outputs" else []
@@ -236,8 +236,8 @@ def test_functions_of_many_names(what, little_memory):
         convert.from_onnx(model_of([*calls, lstm(ARRAYS)], constants, functions=[called]))
 
 
-def test_long_names_in_many_paths(little_memory):
-    """Nodes that share a name are told by their path, which has the long name of the call."""
+def test_long_paths_raise(little_memory):
+    """Nodes with the same name are listed by path, which includes the call's long name."""
     nodes = [helper.make_node("LSTM", ["X", "W", "R"], [""], "lstm") for _ in range(2_000)]
     called = helper.make_function("own", "F", ["X"], ["Y"], nodes, [helper.make_opsetid("", 22)])
     call = helper.make_node("F", ["X"], ["Y"], "c" * 100_000, domain="own")
@@ -259,16 +259,16 @@ def test_metadata_is_read_once(monkeypatch):
     assert len(read_) == 1
 
 
-def test_numbers_about_axes_that_no_array_has():
-    """... each of which would be looked at for each of the others."""
+def test_too_many_axes_raise():
+    """Each would be compared with all others."""
     unsqueezed = helper.make_node("Unsqueeze", ["w"], ["W"], axes=list(range(65)))
     constants = tensors({"w": ARRAYS["W"], "R": ARRAYS["R"]})
     with pytest.raises(WeightsFileError, match="Unsqueeze 'W': 65 numbers as axes"):
         convert.from_onnx(model_of([unsqueezed, lstm(ARRAYS)], constants))
 
 
-def test_functions_that_call_many(monkeypatch):
-    """Ten of ten of ten ... calls."""
+def test_nested_calls_are_bounded(monkeypatch):
+    """Each function calls the next one ten times."""
     monkeypatch.setattr(graphs, "_MOST_NODES", 10_000)
     call = helper.make_node("F0", [], ["Y"], "call", domain="own")
     functions = [function(f"F{k}", f"F{k + 1}", 10) for k in range(12)]
@@ -277,7 +277,7 @@ def test_functions_that_call_many(monkeypatch):
 
 
 def external(location, *, dims=(1, 16, 3), **entries):
-    """A model whose W is in a file."""
+    """Return a model whose W is in an external file."""
     model = with_tensor(data_type=FLOAT, dims=dims, data_location=onnx.TensorProto.EXTERNAL)
     for key, value in ({"location": location} | entries).items():
         model.graph.initializer[0].external_data.add(key=key, value=str(value))
@@ -286,7 +286,7 @@ def external(location, *, dims=(1, 16, 3), **entries):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with weights in several places; outside.bin is beside it."""
+    """Return a folder with weights in several places. outside.bin is beside it."""
     (tmp_path / "models" / "below").mkdir(parents=True)
     content = ARRAYS["W"].tobytes()
     for name in ("outside.bin", "models/w.bin", "models/below/w.bin"):
@@ -317,8 +317,8 @@ def test_external_data(folder, location, entries):
     assert weights.layers[0].weight_ih.tobytes() == wanted.layers[0].weight_ih.tobytes()
 
 
-def test_external_data_that_onnx_wrote(folder, monkeypatch):
-    """Found from wherever one is."""
+def test_external_data_written_by_onnx(folder, monkeypatch):
+    """The data is found from any working directory."""
     model = lstm_model(ARRAYS)
     wanted = convert.from_onnx(model).layers[0].weight_hh.tobytes()
     onnx.save(model, folder / "own.onnx", save_as_external_data=True, location="own.data", size_threshold=0)
@@ -354,7 +354,7 @@ def test_external_data_that_onnx_wrote(folder, monkeypatch):
     ],
 )
 @pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
-def test_external_data_that_is_not_read(folder, location, entries, message, little_memory):
+def test_bad_external_data_raises(folder, location, entries, message, little_memory):
     (folder / "inside.lnk").symlink_to("w.bin")
     (folder / "outside.lnk").symlink_to("../outside.bin")
     (folder / "up.lnk").symlink_to("..")
@@ -366,15 +366,15 @@ def test_external_data_that_is_not_read(folder, location, entries, message, litt
     assert message in str(raised.value)
 
 
-def test_external_data_of_a_model_in_memory(folder, monkeypatch):
+def test_external_data_without_a_path_raises(folder, monkeypatch):
     monkeypatch.chdir(folder)
     for source in (external("w.bin"), external("w.bin").SerializeToString()):
         with pytest.raises(WeightsFileError, match="wanted its data in the model; got external data in 'w.bin'. Give"):
             convert.from_onnx(source)
 
 
-def test_one_file_of_external_data_counts_once(folder, little_memory):
-    """However many tensors are it."""
+def test_external_file_counts_once(folder, little_memory):
+    """A file that many tensors share counts once towards the model's size."""
     (folder / "big.bin").write_bytes(bytes(100_000))
     model = external("w.bin")
     names = [f"w{k}" for k in range(300)]
@@ -389,7 +389,7 @@ def test_one_file_of_external_data_counts_once(folder, little_memory):
 
 
 def whole_model():
-    """One with all that is read: several nodes, operators, functions, attributes."""
+    """Return a model with everything that is read: several nodes, operators, functions and attributes."""
     attributes = {
         "activations": ["HardSigmoid", "Elu", "Tanh"],
         "activation_alpha": [0.3],
@@ -409,39 +409,39 @@ WHOLE = whole_model()
 
 
 def read(content):
-    """Either weights or a WeightsFileError, and nothing else."""
+    """Allow only weights, or a WeightsFileError."""
     for ask in (convert.list_onnx, convert.from_onnx, lambda model: convert.from_onnx(model, "lstm")):
         try:
             ask(content)
         except WeightsFileError:
             pass
-        except ValueError as error:  # no LSTM of that name
+        except ValueError as error:  # it has no LSTM of that name
             if not str(error).startswith("name: "):
                 raise
 
 
-def test_the_whole_model_is_read():
+def test_whole_model_is_read():
     assert convert.from_onnx(WHOLE, "lstm").layers[0].gate_clip == 0.5
     assert len(convert.list_onnx(WHOLE)) == 2
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_truncated_models(part):
+def test_truncated_models_raise_or_are_read(part):
     for length in range(part, len(WHOLE), 4):
         read(WHOLE[:length])
 
 
 @settings(max_examples=300)
 @given(changes=st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=4))
-def test_damaged_models(changes):
+def test_damaged_models_raise_or_are_read(changes):
     content = bytearray(WHOLE)
     for position, value in changes:
         content[position] = value
     read(bytes(content))
 
 
-def test_a_name_that_is_no_text(tmp_path):
-    """It is listed with what stands for such bytes, and found by that."""
+def test_name_that_is_not_utf8(tmp_path):
+    """The node is listed with replacement characters, and found by that name."""
     model = lstm_model(arrays_of(np.random.default_rng(0), 3, 4))
     content = model.SerializeToString()
     assert content.count(b"\x1a\x04lstm") == 1

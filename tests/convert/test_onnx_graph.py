@@ -1,4 +1,4 @@
-"""Which LSTM nodes of an ONNX model are found, chosen and taken for layers, and what their constants are made of."""
+"""Which LSTM nodes of an ONNX model are found, chosen and joined as layers, and how their constants are computed."""
 
 import logging
 
@@ -17,7 +17,7 @@ BRANCHES = {"condition": "condition", "name": "if"}
 
 
 def same(weights, arrays, layer=0, D=1):
-    """Whether a layer's weights are these arrays."""
+    """Return whether a layer's weights equal these arrays."""
     mine = weights.layers[layer * D : (layer + 1) * D]
     order = [0, 2, 3, 1]
     for d, one in enumerate(mine):
@@ -29,7 +29,7 @@ def same(weights, arrays, layer=0, D=1):
 
 
 def two_layers(*between, top="between", D=1, attributes=(), sizes=(I, N), constants=None, dims=None):
-    """A model of two nodes with others between Y_0 and the upper one's X, and the arrays of both."""
+    """Return a model of two LSTMs with other nodes between Y_0 and the upper one's X, and the arrays of both."""
     arrays = [arrays_of(RNG, sizes[0], N, D), arrays_of(RNG, sizes[1] * D, N, D)]
     given = dict(attributes) | (BOTH if D == 2 else {})
     nodes = [lstm(arrays[0], given, name="lower", suffix="_0")]
@@ -85,7 +85,7 @@ def test_layers_of_one_direction(between):
 
 
 def follow(between):
-    """Nodes on one another, from Y_0 on."""
+    """Return a chain of nodes that starts from Y_0."""
     last, nodes = "Y_0", []
     for index, (op, second, attributes) in enumerate(between):
         name = "between" if index == len(between) - 1 else f"between_{index}"
@@ -150,8 +150,8 @@ NOT_FOLLOWED = "whose shape is not one of T, B and both directions' units"
         ([("Identity", None, {})] * 40 + [ONE], 1, "the output of a chain of more than 30 operators"),
     ],
 )
-def test_what_is_not_a_stack_is_refused(between, D, why):
-    """Naming both nodes raises for the same reason."""
+def test_nodes_that_do_not_stack_raise(between, D, why):
+    """With or without the names of both nodes, the reason is the same."""
     model, arrays = two_layers(*follow(between), D=D, constants=SHAPES)
     direction = ", bidirectional" if D == 2 else ""
     with pytest.raises(WeightsFileError) as raised:
@@ -170,8 +170,8 @@ def test_what_is_not_a_stack_is_refused(between, D, why):
 
 
 @pytest.mark.parametrize("top", ["X", "Y_h_0", "other"])
-def test_nodes_beside_each_other(top):
-    """The second takes the input, the final state of the first, or the second output of a Dropout."""
+def test_nodes_side_by_side_raise(top):
+    """The second node takes the input, the first node's final state, or a Dropout's second output."""
     squeeze = helper.make_node("Squeeze", ["Y_0"], ["lower"], axes=[1])
     dropout = helper.make_node("Dropout", ["lower"], ["between", "other"])
     model, _ = two_layers(squeeze, dropout, top=top, sizes=(I, I if top == "X" else N))
@@ -179,7 +179,7 @@ def test_nodes_beside_each_other(top):
         convert.from_onnx(model)
 
 
-def test_layers_that_branch_are_named():
+def test_branching_layers_are_named():
     arrays = [arrays_of(RNG, I, N), arrays_of(RNG, N, N), arrays_of(RNG, N, N)]
     nodes = [lstm(arrays[0], name="a", suffix="_0"), node("Squeeze", ["Y_0"], axes=[1])]
     nodes += [lstm(arrays[k], name=name, suffix=f"_{k}", x="between") for k, name in ((1, "b"), (2, "c"))]
@@ -198,7 +198,7 @@ def test_layers_in_any_order_of_nodes():
     assert same(convert.from_onnx(model), arrays[0], 0)
 
 
-def test_directions_that_differ():
+def test_layers_with_other_directions_raise():
     arrays = [arrays_of(RNG, I, N), arrays_of(RNG, N, N)]
     nodes = [lstm(arrays[0], name="a", suffix="_0"), node("Squeeze", ["Y_0"], axes=[1])]
     nodes += [lstm(arrays[1], {"direction": "reverse"}, name="b", suffix="_1", x="between")]
@@ -209,7 +209,7 @@ def test_directions_that_differ():
         convert.from_onnx(model, ("a", "b"))
 
 
-def test_sizes_that_do_not_fit():
+def test_layers_with_other_sizes_raise():
     model, _ = two_layers(*follow([ONE]), sizes=(I, 5), constants=SHAPES)
     with pytest.raises(WeightsFileError, match=r"the ONNX model: layers\[1\]: wanted input_size 4 .*; got 5"):
         convert.from_onnx(model, ("lower", "upper"))
@@ -232,8 +232,8 @@ def test_functions_lacking_parameters_are_warned(caplog):
     ]
 
 
-def test_names():
-    """Of nodes, or of the first output."""
+def test_nodes_are_chosen_by_name():
+    """A name is the node's, or that of its first output."""
     arrays = arrays_of(RNG, I, N)
     unnamed = helper.make_node("LSTM", ["X", "W", "R"], ["", "Y_h"])
     model = model_of([unnamed], tensors(arrays), outputs=["Y_h"])
@@ -253,7 +253,7 @@ def test_bad_names(name):
         convert.from_onnx(lstm_model(arrays_of(RNG, I, N)), name)
 
 
-def test_list():
+def test_list_onnx():
     attributes = BOTH | {"activations": ["Sigmoid", "relu", "Tanh"] * 2, "clip": 0.5, "layout": 1}
     (found,) = convert.list_onnx(lstm_model(arrays_of(RNG, I, N, 2), attributes))
     assert (found.name, found.direction, found.batch_first) == ("lstm", "bidirectional", True)
@@ -264,8 +264,8 @@ def test_list():
     assert convert.list_onnx(model_of([node("Relu", ["X"], "Y")])) == []
 
 
-def test_list_says_what_it_can_not_read():
-    """... and others can still be chosen."""
+def test_list_names_unreadable_nodes():
+    """Other nodes can still be chosen."""
     arrays = arrays_of(RNG, I, N)
     nodes = [lstm(arrays, name="a", suffix="_0"), lstm(arrays, {"direction": "up"}, name="b")]
     model = model_of(nodes, tensors(arrays), inputs=["X", "W_0", "R_0", "B_0"])
@@ -283,8 +283,8 @@ def branch(nodes, constants=(), output="Y"):
     return helper.make_graph(nodes, "branch", [], [value], constants)
 
 
-def test_subgraphs():
-    """Of an If, whose branches see the weights of the graph around them, and have nodes of one name."""
+def test_nodes_in_branches_are_found():
+    """Branches of an If see the weights of the graph around them. Their nodes may have the same name."""
     outside, inside = arrays_of(RNG, I, N), arrays_of(RNG, 5, N)
     then = branch([lstm(outside)])
     other = branch([lstm(inside, suffix="_1")], tensors(inside, "_1"), "Y_1")
@@ -296,7 +296,7 @@ def test_subgraphs():
 
 
 def test_inner_names_hide_outer_ones():
-    """In a Loop, whose body has a W of its own, and takes R from the iteration before."""
+    """A Loop's body has its own W, and takes R from the iteration before."""
     outside, inside = arrays_of(RNG, I, N), arrays_of(RNG, 5, N)
     values = [helper.make_tensor_value_info(name, 1, None) for name in ("n", "go", "R", "Y")]
     loop = [
@@ -318,7 +318,7 @@ def function(nodes, inputs=("X", "w", "R"), attributes=(), name="Cell"):
     return helper.make_function("own", name, inputs, ["Y"], nodes, operators, list(attributes))
 
 
-def test_functions_of_the_model():
+def test_nodes_in_functions_are_found():
     """Each call has its own inputs and attributes."""
     one, other = arrays_of(RNG, I, N, bias=False), arrays_of(RNG, I, 6, bias=False)
     inner = helper.make_node("LSTM", ["X", "W", "R"], ["Y"], "inner")
@@ -345,8 +345,8 @@ def test_functions_of_the_model():
         convert.from_onnx(model, "call_1/inner")
 
 
-def test_a_functions_names_are_its_own():
-    """It doesn't see those of the graph that calls it."""
+def test_functions_have_their_own_names():
+    """A function doesn't see the names of the graph that calls it."""
     arrays = arrays_of(RNG, I, N, bias=False)
     call = helper.make_node("Cell", ["X"], ["Y"], domain="own")
     model = model_of([call], tensors(arrays), functions=[function([lstm(arrays)], inputs=["X", "missing"])])
@@ -354,7 +354,7 @@ def test_a_functions_names_are_its_own():
         convert.from_onnx(model)
 
 
-# What W is made of: nodes, and tensors besides W's parts.
+# How W is computed: nodes, and the tensors that they take.
 W = arrays_of(RNG, I, N)["W"]
 EVALUATED = {
     "Identity": ([("Identity", ["w"], {})], {"w": W}),
@@ -407,7 +407,7 @@ EVALUATED = {
 
 
 @pytest.mark.parametrize("name", EVALUATED)
-def test_weights_are_made_of_constants(name):
+def test_computed_weights_are_read(name):
     nodes, constants = EVALUATED[name]
     wanted = {"W": W, "R": arrays_of(RNG, I, N)["R"]}
     last = len(nodes) - 1
@@ -421,7 +421,7 @@ def test_weights_are_made_of_constants(name):
     assert same(convert.from_onnx(model), wanted)
 
 
-def test_reshape_that_allows_zero():
+def test_reshape_with_allowzero():
     arrays = arrays_of(RNG, 0, N, bias=False)
     reshape = helper.make_node("Reshape", ["w", "shape"], ["W"], allowzero=1)
     stored = tensors({"w": np.zeros((1, 0), np.float32), "shape": np.array([1, 4 * N, 0]), "R": arrays["R"]})
@@ -461,7 +461,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_weights_that_are_no_constants(name):
+def test_weights_must_be_constants(name):
     nodes, message = REFUSED[name]
     arrays = {"W": W, "R": arrays_of(RNG, I, N)["R"]}
     made = [helper.make_node(op, inputs, ["W"], op.lower(), **more) for op, inputs, more in nodes]
@@ -474,8 +474,8 @@ def test_weights_that_are_no_constants(name):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("raw", [True, False])
-def test_dtypes(dtype, raw):
-    """In both ways of storing them."""
+def test_dtypes_are_read(dtype, raw):
+    """Tensors store their values in either of two ways."""
     arrays = arrays_of(RNG, I, N, dtype=dtype)
     kind = DATA_TYPES[np.dtype(dtype).name]
     stored = [
@@ -489,8 +489,8 @@ def test_dtypes(dtype, raw):
     assert weights.layers[0].bias.tobytes() == (one + other).reshape(4, N)[[0, 2, 3, 1]].tobytes()
 
 
-def test_an_initializer_that_is_an_input_too():
-    """... is its default, as every initializer was before version 4."""
+def test_initializer_may_be_an_input_too():
+    """The initializer is the input's default. Before IR version 4, every initializer was an input."""
     arrays = arrays_of(RNG, I, N)
     model = model_of([lstm(arrays)], tensors(arrays), inputs=["X", "W"])
     assert same(convert.from_onnx(model), arrays)
@@ -535,14 +535,14 @@ def test_an_initializer_that_is_an_input_too():
         ({}, {"peepholes": 1}, "attributes of the LSTM 'lstm': wanted those of ONNX' operator"),
     ],
 )
-def test_refused_nodes(arrays, attributes, message):
+def test_bad_nodes_raise(arrays, attributes, message):
     with pytest.raises(WeightsFileError) as raised:
         convert.from_onnx(lstm_model(arrays_of(RNG, I, N) | arrays, attributes))
     assert str(raised.value).startswith("the ONNX model: ")
     assert message in str(raised.value)
 
 
-def test_version_1_of_the_operator():
+def test_operator_version_1_is_read():
     arrays = arrays_of(RNG, I, N)
     model = lstm_model(arrays, {"output_sequence": 1, "hidden_size": N}, opset=6)
     assert same(convert.from_onnx(model), arrays)
@@ -562,12 +562,12 @@ def test_version_1_of_the_operator():
         ([("QLinearLSTM", "")], "got QLinearLSTM 'qlinearlstm'. Its weights are integers with scales"),
     ],
 )
-def test_models_without_lstm(nodes, message):
+def test_models_without_an_lstm_raise(nodes, message):
     made = [helper.make_node(op, ["X"], ["Y"], op.lower(), domain=domain) for op, domain in nodes]
     with pytest.raises(WeightsFileError) as raised:
         convert.from_onnx(model_of(made))
     assert message in str(raised.value)
 
 
-def test_stacks_even_of_one():
+def test_one_layer_is_a_stack():
     assert isinstance(convert.from_onnx(lstm_model(arrays_of(RNG, I, N))), StackedWeights)

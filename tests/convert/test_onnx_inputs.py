@@ -1,6 +1,6 @@
-"""Test every input and attribute of all versions of ONNX's LSTM: each is taken, refused, an argument, or irrelevant.
+"""Test every input and attribute of all versions of ONNX's LSTM: taken, refused, an argument, or irrelevant.
 
-For those taken or irrelevant, our outputs are compared with onnxruntime's, with and without them.
+If one is taken or irrelevant, our outputs are compared with onnxruntime's, with and without it.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from fusedlstm import LSTM, LSTMState, WeightsFileError, convert
 from support.onnx_models import STATE_INPUTS, arrays_of, lstm_model, onnx, session
 
 T, B, I, N = 4, 3, 3, 5
-# The fate of each one, and the test that shows it.
+# The fate of each input, and the test that shows it.
 INPUTS = {
     "X": "argument",
     "W": "taken",
@@ -22,7 +22,7 @@ INPUTS = {
     "initial_c": "argument",
     "P": "taken",
 }
-# Attributes with a value that changes the outputs or, for "irrelevant" ones, doesn't.
+# Attributes with a value that changes the outputs or, if irrelevant, doesn't.
 ATTRIBUTES = {
     "activation_alpha": ("taken", {"activations": ["HardSigmoid", "Tanh", "Tanh"], "activation_alpha": [0.4]}),
     "activation_beta": ("taken", {"activations": ["HardSigmoid", "Tanh", "Tanh"], "activation_beta": [0.7]}),
@@ -34,17 +34,17 @@ ATTRIBUTES = {
     "layout": ("warned of", {"layout": 1}),
     "output_sequence": ("irrelevant", {"output_sequence": 1}),
 }
-VERSIONS = (1, 7, 14, 22)  # of the operator
+VERSIONS = (1, 7, 14, 22)  # versions of the operator
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_tables_are_complete(version):
+def test_tables_are_complete(version):
     schema = onnx.defs.get_schema("LSTM", version)
     assert {each.name for each in schema.inputs} <= set(INPUTS)
     assert set(schema.attributes) <= set(ATTRIBUTES)
 
 
-def test_the_tables_have_nothing_else():
+def test_tables_have_nothing_else():
     schemas = [onnx.defs.get_schema("LSTM", version) for version in VERSIONS]
     assert {each.name for schema in schemas for each in schema.inputs} == set(INPUTS)
     assert {name for schema in schemas for name in schema.attributes} == set(ATTRIBUTES)
@@ -86,7 +86,7 @@ def test_each_input_counts(name):
     theirs, ours = run_both(ARRAYS, given=STATE_INPUTS)
     assert np.abs(theirs - ours).max() < 1e-5
     if name in ("X", "W", "R"):
-        return  # a model has none without it: see below
+        return  # every model has it: see below
     without = {key: array for key, array in ARRAYS.items() if key != name}
     other_theirs, other_ours = run_both(without, given=[each for each in STATE_INPUTS if each != name])
     assert np.abs(other_theirs - other_ours).max() < 1e-5
@@ -94,7 +94,7 @@ def test_each_input_counts(name):
 
 
 @pytest.mark.parametrize("name", ["W", "R"])
-def test_inputs_that_are_required(name):
+def test_required_inputs(name):
     with pytest.raises(WeightsFileError, match=f"{name} of the LSTM 'lstm': wanted a constant of the model"):
         convert.from_onnx(lstm_model({key: array for key, array in ARRAYS.items() if key != name}))
 
@@ -136,8 +136,8 @@ def test_layout_becomes_batch_first(caplog):
     ("lengths", "dims", "is_warned"),
     [([4, 4, 4], [T, B, I], False), ([2, 1, 3], [T, B, I], True), ([4, 4, 4], ["T", "B", I], True)],
 )
-def test_constant_lengths_are_warned_of(lengths, dims, is_warned, caplog):
-    """The log names constant lengths, unless they are all steps."""
+def test_constant_lengths_warn(lengths, dims, is_warned, caplog):
+    """The log names constant lengths, unless they all equal T."""
     model = lstm_model(PLAIN, {"hidden_size": N}, given=["sequence_lens"])
     del model.graph.input[:]
     model.graph.input.append(onnx.helper.make_tensor_value_info("X", onnx.TensorProto.FLOAT, dims))
@@ -151,7 +151,7 @@ def test_constant_lengths_are_warned_of(lengths, dims, is_warned, caplog):
     assert np.abs(theirs - ours).max() < 1e-5
 
 
-def test_computed_lengths_are_warned_of(caplog):
+def test_computed_lengths_warn(caplog):
     model = lstm_model(PLAIN, {"hidden_size": N}, given=["sequence_lens"])
     model.graph.input[1].name = "given"
     model.graph.node.insert(0, onnx.helper.make_node("Neg", ["given"], ["sequence_lens"], "neg"))

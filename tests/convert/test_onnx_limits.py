@@ -58,7 +58,7 @@ def test_inline_data_of_megabytes(dtype):
     assert bits(convert.from_onnx(convert.to_onnx(weights).SerializeToString())) == bits(weights)
 
 
-def test_inline_data_that_is_not_raw():
+def test_inline_data_as_integers():
     """16-bit floats may be stored as integers of one or two bytes each."""
     arrays = arrays_of(np.random.default_rng(0), 256, 256, dtype=np.float16)
     stored = [helper.make_tensor(name, 10, a.shape, a.ravel().astype(float)) for name, a in arrays.items()]
@@ -74,7 +74,7 @@ def test_stacks_of_many_layers(single, tmp_path):
 
 
 def test_stacks_of_a_hundred_layers():
-    """If the names are in a wrong order, the error gives the right one."""
+    """If names are in the wrong order, the error gives the right one."""
     model = convert.to_onnx(StackedWeights.random(4, 4, num_layers=100, seed=0))
     names = [f"lstm_{k}" for k in range(100)]
     assert convert.from_onnx(model).num_layers == 100

@@ -1,4 +1,4 @@
-"""Test that the graph decides which ONNX nodes are a stack, not their names."""
+"""Test that the graph, not the names, decides which ONNX nodes form a stack."""
 
 import numpy as np
 import pytest
@@ -179,7 +179,7 @@ def test_operators_between_are_named(kind):
         ("k", "the constant 'k'"),
     ],
 )
-def test_siblings_and_final_states(upper, what):
+def test_siblings_and_final_states_raise(upper, what):
     source = model("", upper=upper, constants={"k": np.ones((T, B, N), np.float32)})
     for name in (None, NAMES):
         assert f"'upper' reads {what}" in refusal(source, name)
@@ -203,8 +203,8 @@ THREE = f"""stack (float[T, B, {N}] X) => (Y2) {{
 }}"""
 
 
-def test_names_in_a_wrong_order_raise():
-    """Names in a wrong order, missing or repeated raise. Layers may share weights, and outputs be used elsewhere."""
+def test_names_in_the_wrong_order_raise():
+    """Names in the wrong order, missing or repeated raise. Layers may share weights, and outputs be used elsewhere."""
     source = parsed(THREE, layers())
     assert convert.from_onnx(source).num_layers == 3
     assert convert.from_onnx(source, ["b", "c"]).num_layers == 2
@@ -268,8 +268,8 @@ def test_layers_have_the_same_lengths(lens, is_stack):
     assert apart(source, convert.from_onnx(source, NAMES), feeds, lengths=lengths.astype(np.int64)) < 1e-5
 
 
-def test_stacks_do_not_cross_loops():
-    """A stack may be within a loop. A layer in a loop runs more than once for one outside of it."""
+def test_stacks_do_not_cross_a_loops_edge():
+    """A stack may be inside a loop. But a layer inside runs more often than one outside."""
     body = f"""body (int64 k, bool c, float[T, B, {N}] v) => (d, w) {{
         d = Identity(c)
         [inner] Y1 = LSTM<hidden_size: int = {N}>(%s, W0, R0, B0)
@@ -290,7 +290,7 @@ def test_stacks_do_not_cross_loops():
 
 
 def test_functions_in_onnx_own_domain():
-    """ONNX doesn't say whether such functions or the operators of the same names take precedence."""
+    """ONNX doesn't say whether such functions take precedence over operators of the same name."""
     source = model(SQUEEZED + "Z = Identity(S)", functions=[RELU])
     source.functions[0].domain, source.functions[0].name = "", "Identity"
     with pytest.raises(WeightsFileError, match="its functions: wanted names in domains of their own; got 'Identity'"):
@@ -298,7 +298,7 @@ def test_functions_in_onnx_own_domain():
 
 
 def test_quantised_nodes_beside_an_lstm():
-    """Without a name it is unclear which node to convert."""
+    """Without a name, it is unclear which node to convert."""
     source = model(SQUEEZED + "Z = Identity(S)")
     source.graph.node[-1].domain, source.graph.node[-1].op_type = "com.microsoft", "DynamicQuantizeLSTM"
     message = refusal(source, None)
@@ -311,7 +311,7 @@ def test_quantised_nodes_beside_an_lstm():
 
 @pytest.mark.parametrize("T_is_one", [True, False])
 def test_models_of_fixed_sizes(T_is_one):
-    """A Reshape to constants is followed if they are the sizes of the model's input."""
+    """A Reshape to constants is followed if they match the sizes of the model's input."""
     steps = 1 if T_is_one else T
     source = model(BOTH + "Z = Reshape(S, fixed)", D=2, constants={"fixed": np.array([steps, B, 2 * N])})
     assert "Reshape 'Z', whose shape" in refusal(source, NAMES)

@@ -1,4 +1,4 @@
-"""Test the initial states of ONNX models' LSTMs: refused, read separately, or arguments of a call."""
+"""Test the initial states of LSTMs in ONNX models: refused, read separately, or arguments of a call."""
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ def test_constant_states_are_read_separately(kind, which):
     assert agrees(source, weights, states)
 
 
-# States of zeros, which are the default anyway.
+# States of zeros, which are also the default.
 ZEROS = {
     "none": "",
     "tensor": "h = Identity(nothing)",
@@ -199,8 +199,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_states_that_are_partly_constant(kind):
-    """They raise, too, and can't be read separately, but the weights can."""
+def test_partly_constant_states_raise(kind):
+    """The weights can be read only with initial_state="separate", and the states not at all."""
     made, by = REFUSED[kind]
     source = model(made, "h", "", inputs=f", float[1, B, {N}] state")
     with pytest.raises(WeightsFileError, match="got a constant that is not zero"):
@@ -266,7 +266,7 @@ def test_states_of_layout_1():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
-def test_states_have_the_dtypes_that_cells_take(dtype):
+def test_states_have_the_cells_dtypes(dtype):
     source = model(h="h0", c="h0")
     for tensor in source.graph.initializer:
         if tensor.data_type == 1:

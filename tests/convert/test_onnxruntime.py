@@ -1,4 +1,4 @@
-"""Cells with ONNX's functions, clip and coupled gates, against onnxruntime itself, where that is installed."""
+"""Cells with ONNX's functions, clip and coupled gates, compared with onnxruntime if it is installed."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMState, LSTMWeights, StackedWeights
 
-T, B, I, N = 2, 3, 5, 6  # few steps: without clips some cells grow fast, and its Softplus of 89 is infinite
-# ONNX's names, with the parameters that those have which need some.
+T, B, I, N = 2, 3, 5, 6  # few steps: without a clip some cells grow fast, and its Softplus(89) overflows
+# ONNX's names of functions, with parameters for those that need some.
 PLAIN = {
     "tanh": "Tanh",
     "relu": "Relu",
@@ -34,14 +34,14 @@ def functions():
 
 
 def run(weights, x, h, c):
-    """The outputs (T, B, N), h and c of onnxruntime."""
+    """Return onnxruntime's outputs (T, B, N), h and c."""
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     chosen = [weights.functions.gate, weights.functions.input, weights.functions.output]
     names, alphas, betas = [], [], []
     for each in chosen:
         name, *parameters = (each,) if isinstance(each, str) else each
         names.append(PLAIN[name] if name in PLAIN else WITH_PARAMETERS[name][0])
-        # Taken one after the other by the functions that have any.
+        # The list has the parameters of all functions that have any, in order.
         alphas += parameters[:1]
         betas += parameters[1:]
     attributes = {"activations": names, "hidden_size": N, "input_forget": int(weights.coupled_gate == "forget")}
@@ -87,7 +87,7 @@ def run(weights, x, h, c):
     peephole=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_onnxruntime(gate, input_, output, coupled, clip, peephole, seed):
+def test_onnxruntime_agrees(gate, input_, output, coupled, clip, peephole, seed):
     weights = LSTMWeights.random(
         I,
         N,
@@ -104,7 +104,7 @@ def test_onnxruntime(gate, input_, output, coupled, clip, peephole, seed):
     x, h, c = (rng.normal(size=shape).astype(np.float32) for shape in ((T, B, I), (B, N), (B, N)))
     Y, Y_h, Y_c = run(weights, x, h, c)
     outputs, (state,) = LSTM(StackedWeights([weights]), backend="numpy")(x, (LSTMState(h=h, c=c),))
-    # onnxruntime's own sigmoid and tanh are some 1e-6 off, and other functions may make that larger.
+    # onnxruntime's own sigmoid and tanh are about 1e-6 off, and other functions may enlarge that.
     scale = 2e-5 * max(1.0, np.abs(c).max(), np.abs(Y_c).max())
     for got, wanted in ((outputs, Y), (state.h, Y_h), (state.c, Y_c)):
         np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=scale)

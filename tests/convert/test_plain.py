@@ -1,4 +1,4 @@
-"""Systems of plain arrays: by their stored numbers, else by their documented formulas in their own layouts."""
+"""Systems of plain arrays: by recorded outputs or, if there are none, by documented formulas in their own layouts."""
 
 import re
 
@@ -28,7 +28,7 @@ from support.oracle_files import Oracle
         ("chainer_StatelessLSTM", "from_chainer", ""),
     ],
 )
-def test_stored_numbers(name, importer, prefix, backend):
+def test_recorded_cells(name, importer, prefix, backend):
     oracle = Oracle(f"old/{name}.npz")
     weights = getattr(convert, importer)(oracle.variables(), prefix)
     assert (weights.input_size, weights.hidden_size) == (4, 5)
@@ -36,7 +36,7 @@ def test_stored_numbers(name, importer, prefix, backend):
 
 
 @pytest.mark.parametrize(("name", "directions"), [("NStepLSTM", 1), ("NStepBiLSTM", 2)])
-def test_stored_numbers_of_layers(name, directions, backend):
+def test_recorded_layers(name, directions, backend):
     oracle = Oracle(f"old/chainer_{name}.npz")
     weights = convert.from_chainer(oracle.variables())
     assert (weights.num_layers, weights.num_directions) == (2, directions)
@@ -56,7 +56,7 @@ def test_stored_numbers_of_layers(name, directions, backend):
 
 
 def assert_same(weights, wanted):
-    """Two LSTMWeights, bit for bit."""
+    """Assert that two LSTMWeights are equal, bit for bit."""
     assert weights.options() == wanted.options()
     ours, theirs = weights.arrays(), wanted.arrays()
     assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in ours.items()} == {
@@ -118,14 +118,14 @@ def test_coreml_directions():
 
 @pytest.mark.parametrize("name", PLAIN)
 @given(seed=st.integers(0, 99), projected=st.booleans())
-def test_written_layouts_are_read(name, seed, projected):
-    """... by these functions, bit for bit where no forget bias is added."""
+def test_layouts_round_trip(name, seed, projected):
+    """Without a forget bias, importers read every bit of a layout that we write."""
     example = EXAMPLES[name]
     layout = LAYOUTS[example.layout]
     weights = LSTMWeights.random(I, N, seed=seed, proj_size=P if projected and layout.weight_hr else None)
     options = {"forget_bias": 0.0} if layout.forget_bias else {}
     arrays = example.arrays(weights, **options)
-    if "sonnet" in name:  # whose variables have TensorFlow's names
+    if "sonnet" in name:  # its variables have TensorFlow's names
         arrays = {f"{key}:0": array for key, array in arrays.items()}
     assert_same(BY_NAME[name].read(arrays, **example.arguments, **options), weights)
 
@@ -161,7 +161,7 @@ def cells(*widths):
 
 
 def test_chainer_directions():
-    """The sizes say how many there are, but for two of I = N."""
+    """Sizes show whether there are two directions, except for two cells with I = N."""
     for widths, directions in (((I,), 1), ((I, N), 1), ((I, I), 2), ((N, N, N), 1), ((N, N, 2 * N, 2 * N), 2)):
         weights = convert.from_chainer(nstep(cells(*widths)), "net")
         assert (weights.num_directions, len(weights.layers)) == (directions, len(widths))
@@ -186,7 +186,7 @@ def test_chainer_missing_layer():
 
 
 def tflite_inputs(coupled=False, peephole=False, proj_size=None, seed=0):
-    """The 24 inputs of the operator, of a batch of 5, with gates apart."""
+    """Return the operator's 24 inputs, with each gate's arrays separate."""
     P = proj_size or N
     inputs = [None] * 24
     for k in range(4):
@@ -259,19 +259,19 @@ def sonnet1_variables(**more):
         ("tflite", [[None] * 20], {}, r"inputs: wanted one named 'inputs\[2\]'; got none"),
     ],
 )
-def test_refuses(importer, arguments, options, message):
+def test_importers_refuse(importer, arguments, options, message):
     with pytest.raises(ValueError, match=message):
         getattr(convert, f"from_{importer}")(*arguments, **options)
 
 
 @pytest.mark.parametrize("importer", PLAIN)
-def test_bad_prefix(importer):
+def test_bad_prefix_raises(importer):
     with pytest.raises(TypeError, match="prefix: wanted a string; got None"):
         getattr(convert, f"from_{importer}")({"a": 1}, None)
 
 
 @pytest.mark.parametrize("importer", [*PLAIN, "coreml"])
-def test_no_mapping(importer):
+def test_list_instead_of_mapping_raises(importer):
     with pytest.raises(TypeError, match="wanted a mapping of names to arrays; got list"):
         getattr(convert, f"from_{importer}")([1])
 
@@ -299,7 +299,7 @@ def test_tflite_refuses(change, error, message):
 
 
 def test_tflite_options():
-    """0 is no clip there; a projection's clip without one does nothing; a bias of zeros is none."""
+    """A clip of 0 clips nothing, proj_clip needs a projection, and a projection's bias of zeros has no effect."""
     weights = convert.from_tflite([*tflite_inputs()[:17], np.zeros(N)], cell_clip=0.0, proj_clip=1.0)
     assert (weights.cell_clip, weights.proj_clip, weights.coupled_gate) == (None, None, None)
     weights = convert.from_tflite(tflite_inputs(coupled=True, proj_size=P), cell_clip=2.0, proj_clip=1.0)
@@ -313,7 +313,7 @@ def tf(monkeypatch):
 
 
 def tflite_model(tf, inputs, steps, *, function, cell_clip, proj_clip):
-    """A model of one UNIDIRECTIONAL_SEQUENCE_LSTM, time-major."""
+    """Return a model of one UNIDIRECTIONAL_SEQUENCE_LSTM, time-major."""
     import flatbuffers
     from tensorflow.lite.python import schema_py_generated as schema
 
@@ -372,7 +372,7 @@ def tflite_outputs(tf, content, xs):
     ],
 )
 def test_tflite_interpreter(tf, coupled, peephole, proj_size, function, ours, cell_clip, proj_clip):
-    """Every form of the operator that is taken, and its own outputs."""
+    """Compare every form of the operator that is taken with its own outputs."""
     inputs, xs = tflite_inputs(coupled, peephole, proj_size), numbers(6, 5, I).astype(np.float32)
     content = tflite_model(tf, inputs, 6, function=function, cell_clip=cell_clip, proj_clip=proj_clip)
     weights = convert.from_tflite(inputs, activation=ours, cell_clip=cell_clip, proj_clip=proj_clip)
@@ -382,7 +382,7 @@ def test_tflite_interpreter(tf, coupled, peephole, proj_size, function, ours, ce
 
 @pytest.mark.filterwarnings("ignore")
 def test_tflite_of_keras(tf):
-    """What TensorFlow's converter makes of a Keras LSTM: this operator, with a clip of 10."""
+    """TensorFlow's converter turns a Keras LSTM into this operator, with a clip of 10."""
     keras = pytest.importorskip("tf_keras", reason="tf_keras is not installed")
     from tensorflow.lite.python import schema_py_generated as schema
 
@@ -419,8 +419,8 @@ def test_tflite_of_keras(tf):
         (convert.from_mxnet, "i2h_weight", {"h2h_weight": np.zeros((16, 4))}),
     ],
 )
-def test_weights_that_are_no_matrix(importer, name, more, shape):
-    """As of cells that jax.vmap has stacked, in layouts of columns and of rows."""
+def test_weights_must_be_matrices(importer, name, more, shape):
+    """For example, jax.vmap stacks cells. Layouts of columns and of rows are tested."""
     options = {"prefix": ""} if importer is convert.from_tf1 else {}
     with pytest.raises(ValueError, match=rf"{name}: wanted shape \(.*N.*\); got shape {re.escape(str(shape))}"):
         importer({name: np.zeros(shape)} | more, **options)

@@ -1,6 +1,6 @@
-"""Test each layout against its system's outputs, and that they show a mistake planted in it.
+"""Test each layout against its system's outputs, and that they reveal a mistake planted in it.
 
-The outputs are recorded, so CI can tell a right row from a wrong one without the systems, of which it has few.
+The outputs are recorded, so CI can check rows without the systems, few of which it has.
 """
 
 import inspect
@@ -23,7 +23,7 @@ from support.layouts import LAYOUTS, plant
 from support.oracle_cases import LAYERS, ROWS, Case, stacked_of
 from support.oracle_files import Oracle
 
-# Parts that no recorded outputs cover: they are known only from source code and documents.
+# Parts that no recorded outputs cover. They are known only from source code and documents.
 DOCUMENTED = {
     "haste": {"gates", "weights", "biases", "columns", "forget_bias", "interleaved"},
     "cudnn": {"gates", "weights", "biases", "columns", "forget_bias", "interleaved", "projection"},
@@ -37,12 +37,12 @@ DOCUMENTED_LAYERS = {"mxnet", "cudnn", "onednn", "coreml"}
 
 
 @pytest.mark.parametrize("case", [case for row in ROWS.values() for case in row], ids=str)
-def test_numbers_of_cells(case, backend):
+def test_recorded_cells(case, backend):
     case.check(backend)
 
 
 @pytest.mark.parametrize("case", [case for row in LAYERS.values() for case in row], ids=str)
-def test_numbers_of_layers(case, backend):
+def test_recorded_layers(case, backend):
     case.check(backend)
 
 
@@ -55,7 +55,7 @@ def test_every_row_has_outputs_or_is_listed():
     assert not DOCUMENTED_LAYERS & set(LAYERS)
 
 
-# Rows whose importers have an argument for the forget bias, with the row's value as its default.
+# Rows whose importers have an argument for the forget bias. Its default must be the row's value.
 OF_AN_ARGUMENT = {
     "tf1": convert.from_tf1,
     "tf1_coupled": convert.from_tf1,
@@ -71,7 +71,7 @@ def test_default_forget_bias(name):
 
 
 def exchanged(items):
-    """Yield every exchange of two items, which are the gates in a string or names in a tuple."""
+    """Yield every exchange of two items: the gates in a string, or the names in a tuple."""
     for a, b in itertools.combinations(range(len(items)), 2):
         changed = list(items)
         changed[a], changed[b] = changed[b], changed[a]
@@ -151,7 +151,7 @@ def all_mistakes():
 
 
 def shows(checks):
-    """Return whether any check fails, by its numbers or because the wrong row doesn't fit the arrays."""
+    """Return whether any check fails, by wrong outputs or because the wrong row doesn't fit the arrays."""
     for check in checks:
         try:
             check()
@@ -161,8 +161,8 @@ def shows(checks):
 
 
 @pytest.mark.parametrize(("name", "part", "wrong"), all_mistakes())
-def test_a_wrong_row_is_found(name, part, wrong, monkeypatch):
-    """Recorded outputs show the mistake. If a part has none, the documented formula shows it."""
+def test_wrong_rows_are_found(name, part, wrong, monkeypatch):
+    """Recorded outputs reveal the mistake. If a part has none, the documented formula does."""
     plant(monkeypatch, name, wrong)
     if part in DOCUMENTED.get(name, ()):
         assert not shows(case.check for case in ROWS.get(name, ())), "recorded outputs show it: remove it from the list"
@@ -173,7 +173,7 @@ def test_a_wrong_row_is_found(name, part, wrong, monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if not layout.weight_hh])
 def test_rows_of_h_before_x_are_found(name, monkeypatch):
-    """An array [x; h] that is read as [h; x] shows."""
+    """Reading an array [x; h] as [h; x] is found."""
 
     def weights(cell):
         both = cell.blocks(cell.layout.weight_ih, "").reshape(4 * cell.sizes["N"], -1)
@@ -185,7 +185,7 @@ def test_rows_of_h_before_x_are_found(name, monkeypatch):
 
 
 def replace_everywhere(monkeypatch, right, wrong):
-    """Put something wrong wherever a module of fusedlstm.convert has the right one."""
+    """Replace an object in every module of fusedlstm.convert that holds it."""
     for module in [module for key, module in sys.modules.items() if key.startswith("fusedlstm.convert")]:
         for key, value in list(vars(module).items()):
             if value is right:
@@ -230,7 +230,7 @@ def test_exchanged_layers_are_found(system, monkeypatch):
     assert all(shows([case.check]) for case in LAYERS[system])
 
 
-# System -> a cell's recorded outputs, and its state as a pair in the system's order.
+# For each system: a cell's recorded outputs, and its state as a pair in the system's order.
 STATES = {
     "tf1": (ROWS["tf1"][0], "ch"),
     "keras": (ROWS["keras"][0], "hc"),
@@ -261,7 +261,7 @@ def test_an_exchanged_state_is_found(system, monkeypatch):
 
 
 def test_an_exchanged_state_of_layers_is_found():
-    """Reading PyTorch's (h0, c0) with the two exchanged shows."""
+    """Exchanging h0 and c0 of PyTorch's (h0, c0) is found."""
     case = Case("torch/LSTM_l3.npz", ROWS["torch"][0].weights, stacked_of)
     case.check()
 
@@ -273,7 +273,7 @@ def test_an_exchanged_state_of_layers_is_found():
 
 
 def test_states_of_oracles_tell_h_from_c():
-    """Recorded states can show an exchange: they are not zeros, and h differs from c."""
+    """Recorded states can reveal an exchange: they are not zeros, and h differs from c."""
     for case in itertools.chain(*ROWS.values(), *LAYERS.values()):
         for h, c in case.sequence(Oracle(case.file)).initial:
             assert h.any()

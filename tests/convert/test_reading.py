@@ -1,4 +1,4 @@
-"""Test that any error of a reader about a file becomes a WeightsFileError that names it, in one place."""
+"""Test that any error of a reader about a file becomes a WeightsFileError that names the file, in one place."""
 
 import ast
 import builtins
@@ -155,7 +155,7 @@ IN_C = ("zlib", "_bz2", "_lzma", "_json", "_struct", "safetensors._safetensors_r
 
 
 def is_finalising(frame):
-    """Return whether this is in a `__del__`, whose exceptions are lost."""
+    """Return whether this is in a `__del__`, where exceptions are lost."""
     while frame is not None and frame.f_code.co_name != "__del__":
         frame = frame.f_back
     return frame is not None
@@ -172,7 +172,7 @@ def is_of_library(frame, event, argument):
 
 
 def with_error_at(k, error, read, path):
-    """Read, with an error in call number k of a library, and return the number of calls."""
+    """Read, raising an error in call number k of a library, and return the number of calls."""
     calls = itertools.count(1)
     last = 0
 
@@ -277,7 +277,7 @@ def damaged_member(method):
 
 
 def with_field(offset, value, size=2):
-    """Return a zip file whose member has another field in both headers. The offset is in the local header."""
+    """Return a zip file with one field changed in both of its member's headers. The offset is in the local header."""
     data = in_zip(npy(np.zeros(3)))
     for signature, more in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
         at = data.index(signature) + offset + more

@@ -1,4 +1,4 @@
-"""Which system wrote a file."""
+"""Recognise which system wrote a file."""
 
 import pickle
 import re
@@ -31,7 +31,7 @@ ONE = np.ones(1, np.float32)
     ],
 )
 @pytest.mark.parametrize("kind", ["npz", "safetensors"])
-def test_names_of_arrays(system, names, kind, tmp_path):
+def test_names_are_recognised(system, names, kind, tmp_path):
     path = tmp_path / "w"
     if kind == "npz":
         with path.open("wb") as file:
@@ -42,7 +42,7 @@ def test_names_of_arrays(system, names, kind, tmp_path):
 
 
 @pytest.mark.parametrize("system", EXAMPLES)
-def test_names_in_each_systems_layout(system, tmp_path):
+def test_names_of_each_system_are_recognised(system, tmp_path):
     save_file(dict.fromkeys(EXAMPLES[system].arrays(LSTMWeights.random(2, 3, seed=0)), ONE), tmp_path / "w")
     refused = BY_NAME[system].signs.refused
     if not refused:
@@ -58,7 +58,7 @@ def zip_of(path, *names):
             archive.writestr(name, b"x")
 
 
-def test_containers(tmp_path):
+def test_containers_are_recognised(tmp_path):
     path = tmp_path / "w"
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(8))
     assert recognise(path) == "keras"
@@ -72,8 +72,8 @@ def test_containers(tmp_path):
     assert recognise(path) == "onnx"
 
 
-def test_checkpoints(tmp_path):
-    """A checkpoint's path is a prefix, of no file itself."""
+def test_checkpoints_are_recognised(tmp_path):
+    """A checkpoint's path is a prefix of files, not a file."""
     (tmp_path / "model.ckpt-7.index").write_bytes(b"")
     assert recognise(tmp_path / "model.ckpt-7") == "tf1"
     assert recognise(tmp_path / "model.ckpt-7.index") == "tf1"
@@ -84,14 +84,14 @@ def test_checkpoints(tmp_path):
     assert recognise(tmp_path / "saved") == "tf1"
 
 
-def test_pytorch(tmp_path):
+def test_pytorch_is_recognised(tmp_path):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     for new in (True, False):
         torch.save(torch.nn.LSTM(2, 3).state_dict(), tmp_path / "w", _use_new_zipfile_serialization=new)
         assert recognise(tmp_path / "w") == "torch"
 
 
-def test_onnx(tmp_path):
+def test_onnx_is_recognised(tmp_path):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     graph = onnx.helper.make_graph([], "g", [], [])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "w")
@@ -109,20 +109,20 @@ def test_onnx(tmp_path):
         (b"\x40" + bytes(7) + b"{", "damaged|truncated"),
     ],
 )
-def test_other_files(content, message, tmp_path):
+def test_other_files_raise(content, message, tmp_path):
     (tmp_path / "w").write_bytes(content)
     with pytest.raises(WeightsFileError, match=message):
         recognise(tmp_path / "w")
 
 
 @pytest.mark.parametrize("scope", ["", "lstm/lstm_cell/", "encoder."])
-def test_what_may_be_of_two_systems(scope, tmp_path):
+def test_names_of_two_systems_raise(scope, tmp_path):
     save_file({f"{scope}{name}": ONE for name in ("kernel", "recurrent_kernel", "bias")}, tmp_path / "w")
     with pytest.raises(WeightsFileError, match="as Keras' LSTM and haste's have.* Of haste say --from haste; of Keras"):
         recognise(tmp_path / "w")
 
 
-def test_what_is_no_lstm(tmp_path):
+def test_files_without_an_lstm_raise(tmp_path):
     np.savez(tmp_path / "w.npz", encoder=ONE)
     with pytest.raises(WeightsFileError, match="no arrays whose names tell of an LSTM: encoder"):
         recognise(tmp_path / "w.npz")

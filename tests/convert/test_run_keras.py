@@ -1,4 +1,4 @@
-"""What Keras computes of a file agrees with what the weights made of it compute, and not with others."""
+"""Keras's own run of a file agrees with weights converted from it, and not with wrong ones."""
 
 import json
 import os
@@ -23,7 +23,7 @@ REAL = DATA / "keras" / "files.zip"
 
 @pytest.mark.parametrize("ending", [".keras", ".h5", "weights.h5"])
 @pytest.mark.parametrize("package", ["keras", "tf_keras"])
-def test_run(package, ending, tmp_path):
+def test_run_agrees_with_weights(package, ending, tmp_path):
     h5py = pytest.importorskip("h5py")
     keras_or_skip(package)
     separator = "" if not ending.startswith("w") else "." if package == "keras" else "_"
@@ -42,7 +42,7 @@ def test_run(package, ending, tmp_path):
             assert max(np.abs(state.h - h).max(), np.abs(state.c - c).max()) < 3e-6
     if ending == ".keras":
         return
-    with h5py.File(path, "a") as file:  # with two gates exchanged
+    with h5py.File(path, "a") as file:  # exchange two gates
 
         def exchange(name, item):
             if isinstance(item, h5py.Dataset) and item.shape == (3, 8):
@@ -55,11 +55,11 @@ def test_run(package, ending, tmp_path):
 
 @pytest.mark.parametrize("ending", [".keras", ".h5"])
 @pytest.mark.parametrize("package", ["keras", "tf_keras"])
-def test_nothing_in_a_file_is_executed(package, ending, tmp_path):
-    """load_model of tf_keras runs the program of a Lambda layer in a .h5."""
+def test_code_in_files_is_not_run(package, ending, tmp_path):
+    """tf_keras's load_model would run the code of a Lambda layer in a .h5."""
     keras = keras_or_skip(package)
     trace, path = str(tmp_path / "executed"), str(tmp_path / f"m{ending}")
-    program = eval(f"lambda x: (open({trace!r}, 'w').close(), x)[1]")  # whose source is kept nowhere else
+    program = eval(f"lambda x: (open({trace!r}, 'w').close(), x)[1]")  # eval leaves no source file
     x = keras.Input((5, 3))
     y = keras.layers.LSTM(4, activation="softsign", recurrent_activation="hard_sigmoid", name="lstm")(x)
     keras.Model(x, keras.layers.Lambda(program, output_shape=(4,))(y)).save(path)
@@ -79,7 +79,7 @@ def keras(request):
 
 
 def randomised(keras, model, path):
-    """Save a model with weights other than those it starts from."""
+    """Save a model with weights other than its initial ones."""
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(0, 0.4, array.shape) for array in model.get_weights()])
     model.save(path)
@@ -87,7 +87,7 @@ def randomised(keras, model, path):
 
 
 def many_layers(keras):
-    """A model in which much stands around a stack: a mask, other layers, a computed state, a model in a model."""
+    """Return a model with much around a stack: a mask, other layers, a computed state, a nested model."""
     K = keras.layers
     xs = K.Input((5, 3))
     hs = K.Dense(3)(K.Masking(0.5)(xs))
@@ -128,10 +128,10 @@ def test_whole_models_see_masks_and_states(keras, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".keras", ".h5"])
-def test_models_with_programs_are_not_loaded(keras, ending, tmp_path):
-    """Not a Lambda, a class of others, nor what a config claims to be larger than the file is."""
+def test_models_with_code_are_not_loaded(keras, ending, tmp_path):
+    """The code of a Lambda layer is never run."""
     trace, path = str(tmp_path / "executed"), tmp_path / f"m{ending}"
-    program = eval(f"lambda x: (open({trace!r}, 'w').close(), x)[1]")  # whose source is kept nowhere else
+    program = eval(f"lambda x: (open({trace!r}, 'w').close(), x)[1]")  # eval leaves no source file
     x = keras.Input((5, 3))
     y = keras.layers.LSTM(4, name="lstm")(x)
     keras.Model(x, keras.layers.Lambda(program, output_shape=(4,))(y)).save(path)
@@ -177,7 +177,7 @@ def test_hostile_models_are_not_loaded(keras, change, message, tmp_path):
     assert run_model(path, None, weights, {}, 0).outputs is None
     with pytest.raises(ModelNotRunError, match=message):
         run_model(changed(path, change), None, weights, {}, 0)
-    assert check("keras", path, None, weights, {}).agrees  # of the LSTM alone
+    assert check("keras", path, None, weights, {}).agrees  # the LSTM alone
 
 
 def not_run(keras):
@@ -195,7 +195,7 @@ def not_run(keras):
     yield keras.Model(several, each(several)), "is in TimeDistributed, of which the steps are not seen"
 
 
-def test_models_that_are_not_run_as_a_whole(keras, tmp_path):
+def test_some_models_are_not_run_as_a_whole(keras, tmp_path):
     for model, message in not_run(keras):
         path = tmp_path / "m.keras"
         model.save(path)
@@ -204,15 +204,15 @@ def test_models_that_are_not_run_as_a_whole(keras, tmp_path):
         assert message in result.around
 
 
-def test_weights_alone_have_no_model(keras, tmp_path):
+def test_weights_files_have_no_model_to_run(keras, tmp_path):
     keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4)]).save_weights(tmp_path / "m.weights.h5")
     weights = from_keras(tmp_path / "m.weights.h5")
     with pytest.raises(ModelNotRunError, match="a file of weights alone has no model"):
         run_model(tmp_path / "m.weights.h5", None, weights, {}, 0)
 
 
-def test_assumed_functions_are_said(keras, tmp_path):
-    """A file of weights has no functions, so a check that takes the same defaults proves nothing about them."""
+def test_check_names_assumed_functions(keras, tmp_path):
+    """A weights-only file has no functions, so a check with the same defaults proves nothing about them."""
     keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4)]).save_weights(tmp_path / "m.weights.h5")
     given = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     for options, said in (

@@ -1,4 +1,4 @@
-"""What onnxruntime computes of a model's own nodes agrees with what from_onnx makes of them, and with nothing else."""
+"""onnxruntime's outputs of a model's own nodes agree with from_onnx's weights, and with no others."""
 
 import sys
 
@@ -20,7 +20,7 @@ CASES = {
 
 
 def compared(path, weights, name=None):
-    """How far outputs and states of onnxruntime are from those of the weights."""
+    """Return the difference between onnxruntime's outputs and states, and those of the weights."""
     pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(0)
     lstm = LSTM(weights, backend="numpy")
@@ -40,7 +40,7 @@ def compared(path, weights, name=None):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_agrees(case, dtype, tmp_path):
+def test_nodes_agree(case, dtype, tmp_path):
     D = 2 if case == "bidirectional" else 1
     arrays = arrays_of(np.random.default_rng(0), 3, 5, D, peephole=True, dtype=dtype)
     path = tmp_path / "lstm.onnx"
@@ -53,12 +53,12 @@ def test_agrees(case, dtype, tmp_path):
     assert compared(path, other) > 0.05
 
 
-def test_layers_whose_weights_are_made(tmp_path):
-    """... by operators, as PyTorch's exporter writes them; by names, too."""
+def test_layers_with_computed_weights_agree(tmp_path):
+    """Operators compute the weights, as PyTorch's exporter writes them. Layers are also chosen by name."""
     weights = StackedWeights.random(3, 5, num_layers=2, bidirectional=True, seed=0)
     model = convert.to_onnx(weights)
     for tensor in list(model.graph.initializer):
-        if tensor.name.startswith("W_"):  # W is cut off a larger constant that is the other way round
+        if tensor.name.startswith("W_"):  # W is a slice of a larger, transposed constant
             values = numpy_helper.to_array(tensor)
             large = numpy_helper.from_array(np.concatenate([values.T, values.T]), f"large_{tensor.name}")
             cut = helper.make_node("Slice", [large.name, "0", "end", "0"], [f"cut_{tensor.name}"])
@@ -77,7 +77,7 @@ def test_layers_whose_weights_are_made(tmp_path):
     assert compared(path, convert.from_onnx(path, names), names) < 2e-5
 
 
-def test_of_functions(tmp_path):
+def test_nodes_in_functions_agree(tmp_path):
     arrays = arrays_of(np.random.default_rng(0), 3, 5)
     model = lstm_model(arrays)
     inner = helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], "inner", hidden_size=5)
@@ -92,7 +92,7 @@ def test_of_functions(tmp_path):
     assert compared(path, weights) < 2e-5
 
 
-def test_what_onnxruntime_does_not_run(tmp_path):
+def test_nodes_onnxruntime_cannot_run_raise(tmp_path):
     path = tmp_path / "lstm.onnx"
     onnx.save(
         lstm_model(arrays_of(np.random.default_rng(0), 3, 5, dtype=np.float64), {"hidden_size": 5}, dtype=np.float64),
@@ -102,7 +102,7 @@ def test_what_onnxruntime_does_not_run(tmp_path):
         compared(path, convert.from_onnx(path))
 
 
-def test_without_onnxruntime(tmp_path, monkeypatch):
+def test_missing_onnxruntime_raises(tmp_path, monkeypatch):
     path = tmp_path / "lstm.onnx"
     onnx.save(lstm_model(arrays_of(np.random.default_rng(0), 3, 5)), path)
     weights = convert.from_onnx(path)

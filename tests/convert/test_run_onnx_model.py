@@ -85,7 +85,7 @@ def wrong(weights):
 
 
 def test_wrong_weights_differ(tmp_path, monkeypatch):
-    """The whole model alone shows wrong weights, too."""
+    """Wrong weights are found in the whole model alone, too."""
     path = save(tmp_path, STACK)
     weights = wrong(convert.from_onnx(path))
     assert not check("onnx", path, None, weights, {}).agrees
@@ -96,7 +96,7 @@ def test_wrong_weights_differ(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("between", ["Z = Relu(S)", "Z = Add(S, X)", "Z = Identity(X)"])
 def test_false_stacks_differ(between, tmp_path, monkeypatch):
-    """If the importer took a false stack, the whole model would show it, and the nodes alone would not."""
+    """If the importer took a false stack, the whole model would show it. The nodes alone would not."""
     text = f"""g (float[T, B, {N}] X) => (Y) {{
         {node(0, "X", "Y0")}
         S = Squeeze(Y0, one)
@@ -188,7 +188,7 @@ def test_models_with_other_layers_before(tmp_path):
     assert result.around == ""
 
 
-def test_models_that_need_more_than_a_few_steps(tmp_path):
+def test_models_that_need_many_steps(tmp_path):
     text = f"""g (float[batch, 2, time] sound) => (Y) {{
         less = AveragePool<kernel_shape: ints = [8], strides: ints = [4]>(sound)
         features = Conv<kernel_shape: ints = [3]>(less, kernel)
@@ -208,7 +208,7 @@ def test_fixed_and_batch_first_inputs(tmp_path):
     assert checked(path).agrees
 
 
-def test_outputs_the_model_lacks_are_tapped(tmp_path):
+def test_unused_outputs_are_tapped(tmp_path):
     """The model outputs only the final state."""
     path = save(tmp_path, f"g (float[T, B, {N}] X) => (h) {{ {node(0, 'X', '_, h', label='L')} }}")
     model = onnx.load(path)
@@ -271,7 +271,7 @@ NOT_RUN = {
 
 
 @pytest.mark.parametrize("kind", NOT_RUN)
-def test_models_that_are_not_run(kind, tmp_path, caplog):
+def test_some_models_are_not_run(kind, tmp_path, caplog):
     """Then only the LSTM is checked, if possible, and the output gives the reason."""
     text, why = NOT_RUN[kind]
     path = save(tmp_path, text)
@@ -286,7 +286,7 @@ def test_models_that_are_not_run(kind, tmp_path, caplog):
     assert "The model around the LSTM was not checked" in str(result)
 
 
-def test_models_that_run_for_long_are_stopped(tmp_path, monkeypatch):
+def test_slow_models_are_stopped(tmp_path, monkeypatch):
     text = f"""g (float[T, B, {N}] X0) => (Y0) {{
         most = Constant<value_int: int = 9223372036854775807>()
         go = Constant<value: tensor = bool {{1}}>()
@@ -314,7 +314,7 @@ def test_inputs_without_shapes_are_the_lstms(tmp_path):
         run(path)
 
 
-def test_names_of_taps_are_free(tmp_path):
-    """A model may already use names like those of our taps."""
+def test_taps_have_unused_names(tmp_path):
+    """A model may already use the names that our taps would have."""
     path = save(tmp_path, STACK.replace("Y0", "fusedlstm_Y_h_0"))
     assert checked(path).agrees

@@ -1,4 +1,4 @@
-"""States of other frameworks: which of the two is h, what comes back, and what is refused."""
+"""States of other frameworks: the order of h and c, round trips, and refusals."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ ALL_TO = {**{name: functions[1] for name, functions in PAIRS.items()}, "silero":
 
 @pytest.fixture(autouse=True)
 def haiku(monkeypatch):
-    """What state_to_haiku needs of Haiku, whether or not that is installed."""
+    """Provide the part of Haiku that state_to_haiku needs, whether or not Haiku is installed."""
     monkeypatch.setitem(sys.modules, "haiku", types.SimpleNamespace(LSTMState=HaikuState))
 
 
@@ -61,12 +61,12 @@ def assert_same(state, h, c):
         np.testing.assert_array_equal(host(got), host(wanted))
 
 
-def test_every_form_is_tested():
+def test_every_pair_is_tested():
     forms = {system.name for system in SYSTEMS if system.pairs}
     assert set(PAIRS) == forms, f"PAIRS in tests/convert/test_states.py doesn't have {forms - set(PAIRS)}"
 
 
-# Numbers of other systems: swapped states would give others.
+# Outputs of other systems, which exchanged states would change.
 
 
 def cell_of(weights, backend):
@@ -74,7 +74,7 @@ def cell_of(weights, backend):
 
 
 def assert_near(pair, wanted, tolerance):
-    """Arrays of a framework's pair against the framework's own."""
+    """Compare a framework's pair with the framework's own outputs."""
     assert len(pair) == len(wanted)
     for got, right in zip(pair, wanted, strict=True):
         values = host(got).astype("f8")
@@ -83,7 +83,7 @@ def assert_near(pair, wanted, tolerance):
 
 
 def assert_steps(cell, oracle, system, pair=tuple):
-    """Each step from the framework's pair, and the next one again as its pair."""
+    """Compare each step from the framework's pair, and return to its pair after each."""
     take, give, order = PAIRS[system]
     assert not np.array_equal(oracle["h0"], oracle["c0"])
     for x, h, c, h_next, c_next in oracle.steps():
@@ -117,8 +117,8 @@ def test_tf1_packed(which, backend):
         packed = packed_next
 
 
-def test_tf1_order_is_proved():
-    """TensorFlow's own answers for [c | h] and [h | c]: only the first is that for the tuple."""
+def test_tf1_packs_c_before_h():
+    """Of TensorFlow's own outputs for [c | h] and [h | c], only the first equals that for the tuple."""
     proof = json.loads((FOLDER / "tf1_state_order_proof.json").read_text())
     state = convert.state_from_tf1(np.array(proof["s_packed_ch"]), hidden_size=2)
     assert_same(state, np.array(proof["h_tuple"]), np.array(proof["c_tuple"]))
@@ -149,7 +149,7 @@ def test_tf1_multi_rnn_cell(backend):
 
 
 def test_tf1_both_directions(backend):
-    """The two of bidirectional_dynamic_rnn."""
+    """The states are those of bidirectional_dynamic_rnn."""
     oracle = Oracle("tf1/dyn_bidir_lens.npz")
     weights = [convert.from_tf1(oracle.variables(), f"bidirectional_rnn/{way}/lstm_cell") for way in ("fw", "bw")]
     lstm = LSTM(StackedWeights(weights, bidirectional=True), backend=backend)
@@ -219,7 +219,7 @@ def test_flax_carry(backend):
 
 @pytest.mark.parametrize("pair", [tuple, HaikuState._make], ids=["tuple", "LSTMState"])
 def test_haiku_state(pair, backend):
-    """Haiku's kernel is TensorFlow 1's, forget bias and all."""
+    """Haiku's kernel has TensorFlow 1's layout and forget bias."""
     oracle = Oracle("jax/haiku_LSTM.npz")
     oracle.tolerance = 1e-12
     kernel, bias = (oracle[f"W_['lstm/linear']['{name}']"] for name in "wb")
@@ -235,12 +235,12 @@ def test_equinox_state(backend):
     assert_steps(cell_of(weights, backend), oracle, "equinox")
 
 
-# Against PyTorch that runs.
+# Comparisons with PyTorch.
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_a_step_of_torch(dtype):
-    """PyTorch takes what is given to it, and what it returns is taken, cell or layers."""
+def test_torch_takes_and_returns_states(dtype):
+    """PyTorch takes states that we give, and we take those it returns, for cells and layers."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.manual_seed(0)
     kind, tolerance = getattr(torch, dtype), {"float64": 1e-12, "float32": 3e-6, "bfloat16": 6e-2}[dtype]
@@ -258,7 +258,7 @@ def test_a_step_of_torch(dtype):
             assert (got - right).abs().max() <= 2 * tolerance
 
 
-def test_a_sequence_of_torch():
+def test_torch_continues_a_sequence():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.manual_seed(0)
     module = torch.nn.LSTM(5, N, num_layers=2, bidirectional=True, proj_size=P, dtype=torch.float64)
@@ -275,13 +275,13 @@ def test_a_sequence_of_torch():
             assert (got - right).abs().max() < 1e-12
 
 
-# Forms, and what becomes of arrays.
+# Forms of pairs, and whether arrays are copied.
 
 
 @pytest.mark.parametrize("system", list(PAIRS))
 @pytest.mark.parametrize("kind", [tuple, list])
-def test_a_pair(system, kind):
-    """The arrays themselves come and go, in the framework's order."""
+def test_pair_keeps_its_arrays(system, kind):
+    """The arrays pass through uncopied, in the framework's order."""
     take, give, order = PAIRS[system]
     h, c = some(width=P), some(width=N)
     state = take(kind(in_order(order, h, c)))
@@ -292,8 +292,8 @@ def test_a_pair(system, kind):
 
 @pytest.mark.parametrize("system", list(STACKS))
 @pytest.mark.parametrize("kind", [tuple, list])
-def test_pairs_of_several_cells(system, kind):
-    """Whatever their sizes, even of one cell."""
+def test_stack_keeps_its_arrays(system, kind):
+    """Cells may have different sizes, and a stack may have one cell."""
     take, give, order = STACKS[system]
     for count in (1, 2, 3):
         states = [some_state(k, hidden=2 + k, out=3 + k) for k in range(count)]
@@ -308,7 +308,7 @@ def test_pairs_of_several_cells(system, kind):
             assert all(part is own for part, own in zip(pair, in_order(order, state.h, state.c), strict=True))
 
 
-def test_what_a_pair_is_made_of():
+def test_types_of_pairs():
     state = some_state()
     types = {system: type(give(state)) for system, (_, give, _) in PAIRS.items()}
     named = types.pop("tf1")
@@ -321,8 +321,8 @@ def test_what_a_pair_is_made_of():
 
 @pytest.mark.parametrize("system", list(PAIRS))
 @pytest.mark.parametrize("fields", ["h c", "c h", "hidden cell", "cell hidden"])
-def test_fields_go_by_name(system, fields):
-    """Whatever the order of the fields, and of the framework whose function is called."""
+def test_fields_are_read_by_name(system, fields):
+    """The order of the fields doesn't matter, nor does the framework."""
     take = PAIRS[system][0]
     state = some_state()
     by_name = {"h": state.h, "hidden": state.h, "c": state.c, "cell": state.c}
@@ -334,7 +334,7 @@ def test_fields_go_by_name(system, fields):
             assert_same(one, state.h, state.c)
 
 
-def test_both_directions_of_keras():
+def test_keras_directions():
     forward, backward = some_state(0), some_state(1, hidden=5)
     flat = [forward.h, forward.c, backward.h, backward.c]
     for kind in (list, tuple):
@@ -363,8 +363,8 @@ def test_layers_of_torch_are_views():
     assert [part.shape for part in convert.state_to_torch((one,))] == [(1, B, P), (1, B, N)]
 
 
-def test_two_dimensions_of_torch_are_a_batch():
-    """An LSTM without a batch has (L, N), which looks the same; with one added it is L layers."""
+def test_torch_states_of_two_axes_are_a_batch():
+    """Without a batch, PyTorch's LSTM has states (L, N), which look alike. With a batch axis they become L layers."""
     h, c = some(rows=2), some(rows=2, seed=1)
     assert_same(convert.state_from_torch((h, c)), h, c)
     layers = convert.state_from_torch((h[:, None], c[:, None]))
@@ -372,8 +372,8 @@ def test_two_dimensions_of_torch_are_a_batch():
     np.testing.assert_array_equal(layers[1].c, c[1:])
 
 
-def test_silero(backend):
-    """h is the first of the two, and from there they are views."""
+def test_silero_states_are_views(backend):
+    """h is the first of the two. States from Silero are views."""
     both = np.stack([some(dtype="float32"), some(seed=1, dtype="float32")])
     cell = LSTMCell(LSTMWeights.random(N, N, seed=0), backend=backend)
     state = convert.state_from_silero(cell.asarray(both))
@@ -401,8 +401,8 @@ def test_packed_arrays_are_views():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("system", list(PAIRS))
-def test_sixteen_bits(system, dtype):
-    """c is kept in float32 here, and in h's dtype there; c in float32 is taken, too."""
+def test_16_bit_states(system, dtype):
+    """Our c is float32, and the framework's has h's dtype. A float32 c is taken, too."""
     take, give, order = PAIRS[system]
     half = dtypes.resolve(dtype)
     h, c = some(width=P, dtype=dtype), some(dtype=dtype)
@@ -420,7 +420,7 @@ def test_sixteen_bits(system, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_sixteen_bits_in_one_array(dtype):
+def test_16_bit_states_in_one_array(dtype):
     half = dtypes.resolve(dtype)
     state = some_state(out=N, dtype=dtype)
     packed = convert.state_to_tf1(state, packed=True)
@@ -435,8 +435,8 @@ def test_sixteen_bits_in_one_array(dtype):
 
 @pytest.mark.parametrize("dtype", dtypes.NAMES)
 @pytest.mark.parametrize("system", list(PAIRS))
-def test_dtype_is_the_cells(system, dtype):
-    """Given, it is cast to, from whatever dtypes came."""
+def test_dtype_casts_states(system, dtype):
+    """`dtype` casts states of any dtypes."""
     take, _, order = PAIRS[system]
     wanted, c_dtype = dtypes.resolve(dtype), dtypes.state_dtype(dtypes.resolve(dtype))
     for came in [("float32", "float32"), ("float64", "float32"), ("float32", "float16")]:
@@ -459,8 +459,8 @@ def test_dtype_is_the_cells(system, dtype):
     rows=st.integers(0, 3),
     single=st.booleans(),
 )
-def test_there_and_back(backend_of_properties, system, dtype, sizes, rows, single):
-    """Bit for bit, but for what h's dtype does not hold of c."""
+def test_states_round_trip(backend_of_properties, system, dtype, sizes, rows, single):
+    """Keep every bit, except those of c that h's dtype can't hold."""
     take, give, _ = STACKS[system]
     native = Native(backend_of_properties)
     pairs = [(some(rows, out, k, dtype), some(rows, hidden, k + 9, dtype)) for k, (hidden, out) in enumerate(sizes)]
@@ -484,8 +484,8 @@ def library(request, monkeypatch):
 
 @pytest.mark.parametrize("system", list(PAIRS))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_arrays_of_other_libraries(library, system, dtype):
-    """What needs no cast is the array that came; what does is cast in its library."""
+def test_states_of_other_libraries(library, system, dtype):
+    """An array that needs no cast is returned as it is. Others are cast by their own library."""
     take, give, order = PAIRS[system]
     result = library if library.gives else Native(library.backend)
     h, c = some(width=P, dtype=dtype), some(dtype=dtype)
@@ -507,7 +507,7 @@ def test_arrays_of_other_libraries(library, system, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_stacked_arrays_of_other_libraries(library, dtype):
+def test_stacked_states_of_other_libraries(library, dtype):
     result = library if library.gives else Native(library.backend)
     h, c = np.stack([some(dtype=dtype)] * 2), np.stack([some(seed=1, dtype=dtype)] * 2)
     back = convert.state_to_torch(convert.state_from_torch((library.make(h), library.make(c))))
@@ -522,7 +522,7 @@ def test_stacked_arrays_of_other_libraries(library, dtype):
 
 
 @needs_cuda
-def test_libraries_do_not_mix():
+def test_mixed_libraries_raise():
     here, there = some(), Native("cuda").make(some())
     with pytest.raises(TypeError, match=r"state\.h: wanted a cupy\.ndarray \(cuda:0\); got numpy\.ndarray"):
         convert.state_from_flax((there, here))
@@ -532,12 +532,12 @@ def test_libraries_do_not_mix():
         convert.state_from_keras([[here, here], [here, there]])
 
 
-# What is refused.
+# Refusals.
 
 
 H, C = some(width=P), some()
 STATE = LSTMState(h=H, c=C)
-BOTH = np.zeros((2, B, N))  # iterable, of two
+BOTH = np.zeros((2, B, N))  # two arrays when iterated
 Other = namedtuple("Other", "first second")
 
 
@@ -566,8 +566,8 @@ Other = namedtuple("Other", "first second")
         ((C.astype("f2"), C), TypeError, "state: wanted h and c of one dtype, .*; got h of float.* and c of float"),
     ],
 )
-def test_no_pair(system, state, error, message):
-    if system == "tf1" and state is BOTH:  # what an array is to TensorFlow 1, hidden_size says
+def test_bad_pair_raises(system, state, error, message):
+    if system == "tf1" and state is BOTH:  # TensorFlow 1's arrays need hidden_size
         message = r"hidden_size: wanted N, or one for each layer, with an array, which is \[c \| h\]; got None"
     with pytest.raises(error, match=message):
         PAIRS[system][0](state)
@@ -591,7 +591,7 @@ def test_no_pair(system, state, error, message):
         (((C, C), (C.astype("f4"),) * 2), TypeError, r"state\[1\]\.h: wanted dtype float64 \(that of state\[0\]\.h"),
     ],
 )
-def test_no_pairs(system, state, error, message):
+def test_bad_stack_raises(system, state, error, message):
     with pytest.raises(error, match=message):
         STACKS[system][0](state)
 
@@ -694,7 +694,7 @@ H3, C3 = np.zeros((2, B, P)), np.zeros((2, B, N))
         (lambda: convert.state_to_silero((C, C)), TypeError, "state: wanted an LSTMState"),
     ],
 )
-def test_what_else_is_refused(call, error, message):
+def test_bad_arguments_raise(call, error, message):
     with pytest.raises(error, match=message):
         call()
 
@@ -718,13 +718,13 @@ def test_what_else_is_refused(call, error, message):
         ([LSTMState(h=C, c=None)], TypeError, r"state\[0\]\.c: wanted an array .*; got None"),
     ],
 )
-def test_what_is_not_given(system, state, error, message):
+def test_bad_state_is_not_converted(system, state, error, message):
     with pytest.raises(error, match=message):
         ALL_TO[system](state)
 
 
 @pytest.mark.parametrize("system", list(STACKS))
-def test_states_that_are_not_given_together(system):
+def test_states_of_other_batches_raise(system):
     give = STACKS[system][1]
     with pytest.raises(TypeError, match=r"state\[1\]: wanted an LSTMState"):
         give((STATE, H))
@@ -732,7 +732,7 @@ def test_states_that_are_not_given_together(system):
         give((LSTMState(h=C, c=C), LSTMState(h=C[:2], c=C[:2])))
 
 
-def test_a_gradient_is_refused():
+def test_state_with_gradient_raises():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     h, c = torch.zeros(B, N), torch.zeros(B, N, requires_grad=True)
     for name, pair in (("c", (h, c)), ("h", (c, h))):
@@ -740,7 +740,7 @@ def test_a_gradient_is_refused():
             convert.state_from_torch(pair)
 
 
-def test_haiku_is_asked_for_its_own_tuple(monkeypatch):
+def test_state_to_haiku_needs_haiku(monkeypatch):
     monkeypatch.setitem(sys.modules, "haiku", None)
     with pytest.raises(ImportError, match="haiku"):
         convert.state_to_haiku(STATE)

@@ -60,7 +60,7 @@ def problems_of_collection(systems):
 
 
 def problems_of_layouts(systems):
-    """Yield tables of layouts in modules of the package that no record has."""
+    """Yield tables of layouts in the package's modules that are in no record."""
     known = [id(system.layouts) for system in systems]
     for key, module in list(sys.modules.items()):
         if not key.startswith("fusedlstm.convert."):
@@ -72,12 +72,12 @@ def problems_of_layouts(systems):
 
 
 def problems_of_functions(systems, public, page):
-    """Yield functions that are not exported or documented, and exported ones of no record."""
+    """Yield functions that are not exported or documented, and exported functions that are in no record."""
     owners = [(function.__name__, system) for system in systems for function in functions_of(system)]
     for name, system in owners:
         if name not in public:
             yield f"{PUBLIC}: {name} of {file_of(system)} is not in __all__"
-        if name.replace("state_to_", "state_from_") not in page:  # it says once that each goes back
+        if name.replace("state_to_", "state_from_") not in page:  # the page names state_to_ functions in general
             yield f"docs/converting.md: the tables don't have {name}"
     names = [name for name, _ in owners]
     for name in public:
@@ -95,7 +95,7 @@ def problems_of_recognition(systems):
 
 
 def problems_of_checks(systems, modules):
-    """Yield frameworks without code that runs them, and such code without a framework."""
+    """Yield frameworks without code that runs them, and such code without its framework."""
     for system in systems:
         if system.framework and system.name not in modules:
             yield f"fusedlstm/convert/running/{system.name}.py: it is missing, and should run {system.framework}"
@@ -104,7 +104,7 @@ def problems_of_checks(systems, modules):
 
 
 def problems_of_states(systems):
-    """Yield systems whose form and functions of states don't go together."""
+    """Yield systems that don't have both a form of states and functions for them."""
     for system in systems:
         names = {function.__name__ for function in system.others}
         if system.pairs and not {f"state_from_{system.name}", f"state_to_{system.name}"} <= names:
@@ -112,7 +112,7 @@ def problems_of_states(systems):
 
 
 def problems_of_examples(systems):
-    """Yield systems of arrays that tests have no example of."""
+    """Yield systems of arrays without an example in the tests."""
     for system in systems:
         if system.source == "arrays" and system.name not in EXAMPLES:
             yield f"tests/support/examples.py: no example of {system.name}'s arrays"
@@ -139,12 +139,12 @@ def test_records_are_complete(part):
 
 
 def changed(which, /, **changes):
-    """Return all systems, one of them changed."""
+    """Return all systems, with one of them changed."""
     return [replace(system, **changes) if system.name == which else system for system in SYSTEMS]
 
 
 def from_other():
-    """Stand for a function that is not exported."""
+    """Serve as a function that is not exported."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Importing and exporting TensorFlow 1's cells: what is found, what is refused. Numbers are in core/test_oracles.py."""
+"""Convert TensorFlow 1's cells both ways. Recorded outputs are in core/test_oracles.py."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ def peepholes():
 
 
 def test_tf1_gates_and_forget_bias():
-    """Columns i, g, f, o become rows i, f, g, o; the forget bias goes into the bias."""
+    """Columns i, g, f, o become rows i, f, g, o, and the forget bias is added to the bias."""
     kernel = np.repeat(np.arange(4.0), N)[None].repeat(I + N, axis=0)
     kernel[:I] += 10
     weights = convert.from_tf1({"lstm_cell/kernel": kernel, "lstm_cell/bias": np.repeat(np.arange(4.0), N)})
@@ -44,7 +44,7 @@ def test_tf1_gates_and_forget_bias():
 
 
 def test_tf1_checkpoint_with_everything_else():
-    """Slots of optimisers, counters, dense layers and averages beside one cell."""
+    """One cell is found beside optimiser slots, counters, dense layers and averages."""
     variables = {
         **tf1_cell(**peepholes(), **{"projection/kernel": np.ones((N, P))}, rows=I + P),
         "beta1_power": np.float32(0.9),
@@ -77,11 +77,11 @@ def test_tf1_prefix_picks_one_of_several():
         weights = convert.from_tf1({**first, **second}, prefix)
         assert isinstance(weights, LSTMWeights)
         assert (weights.input_size, weights.hidden_size) == (4, 5)
-    assert convert.from_tf1(tf1_cell("lstm_cell"), "").hidden_size == N  # no scope is every scope
+    assert convert.from_tf1(tf1_cell("lstm_cell"), "").hidden_size == N  # an empty prefix includes every scope
 
 
 def test_tf1_own_scope_names():
-    """A cell made with a name is found by its prefix, or where only an LSTM has such variables."""
+    """A cell with its own name needs a prefix, unless it has variables that only an LSTM has."""
     plain = {**tf1_cell("policy/memory"), "policy/dense/kernel": np.zeros((2, 8)), "policy/dense/bias": np.zeros(8)}
     with pytest.raises(ValueError, match=r"a dense layer's: 'policy/dense', 'policy/memory'\. Give .*prefix="):
         convert.from_tf1(plain)
@@ -96,13 +96,13 @@ def test_tf1_layer_norm_is_refused():
         convert.from_tf1(variables)
 
 
-def test_tf1_proj_clip_without_projection_has_no_effect():
-    """As in TensorFlow, which ignores it there."""
+def test_tf1_proj_clip_needs_a_projection():
+    """Without a projection, proj_clip has no effect, as in TensorFlow."""
     assert convert.from_tf1(tf1_cell(), proj_clip=0.5).proj_clip is None
 
 
-def test_tf1_scopes_that_tensorflow_names_are_cells():
-    """A cell with a name of its own, in a scope of dynamic_rnn, beside a dense layer called something with lstm."""
+def test_tf1_scopes_of_dynamic_rnn_are_cells():
+    """A cell with its own name is in a scope of dynamic_rnn, beside a dense layer with "lstm" in its name."""
     cell = tf1_cell("enc/rnn/my_cell")
     dense = {"lstm_fc/kernel": np.zeros((64, 16), np.float32), "lstm_fc/bias": np.zeros(16, np.float32)}
     assert convert.from_tf1({**cell, **dense}).input_size == I
@@ -112,7 +112,7 @@ def test_tf1_scopes_that_tensorflow_names_are_cells():
 
 @pytest.mark.parametrize("options", [{}, {"prefix": "lstm"}])
 def test_tf1_keras_layers_are_refused(options):
-    """Their kernel is that of x alone, and looks like one of x and h."""
+    """Keras's kernel is for x alone, but looks like TensorFlow 1's for x and h."""
     variables = {
         "lstm/kernel": np.zeros((64, 128)),
         "lstm/recurrent_kernel": np.zeros((32, 128)),
@@ -123,7 +123,7 @@ def test_tf1_keras_layers_are_refused(options):
 
 
 def test_tf1_reads_only_what_it_needs():
-    """Checkpoints hold strings too, and embeddings of gigabytes."""
+    """Checkpoints also hold strings, and embeddings of gigabytes."""
 
     class Lazy(dict):
         def __getitem__(self, name):
@@ -134,8 +134,8 @@ def test_tf1_reads_only_what_it_needs():
     assert convert.from_tf1(Lazy({**tf1_cell(), **others})).hidden_size == N
 
 
-def test_tf1_normalised_neighbours_are_no_obstacle():
-    """Batch normalisation next to a cell; only a cell's own sub-scopes tell of layer normalisation."""
+def test_tf1_ignores_neighbouring_batch_norm():
+    """Only a cell's own sub-scopes can mean layer normalisation."""
     variables = {**tf1_cell("model"), "model/bn/gamma": np.ones(3), "model/bn/beta": np.ones(3)}
     assert convert.from_tf1(variables, "model").hidden_size == N
 
@@ -203,7 +203,7 @@ def bits(array):
 
 
 def assert_same(weights, wanted):
-    """Of one class, with the same options and the same bits."""
+    """Assert that weights have the same class, options and bits."""
     assert type(weights) is type(wanted)
     if isinstance(wanted, StackedWeights):
         assert (weights.bidirectional, weights.residual) == (wanted.bidirectional, wanted.residual)
@@ -218,7 +218,7 @@ def assert_same(weights, wanted):
 
 
 def coupled_cell(scope="rnn/coupled_input_forget_gate_lstm_cell", **more):
-    """Numbers in W_0 by block: of gate g 0, of f 1, of o 2; plus 10 in the rows of x."""
+    """Return a cell whose W_0 has 0 for gate g, 1 for f and 2 for o, plus 10 in the rows of x."""
     kernel = np.repeat(np.arange(3.0), N)[None].repeat(I + N, axis=0)
     kernel[:I] += 10
     return {f"{scope}/{name}": a for name, a in {"W_0": kernel, "B": np.repeat(np.arange(3.0), N), **more}.items()}
@@ -229,7 +229,7 @@ def coupled_peepholes():
 
 
 def test_coupled_gates():
-    """Columns g, f, o; what is the input gate's is not there."""
+    """Columns are g, f, o. The input gate has none."""
     weights = convert.from_tf1(coupled_cell(**coupled_peepholes()))
     assert weights.coupled_gate == "input"
     assert weights.weight_ih[:, 0].tolist() == [0] * N + [11] * N + [10] * N + [12] * N
@@ -239,7 +239,7 @@ def test_coupled_gates():
 
 
 def test_coupled_shards():
-    """W_0, W_1 ... are further rows, in their order and not that of their names."""
+    """W_0, W_1 ... are further rows, in numeric order, not in alphabetic order."""
     (name, kernel), (_, bias) = coupled_cell().items()
     kernel = np.arange(12.0)[:, None] + kernel[:1]
     shards = {f"{name[:-1]}{k}": kernel[k : k + 1] for k in range(12)}
@@ -268,7 +268,7 @@ def test_coupled_refuses(variables, options, message):
 
 
 def stack(scopes, width=1, rows=I + N, **more):
-    """Variables of cells at these scopes, of which those of later layers read `width` outputs."""
+    """Return variables of cells at these scopes. Later layers read `width` outputs."""
     variables = {}
     for k, scope in enumerate(scopes):
         cell = tf1_cell(scope, rows=rows if k < width else width * N + N, **more)
@@ -303,8 +303,8 @@ STACK = [
         ([scope.replace("bidirectional_rnn/fw", "fw").replace("bidirectional_rnn/bw", "bw") for scope in STACK], True),
     ],
 )
-def test_layers(scopes, bidirectional):
-    """By the names that TensorFlow gives, whatever their order, beside slots of optimisers and other layers."""
+def test_layers_are_found(scopes, bidirectional):
+    """Find layers by TensorFlow's names, in any order, beside optimiser slots and other layers."""
     variables = stack(scopes, 2 if bidirectional else 1)
     others = {f"{name}/Adam": array for name, array in variables.items()}
     others |= {"head/kernel": np.zeros((N, 8)), "head/bias": np.zeros(8), "global_step": np.int64(3)}
@@ -315,7 +315,7 @@ def test_layers(scopes, bidirectional):
 
 
 def test_prefix_within_layers():
-    """A scope that was named is read as what it is."""
+    """A prefix may name one layer, one direction, or the stack."""
     variables = stack(MULTI)
     for prefix in (MULTI[0], "rnn/multi_rnn_cell/cell_0"):
         assert_same(convert.from_tf1(variables, prefix), cells(variables, MULTI)[0])
@@ -328,8 +328,8 @@ def test_prefix_within_layers():
     assert_same(convert.from_tf1(only), cells(variables, MULTI)[1])
 
 
-def test_a_layer_of_any_number():
-    """What is missing is told without memory for each number below it."""
+def test_missing_layers_of_any_number():
+    """Finding missing layers takes no memory for each number."""
     variables = stack([MULTI[0], MULTI[0].replace("cell_0", "cell_1000000")])
     tracemalloc.start()
     try:
@@ -367,7 +367,7 @@ def test_a_layer_of_any_number():
         ),
     ],
 )
-def test_layers_that_are_none(variables, message):
+def test_bad_stacks_raise(variables, message):
     with pytest.raises(ValueError, match=message):
         convert.from_tf1(variables)
 
@@ -384,8 +384,8 @@ def test_residual():
         convert.from_tf1(variables, residual=[True, False])
 
 
-def test_cudnn_names():
-    """CudnnLSTM is saved under the names of the cells that compute the same, which add no forget bias."""
+def test_cudnn_names_are_read():
+    """CudnnLSTM is saved under the names of equivalent cells, which add no forget bias."""
     scopes = [f"cudnn_lstm/{scope.replace('lstm', 'cudnn_compatible_lstm')}" for scope in (*MULTI, *STACK)]
     for names, bidirectional in ((scopes[:3], False), (scopes[3:], True)):
         names = [name.replace("stack_bidirectional_cudnn", "stack_bidirectional") for name in names]
@@ -423,18 +423,18 @@ def kernels(*scopes, rows=16, width=16):
         ({"rnn/lstm_cell/kernel/part_0": 1, "rnn/lstm_cell/bias": 2}, {}, "Parts of a variable must be joined"),
     ],
 )
-def test_other_systems(variables, options, message):
+def test_other_systems_are_refused(variables, options, message):
     with pytest.raises(ValueError, match=message):
         convert.from_tf1(variables, **options)
 
 
-def test_other_cells_are_no_obstacle():
+def test_other_cells_are_ignored():
     variables = {**tf1_cell(), **kernels("rnn/gru_cell/gates", "rnn/gru_cell/candidate", "rnn/basic_rnn_cell")}
     assert convert.from_tf1(variables).hidden_size == N
 
 
-def test_layer_normalised_oracle():
-    """TensorFlow's own variables of a LayerNormBasicLSTMCell, which has no bias."""
+def test_recorded_layer_norm_cell_is_refused():
+    """The file has TensorFlow's own variables of a LayerNormBasicLSTMCell, which has no bias."""
     variables = Oracle("tf1/contrib_LayerNormBasicLSTMCell.npz").variables()
     message = r"without layer normalisation; got .*/input/gamma, .*\. It normalises its gates at every step"
     for options in ({}, {"prefix": "layer_norm_basic_lstm_cell"}):
@@ -461,8 +461,8 @@ def block_peepholes():
 
 
 @pytest.mark.parametrize("read", [convert.from_block_lstm, convert.from_block_lstm_v2])
-def test_block_operations(read):
-    """Their clips, 0 and less being none, and peepholes."""
+def test_block_operations_are_read(read):
+    """Test peepholes and clips. A clip of 0 or less clips nothing."""
     weights = read(**block(**block_peepholes()), use_peephole=True, cell_clip=0.5)
     assert (weights.peephole[:, 0].tolist(), weights.cell_clip) == ([1, 2, 3], 0.5)
     assert read(**block(**block_peepholes()), use_peephole=False).peephole is None
@@ -480,8 +480,8 @@ def test_block_operations(read):
             read(**{**block(), **options})
 
 
-def test_block_orders():
-    """What the documents call i, c, f, o is i, g, f, o; the second version has our own order, and adds no bias."""
+def test_block_order_of_gates():
+    """The documents' order i, c, f, o is i, g, f, o here. BlockLSTMV2 has i, f, g, o, and adds no bias."""
     given = block()
     first, second = convert.from_block_lstm(**given, forget_bias=0.0), convert.from_block_lstm_v2(**given)
     assert (first.cell_clip, second.cell_clip) == (3.0, None)
@@ -504,7 +504,7 @@ options_of_cells = st.fixed_dictionaries(
 
 
 def from_theirs(weights, options, **more):
-    """The weights in the variables of others, which hold no options."""
+    """Convert weights to TensorFlow's variables, which hold no options, and back."""
     variables = convert.to_tf1(weights, **more)
     names = ("cell_clip", "proj_clip", "activation")
     return convert.from_tf1(
@@ -516,8 +516,8 @@ def from_theirs(weights, options, **more):
 
 
 @given(options=options_of_cells, zeros=st.lists(st.tuples(st.integers(0, 4 * N - 1), st.sampled_from([0.0, -0.0]))))
-def test_there_and_back(options, zeros):
-    """Bit for bit, signed zeros included."""
+def test_tf1_round_trip(options, zeros):
+    """Keep every bit, signs of zeros included."""
     if options["proj_size"]:
         options["proj_clip"] = 0.25
     weights = LSTMWeights.random(I, N, seed=1, **options)
@@ -530,28 +530,28 @@ def test_there_and_back(options, zeros):
 
 
 @given(options=options_of_cells, number=st.integers(1, 12), bidirectional=st.booleans())
-def test_layers_there_and_back(options, number, bidirectional):
+def test_tf1_layers_round_trip(options, number, bidirectional):
     weights = StackedWeights.random(I, N, number, seed=1, bidirectional=bidirectional, **options)
     assert_same(from_theirs(weights, options), weights)
     assert_same(from_theirs(weights, options, prefix="policy/rnn"), weights)
 
 
 @given(forget_bias=st.floats(-8, 8), dtype=st.sampled_from(DTYPES))
-def test_forget_bias_there_and_back(forget_bias, dtype):
-    """Within one unit in the last place of the largest number that took part."""
+def test_forget_bias_round_trip(forget_bias, dtype):
+    """The error is at most one unit in the last place of the largest number involved."""
     weights = LSTMWeights.random(I, N, seed=1, dtype=dtype)
     variables = convert.to_tf1(weights, forget_bias=forget_bias)
     again = convert.from_tf1(variables, forget_bias=forget_bias)
     largest = max(np.abs(weights.bias).max(), np.abs(variables["bias"]).max(), abs(dtype(forget_bias)))
     unit = float(np.spacing(largest.astype(np.float32 if dtype is ml_dtypes.bfloat16 else dtype)))
-    unit *= 2.0**16 if dtype is ml_dtypes.bfloat16 else 1.0  # of the 24 bits of float32 it has 8
+    unit *= 2.0**16 if dtype is ml_dtypes.bfloat16 else 1.0  # bfloat16 has 8 of float32's 24 bits
     difference = again.bias.astype(float) - weights.bias.astype(float)
     assert np.abs(difference).max() <= unit
     assert not difference.reshape(4, N)[[0, 2, 3]].any()
 
 
 def test_exported_names():
-    """As TensorFlow 1.15 gives them."""
+    """Names are those of TensorFlow 1.15."""
     assert list(convert.to_tf1(LSTMWeights.random(I, N, seed=0, peephole=True, proj_size=P), prefix="a/b/")) == [
         f"a/b/{name}" for name in ("kernel", "bias", "w_i_diag", "w_f_diag", "w_o_diag", "projection/kernel")
     ]
@@ -597,7 +597,7 @@ def test_export_bad_arguments():
         convert.tf1_arguments(LSTMWeights.random(I, N, seed=0, activation=("leaky_relu", 0.1)))
 
 
-def test_arguments_of_the_cell():
+def test_tf1_arguments():
     weights = LSTMWeights.random(
         I, N, seed=0, proj_size=P, peephole=True, cell_clip=0.0, proj_clip=0.5, activation=("hard_sigmoid", 0.2, 0.5)
     )
@@ -610,8 +610,8 @@ def test_arguments_of_the_cell():
 CHECKPOINT = FOLDER / "tf1" / "checkpoint_multi2"
 
 
-def test_archive_of_variables(backend):
-    """All arrays of a checkpoint of TensorFlow 1.15, as its reader gave them to NumPy: strings, too."""
+def test_archive_of_a_checkpoint(backend):
+    """The archive has all variables of a TensorFlow 1.15 checkpoint, including strings."""
     weights = convert.from_tf1(CHECKPOINT / "variables.npz")
     assert (weights.num_layers, weights.layers[0].proj_size, weights.dtype) == (2, 2, np.float32)
     oracle = Oracle("tf1/checkpoint_multi2/outputs.npz")
@@ -621,10 +621,10 @@ def test_archive_of_variables(backend):
         assert np.abs(host(got) - oracle[name]).max() <= 3 * oracle.tolerance, name
 
 
-def test_listing():
-    """What somebody who has to name a cell wants to know."""
+def test_list_tf1():
+    """The list has all that a caller needs to choose a cell."""
     scopes = [f"rnn/multi_rnn_cell/cell_{k}/lstm_cell" for k in range(2)]
-    head = TF1Cell("head", 3, 1, 1, peephole=False, coupled=False)  # it may be one
+    head = TF1Cell("head", 3, 1, 1, peephole=False, coupled=False)  # it may be a cell
     layers = [
         TF1Cell(scopes[0], 3, 4, 2, peephole=True, coupled=False),
         TF1Cell(scopes[1], 2, 4, 4, peephole=False, coupled=False),
@@ -636,7 +636,7 @@ def test_listing():
     assert (coupled.coupled, coupled.hidden_size) == (True, N)
 
 
-def test_damaged_archives(tmp_path):
+def test_damaged_archives_raise(tmp_path):
     whole = (CHECKPOINT / "variables.npz").read_bytes()
     path = tmp_path / "variables.npz"
     for content in (b"", whole[:1000], b"PK" + bytes(100), b"text"):
@@ -651,7 +651,7 @@ def test_damaged_archives(tmp_path):
             read(path)
 
 
-def test_paths_of_nothing(tmp_path):
+def test_missing_paths_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No file, and no checkpoint: .*model\.ckpt-1"):
         convert.from_tf1(tmp_path / "model.ckpt-1")
     (tmp_path / "model.ckpt-1.index").touch()
@@ -664,7 +664,7 @@ def test_paths_of_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "/model.ckpt-7", "/model.ckpt-7.index", "/model.ckpt-7.data-00000-of-00001"])
 def test_checkpoints_without_tensorflow(name, monkeypatch):
-    """The error shows how to do without."""
+    """The error shows a way without TensorFlow."""
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     named = "checkpoint_multi2'" if not name else "model.ckpt-7'"
     message = (
@@ -674,7 +674,7 @@ def test_checkpoints_without_tensorflow(name, monkeypatch):
         convert.from_tf1(f"{CHECKPOINT}{name}")
 
 
-def test_layers_in_a_file_that_do_not_fit_together(tmp_path):
+def test_layers_in_a_file_must_fit_together(tmp_path):
     variables = convert.to_tf1(StackedWeights.random(2, 3, 2, seed=0))
     first, second = sorted(name for name in variables if name.endswith("kernel"))
     variables[second] = np.zeros((9, 12), np.float32)
@@ -693,7 +693,7 @@ def test_path_of_variables_may_be_bytes(tmp_path):
 
 
 class OpError(Exception):
-    """An error like TensorFlow's, which derives from none of Python's."""
+    """An error like TensorFlow's, which is no subclass of Python's own errors."""
 
 
 class FakeTensorFlow:

@@ -1,4 +1,4 @@
-"""Imports and exports against the installed TensorFlow: its cells, its operations and its checkpoints."""
+"""Convert to and from the installed TensorFlow: its cells, operations and checkpoints."""
 
 import os
 import shutil
@@ -20,13 +20,13 @@ from support.oracle_files import FOLDER, TOLERANCE, Oracle
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of what TensorFlow imports
+    warnings.simplefilter("ignore")  # from TensorFlow's imports
     tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
     cells = pytest.importorskip("tf_keras.src.layers.rnn.legacy_cells", reason="tf_keras is not installed")
     wrappers = pytest.importorskip("tf_keras.src.layers.rnn.legacy_cell_wrappers")
 v1 = tf.compat.v1
 
-# What TensorFlow says of its own cells, and of how its dynamic_rnn makes variables.
+# TensorFlow warns about its own cells, and about the variables that dynamic_rnn makes.
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:The initializer")
 
 T, B, I, N, P = 4, 3, 3, 4, 2
@@ -47,7 +47,7 @@ def assert_close(got, wanted, dtype, factor=1):
 
 
 def numbers_for(cell, dtype):
-    """Give each variable of a built cell numbers of its own, and return them by TensorFlow's names."""
+    """Give each variable of a built cell different numbers, and return them by TensorFlow's names."""
     for k, variable in enumerate(cell.variables):
         variable.assign(draw(variable.shape, dtype, seed=k, scale=0.5))
     return {variable.name: variable.numpy() for variable in cell.variables}
@@ -74,8 +74,8 @@ options_of_cells = st.fixed_dictionaries(
 
 @few
 @given(options=options_of_cells, dtype=st.sampled_from([np.float64, np.float32, np.float16]))
-def test_lstm_cell(options, dtype):
-    """One step of TensorFlow's cell and of ours, from its variables; and of a cell with those that we write."""
+def test_lstm_cell_agrees(options, dtype):
+    """Compare one step of TensorFlow's cell with ours, and of a cell with the variables that we write."""
     cell = cells.LSTMCell(N, **options, dtype=dtype)
     cell.build((B, I))
     weights = convert.from_tf1(numbers_for(cell, dtype), **options)
@@ -107,7 +107,7 @@ def test_basic_cell():
 
 
 def build_multi(xs):
-    """A MultiRNNCell whose upper layer is residual, beside a cell of another scope."""
+    """Build a MultiRNNCell whose upper layer is residual."""
     options = {"use_peepholes": True, "num_proj": I, "cell_clip": 0.5}
     made = [cells.LSTMCell(N, **options), wrappers.ResidualWrapper(cells.LSTMCell(N, **options))]
     return v1.nn.dynamic_rnn(cells.MultiRNNCell(made), xs, dtype=xs.dtype, time_major=True)
@@ -125,7 +125,7 @@ def build_one(xs):
 
 
 def save(folder, build, dtype=np.float32):
-    """Build a graph, train it by a step of Adam, save it, and return its inputs, outputs and the checkpoint's path."""
+    """Build a graph, train it by one step of Adam, and save it. Return inputs, outputs, final states and the path."""
     xs = draw((T, B, I), dtype, 1)
     with tf.Graph().as_default(), v1.Session() as session:
         outputs, states = build(tf.constant(xs))
@@ -150,8 +150,8 @@ def save(folder, build, dtype=np.float32):
         (build_both, {}),
     ],
 )
-def test_checkpoints(build, options, dtype, tmp_path):
-    """Graphs of dynamic_rnn and its like, saved by train.Saver, and read by the path of all, a file, the folder."""
+def test_checkpoints_agree(build, options, dtype, tmp_path):
+    """Read graphs that train.Saver saved, by prefix, file or folder."""
     xs, wanted, finals, path = save(tmp_path, build, dtype)
     for source in (path, str(tmp_path), f"{path}.index", f"{path}.meta"):
         weights = convert.from_tf1(source, **options)
@@ -163,7 +163,7 @@ def test_checkpoints(build, options, dtype, tmp_path):
 
 
 def test_checkpoint_of_tensorflow_1(tmp_path):
-    """With the bytes that 1.15 wrote: the same weights as in the archive of its variables."""
+    """TensorFlow 1.15 wrote the file. Its weights equal those in the archive of its variables."""
     weights, wanted = (convert.from_tf1(CHECKPOINT / name) for name in ("model.ckpt-7", "variables.npz"))
     oracle = Oracle("tf1/checkpoint_multi2/outputs.npz")
     assert_close(LSTM(weights, backend="numpy")(oracle["x"])[0], oracle["y"], np.float32, 3)
@@ -173,8 +173,8 @@ def test_checkpoint_of_tensorflow_1(tmp_path):
     assert convert.list_tf1(CHECKPOINT) == convert.list_tf1(CHECKPOINT / "variables.npz")
 
 
-def test_saved_model(tmp_path):
-    """Its variables stand in a folder of their own."""
+def test_saved_model_is_read(tmp_path):
+    """A SavedModel has its variables in their own folder."""
     shutil.copytree(CHECKPOINT, tmp_path / "variables")
     for file in (tmp_path / "variables").glob("model.ckpt-7.*"):
         file.rename(file.with_name(file.name.replace("model.ckpt-7", "variables")))
@@ -183,8 +183,8 @@ def test_saved_model(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
-def test_damaged_checkpoints(suffix, tmp_path):
-    """Shorter, with other bytes, or gone."""
+def test_damaged_checkpoints_raise(suffix, tmp_path):
+    """A file is truncated, changed or missing."""
     shutil.copytree(CHECKPOINT, tmp_path, dirs_exist_ok=True)
     path = tmp_path / f"model.ckpt-7.{suffix}"
     whole = path.read_bytes()
@@ -217,8 +217,8 @@ def block_arguments(dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("name", ["LSTMBlockCell", "BlockLSTM", "BlockLSTMV2"])
 @pytest.mark.parametrize("options", [{}, {"use_peephole": True, "cell_clip": 0.4}, {"cell_clip": -1.0}])
-def test_operations(name, options, dtype):
-    """Of the installed TensorFlow, with its own defaults where nothing is said."""
+def test_operations_agree(name, options, dtype):
+    """Compare with the installed TensorFlow, with its own defaults for missing options."""
     arrays = block_arguments(dtype)
     read = convert.from_block_lstm_v2 if name == "BlockLSTMV2" else convert.from_block_lstm
     weights = read(**arrays, **{"use_peephole": False} | options)
@@ -256,8 +256,8 @@ def theirs(source, name, weights, xs, states, **options):
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("layers", [0, 1, 2])
-def test_run(layers, bidirectional):
-    """It agrees with our own, in every part; with two gates exchanged in what it reads it does not."""
+def test_run_agrees_with_weights(layers, bidirectional):
+    """The run agrees with our outputs and states. After exchanging two gates in its variables, it doesn't."""
     options = {"cell_clip": 0.9, "activation": "hard_sigmoid", "forget_bias": 0.5}
     made = {"peephole": True, "dtype": "float64", "activation": ("hard_sigmoid", 0.2, 0.5)}
     if layers:
@@ -290,8 +290,8 @@ def test_run_refuses():
         run(convert.to_tf1(weights), None, weights, np.zeros((1, B, I), "f4"), states_of(weights, "f4"), options)
 
 
-def test_damaged_checkpoint_list(tmp_path):
-    """The file named checkpoint names the latest one."""
+def test_damaged_checkpoint_list_raises(tmp_path):
+    """The file "checkpoint" names the latest checkpoint."""
     (tmp_path / "checkpoint").write_bytes(b'model_checkpoint_path: "\xff\xfe"')
     for function in (convert.from_tf1, convert.list_tf1):
         with pytest.raises((WeightsFileError, FileNotFoundError), match=str(tmp_path)):
@@ -302,7 +302,7 @@ def test_damaged_checkpoint_list(tmp_path):
     "mistake", ["ifgo", "gifo", "fgio", "ogfi", "iofg", "igof", "forget_bias", "peephole", "kernel"]
 )
 def test_check_finds_wrong_conversions(mistake, monkeypatch):
-    """With a mistake in our table, TensorFlow's own outputs differ."""
+    """If our table has a mistake, TensorFlow's own outputs differ."""
     weights = LSTMWeights.random(I, N, seed=0, peephole=True, proj_size=P)
     variables = convert.to_tf1(weights, prefix="rnn/lstm_cell", forget_bias=1.0)
     assert check("tf1", variables, None, convert.from_tf1(variables), {}).agrees

@@ -1,4 +1,4 @@
-"""PyTorch's modules, state_dicts and files, and back. Stored numbers of PyTorch are in core/test_oracles.py."""
+"""Convert PyTorch's modules, state_dicts and files both ways. Recorded outputs are in core/test_oracles.py."""
 
 import contextlib
 import sys
@@ -42,7 +42,7 @@ def test_state_dict():
 
 
 def torch_layer(number, I=I, **options):
-    """Parameters of one layer, both directions unless told, each with numbers of its own."""
+    """Return random parameters of one layer, by default in both directions."""
     suffixes = options.pop("suffixes", (f"_l{number}", f"_l{number}_reverse"))
     parameters = {}
     for seed, suffix in enumerate(suffixes):
@@ -64,8 +64,8 @@ def test_layers_by_number():
         convert.from_torch(parameters, layer=2)
 
 
-def test_all_layers():
-    """Their number and directions are read off the names, in whatever order these come."""
+def test_layers_are_counted():
+    """Their number and directions come from the names, in any order."""
     parameters = {**torch_layer(1, 2 * N), **torch_layer(0)}
     weights = convert.from_torch(parameters)
     assert isinstance(weights, StackedWeights)
@@ -95,26 +95,26 @@ def test_eleven_layers_keep_their_order():
         ("bias_hh_l0_reverse", "source: wanted both biases or none; got one of bias_ih_l0_reverse and bias_hh_l0_rev"),
     ],
 )
-def test_incomplete_layers(missing, message):
+def test_incomplete_layers_raise(missing, message):
     parameters = {**torch_layer(0), **torch_layer(1, 2 * N)}
     del parameters[missing]
     with pytest.raises(ValueError, match=message):
         convert.from_torch(parameters)
 
 
-def test_layers_that_do_not_fit_together():
+def test_layers_must_fit_together():
     with pytest.raises(ValueError, match=r"layers\[2\] \(layer 1, forward\): wanted input_size 8 .*; got 4"):
         convert.from_torch({**torch_layer(0), **torch_layer(1, N)})
 
 
 @pytest.mark.parametrize("prefix", ["encoder.cell", "encoder.cell."])
-def test_prefix(prefix):
-    """The LSTM of a larger model; which there are is listed."""
+def test_prefix_chooses_an_lstm(prefix):
+    """The error for a wrong prefix lists the model's LSTMs."""
     parameters = {f"encoder.cell.{name}": p for name, p in torch_parameters().items()} | {
         "head.weight": np.zeros((2, 4))
     }
     assert convert.from_torch(parameters, prefix=prefix).hidden_size == N
-    assert convert.from_torch(parameters).hidden_size == N  # the only one
+    assert convert.from_torch(parameters).hidden_size == N  # it is the only LSTM
     parameters |= {f"decoder.{name}": p for name, p in torch_parameters("_l0").items()}
     assert convert.from_torch(parameters, prefix=prefix).hidden_size == N
     listed = r"prefix= one of 'decoder\.' .*, 'encoder\.cell\.'"
@@ -150,8 +150,8 @@ def test_refuses(source, options, error, message):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_modules(dtype, bias, torch):
-    """Against the installed PyTorch itself: modules that require grad, in every dtype."""
+def test_cells_agree(dtype, bias, torch):
+    """Compare with the installed PyTorch: modules that require grad, in every dtype."""
     torch.manual_seed(0)
     module = torch.nn.LSTMCell(5, 6, bias=bias, dtype=getattr(torch, dtype))
     x, h = torch.randn(2, 3, 5, dtype=module.weight_ih.dtype)[0], torch.randn(3, 6, dtype=module.weight_ih.dtype)
@@ -190,8 +190,8 @@ def test_projecting_layer(torch):
         {"bidirectional": True, "batch_first": True},
     ],
 )
-def test_lstm(options, torch):
-    """Against the installed PyTorch: the module and its state_dict, all layers and directions."""
+def test_lstm_agrees(options, torch):
+    """Compare the module and its state_dict with the installed PyTorch, with all layers and directions."""
     torch.manual_seed(0)
     module = torch.nn.LSTM(5, 6, **options, dtype=torch.float64).eval()
     xs = torch.randn(4, 3, 5, dtype=torch.float64)
@@ -214,7 +214,7 @@ def test_lstm(options, torch):
 
 
 def test_batch_first_is_warned_of(caplog, torch):
-    """... once it can be known, as weights don't say it."""
+    """Only a module knows batch_first; weights don't."""
     convert.from_torch(torch.nn.LSTM(2, 3))
     assert not caplog.records
     convert.from_torch(torch.nn.LSTM(2, 3, batch_first=True))
@@ -237,8 +237,8 @@ def test_batch_first_is_warned_of(caplog, torch):
         (["weight_ih"], "A module has the parameters of a cell or of layers"),
     ],
 )
-def test_parameters_of_no_plain_lstm(names, reason):
-    """Whatever would change its numbers; names further below are other modules'."""
+def test_foreign_parameters_are_refused(names, reason):
+    """Refuse parameters that would change the outputs. Deeper names belong to other modules."""
     parameters = torch_parameters("_l0") | {name: np.ones(3) for name in names}
     message = f"source: wanted the parameters of a plain torch.nn.LSTMCell or LSTM alone; got .*{names[0]}.*{reason}"
     with pytest.raises(ValueError, match=message):
@@ -247,7 +247,7 @@ def test_parameters_of_no_plain_lstm(names, reason):
     assert convert.from_torch(below, prefix="").num_layers == 1
 
 
-def test_tensors_that_numpy_can_not_hold(torch):
+def test_tensors_numpy_cannot_hold_raise(torch):
     with pytest.raises(TypeError, match="weight_ih: wanted a tensor with data; got one on the device meta"):
         convert.from_torch(torch.nn.LSTMCell(I, N, device="meta"))
     parameters = torch.nn.LSTMCell(I, N).state_dict()
@@ -257,7 +257,7 @@ def test_tensors_that_numpy_can_not_hold(torch):
             convert.from_torch(changed)
 
 
-def test_a_cell_that_normalises_its_gates(torch):
+def test_cell_with_layer_norm_is_refused(torch):
     class LayerNormLSTMCell(torch.nn.LSTMCell):
         def __init__(self):
             super().__init__(I, N, bias=False)
@@ -266,14 +266,14 @@ def test_a_cell_that_normalises_its_gates(torch):
     model = torch.nn.Sequential(LayerNormLSTMCell())
     with pytest.raises(ValueError, match=r"got 0\.layernorm_h\.bias, .*A module that normalises its gates"):
         convert.from_torch(model)
-    model = torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(I), "cell": torch.nn.LSTMCell(I, N)})  # beside a plain one
+    model = torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(I), "cell": torch.nn.LSTMCell(I, N)})  # beside a plain cell
     assert convert.from_torch(model).hidden_size == N
     with pytest.raises(ValueError, match="Give prefix= one of 'cell"):
         convert.from_torch(model, prefix="")
 
 
-def test_parameters_of_which_none_is_plain():
-    """Of weight_norm on all of a cell without bias there is no plain one left."""
+def test_parametrized_weights_alone_raise():
+    """With weight_norm on both weights of a cell without bias, no plain parameter is left."""
     names = [f"parametrizations.weight_{part}.original{k}" for part in ("ih", "hh") for k in (0, 1)]
     with pytest.raises(ValueError, match="remove_parametrizations"):
         convert.from_torch(dict.fromkeys(names, np.ones(3)))
@@ -283,7 +283,7 @@ def test_parameters_of_which_none_is_plain():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["LSTM", "LSTMCell"])
-def test_quantised_modules(torch, name):
+def test_quantised_modules_are_refused(torch, name):
     kind = getattr(torch.nn, name)
     model = torch.nn.Sequential(kind(I, N))
     try:
@@ -299,15 +299,15 @@ def test_quantised_modules(torch, name):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("GRU", "a GRU's"), ("GRUCell", "a GRU's"), ("RNN", "an RNN's")])
-def test_other_recurrent_modules(torch, name, kind):
-    """... whose sizes may divide by four."""
+def test_other_recurrent_modules_are_refused(torch, name, kind):
+    """Their sizes may divide by four."""
     for size in (3, 4, 8):
         with pytest.raises(ValueError, match=f"weight_hh.*It looks like {kind}"):
             convert.from_torch(getattr(torch.nn, name)(size, size))
 
 
 def checkpoint():
-    """What training programs save: a state_dict under a key, and other things."""
+    """Return what training programs save: a state_dict under a key, and other values."""
     return {
         "epoch": 3,
         "model": {f"encoder.{name}": value for name, value in {**torch_layer(0), **torch_layer(1, 2 * N)}.items()}
@@ -317,8 +317,8 @@ def checkpoint():
     }
 
 
-def test_checkpoints():
-    """Keys of nested dicts are parts of a prefix; which there are is said with sizes."""
+def test_nested_checkpoints():
+    """Keys of nested dicts are parts of a prefix. The error lists the LSTMs with their sizes."""
     message = (
         r"got .*\. Give prefix= one of 'model\.cell\.' \(an LSTMCell, I=3, N=4\), "
         r"'model\.encoder\.' \(LSTM, layers: 2, both directions, I=3, N=4\)"
@@ -335,13 +335,12 @@ def test_checkpoints():
     assert convert.list_torch({"weight_ih": "none"})[0].hidden_size is None
 
 
-def test_tied_state_dicts_are_two():
-    """A mapping in two places counts twice."""
+def test_tied_state_dicts_count_twice():
     shared = torch_parameters()
     assert [lstm.prefix for lstm in convert.list_torch({"a": shared, "b": {"c": shared}})] == ["a.", "b.c."]
 
 
-def test_bad_checkpoints():
+def test_bad_checkpoints_raise():
     with pytest.raises(ValueError, match="source: wanted one value of each name; got two of 'a.weight_ih'"):
         convert.from_torch({"a": {"weight_ih": 1}, "a.weight_ih": 2})
     endless = {}
@@ -370,7 +369,7 @@ def tensors(torch, tree):
 
 
 def assert_same(weights, wanted):
-    """Two LSTMWeights, bit for bit."""
+    """Assert that two LSTMWeights are equal, bit for bit."""
     assert weights.options() == wanted.options()
     ours, theirs = weights.arrays(), wanted.arrays()
     assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in ours.items()} == {
@@ -380,7 +379,7 @@ def assert_same(weights, wanted):
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".PT"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_torch_files(torch, suffix, legacy, tmp_path):
+def test_files_are_read(torch, suffix, legacy, tmp_path):
     path = tmp_path / f"model{suffix}"
     torch.save(tensors(torch, checkpoint()), path, _use_new_zipfile_serialization=not legacy)
     wanted = convert.from_torch(checkpoint(), prefix="model.cell")
@@ -390,7 +389,7 @@ def test_torch_files(torch, suffix, legacy, tmp_path):
 
 
 def odd_tensors(torch):
-    """What torch.load makes of few bytes, and what an error says of it."""
+    """Return odd tensors that torch.load makes from a few bytes, each with a part of its error."""
     nested = torch.nested.nested_tensor([torch.zeros(4, 1)], layout=torch.jagged)
     return {
         "expanded": (torch.zeros(1).expand(4, 10**12), "claims 16000000000000 bytes; its storage has 4"),
@@ -413,20 +412,20 @@ def odd_tensors(torch):
 
 
 @pytest.mark.parametrize("kind", ["expanded", "on no device", "sparse", "nested", "quantised", "negated", "eight bits"])
-def test_tensors_whose_values_a_file_does_not_have(torch, kind, tmp_path):
+def test_tensors_without_their_values_raise(torch, kind, tmp_path):
     tensor, message = odd_tensors(torch)[kind]
     path, good, plain = tmp_path / "model.pt", tmp_path / "good.pt", torch.zeros(4, 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of kinds of tensors that PyTorch is not sure of
+        warnings.simplefilter("ignore")  # about kinds of tensors that are in beta
         torch.save({"other.weight": tensor, "weight_ih": tensor, "weight_hh": plain}, path)
         torch.save({"other.weight": tensor, "weight_ih": plain, "weight_hh": plain}, good)
     with pytest.raises(WeightsFileError, match=f"model.pt: weight_ih:? .*{message}"):
         convert.from_torch(path)
-    assert convert.from_torch(good).hidden_size == 1, "others are not looked at"
+    assert convert.from_torch(good).hidden_size == 1, "other tensors are ignored"
 
 
-def test_tensors_that_share_their_bytes(torch, tmp_path):
-    """As many as weights are tied by, but not more."""
+def test_tensors_sharing_too_many_bytes_raise(torch, tmp_path):
+    """Tied weights may share their bytes, but not so many."""
     path, shared = tmp_path / "model.pt", torch.zeros(1024, 256)
     arrays = {f"weight_{kind}_l{k}": shared for k in range(70) for kind in ("ih", "hh")}
     torch.save(arrays, path)
@@ -434,8 +433,8 @@ def test_tensors_that_share_their_bytes(torch, tmp_path):
         convert.from_torch(path)
 
 
-def test_compressed_files(torch, tmp_path):
-    """torch.save compresses none, and PyTorch takes the memory that they say."""
+def test_compressed_files_raise(torch, tmp_path):
+    """torch.save doesn't compress, and PyTorch would allocate the sizes that a file claims."""
     path, packed = tmp_path / "model.pt", tmp_path / "packed.pt"
     torch.save({"weight_ih": torch.zeros(8 << 20, 1), "weight_hh": torch.zeros(4, 1)}, path)
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
@@ -465,8 +464,7 @@ def test_many_lstms_are_listed_in_one_pass():
         *((".npz", dtype) for dtype in (np.float64, np.float32, np.float16)),  # NumPy's files have no bfloat16
     ],
 )
-def test_files_of_arrays(dtype, suffix, tmp_path, monkeypatch):
-    """... which need no PyTorch."""
+def test_array_files_need_no_torch(dtype, suffix, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     parameters = {f"net.lstm.{name}": a for name, a in torch_parameters("_l0", dtype).items()}
     others = {"net.mask": np.ones(3, np.uint8), "net.head.weight": np.ones((2, 2))}
@@ -481,7 +479,7 @@ def test_files_of_arrays(dtype, suffix, tmp_path, monkeypatch):
         convert.from_torch(path, prefix="")
 
 
-def test_own_files_are_refused(tmp_path):
+def test_our_own_files_are_refused(tmp_path):
     """Their options would be lost."""
     path = tmp_path / "w.safetensors"
     LSTMWeights.random(I, N, seed=0, bias=False, cell_clip=1.0).save(path)
@@ -490,8 +488,8 @@ def test_own_files_are_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-def test_files_of_other_things(torch, tmp_path):
-    """Nothing that a file says to do is done; what its owner may do instead is said."""
+def test_files_of_other_objects_raise(torch, tmp_path):
+    """No code in a file is run. The error says what the file's owner can do instead."""
     model = torch.nn.Sequential(torch.nn.LSTM(I, N))
     path = tmp_path / "m.pt"
     torch.save(model, path)
@@ -512,7 +510,7 @@ def test_files_of_other_things(torch, tmp_path):
             convert.from_torch(path)
 
 
-def test_bad_files(torch, tmp_path):
+def test_bad_files_raise(torch, tmp_path):
     for suffix in (".pt", ".safetensors", ".npz"):
         with pytest.raises(FileNotFoundError):
             convert.from_torch(tmp_path / f"none{suffix}")
@@ -526,8 +524,8 @@ def test_bad_files(torch, tmp_path):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_damaged_files(torch, legacy, tmp_path):
-    """Cut or changed anywhere they are refused as such, or are whole to PyTorch."""
+def test_damaged_files_raise_or_are_read(torch, legacy, tmp_path):
+    """A file that is cut or changed anywhere is refused as damaged, unless PyTorch can read it."""
     path = tmp_path / "m.pt"
     torch.save(tensors(torch, torch_parameters()), path, _use_new_zipfile_serialization=not legacy)
     content = path.read_bytes()
@@ -539,7 +537,7 @@ def test_damaged_files(torch, legacy, tmp_path):
             if damaged:
                 damaged[int(rng.integers(len(damaged)))] = int(rng.integers(256))
         path.write_bytes(damaged)
-        with contextlib.suppress(ValueError, TypeError):  # a name or dtype that changed
+        with contextlib.suppress(ValueError, TypeError):  # a name or dtype has changed
             try:
                 convert.from_torch(path)
             except WeightsFileError as error:
@@ -551,8 +549,8 @@ DTYPES = st.sampled_from(["float64", "float32", "float16", "bfloat16"])
 
 
 @given(st.integers(0, 5), st.integers(1, 5), st.booleans(), DTYPES, st.integers(0, 9), st.booleans())
-def test_to_torch_and_back_a_cell(I, N, bias, dtype, seed, zeros):
-    """Bit for bit, signed zeros included."""
+def test_torch_cell_round_trip(I, N, bias, dtype, seed, zeros):
+    """Keep every bit, signs of zeros included."""
     pytest.importorskip("torch", reason="PyTorch is not installed")
     weights = LSTMWeights.random(I, N, bias=bias, dtype=dtype, seed=seed)
     if zeros and bias:
@@ -562,7 +560,7 @@ def test_to_torch_and_back_a_cell(I, N, bias, dtype, seed, zeros):
 
 
 @given(st.data())
-def test_to_torch_and_back_layers(data):
+def test_torch_layers_round_trip(data):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     N = data.draw(st.integers(2, 5))
     weights = StackedWeights.random(
@@ -583,7 +581,7 @@ def test_to_torch_and_back_layers(data):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("bias", [True, False])
-def test_to_torch_cell_gives_its_numbers(torch, dtype, bias):
+def test_to_torch_cell_agrees(torch, dtype, bias):
     weights = LSTMWeights.random(5, 6, seed=0, bias=bias, dtype=dtype)
     module = torch.nn.LSTMCell(5, 6, bias=bias, dtype=getattr(torch, dtype))
     module.load_state_dict(convert.to_torch(weights), strict=True)
@@ -607,7 +605,7 @@ def test_to_torch_cell_gives_its_numbers(torch, dtype, bias):
         {"num_layers": 2, "proj_size": 2, "bidirectional": True},
     ],
 )
-def test_to_torch_lstm_gives_its_numbers(torch, dtype, options):
+def test_to_torch_lstm_agrees(torch, dtype, options):
     weights = StackedWeights.random(5, 6, **options, seed=0, dtype=dtype)
     module = torch.nn.LSTM(5, 6, **options, dtype=getattr(torch, dtype))
     module.load_state_dict(convert.to_torch(weights), strict=True)
@@ -644,7 +642,7 @@ def test_to_torch_refuses(options, message):
             convert.to_torch(LSTMWeights.random(I, N, seed=0, **options))
 
 
-def test_to_torch_refuses_layers_that_differ():
+def test_to_torch_refuses_unlike_layers():
     def cell(I, N=N, **options):
         return LSTMWeights.random(I, N, seed=0, **options)
 
@@ -673,7 +671,7 @@ def some_states(weights, B=3):
 
 
 def exchanged(array):
-    """Rows of two gates in each other's place."""
+    """Return the array with the blocks of gates i and f exchanged."""
     return np.concatenate([array[N : 2 * N], array[:N], array[2 * N :]])
 
 
@@ -694,8 +692,8 @@ def exchanged(array):
         ),
     ],
 )
-def test_run(torch, tmp_path, parameters, options, dtype):
-    """PyTorch's own module on a file's tensors, which tells two gates from each other."""
+def test_run_agrees_with_weights(torch, tmp_path, parameters, options, dtype):
+    """PyTorch's own module on a file's tensors agrees. With two gates exchanged, it doesn't."""
     path = tmp_path / "m.safetensors"
     file = {f"net.{name}": a.astype(dtypes.resolve(dtype)) for name, a in parameters.items()}
     save_file(file, path)

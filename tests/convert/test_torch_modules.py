@@ -229,7 +229,7 @@ def test_lstms_by_mode_are_foreign(torch):
         convert.from_torch(torch.nn.RNNBase("LSTM", I, N))
 
 
-# Each argument of torch.nn.LSTM: a value other than the default, and what becomes of it.
+# Each argument of torch.nn.LSTM: a value other than the default, and its fate.
 LSTM_ARGUMENTS = {
     "input_size": (5, "taken"),
     "hidden_size": (6, "taken"),
@@ -239,7 +239,7 @@ LSTM_ARGUMENTS = {
     "dropout": (0.5, "irrelevant"),  # at inference
     "bidirectional": (True, "taken"),
     "proj_size": (2, "taken"),
-    "device": ("cpu", "taken"),  # values are copied to the host; test_tensors_that_numpy_can_not_hold has "meta"
+    "device": ("cpu", "taken"),  # values are copied to the host; test_tensors_numpy_cannot_hold_raise has "meta"
     "dtype": ("float64", "taken"),
 }
 CELL_ARGUMENTS = {name: LSTM_ARGUMENTS[name] for name in ("input_size", "hidden_size", "bias", "device", "dtype")}
@@ -329,7 +329,7 @@ def test_flat_weights_that_differ_are_refused(torch):
         convert.from_torch(module)
 
 
-# What becomes of each attribute that LSTM and LSTMCell add to torch.nn.Module's.
+# The fate of each attribute that LSTM and LSTMCell add to torch.nn.Module's.
 ATTRIBUTES = {
     **dict.fromkeys(("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size"), "checked"),
     "batch_first": "logged",

@@ -1,4 +1,4 @@
-"""Zoneout around PyTorch's cells: modules such as ESPnet's ZoneOutCell, and rates that names alone don't show."""
+"""Zoneout around PyTorch's cells: modules such as ESPnet's ZoneOutCell, and rates that names alone don't reveal."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 
 class ZoneOutCell(torch.nn.Module):
-    """Keep each unit of h and of c by chance in training, and the same part of all of them otherwise."""
+    """Keep each unit of h and c at random in training. In inference, mix old and new states by the rate."""
 
     def __init__(self, cell, rate=0.1, name="zoneout_rate"):
         super().__init__()
@@ -46,11 +46,11 @@ def cell_of(width=I):
 
 
 class Decoder(torch.nn.Module):
-    """Layers of cells in a list, as a Tacotron's decoder has them."""
+    """Cells in a list, as in a Tacotron's decoder."""
 
     def __init__(self, rates=(0.1, 0.25)):
         super().__init__()
-        self.zoneout_rate = rates[0]  # which is not the cells'
+        self.zoneout_rate = rates[0]  # not the cells' rate
         self.lstm = torch.nn.ModuleList(ZoneOutCell(cell_of(N if k else I), rate) for k, rate in enumerate(rates))
         self.out = torch.nn.Linear(N, I)
 
@@ -72,7 +72,7 @@ def inputs(*shape):
 
 
 def steps_like(module, weights):
-    """Whether a module in eval mode and the weights take the same steps."""
+    """Return whether a module in eval mode and the weights take the same steps."""
     cell, state = LSTMCell(weights, backend="numpy"), (inputs(B, N), inputs(B, N))
     ours = LSTMState(h=state[0].numpy(), c=state[1].numpy())
     with torch.no_grad():
@@ -86,15 +86,15 @@ def steps_like(module, weights):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("rate", [0, 0.1, 1])
 @pytest.mark.parametrize("name", RATES)
-def test_zoneout_cell_tells_its_rate(name, rate, training):
-    """In training it is random, and the weights are those of inference, as with dropout."""
+def test_zoneout_cell_keeps_its_rate(name, rate, training):
+    """Training is random. As with dropout, the weights are those for inference."""
     module = ZoneOutCell(cell_of(), rate, name).train(training)
     weights = convert.from_torch(module)
     assert (weights.zoneout_c, weights.zoneout_h) == (rate, rate)
     assert module.training == training
     assert steps_like(module, weights)
     other = dataclasses.replace(weights, zoneout_c=0.0, zoneout_h=0.0)
-    assert steps_like(module, other) == (rate == 0)  # the comparison sees zoneout
+    assert steps_like(module, other) == (rate == 0)  # the comparison can see zoneout
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_layers_of_zoneout_cells():
 
 
 def test_trial_changes_nothing():
-    """It draws no random numbers of the caller's, steps a copy, and leaves the module in its mode."""
+    """It leaves the random generator and the module's mode alone, and doesn't step the cell itself."""
     module = ZoneOutCell(cell_of(), 0.3).train()
     module.cell.register_forward_pre_hook(lambda *_: pytest.fail("the cell was stepped"))
     before = torch.get_rng_state()
@@ -150,7 +150,7 @@ def test_trial_changes_nothing():
     assert module.cell.training
 
 
-def test_told_and_given_rates_agree():
+def test_zoneout_argument_must_match_the_module():
     module = ZoneOutCell(cell_of(), 0.3)
     assert convert.from_torch(module, zoneout=0.3).zoneout_c == 0.3
     with pytest.raises(ValueError, match=r"^zoneout: wanted 0\.3, as the module has it, or nothing; got 0\.1"):
@@ -160,7 +160,7 @@ def test_told_and_given_rates_agree():
 
 
 @pytest.mark.parametrize("kind", ["state_dict", "arrays", "pt", "safetensors", "npz", "the cell itself"])
-def test_rate_is_given_where_none_is_told(kind, tmp_path):
+def test_zoneout_argument_gives_the_rate(kind, tmp_path):
     module = ZoneOutCell(cell_of(), 0.3)
     state_dict = module.state_dict()
     arrays = {name: tensor.numpy() for name, tensor in state_dict.items()}
@@ -177,7 +177,7 @@ def test_rate_is_given_where_none_is_told(kind, tmp_path):
 
 
 def test_rate_of_layers():
-    """A torch.nn.LSTM has no zoneout. A given one is that of each layer and direction."""
+    """A torch.nn.LSTM has no zoneout. A given rate applies to each layer and direction."""
     state_dict = torch.nn.LSTM(I, N, 2, bidirectional=True).state_dict()
     stacked = convert.from_torch(state_dict, zoneout=0.3)
     assert [(layer.zoneout_c, layer.zoneout_h) for layer in stacked.layers] == [(0.3, 0.3)] * 4
@@ -200,7 +200,7 @@ def test_bad_rates(zoneout, error, message):
 
 
 def test_names_of_a_decoder_are_warned_of(caplog):
-    """Their rate is not in a state_dict."""
+    """A state_dict doesn't have their rate."""
     state_dict = Decoder().state_dict()
     convert.from_torch(state_dict, prefix="lstm.0.cell", zoneout=0.1)
     convert.from_torch(Decoder(), prefix="lstm.0.cell")
@@ -210,7 +210,7 @@ def test_names_of_a_decoder_are_warned_of(caplog):
     assert "lstm.0.cell. may be in a ZoneOutCell, which names don't show: pass its rate as zoneout=" in caplog.text
 
 
-# Modules of the name ZoneOutCell with other formulas.
+# Modules named ZoneOutCell with other formulas.
 
 
 def exchanged(self, x, state):
@@ -280,7 +280,7 @@ def test_other_formulas_are_refused(forward):
 
 def test_replaced_forward_is_refused():
     module = ZoneOutCell(cell_of(), 0.3)
-    module.forward = functools.partial(module.forward)  # of the same numbers, but it steps the original
+    module.forward = functools.partial(module.forward)  # it computes the same, but steps the original module
     with pytest.raises(ValueError, match="which computes something else"):
         convert.from_torch(module)
 
@@ -308,8 +308,8 @@ def test_more_than_a_cell_is_foreign(more):
 
 
 @pytest.mark.parametrize("rate", [None, "0.1", (0.1, 0.2), 1.5, -0.5, float("nan"), torch.tensor(0.1), True])
-def test_rates_that_can_not_be_read(rate):
-    """Nobody can vouch for such a module, as its zoneout would be lost."""
+def test_unreadable_rates_raise(rate):
+    """custom_classes can't help, as the module's zoneout would be lost."""
     module = ZoneOutCell(cell_of(), rate)
     for vouched in ([], ["ZoneOutCell"]):
         with pytest.raises(
@@ -319,7 +319,7 @@ def test_rates_that_can_not_be_read(rate):
 
 
 def test_zoneout_cells_around_others_are_refused():
-    """A cell within a cell, and a whole LSTM."""
+    """Refuse a cell within a cell, and a whole LSTM."""
     inner = ZoneOutCell(cell_of(), 0.1)
     inner.batch_first = False
     lstm = torch.nn.LSTM(I, N)
@@ -334,7 +334,7 @@ def test_zoneout_cells_around_others_are_refused():
 
 @pytest.mark.parametrize("name", ["ZoneOutLSTM", "ZoneoutWrapper", "Zone_Out"])
 def test_other_modules_named_zoneout_are_refused(name):
-    """Their zoneout is unknown, unless the caller says that they add none."""
+    """Their zoneout is unknown. They are read only if the caller says that they have none."""
     model = named(name)()
     model.cells = torch.nn.ModuleList([cell_of()])
     outer = torch.nn.Sequential(model)
@@ -358,7 +358,7 @@ def test_subclasses_of_a_zoneout_cell():
 
 
 def test_zoneout_cell_of_a_foreign_cell():
-    """The trial steps no cell, so that the cell's own class is checked as ever."""
+    """The trial doesn't step the cell, so the cell's own class is checked as always."""
     foreign = type("Doubled", (torch.nn.LSTMCell,), {"forward": lambda self, x, state: super().forward(2 * x, state)})
     with pytest.raises(ValueError, match="Doubled at 'cell', which has its own forward"):
         convert.from_torch(ZoneOutCell(foreign(I, N), 0.3))
@@ -383,7 +383,7 @@ def test_cells_outside_of_their_zoneout_cell():
 
 
 def test_objects_around_a_zoneout_cell():
-    """Of an object that is not a module, too, the modules on the way to the cell are looked at."""
+    """The modules around a cell are also checked in an object that is not a module."""
 
     class Engine:
         net = ZoneOutCell(cell_of(), 0.3)
@@ -425,7 +425,7 @@ def test_check_steps_a_cell_with_its_zoneout(tmp_path):
         assert not checking.check("torch", source, None, other, {"zoneout": 0.3}).agrees
 
 
-def test_check_can_not_run_layers_with_zoneout(tmp_path):
+def test_check_cannot_run_layers_with_zoneout(tmp_path):
     source = file_of(torch.nn.LSTM(I, N), tmp_path)
     weights = convert.from_torch(source, zoneout=0.3)
     with pytest.raises(ValueError, match="a torch.nn.LSTM has no zoneout"):

@@ -1,4 +1,4 @@
-"""What importers say of objects that they don't read."""
+"""What importers say about objects that they don't read."""
 
 import inspect
 import operator
@@ -73,13 +73,13 @@ def test_torch_readers_refuse_keras_and_haste(reader):
     for module in ("keras.src.layers.rnn.lstm", "haste_pytorch.lstm"):
         theirs = object_of(module, torch.nn.Module)
         assert f"Use fusedlstm.convert.{OBJECTS[module]}" in refusal(reader, theirs)
-        theirs.inner = torch.nn.LSTM(3, 4)  # with an LSTM inside, they convert
+        theirs.inner = torch.nn.LSTM(3, 4)  # if an LSTM is inside, they convert
         getattr(convert, reader)(theirs, **({"custom_classes": ["Theirs"]} if reader == "from_torch" else {}))
 
 
 @pytest.mark.parametrize("system", [each for each in SYSTEMS if each.read and each.source != "path"], ids=NAME)
 def test_readers_of_arrays_name_the_command(system):
-    """They name it if it converts files of their system."""
+    """The error names the command if it converts files of the system."""
     hint = "Pass arrays, not a path" + ('. The command "fusedlstm convert" converts files' if system.source else "")
     for path in ("model", b"model.params", Path("a.tflite")):
         assert refusal(system.read.__name__, path).endswith(f". {hint}")
@@ -112,7 +112,7 @@ def test_from_equinox_refuses_pytorch_modules():
             convert.from_equinox([module], "0")
 
 
-def test_from_equinox_follows_no_prefix_in_a_path():
+def test_from_equinox_refuses_a_path_with_prefix():
     with pytest.raises(TypeError, match='The command "fusedlstm convert" converts files$'):
         convert.from_equinox("model.eqx", "encoder.cell")
 

@@ -1,7 +1,7 @@
-"""Put numbers of Flax, Haiku and Equinox into jax/: make_jax.py, with these on a CPU.
+"""Write outputs of Flax, Haiku and Equinox to jax/. Run make_jax.py with these libraries on a CPU.
 
-It makes the files of layers and of what the older files of cells lack; those were made likewise, by Flax 0.12.8,
-dm-haiku 0.0.17 and Equinox 0.13.8. All numbers are float64 and random, biases too.
+It makes the files of layers, and those of cells that the older files lack. The older files were made in the same way,
+by Flax 0.12.8, dm-haiku 0.0.17 and Equinox 0.13.8. All numbers are float64 and random, including biases.
 """
 
 import json
@@ -30,7 +30,7 @@ def randomised(tree, rng):
 
 
 def flat(tree, start="W_"):
-    """The arrays of nested mappings, by their names with dots."""
+    """Return the arrays of nested mappings, with names joined by dots."""
     arrays = {}
     for key, value in tree.items():
         if hasattr(value, "items"):
@@ -47,7 +47,7 @@ def save(name, package, params, **arrays):
 
 
 def save_cell(name, package, params, step, rng):
-    """Steps of step(x, h, c) -> (h, c)."""
+    """Save steps of step(x, h, c) -> (h, c)."""
     xs, h, c = numbers(rng, T, B, I), rng.uniform(-0.9, 0.9, (B, N)), numbers(rng, B, N)
     states = [(h, c)]
     for x in xs:
@@ -57,12 +57,12 @@ def save_cell(name, package, params, step, rng):
 
 
 def carries(rng, count):
-    """Random (c, h) for each cell."""
+    """Return a random (c, h) for each cell."""
     return [(numbers(rng, B, N), rng.uniform(-0.9, 0.9, (B, N))) for _ in range(count)]
 
 
 def save_layers(name, package, params, xs, initial, outputs, finals, **arrays):
-    """Layers or directions, of states (c, h): batch-major x (B, T, I) and y."""
+    """Save layers or directions with states (c, h), and batch-major x (B, T, I) and y."""
     for k, (before, after) in enumerate(zip(initial, finals, strict=True)):
         arrays |= {f"init{k}_c": before[0], f"init{k}_h": before[1]}
         arrays |= {f"final{k}_c": after[0], f"final{k}_h": after[1]}

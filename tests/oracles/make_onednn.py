@@ -1,7 +1,7 @@
-"""Put numbers of oneDNN's LSTM primitive into onednn/: make_onednn.py, with PyTorch on an x86 CPU.
+"""Write outputs of oneDNN's LSTM primitive to onednn/. Run make_onednn.py with PyTorch on an x86 CPU.
 
-PyTorch's mkldnn_rnn_layer gives its weights to the primitive as they are, as tensors ldgoi, and the sum of both biases:
-see aten/src/ATen/native/mkldnn/RNN.cpp. Here they are stored as ldigo. It has no peepholes and no projection.
+PyTorch's mkldnn_rnn_layer passes its weights to the primitive unchanged, as tensors ldgoi, and the sum of both biases.
+See aten/src/ATen/native/mkldnn/RNN.cpp. The file stores them as ldigo. This layer has no peepholes and no projection.
 ONEDNN_VERBOSE=1 shows that the primitive vanilla_lstm ran.
 """
 
@@ -13,7 +13,7 @@ import torch
 
 FOLDER = Path(__file__).parent / "onednn"
 T, B, I, N = 4, 3, 3, 4
-LSTM = 2  # of the modes that mkldnn_rnn_layer takes
+LSTM = 2  # mkldnn_rnn_layer's mode for LSTMs
 
 
 def main():

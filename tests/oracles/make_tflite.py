@@ -1,8 +1,8 @@
-"""Put the numbers of TFLite's interpreter into tflite/: make_tflite.py, with TensorFlow on a CPU.
+"""Write outputs of TFLite's interpreter to tflite/. Run make_tflite.py with TensorFlow on a CPU.
 
-Each file is one operator, LSTM or UNIDIRECTIONAL_SEQUENCE_LSTM, of a model that is built here tensor by tensor, with
-random weights. It is invoked once a step, from random states, and its variable tensors 18 and 19 are read after each.
-Every second one asks for what must change no number of floats: batch-major x, and asymmetric_quantize_inputs.
+Each file has one operator, LSTM or UNIDIRECTIONAL_SEQUENCE_LSTM, in a model built here tensor by tensor, with random
+weights. It is invoked once a step, from random states. Its variable tensors 18 and 19 are read after each step. Every
+second model uses options that must not change float results: batch-major x, and asymmetric_quantize_inputs.
 """
 
 import json
@@ -33,7 +33,7 @@ CASES = {
 
 
 def weights(input_gate, peephole, proj_size, rng):
-    """The inputs that are weights, by their numbers."""
+    """Return the weights among the operator's inputs, by number."""
     inputs = {}
     for k in range(4):
         shapes = {1 + k: (N, I), 5 + k: (N, proj_size or N), 12 + k: (N,)}
@@ -47,7 +47,7 @@ def weights(input_gate, peephole, proj_size, rng):
 
 
 class Graph:
-    """A model of one operator, tensor by tensor."""
+    """Builds a model of one operator, tensor by tensor."""
 
     def __init__(self):
         self.graph, self.model = schema.SubGraphT(), schema.ModelT()
@@ -80,7 +80,7 @@ class Graph:
 
 
 def model(name, inputs, size, activation, cell_clip, proj_clip, other):
-    """The file of one step of an operator, and the numbers of its two variable tensors."""
+    """Return the file of an operator's single step, and the numbers of its two variable tensors."""
     one_step = () if name == "LSTM" else (1,)
     x, y = ((B, *one_step, width) if other else (*one_step, B, width) for width in (I, size))
     graph, operator = Graph(), schema.OperatorT()
@@ -102,8 +102,8 @@ def model(name, inputs, size, activation, cell_clip, proj_clip, other):
 
 
 def run(content, at_h, at_c, xs, h0, c0):
-    """The outputs and states of each step."""
-    # Without delegates, which may copy variable tensors: the operators' own reference is meant.
+    """Return the outputs and states of each step."""
+    # Delegates may copy variable tensors, so use the operators' own reference.
     resolver = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = tf.lite.Interpreter(
         model_content=content, experimental_op_resolver_type=resolver, experimental_preserve_all_tensors=True

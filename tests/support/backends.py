@@ -1,4 +1,4 @@
-"""The backends to test, by name: numpy and cuda, which runs on a GPU or is emulated by the stand-in for CuPy."""
+"""The backends to test, by name: numpy, and cuda on a GPU or emulated by the stand-in for CuPy."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ NO_EMULATOR = missing()
 
 
 def choose():
-    """The backends to test: by name, else numpy and the better cuda that this machine has."""
+    """Return the backends to test: those named or, by default, numpy and the better cuda that this machine has."""
     if NAMED:
         return NAMED.split(",")
     if NO_GPU is None:
@@ -28,7 +28,7 @@ def choose():
 
 
 BACKENDS = choose()
-assert not {"cuda", "emulated"} <= set(BACKENDS), "cuda and emulated exclude each other: one takes the other's place"
+assert not {"cuda", "emulated"} <= set(BACKENDS), "name cuda or emulated, not both: the stand-in replaces CuPy"
 if "emulated" in BACKENDS:
     stand_in.install()
     probe._probe.cache_clear()
@@ -36,7 +36,7 @@ else:
     stand_in.find_real()
 
 
-# For tests of cuda alone. If it can't run, they are skipped, but fail if it was asked for.
+# For tests of cuda alone. If it can't run, they are skipped, or fail if it was named.
 needs_cuda = pytest.mark.skipif(BACKENDS == ["numpy"], reason=f"cuda runs neither here ({NO_GPU}) nor emulated")
 
 
@@ -45,19 +45,19 @@ ON_GPU = sys.modules.get("cupy") is stand_in.real.get("cupy") is not None and NO
 
 
 def backend_name(request):
-    """The name of a tested backend, as a cell takes it."""
+    """Return the name of a tested backend, as a cell takes it."""
     if request.param == "cuda" and NO_GPU:
         pytest.fail(f"cuda was asked for and can't run here: {NO_GPU}")
     return "cuda" if request.param == "emulated" else request.param
 
 
-# For Steppers and pools: on a GPU both ways of stepping, whatever the table would choose.
+# For Steppers and pools: test both ways of stepping on a GPU, whatever the table would choose.
 ONE_KERNEL = ", one kernel"
 WAYS = [*BACKENDS, *(f"{name}{ONE_KERNEL}" for name in BACKENDS if name != "numpy")]
 
 
 def backend_in_a_way(request, monkeypatch):
-    """The name of a backend, as a cell takes it. The backend then steps in one of WAYS."""
+    """Return the name of a backend, as a cell takes it. The backend then steps in one of WAYS."""
     name = request.param.removesuffix(ONE_KERNEL)
     if name != "numpy":
         from fusedlstm.backends import kernel_choice

@@ -1,4 +1,4 @@
-"""Cells of all functions, and random arguments for a cell."""
+"""Cells with all functions, and random arguments for a cell."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ NAMES = [each if isinstance(each, str) else " ".join(map(str, each)) for each in
 
 
 def functions_of(k):
-    """Options of a cell, of which each function is in each role for one k."""
+    """Return options of a cell. Over all k, each function takes each role."""
     count = len(FUNCTIONS)
     return {
         "gate_activation": FUNCTIONS[k],
@@ -36,7 +36,7 @@ def functions_of(k):
     }
 
 
-# By the name of the gates' function. Other options take turns, out of step with those.
+# Keyed by the gates' function. Other options take turns, with other periods.
 GENERAL = {
     name: {
         **functions_of(k),

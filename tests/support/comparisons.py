@@ -8,7 +8,7 @@ from support.cells import host
 
 
 def state_on(cell, h, c):
-    """A state on the cell's device, with c in the dtype that the cell wants."""
+    """Return a state on the cell's device, with c in the cell's dtype for it."""
     return LSTMState(h=cell.asarray(h), c=cell.asarray(c, cell.zero_state(0).c.dtype))
 
 
@@ -21,7 +21,7 @@ def assert_close(state, h, c, tolerance):
 
 
 def assert_steps(cell, oracle):
-    """Compare every step from the oracle's state, then all steps from our own states."""
+    """Compare each step from the recorded state, then all steps from our own states."""
     for x, h, c, h_next, c_next in oracle.steps():
         got = cell(cell.asarray(x), state_on(cell, h, c))
         assert_close(got, h_next, c_next, oracle.tolerance)
@@ -32,13 +32,13 @@ def assert_steps(cell, oracle):
 
 
 def states_of(lstm, pairs):
-    """The states of (h, c) pairs, one for each layer and direction."""
+    """Return the states of (h, c) pairs, one for each layer and direction."""
     c_dtype = lstm.zero_state(0)[0].c.dtype
     return tuple(LSTMState(h=lstm.asarray(h), c=lstm.asarray(c, c_dtype)) for h, c in pairs)
 
 
 def assert_sequence(lstm, oracle, pairs, outputs, finals, xs=None, **options):
-    """Compare outputs and final states. Tolerances allow for several steps of our own."""
+    """Compare outputs and final states. The tolerance allows for the errors of several steps."""
     xs = lstm.asarray(oracle["x"] if xs is None else xs)
     got, states = lstm(xs, states_of(lstm, pairs), **options)
     compared = [("outputs", got, outputs)]
@@ -53,7 +53,7 @@ def assert_sequence(lstm, oracle, pairs, outputs, finals, xs=None, **options):
 
 
 def assert_equal(got, wanted):
-    """The same weights, bit for bit."""
+    """Assert that two weights are equal, bit for bit."""
     assert type(got) is type(wanted)
     if isinstance(got, StackedWeights):
         assert (got.bidirectional, got.num_layers) == (wanted.bidirectional, wanted.num_layers)

@@ -1,4 +1,4 @@
-"""Shared by tests of emulated kernels: where the faulty kernels are, and whether this machine can emulate."""
+"""For tests of emulated kernels: where the faulty kernels are, and whether this machine can emulate."""
 
 import os
 
@@ -9,7 +9,7 @@ from support.places import TESTS
 
 FAULTY = TESTS / "emulation" / "faulty"
 
-# A machine that sets this must not skip them.
+# A machine that sets this must not skip the tests.
 _REQUIRED = os.environ.get("FUSEDLSTM_REQUIRE_EMULATION") == "1"
 
 needs_emulation = pytest.mark.skipif(

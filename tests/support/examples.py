@@ -14,8 +14,8 @@ class Example:
 
     Attributes:
         layout: a layout of the system.
-        scope: the beginning of its arrays' names.
-        prefix: the importer's argument that chooses it; None for the default.
+        scope: the beginning of the arrays' names.
+        prefix: the importer's argument that chooses the cell; None for the default.
     """
 
     layout: str

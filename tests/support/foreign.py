@@ -1,7 +1,7 @@
-"""Arrays of other libraries for tests: how each makes one of NumPy's, and where its memory is.
+"""Arrays of other libraries for tests: how to make one from a NumPy array, and where its memory is.
 
-On the CPU they are the real PyTorch and JAX; on the emulated GPU stand-ins; on a GPU the real PyTorch and JAX. On both
-GPUs there are wrappers over CuPy's arrays, too, that need no other library.
+On the CPU, PyTorch and JAX are real. On the emulated GPU, stand-ins replace them. On a GPU, they are real again. Both
+GPUs also have wrappers of CuPy's arrays, which need no other library.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from fusedlstm.arrays.dlpack import Incoming, Outgoing
 from stand_in import arrays, dlpack, others, torch_cuda
 from support.backends import BACKENDS
 
-# JAX else takes most of a GPU's memory when it starts, and others are tested there.
+# Otherwise JAX takes most of a GPU's memory when it starts, and other libraries are tested there, too.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 B, I, N, P = 5, 3, 4, 2
@@ -49,7 +49,7 @@ class TorchOnCpu:
 
     mode = staticmethod(contextlib.nullcontext)
     written = True
-    gives = True  # an array of its own as the result
+    gives = True  # results are the library's own arrays
     cast = "x.to(torch.float32)"
 
 
@@ -100,7 +100,7 @@ class JaxOnGpu(Jax):
 
 
 class OnlyDlpack:
-    """An array in host memory that nothing but DLPack reaches."""
+    """An array in host memory that only DLPack reaches."""
 
     def __init__(self, array):
         self.array = array
@@ -117,10 +117,10 @@ class OnlyDlpack:
 
 
 class DlpackOnCpu:
-    """A library that has DLPack alone, in its first or its second version, and no array for results."""
+    """A library that supports DLPack alone, in version 0 or 1, and makes no arrays for results."""
 
     backend, type = "numpy", OnlyDlpack
-    # Older NumPys take whatever comes by DLPack for read-only, and all do with a capsule that can't say it.
+    # Older NumPys import all DLPack arrays as read-only. All versions do if the capsule has no flag for it.
     written = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
     gives = False
     refusal = ValueError, "a read-only one"
@@ -160,7 +160,7 @@ class TorchEmulated:
 
 
 class DlpackEmulated(TorchEmulated):
-    """A library on the emulated GPU that has DLPack alone."""
+    """A library on the emulated GPU that supports DLPack alone."""
 
     type = others.OnlyDlpack
     gives = False
@@ -171,14 +171,14 @@ class DlpackEmulated(TorchEmulated):
 
 
 class NamespaceEmulated(DlpackEmulated):
-    """... and makes arrays of results."""
+    """A library on the emulated GPU that supports DLPack and makes arrays for results."""
 
     type = others.WithNamespace
     gives = True
 
 
 class JaxEmulated(NamespaceEmulated):
-    """What looks like JAX on the emulated GPU."""
+    """A library on the emulated GPU that looks like JAX."""
 
     type = others.Immutable
     written = False
@@ -191,15 +191,15 @@ class JaxEmulated(NamespaceEmulated):
 
 
 class InterfaceEmulated(DlpackEmulated):
-    """A library on the emulated GPU that has the CUDA array interface alone."""
+    """A library on the emulated GPU that supports only the CUDA array interface."""
 
     type = others.OnlyInterface
 
 
 class Wrapped:
-    """An array of CuPy's, real or emulated, that nothing but a protocol reaches, of a library with a stream of its own.
+    """A CuPy array, real or emulated, of a library with its own stream. Only a protocol reaches it.
 
-    The stream is CuPy's current one where none is given.
+    The default stream is CuPy's current one.
     """
 
     def __init__(self, array, stream=None):
@@ -210,7 +210,7 @@ class Wrapped:
 
 
 class WrappedDlpack(Wrapped):
-    """... which is DLPack, of bfloat16 too."""
+    """An array that only DLPack reaches, in bfloat16 too."""
 
     def __dlpack_device__(self):
         return self.array.__dlpack_device__()
@@ -222,7 +222,7 @@ class WrappedDlpack(Wrapped):
 
 
 class WrappedNamespace(WrappedDlpack):
-    """... whose library makes arrays of others', on CuPy's current stream."""
+    """An array from a library that imports arrays of others, on CuPy's current stream."""
 
     def __array_namespace__(self, *, api_version=None):
         return types.SimpleNamespace(from_dlpack=type(self).take)
@@ -235,7 +235,7 @@ class WrappedNamespace(WrappedDlpack):
 
 
 class WrappedInterface(Wrapped):
-    """... which is the CUDA array interface; it names the stream that is given."""
+    """An array that only the CUDA array interface reaches. The interface names the given stream."""
 
     @property
     def __cuda_array_interface__(self):
@@ -246,7 +246,7 @@ class WrappedInterface(Wrapped):
 
 
 class DlpackOnGpu:
-    """A library on a GPU, real or emulated, that has DLPack alone."""
+    """A library on a GPU, real or emulated, that supports DLPack alone."""
 
     backend, type = "cuda", WrappedDlpack
     written, gives = True, False
@@ -266,19 +266,19 @@ class DlpackOnGpu:
 
 
 class NamespaceOnGpu(DlpackOnGpu):
-    """... and makes arrays of results."""
+    """A library on a GPU, real or emulated, that supports DLPack and makes arrays for results."""
 
     type, gives = WrappedNamespace, True
 
 
 class InterfaceOnGpu(DlpackOnGpu):
-    """A library on a GPU, real or emulated, that has the CUDA array interface alone."""
+    """A library on a GPU, real or emulated, that supports only the CUDA array interface."""
 
     type = WrappedInterface
 
 
 class Native:
-    """The backend's own."""
+    """The backend's own arrays."""
 
     written, gives = True, True
 
@@ -306,7 +306,7 @@ ON_GPU = ([*EMULATED, *ON_BOTH] if "emulated" in BACKENDS else []) + (
 
 
 class Case:
-    """A cell, and its arguments as NumPy's arrays."""
+    """A cell, and its arguments as NumPy arrays."""
 
     def __init__(self, backend, dtype="float32", proj_size=None, batch=B, **options):
         self.cell = LSTMCell(LSTMWeights.random(I, N, proj_size=proj_size, dtype=dtype, seed=0), backend=backend)
@@ -320,7 +320,7 @@ class Case:
         self.native = Native(backend)
 
     def call(self, make, **changes):
-        """The cell's result for its arguments as `make` makes them."""
+        """Return the cell's result for arguments that `make` makes."""
         make = {name: changes.pop(name, make) for name in ("x", "h", "c", "first", "reset_h", "reset_c")}
         made = {name: function(getattr(self, name)) for name, function in make.items()}
         return self.cell(
@@ -343,7 +343,7 @@ def bits(array):
 
 
 def assert_state(library, got, wanted):
-    """The same bits, in the library that results are in."""
+    """Assert that a state has the wanted bits, in the library's result type."""
     for part in ("h", "c"):
         array, right = getattr(got, part), getattr(wanted, part)
         values = library.host(array)

@@ -1,4 +1,4 @@
-"""Objects that look like other frameworks', by the names of their modules, and what makes weights of each."""
+"""Objects that look like other frameworks', by the names of their modules, and the importer for each."""
 
 OBJECTS = {
     "torch.nn.modules.rnn": "from_torch(module)",
@@ -26,5 +26,5 @@ OBJECTS = {
 
 
 def object_of(module, *bases):
-    """Return an object whose class a framework's module defines, or one of its base classes."""
+    """Return an object of a class that claims to be from a framework's module, with these base classes."""
     return type("Theirs", bases or (object,), {"__module__": module})()

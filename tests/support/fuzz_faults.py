@@ -1,4 +1,4 @@
-"""Readers that go wrong as readers may, for the fuzzer to find; and one that doesn't."""
+"""Readers with faults that the fuzzer must find, and one without."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def make(folder):
 
 
 def faulty(what):
-    """A reader that goes wrong where the first hundred bytes are not those of the good file."""
+    """Return a reader that fails if the first hundred bytes differ from the good file's."""
 
     def read(path):
         if careful(path)[:100] != b"a" * 100:

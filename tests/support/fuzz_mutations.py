@@ -1,4 +1,4 @@
-"""Mutations of a file for the fuzzer: of its bytes, or within its structure, so that more than a checksum is tried."""
+"""Mutations of files for the fuzzer: of bytes, or within the structure, so that more than a checksum is tested."""
 
 import io
 import json
@@ -66,14 +66,14 @@ def replace(data, files, rng):
 
 
 def integer(data, files, rng):
-    """Another number where one may stand: little-endian, of one to eight bytes."""
+    """Replace an integer: little-endian, of one to eight bytes."""
     value, size = INTERESTING[rng.integers(len(INTERESTING))], int(2 ** rng.integers(4))
     at = int(rng.integers(len(data)))
     return data[:at] + (value & (2 ** (8 * size) - 1)).to_bytes(size, "little") + data[at + size :]
 
 
 def text(data, files, rng):
-    """Another word in place of a run of digits or letters."""
+    """Replace a run of digits or letters with another word."""
     word, at = WORDS[rng.integers(len(WORDS))], int(rng.integers(len(data)))
     end = at
     while end < len(data) and chr(data[end]).isalnum():
@@ -96,7 +96,7 @@ def repeat(data, files, rng):
 
 
 def splice(data, files, rng):
-    """The beginning of one file with the end of another."""
+    """Join the beginning of one file to the end of another."""
     other = files[rng.integers(len(files))]
     return data[: int(rng.integers(len(data)))] + other[int(rng.integers(len(other))) :]
 
@@ -118,7 +118,7 @@ def of_bytes(data, files, rng):
 
 
 def zip_members(data, files, rng):
-    """Members changed, renamed or left out, in an archive whose checksums are right."""
+    """Change, rename or remove members of an archive, with correct checksums."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return of_bytes(data, files, rng)
     file = io.BytesIO()
@@ -153,9 +153,9 @@ def _in_a_member(data, rng):
 
 
 def pickle_instructions(data, files, rng):
-    """Drop, repeat, move or change instructions in the pickle of a file of torch.save."""
+    """Drop, repeat, move or change instructions in the pickle of a torch.save file."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
-        first = data.find(b"\x80\x02", 2)  # the pickle after the first, which is a magic number
+        first = data.find(b"\x80\x02", 2)  # the second pickle; the first is a magic number
         return data[:first] + _change_instructions(data[first:], rng)
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
@@ -203,10 +203,10 @@ INSTRUCTIONS = [
 
 
 def checkpoint_block(data, files, rng):
-    """A block of a checkpoint's index changed in place, with the checksum that is right for it.
+    """Change a block of a checkpoint's index in place, with a correct checksum.
 
-    The file is a table of blocks: each is followed by a byte of its kind and four of a masked CRC-32C, and the last
-    48 bytes say where two of them are.
+    The file is a table of blocks. Each is followed by a byte for its kind, and four of a masked CRC-32C. The last 48
+    bytes say where two of them are.
     """
     content = bytearray(data)
     blocks = _block_places(data)
@@ -221,7 +221,7 @@ def checkpoint_block(data, files, rng):
 
 
 def _block_places(data):
-    """Where the blocks that the footer names are, and the data before the first of them."""
+    """Return the places of the blocks that the footer names, and of the data before the first of them."""
     numbers, at = [], len(data) - 48
     for _ in range(4):
         number = shift = 0
@@ -233,7 +233,7 @@ def _block_places(data):
                 break
         numbers.append(number)
     named = [(numbers[0], numbers[1]), (numbers[2], numbers[3])]
-    return [(0, min(start for start, _ in named) - 5), *named]  # small indexes have one block of data
+    return [(0, min(start for start, _ in named) - 5), *named]  # small indexes have a single block of data
 
 
 def _crc32c(data):
@@ -253,7 +253,7 @@ _CRC32C = [_crc32c_of(byte) for byte in range(256)]
 
 
 def any_value(rng, depth=0):
-    """A JSON value."""
+    """Return a random JSON value."""
     kind = rng.integers(10 if depth < 3 else 8)
     if kind < 8:
         return [None, True, -1, 2**70, 0.5, "F32", float("nan"), float("inf")][kind]
@@ -262,7 +262,7 @@ def any_value(rng, depth=0):
 
 
 def change_json(value, rng, depth=0):
-    """The value with one thing in it changed, left out or put elsewhere."""
+    """Return the value with one part changed, removed or renamed."""
     if isinstance(value, str) and rng.random() < 0.7:
         try:
             inner = json.loads(value)
@@ -284,14 +284,14 @@ def change_json(value, rng, depth=0):
 
 
 def safetensors_header(data, files, rng):
-    """A header with another value somewhere, of the length that the file says."""
+    """Change a value somewhere in the header, and its length to match."""
     (length,) = struct.unpack("<Q", data[:8])
     header = json.dumps(change_json(json.loads(data[8 : 8 + length]), rng)).encode()
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
 def our_options(data, files, rng):
-    """Other options in a file of ours, with the checksum that is right for them."""
+    """Change an option in a file of ours, with a correct checksum."""
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     about = json.loads(header["__metadata__"]["fusedlstm"])
@@ -304,7 +304,7 @@ def our_options(data, files, rng):
 
 
 def keras_config(data, files, rng):
-    """A .keras file with another configuration."""
+    """Change the configuration in a .keras file."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
         for member in old.namelist():
@@ -316,7 +316,7 @@ def keras_config(data, files, rng):
 
 
 def onnx_fields(data, files, rng):
-    """A model of which some fields, at any depth, are others."""
+    """Change some fields of a model, at any depth."""
     import onnx
 
     model = onnx.ModelProto.FromString(data)
@@ -382,7 +382,7 @@ def _new_value(field, old, rng):
 
 
 def mutate(data, files, rng, structures):
-    """The file changed: half of the time within a structure, if there is one."""
+    """Return the file mutated: half of the time within its structure, if it has one."""
     if structures and rng.random() < 0.5:
         return structures[rng.integers(len(structures))](data, files, rng)
     return of_bytes(data, files, rng)

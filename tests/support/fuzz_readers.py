@@ -1,4 +1,4 @@
-"""The readers of files that are fuzzed, each with a few good files to begin from."""
+"""The readers that are fuzzed, each with a few good files to start from."""
 
 import contextlib
 import functools
@@ -26,11 +26,15 @@ from support.places import DATA
 
 @dataclass(eq=False)
 class Reader:
-    """How a kind of file is read.
+    """A reader of one kind of file.
 
-    read: of a path; make: writes good files into a folder; suffix: of the files; structure: mutations
-    within what such files are; needs: the libraries it reads with; dies: the signals by which a library is
-    known to end the process, which no reader of ours can prevent.
+    Attributes:
+        read: reads a path.
+        make: writes good files into a folder.
+        suffix: of the files.
+        structure: mutations within such files.
+        needs: the libraries that it reads with.
+        dies: the signals by which a library is known to end the process. Our readers can't prevent them.
     """
 
     read: Callable[[Path], object]
@@ -49,11 +53,11 @@ class Reader:
         with tempfile.TemporaryDirectory() as folder:
             self.make(Path(folder))
             found = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
-        assert found, "nothing to begin from"
+        assert found, "no good files to start from"
         return found
 
     def warm_up(self):
-        """Read the good files, so that all is imported and their memory is known."""
+        """Read the good files, so that everything is imported, and their memory is included in the process's."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"good{self.suffix}")
             for content in self.files:
@@ -116,7 +120,7 @@ def read_torch(path):
 
 
 def torch_arrays(folder):
-    """Parameters in files of arrays, which need no PyTorch."""
+    """Write parameters as files of arrays, which need no PyTorch."""
     from safetensors.numpy import save_file
 
     layers = StackedWeights.random(2, 3, 2, seed=0, bidirectional=True, bias=False, dtype="float16")
@@ -141,7 +145,7 @@ def tf1_checkpoints(folder):
 
 
 def read_checkpoint(path):
-    """The index is what is damaged; beside it is the data."""
+    """Read a mutated index. The data beside it is good."""
     data = path.with_suffix(".data-00000-of-00001")
     if not data.exists():
         data.write_bytes(Path(f"{CHECKPOINT}.data-00000-of-00001").read_bytes())
@@ -157,7 +161,7 @@ def onnx_files(folder):
         "layers": convert.to_onnx(StackedWeights.random(2, 3, 2, seed=0, bidirectional=True)),
         "half": convert.to_onnx(LSTMWeights.random(2, 3, seed=0, dtype="float16", coupled_gate="forget")),
     }
-    # Weights that are computed of others, and within a branch.
+    # Weights computed from others, and within a branch.
     inner = onnx.ModelProto.FromString(models["cell"].SerializeToString()).graph
     for name in [tensor.name for tensor in inner.initializer][:1]:
         inner.node.insert(0, onnx.helper.make_node("Identity", [f"{name}_"], [name]))
@@ -202,7 +206,7 @@ LEARNED = """learned (float[T, B, 2] X) => (float[T, B, 6] Y)
 
 
 def read_onnx(path):
-    """Read a model without a name, by each name, and by all names. At the end raise a refusal by the first two."""
+    """Read a model without a name, by each name, and by all names. At the end, raise any refusal by the first two."""
     names = [lstm.name for lstm in convert.list_onnx(path)]
     refused = None
     for name in (None, *names, names):
@@ -211,7 +215,7 @@ def read_onnx(path):
                 ask(path, name)
             except WeightsFileError as error:
                 refused = refused if name is names or ask is convert.state_from_onnx else error
-            except (ValueError, TypeError) as error:  # names that are not layers, or none
+            except (ValueError, TypeError) as error:  # the names are not layers, or there are none
                 if not str(error).startswith("name"):
                     raise
     if refused is not None:
@@ -219,7 +223,7 @@ def read_onnx(path):
 
 
 def keras_files(suffix):
-    """Files that Keras 3 and tf_keras wrote."""
+    """Return a function that writes files of Keras 3 and tf_keras."""
 
     def make(folder):
         with zipfile.ZipFile(DATA / "keras" / "files.zip") as archive:
@@ -231,7 +235,7 @@ def keras_files(suffix):
 
 
 def read_keras(path):
-    """Read each LSTM, then what only some arguments and checks look at."""
+    """Read each LSTM, and the parts that only some arguments and checks read."""
     names = [layer.name for layer in convert.list_keras(path)]
     read = [convert.from_keras(path, name) for name in names]
     for name in names:
@@ -246,7 +250,7 @@ def read_keras(path):
 
 def any_files(folder):
     for name, reader in READERS.items():
-        if name not in ("weights", "tf1", "any") and not reader.missing():  # which are known by other things
+        if name not in ("weights", "tf1", "any") and not reader.missing():  # these three aren't recognised by content
             (folder / name).write_bytes(reader.files[0])
 
 
@@ -257,7 +261,7 @@ READERS = {
     "torch": Reader(read_torch, torch_files, ".pt", [mutations.zip_members, mutations.pickle_instructions], ["torch"]),
     "torch arrays": Reader(read_torch, torch_arrays, ".safetensors", [mutations.safetensors_header]),
     "tf1 arrays": Reader(convert.from_tf1, tf1_arrays, ".npz", [mutations.zip_members]),
-    # A record that can't be parsed is a failed check of TensorFlow's, which aborts.
+    # If TensorFlow can't parse a record, its own check fails, which aborts the process.
     "tf1": Reader(
         read_checkpoint, tf1_checkpoints, ".index", [mutations.checkpoint_block], ["tensorflow"], ["SIGABRT"]
     ),
@@ -266,6 +270,6 @@ READERS = {
     "keras": Reader(
         read_keras, keras_files(".keras"), ".keras", [mutations.zip_members, mutations.keras_config], ["h5py"]
     ),
-    # What `fusedlstm convert` does first.
+    # `fusedlstm convert` begins with this.
     "any": Reader(recognise, any_files, "", []),
 }

@@ -1,4 +1,4 @@
-"""The installed Keras 3 and tf_keras: Keras 3 with TensorFlow, or without it with JAX or PyTorch."""
+"""The installed Keras 3 and tf_keras. Keras 3 runs with TensorFlow or, without it, with JAX or PyTorch."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ def keras_or_skip(package):
 
 
 def precise(keras):
-    """Return the most precise dtype: Keras has float64 with JAX only where all of the process has it."""
+    """Return the most precise dtype. With JAX, Keras has float64 only if the whole process enables it."""
     on_jax = keras.__name__ == "keras" and keras.backend.backend() == "jax"
     return "float32" if on_jax else "float64"
 

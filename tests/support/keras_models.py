@@ -1,4 +1,4 @@
-"""Models of Keras drawn at random, and what goes into and comes out of their LSTMs while they run."""
+"""Random Keras models, and the inputs and outputs of their LSTMs during a run."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import numpy as np
 
 from support.keras_installed import major
 
-ROWS, STEPS, SIZE = 2, 4, 3  # of inputs, and of all that is between layers
+ROWS, STEPS, SIZE = 2, 4, 3  # the shape of inputs, and of everything between layers
 ACTIVATIONS = ["tanh", "tanh", "relu", "softsign"]
 GATES = ["sigmoid", "sigmoid", "hard_sigmoid"]
 LSTMS = ("LSTM", "RNN", "Bidirectional")
@@ -15,7 +15,7 @@ LSTMS = ("LSTM", "RNN", "Bidirectional")
 
 @dataclass
 class Drawn:
-    """A model; its LSTMs by the names that from_keras takes, with the layer objects; and inputs."""
+    """A model, its LSTMs by from_keras's names, and inputs."""
 
     model: object
     lstms: dict = field(default_factory=dict)
@@ -23,7 +23,7 @@ class Drawn:
 
 
 class Drawing:
-    """Draws a model with the numbers of a seed."""
+    """Draws a model from a seed."""
 
     def __init__(self, keras, seed):
         self.keras, self.K = keras, keras.layers
@@ -52,7 +52,7 @@ class Drawing:
         }
 
     def lstm(self, *, returns=True, bidirectional=False, prefix="", **more):
-        """Return an LSTM of some kind whose outputs are SIZE wide, or twice that."""
+        """Return an LSTM of some kind. Its outputs are SIZE wide, or twice that if bidirectional."""
         name = self.name("lstm")
         plain = {"return_sequences": returns, "return_state": more.pop("return_state", False)}
         if self.chance(0.06):
@@ -103,7 +103,7 @@ class Drawing:
         return self.pick(*kinds)()
 
     def between(self, hs):
-        """Return what a layer gets instead of the outputs below."""
+        """Return the outputs below, perhaps after identities or other layers."""
         for _ in range(self.pick(0, 1, 1, 2)):
             if self.chance(0.78):
                 training = {"training": True} if self.chance(0.05) else {}
@@ -115,13 +115,13 @@ class Drawing:
         return hs
 
     def states(self, hs, layer):
-        """Return initial states that are computed of an input, as many as a layer has."""
+        """Return initial states computed from an input, as many as a layer has."""
         count = 4 if type(layer).__name__ == "Bidirectional" else 2
         start = self.K.Flatten()(self.K.Cropping1D((0, hs.shape[1] - 1))(hs))
         return [self.K.Dense(SIZE)(start) for _ in range(count)]
 
     def nested(self, hs, bidirectional):
-        """Return a model of one or two LSTMs to be called in another."""
+        """Return a model of one or two LSTMs, to be called in another model."""
         name = self.name("model")
         layers = [self.lstm(bidirectional=bidirectional, prefix=f"{name}/") for _ in range(self.pick(1, 2))]
         parts = [part for layer in layers for part in (layer, *([self.identity()] if self.chance(0.4) else []))]
@@ -133,7 +133,7 @@ class Drawing:
         return self.keras.Model(xs, hs, name=name)
 
     def add(self, hs, bidirectional, last):
-        """Return the outputs of one more LSTM, or of what has one."""
+        """Return the outputs of one more LSTM, or of layers with one inside."""
         kind = self.pick(
             *["plain"] * 14, "skip", "sibling", "shared", "states", "states", "nested", "nested", "decoder"
         )
@@ -158,7 +158,7 @@ class Drawing:
         return outputs
 
     def again(self, layer, hs, outputs):
-        """Call a layer that was called on `hs` once more, if what it would get has the same shape."""
+        """Call a layer that was called on `hs` once more, if the new input has the same shape."""
         inputs = self.between(outputs)
         return layer(inputs) if inputs.shape == hs.shape else inputs
 
@@ -200,13 +200,13 @@ def draw(keras, seed):
     values = [rng.normal(0.05, 0.4, array.shape).astype(array.dtype) for array in model.get_weights()]
     model.set_weights([abs(v) if "variance" in w.name else v for v, w in zip(values, model.weights, strict=True)])
     xs = rng.normal(size=(ROWS, STEPS, SIZE)).astype("float32")
-    xs[1, STEPS - 1 :] = 0.0  # which Masking masks
+    xs[1, STEPS - 1 :] = 0.0  # a step for Masking to mask
     return Drawn(model, drawing.lstms, xs)
 
 
 @dataclass
 class Call:
-    """What one call of a layer got and returned: arrays, in the order in which the layer reads them."""
+    """The arrays that one call of a layer took and returned, in the order in which the layer reads them."""
 
     xs: np.ndarray
     states: list
@@ -254,7 +254,7 @@ def _recorded(layer, calls):
 
 
 def zeros(layer):
-    """Return the states from which a layer starts by itself."""
+    """Return the states from which a layer starts by default."""
     cell = getattr(layer, "cell", None)
     cells = 2 if cell is None else len(getattr(cell, "cells", [cell]))
     return [np.zeros((ROWS, SIZE), "float32")] * (2 * cells)

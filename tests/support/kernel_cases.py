@@ -1,4 +1,4 @@
-"""Shared by tests of emulated kernels: dtypes, schedules, grids, arrays as kernels see them, and comparisons."""
+"""For tests of emulated kernels: dtypes, schedules, grids, arrays as kernels see them, and comparisons."""
 
 from dataclasses import dataclass
 
@@ -18,12 +18,12 @@ DTYPES = {
     "__half": np.dtype(np.float16),
     "__nv_bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-# Errors of the arithmetic: a few units in the last place of sums and products of size 1 + |c|.
+# Tolerance of the arithmetic: a few units in the last place of sums and products of size 1 + |c|.
 ARITHMETIC_TOLERANCE = {"double": 1e-14, "float": 2e-6}
-# Errors of rounding h to its dtype: half a unit in the last place of 53, 24, 11 and 8 bits.
+# Tolerance of rounding h to its dtype: half a unit in the last place of 53, 24, 11 and 8 bits.
 ROUNDING = {"double": 2.0**-53, "float": 2.0**-24, "__half": 2.0**-11, "__nv_bfloat16": 2.0**-8}
 CELL_CLIP = 0.7
-# Template arguments: cells of one activation, and cells with each function in each role.
+# Template arguments: cells with a single activation, and cells with each function in each role.
 PLAINS = [Functions.of(activation=name) for name in ACTIVATIONS]
 GENERALS = [Functions.of(**functions_of(k)) for k in range(len(GENERAL))]
 NAMES_OF_FUNCTIONS = dict(zip(PLAINS, ACTIVATIONS, strict=True))
@@ -31,7 +31,7 @@ NAMES_OF_FUNCTIONS |= {each: f"gates of {name}" for each, name in zip(GENERALS, 
 THREADS = 256
 UNITS_OF_A_BLOCK = 128
 
-# Other gates are not bounded. Which of their huge values overflow depends on the order of roundings.
+# Functions with bounded values. Others overflow, depending on the order of roundings.
 OF_EXTREMES = [
     each
     for each in NAMES_OF_FUNCTIONS
@@ -40,7 +40,7 @@ OF_EXTREMES = [
 
 
 def cases_of_functions(name):
-    """Pairs of a width and functions for a dtype of h, by its C name. 16-bit types share the code of float."""
+    """Return pairs of a width and functions for a dtype of h, by its C name. 16-bit types share float's code."""
     wide = name in ("double", "float")
     general = [(1, each) for each in GENERALS] if wide else [(4, each) for each in GENERALS[::4]]
     return [*((width, each) for width in (1, 4) for each in PLAINS), *general]
@@ -51,20 +51,20 @@ def state_type(h_type):
 
 
 def rows_and_columns(B, columns):
-    """Grid and block as in the CUDA backend: a thread for each row and column, with columns side by side."""
+    """Return grid and block as in the CUDA backend: a thread for each row and column, adjacent threads for columns."""
     threads = min(UNITS_OF_A_BLOCK, 1 << (columns - 1).bit_length())
     rows = THREADS // threads
     return (-(-B // rows), -(-columns // threads)), (threads, rows)
 
 
 def whole_rows(B, columns):
-    """Grid and block for kernels whose blocks pass over all columns of their rows."""
+    """Return grid and block for kernels whose blocks loop over all columns of their rows."""
     (blocks, _), block = rows_and_columns(B, columns)
     return (blocks,), block
 
 
 def random_array(random, shape, dtype, *, strided=False):
-    """Normal values. If strided, they are a larger array without the first 4 and the last 8 columns."""
+    """Return normal values. If strided, they are a view into a larger array, without its first 4 and last 8 columns."""
     if not strided:
         return random.standard_normal(shape).astype(dtype)
     larger = random.standard_normal((shape[0], shape[1] + 12)).astype(dtype)
@@ -72,7 +72,7 @@ def random_array(random, shape, dtype, *, strided=False):
 
 
 def row_stride(array, *, one_row_for_all=False):
-    """The row stride in elements: 0 for one row that serves all, and for None a number that no kernel may use."""
+    """Return the row stride in elements: 0 to repeat one row, or, without an array, a number that no kernel may use."""
     if array is None:
         return np.int64(8)
     return np.int64(0 if one_row_for_all and len(array) == 1 else array.strides[0] // array.itemsize)
@@ -87,7 +87,7 @@ def copies(arrays):
 
 
 def assert_all(good, what, got, want):
-    """Fail unless all numbers are good, and name the first that isn't."""
+    """Fail unless all numbers are good, and name the first bad one."""
     wrong = np.argwhere(~good)
     if len(wrong):
         first = tuple(wrong[0])
@@ -97,13 +97,13 @@ def assert_all(good, what, got, want):
 
 
 def assert_near(what, got, want, rtol, atol):
-    """Compare with the sum of both tolerances. NaN and infinities must be in the same places."""
+    """Compare within the sum of both tolerances. NaNs and infinities must be in the same places."""
     got, want = got.astype(np.float64), want.astype(np.float64)
     assert_all(np.isclose(got, want, rtol=rtol, atol=atol, equal_nan=True), what, got, want)
 
 
 def assert_same_bits(what, got, want):
-    """Compare bit for bit, with NaN and the signs of zeros: for copies, and what no kernel may touch."""
+    """Compare bit for bit, including NaNs and signs of zeros: for copies, and for memory that no kernel may touch."""
     assert (got.shape, got.dtype) == (want.shape, want.dtype), what
     as_bits = np.dtype(f"u{got.itemsize}")
     good = np.ascontiguousarray(got).view(as_bits) == np.ascontiguousarray(want).view(as_bits)
@@ -112,7 +112,7 @@ def assert_same_bits(what, got, want):
 
 def assert_state_close(about, h_type, h, c, expected):
     """Compare h and c of an instance with float64. NaN, where nothing was written, fails."""
-    # h comes from the new c, of which zoneout leaves less in the state.
+    # h comes from the new c, before zoneout.
     size = 1 + np.maximum(np.abs(expected.c), np.abs(expected.h))
     tolerance = ARITHMETIC_TOLERANCE[state_type(h_type)] * size
     for name, got, want, allowed in (
@@ -124,7 +124,7 @@ def assert_state_close(about, h_type, h, c, expected):
 
 
 def assert_sums(name, got, h, more):
-    """Check that each number is the exact sum of h, as rounded to its dtype, and another, rounded once."""
+    """Check that each number is h, rounded to its dtype, plus another number, rounded once."""
     exact = np.dtype(DTYPES[state_type(name)])
     with np.errstate(invalid="ignore"):
         want = (h.astype(exact) + more.astype(exact)).astype(h.dtype)
@@ -135,10 +135,11 @@ EXTREMES = [0.0, -0.0, 1e-30, 44.4, -45, 88.8, -104, 710, -746, 3e38, -3e38, np.
 
 
 def extreme_gates_and_c(dtype):
-    """Rows of one unit: all pairs of extreme gates i and f, with some of g; and c."""
+    """Return gates of rows with one unit, in all pairs of extreme i and f, with some g; and c."""
     i_f_g_o = np.meshgrid(EXTREMES, EXTREMES, [104.0, np.nan], [0.5], indexing="ij")
     gates = np.stack(i_f_g_o, axis=-1).reshape(-1, 4).astype(dtype)
-    # No huge c: below 2^-126 NumPy's float32 sigmoid is 0, but the kernel's is not. 3e38 times that would show it.
+    # No huge c: below 2^-126 NumPy's float32 sigmoid is 0, but the kernel's is not, which a factor of 3e38 would
+    # reveal.
     return gates, np.resize(EXTREMES[:9], (len(gates), 1)).astype(dtype)
 
 
@@ -146,16 +147,16 @@ FAR = 1 << 30  # elements: twice as many overflow an int
 
 
 def spread(dtype, shape, strides):
-    """An array with these strides in elements. Memory between its elements is never touched and costs nothing."""
+    """Return an array with these strides in elements. Memory between elements is never touched, so it costs nothing."""
     last = sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     room = np.empty(last + 1, dtype)
     return np.lib.stride_tricks.as_strided(room, shape, [stride * room.itemsize for stride in strides])
 
 
 def far_apart(random, dtype, *shape):
-    """Normal values. On each axis but the last, index 2 is beyond 2^31 elements.
+    """Return normal values. On each axis but the last, index 2 is more than 2^31 elements away.
 
-    Rows of gates don't overlap, as they are 16 elements further apart.
+    Rows of gates don't overlap, because they are another 16 elements apart.
     """
     array = spread(dtype, shape, [FAR + 16, FAR, 1] if len(shape) == 3 else [FAR, 1])
     array[...] = random.standard_normal(shape)
@@ -187,8 +188,11 @@ OUT_OF_RANGE, RELEASED, TWICE = range(3)
 
 
 def with_problems(random, sizes):
-    """Slots, and which are live. Of every 7 rows the second is padding, the third is out of range, and the fourth has a
-    released slot. The fifth and sixth have slots of first rows."""
+    """Return slots with problems, and which slots are live.
+
+    Of every 7 rows, the second is padding, the third is out of range, and the fourth's slot was released. The fifth and
+    sixth repeat slots of first rows.
+    """
     slots = random.permutation(sizes.capacity)[: sizes.B]
     live = np.ones(sizes.capacity, bool)
     slots[1::7] = -1

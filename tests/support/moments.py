@@ -1,4 +1,4 @@
-"""The moments of a call: something is done at one of them, or an interrupt comes there, for each moment in turn."""
+"""Run an action, or raise an interrupt, at each moment of a call in turn."""
 
 import _thread
 import contextlib
@@ -12,16 +12,16 @@ import fusedlstm
 
 PACKAGE = str(Path(fusedlstm.__file__).parent)
 
-# Behind these instructions of its own Python looks whether a signal has come.
+# After these instructions, Python looks for pending signals.
 _CHECKS = {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
 
 
 class Interrupted(BaseException):
-    """What a signal handler raises."""
+    """The exception that the signal handler raises."""
 
 
 class _Signal:
-    """-signal sends SIGINT to this process by an instruction behind which Python doesn't look for signals."""
+    """-signal sends SIGINT to this process, by an instruction after which Python doesn't look for signals."""
 
     __neg__ = _thread.interrupt_main
 
@@ -30,15 +30,15 @@ _SIGNAL = _Signal()
 
 
 def lines(call, action, *, once=False):
-    """Call `call`, and at each line of the package that it comes to, before that is run, `action`.
+    """Call `call`, and run `action` before each line of the package that it executes.
 
     Args:
-        call: what is called.
-        action: what is done, without arguments; where it raises, the call does.
-        once: whether a line counts the first time only.
+        call: the function to call.
+        action: called without arguments. If it raises, so does the call.
+        once: whether a line counts only the first time.
 
     Returns:
-        What the call returns, and how many lines there were.
+        The call's result, and the number of lines.
     """
     count, seen = 0, set()
 
@@ -57,18 +57,18 @@ def lines(call, action, *, once=False):
 
 
 def interrupted(call, moment, *, also=()):
-    """Call `call`, and send a signal at the moment of this number, from 1; return whether it was interrupted by it.
+    """Call `call`, and send a signal at moment number `moment`, counted from 1.
 
-    Moments are the instructions of the package behind which Python looks for signals, so that an interrupt comes where
-    a real one may, and nowhere else: not where `with` takes a lock, for example.
+    Moments are the package's instructions after which Python looks for signals. So an interrupt comes only where a real
+    one can: not while `with` takes a lock, for example.
 
     Args:
-        call: what is called.
-        moment: which moment.
-        also: functions outside the package; the instructions of their modules are moments too.
+        call: the function to call.
+        moment: the number of the moment.
+        also: functions outside the package. The instructions of their modules are moments, too.
 
     Returns:
-        None where the call has fewer moments.
+        Whether the signal interrupted the call, or None if the call has fewer moments.
     """
     left = moment
     names = dis.opname
@@ -100,8 +100,8 @@ def interrupted(call, moment, *, also=()):
 
 def _traced(call, trace):
     before, collects = sys.gettrace(), gc.isenabled()
-    gc.collect()  # now, as Python would swallow exceptions in finalizers of other tests' objects
-    gc.freeze()  # what is left, which the next collection then needn't look at: there are thousands in a test
+    gc.collect()  # later, Python would swallow exceptions in finalizers of other tests' objects
+    gc.freeze()  # spares the next collections thousands of objects
     gc.disable()
     sys.settrace(trace)
     try:
@@ -114,7 +114,7 @@ def _traced(call, trace):
 
 @contextlib.contextmanager
 def alarms(handler, seconds):
-    """Call `handler` in this thread at random moments, about so many seconds apart, until the context ends."""
+    """Call `handler` in this thread at random times, about `seconds` apart, until the context ends."""
     import random
 
     chance = random.Random(0)

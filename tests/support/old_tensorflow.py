@@ -1,4 +1,4 @@
-"""TensorFlow 1's two functions that read a checkpoint, over the variables of a small model."""
+"""TensorFlow 1's two functions that read a checkpoint, with the variables of a small model."""
 
 import sys
 import types
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def checkpoint_variables():
-    """What a checkpoint would hold: a cell with I = 3 and N = 4, its optimiser's slots, and another layer."""
+    """Return a checkpoint's variables: a cell with I = 3 and N = 4, its optimiser's slots, and another layer."""
     rng = np.random.default_rng(0)
     cell = {
         "rnn/lstm_cell/kernel": rng.normal(size=(7, 16)).astype(np.float32),
@@ -18,7 +18,7 @@ def checkpoint_variables():
 
 
 def tensorflow_with_a_checkpoint(monkeypatch):
-    """Let `import tensorflow` give these functions alone. Every path is that of this checkpoint."""
+    """Let `import tensorflow` provide these functions alone. Every path leads to this checkpoint."""
     variables = checkpoint_variables()
     module = types.ModuleType("tensorflow")
     module.train = types.SimpleNamespace(

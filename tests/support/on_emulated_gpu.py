@@ -1,4 +1,4 @@
-"""Shared by tests of the emulated GPU: kernels, graphs, streams, and bits."""
+"""For tests of the emulated GPU: kernels, graphs, streams, and bits."""
 
 import gc
 
@@ -31,14 +31,14 @@ def bits_of(state):
 
 
 def nodes(stepper):
-    """The nodes of its graph, with kernels by name."""
+    """Return the nodes of a Stepper's graph, with kernels by name."""
     graph = stepper._engine._graph
     names = iter(graphs.kernels(graph))
     return [next(names).partition("<")[0] if kind == "kernel" else kind for kind in graphs.kinds(graph)]
 
 
 def settle():
-    """Free everything that is held for finished work, even of other tests."""
+    """Free everything that is kept for finished work, even of other tests."""
     from fusedlstm.backends.cuda.runtime.streams import _release_finished
 
     gc.collect()
@@ -51,7 +51,7 @@ def on_device(slots, dtype=np.int64):
 
 
 def assert_after(first, second, start=0):
-    """Check that a stream waits for an event that another recorded before; return where in the log."""
+    """Check that stream `second` waits for an event recorded on `first`. Return the wait's place in the log."""
     recorded = {}
     for place, (what, stream, *rest) in enumerate(streams.log):
         if what == "record" and place >= start:

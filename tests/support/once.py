@@ -1,4 +1,4 @@
-"""Leave out tests that passed in an earlier run: for CI, whose runs have different packages.
+"""Leave out tests that passed in an earlier run, because CI runs with different packages.
 
 pytest --passed-to FILE      write the ids of the tests that passed
 pytest --without FILE        leave those out

@@ -26,7 +26,7 @@ OTHERS = [
         "If Relu",
     ),
 ]
-# Kinds of initial states, and their weights in the draw.
+# Kinds of initial states, with the chance of each.
 STATES = {
     "none": 8,
     "zero": 2,
@@ -70,7 +70,7 @@ class Drawn:
     layers: list = field(default_factory=list)
     feeds: dict = field(default_factory=dict)
     has_if: bool = False
-    is_faithful: bool = True  # whether only identities stand between the layers
+    is_faithful: bool = True  # whether all operators between layers are identities
     count: int = 0
 
     def chance(self, p):
@@ -113,7 +113,7 @@ class Drawn:
         self.is_stateful = self.chance(0.5)
         dims = [self.T, B, N] if self.is_fixed else ["T", "B", N]
         x = np.asarray(rng.normal(size=(self.T, B, N)), np.float32)
-        if self.chance(0.3):  # as an LSTM of batch_first is exported
+        if self.chance(0.3):  # as an LSTM with batch_first is exported
             name = self.input("x", x.swapaxes(0, 1), [dims[1], dims[0], dims[2]])
             self.current, self.width = self.node("Transpose", [name], perm=[1, 0, 2]), N
         else:
@@ -193,7 +193,7 @@ class Drawn:
                 inner, names = self.no_lstm(x)
             else:
                 own = weights
-                if branch and self.chance(0.5):  # equal constants of its own
+                if branch and self.chance(0.5):  # equal constants, but separate ones
                     by_name = {tensor.name: tensor for tensor in self.constants}
                     own = {k: self.constant(numpy_helper.to_array(by_name[name])) for k, name in weights.items()}
                 if branch and place == "unequal":

@@ -1,4 +1,4 @@
-"""ONNX models made of nodes and arrays, and what onnxruntime computes of them."""
+"""ONNX models made from nodes and arrays, and onnxruntime's outputs of them."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import pytest
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
 
-# Older versions of onnx know ml_dtypes' bfloat16 by no name of theirs.
+# Older versions of onnx have no name for ml_dtypes' bfloat16.
 DATA_TYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
 STATE_INPUTS = ("sequence_lens", "initial_h", "initial_c")
 
 
 def arrays_of(rng, I, N, D=1, *, bias=True, peephole=False, dtype=np.float32):
-    """Random W, R, B and P of a node."""
+    """Return random W, R, B and P for a node."""
     shapes = {"W": (D, 4 * N, I), "R": (D, 4 * N, N)}
     shapes |= {"B": (D, 8 * N)} if bias else {}
     shapes |= {"P": (D, 3 * N)} if peephole else {}
@@ -20,7 +20,7 @@ def arrays_of(rng, I, N, D=1, *, bias=True, peephole=False, dtype=np.float32):
 
 
 def lstm(arrays, attributes=(), *, name="lstm", x="X", given=(), suffix=""):
-    """A node whose weights are called W, R, B and P, and that takes the states that are `given`."""
+    """Return a node that takes W, R, B and P if `arrays` has them, and the states that are `given`."""
     there = {*arrays, *given}
     inputs = [x, *(key + suffix if key in there else "" for key in ("W", "R", "B", *STATE_INPUTS, "P"))]
     while not inputs[-1]:
@@ -34,7 +34,7 @@ def tensors(arrays, suffix=""):
 
 
 def model_of(nodes, constants=(), *, inputs=("X",), outputs=("Y",), opset=22, dtype=np.float32, functions=()):
-    """A model of nodes and tensors; inputs are of one dtype, but sequence_lens."""
+    """Return a model of nodes and tensors. All inputs have one dtype, except sequence_lens and condition."""
     float_type = DATA_TYPES[np.dtype(dtype).name]
     types = {"sequence_lens": onnx.TensorProto.INT32, "condition": onnx.TensorProto.BOOL}
     graph = helper.make_graph(
@@ -49,13 +49,13 @@ def model_of(nodes, constants=(), *, inputs=("X",), outputs=("Y",), opset=22, dt
 
 
 def lstm_model(arrays, attributes=(), *, given=(), opset=22, dtype=np.float32):
-    """A model of one node."""
+    """Return a model of one node."""
     node = lstm(arrays, attributes, given=given)
     return model_of([node], tensors(arrays), inputs=["X", *given], outputs=node.output, opset=opset, dtype=dtype)
 
 
 def session(model):
-    """onnxruntime's, with its log silent."""
+    """Return an onnxruntime session without log messages."""
     onnxruntime = pytest.importorskip("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -64,7 +64,7 @@ def session(model):
 
 
 def bits(weights):
-    """All that weights are, so that equal weights compare equal and others don't."""
+    """Return everything in weights, so that only equal weights compare equal."""
     return (
         weights.bidirectional,
         weights.residual,

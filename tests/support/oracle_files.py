@@ -1,4 +1,4 @@
-"""The numbers that other systems computed (`oracles/README.md`), and their tolerances."""
+"""Recorded outputs of other systems (`oracles/README.md`), and their tolerances."""
 
 import json
 import re
@@ -8,19 +8,19 @@ import numpy as np
 
 from support.places import ORACLES as FOLDER
 
-# Absolute, per step, with the oracle's own previous state fed in.
+# Absolute, for one step from the recorded previous state.
 TOLERANCE = {"float64": 1e-12, "float32": 3e-6, "float16": 8e-3, "bfloat16": 6e-2}
 
 
 def names(pattern):
-    """The oracle files that match, without which a test would test nothing."""
+    """Return the oracle files that match. Fail if there are none, as the test would test nothing."""
     found = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.glob(pattern))
     assert found, pattern
     return found
 
 
 class Oracle:
-    """One file: arrays by name, `meta`, and the dtype they had."""
+    """One file: arrays by name, `meta`, and the original dtype."""
 
     def __init__(self, name):
         with np.load(FOLDER / name) as file:
@@ -35,11 +35,11 @@ class Oracle:
         return self.arrays[key]
 
     def variables(self):
-        """The weights by the names they have in their framework."""
+        """Return the weights by their names in the framework."""
         return {key[2:].replace(".", "/"): a for key, a in self.arrays.items() if key.startswith("W_")}
 
     def tree(self):
-        """Return a tree of JAX's arrays. Older files have paths as Python prints them: "['params']['hf']['bias']"."""
+        """Return JAX's arrays by path. Older files have paths as Python prints them: "['params']['hf']['bias']"."""
         arrays = {}
         for key, array in self.arrays.items():
             if key.startswith("W_"):
@@ -48,7 +48,7 @@ class Oracle:
         return arrays
 
     def steps(self):
-        """Each step's x, previous h and c, and next h and c."""
+        """Yield each step's x, previous h and c, and next h and c."""
         h, c = self["h0"], self["c0"]
         for x, h_next, c_next in zip(self["x"], self["h_seq"], self["c_seq"], strict=True):
             yield x, h, c, h_next, c_next

@@ -15,18 +15,18 @@ NEEDS = re.compile(r"# needs (\w+)")
 def is_here(name):
     if name == "gpu":
         return "cuda" in fusedlstm.available_backends()
-    return name == "tensorflow" or importlib.util.find_spec(name) is not None  # the TensorFlow of the test
+    return name == "tensorflow" or importlib.util.find_spec(name) is not None  # tests provide their own TensorFlow
 
 
 def blocks(text, language):
-    """Each block of a language, with the number of its first line."""
+    """Yield each block of a language, with the number of lines above it."""
     for found in BLOCK.finditer(text):
         if found[1] == language:
             yield text.count("\n", 0, found.start(2)), found[2]
 
 
 def run(name, text):
-    """Run a page's Python blocks in one namespace. Return it, and what the skipped ones need."""
+    """Run a page's Python blocks in one namespace. Return it, and what the skipped blocks need."""
     names, missing = {}, []
     for lines_above, block in blocks(text, "python"):
         needed = NEEDS.match(block)

@@ -1,4 +1,4 @@
-"""Launches of the kernels in emulation/faulty: sound ones with their results, and those with planted faults."""
+"""Launches of the kernels in emulation/faulty: sound ones with their results, and others with planted faults."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from emulation import ByValue, Pointer
 class Launch:
     """A kernel's arguments, and the results of a sound one.
 
-    `results` are by number, or by name if the only argument is a struct.
+    `results` are keyed by the argument's number or, if the only argument is a struct, by name.
     """
 
     grid: tuple[int, ...]
@@ -28,7 +28,7 @@ class Launch:
         return function(self.grid, self.block, self.args, **options)
 
     def argument(self, which):
-        """The array with this number or name."""
+        """Return the array with this number or name."""
         if isinstance(which, int):
             return self.args[which]
         return next(pointer.array for pointer in self.args[0].pointers if pointer.name == which)
@@ -43,7 +43,7 @@ def nans(*shape):
 
 
 def gather(N=8, slots=(2, 0, 1), before=4, after=4):
-    """Rows of N columns of a larger array into rows of another such, in the order of their slots."""
+    """Copy rows of N columns from one larger array to another, in the order of their slots."""
 
     def columns(larger):
         return larger[:, before : before + N]
@@ -56,13 +56,13 @@ def gather(N=8, slots=(2, 0, 1), before=4, after=4):
 
 
 def gather_in_order():
-    """The rows of a whole array, without slots."""
+    """Copy the rows of a whole array, without slots."""
     source, width = normal(3, 8), np.int64(8)
     return Launch((2,), (32,), (source, width, None, nans(3, 8), width, np.int64(3), width), {3: source.copy()})
 
 
 def gather_far(stride, last):
-    """Bytes of three rows so far apart that 32 bits can't count them; only what is touched costs memory."""
+    """Copy bytes of three rows so far apart that 32 bits can't hold their offset. Only touched memory is allocated."""
     whole = np.empty(last * stride + 8, np.uint8)
     source = np.lib.stride_tricks.as_strided(whole, (last + 1, 8), (stride, 1))
     slots = np.array((last, 0, 1), np.int32)
@@ -86,7 +86,7 @@ def row_sums(N=40):
 
 
 def reverse_rows(elements=100):
-    """Of 100 elements each, with shared memory for so many."""
+    """Reverse rows of 100 elements each, with shared memory for so many."""
     rows = normal(3, 100)
     return Launch((3,), (64,), (rows, np.int64(100)), {0: rows[:, ::-1].copy()}, shared_mem=4 * elements)
 
@@ -111,7 +111,7 @@ def column_sums():
 
 
 def diffuse(co_resident=4):
-    """Three steps of four blocks."""
+    """Run three steps of four blocks."""
     values = normal(2, 128)
     steps = [values[0]]
     for _ in range(3):
@@ -143,7 +143,7 @@ def multiply_tf32():
 
 
 def pad_rows(N):
-    """The rows are so far apart that all of them begin at a multiple of 16 bytes; what is between them isn't theirs."""
+    """Pad rows that begin at multiples of 16 bytes. The memory between them belongs to no row."""
     rows = normal(3, N // 4 * 4 + 4)[:, :N]
     results = np.pad(rows, ((0, 0), (0, 128 - N)))
     stride = np.int64(rows.strides[0] // 4)
@@ -157,7 +157,7 @@ def publish(blocks=2, word_alone=False):
 
 
 def scale(factors=(3, 4, 5)):
-    """Rows of larger arrays, passed in a struct. Without factors every row is doubled."""
+    """Scale rows of larger arrays, passed in a struct. Without factors, double every row."""
     source, to = normal(3, 16)[:, 4:12], nans(3, 12)[:, 2:10]
     by = None if factors is None else np.array(factors, np.float32)
     arrays = {"from": (0, source, True), "to": (16, to, False), "factors": (32, by, True)}
@@ -170,7 +170,7 @@ def scale(factors=(3, 4, 5)):
 
 @dataclass(frozen=True)
 class Sound:
-    """A launch in which nothing is wrong."""
+    """A launch without a fault."""
 
     file: str
     kernel: str
@@ -211,17 +211,17 @@ SOUND = [
 
 @dataclass(frozen=True)
 class Planted:
-    """A fault, and what the checker must say of it.
+    """A fault, and the checker's expected report.
 
     Args:
         file: in emulation/faulty, without its suffix.
         kernel: the instance.
         launch: makes its launch.
-        kinds: of the error. A fault may show in several ways, by who comes first.
+        kinds: of the error. A fault may show in several ways, depending on which thread comes first.
         lines: those marked "found at" with one of these words.
         memory: the argument, or the shared array, that must be named.
         flags: for the compiler.
-        why: what is wrong, where the kernel's name doesn't say so.
+        why: the fault, if the kernel's name doesn't say it.
     """
 
     file: str

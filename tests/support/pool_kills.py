@@ -1,4 +1,4 @@
-"""Processes that save a pool again and again, each killed at a random moment: what is left of the file?
+"""Kill processes that save a pool again and again, each at a random moment, and check the file.
 
     python -m support.pool_kills FOLDER carefully|naively KILLS
 
@@ -18,7 +18,7 @@ from fusedlstm import LSTMCell, LSTMState, LSTMWeights, StatePool, files
 
 
 def naively(path, content):
-    """Write the file in place, as `files.replace` must not do."""
+    """Write the file in place, which `files.replace` must not do."""
     with open(path, "wb") as file:
         file.write(content)
 
@@ -55,7 +55,7 @@ def main(folder, way, kills):
         time.sleep(chance.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), "it was saving until then"
+        assert os.WIFSIGNALED(status), "the child ended before it was killed"
         if path.read_bytes() in contents:
             pools[0].load(path)
             whole += 1

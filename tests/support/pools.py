@@ -1,4 +1,4 @@
-"""Pools for tests, and the plain model of one: a dictionary of states, stepped by the cell."""
+"""Pools for tests, and a plain model of one: a dictionary of states, stepped by the cell."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,11 @@ from support.cells import host
 
 
 def make_pool(owner, capacity):
-    """A pool."""
     return StatePool(owner, capacity)
 
 
 def assert_as_the_cells(owner, got, wanted):
-    """Numbers are those of the cell's step: the same bits in NumPy. On a GPU a planned step is another product."""
+    """Compare with a cell's step: bit for bit in NumPy. On a GPU, a planned step multiplies differently."""
     if owner.backend == "numpy":
         np.testing.assert_array_equal(got, wanted)
     else:
@@ -25,12 +24,12 @@ def assert_as_the_cells(owner, got, wanted):
 
 
 def layers_of(owner, state):
-    """A state of an owner as a tuple of host states, one for each layer."""
+    """Return an owner's state as a tuple of host states, one for each layer."""
     return tuple(each.to_numpy() for each in (state if isinstance(owner, LSTM) else (state,)))
 
 
 def state_of(owner, layers):
-    """The owner's state of one host state for each layer."""
+    """Return the owner's state from one host state for each layer."""
     zeros = owner.zero_state(0)
     zeros = zeros if isinstance(owner, LSTM) else (zeros,)
     states = tuple(
@@ -41,7 +40,7 @@ def state_of(owner, layers):
 
 
 def random_layers(owner, B, rng):
-    """A host state of B rows for each layer, in the owner's dtypes."""
+    """Return a host state of B rows for each layer, in the owner's dtypes."""
     zeros = layers_of(owner, owner.zero_state(B))
     return tuple(
         LSTMState(
@@ -53,7 +52,7 @@ def random_layers(owner, B, rng):
 
 
 def advance(owner, x, layers):
-    """The output of one step, and the state after it, all in host memory."""
+    """Return the output of one step, and the state after it, in host memory."""
     if isinstance(owner, LSTMCell):
         state = owner(owner.asarray(x), state_of(owner, layers))
         return host(state.h), layers_of(owner, state)
@@ -62,7 +61,7 @@ def advance(owner, x, layers):
 
 
 def joined(states):
-    """States of one row each, as one state of all rows, layer by layer."""
+    """Join states of one row each into one state, layer by layer."""
     return tuple(
         LSTMState(h=np.concatenate([s.h for s in layer]), c=np.concatenate([s.c for s in layer]))
         for layer in zip(*states, strict=True)
@@ -74,7 +73,7 @@ def row_of(layers, k):
 
 
 class Model:
-    """What a pool must do: a dictionary from slots to states, and a list of free slots."""
+    """A model of a pool: a dictionary from slots to states, and a list of free slots."""
 
     def __init__(self, owner, capacity, *, exact):
         self.owner, self.exact = owner, exact
@@ -100,7 +99,7 @@ class Model:
         return joined([self.states[slot] for slot in slots])
 
     def step(self, x, slots, is_first):
-        """Rows one by one with an exact cell, else sorted by their slots: in another order than the pool's."""
+        """Step rows one by one with an exact cell. Otherwise sort them by slot, unlike the pool."""
         outputs = np.zeros((len(slots), self.width), x.dtype)
         rows = sorted((slot, k) for k, slot in enumerate(slots) if slot >= 0)
         olds = [self.zero if is_first is not None and is_first[k] else self.states[slot] for slot, k in rows]
@@ -120,14 +119,14 @@ class Model:
 
 
 class Player:
-    """Random calls of a pool and of its model, compared.
+    """Make random calls to a pool and to its model, and compare the results.
 
     Args:
         owner: an LSTMCell or LSTM.
-        variants: weights of its form, which `set_weights` takes in turn.
+        variants: weights of the same form, one of which each `set_weights` takes.
         path: of the file that is saved and loaded.
-        tolerance: of absolute differences; None where all bits must be the same, which needs a cell whose rows don't
-            depend on the batch they are in.
+        seed: of the calls.
+        tolerance: of absolute differences. None compares bits, which needs a batch-invariant cell.
     """
 
     CAPACITY = 40
@@ -183,13 +182,13 @@ class Player:
             self.same_states(layers_of(self.owner, self.pool.read(live)), self.model.read(live))
 
     def some(self, most=None):
-        """Some live slots in any order, often one, none or all."""
+        """Return some live slots in any order, often one, none or all."""
         live = self.rng.permutation(sorted(self.model.states)).astype(int).tolist()
         n = int(self.rng.choice([0, 1, len(live), self.rng.integers(len(live) + 1)]))
         return live[: n if most is None else min(n, most)]
 
     def given(self, slots):
-        """Slots as one of the things that they may come as."""
+        """Return slots as a list, or as an array of some dtype."""
         kind = self.rng.integers(4)
         if kind == 0:
             return slots
@@ -241,7 +240,7 @@ class Player:
         self.same(host(got), self.model.step(x, slots, is_first))
 
     def refuse(self):
-        """Bad calls, which change nothing."""
+        """Make bad calls, which must change nothing."""
         live, free = sorted(self.model.states), self.model.free
         with pytest.raises(PoolFullError):
             self.pool.allocate(len(free) + 1)

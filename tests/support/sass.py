@@ -1,4 +1,4 @@
-"""Machine code as its instructions, and those on memory, by NVIDIA's disassembler."""
+"""Count instructions and memory accesses in machine code, by NVIDIA's disassembler."""
 
 import re
 import subprocess
@@ -7,13 +7,13 @@ from collections import Counter
 
 # An address, a predicate or none, and an opcode with its modifiers.
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*(?:\.\w+)*)", re.MULTILINE)
-# Loads and stores: global, local, or of a space that is known at run time only.
+# Loads and stores: global, local, or in a space that is known only at run time.
 _ACCESSES = {"LDG", "LDL", "LD", "STG", "STL", "ST"}
 _BITS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128}
 
 
 def disassembler():
-    """The path of nvdisasm, or None where it is not installed."""
+    """Return the path of nvdisasm, or None if it is not installed."""
     try:
         from cuda.pathfinder import find_nvidia_binary_utility
     except ImportError:
@@ -22,7 +22,7 @@ def disassembler():
 
 
 def instructions(code):
-    """How many of each instruction are in machine code: {"HMMA.16816.F32.BF16": 2, ...}."""
+    """Count each instruction in machine code: {"HMMA.16816.F32.BF16": 2, ...}."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
@@ -32,7 +32,7 @@ def instructions(code):
 
 
 def accesses(code):
-    """How many instructions of machine code load and store how many bits: {("LDG", 128): 13, ...}."""
+    """Count loads and stores in machine code by their number of bits: {("LDG", 128): 13, ...}."""
     found = Counter()
     for instruction, count in instructions(code).items():
         name, *suffixes = instruction.split(".")

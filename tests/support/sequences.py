@@ -1,4 +1,4 @@
-"""Sequences once more, row by row and step by step with one cell at a time: nothing shared with fusedlstm.lstm."""
+"""A second implementation of sequences: one row, step and cell at a time. It shares nothing with fusedlstm.lstm."""
 
 import numpy as np
 
@@ -6,15 +6,15 @@ from fusedlstm import LSTMCell, LSTMState
 
 
 def one_row(state, b):
-    """Row b of a state, or its only row, as a batch of one."""
+    """Return row b of a state, or its only row, as a batch of one."""
     row = b if len(state.h) > 1 else 0
     return LSTMState(h=state.h[row : row + 1], c=state.c[row : row + 1])
 
 
 def direction(cell, xs, state, *, backwards, taken, first, reset_to, residual, last):
-    """One row through one layer in one direction: outputs (T, P), and the final state.
+    """Run one row through one layer in one direction. Return outputs (T, P), and the final state.
 
-    `first[t]` says that a sequence begins at step t, whose state may not cross its beginning.
+    `first[t]` says that a sequence begins at step t. No state may cross its beginning.
     """
     T = len(xs)
     outputs = np.zeros((T, cell.weights.output_size), cell.dtype)
@@ -33,7 +33,7 @@ def direction(cell, xs, state, *, backwards, taken, first, reset_to, residual, l
 
 
 def run(weights, xs, states, lengths=None, *, active=None, is_first=None, reset_to=None, reverse=False, last=False):
-    """Outputs (T, B, width) and states of xs (T, B, I), NumPy arrays of the weights' dtype."""
+    """Return outputs (T, B, width) and final states for xs (T, B, I), as NumPy arrays of the weights' dtype."""
     T, B, _ = xs.shape
     if lengths is not None:
         active = np.arange(T)[:, None] < np.asarray(lengths)

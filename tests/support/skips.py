@@ -1,4 +1,4 @@
-"""Sum up skipped tests in one line, instead of one for each reason and place."""
+"""Sum up skipped tests in one line, instead of one line for each reason and place."""
 
 import collections
 import re
@@ -7,7 +7,7 @@ NAMES = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow", "keras": 
 
 
 def missing(reason):
-    """Name the thing that is missing, if a test was skipped for that."""
+    """Name the missing thing that a test was skipped for."""
     found = re.search(
         r"([\w.]+)\W*(?:of the extra \w+, )?is not installed|No module named '(\w+)|(Keras) needs", reason
     )

@@ -1,4 +1,4 @@
-"""Slow tests are in a measured table. A plain run of pytest leaves them out.
+"""Slow tests are listed in a measured table. A plain run of pytest leaves them out.
 
 pytest                              without slow tests
 pytest -m ""                        all tests
@@ -33,7 +33,7 @@ def file_of(name):
 
 
 def read():
-    """The CPU seconds of slow tests, by id."""
+    """Return the CPU seconds of slow tests, by id."""
     rows = (line.split("\t", 1) for line in TABLE.read_text(encoding="utf-8").splitlines())
     return {name: float(seconds) for seconds, name in rows if file_of(name) not in ALWAYS_RUN}
 

@@ -1,4 +1,4 @@
-"""Shared by tests of step.cu and project.cu: interleaved weights, tiles, and launches like the CUDA backend's."""
+"""For tests of step.cu and project.cu: interleaved weights, tiles, and launches like the CUDA backend's."""
 
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,7 @@ from support.kernel_cases import (
 )
 from support.structs import by_value, matrix
 
-# Dtypes by their names in C. Tiles of tensor cores multiply float as TF32.
+# Dtypes by their names in C. Tensor-core tiles multiply float as TF32.
 TILES = {
     "large": (tiles.TENSOR_LARGE, ("__half", "__nv_bfloat16", "float")),
     "medium": (tiles.TENSOR_MEDIUM, ("__half", "__nv_bfloat16", "float")),
@@ -36,13 +36,13 @@ TILES = {
     "simt16": (tiles.SIMT_SMALL, ("float", "double")),
 }
 TILE_CASES = [(tile, name) for tile, (_, names) in TILES.items() for name in names]
-# For c, which sums hundreds of products, and for TF32 whose inputs the test doesn't round.
+# For c, which sums hundreds of products, and for TF32, whose inputs the test doesn't round.
 TOLERANCE = {"double": 1e-13, "float": 4e-6}
 TF32_TOLERANCE = 3e-3
 TICK = 7
 PROJ_CLIP = 0.6
 
-# A dtype has fewer instances than there are functions, so the 16-bit dtypes begin elsewhere in the list.
+# A dtype has fewer instances than functions, so the 16-bit dtypes start elsewhere in the list.
 FIRST_GENERAL = {"double": 1, "float": 0, "__half": 2, "__nv_bfloat16": 7}
 
 
@@ -95,9 +95,9 @@ def project_name(tile, name, width, zoneout=0.0):
 
 
 def _instances():
-    """All tiles and dtypes, with aligned and unaligned rows, at both widths if there are two.
+    """Return all tiles and dtypes, with aligned and unaligned rows, at both widths if there are two.
 
-    In each dtype the functions take turns, those of one activation first, and so do the options.
+    In each dtype the functions take turns, starting with those of one activation. So do the options.
     """
     found = []
     for tile, name in TILE_CASES:
@@ -124,7 +124,7 @@ FAMILY_CASES = [(family, name) for family, (_, names) in FAMILIES.items() for na
 
 
 def like_others(tile, name):
-    """An instance that every tile and dtype has: all options, aligned rows, the widest vectors."""
+    """Return an instance that every tile and dtype has: all options, aligned rows, the widest vectors."""
     return Instance(tile, name, Functions(), True, True, True, 2 if TILES[tile][0].pairs else 1)
 
 
@@ -141,11 +141,11 @@ class Layout:
 
     Args:
         sizes: the step's.
-        where: where the new c goes, "apart" or "in place"; or "pool", with slots. In a pool `out` is the pool's h with
-            P = N, or with "m apart" a separate array for a projection to read.
+        where: the place of the new c: "apart" or "in place"; or "pool", with slots. In a pool, `out` is the
+            pool's h with P = N or, with "m apart", a separate array for a projection to read.
         bias: whether there is a bias.
         copy: "none", "plain" or "residual".
-        reset: what reset rows of h and of c become, "zeros", "one row" or "rows"; None without resets.
+        reset: the new h and c of reset rows: "zeros", "one row" or "rows"; None without resets.
         readers: whether flags are cleared.
     """
 
@@ -162,7 +162,7 @@ class Layout:
 
 
 def step_layouts(instance):
-    """Sizes around all edges of a tile: rows and units of a block, tiles of K, and tiles being copied."""
+    """Return sizes around all edges of a tile: rows and units of a block, tiles of K, and tiles being copied."""
     R, U, E = instance.shape.rows, instance.shape.units, tiles.ROW_BYTES // DTYPES[instance.dtype].itemsize
     W = instance.width
     stages = 4 * instance.shape.pipelines
@@ -185,7 +185,7 @@ def step_layouts(instance):
 
 
 def projecting_layouts(instance):
-    """Like `step_layouts`, with several tiles of units and of columns in a block."""
+    """Return layouts like those of `step_layouts`, with several tiles of units and of columns in a block."""
     R, U, E = instance.shape.rows, instance.shape.units, tiles.ROW_BYTES // DTYPES[instance.dtype].itemsize
     W = instance.width
 
@@ -203,7 +203,7 @@ def projecting_layouts(instance):
 
 
 def to_tf32(a):
-    """The nearest numbers with 10-bit mantissas. Ties go away from zero."""
+    """Return the nearest numbers with 10-bit mantissas. Ties round away from zero."""
     bits = (a.astype(np.float32).view(np.uint32).astype(np.uint64) + 0x1000) & 0xFFFFE000
     return np.where(np.isfinite(a), bits.astype(np.uint32).view(np.float32), a)
 
@@ -214,7 +214,7 @@ def whole_tiles(columns, dtype):
 
 
 def interleaved(weight_ih, weight_hh):
-    """Weights (4N, I) and (4N, P), interleaved as the kernel reads them."""
+    """Return weights (4N, I) and (4N, P), interleaved as the kernel reads them."""
     (rows, I), P, dtype = weight_ih.shape, weight_hh.shape[1], weight_ih.dtype
     N, KX = rows // 4, whole_tiles(I, dtype)
     packed = np.zeros((-(-N // 32) * 128, KX + whole_tiles(P, dtype)), dtype)
@@ -238,9 +238,9 @@ def each_16_bytes(dtype):
 
 
 def columns_of(random, B, width, dtype, multiple):
-    """A matrix (B, width) within a larger one of NaN. Rows begin at odd multiples of `multiple` elements.
+    """Return a matrix (B, width) within a larger one of NaN. Rows begin at odd multiples of `multiple` elements.
 
-    If these are 16 bytes, rows begin at any multiples.
+    If `multiple` is 16 bytes, rows begin at any multiple.
     """
     each = each_16_bytes(dtype)
     extra = multiple % each
@@ -253,20 +253,20 @@ def columns_of(random, B, width, dtype, multiple):
 
 
 def some_slots(random, B, capacity):
-    """A different slot for each row. Every fourth row, from the third on, has -1."""
+    """Return a different slot for each row. Every fourth row, from the third on, has -1."""
     slots = random.permutation(capacity)[:B].astype(np.int64)
     slots[2::4] = -1
     return slots
 
 
 def some_words(random, capacity, tick=TICK):
-    """Words with ticks before this one, of both parities."""
+    """Return words with ticks before this one, of both parities."""
     return (2 * random.integers(0, tick, capacity) + random.integers(0, 2, capacity)).astype(np.uint64)
 
 
 @dataclass
 class Step:
-    """One launch's arrays by the names of its parameters, and the weights before they were interleaved."""
+    """One launch's arrays by parameter name, and the weights before interleaving."""
 
     arrays: dict
     weight_ih: np.ndarray
@@ -274,7 +274,7 @@ class Step:
     weight_hr: np.ndarray | None = None
 
     def copy(self):
-        """A copy of all arrays, to keep their content from before a launch."""
+        """Return a copy of all arrays, to keep their content from before a launch."""
         return replace(self, arrays={k: None if a is None else a.copy() for k, a in self.arrays.items()})
 
 
@@ -285,13 +285,13 @@ def reset_rows(kind, random, B, columns, dtype, multiple):
 
 
 def random_step(instance, layout, seed=None):
-    """Random arrays of a step. x, the input and old states are NaN in rows where no kernel may read them."""
+    """Return random arrays for a step. Rows that no kernel may read are NaN in x, the input and old states."""
     s = layout.sizes
     B, I, N, P, W = s.B, s.I, s.N, s.P, instance.width
     random = np.random.default_rng(B if seed is None else seed)
     T, A = DTYPES[instance.dtype], DTYPES[state_type(instance.dtype)]
     of_operand = each_16_bytes(T) if instance.aligned else 1
-    of_h = max(of_operand, W) if layout.where == "pool" else of_operand  # which is out, too
+    of_h = max(of_operand, W) if layout.where == "pool" else of_operand  # out, too, is the pool's h
     capacity = B + 5
     scale = 1 / np.sqrt(I + P)
     of_out, weight_hr = (P if instance.project else N), None
@@ -346,7 +346,7 @@ def parities(words):
 
 
 def flat(array):
-    """The rows of a matrix, or of a pool's h."""
+    """Return the rows of a matrix, or of a pool's h."""
     return array.reshape(-1, array.shape[-1]) if array.ndim == 3 else array
 
 
@@ -391,7 +391,7 @@ def launch_step(
 
 
 def selected(old, first, value, stepped):
-    """Rows of a state, with the marked rows reset."""
+    """Return the rows of a state, with the marked rows reset."""
     if first is not None:
         new = np.zeros_like(old) if value is None else np.broadcast_to(value[0], old.shape)
         if value is not None and len(value) > 1:
@@ -401,7 +401,7 @@ def selected(old, first, value, stepped):
 
 
 def expected_step(instance, before, *, rounded=True, cell_clip=CELL_CLIP):
-    """The rows that step, their slots, m and c in float64, and the old h as it was given.
+    """Return the rows that step, their slots, m and c in float64, and the old h as given.
 
     `rounded` rounds inputs to TF32 if the tile does.
     """
@@ -426,19 +426,19 @@ def expected_step(instance, before, *, rounded=True, cell_clip=CELL_CLIP):
 
 
 def kept(part, old, new):
-    """The new numbers with a part of the old ones kept, as zoneout has it."""
+    """Mix a part of the old numbers into the new ones, like zoneout."""
     return part * old + (1 - part) * new if part else new
 
 
 def near(got, want, tolerance, rounding=0.0):
-    """Whether numbers are near, relative to 1 + |want|, or the same special values."""
+    """Return whether numbers are near, relative to 1 + |want|, or are the same special values."""
     with np.errstate(invalid="ignore"):
         good = np.abs(got - want) <= tolerance * (1 + np.abs(want)) + rounding * np.abs(want)
     return good | (got == want) | (np.isnan(got) & np.isnan(want))
 
 
 def assert_copied(name, step, before, stepped, rows):
-    """Check the copy: rows that stepped are there, all others are zeros."""
+    """Check that the copy has the rows that stepped, and zeros elsewhere."""
     copy, more = step.arrays["copy"], before.arrays["input"]
     if copy is None:
         return
@@ -450,7 +450,7 @@ def assert_copied(name, step, before, stepped, rows):
 
 
 def assert_others_keep_their_bits(name, after, before, *at):
-    """Check that all rows except those at these places kept their bits."""
+    """Check that all rows, except those at these places, kept their bits."""
     stayed = np.ones(after.shape[: len(at)], bool)
     stayed[at] = False
     assert_same_bits(f"rows of {name} that take no step", after[stayed], before[stayed])
@@ -464,7 +464,7 @@ def assert_words(after, before, at, tick, flips):
 
 
 def assert_projection_of_m(instance, h, m, weight_hr, old_h):
-    """Compare h, allowing for m rounded to its dtype or TF32. test_projects_as_project_cu compares the bits."""
+    """Compare h, allowing for the rounding of m to its dtype or TF32. test_projects_as_project_cu compares bits."""
     weight_hr = weight_hr.astype(np.float64)
     want = kept(instance.functions.zoneout_h, old_h, np.clip(m @ weight_hr.T, -PROJ_CLIP, PROJ_CLIP))
     allowed = TF32_TOLERANCE if instance.tf32 else TOLERANCE[state_type(instance.dtype)] + 4 * ROUNDING[instance.dtype]
@@ -472,7 +472,7 @@ def assert_projection_of_m(instance, h, m, weight_hr, old_h):
 
 
 def assert_stepped(instance, step, before, *, tick=TICK, flips=True, cell_clip=CELL_CLIP):
-    """Check that the rows that step have stepped, and that everything else kept its bits."""
+    """Check that the right rows have stepped, and that everything else kept its bits."""
     a, old = step.arrays, before.arrays
     stepped, at, want, old_h = expected_step(instance, before, cell_clip=cell_clip)
     by_slot = a["out"].ndim == 3
@@ -499,7 +499,7 @@ def assert_stepped(instance, step, before, *, tick=TICK, flips=True, cell_clip=C
         cleared = old["is_first"] if a["readers"] is None else np.zeros_like(old["is_first"])
         assert_same_bits("flags", a["is_first"], cleared)
     if a["readers"] is not None:
-        assert not a["readers"].any(), "readers are not zeros again"
+        assert not a["readers"].any(), "readers are not reset to zeros"
 
 
 @dataclass(frozen=True)
@@ -544,7 +544,7 @@ def projection_layouts(tile, name, width):
 
 @dataclass
 class Projection:
-    """One launch's arrays by the names of its parameters, and the weights before they were interleaved."""
+    """One launch's arrays by parameter name, and the weights before interleaving."""
 
     arrays: dict
     weight_hr: np.ndarray
@@ -623,7 +623,7 @@ def assert_projected(tile, name, projection, before, layout):
         tolerance = tolerance + ROUNDING[name] * np.abs(want)
         want = kept(layout.zoneout, selected(old_h, old["is_first"], old["reset_h"], stepped), want)
         assert not a["is_first"].any(), "flags are not cleared"
-        assert not a["readers"].any(), "readers are not zeros again"
+        assert not a["readers"].any(), "readers are not reset to zeros"
     h = a["h"][places]
     wide = h.astype(np.float64)
     good = near(wide, want, tolerance, ROUNDING[name])

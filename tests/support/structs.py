@@ -1,4 +1,4 @@
-"""Shared by tests of kernels: a struct of NumPy arrays, as a launch would pass it, and kernels without one."""
+"""For tests of kernels: structs of NumPy arrays as a launch would pass them, and kernels without a struct."""
 
 import numpy as np
 
@@ -10,12 +10,12 @@ from support.kernel_cases import row_stride
 
 
 def matrix(array, stride=None, *, one_row_for_all=False):
-    """A Matrix of an array. That of None has a stride that no kernel may use."""
+    """Return a Matrix of an array. Without an array, its stride is a number that no kernel may use."""
     return Matrix(array, int(row_stride(array, one_row_for_all=one_row_for_all) if stride is None else stride))
 
 
 def by_value(arguments, **types):
-    """A record as an argument for the emulator, with the dtypes of its arrays checked."""
+    """Return a record as an argument for the emulator, after a check of its arrays' dtypes."""
     struct = Struct(type(arguments), **types)
     values = struct.values(arguments)
     pairs = [(member, value) for member, value in zip(struct.members, values, strict=True) if member.dtype is not None]
@@ -30,7 +30,7 @@ def by_value(arguments, **types):
 
 
 def plain_kernel(file, name, shared=0):
-    """A kernel of the tests. Its `bound` takes parameters like CuPy, unchecked."""
-    from fusedlstm.backends.cuda.runtime.compile import Kernel  # here, as it needs CuPy or its stand-in
+    """Return a kernel written for tests. Its `bound` takes parameters like CuPy, unchecked."""
+    from fusedlstm.backends.cuda.runtime.compile import Kernel  # imported here, because it needs CuPy or its stand-in
 
     return Kernel(str(file), name, struct=None, shared=shared)

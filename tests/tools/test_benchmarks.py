@@ -1,4 +1,4 @@
-"""The benchmarks' own promises: wrong results are refused, equal terms are equal, and runs can be compared."""
+"""The benchmarks refuse wrong results, compare on equal terms, and save comparable runs."""
 
 import importlib.metadata
 import importlib.util
@@ -51,7 +51,7 @@ SMALL_POOL = pool(20, 12, capacity=30)
 
 
 def right(case):
-    """The exact result of a case, whose rows are all compared, in its dtype."""
+    """Return the exact result of a case, in its dtype. All of the case's rows must be compared."""
     return Result(*(None if array is None else array.astype(np.float32) for array in case.exact))
 
 
@@ -110,7 +110,7 @@ def test_wrong_outputs_are_refused(outputs):
         case.assert_right(result._replace(outputs=outputs(result.outputs)))
 
 
-def test_nan_is_refused_in_rows_that_are_not_compared(monkeypatch):
+def test_nan_in_uncompared_rows_is_refused(monkeypatch):
     monkeypatch.setattr(cases, "_EXACT_WORK", 0)
     case = step("a large one", 11, 7, 13)
     assert len(case.rows) == 4
@@ -154,7 +154,7 @@ def test_wrong_results_of_a_pool_are_refused(wrong):
 
 
 class Stopwatch:
-    """In pytest-benchmark's place: notes what it was given to time."""
+    """Replaces pytest-benchmark, and counts what it was given to time."""
 
     enabled, group = True, None
 
@@ -167,7 +167,7 @@ class Stopwatch:
 
 
 class Planted(Numpy):
-    """A peer whose results are wrong from some call on."""
+    """A peer whose results are wrong after some calls."""
 
     def __init__(self, wrong, after):
         self.wrong, self.left = wrong, after
@@ -178,7 +178,7 @@ class Planted(Numpy):
         return result if self.left >= 0 else self.wrong(result)
 
 
-def test_a_right_peer_is_timed():
+def test_right_peer_is_timed():
     case, benchmark = step("s", 5, 7, 12), Stopwatch()
     side_by_side.measure(benchmark, side_by_side.Entry(case, Numpy(), "cpu"), 64)
     assert benchmark.timed == 1
@@ -190,7 +190,7 @@ def test_a_right_peer_is_timed():
 
 
 def test_cold_caches_are_emptied_before_each_time(monkeypatch):
-    """... outside of the time."""
+    """Emptying is not timed."""
     emptied = []
     monkeypatch.setattr(side_by_side.caches, "flusher", lambda device: lambda: emptied.append(device))
 
@@ -213,7 +213,7 @@ def test_cold_caches_are_emptied_before_each_time(monkeypatch):
         )
 
 
-def test_caches_are_written_over(monkeypatch):
+def test_caches_are_overwritten(monkeypatch):
     monkeypatch.setattr(caches, "BYTES", 1 << 16)
     written = []
     monkeypatch.setattr(caches.np, "zeros", lambda *size: written.append(np.empty(*size)) or written[-1])
@@ -224,18 +224,18 @@ def test_caches_are_written_over(monkeypatch):
 
 
 class Gpu:
-    """In CuPy's place: a GPU that does what is queued one after the other, whose clock the host's is, too."""
+    """A fake CuPy. Its GPU works through a queue, and shares its clock with the host."""
 
     float32 = np.float32
 
     def __init__(self, matmul, longest=1000):
-        self.longest, self.ends = longest, []  # of the queue
-        self.now = self.free = 0.0  # the host's time, and when all that is queued is done
+        self.longest, self.ends = longest, []  # end times of queued work
+        self.now = self.free = 0.0  # the host's time, and when all queued work is done
         self.matmul_seconds = matmul
         self.cuda, self.recorded = self, []
 
     def work(self, host, gpu):
-        """The host queues for some seconds, and the GPU then works for some."""
+        """Queue work for `host` seconds, which takes the GPU `gpu` seconds."""
         self.now += host
         self.ends = [end for end in self.ends if end > self.now]
         if len(self.ends) >= self.longest:
@@ -268,8 +268,8 @@ class Gpu:
 
 @pytest.mark.parametrize(("host", "gpu"), [(1e-4, 1e-5), (1e-3, 5e-3), (0.05, 1e-4)])
 @pytest.mark.parametrize("matmul", [2e-3, 2e-4])
-def test_times_of_the_gpu_and_of_the_host_alone(host, gpu, matmul, monkeypatch):
-    """Neither has the other's: the queue is full before, and never runs empty, and nothing is waited for."""
+def test_gpu_and_host_times_are_separate(host, gpu, matmul, monkeypatch):
+    """Neither time includes the other: the queue is filled first, never runs empty, and nothing waits."""
     fake = Gpu(matmul)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
@@ -278,7 +278,7 @@ def test_times_of_the_gpu_and_of_the_host_alone(host, gpu, matmul, monkeypatch):
     assert seconds["host_seconds"] == pytest.approx({"median": host, "p10": host, "p90": host})
 
 
-def test_time_of_the_gpu_alone_where_its_queue_is_too_short(monkeypatch):
+def test_short_gpu_queue_gives_no_times(monkeypatch):
     fake = Gpu(2e-3)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
@@ -288,8 +288,8 @@ def test_time_of_the_gpu_alone_where_its_queue_is_too_short(monkeypatch):
     assert seconds == {"gpu_seconds": None, "host_seconds": None}
 
 
-def test_times_of_the_gpu_and_of_the_host_are_recorded(monkeypatch):
-    """... of all that can queue a call without waiting, beside the time of a call."""
+def test_gpu_and_host_times_are_recorded(monkeypatch):
+    """They are recorded beside a call's time for each peer that can queue a call without waiting."""
     fake = Gpu(2e-3)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
@@ -310,7 +310,7 @@ def test_times_of_the_gpu_and_of_the_host_are_recorded(monkeypatch):
 
 
 def planted(monkeypatch, peer, owner, name, wrong):
-    """A peer whose library has one mistake: a method that does something else."""
+    """Plant a mistake in a peer's library: one method does something else. Return the peer."""
     right = getattr(owner, name)
     monkeypatch.setattr(owner, name, lambda *arguments, **options: wrong(right, *arguments, **options))
     return PEERS[peer]
@@ -373,7 +373,7 @@ def test_wrong_steps_in_place_are_not_timed(peer, owner, name, wrong, monkeypatc
 
 
 class Worn(Stopwatch):
-    """Changes what it times: from then on its library is wrong, or its states are such as take longer."""
+    """Changes what it times: afterwards its library is wrong, or its states take longer to step."""
 
     def __init__(self, change):
         super().__init__()
@@ -389,8 +389,8 @@ class Worn(Stopwatch):
     ("state", "words"),
     [(np.nan, "finite"), (1e-40, "after many steps the median"), (100.0, "after many steps the median")],
 )
-def test_states_that_a_peer_has_led_to_are_looked_at(state, words):
-    """The time of steps between numbers that are no more of order 1 is no time of the case."""
+def test_states_after_timing_are_checked(state, words):
+    """If states are no longer of order 1, the time is not that of the case."""
     case = step("s", 5, 7, 12)
 
     def change(result):
@@ -410,8 +410,8 @@ def test_states_that_a_peer_has_led_to_are_looked_at(state, words):
         ("fusedlstm cell, gather and scatter", LSTMCell, "__call__"),
     ],
 )
-def test_steps_in_place_that_go_wrong_while_they_are_timed_fail(peer, owner, name, monkeypatch):
-    """... though the states that were reached look ordinary: the last check is of a step from the case's."""
+def test_steps_going_wrong_while_timed_fail(peer, owner, name, monkeypatch):
+    """The final states look ordinary, so the last check steps from the case's state."""
     case = step("s", 20, 12, 12) if "Stepper" in peer else SMALL_POOL
     benchmark = Worn(
         lambda _: monkeypatch.setattr(owner, name, lambda stepper, *_, **__: getattr(stepper, "output", 0))
@@ -422,20 +422,20 @@ def test_steps_in_place_that_go_wrong_while_they_are_timed_fail(peer, owner, nam
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_peer_is_not_timed(wrong):
+def test_wrong_peer_is_not_timed(wrong):
     benchmark = Stopwatch()
     with pytest.raises(WrongResultError):
         side_by_side.measure(benchmark, side_by_side.Entry(step("s", 5, 7, 12), Planted(wrong, 0), "cpu"), 64)
     assert not benchmark.timed
 
 
-def test_a_peer_that_goes_wrong_while_it_is_timed_fails():
+def test_peer_going_wrong_while_timed_fails():
     with pytest.raises(WrongResultError):
         entry = side_by_side.Entry(step("s", 5, 7, 12), Planted(poison, 1), "cpu")
         side_by_side.measure(Stopwatch(), entry, 64)
 
 
-def test_a_peer_that_cannot_is_skipped_with_its_reason():
+def test_unable_peer_is_skipped_with_its_reason():
     class Unable(Numpy):
         def prepare(self, case, device, threads):
             raise CannotRunError("no compiler")
@@ -444,17 +444,17 @@ def test_a_peer_that_cannot_is_skipped_with_its_reason():
         side_by_side.measure(Stopwatch(), side_by_side.Entry(step("s", 5, 7, 12), Unable(), "cpu"), 1)
 
 
-def test_cases_are_told_apart():
+def test_cases_have_different_ids():
     for suite in (cases.STEPS + cases.TRAPS, cases.SEQUENCES, cases.POOLS, cases.WORKLOADS):
         assert len({case.id for case in suite}) == len(suite)
     assert len({case.title for case in ALL}) == len(ALL)
     for case in ALL:
         assert case.kind in {"step", "sequence", "pool"}
         assert (case.T == 1) or case.kind == "sequence"
-        assert re.fullmatch(r"[\w.-]+", case.id), "no spaces in a test's name"
+        assert re.fullmatch(r"[\w.-]+", case.id), "a test's name has no spaces"
 
 
-def test_quick_is_a_part():
+def test_quick_runs_a_subset():
     for suite in (cases.STEPS, cases.TRAPS, cases.SEQUENCES, cases.POOLS, cases.WORKLOADS):
         for device in ("cpu", "cuda"):
             quick = cases.chosen(suite, quick=True, device=device)
@@ -466,7 +466,7 @@ def test_quick_is_a_part():
     assert cases.chosen(ALL, quick=False, device="cuda") == ALL
 
 
-def test_cases_that_people_ask_for():
+def test_common_cases_are_included():
     steps = {(case.B, case.N) for case in cases.chosen(cases.STEPS, quick=False, device="cpu")}
     assert steps == {(B, N) for B in (1, 32, 256, 1024) for N in (128, 256, 512)}
     on_gpus = {(case.B, case.N, case.dtype) for case in cases.chosen(cases.STEPS, quick=False, device="cuda")}
@@ -482,7 +482,7 @@ def test_cases_that_people_ask_for():
     assert {case.N for case in cases.TRAPS} >= {192, 200, 640}
 
 
-def test_data_are_random_and_the_same_each_time():
+def test_data_are_random_and_reproducible():
     case = step("s", 50, 7, 12, resets=0.3)
     data = case.data
     cases._data.cache_clear()
@@ -492,7 +492,7 @@ def test_data_are_random_and_the_same_each_time():
     assert 0.1 < data.is_first.mean() < 0.6
 
 
-def test_slots_are_random_and_the_same_each_time():
+def test_slots_are_random_and_reproducible():
     case = pool(256, 128)
     slots = case.slots
     cases._slots.cache_clear()
@@ -525,8 +525,8 @@ def test_interface_of_peers(name):
         assert reason is None or len(reason) > 5
 
 
-def test_kernels_are_compared_at_what_was_predicted():
-    """Each at the dtypes that it multiplies, on a GPU, and at no layers, resets or cold caches."""
+def test_kernels_run_every_predicted_shape():
+    """Each kernel runs on a GPU, in its dtypes, without several layers, resets or cold caches."""
     for kernel in kernel_choice.NAMES:
         peer = PEERS[f"fusedlstm Stepper, kernel={kernel}"]
         done = [case for case in ALL if peer.cannot(case) is None]
@@ -541,8 +541,8 @@ def test_kernels_are_compared_at_what_was_predicted():
     assert PEERS["fusedlstm Stepper, kernel=simt"].cannot(bfloat16) == "simt multiplies float32 and float64 only"
 
 
-def test_precision_is_told_and_told_apart():
-    """Only those that can be told compute as TF32, and their results may be as far from the exact ones."""
+def test_precision_applies_to_some_peers():
+    """Only peers with a precision compute as TF32, and their results may differ more from the exact ones."""
     plain, high = step("s", 5, 7, 12), step("s", 5, 7, 12, precision="high")
     assert (high.id, plain.id) == (f"{plain.id}-high", "s-B5-I7-N12")
     assert "float32 as TF32" in high.title
@@ -564,19 +564,19 @@ def test_precision_is_told_and_told_apart():
             case.assert_right(result)
 
 
-def test_ours_does_every_case():
+def test_fusedlstm_runs_every_case():
     for case in ALL:
         names = ("fusedlstm pool",) if case.kind == "pool" else ("fusedlstm", "fusedlstm Stepper")[: 3 - case.T]
         assert not [PEERS[name].cannot(case) for name in names if PEERS[name].cannot(case)]
     assert all(sum(peer.cannot(case) is None for peer in PEERS.values() if not peer.ours) for case in ALL)
 
 
-@pytest.mark.filterwarnings("ignore")  # of other libraries
+@pytest.mark.filterwarnings("ignore")  # from other libraries
 @pytest.mark.parametrize(
     ("name", "device"), [(name, device) for name, peer in PEERS.items() if peer.quick for device in peer.devices]
 )
 def test_peers_are_right(name, device):
-    """Each with the kinds, layers, projections and resets that it does: gate orders and layouts are as it has them."""
+    """Check each peer's gate order and layout, with all kinds, layers, projections and resets that it supports."""
     peer = PEERS[name]
     reason = peer.why_not(device)
     if name == "CuPy unfused" and "emulated" in BACKENDS:
@@ -605,7 +605,7 @@ def test_gate_orders():
     assert "".join(in_block_order(rows)) == "iiggffoo"
 
 
-def test_an_absent_library_is_no_failure(monkeypatch):
+def test_missing_library_is_not_a_failure(monkeypatch):
     monkeypatch.setattr(peer_module.importlib.util, "find_spec", lambda name: None)
     assert PEERS["onnxruntime"].why_not("cpu") == "onnxruntime is not installed"
     assert dict(peers.missing(("cpu",), quick=False))["JAX jit"] == "jax is not installed"
@@ -618,8 +618,8 @@ def test_an_absent_library_is_no_failure(monkeypatch):
 
 
 @needs_cuda
-def test_where_a_gpu_plans_no_steps(monkeypatch):
-    """What needs that is not run, with the reason, and all else is."""
+def test_without_matmul_plans_in_place_peers_skip(monkeypatch):
+    """Peers that need planned steps give the reason. All others run."""
     from fusedlstm.backends.cuda.runtime import cublaslt as matmul
 
     in_place = [name for name in PEERS if name.startswith(("fusedlstm Stepper", "fusedlstm pool"))]
@@ -632,8 +632,8 @@ def test_where_a_gpu_plans_no_steps(monkeypatch):
     assert PEERS["fusedlstm pool"].why_not("cpu") is None
 
 
-def test_the_extra_bench():
-    """What runs them, and no peer: those are used where they are installed."""
+def test_bench_extra_has_no_peers():
+    """The extra has what runs the benchmarks. Peers are used if they are installed."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         extra = tomllib.load(file)["project"]["optional-dependencies"]["bench"]
     names = {re.match(r"[\w-]+", requirement)[0] for requirement in extra}
@@ -646,7 +646,7 @@ def test_the_extra_bench():
     [
         (({"1": 10, "2": 10}, {"1": 110, "2": 10}), 1.0, 1.0),
         (({"1": 0}, {"1": 100, "2": 100}), 1.9, 1.9),
-        (({"1": 0}, {"1": 100, "2": 100}), 1.1, 1.1),  # one hands its work to the other
+        (({"1": 0}, {"1": 100, "2": 100}), 1.1, 1.1),  # one thread hands its work to the other
         (({"1": 0}, {"1": 100, "2": 30}), 1.9, 1.3),
     ],
 )
@@ -666,19 +666,19 @@ def test_no_more_threads_than_cores_are_counted(monkeypatch):
     assert threads.threads_used(None) == 2
 
 
-def test_more_threads_than_the_others_have_fail(monkeypatch):
+def test_more_threads_than_allowed_fail(monkeypatch):
     monkeypatch.setattr(side_by_side, "threads_used", lambda run: 1.9)
     with pytest.raises(AssertionError, match=r"1\.9 threads share the work, not 1"):
         side_by_side.assert_threads(None, 1)
     assert side_by_side.assert_threads(None, 2) == 1.9
 
 
-def test_threads_of_one(monkeypatch):
+def test_single_thread_is_counted(monkeypatch):
     used = threads.threads_used(lambda: sum(range(1000)))
     assert used is None or used < 1.5
 
 
-def test_fresh_processes_say_their_seconds():
+def test_fresh_processes_report_their_seconds():
     clock = Clock()
     clock.run("import os; print(os.environ['EIGHTHS'], 0.25)", EIGHTHS="2")
     clock.run("print(0.5)")
@@ -689,10 +689,10 @@ def test_fresh_processes_say_their_seconds():
 
 
 def benchmarks_run(*arguments, **variables):
-    """pytest benchmarks, in a process of its own, with fusedlstm's rows of one small case."""
+    """Run pytest on the benchmarks, in another process, with fusedlstm's rows of one small case."""
     if importlib.util.find_spec("pytest_benchmark") is None:
         pytest.skip("pytest-benchmark is not installed")
-    ours = re.compile(r".*_NUM_THREADS|PYTEST_.*")  # of this process, which may be one of several
+    ours = re.compile(r".*_NUM_THREADS|PYTEST_.*")  # set for this process, which may be an xdist worker
     environment = {name: value for name, value in os.environ.items() if not ours.fullmatch(name)}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, "--quick", "--device", "cpu"],
@@ -705,12 +705,12 @@ def benchmarks_run(*arguments, **variables):
 
 
 ONE_CASE = ("benchmarks/test_step.py", "-k", "step-B1-I128-N128-cpu-fusedlstm")
-several_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core")
+several_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is only one core")
 
 
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=several_cores)])
-def test_a_run(tmp_path, count):
-    """Threads are those that were asked for, and the file says what ran where."""
+def test_run_records_threads_and_facts(tmp_path, count):
+    """A run uses the requested threads, and its file says what ran where."""
     path = tmp_path / "results.json"
     result = benchmarks_run(*ONE_CASE, f"--benchmark-json={path}", "--threads", str(count), OPENBLAS_NUM_THREADS="7")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -737,16 +737,16 @@ def test_a_run(tmp_path, count):
 
 
 @several_cores
-def test_numpy_that_was_imported_before_is_refused():
+def test_numpy_imported_before_is_refused():
     if blas.facts()["threads"] is None:
-        pytest.skip("NumPy's BLAS does not say how many threads it has")
+        pytest.skip("NumPy's BLAS doesn't report its number of threads")
     result = benchmarks_run("-p", "numpy", *ONE_CASE)
     assert result.returncode == pytest.ExitCode.USAGE_ERROR
     assert "was imported before the benchmarks' options were read" in result.stderr
 
 
-def test_a_planted_slowdown_is_reported(tmp_path):
-    """A saved run is made faster or slower on paper, which is what a later run is compared with."""
+def test_planted_slowdown_is_reported(tmp_path):
+    """The saved run is edited to be faster or slower, and a later run is compared with it."""
     common = (*ONE_CASE, f"--benchmark-storage=file://{tmp_path}", "--benchmark-max-time=0.02")
     assert benchmarks_run(*common, "--benchmark-save=before").returncode == 0
     (saved,) = tmp_path.rglob("*_before.json")

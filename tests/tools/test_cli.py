@@ -18,7 +18,7 @@ from support.places import ROOT
 
 @pytest.fixture
 def files(tmp_path):
-    """Weights and inputs (T, B, I), and a state to start from."""
+    """Write weights, inputs (T, B, I), and a state to start from."""
     weights = LSTMWeights.random(3, 4, proj_size=2, seed=0)
     weights.save(tmp_path / "w.safetensors")
     rng = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def test_run(files, capsys, backend):
             np.testing.assert_allclose(result[name], wanted, atol=1e-6)
 
 
-def test_run_from_zeros_into_the_default_place(files):
+def test_run_from_zeros_to_default_out(files):
     assert command(files, "--backend", "numpy") == 0
     with np.load(files / "inputs.out.npz") as result:
         np.testing.assert_array_equal(result["outputs"], stepped(files, start=False)[0])
@@ -64,7 +64,7 @@ def test_run_from_zeros_into_the_default_place(files):
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 def test_run_in_other_dtypes(dtype, files):
-    """Sixteen-bit results are written as float32, which every reader of .npz files knows."""
+    """16-bit results are written as float32, which every reader of .npz files knows."""
     assert command(files, "--state", files / "state.npz", "--backend", "numpy", "--dtype", dtype) == 0
     h, c = stepped(files, dtype)
     with np.load(files / "inputs.out.npz") as result:
@@ -73,7 +73,7 @@ def test_run_in_other_dtypes(dtype, files):
             np.testing.assert_array_equal(result[name], wanted)
 
 
-def test_a_result_is_the_state_of_the_next_run(files):
+def test_result_is_a_state_for_the_next_run(files):
     inputs = np.load(files / "inputs.npy")
     assert command(files, "--backend", "numpy", "--out", files / "whole.npz") == 0
     np.save(files / "inputs.npy", inputs[:2])
@@ -118,7 +118,7 @@ def spoil_inputs(folder, array):
     ],
 )
 def test_run_refuses(spoil, message, files, capsys):
-    """One line on standard error, status 1, and an older result stays."""
+    """The command prints one line on standard error, exits with 1, and keeps an older result."""
     out = files / "out.npz"
     out.write_bytes(b"older")
     spoil(files)
@@ -139,20 +139,20 @@ def test_damaged_arrays_are_named(name, damage, files, capsys):
     assert re.match(rf"fusedlstm: {files / name} is (not a|damaged, or not a) \.np", error)
 
 
-def test_a_flipped_byte_of_a_state_is_noticed(files, capsys):
+def test_flipped_byte_in_a_state_raises(files, capsys):
     content = (files / "state.npz").read_bytes()
     (files / "state.npz").write_bytes(content.replace(content[200:208], b"\xff" * 8))
     assert command(files, "--state", files / "state.npz", "--backend", "numpy") == 1
     assert "state.npz is damaged: h: Bad CRC-32" in capsys.readouterr().err
 
 
-def test_a_missing_folder_is_noticed_before_work(files, capsys, monkeypatch):
+def test_missing_folder_raises_before_work(files, capsys, monkeypatch):
     monkeypatch.setattr(running, "_step_through", lambda *_: pytest.fail("work was done"))
     assert command(files, "--out", files / "absent" / "o.npz", "--backend", "numpy") == 1
     assert f"--out: wanted a file in a folder that exists; got {files}" in capsys.readouterr().err
 
 
-def test_interrupted(files, capsys, monkeypatch):
+def test_interrupt_is_one_line(files, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -161,15 +161,15 @@ def test_interrupted(files, capsys, monkeypatch):
     assert capsys.readouterr().err == "fusedlstm: interrupted\n"
 
 
-def test_nowhere_to_write_to(files, monkeypatch):
-    """Standard output may be closed; the work is done all the same."""
+def test_closed_standard_output_is_allowed(files, monkeypatch):
+    """The result is still written."""
     monkeypatch.setattr(command_line.sys, "stdout", None)
     assert command(files, "--backend", "numpy") == 0
     assert (files / "inputs.out.npz").is_file()
 
 
 def test_progress_bar_on_a_terminal(files, monkeypatch, capsys):
-    """After a second, where standard error is a terminal; here that second is none."""
+    """A bar appears after one second, if standard error is a terminal. Here it appears at once."""
     tqdm = pytest.importorskip("tqdm", reason="tqdm is not installed")
     bars = []
     real = tqdm.tqdm
@@ -202,7 +202,7 @@ def test_info(capsys):
 
 
 def test_demo(capsys, backend):
-    """The main job on real input, with PyTorch's own predictions to agree with."""
+    """Classify real inputs, and agree with PyTorch's own predictions."""
     assert command_line.main(["demo", "--backend", backend]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "450 handwritten digits, 8 rows of pixels each, stepped as one batch"
@@ -259,7 +259,7 @@ def test_version_after_a_command(capsys):
         assert capsys.readouterr().out == f"fusedlstm {fusedlstm.__version__}\n"
 
 
-def test_as_a_module_and_verbose():
+def test_verbose_module_logs_the_cell():
     result = subprocess.run(
         [sys.executable, "-m", "fusedlstm", "--verbose", "demo", "--backend", "numpy"],
         capture_output=True,

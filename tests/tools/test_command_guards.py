@@ -1,4 +1,4 @@
-"""Test what may go wrong with a command's files and environment: it prints one line, exits, and loses nothing."""
+"""Test failures of a command's files and environment: it prints one line, exits, and loses no file."""
 
 import errno
 import io
@@ -22,7 +22,7 @@ from fusedlstm.cli.demo import digits
 
 from support.places import ROOT
 
-ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="files as POSIX has them")
+ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def fails(capsys, arguments, message, status=1):
 
 @pytest.fixture
 def no_work(monkeypatch):
-    """Check that a command raises before any work."""
+    """Check that a command fails before any work."""
     for module, name in ((running, "load_weights"), (converting, "recognise"), (converting, "open_archive")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("work was done"))
 
@@ -103,7 +103,7 @@ def test_out_is_not_an_input(command, what, way, folder, capsys, monkeypatch):
         monkeypatch.chdir(folder)
     elif way == "a link":
         if os.name != "posix":
-            pytest.skip("links as POSIX has them")
+            pytest.skip("needs POSIX links")
         (folder / "link").symlink_to(name)
         out = folder / "link"
     elif way == "a hard link":
@@ -111,7 +111,7 @@ def test_out_is_not_an_input(command, what, way, folder, capsys, monkeypatch):
         out = folder / "link"
     elif way == "a link to it":
         if os.name != "posix":
-            pytest.skip("links as POSIX has them")
+            pytest.skip("needs POSIX links")
         (folder / name).rename(folder / "behind")
         (folder / name).symlink_to("behind")
         out = folder / "behind"
@@ -125,7 +125,7 @@ def test_out_is_not_an_input(command, what, way, folder, capsys, monkeypatch):
 
 @pytest.mark.usefixtures("no_work")
 def test_default_out_is_not_an_input(folder, capsys):
-    """The result of one run may be the state of the next one with the same inputs."""
+    """One run's result may be the next run's state, with the same inputs."""
     (folder / "s.npz").rename(folder / "x.out.npz")
     before = contents(folder)
     fails(capsys, run(folder, out=None, s="x.out.npz"), "--out: wanted another file than --state, which would be lost")
@@ -417,10 +417,10 @@ def test_closed_pipe_ends_a_command(command, folder):
         _, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (1, "fusedlstm: [Errno 32] Broken pipe: 'standard output'\n")
     if command in WITH_FILES:
-        assert (folder / {"run": "out.npz", "convert": "out"}[command]).exists(), "the work was done"
+        assert (folder / {"run": "out.npz", "convert": "out"}[command]).exists(), "the result was not written"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is missing")
 def test_full_standard_output_raises():
     with open("/dev/full", "w") as full, started(["info"], stdout=full) as process:
         _, said = process.communicate(timeout=120)
@@ -431,7 +431,7 @@ def test_full_standard_output_raises():
 @ON_POSIX
 @pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&-"])
 def test_streams_may_be_closed(streams, folder):
-    """A daemon has closed streams."""
+    """A daemon runs with closed streams."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = " ".join([sys.executable, "-m fusedlstm", *run(folder), streams])
     done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
@@ -448,7 +448,7 @@ def test_keyboard_interrupt_ends_a_command(folder):
     np.save(folder / "x.npy", np.zeros((200_000, 1, 64), "f4"))
     before = contents(folder)
     with started(["--verbose", "run", str(folder / "w"), str(folder / "x.npy"), "--backend", "numpy"]) as process:
-        assert "LSTMCell" in process.stderr.readline(), "it begins"
+        assert "LSTMCell" in process.stderr.readline(), "the command didn't start"
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()

@@ -1,4 +1,4 @@
-"""fusedlstm convert: a file of another framework in, a file of weights out, compared with that framework."""
+"""`fusedlstm convert`: read another framework's file, write weights, and compare with that framework."""
 
 import json
 import zipfile
@@ -18,7 +18,7 @@ from support.places import DATA
 
 
 def run(capsys, *arguments, force=True):
-    """The exit status, and what was said and complained of."""
+    """Return the exit status, standard output and standard error."""
     status = command_line.main(["convert", *map(str, arguments), *(["--force"] if force else [])])
     said = capsys.readouterr()
     return status, said.out, said.err
@@ -123,7 +123,7 @@ def test_keras(tmp_path, capsys):
 
 
 def test_custom_classes(tmp_path, capsys):
-    """Classes that are not Keras's are taken if they are vouched for."""
+    """Custom classes are taken if the caller vouches for them."""
     source, out = keras_file_of_own_classes(tmp_path), tmp_path / "w"
     status, _, errors = run(capsys, source, out)
     assert status == 1
@@ -157,8 +157,8 @@ def test_custom_classes_of_other_sources(tmp_path, capsys):
     assert errors == f"fusedlstm: {wanted}\n"
 
 
-def test_what_disagrees_is_not_written(tmp_path, capsys, monkeypatch):
-    """Two gates exchanged: the framework's own numbers tell."""
+def test_wrong_weights_are_not_written(tmp_path, capsys, monkeypatch):
+    """With two gates exchanged, the framework's own outputs differ."""
     source, out = torch_file(tmp_path), tmp_path / "w"
     out.write_bytes(b"older")
     right = convert.from_torch(source)
@@ -178,15 +178,15 @@ def test_what_disagrees_is_not_written(tmp_path, capsys, monkeypatch):
     assert out.read_bytes() == b"older"
 
 
-def test_a_check_of_nan_never_agrees():
+def test_check_of_nan_never_agrees():
     result = checking.Check("torch", float("nan"), 1.0, 1e-5)
     assert not result.agrees
     assert checking._apart(np.array([np.nan]), np.array([np.nan])) == float("inf")
     assert checking._apart(np.zeros(3), np.zeros(1)) == float("inf")
 
 
-def test_a_framework_that_raises(tmp_path, capsys, monkeypatch):
-    """... whatever it likes: the weights are no worse for it."""
+def test_raising_framework_is_reported(tmp_path, capsys, monkeypatch):
+    """Whatever the framework raises, the weights are written, and reported as not checked."""
     from fusedlstm.convert.running import torch as running
 
     class OpError(Exception):
@@ -202,7 +202,7 @@ def test_a_framework_that_raises(tmp_path, capsys, monkeypatch):
     assert load_weights(tmp_path / "w").num_layers == 1
 
 
-def test_a_framework_that_is_missing(tmp_path, capsys, monkeypatch):
+def test_missing_framework_is_reported(tmp_path, capsys, monkeypatch):
     source = torch_file(tmp_path, "safetensors")
     import sys
 
@@ -223,7 +223,7 @@ def test_a_framework_that_is_missing(tmp_path, capsys, monkeypatch):
         (["--from", "onnx"], "model.safetensors"),
     ],
 )
-def test_refusals(arguments, message, tmp_path, capsys):
+def test_convert_refuses(arguments, message, tmp_path, capsys):
     source = torch_file(tmp_path, "safetensors")
     pytest.importorskip("onnx", reason="onnx is not installed")
     status, said, errors = run(capsys, source, tmp_path / "w", *arguments)
@@ -232,8 +232,8 @@ def test_refusals(arguments, message, tmp_path, capsys):
     assert not (tmp_path / "w").exists()
 
 
-def test_the_source_is_never_overwritten(tmp_path, capsys):
-    """Not by its path or another to the same file."""
+def test_source_is_never_overwritten(tmp_path, capsys):
+    """OUT may not be the source's path, nor a link to it."""
     source = torch_file(tmp_path, "safetensors")
     before = source.read_bytes()
     (tmp_path / "link").symlink_to(source)
@@ -244,7 +244,7 @@ def test_the_source_is_never_overwritten(tmp_path, capsys):
     assert source.read_bytes() == before
 
 
-def test_several_names(tmp_path, capsys):
+def test_several_names_choose_layers(tmp_path, capsys):
     source = torch_file(tmp_path, "safetensors")
     assert (
         "--name: wanted one name, as from_torch takes no several; got a,b"
@@ -252,8 +252,8 @@ def test_several_names(tmp_path, capsys):
     )
 
 
-def test_zoneout_of_a_cell(tmp_path, capsys):
-    """The framework's cell steps within the zoneout that was given."""
+def test_zoneout_of_a_cell_is_checked(tmp_path, capsys):
+    """The framework's cell steps with the given zoneout."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.save({f"lstm.0.cell.{name}": p for name, p in torch.nn.LSTMCell(3, 4).state_dict().items()}, tmp_path / "m")
     status, said, _ = run(capsys, tmp_path / "m", tmp_path / "w", "--zoneout", 0.1, "--check")
@@ -282,7 +282,7 @@ def test_zoneout_of_haste(tmp_path, capsys):
     ("rate", "message"),
     [(1.5, "zoneout: wanted a number from 0 to 1; got 1.5"), ("nan", "zoneout: wanted a finite number")],
 )
-def test_zoneout_that_is_not_a_part(rate, message, tmp_path, capsys):
+def test_zoneout_outside_0_to_1_raises(rate, message, tmp_path, capsys):
     status, _, errors = run(capsys, torch_file(tmp_path), tmp_path / "w", "--zoneout", rate)
     assert (status, errors.startswith(f"fusedlstm: {message}")) == (1, True)
 
@@ -293,7 +293,7 @@ def test_zoneout_of_other_systems_is_refused(tmp_path, capsys):
     assert "--zoneout: wanted nothing, as from_tf1 has no such argument; got 0.1" in errors
 
 
-def test_wrong_lines(tmp_path, capsys):
+def test_bad_arguments_exit(tmp_path, capsys):
     for line in ([], ["a"], ["a", "b", "--activation", "elu:much"]):
         with pytest.raises(SystemExit) as caught:
             run(capsys, *line)
@@ -301,8 +301,8 @@ def test_wrong_lines(tmp_path, capsys):
     assert run(capsys, tmp_path / "nothing.pt", tmp_path / "w")[0] == 1
 
 
-def test_what_a_framework_can_not_run(tmp_path, capsys):
-    """... is written all the same, and it is said that nobody has checked it."""
+def test_parameters_a_framework_refuses(tmp_path, capsys):
+    """They are written, and reported as not checked."""
     pytest.importorskip("torch", reason="PyTorch is not installed")
     shapes = {"weight_ih_l0": (8, 2), "weight_hh_l0": (8, 2), "weight_ih_l1": (4, 2), "weight_hh_l1": (4, 1)}
     save_file({name: np.zeros(shape, "f4") for name, shape in shapes.items()}, tmp_path / "m.safetensors")
@@ -312,7 +312,7 @@ def test_what_a_framework_can_not_run(tmp_path, capsys):
     assert load_weights(tmp_path / "w").num_layers == 2
 
 
-def test_convert_overwrites_only_by_force(tmp_path, capsys):
+def test_convert_overwrites_only_with_force(tmp_path, capsys):
     np.savez(tmp_path / "v.npz", **convert.to_tf1(LSTMWeights.random(3, 4, seed=0)))
     (tmp_path / "w").write_bytes(b"mine")
     status, _, errors = run(capsys, tmp_path / "v.npz", tmp_path / "w", force=False)

@@ -1,4 +1,4 @@
-"""The pages of docs/: their code runs as it stands there, and their links and names lead somewhere."""
+"""The pages of docs/: their code runs as it is, and their links and names lead somewhere."""
 
 import inspect
 import re
@@ -20,7 +20,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 def broken_links(page):
-    """Yield the links of a page to files that don't exist. What is on the web is not looked at."""
+    """Yield a page's links to files that don't exist. Web addresses are not checked."""
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not re.match(r"https?:", target) and not (page.parent / target).exists():
             yield target
@@ -35,7 +35,7 @@ def test_code_runs(page, monkeypatch, tmp_path):
         tensorflow_with_a_checkpoint(monkeypatch)
     _, missing = run(page.name, text)
     if missing:
-        pytest.skip(f"{missing[0]} is not installed, and the other blocks run")
+        pytest.skip(f"{missing[0]} is not installed; the other blocks ran")
 
 
 A_PAGE = """# A page
@@ -70,7 +70,7 @@ def test_wrong_block_fails_at_its_line():
 
 @every_page
 def test_commands_exist(page):
-    """Each command of a shell block is one that the command line takes."""
+    """The command line accepts each command in a shell block."""
     for _, block in blocks(page.read_text(encoding="utf-8"), "sh"):
         for command in re.findall(r"^(?:\S*/)?fusedlstm (.*)", block, re.MULTILINE):
             command_line._parser().parse_args(shlex.split(command, comments=True))
@@ -81,7 +81,7 @@ def test_links_lead_somewhere(page):
     assert not list(broken_links(page))
 
 
-def test_a_broken_link_is_found(tmp_path):
+def test_broken_link_is_found(tmp_path):
     (tmp_path / "page.md").write_text(
         "[a](page.md#top) [b](https://x.org) [c](gone.md#top) [d][page.d] ![e](gone.svg 'e')\n"
     )
@@ -90,7 +90,7 @@ def test_a_broken_link_is_found(tmp_path):
 
 @every_page
 def test_named_files_exist(page):
-    """Files in code style, such as `backends/select.py`, are those of the checkout or of the package."""
+    """File names in code style, such as `backends/select.py`, are in the checkout or in the package."""
     named = re.findall(r"`((?:\w[\w.-]*/)+[\w.-]+\.(?:py|cuh?|md|sh|json|txt))`", page.read_text(encoding="utf-8"))
     assert [name for name in named if not (ROOT / name).exists() and not (PACKAGE / name).exists()] == []
 
@@ -121,7 +121,7 @@ def test_reference_has_every_public_name(module):
 
 
 def test_docstrings_are_plain_in_markdown():
-    """Outside backticks Markdown takes <index> for a tag, and __call__ for bold letters."""
+    """Outside backticks, Markdown reads <index> as a tag and __call__ as bold text."""
     public = {name: getattr(module, name) for module in (fusedlstm, convert) for name in module.__all__}
     members = {
         f"{name}.{member}": value

@@ -1,4 +1,4 @@
-"""The fuzzer of file readers: a few inputs of each, and that it finds what readers may do wrong."""
+"""The fuzzer of file readers: a few inputs for each reader, and planted faults that it must find."""
 
 import os
 import re
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.nightly
 
 
 def fuzz(name, *options):
-    """The status, the outcomes and all that is said, of a process of its own: this one may not be forked."""
+    """Fuzz in another process, because this one may not be forked. Return status, outcomes and output."""
     command = [sys.executable, "fuzz.py", name, *map(str, options)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=300, check=False)
@@ -24,18 +24,18 @@ def fuzz(name, *options):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_readers(name):
-    """python tests/fuzz.py takes many more."""
+def test_readers_survive_a_few_inputs(name):
+    """python tests/fuzz.py tries many more."""
     missing = READERS[name].missing()
     if missing:
         pytest.skip(f"{missing} is not installed")
     status, outcomes, said = fuzz(name, "--inputs", 150)
     assert status == 0, said
     assert outcomes["refused"] > 10, "inputs are hardly damaged"
-    assert outcomes["read"], "inputs are all damaged at once, so that little is reached"
+    assert outcomes["read"], "all inputs are refused, so little code is reached"
 
 
-def test_a_careful_reader():
+def test_careful_reader_has_no_findings():
     status, outcomes, said = fuzz("careful", "--inputs", 200)
     assert status == 0, said
     assert outcomes["read"] > 10
@@ -57,8 +57,8 @@ def test_faults_are_found(name, kind, tmp_path):
     assert status == 1
     found = re.search(rf"(\d+) x {kind}, the first is input (\d+)", said)
     assert int(found[1]) == outcomes["found"]
-    assert sum(outcomes.values()) == 10, "it goes on behind a finding"
+    assert sum(outcomes.values()) == 10, "the fuzzer stopped after a finding"
     kept = tmp_path / f"{name}-0-{found[2]}.bin"
-    assert kept.read_bytes()[:100] != b"a" * 100, "the input that it says is the one that goes wrong"
+    assert kept.read_bytes()[:100] != b"a" * 100, "the reported input is not the faulty one"
     status, outcomes, _ = fuzz(name, "--inputs", 1, "--first", found[2], "--seconds", 1)
-    assert (status, outcomes) == (1, {"found": 1}), "by its number an input is made again"
+    assert (status, outcomes) == (1, {"found": 1}), "the input's number doesn't reproduce it"

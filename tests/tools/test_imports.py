@@ -1,4 +1,4 @@
-"""Which modules may import which."""
+"""Test which modules import which."""
 
 import ast
 import functools
@@ -14,7 +14,7 @@ MAY_IMPORT_CUDA = re.compile(r"fusedlstm\.backends\.(select|cuda(\..*)?)")
 
 
 def modules(folder, package):
-    """The files of a package, by the names of their modules."""
+    """Return the files of a package by module name."""
     found = {}
     for file in sorted((folder / package).rglob("*.py")):
         parts = file.relative_to(folder).with_suffix("").parts
@@ -24,7 +24,7 @@ def modules(folder, package):
 
 @functools.cache
 def nodes(file):
-    """The imports and calls of a file: those inside functions, too, but not those for type checkers."""
+    """Yield the imports and calls in a file, including those inside functions, but not those for type checkers."""
     waiting, found = [ast.parse(file.read_text(encoding="utf-8"))], []
     while waiting:
         node = waiting.pop()
@@ -38,7 +38,7 @@ def nodes(file):
 
 
 def strings(call):
-    """The strings in a call's arguments, or in parts of them."""
+    """Yield the strings in a call's arguments, or in parts of them."""
     for argument in (*call.args, *(each.value for each in call.keywords)):
         for node in ast.walk(argument):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -46,7 +46,7 @@ def strings(call):
 
 
 def names_imported(node, file):
-    """Pairs of names for each import of a node: the full name, and its parent in case the name is not a module."""
+    """Return pairs of names for each import of a node: the full name, and its parent in case it is not a module."""
     if isinstance(node, ast.Import):
         return [(alias.name, alias.name) for alias in node.names]
     if isinstance(node, ast.ImportFrom):
@@ -58,7 +58,7 @@ def names_imported(node, file):
 
 
 def imported(file, known):
-    """The modules of a package that a file imports."""
+    """Return the modules of a package that a file imports."""
     for node in nodes(file):
         for name, parent in names_imported(node, file):
             if name in known or parent in known:
@@ -72,7 +72,7 @@ def graph(folder, package):
 
 
 def cycle(found):
-    """The modules of a cycle, from one back to itself, or [] if there is none."""
+    """Return the modules of a cycle, from one back to itself, or [] if there is none."""
     try:
         TopologicalSorter(found).prepare()
     except CycleError as error:
@@ -85,7 +85,7 @@ def is_of_cuda(name):
 
 
 def importers_of_cuda(folder):
-    """The modules that import the CUDA backend, or pass the name of one of its modules to a function."""
+    """Return the modules that import the CUDA backend, or pass the name of one of its modules to a function."""
     found = graph(folder, "fusedlstm")
     for name, file in modules(folder, "fusedlstm").items():
         calls = (node for node in nodes(file) if isinstance(node, ast.Call))

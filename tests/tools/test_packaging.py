@@ -1,4 +1,4 @@
-"""Every way to install the package finds its kernels and its demo's files, and brings nothing else."""
+"""However the package is installed, it includes its kernels and the demo's files, and nothing else."""
 
 import email
 import os
@@ -16,7 +16,7 @@ from support.places import ROOT
 
 KERNELS = sorted(path.name for path in (ROOT / "kernels").iterdir())
 
-# Run where no checkout is near: the kernels are found, and the demo's numbers agree.
+# Run away from any checkout. The kernels must be found, and the demo must agree.
 CHECK = """
 import os, sys, site
 before = sys.path[:]
@@ -29,9 +29,7 @@ assert digits.run("numpy").passed
 print(os.path.dirname(fusedlstm.__file__), sources.folder(), *sorted(os.listdir(sources.folder())), sep="\\n")
 """
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "pyproject.toml").is_file(), reason="these tests are of a checkout, and there is none"
-)
+pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="these tests need a checkout")
 
 
 def build(target, source, folder):
@@ -45,7 +43,7 @@ def build(target, source, folder):
 
 
 def installed(site_folder, cwd):
-    """Where package and kernels are, and the kernels' files, for an installation in this folder."""
+    """Return the folders of package and kernels, and the kernels' files, for an installation in this folder."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(
         [sys.executable, "-c", CHECK, str(site_folder)],
@@ -71,7 +69,7 @@ def source_archive(tmp_path_factory):
 
 
 def test_wheel_has_every_file_and_no_other(wheel):
-    """A wheel builds happily from an empty kernels/: its files are those of the folders."""
+    """An empty kernels/ would still build, so compare the wheel's files with the folders."""
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     package = [
         path.relative_to(ROOT).as_posix()
@@ -108,14 +106,14 @@ def test_wheel_of_the_source_archive(source_archive, tmp_path):
     with tarfile.open(source_archive) as archive:
         archive.extractall(tmp_path, filter="data")
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    assert (folder / "tests" / "tools" / "test_packaging.py").is_file(), "the source archive can be tested"
+    assert (folder / "tests" / "tools" / "test_packaging.py").is_file(), "the source archive lacks tests"
     wheel = build("wheel", folder, tmp_path)
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     assert installed(tmp_path / "site", tmp_path)[2] == KERNELS
 
 
 def test_editable_install(tmp_path):
-    """Its kernels are those of the checkout, so that an edit is seen."""
+    """It uses the checkout's kernels, so an edit takes effect."""
     wheel = build("editable", ROOT, tmp_path)
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     package, kernels, files = installed(tmp_path / "site", tmp_path)

@@ -1,4 +1,4 @@
-"""What the kernels of a step are expected to take: by hand, as it was kept, and as the table of choices has it."""
+"""Predicted times of a step's kernels: computed by hand, as kept in files, and as used by the table of choices."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from benchmarks.limits import Work
 from benchmarks.predictions import Gpu, predict
 from fusedlstm.backends import kernel_choice
 
-# Rates of which quotients are easily told by hand: a clock is 1 ns, a byte of the port too.
+# Rates that make times easy to compute by hand: a clock takes 1 ns, and so does a byte through the port.
 PLAIN = {
     "sms": 10,
     "clock": 1e9,
@@ -34,28 +34,28 @@ def near(one):
 
 
 def test_one_block_by_hand():
-    """128 rows of x and h beside 128 of weights, c read and written and h written, through the port of one block."""
+    """One block loads 128 rows of x and h and 128 of weights, and reads c and writes c and h, all through its port."""
     loaded = (128 + 128) * 64 * 2 + 128 * 32 * (4 + 4 + 2)
     assert near(predict("tensor_large", **SIZES, gpu=Gpu(**PLAIN))) == (3e-6 + 1e-9 * loaded, "one block")
-    # 2 x 128 x 128 x 64 flop on a tenth of 10 Gflop/s
+    # 2 x 128 x 128 x 64 flop at a tenth of 10 Gflop/s
     slow = Gpu(**PLAIN | {"own": {"bfloat16": 1e10}})
     assert near(predict("tensor_large", **SIZES, gpu=slow)) == (3e-6 + 1e-9 * 2 * 128 * 128 * 64, "one block")
-    # 10 functions a unit, one a clock, after the last byte was loaded
+    # 10 functions for each unit, one a clock, after the last byte was loaded
     special = Gpu(**PLAIN | {"special": 1})
     assert near(predict("tensor_large", **SIZES, gpu=special)) == (3e-6 + 1e-9 * (loaded + 128 * 32 * 10), "one block")
-    # 64 columns of bfloat16 are two K-tiles, of which four are on their way at once, each after a trip of 1 ms
+    # 64 columns of bfloat16 are two K-tiles. Four can be in flight at once, and each trip takes 1 ms.
     far = Gpu(**PLAIN | {"trip": 1e-3})
     assert near(predict("tensor_large", **SIZES, gpu=far)) == (3e-6 + 2 * 1e-3 / 3, "one block")
 
 
 def test_blocks_at_once_by_hand():
-    """21 blocks on ten multiprocessors: the busiest has three, of which two are there at once, and take turns."""
+    """Of ten multiprocessors with 21 blocks, the busiest has three. Two of these run at once, and take turns."""
     loaded = (128 + 128) * 64 * 2 + 128 * 32 * (4 + 4 + 2)
     sizes = SIZES | {"B": 21 * 128}
     assert near(predict("tensor_large", **sizes, gpu=Gpu(**PLAIN))) == (3e-6 + 3e-9 * loaded, "L2 port")
-    # A trip is waited for by both at once, and then by the third.
+    # Both wait for a trip at once, and then the third does.
     assert near(predict("tensor_large", **sizes, gpu=Gpu(**PLAIN | {"trip": 1}))) == (3e-6 + 2 * 2 / 3, "one block")
-    # From the L2 each block takes its own, however often others had the same; from the HBM all comes once.
+    # From the L2, each block loads its own data, even if others loaded the same. From the HBM, all data come once.
     far = Gpu(**PLAIN | {"l2": 1e6})
     assert near(predict("tensor_large", **sizes, gpu=far)) == (3e-6 + 21e-6 * loaded, "L2")
     once = (21 * 128 + 128) * 64 * 2 + 21 * 128 * 32 * (4 + 4 + 2)
@@ -64,11 +64,11 @@ def test_blocks_at_once_by_hand():
 
 
 def test_a_product_and_a_kernel_by_hand():
-    """Two launches: the product in the best of tiles, and what reads gates and c and writes c and h."""
+    """Two launches: the product, with the best tiles, and a kernel that reads gates and c and writes c and h."""
     fast = Gpu(**PLAIN | {"port": 1e9, "l2": 1e9})
     both = predict("matmul", **SIZES, gpu=fast)
     planned = 128 * 32 * (4 * 4 + 4 + 4 + 2)
-    # In tiles of 128 x 128 a block takes rows or columns once for itself and once for its neighbour.
+    # In tiles of 128 x 128, a block loads rows or columns once for itself and once for its neighbour.
     product = (128 + 128 / 2) * 64 * 2 + 128 * 128 * 4
     assert near(both) == (6e-6 + 1e-9 * (planned + product), "L2")
     nothing = Gpu(**PLAIN | {"port": 1e9, "l2": 1e18})
@@ -80,8 +80,8 @@ def test_a_product_and_a_kernel_by_hand():
 
 @pytest.mark.parametrize("kernel", kernel_choice.NAMES)
 @pytest.mark.parametrize("arithmetic", predictions.PRECISIONS)
-def test_nothing_is_faster_than_its_limits(kernel, arithmetic):
-    """Work and weights that a step can't avoid, at the rates of the model's GPU."""
+def test_no_kernel_is_faster_than_its_limits(kernel, arithmetic):
+    """The limits are unavoidable work and weights, at the rates of the model's GPU."""
     if kernel not in predictions.kernels_of(arithmetic):
         return
     gpu = Gpu()
@@ -95,13 +95,13 @@ def test_nothing_is_faster_than_its_limits(kernel, arithmetic):
         assert seconds >= gpu.node * work.launches + max(work.flop / rate, work.bytes / slower * 0.98)
 
 
-def test_float16_is_as_bfloat16():
+def test_float16_equals_bfloat16():
     for kernel in predictions.kernels_of("bfloat16"):
         assert predict(kernel, **SIZES) == predict(kernel, **SIZES | {"arithmetic": "float16"})
 
 
-def test_the_kept_file_is_the_models(tmp_path, monkeypatch):
-    """What a report compares with, and people read, is what this model computes."""
+def test_kept_files_match_the_model(tmp_path, monkeypatch):
+    """Reports and people read the kept files."""
     written = [path.read_text(encoding="utf-8") for path in predictions.write(tmp_path)]
     kept = [(predictions.FOLDER / f"predictions.{kind}").read_text(encoding="utf-8") for kind in ("json", "md")]
     assert written == kept, "python -m benchmarks predictions writes them anew"
@@ -112,8 +112,8 @@ def test_the_kept_file_is_the_models(tmp_path, monkeypatch):
     assert command.main(["predictions"]) == 0
 
 
-def test_the_table_is_near_the_best():
-    """At every shape that was predicted, the kernel that is chosen takes at most a tenth or 0.3 us more than any."""
+def test_chosen_kernels_are_near_the_fastest():
+    """At each predicted shape, the chosen kernel takes at most a tenth or 0.3 us more than the fastest."""
     rows = predictions.compute()["rows"]
     assert len(rows) == 4 * (4 * 6 + 1)
     for row in rows:
@@ -124,7 +124,7 @@ def test_the_table_is_near_the_best():
         assert row["chosen"] == predictions.chosen(row["arithmetic"], *sizes)
 
 
-def test_what_is_kept_is_found():
+def test_kept_predictions_are_found():
     shape = {"B": 32, "I": 128, "N": 128, "P": None}
     wanted = round(1e6 * predict("tensor_small", **shape, arithmetic="tf32").seconds, 2)
     got = predictions.kept("tensor_small", **shape, dtype="float32", precision="high")

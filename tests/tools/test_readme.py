@@ -1,4 +1,4 @@
-"""The README is short, its code runs as it stands there, and its commands and links exist."""
+"""The README is short, its code runs as it is, and its commands and links exist."""
 
 import re
 

@@ -8,14 +8,14 @@ import pytest
 
 from support.places import PACKAGE
 
-# Other packages, whose names some modules here share.
+# Other packages that share a name with a module here.
 OTHERS = {"numpy", "torch", "keras", "flax", "onnx", "haiku", "parametrizations"}
 REFERENCE = re.compile(r"`(\w+(?:\.\w+)+)(?:\(\))?`")
 DOCUMENTED = (ast.Module, ast.FunctionDef, ast.ClassDef)
 
 
 def nodes_of(package):
-    """All nodes of each file's syntax, by its place."""
+    """Return all syntax nodes of each file, by path."""
     return {
         file.relative_to(package.parent): list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
         for file in sorted(package.rglob("*.py"))
@@ -23,7 +23,7 @@ def nodes_of(package):
 
 
 def defined(nodes):
-    """The names in a module or a class: of functions, classes, variables, attributes and imports."""
+    """Yield the names in a module or a class: of functions, classes, variables, attributes and imports."""
     for node in nodes:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             yield node.name
@@ -36,7 +36,7 @@ def defined(nodes):
 
 
 def names_in(files):
-    """The names in each folder, module and class. Those of the same name are merged."""
+    """Return the names in each folder, module and class. Those with the same name are merged."""
     found = {}
     for file, nodes in files.items():
         parts = [part for part in file.with_suffix("").parts if part != "__init__"]

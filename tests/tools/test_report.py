@@ -1,4 +1,4 @@
-"""python -m benchmarks report: its figures by hand, its page whole and alone, and what is no result refused."""
+"""`python -m benchmarks report`: figures checked by hand, a complete self-contained page, and refused files."""
 
 import base64
 import copy
@@ -18,7 +18,7 @@ needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="matplotlib, of the extra report, is not installed"
 )
 
-# Rates of which quotients are easily told by hand: 1 Gflop/s, 0.1 G evaluations a second, copies too fast to bind.
+# Rates that make figures easy to compute by hand: 1 Gflop/s, 0.1 G evaluations a second, copies too fast to bind.
 LIMITS = {
     "cpu": {
         "device": "cpu",
@@ -31,7 +31,7 @@ LIMITS = {
 
 
 def entry(peer, median, *, B=2, N=10, kind="step", group=None, **info):
-    """A benchmark: I = N, so 160 B N flop a row of N = 10."""
+    """Return a benchmark with I = N. For N = 10, that is 160 B N flop."""
     stats = {"min": median * 0.9, "median": median, "q1": median * 0.95, "q3": median * 1.1, "iqr": median * 0.15}
     extra = {"kind": kind, "case": "", "T": 1, "B": B, "I": N, "N": N, "P": None, "layers": 1, "dtype": "float32"}
     extra |= {"threads": 1, "device": "cpu", "peer": peer, "peer_version": "1.2", "ours": peer.startswith("fusedlstm")}
@@ -83,20 +83,20 @@ def write(folder, content=CONTENT, name="results.json"):
 
 @pytest.fixture
 def markdown(tmp_path, capsys):
-    """The Markdown of the results above."""
+    """Return the Markdown report of the results above."""
     assert command.main(["report", str(write(tmp_path))]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "report.md"), str(tmp_path / "report.html")]
     return (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def cells(text, start, after=""):
-    """The cells of the line that starts so, the first one after a text."""
+    """Return the cells of the first line with this start, after a text."""
     line = next(line for line in text[text.index(after) :].splitlines() if line.startswith(f"| {start}"))
     return [cell.strip().strip("*") for cell in line.strip("|").split("|")]
 
 
 def test_figures(markdown):
-    """Median, quartiles, time over the best peer's (10.5 us: a part is no peer), percent of 4.2 us, steps and rows."""
+    """Median, quartiles, time over the best peer's 10.5 us (a part is no peer), percent of 4.2 us, steps and rows."""
     group = "#### step, B = 2, N = I = 10"
     ours = cells(markdown, "**fusedlstm", group)
     assert ours == [
@@ -124,7 +124,7 @@ def test_summary(markdown):
     assert "Ours is faster than the best peer in 1 of 1 cases that have one. At worst it takes 0.50 times" in markdown
 
 
-def test_what_ran_where(markdown):
+def test_report_says_what_ran_where(markdown):
     for words in (
         "Nothing here ran on a GPU.",
         "## Abacus 7, 1 thread\n",
@@ -139,8 +139,8 @@ def test_what_ran_where(markdown):
         assert words in markdown
 
 
-def test_a_gpu_is_told(tmp_path):
-    """Peers are those on the same device, though both stand in one group."""
+def test_report_compares_on_each_device(tmp_path):
+    """Peers must be on the same device, though one group has both."""
     content = copy.deepcopy(CONTENT)
     content["machine_info"]["facts"]["gpu"] = {"name": "Bead Mover", "driver": "1"}
     content["benchmarks"] += [
@@ -155,8 +155,8 @@ def test_a_gpu_is_told(tmp_path):
     assert cells(text, "step, B = 2, N = I = 10, cpu")[1:3] == ["8.40 µs", "0.80"]
 
 
-def test_predictions_stand_beside_measurements(tmp_path):
-    """Where a row names its kernel, and its shape was predicted: microseconds, of the kept file."""
+def test_predictions_are_beside_measurements(tmp_path):
+    """Rows that name their kernel have the kept prediction in microseconds, if there is one for the shape."""
     gpu = {"device": "cuda:0", "B": 32, "N": 128}
     sixteen = gpu | {"dtype": "bfloat16"}
     content = copy.deepcopy(CONTENT)
@@ -178,18 +178,18 @@ def test_predictions_stand_beside_measurements(tmp_path):
         assert got == f"{1e6 * predictions.kept(kernel, **shape):.2f}"
     assert [cells(text, peer, group)[column] for peer in ("**fusedlstm Stepper**", "torch cell")] == ["", ""]
     assert "**predicted us:** of the GPU, by a model, before any of these kernels had run on one" in text
-    # What nobody gets without asking for it is not ours in the summary.
+    # Kernels that users must name don't count as ours in the summary.
     assert cells(text, "step, B = 32, N = I = 128")[1:3] == ["4.00 µs", "0.44"]
     of_no_shape = text[text.index("#### step, B = 33, N = I = 128") :]
     assert "predicted us" not in of_no_shape
 
 
-def test_without_predictions_nothing_is_said_of_them(markdown):
+def test_report_without_predictions_omits_them(markdown):
     assert "predicted" not in markdown
 
 
-def test_times_of_a_gpu_and_until_a_call_returns(tmp_path):
-    """In columns of their own, where there are any."""
+def test_gpu_and_host_times_have_columns(tmp_path):
+    """The columns appear only if there are such times."""
     both = {"gpu_seconds": {"median": 2e-6, "p10": 1e-6, "p90": 3e-6}}
     both["host_seconds"] = {"median": 7e-6, "p10": 6e-6, "p90": 8e-6}
     content = copy.deepcopy(CONTENT)
@@ -210,8 +210,8 @@ def test_times_of_a_gpu_and_until_a_call_returns(tmp_path):
     assert "- **until it returns:** the CPU's time" in text
 
 
-def test_a_pool(tmp_path):
-    """A kind of its own: its limit is that of the rows that step, with what a pool adds."""
+def test_pool_has_its_own_limit(tmp_path):
+    """The limit counts the rows that step, plus what a pool adds."""
     pool = {"kind": "pool", "capacity": 100, "group": "pool, float32: B = 20, N = I = 10, 100 slots, 2 padding rows"}
     content = copy.deepcopy(CONTENT)
     content["benchmarks"] = [
@@ -221,7 +221,7 @@ def test_a_pool(tmp_path):
     ]
     path = write(tmp_path, content)
     rows = runs.load(path).rows
-    assert rows[0].limit == rows[1].limit == rows[2].limit  # by arithmetic, which is that of 18 rows
+    assert rows[0].limit == rows[1].limit == rows[2].limit  # arithmetic sets it, and 18 rows step in each
     assert rows[0].work.bytes - rows[2].work.bytes == 3 * 18 * 10 * 4 + 18 * 8
     command.main(["report", str(path)])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -230,7 +230,7 @@ def test_a_pool(tmp_path):
     ]  # fmt: skip
 
 
-def test_variants_are_told_by_their_tests(tmp_path):
+def test_variants_are_named_by_their_tests(tmp_path):
     content = CONTENT | {
         "benchmarks": [entry("fusedlstm numpy", 1e-6), entry("fusedlstm numpy", 2e-6) | {"name": "out"}]
     }
@@ -239,8 +239,8 @@ def test_variants_are_told_by_their_tests(tmp_path):
     assert cells(text, "**fusedlstm numpy \\[out")[:2] == ["fusedlstm numpy \\[out\\]", "2.00 µs"]
 
 
-def test_results_are_told_apart(tmp_path):
-    """By threads; what is alike in that, by commit; and what is alike in all, by its file."""
+def test_results_have_different_labels(tmp_path):
+    """Labels have threads, then the commit if those are equal, then the file if all is equal."""
     two, later = copy.deepcopy(CONTENT), copy.deepcopy(CONTENT)
     for one in two["benchmarks"]:
         one["extra_info"]["threads"] = 2
@@ -254,7 +254,7 @@ def test_results_are_told_apart(tmp_path):
 
 
 class Page(HTMLParser):
-    """A page's open tags, images and references; raises where a tag closes another."""
+    """A page's open tags, images and references. Raises if a tag closes another."""
 
     def __init__(self, text):
         super().__init__()
@@ -278,15 +278,15 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_has_the_same_figures(markdown, tmp_path):
+def test_page_has_the_same_figures(markdown, tmp_path):
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     for words in ("Nothing here ran on a GPU.", "8.40 µs", "0.80", "50 %", "ab" * 20, "no wheel for <this> Python"):
         assert words in page.text
 
 
 @needs_matplotlib
-def test_pictures(markdown, tmp_path):
-    """Every picture is a file of both kinds, and in the page, which needs nothing from elsewhere."""
+def test_pictures_are_in_the_page(markdown, tmp_path):
+    """Each picture is a .png and an .svg file, and in the page, which loads nothing."""
     names = re.findall(r"!\[[^]]+\]\(pictures/([^)]+)\.png\)", markdown)
     start = "1-step-1-float32-cpu-1-thread-"
     assert names == [f"{start}n-i-10", f"{start}roofline", f"{start}speedup", "1-sequence-1-sequence-b-2-n-i-10"]
@@ -308,7 +308,7 @@ def test_pictures(markdown, tmp_path):
 
 
 @needs_matplotlib
-def test_pictures_stay_the_same(tmp_path):
+def test_pictures_are_reproducible(tmp_path):
     """The same results give the same files."""
     for folder in ("a", "b"):
         command.main(["report", str(write(tmp_path)), "--out", str(tmp_path / folder)])
@@ -319,8 +319,8 @@ def test_pictures_stay_the_same(tmp_path):
 
 
 @needs_matplotlib
-def test_older_pictures_go(markdown, tmp_path):
-    """Those of an earlier report in the same folder; not what others keep there."""
+def test_older_pictures_are_deleted(markdown, tmp_path):
+    """An earlier report's pictures are deleted, but not other files in the folder."""
     folder = tmp_path / "pictures"
     (folder / "mine.png").write_bytes(b"")
     before = {path.name for path in folder.iterdir()}
@@ -331,7 +331,7 @@ def test_older_pictures_go(markdown, tmp_path):
 
 @needs_matplotlib
 def test_pictures_of_many_peers_and_few_rows(tmp_path):
-    """Long names, missing cells, one batch, no limits: nothing is drawn where there is nothing, and nothing fails."""
+    """Long names, missing cells, one batch and no limits don't fail, and empty pictures are not drawn."""
     names = [f"peer number {index} with a name that goes on and on" for index in range(12)]
     many = [entry(name, 1e-5 * B, B=B) for name in ["fusedlstm numpy", *names] for B in (1, 31, 32, 16384)]
     many += [entry("fusedlstm numpy", 1e-4, N=2048, P=640, layers=2, B=7), entry(names[0], 1e-4, kind="sequence")]
@@ -344,7 +344,7 @@ def test_pictures_of_many_peers_and_few_rows(tmp_path):
     assert "unknown machine" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_without_matplotlib(tmp_path, monkeypatch):
+def test_report_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
     assert command.main(["report", str(write(tmp_path))]) == 0
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -354,7 +354,7 @@ def test_without_matplotlib(tmp_path, monkeypatch):
 
 
 def damaged(**changes):
-    """The results with one entry, changed."""
+    """Return the results with a single, changed entry."""
     one = copy.deepcopy(BENCHMARKS[0])
     for key, value in changes.items():
         one[key] = value
@@ -377,22 +377,22 @@ def damaged(**changes):
         (CONTENT | {"machine_info": {"facts": {"limits": {"cpu": {}}}}}, "no result of this suite ('copy' is missing)"),
     ],
 )
-def test_what_is_no_result(content, words, tmp_path, capsys):
+def test_bad_results_are_refused(content, words, tmp_path, capsys):
     path = write(tmp_path, content)
     assert command.main(["report", str(path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"python -m benchmarks: {path}: {words}") or (path.name in line and words in line)
-    assert [one.name for one in tmp_path.iterdir()] == ["results.json"], "nothing is written"
+    assert [one.name for one in tmp_path.iterdir()] == ["results.json"], "something was written"
 
 
-def test_a_file_that_is_not_there(tmp_path, capsys):
+def test_missing_results_are_refused(tmp_path, capsys):
     assert command.main(["report", str(tmp_path / "none.json")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "none.json: can't be read: " in line
 
 
 def test_deciles_are_kept():
-    """Ten thousand times become two; reports say which they have."""
+    """Deciles replace up to ten thousand times of a row."""
     content = copy.deepcopy(CONTENT)
     content["benchmarks"] = [copy.deepcopy(BENCHMARKS[0])]
     stats = content["benchmarks"][0]["stats"]
@@ -403,7 +403,7 @@ def test_deciles_are_kept():
 
 
 @pytest.mark.parametrize("how", ["times", "kept", "quartiles"])
-def test_spread(how, tmp_path):
+def test_spread_is_named(how, tmp_path):
     content = copy.deepcopy(CONTENT)
     content["benchmarks"] = [copy.deepcopy(BENCHMARKS[0])]
     if how != "quartiles":

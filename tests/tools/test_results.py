@@ -1,4 +1,4 @@
-"""Committed results of runs on GPUs are of the kernels of their commit."""
+"""Committed results from GPUs belong to the kernels of their commit."""
 
 import json
 import re
@@ -19,7 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def git(*arguments, root=ROOT):
-    """What git answers, as bytes, or None."""
+    """Return git's output as bytes, or None if git failed."""
     try:
         result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -28,7 +28,7 @@ def git(*arguments, root=ROOT):
 
 
 def digest_at(commit, root=ROOT):
-    """The digest of kernels/ at a commit, or None where git does not know it."""
+    """Return the digest of kernels/ at a commit, or None if git does not know it."""
     listing = git("ls-tree", "--name-only", f"{commit}:kernels", root=root)
     if listing is None:
         return None
@@ -37,7 +37,7 @@ def digest_at(commit, root=ROOT):
 
 
 def check(result, root=ROOT):
-    """Raise if a result's digest is not that of its commit; return a notice if kernels have changed since."""
+    """Raise if a result's digest is not its commit's. Return a notice if kernels have changed since."""
     facts = json.loads(result.read_text())
     then = digest_at(facts["commit"], root)
     if then is None:
@@ -53,7 +53,7 @@ def committed():
 
 
 def test_committed_results():
-    """None yet is no failure: they are made where a GPU is. A notice shows as a skip."""
+    """There may be none. A notice is reported as a skip."""
     for result in committed():
         notice = check(result)
         if notice:
@@ -62,7 +62,7 @@ def test_committed_results():
 
 @pytest.fixture
 def repository(tmp_path):
-    """A repository with one kernel, in two versions."""
+    """Make a repository with one kernel, in two versions."""
     git("init", "-q", root=tmp_path)
     (tmp_path / "kernels").mkdir()
     commits = []
@@ -84,8 +84,8 @@ def result_of(folder, commit, digest):
 
 @pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
 @pytest.mark.parametrize(("status", "passed"), [("0", True), ("124", False)])
-def test_what_a_run_writes(status, passed, tmp_path, monkeypatch, capsys):
-    """benchmarks/facts.py, of which a run of benchmarks/gpu.sh is made at its end."""
+def test_gpu_run_writes_facts(status, passed, tmp_path, monkeypatch, capsys):
+    """benchmarks/gpu.sh ends with benchmarks/facts.py."""
     main = runpy.run_path(str(ROOT / "benchmarks" / "facts.py"))["main"]
     (tmp_path / "parts").write_text(f"primitives\t0\t12\ntests on the GPU\t{status}\t180\n")
     monkeypatch.setenv("COMMIT", "f" * 40)
@@ -100,8 +100,8 @@ def test_what_a_run_writes(status, passed, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
-def test_skipped_tests_and_absent_libraries_are_seen(tmp_path, capsys):
-    """... in the file, and where tests were skipped in the summary, too."""
+def test_skips_and_absent_libraries_are_recorded(tmp_path, capsys):
+    """Facts have both; the summary has the skipped tests."""
     module = runpy.run_path(str(ROOT / "benchmarks" / "facts.py"))
     (tmp_path / "parts").write_text("demo\t0\t1\nprimitives\t0\t12\ntests on the GPU\t1\t180\nbenchmarks\t124\t70\n")
     (tmp_path / "log.txt").write_text(
@@ -122,15 +122,15 @@ def test_skipped_tests_and_absent_libraries_are_seen(tmp_path, capsys):
 @pytest.mark.nightly
 @pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
 @pytest.mark.parametrize("work", ["steps", "sequences", "steppers", "pools"])
-def test_what_a_sanitizer_is_given(work):
-    """It runs, with the stand-in as with CuPy: in a script for machines with a GPU a mistake would show late."""
+def test_sanitizer_programs_run(work):
+    """They run with the stand-in as with CuPy. Otherwise a mistake would only show on a machine with a GPU."""
     module = runpy.run_path(str(ROOT / "benchmarks" / "sanitize.py"))
     module[work]("bfloat16", np.random.default_rng(0))
 
 
 @pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
-def test_a_sanitizer_is_given_steps_that_are_looked_at(monkeypatch):
-    """Of a pool that steps what it must not, and of a Stepper that does not step, it is told."""
+def test_sanitizer_programs_check_results(monkeypatch):
+    """A pool that steps what it must not, and a Stepper that doesn't step, raise."""
     module = runpy.run_path(str(ROOT / "benchmarks" / "sanitize.py"))
     monkeypatch.setattr(StatePool, "check", lambda pool: None)
     with pytest.raises(AssertionError):
@@ -140,8 +140,8 @@ def test_a_sanitizer_is_given_steps_that_are_looked_at(monkeypatch):
         module["steppers"]("float32", np.random.default_rng(0))
 
 
-def test_a_run_ends_within_nine_minutes():
-    """... however many of its parts need all of their time."""
+def test_gpu_run_ends_within_nine_minutes():
+    """The limit holds even if all parts use their full time."""
     script = (ROOT / "benchmarks" / "gpu.sh").read_text()
     limits = re.findall(r'^ *part "([^"]*)" (\d+)', script, re.MULTILINE)
     assert len(limits) == 8
@@ -161,21 +161,21 @@ def test_results_are_checked(repository, monkeypatch):
     for commit in ("0" * 40, "unknown"):
         with pytest.raises(AssertionError, match="git does not know the commit"):
             check(result_of(root, commit, new), root)
-    assert "does not know" in check(result_of(root, "unknown", new), root.parent), "no git, no verdict"
+    assert "does not know" in check(result_of(root, "unknown", new), root.parent), "without git, no result can be wrong"
 
 
-def test_the_digest_is_the_packages():
-    """What a run writes is what is compared."""
+def test_digest_at_head_is_the_packages():
+    """A run writes the package's digest, and the check computes the commit's."""
     at_head = digest_at("HEAD")
     if at_head is None:
-        pytest.skip("this is no git checkout")
+        pytest.skip("this is not a git checkout")
     if git("status", "--porcelain", "--", "kernels"):
         pytest.skip("kernels/ has uncommitted changes")
     assert at_head == sources.digest()
 
 
 def with_results(folder, results):
-    """A README.md in a folder, and results beside it."""
+    """Write a README.md into a folder, and results beside it."""
     readme = folder / "README.md"
     readme.write_text(f"before\n{keep.BEGIN}\nold\n{keep.END}\nafter\n")
     paths = [folder / f"{number}.json" for number in range(len(results))]
@@ -185,7 +185,7 @@ def with_results(folder, results):
 
 
 def result(threads=1, **facts):
-    """A result of a few sizes, as pytest-benchmark writes it, with more than is kept."""
+    """Return a result of a few sizes, as pytest-benchmark writes it, with more than is kept."""
     entries = []
     for T, kind in ((1, "step"), (100, "sequence")):
         for N in (128, 256):
@@ -209,7 +209,7 @@ def result(threads=1, **facts):
 
 
 def test_results_are_kept(tmp_path):
-    """By machine and threads, without the machine's owner, with their report. README.md shows one thread."""
+    """Results are kept by machine and threads, anonymously, with a report. README.md shows those for one thread."""
     readme, paths = with_results(tmp_path, [result(), result(threads=2)])
     results = tmp_path / "results"
     written = keep.keep(paths, results, readme)
@@ -227,14 +227,14 @@ def test_results_are_kept(tmp_path):
     assert "(benchmarks/results/a-cpu-8-cores/report.md)" in text
     assert "| float32, 1 thread | B = 1 | B = 32 | B = 256 |" in text
     assert "| 1 step, N = I = 256 | 230 µs, 0.45 of torch | 7.37 ms, 0.45 of torch |" in text
-    assert text.count("| 100 steps, N = I = 128 |") == 1  # of one thread
+    assert text.count("| 100 steps, N = I = 128 |") == 1  # for one thread only
     assert "2 threads" not in text
     assert "2030-01-02, commit cccccccccc, fusedlstm 1.2:" in text
     assert keep.with_tables(text, results) == text
 
 
-def test_tables_have_what_users_get(tmp_path, monkeypatch):
-    """No kernel that was named, and no TF32, however fast."""
+def test_tables_show_default_kernels(tmp_path, monkeypatch):
+    """Kernels chosen by name, and TF32, don't count, however fast."""
     monkeypatch.setattr(report, "_draw", lambda runs: None)
     content = result()
     faster = []
@@ -253,8 +253,8 @@ def test_tables_have_what_users_get(tmp_path, monkeypatch):
     assert "0.45 of torch" in texts[0]
 
 
-def test_an_older_result_makes_room(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "_draw", lambda runs: None)  # which takes seconds
+def test_newer_result_replaces_older(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_draw", lambda runs: None)  # drawing takes seconds
     readme, (path,) = with_results(tmp_path, [result()])
     keep.keep([path], tmp_path / "results", readme)
     newer = result(commit="d" * 40)
@@ -266,7 +266,7 @@ def test_an_older_result_makes_room(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("commit", ["c" * 40 + "+", "unknown", None])
-def test_results_of_no_commit_are_not_kept(commit, tmp_path):
+def test_results_without_a_commit_are_not_kept(commit, tmp_path):
     readme, paths = with_results(tmp_path, [result(), result(commit=commit)])
     before = readme.read_text()
     with pytest.raises(runs.ResultsError, match=r"1\.json: its commit is .*: only a commit's own times are kept"):
@@ -275,7 +275,7 @@ def test_results_of_no_commit_are_not_kept(commit, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_a_readme_without_marks(tmp_path):
+def test_readme_without_marks_raises(tmp_path):
     readme, paths = with_results(tmp_path, [result()])
     readme.write_text("no marks")
     with pytest.raises(runs.ResultsError, match=r"README\.md has no lines"):
@@ -283,8 +283,8 @@ def test_a_readme_without_marks(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_a_quick_run_where_git_is_not(tmp_path, monkeypatch):
-    """As of gpu.sh: of few sizes, and the commit by a variable."""
+def test_quick_run_without_git_is_kept(tmp_path, monkeypatch):
+    """gpu.sh runs a few sizes, and gets the commit from a variable."""
     monkeypatch.setattr(report, "_draw", lambda runs: None)
     content = result()
     content["commit_info"]["id"] = "unknown"
@@ -299,16 +299,16 @@ def test_a_quick_run_where_git_is_not(tmp_path, monkeypatch):
     assert "commit cccccccccc, fusedlstm 1.2:" in readme.read_text()
 
 
-def test_readme_has_the_figures_that_are_kept():
+def test_readme_has_the_kept_figures():
     text = keep.README.read_text(encoding="utf-8")
     assert keep.with_tables(text) == text
     figures = re.compile(r"\d (?:ns|µs|ms)\b")
     before, _, rest = text.partition(keep.BEGIN)
-    assert not figures.search(before + rest.partition(keep.END)[2]), "a figure that no result shows"
+    assert not figures.search(before + rest.partition(keep.END)[2]), "a figure that is in no result"
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/benchmarks-*.json")), ids=lambda path: path.name)
-def test_kept_results_are_of_a_commit(path):
+def test_kept_results_have_a_commit(path):
     run = runs.load(path)
     assert path.name == keep.name_of(run)
     assert path.parent.name == keep.folder_of(run)

@@ -1,4 +1,4 @@
-"""`fusedlstm run` with lengths, and states under the names of layers. What it does else is in test_cli.py."""
+"""`fusedlstm run` with lengths, and with states named after layers. Other tests of it are in test_cli.py."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ T, B, I, N, P = 6, 5, 3, 4, 2
 
 @pytest.fixture
 def folder(tmp_path):
-    """A cell's weights, inputs whose padding is NaN, lengths, and a state to start from."""
+    """Write a cell's weights, inputs whose padding is NaN, lengths, and a state to start from."""
     LSTMWeights.random(I, N, proj_size=P, seed=0).save(tmp_path / "w.safetensors")
     rng = np.random.default_rng(0)
     lengths = np.array([6, 0, 1, 4, 5])
@@ -33,7 +33,7 @@ def result(folder):
 
 
 def row_by_row(folder, dtype):
-    """Each row alone, as far as its length goes: outputs and cells (T, B, ...), and the final h and c."""
+    """Run each row alone, up to its length. Return outputs and cells (T, B, ...), and the final h and c."""
     cell = LSTMCell(LSTMWeights.load(folder / "w.safetensors").astype(dtype), backend="numpy")
     wide = cell.zero_state(0).c.dtype
     start, inputs = np.load(folder / "state.npz"), np.load(folder / "inputs.npy")
@@ -50,7 +50,7 @@ def row_by_row(folder, dtype):
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_lengths_of_a_cell(dtype, folder, backend):
-    """Past a row's end outputs and cells are zero, whatever the inputs are, and its state is the one at its end."""
+    """After a row's end, its outputs and cells are zero for any inputs. Its final state is the one at its end."""
     arguments = ("--state", folder / "state.npz", "--lengths", folder / "lengths.npy", "--dtype", dtype)
     assert run(folder, *arguments, "--backend", backend) == 0
     got = result(folder)
@@ -77,8 +77,8 @@ def test_full_lengths_change_nothing(folder):
         np.testing.assert_array_equal(array, whole[name])
 
 
-def test_a_cell_starts_from_the_state_of_one_layer(folder):
-    """h0 and c0 are as good as h and c."""
+def test_cell_takes_a_one_layer_state(folder):
+    """The names h0 and c0 replace h and c."""
     assert run(folder, "--state", folder / "state.npz", "--backend", "numpy") == 0
     wanted = result(folder)
     with np.load(folder / "state.npz") as state:
@@ -89,7 +89,7 @@ def test_a_cell_starts_from_the_state_of_one_layer(folder):
 
 
 @pytest.mark.parametrize("shape", [(0, B, I), (T, 0, I)])
-def test_no_steps_and_no_rows(shape, folder):
+def test_run_allows_no_steps_or_rows(shape, folder):
     np.save(folder / "inputs.npy", np.zeros(shape))
     np.save(folder / "lengths.npy", np.zeros(shape[1], int))
     assert run(folder, "--lengths", folder / "lengths.npy", "--backend", "numpy") == 0

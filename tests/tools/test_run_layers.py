@@ -1,4 +1,4 @@
-"""`fusedlstm run` with StackedWeights: in parts of the time, by names of layers."""
+"""`fusedlstm run` with StackedWeights: in chunks of time, with states named after layers."""
 
 import re
 
@@ -35,7 +35,7 @@ def states_of(weights, seed=5):
 
 
 def named(states):
-    """The arrays of an archive of states; 16-bit ones as float32."""
+    """Return the arrays of an archive of states; 16-bit ones as float32."""
     arrays = {}
     for k, state in enumerate(states):
         arrays |= {f"h{k}": state.h.astype(state.c.dtype), f"c{k}": state.c}
@@ -88,7 +88,7 @@ def test_run(name, lengths, backend, tmp_path, inputs, capsys):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The steps and the lengths of each call of the runner."""
+    """Return a list that records the number of steps, and the lengths, of each LSTM call."""
     calls, real = [], LSTM.__call__
 
     def call(self, xs, state=None, *, lengths=None, **options):
@@ -99,8 +99,8 @@ def calls(monkeypatch):
     return calls
 
 
-def test_parts_of_the_time(tmp_path, inputs, calls, monkeypatch):
-    """So few steps at a time that the gates of the widest layer fit, and the same numbers."""
+def test_run_in_chunks_agrees(tmp_path, inputs, calls, monkeypatch):
+    """A chunk is short enough for the widest layer's gates to fit, and the outputs don't change."""
     weights = STACKS["three"]
     monkeypatch.setattr(running, "_CHUNK", 3 * B * 16 + 15)
     assert command(tmp_path, weights, "--backend", "numpy", "--lengths", tmp_path / "lengths.npy") == 0
@@ -114,7 +114,7 @@ def test_parts_of_the_time(tmp_path, inputs, calls, monkeypatch):
     assert_close(result(tmp_path), weights, *sequences.run(weights, inputs.astype("f4"), zeros))
 
 
-def test_both_directions_need_all_of_the_time(tmp_path, inputs, calls, monkeypatch):
+def test_both_directions_run_in_one_chunk(tmp_path, inputs, calls, monkeypatch):
     monkeypatch.setattr(running, "_CHUNK", 1)
     assert command(tmp_path, STACKS["both ways"], "--backend", "numpy") == 0
     assert calls == [(T, None)]
@@ -122,7 +122,7 @@ def test_both_directions_need_all_of_the_time(tmp_path, inputs, calls, monkeypat
 
 @pytest.mark.parametrize("shape", [(0, B, I), (T, 0, I)])
 @pytest.mark.parametrize("name", ["three", "both ways"])
-def test_no_steps_and_no_rows(name, shape, tmp_path):
+def test_layers_allow_no_steps_or_rows(name, shape, tmp_path):
     np.save(tmp_path / "inputs.npy", np.zeros(shape))
     assert command(tmp_path, STACKS[name], "--backend", "numpy") == 0
     assert result(tmp_path)["outputs"].shape == (*shape[:2], STACKS[name].output_size)
@@ -130,7 +130,7 @@ def test_no_steps_and_no_rows(name, shape, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["three", "one"])
-def test_a_result_is_the_state_of_the_next_run(name, tmp_path, inputs):
+def test_result_is_a_state_for_the_next_run(name, tmp_path, inputs):
     weights = STACKS[name]
     assert command(tmp_path, weights, "--backend", "numpy", "--out", tmp_path / "whole.npz") == 0
     np.save(tmp_path / "inputs.npy", inputs[:2])
@@ -143,7 +143,7 @@ def test_a_result_is_the_state_of_the_next_run(name, tmp_path, inputs):
     np.testing.assert_allclose(last["c0"], whole["c0"], atol=1e-6)
 
 
-def test_one_layer_starts_from_a_cell_s_state(tmp_path, inputs):
+def test_one_layer_takes_a_cells_state(tmp_path, inputs):
     weights, (start,) = STACKS["one"], states_of(STACKS["one"])
     np.savez(tmp_path / "state.npz", h=start.h, c=start.c)
     assert command(tmp_path, weights, "--backend", "numpy", "--state", tmp_path / "state.npz") == 0
@@ -181,8 +181,8 @@ def test_other_dtype(tmp_path, inputs):
     ],
 )
 @pytest.mark.parametrize("steps", [T, 0])
-def test_states_that_do_not_fit(tmp_path, inputs, capsys, spoil, message, steps):
-    """The message names the file and the array, also where there is no step to take."""
+def test_states_of_wrong_sizes_raise(tmp_path, inputs, capsys, spoil, message, steps):
+    """The message names the file and the array, even if there are no steps."""
     np.save(tmp_path / "inputs.npy", inputs[:steps])
     np.savez(tmp_path / "s.npz", **spoil(named(states_of(STACKS["three"]))))
     assert command(tmp_path, STACKS["three"], "--state", tmp_path / "s.npz") == 1
@@ -190,12 +190,12 @@ def test_states_that_do_not_fit(tmp_path, inputs, capsys, spoil, message, steps)
     assert not (tmp_path / "inputs.out.npz").exists()
 
 
-def test_out_is_no_folder(tmp_path, inputs, capsys):
+def test_out_must_not_be_a_folder(tmp_path, inputs, capsys):
     assert command(tmp_path, STACKS["one"], "--out", tmp_path) == 1
     assert "--out: wanted a file in a folder that exists" in capsys.readouterr().err
 
 
-def test_small_unsigned_lengths_in_parts(tmp_path, inputs, monkeypatch):
+def test_small_unsigned_lengths_in_chunks(tmp_path, inputs, monkeypatch):
     monkeypatch.setattr(running, "_CHUNK", 100)
     np.save(tmp_path / "lengths.npy", LENGTHS.astype(np.uint8))
     weights = STACKS["three"]

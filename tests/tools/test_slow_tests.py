@@ -15,7 +15,7 @@ from support.places import KERNELS, ROOT, TESTS
 
 @pytest.fixture
 def collected(request):
-    """The ids of all tests in the files that were collected. The other files may lack a package."""
+    """The ids of all tests in the collected files. The other files may lack a package."""
     config = request.config
     if BACKENDS != ["numpy", "emulated"]:
         pytest.skip("the table of slow tests is of an emulated GPU")
@@ -27,18 +27,18 @@ def collected(request):
 
 
 def unmatched(rows, ids):
-    """The rows of no test. Those of a file that was not collected count only if there is no such file."""
+    """Return the rows that name no test. For a file that was not collected, they count only if the file is gone."""
     files = set(map(slow.file_of, ids))
     absent = [row for row in rows if row not in ids]
     return [row for row in absent if slow.file_of(row) in files or not (ROOT / slow.file_of(row)).is_file()]
 
 
 def test_rows_name_tests_that_exist(collected):
-    """A renamed test or parameter would lose its row, and run by default."""
-    assert not unmatched(slow.read(), collected), "rename these rows, or write tests/slow_tests.txt anew"
+    """A renamed test or parameter would lose its row, and then run by default."""
+    assert not unmatched(slow.read(), collected), "rename these rows, or rewrite tests/slow_tests.txt anew"
 
 
-def test_a_row_of_no_test_is_found():
+def test_row_without_a_test_is_found():
     ids = {"tests/core/test_cell.py::test_one[a]", "tests/core/test_cell.py::test_two"}
     wrong = ["tests/core/test_cell.py::test_one[b]", "tests/core/test_cell.py::test_one", "tests/core/gone.py::test"]
     right = [*ids, "tests/core/test_lstm.py::test_that_was_not_collected"]
@@ -46,7 +46,7 @@ def test_a_row_of_no_test_is_found():
 
 
 def test_rule_tests_are_never_slow(tmp_path, monkeypatch):
-    """Neither a row of the table nor a measurement makes one slow."""
+    """Neither a row of the table nor a measurement makes them slow."""
     monkeypatch.setattr(slow, "TABLE", tmp_path / "table.txt")
     names = [f"{file}::test" for file in (*slow.ALWAYS_RUN, "tests/core/test_cell.py")]
     slow.TABLE.write_text("".join(f"3.0\t{name}\n" for name in names))
@@ -60,7 +60,7 @@ def test_rule_tests_are_never_slow(tmp_path, monkeypatch):
 
 @functools.cache
 def words_of_tests():
-    """The words of each test function of tests/core, by its id."""
+    """Return the words of each test function in tests/core, by its id."""
     words = {}
     for file in (TESTS / "core").glob("test_*.py"):
         text = file.read_text(encoding="utf-8")
@@ -73,7 +73,7 @@ def words_of_tests():
 
 
 def untested(names, slow_tests):
-    """Return the names that appear in no test but these."""
+    """Return the names that appear in no other tests than these."""
     words = words_of_tests()
     return set(names) - set().union(*(words[test] for test in words.keys() - slow_tests))
 
@@ -84,7 +84,7 @@ def test_public_names_have_fast_tests():
     assert untested(["StatePool"], words_of_tests().keys()) == {"StatePool"}
 
 
-# The test that compares each kernel's numbers.
+# For each kernel, the test that compares its numbers.
 TESTS_OF_KERNELS = {
     "lstm_add": "test_kernels_emulated.py::test_add",
     "lstm_check": "test_kernels_slots.py::test_check",
@@ -112,7 +112,7 @@ def kernels():
 
 @functools.cache
 def functions_of(file):
-    """The functions of a file of tests, by name."""
+    """Return the functions of a file of tests, by name."""
     nodes = ast.parse((TESTS / "cuda" / file).read_text(encoding="utf-8")).body
     return {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
 
@@ -160,7 +160,7 @@ def test_every_kernel_has_a_fast_test(collected):
         ({"lstm_step": "test_kernels_step.py::test_bits_of_a_row"}, "no fast test compares lstm_step"),
     ],
 )
-def test_a_kernel_without_a_fast_test_is_found(changes, says):
+def test_kernel_without_a_fast_test_is_found(changes, says):
     slow_test = "tests/cuda/test_kernels_step.py::test_bits_of_a_row"
     fast = {f"tests/cuda/{test}[a]" for test in (TESTS_OF_KERNELS | changes).values()} - {f"{slow_test}[a]"}
     assert any(says in each for each in problems(kernels(), TESTS_OF_KERNELS | changes, fast))

@@ -1,4 +1,4 @@
-"""The soak: a short run finds nothing, and faults that are planted are found."""
+"""The soak: a short run passes, and planted faults are found."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from support.places import ROOT, TESTS
 
 pytestmark = pytest.mark.nightly
 
-# Faults, as Python that is run before the soak.
+# Each fault is Python code that runs before the soak.
 FAULTS = {
     "scratch of a thread": """
 from fusedlstm.backends.numpy.scratch import Scratch, Workspace
@@ -46,7 +46,7 @@ def run(*arguments, fault=""):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
 
 
-def test_a_short_soak():
+def test_short_soak_passes():
     ended = run("--operations", "250", "--seed", "3")
     assert ended.returncode == 0, ended.stderr
     *lines, last = ended.stdout.splitlines()
@@ -58,12 +58,12 @@ def test_a_short_soak():
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_soak_finds(name):
+def test_soak_finds_planted_faults(name):
     ended = run("--operations", "20000", fault=FAULTS[name])
     assert ended.returncode == 1, ended.stdout
     assert "thread" in ended.stderr
 
 
-def test_arguments():
+def test_soak_checks_its_arguments():
     assert run().returncode == 2
     assert run("--seconds", "1", "--operations", "1").returncode == 2

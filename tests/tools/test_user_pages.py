@@ -1,4 +1,4 @@
-"""The programs of the users' pages do what the pages say, on each backend. That all code runs is in test_docs.py."""
+"""Programs on users' pages do what the pages say, on each backend. test_docs.py tests that all code runs."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_from_tensorflow_1(backend, monkeypatch, tmp_path):
     names = execute("from-tensorflow-1.md")
     cell = names["cell"]
     assert cell.backend == backend
-    # Of the checkpoint, in which f is the third of i, g, f, o.
+    # In the checkpoint, f is the third of i, g, f, o.
     kernel = checkpoint_variables()["rnn/lstm_cell/kernel"]
     np.testing.assert_array_equal(names["weights"].weight_ih[4:8], kernel[:3, 8:12].T)
     # The second row ended after 12 steps.
@@ -60,8 +60,10 @@ def test_from_pytorch(monkeypatch):
     torch.manual_seed(0)
     names = execute("from-pytorch.md")
     trained = convert.from_torch(names["core"])
-    np.testing.assert_array_equal(names["actor"].weights.weight_hh, trained.weight_hh)  # those of the last update
+    np.testing.assert_array_equal(names["actor"].weights.weight_hh, trained.weight_hh)  # those after the last update
     assert len({tensor.data_ptr() for tensor in names["kept"]}) == 20
+    assert not names["begin"].h.is_inference()  # autograd can use it
+    assert not names["rollout"].is_inference()
 
 
 def test_converting(monkeypatch, capsys, tmp_path):
@@ -83,7 +85,7 @@ def test_sequences(backend, monkeypatch):
     names = execute("sequences.md")
     assert names["both"].shape == (50, 16, 128)
     assert names["backward"].shape == (50, 16, 64)
-    assert names["outputs"].shape == (50, 16, 8)  # of the layers of different kinds
+    assert names["outputs"].shape == (50, 16, 8)  # the outputs of layers of different kinds
     assert names["output"].shape == (16, 64)
 
 
@@ -115,7 +117,7 @@ def test_many_sessions(backend, monkeypatch, capsys, tmp_path):
 
 
 def test_resets(monkeypatch):
-    """On a GPU with PyTorch's tensors there, else on the CPU: PyTorch has no emulated GPU."""
+    """Run on a GPU if PyTorch has one, otherwise on the CPU. PyTorch has no emulated GPU."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.manual_seed(0)
     monkeypatch.setenv("FUSEDLSTM_BACKEND", "cuda" if "cuda" in BACKENDS and torch.cuda.is_available() else "numpy")
@@ -127,7 +129,7 @@ def test_resets(monkeypatch):
 
 
 def assert_cart_pole(poles, right):
-    """Compare with a step by Newton's equations of the two bodies, solved as a linear system."""
+    """Compare with a step by Newton's equations of both bodies, solved as a linear system."""
     import torch
 
     states = torch.tensor([[0.1, 0.5, 0.05, -0.4], [0.0, -1.0, -0.1, 0.8], [2.39, 3.0, 0.0, 0.0]])

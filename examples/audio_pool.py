@@ -1,0 +1,76 @@
+"""Step 1,000 audio streams that start and stop, of which only some have a frame at each tick.
+
+Shows: allocate and release slots of a StatePool, step those with a frame, pad the batch, save, restart.
+Needs: fusedlstm. The weights are random and the audio is noise, so that nothing has to be downloaded.
+Run:   python examples/audio_pool.py
+"""
+
+# %%
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fusedlstm import LSTMCell, LSTMWeights, StatePool
+
+STREAMS, CHANGES = 1000, 5  # live streams; how many stop at a tick, and how many start
+T, B, I, N = 300, 256, 160, 128  # ticks, rows of a step, samples of a frame (10 ms at 16 kHz), units
+rng = np.random.default_rng(0)
+
+# %% The states of all streams stay in the pool, on a GPU if one can run, else in NumPy.
+cell = LSTMCell(LSTMWeights.random(input_size=I, hidden_size=N, seed=0))  # yours: LSTMWeights.load or convert
+pool = StatePool(cell, capacity=STREAMS)
+pool.prepare(B)  # steps of up to B rows then allocate nothing large
+slots = pool.allocate(STREAMS)  # a stream has a slot, which is a number
+watched = slots[0]  # a stream that doesn't stop, to compare with the same audio run alone
+heard, outputs = [], []  # its frames and outputs
+
+# %% Buffers of a fixed batch
+x = np.zeros((B, I), np.float32)
+rows = np.full(B, -1)  # the slot of each row
+out = cell.asarray(np.zeros((B, N)))
+
+# %%
+seconds, steps = 0.0, 0
+for t in range(T):
+    # Some streams stop, and others start with states of zeros. They may get the same slots.
+    pool.release(rng.choice(slots[slots != watched], CHANGES, replace=False))
+    pool.allocate(CHANGES)
+    slots = pool.slots
+
+    # Some streams have a frame, in any order. Other rows are padding: they are skipped, and their output is zeros.
+    ready = rng.choice(slots, rng.integers(B // 2, B + 1), replace=False)
+    x[: len(ready)] = rng.normal(size=(len(ready), I))  # yours come from the network
+    rows[:] = -1
+    rows[: len(ready)] = ready
+
+    start = time.perf_counter()
+    pool.step(cell.asarray(x), rows, out=out)  # out[k] is the output of the stream in rows[k]
+    h = pool.read(watched).to_numpy().h  # also waits for a GPU
+    seconds += time.perf_counter() - start
+    steps += len(ready)
+    if watched in ready:
+        heard.append(x[rows == watched])  # a copy
+        outputs.append(h)
+
+    # Halfway the program restarts, with room for more streams. Slots keep their numbers.
+    if t == T // 2:
+        with tempfile.TemporaryDirectory() as folder:  # yours is a folder that stays
+            pool.save(Path(folder, "streams.safetensors"))
+            pool = StatePool(cell, capacity=2 * STREAMS)
+            pool.load(Path(folder, "streams.safetensors"))
+        pool.prepare(B)
+
+print(f"{T / seconds:,.0f} ticks and {steps / seconds:,.0f} frames a second on {cell.device}:")
+print(f"enough for {steps / seconds / 100:,.0f} streams of 100 frames a second")
+
+# %% The same audio alone
+state = cell.zero_state(1)
+difference = 0.0
+for frame, output in zip(heard, outputs, strict=True):
+    state = cell(cell.asarray(frame), state)
+    difference = max(difference, np.abs(state.to_numpy().h - output).max())
+print(f"{pool.live} streams are live. One of them had {len(heard)} frames: run alone, it differs by {difference:.0e}")
+assert heard
+assert difference < 1e-5
