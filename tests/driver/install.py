@@ -9,7 +9,7 @@ import struct
 import sys
 from pathlib import Path
 
-from . import build, kernels, symbols
+from . import build, kernels, observe, symbols
 
 # CuPy's build of CUB has a runtime of its own, which isn't redirected.
 _NO_ACCELERATORS = {"CUPY_ACCELERATORS": ""}
@@ -35,6 +35,7 @@ def install() -> None:
     found = _FIND_KERNEL(_find)
     libraries[build.DRIVER].driver_set_find_kernel(found)
     _kept.extend([libraries, found])
+    observe.use(libraries[build.DRIVER])
     _redirect(libraries["libcublas.so.13"])
 
 

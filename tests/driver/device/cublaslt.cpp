@@ -163,7 +163,7 @@ int cublasLtMatmul(int* handle, Description* description, const void* alpha, voi
                         is_double,
                         description->compute == COMPUTE_FAST_TF32 && layout_a->type == CUDA_R_32F};
   // A workspace holds nothing afterwards that anybody else could use.
-  if (workspace_bytes && queue(stream, [=] { memset(workspace, 0xFF, workspace_bytes); })) return INVALID_VALUE;
-  return queue_product(product, stream) ? INVALID_VALUE : SUCCESS;
+  const Work spoil = [=] { if (workspace_bytes) memset(workspace, 0xFF, workspace_bytes); };
+  return queue_product(product, stream, spoil) ? INVALID_VALUE : SUCCESS;
 }
 }

@@ -4,6 +4,8 @@
 #include <cuda_runtime_api.h>
 #include <library_types.h>
 
+#include "tasks.h"
+
 namespace driver {
 
 struct Matrix {
@@ -20,7 +22,7 @@ struct Product {
   bool is_double, is_tf32;
 };
 
-// Queues a product, or returns an error if its matrices can't be read or written.
-cudaError_t queue_product(const Product& product, cudaStream_t stream);
+// Queues a product, and work before it. Returns an error if its matrices can't be read or written.
+cudaError_t queue_product(const Product& product, cudaStream_t stream, const Work& before = nullptr);
 
 }  // namespace driver

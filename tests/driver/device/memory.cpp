@@ -38,6 +38,12 @@ static Arena& arena_of(int device) {
 
 static size_t whole_pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
 
+// DRIVER_GUARD=1 hides memory from the host, which costs time at each call.
+static bool is_guarded() {
+  static const bool guarded = getenv("DRIVER_GUARD") && *getenv("DRIVER_GUARD") == '1';
+  return guarded;
+}
+
 static void protect(const Arena& arena, int access) {
   uintptr_t begin = 0, end = 0;  // allocations that touch are changed by one call
   for (const auto& [address, bytes] : arena.live) {
@@ -51,11 +57,11 @@ static void protect(const Arena& arena, int access) {
 }
 
 Unlocked::Unlocked(int device) : device(device) {
-  if (!arena_of(device).unlocked++) protect(arena_of(device), PROT_READ | PROT_WRITE);
+  if (!arena_of(device).unlocked++ && is_guarded()) protect(arena_of(device), PROT_READ | PROT_WRITE);
 }
 
 Unlocked::~Unlocked() {
-  if (!--arena_of(device).unlocked) protect(arena_of(device), PROT_NONE);
+  if (!--arena_of(device).unlocked && is_guarded()) protect(arena_of(device), PROT_NONE);
 }
 
 int device_of(const void* pointer) {
@@ -115,7 +121,7 @@ static bool is_alive(const void* pointer, size_t bytes) {
 
 // Copies in a stream's order. What comes from pageable memory is read now, and what goes there is there on return, as
 // CUDA has it. Pinned memory is read and written when the stream gets there.
-static cudaError_t copy(const Rows& rows, cudaMemcpyKind kind, cudaStream_t stream) {
+static cudaError_t copy(const char* what, const Rows& rows, cudaMemcpyKind kind, cudaStream_t stream) {
   if (!rows.width || !rows.height) return cudaSuccess;
   if (!is_kind(kind, rows)) return failed(cudaErrorInvalidMemcpyDirection);
   if (!is_alive(rows.to, rows.bytes_to()) || !is_alive(rows.from, rows.bytes_from())) {
@@ -133,9 +139,9 @@ static cudaError_t copy(const Rows& rows, cudaMemcpyKind kind, cudaStream_t stre
     memcpy(staged->data(), rows.from, staged->size());
     Rows later = rows;
     later.from = staged->data();
-    return queue(stream, [later, staged] { later.copy(); });
+    return queue(stream, {what, "", [later, staged] { later.copy(); }});
   }
-  if (const cudaError_t error = queue(stream, copied)) return error;
+  if (const cudaError_t error = queue(stream, {what, "", copied})) return error;
   const bool waits = to < 0 && !is_pinned(rows.to) && !recorded;
   return waits ? cudaStreamSynchronize(stream) : cudaSuccess;
 }
@@ -222,26 +228,26 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* poi
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   BEGIN_CALL;
-  return copy(flat(to, from, bytes), kind, stream);
+  return copy("copy", flat(to, from, bytes), kind, stream);
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   BEGIN_CALL;
   if (const cudaError_t error = check_unsafe_call()) return error;
-  if (const cudaError_t error = copy(flat(to, from, bytes), kind, nullptr)) return error;
+  if (const cudaError_t error = copy("copy", flat(to, from, bytes), kind, nullptr)) return error;
   return cudaStreamSynchronize(nullptr);
 }
 
 cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes, cudaStream_t stream) {
   BEGIN_CALL;
-  return copy(flat(to, from, bytes), cudaMemcpyDeviceToDevice, stream);
+  return copy("copy", flat(to, from, bytes), cudaMemcpyDeviceToDevice, stream);
 }
 
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
                               size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
   BEGIN_CALL;
   if (width > to_pitch || width > from_pitch) return failed(cudaErrorInvalidPitchValue);
-  return copy({static_cast<char*>(to), to_pitch, static_cast<const char*>(from), from_pitch, width, height}, kind,
+  return copy("copy2D", {static_cast<char*>(to), to_pitch, static_cast<const char*>(from), from_pitch, width, height}, kind,
               stream);
 }
 
@@ -249,7 +255,7 @@ cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t
   BEGIN_CALL;
   if (!bytes) return cudaSuccess;
   if (!may_touch(current_device(), pointer, bytes)) return failed(cudaErrorInvalidValue);
-  return queue(stream, [=] { memset(pointer, value, bytes); });
+  return queue(stream, {"set", "", [=] { memset(pointer, value, bytes); }});
 }
 
 cudaError_t cudaMemset(void* pointer, int value, size_t bytes) { return cudaMemsetAsync(pointer, value, bytes, nullptr); }

@@ -155,8 +155,9 @@ CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
   const unsigned threads = block_x * block_y * block_z;
   if (!grid_fits || !threads || threads > 1024 || shared > function->most_shared) return CUDA_ERROR_INVALID_VALUE;
   const Arguments arguments(function->kernel, values);
-  const cudaError_t error = queue(reinterpret_cast<cudaStream_t>(stream), [=] {
+  const Work work = [=] {
     run(*function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, arguments);
-  });
+  };
+  const cudaError_t error = queue(reinterpret_cast<cudaStream_t>(stream), {"kernel", function->name, work});
   return static_cast<CUresult>(error);  // the errors of streams have one number in both APIs
 }

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "api.h"
+#include "log.h"
 
 namespace driver {
 
@@ -69,16 +70,17 @@ static std::vector<TaskPtr> before_next(const Stream* stream, bool legacy) {
   return before;
 }
 
-cudaError_t queue(cudaStream_t handle, Work work) {
+cudaError_t queue(cudaStream_t handle, Step step) {
   Stream* stream = find_stream(handle);
   if (!stream || stream->device != current_device()) return failed(cudaErrorInvalidResourceHandle);
   if (stream->recording) {
     if (stream->recording->invalid) return failed(cudaErrorStreamCaptureInvalidated);
-    stream->recording->work.push_back(std::move(work));
+    stream->recording->steps.push_back(std::move(step));
     return cudaSuccess;
   }
   if (const cudaError_t error = check_legacy(handle)) return error;
-  stream->last = queue_task(stream->device, std::move(work), before_next(stream, is_legacy(handle)));
+  write_log({step.kind, handle, nullptr, step.name});
+  stream->last = queue_task(stream->device, std::move(step.work), before_next(stream, is_legacy(handle)));
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
 }
 
@@ -97,6 +99,7 @@ static cudaError_t new_stream(cudaStream_t* out, unsigned flags) {
 static cudaError_t wait_for(Stream* stream, cudaStream_t handle) {
   if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureUnsupported);
   if (const cudaError_t error = check_legacy(handle)) return error;
+  write_log({"synchronize", handle, nullptr, ""});
   for (const TaskPtr& task : before_next(stream, is_legacy(handle))) run_task(task);
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
 }
@@ -172,6 +175,7 @@ cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) {
 cudaError_t cudaDeviceSynchronize() {
   BEGIN_CALL;
   for (const RecordingPtr& recording : recordings) return invalidate(recording, cudaErrorStreamCaptureUnsupported);
+  write_log({"synchronize device", nullptr, nullptr, ""});
   run_all(current_device());
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
 }
@@ -190,6 +194,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t waited, unsigne
   }
   if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureIsolation);
   if (const cudaError_t error = check_legacy(handle)) return error;
+  write_log({"wait", handle, waited, ""});
   std::vector<TaskPtr> before = before_next(stream, is_legacy(handle));
   before.push_back(event->task);
   stream->last = queue_task(stream->device, nullptr, before);
@@ -243,9 +248,12 @@ cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t on) {
   if (!event || !stream || event->device != stream->device) return failed(cudaErrorInvalidResourceHandle);
   event->recording = stream->recording;
   if (stream->recording) return cudaSuccess;
-  const cudaError_t error = queue(on, [event] { event->milliseconds = now(); });
+  if (const cudaError_t error = check_legacy(on)) return error;
+  write_log({"record", on, handle, ""});
+  stream->last = queue_task(stream->device, [event] { event->milliseconds = now(); },
+                            before_next(stream, is_legacy(on)));
   event->task = stream->last;
-  return error;
+  return cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t handle) {
@@ -265,6 +273,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   if (!event) return failed(cudaErrorInvalidResourceHandle);
   if (event->recording) return failed(cudaErrorCapturedEvent);
   if (const cudaError_t error = check_unsafe_call()) return error;
+  write_log({"synchronize event", nullptr, handle, ""});
   run_task(event->task);
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
 }
@@ -278,73 +287,28 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t first, cudaEve
   return cudaSuccess;
 }
 
-// Graphs.
-
-struct CUgraph_st {
-  RecordingPtr recording;
-};
-struct CUgraphExec_st {
-  RecordingPtr recording;
-};
-static std::set<void*> graphs;
+// Ends the capture of a stream, and of all that joined it.
+static cudaError_t end_capture(Stream* stream, RecordingPtr* out) {
+  if (!stream->recording || !stream->began_capture) return failed(cudaErrorIllegalState);
+  *out = stream->recording;
+  if ((*out)->mode != cudaStreamCaptureModeRelaxed && (*out)->thread != std::this_thread::get_id()) {
+    return failed(cudaErrorStreamCaptureWrongThread);
+  }
+  for (Stream* other : streams) {
+    if (other->recording == *out) other->recording = nullptr;
+  }
+  stream->began_capture = false;
+  recordings.erase(*out);
+  return (*out)->invalid ? failed(cudaErrorStreamCaptureInvalidated) : cudaSuccess;
+}
 
 cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* out) {
   BEGIN_CALL;
   *out = nullptr;
   Stream* stream = find_stream(handle);
   if (!stream) return failed(cudaErrorInvalidResourceHandle);
-  if (!stream->recording || !stream->began_capture) return failed(cudaErrorIllegalState);
-  const RecordingPtr recording = stream->recording;
-  if (recording->mode != cudaStreamCaptureModeRelaxed && recording->thread != std::this_thread::get_id()) {
-    return failed(cudaErrorStreamCaptureWrongThread);
-  }
-  for (Stream* other : streams) {
-    if (other->recording == recording) other->recording = nullptr;
-  }
-  stream->began_capture = false;
-  recordings.erase(recording);
-  if (recording->invalid) return failed(cudaErrorStreamCaptureInvalidated);
-  *out = new CUgraph_st{recording};
-  graphs.insert(*out);
-  return cudaSuccess;
-}
-
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
-  BEGIN_CALL;
-  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
-  *out = new CUgraphExec_st{graph->recording};
-  graphs.insert(*out);
-  return cudaSuccess;
-}
-
-cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t) {
-  BEGIN_CALL;
-  return graphs.count(graph) ? cudaSuccess : failed(cudaErrorInvalidValue);
-}
-
-cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
-  BEGIN_CALL;
-  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
-  const RecordingPtr recording = graph->recording;
-  return queue(stream, [recording] {
-    for (const Work& work : recording->work) work();
-  });
-}
-
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  BEGIN_CALL;
-  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
-  if (const cudaError_t error = check_unsafe_call()) return error;
-  graphs.erase(graph);
-  delete graph;
-  return cudaSuccess;
-}
-
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
-  BEGIN_CALL;
-  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
-  if (const cudaError_t error = check_unsafe_call()) return error;
-  graphs.erase(graph);
-  delete graph;
+  RecordingPtr recording;
+  if (const cudaError_t error = end_capture(stream, &recording)) return error;
+  *out = new_graph(recording);
   return cudaSuccess;
 }

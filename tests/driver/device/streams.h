@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -11,9 +12,16 @@
 
 namespace driver {
 
+// Work that a stream queues, and what it is: "kernel" with its name, "copy", "copy2D", "set" or "product".
+struct Step {
+  const char* kind;
+  std::string name;
+  Work work;
+};
+
 // What a capture recorded.
 struct Recording {
-  std::vector<Work> work;
+  std::vector<Step> steps;
   std::thread::id thread;
   cudaStreamCaptureMode mode;
   bool invalid = false;
@@ -39,7 +47,10 @@ struct Event {
 Stream* find_stream(cudaStream_t handle);
 
 // Queues work on a stream, or records it if the stream captures.
-cudaError_t queue(cudaStream_t stream, Work work);
+cudaError_t queue(cudaStream_t stream, Step step);
+
+// Makes a graph of what a capture recorded.
+cudaGraph_t new_graph(const RecordingPtr& recording);
 
 // Fails, and invalidates the capture, where a capture forbids calls that may wait or allocate.
 cudaError_t check_unsafe_call();

@@ -13,4 +13,9 @@ using std::isinf;
 using std::isnan;
 using std::signbit;
 
+inline long long clock64() {
+  static long long ticks = 0;
+  return ticks += 1000000;
+}
+
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }

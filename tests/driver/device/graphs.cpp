@@ -1,0 +1,82 @@
+// cudaGraph*: what a capture recorded, to be done at each launch.
+#include <cstdint>
+#include <set>
+
+#include "api.h"
+#include "log.h"
+#include "streams.h"
+
+struct CUgraph_st {
+  driver::RecordingPtr recording;
+};
+
+struct CUgraphExec_st {
+  driver::RecordingPtr recording;
+};
+
+namespace driver {
+
+static std::set<void*> graphs;
+
+cudaGraph_t new_graph(const RecordingPtr& recording) {
+  const cudaGraph_t graph = new CUgraph_st{recording};
+  graphs.insert(graph);
+  return graph;
+}
+
+}  // namespace driver
+
+using namespace driver;
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
+  BEGIN_CALL;
+  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
+  *out = new CUgraphExec_st{graph->recording};
+  graphs.insert(*out);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t) {
+  BEGIN_CALL;
+  return graphs.count(graph) ? cudaSuccess : failed(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  BEGIN_CALL;
+  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
+  const RecordingPtr recording = graph->recording;
+  return queue(stream, {"graph", std::to_string(reinterpret_cast<uintptr_t>(graph)), [recording] {
+                          for (const Step& step : recording->steps) step.work();
+                        }});
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  BEGIN_CALL;
+  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  graphs.erase(graph);
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  BEGIN_CALL;
+  if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
+  if (const cudaError_t error = check_unsafe_call()) return error;
+  graphs.erase(graph);
+  delete graph;
+  return cudaSuccess;
+}
+
+// For Python: how many steps a graph has, and what one of them is.
+extern "C" int driver_graph_steps(cudaGraphExec_t graph) {
+  const Locked locked(lock);
+  return graphs.count(graph) ? static_cast<int>(graph->recording->steps.size()) : -1;
+}
+
+extern "C" const char* driver_graph_step(cudaGraphExec_t graph, int number, const char** name) {
+  const Locked locked(lock);
+  const Step& step = graph->recording->steps[number];
+  *name = step.name.c_str();
+  return step.kind;
+}

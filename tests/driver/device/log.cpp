@@ -1,0 +1,37 @@
+#include "log.h"
+
+#include <vector>
+
+#include "api.h"
+
+namespace driver {
+
+static const size_t MOST = 1 << 20;  // entries, for tests that never clear it
+static std::vector<Entry> entries;
+
+void write_log(const Entry& entry) {
+  if (entries.size() < MOST) entries.push_back(entry);
+}
+
+}  // namespace driver
+
+using namespace driver;
+
+extern "C" void driver_log_clear() {
+  const Locked locked(lock);
+  entries.clear();
+}
+
+extern "C" size_t driver_log_size() {
+  const Locked locked(lock);
+  return entries.size();
+}
+
+extern "C" const char* driver_log_entry(size_t number, void** stream, void** event, const char** name) {
+  const Locked locked(lock);
+  const Entry& entry = entries[number];
+  *stream = entry.stream;
+  *event = entry.event;
+  *name = entry.name.c_str();
+  return entry.kind.c_str();
+}

@@ -1,0 +1,68 @@
+"""What was asked of the fake driver: its log, and the steps of graphs."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from typing import Any, NamedTuple
+
+_driver: Any = None
+
+
+class Entry(NamedTuple):
+    """A call.
+
+    Attributes:
+        kind: "kernel", "copy", "copy2D", "set", "product" or "graph", for work on a stream. "record" or "wait", for an
+            event. "synchronize", "synchronize event" or "synchronize device", where the host waits.
+        stream: the stream's handle; 0 for the default one.
+        event: the event's handle.
+        name: a kernel's name, or a graph's handle.
+    """
+
+    kind: str
+    stream: int
+    event: int
+    name: str
+
+
+def use(driver: ctypes.CDLL) -> None:
+    """Observe this driver."""
+    global _driver
+    driver.driver_log_size.restype = ctypes.c_size_t
+    driver.driver_log_entry.restype = driver.driver_graph_step.restype = ctypes.c_char_p
+    _driver = driver
+
+
+def clear() -> None:
+    """Forget what was logged."""
+    _driver.driver_log_clear()
+
+
+def log() -> list[Entry]:
+    """Return what was asked of the driver since `clear`."""
+    return [_entry(number) for number in range(_driver.driver_log_size())]
+
+
+def _entry(number: int) -> Entry:
+    stream, event, name = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_char_p()
+    places = map(ctypes.byref, (stream, event, name))
+    kind = _driver.driver_log_entry(ctypes.c_size_t(number), *places)
+    return Entry(kind.decode(), stream.value or 0, event.value or 0, _instance((name.value or b"").decode()))
+
+
+def steps(graph: Any) -> list[tuple[str, str]]:
+    """Return the kind and name of each step of a CuPy graph."""
+    handle, name = ctypes.c_void_p(graph.graphExec), ctypes.c_char_p()
+    found = []
+    for number in range(_driver.driver_graph_steps(handle)):
+        kind = _driver.driver_graph_step(handle, number, ctypes.byref(name))
+        found.append((kind.decode(), _instance((name.value or b"").decode())))
+    return found
+
+
+def _instance(lowered: str) -> str:
+    """Return the instance of a kernel that the fake NVRTC gave this name. Other names stay."""
+    if not re.fullmatch(r"lowered(_\d+)+", lowered):
+        return lowered
+    return "".join(chr(int(number)) for number in lowered.split("_")[1:])
