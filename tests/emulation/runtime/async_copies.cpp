@@ -1,4 +1,4 @@
-// cp.async: what is copied arrives only when it is waited for; until then an access to its target is a fault.
+// cp.async: a copy arrives only when it is waited for. Until then, an access to its target is a fault.
 #include <cstring>
 
 #include "faults.h"

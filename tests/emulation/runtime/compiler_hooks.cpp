@@ -1,5 +1,5 @@
-// What a kernel that is compiled with -fsanitize=thread,undefined calls. The libraries of these sanitizers
-// are not linked: these functions stand in their place.
+// Functions that a kernel compiled with -fsanitize=thread,undefined calls. They replace the sanitizers'
+// libraries, which are not linked.
 #include <cstdint>
 
 #include "faults.h"
@@ -11,7 +11,7 @@ using namespace emulation;
 
 extern "C" {
 
-// Before each access to memory (thread sanitizer).
+// Called before each access to memory (thread sanitizer).
 #define ON_ACCESS(bytes)                                                                \
   void __tsan_read##bytes(void* at) { check_access(at, bytes, READ, PLACE); }           \
   void __tsan_write##bytes(void* at) { check_access(at, bytes, WRITE, PLACE); }         \
@@ -28,7 +28,7 @@ void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 
-// Where C++ leaves the behaviour undefined (undefined behaviour sanitizer). The layouts are the compiler's.
+// Called for undefined behaviour (undefined behaviour sanitizer). The structs have the compiler's layouts.
 struct SourceLocation {
   const char* file;
   uint32_t line, column;
