@@ -142,7 +142,7 @@ def test_a_row_has_its_bits_in_any_batch(cell):
         )
 
 
-def test_without_it_bits_depend_on_the_batch():
+def test_without_the_option_bits_differ():
     """Without the option bits do depend on the batch, so the tests here can fail."""
     for N in (70, 130, 256):
         cell = LSTMCell(LSTMWeights.random(33, N, seed=0), backend="numpy")
@@ -231,7 +231,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("shared", [False, True], ids=["one thread", "three threads"])
 def test_rows_of_layers_are_independent(way, shared, backend, request):
-    """Each row has lengths and resets of its own, which change how the steps are grouped."""
+    """Rows have different lengths and resets, which changes how the steps are grouped."""
     if shared and backend != "numpy":
         pytest.skip("threads share out work only on NumPy")
     if shared:

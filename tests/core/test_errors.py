@@ -384,7 +384,7 @@ def test_c_of_sixteen_bit_cells(dtype, backend):
         good()
 
 
-def test_x_that_overlaps_a_remembered_out(backend):
+def test_x_that_overlaps_a_cached_out(backend):
     """The pair of states is cached as valid, but x is checked at every call."""
     cell = LSTMCell(LSTMWeights.random(N, N, seed=0), backend=backend)
     state, target, x = cell.zero_state(B), cell.zero_state(B), cell.asarray(np.ones((B, N)))
@@ -446,7 +446,7 @@ def test_asarray_of_tensors():
     good()
 
 
-def test_host_data_for_a_gpu(backend):
+def test_host_data_is_refused_on_a_gpu(backend):
     if backend == "numpy":
         return
     good = Good(backend)
@@ -466,7 +466,7 @@ def test_arrays_of_another_device_as_masks():
         good()
 
 
-def test_empty_batches_are_good(backend):
+def test_empty_batches_are_allowed(backend):
     cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend=backend)
     state = cell(cell.asarray(np.zeros((0, I))), cell.zero_state(0), is_first=[], out=cell.zero_state(0))
     assert state.to_numpy().h.shape == (0, N)

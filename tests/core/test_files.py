@@ -141,7 +141,7 @@ def test_special_values_keep_their_bits(tmp_path):
     assert_equal(LSTMWeights.load(tmp_path / "w"), weights)
 
 
-def test_version_1_loads_for_ever():
+def test_version_1_still_loads():
     """The file was written by version 1, and must never be regenerated."""
     weights = LSTMWeights.load(VERSION_1)
     assert repr(weights) == (
@@ -170,7 +170,7 @@ def edited(content, **changes):
 
 
 @pytest.mark.parametrize("kept", [9, 100, 600, -1, -40])
-def test_truncated(kept, tmp_path):
+def test_truncated_files_are_named(kept, tmp_path):
     path, content = saved(tmp_path)
     path.write_bytes(content[:kept])
     with pytest.raises(WeightsFileError, match=rf"{path.name} is truncated"):
@@ -220,7 +220,7 @@ def test_every_flipped_byte_raises(tmp_path):
         (to_bytes({"weight": np.ones(3, np.float32)}, {"format": "pt"}), "of another program"),
     ],
 )
-def test_foreign(content, message, tmp_path):
+def test_files_of_other_programs_are_refused(content, message, tmp_path):
     path = tmp_path / "w"
     path.write_bytes(content)
     with pytest.raises(WeightsFileError, match=message):

@@ -110,7 +110,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=NAMES)
-def test_formula_has_the_functions_as_written(function):
+def test_formula_matches_written_functions(function):
     values = np.array([-3.0, -1.0, -0.1, 0.0, 0.1, 0.137, 0.2, 1.0, 3.0])
     wanted = [WRITTEN[function](x) for x in values.tolist()]
     np.testing.assert_allclose(formula.apply(function, values), wanted, rtol=1e-14, atol=1e-16)

@@ -109,7 +109,7 @@ def test_out(library, dtype):
         assert_state(library, target, case.wanted())
 
 
-def test_native_out_of_a_foreign_call(library):
+def test_native_and_foreign_out_mix_with_any_x(library):
     """`out` is written if x is foreign and `out` native, and the other way round."""
     case = Case(library.backend)
     target = case.out(case.native.make)
@@ -375,7 +375,7 @@ def test_read_only_arrays_of_dlpack():
     case.cell(kind.make(case.x), target)
 
 
-def test_jax_arrays_without_one_memory(jax):
+def test_deleted_jax_arrays_are_refused(jax):
     case = Case("numpy")
     gone = jax.numpy.ones((B, I))
     gone.delete()

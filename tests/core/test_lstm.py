@@ -604,7 +604,7 @@ def test_precision_reaches_the_products(monkeypatch):
         asked.clear()
 
 
-def test_checks_of_a_step_are_remembered_by_type(backend):
+def test_cached_checks_depend_on_types(backend):
     """An object that only looks like a state is refused, even after a valid call with the same shapes."""
     import types
 

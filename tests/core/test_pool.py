@@ -288,7 +288,7 @@ def test_memory_mapped_inputs(tmp_path):
         pool.write(range(4), state_of(owner, layers))
 
 
-def test_out_of_another_width_than_x(backend):
+def test_the_width_of_out_is_always_checked(backend):
     """out is checked against x, even if x alone has passed before."""
     owner = plain_cell(backend)
     pool, _ = filled(owner, 4, 2)

@@ -312,7 +312,7 @@ def test_out_in_the_memory_of_a_mask():
     refused(good, good, ValueError, "out: wanted memory apart from is_first; got addresses within its span")
 
 
-def test_out_of_a_library_that_never_writes():
+def test_immutable_out_is_refused():
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     good = Good("numpy")
     good.options["out"] = jax.numpy.zeros((B, P))

@@ -1,4 +1,4 @@
-"""Files of pools: they restore states bit for bit, are written all or nothing, and don't load if they don't fit."""
+"""Files of pools restore states bit for bit, are written all or nothing, and load only if they fit."""
 
 import json
 import os
@@ -137,13 +137,13 @@ def refused(pool, path, message):
         ),
     ],
 )
-def test_other_forms(dtype, stacked, message, backend, tmp_path):
+def test_files_of_other_forms_are_refused(dtype, stacked, message, backend, tmp_path):
     path = tmp_path / "pool.safetensors"
     filled(owner_of(backend)).save(path)
     refused(filled(owner_of(backend, dtype, stacked), seed=3), path, message)
 
 
-def test_too_small_a_pool(backend, tmp_path):
+def test_a_pool_that_is_too_small_is_refused(backend, tmp_path):
     path = tmp_path / "pool.safetensors"
     filled(owner_of(backend)).save(path)
     pool = filled(owner_of(backend), 5, (), 3, seed=3)
@@ -200,7 +200,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("case", DAMAGED)
-def test_damaged(case, backend, tmp_path):
+def test_damaged_files_are_refused(case, backend, tmp_path):
     arrays, options, message = DAMAGED[case]
     pool, path = filled(owner_of(backend)), tmp_path / "pool"
     pool.save(path)

@@ -269,7 +269,7 @@ def test_names_in_the_file(tmp_path):
     np.testing.assert_array_equal(arrays["3.weight_hh"], weights.layers[3].weight_hh)
 
 
-def test_version_1_loads_for_ever():
+def test_version_1_still_loads():
     """The file was written by version 1, and must never be regenerated."""
     weights = StackedWeights.load(VERSION_1)
     assert repr(weights) == (

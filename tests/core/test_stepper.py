@@ -161,7 +161,7 @@ def test_reset_to(backend, rows, dtype):
     assert np.isfinite(first).all()
 
 
-def test_flags_are_for_one_step(backend):
+def test_flags_last_one_step(backend):
     """Flags don't reset anything in the next step, whichever way they were given."""
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0, dtype="float64"), backend=backend)
     stepper, xs = cell.stepper(2), inputs(cell, 2)[0]

@@ -267,7 +267,7 @@ def test_dynamic_shared_memory_must_be_allowed(cupy):
 
 @pytest.fixture
 def copied_kernels(tmp_path, monkeypatch):
-    """Return a copy of kernels/ to edit, with a cache of its own, on the stand-in."""
+    """Return a copy of kernels/ to edit, with a separate cache, on the stand-in."""
     from fusedlstm.backends.cuda.runtime import sources
 
     if "stand-in" not in sys.modules["cupy"].__version__:

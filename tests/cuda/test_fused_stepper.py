@@ -1,4 +1,4 @@
-"""Steppers on the emulated GPU that step each layer by one kernel: what a step is, and where its arrays are."""
+"""Fused Steppers on the emulated GPU, with one kernel a layer: what a step is, and where its arrays are."""
 
 import gc
 import sys

@@ -341,7 +341,7 @@ def reset():
 
 
 def reset_values(kind, random, B, columns, dtype):
-    """Return the values that rows are reset to: None for zeros, one row for all, or rows of a larger array."""
+    """Return what rows are reset to: None for zeros, one row for all, or rows of a larger array."""
     if kind == "zeros":
         return None
     return random_array(random, (1 if kind == "one row" else B, columns), dtype, strided=True)

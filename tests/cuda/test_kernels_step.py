@@ -235,7 +235,7 @@ def stepped_rows(steps, instance, step, there):
 
 @pytest.mark.parametrize(("family", "name"), FAMILY_CASES)
 def test_bits_of_a_row(steps, family, name):
-    """A row has the same bits among any rows, at any place, in an array or a pool, in both tiles of a kernel.
+    """A row's bits don't depend on other rows, its place, a pool, or which tile of a kernel runs.
 
     Only the emulator adds sums one by one, so only there can the medium and large tensor-core tiles be compared.
     """
@@ -267,7 +267,7 @@ def test_bits_of_a_row(steps, family, name):
 def spread_rows(array):
     """Return the same numbers in rows so far apart that the last exceeds 2^31 elements.
 
-    In a pool's h, the last two rows do, and in weights all from the last row of a tile on.
+    In a pool's h, the last two rows do. In weights, all rows from the last of a tile on do.
     """
     pairs = array.ndim == 3
     last = 2 * len(array) - 3 if pairs else min(len(array), 128) - 1

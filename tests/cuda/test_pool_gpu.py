@@ -51,12 +51,12 @@ def nodes(pool, M):
     ],
 )
 def test_a_steps_graph(layers, options, each):
-    """A layer is a matmul and a kernel, and a projection the same again. Gathering comes before the graph."""
+    """A layer is a matmul and a kernel, and a projection adds two more. Gathering comes before the graph."""
     _, pool = make(layers=layers, **options)
     assert nodes(pool, 64) == each * layers
 
 
-def test_what_a_step_queues():
+def test_a_steps_queued_work():
     """A step uploads slots, gathers rows, launches the graph and copies the output. `out` avoids allocation."""
     owner, pool = make()
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))

@@ -271,7 +271,7 @@ def test_groups_of_copies(in_flight):
 
 
 def test_load_matrix():
-    """Of each matrix, lane l gets elements 2 (l % 4) and the next of row l / 4, the first in the lower bits."""
+    """Of each matrix, lane l gets two elements of row l / 4, from 2 (l % 4) on. The first is in the lower bits."""
     rows = np.random.default_rng(0).permutation(1 << 16)[:256].astype(np.uint16).reshape(32, 8)
     got = run("matrices<unsigned short>", [rows, np.zeros((32, 4), np.uint32)])
     brought = rows[(np.arange(32) * 5 + 3) % 32].reshape(4, 8, 4, 2).astype(np.uint32)

@@ -70,14 +70,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "a" / "cache"
 
 
-def test_kept_and_read_again(folder):
+def test_code_is_kept_and_read_again(folder):
     assert cache.read("x") is None
     cache.write("x", b"code")
     assert cache.read("x") == b"code"
     assert (folder / "x").read_bytes() == b"code"
 
 
-def test_places(monkeypatch, tmp_path):
+def test_default_cache_folders(monkeypatch, tmp_path):
     monkeypatch.delenv("FUSEDLSTM_CACHE_DIR", raising=False)
     if os.name == "posix":
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -88,7 +88,7 @@ def test_places(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
-def test_private_to_the_user(folder):
+def test_the_folder_is_private_to_the_user(folder):
     cache.write("x", b"code")
     assert folder.stat().st_mode & 0o777 == 0o700
 

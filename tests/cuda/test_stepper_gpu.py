@@ -210,7 +210,7 @@ def inputs_of(cell, B=5):
     return cell.asarray(np.random.default_rng(0).normal(size=(B, 8)))
 
 
-def test_flags_on_the_host_are_for_one_step():
+def test_flags_on_the_host_last_one_step():
     cell = make()
     stepper, plain = cell.stepper(5, host=True), cell.stepper(5)
     x = inputs_of(cell)

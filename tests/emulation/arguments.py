@@ -67,8 +67,8 @@ class Arguments:
 
     Raises:
         TypeError: a value has another type than its parameter.
-        ValueError: there are too few or too many values, the kernel could write to a read-only array, or a struct's
-            pointer isn't its array's address.
+        ValueError: there are too few or too many values, an array that the kernel could write to is read-only, or a
+            struct's pointer isn't its array's address.
     """
 
     def __init__(

@@ -299,7 +299,7 @@ def matmul(
     workspace_size_in_bytes,
     stream,
 ):
-    """Compute D <- alpha op(A) @ op(B) + beta C on a stream, with an algorithm chosen for exactly this problem."""
+    """Compute D <- alpha op(A) @ op(B) + beta C on a stream. The algorithm must be chosen for this problem."""
     _check_handle(light_handle)
     problem = _problem(light_handle, compute_desc, (adesc, bdesc, cdesc, ddesc))
     choice = _choice(algo, problem)

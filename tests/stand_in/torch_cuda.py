@@ -1,7 +1,7 @@
 """A stand-in for the used parts of PyTorch's CUDA side, over the stand-in's device arrays. It has CPU tensors too.
 
-It refuses what PyTorch refuses: a NumPy view of a tensor on a GPU or of bfloat16, `from_numpy` of read-only arrays, and
-the CUDA array interface of a tensor on the CPU or one that requires grad.
+Like PyTorch, it refuses a NumPy view of a tensor on a GPU or of bfloat16, and `from_numpy` of read-only arrays. It also
+refuses the CUDA array interface of a tensor on the CPU, or of one that requires grad.
 """
 
 import types
