@@ -162,7 +162,7 @@ def test_no_warning_without_cupy(pretend, caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-@pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="needs the cuda backend")
+@pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="needs cuda, on a GPU or emulated")
 def test_requirements_of_compiling(monkeypatch):
     """Without matching headers and a GPU that NVRTC supports, cuda isn't chosen."""
     from fusedlstm.backends.cuda.runtime import compile as compiler

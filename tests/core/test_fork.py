@@ -58,7 +58,7 @@ print("the parent goes on")
 """
 
 
-@pytest.mark.skipif(BACKENDS == ["numpy"], reason="needs the cuda backend")
+@pytest.mark.skipif(BACKENDS == ["numpy"], reason="needs cuda, on a GPU or emulated")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_calls_in_a_forked_process_raise():
     script = CHILD.format(tests=str(TESTS), emulated="emulated" in BACKENDS)

@@ -198,4 +198,4 @@ def test_functions_allocate_no_memory(function):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 128 << 10  # some versions of NumPy use buffers; an array would take 960,000 bytes
+    assert peak < 128 << 10  # buffers of some versions of NumPy. An array would take 960,000 bytes

@@ -1,4 +1,4 @@
-"""Arrays of other libraries are taken and returned without a copy, with the bits of the backend's own."""
+"""Arrays of other libraries are taken and returned without a copy, with the bits of a native call."""
 
 import gc
 import itertools

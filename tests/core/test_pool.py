@@ -42,7 +42,7 @@ def layered(backend, seed=0):
 
 
 def filled(owner, capacity, live, seed=0):
-    """Return a pool whose first slots are live with random states, and these states."""
+    """Return a pool whose first slots are live with random states, and those states."""
     pool = make_pool(owner, capacity)
     layers = random_layers(owner, live, np.random.default_rng(seed))
     pool.write(pool.allocate(live), state_of(owner, layers))

@@ -260,7 +260,7 @@ def test_in_signal_handlers(name, backend):
 
 
 class Cycle:
-    """A reference cycle that makes a call when it is collected, and then leaves another cycle."""
+    """A reference cycle that makes a call when it is collected, and then creates another cycle."""
 
     def __init__(self, act, left):
         self.me, self.act, self.left = self, act, left

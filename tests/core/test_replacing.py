@@ -412,7 +412,7 @@ def test_descriptors_are_not_leaked(tmp_path, monkeypatch):
 
 @ON_POSIX
 def test_save_retries_if_its_file_is_removed(tmp_path, monkeypatch):
-    """Another save may take a temporary file for abandoned, and remove it, before it is locked."""
+    """Before the temporary file is locked, another save may remove it as abandoned."""
     real, taken = atomic_write.fcntl.flock, []
 
     def lock(descriptor, how):

@@ -22,7 +22,10 @@ def lstm(backend, monkeypatch):
 
 @pytest.mark.parametrize(("reverse", "wanted"), [(False, [4, 8]), (True, [9, 4])])
 def test_steps_with_and_without_resets(lstm, reverse, wanted, monkeypatch):
-    """Rows reset before steps 0 and 5. On a GPU, the host doesn't know the resets."""
+    """A row is reset before steps 0 and 5. In reverse, it is reset before step 4.
+
+    On a GPU, the host doesn't know the resets.
+    """
     rng = np.random.default_rng(3)
     xs, is_first = lstm.asarray(rng.normal(size=(T, 3, I))), np.zeros((T, 3), bool)
     is_first[[0, 5], 0] = True

@@ -335,7 +335,7 @@ def listings(kernels, architecture, listing=sass.accesses):
     """Return the accesses, or the instructions, in each kernel's machine code."""
     if sass.disassembler() is None:
         assert not REQUIRED, "nvdisasm is not installed"
-        pytest.skip("needs nvdisasm to read machine code")
+        pytest.skip("machine code can't be read: nvdisasm is not installed")
     codes = [compiled(kernel, architecture)[1] for kernel in kernels]
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(listing, codes))
@@ -449,7 +449,7 @@ def test_kernels_of_primitives_compile(architecture):
         assert compiler.compile_kernel(file, name, f"-arch=sm_{architecture}")[1][:4] == b"\x7fELF"
 
 
-# The kernels of the primitives' tests that need sm_80, or sm_70, and what their machine code must contain.
+# Kernels of test_primitives.py that need sm_80 or sm_70, and the instructions in their machine code.
 MACHINE_CODE = {
     "multiplied<__half>": {"LDSM.16.M88.4": 2, "HMMA.16816.F32": 1},
     "multiplied<__nv_bfloat16>": {"LDSM.16.M88.4": 2, "HMMA.16816.F32.BF16": 1},

@@ -92,7 +92,7 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_a_steps_launches(where, options, monkeypatch):
-    """A layer takes one kernel, and slots of a device one more before.
+    """A layer takes one kernel. Slots on a device need one more, before the layers.
 
     A projection of more units than a block takes one more kernel a layer. Resets take none.
     """

@@ -105,7 +105,7 @@ def logged(what):
 @emulated
 @pytest.mark.parametrize(("options", "kernels"), [({}, 1), ({"proj_size": 9}, 2)])
 def test_a_copy_is_made_on_the_current_stream(kind, options, kernels):
-    """Kernels alone write it once, after an upload on another stream, and the host waits."""
+    """Only kernels write it, once, after an upload on another stream. The host waits."""
     dtype, rounded = kind
     weights = LSTMWeights.random(17, 33, seed=0, dtype=dtype, **options)
     engine = engine_of(weights)

@@ -317,7 +317,7 @@ def test_out_of_a_library_without_a_known_stream(torch, kind, handle):
 
 @emulated
 def test_an_interface_is_viewed_once(torch, monkeypatch):
-    """One view is created, though only a view tells the GPU."""
+    """One view is created, though the array's GPU is known only from a view."""
     case = Case("cuda")
     backend, seen = case.cell._backend, []
     view = type(backend).from_interface
@@ -396,7 +396,7 @@ def test_arrays_that_are_not_lent_are_freed(torch):
 
 @emulated
 def test_negative_bit_tensors_are_refused(torch):
-    """Such a tensor's memory holds other numbers than the tensor."""
+    """The memory of such a tensor holds other numbers than the tensor shows."""
     case = Case("cuda")
     x, state = tensors(case)
     negative = torch.Tensor(x._array, negative=True)

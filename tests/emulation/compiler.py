@@ -25,7 +25,7 @@ _HERE = Path(__file__).parent
 _RUNTIME = sorted((_HERE / "runtime").glob("*.cpp"))
 _CACHE_VARIABLE = "EMULATION_CACHE"
 _CACHE_BYTES = 2 << 30
-_IN_USE = 900.0  # seconds; files used more recently stay
+_IN_USE = 900.0  # seconds. Files used more recently stay
 _HEADER = "cuda_on_cpu.h"
 # Faults need line numbers. With DWARF 5, addr2line assigns every line to the first file.
 _LINES = ("-gdwarf-4", "-g1")
@@ -71,9 +71,7 @@ def cuda_headers() -> Path:
         raise FileNotFoundError("CUDA's headers are not installed (the package nvidia-cuda-runtime)")
     for name in ("cuda_fp16.h", "crt/host_defines.h"):
         if not (Path(found) / name).is_file():
-            raise FileNotFoundError(
-                f"of CUDA's headers {name} is not installed (with CUDA 13, nvidia-cuda-crt has crt/)"
-            )
+            raise FileNotFoundError(f"CUDA's header {name} is not installed (with CUDA 13, nvidia-cuda-crt has crt/)")
     return Path(found)
 
 
@@ -102,7 +100,7 @@ def build(file: Path, names: Sequence[str], mode: str, flags: Sequence[str]) -> 
 
 
 def remove_oldest(size: int) -> None:
-    """Remove what was used least recently from the cache, until it has at most `size` bytes."""
+    """Remove the least recently used libraries from the cache until it has at most `size` bytes."""
     used = []
     for file in cache_folder().rglob("*.*"):
         with contextlib.suppress(FileNotFoundError):  # another process removes it, too

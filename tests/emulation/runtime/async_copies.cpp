@@ -30,7 +30,7 @@ void copy_async(void* shared, const void* global, int bytes) {
   require_alignment(shared, place);
   require_alignment(global, place);
   if (bytes < 0 || bytes > static_cast<int>(BYTES)) {
-    fault({"cp.async", place, ""}, "of 16 bytes %d can't be copied", bytes);
+    fault({"cp.async", place, ""}, "a copy of %d bytes, not of 0 to 16", bytes);
   }
   if (bytes) check_access(global, static_cast<size_t>(bytes), READ, place);
   check_access(shared, BYTES, WRITE, place);

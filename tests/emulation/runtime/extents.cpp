@@ -101,7 +101,7 @@ Description describe_distance(u64 begin, size_t bytes) {
       if (distance.bytes < nearest.bytes) nearest = distance;
     }
   }
-  if (!nearest.named) return {nullptr, "of a kernel without any memory"};
+  if (!nearest.named) return {nullptr, "by a kernel without any memory"};
   char row[160];
   write_row(row, sizeof row, *nearest.named, nearest.row);
   Description description{nearest.named->name, ""};
