@@ -1,4 +1,4 @@
-"""The choice of a backend, and the reason in words where CUDA can't run."""
+"""The choice of a backend, and the reason why CUDA can't run."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ class CUDARuntimeError(RuntimeError):
 
 
 def fake_cupy(*, devices=1, driver=13000, runtime=13020, version="14.2.0"):
-    """As much of CuPy as finding out needs. `devices` may be an error to raise."""
+    """Return the part of CuPy that the probe needs. `devices` may be an error to raise."""
 
     def count():
         if isinstance(devices, Exception):
@@ -47,7 +47,7 @@ def fake_cupy(*, devices=1, driver=13000, runtime=13020, version="14.2.0"):
 
 @pytest.fixture
 def pretend(monkeypatch, tmp_path):
-    """Pretend that this CuPy, or none, is installed; what the process found out before is forgotten."""
+    """Pretend that this CuPy, or none, is installed, and forget what the process found before."""
     probe._probe.cache_clear()
     select._said.clear()
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
@@ -98,7 +98,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("case", REASONS)
-def test_cuda_asked_for_where_there_is_none(case, pretend):
+def test_unavailable_cuda_raises_the_reason(case, pretend):
     cupy, reason = REASONS[case]
     pretend(cupy)
     with pytest.raises(BackendUnavailableError) as caught:
@@ -136,7 +136,7 @@ def test_the_variable_chooses(pretend, monkeypatch):
     monkeypatch.setenv("FUSEDLSTM_BACKEND", "cuda")
     with pytest.raises(BackendUnavailableError, match="FUSEDLSTM_BACKEND='cuda' can't run here: CuPy is not"):
         LSTMCell(WEIGHTS)
-    assert LSTMCell(WEIGHTS, backend="numpy").backend == "numpy", "an argument is stronger"
+    assert LSTMCell(WEIGHTS, backend="numpy").backend == "numpy", "the argument should override the variable"
     monkeypatch.setenv("FUSEDLSTM_BACKEND", "gpu")
     with pytest.raises(ValueError, match="FUSEDLSTM_BACKEND: wanted 'numpy', 'cuda' or"):
         LSTMCell(WEIGHTS)
@@ -145,7 +145,7 @@ def test_the_variable_chooses(pretend, monkeypatch):
 
 
 def test_log_lines(pretend, caplog):
-    """The backend of each cell; why not CUDA once, as a warning where CuPy is there to be used."""
+    """Log each cell's backend, and once why CUDA isn't used: a warning if CuPy is installed."""
     caplog.set_level(logging.INFO, logger="fusedlstm")
     pretend(fake_cupy(devices=CUDARuntimeError(35), driver=0))
     LSTMCell(WEIGHTS)
@@ -162,9 +162,9 @@ def test_no_warning_without_cupy(pretend, caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-@pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
-def test_what_compiling_needs(monkeypatch):
-    """Headers, of NVRTC's own CUDA, and a GPU that is not too old for it: else cuda is not chosen."""
+@pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="needs cuda, on a GPU or emulated")
+def test_requirements_of_compiling(monkeypatch):
+    """Without matching headers and a GPU that NVRTC supports, cuda isn't chosen."""
     from fusedlstm.backends.cuda.runtime import compile as compiler
 
     assert probe._cannot_compile_for.__wrapped__(0) is None
@@ -187,7 +187,7 @@ def test_what_compiling_needs(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["none can be made", "can't be written", "no home"])
 def test_a_read_only_home_is_tolerated(kind, pretend, monkeypatch, tmp_path):
-    """CuPy makes its cache folder when it is imported, and writes to it when it compiles."""
+    """CuPy creates its cache folder on import, and writes to it when it compiles."""
     monkeypatch.delenv("CUPY_CACHE_DIR")
     monkeypatch.setattr(probe.cache.tempfile, "gettempdir", lambda: str(tmp_path))
     home = tmp_path / "home"
@@ -240,7 +240,7 @@ def run(code, **environment):
 
 
 def test_import_is_light(tmp_path):
-    """Importing imports NumPy alone, writes no file and says nothing."""
+    """Importing fusedlstm imports NumPy alone, writes no file and prints nothing."""
     heavy = ["cupy", "torch", "safetensors", "ml_dtypes", "tqdm", "cuda", "hypothesis"]
     code = f"import sys, numpy; import fusedlstm; print([m for m in {heavy} if m in sys.modules])"
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -259,8 +259,8 @@ def test_a_cell_of_numpy_imports_no_cupy():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-def test_large_arrays_are_like_others(dtype):
-    """They are memory of their own, which can be written, is aligned, and goes to other libraries."""
+def test_large_arrays_are_ordinary_arrays(dtype):
+    """They don't share memory, are writable and aligned, and can be exported."""
     dtype = dtypes.resolve(dtype)
     shape = (3, numpy_backend._LARGE // dtype.itemsize)
     one, other = (select.choose("numpy").empty(shape, dtype) for _ in range(2))

@@ -1,4 +1,4 @@
-"""batch_invariant: the bits of a row are its own, whatever is beside it, and who can't keep that says so."""
+"""batch_invariant: each row is bitwise independent of its batch, or the constructor raises."""
 
 import copy
 import hashlib
@@ -20,7 +20,7 @@ from fusedlstm.backends.numpy import threads as rows
 from support import tolerances
 from support.cells import GENERAL, host, random_inputs, random_state
 
-# Sizes of several columns with a rest, of one column left over, and of few.
+# Sizes with several column blocks and a remainder, with one column left over, and with few columns.
 CASES = {
     "plain": {"input_size": 33, "hidden_size": 70},
     "float64": {"input_size": 33, "hidden_size": 70, "dtype": "float64"},
@@ -46,7 +46,7 @@ CASES = {
 
 
 class OnHost:
-    """A cell or an LSTM of any backend, which here takes and returns NumPy's arrays."""
+    """A cell or an LSTM of any backend that takes and returns NumPy arrays."""
 
     def __init__(self, owner, precision="highest"):
         self.owner, self.precision = owner, precision
@@ -81,7 +81,7 @@ def cell(request, backend):
 
 @pytest.fixture
 def threads(monkeypatch):
-    """Three threads, for work of any size."""
+    """Use three threads, for work of any size."""
     monkeypatch.setattr(rows, "_LEAST_WORK", 0)
     monkeypatch.setattr(rows, "_LEAST_STEP", 0)
     monkeypatch.setattr(blas, "threads", lambda: 3)
@@ -95,13 +95,13 @@ def make(backend="numpy", kind=LSTMCell, precision="highest", **options):
 
 
 def layers(backend="numpy", **options):
-    """Two layers, of which the second is residual."""
+    """Return an LSTM of two layers, the second of which is residual."""
     options = {"input_size": 20, "hidden_size": 20, "num_layers": 2, "residual": [False, True], "seed": 0, **options}
     return LSTM(StackedWeights.random(**options), backend=backend, batch_invariant=True)
 
 
 def bits(state, which=slice(None)):
-    """The bits of rows of a state; of NaN, that it is one."""
+    """Return the bytes of rows of a state, with every NaN made the same."""
     return b"".join(np.where(np.isnan(part), part.dtype.type(np.nan), part)[which].tobytes() for part in state)
 
 
@@ -121,13 +121,13 @@ def random_states(lstm, B, rng):
 
 
 def alone(cell, x, state):
-    """The next state, each row of which was stepped alone."""
+    """Return the next state, with each row stepped alone."""
     steps = [cell(x[k : k + 1], pick(state, slice(k, k + 1))) for k in range(len(x))]
     return LSTMState(h=np.concatenate([s.h for s in steps]), c=np.concatenate([s.c for s in steps]))
 
 
 def test_a_row_has_its_bits_in_any_batch(cell):
-    """Of 1 to 130 rows, in whatever order; and they are the numbers of a cell that promises nothing."""
+    """Batches of 0 to 130 rows in any order give each row the same bits. The values match a plain cell's."""
     rng, B = np.random.default_rng(0), 130
     x, state = random_inputs(cell, B)
     wanted = alone(cell, x, state)
@@ -142,18 +142,18 @@ def test_a_row_has_its_bits_in_any_batch(cell):
         )
 
 
-def test_without_it_bits_depend_on_the_batch():
-    """So that the tests here are able to fail."""
+def test_without_the_option_bits_differ():
+    """Without the option bits do depend on the batch, so the tests here can fail."""
     for N in (70, 130, 256):
         cell = LSTMCell(LSTMWeights.random(33, N, seed=0), backend="numpy")
         x, state = random_inputs(cell, 50)
         if bits(pairs(cell(x, state))) != bits(pairs(alone(cell, x, state))):
             return
-    pytest.skip("this BLAS gives a row the same bits anyway")
+    pytest.skip("with this BLAS, a plain cell is batch-invariant too")
 
 
 @pytest.mark.parametrize("wild", [np.nan, np.inf, -np.inf, 1e30, 1e-40, 0.0])
-def test_at_every_place_beside_whatever_there_is(cell, wild):
+def test_a_row_has_its_bits_at_any_place(cell, wild):
     x, state = random_inputs(cell, 1)
     wanted, B = bits(pairs(cell(x, state))), 27
     with np.errstate(all="ignore"):
@@ -165,8 +165,8 @@ def test_at_every_place_beside_whatever_there_is(cell, wild):
         assert bits(pairs(got), slice(place, place + 1)) == wanted
 
 
-def test_what_was_stepped_before_changes_nothing(cell):
-    """Rows of larger batches stay in the scratch."""
+def test_earlier_steps_leave_no_trace(cell):
+    """Rows of larger batches stay in the scratch, and must not matter."""
     x, state = random_inputs(cell, 3)
     wanted = bits(pairs(cell(x, state)))
     many, start = random_inputs(cell, 40)
@@ -177,15 +177,15 @@ def test_what_was_stepped_before_changes_nothing(cell):
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_any_rows_anywhere(backend_of_properties, data):
-    """Sizes, rows, some of them twice, and resets, at random."""
+def test_random_rows_and_resets(backend_of_properties, data):
+    """Draw sizes, rows (some of them twice) and resets."""
     size = st.integers(1, 80)
     I, N, B = data.draw(size), data.draw(size), data.draw(st.integers(1, 60))
     dtype, P = data.draw(st.sampled_from(["float32", "float64", "float16"])), data.draw(st.none() | st.integers(1, N))
     precision = data.draw(st.sampled_from(["highest", "high"]))
     try:
         cell = make(backend_of_properties, precision=precision, input_size=I, hidden_size=N, proj_size=P, dtype=dtype)
-    except RuntimeError:  # old kernels of OpenBLAS, of products with one column
+    except RuntimeError:  # old kernels of OpenBLAS can't keep it for products with one column
         assert 1 in (N, P)
         return
     x, state = random_inputs(cell, B)
@@ -197,8 +197,8 @@ def test_any_rows_anywhere(backend_of_properties, data):
 
 @pytest.mark.parametrize("name", ["plain", "float64", "float16", "tf32", "odd", "projection", "peephole"])
 @pytest.mark.parametrize("B", [1, 2, 7, 8, 30])
-def test_sequences_are_steps(name, B, backend):
-    """Of any length, cut anywhere, and of rows that are alone."""
+def test_sequences_equal_their_steps(name, B, backend):
+    """A sequence has the same bits step by step, cut anywhere, and row by row."""
     cell, T = make(backend, **CASES[name]), 11 if backend == "numpy" else 4
     lstm, rng = make(backend, LSTM, **CASES[name]), np.random.default_rng(0)
     xs, state = cell.asarray(rng.normal(size=(T, B, cell.weights.input_size))), random_state(cell, B, rng)
@@ -230,10 +230,10 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("shared", [False, True], ids=["one thread", "three threads"])
-def test_rows_of_layers_are_alone(way, shared, backend, request):
-    """With lengths and resets of its own, which change the steps that all rows take together."""
+def test_rows_of_layers_are_independent(way, shared, backend, request):
+    """Rows have different lengths and resets, which changes how the steps are grouped."""
     if shared and backend != "numpy":
-        pytest.skip("a GPU's work is not shared out by threads")
+        pytest.skip("threads share out work only on NumPy")
     if shared:
         request.getfixturevalue("threads")
     options, more = WAYS[way]
@@ -280,8 +280,8 @@ def test_steps_of_layers(backend):
 
 @pytest.mark.parametrize("small", [True, False], ids=["small kernels", "others"])
 @pytest.mark.parametrize("B", [16, 23, 50, 64])
-def test_in_threads(B, small, threads, monkeypatch):
-    """Rows are shared out where kernels read the operands where they are: others wait for each other."""
+def test_rows_keep_their_bits_in_threads(B, small, threads, monkeypatch):
+    """Rows are shared out only if the BLAS has small kernels, as other kernels make threads wait."""
     monkeypatch.setattr(products, "has_small_kernels", lambda: small)
     cell = make(input_size=33, hidden_size=70, proj_size=12)
     x, state = random_inputs(cell, B)
@@ -313,8 +313,8 @@ print(digest.hexdigest())
 
 
 @pytest.mark.parametrize("kernel", [None, "Haswell"])
-def test_with_any_number_of_threads_of_the_blas(kernel):
-    """No product is one that OpenBLAS divides among them."""
+def test_bits_do_not_depend_on_blas_threads(kernel):
+    """No product is large enough for OpenBLAS to divide among threads."""
     digests = set()
     for count in ("1", "2"):
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": count, **({"OPENBLAS_CORETYPE": kernel} if kernel else {})}
@@ -336,7 +336,7 @@ def test_with_any_number_of_threads_of_the_blas(kernel):
     small=st.booleans(),
 )
 def test_widths_of_columns(sizes, dtype, small):
-    """They depend on the weights alone, keep products to one thread, and leave no column alone."""
+    """Block widths depend on the weights alone, keep products on one thread, and never leave one column over."""
     (K, N), itemsize = sizes, np.dtype(dtype).itemsize
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "has_small_kernels", lambda: small)
@@ -354,7 +354,7 @@ def test_widths_of_columns(sizes, dtype, small):
     small=st.booleans(),
     limit=st.integers(100, 100_000),
 )
-def test_a_product_of_blocks_is_the_product(sizes, blocks, S, small, limit):
+def test_a_product_by_blocks_is_correct(sizes, blocks, S, small, limit):
     (K, N), B, rng = sizes, 8 * blocks, np.random.default_rng(0)
     x, planes, out = rng.normal(size=(B, K)), rng.normal(size=(S, K, N)), np.full((S, B, N), np.nan)
     with pytest.MonkeyPatch.context() as patch:
@@ -366,7 +366,7 @@ def test_a_product_of_blocks_is_the_product(sizes, blocks, S, small, limit):
 
 
 def faulty(change):
-    """np.matmul with a change to its result, as of a BLAS that is not what we take it for."""
+    """Return np.matmul with a change to its result, like an unexpected BLAS."""
     matmul = np.matmul
 
     def multiply(x, weight, out):
@@ -396,7 +396,7 @@ def by_others(x, out):
 
 @pytest.mark.parametrize("fault", [by_place, by_size, by_block, by_others])
 @pytest.mark.parametrize("N", [16, 600], ids=["small", "large"])
-def test_a_blas_that_does_not_keep_it_is_named(fault, N, monkeypatch):
+def test_an_unsuitable_blas_is_named(fault, N, monkeypatch):
     monkeypatch.setattr(blas, "describe", lambda: "some-blas 1.2, kernel Some")
     weights = LSTMWeights.random(16, N, seed=0)
     with monkeypatch.context() as patch:
@@ -411,7 +411,7 @@ def test_a_blas_that_does_not_keep_it_is_named(fault, N, monkeypatch):
     LSTMCell(weights, backend="numpy", batch_invariant=True)
 
 
-def test_the_trial_is_of_each_layer_once(monkeypatch):
+def test_each_layer_is_tried_once(monkeypatch):
     tried, check = [], batch_invariance.check
     monkeypatch.setattr(batch_invariance, "check", lambda engine: tried.append(engine.sizes) or check(engine))
     lstm = layers()
@@ -421,7 +421,7 @@ def test_the_trial_is_of_each_layer_once(monkeypatch):
     other = LSTMWeights.random(3, 129, seed=1)
     cell.set_weights(other)
     assert len(tried) == 3
-    assert cell._engine.scratch.take().memory.rows == 0, "and leaves no memory behind"
+    assert cell._engine.scratch.take().memory.rows == 0, "the trial should leave no memory behind"
     x, state = random_inputs(cell, 20)
     twin = LSTMCell(other, backend="numpy", batch_invariant=True)
     assert bits(pairs(cell(x, state))) == bits(pairs(twin(x, state))) == bits(pairs(alone(cell, x, state)))
@@ -429,7 +429,7 @@ def test_the_trial_is_of_each_layer_once(monkeypatch):
 
 @pytest.mark.parametrize(("rolls", "least"), [(-1, 2), (0, 2), (5, 5), (8, 8), (99, 8)])
 def test_batches_cover_places_and_sizes(rolls, least):
-    """Rows in other places than at first, in blocks of their own and among wild ones, and batches of other sizes."""
+    """The batches move rows to other places, among their own block and among wild rows, and vary in size."""
     own, among, *others = batch_invariance._batches(rolls)
     for block in own.reshape(-1, 8):
         assert sorted(block) == list(range(8))
@@ -441,8 +441,8 @@ def test_batches_cover_places_and_sizes(rolls, least):
     assert [len(batch) for batch in others] == [1, 7, 9, 17]
 
 
-def test_weights_that_are_no_numbers():
-    """... can be had: nothing of the trial warns or fails."""
+def test_weights_may_be_nan_or_huge():
+    """The trial neither warns nor fails."""
     weights = LSTMWeights.random(3, 4, seed=0)
     for value in (np.nan, np.inf, 1e38, 0):
         arrays = {name: np.full_like(getattr(weights, name), value) for name in ("weight_ih", "weight_hh", "bias")}
@@ -451,7 +451,7 @@ def test_weights_that_are_no_numbers():
 
 
 @pytest.mark.parametrize("kind", [LSTMCell, LSTM])
-def test_it_is_kept_by_copies_and_said(kind):
+def test_copies_and_repr_keep_the_option(kind):
     weights = LSTMWeights.random(3, 4, seed=0)
     one = kind(weights, backend="numpy", batch_invariant=True)
     assert repr(one) == repr(kind(weights, backend="numpy"))[:-1] + ", batch_invariant=True)"
@@ -461,7 +461,7 @@ def test_it_is_kept_by_copies_and_said(kind):
 
 
 @pytest.mark.parametrize("kind", [LSTMCell, LSTM])
-def test_what_is_no_bool_is_refused(kind, backend):
+def test_a_value_that_is_not_a_bool_raises(kind, backend):
     weights = LSTMWeights.random(3, 4, seed=0)
     for value in (1, None, "yes", np.True_):
         with pytest.raises(TypeError, match="batch_invariant: wanted a bool; got "):

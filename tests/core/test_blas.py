@@ -1,4 +1,4 @@
-"""What is said of NumPy's BLAS, and that finding it out never fails."""
+"""Facts and advice about NumPy's BLAS. Looking them up never fails."""
 
 import ctypes
 import os
@@ -45,17 +45,17 @@ def test_advice(kernel, simd, wanted):
         assert wanted in said
 
 
-def test_advice_where_the_variable_asks_for_the_kernel():
+def test_advice_to_unset_the_variable():
     said = blas.advise("Haswell", AVX512, {"OPENBLAS_CORETYPE": "Haswell"})
     assert said.endswith("OPENBLAS_CORETYPE=Haswell is set: unset it")
 
 
-def test_facts_are_of_the_blas_that_runs():
-    """In a fresh process, which is told how many threads and which kernel: it says so."""
+def test_facts_describe_the_running_blas():
+    """A fresh process reports the thread count and the kernel that it was given."""
     if blas.facts()["kernel"] is None:
-        pytest.skip("NumPy runs no OpenBLAS here")
+        pytest.skip("needs a NumPy with OpenBLAS")
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    # Prescott's is also what an older OpenBLAS falls back to on a processor that it doesn't know.
+    # An older OpenBLAS falls back to Prescott's kernel on a processor that it doesn't know.
     other = "Nehalem" if blas.facts()["kernel"] == "Prescott" else "Prescott"
     if platform.machine().lower() in {"x86_64", "amd64"}:
         environment["OPENBLAS_CORETYPE"] = other
@@ -82,11 +82,11 @@ def test_facts_are_of_the_blas_that_runs():
 
 @pytest.fixture
 def search(monkeypatch):
-    """Look for the library each time, as what was found is kept."""
+    """Search for the library at each call, bypassing the cache."""
     monkeypatch.setattr(blas, "_openblas", blas._openblas.__wrapped__)
 
 
-def test_a_numpy_of_another_blas(monkeypatch, search):
+def test_facts_of_another_blas(monkeypatch, search):
     monkeypatch.setattr(blas, "_candidates", list)
     assert blas.facts()["kernel"] is None
     assert blas.facts()["threads"] is None
@@ -94,24 +94,24 @@ def test_a_numpy_of_another_blas(monkeypatch, search):
     assert blas.describe()
 
 
-def test_files_that_are_no_openblas(monkeypatch, tmp_path, search):
+def test_files_that_are_not_openblas(monkeypatch, tmp_path, search):
     (tmp_path / "openblas.so").write_text("no library")
     monkeypatch.setattr(blas, "_candidates", lambda: [tmp_path / "openblas.so", tmp_path / "missing.so"])
     assert blas.facts()["kernel"] is None
     if sys.platform == "linux":
-        monkeypatch.setattr(blas, "_openblas", lambda: ctypes.CDLL(None))  # a library of other functions
+        monkeypatch.setattr(blas, "_openblas", lambda: ctypes.CDLL(None))  # a library without OpenBLAS's functions
         assert blas.facts()["kernel"] is None
 
 
 @pytest.mark.parametrize("config", [lambda **_: {}, lambda **_: None, lambda: None])
-def test_a_numpy_that_does_not_say(monkeypatch, config):
+def test_facts_without_numpys_config(monkeypatch, config):
     monkeypatch.setattr(np, "show_config", config)
     assert blas.facts()["name"] is None
     assert blas.describe()
     assert blas.advice() is None
 
 
-def test_info_says_it(monkeypatch, capsys):
+def test_info_prints_facts_and_advice(monkeypatch, capsys):
     monkeypatch.setattr(
         blas, "facts", lambda: {"name": "an-openblas", "version": "1.2", "kernel": "Haswell", "threads": 2}
     )

@@ -1,4 +1,4 @@
-"""One step: the formula, resets, out, strides, dtypes; on every backend."""
+"""One step on every backend: the formula, resets, out, strides and dtypes."""
 
 import ml_dtypes
 import numpy as np
@@ -108,11 +108,11 @@ def test_any_size(backend_of_properties, B, I, N, P, dtype, seed):
 )
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_larger_sizes(B, I, N, P, dtype, backend):
-    """Beyond every tile."""
+    """Sizes exceed every tile."""
     assert_near_formula(LSTMWeights.random(I, N, proj_size=P, peephole=True, dtype=dtype, seed=1), B, backend)
 
 
-# One below, at and above: a vector of 4 units, 128 threads of 1 or 4 units, 256 threads of as many rows.
+# One below, at and above the edges: vectors of 4 units, 128 threads of 1 or 4 units, 256 threads of one row each.
 EDGES = [
     (255, 4),
     (256, 4),
@@ -198,7 +198,7 @@ def test_inputs_are_left_alone(backend):
 
 
 def test_alternating_states(backend):
-    """Two states in turn allocate nothing and give the numbers of fresh ones."""
+    """Alternating between two states gives the numbers of fresh states."""
     cell = LSTMCell(LSTMWeights.random(4, 6, seed=0), backend=backend)
     xs = cell.asarray(np.random.default_rng(0).normal(size=(7, 3, 4)))
     fresh, now, then = cell.zero_state(3), cell.zero_state(3), cell.zero_state(3)
@@ -211,7 +211,7 @@ def test_alternating_states(backend):
 
 
 def assert_equal_values(got, wanted):
-    """Equal but for the order of sums, which cuBLAS may choose by how arrays lie."""
+    """Assert equality up to the order of sums, which cuBLAS may choose by the arrays' layout."""
     tolerance = 2 * tolerances.ONE_STEP[str(wanted.h.dtype)]
     for a, b in ((got.h, wanted.h), (got.c, wanted.c)):
         np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=0, atol=tolerance)
@@ -229,7 +229,7 @@ def test_any_strides(dtype, backend):
     wide[:, ::3] = contiguous
     turned = cell.xp.ascontiguousarray(contiguous.T)
     padded = LSTMState(h=state.h, c=cell.xp.concatenate([state.c, state.c], axis=1)[:, :8])
-    offset = cell.xp.concatenate([state.c[:, :1], state.c], axis=1)[:, 1:]  # no multiple of a vector's size
+    offset = cell.xp.concatenate([state.c[:, :1], state.c], axis=1)[:, 1:]  # not aligned to a vector
     backwards = LSTMState(h=state.h[::-1].copy()[::-1], c=state.c[:, ::-1].copy()[:, ::-1])
     for x, s in (
         (xs[:, 2], state),
@@ -247,7 +247,7 @@ def test_any_strides(dtype, backend):
 
 
 def test_memory_mapped_inputs(tmp_path):
-    """Files that don't fit in memory are arrays too."""
+    """Arrays larger than memory can be stepped from a file."""
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy")
     xs = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     np.save(tmp_path / "xs.npy", xs)
@@ -277,7 +277,7 @@ def test_a_reset_forgets_nan(bad, to, backend):
 
 
 def test_a_reset_row_is_a_fresh_sequence(backend):
-    """... and is_first may be a list, a host array or an array on the device."""
+    """is_first may be a list, a tuple, a host array or an array on the device."""
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend=backend)
     x, state = random_inputs(cell, 3)
     fresh, kept = cell(x, cell.zero_state(3)).to_numpy(), cell(x, state).to_numpy()
@@ -307,7 +307,7 @@ def test_nan_neighbours_change_no_bit(backend):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_extreme_pre_activations(dtype, activation, backend, recwarn):
-    """Exact where functions saturate, no overflow, no warning."""
+    """Values are exact where functions saturate, without an overflow or a warning."""
     values = [0.0, -0.0, 44.4, -44.4, 45, 88.8, -88.8, 104, -104, 1e4, -1e4]
     weights = LSTMWeights(np.ones((4, 1)), np.zeros((4, 1)), activation=activation).astype(dtype)
     cell = LSTMCell(weights, backend=backend)
@@ -323,8 +323,8 @@ def test_extreme_pre_activations(dtype, activation, backend, recwarn):
     assert not recwarn.list
 
 
-def test_c_keeps_what_sixteen_bits_would_lose(backend):
-    """10,000 steps of an increment below bfloat16's resolution of c."""
+def test_c_accumulates_small_increments(backend):
+    """Take 10,000 steps whose increment is below bfloat16's resolution of c."""
     N = 1
     weights = LSTMWeights(
         np.zeros((4, 1)), np.zeros((4, N)), np.array([-5.0, 100.0, 100.0, 0.0]), activation="tanh"
@@ -337,7 +337,7 @@ def test_c_keeps_what_sixteen_bits_would_lose(backend):
     assert abs(float(state.to_numpy().c[0, 0]) - wanted) < 1e-3 * wanted
 
 
-def test_bfloat16_weights_and_states_have_their_dtypes(backend):
+def test_bfloat16_states_have_their_dtypes(backend):
     cell = LSTMCell(LSTMWeights.random(3, 4, dtype="bfloat16", seed=0), backend=backend)
     assert cell.dtype == ml_dtypes.bfloat16
     state = cell.zero_state(2)
@@ -345,7 +345,7 @@ def test_bfloat16_weights_and_states_have_their_dtypes(backend):
 
 
 def test_high_precision_is_near(backend):
-    """TF32 on a GPU: ten bits of mantissa; the same on NumPy."""
+    """On a GPU, "high" is TF32, with ten bits of mantissa. On NumPy it changes nothing."""
     weights = LSTMWeights.random(64, 64, seed=0)
     exact, fast = LSTMCell(weights, backend=backend), LSTMCell(weights, backend=backend, precision="high")
     x, state = random_inputs(exact, 8)

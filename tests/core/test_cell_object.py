@@ -1,4 +1,4 @@
-"""The cell as an object: what it says of itself, its memory, threads, copies, and how it is made."""
+"""The cell as an object: repr, memory, threads, copies and construction."""
 
 import pickle
 import threading
@@ -52,7 +52,7 @@ def test_zero_state(backend):
 
 
 def test_many_batch_sizes_keep_bounded_memory():
-    """Scratch is that of the largest batch, and what is remembered of others stays small."""
+    """Scratch has the size of the largest batch, and caches of batch sizes stay small."""
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy")
     wanted = cell(np.ones((1, 3), "f4"), cell.zero_state(1)).h
     for B in [*range(1501), *range(1500, 0, -3)]:
@@ -66,7 +66,7 @@ def test_many_batch_sizes_keep_bounded_memory():
 
 
 def test_threads(backend):
-    """One cell, several threads at once, batches of equal and different sizes: everybody gets their own numbers."""
+    """Several threads use one cell at once, with equal and different batch sizes. Each gets its own numbers."""
     cell = LSTMCell(LSTMWeights.random(64, 64, seed=0), backend=backend)
     sizes = [200, 200, 200, 150] if backend == "numpy" else [5, 5, 5, 4]
     cases = [random_inputs(cell, B, seed) for seed, B in enumerate(sizes)]
@@ -90,7 +90,7 @@ def test_threads(backend):
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 12])
 def test_blocks_of_rows(rows, monkeypatch):
-    """A large batch is worked through in blocks; the last may be smaller."""
+    """A large batch is computed in blocks. The last may be smaller."""
     weights = LSTMWeights.random(3, 5, peephole=True, cell_clip=0.5, seed=0, dtype="float64")
     cell = LSTMCell(weights, backend="numpy")
     x, state = random_inputs(cell, 11)
@@ -102,7 +102,7 @@ def test_blocks_of_rows(rows, monkeypatch):
 
 
 def test_a_batch_beyond_one_block():
-    """More gates than are worked through at once."""
+    """The batch has more gates than are computed at once."""
     weights = LSTMWeights.random(2, 300, seed=0)
     cell = LSTMCell(weights, backend="numpy")
     B = fast_pointwise._BLOCK // (4 * 300) + 5
@@ -115,7 +115,7 @@ def test_a_batch_beyond_one_block():
 
 
 def test_pickle_and_weights(backend):
-    """A cell goes to another process by its weights and options; its weights can't be exchanged."""
+    """A cell is pickled as its weights and options. `weights` can't be assigned."""
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend=backend, precision="high", check_state=True)
     twin = pickle.loads(pickle.dumps(cell))
     assert (repr(twin), twin.device, twin._options) == (repr(cell), cell.device, cell._options)

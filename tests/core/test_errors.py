@@ -1,4 +1,4 @@
-"""Bad arguments: one list, and on every backend the same error in the same words, before any work is done."""
+"""Bad arguments of a cell: every backend raises the same error in the same words, before any work is done."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ B, I, N, P = 5, 3, 4, 2
 
 
 class Good:
-    """The arguments of a good call, for a case to spoil."""
+    """The arguments of a valid call, for a case to spoil."""
 
     def __init__(self, backend, dtype="float32", proj_size=None):
         self.cell = LSTMCell(LSTMWeights.random(I, N, proj_size=proj_size, dtype=dtype, seed=0), backend=backend)
@@ -27,13 +27,13 @@ class Good:
 
 
 class Tensor:
-    """As much of a PyTorch tensor as is looked at."""
+    """The part of a PyTorch tensor that is read."""
 
     requires_grad = True
 
 
 class Elsewhere:
-    """An array of some library on a device that no backend is for."""
+    """An array of another library on a device that has no backend."""
 
     dtype = np.dtype(np.float32)
 
@@ -44,11 +44,11 @@ class Elsewhere:
         return self
 
     def __dlpack__(self, **_):
-        raise AssertionError("nobody looks at its memory")
+        raise AssertionError("its memory should not be read")
 
 
 class Unshared(Elsewhere):
-    """An array on the backend's device whose memory its library keeps for itself."""
+    """An array on the backend's device that its library doesn't share."""
 
     def __init__(self, device):
         self._device = (1, 0) if device == "cpu" else (2, 0)
@@ -73,7 +73,7 @@ def reset(good, rows=1, **changes):
     return {"is_first": [True] * B, "reset_to": LSTMState(**{"h": zero.h, "c": zero.c, **changes})}
 
 
-# What to spoil, the error, and its whole message.
+# How to spoil the arguments, the error, and its whole message.
 CASES = {
     "1-D x": (
         lambda g: setattr(g, "x", g.x[0]),
@@ -348,7 +348,7 @@ def assert_raises(good, spoil, error, message):
         "{device}", good.cell.device
     )
     if before is not None:
-        assert (good.cell.xp.asarray(before[0] == target.h)).all(), "nothing was written"
+        assert (good.cell.xp.asarray(before[0] == target.h)).all(), "nothing should be written"
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -358,7 +358,7 @@ def test_bad_argument(case, backend):
 
 @pytest.mark.parametrize("case", CASES)
 def test_bad_argument_after_good_calls(case, backend):
-    """What earlier calls remembered lets nothing through."""
+    """What earlier calls cached doesn't let a bad argument through."""
     good = Good(backend)
     good()
     target = good.cell.zero_state(B)
@@ -384,8 +384,8 @@ def test_c_of_sixteen_bit_cells(dtype, backend):
         good()
 
 
-def test_x_that_overlaps_a_remembered_out(backend):
-    """The pair of states has passed before; x is looked at every time."""
+def test_x_that_overlaps_a_cached_out(backend):
+    """The pair of states is cached as valid, but x is checked at every call."""
     cell = LSTMCell(LSTMWeights.random(N, N, seed=0), backend=backend)
     state, target, x = cell.zero_state(B), cell.zero_state(B), cell.asarray(np.ones((B, N)))
     for _ in range(2):
@@ -399,7 +399,7 @@ def test_x_that_overlaps_a_remembered_out(backend):
 
 
 def test_a_mask_in_the_memory_of_out():
-    """Also when the pair of states has passed before."""
+    """A mask that shares memory with out raises, even if the pair of states has passed before."""
     cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="numpy")
     x, state, target = cell.asarray(np.zeros((B, I))), cell.zero_state(B), cell.zero_state(B)
     cell(x, state, out=target)
@@ -409,8 +409,8 @@ def test_a_mask_in_the_memory_of_out():
             cell(x, state, is_first=mask, out=target)
 
 
-def test_a_turned_c_is_not_in_place(backend):
-    """The same memory in another order: rows would be read after they are written."""
+def test_a_transposed_c_is_not_in_place(backend):
+    """The same memory in another order raises, as rows would be read after they are written."""
     cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend=backend)
     memory = cell.asarray(np.zeros((N, N)))
     state, target = (LSTMState(h=cell.zero_state(N).h, c=c) for c in (memory.T, memory))
@@ -446,7 +446,7 @@ def test_asarray_of_tensors():
     good()
 
 
-def test_host_data_for_a_gpu(backend):
+def test_host_data_is_refused_on_a_gpu(backend):
     if backend == "numpy":
         return
     good = Good(backend)
@@ -466,7 +466,7 @@ def test_arrays_of_another_device_as_masks():
         good()
 
 
-def test_empty_batches_are_good(backend):
+def test_empty_batches_are_allowed(backend):
     cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend=backend)
     state = cell(cell.asarray(np.zeros((0, I))), cell.zero_state(0), is_first=[], out=cell.zero_state(0))
     assert state.to_numpy().h.shape == (0, N)

@@ -1,4 +1,4 @@
-"""The weights file: bit for bit, whole or not at all, and clear about what is wrong with it."""
+"""The weights file: bit for bit, all or nothing, and clear about what is wrong with it."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_round_trip(dtype, tmp_path):
     assert not loaded.weight_ih.flags.writeable
     first = path.read_bytes()
     weights.save(path)
-    assert path.read_bytes() == first, "the same weights give the same bytes"
+    assert path.read_bytes() == first, "equal weights should give equal bytes"
 
 
 @settings(max_examples=25)
@@ -73,14 +73,14 @@ def test_round_trip_of_any_weights(tmp_path_factory, I, N, bias, peephole, clip,
 
 
 def about(path):
-    """What a file says of itself."""
+    """Return the file's description of itself."""
     with safe_open(path, "numpy") as file:
         return json.loads(file.metadata()["fusedlstm"])
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid", "softsign", "elu", "linear"])
-def test_what_version_1_can_tell_is_version_1(activation, tmp_path):
-    """Older versions of this package read it."""
+def test_options_of_version_1_save_as_version_1(activation, tmp_path):
+    """Older versions of this package can read the file."""
     path = tmp_path / "w"
     LSTMWeights.random(2, 3, seed=0, cell_clip=1.0, activation=activation).save(path)
     found = about(path)
@@ -100,14 +100,14 @@ def test_what_version_1_can_tell_is_version_1(activation, tmp_path):
         dict(GENERAL["elu"]),
     ],
 )
-def test_what_it_can_not_is_version_2(options, tmp_path):
-    """Older versions of this package refuse it as newer, and do not read another cell."""
+def test_options_of_version_2_save_as_version_2(options, tmp_path):
+    """Older versions refuse the file as newer, instead of reading another cell."""
     check_version(2, options, tmp_path / "w")
     assert not {"zoneout_c", "zoneout_h"} & set(about(tmp_path / "w")["options"])
 
 
 @pytest.mark.parametrize("options", [{"zoneout_c": 0.1}, {"zoneout_h": 0.5}, {"zoneout_c": 1, "coupled_gate": "input"}])
-def test_zoneout_is_of_version_3(options, tmp_path):
+def test_zoneout_saves_as_version_3(options, tmp_path):
     check_version(3, options, tmp_path / "w")
 
 
@@ -122,7 +122,7 @@ def check_version(version, options, path):
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_transposed_and_sliced_arrays(dtype, tmp_path):
-    """safetensors' own writer stores other values for these, without a word."""
+    """safetensors' own writer silently stores wrong values for such arrays."""
     rng = np.random.default_rng(0)
     columns, wide = rng.normal(size=(3, 16)).astype(dtype), rng.normal(size=(32, 9)).astype(dtype)
     weights = LSTMWeights(columns.T, wide[::2, 1:9:2], wide[:16, 3])
@@ -141,8 +141,8 @@ def test_special_values_keep_their_bits(tmp_path):
     assert_equal(LSTMWeights.load(tmp_path / "w"), weights)
 
 
-def test_version_1_loads_for_ever():
-    """A file of version 1, committed when that was written; it must never be written anew."""
+def test_version_1_still_loads():
+    """The file was written by version 1, and must never be regenerated."""
     weights = LSTMWeights.load(VERSION_1)
     assert repr(weights) == (
         "LSTMWeights(I=3, N=4, P=2, bfloat16, bias, peephole, cell_clip=0.0, proj_clip=0.25, activation=elu)"
@@ -150,7 +150,7 @@ def test_version_1_loads_for_ever():
     assert weights.weight_hr.astype(float).tolist() == V1_WEIGHT_HR
 
 
-# What is wrong with a file is said.
+# Errors say what is wrong with a file.
 
 
 def saved(tmp_path, dtype="float32"):
@@ -160,7 +160,7 @@ def saved(tmp_path, dtype="float32"):
 
 
 def edited(content, **changes):
-    """The file with its description changed."""
+    """Return the file's content with a changed description."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     about = {**json.loads(header["__metadata__"]["fusedlstm"]), **changes}
@@ -170,14 +170,14 @@ def edited(content, **changes):
 
 
 @pytest.mark.parametrize("kept", [9, 100, 600, -1, -40])
-def test_truncated(kept, tmp_path):
+def test_truncated_files_are_named(kept, tmp_path):
     path, content = saved(tmp_path)
     path.write_bytes(content[:kept])
     with pytest.raises(WeightsFileError, match=rf"{path.name} is truncated"):
         LSTMWeights.load(path)
 
 
-def test_every_truncation_is_noticed(tmp_path):
+def test_every_truncation_raises(tmp_path):
     path, content = saved(tmp_path)
     for kept in range(len(content)):
         path.write_bytes(content[:kept])
@@ -185,8 +185,8 @@ def test_every_truncation_is_noticed(tmp_path):
             LSTMWeights.load(path)
 
 
-def test_every_flipped_byte_is_noticed(tmp_path):
-    """One changed byte, anywhere: an error, or (in the header's blanks) the same weights; never other numbers."""
+def test_every_flipped_byte_raises(tmp_path):
+    """One changed byte anywhere raises."""
     path, content = saved(tmp_path)
     weights = everything()
     unnoticed = 0
@@ -220,7 +220,7 @@ def test_every_flipped_byte_is_noticed(tmp_path):
         (to_bytes({"weight": np.ones(3, np.float32)}, {"format": "pt"}), "of another program"),
     ],
 )
-def test_foreign(content, message, tmp_path):
+def test_files_of_other_programs_are_refused(content, message, tmp_path):
     path = tmp_path / "w"
     path.write_bytes(content)
     with pytest.raises(WeightsFileError, match=message):
@@ -259,8 +259,8 @@ def test_other_descriptions(changes, message, tmp_path):
         ({"bais": np.zeros(16, np.float32)}, {}, "is damaged: .*bais"),
     ],
 )
-def test_whole_files_of_bad_weights(arrays, options, message, tmp_path):
-    """Checksums agree, but these are no weights."""
+def test_intact_files_of_bad_weights(arrays, options, message, tmp_path):
+    """The checksums agree, but the content is not valid as weights."""
     path = tmp_path / "w"
     files.save(path, "LSTMWeights", {**everything().arrays(), **arrays}, options)
     with pytest.raises(WeightsFileError, match=message):
@@ -283,7 +283,7 @@ def test_missing_file(tmp_path):
         LSTMWeights.load(tmp_path / "absent")
 
 
-# Replacement: the old file or the new, never a part of one.
+# Replacement: the old file or the new one, never a part of one.
 
 
 @pytest.mark.parametrize("step", ["fstat", "fsync", "replace"])
@@ -298,10 +298,10 @@ def test_a_crash_leaves_the_old_file(step, tmp_path, monkeypatch):
         everything("float64").save(path)
     monkeypatch.undo()
     assert path.read_bytes() == content
-    assert os.listdir(tmp_path) == [path.name], "no temporary file is left"
+    assert os.listdir(tmp_path) == [path.name], "the temporary file should be removed"
 
 
-def test_a_reader_sees_the_old_file_until_the_new_is_whole(tmp_path, monkeypatch):
+def test_readers_never_see_a_partial_file(tmp_path, monkeypatch):
     path, content = saved(tmp_path)
     seen = []
     replace = os.replace
@@ -316,7 +316,7 @@ def test_a_reader_sees_the_old_file_until_the_new_is_whole(tmp_path, monkeypatch
     assert LSTMWeights.load(path).dtype == np.float64
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 def test_permissions_follow_the_umask(tmp_path):
     old = os.umask(0o027)
     try:
@@ -326,7 +326,7 @@ def test_permissions_follow_the_umask(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX links")
 def test_a_link_stays_a_link(tmp_path):
     path, _ = saved(tmp_path)
     link = tmp_path / "link"
@@ -337,7 +337,7 @@ def test_a_link_stays_a_link(tmp_path):
 
 
 def test_save_into_a_missing_folder(tmp_path):
-    """The error names the file that was asked for, not the temporary one."""
+    """The error names the given path, not the temporary file."""
     with pytest.raises(FileNotFoundError) as caught:
         everything().save(tmp_path / "absent" / "w")
     assert caught.value.filename == str(tmp_path / "absent" / "w")
@@ -348,9 +348,9 @@ def test_the_longest_file_name(tmp_path):
     assert_equal(LSTMWeights.load(tmp_path / ("w" * 255)), everything())
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes as POSIX has them")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 def test_a_pipe_stays_a_pipe(tmp_path):
-    """What is no regular file is written to, not replaced."""
+    """A path that is not a regular file is written to, not replaced."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -364,9 +364,9 @@ def test_a_pipe_stays_a_pipe(tmp_path):
     assert content == (tmp_path / "w.safetensors").read_bytes()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="folders are synced where that is possible")
+@pytest.mark.skipif(os.name != "posix", reason="folders are synced only on POSIX")
 def test_file_and_folder_are_synced(tmp_path, monkeypatch):
-    """Before the old name is replaced, and after."""
+    """The file is synced before it replaces the old one, and the folder after."""
     synced = []
     monkeypatch.setattr(files.os, "fsync", lambda fd: synced.append(stat.S_ISDIR(os.fstat(fd).st_mode)))
     everything().save(tmp_path / "w")

@@ -1,4 +1,4 @@
-"""Every public parameter that is a bool refuses what is not one."""
+"""Every public bool parameter refuses other types."""
 
 import inspect
 
@@ -17,7 +17,7 @@ X, XS = np.zeros((2, 3), np.float32), np.zeros((5, 2, 3), np.float32)
 TENSORS = [np.zeros((4, 3))] * 4 + [np.zeros((4, 4))] * 4
 BLOCK = (np.zeros((7, 16)), np.zeros(16), *[np.zeros(4)] * 3)
 
-# A call for each parameter. Its other arguments are right.
+# A call for each parameter, with valid other arguments.
 CALLS = {
     "LSTM(batch_first)": lambda flag: LSTM(W, backend="numpy", batch_first=flag),
     "LSTM(batch_invariant)": lambda flag: LSTM(W, backend="numpy", batch_invariant=flag),
@@ -55,7 +55,7 @@ CALLS = {
 
 
 def callables():
-    """Yield the public functions and methods, with what they are called here."""
+    """Yield the name and value of each public function and method."""
     for module in (fusedlstm, convert):
         for name in module.__all__:
             value = getattr(module, name)

@@ -1,4 +1,4 @@
-"""A process that is forked after CUDA was used: an error that says so, and no hang; in a process of its own."""
+"""CUDA calls in a forked process raise a clear error and don't hang."""
 
 import os
 import subprocess
@@ -58,9 +58,9 @@ print("the parent goes on")
 """
 
 
-@pytest.mark.skipif(BACKENDS == ["numpy"], reason="cuda runs neither here nor emulated")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked here")
-def test_a_forked_process_says_so():
+@pytest.mark.skipif(BACKENDS == ["numpy"], reason="needs cuda, on a GPU or emulated")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_calls_in_a_forked_process_raise():
     script = CHILD.format(tests=str(TESTS), emulated="emulated" in BACKENDS)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
@@ -71,4 +71,4 @@ def test_a_forked_process_says_so():
     assert all(line.endswith(" raised") for line in calls), calls
     assert backends == "('numpy',) numpy"
     assert parent == "the parent goes on"
-    assert "Error" not in ended.stderr or "emulated" not in BACKENDS  # of what CuPy frees in the child
+    assert "Error" not in ended.stderr or "emulated" not in BACKENDS  # CuPy may report errors in the child

@@ -1,4 +1,4 @@
-"""The readable formula against other systems' numbers, and the fast form of the NumPy backend against it."""
+"""Compare the readable formula with other systems' numbers, and NumPy's fast form with the formula."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
 
 def of_onnx(name, **options):
-    """A file of onnxruntime's, with what its attributes are here."""
+    """Return the case of a file from onnxruntime, with its attributes as our options."""
     return Case(f"onnx/{name}.npz", lambda oracle: dataclasses.replace(from_onnx(oracle), **options), onnx_of)
 
 
@@ -91,7 +91,7 @@ ALL_OPTIONS = st.builds(
 
 
 def assert_near(got, wanted, tolerance):
-    """The same shape, and the same numbers, relative to those beyond 1, as some functions are not bounded."""
+    """Assert equal shapes and close numbers. The tolerance is relative beyond 1, as some functions are unbounded."""
     assert got.shape == wanted.shape
     got, scale = got.astype(float), max(1.0, np.abs(wanted).max(initial=0))
     assert np.isfinite(got).all()
@@ -113,7 +113,7 @@ def assert_state_near(got, wanted, tolerance):
     seed=st.integers(0, 99),
 )
 def test_fast_form_is_ulps_from_the_formula(B, N, bias, peephole, options, seed):
-    """Without a matmul, whose sums have another order."""
+    """Without a matmul, which adds in another order, the two differ by a few ulps."""
     rng = np.random.default_rng(seed)
     gates, c = rng.normal(size=(B, 4 * N)), rng.normal(size=(B, N))
     arrays = {}
@@ -159,7 +159,7 @@ def test_cell_computes_the_formula(B, I, N, options, reset, dtype, seed):
     seed=st.integers(0, 99),
 )
 def test_layers_compute_the_formula(B, residual, options, dtype, seed):
-    """A step of an LSTM, a Stepper and a pool, of two layers."""
+    """Step two layers in an LSTM, a Stepper and a pool."""
     if "proj_size" in options:
         options = options | {"proj_size": 6}
     weights = StackedWeights.random(6, 6, 2, residual=residual, dtype=dtype, seed=seed, **options)
@@ -192,18 +192,18 @@ def test_layers_compute_the_formula(B, residual, options, dtype, seed):
     values=st.lists(st.sampled_from([np.nan, np.inf, -np.inf, 1e4, -1e4, 0.5]), min_size=5, max_size=5),
 )
 def test_fast_form_saturates_as_the_formula(options, peephole, values):
-    """Gates and c that are NaN, infinite or huge: NaN and infinities come where the formula has them."""
+    """NaN and infinities appear where the formula has them, for NaN, infinite or huge gates and c."""
     gates, c = np.array([values[:4]]), np.array([values[4:]])
     arrays = {"peephole": np.array([[0.5], [-0.5], [0.5]])} if peephole else {}
     got = lstm_pointwise(gates, c, **arrays, **options)
-    # The gates are the bias, as a matmul would make NaN of an infinity in another gate.
+    # Pass the gates as the bias, as a matmul would turn an infinity in one gate into NaN in others.
     weights = LSTMWeights(np.zeros((4, 0)), np.zeros((4, 1)), gates[0], **arrays, **options)
     wanted = formula.step(weights, np.zeros((1, 0)), np.zeros((1, 1)), c)
     for array, exact in zip((got.h, got.c), wanted, strict=True):
         np.testing.assert_allclose(array, exact, rtol=1e-12)
 
 
-def test_rows_that_are_reset_lose_their_nan():
+def test_reset_rows_lose_their_nan():
     weights = LSTMWeights.random(2, 3, seed=0, dtype="float64")
     h, c = np.full((2, 3), np.nan), np.full((2, 3), np.nan)
     got = formula.step(weights, np.ones((2, 2)), h, c, [True, False])

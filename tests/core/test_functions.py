@@ -1,4 +1,4 @@
-"""The functions of a cell: how they are written, and what NumPy makes of them."""
+"""The functions of a cell: how they are written, and what NumPy computes."""
 
 import math
 import re
@@ -28,14 +28,14 @@ from support.cells import FUNCTIONS, NAMES
         (("hard_sigmoid", 1 / 6, 0.5), ("hard_sigmoid", 1 / 6, 0.5)),
     ],
 )
-def test_one_form(value, wanted):
+def test_check_function_normalizes(value, wanted):
     got = check_function("f", value)
     assert got == wanted
-    assert repr(got) == repr(wanted), "floats, and no negative zero"
+    assert repr(got) == repr(wanted), "numbers should be floats, without a negative zero"
     assert check_function("f", got) == got
 
 
-def test_every_function_is_one_of_them():
+def test_all_functions_are_tested():
     assert {function if isinstance(function, str) else function[0] for function in FUNCTIONS} == set(functions.NAMES)
     assert {name for name in FUNCTIONS if isinstance(name, str)} == set(functions.ACTIVATIONS)
     assert [check_function("f", function) for function in FUNCTIONS] == FUNCTIONS
@@ -72,12 +72,12 @@ ALL = "one of 'tanh', 'relu', 'sigmoid', 'softsign', 'elu' or ('elu', alpha), 'l
         (("affine", 1.0, -1e39), ValueError, "f[2]: wanted a number that float32 can hold; got -1e+39"),
     ],
 )
-def test_what_is_none(value, error, message):
+def test_check_function_refuses(value, error, message):
     with pytest.raises(error, match=re.escape(message)):
         check_function("f", value)
 
 
-def test_options_are_those_that_were_given():
+def test_options_are_the_given_ones():
     options = {
         "activation": ("affine", 1.0, 2.0),
         "output_activation": "elu",
@@ -91,7 +91,7 @@ def test_options_are_those_that_were_given():
     assert Functions.of(activation="relu") == Functions("relu", "relu")
 
 
-# As the docstring of `fusedlstm.functions` writes them.
+# The formulas in the docstring of `fusedlstm.functions`.
 WRITTEN = {
     "tanh": math.tanh,
     "relu": lambda x: max(x, 0),
@@ -110,7 +110,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=NAMES)
-def test_formula_has_the_functions_as_written(function):
+def test_formula_matches_written_functions(function):
     values = np.array([-3.0, -1.0, -0.1, 0.0, 0.1, 0.137, 0.2, 1.0, 3.0])
     wanted = [WRITTEN[function](x) for x in values.tolist()]
     np.testing.assert_allclose(formula.apply(function, values), wanted, rtol=1e-14, atol=1e-16)
@@ -150,12 +150,12 @@ def test_values(function, dtype):
     for z, out in arrangements(values):
         with np.errstate(over="ignore"):
             in_place(function, np.dtype(dtype))(z, out, np.full_like(z, np.nan))
-        # Where terms cancel, the error is relative to them.
+        # Where terms cancel, the error is relative to the terms.
         assert (np.abs(out - wanted) <= ulp * (4 * np.abs(wanted) + 2 * np.abs(values) + 1)).all()
 
 
 def arrangements(values):
-    """z and out: apart, and the same."""
+    """Yield z and out, first in separate memory, then as the same array."""
     yield values.copy(), np.full_like(values, np.nan)
     both = values.copy()
     yield both, both
@@ -187,7 +187,7 @@ def test_nan_and_infinities(function, name):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=NAMES)
-def test_no_memory_is_taken(function):
+def test_functions_allocate_no_memory(function):
     z, out, free = np.random.default_rng(0).normal(size=(3, 300, 400))
     apply = in_place(function, z.dtype)
     apply(z, out, free)
@@ -198,4 +198,4 @@ def test_no_memory_is_taken(function):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 128 << 10  # buffers of some versions of NumPy; an array has 960,000 bytes
+    assert peak < 128 << 10  # buffers of some versions of NumPy. An array would take 960,000 bytes

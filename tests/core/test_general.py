@@ -1,4 +1,4 @@
-"""Cells of other functions than sigmoids and one activation, with gates that are clipped or coupled."""
+"""Cells with other functions than sigmoid and one activation, and with clipped or coupled gates."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def stepping(request, monkeypatch):
 
 
 def assert_near(got, wanted, tolerance):
-    """Both parts of a state; errors are relative to numbers beyond 1, as some functions are not bounded."""
+    """Assert that both parts of a state are close. Errors are relative beyond 1, as some functions are unbounded."""
     for array, exact in zip((got.h, got.c), wanted, strict=True):
         assert array.shape == exact.shape
         assert np.isfinite(array.astype(float)).all()
@@ -43,7 +43,7 @@ def test_formula(name, dtype, backend):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", GENERAL)
 def test_pointwise(name, dtype, backend):
-    """lstm_pointwise has the same options: here of a cell whose input is its gates."""
+    """lstm_pointwise has the same options as a cell whose input is its gates."""
     B, N, rng = 3, 8, np.random.default_rng(2)
     options = {key: value for key, value in GENERAL[name].items() if key not in ("proj_size", "peephole", "zoneout_h")}
     owner = LSTMCell(LSTMWeights.random(1, 1, dtype=dtype, seed=0), backend=backend)
@@ -56,7 +56,7 @@ def test_pointwise(name, dtype, backend):
 
 
 @pytest.mark.parametrize(("coupled", "block"), [("input", 0), ("forget", 1)])
-def test_what_a_coupled_gate_has_is_not_looked_at(coupled, block, backend):
+def test_values_of_a_coupled_gate_are_ignored(coupled, block, backend):
     N = 4
     weights = LSTMWeights.random(3, N, seed=0, peephole=True, coupled_gate=coupled)
     arrays = {name: array.copy() for name, array in weights.arrays().items()}
@@ -85,8 +85,8 @@ def test_nan_and_infinities_stay_in_their_rows(name, backend, recwarn):
     assert not recwarn.list
 
 
-def test_a_gate_clip_is_of_all_gates_and_not_of_c(backend):
-    """Of pre-activations of 1, 2, 3 and 4, and of a c' of 10, by functions that leave numbers as they are."""
+def test_gate_clip_clips_all_gates_but_not_c(backend):
+    """With linear functions, pre-activations are 1, 2, 3 and 4, and the old c is 10."""
     options = {"activation": "linear", "gate_activation": "linear", "gate_clip": 1.5}
     weights = LSTMWeights(np.array([[1.0], [2.0], [3.0], [4.0]]), np.zeros((4, 1)), **options)
     cell = LSTMCell(weights, backend=backend)
@@ -97,7 +97,7 @@ def test_a_gate_clip_is_of_all_gates_and_not_of_c(backend):
 
 
 def two_layers(dtype):
-    """Gates of another function, clipped, with peepholes; and coupled ones, with a projection."""
+    """Return a layer with other, clipped gates and peepholes, and a layer with coupled gates and a projection."""
     gates = {"gate_activation": ("hard_sigmoid", 0.2, 0.5), "gate_clip": 0.8, "peephole": True}
     coupled = {"coupled_gate": "input", "activation": ("scaled_tanh", 1.3, 0.6), "output_activation": "softsign"}
     return StackedWeights(
@@ -109,7 +109,10 @@ def two_layers(dtype):
 
 
 def outputs_of(weights, xs):
-    """What the formula makes of a sequence (T, B, I) from zeros, in float64: (T, B, P), and c of each layer."""
+    """Run the formula over a sequence (T, B, I) from zeros.
+
+    Return outputs (T, B, P) and c of each layer, in float64.
+    """
     states = [(np.zeros((xs.shape[1], w.output_size)), np.zeros((xs.shape[1], w.hidden_size))) for w in weights.layers]
     outputs = []
     for x in xs:
@@ -120,7 +123,7 @@ def outputs_of(weights, xs):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_steps_of_layers(dtype, stepping):
-    """Sequences, Steppers and pools, whose numbers are carried through three steps."""
+    """Sequences, Steppers and pools carry their numbers through three steps."""
     T, B = 3, 6
     lstm = LSTM(two_layers(dtype), backend=stepping)
     xs = lstm.asarray(np.random.default_rng(0).normal(size=(T, B, 5)))

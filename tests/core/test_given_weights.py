@@ -1,4 +1,4 @@
-"""What is given as weights, or as a cell, but is not: the error says what to use instead."""
+"""Objects given as weights or a cell that are neither: the error says what to use instead."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -25,7 +25,7 @@ from support.framework_objects import OBJECTS, object_of
 CELL = LSTMWeights.random(3, 4, seed=0)
 LAYERS = StackedWeights.random(3, 4, 2, seed=0)
 
-# Every place that takes weights, or what is made of them.
+# Everything that takes weights, or an object made from them.
 TAKERS = {
     "LSTMCell": LSTMCell,
     "LSTM": LSTM,
@@ -65,7 +65,7 @@ def test_importers_in_hints_exist():
         assert callable(getattr(convert, call.partition("(")[0]))
 
 
-# Systems whose weights are plain arrays or files: no class of theirs holds weights.
+# Systems whose weights are plain arrays or files, not objects of a class.
 ARRAYS = {"cudnn", "onednn", "silero"}
 
 

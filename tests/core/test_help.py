@@ -1,4 +1,4 @@
-"""What help() shows of public names."""
+"""What help() shows for public names."""
 
 import inspect
 import pydoc
@@ -23,7 +23,7 @@ def shown(name):
 
 
 def functions(public):
-    """Yield the functions of a public name, each with what its help calls it."""
+    """Yield the functions of a public name, each with its name in help()."""
     for name, member in vars(public).items() if inspect.isclass(public) else [(public.__name__, public)]:
         function = getattr(member, "__func__", member)
         if inspect.isfunction(function) and (name in ("__init__", "__call__") or not name.startswith("_")):
@@ -37,10 +37,10 @@ def test_help_has_no_addresses(name):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_help_fits_a_screen(name):
-    """Docstrings are as wide as the source, and signatures as a screen of 80 columns."""
+    """Docstrings are at most as wide as the source, and signatures fit 80 columns."""
     text = shown(name)
     assert max(map(len, text.splitlines())) <= 120
-    if sys.version_info >= (3, 13):  # which breaks signatures by itself, though not before what they return
+    if sys.version_info >= (3, 13):  # Python breaks signatures itself, except before the return type
         return
     margin = " |  " if inspect.isclass(PUBLIC[name]) else ""
     for function, called in functions(PUBLIC[name]):
@@ -51,7 +51,7 @@ def test_help_fits_a_screen(name):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_broken_signatures_are_the_same(name, monkeypatch):
-    """Breaks are the only difference between what is shown and Python's own text."""
+    """Only line breaks may differ from Python's own signature."""
     for found in (PUBLIC[name], *vars(PUBLIC[name]).values()):
         function = getattr(found, "__func__", found)
         if not inspect.isfunction(function):
@@ -82,8 +82,8 @@ def test_help_of_random_names_each_option(name):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_help_says_what_either_class_is(name):
-    """Annotations such as EitherWeights can't be looked up."""
+def test_help_spells_out_either_classes(name):
+    """Users can't look up annotations such as EitherWeights."""
     text = shown(name)
     returns = text.partition("Returns:")[2].partition("\n\n")[0]
     if "-> 'EitherWeights'" in text:

@@ -1,4 +1,4 @@
-"""Arrays of other libraries, taken and returned without a copy: the same bits as with the backend's own."""
+"""Arrays of other libraries are taken and returned without a copy, with the bits of a native call."""
 
 import gc
 import itertools
@@ -15,7 +15,7 @@ from support.foreign import ON_CPU, ON_GPU, B, Case, DlpackOnCpu, I, N, Native, 
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
-emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="its arrays are the stand-in's")
+emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in's arrays")
 
 
 @pytest.fixture(params=[*ON_CPU, *ON_GPU], ids=lambda library: library.__name__)
@@ -24,20 +24,20 @@ def library(request, monkeypatch):
 
 
 def results_of(library):
-    """Whose arrays results are."""
+    """Return the library that results are in."""
     return library if library.gives else Native(library.backend)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("proj_size", [None, P])
-def test_results(library, dtype, proj_size):
-    """... in the library of x, with a mask and reset states of it too."""
+def test_results_are_in_the_library_of_x(library, dtype, proj_size):
+    """Masks and reset states are of the library too."""
     case, result = Case(library.backend, dtype, proj_size), results_of(library)
     got = case.call(library.make)
     assert isinstance(got.h, result.type)
     assert isinstance(got.c, result.type)
     assert_state(result, got, case.wanted())
-    again = case.cell(library.make(case.x), got)  # what is returned is taken
+    again = case.cell(library.make(case.x), got)  # a result can be passed in again
     assert isinstance(again.h, result.type)
 
 
@@ -49,8 +49,8 @@ def test_empty_batch(library):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nothing_is_copied_in(library, dtype):
-    """The backend's view is at the address of the library's array, with its shape, strides and type."""
+def test_arguments_are_not_copied(library, dtype):
+    """The backend's view has the address, shape, strides and type of the library's array."""
     case = Case(library.backend, dtype)
     array, mask = library.make(case.x), library.make(case.first)
     with Exchange(case.cell._backend, array) as exchange:
@@ -62,8 +62,8 @@ def test_nothing_is_copied_in(library, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nothing_is_copied_out(library, dtype, monkeypatch):
-    """What the backend wrote is what is returned, at its address."""
+def test_results_are_not_copied(library, dtype, monkeypatch):
+    """The result is at the address that the backend wrote."""
     case, written = Case(library.backend, dtype), []
     if not library.gives:
         pytest.skip("results are the backend's own")
@@ -82,7 +82,7 @@ def test_nothing_is_copied_out(library, dtype, monkeypatch):
 
 
 def test_results_outlive_the_call(library):
-    """... while nothing else refers to their memory."""
+    """A result keeps its memory alive if nothing else refers to it."""
     case = Case(library.backend)
     got, wanted = case.call(library.make), case.wanted()
     gc.collect()
@@ -92,7 +92,7 @@ def test_results_outlive_the_call(library):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_out(library, dtype):
-    """`out` itself is returned, and its memory is written; or refused where that library's arrays never change."""
+    """The call writes and returns `out` itself, or raises if the library's arrays are immutable."""
     case = Case(library.backend, dtype)
     target = case.out(library.make)
     addresses = library.address(target.h), library.address(target.c)
@@ -109,8 +109,8 @@ def test_out(library, dtype):
         assert_state(library, target, case.wanted())
 
 
-def test_native_out_of_a_foreign_call(library):
-    """... and the other way round: whatever x is, `out` is written."""
+def test_native_and_foreign_out_mix_with_any_x(library):
+    """`out` is written if x is foreign and `out` native, and the other way round."""
     case = Case(library.backend)
     target = case.out(case.native.make)
     assert case.call(library.make, out=target) is target
@@ -122,7 +122,7 @@ def test_native_out_of_a_foreign_call(library):
 
 
 def test_mixed_libraries(library):
-    """Each argument in another library than the rest: results are in that of x."""
+    """One argument is in another library than the rest. Results are in the library of x."""
     case = Case(library.backend)
     for name in ("x", "h", "c", "first", "reset_h", "reset_c"):
         got = case.call(library.make, **{name: case.native.make})
@@ -149,7 +149,7 @@ def test_all_libraries_at_once(monkeypatch):
 
 
 def strided(make, array, layout):
-    """An array in one of several layouts, as a view of a larger one of its library."""
+    """Return an array in one of several layouts, as a view of a larger one of its library."""
     if layout == "transposed":
         turned = make(np.ascontiguousarray(array.T))
         return turned.T if hasattr(turned, "T") else type(turned)(turned._array.T)
@@ -174,9 +174,9 @@ def test_strided_tensors(kind, dtype, layout, monkeypatch):
 
 
 def test_overlaps_are_found(library):
-    """A library's array and its views share memory with what is borrowed of them."""
+    """Views of one memory are found to overlap, whichever object they come from."""
     if not library.written:
-        pytest.skip("nothing is written there")
+        pytest.skip("this library's arrays are immutable")
     case = Case(library.backend)
     x, h, c, target = library.make(case.x), library.make(case.h), library.make(case.c), case.out(library.make)
     with pytest.raises(ValueError, match=r"^out\.h: wanted memory apart from state\.h"):
@@ -240,8 +240,7 @@ def test_pointwise(library):
 # Errors.
 
 
-def test_dtypes(library):
-    """The hint is in words of the library."""
+def test_dtype_errors_use_the_librarys_words(library):
     case = Case(library.backend)
     case.x = case.x.astype("f8")
     with pytest.raises(TypeError) as caught:
@@ -321,7 +320,7 @@ def test_tensors_without_plain_memory():
 
 @pytest.fixture
 def jax():
-    """JAX, on the CPU also where it has a GPU."""
+    """Return JAX, on the CPU even where it has a GPU."""
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     with jax.default_device(jax.devices("cpu")[0]):
         yield jax
@@ -333,8 +332,8 @@ def test_traced_arrays_are_refused(jax):
         jax.jit(lambda x: case.cell(x, case.cell.zero_state(B)).h)(case.x)
 
 
-def test_torch_results_can_be_written_and_seen():
-    """They are the memory that NumPy wrote, and nobody warns of it (warnings are errors here)."""
+def test_torch_results_are_writable_views():
+    """Results are the memory that NumPy wrote. Writing doesn't warn (warnings are errors here)."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     case = Case("numpy")
     got = case.call(torch.from_numpy)
@@ -343,7 +342,7 @@ def test_torch_results_can_be_written_and_seen():
 
 
 def test_torch_sees_changes_of_x():
-    """A tensor is a view: what is written to it is what the next call sees."""
+    """A tensor is a view, so the next call sees what is written to the tensor."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     case = Case("numpy")
     x, state = torch.zeros(B, I), case.cell.zero_state(B)
@@ -355,8 +354,7 @@ def test_torch_sees_changes_of_x():
     assert not torch.equal(before.h, after.h)
 
 
-def test_jax_results_still_under_way(jax):
-    """What JAX has yet to compute is waited for."""
+def test_pending_jax_results_are_waited_for(jax):
     case = Case("numpy")
     slow = jax.jit(lambda m: jax.lax.fori_loop(0, 30, lambda _, m: jax.numpy.tanh(m @ m), m))
     x = slow(jax.numpy.ones((600, 600), "float32") * 1e-3)[:B, :I]
@@ -365,19 +363,19 @@ def test_jax_results_still_under_way(jax):
 
 
 def test_read_only_arrays_of_dlpack():
-    """A producer's flag is heeded for `out`, and no matter for x."""
+    """A producer's read-only flag matters for `out`, but not for x."""
     case, kind = Case("numpy"), DlpackOnCpu(None)
     target = case.out(kind.make)
     for part in (target.h, target.c):
         part.array.flags.writeable = False
     if np.lib.NumpyVersion(np.__version__) < "2.1.0":
-        return  # which exports no read-only arrays
+        return  # older NumPy doesn't export read-only arrays
     with pytest.raises(ValueError, match=r"^out\.h: wanted an array that can be written; got a read-only one$"):
         case.call(kind.make, out=target)
     case.cell(kind.make(case.x), target)
 
 
-def test_jax_arrays_without_one_memory(jax):
+def test_deleted_jax_arrays_are_refused(jax):
     case = Case("numpy")
     gone = jax.numpy.ones((B, I))
     gone.delete()
@@ -390,7 +388,7 @@ def test_jax_arrays_without_one_memory(jax):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_asarray_of_dlpack(dtype):
-    """... alone: without a copy on the CPU."""
+    """An array with DLPack alone is taken without a copy on the CPU."""
     case, array = Case("numpy", dtype), OnlyDlpack(Case("numpy", dtype).x)
     taken = case.cell.asarray(array)
     assert (type(taken), taken.dtype, taken.ctypes.data) == (np.ndarray, case.cell.dtype, array.array.ctypes.data)

@@ -1,4 +1,4 @@
-"""The limits of benchmarks: work counted by hand, constants kept in JSON, and which of them binds."""
+"""The limits of benchmarks: work counted by hand, constants in JSON, and which limit binds."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from benchmarks import limits
 from benchmarks.constants import Constants
 from benchmarks.limits import Limit, Work
 
-# Rates of which quotients are easily told by hand.
+# Rates chosen so that times are easy to compute by hand.
 CPU = Constants("cpu", 1, ((1000, 4e9), (100_000, 2e9)), {"float32": 1e9, "float64": 5e8}, {"float32": 1e8})
 GPU = Constants("cuda:0", 1, ((1000, 1e12),), {"float32": 1e12, "bfloat16": 1e13}, {"float32": 1e12}, 5e-6, 1e-6)
 
@@ -30,14 +30,14 @@ def test_a_step_by_hand():
 
 
 def test_a_known_size():
-    """The step of B = 32 and N = I = 128, in figures."""
+    """Check the figures of a step of B = 32 and N = I = 128."""
     assert Work.of(B=32, I=128, N=128).flop == 8_388_608
     assert Work.of(B=32, I=128, N=128).bytes == 739_328
     assert Work.of(B=32, I=128, N=128, device="cuda:0").bytes == 608_256  # the gates stay in registers
 
 
 def test_a_projection_by_hand():
-    """P = 2 of N = 4: h is narrow, and a second product and kernel follow."""
+    """P = 2 and N = 4: h is narrow, and a second product and kernel follow."""
     work = Work.of(B=1, I=3, N=4, P=2, device="cuda:0")
     assert work.flop == 2 * 16 * 5 + 2 * 4 * 2
     assert work.bytes == 4 * (16 * 5 + 16 + 4 * 2 + 3 + 2 * 2 + 2 * 4)
@@ -46,7 +46,7 @@ def test_a_projection_by_hand():
 
 
 def test_layers_and_steps_by_hand():
-    """Two layers, three steps: the weights of inputs are read once, those of h at each step."""
+    """Two layers take three steps. Input weights are read once, weights of h at each step."""
     work = Work.of(B=1, I=2, N=1, T=3, layers=2, device="cuda:0")
     assert work.flop == 3 * (8 * 3 + 8 * 2)
     first = 4 * (4 * 2 + 4) + 3 * 4 * (4 + 2 + 2 + 2)
@@ -54,11 +54,11 @@ def test_layers_and_steps_by_hand():
     assert work.bytes == first + second
     assert work.resident == 4 * (12 + 10) + 4 * (8 + 9)
     assert work.special == 30
-    assert work.launches == 4  # a wave: the second layer's first step runs beside the first one's second
+    assert work.launches == 4  # a wavefront: layer 2 takes step 1 while layer 1 takes step 2
 
 
 def test_a_step_of_a_pool_by_hand():
-    """What is gathered, the output beside the state, and the slots; on a GPU a kernel that gathers, too."""
+    """A pool adds the gathered rows, the output beside the state, and the slots. A GPU adds a gather kernel."""
     sizes = {"B": 2, "I": 3, "N": 5}
     dense, pool = Work.of(**sizes), Work.of(**sizes, pool=True)
     gathered, output, slots = 2 * 2 * 5 * 4, 2 * 5 * 4, 2 * 8
@@ -80,7 +80,7 @@ def test_a_step_of_a_pool_by_hand():
     ],
 )
 def test_bytes_of_dtypes(dtype, device, size):
-    """Weights, bias, x, h, c, gates, of one unit; c, bias and gates of 16-bit types are float32."""
+    """Weights, bias, x, h, c and gates of one unit. For 16-bit types, c, bias and gates are float32."""
     assert Work.of(B=1, I=1, N=1, dtype=dtype, device=device).bytes == size
 
 
@@ -101,7 +101,7 @@ def test_arithmetic(options, arithmetic):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 @pytest.mark.parametrize("more", [{"B": 9}, {"I": 9}, {"N": 9}, {"T": 9}, {"layers": 3}, {"P": 8}])
-def test_more_is_more(more, device):
+def test_larger_sizes_mean_more_work(more, device):
     sizes = {"B": 4, "I": 4, "N": 8, "device": device}
     less, greater = Work.of(**sizes), Work.of(**sizes | more)
     assert greater.flop > less.flop
@@ -120,7 +120,7 @@ def work(**values):
         ({"flop": 1_000_000, "special": 300_000}, Limit(0.004, "special functions")),
         ({"flop": 1_000_000, "bytes": 20_000_000, "resident": 1000}, Limit(0.005, "bytes")),
         ({"flop": 1_000_000, "bytes": 20_000_000, "resident": 200_000}, Limit(0.01, "bytes")),  # beyond the cache
-        ({"flop": 2_000_000, "bytes": 4_000_000, "arithmetic": "float64"}, None),  # no rate of special functions
+        ({"flop": 2_000_000, "bytes": 4_000_000, "arithmetic": "float64"}, None),  # no rate for special functions
     ],
 )
 def test_limits_of_a_cpu(what, wanted):
@@ -144,21 +144,21 @@ def test_limits_of_a_gpu(what, wanted):
     assert found == (wanted and Limit(pytest.approx(wanted.seconds), wanted.bound))
 
 
-def test_bandwidth_is_no_less_for_less():
-    """A copy that came out slow at a small size is no roof: a larger one was faster."""
+def test_bandwidth_never_falls_for_smaller_sizes():
+    """A slow small copy is not a limit if a larger copy was faster."""
     odd = Constants("cpu", 1, ((100, 1e9), (1000, 3e9), (10_000, 2e9)), {}, {})
     assert [odd.bandwidth(size) for size in (1, 100, 999, 1000, 9999, 10_000, 10**9)] == [3e9] * 5 + [2e9] * 2
 
 
 def test_constants_in_json():
-    """They come back whole, without what another version has put beside them."""
+    """Constants survive a round trip, without fields that another version added."""
     for constants in (CPU, GPU):
         values = json.loads(json.dumps(constants.to_json() | {"unknown": 1}))
         assert Constants.from_json(values) == constants
 
 
 @pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)])
-def test_a_gpu_is_calibrated_by_any_of_its_names(device, index, monkeypatch):
+def test_calibration_takes_any_name_of_a_gpu(device, index, monkeypatch):
     asked = []
     fake = types.SimpleNamespace(calibrate=lambda *arguments: asked.append(arguments) or GPU)
     monkeypatch.setitem(sys.modules, "benchmarks.calibration_cuda", fake)
@@ -170,7 +170,7 @@ def test_a_gpu_is_calibrated_by_any_of_its_names(device, index, monkeypatch):
 
 
 def test_calibration():
-    """Of this CPU, with two threads: everything a limit of its dtypes needs, above zero."""
+    """Calibrate this CPU with two threads. Every limit needs positive constants."""
     (found,) = limits.machine_facts_limits(threads=2).values()
     constants = Constants.from_json(found)
     assert (constants.device, constants.threads) == ("cpu", 2)

@@ -21,7 +21,7 @@ T, B, I, N = 7, 4, 3, 5
 
 
 def random_stack(rng, *, layers=2, bidirectional=False, residual=False, dtype="float64"):
-    """Layers that differ in size, with a projection, peepholes and clips here and there."""
+    """Return layers of different sizes, some with a projection, peepholes or clips."""
     D, width, stack = 1 + bidirectional, I, []
     for _ in range(layers):
         directions = []
@@ -49,7 +49,7 @@ def random_stack(rng, *, layers=2, bidirectional=False, residual=False, dtype="f
 
 
 def random_states(lstm, B, rng):
-    """A state for each layer and direction, on the LSTM's device."""
+    """Return a random state for each layer and direction, on the LSTM's device."""
     c_dtype = lstm.zero_state(0)[0].c.dtype
     return tuple(
         LSTMState(
@@ -225,7 +225,7 @@ def test_no_state_is_zeros(backend):
 @pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("rule", ["zero", "last"])
 def test_rows_do_not_depend_on_neighbours(shape, rule, backend):
-    """On their values, NaN among them, lengths and resets: not by a bit."""
+    """No bit of a row depends on the values, lengths or resets of other rows, even if they are NaN."""
     lstm = plain(backend, "float32", bidirectional=shape == "bidirectional")
     rng = np.random.default_rng(5)
     values, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
@@ -245,8 +245,8 @@ def test_rows_do_not_depend_on_neighbours(shape, rule, backend):
     assert np.isnan(host(got[1][0].h)[1]).all()  # of length 0
 
 
-def test_padding_is_never_seen(backend):
-    """What stands past the end, NaN or not, changes nothing."""
+def test_padding_has_no_effect(backend):
+    """Values past a row's length change nothing, even NaN."""
     lstm, rng = plain(backend, bidirectional=True), np.random.default_rng(6)
     xs, states, lengths = rng.normal(size=(T, B, I)), random_states(lstm, B, rng), [7, 0, 2, 5]
     calm = lstm(lstm.asarray(xs), states, lengths=lengths)
@@ -260,7 +260,7 @@ def test_padding_is_never_seen(backend):
 
 
 def test_reset_is_a_new_start(backend):
-    """Of a row whose state was NaN."""
+    """A reset row is a new sequence, even if its state was NaN."""
     lstm, rng = plain(backend), np.random.default_rng(7)
     xs, values = rng.normal(size=(T, B, I)), None
     values = xs.copy()
@@ -274,7 +274,7 @@ def test_reset_is_a_new_start(backend):
 
 
 def test_results_are_new_arrays(backend):
-    """States too, where no step was taken: writing to them changes neither outputs nor arguments."""
+    """Writing to the final states changes neither outputs nor arguments, even after zero steps."""
     lstm, rng = plain(backend), np.random.default_rng(8)
     xs, states = lstm.asarray(rng.normal(size=(T, B, I))), random_states(lstm, B, rng)
     before = [(s.h.copy(), s.c.copy()) for s in on_host(states)]
@@ -307,7 +307,7 @@ def test_inputs_of_any_strides(backend):
         assert_close(lstm(xs, states, **options), lstm(lstm.asarray(host(xs).copy()), apart, **options))
 
 
-def test_long_sequences_are_worked_through_in_chunks(backend, monkeypatch):
+def test_long_sequences_run_in_chunks(backend, monkeypatch):
     from fusedlstm.backends.numpy import sequence as numpy_sequence
 
     monkeypatch.setattr(numpy_sequence, "_CHUNK", 400)
@@ -337,12 +337,12 @@ def test_masks_of_any_kind(backend):
 
 
 def weight_places(lstm):
-    """Where a GPU's weights are, which stays; NumPy's are exchanged."""
+    """Return the addresses of a GPU's weights, which must not move, or None on NumPy."""
     return [engine.weights.weight_hh.data.ptr for engine in lstm._layers.engines] if lstm.backend == "cuda" else None
 
 
 def test_set_weights_during_a_sequence(monkeypatch):
-    """A sequence under way in another thread ends with the weights that it began with, in all layers."""
+    """A sequence ends with the weights it began with, in all layers, if others are set meanwhile."""
     old, new = (StackedWeights.random(I, N, 2, seed=seed, dtype="float64") for seed in (0, 1))
     lstm, xs = LSTM(old, backend="numpy"), np.random.default_rng(0).normal(size=(T, B, I))
     wanted = lstm(xs)
@@ -397,8 +397,8 @@ def test_flags_and_masks_keep_their_axes(kind, shape, what, backend):
 
 @needs_cuda
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_kernels_read_steps_of_masks_as_they_are(batch_first, monkeypatch):
-    """A mask is made contiguous once, and not step by step; flags that came from the host are not fetched."""
+def test_masks_are_made_contiguous_once(batch_first, monkeypatch):
+    """A mask is made contiguous once, not at every step. Flags from the host aren't fetched."""
     import cupy
 
     from fusedlstm.backends.cuda import kernels
@@ -434,7 +434,7 @@ def test_kernels_read_steps_of_masks_as_they_are(batch_first, monkeypatch):
 
 
 def test_set_weights(backend):
-    """A thousand times, in place, each as a new LSTM."""
+    """Set weights a thousand times, in place. The LSTM then equals a new one."""
     lstm, rng = plain(backend), np.random.default_rng(12)
     xs, states = lstm.asarray(rng.normal(size=(2, B, I))), random_states(lstm, B, rng)
     places = weight_places(lstm)
@@ -515,8 +515,8 @@ def test_copies_and_pickles(backend):
 
 
 @pytest.mark.parametrize("B", [1, 4])
-def test_gates_of_few_steps_are_held_at_once(B, backend, monkeypatch):
-    """However long the sequence: the memory that grows with T is that of the inputs, outputs and masks."""
+def test_gates_are_held_for_few_steps_at_once(B, backend, monkeypatch):
+    """Only inputs, outputs and masks need memory that grows with T."""
     from fusedlstm.backends.numpy import sequence as numpy_sequence
 
     lstm, held, limit = plain(backend), [], 1000
@@ -535,7 +535,7 @@ def test_gates_of_few_steps_are_held_at_once(B, backend, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_sequence():
-    """By what Python allocates while NumPy's loop runs, beyond the outputs."""
+    """NumPy's loop allocates a bounded amount of memory beyond the outputs."""
     lstm = LSTM(LSTMWeights.random(I, N, seed=0), backend="numpy")
 
     def beyond_outputs(steps):
@@ -552,7 +552,7 @@ def test_memory_does_not_grow_with_the_sequence():
 
 
 @needs_cuda
-def test_batches_that_no_chunk_holds(monkeypatch):
+def test_batches_larger_than_a_chunk(monkeypatch):
     from fusedlstm.backends.cuda import sequence as cuda
 
     lstm, rng = plain("cuda"), np.random.default_rng(0)
@@ -564,11 +564,11 @@ def test_batches_that_no_chunk_holds(monkeypatch):
 
 @needs_cuda
 def test_on_another_device():
-    """All of it: sequences, steps, copies, weights that are set, and arrays that are elsewhere."""
+    """Run sequences, copies and set_weights on the second GPU, and refuse arrays of the first."""
     import cupy
 
     if cupy.cuda.runtime.getDeviceCount() < 2:
-        pytest.skip("there is one GPU only")
+        pytest.skip("needs two GPUs")
     rng = np.random.default_rng(15)
     weights = random_stack(rng, layers=2, bidirectional=True, residual=True)
     here, there = LSTM(weights, backend="numpy"), LSTM(weights, backend="cuda:1")
@@ -586,7 +586,7 @@ def test_on_another_device():
 
 
 def random_like(weights):
-    """Other weights of the same form."""
+    """Return other weights of the same form."""
     arrays = {name: -array[::-1] for name, array in weights.arrays().items()}
     return LSTMWeights(**arrays, **weights.options())
 
@@ -604,8 +604,8 @@ def test_precision_reaches_the_products(monkeypatch):
         asked.clear()
 
 
-def test_checks_of_a_step_are_remembered_by_type(backend):
-    """What looks like a state is not one, also after a good call with arrays of the same shapes."""
+def test_cached_checks_depend_on_types(backend):
+    """An object that only looks like a state is refused, even after a valid call with the same shapes."""
     import types
 
     lstm = plain(backend)

@@ -1,4 +1,4 @@
-"""Bad arguments of an LSTM: on every backend the same error in the same words, before any work is done."""
+"""Bad arguments of an LSTM: every backend raises the same error in the same words, before any work is done."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ STATES = "a tuple of 2 LSTMState, one for each layer and direction"
 
 
 class Good:
-    """The arguments of a good call, for a case to spoil."""
+    """The arguments of a valid call, for a case to spoil."""
 
     def __init__(self, backend, weights=WEIGHTS, **options):
         self.lstm = LSTM(weights, backend=backend, **options)
@@ -25,13 +25,13 @@ class Good:
 
 
 def with_layer(good, k, **parts):
-    """The good state with parts of one layer's replaced."""
+    """Return the valid state with parts of one layer's state replaced."""
     states = list(good.state)
     states[k] = LSTMState(**({"h": states[k].h, "c": states[k].c} | parts))
     return tuple(states)
 
 
-# What to spoil, the error, and its whole message.
+# How to spoil the arguments, the error, and its whole message.
 CASES = {
     "2-D xs": (
         lambda g: setattr(g, "xs", g.xs[0]),
@@ -234,7 +234,7 @@ def test_bad_argument(case, backend):
     assert str(raised.value) == message
 
 
-def test_a_single_layer_is_a_tuple_too(backend):
+def test_states_of_one_layer_are_a_tuple(backend):
     good = Good(backend, LSTMWeights.random(I, N, seed=0))
     with pytest.raises(
         TypeError, match=r"^state: wanted a tuple of 1 LSTMState, .*; got one LSTMState\. Use \(state,\)$"
@@ -284,7 +284,7 @@ STEP_CASES = {
 
 @pytest.mark.parametrize("case", STEP_CASES)
 def test_bad_argument_of_a_step(case, backend):
-    """Also after a good step, whose checks are remembered."""
+    """A bad argument raises even after a valid step, whose checks are cached."""
     spoil, options, message = STEP_CASES[case]
     good = Good(backend)
     good.lstm.step(good.xs[0], good.state)
@@ -314,8 +314,8 @@ def test_bad_construction(weights, options, error, message):
     assert str(raised.value) == message
 
 
-def test_nothing_is_done_before_all_is_checked(backend, monkeypatch):
-    """The last argument is bad, and no step is taken: the first layer's either."""
+def test_all_is_checked_before_any_work(backend, monkeypatch):
+    """If the last argument is bad, not even the first layer takes a step."""
     good = Good(backend)
     calls = []
     for engine in good.lstm._layers.engines:
@@ -333,7 +333,7 @@ def test_nothing_is_done_before_all_is_checked(backend, monkeypatch):
 
 
 def test_empty_sequences_and_batches(backend):
-    """No steps: no outputs, and the initial state. No rows: nothing of everything."""
+    """Without steps, the outputs are empty and the state stays. Without rows, everything is empty."""
     good = Good(backend)
     outputs, states = good.lstm(good.xs[:0], good.state, lengths=[0] * B, is_first=np.zeros((0, B), bool))
     assert outputs.shape == (0, B, N)

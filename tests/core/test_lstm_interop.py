@@ -1,4 +1,4 @@
-"""Sequences and steps of an LSTM with arrays of other libraries: the same bits, and no copies."""
+"""Sequences and steps of an LSTM with arrays of other libraries: the same bits, without copies."""
 
 import sys
 
@@ -21,7 +21,7 @@ def library(request, monkeypatch):
 
 
 class Case:
-    """An LSTM, and its arguments as NumPy's arrays."""
+    """An LSTM, and its arguments as NumPy arrays."""
 
     def __init__(self, backend, dtype="float32", *, batch_first=False, **options):
         weights = StackedWeights.random(I, N, 2, seed=0, dtype=dtype, proj_size=P, **options)
@@ -61,7 +61,7 @@ class Case:
 
 
 def assert_results(library, got, wanted):
-    """The same bits, in the library that results are in."""
+    """Assert the same bits, in the library of the results."""
     result = library if library.gives else Native(library.backend)
     outputs, states = got
     wanted_outputs, wanted_states = wanted
@@ -97,7 +97,7 @@ def test_steps(library, residual):
 
 @pytest.mark.parametrize("shape", ["forward", "bidirectional", "batch first"])
 def test_results_are_not_copied(library, shape):
-    """What is returned is at the addresses of the arrays that were made for it."""
+    """Results are at the addresses that the LSTM allocated for them."""
     if not library.gives:
         pytest.skip("results are the backend's own")
     case = Case(library.backend, batch_first=shape == "batch first", bidirectional=shape == "bidirectional")
@@ -148,10 +148,10 @@ def test_messages_name_the_layer_and_how_to_cast(library):
     assert str(error.value).endswith(f"Use {cast}")
 
 
-@pytest.mark.skipif("emulated" not in BACKENDS, reason="its arrays are the stand-in's")
+@pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in's arrays")
 @pytest.mark.parametrize("handle", [None, 0x5000])
-def test_torch_orders_sequences(monkeypatch, handle):
-    """All of the work is on PyTorch's current stream, without an event."""
+def test_sequences_run_on_torchs_stream(monkeypatch, handle):
+    """All work is on PyTorch's current stream, without an event."""
     monkeypatch.setitem(sys.modules, "torch", torch_cuda)
     case = Case("cuda", bidirectional=True)
     xs, states = arrays.asarray(case.xs), case.states_of(case.states, arrays.asarray)
@@ -162,7 +162,7 @@ def test_torch_orders_sequences(monkeypatch, handle):
         case.lstm(xs, None, lengths=case.lengths)
         assert {entry[:2] for entry in streams.log} == {("launch", handle or 0)}
         streams.log.clear()
-        case.lstm(xs, states)  # CuPy's, whose stream is another
+        case.lstm(xs, states)  # CuPy's states are on another stream
         kinds = [entry[0] for entry in streams.log]
         assert {entry[1] for entry in streams.log if entry[0] == "launch"} == {handle or 0}
         assert kinds.count("wait") == (2 if handle else 0)
@@ -171,7 +171,7 @@ def test_torch_orders_sequences(monkeypatch, handle):
 
 
 def test_a_step_with_one_foreign_array(library):
-    """Of the backend's arrays all but one: it is taken all the same."""
+    """A step takes one foreign array among the backend's own."""
     case, native = Case(library.backend), Native(library.backend).make
     x, states, resets = native(case.xs[0]), case.states_of(case.states, native), case.states_of(case.resets, native)
     first = native(case.is_first[0])

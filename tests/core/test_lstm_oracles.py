@@ -1,4 +1,4 @@
-"""Whole sequences against numbers that TensorFlow 1, PyTorch, Flax and ONNX Runtime computed."""
+"""Compare whole sequences with numbers that TensorFlow 1, PyTorch, Flax and ONNX Runtime computed."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ TF1_OPTIONS = ("cell_clip", "num_proj", "proj_clip", "use_peepholes")
 
 
 def tf1_states(oracle, name):
-    """Pairs (h, c) of "init_l" or "final_l", layer by layer."""
+    """Return the pairs (h, c) of "init_l" or "final_l" for each layer."""
     layers = oracle.meta["layers"]
     return [(oracle[f"{name}{k}_h"], oracle[f"{name}{k}_c"]) for k in range(layers)]
 
@@ -55,7 +55,7 @@ def test_bidirectional_dynamic_rnn(name, backend):
 
 
 def test_fused_cell(backend):
-    """With a length of 0, for which LSTMBlockFusedCell, too, returns the initial state."""
+    """One length is 0. LSTMBlockFusedCell then returns the initial state too."""
     oracle = Oracle("tf1/fused_lens_peep_clip.npz")
     lstm = LSTM(convert.from_tf1(oracle.variables(), cell_clip=0.6), backend=backend)
     final = [(oracle["final_h"], oracle["final_c"])]
@@ -78,7 +78,7 @@ def test_torch_lstm(name, backend):
 
 
 def test_flax_rnn_with_lengths(backend):
-    """Flax's outputs past the end mean nothing."""
+    """Flax's outputs past the end are undefined, so they count as 0."""
     oracle = Oracle("jax/flax_linen_RNN_fwd_len.npz")
     cell = {key.split("['cell']")[1]: array for key, array in oracle.variables().items()}
     from_x, from_h, bias = (
@@ -95,7 +95,7 @@ def test_flax_rnn_with_lengths(backend):
 
 @pytest.mark.parametrize("name", names("onnx/*lens.npz"))
 def test_onnx_lens(name, backend):
-    """ONNX orders gates i, o, f, g, and has outputs (T, D, B, N)."""
+    """ONNX orders the gates i, o, f, g, and its outputs are (T, D, B, N)."""
     oracle = Oracle(name)
     direction = oracle.meta["attributes"].get("direction", "forward")
 

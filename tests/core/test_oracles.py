@@ -1,4 +1,4 @@
-"""The cell against numbers that TensorFlow 1 and PyTorch computed."""
+"""Compare the cell with numbers that TensorFlow 1 and PyTorch computed."""
 
 import json
 
@@ -14,7 +14,7 @@ CELL_OPTIONS = ("cell_clip", "num_proj", "proj_clip", "forget_bias", "use_peepho
 
 
 def tf1_weights(oracle, **options):
-    """Import an oracle's variables, whose names were flattened for the file: `projection_kernel`."""
+    """Import an oracle's variables. The file flattened their names, as in `projection_kernel`."""
     variables = {name.replace("projection_kernel", "projection/kernel"): a for name, a in oracle.variables().items()}
     return convert.from_tf1({f"rnn/lstm_cell/{name}": a for name, a in variables.items()}, **options)
 
@@ -47,7 +47,7 @@ def test_other_tf1_cells(name, options, backend):
 
 @pytest.mark.parametrize("name", names("tf1/raw_*.npz"))
 def test_tf1_operations(name, backend):
-    """LSTMBlockCell, BlockLSTM and BlockLSTMV2, with their defaults and without."""
+    """Run LSTMBlockCell, BlockLSTM and BlockLSTMV2, with and without their defaults."""
     oracle = Oracle(name)
     read = convert.from_block_lstm_v2 if "V2" in name else convert.from_block_lstm
     weights = read(**oracle.variables(), **{"use_peephole": False} | oracle.meta["args"])
@@ -55,7 +55,7 @@ def test_tf1_operations(name, backend):
 
 
 def test_tf1_fused_cell(backend):
-    """The outputs of a sequence, of the row that is valid to its end."""
+    """Compare the one row that is valid to the end of the sequence."""
     oracle = Oracle("tf1/fused_lens_peep_clip.npz")
     cell = LSTMCell(convert.from_tf1(oracle.variables(), cell_clip=0.6), backend=backend)
     longest = int(np.argmax(oracle["sequence_length"]))
@@ -70,7 +70,7 @@ def test_tf1_fused_cell(backend):
 
 @pytest.mark.parametrize("clip", [None, 1.5])
 def test_tf1_extreme_rows(clip, backend):
-    """Infinite, huge and NaN rows give TensorFlow's values, and change no other row by a bit."""
+    """Infinite, huge and NaN rows give TensorFlow's values, and change no bit of other rows."""
     oracle = Oracle("tf1/extreme_rows_f32.npz")
     cell = LSTMCell(tf1_weights(oracle, cell_clip=clip), backend=backend)
     x, state = cell.asarray(oracle["x"]), state_on(cell, oracle["h0"], oracle["c0"])
@@ -87,7 +87,7 @@ def test_tf1_extreme_rows(clip, backend):
 
 
 def test_tf1_state_order(backend):
-    """TensorFlow's packed state is [c | h]: its own numbers, by name and packed."""
+    """TensorFlow's packed state is [c | h]. Its numbers match by name and packed."""
     proof = json.loads((FOLDER / "tf1_state_order_proof.json").read_text())
     inputs = proof["inputs"]
     variables = {"kernel": np.full((4, 8), 0.5, np.float32), "bias": np.zeros(8, np.float32)}

@@ -1,4 +1,4 @@
-"""States packed in one array, or stacked over layers: nothing is lost, and no order is guessed."""
+"""States packed in one array, or stacked over layers: packing loses nothing and guesses no order."""
 
 import ml_dtypes
 import numpy as np
@@ -18,7 +18,7 @@ DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "
 
 
 def some_state(B, N, P, dtype="float64", seed=0):
-    """A state whose h and c have no number in common."""
+    """Return a state whose h and c have no number in common."""
     rng = np.random.default_rng([seed, B, N, P])
     c_dtype = np.float64 if dtype == "float64" else np.float32
     h, c = rng.uniform(0.1, 0.9, (B, P)), rng.uniform(1, 2, (B, N))
@@ -26,7 +26,7 @@ def some_state(B, N, P, dtype="float64", seed=0):
 
 
 def on(backend, state):
-    """The state on a backend's device."""
+    """Return the state on a backend's device."""
     place = select.choose(backend)
     return LSTMState(h=place.asarray(state.h, state.h.dtype), c=place.asarray(state.c, state.c.dtype))
 
@@ -57,7 +57,7 @@ def test_pack_and_unpack(B, N, P, order):
 
 
 def test_sixteen_bit_states_pack_in_float32():
-    """In c's dtype nothing is lost, and unpacking gives the cell's dtypes again."""
+    """c's dtype loses nothing, and unpacking restores the cell's dtypes."""
     h = np.array([[0.5, 1.0]], ml_dtypes.bfloat16)
     c = np.array([[1 / 3, 2.0, 3.0]], np.float32)
     packed = pack_state(LSTMState(h=h, c=c), order="hc")
@@ -97,7 +97,7 @@ def test_bad_arguments(call, error, message):
         call(state, np.zeros((2, 8)))
 
 
-# Several layers, stacked and the other way.
+# Several layers, packed and stacked.
 
 
 layers = st.lists(st.tuples(st.integers(1, 4), st.none() | st.integers(1, 4)), min_size=1, max_size=4)
@@ -105,7 +105,7 @@ layers = st.lists(st.tuples(st.integers(1, 4), st.none() | st.integers(1, 4)), m
 
 @given(B=st.integers(1, 3), sizes=layers, order=st.sampled_from(ORDERS), dtype=st.sampled_from(list(DTYPES)))
 def test_layers_come_back_bit_for_bit(backend_of_properties, B, sizes, order, dtype):
-    """Whatever their sizes; and read in the other order, each of them comes back wrong."""
+    """Layers of any sizes come back exact. Read in the other order, every layer is wrong."""
     Ns, Ps = [N for N, _ in sizes], [P for _, P in sizes]
     states = [
         on(backend_of_properties, some_state(B, N, P or N, dtype, seed=k))
@@ -131,7 +131,7 @@ def test_pairs_come_back_bit_for_bit(backend_of_properties, B, N, order, dtype):
 
 
 def test_layers_follow_each_other(backend):
-    """As TensorFlow's MultiRNNCell packs them: [c0 | h0 | c1 | h1]."""
+    """TensorFlow's MultiRNNCell packs layers as [c0 | h0 | c1 | h1]."""
     states = [some_state(2, 3, 1), some_state(2, 2, 4)]
     h0, c0, h1, c1 = (part for state in states for part in (state.h, state.c))
     given = tuple(on(backend, state) for state in states)
@@ -141,7 +141,7 @@ def test_layers_follow_each_other(backend):
     np.testing.assert_array_equal(host(one), np.hstack([c0, h0]))
 
 
-def test_a_pair_as_silero_keeps_it(backend):
+def test_a_pair_is_packed_as_silero_does(backend):
     state = some_state(2, 3, 3)
     packed = host(pack_state(on(backend, state), order="hc", axis=0))
     np.testing.assert_array_equal(packed[0], state.h)
@@ -150,7 +150,7 @@ def test_a_pair_as_silero_keeps_it(backend):
     np.testing.assert_array_equal(packed[0], state.c)
 
 
-def test_unpacking_copies_nothing_that_fits():
+def test_unpacking_returns_views_where_it_can():
     packed, pair = np.zeros((2, 18), np.float32), np.zeros((2, 3, 4), np.float32)
     of_layers = unpack_state(packed, [4, 5], order="ch")
     for state, base in ((of_layers[1], packed), (unpack_state(pair, 4, order="hc"), pair)):
@@ -161,7 +161,7 @@ def test_unpacking_copies_nothing_that_fits():
     assert half.h.dtype == np.float16
 
 
-def test_proj_size_says_what_is_left():
+def test_proj_size_gives_the_width_of_h():
     packed = np.zeros((2, 6))
     assert unpack_state(packed, 4, order="ch", proj_size=2).h.shape == (2, 2)
     assert unpack_state(np.zeros((2, 3, 4)), 4, order="ch", proj_size=4).h.shape == (3, 4)
@@ -302,7 +302,7 @@ def test_stack_and_unstack(dtype, backend):
     assert all(same_bits(ours, theirs) for ours, theirs in zip(back, states, strict=True))
 
 
-def test_unstacked_states_are_views_and_stacked_ones_are_not():
+def test_only_unstacked_states_are_views():
     state = some_state(3, 4, 2)
     stacked = stack_states([state])
     assert not np.shares_memory(stacked.h, state.h)
@@ -326,11 +326,11 @@ def test_libraries_do_not_mix():
 
 @needs_cuda
 def test_on_another_device():
-    """The result is where the states are; states of two devices are refused."""
+    """Results are on the device of the states. States of two devices raise."""
     import cupy
 
     if cupy.cuda.runtime.getDeviceCount() < 2:
-        pytest.skip("there is one GPU only")
+        pytest.skip("needs two GPUs")
     state = some_state(2, 4, 4, "float16")
     first, second = on("cuda:0", state), on("cuda:1", state)
     packed = pack_state((second, second), order="hc")
@@ -350,7 +350,7 @@ def library(request, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_arrays_of_other_libraries(library, dtype):
-    """What comes back is in the library that came, the same numbers, and unpacked as views."""
+    """Results have the same numbers, are in the given library, and are views after unpacking."""
     result = library if library.gives else Native(library.backend)
     c_dtype = np.dtype("float32")
     rng = np.random.default_rng(0)
@@ -367,13 +367,13 @@ def test_arrays_of_other_libraries(library, dtype):
         assert isinstance(got, result.type)
         np.testing.assert_array_equal(result.host(got).astype("f8"), array.astype("f8"))
     first = unpack_state(packed, (5, 5), order="ch", proj_size=(4, 4))[0]
-    if library.written or not library.gives:  # JAX, whose arrays never change, has no views
+    if library.written or not library.gives:  # JAX has no views, as its arrays are immutable
         assert result.address(first.c) == result.address(packed)
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_one_layer_as_an_lstm_keeps_it(order):
-    """A tuple of one state is stacked as (2, B, N), and unpacked to a tuple."""
+def test_a_tuple_of_one_state_stays_a_tuple(order):
+    """A tuple of one state packs to (2, B, N), and unpacks to a tuple."""
     state = some_state(3, 4, 4)
     packed = pack_state((state,), order=order, axis=0)
     np.testing.assert_array_equal(packed[order.index("h")], state.h)

@@ -1,4 +1,4 @@
-"""lstm_pointwise: the step without its matmul, for people who bring their own."""
+"""lstm_pointwise: the step without its matmul, for callers who do their own."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
 
 def maker(backend, dtype):
-    """A function that puts numbers on the backend, in the dtype of gates, or in c's."""
+    """Return a function that puts numbers on the backend, in the gates' dtype or in c's."""
     cell = LSTMCell(LSTMWeights.random(1, 1, dtype=dtype, seed=0), backend=backend)
     c_dtype = cell.zero_state(0).c.dtype
     return lambda values, c=False: cell.asarray(values, c_dtype if c else dtype)
@@ -34,7 +34,7 @@ def maker(backend, dtype):
     dtype=st.sampled_from(DTYPES),
 )
 def test_formula(backend_of_properties, B, N, gates_h, bias, peephole, cell_clip, activation, reset, dtype):
-    """A cell whose input is its gates: weight_ih is one, and h has no part or that of gates_h."""
+    """The reference is a cell whose input is its gates: weight_ih is the identity, and weight_hh is zero."""
     make, rng = maker(backend_of_properties, dtype), np.random.default_rng(B + N)
     gates, c = make(rng.normal(size=(B, 4 * N))), make(rng.normal(size=(B, N)), c=True)
     options = {"cell_clip": cell_clip, "activation": activation}
@@ -75,7 +75,7 @@ def test_formula(backend_of_properties, B, N, gates_h, bias, peephole, cell_clip
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_agrees_with_the_cell(dtype, backend):
-    """Your matmul and lstm_pointwise are the cell."""
+    """A matmul and lstm_pointwise together equal the cell."""
     weights = LSTMWeights.random(6, 8, peephole=True, cell_clip=0.5, dtype=dtype, seed=0)
     cell = LSTMCell(weights, backend=backend)
     make, rng = maker(backend, dtype), np.random.default_rng(0)
@@ -113,7 +113,7 @@ def test_out_in_place_and_strides(dtype, backend):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offset", [0, 1, 2])
 def test_every_argument_in_strides(offset, dtype, backend):
-    """Rows that are part of wider ones, which begin at no multiple of a vector; columns that are not neighbours."""
+    """Rows are parts of wider, unaligned ones, or have columns that are not adjacent."""
     make, rng = maker(backend, dtype), np.random.default_rng(0)
     B, N = 5, 8
     first = [True, False, True, False, False]
@@ -123,14 +123,14 @@ def test_every_argument_in_strides(offset, dtype, backend):
     wanted = lstm_pointwise(is_first=first, **values).to_numpy()
 
     def inside(array):
-        """The same values in rows of a wider array."""
+        """Return the same values in rows of a wider array."""
         like = make(np.zeros((*array.shape[:-1], array.shape[-1] + 7)), c=array.dtype == values["c"].dtype)
         view = like[..., offset : offset + array.shape[-1]]
         view[...] = array
         return view
 
     def spread(array):
-        """The same values, every second element of a longer row."""
+        """Return the same values as every second element of a longer row."""
         like = make(np.zeros((*array.shape[:-1], 2 * array.shape[-1])), c=array.dtype == values["c"].dtype)
         like[..., ::2] = array
         return like[..., ::2]
@@ -146,7 +146,7 @@ def test_every_argument_in_strides(offset, dtype, backend):
     np.testing.assert_array_equal(got.c, wanted.c)
 
 
-def test_dropped_nan(backend):
+def test_nan_of_reset_rows_is_dropped(backend):
     make = maker(backend, "float32")
     gates, c = make(np.ones((2, 8))), make(np.array([[1.0, 2.0], [np.nan, np.inf]]), c=True)
     gates_h = make(np.stack([np.ones(8), np.full(8, np.nan)]))

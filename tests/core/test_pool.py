@@ -1,4 +1,4 @@
-"""StatePool: slots, steps of some of them, other libraries, threads, memory, and what fails half-way."""
+"""StatePool: slots, steps, other libraries, memory, threads and failures half-way."""
 
 import copy
 import itertools
@@ -42,7 +42,7 @@ def layered(backend, seed=0):
 
 
 def filled(owner, capacity, live, seed=0):
-    """A pool whose first slots are live, with random states; and these."""
+    """Return a pool whose first slots are live with random states, and those states."""
     pool = make_pool(owner, capacity)
     layers = random_layers(owner, live, np.random.default_rng(seed))
     pool.write(pool.allocate(live), state_of(owner, layers))
@@ -55,7 +55,7 @@ def inputs(owner, B, seed=1):
 
 
 def contents(pool):
-    """All that a pool holds, to be compared."""
+    """Return everything that a pool holds, in a form that can be compared."""
     slots = pool.slots
     layers = layers_of(pool._cell, pool.read(slots))
     return slots.tolist(), [(state.h.tobytes(), state.c.tobytes()) for state in layers]
@@ -64,8 +64,8 @@ def contents(pool):
 # Slots.
 
 
-def test_slots_have_an_order(backend):
-    """Low ones first; then those released last, in the order in which they were."""
+def test_slots_are_allocated_in_order(backend):
+    """Reuse the slots of the last release first, in the order given. Then take unused slots in ascending order."""
     pool = make_pool(plain_cell(backend), 6)
     assert (pool.capacity, pool.live, pool.slots.tolist()) == (6, 0, [])
     first = pool.allocate()
@@ -89,7 +89,7 @@ def test_a_full_pool(backend):
     assert issubclass(PoolFullError, RuntimeError)
 
 
-def test_what_allocate_returns_is_the_callers(backend):
+def test_allocate_and_slots_return_copies(backend):
     pool = make_pool(plain_cell(backend), 4)
     slots = pool.allocate(2)
     slots[:] = 3
@@ -100,7 +100,7 @@ def test_what_allocate_returns_is_the_callers(backend):
 
 @pytest.mark.parametrize("make", [plain_cell, layered])
 def test_a_slot_begins_with_zeros(make, backend):
-    """... whatever was in it: states, NaN and infinities."""
+    """Allocating or resetting a slot clears its state, even NaN and infinities."""
     owner = make(backend)
     pool, _ = filled(owner, 4, 4)
     poisoned = random_layers(owner, 4, np.random.default_rng(0))
@@ -130,7 +130,7 @@ def test_a_slot_begins_with_zeros(make, backend):
     ],
     ids=str,
 )
-def test_what_slots_may_be(slots, backend):
+def test_slots_accept_all_integer_sequences(slots, backend):
     owner = plain_cell(backend)
     pool, layers = filled(owner, 5, 4)
     got = layers_of(owner, pool.read(slots))[0]
@@ -173,8 +173,8 @@ def test_no_slots(backend):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_step_is_the_cells(dtype, backend):
-    """The same numbers as the cell's for the same batch, in NumPy the same bits; other slots stay as they are."""
+def test_a_step_equals_the_cells(dtype, backend):
+    """A step gives the cell's numbers, on NumPy bit for bit. Other slots don't change."""
     owner = plain_cell(backend, dtype, proj_size=P, peephole=True)
     pool, layers = filled(owner, 9, 7)
     slots = [5, 0, 3]
@@ -203,7 +203,7 @@ def test_layers_step_as_the_lstm(backend):
     for after, new in zip(layers_of(owner, pool.read(slots)), news, strict=True):
         assert_as_the_cells(owner, after.h, new.h)
         assert_as_the_cells(owner, after.c, new.c)
-    assert np.abs(wanted - news[-1].h).max() > 0, "the top layer is residual"
+    assert np.abs(wanted - news[-1].h).max() > 0, "the output should differ from h, as the top layer is residual"
 
 
 @pytest.mark.parametrize("make", [plain_cell, layered])
@@ -256,9 +256,9 @@ def test_a_first_row_forgets_nan(backend):
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("rows", [7, 20_000])
 def test_any_strides_of_x(padded, rows, backend):
-    """Also of so many rows that they are picked in parts."""
+    """x and is_first may have any strides, even with so many rows that they are gathered in parts."""
     if backend != "numpy" and rows > 7:
-        pytest.skip("large for an emulator")
+        pytest.skip("too large to emulate")
     owner = plain_cell(backend, "float64")
     pool, layers = filled(owner, rows, rows)
     slots = np.random.default_rng(3).permutation(rows)
@@ -288,8 +288,8 @@ def test_memory_mapped_inputs(tmp_path):
         pool.write(range(4), state_of(owner, layers))
 
 
-def test_out_of_another_width_than_x(backend):
-    """x and out that passed apart must pass together, too."""
+def test_the_width_of_out_is_always_checked(backend):
+    """out is checked against x, even if x alone has passed before."""
     owner = plain_cell(backend)
     pool, _ = filled(owner, 4, 2)
     x = owner.asarray(inputs(owner, 2))
@@ -339,7 +339,7 @@ def library(request, monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_other_libraries(library, dtype):
-    """x, masks, slots and states of a library are taken, and results are of the library of x."""
+    """Accept x, masks, slots and states of a library, and return results in the library of x."""
     owner = plain_cell(library.backend, dtype, proj_size=P)
     pool, layers = filled(owner, 6, 5)
     slots = np.array([4, -1, 0])
@@ -385,7 +385,7 @@ def test_states_of_layers_of_other_libraries(library):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Memory traced, with all work in this thread: others have scratch of their own, when they come to work."""
+    """Trace memory, with all work in this thread, as other threads allocate their own scratch."""
     monkeypatch.setattr(blas, "threads", lambda: 1)
     tracemalloc.start()
     yield
@@ -393,7 +393,7 @@ def traced(monkeypatch):
 
 
 def allocated(call, times):
-    """By how much `times` calls grow the memory that is held, and the most that is allocated meanwhile."""
+    """Return how much memory `times` calls keep, and the most that they allocate meanwhile."""
     before = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
     for _ in range(times):
@@ -402,7 +402,7 @@ def allocated(call, times):
     return after - before, peak - before
 
 
-# What the interpreter itself keeps in a thousand calls; an object that each kept would be 16,000 at least.
+# Bytes that the interpreter itself keeps over a thousand calls. One object kept by each call would take 16,000.
 KEPT = 2000
 
 
@@ -468,8 +468,8 @@ def test_memory_counts_states(backend):
     assert pool.memory.states == rows if backend == "numpy" else rows <= pool.memory.states <= 4 * rows  # padded
 
 
-def test_a_large_pool_is_as_quick_as_a_small_one(traced):
-    """No call makes anything of the pool's size, which it would need to take time by it."""
+def test_no_call_allocates_the_pools_size(traced):
+    """No call allocates memory in proportion to the pool, so its size doesn't slow a call."""
     owner = LSTMCell(LSTMWeights.random(1, 1, seed=0), backend="numpy")
     pool = make_pool(owner, 2_000_000)
     x = inputs(owner, 2)
@@ -490,7 +490,7 @@ def test_a_large_pool_is_as_quick_as_a_small_one(traced):
 
 
 def test_threads_step_in_turn(backend):
-    """Each thread its own slots: all is as if one had been called after the other."""
+    """Threads that step different slots give the same results as calls one after the other."""
     owner = layered(backend)
     threads, rows, steps = 4, 3, 60 if backend == "numpy" else 5
     pool, layers = filled(owner, threads * rows, threads * rows)
@@ -544,7 +544,7 @@ def test_threads_allocate_in_turn(backend):
 
 
 def test_a_release_within_another_call(backend, monkeypatch):
-    """As of a `__del__`, which may run at any time: it neither waits for ever nor spoils what runs."""
+    """A release inside another call, such as from `__del__`, neither deadlocks nor corrupts that call."""
     pool = make_pool(plain_cell(backend), 6)
     pool.allocate(3)
     clear, within = pool._engine.clear, [1]
@@ -563,7 +563,7 @@ def test_a_release_within_another_call(backend, monkeypatch):
 # Failures half-way.
 
 
-def test_what_fails_allocates_nothing(backend, monkeypatch):
+def test_a_failed_allocate_takes_no_slots(backend, monkeypatch):
     pool, _ = filled(plain_cell(backend), 5, 2)
     before = contents(pool)
 
@@ -594,10 +594,10 @@ def test_a_step_that_fails_changes_nothing(failing, monkeypatch):
     assert contents(pool) == before
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # where `open` is interrupted, Python closes it
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Python closes the file if `open` is interrupted
 @pytest.mark.parametrize("name", ["allocate", "release", "reset", "write", "step", "load"])
 def test_interrupted_at_any_moment(name, tmp_path):
-    """A call that is interrupted, at whatever moment, has done all or nothing, and the pool goes on."""
+    """A call interrupted at any moment has done all its work or none, and the pool stays usable."""
     owner = layered("numpy")
     other, _ = filled(owner, 8, 3, seed=5)
     other.save(tmp_path / "pool")
@@ -620,7 +620,7 @@ def test_interrupted_at_any_moment(name, tmp_path):
         pool, _ = filled(owner, 8, 5)
         calls[name](
             filled(owner, 8, 5)[0]
-        )  # so that the call is as long each time: what was interrupted has no scratch
+        )  # creates the scratch that the interrupted call lost, so each call has the same length
         if moments.interrupted(lambda pool=pool: calls[name](pool), moment) is None:
             break
         now = contents(pool)
@@ -677,7 +677,7 @@ def test_odd_sizes(backend, input_size, units, projected, dtype):
 
 
 def test_calls_wait_for_each_other(tmp_path):
-    """Each method but for what is one number waits until the one before is done."""
+    """Every method waits for the running one, except properties that are a single number."""
     owner = plain_cell("numpy")
     pool, layers = filled(owner, 9, 7)
     path, x = tmp_path / "pool", inputs(owner, 1)

@@ -1,4 +1,4 @@
-"""Bad arguments of a pool: on every backend the same error in the same words, and nothing has changed."""
+"""Bad arguments of a pool: every backend raises the same error in the same words, and nothing changes."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ OF_A_STEP = "slots: wanted live slots, each once, or -1 for a padding row; got "
 
 
 class Good:
-    """A pool with live slots 0 to 5, and the arguments of a good step, for a case to spoil."""
+    """A pool with live slots 0 to 5 and the arguments of a valid step, for a case to spoil."""
 
     def __init__(self, backend, *, stacked=False):
         weights = [LSTMWeights.random(I, N, proj_size=P, seed=0), LSTMWeights.random(P, N, seed=1)]
@@ -49,7 +49,7 @@ class Good:
 
 
 def refused(good, call, error, message):
-    """The call raises exactly this, and the pool is as it was."""
+    """Assert that the call raises exactly this error and that the pool doesn't change."""
     before = good.contents()
     kind = good.owner.xp.ndarray
     with pytest.raises(error) as caught:
@@ -60,16 +60,16 @@ def refused(good, call, error, message):
 
 
 class OnGpu:
-    """An array on a device that is not the host's."""
+    """An array on a device that no backend uses."""
 
     def __dlpack_device__(self):
         return (8, 0)
 
     def __dlpack__(self, **_):
-        raise AssertionError("nobody looks at its memory")
+        raise AssertionError("its memory should not be read")
 
 
-# Slots, and the error of every call that takes some.
+# Bad slots, and the error of every call that takes slots.
 SLOTS = {
     "a float": (2.0, TypeError, "slots: wanted integers in host memory; got float"),
     "a bool": (True, TypeError, "slots: wanted integers in host memory; got bool"),
@@ -128,7 +128,7 @@ def test_slots(case, name, backend):
     if np.lib.NumpyVersion(np.__version__) < "2.0.0":
         message = message.replace("numpy.bool", "numpy.bool_")
     if case == "an array elsewhere" and backend != "numpy":
-        pytest.skip("its device is the host's matter")
+        pytest.skip("only NumPy names the device of slots")
     refused(good, lambda: CALLS[name](good, slots), error, message)
 
 
@@ -156,7 +156,7 @@ def test_slots_among_padding(slots, message, backend):
 
 @pytest.mark.parametrize("slots", [8, 6, -2, -1])
 def test_one_slot(slots, backend):
-    """A single int is refused as a list of it is."""
+    """A single int raises the same error as a list of it."""
     good = Good(backend)
     for name, call in CALLS.items():
         good.x, good.state = good.x[:1], good.owner.zero_state(1)
@@ -169,8 +169,8 @@ def test_one_slot(slots, backend):
         assert str(one.value) == str(several.value)
 
 
-def test_doubles_are_found_wherever_they_are(backend):
-    """Also in a batch that is looked at in parts."""
+def test_duplicate_slots_are_found_anywhere(backend):
+    """Duplicates are found even in a batch that is checked in parts."""
     owner = LSTMCell(LSTMWeights.random(1, 1, seed=0), backend=backend)
     pool = make_pool(owner, 10_000)
     slots = np.random.default_rng(0).permutation(pool.allocate(10_000))
@@ -184,7 +184,7 @@ def test_doubles_are_found_wherever_they_are(backend):
         pool.read(slots)
 
 
-# A step's arguments: what to spoil, the error, and its whole message.
+# How to spoil a step's arguments, the error, and its whole message.
 STEPS = {
     "1-D x": (
         lambda g: setattr(g, "x", g.x[0]),
@@ -284,8 +284,8 @@ STEPS = {
 
 
 @pytest.mark.parametrize("case", STEPS)
-def test_steps(case, backend):
-    """... and what was good before is good after: the second time, too, when signatures are known."""
+def test_a_steps_arguments(case, backend):
+    """Errors repeat on the second call, when signatures are known. Valid arguments still work afterwards."""
     good = Good(backend)
     good()
     spoil, error, message = STEPS[case]
@@ -312,7 +312,7 @@ def test_out_in_the_memory_of_a_mask():
     refused(good, good, ValueError, "out: wanted memory apart from is_first; got addresses within its span")
 
 
-def test_out_of_a_library_that_never_writes():
+def test_immutable_out_is_refused():
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     good = Good("numpy")
     good.options["out"] = jax.numpy.zeros((B, P))
@@ -433,7 +433,7 @@ def test_states_of_layers(case, backend):
     refused(good, lambda: good.pool.write([0, 1, 2], make(good)), error, message)
 
 
-# All else.
+# Other arguments.
 
 OTHERS = {
     "allocate a float": (lambda g: g.pool.allocate(1.0), TypeError, "n: wanted an int; got float"),
@@ -461,7 +461,7 @@ def test_other_arguments(case, backend):
     refused(good, lambda: call(good), error, message)
 
 
-def test_what_a_pool_is_made_of(backend):
+def test_arguments_of_a_pool(backend):
     cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend=backend)
     both = LSTM(StackedWeights.random(I, N, bidirectional=True, seed=0), backend=backend)
     for arguments, error, message in (

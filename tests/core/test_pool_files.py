@@ -1,4 +1,4 @@
-"""Files of pools: bit for bit into any pool that fits, whole or not at all, and clear about what does not fit."""
+"""Files of pools restore states bit for bit, are written all or nothing, and load only if they fit."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def owner_of(backend, dtype="float32", stacked=False, seed=0):
 
 
 def filled(owner, capacity=9, released=(1, 4), live=6, seed=0):
-    """A pool with gaps among its live slots."""
+    """Return a pool with gaps among its live slots."""
     pool = make_pool(owner, capacity)
     pool.write(pool.allocate(live), state_of(owner, random_layers(owner, live, np.random.default_rng(seed))))
     pool.release(list(released))
@@ -44,19 +44,19 @@ def contents(pool):
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_round_trip(dtype, stacked, backend, tmp_path):
-    """Into another pool, of other weights and another capacity, whose own slots are gone then."""
+    """Load into a pool of other weights and another capacity, which loses its own slots."""
     path = tmp_path / "pool.safetensors"
     pool = filled(owner_of(backend, dtype, stacked))
     pool.save(path)
     first = path.read_bytes()
     pool.save(str(path))
-    assert path.read_bytes() == first, "the same states give the same bytes"
+    assert path.read_bytes() == first, "equal states should give equal bytes"
     for capacity in (6, 9, 1000):
         other = filled(owner_of(backend, dtype, stacked, seed=5), capacity, (), 6, seed=8)
         other.load(path)
         assert contents(other) == contents(pool)
         assert other.slots.tolist() == [0, 2, 3, 5]
-        assert other.allocate(2).tolist() == [1, 4], "the lowest free ones"
+        assert other.allocate(2).tolist() == [1, 4], "the lowest free slots should come first"
         for layer in layers_of(other._cell, other.read([1, 4])):
             assert not layer.h.any()
             assert not layer.c.any()
@@ -94,8 +94,7 @@ def test_a_loaded_pool_steps_on(backend, tmp_path):
     assert contents(other) == contents(pool)
 
 
-def test_what_a_file_holds(tmp_path):
-    """As its format says."""
+def test_arrays_and_options_of_a_file(tmp_path):
     pool, path = filled(owner_of("numpy", "bfloat16", stacked=True)), tmp_path / "pool"
     pool.save(path)
     arrays, options = files.load(path, "StatePool")
@@ -112,7 +111,7 @@ def test_what_a_file_holds(tmp_path):
     }
 
 
-# What does not fit is said, and the pool is as it was.
+# A file that doesn't fit raises, and the pool doesn't change.
 
 
 def refused(pool, path, message):
@@ -138,13 +137,13 @@ def refused(pool, path, message):
         ),
     ],
 )
-def test_other_forms(dtype, stacked, message, backend, tmp_path):
+def test_files_of_other_forms_are_refused(dtype, stacked, message, backend, tmp_path):
     path = tmp_path / "pool.safetensors"
     filled(owner_of(backend)).save(path)
     refused(filled(owner_of(backend, dtype, stacked), seed=3), path, message)
 
 
-def test_too_small_a_pool(backend, tmp_path):
+def test_a_pool_that_is_too_small_is_refused(backend, tmp_path):
     path = tmp_path / "pool.safetensors"
     filled(owner_of(backend)).save(path)
     pool = filled(owner_of(backend), 5, (), 3, seed=3)
@@ -162,7 +161,7 @@ def test_files_of_weights(backend, tmp_path):
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_weights_have_no_integers(name, tmp_path):
-    """Though pools have."""
+    """Only pools have integer arrays."""
     weights = LSTMWeights.random(I, N, proj_size=P, peephole=True, seed=0)
     arrays = {**weights.arrays(), name: weights.arrays()[name].astype(np.int64)}
     files.save(tmp_path / "w", "LSTMWeights", arrays, weights.options())
@@ -170,7 +169,7 @@ def test_weights_have_no_integers(name, tmp_path):
         LSTMWeights.load(tmp_path / "w")
 
 
-# Files whose checksum agrees, but which no pool has written: what is changed of arrays and options, and the message.
+# Files with a valid checksum that no pool has written: the changed arrays, the changed options, and the message.
 SLOTS = np.array([0, 2, 3, 5])
 DAMAGED = {
     "slots of int32": ({"slots": SLOTS.astype("i4")}, {}, "no states have the dtype I32"),
@@ -201,7 +200,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("case", DAMAGED)
-def test_damaged(case, backend, tmp_path):
+def test_damaged_files_are_refused(case, backend, tmp_path):
     arrays, options, message = DAMAGED[case]
     pool, path = filled(owner_of(backend)), tmp_path / "pool"
     pool.save(path)
@@ -212,7 +211,7 @@ def test_damaged(case, backend, tmp_path):
     refused(filled(owner_of(backend), seed=3), path, message)
 
 
-def test_every_flipped_byte_and_every_truncation_is_noticed(tmp_path):
+def test_each_flipped_byte_and_truncation_raises(tmp_path):
     path, pool = tmp_path / "pool", filled(owner_of("numpy"))
     pool.save(path)
     content = path.read_bytes()
@@ -248,8 +247,8 @@ def test_missing_file(tmp_path):
 # Saving.
 
 
-def test_others_go_on_while_a_file_is_written(monkeypatch, tmp_path):
-    """... and it has the states of the instant before."""
+def test_other_threads_go_on_during_a_save(monkeypatch, tmp_path):
+    """The file has the states from the start of the save."""
     owner = owner_of("numpy")
     pool, path = filled(owner), tmp_path / "pool"
     before, write = contents(pool), pool_files.save
@@ -258,7 +257,7 @@ def test_others_go_on_while_a_file_is_written(monkeypatch, tmp_path):
         worker = threading.Thread(target=lambda: (pool.reset([0, 2]), pool.release(3)))
         worker.start()
         worker.join(10)
-        assert not worker.is_alive(), "the pool was locked"
+        assert not worker.is_alive(), "the save should not lock the pool"
         write(*arguments)
 
     monkeypatch.setattr(pool_files, "save", step_and_write)
@@ -268,7 +267,7 @@ def test_others_go_on_while_a_file_is_written(monkeypatch, tmp_path):
     assert contents(pool) == before
 
 
-def test_a_load_that_fails_while_it_writes(monkeypatch, tmp_path):
+def test_a_failed_load_restores_the_states(monkeypatch, tmp_path):
     pool, path = filled(owner_of("numpy"), seed=1), tmp_path / "pool"
     filled(owner_of("numpy"), released=[0], seed=2).save(path)
     before, write, calls = contents(pool), pool._engine.write, []
@@ -289,7 +288,7 @@ def test_a_load_that_fails_while_it_writes(monkeypatch, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and killed")
 @pytest.mark.parametrize(("way", "breaks"), [("carefully", False), ("naively", True)])
 def test_killed_while_saving(way, breaks, tmp_path):
-    """At 200 random moments: the old file or the new one, each time; unless it is just written, which shows here."""
+    """After each of 200 random kills, the old or the new file is there. A plain write would break some."""
     kills = 200
     result = subprocess.run(
         [sys.executable, "-m", "support.pool_kills", str(tmp_path), way, str(kills)],
@@ -302,4 +301,4 @@ def test_killed_while_saving(way, breaks, tmp_path):
     whole, broken, amid = map(int, result.stdout.split())
     assert whole + broken == kills
     assert (broken > 0) == breaks
-    assert (amid > 0) != breaks, "kills came in the midst of saves"
+    assert (amid > 0) != breaks, "some kills should come in the middle of a save"

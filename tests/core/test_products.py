@@ -1,4 +1,4 @@
-"""Products of the NumPy backend: cut or not, they are the product; and they are cut where that is faster."""
+"""Products of the NumPy backend are correct, cut or not, and are cut where that is faster."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from fusedlstm.backends.numpy.matmul import Product, Weight
 
 @pytest.fixture
 def small_kernels(monkeypatch):
-    """A BLAS with kernels for small products."""
+    """Pretend that the BLAS has kernels for small products."""
     monkeypatch.setattr(matmul, "has_small_kernels", lambda: True)
 
 
@@ -22,7 +22,7 @@ def is_cut(B, K, N, dtype="float32"):
 
 @st.composite
 def cases(draw):
-    """Sizes, and limits that these are cut by."""
+    """Draw sizes, and the limits that decide how products are cut."""
     names = ("B", "K", "N", "S", "skip", "small", "width")
     ranges = [st.integers(1, 40)] * 3 + [st.sampled_from([1, 4]), st.integers(0, 3), st.integers(1, 4000)]
     return dict(zip(names, [draw(each) for each in [*ranges, st.sampled_from([16, 64, 256])]], strict=True))
@@ -30,8 +30,8 @@ def cases(draw):
 
 @settings(max_examples=300, deadline=None)
 @given(case=cases(), kernels=st.booleans(), dtype=st.sampled_from(["float32", "float64"]))
-def test_a_product_is_the_product(case, kernels, dtype):
-    """Whatever the limits that it is cut by, with an x and weights that are parts of others."""
+def test_a_cut_product_is_correct(case, kernels, dtype):
+    """x and the weights are slices of larger arrays, and the limits vary."""
     B, K, N, S, skip = (case[name] for name in ("B", "K", "N", "S", "skip"))
     rng = np.random.default_rng(B + K + N)
     rows = rng.normal(size=(S, skip + K, N)).astype(dtype)
@@ -52,7 +52,7 @@ def test_a_product_is_the_product(case, kernels, dtype):
     np.testing.assert_allclose(out, exact, atol=1e-4 if dtype == "float32" else 1e-12)
 
 
-def test_no_piece_is_more_than_the_kernels_take(small_kernels):
+def test_pieces_fit_the_small_kernels(small_kernels):
     for B, K, N in [
         (2, 1280, 640),
         (31, 1024, 512),
@@ -71,26 +71,26 @@ def test_no_piece_is_more_than_the_kernels_take(small_kernels):
         assert min(x.shape[1] for x, _, _ in pieces) > 1
 
 
-def test_when_it_is_cut(small_kernels, monkeypatch):
+def test_products_are_cut_where_it_pays(small_kernels, monkeypatch):
     assert is_cut(2, 256, 128)
     assert is_cut(10_000, 1024, 512)
     assert is_cut(32, 1280, 640, "float64")
-    assert not is_cut(1, 1024, 512)  # a product of a vector needs no packing
-    assert not is_cut(2, 16_000, 512)  # one row of columns is too much already
+    assert not is_cut(1, 1024, 512)  # a vector's product needs no packing
+    assert not is_cut(2, 16_000, 512)  # a single row exceeds the limit
     assert is_cut(32, 3900, 512)
-    assert not is_cut(32, 3910, 512)  # groups of three rows at most
+    assert not is_cut(32, 3910, 512)  # at most three rows would fit
     assert not is_cut(0, 256, 128)
     monkeypatch.setattr(matmul, "has_small_kernels", lambda: False)
     assert not is_cut(16, 256, 128)
 
 
 @pytest.mark.parametrize(("kernel", "known"), [("SkylakeX", True), ("Haswell", False), (None, False)])
-def test_which_kernels_are_known(kernel, known, monkeypatch):
+def test_known_kernels_are_small(kernel, known, monkeypatch):
     monkeypatch.setattr(blas, "kernel", lambda: kernel)
     assert matmul.has_small_kernels.__wrapped__() is known
 
 
-def test_layouts_are_made_once_and_when_needed(small_kernels):
+def test_layouts_are_made_once_on_demand(small_kernels):
     made = []
     rows = np.random.default_rng(0).normal(size=(4, 20, 8)).astype(np.float32)
     weight = Weight(lambda: made.append(1) or rows)
@@ -112,8 +112,8 @@ def test_layouts_are_made_once_and_when_needed(small_kernels):
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("proj_size", [None, 70])
-def test_steps_and_sequences_of_cut_products(bias, proj_size, small_kernels, monkeypatch):
-    """Beside those of products that are not cut: sizes of several columns and groups, and with a rest of both."""
+def test_cut_products_match_plain_ones(bias, proj_size, small_kernels, monkeypatch):
+    """Sizes have several columns and groups, and a remainder of both."""
     I, N, T = 150, 170, 5
     weights = LSTMWeights.random(I, N, seed=3, proj_size=proj_size, bias=bias)
     rng = np.random.default_rng(0)

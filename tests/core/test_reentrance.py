@@ -1,7 +1,7 @@
-"""Calls in the middle of calls of the same thread: in signal handlers, finalizers, trace functions and callbacks.
+"""Reentrant calls of one thread: in signal handlers, finalizers, trace functions and callbacks.
 
-Cells, LSTMs and lstm_pointwise give both calls the right numbers; Steppers and pools refuse the inner call. It is made
-at every line of the outer one.
+Cells, LSTMs and lstm_pointwise give both calls the right numbers. Steppers and pools refuse the inner call. Most tests
+make the inner call at every line of the outer one.
 """
 
 import functools
@@ -30,7 +30,7 @@ REFUSED = "is in the middle of a call in this thread"
 
 
 def bits(*results):
-    """The bits of states, arrays, and tuples of both."""
+    """Return the bytes of states, arrays, and tuples of both."""
     parts = []
     for result in results:
         if isinstance(result, LSTMState):
@@ -43,7 +43,7 @@ def bits(*results):
 
 
 def refused(call, words=REFUSED):
-    """Whether a call raises RuntimeError, which must have these words."""
+    """Return whether a call raises RuntimeError. Its message must contain `words`."""
     try:
         call()
     except RuntimeError as error:
@@ -55,7 +55,7 @@ def refused(call, words=REFUSED):
 
 
 def at(moment):
-    """Have a function do what it does at one of its calls alone, counted from 0."""
+    """Make a function act at only one of its calls, counted from 0."""
 
     def decorate(function):
         count = itertools.count()
@@ -68,8 +68,8 @@ def weights(seed=0, **options):
     return LSTMWeights.random(I, N, seed=seed, **options)
 
 
-# Cells, LSTMs and lstm_pointwise: what a call is, of a number that its arguments depend on. Batches of these numbers
-# have equal and unequal sizes, as scratch is kept by size.
+# Cells, LSTMs and lstm_pointwise. A call takes a number that selects its arguments. Some of the batches have equal
+# sizes and some don't, as scratch is kept by size.
 
 SIZES = (B, B, 2 * B + 1, 1)
 
@@ -144,7 +144,7 @@ CALLS = {
 
 
 class Inner:
-    """A call to be made in the middle of others, whose results are compared."""
+    """A call to make in the middle of others. It checks its own results."""
 
     def __init__(self, call):
         self._call, self._wanted = call, [call(number) for number in range(len(SIZES))]
@@ -163,7 +163,7 @@ class Inner:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_at_every_line(name, backend):
-    """Both calls have the numbers that they have alone, wherever in the outer one the inner one is made."""
+    """An outer call and inner calls at each of its lines all return the same numbers as alone."""
     call = CALLS[name](backend)
     inner = Inner(call)
     got, lines = moments.lines(lambda: call(0), inner, once=backend != "numpy")
@@ -173,7 +173,7 @@ def test_at_every_line(name, backend):
 
 @pytest.mark.parametrize("name", ["cell", "lstm"])
 def test_at_one_line(name):
-    """As at every line, but one at a time: what one inner call does, the next may hide."""
+    """Make one inner call at a time, as the next one could hide what the last one broke."""
     call = CALLS[name]("numpy")
     inner = Inner(call)
     _, lines = moments.lines(lambda: call(0), lambda: None)
@@ -184,7 +184,7 @@ def test_at_one_line(name):
 
 
 def test_scratch_by_thread_is_found(monkeypatch):
-    """A planted fault: one workspace for all calls of a thread."""
+    """Plant a fault and find it: one workspace for all calls of a thread."""
     monkeypatch.setattr(scratch.Scratch, "take", lambda self: (self._unused or [scratch.Workspace(self._spec)])[-1])
     keep = scratch.Scratch.give_back
     monkeypatch.setattr(scratch.Scratch, "give_back", lambda self, one: None if self._unused else keep(self, one))
@@ -195,12 +195,12 @@ def test_scratch_by_thread_is_found(monkeypatch):
         got, _ = moments.lines(functools.partial(call, 0), inner)
         if got != inner._wanted[0]:
             found.append(name)
-    assert set(found) == CALLS.keys() - {"lstm_pointwise"}, "which keeps no scratch"
+    assert set(found) == CALLS.keys() - {"lstm_pointwise"}, "only lstm_pointwise keeps no scratch"
 
 
 @pytest.mark.parametrize("depth", [2, 7])
-def test_calls_within_calls_within_calls(depth, monkeypatch):
-    """Any number of levels, and few workspaces are kept when they are done."""
+def test_calls_nest_to_any_depth(depth, monkeypatch):
+    """Calls may nest to any depth, and only a few workspaces are kept afterwards."""
     cell = LSTMCell(weights(), backend="numpy")
     cases = [random_inputs(cell, B, seed) for seed in range(depth)]
     wanted = [bits(cell(*case)) for case in cases]
@@ -218,7 +218,7 @@ def test_calls_within_calls_within_calls(depth, monkeypatch):
 
 
 def test_two_cells_in_each_other(backend):
-    """Each in the middle of the other."""
+    """Call each of two cells in the middle of the other."""
     one, other = cell_calls(backend), cell_calls(backend, seed=1)
     for outer, within in ((one, other), (other, one)):
         inner = Inner(within)
@@ -229,7 +229,7 @@ def test_two_cells_in_each_other(backend):
 
 
 def test_rows_shared_out_among_threads(monkeypatch):
-    """The outer call, or both, share rows out."""
+    """The outer call, or both calls, share rows out among threads."""
     monkeypatch.setattr(products, "has_small_kernels", lambda: True)
     monkeypatch.setattr(threads, "_LEAST_WORK", 0)
     monkeypatch.setattr(threads, "_LEAST_STEP", 0)
@@ -260,7 +260,7 @@ def test_in_signal_handlers(name, backend):
 
 
 class Cycle:
-    """Garbage that only the collector finds, which makes a call and leaves another one."""
+    """A reference cycle that makes a call when it is collected, and then creates another cycle."""
 
     def __init__(self, act, left):
         self.me, self.act, self.left = self, act, left
@@ -272,7 +272,7 @@ class Cycle:
 
 
 def collecting(call, act, times):
-    """Call, with so many calls of `act` by the collector while it runs, as far as it comes to them."""
+    """Run `call` while the garbage collector calls `act` up to `times` times."""
     before = gc.get_threshold()
     gc.collect()
     Cycle(act, times)
@@ -293,7 +293,7 @@ def test_in_finalizers(name, backend):
 
 
 class Flags:
-    """is_first of a class of its own, which makes a call when it is read."""
+    """An is_first that makes a call when it is read."""
 
     def __init__(self, flags, act):
         self._flags, self._act = flags, act
@@ -304,7 +304,7 @@ class Flags:
 
 
 class Shared:
-    """x of another library, which makes a call whenever it is asked for its memory or its place."""
+    """An x of another library that makes a call when it is asked for its memory or device."""
 
     def __init__(self, array, act):
         self._array, self._act = array, act
@@ -331,11 +331,11 @@ def test_in_callbacks_of_arguments(backend):
     assert not inner.wrong
 
 
-# Weights that are set in the middle of a call, and calls in the middle of setting them.
+# set_weights in the middle of a call, and calls in the middle of set_weights.
 
 
 def owners(backend):
-    """Makers of a cell and an LSTM, with their weights, others, and a call that takes all of them."""
+    """Return a maker, two sets of weights and a call that uses all weights, for a cell and an LSTM."""
     cells = [weights(seed=seed, proj_size=4, peephole=True) for seed in (0, 1)]
     layers = [StackedWeights.random(I, N, 2, seed=seed) for seed in (0, 1)]
     return {
@@ -354,7 +354,7 @@ def lstm_of_weights(lstm):
 
 @pytest.mark.parametrize("kind", ["cell", "lstm"])
 def test_weights_set_within_a_call(kind, backend):
-    """The outer call has the old weights or the new ones, whole; on a GPU they can't be set then."""
+    """The outer call uses all old or all new weights. On a GPU, set_weights is refused meanwhile."""
     make, variants, call = owners(backend)[kind]
     owner = make()
     wanted = [call(owner)]
@@ -378,7 +378,7 @@ def test_weights_set_within_a_call(kind, backend):
 
 @pytest.mark.parametrize("kind", ["cell", "lstm"])
 def test_calls_while_weights_are_set(kind, backend):
-    """They have the old weights or the new ones, whole; while a GPU's are overwritten they raise."""
+    """Calls use all old or all new weights. While a GPU's weights are overwritten, calls raise."""
     make, variants, call = owners(backend)[kind]
     owner = make()
     old = call(owner)
@@ -397,8 +397,8 @@ def test_calls_while_weights_are_set(kind, backend):
 
 
 @pytest.mark.parametrize("kind", ["cell", "lstm"])
-def test_setting_weights_is_interrupted(kind, backend):
-    """All weights are the old ones or the new ones, as `weights` says."""
+def test_interrupted_set_weights_is_atomic(kind, backend):
+    """After an interrupt, all weights are the old ones or the new ones, as `weights` says."""
     make, variants, call = owners(backend)[kind]
     owner = make()
     wanted = [call(owner)]
@@ -420,7 +420,7 @@ def test_setting_weights_is_interrupted(kind, backend):
 
 @pytest.mark.parametrize("name", ["cell", "cell, out", "cell, batch-invariant", "lstm", "lstm, lengths", "lstm.step"])
 def test_interrupted_at_every_moment(name):
-    """The next call has its numbers, no scratch is lost for long, and NumPy warns as before."""
+    """After an interrupt, the next call returns the right numbers, and NumPy warns as before."""
     call = CALLS[name]("numpy")
     wanted, errors = call(0), np.geterr()
     for moment in itertools.count(1):
@@ -436,7 +436,7 @@ def test_scratch_after_interrupts():
     x, state = random_inputs(cell, B)
     most = 0
     for moment in itertools.count(1):
-        cell(x, state)  # so that the call is as long each time
+        cell(x, state)  # so that each call has the same length
         if moments.interrupted(lambda: cell(x, state), moment) is None:
             break
         most = max(most, len(cell._engine.scratch._unused))
@@ -444,7 +444,7 @@ def test_scratch_after_interrupts():
 
 
 def test_thousands_of_interrupts():
-    """At random moments of a cell's calls, by a timer: every later call has its numbers."""
+    """A timer interrupts a cell's calls at random moments. Every later call returns the right numbers."""
     call = cell_calls("numpy")
     wanted, interrupts, calls = call(0), 0, 0
 
@@ -480,7 +480,7 @@ CAPACITY = 12
 
 
 class PoolUser:
-    """A pool and calls of it, each always the same."""
+    """A pool and calls of its methods with fixed arguments."""
 
     def __init__(self, backend, path):
         self.cell = LSTMCell(weights(), backend=backend)
@@ -513,7 +513,7 @@ class PoolUser:
         return slots.tolist(), bits(layers_of(self.cell, pool.read(slots)))
 
     def after(self, *names):
-        """What a pool holds after calls one after the other."""
+        """Return what a fresh pool holds after calls one after the other."""
         pool = self.fresh()
         for name in names:
             self.calls[name](pool)
@@ -521,9 +521,9 @@ class PoolUser:
 
 
 def within(user, outer, inner, *, every=1):
-    """Make the inner call of a pool at each line of an outer one, each time of a fresh pool.
+    """Make the inner call at every `every`-th line of the outer one, each time on a fresh pool.
 
-    Yields the pool, and whether the inner call was refused.
+    Yields the pool and whether the inner call was refused.
     """
     _, lines = moments.lines(functools.partial(user.calls[outer], user.fresh()), lambda: None, once=True)
     for moment in range(0, lines, every):
@@ -543,11 +543,11 @@ OPERATIONS = ["step", "read", "write", "reset", "allocate", "release", "prepare"
 
 @pytest.mark.parametrize("outer", OPERATIONS)
 def test_a_pools_call_within_another(outer, tmp_path):
-    """It is refused, or comes before or after the other: the pool holds what it holds then, and goes on."""
+    """The inner call is refused, or takes effect before or after the outer one. The pool stays usable."""
     user = PoolUser("numpy", tmp_path / "pool")
     alone = user.after(outer)
     for inner in OPERATIONS:
-        if outer == inner == "release":  # of slots that the other has released is an error
+        if outer == inner == "release":  # releasing a slot twice is an error
             continue
         refusals = []
         orders = [user.after(outer, inner), user.after(inner, outer)]
@@ -574,7 +574,7 @@ def test_a_pools_call_within_another_on_a_gpu(outer, way, tmp_path):
 
 
 def test_cells_step_within_a_pools_step(way, tmp_path):
-    """And within a Stepper's: those have no say in each other, but that a GPU may be capturing a graph."""
+    """A cell may step inside a pool's step, except while a GPU captures a graph."""
     user = PoolUser(way, tmp_path / "pool")
     call = Inner(cell_calls(way, seed=0))
     wanted, refusals = user.after("step"), []
@@ -597,7 +597,7 @@ def test_cells_step_within_a_pools_step(way, tmp_path):
 
 
 def test_cells_step_while_a_stepper_is_made(way):
-    """On a GPU they are refused while it captures: what they queue would be in its graphs."""
+    """On a GPU, a cell's step is refused during a capture, as the graph would include it."""
     cell = LSTMCell(weights(), backend=way)
     x, state = random_inputs(cell, B)
     wanted, refusals = bits(cell(x, state)), []
@@ -621,7 +621,7 @@ def test_cells_step_while_a_stepper_is_made(way):
 
 @needs_cuda
 def test_locks_may_be_taken_twice():
-    """Those that a call takes, which a call within it would wait for."""
+    """Locks are reentrant, so that a call inside another doesn't wait for itself."""
     from fusedlstm.backends.cuda.runtime import compile as compiling
     from fusedlstm.backends.cuda.runtime import cublaslt
 
@@ -634,7 +634,7 @@ def test_locks_may_be_taken_twice():
 
 @needs_cuda
 def test_interleaved_weights_are_made_once(monkeypatch):
-    """A call within the one that makes them makes them first; both have the same, which new weights reach."""
+    """If an inner call makes them while the outer call does, both return the same object."""
     from fusedlstm.backends.cuda.device_weights import Interleaved
 
     packed = LSTMCell(weights(), backend="cuda")._engine.weights
@@ -690,8 +690,8 @@ def test_a_steppers_call_within_another(inner, way):
 
 
 @pytest.mark.parametrize("where", ["signal", "finalizer", "callback"])
-def test_pools_and_steppers_refuse_wherever(where, way, tmp_path):
-    """The error says what is wrong, nothing waits for ever, and the outer calls end right."""
+def test_pools_and_steppers_refuse_inner_calls(where, way, tmp_path):
+    """Inner calls raise a clear error and never deadlock. The outer calls succeed."""
     user = PoolUser(way, tmp_path / "pool")
     stepper, said, pool = user.cell.stepper(3), [], user.fresh()
     x, first = user.x, np.zeros(3, bool)
@@ -728,7 +728,7 @@ def test_pools_and_steppers_refuse_wherever(where, way, tmp_path):
 
 
 def test_a_finalizer_releases_its_slot(way):
-    """In the middle of any call, when that ends: no slot is lost, and none is given twice."""
+    """A slot released by a finalizer in the middle of a call is free after that call."""
     pool = StatePool(LSTMCell(weights(), backend=way), CAPACITY)
     x = random_inputs(pool._cell, 2)[0]
     kept = pool.allocate(2)
@@ -774,7 +774,7 @@ def test_releases_within_a_call_are_checked(monkeypatch):
 
 
 def test_a_slot_released_twice_within_its_release(monkeypatch):
-    """The second is an error, which the outer call raises; the pool goes on."""
+    """The outer release raises, and the pool stays usable."""
     pool = StatePool(LSTMCell(weights(), backend="numpy"), 5)
     pool.allocate(3)
     mark, left = pool._engine.mark, [1]
@@ -792,8 +792,8 @@ def test_a_slot_released_twice_within_its_release(monkeypatch):
     assert pool.allocate(3).tolist() == [2, 3, 4]
 
 
-def test_what_may_be_asked_within_a_call(way, tmp_path):
-    """Numbers, as a logger or a debugger asks for them."""
+def test_properties_can_be_read_within_a_call(way, tmp_path):
+    """A logger or a debugger may read sizes, memory, kernels and repr at any time."""
     user = PoolUser(way, tmp_path / "pool")
     pool = user.fresh()
 
@@ -813,7 +813,7 @@ TORN = "was interrupted or failed while it changed the state, which may be neith
 
 
 def test_a_stepper_is_interrupted(way):
-    """Its state is whole, or the next step and read refuse it until it is written or reset."""
+    """The state is intact, or step and read refuse it until it is written or reset."""
     lstm = LSTM(StackedWeights.random(I, N, 2, seed=0), backend=way)
     rng = np.random.default_rng(0)
     x = lstm.asarray(rng.normal(size=(B, I)))
@@ -845,7 +845,7 @@ def test_a_stepper_is_interrupted(way):
 
 @pytest.mark.parametrize("in_host", [False, True])
 def test_flags_of_an_interrupted_step(in_host, way):
-    """They reset nothing later."""
+    """The flags of an interrupted step don't reset anything later."""
     cell = LSTMCell(weights(), backend=way)
     x, state = random_inputs(cell, B)
     stepper = cell.stepper(B, host=in_host)
@@ -882,17 +882,17 @@ def test_a_steppers_other_calls_are_interrupted(name, way):
 
 
 @needs_cuda
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # where `open` is interrupted, Python closes it
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Python closes the file if `open` is interrupted
 @pytest.mark.parametrize("name", ["step", "write", "allocate", "release", "reset", "load"])
 def test_a_gpus_pool_is_interrupted(name, way, tmp_path):
-    """All or nothing; the launches of a step are queued without any Python between them."""
+    """A call does all its work or none, as no Python runs between the launches of a step."""
     if way == "numpy":
         pytest.skip("every moment is tried in test_pool.py")
     user = PoolUser(way, tmp_path / "pool")
     wanted = user.after(), user.after(name)
     for moment in itertools.count(1, 5):
         pool = user.fresh()
-        user.after(name)  # so that the call is as long each time
+        user.after(name)  # so that each call has the same length
         if moments.interrupted(lambda pool=pool: user.calls[name](pool), moment) is None:
             break
         assert user.contents(pool) in wanted, moment
@@ -902,7 +902,7 @@ def test_a_gpus_pool_is_interrupted(name, way, tmp_path):
 
 
 def test_another_threads_call_is_waited_for():
-    """The error is for calls of one thread alone."""
+    """A call waits for another thread's call. Only an inner call of the same thread raises."""
     pool = StatePool(LSTMCell(weights(), backend="numpy"), 4)
     pool.allocate(4)
     x = random_inputs(pool._cell, 2)[0]

@@ -1,4 +1,4 @@
-"""Test that saves are whole or not at all, that errors name the path, and that the next save tidies up."""
+"""Test that saves are all or nothing, that errors name the path, and that the next save cleans up."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ from fusedlstm.stacked import load_weights
 from support import moments
 from support.places import ROOT
 
-ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="files as POSIX has them")
+ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.fusedlstm-tmp")
 
 
@@ -120,7 +120,7 @@ def test_descriptors_and_open_files_are_refused(what, tmp_path):
         for act in (*savers().values(), *loaders().values()):
             with pytest.raises(TypeError, match="path: wanted a path: a str, bytes or os.PathLike; got "):
                 act(given)
-        assert os.fstat(file.fileno()).st_size == len(before), "it is still open"
+        assert os.fstat(file.fileno()).st_size == len(before), "the file should still be open"
     assert path.read_bytes() == before
 
 
@@ -186,7 +186,7 @@ def test_errors_while_loading_name_the_path(name, tmp_path, monkeypatch):
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("name", SAVERS)
 def test_full_device_raises(name):
     with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
@@ -252,7 +252,7 @@ def test_a_read_only_file_is_not_replaced(tmp_path, monkeypatch):
     assert path.read_bytes() == b"older"
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs POSIX permissions, which root bypasses")
 def test_permissions_are_respected(tmp_path):
     path = tmp_path / "folder" / "w"
     path.parent.mkdir()
@@ -272,7 +272,7 @@ def test_permissions_are_respected(tmp_path):
 
 @ON_POSIX
 def test_links_are_followed(tmp_path):
-    """A dangling link makes its target, a circular one raises, and a hard link is cut."""
+    """A dangling link's target is created, a circular link raises, and a hard link is split."""
     (tmp_path / "dangling").symlink_to("target")
     replace(tmp_path / "dangling", b"new")
     assert (tmp_path / "target").read_bytes() == b"new"
@@ -294,7 +294,7 @@ def left(folder):
 
 
 def save_and_hang(path, in_the_midst):
-    """Write half of a file in a child process, print a line, and wait to be killed."""
+    """Write half of a file in a child process, set the event, and wait to be killed."""
 
     def hang(_):
         in_the_midst.set()
@@ -316,8 +316,8 @@ def started(path):
 
 @ON_POSIX
 @pytest.mark.parametrize("name", ["w", "n" * 255, "odd [name].*"])
-def test_what_a_killed_save_leaves_is_removed(name, tmp_path):
-    """Only the next save to the same path removes it; until then the old file is whole."""
+def test_files_of_killed_saves_are_removed(name, tmp_path):
+    """Only the next save to the same path removes the file. Until then the old file is intact."""
     path = tmp_path / name
     weights(seed=1).save(path)
     before = path.read_bytes()
@@ -325,13 +325,13 @@ def test_what_a_killed_save_leaves_is_removed(name, tmp_path):
     assert len(left(tmp_path)) == 1
     weights().save(tmp_path / "another")
     weights(seed=1).save(path)
-    assert len(left(tmp_path)) == 1, "the file of a live save stays"
+    assert len(left(tmp_path)) == 1, "the file of a running save should stay"
     os.kill(child.pid, signal.SIGKILL)
     child.join()
     assert len(left(tmp_path)) == 1
     assert path.read_bytes() == before
     weights().save(tmp_path / "another")
-    assert len(left(tmp_path)) == 1, "it belongs to another target"
+    assert len(left(tmp_path)) == 1, "the file of another target should stay"
     weights().save(path)
     assert not left(tmp_path)
     assert LSTMWeights.load(path).input_size == 2
@@ -347,7 +347,7 @@ def test_interrupted_saves_tidy_up(number, tmp_path):
     child.join()
     assert path.read_bytes() == b"older"
     if number == signal.SIGINT:
-        assert not left(tmp_path), "an interrupted save tidies up"
+        assert not left(tmp_path), "an interrupted save should remove its file"
     weights().save(path)
     assert not left(tmp_path)
 
@@ -356,14 +356,15 @@ def descriptors():
     return len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of files that an interrupt closes before `with` has them
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # from files interrupted before `with` holds them
 @pytest.mark.parametrize(
     "removed", [pytest.param(False, id=""), pytest.param(True, id="its file is removed", marks=ON_POSIX)]
 )
 def test_interrupts_at_any_moment_of_a_save(removed, tmp_path, monkeypatch):
-    """They leave the old file or the new one, perhaps a temporary file that the next save removes, and no descriptor.
+    """An interrupted save leaves the old file or the new one, and no open descriptor.
 
-    They also come out as they are: a descriptor closed twice would be an error, or another thread's file.
+    It may leave a temporary file, which the next save removes. The interrupt itself must come out: closing a descriptor
+    twice would raise, or close another thread's file.
     """
     path, real = tmp_path / "w", atomic_write._keep
     moment = temporary = 0
@@ -390,8 +391,8 @@ def test_interrupts_at_any_moment_of_a_save(removed, tmp_path, monkeypatch):
         assert os.listdir(tmp_path) == ["w"], moment
     assert moment > 20
     assert contents == {b"older", b"newer"}
-    assert temporary <= 2, "only where an interrupt comes as it is removed"
-    assert descriptors() <= before + 2, "only where an interrupt comes before Python has the number"
+    assert temporary <= 2, "only an interrupt during the removal may leave a file"
+    assert descriptors() <= before + 2, "only an interrupt inside os.open may leak a descriptor"
 
 
 @ON_POSIX
@@ -399,7 +400,7 @@ def test_descriptors_are_not_leaked(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "x")
 
-    before = descriptors() or pytest.skip("there is no /proc")
+    before = descriptors() or pytest.skip("needs /proc")
     for call in ("fstat", "fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(atomic_write.os, call, fail)
@@ -411,7 +412,7 @@ def test_descriptors_are_not_leaked(tmp_path, monkeypatch):
 
 @ON_POSIX
 def test_save_retries_if_its_file_is_removed(tmp_path, monkeypatch):
-    """Another save may remove a temporary file as abandoned just before it is locked."""
+    """Before the temporary file is locked, another save may remove it as abandoned."""
     real, taken = atomic_write.fcntl.flock, []
 
     def lock(descriptor, how):
@@ -428,7 +429,7 @@ def test_save_retries_if_its_file_is_removed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("locks", ["none", "failing"])
-def test_old_files_go_where_locks_are_missing(locks, tmp_path, monkeypatch):
+def test_old_files_are_removed_without_locks(locks, tmp_path, monkeypatch):
     """Windows and some file systems have no locks."""
     old, new = (tmp_path / f".w.{k:016x}.fusedlstm-tmp" for k in (1, 2))
     for path in (old, new):
@@ -437,7 +438,7 @@ def test_old_files_go_where_locks_are_missing(locks, tmp_path, monkeypatch):
     if locks == "none":
         monkeypatch.setattr(atomic_write, "fcntl", None)
     elif atomic_write.fcntl is None:
-        pytest.skip("there are no locks here")
+        pytest.skip("needs file locks")
     else:
 
         def fail(*_):
@@ -483,7 +484,7 @@ for _ in range(60):
 
 
 def test_two_processes_save_at_once(tmp_path):
-    """The file is always whole to both processes, and neither removes the other's temporary file."""
+    """Processes always see a whole file, and don't remove each other's temporary files."""
     path = tmp_path / "w"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     children = [

@@ -1,4 +1,4 @@
-"""Rows shared out among threads: the same numbers, and nobody writes after the call."""
+"""Rows shared out among threads: the numbers don't change, and no thread writes after the call."""
 
 import functools
 import queue
@@ -17,7 +17,7 @@ from fusedlstm.backends.numpy import threads as rows
 
 @pytest.fixture
 def threads(monkeypatch):
-    """Three threads, for work of any size."""
+    """Use three threads, for work of any size."""
     monkeypatch.setattr(matmul, "has_small_kernels", lambda: True)
     monkeypatch.setattr(rows, "_LEAST_WORK", 0)
     monkeypatch.setattr(rows, "_LEAST_STEP", 0)
@@ -25,7 +25,7 @@ def threads(monkeypatch):
 
 
 @pytest.mark.parametrize("B", [0, 1, 15, 16, 23, 24, 25, 1000])
-def test_shares_are_all_rows(B, threads):
+def test_shares_cover_all_rows(B, threads):
     shares = rows.shares(B, 100)
     assert len(shares) == max(1, min(3, B // 8))
     assert [row for share in shares for row in range(B)[share]] == list(range(B))
@@ -45,7 +45,7 @@ def test_small_work_is_not_shared(threads, monkeypatch):
     assert len(rows.shares(100, 9, steps=2)) == 1
 
 
-def test_each_share_is_done_in_a_thread_of_its_own_at_once():
+def test_shares_run_at_once_in_their_own_threads():
     meeting = threading.Barrier(3, timeout=20)
     seen = {}
 
@@ -60,7 +60,7 @@ def test_each_share_is_done_in_a_thread_of_its_own_at_once():
 
 
 @pytest.mark.parametrize("bad", [0, 1])
-def test_an_error_comes_when_nobody_writes_any_more(bad):
+def test_an_error_is_raised_after_all_threads_end(bad):
     meeting, done = threading.Barrier(2, timeout=20), []
 
     def work(share):
@@ -85,7 +85,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["plain", "projection", "peephole", "float16"])
 def test_steps_and_sequences(options, threads, monkeypatch):
-    """... with and without resets to one row, to a row's own, and to zeros, and with lengths: beside one thread."""
+    """Compare with one thread: resets to zeros, to one row and to a row each, and lengths."""
     weights = LSTMWeights.random(seed=0, **options)
     cell, lstm = LSTMCell(weights, backend="numpy"), LSTM(weights, backend="numpy")
     rng, B, T = np.random.default_rng(0), 50, 6
@@ -127,7 +127,7 @@ def test_steps_and_sequences(options, threads, monkeypatch):
 
 
 def test_saturated_gates_warn_in_no_thread(threads):
-    """NumPy's warnings are switched off by thread."""
+    """NumPy's warnings must be switched off in each thread."""
     weights = LSTMWeights.random(3, 4, seed=0)
     cell = LSTMCell(weights, backend="numpy")
     x = np.full((40, 3), 1e30, np.float32)
@@ -135,7 +135,7 @@ def test_saturated_gates_warn_in_no_thread(threads):
     assert np.isfinite(state.h).all()
 
 
-# A process that has used its threads forks: the child has none of them.
+# A process forks after it has used its threads. The child doesn't have them.
 FORK = """
 import os, signal, numpy as np
 from fusedlstm import LSTMCell, LSTMWeights
@@ -153,13 +153,13 @@ print("child:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks of programs with threads are safe enough on Linux only")
-def test_a_child_has_threads_of_its_own():
+@pytest.mark.skipif(sys.platform != "linux", reason="forking with threads is safe enough only on Linux")
+def test_a_forked_child_starts_its_own_threads():
     result = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout == "child: 0\n"
 
 
-# A thread goes on when the main one has ended: no thread can be started then.
+# A thread goes on after the main thread has ended, when no thread can be started.
 LATE = """
 import threading, time, numpy as np
 from fusedlstm import LSTMCell, LSTMWeights
@@ -176,12 +176,12 @@ threading.Thread(target=late).start()
 """
 
 
-def test_a_call_after_the_end_of_the_main_thread():
+def test_a_call_after_the_main_thread_ended():
     result = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout == "late: (40, 4)\n", result.stderr
 
 
-def test_without_more_threads_it_is_done_with_fewer(monkeypatch):
+def test_fewer_threads_suffice_if_none_can_start(monkeypatch):
     started, done, real = [], [], threading.Thread.start
 
     def start(thread):
@@ -199,7 +199,7 @@ def test_without_more_threads_it_is_done_with_fewer(monkeypatch):
 
 
 def test_a_program_without_threads_queues_nothing(monkeypatch):
-    """What nobody would do, and its arrays, are not kept."""
+    """Work that no thread would do isn't queued, so its arrays aren't kept alive."""
 
     def start(thread):
         raise RuntimeError("can't start new thread")
@@ -212,13 +212,13 @@ def test_a_program_without_threads_queues_nothing(monkeypatch):
     assert helpers._calls.empty()
 
 
-class Interrupted(Exception):  # noqa: N818, as KeyboardInterrupt is none either
-    """What a signal handler raises."""
+class Interrupted(Exception):  # noqa: N818, named like KeyboardInterrupt
+    """The exception that a signal handler raises."""
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted])
-def test_an_interruption_waits_for_those_who_write(error, monkeypatch):
-    """Until the others are done, and is raised then."""
+def test_an_interrupt_waits_for_other_threads(error, monkeypatch):
+    """An interrupt is raised only after the other threads are done."""
     began, done, waits = threading.Event(), [], []
 
     class News(queue.SimpleQueue):
@@ -246,7 +246,7 @@ def test_an_interruption_waits_for_those_who_write(error, monkeypatch):
 
 
 def test_a_helpers_error_is_raised(monkeypatch):
-    """When all are done."""
+    """The error is raised after all threads are done."""
     done = []
 
     def work(share):
@@ -262,7 +262,7 @@ def test_a_helpers_error_is_raised(monkeypatch):
     assert done in ([0], [1])
 
 
-# A handler in the middle of an executor's `submit`, which holds locks of the whole process: another submit would hang.
+# A signal handler may run inside an executor's `submit`, which holds locks of the whole process. Another submit hangs.
 WITHIN_A_SUBMIT = """
 import concurrent.futures, sys, threading, faulthandler, numpy as np
 from concurrent.futures import thread
@@ -288,8 +288,8 @@ def test_a_call_within_an_executors_submit():
 
 
 @pytest.mark.parametrize("B", [16, 23, 31, 50])
-def test_bits_of_a_row_are_its_own(B, threads):
-    """Resets and lengths of other rows, and so other runs of steps, change none of them."""
+def test_a_rows_bits_do_not_depend_on_others(B, threads):
+    """Resets and lengths of other rows change how steps are grouped, but no bit of this row."""
     lstm = LSTM(LSTMWeights.random(33, 70, seed=0), backend="numpy")
     rng, T = np.random.default_rng(0), 9
     xs = rng.normal(size=(T, B, 33)).astype(np.float32)
@@ -306,7 +306,7 @@ def test_bits_of_a_row_are_its_own(B, threads):
 
 
 def test_weights_set_during_a_shared_call(threads, monkeypatch):
-    """All shares see the weights that the call began with."""
+    """All shares use the weights that the call began with."""
     old, new = (LSTMWeights.random(3, 4, seed=seed) for seed in (0, 1))
     cell = LSTMCell(old, backend="numpy")
     x, state = np.ones((40, 3), np.float32), cell.zero_state(40)
@@ -322,7 +322,7 @@ def test_weights_set_during_a_shared_call(threads, monkeypatch):
     assert not np.array_equal(cell(x, state).h, wanted)
 
 
-def test_two_threads_that_share_at_once(threads):
+def test_threads_may_share_out_rows_at_once(threads):
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy")
     x, state = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), cell.zero_state(40)
     wanted, wrong = cell(x, state).h, []

@@ -1,4 +1,4 @@
-"""One layer through time: steps without resets are taken together, the others one by one, with the same bits."""
+"""One layer through time: steps without resets run together, others one by one, with the same bits."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ T, I, N = 14, 3, 5
 
 @pytest.fixture
 def lstm(backend, monkeypatch):
-    """An LSTM that takes four steps of 3 rows at once."""
+    """Return an LSTM that takes four steps of 3 rows at once."""
     monkeypatch.setattr("fusedlstm.backends.numpy.sequence._CHUNK", 4 * 4 * N * 3)
     if backend == "cuda":
         monkeypatch.setattr("fusedlstm.backends.cuda.sequence._CHUNK", 4 * 4 * N * 3)
@@ -22,7 +22,10 @@ def lstm(backend, monkeypatch):
 
 @pytest.mark.parametrize(("reverse", "wanted"), [(False, [4, 8]), (True, [9, 4])])
 def test_steps_with_and_without_resets(lstm, reverse, wanted, monkeypatch):
-    """Resets before steps 0 and 5, or, backward, before step 4: a device's are not known to the host."""
+    """A row is reset before steps 0 and 5. In reverse, it is reset before step 4.
+
+    On a GPU, the host doesn't know the resets.
+    """
     rng = np.random.default_rng(3)
     xs, is_first = lstm.asarray(rng.normal(size=(T, 3, I))), np.zeros((T, 3), bool)
     is_first[[0, 5], 0] = True
@@ -39,7 +42,7 @@ def test_steps_with_and_without_resets(lstm, reverse, wanted, monkeypatch):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_steps_without_resets(lstm, reverse, monkeypatch):
-    """All are one run, in chunks, with the bits of single steps."""
+    """All steps are one run, in chunks, with the bits of single steps."""
     xs = lstm.asarray(np.random.default_rng(3).normal(size=(T, 3, I)))
     outputs, (final,) = lstm(xs, reverse=reverse)
     monkeypatch.setattr(Timeline, "_is_plain", lambda self, t: False)
@@ -58,7 +61,7 @@ def test_steps_without_resets(lstm, reverse, monkeypatch):
     ],
 )
 def test_pieces(busy, wanted):
-    """Runs without resets whole, the others three steps at a time, in either direction."""
+    """Split into whole runs without resets, and at most three other steps at a time, in either direction."""
     flags = [flag == "x" for flag in busy]
     nobody, rows = [False] * 8, np.array(flags)[:, None]
     assert list(Timeline(range(8), rows, flags, None, nobody).pieces(3)) == wanted

@@ -1,4 +1,4 @@
-"""Several layers' weights: checked together, and kept in one file."""
+"""Weights of several layers: checked together, and kept in one file."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ def layer(I=3, N=4, seed=0, **options):
 
 
 def mixed(dtype="float32"):
-    """Three layers that differ in all that they may differ in; the upper two are residual."""
+    """Return three layers that differ in everything they may. The upper two are residual."""
     layers = [
         layer(3, 5, 1, proj_size=4, proj_clip=0.5, dtype=dtype),
         layer(4, 4, 2, peephole=True, cell_clip=0.0, dtype=dtype),
@@ -32,7 +32,7 @@ def mixed(dtype="float32"):
 
 
 def both_ways(dtype="float32"):
-    """Two layers of two directions of different sizes."""
+    """Return two layers of two directions, with different sizes."""
     sizes = ((3, 4), (3, 5), (9, 6), (9, 2))
     return StackedWeights([layer(I, N, N, dtype=dtype) for I, N in sizes], bidirectional=True)
 
@@ -205,10 +205,10 @@ def test_random():
         assert one.peephole is not None
         assert one.bias[8:16].min() > 0.5
     drawn = [one.weight_hh.tobytes() for one in weights.layers]
-    assert len(set(drawn)) == 4, "each layer and direction has numbers of its own"
+    assert len(set(drawn)) == 4, "layers and directions should differ"
 
 
-def test_random_is_one_for_a_seed():
+def test_random_is_reproducible_by_seed():
     first, again, other = (StackedWeights.random(4, 4, 2, seed=s, residual=True, dtype="float64") for s in (7, 7, 8))
     assert first.residual == (True, True)
     assert_equal(first, again)
@@ -249,7 +249,7 @@ def test_round_trip(make, dtype, tmp_path):
     assert_equal(StackedWeights.load(str(path)), weights)
     first = path.read_bytes()
     weights.save(path)
-    assert path.read_bytes() == first, "the same weights give the same bytes"
+    assert path.read_bytes() == first, "equal weights should give equal bytes"
 
 
 def test_more_than_ten_layers_keep_their_order(tmp_path):
@@ -259,7 +259,7 @@ def test_more_than_ten_layers_keep_their_order(tmp_path):
 
 
 def test_names_in_the_file(tmp_path):
-    """What another reader of safetensors finds."""
+    """Other readers of safetensors find these names."""
     from safetensors.numpy import load_file
 
     weights = both_ways()
@@ -269,8 +269,8 @@ def test_names_in_the_file(tmp_path):
     np.testing.assert_array_equal(arrays["3.weight_hh"], weights.layers[3].weight_hh)
 
 
-def test_version_1_loads_for_ever():
-    """A file of version 1, committed when that was written; it must never be written anew."""
+def test_version_1_still_loads():
+    """The file was written by version 1, and must never be regenerated."""
     weights = StackedWeights.load(VERSION_1)
     assert repr(weights) == (
         "StackedWeights([LSTMWeights(I=3, N=4, P=2, bfloat16, bias, peephole, cell_clip=0.0), "
@@ -281,7 +281,7 @@ def test_version_1_loads_for_ever():
     assert weights.layers[3].weight_hh[-1].astype(float).tolist() == V1_LAST_ROW
 
 
-def test_one_cell_of_version_2_makes_a_file_of_version_2(tmp_path):
+def test_one_cell_of_version_2_sets_the_version(tmp_path):
     path = tmp_path / "w"
     for layers, version in (([layer(4, 4)] * 2, 1), ([layer(4, 4), layer(4, 4, coupled_gate="input")], 2)):
         weights = StackedWeights(layers)
@@ -290,7 +290,7 @@ def test_one_cell_of_version_2_makes_a_file_of_version_2(tmp_path):
         assert_equal(StackedWeights.load(path), weights)
 
 
-def test_kinds_are_told_apart(tmp_path):
+def test_other_kinds_are_refused(tmp_path):
     layer().save(tmp_path / "one")
     mixed().save(tmp_path / "stack")
     with pytest.raises(WeightsFileError, match="one holds LSTMWeights, not StackedWeights"):
@@ -299,7 +299,7 @@ def test_kinds_are_told_apart(tmp_path):
         LSTMWeights.load(tmp_path / "stack")
 
 
-def test_every_truncation_is_noticed(tmp_path):
+def test_every_truncation_raises(tmp_path):
     path = tmp_path / "w"
     both_ways("float16").save(path)
     content = path.read_bytes()
@@ -309,7 +309,7 @@ def test_every_truncation_is_noticed(tmp_path):
             StackedWeights.load(path)
 
 
-def test_every_flipped_byte_is_noticed(tmp_path):
+def test_every_flipped_byte_raises(tmp_path):
     path = tmp_path / "w"
     both_ways("float16").save(path)
     content = path.read_bytes()
@@ -322,7 +322,7 @@ def test_every_flipped_byte_is_noticed(tmp_path):
 
 
 def parts(weights):
-    """The arrays and options that `weights` are saved as."""
+    """Return the arrays and options that `weights` are saved as."""
     arrays = {f"{k}.{name}": a for k, one in enumerate(weights.layers) for name, a in one.arrays().items()}
     options = [one.options() for one in weights.layers]
     return arrays, {"layers": options, "bidirectional": weights.bidirectional, "residual": list(weights.residual)}
@@ -350,11 +350,11 @@ def without(mapping, name):
         (lambda a, o: (a, {**o, "bidirectional": True}), "is damaged: layers: wanted an even number"),
         (lambda a, o: (a, {**o, "bidirectional": "no"}), "is damaged: bidirectional: wanted a bool"),
         (lambda a, o: (a, {**o, "residual": [True] * 3}), r"is damaged: layers\[0\]: wanted output_size"),
-        (lambda a, o: ({}, {**o, "layers": []}), "is damaged: "),  # safetensors 0.4 can't read back no arrays
+        (lambda a, o: ({}, {**o, "layers": []}), "is damaged: "),  # safetensors 0.4 can't read a file without arrays
     ],
 )
-def test_whole_files_of_bad_weights(change, message, tmp_path):
-    """Checksums agree, but these are no weights."""
+def test_intact_files_of_bad_weights(change, message, tmp_path):
+    """The checksums agree, but the content is not valid as weights."""
     files.save(tmp_path / "w", "StackedWeights", *change(*parts(mixed())))
     with pytest.raises(WeightsFileError, match=message):
         StackedWeights.load(tmp_path / "w")

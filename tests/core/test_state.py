@@ -1,4 +1,4 @@
-"""States that can't be confused."""
+"""LSTMState prevents mixing up h and c."""
 
 import pickle
 
@@ -17,7 +17,7 @@ def inputs(cell, T=5, B=2):
     return cell.asarray(np.ones((T, B, 3)))
 
 
-# What users of TensorFlow 1 and PyTorch have, pasted over our cell: each must raise on its own line.
+# Code of TensorFlow 1 and PyTorch users, run with our cell. Each must raise on the line that is wrong.
 
 
 def test_one_tensorflow_step_raises(cell):
@@ -26,7 +26,7 @@ def test_one_tensorflow_step_raises(cell):
         output, state = cell(x, state)
 
 
-def test_tensorflow_loop_raises_in_its_first_turn(cell):
+def test_tensorflow_loop_raises_at_once(cell):
     state, outputs = cell.zero_state(2), []
     with pytest.raises(TypeError, match="does not unpack"):
         for x in inputs(cell):
@@ -35,7 +35,7 @@ def test_tensorflow_loop_raises_in_its_first_turn(cell):
     assert outputs == []
 
 
-def test_tensorflow_loop_over_sequences_raises_in_its_first_turn(cell):
+def test_tensorflow_nested_loop_raises_at_once(cell):
     finished = []
     with pytest.raises(TypeError, match="does not unpack"):
         for sequence in (inputs(cell), inputs(cell)):
@@ -108,8 +108,8 @@ def test_to_numpy_of_numpy_copies_nothing():
     assert state.to_numpy().h is state.h
 
 
-def test_packed_state_of_the_wrong_width_is_refused(backend):
-    """TensorFlow 1 takes a packed state that is two columns too wide; here h then has the wrong width."""
+def test_packed_state_of_wrong_width_raises(backend):
+    """A packed state that is two columns too wide gives an h of the wrong width, which raises."""
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend=backend)
     state = unpack_state(cell.asarray(np.zeros((2, 10))), 4, order="ch")
     with pytest.raises(ValueError, match=r"state\.h: wanted shape \(B, P\) = \(2, 4\); got shape \(2, 6\)"):
@@ -125,7 +125,7 @@ def test_optional_check_of_h(backend):
     cell(x, swapped)  # off by default
     with pytest.warns(UserWarning, match=r"state\.h holds 1\.5, .*swapped"):
         checking(x, swapped)
-    checking(x, swapped, is_first=[True, False])  # that row is reset: its old state does not matter
+    checking(x, swapped, is_first=[True, False])  # the row is reset, so its old state doesn't matter
     with pytest.warns(UserWarning, match=r"state\.h holds 1\.5"):
         checking(x, swapped, is_first=[False, True])
     checking(x[:0], checking.zero_state(0))
@@ -139,14 +139,14 @@ def test_optional_check_of_h(backend):
         {"output_activation": ("scaled_tanh", -1.0, 3.0)},
     ],
 )
-def test_optional_check_of_h_of_other_functions_up_to_1(options):
+def test_check_of_h_with_other_bounded_functions(options):
     checking = LSTMCell(LSTMWeights.random(3, 4, seed=0, **options), backend="numpy", check_state=True)
     state = LSTMState(h=np.full((2, 4), 1.5, "f4"), c=np.zeros((2, 4), "f4"))
     with pytest.warns(UserWarning, match=r"state\.h holds 1\.5"):
         checking(np.ones((2, 3), np.float32), state)
 
 
-def test_optional_check_of_h_is_silent_where_h_may_exceed_1(recwarn):
+def test_check_of_h_is_silent_if_h_may_exceed_1(recwarn):
     x, state = np.ones((2, 3), np.float32), LSTMState(h=np.full((2, 4), 1.5, "f4"), c=np.zeros((2, 4), "f4"))
     projected = LSTMWeights.random(3, 4, proj_size=4, seed=0)
     LSTMCell(projected, backend="numpy", check_state=True)(x, state)

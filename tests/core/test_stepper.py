@@ -1,4 +1,4 @@
-"""Stepper: buffers that stay, states in place, the same numbers as the cell's and the LSTM's; on every backend."""
+"""Stepper: buffers stay in place, states change in place, and numbers equal the cell's and the LSTM's."""
 
 import copy
 import pickle
@@ -33,7 +33,7 @@ def backend(request, monkeypatch):
 
 
 def inputs(owner, B, seed=0):
-    """T inputs (B, I) and flags (B,)."""
+    """Return T inputs (B, I), and flags (B,) or None for each."""
     random = np.random.default_rng(seed)
     xs = [owner.asarray(random.normal(size=(B, owner.weights.input_size))) for _ in range(T)]
     flags = random.random((T, B)) < 0.3
@@ -41,7 +41,7 @@ def inputs(owner, B, seed=0):
 
 
 def layers(owner, B, **options):
-    """A stepper's owner, called as an LSTM: states and outputs after each step."""
+    """Return the outputs after each step and the last state, from calls of a Stepper's owner."""
     xs, flags = inputs(owner, B)
     state, outputs = owner.zero_state(B), []
     reset_to = options.get("reset_to")
@@ -73,7 +73,7 @@ def assert_near(got, wanted, tolerance):
 
 
 def run(stepper, owner, B):
-    """Step through the inputs, by buffers and by arguments in turn; return the outputs."""
+    """Step through the inputs, by buffers and by arguments in turn, and return the outputs."""
     xs, flags = inputs(owner, B)
     outputs = []
     for t, (x, first) in enumerate(zip(xs, flags, strict=True)):
@@ -90,11 +90,11 @@ def run(stepper, owner, B):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("B", [1, 5, 33])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_as_the_cell(backend, options, B, dtype):
+def test_a_stepper_equals_the_cell(backend, options, B, dtype):
     cell = LSTMCell(LSTMWeights.random(7, 12, seed=1, dtype=dtype, **OPTIONS[options]), backend=backend)
     stepper = cell.stepper(B)
     wanted, state = layers(cell, B)
-    # Both round h to its dtype in each step, and a rounding more or less is carried on.
+    # Both round h to its dtype at each step, and differences in rounding accumulate.
     tolerance = T * 2 * tolerances.of(dtype, 20)
     for got, want in zip(run(stepper, cell, B), wanted, strict=True):
         assert_near(got, want, tolerance)
@@ -105,7 +105,7 @@ def test_as_the_cell(backend, options, B, dtype):
 
 
 def three_layers(dtype="float64", **options):
-    """Layers of three sizes, the second with a projection, the last residual."""
+    """Return layers of three sizes, the second with a projection, the last residual."""
     a = LSTMWeights.random(7, 12, seed=1, dtype=dtype, peephole=True)
     b = LSTMWeights.random(12, 9, seed=2, dtype=dtype, proj_size=5, proj_clip=0.1)
     c = LSTMWeights.random(5, 5, seed=3, dtype=dtype, cell_clip=0.5)
@@ -114,7 +114,7 @@ def three_layers(dtype="float64", **options):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("B", [1, 17])
-def test_as_the_lstm(backend, B, dtype):
+def test_a_stepper_equals_the_lstm(backend, B, dtype):
     lstm = LSTM(three_layers(dtype), backend=backend)
     stepper = lstm.stepper(B)
     wanted, state = layers(lstm, B)
@@ -138,7 +138,7 @@ def test_residual_layers(backend, residual):
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 @pytest.mark.parametrize("rows", [1, 5])
 def test_reset_to(backend, rows, dtype):
-    """Rows that begin anew start from the state that was given, not from one that was changed since; NaN is gone."""
+    """Reset rows start from the given state, even if it was changed since. Their NaN is gone."""
     lstm = LSTM(three_layers(dtype), backend=backend)
     random, c_dtype = np.random.default_rng(5), lstm.zero_state(0)[0].c.dtype
     reset_to = tuple(
@@ -161,8 +161,8 @@ def test_reset_to(backend, rows, dtype):
     assert np.isfinite(first).all()
 
 
-def test_flags_are_for_one_step(backend):
-    """Those of one step reset nothing in the next, whichever way they came."""
+def test_flags_last_one_step(backend):
+    """Flags don't reset anything in the next step, whichever way they were given."""
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0, dtype="float64"), backend=backend)
     stepper, xs = cell.stepper(2), inputs(cell, 2)[0]
     stepper.step(xs[0])
@@ -176,7 +176,7 @@ def test_flags_are_for_one_step(backend):
 
 
 def test_other_rows_keep_their_bits(backend):
-    """... when some are reset, or hold NaN."""
+    """Rows that are reset or hold NaN don't change the bits of others."""
     cell = LSTMCell(LSTMWeights.random(3, 8, seed=0), backend=backend)
     xs, _ = inputs(cell, 6)
     results = []
@@ -198,7 +198,7 @@ def test_other_rows_keep_their_bits(backend):
 
 
 def test_states_in_place(backend):
-    """What is written to h and c is stepped from; what was returned is overwritten, unless it is a copy."""
+    """A step reads what was written to h and c. It overwrites what it returned, except copies."""
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0, dtype="float64", proj_size=2), backend=backend)
     stepper, xs = cell.stepper(2), inputs(cell, 2)[0]
     state = cell(xs[0], cell.zero_state(2))
@@ -228,11 +228,11 @@ def test_write_read_and_reset(backend):
     assert not any(host(array).any() for state in other.read() for array in (state.h, state.c))
     one.write(other.read())
     assert_near(one.step(xs[0]), other.step(xs[0]), 0)
-    assert host(saved[0].h).any(), "what was read is a copy"
+    assert host(saved[0].h).any(), "read should return a copy"
 
 
 def test_set_weights(backend):
-    """... reaches a stepper that was made before, in order: the step before has the old ones."""
+    """New weights reach an existing stepper in order: earlier steps use the old ones."""
     old, new = (LSTMWeights.random(3, 4, seed=seed, proj_size=2, peephole=True, dtype="float64") for seed in (0, 1))
     cell = LSTMCell(old, backend=backend)
     stepper, xs = cell.stepper(2), inputs(cell, 2)[0]
@@ -258,7 +258,7 @@ def test_set_weights_of_layers(backend):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_buffers_on_the_host(backend, dtype):
-    """NumPy in, NumPy out, the same numbers; the states stay where the cell is."""
+    """Inputs and outputs are NumPy arrays with the same numbers. States stay on the cell's device."""
     lstm = LSTM(three_layers(dtype), backend=backend)
     plain, stepper = lstm.stepper(5), lstm.stepper(5, host=True)
     xs, flags = inputs(lstm, 5)
@@ -365,7 +365,7 @@ def test_errors_of_a_step(backend):
         stepper.write((x, x))
 
 
-def test_what_it_is(backend):
+def test_repr_and_no_copies(backend):
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend=backend)
     stepper = cell.stepper(2)
     assert isinstance(stepper, Stepper)
@@ -385,7 +385,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("functions", FUNCTIONS)
 @pytest.mark.parametrize(("B", "N", "dtype"), [(1, 128, "float32"), (1024, 256, "float32"), (64, 64, "float16")])
 def test_memory_of_steps(B, N, dtype, functions):
-    """None is kept from step to step, and little is used in one, whatever B and N."""
+    """Steps keep no memory and use little, whatever B and N."""
     options = FUNCTIONS[functions] | {"peephole": True, "cell_clip": 1.0, "proj_size": N // 2, "proj_clip": 1.0}
     cell = LSTMCell(LSTMWeights.random(N, N, seed=0, dtype=dtype, **options), backend="numpy")
     stepper, first = cell.stepper(B), np.arange(B) % 2 == 0
@@ -400,7 +400,7 @@ def test_memory_of_steps(B, N, dtype, functions):
     grown, used = [], []
     tracemalloc.start()
     try:
-        for _ in range(3):  # the least counts, as other threads of the process allocate, too
+        for _ in range(3):  # take the minimum, as other threads of the process allocate too
             before, _ = steps(count)
             tracemalloc.reset_peak()
             after, peak = steps(count)
@@ -408,14 +408,14 @@ def test_memory_of_steps(B, N, dtype, functions):
             used.append(peak - before)
     finally:
         tracemalloc.stop()
-    assert min(used) <= 192 << 10  # NumPy's own buffers, which have one size
-    assert min(grown) < 512  # the numbers of this test, whatever the steps
+    assert min(used) <= 192 << 10  # NumPy's own buffers have a fixed size
+    assert min(grown) < 512  # the Python objects of this test itself
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_batch_invariant(threads, dtype, monkeypatch):
-    """A row's bits are those that the cell gives it alone, also where rows are shared out among threads."""
+    """A row has the bits that the cell gives it alone, even if rows are shared out among threads."""
     from fusedlstm.backends.numpy import blas
     from fusedlstm.backends.numpy import threads as rows
 
@@ -438,7 +438,7 @@ def test_batch_invariant(threads, dtype, monkeypatch):
 
 
 def test_rows_are_shared_out(monkeypatch):
-    """Each thread takes some of them through all layers, and the numbers are the same."""
+    """Each thread takes some rows through all layers, and the numbers don't change."""
     from fusedlstm.backends.numpy import blas
     from fusedlstm.backends.numpy import cell as numpy_cell
     from fusedlstm.backends.numpy import threads as rows

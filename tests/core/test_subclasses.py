@@ -1,4 +1,4 @@
-"""Test that arrays that hold more than their numbers raise at every entry, by the argument's name."""
+"""Test that arrays with more than numbers raise at every entry, and that the error names the argument."""
 
 import sys
 import types
@@ -29,7 +29,7 @@ SQUARE = LSTMWeights.random(I, N, seed=0)
 
 
 class Quantity(np.ndarray):
-    """An array with a unit, like those of many packages."""
+    """An array with a unit, as many packages define it."""
 
 
 def masked(array):
@@ -57,7 +57,7 @@ def square(h=None, c=None):
 
 
 def entries(backend):
-    """Return each entry of an array: its name in errors, the array, and the function that takes it."""
+    """Return each entry for an array: its name in errors, a plain array, and the function that takes the array."""
     cell, lstm = LSTMCell(WEIGHTS, backend=backend), LSTM(StackedWeights([WEIGHTS]), backend=backend)
     pool, stepper = StatePool(cell, 6), Stepper(cell, B)
     slots = pool.allocate(B)
@@ -116,7 +116,7 @@ def one(h=None, c=None):
 
 
 def of_weights():
-    """Return the entries of weights' arrays, ours and the importers'."""
+    """Return the entries for arrays of weights, in LSTMWeights and in the importers."""
     arrays = WEIGHTS.arrays()
     parameters = convert.to_torch(SQUARE) if "torch" in sys.modules else {}
     parameters = {name: np.asarray(value) for name, value in parameters.items()}
@@ -157,7 +157,7 @@ def test_subclasses_are_refused_by_name(name, kind):
     ) as caught:
         take(given)
     assert type(given).__name__ in str(caught.value)
-    # Refuse it again after a plain array has passed, as known classes are cached.
+    # Try again after a plain array has passed, as known classes are cached.
     take(array)
     with pytest.raises(TypeError, match="wanted a plain"):
         take(given)
@@ -237,7 +237,7 @@ def test_errors_say_what_to_write():
     assert LSTMWeights(np.asarray(given), f4(20, N)).input_size == I
 
 
-# Other libraries'.
+# Arrays of other libraries.
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_errors_say_what_to_write():
     ],
 )
 def test_labels_and_units_are_refused(library, name, way):
-    """Modules' names tell the libraries, of subclasses too, so none of them is needed here."""
+    """Libraries are told by the module names of classes and their bases, so none is needed here."""
 
     class Labelled:
         __module__ = name
@@ -319,6 +319,6 @@ def test_tensors_with_named_axes_are_refused(torch):
     try:
         given = torch.zeros(20, I, names=("gates", "inputs"))
     except TypeError:
-        pytest.skip("PyTorch's axes have no names from 2.13 on")
+        pytest.skip("needs named axes, which PyTorch 2.13 removed")
     with pytest.raises(TypeError, match=r"weight_ih: wanted a tensor whose axes have no names"):
         LSTMWeights(given, torch.zeros(20, N))

@@ -1,4 +1,4 @@
-"""What a type checker knows of states: one LSTMState for a cell, a tuple of them for an LSTM."""
+"""A type checker sees one LSTMState for a cell, and a tuple of them for an LSTM."""
 
 import importlib.util
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from support.places import ROOT
 
-# `assert_type` fails for another type, and `ignore` where there is no error to ignore.
+# `assert_type` fails for another type, and `ignore` fails if there is no error to ignore.
 PROGRAM = """
 from typing import Any, assert_type
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool, Stepper, convert, load_weights
@@ -88,7 +88,7 @@ def of_converted(module: object, array: Any) -> None:
 
 
 def check(folder, programs, *more):
-    """Check programs, by name, as a user's type checker does."""
+    """Check programs, given by name, as a user's type checker does."""
     for name, text in programs.items():
         (folder / f"{name}.py").write_text(text)
     options = ["--strict", "--no-site-packages", "--follow-imports=silent", "--config-file=", "--cache-dir", os.devnull]
@@ -108,7 +108,10 @@ def test_states_of_cells_and_lstms_have_types(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
 def test_programs_of_pages_have_right_types(tmp_path):
-    """Each page is a program, and so is the README. Their functions have no annotations; packages may be missing."""
+    """Check the README and each page as one program.
+
+    Their functions have no annotations, and packages may be missing.
+    """
     programs = {
         path.stem.replace("-", "_"): "\n".join(blocks)
         for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -1,4 +1,4 @@
-"""Weights: checked once, copied, sealed."""
+"""Weights are checked once, copied and sealed."""
 
 import pickle
 
@@ -77,7 +77,7 @@ def test_functions():
         assert hash(copy.functions) == hash(weights.functions)
 
 
-def test_one_function_for_both_is_said_once():
+def test_equal_functions_are_stated_once():
     for weights in (
         LSTMWeights(**arrays(), activation="relu", output_activation="relu"),
         LSTMWeights(**arrays(), activation="relu"),

@@ -40,7 +40,7 @@ def exact_state(state):
 
 
 def check_all_ways(cell, tolerance, B=B):
-    """A call, a Stepper and a pool take two steps. In the second, every fourth row begins anew."""
+    """Check two steps of a call, a Stepper and a pool. In the second, every fourth row is reset."""
     weights, rng = cell.weights, np.random.default_rng(0)
     xs = [cell.asarray(rng.normal(size=(B, I))) for _ in range(2)]
     state, to = random_state(cell, B, rng), random_state(cell, 1, rng)
@@ -117,7 +117,7 @@ def test_layers_and_sequences_match_the_formula(residual, stepping):
 
 
 def test_sequences_of_other_lengths_match(backend):
-    """Rows that have ended keep their state. Rows that are reset keep a part of the state they are reset to."""
+    """Rows that have ended keep their state. Reset rows keep a part of the state they are reset to."""
     T, rng = 4, np.random.default_rng(2)
     weights = LSTMWeights.random(I, N, seed=0, dtype="float64", proj_size=4, **ZONEOUT)
     lstm = LSTM(weights, backend=backend)
@@ -149,7 +149,7 @@ def test_zoneout_of_0_or_1_is_exact(part, backend):
 
 
 def test_pointwise_keeps_only_c(backend):
-    """It can't keep a part of h, as it never sees the old one."""
+    """It can't keep a part of h, as it doesn't get the old h."""
     rng, cell = np.random.default_rng(0), LSTMCell(LSTMWeights.random(1, 1, seed=0, dtype="float64"), backend=backend)
     gates, c = cell.asarray(rng.normal(size=(B, 4 * N))), cell.asarray(rng.normal(size=(B, N)))
     plain, kept = lstm_pointwise(gates, c), lstm_pointwise(gates, c, zoneout_c=0.25)

@@ -18,7 +18,7 @@ template <typename T, int W> __global__ void moved(const T* in, T* out, i64 coun
   if (first < count) store<W>(out + first, load<W>(in + first));
 }
 
-// In blocks of 128, each of which is written back to front.
+// Writes each block of 128 numbers back to front.
 template <typename T> __global__ void shared(const T* in, T* out, i64 count) {
   SHARED_ARRAY(T, of_block, 128);
   if (index() < count) of_block[threadIdx.x] = in[index()];
@@ -26,7 +26,7 @@ template <typename T> __global__ void shared(const T* in, T* out, i64 count) {
   if (index() < count) out[index()] = of_block[127 - threadIdx.x];
 }
 
-// One block, of as much dynamic shared memory as the launch gives: `count` numbers, back to front.
+// Writes `count` numbers back to front, in one block, through the launch's dynamic shared memory.
 template <typename T> __global__ void shared_dynamically(const T* in, T* out, i64 count) {
   DYNAMIC_SHARED_ARRAY(T, all);
   for (i64 i = threadIdx.x; i < count; i += blockDim.x) all[i] = in[i];
@@ -66,7 +66,7 @@ template <typename A> __global__ void magnitudes(const A* in, A* out, i64 count)
   if (index() < count) out[index()] = magnitude(in[index()]);
 }
 
-// a * a plus the number before: rounded once, or twice.
+// a * a plus the number before, rounded once or twice.
 template <typename A, bool ONCE> __global__ void squares_added(const A* in, A* out, i64 count) {
   if (index() >= count) return;
   const A a = in[index()], before = in[index() > 0 ? index() - 1 : 0];
@@ -89,7 +89,7 @@ template <typename A> __global__ void rounded_to_tf32(const A* in, unsigned* out
   if (index() < count) out[index()] = to_tf32(in[index()]);
 }
 
-// The first block's words to the second, each as soon as it is there and not 0. It gives up rather than hang.
+// Passes the first block's words to the second, each as soon as it isn't 0. Gives up instead of hanging.
 template <typename T> __global__ void handed_over(const T* in, T* words, T* out, i64 count) {
   const i64 i = threadIdx.x;
   if (i >= count) return;
@@ -105,8 +105,8 @@ template <typename T> __global__ void handed_over(const T* in, T* words, T* out,
   out[i] = word;
 }
 
-// Of row i the first i bytes, by thread i: rows of 16 bytes, each to the first half of 32 bytes that were
-// 0xAB.
+// Thread i copies the first i bytes of row i. Rows have 16 bytes, and go to the first half of 32 bytes that
+// were 0xAB.
 template <typename T> __global__ void copied_in_part(const T* in, T* out, i64 count) {
   SHARED_ARRAY(T, rows, 32 * 32);
   for (int i = threadIdx.x; i < 32 * 32; i += blockDim.x) rows[i] = 0xAB;
@@ -119,8 +119,8 @@ template <typename T> __global__ void copied_in_part(const T* in, T* out, i64 co
   for (i64 i = threadIdx.x; i < count * 32; i += blockDim.x) out[i] = rows[i];
 }
 
-// `count` steps of 32 x 8 numbers, each a group of two copies a thread, of which N groups are always in
-// flight; a thread reads what another one copied.
+// Moves 32 x 8 numbers in each of `count` steps. A step is a group of two copies a thread, and N groups are
+// always in flight. A thread reads what another thread copied.
 template <typename T, int N> __global__ void pipelined(const T* in, T* out, i64 count) {
   SHARED_ARRAY(T, stages, (N + 1) * 32 * 8);
   auto copy = [&](i64 step) {
@@ -140,8 +140,8 @@ template <typename T, int N> __global__ void pipelined(const T* in, T* out, i64 
   }
 }
 
-// 32 rows of 8 elements of 16 bits as four matrices, whose rows the lanes bring in an order of their own, and
-// with a gap between each two; `out` has the four registers of each lane.
+// Loads 32 rows of 8 elements of 16 bits as four matrices. Lanes point to rows in another order, with gaps
+// between rows. `out` gets the four registers of each lane.
 template <typename T> __global__ void matrices(const T* in, unsigned* out) {
   SHARED_ARRAY(T, rows, 32 * 24);
   for (int i = 0; i < 8; ++i) rows[threadIdx.x * 24 + i] = in[threadIdx.x * 8 + i];
@@ -151,7 +151,7 @@ template <typename T> __global__ void matrices(const T* in, unsigned* out) {
   for (int i = 0; i < 4; ++i) out[threadIdx.x * 4 + i] = registers[i];
 }
 
-// d (16, 8) += a (16, K) b (8, K).T, of which every block has its own. K of T is 32 bytes.
+// d (16, 8) += a (16, K) b (8, K).T, with other matrices in every block. K elements of T are 32 bytes.
 template <typename T> __global__ void multiplied(const T* a, const T* b, float* d) {
   const int K = 32 / sizeof(T), half = K / 2, lane = threadIdx.x;
   SHARED_ARRAY(T, a_rows, 16 * K);

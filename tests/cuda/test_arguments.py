@@ -1,4 +1,4 @@
-"""A compiler compares the structs of kernels with their records in Python: same members, same types, same places."""
+"""A compiler compares the kernels' structs with their records in Python: members, types and offsets."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ pytestmark = [needs_cuda, needs_emulation]
 
 @pytest.fixture(scope="module")
 def kernels():
-    """Every instance that the tests compile."""
+    """Return every instance that the tests compile."""
     import resources
 
     return [kernel for kernel, _ in resources.instances().values()]

@@ -1,4 +1,4 @@
-"""batch_invariant in Steppers and pools, on every backend, and on a GPU whatever addresses rows have."""
+"""batch_invariant in Steppers and pools on every backend, and on a GPU with rows at any address."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ KINDS = {
     "float16": {"dtype": "float16"},
     "bfloat16": {"dtype": "bfloat16"},
 }
-# Sizes of whole vectors and tiles, and of none.
+# Sizes of whole vectors and tiles, and sizes that fit neither.
 SIZES = {
     "whole": {"input_size": 16, "hidden_size": 32},
     "odd": {"input_size": 23, "hidden_size": 37, "proj_size": 19, "proj_clip": 0.2, "peephole": True},
@@ -26,7 +26,7 @@ ROWS = 130
 
 
 def make(backend, kind, size, layers=1):
-    """A cell, or an LSTM of layers."""
+    """Return a cell, or an LSTM of several layers."""
     options = {**KINDS[kind], **SIZES[size]}
     how = {"backend": backend, "precision": options.pop("precision", "highest"), "batch_invariant": True}
     if layers == 1:
@@ -44,16 +44,13 @@ def bits(*arrays):
 
 
 def moved(owner, array, elements):
-    """The same numbers, so many elements from where they would be, in rows that are further apart."""
+    """Return the same numbers, shifted by `elements` elements, with gaps between rows."""
     wide = np.pad(host(array), ((0, 0), (elements, 9 - elements)))
     return owner.asarray(wide)[:, elements : array.shape[1] + elements]
 
 
 class Rows:
-    """The steps of ROWS sequences: x of each, and for each step the rows that take it, and those that are reset.
-
-    `wanted` has each row's outputs, and its state after them, of a cell that steps all rows that take a step at once.
-    """
+    """Steps of ROWS sequences: x, and the rows that take each step or are reset."""
 
     STEPS = 5
 
@@ -81,7 +78,7 @@ class Rows:
         return made if isinstance(self.owner, LSTM) else made[0]
 
     def step(self, x, states, is_first=None):
-        """The output and the states of a call, all in host memory."""
+        """Return the output and the states of a call, in host memory."""
         x, states = self.owner.asarray(x), self.there(states)
         if isinstance(self.owner, LSTM):
             options = {} if is_first is None else {"is_first": is_first}
@@ -92,7 +89,7 @@ class Rows:
         return host(output), tuple(s.to_numpy() for s in self.layers(news))
 
     def alone(self, row):
-        """The outputs and states of one row, which is stepped alone."""
+        """Return the outputs and states of one row, stepped alone."""
         states = tuple(LSTMState(h=s.h[[row]], c=s.c[[row]]) for s in self.start)
         outputs = []
         for t, rows in enumerate(self.rows):
@@ -108,7 +105,7 @@ SOME = [0, 63, 64, 65, 129]
 
 @pytest.mark.parametrize(("layers", "size"), [(1, "whole"), (1, "odd"), (2, "whole")])
 def test_slots_of_a_pool(backend, kind, size, layers):
-    """A sequence has the bits of its cell's calls, whatever slot it has, and with however many others it steps."""
+    """A sequence has the bits of its cell's calls, whatever its slot and the size of the batch."""
     owner = make(backend, kind, size, layers)
     rng = np.random.default_rng(0)
     play, pool = Rows(owner, rng), StatePool(owner, 200)
@@ -128,7 +125,7 @@ def test_slots_of_a_pool(backend, kind, size, layers):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_rows_of_steppers(backend, kind, size):
-    """Of any batch, at any place, beside what is no number, and with resets."""
+    """A row has its bits in any batch, at any place, beside NaN and infinities, with resets."""
     owner = make(backend, kind, size)
     x, state = random_inputs(owner, ROWS)
     x, state = host(x), state.to_numpy()
@@ -164,7 +161,7 @@ def one_row(owner, state, k):
 @settings(max_examples=40)
 @given(data=st.data())
 def test_addresses_change_no_bit(data):
-    """Of x, h and c, each moved by some elements, in rows further apart: other code reads and writes them."""
+    """x, h and c are shifted, with gaps between rows, which takes other code to read and write."""
     kind, size = data.draw(st.sampled_from(sorted(KINDS))), data.draw(st.sampled_from(sorted(SIZES)))
     owner, B = make("cuda", kind, size), data.draw(st.sampled_from([1, 2, 9, 64, 65]))
     x, state = random_inputs(owner, B)
@@ -186,8 +183,8 @@ def test_addresses_change_no_bit(data):
 
 @needs_cuda
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_only_where_it_is_asked_for(dtype):
-    """Kernels differ with the batch else, and so do bits: the tests here are able to fail."""
+def test_without_the_option_bits_differ(dtype):
+    """Otherwise kernels depend on the batch, and so do bits. The tests here can fail."""
     weights = LSTMWeights.random(300, 64, seed=0, dtype=dtype)
     kernels = ("matmul", "simt") if dtype == "float32" else ("tensor_small", "tensor_medium")
     results = set()

@@ -1,4 +1,4 @@
-"""The kernels of a GPU's step: names that are checked alike on every backend, and the table that chooses one."""
+"""The kernels of a GPU's step: names are checked alike on every backend, and a table chooses one."""
 
 import copy
 import pickle
@@ -18,7 +18,7 @@ from support.backends import needs_cuda
 ALL = "'matmul', 'tensor_large', 'tensor_medium', 'tensor_small', 'simt'"
 TENSOR_ONLY = 'multiplies float16, bfloat16, and float32 with precision="high" only'
 
-# dtype, options, the error and its whole message.
+# The dtype, the options, the error and its whole message.
 BAD = {
     "an int": (
         "float32",
@@ -74,7 +74,7 @@ def test_bad_kernels(name, kind, backend):
 
 
 @pytest.mark.parametrize("name", BAD_INVARIANT)
-def test_kernels_of_other_bits(name):
+def test_invariance_needs_its_kernel(name):
     dtype, precision, kernel, wanted = BAD_INVARIANT[name]
     with pytest.raises(ValueError, match=re.escape(f"kernel: wanted None or {wanted}")) as caught:
         make(LSTMCell, "numpy", dtype, precision=precision, kernel=kernel, batch_invariant=True)
@@ -96,14 +96,14 @@ def test_kernels_of_other_bits(name):
         ("bfloat16", "high", {*choice.NAMES} - {"simt"}),
     ],
 )
-def test_what_each_kernel_multiplies(dtype, precision, fitting):
+def test_dtypes_of_each_kernel(dtype, precision, fitting):
     assert {name for name in choice.NAMES if choice.reason_against(name, dtype, precision) is None} == fitting
     assert choice.arithmetic(dtype, precision) == ("tf32" if (dtype, precision) == ("float32", "high") else dtype)
     assert choice.invariant(dtype, precision) == ("tensor_medium" if "tensor_medium" in fitting else "simt")
 
 
 @pytest.mark.parametrize("kind", [LSTMCell, LSTM])
-def test_kept_by_copies_and_said(kind, backend):
+def test_copies_and_repr_keep_the_kernel(kind, backend):
     one = make(kind, backend, kernel="simt")
     assert repr(one) == repr(make(kind, backend))[:-1] + ", kernel='simt')"
     for twin in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
@@ -113,7 +113,7 @@ def test_kept_by_copies_and_said(kind, backend):
     assert backend == "numpy" or [engine.kernel for engine in make(kind, backend)._engines] == [None]
 
 
-def test_steppers_and_pools_say_what_steps_them(backend):
+def test_steppers_and_pools_name_their_kernels(backend):
     lstm = LSTM(StackedWeights.random(3, 4, num_layers=2, seed=0), backend=backend, kernel="matmul")
     wanted = ("numpy" if backend == "numpy" else "matmul",) * 2
     assert lstm.stepper(5).kernels == wanted
@@ -145,7 +145,7 @@ def test_one_kernel_is_refused_on_an_old_gpu(monkeypatch):
 
 
 @needs_cuda
-def test_info_says_how_steps_run(monkeypatch):
+def test_info_names_the_way_of_stepping(monkeypatch):
     monkeypatch.setattr(select, "unavailable_reason", lambda name: None)
     monkeypatch.setattr(probe, "describe_gpus", lambda: ["New", "Old"])
     monkeypatch.setattr(probe, "capabilities", lambda: [90, 75])
@@ -166,13 +166,13 @@ def test_capabilities_of_gpus():
     assert all(isinstance(capability, int) and capability >= 75 for capability in found)
 
 
-def test_the_choice_needs_no_cupy():
+def test_kernel_choice_imports_no_cupy():
     code = "import sys; import fusedlstm.backends.kernel_choice; assert 'cupy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_table_takes_every_size():
-    """Each row and column ends in what has no bound, bounds grow, and kernels are some that the arithmetic allows."""
+def test_the_table_covers_every_size():
+    """Rows and columns have growing bounds, the last none. Kernels fit the arithmetic."""
     for kind, rows in choice._TABLE.items():
         dtype, precision = ("float32", "high") if kind == "tf32" else (kind, "highest")
         batches = [most for most, _ in rows]
@@ -186,13 +186,13 @@ def test_the_table_takes_every_size():
                 assert choice.choose(B, I, N, P, dtype, precision, 80) in choice.NAMES
 
 
-def test_what_is_chosen():
+def test_chosen_kernels():
     bf16, f32 = ("bfloat16", "highest"), ("float32", "highest")
     assert choice.choose(1, 128, 128, None, *bf16, 90) == "tensor_small"
     assert choice.choose(16384, 256, 256, 256, *bf16, 90) == "tensor_large"
     assert choice.choose(16384, 1024, 1024, None, *bf16, 90) == "matmul"
     assert choice.choose(1, 128, 128, None, *f32, 90) == "matmul"
-    # Its products are those of N = I = 229, whose kernel at this batch is another than that of N = 512.
+    # The first has products of the size of N = I = 229, whose kernel at this batch differs from that of N = 512.
     assert [choice.choose(256, 23, N, P, *bf16, 90) for N, P in ((512, 182), (512, None))] == [
         "tensor_small",
         "tensor_medium",
@@ -207,7 +207,7 @@ def test_old_gpus_and_force():
         assert choice.choose(B, 128, 128, None, *bf16, 90, forced="matmul") == "matmul"
 
 
-def test_layers_are_of_one_kind():
+def test_layers_share_one_way_of_stepping():
     bf16 = ("bfloat16", "highest")
     one_kernel, matmul = (128, 128, None), (2048, 2048, None)
     assert choice.choose_layers(1, [one_kernel], *bf16, 90) == ("tensor_small",)

@@ -1,4 +1,4 @@
-"""Every instance of every kernel, compiled for every architecture by NVRTC, as on a machine with a GPU."""
+"""Compile every instance of every kernel for every architecture by NVRTC, as on a machine with a GPU."""
 
 import functools
 import itertools
@@ -37,11 +37,11 @@ if real_nvrtc is stand_in.nvrtc:
 
 @pytest.fixture(autouse=True)
 def _with_real_nvrtc(monkeypatch):
-    """Also where the stand-in for CuPy has its place."""
+    """Use the real NVRTC, even if the stand-in for CuPy has replaced it."""
     monkeypatch.setattr(compiler, "nvrtc", real_nvrtc)
 
 
-# Where a test would be skipped for want of a tool, or of the pinned NVRTC, this machine fails.
+# On a machine that sets this, tests fail instead of being skipped without a tool or the pinned NVRTC.
 REQUIRED = os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1"
 KEPT_NVRTC, KEPT = resources.kept()
 
@@ -74,7 +74,7 @@ def sampled(kernels, architecture):
 @pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_pointwise(architecture, dtype):
-    """All widths and functions on MAIN, and the first and last of them elsewhere."""
+    """Compile all widths and functions for MAIN, and the first and last for other architectures."""
     for kernel in sampled(resources.pointwise_kernels(dtype), architecture):
         assert_compiles(kernel, architecture)
 
@@ -82,7 +82,7 @@ def test_pointwise(architecture, dtype):
 @pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_planned(architecture, dtype):
-    """Like test_pointwise."""
+    """Compile as in test_pointwise."""
     for kernel in sampled(resources.planned_kernels(dtype), architecture):
         assert_compiles(kernel, architecture)
 
@@ -98,7 +98,7 @@ def test_all_pointwise_instances_compile(kernels, architecture, dtype):
 
 @pytest.mark.parametrize("flags", [*resources.OPTIONS, *resources.PLANNED_OPTIONS])
 def test_options(flags):
-    """Every set of options, of pointwise.cu and of planned.cu."""
+    """Compile every set of options of pointwise.cu and planned.cu."""
     for kernel in resources.option_kernels(flags):
         assert_compiles(kernel, resources.ARCHITECTURE_OF_OPTIONS)
 
@@ -115,7 +115,7 @@ def test_kernels_that_round(architecture):
         assert_compiles(kernel, architecture)
 
 
-def test_no_kernel_rounds_where_there_is_no_tf32():
+def test_rounding_kernels_need_tf32():
     for kernel in resources.rounding_kernels():
         with pytest.raises(RuntimeError, match="TF32 needs sm_80"):
             compiled(kernel, 75)
@@ -123,7 +123,7 @@ def test_no_kernel_rounds_where_there_is_no_tf32():
 
 @functools.cache
 def each_compiled(kernels, architecture):
-    """As `compiled`, two at a time."""
+    """Compile kernels as `compiled` does, two at a time."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda kernel: compiled(kernel, architecture), kernels))
 
@@ -135,7 +135,7 @@ def of_tiles(cases):
 TILES = of_tiles(resources.TILES)
 
 
-# Blocks that a multiprocessor has at once, on sm_80; on sm_86, 89 and 120; on sm_90 and 100.
+# Blocks that fit a multiprocessor at once: on sm_80, on sm_86, 89 and 120, and on sm_90 and 100.
 BLOCKS = {
     "TensorLarge<{}>": (2, 1, 2),
     "TensorMedium<{}>": (4, 2, 4),
@@ -155,13 +155,13 @@ def assert_steps_compile(kernels, tile, dtype, architecture):
     most = (BLOCKS_OF_FLOAT64 if dtype.itemsize == 8 else BLOCKS)[tile.template][COLUMNS_OF_BLOCKS[architecture]]
     for kernel, (_, _, measured) in zip(kernels, each, strict=True):
         assert_compiles(kernel, architecture)
-        # Rows that are not aligned, and projections in the same launch, may take more registers: see step.cu.
+        # Unaligned rows, and projections in the same launch, may take more registers: see step.cu.
         aligned = kernel.file == "project.cu" or ", false, true, " in kernel.name
         blocks = resources.blocks_at_once(measured, tile.threads, architecture)
         assert blocks >= (most if aligned else 1), (kernel.name, measured)
 
 
-# In the loop over tiles of K, by tile: products of tensor cores, or multiply-adds of single numbers.
+# For each tile, the tensor-core products or scalar multiply-adds in the loop over tiles of K.
 PRODUCTS = {
     "TensorLarge<{}>": 32,
     "TensorMedium<{}>": 16,
@@ -198,7 +198,7 @@ def test_steps(tile, dtype, architecture):
     """Each tile compiles, and its first instance's machine code multiplies as it should."""
     kernels = sampled(resources.step_kernels(tile, dtype), architecture)
     assert_steps_compile(kernels, tile, dtype, architecture)
-    if REQUIRED or sass.disassembler() is not None:  # without it, the test has still checked what compiles
+    if REQUIRED or sass.disassembler() is not None:  # without it, the test has still compiled the kernels
         (found,) = listings(kernels[:1], architecture, sass.instructions)
         assert_multiplies(kernels[0], found, tile, dtype)
 
@@ -211,7 +211,7 @@ def test_all_step_instances_compile(tile, dtype, architecture):
 
 
 def test_blocks_at_once():
-    """By each of what a multiprocessor has: its registers, its shared memory, its threads, and how many it keeps."""
+    """Registers, shared memory, threads and resident blocks each limit a multiprocessor."""
 
     def blocks(architecture, threads, **taken):
         few = resources.Resources(registers=16, stack=0, spilled=0, shared=0)
@@ -235,8 +235,8 @@ def test_functions_of_steps(tile, dtype):
         assert_compiles(kernel, MAIN)
 
 
-def test_steps_are_refused_where_there_are_no_tensor_cores_for_them():
-    """On sm_75, by the words of the first primitive."""
+def test_steps_need_tensor_cores_of_sm_80():
+    """On sm_75, the first primitive's assertion fails."""
     for tile, dtype in resources.TILES:
         step, *_, project = resources.step_kernels(tile, dtype)
         for kernel in (step, project):
@@ -245,19 +245,19 @@ def test_steps_are_refused_where_there_are_no_tensor_cores_for_them():
 
 
 def test_resources_are_compared():
-    """The table is of the NVRTC that contributors have; with another, local memory alone is looked for."""
+    """The table is for contributors' NVRTC. With another, only local memory is checked."""
     if resources.nvrtc_version() != KEPT_NVRTC:
         words = f"resources.json is of NVRTC {KEPT_NVRTC}, this is {resources.nvrtc_version()}: no registers compared"
         assert not REQUIRED, words
         pytest.skip(words)
 
 
-def test_resources_are_of_the_instances_that_there_are():
+def test_resources_list_every_instance():
     wanted = {name: architectures for name, (_, architectures) in resources.instances().items()}
     assert {name: set(row) for name, row in KEPT.items()} == wanted
 
 
-def test_more_resources_are_complained_of():
+def test_more_resources_are_reported():
     name, other = "lstm_clip<float>", "lstm_clip<other>"
     table = {name: {90: resources.Resources(registers=10, stack=0, spilled=0, shared=64)}}
 
@@ -277,8 +277,8 @@ def test_more_resources_are_complained_of():
         assert "for sm_75 is not in" in complaint(10, 0, 0, 64, architecture=75, same_nvrtc=same_nvrtc)
 
 
-def test_a_spill_is_seen_in_the_log_and_in_the_code(tmp_path, monkeypatch):
-    """Of a kernel of which so many blocks are to be resident that each thread has too few registers."""
+def test_a_spill_shows_in_the_log_and_the_code(tmp_path, monkeypatch):
+    """Ask for so many resident blocks that each thread has too few registers."""
     for file in compiler.sources.folder().iterdir():
         text = file.read_text(encoding="utf-8")
         (tmp_path / file.name).write_text(text.replace("__launch_bounds__(256)", "__launch_bounds__(256, 8)"))
@@ -292,7 +292,7 @@ def test_a_spill_is_seen_in_the_log_and_in_the_code(tmp_path, monkeypatch):
 
 
 def vectors(what, arrays, width):
-    """Loads or stores of so many vectors of each of these dtypes, by their bits."""
+    """Count the loads or stores of `count` vectors of each dtype, by their bits."""
     accesses = Counter()
     for dtype, count in arrays:
         bits = dtype.itemsize * 8 * width
@@ -301,7 +301,7 @@ def vectors(what, arrays, width):
 
 
 def of_pointwise(gates, dtype, width, options):
-    """The kernel, and the loads and stores in its source."""
+    """Return the kernel, and the loads and stores in its source."""
     c = dtypes.state_dtype(dtype)
     loads = vectors("LDG", [(gates, 8), (dtype, 7 if options else 4), (c, 1)], width)
     if options:
@@ -311,7 +311,10 @@ def of_pointwise(gates, dtype, width, options):
 
 
 def of_planned(dtype, width, options):
-    """Of gates and c, of bias, input and peepholes, and of a row's slot; of c, h and the copy."""
+    """Return the kernel, and the loads and stores in its source.
+
+    It loads gates, c, bias, input, peepholes and a row's slot. It stores c, h and h's copy.
+    """
     c = dtypes.state_dtype(dtype)
     loads = vectors("LDG", [(c, 5), (dtype, 8 if options else 5)], width)
     loads["LDG", 32] += 1
@@ -320,7 +323,7 @@ def of_planned(dtype, width, options):
 
 
 def cases_of_vectors(dtype):
-    """Both widths with all options, and the wider with none."""
+    """Return both widths with all options, and the wider one with none."""
     options = [(1, True), (4, False), (4, True)]
     with_gates = itertools.product(resources.gate_dtypes(dtype), options)
     return [of_pointwise(gates, dtype, *each) for gates, each in with_gates] + [
@@ -329,10 +332,10 @@ def cases_of_vectors(dtype):
 
 
 def listings(kernels, architecture, listing=sass.accesses):
-    """The accesses, or instructions, in each kernel's machine code."""
+    """Return the accesses, or the instructions, in each kernel's machine code."""
     if sass.disassembler() is None:
         assert not REQUIRED, "nvdisasm is not installed"
-        pytest.skip("machine code is not read here: nvdisasm is not installed")
+        pytest.skip("machine code can't be read: nvdisasm is not installed")
     codes = [compiled(kernel, architecture)[1] for kernel in kernels]
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(listing, codes))
@@ -341,9 +344,9 @@ def listings(kernels, architecture, listing=sass.accesses):
 @pytest.mark.parametrize("architecture", [75, 90, 120])
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_memory_is_moved_by_vectors(architecture, dtype):
-    """The machine code has the source's loads and stores, each of all a thread's units, and no others.
+    """The machine code has the source's loads and stores, each for all units of a thread, and no others.
 
-    A load may be there more than once, as the compiler copies code for each outcome of a branch.
+    A load may occur more than once, as the compiler copies code for each outcome of a branch.
     """
     cases = cases_of_vectors(dtype)
     found_in = listings([kernel for kernel, _, _ in cases], architecture)
@@ -355,12 +358,12 @@ def test_memory_is_moved_by_vectors(architecture, dtype):
 
 @pytest.mark.parametrize("architecture", [75, 90, 120])
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
-def test_a_pools_state_is_moved_by_16_bytes(architecture, dtype):
-    """Loaded and stored, or zeros are; a loop may be unrolled, but into nothing smaller."""
+def test_a_pools_state_moves_16_bytes_at_a_time(architecture, dtype):
+    """States are loaded and stored, or zeroed, 16 bytes at a time. Loops are not unrolled into less."""
     (found,) = listings([launch.gather_kernel(dtype)], architecture)
     assert found["STG", 128] == 2 * found["LDG", 128] > 0
     x, c = dtype.itemsize * 8, dtypes.state_dtype(dtype).itemsize * 8
-    # Beside elements of x and c: two flags, the slot, of which a part may do, and the row's.
+    # Other accesses: elements of x and c, two flags, the slot (perhaps only a part of it) and the row's slot.
     wanted = {("LDG", bits) for bits in (8, 64, x, 128)} | {("STG", bits) for bits in (32, x, c, 128)}
     assert wanted <= set(found) <= wanted | {("LDG", 32)}
     assert found["LDG", 8] == 2
@@ -390,7 +393,7 @@ def test_errors_show_the_compilers_log():
 
 
 def test_compiled_once_and_kept(tmp_path, monkeypatch):
-    """The second time comes from the disk; a damaged file, or another digest, is compiled again."""
+    """The second time comes from the disk. A damaged file or another digest is compiled again."""
     monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "cache"))
     compiled = []
     real = compiler.compile_kernel
@@ -409,7 +412,7 @@ def test_compiled_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(compiler.nvrtc, "getVersion", lambda: (99, 9))
     monkeypatch.setattr(compiler, "compile_kernel", lambda *a: compiled.append(a) or (*first, ""))
     compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
-    assert len(compiled) == 5, "another NVRTC may compile it better"
+    assert len(compiled) == 5, "another NVRTC should compile again"
 
 
 def test_compile_seconds_are_logged(tmp_path, monkeypatch, caplog):
@@ -420,8 +423,8 @@ def test_compile_seconds_are_logged(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("architecture", [75, 90, 120])
-def test_kernels_of_the_primitives_tests(architecture):
-    """Those that a GPU runs first."""
+def test_kernels_of_primitives_compile(architecture):
+    """A GPU runs these kernels first."""
     file = str(Path(__file__).parent / "primitives.cu")
     for name in (
         *(f"{kernel}<{name}>" for kernel in ("widened", "narrowed") for name in C_NAMES.values()),
@@ -446,7 +449,7 @@ def test_kernels_of_the_primitives_tests(architecture):
         assert compiler.compile_kernel(file, name, f"-arch=sm_{architecture}")[1][:4] == b"\x7fELF"
 
 
-# The kernels of the primitives' tests that need sm_80, or sm_70, and what their machine code must contain.
+# Kernels of test_primitives.py that need sm_80 or sm_70, and the instructions in their machine code.
 MACHINE_CODE = {
     "multiplied<__half>": {"LDSM.16.M88.4": 2, "HMMA.16816.F32": 1},
     "multiplied<__nv_bfloat16>": {"LDSM.16.M88.4": 2, "HMMA.16816.F32.BF16": 1},
@@ -462,8 +465,8 @@ MACHINE_CODE = {
 
 
 @pytest.mark.parametrize("architecture", [a for a in resources.ARCHITECTURES if a >= 80])
-def test_kernels_of_tensor_cores_and_background_copies(architecture):
-    """They are what they are for: a compiler may unroll them, and make nothing else of them."""
+def test_primitives_compile_to_their_instructions(architecture):
+    """The compiler may unroll an instruction, but not replace it."""
     file = str(Path(__file__).parent / "primitives.cu")
     for name, wanted in MACHINE_CODE.items():
         code = compiler.compile_kernel(file, name, f"-arch=sm_{architecture}")[1]
@@ -488,14 +491,14 @@ REFUSED = {
     "mma_m16n8k16<__nv_bfloat16>": (f"{MATRIX} mma_m16n8k16<__nv_bfloat16>(d, a, b);", "mma.m16n8k16 needs sm_80"),
     "mma_m16n8k8_tf32": (f"{MATRIX} mma_m16n8k8_tf32(d, a, b);", "mma of TF32 needs sm_80"),
     "to_tf32": ("to_tf32(1.0f);", "TF32 needs sm_80"),
-    # NVRTC knows no GPU as old as these need: their assertion is shown by another number.
+    # NVRTC supports no GPU too old for these, so a larger number shows their assertion.
     "load_relaxed": ("load_relaxed<800>(in);", "ld.relaxed needs sm_70"),
     "store_relaxed": ("store_relaxed<800>(in, 1);", "st.relaxed needs sm_70"),
 }
 
 
 def failed_assertions(call, architecture, folder, used=1):
-    """The words of them, in a kernel of this call alone."""
+    """Return the messages of assertions that fail in a kernel with this call alone."""
     file = folder / "call.cu"
     head = "template <int USED> __global__ void kernel(unsigned long long* in)"
     file.write_text(f'#include "primitives.cuh"\n{head} {{ if constexpr (USED) {{ {call} }} }}\n')
@@ -511,7 +514,7 @@ def failed_assertions(call, architecture, folder, used=1):
 
 @pytest.mark.parametrize("primitive", REFUSED)
 def test_primitives_are_refused_on_older_gpus(primitive, tmp_path):
-    """Each by its own static_assert; and where they are not used, the header compiles."""
+    """Each has its own static_assert. The header compiles if the primitive isn't used."""
     call, words = REFUSED[primitive]
     assert failed_assertions(call, 75, tmp_path) == [words]
     assert failed_assertions(call, 75, tmp_path, used=0) == []
@@ -530,9 +533,9 @@ def test_every_primitive_of_newer_gpus_is_refused():
 
 
 def test_blocks_are_within_their_bounds():
-    """A launch of more threads than __launch_bounds__ says is refused by CUDA; an emulator does not know it.
+    """CUDA refuses launches of more threads than __launch_bounds__. An emulator doesn't check them.
 
-    Tiles have bounds of their own, of which test_kernels_step.py says that they are what is launched.
+    Tiles have their own bounds. test_kernels_step.py checks that launches use exactly as many threads.
     """
     for file in compiler.sources.folder().glob("*.cu"):
         bounds = re.findall(r"__launch_bounds__\((\d+|Tile::THREADS)", file.read_text())

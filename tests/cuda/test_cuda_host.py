@@ -1,4 +1,4 @@
-"""The host side of the CUDA backend: devices, math modes, layouts, the launcher. On a GPU, or emulated."""
+"""The host side of the CUDA backend, on a GPU or emulated: devices, math modes, layouts, the launcher."""
 
 import logging
 import shutil
@@ -39,8 +39,8 @@ def arguments(cell, B=7, size=16):
     return x, LSTMState(h=h, c=c)
 
 
-def test_highest_precision_whatever_mode_the_handle_is_in(cupy):
-    """CuPy's handle is shared: a mode that lets float32 be TF32 changes no bit, and is there again after."""
+def test_highest_precision_ignores_the_handle(cupy):
+    """CuPy's handle is shared. Its TF32 mode changes no bit, and is restored."""
     from cupy_backends.cuda.libs import cublas
 
     cell = make()
@@ -56,7 +56,7 @@ def test_highest_precision_whatever_mode_the_handle_is_in(cupy):
 
 
 def test_high_precision_is_tf32(cupy):
-    """... on GPUs that have it: another result than IEEE float32, and near."""
+    """On GPUs with TF32, the result differs slightly from IEEE float32."""
     weights = LSTMWeights.random(256, 256, seed=0)
     exact, fast = LSTMCell(weights, backend="cuda"), LSTMCell(weights, backend="cuda", precision="high")
     results = [cell(*arguments(cell, B=64, size=256)).to_numpy().h for cell in (exact, fast)]
@@ -67,9 +67,9 @@ def test_high_precision_is_tf32(cupy):
 
 
 def test_a_cell_runs_on_its_own_device(cupy):
-    """Whatever the current one is; arrays of another device are refused and named."""
+    """The current device doesn't matter. Arrays of another device raise an error with their name."""
     if cupy.cuda.runtime.getDeviceCount() < 2:
-        pytest.skip("there is one GPU only")
+        pytest.skip("needs two GPUs")
     weights = LSTMWeights.random(16, 16, proj_size=3, proj_clip=0.1, seed=0)
     first, second = LSTMCell(weights, backend="cuda"), LSTMCell(weights, backend="cuda:1")
     assert second.device == "cuda:1"
@@ -94,7 +94,7 @@ def test_a_cell_runs_on_its_own_device(cupy):
     assert lstm_pointwise(gates, second.asarray(np.ones((2, 2)))).h.device.id == 1
 
 
-def test_a_device_that_is_not_there(cupy):
+def test_a_missing_device_raises(cupy):
     count = cupy.cuda.runtime.getDeviceCount()
     with pytest.raises(BackendUnavailableError, match=f"there is no GPU {count}, only {count}"):
         LSTMCell(LSTMWeights.random(1, 1, seed=0), backend=f"cuda:{count}")
@@ -145,13 +145,13 @@ def test_an_empty_grid_launches_nothing(clip_kernel, cupy):
 
 
 def test_a_kernel_is_loaded_once(clip_kernel, cupy, monkeypatch):
-    """Also when several threads are the first to launch it."""
+    """Several threads launch it first, at the same time."""
     loads, together = [], threading.Barrier(4)
     real = clip_kernel._load
 
     def load(device):
         loads.append(device)
-        time.sleep(0.1)  # so that the others come while this one loads
+        time.sleep(0.1)  # so that the other threads arrive meanwhile
         return real(device)
 
     monkeypatch.setattr(clip_kernel, "_load", load)
@@ -194,7 +194,7 @@ def test_the_launcher_names_nested_members(cupy):
 
 
 def test_a_queued_launch_keeps_its_arrays(clip_kernel, cupy):
-    """Until it is launched: the struct has their addresses alone."""
+    """The struct has only addresses, so the launch keeps the arrays until it is done."""
     h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
     arguments, gone = ClipArguments(h[:2], 2, 1), weakref.ref(h._host if "stand-in" in cupy.__version__ else h.data.mem)
     values = clip_kernel.struct.values(arguments)
@@ -212,7 +212,7 @@ KIB = 1 << 10
 
 @pytest.mark.parametrize("shared", [0, 4, 48 * KIB, 48 * KIB + 4, 64 * KIB])
 def test_dynamic_shared_memory(shared, cupy):
-    """All of it is there, of every size that each GPU has."""
+    """All of the memory can be used, for every size that each GPU has."""
     kernel = plain_kernel(*REVERSED, shared=shared)
     values = np.random.default_rng(0).random(shared // 4, np.float32)
     out = cupy.zeros(values.size, np.float32)
@@ -238,7 +238,7 @@ def test_dynamic_shared_memory_in_a_graph(cupy):
 
 
 def test_dynamic_shared_memory_must_be_allowed(cupy):
-    """By CUDA, and by the stand-in as by CUDA: what Kernel is for."""
+    """CUDA and the stand-in need an attribute for more than 48 KiB, which Kernel sets."""
     from fusedlstm.backends.cuda.runtime import compile as compiler
 
     arch = compiler.architecture(cupy.cuda.Device(0).compute_capability)
@@ -267,11 +267,11 @@ def test_dynamic_shared_memory_must_be_allowed(cupy):
 
 @pytest.fixture
 def copied_kernels(tmp_path, monkeypatch):
-    """A copy of kernels/ to edit, compiled into a cache of its own, on the stand-in."""
+    """Return a copy of kernels/ to edit, with a separate cache, on the stand-in."""
     from fusedlstm.backends.cuda.runtime import sources
 
     if "stand-in" not in sys.modules["cupy"].__version__:
-        pytest.skip("the stand-in tells stale code, a GPU runs it")
+        pytest.skip("only the stand-in detects stale code")
     folder = shutil.copytree(sources.folder(), tmp_path / "kernels")
     monkeypatch.setattr(sources, "folder", lambda: folder)
     monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "cache"))
@@ -282,8 +282,8 @@ def copied_kernels(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stale", [False, True])
-def test_edited_headers_are_compiled_anew(stale, copied_kernels, cupy, monkeypatch):
-    """... and were the digest stale, the old code would run: a planted fault, which the stand-in names."""
+def test_edited_headers_are_compiled_again(stale, copied_kernels, cupy, monkeypatch):
+    """With a stale digest, a planted fault, the old code would run, and the stand-in raises."""
     from fusedlstm.backends.cuda.runtime import sources
 
     def clip():
@@ -308,7 +308,7 @@ def test_edited_headers_are_compiled_anew(stale, copied_kernels, cupy, monkeypat
 
 
 def views(array):
-    """Views of one (5, 4) array, and whether cuBLAS and the kernels can read them as they lie."""
+    """Return views of one (5, 4) array, and whether cuBLAS and the kernels can read them in place."""
     wide = array.repeat(3, axis=1)
     return [
         (array, True),
@@ -323,7 +323,7 @@ def views(array):
     ]
 
 
-def test_what_must_be_copied(cupy):
+def test_unfit_layouts_are_copied(cupy):
     from fusedlstm.backends.cuda.runtime.strides import row_stride, with_contiguous_rows
 
     array = cupy.asarray(np.arange(20.0).reshape(5, 4))
@@ -338,8 +338,8 @@ def test_what_must_be_copied(cupy):
     ("strides", "fits"),
     [((32, 4), True), ((4 * (2**31 - 1), 4), True), ((4 * 2**31, 4), False), ((33, 4), False), ((28, 4), False)],
 )
-def test_distances_of_rows_that_cublas_takes(strides, fits, monkeypatch):
-    """Whole elements, fewer than 2^31, and no overlap."""
+def test_row_strides_that_cublas_takes(strides, fits, monkeypatch):
+    """Rows are whole elements apart, fewer than 2^31, without overlap."""
     from fusedlstm.backends.cuda.runtime import strides as layout
 
     monkeypatch.setattr(layout.cupy, "ascontiguousarray", lambda a: "a copy")
@@ -348,13 +348,13 @@ def test_distances_of_rows_that_cublas_takes(strides, fits, monkeypatch):
 
 
 def byte_bounds(array):
-    """First address, and the one after the last, from all elements' addresses."""
+    """Return the first address and the one after the last, from the addresses of all elements."""
     steps = np.indices(array.shape).reshape(array.ndim, -1).T @ np.array(array.strides)
     return array.ctypes.data + steps.min(), array.ctypes.data + steps.max() + array.itemsize
 
 
 def test_spans(cupy):
-    """First and last address, as NumPy finds them."""
+    """First and last address equal NumPy's."""
     from fusedlstm.backends.cuda.runtime.strides import span
 
     array = cupy.asarray(np.arange(20.0).reshape(5, 4))
@@ -375,7 +375,7 @@ def test_alignment(cupy):
     assert is_aligned(array, 4)
     assert is_aligned(array[:, 4:8], 4)
     assert not is_aligned(array[:, 1:5], 4)
-    assert not is_aligned(array[:, 2:6], 4), "8 bytes are half a vector"
+    assert not is_aligned(array[:, 2:6], 4), "8 bytes are only half a vector"
     assert not is_aligned(cupy.zeros((4, 5), np.float32)[:, :4], 4)
     assert is_aligned(cupy.zeros((4, 5), np.float32)[:1, :4], 4)
-    assert is_aligned(cupy.zeros((4, 6), np.float64)[:, 2:6], 4), "two vectors of 16 bytes each"
+    assert is_aligned(cupy.zeros((4, 6), np.float64)[:, 2:6], 4), "4 doubles are two aligned vectors of 16 bytes"

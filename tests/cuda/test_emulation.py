@@ -1,4 +1,4 @@
-"""What a launch of an emulated kernel promises: views, arguments, canaries, the compiler's cache."""
+"""What a launch of an emulated kernel guarantees: views, arguments, canaries, the compiler's cache."""
 
 import mmap
 import os
@@ -31,13 +31,13 @@ TYPES = {
 
 @pytest.fixture(scope="module", params=["fast", "check"])
 def copies(request):
-    """A module of kernels that copy rows."""
+    """Return a module of kernels that copy rows."""
     names = [COPY.format(name) for name in TYPES] + ["gather<WRITE_THROUGH_CONST, float, 1>"]
     return Module(FAULTY / "memory.cu", names, request.param, FLAGS)
 
 
 def copy(module, source, to, kernel=None, stride=None, **options):
-    """Copy rows, whose strides are those of the arrays."""
+    """Copy rows, with the arrays' strides."""
     function = module.function(kernel or COPY.format("float"))
     strides = [np.int64(a.strides[0] // a.itemsize) for a in (source, to)]
     B, N = map(np.int64, source.shape)
@@ -65,7 +65,7 @@ def test_two_views_of_one_allocation(copies):
 
 
 def test_a_view_that_begins_inside_another(copies):
-    """Their rows lie between each other's: no element is in both."""
+    """The rows interleave, but no element is in both views."""
     whole = numbers(4, 8)
     before = whole.copy()
     copy(copies, whole[:, :4], whole[:, 4:])
@@ -81,7 +81,7 @@ def test_the_same_memory_twice(copies):
 
 
 def test_views_of_a_buffer_without_a_common_array(copies):
-    """Two arrays over the same bytes, neither a view of the other, are one allocation."""
+    """Two arrays over the same bytes are one allocation, though neither is a view of the other."""
     buffer = bytearray(numbers(4, 8).tobytes())
     source, to = (np.frombuffer(buffer, np.float32).reshape(4, 8) for _ in range(2))
     copy(copies, source[:2], to[2:])
@@ -94,7 +94,7 @@ def test_views_of_a_buffer_without_a_common_array(copies):
 
 
 def test_writes_through_one_of_two_aliases(copies):
-    """An argument that is const may be written to as another that isn't."""
+    """Memory of a const argument may be written through another argument that isn't const."""
     whole = numbers(2, 8)
     copy(copies, whole, whole, "gather<WRITE_THROUGH_CONST, float, 1>")
     np.testing.assert_array_equal(whole, numbers(2, 8))
@@ -139,7 +139,7 @@ def checked():
     ],
 )
 def test_gaps_are_faults(checked, stride, where):
-    """Elements of the allocation that are in no argument: between the rows of a view, and before it."""
+    """Elements of the allocation outside of a view are between its rows or before it."""
     view = numbers(6, 16)[2:, 4:8]
     to = np.zeros((4, 4), np.float32)
     with pytest.raises(EmulationError, match=f"out of bounds .* {where} of 'from'") as raised:
@@ -161,7 +161,7 @@ def test_a_write_into_a_gap_is_a_fault(checked):
 
 
 def test_canaries():
-    """Without checks, a write outside the arguments shows in the bytes around them, and between their rows."""
+    """Without checks, bytes around arguments and between their rows show writes outside."""
     function = Module(FAULTY / "memory.cu", [COPY.format("float")], "fast", FLAGS).function(COPY.format("float"))
     sizes = np.int64(5), np.int64(1), np.int64(5)
     for to in (np.zeros(4, np.float32), np.zeros((2, 8), np.float32)[:, :4]):
@@ -198,7 +198,7 @@ def scaled():
 
 
 def of_struct(launch, **changes):
-    """The launch's argument with other bytes, or with another pointer in the place of one by its name."""
+    """Return the launch's argument with other bytes, or with changes to the named pointer."""
     (value,) = launch.args
     if "data" in changes:
         return value._replace(data=changes["data"](value.data))
@@ -207,7 +207,7 @@ def of_struct(launch, **changes):
 
 
 def test_wrong_structs_are_refused(scaled, checked):
-    """One of another size, one with an address that isn't its array's, and one that the kernel doesn't take."""
+    """Refuse a struct of another size, with an address that isn't its array's, or of another kernel."""
     launch = planted_faults.scale()
 
     def call(value, function=scaled, rest=()):
@@ -246,7 +246,7 @@ def test_wrong_sizes_are_refused(checked, grid, block):
         checked.function(COPY.format("float"))(grid, block, args)
 
 
-def test_compiler_errors_are_told():
+def test_compiler_errors_are_reported():
     with pytest.raises(EmulationError, match=r"does not compile: (?s:.*)no_such_kernel"):
         Module(FAULTY / "memory.cu", ["no_such_kernel<1>"], flags=FLAGS)
     with pytest.raises(ValueError, match="mode must be one of fast, check, not 'slow'"):
@@ -267,7 +267,7 @@ def test_an_edited_header_is_compiled_again(tmp_path):
         Module(shared, ["fill"])
 
 
-def test_the_oldest_libraries_go(tmp_path, monkeypatch):
+def test_the_oldest_libraries_are_removed(tmp_path, monkeypatch):
     monkeypatch.setenv("EMULATION_CACHE", str(tmp_path))
     for age in (1000, 2000, 3000, 60):
         file = tmp_path / f"{age}.so"
@@ -276,10 +276,10 @@ def test_the_oldest_libraries_go(tmp_path, monkeypatch):
     compiler.remove_oldest(250)
     assert sorted(os.listdir(tmp_path)) == ["1000.so", "60.so"]
     compiler.remove_oldest(0)
-    assert os.listdir(tmp_path) == ["60.so"], "what is in use stays"
+    assert os.listdir(tmp_path) == ["60.so"], "recent libraries should stay"
 
 
-def test_a_library_that_is_used_again_is_not_old():
+def test_using_a_library_makes_it_recent():
     kernel = FAULTY / "memory.cu", [COPY.format("float")], "fast", FLAGS
     library = compiler.build(*kernel)
     os.utime(library, (0, 0))
@@ -292,12 +292,12 @@ def test_the_compiled_header_is_used(mode, monkeypatch):
     said, real = [], subprocess.run
 
     def run(command, **options):
-        done = real([*command, "-H"], **options)  # which prints the headers that are read, compiled ones after a "!"
+        done = real([*command, "-H"], **options)  # prints the headers that are read, with "!" before compiled ones
         said.extend(done.stderr.splitlines())
         return done
 
     monkeypatch.setattr(compiler.subprocess, "run", run)
-    flags = *FLAGS, "-DINDEX=int", f"-DNOW={time.time_ns()}"  # so that it isn't kept yet
+    flags = *FLAGS, "-DINDEX=int", f"-DNOW={time.time_ns()}"  # so that it isn't cached yet
     compiler.build(FAULTY / "memory.cu", [COPY.format("float")], mode, flags)
     used = [line for line in said if line.startswith("!")]
     assert len(used) == 1
@@ -312,7 +312,7 @@ __global__ void take_tickets(unsigned* ticket, unsigned* taken) {
 
 
 def test_schedules(tmp_path):
-    """Threads and blocks take their turns as the schedule says, the same ones for the same seed."""
+    """Threads and blocks take turns as the schedule says, and a seed gives the same turns again."""
     (tmp_path / "tickets.cu").write_text(TICKETS)
     function = Module(tmp_path / "tickets.cu", ["take_tickets"], "check").function("take_tickets")
 

@@ -1,6 +1,6 @@
-"""Kernels with one planted fault each, which check mode must name; and their sound twins, which must pass and be right.
+"""Kernels with one planted fault each, which check mode must name. Their correct twins must pass.
 
-A checker that finds nothing would let every kernel through: so each kind of its findings is proved here.
+A checker that finds nothing would pass every kernel, so each kind of finding is tested here.
 """
 
 import functools
@@ -21,7 +21,7 @@ SCHEDULES = [FORWARD, REVERSE, shuffled(seed=1), preempting(seed=2)]
 
 @functools.cache
 def module(file, mode="check", flags=()):
-    """All instances of a file that are run with these flags: one run of the compiler."""
+    """Compile all instances of a file that run with these flags, in one run of the compiler."""
     names = [p.kernel for p in PLANTED if (p.file, p.flags) == (file, flags)]
     if not flags:
         names += [s.kernel for s in SOUND if s.file == file]
@@ -29,7 +29,7 @@ def module(file, mode="check", flags=()):
 
 
 def marked_lines(file, words):
-    """The places in a file whose comment is "found at:" and one of the words."""
+    """Return the lines of a file that are marked "found at:" with one of the words."""
     lines = (FAULTY / f"{file}.cu").read_text().splitlines()
     marks = {f"{file}.cu:{k}": re.search(r"// found at: (\w+)$", line) for k, line in enumerate(lines, 1)}
     places = {place for place, mark in marks.items() if mark and mark[1] in words.split(", ")}

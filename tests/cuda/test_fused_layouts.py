@@ -1,5 +1,7 @@
-"""Whole steps of arrays that lie in any way, on the emulated GPU: addresses of every alignment, strided flags; what a
-step needs is there before it begins. In check mode a vector at a wrong address is found, too."""
+"""Whole steps on the emulated GPU with arrays of any layout: every alignment, and strided flags.
+
+What a step needs exists before it begins. Check mode also finds a vector at a misaligned address.
+"""
 
 import numpy as np
 import pytest
@@ -19,19 +21,19 @@ try:
 
     from support.on_emulated_gpu import bits, bits_of
 except ImportError as error:  # neither CuPy nor its stand-in
-    pytest.skip(f"it looks into the stand-in: {error}", allow_module_level=True)
+    pytest.skip(f"needs the stand-in: {error}", allow_module_level=True)
 
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
 
 
 def moved(owner, array, elements):
-    """The same numbers, so many elements from where they would be, in rows that are further apart."""
+    """Return the same numbers, shifted by `elements` elements, with gaps between rows."""
     wide = np.pad(host(array), ((0, 0), (elements, 8 - elements)))
     return owner.asarray(wide, dtype=array.dtype)[:, elements : array.shape[1] + elements]
 
 
 def failing(monkeypatch, name):
-    """Have no kernel of this name be loaded."""
+    """Make loading of kernels with this name fail."""
     load = Kernel._load
 
     def lost(self, device):
@@ -48,7 +50,7 @@ def without_loaded_kernels():
 
 
 def two_layers():
-    """Of two activations, so that each has a kernel of its own; by projections in launches of their own."""
+    """Return layers of two activations, each with its own kernel and with projections in launches of their own."""
     layers = [
         LSTMWeights.random(5, 40, seed=0, proj_size=6),
         LSTMWeights.random(6, 40, seed=1, proj_size=6, activation="relu"),
@@ -57,7 +59,7 @@ def two_layers():
 
 
 @pytest.mark.parametrize("lost", ["lstm_project", "lstm_step<SimtSmall<float>, Functions<Function<RELU>>,"])
-def test_a_pool_keeps_its_states_where_a_kernel_is_not_there(lost, monkeypatch):
+def test_a_pool_keeps_states_if_a_kernel_is_lost(lost, monkeypatch):
     owner = two_layers()
     pool = StatePool(owner, 8)
     slots = pool.allocate(8)
@@ -73,8 +75,8 @@ def test_a_pool_keeps_its_states_where_a_kernel_is_not_there(lost, monkeypatch):
     assert bits_of(pool.read(slots)) != before
 
 
-def test_a_pool_keeps_its_states_where_there_is_no_memory_for_a_copy(monkeypatch):
-    """Of the weights in tiles, which a layer has from its first step on."""
+def test_a_pool_keeps_states_if_memory_runs_out(monkeypatch):
+    """A layer copies its weights to tiles at its first step, which fails here."""
     owner = LSTM(StackedWeights.random(5, 8, 2, seed=0, dtype="bfloat16"), backend="cuda")
     pool = StatePool(owner, 8)
     slots = pool.allocate(8)
@@ -93,7 +95,7 @@ def test_a_pool_keeps_its_states_where_there_is_no_memory_for_a_copy(monkeypatch
     assert bits_of(pool.read(slots)) == before
 
 
-def test_a_call_keeps_c_where_a_kernel_is_not_there(monkeypatch):
+def test_a_call_keeps_c_if_a_kernel_is_lost(monkeypatch):
     cell = LSTMCell(LSTMWeights.random(5, 40, seed=0, proj_size=6), backend="cuda", kernel="simt")
     x, state = cell.asarray(np.ones((3, 5))), random_state(cell, 3, np.random.default_rng(0))
     before, out = bits(state.c), LSTMState(h=cell.zero_state(3).h, c=state.c)
@@ -107,7 +109,7 @@ def test_a_call_keeps_c_where_a_kernel_is_not_there(monkeypatch):
 
 @pytest.mark.parametrize("kernel", ["tensor_large", "tensor_medium", "tensor_small"])
 def test_weights_are_rounded_for_tensor_cores(kernel):
-    """... which would cut bits off; of 16-bit types there is nothing to round, and simt takes them as they are."""
+    """Tensor cores would truncate float32. 16-bit types and simt need no rounding."""
 
     def weights_of(name, dtype="float32"):
         packed = device_weights.DeviceWeights(LSTMWeights.random(5, 8, seed=0, dtype=dtype))
@@ -122,7 +124,7 @@ def test_weights_are_rounded_for_tensor_cores(kernel):
 
 @pytest.mark.parametrize("elements", [0, 1, 2, 3])
 @pytest.mark.parametrize("kernel", ["tensor_medium", "tensor_small"])
-def test_addresses_of_what_is_reset_to(kernel, elements):
+def test_reset_to_at_any_alignment(kernel, elements):
     cell = LSTMCell(LSTMWeights.random(8, 16, seed=0, dtype="float16"), backend="cuda", kernel=kernel)
     rng = np.random.default_rng(0)
     (x, state), reset = random_inputs(cell, 9), random_state(cell, 9, rng)
@@ -136,8 +138,8 @@ def test_addresses_of_what_is_reset_to(kernel, elements):
 @pytest.mark.parametrize("projects", [None, False, True])
 @pytest.mark.parametrize("elements", [1, 2, 3])
 @pytest.mark.parametrize("kernel", ["tensor_medium", "tensor_small"])
-def test_addresses_of_an_h_that_stays(kernel, elements, projects, monkeypatch):
-    """Zoneout reads it, and what it is reset to, in vectors: without a projection, and with one in either launch."""
+def test_zoneout_reads_h_at_any_alignment(kernel, elements, projects, monkeypatch):
+    """Zoneout reads h and reset_to in vectors: without a projection, and with one in either launch."""
     monkeypatch.setattr(tiles.Tile, "projects", lambda *_: projects)
     options = {"zoneout_h": 0.3, "proj_size": None if projects is None else 8}
     cell = LSTMCell(LSTMWeights.random(8, 16, seed=0, dtype="float16", **options), backend="cuda", kernel=kernel)
@@ -151,8 +153,8 @@ def test_addresses_of_an_h_that_stays(kernel, elements, projects, monkeypatch):
 
 
 @pytest.mark.parametrize("elements", [1, 2, 3])
-def test_addresses_of_a_residual_pools_x(elements):
-    """It is staged, and added to the output."""
+def test_residual_x_at_any_alignment(elements):
+    """x is staged, and added to the output."""
     lstm = LSTM(
         StackedWeights.random(16, 16, 1, seed=0, dtype="float16", residual=True), backend="cuda", kernel="tensor_small"
     )
@@ -165,8 +167,8 @@ def test_addresses_of_a_residual_pools_x(elements):
     assert outputs[0] == outputs[1] == outputs[2]
 
 
-def test_addresses_of_a_residual_pools_x_change():
-    """From one that pairs of numbers can be moved at to one that they can't; neither can be staged by 16 bytes."""
+def test_residual_x_may_change_its_alignment():
+    """Pairs of numbers fit one alignment and not the other. Neither allows staging by 16 bytes."""
     weights = StackedWeights.random(16, 16, 1, seed=0, dtype="float16", residual=True)
     lstm = LSTM(weights, backend="cuda", kernel="tensor_small")
     x = lstm.asarray(np.random.default_rng(0).normal(size=(9, 16)))
@@ -178,8 +180,8 @@ def test_addresses_of_a_residual_pools_x_change():
         assert bits(pools[1].step(moved(lstm, x, elements), range(9))) == wanted
 
 
-def test_flags_that_are_far_apart():
-    """Every second of a larger array, on the device."""
+def test_flags_may_be_strided():
+    """The flags are every second element of a larger array on the device."""
     cell = LSTMCell(LSTMWeights.random(5, 8, seed=0), backend="cuda", kernel="simt")
     x, state = random_inputs(cell, 9)
     first = np.array([True, False, False, True, True, False, True, False, False])
@@ -192,7 +194,7 @@ def test_flags_that_are_far_apart():
     assert bits_of(pool.read(range(9))) == wanted
 
 
-def test_a_forked_process_says_so(monkeypatch):
+def test_calls_in_a_forked_process_raise(monkeypatch):
     cell = LSTMCell(LSTMWeights.random(5, 8, seed=0), backend="cuda", kernel="simt")
     x, state = random_inputs(cell, 3)
     monkeypatch.setattr(fork, "forked", True)
@@ -200,8 +202,8 @@ def test_a_forked_process_says_so(monkeypatch):
         cell(x, state)
 
 
-def test_blocks_fit_every_gpu_that_has_these_kernels():
-    """Dynamic and static shared memory of a block, 99 KiB at most: of steps that project as many units as they may."""
+def test_blocks_fit_every_supported_gpu():
+    """A block has at most 99 KiB of dynamic and static shared memory, even with its widest projection."""
     _, kept = resources.kept()
     most = 0
     for tile, dtype in resources.TILES:
@@ -210,7 +212,7 @@ def test_blocks_fit_every_gpu_that_has_these_kernels():
         needed = static + tile.shared_bytes + (tile.bytes_of_m(widest, dtype) if widest else 0)
         assert needed <= 99 << 10, (tile, dtype)
         most = max(most, needed)
-    assert most > 90 << 10, "some take nearly all of it"
+    assert most > 90 << 10, "some blocks should take nearly all of it"
     assert not any(tiles.TENSOR_LARGE.projects(B, 40, np.dtype(np.float16)) for B in (1, 1000))
 
 

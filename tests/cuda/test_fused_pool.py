@@ -1,4 +1,4 @@
-"""Pools on the emulated GPU that step each layer by one kernel: what a step queues, and which states it changes."""
+"""Pools on the emulated GPU that step each layer by one kernel: what a step queues, and which states change."""
 
 import gc
 import weakref
@@ -22,9 +22,9 @@ try:
 
     from support.on_emulated_gpu import FORCED, TOLERANCE, bits, bits_of
 except ImportError as error:  # neither CuPy nor its stand-in
-    pytest.skip(f"it looks into the stand-in: {error}", allow_module_level=True)
+    pytest.skip(f"needs the stand-in: {error}", allow_module_level=True)
 
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
 
 I, N = 5, 8
 OWNERS = {
@@ -37,7 +37,7 @@ OWNERS = {
 
 
 def make(capacity=40, layers=1, kernel="simt", N=N, **options):
-    """A pool whose slots are all live, their states random, and its owner."""
+    """Return an owner, and a pool of it whose slots are all live with random states."""
     if layers == 1:
         owner = LSTMCell(LSTMWeights.random(I, N, seed=0, **options), backend="cuda", kernel=kernel)
     else:
@@ -58,7 +58,7 @@ def inputs(owner, B, seed=0):
 
 
 def twin_of(owner, pool, capacity=None):
-    """Another pool with the same slots, all live, and the same states."""
+    """Return another pool with the same slots, all live, and the same states."""
     other = StatePool(owner, capacity or pool.capacity)
     other.allocate(pool.capacity)
     other.write(pool.slots, pool.read(pool.slots))
@@ -66,7 +66,7 @@ def twin_of(owner, pool, capacity=None):
 
 
 def everything(pool):
-    """The bits of all that a step may change, and of what no step may."""
+    """Return the bits of everything that any step could change."""
     rows = pool._engine
     return bits(rows._all_h, rows._c, rows._step._words)
 
@@ -76,7 +76,7 @@ def states(pool, slots=None):
 
 
 def counted(monkeypatch):
-    """The kernels that are launched from now on, by name."""
+    """Return a list that receives the name of each kernel launched from now on."""
     names, bind = [], Kernel.bound
 
     def bound(self, *launch):
@@ -91,15 +91,17 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["host", "device"])
-def test_what_a_step_is(where, options, monkeypatch):
-    """One kernel a layer, one more for a projection of more units than a block has, and one before for slots of a
-    device; resets take none."""
+def test_a_steps_launches(where, options, monkeypatch):
+    """A layer takes one kernel. Slots on a device need one more, before the layers.
+
+    A projection of more units than a block takes one more kernel a layer. Resets take none.
+    """
     owner, pool = make(**options)
     B, each = 7, ["lstm_step", "lstm_project"] if {"N", "proj_size"} <= options.keys() else ["lstm_step"]
     slots = np.arange(B) if where == "host" else on_device(range(B))
     x, first = inputs(owner, B), arrays.asarray(np.arange(B) % 2 == 0)
     out = owner.asarray(np.zeros((B, owner.weights.output_size)))
-    for _ in range(9):  # uploads have memory and events
+    for _ in range(9):  # so that uploads have their memory and events
         pool.step(x, slots, out=out)
     made, names = memory.made(), counted(monkeypatch)
     with streams.Stream() as stream:
@@ -110,13 +112,13 @@ def test_what_a_step_is(where, options, monkeypatch):
             pool.step(x, slots, is_first=is_first, out=out)
             before = [] if where == "host" else ["lstm_check"]
             assert names == before + each * options.get("layers", 1)
-            launches = len(names) + (where == "host")  # an upload
+            launches = len(names) + (where == "host")  # plus an upload
             assert [e[:2] for e in streams.log if e[0] in ("launch", "graph")] == [("launch", stream.ptr)] * launches
             assert "wait" not in {e[0] for e in streams.log}
     assert memory.made() == made
 
 
-def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
+def test_memory_of_uploads_is_not_reused_early():
     owner, pool = make()
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
     streams.log.clear()
@@ -126,7 +128,7 @@ def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
 
 
 def unaligned(array, before):
-    """The same numbers so many elements from a multiple of 16 bytes, rows a few elements apart."""
+    """Return the same numbers, `before` elements past a multiple of 16 bytes, with gaps between rows."""
     return arrays.asarray(np.pad(host(array), ((0, 0), (before, 6 - before))))[:, before : array.shape[1] + before]
 
 
@@ -158,7 +160,7 @@ def row(state, k):
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"proj_size": 4}, {"N": 40, "proj_size": 4}, {"layers": 2}])
 def test_out_at_any_address(offset, options):
-    """Of an even width, which is written by pairs where addresses allow it."""
+    """An even width is written in pairs where addresses allow."""
     owner, pool = make(**options)
     other, B, width = twin_of(owner, pool), 6, owner.weights.output_size
     memory_of_out = arrays.asarray(np.full(B * width + 2, 7, np.float32))
@@ -170,11 +172,11 @@ def test_out_at_any_address(offset, options):
     assert host(memory_of_out)[:offset].tolist() == [7] * offset
 
 
-# Whose state changes.
+# Which states change.
 
 
 def test_slots_that_do_not_step_stay(options):
-    """Their states and words keep every bit, while others step an odd and an even number of times."""
+    """States and words keep every bit while other slots step an odd or even number of times."""
     owner, pool = make(**options)
     rng = np.random.default_rng(0)
     asleep, at_times = np.arange(0, 40, 4), np.arange(1, 40, 4)
@@ -195,7 +197,7 @@ def test_slots_that_do_not_step_stay(options):
 
 
 def test_words_say_which_row_is_the_state(options):
-    """The other row of a slot is the state before, and a step writes that one alone."""
+    """The other row of a slot is the state before, and is the only one that a step writes."""
     owner, pool = make(**options)
     x, rows = inputs(owner, 3), pool._engine
     for t in range(4):
@@ -211,7 +213,7 @@ def test_words_say_which_row_is_the_state(options):
 
 
 def test_padding(options):
-    """Rows of -1: zeros come out, no state changes, and x is not looked at."""
+    """Rows of slot -1 give zeros, change no state, and x is not read for them."""
     owner, pool = make(**options)
     other = twin_of(owner, pool)
     x = inputs(owner, 6)
@@ -228,7 +230,7 @@ def test_padding(options):
 
 
 def test_bad_slots_of_the_device(options):
-    """They are refused as ever; nothing of any slot changes but of those that step."""
+    """They are reported as usual, and only the slots that step change."""
     owner, pool = make(**options)
     pool.release([7, 8])
     kept = everything(pool)
@@ -254,7 +256,7 @@ def test_bad_slots_of_the_device(options):
 
 
 def twin_of_all(owner, pool):
-    """The states of all slots, of the free ones as zeros."""
+    """Return the states of all slots, with zeros for the free ones."""
     live = pool.slots
     read = pool.read(live)
 
@@ -272,7 +274,7 @@ def twin_of_all(owner, pool):
 @pytest.mark.parametrize("where", ["host", "device"])
 @pytest.mark.parametrize("steps", [0, 1])
 def test_resets(steps, where, options):
-    """is_first equals `reset`, whichever of a slot's two rows is current."""
+    """is_first has the effect of `reset`, whichever of a slot's two rows is current."""
     owner, pool = make(**options)
     slots, x = [3, 39, 0, 17], inputs(owner, 4)
     for _ in range(steps):
@@ -311,7 +313,7 @@ def test_read_write_and_reset_after_any_steps(options):
 
 
 def test_files_after_an_odd_number_of_steps(tmp_path, options):
-    """A pool of another capacity, whose slots have the other row current, loads the file."""
+    """A pool of another capacity loads the file, though its slots have other current rows."""
     owner, pool = make(**options)
     x = inputs(owner, 13)
     for slots in (range(13), range(5, 18), range(20)[:13], [1, 39]):
@@ -356,7 +358,7 @@ def test_two_pools_of_one_cell():
 @pytest.mark.parametrize("failing", ["lstm_step", "lstm_project", "the second lstm_step"])
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_a_launch_that_fails_midway(failing, error, monkeypatch):
-    """The words still say one of the two rows of each slot, no other slot's state changes, and the pool steps on."""
+    """Each word still selects one of its slot's rows, other slots don't change, and the pool steps on."""
     owner, pool = make(layers=2, N=40, proj_size=5)
     x, steps, bind = inputs(owner, 3), [], Kernel.bound
     others, words = states(pool, range(3, 40)), bits(pool._engine._step._words)
@@ -388,8 +390,8 @@ def test_a_launch_that_fails_midway(failing, error, monkeypatch):
 
 @pytest.mark.parametrize(("kernel", "dtype", "precision"), FORCED)
 @pytest.mark.parametrize("projected", [{}, {"proj_size": 5, "proj_clip": 0.1, "peephole": True, "cell_clip": 0.8}])
-def test_as_the_cell_and_float64(kernel, dtype, precision, projected):
-    """The bits of the cell that has this kernel's name, and so near to float64 as these are."""
+def test_a_pool_equals_its_cell_and_float64(kernel, dtype, precision, projected):
+    """A pool has the bits of the cell with the same kernel, and both are close to float64."""
     weights = LSTMWeights.random(23, 37, seed=0, dtype=dtype, **projected)
     cell = LSTMCell(weights, backend="cuda", precision=precision, kernel=kernel)
     exact = LSTMCell(weights.astype("float64"), backend="numpy")
@@ -411,7 +413,7 @@ def test_as_the_cell_and_float64(kernel, dtype, precision, projected):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_as_the_lstm(dtype, options):
+def test_a_pool_equals_the_lstm(dtype, options):
     owner, pool = make(dtype=dtype, **options)
     rng = np.random.default_rng(0)
     for B in (1, 17, 33):
@@ -426,8 +428,8 @@ def test_as_the_lstm(dtype, options):
         assert states(pool, slots) == bits_of(new)
 
 
-def test_batches_that_the_table_gives_other_kernels():
-    """The kernels of a step are those of its batch; sums in another order are near."""
+def test_kernels_depend_on_the_batch():
+    """Batches of other sizes may use other kernels, whose sums have another order."""
     owner = LSTMCell(LSTMWeights.random(256, 256, seed=0, dtype="bfloat16"), backend="cuda")
     pool = StatePool(owner, 300)
     pool.allocate(300)
@@ -451,8 +453,8 @@ def in_one_launch(monkeypatch, *, projects):
 
 @pytest.mark.parametrize(("kernel", "dtype", "precision"), FORCED)
 @pytest.mark.parametrize("P", [19, 4])
-def test_both_ways_of_a_projection(kernel, dtype, precision, P, monkeypatch):
-    """They have the same bits, in calls, Steppers and pools."""
+def test_projections_agree_in_one_or_two_launches(kernel, dtype, precision, P, monkeypatch):
+    """Calls, Steppers and pools have the same bits either way."""
     options = {"proj_size": P, "proj_clip": 0.3, "dtype": dtype}
     cell = LSTMCell(LSTMWeights.random(9, 70, seed=0, **options), backend="cuda", precision=precision, kernel=kernel)
     B, results = 70, {}
@@ -476,8 +478,8 @@ def test_both_ways_of_a_projection(kernel, dtype, precision, P, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_batches_that_project_in_either_way(dtype, monkeypatch):
-    """A pool of a batch-invariant cell, whose larger batches project in one launch and others in two."""
+def test_bits_agree_if_launches_depend_on_batch(dtype, monkeypatch):
+    """In a batch-invariant pool, larger batches project in one launch and others in two."""
     monkeypatch.setattr(tiles, "_ENOUGH_BLOCKS", 1)
     weights = LSTMWeights.random(9, 70, seed=0, proj_size=19, dtype=dtype)
     cell = LSTMCell(weights, backend="cuda", batch_invariant=True)
@@ -499,7 +501,7 @@ def test_batches_that_project_in_either_way(dtype, monkeypatch):
 
 
 def test_batches_of_any_order(options):
-    """Larger and smaller ones in turn, with buffers that grow between: as a pool that has stepped one by one."""
+    """Larger and smaller batches alternate, and buffers grow. Results equal stepping one by one."""
     owner, pool = make(100, **options)
     pool = twin_of(owner, pool)  # without buffers
     other, rng = twin_of(owner, pool), np.random.default_rng(0)
@@ -514,7 +516,7 @@ def test_batches_of_any_order(options):
 
 
 def test_callers_arrays_are_not_kept(options):
-    """x, `out`, flags and slots, once a step is done."""
+    """x, `out`, flags and slots are released after the step."""
     owner, pool = make(**options)
     for made in (np.arange, lambda n: on_device(range(n))):
         slots = made(7)
@@ -545,7 +547,7 @@ def test_weights_are_set_in_turn(where, options):
         saved = pool.read(range(40))
     streams.log.clear()
     owner.set_weights(new)
-    assert "wait" in [entry[0] for entry in streams.log], "for the step, and what was read"
+    assert "wait" in [entry[0] for entry in streams.log], "setting weights should wait for the step and the read"
     with stream:
         streams.log.clear()
         got = pool.step(x, slots)
@@ -564,7 +566,7 @@ def test_weights_are_set_in_turn(where, options):
 
 
 def test_growth_keeps_what_is_queued(monkeypatch):
-    """A larger batch takes larger buffers; the smaller ones live until what uses them is done."""
+    """A larger batch takes larger buffers. Smaller ones live until queued work is done."""
     from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make(200, layers=2, N=40, proj_size=5)
@@ -607,7 +609,7 @@ def test_memory_outlives_what_is_queued(monkeypatch):
     assert memory.alive() < before
 
 
-def test_memory_of_a_pool_is_what_it_says(options):
+def test_a_pools_memory_is_as_reported(options):
     owner, _ = make(**options)
     settle()
     before = memory.alive()
@@ -644,8 +646,8 @@ def test_memory_runs_out():
 
 @pytest.mark.parametrize("width", [4, I])
 @pytest.mark.parametrize(("kernel", "units"), [("simt", 8), ("simt", 40), (None, 40)])
-def test_a_prepared_pool_makes_and_loads_nothing(width, kernel, units, monkeypatch):
-    """No kernel is compiled or loaded, and nothing allocated or pinned, by steps of any size up to what it has."""
+def test_a_prepared_pool_allocates_nothing(width, kernel, units, monkeypatch):
+    """Steps up to the prepared size compile or load no kernel, and allocate or pin no memory."""
     from fusedlstm.backends.cuda import kernels as launch
     from fusedlstm.backends.cuda import step_kernels
     from fusedlstm.backends.cuda.runtime import pinned
@@ -723,7 +725,7 @@ def test_streams_take_turns():
 
 
 def test_a_finalizer_may_run_anywhere():
-    """A pool that is freed while memory of finished work is, by this very thread, waits for nobody."""
+    """A pool may be freed by the thread that is freeing memory, without a deadlock."""
     from fusedlstm.backends.cuda.runtime import streams as order
 
     _, pool = make()
@@ -734,7 +736,7 @@ def test_a_finalizer_may_run_anywhere():
     settle()
 
 
-def test_a_forked_process_says_so(monkeypatch):
+def test_calls_in_a_forked_process_raise(monkeypatch):
     owner, pool = make()
     x, kept = inputs(owner, 2), everything(pool)
     tick = pool._engine._step._tick

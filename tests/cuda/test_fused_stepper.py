@@ -1,4 +1,4 @@
-"""Steppers on the emulated GPU that step each layer by one kernel: what a step is, and where its arrays are."""
+"""Fused Steppers on the emulated GPU, with one kernel a layer: what a step is, and where its arrays are."""
 
 import gc
 import sys
@@ -18,16 +18,16 @@ try:
     from fusedlstm.backends import kernel_choice
     from fusedlstm.backends.cuda.runtime import graphs
 except ImportError as error:  # neither CuPy nor its stand-in
-    pytest.skip(f"it looks into the stand-in: {error}", allow_module_level=True)
+    pytest.skip(f"needs the stand-in: {error}", allow_module_level=True)
 
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
 
 I, N = 7, 12
 STEP, PROJECT = "lstm_step", "lstm_project"
 
 
 def make(layers=1, kernel="simt", sizes=(I, N), **options):
-    """A cell, or an LSTM of layers."""
+    """Return a cell, or an LSTM of several layers."""
     if layers == 1:
         return LSTMCell(LSTMWeights.random(*sizes, seed=0, **options), backend="cuda", kernel=kernel)
     return LSTM(StackedWeights.random(*sizes, layers, seed=0, **options), backend="cuda", kernel=kernel)
@@ -57,8 +57,8 @@ WHAT = [
 
 
 @pytest.mark.parametrize(("layers", "options", "each"), WHAT)
-def test_what_a_step_is(layers, options, each):
-    """A kernel a layer, and one more for a projection of more units than a block has; resets and flags take none."""
+def test_a_steps_graph(layers, options, each):
+    """A layer is one kernel, and one more for a projection wider than a block. Resets and flags take none."""
     stepper = make(layers, **options).stepper(5)
     assert nodes(stepper) == each * layers
     stepper.is_first[...] = True
@@ -67,7 +67,7 @@ def test_what_a_step_is(layers, options, each):
         stepper.step()
 
 
-def test_copies_from_and_to_the_host_are_in_the_graph():
+def test_the_graph_includes_host_copies():
     stepper = make().stepper(5, host=True)
     assert nodes(stepper) == ["memcpy2D", STEP, "memcpy2D"]
     stepper.is_first[...] = True
@@ -77,7 +77,7 @@ def test_copies_from_and_to_the_host_are_in_the_graph():
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("given", [False, True])
 def test_a_step_is_one_launch(resets, given):
-    """... of a graph on the current stream, after the copy of what is given; nothing is allocated or waited for."""
+    """A step is one graph on the current stream, after a copy of a given x. It doesn't allocate or wait."""
     stepper = make(3, sizes=(8, 8)).stepper(5)
     x = arrays.asarray(np.ones((5, 8), np.float32))
     if resets:
@@ -94,7 +94,7 @@ def test_a_step_is_one_launch(resets, given):
 
 
 def test_nothing_else_is_captured(monkeypatch):
-    """A graph for each buffer of h, with resets and without, and no more when they are first used."""
+    """Capture a graph per buffer of h, with and without resets. Their first use captures no more."""
     made, captured = [], graphs.captured
     monkeypatch.setattr("fusedlstm.backends.cuda.stepper.captured", lambda queue: made.append(1) or captured(queue))
     stepper = make().stepper(5)
@@ -110,8 +110,8 @@ def test_nothing_else_is_captured(monkeypatch):
 @pytest.mark.parametrize(
     "options", [{}, {"sizes": (8, 40), "proj_size": 4}, {"layers": 3, "sizes": (8, 8), "residual": True}]
 )
-def test_h_is_in_two_places(options):
-    """In turn; all else stays where it is, and what a step has read is still there."""
+def test_h_alternates_between_two_buffers(options):
+    """All other arrays stay in place, and the h that a step has read is still there."""
     stepper = make(**options).stepper(5)
     x = inputs(stepper._owner, 5)
     stays = [address(array) for array in (stepper.x, stepper.c, stepper.is_first, stepper.output)]
@@ -149,7 +149,7 @@ def test_read_write_and_reset_after_any_steps(steps, options):
     saved = stepper.read()
     assert bits_of(saved) == bits_of(stepper.state)
     wanted = bits(stepper.step(x)) + bits_of(stepper.state)
-    for _ in range(2):  # in the second the other buffer is current
+    for _ in range(2):  # the second time, the other buffer is current
         stepper.write(saved)
         assert bits_of(stepper.read()) == bits_of(stepper.state) == bits_of(saved)
         assert bits(stepper.step(x)) + bits_of(stepper.state) == wanted
@@ -161,7 +161,7 @@ def test_read_write_and_reset_after_any_steps(steps, options):
 
 
 def test_state_before_a_step_can_be_written():
-    """... that is, a step is taken back, where c was kept."""
+    """With a copy of c, a step can be undone."""
     owner = make()
     stepper, x = owner.stepper(4), inputs(owner, 4)
     stepper.step(x)
@@ -172,7 +172,7 @@ def test_state_before_a_step_can_be_written():
 
 
 def test_its_own_arrays_as_arguments():
-    """The output as x, h of either buffer as x, the flags as flags."""
+    """Pass the output or either h as x, and the flags as flags."""
     owner = make(sizes=(8, 8))
     steppers, x = [owner.stepper(4) for _ in range(2)], inputs(owner, 4)
     for each in steppers:
@@ -188,7 +188,7 @@ def test_its_own_arrays_as_arguments():
 @pytest.mark.parametrize("host_buffers", [False, True])
 @pytest.mark.parametrize("B", [3, 70])
 def test_flags_are_cleared_by_the_step(B, host_buffers):
-    """... also where many blocks have a row; rows that are marked are reset once."""
+    """Flagged rows are reset once, even if many blocks share a row."""
     owner = make(2, sizes=(40, 70))
     stepper, twin = owner.stepper(B, host=host_buffers), owner.stepper(B)
     x = inputs(owner, B)
@@ -220,7 +220,7 @@ def torch(monkeypatch):
 
 
 def test_tensors_in_both_turns(torch):
-    """... are over the buffers' memory, each made once, and steps are on PyTorch's stream."""
+    """Tensors are views of the buffers, created once each. Steps run on PyTorch's stream."""
     owner = make()
     stepper = owner.stepper(5, like=torch.Tensor(owner.asarray(np.zeros((1, 1)))))
     plain, x = owner.stepper(5), inputs(owner, 5)
@@ -247,8 +247,8 @@ def test_tensors_in_both_turns(torch):
 @pytest.mark.parametrize(("kernel", "dtype", "precision"), FORCED)
 @pytest.mark.parametrize("options", [{}, {"proj_size": 5, "proj_clip": 0.1, "peephole": True, "cell_clip": 0.8}])
 @pytest.mark.parametrize("B", [1, 9, 70])
-def test_as_float64(kernel, dtype, precision, options, B):
-    """A call and a Stepper have the same bits, which are near to NumPy's in float64."""
+def test_kernels_are_near_float64(kernel, dtype, precision, options, B):
+    """A call and a Stepper have the same bits, close to NumPy's in float64."""
     weights = LSTMWeights.random(23, 37, seed=0, dtype=dtype, **options)
     cell = LSTMCell(weights, backend="cuda", precision=precision, kernel=kernel)
     exact = LSTMCell(weights.astype("float64"), backend="numpy")
@@ -272,7 +272,7 @@ def test_as_float64(kernel, dtype, precision, options, B):
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
 def test_tf32_is_not_ieee(precision):
-    """Each kernel rounds where it says so, or the tolerances above would show nothing."""
+    """Each kernel rounds only if it should, or the tolerances above would prove nothing."""
     kernel = "simt" if precision == "highest" else "tensor_medium"
     cell = LSTMCell(LSTMWeights.random(64, 64, seed=0), backend="cuda", precision=precision, kernel=kernel)
     exact = LSTMCell(cell.weights.astype("float64"), backend="numpy")
@@ -285,8 +285,8 @@ def test_tf32_is_not_ieee(precision):
 
 
 @pytest.mark.parametrize(("kernel", "dtype", "precision"), FORCED)
-def test_layers_as_float64(kernel, dtype, precision):
-    """Sequences with lengths and resets, in both directions; steps and Steppers of three layers."""
+def test_sequences_are_near_float64(kernel, dtype, precision):
+    """Run sequences with lengths and resets, of both directions or with residual layers."""
     lstm_options = {"precision": precision, "kernel": kernel, "backend": "cuda"}
     both = StackedWeights.random(9, 9, 2, seed=0, dtype=dtype, bidirectional=True)
     rng, T, B = np.random.default_rng(0), 6, 5
@@ -313,7 +313,7 @@ def test_layers_as_float64(kernel, dtype, precision):
 
 
 def test_layers_step_as_the_lstm():
-    """... with the same bits, layer by layer, each with its own sizes."""
+    """Layers of different sizes have the LSTM's bits."""
     a = LSTMWeights.random(7, 12, seed=1, peephole=True)
     b = LSTMWeights.random(12, 9, seed=2, proj_size=5, proj_clip=0.1)
     c = LSTMWeights.random(5, 5, seed=3, cell_clip=0.5)
@@ -327,7 +327,7 @@ def test_layers_step_as_the_lstm():
 
 
 def test_a_call_writes_c_in_place():
-    """... and takes arrays of any strides."""
+    """A call may write c in place, and takes arrays of any strides."""
     cell = make(proj_size=5)
     x, state = random_inputs(cell, 6)
     wanted = cell(x, state)
@@ -345,7 +345,7 @@ def test_a_call_writes_c_in_place():
 
 @pytest.mark.parametrize("options", [{}, {"sizes": (I, 40), "proj_size": 5}])
 def test_weights_are_set_in_turn(options):
-    """The copies that kernels read are made anew on the GPU, after what was queued before, and nothing is captured."""
+    """The GPU rewrites the kernels' copies of the weights after earlier work, without a new capture."""
     owner = make(**options)
     stepper, stream, x = owner.stepper(5), streams.Stream(), inputs(owner, 5)
     with stream:
@@ -372,8 +372,8 @@ def test_weights_are_set_in_turn(options):
         assert bits(stepper.step(x)) == bits(twin.step(x))
 
 
-def test_kernels_without_a_name(monkeypatch):
-    """One kernel a layer where the table says so, and what each is."""
+def test_the_table_chooses_kernels(monkeypatch):
+    """The table decides between one kernel a layer and a matmul."""
     lstm = LSTM(StackedWeights.random(128, 128, 2, seed=0, dtype="bfloat16"), backend="cuda")
     assert lstm.stepper(1).kernels == ("tensor_small",) * 2
     assert nodes(lstm.stepper(1)) == [STEP] * 2
@@ -385,7 +385,7 @@ def test_kernels_without_a_name(monkeypatch):
 
 
 def test_buffers_outlive_what_is_queued(monkeypatch):
-    """A stepper that is deleted while a step runs leaves its memory, and the weights, until that is done."""
+    """If a stepper is deleted while a step runs, its memory and the weights stay until the step is done."""
     from fusedlstm.backends.cuda.runtime import streams as order
 
     owner = make(sizes=(I, 40), proj_size=5)
@@ -404,7 +404,7 @@ def test_buffers_outlive_what_is_queued(monkeypatch):
 
 
 def test_memory_runs_out():
-    """... while a stepper is made: nothing of it stays."""
+    """A stepper that can't be created leaves no memory allocated."""
     owner = make(sizes=(8, 8))
     owner.stepper(1)
     settle()
@@ -417,8 +417,8 @@ def test_memory_runs_out():
     owner.stepper(5).step()
 
 
-def test_a_step_that_fails_is_none(monkeypatch):
-    """Which CUDA refuses: the state is where it was, and the next step goes on from it."""
+def test_a_failed_launch_changes_nothing(monkeypatch):
+    """If CUDA refuses a launch, the state stays and the next step continues from it."""
     import cupy
 
     owner = make()
@@ -450,7 +450,7 @@ def test_on_another_device():
 
 @pytest.mark.parametrize(("asked", "words"), [({"kernel": "simt"}, "kernel='simt'"), ({"batch_invariant": True},) * 2])
 @pytest.mark.parametrize("kind", [LSTMCell, LSTM])
-def test_old_gpus_have_no_such_step(kind, asked, words, monkeypatch):
+def test_old_gpus_refuse_fused_steps(kind, asked, words, monkeypatch):
     weights = LSTMWeights.random(I, N, seed=0)
     monkeypatch.setattr(arrays.Device, "compute_capability", "75")
     words = words if isinstance(words, str) else "batch_invariant=True"

@@ -1,7 +1,7 @@
-"""On a real GPU, work that is late on one stream is waited for by another: values show it, no time is measured.
+"""On a real GPU, a stream waits for late work of another. Values show it, and nothing is timed.
 
-A kernel spins before it writes, so that whatever doesn't wait for it reads or writes too early. Streams are
-non-blocking ones, which nothing orders with the default stream.
+A kernel spins before it writes, so anything that doesn't wait for it reads or writes too early. Streams are
+non-blocking, so nothing orders them with the default stream.
 """
 
 import sys
@@ -15,11 +15,11 @@ from fusedlstm import LSTMCell, LSTMState, LSTMWeights, StatePool
 from support.backends import BACKENDS, NO_GPU, ONE_KERNEL, backend_in_a_way
 from support.foreign import WrappedDlpack, WrappedInterface, WrappedNamespace
 
-pytestmark = pytest.mark.skipif("cuda" not in BACKENDS, reason="its streams are a real GPU's")
+pytestmark = pytest.mark.skipif("cuda" not in BACKENDS, reason="needs a real GPU's streams")
 
 B, I, N = 33, 20, 24
 TIMES = range(5)
-CYCLES = 30_000_000  # some 15 ms
+CYCLES = 30_000_000  # about 15 ms
 
 LATE = r"""
 extern "C" __global__ void late(float* to, const float* from, int size, long long cycles) {
@@ -34,7 +34,7 @@ extern "C" __global__ void late(float* to, const float* from, int size, long lon
 
 
 class Gpu:
-    """A cell, its arguments on the GPU, what it must return, and two streams."""
+    """A cell, its arguments on the GPU, its expected results, and two streams."""
 
     def __init__(self):
         self.cupy = sys.modules["cupy"]
@@ -46,7 +46,7 @@ class Gpu:
             for array in (rng.normal(size=(B, I)), rng.uniform(-1, 1, (B, N)), rng.normal(size=(B, N)))
         )
         self.state = LSTMState(h=self.h, c=self.c)
-        self.wanted = self.cell(self.x, self.state).to_numpy()  # and kernels are compiled and loaded
+        self.wanted = self.cell(self.x, self.state).to_numpy()  # also compiles and loads the kernels
         self.ours, self.theirs = (self.cupy.cuda.Stream(non_blocking=True) for _ in range(2))
         self.late(self.nan(self.x), self.x, self.ours)
         self.settle()
@@ -55,7 +55,7 @@ class Gpu:
         self.cupy.cuda.Device().synchronize()
 
     def nan(self, like):
-        """Memory that has nothing right in it yet."""
+        """Return memory that holds no correct value yet."""
         return self.cupy.asarray(np.full(like.shape, np.nan, np.float32))
 
     def copy(self, array):
@@ -67,12 +67,12 @@ class Gpu:
             self._late((1,), (256,), (to, values, np.int32(to.size), np.int64(CYCLES)))
 
     def spoil(self, array, stream):
-        """Overwrite what a stream's library believes to be free."""
+        """Overwrite memory that the stream's library believes to be free."""
         with stream:
             array.fill(np.nan)
 
     def assert_right(self, state, stream=None):
-        """Read on a stream, CuPy's current one where none is given."""
+        """Read and compare on a stream, by default CuPy's current one."""
         with stream or self.cupy.cuda.get_current_stream():
             for got, wanted in ((state.h.get(), self.wanted.h), (state.c.get(), self.wanted.c)):
                 np.testing.assert_array_equal(got, wanted)
@@ -100,7 +100,7 @@ def test_cupys_current_stream(gpu):
 @pytest.mark.parametrize("kind", [WrappedDlpack, WrappedInterface])
 @pytest.mark.parametrize("argument", ["x", "h"])
 def test_late_arguments(gpu, kind, argument):
-    """... of a library with another stream are waited for."""
+    """A call waits for arguments that are late on their library's stream."""
     for _ in TIMES:
         values = {"x": gpu.x, "h": gpu.h, "c": gpu.c}
         late = gpu.nan(values[argument])
@@ -111,8 +111,8 @@ def test_late_arguments(gpu, kind, argument):
             gpu.assert_right(gpu.cell(values["x"], LSTMState(h=values["h"], c=values["c"])))
 
 
-def test_what_the_interfaces_stream_does_next(gpu):
-    """... comes after the call, which is late."""
+def test_the_interfaces_stream_waits_for_the_call(gpu):
+    """The call is late, and later work on the array's stream comes after it."""
     for _ in TIMES:
         x, held = gpu.copy(gpu.x), gpu.nan(gpu.x)
         gpu.settle()
@@ -131,7 +131,7 @@ def out_of(kind, gpu, stream):
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("kind", [WrappedDlpack, WrappedInterface])
 def test_out_is_read_on_another_stream(gpu, kind, named):
-    """... after it was written: by the order of streams where one is named, else since the host has waited."""
+    """Reading waits: by stream order if `out` names a stream, else because the host has waited."""
     for _ in TIMES:
         memory, target = out_of(kind, gpu, gpu.theirs if named else None)
         held = gpu.nan(gpu.x)
@@ -143,7 +143,7 @@ def test_out_is_read_on_another_stream(gpu, kind, named):
 
 
 def test_results_of_a_namespace(gpu):
-    """... are waited for by the stream that its library makes arrays on."""
+    """The library's stream waits for its results."""
 
     class Theirs(WrappedNamespace):
         @classmethod
@@ -165,7 +165,7 @@ def test_results_of_a_namespace(gpu):
 
 @pytest.fixture
 def torch(gpu):
-    """PyTorch, with CuPy's other stream as its current one."""
+    """Return PyTorch, with CuPy's other stream as its current one."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     if not torch.cuda.is_available():
         pytest.skip("PyTorch has no GPU here")
@@ -174,13 +174,13 @@ def torch(gpu):
 
 
 def tensor_of(torch, array):
-    """A tensor of PyTorch's memory, in this order on the host."""
+    """Return a tensor in PyTorch's memory, ordered by the host."""
     return torch.from_numpy(array.get()).to("cuda")
 
 
 @pytest.mark.parametrize("used", [False, True])
 def test_torch_on_its_current_stream(gpu, torch, used):
-    """Late work there comes before the call's, whatever CuPy's current stream is, which stays so."""
+    """Late work on PyTorch's stream comes before the call. CuPy's current stream doesn't matter, and stays."""
     for _ in TIMES:
         x = tensor_of(torch, gpu.nan(gpu.x))
         state = LSTMState(h=tensor_of(torch, gpu.h), c=tensor_of(torch, gpu.c))
@@ -199,7 +199,7 @@ def test_torch_on_its_current_stream(gpu, torch, used):
 
 
 def test_torch_waits_for_cupys_stream(gpu, torch):
-    """x is CuPy's, and the call late on CuPy's stream; the state is PyTorch's, which overwrites it next on its own."""
+    """x is CuPy's, and the call is late. PyTorch then overwrites the state on its own stream."""
     for _ in TIMES:
         held = gpu.nan(gpu.x)
         state = LSTMState(h=tensor_of(torch, gpu.h), c=tensor_of(torch, gpu.c))
@@ -213,7 +213,7 @@ def test_torch_waits_for_cupys_stream(gpu, torch):
 
 
 def test_results_are_freed_in_torchs_order(gpu, torch):
-    """`record_stream` holds for results: their memory is not reused while a stream that was recorded reads it."""
+    """`record_stream` keeps a result's memory from reuse while the recorded stream reads it."""
     other = torch.cuda.ExternalStream(gpu.ours.ptr)
     for _ in TIMES:
         x = tensor_of(torch, gpu.x)
@@ -223,7 +223,7 @@ def test_results_are_freed_in_torchs_order(gpu, torch):
         gpu.late(seen, gpu.cupy.asarray(got.h), gpu.ours)
         got.h.record_stream(other)
         del got
-        for _ in range(20):  # either would be given the same memory
+        for _ in range(20):  # either library could reuse the memory
             torch.full((B, N), float("nan"), device="cuda")
             with gpu.theirs:
                 gpu.cupy.full((B, N), np.nan, np.float32)
@@ -231,13 +231,13 @@ def test_results_are_freed_in_torchs_order(gpu, torch):
             np.testing.assert_array_equal(seen.get(), gpu.wanted.h)
 
 
-# Steppers and pools: calls on several streams take turns, in both ways of stepping. Sums of some are others than the
-# cell's, so that they are compared with those of a step that nothing was late for.
+# Steppers and pools: calls on several streams take turns, in both ways of stepping. Some sum in another order than
+# the cell, so results are compared with those of a step without late work.
 
 
 @pytest.fixture(params=["cuda", f"cuda{ONE_KERNEL}"])
 def either(request, monkeypatch):
-    """As `gpu`, whose Steppers and pools step in one of the two ways."""
+    """Return a Gpu whose Steppers and pools step in one of the two ways."""
     backend_in_a_way(request, monkeypatch)
     made = Gpu()
     kernels = made.cell.stepper(B).kernels, StatePool(made.cell, B).kernels(B)
@@ -247,7 +247,7 @@ def either(request, monkeypatch):
 
 
 def stepped(gpu):
-    """A stepper with the state, and the h and c after a step from it."""
+    """Return a stepper with the state, and the h and c after a step from it."""
     stepper = gpu.cell.stepper(B)
     stepper.write(gpu.state)
     stepper.step(gpu.x)
@@ -262,7 +262,7 @@ def assert_same(got, wanted):
 
 
 def test_a_steppers_calls_take_turns(either):
-    """The x is late on one stream, the step on another, and what reads the state on a third."""
+    """x is late on one stream, the step is on another, and the read on a third."""
     stepper, wanted = stepped(either)
     for _ in TIMES:
         x = either.nan(either.x)
@@ -277,7 +277,7 @@ def test_a_steppers_calls_take_turns(either):
 
 
 def test_weights_of_a_stepper_are_set_in_turn(either):
-    """... after a step that is late on another stream, and before its next one."""
+    """Weights change after a late step on another stream, and before the next step."""
     stepper, wanted = stepped(either)
     old, new = either.cell.weights, LSTMWeights.random(I, N, seed=1)
     either.cell.set_weights(new)
@@ -319,7 +319,7 @@ def test_a_pools_calls_take_turns(either):
 
 
 def test_pools_on_two_streams(either):
-    """Each steps many times on a stream of its own, and has the bits that it has alone."""
+    """Each pool steps many times on its own stream, with the bits that it has alone."""
     pools = [StatePool(either.cell, B) for _ in range(2)]
     slots = [pool.allocate(B) for pool in pools]
     xs = [either.x, either.cupy.asarray(either.x.get()[::-1].copy())]
@@ -339,7 +339,7 @@ def test_pools_on_two_streams(either):
 
 
 def test_a_stepper_that_is_deleted_while_it_runs(either):
-    """Its memory is not given to another while a late step uses it."""
+    """Its memory isn't reused while a late step needs it."""
     wanted = stepped(either)[1]
     for _ in TIMES:
         stepper = either.cell.stepper(B)
@@ -358,7 +358,7 @@ def test_a_stepper_that_is_deleted_while_it_runs(either):
 
 
 def test_a_pool_that_grows_while_it_runs(either):
-    """A larger step on another stream takes larger buffers; those of a late one are not given to others before."""
+    """A larger step takes larger buffers. Those of a late step aren't reused early."""
     few, many = 3, B
     x = either.copy(either.x)
     wanted = None

@@ -1,4 +1,4 @@
-"""A cell's interleaved weights on a GPU, or emulated: what is in them, and when they are made and made again."""
+"""A cell's interleaved weights, on a GPU or emulated: their content, and when they are written."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +14,7 @@ from support.interleaved_layout import assert_rounded, interleaved, padded, tile
 from support.kernel_cases import assert_same_bits
 
 pytestmark = needs_cuda
-emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
 
 DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 FORMS = [(0, 1, {}), (17, 33, {}), (16, 40, {"proj_size": 7}), (33, 31, {"proj_size": 31})]
@@ -22,7 +22,7 @@ FORMS = [(0, 1, {}), (17, 33, {}), (16, 40, {"proj_size": 7}), (33, 31, {"proj_s
 
 @pytest.fixture(params=[np.float64, np.float32], ids=["not rounded", "rounded"])
 def kind(request):
-    """A dtype, and whether it is rounded."""
+    """Return a dtype, and whether it is rounded."""
     rounded = request.param is np.float32
     if rounded:
         needs_tf32()
@@ -41,7 +41,7 @@ def engine_of(weights):
 
 
 def assert_holds(copy, weights, *, rounded):
-    """A copy is of these weights, element by element."""
+    """Assert that a copy holds these weights, element by element."""
     assert (tiles(weights.input_size, weights.dtype), tiles(weights.output_size, weights.dtype)) == (copy.KX, copy.KH)
     pairs = [(copy.weight, interleaved(weights.weight_ih, weights.weight_hh))]
     if weights.weight_hr is None:
@@ -57,8 +57,8 @@ def assert_holds(copy, weights, *, rounded):
 
 @pytest.mark.parametrize(("I", "N", "options"), FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_made_and_made_again(dtype, I, N, options):
-    """In place: graphs read them where they are."""
+def test_set_weights_rewrites_the_copy(dtype, I, N, options):
+    """The copy stays in place, as graphs have its address."""
     old, new = (LSTMWeights.random(I, N, seed=seed, dtype=dtype, **options) for seed in (0, 1))
     engine = engine_of(old)
     copy = engine.weights.interleaved(rounded=False)
@@ -70,7 +70,7 @@ def test_made_and_made_again(dtype, I, N, options):
     assert_holds(copy, new, rounded=False)
 
 
-def test_both_are_kept():
+def test_rounded_and_plain_copies_coexist():
     needs_tf32()
     old, new = (LSTMWeights.random(17, 33, seed=seed, proj_size=9) for seed in (0, 1))
     engine = engine_of(old)
@@ -82,13 +82,13 @@ def test_both_are_kept():
             assert_holds(copy, weights, rounded=rounded)
 
 
-def test_weights_that_were_set_before():
+def test_a_copy_holds_the_weights_set_before():
     old, new = (LSTMWeights.random(17, 33, seed=seed) for seed in (0, 1))
     engine = engine_of(old).with_weights(new)
     assert_holds(engine.weights.interleaved(rounded=False), new, rounded=False)
 
 
-def test_threads_have_one_copy():
+def test_threads_share_one_copy():
     weights = engine_of(LSTMWeights.random(17, 33, seed=0)).weights
     with ThreadPoolExecutor(4) as pool:
         copies = list(pool.map(weights.interleaved, [False] * 16))
@@ -96,7 +96,7 @@ def test_threads_have_one_copy():
 
 
 def logged(what):
-    """What is queued meanwhile, and where; without events."""
+    """Return what is launched or waited for during a call, and on which stream."""
     streams.log.clear()
     what()
     return [entry for entry in streams.log if entry[0] in ("launch", "synchronize")]
@@ -104,8 +104,8 @@ def logged(what):
 
 @emulated
 @pytest.mark.parametrize(("options", "kernels"), [({}, 1), ({"proj_size": 9}, 2)])
-def test_they_are_made_where_they_are_asked_for(kind, options, kernels):
-    """Once, by the kernels alone, after the weights that another stream has uploaded; the host waits."""
+def test_a_copy_is_made_on_the_current_stream(kind, options, kernels):
+    """Only kernels write it, once, after an upload on another stream. The host waits."""
     dtype, rounded = kind
     weights = LSTMWeights.random(17, 33, seed=0, dtype=dtype, **options)
     engine = engine_of(weights)
@@ -124,14 +124,14 @@ def test_they_are_made_where_they_are_asked_for(kind, options, kernels):
 @emulated
 @pytest.mark.parametrize(("options", "kernels"), [({"peephole": True}, 1), ({"proj_size": 9}, 2)])
 def test_new_weights_are_uploaded_once(kind, options, kernels):
-    """Then interleaved from where they are, on the same stream, with nothing allocated and nothing waited for."""
+    """They are interleaved in place on the same stream, without an allocation or a wait."""
     dtype, rounded = kind
     old, new = (LSTMWeights.random(17, 33, seed=seed, dtype=dtype, **options) for seed in (0, 1))
     engine = engine_of(old)
     with streams.Stream() as stream:
         uploads = logged(lambda: engine.with_weights(old))
         assert {entry[:2] for entry in uploads} == {("launch", stream.ptr)}
-        assert "kernel" not in [entry[2] for entry in uploads], "of copies that nobody asked for"
+        assert "kernel" not in [entry[2] for entry in uploads], "copies should be made only on demand"
         copy = engine.weights.interleaved(rounded)
         made = memory.made()
         work = logged(lambda: engine.with_weights(new))
@@ -141,7 +141,7 @@ def test_new_weights_are_uploaded_once(kind, options, kernels):
 
 
 @emulated
-def test_none_are_made_where_nobody_asks():
+def test_copies_are_made_only_on_demand():
     weights = LSTMWeights.random(17, 33, seed=0)
     cell = LSTMCell(weights, backend="cuda")
     cell(cell.asarray(np.ones((5, 17))), cell.zero_state(5))

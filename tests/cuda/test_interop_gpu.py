@@ -1,4 +1,4 @@
-"""Arrays of other libraries on the emulated GPU: order of streams, memory that lives long enough, two devices."""
+"""Arrays of other libraries on the emulated GPU: stream order, lifetime of memory, two devices."""
 
 import contextlib
 import gc
@@ -21,12 +21,12 @@ from support.on_emulated_gpu import assert_after
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
-emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="its arrays are the stand-in's")
+emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in's arrays")
 
 
 @pytest.fixture
 def torch(monkeypatch):
-    """The stand-in for PyTorch on a GPU, with its default stream as the current one."""
+    """Return the stand-in for PyTorch on a GPU, with its default stream current."""
     monkeypatch.setitem(sys.modules, "torch", torch_cuda)
     streams.log.clear()
     yield torch_cuda
@@ -41,14 +41,14 @@ def tensors(case, device=0):
 
 
 def launches():
-    """The streams that work was launched on."""
+    """Return the streams that work was launched on."""
     return {entry[1] for entry in streams.log if entry[0] == "launch"}
 
 
 @emulated
 @pytest.mark.parametrize("handle", [None, 0x5000])
 def test_torch_runs_on_its_current_stream(torch, handle):
-    """... which orders all of it: no event is needed, and CuPy's stream is left as it was."""
+    """All work is on that stream, so it needs no event. CuPy's current stream stays."""
     case = Case("cuda")
     torch.cuda.set_stream(handle)
     x, state = tensors(case)
@@ -64,8 +64,8 @@ def test_torch_runs_on_its_current_stream(torch, handle):
 
 
 @emulated
-def test_default_streams_are_one(torch):
-    """0 and cudaStreamLegacy are two handles of it."""
+def test_default_stream_handles_are_equal(torch):
+    """0 and cudaStreamLegacy are two handles of one stream."""
     case = Case("cuda")
     torch.cuda.set_stream(streams.LEGACY)
     x, state = tensors(case)
@@ -91,7 +91,7 @@ def test_cupy_runs_on_its_own_current_stream(torch):
 @pytest.mark.parametrize("argument", ["state", "is_first", "reset_to", "out"])
 @pytest.mark.parametrize("ours", ["torch", "cupy"])
 def test_streams_of_other_arguments(torch, ours, argument):
-    """The work waits for the other library's current stream before anything is launched, and that for the work."""
+    """The work waits for the other library's current stream, which then waits for the work."""
     case = Case("cuda")
     torch.cuda.set_stream(0x5000)
     mine, other = (0x5000, 0) if ours == "torch" else (0, 0x5000)
@@ -116,13 +116,13 @@ def test_streams_of_other_arguments(torch, ours, argument):
     assert before < kinds.index("launch")
     last = len(kinds) - 1 - kinds[::-1].index("launch")
     assert_after(mine, other, last)
-    assert kinds.count("wait") == 2, "each stream waits once, however many arrays there are"
+    assert kinds.count("wait") == 2, "each stream should wait once, however many arrays there are"
 
 
 @emulated
 @pytest.mark.parametrize("kind", [LSTMCell, LSTM])
 def test_weights_are_set_in_order(torch, kind):
-    """After what PyTorch's current stream holds, on CuPy's, and before what PyTorch is given next."""
+    """They are set on CuPy's stream, after PyTorch's earlier work and before its next."""
     weights = LSTMWeights.random(I, N, seed=0)
     made = kind(weights, backend="cuda")
     torch.cuda.set_stream(0x5000)
@@ -135,7 +135,7 @@ def test_weights_are_set_in_order(torch, kind):
 
 
 @emulated
-def test_streams_are_put_back_when_a_call_fails(torch):
+def test_a_failed_call_restores_streams(torch):
     case = Case("cuda")
     torch.cuda.set_stream(0x5000)
     x, state = tensors(case)
@@ -146,13 +146,13 @@ def test_streams_are_put_back_when_a_call_fails(torch):
 
 
 @emulated
-def test_streams_are_put_back_when_ordering_fails(torch, monkeypatch):
+def test_a_failed_ordering_restores_streams(torch, monkeypatch):
     case = Case("cuda")
     torch.cuda.set_stream(0x5000)
     x, state = tensors(case)
 
     def wait(self, event):
-        if self.ptr == 0:  # what comes after the work
+        if self.ptr == 0:  # the wait that comes after the work
             raise gpu.CUDARuntimeError("cudaErrorUnknown")
 
     monkeypatch.setattr(streams._BaseStream, "wait_event", wait)
@@ -164,8 +164,8 @@ def test_streams_are_put_back_when_ordering_fails(torch, monkeypatch):
 
 @emulated
 @pytest.mark.parametrize("entered", [False, True])
-def test_a_stream_that_was_made_current_by_use_stays(torch, entered):
-    """... where a call enters and leaves another library's stream."""
+def test_a_stream_made_current_by_use_stays(torch, entered):
+    """A call enters and leaves another library's stream without changing it."""
     case = Case("cuda")
     torch.cuda.set_stream(0x5000)
     x, state = tensors(case)
@@ -179,7 +179,7 @@ def test_a_stream_that_was_made_current_by_use_stays(torch, entered):
 
 @emulated
 def test_dlpack_is_told_our_stream(torch):
-    """The producer orders our stream after its own; a consumer of a result its own after ours."""
+    """The producer orders our stream after its own. A consumer orders its own after ours."""
     case = Case("cuda")
     torch.cuda.set_stream(0x5000)
     x, state = tensors(case)
@@ -200,7 +200,7 @@ def test_dlpack_is_told_our_stream(torch):
 
 
 @emulated
-def test_inputs_of_dlpack_live_until_the_work_is_done(torch, monkeypatch):
+def test_dlpack_inputs_live_until_work_is_done(torch, monkeypatch):
     """Their library can't be made to wait before it reuses the memory."""
     from fusedlstm.backends.cuda.runtime import streams as ours
 
@@ -219,7 +219,7 @@ def test_inputs_of_dlpack_live_until_the_work_is_done(torch, monkeypatch):
     case.cell(x, LSTMState(h=h, c=state.c))
     del h, memory
     gc.collect()
-    assert noted() is not None, "the work may still read it"
+    assert noted() is not None, "the array should stay while work may read it"
     assert len(ours._unfinished) == 1
     case.cell(x, state)
     assert len(ours._unfinished) == 1
@@ -230,13 +230,16 @@ def test_inputs_of_dlpack_live_until_the_work_is_done(torch, monkeypatch):
     assert noted() is None
     done.clear()
     case.cell.asarray(others.OnlyDlpack(arrays.asarray(case.h)), "float64")
-    assert len(ours._unfinished) == 1, "the cast may still read it"
+    assert len(ours._unfinished) == 1, "the array should stay while the cast may read it"
     ours._unfinished.clear()
 
 
 @emulated
 def test_kept_arrays_are_released_in_order(monkeypatch):
-    """Up to the first whose work goes on: no more events are asked, however many there are; failed work is over."""
+    """Release arrays up to the first unfinished one, without querying later events.
+
+    Work that has failed counts as finished.
+    """
     from fusedlstm.backends.cuda.runtime import streams as ours
 
     ours._unfinished.clear()
@@ -260,7 +263,7 @@ def test_kept_arrays_are_released_in_order(monkeypatch):
 
 @emulated
 def test_arrays_are_freed_outside_of_the_lock():
-    """What frees them may come here again."""
+    """Freeing an array may enter this code again."""
     from fusedlstm.backends.cuda.runtime import streams as ours
 
     class Reentrant:
@@ -279,8 +282,8 @@ def test_arrays_are_freed_outside_of_the_lock():
 
 @emulated
 @pytest.mark.parametrize("argument", ["x", "h", "first", "out"])
-def test_streams_that_the_interface_names(argument):
-    """... are followed as others are: before the work and after it, and not on the host."""
+def test_streams_of_the_interface_are_ordered(argument):
+    """A stream named by the interface is ordered before and after the work. The host doesn't wait."""
     case = Case("cuda")
     named = {argument: lambda array: others.OnlyInterface(arrays.asarray(array), stream=0x99)}
     target = {"out": case.out(named.pop("out"))} if argument == "out" else {}
@@ -296,8 +299,8 @@ def test_streams_that_the_interface_names(argument):
 @emulated
 @pytest.mark.parametrize("kind", [others.OnlyDlpack, others.WithNamespace, others.OnlyInterface])
 @pytest.mark.parametrize("handle", [None, 0x5000])
-def test_out_of_a_library_whose_stream_nobody_tells(torch, kind, handle):
-    """... is written when the call returns: the host waits after the last launch. For inputs it doesn't."""
+def test_out_of_a_library_without_a_known_stream(torch, kind, handle):
+    """The host waits after the last launch, so `out` is complete on return. Inputs don't wait."""
     case = Case("cuda")
     torch.cuda.set_stream(handle)
     x, state = tensors(case)
@@ -313,8 +316,8 @@ def test_out_of_a_library_whose_stream_nobody_tells(torch, kind, handle):
 
 
 @emulated
-def test_one_view_of_an_interface(torch, monkeypatch):
-    """... is made, though only that tells its GPU."""
+def test_an_interface_is_viewed_once(torch, monkeypatch):
+    """One view is created, though the array's GPU is known only from a view."""
     case = Case("cuda")
     backend, seen = case.cell._backend, []
     view = type(backend).from_interface
@@ -342,8 +345,8 @@ def tensor_of(torch, array):
 @emulated
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch", [0, B])
-def test_torch_results_are_of_torchs_memory(torch, monkeypatch, dtype, batch):
-    """... and those tensors themselves, not exports of CuPy's: PyTorch frees them in the order of its streams."""
+def test_torch_results_are_torchs_own_tensors(torch, monkeypatch, dtype, batch):
+    """They are not exports of CuPy's, so PyTorch frees them in the order of its streams."""
     monkeypatch.setattr(torch, "from_dlpack", None)
     case = Case("cuda", dtype, batch=batch)
     x, state = tensors(case)
@@ -374,8 +377,8 @@ def test_torch_results_of_layers(torch, monkeypatch):
 
 
 @emulated
-def test_what_is_not_lent_is_freed(torch):
-    """... before the call ends, and what was not made for lending is lent as another tensor over it."""
+def test_arrays_that_are_not_lent_are_freed(torch):
+    """They are freed before the call ends. A view is lent as another tensor over the memory."""
     case = Case("cuda", "bfloat16")
     x, _ = tensors(case)
     torch.made.clear()
@@ -392,8 +395,8 @@ def test_what_is_not_lent_is_freed(torch):
 
 
 @emulated
-def test_negative_bits(torch):
-    """The memory of such a tensor holds other numbers than it: it is refused, as on the CPU."""
+def test_negative_bit_tensors_are_refused(torch):
+    """The memory of such a tensor holds other numbers than the tensor shows."""
     case = Case("cuda")
     x, state = tensors(case)
     negative = torch.Tensor(x._array, negative=True)
@@ -418,7 +421,7 @@ def test_read_only_interfaces():
 
 @emulated
 def test_two_devices(torch, monkeypatch):
-    """A cell on the second GPU runs on PyTorch's current stream of that one; arrays of the first are refused."""
+    """A cell on the second GPU runs on PyTorch's current stream there. Arrays of the first GPU raise."""
     cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda:1")
     case = Case("cuda")
     torch.cuda.set_stream(0x5000, 0)
@@ -452,7 +455,7 @@ def test_two_devices(torch, monkeypatch):
 
 @emulated
 def test_host_tensors_on_a_gpu(torch):
-    """They are refused, and named; masks are controls, and copied."""
+    """They raise an error with their name. Masks on the host are copied."""
     case = Case("cuda")
     x, state = tensors(case)
     hint = r"\. cell\.asarray\(\.\.\.\) makes one of it$"
@@ -488,8 +491,8 @@ def test_gpu_arrays_on_the_cpu(torch):
 
 @emulated
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gpu_arrays_come_to_the_cpu(dtype):
-    """... by cell.asarray, whatever protocol they speak, as the hint says."""
+def test_asarray_copies_gpu_arrays_to_the_cpu(dtype):
+    """cell.asarray takes every protocol, as the error's hint says."""
     case = Case("numpy", dtype)
     with arrays.Device(1):
         x = arrays.asarray(case.x)
@@ -507,7 +510,7 @@ def test_gpu_tensors_that_require_grad(torch):
 
 @emulated
 def test_asarray_of_tensors(torch):
-    """On the cell's GPU nothing is copied, bfloat16 too; from the other GPU it is; and its stream is waited for."""
+    """On the cell's GPU, asarray copies nothing, and waits for the stream. From another GPU, it copies."""
     cell = LSTMCell(LSTMWeights.random(I, N, dtype="bfloat16", seed=0), backend="cuda")
     values = np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)
     tensor = torch.Tensor(arrays.asarray(values))
@@ -519,7 +522,7 @@ def test_asarray_of_tensors(torch):
     assert cell.asarray(tensor, "float32").dtype == np.float32
     with arrays.Device(1):
         far = torch.Tensor(arrays.asarray(values))
-    for handle in (0x6000, None):  # the default streams of two GPUs are two
+    for handle in (0x6000, None):  # each GPU has its own default stream
         torch.cuda.set_stream(handle, 1)
         streams.log.clear()
         near = cell.asarray(far)
@@ -535,11 +538,11 @@ def test_asarray_of_tensors(torch):
 @pytest.mark.parametrize("of", ["torch", "cupy", "DLPack", "interface"])
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_asarray_of_another_gpu_is_in_order(torch, of, contiguous):
-    """Its library's stream, what makes it contiguous over there, the transfer, and back again."""
+    """The order: its library's stream, a contiguous copy there, the transfer, and back."""
     case = Case("cuda")
     with arrays.Device(1):
         far = arrays.asarray(case.x.T.copy()).T if not contiguous else arrays.asarray(case.x)
-        used = streams.Stream().use()  # CuPy's current stream there
+        used = streams.Stream().use()  # CuPy's current stream on that GPU
     here = streams.Stream()
     torch.cuda.set_stream(0x6000, 1)
     source, theirs = {
@@ -571,8 +574,8 @@ def test_asarray_of_another_gpu_is_in_order(torch, of, contiguous):
 
 
 @emulated
-def test_a_gpu_that_cuda_can_not_run_on(torch, monkeypatch):
-    """... says so, where only the array named it."""
+def test_an_array_on_an_unavailable_gpu(torch, monkeypatch):
+    """The error gives the reason, even if only the array named the GPU."""
     from fusedlstm import BackendUnavailableError
     from fusedlstm.backends import select
 

@@ -1,4 +1,4 @@
-"""kernels/*.cu on the CPU, every access checked, against the NumPy backend in float64."""
+"""kernels/*.cu on the CPU with every access checked, compared with the NumPy backend in float64."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,7 +45,8 @@ from support.structs import by_value, matrix
 
 pytestmark = needs_emulation
 
-# Of the gates and of h: a cell's matmul gives float32 gates for 16-bit weights, callers of lstm_pointwise have 16 bits.
+# Types of the gates and of h. With 16-bit weights, a cell's matmul gives float32 gates, but lstm_pointwise takes 16-bit
+# ones.
 STORAGE = [
     ("double", "double"),
     ("float", "float"),
@@ -74,14 +75,14 @@ class Instance:
 
 
 def instances(gates, h):
-    """Every activation at both widths, and with them every set of the three options at least once."""
+    """Return every activation at both widths. Every set of the three options occurs at least once."""
     options = list(product([False, True], repeat=3))
     return [Instance(gates, h, *case, *options[k % len(options)]) for k, case in enumerate(cases_of_functions(h))]
 
 
 @pytest.fixture(scope="module")
 def pointwise(request):
-    """The modules, by the dtypes of gates and h, that the selected tests need; two compilers run at a time."""
+    """Return the modules that the selected tests need, by dtypes of gates and h. Two compilers run at a time."""
     tests = [item for item in request.session.items if "pointwise" in getattr(item, "fixturenames", ())]
     storages = list(dict.fromkeys(test.callspec.params["storage"] for test in tests))
 
@@ -94,7 +95,7 @@ def pointwise(request):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which arrays there are, and how they lie."""
+    """Which arrays there are, and their layout."""
 
     B: int
     vectors: int  # N in units of the width
@@ -117,9 +118,9 @@ LAYOUTS = [
 
 
 def launch(function, width, arrays, h, c_out, schedule, cell_clip=CELL_CLIP, N=None):
-    """Launch the kernel in blocks as the CUDA backend does; arrays by name, those left out are null.
+    """Launch the kernel in blocks as the CUDA backend does. Arrays that are left out are null.
 
-    With N, arrays are the first columns of rows of N units, and no threads are launched for the others.
+    With N, arrays are the first columns of rows of N units. No threads are launched for the other columns.
     """
     (B, units), get = c_out.shape, arrays.get
     arguments = PointwiseArguments(
@@ -139,7 +140,7 @@ def launch(function, width, arrays, h, c_out, schedule, cell_clip=CELL_CLIP, N=N
 
 
 def wanted(instance, arrays):
-    """What the NumPy backend gives in float64."""
+    """Return what the NumPy backend computes in float64."""
     wide = {name: a if a is None else a.astype(np.float64) for name, a in arrays.items() if name != "is_first"}
     first = arrays["is_first"]
     z, part_of_h = wide["gates"], wide["gates_h"]
@@ -199,7 +200,7 @@ def test_pointwise(pointwise, storage, instance, schedule):
 @pytest.mark.parametrize("functions", OF_EXTREMES, ids=NAMES_OF_FUNCTIONS.get)
 @pytest.mark.parametrize("storage", STORAGE[:2], ids="-".join)
 def test_pointwise_at_extremes(pointwise, storage, functions):
-    """Saturated, infinite, huge and NaN pre-activations give what NumPy gives in the same dtype, row by row."""
+    """Saturated, infinite, huge and NaN pre-activations give NumPy's results in the same dtype."""
     instance = next(i for i in instances(*storage) if i.width == 1 and i.functions == functions)
     dtype = DTYPES[instance.h]
     gates, c = extreme_gates_and_c(dtype)
@@ -218,7 +219,7 @@ def test_pointwise_at_extremes(pointwise, storage, functions):
 @pytest.mark.parametrize("functions", PLAINS, ids=NAMES_OF_FUNCTIONS.get)
 @pytest.mark.parametrize("storage", STORAGE[:2], ids="-".join)
 def test_pointwise_of_small_numbers(pointwise, storage, functions):
-    """With open gates and no old state, c and h are as accurate for their size as they are near 1."""
+    """With open gates and no old state, small c and h are relatively as accurate as those near 1."""
     instance = next(i for i in instances(*storage) if i.width == 1 and i.functions == functions)
     dtype = DTYPES[instance.h]
     g = np.array([sign * size for sign in (1, -1) for size in (1e-30, 1e-8, 1e-5, 1e-3, 0.03, 0.5)])
@@ -238,8 +239,8 @@ def test_pointwise_of_small_numbers(pointwise, storage, functions):
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("width", [1, 4])
 @pytest.mark.parametrize("storage", [("__half", "__half")], ids="-".join)
-def test_pointwise_with_offsets_beyond_two_to_the_31(pointwise, storage, width, first):
-    """The first vector of each of 3 rows of 2^30 units: every array's index overflows 32 bits somewhere."""
+def test_pointwise_with_offsets_beyond_2_to_31(pointwise, storage, width, first):
+    """Rows have 2^30 units, of which only the first vector exists. Every array's index exceeds 32 bits."""
     instance = next(i for i in instances(*storage) if i.width == width and i.reset)
     random = np.random.default_rng(0)
     G, T, C, B = np.float16, np.float16, np.float32, 3
@@ -282,7 +283,7 @@ def select():
 @pytest.mark.parametrize("value", ["zeros", "one row", "rows"])
 @pytest.mark.parametrize(("B", "K"), [(1, 1), (3, 127), (2, 129), (257, 2)])
 def test_select(select, name, value, B, K, schedule):
-    """Rows marked take zeros, one row, or their own of rows that are apart; the others keep every bit, NaN too."""
+    """Marked rows take zeros, one row, or one of several rows apart. Other rows keep every bit, even NaN."""
     random = np.random.default_rng(B)
     out = random.standard_normal((B, K)).astype(DTYPES[name])
     out[::2, -1] = np.nan
@@ -298,7 +299,7 @@ def test_select(select, name, value, B, K, schedule):
     assert_near("out", out, expected.astype(np.float64), rtol=0, atol=0)
 
 
-def test_select_with_offsets_beyond_two_to_the_31(select):
+def test_select_with_offsets_beyond_2_to_31(select):
     random = np.random.default_rng(0)
     out, value = (far_apart(random, np.float16, 3, 1) for _ in range(2))
     mask = np.array([False, True, True])
@@ -317,7 +318,7 @@ def add():
 @pytest.mark.parametrize("name", DTYPES)
 @pytest.mark.parametrize("count", [1, 255, 256, 257])
 def test_add(add, name, count, schedule):
-    """Every sum is the exact one, rounded once."""
+    """Every sum is exact, rounded once."""
     random = np.random.default_rng(count)
     a, b = (random.standard_normal(count).astype(DTYPES[name]) for _ in range(2))
     a[-1], b[count // 2] = np.nan, np.inf

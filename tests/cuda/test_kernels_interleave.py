@@ -1,4 +1,4 @@
-"""interleave.cu on the CPU, every access checked, beside the layout in loops: bit by bit, what it rounds too."""
+"""interleave.cu on the CPU with every access checked, compared bit for bit with the layout in loops."""
 
 from itertools import cycle
 
@@ -16,7 +16,7 @@ from support.structs import by_value, matrix
 
 pytestmark = needs_emulation
 
-# On both sides of tiles of 8, 16 and 32 columns, of 8 units that are side by side, and of 32 that are in whole rows.
+# At the edges of tiles of 8, 16 and 32 columns, of 8 adjacent units, and of 32 units in whole rows.
 UNITS = [1, 7, 8, 9, 31, 32, 33, 40]
 COLUMNS = [1, 15, 16, 17, 31, 32, 33]
 SHAPES = list(zip(cycle(COLUMNS), UNITS, [33, 1, 16, 31, 17, 32, 15, 8], strict=False))
@@ -24,7 +24,7 @@ SHAPES += [(0, 5, 3), (33, 9, 7), (31, 2, 9), (16, 32, 32), (15, 40, 40)]
 
 
 def numbers(random, shape, dtype):
-    """Normal ones, and in every row one of those that copies may spoil."""
+    """Return normal numbers, with one in every row that a copy could spoil."""
     array = random.standard_normal(shape).astype(dtype)
     tiny = np.finfo(np.float32).smallest_subnormal if dtype.itemsize == 4 else 0
     special = cycle([np.nan, -0.0, np.inf, -np.inf, tiny, -1.0])
@@ -42,7 +42,7 @@ def functions():
 
 
 def launch_interleave(function, to, KX, weight, X, shape, schedule):
-    """Launch as the CUDA backend does, for the first columns of rows where `to` is these."""
+    """Launch as the CUDA backend does, for the columns that `to` has."""
     arguments = InterleaveArguments(to, row_stride(to), KX, matrix(weight), X, *shape)
     passed = by_value(arguments, T=to.dtype)
     return function(*rows_and_columns(*to.shape), [passed], schedule=schedule)
@@ -54,7 +54,7 @@ def launch_pad(function, to, projection, shape, schedule):
 
 
 def unwritten(shape, dtype):
-    """Of which no element is what it should be."""
+    """Return an array without a single correct element."""
     return np.full(shape, 7, dtype)
 
 
@@ -62,7 +62,7 @@ def unwritten(shape, dtype):
 @pytest.mark.parametrize(("I", "N", "P"), SHAPES)
 @pytest.mark.parametrize("name", DTYPES)
 def test_interleave(functions, name, I, N, P, schedule):
-    """What is between the weights of x and of h, and after them, is not read: it may be anything."""
+    """Columns between the weights of x and of h, and after them, are not read."""
     random, dtype = np.random.default_rng(N), DTYPES[name]
     X = I + 3
     weight = random.standard_normal((4 * N, X + P + 2)).astype(dtype)
@@ -76,7 +76,7 @@ def test_interleave(functions, name, I, N, P, schedule):
     )
     assert_same_bits("interleaved", to, want)
     assert_same_bits("weight", weight, before)
-    assert report.checked_accesses == to.size + 4 * N * (I + P), "each element once"
+    assert report.checked_accesses == to.size + 4 * N * (I + P), "each element should be accessed once"
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -91,11 +91,11 @@ def test_pad(functions, name, P, N, schedule):
     report = launch_pad(functions[f"lstm_pad<{name}, false>"], to, projection, (P, N), schedule)
     assert_same_bits("padded", to, want)
     assert_same_bits("projection", projection, before)
-    assert report.checked_accesses == to.size + P * N, "each element once"
+    assert report.checked_accesses == to.size + P * N, "each element should be accessed once"
 
 
 def halves_of_tf32(random, shape):
-    """Numbers of every size; in every other column as far from two numbers of TF32, or nearly."""
+    """Return numbers of every size. In every other column, they are at or near the middle of two TF32 numbers."""
     bits = random.integers(0, 1 << 32, shape, np.uint32)
     near = random.integers(0x0FFF, 0x1002, shape, np.uint32)
     bits[:, ::2] = (bits[:, ::2] & ~np.uint32(0x1FFF)) | near[:, ::2]
@@ -118,8 +118,8 @@ def test_rounding(functions, schedule):
     assert_rounded(to, padded(projection))
 
 
-def test_the_twin_of_rounding():
-    """One and its neighbours in TF32 are 2^-10 apart above it, and 2^-11 below."""
+def test_to_tf32_rounds_correctly():
+    """In TF32, 1 and its neighbour above are 2^-10 apart, and 1 and the one below 2^-11."""
     up, down = 1 + 2.0**-10, 1 - 2.0**-11
     cases = {1: 1, 1 + 2.0**-11: up, 1 + 2.0**-12: 1, -1 - 2.0**-11: -up, 1 - 2.0**-12: 1, 1 - 2.0**-11: down}
     cases |= {1.5 * up: 1.5 * up + 2.0**-11, 3.4028235e38: np.inf, 2.0**-149: 0, 2.0**-137: 2.0**-136}
@@ -127,8 +127,8 @@ def test_the_twin_of_rounding():
     np.testing.assert_array_equal(got, np.array(list(cases.values()), np.float32))
 
 
-def test_offsets_beyond_two_to_the_31(functions):
-    """Of the second half of 128 rows that are 2^25 elements apart: the first columns, and no threads for others."""
+def test_offsets_beyond_2_to_31(functions):
+    """128 rows are 2^25 elements apart. Only their first columns exist and have threads."""
     random, dtype, far = np.random.default_rng(0), DTYPES["__half"], (1 << 25) + 32
     I, N, P, KX = 3, 32, 3, 32
     weight = spread(dtype, (128, 8), [far, 1])

@@ -1,5 +1,8 @@
-"""The kernels of planned steps on the CPU, every access checked: planned.cu beside the NumPy backend in float64, what
-finish.cu, reset.cu and gather.cu move bit by bit. What no row has, between rows too, may not be touched."""
+"""The kernels of planned steps on the CPU, with every access checked.
+
+planned.cu is compared with the NumPy backend in float64, and finish.cu, reset.cu and gather.cu bit for bit. Memory
+outside of rows, and between them, may not be touched.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,7 +62,7 @@ pytestmark = needs_emulation
 
 
 def some_slots(random, B, capacity, dtype=np.int32):
-    """A slot for each row, none twice; every third row, from the second on, has none."""
+    """Return a distinct slot for each row, but -1 for every third row from the second on."""
     slots = random.permutation(capacity)[:B].astype(dtype)
     slots[1::3] = -1
     return slots
@@ -81,14 +84,14 @@ class Instance:
 
 
 def instances(name):
-    """Every activation at both widths, and with them every set of the two options at both."""
+    """Return every activation at both widths. Every set of the two options occurs at both."""
     options = list(product([False, True], repeat=2))
     return [Instance(name, *case, *options[k % len(options)]) for k, case in enumerate(cases_of_functions(name))]
 
 
 @pytest.fixture(scope="module")
 def planned(request):
-    """The modules, by dtype, that the selected tests need; two compilers run at a time."""
+    """Return the modules that the selected tests need, by dtype. Two compilers run at a time."""
     tests = [item for item in request.session.items if "planned" in getattr(item, "fixturenames", ())]
     names = list(dict.fromkeys(test.callspec.params["name"] for test in tests))
 
@@ -101,12 +104,12 @@ def planned(request):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which arrays there are, and how they lie."""
+    """Which arrays there are, and their layout."""
 
     B: int
     vectors: int  # N in units of the width
     strided: bool  # c, h, copy and input are columns of larger arrays
-    slots: int  # rows of c, or 0 where it has those of the batch
+    slots: int  # rows of c, or 0 if c has the batch's rows
     h_by_slot: bool
     copy: str
     bias: bool
@@ -124,14 +127,14 @@ LAYOUTS = [
 
 
 def columns_of_one(random, count, B, N, dtype):
-    """So many arrays (B, N) side by side in a larger one, as in rows of an operand, with gaps."""
+    """Return `count` arrays (B, N) side by side in a larger one with gaps, like columns of an operand."""
     larger = random.standard_normal((B, 4 + count * (N + 4))).astype(dtype)
     starts = [4 + k * (N + 4) for k in range(count)]
     return [larger[:, start : start + N] for start in starts]
 
 
 def random_arrays(instance, layout):
-    """Rows of slot -1 have gates and an input that nobody may read, as they'd give NaN."""
+    """Return arrays of a step. Rows of slot -1 have NaN in gates and input, which may not be read."""
     random = np.random.default_rng(layout.B)
     B, N, slots = layout.B, layout.vectors * instance.width, layout.slots
     T, A = DTYPES[instance.dtype], DTYPES[state_type(instance.dtype)]
@@ -160,7 +163,7 @@ def random_arrays(instance, layout):
 def launch_planned(function, width, arrays, h_by_slot, schedule, N=None):
     """Launch the kernel in blocks as the CUDA backend does.
 
-    With N, arrays are the first columns of rows of N units, and no threads are launched for the others.
+    With N, arrays are the first columns of rows of N units. No threads are launched for the other columns.
     """
     B, units = len(arrays["gates"]), arrays["c"].shape[1]
     arguments = PlannedArguments(
@@ -178,7 +181,7 @@ def launch_planned(function, width, arrays, h_by_slot, schedule, N=None):
 
 
 def assert_stepped(instance, arrays, before, h_by_slot):
-    """Rows that have a slot, or are their own, have stepped; all else has the bits that it had before."""
+    """Assert that rows with a slot have stepped, and that everything else has the same bits as before."""
     own = np.arange(len(before["gates"]))
     slots = own if before["slot_of_row"] is None else before["slot_of_row"]
     stepped = slots >= 0
@@ -224,13 +227,13 @@ def test_planned(planned, name, instance, schedule):
 @pytest.mark.parametrize("functions", OF_EXTREMES, ids=NAMES_OF_FUNCTIONS.get)
 @pytest.mark.parametrize("name", ["double", "float"])
 def test_planned_at_extremes(planned, name, functions):
-    """Saturated, infinite, huge and NaN pre-activations give what NumPy gives in the same dtype, row by row."""
+    """Saturated, infinite, huge and NaN pre-activations give NumPy's results in the same dtype."""
     instance = next(i for i in instances(name) if i.width == 1 and i.functions == functions)
     gates, c = extreme_gates_and_c(DTYPES[name])
     peephole = np.ones((3, 1), c.dtype) if instance.peephole else None
     options = {"cell_clip": CELL_CLIP if instance.clip else None, **functions.options()}
     expected = lstm_pointwise(gates, c, peephole=peephole, **options)
-    h = np.full_like(c, 7)  # not written
+    h = np.full_like(c, 7)  # not yet written
     arrays = {"gates": gates, "peephole": peephole, "c": c, "h": h}
     arrays |= dict.fromkeys(("bias", "slot_of_row", "copy", "input"))
     launch_planned(planned[name].function(str(instance)), 1, arrays, h_by_slot=False, schedule=FORWARD)
@@ -242,8 +245,8 @@ def test_planned_at_extremes(planned, name, functions):
 @pytest.mark.parametrize(("B", "N"), [(3, FAR // 4), (1, FAR)])
 @pytest.mark.parametrize("width", [1, 4])
 @pytest.mark.parametrize("name", ["__half"])
-def test_planned_with_offsets_beyond_two_to_the_31(planned, name, width, B, N):
-    """The first vector of each row: with 3 rows those of gates and strides, with rows of 2^30 those of a unit."""
+def test_planned_with_offsets_beyond_2_to_31(planned, name, width, B, N):
+    """Three rows test offsets of gates and strides. Rows of 2^30 units test offsets of a unit."""
     instance = next(i for i in instances(name) if i.width == width and i.peephole)
     random = np.random.default_rng(0)
     T, A = np.float16, np.float32
@@ -305,7 +308,7 @@ def assert_finished(name, arrays, before, limit):
 @pytest.mark.parametrize("where", ["in place", "apart", "slots"])
 @pytest.mark.parametrize(("B", "P"), [(1, 1), (4, 127), (2, 129), (257, 2)])
 def test_finish(finish, name, where, limit, B, P, schedule):
-    """NaN passes, and infinities are clipped if anything is."""
+    """NaN passes. A finite limit clips infinities."""
     random = np.random.default_rng(B)
     T = DTYPES[name]
     for copy in ("none", "plain", "residual"):
@@ -323,7 +326,7 @@ def test_finish(finish, name, where, limit, B, P, schedule):
         assert_finished(name, arrays, before, limit)
 
 
-def test_finish_with_offsets_beyond_two_to_the_31(finish):
+def test_finish_with_offsets_beyond_2_to_31(finish):
     random = np.random.default_rng(0)
     arrays = {name: far_apart(random, np.float16, 3, 2) for name in ("projected", "h", "copy", "input")}
     arrays["slot_of_row"] = np.array([2, 0, 1], np.int32)
@@ -338,7 +341,7 @@ def reset():
 
 
 def reset_values(kind, random, B, columns, dtype):
-    """What rows become: nothing, for zeros, one row that serves all, or rows of a larger array."""
+    """Return what rows are reset to: None for zeros, one row for all, or rows of a larger array."""
     if kind == "zeros":
         return None
     return random_array(random, (1 if kind == "one row" else B, columns), dtype, strided=True)
@@ -370,7 +373,7 @@ def assert_reset(arrays, before, B):
 @pytest.mark.parametrize("values", [("zeros", "rows"), ("one row", "zeros"), ("rows", "one row")], ids=str)
 @pytest.mark.parametrize(("B", "H", "C"), [(1, 1, 1), (3, 127, 2), (2, 1, 300), (5, 300, 9), (257, 3, 2)])
 def test_reset(reset, name, values, B, H, C, schedule):
-    """Rows marked, or all, take zeros, one row or their own; the others keep every bit, and flags are cleared."""
+    """Marked rows, or all, take zeros, one row or one row each. Others keep every bit. Flags are cleared."""
     for of_slots, marked in product([False, True], repeat=2):
         random = np.random.default_rng(B)
         rows = B + 4 if of_slots else B
@@ -392,7 +395,7 @@ def test_reset(reset, name, values, B, H, C, schedule):
         assert_reset(arrays, before, B)
 
 
-def test_reset_with_offsets_beyond_two_to_the_31(reset):
+def test_reset_with_offsets_beyond_2_to_31(reset):
     random = np.random.default_rng(0)
     arrays = {name: far_apart(random, np.float16, 3, 2) for name in ("h", "reset_h")}
     arrays |= {name: far_apart(random, np.float32, 3, 2) for name in ("c", "reset_c")}
@@ -412,7 +415,7 @@ def gather():
 
 
 def pool_arrays(random, sizes, name):
-    """Of a pool and a step in it, but for the slots: operands with gaps between rows, and padding after x."""
+    """Return the arrays of a pool and of a step, without slots. Operands have gaps between rows and padding after x."""
     T, A, W = DTYPES[name], DTYPES[state_type(name)], 16 // DTYPES[name].itemsize
     H, X = sizes.vectors * W, -(-sizes.I // W) * W + W
     all_h = random_array(random, (sizes.capacity, H), T)
@@ -473,7 +476,7 @@ def assert_gathered(arrays, before, at):
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"B={sizes.B}")
 @pytest.mark.parametrize("marked", [False, True])
 def test_gather(gather, name, sizes, marked, schedule):
-    """Of slots that the host has checked."""
+    """The host has checked these slots."""
     random = np.random.default_rng(sizes.B)
     arrays = pool_arrays(random, sizes, name)
     arrays["slots"] = slots = some_slots(random, sizes.B, sizes.capacity, np.int64)
@@ -490,11 +493,11 @@ def test_gather(gather, name, sizes, marked, schedule):
 @pytest.mark.parametrize("name", DTYPES)
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"B={sizes.B}")
 def test_gather_that_checks_slots(gather, name, sizes, schedule):
-    """Of rows with one slot any steps, and no other; what is wrong is counted, with a slot that shows it."""
+    """One of the rows with the same slot steps. Problems are counted, each with an example slot."""
     random = np.random.default_rng(sizes.B)
     arrays = pool_arrays(random, sizes, name)
     slots, live = with_problems(random, sizes)
-    # Ticks before, and others that are far off and have as many bits in common as they can.
+    # Earlier ticks, and distant ones with as many equal bits as possible.
     claims = np.resize(np.array([0, TICK - 1, TICK % (1 << 32), TICK + (1 << 32)], np.uint64), sizes.capacity)
     problems = np.array([[1, 77], [20, 78], [300, 79]], np.uint64)
     arrays |= {"slots": slots, "live": live, "claims": claims, "problems": problems}
@@ -526,8 +529,8 @@ def test_gather_that_checks_slots(gather, name, sizes, schedule):
 
 
 @pytest.mark.parametrize("first", [False, True])
-def test_gather_with_offsets_beyond_two_to_the_31(gather, first):
-    """Of slots 0 and 2^28, with 8 elements each."""
+def test_gather_with_offsets_beyond_2_to_31(gather, first):
+    """Gather slots 0 and 2^28, with 8 elements each."""
     random = np.random.default_rng(0)
     far, H, C = FAR // 4, 8, 8
     arrays = {

@@ -1,4 +1,4 @@
-"""The small kernels of pools that step by one kernel, on the CPU, every access checked: check.cu and state_rows.cu."""
+"""The small kernels of fused pools on the CPU, with every access checked: check.cu and state_rows.cu."""
 
 import numpy as np
 import pytest
@@ -34,13 +34,13 @@ def launch(function, arguments, schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"B={sizes.B}")
 def test_check(check, sizes, schedule):
-    """Of rows with one slot any steps, and no other; what is wrong is counted, with a slot that shows it."""
+    """One of the rows with the same slot steps. Problems are counted, each with an example slot."""
     slots, live = with_problems(np.random.default_rng(sizes.B), sizes)
-    # Ticks before, and others that are far off and have as many bits in common as they can.
+    # Earlier ticks, and distant ones with as many equal bits as possible.
     claims = np.resize(np.array([0, TICK - 1, TICK % (1 << 32), TICK + (1 << 32)], np.uint64), sizes.capacity)
     problems = np.array([[1, 77], [20, 78], [300, 79]], np.uint64)
     given, claims_before, problems_before = slots.copy(), claims.copy(), problems.copy()
-    steppable = np.full(sizes.B + 3, 99)  # of which a step of fewer rows has the first
+    steppable = np.full(sizes.B + 3, 99)  # larger than the batch, as after a larger step
     audit = Audit(live, claims, TICK, problems)
     launch(check, CheckArguments(slots, steppable, audit, sizes.capacity, sizes.B), schedule)
 
@@ -62,7 +62,7 @@ def test_check(check, sizes, schedule):
     np.testing.assert_array_equal(slots, given)
 
 
-def test_check_into_the_slots_themselves(check):
+def test_check_may_write_in_place(check):
     slots, live = np.array([1, 5, 0, 1, -1, 2]), np.array([True, True, False])
     claims, problems = np.zeros(3, np.uint64), np.zeros((3, 2), np.uint64)
     launch(check, CheckArguments(slots, slots, Audit(live, claims, TICK, problems), capacity=3, B=6), FORWARD)
@@ -73,7 +73,7 @@ def test_check_into_the_slots_themselves(check):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize("B", [1, 3, 255, 256, 257, 700])
 def test_state_rows(state_rows, B, schedule):
-    """Words are of any tick, and the lowest bit of each says which of two rows."""
+    """Words have any tick, and the lowest bit selects one of two rows."""
     random = np.random.default_rng(B)
     slots, rows = random.permutation(B + 9)[:B], np.full(B + 3, 99)
     words = random.integers(1 << 63, size=B + 9).astype(np.uint64)
@@ -85,8 +85,8 @@ def test_state_rows(state_rows, B, schedule):
     np.testing.assert_array_equal(slots, before[1])
 
 
-def test_state_rows_beyond_two_to_the_31(state_rows):
-    """Of slots 0 and 2^31, in memory that costs nothing between them."""
+def test_state_rows_beyond_2_to_31(state_rows):
+    """Slots are 0 and 2^31, without memory between them."""
     words, rows = spread(np.uint64, (2,), [FAR]), np.zeros(2, np.int64)
     words[...] = [7, 9]
     launch(state_rows, StateRowsArguments(np.array([FAR, 0]), words, rows, 2), FORWARD)

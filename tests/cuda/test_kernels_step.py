@@ -1,5 +1,8 @@
-"""The whole step's kernels on the CPU, every access checked: step.cu and project.cu beside float64 for every tile and
-dtype; the bits of a row, whatever is beside it. What no row has, between rows too, may not be touched."""
+"""The whole step's kernels on the CPU, with every access checked.
+
+step.cu and project.cu are compared with float64 for every tile and dtype. A row's bits may not depend on other rows.
+Memory outside of rows, and between them, may not be touched.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -44,7 +47,7 @@ pytestmark = needs_emulation
 
 
 def cases_of_selected_tests(request, fixture):
-    """The tiles and dtypes, each once."""
+    """Return the tiles and dtypes of the selected tests, each once."""
     items = [item for item in request.session.items if item.module is request.module]
     tests = [item for item in items if fixture in item.fixturenames]
     parameters = [test.callspec.params for test in tests]
@@ -56,7 +59,7 @@ def cases_of_selected_tests(request, fixture):
 
 
 def compiled(file, names_of_case, cases):
-    """Functions by tile, dtype and name; a dtype's tiles are compiled at once, and two compilers run at a time."""
+    """Return functions by tile, dtype and name. A dtype's tiles compile together, two compilers at a time."""
 
     def functions(dtype):
         names = {(tile, name): names_of_case(tile, name) for tile, name in cases if name == dtype}
@@ -72,7 +75,7 @@ def compiled(file, names_of_case, cases):
 
 @pytest.fixture(scope="module")
 def steps(request):
-    """Functions of lstm_step."""
+    """Return functions of lstm_step."""
 
     def names(tile, name):
         every = (*INSTANCES, *PROJECTING, like_others(tile, name))
@@ -88,7 +91,7 @@ def widths(tile):
 
 @pytest.fixture(scope="module")
 def projections(request):
-    """Functions of lstm_project."""
+    """Return functions of lstm_project."""
 
     def names(tile, name):
         return [project_name(TILES[tile][0], name, width) for width in widths(tile)]
@@ -106,8 +109,8 @@ template <class Tile> __global__ void described(int* numbers) {
 """
 
 
-def test_tiles_are_as_they_are_launched(tmp_path):
-    """What tiles.py says of them."""
+def test_tiles_match_their_launches(tmp_path):
+    """The kernels' tiles have the sizes that tiles.py states."""
     (tmp_path / "described.cu").write_text(DESCRIBE)
     names = {f"described<{TILES[tile][0].c_name(DTYPES[name])}>": TILES[tile][0] for tile, name in TILE_CASES}
     module = Module(tmp_path / "described.cu", list(names), mode="check", flags=[f"-I{KERNELS}"])
@@ -119,7 +122,7 @@ def test_tiles_are_as_they_are_launched(tmp_path):
 
 
 def step_parameters():
-    """Every instance in the first schedule, and one of each tile and dtype in the others."""
+    """Return every instance in the first schedule, and one of each tile and dtype in the others."""
     firsts = {(each.tile, each.dtype): each for each in reversed(INSTANCES)}
     return [
         pytest.param(i.tile, i.dtype, i, schedule, id=f"{schedule}-{i.tile}-{i.dtype}-{k}")
@@ -139,10 +142,10 @@ def test_step(steps, tile, name, instance, schedule):
         assert_stepped(instance, step, before, flips=flips)
 
 
-def test_every_activation_has_every_arithmetic():
-    """Of what the instances are: of each dtype all activations, and each option in some and not in others.
+def test_instances_cover_functions_and_options():
+    """Each dtype has all plain activations, and each option on and off.
 
-    Of other functions all are there of floats, and most of 16-bit types.
+    float has all other functions, and 16-bit types have most of them.
     """
     for name in DTYPES:
         of_dtype = [each for each in INSTANCES if each.dtype == name]
@@ -158,7 +161,7 @@ def test_every_activation_has_every_arithmetic():
 
 @pytest.mark.parametrize(("tile", "name"), TILE_CASES)
 def test_step_of_nan_and_infinities(steps, tile, name):
-    """They go where NumPy has them go, in their row alone."""
+    """They spread as in NumPy, and stay in their row."""
     for instance in [each for each in INSTANCES if (each.tile, each.dtype) == (tile, name)][:2]:
         N = instance.shape.units + 2
         layout = Layout(Sizes(18, 19, N, N), "apart", True, "plain")
@@ -178,7 +181,7 @@ def test_step_of_nan_and_infinities(steps, tile, name):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize(("tile", "name"), [("small8", "__half"), ("simt16", "float")])
 def test_steps_of_a_pool(steps, tile, name, schedule, co_resident):
-    """The second reads what the first wrote, in whatever order blocks see words that others have turned."""
+    """The second step reads what the first wrote, in whatever order blocks see flipped words."""
     instance = like_others(tile, name)
     R, U = instance.shape.rows, instance.shape.units
     N = U + 2
@@ -194,12 +197,12 @@ def test_steps_of_a_pool(steps, tile, name, schedule, co_resident):
         step.arrays["slots"][...] = random.permutation(len(slots) + 5)[: len(slots)]
         step.arrays["slots"][random.random(len(slots)) < 0.2] = -1
         step.arrays["is_first"][...] = random.random(len(slots)) < 0.3
-        step.arrays["h"][np.isnan(step.arrays["h"])] = 0  # of slots that were not reset yet
+        step.arrays["h"][np.isnan(step.arrays["h"])] = 0  # slots that were not reset yet may hold NaN
         step.arrays["c"][np.isnan(step.arrays["c"])] = 0
 
 
 def chosen(base, instance, rows, where):
-    """Some rows of a step, in this order, as one of their own: NaN wherever `rows` has -1; and where it hasn't."""
+    """Return a step of some rows of `base` in this order, and which of them exist. Rows of -1 are NaN."""
     a, B = base.arrays, len(rows)
     I, N, P = a["x"].shape[1], a["c"].shape[1], a["h"].shape[1]
     step = random_step(instance, Layout(Sizes(B, I, N, P), where), seed=1)
@@ -219,7 +222,7 @@ def chosen(base, instance, rows, where):
 
 
 def stepped_rows(steps, instance, step, there):
-    """c and m of those rows."""
+    """Return c and m of the existing rows after the step."""
     a = step.arrays
     sizes = Sizes(len(a["x"]), a["x"].shape[1], a["c"].shape[1], a["h"].shape[-1])
     words = None if a["words"] is None else a["words"].copy()
@@ -232,11 +235,11 @@ def stepped_rows(steps, instance, step, there):
 
 @pytest.mark.parametrize(("family", "name"), FAMILY_CASES)
 def test_bits_of_a_row(steps, family, name):
-    """They are the same among any rows, in any place, in an array or a pool, and in both tiles of a kernel.
+    """A row's bits don't depend on other rows, its place, a pool, or which tile of a kernel runs.
 
-    That the tensor cores' medium and large tile agree only the emulator can say, which takes sums one by one.
+    Only the emulator adds sums one by one, so only there can the medium and large tensor-core tiles be compared.
     """
-    # Of K as many tiles as the warps of a small tile share, and one more.
+    # K has as many tiles as the warps of a small tile share, and one more.
     B, I, N = 129, 4 * ROW_BYTES // DTYPES[name].itemsize + 3 if family == "small" else 40, 10
     base, want = None, None
     random = np.random.default_rng(0)
@@ -262,9 +265,9 @@ def test_bits_of_a_row(steps, family, name):
 
 
 def spread_rows(array):
-    """The same numbers in rows so far apart that the last is beyond 2^31 elements.
+    """Return the same numbers in rows so far apart that the last exceeds 2^31 elements.
 
-    Of a pool's h the last two are, and of weights those from the last of a tile on.
+    In a pool's h, the last two rows do. In weights, all rows from the last of a tile on do.
     """
     pairs = array.ndim == 3
     last = 2 * len(array) - 3 if pairs else min(len(array), 128) - 1
@@ -277,7 +280,7 @@ def spread_rows(array):
 @pytest.mark.parametrize("where", ["apart", "pool"])
 @pytest.mark.parametrize("far", [("x", "h", "weight"), ("c", "c_out"), ("out", "copy", "input", "reset_h", "reset_c")])
 @pytest.mark.parametrize(("tile", "name"), [("large", "__half")])
-def test_step_with_offsets_beyond_two_to_the_31(steps, tile, name, where, far):
+def test_step_with_offsets_beyond_2_to_31(steps, tile, name, where, far):
     instance = like_others(tile, name)
     layout = Layout(Sizes(3, 8, 34, 34), where, True, "residual", ("rows", "rows"))
     step = random_step(instance, layout)
@@ -295,7 +298,7 @@ def test_step_with_offsets_beyond_two_to_the_31(steps, tile, name, where, far):
 
 
 def projection_parameters():
-    """Every instance in the first schedule, and the widest of each tile and dtype in the others."""
+    """Return every instance in the first schedule, and the widest of each tile and dtype in the others."""
     return [
         pytest.param(tile, name, width, schedule, id=f"{schedule}-{tile}-{name}-{width}")
         for tile, name in TILE_CASES
@@ -314,7 +317,7 @@ def test_project(projections, tile, name, width, schedule):
 
 
 def projecting_parameters():
-    """Every tile in the first schedule, and those of some dtypes in the others."""
+    """Return every tile in the first schedule, and those of some dtypes in the others."""
     return [
         pytest.param(i.tile, i.dtype, i, schedule, id=f"{schedule}-{i.tile}-{i.dtype}")
         for i in PROJECTING
@@ -332,8 +335,8 @@ def test_step_that_projects(steps, tile, name, instance, schedule):
 
 
 @pytest.mark.parametrize(("tile", "name"), [(each.tile, each.dtype) for each in PROJECTING if each.aligned])
-def test_step_projects_as_project_cu(steps, projections, tile, name):
-    """The bits of h are those that project.cu makes of m, which is h where the kernel doesn't project."""
+def test_step_projects_like_project_cu(steps, projections, tile, name):
+    """h has the bits that project.cu computes from m, which the kernel writes as h if it doesn't project."""
     alone = like_others(tile, name)
     instance = replace(alone, project=True)
     N, P, B = 2 * alone.shape.units + 2, 4 * alone.shape.units + 2, alone.shape.rows + 2
@@ -351,7 +354,7 @@ def test_step_projects_as_project_cu(steps, projections, tile, name):
 
 @pytest.mark.parametrize(("family", "name"), FAMILY_CASES)
 def test_bits_of_a_projected_row(projections, family, name):
-    """As of a step: among any rows, beside NaN, in both tiles of a kernel."""
+    """A row has the same bits among any rows, beside NaN, in both tiles of a kernel."""
     B, N, P = 129, 40, 10
     want = None
     for tile in FAMILIES[family][0]:
@@ -387,7 +390,7 @@ def test_project_of_nan_and_infinities(projections, tile, name):
 
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize(("tile", "name"), [("large", "__half")])
-def test_project_with_offsets_beyond_two_to_the_31(projections, tile, name, pool):
+def test_project_with_offsets_beyond_2_to_31(projections, tile, name, pool):
     layout = ProjectionLayout(3, 8, 130, pool=pool, copy="residual", limit=np.inf)
     projection = random_projection(tile, name, 2, layout)
     if pool:

@@ -1,4 +1,4 @@
-"""Zoneout in the kernels, emulated with every access checked, against float64."""
+"""Zoneout in the kernels, emulated with every access checked, compared with float64."""
 
 from dataclasses import replace
 
@@ -68,7 +68,7 @@ def check_finish(function, name, projected, h, old_h, rows=None, schedule=FORWAR
     at = np.arange(B) if rows is None else rows
     new = np.clip(projected.astype(np.float64), -LIMIT, LIMIT)
     want = kept(PART, old, new)[at >= 0]
-    # The clipped number is rounded to its dtype, and then the sum is.
+    # The clipped number is rounded to its dtype, and then the sum.
     tolerance = ARITHMETIC_TOLERANCE[state_type(name)] + ROUNDING[name]
     assert_near("h", h[at[at >= 0]], want, rtol=ROUNDING[name], atol=tolerance)
     others = [np.delete(each, at[at >= 0], axis=0) for each in (h, before)]
@@ -86,20 +86,20 @@ def test_zoneout_of_finish(finish, name, where, schedule):
     check_finish(finish[name], name, projected, h, old_h, rows, schedule)
 
 
-def test_zoneout_of_finish_beyond_two_to_the_31(finish):
+def test_zoneout_of_finish_beyond_2_to_31(finish):
     random = np.random.default_rng(0)
     projected, h, old_h = (far_apart(random, np.float16, 3, 2) for _ in range(3))
     check_finish(finish["__half"], "__half", projected, h, old_h)
 
 
 def of_zoneout(tile, name, *, project):
-    """An instance that keeps other parts of c and of h."""
+    """Return an instance that keeps different parts of c and h."""
     return replace(like_others(tile, name), functions=Functions(zoneout_c=0.2, zoneout_h=PART), project=project)
 
 
 @pytest.fixture(scope="module")
 def steps():
-    """Functions of lstm_step, by their names."""
+    """Return functions of lstm_step, by name."""
     names = [str(of_zoneout(*case, project=project)) for case in SMALLEST for project in (False, True)]
     module = Module(KERNELS / "step.cu", names, mode="check")
     return {name: module.function(name) for name in names}
@@ -120,7 +120,7 @@ def test_zoneout_of_a_step(steps, tile, name, project):
 
 @pytest.fixture(scope="module")
 def projections():
-    """Functions of lstm_project, by their tiles and dtypes."""
+    """Return functions of lstm_project, by tile and dtype."""
     names = {case: project_name(TILES[case[0]][0], case[1], width_of(*case), PART) for case in SMALLEST}
     module = Module(KERNELS / "project.cu", list(names.values()), mode="check")
     return {case: module.function(name) for case, name in names.items()}
@@ -134,7 +134,7 @@ def width_of(tile, name):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize(("tile", "name"), SMALLEST)
 def test_zoneout_of_a_projection(projections, tile, name, schedule, pool):
-    """With resets to zeros and to rows, in several blocks of rows and of columns."""
+    """Rows are reset to zeros or to rows, in several blocks of rows and columns."""
     shape, width = TILES[tile][0], width_of(tile, name)
     for B in (2 * shape.rows + 1, 2 * shape.rows + 2):
         layout = ProjectionLayout(B, 7, 8 * shape.units + 2, pool=pool, copy="residual", limit=LIMIT, zoneout=PART)

@@ -1,4 +1,4 @@
-"""mutations.py finds planted mistakes; these tests plant a few."""
+"""mutations.py finds planted mistakes. These tests plant a few."""
 
 import re
 from dataclasses import replace
@@ -18,20 +18,20 @@ def named(name):
     return mutation
 
 
-def test_every_mutation_applies_to_the_kernels_as_they_are():
+def test_every_mutation_applies_to_the_kernels():
     assert all(m.applied() != (mutations.KERNELS / m.file).read_text(encoding="utf-8") for m in mutations.MUTATIONS)
     assert {m.file for m in mutations.MUTATIONS} == {file.name for file in mutations.KERNELS.iterdir()}
     assert len({str(m) for m in mutations.MUTATIONS}) == len(mutations.MUTATIONS)
 
 
-def test_a_text_that_is_not_there_once_is_refused():
+def test_a_text_that_is_not_unique_is_refused():
     with pytest.raises(ValueError, match=r"'nowhere' is 0 times in clip\.cu, not once"):
         mutations.Mutation("clip.cu", "a change of nothing", "nowhere", "").applied()
 
 
 @pytest.fixture(scope="module")
 def _own_libraries(tmp_path_factory):
-    """Libraries of mistaken kernels are of no use again."""
+    """Keep libraries of mutated kernels out of the cache, as they are never reused."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMULATION_CACHE", str(tmp_path_factory.mktemp("libraries")))
         yield
@@ -58,7 +58,7 @@ def test_a_mistake_is_found(name, how):
 
 IN_FLIGHT, UNORDERED = {"copy in flight"}, {"race", "uninitialised", "copy in flight"}
 WRONG = {"wrong numbers"}
-# Of a whole step's tiles, what can go wrong in a pipeline, in fragments and at edges: how each must be found.
+# Mistakes in the pipeline, fragments and edges of a whole step's tiles, and the ways in which each may be found.
 PLANTED = [
     *(
         (tile, name, f"{file}: {what}", how)
@@ -94,7 +94,7 @@ PLANTED = [
 
 
 def found_in_a_step(kernels, instance):
-    """How the checker or the numbers find what is wrong, or None."""
+    """Return how the checker or the numbers find the mistake, or None."""
     function = Module(kernels / "step.cu", [str(instance)], mode="check").function(str(instance))
     for layout in step_layouts(instance):
         step = random_step(instance, layout)
@@ -123,7 +123,7 @@ def test_mistakes_in_a_whole_step_are_found(tile, name, mistake, how):
 
 @needs_emulation
 @pytest.mark.usefixtures("_own_libraries")
-def test_none_is_found_where_there_is_none():
+def test_unchanged_kernels_pass():
     unchanged = mutations.Mutation("clip.cu", "nothing changed", "blockDim.x", "blockDim.x", mutations.CLIP)
     outcome = mutations.outcome(unchanged)
     assert outcome.how == "not found"
@@ -132,7 +132,7 @@ def test_none_is_found_where_there_is_none():
 
 @needs_emulation
 @pytest.mark.usefixtures("_own_libraries")
-def test_what_does_not_compile_is_not_taken_for_found():
+def test_a_compile_error_does_not_count_as_found():
     outcome = mutations.outcome(mutations.Mutation("clip.cu", "no C++", "blockDim.x", "nonsense", mutations.CLIP))
     assert "a mistake must compile" in outcome.how
     assert not outcome.good

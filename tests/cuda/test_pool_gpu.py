@@ -1,4 +1,4 @@
-"""Pools on the emulated GPU: what a step queues, the engines that are kept, and slots that come from the device."""
+"""Pools on the emulated GPU: what a step queues, which engines are kept, and slots from the device."""
 
 import gc
 import sys
@@ -14,13 +14,13 @@ from support.backends import BACKENDS
 from support.cells import host
 from support.on_emulated_gpu import assert_after, on_device, settle
 
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
 
 I, N = 5, 8
 
 
 def make(capacity=40, layers=1, kernel="matmul", **options):
-    """A pool whose slots are all live, their states random, and its owner."""
+    """Return an owner, and a pool of it whose slots are all live with random states."""
     if layers == 1:
         owner = LSTMCell(LSTMWeights.random(I, N, seed=0, **options), backend="cuda", kernel=kernel)
     else:
@@ -50,14 +50,14 @@ def nodes(pool, M):
         (2, {"proj_size": 3, "proj_clip": 0.1}, ["matmul", "lstm_planned", "matmul", "lstm_finish"]),
     ],
 )
-def test_what_a_step_is(layers, options, each):
-    """A matmul and a kernel a layer, a projection's matmul and one more; what gathers is before the graph."""
+def test_a_steps_graph(layers, options, each):
+    """A layer is a matmul and a kernel, and a projection adds two more. Gathering comes before the graph."""
     _, pool = make(layers=layers, **options)
     assert nodes(pool, 64) == each * layers
 
 
-def test_what_a_step_queues():
-    """Slots go up, rows are gathered, the graph is launched, the output copied; with `out`, nothing is allocated."""
+def test_a_steps_queued_work():
+    """A step uploads slots, gathers rows, launches the graph and copies the output. `out` avoids allocation."""
     owner, pool = make()
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
     first = arrays.asarray(np.arange(7) % 2 == 0)
@@ -75,7 +75,7 @@ def test_what_a_step_queues():
     assert memory.made() == made
 
 
-def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
+def test_memory_of_uploads_is_not_reused_early():
     owner, pool = make()
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
     streams.log.clear()
@@ -85,8 +85,8 @@ def test_slots_that_go_up_have_arrived_before_their_memory_is_used_again():
     assert kinds.count("synchronize") >= pool._engine._step._uploads.AT_ONCE
 
 
-def test_slots_of_a_larger_batch_go_up():
-    """Slots of a larger batch are uploaded after those of a smaller one."""
+def test_slots_of_a_larger_batch_are_uploaded():
+    """Larger uploads may follow smaller ones."""
     owner, pool = make(200)
     for B in (3, 200, 5, 200):
         for _ in range(pool._engine._step._uploads.AT_ONCE):
@@ -119,7 +119,7 @@ def test_buckets_are_powers_of_two():
 
 
 def test_prepared_buckets_are_kept(monkeypatch):
-    """However large they are, they stay, and no step up to that size makes another."""
+    """Prepared buckets stay, however large, and steps up to that size don't create others."""
     from fusedlstm.backends.cuda import matmul_slots
 
     monkeypatch.setattr(matmul_slots, "_MOST_BYTES", 0)
@@ -137,7 +137,7 @@ def test_prepared_buckets_are_kept(monkeypatch):
 
 
 def test_least_recently_used_buckets_are_dropped(monkeypatch):
-    """Buckets are dropped when all together are too large, and their memory is then free."""
+    """Buckets are dropped, and their memory freed, if they are too large together."""
     from fusedlstm.backends.cuda import matmul_slots
 
     owner, pool = make(128)
@@ -159,7 +159,7 @@ def test_least_recently_used_buckets_are_dropped(monkeypatch):
     assert memory.alive() - before < sizes[128] * 1.3 - sizes[32]
 
 
-def test_memory_of_a_pool_is_what_it_says():
+def test_a_pools_memory_is_as_reported():
     owner = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda")
     settle()
     before = memory.alive()
@@ -204,12 +204,12 @@ def test_memory_runs_out_when_a_pool_is_made():
     assert memory.alive() == before
 
 
-# Slots of the device.
+# Slots on the device.
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
 def test_slots_of_the_device(dtype):
-    """The same numbers as with slots of the host, and nothing waits."""
+    """They give the same numbers as slots on the host, without waiting."""
     owner, pool = make()
     other = StatePool(owner, 40)
     other.allocate(40)
@@ -228,7 +228,7 @@ def test_slots_of_the_device(dtype):
 
 
 def test_bad_slots_of_the_device():
-    """Their rows are padding, others step, and `check` tells once."""
+    """Their rows are padding, other rows step, and `check` raises once."""
     owner, pool = make()
     pool.release([7])
     before = host(pool.read([3, 5]).c)
@@ -245,8 +245,8 @@ def test_bad_slots_of_the_device():
     pool.check()
 
 
-def test_a_slot_twice_on_the_device():
-    """One of the rows steps, whichever it is, and the other is padding."""
+def test_duplicate_slots_on_the_device():
+    """One of the rows steps, and the other is padding."""
     owner, pool = make()
     x, before = inputs(owner, 3), pool.read([4])
     candidates = []
@@ -260,11 +260,11 @@ def test_a_slot_twice_on_the_device():
     winner = int(got.any(axis=1).argmax())
     np.testing.assert_allclose(got[winner], candidates[winner], atol=1e-6)
     np.testing.assert_array_equal(host(pool.read([4]).h)[0], got[winner])
-    pool.step(x, on_device([4, 9, 5]), strict=True)  # in another step it is no second time
+    pool.step(x, on_device([4, 9, 5]), strict=True)  # the slot may step again in another step
 
 
 def test_the_device_knows_which_slots_are_live():
-    """It knows of slots allocated, released or loaded after the first step with slots of the device."""
+    """It is told of slots allocated, released or loaded after its first step."""
     owner, pool = make(10)
 
     def refused(slot):
@@ -340,7 +340,7 @@ def test_streams_take_turns():
 
 
 def test_two_pools_share_no_buffers():
-    """They may therefore step on two streams at the same time."""
+    """Pools may therefore step on two streams at the same time."""
     owner, pool = make()
     other = StatePool(owner, 40)
     other.allocate(40)
@@ -363,7 +363,7 @@ def torch(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tensors(torch, dtype):
-    """x, slots, flags and `out` of PyTorch, on its stream."""
+    """x, slots, flags and `out` may be PyTorch's, and the step runs on PyTorch's stream."""
     owner, pool = make(dtype=dtype)
     x = inputs(owner, 3)
     state = pool.read([4, 2, 0])
@@ -430,7 +430,7 @@ def test_new_bucket_leaves_the_current_stream():
 
 
 def test_strict_waits():
-    """strict=True also waits with slots of the host, so that the GPU's errors are raised."""
+    """strict=True waits even with slots on the host, so that errors of the GPU are raised."""
     owner, pool = make()
     streams.log.clear()
     pool.step(inputs(owner, 3), [0, 1, 2], strict=True)
@@ -438,8 +438,8 @@ def test_strict_waits():
 
 
 @pytest.mark.parametrize("what", ["save", "load"])
-def test_files_of_a_pool_that_takes_nearly_all_memory(what, tmp_path, monkeypatch):
-    """States go to the host and come from there part by part."""
+def test_files_of_a_pool_when_memory_is_scarce(what, tmp_path, monkeypatch):
+    """States are copied to and from the host in parts."""
     from fusedlstm import pool_slots
     from fusedlstm.backends.cuda import pool as cuda_pool
 
@@ -458,8 +458,8 @@ def test_files_of_a_pool_that_takes_nearly_all_memory(what, tmp_path, monkeypatc
     np.testing.assert_array_equal(host(other.read(range(2000)).c), wanted)
 
 
-def test_many_states_are_read_and_written_part_by_part(monkeypatch):
-    """Beside what is returned, or given, it takes little memory."""
+def test_read_and_write_work_in_parts(monkeypatch):
+    """They take little memory beyond the states themselves."""
     from fusedlstm.backends.cuda import pool as cuda_pool
 
     _, pool = make(2000)
@@ -484,7 +484,7 @@ def test_prepared_buckets_survive_out_of_memory():
 
 
 def test_other_buckets_make_room(monkeypatch):
-    """Of those that were not prepared, one after the other, and not before their work is done."""
+    """Buckets that were not prepared are dropped one by one, after their work is done."""
     owner, pool = make(300)
     for B in (16, 32, 64, 128):
         pool.step(inputs(owner, B), range(B))
@@ -511,7 +511,7 @@ def test_a_pool_on_another_device():
 
 
 def test_a_prepared_pool_loads_nothing(monkeypatch):
-    """No kernel is compiled or loaded by a step: `prepare` has done it."""
+    """Steps compile and load no kernel, as `prepare` has done so."""
     from fusedlstm.backends.cuda import kernels
     from fusedlstm.backends.cuda.runtime import pinned
     from fusedlstm.backends.cuda.runtime.compile import Kernel

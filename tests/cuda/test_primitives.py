@@ -1,6 +1,6 @@
-"""Each primitive of the kernels on random and special numbers, beside its twin in NumPy. On a GPU, or emulated.
+"""Each primitive of the kernels, compared with NumPy on random and special numbers. On a GPU, or emulated.
 
-The first thing to run on a new GPU: what differs here differs everywhere.
+Run this first on a new GPU. A difference here shows everywhere else too.
 """
 
 import re
@@ -27,7 +27,10 @@ SPECIAL = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 44.4, -44.4, 88.8, -88
 
 
 def numbers(dtype, count=4096):
-    """Random numbers of every size that matters to an activation, and special ones; no subnormals, which flush."""
+    """Return random numbers of every size that matters to an activation, and special ones.
+
+    There are no subnormals, as GPUs flush them to zero.
+    """
     rng = np.random.default_rng(0)
     random = rng.normal(size=count) * 10.0 ** rng.uniform(-6, 2, count)
     with np.errstate(over="ignore"):
@@ -35,7 +38,7 @@ def numbers(dtype, count=4096):
 
 
 def run(name, arrays, *numbers, grid=1, block=32):
-    """Launch a kernel on arrays and then numbers, and return what its last array then is."""
+    """Launch a kernel on arrays and then numbers, and return the last array's new content."""
     import cupy
 
     on_device = [cupy.asarray(array) for array in arrays]
@@ -44,20 +47,23 @@ def run(name, arrays, *numbers, grid=1, block=32):
 
 
 def launch(name, values, out_dtype, per_thread=1):
-    """What the kernel makes of the numbers."""
+    """Return what the kernel computes from the numbers."""
     out = np.zeros(values.size, DTYPES.get(out_dtype, out_dtype))
     return run(name, [values, out], values.size, grid=-(-values.size // (128 * per_thread)), block=128)
 
 
 def assert_same(got, wanted):
-    """The same numbers, bit for bit, but for a NaN's payload."""
+    """Assert that the numbers are equal bit for bit, except for a NaN's payload."""
     nan = np.isnan(wanted.astype(float))
     np.testing.assert_array_equal(np.isnan(got.astype(float)), nan)
     assert got[~nan].tobytes() == wanted[~nan].tobytes()
 
 
 def assert_near(got, exact, ulps):
-    """Within so many units in the last place, of each or of all, of the exact value; special values exactly."""
+    """Assert that numbers are within `ulps` of the exact values. Special values must be exact.
+
+    `ulps` is one number, or one for each value.
+    """
     exact = np.asarray(exact, np.longdouble)
     with np.errstate(over="ignore"):
         rounded = exact.astype(got.dtype)
@@ -71,7 +77,7 @@ def assert_near(got, exact, ulps):
     allowed = np.broadcast_to(ulps, exact.shape)[normal]
     worst = int(np.argmax(off - allowed))
     assert (off <= allowed).all(), f"{off[worst]:.2f} ulp: {got[normal][worst]!r} for {rounded[normal][worst]!r}"
-    # Where the exact value is subnormal a GPU flushes it, and an emulator does not.
+    # A GPU flushes a subnormal result to zero, and an emulator doesn't.
     assert (np.abs(got[~special & ~normal]) < 2 * tiny).all()
 
 
@@ -83,7 +89,7 @@ def test_widen(dtype):
 
 @pytest.mark.parametrize("dtype", C_NAMES)
 def test_narrow(dtype):
-    """Rounds to nearest even, overflows to infinity."""
+    """Rounding is to nearest even, and overflow gives infinity."""
     halfway = np.array([1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-9, 1 + 3 * 2**-9, 65519.0, 65520.0, 6.1e-5, 5.9e-8])
     values = np.concatenate([numbers(WIDE[dtype]), halfway.astype(WIDE[dtype])])
     with np.errstate(over="ignore"):
@@ -101,13 +107,13 @@ def test_load_and_store(dtype, width):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_shared_array(dtype):
-    """Whole blocks, in which each thread reads what another wrote."""
+    """In whole blocks, each thread reads what another wrote."""
     values = np.random.default_rng(0).standard_normal(4 * 128).astype(DTYPES[dtype])
     assert_same(launch(f"shared<{C_NAMES[dtype]}>", values, dtype), values.reshape(4, 128)[:, ::-1].reshape(-1))
 
 
 def exact(function, x):
-    """The functions in the longest float that NumPy has, with parameters of x's dtype."""
+    """Return the function in NumPy's longest float, with parameters in x's dtype."""
     name, *parameters = (function,) if isinstance(function, str) else function
     parameters = [x.dtype.type(each).astype(np.longdouble) for each in parameters]
     x = x.astype(np.longdouble)
@@ -132,8 +138,8 @@ def exact(function, x):
         }[name](x, *parameters)
 
 
-# CUDA's documentation promises 2 ulp for expf and tanhf, 1 for expm1f and log1pf, and the functions of doubles are no
-# worse; a sigmoid adds a sum and a quotient, and others a product.
+# CUDA's documentation promises 2 ulp for expf and tanhf, and 1 for expm1f and log1pf. The functions of doubles are no
+# worse. A sigmoid adds a sum and a quotient, and others add a product.
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("function", FUNCTIONS, ids=NAMES)
 def test_activations(function, dtype):
@@ -162,7 +168,7 @@ LARGE = [("scaled_tanh", 1.7159, 2 / 3), ("scaled_tanh", -2.0, 0.5), ("scaled_ta
 
 @pytest.mark.parametrize("function", [*FUNCTIONS, *LARGE], ids=[*NAMES, *map(str, LARGE)])
 def test_fast_activations(function):
-    """Of float, by the hardware's approximations: within 2^-20, of 1 or of a larger value; NaN of NaN."""
+    """The hardware's approximations for float are within 2^-20, relative beyond 1. NaN gives NaN."""
     values = numbers("float32")
     got = launch(f"fast<{function_type(function)}>", values, "float32")
     wanted = exact(function, values).astype(np.float32)
@@ -174,7 +180,7 @@ def test_fast_activations(function):
 
 @pytest.mark.parametrize("function", ["sigmoid", "tanh"])
 def test_fast_activations_saturate(function):
-    """Exactly, and at no more than 1."""
+    """They saturate exactly, and never exceed 1."""
     values = numbers("float32")
     got = launch(f"fast<{function_type(function)}>", values, "float32")
     assert (np.abs(got[~np.isnan(values)]) <= 1).all()
@@ -194,8 +200,8 @@ def test_magnitude_and_clip(dtype):
     assert_same(launch(f"clipped<{C_NAMES[dtype]}>", values, dtype), np.clip(values, -0.75, 0.75).astype(values.dtype))
 
 
-# CUDA's documentation promises 2 + 1.173 |x| ulp for __expf, and 2 for __fdividef where the result is normal: within
-# [-1, 1] that is 2^-21 of the exact value, of either.
+# CUDA's documentation promises 2 + 1.173 |x| ulp for __expf, and 2 for __fdividef with a normal result. Within [-1, 1],
+# both are 2^-21 of the exact value.
 def test_approximations():
     values = numbers("float32")
     got = launch("exponentials_approx<float>", values, "float32")
@@ -211,7 +217,7 @@ def test_approximations():
 
 
 def rounded_to_tf32(values):
-    """To the nearest of 10 bits, by float64, which has room: away from zero where two are as near."""
+    """Round to the nearest number of 10 bits, ties away from zero. float64 has room for this."""
     with np.errstate(over="ignore", invalid="ignore"):
         fraction, exponent = np.frexp(values.astype(float))
         whole = np.copysign(np.floor(np.abs(fraction) * 2.0**11 + 0.5), fraction)
@@ -219,7 +225,10 @@ def rounded_to_tf32(values):
 
 
 def test_to_tf32():
-    """Bit for bit. The largest numbers become infinite, and NaN stays NaN in the bits that a tensor core reads."""
+    """Rounding is exact.
+
+    The largest numbers become infinite, and NaN stays NaN in the bits that a tensor core reads.
+    """
     ties = np.float32([1 + 2**-11, 1 + 3 * 2**-11, 2 - 2**-11, 3 + 2**-10, 2.0**-126 * (1 + 2**-11)])
     near = np.concatenate([np.nextafter(ties, np.float32(0)), ties, np.nextafter(ties, np.float32(4))])
     largest = np.array([0x7F7FEFFF, 0x7F7FF000, 0x7F7FFFFF], np.uint32).view(np.float32)
@@ -235,7 +244,7 @@ def test_to_tf32():
 
 
 def test_relaxed_words():
-    """Of 64 bits, whole, from one block to another."""
+    """Whole 64-bit words pass from one block to another."""
     words = np.random.default_rng(0).integers(1, 2**64, 64, dtype=np.uint64)
     words[:3] = 1, 1 << 32, 2**64 - 1
     zeros = np.zeros_like(words)
@@ -244,7 +253,7 @@ def test_relaxed_words():
 
 
 def test_copies_of_every_length():
-    """Zeros follow what is copied, up to 16 bytes; what is behind those stays."""
+    """Zeros fill up to 16 bytes after the copied ones, and bytes beyond stay."""
     rows = np.random.default_rng(0).integers(1, 256, (17, 16)).astype(np.uint8)
     got = run("copied_in_part<unsigned char>", [rows, np.zeros((17, 32), np.uint8)], 17)
     copied = np.arange(16) < np.arange(17)[:, None]
@@ -254,7 +263,7 @@ def test_copies_of_every_length():
 
 @pytest.mark.parametrize("in_flight", [0, 1, 3])
 def test_groups_of_copies(in_flight):
-    """The oldest has arrived when so many others are in flight; also where there are fewer steps than groups."""
+    """The oldest group has arrived when `in_flight` others remain, even with fewer steps than groups."""
     for steps in (1, 2, 11):
         values = np.random.default_rng(steps).random((steps, 32, 8), np.float32)
         got = run(f"pipelined<float, {in_flight}>", [values, np.zeros_like(values)], steps)
@@ -262,7 +271,7 @@ def test_groups_of_copies(in_flight):
 
 
 def test_load_matrix():
-    """Lane l has, of each matrix, elements 2 (l % 4) and the next of row l / 4; the first in the lower bits."""
+    """Of each matrix, lane l gets two elements of row l / 4, from 2 (l % 4) on. The first is in the lower bits."""
     rows = np.random.default_rng(0).permutation(1 << 16)[:256].astype(np.uint16).reshape(32, 8)
     got = run("matrices<unsigned short>", [rows, np.zeros((32, 4), np.uint32)])
     brought = rows[(np.arange(32) * 5 + 3) % 32].reshape(4, 8, 4, 2).astype(np.uint32)
@@ -278,7 +287,7 @@ def multiplied(a, b, d):
 
 
 def operands(dtype, count, make):
-    """What `make` gives for each shape: (16, K), (8, K) and (16, 8)."""
+    """Return what `make` gives for the shapes (16, K), (8, K) and (16, 8)."""
     K = 32 // DTYPES[dtype].itemsize
     a, b, d = (make((count, *shape)).astype(np.float32) for shape in ((16, K), (8, K), (16, 8)))
     return a.astype(DTYPES[dtype]), b.astype(DTYPES[dtype]), d
@@ -286,7 +295,7 @@ def operands(dtype, count, make):
 
 @pytest.mark.parametrize("dtype", TENSOR_DTYPES)
 def test_product_of_whole_numbers(dtype):
-    """Exact: all elements of each matrix differ, so that no two of them can have changed places."""
+    """All elements of a matrix differ, so an exact result shows that none have changed places."""
     rng = np.random.default_rng(0)
     a, b, d = operands(dtype, 1, lambda shape: rng.permutation(np.prod(shape)).reshape(shape))
     wanted = d + a.astype(np.float32) @ b.astype(np.float32).transpose(0, 2, 1)
@@ -295,7 +304,7 @@ def test_product_of_whole_numbers(dtype):
 
 @pytest.mark.parametrize("dtype", TENSOR_DTYPES)
 def test_product(dtype):
-    """In which order, and how, a tensor core rounds its sums is not said: the error is bounded by what is added."""
+    """How a tensor core orders and rounds its sums is unspecified. The bound is relative to the added terms."""
     a, b, d = operands(dtype, 8, np.random.default_rng(0).standard_normal)
     exact_a, exact_b = ((rounded_to_tf32(x) if dtype == "float32" else x).astype(float) for x in (a, b))
     wanted = d + exact_a @ exact_b.transpose(0, 2, 1)
@@ -304,8 +313,8 @@ def test_product(dtype):
 
 
 @pytest.mark.parametrize("dtype", TENSOR_DTYPES)
-def test_product_of_what_is_not_finite(dtype):
-    """NaN and infinity reach the results of their row of a, or column of b, and no others."""
+def test_product_of_nan_and_infinities(dtype):
+    """NaN and infinity reach only the results of their row of a, or of their column of b."""
     a, b, d = operands(dtype, 5, np.random.default_rng(0).standard_normal)
     a[3, 4, 7] = 0
     wanted = multiplied(a, b, d)
@@ -321,8 +330,8 @@ def test_product_of_what_is_not_finite(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_sums_with_products(dtype):
-    """Rounded once, or the product before: never as the compiler likes."""
+def test_multiply_add_rounds_as_named(dtype):
+    """A sum with a product is rounded once or twice, never as the compiler likes."""
     values = np.random.default_rng(0).normal(size=4096).astype(dtype)
     before = np.concatenate([values[:1], values[:-1]])
     twice = values * values + before
@@ -335,11 +344,11 @@ def test_sums_with_products(dtype):
 
 
 def test_every_primitive_has_a_test():
-    """A function that is added to the headers needs a kernel here."""
+    """A function added to the headers needs a kernel in primitives.cu."""
     test = FILE.read_text()
     for header in ("primitives.cuh", "activations.cuh"):
         names = set(re.findall(r"DEVICE [^;{(]*?(\w+)\(", (KERNELS / header).read_text()))
         assert names, header
-        reached = {"exponential", "hyperbolic_tangent", "hyperbolic_tangent_fast"}  # the latter two by activate
+        reached = {"exponential", "hyperbolic_tangent", "hyperbolic_tangent_fast"}  # activate reaches the latter two
         for name in names - reached:
             assert re.search(rf"\b{name}\b[<(]|::{name}\(", test), f"{header}: {name} has no kernel in {FILE.name}"

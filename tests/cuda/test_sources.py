@@ -1,4 +1,4 @@
-"""The digest of the kernels, and the folder of compiled ones."""
+"""The digest of the kernels, and the folder of compiled kernels."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from fusedlstm.backends.cuda.runtime import cache, sources
 
 @pytest.fixture
 def kernels(tmp_path, monkeypatch):
-    """A folder of two kernel files that stands for the real one."""
+    """Return a folder of two kernel files that replaces the real one."""
     folder = tmp_path / "kernels"
     folder.mkdir()
     (folder / "pointwise.cu").write_text("a")
@@ -29,7 +29,7 @@ def digest():
 
 
 def test_digest_sees_every_change(kernels):
-    """Also one of an included header, which CuPy's own cache does not see."""
+    """CuPy's own cache doesn't notice a changed header. The digest does."""
     assert sources.folder() == kernels
     seen = {digest()}
     assert digest() in seen
@@ -70,14 +70,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "a" / "cache"
 
 
-def test_kept_and_read_again(folder):
+def test_code_is_kept_and_read_again(folder):
     assert cache.read("x") is None
     cache.write("x", b"code")
     assert cache.read("x") == b"code"
     assert (folder / "x").read_bytes() == b"code"
 
 
-def test_places(monkeypatch, tmp_path):
+def test_default_cache_folders(monkeypatch, tmp_path):
     monkeypatch.delenv("FUSEDLSTM_CACHE_DIR", raising=False)
     if os.name == "posix":
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -87,28 +87,28 @@ def test_places(monkeypatch, tmp_path):
         assert cache.folder() == tmp_path / ".cache" / "fusedlstm"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
-def test_private_to_the_user(folder):
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_the_folder_is_private_to_the_user(folder):
     cache.write("x", b"code")
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
-def test_a_folder_that_others_can_write_is_not_trusted(mode, folder, caplog):
-    """Else somebody else's code would run on the GPU as this user's."""
+def test_a_folder_writable_by_others_is_refused(mode, folder, caplog):
+    """Otherwise other users' code could run on the GPU as this user."""
     cache.write("x", b"code")
     folder.chmod(mode)
     with caplog.at_level(logging.WARNING, logger="fusedlstm"):
         assert cache.read("x") is None
         cache.write("y", b"code")
-    assert caplog.text.count("can be written by other users") == 1, "said once"
+    assert caplog.text.count("can be written by other users") == 1, "the warning should come once"
     folder.chmod(0o700)
     assert cache.read("y") is None
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
-def test_a_folder_of_somebody_else_is_not_trusted(folder, monkeypatch):
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_a_folder_of_another_user_is_refused(folder, monkeypatch):
     cache.write("x", b"code")
     monkeypatch.setattr(cache.os, "getuid", lambda: folder.stat().st_uid + 1)
     assert cache.read("x") is None
@@ -136,7 +136,7 @@ def test_the_variable_may_name_the_home(monkeypatch, tmp_path):
     assert cache.folder() == tmp_path / "kernels"
 
 
-def test_a_folder_that_can_not_be_made_is_tolerated(folder):
+def test_a_failed_mkdir_is_tolerated(folder):
     folder.parent.parent.joinpath("a").write_text("a file where a folder should be")
     cache.write("x", b"code")
     assert cache.read("x") is None

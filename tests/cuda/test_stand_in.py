@@ -68,7 +68,7 @@ def test_parameters_of_streams_are_cupys():
     ):
         for name in names:
             assert inspect.signature(getattr(ours, name)) == inspect.signature(getattr(theirs, name)), name
-    # These say theirs in their first line.
+    # The first line of these docstrings is the signature.
     assert cuda.get_current_stream.__doc__.startswith("get_current_stream(int device_id=-1)")
     real = stand_in.real["cupy"]
     assert real.from_dlpack.__doc__.startswith(f"from_dlpack{inspect.signature(arrays.from_dlpack)}")
@@ -78,7 +78,7 @@ def test_parameters_of_streams_are_cupys():
 
 @needs_cupy
 def test_streams_of_handles_are_cupys():
-    """ExternalStream warns; without its constructor, as the backend makes them, they are CuPy's, and not owned."""
+    """ExternalStream warns. Without its constructor, it is a stream of CuPy's that owns no handle."""
     cuda = stand_in.real["cupy"].cuda
     for kind in (cuda.ExternalStream, streams.ExternalStream):
         with pytest.warns(DeprecationWarning, match="ExternalStream is deprecated"):
@@ -86,13 +86,13 @@ def test_streams_of_handles_are_cupys():
         stream = kind.__new__(kind)
         super(kind, stream).__init__(5, 1)
         assert (stream.ptr, stream.device_id) == (5, 1)
-        del stream  # CuPy would report an error if it destroyed it
+        del stream  # CuPy would report an error if it destroyed the stream
     assert cuda.Stream.null.ptr == streams.Stream.null.ptr == 0
 
 
 @pytest.mark.skipif("cublas" not in stand_in.real, reason="cuBLAS is not installed")
 def test_gemm_is_cublas():
-    """Parameters and constants, as CuPy's own module has them."""
+    """Parameters and constants are those of CuPy's module."""
     real = stand_in.real["cublas"]
     theirs = re.findall(r"\w+ (\w+)(?:,|\))", real.gemmEx.__doc__)
     assert list(inspect.signature(cublas.gemmEx).parameters) == theirs
@@ -109,7 +109,7 @@ def test_data_types_are_cudas():
             assert getattr(runtime, name) == getattr(real, name), name
 
 
-# Stricter.
+# Stricter than CuPy.
 
 
 def test_new_memory_is_nan():
@@ -118,7 +118,7 @@ def test_new_memory_is_nan():
 
 
 def gemm(library, a, b, c, **changes):
-    """c <- a @ b.T for row-major arrays, as the backend calls it."""
+    """Compute c <- a @ b.T for row-major arrays, as the backend calls it."""
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
     (B, K), M = a.shape, b.shape[0]
     values = {
@@ -132,21 +132,21 @@ def gemm(library, a, b, c, **changes):
 
 
 def matrices(library):
-    """Factors (2, 3) and (4, 3), and a product of NaN."""
+    """Return factors (2, 3) and (4, 3), and a product of NaN."""
     rng = np.random.default_rng(0)
     a, b = (library.cupy.asarray(rng.normal(size=shape).astype(np.float32)) for shape in ((2, 3), (4, 3)))
     return a, b, library.cupy.asarray(np.full((2, 4), np.nan, np.float32))
 
 
 def test_gemm(library):
-    """Also that C, which is NaN, is not read when beta is 0."""
+    """C is NaN, and must not be read when beta is 0."""
     a, b, c = matrices(library)
     gemm(library, a, b, c)
     np.testing.assert_allclose(c.get(), a.get() @ b.get().T, rtol=1e-5, atol=1e-6)
 
 
 def test_gemm_of_a_view(library):
-    """A leading dimension larger than the row."""
+    """The leading dimension is larger than the row."""
     _, b, c = matrices(library)
     wide = library.cupy.asarray(np.random.default_rng(1).normal(size=(2, 7)).astype(np.float32))
     view = wide[:, 2:5]
@@ -174,7 +174,7 @@ def test_gemm_of_sixteen_bits_into_float32(library, dtype):
 
 
 def test_views_are_where_numpy_has_them(library):
-    """Addresses, strides and flags of views."""
+    """Addresses, strides and flags of views equal NumPy's."""
     array, twin = library.cupy.asarray(np.arange(20.0).reshape(5, 4)), np.arange(20.0).reshape(5, 4)
     for index in (slice(1, 3), (slice(None), slice(1, 3)), (slice(None, None, -1),)):
         view, same = array[index], twin[index]
@@ -191,7 +191,7 @@ def test_views_are_where_numpy_has_them(library):
 
 
 def test_memory_order_is_kept(library):
-    """... of host arrays, and by casts; copies are C-contiguous."""
+    """Host arrays and casts keep their order. Copies are C-contiguous."""
     array = library.cupy.asarray(np.asfortranarray(np.arange(6.0).reshape(2, 3)))
     assert array.strides == (8, 16)
     assert array.astype(np.float32).strides == (4, 8)
@@ -200,7 +200,7 @@ def test_memory_order_is_kept(library):
 
 
 def test_the_host_waits_for_values():
-    """... and the log says so."""
+    """Reading a value waits, and the log records the wait."""
     array = arrays.zeros(())
     for wait in (array.get, lambda: bool(array), lambda: float(array)):
         streams.log.clear()
@@ -209,7 +209,7 @@ def test_the_host_waits_for_values():
         assert streams.log == [("synchronize", stream.ptr)]
 
 
-def test_nothing_becomes_numpy_by_itself(library):
+def test_no_implicit_conversion_to_numpy(library):
     array = library.cupy.asarray(np.ones((2, 2)))
     for values in ([1, 2], (1, 2)):
         with pytest.raises((TypeError, ValueError)):
@@ -244,7 +244,7 @@ def test_gemm_refuses(changes, error):
         gemm(STAND_IN, *matrices(STAND_IN), **changes)
 
 
-def test_gemm_notices_memory_of_nobody():
+def test_gemm_refuses_unallocated_memory():
     a, b, c = matrices(STAND_IN)
     with pytest.raises(MemoryError):
         gemm(STAND_IN, a, b, c, A=b.data.ptr + (1 << 40))
@@ -257,7 +257,7 @@ def test_tf32_rounds_to_ten_bits():
 
 
 @pytest.mark.parametrize("value", [3, 3.0, True, None])
-def test_launches_take_no_python_numbers(value):
+def test_launches_refuse_python_numbers(value):
     with pytest.raises(TypeError, match="whose size CuPy would guess"):
         gpu._argument(value)
 
@@ -270,7 +270,7 @@ def test_launches_refuse_arrays_of_another_device():
 
 
 def test_current_streams():
-    """Each device has its own, and a stream is entered on its device only."""
+    """Each device has its own current stream, and a stream can be entered only on its device."""
     stream = streams.Stream()
     with stream:
         assert streams.get_current_stream() is stream
@@ -284,13 +284,13 @@ def test_current_streams():
 
 @pytest.fixture
 def real_streams(library):
-    """CuPy's streams of each, with the default as the current one at the end."""
+    """Return CuPy's or the stand-in's streams, and make the default stream current at the end."""
     yield library.cupy.cuda
     library.cupy.cuda.Stream.null.use()
 
 
-def test_use_changes_the_current_stream_alone(real_streams):
-    """... and not where leaving another one goes back to, on the real CuPy too."""
+def test_use_changes_only_the_current_stream(real_streams):
+    """Leaving another stream returns to the default one, in the real CuPy too."""
     cuda = real_streams
     used, entered = cuda.Stream(), cuda.Stream()
     assert used.use() is used
@@ -304,7 +304,7 @@ def test_use_changes_the_current_stream_alone(real_streams):
     assert cuda.get_current_stream().ptr == 0
 
 
-def test_events_are_of_one_device():
+def test_events_belong_to_one_device():
     with arrays.Device(1):
         event = streams.Event()
         with pytest.raises(RuntimeError, match="InvalidResourceHandle"):
@@ -316,7 +316,7 @@ def test_events_are_of_one_device():
 
 
 def test_exchange_by_dlpack():
-    """Of the same memory, on the same device, with the streams that the protocol names; no bfloat16."""
+    """Exchange keeps memory and device, and passes the protocol's streams. bfloat16 is refused."""
     with arrays.Device(1):
         array = arrays.asarray(np.arange(6, dtype=np.float32).reshape(2, 3))[:, ::2]
     assert array.__dlpack_device__() == (2, 1)

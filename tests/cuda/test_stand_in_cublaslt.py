@@ -15,7 +15,7 @@ needs_nvmath = pytest.mark.skipif("cublasLt" not in stand_in.real, reason="nvmat
 
 
 def defined(kind):
-    """What the stand-in defines itself, and not under a name of its own."""
+    """Return the public names that the stand-in itself defines."""
     own = [value for value in vars(cublaslt).values() if getattr(value, "__module__", None) == cublaslt.__name__]
     return [value.__name__ for value in own if kind(value) and not value.__name__.startswith("_")]
 
@@ -42,7 +42,7 @@ def test_constants_are_nvmaths(name):
 
 @needs_nvmath
 def test_results_are_nvmaths():
-    """The layout of the struct, and what its fields are in Python."""
+    """The struct's layout and its fields' Python types are nvmath's."""
     real = stand_in.real["cublasLt"]
     ours, theirs = cublaslt.matmul_heuristic_result_dtype, real.matmul_heuristic_result_dtype
     assert ours.itemsize == theirs.itemsize
@@ -70,7 +70,10 @@ def dtype_of(name):
 
 
 class Product:
-    """d <- a @ weight.T for row-major a (B, K), weight (M, K), d (B, M): column-major d.T <- op(weight) @ a.T."""
+    """Compute d <- a @ weight.T for row-major a (B, K), weight (M, K) and d (B, M).
+
+    In column-major terms, this is d.T <- op(weight) @ a.T.
+    """
 
     def __init__(self, library, a, weight, d, compute=COMPUTE_32F, workspace=1 << 20, alignment=None, transposed=True):
         self.cupy, lt = library.cupy, library.cublasLt
@@ -120,7 +123,7 @@ class Product:
 
 
 def operands(library, dtype="float32", out=None, shape=(2, 4, 8)):
-    """a (B, K), weight (M, K), and d (B, M) of NaN."""
+    """Return a (B, K), weight (M, K), and d (B, M) of NaN."""
     B, M, K = shape
     rng = np.random.default_rng(0)
     a, weight = (rng.normal(size=size).astype(dtype_of(dtype)) for size in ((B, K), (M, K)))
@@ -133,7 +136,7 @@ def wanted(a, weight):
     return a.get().astype(wide) @ weight.get().astype(wide).T
 
 
-# Alike.
+# Like cuBLASLt.
 
 
 @pytest.mark.parametrize(
@@ -149,14 +152,14 @@ def wanted(a, weight):
     ],
 )
 def test_products(library, dtype, out, compute, tolerance):
-    """Also that C, which is NaN, is not read when beta is 0."""
+    """C is NaN, and must not be read when beta is 0."""
     a, weight, d = operands(library, dtype, out, (16, 32, 64))
     Product(library, a, weight, d, compute).choose().run()
     np.testing.assert_allclose(d.get().astype(float), wanted(a, weight), rtol=tolerance, atol=8 * tolerance)
 
 
 def test_products_of_views(library):
-    """Leading dimensions larger than the rows, of operands and of the result, at addresses of small alignment."""
+    """Leading dimensions exceed the rows of operands and result. Addresses have a small alignment."""
     rng = np.random.default_rng(0)
     a, weight, d = (library.cupy.asarray(rng.normal(size=(n, 24)).astype("f4")) for n in (3, 5, 3))
     product = Product(library, a[:, 4:12], weight[:, 8:16], d[:, 2:7], alignment=4)
@@ -167,7 +170,7 @@ def test_products_of_views(library):
 
 
 def test_products_without_transposes_and_sums(library):
-    """D <- A @ B + C, in place."""
+    """Compute D <- A @ B + C in place."""
     a, weight, d = operands(library, shape=(3, 4, 4))
     d.fill(2)
     product = Product(library, a, weight, d, transposed=False).choose()
@@ -176,7 +179,7 @@ def test_products_without_transposes_and_sums(library):
     np.testing.assert_allclose(d.get(), 2 + a.get() @ weight.get(), rtol=1e-5, atol=1e-5)
 
 
-def test_heuristics_give_as_many_as_there_are(library):
+def test_heuristics_return_all_found(library):
     product = Product(library, *operands(library, shape=(16, 32, 64))).choose(results=4)
     assert 1 <= product.count <= 4
     for k in range(product.count):
@@ -189,7 +192,7 @@ def test_heuristics_give_as_many_as_there_are(library):
 
 
 def test_products_are_recorded(library):
-    """With the factors of that time."""
+    """A graph keeps the factors of the capture."""
     product = Product(library, *operands(library)).choose()
     stream = library.cupy.cuda.Stream(non_blocking=True)
     product.run(stream.ptr)
@@ -213,7 +216,7 @@ def test_versions(library):
     assert library.cublasLt.get_version() > 120000
 
 
-# Stricter.
+# Stricter than cuBLASLt.
 
 
 STAND_IN = types.SimpleNamespace(cupy=stand_in.modules()["cupy"], cublasLt=cublaslt)
@@ -232,8 +235,8 @@ def refuses(product, match, **changes):
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c", "d"])
-def test_pointers_are_aligned_as_the_heuristic_was_told(product, name):
-    """... or not: 256 bytes."""
+def test_pointers_need_the_heuristics_alignment(product, name):
+    """The default alignment is 256 bytes."""
     refuses(product, f"{name.upper()} at 0x.* is not aligned to 256", **{name: product.d.data.ptr + 32})
     product.prefer(f"MIN_ALIGNMENT_{'ABDC'['abdc'.index(name)]}_BYTES", np.uint32(32))
     refuses(product, "is not aligned to 256", **{name: product.d.data.ptr + 32})
@@ -268,15 +271,15 @@ def test_workspaces_are_aligned_and_apart(product):
     )  # fmt: skip
 
 
-def test_workspaces_are_written_to(product):
-    """All that was given."""
+def test_workspaces_are_overwritten(product):
+    """All of the given workspace is written."""
     workspace = arrays.zeros(1024, np.uint8)
     product.run(workspace=workspace.data.ptr, workspace_size_in_bytes=1000)
     np.testing.assert_array_equal(workspace.get(), [255] * 1000 + [0] * 24)
 
 
-def test_algorithms_are_of_their_descriptors(product):
-    """Of any difference in them, and found again by what is in them, wherever that is."""
+def test_algorithms_belong_to_descriptors(product):
+    """Any difference is refused. Equal content is accepted at any address."""
     copy = ctypes.create_string_buffer(ctypes.string_at(product.found.ptr, 64))
     again = product.layout(product.a)
     product.run(algo=ctypes.addressof(copy), bdesc=again)
@@ -297,8 +300,8 @@ def test_dimensions_agree(product, name, rows, columns):
     refuses(product, "op.A. is", **{name: product.lt.matrix_layout_create(0, rows, columns, rows)})
 
 
-def test_leading_dimensions(product):
-    """One that is too small is refused at once, and one that is too large where the memory ends."""
+def test_leading_dimensions_are_checked(product):
+    """One that is too small is refused at once, and a too large one where the memory ends."""
     lt = product.lt
     refuses(product, "leading dimension is too small", bdesc=lt.matrix_layout_create(0, 8, 6, 7))
     product.layouts["b"] = lt.matrix_layout_create(0, 8, 6, 16)
@@ -306,7 +309,7 @@ def test_leading_dimensions(product):
     refuses(product, "not all in one array")
 
 
-def test_types_go_together(product):
+def test_types_must_fit(product):
     lt = product.lt
     for name, kind in (("a", 2), ("c", 1), ("d", 2)):
         layouts, product.layouts = product.layouts, {**product.layouts}
@@ -323,7 +326,7 @@ def test_types_go_together(product):
         lt.matrix_layout_create(8, 1, 1, 1)
 
 
-def test_attributes_are_known_and_of_their_size(product):
+def test_attributes_are_checked(product):
     lt, value = product.lt, np.array([1, 0], np.int32)
     at = value.ctypes.data
     for work, match in (
@@ -345,7 +348,7 @@ def test_attributes_are_known_and_of_their_size(product):
 
 
 @pytest.mark.parametrize("what", ["operation", "a", "c", "preference", "handle"])
-def test_what_is_destroyed_is_of_no_use(product, what):
+def test_destroyed_objects_are_refused(product, what):
     lt = product.lt
     if what == "operation":
         lt.matmul_desc_destroy(product.operation)
@@ -364,7 +367,7 @@ def test_what_is_destroyed_is_of_no_use(product, what):
             lt.matrix_layout_destroy(product.layouts["a"])
 
 
-def test_the_device_is_the_handles(product):
+def test_other_devices_than_the_handles_raise(product):
     with arrays.Device(1):
         other = streams.Stream()
         there = arrays.zeros((6, 8), np.float32)
@@ -374,15 +377,15 @@ def test_the_device_is_the_handles(product):
     refuses(product, "another device's memory", b=there.data.ptr)
 
 
-def test_results_are_apart_from_operands(product):
+def test_results_must_not_overlap_operands(product):
     refuses(product, "D overlaps an operand", c=product.weight.data.ptr, d=product.weight.data.ptr)
     spare = arrays.zeros((64, 8), np.float32)
     refuses(product, "D overlaps an operand", c=spare.data.ptr, b=spare.data.ptr + 512, d=spare.data.ptr + 512)
     product.run(c=spare.data.ptr)
 
 
-def test_memory_of_a_product_is_alive(product):
-    """In a graph, too: operands, result and workspace."""
+def test_freed_memory_of_a_product_is_found(product):
+    """Operands, result and workspace must be alive, in a graph too."""
     address = arrays.zeros((6, 8), np.float32).data.ptr
     refuses(product, "not all in one array", b=address)
     for name in ("a", "weight", "d", "workspace"):
@@ -402,7 +405,7 @@ def test_memory_of_a_product_is_alive(product):
 
 
 def test_tf32_is_rounded(product):
-    """As in cuBLAS' products: a product of IEEE float32 differs."""
+    """The product differs from IEEE float32, as in cuBLAS."""
     product.run()
     ieee = product.d.get()
     Product(STAND_IN, product.a, product.weight, product.d, COMPUTE_32F_FAST_TF32).choose().run()

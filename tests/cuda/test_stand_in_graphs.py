@@ -26,12 +26,12 @@ def test_names_are_cupys():
             kind()
 
 
-# Alike.
+# Like CUDA's.
 
 
 @pytest.fixture
 def capturing(library):
-    """A stream that captures; it doesn't wait for the default one."""
+    """Return a stream that captures and doesn't wait for the default stream."""
     stream = library.cupy.cuda.Stream(non_blocking=True)
     with stream:
         stream.begin_capture()
@@ -40,8 +40,8 @@ def capturing(library):
             stream.end_capture()
 
 
-def test_a_graph_is_what_was_queued(library):
-    """... done at each launch, and not before, with what the memory holds then."""
+def test_a_graph_replays_what_was_queued(library):
+    """Work is done at each launch, not before, with the memory's content at that time."""
     cupy, runtime = library.cupy, library.cupy.cuda.runtime
     a, b = cupy.asarray(np.arange(4.0)), cupy.zeros(4)
     runtime.deviceSynchronize()
@@ -86,8 +86,8 @@ def test_a_capture_begins_and_ends_once(library, capturing):
         library.cupy.cuda.Stream().end_capture()
 
 
-def test_a_stream_that_captures_waits_for_nothing_else(library):
-    """It is an error that ends the capture; events of the same capture are none."""
+def test_a_capture_waits_only_for_its_own_events(library):
+    """Waiting for another event is an error that ends the capture."""
     cuda = library.cupy.cuda
     stream, other = cuda.Stream(non_blocking=True), cuda.Stream(non_blocking=True)
     event = other.record()
@@ -100,7 +100,8 @@ def test_a_stream_that_captures_waits_for_nothing_else(library):
     assert not stream.is_capturing()
 
 
-def test_the_default_stream_is_no_use_while_one_that_waits_for_it_captures(library):
+def test_default_stream_raises_during_capture(library):
+    """Only a capture on a blocking stream, which waits for the default stream, forbids its use."""
     cupy, runtime = library.cupy, library.cupy.cuda.runtime
     array = cupy.zeros(4)
     for non_blocking in (True, False):
@@ -116,12 +117,12 @@ def test_the_default_stream_is_no_use_while_one_that_waits_for_it_captures(libra
                 stream.end_capture()
 
 
-# Kernels, of the backend that is tested.
+# Kernels of the tested backend.
 
 
 @needs_cuda
 def test_kernels_are_recorded():
-    """Views in memory where they are, and numbers as they were."""
+    """A graph reads memory at each launch, and keeps the numbers of the capture."""
     import cupy
 
     from fusedlstm.backends.cuda.kernels import launch_add, launch_clip, launch_select
@@ -130,7 +131,7 @@ def test_kernels_are_recorded():
     rows, value = cupy.asarray(np.array([True, False])), cupy.asarray(np.full((1, 2), 9, np.float32))
     wide = cupy.zeros((2, 2), np.float32)
     stream = cupy.cuda.Stream(non_blocking=True)
-    launch_add(cupy.zeros(8, np.float32), more)  # they are loaded before, as CUDA may refuse to in a capture
+    launch_add(cupy.zeros(8, np.float32), more)  # load the kernels first, as CUDA may refuse to during a capture
     launch_clip(cupy.zeros(8, np.float32), 5.0)
     launch_select(cupy.zeros((2, 2), np.float32), rows, value)
     cupy.cuda.runtime.deviceSynchronize()
@@ -150,7 +151,7 @@ def test_kernels_are_recorded():
         assert graphs.kernels(graph) == ["lstm_add<float>", "lstm_clip<float>", "lstm_select<float>"]
 
 
-@pytest.mark.skipif("emulated" not in BACKENDS, reason="only the stand-in knows what is freed")
+@pytest.mark.skipif("emulated" not in BACKENDS, reason="only the stand-in knows which memory is freed")
 def test_kernels_of_freed_memory_are_found():
     import cupy
 
@@ -169,12 +170,12 @@ def test_kernels_of_freed_memory_are_found():
         graph.launch(stream)
 
 
-# Stricter.
+# Stricter than CUDA.
 
 
 @pytest.fixture
 def stream():
-    """A stream of the stand-in that captures."""
+    """Return a stream of the stand-in that captures."""
     stream = streams.Stream(non_blocking=True)
     stream.begin_capture()
     yield stream
@@ -202,7 +203,7 @@ def test_a_graph_knows_its_nodes():
 
 
 def refused():
-    """What no graph holds."""
+    """Return the work that a graph can't hold."""
     device, host = arrays.asarray(np.arange(4, dtype=np.float32)), np.zeros(4, np.float32)
     event = streams.Stream.null.record()
     one = np.ones(1, np.float32)
@@ -236,7 +237,7 @@ def refused():
 
 @pytest.mark.parametrize("what", refused())
 def test_a_capture_refuses(what):
-    """... and can't go on: it ends in an error. Nothing has changed, and the same works afterwards."""
+    """Refused work ends the capture in an error and changes nothing. It works afterwards."""
     work, stream = refused()[what], streams.Stream(non_blocking=True)
     made = memory.made()
     with stream:
@@ -250,8 +251,8 @@ def test_a_capture_refuses(what):
         work()
 
 
-def test_other_threads_allocate(stream):
-    """... while one captures, unless that is in the mode "global"."""
+def test_other_threads_may_allocate(stream):
+    """Other threads may allocate during a capture unless its mode is "global"."""
     found = []
 
     def allocate():
@@ -274,7 +275,7 @@ def test_other_threads_allocate(stream):
 
 
 def test_a_capture_ends_in_its_thread(stream):
-    """... where its mode isn't "relaxed", as CuPy's is."""
+    """Only a capture in the mode "relaxed", CuPy's default, may end in another thread."""
     stream.end_capture()
     other = threading.Thread(target=stream.begin_capture, args=(runtime.streamCaptureModeThreadLocal,))
     other.start()
@@ -284,7 +285,7 @@ def test_a_capture_ends_in_its_thread(stream):
 
 
 def test_freed_memory_is_found():
-    """... in each place, also where new memory is at the same address."""
+    """Freed memory is found as source or target, even if new memory has its address."""
     for freed in ("to", "source"):
         stream = streams.Stream(non_blocking=True)
         both = {"to": arrays.zeros(4), "source": arrays.zeros(4)}
@@ -319,7 +320,7 @@ def test_pinned_memory_is_freed_too():
         graph.launch(stream)
 
 
-def test_a_graph_is_of_one_device(stream):
+def test_a_graph_belongs_to_one_device(stream):
     graph = stream.end_capture()
     graph.launch(streams.Stream.null)
     with arrays.Device(1):
@@ -333,7 +334,7 @@ def test_a_graph_is_of_one_device(stream):
 
 
 def test_kernels_run_on_the_graphs_device():
-    """... whichever is current where it is launched."""
+    """The device that is current at the launch doesn't matter."""
     array = arrays.zeros(4)
     stream = streams.Stream(non_blocking=True)
     stream.begin_capture()
@@ -360,7 +361,7 @@ def test_graphs_are_not_launched_into_captures(stream):
         graph.launch(stream)
 
 
-def test_events_of_a_capture_are_of_no_use_elsewhere(stream):
+def test_events_of_a_capture_are_refused_outside(stream):
     event, other = stream.record(), streams.Stream()
     for wait in (event.synchronize, lambda: other.wait_event(event)):
         with pytest.raises(CUDARuntimeError, match="CapturedEvent"):
@@ -372,7 +373,7 @@ def test_events_of_a_capture_are_of_no_use_elsewhere(stream):
 
 
 def test_the_host_does_not_wait_for_a_capture(stream):
-    """... of another thread either."""
+    """Nor does it wait for a capture of another thread."""
     thread_of_capture = graphs.capture_on(stream.ptr)
     thread_of_capture.thread = -1
     streams.Stream.null.synchronize()

@@ -1,4 +1,4 @@
-"""Memory, copies and what counts them in the stand-in for CuPy: like CuPy's, and stricter."""
+"""Memory, copies and their counts in the stand-in for CuPy: like CuPy's, and stricter."""
 
 import ctypes
 import gc
@@ -34,18 +34,18 @@ def test_constants_are_cudas():
 
 
 @needs_cupy
-def test_an_error_of_memory_is_cupys():
+def test_the_out_of_memory_error_is_cupys():
     theirs = stand_in.real["cupy"].cuda.memory.OutOfMemoryError
     ours = memory.OutOfMemoryError
     assert str(ours(5000, 1)) == str(theirs(5000, 1))
     assert ours.__bases__ == theirs.__bases__
 
 
-# Alike.
+# Like CuPy's.
 
 
 def pinned(library, values):
-    """Pinned memory with values, and NumPy's view of it."""
+    """Return pinned memory with values, and NumPy's view of it."""
     pointer = library.cupy.cuda.alloc_pinned_memory(values.nbytes)
     view = np.frombuffer(pointer, values.dtype, values.size).reshape(values.shape)
     view[...] = values
@@ -53,7 +53,7 @@ def pinned(library, values):
 
 
 def test_pinned_memory(library):
-    """NumPy's views keep it, and it is longer than what was asked for."""
+    """NumPy's views keep the memory alive, and it is larger than requested."""
     pointer, view = pinned(library, np.arange(6, dtype=np.float32).reshape(2, 3))
     assert pointer.ptr == view.ctypes.data == int(pointer)
     assert pointer.size() == pointer.mem.size == 512
@@ -64,7 +64,7 @@ def test_pinned_memory(library):
 
 
 def test_copies(library):
-    """From the host to a GPU, there, and back, all in a stream's order."""
+    """Copy from the host to a GPU, on the GPU, and back, in a stream's order."""
     cupy, runtime = library.cupy, library.cupy.cuda.runtime
     source, values = pinned(library, np.arange(12, dtype=np.float32).reshape(3, 4))
     back, result = pinned(library, np.zeros((3, 2), np.float32))
@@ -80,8 +80,8 @@ def test_copies(library):
     np.testing.assert_array_equal(device.get(), values)
 
 
-def test_rows_are_picked_and_written(library):
-    """By an array of places on the GPU."""
+def test_rows_are_read_and_written_by_index(library):
+    """The indices are an array on the GPU."""
     array = library.cupy.asarray(np.arange(12.0).reshape(4, 3))
     rows = library.cupy.asarray(np.array([3, 0]))
     np.testing.assert_array_equal(array[rows].get(), [[9, 10, 11], [0, 1, 2]])
@@ -97,7 +97,7 @@ def test_memory_begins_at_multiples_of_512(library):
         assert library.cupy.empty(shape, np.float16).data.ptr % 512 == 0
 
 
-# Stricter.
+# Stricter than CuPy.
 
 
 def test_a_row_is_written_once():
@@ -123,7 +123,7 @@ def test_a_row_is_written_once():
     ],
 )
 def test_copies_refuse(changes, error):
-    """What isn't alive, isn't pinned or isn't where it should be."""
+    """Refuse memory that is freed, isn't pinned, or isn't where it should be."""
     host, device, gone = np.zeros(12, np.float32), arrays.zeros(12, np.float32), arrays.zeros(12, np.float32)
     pointer = memory.alloc_pinned_memory(512)
     with arrays.Device(1):
@@ -141,7 +141,7 @@ def test_copies_refuse(changes, error):
 
 
 def test_copies_of_rows_refuse():
-    """A pitch below the row's length, and a last row that is not all there."""
+    """Refuse a pitch below the row's length, and a last row that is incomplete."""
     a, b = arrays.zeros((3, 4), np.float32), arrays.zeros((3, 4), np.float32)
     there, kind = (a.data.ptr, 16, b.data.ptr, 16), runtime.memcpyDeviceToDevice
     runtime.memcpy2DAsync(*there, 16, 3, kind, 0)
@@ -169,7 +169,7 @@ def test_memory_is_counted():
     assert memory.alive() == alive
 
 
-def test_memory_runs_out_where_a_test_wants_it():
+def test_limited_memory_runs_out():
     with memory.limited(100):
         first = arrays.zeros(10)
         with pytest.raises(memory.OutOfMemoryError, match="Out of memory allocating 24 bytes"):
@@ -181,7 +181,7 @@ def test_memory_runs_out_where_a_test_wants_it():
     arrays.zeros(3)
 
 
-def test_pinned_memory_is_no_memory_of_a_gpu():
+def test_pinned_memory_is_not_on_a_gpu():
     pointer = memory.alloc_pinned_memory(8)
     with pytest.raises(MemoryError, match="not all in one array"):
         memory.find(pointer.ptr, 8)

@@ -1,4 +1,4 @@
-"""Structs that the stand-in for CuPy passes by value: with their pointers, and stricter than CuPy."""
+"""Structs passed by value in the stand-in for CuPy: it tracks their pointers, and is stricter than CuPy."""
 
 import numpy as np
 import pytest
@@ -10,13 +10,13 @@ from stand_in import arrays, gpu
 
 
 def packed_clip(h):
-    """The struct of lstm_clip, as a launch passes it."""
+    """Return the struct of lstm_clip, as a launch passes it."""
     struct, values = Struct(ClipArguments, T=np.dtype(np.float32)), [h, 3, 0.5]
     return struct.filled(values, [h.data.ptr, 3, 0.5])
 
 
 def test_structs_are_passed_by_value():
-    """Their bytes as they were, and the pointers in them with what they point to."""
+    """The bytes are unchanged, and each pointer comes with its array."""
     h = arrays.zeros(3, np.float32)
     packed = packed_clip(h)
     value = gpu._argument(packed)

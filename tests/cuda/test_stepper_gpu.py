@@ -1,4 +1,4 @@
-"""Steppers on the emulated GPU: what is captured and replayed, on which streams, and what lives how long."""
+"""Steppers on the emulated GPU: what is captured and replayed, on which streams, and how long memory lives."""
 
 import contextlib
 import gc
@@ -23,13 +23,13 @@ from support.backends import BACKENDS
 from support.cells import host
 from support.on_emulated_gpu import assert_after, nodes, settle
 
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="it looks into the stand-in")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
 
 PLANNED, FINISH, RESET = "lstm_planned", "lstm_finish", "lstm_reset"
 
 
 def make(layers=1, kernel="matmul", **options):
-    """A cell, or an LSTM of layers."""
+    """Return a cell, or an LSTM of several layers."""
     if layers == 1:
         return LSTMCell(LSTMWeights.random(8, 8, seed=0, **options), backend="cuda", kernel=kernel)
     return LSTM(StackedWeights.random(8, 8, layers, seed=0, **options), backend="cuda", kernel=kernel)
@@ -45,15 +45,15 @@ def make(layers=1, kernel="matmul", **options):
         (2, {"proj_size": 8, "proj_clip": 0.5, "residual": True}, ["matmul", PLANNED, "matmul", FINISH]),
     ],
 )
-def test_what_a_step_is(layers, options, each):
-    """A matmul and a kernel a layer, a projection's matmul and one more; a kernel for resets once they are used."""
+def test_a_steps_graph(layers, options, each):
+    """A layer is a matmul and a kernel, and a projection adds one or two nodes. Resets add a kernel once used."""
     stepper = make(layers, **options).stepper(5)
     assert nodes(stepper) == each * layers
     stepper.is_first[...] = False
     assert nodes(stepper) == [RESET, *each * layers]
 
 
-def test_copies_from_and_to_the_host_are_in_the_graph():
+def test_the_graph_includes_host_copies():
     stepper = make().stepper(5, host=True)
     assert nodes(stepper) == ["memcpy2D", "matmul", PLANNED, "memcpy2D"]
     stepper.is_first[...] = False
@@ -62,7 +62,7 @@ def test_copies_from_and_to_the_host_are_in_the_graph():
 
 @pytest.mark.parametrize("resets", [False, True])
 def test_a_step_is_one_launch(resets):
-    """... of a graph, on the current stream, and nothing else: no allocation, no event, nothing waits."""
+    """A step is one graph on the current stream. It doesn't allocate, record an event or wait."""
     stepper = make(3).stepper(5)
     if resets:
         stepper.is_first[...] = True
@@ -99,7 +99,7 @@ def test_a_step_with_buffers_on_the_host_waits():
 
 @pytest.mark.parametrize("entered", [False, True])
 def test_planning_leaves_the_current_stream(entered):
-    """... whether it was entered, or made current by `use()`."""
+    """The current stream stays, whether entered or set by `use()`."""
     cell, used = make(), streams.Stream()
     with streams.Stream() if entered else contextlib.nullcontext():
         used.use()
@@ -110,20 +110,20 @@ def test_planning_leaves_the_current_stream(entered):
     streams.Stream.null.use()
 
 
-def test_buffers_are_made_before_they_are_captured():
-    """The stream that captures waits for the one that zeroes them."""
+def test_buffers_are_zeroed_before_the_capture():
+    """The capturing stream waits for the one that zeroes the buffers."""
     cell, stream = make(), streams.Stream()
     with stream:
         streams.log.clear()
         cell.stepper(5)
     launched = {entry[1] for entry in streams.log if entry[0] == "launch"} - {stream.ptr}
-    assert len(launched) == 2, "a stream for each of two graphs"
+    assert len(launched) == 2, "each of two graphs should have a stream"
     for capturing in launched:
         assert_after(stream.ptr, capturing)
 
 
 def test_streams_take_turns():
-    """What is queued on another stream waits for the step before."""
+    """Work on another stream waits for the step before."""
     stepper = make().stepper(5)
     x = stepper.x.copy()
     one, other = streams.Stream(), streams.Stream()
@@ -146,8 +146,8 @@ def test_streams_take_turns():
         one, other = other, one
 
 
-def test_a_threads_own_stream_is_left_with_an_event():
-    """Its handle is that of every thread's, so nobody can ask it later."""
+def test_a_per_thread_stream_records_an_event():
+    """Its handle means another stream in every thread, so it can't be queried later."""
     stepper = make().stepper(5)
     own = streams.Stream(ptds=True)
     with own:
@@ -161,7 +161,7 @@ def test_a_threads_own_stream_is_left_with_an_event():
 
 
 def test_weights_are_set_in_turn():
-    """After what was stepped on another stream, which waits for them before its next step."""
+    """Setting weights waits for a step on another stream, whose next step waits for the weights."""
     cell = make(2)
     stepper, stream = cell.stepper(5), streams.Stream()
     with stream:
@@ -177,7 +177,7 @@ def test_weights_are_set_in_turn():
 
 
 def test_a_finalizer_may_run_anywhere():
-    """A stepper that is freed while memory of finished work is, by this very thread, waits for nobody."""
+    """A stepper may be freed by the thread that is freeing memory, without a deadlock."""
     from fusedlstm.backends.cuda.runtime import streams as order
 
     stepper = make().stepper(5)
@@ -189,8 +189,8 @@ def test_a_finalizer_may_run_anywhere():
     settle()
 
 
-def test_arrays_of_its_own_as_arguments():
-    """x, flags and the state itself, and the output as the next input."""
+def test_its_own_arrays_as_arguments():
+    """Pass x, the flags and the state themselves, and the output as the next input."""
     cell = make()
     stepper, other = cell.stepper(5), cell.stepper(5)
     x = inputs_of(cell)
@@ -210,7 +210,7 @@ def inputs_of(cell, B=5):
     return cell.asarray(np.random.default_rng(0).normal(size=(B, 8)))
 
 
-def test_flags_on_the_host_are_for_one_step():
+def test_flags_on_the_host_last_one_step():
     cell = make()
     stepper, plain = cell.stepper(5, host=True), cell.stepper(5)
     x = inputs_of(cell)
@@ -221,7 +221,7 @@ def test_flags_on_the_host_are_for_one_step():
 
 
 def test_layers_share_the_largest_workspace():
-    """... that any of them needs, the first or another."""
+    """The largest workspace may be the first layer's or another's."""
     for sizes in ((8, 64), (64, 8)):
         layers = [LSTMWeights.random(8, sizes[0], seed=0), LSTMWeights.random(sizes[0], sizes[1], seed=1)]
         lstm = LSTM(StackedWeights(layers), backend="cuda")
@@ -231,8 +231,8 @@ def test_layers_share_the_largest_workspace():
         np.testing.assert_allclose(host(stepper.step(x)), host(output), atol=3e-6)
 
 
-def test_a_capture_is_of_this_thread_alone(monkeypatch):
-    """... and refuses what would allocate from CUDA, where CuPy's own mode wouldn't."""
+def test_captures_are_thread_local(monkeypatch):
+    """In this mode a capture refuses to allocate from CUDA, unlike in CuPy's default mode."""
     modes, begin = [], streams.Stream.begin_capture
 
     def begin_capture(self, mode=None):
@@ -280,7 +280,7 @@ def torch(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_buffers_of_pytorch(torch, dtype):
-    """They are tensors over the buffers' memory; a step runs on PyTorch's stream."""
+    """Buffers are tensors over the stepper's memory, and a step runs on PyTorch's stream."""
     cell = LSTMCell(LSTMWeights.random(8, 8, seed=0, dtype=dtype), backend="cuda")
     like = torch.Tensor(cell.asarray(np.zeros((1, 1))))
     stepper = cell.stepper(5, like=like)
@@ -304,7 +304,7 @@ def test_buffers_of_pytorch(torch, dtype):
     assert isinstance(stepper.read().h, torch.Tensor)
 
 
-def test_immutable_arrays_are_no_buffers():
+def test_immutable_libraries_are_refused():
     from stand_in import others
 
     with pytest.raises(TypeError, match=r"^like: wanted an array that can be written; got a jaxlib"):
@@ -312,7 +312,7 @@ def test_immutable_arrays_are_no_buffers():
 
 
 def test_x_of_another_library(torch):
-    """... is copied on its library's stream, where the step runs then."""
+    """x is copied on its library's stream, and the step runs there too."""
     cell = make()
     stepper = cell.stepper(5)
     torch.cuda.set_stream(0x5000)
@@ -327,7 +327,7 @@ def test_x_of_another_library(torch):
 
 
 def test_buffers_outlive_what_is_queued(monkeypatch):
-    """A stepper that is deleted while a step runs leaves its memory until that is done."""
+    """If a stepper is deleted while a step runs, its memory stays until the step is done."""
     from fusedlstm.backends.cuda.runtime import streams as order
 
     cell = make()
@@ -347,7 +347,7 @@ def test_buffers_outlive_what_is_queued(monkeypatch):
 
 
 def test_memory_runs_out():
-    """... while a stepper is made: the error is CuPy's, and nothing of it stays."""
+    """CuPy's error is raised, and a stepper that can't be created leaves no memory allocated."""
     cell = make()
     settle()
     before = memory.alive()
@@ -360,7 +360,7 @@ def test_memory_runs_out():
 
 
 def test_without_nvmath(monkeypatch):
-    """... a matmul that was named is an error that says what to install; else one kernel steps. Cells need neither."""
+    """kernel="matmul" raises and says what to install. Otherwise one kernel steps. Cells don't need nvmath."""
     from fusedlstm.backends import kernel_choice
     from fusedlstm.backends.cuda.runtime import cublaslt
 
@@ -371,14 +371,14 @@ def test_without_nvmath(monkeypatch):
         cells[0].stepper(5)
     assert cells[1].stepper(5).kernels == ("simt",)
     assert StatePool(cells[1], 5).kernels(3) == ("simt",)
-    monkeypatch.setattr(kernel_choice, "OLDEST", 100)  # of GPUs that step in one kernel
+    monkeypatch.setattr(kernel_choice, "OLDEST", 100)  # so that this GPU can't step in one kernel
     with pytest.raises(BackendUnavailableError, match=words):
         cells[1].stepper(5)
     for cell in cells:
         cell(cell.asarray(np.ones((5, 8))), cell.zero_state(5))
 
 
-def test_a_forked_process_says_so(monkeypatch):
+def test_calls_in_a_forked_process_raise(monkeypatch):
     stepper = make().stepper(5)
     monkeypatch.setattr(fork, "forked", True)
     for call in (stepper.step, stepper.read, stepper.reset):
@@ -388,7 +388,7 @@ def test_a_forked_process_says_so(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
 def test_precision(precision):
-    """float32 is IEEE's, or TF32."""
+    """float32 is IEEE at "highest" precision, and TF32 at "high"."""
     weights = LSTMWeights.random(64, 64, seed=0)
     cell = LSTMCell(weights, backend="cuda", precision=precision)
     random = np.random.default_rng(0)

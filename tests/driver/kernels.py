@@ -80,7 +80,7 @@ def _file(description: Description) -> Path:
         file = Path(option.removeprefix("-I")) / description.file
         if file.is_file() and file.read_text(encoding="utf-8") == description.source:
             return file
-    source = _with_shared_arrays(description.source)
+    source = f'#include "nvrtc_builtins.h"\n{_with_shared_arrays(description.source)}'
     folder = compiler.cache_folder() / "sources" / hashlib.sha256(source.encode()).hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "cupy.cu"

@@ -1,6 +1,6 @@
-"""CUDA on the CPU: runs the kernels of kernels/*.cu on NumPy arrays, and reports what they do wrong.
+"""CUDA on the CPU: runs the kernels of kernels/*.cu on NumPy arrays, and reports their mistakes.
 
-See README.md for how it works, what a kernel must do for it, and what it can't show.
+See README.md for how it works, what a kernel must do to run here, and what it can't show.
 """
 
 from .arguments import ByValue, Pointer

@@ -1,4 +1,4 @@
-"""What a kernel is called with: checked, packed, and with arrays as a GPU would hold them."""
+"""A kernel's arguments: checked, packed, and with arrays copied as a GPU would hold them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POINTER = 8  # bytes
 
 
 class Extent(ctypes.Structure):
-    """The runtime's struct of this name."""
+    """The runtime's struct of the same name."""
 
     _fields_ = (
         ("first", ctypes.c_uint64),
@@ -37,9 +37,9 @@ class Pointer(NamedTuple):
     """A pointer in a struct.
 
     Attributes:
-        name: its path, such as "rows.x".
-        offset: its first byte.
-        array: what it points to, or None for a null pointer.
+        name: the path in the struct, such as "rows.x".
+        offset: the offset of its first byte.
+        array: the array that it points to, or None for a null pointer.
         is_const: whether the kernel may not write to it.
     """
 
@@ -50,25 +50,25 @@ class Pointer(NamedTuple):
 
 
 class ByValue(NamedTuple):
-    """A struct that a kernel takes by value: its bytes, and the pointers in them, all that there are."""
+    """A struct that a kernel takes by value: its bytes, and all pointers in them."""
 
     data: bytes
     pointers: Sequence[Pointer]
 
 
 class Arguments:
-    """What a kernel is called with: scalars as they are, arrays as addresses in copies of their allocations.
+    """A kernel's arguments: scalars unchanged, and arrays as addresses in copies of their allocations.
 
     Args:
-        kernel: its name, for messages.
-        parameters: their types.
-        names: their names.
-        values: what each is given.
+        kernel: the kernel's name, for messages.
+        parameters: the parameters' types.
+        names: the parameters' names.
+        values: the values to pass.
 
     Raises:
-        TypeError: a value that is not what its parameter takes.
-        ValueError: too few or too many values, a read-only array that the kernel could write to, or a struct's pointer
-            that is not its array's address.
+        TypeError: a value has another type than its parameter.
+        ValueError: there are too few or too many values, an array that the kernel could write to is read-only, or a
+            struct's pointer isn't its array's address.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Arguments:
         ]
 
     def copy_back(self) -> None:
-        """Write to the arrays what the kernel wrote to their copies."""
+        """Copy what the kernel wrote back to the arrays."""
         for number, array in self._arrays.items():
             if not self._is_const[number]:
                 array[...] = self._twins[number]
@@ -140,14 +140,14 @@ def _pointers(name: str, parameter: Parameter, value: Any) -> Iterator[Pointer]:
 
 
 def _bytes(value: Any) -> bytes:
-    """Return the bytes of an argument; those of its pointers are overwritten."""
+    """Return the bytes of an argument. Bytes of pointers are overwritten later."""
     if isinstance(value, np.ndarray):
         return bytes(_POINTER)
     return value.data if isinstance(value, ByValue) else value.tobytes()
 
 
 def _checked(kernel: str, name: str, parameter: Parameter, value: Any) -> Any:
-    """Return an array, a struct, or a NumPy scalar of exactly the parameter's type; null for None."""
+    """Return an array, a struct or a NumPy scalar of exactly the parameter's type, or null for None."""
     if isinstance(value, ByValue):
         _check_struct(kernel, name, parameter, value)
         return value
@@ -171,7 +171,7 @@ def _check_struct(kernel: str, name: str, parameter: Parameter, value: ByValue) 
     for pointer in value.pointers:
         there = value.data[pointer.offset : pointer.offset + _POINTER]
         address = 0 if pointer.array is None else pointer.array.ctypes.data
-        is_empty = pointer.array is not None and pointer.array.size == 0  # and may be anywhere
+        is_empty = pointer.array is not None and pointer.array.size == 0  # may have any address
         if there != np.uintp(address).tobytes() and not is_empty:
             raise ValueError(f"{kernel}: {pointer.name} must be the address of its array, or 0 without one")
         if pointer.array is not None:

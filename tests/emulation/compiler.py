@@ -1,4 +1,4 @@
-"""From a kernel's file to a shared library for this machine, kept on disk."""
+"""Compiles a kernel's file to a shared library for this machine, and caches it on disk."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _HERE = Path(__file__).parent
 _RUNTIME = sorted((_HERE / "runtime").glob("*.cpp"))
 _CACHE_VARIABLE = "EMULATION_CACHE"
 _CACHE_BYTES = 2 << 30
-_IN_USE = 900.0  # seconds: what was used since then stays
+_IN_USE = 900.0  # seconds. Files used more recently stay
 _HEADER = "cuda_on_cpu.h"
 # Faults need line numbers. With DWARF 5, addr2line assigns every line to the first file.
 _LINES = ("-gdwarf-4", "-g1")
 _COMMON = ("-std=c++17", "-fPIC", *_LINES, "-fno-strict-aliasing", "-fno-optimize-sibling-calls", "-fmax-errors=5")
 # Leave out pointer-overflow: every access is checked anyway, and it costs a quarter of the time.
 _UNDEFINED = "alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,null,bool"
-# #pragma unroll is CUDA's; kernels' warnings are for NVRTC to give.
+# g++ would warn of CUDA's #pragma unroll. NVRTC gives the warnings about kernels.
 _OF_KERNELS = ("-w",)
 _MODES = {
     # -ffp-contract=fast contracts a * b + c, as CUDA does. At -O1 it needs -fexpensive-optimizations.
@@ -57,10 +57,10 @@ def missing() -> str | None:
 
 @functools.cache
 def cuda_headers() -> Path:
-    """Return the folder of CUDA's headers: the wheels', conda's or the toolkit's.
+    """Return the folder of CUDA's headers, from the wheels, conda or the toolkit.
 
     Raises:
-        FileNotFoundError: they are not installed, or not all of them.
+        FileNotFoundError: some or all of the headers are not installed.
     """
     try:
         from cuda.pathfinder import find_nvidia_header_directory
@@ -71,14 +71,12 @@ def cuda_headers() -> Path:
         raise FileNotFoundError("CUDA's headers are not installed (the package nvidia-cuda-runtime)")
     for name in ("cuda_fp16.h", "crt/host_defines.h"):
         if not (Path(found) / name).is_file():
-            raise FileNotFoundError(
-                f"of CUDA's headers {name} is not installed (with CUDA 13, nvidia-cuda-crt has crt/)"
-            )
+            raise FileNotFoundError(f"CUDA's header {name} is not installed (with CUDA 13, nvidia-cuda-crt has crt/)")
     return Path(found)
 
 
 def build(file: Path, names: Sequence[str], mode: str, flags: Sequence[str]) -> Path:
-    """Return a shared library of these instances of kernels: compiled now, or kept from an equal build.
+    """Return a shared library of these instances of kernels, from the cache if possible.
 
     Raises:
         EmulationError: the compiler's errors.
@@ -102,7 +100,7 @@ def build(file: Path, names: Sequence[str], mode: str, flags: Sequence[str]) -> 
 
 
 def remove_oldest(size: int) -> None:
-    """Remove what was used least recently from the cache, until it has at most `size` bytes."""
+    """Remove the least recently used libraries from the cache until it has at most `size` bytes."""
     used = []
     for file in cache_folder().rglob("*.*"):
         with contextlib.suppress(FileNotFoundError):  # another process removes it, too
@@ -117,7 +115,7 @@ def remove_oldest(size: int) -> None:
 
 
 def _is_there(file: Path) -> bool:
-    """Return whether a file is in the cache, and note that it is used."""
+    """Return whether a file is in the cache, and mark it as used."""
     try:
         os.utime(file)
     except FileNotFoundError:
@@ -126,7 +124,7 @@ def _is_there(file: Path) -> bool:
 
 
 def _compiled_header(options: Sequence[str], headers: Sequence[str]) -> Path:
-    """Return a folder that has the emulator's header compiled, which spares each kernel most of a second."""
+    """Return a folder with the emulator's header precompiled, which saves most of a second a kernel."""
     kept = _kept(_HEADER, _digest([]), options, suffix=".gch")
     folder = cache_folder() / "headers" / kept.stem
     header = folder / f"{_HEADER}.gch"
@@ -156,7 +154,7 @@ def _compile(lines: Sequence[str], options: Sequence[str], library: Path, needs:
 
 
 def _run_compiler(arguments: Sequence[str], output: Path) -> None:
-    """Run the compiler. Processes may write one file at once; each sees all of it or none."""
+    """Run the compiler. Several processes may write one file: each sees all of it or nothing."""
     own = output.with_name(f"{output.name}.{os.getpid()}.{threading.get_ident()}")
     done = subprocess.run(["g++", *arguments, "-o", str(own)], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -165,13 +163,13 @@ def _run_compiler(arguments: Sequence[str], output: Path) -> None:
 
 
 def _kept(*about: object, suffix: str) -> Path:
-    """Return where the result of a compilation is kept, by all that it depends on."""
+    """Return the cached file of a compilation, named by a digest of all that it depends on."""
     key = hashlib.sha256(json.dumps([*about, machine()]).encode()).hexdigest()[:24]
     return cache_folder() / (key + suffix)
 
 
 def cache_folder() -> Path:
-    """Return the folder where compiled kernels are kept."""
+    """Return the folder of cached libraries."""
     default = Path(tempfile.gettempdir()) / f"cuda-emulation-{os.getuid()}"
     folder = Path(os.environ.get(_CACHE_VARIABLE) or default)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -182,7 +180,7 @@ def cache_folder() -> Path:
 
 @functools.cache
 def machine() -> str:
-    """Return a digest of the compiler, of what -march=native means here, and of two of CUDA's headers.
+    """Return a digest of the compiler, of the meaning of -march=native here, and of two of CUDA's headers.
 
     Code for -march=native may not run on another processor. The first header has CUDA's version, and the second the
     arithmetic of half types that kernels include.

@@ -1,16 +1,16 @@
-"""The one exception of the emulator."""
+"""The emulator's only exception."""
 
 from __future__ import annotations
 
 
 class EmulationError(RuntimeError):
-    """A kernel did something wrong, or does not compile.
+    """A kernel did something wrong, or doesn't compile.
 
     Attributes:
-        kind: "out of bounds", "race", "deadlock", ...; "does not compile".
-        place: "file.cu:12", and where that line is a function's, who called it: "a.cuh:3 <- b.cu:12";
-            empty where the kernel has no line to blame.
-        argument: the name of the kernel's parameter, or of the shared array, that it is about, or None.
+        kind: such as "out of bounds", "race", "deadlock" or "does not compile".
+        place: such as "file.cu:12", with the callers of a function's line: "a.cuh:3 <- b.cu:12". Empty if no line of
+            the kernel is to blame.
+        argument: the name of the parameter or shared array concerned, or None.
     """
 
     def __init__(self, kind: str, message: str, place: str = "", argument: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""One launch: what the runtime is asked, and what came of it."""
+"""One launch: the request to the runtime, and its result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Report(NamedTuple):
 
 
 class Launch(ctypes.Structure):
-    """The runtime's struct of this name."""
+    """The runtime's struct of the same name."""
 
     _fields_ = (
         ("kernel", ctypes.c_void_p),
@@ -66,7 +66,7 @@ def run(
     """Run a launch to its end.
 
     Raises:
-        EmulationError: a fault; the arrays then hold what the kernel had written.
+        EmulationError: the kernel has a fault. The arrays hold what it had written by then.
     """
     packed = arguments.packed()
     pointers = (ctypes.c_void_p * len(packed))(*map(ctypes.addressof, packed))
@@ -100,7 +100,7 @@ def run(
 
 
 def _three(sizes: Sequence[int]) -> Any:
-    """Return a grid's or block's three sizes, checked as CUDA does."""
+    """Return the three sizes of a grid or block, checked as CUDA does."""
     full = [int(size) for size in sizes] + [1] * (3 - len(sizes))
     if len(full) != 3 or min(full) < 1 or math.prod(full) >= 1 << 31:
         raise ValueError(f"a grid or block has one to three sizes of at least 1, not {tuple(sizes)}")
@@ -113,7 +113,7 @@ def _raise(library: Path, request: Launch) -> None:
 
 
 def _source_line(library: Path, return_address: int) -> str:
-    """Return the kernel's line that made a call, innermost first where it is in an inlined function."""
+    """Return the kernel's line of a call. For an inlined function, callers follow."""
     call = hex(return_address - 1)
     command = ["addr2line", "-Cipe", str(library), call]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout

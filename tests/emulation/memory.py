@@ -1,4 +1,4 @@
-"""Copies of arrays as a GPU would hold them: whole allocations, with the same layout and something around them."""
+"""Copies of arrays as a GPU would hold them: whole allocations with the same layout and guards around them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# As CUDA aligns what it allocates; a view keeps its distance from it.
+# CUDA's alignment of allocations. A view keeps its offset from the allocation's begin.
 _ALIGNMENT = 256
-_GUARD = 1 << 14  # bytes on either side: what is read or written beyond an array by less than half is nearest to it
-# NaN in each floating dtype, so that what is read of it by mistake shows, and what is written to it too.
+_GUARD = 1 << 14  # bytes on either side. An access less than half of it beyond an array is nearest to that array.
+# NaN in each floating dtype, so that mistaken reads show, as do writes.
 _CANARY = 0xFF
-# The gaps in a larger allocation hold no canaries: it may be far larger than what is used of it.
+# Gaps in larger allocations don't get canaries, as allocations may be far larger than the part in use.
 _MOST_FILLED = 64 << 20
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Memory that an array covers: `count` rows of `row_bytes`, `stride` bytes apart, from an address on."""
+    """Memory that an array covers: `count` rows of `row_bytes`, `stride` bytes apart, from address `first` on."""
 
     first: int
     row_bytes: int
@@ -31,7 +31,7 @@ class Extent:
 
 
 class Allocation:
-    """The memory that several arrays have parts of, and its copy for a kernel.
+    """Memory that several arrays share, and its copy for a kernel.
 
     Args:
         begin: the address of its first byte.
@@ -49,11 +49,11 @@ class Allocation:
             part[...] = _CANARY
 
     def twin(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return the view of the copy that is to it what an array is to the original."""
+        """Return the view of the copy that corresponds to an array of the original."""
         return self._view(array, array.shape, array.dtype, array.strides)
 
     def was_written_outside(self, arrays: Iterable[np.ndarray[Any, Any]]) -> bool:
-        """Whether a byte that is in none of the arrays has changed. Overwrites the copies of the arrays."""
+        """Return whether a byte outside all arrays has changed. Overwrites the copies of the arrays."""
         for array in arrays:
             as_bytes = self._view(array, (*array.shape, array.itemsize), np.uint8, (*array.strides, 1))
             as_bytes[...] = _CANARY
@@ -68,7 +68,7 @@ class Allocation:
 
 
 def allocations(arrays: Iterable[np.ndarray[Any, Any]]) -> list[Allocation]:
-    """Return the allocations that arrays have parts of, each once. What overlaps is one allocation."""
+    """Return the allocations of arrays, each once. Overlapping memory is one allocation."""
     spans: list[tuple[int, int]] = []
     for begin, end in sorted(_span(_root(array)) for array in arrays):
         if spans and begin < spans[-1][1]:
@@ -85,7 +85,7 @@ def allocation_of(array: np.ndarray[Any, Any], among: Iterable[Allocation]) -> A
 
 
 def _root(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return the array that this is a view of, of a view, and so on."""
+    """Return the array at the end of the chain of bases."""
     owner: Any = array
     while (owner := getattr(owner, "base", None)) is not None:
         if isinstance(owner, np.ndarray):
@@ -94,7 +94,7 @@ def _root(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _span(array: np.ndarray[Any, Any]) -> tuple[int, int]:
-    """Return the first address of an array and the one after its last; equal for an empty one."""
+    """Return the first address of an array and the one after its last. They are equal for an empty array."""
     begin = end = array.ctypes.data
     if array.size == 0:
         return begin, end
@@ -116,7 +116,7 @@ def extents(array: np.ndarray[Any, Any]) -> Iterator[Extent]:
             axes.append((abs(stride), length))
     axes.sort()
     row_bytes = array.itemsize
-    while axes and axes[0][0] == row_bytes:  # contiguous: the row goes on
+    while axes and axes[0][0] == row_bytes:  # contiguous, so the row goes on
         row_bytes *= axes.pop(0)[1]
     stride, count = axes.pop(0) if axes else (row_bytes, 1)
     for index in np.ndindex(*(length for _, length in axes)):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .schedules import Schedule
 
 _LARGEST_BLOCK = 1024
-# The runtime holds one launch, and modules of the same instances share their library.
+# The runtime handles one launch, and modules of the same instances share a library.
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -29,7 +29,7 @@ class Module:
     Args:
         file: a .cu file.
         names: the instances, such as "lstm_clip<float>".
-        mode: "fast", or "check", which looks at every access.
+        mode: "fast", or "check", which checks every access.
         flags: more options for the compiler, such as "-DINDEX=int".
 
     Raises:
@@ -68,23 +68,23 @@ class Function:
         schedule: Schedule = FORWARD,
         co_resident: int = 4,
     ) -> Report:
-        """Launch the kernel, and return when it has run.
+        """Launch the kernel, and return when it is done.
 
         Args:
-            grid: blocks in x, y and z; what is left out is 1.
+            grid: blocks in x, y and z. Sizes that are left out are 1.
             block: threads in x, y and z, at most 1024.
-            args: an array for each pointer, or None or np.uintp(0) for a null pointer; ByValue for a struct; a NumPy
-                scalar of the parameter's own type for everything else. An array may be any view; the kernel gets the
-                address of its first element. What several arrays share, the kernel sees as shared.
+            args: an array for each pointer, or None or np.uintp(0) for a null pointer. Pass ByValue for a struct, and a
+                NumPy scalar of exactly the parameter's type for anything else. An array may be any view, and the kernel
+                gets the address of its first element. Memory that arrays share is shared in the kernel too.
             shared_mem: bytes of dynamic shared memory.
-            schedule: in which order threads run.
-            co_resident: how many blocks run at the same time. A barrier of the whole grid needs them all.
+            schedule: the order in which threads run.
+            co_resident: how many blocks run at the same time. A barrier of the whole grid needs all blocks.
 
         Raises:
             EmulationError: the kernel did something wrong.
-            TypeError: an argument that is not what its parameter takes.
-            ValueError: too many or too few arguments, sizes that CUDA refuses, a read-only array that the
-                kernel may write to, or a struct's pointer that is not its array's address.
+            TypeError: an argument has another type than its parameter.
+            ValueError: there are too many or too few arguments, CUDA refuses the sizes, the kernel may write to a
+                read-only array, or a struct's pointer isn't its array's address.
         """
         threads = 1
         for size in block:

@@ -1,4 +1,4 @@
-"""A kernel's parameters: their names, from its source, and their types, from the compiler."""
+"""A kernel's parameters: names from its source, and types from the compiler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from pathlib import Path
 
-# By the mangled name that the compiler gives a type.
+# Dtypes by the compiler's mangled name of a type.
 _DTYPES: dict[str, tuple[Any, ...]] = {
     "f": (np.float32,),
     "d": (np.float64,),
@@ -33,7 +33,7 @@ _DTYPES: dict[str, tuple[Any, ...]] = {
 
 
 class Parameter(ctypes.Structure):
-    """One parameter's type; the runtime's struct of this name."""
+    """A parameter's type. The runtime has a struct of the same name."""
 
     _fields_ = (
         ("size", ctypes.c_int),
@@ -45,11 +45,11 @@ class Parameter(ctypes.Structure):
 
     @property
     def is_struct(self) -> bool:
-        """Whether it is a struct by value."""
+        """Whether the parameter is a struct by value."""
         return not self.is_pointer and self.type.decode() not in _DTYPES
 
     def accepts(self, dtype: np.dtype[Any]) -> bool:
-        """Whether this is the dtype of the parameter, or of what it points to; of a struct, whether it has its size."""
+        """Return whether a dtype fits the parameter, or the elements it points to. A struct's size must fit."""
         known = _DTYPES.get(self.type.decode())
         return dtype.itemsize == self.element_size if known is None else dtype in known
 
@@ -63,12 +63,12 @@ class Parameter(ctypes.Structure):
 
 
 def names(file: Path, kernel: str, count: int) -> list[str]:
-    """Return the names of a kernel's parameters, or numbers where its source is too intricate for a simple parser.
+    """Return the names of a kernel's parameters, or numbers if the simple parser fails on the source.
 
     Args:
         file: the source.
         kernel: an instance, such as "lstm_clip<float>".
-        count: how many parameters it has.
+        count: the number of parameters.
     """
     source = re.sub(r"//[^\n]*|/\*.*?\*/", " ", file.read_text(encoding="utf-8"), flags=re.DOTALL)
     bare = kernel.partition("<")[0].strip()

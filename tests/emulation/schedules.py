@@ -1,4 +1,4 @@
-"""The orders in which threads and blocks may run. CUDA promises none, so a kernel must be right in all."""
+"""The orders in which threads and blocks may run. CUDA guarantees none, so a kernel must be right in all."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ FIRST_COMES_FIRST, LAST_COMES_FIRST, AT_RANDOM = range(3)
 
 @dataclass(frozen=True)
 class Schedule:
-    """Whose turn it is, of the threads that can run.
+    """The order in which ready threads get their turns.
 
     Args:
-        name: for the reader.
-        order: one of the three above.
-        seed: of the random order.
-        preempt: one checked access in so many gives another thread the turn; 0 for none. Without check
-            mode there are no checked accesses, and a turn ends where threads meet.
+        name: the name in test ids.
+        order: one of the three constants above.
+        seed: the seed of the random order.
+        preempt: one in `preempt` checked accesses ends the turn, or none if 0. Only check mode checks accesses.
+            Otherwise a turn ends only where threads meet.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A stand-in for the parts of CuPy and nvmath-python that the CUDA backend uses; see README.md."""
+"""A stand-in for the parts of CuPy and nvmath-python that the CUDA backend uses. See README.md."""
 
 import contextlib
 import sys
@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 from . import arrays, cublas, cublaslt, driver, gpu, graphs, memory, nvrtc, streams
 from .runtime import runtime
 
-# The real modules, where they are installed: kernels are compiled with them, and names compared.
+# The real modules, if installed. Tests compile kernels with them and compare names.
 real = {}
 REPLACED = ("cupy", "cupyx", "cupy_backends", "nvmath")
 
@@ -22,9 +22,9 @@ def _module(name, **members):
 
 
 def modules():
-    """The stand-in's modules by the names that they replace."""
+    """Return the stand-in's modules by the names that they replace."""
     device = _module("cupy.cuda.device", get_cublas_handle=gpu.get_cublas_handle)
-    # CuPy's module of memory, of which the error alone is used.
+    # Of CuPy's module, only the error is used.
     pools = _module("cupy.cuda.memory", OutOfMemoryError=memory.OutOfMemoryError)
     captured = _module("cupy.cuda.graph", Graph=graphs.Graph)
     cuda = _module(
@@ -80,14 +80,14 @@ def modules():
 
 
 def find_real():
-    """Keep what is real in `real`, where it is installed; it must not have been replaced yet."""
+    """Store the installed real modules in `real`, before they are replaced."""
     if real:
         return
     with contextlib.suppress(ImportError):
         import cupy
         from cupy_backends.cuda.libs import nvrtc as real_nvrtc
 
-        real_nvrtc.getVersion()  # loads its library now, for which it needs the real CuPy
+        real_nvrtc.getVersion()  # loads its library now, which needs the real CuPy
         real.update(cupy=cupy, nvrtc=real_nvrtc)
     with contextlib.suppress(ImportError):
         from cupy_backends.cuda.libs import cublas as real_cublas
@@ -101,7 +101,9 @@ def find_real():
 
 def install():
     """Put the stand-in in the place of CuPy and nvmath-python for this process."""
-    assert "fusedlstm.backends.cuda.runtime.compile" not in sys.modules, "it has the real CuPy already"
+    assert "fusedlstm.backends.cuda.runtime.compile" not in sys.modules, (
+        "install() must come before the CUDA backend is imported"
+    )
     find_real()
     for name in [name for name in sys.modules if name.partition(".")[0] in REPLACED]:
         del sys.modules[name]

@@ -1,4 +1,4 @@
-"""ndarray: an array on a pretended GPU, over NumPy's memory but no NumPy array."""
+"""ndarray: an array on a pretended GPU, in NumPy's memory but not a NumPy array."""
 
 import ctypes
 import math
@@ -9,11 +9,11 @@ import numpy as np
 
 from . import dlpack, memory
 
-current_device = 0  # the device that new arrays are on, and launches run on
+current_device = 0  # the device of new arrays and launches
 
 
 def allocate(shape, dtype, order="C"):
-    """New memory, which nobody has written yet."""
+    """Return new memory, not yet written."""
     graphs.refuse("to allocate memory")
     dtype = np.dtype(dtype)
     size = dtype.itemsize * math.prod(shape if isinstance(shape, (tuple, list)) else (shape,))
@@ -42,11 +42,11 @@ class Device:
     def __eq__(self, other):
         return isinstance(other, Device) and self.id == other.id
 
-    __hash__ = None  # as CuPy's
+    __hash__ = None  # as in CuPy
 
 
 class ndarray:
-    """As much of cupy.ndarray as is used, and no implicit way to NumPy."""
+    """The parts of cupy.ndarray that are used, without an implicit conversion to NumPy."""
 
     __module__ = "cupy"
     __array_priority__ = 100
@@ -83,7 +83,7 @@ class ndarray:
         return (dlpack.CUDA, self._device_id)
 
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
-        """As CuPy's: the stream that is named waits for the current one; no bfloat16."""
+        """Export as CuPy does: the given stream waits for the current one, and bfloat16 is refused."""
         if dl_device is not None or copy is not None:
             raise NotImplementedError("of no use here")
         if self.dtype.kind not in "uifcb":
@@ -138,7 +138,7 @@ class ndarray:
         return self._host.copy()
 
     def copy(self):
-        """As CuPy's: of another GPU, what isn't contiguous is made so there, on the current stream there."""
+        """Copy as CuPy does: from another GPU, a contiguous copy is made there first, on its current stream."""
         if self._device_id != current_device:
             if not self.flags.c_contiguous:
                 with self.device:
@@ -202,13 +202,13 @@ def _index(index):
 
 
 def _check_is_written_once(index):
-    """Raise if an array of rows has one twice: nobody knows which of its values would be there in the end."""
+    """Raise if an index array has a row twice, as the final value would be undefined."""
     if isinstance(index, ndarray) and index.dtype.kind in "iu" and len(np.unique(index._host)) < index.size:
         raise AssertionError(f"rows are assigned to more than once: {index._host}")
 
 
 def _own(values, order="C"):
-    """A copy in memory of its own, C-contiguous; with the order "K" F-contiguous if it is that."""
+    """Return a copy, C-contiguous. With the order "K", a Fortran-ordered array stays so."""
     fortran = order == "K" and values.flags.f_contiguous and not values.flags.c_contiguous
     host = allocate(np.shape(values), values.dtype, "F" if fortran else "C")
     host[...] = values
@@ -237,7 +237,7 @@ def asarray(a, dtype=None):
 
 
 def _from_interface(a):
-    """As CuPy reads it: nothing is copied, a stream is waited for, and the device is that of the pointer."""
+    """Read as CuPy does: without a copy, waiting for a stream, on the device of the pointer."""
     interface = a.__cuda_array_interface__
     if interface.get("mask") is not None:
         raise ValueError("CuPy currently does not support masked arrays.")
@@ -251,12 +251,12 @@ def _from_interface(a):
         return ndarray(np.empty(shape, dtype), current_device)
     found = memory.find(address, dtype.itemsize)
     whole = (ctypes.c_ubyte * found.size).from_address(found.address)
-    whole._owner = a  # lives as long as the view
+    whole._owner = a  # keeps the owner alive as long as the view
     return ndarray(np.ndarray(shape, dtype, whole, address - found.address, strides), found.device)
 
 
 def from_dlpack(array, *, device=None, copy=None):
-    """As CuPy's: the producer is told the current stream, on its device."""
+    """Import as CuPy does: the producer is told the current stream of its device."""
     if device is not None:
         raise NotImplementedError("from_dlpack() does not support device yet.")
     kind, index = array.__dlpack_device__()

@@ -1,4 +1,4 @@
-"""gemmEx from raw pointers, as cuBLAS reads them."""
+"""gemmEx with raw pointers, as cuBLAS reads them."""
 
 from . import arrays, graphs, matrices, streams
 
@@ -26,7 +26,7 @@ def getMathMode(handle):
 def gemmEx(
     handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, computeType, algo
 ):
-    """C (m, n) <- alpha op(A) (m, k) @ op(B) (k, n) + beta C."""
+    """Compute C (m, n) <- alpha op(A) (m, k) @ op(B) (k, n) + beta C."""
     graphs.refuse("cuBLAS", NotImplementedError)
     if handle != arrays.current_device + 1:
         raise CUBLASError("the handle is another device's")

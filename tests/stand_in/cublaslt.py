@@ -1,4 +1,4 @@
-"""nvmath.bindings.cublasLt: matmul from raw descriptors and pointers, as cuBLASLt reads them."""
+"""nvmath.bindings.cublasLt: matmul with raw descriptors and pointers, as cuBLASLt reads them."""
 
 import ctypes
 import hashlib
@@ -25,7 +25,7 @@ matmul_heuristic_result_dtype = np.dtype(
 
 _numbers = itertools.count(0x5000, 16)
 _handles = {}  # handle -> device
-_objects = {}  # descriptors, layouts and preferences that are not destroyed, by number
+_objects = {}  # live descriptors, layouts and preferences, by number
 _algos = {}  # the bytes of an algorithm -> _Choice
 
 
@@ -76,7 +76,7 @@ def _fail(why, status=_INVALID_VALUE):
 
 
 class MatmulHeuristicResult:
-    """An array of structs; of one, the fields of numbers are numbers."""
+    """An array of structs. With one element, its number fields are plain numbers."""
 
     def __init__(self, size=1):
         self._data = np.full(size * matmul_heuristic_result_dtype.itemsize, 255, np.uint8)
@@ -118,7 +118,7 @@ class _Preference:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What an algorithm was chosen for, and what it needs."""
+    """The problem that an algorithm was chosen for, and its requirements."""
 
     problem: tuple
     alignments: tuple
@@ -276,7 +276,7 @@ def matmul_algo_get_heuristic(
 
 
 def _workspace_of(layout, most):
-    """The bytes of an algorithm that splits K in two, or fewer where that is too much."""
+    """Return the workspace of an algorithm that splits K in two, limited to `most` bytes."""
     wanted = 2 * 4 * layout.rows * layout.columns
     return min(-(-wanted // 256) * 256, most // 256 * 256)
 
@@ -299,7 +299,7 @@ def matmul(
     workspace_size_in_bytes,
     stream,
 ):
-    """D <- alpha op(A) @ op(B) + beta C on a stream, with an algorithm of the heuristic's for exactly this."""
+    """Compute D <- alpha op(A) @ op(B) + beta C on a stream. The algorithm must be chosen for this problem."""
     _check_handle(light_handle)
     problem = _problem(light_handle, compute_desc, (adesc, bdesc, cdesc, ddesc))
     choice = _choice(algo, problem)
@@ -342,7 +342,7 @@ def _operand(name, layout, pointer, alignment):
 
 
 def _workspace(pointer, size, needed):
-    """The spans of the workspace, one or none."""
+    """Return the spans of the workspace: one or none."""
     if size < needed:
         _fail(f"a workspace of {size} bytes, where the algorithm needs {needed}")
     if size == 0:
@@ -358,7 +358,7 @@ def _check_device(spans, device):
 
 
 def _check_overlaps(a, b, c, d, scratch):
-    """D may be C, and the workspace nothing else."""
+    """Raise on overlaps. D may be C, but the workspace may not overlap anything."""
     same = (c.address, c.size) == (d.address, d.size)
     if any(d.overlaps(other) for other in ((a, b) if same else (a, b, c))):
         _fail("D overlaps an operand")

@@ -1,4 +1,4 @@
-"""DLPack's capsules of pretended GPUs: NumPy's, with another device written into their struct."""
+"""DLPack capsules of pretended GPUs: NumPy's capsules with another device in their struct."""
 
 import ctypes
 
@@ -7,7 +7,7 @@ import numpy as np
 CPU, CUDA = 1, 2
 INT, BFLOAT = 0, 4
 
-_DEVICE, _TYPE = 8, 20  # in DLTensor, which an old capsule begins with
+_DEVICE, _TYPE = 8, 20  # offsets in DLTensor, with which an old capsule begins
 _api = ctypes.pythonapi
 _api.PyCapsule_GetName.restype = ctypes.c_char_p
 _api.PyCapsule_GetName.argtypes = [ctypes.py_object]
@@ -16,7 +16,7 @@ _api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
 class Tensor:
-    """The fields of a capsule's struct that are of use."""
+    """The used fields of a capsule's struct."""
 
     def __init__(self, capsule):
         name = _api.PyCapsule_GetName(capsule)
@@ -43,7 +43,7 @@ class Tensor:
 
 
 def on_device(host, index, code=None):
-    """A capsule of NumPy's array on a GPU, with another type's code if that is given."""
+    """Return a capsule of a NumPy array on a GPU, with another type code if given."""
     capsule = host.__dlpack__()
     tensor = Tensor(capsule)
     tensor.device = CUDA, index
@@ -64,7 +64,7 @@ class Consumed:
 
 
 def to_host(capsule):
-    """The writeable NumPy array over the memory of a GPU's capsule; no bfloat16, which CuPy and NumPy lack."""
+    """Return the writeable NumPy array over the memory of a GPU's capsule. bfloat16 is refused, as in CuPy."""
     tensor = Tensor(capsule)
     kind, _ = tensor.device
     if kind != CUDA:
@@ -75,7 +75,7 @@ def to_host(capsule):
         raise NotImplementedError("CuPy does not support bfloat16 yet")
     tensor.device = CPU, 0
     array = np.from_dlpack(Consumed(capsule))
-    # NumPy takes an old capsule for read-only.
+    # NumPy treats an old capsule as read-only.
     interface = {**array.__array_interface__, "data": (array.__array_interface__["data"][0], False)}
     holder = type("Holder", (), {"__array_interface__": interface, "array": array})()
     return np.asarray(holder)

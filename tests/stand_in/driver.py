@@ -4,7 +4,7 @@ import weakref
 
 CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
 
-# Bytes of shared memory that every launch may have, and those that an sm_90 gives a block where it is asked to.
+# Bytes of shared memory that every launch may use, and the most that an sm_90 allows on request.
 FREE, MOST = 48 << 10, 227 << 10
 
 _functions = weakref.WeakValueDictionary()  # ptr -> gpu.Function

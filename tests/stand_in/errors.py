@@ -1,4 +1,4 @@
-"""The run time's error, which all of it raises."""
+"""The error of CUDA's runtime."""
 
 
 class CUDARuntimeError(RuntimeError):

@@ -1,4 +1,4 @@
-"""Modules and functions: a launch goes to the emulator, if its arguments are what CUDA would need."""
+"""Modules and functions. A launch goes to the emulator if CUDA would accept its arguments."""
 
 import functools
 import itertools
@@ -24,7 +24,7 @@ SCHEDULE = {"forward": FORWARD, "reverse": REVERSE, "shuffled": shuffled(seed=1)
 
 
 def get_cublas_handle():
-    """The handle of the current device."""
+    """Return the handle of the current device."""
     return arrays.current_device + 1
 
 
@@ -80,19 +80,19 @@ class Function:
 
 
 def _arrays(value):
-    """The arrays of an argument, or what stands for them."""
+    """Return the arrays of an argument, or their substitutes."""
     return [pointer.array for pointer in value.pointers] if isinstance(value, ByValue) else [value]
 
 
 def _each_array(function, value):
-    """An argument with something else in the place of each array."""
+    """Return an argument with each array replaced by the function's result."""
     if not isinstance(value, ByValue):
         return function(value)
     return value._replace(pointers=[each._replace(array=function(each.array)) for each in value.pointers])
 
 
 def _recorded(value):
-    """An argument as a graph has it: an array is where it was, and an empty one nowhere."""
+    """Return an argument as a graph records it: arrays become views of their place, empty ones stay."""
     if not isinstance(value, np.ndarray):
         return value
     return memory.View(value) if value.size else np.empty(value.shape, value.dtype)
@@ -115,7 +115,7 @@ def _argument(value):
 
 
 def _by_value(packed):
-    """A struct as the emulator takes it. CuPy passes the bytes of any array that has one element."""
+    """Return a struct as the emulator takes it. CuPy passes the bytes of any array with one element."""
     if packed.size != 1:
         raise TypeError("a NumPy array that is passed by value has one element")
     if not hasattr(packed, "struct"):
@@ -134,7 +134,7 @@ def _by_value(packed):
 
 
 def _instances(name):
-    """The instances to compile together with this one: compiling one costs as long as compiling them all."""
+    """Return the instances to compile together with this one, as one takes as long as all of them."""
     match = re.fullmatch(r"(lstm_pointwise<[^,]+, [^,]+, \d), (.*), \w+, \w+, \w+>", name)
     functions = [functions_type(Functions.of(activation=each)) for each in ACTIVATIONS]
     if match is None or match[2] not in functions:
@@ -145,5 +145,5 @@ def _instances(name):
 
 @functools.cache
 def _emulated(path, names, flags, sources):
-    del sources  # tells versions of the file apart
+    del sources  # a cache key that distinguishes versions of the file
     return EmulatedModule(path, names, mode=MODE, flags=flags)

@@ -1,4 +1,4 @@
-"""Captures of streams, and graphs: what was queued, to be done at each launch, with the memory that it had then."""
+"""Captures of streams, and graphs that repeat the captured work at each launch, with the same memory."""
 
 import itertools
 import threading
@@ -10,14 +10,14 @@ from .errors import CUDARuntimeError
 
 GLOBAL, THREAD_LOCAL, RELAXED = 0, 1, 2
 
-_captures = {}  # handle of the stream -> Capture, of those that go on
+_captures = {}  # handle of the stream -> Capture, while it lasts
 _graphs = weakref.WeakValueDictionary()  # graphExec -> Graph
 _handles = itertools.count(0x9000, 16)
 
 
 @dataclass
 class Node:
-    """Work that was recorded. It keeps no memory alive, but knows whether what it touches has been freed."""
+    """Recorded work. It doesn't keep memory alive, but knows whether its memory has been freed."""
 
     kind: str
     name: str | None
@@ -32,7 +32,7 @@ class Node:
 
 @dataclass
 class Capture:
-    """What a stream records, from begin_capture to end_capture."""
+    """What a stream records between begin_capture and end_capture."""
 
     device: int
     mode: int
@@ -42,17 +42,17 @@ class Capture:
     valid: bool = True
 
     def add(self, kind, name, spans, work):
-        """Record work; spans are all the memory that it touches."""
+        """Record work. `spans` are all memory that it touches."""
         self.nodes.append(Node(kind, name, tuple(spans), work))
 
     def fail(self, what):
-        """The capture is void from now on, as CUDA has it."""
+        """Invalidate the capture, as CUDA does, and raise."""
         self.valid = False
         raise CUDARuntimeError(what)
 
 
 def capture_on(ptr):
-    """The capture of a stream, or None."""
+    """Return the capture of a stream, or None."""
     return _captures.get(ptr)
 
 
@@ -77,7 +77,7 @@ def end(ptr):
 
 
 def refuse(what, error=CUDARuntimeError):
-    """Raise, for what can't be recorded, if this thread captures, or one that captures for all."""
+    """Raise, for work that can't be recorded, if this thread captures or a capture's mode is global."""
     for capture in _captures.copy().values():
         if capture.mode == GLOBAL or capture.thread == threading.get_ident():
             capture.valid = False
@@ -85,7 +85,7 @@ def refuse(what, error=CUDARuntimeError):
 
 
 def refuse_legacy(ptr):
-    """Raise if a stream is the default one, and one that waits for that is capturing."""
+    """Raise if the stream is the default one while a stream that waits for it captures."""
     if ptr not in (0, streams.LEGACY):
         return
     for capture in _captures.copy().values():
@@ -94,7 +94,7 @@ def refuse_legacy(ptr):
 
 
 class Graph:
-    """cupy.cuda.Graph: its nodes are done in order, at once, at each launch."""
+    """cupy.cuda.Graph: a launch runs its nodes in order, at once."""
 
     def __init__(self, *args, **kwargs):
         raise NotImplementedError(
@@ -134,24 +134,24 @@ class Graph:
 
 
 def of_handle(graph_exec):
-    """The graph of a graphExec."""
+    """Return the graph of a graphExec."""
     if graph_exec not in _graphs:
         raise CUDARuntimeError("cudaErrorInvalidValue: no such graph is alive")
     return _graphs[graph_exec]
 
 
 def end_all():
-    """End what captures; return which streams did."""
+    """End all captures, and return the streams that captured."""
     left = list(_captures)
     _captures.clear()
     return left
 
 
 def kinds(graph):
-    """What a graph's nodes are, in order: "kernel", "matmul", "memcpy", "memcpy2D" or "memset"."""
+    """Return the kinds of a graph's nodes in order: "kernel", "matmul", "memcpy", "memcpy2D" or "memset"."""
     return [node.kind for node in graph._nodes]
 
 
 def kernels(graph):
-    """The names of the kernels in a graph, in order."""
+    """Return the names of the kernels in a graph, in order."""
     return [node.name for node in graph._nodes if node.kind == "kernel"]

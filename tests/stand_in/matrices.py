@@ -1,4 +1,4 @@
-"""Matrices at raw pointers, as cuBLAS and cuBLASLt read them: column-major, with leading dimensions; and products."""
+"""Matrices at raw pointers, as cuBLAS and cuBLASLt read them: column-major with leading dimensions. And products."""
 
 import ctypes
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
 R_32F, R_64F, R_16F, R_16BF = 0, 1, 2, 14
 DTYPES = {R_32F: np.float32, R_64F: np.float64, R_16F: np.float16, R_16BF: ml_dtypes.bfloat16}
 
-# The combinations of (A and B, C, compute type) in cuBLAS' documentation that are of use here.
+# The combinations of (A and B, C, compute type) in cuBLAS's documentation that are used here.
 SUPPORTED = {
     (R_64F, R_64F, COMPUTE_64F),
     (R_32F, R_32F, COMPUTE_32F),
@@ -26,12 +26,12 @@ SUPPORTED = {
 
 
 class Invalid(ValueError):
-    """What both libraries call CUBLAS_STATUS_INVALID_VALUE."""
+    """An error that both libraries call CUBLAS_STATUS_INVALID_VALUE."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a column-major matrix lies in memory."""
+    """The layout of a column-major matrix in memory."""
 
     kind: int
     rows: int
@@ -45,13 +45,13 @@ class Layout:
             raise Invalid("a leading dimension is too small")
 
     def at(self, pointer):
-        """The matrix at an address."""
+        """Return the matrix at an address."""
         self.check()
         return Matrix(self, pointer)
 
 
 class Matrix(memory.Span):
-    """A matrix in one live allocation, with all that it spans."""
+    """A matrix that lies wholly in one live allocation."""
 
     def __init__(self, layout, pointer):
         self._layout, self.dtype = layout, np.dtype(DTYPES[layout.kind])
@@ -60,24 +60,24 @@ class Matrix(memory.Span):
         super().__init__(pointer, ((layout.columns - 1) * layout.ld + layout.rows) * self.dtype.itemsize)
 
     def array(self):
-        """The matrix as NumPy's array (rows, columns)."""
+        """Return the matrix as a NumPy array (rows, columns)."""
         shape, step = (self._layout.rows, self._layout.columns), self.dtype.itemsize
         elements = self.bytes().view(self.dtype)
         return np.lib.stride_tricks.as_strided(elements, shape, (step, self._layout.ld * step))
 
 
 def scalar(pointer, compute):
-    """A factor in host memory, of the arithmetic's type."""
+    """Return a factor in host memory, in the arithmetic's type."""
     return (ctypes.c_double if compute == COMPUTE_64F else ctypes.c_float).from_address(pointer).value
 
 
 def stored(transposed, rows, columns):
-    """The shape in memory of an operand (rows, columns)."""
+    """Return the shape in memory of an operand (rows, columns)."""
     return (columns, rows) if transposed != OP_N else (rows, columns)
 
 
 def multiply(d, a, b, c, *, transposed, alpha, beta, compute, tf32):
-    """D <- alpha op(A) @ op(B) + beta C, of Matrix; C is not read where beta is 0."""
+    """Compute D <- alpha op(A) @ op(B) + beta C for Matrix objects. C is not read if beta is 0."""
     a, b = (m.array().T if t != OP_N else m.array() for m, t in zip((a, b), transposed, strict=True))
     if tf32:
         a, b = to_tf32(a), to_tf32(b)
@@ -90,7 +90,7 @@ def multiply(d, a, b, c, *, transposed, alpha, beta, compute, tf32):
 
 
 def to_tf32(a):
-    """Rounded to TF32's ten bits of mantissa, to nearest even."""
+    """Round to TF32's ten bits of mantissa, to nearest even."""
     bits = np.ascontiguousarray(a).view(np.uint32)
     rounded = ((bits + 0xFFF + ((bits >> 13) & 1)) & ~np.uint32(0x1FFF)).view(np.float32)
     return np.where(np.isfinite(a), rounded, a)

@@ -1,4 +1,4 @@
-"""Memory of pretended GPUs, and pinned memory of the host: what is alive, whose it is, and how much there is."""
+"""Memory of pretended GPUs, and pinned memory: what is alive, on which device, and how much."""
 
 import contextlib
 import ctypes
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_ALIGNMENT = 512  # of all that CuPy's pools give, and what they round up to
+_ALIGNMENT = 512  # of addresses in CuPy's pools, which also round sizes up to it
 
 _serials = itertools.count(1)
 _alive = {}  # address -> Allocation
 _devices_made = 0
-_most = None  # bytes that may be alive on devices, where a test limits them
+_most = None  # the limit of live bytes on devices, if a test sets one
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """Memory of a GPU, or of the host if the device is None. Another one at the same address has another serial."""
+    """Memory of a GPU, or of the host if `device` is None. `serial` differs for reused addresses."""
 
     serial: int
     address: int
@@ -28,26 +28,26 @@ class Allocation:
 
 
 class OutOfMemoryError(MemoryError):
-    """As CuPy's."""
+    """CuPy's error for exhausted memory."""
 
     def __init__(self, size, total, limit=0):
         super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes).")
 
 
 def made():
-    """How often memory of a GPU has been allocated so far."""
+    """Return how often memory of a GPU has been allocated so far."""
     return _devices_made
 
 
 def alive(device=None):
-    """How many bytes are allocated on a GPU, or on all."""
+    """Return how many bytes are allocated on a GPU, or on all."""
     found = [a for a in _alive.copy().values() if a.device is not None]
     return sum(a.size for a in found if device in (None, a.device))
 
 
 @contextlib.contextmanager
 def limited(size):
-    """Inside, what would have more than so many bytes more alive on GPUs than at the beginning fails."""
+    """Limit memory on GPUs to `size` bytes more than now. Larger allocations fail."""
     global _most
     before, _most = _most, alive() + size
     try:
@@ -57,7 +57,7 @@ def limited(size):
 
 
 def on_device(size, device):
-    """A block of new memory of a GPU: of NaN (or 255 in every byte), because nobody has written it yet."""
+    """Return a block of new memory of a GPU, with 255 in every byte, which is NaN."""
     global _devices_made
     if _most is not None and alive() + size > _most:
         raise OutOfMemoryError(size, alive())
@@ -81,7 +81,7 @@ def _type(size):
 
 
 def find(address, size, pinned=False):
-    """The live allocation of a GPU, or of pinned memory, that holds so many bytes from an address on, or raise."""
+    """Return the live allocation, on a GPU or pinned, that holds `size` bytes from an address on, or raise."""
     for found in _alive.copy().values():
         inside = found.address <= address and address + size <= found.address + found.size
         if inside and pinned == (found.device is None):
@@ -91,7 +91,7 @@ def find(address, size, pinned=False):
 
 
 class Span:
-    """Bytes of one live allocation, which this does not keep alive."""
+    """Bytes of one live allocation. A Span doesn't keep it alive."""
 
     def __init__(self, address, size, pinned=False):
         self.address, self.size = address, size
@@ -106,12 +106,12 @@ class Span:
         return self.address < other.address + other.size and other.address < self.address + self.size
 
     def bytes(self):
-        """The bytes as NumPy's array."""
+        """Return the bytes as a NumPy array."""
         return np.frombuffer(_type(self.size).from_address(self.address), np.uint8)
 
 
 class View(Span):
-    """An array on a GPU without its memory: where it is, and how it lies there. It must not be empty."""
+    """The place and layout of an array on a GPU, without its memory. The array must not be empty."""
 
     def __init__(self, host):
         self._layout = host.shape, host.dtype, host.strides
@@ -121,7 +121,7 @@ class View(Span):
         super().__init__(low, sum(map(abs, reach)) + host.itemsize)
 
     def array(self):
-        """The array over the memory that is there, with the whole allocation as its base."""
+        """Return the array over the memory at its place, with the whole allocation as its base."""
         whole = self.allocation
         shape, dtype, strides = self._layout
         memory = np.ndarray(whole.size, np.uint8, _type(whole.size).from_address(whole.address))
@@ -140,7 +140,10 @@ class PinnedMemory:
 
 @functools.cache
 def _pointer_type(size):
-    """A class of pointers to so many bytes: ctypes' arrays have buffers, which Python's classes can't in 3.11."""
+    """Return a class of pointers to `size` bytes.
+
+    It is a ctypes array, as Python 3.11's own classes can't have buffers.
+    """
 
     def rest(self):
         return size
@@ -149,7 +152,7 @@ def _pointer_type(size):
 
 
 def alloc_pinned_memory(size):
-    """As CuPy's pool: the memory is rounded up, so that a buffer of it is longer than what was asked for."""
+    """Allocate as CuPy's pool does: the size is rounded up, so buffers are longer than requested."""
     block = _block(-(-size // _ALIGNMENT) * _ALIGNMENT, None)
     pointer = _pointer_type(len(block)).from_buffer(block)
     pointer.mem = PinnedMemory(block)

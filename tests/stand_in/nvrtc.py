@@ -1,4 +1,4 @@
-"""NVRTC's calls: a program's code is a description of it, from which gpu.Module makes the emulated kernel."""
+"""NVRTC's calls. A program's code describes the program, from which gpu.Module builds the emulated kernel."""
 
 import hashlib
 import itertools
@@ -22,7 +22,7 @@ def getSupportedArchs():
 
 
 def _digest(path, includes):
-    """What code is compiled from: the file, and every header it may include."""
+    """Return a digest of the file that code is compiled from, and of every header that it may include."""
     files = [Path(path), *(file for folder in includes for file in sorted(Path(folder).glob("*.cuh")))]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -54,7 +54,7 @@ def getLoweredName(prog, name):
 
 
 def getCUBIN(prog):
-    """The code without its last byte, as CuPy gives it."""
+    """Return the code without its last byte, as CuPy does."""
     program = _programs[prog]
     mangled = {getLoweredName(prog, name): name for name in program["names"]}
     description = {key: program[key] for key in ("path", "includes", "sources")}

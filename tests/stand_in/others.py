@@ -1,4 +1,4 @@
-"""Arrays of libraries that speak one protocol each, over the stand-in's arrays: DLPack, or the CUDA interface."""
+"""Arrays of libraries with only one protocol, DLPack or the CUDA array interface, over the stand-in's arrays."""
 
 import types
 
@@ -6,16 +6,16 @@ import ml_dtypes
 
 from . import arrays, dlpack, streams
 
-OWN = 0x777000  # the stream that the DLPack library works on
+OWN = 0x777000  # the stream of the DLPack library
 
 
 class OnlyDlpack:
-    """An array that nothing but DLPack reaches, bfloat16 included, of a library with a stream of its own."""
+    """An array that supports only DLPack, bfloat16 included, from a library with its own stream."""
 
     def __init__(self, array):
         assert isinstance(array, arrays.ndarray)
         self._array = array
-        self.asked = []  # the streams of consumers
+        self.asked = []  # the streams that consumers named
 
     def __dlpack_device__(self):
         return self._array.__dlpack_device__()
@@ -34,7 +34,7 @@ class OnlyDlpack:
 
 
 class WithNamespace(OnlyDlpack):
-    """... whose library makes arrays of others', too."""
+    """An array of a library that can also import arrays of others."""
 
     def __array_namespace__(self, *, api_version=None):
         return types.SimpleNamespace(from_dlpack=type(self).take)
@@ -46,19 +46,19 @@ class WithNamespace(OnlyDlpack):
         tensor = dlpack.Tensor(capsule)
         dtype = ml_dtypes.bfloat16 if tensor.code == dlpack.BFLOAT else None
         if dtype is not None:
-            tensor.code = dlpack.INT  # as only a library that knows bfloat16 can read
+            tensor.code = dlpack.INT  # so that NumPy can read it
         host = dlpack.to_host(capsule)
         return cls(arrays.ndarray(host if dtype is None else host.view(dtype), index))
 
 
 class Immutable(WithNamespace):
-    """An array that its library never changes, known by where its class is from: JAX's."""
+    """An immutable array, recognised by its class's module, like JAX's."""
 
     __module__ = "jaxlib.stand_in"
 
 
 class OnlyInterface:
-    """An array that has `__cuda_array_interface__` and nothing else; bfloat16 is two bytes of no type, as in NumPy."""
+    """An array that has only `__cuda_array_interface__`. As in NumPy, bfloat16 is two bytes without a type."""
 
     def __init__(self, array, read_only=False, stream=None):
         interface = array.__cuda_array_interface__

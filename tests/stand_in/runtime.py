@@ -7,7 +7,7 @@ _HOST_TO_HOST, _HOST_TO_DEVICE, _DEVICE_TO_HOST, _DEVICE_TO_DEVICE, _DEFAULT = r
 
 
 class runtime:
-    """The functions and constants that are used."""
+    """The functions and constants of cupy.cuda.runtime that are used."""
 
     CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF = 0, 1, 2, 14
     memcpyHostToHost, memcpyHostToDevice, memcpyDeviceToHost = _HOST_TO_HOST, _HOST_TO_DEVICE, _DEVICE_TO_HOST
@@ -30,7 +30,7 @@ class runtime:
 
     @staticmethod
     def eventQuery(event):
-        """All work is done, where a test says nothing else."""
+        """Return that all work is done. Tests replace this."""
         return 0
 
     @staticmethod
@@ -81,7 +81,7 @@ class runtime:
 
 
 def _copy(what, stream, kind, to, source, shape):
-    """Copy `shape[1]` rows of `shape[0]` bytes; `to` and `source` are an address and the bytes from row to row."""
+    """Copy `shape[1]` rows of `shape[0]` bytes. `to` and `source` are an address and the bytes from row to row."""
     width, height = shape
     if width == 0 or height == 0:
         return
@@ -89,7 +89,7 @@ def _copy(what, stream, kind, to, source, shape):
         _span(address, (height - 1) * pitch + width, places, stream)
         for (address, pitch), places in zip((to, source), _places(kind), strict=True)
     )
-    # Rows of one pitch may lie between each other's: they repeat, so that how far the first ones are apart tells.
+    # Rows of equal pitch may interleave without overlap. The distance of the first rows decides, as rows repeat.
     apart = (src.address - dst.address) % to[1] if to[1] == source[1] else 0
     if dst.overlaps(src) and not width <= apart <= to[1] - width:
         raise CUDARuntimeError("cudaErrorInvalidValue: a copy overlaps what it copies")
@@ -103,7 +103,7 @@ def _copy(what, stream, kind, to, source, shape):
 
 
 def _places(kind):
-    """Of the destination and the source of a kind of copy: whether its memory may be pinned."""
+    """Return the allowed places of a copy's destination and source: True for pinned memory, False for a device."""
     device, pinned = (False,), (True,)
     places = {
         _HOST_TO_HOST: (pinned, pinned),
@@ -118,7 +118,7 @@ def _places(kind):
 
 
 def _span(address, size, places, stream):
-    """Memory of the stream's device, or of the host, where pinned memory alone is copied in the order of a stream."""
+    """Return memory of the stream's device, or pinned memory, as only that is copied in a stream's order."""
     for pinned in places:
         try:
             span = memory.Span(address, size, pinned)

@@ -1,6 +1,6 @@
-"""Streams that run nothing later, but write down what was ordered: who recorded, who waited, who launched.
+"""Streams that run work at once, and log the order: records, waits and launches.
 
-While a stream captures, what is queued on it goes to the graph instead; see graphs.py.
+While a stream captures, its work goes to the graph instead. See graphs.py.
 """
 
 import itertools
@@ -11,19 +11,19 @@ from . import arrays
 
 LEGACY, PER_THREAD = 1, 2
 
-# ("record", stream, event), ("wait", stream, event), ("launch", stream, what), ("graph", stream, graph), and, where the
-# host waits for a stream, ("synchronize", stream), or for a device, ("synchronize", None).
+# Entries are ("record", stream, event), ("wait", stream, event), ("launch", stream, what) and ("graph", stream, graph).
+# When the host waits, they are ("synchronize", stream), with None for a whole device.
 log = []
 
 _handles = itertools.count(0x1000, 16)
 _events = itertools.count(1)
-_made = {}  # handle -> (device, whether it and the default stream wait for each other), of what Stream() has made
+_made = {}  # handle -> (device, whether it and the default stream wait for each other), for streams from Stream()
 
 
 class _Current(threading.local):
     def __init__(self):
-        self.streams = {}  # what is current on each device, which `use` changes, and entering a stream
-        self.stacks = {}  # what leaving goes back to, which `use` leaves alone
+        self.streams = {}  # the current stream of each device, changed by `use` and by entering a stream
+        self.stacks = {}  # the streams that leaving goes back to, which `use` doesn't change
         self.entered = []
 
     def stream(self, device):
@@ -76,7 +76,7 @@ class _BaseStream:
         return event
 
     def wait_event(self, event):
-        """A stream that captures waits for events of its capture alone, and no other stream for one of those."""
+        """Wait for an event. A capture waits only for its own events, and no other stream waits for those."""
         if event._recorded is None:
             raise AssertionError("a stream waits for an event that nobody has recorded")
         graphs.refuse_legacy(self.ptr)
@@ -144,7 +144,7 @@ class Event:
         synchronized(self._recorded)
 
     def _check_is_not_captured(self):
-        """Raise for an event in a capture, which says nothing about work that is done. Its capture ends in an error."""
+        """Raise for a captured event, as it doesn't mark real work, and make its capture fail."""
         if self._capture is not None:
             self._capture.fail("cudaErrorCapturedEvent: the event was last recorded in a capturing stream")
 
@@ -154,12 +154,12 @@ def get_current_stream(device_id=-1):
 
 
 def device_of(ptr):
-    """The device of a stream that was made here, and of any other the current one."""
+    """Return the device of a stream made here, or the current device for any other."""
     return _made[ptr][0] if ptr in _made else arrays.current_device
 
 
 def synchronized(ptr):
-    """Write down that the host waits for a stream, None for the whole device."""
+    """Log that the host waits for a stream, or for the whole device if `ptr` is None."""
     graphs.refuse("to synchronize")
     graphs.refuse_legacy(ptr)
     if graphs.capture_on(ptr):
@@ -168,20 +168,20 @@ def synchronized(ptr):
 
 
 def launched(what):
-    """Write down that work which no graph can hold was queued on the current stream."""
+    """Log work on the current stream that a graph can't hold."""
     graphs.refuse(what)
     graphs.refuse_legacy(get_current_stream().ptr)
     log.append(("launch", get_current_stream().ptr, what))
 
 
 def submit(kind, name, spans, work, ptr=None):
-    """Do work on a stream, or, if that captures, record it.
+    """Do work on a stream, or record it if the stream captures.
 
     Args:
-        kind, name: what it is.
-        spans: all the memory that it touches, of memory.Span.
-        work: a function that does it and keeps no memory alive.
-        ptr: the stream; None for the current one.
+        kind, name: the kind of the work, and its name.
+        spans: all memory that the work touches, as memory.Span.
+        work: a function that does the work, and doesn't keep memory alive.
+        ptr: the stream, or None for the current one.
     """
     ptr = get_current_stream().ptr if ptr is None else ptr
     graphs.refuse_legacy(ptr)
@@ -194,7 +194,7 @@ def submit(kind, name, spans, work, ptr=None):
 
 
 def order_export(stream, device_id):
-    """Make a consumer's stream wait for the current one, as DLPack has it: -1 for no order, and never 0."""
+    """Make a consumer's stream wait for the current one, as DLPack specifies: -1 for no order, never 0."""
     if stream is None:
         stream = LEGACY
     if not isinstance(stream, int) or stream < -1 or stream == 0:
@@ -209,8 +209,8 @@ def order_export(stream, device_id):
 
 
 def handle(ptr, device_id):
-    """The stream of a handle, as other libraries than CuPy have it."""
+    """Return the stream of a handle, as libraries other than CuPy have it."""
     return _BaseStream(ptr, device_id)
 
 
-from . import graphs  # noqa: E402, as graphs need streams, and streams graphs
+from . import graphs  # noqa: E402, as graphs and streams need each other

@@ -1,7 +1,7 @@
-"""A stand-in for what is used of PyTorch's CUDA side, over the stand-in's device arrays; CPU tensors too.
+"""A stand-in for the used parts of PyTorch's CUDA side, over the stand-in's device arrays. It has CPU tensors too.
 
-It refuses what PyTorch refuses: NumPy's view of a tensor on a GPU or of bfloat16, `from_numpy` of read-only
-arrays, the CUDA array interface of a tensor on the CPU or of one that requires grad.
+Like PyTorch, it refuses a NumPy view of a tensor on a GPU or of bfloat16, and `from_numpy` of read-only arrays. It also
+refuses the CUDA array interface of a tensor on the CPU, or of one that requires grad.
 """
 
 import types
@@ -37,7 +37,7 @@ def _of(dtype):
 
 
 class Tensor:
-    """A tensor over an array: a device array of the stand-in, or NumPy's."""
+    """A tensor over a device array of the stand-in, or over a NumPy array."""
 
     def __init__(self, array, requires_grad=False, negative=False):
         self._array, self.requires_grad, self._negative = array, requires_grad, negative
@@ -117,8 +117,8 @@ float64, float32, float16, bfloat16, int16 = (
 )
 
 _current = {}  # device -> handle of the stream
-asked = []  # the devices whose current stream was asked for
-made = []  # weak references to what `empty` has made
+asked = []  # the devices whose current stream was queried
+made = []  # weak references to the tensors from `empty`
 
 
 class cuda:
@@ -133,14 +133,14 @@ class cuda:
 
     @staticmethod
     def set_stream(handle, device=0):
-        """Make a stream the current one of a GPU; None for the default."""
+        """Make a stream the current one of a GPU. None means the default stream."""
         _current.pop(device, None)
         if handle is not None:
             _current[device] = handle
 
 
 def empty(*size, dtype, device):
-    """Memory of PyTorch's own allocator."""
+    """Return memory of PyTorch's own allocator."""
     name, _, index = device.partition(":")
     assert name == "cuda", device
     with arrays.Device(int(index)):
@@ -160,7 +160,7 @@ def from_numpy(array):
 
 
 def from_dlpack(ext_tensor):
-    """As PyTorch's: the producer is told the current stream of the array's GPU."""
+    """Import as PyTorch does: the producer is told the current stream of the array's GPU."""
     kind, index = ext_tensor.__dlpack_device__()
     stream = {"stream": cuda.current_stream(index).cuda_stream or streams.LEGACY} if kind == dlpack.CUDA else {}
     capsule = ext_tensor.__dlpack__(max_version=(1, 0), **stream)

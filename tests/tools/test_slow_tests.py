@@ -154,7 +154,7 @@ def test_every_kernel_has_a_fast_test(collected):
         ({"lstm_add": "test_kernels_slots.py::test_check"}, "test_kernels_slots.py doesn't name lstm_add"),
         ({"lstm_add": "test_kernels_emulated.py::test_gone"}, "test_kernels_emulated.py::test_gone isn't there"),
         (
-            {"lstm_step": "test_kernels_step.py::test_tiles_are_as_they_are_launched"},
+            {"lstm_step": "test_kernels_step.py::test_tiles_match_their_launches"},
             "compares no numbers of lstm_step",
         ),
         ({"lstm_step": "test_kernels_step.py::test_bits_of_a_row"}, "no fast test compares lstm_step"),

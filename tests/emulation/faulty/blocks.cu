@@ -1,15 +1,15 @@
-// Blocks that work together; and what goes wrong between them.
+// Blocks that work together, and mistakes in that.
 // "found at" names the lines where tests expect the checker to find a fault.
 #include "primitives.cuh"
 
 enum SumFault {
   SOUND,
-  PLAIN_ADD,   // += where two blocks may read the same old value
-  PLAIN_READ,  // looks at a sum that others are still adding to
+  PLAIN_ADD,   // +=, though two blocks may read the same old value
+  PLAIN_READ,  // reads a sum that others are still adding to
 };
 
-// sums[k] += each of the B rows' element k, the rows dealt to the blocks; seen[block] = what a block knows of
-// sums[0].
+// Adds element k of each of the B rows to sums[k], with rows dealt out to the blocks. seen[block] is the
+// sums[0] that the block sees.
 template <int FAULT>
 __global__ void __launch_bounds__(32) column_sums(const float* rows, float* sums, float* seen, i64 B, i64 N) {
   for (i64 row = blockIdx.x; row < B; row += gridDim.x) {
@@ -30,9 +30,9 @@ __global__ void __launch_bounds__(32) column_sums(const float* rows, float* sums
 enum GridFault {
   NONE,
   NO_GRID_BARRIER,        // blocks run ahead of each other
-  NO_BLOCK_BARRIER,       // a block's first thread arrives before the others have written
-  RELAXED_WITHOUT_FENCE,  // the barrier counts, but orders no memory
-  SINGLE_BUFFER,          // writes the values that other blocks still read
+  NO_BLOCK_BARRIER,       // a block's first thread arrives before its others have written
+  RELAXED_WITHOUT_FENCE,  // the barrier counts, but doesn't order memory
+  SINGLE_BUFFER,          // overwrites values that other blocks still read
 };
 
 // Waits until all blocks of the grid have arrived `round` times.
@@ -51,8 +51,8 @@ template <int FAULT> DEVICE void grid_barrier(unsigned* arrived, unsigned round)
   __syncthreads();
 }
 
-// `steps` times: every value becomes the mean of itself and the one after it, cyclically. A thread for each
-// value; values (2, N), of which row 0 holds the first and row steps % 2 the last.
+// Replaces every value by the mean of itself and the next one, cyclically, `steps` times. Each value has a
+// thread. Of values (2, N), row 0 holds the initial ones and row steps % 2 the final ones.
 template <int FAULT>
 __global__ void __launch_bounds__(32) diffuse(float* values, unsigned* arrived, int steps, i64 N) {
   const i64 k = (i64)blockIdx.x * blockDim.x + threadIdx.x;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(32) diffuse(float* values, unsigned* arrived, 
 
 enum LastFault { RIGHT, NO_FENCE };
 
-// total[0] = the sum of all N values: each block sums its own, and the last to finish sums their sums.
+// total[0] = the sum of all N values. Each block sums its own, and the last to finish adds up these sums.
 template <int FAULT>
 __global__ void __launch_bounds__(32)
     total_by_last(const float* values, float* partial, unsigned* finished, float* total) {
@@ -85,15 +85,15 @@ __global__ void __launch_bounds__(32)
 }
 
 enum WordFault {
-  WORD_ALONE,    // the word is all there is to read
+  WORD_ALONE,    // only the word itself is read
   FENCED,        // fences order the values before the word
-  RELAYED,       // the next block adds to the word, which still tells of the first one's values
-  READ_PLAINLY,  // a word that another block writes
-  UNFENCED,      // the word orders no values
-  REPLACED,      // the next block's word tells of nothing that the first one released
+  RELAYED,       // the next block adds to the word, which still releases the first block's values
+  READ_PLAINLY,  // plain read of a word that another block writes
+  UNFENCED,      // the word doesn't order the values
+  REPLACED,      // the next block's store drops what the first block released
 };
 
-// The first block's values, to the last one: a word says that they are there.
+// Passes values from the first block to the last. A word says that they are ready.
 template <int FAULT>
 __global__ void __launch_bounds__(32)
     publish(const float* in, float* values, unsigned long long* word, float* out) {
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(32)
   }
 }
 
-// Waits for a flag that nobody sets, with no pause in its loop.
+// Waits for a flag that is never set, in a loop without a pause.
 __global__ void __launch_bounds__(32) wait_for_nobody(const unsigned* flag) {
   while (load_acquire(flag) == 0) {  // found at: NOBODY
   }

@@ -1,22 +1,22 @@
-// Rows of an array gathered into another, by vectors of W elements; and what goes wrong with addresses.
+// Gathers rows of an array into another, by vectors of W elements. The mistakes are in addresses.
 // "found at" names the lines where tests expect the checker to find a fault.
 #include "primitives.cuh"
 
-// The type of an element's number. 64 bits are right.
+// The type of an element's index. 64 bits are correct.
 #ifndef INDEX
 #define INDEX i64
 #endif
 
 enum Fault {
   NONE,
-  RAGGED_TAIL,          // rounds the vectors of a row up, where N is no multiple of W
-  ROW_TOO_MANY,         // <= for <
-  MISSED_STRIDE,        // takes rows to be contiguous
-  WRITE_THROUGH_CONST,  // casts const away from what other kernels read
+  RAGGED_TAIL,          // rounds up the vectors of a row if N is not a multiple of W
+  ROW_TOO_MANY,         // <= instead of <
+  MISSED_STRIDE,        // assumes that rows are contiguous
+  WRITE_THROUGH_CONST,  // casts away const from memory that other kernels read
   SAME_ELEMENT,         // all threads write the same element
 };
 
-// to[row] = from[slots[row]], a block for each row, of N elements; slots may be null: to[row] = from[row].
+// to[row] = from[slots[row]], or from[row] if slots is null. Each row of N elements has a block.
 template <int FAULT, typename T, int W>
 __global__ void __launch_bounds__(32)
     gather(const T* from, i64 from_stride, const int* slots, T* to, i64 to_stride, i64 B, i64 N) {
@@ -39,12 +39,12 @@ __global__ void __launch_bounds__(32)
 
 enum ArithmeticFault {
   SOUND,
-  NULL_POINTER,  // reads a pointer that may be null without asking
+  NULL_POINTER,  // reads a pointer without checking for null
   LOCAL_ARRAY,   // the fifth of four elements
   WIDE_SHIFT,    // shifts a 32-bit number by 32
 };
 
-// bits[thread] = the sum of the first `count` numbers, 4 of them at most, shifted left.
+// bits[thread] = the sum of the first `count` numbers (at most 4), shifted left.
 template <int FAULT>
 __global__ void __launch_bounds__(32) shifted_sums(const int* numbers, int count, int shift, int* bits) {
   int local[4] = {1, 2, 3, 4};

@@ -1,22 +1,22 @@
-// A matrix product on tensor cores, its operands copied in the background; and what goes wrong in such a
+// A matrix product on tensor cores whose operands are copied in the background, and mistakes in such a
 // pipeline. "found at" names the lines where tests expect the checker to find a fault.
 #include "primitives.cuh"
 
 enum Fault {
   NONE,
   TAIL_NOT_GUARDED,       // copies rows that the operand doesn't have
-  WAIT_TOO_SHORT,         // waits for all groups but two, of two
-  NO_BARRIER_AFTER_WAIT,  // a thread has waited for its own copies, not for the others'
-  STAGE_REUSED,           // the next copies overwrite what other warps still read
+  WAIT_TOO_SHORT,         // leaves two groups in flight, when there are only two
+  NO_BARRIER_AFTER_WAIT,  // a thread has waited only for its own copies
+  STAGE_REUSED,           // the next copies overwrite data that other warps still read
   NEVER_AWAITED,          // ends with a copy in flight
-  HALF_A_WARP,            // an mma without all of its lanes
+  HALF_A_WARP,            // an mma without all lanes of the warp
 };
 
-// Halves from row to row of a tile: 16, and padding that puts neighbouring rows in different banks.
+// Elements from row to row of a tile: 16, and padding that puts adjacent rows in different banks.
 static const int PITCH = 24;
 static const int ROWS = 32;
 
-// out (M, 8) = a (M, K) @ b (8, K).T; K must be a multiple of 16. A block of two warps for every 32 rows.
+// out (M, 8) = a (M, K) @ b (8, K).T. K must be a multiple of 16. Every 32 rows have a block of two warps.
 template <int FAULT>
 __global__ void __launch_bounds__(64) multiply(const __half* a, const __half* b, float* out, i64 M, i64 K) {
   SHARED_ARRAY(__half, a_tiles, 2 * ROWS * PITCH);
@@ -70,12 +70,12 @@ __global__ void __launch_bounds__(64) multiply(const __half* a, const __half* b,
 
 enum TailFault {
   SOUND,
-  BYTES_AFTER_THE_ROW,  // copies all 16 bytes where the row ends before
-  MORE_THAN_16,         // counts what is left of the row, not of its 16 bytes
-  LESS_THAN_NONE,       // ... also where the row has ended before
+  BYTES_AFTER_THE_ROW,  // copies all 16 bytes though the row ends within them
+  MORE_THAN_16,         // counts the rest of the row, not of its 16 bytes
+  LESS_THAN_NONE,       // counts the rest even after the row's end
 };
 
-// Rows of N floats to rows of 128, with zeros after them. A block for each row, a thread for each 16 bytes.
+// Pads rows of N floats with zeros to 128. Each row has a block, and each 16 bytes a thread.
 template <int FAULT>
 __global__ void __launch_bounds__(32) pad_rows(const float* from, i64 from_stride, float* to, i64 N) {
   SHARED_ARRAY(float, row, 128);
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(32) pad_rows(const float* from, i64 from_strid
   for (int i = 0; i < 4; ++i) to[blockIdx.x * 128 + first + i] = row[first + i];
 }
 
-// d (16, 8) = a (16, 8) @ b (8, 8) in TF32: fragments straight from memory.
+// d (16, 8) = a (16, 8) @ b (8, 8) in TF32, with fragments read straight from memory.
 __global__ void __launch_bounds__(32) multiply_tf32(const float* a, const float* b, float* d) {
   const int row = threadIdx.x / 4, column = threadIdx.x % 4;
   const unsigned a_part[4] = {

@@ -1,19 +1,19 @@
-// Sums over a row by a block of 64 threads, through shared memory; and what goes wrong with it and its
-// barriers. "found at" names the lines where tests expect the checker to find a fault.
+// Sums of a row by a block of 64 threads in shared memory, and mistakes with that memory and its barriers.
+// "found at" names the lines where tests expect the checker to find a fault.
 #include "primitives.cuh"
 
 enum Fault {
   NONE,
-  READ_TOO_EARLY,     // no barrier between the writes and the read of them all
-  REUSED_TOO_EARLY,   // no barrier between the read and the next pass' writes
-  NEIGHBOUR,          // reads what another thread is about to write
-  PARTLY_WRITTEN,     // threads beyond the row's end leave their part as it is
+  READ_TOO_EARLY,     // no barrier between the writes and the reads
+  REUSED_TOO_EARLY,   // no barrier between the reads and the writes of the next pass
+  NEIGHBOUR,          // reads an element that another thread is about to write
+  PARTLY_WRITTEN,     // threads beyond the row's end don't write their part
   PAST_THE_END,       // writes one element beyond the array
-  DIVERGENT_BARRIER,  // a barrier for some threads only, while the others go on to the next
+  DIVERGENT_BARRIER,  // a barrier for only some threads, while others go on to the next
   EARLY_EXIT,         // threads without work leave before the barrier
 };
 
-// sums[row] = the sum of row, and of its squares; a block for each row of N elements.
+// sums[row] = the sum of the row, and of its squares. Each row of N elements has a block.
 template <int FAULT> __global__ void __launch_bounds__(64) row_sums(const float* rows, float* sums, i64 N) {
   SHARED_ARRAY(float, part, 64);
   const int thread = threadIdx.x;
@@ -42,7 +42,7 @@ template <int FAULT> __global__ void __launch_bounds__(64) row_sums(const float*
   }
 }
 
-// Reverses each row of N elements, in dynamic shared memory of as many; the fault is the launch's, of too few
+// Reverses each row of N elements, in dynamic shared memory of as many. The fault is a launch with too few
 // bytes.
 __global__ void __launch_bounds__(64) reverse_rows(float* rows, i64 N) {
   DYNAMIC_SHARED_ARRAY(float, row);
@@ -57,7 +57,7 @@ enum GroupFault {
   TOO_FEW,     // waits for a warp that never comes
 };
 
-// twice[k] = 2 * k for 32 lanes: the first warp writes, the second reads, and the third has no part in it.
+// twice[k] = 2 * k for 32 lanes. The first warp writes, the second reads, and the third takes no part.
 template <int FAULT> __global__ void __launch_bounds__(96) hand_over(float* twice) {
   SHARED_ARRAY(float, values, 32);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

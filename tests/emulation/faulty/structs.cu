@@ -1,22 +1,22 @@
-// Rows of a matrix multiplied by factors, of arguments in a struct; and what goes wrong with its pointers.
+// Multiplies the rows of a matrix by factors. The mistakes are in pointers of its struct of arguments.
 // "found at" names the lines where tests expect the checker to find a fault.
 #include "primitives.cuh"
 
 enum Fault {
   SOUND,
-  ROW_TOO_MANY,         // <= for <
-  WRITE_THROUGH_CONST,  // casts const away
-  NULL_POINTER,         // reads a pointer that may be null without asking
+  ROW_TOO_MANY,         // <= instead of <
+  WRITE_THROUGH_CONST,  // casts away const
+  NULL_POINTER,         // reads a pointer without checking for null
 };
 
 struct ScaleArguments {
   Matrix<const float> from;  // (B, N)
   Matrix<float> to;          // (B, N)
-  const float* factors;      // (B,), or null: 2
+  const float* factors;      // (B,), or null for 2
   i64 B, N;
 };
 
-// A block for each row.
+// Each row has a block.
 template <int FAULT> __global__ void __launch_bounds__(32) scale(const ScaleArguments a) {
   const i64 end = FAULT == ROW_TOO_MANY ? a.B + 1 : a.B;
   for (i64 row = blockIdx.x; row < end; row += gridDim.x) {

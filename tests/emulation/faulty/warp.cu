@@ -1,4 +1,4 @@
-// Sums over the 32 lanes of a warp; and what goes wrong with shuffles and their masks.
+// Sums over the 32 lanes of a warp, and mistakes with shuffles and their masks.
 // "found at" names the lines where tests expect the checker to find a fault.
 #include "primitives.cuh"
 
@@ -10,7 +10,7 @@ enum Fault {
   LANES_THAT_ENDED,     // the mask names lanes that have returned
   TWO_COLLECTIVES,      // half of the warp votes while the other half shuffles
   OVERLAPPING_MASKS,    // two halves that share a lane
-  LANE_AT_A_BARRIER,    // lane 0 waits for its block while the others wait for it
+  LANE_AT_A_BARRIER,    // lane 0 waits for its block while other lanes wait for lane 0
 };
 
 // sums[lane] = the sum of all lanes' values, in one warp.
@@ -31,8 +31,8 @@ template <int FAULT> __global__ void __launch_bounds__(32) warp_sum(const float*
 
 enum ExchangeFault {
   SOUND,
-  NO_SYNC,      // relies on the lanes of a warp being in step
-  SYNC_OF_HALF  // each half waits for itself alone
+  NO_SYNC,      // assumes that the lanes of a warp run in step
+  SYNC_OF_HALF  // each half waits only for itself
 };
 
 // reversed[lane] = values[31 - lane], through shared memory.

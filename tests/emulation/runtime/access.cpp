@@ -1,11 +1,11 @@
-// Every access of a kernel: whether it is to memory that it was given, and for this kind of access.
+// Checks every access of a kernel: whether the kernel may access this memory in this way.
 #include "faults.h"
 #include "memory.h"
 #include "scheduler.h"
 
 namespace emulation {
 
-// Below this no memory ever is: the address began as a null pointer.
+// Lower addresses are offsets from a null pointer, as there is never any memory.
 static const u64 NULL_PAGE = 4096;
 
 static const char* verb(AccessKind kind) {

@@ -1,4 +1,4 @@
-// cp.async: what is copied arrives only when it is waited for; until then an access to its target is a fault.
+// cp.async: a copy arrives only when it is waited for. Until then, an access to its target is a fault.
 #include <cstring>
 
 #include "faults.h"
@@ -30,7 +30,7 @@ void copy_async(void* shared, const void* global, int bytes) {
   require_alignment(shared, place);
   require_alignment(global, place);
   if (bytes < 0 || bytes > static_cast<int>(BYTES)) {
-    fault({"cp.async", place, ""}, "of 16 bytes %d can't be copied", bytes);
+    fault({"cp.async", place, ""}, "a copy of %d bytes, not of 0 to 16", bytes);
   }
   if (bytes) check_access(global, static_cast<size_t>(bytes), READ, place);
   check_access(shared, BYTES, WRITE, place);

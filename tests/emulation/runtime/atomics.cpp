@@ -1,4 +1,4 @@
-// Atomic accesses and fences, as far as they order memory.
+// The ordering of memory by atomic accesses and fences.
 #include <unordered_map>
 
 #include "memory.h"
@@ -6,10 +6,10 @@
 
 namespace emulation {
 
-// Atomic accesses after which the thread seems to wait for another, and lets others go on.
+// After so many atomic accesses, a thread seems to wait for another, and lets others go on.
 static const u32 MOST_POLLS = 64;
 
-// By address: what was released there, and by which thread last.
+// The knowledge released at an address, and the last thread to do so.
 struct Released {
   Knowledge knowledge;
   const Thread* by;

@@ -1,5 +1,5 @@
-// What a kernel that is compiled with -fsanitize=thread,undefined calls. The libraries of these sanitizers
-// are not linked: these functions stand in their place.
+// Functions that a kernel compiled with -fsanitize=thread,undefined calls. They replace the sanitizers'
+// libraries, which are not linked.
 #include <cstdint>
 
 #include "faults.h"
@@ -11,7 +11,7 @@ using namespace emulation;
 
 extern "C" {
 
-// Before each access to memory (thread sanitizer).
+// Called before each access to memory (thread sanitizer).
 #define ON_ACCESS(bytes)                                                                \
   void __tsan_read##bytes(void* at) { check_access(at, bytes, READ, PLACE); }           \
   void __tsan_write##bytes(void* at) { check_access(at, bytes, WRITE, PLACE); }         \
@@ -28,7 +28,7 @@ void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 
-// Where C++ leaves the behaviour undefined (undefined behaviour sanitizer). The layouts are the compiler's.
+// Called for undefined behaviour (undefined behaviour sanitizer). The structs have the compiler's layouts.
 struct SourceLocation {
   const char* file;
   uint32_t line, column;
@@ -64,10 +64,10 @@ ON_UNDEFINED(sub_overflow, "a signed - overflows")
 ON_UNDEFINED(mul_overflow, "a signed * overflows")
 ON_UNDEFINED(negate_overflow, "a negation overflows")
 ON_UNDEFINED(divrem_overflow, "a division overflows, or is by zero")
-ON_UNDEFINED(shift_out_of_bounds, "a shift by more bits than there are, or of a negative number")
-ON_UNDEFINED(load_invalid_value, "a bool or enum of no valid value")
-ON_UNDEFINED(builtin_unreachable, "the end of what should never end")
+ON_UNDEFINED(shift_out_of_bounds, "a shift by too many bits, or of a negative number")
+ON_UNDEFINED(load_invalid_value, "a bool or enum with an invalid value")
+ON_UNDEFINED(builtin_unreachable, "code that should be unreachable")
 ON_UNDEFINED(missing_return, "a function without a return")
-ON_UNDEFINED(nonnull_arg, "a null argument where none may be")
+ON_UNDEFINED(nonnull_arg, "a null argument that must not be null")
 
 }  // extern "C"

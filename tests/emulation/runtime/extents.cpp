@@ -1,4 +1,4 @@
-// Which memory has which name.
+// The names of memory.
 #include <algorithm>
 #include <cstdio>
 #include <vector>
@@ -36,7 +36,7 @@ void register_arguments() {
 
 void register_shared(u64 first, u64 bytes, u32 element_size, const char* name) {
   if (!launch->check) return;
-  // The largest power of two that divides the element, at most a double.
+  // The largest power of two that divides the element's size, at most 8.
   const u32 granule = std::min(8u, element_size & -element_size);
   extents.push_back({{first, bytes, bytes, 1, element_size, granule, -1, 1}, name});
   set_permission(first, bytes, granule, READABLE | WRITABLE | SHARED);
@@ -73,7 +73,7 @@ Description describe_element(u64 address) {
   return {nullptr, "unnamed memory"};
 }
 
-// A row's bounds and how far an access lies from them.
+// A row, and how far an access lies outside of it.
 struct Distance {
   const NamedExtent* named = nullptr;
   u64 row = 0;
@@ -101,7 +101,7 @@ Description describe_distance(u64 begin, size_t bytes) {
       if (distance.bytes < nearest.bytes) nearest = distance;
     }
   }
-  if (!nearest.named) return {nullptr, "of a kernel without any memory"};
+  if (!nearest.named) return {nullptr, "by a kernel without any memory"};
   char row[160];
   write_row(row, sizeof row, *nearest.named, nearest.row);
   Description description{nearest.named->name, ""};

@@ -6,15 +6,15 @@ namespace emulation {
 struct Fault {
   const char* kind;
   const void* place = nullptr;   // a return address in the kernel
-  const char* memory = nullptr;  // the name of the argument or shared array that it is about
+  const char* memory = nullptr;  // the name of the argument or shared array concerned
 };
 
-// Keeps the launch's first fault.
+// Records a fault. Only the launch's first is kept.
 void report(const Fault& fault, const char* format, ...) __attribute__((format(printf, 2, 3)));
 // Reports a fault of the running thread and ends the launch.
 [[noreturn]] void fault(const Fault& fault, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
-// Whether an address is in the library of the kernel that runs: code, constants and static variables.
+// Whether an address is in the running kernel's library: its code, constants and static variables.
 bool is_in_kernels_library(const void* address);
 
 }  // namespace emulation

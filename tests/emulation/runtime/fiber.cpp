@@ -1,5 +1,5 @@
-// A first switch goes by makecontext; all others by _longjmp, which, unlike swapcontext, makes no system
-// call.
+// The first switch to a fiber uses makecontext. All others use _longjmp, which makes no system call, unlike
+// swapcontext.
 #include "fiber.h"
 
 #include <ucontext.h>

@@ -1,4 +1,4 @@
-// A stack to run on, and switches from one to another.
+// Stacks to run on, and switches between them.
 #pragma once
 
 #include <csetjmp>

@@ -60,7 +60,7 @@ Stamp stamp_now() {
   return stamp;
 }
 
-// What one thread knows and did; the clock moves on, so that what it does from now on is not in it.
+// Everything that a thread knows and did. The clock moves on, so that its later accesses aren't included.
 static Knowledge knowledge_of(const Thread& thread) {
   const Block& block = *thread.block;
   Knowledge all = block.known;

@@ -1,8 +1,8 @@
 // Happens-before: which accesses a thread, a block or an atomic variable knows to have happened.
 //
-// Barriers count epochs: a block's at __syncthreads, a warp's at __syncwarp; whatever lies in an earlier
-// epoch is known to all who passed the barrier. Releases and fences read a clock: whoever acquires from one
-// knows all that the releasing thread did until then. An access is stamped with all of them.
+// Barriers count epochs, a block's at __syncthreads and a warp's at __syncwarp. All threads that passed a
+// barrier know the accesses of earlier epochs. Releases and fences read a clock. A thread that acquires knows
+// all that the releasing thread did until then. Each access is stamped with the epochs and the clock.
 #pragma once
 
 #include <map>
@@ -13,11 +13,11 @@
 
 namespace emulation {
 
-// Stands for several threads or warps where a stamp is about more than one.
+// Stands for several threads or warps in a stamp of more than one.
 const u32 SEVERAL = 0xffffffffu;
 
 struct Stamp {
-  u32 block = 0;  // its number + 1; 0 for an access that never was
+  u32 block = 0;  // its number + 1, or 0 for no access
   u32 thread, warp, block_epoch, warp_epoch, time;
   explicit operator bool() const { return block != 0; }
 };
@@ -33,19 +33,19 @@ class Knowledge {
   void clear() { *this = Knowledge(); }
 
  private:
-  typedef std::pair<u32, u32> Member;  // of a block: its number, and that of the warp or thread
+  typedef std::pair<u32, u32> Member;  // the numbers of a block, and of its warp or thread
   std::vector<u32> blocks_;            // by the block's number
   std::map<Member, u32> warps_;
   std::map<Member, u32> threads_;
 };
 
-// Whether the running thread knows that this access is over.
+// Whether the running thread knows that this access has happened.
 bool happened_before(const Stamp& stamp);
 // The stamp of an access that the running thread makes now.
 Stamp stamp_now();
-// What the running thread can tell others now.
+// The knowledge that the running thread can release now.
 Knowledge knowledge_to_release();
-// Makes all that each of these threads has done known to each of them.
+// Makes everything that these threads have done known to all of them.
 struct Thread;
 void exchange_knowledge(const std::vector<Thread*>& threads);
 

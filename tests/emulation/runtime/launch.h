@@ -1,4 +1,4 @@
-// One launch, as launch.py asks for it and as the rest of the runtime reads it.
+// A launch, as launch.py requests it and the rest of the runtime reads it.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace emulation {
 struct Extent {
   u64 first, row_bytes, stride, count;
   u32 element_size;
-  u32 granule;  // bytes that are checked together; divides every address and size in the allocation
+  u32 granule;  // bytes that are checked together, a divisor of every address and size in the allocation
   int argument;
   int writable;
 };
@@ -27,17 +27,17 @@ struct Launch {
   u64 dynamic_shared_bytes;
   int check;
   int order;
-  u32 preempt;  // one access in so many gives another thread the turn; 0 for none
+  u32 preempt;  // one in so many accesses ends the turn, or none if 0
   u32 co_resident;
   u64 seed;
   const Extent* extents;
   u64 extent_count;
   const char* const* argument_names;
-  // What came of it: a fault where `kind` is not empty.
+  // The result. If `kind` is not empty, it is a fault.
   char kind[64];
   char text[1024];
-  char memory[64];  // the name of the argument or shared array that it is about
-  u64 place;        // a return address in the kernel, relative to the shared library; 0 where there is none
+  char memory[64];  // the name of the argument or shared array concerned
+  u64 place;        // a return address in the kernel, relative to the shared library, or 0
   u64 thread_switches, checked_accesses;
 };
 

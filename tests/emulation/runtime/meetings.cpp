@@ -1,4 +1,4 @@
-// Where threads meet: barriers of a block, and the collectives of a warp.
+// Barriers of a block, and collectives of a warp.
 #include "faults.h"
 #include "scheduler.h"
 
@@ -12,7 +12,7 @@ static void release(Barrier& barrier) {
   note_progress();
 }
 
-// Everything that any thread of the block knows becomes known to them all, and their epoch ends.
+// Shares what any thread of the block knows with all of them, and ends their epoch.
 static void end_epoch(Block& block) {
   if (!launch->check) return;
   ++block.epoch;
@@ -78,8 +78,7 @@ static PendingCollective& pending_collective(Warp& warp, unsigned mask, Collecti
   return warp.pending.back();
 }
 
-// As __syncwarp does. Of a whole warp an epoch ends, which costs less than what parts of one have to tell
-// each other.
+// Orders memory as __syncwarp does. For a whole warp, ending an epoch costs less than exchanging knowledge.
 static void order_memory(Warp& warp, const std::vector<Thread*>& threads, unsigned mask) {
   if (mask != warp.alive) {
     exchange_knowledge(threads);

@@ -1,4 +1,4 @@
-// The memory that a kernel may touch, and what the checker knows about each granule of it.
+// The memory that a kernel may access, and what the checker knows about each granule of it.
 #pragma once
 
 #include <cstddef>
@@ -9,13 +9,13 @@ namespace emulation {
 
 enum AccessKind { READ, WRITE, ATOMIC_READ, ATOMIC_WRITE };
 
-// Faults where the running thread may not make this access, or races with another's.
+// Faults if the running thread may not make this access, or if it races with another.
 void check_access(const void* address, size_t bytes, AccessKind kind, const void* place);
 
 enum Permission : unsigned char {
   READABLE = 1,
   WRITABLE = 2,
-  SHARED = 4,     // so that a read before any write is a fault
+  SHARED = 4,     // a read before any write is a fault
   IN_FLIGHT = 8,  // an asynchronous copy will write it
 };
 
@@ -23,27 +23,27 @@ enum Permission : unsigned char {
 struct Granule {
   unsigned char permission = 0;
   Stamp write;
-  Stamp read;                    // by one block, and most often there is only one
+  Stamp read;                    // by one block, as most often only one reads
   std::vector<Stamp> by_others;  // reads by further blocks
-  std::vector<Stamp> atomics;    // the last of each thread
+  std::vector<Stamp> atomics;    // the last one of each thread
 };
 
-// Null where no argument and no shared memory is.
+// Null for memory outside of arguments and shared arrays.
 Granule* granule_at(u64 address);
 u64 granule_size_at(u64 address);
 void set_permission(u64 first, u64 bytes, u32 granule_size, unsigned char permission);
 void clear_permission(u64 first, u64 bytes);
-// Faults where the access races with one before it, and notes it for those to come.
+// Faults if the access races with an earlier one, and records it for later ones.
 void check_race(Granule& granule, u64 address, AccessKind kind, const void* place);
 
-// How an address is called in a message.
+// The description of an address in a message.
 struct Description {
   const char* memory;
   char text[256];
 };
 // "element 3 of row 2 of 'gates'".
 Description describe_element(u64 address);
-// "8 bytes after the end of row 2 of 'gates'", which is the nearest.
+// "8 bytes after the end of row 2 of 'gates'", the nearest memory.
 Description describe_distance(u64 address, size_t bytes);
 
 void register_arguments();

@@ -1,4 +1,4 @@
-// Races: two accesses, one of them a write, and neither known to have happened before the other.
+// Races: two accesses, at least one of them a write, without a known order.
 #include <cstdio>
 
 #include "faults.h"
@@ -18,7 +18,7 @@ static void require_order(const Stamp& earlier, const char* what, u64 address, c
   if (earlier && !happened_before(earlier)) fault_race(what, earlier, address, place);
 }
 
-// Adds a read to one by the same block, which it replaces unless the two are unordered.
+// Merges a read with an earlier one by the same block. It replaces that one if the two are ordered.
 static void merge_read(Stamp& earlier, const Stamp& now) {
   if (earlier && earlier.block_epoch == now.block_epoch && earlier.thread != now.thread &&
       !happened_before(earlier)) {

@@ -10,7 +10,7 @@ namespace emulation {
 
 Thread* running;
 
-// Rounds in which only spinning threads run, and nothing changes, after which nothing ever will.
+// After so many rounds of only spinning threads without a change, nothing will ever change.
 static const u32 HOPELESS_ROUNDS = 2000;
 
 static Fiber main_fiber;
@@ -64,7 +64,7 @@ void abandon_launch() {
   __builtin_unreachable();
 }
 
-// Faults where the running thread, which has come to its end, leaves others or its own copies waiting.
+// Faults if the running thread ends while others wait for it, or with unawaited copies.
 static void require_nothing_waits() {
   const Thread& thread = *running;
   const Block& block = *thread.block;
@@ -85,7 +85,7 @@ static void require_nothing_waits() {
   }
 }
 
-// A fiber outlives the threads that run on it, one after the other.
+// Runs one thread after the other, as a fiber outlives its threads.
 static void run_threads() {
   for (;;) {
     launch->kernel(launch->arguments);
@@ -118,7 +118,7 @@ static void start_block(u32 number) {
     thread.index = uint3{i % size[0], i / size[0] % size[1], i / size[0] / size[1]};
     block->warps[thread.warp].alive |= 1u << thread.lane;
   }
-  // Behind all others, at the end of the queue that is farthest from whose turn comes next.
+  // Queue the threads behind all others, at the end of the queue farthest from the next turn.
   std::vector<Thread*> threads;
   for (Thread& thread : block->threads) threads.push_back(&thread);
   const bool last_first = launch->order == LAST_COMES_FIRST;
@@ -175,7 +175,7 @@ static void report_deadlock() {
   report({"deadlock"}, "threads wait, and none can run");
 }
 
-// Gives the spinning threads another round. False when no thread is left, or none will ever get on.
+// Gives the spinning threads another round. Returns false if no thread is left, or none can make progress.
 static bool wake_spinning() {
   if (spinning.empty()) {
     if (!active.empty()) report_deadlock();
@@ -194,7 +194,7 @@ static bool wake_spinning() {
   return true;
 }
 
-// The blocks' numbers in the order in which they start, which CUDA leaves open.
+// The blocks' numbers in starting order, which CUDA leaves unspecified.
 static std::vector<u32> starting_order() {
   std::vector<u32> numbers(launch->grid[0] * launch->grid[1] * launch->grid[2]);
   for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<u32>(i);

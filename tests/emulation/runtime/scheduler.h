@@ -1,26 +1,25 @@
-// Whose turn it is.
+// The turns of threads.
 #pragma once
 
 #include "threads.h"
 
 namespace emulation {
 
-// Lets a thread that waited run again.
+// Lets a waiting thread run again.
 void make_ready(Thread* thread);
-// Ends the running thread's turn; it has another once something makes it ready.
+// Ends the running thread's turn until something makes it ready again.
 void wait_for_turn();
 // Ends the running thread's turn and queues it for the next.
 void yield();
-// Ends the running thread's turn until all others that can run have had theirs; it waits in a loop at this
-// place.
+// Ends the turn of a thread that waits in a loop at `place`, until all other ready threads have had theirs.
 void yield_spin(const void* place);
-// Yields where the schedule wants threads shuffled after they met.
+// Yields if the schedule shuffles threads after they meet.
 void yield_after_meeting();
-// Yields at random, where the schedule preempts.
+// Yields at random if the schedule preempts.
 void maybe_preempt();
-// Something happened that a spinning thread may wait for.
+// Notes an event that a spinning thread may wait for.
 void note_progress();
-// Ends the launch: no thread has another turn.
+// Ends the launch. No thread gets another turn.
 [[noreturn]] void abandon_launch();
 
 // Runs all blocks of the launch.

@@ -1,4 +1,4 @@
-// A table of granules by address, in pages, so that it costs memory only where a kernel may go.
+// A table of granules by address. It has pages only for memory that a kernel may access.
 #include <memory>
 #include <unordered_map>
 
@@ -15,7 +15,7 @@ struct Page {
 
 static std::unordered_map<u64, std::unique_ptr<Page>> pages;
 
-// The pages found last, for the few arrays that a kernel works on at once.
+// A cache of pages, as a kernel works on few arrays at once.
 static const size_t REMEMBERED = 64;
 static struct {
   u64 number;

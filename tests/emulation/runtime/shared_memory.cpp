@@ -1,5 +1,4 @@
-// The shared memory of a block. It begins as NaN, and every array stands alone, so that running over an end
-// shows.
+// The shared memory of a block. It starts as NaN, and arrays are kept apart, so that overruns show.
 #include <cstdlib>
 #include <cstring>
 
@@ -8,7 +7,7 @@
 
 namespace emulation {
 
-static const size_t ALIGNMENT = 1024;  // the checker's pages, so that no two arrays share one
+static const size_t ALIGNMENT = 1024;  // the checker's page size, so that arrays don't share a page
 static const size_t MOST_BYTES = 227 << 10;
 
 static void* new_array(const void* key, const char* name, size_t element_size, size_t bytes,

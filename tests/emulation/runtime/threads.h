@@ -18,7 +18,7 @@ struct Block;
 struct AsyncCopy {
   char* shared;
   const char* global;
-  int bytes;  // of 16; zeros follow
+  int bytes;  // at most 16, and zeros fill the rest
   u32 group;
   const void* place;
 };
@@ -29,14 +29,14 @@ struct Thread {
   u32 warp, lane;
   uint3 index;
   bool finished = false;
-  std::unique_ptr<Fiber> fiber;  // from its first turn until it has finished
-  u32 polls = 0;                 // atomic accesses since it last let all others go on
+  std::unique_ptr<Fiber> fiber;  // from its first turn until it finishes
+  u32 polls = 0;                 // atomic accesses since it last let others run
   const void* spins_at = nullptr;
   u32 copy_group = 0;
   std::vector<AsyncCopy> copies;
   Knowledge known;
-  Knowledge read_relaxed;  // known from the next fence on
-  Knowledge fenced;        // what a relaxed write tells others: all until the last fence
+  Knowledge read_relaxed;  // becomes known at the next fence
+  Knowledge fenced;        // released by a relaxed write: everything up to the last fence
 };
 
 struct PendingCollective {
@@ -49,7 +49,7 @@ struct Warp {
   u32 alive = 0;
   u32 epoch = 1;
   void* parts[32];
-  std::vector<PendingCollective> pending;  // of disjoint masks
+  std::vector<PendingCollective> pending;  // their masks are disjoint
 };
 
 struct Barrier {
@@ -58,7 +58,7 @@ struct Barrier {
   const void* place;
 };
 
-// An array of shared memory, on pages of its own.
+// An array of shared memory, on its own pages.
 struct SharedArray {
   char* memory;
   size_t bytes;
@@ -74,10 +74,10 @@ struct Block {
   std::map<int, Barrier> barriers;
   std::map<const void*, SharedArray> shared;
   size_t shared_bytes = 0;
-  Knowledge known;  // to all of its threads
+  Knowledge known;  // by all of its threads
 };
 
-// The thread whose turn it is; null while the scheduler runs.
+// The thread whose turn it is, or null while the scheduler runs.
 extern Thread* running;
 
 }  // namespace emulation

@@ -1,9 +1,9 @@
-// cp.async: copies from global to shared memory that are complete when they have been waited for.
+// cp.async: copies from global to shared memory, which complete when they are waited for.
 #pragma once
 
 #include "language.h"
 
-// Copies the first `bytes` of 16 bytes, and fills the rest with zeros; 0 reads nothing.
+// Copies the first `bytes` of 16 bytes, and fills the rest with zeros. 0 doesn't read.
 EMULATED void copy_async_16(void* shared, const void* global, int bytes) {
   emulation::copy_async(shared, global, bytes);
 }

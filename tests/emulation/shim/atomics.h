@@ -1,5 +1,5 @@
-// Atomics and fences. One OS thread runs everything, so that plain operations are atomic; what the runtime is
-// told is who thereby learns of whose writes.
+// Atomics and fences. Plain operations are atomic here, as one OS thread runs everything. The calls tell the
+// runtime which thread learns of whose writes.
 #pragma once
 
 #include "language.h"
@@ -70,5 +70,5 @@ template <class T> EMULATED void store_release(T* at, T value) {
 }
 
 EMULATED void __threadfence() { emulation::fence(); }
-// Orders nothing here, so that a kernel which relies on it between blocks is caught.
+// Orders nothing here, to catch kernels that rely on it between blocks.
 EMULATED void __threadfence_block() {}

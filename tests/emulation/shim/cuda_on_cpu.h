@@ -1,8 +1,8 @@
-// CUDA's language for a C++ compiler of the CPU: included before a kernel's file, which then compiles
-// unchanged. The vector types, __half and __nv_bfloat16 are those of CUDA's own headers.
+// CUDA's language for a CPU's C++ compiler. Included before a kernel's file, it lets the file compile
+// unchanged. Vector types, __half and __nv_bfloat16 come from CUDA's own headers.
 #pragma once
 
-// Says to kernels/primitives.cuh that its PTX has twins here.
+// Tells kernels/primitives.cuh that its PTX has twins here.
 #define CUDA_EMULATION 1
 
 #include "async_copy.h"

@@ -1,4 +1,4 @@
-// Functions that only device code has: approximations, bits, cached loads and stores.
+// Functions of device code: approximations, bits, cached loads and stores.
 #pragma once
 
 #include <cmath>
@@ -6,13 +6,13 @@
 
 #include "language.h"
 
-// The C library has functions of its own by the first two names.
+// Macros, as the C library has functions of the first two names.
 #define __expf(x) expf(x)
 #define __logf(x) logf(x)
 EMULATED float __fdividef(float a, float b) { return a / b; }
 EMULATED float __frcp_rn(float a) { return 1.0f / a; }
 EMULATED float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-// Never contracted with the product that an operand may be.
+// Never contracted with an operand that is a product.
 EMULATED float __fadd_rn(float a, float b) {
   asm("" : "+x"(a), "+x"(b));
   return a + b;
@@ -25,7 +25,7 @@ EMULATED float rsqrtf(float a) { return 1.0f / sqrtf(a); }
 EMULATED double rsqrt(double a) { return 1.0 / sqrt(a); }
 // tanh.approx.f32: exact here, 2^-11 off on a GPU.
 EMULATED float tanh_approx(float x) { return tanhf(x); }
-// Of a GPU both are some units in the last place off.
+// On a GPU, both are a few units in the last place off.
 EMULATED float exponential_approx(float x) { return expf(x); }
 EMULATED float reciprocal_approx(float x) { return 1.0f / x; }
 EMULATED __half __hfma(__half a, __half b, __half c) {
@@ -53,7 +53,7 @@ EMULATED int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 template <class T> EMULATED T min(T a, T b) { return b < a ? b : a; }
 template <class T> EMULATED T max(T a, T b) { return a < b ? b : a; }
 
-// There are no caches here to load by.
+// There are no caches here.
 template <class T> EMULATED T __ldg(const T* from) { return *from; }
 template <class T> EMULATED T __ldcs(const T* from) { return *from; }
 template <class T> EMULATED T __ldcg(const T* from) { return *from; }

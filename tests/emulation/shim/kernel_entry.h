@@ -1,4 +1,4 @@
-// How Python calls an instance of a kernel, and learns the types of its parameters.
+// Lets Python call an instance of a kernel, and get the types of its parameters.
 #pragma once
 
 #include <cstring>
@@ -11,10 +11,10 @@ namespace emulation {
 // Mirrored in parameters.py.
 struct Parameter {
   int bytes;         // of the parameter itself
-  int is_pointer;    // and then the rest is about what it points to
+  int is_pointer;    // if so, the other members describe its elements
   int element_size;  // bytes
   int is_const;      //
-  const char* type;  // its mangled name: one letter for C's own types
+  const char* type;  // its mangled name, a single letter for C's types
 };
 
 template <class P> Parameter describe() {
@@ -43,7 +43,7 @@ __attribute__((no_sanitize("thread"))) void call(void (*kernel)(P...), void** ar
 
 }  // namespace emulation
 
-// The instance, with its template arguments and their commas, comes last.
+// The instance comes last, as its template arguments have commas.
 #define KERNEL_ENTRY(number, ...)                                                                \
   extern "C" __attribute__((no_sanitize("thread"))) void run_kernel_##number(void** arguments) { \
     emulation::call(__VA_ARGS__, arguments);                                                     \

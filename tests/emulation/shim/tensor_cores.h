@@ -1,5 +1,5 @@
-// mma.sync and ldmatrix, by the layout of their fragments that the PTX manual gives.
-// Lane l holds of each fragment the row (or column) l / 4 and, from it, the pair of elements l % 4.
+// mma.sync and ldmatrix, with the PTX manual's layout of fragments.
+// Of each fragment, lane l holds the pair l % 4 of elements in row (or column) l / 4.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ template <class T> UNCHECKED float half_of_register(unsigned bits, int upper) {
   return static_cast<float>(value);
 }
 
-// TF32 is a float32 of which the hardware reads the upper 19 bits.
+// TF32 is the upper 19 bits of a float32. The hardware ignores the rest.
 inline UNCHECKED float tf32_of_register(unsigned bits) {
   float value;
   bits &= ~0x1fffu;
@@ -25,7 +25,7 @@ inline UNCHECKED float tf32_of_register(unsigned bits) {
   return value;
 }
 
-// d (16, 8) += a (16, K) @ b (K, 8), each lane with its fragments.
+// d (16, 8) += a (16, K) @ b (K, 8), with the fragments of one lane.
 template <class T, int K> struct MatrixProduct {
   float d[4];
   unsigned a[4], b[2];
@@ -71,7 +71,7 @@ EMULATED void matrix_product(float (&d)[4], const unsigned (&a)[4], const unsign
   for (int i = 0; i < 4; ++i) d[i] = part.d[i];
 }
 
-// Four 8 x 8 matrices of 16-bit elements; lane l brings the address of row l % 8 of matrix l / 8.
+// Four 8 x 8 matrices of 16-bit elements. Lane l passes the address of row l % 8 of matrix l / 8.
 struct MatrixLoad {
   uint32_t row[4];  // the 16 bytes at that address
   uint32_t received[4];
@@ -98,8 +98,8 @@ EMULATED void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsi
   emulation::matrix_product<float, 8>(d, a, b);
 }
 
-// cvt.rna.tf32.f32: to the nearest of 10 bits, away from zero where two are as near. As machine code has it,
-// a NaN of which the lower 13 bits alone say so becomes infinite.
+// cvt.rna.tf32.f32: rounds to the nearest number of 10 bits, ties away from zero. As on a GPU, a NaN becomes
+// infinite if only its lower 13 bits make it one.
 EMULATED unsigned to_tf32(float x) {
   unsigned bits;
   memcpy(&bits, &x, sizeof bits);

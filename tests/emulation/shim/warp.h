@@ -1,4 +1,4 @@
-// Warp collectives: every lane of the mask brings its part, and the last to arrive works for them all.
+// Warp collectives: every lane of the mask passes its part, and the last to arrive computes for all.
 #pragma once
 
 #include <cstring>
@@ -9,7 +9,7 @@ namespace emulation {
 
 template <class T> struct Shuffle {
   T value, received;
-  int source;  // a lane, or -1 to keep one's own value
+  int source;  // a lane, or -1 to keep the lane's own value
 
   static UNCHECKED void run(void** lanes, unsigned mask) {
     for (int lane = 0; lane < 32; ++lane) {
@@ -57,7 +57,7 @@ inline void meet(void**, unsigned) {}
 
 }  // namespace emulation
 
-// The warp is split into parts of `width` lanes; a source outside the lane's own part leaves it its value.
+// The warp is split into parts of `width` lanes. With a source outside its part, a lane keeps its value.
 template <class T> EMULATED T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
   const int first = emulation::lane() & ~(width - 1);
   return emulation::shuffle(mask, value, first | (source & (width - 1)));
@@ -80,7 +80,7 @@ EMULATED unsigned __ballot_sync(unsigned mask, int value) { return emulation::vo
 EMULATED int __any_sync(unsigned mask, int value) { return emulation::vote(mask, value) != 0; }
 EMULATED int __all_sync(unsigned mask, int value) { return emulation::vote(mask, value) == mask; }
 
-// Shuffles and votes order no memory; this does.
+// Unlike shuffles and votes, this orders memory.
 EMULATED void __syncwarp(unsigned mask = 0xffffffffu) {
   emulation::warp_collective(mask, emulation::meet, nullptr, true);
 }
