@@ -35,7 +35,7 @@ def to_planes(gates: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
 
 
 class GatePlanes:
-    """Views of a step's gates z (4, B, N), the planes -i, -f, -o, g. They are made once, as the memory stays in place."""
+    """Views of a step's gates z (4, B, N), the planes -i, -f, -o, g. They are made once, as memory stays in place."""
 
     def __init__(self, z: NumpyArray) -> None:
         self.sigmoids, self.i_and_f = z[:3], z[:2]
