@@ -184,7 +184,7 @@ class Kernel:
 
 
 def number(member: Member, value: Any) -> Any:
-    """Return a number unchanged, an array's address, or 0 for None. Raise TypeError if the member can't have the value."""
+    """Return a number itself, an array's address, or 0 for None. Raise TypeError if the member can't have the value."""
     if member.dtype is None:
         return value
     if value is None:
