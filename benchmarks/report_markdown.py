@@ -1,4 +1,4 @@
-"""A report as Markdown, with its pictures as files beside it."""
+"""Render a report as Markdown, with its pictures as files beside it."""
 
 from __future__ import annotations
 
