@@ -74,8 +74,8 @@ class Case:
         N: units.
         P: output size of a projection, or None.
         layers: the number of stacked layers.
-        dtype: of x, h and the weights.
-        precision: of float32 matmuls on a GPU: "highest" is IEEE float32, "high" TF32.
+        dtype: the dtype of x, h and the weights.
+        precision: the precision of float32 matmuls on a GPU: "highest" is IEEE float32, "high" is TF32.
         resets: the share of rows that are reset before each step.
         quick: whether it is also timed with --quick.
         gpu_only: whether it is too large for a CPU.

@@ -12,9 +12,9 @@ class Constants:
 
     Attributes:
         device: "cpu" or "cuda:<index>".
-        threads: of the CPU.
-        copy: pairs: the bytes that a copy touches, read and written together, and its bytes a second.
-        matmul: flop a second of the best large product, by arithmetic.
+        threads: the number of threads of the CPU.
+        copy: pairs of the bytes that a copy reads and writes, and its bytes a second.
+        matmul: the flop a second of the best large product, by arithmetic.
         special: evaluations a second, of which three in five are exp and two tanh, by arithmetic.
         launch: seconds from one launch to the next on a GPU, if they are launched one by one.
         node: seconds from one launch to the next within a CUDA graph.

@@ -108,7 +108,7 @@ def _name(run: Run) -> str:
 
 
 def _run(run: Run) -> str:
-    """Return a table for each device of a run, times by batch, each below a line that says what ran."""
+    """Return a table of times by batch for each device of a run, below a line about the run."""
     rows = [row for row in run.rows if _is_plain(row)]
     devices = sorted({row.setting.device for row in rows})
     return "\n\n".join(_table(run, [row for row in rows if row.setting.device == device], device) for device in devices)

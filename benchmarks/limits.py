@@ -23,10 +23,10 @@ class Work:
     """The work that a case can't avoid.
 
     Attributes:
-        flop: of the matrix products.
-        bytes: read and written.
+        flop: floating-point operations of the matrix products.
+        bytes: bytes read and written.
         resident: bytes that each step touches, which tell whether they fit in a cache.
-        special: evaluations of exp or tanh: 5 a unit, of i, f, o, g and the new c.
+        special: evaluations of exp or tanh: 5 for each unit, for i, f, o, g and the new c.
         launches: kernels that must follow one another.
         arithmetic: the kind of the matrix products: "float64", "float32", "tf32", "float16" or "bfloat16".
     """
@@ -62,7 +62,7 @@ class Work:
             T: steps.
             P: size of the projection, or None.
             layers: the number of stacked layers.
-            dtype: of x, h and the weights.
+            dtype: the dtype of x, h and the weights.
             device: on "cpu" the gates are written and read once; one kernel on a GPU keeps them in registers.
             precision: "high" lets a GPU multiply float32 as TF32.
             pool: whether states are rows of a table, by slot. Then another kernel gathers each h for its product. The
@@ -159,8 +159,8 @@ def machine_facts_limits(devices: tuple[str, ...] = ("cpu",), threads: int | Non
     """Return the constants of each device, by name, for machine_info["facts"]["limits"] of a result.
 
     Args:
-        devices: to calibrate.
-        threads: of the CPU; else OMP_NUM_THREADS, else 1.
+        devices: the devices to calibrate.
+        threads: the number of threads of the CPU; None for OMP_NUM_THREADS, or else 1.
     """
     threads = threads or int(os.environ.get("OMP_NUM_THREADS", "1"))
     return {device: calibrate(device, threads).to_json() for device in devices}

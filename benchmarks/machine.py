@@ -46,7 +46,7 @@ def facts(config):
 
 
 def when():
-    """Return what differs from run to run on one machine."""
+    """Return the facts that differ from run to run on one machine."""
     return {"commit": commit(), "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
 
 

@@ -79,9 +79,9 @@ class Tile:
     """The tile that a block multiplies at a time, and how many blocks a multiprocessor has room for.
 
     Attributes:
-        rows: of x and h.
-        columns: of the gates, four for each unit.
-        warps: of a block; eight on a multiprocessor keep its tensor cores or fma units busy.
+        rows: rows of x and h.
+        columns: columns of the gates, four for each unit.
+        warps: warps of a block. Eight on a multiprocessor keep its tensor cores or fma units busy.
         room: blocks at once on a multiprocessor, by shared memory and registers.
         shares: warps that split K, each with its own K-tiles.
         splits: blocks that split K. Their sums go through the L2.
@@ -133,7 +133,7 @@ class Work:
 
     Attributes:
         B: rows.
-        columns: of the weights.
+        columns: columns of the weights.
         K: the columns of the operand, over which it sums.
         item: bytes of one of its elements.
         extra: bytes read and written for each sum, besides operand and weights.
@@ -168,9 +168,9 @@ def _product(gpu: Gpu, tile: Tile, work: Work, arithmetic: str, resident: float)
 
     Args:
         gpu: the GPU.
-        tile: a block's.
-        work: the product, and what is done with its sums.
-        arithmetic: of the products.
+        tile: the tile of a block.
+        work: the product, and the work on its sums.
+        arithmetic: the arithmetic of the products.
         resident: bytes that a whole step touches, which are in the L2 already if they fit.
     """
     flops = (gpu.library if tile.library else gpu.own)[arithmetic]

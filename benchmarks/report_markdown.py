@@ -61,5 +61,5 @@ def _row(cells: list[str]) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape what would be Markdown or HTML."""
+    """Escape Markdown and HTML."""
     return re.sub(r"([|*_`\[\]\\])", r"\\\1", html.escape(text, quote=False))

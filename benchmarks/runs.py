@@ -78,7 +78,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One benchmark: who did what, and how long a call took, in seconds."""
+    """One benchmark: the peer, the case, and how long a call took, in seconds."""
 
     kind: str
     group: str

@@ -22,7 +22,7 @@ import fusedlstm
 print(time.perf_counter() - start)
 """
 
-# On a GPU, what CUDA and CuPy need comes before: the context, and cuBLAS's handle.
+# On a GPU, CUDA's context and cuBLAS's handle are made before.
 FIRST_CALL = """
 import time
 import numpy as np

@@ -90,7 +90,7 @@ class SequenceEngine(Protocol):
 class StepperEngine(Protocol):
     """A batch of B rows whose buffers stay in place, and its step through all layers.
 
-    Arguments have been checked. One call is made at a time.
+    Arguments have been checked. Calls are made one at a time.
 
     Attributes:
         is_torn: whether `run`, `write` or `clear` was interrupted or failed while it changed the state. The state may
@@ -149,10 +149,10 @@ class StepperEngine(Protocol):
 
 
 class PoolEngine(Protocol):
-    """The states of all slots of a pool, one row a slot, and steps of some of them.
+    """The states of all slots of a pool, one row for each slot, and steps of some of the rows.
 
     Arguments have been checked: slots are int64 in host memory, without duplicates, and live or about to be. Don't keep
-    the arrays, as the next call may overwrite them. One call is made at a time. A call that raises changes no row. A
+    the arrays, as the next call may overwrite them. Calls are made one at a time. A call that raises changes no row. A
     call that is interrupted while it writes rows still writes all of them.
     """
 
@@ -243,7 +243,7 @@ class Backend(Protocol):
         """Return `x`, from any device, as an array of this dtype on this device."""
 
     def mask(self, values: Any) -> Array:
-        """Return a mask, an array or a list, as an array on this device."""
+        """Return a mask, given as an array or a list, as an array on this device."""
 
     def signature(self, x: Array, h: Array, c: Array) -> tuple[Any, ...]:
         """Return everything that checks look at in these arrays. Raise AttributeError if one isn't an array."""
@@ -289,8 +289,8 @@ class Backend(Protocol):
         """Return an engine for a cell.
 
         Args:
-            weights: the cell's.
-            precision: of float32 matmuls on a GPU.
+            weights: the weights of the cell.
+            precision: the precision of float32 matmuls on a GPU.
             batch_invariant: whether to make each row bitwise independent of the rest of its batch.
             kernel: one of `kernel_choice.NAMES` to step with on a GPU; None leaves the choice to the backend.
 
@@ -310,8 +310,8 @@ class Backend(Protocol):
         """Return an engine for a Stepper of layers of one direction. Its states are zeros.
 
         Args:
-            weights: the layers'.
-            engines: the layers'.
+            weights: the weights of the layers.
+            engines: an engine for each layer.
             B: the number of rows.
             reset_to: for each layer a state of one row or of B, which is copied; None for zeros.
             host: whether x, is_first, output and the states that are read and written are in host memory.

@@ -24,7 +24,7 @@ OLDEST = 80  # the compute capability 8.0, as CuPy writes it: tiles need its cp.
 
 _MORE = math.inf
 _LARGE, _MEDIUM, _SMALL = TENSOR
-# For each arithmetic: the kernel for up to so many rows B and up to so many units N, in a cell with I = N. A model of
+# For each arithmetic: the kernel for up to this many rows B and this many units N, in a cell with I = N. A model of
 # an H200 predicts it (benchmarks/predictions.py). The model knows no other architecture, so all use this table. Where
 # two kernels are within a tenth of each other, the neighbouring entries decide.
 _TABLE: dict[str, Table] = {
@@ -74,8 +74,8 @@ def choose(
         I: input size.
         N: units.
         P: width of a projected h; None, or N, without a projection.
-        dtype: of x and h, by name.
-        precision: of float32 matmuls.
+        dtype: the name of the dtype of x and h.
+        precision: the precision of float32 matmuls.
         capability: the GPU's compute capability, 90 for 9.0.
         forced: a kernel that the user named or batch_invariant needs. It is returned unchecked: the caller checks
             whether it can run.
@@ -158,7 +158,7 @@ def check(value: Any, dtype: str, precision: str, *, batch_invariant: bool) -> N
     """Raise unless the argument `kernel` of a cell or an LSTM is None, or a name that the other options allow.
 
     Raises:
-        TypeError: it is not a str.
+        TypeError: it is neither a str nor None.
         ValueError: the name is unknown, or the dtype, the precision or batch_invariant doesn't allow it.
     """
     if value is None:

@@ -23,10 +23,10 @@ _NUMPY = NumpyBackend()
 
 
 def choose(name: str | None) -> Backend:
-    """Return the backend of this name, else of FUSEDLSTM_BACKEND, else the first that can run here.
+    """Return the named backend, else the one that FUSEDLSTM_BACKEND names, else the first that can run here.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: the name is unknown.
         BackendUnavailableError: the named backend can't run here.
     """
     source = "backend"

@@ -74,8 +74,8 @@ class CudaBackend:
     def _from(self, index: int, x: Any, library: Library | None, dtype: np.dtype[Any]) -> Any:
         """Return `asarray` of an array on a GPU, in order with its library. `index` is -1 if only a view tells it.
 
-        An array on another GPU is made contiguous there first. Otherwise CuPy's copy would do it, in no order with
-        other work. That GPU's order is left last, so that its streams wait for the copy.
+        An array on another GPU is made contiguous there first. Otherwise CuPy's copy would do it, without
+        waiting for other work. That GPU's order is left last, so that its streams wait for the copy.
         """
         if index < 0 and library is not None:
             index = view_of("x", x, library, self).array.device.id
@@ -197,7 +197,7 @@ class CudaBackend:
         """Return the kernel of each layer: the named one, else the table's, but not matmul if it can't be planned.
 
         Raises:
-            BackendUnavailableError: there is no way to step here.
+            BackendUnavailableError: no kernel can step here.
         """
         sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
         about = weights.dtype.name, engines[0].precision

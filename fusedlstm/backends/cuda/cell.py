@@ -35,7 +35,7 @@ class CudaCell(CellEngine):
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
 
     def check(self) -> None:
-        """Raise RuntimeError if no step can be queued: CUDA must not be called, or the weights are being written."""
+        """Raise RuntimeError if a step can't be queued: CUDA can't be called here, or the weights are being written."""
         fork.check_process()
         if not self.is_whole:
             raise RuntimeError(

@@ -59,7 +59,7 @@ class Interleaved:
         return cls(cupy.empty((rows, KX + KH), dtype), projection, KX, KH, rounded)
 
     def fill(self, weights: DeviceWeights) -> None:
-        """Write all of it on the current stream."""
+        """Write the whole copy on the current stream."""
         launch_interleave(weights, self.weight, self.KX, rounded=self.rounded)
         if self.projection is not None:
             launch_pad(weights.weight_hr, self.projection, rounded=self.rounded)

@@ -191,8 +191,8 @@ def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations,
     """Launch kernels/planned.cu on gates (B, 4N), contiguous, and c (B, N) or all slots'.
 
     Args:
-        weights: the cell's.
-        gates: the matmul's.
+        weights: the weights of the cell.
+        gates: the result of the matmul.
         c: updated in place.
         to: where m goes.
         h_by_slot: whether `to.slot_of_row` also gives the row of h.
@@ -309,7 +309,7 @@ def state_rows_kernel() -> Kernel:
 
 
 def launch_state_rows(slots: Any, words: Any, rows: Any) -> None:
-    """Launch kernels/state_rows.cu: write the rows of the states of slots, int64 (B,), by the words of all slots."""
+    """Launch kernels/state_rows.cu: write which rows hold the states of slots (B,) of int64, by all slots' words."""
     B = len(slots)
     state_rows_kernel()((-(-B // _THREADS),), (_THREADS,), StateRowsArguments(slots, words, rows, B))
 
@@ -371,7 +371,7 @@ def launch_interleave(weights: DeviceWeights, to: Any, KX: int, *, rounded: bool
     """Launch lstm_interleave of kernels/interleave.cu: the weights of a cell to a contiguous array.
 
     Args:
-        weights: the cell's.
+        weights: the weights of the cell.
         to: (4N rounded up to 128, KX and the columns of h), all of which is written.
         KX: the column of `to` where those of h begin.
         rounded: whether float32 numbers are rounded to TF32, on GPUs that have it.

@@ -1,4 +1,4 @@
-"""A pool's slots, stepped by a gather and a graph of matmuls and launches. Buffers are in buckets by batch size."""
+"""A pool's slots, stepped by a gather and a graph of matmuls and launches. Buffers come in buckets by batch size."""
 
 from __future__ import annotations
 

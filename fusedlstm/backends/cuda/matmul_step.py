@@ -76,10 +76,10 @@ class MatmulStep:
     A projection adds a matmul. If it is clipped, or h is needed twice, it adds a launch, too. So does zoneout of h.
 
     Args:
-        engines: the layers'.
+        engines: an engine for each layer.
         residual: whether each layer's output is its h plus its input.
         M: the number of rows.
-        pool: the pool's; None if the rows have their own state.
+        pool: the pool's matrices; None if the rows have their own state.
         has_output: whether `output` is a separate array. If not, it is the top layer's h, unless that is residual.
 
     Attributes:

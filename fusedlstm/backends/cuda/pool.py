@@ -31,7 +31,7 @@ class CudaPool(PoolEngine):
     """See `fusedlstm.backends.base.PoolEngine`.
 
     Args:
-        engines: the layers'.
+        engines: an engine for each layer.
         step: holds the states and steps them.
         turns: orders the calls of the pool and of `step`.
     """
@@ -39,7 +39,7 @@ class CudaPool(PoolEngine):
     def __init__(self, engines: Sequence[CudaCell], step: SlotStep, turns: Turns) -> None:
         self._step, self._turns = step, turns
         self._all_h, self._c = step.all_h, step.c
-        self._columns = tuple(zip(step.hs, step.cs, strict=True))  # of each layer: those of h, and those of c
+        self._columns = tuple(zip(step.hs, step.cs, strict=True))  # for each layer, the columns of h and those of c
         self._audit: Audit | None = None
         turns.begin()
         for engine in engines:
@@ -124,10 +124,10 @@ class CudaPool(PoolEngine):
         rows = max(1, _AT_ONCE * len(self._c) // self.nbytes)
         return [slice(start, start + rows) for start in range(0, B, rows)]
 
-    # Slots on a device are checked there, against the flags that the host sets.
+    # Slots on the device are checked there, against flags that the host sets.
 
     def audit(self, live: NumpyArray) -> None:
-        """Prepare to check slots on a device. `live` (capacity,) says which are live."""
+        """Prepare to check slots on the device. `live` (capacity,) says which are live."""
         with self._turns.turn():
             audit = self._audit
             if audit is not None:  # keep its records

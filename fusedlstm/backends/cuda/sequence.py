@@ -20,7 +20,7 @@ class CudaSequence(SequenceEngine):
         self._cell = cell
 
     def steps_at_once(self, B: int) -> int:
-        """Return how many steps to pass to `input_gates` at once: as many as have at most _CHUNK elements of gates."""
+        """Return how many steps to pass to `input_gates` at once, so that their gates have at most _CHUNK elements."""
         return max(1, _CHUNK // max(1, 4 * self._cell.weights.N * B))
 
     def input_gates(self, xs: Any) -> Any:

@@ -30,7 +30,7 @@ _PAIR = 2  # units that a thread moves as one, if sizes and addresses allow it
 
 @dataclass(frozen=True)
 class Resets:
-    """The rows to reset, and what to.
+    """The rows to reset, and the states to reset them to.
 
     Attributes:
         is_first: (B,) booleans.
@@ -133,15 +133,15 @@ def launches(
     """Return the launches of a layer's step: step.cu, and project.cu if `needs_m`. Arrays have contiguous rows.
 
     Args:
-        weights: the cell's.
-        kernel: the name of the tiles in `kernel_choice.py`.
+        weights: the weights of the cell.
+        kernel: the kernel's name in `kernel_choice.py`.
         x: (B, I).
         h: (B, P), or all slots'.
         c: (B, N), or all slots'.
         c_out: like c, and may be c.
         to: where h goes. It is all slots', or must not overlap the old h. Its `slot_of_row` is not used.
         m: scratch of at least (B, N) if `needs_m`, with rows aligned to 16 bytes.
-        slots: the pool's; None without a pool.
+        slots: the slots of a pool's rows; None without a pool.
         resets: which rows are reset, and to what.
     """
     if not needs_m(weights, kernel, len(x)):

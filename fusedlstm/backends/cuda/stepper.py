@@ -31,7 +31,7 @@ class CudaStepper:
 
     Args:
         index: the GPU, which is the current one.
-        engines: the layers', whose weights the graphs read.
+        engines: an engine for each layer. The graphs read their weights.
         step: holds the buffers and queues steps on them.
         kernels: the kernel that steps each layer.
         host: whether x, is_first and output are in host memory.
@@ -93,7 +93,7 @@ class CudaStepper:
 
     @property
     def states(self) -> tuple[LSTMState, ...]:
-        """For each layer the state as it is now."""
+        """The current state of each layer."""
         return self.all_states[self.current]
 
     @property

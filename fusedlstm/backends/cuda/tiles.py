@@ -25,11 +25,11 @@ class Tile:
 
     Attributes:
         template: its C++ name, with a placeholder for the dtype's.
-        rows: of a block.
-        units: of a block, which are four times as many columns.
-        threads: of a block.
+        rows: rows of a block.
+        units: units of a block, with four times as many columns of gates.
+        threads: threads of a block.
         pairs: whether a thread has units in pairs, which it can move as one.
-        pipelines: of a block, each with its own tiles.
+        pipelines: pipelines of a block, each with its own tiles.
     """
 
     template: str

@@ -44,7 +44,7 @@ class NumpyBackend:
         return to_host_reals("x", x, dtype)
 
     def mask(self, values: Any) -> Any:
-        """Return a mask, an array or a list, as a NumPy array of its own dtype."""
+        """Return a mask, given as an array or a list, as a NumPy array of its own dtype."""
         return host_mask(values)
 
     def signature(self, x: NumpyArray, h: NumpyArray, c: NumpyArray) -> tuple[Any, ...]:
@@ -150,7 +150,7 @@ class NumpyBackend:
         return _UNORDERED
 
     def from_dlpack(self, array: Any) -> NumpyArray:
-        """Return a view of an array in host memory. It is read-only unless its producer says that it isn't."""
+        """Return a view of an array in host memory. It is read-only unless its producer says that it is writable."""
         return np.from_dlpack(array)
 
     def from_interface(self, array: Any) -> NumpyArray:

@@ -57,7 +57,7 @@ class NumpyCell(CellEngine):
     """One step of a cell for any batch: laid-out weights, and a workspace for each call in progress.
 
     Args:
-        weights: the cell's.
+        weights: the weights of the cell.
         invariant: whether to make each row bitwise independent of the rest of its batch; see `batch_invariance`.
     """
 
@@ -79,7 +79,7 @@ class NumpyCell(CellEngine):
         self.scratch = Scratch(self.scratch_spec)
 
     def with_weights(self, weights: LSTMWeights) -> NumpyCell:
-        """Return an engine with other weights of the same form. It shares this one's scratch; this one is unchanged."""
+        """Return an engine with other weights of the same form. It shares this one's scratch. This one is unchanged."""
         engine, old = copy.copy(self), self.weights
         engine.weights = LaidOutWeights(weights, invariant=self.invariant)
         engine.weights.weight.lay_out_as(old.weight)

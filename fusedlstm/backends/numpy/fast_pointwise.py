@@ -35,7 +35,7 @@ def to_planes(gates: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
 
 
 class GatePlanes:
-    """Views of a step's gates z (4, B, N), the planes -i, -f, -o, g. They are made once, as memory stays in place."""
+    """Views of a step's gates z (4, B, N), as planes -i, -f, -o, g. They are made once if memory stays in place."""
 
     def __init__(self, z: NumpyArray) -> None:
         self.sigmoids, self.i_and_f = z[:3], z[:2]
@@ -66,8 +66,8 @@ class Pointwise(ABC):
     Args:
         peephole: (3, N) rows i, f, o, or None.
         cell_clip: as in LSTMWeights.
-        functions: the cell's.
-        dtype: of the arithmetic.
+        functions: the functions of the cell.
+        dtype: the dtype of the arithmetic.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class SigmoidPointwise(Pointwise):
     def _run_block(self, gates: GatePlanes, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
         i, f, o, g = gates.i, gates.f, gates.o, gates.g
         if self.peephole is None:
-            sigmoid_reciprocal(gates.sigmoids, self.one)  # by which the lines below divide
+            sigmoid_reciprocal(gates.sigmoids, self.one)  # the lines below divide by it
         else:
             p_i, p_f, p_o = self.peephole
             np.add(i, np.multiply(p_i, c, m), i)  # m is free until the end

@@ -50,7 +50,7 @@ def step(
     """Return h' (B, P) and c' (B, N) in float64.
 
     Args:
-        weights: the cell's. A forget bias is part of their bias.
+        weights: the weights of the cell. A forget bias is part of their bias.
         x: (B, I).
         h: (B, P).
         c: (B, N).

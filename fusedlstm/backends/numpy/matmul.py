@@ -165,7 +165,7 @@ def _width(N: int, itemsize: int) -> int:
 
 
 def _block_width(K: int, N: int, itemsize: int) -> int:
-    """Return that width for batch-invariant products: one thread computes each (BLOCK, K) @ (K, width)."""
+    """Return the width for batch-invariant products. One thread computes each (BLOCK, K) @ (K, width)."""
     most = max(2, (_SMALL if has_small_kernels() else _ONE_THREAD) // (BLOCK * K))
     width = min(_WIDTH // itemsize, most)
     if N == 1 or width + width // 2 >= N <= most:

@@ -20,7 +20,7 @@ class ScratchSpec(NamedTuple):
 
     Attributes:
         sizes: I, N and P.
-        dtype: of the arithmetic.
+        dtype: the dtype of the arithmetic.
         has_bias: whether the weights have one more row, for the bias.
         projects: whether there is a projection.
         writes_h: whether the pointwise result is written directly to h.

@@ -32,7 +32,7 @@ class NumpySequence(SequenceEngine):
         self._cell = cell
 
     def steps_at_once(self, B: int) -> int:
-        """Return how many steps to pass to `input_gates` at once: as many as have gates that stay in a cache."""
+        """Return how many steps to pass to `input_gates` at once, so that their gates stay in a cache."""
         cell = self._cell
         if cell.invariant or (B > _MOST_ROWS and cell.runs_cut(B)):
             return 1  # always if batch-invariant: one product of [x | h] gives other bits than two products

@@ -1,4 +1,4 @@
-"""CUDA graphs: work that is recorded once, and from then on queued by one call."""
+"""CUDA graphs: work that is recorded once, and then queued by one call each time."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
-    """Return an array of zeros in pinned memory, which it keeps alive."""
+    """Return an array of zeros in pinned memory. The array keeps the memory alive."""
     count = math.prod(shape)
     memory = cupy.cuda.alloc_pinned_memory(max(1, count * dtype.itemsize))
     bits = np.frombuffer(memory, np.uint8, count * dtype.itemsize)  # as bytes, as NumPy can't read a buffer as bfloat16

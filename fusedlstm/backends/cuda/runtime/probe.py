@@ -31,7 +31,7 @@ def why_not(index: int = 0) -> str | None:
 
 @functools.cache
 def _probe() -> tuple[str | None, int]:
-    """Return a reason or None, and the number of GPUs. They are found out once, as drivers don't come and go."""
+    """Return a reason or None, and the number of GPUs. This asks the driver once."""
     if importlib.util.find_spec("cupy") is None:
         return f"CuPy is not installed ({_EXTRAS})", 0
     _tolerate_read_only_home()
@@ -68,7 +68,7 @@ def _reason(cupy: Any, error: Exception) -> str:
 
 
 def _missing_library() -> str | None:
-    """Return which library that CuPy's wheels don't bring can't be found, or None."""
+    """Check the libraries that CuPy's wheels don't bring. Return which one is missing, or None."""
     try:
         from cupy_backends.cuda.libs import nvrtc
 

@@ -25,7 +25,7 @@ class Order:
     Inside, the GPU is the current device, and the stream is CuPy's current one. `follow(stream)` makes the work wait
     for everything that another stream holds by then. On leaving, that stream waits for the work. So its library may
     then read results, and overwrite or free inputs. A stream doesn't wait for itself. If the stream of a library is
-    unknown, call `wait_on_host`. Then leaving waits on the host until the work is done.
+    unknown, call `wait_on_host`. Then the host waits on leaving until the work is done.
 
     Args:
         index: the GPU.
@@ -175,7 +175,7 @@ def _event_on(stream: Any, index: int) -> Any:
 
 _leaked: list[Any] = []
 
-# Arrays of unfinished work, oldest first. The next call frees those of finished work, up to the first that isn't done.
+# Arrays of queued work, oldest first. The next call frees them up to the first whose work isn't done.
 _lock = threading.Lock()
 _unfinished: deque[tuple[Any, list[Any]]] = deque()
 

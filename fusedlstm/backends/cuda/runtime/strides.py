@@ -24,7 +24,7 @@ def row_stride(a: Any) -> int:
 
 
 def is_aligned(a: Any, elements: int) -> bool:
-    """Whether vectors of this many elements, up to 16 bytes, can be moved at once: addresses of rows are multiples."""
+    """Whether vectors of this many elements, up to 16 bytes, can be moved at once, by the alignment of rows."""
     step = min(16, elements * a.itemsize)
     rows_fit = a.ndim == 1 or a.shape[0] == 1 or a.strides[0] % step == 0
     return bool(a.data.ptr % step == 0 and rows_fit)
@@ -44,7 +44,7 @@ def span(a: Any) -> tuple[int, int]:
 
 
 def bits(a: Any) -> Any:
-    """Return 16-bit numbers viewed as integers, as CuPy does more with those; return other arrays unchanged."""
+    """Return 16-bit numbers viewed as integers, which CuPy supports fully, and other arrays unchanged."""
     return a.view(np.int16) if a.dtype.itemsize == 2 else a
 
 
