@@ -97,7 +97,7 @@ class SequenceChecks:
             return (None,) * len(self.layer_checks)
         states = self.check_states("reset_to", reset_to, B, may_be_one_row=True)
         if is_first is None:
-            fail(ValueError, "reset_to", "None without is_first, which says the rows to reset", "states")
+            fail(ValueError, "reset_to", "None without is_first, which marks the rows to reset", "states")
         return states
 
     def check_is_first(self, is_first: Any, T: int, B: int) -> Array:

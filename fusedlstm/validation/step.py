@@ -95,7 +95,7 @@ class StepChecks:
         check_state_type(reset_to, "reset_to")
         state: LSTMState = reset_to
         if is_first is None:
-            fail(ValueError, "reset_to", "None without is_first, which says the rows to reset", "a state")
+            fail(ValueError, "reset_to", "None without is_first, which marks the rows to reset", "a state")
         self.check_state("reset_to", state, {**self.sizes, "B": B}, one_row_or_all(state))
         return state
 

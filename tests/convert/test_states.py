@@ -688,7 +688,7 @@ H3, C3 = np.zeros((2, B, P)), np.zeros((2, B, N))
         (
             lambda: convert.state_to_silero(STATE),
             ValueError,
-            r"state: wanted h and c of one shape \(B, N\), to be stacked; got h \(3, 2\) and c \(3, 4\)",
+            r"state: wanted h and c of the same shape \(B, N\); got h \(3, 2\) and c \(3, 4\)",
         ),
         (lambda: convert.state_to_silero([STATE] * 2), ValueError, "state: wanted one LSTMState; got a list of 2"),
         (lambda: convert.state_to_silero((C, C)), TypeError, "state: wanted an LSTMState"),

@@ -244,7 +244,7 @@ CASES = {
     "reset_to alone": (
         lambda g: g.options.update(reset_to=g.cell.zero_state(1)),
         ValueError,
-        "reset_to: wanted None without is_first, which says the rows to reset; got a state",
+        "reset_to: wanted None without is_first, which marks the rows to reset; got a state",
     ),
     "reset_to a tuple": (
         lambda g: g.options.update(is_first=[True] * B, reset_to=(g.h, g.c)),

@@ -493,7 +493,7 @@ def test_set_weights_refuses_another_stack(backend):
         StackedWeights.random(I, N, 3, seed=0, dtype="float64"),
         StackedWeights.random(I, N, 1, seed=0, dtype="float64", bidirectional=True),
     ):
-        with pytest.raises(ValueError, match=r"^weights: wanted num_layers 2, as the LSTM was made with; got "):
+        with pytest.raises(ValueError, match=r"^weights: wanted num_layers 2, as in the old weights; got "):
             lstm.set_weights(other)
     other = StackedWeights.random(I, N, 2, seed=0, dtype="float64", residual=[False, True])
     with pytest.raises(ValueError, match=r"^weights: wanted residual \(False, False\), as .*; got \(False, True\)"):

@@ -196,7 +196,7 @@ CASES = {
     "reset_to alone": (
         lambda g: g.options.update(reset_to=g.state),
         ValueError,
-        "reset_to: wanted None without is_first, which says the rows to reset; got states",
+        "reset_to: wanted None without is_first, which marks the rows to reset; got states",
     ),
     "reset_to of one layer": (
         lambda g: g.options.update(is_first=np.ones((T, B), bool), reset_to=g.state[0]),

@@ -186,7 +186,7 @@ def test_proj_size_gives_the_width_of_h():
         (
             lambda s: pack_state(some_state(2, 4, 3), order="ch", axis=0),
             ValueError,
-            r"state: wanted h and c of one shape \(B, N\), to be stacked; got h \(2, 3\) and c \(2, 4\)",
+            r"state: wanted h and c of the same shape \(B, N\); got h \(2, 3\) and c \(2, 4\)",
         ),
         (
             lambda s: pack_state((s, some_state(3, 4, 4)), order="ch"),
@@ -208,7 +208,7 @@ def test_proj_size_gives_the_width_of_h():
         (
             lambda s: unpack_state(np.zeros((2, 17)), (4, 5), order="ch", proj_size=(None, 2)),
             ValueError,
-            "packed: wanted 15 columns, of layers with N=4 P=4, N=5 P=2; got 17 columns",
+            "packed: wanted 15 columns for layers with N=4 P=4, N=5 P=2; got 17 columns",
         ),
         (lambda s: unpack_state(np.zeros((2, 3, 8)), (4, 4), order="ch"), ValueError, r"packed: .*\(B, N\+P\); got"),
         (lambda s: unpack_state(np.zeros((2, 3, 8)), 4, order="ch"), ValueError, r"or \(2, B, N\) with N = 4; got"),

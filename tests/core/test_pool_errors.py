@@ -85,7 +85,7 @@ SLOTS = {
     "a mask": (
         np.array([True, False, True]),
         TypeError,
-        "slots: wanted integers; got dtype bool. The slots of a mask are numpy.flatnonzero(mask)",
+        "slots: wanted integers; got dtype bool. For a mask, use numpy.flatnonzero(mask)",
     ),
     "an array of objects": (np.array([0, 1, 2], object), TypeError, "slots: wanted integers; got dtype object"),
     "a column": (np.array([[0], [1], [2]]), ValueError, "slots: wanted shape (B,); got shape (3, 1)"),
@@ -135,7 +135,7 @@ def test_slots(case, name, backend):
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "step"])
 def test_only_a_step_has_padding(name, backend):
     good = Good(backend)
-    message = f"{WANTED}-1 (row 1). Only a step has padding rows, whose slot is -1"
+    message = f"{WANTED}-1 (row 1). Only a step takes -1, for a padding row"
     refused(good, lambda: CALLS[name](good, [0, -1, 2]), ValueError, message)
 
 
@@ -278,7 +278,7 @@ STEPS = {
     "out in x": (
         lambda g: g.options.update(out=g.x.reshape(-1)[: B * P].reshape(B, P)),
         ValueError,
-        "out: wanted memory apart from x; got addresses within its span",
+        "out: wanted memory apart from x; got an overlapping range of addresses",
     ),
 }
 
@@ -309,7 +309,7 @@ def test_out_in_the_memory_of_a_mask():
     good = Good("numpy")
     out = good.out()
     good.options.update(out=out, is_first=out.reshape(-1).view(bool)[:B])
-    refused(good, good, ValueError, "out: wanted memory apart from is_first; got addresses within its span")
+    refused(good, good, ValueError, "out: wanted memory apart from is_first; got an overlapping range of addresses")
 
 
 def test_immutable_out_is_refused():
