@@ -611,7 +611,7 @@ H3, C3 = np.zeros((2, B, P)), np.zeros((2, B, N))
         (lambda: convert.state_from_tf1([C, H], proj_size=P), TypeError, "proj_size: wanted None with a pair.*got 2"),
         (lambda: convert.state_from_tf1(C, proj_size=P), TypeError, "hidden_size: wanted N, .*; got None"),
         (lambda: convert.state_from_tf1(C, hidden_size=N), ValueError, r"state: wanted shape \(B, N \+ P\) with N = 4"),
-        (lambda: convert.state_from_tf1(C, hidden_size=(1, 2)), ValueError, "state: wanted 6 columns, .*got 4 columns"),
+        (lambda: convert.state_from_tf1(C, hidden_size=(1, 2)), ValueError, "state: wanted 6 columns .*got 4 columns"),
         (lambda: convert.state_from_tf1(C[0], hidden_size=2), ValueError, r"state: wanted shape \(B, N\+P\); got"),
         (lambda: convert.state_from_tf1(C, hidden_size=2, proj_size=1), ValueError, "state: wanted .* = 3 columns"),
         (
