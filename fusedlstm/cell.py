@@ -1,4 +1,4 @@
-"""LSTMCell: one step of an LSTM, with both states given and both returned."""
+"""LSTMCell: one step of an LSTM, both states in and both out."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class LSTMCell(Steppable[LSTMState]):
 
     Args:
         weights: an LSTMWeights. Its dtype is that of x and h. c has the same dtype, or float32 if that has 16 bits.
-        backend: "numpy", "cuda" or `"cuda:<index>"`. None uses the environment variable FUSEDLSTM_BACKEND. If that is
-            not set, it chooses cuda if cuda can run, else numpy.
+        backend: "numpy", "cuda" or `"cuda:<index>"`. None takes the environment variable FUSEDLSTM_BACKEND. If that is
+            not set, the backend is cuda if it can run here, else numpy.
         precision: the precision of float32 matmuls on a GPU. "highest" is IEEE float32. "high" allows TF32, which has
             10-bit mantissas. Other dtypes and NumPy ignore it.
-        check_state: whether each call warns if |h| is over 1, which a step can't produce. Usually h and c are swapped
-            then. Cells with a projection are not checked, nor cells whose gate or output function can exceed 1. On a
-            GPU the check waits for the device.
-        batch_invariant: whether to make each row bitwise independent of the rest of its batch. A row's x, h and c then
-            give the same bits at any place in any batch, even beside rows of NaN. This holds for steps, Steppers, pools
-            and sequences, at whatever step a sequence is cut. The bits of a NaN may differ. All bits may differ on
-            another machine, or with another NumPy or BLAS. On NumPy, the cell tests this with its weights when it is
-            made. It then holds with one thread or several, for I + P up to 16,000. Products there work on blocks of 8
-            rows, so a batch of 1 takes as long as one of 8. From 8 rows on, this costs next to nothing with OpenBLAS's
-            AVX-512 kernels. With other kernels, large batches take much longer. They run in one thread, and the BLAS
-            packs the weights again for each block. On a GPU, every step is one kernel: "tensor_medium" for float16,
-            bfloat16, and float32 with precision="high", otherwise "simt".
+        check_state: whether each call warns if |h| is over 1, which a step can't produce. The usual cause is that h and
+            c are swapped. Cells with a projection are not checked, nor cells whose gate or output function can exceed
+            1. On a GPU the check waits for the device.
+        batch_invariant: whether to make each row bitwise independent of the rest of its batch. A row then gives the
+            same bits at any place in any batch, even beside rows of NaN. This holds for steps, Steppers, pools and
+            sequences, wherever a sequence is cut. The bits of a NaN may differ. All bits may differ on another machine,
+            or with another NumPy or BLAS. On NumPy, the cell tests this with its weights when it is made. It then holds
+            with one thread or several, for I + P up to 16,000. Products there work on blocks of 8 rows, so a batch of 1
+            takes as long as one of 8. From 8 rows on, this costs next to nothing with OpenBLAS's AVX-512 kernels. With
+            other kernels, large batches take much longer. They run in one thread, and the BLAS packs the weights again
+            for each block. On a GPU, every step is one kernel: "tensor_medium" for float16, bfloat16, and float32 with
+            precision="high", otherwise "simt".
         kernel: the kernel of steps on a GPU. NumPy only checks the name. With None, a table chooses for Steppers and
             pools, by layer and batch. Plain calls then use "matmul", unless batch_invariant is set. A name forces that
             kernel everywhere. "matmul" is matrix products followed by one kernel. Steppers and pools multiply with
@@ -152,8 +152,8 @@ class LSTMCell(Steppable[LSTMState]):
         If this raises or is interrupted, the cell keeps all its old weights.
 
         Raises:
-            RuntimeError: on a GPU, a signal handler, a finalizer or a callback called this in the middle of a call, in
-                the same thread, of the cell or of one of its Steppers or pools.
+            RuntimeError: on a GPU, this thread is in the middle of a call of the cell, or of one of its Steppers or
+                pools. This happens if a signal handler, a finalizer or a callback calls `set_weights`.
             TypeError: `weights` is not an LSTMWeights.
             ValueError: sizes, dtype or options differ. The message says which.
         """
@@ -175,8 +175,8 @@ class LSTMCell(Steppable[LSTMState]):
 
         Arrays may come from any library that shares its memory, even from several libraries at once: NumPy, CuPy,
         PyTorch, JAX, and others with DLPack or `__cuda_array_interface__`. They must be on the cell's device. None is
-        copied. The result is in the library of x. On a GPU the work is queued on that library's current stream, in
-        order with the current streams of the other libraries.
+        copied. The result is in the library of x. On a GPU the work is queued on that library's current stream. The
+        work is in order with the current streams of the other libraries.
 
         Args:
             x: (B, I) in the cell's dtype, on its device, with any strides. B may be 0.

@@ -18,7 +18,7 @@ the same order: "k.h" (L, P) and "k.c" (L, N) for layer k. c is float32 if h has
 integers.
 
 The checksum covers options and arrays (`_checksum`). A reader reads every version up to its own. There is only one
-key because safetensors writes several keys in no fixed order, and the same weights should give the same bytes.
+key, because safetensors writes several keys in no fixed order. The same weights should give the same bytes.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _written(name: str) -> str:
 
 
 def split(function: Function) -> tuple[str, tuple[float, ...]]:
-    """Return the name of a checked function and all parameters of its formula, such as the alpha of 1 in "elu"."""
+    """Return a checked function's name and all parameters of its formula, such as the alpha of 1 in "elu"."""
     if isinstance(function, str):
         return function, (1.0,) if function == "elu" else ()
     name, *parameters = function

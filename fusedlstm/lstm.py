@@ -31,8 +31,8 @@ _MAKER = "lstm.asarray"  # the function that makes arrays, for messages
 class LSTM(Steppable[tuple[LSTMState, ...]]):
     """Layers of LSTM cells in one direction or both, run on sequences or step by step.
 
-    A state is always a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer
-    0 backward, layer 1 forward ...). An LSTM holds weights but no state. Several threads may call it at once, and a
+    A state is always a tuple of LSTMState, one for each layer and direction. The order is PyTorch's: layer 0 forward,
+    layer 0 backward, layer 1 forward ... An LSTM holds weights but no state. Several threads may call it at once, and a
     signal handler may call it during another call. The same call always gives the same bits.
 
     As with `LSTMCell`, arrays on the LSTM's device may come from any library that shares its memory, even from several

@@ -117,8 +117,7 @@ class Placed(Generic[State]):
             dtype: the array's dtype; None for that of the weights. For c beside 16-bit weights, use "float32".
 
         Raises:
-            TypeError: `x` is complex or not numeric, is a tensor that requires grad, or holds more than numbers, such
-                as a masked array.
+            TypeError: `x` is complex or not numeric, requires grad, or holds more than numbers, such as a masked array.
         """
         check_plain("x", x)
         target = self.dtype if dtype is None else dtypes.resolve(dtype)

@@ -52,19 +52,19 @@ class StatePool(Generic[State]):
     library. Slots must be integers (not bools), live and distinct. This is checked before any work. A step also takes
     an integer array on the GPU.
 
-    A call with bad arguments changes nothing. A call that fails or is interrupted changes all of its slots or none, so
-    h and c of a slot always belong together. There are three exceptions: `out` may be partly written, a step with
-    `strict` raises after it is done, and after a CUDA error the states being written are undefined.
+    A call with bad arguments changes nothing. A call that fails or is interrupted changes all of its slots or none. So
+    h and c of a slot always belong together. There are three exceptions. `out` may be partly written. A step with
+    `strict` raises after it is done. After a CUDA error the states being written are undefined.
 
-    Several threads may call methods at once. The calls then run one after the other. A call in the middle of another
-    one in the same thread, such as from a signal handler or a callback, can't wait for it and raises RuntimeError.
-    Only `release` doesn't raise, so that finalizers can use it. It frees its slots when the other call ends. `live`,
-    `slots`, `memory` and `kernels` may be read at any time.
+    Several threads may call methods at once. The calls then run one after the other. But a call in the middle of
+    another one in the same thread, such as from a signal handler, can't wait and raises RuntimeError. Only `release`
+    doesn't raise, so that finalizers can use it. It frees its slots when the other call ends. `live`, `slots`, `memory`
+    and `kernels` may be read at any time.
 
     On NumPy, slots that were never allocated take no memory on most systems. On a GPU, a layer is one kernel, which
-    finds its rows by their slots. If `kernels` says "matmul", steps use buckets of buffers instead. A bucket is for a
-    number of rows, which is a power of two. If all buckets together take more than 256 MiB, the least recently used
-    are dropped, except those that `prepare` has made.
+    finds its rows by their slots. If `kernels` says "matmul", steps use buckets of buffers instead. Each bucket is for
+    a power of two of rows. If all buckets together take more than 256 MiB, the least recently used are dropped. Those
+    that `prepare` has made are always kept.
 
     Args:
         cell: an LSTMCell, or an LSTM of one direction.
@@ -123,7 +123,7 @@ class StatePool(Generic[State]):
     def _in_turn(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
         """Do the work of a call when no other call is running.
 
-        An interrupt can come between two statements, but not while a `with` takes or releases a lock, and not before
+        An interrupt can come between two statements. It can't come while a `with` takes or releases a lock, or before
         the first statement of `try` or `finally`. So this is safe to interrupt anywhere.
 
         Raises:
@@ -175,8 +175,8 @@ class StatePool(Generic[State]):
     def release(self, slots: Any) -> None:
         """End the sequences of these slots, and free the slots.
 
-        If the same thread is in the middle of another call, such as in the `__del__` of an object that owns a slot, the
-        slots are freed when that call ends.
+        This also works in the middle of another call in the same thread, such as in the `__del__` of an object that
+        owns a slot. The slots are then freed when the other call ends.
 
         Raises:
             TypeError: the slots are not integers.
@@ -252,9 +252,9 @@ class StatePool(Generic[State]):
                 A row whose slot can't be stepped then counts as padding, and `check` reports it.
             is_first: (B,) booleans, in an array on the device, a host array or a list. True marks a row that begins a
                 new sequence. Its state is set to zeros before this step. Flags of padding rows are ignored.
-            out: (B, width), C-contiguous, in x's dtype, to write the outputs to and to return. It must not overlap x
-                or is_first. With `out`, a step allocates no memory that grows with B, after a step of as many rows or
-                after `prepare`.
+            out: (B, width), C-contiguous, in x's dtype, to write the outputs to and to return. It must not overlap x or
+                is_first. With `out`, only the first step with so many rows allocates memory that grows with B, and after
+                `prepare` not even that one.
             strict: whether to call `check()` after the step, which waits for a GPU.
 
         Returns:

@@ -67,17 +67,17 @@ class Exchange:
             return out if out is not None else exchange.lend_state(result)
 
     Nothing is copied either way. A borrowed array is a view of the caller's memory, with its shape, strides and dtype
-    (even bfloat16), so overlaps are found as among the backend's own arrays. A lent array shares the memory of the
-    backend's array. Arrays of the backend are returned unchanged. So is anything that shares no memory (None, a list,
-    NumPy's array for a GPU), for the checks to refuse with their own messages.
+    (even bfloat16). So overlaps are found as among the backend's own arrays. A lent array shares the memory of the
+    backend's array. Arrays of the backend are returned unchanged. So is anything that can't share memory (None, a list,
+    NumPy's array for a GPU). The checks then refuse it with their own messages.
 
     On a GPU the context also orders the work (`backends.cuda.runtime.streams.Order`). It makes the GPU the current
     device. It makes the current stream of x's library CuPy's current stream: PyTorch's for a tensor, else CuPy's own.
     Another argument's library may have another current stream, or its interface may name one. The work then waits for
     that stream, and the stream for the work. All of this waits on the GPU, not on the host.
 
-    With DLPack (JAX and others) the work waits for the producer of an input, and the consumer of a result waits for the
-    work, as the protocol says. But the streams of such libraries are unknown, as are those of an interface that names
+    With DLPack (JAX and others) the work waits for the producer of an input, as the protocol says. The consumer of a
+    result waits for the work. But the streams of such libraries are unknown, as are those of an interface that names
     none. So their later work on an input doesn't wait for ours. Their inputs are kept alive until the work is done, and
     must not be overwritten before. If `out` is theirs, leaving the context waits on the host until it is written.
 
