@@ -253,8 +253,8 @@ class StatePool(Generic[State]):
             is_first: (B,) booleans, in an array on the device, a host array or a list. True marks a row that begins a
                 new sequence. Its state is set to zeros before this step. Flags of padding rows are ignored.
             out: (B, width), C-contiguous, in x's dtype, to write the outputs to and to return. It must not overlap x or
-                is_first. With `out`, only the first step with so many rows allocates memory that grows with B, and after
-                `prepare` not even that one.
+                is_first. With `out`, only the first step of so many rows allocates memory that grows with B. After
+                `prepare`, not even that step does.
             strict: whether to call `check()` after the step, which waits for a GPU.
 
         Returns:
