@@ -109,8 +109,8 @@ def unpack_state(
         hidden_size: N, which gives one state. A tuple or list with N of each layer gives a tuple of states.
         order: "ch" is [c | h], TensorFlow 1's packed state. "hc" is [h | c]. There is no default.
         proj_size: P, or None. For one layer, None takes all columns that c leaves. If the width of `packed` is wrong,
-            so is that of h, and the cell raises. For several layers, pass a tuple or list with P of each, or None for
-            P = N. None alone is P = N for all layers.
+            so is that of h, and the cell raises. For several layers, pass a tuple or list with one P for each,
+            where None is P = N. None instead of the list is P = N for all.
         dtype: the cell's dtype; None for that of `packed`. If it has 16 bits, h is cast to it and c to float32, the
             dtypes of a cell's states.
 

@@ -34,8 +34,8 @@ class LSTMState:
     an LSTMState takes no positional arguments and doesn't unpack. `output, state = cell(x, state)` and
     `h, c = cell(x, state)` raise instead of giving you the wrong array. Use `.h` and `.c`.
 
-    An LSTMState is immutable. It holds the arrays themselves: nothing is copied, or checked before a cell takes the
-    state.
+    An LSTMState is immutable. It holds the arrays themselves, without a copy. They are not checked until a cell takes
+    the state.
 
     Args:
         h: (B, P) in the cell's dtype; P is the projection's size, or N without a projection.
