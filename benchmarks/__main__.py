@@ -11,30 +11,30 @@ from benchmarks.runs import ResultsError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; return the process' exit status: 0, 1 for a failure, 2 for a wrong command."""
+    """Run a command, and return its exit status: 0, 1 for a failure, 2 for a wrong command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Results of the benchmark suite.")
     commands = parser.add_subparsers(required=True, metavar="{report,keep,predictions}")
     command = commands.add_parser(
         "report",
         help="tables and pictures of results",
-        description="Write report.md, report.html, which has everything in it, and pictures/ of one or more results "
+        description="Write report.md, a self-contained report.html, and pictures/, from one or more results "
         "that pytest wrote with --benchmark-json.",
     )
     command.add_argument("results", metavar="RESULTS.json", nargs="+", type=Path)
-    command.add_argument("--out", metavar="FOLDER", type=Path, help="where to write; else beside the first result")
+    command.add_argument("--out", metavar="FOLDER", type=Path, help="where to write (default: beside the first result)")
     command.set_defaults(work=lambda options: report.write(options.results, options.out or options.results[0].parent))
     command = commands.add_parser(
         "keep",
         help="results to commit, their report, and README.md's tables",
-        description="Copy results into benchmarks/results/, in place of older ones of the same machine and threads, "
-        "write their report beside them, and the tables in README.md.",
+        description="Copy results into benchmarks/results/, replacing older ones of the same machine and threads. "
+        "Write their report beside them, and the tables in README.md.",
     )
     command.add_argument("results", metavar="RESULTS.json", nargs="+", type=Path)
     command.set_defaults(work=lambda options: keep.keep(options.results))
     command = commands.add_parser(
         "predictions",
-        help="what kernels of a GPU's step are expected to take",
-        description="Write benchmarks/predictions.json and predictions.md: a model's, no GPU measured any of it.",
+        help="predicted times of the kernels of a GPU's step",
+        description="Write benchmarks/predictions.json and predictions.md, from a model and not from measurements.",
     )
     command.set_defaults(work=lambda _: predictions.write())
     options = parser.parse_args(argv)

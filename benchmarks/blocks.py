@@ -1,4 +1,4 @@
-"""What a report is made of, before it is Markdown or a page."""
+"""The blocks of a report, before it is rendered as Markdown or HTML."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Bullets:
-    """Items, each a name, which may be empty, and a text."""
+    """A list of items (name, text). A name may be empty."""
 
     items: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text; the first column is of names, the others of figures. Strong rows stand out."""
+    """Cells of text. The first column has names, the others figures. Strong rows are emphasised."""
 
     header: list[str]
     rows: list[list[str]]
     strong: frozenset[int] = frozenset()
 
     def without_empty_columns(self) -> Table:
-        """Return the columns that say anything."""
+        """Return the table without its empty columns."""
         kept = [column for column in range(len(self.header)) if any(row[column] for row in self.rows)]
         rows = [[row[column] for column in kept] for row in self.rows]
         return Table([self.header[column] for column in kept], rows, self.strong)
@@ -48,14 +48,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures beside each other, as many as there is room for."""
+    """Pictures side by side, as many as fit."""
 
     pictures: list[Picture]
 
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that are shown when they are asked for."""
+    """Blocks that are folded behind a summary."""
 
     summary: str
     blocks: list[Block]

@@ -1,6 +1,6 @@
-"""Caches emptied of what a call needs, by writing more than they hold.
+"""Flush caches before a call, by writing more than they hold.
 
-On a CPU one thread writes: what other cores have in caches of their own may stay there.
+On a CPU one thread writes, so the caches of other cores may keep their content.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BYTES = 1 << 28  # more than the last cache of a CPU's cores, or a GPU's L2
 
 
 def flusher(device: str) -> Callable[[], None]:
-    """Return what empties a device's caches, and returns when that is done."""
+    """Return a function that flushes a device's caches, and waits until that is done."""
     if device == "cpu":
         large = np.zeros(BYTES, np.uint8)
         return lambda: large.fill(1)

@@ -1,4 +1,4 @@
-"""What the CPU can do: copies at several sizes, large matrix products, exp and tanh, each at its best."""
+"""Measure a CPU's best rates: copies of several sizes, large matrix products, exp and tanh."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 COPIES = (1 << 17, 1 << 20, 1 << 23, 1 << 27)  # bytes: about L1 and L2, L2, L3, memory
-PRODUCTS = (96, 384, 768)  # the first for kernels that are for small products only
-SPECIAL = 1 << 14  # elements a thread: within L2, as the gates of a step are where they can be
+PRODUCTS = (96, 384, 768)  # the first is for kernels that only do small products
+SPECIAL = 1 << 14  # elements of a thread: within L2, like the gates of a step if they fit
 PART = 0.004  # seconds that one timing takes at least
 DTYPES = ("float32", "float64")
 
 
 def calibrate(threads: int) -> Constants:
-    """Measure this CPU with so many threads; the products take as many as the BLAS was told to."""
+    """Measure this CPU with this many threads. Products use as many as the BLAS is set to."""
     with ThreadPoolExecutor(threads) as pool:
         team = Team(pool, threads)
         return Constants(
@@ -34,7 +34,7 @@ def calibrate(threads: int) -> Constants:
 
 
 class Team:
-    """Threads that do the same work side by side, each on arrays of its own; NumPy lets them run at once."""
+    """Threads that do the same work at once, each on its own arrays. NumPy releases the GIL."""
 
     def __init__(self, pool: ThreadPoolExecutor, threads: int) -> None:
         self.pool = pool
@@ -54,7 +54,7 @@ class Team:
 
 
 def repeat(work: Callable[[], object], times: int) -> None:
-    """Call it so many times."""
+    """Call `work` this many times."""
     for _ in range(times):
         work()
 
@@ -71,7 +71,7 @@ def best(work: Callable[[], object], seconds: float = 0.06) -> float:
 
 
 def copy_rate(team: Team, size: int) -> float:
-    """Bytes read and written a second by a copy, where both arrays of all threads together have this size."""
+    """Return the bytes that copies read and write in a second. The arrays of all threads together have this size."""
     each = size // (2 * team.threads)
     pairs = [(np.ones(each, np.uint8), np.zeros(each, np.uint8)) for _ in range(team.threads)]
     works = [lambda pair=pair: np.copyto(pair[1], pair[0]) for pair in pairs]
@@ -79,7 +79,7 @@ def copy_rate(team: Team, size: int) -> float:
 
 
 def matmul_rate(size: int, dtype: str) -> float:
-    """Flop a second of a square product."""
+    """Return the flop a second of a square product."""
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, size, size)).astype(dtype)
     out = np.empty_like(a)
@@ -87,13 +87,13 @@ def matmul_rate(size: int, dtype: str) -> float:
 
 
 def special_rate(team: Team, dtype: str) -> float:
-    """Evaluations a second, where three in five are exp and two tanh, as in a step; in place."""
+    """Return the evaluations a second, if three in five are exp and two are tanh, as in a step."""
     seconds = (3 * _evaluation(np.exp, team, dtype) + 2 * _evaluation(np.tanh, team, dtype)) / 5
     return 1 / seconds
 
 
 def _evaluation(function: np.ufunc, team: Team, dtype: str) -> float:
-    # exp and tanh of the same values again and again would grow or vanish: from one array into another of its own.
+    # In place, repeated exp would grow, and tanh would vanish. So each thread writes to another array.
     values = np.random.default_rng(0).normal(size=SPECIAL).astype(dtype)
     targets = [np.empty_like(values) for _ in range(team.threads)]
     works = [lambda target=target: function(values, out=target) for target in targets]

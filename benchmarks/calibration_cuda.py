@@ -1,7 +1,4 @@
-"""What a GPU can do, by CuPy: copies, matrix products, special functions, launches and nodes of a CUDA graph.
-
-Not yet run on a GPU.
-"""
+"""Measure a GPU's rates with CuPy: copies, matrix products, special functions, launches and nodes of a CUDA graph."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ from fusedlstm.backends.cuda.runtime import cublas
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COPIES = (1 << 24, 1 << 30)  # bytes of both arrays: within the L2 of a large GPU, and in its memory
+COPIES = (1 << 24, 1 << 30)  # bytes of both arrays: one fits the L2 of a large GPU, the other doesn't
 PRODUCT = 4096
 LAUNCHES = 1000
 ROUNDS = 64  # evaluations a thread
-ARITHMETICS = {  # of the products: the dtype of the operands, and the precision
+ARITHMETICS = {  # of products: the dtype of the operands, and the precision
     "float64": ("float64", "highest"),
     "float32": ("float32", "highest"),
     "tf32": ("float32", "high"),
@@ -34,7 +31,7 @@ ARITHMETICS = {  # of the products: the dtype of the operands, and the precision
 _SOURCE = """
 extern "C" __global__ void nothing(float* out) {}
 
-// The hardware's tanh again and again, which stays in a register; the store keeps the compiler from dropping it.
+// Repeats the hardware's tanh in a register. The store keeps the compiler from dropping it.
 extern "C" __global__ void special(float* out) {
     float value = 0.5f + threadIdx.x * 1e-3f;
     for (int i = 0; i < %d; ++i) asm volatile("tanh.approx.f32 %%0, %%0;" : "+f"(value));
@@ -44,7 +41,7 @@ extern "C" __global__ void special(float* out) {
 
 
 def calibrate(index: int, threads: int) -> Constants:
-    """Measure this GPU; threads are noted only."""
+    """Measure this GPU. `threads` is only recorded."""
     with cupy.cuda.Device(index) as device, cupy.cuda.Stream(non_blocking=True) as stream:
         module = cupy.RawModule(code=_SOURCE % ROUNDS)
         nothing, special = module.get_function("nothing"), module.get_function("special")
@@ -66,7 +63,7 @@ def calibrate(index: int, threads: int) -> Constants:
 
 
 def device_seconds(work: Callable[[], object], stream: cupy.cuda.Stream, times: int = 10) -> float:
-    """Seconds on the device of what a call queues: the best of some, by events; the first, which warms up, not."""
+    """Return the shortest time on the device of a call's work, by events. The first call only warms up."""
     measured = []
     for _ in range(times + 1):
         start, end = cupy.cuda.Event(), cupy.cuda.Event()
@@ -79,7 +76,7 @@ def device_seconds(work: Callable[[], object], stream: cupy.cuda.Stream, times: 
 
 
 def graph_seconds(work: Callable[[], object], times: int, stream: cupy.cuda.Stream) -> float:
-    """Seconds of each of many calls, one after the other in one CUDA graph."""
+    """Return the seconds of each of many calls, one after the other in one CUDA graph."""
     work()  # compiled and loaded before it is captured
     stream.synchronize()
     stream.begin_capture()
@@ -90,7 +87,7 @@ def graph_seconds(work: Callable[[], object], times: int, stream: cupy.cuda.Stre
 
 
 def launch_seconds(launch: Callable[[], object], stream: cupy.cuda.Stream) -> float:
-    """Seconds from one launch to the next, where the CPU launches one by one."""
+    """Return the seconds from one launch to the next, if the CPU launches one by one."""
     measured = []
     for _ in range(3):
         stream.synchronize()
@@ -103,15 +100,15 @@ def launch_seconds(launch: Callable[[], object], stream: cupy.cuda.Stream) -> fl
 
 
 def copy_rate(size: int, stream: cupy.cuda.Stream) -> float:
-    """Bytes read and written a second by a copy, where both arrays together have this size."""
+    """Return the bytes that a copy reads and writes in a second. Both arrays together have this size."""
     source = cupy.ones(size // 2, np.uint8)
     target = cupy.empty_like(source)
-    # In a graph, because the launches of small copies take longer than the copies.
+    # In a graph, because launching a small copy takes longer than the copy.
     return size / graph_seconds(lambda: cupy.copyto(target, source), 20, stream)
 
 
 def matmul_rate(dtype: str, precision: str, stream: cupy.cuda.Stream) -> float:
-    """Flop a second of a square product as the backend calls it, of random numbers: zeros take less power."""
+    """Return the flop a second of the backend's square product. Its numbers are random, as zeros take less power."""
     size = PRODUCT // 2 if dtype == "float64" else PRODUCT  # most GPUs are slow at float64
     operand = cupy.asarray(random(size).astype(dtypes.resolve(dtype)))
     out = cupy.empty((size, size), np.float64 if dtype == "float64" else np.float32)
@@ -120,12 +117,12 @@ def matmul_rate(dtype: str, precision: str, stream: cupy.cuda.Stream) -> float:
 
 @functools.cache
 def random(size: int) -> np.ndarray:
-    """A square of random numbers, by the CPU: CuPy's own need a library that no extra brings."""
+    """Return a square of random numbers from the CPU. CuPy's own need a library that no extra brings."""
     return np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
 
 
 def special_rate(kernel: cupy.RawKernel, multiprocessors: int, stream: cupy.cuda.Stream) -> float:
-    """Evaluations of the hardware's tanh a second."""
+    """Return how many times a second the hardware evaluates tanh."""
     blocks, threads = 64 * multiprocessors, 256
     out = cupy.empty(blocks * threads, np.float32)
     seconds = device_seconds(lambda: kernel((blocks,), (threads,), (out,)), stream)

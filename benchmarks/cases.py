@@ -1,7 +1,7 @@
-"""What is timed: sizes, weights, random data, and the exact results that everybody must have before a time counts.
+"""The cases to time: sizes, weights, random data, and the exact results that every peer must have before a time counts.
 
-B batch, T steps, I input size, N units, P output size of a projection, L layers. A step has T = 1 and given states; one
-of a pool advances the states in some slots of a table.
+B batch, T steps, I input size, N units, P output size of a projection, L layers. A step has T = 1 and given states. A
+pool's step advances the states in some slots of a table.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 
 from fusedlstm import LSTM, LSTMState, StackedWeights
 
-# How far a result may be from float64, absolutely, for states of order 1. Of the 16-bit dtypes peers round c too.
+# The largest absolute error against float64, for states of order 1. In 16-bit dtypes, some peers also round c.
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 4e-2}
 _TF32_TOLERANCE = 4e-3  # its mantissas are float16's
-# Within these is the median of the states that a peer leads to which changes them in place, however often it runs: they
-# neither vanish, to numbers that take a processor longer, nor grow until all gates are 0 or 1.
+# If a peer changes states in place, their median stays within these bounds, however often it runs. So they neither
+# decay to numbers that are slow on a processor, nor grow until all gates are 0 or 1.
 _ORDINARY = (1e-3, 10.0)
-# Multiplications that the exact result may take: of a larger case some rows are compared, and all must be finite.
+# The most multiplications for the exact result. In a larger case, only some rows are compared; all must be finite.
 _EXACT_WORK = 4e9
 _FEWEST_ROWS = 4
 
 
 class WrongResultError(AssertionError):
-    """A result that is not the exact one: no time of it is reported."""
+    """A result differs from the exact one, so its time isn't reported."""
 
 
 class Data(NamedTuple):
@@ -39,21 +39,21 @@ class Data(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """A pool's slots (B,), each another: those of all rows, and those that a step is given, -1 for padding rows."""
+    """A pool's slots (B,), all distinct: those of all rows, and those passed to a step, with -1 for padding rows."""
 
     all: Any
     given: Any
 
     @property
     def padding(self) -> Any:
-        """Which rows have no slot (B,)."""
+        """(B,) booleans: the rows without a slot."""
         return self.given < 0
 
 
 class Result(NamedTuple):
-    """The states after the last step, h (L, B, P) and c (L, B, N), and but for a step the outputs (T, B, P).
+    """The states after the last step, h (L, B, P) and c (L, B, N), and except for a step the outputs (T, B, P).
 
-    Of a pool it is the states in the slots of all rows: those of padding rows are as they were, their outputs zeros.
+    For a pool these are the states in the slots of all rows. Padding rows have unchanged states, and outputs of zeros.
     """
 
     h: Any
@@ -67,19 +67,19 @@ class Case:
 
     Args:
         kind: "step", of all layers from given states, "sequence", of T steps, or "pool", a step of some of its slots.
-        name: the use.
+        name: what it is used for.
         T: steps, 1 for a step.
         B: batch.
         I: input size.
         N: units.
         P: output size of a projection, or None.
-        layers: how many, one above the other.
-        dtype: of x, h and the weights.
-        precision: of float32 matmuls on a GPU: "highest" is IEEE float32, "high" TF32.
+        layers: the number of stacked layers.
+        dtype: the dtype of x, h and the weights.
+        precision: the precision of float32 matmuls on a GPU: "highest" is IEEE float32, "high" is TF32.
         resets: the share of rows that are reset before each step.
-        quick: whether it is timed with --quick too.
-        gpu_only: whether it is too much for a CPU.
-        cold: whether weights and states are in no cache: before each time as much is written as caches hold.
+        quick: whether it is also timed with --quick.
+        gpu_only: whether it is too large for a CPU.
+        cold: whether caches are flushed before each call, so that weights and states aren't in any.
         capacity: how many slots a pool has, else 0.
         padding: how many of a pool's rows have no slot.
     """
@@ -103,7 +103,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The case in a test's name, which stays the same from commit to commit."""
+        """The case's part of a test's name, which stays the same from commit to commit."""
         parts = [self.name.replace(" ", "_"), f"T{self.T}" if self.kind == "sequence" else "", f"B{self.B}"]
         parts += [f"I{self.I}", f"N{self.N}", f"P{self.P}" if self.P else ""]
         parts += [f"L{self.layers}" if self.layers > 1 else "", self.dtype if self.dtype != "float32" else ""]
@@ -115,7 +115,7 @@ class Case:
 
     @property
     def title(self) -> str:
-        """The case above its table."""
+        """The heading of the case's table."""
         parts = [f"T = {self.T}" if self.kind == "sequence" else "", f"B = {self.B}"]
         parts += [f"N = I = {self.N}"] if self.I == self.N else [f"I = {self.I}", f"N = {self.N}"]
         parts += [f"P = {self.P}" if self.P else "", f"{self.layers} layers" if self.layers > 1 else ""]
@@ -131,7 +131,7 @@ class Case:
 
     @property
     def data(self) -> Data:
-        """Inputs and states, the same each time: nobody may write to them."""
+        """Inputs and states, the same each time. Don't write to them."""
         return _data(self)
 
     @property
@@ -141,7 +141,7 @@ class Case:
 
     @property
     def rows(self) -> np.ndarray:
-        """The rows that are compared: all, or from the first to the last as many as can be had in a second."""
+        """The rows to compare: all, or as many, evenly spaced, as can be computed in a second."""
         each = 4 * self.T * self.layers * self.N * (self.I + (self.P or self.N))
         count = min(self.B, max(_FEWEST_ROWS, int(_EXACT_WORK / each)))
         return np.unique(np.linspace(0, self.B - 1, count).astype(int))
@@ -152,7 +152,7 @@ class Case:
         return _exact(self)
 
     def assert_right(self, result: Result) -> None:
-        """Raise WrongResultError unless a result is the exact one, to its dtype."""
+        """Raise WrongResultError unless a result is exact, within the tolerance of its dtype."""
         width = self.P or self.N
         shapes = {"h": (self.layers, self.B, width), "c": (self.layers, self.B, self.N)}
         if self.kind != "step":
@@ -161,7 +161,7 @@ class Case:
             self._assert_equal(name, getattr(result, name), shape)
 
     def assert_ordinary(self, result: Result) -> None:
-        """Raise WrongResultError unless states that many steps have led to are numbers that take the usual time."""
+        """Raise WrongResultError unless states after many steps have ordinary values, which take the usual time."""
         for name in ("h", "c"):
             got = getattr(result, name)
             self._assert_finite(name, got)
@@ -183,7 +183,7 @@ class Case:
             raise WrongResultError(f"{self.id}: {name} is {worst:.3g} from the exact result")
 
 
-# Peers of a case follow each other, so that two cases' arrays are in memory at most.
+# The peers of a case run one after the other, so at most two cases' arrays are in memory.
 _kept = functools.lru_cache(maxsize=2)
 
 
@@ -202,11 +202,11 @@ def _data(case: Case) -> Data:
         return rng.standard_normal(shape, np.float32).astype(dtype)
 
     xs, h = normal(case.T, case.B, case.I), normal(case.layers, case.B, case.P or case.N)
-    c = normal(case.layers, case.B, case.N).astype(c_dtype)  # what a peer that keeps c in 16 bits has too
+    c = normal(case.layers, case.B, case.N).astype(c_dtype)  # exact in 16 bits, for peers that keep c so
     is_first = None
     if case.resets:
         is_first = rng.random((case.T, case.B)) < case.resets
-        is_first[:, 0] = True  # one at least
+        is_first[:, 0] = True  # at least one
     return Data(xs, h, c, is_first)
 
 
@@ -257,7 +257,7 @@ STEPS = [
     for N in _SIZES + _GPU_SIZES
     for B in _BATCHES + _GPU_BATCHES
 ]
-# Where a GPU has kernels of tiles of several shapes.
+# For these a GPU has kernels with several shapes of tiles.
 STEPS += [
     step("step", B, N, N, dtype="bfloat16", gpu_only=True, quick=(B, N) in {(32, 128), (1024, 512)})
     for N in _SIZES + _GPU_SIZES
@@ -267,14 +267,14 @@ STEPS += [
     step("step", B, N, N, precision="high", gpu_only=True)
     for B, N in ((1, 512), (32, 128), (256, 512), (1024, 128), (4096, 128), (1024, 1024))
 ]
-# Sizes that fit no tile: what is tuned for powers of two shows there.
+# Sizes that fit no tile. They expose code that is tuned for powers of two.
 TRAPS = [
     *(step("step", B, 128, 128) for B in (31, 136)),
     *(step("step", 32, N, N, quick=N == 200) for N in (192, 200, 640)),
 ]
 
 _QUICK_SEQUENCES = {(1, 128), (32, 128)}
-# In all others the weights are in a cache already, from the round before.
+# In all other cases the weights are cache-warm, from the round before.
 COLD = [step("step with cold caches", 32, 512, 512, cold=True, quick=True)]
 
 SEQUENCES = [
@@ -309,7 +309,7 @@ WORKLOADS = [
     sequence("hydrology", 28, 256, 23, 50, layers=3, quick=True),
     step("one-sample audio", 1, 1, 40, quick=True),
 ]
-# The seconds between two steps of a stream: as many streams as are done within them run in real time.
+# Seconds between two steps of a stream. The streams that are stepped within them run in real time.
 SECONDS_BETWEEN_STEPS = {"VAD streams": 0.032, "one-sample audio": 1 / 48_000}
 
 

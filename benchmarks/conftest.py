@@ -1,4 +1,4 @@
-"""Options, equal threads for all, and facts for the results. NumPy is not imported before `pytest_configure`."""
+"""Options, equal threads for all peers, and facts for results. NumPy isn't imported before `pytest_configure`."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import threads as threads_of_libraries
 
-# pytest-benchmark's options that have another default here: option, its default, ours, and ours with --quick.
+# pytest-benchmark's options with other defaults here: the option, its default, ours, and ours with --quick.
 _DEFAULTS = (
     ("benchmark_max_time", "1.0", "0.5", "0.1"),
     ("benchmark_min_rounds", 5, 5, 3),
@@ -18,13 +18,13 @@ _DEFAULTS = (
 def pytest_addoption(parser):
     group = parser.getgroup("fusedlstm benchmarks")
     group.addoption("--quick", action="store_true", help="few sizes, for a short time: under two minutes on two cores")
-    group.addoption("--threads", type=int, default=1, help="of every library, on a CPU (1)")
-    group.addoption("--device", choices=("cpu", "cuda"), help="time on this one only; else on all that run here")
+    group.addoption("--threads", type=int, default=1, help="threads of every library on a CPU (default: 1)")
+    group.addoption("--device", choices=("cpu", "cuda"), help="the only device to time (default: all that run here)")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """Before pytest-benchmark reads its options, and before NumPy and the peers are imported to collect tests."""
+    """Set options before pytest-benchmark reads them, and threads before NumPy and the peers are imported."""
     if not hasattr(config.option, "benchmark_disable"):
         raise pytest.UsageError("pytest-benchmark is not installed: fusedlstm's extra bench brings it")
     if config.option.benchmark_disable:
@@ -38,20 +38,20 @@ def pytest_configure(config):
         raise pytest.UsageError("--threads: wanted 1 or more")
     os.environ.update(threads_of_libraries.environment(config.option.threads))
     _assert_threads(config)
-    # Peers' warnings are their own business; ours are errors, as in all tests.
+    # Warnings of peers are allowed. Ours are errors, as in all tests.
     config.addinivalue_line("filterwarnings", "default")
     config.addinivalue_line("filterwarnings", "error:::fusedlstm")
 
 
 def _assert_threads(config):
-    """Refuse to time where NumPy was imported with other threads."""
+    """Refuse to time if NumPy's BLAS has another number of threads."""
     early = "numpy" in sys.modules
     from fusedlstm.backends.numpy import blas
 
     known, wanted = blas.facts()["threads"], config.option.threads
     if known not in (None, wanted) and not config.option.benchmark_disable:
-        how = "was imported before the benchmarks' options were read" if early else "has fewer cores"
-        raise pytest.UsageError(f"NumPy's BLAS has {known} threads, not {wanted}: it {how}")
+        how = "NumPy was imported before the benchmarks' options were read" if early else "there are fewer cores"
+        raise pytest.UsageError(f"NumPy's BLAS has {known} threads, not {wanted}: {how}")
 
 
 def pytest_report_header(config):
@@ -86,7 +86,7 @@ def pytest_benchmark_update_json(output_json):
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_benchmark_compare_machine_info(machine_info, compared_benchmark):
-    """Commit, date and what was calibrated differ between runs that are compared, and mean no other machine."""
+    """Ignore commit, date and calibration: they differ between runs on the same machine."""
     ours, theirs = machine_info["facts"], compared_benchmark["machine_info"].get("facts", {})
     for name in ("commit", "date", "limits"):
         ours.pop(name, None)
@@ -95,11 +95,11 @@ def pytest_benchmark_compare_machine_info(machine_info, compared_benchmark):
 
 @pytest.fixture
 def threads(request):
-    """How many everybody has."""
+    """How many threads every library has."""
     return request.config.getoption("threads")
 
 
 @pytest.fixture
 def rounds(request):
-    """How often fresh processes are started."""
+    """How many fresh processes to start."""
     return 3 if request.config.getoption("quick") else 10

@@ -1,4 +1,4 @@
-"""What a device can do, as measured: the constants that `limits` divides a case's work by."""
+"""The measured rates of a device, by which `limits` divides a case's work."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Constants:
-    """What a device can do, as measured.
+    """The measured rates of a device.
 
     Attributes:
         device: "cpu" or "cuda:<index>".
-        threads: of the CPU.
-        copy: pairs of bytes touched, read and written together, and the bytes a second of a copy within them.
-        matmul: flop a second of the best large product, by arithmetic.
+        threads: the number of threads of the CPU.
+        copy: pairs of the bytes that a copy reads and writes, and its bytes a second.
+        matmul: the flop a second of the best large product, by arithmetic.
         special: evaluations a second, of which three in five are exp and two tanh, by arithmetic.
-        launch: seconds from one launch to the next, launched one by one, on a GPU.
+        launch: seconds from one launch to the next on a GPU, if they are launched one by one.
         node: seconds from one launch to the next within a CUDA graph.
     """
 
@@ -29,7 +29,7 @@ class Constants:
     node: float = 0.0
 
     def bandwidth(self, resident: int) -> float:
-        """Bytes a second of the best copy that touches at least as much, but not less than the smallest measured."""
+        """Return the best bytes a second of the copies of about this size, or larger ones."""
         sizes = sorted(size for size, _ in self.copy)
         at_least = max([size for size in sizes if size <= resident], default=sizes[0])
         return max(rate for size, rate in self.copy if size >= at_least)
@@ -40,7 +40,7 @@ class Constants:
 
     @classmethod
     def from_json(cls, values: dict) -> Constants:
-        """Make them from a result's machine_info["facts"]["limits"][device]."""
+        """Return the constants in a result's machine_info["facts"]["limits"][device]."""
         names = {field.name for field in dataclasses.fields(cls)}
         values = {name: value for name, value in values.items() if name in names}
         return cls(**values | {"copy": tuple((int(size), float(rate)) for size, rate in values["copy"])})

@@ -1,7 +1,7 @@
-"""Write what a run on a GPU was: facts.py PARTS RESULT.json; exit status 1 if a part failed.
+"""Write the facts of a run on a GPU: facts.py PARTS RESULT.json. The exit status is 1 if a part failed.
 
-PARTS has a line for each part: its name, its exit status and its seconds, with tabs between. The log.txt beside
-RESULT.json has what they said, each after a line "== NAME".
+PARTS has a line for each part: its name, exit status and seconds, separated by tabs. The log.txt beside RESULT.json has
+the output of each part after a line "== NAME".
 """
 
 import datetime
@@ -20,7 +20,7 @@ from fusedlstm.backends.cuda.runtime import sources
 
 
 def parts(path, log):
-    """Return each part's name, whether it passed, its seconds, and of tests how many were skipped."""
+    """Return each part's name, whether it passed, its seconds, and how many of its tests were skipped."""
     skipped = skipped_tests(log)
     found = []
     for line in Path(path).read_text().splitlines():
@@ -32,7 +32,7 @@ def parts(path, log):
 
 
 def skipped_tests(log):
-    """Return how many tests were skipped, of each part whose log ends as pytest's does."""
+    """Return how many tests were skipped in each part whose log ends like pytest's."""
     skipped, name = {}, None
     for line in log.splitlines():
         if line.startswith("== "):

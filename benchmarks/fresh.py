@@ -1,4 +1,4 @@
-"""Times that only a fresh process can take, of what happens once in a process: it says the seconds itself."""
+"""Time what happens once in a process, in fresh processes that print the seconds themselves."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Clock:
-    """A timer for pytest-benchmark that goes on by the seconds that fresh processes say, and by nothing else."""
+    """A timer for pytest-benchmark that advances only by the seconds that fresh processes print."""
 
     __name__ = "clock_of_fresh_processes"
 
@@ -23,7 +23,7 @@ class Clock:
         """Run code in a fresh process, which prints its seconds last."""
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": paths, **variables}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what has run before is compiled, as a user's is
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # bytecode is cached after the first run, as for users
         result = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
         )

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU, everything that only a GPU can show, in one call of at most nine minutes:
+# Run everything that needs an NVIDIA GPU, in at most nine minutes:
 #
 #   bash benchmarks/gpu.sh RESULTS [WHEELS]
 #
-# primitives beside their host twins, the test-suite on the real CUDA backend with the stand-in's contract tests on the
-# real CuPy, compute-sanitizer where it is installed, and the benchmarks. It goes on after a part that fails.
+# It tests primitives, the real CUDA backend, and the stand-in's contract on the real CuPy. Then it runs compute-sanitizer,
+# if that is installed, and the benchmarks. If a part fails, the others still run.
 #
 # RESULTS  a folder for gpu.json (GPU, driver, versions, commit, digest of kernels/, parts), benchmarks.json and log.txt
-# WHEELS   a folder of wheels to use besides what is installed; nothing is fetched, what they depend on neither
+# WHEELS   a folder of wheels to use in addition; nothing is downloaded, not even their dependencies
 #
 # Needs a Python (PYTHON, else python3) with CuPy 14 and its libraries, nvmath-python with its cuda-bindings, cuda-core and
 # cuda-pathfinder, safetensors, ml_dtypes, hypothesis, pytest and pytest-benchmark. PyTorch and JAX are used if they are
-# present, which gpu.json says. COMMIT names the commit where there is no git.
+# installed; gpu.json records that. Set COMMIT to the commit if there is no git.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 1 ] || { sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 2; }
@@ -40,7 +40,7 @@ if reason is None:
 sys.exit(f"cuda can't run here: {reason}" if reason else 0)
 PYTHON
 
-# part NAME SECONDS COMMAND...: runs it within its time, and notes how it ended.
+# part NAME SECONDS COMMAND...: run a command within its time, and record how it ended.
 part() {
   local name=$1 limit=$2 start=$SECONDS status
   shift 2
@@ -57,7 +57,7 @@ part "primitives" 50 "${tests[@]}" tests/cuda/test_primitives.py
 part "tests on the GPU" 160 "${tests[@]}" --ignore tests/cuda/test_primitives.py --ignore tests/tools/test_packaging.py \
   --ignore tests/cuda/test_compile.py --ignore tests/cuda/test_emulation.py --ignore tests/cuda/test_emulation_faults.py \
   --ignore-glob 'tests/cuda/test_kernels_*' --ignore tests/cuda/test_mutations.py
-# Once without the sanitizer, so that with it no kernel needs compiling, which would take many times as long.
+# Run once without the sanitizer, to compile the kernels. With the sanitizer that would take many times as long.
 part "sanitized steps, bare" 45 "$python" benchmarks/sanitize.py
 for tool in memcheck racecheck; do
   if command -v compute-sanitizer >/dev/null; then

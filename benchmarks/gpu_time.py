@@ -1,6 +1,6 @@
-"""How long a GPU works on what a call queues, by its events, and how long the host takes to queue it.
+"""Measure how long a GPU works on what a call queues, by events, and how long the host takes to queue it.
 
-A call's own time, from its start until the GPU is done, has both, as far as they don't overlap.
+A call's total time, until the GPU is done, includes both, except where they overlap.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROUNDS = 20
-_DELAY = 2048  # rows of the matrices whose product keeps the GPU busy meanwhile
+_DELAY = 2048  # rows of matrices, whose products keep the GPU busy meanwhile
 
 
 def gpu_and_host_seconds(queue: Callable[[], object]) -> dict[str, dict[str, float] | None]:
-    """Return "gpu_seconds", which work on the current streams takes, and "host_seconds", until the call has returned.
+    """Return "gpu_seconds", the time of the work on the GPU, and "host_seconds", the time until the call returns.
 
-    Each is a median, p10 and p90. The events stand on the legacy default stream, which CuPy and PyTorch work on. Other
-    work is queued before the first of them, so that all that is between them waits in the queue when the GPU comes to
-    it, and the host waits for nothing. Where the queue is too short for that, so that the host waits for the other work
-    before it can queue all, both are None.
+    Each is a median, p10 and p90. The events are on the legacy default stream, which CuPy and PyTorch use. Other work
+    is queued before the first event. So when the GPU reaches it, everything up to the last event is already queued, and
+    the host doesn't wait. If the queue is too short for that, the host waits for the other work. Then both are None.
     """
     import cupy
 
@@ -71,7 +70,7 @@ def _host_seconds(queue: Callable[[], object], wait: Callable[[], object]) -> fl
 
 
 def _whole_seconds(queue: Callable[[], object], wait: Callable[[], object]) -> float:
-    """Return how long it takes until work is done."""
+    """Return how long it takes until the work is done."""
     queue()
     wait()
     start = time.perf_counter()

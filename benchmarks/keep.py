@@ -1,4 +1,4 @@
-"""Results to commit: without what no report reads, by machine, each with its report; and README.md's tables of them."""
+"""Keep results to commit: only what reports read, by machine, with their reports and README.md's tables."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ _STATS = ("min", "max", "mean", "stddev", "median", "q1", "q3", "iqr", "p10", "p
 
 
 def keep(paths: Iterable[Path], results: Path = RESULTS, readme: Path = README) -> list[Path]:
-    """Copy results into their machine's folder, write the reports there and README.md's tables; return what is new.
+    """Copy results to their machine's folder, write reports there and README.md's tables; return the new paths.
 
     Raises:
-        ResultsError: a file is no result, or of no commit. Nothing is written then.
+        ResultsError: a file isn't a result, or isn't of a commit without changes. Then nothing is written.
     """
     texts = {}
     for path in paths:
         run = load(path)
         if not re.fullmatch(r"[0-9a-f]{40}", str(run.facts.get("commit"))):
-            raise ResultsError(f"{path}: its commit is {run.facts.get('commit')}: only a commit's own times are kept")
+            raise ResultsError(
+                f"{path}: its commit is {run.facts.get('commit')}: only times of a commit without changes are kept"
+            )
         texts[results / folder_of(run) / name_of(run)] = _slim(json.loads(path.read_text(encoding="utf-8")))
     with_tables(readme.read_text(encoding="utf-8"), results)  # or raise before anything is written
     for path, text in texts.items():
@@ -57,14 +59,14 @@ def folder_of(run: Run) -> str:
 
 
 def name_of(run: Run) -> str:
-    """Return the name of a run's file: of runs that differ in device or threads only, each has its own."""
+    """Return the name of a run's file, by its devices and threads."""
     devices = sorted({row.setting.device.partition(":")[0] for row in run.rows})
     threads = "-".join(map(str, run.threads))
     return f"benchmarks-{'-'.join(devices)}-{threads}-thread{'' if threads == '1' else 's'}.json"
 
 
 def _slim(content: dict[str, Any]) -> str:
-    """Return a result without the name of its machine, its flags and the like, a line for each time."""
+    """Return a result as JSON, a line for each time, without the machine's name, the CPU's flags and the like."""
     info = {name: content["machine_info"][name] for name in _INFO}
     commit = {name: content["commit_info"].get(name) for name in ("id", "dirty")}
     entries = []
@@ -76,7 +78,7 @@ def _slim(content: dict[str, Any]) -> str:
 
 
 def with_tables(text: str, results: Path = RESULTS) -> str:
-    """Return README.md's text with the tables of all results that are kept, between its two marks."""
+    """Return README.md's text with the tables of all kept results between its two marks."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -106,14 +108,14 @@ def _name(run: Run) -> str:
 
 
 def _run(run: Run) -> str:
-    """A run's cells, times by batch, below a line that says what ran."""
+    """Return a table of times by batch for each device of a run, below a line about the run."""
     rows = [row for row in run.rows if _is_plain(row)]
     devices = sorted({row.setting.device for row in rows})
     return "\n\n".join(_table(run, [row for row in rows if row.setting.device == device], device) for device in devices)
 
 
 def _is_plain(row: Row) -> bool:
-    """Whether it is a row of a step or of a sequence through one layer, of the sizes that every run has."""
+    """Whether a row is a step or a sequence through one layer, of sizes that every run has."""
     sizes = row.sizes
     if row.kernel or row.setting.precision != "highest":
         return False
@@ -127,7 +129,7 @@ def _table(run: Run, rows: list[Row], device: str) -> str:
     ours = [row for row in rows if row.ours and not row.part]
     for row in sorted(ours, key=lambda row: -row.median):  # the fastest is written last
         cells.setdefault((row.sizes.T, row.sizes.N), {})[row.B] = _cell(row, best_peer(rows, row))
-    # Of a full run the sizes that many batches have, and the batches that many sizes have; of a quick one all.
+    # Show sizes with many batches, and batches with many sizes. For a quick run, show all.
     full = {key for key in cells if len(cells[key]) > 2}
     cells = {key: cells[key] for key in sorted(full if len(full) > 1 else cells)}
     batches = sorted({B for by_batch in cells.values() for B in by_batch})

@@ -1,8 +1,8 @@
 """How fast a case could be: its work, what this machine can do, and the shortest time that follows.
 
-`Work` counts bytes, floating-point operations, special functions and launches of a case; `Constants` are what
-`calibrate` measured on a device in the same run; `limit` divides one by the other. It is a model, with what good
-libraries reach as its constants: a time can't be expected below it, yet a library with a faster tanh may pass it.
+`Work` counts the bytes, floating-point operations, special functions and launches of a case. `Constants` are the rates
+that `calibrate` measured on a device in the same run. `limit` divides one by the other. It is a model, with rates that
+good libraries reach. Don't expect a time below it, but a library with a faster tanh may beat it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Work:
-    """What a case can't avoid.
+    """The work that a case can't avoid.
 
     Attributes:
-        flop: of the matrix products.
-        bytes: read and written.
-        resident: bytes that each step touches, which say whether they fit in a cache.
-        special: evaluations of exp or tanh: 5 a unit, of i, f, o, g and the new c.
+        flop: floating-point operations of the matrix products.
+        bytes: bytes read and written.
+        resident: bytes that each step touches, which tell whether they fit in a cache.
+        special: evaluations of exp or tanh: 5 for each unit, for i, f, o, g and the new c.
         launches: kernels that must follow one another.
         arithmetic: the kind of the matrix products: "float64", "float32", "tf32", "float16" or "bfloat16".
     """
@@ -57,16 +57,16 @@ class Work:
 
         Args:
             B: rows.
-            I: input size of the first layer; the next ones take the outputs of the last.
+            I: input size of the first layer. Each later layer takes the outputs of the one below.
             N: units.
             T: steps.
             P: size of the projection, or None.
-            layers: one above the other.
-            dtype: of x, h and the weights.
+            layers: the number of stacked layers.
+            dtype: the dtype of x, h and the weights.
             device: on "cpu" the gates are written and read once; one kernel on a GPU keeps them in registers.
             precision: "high" lets a GPU multiply float32 as TF32.
-            pool: whether states are rows of a table, by their slots. Each h is gathered for its product, which is
-                another kernel, and the output is beside the h that is scattered; c is read and written where it is.
+            pool: whether states are rows of a table, by slot. Then another kernel gathers each h for its product. The
+                output is written in addition to the scattered h. c is read and written in place.
         """
         on_cpu, width = device == "cpu", P or N
         item = ITEMSIZES[dtype]
@@ -74,7 +74,7 @@ class Work:
         flop = total = resident = 0
         for size in [I] + [width] * (layers - 1):
             flop += T * (8 * B * N * (size + width) + (2 * B * N * P if P else 0))
-            # The inputs of all steps can be multiplied at once: only what h is multiplied by is read at each step.
+            # The inputs of all steps can be multiplied at once, so each step reads only the weights of h.
             once = 4 * N * size * item + 4 * N * wide
             each = 4 * N * width * item + (N * P * item if P else 0)
             each += B * (size + 2 * width) * item + 2 * B * N * wide
@@ -107,17 +107,17 @@ def _arithmetic(dtype: str, precision: str, on_cpu: bool) -> str:
 
 @dataclass(frozen=True)
 class Limit:
-    """The shortest time of a case, in seconds, and what most of it goes to."""
+    """The shortest time of a case, in seconds, and what takes most of it."""
 
     seconds: float
     bound: str
 
 
 def limit(work: Work, constants: Constants) -> Limit | None:
-    """Return the limit, or None where a rate it needs was not calibrated.
+    """Return the limit, or None if a rate that it needs wasn't calibrated.
 
-    The bytes move beside the arithmetic. On a CPU the special functions take turns with the products, because the same
-    cores do both; on a GPU they overlap too, and launches come before all.
+    Memory traffic overlaps with arithmetic. On a CPU, special functions and products take turns, because the same cores
+    do both. On a GPU they overlap too, and the time of launches is added.
     """
     on_cpu = constants.device == "cpu"
     special_rate = constants.special.get(work.arithmetic if on_cpu else "float32")
@@ -144,7 +144,7 @@ def calibrate(device: str = "cpu", threads: int = 1) -> Constants:
 
     Args:
         device: "cpu", "cuda" for the first GPU, or "cuda:<index>".
-        threads: how many copy and evaluate on a CPU; the matrix products take as many as the BLAS was told to.
+        threads: how many copy and evaluate on a CPU. Matrix products use as many as the BLAS is set to.
     """
     if device == "cpu":
         from benchmarks import calibration_cpu
@@ -156,11 +156,11 @@ def calibrate(device: str = "cpu", threads: int = 1) -> Constants:
 
 
 def machine_facts_limits(devices: tuple[str, ...] = ("cpu",), threads: int | None = None) -> dict[str, dict]:
-    """Return what machine_info["facts"]["limits"] of a result is: the constants of each device, by its name.
+    """Return the constants of each device, by name, for machine_info["facts"]["limits"] of a result.
 
     Args:
-        devices: to calibrate.
-        threads: of the CPU; else OMP_NUM_THREADS, else 1.
+        devices: the devices to calibrate.
+        threads: the number of threads of the CPU; None for OMP_NUM_THREADS, or else 1.
     """
     threads = threads or int(os.environ.get("OMP_NUM_THREADS", "1"))
     return {device: calibrate(device, threads).to_json() for device in devices}

@@ -1,4 +1,4 @@
-"""Facts about the machine and what ran on it, which stand in every file of results."""
+"""Facts about the machine and what ran on it, for every file of results."""
 
 import datetime
 import os
@@ -25,7 +25,7 @@ def devices(asked=None):
 
 
 def facts(config):
-    """Return everything, for the JSON of a run with these options; `benchmarks.runs` says what a report reads of it."""
+    """Return all facts, for the JSON of a run with these options. `benchmarks.runs` lists those that a report reads."""
     run_on = devices(config.getoption("device"))
     missing = dict(peers.missing(run_on, quick=config.getoption("quick")))
     able = {peer.name: peer.version() for peer in peers.all_peers() if peer.name not in missing}
@@ -46,7 +46,7 @@ def facts(config):
 
 
 def when():
-    """Return what differs from run to run on one machine."""
+    """Return the facts that differ from run to run on one machine."""
     return {"commit": commit(), "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
 
 
@@ -60,12 +60,12 @@ def cpu_model():
 
 
 def cores():
-    """Return how many of them this process may run on."""
+    """Return how many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def commit():
-    """Return the commit, from git or the variable COMMIT, with a + where files have been changed since."""
+    """Return the commit, from git or the variable COMMIT, with a + if files have changed since."""
     try:
         git = ("git", "-C", str(ROOT))
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,6 +1,6 @@
-"""How pictures look: colours that colour-blind people tell apart, markers, units, and files of both kinds.
+"""The style of pictures: colours that colour-blind people can tell apart, markers, units, and PNG and SVG files.
 
-Needs matplotlib, without a display: figures are made here, never by pyplot.
+This needs matplotlib, but no display: it makes figures itself, without pyplot.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-INK = "#010203"  # text and axes: in a page the colour of its text
+INK = "#010203"  # text and axes; a page shows it in the colour of its text
 OURS = "#D55E00"
-PEERS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#7F7F7F")  # with OURS, of Okabe and Ito
+PEERS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#7F7F7F")  # with OURS, the palette of Okabe and Ito
 _MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p", "d")
 _DASHES = ("-", (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))
-WIDTH = 5.0  # inches; 9 points then are readable on a phone
+WIDTH = 5.0  # inches; 9 points are then readable on a phone
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -59,7 +59,7 @@ class Look:
     order: int
 
     def line(self) -> dict:
-        """Return what Axes.plot takes."""
+        """Return the options for Axes.plot."""
         return {
             "color": self.color,
             "marker": self.marker,
@@ -97,7 +97,7 @@ class Picture:
     figure: Figure
 
     def png(self) -> bytes:
-        """Black on white, for files."""
+        """Return the picture for files, black on white."""
         file, small = io.BytesIO(), io.BytesIO()
         with style():
             self.figure.savefig(file, format="png", dpi=160, facecolor="white")
@@ -105,11 +105,11 @@ class Picture:
         return small.getvalue()
 
     def svg(self) -> str:
-        """Black on white, for files."""
+        """Return the picture for files, black on white."""
         return self._svg("white").replace(INK, "#1b1b1b")
 
     def adaptive_svg(self) -> str:
-        """For a page: without a background, its text light where the reader prefers dark pages."""
+        """Return the picture for a page, without a background. Its text is light if the reader prefers dark pages."""
         style = "<style>svg{color:#1b1b1b}@media(prefers-color-scheme:dark){svg{color:#e4e4e4}}</style>"
         text = self._svg("none").replace(INK, "currentColor")
         return re.sub(r"(<svg\b[^>]*>)", rf"\1{style}", text, count=1)
@@ -134,13 +134,13 @@ def figure(height: float) -> tuple[Figure, Axes]:
 
 
 def title(made: Figure, text: str) -> None:
-    """Write a title over the whole width, each line broken where it is too long."""
+    """Write a title over the whole width, and break lines that are too long."""
     lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 66)]
     made.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10)
 
 
 def legend_below(made: Figure, axes: Axes) -> None:
-    """Make a legend in columns that its names fit into; `finish` gives it room below the axes."""
+    """Make a legend in columns that fit its names. `finish` makes room for it below the axes."""
     handles, names = axes.get_legend_handles_labels()
     half = -(-len(names) // 2)
     columns = 2 if sum(max(map(len, part), default=0) for part in (names[:half], names[half:])) <= 54 else 1
@@ -148,7 +148,7 @@ def legend_below(made: Figure, axes: Axes) -> None:
 
 
 def finish(made: Figure, text: str) -> None:
-    """Make the figure higher for its legend, and for a text in small letters that says where the figures come from."""
+    """Make the figure taller for its legend, and for small print that says where the data come from."""
     lines = textwrap.wrap(text, 92)
     below = 0.12 * len(lines) + 0.05  # inches
     room = below + sum(legend.get_window_extent().height / made.dpi for legend in made.legends)
@@ -162,7 +162,7 @@ def finish(made: Figure, text: str) -> None:
 
 
 def log_axis(axes: Axes, which: str, unit: str) -> None:
-    """Make an axis logarithmic, its ticks 1, 2, 5 where it is short, with prefixes of the unit."""
+    """Make an axis logarithmic, with unit prefixes, and with ticks at 1, 2 and 5 if it is short."""
     axis = getattr(axes, f"{which}axis")
     getattr(axes, f"set_{which}scale")("log")
     low, high = sorted(getattr(axes, f"get_{which}lim")())
@@ -172,7 +172,7 @@ def log_axis(axes: Axes, which: str, unit: str) -> None:
 
 
 def batch_axis(axes: Axes, batches: list[int]) -> None:
-    """Make x the batch: logarithmic, with a tick at each B whose number does not touch the next."""
+    """Make x the batch, logarithmic, with a tick at each B whose number doesn't touch the next one."""
     axes.set_xscale("log", base=2)
     axes.set_xlabel("B, rows a step")
     axes.set_xlim(min(batches) / 1.35, max(batches) * 1.35)

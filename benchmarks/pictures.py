@@ -31,7 +31,7 @@ _DASHED = (0, (5, 3))
 
 
 def palette(runs: list[Run]) -> Palette:
-    """Return the looks of every name in a report."""
+    """Return the look of every name in a report."""
     rows = [row for run in runs for row in run.rows if row.sizes and not row.kernel]
     return Palette(
         ours=(row.peer for row in rows if row.ours),
@@ -41,7 +41,7 @@ def palette(runs: list[Run]) -> Palette:
 
 
 def of_run(run: Run, looks: Palette, prefix: str) -> dict[str, list[Picture]]:
-    """Draw all pictures of a run, by the kind of its rows; their names begin with the prefix."""
+    """Draw all pictures of a run, by the kind of its rows. Their names begin with the prefix."""
     drawn: dict[str, list[Picture]] = {}
     rows_of = sorted(run.rows, key=lambda row: natural(row.group))
     with style():
@@ -75,7 +75,7 @@ def _of_steps(rows: list[Row], run: Run, looks: Palette, prefix: str) -> list[Pi
 
 
 def times(rows: list[Row], looks: Palette, setting: Setting, name: str) -> list[Picture]:
-    """Time a step against B: a picture for each size that has several batches, with the same y axis."""
+    """Draw the time of a step against B: a picture for each size with several batches, all with the same y axis."""
     by_sizes = {sizes: [row for row in rows if row.sizes == sizes] for sizes in _sizes(rows)}
     by_sizes = {sizes: here for sizes, here in by_sizes.items() if len({row.B for row in here}) > 1}
     every = [row for here in by_sizes.values() for row in here]
@@ -100,15 +100,15 @@ def _times(
     axes.set_ylim(span)
     log_axis(axes, "y", "s")
     batch_axis(axes, sorted({row.B for row in rows}))
-    axes.set_ylabel("time a step")
+    axes.set_ylabel("time of a step")
     title(made, f"{sizes}\n{setting}")
     axes.grid(visible=True)
     legend_below(made, axes)
-    return Picture(f"{name}-{slug(str(sizes))}", f"Time a step against batch, {sizes}, {setting}", made)
+    return Picture(f"{name}-{slug(str(sizes))}", f"Time of a step against batch, {sizes}, {setting}", made)
 
 
 def _by_batch(rows: list[Row]) -> list[Row]:
-    """The fastest of each batch."""
+    """Return the fastest row of each batch."""
     best = {}
     for row in sorted(rows, key=lambda row: -row.median):
         best[row.B] = row
@@ -120,7 +120,7 @@ def _sizes(rows: list[Row]) -> list[Sizes]:
 
 
 def roofline(rows: list[Row], constants: Constants, setting: Setting, name: str) -> list[Picture]:
-    """Flop a byte against flop a second: ours below what copies and matrix products reach."""
+    """Draw flop a second against flop a byte: ours below the roofs of copies and matrix products."""
     ours = [row for row in rows if row.ours and row.work]
     peak = constants.matmul.get(ours[0].work.arithmetic) if ours else None
     if peak is None or len({(row.sizes, row.B) for row in ours}) < 2:
@@ -171,7 +171,7 @@ def _batches(points: list[Row]) -> str:
 
 
 def speedups(rows: list[Row], setting: Setting, name: str) -> list[Picture]:
-    """The best peer's time over ours, for each size and batch: above 1 ours is faster."""
+    """Draw the best peer's time over ours, for each size and batch: above 1 ours is faster."""
     cells = {}
     for row in sorted((row for row in rows if row.ours), key=lambda row: -row.median):
         peer = best_peer(rows, row)
@@ -197,14 +197,14 @@ def speedups(rows: list[Row], setting: Setting, name: str) -> list[Picture]:
     names = [str(one).replace(", ", ",\n", 1) for one in reversed(sizes)]
     axes.set_yticks(np.arange(len(sizes)) + 0.5, names)
     axes.tick_params(length=0)
-    axes.set_xlabel("B, rows a step")
+    axes.set_xlabel("B, rows of a step")
     title(made, f"Best peer's time / ours (above 1: ours is faster)\n{setting}")
     axes.spines[:].set_visible(False)
     return [Picture(f"{name}-speedup", f"Best peer's time over ours, by size and batch, {setting}", made)]
 
 
 def sequence_bars(rows: list[Row], looks: Palette, prefix: str) -> list[Picture]:
-    """The time of each sequence: a picture for each group and device, a bar for each library."""
+    """Draw the time of each sequence: a picture for each group and device, with a bar for each library."""
     groups = dict.fromkeys((row.group, row.setting) for row in rows)
     return [
         _bars([row for row in rows if (row.group, row.setting) == key], looks, *key, f"{prefix}-sequence-{number}")
@@ -220,7 +220,7 @@ def _bars(rows: list[Row], looks: Palette, group: str, setting: Setting, name: s
         hatch = "///" if row.part else None
         axes.barh(place, row.median, height=0.42, color=looks[row.peer].color, hatch=hatch, edgecolor="#FFFFFF")
         axes.plot([row.low, row.high], [place, place], color=INK, linewidth=1.1)
-        if shortest:  # beside the bars only, where it crosses no name
+        if shortest:  # only beside the bars, where it doesn't cross a name
             axes.plot(
                 [shortest, shortest], [place - 0.26, place + 0.26], color=INK, linestyle=(0, (2, 1)), linewidth=1.8
             )

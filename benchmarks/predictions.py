@@ -2,16 +2,16 @@
 
     python -m benchmarks predictions
 
-writes predictions.json, which a report sets beside measurements, and predictions.md, for people. Nothing in them was
-measured; where a run on a GPU disagrees, the model is wrong, and the table with it.
+writes predictions.json, which a report shows beside measurements, and predictions.md, for people. Nothing in them was
+measured. If a run on a GPU disagrees, the model is wrong, and so is the table.
 
-A step is launches in turn, of one kernel, or of a product and what is behind it. Each takes
+A step is one or more launches, one after the other: of one kernel, or of a product and the kernel after it. Each takes
 
-    node + fill + the longer of the busiest multiprocessor and what all share
+    node + fill + max(the busiest multiprocessor, what all multiprocessors share)
 
-where a multiprocessor has so many blocks one after the other, some of them at once. It takes no less than its port to
-the L2, its products or its special functions for all blocks at once, nor than a single block from its first K-tile to
-its last unit. All share the HBM, the L2, and the rates of products and special functions.
+A multiprocessor runs some of its blocks at once, and the rest after them. Blocks that run at once take at least the
+time of the port to the L2, of the products and of the special functions, each for all these blocks. They also take at
+least the time of a single block, from its first K-tile to its last unit. All multiprocessors share the HBM and the L2.
 """
 
 from __future__ import annotations
@@ -30,32 +30,29 @@ from fusedlstm.backends import kernel_choice
 
 FOLDER = Path(__file__).parent
 DATE = "2026-11-23"
-ABOUT = (
-    f"Predictions of a model, written on {DATE}, before any of these kernels had run on a GPU. "
-    "No figure here was measured."
-)
-# One dtype of each arithmetic; float16 is as bfloat16.
+ABOUT = f"Predictions of a model, written on {DATE}. No figure here was measured."
+# A dtype for each arithmetic. float16 is treated like bfloat16.
 _DTYPES = {"bfloat16": "bfloat16", "tf32": "float32", "float32": "float32", "float64": "float64"}
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU in a few constants, the H200's unless told otherwise; rates are a second's.
+    """The constants of a GPU, by default of an H200. Rates are per second.
 
     Attributes:
         sms: multiprocessors.
         clock: hertz.
-        l2: bytes read from the L2 by all.
-        port: bytes a clock from the L2 to one multiprocessor.
+        l2: bytes that all multiprocessors read from the L2.
+        port: bytes per clock from the L2 to one multiprocessor.
         l2_size: bytes that stay in the L2 from step to step.
-        hbm: bytes, as of a copy.
-        library: flop of a library's products, by arithmetic: wgmma, as reached and not as printed.
-        own: flop of ours: mma.sync, 63 % of that, and fma.
-        special: special functions a clock and multiprocessor.
+        hbm: bytes that a copy reads and writes.
+        library: flop of a library's products, by arithmetic: wgmma, as reached and not as on the data sheet.
+        own: flop of our products: mma.sync, at 63 % of that, and fma.
+        special: special functions per clock of a multiprocessor.
         node: seconds from one empty kernel to the next within a graph.
-        fill: seconds of a kernel in which nothing is busy: 0.6 us from its first load, which misses the L2, to the
-            first K-tile, 0.15 us of that through barrier, shared memory and products, and 0.25 us from the last product
-            through five dependent functions to the stored h.
+        fill: seconds of a kernel in which nothing is busy. From its first load, which misses the L2, to the first
+            K-tile it is 0.6 us. That tile takes 0.15 us through barrier, shared memory and products. From the last
+            product through five dependent functions to the stored h it is 0.25 us.
         trip: seconds from a load that hits the L2 until its K-tile has been multiplied.
     """
 
@@ -79,17 +76,17 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Tile:
-    """What a block multiplies at a time, and how many blocks a multiprocessor has room for.
+    """The tile that a block multiplies at a time, and how many blocks a multiprocessor has room for.
 
     Attributes:
-        rows: of x and h.
-        columns: of the gates, four for each unit.
-        warps: of a block; eight on a multiprocessor keep its tensor cores or fma units busy.
-        room: blocks at once, by shared memory and registers.
-        shares: warps that share K between them, each with K-tiles of its own.
-        splits: blocks that share K between them, whose sums go through the L2.
-        ahead: K-tiles that are on their way while one is multiplied.
-        k_tile: bytes of a row in one.
+        rows: rows of x and h.
+        columns: columns of the gates, four for each unit.
+        warps: warps of a block. Eight on a multiprocessor keep its tensor cores or fma units busy.
+        room: blocks at once on a multiprocessor, by shared memory and registers.
+        shares: warps that split K, each with its own K-tiles.
+        splits: blocks that split K. Their sums go through the L2.
+        ahead: K-tiles that are being loaded while one is multiplied.
+        k_tile: bytes of a row in a K-tile.
         rate: the part of the multiprocessor's rate that the tile's shape allows.
         library: whether the products are a library's.
     """
@@ -118,11 +115,11 @@ def tile_of(kernel: str, B: int, arithmetic: str) -> Tile:
         return Tile(16, 64, warps=4, room=4, rate=1 / 3)
     if B <= 2048:  # 12 loads of shared memory for 128 multiply-adds a thread
         return Tile(64, 64, warps=4, room=3 if arithmetic == "float64" else 4, rate=0.6)
-    # Of float32 256 multiply-adds a thread follow 16 loads of shared memory, which leave some cycles idle.
+    # In float32, a thread does 256 multiply-adds for 16 loads of shared memory, which leave some cycles idle.
     return Tile(64, 128, warps=8, room=1) if arithmetic == "float64" else Tile(128, 128, warps=8, room=2, rate=0.7)
 
 
-# What cuBLASLt has to choose from.
+# The tiles that cuBLASLt chooses from.
 _LIBRARY = [
     Tile(rows, columns, warps=8, room=1, splits=splits, ahead=5, k_tile=128, library=True)
     for rows, columns, splits in product((64, 128, 256), (64, 128, 256), (1, 2, 4))
@@ -132,15 +129,15 @@ _LIBRARY = [
 
 @dataclass(frozen=True)
 class Work:
-    """What a product has to do, for each of B rows and so many columns.
+    """The work of a product of B rows and some columns.
 
     Attributes:
         B: rows.
-        columns: of the weights.
-        K: what is summed over: columns of the operand.
+        columns: columns of the weights.
+        K: the columns of the operand, over which it sums.
         item: bytes of one of its elements.
-        extra: bytes that are read and written for each sum, operand and weights apart.
-        special: clocks of a multiprocessor's special functions, or of what stands in for them, for each sum.
+        extra: bytes read and written for each sum, besides operand and weights.
+        special: for each sum, clocks of a multiprocessor's special functions, or of instructions that replace them.
     """
 
     B: int
@@ -153,36 +150,36 @@ class Work:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds, and what most of them go to."""
+    """Predicted seconds, and what takes most of them."""
 
     seconds: float
     bound: str
 
 
 def _launch(gpu: Gpu, parts: dict[str, float]) -> Prediction:
-    """Return what a launch takes of which the longest part counts."""
+    """Return the time of a launch. Its parts overlap, so the longest counts."""
     slowest = max(parts, key=parts.__getitem__)
     overhead = gpu.node + gpu.fill
     return Prediction(overhead + parts[slowest], "launch" if overhead > parts[slowest] else slowest)
 
 
 def _product(gpu: Gpu, tile: Tile, work: Work, arithmetic: str, resident: float) -> Prediction:
-    """Return what the launch of a product takes, all but its tiles being in the work.
+    """Return the time of the launch of a product.
 
     Args:
         gpu: the GPU.
-        tile: a block's.
-        work: the product, and what is done with its sums.
-        arithmetic: of the products.
+        tile: the tile of a block.
+        work: the product, and the work on its sums.
+        arithmetic: the arithmetic of the products.
         resident: bytes that a whole step touches, which are in the L2 already if they fit.
     """
     flops = (gpu.library if tile.library else gpu.own)[arithmetic]
-    rows, columns = min(tile.rows, work.B), min(tile.columns, work.columns)  # what isn't there isn't loaded
+    rows, columns = min(tile.rows, work.B), min(tile.columns, work.columns)  # the rest of a tile isn't loaded
     K, sums = -(-work.K // tile.splits), rows * columns
     extra = work.extra + (8 if tile.splits > 1 else 0)
     blocks = -(-work.B // tile.rows) * -(-work.columns // tile.columns) * tile.splits
     operand = (rows + columns) * K * work.item
-    # A library's blocks work in pairs, which load one operand once; else it could not reach the rate that was measured.
+    # A library's blocks work in pairs, which load one operand once. Otherwise it couldn't reach the measured rate.
     from_l2 = (min(rows, columns) + max(rows, columns) / 2) / (rows + columns) if tile.library else 1
     loads = (operand + sums * extra) / (gpu.port * gpu.clock)
     multiplying = 2 * tile.rows * tile.columns * K / (flops / gpu.sms * tile.rate)
@@ -190,7 +187,7 @@ def _product(gpu: Gpu, tile: Tile, work: Work, arithmetic: str, resident: float)
     trips = -(-K * work.item // tile.k_tile) / tile.shares * gpu.trip / tile.ahead
 
     def together(count: int) -> dict[str, float]:
-        """What so many blocks at once take on a multiprocessor."""
+        """Return the times of this many blocks at once on a multiprocessor."""
         return {
             "L2 port": count * loads,
             "products": count * multiplying / min(1, count * tile.warps / 8),
@@ -217,7 +214,7 @@ def _product(gpu: Gpu, tile: Tile, work: Work, arithmetic: str, resident: float)
 
 
 def _planned(gpu: Gpu, B: int, N: int, arithmetic: str, resident: float) -> Prediction:
-    """Return what the kernel behind a library's product takes: gates and c read, c and h written."""
+    """Return the time of the kernel after a library's product, which reads gates and c, and writes c and h."""
     item, wide = ITEMSIZES[_DTYPES[arithmetic]], _wide(arithmetic)
     rate, name = (gpu.hbm, "HBM") if resident > gpu.l2_size else (gpu.l2, "L2")
     special = B * N * _special(arithmetic, gpu) / (gpu.sms * gpu.clock)
@@ -225,15 +222,15 @@ def _planned(gpu: Gpu, B: int, N: int, arithmetic: str, resident: float) -> Pred
 
 
 def _wide(arithmetic: str) -> int:
-    """Bytes of a c, or of a gate."""
+    """Return the bytes of an element of c, or of a gate."""
     return 8 if arithmetic == "float64" else 4
 
 
 def _special(arithmetic: str, gpu: Gpu) -> float:
-    """Clocks that a multiprocessor takes for the five activations of a unit.
+    """Return the clocks that a multiprocessor takes for the five activations of a unit.
 
-    Of 16-bit types each is an exp and a reciprocal. Exact ones are about 25 instructions of float32, of which 128 lanes
-    take one a clock, or 100 of float64, for 64 lanes.
+    In 16-bit types each is an exp and a reciprocal. An exact one takes about 25 instructions in float32, on 128 lanes,
+    or 100 in float64, on 64 lanes. A lane does one a clock.
     """
     return {"bfloat16": 10 / gpu.special, "float64": 5 * 100 / 64}.get(arithmetic, 5 * 25 / 128)
 
@@ -241,7 +238,7 @@ def _special(arithmetic: str, gpu: Gpu) -> float:
 def predict(
     kernel: str, *, B: int, I: int, N: int, P: int | None = None, arithmetic: str, gpu: Gpu | None = None
 ) -> Prediction:
-    """Return what a step by a kernel is expected to take.
+    """Return the predicted time of a step by a kernel.
 
     Args:
         kernel: one of `kernel_choice.NAMES`.
@@ -249,7 +246,7 @@ def predict(
         I: input size.
         N: units.
         P: size of the projection, or None.
-        arithmetic: as `kernel_choice.arithmetic` has it; float16 is as bfloat16.
+        arithmetic: as from `kernel_choice.arithmetic`; float16 is treated like bfloat16.
         gpu: the GPU; an H200 by default.
     """
     gpu = gpu or Gpu()
@@ -265,7 +262,7 @@ def predict(
         ]
         launches.append(_planned(gpu, B, N, arithmetic, resident))
     else:
-        state, special = (2 * wide + item) / 4, _special(arithmetic, gpu) / 4  # of a unit has four sums
+        state, special = (2 * wide + item) / 4, _special(arithmetic, gpu) / 4  # a unit has four sums
         works = (dataclasses.replace(gates, extra=state, special=special), projection)[: 2 if P else 1]
         multiplied = "float32" if kernel == "simt" and arithmetic == "tf32" else arithmetic
         tile = tile_of(kernel, B, arithmetic)
@@ -274,7 +271,7 @@ def predict(
     return Prediction(sum(one.seconds for one in launches), slowest.bound)
 
 
-# What is predicted and kept: all batches of all sizes, and a wide cell with a projection, in each arithmetic.
+# The predictions to keep: all batches of all sizes, and a wide cell with a projection, in each arithmetic.
 _BATCHES, _SIZES = (1, 32, 256, 1024, 4096, 16384), (128, 256, 512, 1024)
 SHAPES = [(B, N, N, None) for N in _SIZES for B in _BATCHES] + [(32, 640, 2048, 640)]
 PRECISIONS = {"bfloat16": "highest", "tf32": "high", "float32": "highest", "float64": "highest"}
@@ -282,18 +279,18 @@ _CAPABILITY = 90
 
 
 def kernels_of(arithmetic: str) -> list[str]:
-    """Return the kernels that can multiply so."""
+    """Return the kernels that can multiply in this arithmetic."""
     dtype, precision = _DTYPES[arithmetic], PRECISIONS[arithmetic]
     return [name for name in kernel_choice.NAMES if kernel_choice.reason_against(name, dtype, precision) is None]
 
 
 def chosen(arithmetic: str, B: int, I: int, N: int, P: int | None) -> str:
-    """Return what the table has for a shape."""
+    """Return the kernel that the table has for a shape."""
     return kernel_choice.choose(B, I, N, P, _DTYPES[arithmetic], PRECISIONS[arithmetic], _CAPABILITY)
 
 
 def compute() -> dict:
-    """Return what predictions.json is."""
+    """Return the content of predictions.json."""
     rows = []
     for arithmetic in PRECISIONS:
         for B, I, N, P in SHAPES:
@@ -330,12 +327,13 @@ def write(folder: Path = FOLDER) -> list[Path]:
 
 
 def _blocks(content: dict) -> list[Block]:
-    """The predictions for people."""
+    """Return the predictions as a page for people."""
     blocks: list[Block] = [
-        Heading(1, "What kernels of a step are expected to take"),
+        Heading(1, "Predicted times of the kernels of a step"),
         Paragraph(
-            f"{content['about']} They come from a model, predictions.py, of an NVIDIA H200 by the constants below, and "
-            "so does the table that chooses a kernel. Microseconds of one step within a graph, and what bounds them."
+            f"{content['about']} The model, predictions.py, describes an NVIDIA H200 by the constants below. The table "
+            "that chooses a kernel comes from it, too. Cells have the microseconds of one step within a graph, and "
+            "what bounds them."
         ),
         Bullets([(name, _constant(value)) for name, value in content["gpu"].items()]),
     ]
@@ -352,7 +350,7 @@ def _blocks(content: dict) -> list[Block]:
             if row["arithmetic"] == arithmetic
         ]
         title = {"bfloat16": "bfloat16 and float16", "tf32": 'float32, precision="high"'}.get(arithmetic, arithmetic)
-        blocks += [Heading(2, title), Table(["step", *kernels, "fastest", "the table's"], cells)]
+        blocks += [Heading(2, title), Table(["step", *kernels, "fastest", "in the table"], cells)]
     return blocks
 
 

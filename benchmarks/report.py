@@ -1,4 +1,4 @@
-"""A report of results: what was run where, tables and pictures, as Markdown and as one page."""
+"""Write a report of results: what ran where, tables and pictures, as Markdown and as one HTML page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TOLD_APART = {
     "threads",
     "commit",
     "date",
-}  # facts with lines of their own
+}  # facts that have their own lines
 _NO_PICTURES = "There are no pictures, because matplotlib is not installed (the extra report brings it)."
 
 
@@ -63,7 +63,7 @@ def _forget_pictures(text: Path) -> None:
 
 
 def _draw(runs: list[Run]) -> list[dict[str, list[Picture]]] | None:
-    """The pictures of each run by kind, or None without matplotlib."""
+    """Return the pictures of each run by kind, or None without matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         return None
     from benchmarks import pictures
@@ -92,18 +92,18 @@ def _how_to_read(runs: list[Run]) -> Bullets:
     spread = "p10 to p90" if all(row.deciles for run in runs for row in run.rows) else "quartiles, or p10 to p90"
     return Bullets(
         [
-            ("median", f"of the times of a call; beside it, and as whiskers, {spread}"),
+            ("median", f"the median time of a call; beside it, and as whiskers, {spread}"),
             (
                 "time / best peer",
-                "of the fastest other library at the same on the same device; below 1 is faster",
+                "the time over the fastest other library's, for the same work on the same device; below 1 is faster",
             ),
             *_about_gpus_own(runs),
             *_about_predictions(runs),
             (
                 "of the limit",
-                "100 % is the shortest time that bytes, arithmetic, special functions and launches leave, with rates "
+                "100 % is the shortest time that bytes, arithmetic, special functions and launches allow, at rates "
                 "calibrated in the same run. It is a model: a library with faster functions than those calibrated "
-                "may pass it.",
+                "may exceed it.",
             ),
         ]
     )
@@ -112,20 +112,20 @@ def _how_to_read(runs: list[Run]) -> Bullets:
 def _about_gpus_own(runs: list[Run]) -> list[tuple[str, str]]:
     rows, items = [row for run in runs for row in run.rows], []
     if any(row.gpu_seconds for row in rows):
-        items += [("GPU's own", "between events on its stream, median and p10 to p90: without what the host needs")]
+        items += [("GPU's own", "between events on its stream, median and p10 to p90, without the host's time")]
     if any(row.host_seconds for row in rows):
-        items += [("until it returns", "the CPU's time, median and p10 to p90: for a call that queues work for a GPU")]
+        items += [("until it returns", "the CPU's time, median and p10 to p90, of a call that queues work for a GPU")]
     return items
 
 
 def _about_predictions(runs: list[Run]) -> list[tuple[str, str]]:
     if not any(_predicted(row) for run in runs for row in run.rows):
         return []
-    return [("predicted us", "of the GPU, by a model, before any of these kernels had run on one")]
+    return [("predicted us", "the GPU's microseconds, predicted by a model")]
 
 
 def _predicted(row: Row) -> float | None:
-    """The seconds that were predicted for a row that names its kernel, on a GPU."""
+    """Return the predicted seconds of a row that names its kernel on a GPU, or None."""
     if row.kind != "step" or not row.kernel or row.setting.device == "cpu":
         return None
     if row.sizes is None or row.B is None or row.sizes.T > 1 or row.sizes.layers > 1:
@@ -135,7 +135,7 @@ def _predicted(row: Row) -> float | None:
 
 
 def _facts(run: Run) -> Bullets:
-    """What is known of a run's machine, and what was not run."""
+    """Return the facts of a run's machine, and the peers that did not run."""
     facts = run.facts
     cores = f", {facts['cores']} cores" if facts.get("cores") else ""
     gpu = _gpu(facts.get("gpu")) if run.gpu else ""
@@ -157,14 +157,14 @@ def _facts(run: Run) -> Bullets:
 
 
 def _gpu(gpu: object) -> str:
-    """Its name, and behind it what else is known."""
+    """Return a GPU's name, followed by its other facts."""
     if isinstance(gpu, dict):
         return ", ".join(filter(None, [str(gpu.get("name", "")), _plain({**gpu, "name": None})]))
     return _plain(gpu)
 
 
 def _plain(value: object) -> str:
-    """A fact of any form, in a line."""
+    """Return a fact of any form as one line."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_plain(one)}" for name, one in value.items() if one not in (None, ""))
     if isinstance(value, list):
@@ -181,7 +181,7 @@ def _calibrated(constants: Constants) -> str:
 
 
 def _of_kind(kind: str, rows: list[Row], pictures: list[Picture]) -> list[Block]:
-    """A kind's summary, its pictures, and a table of each group."""
+    """Return a kind's summary, its pictures, and a table of each group."""
     groups: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: (natural(row.group), row.median)):
         groups.setdefault(row.group, []).append(row)
@@ -195,7 +195,7 @@ def _of_kind(kind: str, rows: list[Row], pictures: list[Picture]) -> list[Block]
 
 
 def _summary(groups: dict[str, list[Row]]) -> tuple[str, Table]:
-    """Ours beside the best peer, a row for each group and device; and what that comes to, in a sentence."""
+    """Return a sentence and a table that compare ours with the best peer, with a row for each group and device."""
     rows, factors = [], {}
     devices = {row.setting.device for group in groups.values() for row in group}
     for name, group in groups.items():
@@ -234,7 +234,7 @@ def _verdict(factors: dict[str, float]) -> str:
 
 
 def _group(rows: list[Row]) -> Table:
-    """All rows of a group, the fastest first, and the limit of each device below."""
+    """Return all rows of a group, the fastest first, with the limit of each device below."""
     several = len({row.setting.device for row in rows}) > 1
     spread = "p10 to p90" if all(row.deciles for row in rows) else "quartiles"
     rates = ["steps a second", "rows a second"]
@@ -244,7 +244,7 @@ def _group(rows: list[Row]) -> Table:
     cells = []
     for row in rows:
         name = row.peer + (f", {row.setting.device}" if several else "") + (" (a part of the work)" if row.part else "")
-        name += f" [{row.name}]" if times[row.peer, row.setting.device] > 1 else ""  # variants, told by their tests
+        name += f" [{row.name}]" if times[row.peer, row.setting.device] > 1 else ""  # variants, told apart by tests
         cells.append([name, *_cells(row, best_peer(rows, row))])
     for device, row in {row.setting.device: row for row in rows if row.limit}.items():
         name = f"limit, by {row.limit.bound}" + (f", {device}" if several else "")

@@ -1,4 +1,4 @@
-"""A report as one page, with everything in it: it opens anywhere, on phones too, light or dark as the reader likes."""
+"""Render a report as one self-contained HTML page, also for phones, light or dark as the reader prefers."""
 
 from __future__ import annotations
 

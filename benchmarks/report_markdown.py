@@ -1,4 +1,4 @@
-"""A report as Markdown, with its pictures as files beside it."""
+"""Render a report as Markdown, with its pictures as files beside it."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def _row(cells: list[str]) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape what would be Markdown or HTML."""
+    """Escape Markdown and HTML."""
     return re.sub(r"([|*_`\[\]\\])", r"\\\1", html.escape(text, quote=False))

@@ -1,11 +1,18 @@
-"""Results of pytest-benchmark, as the suite writes them, read for a report.
+"""Read results of pytest-benchmark, as this suite writes them, for a report.
 
 An entry of "benchmarks" has in "extra_info": kind, case, T, B, I, N, P, layers, dtype, threads, device, peer,
-peer_version and ours; where they matter also precision ("high" is TF32), workload (rows of one workload stand in one
-picture), cold (caches were emptied before), padding (how many of the rows have no slot), gpu_seconds (of the GPU alone:
-median, p10 and p90), host_seconds (likewise, until a call has returned that only queues its work) and part (it does
-only a part of the work, and is nobody's peer). "machine_info" has "facts": what is known of the machine, with
-"missing", the peers that could not run and why, and "limits", the calibrated constants by device.
+peer_version and ours. Where they matter, it also has:
+
+- precision: "high" is TF32.
+- workload: rows of one workload share a picture.
+- cold: caches were flushed before each call.
+- padding: how many rows have no slot.
+- gpu_seconds: the GPU's own time, as median, p10 and p90.
+- host_seconds: likewise, the time until a call that only queues work returns.
+- part: the row does only a part of the work, and is nobody's peer.
+
+"machine_info" has "facts" about the machine. Among them are "missing", the peers that could not run and why, and
+"limits", the calibrated constants by device.
 """
 
 from __future__ import annotations
@@ -30,11 +37,11 @@ _EMPTIED = 1 << 40  # bytes that no cache holds
 
 
 class ResultsError(ValueError):
-    """A file is no result of this suite; the message is one line."""
+    """A file isn't a result of this suite. The message is one line."""
 
 
 class Setting(NamedTuple):
-    """What rows of one picture have alike."""
+    """What all rows of a picture have in common."""
 
     device: str
     dtype: str
@@ -43,7 +50,7 @@ class Setting(NamedTuple):
     workload: str
 
     def __str__(self) -> str:
-        """A line for people."""
+        """Return it as readable text."""
         dtype = "TF32" if self.precision == "high" and self.dtype == "float32" else self.dtype
         threads = None if self.threads is None else f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         parts = (self.workload, dtype, self.device, threads if self.device == "cpu" else None)
@@ -51,7 +58,7 @@ class Setting(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """A case's sizes but its batch."""
+    """A case's sizes, except its batch."""
 
     T: int
     N: int
@@ -60,7 +67,7 @@ class Sizes(NamedTuple):
     layers: int
 
     def __str__(self) -> str:
-        """N = 128, and what else is not as usual."""
+        """Return N = 128, and every other size that isn't the usual one."""
         parts = [f"N = {self.N}" if self.I != self.N else f"N = I = {self.N}"]
         parts += [f"I = {self.I}"] if self.I != self.N else []
         parts += [f"P = {self.P}"] if self.P else []
@@ -71,7 +78,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One benchmark: who did what, and how long a call took, in seconds."""
+    """One benchmark: the peer, the case, and how long a call took, in seconds."""
 
     kind: str
     group: str
@@ -95,22 +102,22 @@ class Row:
 
     @property
     def kernel(self) -> str:
-        """The kernel that ours was told to step by, or nothing: users leave the choice to the table."""
+        """The kernel that was named for ours, or "" if the table chose, as for users."""
         return self.peer.partition(KERNEL)[2] if self.ours else ""
 
     @property
     def of_limit(self) -> float | None:
-        """The limit over the time: 1 is as fast as can be."""
+        """The limit divided by the time. 1 is as fast as possible."""
         return None if self.limit is None else self.limit.seconds / self.median
 
     @property
     def steps_a_second(self) -> float | None:
-        """Of the whole batch."""
+        """Steps of the whole batch in a second."""
         return None if self.sizes is None else self.sizes.T / self.median
 
     @property
     def rows_a_second(self) -> float | None:
-        """Steps of single rows."""
+        """Steps of single rows in a second."""
         return None if self.sizes is None or self.B is None else self.sizes.T * self.B / self.median
 
 
@@ -134,7 +141,7 @@ class Run:
 
     @property
     def machine(self) -> str:
-        """The CPU's model, or the GPU's where one ran."""
+        """The GPU's name if it ran anything, else the CPU's model."""
         gpu = self.gpu if self.on_gpu else None
         return gpu or str(self.facts.get("cpu") or "unknown machine")
 
@@ -153,7 +160,7 @@ class Run:
 
     @property
     def threads(self) -> list[int]:
-        """Every number of threads that rows had."""
+        """Every number of threads among the rows."""
         return sorted({row.threads for row in self.rows if row.threads is not None})
 
     @property
@@ -166,7 +173,7 @@ class Run:
 
 
 def load_all(paths: list[Path]) -> list[Run]:
-    """Read files, each with a label of its own."""
+    """Read files, and give each run a distinct label."""
     runs = [load(path) for path in paths]
     _label(runs)
     return runs
@@ -177,13 +184,13 @@ def load(path: Path) -> Run:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path}: can't be read: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+        raise ResultsError(f"{path}: can't be read: {getattr(error, 'strerror', None) or 'it is not text'}") from None
     try:
         return _run(path, json.loads(text))
     except json.JSONDecodeError as error:
-        raise ResultsError(f"{path}: no JSON, or not all of it: {error}") from None
+        raise ResultsError(f"{path}: not JSON, or not all of it: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = str(error) if isinstance(error, ResultsError) else f"no result of this suite ({_words(error)})"
+        what = str(error) if isinstance(error, ResultsError) else f"not a result of this suite ({_words(error)})"
         raise ResultsError(f"{path}: {what}") from None
 
 
@@ -211,7 +218,7 @@ def _run(path: Path, content: dict) -> Run:
 
 
 def _commit(said: dict, facts: dict) -> str:
-    """Return the commit by git, or else by who ran it, and whether there were changes."""
+    """Return the commit, from git or else from the facts, and whether there were changes."""
     if said.get("id") in (None, "unknown"):
         return str(facts.get("commit") or "unknown")
     return str(said["id"]) + (", with changes" if said.get("dirty") else "")
@@ -269,7 +276,7 @@ def _seconds(value: float, name: str) -> float:
 
 
 def _spread(stats: dict, median: float) -> tuple[float, float, bool]:
-    """The tenth and ninetieth percentiles where they or the times are there, else the quartiles."""
+    """Return p10, p90 and True if they or single times are recorded, else the quartiles and False."""
     if "p10" in stats:
         return float(stats["p10"]), float(stats["p90"]), True
     if stats.get("data"):
@@ -284,14 +291,14 @@ def _deciles(data: list[float]) -> tuple[float, float]:
 
 
 def keep_deciles(output_json: dict) -> None:
-    """Replace every single time by p10 and p90: for pytest_benchmark_update_json, to make results small."""
+    """Replace single times by p10 and p90, for pytest_benchmark_update_json, so that results are small."""
     for entry in output_json["benchmarks"]:
         if data := entry["stats"].pop("data", None):
             entry["stats"]["p10"], entry["stats"]["p90"] = _deciles(data)
 
 
 def _work(info: dict, setting: Setting) -> Work | None:
-    """The work of all rows but padding; what is of another kind than these, or has no sizes, has no limit."""
+    """Return the work of all rows except padding. Other kinds, and rows without sizes, have none, and no limit."""
     if info.get("kind") not in {"step", "sequence", "pool"} or setting.dtype not in ITEMSIZES:
         return None
     if not all(isinstance(info.get(name), int) for name in "BIN"):
@@ -312,7 +319,7 @@ def _work(info: dict, setting: Setting) -> Work | None:
 
 
 def _label(runs: list[Run]) -> None:
-    """Call each run by its machine and threads, and by as much more as tells them apart."""
+    """Label each run with its machine and threads, and with whatever else tells runs apart."""
     for run in runs:
         threads = " and ".join(map(str, run.threads))
         run.label = run.machine + (f", {threads} thread{'' if threads == '1' else 's'}" if threads else "")
@@ -329,7 +336,7 @@ def slug(text: str) -> str:
 
 
 def best_peer(rows: list[Row], row: Row) -> Row | None:
-    """Return the fastest of the other libraries that did the same as this row, on the same device."""
+    """Return the fastest of the other libraries that did the same work as this row on the same device."""
     peers = [one for one in rows if _comparable(one, row) and not one.ours and not one.part]
     return min(peers, key=lambda one: one.median, default=None)
 

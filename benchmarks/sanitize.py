@@ -1,6 +1,6 @@
-"""Steps, sequences, Steppers and pools for a sanitizer: each dtype and kernel, at edges, without and with options.
+"""Run steps, sequences, Steppers and pools under a sanitizer: all dtypes, kernels and options, and edge sizes.
 
-CuPy's memory pool hides overruns from sanitizers, so each array here is an allocation of its own.
+CuPy's memory pool hides overruns from sanitizers, so each array here is a separate allocation.
 """
 
 import gc
@@ -16,7 +16,7 @@ OPTIONS = {"peephole": True, "cell_clip": 0.5, "proj_size": 3, "proj_clip": 0.2}
 
 
 def steps(dtype, rng):
-    """A cell's: with resets, and written to other arrays."""
+    """Step a cell, with resets, and with results written to other arrays."""
     for B, I, N in SIZES:
         for options in ({}, OPTIONS):
             cell = LSTMCell(LSTMWeights.random(I, N, seed=0, dtype=dtype, **options), backend="cuda")
@@ -28,7 +28,7 @@ def steps(dtype, rng):
 
 
 def sequences(dtype, rng):
-    """Both directions, lengths, resets and residuals."""
+    """Run sequences with both directions, lengths, resets and residuals."""
     for B, I, N in SIZES:
         weights = StackedWeights.random(
             I, N, 2, seed=0, dtype=dtype, bidirectional=True, proj_size=I, residual=(True, False)
@@ -40,7 +40,7 @@ def sequences(dtype, rng):
 
 
 def owners(I, N, dtype):
-    """What has Steppers and pools: a plain cell, and layers with all options; of each kernel that serves the dtype."""
+    """Yield owners of Steppers and pools for each kernel of the dtype: a plain cell, and layers with all options."""
     weights = StackedWeights.random(I, N, 2, seed=0, dtype=dtype, residual=(False, True), **OPTIONS)
     for kernel in kernel_choice.NAMES:
         for precision in ("highest", "high") if dtype == "float32" else ("highest",):
@@ -51,7 +51,7 @@ def owners(I, N, dtype):
 
 
 def steppers(dtype, rng):
-    """Without and with resets, to zeros and to a state, of a step whose arrays are on the GPU and in host memory."""
+    """Step Steppers with arrays on the GPU and in host memory, with and without resets, to zeros and to a state."""
     for B, I, N in SIZES[1:]:
         for owner in owners(I, N, dtype):
             reset_to = owner.stepper(1).read()
@@ -66,7 +66,7 @@ def steppers(dtype, rng):
 
 
 def pools(dtype, rng):
-    """Slots of the host and of the GPU, with padding; and of the GPU such as can't be stepped."""
+    """Step pools by slots on the host and on the GPU, with padding, and by slots on the GPU that can't be stepped."""
     for B, I, N in SIZES[1:]:
         for owner in owners(I, N, dtype):
             pool = StatePool(owner, B + 3)
@@ -78,7 +78,9 @@ def pools(dtype, rng):
             out = pool.step(x, slots, is_first=first)
             pool.step(x, cupy.asarray(slots), is_first=first, out=out, strict=True)
             assert_finite(out)
-            slots[:] = rng.choice([live[0], live[1], B + 2, B + 3, -2], B)  # the third is free, the others out of range
+            slots[:] = rng.choice(
+                [live[0], live[1], B + 2, B + 3, -2], B
+            )  # the third is inactive, the rest out of range
             slots[0] = B + 2
             pool.step(x, cupy.asarray(slots), out=out)
             assert_finite(out)
@@ -102,9 +104,9 @@ def assert_finite(array):
 
 
 def main():
-    """Run all, and wait for it."""
+    """Run everything, and wait for the GPU."""
     cupy.cuda.set_allocator(None)
-    gc.disable()  # it might free memory while a graph is captured, which is refused where CuPy has no pool
+    gc.disable()  # it might free memory during a capture, which CUDA refuses if CuPy has no pool
     rng = np.random.default_rng(0)
     for dtype in ("float64", "float32", "float16", "bfloat16"):
         for work in (steps, sequences, steppers, pools):

@@ -1,4 +1,4 @@
-"""Each case with everybody who does it: which tests there are, and how one of them is checked and timed."""
+"""Run each case with every peer that can: choose the tests, and check and time each of them."""
 
 import gc
 from typing import NamedTuple
@@ -16,7 +16,7 @@ COLD_ROUNDS = 20
 
 
 class Entry(NamedTuple):
-    """A row of a table: who does what, where."""
+    """A row of a table: a case, the peer that runs it, and the device."""
 
     case: Case
     peer: Peer
@@ -24,12 +24,12 @@ class Entry(NamedTuple):
 
     @property
     def id(self):
-        """In the test's name, by which runs are compared."""
+        """The id in the test's name, by which runs are compared."""
         return f"{self.case.id}-{self.device}-{self.peer.name.replace(' ', '_')}"
 
 
 def entries(config, cases):
-    """Return the rows of these cases' tables: peers of a case follow each other."""
+    """Return the rows of these cases' tables. The peers of a case come one after the other."""
     quick = config.getoption("quick")
     able = [
         (peer, device)
@@ -47,14 +47,14 @@ def entries(config, cases):
 
 
 def parametrize(metafunc, cases):
-    """Make a test of each row of these cases' tables: for a module's `pytest_generate_tests`."""
+    """Make a test of each row of these cases' tables, for a module's `pytest_generate_tests`."""
     if "entry" in metafunc.fixturenames:
         rows = entries(metafunc.config, cases)
         metafunc.parametrize("entry", [pytest.param(row, id=row.id) for row in rows])
 
 
 def measure(benchmark, entry, threads):
-    """Check the result of a row, then time it, and check what it returned last."""
+    """Check the result of a row, time it, and check its last result."""
     case, peer, device = entry
     benchmark.group = case.title
     benchmark.extra_info.update(about(entry, threads))
@@ -69,7 +69,7 @@ def measure(benchmark, entry, threads):
         benchmark.extra_info["threads_used"] = assert_threads(run, threads) if device == "cpu" else None
         if device == "cuda" and hasattr(run, "queue") and not case.cold:
             benchmark.extra_info.update(gpu_and_host_seconds(run.queue))
-    gc.collect()  # of the peer before
+    gc.collect()  # of the previous peer
     last = peer.results(timed(benchmark, run, case, device))
     if changes_states(run):
         case.assert_ordinary(last)
@@ -78,7 +78,7 @@ def measure(benchmark, entry, threads):
 
 
 def changes_states(run):
-    """Whether each run goes on from the states that the last one has left."""
+    """Whether each run continues from the states that the last one left."""
     return getattr(run, "begin", None) is not None
 
 
@@ -90,21 +90,21 @@ def begun(peer, run):
 
 
 def timed(benchmark, run, case, device):
-    """Time it, and return what it returned last."""
+    """Time a run, and return its last result."""
     if case.cold:
         return benchmark.pedantic(run, setup=caches.flusher(device), rounds=COLD_ROUNDS)
     return benchmark(run)
 
 
 def assert_threads(run, threads):
-    """Return how many threads share the work; raise if they are more than everybody has."""
+    """Return how many threads share the work. Raise if there are more than `threads`."""
     used = threads_used(run)
     assert used is None or used < threads + 0.5, f"{used:.1f} threads share the work, not {threads}"
     return used
 
 
 def about(entry, threads):
-    """Return what a row is, for tables and pictures."""
+    """Return the facts of a row, for tables and pictures."""
     case, peer, device = entry
     return {
         "kind": case.kind,

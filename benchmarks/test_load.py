@@ -1,4 +1,4 @@
-"""Costs paid once in a process: import, loading weights, and the first call, cold and warm."""
+"""Time what happens once in a process: import, weights from a file, and the first call, cold and warm."""
 
 import shutil
 
@@ -10,10 +10,10 @@ from benchmarks.machine import devices
 from fusedlstm import StackedWeights
 
 CLOCK = Clock()
-# With this mark, and `pedantic` of `CLOCK.run`, a test's time is the one that its processes print.
+# Marks tests whose `pedantic` runs `CLOCK.run`: their times are the seconds that the processes print.
 by_its_own_clock = pytest.mark.benchmark(timer=CLOCK)
 
-# fusedlstm alone. NumPy, which every user has imported, is imported before.
+# fusedlstm alone: NumPy is imported before, as every user does that.
 IMPORT = """
 import time
 import numpy
@@ -22,7 +22,7 @@ import fusedlstm
 print(time.perf_counter() - start)
 """
 
-# On a GPU, CUDA's and CuPy's own start comes first: the context, and cuBLAS's handle.
+# On a GPU, CUDA's context and cuBLAS's handle are made before.
 FIRST_CALL = """
 import time
 import numpy as np
@@ -42,7 +42,7 @@ assert abs(state.h - exact(x.astype(float), exact.zero_state(32)).h).max() < 1e-
 print(seconds)
 """
 
-# NVRTC's part of a cold first call, including its loading. It needs no GPU.
+# NVRTC's part of a cold first call, including its own loading. It needs no GPU.
 COMPILE = """
 import time
 import numpy as np
@@ -105,7 +105,7 @@ def test_first_call_cuda(benchmark, rounds, cache, tmp_path, request):
             shutil.rmtree(folder, ignore_errors=True)
         return (code,), {"FUSEDLSTM_CACHE_DIR": str(folder)}
 
-    # The warm-up round fills the folder that warm rounds find.
+    # The warm-up round fills the folder for the rounds that count.
     benchmark.pedantic(CLOCK.run, setup=folder_for_a_round, rounds=rounds, warmup_rounds=1)
 
 
@@ -123,7 +123,7 @@ def from_safetensors(path):
 @pytest.mark.parametrize("size", [(128, 1), (640, 2)], ids=lambda size: "N{}-L{}".format(*size))
 @pytest.mark.parametrize("how", ["StackedWeights.load", "safetensors", "numpy.load"])
 def test_weights(benchmark, how, size, tmp_path):
-    """Load a file that was just written, so it is in the system's cache. Ours also compares its checksum."""
+    """Load a file that was just written, so that the system has it in memory. Ours also verifies its checksum."""
     N, layers = size
     about(benchmark, f"load weights, N = I = {N}, {layers} layers", "cpu", N=N, layers=layers, peer=how)
     benchmark.extra_info["ours"] = how == "StackedWeights.load"

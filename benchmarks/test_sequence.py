@@ -1,4 +1,4 @@
-"""Whole sequences, ours and every peer's: a table for each size. Also the costs of lengths and resets."""
+"""Whole sequences, ours beside every peer: a table for each size. Also what lengths and resets cost."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def test_sequence(benchmark, entry, threads):
 
 
 def test_options(benchmark, size, device, option, threads):
-    """Compare rows of different lengths, sequences that begin within, and neither."""
+    """Time rows of different lengths, rows that reset on the way, and neither."""
     T, B, N = size
     case = sequence("options of a sequence", T, B, N, N)
     benchmark.group = f"{case.title}: lengths and resets"

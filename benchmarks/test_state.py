@@ -1,4 +1,4 @@
-"""Packing and stacking states, and NumPy's or CuPy's time to copy as many bytes."""
+"""Packing and stacking states, beside NumPy or CuPy copying as many bytes."""
 
 import numpy as np
 import pytest

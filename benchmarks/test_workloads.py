@@ -1,4 +1,4 @@
-"""Sizes of real workloads, ours and every peer's: a table for each. Streams also have the number in real time."""
+"""Sizes from practice, ours beside every peer: a table for each. For streams, also how many run in real time."""
 
 from benchmarks.cases import SECONDS_BETWEEN_STEPS, WORKLOADS
 from benchmarks.side_by_side import measure, parametrize

@@ -1,4 +1,4 @@
-"""As many threads for every library as --threads says, and proof that they kept to it."""
+"""Give every library as many threads as --threads says, and measure how many it uses."""
 
 import os
 import time
@@ -14,11 +14,11 @@ _VARIABLES = (
     "NPROC",
     "TF_NUM_INTRAOP_THREADS",
 )
-_WINDOWS, _WINDOW = 5, 0.005  # how often it is looked, and for how many seconds
+_WINDOWS, _WINDOW = 5, 0.005  # how many times to look, and for how many seconds
 
 
 def environment(threads):
-    """Return the variables that give every library this many threads, and all equal terms on a GPU."""
+    """Return the variables that give every library this many threads, and the same conditions on a GPU."""
     return {
         **dict.fromkeys(_VARIABLES, str(threads)),
         "TF_NUM_INTEROP_THREADS": "1",
@@ -30,23 +30,24 @@ def environment(threads):
 
 
 def threads_used(run):
-    """Return how many threads work at once in `run`, 1.0 for one, or None where the system does not say.
+    """Return how many threads work at once in `run`, 1.0 for one, or None if the system doesn't tell.
 
-    It is the smaller of two bounds. The time of all threads over that of the busiest is 2 too where two threads hand
-    work to each other; the time of all threads over that on the clock, at its largest, is less on a busy machine.
+    It is the smaller of two ratios. One is the time of all threads over that of the busiest. It is also 2 if two
+    threads only hand work to each other. The other is the largest time of all threads over that on the clock. It is
+    smaller on a busy machine.
     """
     first = _times()
     if first is None:
         return None
     at_once = max(_time_over_clock(run) for _ in range(_WINDOWS))
     used = [after - first.get(thread, 0) for thread, after in _times().items()]
-    cores = os.cpu_count() or 1  # more is an error of the clocks, as virtual machines make them
+    cores = os.cpu_count() or 1  # more is an error of the clocks, as in virtual machines
     return round(min(at_once, cores, sum(used) / max(used)), 2)
 
 
 def _time_over_clock(run):
-    """Return the time of all threads over that on the clock, while `run` runs once or more often."""
-    clock = time.perf_counter()  # read before the other and after it, so that an interruption between them adds nothing
+    """Return the time of all threads over that on the clock, while `run` runs once or more."""
+    clock = time.perf_counter()  # read around the other clock, so that an interruption between them adds nothing
     time_of_all = time.process_time()
     while time.perf_counter() - clock < _WINDOW:
         run()
@@ -55,11 +56,11 @@ def _time_over_clock(run):
 
 
 def _times():
-    """Return each thread's time on a processor, on Linux."""
+    """Return each thread's time on a processor, or None on systems other than Linux."""
     times = {}
     for thread in os.listdir("/proc/self/task") if Path("/proc/self/task").is_dir() else ():
         try:
             times[thread] = int(Path("/proc/self/task", thread, "schedstat").read_text().split()[0])
-        except OSError:  # it ended meanwhile
+        except OSError:  # the thread has ended
             continue
     return times or None

@@ -24,10 +24,10 @@ def percent(value: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """Return 1.2345 as "1.23", and what is large with fewer digits."""
+    """Return 1.2345 as "1.23", and larger numbers with fewer decimals."""
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Return a key by which 32 comes before 256."""
+    """Return a sort key by which 32 comes before 256."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]

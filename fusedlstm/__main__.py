@@ -1,4 +1,4 @@
-"""python -m fusedlstm is the command fusedlstm."""
+"""Run the command fusedlstm as python -m fusedlstm."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""Replace a file whole or not at all. The next save removes what an interrupted or killed save leaves.
+"""Replace a file whole or not at all. A save removes what interrupted and killed saves have left.
 
 A save writes to a temporary file beside its target, `.NAME.<16 hex digits>.fusedlstm-tmp`, and then renames it. Until
-then it holds a lock on that file, which the system releases when the process ends, however it ends. So the next save to
-the same target can tell the files of dead saves from those of live ones.
+then it holds a lock on that file. The system releases the lock when the process ends, however it ends. So the next save
+to the same target can tell the files of dead saves from those of running ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ except ImportError:  # Windows
 
 _SUFFIX = ".fusedlstm-tmp"
 _LONGEST_STEM = 200  # bytes: a file's name has at most 255 on most systems
-_OLD = 3600.0  # seconds after which a temporary file is abandoned where files can't be locked
+_OLD = 3600.0  # seconds after which a temporary file counts as abandoned, if files can't be locked
 _LOOK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -45,14 +45,14 @@ def naming(path: str) -> Iterator[None]:
 
 
 def named(error: OSError, path: str) -> OSError:
-    """Return the same error about `path`."""
-    if error.errno is None:  # it has only a text
+    """Return the same error, but about `path`."""
+    if error.errno is None:  # it has only a message
         return OSError(f"{path}: {error}")
     return OSError(error.errno, error.strerror, path)  # OSError picks the subclass by the number
 
 
 def replace(path: AnyPath, content: bytes) -> None:
-    """Replace the file at `path` by `content`, atomically: a crash leaves the old file or the new one.
+    """Replace the file at `path` with `content`, atomically. A crash leaves the old file or the new one.
 
     The new file gets the umask's permissions. A symbolic link is followed, so it stays a link. A pipe, device or other
     special file is written to directly. Several processes may replace one file at the same time: the last one wins,
@@ -83,7 +83,7 @@ def check_target(argument: str, path: str, inputs: Mapping[str, str | None]) -> 
     Args:
         argument: the name of `path` in errors.
         path: where the command will write.
-        inputs: the paths of the files that it reads, by their names in errors; None for one that wasn't given.
+        inputs: the paths of the files that the command reads, by their names in errors; None for a file not given.
 
     Raises:
         ValueError: `path` is a folder, is in a folder that doesn't exist, or is an input, even through a link.
@@ -94,7 +94,7 @@ def check_target(argument: str, path: str, inputs: Mapping[str, str | None]) -> 
         fail(ValueError, argument, "a file in a folder that exists", path or "an empty path")
     for what, source in inputs.items():
         if source is not None and _is_same_file(path, source):
-            fail(ValueError, argument, f"another file than {what}, which would be lost", path)
+            fail(ValueError, argument, f"a file other than {what}, which would be lost", path)
     if os.path.exists(path):
         _check_may_write(path)
     elif not os.access(folder, os.W_OK):
@@ -110,13 +110,13 @@ def _is_same_file(path: str, other: str) -> bool:
 
 
 def _check_may_write(path: str) -> None:
-    """Raise if an existing file is read-only, as a rename would replace it all the same."""
+    """Raise if an existing file is read-only. A rename would replace it anyway."""
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 def _is_replaceable(path: str) -> bool:
-    """Return whether the path is a regular file, or doesn't exist yet."""
+    """Return whether the path is that of a regular file, or of no file yet."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -126,7 +126,7 @@ def _is_replaceable(path: str) -> bool:
 
 
 def _stem(base: str) -> str:
-    """Return the common start of a target's temporary files: its own name, or a shorter one if that is too long."""
+    """Return the common stem of a target's temporary files: its name, or a digest of it if that is too long."""
     if len(os.fsencode(base)) <= _LONGEST_STEM:
         return base
     import hashlib
@@ -168,7 +168,7 @@ def _keep(descriptor: int) -> bool:
 
 
 def _remove_abandoned(folder: str, stem: str) -> None:
-    """Remove the temporary files of saves to a target that ended early."""
+    """Remove the temporary files of interrupted and killed saves to a target."""
     pattern = re.compile(rf"\.{re.escape(stem)}\.[0-9a-f]{{16}}{re.escape(_SUFFIX)}")
     with contextlib.suppress(OSError):
         with os.scandir(folder) as entries:
@@ -179,7 +179,7 @@ def _remove_abandoned(folder: str, stem: str) -> None:
 
 
 def _remove_if_abandoned(path: str) -> None:
-    """Remove a temporary file if no live save holds its lock; without locks, if it is old."""
+    """Remove a temporary file if no running save holds its lock. Without locks, remove it if it is old."""
     if fcntl is None:
         if _is_old(os.stat(path)):
             os.unlink(path)
@@ -202,7 +202,7 @@ def _is_old(status: os.stat_result) -> bool:
 
 
 def _sync_folder(folder: str) -> None:
-    """Make the new name durable too, where the system can sync a folder (Windows can't)."""
+    """Make the new name durable too, if the system can sync a folder (Windows can't)."""
     if os.name != "posix":
         return
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""LSTMCell: one step of an LSTM, with both states given and both returned."""
+"""LSTMCell: one step of an LSTM, both states in and both out."""
 
 from __future__ import annotations
 
@@ -29,41 +29,40 @@ if TYPE_CHECKING:
 class LSTMCell(Steppable[LSTMState]):
     """One step of an LSTM for a batch of B rows: (x, h, c) -> the next (h, c), by the formula in `fusedlstm.weights`.
 
-    A cell holds weights and no state. It may be called from several threads at once, and in the middle of another of
-    its calls, as from a signal handler. The same call always gives the same bits.
+    A cell holds weights but no state. Several threads may call it at once, and a signal handler may call it during
+    another call. The same call always gives the same bits.
 
     Args:
         weights: an LSTMWeights. Its dtype is that of x and h. c has the same dtype, or float32 if that has 16 bits.
-        backend: "numpy", "cuda" or `"cuda:<index>"`. None takes the environment variable FUSEDLSTM_BACKEND, else cuda
-            if it can run, else numpy.
-        precision: of float32 matmuls on a GPU: "highest" is IEEE float32, "high" allows TF32's 10-bit mantissas. It
-            changes nothing for other dtypes and on NumPy.
-        check_state: whether each call warns of a state with |h| over 1 that no step can have made: usually h and c are
-            swapped. It applies without a projection, if functions of gates and outputs stay within 1. On a GPU it
-            waits for the device.
-        batch_invariant: whether to make each row bitwise independent of the rest of its batch. A row's x, h and c then
-            give the same bits in a batch of any size, at any place, beside any other rows (even of NaN). This holds in
-            single steps and in sequences of any length, cut anywhere, in Steppers and pools. The bits of a NaN may
-            differ. So may all bits on another machine, or with another NumPy or BLAS. NumPy tests it with these weights
-            when the cell is made. There it holds with one thread or several (I + P up to 16,000), and all products have
-            blocks of 8 rows: a batch of 1 takes as long as one of 8. From 8 rows on it costs next to nothing with
-            OpenBLAS's kernels for AVX-512. With other kernels large batches take much longer, in one thread, as the
-            BLAS packs the weights again for each block. On a GPU every step is one kernel (emulated, not yet run on a
-            GPU): "tensor_medium" for float16, bfloat16, and float32 with precision="high", else "simt".
-        kernel: the kernel of steps on a GPU. None: a table chooses for Steppers and pools, by layer and batch, and
-            plain calls take "matmul", unless batch_invariant. A name forces that kernel everywhere. "matmul" is matrix
-            products followed by one kernel. Steppers and pools multiply with cuBLASLt, plain calls with cuBLAS. All
-            other names do the whole step in one kernel (emulated, not yet run on a GPU), from compute capability 8.0
-            on. "tensor_large" (for many rows), "tensor_medium" and "tensor_small" (for few) use tensor cores, for
-            float16, bfloat16, and float32 with precision="high". "simt" uses fma, for float32 and float64. NumPy checks
-            the name and ignores it.
+        backend: "numpy", "cuda" or `"cuda:<index>"`. None takes the environment variable FUSEDLSTM_BACKEND. If that is
+            not set, the backend is cuda if it can run here, else numpy.
+        precision: the precision of float32 matmuls on a GPU. "highest" is IEEE float32. "high" allows TF32, which has
+            10-bit mantissas. Other dtypes and NumPy ignore it.
+        check_state: whether each call warns if |h| is over 1, which a step can't produce. The usual cause is that h and
+            c are swapped. Cells with a projection are not checked, nor cells whose gate or output function can exceed
+            1. On a GPU the check waits for the device.
+        batch_invariant: whether to make each row bitwise independent of the rest of its batch. A row then gives the
+            same bits at any place in any batch, even beside rows of NaN. This holds for steps, Steppers, pools and
+            sequences, wherever a sequence is cut. The bits of a NaN may differ. All bits may differ on another machine,
+            or with another NumPy or BLAS. On NumPy, the cell tests this with its weights when it is made. It then holds
+            with one thread or several, for I + P up to 16,000. Products there work on blocks of 8 rows, so a batch of 1
+            takes as long as one of 8. From 8 rows on, this costs next to nothing with OpenBLAS's AVX-512 kernels. With
+            other kernels, large batches take much longer. They run in one thread, and the BLAS packs the weights again
+            for each block. On a GPU, every step is one kernel: "tensor_medium" for float16, bfloat16, and float32 with
+            precision="high", otherwise "simt".
+        kernel: the kernel of steps on a GPU. NumPy only checks the name. With None, a table chooses for Steppers and
+            pools, by layer and batch. Plain calls then use "matmul", unless batch_invariant is set. A name forces that
+            kernel everywhere. "matmul" is matrix products followed by one kernel. Steppers and pools multiply with
+            cuBLASLt, plain calls with cuBLAS. All other names do the whole step in one kernel, and need compute
+            capability 8.0. "tensor_large" (for many rows), "tensor_medium" and "tensor_small" (for few rows) use tensor
+            cores, for float16, bfloat16, and float32 with precision="high". "simt" uses fma, for float32 and float64.
 
     Raises:
         TypeError: `weights` is not an LSTMWeights, a flag is not a bool, or `kernel` is not a str.
         ValueError: the backend, precision or kernel is unknown, or the kernel doesn't fit the dtype, the precision or
             batch_invariant.
-        RuntimeError: NumPy or its BLAS can't keep batch_invariant, or the GPU is too old for it or for the kernel. The
-            message names them.
+        RuntimeError: NumPy or its BLAS can't guarantee batch_invariant, or the GPU is too old for it or for the kernel.
+            The message says which.
         BackendUnavailableError: the named backend can't run here; the message says why.
     """
 
@@ -108,7 +107,7 @@ class LSTMCell(Steppable[LSTMState]):
 
     @property
     def weights(self) -> LSTMWeights:
-        """The weights that the cell was made with, or has been given since."""
+        """The current weights."""
         return self._weights
 
     @property
@@ -124,7 +123,7 @@ class LSTMCell(Steppable[LSTMState]):
 
         Args:
             batch: B, which may be 0.
-            like: an array of the library to return arrays of; None for NumPy's or CuPy's.
+            like: an array of the library that the state should be in. None gives NumPy or CuPy arrays.
 
         Raises:
             TypeError: `batch` is not an int, or `like` is not an array.
@@ -143,20 +142,20 @@ class LSTMCell(Steppable[LSTMState]):
             return exchange.lend_state(LSTMState(h=h, c=c))
 
     def set_weights(self, weights: LSTMWeights) -> None:
-        """Take other weights of the same sizes, dtype and options, in place.
+        """Replace the weights with others of the same sizes, dtype and options, in place.
 
-        On a GPU this overwrites the old weights in the order of CuPy's and PyTorch's current streams. Steps called
-        before it use the old weights. Steps called after it use the new ones, even those of Steppers and pools on any
-        stream. No other thread may call the cell meanwhile. On NumPy the weights are replaced atomically. A call that
-        is running, in another thread or around this one, continues with the old ones.
+        On a GPU this overwrites the old weights, in order with CuPy's and PyTorch's current streams. Earlier steps use
+        the old weights. Later steps use the new ones, even in Steppers and pools on any stream. No other thread may
+        call the cell meanwhile. On NumPy the weights are replaced atomically. Calls that are still running, in any
+        thread, continue with the old weights.
 
-        If this raises or is interrupted, all weights are the old ones.
+        If this raises or is interrupted, the cell keeps all its old weights.
 
         Raises:
-            RuntimeError: on a GPU, this thread is in a call of the cell, or of a Stepper or pool of it, and a signal
-                handler, a finalizer or a callback called this.
+            RuntimeError: on a GPU, this thread is in the middle of a call of the cell, or of one of its Steppers or
+                pools. This happens if a signal handler, a finalizer or a callback calls `set_weights`.
             TypeError: `weights` is not an LSTMWeights.
-            ValueError: the weights have another form. The message says what differs.
+            ValueError: sizes, dtype or options differ. The message says which.
         """
         check_one_layer(weights, new_owner=False)
         check_same_form("weights", self._weights, weights)
@@ -174,25 +173,26 @@ class LSTMCell(Steppable[LSTMState]):
     ) -> LSTMState:
         """Return the state after one step; its `.h` is the output.
 
-        Arrays may come from any library that shares its memory, and from several: NumPy, CuPy, PyTorch, JAX, or any
-        with DLPack or `__cuda_array_interface__`. They are on the cell's device, and none is copied. The result is in
-        the library of x. On a GPU the work is queued on the current stream of that library, in order with the current
-        streams of the others.
+        Arrays may come from any library that shares its memory, even from several libraries at once: NumPy, CuPy,
+        PyTorch, JAX, and others with DLPack or `__cuda_array_interface__`. They must be on the cell's device. None is
+        copied. The result is in the library of x. On a GPU the work is queued on that library's current stream. The
+        work is in order with the current streams of the other libraries.
 
         Args:
             x: (B, I) in the cell's dtype, on its device, with any strides. B may be 0.
-            state: h (B, P) in the cell's dtype and c (B, N), any strides.
-            is_first: (B,) booleans, an array, host array or list: rows that begin a new sequence, whose
-                state is reset before this step. A reset selects, so a NaN in the old state is gone.
-            reset_to: the state of those rows before the step, of one row or of B; None for zeros.
-            out: C-contiguous arrays to write the result to and to return. `out.c` may be `state.c`. No other memory may
-                be shared with an argument, so `out.h` must not be `state.h` (alternate two states). JAX's arrays never
-                change, so they can't be written. On a GPU, if the library's stream is unknown (DLPack, or the CUDA
-                array interface without a stream), the call returns once `out` is written.
+            state: h (B, P) in the cell's dtype and c (B, N), with any strides.
+            is_first: (B,) booleans, in an array on the device, a host array or a list. True marks a row that begins a
+                new sequence. Its state is reset before this step, and even a NaN in it has no effect.
+            reset_to: the state to reset those rows to, with one row or B; None for zeros.
+            out: C-contiguous arrays to write the result to and to return. `out.c` may be `state.c`. Otherwise `out`
+                must not share memory with an argument. So `out.h` must not be `state.h`: alternate between two states.
+                JAX's arrays never change, so they can't be `out`. On a GPU, the stream of `out`'s library may be
+                unknown (DLPack, or the CUDA array interface without a stream). The call then waits until `out` is
+                written.
 
         Returns:
-            h (B, P) and c (B, N): `out`, or new arrays in the library of x. If that can't make arrays from DLPack,
-            they are NumPy's or CuPy's.
+            h (B, P) and c (B, N): `out`, or new arrays in the library of x. If that library can't import DLPack, they
+            are NumPy's or CuPy's.
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).
@@ -231,7 +231,7 @@ class LSTMCell(Steppable[LSTMState]):
         out: LSTMState | None,
         empty: Empty,
     ) -> LSTMState:
-        """Step arrays of the backend, with results in arrays from `empty`, or in `out`."""
+        """Step with the backend's arrays. Write the result to `out`, or to new arrays from `empty`."""
         h, c = state.h, state.c
         try:
             signature = self._signature(x, h, c)
@@ -258,7 +258,7 @@ class LSTMCell(Steppable[LSTMState]):
         return out
 
     def _check_inputs(self, x: Array, state: LSTMState, signature: Any) -> None:
-        """Check what has this signature for the first time, and remember that it passed."""
+        """Check x and state, and remember that their signature passed."""
         self._checks.check_inputs(x, state)
         self._known.add(signature)
 
@@ -266,12 +266,12 @@ class LSTMCell(Steppable[LSTMState]):
         largest = self._backend.largest_over_1(h, is_first)
         if largest:
             warnings.warn(
-                f"state.h holds {largest:g}, and no step makes an |h| over 1: are h and c swapped?",
+                f"state.h holds {largest:g}, but a step can't produce |h| over 1: are h and c swapped?",
                 stacklevel=4,
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy is made anew, on the same backend and device, so that it can go to another process.
+        # Remake it on the same backend and device, so that it can be pickled for another process.
         place = self.backend if self.backend == "numpy" else self.device
         return _restore, (self._weights, place, self._options)
 

@@ -2,12 +2,12 @@
 
 
 class BackendUnavailableError(RuntimeError):
-    """A backend that was asked for by name can't run on this machine; the message says why."""
+    """A backend can't be used on this machine. The message says why."""
 
 
 class PoolFullError(RuntimeError):
-    """A pool has fewer free slots than were wanted; none was allocated."""
+    """A pool has fewer free slots than were requested. None was allocated."""
 
 
 class WeightsFileError(ValueError):
-    """A file of weights or states that can't be used: damaged, truncated, of another kind, or from a newer version."""
+    """A file of weights or states can't be used: it is damaged, truncated, of another kind, or from a newer version."""

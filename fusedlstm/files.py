@@ -1,22 +1,24 @@
-"""The files of weights and of a pool's states: safetensors with one versioned JSON value, whole or not at all.
+"""Read and write the files of weights and of a pool's states.
 
-A file is a safetensors file whose metadata has one key, "fusedlstm", with a JSON object:
+A file is a safetensors file. Its metadata has one key, "fusedlstm", with a JSON object:
 
     {"kind": "LSTMWeights", "version": 1, "options": {...}, "crc32": 1234567890}
 
-A cell's options in version 1 are cell_clip, proj_clip, and activation, one of six names. Version 2 has all of
-`LSTMWeights.options` except zoneout; a function with parameters is a list. Version 3 adds zoneout. A file has the first
-version that can hold its cells. Older readers refuse it as newer.
+A cell's options in version 1 are cell_clip, proj_clip, and activation, which is one of six names. Version 2 has all of
+`LSTMWeights.options` except zoneout. A function with parameters is a list there. Version 3 adds zoneout. A file gets
+the first version that can hold its cells, and older readers refuse it as newer.
 
-Arrays are stored C-ordered and little-endian under their names in `LSTMWeights`. A file of the kind "StackedWeights"
-has the arrays of `layers[k]` under the names "k.weight_ih" ..., and the options {"layers": [one element's options,
-...], "bidirectional": bool, "residual": [one bool a layer, ...]}. A file of the kind "StatePool" has the live slots as
-a sorted int64 (L,) under the name "slots". In that order it has their states, "k.h" (L, P) and "k.c" (L, N) for layer
-k. c is float32 if h has 16 bits. Its options are {"layers": [{"output_size": P, "hidden_size": N}, ...], "dtype": the
-name of h's dtype}. A file of weights never has an array of integers.
+Arrays are stored C-ordered and little-endian, under their names in `LSTMWeights`. A file of the kind "StackedWeights"
+has the arrays of `layers[k]` under the names "k.weight_ih" ... Its options are {"layers": [the options of each element,
+...], "bidirectional": bool, "residual": [one bool for each layer, ...]}.
 
-The checksum covers options and arrays (`_checksum`). A reader reads every version up to its own. There is only one key
-because safetensors writes several in no fixed order, and the same weights should give the same bytes.
+A file of the kind "StatePool" has the live slots as a sorted int64 array (L,) under the name "slots". Their states have
+the same order: "k.h" (L, P) and "k.c" (L, N) for layer k. c is float32 if h has 16 bits. The options are {"layers":
+[{"output_size": P, "hidden_size": N}, ...], "dtype": the name of h's dtype}. Only files of this kind have an array of
+integers.
+
+The checksum covers options and arrays (`_checksum`). A reader reads every version up to its own. There is only one
+key, because safetensors writes several keys in no fixed order. The same weights should give the same bytes.
 """
 
 from __future__ import annotations
@@ -43,14 +45,14 @@ if TYPE_CHECKING:
 VERSION = 3  # the newest
 _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
-_WHAT = {"StatePool": "states"}  # what the arrays of a kind are, in messages: weights, if it is not here
+_WHAT = {"StatePool": "states"}  # what the arrays of a kind are, in messages; weights for other kinds
 _READERS = dict.fromkeys(("LSTMWeights", "StackedWeights"), "load_weights") | {"StatePool": "StatePool.load"}
 _CONVERT = 'Use the command "fusedlstm convert" for files of other programs'
 _DTYPES_OF_KIND = {"StatePool": _DTYPES | {"I64": "int64"}}
-# Error numbers of seeking or reading at an offset that only a damaged file can have.
+# Error numbers for seeking to, or reading at, an offset that only a damaged file can have.
 _ERRNOS_OF_DAMAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
 _HEADER_BYTES = 8  # a safetensors file starts with the length of its header, 64 bits little-endian
-_LONGEST_HEADER = 100_000_000  # bytes, as safetensors has it
+_LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
 _LONGEST_TEXT = 500  # characters of a reader's own message
 _T = TypeVar("_T")
 
@@ -62,13 +64,13 @@ def save(
     options: Mapping[str, Any],
     version: int = 1,
 ) -> None:
-    """Write arrays and options as one file of this format, of a version that has all options, atomically."""
+    """Write arrays and options to one file of this format, atomically. The version must have all options."""
     import json
 
     from safetensors.numpy import save as to_bytes
 
     name = check_path("path", path)
-    # safetensors 0.8 stores other values for an array that is not C-contiguous, and says nothing.
+    # safetensors 0.8 silently stores wrong values for an array that is not C-contiguous.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     about = {
         "kind": kind,
@@ -84,7 +86,7 @@ def load(path: AnyPath, kind: str) -> tuple[dict[str, NumpyArray], dict[str, Any
     """Return the arrays and the options of a file of this format and kind.
 
     Raises:
-        WeightsFileError: the file is truncated, damaged, foreign, newer or of another kind. The message says which.
+        WeightsFileError: the file is truncated, damaged, newer, of another program or kind. The message says which.
         OSError: from the operating system. The error names the path.
         TypeError: `path` is not a path.
     """
@@ -93,7 +95,7 @@ def load(path: AnyPath, kind: str) -> tuple[dict[str, NumpyArray], dict[str, Any
 
 
 def load_any(path: AnyPath, kinds: Sequence[str]) -> tuple[str, dict[str, NumpyArray], dict[str, Any]]:
-    """Return the kind of a file of this format, which must be one of `kinds`, its arrays and its options.
+    """Return the kind, the arrays and the options of a file of this format. The kind must be one of `kinds`.
 
     The file is read once, so it may be a pipe.
 
@@ -104,7 +106,7 @@ def load_any(path: AnyPath, kinds: Sequence[str]) -> tuple[str, dict[str, NumpyA
     with reading(name), open(name, "rb") as file:
         header = _header(name, file)
         if file.seekable():
-            file.seek(0)  # joining two parts would take twice the memory
+            file.seek(0)  # to join two parts would take twice the memory
             content = file.read()
         else:
             content = header + file.read()
@@ -112,12 +114,12 @@ def load_any(path: AnyPath, kinds: Sequence[str]) -> tuple[str, dict[str, NumpyA
         about = _about(name, metadata, kinds)
         arrays = _arrays(name, content, about["kind"])
         if _checksum(about["options"], arrays) != about["crc32"]:
-            raise WeightsFileError(f"{name} is damaged: its checksum does not agree")
+            raise WeightsFileError(f"{name} is damaged: its checksum doesn't match")
         return about["kind"], arrays, about["options"]
 
 
 def is_ours(path: AnyPath) -> bool:
-    """Return whether a safetensors file is of this format, in any kind and version. Its arrays are not read.
+    """Return whether a safetensors file has this format, in any kind and version. Its arrays are not read.
 
     Raises:
         WeightsFileError: it is not a safetensors file, or is damaged.
@@ -132,15 +134,15 @@ def is_ours(path: AnyPath) -> bool:
 def reading(source: Any, what: str = "") -> Iterator[None]:
     """Turn any error of a reader about the content of the file `source` into a WeightsFileError that names it.
 
-    Only this function decides what counts as damage: readers don't list exceptions of their own. Check the caller's
-    other arguments and import libraries before. If `source` is not a path, errors pass unchanged.
+    This function alone decides what counts as damage, so readers don't list exceptions themselves. Check other
+    arguments and import libraries before you enter this context. If `source` is not a path, errors pass unchanged.
 
     Args:
         source: the path.
         what: words between the path and the reader's own message, such as " is damaged".
 
     Raises:
-        WeightsFileError: for a Rust library's panic and any Exception except those below. Its text is one line.
+        WeightsFileError: for any Exception except those below, and for a Rust library's panic. Its text is one line.
         OSError: from the operating system, such as for a missing file. The error names the path.
         ImportError: a library that the reader needs is missing.
         MemoryError: unchanged. A parser that exhausts its own stack must raise something else.
@@ -154,7 +156,7 @@ def reading(source: Any, what: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def blaming(name: str, what: str = "") -> Iterator[None]:
-    """Do the same as `reading` for content that has a name but not a path, such as bytes in memory."""
+    """Do what `reading` does, for content that has a name but no path, such as bytes in memory."""
     try:
         yield
     except (ImportError, MemoryError):
@@ -178,7 +180,7 @@ def blaming(name: str, what: str = "") -> Iterator[None]:
 
 
 def _is_of_content(error: OSError) -> bool:
-    """Return whether an OSError is about a file's content: it is a library's, or about an impossible offset."""
+    """Return whether an OSError is about a file's content: a library raised it, or it is about an impossible offset."""
     return error.errno is None or (error.errno in _ERRNOS_OF_DAMAGE and error.filename is None)
 
 
@@ -214,7 +216,7 @@ def _checksum(options: Mapping[str, Any], arrays: Mapping[str, NumpyArray]) -> i
     crc = zlib.crc32(json.dumps(options, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         crc = zlib.crc32(f"{name} {array.dtype.name} {array.shape}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)  # of a view: no copy
+        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)  # a view, not a copy
     return crc
 
 
@@ -225,7 +227,7 @@ def _header(name: str, file: BinaryIO) -> bytes:
     """
     start = file.read(_HEADER_BYTES + 1)
     if len(start) <= _HEADER_BYTES:
-        raise WeightsFileError(f"{name} is truncated, if it ever was a safetensors file: it has {len(start)} bytes")
+        raise WeightsFileError(f"{name} is truncated, or not a safetensors file: it has only {len(start)} bytes")
     length = int.from_bytes(start[:_HEADER_BYTES], "little")
     text = (start[_HEADER_BYTES:] + file.read(min(max(length - 1, 0), _LONGEST_HEADER)))[:length]
     if not text.lstrip().startswith(b"{"):
@@ -269,7 +271,7 @@ def _about(name: str, metadata: Mapping[str, str], kinds: Sequence[str]) -> dict
         raise WeightsFileError(f"{name} is damaged: its version is {version!r}")
     if version > VERSION:
         raise WeightsFileError(
-            f"{name} is newer than this fusedlstm: its version is {version}, and {VERSION} is the newest read here"
+            f"{name} is newer than this fusedlstm: its version is {version}, and this one reads up to {VERSION}"
         )
     if found not in kinds:
         reader = _READERS.get(found)
@@ -284,13 +286,13 @@ def _arrays(name: str, content: bytes, kind: str) -> dict[str, NumpyArray]:
     from safetensors import deserialize
 
     with blaming(name, " is damaged"):
-        # Not safetensors' own way to NumPy arrays, which knows no bfloat16.
+        # safetensors' own conversion to NumPy arrays doesn't know bfloat16.
         return {name: _array(entry, kind) for name, entry in deserialize(content)}
 
 
 def _array(entry: Mapping[str, Any], kind: str) -> NumpyArray:
     name = _DTYPES_OF_KIND.get(kind, _DTYPES).get(entry["dtype"])
     if name is None:
-        raise ValueError(f"no {_WHAT.get(kind, 'weights')} have the dtype {entry['dtype']}")
+        raise ValueError(f"{_WHAT.get(kind, 'weights')} can't have the dtype {entry['dtype']}")
     dtype = np.dtype(np.int64) if name == "int64" else dtypes.resolve(name)
     return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])

@@ -1,6 +1,6 @@
 """The functions of a cell: of its gates, of g, and of c' for the output.
 
-A function is a name, or a tuple of a name and its parameters, which are floats that are finite in float32:
+A function is a name, or a tuple of a name and its parameters. Parameters are floats that are finite in float32:
 
     "tanh"                                   "sigmoid"                 1 / (1 + exp(-x))
     "relu"      max(x, 0)                    "softsign"                x / (1 + |x|)
@@ -13,7 +13,7 @@ A function is a name, or a tuple of a name and its parameters, which are floats 
     ("scaled_tanh", alpha, beta)   alpha tanh(beta x)
     ("hard_sigmoid", alpha, beta)  max(0, min(1, alpha x + beta))
 
-They are those of ONNX's LSTM, by the names of Keras. Of NaN each is NaN, and so is the softsign of an infinity.
+These are the functions of ONNX's LSTM, under Keras's names. Each gives NaN for NaN. softsign gives NaN for infinities.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fusedlstm.validation.arguments import check_choice, check_clip, check_real,
 
 Function: TypeAlias = str | tuple[str | float, ...]
 
-# The names, with the numbers of parameters that they may have. kernels/activations.cuh has the same names.
+# The possible numbers of parameters, by name. kernels/activations.cuh has the same names.
 _PARAMETERS = {
     "tanh": (0,),
     "relu": (0,),
@@ -48,25 +48,25 @@ COUPLED_GATES = ("input", "forget")
 
 _MOST = float(np.finfo(np.float32).max)
 _LETTERS = ("alpha", "beta")
-# What systems mean by a name alone, by running Keras 3.15, tf_keras 2.21 and onnxruntime 1.32.
+# What a name alone means in other systems, as found by running Keras 3.15, tf_keras 2.21 and onnxruntime 1.32.
 _MEANT = {
     "hard_sigmoid": 'Keras 3 means ("hard_sigmoid", 1/6, 0.5), ONNX and Keras 2 ("hard_sigmoid", 0.2, 0.5)',
     "leaky_relu": 'Keras 3 means ("leaky_relu", 0.2), ONNX and PyTorch ("leaky_relu", 0.01)',
     "thresholded_relu": 'ONNX means ("thresholded_relu", 1.0), but onnxruntime takes 0.0',
 }
-_UP_TO_1 = ("tanh", "sigmoid", "softsign", "hard_sigmoid")  # those whose magnitude no x takes beyond 1
+_UP_TO_1 = ("tanh", "sigmoid", "softsign", "hard_sigmoid")  # functions whose magnitude is at most 1 for all x
 
 
 def check_function(name: str, value: Any) -> Function:
-    """Return a function in its one form, or raise.
+    """Return a function in its canonical form, or raise.
 
     Args:
-        name: of the argument, for messages.
+        name: the argument's name, for messages.
         value: a name, or a tuple or list (as from JSON) of a name and its parameters.
 
     Returns:
-        A name if there are no parameters, else a tuple of the name and floats. Each function has one form: ("elu", 1.0)
-        becomes "elu", and a parameter of -0.0 becomes 0.0.
+        A name if there are no parameters, else a tuple of the name and floats. ("elu", 1.0) becomes "elu", and a
+        parameter of -0.0 becomes 0.0.
 
     Raises:
         ValueError: the name is unknown, the number of parameters is wrong, or one is not finite in float32.
@@ -101,7 +101,7 @@ def _check_parameter(name: str, value: Any) -> float:
 
 
 def _written(name: str) -> str:
-    """Return the ways to write a function, for messages."""
+    """Return the forms that a function can have, for messages."""
     letters = _LETTERS[: max(_PARAMETERS[name])]
     with_parameters = f"({', '.join([repr(name), *letters])})"
     ways = [repr(name)] if 0 in _PARAMETERS[name] else []
@@ -109,7 +109,7 @@ def _written(name: str) -> str:
 
 
 def split(function: Function) -> tuple[str, tuple[float, ...]]:
-    """Return the name of a checked function and all parameters of its formula: "elu" has an alpha of 1."""
+    """Return a checked function's name and all parameters of its formula, such as the alpha of 1 in "elu"."""
     if isinstance(function, str):
         return function, (1.0,) if function == "elu" else ()
     name, *parameters = function
@@ -118,7 +118,7 @@ def split(function: Function) -> tuple[str, tuple[float, ...]]:
 
 @dataclass(frozen=True)
 class Functions:
-    """A cell's options that work on each unit by itself: its functions, from `check_function`, and more.
+    """A cell's options that work on each unit by itself. Functions have the form that `check_function` returns.
 
     Attributes:
         input: the function of g.
@@ -127,7 +127,7 @@ class Functions:
         gate_clip: i, f, g and o are clipped to +-gate_clip before their functions; None for no clip.
         coupled: the gate, "input" or "forget", that is one minus the other; None for independent gates.
         zoneout_c: the part of c to keep, from 0 to 1.
-        zoneout_h: the part of h to keep, from 0 to 1, after the projection.
+        zoneout_h: the part of h, after the projection, to keep, from 0 to 1.
     """
 
     input: Function = "tanh"
@@ -150,10 +150,10 @@ class Functions:
         zoneout_c: Any = 0.0,
         zoneout_h: Any = 0.0,
     ) -> Functions:
-        """Return the functions that options of `LSTMWeights` mean, checked.
+        """Check options of `LSTMWeights` and return them as Functions.
 
         Raises:
-            TypeError, ValueError: naming the option.
+            TypeError, ValueError: an option is wrong. The error names it.
         """
         input_ = check_function("activation", activation)
         if coupled_gate is not None:
@@ -169,7 +169,7 @@ class Functions:
         )
 
     def options(self) -> dict[str, Any]:
-        """Return the options that `LSTMWeights` and `lstm_pointwise` share; those of equal functions are equal."""
+        """Return the options that `LSTMWeights` and `lstm_pointwise` share. Equal functions give equal options."""
         return {
             "activation": self.input,
             "output_activation": None if self.output == self.input else self.output,
@@ -181,7 +181,7 @@ class Functions:
 
     @property
     def up_to_1(self) -> bool:
-        """Whether no c' makes an output, o times its function, whose magnitude is beyond 1."""
+        """Whether the output, o times a function of c', never exceeds 1 in magnitude."""
         return _is_up_to_1(self.gate) and _is_up_to_1(self.output)
 
 

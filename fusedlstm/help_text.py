@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_WIDTH = 80  # of a screen
-_MARGIN = 4  # of methods in the help of their class
+_WIDTH = 80  # columns of a screen
+_MARGIN = 4  # the indent of methods in their class's help
 
 
 class _BrokenSignature(inspect.Signature):
@@ -25,7 +25,7 @@ class _BrokenSignature(inspect.Signature):
 
 
 def break_signatures(public: Iterable[Any]) -> None:
-    """Break the long signatures of functions and of the methods of classes."""
+    """Break the long signatures of functions and of classes' methods."""
     if sys.version_info >= (3, 13):
         return
     for each in public:
@@ -40,9 +40,9 @@ def break_signatures(public: Iterable[Any]) -> None:
 
 
 def _members(public: Any) -> Iterator[tuple[Any, str]]:
-    """Yield a function, or what a class and its bases in this package define, each with the name that help shows.
+    """Yield a function, or the members of a class and its bases in this package, each with its name in help().
 
-    Members come without wrappers such as classmethod.
+    Wrappers such as classmethod are removed from members.
     """
     if not isinstance(public, type):
         yield public, getattr(public, "__name__", "")

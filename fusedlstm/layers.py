@@ -1,4 +1,4 @@
-"""Run layers and directions one after the other: the work of an LSTM, on checked arrays."""
+"""Run layers and directions one after the other, on checked arrays: the work of an LSTM."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Layers:
     `engines` is replaced atomically, so a call keeps the engines that it began with.
 
     Args:
-        backend: where the engines are made and run.
-        weights: those of all layers.
+        backend: makes and runs the engines.
+        weights: the weights of all layers.
         precision: as in LSTMCell.
         batch_invariant: as in LSTMCell.
         kernel: as in LSTMCell.
@@ -56,7 +56,7 @@ class Layers:
     ) -> Array:
         """Step all layers of one direction. Write the new states to `news`, and return the output (B, width).
 
-        The output is the last new h itself, or for a residual top layer an array that `empty` makes.
+        The output is the last new h itself, or for a residual top layer an array from `empty`.
         """
         for k, (engine, old, reset_to, new) in enumerate(zip(self.engines, states, resets, news, strict=True)):
             reset = None if reset_to is None else engine.prepare_reset(reset_to.h, reset_to.c)
@@ -87,7 +87,7 @@ class Layers:
             timelines: one for each direction.
             resets: for each layer and direction the state to reset to; None for zeros.
             empty: makes the arrays to return.
-            masked_outputs: a key of FILL_IDLE, which says what the top layer's outputs of idle rows are.
+            masked_outputs: a key of FILL_IDLE, the rule for the top layer's outputs of idle rows.
             batch_first: whether the outputs are (B, T, width) instead of (T, B, width).
 
         Returns:

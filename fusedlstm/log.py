@@ -1,4 +1,4 @@
-"""Log to the logger "fusedlstm". The first line imports logging, which takes milliseconds."""
+"""Log to the logger "fusedlstm". `logging` is imported at the first message, because it takes milliseconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def info(message: str, *values: Any) -> None:
-    """Log a line for information."""
+    """Log a message for information."""
     import logging
 
     logging.getLogger("fusedlstm").info(message, *values)

@@ -25,35 +25,35 @@ if TYPE_CHECKING:
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights
 
-_MAKER = "lstm.asarray"  # what makes an array of something else, in messages
+_MAKER = "lstm.asarray"  # the function that makes arrays, for messages
 
 
 class LSTM(Steppable[tuple[LSTMState, ...]]):
     """Layers of LSTM cells in one direction or both, run on sequences or step by step.
 
-    A state is always a tuple of LSTMState, one for each layer and direction, in PyTorch's order (layer 0 forward, layer
-    0 backward, layer 1 forward ...). An LSTM holds weights and no state. It may be called from several threads at once,
-    and in the middle of another of its calls, as from a signal handler. The same call always gives the same bits.
+    A state is always a tuple of LSTMState, one for each layer and direction. The order is PyTorch's: layer 0 forward,
+    layer 0 backward, layer 1 forward ... An LSTM holds weights but no state. Several threads may call it at once, and a
+    signal handler may call it during another call. The same call always gives the same bits.
 
-    As with `LSTMCell`, arrays may come from any library that shares its memory, and from several, on the LSTM's device.
-    Only sequences whose steps are not contiguous are copied, part by part. Results are in the library of x.
+    As with `LSTMCell`, arrays on the LSTM's device may come from any library that shares its memory, even from several
+    at once. Only sequences whose steps are not contiguous are copied, part by part. Results are in the library of x.
 
     Args:
         weights: a StackedWeights, or an LSTMWeights for a single layer.
         batch_first: whether sequences are (B, T, I), outputs (B, T, width) and masks (B, T).
-        backend: "numpy", "cuda" or `"cuda:<index>"`; None chooses, as LSTMCell does.
-        precision: of float32 matmuls on a GPU, as in LSTMCell.
-        batch_invariant: as in LSTMCell, for every layer and direction. A row of a sequence has the same bits as alone,
-            whatever lengths and resets other rows have.
-        kernel: the kernel of every layer's steps on a GPU, as in LSTMCell. None lets the table choose: one kernel a
-            layer if it has one for all layers.
+        backend: "numpy", "cuda" or `"cuda:<index>"`. None chooses as in LSTMCell.
+        precision: the precision of float32 matmuls on a GPU, as in LSTMCell.
+        batch_invariant: as in LSTMCell, for every layer and direction. A row has the same bits as if it ran alone,
+            whatever the lengths and resets of other rows.
+        kernel: the kernel of every layer's steps on a GPU, as in LSTMCell. With None, a table chooses for Steppers and
+            pools. If it chooses "matmul" for one layer, all layers use it.
 
     Raises:
         TypeError: `weights` are not weights, a flag is not a bool, or `kernel` is not a str.
         ValueError: the backend, precision or kernel is unknown, or the kernel doesn't fit the dtype, the precision or
             batch_invariant.
-        RuntimeError: NumPy or its BLAS can't keep batch_invariant, or the GPU is too old for it or for the kernel. The
-            message names them.
+        RuntimeError: NumPy or its BLAS can't guarantee batch_invariant, or the GPU is too old for it or for the kernel.
+            The message says which.
         BackendUnavailableError: the named backend can't run here; the message says why.
     """
 
@@ -111,7 +111,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
 
         Args:
             batch: B, which may be 0.
-            like: an array of the library to return arrays of; None for NumPy's or CuPy's.
+            like: an array of the library that the states should be in. None gives NumPy or CuPy arrays.
 
         Raises:
             TypeError: `batch` is not an int, or `like` is not an array.
@@ -128,18 +128,19 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
             return tuple(exchange.lend_state(state) for state in states)
 
     def set_weights(self, weights: StackedWeights | LSTMWeights) -> None:
-        """Take other weights of the same sizes, dtype and options; see `LSTMCell.set_weights`.
+        """Replace the weights with others of the same sizes, dtypes and options, as `LSTMCell.set_weights` does.
 
         Raises:
-            TypeError: no weights.
-            ValueError: weights of another form; the message names the layer and what differs.
+            RuntimeError: as `LSTMCell.set_weights`.
+            TypeError: `weights` are not weights.
+            ValueError: sizes, dtypes or options differ. The message names the layer and what differs.
         """
         weights = as_layers(weights)
         old = self._weights
         for name in ("num_layers", "bidirectional", "residual"):
             before, now = getattr(old, name), getattr(weights, name)
             if before != now:
-                fail(ValueError, "weights", f"{name} {before}, as the LSTM was made with", str(now))
+                fail(ValueError, "weights", f"{name} {before}, as in the old weights", str(now))
         for index, layers in enumerate(zip(old.layers, weights.layers, strict=True)):
             check_same_form(f"weights.layers[{index}]", *layers)
         with in_order(self._backend):
@@ -158,9 +159,9 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         Args:
             x: (B, I) in the LSTM's dtype, on its device, with any strides. B may be 0.
             state: a state for each layer, as `LSTMCell` takes it.
-            is_first: (B,) booleans: rows that begin a new sequence, whose state is reset before this step in
-                every layer.
-            reset_to: the state of those rows before the step: for each layer one row or B; None for zeros.
+            is_first: (B,) booleans: True marks a row that begins a new sequence. Its state is reset in every layer
+                before this step.
+            reset_to: the state to reset those rows to: one for each layer, with one row or B; None for zeros.
 
         Returns:
             The output (B, width) and a new state for each layer. The output is the last state's `.h` itself, unless
@@ -187,7 +188,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
             return lent[-1].h if output is states[-1].h else exchange.lend(output), lent
 
     def _is_native(self, x: Any, state: Any, is_first: Any, reset_to: Any) -> bool:
-        """Whether all arrays are exactly of the backend's class, or on the host, so that no exchange is needed."""
+        """Return whether no exchange is needed: all arrays are exactly of the backend's class, or are host flags."""
         native = self._backend.array_type
         return (
             type(x) is native
@@ -200,7 +201,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
     def _step(
         self, x: Array, state: Any, is_first: Any, reset_to: Any, empty: Empty
     ) -> tuple[Array, tuple[LSTMState, ...]]:
-        """Step arrays of the backend, with results in arrays from `empty`."""
+        """Step with the backend's arrays. Write the results to new arrays from `empty`."""
         self._check_step(x, state)
         B = x.shape[0]
         resets = self._checks.check_reset(reset_to, is_first, B)
@@ -214,7 +215,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         return exchange.borrow(name, x, first.dtype, first.whose)
 
     def _borrow_states(self, exchange: Exchange, name: str, states: Any) -> Any:
-        """Return a tuple of states borrowed; anything else as it is, for the checks to refuse."""
+        """Borrow a tuple of states. Return anything else unchanged, for the checks to refuse."""
         if not isinstance(states, (tuple, list)):
             return states
         first = self._checks.layer_checks[0]
@@ -222,7 +223,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         return tuple(exchange.borrow_state(f"{name}[{k}]", each, *wanted) for k, each in enumerate(states))
 
     def _check_step(self, x: Array, state: Any) -> None:
-        """Check arguments, or know them by their signature to be like others that passed."""
+        """Check x and state, unless arguments with the same signature have passed before."""
         try:
             signature = tuple((type(each), self._backend.signature(x, each.h, each.c)) for each in state)
         except (AttributeError, TypeError):  # something isn't an array or a state: the checks will say so
@@ -249,39 +250,39 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         reverse: bool = False,
         masked_outputs: str = "zero",
     ) -> tuple[Array, tuple[LSTMState, ...]]:
-        """Return the top layer's outputs of whole sequences, and the states after them.
+        """Run whole sequences, and return the top layer's outputs and the final states.
 
         Shapes here are time-major. With `batch_first` the first two axes of xs, mask, is_first and the outputs are
         swapped.
 
         Args:
             xs: (T, B, I) in the LSTM's dtype, on its device, with any strides. T and B may be 0.
-            state: for each layer and direction, h (B, P) and c (B, N); None for zeros. That of a backward direction
-                comes before its first step, which is a row's last.
+            state: for each layer and direction, h (B, P) and c (B, N); None for zeros. A backward direction starts with
+                its state at a row's last step.
             lengths: (B,) integers from 0 to T: row b takes only its first lengths[b] steps. Its final state is the one
-                after them (the initial state if the length is 0), and a backward direction begins with the last of
-                them. They should be in host memory: fetching them from a device waits for it.
-            mask: (T, B) booleans, instead of lengths: row b takes step t if True, and else keeps its state. It should
-                be in host memory, like lengths.
-            is_first: (T, B) booleans, an array, host array or list: step t begins a new sequence in row b. The state is
-                reset before step t. A backward direction resets it after step t instead, but never after step 0, so
-                the returned state is never reset. Flags of steps that a row does not take are ignored. For a backward
-                direction, flags on a device are fetched, which waits for it.
-            reset_to: the state that rows are reset to: for each layer and direction one row or B; None for zeros. A
-                reset selects, so a NaN in the old state is gone.
-            reverse: whether every layer runs from the last step to the first. Outputs stay at the place of their x.
+                after these steps, or the initial state if the length is 0. A backward direction begins with the last
+                of these steps. Lengths should be in host memory, as fetching them from a device waits for it.
+            mask: (T, B) booleans, instead of lengths. Row b takes step t if mask[t, b] is True, and otherwise keeps its
+                state. The mask should be in host memory, like lengths.
+            is_first: (T, B) booleans, in an array on the device, a host array or a list. True means that step t begins
+                a new sequence in row b. The state is reset before step t. A backward direction resets it after step t
+                instead, but never after step 0, so the returned state is never reset. Flags of steps that a row does
+                not take are ignored. For a backward direction, flags on a device are fetched, which waits for it.
+            reset_to: the state to reset rows to: one for each layer and direction, with one row or B; None for zeros.
+                Even a NaN in the old state has no effect after a reset.
+            reverse: whether every layer runs from the last step to the first. Each output stays at the index of its x.
             masked_outputs: the outputs of steps that a row does not take. "zero" gives zeros, as TensorFlow and PyTorch
-                do. "last", as in Keras, repeats the output of the step before in the direction's order (zeros before
-                the first).
+                do. "last" repeats the output of the direction's previous step, as Keras does, and gives zeros before
+                the first.
 
         Returns:
-            Outputs (T, B, width), contiguous, of the top layer's directions side by side, and the final state of
-            each layer and direction, in new arrays.
+            The outputs (T, B, width), contiguous, with the top layer's directions side by side, and the final state of
+            each layer and direction. All arrays are new.
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).
-            ValueError: an argument has the wrong shape or device, a length is below 0 or above T, lengths come with a
-                mask, or `reverse` is set for weights with both directions.
+            ValueError: an argument has the wrong shape or device, a length is below 0 or above T, both lengths and a
+                mask are given, or `reverse` is set for weights with both directions.
         """
         check_choice("masked_outputs", masked_outputs, tuple(FILL_IDLE))
         self._checks.check_reverse(reverse)
@@ -312,7 +313,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         reverse: bool,
         masked_outputs: str,
     ) -> tuple[Array, list[LSTMState]]:
-        """Run sequences of the backend's arrays, with results in arrays from `empty`."""
+        """Run sequences in the backend's arrays. Write the results to new arrays from `empty`."""
         checks = self._checks
         checks.check_xs(xs)
         xs = xs.swapaxes(0, 1) if self._batch_first else xs
@@ -330,7 +331,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy is made anew, on the same backend and device, so that it can go to another process.
+        # Remake it on the same backend and device, so that it can be pickled for another process.
         place = self.backend if self.backend == "numpy" else self.device
         return _restore, (self._weights, place, self._options)
 

@@ -1,4 +1,4 @@
-"""Read untrusted .npy files: a header's claims are checked against the bytes that there are."""
+"""Read untrusted .npy files. A header's claims are checked against the size of the data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Header:
 
     @property
     def nbytes(self) -> int:
-        """Return the size of the data that the header claims, in bytes."""
+        """The size of the data that the header claims, in bytes."""
         total = self.dtype.itemsize  # Python's integers don't overflow
         for size in self.shape:
             total *= size
@@ -46,16 +46,16 @@ def read_header(file: BinaryIO) -> Header:
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about Python 2, whose headers are read right, and odd literals
+            warnings.simplefilter("ignore")  # about headers of Python 2, which are read correctly, and odd literals
             shape, by_columns, dtype = reader(file)
     except MemoryError:  # headers are Python literals, and the stack of Python's parser is bounded
         raise ValueError("its header is nested too deep") from None
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are never unpickled")
     if any(size < 0 for size in shape):
-        raise ValueError(f"shape {shape}")
+        raise ValueError(f"its shape {shape} has a negative size")
     if dtype.itemsize == 0:
-        raise ValueError(f"{dtype} of shape {shape}, whose elements have no bytes")
+        raise ValueError(f"its dtype {dtype} has elements without bytes")
     return Header(shape, by_columns, dtype, file.tell())
 
 
@@ -64,12 +64,12 @@ def from_bytes(content: bytes) -> NumpyArray:
     header = read_header(io.BytesIO(content))
     data = memoryview(content)[header.start :]
     if header.nbytes != len(data):
-        raise ValueError(f"{header.dtype} of shape {header.shape} in {len(data)} bytes")
+        raise ValueError(f"{header.dtype} of shape {header.shape} claims {header.nbytes} bytes, not {len(data)}")
     return _array(data, header)
 
 
 def read(path: str) -> NumpyArray:
-    """Return the array of a .npy file. No more is read than its header claims."""
+    """Return the array of a .npy file. Read no more data than its header claims."""
     with open(path, "rb") as file:
         header = read_header(file)
         _check_size(header, file)

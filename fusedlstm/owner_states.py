@@ -1,4 +1,4 @@
-"""OwnerStates: one interface to a cell's states and an LSTM's, for a pool and a Stepper."""
+"""OwnerStates: one interface to the states of cells and LSTMs, for pools and Steppers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 
 class OwnerStates:
-    """Convert states between their owner's form, one LSTMState or a tuple, and a tuple with one for each layer.
+    """Converts states between their owner's form and a tuple with one for each layer.
+
+    A cell's form is one LSTMState, and an LSTM's is a tuple already.
 
     Args:
         backend: the backend of the states' arrays.
-        weights: the layers', in one direction.
+        weights: the weights of all layers, in one direction.
         is_single: whether the owner is a cell, whose state is one LSTMState.
         maker: the name of the function that makes arrays, for messages.
     """
@@ -44,8 +46,8 @@ class OwnerStates:
         """Borrow and check a caller's state of B rows (or of one), and return it as a tuple.
 
         Raises:
-            TypeError: an argument of the wrong kind, dtype or library.
-            ValueError: an argument of the wrong shape or device.
+            TypeError: the state has the wrong kind, dtype or library.
+            ValueError: the state has the wrong shape or device.
         """
         first = self.layer_checks[0]
         wanted = first.dtype, first.c_dtype, first.whose
@@ -65,7 +67,7 @@ class OwnerStates:
 
 
 def first_array(state: Any) -> Any:
-    """Return an array of a state, or of the first of several: a call follows the stream of its library."""
+    """Return an array of a state, or of the first of several. A call runs on the stream of this array's library."""
     if isinstance(state, (tuple, list)) and state:
         state = state[0]
     return state.h if isinstance(state, LSTMState) else None

@@ -1,4 +1,4 @@
-"""States as others keep them: one packed array in a named order, or h and c of all layers stacked.
+"""States in the forms of other systems: packed in one array in a named order, or h and c of all layers stacked.
 
     [c | h]                  (B, N + P)          order "ch": TensorFlow 1's LSTMCell, state_is_tuple=False
     [c0 | h0 | c1 | h1 ...]  (B, sum of N + P)   order "ch": TensorFlow 1's MultiRNNCell of such cells
@@ -6,8 +6,8 @@
     h and c stacked          (2, B, N)           order "hc" with axis=0: Silero's VAD
     h, and c, of all layers  (L, B, P), (L, B, N)          PyTorch and cuDNN, index layer * D + direction
 
-Frameworks disagree on the order, so a packed array always names it, and stacked ones have names. Arrays may be of any
-library, as a cell's, and results are in the same one.
+Frameworks disagree on the order. So calls name the order of a packed array, and take stacked h and c by name. As with a
+cell, arrays may be of any library, and results are in the same library.
 """
 
 from __future__ import annotations
@@ -38,21 +38,20 @@ _ORDERS = ("ch", "hc")
 
 
 def pack_state(state: LSTMState | Sequence[LSTMState], *, order: str, axis: int = 1) -> Array:
-    """Return both states, of one layer or of several, side by side in one new array, in c's dtype.
+    """Return h and c of one or several layers in one new array, in c's dtype.
 
     Args:
-        state: h (B, P) and c (B, N), or a tuple or list of such, in the order of the layers; their sizes
-            may differ, their dtypes may not.
-        order: "ch" is [c | h], TensorFlow 1's packed state (`state_is_tuple=False`); "hc" is [h | c],
-            what Keras users concatenate. There is no default. Several layers follow each other, each
-            in this order.
-        axis: 1 for columns side by side: (B, N + P), or the sum of it over layers. 0 for (2, B, N), of a single
-            layer with P = N: with the order "hc" h is [0], as Silero's VAD keeps it.
+        state: an LSTMState with h (B, P) and c (B, N), or a tuple or list with one for each layer, in order. The
+            layers' sizes may differ, but not their dtypes.
+        order: "ch" is [c | h], TensorFlow 1's packed state (`state_is_tuple=False`). "hc" is [h | c], what Keras users
+            concatenate. There is no default. Several layers follow each other, each in this order.
+        axis: 1 puts columns side by side: (B, N + P), or the sum of N + P over layers. 0 makes (2, B, N) of a single
+            layer with P = N. With the order "hc", [0] is h, as in Silero's VAD.
 
     Raises:
         TypeError: `state` is not an LSTMState, or its arrays have dtypes that no cell has.
-        ValueError: an unknown order; h and c of different batches, or not two-dimensional; with axis=0
-            several layers, or h and c of different widths.
+        ValueError: the order is unknown; h and c differ in batch size, or are not two-dimensional; or axis is 0 and
+            there are several layers, or h and c differ in width.
     """
     check_choice("order", order, _ORDERS)
     if check_size("axis", axis, 0) > 1:
@@ -61,7 +60,7 @@ def pack_state(state: LSTMState | Sequence[LSTMState], *, order: str, axis: int 
 
 
 def pack(state: Any, order: str, axis: int, whose: str) -> Array:
-    """Return `pack_state` in the dtype of h or of c."""
+    """Return the result of `pack_state` in the dtype of h or of c; `whose` says which."""
     named = named_states("state", state)
     backend = backend_of_states(named)
     with Exchange(backend, named[0][1].c) as exchange:
@@ -103,22 +102,22 @@ def unpack_state(
     proj_size: int | Sequence[int | None] | None = None,
     dtype: Any = None,
 ) -> LSTMState | tuple[LSTMState, ...]:
-    """Return the states that one packed array holds, as views of it where dtypes allow.
+    """Return the states in one packed array, as views of it where dtypes allow.
 
     Args:
         packed: (B, N + P) of one layer, (B, sum of N + P) of several, or (2, B, N) of one with P = N.
-        hidden_size: N; or a tuple or list of one N for each layer, for a tuple of states.
-        order: "ch" is [c | h], TensorFlow 1's; "hc" is [h | c]. There is no default.
-        proj_size: P, or None. For one layer None is what is left of the columns, so that a packed state of
-            the wrong width shows as an h of the wrong width in the cell. For several layers it is a tuple
-            or list of one P, or None for P = N, for each; None for P = N in all.
-        dtype: the cell's dtype. None is that of `packed`. With a 16-bit dtype h is cast to it and c to
-            float32, as cells keep them.
+        hidden_size: N, which gives one state. A tuple or list with N of each layer gives a tuple of states.
+        order: "ch" is [c | h], TensorFlow 1's packed state. "hc" is [h | c]. There is no default.
+        proj_size: P, or None. For one layer, None takes all columns that c leaves. If the width of `packed` is wrong,
+            so is that of h, and the cell raises. For several layers, pass a tuple or list with one P for each,
+            where None is P = N. None instead of the list is P = N for all.
+        dtype: the cell's dtype; None for that of `packed`. If it has 16 bits, h is cast to it and c to float32, the
+            dtypes of a cell's states.
 
     Raises:
-        TypeError: an unsupported dtype, or an array of no library that shares its memory.
-        ValueError: an unknown order; `packed` not of a shape above, with no column left for h, or of another
-            width than the sizes give.
+        TypeError: the dtype is not supported, or the array's library doesn't share its memory.
+        ValueError: the order is unknown; `packed` has none of the shapes above, no column left for h, or a width that
+            differs from the sizes.
     """
     check_choice("order", order, _ORDERS)
     return unpack("packed", packed, hidden_size, order, proj_size, dtype)
@@ -127,7 +126,7 @@ def unpack_state(
 def unpack(
     name: str, packed: Any, hidden_size: Any, order: str, proj_size: Any, dtype: Any
 ) -> LSTMState | tuple[LSTMState, ...]:
-    """Return `unpack_state` of the argument of this name."""
+    """Return the result of `unpack_state`. `name` is that of the argument `packed`, for messages."""
     if isinstance(hidden_size, (tuple, list)):
         sizes = _sizes_of_layers(hidden_size, proj_size)
         with Exchange(backend_of(packed, name), packed) as exchange:
@@ -142,7 +141,7 @@ def unpack(
 
 
 def _unpack_one(name: str, packed: Array, N: int, P: int | None, order: str, dtype: Any) -> LSTMState:
-    """Return the state of one layer, in columns or stacked."""
+    """Return the state of one layer, from columns or stacked arrays."""
     if packed.ndim == 3:
         return _unpack_pair(name, packed, N, P, order, dtype)
     check_ndim(name, packed, "B N+P")
@@ -156,15 +155,15 @@ def _unpack_one(name: str, packed: Array, N: int, P: int | None, order: str, dty
 
 
 def stack_states(states: Sequence[LSTMState]) -> LSTMState:
-    """Return the states of all layers as PyTorch's and cuDNN's pair: h (L, B, P) and c (L, B, N), new arrays.
+    """Return the states of all layers in PyTorch's and cuDNN's form: h (L, B, P) and c (L, B, N), new arrays.
 
     Args:
-        states: a tuple or list of L states of one batch, sizes and dtypes: one for each layer and direction,
-            at index layer * D + direction.
+        states: a tuple or list of L states, one for each layer and direction, at index layer * D + direction. All have
+            the same batch, sizes and dtypes.
 
     Raises:
-        TypeError: not a tuple or list of LSTMState; different dtypes.
-        ValueError: no state, or states of different sizes.
+        TypeError: `states` is not a tuple or list of LSTMState, or dtypes differ.
+        ValueError: there are no states, or sizes differ.
     """
     if isinstance(states, LSTMState):
         fail(TypeError, "states", "a tuple or list of LSTMState", "one LSTMState", "Use stack_states([state])")
@@ -172,7 +171,7 @@ def stack_states(states: Sequence[LSTMState]) -> LSTMState:
 
 
 def stack(name: str, states: Any, whose: str) -> LSTMState:
-    """Return `stack_states` of the argument of this name, with c in its own dtype or in h's."""
+    """Return the result of `stack_states`, with c in the dtype of h or of c; `whose` says which."""
     named = named_states(name, states)
     backend = backend_of_states(named)
     with Exchange(backend, named[0][1].c) as exchange:
@@ -191,22 +190,22 @@ def _check_equal_sizes(named: list[tuple[str, LSTMState]]) -> None:
         for part in ("h", "c"):
             shape, wanted = getattr(state, part).shape, getattr(first, part).shape
             if shape != wanted:
-                hint = 'Layers of different sizes go into one array by pack_state(states, order="ch") or order="hc"'
+                hint = 'For layers of different sizes, use pack_state(states, order="ch") or order="hc"'
                 fail(
                     ValueError, f"{name}.{part}", f"shape {wanted}, that of {first_name}.{part}", f"shape {shape}", hint
                 )
 
 
 def unstack_states(*, h: Array, c: Array) -> tuple[LSTMState, ...]:
-    """Return one state for each layer and direction, as views, of PyTorch's and cuDNN's pair.
+    """Return one state for each layer and direction, as views of h and c in PyTorch's and cuDNN's form.
 
     Args:
         h: (L, B, P), at index layer * D + direction.
         c: (L, B, N).
 
     Raises:
-        TypeError: an array of no library that shares its memory, or on two devices.
-        ValueError: h and c not three-dimensional, with no layer, or of different L or B.
+        TypeError: an array's library doesn't share its memory, or h and c are on two devices.
+        ValueError: h and c are not three-dimensional, have no layer, or differ in L or B.
     """
     backend = backend_of(c, "c")
     with Exchange(backend, c) as exchange:
@@ -216,22 +215,22 @@ def unstack_states(*, h: Array, c: Array) -> tuple[LSTMState, ...]:
 
 
 def unstack(exchange: Exchange, prefix: str, h: Array, c: Array) -> tuple[LSTMState, ...]:
-    """Return `unstack_states` of the backend's arrays, lent; `prefix` stands before h and c in messages."""
+    """Return the result of `unstack_states` for the backend's arrays, lent. Messages put `prefix` before h and c."""
     check_layers(prefix, h, c)
     return tuple(exchange.lend_state(LSTMState(h=h[k], c=c[k])) for k in range(h.shape[0]))
 
 
 def _check_one_width(named: list[tuple[str, LSTMState]]) -> None:
-    """Raise unless h and c can be stacked: those of one layer, P = N."""
+    """Raise unless h and c can be stacked: they must be of one layer with P = N."""
     if len(named) > 1:
         fail(ValueError, "axis", "1 for several layers", "0", "Use stack_states(states) for h and c of all layers")
     name, one = named[0]
     if one.h.shape != one.c.shape:
-        fail(ValueError, name, "h and c of one shape (B, N), to be stacked", f"h {one.h.shape} and c {one.c.shape}")
+        fail(ValueError, name, "h and c of the same shape (B, N)", f"h {one.h.shape} and c {one.c.shape}")
 
 
 def borrow_packed(exchange: Exchange, name: str, packed: Any) -> Array:
-    """Return the backend's view of a packed state of any library, whose dtype a cell can have."""
+    """Return the backend's view of a packed state of any library. Raise unless a cell can have its dtype."""
     array = exchange.borrow(name, packed)
     if not dtypes.is_supported(array.dtype):
         fail(TypeError, name, f"dtype {', '.join(dtypes.NAMES)}", f"dtype {array.dtype}")
@@ -241,11 +240,11 @@ def borrow_packed(exchange: Exchange, name: str, packed: Any) -> Array:
 def _sizes_of_layers(hidden_size: Sequence[Any], proj_size: Any) -> list[tuple[int, int]]:
     """Return each layer's N and P."""
     if not hidden_size:
-        fail(ValueError, "hidden_size", "an int, or at least one for a layer", f"an empty {type(hidden_size).__name__}")
+        fail(ValueError, "hidden_size", "an int, or one for each layer", f"an empty {type(hidden_size).__name__}")
     if proj_size is None:
         proj_size = [None] * len(hidden_size)
     if not isinstance(proj_size, (tuple, list)):
-        wanted = "a tuple or list of one for each layer, as hidden_size is one, or None"
+        wanted = "None, or a tuple or list with one for each layer, like hidden_size"
         fail(TypeError, "proj_size", wanted, describe_type(proj_size))
     if len(proj_size) != len(hidden_size):
         fail(ValueError, "proj_size", f"one for each of {len(hidden_size)} layers", f"{len(proj_size)} of them")
@@ -265,7 +264,7 @@ def _unpack_layers(
     width = sum(N + P for N, P in sizes)
     if packed.shape[1] != width:
         layers = ", ".join(f"N={N} P={P}" for N, P in sizes)
-        fail(ValueError, name, f"{width} columns, of layers with {layers}", f"{packed.shape[1]} columns")
+        fail(ValueError, name, f"{width} columns for layers with {layers}", f"{packed.shape[1]} columns")
     states, start = [], 0
     for N, P in sizes:
         states.append(_unpack_columns(packed[:, start : start + N + P], N, P, order, dtype))
@@ -274,14 +273,14 @@ def _unpack_layers(
 
 
 def _unpack_columns(packed: Array, N: int, P: int, order: str, dtype: Any) -> LSTMState:
-    """Return the state of one layer's columns (B, N + P)."""
+    """Return the state in one layer's columns (B, N + P)."""
     if order == "ch":
         return cell_state(packed[:, N:], packed[:, :N], dtype)
     return cell_state(packed[:, :P], packed[:, P:], dtype)
 
 
 def _unpack_pair(name: str, packed: Array, N: int, P: int | None, order: str, dtype: Any) -> LSTMState:
-    """Return the state of (2, B, N)."""
+    """Return the state in an array (2, B, N)."""
     if packed.shape[0] != 2 or packed.shape[2] != N:
         fail(ValueError, name, f"shape (B, N + P), or (2, B, N) with N = {N}", f"shape {packed.shape}")
     if P not in (None, N):
@@ -290,6 +289,6 @@ def _unpack_pair(name: str, packed: Array, N: int, P: int | None, order: str, dt
 
 
 def cell_state(h: Array, c: Array, dtype: Any) -> LSTMState:
-    """Return a state in the dtypes that a cell of this dtype, or of h's, keeps."""
+    """Return the state in the dtypes of a cell's states. The cell has `dtype`, or if that is None, h's dtype."""
     dtype = dtypes.resolve(h.dtype if dtype is None else dtype)
     return LSTMState(h=h.astype(dtype, copy=False), c=c.astype(dtypes.state_dtype(dtype), copy=False))

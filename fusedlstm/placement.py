@@ -1,4 +1,4 @@
-"""Placed: the backend and device of a cell or an LSTM, and how data gets there."""
+"""Placed: the base of a cell and an LSTM, with their backend and device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Placed(Generic[State]):
-    """Weights on a backend, and the type of their states."""
+    """Weights on a backend: the base of LSTMCell and LSTM."""
 
     _backend: Backend
     _is_cell: bool  # a cell's state is one LSTMState, not a tuple
@@ -37,7 +37,7 @@ class Placed(Generic[State]):
 
     @property
     def _layers_of_weights(self) -> StackedWeights:
-        """The weights as layers. A cell is one layer."""
+        """The weights of all layers. A cell is one layer."""
         raise NotImplementedError
 
     def _owner_states(self, backend: Backend | None = None, maker: str = "") -> OwnerStates:
@@ -54,8 +54,8 @@ class Placed(Generic[State]):
     def _exchanged(self, weights: StackedWeights) -> tuple[CellEngine, ...]:
         """Return engines with other weights of the same form. If this raises, the engines keep their weights.
 
-        NumPy makes new engines. On a GPU this overwrites memory that graphs and pools share, piece by piece. Steps
-        raise until all of it is done.
+        NumPy makes new engines. On a GPU this overwrites, piece by piece, memory that graphs and pools share. Steps
+        raise until all pieces are written.
 
         Raises:
             RuntimeError: on a GPU, this thread is in the middle of a call that reads the weights.
@@ -75,7 +75,7 @@ class Placed(Generic[State]):
     def _is_in_a_call(self) -> bool:
         """Return whether this thread is in a method of this object, or of one of its pools or Steppers.
 
-        This looks at the thread's frames, as recording each call would cost time.
+        This looks at the thread's frames, because recording each call would cost time.
         """
         frame: FrameType | None = sys._getframe(3)  # beyond `set_weights`
         while frame is not None:
@@ -109,16 +109,15 @@ class Placed(Generic[State]):
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """Return `x` (an array of any library, or lists of numbers) as an array on this device.
 
-        Only this moves and casts data; calls of the cell do neither. An array that has the dtype and is on the device
-        is returned as it is, or as a view if it belongs to another library.
+        Only this method moves and casts data. An array with the right dtype and device is returned unchanged, or as a
+        view if it belongs to another library.
 
         Args:
             x: real numbers.
-            dtype: None for the cell's. c of a 16-bit cell takes "float32".
+            dtype: the array's dtype; None for that of the weights. For c beside 16-bit weights, use "float32".
 
         Raises:
-            TypeError: `x` is complex or not numbers, is a tensor that requires grad, or holds more than its numbers,
-                such as a masked array.
+            TypeError: `x` is complex or not numeric, requires grad, or holds more than numbers, such as a masked array.
         """
         check_plain("x", x)
         target = self.dtype if dtype is None else dtypes.resolve(dtype)
@@ -126,7 +125,7 @@ class Placed(Generic[State]):
 
 
 def _with_weights(engines: Sequence[CellEngine], weights: StackedWeights) -> tuple[CellEngine, ...]:
-    """Return engines with other weights. While weights are overwritten in place, nothing reads them."""
+    """Return engines with other weights. Nothing may read weights while they are overwritten in place."""
     for engine in engines:
         engine.is_whole = False
     others = tuple(engine.with_weights(layer) for engine, layer in zip(engines, weights.layers, strict=True))

@@ -1,4 +1,4 @@
-"""lstm_pointwise: the fused kernel, for people who bring the output of their own matmul."""
+"""lstm_pointwise: the fused kernel, to run after your own matmul."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def lstm_pointwise(
     reset_c: Array | None = None,
     out: LSTMState | None = None,
 ) -> LSTMState:
-    """Finish a step whose matmul is done: compute everything in the formula but the matmuls and the projection.
+    """Finish a step after your own matmul: compute everything in the formula except matmuls and the projection.
 
     This runs on the arrays' device: in NumPy on the CPU, or in one kernel on a GPU. As with a cell, the arrays may come
-    from any library that shares its memory, and from several. None is copied.
+    from any library that shares its memory, even from several libraries at once. None is copied.
 
     Args:
-        gates: (B, 4N), blocks i, f, g, o: the pre-activations x @ weight_ih.T + h @ weight_hh.T, or only
-            the part of x if `gates_h` is given. Any of the four dtypes, any strides.
-        c: (B, N) in the dtype of `gates`, or float32 if that has 16 bits. Any strides.
-        gates_h: (B, 4N), the part of h, added to `gates` except in rows where `is_first`.
+        gates: (B, 4N), blocks i, f, g, o: the pre-activations x @ weight_ih.T + h @ weight_hh.T, or only the part of x
+            if `gates_h` is given. It has any of the four dtypes, and any strides.
+        c: (B, N) in the dtype of `gates`, or float32 if that has 16 bits, with any strides.
+        gates_h: (B, 4N), the part of h. It is added to `gates`, except in rows that `is_first` marks.
         bias: (4N,), added to the gates.
         peephole: (3, N), rows i, f, o.
         cell_clip: c is clipped to +-cell_clip; None for no clip.
@@ -56,14 +56,15 @@ def lstm_pointwise(
         gate_clip: as in LSTMWeights.
         coupled_gate: as in LSTMWeights.
         zoneout_c: as in LSTMWeights.
-        is_first: (B,) booleans: rows whose c is reset and whose `gates_h` is dropped before this step.
-        reset_c: the c of those rows: (1, N) or (B, N); None for zeros.
-        out: C-contiguous arrays to write to, h in the dtype of `gates`. `out.c` may be `c`. Nothing else
-            may share memory with an argument.
+        is_first: (B,) booleans: True marks a row that begins a new sequence. Its c is reset before this step, and its
+            `gates_h` is ignored.
+        reset_c: the c to reset those rows to, (1, N) or (B, N); None for zeros.
+        out: C-contiguous arrays to write to and to return, with h in the dtype of `gates`. `out.c` may be `c`.
+            Otherwise `out` must not share memory with an argument.
 
     Returns:
-        LSTMState with h (B, N), the output before any projection, in the dtype of `gates`, and c (B, N):
-        `out`, or new arrays in the library of `gates`.
+        An LSTMState: h (B, N), the output before any projection, in the dtype of `gates`, and c (B, N). It is `out`, or
+        has new arrays in the library of `gates`.
 
     Raises:
         TypeError: an argument has the wrong kind, dtype or library.
@@ -117,13 +118,13 @@ def _run(
     empty: Empty,
     options: Mapping[str, Any],
 ) -> LSTMState:
-    """Check arrays of the backend and run them, with results in arrays from `empty`, or in `out`."""
+    """Check the backend's arrays and compute. Write the result to `out`, or to new arrays from `empty`."""
     _check_arrays(checks, c, optional)
     B, N = c.shape
     if is_first is not None:
         is_first = checks.check_mask(is_first, B)
     elif optional["reset_c"] is not None:
-        fail(ValueError, "reset_c", "None without is_first, which says the rows to reset", "an array")
+        fail(ValueError, "reset_c", "None without is_first, which marks the rows to reset", "an array")
     if out is None:
         out = LSTMState(h=empty((B, N), gates.dtype), c=empty((B, N), c.dtype))
     else:
@@ -133,7 +134,7 @@ def _run(
 
 
 def _checks_for(gates: Array, backend: Backend, maker: str) -> StepChecks:
-    """Return the checks of everything else, which the gates' dtype and shape decide; or raise."""
+    """Return the checks of the other arguments, for the dtype and shape of `gates`. Raise if those are wrong."""
     if not dtypes.is_supported(gates.dtype):
         fail(TypeError, "gates", f"dtype {', '.join(dtypes.NAMES)}", f"dtype {gates.dtype}")
     if gates.ndim != 2 or gates.shape[1] % 4 or gates.shape[1] == 0:

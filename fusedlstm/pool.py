@@ -32,9 +32,9 @@ class PoolMemory(NamedTuple):
 
     Args:
         states: the bytes of the states of all slots, live or not.
-        plans: the bytes that the pool itself keeps for steps. On NumPy this is scratch. On a GPU it is buffers between
-            layers, or with "matmul" all buckets. After `prepare`, or once slots come from a device, it includes the
-            flags that check them.
+        plans: the bytes that the pool itself keeps for steps. On NumPy these are scratch buffers. On a GPU they are
+            buffers between layers, or with "matmul" all buckets. After `prepare`, or once a step got slots on the GPU,
+            they include the flags that check slots there.
     """
 
     states: int
@@ -42,30 +42,29 @@ class PoolMemory(NamedTuple):
 
 
 class StatePool(Generic[State]):
-    """The states of up to `capacity` live sequences. They stay on the device.
+    """The states of up to `capacity` live sequences, which stay on the device.
 
-    A sequence has a slot, which is a number. Slots are allocated and released as sequences begin and end. A step names
-    the slots of the sequences that got an input, in any order, and advances them in place. Each step uses the cell's
-    weights at that time.
+    Each sequence has a slot, which is a number. Allocate a slot when a sequence begins, and release it when the
+    sequence ends. A step names the slots of the sequences that got an input, in any order, and advances them in place.
+    Each step uses the cell's weights at that time.
 
     Pass one slot as an int, and several as a list, tuple, range or integer array in host memory, of NumPy or another
     library. Slots must be integers (not bools), live and distinct. This is checked before any work. A step also takes
     an integer array on the GPU.
 
-    A call with bad arguments changes nothing. A call that fails or is interrupted changes either everything or nothing,
-    in all of its slots, so h and c of a slot always belong together. There are three exceptions: `out` may be partly
-    written, a step with `strict` raises after it is done, and after a CUDA error the states being written are
-    undefined.
+    A call with bad arguments changes nothing. A call that fails or is interrupted changes all of its slots or none. So
+    h and c of a slot always belong together. There are three exceptions. `out` may be partly written. A step with
+    `strict` raises after it is done. After a CUDA error the states being written are undefined.
 
-    Methods may be called from several threads at once, and run one after the other. A call in the middle of another one
-    in the same thread, as from a signal handler or a callback, can't wait for it and raises RuntimeError. Only
-    `release` doesn't raise, so that finalizers can use it: its slots are free when the other call ends. `live`,
-    `slots`, `memory` and `kernels` may be read at any time.
+    Several threads may call methods at once. The calls then run one after the other. But a call in the middle of
+    another one in the same thread, such as from a signal handler, can't wait and raises RuntimeError. Only `release`
+    doesn't raise, so that finalizers can use it. It frees its slots when the other call ends. `live`, `slots`, `memory`
+    and `kernels` may be read at any time.
 
-    On NumPy, slots that were never allocated take no memory on most systems, as it is never touched. On a GPU a layer
-    is one kernel, which finds its rows by their slots. If `kernels` says "matmul", steps have buckets of buffers, for
-    powers of two of rows. If all buckets take more than 256 MiB, the least recently used are dropped, except those that
-    `prepare` has made.
+    On NumPy, slots that were never allocated take no memory on most systems. On a GPU, a layer is one kernel, which
+    finds its rows by their slots. If `kernels` says "matmul", steps use buckets of buffers instead. Each bucket is for
+    a power of two of rows. If all buckets together take more than 256 MiB, the least recently used are dropped. Those
+    that `prepare` has made are always kept.
 
     Args:
         cell: an LSTMCell, or an LSTM of one direction.
@@ -117,14 +116,14 @@ class StatePool(Generic[State]):
 
     @property
     def memory(self) -> PoolMemory:
-        """The bytes that the pool holds: those of the states, and those that steps keep."""
+        """The bytes that the pool holds, for the states and for steps."""
         with self._lock:
             return PoolMemory(states=self._engine.nbytes, plans=self._engine.scratch_nbytes)
 
     def _in_turn(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
         """Do the work of a call when no other call is running.
 
-        An interrupt can come between two statements, but not while a `with` takes or releases a lock, and not before
+        An interrupt can come between two statements. It can't come while a `with` takes or releases a lock, or before
         the first statement of `try` or `finally`. So this is safe to interrupt anywhere.
 
         Raises:
@@ -149,7 +148,7 @@ class StatePool(Generic[State]):
                 self._is_in_a_call = False
 
     def kernels(self, batch: int) -> tuple[str, ...]:
-        """Return for each layer the kernel that steps `batch` rows: a name of LSTMCell's `kernel`, or "numpy".
+        """Return each layer's kernel for steps of `batch` rows: "numpy", or on a GPU a name from LSTMCell's `kernel`.
 
         Raises:
             TypeError: `batch` is not an int.
@@ -162,8 +161,9 @@ class StatePool(Generic[State]):
     def allocate(self, n: int = 1) -> NumpyArray:
         """Make n free slots live, with states of zeros, and return them: an int64 array (n,) in host memory.
 
-        The same calls always give the same slots. Released slots come first: those of the last release first, in its
-        order. Then come the lowest numbers. After `load` the lowest free numbers come first.
+        The same calls always give the same slots. Released slots come first. Those of the latest `release` come before
+        others, in the order of its argument. Then come the lowest numbers. After `load` the lowest free numbers come
+        first.
 
         Raises:
             TypeError: `n` is not an int.
@@ -175,8 +175,8 @@ class StatePool(Generic[State]):
     def release(self, slots: Any) -> None:
         """End the sequences of these slots, and free the slots.
 
-        In the middle of another call in the same thread, as in the `__del__` of an object that owns a slot, the slots
-        are freed when that call ends.
+        This also works in the middle of another call in the same thread, such as in the `__del__` of an object that
+        owns a slot. The slots are then freed when the other call ends.
 
         Raises:
             TypeError: the slots are not integers.
@@ -202,7 +202,7 @@ class StatePool(Generic[State]):
 
         Args:
             slots: live slots, each once.
-            like: an array of the library to return arrays of; None for NumPy's or CuPy's.
+            like: an array of the library that the states should be in. None gives NumPy or CuPy arrays.
 
         Returns:
             h (B, P) and c (B, N), or for an LSTM's pool a tuple of them, one for each layer.
@@ -227,7 +227,7 @@ class StatePool(Generic[State]):
         Args:
             slots: live slots, each once.
             state: like the result of `read`: h (B, P) and c (B, N) in the cell's dtypes, or for an LSTM a tuple of
-                them. The arrays are of any library, on the device, with any strides.
+                them. The arrays are from any library, on the device, with any strides.
 
         Raises:
             TypeError: the slots are not integers; the state has the wrong kind, dtype or library.
@@ -246,14 +246,15 @@ class StatePool(Generic[State]):
         """Advance the sequence of slots[k] by the input x[k], for each of B rows, and return the outputs.
 
         Args:
-            x: (B, I) in the cell's dtype, on its device, of any library, with any strides. B may be 0.
-            slots: (B,): live slots, each once, in any order, or -1 for a padding row. A padding row's x is ignored, its
-                output is zeros, and nothing is stepped. Slots in an array on a GPU are checked there, without waiting
-                for it. A row whose slot can't be stepped then counts as padding, and `check` reports it.
-            is_first: (B,) booleans, an array, host array or list: rows that begin a new sequence, whose states are set
-                to zeros before this step. Those of padding rows are ignored.
-            out: (B, width), C-contiguous, in x's dtype, to write the outputs to and to return. It must not overlap x.
-                With it a step allocates no memory that grows with B, after one of as many rows or after `prepare`.
+            x: (B, I) in the cell's dtype, on its device, from any library, with any strides. B may be 0.
+            slots: (B,) live slots, each once, in any order. -1 marks a padding row: its x is ignored, its output is
+                zeros, and no sequence advances. Slots in an array on a GPU are checked there, without waiting for it.
+                A row whose slot can't be stepped then counts as padding, and `check` reports it.
+            is_first: (B,) booleans, in an array on the device, a host array or a list. True marks a row that begins a
+                new sequence. Its state is set to zeros before this step. Flags of padding rows are ignored.
+            out: (B, width), C-contiguous, in x's dtype, to write the outputs to and to return. It must not overlap x or
+                is_first. With `out`, only the first step of so many rows allocates memory that grows with B. After
+                `prepare`, not even that step does.
             strict: whether to call `check()` after the step, which waits for a GPU.
 
         Returns:
@@ -275,7 +276,7 @@ class StatePool(Generic[State]):
         return result
 
     def prepare(self, max_batch: int) -> None:
-        """Allocate everything that steps of up to `max_batch` rows need. On NumPy this is for the calling thread.
+        """Allocate everything that steps of up to `max_batch` rows need. On NumPy this is for the calling thread only.
 
         Raises:
             TypeError: `max_batch` is not an int.
@@ -295,15 +296,15 @@ class StatePool(Generic[State]):
         Slots in host memory are checked before each step, so this never reports them.
 
         Raises:
-            ValueError: slots were out of range, not live, or twice in a step. Their rows were skipped. Of the rows with
-                the same slot, one was stepped, and it may be any of them.
+            ValueError: slots were out of range, not live, or twice in a step. Their rows were skipped. If rows shared a
+                slot, one of them was stepped, and it may be any of them.
         """
         self._in_turn(self._slots.check_steps)
 
     def save(self, path: AnyPath) -> None:
-        """Write all live slots and their states to one file, replacing a file of that name whole or not at all.
+        """Write all live slots and their states to one file. A file of that name is replaced whole or not at all.
 
-        The states are those of one instant; other threads go on while the file is written.
+        The states are those of one moment. Other threads may use the pool while the file is written.
 
         An interrupt leaves the old file or the new one. The next save removes the temporary file of a killed save.
 
@@ -334,7 +335,7 @@ class StatePool(Generic[State]):
         self._in_turn(self._slots.replace, slots, states)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a StatePool is not pickled or copied: save(path) writes its live slots, load(path) takes them")
+        raise TypeError("a StatePool can't be copied or pickled: use save(path), and load(path) of another pool")
 
     def __repr__(self) -> str:
         return f"StatePool({self._cell!r}, capacity={self.capacity}, live={self.live})"

@@ -37,7 +37,7 @@ class StateSizes:
         return cls(sizes, weights.dtype.name)
 
     def options(self) -> dict[str, Any]:
-        """Return the options of a file that hold these sizes."""
+        """Return these sizes as the options of a file."""
         return {"layers": [{"output_size": P, "hidden_size": N} for P, N in self.sizes], "dtype": self.dtype}
 
     def __str__(self) -> str:
@@ -115,13 +115,13 @@ def _states_from_file(*, sizes: StateSizes, arrays: Mapping[str, NumpyArray]) ->
 
 
 def _check_values(slots: NumpyArray) -> None:
-    """Raise unless slots are sorted, each once, and none negative."""
+    """Raise unless slots are sorted, distinct and not negative."""
     if slots.size and slots[0] < 0:
-        fail(ValueError, "slots", "slots from 0", str(slots[0]))
+        fail(ValueError, "slots", "slots of at least 0", str(slots[0]))
     wrong = np.flatnonzero(slots[1:] <= slots[:-1])
     if wrong.size:
         row = int(wrong[0])
-        fail(ValueError, "slots", "each once, sorted", f"{slots[row]} before {slots[row + 1]}")
+        fail(ValueError, "slots", "sorted, distinct slots", f"{slots[row]} before {slots[row + 1]}")
 
 
 def _describe(array: NumpyArray | None) -> str:

@@ -1,4 +1,4 @@
-"""The slots of a pool and the states in them: change both together, and copy states to and from host memory."""
+"""A pool's slots and their states: change both together, and copy states to and from host memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PoolSlots:
     Args:
         backend: the backend of the states' arrays.
         owner: the checks of states, and their form.
-        engine: holds the states.
+        engine: the engine that holds the states.
         capacity: the number of slots.
         maker: the name of the function that makes arrays, for messages.
     """
@@ -66,11 +66,11 @@ class PoolSlots:
                 raise
 
     def release_later(self, slots: Any) -> None:
-        """Check slots, and leave it to `release_ending` to free them."""
+        """Check slots now, and let `release_ending` free them."""
         self.table.end_later(self._on_host(slots))
 
     def release_ending(self) -> None:
-        """Free the slots that finalizers and the like released in the middle of a call."""
+        """Free the slots that were released in the middle of a call, such as by finalizers."""
         ending = self.table.ending
         while ending:
             slots = ending.popleft()
@@ -89,11 +89,11 @@ class PoolSlots:
             self._engine.clear(self.checked(slots))
 
     def checked(self, slots: Any) -> NumpyArray:
-        """Return a caller's slots as an int64 array. Raise unless all are live and each is there once."""
+        """Return a caller's slots as an int64 array. Raise unless all are live and distinct."""
         return self.table.check(self._on_host(slots))
 
     def _on_host(self, slots: Any) -> Any:
-        """Return a NumPy view of another library's array of slots, and anything else as it is, unchecked."""
+        """Return a NumPy view of another library's array of slots, or anything else unchanged. Nothing is checked."""
         if isinstance(slots, np.ndarray) or library_of(slots) is None:
             return slots
         with Exchange(self._backend, slots, self._maker) as exchange:
@@ -131,7 +131,7 @@ class PoolSlots:
             f"{count} {what} (one is {slot})" for what, (count, slot) in zip(PROBLEMS, problems, strict=True) if count
         ]
         if texts:
-            hint = "They came from a GPU, in steps since the last check, which have skipped their rows"
+            hint = "They came from a GPU. Steps since the last check have skipped their rows"
             fail(ValueError, "slots", "live slots, each once, or -1 for a padding row", ", ".join(texts), hint)
 
     def contents(self) -> tuple[NumpyArray, list[LSTMState]]:
@@ -158,7 +158,7 @@ class PoolSlots:
                 self._put(old_slots, old)
                 raise
 
-    # States go between a GPU and the host part by part, so that a pool may fill nearly all memory.
+    # States are copied between a GPU and the host in parts, so that a pool may fill nearly all memory.
 
     def _fetched(self, slots: NumpyArray) -> list[LSTMState]:
         """Return copies of the states of slots in host memory, one for each layer."""

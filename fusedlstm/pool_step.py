@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class PoolStep:
-    """Checks and converts the arguments of a pool's step, and takes it.
+    """Checks and converts the arguments of a pool's step, and runs it.
 
     Args:
         backend: the backend of the states' arrays.
         checks: the checks of the first layer's arguments.
         output_size: the width of the outputs.
-        engine: steps the states.
-        slots: checks the slots.
+        engine: the engine that steps the states.
+        slots: the pool's slots, which check those of a step.
         maker: the name of the function that makes arrays, for messages.
     """
 
@@ -66,7 +66,7 @@ class PoolStep:
     def _step(
         self, engines: Sequence[CellEngine], x: Array, slots: Any, is_first: Any, out: Array | None, empty: Empty
     ) -> Array:
-        """Step with arrays of the backend. Return the outputs in `out`, or in a new array that `empty` makes."""
+        """Step with the backend's arrays. Return the outputs in `out`, or in a new array from `empty`."""
         other = x if out is None else out
         try:
             signature = out is None, self._backend.signature(x, other, other)
@@ -98,4 +98,4 @@ class PoolStep:
         self._checks.check_writeable("out", out)
         for name, array in (("x", x), ("is_first", is_first)):
             if array is not None and self._backend.overlap(out, array):
-                fail(ValueError, "out", f"memory apart from {name}", "addresses within its span")
+                fail(ValueError, "out", f"memory apart from {name}", "an overlapping range of addresses")

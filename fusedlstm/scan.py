@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Timeline:
     """The timeline of one direction: its order of steps, the resets before them, and the idle rows.
 
-    `idling` and `resetting` say for each step whether `idle` and `resets` mark any row, as far as the host knows.
+    `idling` and `resetting` say for each step whether `idle` and `resets` mark any row. They may be True for a step
+    without marks if the host doesn't know.
     """
 
     order: range
@@ -34,9 +35,9 @@ class Timeline:
     idling: list[bool]
 
     def pieces(self, steps: int) -> Iterator[tuple[bool, range]]:
-        """Cut the order into runs of plain steps, in which no row is reset or idle, and pieces of the other steps.
+        """Yield runs of plain steps, in which no row is reset or idle, and pieces of the other steps, in order.
 
-        Those pieces have at most `steps` steps. Yields whether the steps are plain, and the steps.
+        Such a piece has at most `steps` steps. Each run or piece comes with whether it is plain.
         """
         start = 0
         for plain, run in itertools.groupby(map(self._is_plain, self.order)):
@@ -46,7 +47,7 @@ class Timeline:
             start = stop
 
     def _is_plain(self, t: int) -> bool:
-        """Whether no row is reset or idle in a step, as far as the host knows."""
+        """Return whether the host knows that no row is reset or idle in a step."""
         return not (self.idling[t] or (self.resets is not None and self.resetting[t]))
 
     def resets_at(self, t: int) -> Array | None:
@@ -58,7 +59,7 @@ def forward(backend: Backend, T: int, is_first: Array | None, active: NumpyArray
     """Return the timeline from the first step to the last.
 
     Args:
-        backend: where the masks go.
+        backend: the backend of the masks' device.
         T: the number of steps.
         is_first: (T, B) on the device, or None.
         active: (T, B) in host memory: the steps that rows take; None for all.
@@ -67,26 +68,26 @@ def forward(backend: Backend, T: int, is_first: Array | None, active: NumpyArray
 
 
 def backward(backend: Backend, T: int, is_first: NumpyArray | None, active: NumpyArray | None) -> Timeline:
-    """Return the timeline from the last step to the first. Arguments are like those of `forward`, but on the host.
+    """Return the timeline from the last step to the first. The arguments are those of `forward`, in host memory.
 
-    A backward direction reaches the first step of a sequence last. So the reset comes before the step that the row
-    takes next.
+    A backward direction reaches the first step of a sequence last. So the row is reset before the step that it takes
+    next.
     """
     resets = None if is_first is None else _resets_backward(is_first, active)
     return _timeline(backend, range(T)[::-1], None if resets is None else backend.mask(resets), active)
 
 
 def _resets_backward(is_first: NumpyArray, active: NumpyArray | None) -> NumpyArray:
-    """Return the rows to reset before each step of a backward direction: the step before was their sequence's first."""
+    """Return the rows to reset before each step of a backward direction: they just took a sequence's first step."""
     resets, pending = np.zeros_like(is_first), np.zeros(is_first.shape[1], np.bool_)
     for t in range(len(is_first))[::-1]:
-        resets[t] = pending  # has no effect on an idle row, and stays pending for its next step
+        resets[t] = pending  # an idle row ignores this, and its reset stays pending
         pending = is_first[t] if active is None else np.where(active[t], is_first[t], pending)
     return resets
 
 
 def _timeline(backend: Backend, order: range, resets: Array | None, active: NumpyArray | None) -> Timeline:
-    # Kernels take contiguous steps. Looking at resets on a device would wait for it.
+    # Kernels take contiguous steps. Don't look at resets on a device, as that would wait for it.
     if resets is not None:
         resets = backend.compute(backend.xp.ascontiguousarray, resets)
     resetting = _any_row(resets) if isinstance(resets, np.ndarray) else [True] * len(order)
@@ -112,20 +113,20 @@ def scan(
 ) -> tuple[Array, LSTMState]:
     """Step one layer through a sequence.
 
-    One matmul computes the part of x in the gates of as many steps as a bounded memory holds. If that is one step, the
-    engine's `run` steps instead. The loop itself allocates nothing that grows with T.
+    One matmul computes x's part of the gates for many steps, as many as fit in a bounded memory. If that is one step,
+    the engine's `run` does each step instead. The loop itself allocates nothing that grows with T.
 
     Args:
-        backend: the engine's.
-        engine: the layer's.
+        backend: the engine's backend.
+        engine: the layer's engine.
         xs: (T, B, I), any strides.
-        state: h (B, P) and c (B, N) before the step that the order takes first.
+        state: h (B, P) and c (B, N) before the first step in the order.
         timeline: the order of steps, the resets, and the idle rows, which keep their h and c.
         reset_to: a state of one row or of B; None for zeros.
         empty: makes the arrays to return.
 
     Returns:
-        Every h (T, B, P), with idle rows repeating theirs, and the final state in separate arrays.
+        Every h (T, B, P), in which idle rows repeat theirs, and the final state in separate arrays.
     """
     T, B, _ = xs.shape
     h, c = state.h, state.c
@@ -136,7 +137,7 @@ def scan(
         sequence = engine.sequence
         at_once = sequence.steps_at_once(B)
         step = engine.run if at_once == 1 else sequence.run_gates
-        for plain, steps in timeline.pieces(T if at_once == 1 else at_once):  # x alone takes no extra memory
+        for plain, steps in timeline.pieces(T if at_once == 1 else at_once):  # to read x itself takes no extra memory
             start, stop = min(steps), max(steps) + 1
             part = xs[start:stop]
             if plain:
@@ -144,7 +145,7 @@ def scan(
                 continue
             inputs = part if at_once == 1 else sequence.input_gates(part)
             for t in steps:
-                h_next, c_next = ys[t], _other(cs, c)  # update c in place, unless the old one is still needed
+                h_next, c_next = ys[t], _other(cs, c)  # update c in place unless the old c is still needed
                 step(inputs[t - start], h, c, h_next, c_next, timeline.resets_at(t), reset)
                 if timeline.idle is not None and timeline.idling[t]:
                     backend.select_rows(h_next, timeline.idle[t], h)
@@ -168,7 +169,7 @@ def _run_steps(
 
 
 def _other(cs: list[Array], c: Array) -> Array:
-    """Return the array that isn't c, or the only one."""
+    """Return the array of `cs` that isn't c, or the only one."""
     return cs[-1] if c is cs[0] else cs[0]
 
 
@@ -180,7 +181,7 @@ def clear_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:
 
 
 def repeat_in_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:
-    """Write the last output before it to each output of an idle row, zeros before the first: Keras's rule."""
+    """Repeat a row's last output while it is idle, or zeros before its first: Keras's rule."""
     if timeline.idle is None or not ys.size:
         return
     last = None

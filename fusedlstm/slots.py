@@ -1,7 +1,7 @@
 """The table of a pool's slots: which are live, which are given next, and the check of a call's slots.
 
-It is bookkeeping in host memory: no method takes longer in a larger pool but the listing of all live slots, and none
-but that and a first use takes memory by the number of slots that are asked about. It has no lock.
+The table is in host memory and has no lock. Only listing all live slots takes longer in a larger pool. The check of a
+step's slots allocates nothing that grows with the rows, after a step of as many rows.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ PROBLEMS = ("out of range", "not live", "twice in a step")
 class SlotTable:
     """Slots 0 to capacity - 1, each live or free.
 
-    Free slots are a stack. Released slots are given first: those of the last release first, in its order. Then come the
-    lowest numbers.
+    Free slots are a stack. Released slots are given first. Those of the latest release come before others, in its
+    order. Then come the lowest numbers.
 
     Args:
         capacity: the number of slots, at least 1.
-        live: the slots that are live from the beginning, in range, each once.
-        largest: for how many rows of a step there is memory from the beginning.
+        live: the slots that are live at first, in range and distinct.
+        largest: the rows of a step to allocate memory for at first.
     """
 
     def __init__(self, capacity: int, live: NumpyArray | None = None, largest: int = 0) -> None:
         self.capacity = capacity
-        # One element more, which -1 is the index of: to a step padding is always live.
+        # The extra element, at index -1, is padding, which is always live to a step.
         self._live = np.zeros(capacity + 1, np.bool_)
         self._live[_PADDING] = True
         if live is not None:
@@ -63,15 +63,15 @@ class SlotTable:
 
     @property
     def largest(self) -> int:
-        """The number of rows of a step that there is memory for."""
+        """The number of rows that a step's memory has room for."""
         return len(self._of_step)
 
     def live_slots(self) -> NumpyArray:
-        """Return all live slots, sorted: a new int64 array."""
+        """Return all live slots, sorted, as a new int64 array."""
         return np.flatnonzero(self._live[:_PADDING]).astype(np.int64, copy=False)
 
     def live_flags(self) -> NumpyArray:
-        """Return which slots are live: a new array (capacity,) of booleans."""
+        """Return whether each slot is live, as a new boolean array (capacity,)."""
         return self._live[:_PADDING].copy()
 
     def next_free(self, n: int) -> NumpyArray:
@@ -117,7 +117,7 @@ class SlotTable:
             if not 0 <= slot < self.capacity:
                 self._fail_range(slot, row, padded=False)
             if slot in seen or not self._live[slot]:
-                self._fail(f"{slot} (row {row}), which is not live, or duplicate", padded=False)
+                self._fail(f"{slot} (row {row}), which is not live, or is a duplicate", padded=False)
             seen.add(slot)
         self.ending.append(own)
 
@@ -130,7 +130,7 @@ class SlotTable:
         return bool(self._live[slots].all())
 
     def check(self, slots: Any) -> NumpyArray:
-        """Return slots (an int, or a sequence or host array of ints) as a new int64 array, all live, each once.
+        """Return slots (an int, or a sequence or host array of ints) as a new int64 array, all live and distinct.
 
         Raises:
             TypeError: they are not integers.
@@ -144,7 +144,7 @@ class SlotTable:
     def check_step(self, slots: Any, B: int) -> NumpyArray:
         """Return the slots of a step's B rows like `check`, in memory that the next call overwrites.
 
-        -1 is a padding row. There may be many of these.
+        -1 is a padding row, and may occur many times.
         """
         given = self._integers(slots, B)
         self.prepare(B)
@@ -154,7 +154,7 @@ class SlotTable:
         return own
 
     def prepare(self, largest: int) -> None:
-        """Grow the memory to steps of up to `largest` rows if needed."""
+        """Grow the memory for steps of up to `largest` rows if needed."""
         if largest > self.largest:
             self._of_step = np.empty(largest, np.int64)
 
@@ -169,7 +169,7 @@ class SlotTable:
         if type(slots) is not np.ndarray:
             check_plain("slots", slots)
         if slots.dtype.kind not in "iu":
-            hint = "The slots of a mask are numpy.flatnonzero(mask)" if slots.dtype == np.bool_ else ""
+            hint = "For a mask, use numpy.flatnonzero(mask)" if slots.dtype == np.bool_ else ""
             fail(TypeError, "slots", "integers", f"dtype {slots.dtype}", hint)
         if slots.ndim != 1:
             fail(ValueError, "slots", "shape (B,)", f"shape {slots.shape}")
@@ -192,7 +192,7 @@ class SlotTable:
             self._fail_range(int(slot), row, padded=padded)
 
     def _check_values(self, own: NumpyArray, *, padded: bool) -> None:
-        """Raise unless all are live, and each is there once. With `padded` any may be -1, too."""
+        """Raise unless all slots are live and distinct. With `padded`, any slot may also be -1."""
         lowest = _PADDING if padded else 0
         if own.size < 2 and all(lowest <= slot < self.capacity and self._live[slot] for slot in own.tolist()):
             return  # several times faster than the checks below
@@ -217,7 +217,7 @@ class SlotTable:
                 self._fail(f"{own[row]} twice (rows {row} and {other})", padded=padded)
 
     def _fail_range(self, slot: int, row: int, *, padded: bool) -> NoReturn:
-        hint = "Only a step has padding rows, whose slot is -1" if slot == _PADDING else ""
+        hint = "Only a step takes -1, for a padding row" if slot == _PADDING else ""
         outside = f"{slot} (row {row})" if slot < 0 else f"{slot} (row {row}), and the capacity is {self.capacity}"
         self._fail(outside, hint, padded=padded)
 
@@ -228,6 +228,6 @@ class SlotTable:
 
 
 def _blocks(a: NumpyArray) -> Iterator[tuple[int, NumpyArray]]:
-    """Return an array in blocks, each with the index of its first element."""
+    """Yield the blocks of an array, each after the index of its first element."""
     for start in range(0, len(a), _BLOCK):
         yield start, a[start : start + _BLOCK]

@@ -1,8 +1,8 @@
 """The weights of several layers, and of both directions: checked once, then read-only.
 
-With two directions each layer reads the sequence forward and backward. Its output is both directions' outputs side
-by side, the forward one first, and is the input of each direction of the layer above. A residual layer
-is TensorFlow's ResidualWrapper: each direction's output is its h plus its input, and its state stays h and c.
+With two directions each layer reads the sequence forward and backward. Its output is both directions' outputs side by
+side, the forward one first. Each direction of the layer above takes this output as its input. A residual layer is
+TensorFlow's ResidualWrapper: each direction's output is its h plus its input, and its state remains h and c.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # LSTMWeights or StackedWeights, depending on the source. `Any`, because with a union a type checker rejects
 # LSTMCell(from_torch(module)). Docstrings name both classes: help() shows only this name.
 EitherWeights: TypeAlias = Any
-_KIND = "StackedWeights"  # of its files
+_KIND = "StackedWeights"  # the kind of its files
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -36,16 +36,15 @@ class StackedWeights:
     """The weights of an LSTM of several layers, which may differ in everything but their dtype.
 
     Args:
-        layers: a sequence of LSTMWeights, at index layer * D + direction, as PyTorch orders them. D is 2
-            with both directions (forward, then backward), else 1. A layer's input_size is the width of the
-            output below.
+        layers: a sequence of LSTMWeights, at index layer * D + direction, as PyTorch orders them. D is 2 with both
+            directions (forward, then backward), else 1. A layer's input_size is the output width of the layer below.
         bidirectional: whether each layer has both directions. The two may differ in everything but input_size.
         residual: whether a layer's output is its h plus its input, which must then have the same width. This is a bool
             for all layers, or one for each layer.
 
     Raises:
         TypeError: an element is not an LSTMWeights, or has another dtype than the first.
-        ValueError: there are no layers, or an odd number with both directions, or sizes don't fit together.
+        ValueError: there are no layers, their number is odd with both directions, or sizes don't fit together.
     """
 
     layers: tuple[LSTMWeights, ...]
@@ -59,7 +58,7 @@ class StackedWeights:
         bidirectional: bool = False,
         residual: bool | Sequence[bool] = False,
     ) -> None:
-        set_ = object.__setattr__  # the class is frozen for everybody else
+        set_ = object.__setattr__  # the class is frozen
         set_(self, "bidirectional", _bool("bidirectional", bidirectional))
         set_(self, "layers", _layers(layers))
         self._check_elements()
@@ -74,7 +73,7 @@ class StackedWeights:
                     hint = "To stack two, pass [*lower.layers, *upper.layers]"
                 fail(TypeError, self._name(index), "an LSTMWeights", describe_type(weights), hint)
         if len(self.layers) % self.num_directions:
-            wanted = "an even number of them with bidirectional=True: forward and backward for each layer"
+            wanted = "an even number with bidirectional=True: forward and backward for each layer"
             fail(ValueError, "layers", wanted, str(len(self.layers)))
         for index, weights in enumerate(self.layers):
             hint = f'Use layers[{index}].astype("{self.dtype}")'
@@ -93,7 +92,7 @@ class StackedWeights:
             width, of = _width(directions), f"the width of layer {layer}'s output"
 
     def _name(self, index: int) -> str:
-        """Return what an error calls the element at this index."""
+        """Return the name of the element at this index, for errors."""
         if not self.bidirectional:
             return f"layers[{index}]"
         return f"layers[{index}] (layer {index // 2}, {'backward' if index % 2 else 'forward'})"
@@ -140,16 +139,16 @@ class StackedWeights:
         dtype: Any = "float32",
         **options: Unpack[CellOptions],
     ) -> StackedWeights:
-        """Return untrained weights: each layer and direction as `LSTMWeights.random` makes it.
+        """Return untrained weights. `LSTMWeights.random` makes each layer and direction.
 
         Args:
             input_size: I, at least 0.
             hidden_size: N of every layer, at least 1.
             num_layers: at least 1.
-            seed: the source of a separate random stream for each layer and direction.
+            seed: the seed, from which each layer and direction gets its own.
             bidirectional: as in the class.
             residual: as in the class.
-            proj_size: as in `LSTMWeights.random`. This and all that follow apply to every layer.
+            proj_size: as in `LSTMWeights.random`. This and all arguments below apply to every layer.
             bias: as in `LSTMWeights.random`.
             peephole: as in `LSTMWeights.random`.
             forget_bias: as in `LSTMWeights.random`.
@@ -181,14 +180,14 @@ class StackedWeights:
         return cls(layers, bidirectional=bidirectional, residual=residual)
 
     def astype(self, dtype: Any) -> StackedWeights:
-        """Return the weights in another of the four dtypes, or these same ones if they have it."""
+        """Return the weights in one of the four dtypes. If they have it already, return the same object."""
         dtype = dtypes.resolve(dtype)
         if dtype == self.dtype:
             return self
         return _restore(tuple(weights.astype(dtype) for weights in self.layers), self.bidirectional, self.residual)
 
     def save(self, path: AnyPath) -> None:
-        """Write all layers to one safetensors file, replacing a file of that name whole or not at all.
+        """Write all layers to one safetensors file. A file of that name is replaced whole or not at all.
 
         An interrupt leaves the old file or the new one. The next save removes the temporary file of a killed save.
 
@@ -223,7 +222,7 @@ class StackedWeights:
         return files.build(path, _from_file, {"arrays": arrays}, options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Through the constructor, so that a copy is checked again.
+        # The constructor checks a copy again.
         return _restore, (self.layers, self.bidirectional, self.residual)
 
     def __repr__(self) -> str:
@@ -236,7 +235,7 @@ class StackedWeights:
 
 
 def load_weights(path: AnyPath) -> EitherWeights:
-    """Read weights that either class saved, bit for bit.
+    """Read weights that LSTMWeights or StackedWeights saved, bit for bit.
 
     Returns:
         LSTMWeights or StackedWeights, whichever the file holds.
@@ -259,10 +258,10 @@ def _restore(layers: Sequence[LSTMWeights], bidirectional: bool, residual: Seque
 
 
 def _from_file(*, arrays: Mapping[str, NumpyArray], layers: Any, bidirectional: Any, residual: Any) -> StackedWeights:
-    """Return the weights of a file's arrays "0.weight_ih", "0.weight_hh" ... and options, whatever these are.
+    """Return the weights of a file with the arrays "0.weight_ih", "0.weight_hh" ... The options may be anything.
 
     Raises:
-        TypeError, ValueError: they are none of a StackedWeights.
+        TypeError, ValueError: the file's content is not that of a StackedWeights.
     """
     if not isinstance(layers, list) or not all(isinstance(options, dict) for options in layers):
         fail(TypeError, "layers", "the options of each layer", describe_type(layers))
@@ -285,12 +284,12 @@ def _layer_from_file(index: int, arrays: Mapping[str, Any], options: Mapping[str
 
 
 def _width(directions: Sequence[LSTMWeights]) -> int:
-    """Return the width of the output of a layer of these directions."""
+    """Return the output width of a layer with these directions."""
     return sum(weights.output_size for weights in directions)
 
 
 def _layers(layers: Any) -> tuple[Any, ...]:
-    """Return a sequence's elements, of which there is at least one."""
+    """Return a sequence's elements. Raise if there are none."""
     if isinstance(layers, LSTMWeights):
         fail(TypeError, "layers", "a sequence of LSTMWeights", "one LSTMWeights", "Use StackedWeights([weights])")
     if not isinstance(layers, Sequence) or isinstance(layers, (str, bytes)):
@@ -301,11 +300,11 @@ def _layers(layers: Any) -> tuple[Any, ...]:
 
 
 def _residual(residual: Any, num_layers: int) -> tuple[bool, ...]:
-    """Return one bool a layer."""
+    """Return one bool for each layer."""
     if isinstance(residual, (bool, np.bool_)):
         return (bool(residual),) * num_layers
     if not isinstance(residual, Sequence) or isinstance(residual, (str, bytes)):
-        fail(TypeError, "residual", "a bool, or a sequence of one for each layer", describe_type(residual))
+        fail(TypeError, "residual", "a bool, or a sequence of bools, one for each layer", describe_type(residual))
     if len(residual) != num_layers:
         fail(ValueError, "residual", f"one bool for each of {num_layers} layers", f"{len(residual)} of them")
     return tuple(_bool(f"residual[{layer}]", value) for layer, value in enumerate(residual))

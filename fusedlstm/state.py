@@ -1,4 +1,4 @@
-"""The state of an LSTM: h and c by name. `fusedlstm.packing` makes one array of them."""
+"""The state of an LSTM: h and c by name. `fusedlstm.packing` packs states into one array."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ _REQUIRED: Any = _Required()
 
 
 class LSTMState:
-    """Both states of a batch: `h` (B, P), the output, and `c` (B, N), the memory of the cell.
+    """Both states of a batch: `h` (B, P), the output, and `c` (B, N), the cell's memory.
 
-    The two are told apart by name only. PyTorch and Keras write (h, c), TensorFlow 1 and Flax (c, h),
-    so an LSTMState takes no positional arguments and does not unpack: `output, state = cell(x, state)`
-    and `h, c = cell(x, state)` raise instead of giving the wrong array. Take `.h` and `.c`.
+    Only names tell the two apart. PyTorch and Keras write (h, c), TensorFlow 1 and Flax (c, h). So
+    an LSTMState takes no positional arguments and doesn't unpack. `output, state = cell(x, state)` and
+    `h, c = cell(x, state)` raise instead of giving you the wrong array. Use `.h` and `.c`.
+
+    An LSTMState is immutable. It holds the arrays themselves, without a copy. They are not checked until a cell takes
+    the state.
 
     Args:
         h: (B, P) in the cell's dtype; P is the projection's size, or N without a projection.
-        c: (B, N) in the cell's dtype, float32 where that is a 16-bit one.
-
-    The arrays are held as they are: nothing is copied or checked until a cell takes the state.
+        c: (B, N) in the cell's dtype, or in float32 if that has 16 bits.
 
     Raises:
-        TypeError: positional arguments, or one of the two missing; on iteration, indexing and len().
+        TypeError: there are positional arguments, or h or c is missing. Iteration, indexing and len() also raise it.
     """
 
     __slots__ = ("__weakref__", "c", "h")
@@ -58,13 +59,13 @@ class LSTMState:
         object.__setattr__(self, "c", c)
 
     def to_numpy(self) -> LSTMState:
-        """Return the state in host memory, as NumPy arrays (the arrays themselves where they are NumPy's)."""
+        """Return the state in host memory, as NumPy arrays. Arrays that are NumPy's already are not copied."""
         from fusedlstm.arrays.host import to_host
 
         return LSTMState(h=to_host("h", self.h), c=to_host("c", self.c))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"LSTMState is immutable: make a new one, LSTMState(h=..., c=...), to set {name}")
+        raise AttributeError(f"LSTMState is immutable: to change {name}, make a new one, LSTMState(h=..., c=...)")
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"LSTMState is immutable: {name} can't be deleted")
@@ -72,7 +73,7 @@ class LSTMState:
     def __iter__(self) -> NoReturn:
         raise TypeError(
             "LSTMState does not unpack, because frameworks disagree on the order: "
-            "write state = cell(x, state), then state.h (which is the output) and state.c"
+            "write state = cell(x, state), then use state.h (the output) and state.c"
         )
 
     def __getitem__(self, index: object) -> NoReturn:
@@ -85,7 +86,7 @@ class LSTMState:
         return True
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError('LSTMState is two arrays: write pack_state(state, order="ch") or order="hc" for one')
+        raise TypeError('LSTMState is two arrays: for one array, use pack_state(state, order="ch") or order="hc"')
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.h, self.c)
@@ -105,7 +106,7 @@ def _describe(array: Array) -> str:
 
 
 def check_state_type(state: Any, name: str = "state") -> None:
-    """Raise TypeError unless `state` is an LSTMState, saying what to write for what came."""
+    """Raise TypeError unless `state` is an LSTMState. The hint says what to write instead."""
     if isinstance(state, LSTMState):
         return
     wanted = "an LSTMState(h=..., c=...)"
@@ -131,7 +132,7 @@ def check_state_type(state: Any, name: str = "state") -> None:
             name,
             wanted,
             f"one array, a {describe_type(state)}",
-            'A packed state names its order: unpack_state(packed, hidden_size, order="ch") for '
-            'TensorFlow 1\'s [c | h], order="hc" for [h | c]',
+            'For a packed state, use unpack_state(packed, hidden_size, order="ch") if it is '
+            'TensorFlow 1\'s [c | h], or order="hc" if it is [h | c]',
         )
     fail(TypeError, name, wanted, describe_type(state))

@@ -32,31 +32,32 @@ class Stepper(Generic[State]):
         stepper.is_first[...] = done
         logits = policy(stepper.step())
 
-    All checks, choices and allocations are made here, once. In NumPy a step works in these buffers. On a GPU it is one
-    launch of a CUDA graph. `kernels` says what the graph has for each layer. One kernel does a whole layer, and a large
-    projection takes another. Or a layer is one matmul and one kernel, and a projection one more matmul and at most one
-    more kernel. Resets then take one kernel, once `is_first` has been used. A step is queued on the current stream of
-    the buffers' library. If the stream changes between two calls, the later one waits on the GPU for the earlier one.
+    All checks, choices and allocations are made once, when the Stepper is made. In NumPy a step works in these buffers.
+    On a GPU a step is one launch of a CUDA graph, and `kernels` names each layer's kernel. If that is "matmul", a layer
+    is one matmul and one kernel. A projection then adds one matmul and at most one kernel. Once `is_first` has been
+    used, one more kernel resets all layers. Any other kernel does a whole layer, but a large projection takes a second
+    one. A step is queued on the current stream of the buffers' library. If the stream changes between two calls, the
+    later call waits on the GPU for the earlier one.
 
-    A Stepper is for one call at a time. If another thread calls it during a call, that raises. So does a call in the
-    middle of another one in the same thread, as from a signal handler or a callback. `set_weights` of its cell or LSTM
-    also sets the Stepper's weights.
+    A Stepper runs one call at a time. A call raises if another thread is in a call. It also raises in the middle of
+    another call in the same thread, such as from a signal handler. `set_weights` of the cell or LSTM also sets the
+    Stepper's weights.
 
-    A step works in place. If it fails or is interrupted, the state may be neither the old nor the new one. Then the
-    next step and `read` raise until `write` or `reset` sets the state, which also clears `is_first`. Bad arguments
-    raise and don't change the state.
+    A step works in place. If it fails or is interrupted, the state may be neither the old nor the new one. Then `step`
+    and `read` raise until `write` or `reset` sets the state. Those two then also clear `is_first`. Bad arguments raise
+    and don't change the state.
 
     Args:
         owner: an LSTMCell, or an LSTM of one direction.
         batch: B, at least 1.
-        reset_to: the state that rows are reset to, copied now. It has one row or B, on the device; for an LSTM it is a
-            tuple. None for zeros.
+        reset_to: the state to reset rows to, with one row or B, on the device; for an LSTM a tuple. It is copied now.
+            None for zeros.
         host: whether x, is_first and the output are NumPy arrays, in memory that a GPU reads and writes directly. A
-            step then waits until the output is there. Without a GPU it makes no difference.
-        like: an array of the library to make the buffers of; None for NumPy's or CuPy's.
+            step then waits until the output is written. Without a GPU, steps are the same either way.
+        like: an array of the library that the buffers should be in. None gives NumPy or CuPy arrays.
 
     Raises:
-        TypeError: an argument has the wrong kind, or the arrays of the library of `like` never change.
+        TypeError: an argument has the wrong kind, or the arrays of `like`'s library never change.
         ValueError: batch or reset_to is wrong, the LSTM has both directions, or `like` is on another device.
         BackendUnavailableError: steps can't be planned on this GPU; the message says why.
     """
@@ -95,7 +96,7 @@ class Stepper(Generic[State]):
         check_bool("host", host)
         weights = owner._layers_of_weights
         self._owner, self._host = owner, host
-        self._face: Backend = choose("numpy") if host else owner._backend  # whose arrays the buffers are
+        self._face: Backend = choose("numpy") if host else owner._backend  # of the buffers' arrays
         self._maker = "numpy.asarray" if host else owner._maker
         self._owner_states = owner._owner_states(self._face, self._maker)
         self._like = like
@@ -118,11 +119,11 @@ class Stepper(Generic[State]):
         if library is not None and library.immutable:
             got = f"a {describe_type(like)}, which never changes"
             fail(TypeError, "like", "an array that can be written", got)
-        # On a CPU nothing is to be put in order, whose memory it is.
+        # On a CPU no work needs ordering, whichever library owns the memory.
         self._needs_no_exchange = library is None or face.name == "numpy"
 
     def _lend_buffers(self) -> None:
-        """Take the buffers, as arrays of the library that was asked for."""
+        """Take the buffers as arrays of the library of `like`."""
         batch = self._engine
         with Exchange(self._face, self._like, self._maker) as exchange:
             self._x, self._output = exchange.lend(batch.x), exchange.lend(batch.output)
@@ -130,28 +131,28 @@ class Stepper(Generic[State]):
                 self._all_states = [tuple(map(exchange.lend_state, states)) for states in batch.all_states]
         self._flags: Array = None
         if self._like is not None:
-            self._like = self._x  # so as not to keep the caller's, which may be large
+            self._like = self._x  # doesn't keep the caller's array alive, which may be large
 
     @property
     def batch(self) -> int:
-        """B."""
+        """B, the number of rows."""
         return self._batch_size
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """For each layer the kernel that steps it: "numpy", or on a GPU a name of LSTMCell's `kernel`."""
+        """The kernel that steps each layer: "numpy", or on a GPU a name from LSTMCell's `kernel`."""
         return self._engine.kernels
 
     @property
     def x(self) -> Array:
-        """The input of the next step (B, I), which stays until you overwrite it. There may be gaps between its rows."""
+        """The input of the next step (B, I). It stays until you overwrite it. There may be gaps between its rows."""
         return self._x
 
     @property
     def is_first(self) -> Array:
-        """Booleans (B,): rows to reset before the next step, which clears all flags.
+        """(B,) booleans: True marks a row to reset before the next step. That step then clears all flags.
 
-        Steps ignore them until this property is first read.
+        Steps ignore the flags until this property is first read.
         """
         flags = self._engine.is_first
         if self._flags is None:
@@ -161,7 +162,7 @@ class Stepper(Generic[State]):
 
     @property
     def output(self) -> Array:
-        """The result of `step` (B, width). It may be the top layer's h itself: to change h, use `write`."""
+        """The result of `step` (B, width). It may be the top layer's h itself, so use `write` to change h."""
         return self._output
 
     @property
@@ -172,15 +173,15 @@ class Stepper(Generic[State]):
     def state(self) -> State:
         """The state in place: an LSTMState, or for an LSTM a tuple of them. With `host` it is a copy, as from `read()`.
 
-        On a GPU a step may write h to another buffer than it reads, so get the state again after each step.
+        On a GPU a step may read h from one buffer and write it to another. So get the state again after each step.
         """
         return self.read() if self._host else self._given(self._states)
 
     @property
     def h(self) -> Array:
-        """The top layer's h (B, P), in place; with `host` as the last step left it. There may be gaps between its rows.
+        """The top layer's h (B, P), in place, or with `host` as of the last step. There may be gaps between its rows.
 
-        On a GPU a step may write it to another buffer, so get it again after each step.
+        On a GPU a step may write h to another buffer, so get it again after each step.
         """
         if self._host:
             return self.output if not self._owner._layers_of_weights.residual[-1] else self._read_all()[-1].h
@@ -195,15 +196,16 @@ class Stepper(Generic[State]):
         """Take one step, and return its output (B, width), which the next step overwrites.
 
         Args:
-            x: (B, I), copied to the buffer, with any strides, as LSTMCell takes it; with `host` from host memory. None
-                uses the content of the buffer.
-            is_first: (B,) booleans, an array, host array or list, copied to the buffer. None uses the buffer, which
-                has no flags unless you wrote them since the last step.
-            copy: whether to return a new array instead, in the library of x or, if x is None, of the buffers.
+            x: (B, I) as LSTMCell takes it, or with `host` in host memory, with any strides. It is copied to the buffer.
+                None uses the content of the buffer.
+            is_first: (B,) booleans, in an array on the device, a host array or a list. They are copied to the buffer.
+                None uses the buffer, which has no flags unless you wrote them since the last step.
+            copy: whether to return a new array, which later steps don't overwrite. It is in the library of x, or of the
+                buffers if x is None.
 
         Raises:
-            RuntimeError: another call is using the Stepper, in another thread or around this one; the last step was
-                interrupted; the process was forked and has no CUDA.
+            RuntimeError: another call of this Stepper is running, in any thread; the last step failed or was
+                interrupted; the process was forked after CUDA had been used.
             TypeError: an argument has the wrong kind, dtype or library.
             ValueError: an argument has the wrong shape or device.
         """
@@ -240,7 +242,7 @@ class Stepper(Generic[State]):
             return exchange.lend(output)
 
     def _load(self, x: Array | None, is_first: Any) -> None:
-        """Check what is given, and then copy it to the buffers."""
+        """Check x and is_first, and then copy them to the buffers."""
         batch, face, checks = self._engine, self._face, self._owner_states.layer_checks[0]
         # Fast path: skip the checks, which take several times as long.
         if x is not None and not _is_like(x, batch.x, face):
@@ -254,7 +256,9 @@ class Stepper(Generic[State]):
             batch.mark(is_first)
 
     def read(self) -> State:
-        """Return a copy of the state in new arrays of the buffers' library, in the form of the cell's or LSTM's states.
+        """Return a copy of the state: an LSTMState, or for an LSTM a tuple of them.
+
+        Its arrays are new, in the library of the buffers.
 
         Raises:
             RuntimeError: as `step`.
@@ -279,12 +283,14 @@ class Stepper(Generic[State]):
             return tuple(exchange.lend_state(state) for state in self._engine.read(exchange.empty))
 
     def write(self, state: State) -> None:
-        """Copy a state to the buffers: as `LSTMCell` takes it, or an LSTM's tuple; with `host` from host memory.
+        """Copy a state to the buffers: an LSTMState, or for an LSTM a tuple of them.
+
+        Its arrays are on the device, or with `host` in host memory.
 
         Raises:
-            RuntimeError: another call is using the Stepper, in another thread or around this one.
-            TypeError: an argument of the wrong kind, dtype or library.
-            ValueError: an argument of the wrong shape or device.
+            RuntimeError: another call of this Stepper is running, in any thread.
+            TypeError: the state has the wrong kind, dtype or library.
+            ValueError: the state has the wrong shape or device.
         """
         if self._busy.locked():
             self._refuse()
@@ -297,7 +303,7 @@ class Stepper(Generic[State]):
         """Set all rows' states to zeros.
 
         Raises:
-            RuntimeError: another call is using the Stepper, in another thread or around this one.
+            RuntimeError: another call of this Stepper is running, in any thread.
         """
         if self._busy.locked():
             self._refuse()
@@ -312,7 +318,7 @@ class Stepper(Generic[State]):
                 "this Stepper is in the middle of a call in this thread, and a signal handler, a finalizer or a "
                 "callback called it again: call it afterwards"
             )
-        raise RuntimeError("a Stepper is for one thread at a time, and another is using it: give each its own")
+        raise RuntimeError("another thread is using this Stepper, and it runs one call at a time: give each its own")
 
     def _refuse_torn(self) -> NoReturn:
         raise RuntimeError(
@@ -321,14 +327,14 @@ class Stepper(Generic[State]):
         )
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Stepper can't be copied or pickled: make another, and write(stepper.read()) to it")
+        raise TypeError("a Stepper can't be copied or pickled: make another, and call its write(stepper.read())")
 
     def __repr__(self) -> str:
         return f"Stepper({self._owner!r}, {self._batch_size}{', host=True' if self._host else ''})"
 
 
 def _is_like(array: Any, buffer: Array, face: Backend) -> bool:
-    """Whether an array has the type, shape, dtype and device of a buffer to copy it to."""
+    """Return whether an array has the type, shape, dtype and device of the buffer that it is copied to."""
     native: Any = face.array_type
     if type(array) is not native or array.shape != buffer.shape or array.dtype != buffer.dtype:
         return False
@@ -336,7 +342,7 @@ def _is_like(array: Any, buffer: Array, face: Backend) -> bool:
 
 
 class Steppable(Placed[State]):
-    """A cell or an LSTM, of which a Stepper can be made."""
+    """A cell or an LSTM: both can make Steppers."""
 
     def stepper(
         self, batch: int, *, reset_to: State | None = None, host: bool = False, like: Any = None

@@ -1,6 +1,6 @@
 """The weights and options of one LSTM cell: checked once, then read-only.
 
-The formula, with the names and the order that every file of this package uses:
+The formula, in the names and the order that the whole package uses:
 
     z  = x @ weight_ih.T + h @ weight_hh.T + bias      (B, 4N), blocks i, f, g, o of N columns each
     i  = sigmoid(z_i + p_i * c)                        peepholes i and f see the old c
@@ -11,18 +11,18 @@ The formula, with the names and the order that every file of this package uses:
     m  = o * activation(c')
     h' = clip(m @ weight_hr.T, -proj_clip, proj_clip)  h' = m without a projection
 
-B batch, I input size, N units (hidden size), P output size (= N without a projection). It is the
-formula of TensorFlow 1's LSTMCell (Sak, Senior and Beaufays, 2014), in PyTorch's names, gate order and
-layout. NaN passes through a clip, infinities are clipped.
+B is the batch, I the input size, N the units (hidden size), and P the output size (N without a projection). This is
+the formula of TensorFlow 1's LSTMCell (Sak, Senior and Beaufays, 2014), in PyTorch's names, gate order and layout. A
+clip keeps NaN, and clips infinities.
 
-Options of other systems (ONNX has all but the first coupling) change four of these lines:
+Options of other systems change four of these lines. ONNX has all of them except coupled_gate "input":
 
     i  = gate_activation(clip(z_i + p_i * c, -gate_clip, gate_clip))   f and o likewise
     g  = activation(clip(z_g, -gate_clip, gate_clip))
     i  = 1 - f  or  f = 1 - i                                          coupled_gate "input" or "forget"
     m  = o * output_activation(c')
 
-Zoneout at inference keeps a part of the old states at the end, after h' has been computed from the new c alone:
+Zoneout at inference keeps a part of the old states. It comes last: h' has been computed from the new c alone.
 
     c' = zoneout_c * c + (1 - zoneout_c) * c'
     h' = zoneout_h * h + (1 - zoneout_h) * h'
@@ -68,7 +68,7 @@ class CellOptions(TypedDict, total=False):
 
 
 def check_options(function: str, options: Mapping[str, Any]) -> None:
-    """Raise TypeError, as Python does, unless a function's other arguments are options of `LSTMWeights`."""
+    """Raise TypeError, as Python does, unless all of a function's `options` are options of `LSTMWeights`."""
     unknown = sorted(set(options) - set(CellOptions.__annotations__))
     if unknown:
         raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")
@@ -78,32 +78,33 @@ def check_options(function: str, options: Mapping[str, Any]) -> None:
 class LSTMWeights:
     """The arrays and options of one LSTM cell.
 
-    Every array is copied once into a read-only, C-ordered NumPy array; all have one dtype: float64,
-    float32, float16 or bfloat16 (ml_dtypes).
+    Each array is copied into a read-only, C-ordered NumPy array. All have the same dtype: float64, float32, float16 or
+    bfloat16 (ml_dtypes).
 
     Args:
         weight_ih: (4N, I), rows in the gate order i, f, g, o. I may be 0.
         weight_hh: (4N, P).
-        bias: (4N,), one vector that includes any forget bias; None for none. PyTorch's two are summed.
-        peephole: (3, N), rows i, f, o; None for none.
-        weight_hr: (P, N), the projection of the output; None for none (then P = N).
+        bias: (4N,), one vector that includes any forget bias, and is the sum of PyTorch's two; None for no bias.
+        peephole: (3, N), rows i, f, o; None for no peepholes.
+        weight_hr: (P, N), the projection of the output; None for no projection (then P = N).
         cell_clip: c is clipped to +-cell_clip; None for no clip (0.0 clips to zero).
         proj_clip: the projected h is clipped to +-proj_clip; None for no clip.
-        activation: the function of g, and of the output unless it has its own: one of `fusedlstm.functions`, such
-            as "tanh" or ("leaky_relu", 0.01).
-        output_activation: the function of c' for the output; None is that of g. One that equals it is stored as None.
+        activation: the function of g, and of c' for the output unless output_activation is given. It is one of
+            `fusedlstm.functions`, such as "tanh" or ("leaky_relu", 0.01).
+        output_activation: the function of c' for the output; None for that of g. If it equals that of g, it is stored
+            as None.
         gate_activation: the function of i, f and o.
-        gate_clip: the pre-activations, peepholes and all, are clipped to +-gate_clip; None for no clip.
-        coupled_gate: "input" is i = 1 - f (TensorFlow's CoupledInputForgetGateLSTMCell, TFLite's CIFG), "forget" is
-            f = 1 - i (ONNX's input_forget). Arrays keep their four blocks; those of the coupled gate and its
-            peephole have no effect.
+        gate_clip: the pre-activations, including peepholes, are clipped to +-gate_clip; None for no clip.
+        coupled_gate: "input" is i = 1 - f (TensorFlow's CoupledInputForgetGateLSTMCell, TFLite's CIFG). "forget" is
+            f = 1 - i (ONNX's input_forget). Arrays keep their four blocks. The coupled gate's block and peephole have
+            no effect.
         zoneout_c: z_c, from 0 to 1, the part of c that a step keeps: c' = z_c c + (1 - z_c) c_new. This is the
             expectation of zoneout in training. The output is computed from c_new.
         zoneout_h: z_h, from 0 to 1, the part of h that a step keeps: h' = z_h h + (1 - z_h) h_new. h_new is the output
             after the projection and its clip. A residual layer adds its input afterwards.
 
     Raises:
-        TypeError: an array has another dtype than weight_ih, or none of the four; a tensor requires grad.
+        TypeError: an array's dtype differs from that of weight_ih or is none of the four, or a tensor requires grad.
         ValueError: a shape is wrong, a clip is negative, a zoneout is not from 0 to 1, a function is unknown or has
             the wrong parameters, or proj_clip is set without weight_hr.
     """
@@ -125,14 +126,14 @@ class LSTMWeights:
     zoneout_h: float = 0.0
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__  # the class is frozen for everybody else
+        set_ = object.__setattr__  # the class is frozen
         for name in ARRAYS:
             set_(self, name, _own(name, getattr(self, name)))
         for name in CLIPS:
             set_(self, name, check_clip(name, getattr(self, name)))
         functions = self.functions
         set_(self, "zoneout_h", functions.zoneout_h)
-        for name, value in functions.options().items():  # each as `Functions` writes it
+        for name, value in functions.options().items():  # in the form that `Functions` gives them
             set_(self, name, value)
         self._check_dtypes()
         self._check_shapes()
@@ -191,13 +192,13 @@ class LSTMWeights:
         return self.proj_size or self.hidden_size
 
     def arrays(self) -> dict[str, NumpyArray]:
-        """Return the arrays that are there, by name."""
+        """Return the arrays that are not None, by name."""
         arrays = {name: getattr(self, name) for name in ARRAYS}
         return {name: array for name, array in arrays.items() if array is not None}
 
     @property
     def functions(self) -> Functions:
-        """The functions of the gates, of g and of the output, as one value."""
+        """The functions, and the other options that work on each unit by itself, as one value."""
         return Functions.of(
             activation=self.activation,
             output_activation=self.output_activation,
@@ -209,7 +210,7 @@ class LSTMWeights:
         )
 
     def options(self) -> dict[str, Any]:
-        """Return the options (those that are no arrays), by name."""
+        """Return the options (everything but the arrays), by name."""
         clips = {name: getattr(self, name) for name in CLIPS}
         return clips | self.functions.options() | {"zoneout_h": self.zoneout_h}
 
@@ -227,12 +228,12 @@ class LSTMWeights:
         dtype: Any = "float32",
         **options: Unpack[CellOptions],
     ) -> LSTMWeights:
-        """Return untrained weights: every array uniform in +-1/sqrt(N), as PyTorch starts its cells.
+        """Return untrained weights: every array is uniform in +-1/sqrt(N), as PyTorch initializes its cells.
 
         Args:
             input_size: I, at least 0.
             hidden_size: N, at least 1.
-            seed: of numpy.random.default_rng. The same seed gives the same numbers in every dtype, up to rounding.
+            seed: the seed of numpy.random.default_rng. It gives the same numbers in every dtype, up to rounding.
             proj_size: P, or None for no projection.
             bias: whether there is a bias.
             peephole: whether there are peepholes.
@@ -268,14 +269,14 @@ class LSTMWeights:
         )
 
     def astype(self, dtype: Any) -> LSTMWeights:
-        """Return the weights in another of the four dtypes, or these same ones if they have it."""
+        """Return the weights in one of the four dtypes. If they have it already, return the same object."""
         dtype = dtypes.resolve(dtype)
         if dtype == self.dtype:
             return self
         return _restore({name: array.astype(dtype) for name, array in self.arrays().items()}, self.options())
 
     def save(self, path: AnyPath) -> None:
-        """Write arrays and options to a safetensors file, replacing a file of that name whole or not at all.
+        """Write arrays and options to a safetensors file. A file of that name is replaced whole or not at all.
 
         An interrupt leaves the old file or the new one. The next save removes the temporary file of a killed save.
 
@@ -303,7 +304,7 @@ class LSTMWeights:
         return files.build(path, cls, arrays, options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Unpickled arrays are writeable; going through the constructor checks and seals them again.
+        # Unpickled arrays are writeable. The constructor checks them and makes them read-only again.
         return _restore, (self.arrays(), self.options())
 
     def __repr__(self) -> str:
@@ -317,12 +318,12 @@ class LSTMWeights:
 
 
 _ACTIVATIONS_OF_VERSION_1 = ("tanh", "relu", "sigmoid", "softsign", "elu", "linear")
-# The first version of a file that may hold an option; 2 for all others.
+# The first file version that can hold each option; 2 for all others.
 _SINCE = dict.fromkeys((*CLIPS, "activation"), 1) | {"zoneout_c": 3, "zoneout_h": 3}
 
 
 def for_file(layers: Sequence[LSTMWeights]) -> tuple[int, list[dict[str, Any]]]:
-    """Return the earliest version of a file that can hold these weights, and their options in that version."""
+    """Return the earliest file version that can hold these weights, and their options in that version."""
     options = [weights.options() for weights in layers]
     version = max(map(_earliest, options))
     return version, [
@@ -340,11 +341,11 @@ def _restore(arrays: dict[str, Any], options: dict[str, Any]) -> LSTMWeights:
 
 
 def _own(name: str, value: Any) -> NumpyArray | None:
-    """Return a read-only C-ordered copy, which nobody else can change."""
+    """Return a read-only, C-ordered copy, which no caller can change."""
     if value is None:
         if name in ("weight_ih", "weight_hh"):
             fail(TypeError, name, "an array", "None")
         return None
     array = np.array(to_host(name, value), order="C", copy=True, subok=False)
     array.flags.writeable = False
-    return array.view()  # of memory that is read-only for good: a view's flag can't be set back
+    return array.view()  # a caller can't make a view of read-only memory writeable again

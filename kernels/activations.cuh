@@ -1,8 +1,8 @@
 // The functions of fusedlstm/functions.py, in float and double. NaN in is NaN out; functions that saturate
 // are exact there. The softsign of an infinity is NaN, as in TensorFlow.
 //
-// FAST, for results that are rounded to 16 bits: sigmoid and tanh by the hardware's approximations, some
-// 2^-21 off, and of small numbers that is not relative to them.
+// FAST is for results that are rounded to 16 bits. It uses the hardware's approximations of sigmoid and tanh.
+// Their absolute error is some 2^-21, also for small numbers.
 #pragma once
 
 #include "primitives.cuh"
@@ -18,7 +18,7 @@ DEVICE double hyperbolic_tangent(double x) { return tanh(x); }
 DEVICE float magnitude(float x) { return fabsf(x); }
 DEVICE double magnitude(double x) { return fabs(x); }
 
-// 1 / (1 + exp(-x)), by the exponential that can't overflow: exp(-|x|) is in (0, 1].
+// 1 / (1 + exp(-x)), computed from exp(-|x|), which is in (0, 1] and can't overflow.
 template <bool FAST = false, typename A> DEVICE A sigmoid(A x) {
   A e, small;  // of |x|
   if constexpr (FAST) {
@@ -31,7 +31,7 @@ template <bool FAST = false, typename A> DEVICE A sigmoid(A x) {
   return x < A(0) ? e * small : small;
 }
 
-// (1 - e) / (1 + e) of e = exp(-2 |x|), which can't overflow either, with the sign of x.
+// (1 - e) / (1 + e) with the sign of x, where e = exp(-2 |x|), which can't overflow either.
 DEVICE float hyperbolic_tangent_fast(float x) {
   const float e = exponential_approx(-2 * magnitude(x));
   return copysignf((1 - e) * reciprocal_approx(1 + e), x);
@@ -53,7 +53,7 @@ enum Name {
   HARD_SIGMOID
 };
 
-// A function, with the bits of its parameters, which are doubles; 0 for those that it does not have.
+// A function and the bits of its parameters, which are doubles. A missing parameter is 0.
 template <int NAME, u64 ALPHA_BITS = 0, u64 BETA_BITS = 0> struct Function {
   static_assert(NAME >= TANH && NAME <= HARD_SIGMOID, "unknown function");
   static const int KIND = NAME;
@@ -62,7 +62,7 @@ template <int NAME, u64 ALPHA_BITS = 0, u64 BETA_BITS = 0> struct Function {
 
 static const u64 TWO = 0x4000000000000000;  // the bits of 2.0
 
-// Which products are rounded before they are added is written out here, too: see cell.cuh.
+// This, too, spells out which products are rounded before they are added: see cell.cuh.
 template <class FUNCTION, bool FAST = false, typename A> DEVICE A activate(A x) {
   constexpr int KIND = FUNCTION::KIND;
   const A alpha = A(of_bits(FUNCTION::ALPHA)), beta = A(of_bits(FUNCTION::BETA));
@@ -77,7 +77,7 @@ template <class FUNCTION, bool FAST = false, typename A> DEVICE A activate(A x) 
   if (KIND == LEAKY_RELU) return x < A(0) ? alpha * x : x;
   if (KIND == THRESHOLDED_RELU) return x <= alpha ? A(0) : x;
   if constexpr (KIND == SCALED_TANH) {
-    // Of a large alpha, and a small beta, an approximation's error is large, too.
+    // A large alpha would magnify the approximation's error.
     constexpr bool APPROXIMATE = FAST && (FUNCTION::ALPHA << 1 >> 1) <= TWO;
     return alpha * activate<Function<TANH>, APPROXIMATE>(beta * x);
   }

@@ -1,4 +1,4 @@
-// The sum of a residual connection, in place: out = out + more, rounded once to the dtype of both.
+// Adds a residual connection in place: out = out + more, rounded once to the dtype of both.
 #include "primitives.cuh"
 
 template <typename T> struct AddArguments {

@@ -1,12 +1,12 @@
-// One unit of a cell, from the pre-activations of its gates: the formula that every kernel of a step ends
-// with, and that fusedlstm/weights.py states. Which products are rounded before they are added is written
-// out, so that all instances agree in bits.
+// One unit of a cell, from the pre-activations of its gates. Every kernel of a step ends with this formula,
+// which fusedlstm/weights.py states. The code spells out which products are rounded before they are added, so
+// that all instances agree bit for bit.
 #pragma once
 
 #include "activations.cuh"
 #include "primitives.cuh"
 
-// What a cell has besides its weights.
+// A cell's parameters other than its weights.
 template <typename T> struct Cell {
   const T* bias;      // (4N,), or null
   const T* peephole;  // (3, N), rows i, f, o; read with PEEPHOLE
@@ -26,10 +26,10 @@ template <int W, typename T> DEVICE Peepholes<T, W> load_peepholes(const T* peep
 enum Coupled { NO_GATE, INPUT_GATE, FORGET_GATE };
 static const u64 INFINITE = 0x7ff0000000000000;  // the bits of infinity
 
-// All functions of a cell, as `Functions` in fusedlstm/functions.py has them. INPUT makes g, OUTPUT is
-// applied to c', and GATE makes the gates. COUPLED_GATE says which gate is one minus the other. CLIP_BITS
-// bounds the pre-activations; INFINITE is no clip. The zoneouts are the parts of c and h that are kept. The
-// three numbers are the bits of doubles.
+// All functions of a cell, as in `Functions` of fusedlstm/functions.py. INPUT makes g, OUTPUT is applied to
+// c', and GATE makes the gates. COUPLED_GATE says which gate is one minus the other. CLIP_BITS bounds the
+// pre-activations; INFINITE doesn't clip. The zoneouts are the parts of c and h to keep. The three numbers
+// are the bits of doubles.
 template <class INPUT = Function<TANH>, class OUTPUT = INPUT, class GATE = Function<SIGMOID>,
           int COUPLED_GATE = NO_GATE, u64 CLIP_BITS = INFINITE, u64 ZONEOUT_C_BITS = 0,
           u64 ZONEOUT_H_BITS = 0>
@@ -43,12 +43,12 @@ struct Functions {
   static const u64 ZONEOUT_H = ZONEOUT_H_BITS;
 };
 
-// A pre-activation as its function sees it.
+// Clips a pre-activation, if the cell clips gates.
 template <class FUNCTIONS, typename A> DEVICE A clip_gate(A z) {
   return FUNCTIONS::CLIP == INFINITE ? z : clip(z, A(of_bits(FUNCTIONS::CLIP)));
 }
 
-// Gate i, f or o, of its pre-activation.
+// Gate i, f or o, from its pre-activation.
 template <class FUNCTIONS, bool FAST, typename A> DEVICE A gate_of(A z) {
   return activate<typename FUNCTIONS::Gate, FAST>(clip_gate<FUNCTIONS>(z));
 }
@@ -76,14 +76,14 @@ template <u64 PART, typename T, int W> DEVICE Vector<T, W> keep_h(const T* old, 
   }
 }
 
-// Adds W neighbouring elements, any storage type.
+// Adds W neighbouring elements of any storage type to z.
 template <int W, typename A, typename T> DEVICE void add(A (&z)[W], const T* from) {
   const Vector<T, W> more = load<W>(from);
 #pragma unroll
   for (int k = 0; k < W; ++k) z[k] += A(widen(more.at[k]));
 }
 
-// z: gates i, f, g, o. Replaces c by the new one, and returns m.
+// z has the pre-activations of gates i, f, g, o. Replaces c by the new one, and returns m.
 template <class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool FAST = false, typename T, int W, typename A>
 DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes<T, W>& p, double cell_clip) {
   Vector<T, W> m;
@@ -94,7 +94,7 @@ DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes
       z_i = multiply_and_add(A(widen(p.i.at[k])), c.at[k], z_i);
       z_f = multiply_and_add(A(widen(p.f.at[k])), c.at[k], z_f);
     }
-    A i, f;  // computed where they are first needed, which takes the fewest registers
+    A i, f;  // computed where they are needed first, which takes the fewest registers
     if constexpr (FUNCTIONS::COUPLED == INPUT_GATE) {
       f = gate_of<FUNCTIONS, FAST>(z_f);
       i = add_rounded(A(1), -f);
@@ -122,7 +122,7 @@ template <typename T, int W> DEVICE Vector<T, W> sum(const Vector<T, W>& a, cons
   return total;
 }
 
-// A second place to write h, by rows of the batch.
+// A second place to write h, one row for each row of the batch.
 template <typename T> struct Copy {
   Matrix<T> to;           // (B, columns), or null
   Matrix<const T> input;  // (B, columns), added to the copy; or null

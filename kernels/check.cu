@@ -1,4 +1,4 @@
-// Checks slots that come from a device, before a step that finds its own rows.
+// Checks slots that are on the device, before a step that maps its own rows.
 #include "slots.cuh"
 
 struct CheckArguments {

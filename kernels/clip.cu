@@ -1,4 +1,4 @@
-// The clip of a projected h, in place: h = clip(h, +-limit). NaN passes, infinities are clipped.
+// Clips a projected h in place: h = clip(h, +-limit). NaN passes, infinities are clipped.
 #include "activations.cuh"
 #include "primitives.cuh"
 

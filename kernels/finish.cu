@@ -9,7 +9,7 @@ template <typename T> struct FinishArguments {
   Matrix<T> h;                // (B, P), or all slots'
   const int* slot_of_row;     // (B,): each row's slot, -1 to skip the row; null: row k uses row k
   Copy<T> copy;               // zeros if the row has no slot
-  double limit;               // of the clip; infinite for no clip
+  double limit;               // of the clip; infinite if there is none
   i64 B, P;
   Matrix<const T> old_h;  // (B, P), read only with ZONEOUT; may be h
 };

@@ -1,8 +1,8 @@
 // Begins a pool's step: finds the slot of each row, and puts x and h side by side for the first matmul.
 //
 // slot_of_row[row] becomes the slot of a row. It is -1 if the row takes no step: padding, or a slot that
-// can't be stepped. Slots from the host have been checked there. Slots from a device are checked here, and
-// problems are reported in `audit`.
+// can't be stepped. Slots from the host have been checked there. Slots on the device are checked here, and
+// `audit` reports problems.
 #include "slots.cuh"
 
 template <typename T> struct GatherArguments {
@@ -22,9 +22,8 @@ template <typename T> struct GatherArguments {
   i64 capacity, B, M;
 };
 
-// A block has `blockDim.y` rows, each with threads side by side, which pass over all columns.
-// W elements of the state at once: H, the operand's stride, X and the addresses must be multiples of W
-// elements.
+// A block has `blockDim.y` rows. Neighbouring threads pass over all columns of a row. They move W elements of
+// the state at once: H, the operand's stride, X and the addresses must be multiples of W elements.
 template <typename T, int W> __global__ void __launch_bounds__(256) lstm_gather(const GatherArguments<T> a) {
   typedef typename Arithmetic<T>::type A;
   SHARED_ARRAY(int, slot_of, 256);
@@ -44,8 +43,8 @@ template <typename T, int W> __global__ void __launch_bounds__(256) lstm_gather(
   const bool first = a.is_first && a.is_first[row];
   T* to = a.operand.at + row * a.operand.stride;
   for (i64 k = threadIdx.x; k < a.I; k += blockDim.x) to[k] = a.x.at[row * a.x.stride + k];
-  // Two stores of whole vectors: one store of what is either zero or loaded is compiled to one of each
-  // element.
+  // Two stores of whole vectors: a single store of either zeros or loaded values would be compiled to one
+  // for each element.
   const Vector<T, W>* state = reinterpret_cast<const Vector<T, W>*>(a.all_h + slot * a.H);
   Vector<T, W>* to_state = reinterpret_cast<Vector<T, W>*>(to + a.X);
   Vector<T, W> zeros;

@@ -1,10 +1,10 @@
 // Interleaves weights as a fused step reads them: in whole tiles, padded with zeros.
 //
-// 32 rows are the gates i, f, g and o of 8 neighbouring units. So a thread's part of 32 columns of products
+// 32 rows are the gates i, f, g and o of 8 neighbouring units. So a thread's part of 32 columns of a product
 // has all gates of its units. The columns of x come first, then those of h.
 #include "primitives.cuh"
 
-// A weight as it is stored. With ROUND it is rounded to the nearest TF32; tensor cores would truncate.
+// The weight to store. With ROUND it is rounded to the nearest TF32, as tensor cores would truncate it.
 template <bool ROUND, typename T> DEVICE T kept(T weight) {
   if constexpr (ROUND) {
     static_assert(IsSame<T, float>::value, "float32 is rounded to TF32");

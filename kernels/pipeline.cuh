@@ -1,10 +1,11 @@
-// A block's way through the tiles of K: some are on their way while one is multiplied.
+// A block's pipeline over the tiles of K: it multiplies one while others are being copied.
 #pragma once
 
 #include "staging.cuh"
 
 // multiply(rows, weights) multiplies a tile, whose rows and weights are in shared memory, with all threads.
-// RESIDENT: the rows' tiles are there already, in `resident`, one after the other. ALIGNED: see stage_rows.
+// RESIDENT: the rows' tiles are already in shared memory, consecutively in `resident`. ALIGNED: see
+// stage_rows.
 template <class Tile, bool ALIGNED, bool RESIDENT, typename T, class Multiply>
 DEVICE void multiply_tiles(unsigned char* shared, const Operands<T>& of, const unsigned char* resident,
                            Multiply multiply) {
@@ -21,7 +22,7 @@ DEVICE void multiply_tiles(unsigned char* shared, const Operands<T>& of, const u
   for (int tile = 0; tile < Tile::STAGES - 1; ++tile) stage(tile);
   for (int tile = 0; tile < tiles; ++tile) {
     copy_async_wait<Tile::STAGES - 2>();
-    __syncthreads();  // the tile is there for all, and all have done with the one before
+    __syncthreads();  // all have copied this tile, and multiplied the one before
     stage(tile + Tile::STAGES - 1);
     const unsigned char* staged = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
     multiply(RESIDENT ? resident + tile * Tile::ROWS * TILE_ROW : staged, staged + Tile::ROWS * TILE_ROW);

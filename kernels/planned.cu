@@ -1,8 +1,8 @@
-// Follows the matmul of a planned step, in one launch: updates c in place, and writes h where the next
+// Follows the matmul of a planned step, in one launch. It updates c in place, and writes h where the next
 // matmuls read it.
 //
-// Planned: multiplied by cuBLASLt plans. The formula is that of cell.cuh with z = gates + bias. In a pool,
-// slot_of_row[row] is the slot of a row; slot -1 takes no step.
+// A planned step multiplies by cuBLASLt plans. The formula is that of cell.cuh with z = gates + bias. In a
+// pool, slot_of_row[row] is the slot of a row; slot -1 takes no step.
 #include "cell.cuh"
 #include "primitives.cuh"
 
@@ -18,9 +18,9 @@ template <typename T> struct PlannedArguments {
   i64 B;
 };
 
-// W units a thread, by vectors: N, the row strides and the addresses must then be multiples of W elements.
-// Launched with rows on grid x and units on grid y, so that no thread divides. The bounds ask for one
-// resident block: for more, the compiler would spill.
+// A thread has W units, moved as vectors: N, the row strides and the addresses must be multiples of W
+// elements. Launched with rows on grid x and units on grid y, so that no thread divides. The bounds ask for
+// one resident block: for more, the compiler would spill.
 template <typename T, int W, class FUNCTIONS, bool PEEPHOLE, bool CLIP>
 __global__ void __launch_bounds__(256, 1) lstm_planned(const PlannedArguments<T> a) {
   typedef typename Arithmetic<T>::type A;

@@ -1,4 +1,4 @@
-// Everything in an LSTM step but its matmuls and projection, in one launch: gates, c -> m, c'.
+// Everything in an LSTM step except its matmuls and projection, in one launch: gates, c -> m, c'.
 //
 //   z  = gates + gates_h + bias            (B, 4N), blocks i, f, g, o of N columns each
 //   i  = sigmoid(z_i + p_i * c)            peepholes i and f see the old c
@@ -8,11 +8,11 @@
 //   o  = sigmoid(z_o + p_o * c')           peephole o sees the new, clipped c
 //   m  = o * activation(c')                h, unless there is a projection or zoneout of h
 //
-// FUNCTIONS says which functions they are, whether gates are clipped or coupled, and which part of the old c
-// zoneout keeps: see cell.cuh. The stored c includes that part. o and m use c' without it.
+// FUNCTIONS has the activations, whether gates are clipped or coupled, and the part of the old c that zoneout
+// keeps: see cell.cuh. The stored c includes that part. o and m use c' without it.
 //
-// Before all that, rows where is_first lose their state: c becomes reset_c, and gates_h becomes reset_gates.
-// A null pointer stands for zeros. A reset selects, so a NaN in the old state is gone.
+// First, rows where is_first are reset: c becomes reset_c, and gates_h becomes reset_gates. A null pointer
+// stands for zeros. A reset selects, so a NaN in the old state is gone.
 #include "cell.cuh"
 #include "primitives.cuh"
 
@@ -30,9 +30,9 @@ template <typename G, typename T> struct PointwiseArguments {
   i64 B;
 };
 
-// G is the dtype of gates, gates_h and reset_gates; T that of h, bias and peephole; A that of c.
-// W units a thread, by vectors: N, the row strides and the addresses must then be multiples of W elements.
-// Launched with rows on grid x and units on grid y, so that no thread divides.
+// G is the dtype of gates, gates_h and reset_gates, T that of h, bias and peephole, and A that of c.
+// A thread has W units, moved as vectors: N, the row strides and the addresses must be multiples of W
+// elements. Launched with rows on grid x and units on grid y, so that no thread divides.
 template <typename G, typename T, int W, class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool RESET>
 __global__ void __launch_bounds__(256) lstm_pointwise(const PointwiseArguments<G, T> a) {
   typedef typename Arithmetic<T>::type A;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(256) lstm_pointwise(const PointwiseArguments<G
     if (recurrent) add(z[gate], recurrent + column);
   }
 
-  if (a.cell.bias) {  // apart from the loop above, which takes fewer registers
+  if (a.cell.bias) {  // a separate loop, as that takes fewer registers
 #pragma unroll
     for (int gate = 0; gate < 4; ++gate) add(z[gate], a.cell.bias + gate * a.cell.N + unit);
   }

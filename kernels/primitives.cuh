@@ -1,5 +1,5 @@
-// Every primitive that depends on the hardware: storage types, conversions, vector loads and stores.
-// Nothing else in kernels/ may.
+// All primitives that depend on the hardware: storage types, conversions, vector loads and stores.
+// Nothing else in kernels/ may depend on it.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,7 +11,7 @@ typedef unsigned long long u64;
 #define DEVICE static __device__ __forceinline__
 #define MEMBER __device__ __forceinline__
 
-// What shared memory is on the CPU, tests/emulation says.
+// On the CPU, tests/emulation defines shared memory.
 #ifndef CUDA_EMULATION
 #define SHARED_ARRAY(type, name, count) __shared__ __align__(16) type name[count]
 #endif
@@ -36,7 +36,7 @@ DEVICE double widen(double x) { return x; }
 DEVICE float widen(__half x) { return __half2float(x); }
 DEVICE float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-// Rounds to nearest even, as NumPy's casts do.
+// Rounds to nearest even, like NumPy's casts.
 template <typename T> struct Narrow;
 template <> struct Narrow<float> {
   DEVICE float of(float x) { return x; }
@@ -51,18 +51,19 @@ template <> struct Narrow<__nv_bfloat16> {
   DEVICE __nv_bfloat16 of(float x) { return __float2bfloat16_rn(x); }
 };
 
-// a * b + c, rounded once. Where it is not written out, the compiler may do so or not, in each instance anew.
+// a * b + c, rounded once. If it isn't written out, the compiler may fuse it in some instances and not in
+// others.
 DEVICE float multiply_and_add(float a, float b, float c) { return fmaf(a, b, c); }
 DEVICE double multiply_and_add(double a, double b, double c) { return fma(a, b, c); }
 
-// A number by its bits, as a template's parameter has it.
+// A number from its bits, which can be a template argument.
 DEVICE double of_bits(u64 bits) { return __longlong_as_double((i64)bits); }
 
-// a + b, also where a is a product: it is rounded before.
+// a + b. If a is a product, it is rounded first.
 DEVICE float add_rounded(float a, float b) { return __fadd_rn(a, b); }
 DEVICE double add_rounded(double a, double b) { return __dadd_rn(a, b); }
 
-// W neighbouring elements, moved by as few instructions as their size allows (128 bits each at most).
+// W neighbouring elements, moved by as few instructions as their size allows (at most 128 bits each).
 // The address must be a multiple of W elements.
 template <typename T, int W> struct __align__(sizeof(T) * W > 16 ? 16 : sizeof(T) * W) Vector {
   T at[W];
@@ -82,8 +83,8 @@ template <typename T> struct Matrix {
   i64 stride;  // elements from row to row; 0 if one row serves all
 };
 
-// What follows copies in the background and multiplies on tensor cores. Each is a template, so that its
-// static_assert speaks where it is used, and not where this file is included.
+// The rest copies in the background and multiplies on tensor cores. Each function is a template, so that its
+// static_assert fails only where the function is used.
 #ifndef CUDA_EMULATION
 
 // Shared memory whose size the launch gives.
@@ -91,8 +92,8 @@ template <typename T> struct Matrix {
   extern __shared__ __align__(16) unsigned char dynamic_[]; \
   type* name = reinterpret_cast<type*>(dynamic_)
 
-// Copies the first `bytes` of 16 bytes, which must be aligned, and fills the rest with zeros: 0 reads
-// nothing.
+// Copies the first `bytes` of 16 aligned bytes and fills the rest with zeros. If `bytes` is 0, nothing is
+// read.
 template <int NEEDED = 800> DEVICE void copy_async_16(void* shared, const void* global, int bytes) {
   static_assert(__CUDA_ARCH__ >= NEEDED, "cp.async needs sm_80");
   const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
@@ -105,14 +106,14 @@ template <int NEEDED = 800> DEVICE void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// Waits until at most N of the thread's latest groups are in flight; others' copies are theirs to wait for.
+// Waits until at most N of the thread's latest groups are in flight. Each thread waits for its own copies.
 template <int N, int NEEDED = 800> DEVICE void copy_async_wait() {
   static_assert(__CUDA_ARCH__ >= NEEDED, "cp.async needs sm_80");
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// Four 8 x 8 matrices of 16-bit elements: lane l brings the address of row l % 8 of matrix l / 8, and gets of
-// each the elements 2 (l % 4) and the next of row l / 4.
+// Loads four 8 x 8 matrices of 16-bit elements. Lane l passes the address of row l % 8 of matrix l / 8. From
+// each matrix it gets elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4.
 template <int NEEDED = 800> DEVICE void load_matrix_x4(unsigned (&to)[4], const void* row) {
   static_assert(__CUDA_ARCH__ >= NEEDED, "used with mma of sm_80");
   const unsigned from = (unsigned)__cvta_generic_to_shared(row);
@@ -122,7 +123,7 @@ template <int NEEDED = 800> DEVICE void load_matrix_x4(unsigned (&to)[4], const 
                : "memory");
 }
 
-// d (16 x 8) += a (16 x 16) b (16 x 8), in float32, of __half or __nv_bfloat16.
+// d (16 x 8) += a (16 x 16) b (16 x 8), of __half or __nv_bfloat16, summed in float32.
 template <typename T, int NEEDED = 800>
 DEVICE void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   static_assert(__CUDA_ARCH__ >= NEEDED, "mma.m16n8k16 needs sm_80");
@@ -140,7 +141,7 @@ DEVICE void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (
 #undef MMA_M16N8K16
 }
 
-// d (16 x 8) += a (16 x 8) b (8 x 8), in float32, of TF32: float32 numbers of which 19 bits are read.
+// d (16 x 8) += a (16 x 8) b (8 x 8), of TF32 (the upper 19 bits of float32), summed in float32.
 template <int NEEDED = 800>
 DEVICE void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   static_assert(__CUDA_ARCH__ >= NEEDED, "mma of TF32 needs sm_80");
@@ -151,8 +152,8 @@ DEVICE void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsign
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// The bits of the nearest TF32 number, away from zero where two are as near. NaN stays NaN, but for one whose
-// lower 13 bits alone tell it from infinity, which no arithmetic makes.
+// The bits of the nearest TF32 number; ties round away from zero. NaN stays NaN, unless only its lower 13
+// bits tell it from infinity. Arithmetic never makes such a NaN.
 template <int NEEDED = 800> DEVICE unsigned to_tf32(float x) {
   static_assert(__CUDA_ARCH__ >= NEEDED, "TF32 needs sm_80");
   unsigned bits;
@@ -172,8 +173,8 @@ template <int NEEDED = 700> DEVICE void store_relaxed(unsigned long long* to, un
   asm volatile("st.relaxed.gpu.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
 }
 
-// exp(x) and 1 / x by the hardware's approximations: within 2^-21 of the exact for |x| up to 1, and for x in
-// [1, 2]. Beyond, the error of exp(x) grows as |x|.
+// exp(x) and 1 / x by the hardware's approximations. They are within 2^-21 of the exact values for |x| up to
+// 1, and for x in [1, 2]. Beyond that, the error of exp(x) grows with |x|.
 DEVICE float exponential_approx(float x) { return __expf(x); }
 DEVICE float reciprocal_approx(float x) { return __fdividef(1.0f, x); }
 

@@ -13,7 +13,7 @@ template <typename T> struct ProjectArguments {
   SlotRows pool;
   Matrix<const T> weight;  // padded: see device_weights.py
   Copy<T> copy;            // of h; zeros if a row takes no step
-  double limit;            // of the clip; infinite for no clip
+  double limit;            // of the clip; infinite if there is none
   i64 B, N, P;
   Matrix<const T> old_h;    // this and the rest: read only with ZONEOUT, as in StepArguments
   unsigned char* is_first;  //

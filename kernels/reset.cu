@@ -3,7 +3,7 @@
 // A Stepper's planned step launches it before its matmul, for the rows where is_first. `clear` launches it
 // for all rows of a Stepper, or for given slots of a pool.
 //
-// A reset selects, so a NaN in the old state is gone. It then clears the flags.
+// A reset selects, so a NaN in the old state is gone. Then the flags are cleared.
 #include "primitives.cuh"
 
 template <typename T> struct ResetArguments {
@@ -18,12 +18,12 @@ template <typename T> struct ResetArguments {
   i64 C, B;
 };
 
-// Threads side by side pass over all columns of a row. So its block alone reads and clears its flag.
+// Neighbouring threads pass over all columns of a row. So only one block reads and clears the row's flag.
 template <typename T> __global__ void __launch_bounds__(256) lstm_reset(const ResetArguments<T> a) {
   typedef typename Arithmetic<T>::type A;
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const bool first = row < a.B && (!a.is_first || a.is_first[row]);
-  __syncthreads();  // all have read their flag
+  __syncthreads();  // all have read their row's flag
   if (!first) return;
   const i64 slot = a.slots ? a.slots[row] : row;
   for (i64 k = threadIdx.x; k < a.H; k += blockDim.x) {

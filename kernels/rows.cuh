@@ -1,7 +1,7 @@
 // Maps step rows to memory: the x, h and c of each row.
 //
 // Many blocks read h while others write the next one, so h has a double buffer. A batch has two arrays. A
-// pool has two rows a slot, and a word a slot that says which of them is the state.
+// pool has two rows for each slot, and a word for each slot that says which of them is the state.
 #pragma once
 
 #include "primitives.cuh"
@@ -9,7 +9,7 @@
 // The slots of a pool's rows.
 struct SlotRows {
   const i64* slots;  // (B,): each row's slot, -1 to skip the row; null: row k uses row k
-  u64* words;        // (capacity,), 2 * tick + which of the two is the state; read with slots
+  u64* words;        // (capacity,), 2 * tick + which row is the state; read if there are slots
   i64 tick;          // of this step: no earlier step had it
   i64 flips;         // whether this launch is the step's last, which flips the words
 };
@@ -30,7 +30,7 @@ template <typename T> struct Rows {
   i64 B;
 };
 
-// One row. What is null is all zeros.
+// One row. A null pointer stands for zeros.
 template <typename T> struct Row {
   typedef typename Arithmetic<T>::type A;
   const T* x;
@@ -40,8 +40,8 @@ template <typename T> struct Row {
   T* out;  // null: takes no step
 };
 
-// Which of a slot's two rows of h is its state. If a word has this tick, another block has flipped it
-// already.
+// Which of a slot's two rows of h is its state. If the word has this tick, another block has already flipped
+// it.
 DEVICE int parity_before(u64 word, u64 tick) { return int(word & 1) ^ int(word >> 1 == tick); }
 
 // Every block calls this for each of its rows.
@@ -71,13 +71,13 @@ template <typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool flip
   return found;
 }
 
-// How many of a block's rows there are.
+// How many of a block's rows are in the batch.
 template <int ROWS> DEVICE int rows_of_block(i64 first_row, i64 B) {
   return B - first_row < ROWS ? int(B - first_row) : ROWS;
 }
 
-// Clears the flags of a block's rows once all blocks with these rows have read them: the last one does it.
-// `readers` counts these blocks, and is 0 before and after. Call it once all threads of the block have met.
+// Clears the flags of a block's rows. The last of the blocks with these rows does it, once all have read
+// them. `readers` counts these blocks, and is 0 before and after. Call it after a barrier of the block.
 DEVICE void clear_flags(unsigned char* is_first, unsigned* readers, i64 first_row, int rows, i64 B) {
   SHARED_ARRAY(unsigned, read_before, 1);
   if (threadIdx.x == 0) {
@@ -88,5 +88,5 @@ DEVICE void clear_flags(unsigned char* is_first, unsigned* readers, i64 first_ro
   __syncthreads();
   if (read_before[0] != gridDim.y - 1) return;
   for (int r = threadIdx.x; r < rows && first_row + r < B; r += blockDim.x) is_first[first_row + r] = 0;
-  if (threadIdx.x == 0) atomicExch(readers, 0u);  // the others' additions are atomic, too
+  if (threadIdx.x == 0) atomicExch(readers, 0u);  // atomic, like the other blocks' additions
 }

@@ -1,7 +1,7 @@
 // Replaces marked rows in place: out[row] = value[row] where mask[row].
 //
-// It freezes the state of rows that take no step, and clears outputs past the end of a sequence. It selects
-// and computes nothing, so a replaced NaN is gone.
+// It freezes the state of rows that take no step, and clears outputs past the end of a sequence. It only
+// selects, so a replaced NaN is gone.
 #include "primitives.cuh"
 
 template <typename T> struct SelectArguments {

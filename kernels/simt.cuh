@@ -1,10 +1,10 @@
-// Rows times weights by multiply-adds of single numbers, in float32 or float64, in the order of K: a row's
-// sums have the same bits in a block of any size.
+// Rows times weights by scalar multiply-adds, in float32 or float64, in the order of K. So a row's sums have
+// the same bits in a block of any size.
 #pragma once
 
 #include "pipeline.cuh"
 
-// A block has 16 x R rows and 2 x L units; a thread R rows and 2 units, 16 rows and 8 units apart.
+// A block has 16 x R rows and 2 x L units. A thread has R rows, 16 apart, and 2 units, 8 apart.
 template <typename T_, int R, int L, int BLOCKS_> struct Simt {
   typedef T_ T;
   static constexpr int THREADS = 16 * L, BLOCKS = BLOCKS_;
@@ -33,7 +33,7 @@ template <typename T_, int R, int L, int BLOCKS_> struct Simt {
 
   MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights) {
     const int each = CHUNK / (int)sizeof(T);
-#pragma unroll(R > 1 ? 1 : CHUNKS)  // for more, the compiler would load too far ahead for its registers
+#pragma unroll(R > 1 ? 1 : CHUNKS)  // unrolled, it would load too far ahead for its registers
     for (int chunk = 0; chunk < CHUNKS; ++chunk) {
       Vector<T, each> w[2][4];
 #pragma unroll

@@ -1,14 +1,14 @@
-// Tiles of the operands on their way into shared memory: K runs over x, then over h, in pieces of 64 bytes.
+// Copies tiles of the operands to shared memory. K runs over x, then over h, in pieces of 64 bytes.
 //
-// A tile's row is 4 chunks of 16 bytes, which are swapped so that 8 neighbouring rows have their chunks of
-// one number in 8 different groups of banks.
+// A tile's row is 4 chunks of 16 bytes. They are swizzled so that 8 neighbouring rows have chunk k in 8
+// different groups of banks.
 #pragma once
 
 #include "rows.cuh"
 
 static constexpr int CHUNK = 16, CHUNKS = 4, TILE_ROW = CHUNK * CHUNKS;  // bytes, of a row, bytes
 
-// Where in a tile a row's chunk begins.
+// The offset of a row's chunk in a tile.
 DEVICE int place(int row, int chunk) {
   return row * TILE_ROW + ((chunk ^ (row >> 1)) & (CHUNKS - 1)) * CHUNK;
 }
@@ -18,14 +18,14 @@ template <typename T> struct Operands {
   static constexpr int K = TILE_ROW / sizeof(T);  // elements of a tile's row
   const Row<T>* rows;                             // a block's, in shared memory
   int I, P;                                       // elements of x, of h
-  const T* weight;  // a block's first row; each part is filled up with zeros to whole tiles
+  const T* weight;  // a block's first row; x's part and h's are padded with zeros to whole tiles
   i64 weight_stride;
 
   MEMBER int x_tiles() const { return (I + K - 1) / K; }
   MEMBER int tiles() const { return x_tiles() + (P + K - 1) / K; }
 };
 
-// Queues the copies of weights (ROWS, K) of a tile, shared among THREADS.
+// Queues the copies of a tile's weights (ROWS, K), shared among THREADS.
 template <int ROWS, int THREADS, typename T>
 DEVICE void stage_weights(unsigned char* to, const Operands<T>& of, int tile, int thread) {
   static_assert(ROWS * CHUNKS % THREADS == 0, "no thread is left over");
@@ -37,15 +37,16 @@ DEVICE void stage_weights(unsigned char* to, const Operands<T>& of, int tile, in
   }
 }
 
-// Queues the copies of x or h (ROWS, K). What a row doesn't have, or has no more of, becomes zeros.
-// ALIGNED: rows of x and of h begin at multiples of 16 bytes. Else they are copied at once, one by one.
+// Queues the copies of x or h (ROWS, K). Null rows, and columns past a row's end, become zeros.
+// ALIGNED: rows of x and h begin at multiples of 16 bytes. If not, elements are copied one by one,
+// synchronously.
 template <int ROWS, int THREADS, bool ALIGNED, typename T>
 DEVICE void stage_rows(unsigned char* to, const Operands<T>& of, int tile, int thread) {
   const int each = CHUNK / (int)sizeof(T);
   const bool in_x = tile < of.x_tiles();
   const int length = in_x ? of.I : of.P, first = (in_x ? tile : tile - of.x_tiles()) * of.K;
   if (ALIGNED) {
-    const T* nowhere = of.weight;  // an aligned address, of which nothing is read
+    const T* nowhere = of.weight;  // an aligned address, from which nothing is read
 #pragma unroll
     for (int k = 0; k < (ROWS * CHUNKS + THREADS - 1) / THREADS; ++k) {
       const int row = (k * THREADS + thread) / CHUNKS, chunk = thread % CHUNKS, column = first + chunk * each;
@@ -73,8 +74,7 @@ template <int THREADS> DEVICE void clear(unsigned char* tiles, int bytes) {
   }
 }
 
-// Writes W neighbours of a row to tiles (ROWS, K), one after the other, as copies of such rows would be
-// staged.
+// Writes W neighbours of a row to consecutive tiles (ROWS, K), in the same layout as staged rows.
 template <int ROWS, typename T, int W>
 DEVICE void put(unsigned char* tiles, int row, int column, const Vector<T, W>& values) {
   const int each = CHUNK / (int)sizeof(T), tile = column / (each * CHUNKS), chunk = column / each % CHUNKS;

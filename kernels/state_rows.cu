@@ -1,4 +1,4 @@
-// Finds the state of slots in a pool with two rows of h a slot: see rows.cuh.
+// Finds the states of slots in a pool with two rows of h for each slot: see rows.cuh.
 #include "rows.cuh"
 
 struct StateRowsArguments {

@@ -3,28 +3,28 @@
 //   z  = [x | h] weight.T + bias
 //   c' and m as in cell.cuh; m is h, unless project.cu or this kernel projects it
 //
-// A tile of tensor.cuh, tensor_small.cuh or simt.cuh multiplies; the gates stay in registers. rows.cuh says
-// where rows come from and go to.
+// A tile of tensor.cuh, tensor_small.cuh or simt.cuh multiplies. The gates stay in registers. rows.cuh maps
+// rows to memory.
 #include "simt.cuh"
 #include "tensor_small.cuh"
 #include "tile_epilogue.cuh"
 
 template <typename T> struct StepArguments {
   Rows<T> rows;
-  unsigned* readers;       // (row blocks,), zeros; null: leave the flags
+  unsigned* readers;       // (row blocks,), zeros; null: leave the flags set
   Matrix<const T> weight;  // interleaved: see device_weights.py
   Cell<T> cell;
   Copy<T> copy;                // of out, N or P columns
   Matrix<const T> projection;  // padded; read only with PROJECT, like proj_clip
-  double proj_clip;            // infinite for no clip
+  double proj_clip;            // infinite if there is none
   i64 I, P;
 };
 
-// Launched with rows on grid x and units on grid y. W: units of a vector, 2 where N is even and addresses and
-// strides are multiples of 2 elements. ALIGNED: see stage_rows.
+// Launched with rows on grid x and units on grid y. W: units of a vector; 2 needs an even N, and addresses
+// and strides that are multiples of 2 elements. ALIGNED: see stage_rows.
 //
 // With PROJECT it is launched with rows alone. A block steps all units of its rows, tile by tile. It keeps m
-// in shared memory and projects it there. `out` is h then, and W = 2 needs an even P, too.
+// in shared memory and projects it there. `out` is then h, and W = 2 also needs an even P.
 template <class Tile, class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool PROJECT, bool ALIGNED, int W>
 __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLOCKS : 1)
     lstm_step(const StepArguments<typename Tile::T> a) {
@@ -50,14 +50,14 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
     const Operands<T> projected = {rows, (int)a.cell.N, 0, a.projection.at, a.projection.stride};
     clear<Tile::THREADS>(ms, projected.tiles() * Tile::ROWS * TILE_ROW);
     for (i64 first_unit = 0; first_unit < a.cell.N; first_unit += Tile::UNITS) {
-      __syncthreads();  // all have done with the tiles before
+      __syncthreads();  // all are done with the tiles before
       multiply(first_unit);
       finish_units<FUNCTIONS, PEEPHOLE, CLIP, W>(
           tile, rows, count, a.cell, first_unit,
           [&](int r, i64 unit, const Vector<T, W>& m) { put<Tile::ROWS>(ms, r, (int)unit, m); });
     }
     for (i64 first = 0; first < a.P; first += 4 * Tile::UNITS) {
-      __syncthreads();  // and m is there
+      __syncthreads();  // all of m is written, too
       Operands<T> columns = projected;
       columns.weight += first * a.projection.stride;
       tile.template multiply<true, true>(shared, columns, ms);

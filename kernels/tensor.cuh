@@ -1,4 +1,4 @@
-// Rows times weights on tensor cores: rows are the operand A of mma.sync, weights B.
+// Rows times weights on tensor cores. Rows are the operand A of mma.sync, and weights are B.
 //
 // 32 rows of the interleaved weights are the four gates of 8 units. A thread has columns 2p and 2p + 1 of
 // each 8, so its accumulators hold all gates of its units.
@@ -6,7 +6,7 @@
 
 #include "pipeline.cuh"
 
-// d += a b, and what a float's bits become before it is multiplied.
+// d += a b. A float must first pass through `round_to_operand`.
 template <typename T>
 DEVICE void multiply_add(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   if constexpr (IsSame<T, float>::value) {
@@ -30,7 +30,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> stru
   static constexpr int ROWS = WARPS_R * M * 16, UNITS = WARPS_C * G * 8;
   static constexpr int STAGES = 4, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
-  // Of a thread: rows, groups of units, and neighbouring units of a group.
+  // A thread's rows, groups of units, and neighbouring units in a group.
   static constexpr int THREAD_ROWS = 2 * M, THREAD_GROUPS = G, THREAD_UNITS = 2;
 
   float sums[M][G][4][4];
@@ -69,7 +69,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> stru
       for (int g = 0; g < G; ++g) {
 #pragma unroll
         for (int gates = 0; gates < 4; gates += 2) {
-          unsigned both[4];  // of two gates, the fragments b
+          unsigned both[4];  // the fragments b of two gates
           const int first = (warp_group + g) * 32 + gates * 8;
           load_matrix_x4(both, weights + place(first + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
           const unsigned b[2][2] = {{both[0], both[1]}, {both[2], both[3]}};

@@ -1,7 +1,7 @@
-// Few rows times weights on tensor cores: weights are the operand A of mma.sync, and 8 rows fill B.
+// Few rows times weights on tensor cores. Weights are the operand A of mma.sync, and 8 rows fill B.
 //
-// A block has 8 units, so that there are many; its warps share K, each with a pipeline of its own, and their
-// sums are added in the order of the warps.
+// A block has only 8 units, so that there are many blocks. Its warps split K, each with its own pipeline.
+// Their sums are added in the order of the warps.
 #pragma once
 
 #include "tensor.cuh"
@@ -12,11 +12,11 @@ template <typename T_, int ROWS_> struct TensorSmall {
   static constexpr int ROWS = ROWS_, UNITS = 8, BATCHES = ROWS / 8;
   static constexpr int STAGES = 4, WEIGHT_ROWS = 4 * UNITS, STAGE_BYTES = (WEIGHT_ROWS + ROWS) * TILE_ROW;
   static constexpr int SHARED_BYTES = WARPS * STAGES * STAGE_BYTES;
-  // A pair of a row's units for each thread, as far as there are some.
+  // Each thread has one pair of a row's units, or nothing.
   static constexpr int THREAD_ROWS = 1, THREAD_GROUPS = 1, THREAD_UNITS = 2;
   static_assert(ROWS * UNITS / 2 <= THREADS, "a thread has one pair of units");
 
-  static constexpr int PITCH = ROWS % 32 ? ROWS : ROWS + 8;  // so that units are not all in the same banks
+  static constexpr int PITCH = ROWS % 32 ? ROWS : ROWS + 8;  // so that units are in different banks
   const float (*parts)[4][UNITS][PITCH];                     // of each warp
 
   MEMBER int row(int) const { return threadIdx.x / 4; }
@@ -52,14 +52,14 @@ template <typename T_, int ROWS_> struct TensorSmall {
     for (int pass = 0; pass < STAGES - 1; ++pass) stage(pass);
     for (int pass = 0; pass * WARPS + warp < tiles; ++pass) {
       copy_async_wait<STAGES - 2>();
-      __syncwarp();  // the tile is there for all lanes, and all have done with the one before
+      __syncwarp();  // all lanes have copied this tile, and multiplied the one before
       stage(pass + STAGES - 1);
       const unsigned char *staged = own + pass % STAGES * STAGE_BYTES,
                           *rows = staged + WEIGHT_ROWS * TILE_ROW;
       if (RESIDENT) rows = resident + (pass * WARPS + warp) * ROWS * TILE_ROW;
       multiply_tile(staged, rows, sums, lane);
     }
-    __syncthreads();  // all have done with the tiles, where the sums now go
+    __syncthreads();  // all are done with the tiles, which the sums now overwrite
     share(reinterpret_cast<float (*)[4][UNITS][PITCH]>(shared), sums, warp, lane);
   }
 
@@ -86,7 +86,7 @@ template <typename T_, int ROWS_> struct TensorSmall {
     }
   }
 
-  // Puts a warp's sums where all threads find them.
+  // Writes a warp's sums to shared memory, for all threads.
   MEMBER void share(float (*to)[4][UNITS][PITCH], const float (&sums)[2][BATCHES][4], int warp, int lane) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

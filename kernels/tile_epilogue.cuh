@@ -1,10 +1,10 @@
-// What follows the products of a tile: the gates of units become c and m, or columns of m a projected h.
+// What follows the products of a tile: gates of units become c and m, and sums of a projection become h.
 #pragma once
 
 #include "cell.cuh"
 #include "rows.cuh"
 
-// W neighbouring units of the bias, by gates; zeros without one.
+// Loads the bias of W neighbouring units, by gate; zeros without a bias.
 template <int W, typename A, typename T>
 DEVICE void load_bias(A (&to)[4][W], const T* bias, i64 unit, i64 N) {
 #pragma unroll
@@ -15,8 +15,8 @@ DEVICE void load_bias(A (&to)[4][W], const T* bias, i64 unit, i64 N) {
   }
 }
 
-// Makes the gates of a tile's units c and m, as cell.cuh has it: keep(r, unit, m) has m, of the block's row
-// r. W units at once; a row that takes no step has zeros. `first_unit` is the block's.
+// Turns the gates of a tile's units into c and m, as in cell.cuh, W units at once. keep(r, unit, m) takes the
+// m of the block's row r, which is zeros if the row takes no step. `first_unit` is the block's.
 template <class FUNCTIONS, bool PEEPHOLE, bool CLIP, int W, class Tile, class Keep>
 DEVICE void finish_units(const Tile& tile, const Row<typename Tile::T>* rows, int count,
                          const Cell<typename Tile::T>& cell, i64 first_unit, Keep keep) {
@@ -58,9 +58,9 @@ DEVICE void finish_units(const Tile& tile, const Row<typename Tile::T>* rows, in
   }
 }
 
-// Makes a tile's columns of a projection, h = clip(sums, +-limit), and keeps a part of the old h. Writes them
-// to the row's `out` and to the copy. A tile's four gates are columns of h here, 8 apart. `first_row` and
-// `first_column` are the block's.
+// Computes a tile's columns of a projection, h = clip(sums, +-limit), and keeps a part of the old h. Writes
+// them to the row's `out` and to the copy. A unit's four gates are columns of h here, 8 apart. `first_row`
+// and `first_column` are the block's.
 template <u64 ZONEOUT, int W, class Tile>
 DEVICE void finish_columns(const Tile& tile, const Row<typename Tile::T>* rows, int count, double limit,
                            const Copy<typename Tile::T>& copy, i64 first_row, i64 first_column, i64 P) {

@@ -335,7 +335,7 @@ RESET_KERNEL = [
     ("no row without flags", "!a.is_first || a.is_first[row]", "a.is_first && a.is_first[row]"),
     ("the flag of the first row", "a.is_first[row]);", "a.is_first[0]);"),
     ("the rows that are not marked", "|| a.is_first[row]", "|| !a.is_first[row]"),
-    ("no barrier", "  __syncthreads();  // all have read their flag\n", ""),
+    ("no barrier", "  __syncthreads();  // all have read their row's flag\n", ""),
     ("flags not cleared", "  if (a.is_first && threadIdx.x == 0) a.is_first[row] = 0;\n", ""),
     ("flags of a block's first row cleared", "threadIdx.x == 0", "threadIdx.x + threadIdx.y == 0"),
     ("flags set", "a.is_first[row] = 0", "a.is_first[row] = 1"),
@@ -707,8 +707,8 @@ STEP_KERNEL = [
     ),
     ("m over the tiles", "shared + Tile::SHARED_BYTES", "shared", PROJECTS),
     ("m over the last tile", "shared + Tile::SHARED_BYTES", "shared + Tile::SHARED_BYTES - TILE_ROW", PROJECTS_MEDIUM),
-    ("units staged over sums", "      __syncthreads();  // all have done with the tiles before\n", "", PROJECTS),
-    ("m multiplied before it is there", "      __syncthreads();  // and m is there\n", "", PROJECTS),
+    ("units staged over sums", "      __syncthreads();  // all are done with the tiles before\n", "", PROJECTS),
+    ("m multiplied before it is there", "      __syncthreads();  // all of m is written, too\n", "", PROJECTS),
     ("units of a tile left out", "first_unit += Tile::UNITS", "first_unit += 2 * Tile::UNITS", PROJECTS),
     ("units of the first tile", "multiply(first_unit);\n      finish", "multiply(0);\n      finish", PROJECTS),
     ("m of the first tile's units", "(ms, r, (int)unit, m)", "(ms, r, (int)(unit - first_unit), m)", PROJECTS),
@@ -949,7 +949,7 @@ STAGING = [
 ]
 
 WAIT = "    copy_async_wait<Tile::STAGES - 2>();\n"
-BARRIER = "    __syncthreads();  // the tile is there for all, and all have done with the one before\n"
+BARRIER = "    __syncthreads();  // all have copied this tile, and multiplied the one before\n"
 STAGE = "    stage(tile + Tile::STAGES - 1);\n"
 PIPELINE = [
     ("no wait", WAIT, ""),
@@ -992,7 +992,7 @@ TENSOR = [
 ]
 
 SMALL_WAIT = "      copy_async_wait<STAGES - 2>();\n"
-SMALL_BARRIER = "      __syncwarp();  // the tile is there for all lanes, and all have done with the one before\n"
+SMALL_BARRIER = "      __syncwarp();  // all lanes have copied this tile, and multiplied the one before\n"
 SMALL_STAGE = "      stage(pass + STAGES - 1);\n"
 TENSOR_SMALL = [
     ("no wait", SMALL_WAIT, ""),
@@ -1014,7 +1014,7 @@ TENSOR_SMALL = [
     ("groups of copies without an end", "      copy_async_commit();\n", ""),
     (
         "sums over tiles that are read",
-        "    __syncthreads();  // all have done with the tiles, where the sums now go\n",
+        "    __syncthreads();  // all are done with the tiles, which the sums now overwrite\n",
         "",
     ),
     ("sums not waited for", "    __syncthreads();\n    parts = to;", "    parts = to;"),

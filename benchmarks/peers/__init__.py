@@ -1,4 +1,4 @@
-"""Who is timed: ours, and what people would use instead. `peer.py` says what each has to do."""
+"""The peers to time: ours, and what people would use instead. `peer.py` defines their interface."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from fusedlstm.backends.select import unavailable_reason
 
 
 class Cupy(Peer):
-    """On the GPU; its float32 matmuls are IEEE's, as CUPY_TF32 is not set."""
+    """CuPy on the GPU. Its float32 matmuls are IEEE float32, as CUPY_TF32 isn't set."""
 
     name = "CuPy unfused"
     package = module = "cupy"
@@ -19,7 +19,7 @@ class Cupy(Peer):
         return super().why_not(device) or unavailable_reason("cuda")
 
     def version(self):
-        import cupy  # whose distribution has one of several names
+        import cupy  # its distribution has one of several names
 
         return cupy.__version__
 

@@ -1,4 +1,4 @@
-"""Ours where states stay in place: a Stepper, a StatePool, and what a pool replaces, a cell between two indexings."""
+"""Ours with states in place: a Stepper, a StatePool, and what a pool replaces: a cell with gather and scatter."""
 
 import functools
 
@@ -18,14 +18,14 @@ def cell_of(case, device, kernel=None):
 
 
 def owner_of(case, device, kernel=None):
-    """A cell, or for layers an LSTM."""
+    """Return a cell, or an LSTM for several layers."""
     if case.layers == 1:
         return cell_of(case, device, kernel)
     return LSTM(case.weights, backend=backend_of(device), precision=case.precision, kernel=kernel)
 
 
 class InPlace(Ours):
-    """What all have in common."""
+    """What all peers in this file have in common."""
 
     def why_not(self, device):
         reason = super().why_not(device)
@@ -37,7 +37,7 @@ class InPlace(Ours):
 
 
 class Steps(InPlace):
-    """stepper.step() alone: x is in its buffer, flags of rows that are reset are written before each step."""
+    """stepper.step() alone. x is already in its buffer. The flags of rows to reset are written before each step."""
 
     name = "fusedlstm Stepper"
     kernel = None  # the table's
@@ -61,12 +61,12 @@ class Steps(InPlace):
         stepper, output = raw
         states = stepper.read()
         result = stacked((states,) if isinstance(states, LSTMState) else states)
-        result.h[-1] = to_host("output", output)  # what a user takes
+        result.h[-1] = to_host("output", output)  # the array that a user reads
         return result
 
 
 class OneKernel(Steps):
-    """The same by a kernel that is named, beside what the table chooses, at steps of one layer."""
+    """The same with a named kernel, to compare with the table's choice, for steps of one layer."""
 
     devices = ("cuda",)
 
@@ -88,7 +88,7 @@ class OneKernel(Steps):
 
 
 class HostSteps(Steps):
-    """stepper.step(x) with NumPy's x, which waits for NumPy's output."""
+    """stepper.step(x) with a NumPy array x. It waits for the output, also a NumPy array."""
 
     name = "fusedlstm Stepper, host"
     devices = ("cuda",)
@@ -109,7 +109,7 @@ class HostSteps(Steps):
 
 
 class Pool(InPlace):
-    """pool.step(x, slots, out=out) with NumPy's slots, which are checked each time."""
+    """pool.step(x, slots, out=out) with slots in a NumPy array, which are checked each time."""
 
     name = "fusedlstm pool"
     kinds = ("pool",)
@@ -140,7 +140,7 @@ class Pool(InPlace):
 
 
 class PoolOnDevice(Pool):
-    """The same with slots that are on the GPU, as an array of it, and are checked there."""
+    """The same with slots in an array on the GPU, which are checked there."""
 
     name = "fusedlstm pool, slots on the GPU"
     devices = ("cuda",)
@@ -150,7 +150,7 @@ class PoolOnDevice(Pool):
 
 
 class GatherAndScatter(Ours):
-    """h[slots], cell(..., out=...) and h[slots] = ...; padding rows have the last row of the tables, which is spare."""
+    """h[slots], cell(..., out=...) and h[slots] = ... Padding rows use the last row of the tables, which is spare."""
 
     name = "fusedlstm cell, gather and scatter"
     kinds = ("pool",)
@@ -186,7 +186,7 @@ class GatherAndScatter(Ours):
 
 
 def bits(array):
-    """The same memory as integers where it has 16-bit numbers, which every CuPy can index."""
+    """Return 16-bit numbers viewed as integers, which every CuPy can index."""
     return array.view(np.int16) if array.dtype.itemsize == 2 else array
 
 

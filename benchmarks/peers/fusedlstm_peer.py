@@ -1,4 +1,4 @@
-"""Ours: a cell called for a new state, a cell that writes to another with `out=`, and LSTM for sequences and layers."""
+"""Ours: a cell that returns a new state, one that writes to `out=`, and LSTM for sequences and layers."""
 
 import functools
 
@@ -17,12 +17,12 @@ def backend_of(device):
 
 
 def synchronizer(fused):
-    """What waits for the GPU, on whose current stream the work is queued, where there is one."""
+    """Return a function that waits for the GPU's current stream, or does nothing on a CPU."""
     return fused.xp.cuda.get_current_stream().synchronize if fused.backend == "cuda" else lambda: None
 
 
 def inputs(fused, case):
-    """A case's xs, a state for each layer, and rows that are reset, on the device."""
+    """Return a case's xs, a state for each layer, and the rows to reset, on the device."""
     data = case.data
     states = tuple(
         LSTMState(h=fused.asarray(data.h[k]), c=fused.asarray(data.c[k], data.c.dtype)) for k in range(case.layers)
@@ -32,7 +32,7 @@ def inputs(fused, case):
 
 
 def poisoned(cell, B):
-    """A state to write to, full of NaN, so that what is not written shows."""
+    """Return a state to write to, full of NaN, so that unwritten elements show."""
     state = cell.zero_state(B)
     state.h.fill(np.nan)
     state.c.fill(np.nan)
@@ -45,7 +45,7 @@ def stacked(states, outputs=None):
 
 
 class Ours(Peer):
-    """What both have in common."""
+    """What all of our peers have in common."""
 
     package = module = "fusedlstm"
     dtypes = ("float64", "float32", "float16", "bfloat16")
@@ -66,7 +66,7 @@ class Call(Ours):
     kinds = ("step", "sequence")
 
     def prepare(self, case, device, threads):
-        del threads  # OPENBLAS_NUM_THREADS says it
+        del threads  # set by OPENBLAS_NUM_THREADS
         if case.kind == "step" and case.layers == 1:
             return self._cell(case, device)
         lstm = LSTM(case.weights, backend=backend_of(device), precision=case.precision)
@@ -98,7 +98,7 @@ class Call(Ours):
 
 
 class Out(Ours):
-    """cell(x, state, out=other): nothing is allocated; layers are cells, one after the other."""
+    """cell(x, state, out=other), which allocates nothing. Layers are cells, one after the other."""
 
     name = "fusedlstm out="
 

@@ -1,4 +1,4 @@
-"""JAX: a step, or a scan over the steps, compiled as one by jax.jit."""
+"""JAX: a step, or a scan over the steps, compiled by jax.jit."""
 
 import functools
 
@@ -9,7 +9,7 @@ from benchmarks.peers.peer import Peer
 
 
 def step(layers, x, states, keep):
-    """One step of all layers: the output and the new (h, c) of each."""
+    """Step all layers, and return the output and the new (h, c) of each."""
     import jax
     import jax.numpy as jnp
 
@@ -28,7 +28,7 @@ def step(layers, x, states, keep):
 
 
 def scan(layers, xs, states, keep):
-    """A sequence: the outputs (T, B, P) and the last (h, c) of each layer."""
+    """Run a sequence, and return the outputs (T, B, P) and the last (h, c) of each layer."""
     import jax
 
     def body(states, now):
@@ -62,7 +62,7 @@ class Jax(Peer):
     def prepare(self, case, device, threads):
         import jax
 
-        del threads  # NPROC says it
+        del threads  # set by NPROC
         jax.config.update("jax_default_matmul_precision", "highest")  # no TF32
         place = jax.devices(device)[0]
         put = functools.partial(jax.device_put, device=place)

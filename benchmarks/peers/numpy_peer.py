@@ -1,4 +1,4 @@
-"""Plain NumPy: what a user writes who has the formula, one matrix product over [x | h] and sigmoids by exp."""
+"""Plain NumPy, as a user would write the formula: one matrix product of [x | h], and sigmoids by exp."""
 
 import functools
 
@@ -9,7 +9,7 @@ from benchmarks.peers.peer import Peer
 
 
 def prepared(weights):
-    """Each layer's weight (I + P, 4N), bias (4N,), and projection (N, P) or None."""
+    """Return each layer's weight (I + P, 4N), bias (4N,), and projection (N, P) or None."""
     return [
         (
             np.ascontiguousarray(np.concatenate([layer.weight_ih, layer.weight_hh], axis=1).T),
@@ -21,7 +21,7 @@ def prepared(weights):
 
 
 def step(xp, layers, x, hs, cs, is_first):
-    """One step of all layers, in NumPy or CuPy: the new hs and cs, lists."""
+    """Step all layers, in NumPy or CuPy, and return the new hs and cs, as lists."""
     new_hs, new_cs = [], []
     for (weight, bias, projection), h, c in zip(layers, hs, cs, strict=True):
         if is_first is not None:
@@ -42,7 +42,7 @@ def sigmoid(xp, z):
 
 
 def steps(xp, layers, xs, hs, cs, is_first):
-    """A sequence: the last hs and cs, and the outputs (T, B, P)."""
+    """Run a sequence, and return the last hs and cs, and the outputs (T, B, P)."""
     outputs = xp.empty((len(xs), *hs[-1].shape), hs[-1].dtype)
     for t, x in enumerate(xs):
         hs, cs = step(xp, layers, x, hs, cs, None if is_first is None else is_first[t])
@@ -51,7 +51,7 @@ def steps(xp, layers, xs, hs, cs, is_first):
 
 
 class Numpy(Peer):
-    """On the CPU."""
+    """NumPy on the CPU."""
 
     name = "NumPy"
     package = module = "numpy"
@@ -60,7 +60,7 @@ class Numpy(Peer):
     dtypes = ("float64", "float32")
 
     def prepare(self, case, device, threads):
-        del device, threads  # OPENBLAS_NUM_THREADS says it
+        del device, threads  # set by OPENBLAS_NUM_THREADS
         layers, data = prepared(case.weights), case.data
         if case.kind == "sequence":
             return functools.partial(steps, np, layers, data.xs, data.h, data.c, data.is_first)

@@ -1,6 +1,6 @@
 """onnxruntime on the CPU: the LSTM node of ONNX, made from our weights.
 
-Its gates are in the order i, o, f, g, its weights are W (1, 4N, I) and R (1, 4N, N), and its bias is two, [Wb | Rb].
+Its gates are in the order i, o, f, g. Its weights are W (1, 4N, I) and R (1, 4N, N). It has two biases, [Wb | Rb].
 """
 
 import importlib.util
@@ -10,17 +10,17 @@ import numpy as np
 from benchmarks.cases import Result
 from benchmarks.peers.peer import Peer
 
-_OPSET, _IR_VERSION = 14, 8  # old enough for every onnxruntime of the last years
+_OPSET, _IR_VERSION = 14, 8  # old enough for every recent onnxruntime
 
 
 def in_onnx_order(array):
-    """Rows of the gates i, f, g, o in the order i, o, f, g."""
+    """Return rows of the gates i, f, g, o in the order i, o, f, g."""
     i, f, g, o = np.split(array, 4)
     return np.concatenate([i, o, f, g])
 
 
 def model(weights):
-    """The bytes of a model of all layers: X, h0, c0, h1 ... -> Y, h0_out, c0_out, h1_out ..."""
+    """Return the bytes of a model of all layers: X, h0, c0, h1 ... -> Y, h0_out, c0_out, h1_out ..."""
     from onnx import TensorProto, helper, numpy_helper
 
     def value(name, *shape):
@@ -52,7 +52,7 @@ def model(weights):
 
 
 class OnnxRuntime(Peer):
-    """A session that is run with NumPy arrays."""
+    """An inference session, run with NumPy arrays."""
 
     name = "onnxruntime"
     package = module = "onnxruntime"

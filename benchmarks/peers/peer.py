@@ -1,15 +1,16 @@
-"""A peer: one way to step an LSTM, ours or another library's. Each file has one library's, imported at use only.
+"""A peer is one way to step an LSTM, ours or another library's. Each file has the peers of one library.
 
-A peer is an instance of `Peer`. For a case and a device, `prepare` makes all that a user would make once of the case's
-weights and data, and returns `run`: a function without arguments that does one step, or one sequence, from the same
-inputs each time, waits for the GPU where there is one, and returns what the library does. `results` turns that into
-NumPy arrays, which must be the exact ones before anything is timed. Everybody computes in the case's dtype, float32 in
-IEEE's (no TF32) unless the case says so, with as many threads as the run was given.
+A peer is an instance of `Peer`. It imports its library only when it is used. For a case and a device, `prepare` makes
+everything that a user would make once from the case's weights and data, and returns `run`. This function, without
+arguments, does one step, or one sequence, from the same inputs each time. It waits for the GPU, if there is one, and
+returns what the library returns. `results` turns that into NumPy arrays, which must be exact before anything is timed.
+All peers compute in the case's dtype, with as many threads as the run was given. float32 is IEEE float32, not TF32,
+unless the case says otherwise.
 
-Where a library changes states in place, so does `run`, and goes on from the states that it has left, which is all that
-is timed. Its attribute `begin` writes the case's states, after which the next run's results must be the exact ones. The
-weights are drawn from so near to zero, and x is the same each time, that the states come to rest at ordinary numbers,
-with gates between 0 and 1; that they did is checked, too.
+If a library changes states in place, `run` does too, and continues from the states that it left. Only that is timed.
+Its attribute `begin` writes the case's states. After that, the next run's results must be exact. Weights are drawn
+close to zero, and x is the same each time. So the states settle at ordinary numbers, with gates between 0 and 1. This
+is checked, too.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ if TYPE_CHECKING:
 
 
 class CannotRunError(Exception):
-    """What `prepare` raises where a library turns out not to run a case, with its reason."""
+    """Raised by `prepare` if a library turns out not to run a case, with the reason."""
 
 
 class Peer:
     """One way to step an LSTM; see the module.
 
     Attributes:
-        name: in tables and in tests' names, which stay the same from commit to commit.
+        name: its name in tables and tests, which stays the same from commit to commit.
         package: the distribution whose version is recorded.
-        module: what is imported of it.
+        module: the module that is imported.
         kinds: of the cases that it runs.
         devices: that it runs on.
         dtypes: that it computes in.
         precisions: the precisions of float32 matmuls on a GPU that it offers.
         ours: whether it is fusedlstm.
-        quick: whether it takes part with --quick: not if it takes long to prepare.
+        quick: whether it runs with --quick; False if it takes long to prepare.
     """
 
     name = ""
@@ -62,13 +63,13 @@ class Peer:
         return None
 
     def version(self) -> str | None:
-        """Return the package's version, or None where it is not installed."""
+        """Return the package's version, or None if it isn't installed."""
         return version_of(self.package)
 
     def cannot(self, case: Case) -> str | None:
-        """Return why it does not do a case, or None."""
+        """Return why it can't run a case, or None."""
         if case.kind not in self.kinds:
-            return f"it does no {case.kind}"
+            return f"it has no {case.kind}"
         if case.dtype not in self.dtypes:
             return f"it has no {case.dtype}"
         if case.precision not in self.precisions:
@@ -76,25 +77,25 @@ class Peer:
         return None
 
     def prepare(self, case: Case, device: str, threads: int) -> Callable[[], Any]:
-        """Return what does the case once.
+        """Return a function that runs the case once.
 
         Raises:
-            CannotRunError: it does not, and why.
+            CannotRunError: it can't; the message says why.
         """
         raise NotImplementedError
 
     def results(self, raw: Any) -> Result:
-        """Return what `run` returned as NumPy arrays."""
+        """Return what `run` returned, as NumPy arrays."""
         raise NotImplementedError
 
     def remarks(self, run: Callable[[], Any], device: str) -> dict[str, Any]:
-        """Return what else is to be recorded beside the times."""
+        """Return more facts to record beside the times."""
         del run, device
         return {}
 
 
 def version_of(package: str) -> str | None:
-    """Return a package's version, or None where it is not installed."""
+    """Return a package's version, or None if it isn't installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -104,12 +105,12 @@ def version_of(package: str) -> str | None:
 def waited(
     queue: Callable[[], Any], wait: Callable[[], object], begin: Callable[[], object] | None = None
 ) -> Callable[[], Any]:
-    """Return what does some work and waits for it; its attribute `queue` doesn't wait, for `gpu_time`.
+    """Return a function that does some work and waits for it. Its attribute `queue` doesn't wait, for `gpu_time`.
 
     Args:
         queue: does the work, or queues it on a GPU.
-        wait: for the GPU.
-        begin: of what changes states in place: writes the case's; see the module.
+        wait: waits for the GPU.
+        begin: writes the case's states, if `queue` changes states in place; see the module.
     """
 
     def run() -> Any:

@@ -1,8 +1,9 @@
-"""TensorFlow on the CPU: the kernels of its LSTMBlockCell and LSTMBlockFusedCell, called as they are.
+"""TensorFlow on the CPU: the kernels of its LSTMBlockCell and LSTMBlockFusedCell, called directly.
 
-Each is one operation for a layer, so that a tf.function around them only adds the cost of its own call.
+Each is one operation for a layer, so a tf.function around them would only add the cost of its own call.
 
-Both multiply [x | h] by one matrix. A step's gates are in the order i, g, f, o, a sequence's (BlockLSTMV2) i, f, g, o.
+Both multiply [x | h] by one matrix. A step's gates are in the order i, g, f, o. A sequence's (BlockLSTMV2) are in the
+order i, f, g, o.
 """
 
 import functools
@@ -14,13 +15,13 @@ from benchmarks.peers.peer import Peer
 
 
 def in_block_order(array):
-    """Rows of the gates i, f, g, o in the order i, g, f, o."""
+    """Return rows of the gates i, f, g, o in the order i, g, f, o."""
     i, f, g, o = np.split(array, 4)
     return np.concatenate([i, g, f, o])
 
 
 def step(layers, x, hs, cs, keep):
-    """One step of all layers: lists of the new h and c."""
+    """Step all layers, and return lists of the new h and c."""
     import tensorflow as tf
 
     new_hs, new_cs = [], []
@@ -46,7 +47,7 @@ def step(layers, x, hs, cs, keep):
 
 
 def sequence(layers, xs, hs, cs):
-    """A sequence: lists of the last h and c, and the outputs (T, B, N)."""
+    """Run a sequence, and return lists of the last h and c, and the outputs (T, B, N)."""
     import tensorflow as tf
 
     new_hs, new_cs = [], []
@@ -70,7 +71,7 @@ def sequence(layers, xs, hs, cs):
 
 
 class TensorFlow(Peer):
-    """A run returns lists of h and c, and of a sequence the outputs."""
+    """A run returns lists of h and c, and for a sequence also the outputs."""
 
     name = "TensorFlow LSTMBlockCell"
     package = module = "tensorflow"
@@ -88,7 +89,7 @@ class TensorFlow(Peer):
     def prepare(self, case, device, threads):
         import tensorflow as tf
 
-        del device, threads  # TF_NUM_INTRAOP_THREADS says it
+        del device, threads  # set by TF_NUM_INTRAOP_THREADS
         order = np.asarray if case.kind == "sequence" else in_block_order
         with tf.device("cpu"):
             layers = [

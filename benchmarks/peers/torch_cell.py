@@ -7,7 +7,7 @@ from benchmarks.peers.torch_common import TorchPeer, settle, tensor, tensors, wa
 
 
 def cells(case, device):
-    """A cell for each layer."""
+    """Return a cell for each layer."""
     import torch
 
     made = []
@@ -24,7 +24,7 @@ def cells(case, device):
 
 
 def step(layers, x, h, c, keep):
-    """One step of all layers; rows that begin anew are multiplied by zero, as CleanRL does."""
+    """Step all layers. Rows to reset are multiplied by zero, as CleanRL does."""
     hs, cs = [], []
     for k, cell in enumerate(layers):
         state = (h[k], c[k]) if keep is None else (h[k] * keep, c[k] * keep)
@@ -35,7 +35,7 @@ def step(layers, x, h, c, keep):
 
 
 class Eager(TorchPeer):
-    """Called as it is."""
+    """torch.nn.LSTMCell, called directly."""
 
     name = "torch.nn.LSTMCell"
 
@@ -51,36 +51,36 @@ class Eager(TorchPeer):
         return cells(case, device), xs[0], h, c, None if keep is None else keep[0]
 
     def waited(self, work, device):
-        """What does the work without gradients and waits for it."""
+        """Return a function that does the work without gradients and waits for it."""
         import torch
 
         return waited(torch.inference_mode()(work), waiting(device))
 
 
 class Compiled(Eager):
-    """torch.compile: on a CPU C++ that it generates, on a GPU also replayed as a CUDA graph."""
+    """torch.compile: on a CPU it generates C++, and on a GPU it also replays a CUDA graph."""
 
     name = "torch.nn.LSTMCell compiled"
-    quick = False  # each case is compiled for seconds
+    quick = False  # compiling each case takes seconds
 
     def prepare(self, case, device, threads):
         import torch
 
         settle(threads, case.precision)
-        torch.compiler.reset()  # or it stops to compile after some cases
+        torch.compiler.reset()  # otherwise it stops compiling after some cases
         layers, x, h, c, keep = self.arguments(case, device)
         compiled = torch.compile(functools.partial(step, layers), mode="reduce-overhead", fullgraph=True, dynamic=False)
         run = self.waited(functools.partial(compiled, x, h, c, keep), device)
         try:
             for _ in range(3):  # a graph is recorded in the second
                 run()
-        except Exception as error:  # of many kinds: no compiler, no Triton, an operation it does not know
+        except Exception as error:  # of many kinds: no compiler, no Triton, an unknown operation
             raise CannotRunError(f"torch.compile: {str(error).strip().splitlines()[0]}") from error
         return run
 
 
 def captured(work):
-    """A CUDA graph of some work, and what that returned: where each replay writes its results."""
+    """Return a CUDA graph of some work, and the work's results, which each replay overwrites."""
     import torch
 
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
@@ -96,7 +96,7 @@ def captured(work):
 
 
 def poison(*arrays):
-    """Fill what a graph writes with NaN, so that what it does not write shows."""
+    """Fill a graph's results with NaN, so that unwritten elements show."""
     import torch
 
     with torch.inference_mode():
@@ -105,7 +105,7 @@ def poison(*arrays):
 
 
 class Graph(Eager):
-    """Captured once as a CUDA graph, and replayed: inputs and results have fixed places."""
+    """Captured once as a CUDA graph, and replayed. Inputs and results stay in place."""
 
     name = "torch.nn.LSTMCell CUDA graph"
     devices = ("cuda",)

@@ -1,4 +1,4 @@
-"""What all of PyTorch's peers share: tensors of a case, settings, and waiting for the GPU."""
+"""What all PyTorch peers share: tensors of a case, settings, and waiting for the GPU."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from benchmarks.peers.peer import Peer
 
 
 def settle(threads, precision):
-    """Set the threads, and float32 matmuls on a GPU: by themselves cuDNN's LSTM would take TF32, cells would not."""
+    """Set the threads, and the precision of float32 matmuls. By default cuDNN's LSTM uses TF32, and cells don't."""
     import torch
 
     torch.set_num_threads(threads)
@@ -16,7 +16,7 @@ def settle(threads, precision):
 
 
 def tensor(array, device, dtype):
-    """A NumPy array, of bfloat16 too, as a tensor."""
+    """Return a NumPy array, of bfloat16 too, as a tensor."""
     import torch
 
     exact = np.asarray(array, np.float64 if array.dtype == np.float64 else np.float32)
@@ -24,7 +24,7 @@ def tensor(array, device, dtype):
 
 
 def tensors(case, device):
-    """A case's xs (T, B, I), h (L, B, P) and c (L, B, N), and which rows are kept (T, B, 1), as ones and zeros."""
+    """Return a case's xs (T, B, I), h (L, B, P) and c (L, B, N), and ones for rows to keep (T, B, 1), else zeros."""
     data = case.data
     xs, h, c = (tensor(array, device, case.dtype) for array in data[:3])
     keep = None if data.is_first is None else tensor(np.float32(~data.is_first), device, case.dtype)[:, :, None]
@@ -32,7 +32,7 @@ def tensors(case, device):
 
 
 def host(value):
-    """A tensor as a NumPy array."""
+    """Return a tensor as a NumPy array."""
     import torch
 
     value = value.detach().cpu()
@@ -40,7 +40,7 @@ def host(value):
 
 
 class TorchPeer(Peer):
-    """A run returns (h, c), tensors or lists of one for each layer, and of a sequence the outputs."""
+    """A run returns h and c, each a tensor or a list with one for each layer, and for a sequence also the outputs."""
 
     package = module = "torch"
     dtypes = ("float64", "float32", "float16", "bfloat16")
@@ -63,7 +63,7 @@ class TorchPeer(Peer):
 
 
 def waiting(device):
-    """What waits for the device, where there is one."""
+    """Return a function that waits for the GPU, or does nothing on a CPU."""
     import torch
 
     return torch.cuda.synchronize if device == "cuda" else lambda: None

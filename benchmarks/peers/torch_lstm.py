@@ -1,11 +1,11 @@
-"""torch.nn.LSTM, on a GPU cuDNN's: a step as a sequence of T = 1, sequences, layers and projections."""
+"""torch.nn.LSTM, which is cuDNN's on a GPU: sequences, layers and projections. A step is a sequence of T = 1."""
 
 from benchmarks.peers.peer import waited
 from benchmarks.peers.torch_common import TorchPeer, settle, tensor, tensors, waiting
 
 
 def module(case, device):
-    """The LSTM with a case's weights."""
+    """Return the LSTM with a case's weights."""
     import torch
 
     lstm = torch.nn.LSTM(case.I, case.N, case.layers, proj_size=case.P or 0, device=device)
@@ -21,7 +21,7 @@ def module(case, device):
 
 
 def in_steps(lstm, xs, state, keep):
-    """A sequence with resets, which the module does not have: step by step, as CleanRL trains."""
+    """Run a sequence with resets, which the module doesn't have, step by step, as CleanRL trains."""
     import torch
 
     outputs = []
@@ -32,7 +32,7 @@ def in_steps(lstm, xs, state, keep):
 
 
 class Lstm(TorchPeer):
-    """Called as it is."""
+    """torch.nn.LSTM, called directly."""
 
     name = "torch.nn.LSTM"
     kinds = ("step", "sequence")
@@ -55,7 +55,7 @@ class Lstm(TorchPeer):
         return waited(queue, waiting(device))
 
     def remarks(self, run, device):
-        """The kernels that ran: cuDNN has several ways, of very different speed."""
+        """Return the kernels that ran: cuDNN has several implementations, of very different speeds."""
         if device != "cuda":
             return {}
         from torch.profiler import ProfilerActivity, profile

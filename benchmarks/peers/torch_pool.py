@@ -1,6 +1,6 @@
-"""torch.nn.LSTMCell for some rows of two tables, as people keep many sequences' states: eager and in a CUDA graph.
+"""torch.nn.LSTMCell on some rows of two tables, as people keep the states of many sequences: eager and in a CUDA graph.
 
-Padding rows have the tables' last row, which is spare.
+Padding rows use the tables' last row, which is spare.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from benchmarks.peers.torch_common import settle, tensors, waiting
 
 
 def step(cell, x, h, c, slots):
-    """Gather, step and scatter; the output."""
+    """Gather, step and scatter, and return the output."""
     new_h, new_c = cell(x, (h[slots], c[slots]))
     h[slots] = new_h
     c[slots] = new_c
@@ -19,7 +19,7 @@ def step(cell, x, h, c, slots):
 
 
 class Tables:
-    """A case's cell, x and slots, and tables for the states of all slots."""
+    """A case's cell, x and slots, and the tables with the states of all slots."""
 
     def __init__(self, case, device):
         import torch
@@ -41,7 +41,7 @@ class Tables:
 
 
 class EagerPool(Eager):
-    """Called as it is."""
+    """Gather, cell and scatter, called directly."""
 
     name = "torch.nn.LSTMCell, gather and scatter"
     kinds = ("pool",)
@@ -66,7 +66,7 @@ class EagerPool(Eager):
 
 
 class GraphPool(EagerPool):
-    """Captured once as a CUDA graph, and replayed: inputs, slots and outputs have fixed places."""
+    """Captured once as a CUDA graph, and replayed. Inputs, slots and outputs stay in place."""
 
     name = "torch.nn.LSTMCell, gather and scatter, CUDA graph"
     devices = ("cuda",)

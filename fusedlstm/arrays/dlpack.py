@@ -1,8 +1,8 @@
-"""DLPack: where an array is, and bfloat16 through consumers and producers that know no such type.
+"""DLPack: the device of an array, and bfloat16 with consumers and producers that don't know it.
 
-NumPy exports and imports no bfloat16, CuPy depends on its version. But a capsule is a C struct that
-is made for one import, and the type in it is one byte: bfloat16 travels as int16, and is viewed as what
-it is on the other side. Nothing is copied.
+NumPy can't export or import bfloat16, and CuPy can only in some versions. But a capsule is a C struct that is made for
+one import, and one byte in it is the type. So bfloat16 is passed as int16, and viewed as bfloat16 on the other side.
+Nothing is copied.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _INT, _BFLOAT = 0, 4
 _CPU, _CUDA, _CUDA_HOST, _CUDA_MANAGED = 1, 2, 3, 13
 _NAMES = {4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 11: "cpu", 14: "oneapi", 15: "webgpu"}
 
-# Where DLTensor begins in the struct of each kind of capsule, and its type's first byte in DLTensor.
+# The offset of DLTensor in the struct of each kind of capsule, and the offset of the type's first byte in DLTensor.
 _TENSORS = {b"dltensor": 0, b"dltensor_versioned": 32}
 _TYPE = 20
 _FLAGS = 24  # in the versioned struct
@@ -27,7 +27,7 @@ _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char
 
 
 def place_of(array: Any) -> str:
-    """Return the device of an array with `__dlpack_device__`: "cpu", "cuda:0", or what else there is."""
+    """Return the device of an array with `__dlpack_device__`: "cpu", "cuda:0", or another device's name."""
     kind, index = array.__dlpack_device__()
     kind = int(kind)
     if kind in (_CUDA, _CUDA_MANAGED):
@@ -38,10 +38,10 @@ def place_of(array: Any) -> str:
 
 
 class Incoming:
-    """Another library's array, as a consumer takes it that knows no bfloat16.
+    """Another library's array, for a consumer that doesn't know bfloat16.
 
-    Once it has been consumed, `is_bfloat16` says that what arrived as int16 is to be viewed as that, and
-    `read_only` that the producer forbids writing (which old producers can't say).
+    After it has been consumed, `is_bfloat16` says whether to view the int16 that arrived as bfloat16. `read_only` says
+    whether the producer forbids writing, which old producers can't tell.
     """
 
     def __init__(self, array: Any) -> None:
@@ -54,7 +54,7 @@ class Incoming:
     def __dlpack__(self, **options: Any) -> Any:
         try:
             capsule = self._array.__dlpack__(**options)
-        except TypeError:  # a producer that is older than the options
+        except TypeError:  # a producer from before these options
             stream = {key: value for key, value in options.items() if key == "stream" and value is not None}
             capsule = self._array.__dlpack__(**stream)
         name, start = _struct(capsule)
@@ -65,7 +65,7 @@ class Incoming:
 
 
 class Outgoing:
-    """An int16 view of bfloat16 numbers, which a consumer receives as bfloat16."""
+    """An int16 view of bfloat16 numbers, for a consumer to receive as bfloat16."""
 
     def __init__(self, bits: Any) -> None:
         self._bits = bits
@@ -84,12 +84,12 @@ def _struct(capsule: Any) -> tuple[bytes, int]:
     """Return the name of a capsule and the address of its struct."""
     name: bytes = _name_of(capsule)
     if name not in _TENSORS:
-        raise BufferError(f"no DLPack capsule, or a used one: {name!r}")
+        raise BufferError(f"not a DLPack capsule, or a used one: {name!r}")
     return name, int(_pointer_of(capsule, name))
 
 
 def _exchange_type(tensor: int, old: int, new: int) -> bool:
-    """Set the type's code in the DLTensor at an address where it is `old`, and return whether it was."""
+    """Change the type code in the DLTensor at this address from `old` to `new`. Return whether it was `old`."""
     code = ctypes.c_uint8.from_address(tensor + _TYPE)
     if code.value != old:
         return False

@@ -1,4 +1,4 @@
-"""The four dtypes of a cell, and the dtype that c is kept in."""
+"""The four dtypes of a cell, and the dtype of c."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 
 from fusedlstm.validation.arguments import fail
 
-# An array of NumPy or CuPy; both are checked at run time, and NumPy's types would be wrong for CuPy's.
+# An array of NumPy or CuPy. Both are checked at run time, and NumPy's types would be wrong for CuPy's arrays.
 Array: TypeAlias = Any
-# An array that is NumPy's for certain, in host memory.
+# An array that is always NumPy's, in host memory.
 NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-# What makes an uninitialised array, of a shape and dtype.
+# A function that makes an uninitialised array of a shape and dtype.
 Empty: TypeAlias = Callable[[tuple[int, ...], "np.dtype[Any]"], Array]
 
 NAMES = ("float64", "float32", "float16", "bfloat16")
 
 
 def resolve(dtype: Any) -> np.dtype[Any]:
-    """Return the NumPy dtype for a name or dtype, or raise TypeError when it is none of the four.
+    """Return the NumPy dtype for a name or dtype. Raise TypeError if it is none of the four.
 
-    "bfloat16" needs the package ml_dtypes, which gives NumPy that type.
+    "bfloat16" needs the package ml_dtypes, which adds that type to NumPy.
     """
     try:
         name = dtype if isinstance(dtype, str) else "None" if dtype is None else np.dtype(dtype).name
@@ -37,19 +37,19 @@ def resolve(dtype: Any) -> np.dtype[Any]:
 
 
 def is_supported(dtype: np.dtype[Any]) -> bool:
-    """Whether a cell can have this dtype: one of the four, in the machine's byte order, and NumPy's."""
+    """Return whether a cell can have this dtype: a NumPy dtype, one of the four, in the machine's byte order."""
     return isinstance(dtype, np.dtype) and dtype.name in NAMES and dtype.isnative
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
-    """Whether this is ml_dtypes' bfloat16 (whose kind is quicker to look at than any dtype's name)."""
+    """Return whether this is ml_dtypes' bfloat16. A dtype's kind is faster to read than its name."""
     return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
 def state_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype of c, and of all arithmetic: float32 for the 16-bit dtypes, else the dtype itself.
 
-    A c kept in 16 bits loses every increment below 2^-8 (bfloat16) of its size.
+    In bfloat16, c would lose every increment below 2^-8 of its size.
     """
     return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
@@ -58,6 +58,6 @@ def _bfloat16() -> np.dtype[Any]:
     try:
         import ml_dtypes
     except ImportError:
-        raise ImportError("bfloat16 needs the package ml_dtypes, which fusedlstm's extra bfloat16 brings") from None
+        raise ImportError("bfloat16 needs the package ml_dtypes: install fusedlstm[bfloat16]") from None
     bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return bfloat16

@@ -1,4 +1,4 @@
-"""Exchange: the arrays of a call, of any libraries, as the backend's own, and its results as the caller's."""
+"""Exchange: views of a call's arrays, of any libraries, for the backend, and its results in the caller's library."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WRITEABLE = "an array that can be written"
 
 
 def is_native(native: type, is_first: Any, reset_to: Any) -> bool:
-    """Whether the arrays of a reset are exactly of this class, or on the host, so that no exchange is needed."""
+    """Return whether no exchange is needed: a reset's arrays are exactly of this class, or are host flags."""
     if is_first is not None and type(is_first) is not native and type(is_first) not in _HOST:
         return False
     if reset_to is None:
@@ -37,9 +37,9 @@ def is_native(native: type, is_first: Any, reset_to: Any) -> bool:
 
 @contextlib.contextmanager
 def in_order(backend: Backend) -> Iterator[None]:
-    """Queue work on CuPy's current stream, after what PyTorch's holds by then and before what it is given next.
+    """Queue work on CuPy's current stream, after earlier work on PyTorch's current stream and before later work there.
 
-    It is the context of work that has no array whose library would say the stream.
+    Use this context for work without arrays, whose library would name the stream.
     """
     with backend.order(None) as order:
         if backend.name != "numpy":
@@ -49,14 +49,14 @@ def in_order(backend: Backend) -> Iterator[None]:
 
 
 def _index(backend: Backend) -> int:
-    """Return the number of a backend's GPU."""
+    """Return the index of a backend's GPU."""
     return int(backend.device.partition(":")[2])
 
 
 class Exchange:
-    """One call's arrays: what came is borrowed as the backend's arrays, what is returned is lent in the library of x.
+    """One call's arrays: arguments are borrowed as the backend's arrays, and results are lent in the library of x.
 
-    Use it as a context, from before the first array is looked at until the work is queued:
+    Enter this context before you look at the first array, and leave it when the work is queued:
 
         with Exchange(backend, x) as exchange:
             x = exchange.borrow("x", x)
@@ -66,25 +66,25 @@ class Exchange:
             ... the checks of arguments, then the work; results in memory of exchange.empty(shape, dtype) ...
             return out if out is not None else exchange.lend_state(result)
 
-    Nothing is copied either way: a borrowed array is a view of the caller's memory with its shape, strides
-    and dtype (bfloat16 too), so that overlaps are found as among the backend's own, and a lent one
-    is over the memory of the backend's array. What is of no library that shares its memory (None, a list, NumPy's
-    array for a GPU) is returned as it is, for the checks to refuse in their words; arrays of the backend too.
+    Nothing is copied either way. A borrowed array is a view of the caller's memory, with its shape, strides and dtype
+    (even bfloat16). So overlaps are found as among the backend's own arrays. A lent array shares the memory of the
+    backend's array. Arrays of the backend are returned unchanged. So is anything that can't share memory (None, a list,
+    NumPy's array for a GPU). The checks then refuse it with their own messages.
 
-    On a GPU the context is also where the work runs (`backends.cuda.runtime.streams.Order`): the GPU is the current
-    device, and CuPy's current stream is the current stream of the library of x: PyTorch's for a tensor, else
-    CuPy's. Where another argument's library has another current stream, or its interface names another one, the
-    work waits for that stream, and that stream for the work. All of this waits on the GPU, not on the host.
+    On a GPU the context also orders the work (`backends.cuda.runtime.streams.Order`). It makes the GPU the current
+    device. It makes the current stream of x's library CuPy's current stream: PyTorch's for a tensor, else CuPy's own.
+    Another argument's library may have another current stream, or its interface may name one. The work then waits for
+    that stream, and the stream for the work. All of this waits on the GPU, not on the host.
 
-    JAX and other libraries that speak DLPack are waited for, and results are waited for by their consumers, as
-    the protocol says. But nobody tells the streams of such libraries, nor of an interface that names none: what
-    they do next with what came is not made to wait. So their inputs are kept alive until the work is done, and
-    must not be overwritten before; and where `out` is theirs, leaving waits on the host until it is written.
+    With DLPack (JAX and others) the work waits for the producer of an input, as the protocol says. The consumer of a
+    result waits for the work. But the streams of such libraries are unknown, as are those of an interface that names
+    none. So their later work on an input doesn't wait for ours. Their inputs are kept alive until the work is done, and
+    must not be overwritten before. If `out` is theirs, leaving the context waits on the host until it is written.
 
     Args:
         backend: where the call runs.
-        like: the argument whose library results are returned in, and whose stream the work runs on.
-        maker: what makes an array of something else, in messages.
+        like: the argument whose library gets the results, and whose stream the work runs on.
+        maker: the name of the function that makes arrays, for messages.
     """
 
     def __init__(self, backend: Backend, like: Any, maker: str = "cell.asarray") -> None:
@@ -111,16 +111,15 @@ class Exchange:
         """Return the backend's view of an array of any library on its device.
 
         Args:
-            name: of the argument, in messages.
-            array: what came.
-            dtype: the dtype that is wanted, so that a hint about another one is in the words of the array's
-                library; None leaves dtypes to the checks that follow.
-            why: whose dtype that is, in the message.
+            name: the argument's name, for messages.
+            array: the argument.
+            dtype: the wanted dtype. If it is checked here, the hint shows a cast in the array's own library. None
+                leaves dtypes to later checks.
+            why: the owner of that dtype, for the message.
 
         Raises:
-            TypeError: a tensor that requires grad, an array whose memory its library does not share, or one of
-                another dtype.
-            ValueError: an array on another device.
+            TypeError: a tensor requires grad, the array's library doesn't share its memory, or the dtype is wrong.
+            ValueError: the array is on another device.
         """
         return self._borrow(name, array, dtype, why).array
 
@@ -132,7 +131,7 @@ class Exchange:
         c_dtype: np.dtype[Any] | None = None,
         why: str = "",
     ) -> Any:
-        """Return an LSTMState of both arrays borrowed; anything else as it is. Arguments and errors as of `borrow`."""
+        """Borrow both arrays of an LSTMState. Return anything else unchanged. See `borrow` for arguments and errors."""
         if not isinstance(state, LSTMState):
             return state
         h, c = self._borrow_state(name, state, dtype, c_dtype, why)
@@ -146,13 +145,13 @@ class Exchange:
         c_dtype: np.dtype[Any] | None = None,
         why: str = "",
     ) -> Any:
-        """Return `borrow_state` of what will be written: an array that must not be is refused, too.
+        """Do what `borrow_state` does, for arrays that will be written. Raise if one can't be.
 
-        Where nobody tells the stream of its library, leaving waits on the host until it has been written.
+        If the stream of an array's library is unknown, leaving the context waits on the host until it is written.
 
         Raises:
-            TypeError: as `borrow`, and an array of a library whose arrays never change, as JAX's.
-            ValueError: as `borrow`, and a read-only array.
+            TypeError: as `borrow`, or the library's arrays never change, such as JAX's.
+            ValueError: as `borrow`, or an array is read-only.
         """
         if not isinstance(state, LSTMState):
             return state
@@ -162,7 +161,7 @@ class Exchange:
         return LSTMState(h=h.array, c=c.array)
 
     def borrow_output(self, name: str, array: Any, dtype: np.dtype[Any], why: str) -> Any:
-        """Return `borrow` of one array that will be written, as `borrow_out` of two; None as it is."""
+        """Do for one array, or None, what `borrow_out` does for the two of a state."""
         if array is None:
             return None
         view = self._borrow(name, array, dtype, why)
@@ -170,11 +169,13 @@ class Exchange:
         return view.array
 
     def borrow_mask(self, name: str, mask: Any) -> Any:
-        """Return a control array as the backend's array or, where it is on the host, NumPy's; anything else as it is.
+        """Return flags, lengths or slots as the backend's array, or as NumPy's if they are on the host.
+
+        Anything that is not an array is returned unchanged.
 
         Raises:
-            TypeError: a tensor that requires grad, or an array whose memory its library does not share.
-            ValueError: an array on a device that is neither the host nor the backend's.
+            TypeError: a tensor requires grad, or the array's library doesn't share its memory.
+            ValueError: the array is neither on the host nor on the backend's device.
         """
         library = self._library_of(mask)
         if library is None:
@@ -186,19 +187,19 @@ class Exchange:
         return view_of(name, mask, library, backend_of(mask, name)).array
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Return an uninitialised array of the backend that `lend` lends without a copy."""
+        """Return an uninitialised array of the backend, which `lend` can lend without a copy."""
         if self._library is None:
             return self._backend.empty(shape, dtype)
         array, own = self._library.empty(shape, dtype, self._backend)
-        if own is not None:  # it is known as long as the array lives, so that what isn't lent is freed
+        if own is not None:  # forget it when the array dies, so that it is freed even if it is never lent
             made, key = self._made, id(array)
             made[key] = own, weakref.ref(array, lambda _: made.pop(key, None))
         return array
 
     def lend(self, array: Array) -> Any:
-        """Return the array, over the same memory, in the library of x; the array itself where that has none of its own.
+        """Return an array of x's library over the same memory, or the array itself if that library makes no arrays.
 
-        It must be new, and must not change any more: libraries whose arrays never change rely on that.
+        The array must be new and must not change any more. Libraries whose arrays never change rely on that.
         """
         if self._library is None:
             return array
@@ -206,14 +207,14 @@ class Exchange:
         return self._library.give(array) if own is None else own
 
     def lend_state(self, state: LSTMState) -> LSTMState:
-        """Return an LSTMState of both arrays lent."""
+        """Lend both arrays of an LSTMState."""
         return state if self._library is None else LSTMState(h=self.lend(state.h), c=self.lend(state.c))
 
     def check_place(self, name: str, array: Any) -> None:
-        """Raise unless `array` is an array of any library on the backend's device, of whatever dtype."""
+        """Raise unless `array` is an array of any library and dtype on the backend's device."""
         library = self._library_of(array)
         if library is None:
-            hint = f"{self._maker}(...) makes one of it"
+            hint = f"Use {self._maker}(...) to make one"
             check_array(name, array, self._native, self._device, hint)
             place = self._backend.device_of(array)
             if place != self._device:
@@ -222,29 +223,29 @@ class Exchange:
             self._check_device(name, array, self._place(name, array, library))
 
     def _library_of(self, array: Any) -> Library | None:
-        """Return the library of an array that is not the backend's own."""
+        """Return the library of an array that is not the backend's own. Return None for anything else."""
         return None if array is None or isinstance(array, self._native) else library_of(array)
 
     def _follow_native(self, array: Any) -> None:
-        """Order the work with CuPy's current stream, where a call that runs on another one has CuPy's arrays."""
+        """Order the work with CuPy's current stream if `array` is CuPy's, as the call may run on another stream."""
         if self._gpu is not None and isinstance(array, self._native):
             self._order.follow(None)
 
     def _place(self, name: str, array: Any, library: Library) -> str:
-        """Return the device of an array, looking at a view where only that tells which."""
+        """Return the device of an array. Make a view if only that tells which."""
         place = library.place(array)
         if place == "cuda" and self._gpu is not None:
             place = self._backend.device_of(view_of(name, array, library, self._backend).array)
         return place
 
     def _check_device(self, name: str, array: Any, place: str, arguments: str = "...") -> None:
-        """Raise unless a library's array is on the backend's device; `arguments` are the maker's in the hint."""
+        """Raise unless an array is on the backend's device. `arguments` are those of the maker, for the hint."""
         if place != self._device:
-            hint = f"{self._maker}({arguments}) makes one of it"
+            hint = f"Use {self._maker}({arguments}) to make one"
             fail(ValueError, name, f"an array on {self._device}", f"a {describe_type(array)} on {place}", hint)
 
     def _borrow(self, name: str, array: Any, dtype: np.dtype[Any] | None, why: str, arguments: str = "...") -> View:
-        """Return `borrow`'s view; `arguments` are the maker's in a hint."""
+        """Return the view that `borrow` needs. `arguments` are those of the maker, for a hint."""
         library = self._library_of(array)
         if library is None:
             if type(array) is not self._native:
@@ -260,7 +261,7 @@ class Exchange:
         if not known:
             self._check_device(name, array, self._backend.device_of(view.array), arguments)
         if dtype is not None and view.array.dtype != dtype:
-            complex_ = view.array.dtype.kind == "c"  # for which there is another hint
+            complex_ = view.array.dtype.kind == "c"  # check_dtype has another hint for these
             hint = "" if complex_ else f"Use {library.cast(name, dtype)}"
             check_dtype(name, view.array.dtype, dtype, why, hint)
         if self._gpu is not None:
@@ -272,7 +273,7 @@ class Exchange:
         return view
 
     def _stream(self, library: Library) -> int | None:
-        """Return a library's stream of the GPU; PyTorch's current one is asked for once."""
+        """Return a library's stream of the GPU. Ask each library only once."""
         if library not in self._streams:
             self._streams[library] = library.stream(int(self._gpu or 0))
         return self._streams[library]
@@ -284,12 +285,12 @@ class Exchange:
         if c_dtype is None or c_dtype == dtype:
             arguments, why_c = "...", why
         else:
-            arguments, why_c = f'..., "{c_dtype}"', "c's, whatever x's is"
+            arguments, why_c = f'..., "{c_dtype}"', "c's, with a 16-bit h"
         h = self._borrow(f"{name}.h", state.h, dtype, why)
         return h, self._borrow(f"{name}.c", state.c, c_dtype, why_c, arguments)
 
     def _check_writeable(self, name: str, array: Any, view: View) -> None:
-        """Raise unless an array may be written; wait for that on leaving where nobody tells its library's stream."""
+        """Raise unless an array may be written. If its library's stream is unknown, wait for the write on leaving."""
         if not view.writeable:
             _refuse_to_write(name, array)
         library = self._library_of(array)

@@ -21,19 +21,18 @@ def _not_set(name: str, value: Any) -> NumpyArray:
     raise RuntimeError(f"{name} is a {describe_type(value)}, which can be read only after importing fusedlstm")
 
 
-# Reads an array that only a protocol can read, by its argument's name. `exchange` sets this: reading from a GPU takes a
-# backend, and this module must not import the backends.
+# Reads an array that only a protocol can read. The str is the argument's name. `exchange` sets this function, because
+# reading from a GPU takes a backend, and this module must not import the backends.
 read_by_protocol: Callable[[str, Any], NumpyArray] = _not_set
 
 
 def to_host(name: str, value: Any) -> NumpyArray:
     """Return `value` (an array of any library, or nested lists of numbers) as a NumPy array.
 
-    A copy is made only where the data is on a device, or not an array yet. bfloat16 tensors of PyTorch
-    arrive as ml_dtypes.bfloat16.
+    It is copied only if it is on a device, or not an array yet. PyTorch's bfloat16 becomes ml_dtypes.bfloat16.
 
     Raises:
-        TypeError: a tensor requires grad, or NumPy can't hold it; an array holds more than its numbers, such as a
+        TypeError: a tensor requires grad, or NumPy can't hold it; an array holds more than numbers, such as a
             masked array; `value` doesn't hold numbers.
     """
     check_plain(name, value)
@@ -62,7 +61,7 @@ def _numbers(name: str, array: NumpyArray, whose: str = "") -> NumpyArray:
 
 
 def to_host_reals(name: str, value: Any, dtype: np.dtype[Any]) -> NumpyArray:
-    """Return `value` as a NumPy array of this dtype, whatever numbers it holds but complex ones."""
+    """Return `value` as a NumPy array of this dtype. It may hold any numbers except complex ones."""
     array = to_host(name, value)
     if array.dtype.kind == "c":
         fail(TypeError, name, "real numbers", f"dtype {array.dtype}")
@@ -70,29 +69,29 @@ def to_host_reals(name: str, value: Any, dtype: np.dtype[Any]) -> NumpyArray:
 
 
 def host_mask(values: Any) -> NumpyArray:
-    """Return a mask, a host array or a list, as a NumPy array of whatever dtype it has.
+    """Return a mask, which is a host array or a list, as a NumPy array of any dtype.
 
     Raises:
-        TypeError: an array of a device.
-        ValueError: lists of unequal lengths.
+        TypeError: the array is on a device.
+        ValueError: lists have unequal lengths.
     """
     mask = np.asarray(values)
     if isinstance(values, (list, tuple)) and not mask.size:
-        return mask.astype(np.bool_)  # NumPy takes lists of nothing for floats
+        return mask.astype(np.bool_)  # NumPy makes floats of empty lists
     return mask
 
 
 def _from_torch(name: str, tensor: Any, torch: Any) -> NumpyArray:
     if tensor.device.type == "meta":
-        fail(TypeError, name, "a tensor with data", "one on the device meta, which has none", "Load its values first")
+        fail(TypeError, name, "a tensor with data", "one on the device meta, without data", "Load its values first")
     try:
         tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
         if tensor.dtype != torch.bfloat16:
             return np.asarray(tensor.numpy())
-    except (TypeError, RuntimeError) as error:  # sparse and quantised ones, and dtypes that NumPy doesn't have
+    except (TypeError, RuntimeError) as error:  # sparse or quantised tensors, and dtypes that NumPy doesn't have
         fail(TypeError, name, "a tensor that NumPy can hold", f"{tensor.dtype}, {tensor.layout}", str(error))
     import ml_dtypes
 
-    # PyTorch gives NumPy no bfloat16: the bits travel as int16.
+    # PyTorch can't convert bfloat16 to NumPy, so pass the bits as int16.
     bits: NumpyArray = tensor.view(torch.int16).numpy()
     return bits.view(ml_dtypes.bfloat16)

@@ -1,7 +1,7 @@
-"""The libraries whose arrays are taken and returned without a copy: PyTorch, and all that speak a protocol.
+"""The libraries whose arrays are taken and returned without a copy: PyTorch, and all with a protocol.
 
-A library says where an array is, makes NumPy's or CuPy's view of it, and its own array of theirs. None is
-imported here: an array of a library comes from a program that has imported it.
+A library says where an array is, makes NumPy's or CuPy's view of it, and makes its own array from theirs. No library is
+imported here. Whoever passes an array has imported its library.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from fusedlstm.backends.base import Backend
 
 
-# XLA copies host memory whose address is no multiple of it.
+# XLA copies host memory unless its address is a multiple of this.
 _XLA_ALIGNMENT = 64
 
 
 class View:
-    """A backend's array over another library's memory, and whether that library allows to write there."""
+    """A backend's array over another library's memory, and whether that library allows writing there."""
 
     __slots__ = ("array", "writeable")
 
@@ -37,35 +37,36 @@ class View:
 
 
 class Library(Protocol):
-    """What is needed of a library."""
+    """The interface to a library."""
 
     @property
     def immutable(self) -> bool:
-        """Whether its arrays never change, so that none can be written."""
+        """Whether its arrays never change, so that they can't be written."""
 
     def place(self, array: Any) -> str:
-        """Return the device that an array is on: "cpu", "cuda:0", "mps:0", ... "cuda" where only a view tells which."""
+        """Return the device of an array: "cpu", "cuda:0", "mps:0", ..., or "cuda" if only a view tells which GPU."""
 
     def stream(self, index: int) -> int | None:
-        """Return the CUDA stream of a GPU that the array's library works on; None where nobody tells it.
+        """Return the CUDA stream that the library uses on a GPU, or None if it is unknown.
 
-        Then the work is in order with what its library has queued before, but not with what it queues next.
+        If it is unknown, our work waits for the library's earlier work, but the library's later work doesn't wait for
+        ours.
         """
 
     def view(self, array: Any, backend: Backend) -> View:
-        """Return the backend's view of an array on its device; what the library raises, it raises."""
+        """Return the backend's view of an array on its device. Errors of the library pass unchanged."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], backend: Backend) -> tuple[Array, Any]:
-        """Return an uninitialised array of the backend, and the library's own over its memory.
+        """Return an uninitialised array of the backend, and the library's array over the same memory.
 
-        That is None where `give` makes one, without a copy, of what has been written.
+        The latter is None if `give` can make it later, without a copy.
         """
 
     def give(self, array: Array) -> Any:
-        """Return the library's array over the memory of a backend's, which is new and stays unchanged."""
+        """Return the library's array over the memory of a backend's array, which is new and won't change."""
 
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
-        """Return how its users write a cast."""
+        """Return the code of a cast in this library."""
 
 
 class Torch:
@@ -77,7 +78,7 @@ class Torch:
         self._torch = torch
 
     def place(self, tensor: Any) -> str:
-        """Return the device that a tensor is on."""
+        """Return the device of a tensor."""
         if tensor.is_cpu:
             return "cpu"
         device = tensor.device
@@ -88,16 +89,16 @@ class Torch:
         return int(self._torch.cuda.current_stream(index).cuda_stream)
 
     def view(self, tensor: Any, backend: Backend) -> View:
-        """Return the view of a tensor without gradient."""
-        if tensor.is_neg():  # of a GPU, the interface says nothing of it
-            raise BufferError("its negative bit is set, so its memory holds other numbers, and resolve_neg() its own")
+        """Return the view of a tensor that doesn't require grad."""
+        if tensor.is_neg():  # the CUDA array interface doesn't tell this
+            raise BufferError("its negative bit is set, so its memory holds negated numbers. Use resolve_neg()")
         wide = tensor.dtype is not self._torch.bfloat16
         bits = tensor if wide else tensor.view(self._torch.int16)
         array = bits.numpy() if backend.name == "numpy" else backend.from_interface(bits)
         return View(array if wide else array.view(dtypes.resolve("bfloat16")), writeable=True)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], backend: Backend) -> tuple[Array, Any]:
-        """Return an array; on a GPU in memory of PyTorch, which reuses it in the order of the streams it knows."""
+        """Return an array. On a GPU the memory is PyTorch's, which reuses it in the order of its streams."""
         if backend.name == "numpy":
             return backend.empty(shape, dtype), None
         tensor = self._torch.empty(shape, dtype=getattr(self._torch, dtype.name), device=backend.device)
@@ -109,34 +110,34 @@ class Torch:
         bits = array if wide else array.view(np.int16)
         torch = self._torch
         if isinstance(bits, np.ndarray):
-            # Of memory that is read-only, which PyTorch knows no way to say, it gets a copy.
+            # PyTorch can't mark a tensor as read-only, so it gets a copy of read-only memory.
             tensor = torch.from_numpy(bits if bits.flags.writeable else bits.copy())
         else:
             tensor = torch.from_dlpack(bits)
         return tensor if wide else tensor.view(torch.bfloat16)
 
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
-        """Return a cast in PyTorch's words."""
+        """Return the code of a cast in PyTorch."""
         return f"{name}.to(torch.{dtype.name})"
 
 
 class _Other:
-    """What all but PyTorch do alike."""
+    """The methods that all libraries except PyTorch share."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], backend: Backend) -> tuple[Array, Any]:
-        """Return an array of the backend alone."""
+        """Return an array of the backend, and None for the library's."""
         return backend.empty(shape, dtype), None
 
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
-        """Return a cast as in NumPy."""
+        """Return the code of a cast, which is the same as in NumPy."""
         return f'{name}.astype("{dtype.name}")'
 
 
 class Dlpack(_Other):
-    """Whatever has `__dlpack__`, JAX among them; results are given to what has `__array_namespace__`, too.
+    """Any library with `__dlpack__`, such as JAX. To get results in it, its arrays also need `__array_namespace__`.
 
-    The producer makes our stream wait for its own; the consumer of a result its own for ours. Nothing makes
-    the library wait before it goes on with what it gave.
+    The producer of an input makes our stream wait for its own. The consumer of a result makes its stream wait for ours.
+    Nothing makes the library wait before it uses an input again.
     """
 
     def __init__(self, array: Any, *, jax: bool) -> None:
@@ -144,14 +145,14 @@ class Dlpack(_Other):
         self._jax = self.immutable = jax
 
     def place(self, array: Any) -> str:
-        """Return the device that an array is on, or why it names none: it may be on several, or deleted."""
+        """Return the device of an array, or why it is unknown: the array may be on several, or deleted."""
         try:
             return dlpack.place_of(array)
         except Exception as error:  # each library has its own
-            return f"no device that it names ({str(error).partition(chr(10))[0]})"
+            return f"an unknown device ({str(error).partition(chr(10))[0]})"
 
     def stream(self, index: int) -> int | None:
-        """Return None: the protocol doesn't tell."""
+        """Return None, as the protocol doesn't name streams."""
         del index
         return None
 
@@ -164,7 +165,7 @@ class Dlpack(_Other):
         return View(view, not (incoming.read_only or self.immutable))
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], backend: Backend) -> tuple[Array, Any]:
-        """Return an array of the backend alone, which in host memory is aligned as JAX wants it, else copied."""
+        """Return an array of the backend, and None. Host memory is aligned for JAX, which would copy it otherwise."""
         if not self._jax or backend.name != "numpy":
             return super().empty(shape, dtype, backend)
         size = math.prod(shape) * dtype.itemsize
@@ -173,32 +174,32 @@ class Dlpack(_Other):
         return memory[start : start + size].view(dtype).reshape(shape), None
 
     def give(self, array: Array) -> Any:
-        """Return the library's array, or the backend's own where the library names no function that makes one."""
+        """Return the library's array, or the backend's own if the library has no function to make one."""
         namespace = self._array.__array_namespace__() if hasattr(self._array, "__array_namespace__") else None
         make = getattr(namespace, "from_dlpack", None)
         if make is None:
             return array
         flags = array.flags
         if not getattr(flags, "writeable", True) or (self._jax and not flags.c_contiguous):
-            array = array.copy()  # protocols don't say read-only, and JAX has no views
+            array = array.copy()  # protocols can't express read-only, and JAX has no views
         if dtypes.is_bfloat16(array.dtype):
             return make(dlpack.Outgoing(array.view(np.int16)))
-        if self._jax and array.dtype == np.float64:  # x may outlive the mode in which it could be made
+        if self._jax and array.dtype == np.float64:  # x may have been made in a mode that has ended since
             with _jax_with_float64():
                 return make(array)
         return make(array)
 
 
 def _jax_with_float64() -> Any:
-    """Return the context in which JAX has 64-bit types; older versions keep it elsewhere."""
+    """Return the context in which JAX has 64-bit types. Older versions have it in another module."""
     jax = sys.modules["jax"]
     return (jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64)(True)
 
 
 class Interface(_Other):
-    """Whatever has `__cuda_array_interface__` and nothing else; results are CuPy's.
+    """Any library with `__cuda_array_interface__` and no other protocol. Results are CuPy's.
 
-    The interface may name a stream that the array's data is ready on, and where it is used next.
+    The interface may name a stream. The array's data is ready on that stream, and will be used on it.
     """
 
     immutable = False
@@ -208,19 +209,19 @@ class Interface(_Other):
         self._interface = interface
 
     def place(self, array: Any) -> str:
-        """Return "cuda": which GPU it is, only a view tells."""
+        """Return "cuda", because only a view tells which GPU it is."""
         del array
         return "cuda"
 
     def stream(self, index: int) -> int | None:
-        """Return the stream that the interface names, if it does."""
+        """Return the stream that the interface names, or None."""
         del index
         stream: int | None = self._interface.get("stream")
         return stream
 
     def view(self, array: Any, backend: Backend) -> View:
-        """Return the view of an array; two bytes of no type, as which NumPy describes it, are bfloat16."""
-        interface = {**self._interface, "stream": None}  # for which CuPy would wait on the host
+        """Return the view of an array. bfloat16 arrives as NumPy describes it: two bytes without a type."""
+        interface = {**self._interface, "stream": None}  # CuPy would wait for it on the host
         bits = interface["typestr"][1:] == "V2"
         if bits:
             interface["typestr"] = "<i2"
@@ -233,7 +234,7 @@ class Interface(_Other):
 
 
 class _Described:
-    """An array with another interface than its own; it keeps the array alive."""
+    """An array with a changed interface. This object keeps the array alive."""
 
     def __init__(self, array: Any, interface: dict[str, Any]) -> None:
         self._array = array
@@ -241,7 +242,7 @@ class _Described:
 
 
 def current_streams(index: int) -> list[int]:
-    """Return the current streams of a GPU of the libraries that the program uses there, as far as they tell."""
+    """Return the current streams of the libraries that the program uses on a GPU, if they can be known."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return []
@@ -249,7 +250,7 @@ def current_streams(index: int) -> list[int]:
 
 
 def library_of(array: Any) -> Library | None:
-    """Return the library of an array; None for NumPy's, and for what is no array of any library."""
+    """Return the library of an array. Return None for NumPy's arrays, and for anything that is not an array."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
         return _torch(torch)
@@ -263,11 +264,11 @@ def library_of(array: Any) -> Library | None:
 
 
 def view_of(name: str, array: Any, library: Library, backend: Backend) -> View:
-    """Return the view of an array, or raise in the words of an argument's error."""
+    """Return the view of an array. Raise an error about the argument if that fails."""
     check_plain(name, array)
     try:
         return library.view(array, backend)
-    except Exception as error:  # libraries raise many kinds: of sparse, quantised, traced, sharded, deleted arrays
+    except Exception as error:  # libraries raise many kinds for sparse, quantised, traced, sharded or deleted arrays
         text = str(error).partition("\n")[0]
         fail(TypeError, name, "an array whose memory can be shared", f"a {describe_type(array)}: {text}")
 

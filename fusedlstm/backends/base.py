@@ -1,4 +1,4 @@
-"""The interface of a backend, and of its engines: they step a cell, a sequence, a Stepper and a pool."""
+"""The interfaces of a backend and of its engines for a cell, a sequence, a Stepper and a pool."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CellEngine(Protocol):
     """One step of a cell, prepared once and run for any batch.
 
     Attributes:
-        is_whole: whether its weights are complete. While `set_weights` overwrites them on a GPU, steps raise.
+        is_whole: False while `set_weights` overwrites the weights on a GPU, and after it failed. Steps then raise.
     """
 
     is_whole: bool
@@ -35,7 +35,7 @@ class CellEngine(Protocol):
         is_first: Array | None = None,
         reset: Any = None,
     ) -> None:
-        """Write the next h and c; c_out may be c. Arguments have been checked.
+        """Write the next h to h_out and the next c to c_out, which may be c. Arguments have been checked.
 
         Rows where is_first start from `reset`, which `prepare_reset` made, or from zeros.
         """
@@ -50,26 +50,26 @@ class CellEngine(Protocol):
     def with_weights(self, weights: LSTMWeights) -> CellEngine:
         """Return an engine with other weights of the same form.
 
-        NumPy returns a new engine, so calls that run with this one keep its weights. A GPU returns this engine with its
-        memory overwritten in stream order. Whatever shares that memory then steps with the new weights.
+        NumPy returns a new engine, so calls in progress keep the old weights. CUDA overwrites the weights in stream
+        order and returns this engine. Everything that shares them then steps with the new ones.
         """
 
 
 class SequenceEngine(Protocol):
-    """Steps a cell through a sequence: first the part of x in the gates of many steps, then the rest step by step.
+    """Steps a cell through a sequence: first x's part of the gates for many steps at once, then the rest step by step.
 
-    Call it inside the backend's `compute`, with B at least 1. Arguments have been checked. Only the engine knows the
-    form of the gates and of the reset.
+    Call it inside the backend's `compute`, with B at least 1. Arguments have been checked. The form of the gates and of
+    the reset is private to the engine.
     """
 
     def steps_at_once(self, B: int) -> int:
-        """Return how many steps to pass to `input_gates` at once; if 1, call the cell's `run` instead.
+        """Return how many steps to pass to `input_gates` at once. If it is 1, call the cell's `run` instead.
 
-        This bounds the memory of the gates.
+        This limits the memory of the gates.
         """
 
     def input_gates(self, xs: Array) -> Any:
-        """Return the part of x in the gates of the steps xs (T, B, I), as a sequence of length T."""
+        """Return x's part of the gates for the steps xs (T, B, I), as a sequence of length T."""
 
     def run_gates(
         self,
@@ -81,20 +81,20 @@ class SequenceEngine(Protocol):
         is_first: Array | None = None,
         reset: Any = None,
     ) -> None:
-        """Write the next h and c like the cell's `run`, but from the gates of one step."""
+        """Write the next h and c as the cell's `run` does, from one item of `input_gates`."""
 
     def run_steps(self, xs: Array, h: Array, c: Array, ys: Array, c_out: Array) -> None:
         """Take the steps xs (T, B, I) without resets. Write every h to ys (T, B, P) and the last c to c_out."""
 
 
 class StepperEngine(Protocol):
-    """A batch of B rows whose buffers stay in place, and the step of all layers on them.
+    """A batch of B rows whose buffers stay in place, and its step through all layers.
 
-    Arguments have been checked. One call is made at a time.
+    Arguments have been checked. Calls are made one at a time.
 
     Attributes:
         is_torn: whether `run`, `write` or `clear` was interrupted or failed while it changed the state. The state may
-            then be a mixture of old and new. `write` and `clear` set it whole again, and clear the flags.
+            then mix old and new values. `write` and `clear` replace all of it, and clear the flags.
     """
 
     is_torn: bool
@@ -109,7 +109,7 @@ class StepperEngine(Protocol):
 
     @property
     def all_states(self) -> Sequence[Sequence[LSTMState]]:
-        """The one or two buffers of the state, on the device: for each layer h (B, P) and c (B, N)."""
+        """One or two buffers of the state on the device. Each has h (B, P) and c (B, N) of every layer."""
 
     @property
     def current(self) -> int:
@@ -117,7 +117,7 @@ class StepperEngine(Protocol):
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """For each layer the kernel that steps it: one of `kernel_choice.NAMES`, or "numpy"."""
+        """The kernel that steps each layer: one of `kernel_choice.NAMES`, or "numpy"."""
 
     @property
     def is_first(self) -> Array:
@@ -127,13 +127,13 @@ class StepperEngine(Protocol):
         """
 
     def load(self, x: Array) -> None:
-        """Copy (B, I), any strides, to `x`."""
+        """Copy an array (B, I) of any strides to `x`."""
 
     def mark(self, is_first: Array) -> None:
         """Copy (B,) booleans to `is_first` for the next `run`. `is_torn` is set until that run is done."""
 
     def run(self, engines: Sequence[Any]) -> None:
-        """Take one step with these engines of the layers, whose weights may differ from those at the start."""
+        """Take one step with these engines, one for each layer. Their weights may be new since the last step."""
 
     def copy_output(self, to: Array) -> None:
         """Copy `output` to a contiguous array."""
@@ -149,11 +149,11 @@ class StepperEngine(Protocol):
 
 
 class PoolEngine(Protocol):
-    """The states of all slots of a pool, one row a slot, and steps of some of them.
+    """The states of all slots of a pool, one row for each slot, and steps of some of the rows.
 
     Arguments have been checked: slots are int64 in host memory, without duplicates, and live or about to be. Don't keep
-    them, as the next call may write to their memory. One call is made at a time. A call that raises leaves all rows as
-    they were. A call that is interrupted while it writes rows writes them all.
+    the arrays, as the next call may overwrite them. Calls are made one at a time. A call that raises changes no row. A
+    call that is interrupted while it writes rows still writes all of them.
     """
 
     @property
@@ -165,7 +165,7 @@ class PoolEngine(Protocol):
         """The bytes of the buffers and of everything else that is kept for steps."""
 
     def kernels(self, B: int) -> tuple[str, ...]:
-        """Return for each layer the kernel that steps B rows: one of `kernel_choice.NAMES`, or "numpy"."""
+        """Return the kernel of each layer for a step of B rows: one of `kernel_choice.NAMES`, or "numpy"."""
 
     def clear(self, slots: NumpyArray) -> None:
         """Write zeros to the rows of these slots."""
@@ -180,10 +180,11 @@ class PoolEngine(Protocol):
         """Step row slots[k] with x[k], and write the top layer's output to out[k].
 
         `out` is contiguous and doesn't overlap x. If slots[k] is -1, nothing is stepped and out[k] is zeros. If
-        is_first[k], the row starts from zeros. A step allocates nothing after one of as many rows, or after `prepare`.
+        is_first[k] is set, the row starts from zeros. After a step of as many rows, or after `prepare`, a step
+        allocates nothing.
 
-        Slots may also be on the device, in any integer type, after a call of `audit`. They are checked there. Those
-        that can't be stepped count as -1 and are reported by `problems`.
+        After `audit`, slots may also be on the device, in any integer type. They are checked there. Those that can't be
+        stepped count as -1, and `problems` reports them.
         """
 
     def prepare(self, engines: Sequence[Any], largest: int) -> None:
@@ -193,24 +194,24 @@ class PoolEngine(Protocol):
         """Set which slots are live, (capacity,) booleans. Call it before the first step with slots on the device."""
 
     def mark(self, slots: NumpyArray, *, live: bool) -> None:
-        """Mark slots as live or not. There is no need to before `audit`."""
+        """Mark slots as live or not. Before `audit` this isn't needed."""
 
     def problems(self) -> Sequence[tuple[int, int]]:
-        """Return a count and one slot for each of `slots.PROBLEMS`: those found on the device since the last call.
+        """Return a count and one slot for each of `slots.PROBLEMS`, as found on the device since the last call.
 
         This waits for the device.
         """
 
 
 class Order(Protocol):
-    """The order of a call's work among the streams of several libraries, as a context; see `cuda.runtime.streams`."""
+    """A context that orders a call's work among the streams of several libraries; see `cuda.runtime.streams`."""
 
     def __enter__(self) -> Order: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def follow(self, stream: int | None, index: int | None = None) -> None:
-        """Make the work wait for a stream, and the stream for the work. None is the stream of the backend's library."""
+        """Make the work wait for a stream, and the stream for the work. None means that of the backend's library."""
 
     def keep(self, array: Array) -> None:
         """Keep an array alive until the work is done."""
@@ -220,15 +221,15 @@ class Order(Protocol):
 
 
 class Backend(Protocol):
-    """The place where a cell runs. A backend doesn't check arguments, and knows nothing of LSTMCell."""
+    """Runs cells in one place: NumPy on the CPU, or one GPU. It doesn't check arguments, and doesn't know LSTMCell."""
 
     @property
     def name(self) -> str:
-        """ "numpy" or "cuda"."""
+        """Its name: "numpy" or "cuda"."""
 
     @property
     def device(self) -> str:
-        """ "cpu", "cuda:0", ..."""
+        """Its device: "cpu", "cuda:0", ..."""
 
     @property
     def array_type(self) -> type:
@@ -239,13 +240,13 @@ class Backend(Protocol):
         """The module of its arrays: numpy or cupy."""
 
     def asarray(self, x: Any, dtype: np.dtype[Any]) -> Array:
-        """Return `x`, wherever it is, as an array on this device."""
+        """Return `x`, from any device, as an array of this dtype on this device."""
 
     def mask(self, values: Any) -> Array:
-        """Return a mask as an array on this device. It may come as a host array or a list."""
+        """Return a mask, given as an array or a list, as an array on this device."""
 
     def signature(self, x: Array, h: Array, c: Array) -> tuple[Any, ...]:
-        """Return everything that the checks of these three look at. Raise AttributeError if one isn't an array."""
+        """Return everything that checks look at in these arrays. Raise AttributeError if one isn't an array."""
 
     def device_of(self, array: Array) -> str:
         """Return the name of the device that one of the backend's arrays is on."""
@@ -265,7 +266,7 @@ class Backend(Protocol):
     def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Return the result of `work`, which may call a SequenceEngine, `select_rows` and `add`.
 
-        Meanwhile the backend's device is current on a GPU, and warnings are off on NumPy.
+        Meanwhile CUDA's current device is the backend's, and NumPy's warnings are off.
         """
 
     def select_rows(self, a: Array, rows: Array, value: Array | None) -> None:
@@ -288,8 +289,8 @@ class Backend(Protocol):
         """Return an engine for a cell.
 
         Args:
-            weights: the cell's.
-            precision: of float32 matmuls on a GPU.
+            weights: the weights of the cell.
+            precision: the precision of float32 matmuls on a GPU.
             batch_invariant: whether to make each row bitwise independent of the rest of its batch.
             kernel: one of `kernel_choice.NAMES` to step with on a GPU; None leaves the choice to the backend.
 
@@ -309,8 +310,8 @@ class Backend(Protocol):
         """Return an engine for a Stepper of layers of one direction. Its states are zeros.
 
         Args:
-            weights: the layers'.
-            engines: the layers'.
+            weights: the weights of the layers.
+            engines: an engine for each layer.
             B: the number of rows.
             reset_to: for each layer a state of one row or of B, which is copied; None for zeros.
             host: whether x, is_first, output and the states that are read and written are in host memory.

@@ -1,4 +1,4 @@
-"""Which kernels a GPU's step runs: their names, what each can multiply, and the choice; importing this imports no CuPy.
+"""The kernels of a GPU's step: their names, what each can multiply, and the choice. This doesn't import CuPy.
 
 "matmul" is one cuBLASLt product, or two cuBLAS products in a plain call, followed by one kernel. The others do a whole
 step in one kernel, tile by tile: "tensor_large", "tensor_medium" and "tensor_small" on tensor cores, "simt" with fma.
@@ -19,15 +19,14 @@ if TYPE_CHECKING:
 
 TENSOR = ("tensor_large", "tensor_medium", "tensor_small")
 NAMES = ("matmul", *TENSOR, "simt")
-OLDEST = 80  # of compute capabilities, as CuPy's number: from 8.0 on there are cp.async and the mma that tiles need
+OLDEST = 80  # the compute capability 8.0, as CuPy writes it: tiles need its cp.async and mma
 
 
 _MORE = math.inf
 _LARGE, _MEDIUM, _SMALL = TENSOR
-# By arithmetic: up to so many rows B, and up to so many units N of a cell with I = N, this kernel. It is what a model
-# of an H200 predicts, benchmarks/predictions.py: no GPU has measured any of it yet. The model knows no other
-# architecture, so this is for all that have these kernels. Where two kernels are within a tenth, what is beside them
-# decides.
+# For each arithmetic: the kernel for up to this many rows B and this many units N, in a cell with I = N. A model of
+# an H200 predicts it (benchmarks/predictions.py). The model knows no other architecture, so all use this table. Where
+# two kernels are within a tenth of each other, the neighbouring entries decide.
 _TABLE: dict[str, Table] = {
     "bfloat16": (
         (32, ((1024, _SMALL), (_MORE, "matmul"))),
@@ -68,24 +67,24 @@ def choose(
     *,
     forced: str | None = None,
 ) -> str:
-    """Return the kernel that steps a layer: by a table that a model has made, and no GPU has measured yet.
+    """Return the kernel that steps a layer, by the table that a model predicted.
 
     Args:
         B: rows.
         I: input size.
         N: units.
         P: width of a projected h; None, or N, without a projection.
-        dtype: of x and h, by name.
-        precision: of float32 matmuls.
+        dtype: the name of the dtype of x and h.
+        precision: the precision of float32 matmuls.
         capability: the GPU's compute capability, 90 for 9.0.
-        forced: the kernel that was named, or that batch_invariant needs, which is returned; whether it can run is the
-            caller's to check.
+        forced: a kernel that the user named or batch_invariant needs. It is returned unchecked: the caller checks
+            whether it can run.
     """
     if forced is not None:
         return forced
     if reason_against_device(capability) is not None:
         return "matmul"
-    size = math.isqrt(N * (I + (P or N)) // 2)  # the N of a cell with I = N that multiplies as much
+    size = math.isqrt(N * (I + (P or N)) // 2)  # the N of a cell with I = N and as many multiplications
     columns = next(columns for most, columns in _TABLE[arithmetic(dtype, precision)] if most >= B)
     return next(kernel for most, kernel in columns if most >= size)
 
@@ -99,9 +98,9 @@ def choose_layers(
     *,
     forced: str | None = None,
 ) -> tuple[str, ...]:
-    """Return the kernel of each layer, of I, N and P: where the table has matmul for one, it is for all.
+    """Return the kernel of each layer. If one layer gets matmul, all do.
 
-    The other arguments are `choose`'s.
+    `sizes` has I, N and P of each layer. The other arguments are `choose`'s.
     """
     kernels = tuple(choose(B, *each, dtype, precision, capability, forced=forced) for each in sizes)
     return ("matmul",) * len(kernels) if "matmul" in kernels else kernels
@@ -111,7 +110,7 @@ def choose_layers(
 def one_kernel_layers(
     B: int, sizes: tuple[tuple[int, int, int | None], ...], dtype: str, precision: str, forced: str | None = None
 ) -> tuple[str, ...]:
-    """Return the kernel of each layer where none may be matmul: the table's, or the tile that B fills."""
+    """Return a kernel other than matmul for each layer: the table's, or else one that suits B rows."""
     tensor = reason_against("tensor_large", dtype, precision) is None
     filled = (_SMALL if B <= 64 else _MEDIUM if B <= 1024 else _LARGE) if tensor else "simt"
     chosen = [choose(B, *each, dtype, precision, OLDEST, forced=forced) for each in sizes]
@@ -124,7 +123,7 @@ def arithmetic(dtype: str, precision: str) -> str:
 
 
 def reason_against(kernel: str, dtype: str, precision: str) -> str | None:
-    """Return why a kernel can't step this dtype at this precision, or None when it can."""
+    """Return why a kernel can't step this dtype at this precision, or None if it can."""
     if kernel in TENSOR and arithmetic(dtype, precision) not in ("tf32", "float16", "bfloat16"):
         return f'{kernel} multiplies float16, bfloat16, and float32 with precision="high" only'
     if kernel == "simt" and dtype not in ("float32", "float64"):
@@ -133,17 +132,17 @@ def reason_against(kernel: str, dtype: str, precision: str) -> str | None:
 
 
 def reason_against_device(capability: int) -> str | None:
-    """Return why a GPU of a compute capability (75 for 7.5) steps in no single kernel, or None when it does."""
+    """Return why a GPU of this compute capability (75 for 7.5) can't step in one kernel, or None if it can."""
     if capability >= OLDEST:
         return None
     return f"steps in one kernel need compute capability {_dotted(OLDEST)}, and this GPU has {_dotted(capability)}"
 
 
 def describe(capability: int) -> str:
-    """Return how Steppers and pools step on a GPU of a compute capability, for people."""
+    """Describe how Steppers and pools step on a GPU of this compute capability."""
     if capability >= OLDEST:
-        return "steps: one kernel, chosen by a table that no GPU has measured yet"
-    return f"steps: matmul and pointwise: compute capability {_dotted(capability)} is older than {_dotted(OLDEST)}"
+        return "steps: one kernel, chosen by a table of predictions"
+    return f"steps: matmul and pointwise, as compute capability {_dotted(capability)} is older than {_dotted(OLDEST)}"
 
 
 def _dotted(capability: int) -> str:
@@ -151,7 +150,7 @@ def _dotted(capability: int) -> str:
 
 
 def invariant(dtype: str, precision: str) -> str:
-    """Return the kernel of a batch-invariant cell: tiles of one shape, so that a row's sum has one order."""
+    """Return the kernel of a batch-invariant cell, which sums every row in the same order."""
     return "tensor_medium" if reason_against("tensor_medium", dtype, precision) is None else "simt"
 
 
@@ -159,7 +158,7 @@ def check(value: Any, dtype: str, precision: str, *, batch_invariant: bool) -> N
     """Raise unless the argument `kernel` of a cell or an LSTM is None, or a name that the other options allow.
 
     Raises:
-        TypeError: it is not a str.
+        TypeError: it is neither a str nor None.
         ValueError: the name is unknown, or the dtype, the precision or batch_invariant doesn't allow it.
     """
     if value is None:
@@ -174,7 +173,7 @@ def check(value: Any, dtype: str, precision: str, *, batch_invariant: bool) -> N
         fitting = tuple(name for name in NAMES if reason_against(name, dtype, precision) is None)
         fail(ValueError, "kernel", f"None or one of {_listed(fitting)} for {of}", repr(value), reason)
     if batch_invariant and value != (only := invariant(dtype, precision)):
-        hint = "A row's bits are its own in tiles of one shape only"
+        hint = "Batch-invariant steps always use this kernel, which sums every row in the same order"
         fail(ValueError, "kernel", f"None or {only!r} with batch_invariant=True for {of}", repr(value), hint)
 
 

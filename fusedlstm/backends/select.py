@@ -23,11 +23,11 @@ _NUMPY = NumpyBackend()
 
 
 def choose(name: str | None) -> Backend:
-    """Return the backend of this name, else of FUSEDLSTM_BACKEND, else the first that can run here.
+    """Return the named backend, else the one that FUSEDLSTM_BACKEND names, else the first that can run here.
 
     Raises:
-        ValueError: an unknown name.
-        BackendUnavailableError: the one named can't run here.
+        ValueError: the name is unknown.
+        BackendUnavailableError: the named backend can't run here.
     """
     source = "backend"
     if name is None and os.environ.get(_VARIABLE):
@@ -64,7 +64,7 @@ _said: set[str] = set()
 
 
 def _say_why_not_cuda(reason: str) -> None:
-    """Log it once: a warning where CuPy is installed, since its owner expects the GPU to be used."""
+    """Log each reason once. It is a warning if CuPy is installed, as the user then expects a GPU."""
     if reason not in _said:
         _said.add(reason)
         say = log.info if reason.startswith("CuPy is not installed") else log.warning
@@ -72,7 +72,7 @@ def _say_why_not_cuda(reason: str) -> None:
 
 
 def unavailable_reason(name: str, index: int = 0) -> str | None:
-    """Return why a backend can't run here, or None when it can."""
+    """Return why a backend can't run here, or None if it can."""
     if name == "numpy":
         return None
     from fusedlstm.backends.cuda.runtime.probe import why_not
@@ -86,7 +86,7 @@ def available_backends() -> tuple[str, ...]:
 
 
 def facts() -> list[tuple[str, str]]:
-    """Return facts about the backends here: rows of a name, which may be empty, and a text."""
+    """Return facts about the backends here, as rows (name, text). A name may be empty."""
     from fusedlstm.backends.cuda.runtime import cache
 
     reason = unavailable_reason("cuda")
@@ -100,7 +100,7 @@ def _facts_of_gpus() -> list[tuple[str, str]]:
     from fusedlstm.backends.cuda.runtime.probe import capabilities, describe_gpus
 
     reason = why_not()
-    rows = [("", "matmul steps, too, by nvmath-python" if reason is None else f"no steps by matmul: {reason}")]
+    rows = [("", "can step by matmul, with nvmath-python" if reason is None else f"can't step by matmul: {reason}")]
     for index, (text, capability) in enumerate(zip(describe_gpus(), capabilities(), strict=True)):
         rows += [(f"GPU {index}", text), ("", kernel_choice.describe(capability))]
     return rows
@@ -110,8 +110,8 @@ def backend_of(array: Array, name: str = "array") -> Backend:
     """Return the backend for the device of an array, which may be of any library.
 
     Raises:
-        TypeError: this is not an array, or is a tensor that requires grad.
-        ValueError: no backend is for the array's device.
+        TypeError: `array` is not an array, or is a tensor that requires grad.
+        ValueError: no backend runs on the array's device.
         BackendUnavailableError: the array is on a GPU, but cuda can't run; the message says why.
     """
     if isinstance(array, np.ndarray):

@@ -1,4 +1,4 @@
-"""Hints for errors about values that aren't weights, or that went to the wrong importer."""
+"""Hints for errors about values that aren't weights, or were passed to the wrong importer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from fusedlstm.validation.arguments import describe_type, fail
 
-# Calls that make weights of an object, by the package of its class or of a base class. The first match wins. Keras and
-# haste come before PyTorch, as their layers may be PyTorch's modules too. `flax.core` comes before `flax`.
+# Calls that convert an object to weights, by the package of its class or of a base class. The first match wins. Keras
+# and haste come before PyTorch, because their layers may also be PyTorch modules. `flax.core` comes before `flax`.
 _OBJECTS = {
     "keras": "from_keras(layer)",
     "tf_keras": "from_keras(layer)",
@@ -40,7 +40,7 @@ _FILES |= dict.fromkeys((".keras", ".h5", ".hdf5"), "from_keras") | {".onnx": "f
 
 
 def use_weights_of(value: Any) -> str:
-    """Return the hint of an error about a value that isn't weights."""
+    """Return the hint for an error about a value that isn't weights."""
     from fusedlstm.placement import Placed
 
     if _is_our("LSTMWeights", value) or _is_our("StackedWeights", value):
@@ -51,12 +51,12 @@ def use_weights_of(value: Any) -> str:
         return "Use the .weights of its cell or LSTM"
     if call := weights_call(value):
         return f"Use {call}"
-    has_arrays = isinstance(value, (list, tuple)) and value and hasattr(value[0], "shape")  # such as get_weights()
+    has_arrays = isinstance(value, (list, tuple)) and value and hasattr(value[0], "shape")  # as from get_weights()
     return "Use the function of fusedlstm.convert for its framework" if has_arrays or isinstance(value, Mapping) else ""
 
 
 def weights_call(value: Any) -> str:
-    """Return the call that makes weights of a value; "" if it is unknown. No framework is imported."""
+    """Return the call that converts a value to weights; "" if it is unknown. No framework is imported."""
     if call := _importer_call(value):
         return f"fusedlstm.convert.{call}"
     return "fusedlstm.load_weights(path)" if _is_path(value) else ""
@@ -74,7 +74,7 @@ def _importer_call(value: Any) -> str:
 
 
 def _is_of_torch(name: Any) -> bool:
-    """Return whether PyTorch names a parameter of an LSTM like this."""
+    """Return whether this is a name that PyTorch gives a parameter of an LSTM."""
     return isinstance(name, str) and re.search(r"\bweight_ih_l\d|\bbias_ih\b", name) is not None
 
 
@@ -88,14 +88,14 @@ def holds_states(value: Any) -> bool:
 
 
 def _is_our(name: str, value: Any) -> bool:
-    """Return whether a value is of our class of this name. Importing it here would be a cycle."""
+    """Return whether a value is of our class of this name. To import the class here would be a cycle."""
     return any(base.__name__ == name and base.__module__.startswith("fusedlstm.") for base in type(value).__mro__)
 
 
 def fail_source(name: str, wanted: str, value: Any, *, converts: bool = False) -> NoReturn:
-    """Raise TypeError about the source that an importer got, with a hint at what takes it.
+    """Raise TypeError about an importer's source, with a hint about what to use for it.
 
-    `converts` is whether the command converts files of the importer's system.
+    `converts` says whether the command converts files of the importer's system.
     """
     hint = use_weights_of(value)
     if _is_path(value) and not _importer_call(value):
@@ -104,6 +104,6 @@ def fail_source(name: str, wanted: str, value: Any, *, converts: bool = False) -
 
 
 def refuse_foreign_source(name: str, wanted: str, value: Any, importer: str) -> None:
-    """Raise TypeError if `value` is ours or belongs to another importer. The command converts this one's files."""
+    """Raise TypeError if `value` is ours or another importer's. The command converts files of this importer."""
     if _importer_call(value).partition("(")[0] != importer and use_weights_of(value):
         fail_source(name, wanted, value, converts=True)

@@ -1,7 +1,7 @@
-"""The basic checks of arguments, and `fail`, which formats the message of every error about an argument.
+"""The basic checks of arguments, and `fail`, which formats every message about an argument.
 
-Shapes are written in the package's letters: "B 4N" is (B, 4N). A message gives the name of the argument, what was
-wanted (in letters and in numbers) and what came. No check looks at an array's values, so none waits for a device.
+Shapes are written in the package's letters: "B 4N" is (B, 4N). A message has the argument's name, what was wanted (in
+letters and in numbers) and what came. No check looks at an array's values, so none waits for a device.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _TERM = re.compile(r"(\d*)([A-Z]?)")
 
 
 def fail(kind: type[Exception], name: str, wanted: str, got: str, hint: str = "") -> NoReturn:
-    """Raise an error about an argument, in the form that all of them have."""
+    """Raise an error about an argument, in the form of all such errors."""
     raise kind(f"{name}: wanted {wanted}; got {got}" + (f". {hint}" if hint else ""))
 
 
 def evaluate(spec: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Turn "B 4N" into numbers: a term is a number, a letter, or both multiplied."""
-    # Not a generator: of those Python keeps memory, which for each of thousands of calls would look like a leak.
+    # Not a generator: Python keeps memory for generators, which looks like a leak after thousands of calls.
     terms = [_evaluate_term(term, sizes) for term in spec.split()]
     return tuple(terms)
 
@@ -41,7 +41,7 @@ def _evaluate_term(term: str, sizes: Mapping[str, int]) -> int:
 
 
 def check_shape(name: str, shape: tuple[int, ...], spec: str, sizes: Mapping[str, int], hint: str = "") -> None:
-    """Raise ValueError unless `shape` is `spec`."""
+    """Raise ValueError unless `shape` is that of `spec`."""
     wanted = evaluate(spec, sizes)
     if shape != wanted:
         letters = _tuple_of(spec.split())
@@ -53,19 +53,19 @@ def _tuple_of(terms: list[str]) -> str:
 
 
 def check_array(name: str, value: Any, array_type: type, place: str, hint: str) -> None:
-    """Raise TypeError unless `value` is an array of this library; the hint says how to make one of it."""
+    """Raise TypeError unless `value` is an array of this library. The hint says how to convert it."""
     if isinstance(value, array_type):
         return
     check_no_grad(name, value)
     if value is None:
         hint = ""
     elif type(value).__name__ == "LSTMState":
-        hint = f"Take one array of it: {name.removesuffix('.h').removesuffix('.c')}.h or .c"
+        hint = f"Pass one of its arrays: {name.removesuffix('.h').removesuffix('.c')}.h or .c"
     fail(TypeError, name, f"a {array_type.__module__}.{array_type.__name__} ({place})", describe_type(value), hint)
 
 
 def check_no_grad(name: str, value: Any) -> None:
-    """Raise TypeError for a tensor that requires grad: no gradient flows through a step."""
+    """Raise TypeError for a tensor that requires grad, because no gradient flows through a step."""
     if getattr(value, "requires_grad", False) is True:
         fail(
             TypeError,
@@ -77,11 +77,11 @@ def check_no_grad(name: str, value: Any) -> None:
 
 
 def check_dtype(name: str, dtype: np.dtype[Any], wanted: np.dtype[Any], why: str, hint: str = "") -> None:
-    """Raise TypeError unless `dtype` is the one that is wanted; nothing is cast silently."""
+    """Raise TypeError unless `dtype` is the wanted one. Nothing is cast silently."""
     if dtype == wanted:
         return
     if not hint and dtype.kind == "c":
-        hint = "An LSTM is real: give its real part"
+        hint = "An LSTM takes real numbers: pass the real part"
     elif not hint:
         hint = f'Use {name}.astype("{wanted}")'
     fail(TypeError, name, f"dtype {wanted} ({why})", f"dtype {dtype}", hint)
@@ -94,7 +94,7 @@ def check_bool(name: str, value: Any) -> None:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise ValueError unless `value` is one of the names listed."""
+    """Raise ValueError unless `value` is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         fail(ValueError, name, f"one of {', '.join(map(repr, choices))}", repr(value))
 
@@ -133,7 +133,7 @@ def check_real(name: str, value: Any, *, finite: bool = True) -> float:
 
 
 def check_path(name: str, path: Any) -> str:
-    """Return a path as a str. Raise for a file descriptor or an open file, which is never closed here."""
+    """Return a path as a str. Raise for a file descriptor or an open file, so that none is closed here."""
     if not isinstance(path, (str, bytes, os.PathLike)):
         hint = "Pass the file's path: descriptors and open files are not accepted" if _is_open_file(path) else ""
         fail(TypeError, name, "a path: a str, bytes or os.PathLike", describe_type(path), hint)
@@ -148,6 +148,6 @@ def _is_open_file(value: Any) -> bool:
 
 
 def describe_type(value: Any) -> str:
-    """Return the full name of a value's type, as an error says what came."""
+    """Return the full name of a value's type, for what came in an error."""
     kind = type(value)
     return "None" if value is None else f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

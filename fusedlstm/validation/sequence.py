@@ -62,7 +62,7 @@ class SequenceChecks:
         I = first.sizes["I"]
         if xs.ndim != 3 or xs.shape[2] != I:
             letters = self.time_by_batch.replace(" ", ", ")
-            hint = "One step is lstm.step(x, state)" if xs.ndim == 2 else ""
+            hint = "For one step, use lstm.step(x, state)" if xs.ndim == 2 else ""
             fail(ValueError, "xs", f"shape ({letters}, I) = ({letters}, {I})", f"shape {xs.shape}", hint)
 
     def check_x(self, x: Array) -> None:
@@ -70,18 +70,18 @@ class SequenceChecks:
         self.layer_checks[0].check_x(x)
 
     def check_states(self, name: str, states: Any, B: int, *, may_be_one_row: bool = False) -> tuple[LSTMState, ...]:
-        """Return a tuple of LSTMState, one for each layer and direction, all of B rows (or one of one), or raise."""
+        """Return a tuple of LSTMState, one of B rows (or one row) for each layer and direction, or raise."""
         count = len(self.layer_checks)
         wanted = f"a tuple of {count} LSTMState, one for each layer and direction"
         if isinstance(states, LSTMState):
-            hint = f"Use ({name},)" if count == 1 else "Its (L*D, B, N) arrays: unstack_states(h=..., c=...)"
+            hint = f"Use ({name},)" if count == 1 else "If its arrays are (L*D, B, N), use unstack_states(h=..., c=...)"
             fail(TypeError, name, wanted, "one LSTMState", hint)
         if not isinstance(states, (tuple, list)):
             hint = "Start from zero_state(batch)" if states is None else ""
             fail(TypeError, name, wanted, describe_type(states), hint)
         for k, state in enumerate(states):
             if hasattr(state, "shape"):
-                hint = "PyTorch's (h, c), each (L*D, B, N), is unstack_states(h=..., c=...) here"
+                hint = "For PyTorch's (h, c), each (L*D, B, N), use unstack_states(h=..., c=...)"
                 fail(TypeError, name, wanted, f"a {type(states).__name__} of arrays", hint)
             check_state_type(state, f"{name}[{k}]")
         if len(states) != count:
@@ -92,12 +92,12 @@ class SequenceChecks:
         return tuple(states)
 
     def check_reset(self, reset_to: Any, is_first: Any, B: int) -> tuple[LSTMState | None, ...]:
-        """Return the states that rows are reset to, each of one row or of B or None for zeros, or raise."""
+        """Return the states that rows are reset to, or raise. Each has one row or B, or is None for zeros."""
         if reset_to is None:
             return (None,) * len(self.layer_checks)
         states = self.check_states("reset_to", reset_to, B, may_be_one_row=True)
         if is_first is None:
-            fail(ValueError, "reset_to", "None without is_first, which says the rows to reset", "states")
+            fail(ValueError, "reset_to", "None without is_first, which marks the rows to reset", "states")
         return states
 
     def check_is_first(self, is_first: Any, T: int, B: int) -> Array:
@@ -106,28 +106,28 @@ class SequenceChecks:
         return mask.swapaxes(0, 1) if self.batch_first else mask
 
     def is_first_on_host(self, is_first: Any, checked: Array) -> NumpyArray:
-        """Return flags (T, B) in host memory: the caller's, unless these are on a device."""
+        """Return flags (T, B) in host memory: the caller's if they are there, else copies of the checked ones."""
         if not isinstance(is_first, (list, tuple, np.ndarray)):
             return to_host("is_first", checked)
         flags = host_mask(is_first)
         return flags.swapaxes(0, 1) if self.batch_first else flags
 
     def check_reverse(self, reverse: Any) -> None:
-        """Raise unless this is a bool, and False if the weights have both directions."""
+        """Raise unless `reverse` is a bool. It must be False if the weights have both directions."""
         check_bool("reverse", reverse)
         if reverse and self._bidirectional:
             fail(ValueError, "reverse", "False with weights of both directions", "True")
 
     def check_active(self, lengths: Any, mask: Any, T: int, B: int) -> NumpyArray | None:
-        """Return the steps that rows take as (T, B) booleans in host memory, None for all, or raise.
+        """Return the steps that rows take as (T, B) booleans in host memory, or None if they take all. Raise if wrong.
 
-        Lengths or a mask on a device are brought to the host, which waits for the device.
+        Lengths or a mask on a device are copied to the host, which waits for the device.
         """
         if lengths is None and mask is None:
             return None
         if mask is not None:
             if lengths is not None:
-                fail(ValueError, "mask", "None with lengths, which say the same", "a mask")
+                fail(ValueError, "mask", "None with lengths, which do the same", "a mask")
             active = self._check_step_mask(mask, T, B)
         else:
             active = np.arange(T)[:, None] < _check_lengths(lengths, T, B)
@@ -145,7 +145,7 @@ class SequenceChecks:
 
 def _check_lengths(lengths: Any, T: int, B: int) -> NumpyArray:
     """Return lengths as integers (B,) from 0 to T, or raise."""
-    empty = isinstance(lengths, (list, tuple)) and not lengths  # which NumPy would take for floats
+    empty = isinstance(lengths, (list, tuple)) and not lengths  # NumPy would make floats of it
     host = np.zeros(0, np.int64) if empty else to_host("lengths", lengths)
     if host.dtype.kind not in "iu":
         fail(TypeError, "lengths", "integers, the steps that each row takes", f"dtype {host.dtype}")
@@ -153,5 +153,5 @@ def _check_lengths(lengths: Any, T: int, B: int) -> NumpyArray:
     wrong = np.flatnonzero((host < 0) | (host > T))
     if wrong.size:
         row = int(wrong[0])
-        fail(ValueError, "lengths", f"from 0 to T = {T}", f"{host[row]} for row {row}")
+        fail(ValueError, "lengths", f"lengths from 0 to T = {T}", f"{host[row]} for row {row}")
     return host

@@ -1,4 +1,4 @@
-"""The checks of states to pack, stack or make of other arrays. Each state comes with its name for errors."""
+"""The checks of states to pack or stack, or to make from other arrays. Each state comes with its name for errors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def named_states(name: str, states: Any) -> list[tuple[str, LSTMState]]:
-    """Return each state with what an error calls it: `state` of one, `state[0]` ... of a tuple or list.
+    """Return each state after its name for errors: `state` for one, `state[0]` ... for a tuple or list.
 
-    A pair of values that aren't states counts as one state's h and c: the error then says how to name them.
+    A pair of values that aren't states counts as the h and c of one state. The error then says how to name them.
     """
     are_several = isinstance(states, (tuple, list))
     are_pair = are_several and len(states) == 2 and not any(isinstance(each, LSTMState) for each in states)
@@ -34,7 +34,7 @@ def named_states(name: str, states: Any) -> list[tuple[str, LSTMState]]:
 
 
 def backend_of_states(named: list[tuple[str, LSTMState]]) -> Backend:
-    """Return the backend of the device that the first state is on."""
+    """Return the backend for the first state's device."""
     name, first = named[0]
     return backend_of(first.c, f"{name}.c")
 
@@ -45,7 +45,7 @@ def borrow_states(exchange: Exchange, named: list[tuple[str, LSTMState]]) -> lis
 
 
 def check_states(named: list[tuple[str, LSTMState]], backend: Backend) -> None:
-    """Raise unless arrays are a cell's states of one batch, place and dtype."""
+    """Raise unless the arrays can be a cell's states, with the same batch, device and dtype."""
     first_name, first = named[0]
     for name, state in named:
         h, c = state.h, state.c
@@ -54,7 +54,7 @@ def check_states(named: list[tuple[str, LSTMState]], backend: Backend) -> None:
         check_ndim(f"{name}.h", h, "B P")
         check_ndim(f"{name}.c", c, "B N")
         if h.shape[0] != c.shape[0]:
-            fail(ValueError, name, "h and c of one batch", f"h {h.shape} and c {c.shape}")
+            fail(ValueError, name, "h and c of the same batch", f"h {h.shape} and c {c.shape}")
         check_dtypes(name, h, c)
         if c.shape[0] != first.c.shape[0]:
             fail(ValueError, name, f"a batch of {first.c.shape[0]}, that of {first_name}", str(c.shape[0]))
@@ -62,7 +62,7 @@ def check_states(named: list[tuple[str, LSTMState]], backend: Backend) -> None:
 
 
 def check_beside(name: str, array: Any, backend: Backend) -> None:
-    """Raise unless an array is of this backend, and on its device."""
+    """Raise unless an array is of this backend's library, and on its device."""
     check_array(name, array, backend.array_type, backend.device, "Both must be of one library")
     place = backend.device_of(array)
     if place != backend.device:
@@ -70,7 +70,7 @@ def check_beside(name: str, array: Any, backend: Backend) -> None:
 
 
 def check_layers(prefix: str, h: Array, c: Array) -> None:
-    """Raise unless h is (L, B, P) and c (L, B, N), L at least 1; `prefix` stands before h and c in messages."""
+    """Raise unless h is (L, B, P) and c (L, B, N), with L at least 1. Messages put `prefix` before h and c."""
     name = f"{prefix}h"
     check_ndim(name, h, "L B P")
     check_ndim(f"{prefix}c", c, "L B N")
@@ -82,16 +82,16 @@ def check_layers(prefix: str, h: Array, c: Array) -> None:
 
 
 def check_dtypes(name: str, h: Array, c: Array) -> None:
-    """Raise unless h and c have the dtypes of some cell's."""
+    """Raise unless h and c have the dtypes of a cell's states."""
     if not dtypes.is_supported(h.dtype) or dtypes.state_dtype(h.dtype) != c.dtype:
-        wanted = "h of float64, float32, float16 or bfloat16, and c of h's dtype, float32 for 16 bits"
+        wanted = "h of float64, float32, float16 or bfloat16, and c of h's dtype, or float32 if that has 16 bits"
         fail(TypeError, name, wanted, f"h of {h.dtype} and c of {c.dtype}")
 
 
 def check_pair_dtypes(named: list[tuple[str, LSTMState]], backend: Backend, *, any_dtypes: bool) -> None:
-    """Raise unless arrays are this backend's and have dtypes to cast to a cell's: with `any_dtypes` any of the four.
+    """Raise unless the arrays are this backend's and have dtypes that can be cast to a cell's.
 
-    Else c has h's, or float32 beside a 16-bit h.
+    With `any_dtypes` these are any of the four. Otherwise c has h's dtype, or float32 with a 16-bit h.
     """
     for name, state in named:
         for part in ("c", "h"):
@@ -102,7 +102,7 @@ def check_pair_dtypes(named: list[tuple[str, LSTMState]], backend: Backend, *, a
         h, c = state.h.dtype, state.c.dtype
         if not any_dtypes and c not in (h, dtypes.state_dtype(h)):
             wanted = "h and c of one dtype, or a float32 c with a 16-bit h"
-            fail(TypeError, name, wanted, f"h of {h} and c of {c}", "Give dtype=, the cell's, to cast both")
+            fail(TypeError, name, wanted, f"h of {h} and c of {c}", "Pass dtype=, the cell's dtype, to cast both")
 
 
 def check_ndim(name: str, array: Array, spec: str) -> None:

@@ -27,8 +27,8 @@ class StepChecks:
     sizes: Mapping[str, int]
     dtype: np.dtype[Any]  # of x and h
     c_dtype: np.dtype[Any]
-    whose: str = "the cell's"  # dtype, in messages
-    maker: str = "cell.asarray"  # what makes an array of something else, in messages
+    whose: str = "the cell's"  # the owner of the dtype, for messages
+    maker: str = "cell.asarray"  # the function that makes arrays, for messages
 
     def check_inputs(self, x: Array, state: LSTMState) -> None:
         """Raise unless x is (B, I), state.h (B, P) and state.c (B, N), of the right dtypes and device."""
@@ -49,14 +49,14 @@ class StepChecks:
     def check_input(self, name: str, array: Array, dtype: np.dtype[Any]) -> None:
         """Raise unless `array` is the backend's, on its device, and has this dtype."""
         arguments = "..." if dtype == self.dtype else f'..., "{dtype}"'
-        hint = f"{self.maker}({arguments}) makes one of it"
+        hint = f"Use {self.maker}({arguments}) to make one"
         check_array(name, array, self.backend.array_type, self.backend.device, hint)
         self._check_place(name, array)
         check_dtype(name, array.dtype, dtype, self.why(dtype))
 
     def why(self, dtype: np.dtype[Any]) -> str:
-        """Return the words in messages for the owner of this dtype."""
-        return self.whose if dtype == self.dtype else "c's, whatever x's is"
+        """Return the owner of this dtype, for messages."""
+        return self.whose if dtype == self.dtype else "c's, with a 16-bit h"
 
     def check_state(self, name: str, state: LSTMState, sizes: Mapping[str, int], rows: str = "B") -> None:
         """Raise unless both arrays of a state have `rows` rows and the right widths, dtypes and device."""
@@ -66,7 +66,7 @@ class StepChecks:
             check_shape(f"{name}.{part}", array.shape, spec, sizes, _state_hint(name, state, part, sizes))
 
     def check_mask(self, is_first: Any, B: int, T: int = 0, shape: str = "B") -> Array:
-        """Return is_first as a boolean array (B,) or, of a sequence, "T B" or "B T" on the device, or raise."""
+        """Return is_first as booleans on the device, or raise. `shape` is "B", or "T B" or "B T" for a sequence."""
         wanted = "booleans, True for the rows to reset before this step"
         if type(is_first) is not np.ndarray:
             check_plain("is_first", is_first)
@@ -77,8 +77,8 @@ class StepChecks:
         if mask.dtype != np.bool_:
             array = "is_first" if hasattr(is_first, "dtype") else "numpy.asarray(is_first)"
             hint = (
-                f"Use {array} != 0, as for Stable-Baselines3's episode_starts. A flag that a step ended an episode "
-                "belongs to the next step: is_first[t + 1] = done[t]"
+                f"Use {array} != 0, as for Stable-Baselines3's episode_starts. If a flag says that a step ended an "
+                "episode, use it for the next step: is_first[t + 1] = done[t]"
             )
             fail(TypeError, "is_first", wanted, f"dtype {mask.dtype}", hint)
         self._check_place("is_first", mask)
@@ -95,21 +95,21 @@ class StepChecks:
         check_state_type(reset_to, "reset_to")
         state: LSTMState = reset_to
         if is_first is None:
-            fail(ValueError, "reset_to", "None without is_first, which says the rows to reset", "a state")
+            fail(ValueError, "reset_to", "None without is_first, which marks the rows to reset", "a state")
         self.check_state("reset_to", state, {**self.sizes, "B": B}, one_row_or_all(state))
         return state
 
     def check_out(
         self, out: Any, x: Array, state: LSTMState, is_first: Array | None, reset_to: LSTMState | None
     ) -> None:
-        """Raise unless both arrays of `out` can be written without changing an input, but for c itself."""
+        """Raise unless both arrays of `out` can be written without changing an input. out.c may be state.c itself."""
         check_state_type(out, "out")
         if isinstance(out.h, self.backend.array_type) and self.backend.overlap(out.h, state.h):
             fail(
                 ValueError,
                 "out.h",
                 "memory apart from state.h, which would be overwritten while it is still read",
-                "addresses within its span",
+                "an overlapping range of addresses",
                 "Alternate two states: cell(x, a, out=b), then cell(x, b, out=a). out.c may be state.c",
             )
         inputs = {"x": x, "state.h": state.h, "is_first": is_first}
@@ -126,14 +126,14 @@ class StepChecks:
         overlap = self.backend.overlap
         if overlap(out.c, c) and not self.backend.same_place(out.c, c):
             wanted = f"{name_of_c} itself, or memory apart from it"
-            fail(ValueError, "out.c", wanted, "addresses within its span")
+            fail(ValueError, "out.c", wanted, "an overlapping range of addresses")
         for name, array in inputs.items():
             for target in ("h", "c"):
                 if array is not None and overlap(getattr(out, target), array):
-                    fail(ValueError, f"out.{target}", f"memory apart from {name}", "addresses within its span")
+                    fail(ValueError, f"out.{target}", f"memory apart from {name}", "an overlapping range of addresses")
         for name, array in ((name_of_c, c), ("out.c", out.c)):
             if overlap(out.h, array):
-                fail(ValueError, "out.h", f"memory apart from {name}", "addresses within its span")
+                fail(ValueError, "out.h", f"memory apart from {name}", "an overlapping range of addresses")
 
     def check_writeable(self, name: str, array: Array) -> None:
         """Raise unless an array to be written is C-contiguous and not read-only."""
@@ -144,10 +144,10 @@ class StepChecks:
 
 
 class CheckedPairs:
-    """The last pairs of (state, out) that passed the checks. A loop that alternates two pairs checks each once.
+    """The latest pairs (state, out) that passed the checks. A loop that alternates two pairs checks each pair once.
 
-    A pair is known by its identity, through weak references, so no state is kept alive. Its arrays can't change, as
-    LSTMState is immutable. Only x and is_first are compared each time.
+    A pair is recognised by identity, through weak references, so no state is kept alive. Its arrays can't be replaced,
+    because LSTMState is immutable. Only x and is_first are checked each time.
     """
 
     MOST = 16
@@ -157,7 +157,7 @@ class CheckedPairs:
         self._pairs: dict[tuple[int, int], tuple[ref[LSTMState], ref[LSTMState]]] = {}
 
     def fits(self, out: LSTMState, state: LSTMState, x: Array, is_first: Array | None) -> bool:
-        """Whether these two passed before, and `out` shares no memory with x and is_first."""
+        """Return whether this pair has passed before, and `out` shares no memory with x or is_first."""
         pair = self._pairs.get((id(state), id(out)))
         if pair is None or pair[0]() is not state or pair[1]() is not out:
             return False
@@ -167,36 +167,36 @@ class CheckedPairs:
         return not (overlap(out.h, x) or overlap(out.c, x))
 
     def remember(self, state: LSTMState, out: LSTMState) -> None:
-        """Note that these two passed."""
+        """Remember that this pair passed."""
         if len(self._pairs) >= self.MOST:
             self._pairs.clear()
         self._pairs[id(state), id(out)] = ref(state), ref(out)
 
 
 def one_row_or_all(state: LSTMState) -> str:
-    """Return how many rows, as a term of a shape, a state to reset to looks to have: one or all."""
+    """Return the rows of a state to reset to, as a term of a shape: "1" if it seems to have one row, else "B"."""
     return "1" if all(getattr(part, "shape", ())[:1] == (1,) for part in (state.h, state.c)) else "B"
 
 
 def _dimensions_hint(ndim: int) -> str:
     if ndim == 1:
-        return "One row is x[None]"
+        return "For one row, use x[None]"
     if ndim == 3:
-        return "This takes one step: LSTM(weights)(x) takes a sequence (T, B, I)"
+        return "This takes one step. For a sequence (T, B, I), use LSTM(weights)(x)"
     return ""
 
 
 def _state_hint(name: str, state: LSTMState, part: str, sizes: Mapping[str, int]) -> str:
-    """Say which known mistake a state of a wrong shape looks like, if any."""
+    """Return a hint at the known mistake that a state of a wrong shape looks like, if any."""
     B, N, P = sizes["B"], sizes["N"], sizes["P"]
     array = getattr(state, part)
     width = P if part == "h" else N
     if P != N and state.h.shape[1:] == (N,) and state.c.shape[1:] == (P,):
         return "h and c look swapped: h is the output, c the cell's memory"
     if array.shape == (B, N + P):
-        return f'This looks like a packed state: unpack_state(packed, {N}, order="ch") or order="hc"'
+        return f'This looks like a packed state: use unpack_state(packed, {N}, order="ch") or order="hc"'
     if array.shape == (width,):
-        return f"One row is {name}.{part}[None]"
+        return f"For one row, use {name}.{part}[None]"
     if array.shape == (1, width):
-        return f"Nothing broadcasts: repeat the row, {name}.{part}.repeat({B}, axis=0)"
+        return f"States don't broadcast: repeat the row with {name}.{part}.repeat({B}, axis=0)"
     return ""

@@ -1,7 +1,7 @@
-"""Refuse arrays that hold more than their numbers, such as masks, labels or units.
+"""Refuse arrays that hold more than numbers, such as a mask, labels or units.
 
-Only the numbers are read here, so a mask, a unit or the names of axes would be lost silently. Each message says how to
-pass only the numbers.
+This package reads only the numbers, so a mask, a unit or the names of axes would be lost silently. Each message says
+how to pass only the numbers.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import numpy as np
 
 from fusedlstm.validation.arguments import describe_type, fail
 
-# Libraries whose arrays have labels or units and are not subclasses, and how to get only their numbers.
+# How to get only the numbers from arrays of libraries with labels or units. These arrays are not subclasses.
 _LABELLED = {"pandas": "to_numpy()", "cudf": "to_cupy()", "xarray": "to_numpy()", "pint": "magnitude"}
 _SCALARS: set[type] = {float, int, bool, complex, np.bool_, np.float64, np.float32, np.float16, np.int64, np.int32}
 _FILLED = "with a value for masked elements"
-_DEEPEST = 64  # nested lists: as many as an array can have dimensions
+_DEEPEST = 64  # levels of nested lists: the most dimensions that an array can have
 
 
 def check_plain(name: str, value: Any) -> None:
-    """Raise TypeError if `value` is, or is a list with, an array that holds more than its numbers.
+    """Raise TypeError if `value` is an array that holds more than numbers, or a list with such an array.
 
     NumPy's memmap and PyTorch's Parameter are plain. Other checks handle values that are not arrays.
     """
@@ -76,4 +76,4 @@ def _if_meant(code: str) -> str:
 
 
 def _refuse(name: str, value: Any, wanted: str, hint: str) -> NoReturn:
-    fail(TypeError, name, wanted, f"a {describe_type(value)}, which holds more than its numbers", hint)
+    fail(TypeError, name, wanted, f"a {describe_type(value)}, which holds more than numbers", hint)

@@ -25,7 +25,7 @@ def check_one_layer(weights: Any, *, new_owner: bool = True) -> None:
 
 
 def _use_layers(cells: str, count: int, lstm: str) -> str:
-    """Return the hint for several cells' weights given to one cell. `lstm` is the call that takes them all."""
+    """Return the hint for several cells' weights passed to one cell. `lstm` is the call that takes them all."""
     one = f"{cells}[0], the only one" if count == 1 else f"one of {cells}[0] ... {cells}[{count - 1}]"
     return f"Use {lstm}, which takes layers, or {one}" if lstm else f"A cell takes one layer: use {one}"
 
@@ -39,7 +39,7 @@ def check_weights(weights: Any) -> None:
 
 
 def as_layers(weights: Any) -> StackedWeights:
-    """Return weights as a StackedWeights; a cell's become one layer. Raise TypeError if these aren't weights."""
+    """Return weights as a StackedWeights. Those of a cell become one layer. Raise TypeError if they aren't weights."""
     check_weights(weights)
     layers: StackedWeights = StackedWeights([weights]) if isinstance(weights, LSTMWeights) else weights
     return layers
@@ -50,7 +50,7 @@ def _are_cells(value: Any) -> bool:
 
 
 def check_owner(name: str, owner: Any) -> None:
-    """Raise unless this is a cell or an LSTM of one direction. Pools and Steppers are made of these."""
+    """Raise unless `owner` is a cell, or an LSTM of one direction, which pools and Steppers can be made from."""
     if isinstance(owner, Placed):
         if owner._layers_of_weights.bidirectional:
             wanted, hint = "a cell, or an LSTM of one direction", "The backward direction needs whole sequences"
@@ -72,16 +72,16 @@ def check_owner(name: str, owner: Any) -> None:
 
 
 def check_same_form(name: str, old: LSTMWeights, new: LSTMWeights) -> None:
-    """Raise ValueError unless the new weights have the sizes, dtype and options of the old, saying what differs."""
+    """Raise ValueError if the old and new weights differ in sizes, dtype or options. The error says in which."""
     for what, before in _form(old).items():
         now = _form(new)[what]
         if now != before:
-            hint = "Weights are exchanged for others of the same form: for these, make a new one"
-            fail(ValueError, name, f"{what} {before}, as it was made with", str(now), hint)
+            hint = "set_weights keeps sizes, dtype and options. For these weights, make a new cell or LSTM"
+            fail(ValueError, name, f"{what} {before}, as in the old weights", str(now), hint)
 
 
 def _form(weights: LSTMWeights) -> dict[str, Any]:
-    """Return, by name, all that weights have but their values."""
+    """Return everything that weights have except their values, by name."""
     sizes = {name: getattr(weights, name) for name in ("dtype", "input_size", "hidden_size", "proj_size")}
     has = {name: "given" if getattr(weights, name) is not None else "None" for name in ("bias", "peephole")}
     return sizes | has | weights.options()

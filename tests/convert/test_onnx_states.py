@@ -348,8 +348,8 @@ def test_command_writes_the_state(made, h, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["m.onnx", "w", "--initial-state", "w"], "OUT: wanted another file than --initial-state"),
-        (["m.onnx", "w", "--initial-state", "m.onnx", "--force"], "--initial-state: wanted another file than SOURCE"),
+        (["m.onnx", "w", "--initial-state", "w"], "OUT: wanted a file other than --initial-state"),
+        (["m.onnx", "w", "--initial-state", "m.onnx", "--force"], "--initial-state: wanted a file other than SOURCE"),
         (
             ["m.onnx", "w", "--initial-state", "there"],
             "--initial-state: wanted a file that does not exist yet; got 'there'",

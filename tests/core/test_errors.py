@@ -60,7 +60,7 @@ class Unshared(Elsewhere):
         raise BufferError("it is on several devices\nand more")
 
 
-ELSEWHERE = "wanted an array on {device}; got a {tests}.Elsewhere on metal. cell.asarray(...) makes one of it"
+ELSEWHERE = "wanted an array on {device}; got a {tests}.Elsewhere on metal. Use cell.asarray(...) to make one"
 
 
 def out(good, **changes):
@@ -78,13 +78,13 @@ CASES = {
     "1-D x": (
         lambda g: setattr(g, "x", g.x[0]),
         ValueError,
-        "x: wanted shape (B, I) = (B, 3); got shape (3,). One row is x[None]",
+        "x: wanted shape (B, I) = (B, 3); got shape (3,). For one row, use x[None]",
     ),
     "3-D x": (
         lambda g: setattr(g, "x", g.x[None]),
         ValueError,
         "x: wanted shape (B, I) = (B, 3); got shape (1, 5, 3). "
-        "This takes one step: LSTM(weights)(x) takes a sequence (T, B, I)",
+        "This takes one step. For a sequence (T, B, I), use LSTM(weights)(x)",
     ),
     "0-D x": (
         lambda g: setattr(g, "x", g.x[:1, 0].reshape(())),
@@ -109,7 +109,7 @@ CASES = {
     "complex x": (
         lambda g: setattr(g, "x", g.x.astype("complex64")),
         TypeError,
-        "x: wanted dtype float32 (the cell's); got dtype complex64. An LSTM is real: give its real part",
+        "x: wanted dtype float32 (the cell's); got dtype complex64. An LSTM takes real numbers: pass the real part",
     ),
     "x that requires grad": (
         lambda g: setattr(g, "x", Tensor()),
@@ -146,13 +146,13 @@ CASES = {
     "list x": (
         lambda g: setattr(g, "x", [[1.0, 2.0, 3.0]] * B),
         TypeError,
-        "x: wanted a {module}.ndarray ({device}); got list. cell.asarray(...) makes one of it",
+        "x: wanted a {module}.ndarray ({device}); got list. Use cell.asarray(...) to make one",
     ),
     "x is None": (lambda g: setattr(g, "x", None), TypeError, "x: wanted a {module}.ndarray ({device}); got None"),
     "x is a state": (
         lambda g: setattr(g, "x", g.cell.zero_state(B)),
         TypeError,
-        "x: wanted a {module}.ndarray ({device}); got fusedlstm.state.LSTMState. Take one array of it: x.h or .c",
+        "x: wanted a {module}.ndarray ({device}); got fusedlstm.state.LSTMState. Pass one of its arrays: x.h or .c",
     ),
     "h is None": (
         lambda g: setattr(g, "h", None),
@@ -168,24 +168,24 @@ CASES = {
         lambda g: setattr(g, "c", g.c[:1]),
         ValueError,
         "state.c: wanted shape (B, N) = (5, 4); got shape (1, 4). "
-        "Nothing broadcasts: repeat the row, state.c.repeat(5, axis=0)",
+        "States don't broadcast: repeat the row with state.c.repeat(5, axis=0)",
     ),
     "h of batch 1": (
         lambda g: setattr(g, "h", g.h[:1]),
         ValueError,
         "state.h: wanted shape (B, P) = (5, 4); got shape (1, 4). "
-        "Nothing broadcasts: repeat the row, state.h.repeat(5, axis=0)",
+        "States don't broadcast: repeat the row with state.h.repeat(5, axis=0)",
     ),
     "1-D c": (
         lambda g: setattr(g, "c", g.c[0]),
         ValueError,
-        "state.c: wanted shape (B, N) = (5, 4); got shape (4,). One row is state.c[None]",
+        "state.c: wanted shape (B, N) = (5, 4); got shape (4,). For one row, use state.c[None]",
     ),
     "packed state as c": (
         lambda g: setattr(g, "c", g.c.repeat(2, axis=1)),
         ValueError,
         "state.c: wanted shape (B, N) = (5, 4); got shape (5, 8). "
-        'This looks like a packed state: unpack_state(packed, 4, order="ch") or order="hc"',
+        'This looks like a packed state: use unpack_state(packed, 4, order="ch") or order="hc"',
     ),
     "float64 h": (
         lambda g: setattr(g, "h", g.h.astype("float64")),
@@ -201,15 +201,15 @@ CASES = {
         lambda g: g.options.update(is_first=np.zeros(B)),
         TypeError,
         "is_first: wanted booleans, True for the rows to reset before this step; got dtype float64. "
-        "Use is_first != 0, as for Stable-Baselines3's episode_starts. A flag that a step ended an episode belongs to "
-        "the next step: is_first[t + 1] = done[t]",
+        "Use is_first != 0, as for Stable-Baselines3's episode_starts. If a flag says that a step ended an "
+        "episode, use it for the next step: is_first[t + 1] = done[t]",
     ),
     "mask of integers": (
         lambda g: g.options.update(is_first=[0, 1, 0, 0, 1]),
         TypeError,
         "is_first: wanted booleans, True for the rows to reset before this step; got dtype int64. "
-        "Use numpy.asarray(is_first) != 0, as for Stable-Baselines3's episode_starts. A flag that a step ended an "
-        "episode belongs to the next step: is_first[t + 1] = done[t]",
+        "Use numpy.asarray(is_first) != 0, as for Stable-Baselines3's episode_starts. If a flag says that a step "
+        "ended an episode, use it for the next step: is_first[t + 1] = done[t]",
     ),
     "ragged mask": (
         lambda g: g.options.update(is_first=[[True], [True, False]]),
@@ -224,7 +224,7 @@ CASES = {
     "reset_to of lists": (
         lambda g: g.options.update(is_first=[True] * B, reset_to=LSTMState(h=[[0.0] * N], c=[[0.0] * N])),
         TypeError,
-        "reset_to.h: wanted a {module}.ndarray ({device}); got list. cell.asarray(...) makes one of it",
+        "reset_to.h: wanted a {module}.ndarray ({device}); got list. Use cell.asarray(...) to make one",
     ),
     "short mask": (
         lambda g: g.options.update(is_first=[True] * 4),
@@ -244,7 +244,7 @@ CASES = {
     "reset_to alone": (
         lambda g: g.options.update(reset_to=g.cell.zero_state(1)),
         ValueError,
-        "reset_to: wanted None without is_first, which says the rows to reset; got a state",
+        "reset_to: wanted None without is_first, which marks the rows to reset; got a state",
     ),
     "reset_to a tuple": (
         lambda g: g.options.update(is_first=[True] * B, reset_to=(g.h, g.c)),
@@ -262,7 +262,7 @@ CASES = {
         lambda g: g.options.update(reset(g, c=g.c)),
         ValueError,
         "reset_to.h: wanted shape (B, P) = (5, 4); got shape (1, 4). "
-        "Nothing broadcasts: repeat the row, reset_to.h.repeat(5, axis=0)",
+        "States don't broadcast: repeat the row with reset_to.h.repeat(5, axis=0)",
     ),
     "reset_to of float64": (
         lambda g: g.options.update(reset(g, c=g.c[:1].astype("float64"))),
@@ -300,23 +300,23 @@ CASES = {
         lambda g: g.options.update(out=LSTMState(h=g.h, c=g.c)),
         ValueError,
         "out.h: wanted memory apart from state.h, which would be overwritten while it is still read; "
-        "got addresses within its span. Alternate two states: cell(x, a, out=b), then cell(x, b, out=a). "
+        "got an overlapping range of addresses. Alternate two states: cell(x, a, out=b), then cell(x, b, out=a). "
         "out.c may be state.c",
     ),
     "out.h is c": (
         lambda g: g.options.update(out=out(g, h=g.c)),
         ValueError,
-        "out.h: wanted memory apart from state.c; got addresses within its span",
+        "out.h: wanted memory apart from state.c; got an overlapping range of addresses",
     ),
     "out.c is h": (
         lambda g: g.options.update(out=out(g, c=g.h)),
         ValueError,
-        "out.c: wanted memory apart from state.h; got addresses within its span",
+        "out.c: wanted memory apart from state.h; got an overlapping range of addresses",
     ),
     "out.h is out.c": (
         lambda g: g.options.update(out=out(g, **dict.fromkeys("hc", g.h.copy()))),
         ValueError,
-        "out.h: wanted memory apart from out.c; got addresses within its span",
+        "out.h: wanted memory apart from out.c; got an overlapping range of addresses",
     ),
 }
 
@@ -376,11 +376,11 @@ def test_bad_argument_of_a_projecting_cell(case, backend):
 def test_c_of_sixteen_bit_cells(dtype, backend):
     good = Good(backend, dtype)
     good.c = good.c.astype(good.cell.dtype)
-    message = rf"state\.c: wanted dtype float32 \(c's, whatever x's is\); got dtype {dtype}\. Use .*float32"
+    message = rf"state\.c: wanted dtype float32 \(c's, with a 16-bit h\); got dtype {dtype}\. Use .*float32"
     with pytest.raises(TypeError, match=message):
         good()
     good.c = [[0.0] * N] * B
-    with pytest.raises(TypeError, match=r'cell\.asarray\(\.\.\., "float32"\) makes one of it'):
+    with pytest.raises(TypeError, match=r'Use cell\.asarray\(\.\.\., "float32"\) to make one'):
         good()
 
 
@@ -391,7 +391,7 @@ def test_x_that_overlaps_a_cached_out(backend):
     for _ in range(2):
         cell(x, state, out=target)
     for part in ("h", "c"):
-        message = rf"out\.{part}: wanted memory apart from x; got addresses within its span"
+        message = rf"out\.{part}: wanted memory apart from x; got an overlapping range of addresses"
         with pytest.raises(ValueError, match=message):
             cell(getattr(target, part), state, out=target)
     with pytest.raises(ValueError, match=r"out\.h: wanted memory apart from reset_to\.h"):
@@ -451,7 +451,9 @@ def test_host_data_is_refused_on_a_gpu(backend):
         return
     good = Good(backend)
     good.x = np.zeros((B, I), np.float32)
-    with pytest.raises(TypeError, match=r"x: wanted a cupy\.ndarray \(cuda:0\); got numpy\.ndarray\. cell\.asarray"):
+    with pytest.raises(
+        TypeError, match=r"x: wanted a cupy\.ndarray \(cuda:0\); got numpy\.ndarray\. Use cell\.asarray"
+    ):
         good()
 
 

@@ -463,16 +463,16 @@ def test_set_weights_of_a_cell(backend):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden_size": 6}, "hidden_size 5, as it was made with; got 6"),
-        ({"input_size": 4}, "input_size 3, as it was made with; got 4"),
-        ({"proj_size": 5}, "proj_size None, as it was made with; got 5"),
-        ({"dtype": "float64"}, "dtype float32, as it was made with; got float64"),
-        ({"bias": False}, "bias given, as it was made with; got None"),
-        ({"peephole": True}, "peephole None, as it was made with; got given"),
-        ({"cell_clip": 1.0}, "cell_clip None, as it was made with; got 1.0"),
-        ({"activation": "relu"}, "activation tanh, as it was made with; got relu"),
-        ({"output_activation": ("elu", 0.5)}, r"output_activation None, as it was made with; got \('elu', 0\.5\)"),
-        ({"coupled_gate": "input"}, "coupled_gate None, as it was made with; got input"),
+        ({"hidden_size": 6}, "hidden_size 5, as in the old weights; got 6"),
+        ({"input_size": 4}, "input_size 3, as in the old weights; got 4"),
+        ({"proj_size": 5}, "proj_size None, as in the old weights; got 5"),
+        ({"dtype": "float64"}, "dtype float32, as in the old weights; got float64"),
+        ({"bias": False}, "bias given, as in the old weights; got None"),
+        ({"peephole": True}, "peephole None, as in the old weights; got given"),
+        ({"cell_clip": 1.0}, "cell_clip None, as in the old weights; got 1.0"),
+        ({"activation": "relu"}, "activation tanh, as in the old weights; got relu"),
+        ({"output_activation": ("elu", 0.5)}, r"output_activation None, as in the old weights; got \('elu', 0\.5\)"),
+        ({"coupled_gate": "input"}, "coupled_gate None, as in the old weights; got input"),
     ],
 )
 def test_set_weights_refuses_another_form(options, message, backend):
@@ -493,7 +493,7 @@ def test_set_weights_refuses_another_stack(backend):
         StackedWeights.random(I, N, 3, seed=0, dtype="float64"),
         StackedWeights.random(I, N, 1, seed=0, dtype="float64", bidirectional=True),
     ):
-        with pytest.raises(ValueError, match=r"^weights: wanted num_layers 2, as the LSTM was made with; got "):
+        with pytest.raises(ValueError, match=r"^weights: wanted num_layers 2, as in the old weights; got "):
             lstm.set_weights(other)
     other = StackedWeights.random(I, N, 2, seed=0, dtype="float64", residual=[False, True])
     with pytest.raises(ValueError, match=r"^weights: wanted residual \(False, False\), as .*; got \(False, True\)"):

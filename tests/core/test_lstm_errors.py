@@ -36,7 +36,7 @@ CASES = {
     "2-D xs": (
         lambda g: setattr(g, "xs", g.xs[0]),
         ValueError,
-        "xs: wanted shape (T, B, I) = (T, B, 3); got shape (4, 3). One step is lstm.step(x, state)",
+        "xs: wanted shape (T, B, I) = (T, B, 3); got shape (4, 3). For one step, use lstm.step(x, state)",
     ),
     "wide xs": (
         lambda g: setattr(g, "xs", g.xs.repeat(2, axis=2)),
@@ -56,12 +56,12 @@ CASES = {
     "lists as xs": (
         lambda g: setattr(g, "xs", [[[0.0] * I] * B] * T),
         TypeError,
-        "xs: wanted a {array} ({device}); got list. lstm.asarray(...) makes one of it",
+        "xs: wanted a {array} ({device}); got list. Use lstm.asarray(...) to make one",
     ),
     "one state": (
         lambda g: setattr(g, "state", g.state[0]),
         TypeError,
-        f"state: wanted {STATES}; got one LSTMState. Its (L*D, B, N) arrays: unstack_states(h=..., c=...)",
+        f"state: wanted {STATES}; got one LSTMState. If its arrays are (L*D, B, N), use unstack_states(h=..., c=...)",
     ),
     "too few states": (
         lambda g: setattr(g, "state", g.state[:1]),
@@ -72,7 +72,7 @@ CASES = {
         lambda g: setattr(g, "state", (g.state[0].h[None], g.state[0].c[None])),
         TypeError,
         f"state: wanted {STATES}; got a tuple of arrays. "
-        "PyTorch's (h, c), each (L*D, B, N), is unstack_states(h=..., c=...) here",
+        "For PyTorch's (h, c), each (L*D, B, N), use unstack_states(h=..., c=...)",
     ),
     "an array as state": (
         lambda g: setattr(g, "state", g.state[0].h),
@@ -110,22 +110,22 @@ CASES = {
         lambda g: setattr(g, "state", g.lstm.zero_state(1)),
         ValueError,
         "state[0].h: wanted shape (B, P) = (4, 2); got shape (1, 2). "
-        "Nothing broadcasts: repeat the row, state[0].h.repeat(4, axis=0)",
+        "States don't broadcast: repeat the row with state[0].h.repeat(4, axis=0)",
     ),
     "a negative length": (
         lambda g: g.options.update(lengths=[6, 5, -1, 0]),
         ValueError,
-        "lengths: wanted from 0 to T = 6; got -1 for row 2",
+        "lengths: wanted lengths from 0 to T = 6; got -1 for row 2",
     ),
     "a length beyond T": (
         lambda g: g.options.update(lengths=[6, 7, 5, 0]),
         ValueError,
-        "lengths: wanted from 0 to T = 6; got 7 for row 1",
+        "lengths: wanted lengths from 0 to T = 6; got 7 for row 1",
     ),
     "a huge length": (
         lambda g: g.options.update(lengths=np.array([6, 2**64 - 1, 0, 0], np.uint64)),
         ValueError,
-        "lengths: wanted from 0 to T = 6; got 18446744073709551615 for row 1",
+        "lengths: wanted lengths from 0 to T = 6; got 18446744073709551615 for row 1",
     ),
     "lengths of floats": (
         lambda g: g.options.update(lengths=[6.0, 5.0, 4.0, 3.0]),
@@ -160,7 +160,7 @@ CASES = {
     "lengths and a mask": (
         lambda g: g.options.update(lengths=[6] * 4, mask=np.ones((T, B), bool)),
         ValueError,
-        "mask: wanted None with lengths, which say the same; got a mask",
+        "mask: wanted None with lengths, which do the same; got a mask",
     ),
     "a mask of floats": (
         lambda g: g.options.update(mask=np.ones((T, B))),
@@ -176,7 +176,7 @@ CASES = {
         lambda g: g.options.update(is_first=np.zeros((T, B), np.float32)),
         TypeError,
         f"is_first: wanted {RESET}; got dtype float32. Use is_first != 0, as for Stable-Baselines3's episode_starts. "
-        "A flag that a step ended an episode belongs to the next step: is_first[t + 1] = done[t]",
+        "If a flag says that a step ended an episode, use it for the next step: is_first[t + 1] = done[t]",
     ),
     "is_first of one step": (
         lambda g: g.options.update(is_first=[True] * B),
@@ -196,12 +196,13 @@ CASES = {
     "reset_to alone": (
         lambda g: g.options.update(reset_to=g.state),
         ValueError,
-        "reset_to: wanted None without is_first, which says the rows to reset; got states",
+        "reset_to: wanted None without is_first, which marks the rows to reset; got states",
     ),
     "reset_to of one layer": (
         lambda g: g.options.update(is_first=np.ones((T, B), bool), reset_to=g.state[0]),
         TypeError,
-        f"reset_to: wanted {STATES}; got one LSTMState. Its (L*D, B, N) arrays: unstack_states(h=..., c=...)",
+        f"reset_to: wanted {STATES}; got one LSTMState. If its arrays are (L*D, B, N), "
+        "use unstack_states(h=..., c=...)",
     ),
     "reset_to of two rows": (
         lambda g: g.options.update(is_first=np.ones((T, B), bool), reset_to=g.lstm.zero_state(2)),

@@ -80,7 +80,7 @@ def test_sixteen_bit_states_pack_in_float32():
         (lambda s, p: pack_state(LSTMState(h=s.h * 1j, c=s.c), order="ch"), TypeError, "h of complex128"),
         (lambda s, p: unpack_state(p * 1j, 4, order="ch", dtype="float32"), TypeError, "packed: .*complex128"),
         (lambda s, p: unpack_state(p.tolist(), 4, order="ch"), TypeError, "packed: wanted an array of NumPy or CuPy"),
-        (lambda s, p: pack_state(LSTMState(h=s.h[:1], c=s.c), order="ch"), ValueError, "of one batch"),
+        (lambda s, p: pack_state(LSTMState(h=s.h[:1], c=s.c), order="ch"), ValueError, "of the same batch"),
         (lambda s, p: pack_state(LSTMState(h=s.h[0], c=s.c), order="ch"), ValueError, r"state\.h: .*\(B, P\)"),
         (lambda s, p: unpack_state(p, 4), TypeError, "order"),
         (lambda s, p: unpack_state(p, 4, order="hhc"), ValueError, "order"),
@@ -186,7 +186,7 @@ def test_proj_size_gives_the_width_of_h():
         (
             lambda s: pack_state(some_state(2, 4, 3), order="ch", axis=0),
             ValueError,
-            r"state: wanted h and c of one shape \(B, N\), to be stacked; got h \(2, 3\) and c \(2, 4\)",
+            r"state: wanted h and c of the same shape \(B, N\); got h \(2, 3\) and c \(2, 4\)",
         ),
         (
             lambda s: pack_state((s, some_state(3, 4, 4)), order="ch"),
@@ -204,11 +204,11 @@ def test_proj_size_gives_the_width_of_h():
             r"state\[1\]\.h: wanted dtype float32",
         ),
         (lambda s: pack_state((s, LSTMState(h=s.h, c=[1])), order="ch"), TypeError, r"state\[1\]\.c: wanted a numpy"),
-        (lambda s: pack_state((s, LSTMState(h=s.h, c=s.c[:1])), order="ch"), ValueError, r"state\[1\]: .*one batch"),
+        (lambda s: pack_state((s, LSTMState(h=s.h, c=s.c[:1])), order="ch"), ValueError, r"state\[1\]: .*same batch"),
         (
             lambda s: unpack_state(np.zeros((2, 17)), (4, 5), order="ch", proj_size=(None, 2)),
             ValueError,
-            "packed: wanted 15 columns, of layers with N=4 P=4, N=5 P=2; got 17 columns",
+            "packed: wanted 15 columns for layers with N=4 P=4, N=5 P=2; got 17 columns",
         ),
         (lambda s: unpack_state(np.zeros((2, 3, 8)), (4, 4), order="ch"), ValueError, r"packed: .*\(B, N\+P\); got"),
         (lambda s: unpack_state(np.zeros((2, 3, 8)), 4, order="ch"), ValueError, r"or \(2, B, N\) with N = 4; got"),
@@ -234,7 +234,7 @@ def test_proj_size_gives_the_width_of_h():
         (
             lambda s: unpack_state(np.zeros((2, 8)), [4], order="ch", proj_size=4),
             TypeError,
-            "proj_size: wanted a tuple or list .*; got int",
+            "proj_size: wanted None, or a tuple or list .*; got int",
         ),
         (lambda s: unpack_state(np.zeros((2, 8)), 4, order="ch", proj_size=[4]), TypeError, "proj_size: wanted an int"),
         (

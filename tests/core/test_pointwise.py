@@ -173,7 +173,7 @@ GATES, C = np.zeros((2, 8), np.float32), np.zeros((2, 2), np.float32)
         ({"c": C[:1]}, ValueError, r"c: wanted shape \(B, N\) = \(2, 2\); got shape \(1, 2\)"),
         ({"c": C.astype(float)}, TypeError, "c: wanted dtype float32 .*got dtype float64"),
         ({"c": None}, TypeError, r"c: wanted a numpy\.ndarray"),
-        ({"c": C.tolist()}, TypeError, r"got list. numpy\.asarray\(\.\.\.\) makes one of it"),
+        ({"c": C.tolist()}, TypeError, r"got list. Use numpy\.asarray\(\.\.\.\) to make one"),
         ({"c": C.astype(float)}, TypeError, r"c: wanted dtype float32 \(that of gates\)"),
         ({"out": LSTMState(h=np.zeros((2, 2), "f4"), c=GATES[:, :2])}, ValueError, "C-contiguous"),
         ({"gates_h": GATES[:1]}, ValueError, "gates_h: wanted shape"),
@@ -202,5 +202,5 @@ def test_a_mask_in_the_memory_of_out():
 
 
 def test_sixteen_bit_c_is_refused():
-    with pytest.raises(TypeError, match=r"c: wanted dtype float32 \(c's, whatever x's is\); got dtype float16"):
+    with pytest.raises(TypeError, match=r"c: wanted dtype float32 \(c's, with a 16-bit h\); got dtype float16"):
         lstm_pointwise(GATES.astype(np.float16), C.astype(np.float16))

@@ -645,7 +645,7 @@ def test_interrupted_at_any_moment(name, tmp_path):
 def test_pools_are_not_copied(backend):
     pool = make_pool(plain_cell(backend), 3)
     for way in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match=r"^a StatePool is not pickled or copied: save\(path\) writes its live"):
+        with pytest.raises(TypeError, match=r"^a StatePool can't be copied or pickled: use save\(path\), and load"):
             way(pool)
 
 

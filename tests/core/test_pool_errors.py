@@ -85,7 +85,7 @@ SLOTS = {
     "a mask": (
         np.array([True, False, True]),
         TypeError,
-        "slots: wanted integers; got dtype bool. The slots of a mask are numpy.flatnonzero(mask)",
+        "slots: wanted integers; got dtype bool. For a mask, use numpy.flatnonzero(mask)",
     ),
     "an array of objects": (np.array([0, 1, 2], object), TypeError, "slots: wanted integers; got dtype object"),
     "a column": (np.array([[0], [1], [2]]), ValueError, "slots: wanted shape (B,); got shape (3, 1)"),
@@ -93,7 +93,7 @@ SLOTS = {
     "an array elsewhere": (
         OnGpu(),
         ValueError,
-        "slots: wanted an array on {device}; got a {tests}.OnGpu on metal. cell.asarray(...) makes one of it",
+        "slots: wanted an array on {device}; got a {tests}.OnGpu on metal. Use cell.asarray(...) to make one",
     ),
     "a slot twice": ([3, 1, 3], ValueError, "3 twice (rows 0 and 2)"),
     "slots twice": (np.array([4, 1, 1]), ValueError, "1 twice (rows 1 and 2)"),
@@ -135,7 +135,7 @@ def test_slots(case, name, backend):
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "step"])
 def test_only_a_step_has_padding(name, backend):
     good = Good(backend)
-    message = f"{WANTED}-1 (row 1). Only a step has padding rows, whose slot is -1"
+    message = f"{WANTED}-1 (row 1). Only a step takes -1, for a padding row"
     refused(good, lambda: CALLS[name](good, [0, -1, 2]), ValueError, message)
 
 
@@ -189,13 +189,13 @@ STEPS = {
     "1-D x": (
         lambda g: setattr(g, "x", g.x[0]),
         ValueError,
-        "x: wanted shape (B, I) = (B, 4); got shape (4,). One row is x[None]",
+        "x: wanted shape (B, I) = (B, 4); got shape (4,). For one row, use x[None]",
     ),
     "3-D x": (
         lambda g: setattr(g, "x", g.x[None]),
         ValueError,
         "x: wanted shape (B, I) = (B, 4); got shape (1, 3, 4). "
-        "This takes one step: LSTM(weights)(x) takes a sequence (T, B, I)",
+        "This takes one step. For a sequence (T, B, I), use LSTM(weights)(x)",
     ),
     "narrow x": (
         lambda g: setattr(g, "x", g.x[:, :2]),
@@ -210,12 +210,12 @@ STEPS = {
     "list x": (
         lambda g: setattr(g, "x", [[0.0] * I] * B),
         TypeError,
-        "x: wanted a {module}.ndarray ({device}); got list. cell.asarray(...) makes one of it",
+        "x: wanted a {module}.ndarray ({device}); got list. Use cell.asarray(...) to make one",
     ),
     "x elsewhere": (
         lambda g: setattr(g, "x", OnGpu()),
         ValueError,
-        "x: wanted an array on {device}; got a {tests}.OnGpu on metal. cell.asarray(...) makes one of it",
+        "x: wanted an array on {device}; got a {tests}.OnGpu on metal. Use cell.asarray(...) to make one",
     ),
     "too few slots": (
         lambda g: setattr(g, "slots", [0, 3]),
@@ -236,8 +236,8 @@ STEPS = {
         lambda g: g.options.update(is_first=[0, 1, 0]),
         TypeError,
         "is_first: wanted booleans, True for the rows to reset before this step; got dtype int64. "
-        "Use numpy.asarray(is_first) != 0, as for Stable-Baselines3's episode_starts. A flag that a step ended an "
-        "episode belongs to the next step: is_first[t + 1] = done[t]",
+        "Use numpy.asarray(is_first) != 0, as for Stable-Baselines3's episode_starts. If a flag says that a step "
+        "ended an episode, use it for the next step: is_first[t + 1] = done[t]",
     ),
     "short mask": (
         lambda g: g.options.update(is_first=[True, False]),
@@ -248,12 +248,12 @@ STEPS = {
     "out a list": (
         lambda g: g.options.update(out=[[0.0] * P] * B),
         TypeError,
-        "out: wanted a {module}.ndarray ({device}); got list. cell.asarray(...) makes one of it",
+        "out: wanted a {module}.ndarray ({device}); got list. Use cell.asarray(...) to make one",
     ),
     "out a state": (
         lambda g: g.options.update(out=g.owner.zero_state(B)),
         TypeError,
-        "out: wanted a {module}.ndarray ({device}); got fusedlstm.state.LSTMState. Take one array of it: out.h or .c",
+        "out: wanted a {module}.ndarray ({device}); got fusedlstm.state.LSTMState. Pass one of its arrays: out.h or .c",
     ),
     "out of other rows": (
         lambda g: g.options.update(out=g.out(rows=2)),
@@ -278,7 +278,7 @@ STEPS = {
     "out in x": (
         lambda g: g.options.update(out=g.x.reshape(-1)[: B * P].reshape(B, P)),
         ValueError,
-        "out: wanted memory apart from x; got addresses within its span",
+        "out: wanted memory apart from x; got an overlapping range of addresses",
     ),
 }
 
@@ -309,7 +309,7 @@ def test_out_in_the_memory_of_a_mask():
     good = Good("numpy")
     out = good.out()
     good.options.update(out=out, is_first=out.reshape(-1).view(bool)[:B])
-    refused(good, good, ValueError, "out: wanted memory apart from is_first; got addresses within its span")
+    refused(good, good, ValueError, "out: wanted memory apart from is_first; got an overlapping range of addresses")
 
 
 def test_immutable_out_is_refused():
@@ -362,7 +362,7 @@ STATES = {
     "one row": (
         lambda g: LSTMState(h=g.state.h, c=g.state.c[:1]),
         ValueError,
-        "state.c: wanted shape (B, N) = (3, 5); got shape (1, 5). Nothing broadcasts: repeat the row, "
+        "state.c: wanted shape (B, N) = (3, 5); got shape (1, 5). States don't broadcast: repeat the row with "
         "state.c.repeat(3, axis=0)",
     ),
     "float64": (
@@ -373,12 +373,12 @@ STATES = {
     "lists": (
         lambda g: LSTMState(h=[[0.0] * P] * B, c=g.state.c),
         TypeError,
-        "state.h: wanted a {module}.ndarray ({device}); got list. cell.asarray(...) makes one of it",
+        "state.h: wanted a {module}.ndarray ({device}); got list. Use cell.asarray(...) to make one",
     ),
     "elsewhere": (
         lambda g: LSTMState(h=g.state.h, c=OnGpu()),
         ValueError,
-        "state.c: wanted an array on {device}; got a {tests}.OnGpu on metal. cell.asarray(...) makes one of it",
+        "state.c: wanted an array on {device}; got a {tests}.OnGpu on metal. Use cell.asarray(...) to make one",
     ),
 }
 
@@ -387,7 +387,7 @@ STATES_OF_LAYERS = {
         lambda g: g.state[0],
         TypeError,
         "state: wanted a tuple of 2 LSTMState, one for each layer and direction; got one LSTMState. "
-        "Its (L*D, B, N) arrays: unstack_states(h=..., c=...)",
+        "If its arrays are (L*D, B, N), use unstack_states(h=..., c=...)",
     ),
     "too few": (
         lambda g: g.state[:1],
@@ -404,7 +404,7 @@ STATES_OF_LAYERS = {
         lambda g: (g.state[0].h, g.state[0].c),
         TypeError,
         "state: wanted a tuple of 2 LSTMState, one for each layer and direction; got a tuple of arrays. "
-        "PyTorch's (h, c), each (L*D, B, N), is unstack_states(h=..., c=...) here",
+        "For PyTorch's (h, c), each (L*D, B, N), use unstack_states(h=..., c=...)",
     ),
     "other rows of the second": (
         lambda g: (g.state[0], g.owner.zero_state(4)[1]),
@@ -414,7 +414,7 @@ STATES_OF_LAYERS = {
     "lists": (
         lambda g: (LSTMState(h=[[0.0] * P] * B, c=g.state[0].c), g.state[1]),
         TypeError,
-        "state[0].h: wanted a {module}.ndarray ({device}); got list. lstm.asarray(...) makes one of it",
+        "state[0].h: wanted a {module}.ndarray ({device}); got list. Use lstm.asarray(...) to make one",
     ),
 }
 
@@ -444,12 +444,12 @@ OTHERS = {
     "read like a list": (
         lambda g: g.pool.read([0], like=[1.0]),
         TypeError,
-        "like: wanted a {module}.ndarray ({device}); got list. cell.asarray(...) makes one of it",
+        "like: wanted a {module}.ndarray ({device}); got list. Use cell.asarray(...) to make one",
     ),
     "read like what is elsewhere": (
         lambda g: g.pool.read([0], like=OnGpu()),
         ValueError,
-        "like: wanted an array on {device}; got a {tests}.OnGpu on metal. cell.asarray(...) makes one of it",
+        "like: wanted an array on {device}; got a {tests}.OnGpu on metal. Use cell.asarray(...) to make one",
     ),
 }
 

@@ -165,20 +165,24 @@ def test_weights_have_no_integers(name, tmp_path):
     weights = LSTMWeights.random(I, N, proj_size=P, peephole=True, seed=0)
     arrays = {**weights.arrays(), name: weights.arrays()[name].astype(np.int64)}
     files.save(tmp_path / "w", "LSTMWeights", arrays, weights.options())
-    with pytest.raises(WeightsFileError, match="is damaged: no weights have the dtype I64"):
+    with pytest.raises(WeightsFileError, match="is damaged: weights can't have the dtype I64"):
         LSTMWeights.load(tmp_path / "w")
 
 
 # Files with a valid checksum that no pool has written: the changed arrays, the changed options, and the message.
 SLOTS = np.array([0, 2, 3, 5])
 DAMAGED = {
-    "slots of int32": ({"slots": SLOTS.astype("i4")}, {}, "no states have the dtype I32"),
+    "slots of int32": ({"slots": SLOTS.astype("i4")}, {}, "states can't have the dtype I32"),
     "slots of floats": ({"slots": SLOTS.astype("f8")}, {}, "slots: wanted int64 (L,); got float64 (4,)"),
     "no slots": ({"slots": None}, {}, "slots: wanted int64 (L,); got none"),
     "slots of two dimensions": ({"slots": SLOTS[:, None]}, {}, "slots: wanted int64 (L,); got int64 (4, 1)"),
-    "a slot twice": ({"slots": np.array([0, 2, 2, 5])}, {}, "slots: wanted each once, sorted; got 2 before 2"),
-    "slots in disorder": ({"slots": np.array([0, 3, 2, 5])}, {}, "slots: wanted each once, sorted; got 3 before 2"),
-    "a negative slot": ({"slots": np.array([-1, 2, 3, 5])}, {}, "slots: wanted slots from 0; got -1"),
+    "a slot twice": ({"slots": np.array([0, 2, 2, 5])}, {}, "slots: wanted sorted, distinct slots; got 2 before 2"),
+    "slots in disorder": (
+        {"slots": np.array([0, 3, 2, 5])},
+        {},
+        "slots: wanted sorted, distinct slots; got 3 before 2",
+    ),
+    "a negative slot": ({"slots": np.array([-1, 2, 3, 5])}, {}, "slots: wanted slots of at least 0; got -1"),
     "fewer slots": ({"slots": SLOTS[:3]}, {}, "0.c: wanted float32 (3, 4); got float32 (4, 4)"),
     "no h": ({"0.h": None}, {}, "0.h: wanted float32 (4, 2); got none"),
     "a wide c": ({"0.c": np.zeros((4, 5), "f4")}, {}, "0.c: wanted float32 (4, 4); got float32 (4, 5)"),

@@ -506,12 +506,12 @@ def test_commands_check_their_targets(tmp_path):
     source = tmp_path / "source"
     source.write_bytes(b"x")
     check_target("OUT", str(tmp_path / "new"), {"SOURCE": str(source), "--state": None, "--other": "absent"})
-    with pytest.raises(ValueError, match="OUT: wanted another file than --more"):
+    with pytest.raises(ValueError, match="OUT: wanted a file other than --more"):
         check_target(
             "OUT", str(tmp_path / "new"), {"--more": str(tmp_path / "." / "new")}
         )  # the same path, spelled differently
     for wrong in (str(tmp_path), str(tmp_path / "absent" / "w"), "", str(tmp_path / "new") + os.sep):
         with pytest.raises(ValueError, match="OUT: wanted a file in a folder that exists; got "):
             check_target("OUT", wrong, {})
-    with pytest.raises(ValueError, match="OUT: wanted another file than SOURCE, which would be lost; got "):
+    with pytest.raises(ValueError, match="OUT: wanted a file other than SOURCE, which would be lost; got "):
         check_target("OUT", str(tmp_path / "." / "source"), {"SOURCE": str(source)})

@@ -298,7 +298,7 @@ def test_one_thread_at_a_time(backend, monkeypatch):
     thread.start()
     assert inside.wait(10)
     for call in (stepper.step, stepper.read, stepper.reset, lambda: stepper.write(cell.zero_state(2))):
-        with pytest.raises(RuntimeError, match="one thread at a time, and another is using it"):
+        with pytest.raises(RuntimeError, match="another thread is using this Stepper, and it runs"):
             call()
     go_on.set()
     thread.join()

@@ -78,7 +78,7 @@ def test_invariance_needs_its_kernel(name):
     dtype, precision, kernel, wanted = BAD_INVARIANT[name]
     with pytest.raises(ValueError, match=re.escape(f"kernel: wanted None or {wanted}")) as caught:
         make(LSTMCell, "numpy", dtype, precision=precision, kernel=kernel, batch_invariant=True)
-    assert f"; got {kernel!r}. A row's bits are its own in tiles of one shape only" in str(caught.value)
+    assert f"; got {kernel!r}. Batch-invariant steps always use this kernel" in str(caught.value)
     make(LSTMCell, "numpy", dtype, precision=precision, batch_invariant=True)
     only = choice.invariant(dtype, precision)
     assert choice.check(only, dtype, precision, batch_invariant=True) is None
@@ -153,9 +153,9 @@ def test_info_names_the_way_of_stepping(monkeypatch):
     assert rows[:2] == [("backend numpy", "runs"), ("backend cuda", "runs")]
     assert rows[3:-1] == [
         ("GPU 0", "New"),
-        ("", "steps: one kernel, chosen by a table that no GPU has measured yet"),
+        ("", "steps: one kernel, chosen by a table of predictions"),
         ("GPU 1", "Old"),
-        ("", "steps: matmul and pointwise: compute capability 7.5 is older than 8.0"),
+        ("", "steps: matmul and pointwise, as compute capability 7.5 is older than 8.0"),
     ]
 
 

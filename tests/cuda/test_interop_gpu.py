@@ -438,7 +438,7 @@ def test_two_devices(torch, monkeypatch):
     assert backend_of(x).device == "cuda:1"
     assert backend_of(others.OnlyInterface(x._array)).device == "cuda:1"
     assert cell.zero_state(B, like=x).h.device.index == 1
-    hint = r"\. cell\.asarray\(\.\.\.\) makes one of it$"
+    hint = r"\. Use cell\.asarray\(\.\.\.\) to make one$"
     with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got a .*Tensor on cuda:1" + hint):
         case.cell(x, tensors(case)[1])
     with pytest.raises(ValueError, match=r"^state\.c: wanted an array on cuda:1; got a .*Tensor on cuda:0" + hint):
@@ -458,7 +458,7 @@ def test_host_tensors_on_a_gpu(torch):
     """They raise an error with their name. Masks on the host are copied."""
     case = Case("cuda")
     x, state = tensors(case)
-    hint = r"\. cell\.asarray\(\.\.\.\) makes one of it$"
+    hint = r"\. Use cell\.asarray\(\.\.\.\) to make one$"
     with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got a .*Tensor on cpu" + hint):
         case.cell(torch.Tensor(case.x), state)
     with pytest.raises(ValueError, match=r"^state\.h: wanted an array on cuda:0; got a .*Tensor on cpu" + hint):
@@ -483,7 +483,9 @@ def test_gpu_arrays_on_the_cpu(torch):
         (others.OnlyDlpack(x._array), "OnlyDlpack", "cuda:0"),
         (others.OnlyInterface(x._array), "OnlyInterface", "cuda"),
     ):
-        with pytest.raises(ValueError, match=rf"^x: wanted an array on cpu; got a .*{name} on {place}\. cell\.asarray"):
+        with pytest.raises(
+            ValueError, match=rf"^x: wanted an array on cpu; got a .*{name} on {place}\. Use cell\.asarray"
+        ):
             case.cell(array, state)
     with pytest.raises(ValueError, match=r"^is_first: wanted an array on cpu; got a .*Tensor on cuda:0"):
         case.cell(case.x, state, is_first=torch.Tensor(arrays.asarray(case.first)))

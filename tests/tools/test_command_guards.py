@@ -119,7 +119,7 @@ def test_out_is_not_an_input(command, what, way, folder, capsys, monkeypatch):
     arguments = COMMANDS[command](folder)
     arguments[arguments.index("--out") + 1 if command == "run" else 2] = str(out)
     label = {"run": "--out", "convert": "OUT"}[command]
-    fails(capsys, arguments, f"{label}: wanted another file than {what}, which would be lost; got {out}")
+    fails(capsys, arguments, f"{label}: wanted a file other than {what}, which would be lost; got {out}")
     assert contents(folder) == before
 
 
@@ -128,7 +128,7 @@ def test_default_out_is_not_an_input(folder, capsys):
     """One run's result may be the next run's state, with the same inputs."""
     (folder / "s.npz").rename(folder / "x.out.npz")
     before = contents(folder)
-    fails(capsys, run(folder, out=None, s="x.out.npz"), "--out: wanted another file than --state, which would be lost")
+    fails(capsys, run(folder, out=None, s="x.out.npz"), "--out: wanted a file other than --state, which would be lost")
     assert contents(folder) == before
 
 
@@ -170,13 +170,13 @@ def test_out_is_not_part_of_a_checkpoint(folder, capsys):
     before = contents(folder)
     for source in ("model.ckpt-7", "model.ckpt-7.index"):
         for name in ("model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001"):
-            fails(capsys, convert_(folder, name, source=source), "OUT: wanted another file than SOURCE")
+            fails(capsys, convert_(folder, name, source=source), "OUT: wanted a file other than SOURCE")
     (folder / "saved" / "variables").mkdir(parents=True)
     (folder / "saved" / "variables" / "variables.index").write_bytes(b"part")
     fails(
         capsys,
         convert_(folder, "saved/variables/variables.index", source="saved"),
-        "OUT: wanted another file than SOURCE's saved/variables/variables.index, which would be lost",
+        "OUT: wanted a file other than SOURCE's saved/variables/variables.index, which would be lost",
     )
     assert before.items() <= contents(folder).items()
 
@@ -186,7 +186,7 @@ def test_out_is_not_an_onnx_models_data(folder, capsys):
     model = convert.to_onnx(LSTMWeights.random(20, 30, seed=0))
     onnx.save(model, folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
     before = contents(folder)
-    fails(capsys, convert_(folder, "m.data", source="m.onnx"), "OUT: wanted another file than SOURCE's m.data, which")
+    fails(capsys, convert_(folder, "m.data", source="m.onnx"), "OUT: wanted a file other than SOURCE's m.data, which")
     assert contents(folder) == before
     assert command_line.main(convert_(folder, "new", source="m.onnx")) == 0
 
@@ -258,9 +258,9 @@ def claims(path, shape, dtype="<f4", data=b""):
         ("x.npy", (10**30, 0, 2), "<f4", "is not a .npy file of numbers, or is damaged"),
         ("x.npy", (10**18, 0, 2), "<f8", "is not a .npy file of numbers, or is damaged"),
         ("x.npy", (0, 10**12, 2), "<f4", "wanted at most 1048576 rows of inputs of width 0 or without steps"),
-        ("x.npy", (-4, 5, 2), "<f4", "shape (-4, 5, 2)"),
+        ("x.npy", (-4, 5, 2), "<f4", "its shape (-4, 5, 2) has a negative size"),
         ("x.npy", (4, 5, 2), "|O", "it holds Python objects, which are never unpickled"),
-        ("x.npy", (4, 5, 2), "<V0", "whose elements have no bytes"),
+        ("x.npy", (4, 5, 2), "<V0", "elements without bytes"),
         ("x.npy", (True, 5, 2), "<f4", "bytes, but there are 0"),
         ("l.npy", (10**13,), "<i8", "claims 80000000000000 bytes, but there are 0"),
         ("l.npy", (10**30,), "<i8", "claims"),

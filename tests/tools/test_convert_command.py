@@ -240,7 +240,7 @@ def test_source_is_never_overwritten(tmp_path, capsys):
     for out in (source, tmp_path / "link"):
         status, said, errors = run(capsys, source, out)
         assert (status, said) == (1, "")
-        assert "OUT: wanted another file than SOURCE, which would be lost; got " in errors
+        assert "OUT: wanted a file other than SOURCE, which would be lost; got " in errors
     assert source.read_bytes() == before
 
 

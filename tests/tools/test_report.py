@@ -177,8 +177,8 @@ def test_predictions_are_beside_measurements(tmp_path):
         got = cells(text, f"**fusedlstm Stepper, kernel={kernel}".replace("_", "\\_"), group)[column]
         assert got == f"{1e6 * predictions.kept(kernel, **shape):.2f}"
     assert [cells(text, peer, group)[column] for peer in ("**fusedlstm Stepper**", "torch cell")] == ["", ""]
-    assert "**predicted us:** of the GPU, by a model, before any of these kernels had run on one" in text
-    # Kernels that users must name don't count as ours in the summary.
+    assert "**predicted us:** the GPU's microseconds, predicted by a model" in text
+    # What nobody gets without asking for it is not ours in the summary.
     assert cells(text, "step, B = 32, N = I = 128")[1:3] == ["4.00 µs", "0.44"]
     of_no_shape = text[text.index("#### step, B = 33, N = I = 128") :]
     assert "predicted us" not in of_no_shape
@@ -364,17 +364,20 @@ def damaged(**changes):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "no JSON, or not all of it"),
-        (json.dumps(CONTENT)[:-100], "no JSON, or not all of it"),
-        ("[]", "no result of this suite"),
-        ("{}", "no result of this suite ('machine_info' is missing)"),
+        ("", "not JSON, or not all of it"),
+        (json.dumps(CONTENT)[:-100], "not JSON, or not all of it"),
+        ("[]", "not a result of this suite"),
+        ("{}", "not a result of this suite ('machine_info' is missing)"),
         (CONTENT | {"benchmarks": []}, "it has no benchmarks"),
         (damaged(extra_info={}), "none of its benchmarks is of this suite"),
-        (damaged(stats={}), "no result of this suite ('median' is missing)"),
-        (damaged(stats={"median": "soon"}), "no result of this suite"),
+        (damaged(stats={}), "not a result of this suite ('median' is missing)"),
+        (damaged(stats={"median": "soon"}), "not a result of this suite"),
         (damaged(stats={"median": float("nan")}), "has no time"),
         (damaged(stats={"median": 0}), "has no time"),
-        (CONTENT | {"machine_info": {"facts": {"limits": {"cpu": {}}}}}, "no result of this suite ('copy' is missing)"),
+        (
+            CONTENT | {"machine_info": {"facts": {"limits": {"cpu": {}}}}},
+            "not a result of this suite ('copy' is missing)",
+        ),
     ],
 )
 def test_bad_results_are_refused(content, words, tmp_path, capsys):

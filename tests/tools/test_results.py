@@ -269,7 +269,7 @@ def test_newer_result_replaces_older(tmp_path, monkeypatch):
 def test_results_without_a_commit_are_not_kept(commit, tmp_path):
     readme, paths = with_results(tmp_path, [result(), result(commit=commit)])
     before = readme.read_text()
-    with pytest.raises(runs.ResultsError, match=r"1\.json: its commit is .*: only a commit's own times are kept"):
+    with pytest.raises(runs.ResultsError, match=r"1\.json: its commit is .*: only times of a commit without"):
         keep.keep(paths, tmp_path / "results", readme)
     assert readme.read_text() == before
     assert not (tmp_path / "results").exists()

@@ -84,7 +84,7 @@ class Audit:
 
 @dataclass(slots=True)
 class StepArguments:
-    """Of kernels/step.cu."""
+    """The arguments of kernels/step.cu."""
 
     rows: Rows
     readers: Annotated[Any, "unsigned*"]
@@ -99,7 +99,7 @@ class StepArguments:
 
 @dataclass(slots=True)
 class ProjectArguments:
-    """Of kernels/project.cu."""
+    """The arguments of kernels/project.cu."""
 
     m: Annotated[Matrix, "const T"]
     h: Annotated[Matrix, "T"]
@@ -118,7 +118,7 @@ class ProjectArguments:
 
 @dataclass(slots=True)
 class PointwiseArguments:
-    """Of kernels/pointwise.cu."""
+    """The arguments of kernels/pointwise.cu."""
 
     gates: Annotated[Matrix, "const G"]
     gates_h: Annotated[Matrix, "const G"]
@@ -134,7 +134,7 @@ class PointwiseArguments:
 
 @dataclass(slots=True)
 class PlannedArguments:
-    """Of kernels/planned.cu."""
+    """The arguments of kernels/planned.cu."""
 
     gates: Annotated[Any, "const A*"]
     cell: Cell
@@ -148,7 +148,7 @@ class PlannedArguments:
 
 @dataclass(slots=True)
 class FinishArguments:
-    """Of kernels/finish.cu."""
+    """The arguments of kernels/finish.cu."""
 
     projected: Annotated[Matrix, "const T"]
     h: Annotated[Matrix, "T"]
@@ -162,7 +162,7 @@ class FinishArguments:
 
 @dataclass(slots=True)
 class ResetArguments:
-    """Of kernels/reset.cu."""
+    """The arguments of kernels/reset.cu."""
 
     is_first: Annotated[Any, "unsigned char*"]
     slots: Annotated[Any, "const i64*"]
@@ -177,7 +177,7 @@ class ResetArguments:
 
 @dataclass(slots=True)
 class GatherArguments:
-    """Of kernels/gather.cu."""
+    """The arguments of kernels/gather.cu."""
 
     operand: Annotated[Matrix, "T"]
     X: I64
@@ -198,7 +198,7 @@ class GatherArguments:
 
 @dataclass(slots=True)
 class CheckArguments:
-    """Of kernels/check.cu."""
+    """The arguments of kernels/check.cu."""
 
     slots: Annotated[Any, "const i64*"]
     steppable: Annotated[Any, "i64*"]
@@ -209,7 +209,7 @@ class CheckArguments:
 
 @dataclass(slots=True)
 class StateRowsArguments:
-    """Of kernels/state_rows.cu."""
+    """The arguments of kernels/state_rows.cu."""
 
     slots: Annotated[Any, "const i64*"]
     words: Annotated[Any, "const u64*"]
@@ -219,7 +219,7 @@ class StateRowsArguments:
 
 @dataclass(slots=True)
 class ClipArguments:
-    """Of kernels/clip.cu."""
+    """The arguments of kernels/clip.cu."""
 
     h: Annotated[Any, "T*"]
     count: I64
@@ -228,7 +228,7 @@ class ClipArguments:
 
 @dataclass(slots=True)
 class SelectArguments:
-    """Of kernels/select.cu."""
+    """The arguments of kernels/select.cu."""
 
     out: Annotated[Any, "T*"]
     mask: Annotated[Any, "const unsigned char*"]
@@ -239,7 +239,7 @@ class SelectArguments:
 
 @dataclass(slots=True)
 class AddArguments:
-    """Of kernels/add.cu."""
+    """The arguments of kernels/add.cu."""
 
     out: Annotated[Any, "T*"]
     more: Annotated[Any, "const T*"]
@@ -248,7 +248,7 @@ class AddArguments:
 
 @dataclass(slots=True)
 class InterleaveArguments:
-    """Of lstm_interleave in kernels/interleave.cu."""
+    """The arguments of lstm_interleave in kernels/interleave.cu."""
 
     to: Annotated[Any, "T*"]
     columns: I64
@@ -262,7 +262,7 @@ class InterleaveArguments:
 
 @dataclass(slots=True)
 class PadArguments:
-    """Of lstm_pad in kernels/interleave.cu."""
+    """The arguments of lstm_pad in kernels/interleave.cu."""
 
     to: Annotated[Any, "T*"]
     columns: I64

@@ -1,4 +1,4 @@
-"""The CUDA backend: CuPy's arrays, cuBLAS' matmul, and everything else of a step in one launch."""
+"""The CUDA backend, on CuPy's arrays. A plain call multiplies by cuBLAS and does the rest of a step in one launch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
 
-# Rows of the step that a pool's way of stepping is chosen for, unless it has fewer slots.
+# A pool's kernels are chosen for steps of this many rows, or of all slots if it has fewer.
 _ROWS_OF_A_POOL = 1024
 
 
@@ -56,7 +56,7 @@ class CudaBackend:
         self._device = cupy.cuda.Device(index)
 
     def asarray(self, x: Any, dtype: np.dtype[Any]) -> Any:
-        """Return `x` as a CuPy array of this dtype on this device; no copy where it is one."""
+        """Return `x` as a CuPy array of this dtype on this device, without a copy if it already is one."""
         fork.check_process()
         check_no_grad("x", x)
         if isinstance(x, cupy.ndarray):
@@ -72,10 +72,10 @@ class CudaBackend:
             return cupy.asarray(to_host_reals("x", x, dtype))
 
     def _from(self, index: int, x: Any, library: Library | None, dtype: np.dtype[Any]) -> Any:
-        """Return `asarray` of an array on a GPU, in the order of its library; -1 where only a view tells which GPU.
+        """Return `asarray` of an array on a GPU, in order with its library. `index` is -1 if only a view tells it.
 
-        On another GPU it is made contiguous first, as otherwise CuPy's copy does, there, in the order of nothing. The
-        order of that GPU is left last, so that its streams wait for the copy.
+        An array on another GPU is made contiguous there first. Otherwise CuPy's copy would do it, without
+        waiting for other work. That GPU's order is left last, so that its streams wait for the copy.
         """
         if index < 0 and library is not None:
             index = view_of("x", x, library, self).array.device.id
@@ -89,7 +89,7 @@ class CudaBackend:
                 return _cast(array.copy(), dtype)
 
     def _borrow(self, x: Any, library: Library, order: Order, index: int) -> Any:
-        """Return the view of an array on a GPU, with the work in order with its library's."""
+        """Return a view of an array on a GPU, and put the work in order with its library's."""
         view = view_of("x", x, library, self).array
         stream = library.stream(index)
         if stream is None:
@@ -99,7 +99,7 @@ class CudaBackend:
         return view
 
     def mask(self, values: Any) -> Any:
-        """Return a mask on this device; a host array of no booleans is returned as it is, to be refused."""
+        """Return a mask on this device. A host array that isn't boolean is returned unchanged, for checks to refuse."""
         if isinstance(values, cupy.ndarray):
             return values
         host = host_mask(values)
@@ -110,12 +110,12 @@ class CudaBackend:
             return cupy.asarray(host)
 
     def signature(self, x: Any, h: Any, c: Any) -> tuple[Any, ...]:
-        """Return what the checks of these arrays depend on."""
+        """Return everything that the checks of these arrays look at."""
         places = x.device.id, h.device.id, c.device.id
         return type(x), x.shape, x.dtype, type(h), h.shape, h.dtype, type(c), c.shape, c.dtype, places
 
     def device_of(self, array: Any) -> str:
-        """Return "cuda:<index>" of an array."""
+        """Return "cuda:<index>" of the GPU that an array is on."""
         return f"cuda:{array.device.id}"
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
@@ -131,7 +131,7 @@ class CudaBackend:
             return cupy.empty(shape, dtype)
 
     def overlap(self, a: Any, b: Any) -> bool:
-        """Whether the memory of two arrays may overlap: whether the spans of their addresses do."""
+        """Whether the memory of two arrays may overlap, judged by the spans of their addresses."""
         if a.size == 0 or b.size == 0:
             return False
         a_start, a_end = span(a)
@@ -148,15 +148,15 @@ class CudaBackend:
             return work(*arguments)
 
     def select_rows(self, a: Any, rows: Any, value: Any) -> None:
-        """Write zeros, or a row's own of `value`, to the rows marked of a contiguous (B, K)."""
+        """Write zeros, or the rows of `value`, to the marked rows of `a` (B, K), which is contiguous."""
         launch_select(a, rows, value)
 
     def add(self, a: Any, more: Any) -> None:
-        """Write a + more to a, which is contiguous."""
+        """Write a + more to `a`, which is contiguous."""
         launch_add(a, more)
 
     def largest_over_1(self, h: Any, is_first: Any) -> float:
-        """Return the largest |h| over 1, or 0, in rows that are not reset; waits for the device. NaN is none."""
+        """Return the largest |h| above 1 in rows that are not reset, or 0; NaN is ignored. Waits for the device."""
         with self._device:
             sizes = cupy.abs(h.astype(np.float64))
             sizes = cupy.where(sizes > 1, sizes, 0)
@@ -194,10 +194,10 @@ class CudaBackend:
         return int(self._device.compute_capability)
 
     def _kernels(self, weights: StackedWeights, engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
-        """Return what steps each layer: what was named, else by the table; one kernel, where no matmul can be planned.
+        """Return the kernel of each layer: the named one, else the table's, but not matmul if it can't be planned.
 
         Raises:
-            BackendUnavailableError: there is no way to step here.
+            BackendUnavailableError: no kernel can step here.
         """
         sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
         about = weights.dtype.name, engines[0].precision
@@ -223,7 +223,7 @@ class CudaBackend:
         *,
         host: bool,
     ) -> CudaStepper:
-        """Return buffers of B rows, and graphs of their step."""
+        """Return an engine for a Stepper: buffers of B rows, and graphs of their step."""
         fork.check_process()
         kernels = self._kernels(weights, engines, B)
         with self._device:
@@ -231,7 +231,7 @@ class CudaBackend:
             return CudaStepper(self._index, engines, step, kernels, host=host)
 
     def pool_engine(self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int) -> CudaPool:
-        """Return the rows of a pool."""
+        """Return an engine for a pool."""
         fork.check_process()
         kernels = self._kernels(weights, engines, min(capacity, _ROWS_OF_A_POOL))
         with self._device:
@@ -244,21 +244,21 @@ class CudaBackend:
             launch_pointwise(*arrays, **options)
 
     def order(self, stream: int | None) -> Order:
-        """Return a context that queues work on a stream, CuPy's current one where it is None."""
+        """Return a context that queues work on a stream; None for CuPy's current one."""
         fork.check_process()
         return Order(self._index, stream)
 
     def from_dlpack(self, array: Any) -> Any:
-        """Return the view of an array on this device; it makes the current stream wait for its producer's."""
+        """Return a view of an array on this device. The current stream waits for the producer's."""
         return cupy.from_dlpack(array)
 
     def from_interface(self, array: Any) -> Any:
-        """Return the view of what has `__cuda_array_interface__`, on whichever device it is."""
+        """Return a view of an array that has `__cuda_array_interface__`, on any device."""
         return cupy.asarray(array)
 
 
 def _cast(array: Any, dtype: np.dtype[Any]) -> Any:
-    """Return a CuPy array of real numbers in this dtype, itself where it is that already."""
+    """Return a CuPy array in this dtype, without a copy if it has it. Raise TypeError if it is complex."""
     if array.dtype.kind == "c":
         fail(TypeError, "x", "real numbers", f"dtype {array.dtype}")
     return array.astype(dtype, copy=False)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.runtime.streams import Turns
     from fusedlstm.weights import LSTMWeights
 
-Reset: TypeAlias = tuple[Any, Any, Any]  # the part of h in the gates, the c and the h that rows are reset to
+Reset: TypeAlias = tuple[Any, Any, Any]  # for rows that are reset: h's part of the gates, c and h
 
 
 class CudaCell(CellEngine):
-    """One step of a cell, for any batch: weights on the device; scratch comes from CuPy's pool."""
+    """One step of a cell, for any batch. Its weights are on the device. Scratch comes from CuPy's memory pool."""
 
     is_whole = True
 
@@ -35,19 +35,18 @@ class CudaCell(CellEngine):
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
 
     def check(self) -> None:
-        """Raise RuntimeError if no step can be queued: CUDA must not be called, or the weights are being written."""
+        """Raise RuntimeError if a step can't be queued: CUDA can't be called here, or the weights are being written."""
         fork.check_process()
         if not self.is_whole:
             raise RuntimeError(
-                "the weights are being set: set_weights is running around this call (in a signal handler, a "
-                "finalizer, a callback) or in another thread, or it has failed. Step after it, or set them again"
+                "the weights are being set: set_weights is running in another thread, or was interrupted by this call "
+                "(in a signal handler, finalizer or callback), or has failed. Step after it, or set them again"
             )
 
     def with_weights(self, weights: LSTMWeights) -> CudaCell:
         """Overwrite the weights in the order of the current stream, and return this engine.
 
-        The overwriting waits on the GPU for graphs on other streams that read the weights. Their next launches wait for
-        it.
+        On the GPU, this waits for graphs on other streams that read the weights. Their next launches wait for this.
         """
         with self.device:
             turns = list(self.turns)
@@ -78,7 +77,7 @@ class CudaCell(CellEngine):
             self.step_from_x_gates(gates, h, c, h_out, c_out, is_first, reset)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
-        """Return the `reset` of steps: the part of reset_h in the gates, reset_c and reset_h."""
+        """Return a `reset` for `run`: reset_h's part of the gates, reset_c and reset_h."""
         self.check()
         with self.device:
             return self.product(reset_h, self.weights.weight_hh), reset_c, reset_h
@@ -90,9 +89,9 @@ class CudaCell(CellEngine):
     def step_from_x_gates(
         self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
     ) -> None:
-        """Write the next h and c from the part of x in the gates (B, 4N), with B at least 1.
+        """Write the next h and c from x's part of the gates (B, 4N), with B at least 1.
 
-        Even without resets the part of h is a separate product, which costs no more. So resets of some rows change no
+        h's part is a separate product, even without resets, as that costs no more. So resetting some rows changes no
         bit of the others.
         """
         weights, (reset_gates, reset_c, reset_h) = self.weights, reset or (None, None, None)
@@ -120,7 +119,7 @@ class CudaCell(CellEngine):
             launch_clip(h_out, weights.proj_clip)
 
     def _old_h(self, h: Any, is_first: Any, reset_h: Any) -> Any:
-        """Return the old h for zoneout, with the rows that are reset replaced."""
+        """Return the old h for zoneout, with the reset rows replaced."""
         if is_first is None:
             return with_contiguous_rows(h)
         old_h = cupy.ascontiguousarray(h).copy()

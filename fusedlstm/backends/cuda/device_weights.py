@@ -1,4 +1,4 @@
-"""A cell's weights on a GPU, laid out for its matmuls: one copy for all that step it."""
+"""A cell's weights on a GPU, laid out for its matmuls. Everything that steps the cell shares them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.weights import LSTMWeights
 
-_ALIGNMENT = 16  # bytes, of what kernels and cuBLAS move at once
+_ALIGNMENT = 16  # bytes that kernels and cuBLAS move at once
 _TILE = 64  # bytes of a row of interleaved weights that a kernel multiplies by at once
-_ROWS = 128  # of interleaved weights, the most that a block reads: the number of rows is a multiple
+_ROWS = 128  # of interleaved weights: the most that a block reads. The number of rows is a multiple of it
 
 
 def padded(columns: int, dtype: np.dtype[Any], to: int = _ALIGNMENT) -> int:
-    """Return the columns that a row has room for, of whole `to` bytes, so that what stands beside them is aligned."""
+    """Return `columns` rounded up to a multiple of `to` bytes, so that what follows them in a row is aligned."""
     return _rounded_up(columns, to // dtype.itemsize)
 
 
@@ -39,7 +39,7 @@ class Interleaved:
         projection: (P rounded up to 128, N padded), or None.
         KX: the columns of x, padded.
         KH: the columns of h, padded.
-        rounded: whether they are rounded to TF32.
+        rounded: whether the weights are rounded to TF32.
     """
 
     weight: Any
@@ -59,14 +59,14 @@ class Interleaved:
         return cls(cupy.empty((rows, KX + KH), dtype), projection, KX, KH, rounded)
 
     def fill(self, weights: DeviceWeights) -> None:
-        """Write all of it on the current stream."""
+        """Write the whole copy on the current stream."""
         launch_interleave(weights, self.weight, self.KX, rounded=self.rounded)
         if self.projection is not None:
             launch_pad(weights.weight_hr, self.projection, rounded=self.rounded)
 
 
 class DeviceWeights:
-    """Weights that multiply [x | h] in one product, or x and h in one each.
+    """Weights that multiply [x | h] in one product, or x and h in one product each.
 
     `weight` is (4N, X + H): weight_ih and weight_hh side by side, padded with columns of zeros to X and H columns.
     `weight_ih`, `weight_hh` and `weight_hr` (P, N), if there is one, are views. `set` overwrites them all, and the
@@ -91,7 +91,7 @@ class DeviceWeights:
         self._uploaded.record()
 
     def set(self, weights: LSTMWeights) -> None:
-        """Overwrite them by others of the same form, in the order of the current stream."""
+        """Overwrite the weights with others of the same form, in the order of the current stream."""
         arrays = self._laid_out(weights)
         with self._lock:
             for name, array in arrays.items():
@@ -108,7 +108,7 @@ class DeviceWeights:
         with self._lock:
             if rounded not in self._interleaved:
                 stream = cupy.cuda.get_current_stream()
-                stream.wait_event(self._uploaded)  # by another stream, maybe
+                stream.wait_event(self._uploaded)  # perhaps on another stream
                 copy = Interleaved.empty(self, rounded=rounded)
                 copy.fill(self)
                 stream.synchronize()  # other streams may be the first to use them
@@ -116,7 +116,7 @@ class DeviceWeights:
             return self._interleaved[rounded]
 
     def _laid_out(self, weights: LSTMWeights) -> dict[str, NumpyArray]:
-        """Return the arrays in host memory."""
+        """Return the laid-out arrays in host memory, by name."""
         weight = np.zeros((4 * self.N, self.X + self.H), self.dtype)
         weight[:, : self.I] = weights.weight_ih
         weight[:, self.X : self.X + self.P] = weights.weight_hh

@@ -61,12 +61,12 @@ class FusedBatch:
             layer.queue(current, is_first, self._readers if layer is self._layers[-1] else None, self._m)
 
     def clear(self, current: int) -> None:
-        """Queue zeros for `states[current]`."""
+        """Write zeros to `states[current]`, on the current stream."""
         for state in self.states[current]:
             launch_reset(None, None, state.h, None, state.c, None)
 
     def zero(self) -> None:
-        """Queue zeros for all buffers that are seen."""
+        """Write zeros to all buffers that a caller can see, on the current stream."""
         for layer in self._layers:
             layer.zero()
 
@@ -104,12 +104,12 @@ class _DoubleBufferedLayer:
         return rows[:, :columns]
 
     def zero(self) -> None:
-        """Queue zeros for all buffers."""
+        """Write zeros to all buffers, on the current stream."""
         for rows in self._whole:
             rows.fill(0)
 
     def reset_to(self, state: LSTMState | None) -> None:
-        """Copy the state that rows are reset to: of one row or of B, or None for zeros."""
+        """Copy the state that rows are reset to, of one row or of B rows; None for zeros."""
         self._reset_h = self._reset_c = None
         if state is not None:
             self._reset_h, self._reset_c = _copied(state.h), _copied(state.c)
@@ -126,12 +126,12 @@ class _DoubleBufferedLayer:
 
 
 def _rows(B: int, columns: int, dtype: np.dtype[Any]) -> Any:
-    """Return zeros (B, columns and padding), each row of which begins at a multiple of 16 bytes."""
+    """Return zeros (B, padded columns). Each row begins at a multiple of 16 bytes."""
     return cupy.zeros((B, padded(columns, dtype)), dtype)
 
 
 def _copied(rows: Any) -> Any:
-    """Return a copy of rows, each of which begins at a multiple of 16 bytes."""
+    """Return a copy whose rows begin at multiples of 16 bytes."""
     B, columns = rows.shape
     copy = _rows(B, columns, rows.dtype)[:, :columns]
     copy_rows(copy, bits(rows))

@@ -1,4 +1,4 @@
-"""A cell's step in one launch, and one more for some projections: for cells that name a kernel."""
+"""The step of cells that name a kernel: one launch, and another for some projections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FusedCell(CudaCell):
 
     def __init__(self, weights: LSTMWeights, precision: str, kernel: str) -> None:
         super().__init__(weights, precision, kernel)
-        interleaved_for(self.weights, kernel)  # now, as the first call may be unable to wait
+        interleaved_for(self.weights, kernel)  # now, as the first call may be in a capture, where it can't wait
 
     def run(
         self, x: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
@@ -59,5 +59,5 @@ class FusedCell(CudaCell):
         return FusedSequence(self)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
-        """Return the `reset` of steps."""
+        """Return a `reset` for `run`."""
         return reset_h, reset_c, reset_h

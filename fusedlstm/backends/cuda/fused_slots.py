@@ -80,7 +80,7 @@ class FusedSlots:
 
     @property
     def scratch_nbytes(self) -> int:
-        """The bytes of the buffers of steps."""
+        """The bytes of the steps' buffers."""
         return 0 if self._room is None else self._room.nbytes
 
     def kernels(self, B: int) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ class FusedSlots:
         out: Array,
         next_audit: Callable[[], Audit],
     ) -> None:
-        """Queue a step that writes the top layer's output."""
+        """Queue a step that writes the top layer's output to `out`."""
         del engines  # `_layers` refers to their memory
         device_slots = self._room_for(len(slots)).slots[: len(slots)]
         if isinstance(slots, np.ndarray):
@@ -112,7 +112,7 @@ class FusedSlots:
         self._queue(x, device_slots, is_first, out)
 
     def _queue(self, x: Any, device_slots: Any, is_first: Any, out: Any) -> None:
-        """Queue the launches of a step, once everything that they need is there: they change states."""
+        """Queue the launches of a step. Everything that can fail comes first, as launches change states."""
         B, room = len(x), self._room_for(len(x))
         tick = self._tick + 1
         values = {"pool.slots": device_slots, "pool.tick": tick, "is_first": is_first}

@@ -1,4 +1,4 @@
-"""The launches of kernels: choose the instance and the grid for the given arrays."""
+"""Launch kernels: choose the instance and the grid for the given arrays."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fusedlstm.functions import Functions
 
 _THREADS = 256  # of a block
-_VECTOR = 4  # units a thread, where sizes and addresses allow
+_VECTOR = 4  # units of a thread, if sizes and addresses allow it
 _COLUMNS_OF_A_BLOCK = 128  # threads side by side at most
 
 
@@ -76,7 +76,7 @@ def launch_pointwise(
     reset_c: Any,
     reset_gates: Any = None,
 ) -> None:
-    """Launch kernels/pointwise.cu; arguments are as there, None for a null pointer."""
+    """Launch kernels/pointwise.cu. The arguments are described there; None is a null pointer."""
     gates, gates_h, c, reset_gates, reset_c = (
         None if a is None else with_contiguous_rows(a) for a in (gates, gates_h, c, reset_gates, reset_c)
     )
@@ -110,7 +110,7 @@ def launch_pointwise(
 
 
 def _rows_and_columns(B: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return grid and block of a thread for each row, on x, and column, on y: columns side by side in a block."""
+    """Return the grid (rows, columns) and the block (columns, rows) of one thread for each row and column."""
     threads = min(_COLUMNS_OF_A_BLOCK, 1 << (columns - 1).bit_length())
     rows = _THREADS // threads
     return (-(-B // rows), -(-columns // threads)), (threads, rows)
@@ -135,7 +135,7 @@ def select_kernel(dtype: np.dtype[Any]) -> Kernel:
 
 
 def launch_select(a: Any, rows: Any, value: Any) -> None:
-    """Launch kernels/select.cu: a (B, K), contiguous; rows (B,); value (B, K), (1, K) or None for zeros."""
+    """Launch kernels/select.cu on `a` (B, K), contiguous. `rows` is (B,), `value` (B, K), (1, K) or None for zeros."""
     B, K = a.shape
     if value is not None:
         value = with_contiguous_rows(value)
@@ -150,7 +150,7 @@ def add_kernel(dtype: np.dtype[Any]) -> Kernel:
 
 
 def launch_add(a: Any, more: Any) -> None:
-    """Launch kernels/add.cu: a, contiguous, and more, of one shape."""
+    """Launch kernels/add.cu on `a`, contiguous, and `more`, of the same shape."""
     blocks = -(-a.size // _THREADS)
     arguments = AddArguments(out=a, more=cupy.ascontiguousarray(more), count=a.size)
     add_kernel(a.dtype)((blocks,), (_THREADS,), arguments)
@@ -188,14 +188,14 @@ def planned_kernel(dtype: np.dtype[Any], width: int, functions: Functions, peeph
 
 
 def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations, *, h_by_slot: bool) -> None:
-    """Launch kernels/planned.cu on gates (B, 4N), contiguous, and c (B, N) or all slots'. `to` is where m goes.
+    """Launch kernels/planned.cu on gates (B, 4N), contiguous, and c (B, N) or all slots'.
 
     Args:
-        weights: the cell's.
-        gates: the matmul's.
-        c: in place.
-        to: of m.
-        h_by_slot: whether `to.slot_of_row` tells the row of h, too.
+        weights: the weights of the cell.
+        gates: the result of the matmul.
+        c: updated in place.
+        to: where m goes.
+        h_by_slot: whether `to.slot_of_row` also gives the row of h.
     """
     B, N = len(gates), weights.N
     arrays = (gates, weights.bias, weights.peephole, c, to.h, to.copy, to.input)
@@ -227,7 +227,7 @@ def finish_kernel(dtype: np.dtype[Any], zoneout: float = 0.0) -> Kernel:
 def launch_finish(projected: Any, to: Destinations, limit: float | None, zoneout: float = 0.0) -> None:
     """Launch kernels/finish.cu: write the projected h (B, P) to its destinations, clipped to +-limit.
 
-    A limit of None is no clip. `zoneout` is the part of `to.old_h` to keep.
+    If limit is None, nothing is clipped. `zoneout` is the part of `to.old_h` to keep.
     """
     B, P = projected.shape
     arguments = FinishArguments(
@@ -253,10 +253,10 @@ def launch_reset(is_first: Any, slots: Any, h: Any, reset_h: Any, c: Any, reset_
     """Launch kernels/reset.cu in place on h (B, H) and c (B, C).
 
     Args:
-        is_first: (B,), which rows, all cleared then; None for all.
-        slots: (B,), where h and c are all slots'; None for rows' own.
-        h: rows of every layer's, any row stride.
-        reset_h: what they become: (B, H), one row, or None for zeros.
+        is_first: (B,) flags of the rows to reset, cleared afterwards; None for all rows.
+        slots: (B,), each row's slot, if h and c are all slots'; else None.
+        h: every layer's, of any row stride.
+        reset_h: what rows become: (B, H), one row, or None for zeros.
         c: as h.
         reset_c: as reset_h.
     """
@@ -276,7 +276,7 @@ def launch_reset(is_first: Any, slots: Any, h: Any, reset_h: Any, c: Any, reset_
 
 
 def _whole_rows(B: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
-    """Return grid and block for blocks that have whole rows: threads side by side pass over the columns."""
+    """Return the grid and block for blocks of whole rows. Neighbouring threads pass over the columns of a row."""
     threads = min(_COLUMNS_OF_A_BLOCK, 1 << (columns - 1).bit_length())
     rows = _THREADS // threads
     return (-(-B // rows),), (threads, rows)
@@ -284,7 +284,7 @@ def _whole_rows(B: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
 
 @functools.cache
 def gather_kernel(dtype: np.dtype[Any]) -> Kernel:
-    """Return the instance of kernels/gather.cu for a dtype, 16 bytes at once."""
+    """Return the instance of kernels/gather.cu for a dtype, which moves 16 bytes at once."""
     name = f"lstm_gather<{C_NAMES[dtype.name]}, {16 // dtype.itemsize}>"
     return Kernel("gather.cu", name, Struct(GatherArguments, T=dtype))
 
@@ -296,7 +296,7 @@ def check_kernel() -> Kernel:
 
 
 def launch_check(slots: Any, checked: Any, audit: Audit) -> None:
-    """Launch kernels/check.cu: slots (B,) of int64, those that can be stepped to `checked`, -1 for the others."""
+    """Launch kernels/check.cu: copy slots (B,) of int64 to `checked`, with -1 for those that can't be stepped."""
     B = len(slots)
     arguments = CheckArguments(slots, steppable=checked, audit=audit, capacity=len(audit.live), B=B)
     check_kernel()((-(-B // _THREADS),), (_THREADS,), arguments)
@@ -309,7 +309,7 @@ def state_rows_kernel() -> Kernel:
 
 
 def launch_state_rows(slots: Any, words: Any, rows: Any) -> None:
-    """Launch kernels/state_rows.cu: write the rows of the states of slots, int64 (B,), found by the words of all."""
+    """Launch kernels/state_rows.cu: write which rows hold the states of slots (B,) of int64, by all slots' words."""
     B = len(slots)
     state_rows_kernel()((-(-B // _THREADS),), (_THREADS,), StateRowsArguments(slots, words, rows, B))
 
@@ -322,11 +322,11 @@ def launch_gather(
     Args:
         operand: (M, X + H): x and the state of rows, aligned.
         X: the column where the state begins.
-        x: (B, I), rows contiguous, any row stride.
+        x: (B, I), with contiguous rows of any row stride.
         pool: its `slot_of_row` (M,) is written.
         slots: (B,) of int64: the slot of each row of x, -1 for padding.
         is_first: (B,), or None.
-        audit: where slots are checked here; None where the host has checked them.
+        audit: checks the slots in this launch; None if the host has checked them.
     """
     (B, I), (M, width), (capacity, C) = x.shape, operand.shape, pool.c.shape
     H = width - X
@@ -371,10 +371,10 @@ def launch_interleave(weights: DeviceWeights, to: Any, KX: int, *, rounded: bool
     """Launch lstm_interleave of kernels/interleave.cu: the weights of a cell to a contiguous array.
 
     Args:
-        weights: the cell's.
+        weights: the weights of the cell.
         to: (4N rounded up to 128, KX and the columns of h), all of which is written.
         KX: the column of `to` where those of h begin.
-        rounded: whether numbers, float32, become TF32's, on GPUs that have them.
+        rounded: whether float32 numbers are rounded to TF32, on GPUs that have it.
     """
     rows, columns = to.shape
     arguments = InterleaveArguments(
@@ -391,7 +391,7 @@ def launch_interleave(weights: DeviceWeights, to: Any, KX: int, *, rounded: bool
 
 
 def launch_pad(a: Any, to: Any, *, rounded: bool) -> None:
-    """Launch lstm_pad of kernels/interleave.cu: a (P, N) to (P rounded up to 128, more columns), all of it."""
+    """Launch lstm_pad of kernels/interleave.cu: `a` (P, N), padded, to all of `to` (P rounded up to 128, columns)."""
     rows, columns = to.shape
     P, N = a.shape
     arguments = PadArguments(to, columns, projection=Matrix.of(a), P=P, N=N)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class BatchStep(Protocol):
-    """The buffers of a batch on the GPU, which begin as zeros, and the step of it.
+    """The buffers of a batch on the GPU, which begin as zeros, and its step.
 
     Attributes:
         buffers: 2 if steps alternate between two buffers of h, else 1.
@@ -45,10 +45,10 @@ class BatchStep(Protocol):
         """
 
     def clear(self, current: int) -> None:
-        """Queue zeros for `states[current]`."""
+        """Write zeros to `states[current]`, on the current stream."""
 
     def zero(self) -> None:
-        """Queue zeros for all buffers that a caller can see."""
+        """Write zeros to all buffers that a caller can see, on the current stream."""
 
     def close(self) -> None:
         """Free what only `queue` needs, once it has been captured."""
@@ -75,7 +75,7 @@ class SlotStep(Protocol):
 
     @property
     def held(self) -> Sequence[Any]:
-        """What queued steps use besides the states. It is always the same object."""
+        """Everything that queued steps use besides the states. It is always the same object."""
 
     @property
     def nbytes(self) -> int:
@@ -106,7 +106,7 @@ class SlotStep(Protocol):
         """
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
-        """See `PoolEngine.prepare`. The work is in the order of the current stream."""
+        """See `PoolEngine.prepare`. The work is queued on the current stream."""
 
 
 def batch_step(

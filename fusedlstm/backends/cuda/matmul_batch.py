@@ -34,9 +34,9 @@ class MatmulBatch:
         self._resets = (None, None) if reset_to is None else self._rows_of(reset_to)
 
     def _rows_of(self, states: Sequence[LSTMState]) -> tuple[Any, Any]:
-        """Return states (B, ...) or of one row as two matrices, with the columns of the buffers."""
+        """Return states, of B rows or of one, as two matrices with the columns of the buffers."""
         step, columns = self._step, self._step.columns
-        B = max(len(state.h) for state in states)  # one row is every row's
+        B = max(len(state.h) for state in states)  # one row serves all
         h = cupy.zeros((B, columns.X + columns.H), step.operand.dtype)
         c = cupy.zeros((B, columns.C), step.c.dtype)
         for state, at_h, at_c in zip(states, columns.hs, columns.cs, strict=True):
@@ -52,7 +52,7 @@ class MatmulBatch:
         self._step.queue()
 
     def clear(self, current: int) -> None:
-        """Queue zeros for `states[0]`, the only buffer."""
+        """Write zeros to `states[0]`, the only buffer, on the current stream."""
         del current
         self._reset(None, None, None)
 
@@ -61,7 +61,7 @@ class MatmulBatch:
         launch_reset(is_first, None, step.operand[:, step.columns.X :], reset_h, step.c, reset_c)
 
     def zero(self) -> None:
-        """Queue zeros for all buffers that are seen."""
+        """Write zeros to all buffers that a caller can see, on the current stream."""
         self._step.operand.fill(0)
         self._step.c.fill(0)
 

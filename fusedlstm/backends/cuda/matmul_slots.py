@@ -1,4 +1,4 @@
-"""A pool's slots, stepped by a gather and a graph of matmuls and launches, in buckets of buffers."""
+"""A pool's slots, stepped by a gather and a graph of matmuls and launches. Buffers come in buckets by batch size."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 # Rows of the smallest bucket: fewer rows take just as long.
 _FEWEST = 16
-# Most bytes of all buckets. Those that `prepare` has made, and the newest, are kept even above that.
+# The most bytes of all buckets. Those that `prepare` made, and the newest, are kept even beyond that.
 _MOST_BYTES = 1 << 28
 
 
 class MatmulSlots:
     """See `layer_step.SlotStep`.
 
-    A row of the state has the columns of an operand (`matmul_step.Columns`) but the first x, so a gather copies it
+    A row of the state has the columns of an operand (`matmul_step.Columns`) without the first x. So a gather copies it
     unchanged. The columns for the x of upper layers are never used.
 
     The sizes of buckets are powers of two, so batches of changing size need few of them. The least recently used are
@@ -79,7 +79,7 @@ class MatmulSlots:
         out: Array,
         next_audit: Callable[[], Audit],
     ) -> None:
-        """Queue a step that writes the top layer's output."""
+        """Queue a step that writes the top layer's output to `out`."""
         B, stream = len(slots), cupy.cuda.get_current_stream()
         bucket = self._bucket(engines, B)
         if isinstance(slots, np.ndarray):
@@ -96,7 +96,7 @@ class MatmulSlots:
         sizes = [_FEWEST]
         while sizes[-1] < largest:
             sizes.append(2 * sizes[-1])
-        for size in reversed(sizes):  # the largest first: if memory runs out, nothing was made
+        for size in reversed(sizes):  # the largest first: if memory runs out, nothing has been made
             self._bucket(engines, size)
             self._prepared = max(self._prepared, size)
         self._uploads.reserve(8 * sizes[-1])
@@ -141,7 +141,7 @@ class _Bucket:
         self.pool = PoolMatrices(all_h, c, cupy.empty((M,), np.int32))
         self.slots = cupy.empty((M,), np.int64)
         self.step = step = MatmulStep(engines, residual, M, self.pool, has_output=True)
-        # In the run before the capture all rows are padding. It also loads the gather kernel.
+        # In the run before the capture, all rows are padding. This launch also loads the gather kernel.
         self.slots.fill(-1)
         x = step.operand[:, step.columns.inputs[0]]
         launch_gather(step.operand, step.columns.X, x, self.pool, self.slots, None, None)

@@ -1,6 +1,6 @@
-"""A planned step of all layers for a fixed number of rows, whose buffers stay in place: what a CUDA graph captures.
+"""A planned step of all layers for a fixed number of rows. Its buffers stay in place, so a CUDA graph can capture it.
 
-Planned: multiplied by cuBLASLt plans (`cublaslt.Matmul`), which are made once.
+"Planned" means that cuBLASLt plans multiply (`cublaslt.Matmul`). They are made once.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ class MatmulStep:
     A projection adds a matmul. If it is clipped, or h is needed twice, it adds a launch, too. So does zoneout of h.
 
     Args:
-        engines: the layers'.
+        engines: an engine for each layer.
         residual: whether each layer's output is its h plus its input.
         M: the number of rows.
-        pool: the pool's; None if the rows have their own state.
+        pool: the pool's matrices; None if the rows have their own state.
         has_output: whether `output` is a separate array. If not, it is the top layer's h, unless that is residual.
 
     Attributes:
@@ -125,7 +125,7 @@ class MatmulStep:
         return array
 
     def _layer(self, k: int, engine: CudaCell, gates: Any) -> _LayerQueue:
-        """Return what a layer does, from its operand to where its h is needed."""
+        """Return the matmuls and launches of a layer, from its operand to every place of its h."""
         columns, pool, weights = self.columns, self._pool, engine.weights
         if k < len(columns.hs) - 1:
             copy = self.operand[:, columns.inputs[k + 1]]
@@ -150,7 +150,7 @@ class MatmulStep:
         return layer
 
     def queue(self) -> None:
-        """Queue a step on the current stream: rows' x and h are in `operand`."""
+        """Queue a step on the current stream, on the x and h in `operand`."""
         for layer in self._layers:
             layer.queue(self._workspace)
 
@@ -161,24 +161,24 @@ class MatmulStep:
 
 
 class _LayerQueue:
-    """What is queued for one layer."""
+    """The matmuls and launches of one layer."""
 
     def __init__(self, weights: DeviceWeights, gates: Any, c: Any, to: Destinations, of_gates: Matmul) -> None:
         self._weights, self._gates, self._c, self._to = weights, gates, c, to
         self._of_gates = of_gates
-        self._m: Destinations | None = None  # of m, where that is not h itself
+        self._m: Destinations | None = None  # where m goes, if it isn't h itself
         self._of_m: Matmul | None = None
         self.workspace_bytes = of_gates.workspace_bytes
 
     def project(self, m: Any, projected: Any, of_m: Matmul, *, in_place: bool) -> None:
-        """Add a projection, of m (M, N and padding) to projected (M, P), which is h itself if `in_place`."""
+        """Add a projection of m (M, padded N) to `projected` (M, P), which is h itself if `in_place`."""
         self._m = Destinations(h=m[:, : self._weights.N], slot_of_row=self._to.slot_of_row)
         self._projected, self._of_m = projected, of_m
         self._finishes = not in_place or self._weights.proj_clip is not None or self._to.copy is not None
         self.workspace_bytes = max(self.workspace_bytes, of_m.workspace_bytes)
 
     def keep(self, m: Any) -> None:
-        """Write m (M, N) apart from h, so that a launch can keep a part of the old h."""
+        """Write m (M, N) to its own array, so that a launch can keep a part of the old h."""
         self._m, self._projected, self._finishes = Destinations(h=m, slot_of_row=self._to.slot_of_row), m, True
 
     def queue(self, workspace: Any) -> None:
@@ -194,7 +194,7 @@ class _LayerQueue:
             launch_finish(self._projected, self._to, self._weights.proj_clip, self._weights.functions.zoneout_h)
 
     def close(self) -> None:
-        """Forget the matmuls."""
+        """Close the matmuls."""
         self._of_gates.close()
         if self._of_m is not None:
             self._of_m.close()

@@ -1,4 +1,4 @@
-"""The rows of a pool on a GPU: the states of all slots in two matrices, and the slots that may be stepped."""
+"""A pool on a GPU: the states of all slots in two matrices, and flags that say which slots are live."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.layer_step import SlotStep
     from fusedlstm.backends.cuda.runtime.streams import Turns
 
-# Bytes of rows that are read or written at once.
+# The most bytes of rows to read or write at once.
 _AT_ONCE = 1 << 24
 
 
@@ -31,7 +31,7 @@ class CudaPool(PoolEngine):
     """See `fusedlstm.backends.base.PoolEngine`.
 
     Args:
-        engines: the layers'.
+        engines: an engine for each layer.
         step: holds the states and steps them.
         turns: orders the calls of the pool and of `step`.
     """
@@ -39,12 +39,12 @@ class CudaPool(PoolEngine):
     def __init__(self, engines: Sequence[CudaCell], step: SlotStep, turns: Turns) -> None:
         self._step, self._turns = step, turns
         self._all_h, self._c = step.all_h, step.c
-        self._columns = tuple(zip(step.hs, step.cs, strict=True))  # of each layer: those of h, and those of c
+        self._columns = tuple(zip(step.hs, step.cs, strict=True))  # for each layer, the columns of h and those of c
         self._audit: Audit | None = None
         turns.begin()
         for engine in engines:
             engine.turns.add(turns)
-        self._audits: list[Audit] = []  # the last one, and those that it shares memory with
+        self._audits: list[Audit] = []  # the first one: later ones share its memory
         held = tuple(engines), step.all_h, step.c, step.held, self._audits
         weakref.finalize(self, turns.keep_until_done, held).atexit = False
 
@@ -71,9 +71,9 @@ class CudaPool(PoolEngine):
                 self._step.queue(engines, with_contiguous_rows(x), slots, first, out, self._next_audit)
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
-        """Make and keep the buffers for up to `largest` rows, and load the kernels of these steps."""
+        """Allocate the buffers for up to `largest` rows, and load the kernels of these steps."""
         with self._turns.turn():
-            cupy.zeros((1,), np.int32).astype(np.int64)  # CuPy compiles a kernel for this
+            cupy.zeros((1,), np.int32).astype(np.int64)  # so that CuPy compiles its kernel for this
             self._step.prepare(engines, largest)
 
     def clear(self, slots: NumpyArray) -> None:
@@ -120,14 +120,14 @@ class CudaPool(PoolEngine):
                 self._c[which] = cs
 
     def _parts(self, B: int) -> list[slice]:
-        """Return rows in parts, so that copies of them on their way take little memory."""
+        """Return B rows in parts, so that temporary copies take little memory."""
         rows = max(1, _AT_ONCE * len(self._c) // self.nbytes)
         return [slice(start, start + rows) for start in range(0, B, rows)]
 
-    # Slots on a device are checked there, against the flags that the host sets.
+    # Slots on the device are checked there, against flags that the host sets.
 
     def audit(self, live: NumpyArray) -> None:
-        """Prepare to check slots on a device. `live` (capacity,) says which are live."""
+        """Prepare to check slots on the device. `live` (capacity,) says which are live."""
         with self._turns.turn():
             audit = self._audit
             if audit is not None:  # keep its records
@@ -155,6 +155,6 @@ class CudaPool(PoolEngine):
         """Return the audit that checks the slots of the next step."""
         audit = self._audit
         if audit is None:
-            raise RuntimeError("slots of a device before audit()")
+            raise RuntimeError("slots on the device: call audit() first")
         self._audit = Audit(audit.live, audit.claims, audit.tick + 1, audit.problems)
         return self._audit

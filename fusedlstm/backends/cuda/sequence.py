@@ -9,7 +9,7 @@ from fusedlstm.backends.base import SequenceEngine
 if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell, Reset
 
-# Most elements of the gates that one product makes from x: 64 MiB of float32.
+# The most elements of gates that one product computes from x: 64 MiB of float32.
 _CHUNK = 1 << 24
 
 
@@ -20,11 +20,11 @@ class CudaSequence(SequenceEngine):
         self._cell = cell
 
     def steps_at_once(self, B: int) -> int:
-        """Return how many steps to pass to `input_gates` at once: as many as a bounded memory holds."""
+        """Return how many steps to pass to `input_gates` at once, so that their gates have at most _CHUNK elements."""
         return max(1, _CHUNK // max(1, 4 * self._cell.weights.N * B))
 
     def input_gates(self, xs: Any) -> Any:
-        """Return the part of x in the gates of the steps xs: (T, B, I) -> (T, B, 4N)."""
+        """Return x's part of the gates for the steps xs: (T, B, I) -> (T, B, 4N)."""
         cell = self._cell
         cell.check()
         T, B, I = xs.shape
@@ -50,9 +50,9 @@ class CudaSequence(SequenceEngine):
 
 
 class FusedSequence(CudaSequence):
-    """For cells that step in one kernel. Every step multiplies [x | h], so a sequence sums in the order of a call."""
+    """Steps cells with one kernel. Every step multiplies [x | h], so a sequence sums in the same order as a call."""
 
     def steps_at_once(self, B: int) -> int:
-        """Return 1, as no product has x alone."""
+        """Return 1, as no product multiplies x alone."""
         del B
         return 1

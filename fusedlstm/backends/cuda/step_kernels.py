@@ -1,4 +1,4 @@
-"""The launches of kernels/step.cu and project.cu: a whole step of a layer, its projection as another launch."""
+"""Launches of kernels/step.cu and project.cu: a layer's whole step, and its projection if that is separate."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _PAIR = 2  # units that a thread moves as one, if sizes and addresses allow it
 
 @dataclass(frozen=True)
 class Resets:
-    """Rows that begin anew.
+    """The rows to reset, and the states to reset them to.
 
     Attributes:
         is_first: (B,) booleans.
         h: what h becomes: (B, P), or one row, or None for zeros.
         c: what c becomes: (B, N), or one row, or None for zeros.
-        readers: (row blocks,) of uint32, zeros: the launch clears the flags with it; None leaves them.
+        readers: (row blocks,) zeros of uint32, which the launch needs to clear the flags; None leaves them set.
     """
 
     is_first: Any
@@ -64,7 +64,7 @@ def step_kernel(
     width: int,
     bytes_of_m: int = 0,
 ) -> Kernel:
-    """Return the instance of kernels/step.cu for these template arguments. With room for m, it also projects m."""
+    """Return the instance of kernels/step.cu for these template arguments. If it has room for m, it also projects m."""
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, bytes_of_m > 0, aligned))
     name = f"lstm_step<{tile.c_name(dtype)}, {functions_type(functions)}, {flags}, {width}>"
     return Kernel("step.cu", name, Struct(StepArguments, T=dtype), tile.shared_bytes + bytes_of_m)
@@ -85,10 +85,10 @@ class Launch:
 
 
 class Repeated:
-    """A launch that is queued again and again while a few values change. The rest is checked and loaded once.
+    """A launch that is repeated with a few values changed. Everything else is checked and loaded once.
 
     Args:
-        launch: the first of them.
+        launch: the first launch.
         changing: the members that change each time, by the ends of their names, such as "pool.tick". Names that this
             launch doesn't have are ignored.
     """
@@ -109,7 +109,7 @@ class Repeated:
             self._values[k] = None  # so as not to keep the first one's arrays alive
 
     def bound(self, grid: tuple[int, int], changed: dict[str, Any]) -> Callable[[], Any]:
-        """Return a function that queues the kernel on the current stream."""
+        """Return a function that queues the kernel on the current stream, with these values changed."""
         values, numbers = self._values.copy(), self._numbers.copy()
         for k, member, end in self._changing:
             values[k] = changed[end]
@@ -133,21 +133,21 @@ def launches(
     """Return the launches of a layer's step: step.cu, and project.cu if `needs_m`. Arrays have contiguous rows.
 
     Args:
-        weights: the cell's.
-        kernel: the name of the tiles in `kernel_choice.py`.
+        weights: the weights of the cell.
+        kernel: the kernel's name in `kernel_choice.py`.
         x: (B, I).
         h: (B, P), or all slots'.
         c: (B, N), or all slots'.
         c_out: like c, and may be c.
-        to: where h goes: must not overlap the old h, or is all slots'. Its `rows` is not used.
+        to: where h goes. It is all slots', or must not overlap the old h. Its `slot_of_row` is not used.
         m: scratch of at least (B, N) if `needs_m`, with rows aligned to 16 bytes.
-        slots: the pool's.
+        slots: the slots of a pool's rows; None without a pool.
         resets: which rows are reset, and to what.
     """
     if not needs_m(weights, kernel, len(x)):
         return [_step(weights, kernel, x, h, c, c_out, to, slots, resets)]
     waiting = None if slots is None else replace(slots, flips=False)
-    keeps = weights.functions.zoneout_h > 0  # then the projection, too, reads h and the flags
+    keeps = weights.functions.zoneout_h > 0  # then the projection also reads h and the flags
     before = replace(resets, readers=None) if keeps else resets
     of_m = _step(weights, kernel, x, h, c, c_out, Destinations(m), waiting, before, only_m=True)
     kept = (h, resets) if keeps else (None, _NO_RESETS)
@@ -174,7 +174,7 @@ def _step(
     *,
     only_m: bool = False,
 ) -> Launch:
-    """Return the launch of kernels/step.cu, for h or for m alone. m has the batch's own rows, even in pools."""
+    """Return the launch of kernels/step.cu, for h or for m alone. m has a row for each row of x, even in pools."""
     B, N, P = len(x), weights.N, weights.P
     interleaved = interleaved_for(weights, kernel)
     tile, clip, limit = tile_of(kernel, B, weights.dtype), weights.cell_clip, weights.proj_clip
@@ -219,7 +219,7 @@ def step_grid(tile: Tile, B: int, N: int, *, projects: bool) -> tuple[int, int]:
 
 
 def project_grid(tile: Tile, B: int, P: int) -> tuple[int, int]:
-    """Return the grid of kernels/project.cu, whose tiles have columns in place of the four gates of units."""
+    """Return the grid of kernels/project.cu. Its tiles have columns of h where step.cu has gates of units."""
     return tile.grid(B, -(-P // 4))
 
 
@@ -274,6 +274,6 @@ def can_pair(a: Any) -> bool:
 
 
 def _width(tile: Tile, columns: Iterable[int], arrays: Iterable[Any]) -> int:
-    """Return how many units, and columns of h, a thread moves as one."""
+    """Return how many units, or columns of h, a thread moves as one."""
     even = all(count % _PAIR == 0 for count in columns)
     return _PAIR if tile.pairs and even and all(a is None or can_pair(a) for a in arrays) else 1

@@ -31,7 +31,7 @@ class CudaStepper:
 
     Args:
         index: the GPU, which is the current one.
-        engines: the layers', whose weights the graphs read.
+        engines: an engine for each layer. The graphs read their weights.
         step: holds the buffers and queues steps on them.
         kernels: the kernel that steps each layer.
         host: whether x, is_first and output are in host memory.
@@ -60,7 +60,7 @@ class CudaStepper:
         flags = self._device_flags = cupy.zeros((B,), _BOOL)
         self._flags = pinned.zeros((B,), _BOOL) if host else flags
         self._resets = False  # whether steps look at the flags
-        # The first run, before the capture, is on zeros, and its results are cleared.
+        # The runs before captures step zeros. `step.zero` clears their results.
         with contextlib.closing(step):
             self._graphs = {
                 (resets, current): captured(functools.partial(self._queue, current, resets=resets))
@@ -93,12 +93,12 @@ class CudaStepper:
 
     @property
     def states(self) -> tuple[LSTMState, ...]:
-        """For each layer the state as it is now."""
+        """The current state of each layer."""
         return self.all_states[self.current]
 
     @property
     def is_first(self) -> Any:
-        """(B,), all cleared by a step; from the first time that it is asked for, steps look at it."""
+        """(B,) flags, which a step clears. Steps ignore them until this property is first read."""
         self._resets = True
         return self._flags
 
@@ -107,14 +107,14 @@ class CudaStepper:
         self._copy(self.x, x)
 
     def mark(self, is_first: Any) -> None:
-        """Copy flags (B,) to the buffer. With buffers on the host they may be a NumPy array."""
+        """Copy flags (B,) to the buffer. With host buffers they may be a NumPy array."""
         fork.check_process()
         self.is_torn = True
         flags = self.is_first
         self._copy(flags[None], is_first[None])
 
     def _copy(self, to: Any, rows: Any) -> None:
-        """Copy rows to a buffer of x or flags, in turn."""
+        """Copy rows, in order with other calls."""
         if self._host:
             to[...] = rows
         else:
@@ -126,7 +126,7 @@ class CudaStepper:
         self._copy(to, self.output)
 
     def read(self, empty: Empty) -> tuple[LSTMState, ...]:
-        """Return copies of the states, of the device, or with buffers on the host NumPy's."""
+        """Return copies of the states: arrays on the device, or NumPy arrays with host buffers."""
         with self._turns.turn():
             return tuple(LSTMState(h=self._read(state.h, empty), c=self._read(state.c, empty)) for state in self.states)
 
@@ -143,7 +143,7 @@ class CudaStepper:
         self.is_torn = True
 
     def write(self, states: Sequence[LSTMState]) -> None:
-        """Copy states to the buffers, of the device, or with buffers on the host NumPy's."""
+        """Copy states to the buffers: arrays on the device, or NumPy arrays with host buffers."""
         with self._turns.turn() as stream:
             self._begin_anew()
             for mine, new in zip(self.states, states, strict=True):
@@ -161,7 +161,7 @@ class CudaStepper:
             self.is_torn = False
 
     def run(self, engines: Sequence[CudaCell]) -> None:
-        """Queue a step on the current stream; with buffers on the host, wait for it."""
+        """Queue a step on the current stream. With host buffers, wait for it."""
         for engine in engines:  # the graphs read their memory
             engine.check()
         if cupy.cuda.runtime.getDevice() != self._index:
@@ -183,5 +183,5 @@ class CudaStepper:
         self.current = (self.current + 1) % self._step.buffers
         if self._host:
             stream.synchronize()
-            self._flags.fill(False)  # as the kernel has done with the copy
+            self._flags.fill(False)  # as the kernel has cleared the copy on the device
         self.is_torn = False

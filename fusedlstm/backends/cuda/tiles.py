@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 ROW_BYTES = 64  # of an operand in a tile: K is cut into pieces of this size
-# Shared memory of a block on any GPU that can run these kernels, less the part that they declare.
+# Shared memory of a block on any GPU that can run these kernels, less what they declare statically.
 _MOST_SHARED = (99 << 10) - (6 << 10)
-# With so many blocks a GPU is full even if each has all units of its rows.
+# With this many blocks a GPU is full, even if each block has all units of its rows.
 _ENOUGH_BLOCKS = 128
 GATE_ROWS = 32  # of interleaved weights: four gates of 8 units
 _STAGES = 4  # tiles being copied at a time
@@ -24,12 +24,12 @@ class Tile:
     """One shape of tile.
 
     Attributes:
-        template: its name in C, with a place for the dtype's.
-        rows: of a block.
-        units: of a block, which are four times as many columns.
-        threads: of a block.
+        template: its C++ name, with a placeholder for the dtype's.
+        rows: rows of a block.
+        units: units of a block, with four times as many columns of gates.
+        threads: threads of a block.
         pairs: whether a thread has units in pairs, which it can move as one.
-        pipelines: of a block, each with tiles of its own.
+        pipelines: pipelines of a block, each with its own tiles.
     """
 
     template: str
@@ -40,7 +40,7 @@ class Tile:
     pipelines: int = 1
 
     def c_name(self, dtype: np.dtype[Any]) -> str:
-        """Return its name in C for a dtype."""
+        """Return its C++ name for a dtype."""
         return self.template.format(C_NAMES[dtype.name])
 
     @property
@@ -49,20 +49,20 @@ class Tile:
         return _STAGES * self.pipelines * (self.rows + 4 * self.units) * ROW_BYTES
 
     def bytes_of_m(self, N: int, dtype: np.dtype[Any]) -> int:
-        """Return the shared memory that a block's rows of m take, N units of them."""
+        """Return the bytes of shared memory that a block's rows of m take, with N units each."""
         return -(-N * dtype.itemsize // ROW_BYTES) * ROW_BYTES * self.rows
 
     def projects(self, B: int, N: int, dtype: np.dtype[Any]) -> bool:
-        """Whether a step of B rows projects m in its own launch, where a block has all N units of its rows.
+        """Whether the launch that steps B rows also projects m. Each block then has all N units of its rows.
 
-        So where one block's tile has them all, or where there are so many rows that blocks of all units fill a GPU; and
-        m fits beside the tiles.
+        It does if one tile has all units, or if there are enough rows to fill a GPU with such blocks. In both cases m
+        must fit beside the tiles.
         """
         fits = self.shared_bytes + self.bytes_of_m(N, dtype) <= _MOST_SHARED
         return fits and (self.units >= N or self.rows * _ENOUGH_BLOCKS <= B)
 
     def grid(self, B: int, units: int) -> tuple[int, int]:
-        """Return the blocks for B rows of so many units."""
+        """Return the grid for B rows of this many units."""
         return -(-B // self.rows), -(-units // self.units)
 
 
@@ -79,7 +79,7 @@ ALL = (
     *(SIMT_LARGE, SIMT_LARGE_FLOAT64, SIMT_MEDIUM, SIMT_SMALL),
 )
 
-# Up to so many rows a kernel takes a smaller tile. All tiles of a kernel give a row the same bits.
+# Up to this many rows, a kernel takes a smaller tile. All tiles of a kernel give a row the same bits.
 _FEW_TENSOR, _FEW_SIMT, _MORE_SIMT = 8, 64, 2048
 
 

@@ -1,4 +1,4 @@
-"""The NumPy backend: what a cell needs of the place where it runs, on a CPU."""
+"""The NumPy backend, which runs on any CPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 
-# From so many bytes on the system gives fresh memory each time. C libraries keep and reuse smaller blocks.
+# Blocks of at least this many bytes come fresh from the system each time. C libraries reuse smaller ones.
 _LARGE = 1 << 25
 
 
@@ -40,11 +40,11 @@ class NumpyBackend:
     xp: ModuleType = np
 
     def asarray(self, x: Any, dtype: np.dtype[Any]) -> NumpyArray:
-        """Return `x` as a NumPy array of this dtype, without a copy if it is one."""
+        """Return `x` as a NumPy array of this dtype, without a copy if it already is one."""
         return to_host_reals("x", x, dtype)
 
     def mask(self, values: Any) -> Any:
-        """Return a mask, an array or a list, as a NumPy array of whatever dtype it has."""
+        """Return a mask, given as an array or a list, as a NumPy array of its own dtype."""
         return host_mask(values)
 
     def signature(self, x: NumpyArray, h: NumpyArray, c: NumpyArray) -> tuple[Any, ...]:
@@ -64,7 +64,8 @@ class NumpyBackend:
         """Return an uninitialised array.
 
         NumPy asks for huge pages for large arrays. Some virtual machines return freed huge pages to their host, and
-        take milliseconds to get each one again: a quarter of the time of a long sequence. Small pages stay.
+        take milliseconds to get each one back. That was a quarter of the time of a long sequence. Large arrays here use
+        small pages, which stay.
         """
         size = math.prod(shape) * dtype.itemsize
         if size < _LARGE:
@@ -72,7 +73,7 @@ class NumpyBackend:
         return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
 
     def overlap(self, a: NumpyArray, b: NumpyArray) -> bool:
-        """Whether the memory of two arrays may overlap: whether the spans of their addresses do."""
+        """Whether the memory of two arrays may overlap, judged by the spans of their addresses."""
         return np.may_share_memory(a, b)
 
     def same_place(self, a: NumpyArray, b: NumpyArray) -> bool:
@@ -130,7 +131,7 @@ class NumpyBackend:
         return quietly(work, *arguments)
 
     def select_rows(self, a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:
-        """Write zeros, or a row's own of `value`, to the rows marked."""
+        """Write zeros, or the rows of `value`, to the marked rows of `a`."""
         select_rows(a, rows, value)
 
     def add(self, a: NumpyArray, more: NumpyArray) -> None:
@@ -138,7 +139,7 @@ class NumpyBackend:
         np.add(a, more, out=a)
 
     def largest_over_1(self, h: NumpyArray, is_first: NumpyArray | None) -> float:
-        """Return the largest |h| over 1, or 0, in rows that are not reset; NaN is none."""
+        """Return the largest |h| above 1 in rows that are not reset, or 0. NaN is ignored."""
         kept = h if is_first is None else h[~is_first]
         sizes = np.abs(kept.astype(np.float64))
         return float(np.max(sizes, where=sizes > 1, initial=0))
@@ -149,11 +150,11 @@ class NumpyBackend:
         return _UNORDERED
 
     def from_dlpack(self, array: Any) -> NumpyArray:
-        """Return the view of an array in host memory; read-only where its producer can't say that it isn't."""
+        """Return a view of an array in host memory. It is read-only unless its producer says that it is writable."""
         return np.from_dlpack(array)
 
     def from_interface(self, array: Any) -> NumpyArray:
-        """Raise: what has only `__cuda_array_interface__` is on a GPU."""
+        """Raise TypeError: an array with only `__cuda_array_interface__` is on a GPU."""
         raise TypeError(f"NumPy can't view a {type(array).__name__}")
 
 

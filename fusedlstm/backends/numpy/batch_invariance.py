@@ -1,4 +1,4 @@
-"""Test that steps are batch-invariant, with a cell's own weights, when a batch-invariant cell is made.
+"""Test that a new batch-invariant cell is batch-invariant with its own weights.
 
 Products of blocks of 8 rows were invariant in every BLAS that was tried, but no BLAS promises it.
 """
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.backends.numpy.cell import NumpyCell
 
-# About the multiplications of the test, some 10 ms, and the fewest places of rows to try, even for large cells.
+# The test does about this many multiplications, in some 10 ms.
 _WORK = 400_000_000
+# Even large cells try at least this many places of a row.
 _FEWEST_ROLLS = 2
-# Values of other rows, which must not change any row: far from its own values.
+# Extreme values for other rows, which must not change any row.
 _WILD = (np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-40, 0.0, 1.0)
 
 
 def check(engine: NumpyCell) -> None:
-    """Raise RuntimeError if a row's bits depend on the size of its batch, on its place or on other rows."""
+    """Raise RuntimeError if a row's bits depend on the size of its batch, its place or other rows."""
     rng, (I, N, P) = np.random.default_rng(0), engine.sizes
     wild = np.repeat(np.array(_WILD)[:, None], I + P + N, axis=1)
     with np.errstate(all="ignore"):  # one of the wild values underflows in float32
@@ -36,14 +37,14 @@ def check(engine: NumpyCell) -> None:
         tame = which < BLOCK
         if not _same_bits(_step(engine, rows[which])[tame], wanted[which[tame]]):
             raise RuntimeError(
-                "batch_invariant=True can't be kept here: bits of a row depend on its place, its batch or other rows, "
+                "batch_invariant=True can't be kept here: a row's bits depend on its place, its batch or other rows, "
                 f"with NumPy {np.__version__} and its BLAS ({blas.describe()})"
             )
-    engine.scratch.forget()  # it is small, and holds wild rows, which may be slow to multiply
+    engine.scratch.forget()  # it is small, and its wild rows may be slow to multiply
 
 
 def _batches(rolls: int) -> Iterator[NumpyArray]:
-    """Yield the rows of batches: the first BLOCK rows at various places, in various sizes, some among wild rows."""
+    """Yield batches as indices of rows: the first BLOCK rows in various places and sizes, some among wild rows."""
     tame, rolls = np.arange(BLOCK), min(max(rolls, _FEWEST_ROLLS), BLOCK)
     yield np.concatenate([np.roll(tame, roll) for roll in range(1, rolls + 1)])
     among = np.tile(tame + BLOCK, (rolls, 1))

@@ -1,8 +1,8 @@
-"""Which BLAS multiplies NumPy's matrices, and whether its kernel is made for this processor.
+"""Find out which BLAS NumPy uses, and whether its kernel is made for this processor.
 
-A step on a CPU is mostly one matrix product. OpenBLAS has kernels for many processors and picks one when it is loaded:
-one that it takes for an older processor, or that OPENBLAS_CORETYPE names, runs at half the speed or less. Nothing here
-raises: what can't be found out is None.
+A step on a CPU is mostly one matrix product. OpenBLAS has kernels for many processors and picks one when it is loaded.
+If it mistakes the processor for an older one, or OPENBLAS_CORETYPE names an older one, steps run at half the speed or
+less. Nothing here raises: unknown facts are None.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _VARIABLE = "OPENBLAS_CORETYPE"
 
-# The instructions that OpenBLAS' kernels for x86 are made of: the names that it gives them, in small letters.
+# The instructions that OpenBLAS's x86 kernels use, by kernel names in lower case.
 _OLD, _AVX, _AVX2, _AVX512 = range(4)
 _INSTRUCTIONS = ("SSE", "AVX", "AVX2", "AVX-512")
 _KERNELS = {
@@ -31,26 +31,26 @@ _KERNELS = {
     **dict.fromkeys(("generic", "prescott", "katmai", "core2", "penryn", "dunnington", "nehalem", "atom"), _OLD),
     **dict.fromkeys(("athlon", "opteron", "opteron_sse3", "barcelona", "bobcat", "nano"), _OLD),
 }
-# What to ask for by _VARIABLE on a processor that has them.
+# The value of _VARIABLE to advise on a processor with these instructions.
 _BEST = {_AVX: "Sandybridge", _AVX2: "Haswell", _AVX512: "SkylakeX"}
-# The names by which NumPy says that it found them, in its versions from 1.26.
+# The instructions, by the names that NumPy 1.26 and later give them.
 _FOUND = {"AVX": _AVX, "AVX2": _AVX2, "X86_V3": _AVX2, "AVX512_SKX": _AVX512, "X86_V4": _AVX512}
 
 
 def facts() -> dict[str, Any]:
-    """Return NumPy's BLAS: its `name` and `version`, the `kernel` that runs (OpenBLAS only), and its `threads`."""
+    """Return facts about NumPy's BLAS: its `name`, `version`, running `kernel` (OpenBLAS only) and `threads`."""
     built = _config("Build Dependencies").get("blas") or {}
     return {"name": built.get("name"), "version": built.get("version"), "kernel": kernel(), "threads": threads()}
 
 
 def kernel() -> str | None:
-    """Return OpenBLAS' name of the processor whose kernels run, or None."""
+    """Return OpenBLAS's name for the processor whose kernels run, or None."""
     name = _function(_openblas(), "get_corename", ctypes.c_char_p)
     return None if name is None else str(name().decode(errors="replace"))
 
 
 def threads() -> int | None:
-    """Return how many threads OpenBLAS has at this moment, or None."""
+    """Return how many threads OpenBLAS uses now, or None."""
     count = _function(_openblas(), "get_num_threads", ctypes.c_int)
     return None if count is None else int(count())
 
@@ -67,15 +67,15 @@ def describe() -> str:
 
 
 def advice() -> str | None:
-    """Return what to set where the kernel that runs is one for older processors than this, else None."""
+    """Return what to set if the running kernel is for older processors than this one, else None."""
     return advise(facts()["kernel"], _simd(), os.environ)
 
 
 def advise(kernel: str | None, simd: Collection[str], environ: Mapping[str, str]) -> str | None:
-    """Return what to set for a better kernel.
+    """Return what to set for a better kernel, or None.
 
     Args:
-        kernel: OpenBLAS' name of the one that runs, or None.
+        kernel: OpenBLAS's name for the running kernel, or None.
         simd: NumPy's names of the instructions that the processor has.
         environ: the environment's variables.
     """
@@ -91,8 +91,8 @@ def advise(kernel: str | None, simd: Collection[str], environ: Mapping[str, str]
 
 
 def _config(section: str) -> dict[str, Any]:
-    """Return a section of what NumPy says of its own build and processor."""
-    with contextlib.suppress(Exception):  # whatever a NumPy of an unusual build does
+    """Return a section of NumPy's own report on its build and processor."""
+    with contextlib.suppress(Exception):  # an unusual build of NumPy may do anything
         config: Any = np.show_config(mode="dicts")
         return dict(config[section])
     return {}
@@ -106,15 +106,15 @@ def _simd() -> set[str]:
 
 @functools.cache
 def _openblas() -> ctypes.CDLL | None:
-    """Return the OpenBLAS that NumPy has loaded, or None where it has another BLAS, or can't be found."""
+    """Return the OpenBLAS that NumPy has loaded, or None if it isn't found."""
     for path in _candidates():
-        with contextlib.suppress(OSError):  # no library, or one that went away
+        with contextlib.suppress(OSError):  # not a library, or removed since
             return ctypes.CDLL(path)
     return None
 
 
 def _candidates() -> Iterator[str]:
-    """Yield files that may be the OpenBLAS of NumPy: those in its wheel, and on Linux what the process has loaded."""
+    """Yield files that may be NumPy's OpenBLAS: those in its wheel, and on Linux those that this process loaded."""
     package = os.path.dirname(np.__file__)
     for folder in (os.path.join(os.path.dirname(package), "numpy.libs"), f"{package}/.libs", f"{package}/.dylibs"):
         with contextlib.suppress(OSError):  # no such folder
@@ -125,7 +125,7 @@ def _candidates() -> Iterator[str]:
 
 
 def _function(library: ctypes.CDLL | None, name: str, result: Any) -> Any:
-    """Return a function of OpenBLAS without arguments, under any of its names, or None."""
+    """Return an OpenBLAS function that takes no arguments, under any of its names, or None."""
     for prefix in ("scipy_", ""):
         for suffix in ("64_", ""):
             function = getattr(library, f"{prefix}openblas_{name}{suffix}", None)

@@ -1,4 +1,4 @@
-"""The step of the NumPy backend: laid-out weights for its products, a workspace, and the fast form of the formula."""
+"""The NumPy backend's step: laid-out weights, a workspace for each call, and the fast form of the formula."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LaidOutWeights:
         self.pointwise = pointwise_of(weights.peephole, weights.cell_clip, weights.functions, dtype)
 
     def lay_out_cut(self) -> None:
-        """Make the layouts for cut products."""
+        """Make the layouts for products that are cut into pieces."""
         for weight in (self.weight, self.projection):
             if weight is not None:
                 weight.lay_out("columns")
@@ -57,7 +57,7 @@ class NumpyCell(CellEngine):
     """One step of a cell for any batch: laid-out weights, and a workspace for each call in progress.
 
     Args:
-        weights: the cell's.
+        weights: the weights of the cell.
         invariant: whether to make each row bitwise independent of the rest of its batch; see `batch_invariance`.
     """
 
@@ -70,16 +70,16 @@ class NumpyCell(CellEngine):
         self.projects, self.has_bias = weights.weight_hr is not None, weights.bias is not None
         self.proj_clip = weights.proj_clip
         self.zoneout_h = weights.zoneout_h
-        # Whether h is the pointwise result itself, which is then written directly.
+        # Whether the pointwise result is h itself, and is written to h_out directly.
         self.writes_h = not self.projects and not self.zoneout_h and self.dtype == weights.dtype
         I, N, P = self.sizes
-        self.work = 4 * N * (I + P) + (N * P if self.projects else 0)  # multiplications a row
+        self.work = 4 * N * (I + P) + (N * P if self.projects else 0)  # multiplications for each row
         self.weights = LaidOutWeights(weights, invariant=invariant)
         self.scratch_spec = ScratchSpec(self.sizes, self.dtype, self.has_bias, self.projects, self.writes_h, invariant)
         self.scratch = Scratch(self.scratch_spec)
 
     def with_weights(self, weights: LSTMWeights) -> NumpyCell:
-        """Return an engine with other weights of the same form and the same scratch. This one keeps its weights."""
+        """Return an engine with other weights of the same form. It shares this one's scratch. This one is unchanged."""
         engine, old = copy.copy(self), self.weights
         engine.weights = LaidOutWeights(weights, invariant=self.invariant)
         engine.weights.weight.lay_out_as(old.weight)
@@ -97,7 +97,7 @@ class NumpyCell(CellEngine):
         is_first: NumpyArray | None = None,
         reset: Reset | None = None,
     ) -> None:
-        c = np.asarray(c)  # no subclass, whose functions may do something else
+        c = np.asarray(c)  # not a subclass, which may override functions
         shares = self.shares(len(x))
         if len(shares) < 2:
             quietly(self.run_here, x, h, c, h_out, c_out, is_first, reset)
@@ -147,11 +147,11 @@ class NumpyCell(CellEngine):
             return [slice(0, B)]
         shares = threads.shares(B, self.work, steps)
         if len(shares) > 1:
-            self.weights.lay_out_cut()  # once, and not in each thread
+            self.weights.lay_out_cut()  # once, not in each thread
         return shares
 
     def runs_cut(self, B: int) -> bool:
-        """Whether a step's product is cut, so that rows may be shared out."""
+        """Whether a step's product is cut into pieces, so that threads may share the rows."""
         I, N, P = self.sizes
         if self.invariant:  # always cut, but only small kernels gain from several threads
             return matmul.has_small_kernels()

@@ -1,9 +1,9 @@
 """Run the NumPy backend's work in its own context, with NumPy's warnings off.
 
-`numpy.errstate` turns warnings off in the current context of `contextvars`, in Python code. If an interrupt comes in
-the middle of that, they stay off. And before Python 3.12, if the garbage collector comes in the middle of that and runs
-a finalizer that also uses `errstate`, the process crashes. A context for each call avoids both. NumPy 1 stores the
-setting in the thread instead, where it is restored.
+`numpy.errstate` is Python code that turns warnings off in the current context of `contextvars`. If an interrupt comes
+in the middle of it, they stay off. Before Python 3.12, if the garbage collector then runs a finalizer that also uses
+`errstate`, the process crashes. Running each call in a copy of the context avoids both. NumPy 1 stores the setting in
+the thread instead, so it is restored there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BY_THREAD = int(np.__version__.partition(".")[0]) < 2
 
 
 def quietly(work: Callable[..., _Result], *arguments: object) -> _Result:
-    """Return work(*arguments) without warnings, as saturation overflows on purpose, and NaN in is NaN out."""
+    """Return work(*arguments) without NumPy's warnings: saturation overflows on purpose, and NaN in is NaN out."""
     if _BY_THREAD:
         return _quietly_in_thread(work, arguments)
     return contextvars.copy_context().run(_quietly, work, arguments)

@@ -1,7 +1,7 @@
 """The formula without its matmul, written for speed and hard to read. `formula` is the readable form.
 
-Each gate is a plane of its own, as NumPy is several times faster on contiguous arrays than on blocks of columns. The
-planes of i, f and o come first and are negated, so three passes over one array do all their sigmoids.
+Each gate is a separate plane, as NumPy is several times faster on contiguous arrays than on blocks of columns. The
+planes of i, f and o come first and are negated, so a few passes over one array compute all their sigmoids.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.functions import Functions
 
-# Elements of the gates to process at once, so that they stay in a cache.
+# The most elements of gates to process at once, so that they stay in a cache.
 _BLOCK = 1 << 20
 _PLANES = [0, 1, 3, 2]  # i, f, o, g among i, f, g, o
 
 
 def to_planes(gates: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
-    """Return a new array of the planes -i, -f, -o, g in this dtype, from the blocks i, f, g, o along the first axis.
+    """Return a new array of this dtype with the planes -i, -f, -o, g, from blocks i, f, g, o along the first axis.
 
     The blocks may be weights, as negating weights negates their products exactly.
     """
@@ -35,7 +35,7 @@ def to_planes(gates: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
 
 
 class GatePlanes:
-    """The views that a step needs of its gates z (4, B, N), -i, -f, -o, g: made once for memory that stays in place."""
+    """Views of a step's gates z (4, B, N), as planes -i, -f, -o, g. They are made once if memory stays in place."""
 
     def __init__(self, z: NumpyArray) -> None:
         self.sigmoids, self.i_and_f = z[:3], z[:2]
@@ -51,9 +51,9 @@ class GatePlanes:
 
 
 def sigmoid_reciprocal(z: NumpyArray, one: NumpyArray) -> None:
-    """z <- 1 / sigmoid(-z) = 1 + exp(z), in place. Dividing by it multiplies by the sigmoid, in fewer passes.
+    """z <- 1 / sigmoid(-z) = 1 + exp(z), in place. Dividing by it multiplies by sigmoid(-z), in fewer passes.
 
-    It is exact where the sigmoid saturates: there exp(z) is 0, or it is infinite and the quotient is 0. `one` is 1 in
+    It is exact where the sigmoid saturates: there exp(z) is 0, or infinite so that the quotient is 0. `one` is 1 in
     the dtype of z: on small arrays, converting an int would take NumPy longer than the addition.
     """
     np.exp(z, z)
@@ -66,8 +66,8 @@ class Pointwise(ABC):
     Args:
         peephole: (3, N) rows i, f, o, or None.
         cell_clip: as in LSTMWeights.
-        functions: the cell's.
-        dtype: of the arithmetic.
+        functions: the functions of the cell.
+        dtype: the dtype of the arithmetic.
     """
 
     def __init__(
@@ -107,12 +107,12 @@ class Pointwise(ABC):
 
 
 class SigmoidPointwise(Pointwise):
-    """For gates that are plain sigmoids: divides by their reciprocals, which take fewer passes."""
+    """Pointwise for plain sigmoid gates. It divides by their reciprocals, which takes fewer passes."""
 
     def _run_block(self, gates: GatePlanes, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
         i, f, o, g = gates.i, gates.f, gates.o, gates.g
         if self.peephole is None:
-            sigmoid_reciprocal(gates.sigmoids, self.one)  # by which the lines below divide
+            sigmoid_reciprocal(gates.sigmoids, self.one)  # the lines below divide by it
         else:
             p_i, p_f, p_o = self.peephole
             np.add(i, np.multiply(p_i, c, m), i)  # m is free until the end
@@ -132,7 +132,7 @@ class SigmoidPointwise(Pointwise):
 
 
 class GeneralPointwise(Pointwise):
-    """For gates of any function, clipped or coupled: slower, as it computes each gate separately."""
+    """Pointwise for gates of any function, clipped or coupled. It computes each gate separately, which is slower."""
 
     def __init__(
         self, peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
@@ -165,7 +165,7 @@ class GeneralPointwise(Pointwise):
         np.multiply(o, m, m)
 
     def _open(self, z: NumpyArray, peephole: NumpyArray | None, c: NumpyArray, free: NumpyArray) -> None:
-        """z, which is a gate's pre-activation negated, <- the gate."""
+        """Replace z, a gate's negated pre-activation, by the gate."""
         if peephole is not None:
             np.add(z, np.multiply(peephole, c, free), z)
         np.negative(z, z)
@@ -177,7 +177,7 @@ class GeneralPointwise(Pointwise):
 def pointwise_of(
     peephole: NumpyArray | None, cell_clip: float | None, functions: Functions, dtype: np.dtype[Any]
 ) -> Pointwise:
-    """Return what runs a cell of these functions."""
+    """Return the Pointwise for a cell with these functions."""
     plain = (functions.gate, functions.gate_clip, functions.coupled) == ("sigmoid", None, None)
     return (SigmoidPointwise if plain else GeneralPointwise)(peephole, cell_clip, functions, dtype)
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def in_place(function: Function, dtype: np.dtype[Any]) -> InPlace:
-    """Return a checked function as one that works in place, on arrays of this dtype."""
+    """Return the in-place form of a checked function, for arrays of this dtype."""
     name, parameters = split(function)
     named = {letter: np.asarray(value, dtype) for letter, value in zip(("alpha", "beta"), parameters, strict=False)}
     if function in _FUNCTIONS:
-        return _FUNCTIONS[name]  # without parameters, or as they are by default
+        return _FUNCTIONS[name]  # without parameters, or with default ones
     return functools.partial(_FUNCTIONS[name], **named)
 
 
@@ -52,14 +52,14 @@ def sigmoid(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
 
 
 def softsign(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
-    """out <- z / (1 + |z|); of an infinity it is NaN, as in TensorFlow."""
+    """out <- z / (1 + |z|). For an infinity it is NaN, as in TensorFlow."""
     np.abs(z, out=free)
     np.add(free, 1, out=free)
     np.divide(z, free, out=out)
 
 
 def elu(z: NumpyArray, out: NumpyArray, free: NumpyArray, alpha: NumpyArray | None = None) -> None:
-    """out <- z where z > 0, else alpha (exp(z) - 1); None is 1."""
+    """out <- z where z > 0, else alpha (exp(z) - 1). None means alpha = 1."""
     np.minimum(z, 0, out=free)
     np.expm1(free, out=free)
     if alpha is not None:
@@ -76,7 +76,7 @@ def linear(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
 
 
 def softplus(z: NumpyArray, out: NumpyArray, free: NumpyArray) -> None:
-    """out <- log(1 + exp(z)), by the exponential of -|z|, which can't overflow."""
+    """out <- log(1 + exp(z)), computed from exp(-|z|), which can't overflow."""
     np.abs(z, out=free)
     np.negative(free, out=free)
     np.exp(free, out=free)
@@ -115,7 +115,7 @@ def scaled_tanh(z: NumpyArray, out: NumpyArray, free: NumpyArray, alpha: NumpyAr
 
 
 def hard_sigmoid(z: NumpyArray, out: NumpyArray, free: NumpyArray, alpha: NumpyArray, beta: NumpyArray) -> None:
-    """out <- alpha z + beta, from 0 to 1."""
+    """out <- alpha z + beta, clipped to [0, 1]."""
     affine(z, out, free, alpha, beta)
     np.minimum(out, 1, out=out)
     np.maximum(out, 0, out=out)
@@ -128,7 +128,7 @@ def clip(a: NumpyArray, limit: float) -> None:
 
 
 def _flags(free: NumpyArray) -> NumpyArray:
-    """Return the memory of an array as booleans of its shape."""
+    """Return an array of booleans of the same shape in the memory of `free`."""
     return free.view(np.bool_)[..., : free.shape[-1]]
 
 

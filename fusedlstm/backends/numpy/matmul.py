@@ -1,14 +1,14 @@
-"""Matrix products with weights, which are laid out for NumPy's BLAS to be fast.
+"""Matrix products with weights that are laid out for NumPy's BLAS to be fast.
 
-A BLAS copies a large matrix into an order of its own before it multiplies. With few rows and large weights, as in a
-step, the copy takes longer than the product. OpenBLAS has kernels for AVX-512 that read the operands in place, but uses
-them only for products of up to a million multiplications. So there the weights are cut into narrow columns, and the
-rows into groups. Each group times each of the columns is such a product. The columns stay in a cache while all rows
-pass by.
+A BLAS copies a large matrix into its own order before it multiplies. With few rows and large weights, as in a step, the
+copy takes longer than the product. OpenBLAS has kernels for AVX-512 that read the operands in place, but uses them only
+for products of up to a million multiplications. So where it has them, the weights are cut into narrow blocks of
+columns, and the rows into groups. The product of a group and a block is small enough. A block stays in a cache while
+all groups are multiplied by it.
 
-The last bits of a row depend on how many rows there are, on its place among them and on the number of threads: the
-edges of a product are other code. Batch-invariant products therefore have 8 rows, which kernels all treat alike, and so
-few columns that one thread does them.
+The last bits of a row depend on the number of rows, its place among them and the number of threads, as a BLAS has other
+code for the edges of a product. Batch-invariant products therefore have 8 rows, which every kernel treats alike. They
+have so few columns that one thread computes each.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import NumpyArray
 
-# Up to so many multiplications OpenBLAS reads the operands in place, if it has one of these kernels.
+# Up to this many multiplications, OpenBLAS reads the operands in place if it has one of these kernels.
 _SMALL = 1_000_000
 _SMALL_KERNELS = frozenset({"skylakex", "cooperlake", "sapphirerapids"})
-# The fewest rows of such a product. With one row it would be a product of a vector, by another kernel.
+# The fewest rows of such a product. With one row, another kernel would multiply a vector.
 _FEWEST_ROWS = 4
-# Bytes of a row of cut columns: four registers of AVX-512.
+# Bytes of a row of a block of columns: four AVX-512 registers.
 _WIDTH = 256
 # Rows of every batch-invariant product. OpenBLAS's kernels don't treat 16 rows all alike.
 BLOCK = 8
-# Up to so many multiplications OpenBLAS uses one thread. The number of columns is then a multiple of the unit.
+# Up to this many multiplications, OpenBLAS uses one thread. The number of columns is then a multiple of the unit.
 _ONE_THREAD = 262_144
 _UNIT = 8
 
@@ -43,7 +43,7 @@ class Weight:
     """A matrix to multiply rows by, in layouts that are made when they are first used.
 
     Args:
-        make: returns the matrix as planes (S, K, N), any strides: x (B, K) times it is (S, B, N).
+        make: returns the matrix as planes (S, K, N) of any strides. x (B, K) times it is (S, B, N).
         invariant: whether it is for batch-invariant products.
     """
 
@@ -65,7 +65,7 @@ class Weight:
 
     @functools.cached_property
     def columns(self) -> list[NumpyArray]:
-        """The planes cut into columns of one width (S, columns, 1, K, width), and the rest as a narrower column."""
+        """Blocks of columns of one width (S, blocks, 1, K, width), and the rest as a narrower block."""
         planes = self._make()
         S, K, N = planes.shape
         width = _block_width(K, N, planes.itemsize) if self._invariant else _width(N, planes.itemsize)
@@ -73,7 +73,7 @@ class Weight:
         return [np.ascontiguousarray(columns.swapaxes(1, 2))[:, :, None] for columns in cut]
 
     def lay_out_as(self, other: Weight) -> None:
-        """Make the layouts that `other` has. This weight replaces it, and no later call has to wait."""
+        """Make the layouts that `other` has, so that calls with this weight in its place don't wait for them."""
         for layout in ("planes", "wide", "columns"):
             if layout in vars(other):
                 self.lay_out(layout)
@@ -83,7 +83,7 @@ class Weight:
         getattr(self, layout)
 
     def of_rows(self, rows: slice) -> Weight:
-        """Return the part that multiplies some columns of x: views of the layouts of the whole."""
+        """Return the rows that multiply some columns of x, as views of this weight's layouts."""
         return _Part(self, rows)
 
 
@@ -106,18 +106,18 @@ class _Part(Weight):
 class Product:
     """x @ weight with x and the result in fixed arrays: (B, K) @ (S, K, N) -> (S, B, N).
 
-    Rows of both are contiguous. If there is one row, the whole result is.
+    Rows of both are contiguous. With one row, the whole result is contiguous.
 
     Args:
         x: (B, K).
         out: (S, B, N).
-        invariant: whether the product is batch-invariant. B is then a multiple of BLOCK, and the weight is invariant,
-            too, and not a part of another.
+        invariant: whether the product is batch-invariant. B is then a multiple of BLOCK, and the weight is
+            invariant, too, and not part of another one.
     """
 
     def __init__(self, x: NumpyArray, out: NumpyArray, *, invariant: bool = False) -> None:
         self._x, self._out = x, out
-        self._row = (x[0], out.reshape(-1)) if len(x) == 1 else None  # all planes at once, in a product of a vector
+        self._row = (x[0], out.reshape(-1)) if len(x) == 1 else None  # all planes at once: a vector times a matrix
         cut = invariant or is_cut(x.shape[0], x.shape[1], out.shape[2], x.itemsize)
         self._pieces = list(_pieces(x, out, invariant=invariant)) if cut else None
 
@@ -145,9 +145,9 @@ def has_small_kernels() -> bool:
 
 
 def _pieces(x: NumpyArray, out: NumpyArray, *, invariant: bool = False) -> Iterator[tuple[NumpyArray, int, NumpyArray]]:
-    """Yield products of rows and columns: x (rows, n, K), the index of the `columns`, out (S, columns, rows, n, width).
+    """Yield (x, k, out): one matmul of x (groups, rows, K) by `columns[k]` to out (S, blocks, groups, rows, width).
 
-    One matmul does all products of a triple. Those of the same columns follow each other.
+    Those with the same k follow each other.
     """
     (B, K), (S, _, N) = x.shape, out.shape
     widest = _block_width(K, N, out.itemsize) if invariant else _width(N, out.itemsize)
@@ -159,26 +159,26 @@ def _pieces(x: NumpyArray, out: NumpyArray, *, invariant: bool = False) -> Itera
 
 
 def _width(N: int, itemsize: int) -> int:
-    """Return the width of the columns that N columns are cut into."""
+    """Return the width of the blocks that N columns are cut into."""
     width = _WIDTH // itemsize
     return width if width + width // 2 < N else N
 
 
 def _block_width(K: int, N: int, itemsize: int) -> int:
-    """Return the same for blocks of rows: so narrow that one thread does each product (BLOCK, K) @ (K, width)."""
+    """Return the width for batch-invariant products. One thread computes each (BLOCK, K) @ (K, width)."""
     most = max(2, (_SMALL if has_small_kernels() else _ONE_THREAD) // (BLOCK * K))
     width = min(_WIDTH // itemsize, most)
     if N == 1 or width + width // 2 >= N <= most:
         return N
     if width > _UNIT:
         width -= width % _UNIT
-    while width > 2 and N % width == 1:  # one column alone is a product of a vector, by another kernel
+    while width > 2 and N % width == 1:  # another kernel would multiply a single column
         width -= 1
     return width
 
 
 def _groups(B: int, most: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, stop, rows) for the groups of B rows with one row more, and for the other groups."""
+    """Yield (start, stop, rows) of the groups of B rows: first for those with one more row, then for the others."""
     groups = -(-B // most)
     rows, more = divmod(B, groups)
     if more:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Pair: TypeAlias = tuple[NumpyArray, NumpyArray]  # h and c
 
-# Elements to pick at once if NumPy makes a temporary array of them.
+# The most elements to pick at once where NumPy makes a temporary array.
 _PICKED = 1 << 13
 
 
@@ -29,7 +29,7 @@ class NumpyPool(PoolEngine):
     """The states of all slots, and the buffers of steps.
 
     A step copies the rows of h and c out, runs the engines on them, and writes all rows back at the end. If it fails
-    before, no row has changed.
+    before that, no row has changed.
     """
 
     def __init__(self, weights: StackedWeights, capacity: int) -> None:
@@ -47,7 +47,7 @@ class NumpyPool(PoolEngine):
 
     @property
     def scratch_nbytes(self) -> int:
-        """The bytes of the buffers. The engines are the cell's, and don't count."""
+        """The bytes of the buffers. The engines belong to the cells and don't count."""
         return self._buffers.nbytes
 
     def kernels(self, B: int) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class NumpyPool(PoolEngine):
         self._write(slots, news)
 
     def prepare(self, engines: Sequence[Any], largest: int) -> None:
-        """Allocate the buffers. Run the engines, so that they allocate what they keep for the calling thread."""
+        """Allocate the buffers, and run the engines so that they allocate the calling thread's workspaces."""
         self._reserve(largest)
         buffers = self._buffers
         x = buffers.x[:largest]
@@ -125,7 +125,7 @@ class NumpyPool(PoolEngine):
     ) -> list[Pair]:
         """Write the output to `top`, and return the new h and c of each layer, in the buffers or `top`.
 
-        This doesn't change the pool's rows. There is no padding among the slots.
+        This doesn't change the pool's rows. No slot may be padding.
         """
         B, buffers, residual = len(slots), self._buffers, self._weights.residual
         news = []
@@ -133,7 +133,7 @@ class NumpyPool(PoolEngine):
             h_rows, c_rows = self._rows[k]
             is_top = k == len(engines) - 1
             h, c = buffers.h_in(B, h_rows.shape[1]), buffers.c[k][:B]
-            # Slots are in range. With a mode that can't raise, NumPy writes to the output without a copy.
+            # Slots are in range. In a mode that can't raise, `take` writes to its output without a copy.
             h_rows.take(slots, 0, h, "clip")
             c_rows.take(slots, 0, c, "clip")
             if is_first is not None:
@@ -172,13 +172,13 @@ class _Buffers:
     def __init__(self, weights: StackedWeights, largest: int) -> None:
         dtype, c_dtype, layers = weights.dtype, dtypes.state_dtype(weights.dtype), weights.layers
         self.largest = largest
-        self.h = [np.zeros((largest, layer.output_size), dtype) for layer in layers]  # the new ones
-        self.c = [np.zeros((largest, layer.hidden_size), c_dtype) for layer in layers]  # the old, then the new ones
+        self.h = [np.zeros((largest, layer.output_size), dtype) for layer in layers]  # new h
+        self.c = [np.zeros((largest, layer.hidden_size), c_dtype) for layer in layers]  # old c, then new c
         self.outputs = [
             np.zeros_like(h) if residual else h for h, residual in zip(self.h, weights.residual, strict=True)
         ]
         self._h_in = np.zeros(largest * max(layer.output_size for layer in layers), dtype)
-        # For the rows that step, if there is padding.
+        # Copies for the rows that step, if others are padding.
         self.x = np.zeros((largest, weights.input_size), dtype)
         self.slots, self.rows = np.zeros(largest, np.int64), np.zeros(largest, np.int64)
         self.is_first = np.zeros(largest, np.bool_)
@@ -212,7 +212,7 @@ def _copy(rows: NumpyArray, slots: NumpyArray, empty: Empty) -> NumpyArray:
 
 
 def _pick(a: NumpyArray, rows: NumpyArray, into: NumpyArray) -> NumpyArray:
-    """Copy rows of `a`, which has any strides, to the beginning of `into`, and return that part."""
+    """Copy rows of `a` to the beginning of `into`, and return that part. `a` may have any strides."""
     picked = into[: len(rows)]
     if a.flags.c_contiguous:
         return a.take(rows, 0, picked, "clip")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def select_rows(a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:
-    """Write zeros, or the rows of `value` (B, K) or (1, K), to the marked rows. This selects, so old NaN are gone."""
+    """Write zeros, or the rows of `value` (B, K) or (1, K), to the marked rows. This selects, so an old NaN is gone."""
     if value is None:
         a[rows] = 0
     elif len(value) == 1:
@@ -23,7 +23,7 @@ def select_rows(a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> No
 
 
 def with_rows(c: NumpyArray, rows: NumpyArray, value: NumpyArray | None, into: NumpyArray) -> NumpyArray:
-    """Copy `c` to `into`, reset the marked rows there, and return it. It may be `c` itself."""
+    """Copy `c` to `into`, reset the marked rows there, and return `into`, which may be `c` itself."""
     np.copyto(into, c)
     select_rows(into, rows, value)
     return into

@@ -1,7 +1,7 @@
 """Workspaces for the NumPy backend's step. Each thread reuses them from call to call.
 
 A call may begin in the middle of another one in the same thread: in a signal handler, a finalizer or a callback of an
-argument. Each call has its own workspace.
+argument. So each call has its own workspace.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ScratchSpec(NamedTuple):
 
     Attributes:
         sizes: I, N and P.
-        dtype: of the arithmetic.
+        dtype: the dtype of the arithmetic.
         has_bias: whether the weights have one more row, for the bias.
         projects: whether there is a projection.
         writes_h: whether the pointwise result is written directly to h.
@@ -52,7 +52,7 @@ class Memory:
         self.projected = np.empty((rows if spec.projects else 0, P), spec.dtype)
 
     def buffers(self, start: int, B: int) -> Buffers:
-        """Return views of B rows from `start` on, which begins a block if steps are batch-invariant."""
+        """Return views of B rows from `start` on. If steps are batch-invariant, `start` must begin a block."""
         return Buffers(self._spec, self, start, B)
 
 
@@ -61,7 +61,7 @@ class Buffers:
 
     def __init__(self, spec: ScratchSpec, memory: Memory, start: int, B: int) -> None:
         (I, N, P), invariant = spec.sizes, spec.invariant
-        rows = spec.rows(B)  # of the products: rows past B are left from other batches, and don't change these
+        rows = spec.rows(B)  # of the products: rows past B are leftovers of other batches, and don't affect these
         part = slice(start, start + rows)
         operand = memory.operand[part]
         gates = memory.gates[4 * N * start : 4 * N * (start + rows)].reshape(4, rows, N)
@@ -100,8 +100,8 @@ class Scratch(threading.local):
     """The calling thread's workspaces that no call is using.
 
     A call takes one and gives it back when it ends. A call in the middle of another one takes the next one, or a new
-    one. No depth is counted, as an interrupt could leave it wrong. If an interrupted call doesn't give its workspace
-    back, the workspace is freed, and the next call makes a new one.
+    one. Depth isn't counted, as an interrupt could leave the count wrong. If an interrupted call doesn't give its
+    workspace back, the workspace is freed, and the next call makes a new one.
     """
 
     MOST_KEPT = 4

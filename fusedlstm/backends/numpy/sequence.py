@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from fusedlstm.backends.numpy.cell import NumpyCell
     from fusedlstm.backends.numpy.resets import Reset
 
-# Most elements of the gates that one product makes from x.
+# The most elements of gates that one product computes from x.
 _CHUNK = 1 << 17
-# With fewer steps at once, or more rows of a cut product, this is no faster than one product of [x | h] a step.
+# With fewer steps at once, or more rows of a cut product, this is no faster than one product of [x | h] for each step.
 _FEWEST_STEPS = 4
 _MOST_ROWS = 15
 
@@ -32,18 +32,18 @@ class NumpySequence(SequenceEngine):
         self._cell = cell
 
     def steps_at_once(self, B: int) -> int:
-        """Return how many steps to pass to `input_gates` at once: as many as stay in a cache."""
+        """Return how many steps to pass to `input_gates` at once, so that their gates stay in a cache."""
         cell = self._cell
         if cell.invariant or (B > _MOST_ROWS and cell.runs_cut(B)):
-            return 1  # always if batch-invariant: one product of x and h has other bits than two
+            return 1  # always if batch-invariant: one product of [x | h] gives other bits than two products
         steps = _CHUNK // max(1, 4 * cell.sizes[1] * B)
         return steps if steps >= _FEWEST_STEPS else 1
 
     def input_gates(self, xs: NumpyArray) -> NumpyArray:
-        """Return the part of x in the gates of the steps xs: (T, B, I) -> (T, 4, B, N)."""
+        """Return x's part of the gates for the steps xs: (T, B, I) -> (T, 4, B, N)."""
         (T, B, I), cell = xs.shape, self._cell
         N, wide = cell.sizes[1], np.ascontiguousarray(xs, cell.dtype).reshape(T * B, I)
-        if B == 1:  # each step's gates lie together, which a step of one row adds faster
+        if B == 1:  # each step's gates are contiguous, so a step of one row adds them faster
             gates = np.empty((T, 4, 1, N), cell.dtype)
             Product(wide, gates[:, :, 0].swapaxes(0, 1)).run(cell.weights.weight_x)
             return gates
@@ -94,7 +94,7 @@ class NumpySequence(SequenceEngine):
     def _run_chunks(
         self, at_once: int, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray
     ) -> None:
-        """Do the same, with one product for the x of every `at_once` steps."""
+        """Do the work of `_run_steps`, with one product for the x of `at_once` steps."""
         cell = self._cell
         weights, scratch = cell.weights, cell.scratch
         workspace = scratch.take()
@@ -104,7 +104,7 @@ class NumpySequence(SequenceEngine):
             for start in range(0, len(xs), at_once):
                 part = slice(start, start + at_once)
                 for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
-                    buffers.h[...] = h  # few calls, as with one row Python takes a good part of the time
+                    buffers.h[...] = h  # as few calls as possible: with one row, Python takes much of the time
                     product.run(weight)
                     np.add(z, gates, z)
                     cell.step_from_gates(weights, buffers, c, y, c_out)

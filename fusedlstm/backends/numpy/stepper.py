@@ -1,4 +1,4 @@
-"""A fixed batch in NumPy: buffers that the matrix products read, so that a step copies as little as it can."""
+"""A fixed batch in NumPy. The matrix products read its buffers directly, so that a step copies little."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _BOOL = np.dtype(np.bool_)
 class NumpyStepper:
     """See `fusedlstm.backends.base.StepperEngine`.
 
-    If the arithmetic is in the dtype of x, x and h are views of the product's operand [x | h | 1]. Rows are shared out
-    among threads once. Each thread takes its rows through all layers.
+    If the arithmetic has the dtype of x, x and h are views of the product's operand [x | h | 1]. Threads share the
+    rows, and each takes its rows through all layers.
     """
 
     is_torn = False
@@ -76,7 +76,7 @@ class NumpyStepper:
             self._reset()
         if len(self._shares) > 1:
             for engine in engines:
-                engine.weights.lay_out_cut()  # once, and not in each thread
+                engine.weights.lay_out_cut()  # once, not in each thread
             threads.share_out(lambda part: quietly(self._run, engines, part), self._shares)
         else:
             quietly(self._run, engines, self._shares[0])
@@ -127,7 +127,7 @@ class NumpyStepper:
 
 
 class _LayerBuffers:
-    """A layer's arrays for all rows. x and h of 16 bits are separate from the operand, which has them widened."""
+    """A layer's arrays for all rows. 16-bit x and h are separate from the operand, which holds them widened."""
 
     def __init__(self, engine: NumpyCell, B: int, below: NumpyArray | None, *, residual: bool) -> None:
         I, N, P = engine.sizes

@@ -1,8 +1,8 @@
-"""Share out the rows of a batch among threads, as many as NumPy's BLAS has. This is for cut products, which use one.
+"""Share the rows of a batch among threads, as many as NumPy's BLAS has. Cut products need it: each uses one thread.
 
-Rows are independent. So a thread takes its rows through whole steps, and in a sequence through all steps between two
-resets. The threads meet once. NumPy lets other threads run while it computes. The last bits of a row may depend on the
-other rows of its thread, just as they do with a BLAS of several threads. Those of an invariant engine don't.
+Rows are independent, so a thread takes its rows through whole steps, and in a sequence through all steps between two
+resets. Threads wait for each other once, at the end. NumPy releases the GIL while it computes. The last bits of a row
+may depend on the other rows of its thread, as they do in a multithreaded BLAS. With an invariant engine they don't.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # With fewer rows, a thread would read all weights for little work. Rows for fewer than two threads aren't shared out.
 _FEWEST = 8
 SHARED = 2 * _FEWEST
-# With fewer multiplications, the work is done before another thread wakes up, in some 50 microseconds. With fewer in a
-# step, Python takes most of its time, and lets no other thread run meanwhile.
+# With fewer multiplications, the work is done before another thread wakes up, which takes some 50 microseconds. With
+# fewer in a step, Python takes most of the time and holds the GIL.
 _LEAST_WORK = 10_000_000
 _LEAST_STEP = 1_000_000
 
@@ -49,7 +49,7 @@ def shares(B: int, each: int, steps: int = 1, unit: int = 1) -> list[slice]:
 def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
     """Call `work` with each share, in this thread and all free helpers, and return when all are done.
 
-    This takes no lock that the thread may already hold, as a call from a signal handler would wait for it for ever.
+    This takes no lock that the thread may already hold: a call from a signal handler would wait for it for ever.
 
     Raises:
         Exception: the first exception of `work`, after all threads have stopped.
@@ -63,7 +63,7 @@ def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
         while left:
             try:
                 share = left.popleft()
-            except IndexError:  # another took the last
+            except IndexError:  # another thread took the last one
                 return
             work(share)
 
@@ -83,7 +83,7 @@ def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
         take()
     finally:
         # Whatever a signal handler raises, no thread may be writing when the call ends. This is not a separate
-        # function, as a function that is interrupted at its start does nothing.
+        # function: one that is interrupted at its start would do nothing.
         while True:
             try:
                 left.clear()  # helpers that begin later find nothing to do
@@ -102,8 +102,8 @@ def share_out(work: Callable[[slice], None], rows: list[slice]) -> None:
 class _Helpers:
     """Helper threads: as many as one call has asked for, and at most one for each processor.
 
-    The standard library's executors hold locks during `submit`. A signal handler in the middle of a submit would wait
-    for them for ever. This queue may be used at any time.
+    The standard library's executors hold locks during `submit`. A signal handler that runs during one would wait for
+    ever. This queue may be used at any time.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class _Helpers:
 
     def call(self, work: Callable[[], None], times: int) -> None:
         """Queue `work` this many times for other threads. If there are no threads, it is not called."""
-        with contextlib.suppress(RuntimeError):  # no thread can start, as when a program ends: use the running ones
+        with contextlib.suppress(RuntimeError):  # no thread can start, for example at exit: use the running ones
             while len(self._threads) < min(times, self._most):
                 thread = threading.Thread(target=self._run, name=f"fusedlstm_{len(self._threads)}", daemon=True)
                 thread.start()

@@ -28,13 +28,13 @@ def folder() -> Path:
 
 
 def temporary(name: str) -> Path:
-    """Return a folder's place for this user among the system's temporary files."""
+    """Return the path of this user's folder of that name among the system's temporary files."""
     user = str(os.getuid()) if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"{name}-{user}"
 
 
 def read(name: str) -> bytes | None:
-    """Return a kept file's content, or None where there is none that can be trusted."""
+    """Return a cached file's content, or None if it is missing or can't be trusted."""
     place = _usable_folder()
     if place is None:
         return None
@@ -45,7 +45,7 @@ def read(name: str) -> bytes | None:
 
 
 def write(name: str, content: bytes) -> None:
-    """Keep a file, whole or not at all; a folder that can't be written only costs compiling again."""
+    """Cache a file, whole or not at all. If the folder can't be written, kernels are compiled again."""
     place = _usable_folder()
     if place is None:
         return
@@ -59,7 +59,7 @@ _said: set[str] = set()
 
 
 def _usable_folder() -> Path | None:
-    """Return the folder, made if need be, unless others could have put code for our GPU into it."""
+    """Return the folder, made if needed, or None if others could have put code for our GPU into it."""
     place = folder()
     reason = make_private(place)
     if reason is None:
@@ -71,7 +71,7 @@ def _usable_folder() -> Path | None:
 
 
 def make_private(place: Path) -> str | None:
-    """Make a folder that only this user can write, if need be; return why it is none, or None."""
+    """Make a folder that only this user can write, if needed. Return why it isn't one, or None if it is."""
     with contextlib.suppress(OSError):
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:

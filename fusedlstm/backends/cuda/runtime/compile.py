@@ -1,4 +1,4 @@
-"""From a kernel's name to a function on the GPU: compile with NVRTC at first use, keep, load, launch.
+"""Compile kernels with NVRTC when they are first used, cache them on disk, load and launch them.
 
 Nothing else in the package compiles or launches.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Reentrant, as a signal handler may call a cell during its compilation.
 _LOCK = threading.RLock()
-# -ftz as CuPy's own compilation has it: float32 subnormals are flushed.
+# -ftz, as for CuPy's own kernels, flushes float32 subnormals.
 _FLAGS = ("-std=c++17", "--device-as-default-execution-space", "-ftz=true")
 
 
@@ -71,7 +71,7 @@ def compile_kernel(file: str, name: str, arch: str, flags: Sequence[str] = ()) -
             log = nvrtc.getProgramLog(program)
             raise RuntimeError(f"{file}: {name} does not compile ({error}):\n{log}") from None
         mangled = nvrtc.getLoweredName(program, name)
-        # CuPy's getCUBIN leaves the last byte of the machine code out.
+        # CuPy's getCUBIN leaves out the last byte of the machine code.
         machine_code = arch.startswith("-arch=sm_")
         code = nvrtc.getCUBIN(program) + b"\0" if machine_code else nvrtc.getPTX(program)
         return str(mangled), bytes(code), str(nvrtc.getProgramLog(program))
@@ -84,7 +84,7 @@ def cuda_headers() -> str:
     """Return the folder of cuda_fp16.h: the runtime wheel's, conda's or the toolkit's.
 
     Raises:
-        RuntimeError: there are none, or they are another CUDA's than NVRTC.
+        RuntimeError: they are missing, or of another version of CUDA than NVRTC.
     """
     from cuda import pathfinder  # comes with CuPy 14
 
@@ -100,7 +100,7 @@ def cuda_headers() -> str:
 
 
 def _kept_or_compiled(file: str, name: str, arch: str) -> tuple[str, bytes]:
-    """Return a function's mangled name and code, from the disk where an equal compilation was kept."""
+    """Return a function's mangled name and code, from the disk if an equal compilation was cached."""
     about = (sources.digest(), file, name, arch, _FLAGS, nvrtc.getVersion())
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest() + ".kernel"
     kept = _unpack(cache.read(key))
@@ -119,7 +119,7 @@ def _pack(mangled: str, code: bytes) -> bytes:
 
 
 def _unpack(content: bytes | None) -> tuple[str, bytes] | None:
-    """Return what `_pack` put together, or None of a file that is not whole."""
+    """Return what `_pack` put together, or None if the content isn't whole."""
     if content is None or hashlib.sha256(content[32:]).digest() != content[:32]:
         return None
     mangled, _, code = content[32:].partition(b"\n")
@@ -153,13 +153,13 @@ class Kernel:
         return list(map(number, self.struct.members, values))
 
     def bound(self, grid: tuple[int, ...], block: tuple[int, ...], *passed: Any) -> Callable[[], Any]:
-        """Return a function that launches the kernel on this device. With CuPy's functions it runs no Python code."""
+        """Return a function that launches the kernel on this device. With the real CuPy it runs no Python code."""
         if 0 in grid:
             return bool
         return functools.partial(self._function(), grid, block, passed, shared_mem=self.shared)
 
     def load(self) -> None:
-        """Compile and load it on the current device, so that a launch can't fail for that."""
+        """Compile and load the kernel on the current device, so that this can't fail in a launch."""
         self._function()
 
     def _function(self) -> Any:
@@ -177,14 +177,14 @@ class Kernel:
         module = cupy.cuda.Module()
         module.load(code)
         function = module.get_function(mangled)
-        if self.shared:  # of any size, as 48 KiB are there for it and the kernel's own together
+        if self.shared:  # for any size: the default of 48 KiB includes the kernel's static shared memory
             attribute = cupy.cuda.driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             cupy.cuda.driver.funcSetAttribute(function.ptr, attribute, self.shared)
         return function
 
 
 def number(member: Member, value: Any) -> Any:
-    """Return a number as it is, the address of an array, or 0 for None. Raise TypeError if the member can't be this."""
+    """Return a number itself, an array's address, or 0 for None. Raise TypeError if the member can't have the value."""
     if member.dtype is None:
         return value
     if value is None:

@@ -1,4 +1,4 @@
-"""Row-major matrix products by cuBLAS, with the type of the arithmetic chosen here and nowhere else."""
+"""Row-major matrix products by cuBLAS. Only this file chooses the type of the arithmetic."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ TYPES = {
     "float16": cupy.cuda.runtime.CUDA_R_16F,
     "bfloat16": cupy.cuda.runtime.CUDA_R_16BF,
 }
-# cuBLAS reads the factors of the product and of what was in `out` through pointers: 1 and 0, in the arithmetic's type.
+# cuBLAS reads alpha and beta through pointers: 1 and 0, in the type of the arithmetic.
 _FACTORS: dict[bool, Any] = {False: np.array([1, 0], np.float32), True: np.array([1, 0], np.float64)}
 ALPHA_BETA = {wide: (f.ctypes.data, f.ctypes.data + f.itemsize) for wide, f in _FACTORS.items()}
 
 
 def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
-    """Out <- a @ weight.T, on the current device and stream.
+    """Write a @ weight.T to `out`, on the current device and stream.
 
-    float32 is multiplied as IEEE float32 at precision "highest", whatever CUPY_TF32 or other users of
-    CuPy's cuBLAS handle have set, and may be as TF32 at "high". The 16-bit types accumulate in float32.
+    At precision "highest", float32 is multiplied as IEEE float32, whatever CUPY_TF32 or other users of CuPy's cuBLAS
+    handle have set. At "high" it may be multiplied as TF32. The 16-bit types accumulate in float32.
 
     Args:
-        out: (B, M), C-contiguous: float32 for 16-bit inputs or their own dtype, else the inputs' dtype.
-        a: (B, K), rows contiguous, any row stride that is at least K.
-        weight: (M, K), rows contiguous, in a's dtype.
+        out: (B, M), C-contiguous, in the inputs' dtype. For 16-bit inputs, float32 is also allowed.
+        a: (B, K), with contiguous rows and any row stride.
+        weight: (M, K), with contiguous rows, in a's dtype.
         precision: "highest" or "high".
     """
     B, K = a.shape
@@ -76,7 +76,7 @@ def write_product(out: Any, a: Any, weight: Any, precision: str) -> None:
 
 
 def compute_type(dtype: np.dtype[Any], precision: str) -> int:
-    """Return cuBLAS' type of the arithmetic for a dtype of the inputs."""
+    """Return cuBLAS's type of the arithmetic for a dtype of the inputs."""
     if dtype == np.float64:
         return int(cublas.CUBLAS_COMPUTE_64F)
     if dtype == np.float32 and precision == "high":

@@ -1,6 +1,6 @@
-"""Matmuls that are planned: cuBLASLt chooses once, and to queue one allocates nothing, so that it can be captured.
+"""Planned matmuls: cuBLASLt chooses an algorithm once. Launching one doesn't allocate, so it can be captured.
 
-CuPy wraps no cuBLASLt, and its cuBLAS refuses to be captured: these are nvmath-python's bindings.
+CuPy doesn't wrap cuBLASLt, and its cuBLAS can't be captured. So this uses nvmath-python's bindings.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from fusedlstm.backends.cuda.runtime.strides import row_stride
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What cuBLASLt may use beside its operands.
+# The most bytes of workspace that cuBLASLt may use.
 MOST_WORKSPACE = 32 << 20
-_ALIGNMENT = 256  # of what CuPy allocates, and the most that cuBLASLt asks for
+_ALIGNMENT = 256  # of CuPy's allocations, and the most that cuBLASLt asks for
 
 
 def why_not() -> str | None:
@@ -36,7 +36,7 @@ def why_not() -> str | None:
 
 
 def check_can_plan() -> None:
-    """Raise BackendUnavailableError where steps can't be planned."""
+    """Raise BackendUnavailableError if steps can't be planned."""
     reason = why_not()
     if reason is not None:
         from fusedlstm.errors import BackendUnavailableError
@@ -45,16 +45,16 @@ def check_can_plan() -> None:
 
 
 class Matmul:
-    """out = x @ weight.T for arrays that stay where they are.
+    """The product out = x @ weight.T of arrays that stay in place.
 
     Args:
-        out: (M, R), rows contiguous: float32 for 16-bit inputs or their own dtype, else the inputs' dtype.
-        x: (M, K), rows contiguous.
-        weight: (R, K), rows contiguous, in x's dtype.
+        out: (M, R), with contiguous rows, in the inputs' dtype. For 16-bit inputs, float32 is also allowed.
+        x: (M, K), with contiguous rows.
+        weight: (R, K), with contiguous rows, in x's dtype.
         precision: "highest" or "high", as in `cublas.write_product`.
 
     Raises:
-        RuntimeError: cuBLASLt has no way to multiply these.
+        RuntimeError: cuBLASLt can't multiply these.
     """
 
     def __init__(self, out: Any, x: Any, weight: Any, precision: str) -> None:
@@ -65,7 +65,7 @@ class Matmul:
         (M, K), R = x.shape, len(weight)
         wide = out.dtype == np.float64
         self._factors = ALPHA_BETA[wide]
-        self._scopes = contextlib.ExitStack()  # of what is destroyed in the end
+        self._scopes = contextlib.ExitStack()  # destroys the descriptors on close
         try:
             arithmetic = compute_type(weight.dtype, precision), TYPES["float64" if wide else "float32"]
             self._operation = self._made(cublasLt.matmul_desc_create(*arithmetic), cublasLt.matmul_desc_destroy)
@@ -88,7 +88,7 @@ class Matmul:
         return descriptor
 
     def _choose(self) -> None:
-        """Ask which algorithm cuBLASLt expects to be the fastest."""
+        """Ask cuBLASLt for the algorithm that it expects to be fastest."""
         lt = self._lt
         names = lt.MatmulPreferenceAttribute
         with _preference(lt) as preference:
@@ -109,7 +109,7 @@ class Matmul:
         self.workspace_bytes = int(self._choice.workspace_size)
 
     def queue(self, workspace: Any) -> None:
-        """Queue it on the current stream; `workspace` has at least `workspace_bytes`, and nobody else's work in it."""
+        """Queue it on the current stream. `workspace` has at least `workspace_bytes`, and no other use meanwhile."""
         (alpha, beta), (a, b, c) = self._factors, self._layouts
         weight, x, out = (array.data.ptr for array in self._arrays)
         self._lt.matmul(
@@ -119,7 +119,7 @@ class Matmul:
         )
 
     def close(self) -> None:
-        """Destroy cuBLASLt's descriptions; what has been captured needs them no more."""
+        """Destroy cuBLASLt's descriptors. Captured graphs no longer need them."""
         self._scopes.close()
 
 
@@ -128,7 +128,7 @@ _handles: dict[int, int] = {}
 
 
 def _handle(device: int) -> int:
-    """Return cuBLASLt's handle for a GPU, which is the current one; it lives as long as the process."""
+    """Return cuBLASLt's handle for a GPU, which is the current one. It lives as long as the process."""
     from nvmath.bindings import cublasLt
 
     with _LOCK:
@@ -153,6 +153,6 @@ def _set(function: Any, descriptor: int, attribute: int, value: Any) -> None:
 
 
 def _alignment(array: Any) -> np.uint32:
-    """Return the largest power of two that an address is a multiple of, as far as it matters."""
+    """Return the largest power of two that divides an array's address, up to _ALIGNMENT."""
     address = int(array.data.ptr) | _ALIGNMENT
     return np.uint32(address & -address)

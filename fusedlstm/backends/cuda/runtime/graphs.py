@@ -1,4 +1,4 @@
-"""CUDA graphs: work that is queued once, recorded, and from then on queued again by one call."""
+"""CUDA graphs: work that is recorded once, and then queued by one call each time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def captured(queue: Callable[[], None]) -> Any:
-    """Return the graph of what `queue` queues on the current stream, which must allocate nothing and not wait.
+    """Return the graph of the work that `queue` queues on the current stream. `queue` must not allocate or wait.
 
-    It is called twice. The first call runs, so that what is loaded at first use isn't loaded while capturing: what it
-    does to buffers must do no harm.
+    It is called twice. The work of the first call runs, so that nothing is loaded during the capture. What it does to
+    buffers must do no harm.
     """
     before = cupy.cuda.get_current_stream()
     stream = _stream_after(before)
@@ -26,13 +26,13 @@ def captured(queue: Callable[[], None]) -> Any:
         with stream:
             return _captured_on(stream, queue)
     finally:
-        # CuPy goes back to the last stream that was entered, which is not the one that `use()` made current.
+        # CuPy restores the last stream that was entered, and not one that `use()` made current.
         if cupy.cuda.get_current_stream() is not before:
             before.use()
 
 
 def _captured_on(stream: Any, queue: Callable[[], None]) -> Any:
-    """Return the graph of what is queued on a stream, which is the current one."""
+    """Return the graph of the work that `queue` queues on a stream, which is the current one."""
     thread = threading.get_ident()
     try:
         fork.capturing.add(thread)
@@ -42,10 +42,10 @@ def _captured_on(stream: Any, queue: Callable[[], None]) -> Any:
 
 
 def _captured_alone(stream: Any, queue: Callable[[], None]) -> Any:
-    """Do the same as `_captured_on`, while this thread refuses other calls."""
+    """Do the work of `_captured_on`, while this thread refuses other calls."""
     queue()
     stream.synchronize()
-    # An allocation from CUDA by this thread is refused then, and other threads may do what they like.
+    # During the capture, CUDA refuses allocations by this thread. Other threads aren't restricted.
     try:
         stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
         queue()
@@ -54,13 +54,13 @@ def _captured_alone(stream: Any, queue: Callable[[], None]) -> Any:
         with contextlib.suppress(Exception):  # the capture may be invalid or over; keep the first error
             stream.end_capture()
         raise
-    graph.upload(stream)  # or the first launch would
+    graph.upload(stream)  # otherwise the first launch would
     stream.synchronize()
     return graph
 
 
 def _stream_after(other: Any) -> Any:
-    """Return a stream of its own, as the default one can't be captured, that waits for what another has queued."""
+    """Return a new stream that waits for what another one has queued. The default stream can't be captured."""
     stream = cupy.cuda.Stream(non_blocking=True)
     stream.wait_event(other.record())
     return stream

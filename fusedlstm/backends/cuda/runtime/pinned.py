@@ -1,4 +1,4 @@
-"""Host memory that a GPU reads and writes by itself, as NumPy's arrays."""
+"""NumPy arrays in pinned host memory, which a GPU reads and writes directly."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
-    """Return an array of zeros in pinned memory, which lives as long as the array does."""
+    """Return an array of zeros in pinned memory. The array keeps the memory alive."""
     count = math.prod(shape)
     memory = cupy.cuda.alloc_pinned_memory(max(1, count * dtype.itemsize))
-    bits = np.frombuffer(memory, np.uint8, count * dtype.itemsize)  # of bytes: NumPy reads no buffer of bfloat16
+    bits = np.frombuffer(memory, np.uint8, count * dtype.itemsize)  # as bytes, as NumPy can't read a buffer as bfloat16
     array: NumpyArray = bits.view(dtype).reshape(shape)
     array.fill(0)
     return array
 
 
 def queue_upload(to: Any, rows: NumpyArray) -> None:
-    """Queue a copy of pinned rows (B, K), contiguous, to the GPU, on the current stream; it can be captured."""
+    """Queue a copy of contiguous pinned rows (B, K) to the GPU on the current stream. It can be captured."""
     pitches = row_stride(to) * to.itemsize, rows.shape[1] * rows.itemsize
     _queue(to.data.ptr, pitches[0], rows.ctypes.data, pitches[1], rows, cupy.cuda.runtime.memcpyHostToDevice)
 
 
 def queue_download(to: NumpyArray, rows: Any) -> None:
-    """Queue a copy of rows (B, K) of the GPU to pinned memory, contiguous, on the current stream."""
+    """Queue a copy of rows (B, K) on the GPU to contiguous pinned memory on the current stream."""
     pitches = to.shape[1] * to.itemsize, row_stride(rows) * rows.itemsize
     _queue(to.ctypes.data, pitches[0], rows.data.ptr, pitches[1], to, cupy.cuda.runtime.memcpyDeviceToHost)
 
@@ -44,9 +44,9 @@ def _queue(to: int, to_pitch: int, a: int, a_pitch: int, host: NumpyArray, kind:
 
 
 class Uploads:
-    """Small arrays of the host on their way to the GPU, each in pinned memory until it is there.
+    """Uploads of small host arrays, each kept in pinned memory until it is on the GPU.
 
-    So the call that queues one returns at once, and may be followed by the next.
+    So the call that queues one returns at once, and the next call may follow.
     """
 
     AT_ONCE = 8
@@ -57,19 +57,19 @@ class Uploads:
         self._events: list[Any] = [None] * self.AT_ONCE
 
     def reserve(self, nbytes: int) -> None:
-        """Have memory for arrays of so many bytes."""
+        """Make room for arrays of this many bytes."""
         for k in range(self.AT_ONCE):
             self._reserve(k, nbytes)
 
     def _reserve(self, k: int, nbytes: int) -> None:
-        """Have one memory be large enough; what it held has arrived."""
+        """Wait until buffer k is free, and grow it if needed."""
         if self._events[k] is not None:
             self._events[k].synchronize()
         if self._memory[k].nbytes < nbytes:
             self._memory[k] = zeros((1 << (nbytes - 1).bit_length(),), np.dtype(np.uint8))
 
     def queue(self, to: Any, values: NumpyArray, stream: Any) -> None:
-        """Queue the copy of values to an array (B,) of their dtype on the GPU, on its stream."""
+        """Queue a copy of values to an array (B,) of their dtype on the GPU, on this stream."""
         k, self._next = self._next, (self._next + 1) % self.AT_ONCE
         self._reserve(k, values.nbytes)
         own = self._memory[k][: values.nbytes].view(values.dtype)

@@ -1,4 +1,4 @@
-"""Whether CUDA can run here, and if not, why; importing this imports no CuPy."""
+"""Find out whether CUDA can run here, and if not, why. Importing this doesn't import CuPy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_GPU = "there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it"
 
 
 def why_not(index: int = 0) -> str | None:
-    """Return why the GPU of this index can't be used, or None when it can."""
+    """Return why the GPU of this index can't be used, or None if it can."""
     if fork.forked:
         return fork.REASON
     reason, devices = _probe()
@@ -31,13 +31,13 @@ def why_not(index: int = 0) -> str | None:
 
 @functools.cache
 def _probe() -> tuple[str | None, int]:
-    """Return a reason and the number of GPUs; asked once, as a driver does not come and go."""
+    """Return a reason or None, and the number of GPUs. This asks the driver once."""
     if importlib.util.find_spec("cupy") is None:
         return f"CuPy is not installed ({_EXTRAS})", 0
     _tolerate_read_only_home()
     try:
         import cupy
-    except Exception as error:  # a broken install fails in many ways, and all mean: not here
+    except Exception as error:  # a broken install fails in many ways
         return f"CuPy is installed but can't be imported: {error}", 0
     if int(cupy.__version__.partition(".")[0]) < _OLDEST_CUPY:
         return f"CuPy {cupy.__version__} is too old: {_OLDEST_CUPY} or later is needed", 0
@@ -46,12 +46,12 @@ def _probe() -> tuple[str | None, int]:
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return _reason(cupy, error), 0
     if devices:
-        fork.note_use()  # to have counted them is enough
+        fork.note_use()  # counting them already uses CUDA
     return (_missing_library() if devices else _NO_GPU), devices
 
 
 def _reason(cupy: Any, error: Exception) -> str:
-    """Say in words what a failed count of devices means."""
+    """Return in words why devices couldn't be counted."""
     runtime = cupy.cuda.runtime
     try:
         driver = int(runtime.driverGetVersion())
@@ -68,7 +68,7 @@ def _reason(cupy: Any, error: Exception) -> str:
 
 
 def _missing_library() -> str | None:
-    """Say which of the libraries that CuPy's wheels do not bring can't be found."""
+    """Check the libraries that CuPy's wheels don't bring. Return which one is missing, or None."""
     try:
         from cupy_backends.cuda.libs import nvrtc
 
@@ -84,7 +84,7 @@ def _missing_library() -> str | None:
 
 @functools.cache
 def _cannot_compile_for(index: int) -> str | None:
-    """Say why kernels can't be compiled for a GPU: headers are missing, or it is too old for NVRTC."""
+    """Return why kernels can't be compiled for a GPU, or None. Headers may be missing, or it is too old for NVRTC."""
     import cupy
 
     from fusedlstm.backends.cuda.runtime.compile import architecture, cuda_headers
@@ -102,7 +102,7 @@ def _version(number: int) -> str:
 
 
 def _tolerate_read_only_home() -> None:
-    """Give CuPy another cache folder where it can't write to its own: else its import, or its use, fails there."""
+    """Give CuPy another cache folder if it can't write to its own. Otherwise its import or its use would fail."""
     if "CUPY_CACHE_DIR" in os.environ:
         return
     own = os.path.expanduser("~/.cupy/kernel_cache")
@@ -117,14 +117,14 @@ def _tolerate_read_only_home() -> None:
 
 
 def capabilities() -> list[int]:
-    """Return each GPU's compute capability, 90 for 9.0; CUDA must be able to run."""
+    """Return each GPU's compute capability, 90 for 9.0. CUDA must be able to run."""
     import cupy
 
     return [int(cupy.cuda.Device(index).compute_capability) for index in range(int(cupy.cuda.runtime.getDeviceCount()))]
 
 
 def describe_gpus() -> list[str]:
-    """Return each GPU's name, compute capability and memory; CUDA must be able to run."""
+    """Return each GPU's name, compute capability and memory. CUDA must be able to run."""
     import cupy
 
     runtime = cupy.cuda.runtime

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PACKAGE = Path(__file__).resolve().parents[3]
-# In a wheel they are inside the package; in a checkout, and an editable install of one, beside it.
+# In a wheel they are inside the package; in a checkout or an editable install, beside it.
 _PLACES = (_PACKAGE / "kernels", _PACKAGE.parent / "kernels")
 _SUFFIXES = (".cu", ".cuh")
 

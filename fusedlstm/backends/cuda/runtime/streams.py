@@ -1,4 +1,4 @@
-"""The stream that a call runs on, and the order of its work between the current streams of several libraries."""
+"""The stream that a call runs on, and the order of its work among the streams of several libraries."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LEGACY = 1  # cudaStreamLegacy: another handle of the default stream, 0
-_PER_THREAD = 2  # cudaStreamPerThread: one handle, and a stream for each thread
-_NOT_READY = 600  # cudaErrorNotReady: an event's work goes on
+_PER_THREAD = 2  # cudaStreamPerThread: one handle, but a different stream in each thread
+_NOT_READY = 600  # cudaErrorNotReady: an event's work isn't done
 
 
 class Order:
-    """A context in which a call's work is queued on one stream, in order with the streams of its arguments.
+    """A context that queues a call's work on one stream, in order with the streams of its arguments.
 
-    Inside, the GPU is the current device and the stream CuPy's current one. `follow(stream)` makes the work
-    wait for all that another stream holds by then; on leaving, that stream waits for the work, so that
-    what its library does next to the arguments (read a result, overwrite or free an input) comes after it.
-    Nothing is queued between a stream and itself. The host waits in one case alone: where `wait_on_host` was
-    called, for a library that no stream is known of, leaving waits until the work is done.
+    Inside, the GPU is the current device, and the stream is CuPy's current one. `follow(stream)` makes the work wait
+    for everything that another stream holds by then. On leaving, that stream waits for the work. So its library may
+    then read results, and overwrite or free inputs. A stream doesn't wait for itself. If the stream of a library is
+    unknown, call `wait_on_host`. Then the host waits on leaving until the work is done.
 
     Args:
         index: the GPU.
@@ -68,11 +67,11 @@ class Order:
             self._stream.wait_event(_event_on(other, index))
 
     def keep(self, array: Any) -> None:
-        """Keep an array alive until the work is done: its library can't be told to wait before it reuses memory."""
+        """Keep an array alive until the work is done: its library can't be made to wait before it reuses the memory."""
         self._kept.append(array)
 
     def wait_on_host(self) -> None:
-        """Have the host wait, on leaving, until the work is done: nothing else orders what reads the results."""
+        """Make the host wait, on leaving, until the work is done, as nothing else orders reads of the results."""
         self._host_waits = True
 
     def __exit__(self, *_: object) -> None:
@@ -82,13 +81,13 @@ class Order:
         finally:
             if self._stream is not self._cupys:
                 self._stream.__exit__()
-                # CuPy goes back to the last stream that was entered, which is not the one that `use()` made current.
+                # CuPy restores the last stream that was entered, and not one that `use()` made current.
                 if cupy.cuda.get_current_stream() is not self._cupys:
                     self._cupys.use()
             self._device.__exit__()
 
     def _order_what_follows(self) -> None:
-        """Have streams, memory and the host wait for the work."""
+        """Make streams, memory and the host wait for the work."""
         event = _event_on(self._stream, self._index)
         for other in self._followed.values():
             other.wait_event(event)
@@ -99,7 +98,7 @@ class Order:
 
 
 class Turns:
-    """Memory that is worked on by one call after the other, whichever stream each is queued on.
+    """Orders calls on the same memory one after the other, whatever streams they are queued on.
 
     Args:
         index: the GPU.
@@ -111,7 +110,7 @@ class Turns:
         self._event: Any = None
 
     def begin(self) -> Any:
-        """Return CuPy's current stream of the GPU, which waits for what earlier calls have queued on others."""
+        """Return CuPy's current stream of the GPU, after making it wait for earlier calls on other streams."""
         stream = cupy.cuda.get_current_stream(self._index)
         last, event = self._last, self._event
         try:
@@ -124,13 +123,13 @@ class Turns:
         return stream
 
     def end(self, stream: Any) -> None:
-        """Note that a call has been queued; of a thread's own stream, another thread can't ask later."""
+        """Note that a call has been queued. A per-thread stream gets an event, as other threads can't refer to it."""
         if stream.ptr == _PER_THREAD:
             self._event = _event_on(stream, self._index)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[Any]:
-        """Have the GPU as the current device and queue a call on its current stream, which is returned."""
+        """Queue a call with the GPU as the current device, on its current stream, which is yielded."""
         fork.check_process()
         with cupy.cuda.Device(self._index):
             stream = self.begin()
@@ -140,9 +139,9 @@ class Turns:
                 self.end(stream)
 
     def keep_until_done(self, *held: Any) -> None:
-        """Keep memory, or a graph, alive until all that was queued is done: CuPy would reuse it at once.
+        """Keep memory or a graph alive until all queued work is done, as CuPy would reuse the memory at once.
 
-        In a forked process, which can't ask and couldn't free it either, it stays.
+        A forked process can neither wait for the work nor free anything, so there it stays alive.
         """
         if fork.forked:
             _leaked.append((self, held))
@@ -153,8 +152,8 @@ class Turns:
 class ForeignStream(cupy.cuda.ExternalStream):  # type: ignore[misc]
     """Another library's stream, which its owner keeps alive and destroys.
 
-    Made without ExternalStream's own constructor, which warns that it is deprecated: its successor takes
-    stream objects of a protocol, and here is a handle.
+    This bypasses ExternalStream's constructor, which warns that it is deprecated. Its successor takes stream objects,
+    and all we have is a handle.
     """
 
     def __init__(self, handle: int, index: int) -> None:
@@ -162,12 +161,12 @@ class ForeignStream(cupy.cuda.ExternalStream):  # type: ignore[misc]
 
 
 def _same(a: int, b: int) -> bool:
-    """Whether two handles of one GPU are one stream: 0 and cudaStreamLegacy are."""
+    """Whether two handles of one GPU mean the same stream, as 0 and cudaStreamLegacy do."""
     return a == b or (a in (0, _LEGACY) and b in (0, _LEGACY))
 
 
 def _event_on(stream: Any, index: int) -> Any:
-    """Return an event after all that a stream of a GPU holds."""
+    """Return an event that follows everything queued on a GPU's stream."""
     with cupy.cuda.Device(index):
         event = cupy.cuda.Event(disable_timing=True)
         event.record(stream)
@@ -176,18 +175,18 @@ def _event_on(stream: Any, index: int) -> Any:
 
 _leaked: list[Any] = []
 
-# Arrays of unfinished work, the oldest first; when the next call comes, they go up to the first that isn't done.
+# Arrays of queued work, oldest first. The next call frees them up to the first whose work isn't done.
 _lock = threading.Lock()
 _unfinished: deque[tuple[Any, list[Any]]] = deque()
 
 
 def _keep_until(event: Any, arrays: list[Any]) -> None:
-    _unfinished.append((event, arrays))  # without the lock: a finalizer may run wherever this thread has it
+    _unfinished.append((event, arrays))  # without the lock: a finalizer may run while this thread holds it
 
 
 def _release_finished() -> None:
-    finished = []  # they are freed after the lock is, as that may run anything
-    if not _unfinished or not _lock.acquire(blocking=False):  # else another call is at it, perhaps of this thread
+    finished = []  # freed after the lock is released, as that may run any code
+    if not _unfinished or not _lock.acquire(blocking=False):  # else another call does it, perhaps in this thread
         return
     try:
         while _unfinished and _is_over(_unfinished[0][0]):

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def with_contiguous_rows(a: Any) -> Any:
-    """Return `a`, or a C-contiguous copy where its rows overlap or are not contiguous."""
+    """Return `a`, or a C-contiguous copy if its rows overlap, are not contiguous or are too far apart."""
     B, K = a.shape
     row, column = a.strides
     rows_apart = B == 1 or (row >= K * a.itemsize and row % a.itemsize == 0)
@@ -18,20 +18,20 @@ def with_contiguous_rows(a: Any) -> Any:
 
 
 def row_stride(a: Any) -> int:
-    """Return the elements from row to row, where that has a meaning, and at least a row's length."""
+    """Return the elements from row to row. With fewer than two rows it is a row's length, at least 1."""
     B, K = a.shape
     return int(a.strides[0]) // int(a.itemsize) if B > 1 else max(1, K)
 
 
 def is_aligned(a: Any, elements: int) -> bool:
-    """Whether vectors of so many elements can be moved at once: address and row distance are multiples of one."""
+    """Whether vectors of this many elements, up to 16 bytes, can be moved at once, by the alignment of rows."""
     step = min(16, elements * a.itemsize)
     rows_fit = a.ndim == 1 or a.shape[0] == 1 or a.strides[0] % step == 0
     return bool(a.data.ptr % step == 0 and rows_fit)
 
 
 def span(a: Any) -> tuple[int, int]:
-    """Return the first address of an array and the one after its last; equal for an empty one."""
+    """Return the first address of an array and the one after its last. They are equal if it is empty."""
     start = end = a.data.ptr
     if a.size == 0:
         return start, end
@@ -44,12 +44,12 @@ def span(a: Any) -> tuple[int, int]:
 
 
 def bits(a: Any) -> Any:
-    """Return the same memory as integers where it holds 16-bit numbers: all that CuPy does with them, it does."""
+    """Return 16-bit numbers viewed as integers, which CuPy supports fully, and other arrays unchanged."""
     return a.view(np.int16) if a.dtype.itemsize == 2 else a
 
 
 def copy_rows(to: Any, a: Any) -> None:
-    """Copy (B, K) on the current stream; both have one dtype, and the rows of `to` are contiguous."""
+    """Copy `a` (B, K) to `to` on the current stream. Both have the same dtype, and the rows of `to` are contiguous."""
     a = with_contiguous_rows(bits(a))
     B, K = a.shape
     is_itself = a.data.ptr == to.data.ptr and row_stride(a) == row_stride(to)

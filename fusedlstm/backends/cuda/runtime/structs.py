@@ -102,7 +102,7 @@ class Struct:
 
 
 def _members(record: type) -> Iterator[tuple[str, str]]:
-    """Yield the paths and kinds of all members. E in a record is the type that annotates it in an outer record."""
+    """Yield the paths and kinds of all members. E in a record stands for the type that an outer record gives."""
     for name, hint in get_type_hints(record, include_extras=True).items():
         of, kind = (hint.__origin__, hint.__metadata__[0]) if get_origin(hint) is Annotated else (hint, "")
         if not dataclasses.is_dataclass(of):
