@@ -33,9 +33,11 @@ Backends and errors
     WeightsFileError          a file can't be used, such as a damaged one
 """
 
+import fusedlstm.cli.interrupts  # noqa: F401
+
+# isort: split
 from typing import TYPE_CHECKING, Any
 
-import fusedlstm.cli.interrupts  # noqa: F401
 from fusedlstm.backends.select import available_backends
 from fusedlstm.cell import LSTMCell
 from fusedlstm.errors import BackendUnavailableError, PoolFullError, WeightsFileError
