@@ -84,6 +84,7 @@ from fusedlstm.convert.flax.states import state_from_flax, state_to_flax
 from fusedlstm.convert.flax.writing import to_flax
 from fusedlstm.convert.haiku import from_haiku, state_from_haiku, state_to_haiku
 from fusedlstm.convert.haste import from_haste
+from fusedlstm.convert.hints import name_right_importer
 from fusedlstm.convert.keras.files import list_keras
 from fusedlstm.convert.keras.initial import initial_state_from_keras
 from fusedlstm.convert.keras.objects import from_keras, to_keras
@@ -152,4 +153,5 @@ __all__ = [
     "to_torch",
 ]
 
+globals().update({name: name_right_importer(globals()[name]) for name in __all__ if name.startswith("from_")})
 break_signatures(globals()[name] for name in __all__)
