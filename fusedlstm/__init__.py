@@ -1,8 +1,43 @@
-"""fusedlstm: step trained LSTMs on many live sequences, on NVIDIA GPUs and in NumPy."""
+"""Step trained LSTMs on many live sequences, on GPUs and in NumPy.
 
-from typing import TYPE_CHECKING, Any
+An LSTMCell or an LSTM takes weights, and steps states that you pass.
+
+Weights, from a file or from another framework
+
+    convert          importers by framework: see help(fusedlstm.convert)
+    load_weights     read either class of weights from a file
+    LSTMWeights      the arrays and options of one cell, for an LSTMCell
+    StackedWeights   layers and directions of LSTMWeights, for an LSTM
+
+Stepping
+
+    LSTMCell         one cell: a call takes x and a state, returns a state
+    LSTM             layers and directions, through sequences or by steps
+    Stepper          a fixed batch in place; cell.stepper(B) makes one
+    StatePool        sessions that come and go, of an LSTMCell or an LSTM
+    lstm_pointwise   the rest of a step after a matmul of your own
+
+States, which you pass to a step and get back
+
+    LSTMState        h and c of a cell, by name; for an LSTM a tuple of them
+    pack_state       put h and c into one array, in the order that you name
+    unpack_state     the reverse of pack_state
+    stack_states     put the states of all layers into one, as PyTorch does
+    unstack_states   the reverse of stack_states
+
+Backends and errors
+
+    available_backends        the backends that run here, the default first
+    BackendUnavailableError   the backend that you named can't run here
+    PoolFullError             a StatePool has too few free slots
+    WeightsFileError          a file can't be used, such as a damaged one
+"""
 
 import fusedlstm.cli.interrupts  # noqa: F401
+
+# isort: split
+from typing import TYPE_CHECKING, Any
+
 from fusedlstm.backends.select import available_backends
 from fusedlstm.cell import LSTMCell
 from fusedlstm.errors import BackendUnavailableError, PoolFullError, WeightsFileError
@@ -53,3 +88,8 @@ def __getattr__(name: str) -> Any:
 
         return importlib.import_module("fusedlstm.convert")
     raise AttributeError(f"module 'fusedlstm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Include `convert` before its import."""
+    return sorted({*globals(), *__all__})

@@ -131,7 +131,10 @@ def _save_states(path: str, states: Sequence[LSTMState]) -> None:
 
 def _with(system: System, given: Any) -> str:
     """Say what LSTMs a file has, by the names that --name takes, where there is a list of them."""
-    return "" if system.names_in is None else f", with {', '.join(map(repr, system.names_in(given)))}"
+    names = [] if system.names_in is None else system.names_in(given)
+    if names in ([], [""]):  # a state_dict of the LSTM itself
+        return ""
+    return ", with " + ", ".join(repr(name) + ("" if name else " (no prefix)") for name in names)
 
 
 def _names(name: str | None) -> str | tuple[str, ...] | None:

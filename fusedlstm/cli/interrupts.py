@@ -1,13 +1,73 @@
-"""End the command in one line if it is interrupted while it is still being imported, where `main` can't catch that.
+"""End the command in one line when Ctrl-C is pressed, from its first import until the process has ended.
 
-`fusedlstm/__init__.py` imports this before NumPy, as a command's imports begin there. Other programs are left alone.
+`fusedlstm/__init__.py` imports this before all else, as a command's imports begin there. Other programs are left alone.
+
+Within `main` an interrupt raises KeyboardInterrupt, so that commands clean up. Before and after it the process ends at
+once: C modules replace a KeyboardInterrupt during their import by ImportError, and Python's exit prints tracebacks.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+
+
+class _Seen:
+    came = False  # whether `main` was interrupted
+    told = False  # whether the line was written
+
+
+def begin() -> None:
+    """Raise KeyboardInterrupt from now on. Call this at the start of `main`."""
+    _Seen.came = _Seen.told = False
+    if _handles:
+        signal.signal(signal.SIGINT, _raise)
+
+
+def end() -> None:
+    """End the process at an interrupt from now on. Call this at the end of `main`."""
+    if _handles:
+        signal.signal(signal.SIGINT, _exit)
+
+
+def came() -> bool:
+    """Return whether there was an interrupt since `begin`, even if another exception has replaced it."""
+    return _Seen.came
+
+
+def tell() -> None:
+    """Write the line, unless it was written since `begin`."""
+    if not _Seen.told and sys.stderr is not None:
+        _Seen.told = True
+        try:  # contextlib.suppress would be one more import before the handler is in place
+            sys.stderr.write("fusedlstm: interrupted\n")
+            sys.stderr.flush()
+        except OSError:
+            pass
+
+
+def _exit(*_: object) -> None:
+    tell()
+    os._exit(130)
+
+
+def _raise(*_: object) -> None:
+    _Seen.came = True
+    raise KeyboardInterrupt
+
+
+def _report(kind: type[BaseException], error: BaseException, traceback: object) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        tell()
+    else:
+        sys.__excepthook__(kind, error, traceback)  # type: ignore[arg-type]
+
+
+def _report_ignored(ignored: sys.UnraisableHookArgs) -> None:
+    """End the process if a KeyboardInterrupt was raised where Python ignores it, as in a weakref's callback."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        _exit()
+    sys.__unraisablehook__(ignored)
 
 
 def _is_command() -> bool:
@@ -18,12 +78,10 @@ def _is_command() -> bool:
     return os.path.splitext(os.path.basename(program))[0] == "fusedlstm"
 
 
-def _report(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        sys.stderr.write("fusedlstm: interrupted\n")
-    else:
-        sys.__excepthook__(kind, error, traceback)
+_handles = _is_command()
+if _handles:
+    sys.excepthook, sys.unraisablehook = _report, _report_ignored  # at work before the handler, too
+    import signal
 
-
-if _is_command():
-    sys.excepthook = _report
+    _handles = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    end()

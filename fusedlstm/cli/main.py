@@ -16,6 +16,7 @@ import fusedlstm
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends import select
 from fusedlstm.backends.numpy import blas
+from fusedlstm.cli import interrupts
 from fusedlstm.cli.run import run_files
 
 if TYPE_CHECKING:
@@ -42,18 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     130: interrupted.
     """
     try:
+        interrupts.begin()
         options = _parser().parse_args(argv)
         logging.basicConfig(level=logging.INFO if "verbose" in options else logging.WARNING, format="%(message)s")
         return int(options.command(options))
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
-        _complain(str(error))
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError, MemoryError, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) or interrupts.came():
+            interrupts.tell()
+            return 130
+        _complain(_out_of_memory(error) if isinstance(error, MemoryError) else str(error))
         return 1
-    except MemoryError as error:
-        _complain(f"out of memory{f': {error}' if str(error) else ''}")
-        return 1
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return 130
+    finally:
+        interrupts.end()
 
 
 def _say(text: str) -> None:
@@ -71,6 +72,10 @@ def _say(text: str) -> None:
     except OSError as error:
         _write_nothing_more(stream)
         raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _out_of_memory(error: MemoryError) -> str:
+    return f"out of memory{f': {error}' if str(error) else ''}"
 
 
 def _complain(text: str) -> None:

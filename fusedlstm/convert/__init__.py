@@ -1,4 +1,79 @@
-"""Weights and states from other frameworks: one function each, proved by numbers that those frameworks computed."""
+"""Convert weights and states of other frameworks.
+
+A conversion is exact, or it raises. Pass weights to an LSTMCell or an LSTM.
+
+PyTorch
+
+    from_torch         weights of a module, a state_dict or a file
+    list_torch         the LSTMs in such a source; from_torch takes a prefix
+    to_torch           weights as a state_dict
+    state_from_torch   (h, c), of a cell or of all layers
+    state_to_torch     the reverse of state_from_torch
+
+TensorFlow 1
+
+    from_tf1             weights of variables or a checkpoint
+    list_tf1             the cells in such a source; from_tf1 takes a scope
+    to_tf1               weights as variables; cells take tf1_arguments
+    tf1_arguments        arguments of the LSTMCell for such variables
+    from_block_lstm      weights of LSTMBlockCell's or BlockLSTM's arguments
+    from_block_lstm_v2   weights of BlockLSTMV2's arguments
+    state_from_tf1       (c, h), or one packed array
+    state_to_tf1         the reverse of state_from_tf1
+
+Keras 3 and tf.keras
+
+    from_keras                 weights of a layer, its arrays or a file
+    list_keras                 the LSTMs in a file; from_keras takes a name
+    to_keras                   weights as arrays for set_weights
+    initial_state_from_keras   a model's constant initial state
+    state_from_keras           [h, c], or those of both directions
+    state_to_keras             the reverse of state_from_keras
+
+ONNX
+
+    from_onnx         weights of a model or its file
+    list_onnx         the LSTMs in a model; from_onnx takes names
+    to_onnx           weights as a model
+    state_from_onnx   a model's constant initial state
+
+Flax, linen and nnx
+
+    from_flax         weights of parameters or an nnx module
+    list_flax         the cells in such a source; from_flax takes a prefix
+    to_flax           weights as parameters
+    state_from_flax   (c, h)
+    state_to_flax     the reverse of state_from_flax
+
+Haiku
+
+    from_haiku         weights of params
+    state_from_haiku   an hk.LSTMState
+    state_to_haiku     the reverse of state_from_haiku
+
+Equinox
+
+    from_equinox         weights of a module or its arrays
+    state_from_equinox   (h, c)
+    state_to_equinox     the reverse of state_from_equinox
+
+Silero's VAD, whose weights from_torch or from_onnx reads
+
+    state_from_silero   one array of h and c
+    state_to_silero     the reverse of state_from_silero
+
+Other systems, from arrays
+
+    from_chainer   L.LSTM, L.StatelessLSTM, L.NStepLSTM and L.NStepBiLSTM
+    from_coreml    Core ML's operation lstm
+    from_cudnn     cuDNN's linear layers
+    from_haste     haste's LSTM
+    from_mxnet     MXNet's gluon.rnn.LSTMCell and gluon.rnn.LSTM
+    from_onednn    oneDNN's LSTM primitive
+    from_sonnet1   Sonnet 1's snt.LSTM
+    from_sonnet2   Sonnet 2's snt.LSTM
+    from_tflite    TFLite's operators for LSTMs
+"""
 
 from fusedlstm.convert.chainer import from_chainer
 from fusedlstm.convert.coreml import from_coreml
@@ -9,6 +84,7 @@ from fusedlstm.convert.flax.states import state_from_flax, state_to_flax
 from fusedlstm.convert.flax.writing import to_flax
 from fusedlstm.convert.haiku import from_haiku, state_from_haiku, state_to_haiku
 from fusedlstm.convert.haste import from_haste
+from fusedlstm.convert.hints import name_right_importer
 from fusedlstm.convert.keras.files import list_keras
 from fusedlstm.convert.keras.initial import initial_state_from_keras
 from fusedlstm.convert.keras.objects import from_keras, to_keras
@@ -77,4 +153,5 @@ __all__ = [
     "to_torch",
 ]
 
+globals().update({name: name_right_importer(globals()[name]) for name in __all__ if name.startswith("from_")})
 break_signatures(globals()[name] for name in __all__)

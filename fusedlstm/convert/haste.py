@@ -49,5 +49,6 @@ _SIGNS = Signs(
     array=r"(.*[/.])?recurrent_kernel(:0)?",
     refused="has a recurrent_kernel, as Keras' LSTM and haste's have, whose gates differ. Of haste say --from haste; "
     "of Keras give the file that it saved, or the arrays to fusedlstm.convert.from_keras",
+    alike=("keras",),
 )
 SYSTEM = System("haste", LAYOUTS, from_haste, source="arrays", signs=_SIGNS)

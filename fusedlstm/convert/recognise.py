@@ -77,15 +77,20 @@ def _of_zip(path: str) -> str:
 
 def _of_names(path: str, names: Collection[str]) -> str:
     """Return the system that has names like these, of the arrays in a file of any program."""
-    system = _system_of(names)
+    system, _ = evidence(names)
     if system is not None:
         return _unless_refused(path, system)
     some = ", ".join(sorted(names)[:6]) or "nothing"
     raise WeightsFileError(f"{path} has no arrays whose names tell of an LSTM: {some}. {_HINT}")
 
 
-def _system_of(names: Collection[str]) -> System | None:
-    return next((each for each in SYSTEMS if each.signs.array and _any_match(each.signs.array, names)), None)
+def evidence(names: Collection[str]) -> tuple[System | None, list[str]]:
+    """Return the system that has arrays with such names, and the names that tell; None and [] if none do."""
+    for system in SYSTEMS:
+        telling = [name for name in names if system.signs.array and re.fullmatch(system.signs.array, name)]
+        if telling:
+            return system, telling
+    return None, []
 
 
 def _any_match(pattern: str, names: Collection[str]) -> bool:

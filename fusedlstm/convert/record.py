@@ -26,6 +26,7 @@ class Signs:
         members: patterns of names of a zip file's members. Each must match one.
         array: a pattern of names of arrays. One must match.
         refused: what an error says of such a file if `read` can't take it, or another system's may look the same.
+        alike: the names of systems whose arrays have the same names.
     """
 
     at: Callable[[str], bool] | None = None
@@ -33,6 +34,7 @@ class Signs:
     members: tuple[str, ...] = ()
     array: str = ""
     refused: str = ""
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,7 @@ _OBJECTS = {
     "chainer": "from_chainer(params)",
     "coremltools": "from_coreml(parameters)",
 }
+UNKNOWN_FRAMEWORK = "Use the function of fusedlstm.convert for its framework"
 # The importer for each file extension.
 _FILES = dict.fromkeys((".pt", ".pth", ".bin"), "from_torch")
 _FILES |= dict.fromkeys((".keras", ".h5", ".hdf5"), "from_keras") | {".onnx": "from_onnx"}
@@ -51,8 +52,8 @@ def use_weights_of(value: Any) -> str:
         return "Use the .weights of its cell or LSTM"
     if call := weights_call(value):
         return f"Use {call}"
-    has_arrays = isinstance(value, (list, tuple)) and value and hasattr(value[0], "shape")  # as from get_weights()
-    return "Use the function of fusedlstm.convert for its framework" if has_arrays or isinstance(value, Mapping) else ""
+    has_arrays = isinstance(value, (list, tuple)) and value and hasattr(value[0], "shape")  # such as get_weights()
+    return UNKNOWN_FRAMEWORK if has_arrays or isinstance(value, Mapping) else ""
 
 
 def weights_call(value: Any) -> str:

@@ -151,7 +151,7 @@ def from_other():
     ("part", "systems", "says"),
     [
         ("collection", changed("haste"), f"{COLLECTED}: SYSTEM of fusedlstm.convert.haste is missing"),
-        ("names", changed("haste", read=convert.from_mxnet), "fusedlstm/convert/mxnet.py: haste is read by from_mxnet"),
+        ("names", changed("haste", read=BY_NAME["mxnet"].read), ".*/mxnet.py: haste is read by from_mxnet"),
         ("names", changed("haste", name="mxnet"), f"{COLLECTED}: 2 of the system 'mxnet'"),
         ("names", changed("haste", layouts=BY_NAME["mxnet"].layouts), f"{COLLECTED}: 2 of the layout 'mxnet'"),
         ("layouts", changed("haste", layouts={}), "fusedlstm/convert/haste.py: no record has LAYOUTS"),

@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool, WeightsFileError, convert
 from fusedlstm.convert.systems import SYSTEMS
 
+from support.examples import EXAMPLES
 from support.framework_objects import OBJECTS, object_of
 
 WEIGHTS = LSTMWeights.random(3, 4, seed=0)
@@ -64,6 +66,48 @@ def test_reader_names_the_right_importer(reader):
             for value in (theirs, object_of("__main__", type(theirs))):
                 if not (reader == "initial_state_from_keras" and "from_keras" in call):
                     assert f"Use fusedlstm.convert.{call}" in refusal(reader, value)
+
+
+NAMED = {name: example.arrays(WEIGHTS) for name, example in EXAMPLES.items()}
+NAMED["tf1"] = convert.to_tf1(WEIGHTS, prefix="rnn/lstm_cell")
+NAMED["torch"] = {f"weight_{part}_l0": np.zeros((16, size)) for part, size in (("ih", 3), ("hh", 4))}
+NESTED = {
+    "flax": {"encoder": {"ii": {"kernel": np.zeros((3, 4))}}},
+    "haiku": {"lstm/linear": {"w": np.zeros((7, 16)), "b": np.zeros(16)}},
+    "torch": {"model": {"lstm": NAMED["torch"]}},
+}
+FROM = [name for name in READERS if name.startswith("from_")]
+
+
+@pytest.mark.parametrize("reader", FROM)
+def test_names_of_arrays_tell_the_importer(reader):
+    own = next(each.name for each in SYSTEMS if getattr(convert, reader).__name__ in names_of_functions(each))
+    for system, arrays in (*NAMED.items(), *NESTED.items()):
+        if system != own:
+            assert re.search(rf"\bfrom_{system}\b", refusal(reader, arrays)), system
+
+
+def names_of_functions(system):
+    return [each.__name__ for each in (system.read, *system.others) if each]
+
+
+@pytest.mark.parametrize(
+    ("reader", "arrays"),
+    [
+        ("from_chainer", NAMED["chainer"]),  # wants a prefix
+        ("from_torch", {"weight_ih_l0": np.zeros((16, 3))}),
+        ("from_coreml", {"weight_ih": np.zeros((16, 3))}),  # Equinox has these names, too
+        ("from_tf1", {"dense/weights": np.zeros(3)}),
+        ("from_haiku", {5: np.zeros(3)}),
+    ],
+)
+def test_other_names_tell_no_importer(reader, arrays):
+    assert "from_" not in refusal(reader, arrays)
+
+
+def test_hints_take_keywords():
+    with pytest.raises(ValueError, match=r"Arrays with such names are for fusedlstm\.convert\.from_flax$"):
+        convert.from_torch(layer=None, source=NAMED["flax"])
 
 
 @pytest.mark.parametrize("reader", ["from_torch", "list_torch"])

@@ -2,6 +2,8 @@
 
 import inspect
 import pydoc
+import re
+import subprocess
 import sys
 
 import pytest
@@ -9,6 +11,8 @@ import pytest
 import fusedlstm
 from fusedlstm import convert
 from fusedlstm.weights import CellOptions
+
+from support.places import ENVIRONMENT
 
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
@@ -97,3 +101,38 @@ def test_help_spells_out_either_classes(name):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_help_names_no_private_class(name):
     assert "Placed[" not in shown(name)
+
+
+def indexed(module):
+    """The names in the index of a module's docstring. An index is its indented lines."""
+    return re.findall(r"^    (\w+) +\S.*$", module.__doc__, re.MULTILINE)
+
+
+every_module = pytest.mark.parametrize("module", [fusedlstm, convert], ids=lambda module: module.__name__)
+
+
+@every_module
+def test_index_has_every_public_name(module):
+    public, names = {name for name in module.__all__ if not name.startswith("__")}, indexed(module)
+    where = f"the docstring of {module.__name__}"
+    assert not public - set(names), f"{where} lacks {', '.join(sorted(public - set(names)))}"
+    assert not set(names) - public, f"{where} has {', '.join(sorted(set(names) - public))}, which is not public"
+    assert len(names) == len(set(names)), f"{where} has a name twice"
+
+
+@every_module
+def test_help_of_a_module_begins_with_its_index(module):
+    first, _, index = inspect.getdoc(module).partition("\n\n")
+    text = pydoc.render_doc(module, renderer=pydoc.plaintext)
+    shown, _, _ = text.partition("\nNAME\n")[2].partition("\nPACKAGE CONTENTS")
+    assert re.sub(r"^ {4}", "", shown, flags=re.MULTILINE).split("\n\n", 1) == [
+        f"{module.__name__} - {first}",
+        f"DESCRIPTION\n{index}\n",
+    ]
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_dir_has_convert_before_its_import():
+    code = "import sys, fusedlstm; print('convert' in dir(fusedlstm), 'fusedlstm.convert' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]

@@ -2,12 +2,12 @@
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 
 import pytest
 
+from support.pages import DOCS, blocks
 from support.places import ROOT
 
 # `assert_type` fails for another type, and `ignore` fails if there is no error to ignore.
@@ -113,8 +113,8 @@ def test_programs_of_pages_have_right_types(tmp_path):
     Their functions have no annotations, and packages may be missing.
     """
     programs = {
-        path.stem.replace("-", "_"): "\n".join(blocks)
-        for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-        if (blocks := re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL))
+        path.stem.replace("-", "_"): "\n".join(found)
+        for path in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+        if (found := [block for _, block in blocks(path.read_text(encoding="utf-8"), "python")])
     }
     check(tmp_path, programs, "--ignore-missing-imports", "--allow-untyped-defs", "--allow-untyped-calls")

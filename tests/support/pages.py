@@ -1,4 +1,4 @@
-"""The code on the pages of docs/."""
+"""The code on the pages of docs/, and in other Markdown."""
 
 import importlib.util
 import re

@@ -458,36 +458,6 @@ def test_keyboard_interrupt_ends_a_command(folder):
     assert contents(folder) == before
 
 
-SCRIPT = "from fusedlstm.cli.main import main\nimport sys\nsys.exit(main())\n"
-
-
-@pytest.mark.parametrize("way", ["-m", "-mfusedlstm", "fusedlstm", "fusedlstm.exe"])
-def test_interrupt_during_imports_is_one_line(way, tmp_path):
-    """The import of NumPy takes long enough for people to press Ctrl-C."""
-    if way.startswith("fusedlstm"):
-        (tmp_path / way).write_text(SCRIPT)
-        way = str(tmp_path / way)
-    done = interrupted_by_numpy(tmp_path, [way, *(["fusedlstm"] if way == "-m" else []), "info"])
-    assert done.stderr == "fusedlstm: interrupted\n"
-    assert done.returncode != 0
-    if os.name == "posix":
-        assert done.returncode in (130, -signal.SIGINT)
-
-
-def test_imports_in_other_programs_are_left_alone(tmp_path):
-    (tmp_path / "program.py").write_text("import fusedlstm")
-    for started in (["-c", "import fusedlstm"], ["-m", "program", "fusedlstm"], [str(tmp_path / "program.py")]):
-        assert "Traceback" in interrupted_by_numpy(tmp_path, started).stderr
-
-
-def interrupted_by_numpy(folder, arguments):
-    """Run Python with a NumPy that is interrupted when it is imported."""
-    (folder / "numpy.py").write_text("raise KeyboardInterrupt")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT), *sys.path])}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-
-
 @ON_POSIX
 def test_paths_need_not_be_unicode(folder):
     """Paths are printed in characters that the stream can encode."""

@@ -44,12 +44,24 @@ def torch_file(folder, kind="pt", **options):
     return path
 
 
+@pytest.mark.parametrize(
+    ("prefixes", "names"), [([""], ""), (["", "head."], ", with '' (no prefix), 'head.'"), (["a."], ", with 'a.'")]
+)
+def test_names_of_a_file_are_readable(prefixes, names, tmp_path, capsys):
+    rng, source = np.random.default_rng(0), tmp_path / "m.npz"
+    shapes = {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4)}
+    np.savez(source, **{start + name: rng.normal(size=shape) for start in prefixes for name, shape in shapes.items()})
+    status, said, _ = run(capsys, source, tmp_path / "w", *(["--name", ""] if len(prefixes) > 1 else []))
+    assert status == 0
+    assert said.startswith(f"{source}: torch{names}\n  layer 0: LSTMWeights(I=3, N=4, float64)\n")
+
+
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
 def test_pytorch(kind, tmp_path, capsys):
     source, out = torch_file(tmp_path, kind, num_layers=2, bidirectional=True), tmp_path / "w"
     status, said, _ = run(capsys, source, out, "--check")
     assert status == 0
-    assert f"{source}: torch, with '{'state.' if kind == 'pt' else ''}net.lstm.'\n" in said
+    assert said.startswith(f"{source}: torch, with '{'state.' if kind == 'pt' else ''}net.lstm.'\n")
     assert "  layer 1 backward: LSTMWeights(I=8, N=4, float32, bias)" in said
     assert "torch 2" in said
     assert " agrees: at most " in said

@@ -112,6 +112,14 @@ def test_wheel_of_the_source_archive(source_archive, tmp_path):
     assert installed(tmp_path / "site", tmp_path)[2] == KERNELS
 
 
+def test_source_archive_has_no_other_folders(source_archive):
+    with tarfile.open(source_archive) as archive:
+        tops = {name.split("/")[1] for name in archive.getnames()}
+    folders = {"fusedlstm", "kernels", "tests", "benchmarks", "examples", "docs"}
+    files = {"PKG-INFO", "pyproject.toml", "mkdocs.yml", "LICENSE", "NOTICE", ".clang-format", ".gitignore"}
+    assert tops == folders | files | {path.name for path in ROOT.glob("*.md")}
+
+
 def test_editable_install(tmp_path):
     """It uses the checkout's kernels, so an edit takes effect."""
     wheel = build("editable", ROOT, tmp_path)

@@ -6,11 +6,12 @@ import pytest
 
 from fusedlstm.cli import main as command_line
 
+from support.pages import blocks
 from support.places import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTIONS = {
-    section.split("\n", 1)[0]: re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    section.split("\n", 1)[0]: [block for _, block in blocks(section, "python")]
     for section in re.split(r"^## ", README, flags=re.MULTILINE)[1:]
 }
 
@@ -20,7 +21,7 @@ def test_readme_is_short():
 
 
 def test_every_block_is_in_a_tested_section():
-    assert {title for title, blocks in SECTIONS.items() if blocks} == {"Ten lines", "Load your weights"}
+    assert {title for title, found in SECTIONS.items() if found} == {"Ten lines", "Load your weights"}
 
 
 def test_ten_lines(backend, monkeypatch, capsys):
@@ -44,8 +45,7 @@ def test_three_lines_load_weights(monkeypatch, tmp_path):
 
 
 def test_commands_exist():
-    blocks = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    commands = re.findall(r"^fusedlstm (.*)$", "".join(blocks), re.MULTILINE)
+    commands = re.findall(r"^fusedlstm (.*)$", "".join(block for _, block in blocks(README, "sh")), re.MULTILINE)
     assert commands
     for command in commands:
         command_line._parser().parse_args(command.split())

@@ -1,0 +1,100 @@
+"""Ctrl-C ends the command in one line, wherever it comes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from support.places import ROOT
+
+SCRIPT = "from fusedlstm.cli.main import main\nimport sys\nsys.exit(main())\n"
+WAYS = ["-m", "-mfusedlstm", "fusedlstm", "fusedlstm.exe"]
+# Where the interrupt comes, in a script of this name that has imported the package and runs `info`.
+PLACES = {
+    "during imports": "interrupt()\nsys.exit(main(['info']))",
+    "in the command": "main_module.blas.describe = interrupt\nsys.exit(main(['info']))",
+    "during a lazy import": "main_module.blas.describe = replaced\nsys.exit(main(['info']))",
+    "in a finalizer": "main_module.blas.describe = finalized\nsys.exit(main(['info']))",
+    "at the exit": "main(['info'])\ninterrupt()",
+    "twice": "main_module.blas.describe = interrupt\nmain(['info'])\ninterrupt()",
+}
+BEFORE = """
+import signal, sys
+import fusedlstm.cli.main as main_module
+from fusedlstm.cli.main import main
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+def replaced():
+    try:
+        interrupt()
+    except KeyboardInterrupt:
+        raise ImportError("numpy._core.multiarray failed to import") from None
+
+class Finalized:
+    def __del__(self):
+        interrupt()
+
+def finalized():
+    Finalized()
+"""
+
+
+def started(folder, arguments):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT), *sys.path])}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def assert_one_line(done, *statuses):
+    assert done.stderr == "fusedlstm: interrupted\n"
+    assert done.returncode in statuses if os.name == "posix" else done.returncode != 0
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_interrupt_is_one_line(place, tmp_path):
+    (tmp_path / "fusedlstm").write_text(BEFORE + PLACES[place])
+    done = started(tmp_path / "nothing", [str(tmp_path / "fusedlstm")])
+    assert_one_line(done, 130)
+    assert ("NumPy's BLAS" in done.stdout) == (place == "at the exit")
+
+
+# C modules of NumPy print a KeyboardInterrupt and raise ImportError.
+@pytest.mark.parametrize("numpy", ["import signal; signal.raise_signal(signal.SIGINT)", "raise KeyboardInterrupt"])
+@pytest.mark.parametrize("way", WAYS)
+def test_interrupt_during_imports_is_one_line(way, numpy, tmp_path):
+    """The import of NumPy takes long enough for people to press Ctrl-C."""
+    (tmp_path / "numpy.py").write_text(numpy)
+    if way.startswith("fusedlstm"):
+        (tmp_path / way).write_text(SCRIPT)
+        way = str(tmp_path / way)
+    done = started(tmp_path, [way, *(["fusedlstm"] if way == "-m" else []), "info"])
+    assert_one_line(done, 130, *([-signal.SIGINT] if numpy.startswith("raise") else []))
+
+
+def test_background_commands_ignore_interrupts(tmp_path):
+    """A shell starts them that way."""
+    ignore = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    (tmp_path / "fusedlstm").write_text(ignore + BEFORE + PLACES["during imports"])
+    done = started(tmp_path / "nothing", [str(tmp_path / "fusedlstm")])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_imports_in_other_programs_are_left_alone(tmp_path):
+    (tmp_path / "numpy.py").write_text("raise KeyboardInterrupt")
+    (tmp_path / "program.py").write_text("import fusedlstm")
+    for arguments in (["-c", "import fusedlstm"], ["-m", "program", "fusedlstm"], [str(tmp_path / "program.py")]):
+        assert "Traceback" in started(tmp_path, arguments).stderr
+
+
+def test_handlers_of_other_programs_stay(tmp_path):
+    program = "import signal, sys\nfrom fusedlstm.cli.main import main\nmain(['info'])\n"
+    (tmp_path / "program.py").write_text(
+        f"{program}assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+        "assert sys.excepthook is sys.__excepthook__\nassert sys.unraisablehook is sys.__unraisablehook__\n"
+    )
+    done = started(tmp_path / "nothing", [str(tmp_path / "program.py")])
+    assert (done.returncode, done.stderr) == (0, "")
