@@ -9,7 +9,7 @@ import struct
 import sys
 from pathlib import Path
 
-from . import build, kernels, observe, symbols
+from . import build, kernels, memory, observe, symbols
 
 # CuPy's build of CUB has a runtime of its own, which isn't redirected.
 _NO_ACCELERATORS = {"CUPY_ACCELERATORS": ""}
@@ -36,6 +36,7 @@ def install() -> None:
     libraries[build.DRIVER].driver_set_find_kernel(found)
     _kept.extend([libraries, found])
     observe.use(libraries[build.DRIVER])
+    memory.use(libraries[build.DRIVER])
     _redirect(libraries["libcublas.so.13"])
 
 

@@ -14,12 +14,13 @@
 namespace driver {
 
 static const size_t PAGE = 4096;
-static const size_t ARENA = size_t(1) << 36;  // of addresses; memory is taken when it is written
+static const size_t ARENA = size_t(1) << 40;  // of addresses; memory is taken when it is written
+static const size_t MOST_AT_ONCE = size_t(1) << 33;
 
 // A device's addresses. Those of freed memory are never given out again, so whoever uses one crashes.
 struct Arena {
   uintptr_t first = 0, next = 0;
-  std::map<uintptr_t, size_t> live;  // sizes in bytes, by address
+  std::map<uintptr_t, size_t> live;  // bytes that were asked for, by address
   size_t bytes = 0;                  // alive
   int unlocked = 0;
 };
@@ -51,7 +52,7 @@ static void protect(const Arena& arena, int access) {
       if (end) mprotect(reinterpret_cast<void*>(begin), end - begin, access);
       begin = address;
     }
-    end = address + whole_pages(bytes);
+    end = address + whole_pages(bytes ? bytes : 1);
   }
   if (end) mprotect(reinterpret_cast<void*>(begin), end - begin, access);
 }
@@ -71,6 +72,43 @@ int device_of(const void* pointer) {
     if (address >= arena.first && address < arena.first + ARENA) return device;
   }
   return -1;
+}
+
+static size_t allocations = 0;
+static size_t most_bytes = ~size_t(0);
+
+static size_t bytes_on_all() {
+  size_t sum = 0;
+  for (int device = 0; device < device_count(); ++device) sum += arena_of(device).bytes;
+  return sum;
+}
+
+static void* allocate(int device, size_t bytes) {
+  Arena& arena = arena_of(device);
+  const size_t size = whole_pages(bytes ? bytes : 1);
+  const bool fits = bytes <= MOST_AT_ONCE && arena.next + size <= arena.first + ARENA;
+  if (!fits || bytes_on_all() + bytes > most_bytes) return nullptr;
+  void* memory = reinterpret_cast<void*>(arena.next);
+  arena.live[arena.next] = bytes;
+  arena.next += size;
+  arena.bytes += bytes;
+  ++allocations;
+  const Unlocked unlocked(device);
+  mprotect(memory, size, PROT_READ | PROT_WRITE);
+  memset(memory, 0xFF, size);  // NaN
+  return memory;
+}
+
+static bool release(void* pointer) {
+  const int device = device_of(pointer);
+  Arena& arena = arena_of(device);
+  const auto found = arena.live.find(reinterpret_cast<uintptr_t>(pointer));
+  if (found == arena.live.end()) return false;
+  const size_t size = whole_pages(found->second ? found->second : 1);
+  mmap(pointer, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  arena.bytes -= found->second;
+  arena.live.erase(found);
+  return true;
 }
 
 static bool is_within(const std::map<uintptr_t, size_t>& blocks, const void* pointer, size_t bytes) {
@@ -157,34 +195,34 @@ using namespace driver;
 cudaError_t cudaMalloc(void** out, size_t bytes) {
   BEGIN_CALL;
   if (const cudaError_t error = check_unsafe_call()) return error;
-  Arena& arena = arena_of(current_device());
-  const size_t size = whole_pages(bytes ? bytes : 1);
-  if (arena.next + size > arena.first + ARENA || bytes > (size_t(1) << 33)) return failed(cudaErrorMemoryAllocation);
-  *out = reinterpret_cast<void*>(arena.next);
-  arena.live[arena.next] = size;
-  arena.next += size;
-  arena.bytes += size;
-  const Unlocked unlocked(current_device());
-  mprotect(*out, size, PROT_READ | PROT_WRITE);
-  memset(*out, 0xFF, size);  // NaN
-  return cudaSuccess;
+  *out = allocate(current_device(), bytes);
+  return *out ? cudaSuccess : failed(cudaErrorMemoryAllocation);
 }
 
 cudaError_t cudaFree(void* pointer) {
   BEGIN_CALL;
   if (!pointer) return cudaSuccess;
   if (const cudaError_t error = check_unsafe_call()) return error;
-  const int device = device_of(pointer);
-  if (device < 0) return failed(cudaErrorInvalidValue);
-  Arena& arena = arena_of(device);
-  const auto found = arena.live.find(reinterpret_cast<uintptr_t>(pointer));
-  if (found == arena.live.end()) return failed(cudaErrorInvalidValue);
-  run_all(device);  // CUDA waits, too
-  mmap(pointer, found->second, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  arena.bytes -= found->second;
-  arena.live.erase(found);
-  return cudaSuccess;
+  if (device_of(pointer) < 0) return failed(cudaErrorInvalidValue);
+  run_all(device_of(pointer));  // CUDA waits, too
+  return release(pointer) ? cudaSuccess : failed(cudaErrorInvalidValue);
 }
+
+// For Python's allocator, which gives each array memory of its own. Null in a capture, or if there is no more.
+extern "C" void* driver_allocate(int device, size_t bytes) {
+  const Locked locked(lock);
+  return check_unsafe_call() ? nullptr : allocate(device, bytes);
+}
+
+extern "C" void driver_release(void* pointer) {
+  const Locked locked(lock);
+  release(pointer);
+}
+
+// For tests: how often memory was allocated, the bytes that are alive on a device, and the most that may be on all.
+extern "C" size_t driver_allocations() { return allocations; }
+extern "C" size_t driver_bytes(int device) { return arena_of(device).bytes; }
+extern "C" void driver_limit(size_t bytes) { most_bytes = bytes; }
 
 cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned) {
   BEGIN_CALL;
