@@ -230,7 +230,7 @@ def test_files_of_other_programs_are_refused(content, message, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 4}, "is newer than this fusedlstm: its version is 4, and this one reads up to 3"),
+        ({"version": 99}, f"is newer than this fusedlstm: its version is 99, and this one reads up to {files.VERSION}"),
         ({"version": 0}, "is damaged: its version is 0"),
         ({"version": "1"}, "is damaged: its version is '1'"),
         ({"version": True}, "is damaged: its version is True"),

@@ -366,7 +366,7 @@ def test_a_newer_version(tmp_path):
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"]["fusedlstm"] = header["__metadata__"]["fusedlstm"].replace('"version": 1', '"version": 4')
+    header["__metadata__"]["fusedlstm"] = header["__metadata__"]["fusedlstm"].replace('"version": 1', '"version": 99')
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
     with pytest.raises(WeightsFileError, match="is newer than this fusedlstm"):

@@ -16,26 +16,40 @@ class Place:
         file: its path, with {} for what `has` takes.
         needs: what a new thing needs there, likewise.
         has: takes a thing's name, and what else the recipe's tests have of it. Raising an exception means no.
+        first: whether other places can't work before this one has the thing.
     """
 
     file: str
     needs: str
     has: Callable[..., object]
+    first: bool = False
 
-    def asks_for(self, thing):
-        return f"{self.file}: {self.needs}".format(*thing)
+    def problem(self, thing):
+        """Return what is missing, and the exception if there was one."""
+        try:
+            if self.has(*thing):
+                return None, ""
+            reason = ""
+        except Exception as error:
+            reason = f" ({type(error).__name__}: {error})"
+        return f"{self.file}: {self.needs}".format(*thing) + reason, reason
 
 
 def problems(places, things):
-    """Yield what is missing where. A thing is a tuple of the arguments of `Place.has`."""
+    """Yield what is missing where. A thing is a tuple of the arguments of `Place.has`.
+
+    An exception is told once: the others of its kind have the same cause.
+    """
+    reasons = set()
     for thing in things:
         for place in places:
-            try:
-                found = place.has(*thing)
-            except Exception:
-                found = False
-            if not found:
-                yield place.asks_for(thing)
+            problem, reason = place.problem(thing)
+            if problem and reason not in reasons:
+                yield problem
+            if reason:
+                reasons.add(reason)
+            if problem and place.first:
+                break
 
 
 def assert_complete(places, things):
@@ -46,7 +60,8 @@ def assert_complete(places, things):
 
 def assert_all_missing(places, thing):
     """Assert that each place is asked for a thing that no place has."""
-    assert list(problems(places, [thing])) == [place.asks_for(thing) for place in places]
+    for place in places:
+        assert place.problem(thing)[0], f"{place.file} does not need {thing[0]}"
 
 
 @functools.cache

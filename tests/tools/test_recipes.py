@@ -3,6 +3,7 @@
 The steps are the recipes of CONTRIBUTING.md.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import re
@@ -13,7 +14,8 @@ from fusedlstm import LSTMCell, LSTMState, LSTMWeights, files, functions, lstm_p
 from fusedlstm.backends.cuda import function_types
 from fusedlstm.backends.numpy import formula
 from fusedlstm.backends.numpy import functions as in_numpy
-from fusedlstm.functions import Functions
+from fusedlstm.convert.onnx import functions as for_onnx
+from fusedlstm.functions import Functions, check_function
 from fusedlstm.weights import _FUNCTIONS_SINCE, ARRAYS, CLIPS, DEFAULTS, CellOptions, for_file
 
 from support.cells import FUNCTIONS, GENERAL
@@ -37,6 +39,11 @@ def kernel_names():
     return re.findall(r"\w+", re.search(r"enum Name \{(.*?)\}", text_of("kernels/activations.cuh"), re.DOTALL)[1])
 
 
+def is_allowed(name, count):
+    (last,) = re.findall(r"static_assert\(NAME >= TANH && NAME <= (\w+),", text_of("kernels/activations.cuh"))
+    return kernel_names().index(name.upper()) <= kernel_names().index(last)
+
+
 def is_activated(name, count):
     return name == "linear" or f"KIND == {name.upper()}" in text_of("kernels/activations.cuh")
 
@@ -50,6 +57,13 @@ def has_key(table, separator):
         return any(key[0] == name and len(key) == count + 1 for key in parts)
 
     return has
+
+
+def is_for_onnx(name, count):
+    """Whether the exporter names a function, or refuses it by a ValueError."""
+    with contextlib.suppress(ValueError):
+        for_onnx.to_names([check_function("f", (name, *[0.5] * count))])
+    return name in functions.NAMES
 
 
 PLACES_OF_A_FUNCTION = [
@@ -68,11 +82,7 @@ PLACES_OF_A_FUNCTION = [
     Place("fusedlstm/backends/numpy/functions.py", "add '{}' to _FUNCTIONS", lambda f, n: f in in_numpy._FUNCTIONS),
     Place("kernels/activations.cuh", "add '{}' to enum Name, in capitals", lambda f, n: f.upper() in kernel_names()),
     Place("kernels/activations.cuh", "compute '{}' in activate", is_activated),
-    Place(
-        "kernels/activations.cuh",
-        "the static_assert of Function must end at the last Name, for '{}'",
-        lambda f, n: f.upper() in kernel_names() and f"NAME <= {kernel_names()[-1]}" in text_of("kernels/*.cuh"),
-    ),
+    Place("kernels/activations.cuh", "let the static_assert of Function allow '{}'", is_allowed),
     Place(
         "tests/support/cells.py",
         "add '{}' to FUNCTIONS, once for each number of parameters",
@@ -85,6 +95,7 @@ PLACES_OF_A_FUNCTION = [
         "python tests/resources.py --write, as no kernel there has '{}'",
         lambda f, n: re.search(rf"\bFunction<{f.upper()}[,>]", text_of("tests/data/resources.json")),
     ),
+    Place("fusedlstm/convert/onnx/functions.py", "add '{}' to _FUNCTIONS, or let to_names refuse it", is_for_onnx),
     Place("docs/formula.md", "add '{}' to the functions", lambda f, n: f'"{f}"' in text_of("docs/formula.md")),
 ]
 
@@ -98,8 +109,8 @@ def test_activations_are_complete():
 
 
 def test_forgotten_activations_are_found():
-    assert_all_missing(PLACES_OF_A_FUNCTION, ("silu", 0))
-    assert_all_missing(PLACES_OF_A_FUNCTION, ("swish", 1))
+    assert_all_missing(PLACES_OF_A_FUNCTION, ("nobodys", 0))
+    assert_all_missing(PLACES_OF_A_FUNCTION, ("nobodys", 1))
 
 
 # Options of a cell that work on each unit: a name, and a value that isn't the default.
@@ -151,11 +162,14 @@ def by_pointwise(options):
 
 def is_in_kernels(name, value):
     """Whether kernels read an option of `Functions`, which has a place for it."""
-    struct = re.search(r"template <([^{]*)>\s*struct Functions \{", text_of("kernels/cell.cuh"))[1]
+    template, struct = re.search(
+        r"template <([^{]*)>\s*struct Functions \{(.*?)\n\};", text_of("kernels/cell.cuh"), re.DOTALL
+    ).groups()
     given = function_types.functions_type(cell_of({name: value}).functions)
     count = len(re.sub(r"<[^<>]*>", "", given.removeprefix("Functions<")).split(","))
     member = MEMBERS.get(name, name.upper())
-    return struct.count("=") >= count and re.search(rf"\bFUNCTIONS::{member}\b", text_of("kernels/*"))
+    is_kept = template.count("=") >= count and re.search(rf"\b{member}\b", struct)
+    return is_kept and re.search(rf"\bFUNCTIONS::{member}\b", text_of("kernels/*"))
 
 
 def version_of(name, value):
@@ -167,16 +181,19 @@ PLACES_OF_AN_OPTION = [
         "fusedlstm/functions.py",
         "add '{}' to the fields of Functions, and to its methods of and options",
         lambda o, v: o in DEFAULTS and Functions.of(**{"activation": "tanh", o: v}) != Functions(),
+        first=True,
     ),
     Place(
         "fusedlstm/weights.py",
         "add '{}' to CellOptions, and to the fields and the docstring of LSTMWeights",
         lambda o, v: o in CellOptions.__annotations__ and f" {o}: " in LSTMWeights.__doc__ and cell_of({o: v}),
+        first=True,
     ),
     Place(
         "fusedlstm/weights.py",
         "pass '{}' on in LSTMWeights.functions",
         differs(lambda options: cell_of(options).functions),
+        first=True,
     ),
     Place(
         "fusedlstm/weights.py",
@@ -189,7 +206,16 @@ PLACES_OF_AN_OPTION = [
         lambda o, v: version_of(o, v) <= files.VERSION,
     ),
     Place("fusedlstm/backends/numpy/formula.py", "let step compute '{}'", differs(by_formula)),
-    Place("fusedlstm/backends/numpy/fast_pointwise.py", "let Pointwise compute '{}'", differs(by_numpy)),
+    Place(
+        "fusedlstm/backends/numpy/fast_pointwise.py",
+        "let SigmoidPointwise compute '{}', in pointwise_of or in its own lines",
+        differs(by_numpy),
+    ),
+    Place(
+        "fusedlstm/backends/numpy/fast_pointwise.py",
+        "let GeneralPointwise compute '{}'",
+        differs(lambda options: by_numpy({"gate_clip": 1.0, "gate_activation": "relu"} | options)),
+    ),
     Place(
         "fusedlstm/backends/cuda/function_types.py",
         "add '{}' to functions_type",
@@ -232,4 +258,4 @@ def test_options_are_complete():
 
 
 def test_forgotten_options_are_found():
-    assert_all_missing(PLACES_OF_AN_OPTION, ("peak", 2.0))
+    assert_all_missing(PLACES_OF_AN_OPTION, ("nobodys", 2.0))
