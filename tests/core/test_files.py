@@ -18,7 +18,6 @@ from safetensors.numpy import save as to_bytes
 
 from fusedlstm import LSTMWeights, WeightsFileError, files
 
-from support.cells import GENERAL
 from support.places import DATA
 
 V1_WEIGHT_HR = [
@@ -97,7 +96,7 @@ def test_options_of_version_1_save_as_version_1(activation, tmp_path):
         {"gate_activation": ("hard_sigmoid", 1 / 6, 0.5)},
         {"gate_clip": 0.0},
         {"coupled_gate": "forget"},
-        dict(GENERAL["elu"]),
+        {"gate_activation": "elu", "output_activation": ("elu", 0.5), "peephole": True, "gate_clip": 0.8},
     ],
 )
 def test_options_of_version_2_save_as_version_2(options, tmp_path):
