@@ -73,7 +73,7 @@ def test_benchmarks_are_complete():
 
 
 def test_forgotten_benchmarks_are_found():
-    assert_all_missing(PLACES_OF_CASES, ("NIGHTS",))
+    assert_all_missing(PLACES_OF_CASES, ("NOBODYS",))
     assert_all_missing(PLACES_OF_A_FILE, ("nobodys_peer",))
     assert_all_missing(PLACES_OF_A_CLASS, ("Nobody's LSTM", "nobodys_peer"))
     assert_all_missing(PLACES_OF_A_PEER, ("nobody", "nobodys_lstm"))
