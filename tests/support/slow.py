@@ -23,6 +23,7 @@ ALWAYS_RUN = (
     "tests/tools/test_benchmark_recipe.py",
     "tests/tools/test_contributing.py",
     "tests/tools/test_imports.py",
+    "tests/tools/test_names.py",
     "tests/tools/test_notice.py",
     "tests/tools/test_recipes.py",
     "tests/tools/test_references.py",
