@@ -38,7 +38,7 @@ import numpy as np
 
 from fusedlstm.arrays import dtypes
 from fusedlstm.arrays.host import to_host
-from fusedlstm.functions import Function, Functions
+from fusedlstm.functions import Function, Functions, split
 from fusedlstm.validation.arguments import check_bool, check_clip, check_dtype, check_shape, check_size, fail
 
 if TYPE_CHECKING:
@@ -317,9 +317,12 @@ class LSTMWeights:
         return f"LSTMWeights({', '.join(parts)})"
 
 
-_ACTIVATIONS_OF_VERSION_1 = ("tanh", "relu", "sigmoid", "softsign", "elu", "linear")
 # The first file version that can hold each option; 2 for all others.
 _SINCE = dict.fromkeys((*CLIPS, "activation"), 1) | {"zoneout_c": 3, "zoneout_h": 3}
+# The same of functions, by name. With parameters no function is older than 2.
+_FUNCTIONS_SINCE = dict.fromkeys(("tanh", "relu", "sigmoid", "softsign", "elu", "linear"), 1)
+_FUNCTIONS_SINCE |= dict.fromkeys(("softplus", "affine", "leaky_relu"), 2)
+_FUNCTIONS_SINCE |= dict.fromkeys(("thresholded_relu", "scaled_tanh", "hard_sigmoid"), 2)
 
 
 def for_file(layers: Sequence[LSTMWeights]) -> tuple[int, list[dict[str, Any]]]:
@@ -333,7 +336,13 @@ def for_file(layers: Sequence[LSTMWeights]) -> tuple[int, list[dict[str, Any]]]:
 
 def _earliest(options: Mapping[str, Any]) -> int:
     needed = [_SINCE.get(name, 2) for name, value in options.items() if value != DEFAULTS.get(name, value)]
-    return max([1 if options["activation"] in _ACTIVATIONS_OF_VERSION_1 else 2, *needed])
+    functions = (options["activation"], options["output_activation"], options["gate_activation"])
+    return max(*needed, *(_function_since(function) for function in functions if function is not None), 1)
+
+
+def _function_since(function: Function) -> int:
+    since = _FUNCTIONS_SINCE[split(function)[0]]
+    return since if isinstance(function, str) else max(since, 2)
 
 
 def _restore(arrays: dict[str, Any], options: dict[str, Any]) -> LSTMWeights:

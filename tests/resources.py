@@ -21,7 +21,7 @@ from fusedlstm.backends.cuda import tiles
 from fusedlstm.backends.cuda.runtime import compile as compiler
 from fusedlstm.functions import ACTIVATIONS, Functions
 
-from support.cells import functions_of
+from support.cells import FUNCTIONS, functions_of
 from support.places import DATA
 
 TABLE = DATA / "resources.json"
@@ -37,7 +37,7 @@ ARCHITECTURE_OF_OPTIONS = 90
 PLAIN = Functions()
 # Cells with one activation, and with each function in each role. GENERALS[0] is in every kernel and architecture.
 PLAINS = [Functions.of(activation=name) for name in ACTIVATIONS]
-GENERALS = [Functions.of(**functions_of(k)) for k in (11, *range(11), 12)]
+GENERALS = [Functions.of(**functions_of(k)) for k in (11, *(k for k in range(len(FUNCTIONS)) if k != 11))]
 CELLS = [*PLAINS, GENERALS[0]]
 
 

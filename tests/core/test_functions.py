@@ -86,7 +86,7 @@ def test_options_are_the_given_ones():
         "coupled_gate": "input",
         "zoneout_c": 0.1,
     }
-    assert Functions.of(**options, zoneout_h=0.2).options() == options
+    assert Functions.of(**options, zoneout_h=0.2).options() == Functions().options() | options
     assert Functions.of(activation="tanh") == Functions()
     assert Functions.of(activation="relu") == Functions("relu", "relu")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTMWeights
+from fusedlstm.weights import DEFAULTS
 
 I, N, P = 3, 4, 2
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
@@ -28,16 +29,11 @@ def arrays(dtype="float32"):
 def test_sizes_and_options():
     weights = LSTMWeights(**arrays(), cell_clip=3, proj_clip=np.float32(0.5), activation="relu")
     assert (weights.input_size, weights.hidden_size, weights.proj_size, weights.output_size) == (I, N, P, P)
-    assert weights.options() == {
+    assert weights.options() == DEFAULTS | {
         "cell_clip": 3.0,
         "proj_clip": 0.5,
         "activation": "relu",
         "output_activation": None,
-        "gate_activation": "sigmoid",
-        "gate_clip": None,
-        "coupled_gate": None,
-        "zoneout_c": 0.0,
-        "zoneout_h": 0.0,
     }
     assert isinstance(weights.cell_clip, float)
     assert repr(weights) == (
@@ -56,7 +52,7 @@ def test_functions():
         gate_clip=2,
         coupled_gate="forget",
     )
-    assert weights.options() == {
+    assert weights.options() == DEFAULTS | {
         "cell_clip": None,
         "proj_clip": None,
         "activation": ("leaky_relu", 0.1),
@@ -64,8 +60,6 @@ def test_functions():
         "gate_activation": ("hard_sigmoid", 0.25, 1.0),
         "gate_clip": 2.0,
         "coupled_gate": "forget",
-        "zoneout_c": 0.0,
-        "zoneout_h": 0.0,
     }
     assert repr(weights) == (
         "LSTMWeights(I=3, N=4, P=2, float32, bias, peephole, activation=('leaky_relu', 0.1), output_activation=tanh, "

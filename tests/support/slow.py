@@ -20,9 +20,15 @@ ALWAYS_RUN = (
     "tests/core/test_formula.py",
     "tests/core/test_types.py",
     "tests/cuda/test_arguments.py",
+    "tests/tools/test_benchmark_recipe.py",
+    "tests/tools/test_contributing.py",
     "tests/tools/test_imports.py",
+    "tests/tools/test_names.py",
+    "tests/tools/test_notice.py",
+    "tests/tools/test_recipes.py",
     "tests/tools/test_references.py",
     "tests/tools/test_slow_tests.py",
+    "tests/tools/test_tile_recipe.py",
 )
 COLLECTED = pytest.StashKey[frozenset[str]]()
 _START = pytest.StashKey[float]()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import types
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ from fusedlstm.backends.numpy import blas
 from support.backends import BACKENDS, needs_cuda
 from support.places import ROOT
 
-ALL = cases.STEPS + cases.TRAPS + cases.COLD + cases.SEQUENCES + cases.POOLS + cases.WORKLOADS
+LISTS = [value for value in vars(cases).values() if isinstance(value, list)]
+ALL = [case for each in LISTS for case in each]
 PEERS = {peer.name: peer for peer in peers.all_peers()}
 SMALL = [
     step("plain", 5, 7, 12),
@@ -444,10 +446,14 @@ def test_unable_peer_is_skipped_with_its_reason():
         side_by_side.measure(Stopwatch(), side_by_side.Entry(step("s", 5, 7, 12), Unable(), "cpu"), 1)
 
 
+def twice(names):
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
 def test_cases_have_different_ids():
-    for suite in (cases.STEPS + cases.TRAPS, cases.SEQUENCES, cases.POOLS, cases.WORKLOADS):
-        assert len({case.id for case in suite}) == len(suite)
-    assert len({case.title for case in ALL}) == len(ALL)
+    for suite in (cases.STEPS + cases.TRAPS, *LISTS):
+        assert not twice(case.id for case in suite), "benchmarks/cases.py: give each case of a list an id of its own"
+    assert not twice(case.title for case in ALL), "benchmarks/cases.py: give each case a title of its own"
     for case in ALL:
         assert case.kind in {"step", "sequence", "pool"}
         assert (case.T == 1) or case.kind == "sequence"
@@ -466,17 +472,22 @@ def test_quick_runs_a_subset():
     assert cases.chosen(ALL, quick=False, device="cuda") == ALL
 
 
+ELSEWHERE = "benchmarks/cases.py: STEPS and POOLS are a grid; add other sizes to TRAPS or WORKLOADS"
+
+
 def test_common_cases_are_included():
     steps = {(case.B, case.N) for case in cases.chosen(cases.STEPS, quick=False, device="cpu")}
-    assert steps == {(B, N) for B in (1, 32, 256, 1024) for N in (128, 256, 512)}
+    assert steps == {(B, N) for B in (1, 32, 256, 1024) for N in (128, 256, 512)}, ELSEWHERE
     on_gpus = {(case.B, case.N, case.dtype) for case in cases.chosen(cases.STEPS, quick=False, device="cuda")}
     both = ("float32", "bfloat16")
     sizes = [(B, N) for B in (1, 32, 256, 1024, 4096, 16384) for N in (128, 256, 512, 1024)]
-    assert on_gpus == {(*size, dtype) for size in sizes for dtype in both}
+    assert on_gpus == {(*size, dtype) for size in sizes for dtype in both}, ELSEWHERE
     assert {case.precision for case in cases.STEPS} == {"highest", "high"}
     for device, dtypes in (("cpu", both[:1]), ("cuda", both)):
         pools = {(case.B, case.N, case.dtype) for case in cases.chosen(cases.POOLS, quick=False, device=device)}
-        assert pools == {(B, N, dtype) for B in (32, 256, 1024, 4096) for N in (128, 512) for dtype in dtypes}
+        assert pools == {(B, N, dtype) for B in (32, 256, 1024, 4096) for N in (128, 512) for dtype in dtypes}, (
+            ELSEWHERE
+        )
     assert {case.capacity for case in cases.POOLS} == {65_536}
     assert {case.B for case in cases.TRAPS} >= {31, 136}
     assert {case.N for case in cases.TRAPS} >= {192, 200, 640}
@@ -567,8 +578,11 @@ def test_precision_applies_to_some_peers():
 def test_fusedlstm_runs_every_case():
     for case in ALL:
         names = ("fusedlstm pool",) if case.kind == "pool" else ("fusedlstm", "fusedlstm Stepper")[: 3 - case.T]
-        assert not [PEERS[name].cannot(case) for name in names if PEERS[name].cannot(case)]
-    assert all(sum(peer.cannot(case) is None for peer in PEERS.values() if not peer.ours) for case in ALL)
+        for name in names:
+            reason = PEERS[name].cannot(case)
+            assert reason is None, f"benchmarks/peers/: {name} can't do {case.id} of benchmarks/cases.py: {reason}"
+        others = [peer for peer in PEERS.values() if not peer.ours and peer.cannot(case) is None]
+        assert others, f"benchmarks/peers/: no other library does {case.id} of benchmarks/cases.py"
 
 
 @pytest.mark.filterwarnings("ignore")  # from other libraries

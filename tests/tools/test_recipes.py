@@ -1,0 +1,261 @@
+"""Nothing was forgotten of a new activation or option of the cell: a failure names the file to edit.
+
+The steps are the recipes of CONTRIBUTING.md.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import re
+
+import numpy as np
+
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights, files, functions, lstm_pointwise
+from fusedlstm.backends.cuda import function_types
+from fusedlstm.backends.numpy import formula
+from fusedlstm.backends.numpy import functions as in_numpy
+from fusedlstm.convert.onnx import functions as for_onnx
+from fusedlstm.functions import Functions, check_function
+from fusedlstm.weights import _FUNCTIONS_SINCE, ARRAYS, CLIPS, DEFAULTS, CellOptions, for_file
+
+from support.cells import FUNCTIONS, GENERAL
+from support.recipes import Place, assert_all_missing, assert_complete, keys_of, text_of
+
+# Activations: a name, and the number of its parameters.
+
+OF_VERSION_3 = {
+    *("tanh", "relu", "sigmoid", "softsign", "elu", "linear", "softplus", "affine", "leaky_relu"),
+    *("thresholded_relu", "scaled_tanh", "hard_sigmoid", "activation", "output_activation", "gate_activation"),
+    *("gate_clip", "coupled_gate", "zoneout_c", "zoneout_h"),
+}
+
+
+def is_since(name, version):
+    """Whether a file says this version rightly: 3 was the newest when readers knew no more than these names."""
+    return version > 3 or name in OF_VERSION_3
+
+
+def kernel_names():
+    return re.findall(r"\w+", re.search(r"enum Name \{(.*?)\}", text_of("kernels/activations.cuh"), re.DOTALL)[1])
+
+
+def is_allowed(name, count):
+    (last,) = re.findall(r"static_assert\(NAME >= TANH && NAME <= (\w+),", text_of("kernels/activations.cuh"))
+    return kernel_names().index(name.upper()) <= kernel_names().index(last)
+
+
+def is_activated(name, count):
+    return name == "linear" or f"KIND == {name.upper()}" in text_of("kernels/activations.cuh")
+
+
+def has_key(table, separator):
+    """Whether a table of test_functions.py has a function: by its form in FUNCTIONS, or in NAMES."""
+
+    def has(name, count):
+        keys = keys_of("tests/core/test_functions.py", table)
+        parts = [key.split(separator) if isinstance(key, str) else key for key in keys]
+        return any(key[0] == name and len(key) == count + 1 for key in parts)
+
+    return has
+
+
+def is_for_onnx(name, count):
+    """Whether the exporter names a function, or refuses it by a ValueError."""
+    with contextlib.suppress(ValueError):
+        for_onnx.to_names([check_function("f", (name, *[0.5] * count))])
+    return name in functions.NAMES
+
+
+PLACES_OF_A_FUNCTION = [
+    Place("fusedlstm/functions.py", "describe '{}' at the top", lambda f, n: f'"{f}"' in functions.__doc__),
+    Place(
+        "fusedlstm/weights.py",
+        "add '{}' to _FUNCTIONS_SINCE, with the next version of files",
+        lambda f, n: is_since(f, _FUNCTIONS_SINCE[f]),
+    ),
+    Place(
+        "fusedlstm/files.py",
+        "raise VERSION to that of '{}' in weights.py, and describe it at the top",
+        lambda f, n: _FUNCTIONS_SINCE[f] <= files.VERSION,
+    ),
+    Place("fusedlstm/backends/numpy/formula.py", "add '{}' to _FUNCTIONS", lambda f, n: f in formula._FUNCTIONS),
+    Place("fusedlstm/backends/numpy/functions.py", "add '{}' to _FUNCTIONS", lambda f, n: f in in_numpy._FUNCTIONS),
+    Place("kernels/activations.cuh", "add '{}' to enum Name, in capitals", lambda f, n: f.upper() in kernel_names()),
+    Place("kernels/activations.cuh", "compute '{}' in activate", is_activated),
+    Place("kernels/activations.cuh", "let the static_assert of Function allow '{}'", is_allowed),
+    Place(
+        "tests/support/cells.py",
+        "add '{}' to FUNCTIONS, once for each number of parameters",
+        lambda f, n: any(each == f if n == 0 else each[0] == f and len(each) == n + 1 for each in FUNCTIONS),
+    ),
+    Place("tests/core/test_functions.py", "add '{}' to WRITTEN, as functions.py describes it", has_key("WRITTEN", ",")),
+    Place("tests/core/test_functions.py", "add '{}' to INFINITE", has_key("INFINITE", " ")),
+    Place(
+        "tests/data/resources.json",
+        "python tests/resources.py --write, as no kernel there has '{}'",
+        lambda f, n: re.search(rf"\bFunction<{f.upper()}[,>]", text_of("tests/data/resources.json")),
+    ),
+    Place("fusedlstm/convert/onnx/functions.py", "add '{}' to _FUNCTIONS, or let to_names refuse it", is_for_onnx),
+    Place("docs/formula.md", "add '{}' to the functions", lambda f, n: f'"{f}"' in text_of("docs/formula.md")),
+]
+
+
+def all_functions():
+    return [(name, count) for name, counts in functions._PARAMETERS.items() for count in counts]
+
+
+def test_activations_are_complete():
+    assert_complete(PLACES_OF_A_FUNCTION, all_functions())
+
+
+def test_forgotten_activations_are_found():
+    assert_all_missing(PLACES_OF_A_FUNCTION, ("nobodys", 0))
+    assert_all_missing(PLACES_OF_A_FUNCTION, ("nobodys", 1))
+
+
+# Options of a cell that work on each unit: a name, and a value that isn't the default.
+
+MEMBERS = {  # of `Functions` in cell.cuh, where they aren't the option's name in capitals
+    "activation": "Input",
+    "output_activation": "Output",
+    "gate_activation": "Gate",
+    "gate_clip": "CLIP",
+    "coupled_gate": "COUPLED",
+}
+AFTER_THE_PROJECTION = {"zoneout_h"}  # which lstm_pointwise leaves to its caller
+
+
+def cell_of(options):
+    return LSTMWeights.random(3, 4, seed=0, dtype="float64", **options)
+
+
+def inputs():
+    return [4 * array for array in np.random.default_rng(0).normal(size=(3, 2, 4))]
+
+
+def differs(compute):
+    """Whether a function of a cell's options returns something else for this option."""
+
+    def has(name, value):
+        plain, changed = compute({}), compute({name: value})
+        return not (np.array_equal(plain, changed) if isinstance(plain, np.ndarray) else plain == changed)
+
+    return has
+
+
+def by_formula(options):
+    x, h, c = inputs()
+    return np.concatenate(formula.step(cell_of(options), x[:, :3], h, c))
+
+
+def by_numpy(options):
+    x, h, c = inputs()
+    state = LSTMCell(cell_of(options), backend="numpy")(x[:, :3].copy(), LSTMState(h=h, c=c))
+    return np.concatenate([state.h, state.c])
+
+
+def by_pointwise(options):
+    rng = np.random.default_rng(0)
+    state = lstm_pointwise(4 * rng.normal(size=(2, 16)), rng.normal(size=(2, 4)), **options)
+    return np.concatenate([state.h, state.c])
+
+
+def is_in_kernels(name, value):
+    """Whether kernels read an option of `Functions`, which has a place for it."""
+    template, struct = re.search(
+        r"template <([^{]*)>\s*struct Functions \{(.*?)\n\};", text_of("kernels/cell.cuh"), re.DOTALL
+    ).groups()
+    given = function_types.functions_type(cell_of({name: value}).functions)
+    count = len(re.sub(r"<[^<>]*>", "", given.removeprefix("Functions<")).split(","))
+    member = MEMBERS.get(name, name.upper())
+    is_kept = template.count("=") >= count and re.search(rf"\b{member}\b", struct)
+    return is_kept and re.search(rf"\bFUNCTIONS::{member}\b", text_of("kernels/*"))
+
+
+def version_of(name, value):
+    return for_file([cell_of({name: value})])[0]
+
+
+PLACES_OF_AN_OPTION = [
+    Place(
+        "fusedlstm/functions.py",
+        "add '{}' to the fields of Functions, and to its methods of and options",
+        lambda o, v: o in DEFAULTS and Functions.of(**{"activation": "tanh", o: v}) != Functions(),
+        first=True,
+    ),
+    Place(
+        "fusedlstm/weights.py",
+        "add '{}' to CellOptions, and to the fields and the docstring of LSTMWeights",
+        lambda o, v: o in CellOptions.__annotations__ and f" {o}: " in LSTMWeights.__doc__ and cell_of({o: v}),
+        first=True,
+    ),
+    Place(
+        "fusedlstm/weights.py",
+        "pass '{}' on in LSTMWeights.functions",
+        differs(lambda options: cell_of(options).functions),
+        first=True,
+    ),
+    Place(
+        "fusedlstm/weights.py",
+        "add '{}' to _SINCE, with the next version of files",
+        lambda o, v: is_since(o, version_of(o, v)) and o in for_file([cell_of({o: v})])[1][0],
+    ),
+    Place(
+        "fusedlstm/files.py",
+        "raise VERSION to that of '{}' in weights.py, and describe it at the top",
+        lambda o, v: version_of(o, v) <= files.VERSION,
+    ),
+    Place("fusedlstm/backends/numpy/formula.py", "let step compute '{}'", differs(by_formula)),
+    Place(
+        "fusedlstm/backends/numpy/fast_pointwise.py",
+        "let SigmoidPointwise compute '{}', in pointwise_of or in its own lines",
+        differs(by_numpy),
+    ),
+    Place(
+        "fusedlstm/backends/numpy/fast_pointwise.py",
+        "let GeneralPointwise compute '{}'",
+        differs(lambda options: by_numpy({"gate_clip": 1.0, "gate_activation": "relu"} | options)),
+    ),
+    Place(
+        "fusedlstm/backends/cuda/function_types.py",
+        "add '{}' to functions_type",
+        differs(lambda options: function_types.functions_type(cell_of(options).functions)),
+    ),
+    Place("kernels/cell.cuh", "add '{}' to the template Functions, and use it", is_in_kernels),
+    Place(
+        "fusedlstm/pointwise.py",
+        "add '{}' to lstm_pointwise, and pass it on to Functions.of",
+        lambda o, v: o in AFTER_THE_PROJECTION or (f" {o}: " in lstm_pointwise.__doc__ and differs(by_pointwise)(o, v)),
+    ),
+    Place(
+        "tests/support/cells.py",
+        "give '{}' to some cells of GENERAL",
+        lambda o, v: any(True for _ in given(o)),
+    ),
+    Place(
+        "tests/core/test_formula.py",
+        "draw '{}' in AFTER_THE_MATMUL or ALL_OPTIONS",
+        lambda o, v: f'"{o}": ' in text_of("tests/core/test_formula.py"),
+    ),
+    Place("docs/formula.md", "add '{}' to the options", lambda o, v: f"`{o}`" in text_of("docs/formula.md")),
+]
+
+
+def given(name):
+    """Yield the values of an option that cells of the tests have, but for its default."""
+    return (row[name] for row in GENERAL.values() if row.get(name, DEFAULTS.get(name)) != DEFAULTS.get(name))
+
+
+def all_options():
+    """Each option that any of these files names."""
+    fields = {each.name for each in dataclasses.fields(LSTMWeights)} - set(ARRAYS)
+    names = fields | set(CellOptions.__annotations__) | set(inspect.signature(Functions.of).parameters)
+    return [(name, next(given(name), 0.5)) for name in sorted(names - set(CLIPS))]
+
+
+def test_options_are_complete():
+    assert_complete(PLACES_OF_AN_OPTION, all_options())
+
+
+def test_forgotten_options_are_found():
+    assert_all_missing(PLACES_OF_AN_OPTION, ("nobodys", 2.0))
