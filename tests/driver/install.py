@@ -9,7 +9,7 @@ import struct
 import sys
 from pathlib import Path
 
-from . import build, kernels, memory, observe, symbols
+from . import build, checking, kernels, memory, observe, symbols
 
 # CuPy's build of CUB has a runtime of its own, which isn't redirected.
 _NO_ACCELERATORS = {"CUPY_ACCELERATORS": ""}
@@ -37,7 +37,12 @@ def install() -> None:
     _kept.extend([libraries, found])
     observe.use(libraries[build.DRIVER])
     memory.use(libraries[build.DRIVER])
+    libraries[build.DRIVER].driver_set_schedule(kernels.SCHEDULE.order, ctypes.c_ulonglong(kernels.SCHEDULE.seed))
     _redirect(libraries["libcublas.so.13"])
+    if os.environ.get("DRIVER_ORDER", "now") == "now":
+        memory.give_each_array_its_own()
+    if kernels.MODE == "check":
+        checking.check_structs(libraries[build.DRIVER])
 
 
 def _find(description: object, length: int, name: bytes, out: object) -> int:

@@ -5,14 +5,25 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import itertools
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emulation import Module, compiler
+from fusedlstm.backends.cuda.function_types import functions_type
+from fusedlstm.functions import ACTIVATIONS, Functions
+
+from emulation import FORWARD, REVERSE, Module, compiler, shuffled
 
 _MOST_PARAMETERS = 64
 _HEADERS = Path(__file__).parent / "headers"
+_CUPYS = "cupy.cu"  # the file of a kernel of CuPy
+# How the package's kernels run: "check" checks every access.
+MODE = os.environ.get("FUSEDLSTM_EMULATION", "fast")
+SCHEDULE = {"forward": FORWARD, "reverse": REVERSE, "shuffled": shuffled(seed=1)}[
+    os.environ.get("FUSEDLSTM_SCHEDULE", "forward")
+]
 
 
 class Kernel(ctypes.Structure):
@@ -58,20 +69,31 @@ def find(description: Description, name: str, out: Any) -> bool:
     instance = dict(zip(description.lowered, description.names, strict=True)).get(name, name)
     if instance == name and not re.search(rf'extern "C" __global__ void {name}\b', description.source):
         return False
-    function = _module(description, instance).function(instance)
+    function = _module(description, _compiled_together(instance)).function(instance)
     sizes = [parameter.size for parameter in function._parameters]
     out.run, out.launch = function._kernel, ctypes.cast(function._module.library.emulation_launch, ctypes.c_void_p)
     out.parameters, out.sizes = len(sizes), (ctypes.c_int * _MOST_PARAMETERS)(*sizes)
     return True
 
 
+def _compiled_together(instance: str) -> tuple[str, ...]:
+    """Return the instances to compile with this one. One of `lstm_pointwise` takes as long as all of its functions."""
+    match = re.fullmatch(r"(lstm_pointwise<[^,]+, [^,]+, \d), (.*), \w+, \w+, \w+>", instance)
+    functions = [functions_type(Functions.of(activation=each)) for each in ACTIVATIONS]
+    if match is None or match[2] not in functions:
+        return (instance,)
+    flags = itertools.product(functions, *[("false", "true")] * 3)
+    return tuple(f"{match[1]}, {', '.join(rest)}>" for rest in flags)
+
+
 @functools.cache
-def _module(description: Description, instance: str) -> Module:
-    """Return the emulated module of an instance of a kernel."""
+def _module(description: Description, instances: tuple[str, ...]) -> Module:
+    """Return the emulated module of instances of a kernel."""
     includes = [option for option in description.options if option.startswith("-I")]
     of_cuda = {f"-I{compiler.cuda_headers()}"}
     flags = (f"-I{_HEADERS}", *(option for option in includes if option not in of_cuda))
-    return Module(_file(description), (instance,), flags=flags)
+    file = _file(description)
+    return Module(file, instances, mode="fast" if file.name == _CUPYS else MODE, flags=flags)
 
 
 def _file(description: Description) -> Path:
@@ -83,7 +105,7 @@ def _file(description: Description) -> Path:
     source = f'#include "nvrtc_builtins.h"\n{_with_shared_arrays(description.source)}'
     folder = compiler.cache_folder() / "sources" / hashlib.sha256(source.encode()).hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "cupy.cu"
+    file = folder / _CUPYS
     file.write_text(source, encoding="utf-8")
     return file
 

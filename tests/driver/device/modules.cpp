@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -14,6 +15,8 @@
 namespace driver {
 
 static FindKernel find_kernel;
+static int schedule_order = 0;
+static unsigned long long schedule_seed = 0;
 
 struct Module {
   std::string description;
@@ -41,6 +44,24 @@ struct Arguments {
   }
 };
 
+// What each struct may be used for, by its bytes: Python knows the arrays behind its pointers.
+struct Checks {
+  std::vector<emulation::Extent> extents;
+  std::vector<std::string> names;
+};
+static std::map<std::string, Checks> checks;
+
+static void add_checks(emulation::Launch& request, const Arguments& arguments, std::vector<const char*>& names) {
+  if (arguments.bytes.size() != 1) return;
+  const auto found = checks.find({arguments.bytes[0].begin(), arguments.bytes[0].end()});
+  if (found == checks.end()) return;
+  names.clear();
+  for (const std::string& name : found->second.names) names.push_back(name.c_str());
+  request.check = 1;
+  request.extents = found->second.extents.data();
+  request.extent_count = found->second.extents.size();
+}
+
 static void run(const Function& function, const unsigned (&grid)[3], const unsigned (&block)[3], unsigned shared,
                 const Arguments& arguments) {
   std::vector<std::vector<char>> own = arguments.bytes;  // a kernel may write to its parameters
@@ -54,6 +75,9 @@ static void run(const Function& function, const unsigned (&grid)[3], const unsig
   memcpy(request.block, block, sizeof block);
   request.dynamic_shared_bytes = shared;
   request.co_resident = 4;
+  request.order = schedule_order;
+  request.seed = schedule_seed;
+  add_checks(request, arguments, names);
   request.argument_names = names.data();
   function.kernel.launch(&request);
   if (request.kind[0]) break_context(function.name + ": " + request.kind + ": " + request.text);
@@ -64,6 +88,19 @@ static void run(const Function& function, const unsigned (&grid)[3], const unsig
 using namespace driver;
 
 extern "C" void driver_set_find_kernel(FindKernel find) { find_kernel = find; }
+
+// The order of a kernel's threads, as emulation/schedules.py has it.
+extern "C" void driver_set_schedule(int order, unsigned long long seed) {
+  schedule_order = order;
+  schedule_seed = seed;
+}
+
+// Checks every access of launches with a struct of these bytes: only these extents may be touched.
+extern "C" void driver_check(const char* bytes, size_t size, const emulation::Extent* extents, size_t count,
+                             const char* const* names, size_t name_count) {
+  const Locked locked(lock);
+  checks[{bytes, size}] = {{extents, extents + count}, {names, names + name_count}};
+}
 
 CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
 
