@@ -720,7 +720,7 @@ def test_extra_modules_beside_directions_raise():
 
 
 def exchanged(array, axis=-1):
-    """Return the array with the blocks of gates i and g exchanged."""
+    """Return the array with the blocks of gates i and g swapped."""
     i, f, g, o = np.split(array, 4, axis)
     return np.concatenate([g, f, i, o], axis)
 
@@ -810,7 +810,7 @@ def test_run_equinox(jax, bias):
 
 
 def wrong_rows(name):
-    """Yield the row with each pair of gates exchanged, and the row with another forget bias."""
+    """Yield the row with each pair of gates swapped, and the row with another forget bias."""
     right = LAYOUTS[name]
     for a, b in itertools.combinations(range(4), 2):
         gates = list(right.gates)
@@ -845,8 +845,8 @@ def test_check_finds_wrong_conversions(jax, system, layout, package, monkeypatch
 
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-def test_check_finds_exchanged_directions(linen, api, dtype, monkeypatch):
-    """Flax's Bidirectional knows which direction reads forward, so a reader that exchanges them is found."""
+def test_check_finds_swapped_directions(linen, api, dtype, monkeypatch):
+    """Flax's Bidirectional knows which direction reads forward, so the check finds a reader that swaps them."""
     from fusedlstm.convert.flax import tree
 
     layers = [StackedWeights.random(I, N, seed=0, bidirectional=True, dtype=dtype)]

@@ -360,7 +360,7 @@ def test_archive(tmp_path):
 
 
 def test_shared_layers(tmp_path):
-    """A layer that two models share has its arrays once in a file."""
+    """The arrays of a layer that two models share are stored once."""
     weights = weights_of()
     shared = lstm_config("shared")
     config = sequential(
@@ -422,7 +422,7 @@ def test_damaged_files_are_refused(real, tmp_path, file):
 
 
 def failure(path):
-    """Return the reason why not all of a file can be read, or an empty list."""
+    """Return a list of the error that reading everything in a file raises, or an empty list."""
     try:
         for listed in list_keras(path):
             from_keras(path, listed.name)
@@ -635,7 +635,7 @@ def test_chunk_larger_than_its_size_raises(tmp_path):
 
 
 def heap_of(path, change):
-    """Change the heap of strings in a file. The change gets the heap's bytes, from its first one on."""
+    """Change the heap of strings in a file. `change` gets the file's bytes from the heap's first byte on."""
     content = bytearray(path.read_bytes())
     at = content.index(b"GCOL")
     heap = content[at:]

@@ -360,7 +360,7 @@ def test_states_must_be_constants(tmp_path):
 
 
 def test_calls_of_nested_models_are_bounded(tmp_path):
-    """Each of 30 models calls the next twice, so the LSTM is called a thousand million times."""
+    """Each of 30 models calls the next twice, so the LSTM is called a billion times."""
     inner = functional([X, lstm("a", [(["x"],)])], "a", name="m0")
     for k in range(1, 31):
         inner["inbound_nodes"] = [Layer("Functional", "").call(["x"]), Layer("Functional", "").call([inner["name"]])]

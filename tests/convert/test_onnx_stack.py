@@ -204,7 +204,7 @@ THREE = f"""stack (float[T, B, {N}] X) => (Y2) {{
 
 
 def test_names_in_the_wrong_order_raise():
-    """Names in the wrong order, missing or repeated raise. Layers may share weights, and outputs be used elsewhere."""
+    """Wrong order, a missing layer and a repeated name raise. Shared weights and outputs with other uses don't."""
     source = parsed(THREE, layers())
     assert convert.from_onnx(source).num_layers == 3
     assert convert.from_onnx(source, ["b", "c"]).num_layers == 2

@@ -1,4 +1,4 @@
-"""Systems of plain arrays: by recorded outputs or, if there are none, by documented formulas in their own layouts."""
+"""Test systems of plain arrays against recorded outputs or, without any, against documented formulas."""
 
 import re
 

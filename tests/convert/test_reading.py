@@ -220,7 +220,7 @@ LEFT_OPEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableException
 def test_any_library_call_may_raise(name, readers):
     path, read = readers[name]
     count = with_error_at(0, None, read, path)
-    assert count > 3, "the reader calls libraries"
+    assert count > 3, "the reader should call libraries"
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(150):
@@ -231,7 +231,7 @@ def test_any_library_call_may_raise(name, readers):
             refused += str(path) in str(caught)
         except BaseException as caught:
             pytest.fail(f"{caught!r} of {error!r}")
-    assert refused > 60, "libraries swallow few"
+    assert refused > 60, "libraries should swallow few errors"
 
 
 @LEFT_OPEN
@@ -246,7 +246,7 @@ def test_interrupts_and_memory_errors_pass(name, error, readers):
             with_error_at(int(k), error, read, path)
         except BaseException as caught:
             outcomes.add((type(caught), getattr(caught, "errno", None), getattr(caught, "filename", None)))
-    # Libraries may turn these into damage: zipfile an unreadable end, NumPy's parser a lack of memory.
+    # Libraries may report these as damage: zipfile if it can't read the end, NumPy's parser if memory runs out.
     expected = (OSError, errno.EIO, str(path)) if isinstance(error, OSError) else (type(error), None, None)
     assert expected in outcomes
     assert outcomes <= {expected, (WeightsFileError, None, None)}

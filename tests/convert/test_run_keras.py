@@ -42,7 +42,7 @@ def test_run_agrees_with_weights(package, ending, tmp_path):
             assert max(np.abs(state.h - h).max(), np.abs(state.c - c).max()) < 3e-6
     if ending == ".keras":
         return
-    with h5py.File(path, "a") as file:  # exchange two gates
+    with h5py.File(path, "a") as file:  # swap two gates
 
         def exchange(name, item):
             if isinstance(item, h5py.Dataset) and item.shape == (3, 8):

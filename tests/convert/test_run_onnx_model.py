@@ -77,7 +77,7 @@ def test_stacks_are_tapped(tmp_path):
 
 
 def wrong(weights):
-    """Return the weights with gates i and f of the first layer exchanged."""
+    """Return the weights with gates i and f of the first layer swapped."""
     first, *others = weights.layers
     arrays = first.arrays()
     arrays["weight_hh"] = arrays["weight_hh"].reshape(4, N, N)[[1, 0, 2, 3]].reshape(4 * N, N)

@@ -66,7 +66,7 @@ def test_every_pair_is_tested():
     assert set(PAIRS) == forms, f"PAIRS in tests/convert/test_states.py doesn't have {forms - set(PAIRS)}"
 
 
-# Outputs of other systems, which exchanged states would change.
+# Outputs of other systems. Swapping h and c would change them.
 
 
 def cell_of(weights, backend):
@@ -364,7 +364,7 @@ def test_layers_of_torch_are_views():
 
 
 def test_torch_states_of_two_axes_are_a_batch():
-    """Without a batch, PyTorch's LSTM has states (L, N), which look alike. With a batch axis they become L layers."""
+    """An unbatched LSTM's (L, N) looks like a cell's (B, N), and is read as a batch. (L, B, N) is read as layers."""
     h, c = some(rows=2), some(rows=2, seed=1)
     assert_same(convert.state_from_torch((h, c)), h, c)
     layers = convert.state_from_torch((h[:, None], c[:, None]))

@@ -693,7 +693,7 @@ def test_path_of_variables_may_be_bytes(tmp_path):
 
 
 class OpError(Exception):
-    """An error like TensorFlow's, which is no subclass of Python's own errors."""
+    """An error like TensorFlow's, which isn't a subclass of OSError or ValueError."""
 
 
 class FakeTensorFlow:

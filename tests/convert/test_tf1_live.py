@@ -257,7 +257,7 @@ def theirs(source, name, weights, xs, states, **options):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("layers", [0, 1, 2])
 def test_run_agrees_with_weights(layers, bidirectional):
-    """The run agrees with our outputs and states. After exchanging two gates in its variables, it doesn't."""
+    """The run agrees with our outputs and states. With two gates of its variables swapped, it doesn't."""
     options = {"cell_clip": 0.9, "activation": "hard_sigmoid", "forget_bias": 0.5}
     made = {"peephole": True, "dtype": "float64", "activation": ("hard_sigmoid", 0.2, 0.5)}
     if layers:

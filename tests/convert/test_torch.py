@@ -671,7 +671,7 @@ def some_states(weights, B=3):
 
 
 def exchanged(array):
-    """Return the array with the blocks of gates i and f exchanged."""
+    """Return the array with the blocks of gates i and f swapped."""
     return np.concatenate([array[N : 2 * N], array[:N], array[2 * N :]])
 
 
@@ -693,7 +693,7 @@ def exchanged(array):
     ],
 )
 def test_run_agrees_with_weights(torch, tmp_path, parameters, options, dtype):
-    """PyTorch's own module on a file's tensors agrees. With two gates exchanged, it doesn't."""
+    """PyTorch's own module on a file's tensors agrees. With two gates swapped, it doesn't."""
     path = tmp_path / "m.safetensors"
     file = {f"net.{name}": a.astype(dtypes.resolve(dtype)) for name, a in parameters.items()}
     save_file(file, path)

@@ -1,4 +1,4 @@
-"""Objects given as weights or a cell that are neither: the error says what to use instead."""
+"""Wrong objects passed as weights or as a cell: the error says what to use instead."""
 
 from collections import OrderedDict
 from pathlib import Path

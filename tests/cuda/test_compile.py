@@ -41,7 +41,7 @@ def _with_real_nvrtc(monkeypatch):
     monkeypatch.setattr(compiler, "nvrtc", real_nvrtc)
 
 
-# On a machine that sets this, tests fail instead of being skipped without a tool or the pinned NVRTC.
+# If this is set, tests that lack a tool or the pinned NVRTC fail instead of being skipped.
 REQUIRED = os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1"
 KEPT_NVRTC, KEPT = resources.kept()
 
