@@ -224,7 +224,7 @@ def test_reverse_is_warned_of(caplog):
     ]
 
 
-def test_functions_lacking_parameters_are_warned(caplog):
+def test_functions_lacking_parameters_warn(caplog):
     attributes = {"activations": ["HardSigmoid", "Tanh", "ThresholdedRelu"]}
     assert convert.from_onnx(lstm_model(arrays_of(RNG, I, N), attributes))
     assert [record.getMessage() for record in caplog.records] == [

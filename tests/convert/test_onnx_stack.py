@@ -289,7 +289,7 @@ def test_stacks_do_not_cross_a_loops_edge():
     assert "'inner' reads the input 'v' of Loop 'Z'" in refusal(carried, ["outer", "inner"])
 
 
-def test_functions_in_onnx_own_domain():
+def test_functions_in_onnxs_own_domain():
     """ONNX doesn't say whether such functions take precedence over operators of the same name."""
     source = model(SQUEEZED + "Z = Identity(S)", functions=[RELU])
     source.functions[0].domain, source.functions[0].name = "", "Identity"

@@ -65,7 +65,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_reading_turns_any_exception(error):
+def test_reading_converts_any_exception(error):
     with pytest.raises(WeightsFileError) as caught, files.reading(b"folder/w.npz", " is damaged"):
         raise error
     assert caught.value.__cause__ is error
@@ -77,7 +77,7 @@ def test_reading_turns_any_exception(error):
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, ImportError])
-def test_reading_passes_other_errors(kind):
+def test_reading_lets_other_errors_propagate(kind):
     error = kind("as it is")
     with pytest.raises(kind) as caught, files.reading("w"):
         raise error
@@ -237,7 +237,7 @@ def test_any_library_call_may_raise(name, readers):
 @LEFT_OPEN
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError(errno.EIO, "unreadable")], ids=repr)
-def test_interrupts_and_memory_errors_pass(name, error, readers):
+def test_interrupts_and_memory_errors_propagate(name, error, readers):
     path, read = readers[name]
     count = with_error_at(0, None, read, path)
     outcomes = set()

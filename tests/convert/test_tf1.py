@@ -747,7 +747,7 @@ def test_checkpoint_reader_errors_are_named(at, error, function, monkeypatch):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=["KeyboardInterrupt", "MemoryError"])
 @pytest.mark.parametrize("at", ["latest", "load", "shapes", "dtypes", "tensor"])
-def test_interrupts_pass_checkpoint_readers(at, error, monkeypatch):
+def test_interrupts_propagate_from_checkpoints(at, error, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", FakeTensorFlow(error, at))
     with pytest.raises(type(error)):
         convert.from_tf1(CHECKPOINT)
