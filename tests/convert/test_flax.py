@@ -181,10 +181,10 @@ def other(**shapes):
             r"source: wanted a cell at 'params/'; got .*Give prefix= of 'params/LSTMCell_0/' \(I=3",
         ),
         (model(), {"prefix": "lstm"}, ValueError, "source: wanted a cell at 'params/lstm/'"),
-        (model(), {"prefix": []}, TypeError, "prefix: wanted a string, or a sequence of at least one; got list"),
-        (model(), {"prefix": None}, TypeError, "prefix: wanted a string, or a sequence of at least one; got None"),
+        (model(), {"prefix": []}, TypeError, "prefix: wanted a string, or a non-empty sequence; got list"),
+        (model(), {"prefix": None}, TypeError, "prefix: wanted a string, or a non-empty sequence; got None"),
         (model(), {"prefix": [3]}, TypeError, r"prefix: wanted strings, or pairs of them for both directions; got 3"),
-        (model(), {"prefix": [("both", "backward")]}, ValueError, "prefix: wanted one direction at each of a pair"),
+        (model(), {"prefix": [("both", "backward")]}, ValueError, "prefix: wanted one direction at each prefix of a pair"),
         (
             model(),
             {"prefix": ["both", "LSTMCell_0"]},
@@ -233,15 +233,15 @@ def test_list_flax():
     [
         (cell(), "jax", ValueError, "api: wanted one of 'linen', 'nnx'; got 'jax'"),
         ({}, "nnx", TypeError, "weights: wanted an LSTMWeights or a StackedWeights; got dict"),
-        (cell(peephole=True), "nnx", ValueError, "peephole: wanted None, as Flax's LSTMCell has nothing else"),
+        (cell(peephole=True), "nnx", ValueError, "peephole: wanted None, as Flax's LSTMCell supports nothing else"),
         (cell(proj_size=2), "nnx", ValueError, "weight_hr: wanted None"),
         (cell(cell_clip=1.0), "nnx", ValueError, "cell_clip: wanted None"),
         (cell(gate_clip=1.0), "nnx", ValueError, "gate_clip: wanted None"),
         (cell(coupled_gate="input"), "nnx", ValueError, "coupled_gate: wanted None"),
-        (cell(activation="relu"), "nnx", ValueError, "activation: .*got 'relu'. Parameters don't say it"),
-        (cell(gate_activation="relu"), "nnx", ValueError, "gate_activation: .*Parameters don't say it"),
+        (cell(activation="relu"), "nnx", ValueError, "activation: .*got 'relu'. Flax's parameters don't record it"),
+        (cell(gate_activation="relu"), "nnx", ValueError, "gate_activation: .*Flax's parameters don't record it"),
         (cell(output_activation="relu"), "nnx", ValueError, "output_activation: wanted None"),
-        (cell(zoneout_c=0.1), "nnx", ValueError, "zoneout_c: wanted 0.0, as Flax's LSTMCell has nothing else; got 0.1"),
+        (cell(zoneout_c=0.1), "nnx", ValueError, "zoneout_c: wanted 0.0, as Flax's LSTMCell supports nothing else; got 0.1"),
         (cell(zoneout_h=0.1), "linen", ValueError, "zoneout_h: wanted 0.0"),
         (StackedWeights.random(I, N, 2, seed=0), "nnx", ValueError, "weights: wanted one layer; got 2 of them"),
         (StackedWeights.random(N, N, seed=0, residual=True), "nnx", ValueError, "residual: wanted False"),
@@ -371,7 +371,7 @@ def test_nnx_cells(nnx, jax, name, functions, ours):
     for source in (nnx.state(module), nnx.to_pure_dict(nnx.state(module))):
         again = convert.from_flax(source, activation=ours[0], gate_activation=ours[1])
         assert_same(again, weights)
-    with pytest.raises(ValueError, match="activation: wanted .*, as the module has, or None; got 'relu'"):
+    with pytest.raises(ValueError, match="activation: wanted .*, as in the module, or None; got 'relu'"):
         convert.from_flax(module, activation="relu")
     if name == "OptimizedLSTMCell" and not functions:
         other = LSTMWeights.random(I, N, seed=5, dtype="float64")
@@ -447,13 +447,13 @@ def test_haiku_prefixes():
     ("params", "options", "error", "message"),
     [
         (3, {}, TypeError, "params: wanted a mapping of modules' names to their arrays; got int"),
-        ({}, {}, ValueError, "params: wanted one hk.LSTM, of Haiku's own name .*; got nothing"),
-        ({"gru": {"w_i": 1}}, {}, ValueError, "params: wanted one hk.LSTM, .*; got gru/w_i"),
+        ({}, {}, ValueError, "params: wanted one hk.LSTM with Haiku's default name .*; got nothing"),
+        ({"gru": {"w_i": 1}}, {}, ValueError, "params: wanted one hk.LSTM .*; got gru/w_i"),
         ({"gru": {"w_i": 1}}, {"prefix": "gru"}, ValueError, "params: wanted an hk.LSTM's 'gru/linear/w'; got gru/w_i"),
         ({"lstm/linear": {"w": np.ones((5, 16))}}, {}, ValueError, "params: wanted one named 'lstm/linear/b'"),
-        ({"lstm/linear": {"w": np.ones((3, 16)), "b": np.ones(16)}}, {}, ValueError, "lstm/linear/w: .* with P = 4"),
-        (haiku_params(), {"prefix": 5}, TypeError, "prefix: wanted a module's name, a sequence .*; got int"),
-        (haiku_params(), {"prefix": []}, TypeError, "prefix: wanted a module's name, a sequence .*; got list"),
+        ({"lstm/linear": {"w": np.ones((3, 16)), "b": np.ones(16)}}, {}, ValueError, "lstm/linear/w: .* with at least P = 4"),
+        (haiku_params(), {"prefix": 5}, TypeError, "prefix: wanted a module's name, a non-empty sequence .*; got int"),
+        (haiku_params(), {"prefix": []}, TypeError, "prefix: wanted a module's name, a non-empty sequence .*; got list"),
         (
             haiku_params("vanilla_rnn") | {"vanilla_rnn/linear_1": {"w": np.ones((16, 16))}},
             {"prefix": "vanilla_rnn"},

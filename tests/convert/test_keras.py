@@ -97,15 +97,15 @@ def test_arrays_of_to_keras_are_new():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"peephole": True}, "weights: peephole: wanted None, as Keras's LSTM has nothing else"),
+        ({"peephole": True}, "weights: peephole: wanted None, as Keras's LSTM supports nothing else"),
         ({"proj_size": 2}, "weights: weight_hr: wanted None"),
         ({"proj_size": 2, "proj_clip": 1.0}, "weights: weight_hr: wanted None"),
         ({"cell_clip": 0.5}, "weights: cell_clip: wanted None, .* got 0.5"),
         ({"gate_clip": 0.5}, "weights: gate_clip: wanted None"),
         ({"coupled_gate": "input"}, "weights: coupled_gate: wanted None"),
         ({"output_activation": "relu"}, "weights: output_activation: wanted None"),
-        ({"zoneout_c": 0.1}, "weights: zoneout_c: wanted 0.0, as Keras's LSTM has nothing else; got 0.1"),
-        ({"zoneout_h": 0.1}, "weights: zoneout_h: wanted 0.0, as Keras's LSTM has nothing else; got 0.1"),
+        ({"zoneout_c": 0.1}, "weights: zoneout_c: wanted 0.0, as Keras's LSTM supports nothing else; got 0.1"),
+        ({"zoneout_h": 0.1}, "weights: zoneout_h: wanted 0.0, as Keras's LSTM supports nothing else; got 0.1"),
     ],
 )
 def test_to_keras_refuses(options, message):
@@ -116,8 +116,8 @@ def test_to_keras_refuses(options, message):
         to_keras(StackedWeights([weights]))
 
 
-def test_to_keras_refuses_residual_and_lists():
-    with pytest.raises(ValueError, match="residual: wanted False, as Keras's LSTM has nothing else"):
+def test_to_keras_refuses_residual_and_others():
+    with pytest.raises(ValueError, match="residual: wanted False, as Keras's LSTM supports nothing else"):
         to_keras(StackedWeights.random(4, 4, 2, seed=0, residual=[False, True]))
     with pytest.raises(TypeError, match="weights: wanted an LSTMWeights or a StackedWeights; got list"):
         to_keras([])

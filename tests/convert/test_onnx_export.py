@@ -125,15 +125,15 @@ def test_lstm_weights_become_one_layer():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cell_clip": 1.0}, "cell_clip: wanted None, as ONNX has nothing else; got 1.0. ONNX' clip is of pre-"),
+        ({"cell_clip": 1.0}, "cell_clip: wanted None, as ONNX supports nothing else; got 1.0. ONNX' clip is of pre-"),
         (
             {"proj_size": 2},
-            "weight_hr: wanted None, as ONNX has nothing else; got shape (2, 3). An LSTM of ONNX has",
+            "weight_hr: wanted None, as ONNX supports nothing else; got shape (2, 3). An LSTM of ONNX has",
         ),
         ({"proj_size": 2, "proj_clip": 1.0}, "weight_hr: "),
         ({"coupled_gate": "input"}, "coupled_gate: wanted None or 'forget'; got 'input'. ONNX has f = 1 - i only"),
-        ({"zoneout_c": 0.1}, "zoneout_c: wanted 0.0, as ONNX has nothing else; got 0.1"),
-        ({"zoneout_h": 0.1}, "zoneout_h: wanted 0.0, as ONNX has nothing else; got 0.1"),
+        ({"zoneout_c": 0.1}, "zoneout_c: wanted 0.0, as ONNX supports nothing else; got 0.1"),
+        ({"zoneout_h": 0.1}, "zoneout_h: wanted 0.0, as ONNX supports nothing else; got 0.1"),
         ({"gate_clip": 0.0}, "gate_clip: wanted a number > 0 that float32 can hold; got 0.0"),
         ({"gate_clip": 1e-60}, "gate_clip: wanted a number > 0 that float32 can hold; got 1e-60"),
         ({"gate_clip": 1e60}, "gate_clip: wanted a number > 0 that float32 can hold; got 1e+60"),

@@ -284,7 +284,7 @@ def test_list_instead_of_mapping_raises(importer):
             ValueError,
             "inputs: wanted none of 20 to 23; got some. These inputs are coefficients of layer norm",
         ),
-        ({17: np.ones(P)}, ValueError, r"inputs\[17\]: wanted zeros or None; got others"),
+        ({17: np.ones(P)}, ValueError, r"inputs\[17\]: wanted zeros or None; got other numbers"),
         ({1: None}, ValueError, "inputs: wanted all of 1, 5 and 12, or none of 1, 5, 9 and 12; got 5, 12"),
         ({5: None}, ValueError, r"inputs: wanted one named 'inputs\[5\]'"),
         ({2: np.ones((N, I), np.int8)}, TypeError, r"inputs\[2\]: wanted weights of floats; got dtype int8"),

@@ -176,7 +176,7 @@ def test_tf1_bad_arguments(arguments, error, message):
         (tf1_cell(**peepholes()), {"use_peepholes": False}, "use_peepholes: wanted True"),
         (tf1_cell(w_i_diag=np.ones(N)), {}, "no rnn/lstm_cell/w_f_diag"),
         (tf1_cell(**{**peepholes(), "w_o_diag": np.ones(5)}), {}, r"w_o_diag: wanted shape \(N,\) = \(4,\)"),
-        (tf1_cell(rows=2), {}, "with P = 4 rows for h at least"),
+        (tf1_cell(rows=2), {}, "with at least P = 4 rows for h"),
         (tf1_cell("cudnn_compatible_lstm_cell"), {}, r"forget_bias: wanted 0\.0 for this cell"),
         (tf1_cell(), {"activation": "swish"}, "activation"),
         (tf1_cell(), {"cell_clip": -1}, "cell_clip"),
@@ -567,11 +567,11 @@ def test_exported_names():
     ("options", "message"),
     [
         ({"coupled_gate": "input"}, "coupled_gate: wanted None, as TensorFlow 1's LSTMCell has .* another cell"),
-        ({"gate_clip": 1.0}, "gate_clip: wanted None, as TensorFlow 1's LSTMCell has nothing else; got 1.0"),
+        ({"gate_clip": 1.0}, "gate_clip: wanted None, as TensorFlow 1's LSTMCell supports nothing else; got 1.0"),
         ({"gate_activation": "relu"}, "gate_activation: wanted 'sigmoid'"),
         ({"output_activation": "relu"}, "output_activation: wanted None"),
-        ({"zoneout_c": 0.1}, "zoneout_c: wanted 0.0, as TensorFlow 1's LSTMCell has nothing else; got 0.1"),
-        ({"zoneout_h": 0.1}, "zoneout_h: wanted 0.0, as TensorFlow 1's LSTMCell has nothing else; got 0.1"),
+        ({"zoneout_c": 0.1}, "zoneout_c: wanted 0.0, as TensorFlow 1's LSTMCell supports nothing else; got 0.1"),
+        ({"zoneout_h": 0.1}, "zoneout_h: wanted 0.0, as TensorFlow 1's LSTMCell supports nothing else; got 0.1"),
     ],
 )
 def test_export_refuses(options, message):
