@@ -130,7 +130,7 @@ def every_array_and_another(name):
 
 STATE = "zeros or no initial state"
 ALONE = "the arrays of an LSTM cell alone"
-TF1 = "those of an LSTM cell alone"
+TF1 = "the variables of an LSTM cell alone"
 
 FATES = [
     *every_array("tf1", "lstm_cell/"),

@@ -410,7 +410,7 @@ def test_stacks_in_subclassed_models_are_refused(keras):
     model = Mine()
     model(np.ones((2, 3, 4), "f"))
     with pytest.raises(
-        ValueError, match="got .*test_keras_live.Mine, a class with code of its own. Convert each by itself"
+        ValueError, match="got .*test_keras_live.Mine, a class with its own code. Convert each layer by itself"
     ):
         from_keras(model, ["a", "b"])
     assert from_keras(model, "b").num_layers == 1
@@ -440,7 +440,7 @@ def test_mixed_precision(keras, caplog):
     layer = keras.layers.LSTM(3, dtype="mixed_float16")
     layer.build((None, None, 2))
     assert str(from_keras(layer).dtype) == "float32"
-    assert 'computes in float16: its weights are float32, until .astype("float16")' in caplog.text
+    assert 'computes in float16, but its weights are float32: use .astype("float16")' in caplog.text
 
 
 def test_cudnn_objects():

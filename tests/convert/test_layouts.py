@@ -130,12 +130,17 @@ def test_order_of_rows_and_columns():
 @pytest.mark.parametrize(
     ("layout", "change", "error", "message"),
     [
-        ("tf1", {"kernel": None}, ValueError, "arrays: wanted one named 'cell/kernel'; got bias, projection/kernel"),
+        (
+            "tf1",
+            {"kernel": None},
+            ValueError,
+            "arrays: wanted an array named 'cell/kernel'; got bias, projection/kernel",
+        ),
         ("tf1", {"kernel": np.ones((6, 18), "f")}, ValueError, r"cell/kernel: wanted shape \(I \+ P, 4N\); got"),
         ("tf1", {"kernel": np.ones((1, 16), "f")}, ValueError, r"cell/kernel: .* with at least P = 2 rows for h"),
         ("tf1", {"bias": np.ones(15, "f")}, ValueError, r"cell/bias: wanted shape \(4N,\) = \(16,\); got"),
         ("tf1", {"bias": np.ones(16)}, TypeError, r"cell/bias: wanted dtype float32 \(that of cell/kernel\); got"),
-        ("tf1", {"bias": None}, ValueError, "arrays: wanted one named 'cell/bias'"),
+        ("tf1", {"bias": None}, ValueError, "arrays: wanted an array named 'cell/bias'"),
         ("tf1", {"w_f_diag": None}, ValueError, "all of cell/w_i_diag, .*; got no cell/w_f_diag"),
         ("tf1", {"w_f_diag": np.ones(3, "f")}, ValueError, r"cell/w_f_diag: wanted shape \(N,\) = \(4,\)"),
         ("tf1", {"projection/kernel": np.ones((3, 2), "f")}, ValueError, r"kernel: wanted shape \(N, P\) = \(4, 2\)"),

@@ -284,7 +284,7 @@ def test_stacks_do_not_cross_a_loops_edge():
     source = parsed(text % (body % "S"), layers() | BOOLS)
     assert convert.from_onnx(source, ["inner", "above"]).num_layers == 2
     message = refusal(source, ["outer", "inner"])
-    assert "'inner' reads the output of 'outer', which is outside of the Loop that it is in" in message
+    assert "'inner' reads the output of 'outer', which is outside of the Loop that the upper one is in" in message
     carried = parsed(text % (body % "v"), layers() | BOOLS)
     assert "'inner' reads the input 'v' of Loop 'Z'" in refusal(carried, ["outer", "inner"])
 

@@ -566,9 +566,9 @@ Other = namedtuple("Other", "first second")
         ((C.astype("f2"), C), TypeError, "state: wanted h and c of one dtype, .*; got h of float.* and c of float"),
     ],
 )
-def test_bad_pair_raises(system, state, error, message):
-    if system == "tf1" and state is BOTH:  # TensorFlow 1's arrays need hidden_size
-        message = r"hidden_size: wanted N, or one for each layer, with an array, which is \[c \| h\]; got None"
+def test_no_pair(system, state, error, message):
+    if system == "tf1" and state is BOTH:  # what an array is to TensorFlow 1, hidden_size says
+        message = r"hidden_size: wanted N, or one for each layer, with a packed array \[c \| h\]; got None"
     with pytest.raises(error, match=message):
         PAIRS[system][0](state)
 
@@ -649,7 +649,7 @@ H3, C3 = np.zeros((2, B, P)), np.zeros((2, B, N))
             TypeError,
             r"state: wanted \(h, c\), of arrays; got a tuple with another in it\. A torch\.nn\.LSTM returns output",
         ),
-        (lambda: convert.state_from_torch([(H, C), (H, C)]), TypeError, "got a list with another.*go one by one"),
+        (lambda: convert.state_from_torch([(H, C), (H, C)]), TypeError, "got a list with another.*cells one by one"),
         (
             lambda: convert.state_from_torch((H3, C)),
             ValueError,

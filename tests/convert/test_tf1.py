@@ -118,7 +118,7 @@ def test_tf1_keras_layers_are_refused(options):
         "lstm/recurrent_kernel": np.zeros((32, 128)),
         "lstm/bias": np.zeros(128),
     }
-    with pytest.raises(ValueError, match="recurrent_kernel is Keras': from_keras reads"):
+    with pytest.raises(ValueError, match="recurrent_kernel is Keras's: from_keras takes"):
         convert.from_tf1(variables, **options)
 
 
@@ -168,7 +168,7 @@ def test_tf1_bad_arguments(arguments, error, message):
     [
         ({}, {}, "variables: wanted those of an LSTM cell .*got none at all"),
         ({"gru/kernel": np.zeros((7, 12))}, {}, "got gru/kernel"),
-        (tf1_cell(), {"prefix": "lstm"}, "wanted one named 'lstm/kernel'; .*Cells may be at 'rnn/lstm_cell'"),
+        (tf1_cell(), {"prefix": "lstm"}, "wanted a variable named 'lstm/kernel'; .*Cells may be at 'rnn/lstm_cell'"),
         (tf1_cell(), {"num_proj": 3}, "num_proj: wanted None, as there is no rnn/lstm_cell/projection/kernel; got 3"),
         (tf1_cell(rows=I + P, **{"projection/kernel": np.ones((N, P))}), {"num_proj": 3}, "num_proj: wanted 2"),
         (tf1_cell(**{"projection/kernel": np.ones((5, P))}), {}, r"projection/kernel: wanted shape \(N, P\)"),
@@ -246,7 +246,7 @@ def test_coupled_shards():
     weights = convert.from_tf1({**dict(sorted(shards.items())), name.replace("W_0", "B"): bias})
     np.testing.assert_array_equal(weights.weight_ih[N : 2 * N], kernel[:8, N : 2 * N].T)
     np.testing.assert_array_equal(weights.weight_hh[N : 2 * N], kernel[8:, N : 2 * N].T)
-    with pytest.raises(ValueError, match=r"W_1: wanted rows as those of .*W_0, \(7, 12\); got shape \(7, 11\)"):
+    with pytest.raises(ValueError, match=r"W_1: wanted rows like those of .*W_0, \(7, 12\); got shape \(7, 11\)"):
         convert.from_tf1(coupled_cell(W_1=np.zeros((7, 11))))
 
 
@@ -566,7 +566,7 @@ def test_exported_names():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"coupled_gate": "input"}, "coupled_gate: wanted None, as TensorFlow 1's LSTMCell has .* another cell"),
+        ({"coupled_gate": "input"}, "coupled_gate: wanted None, as TensorFlow 1's LSTMCell supports .* another cell"),
         ({"gate_clip": 1.0}, "gate_clip: wanted None, as TensorFlow 1's LSTMCell supports nothing else; got 1.0"),
         ({"gate_activation": "relu"}, "gate_activation: wanted 'sigmoid'"),
         ({"output_activation": "relu"}, "output_activation: wanted None"),
@@ -593,7 +593,9 @@ def test_export_bad_arguments():
     ):
         with pytest.raises(error, match=message):
             convert.to_tf1(value, **options)
-    with pytest.raises(ValueError, match="activation: wanted one that TensorFlow has a name for; got .*a function of"):
+    with pytest.raises(
+        ValueError, match="activation: wanted one that TensorFlow has a name for; got .*your own function"
+    ):
         convert.tf1_arguments(LSTMWeights.random(I, N, seed=0, activation=("leaky_relu", 0.1)))
 
 
@@ -651,14 +653,14 @@ def test_damaged_archives_raise(tmp_path):
             read(path)
 
 
-def test_missing_paths_raise(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No file, and no checkpoint: .*model\.ckpt-1"):
+def test_paths_of_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No such file, nor a checkpoint: .*model\.ckpt-1"):
         convert.from_tf1(tmp_path / "model.ckpt-1")
     (tmp_path / "model.ckpt-1.index").touch()
     (tmp_path / "saved").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"No checkpoint by .* \(there is none\)"):
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint in .* \(there is none\)"):
         convert.from_tf1(tmp_path / "saved")
-    with pytest.raises(FileNotFoundError, match=r"No checkpoint by .* \(model\.ckpt-1\.index\)"):
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint in .* \(model\.ckpt-1\.index\)"):
         convert.from_tf1(tmp_path)
 
 
@@ -667,9 +669,7 @@ def test_checkpoints_without_tensorflow(name, monkeypatch):
     """The error shows a way without TensorFlow."""
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     named = "checkpoint_multi2'" if not name else "model.ckpt-7'"
-    message = (
-        rf"read through TensorFlow, .*load_checkpoint\('.*{named}\)\n.*variables\.npz, for which TensorFlow is not"
-    )
+    message = rf"read through TensorFlow, .*load_checkpoint\('.*{named}\)\n.*variables\.npz, which doesn't need"
     with pytest.raises(ImportError, match=f"(?s){message}"):
         convert.from_tf1(f"{CHECKPOINT}{name}")
 

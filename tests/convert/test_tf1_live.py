@@ -205,7 +205,7 @@ def test_damaged_checkpoints_raise(suffix, tmp_path):
 
 def test_object_based_checkpoint(tmp_path):
     path = tf.train.Checkpoint(kernel=tf.Variable(np.zeros((7, 16)))).save(str(tmp_path / "model"))
-    with pytest.raises(ValueError, match="object-based checkpoint, .*by their names with compat.v1.train.Saver"):
+    with pytest.raises(ValueError, match="object-based checkpoint, .*by name with compat.v1.train.Saver"):
         convert.from_tf1(path)
 
 

@@ -483,7 +483,7 @@ def test_our_own_files_are_refused(tmp_path):
     """Their options would be lost."""
     path = tmp_path / "w.safetensors"
     LSTMWeights.random(I, N, seed=0, bias=False, cell_clip=1.0).save(path)
-    with pytest.raises(WeightsFileError, match="is a file of fusedlstm's own: use fusedlstm.load_weights"):
+    with pytest.raises(WeightsFileError, match="is fusedlstm's own file: use fusedlstm.load_weights"):
         convert.from_torch(path)
 
 
@@ -623,7 +623,10 @@ def test_to_torch_lstm_agrees(torch, dtype, options):
     [
         ({"peephole": True}, r"peephole: wanted None, as torch\.nn\.LSTM supports nothing else; got shape \(3, 4\)"),
         ({"cell_clip": 0.0}, r"cell_clip: wanted None, as torch\.nn\.LSTM supports nothing else; got 0\.0"),
-        ({"proj_size": 2, "proj_clip": 1.0}, r"proj_clip: wanted None, as torch\.nn\.LSTM supports nothing else; got 1\.0"),
+        (
+            {"proj_size": 2, "proj_clip": 1.0},
+            r"proj_clip: wanted None, as torch\.nn\.LSTM supports nothing else; got 1\.0",
+        ),
         ({"activation": "relu"}, "activation: wanted 'tanh', as .*; got 'relu'"),
         ({"output_activation": "linear"}, "output_activation: wanted None, as .*; got 'linear'"),
         ({"gate_activation": ("hard_sigmoid", 0.2, 0.5)}, "gate_activation: wanted 'sigmoid', as .*; got .'hard_sig"),
@@ -647,7 +650,11 @@ def test_to_torch_refuses_unlike_layers():
         return LSTMWeights.random(I, N, seed=0, **options)
 
     for layers, options, message in (
-        ([cell(N)], {"residual": True}, r"residual: wanted False, as torch\.nn\.LSTM supports nothing else; got \(True,\)"),
+        (
+            [cell(N)],
+            {"residual": True},
+            r"residual: wanted False, as torch\.nn\.LSTM supports nothing else; got \(True,\)",
+        ),
         ([cell(I), cell(N, 5)], {}, r"layers\[1\]: wanted hidden_size 4, as torch\.nn\.LSTM has one for all; got 5"),
         ([cell(I), cell(I, 5)], {"bidirectional": True}, r"layers\[1\]: wanted hidden_size 4"),
         ([cell(I), cell(N, proj_size=2)], {}, r"layers\[1\]: wanted proj_size None"),

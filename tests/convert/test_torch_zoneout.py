@@ -378,7 +378,7 @@ def test_cells_outside_of_their_zoneout_cell():
     for prefix in ("raw", "layer.cell"):
         assert convert.from_torch(model, prefix=prefix).zoneout_h == 0.3
     model.other = ZoneOutCell(model.raw, 0.1)
-    with pytest.raises(ValueError, match=r"source: wanted one zoneout of a cell; got 0\.1 and 0\.3"):
+    with pytest.raises(ValueError, match=r"source: wanted one zoneout rate for a cell; got 0\.1 and 0\.3"):
         convert.from_torch(model, prefix="raw")
 
 

@@ -259,7 +259,7 @@ def test_source_is_never_overwritten(tmp_path, capsys):
 def test_several_names_choose_layers(tmp_path, capsys):
     source = torch_file(tmp_path, "safetensors")
     assert (
-        "--name: wanted one name, as from_torch takes no several; got a,b"
+        "--name: wanted one name, as from_torch doesn't take several; got a,b"
         in run(capsys, source, tmp_path / "w", "--name", "a,b")[2]
     )
 

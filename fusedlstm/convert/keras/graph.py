@@ -85,9 +85,7 @@ def graph_of(model: Node) -> Graph:
     """
     if model.module or model.graph is None:
         got = (
-            f"{model.full_kind}, a class with its own code"
-            if model.module
-            else f"{model.kind}, whose graph is unknown"
+            f"{model.full_kind}, a class with its own code" if model.module else f"{model.kind}, whose graph is unknown"
         )
         fail(ValueError, model.name, "a Sequential or Functional model of Keras's", got, _APART)
     return model.graph()
@@ -162,8 +160,10 @@ def check_calls(root: Node, found: Found, *, separate: bool) -> None:
             continue
         if call.others:
             fail(
-                ValueError, found.name, "a layer that is called with only inputs, states and a mask", ",
-                ".join(call.others)
+                ValueError,
+                found.name,
+                "a layer that is called with only inputs, states and a mask",
+                ", ".join(call.others),
             )
         if (call.is_training or _is_training(place.around)) and _drops(found.node):
             fail(ValueError, found.name, "a layer whose dropout is inactive", "one that is called with training=True")

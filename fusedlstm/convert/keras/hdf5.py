@@ -90,7 +90,9 @@ class HDF5:
                     raise ValueError(f"{full!r} is the same object as another, under a second name")
                 seen.add(address)
                 if depth >= _MAX_DEPTH or len(seen) > _MAX_OBJECTS:
-                    raise ValueError(f"groups are nested deeper than {_MAX_DEPTH}, or there are over {_MAX_OBJECTS}")
+                    raise ValueError(
+                        f"groups are nested deeper than {_MAX_DEPTH}, or there are more than {_MAX_OBJECTS} objects"
+                    )
                 if isinstance(child, self._h5py.Group):
                     self.groups[full] = child
                     ahead.append((full, child, depth + 1))
@@ -195,7 +197,7 @@ def _check_heaps(file: BinaryIO, size: int) -> int:
     start = file.read(16)
     sizes = start[13:15] if start[8:9] in (b"\0", b"\1") else start[9:11]
     if sizes != b"\x08\x08":
-        raise ValueError("its addresses and lengths don't have 8 bytes, as in Keras's files")
+        raise ValueError("its addresses and lengths must have 8 bytes, as in Keras's files")
     heaps: dict[int, dict[int, int]] = {}  # a heap's first byte -> an object's number -> its size
     end = 0  # of the last heap
     for at, piece in _pieces(file, size, len(_HEAP) - 1):
