@@ -49,8 +49,8 @@ def run_files(
 ) -> str:
     """Run inputs (T, B, I) through a cell or through layers, write the results, and return a line of output.
 
-    The results are `outputs` (T, B, width) and the final state. For LSTMWeights, the state is `h` (B, P) and `c` (B,
-    N), and every c is in `cells` (T, B, N). For StackedWeights, it is `h0`, `c0`, `h1` ..., one pair for each layer and
+    The results are `outputs` (T, B, width) and the final state. For LSTMWeights, this is `h` (B, P) and `c` (B, N), and
+    every c is in `cells` (T, B, N). For StackedWeights, it is `h0`, `c0`, `h1` ..., one pair for each layer and
     direction. A single pair is `h` and `c`, too. Past a row's length, outputs and cells are zero, and the row's state
     is the one at its end.
 

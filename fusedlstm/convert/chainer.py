@@ -59,7 +59,8 @@ def from_chainer(params: Mapping[str, Any], prefix: str = "", *, bidirectional: 
     Raises:
         TypeError: `params` is not a mapping; the arrays' dtypes are mixed or unsupported.
         ValueError: there is no such link; it is a StatefulPeepholeLSTM, whose peepholes are full matrices;
-            `bidirectional` is None, and the sizes allow both; a shape is wrong; the link doesn't have an array.
+            `bidirectional` is None, and the sizes allow both; a shape is wrong; there are arrays that the
+            link doesn't have.
     """
     params = {name.replace(".", "/").lstrip("/"): value for name, value in flat_arrays("params", params).items()}
     scope = scope_of(check_prefix(prefix).replace(".", "/").strip("/"), "/")

@@ -81,7 +81,7 @@ def _of_names(path: str, names: Collection[str]) -> str:
     if system is not None:
         return _unless_refused(path, system)
     some = ", ".join(sorted(names)[:6]) or "nothing"
-    raise WeightsFileError(f"{path} has no arrays with the names of an LSTM's: {some}. {_HINT}")
+    raise WeightsFileError(f"{path} has no arrays named like an LSTM's: {some}. {_HINT}")
 
 
 def evidence(names: Collection[str]) -> tuple[System | None, list[str]]:

@@ -110,7 +110,7 @@ def _by_number(inputs: Any) -> dict[str, Any]:
     items = inputs.items() if isinstance(inputs, Mapping) else enumerate(elements("inputs", wanted, inputs))
     given = {str(index): value for index, value in items if value is not None}
     if unknown := sorted(set(given) - {str(index) for index in range(_INPUTS)}):
-        hint = "BIDIRECTIONAL_SEQUENCE_LSTM has other numbers: renumber each direction's inputs like this operator's"
+        hint = "BIDIRECTIONAL_SEQUENCE_LSTM numbers inputs differently: renumber each direction's like this operator's"
         fail(ValueError, "inputs", f"numbers from 0 to {_INPUTS - 1}", ", ".join(unknown[:4]), hint)
     return given
 

@@ -264,7 +264,7 @@ def test_layers_of_models_are_found():
     assert_equal(from_keras(model(first, model(first, name="again"))), StackedWeights([a]))
     for name, message in (
         ("d", "name: wanted one of 'a', 'inner/b', 'inner/c'; got 'd'"),
-        ("dense", "dense: wanted an LSTM of Keras's; got Dense, which has another formula"),
+        ("dense", "dense: wanted a Keras LSTM; got Dense, which has another formula"),
     ):
         with pytest.raises(ValueError, match=message):
             from_keras(whole, name)
@@ -301,9 +301,9 @@ CUSTOM = types.SimpleNamespace(__module__="mine", __name__="tanh")
         ),
         (
             layer("GRU", "gru", made("GRUCell", name="g")),
-            "gru: wanted an LSTM of Keras's; got GRU, which has another formula",
+            "gru: wanted a Keras LSTM; got GRU, which has another formula",
         ),
-        (layer("ConvLSTM2D", "conv"), "conv: wanted an LSTM of Keras's; got ConvLSTM2D, which has another formula"),
+        (layer("ConvLSTM2D", "conv"), "conv: wanted a Keras LSTM; got ConvLSTM2D, which has another formula"),
         (
             made("LSTM", "mine", name="own", cell=lstm_cell(), get_config=None),
             "own: wanted Keras's own LSTM; got mine.LSTM, which may compute something else. If it computes",

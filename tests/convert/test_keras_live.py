@@ -280,8 +280,8 @@ def test_other_layers_are_refused(keras):
 
     for layer, message in (
         (LSTM(2), "wanted Keras's own LSTM; got .*test_keras_live.LSTM"),
-        (K.GRU(2), "wanted an LSTM of Keras's; got GRU"),
-        (K.ConvLSTM2D(2, 3), "wanted an LSTM of Keras's; got ConvLSTM2D"),
+        (K.GRU(2), "wanted a Keras LSTM; got GRU"),
+        (K.ConvLSTM2D(2, 3), "wanted a Keras LSTM; got ConvLSTM2D"),
         (K.RNN(K.GRUCell(2)), "LSTMCell; got GRUCell"),
         (K.LSTM(2), "wanted arrays; got none: it is not built"),
         (K.Bidirectional(K.LSTM(2), merge_mode="sum"), "merge_mode: wanted 'concat'"),

@@ -126,7 +126,7 @@ def test_names_of_two_systems_raise(scope, tmp_path):
 
 def test_files_without_an_lstm_raise(tmp_path):
     np.savez(tmp_path / "w.npz", encoder=ONE)
-    with pytest.raises(WeightsFileError, match="no arrays with the names of an LSTM's: encoder"):
+    with pytest.raises(WeightsFileError, match="no arrays named like an LSTM's: encoder"):
         recognise(tmp_path / "w.npz")
     zip_of(tmp_path / "w.zip", "readme.txt")
     with pytest.raises(WeightsFileError, match=r"is not a known kind of zip file: it has readme\.txt"):

@@ -654,13 +654,13 @@ def test_damaged_archives_raise(tmp_path):
 
 
 def test_paths_of_nothing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No such file, nor a checkpoint: .*model\.ckpt-1"):
+    with pytest.raises(FileNotFoundError, match=r"No such file, and no such checkpoint .*model\.ckpt-1"):
         convert.from_tf1(tmp_path / "model.ckpt-1")
     (tmp_path / "model.ckpt-1.index").touch()
     (tmp_path / "saved").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"No checkpoint in .* \(there is none\)"):
+    with pytest.raises(FileNotFoundError, match=r"No latest checkpoint found: .* \(there is none\)"):
         convert.from_tf1(tmp_path / "saved")
-    with pytest.raises(FileNotFoundError, match=r"No checkpoint in .* \(model\.ckpt-1\.index\)"):
+    with pytest.raises(FileNotFoundError, match=r"No latest checkpoint found: .* \(model\.ckpt-1\.index\)"):
         convert.from_tf1(tmp_path)
 
 

@@ -199,7 +199,7 @@ def test_damaged_checkpoints_raise(suffix, tmp_path):
     with pytest.raises(error, match=r"model\.ckpt-7"):
         convert.from_tf1(tmp_path / "model.ckpt-7")
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/model.ckpt-7"')
-    with pytest.raises(FileNotFoundError, match="give its path"):
+    with pytest.raises(FileNotFoundError, match="give a checkpoint's path"):
         convert.from_tf1(tmp_path)
 
 

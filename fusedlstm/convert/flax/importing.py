@@ -29,8 +29,8 @@ def from_flax(
     """Return the weights of Flax's LSTMCell or OptimizedLSTMCell, of an RNN or Bidirectional of them, or of layers.
 
     Inputs of an RNN are (B, T, I): use LSTM(weights, batch_first=True). A Bidirectional concatenates both directions'
-    outputs by default. An nnx module that merges them in another way raises. Parameters don't tell, so the default is
-    assumed. The log warns about an nnx RNN that runs in reverse: pass reverse=True to `LSTM.__call__`, which keeps
+    outputs by default. An nnx module that merges them in another way raises. Parameters don't show it, so the default
+    is assumed. The log warns about an nnx RNN that runs in reverse: pass reverse=True to `LSTM.__call__`, which keeps
     outputs in the order of the inputs, like Flax's keep_order=True.
 
     Args:

@@ -87,7 +87,7 @@ def graph_of(model: Node) -> Graph:
         got = (
             f"{model.full_kind}, a class with its own code" if model.module else f"{model.kind}, whose graph is unknown"
         )
-        fail(ValueError, model.name, "a Sequential or Functional model of Keras's", got, _APART)
+        fail(ValueError, model.name, "a Sequential or Functional Keras model", got, _APART)
     return model.graph()
 
 

@@ -146,7 +146,7 @@ def _check_kind(name: str, node: Node) -> None:
         hint = f"If it computes what Keras's LSTM does, give custom_classes=({node.kind!r},)"
         fail(ValueError, name, "Keras's own LSTM", f"{node.full_kind}, which may compute something else", hint)
     if node.kind not in LAYERS:
-        fail(ValueError, name, "an LSTM of Keras's", f"{node.kind}, which has another formula")
+        fail(ValueError, name, "a Keras LSTM", f"{node.kind}, which has another formula")
     check_options(name, node.options)
 
 

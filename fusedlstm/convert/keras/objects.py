@@ -77,7 +77,7 @@ def from_keras(
         TypeError: `source` is none of these; the arrays' dtypes are mixed or unsupported.
         ValueError: there is no such layer, or several; weights can't represent the layer (the message names the
             option).
-        WeightsFileError: the same, in a file; the file is damaged, or is not a Keras file.
+        WeightsFileError: either of these, in a file; or the file is damaged, or is not a Keras file.
         ImportError: `source` is a file, and h5py is not installed.
         OSError: the file can't be opened.
     """

@@ -35,8 +35,8 @@ _REASONS = {
 def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
     """Convert weights to an ONNX model that computes the same. `from_onnx` converts it back bit for bit.
 
-    Its inputs and outputs have the weights' dtype. T and B are symbolic. For layers k = 0, 1, ... of D directions they
-    are:
+    Its inputs and outputs have the weights' dtype, and symbolic T and B. With D directions, and for layers
+    k = 0, 1, ..., they are:
 
         X (T, B, I)
         initial_h_k, initial_c_k (D, B, N)      the state before

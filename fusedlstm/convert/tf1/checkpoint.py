@@ -48,7 +48,7 @@ def open_variables(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if checkpoint is not None:
         return Checkpoint(checkpoint)
     if not os.path.exists(given):
-        raise FileNotFoundError(errno.ENOENT, "No such file, nor a checkpoint: no file with .index added", given)
+        raise FileNotFoundError(errno.ENOENT, "No such file, and no such checkpoint (with .index added)", given)
     return open_archive(given)
 
 
@@ -80,7 +80,7 @@ def _checkpoint_in(folder: str) -> str:
         if last is not None:
             return str(last)
     have = ", ".join(sorted(name for name in os.listdir(folder) if name.endswith(".index"))[:8]) or "there is none"
-    raise FileNotFoundError(errno.ENOENT, f"No checkpoint in a file named checkpoint: give its path ({have})", folder)
+    raise FileNotFoundError(errno.ENOENT, f"No latest checkpoint found: give a checkpoint's path ({have})", folder)
 
 
 def _tensorflow(checkpoint: str) -> Any:

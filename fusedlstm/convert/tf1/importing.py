@@ -61,8 +61,8 @@ def from_tf1(
 
     Args:
         variables: arrays by name, as read from a checkpoint, or a path. A trailing ":0" is dropped. Optimiser slots and
-            other layers are ignored. Of these only kernels and biases are read, whose shapes show which are cells. The
-            path is that of a checkpoint ("model.ckpt-1000"), of a folder with one or of a SavedModel, which are read
+            other layers are ignored. Only their kernels and biases are read, as shapes show which are cells. The path
+            is that of a checkpoint ("model.ckpt-1000"), of a folder with one or of a SavedModel, which are read
             through TensorFlow; or that of a .npz file of variables, which doesn't need TensorFlow.
         prefix: the cell's scope, such as "rnn/lstm_cell", or a scope that holds only a cell or layers of cells. None
             finds the only cell or layers.
