@@ -87,7 +87,7 @@ def check(
     """
     framework = BY_NAME[system].framework
     if not framework:
-        raise ValueError(f"there is no framework to run weights of {system} with")
+        raise ValueError(f"no framework can run weights of {system}")
     running = importlib.import_module(f"fusedlstm.convert.running.{system}")
     pairs, around = [], _NO_GRAPH
     with _framework_errors(framework):

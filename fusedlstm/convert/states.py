@@ -5,8 +5,8 @@ Each system's `state_from_*` and `state_to_*` are next to its code. Its Pairs te
 A pair is a tuple or a list. In a named tuple the fields h and c, or hidden and cell, are found by name, in any order.
 An array is never split as if it were a pair. Arrays may be of any library that a cell takes.
 
-A framework's cell keeps h and c in one dtype. A 16-bit cell here keeps c in float32, so c is cast on the way in, and
-back on the way out, which loses bits. Arrays that need no cast are returned unchanged.
+A framework's cell keeps h and c in one dtype. A 16-bit cell here keeps c in float32, so c is cast on the way in. It is
+cast back on the way out, which loses bits. Arrays that need no cast are returned unchanged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tell what variables are that look like an LSTM cell's, or were passed as one's, but aren't."""
+"""Explain variables that look like an LSTM cell's, or were passed as an LSTM cell's, but aren't."""
 
 from __future__ import annotations
 

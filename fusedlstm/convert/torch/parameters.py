@@ -137,7 +137,7 @@ def from_torch(
         parameters = LSTMParameters(everything if module is None else module.computed(everything), scope)
         told = None if module is None else module.zoneout(vouched)
         if told is not None and zoneout not in (0, told):
-            fail(ValueError, "zoneout", f"{told}, as the module has it, or nothing", str(zoneout))
+            fail(ValueError, "zoneout", f"{told}, as in the module, or nothing", str(zoneout))
         weights = parameters.weights_of(layer, reverse=reverse, zoneout=zoneout if told is None else told)
     if module is None:
         if not zoneout and _OF_ZONEOUT.fullmatch(scope):
