@@ -155,7 +155,7 @@ def test_zoneout_argument_must_match_the_module():
     assert convert.from_torch(module, zoneout=0.3).zoneout_c == 0.3
     with pytest.raises(ValueError, match=r"^zoneout: wanted 0\.3, as in the module, or nothing; got 0\.1"):
         convert.from_torch(module, zoneout=0.1)
-    with pytest.raises(ValueError, match=r"^zoneout: wanted 0\.0, as the module has it"):
+    with pytest.raises(ValueError, match=r"^zoneout: wanted 0\.0, as in the module"):
         convert.from_torch(ZoneOutCell(cell_of(), 0.0), zoneout=0.1)
 
 
