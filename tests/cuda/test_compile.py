@@ -380,7 +380,7 @@ def test_portable_code_for_gpus_newer_than_nvrtc(name):
 def test_architectures():
     assert compiler.architecture("90") == "-arch=sm_90"
     assert compiler.architecture("999").startswith("-arch=compute_")
-    with pytest.raises(RuntimeError, match="no GPU as old as this, of compute capability 35"):
+    with pytest.raises(RuntimeError, match="a GPU as old as this one, of compute capability 35"):
         compiler.architecture("35")
 
 
