@@ -48,9 +48,9 @@ class StatePool(Generic[State]):
     sequence ends. A step names the slots of the sequences that got an input, in any order, and advances them in place.
     Each step uses the cell's weights at that time.
 
-    Pass one slot as an int, and several as a list, tuple, range or integer array in host memory, of NumPy or another
-    library. Slots must be integers (not bools), live and distinct. This is checked before any work. A step also takes
-    an integer array on the GPU.
+    Pass one slot as an int. Pass several as a list, tuple, range, or integer array in host memory, from any library.
+    Slots must be integers (not bools), live and distinct. This is checked before any work. A step also takes an integer
+    array on the GPU.
 
     A call with bad arguments changes nothing. A call that fails or is interrupted changes all of its slots or none. So
     h and c of a slot always belong together. There are three exceptions. `out` may be partly written. A step with

@@ -105,6 +105,6 @@ def fail_source(name: str, wanted: str, value: Any, *, converts: bool = False) -
 
 
 def refuse_foreign_source(name: str, wanted: str, value: Any, importer: str) -> None:
-    """Raise TypeError if `value` is ours or another importer's. For importers whose files the command converts."""
+    """Raise TypeError if `value` is ours or another importer's, for importers whose files the command converts."""
     if _importer_call(value).partition("(")[0] != importer and use_weights_of(value):
         fail_source(name, wanted, value, converts=True)

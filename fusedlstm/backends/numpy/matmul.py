@@ -6,9 +6,9 @@ for products of up to a million multiplications. So where it has them, the weigh
 columns, and the rows into groups. The product of a group and a block is small enough. A block stays in a cache while
 all groups are multiplied by it.
 
-The last bits of a row depend on the number of rows, its place among them and the number of threads, because a BLAS has
-separate code for the edges of a product. Batch-invariant products therefore have 8 rows, which every kernel treats
-alike. They have so few columns that one thread computes each.
+The last bits of a row depend on the number of rows, its place among them and the number of threads. A BLAS has separate
+code for the edges of a product. Batch-invariant products therefore have 8 rows, which every kernel treats alike. They
+have so few columns that one thread computes each.
 """
 
 from __future__ import annotations
