@@ -130,8 +130,11 @@ def _save_states(path: str, states: Sequence[LSTMState]) -> None:
 
 
 def _with(system: System, given: Any) -> str:
-    """Return text with the names of a file's LSTMs, for --name; "" if its system can't list them."""
-    return "" if system.names_in is None else f", with {', '.join(map(repr, system.names_in(given)))}"
+    """Return text with the names of a file's LSTMs, for --name; "" if its system can't list them, or none is needed."""
+    names = [] if system.names_in is None else system.names_in(given)
+    if names in ([], [""]):  # a state_dict of the LSTM itself
+        return ""
+    return ", with " + ", ".join(repr(name) + ("" if name else " (no prefix)") for name in names)
 
 
 def _names(name: str | None) -> str | tuple[str, ...] | None:

@@ -51,5 +51,6 @@ _SIGNS = Signs(
     array=r"(.*[/.])?recurrent_kernel(:0)?",
     refused="has a recurrent_kernel, as both Keras and haste write, in different gate orders. For haste, use --from "
     "haste; for Keras, give the file that it saved, or pass the arrays to fusedlstm.convert.from_keras",
+    alike=("keras",),
 )
 SYSTEM = System("haste", LAYOUTS, from_haste, source="arrays", signs=_SIGNS)

@@ -55,7 +55,8 @@ def _right_importers(importer: str, source: Mapping[Any, Any]) -> list[str]:
             return []
         found, telling = evidence(names)
         if found is not None:
-            is_own = found is own or any(layout.names().issuperset(telling) for layout in own.layouts.values())
+            last = {name.rpartition(separator)[2] for name in telling}
+            is_own = found is own or any(layout.names().issuperset(last) for layout in own.layouts.values())
             return [] if is_own else [f"from_{name}" for name in (found.name, *found.signs.alike)]
     return []
 

@@ -77,7 +77,7 @@ def _of_zip(path: str) -> str:
 
 def _of_names(path: str, names: Collection[str]) -> str:
     """Return the system that names arrays like these."""
-    system = _system_of(names)
+    system, _ = evidence(names)
     if system is not None:
         return _unless_refused(path, system)
     some = ", ".join(sorted(names)[:6]) or "nothing"
