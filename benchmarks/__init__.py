@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m pytest benchmarks` times each case of cases.py, ours and every peer of peers/ side by side."""
+"""Benchmarks: `python -m pytest benchmarks` times fusedlstm and every peer of peers/ side by side."""

@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BYTES = 1 << 28  # more than the last cache of a CPU's cores, or a GPU's L2
+BYTES = 1 << 28  # more than a CPU's last-level cache, or a GPU's L2
 
 
 def flusher(device: str) -> Callable[[], None]:

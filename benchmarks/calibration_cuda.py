@@ -117,7 +117,7 @@ def matmul_rate(dtype: str, precision: str, stream: cupy.cuda.Stream) -> float:
 
 @functools.cache
 def random(size: int) -> np.ndarray:
-    """Return a square of random numbers from the CPU. CuPy's own need a library that no extra brings."""
+    """Return a square of random numbers from the CPU. CuPy's generator needs a library that no extra installs."""
     return np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
 
 

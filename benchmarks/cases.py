@@ -1,4 +1,4 @@
-"""The cases to time: sizes, weights, random data, and the exact results that every peer must have before a time counts.
+"""The cases to time: sizes, weights, random data, and the exact results that a peer must match before its time counts.
 
 B batch, T steps, I input size, N units, P output size of a projection, L layers. A step has T = 1 and given states. A
 pool's step advances the states in some slots of a table.
@@ -16,7 +16,7 @@ from fusedlstm import LSTM, LSTMState, StackedWeights
 
 # The largest absolute error against float64, for states of order 1. In 16-bit dtypes, some peers also round c.
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 4e-2}
-_TF32_TOLERANCE = 4e-3  # its mantissas are float16's
+_TF32_TOLERANCE = 4e-3  # TF32's mantissa is as long as float16's
 # If a peer changes states in place, their median stays within these bounds, however often it runs. So they neither
 # decay to numbers that are slow on a processor, nor grow until all gates are 0 or 1.
 _ORDINARY = (1e-3, 10.0)
@@ -66,8 +66,8 @@ class Case:
     """One size of one kind of work.
 
     Args:
-        kind: "step", of all layers from given states, "sequence", of T steps, or "pool", a step of some of its slots.
-        name: what it is used for.
+        kind: "step" (one step of all layers from given states), "sequence" (T steps), or "pool" (a step of some slots).
+        name: the workload, as in the case's id.
         T: steps, 1 for a step.
         B: batch.
         I: input size.
@@ -79,7 +79,7 @@ class Case:
         resets: the share of rows that are reset before each step.
         quick: whether it is also timed with --quick.
         gpu_only: whether it is too large for a CPU.
-        cold: whether caches are flushed before each call, so that weights and states aren't in any.
+        cold: whether caches are flushed before each call, so that they hold no weights or states.
         capacity: how many slots a pool has, else 0.
         padding: how many of a pool's rows have no slot.
     """
@@ -202,7 +202,7 @@ def _data(case: Case) -> Data:
         return rng.standard_normal(shape, np.float32).astype(dtype)
 
     xs, h = normal(case.T, case.B, case.I), normal(case.layers, case.B, case.P or case.N)
-    c = normal(case.layers, case.B, case.N).astype(c_dtype)  # exact in 16 bits, for peers that keep c so
+    c = normal(case.layers, case.B, case.N).astype(c_dtype)  # exact in 16 bits, as some peers keep c in 16 bits
     is_first = None
     if case.resets:
         is_first = rng.random((case.T, case.B)) < case.resets
@@ -309,7 +309,7 @@ WORKLOADS = [
     sequence("hydrology", 28, 256, 23, 50, layers=3, quick=True),
     step("one-sample audio", 1, 1, 40, quick=True),
 ]
-# Seconds between two steps of a stream. The streams that are stepped within them run in real time.
+# Seconds between two steps of a stream. Streams run in real time if all are stepped within them.
 SECONDS_BETWEEN_STEPS = {"VAD streams": 0.032, "one-sample audio": 1 / 48_000}
 
 

@@ -25,7 +25,7 @@ class Work:
     Attributes:
         flop: floating-point operations of the matrix products.
         bytes: bytes read and written.
-        resident: bytes that each step touches, which tell whether they fit in a cache.
+        resident: bytes that each step touches. Where they fit in a cache, its bandwidth applies.
         special: evaluations of exp or tanh: 5 for each unit, for i, f, o, g and the new c.
         launches: kernels that must follow one another.
         arithmetic: the kind of the matrix products: "float64", "float32", "tf32", "float16" or "bfloat16".
@@ -83,7 +83,7 @@ class Work:
             total += once + T * each
             resident += once + each
         of_pool = B * width * item + 8 * B if pool else 0  # outputs, and int64 slots
-        launches = (T + layers - 1) * (2 if P else 1) + int(pool)  # layers can run as a wave
+        launches = (T + layers - 1) * (2 if P else 1) + int(pool)  # layers can run as a wavefront
         return cls(
             flop=flop,
             bytes=total + T * of_pool,
@@ -144,7 +144,7 @@ def calibrate(device: str = "cpu", threads: int = 1) -> Constants:
 
     Args:
         device: "cpu", "cuda" for the first GPU, or "cuda:<index>".
-        threads: how many copy and evaluate on a CPU. Matrix products use as many as the BLAS is set to.
+        threads: how many threads copy and evaluate functions on a CPU. Matrix products use the BLAS's own number.
     """
     if device == "cpu":
         from benchmarks import calibration_cpu

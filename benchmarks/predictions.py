@@ -9,9 +9,10 @@ A step is one or more launches, one after the other: of one kernel, or of a prod
 
     node + fill + max(the busiest multiprocessor, what all multiprocessors share)
 
-A multiprocessor runs some of its blocks at once, and the rest after them. Blocks that run at once take at least the
-time of the port to the L2, of the products and of the special functions, each for all these blocks. They also take at
-least the time of a single block, from its first K-tile to its last unit. All multiprocessors share the HBM and the L2.
+A multiprocessor runs some of its blocks at once, and the rest after them. Blocks that run at once share its port to the
+L2, its products and its special functions. They take as long as the busiest of these takes for all of them. They also
+take at least the time of a single block, from its first K-tile to its last unit. All multiprocessors share the HBM and
+the L2.
 """
 
 from __future__ import annotations

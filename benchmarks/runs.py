@@ -9,7 +9,7 @@ peer_version and ours. Where they matter, it also has:
 - padding: how many rows have no slot.
 - gpu_seconds: the GPU's own time, as median, p10 and p90.
 - host_seconds: likewise, the time until a call that only queues work returns.
-- part: the row does only a part of the work, and is nobody's peer.
+- part: the row does only a part of the work, so nothing is compared with it.
 
 "machine_info" has "facts" about the machine. Among them are "missing", the peers that could not run and why, and
 "limits", the calibrated constants by device.
@@ -102,7 +102,7 @@ class Row:
 
     @property
     def kernel(self) -> str:
-        """The kernel that was named for ours, or "" if the table chose, as for users."""
+        """The kernel that was named for fusedlstm, or "" if the table chose it, as it does for users."""
         return self.peer.partition(KERNEL)[2] if self.ours else ""
 
     @property

@@ -66,7 +66,7 @@ def steppers(dtype, rng):
 
 
 def pools(dtype, rng):
-    """Step pools by slots on the host and on the GPU, with padding, and by slots on the GPU that can't be stepped."""
+    """Step pools by slots on the host and on the GPU, with padding. Then step by invalid slots on the GPU."""
     for B, I, N in SIZES[1:]:
         for owner in owners(I, N, dtype):
             pool = StatePool(owner, B + 3)
@@ -90,7 +90,7 @@ def pools(dtype, rng):
 
 
 def is_refused(pool):
-    """Whether a pool was given slots that can't be stepped."""
+    """Return whether the pool reports invalid slots."""
     try:
         pool.check()
     except ValueError:

@@ -10,10 +10,10 @@ from benchmarks.machine import devices
 from fusedlstm import StackedWeights
 
 CLOCK = Clock()
-# Marks tests whose `pedantic` runs `CLOCK.run`: their times are the seconds that the processes print.
+# Marks tests whose `pedantic` runs `CLOCK.run`. Their times are the seconds that fresh processes print.
 by_its_own_clock = pytest.mark.benchmark(timer=CLOCK)
 
-# fusedlstm alone: NumPy is imported before, as every user does that.
+# Time fusedlstm's own import. NumPy is imported first, as every user needs it anyway.
 IMPORT = """
 import time
 import numpy
@@ -22,7 +22,7 @@ import fusedlstm
 print(time.perf_counter() - start)
 """
 
-# On a GPU, CUDA's context and cuBLAS's handle are made before.
+# On a GPU, CUDA's context and cuBLAS's handle are created before the clock starts.
 FIRST_CALL = """
 import time
 import numpy as np

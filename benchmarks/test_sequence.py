@@ -26,7 +26,7 @@ def test_sequence(benchmark, entry, threads):
 
 
 def test_options(benchmark, size, device, option, threads):
-    """Time rows of different lengths, rows that reset on the way, and neither."""
+    """Time rows of different lengths, rows that reset midway, and neither."""
     T, B, N = size
     case = sequence("options of a sequence", T, B, N, N)
     benchmark.group = f"{case.title}: lengths and resets"

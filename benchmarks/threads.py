@@ -32,9 +32,11 @@ def environment(threads):
 def threads_used(run):
     """Return how many threads work at once in `run`, 1.0 for one, or None if the system doesn't tell.
 
-    It is the smaller of two ratios. One is the time of all threads over that of the busiest. It is also 2 if two
-    threads only hand work to each other. The other is the largest time of all threads over that on the clock. It is
-    smaller on a busy machine.
+    This is the smaller of two ratios:
+
+    - The CPU time of all threads over that of the busiest thread. Alone, it can't tell two threads that work at once
+      from two that hand work to each other.
+    - The CPU time of all threads over elapsed time, the largest of several measurements. It is lower on a busy machine.
     """
     first = _times()
     if first is None:
@@ -46,7 +48,7 @@ def threads_used(run):
 
 
 def _time_over_clock(run):
-    """Return the time of all threads over that on the clock, while `run` runs once or more."""
+    """Return the CPU time of all threads over elapsed time, while `run` runs once or more."""
     clock = time.perf_counter()  # read around the other clock, so that an interruption between them adds nothing
     time_of_all = time.process_time()
     while time.perf_counter() - clock < _WINDOW:

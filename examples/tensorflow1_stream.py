@@ -1,7 +1,7 @@
-"""Step a TensorFlow 1 LSTM on a live stream, save its state, and go on later.
+"""Step a TensorFlow 1 LSTM on a live stream, save its state, and continue later.
 
-Shows: list the cells of a checkpoint, convert them, feed and return both states, save, restart.
-Needs: fusedlstm. The checkpoint is one that TensorFlow 1.15 trained and wrote, read into a .npz file.
+Shows: list the cells of a checkpoint, convert them, pass and return both states, save, restart.
+Needs: fusedlstm. The checkpoint was written by TensorFlow 1.15, and its variables are in a .npz file.
 Run:   python examples/tensorflow1_stream.py
 
 For your model, change VARIABLES, PREFIX and the options of `from_tf1`. With TensorFlow installed, VARIABLES may be the
@@ -20,16 +20,16 @@ CHECKPOINT = Path(__file__).parents[1] / "tests" / "oracles" / "tf1" / "checkpoi
 VARIABLES = CHECKPOINT / "variables.npz"
 PREFIX = "rnn/multi_rnn_cell"  # two layers: the first has peepholes and a projection
 
-# %% What does the checkpoint have? `head` is a dense layer, but its shape could be a cell's.
+# %% List the cells in the checkpoint. `head` is a dense layer, but its shape could be that of a cell.
 for found in convert.list_tf1(VARIABLES):
     print(f"{found.scope}: I = {found.input_size}, N = {found.hidden_size}, P = {found.output_size}")
 
 # %% Convert. A checkpoint doesn't store the options of its cells, so pass those of your program.
 weights = convert.from_tf1(VARIABLES, PREFIX, forget_bias=1.0, cell_clip=None, activation="tanh")
-lstm = LSTM(weights)  # on a GPU if one can run, else in NumPy
+lstm = LSTM(weights)  # on a GPU if CUDA can run, else in NumPy
 print(weights)
 
-# %% Inputs, and what TensorFlow's dynamic_rnn computed from them. Yours come one frame at a time.
+# %% Load inputs, and the outputs of TensorFlow's dynamic_rnn. Your inputs come one frame at a time.
 with np.load(CHECKPOINT / "outputs.npz") as recorded:
     x, wanted = recorded["x"], recorded["y"]
     wanted_c = [recorded[f"final_l{k}_c"] for k in range(weights.num_layers)]
@@ -40,17 +40,17 @@ N = weights.layers[-1].hidden_size  # of the top layer
 states = lstm.zero_state(B)
 outputs = np.zeros((T, B, N), np.float32)
 for t in range(T // 2):
-    _, states = lstm.step(lstm.asarray(x[t]), states)  # both states in, both out, for each layer
+    _, states = lstm.step(lstm.asarray(x[t]), states)  # takes and returns both states of each layer
     outputs[t] = states[-1].to_numpy().h  # the output, in host memory
 
 # %% Save weights and states, and restart. `fusedlstm run --state` reads the states too.
-with tempfile.TemporaryDirectory() as folder:  # yours is a folder that stays
+with tempfile.TemporaryDirectory() as folder:  # use a permanent folder instead
     weights.save(Path(folder, "weights.safetensors"))
     arrays = {}
     for k, state in enumerate(states):
         arrays[f"h{k}"], arrays[f"c{k}"] = state.to_numpy().h, state.to_numpy().c
     np.savez(Path(folder, "state.npz"), **arrays)
-    del weights, lstm, states  # another process begins here, without the checkpoint
+    del weights, lstm, states  # from here on, another process could run without the checkpoint
 
     lstm = LSTM(load_weights(Path(folder, "weights.safetensors")))
     with np.load(Path(folder, "state.npz")) as saved:
@@ -59,12 +59,12 @@ with tempfile.TemporaryDirectory() as folder:  # yours is a folder that stays
             for k in range(lstm.weights.num_layers)
         )
 
-# %% Go on where the stream stopped.
+# %% Continue where the stream stopped.
 for t in range(T // 2, T):
     _, states = lstm.step(lstm.asarray(x[t]), states)
     outputs[t] = states[-1].to_numpy().h
 
-# %% TensorFlow's numbers are of one call over the whole sequence.
+# %% Compare with TensorFlow, which ran the whole sequence in one call.
 difference = np.abs(outputs - wanted).max()
 difference_c = max(np.abs(state.to_numpy().c - c).max() for state, c in zip(states, wanted_c, strict=True))
 print(f"{T} steps of {B} rows; largest difference from TensorFlow 1.15: output {difference:.1e}, c {difference_c:.1e}")

@@ -2,8 +2,8 @@
 
     pip install torch scikit-learn . && python examples/train_digits.py
 
-The data are scikit-learn's bundled handwritten digits: 8 x 8 images, fed row by row (T = 8, I = 8). A
-quarter is held out, with PyTorch's own predictions on it, for `fusedlstm demo` to compare with.
+The data are scikit-learn's bundled handwritten digits: 8 x 8 images, fed row by row (T = 8, I = 8). A quarter of them
+is held out. `fusedlstm demo` classifies that quarter, and compares with PyTorch's predictions, which are saved too.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parents[1] / "fusedlstm" / "cli" / "demo"
 
 
 class Classifier(torch.nn.Module):
-    """An LSTM over the rows of an image; its last h is classified."""
+    """An LSTM that reads an image row by row, and a linear layer that classifies its last h."""
 
     def __init__(self):
         super().__init__()

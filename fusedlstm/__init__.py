@@ -82,7 +82,7 @@ break_signatures(globals().get(name) for name in __all__)
 
 
 def __getattr__(name: str) -> Any:
-    """Import fusedlstm.convert when it is first asked for: most programs have their weights."""
+    """Import fusedlstm.convert on first use, because most programs don't need it."""
     if name == "convert":
         import importlib
 

@@ -1,4 +1,4 @@
-"""Replace a file whole or not at all. A save removes what interrupted and killed saves have left.
+"""Replace a file whole or not at all. A save removes what interrupted and killed saves left behind.
 
 A save writes to a temporary file beside its target, `.NAME.<16 hex digits>.fusedlstm-tmp`, and then renames it. Until
 then it holds a lock on that file. The system releases the lock when the process ends, however it ends. So the next save
@@ -116,7 +116,7 @@ def _check_may_write(path: str) -> None:
 
 
 def _is_replaceable(path: str) -> bool:
-    """Return whether the path is that of a regular file, or of no file yet."""
+    """Return whether the path names a regular file, or a file that doesn't exist yet."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:

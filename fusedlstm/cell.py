@@ -33,29 +33,29 @@ class LSTMCell(Steppable[LSTMState]):
     another call. The same call always gives the same bits.
 
     Args:
-        weights: an LSTMWeights. Its dtype is that of x and h. c has the same dtype, or float32 if that has 16 bits.
-        backend: "numpy", "cuda" or `"cuda:<index>"`. None takes the environment variable FUSEDLSTM_BACKEND. If that is
+        weights: an LSTMWeights. x and h must have its dtype. c has the same dtype, or float32 if that is a 16-bit one.
+        backend: "numpy", "cuda" or `"cuda:<index>"`. None uses the environment variable FUSEDLSTM_BACKEND. If that is
             not set, the backend is cuda if it can run here, else numpy.
         precision: the precision of float32 matmuls on a GPU. "highest" is IEEE float32. "high" allows TF32, which has
             10-bit mantissas. Other dtypes and NumPy ignore it.
         check_state: whether each call warns if |h| is over 1, which a step can't produce. The usual cause is that h and
-            c are swapped. Cells with a projection are not checked, nor cells whose gate or output function can exceed
-            1. On a GPU the check waits for the device.
+            c are swapped. Cells with a projection, or with a gate or output function that can exceed 1, are not
+            checked. On a GPU the check waits for the device.
         batch_invariant: whether to make each row bitwise independent of the rest of its batch. A row then gives the
             same bits at any place in any batch, even beside rows of NaN. This holds for steps, Steppers, pools and
-            sequences, wherever a sequence is cut. The bits of a NaN may differ. All bits may differ on another machine,
-            or with another NumPy or BLAS. On NumPy, the cell tests this with its weights when it is made. It then holds
-            with one thread or several, for I + P up to 16,000. Products there work on blocks of 8 rows, so a batch of 1
-            takes as long as one of 8. From 8 rows on, this costs next to nothing with OpenBLAS's AVX-512 kernels. With
-            other kernels, large batches take much longer. They run in one thread, and the BLAS packs the weights again
-            for each block. On a GPU, every step is one kernel: "tensor_medium" for float16, bfloat16, and float32 with
-            precision="high", otherwise "simt".
+            sequences, however a sequence is split. The bits of a NaN may differ. All bits may differ on another
+            machine, or with another NumPy or BLAS. On NumPy, the cell tests this with its weights when it is made. It
+            then holds with one thread or several, for I + P up to 16,000. Products there work on blocks of 8 rows, so a
+            batch of 1 takes as long as one of 8. From 8 rows on, this costs next to nothing with OpenBLAS's AVX-512
+            kernels. With other kernels, large batches take much longer. They run in one thread, and the BLAS packs the
+            weights again for each block. On a GPU, every step is one kernel: "tensor_medium" for float16, bfloat16, and
+            float32 with precision="high", otherwise "simt".
         kernel: the kernel of steps on a GPU. NumPy only checks the name. With None, a table chooses for Steppers and
             pools, by layer and batch. Plain calls then use "matmul", unless batch_invariant is set. A name forces that
             kernel everywhere. "matmul" is matrix products followed by one kernel. Steppers and pools multiply with
-            cuBLASLt, plain calls with cuBLAS. All other names do the whole step in one kernel, and need compute
-            capability 8.0. "tensor_large" (for many rows), "tensor_medium" and "tensor_small" (for few rows) use tensor
-            cores, for float16, bfloat16, and float32 with precision="high". "simt" uses fma, for float32 and float64.
+            cuBLASLt, plain calls with cuBLAS. The other kernels each do a whole step, and need compute capability 8.0.
+            "tensor_large" (for many rows), "tensor_medium" and "tensor_small" (for few rows) use tensor cores, for
+            float16, bfloat16, and float32 with precision="high". "simt" uses fma, for float32 and float64.
 
     Raises:
         TypeError: `weights` is not an LSTMWeights, a flag is not a bool, or `kernel` is not a str.
@@ -127,7 +127,7 @@ class LSTMCell(Steppable[LSTMState]):
 
         Raises:
             TypeError: `batch` is not an int, or `like` is not an array.
-            ValueError: `batch` is negative, or `like` is on another device than the cell.
+            ValueError: `batch` is negative, or `like` is not on the cell's device.
         """
         B = check_size("batch", batch, 0)
         checks, zeros = self._checks, self._backend.zeros
@@ -174,9 +174,9 @@ class LSTMCell(Steppable[LSTMState]):
         """Return the state after one step; its `.h` is the output.
 
         Arrays may come from any library that shares its memory, even from several libraries at once: NumPy, CuPy,
-        PyTorch, JAX, and others with DLPack or `__cuda_array_interface__`. They must be on the cell's device. None is
-        copied. The result is in the library of x. On a GPU the work is queued on that library's current stream. The
-        work is in order with the current streams of the other libraries.
+        PyTorch, JAX, and others with DLPack or `__cuda_array_interface__`. They must be on the cell's device. Nothing
+        is copied. The result is in the library of x. On a GPU the work is queued on that library's current stream, in
+        order with the current streams of the other libraries.
 
         Args:
             x: (B, I) in the cell's dtype, on its device, with any strides. B may be 0.
@@ -186,13 +186,12 @@ class LSTMCell(Steppable[LSTMState]):
             reset_to: the state to reset those rows to, with one row or B; None for zeros.
             out: C-contiguous arrays to write the result to and to return. `out.c` may be `state.c`. Otherwise `out`
                 must not share memory with an argument. So `out.h` must not be `state.h`: alternate between two states.
-                JAX's arrays never change, so they can't be `out`. On a GPU, the stream of `out`'s library may be
-                unknown (DLPack, or the CUDA array interface without a stream). The call then waits until `out` is
-                written.
+                JAX's arrays never change, so they can't be `out`. On a GPU, `out` may be shared through DLPack, or
+                through a CUDA array interface that names no stream. The call then waits until `out` is written.
 
         Returns:
             h (B, P) and c (B, N): `out`, or new arrays in the library of x. If that library can't import DLPack, they
-            are NumPy's or CuPy's.
+            are NumPy or CuPy arrays.
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).

@@ -6,7 +6,7 @@ class BackendUnavailableError(RuntimeError):
 
 
 class PoolFullError(RuntimeError):
-    """A pool has fewer free slots than were requested. None was allocated."""
+    """A pool has fewer free slots than were requested. No slot was allocated."""
 
 
 class WeightsFileError(ValueError):

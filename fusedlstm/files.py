@@ -18,7 +18,7 @@ the same order: "k.h" (L, P) and "k.c" (L, N) for layer k. c is float32 if h has
 integers.
 
 The checksum covers options and arrays (`_checksum`). A reader reads every version up to its own. There is only one
-key, because safetensors writes several keys in no fixed order. The same weights should give the same bytes.
+key, so that the same weights give the same bytes: safetensors writes several keys in no fixed order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 VERSION = 3  # the newest
 _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
-_WHAT = {"StatePool": "states"}  # what the arrays of a kind are, in messages; weights for other kinds
+_WHAT = {"StatePool": "states"}  # what a kind's arrays hold, for messages; "weights" for other kinds
 _READERS = dict.fromkeys(("LSTMWeights", "StackedWeights"), "load_weights") | {"StatePool": "StatePool.load"}
 _CONVERT = 'Use the command "fusedlstm convert" for files of other programs'
 _DTYPES_OF_KIND = {"StatePool": _DTYPES | {"I64": "int64"}}
@@ -64,7 +64,7 @@ def save(
     options: Mapping[str, Any],
     version: int = 1,
 ) -> None:
-    """Write arrays and options to one file of this format, atomically. The version must have all options."""
+    """Write arrays and options to one file of this format, atomically. `version` must support all options."""
     import json
 
     from safetensors.numpy import save as to_bytes
@@ -86,7 +86,7 @@ def load(path: AnyPath, kind: str) -> tuple[dict[str, NumpyArray], dict[str, Any
     """Return the arrays and the options of a file of this format and kind.
 
     Raises:
-        WeightsFileError: the file is truncated, damaged, newer, of another program or kind. The message says which.
+        WeightsFileError: the file is truncated, damaged or newer, or of another program or kind; see the message.
         OSError: from the operating system. The error names the path.
         TypeError: `path` is not a path.
     """
@@ -106,7 +106,7 @@ def load_any(path: AnyPath, kinds: Sequence[str]) -> tuple[str, dict[str, NumpyA
     with reading(name), open(name, "rb") as file:
         header = _header(name, file)
         if file.seekable():
-            file.seek(0)  # to join two parts would take twice the memory
+            file.seek(0)  # joining two parts would take twice the memory
             content = file.read()
         else:
             content = header + file.read()
@@ -132,7 +132,7 @@ def is_ours(path: AnyPath) -> bool:
 
 @contextlib.contextmanager
 def reading(source: Any, what: str = "") -> Iterator[None]:
-    """Turn any error of a reader about the content of the file `source` into a WeightsFileError that names it.
+    """Turn a reader's errors about the content of the file `source` into WeightsFileErrors that name the file.
 
     This function alone decides what counts as damage, so readers don't list exceptions themselves. Check other
     arguments and import libraries before you enter this context. If `source` is not a path, errors pass unchanged.

@@ -1,4 +1,4 @@
-"""The functions of a cell: of its gates, of g, and of c' for the output.
+"""A cell's functions: those of its gates, of g, and of c' in the output.
 
 A function is a name, or a tuple of a name and its parameters. Parameters are floats that are finite in float32:
 

@@ -50,6 +50,6 @@ def _members(public: Any) -> Iterator[tuple[Any, str]]:
     for base in public.__mro__:
         if base.__module__.startswith("fusedlstm."):
             for name, member in vars(base).items():
-                # help shows `__init__` also under the class's name
+                # help() also shows `__init__` under the class's name
                 shown = max(name, base.__name__, key=len) if name == "__init__" else name
                 yield getattr(member, "__func__", member), shown

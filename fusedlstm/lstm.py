@@ -49,7 +49,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
             pools. If it chooses "matmul" for one layer, all layers use it.
 
     Raises:
-        TypeError: `weights` are not weights, a flag is not a bool, or `kernel` is not a str.
+        TypeError: `weights` is not a StackedWeights or an LSTMWeights, a flag is not a bool, or `kernel` is not a str.
         ValueError: the backend, precision or kernel is unknown, or the kernel doesn't fit the dtype, the precision or
             batch_invariant.
         RuntimeError: NumPy or its BLAS can't guarantee batch_invariant, or the GPU is too old for it or for the kernel.
@@ -115,7 +115,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
 
         Raises:
             TypeError: `batch` is not an int, or `like` is not an array.
-            ValueError: `batch` is negative, or `like` is on another device than the LSTM.
+            ValueError: `batch` is negative, or `like` is not on the LSTM's device.
         """
         B = check_size("batch", batch, 0)
         with Exchange(self._backend, like, _MAKER) as exchange:
@@ -132,7 +132,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
 
         Raises:
             RuntimeError: as `LSTMCell.set_weights`.
-            TypeError: `weights` are not weights.
+            TypeError: `weights` is not a StackedWeights or an LSTMWeights.
             ValueError: sizes, dtypes or options differ. The message names the layer and what differs.
         """
         weights = as_layers(weights)
@@ -158,7 +158,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
 
         Args:
             x: (B, I) in the LSTM's dtype, on its device, with any strides. B may be 0.
-            state: a state for each layer, as `LSTMCell` takes it.
+            state: a tuple with the state of each layer: h (B, P) and c (B, N), as in `LSTMCell`.
             is_first: (B,) booleans: True marks a row that begins a new sequence. Its state is reset in every layer
                 before this step.
             reset_to: the state to reset those rows to: one for each layer, with one row or B; None for zeros.
@@ -169,7 +169,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library.
-            ValueError: an argument has the wrong shape or device, or the weights have both directions.
+            ValueError: an argument has the wrong shape or device, or the weights are bidirectional.
         """
         if self._weights.bidirectional:
             wanted = "weights of one direction for a step"
@@ -261,13 +261,13 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
                 its state at a row's last step.
             lengths: (B,) integers from 0 to T: row b takes only its first lengths[b] steps. Its final state is the one
                 after these steps, or the initial state if the length is 0. A backward direction begins with the last
-                of these steps. Lengths should be in host memory, as fetching them from a device waits for it.
+                of these steps. Lengths should be in host memory: fetching them from a GPU waits for the GPU.
             mask: (T, B) booleans, instead of lengths. Row b takes step t if mask[t, b] is True, and otherwise keeps its
                 state. The mask should be in host memory, like lengths.
             is_first: (T, B) booleans, in an array on the device, a host array or a list. True means that step t begins
                 a new sequence in row b. The state is reset before step t. A backward direction resets it after step t
                 instead, but never after step 0, so the returned state is never reset. Flags of steps that a row does
-                not take are ignored. For a backward direction, flags on a device are fetched, which waits for it.
+                not take are ignored. For a backward direction, flags on a GPU are fetched, which waits for the GPU.
             reset_to: the state to reset rows to: one for each layer and direction, with one row or B; None for zeros.
                 Even a NaN in the old state has no effect after a reset.
             reverse: whether every layer runs from the last step to the first. Each output stays at the index of its x.
@@ -282,7 +282,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         Raises:
             TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).
             ValueError: an argument has the wrong shape or device, a length is below 0 or above T, both lengths and a
-                mask are given, or `reverse` is set for weights with both directions.
+                mask are given, or `reverse` is set for bidirectional weights.
         """
         check_choice("masked_outputs", masked_outputs, tuple(FILL_IDLE))
         self._checks.check_reverse(reverse)

@@ -45,11 +45,11 @@ def pack_state(state: LSTMState | Sequence[LSTMState], *, order: str, axis: int 
             layers' sizes may differ, but not their dtypes.
         order: "ch" is [c | h], TensorFlow 1's packed state (`state_is_tuple=False`). "hc" is [h | c], what Keras users
             concatenate. There is no default. Several layers follow each other, each in this order.
-        axis: 1 puts columns side by side: (B, N + P), or the sum of N + P over layers. 0 makes (2, B, N) of a single
-            layer with P = N. With the order "hc", [0] is h, as in Silero's VAD.
+        axis: 1 puts columns side by side: (B, N + P), or the sum of N + P over layers. 0 stacks h and c of a single
+            layer with P = N: (2, B, N). With the order "hc", [0] is h, as in Silero's VAD.
 
     Raises:
-        TypeError: `state` is not an LSTMState, or its arrays have dtypes that no cell has.
+        TypeError: `state` is not an LSTMState or a sequence of them, or its arrays have dtypes that no cell has.
         ValueError: the order is unknown; h and c differ in batch size, or are not two-dimensional; or axis is 0 and
             there are several layers, or h and c differ in width.
     """
@@ -116,8 +116,8 @@ def unpack_state(
 
     Raises:
         TypeError: the dtype is not supported, or the array's library doesn't share its memory.
-        ValueError: the order is unknown; `packed` has none of the shapes above, no column left for h, or a width that
-            differs from the sizes.
+        ValueError: the order is unknown; `packed` has a shape that is not listed above, leaves no column for h, or
+            has a width that doesn't match the sizes.
     """
     check_choice("order", order, _ORDERS)
     return unpack("packed", packed, hidden_size, order, proj_size, dtype)
@@ -204,8 +204,8 @@ def unstack_states(*, h: Array, c: Array) -> tuple[LSTMState, ...]:
         c: (L, B, N).
 
     Raises:
-        TypeError: an array's library doesn't share its memory, or h and c are on two devices.
-        ValueError: h and c are not three-dimensional, have no layer, or differ in L or B.
+        TypeError: h or c has the wrong kind or dtype, or its library doesn't share its memory.
+        ValueError: h and c are on different devices, are not three-dimensional, have no layer, or differ in L or B.
     """
     backend = backend_of(c, "c")
     with Exchange(backend, c) as exchange:

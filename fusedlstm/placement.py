@@ -77,7 +77,7 @@ class Placed(Generic[State]):
 
         This looks at the thread's frames, because recording each call would cost time.
         """
-        frame: FrameType | None = sys._getframe(3)  # beyond `set_weights`
+        frame: FrameType | None = sys._getframe(3)  # the caller of `set_weights`
         while frame is not None:
             if frame.f_globals.get("__name__", "").startswith("fusedlstm."):
                 user = frame.f_locals.get("self")
@@ -109,7 +109,7 @@ class Placed(Generic[State]):
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """Return `x` (an array of any library, or lists of numbers) as an array on this device.
 
-        Only this method moves and casts data. An array with the right dtype and device is returned unchanged, or as a
+        No other method moves or casts data. An array with the right dtype and device is returned unchanged, or as a
         view if it belongs to another library.
 
         Args:

@@ -40,13 +40,13 @@ def lstm_pointwise(
     """Finish a step after your own matmul: compute everything in the formula except matmuls and the projection.
 
     This runs on the arrays' device: in NumPy on the CPU, or in one kernel on a GPU. As with a cell, the arrays may come
-    from any library that shares its memory, even from several libraries at once. None is copied.
+    from any library that shares its memory, even from several libraries at once. Nothing is copied.
 
     Args:
-        gates: (B, 4N), blocks i, f, g, o: the pre-activations x @ weight_ih.T + h @ weight_hh.T, or only the part of x
+        gates: (B, 4N), blocks i, f, g, o: the pre-activations x @ weight_ih.T + h @ weight_hh.T, or only x's part
             if `gates_h` is given. It has any of the four dtypes, and any strides.
         c: (B, N) in the dtype of `gates`, or float32 if that has 16 bits, with any strides.
-        gates_h: (B, 4N), the part of h. It is added to `gates`, except in rows that `is_first` marks.
+        gates_h: (B, 4N), h's part, h @ weight_hh.T. It is added to `gates`, except in rows that `is_first` marks.
         bias: (4N,), added to the gates.
         peephole: (3, N), rows i, f, o.
         cell_clip: c is clipped to +-cell_clip; None for no clip.

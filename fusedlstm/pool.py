@@ -33,8 +33,8 @@ class PoolMemory(NamedTuple):
     Args:
         states: the bytes of the states of all slots, live or not.
         plans: the bytes that the pool itself keeps for steps. On NumPy these are scratch buffers. On a GPU they are
-            buffers between layers, or with "matmul" all buckets. After `prepare`, or once a step got slots on the GPU,
-            they include the flags that check slots there.
+            buffers between layers, or with "matmul" all buckets. After `prepare`, or after the first step with slots
+            on the GPU, they include the flags used to check slots there.
     """
 
     states: int
@@ -48,17 +48,17 @@ class StatePool(Generic[State]):
     sequence ends. A step names the slots of the sequences that got an input, in any order, and advances them in place.
     Each step uses the cell's weights at that time.
 
-    Pass one slot as an int, and several as a list, tuple, range or integer array in host memory, of NumPy or another
-    library. Slots must be integers (not bools), live and distinct. This is checked before any work. A step also takes
-    an integer array on the GPU.
+    Pass one slot as an int. Pass several as a list, tuple, range, or integer array in host memory, from any library.
+    Slots must be integers (not bools), live and distinct. This is checked before any work. A step also takes an integer
+    array on the GPU.
 
     A call with bad arguments changes nothing. A call that fails or is interrupted changes all of its slots or none. So
     h and c of a slot always belong together. There are three exceptions. `out` may be partly written. A step with
     `strict` raises after it is done. After a CUDA error the states being written are undefined.
 
     Several threads may call methods at once. The calls then run one after the other. But a call in the middle of
-    another one in the same thread, such as from a signal handler, can't wait and raises RuntimeError. Only `release`
-    doesn't raise, so that finalizers can use it. It frees its slots when the other call ends. `live`, `slots`, `memory`
+    another one in the same thread, such as from a signal handler, can't wait and raises RuntimeError. `release` is the
+    exception, so that finalizers can use it: it frees its slots when the other call ends. `live`, `slots`, `memory`
     and `kernels` may be read at any time.
 
     On NumPy, slots that were never allocated take no memory on most systems. On a GPU, a layer is one kernel, which
@@ -72,7 +72,7 @@ class StatePool(Generic[State]):
 
     Raises:
         TypeError: `cell` is not an LSTMCell or an LSTM, or `capacity` is not an int.
-        ValueError: the LSTM has both directions, or `capacity` is below 1 or at least 2^31.
+        ValueError: the LSTM is bidirectional, or `capacity` is below 1 or at least 2^31.
     """
 
     @overload
@@ -162,13 +162,13 @@ class StatePool(Generic[State]):
         """Make n free slots live, with states of zeros, and return them: an int64 array (n,) in host memory.
 
         The same calls always give the same slots. Released slots come first. Those of the latest `release` come before
-        others, in the order of its argument. Then come the lowest numbers. After `load` the lowest free numbers come
-        first.
+        others, in the order of its argument. All other free slots follow, lowest first. After `load`, all free slots
+        come lowest first.
 
         Raises:
             TypeError: `n` is not an int.
             ValueError: `n` is negative.
-            PoolFullError: fewer than n slots are free. None is allocated then.
+            PoolFullError: fewer than n slots are free. No slot is allocated then.
         """
         return self._in_turn(self._slots.allocate, check_size("n", n, 0))
 
@@ -253,8 +253,8 @@ class StatePool(Generic[State]):
             is_first: (B,) booleans, in an array on the device, a host array or a list. True marks a row that begins a
                 new sequence. Its state is set to zeros before this step. Flags of padding rows are ignored.
             out: (B, width), C-contiguous, in x's dtype, to write the outputs to and to return. It must not overlap x or
-                is_first. With `out`, only the first step of so many rows allocates memory that grows with B. After
-                `prepare`, not even that step does.
+                is_first. With `out`, memory that grows with B is allocated only the first time a step has that many
+                rows, and never after `prepare`.
             strict: whether to call `check()` after the step, which waits for a GPU.
 
         Returns:
@@ -291,7 +291,7 @@ class StatePool(Generic[State]):
             self._slots.tell_what_is_live()
 
     def check(self) -> None:
-        """Raise if steps since the last check got slots on a GPU that can't be stepped. This waits for the GPU.
+        """Raise if steps since the last check got invalid slots in arrays on a GPU. This waits for the GPU.
 
         Slots in host memory are checked before each step, so this never reports them.
 

@@ -39,7 +39,7 @@ class PoolSlots:
         self._layer_checks = owner.layer_checks
         self._engine = engine
         self._maker = maker
-        self._is_audited = False  # whether the engine knows which slots are live, to check those on a device
+        self._is_audited = False  # whether the engine knows which slots are live, to check slots on a device
 
     def allocate(self, n: int) -> NumpyArray:
         """Make n free slots live, with states of zeros, and return them."""
@@ -124,7 +124,7 @@ class PoolSlots:
             self._is_audited = True
 
     def check_steps(self) -> None:
-        """Raise if steps since the last check got slots on a device that can't be stepped."""
+        """Raise if steps since the last check got invalid slots in arrays on a device."""
         with in_order(self._backend):
             problems = self._engine.problems()
         texts = [

@@ -37,7 +37,7 @@ class Timeline:
     def pieces(self, steps: int) -> Iterator[tuple[bool, range]]:
         """Yield runs of plain steps, in which no row is reset or idle, and pieces of the other steps, in order.
 
-        Such a piece has at most `steps` steps. Each run or piece comes with whether it is plain.
+        Such a piece has at most `steps` steps. Each run or piece comes after a flag that says whether it is plain.
         """
         start = 0
         for plain, run in itertools.groupby(map(self._is_plain, self.order)):
@@ -126,7 +126,7 @@ def scan(
         empty: makes the arrays to return.
 
     Returns:
-        Every h (T, B, P), in which idle rows repeat theirs, and the final state in separate arrays.
+        Every h (T, B, P), where idle rows repeat their last h, and the final state in separate arrays.
     """
     T, B, _ = xs.shape
     h, c = state.h, state.c
@@ -137,7 +137,7 @@ def scan(
         sequence = engine.sequence
         at_once = sequence.steps_at_once(B)
         step = engine.run if at_once == 1 else sequence.run_gates
-        for plain, steps in timeline.pieces(T if at_once == 1 else at_once):  # to read x itself takes no extra memory
+        for plain, steps in timeline.pieces(T if at_once == 1 else at_once):  # reading x itself takes no extra memory
             start, stop = min(steps), max(steps) + 1
             part = xs[start:stop]
             if plain:

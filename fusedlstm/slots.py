@@ -1,7 +1,7 @@
-"""The table of a pool's slots: which are live, which are given next, and the check of a call's slots.
+"""The table of a pool's slots: which are live, which come next, and the checks of a call's slots.
 
-The table is in host memory and has no lock. Only listing all live slots takes longer in a larger pool. The check of a
-step's slots allocates nothing that grows with the rows, after a step of as many rows.
+The table is in host memory and has no lock. Only listing all live slots takes longer in a larger pool. After a step of
+as many rows, checking a step's slots allocates nothing that grows with the rows.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ PROBLEMS = ("out of range", "not live", "twice in a step")
 class SlotTable:
     """Slots 0 to capacity - 1, each live or free.
 
-    Free slots are a stack. Released slots are given first. Those of the latest release come before others, in its
-    order. Then come the lowest numbers.
+    Free slots are a stack. Released slots come first. Those of the latest release come before others, in its order. All
+    other free slots follow, lowest first.
 
     Args:
         capacity: the number of slots, at least 1.
         live: the slots that are live at first, in range and distinct.
-        largest: the rows of a step to allocate memory for at first.
+        largest: the number of rows of a step for which to allocate memory at first.
     """
 
     def __init__(self, capacity: int, live: NumpyArray | None = None, largest: int = 0) -> None:
@@ -75,14 +75,14 @@ class SlotTable:
         return self._live[:_PADDING].copy()
 
     def next_free(self, n: int) -> NumpyArray:
-        """Return the next n slots to give, a new int64 array. They stay free until `take`.
+        """Return the next n free slots as a new int64 array. They stay free until `take`.
 
         Raises:
             PoolFullError: there are fewer.
         """
         free = self._free_count
         if n > free:
-            fail(PoolFullError, "n", f"at most {free}, the free slots of {self.capacity}", str(n))
+            fail(PoolFullError, "n", f"at most {free}, the number of free slots (of {self.capacity})", str(n))
         return self._free[free - n : free][::-1].copy()
 
     def take(self, slots: NumpyArray) -> None:
@@ -97,7 +97,7 @@ class SlotTable:
             raise
 
     def give_back(self, slots: NumpyArray) -> None:
-        """Free live slots, as from `check`. They are given next."""
+        """Free live slots, as from `check`. They come next."""
         before = self._free_count
         after = before + len(slots)
         try:
@@ -228,6 +228,6 @@ class SlotTable:
 
 
 def _blocks(a: NumpyArray) -> Iterator[tuple[int, NumpyArray]]:
-    """Yield the blocks of an array, each after the index of its first element."""
+    """Yield the index of each block's first element, and the block."""
     for start in range(0, len(a), _BLOCK):
         yield start, a[start : start + _BLOCK]

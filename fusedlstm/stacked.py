@@ -43,7 +43,7 @@ class StackedWeights:
             for all layers, or one for each layer.
 
     Raises:
-        TypeError: an element is not an LSTMWeights, or has another dtype than the first.
+        TypeError: an element is not an LSTMWeights, or its dtype differs from the first one's.
         ValueError: there are no layers, their number is odd with both directions, or sizes don't fit together.
     """
 

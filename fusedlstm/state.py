@@ -59,7 +59,7 @@ class LSTMState:
         object.__setattr__(self, "c", c)
 
     def to_numpy(self) -> LSTMState:
-        """Return the state in host memory, as NumPy arrays. Arrays that are NumPy's already are not copied."""
+        """Return the state in host memory, as NumPy arrays. Arrays that are already NumPy's are not copied."""
         from fusedlstm.arrays.host import to_host
 
         return LSTMState(h=to_host("h", self.h), c=to_host("c", self.c))

@@ -58,7 +58,7 @@ class Stepper(Generic[State]):
 
     Raises:
         TypeError: an argument has the wrong kind, or the arrays of `like`'s library never change.
-        ValueError: batch or reset_to is wrong, the LSTM has both directions, or `like` is on another device.
+        ValueError: batch or reset_to is wrong, the LSTM is bidirectional, or `like` is on another device.
         BackendUnavailableError: steps can't be planned on this GPU; the message says why.
     """
 
@@ -131,7 +131,7 @@ class Stepper(Generic[State]):
                 self._all_states = [tuple(map(exchange.lend_state, states)) for states in batch.all_states]
         self._flags: Array = None
         if self._like is not None:
-            self._like = self._x  # doesn't keep the caller's array alive, which may be large
+            self._like = self._x  # so as not to keep the caller's array alive, which may be large
 
     @property
     def batch(self) -> int:
@@ -179,7 +179,7 @@ class Stepper(Generic[State]):
 
     @property
     def h(self) -> Array:
-        """The top layer's h (B, P), in place, or with `host` as of the last step. There may be gaps between its rows.
+        """The top layer's h (B, P), in place; with `host`, that of the last step. There may be gaps between its rows.
 
         On a GPU a step may write h to another buffer, so get it again after each step.
         """
@@ -196,7 +196,7 @@ class Stepper(Generic[State]):
         """Take one step, and return its output (B, width), which the next step overwrites.
 
         Args:
-            x: (B, I) as LSTMCell takes it, or with `host` in host memory, with any strides. It is copied to the buffer.
+            x: (B, I) as in `LSTMCell`, or with `host` in host memory, with any strides. It is copied to the buffer.
                 None uses the content of the buffer.
             is_first: (B,) booleans, in an array on the device, a host array or a list. They are copied to the buffer.
                 None uses the buffer, which has no flags unless you wrote them since the last step.
@@ -318,7 +318,7 @@ class Stepper(Generic[State]):
                 "this Stepper is in the middle of a call in this thread, and a signal handler, a finalizer or a "
                 "callback called it again: call it afterwards"
             )
-        raise RuntimeError("another thread is using this Stepper, and it runs one call at a time: give each its own")
+        raise RuntimeError("another thread is using this Stepper, and it runs one call at a time: give each thread one")
 
     def _refuse_torn(self) -> NoReturn:
         raise RuntimeError(

@@ -104,7 +104,7 @@ class LSTMWeights:
             after the projection and its clip. A residual layer adds its input afterwards.
 
     Raises:
-        TypeError: an array's dtype differs from that of weight_ih or is none of the four, or a tensor requires grad.
+        TypeError: an array's dtype differs from weight_ih's or is not one of the four, or a tensor requires grad.
         ValueError: a shape is wrong, a clip is negative, a zoneout is not from 0 to 1, a function is unknown or has
             the wrong parameters, or proj_clip is set without weight_hr.
     """

@@ -1,8 +1,8 @@
-// The functions of fusedlstm/functions.py, in float and double. NaN in is NaN out; functions that saturate
-// are exact there. The softsign of an infinity is NaN, as in TensorFlow.
+// The functions of fusedlstm/functions.py, in float and double. NaN gives NaN. Functions that saturate
+// are exact where they do. The softsign of an infinity is NaN, as in TensorFlow.
 //
 // FAST is for results that are rounded to 16 bits. It uses the hardware's approximations of sigmoid and tanh.
-// Their absolute error is some 2^-21, also for small numbers.
+// Their absolute error is about 2^-21, even for small numbers.
 #pragma once
 
 #include "primitives.cuh"

@@ -83,7 +83,7 @@ template <int W, typename A, typename T> DEVICE void add(A (&z)[W], const T* fro
   for (int k = 0; k < W; ++k) z[k] += A(widen(more.at[k]));
 }
 
-// z has the pre-activations of gates i, f, g, o. Replaces c by the new one, and returns m.
+// z has the pre-activations of gates i, f, g, o. Replaces c with the new one, and returns m.
 template <class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool FAST = false, typename T, int W, typename A>
 DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes<T, W>& p, double cell_clip) {
   Vector<T, W> m;

@@ -15,8 +15,8 @@ template <bool ROUND, typename T> DEVICE T kept(T weight) {
 }
 
 // Both kernels are launched with rows on grid x and columns on grid y, so that no thread divides by a size.
-// A thread writes one element. The number of rows is a multiple of 128, which every block divides, so rows
-// need no check.
+// A thread writes one element. The number of rows is a multiple of 128, and a block's rows divide 128, so
+// rows need no check.
 
 template <typename T> struct InterleaveArguments {
   T* to;                   // (N rounded up to 32, times 4; columns), contiguous

@@ -1,7 +1,7 @@
 // Follows the matmul of a planned step, in one launch. It updates c in place, and writes h where the next
 // matmuls read it.
 //
-// A planned step multiplies by cuBLASLt plans. The formula is that of cell.cuh with z = gates + bias. In a
+// A planned step multiplies with cuBLASLt plans. The formula is that of cell.cuh with z = gates + bias. In a
 // pool, slot_of_row[row] is the slot of a row; slot -1 takes no step.
 #include "cell.cuh"
 #include "primitives.cuh"

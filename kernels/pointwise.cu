@@ -11,8 +11,8 @@
 // FUNCTIONS has the activations, whether gates are clipped or coupled, and the part of the old c that zoneout
 // keeps: see cell.cuh. The stored c includes that part. o and m use c' without it.
 //
-// First, rows where is_first are reset: c becomes reset_c, and gates_h becomes reset_gates. A null pointer
-// stands for zeros. A reset selects, so a NaN in the old state is gone.
+// First, rows that is_first marks are reset: c becomes reset_c, and gates_h becomes reset_gates. A null
+// pointer stands for zeros. A reset selects and doesn't multiply, so a NaN in the old state is gone.
 #include "cell.cuh"
 #include "primitives.cuh"
 

@@ -1,9 +1,9 @@
 // Resets rows in place: h and c of all layers, or of one.
 //
-// A Stepper's planned step launches it before its matmul, for the rows where is_first. `clear` launches it
-// for all rows of a Stepper, or for given slots of a pool.
+// A Stepper's planned step launches it before its matmul, for the rows that is_first marks. `clear` launches
+// it for all rows of a Stepper, or for given slots of a pool.
 //
-// A reset selects, so a NaN in the old state is gone. Then the flags are cleared.
+// A reset selects and doesn't multiply, so a NaN in the old state is gone. Then the flags are cleared.
 #include "primitives.cuh"
 
 template <typename T> struct ResetArguments {

@@ -6,7 +6,7 @@
 
 #include "rows.cuh"
 
-static constexpr int CHUNK = 16, CHUNKS = 4, TILE_ROW = CHUNK * CHUNKS;  // bytes, of a row, bytes
+static constexpr int CHUNK = 16, CHUNKS = 4, TILE_ROW = CHUNK * CHUNKS;  // bytes, chunks of a row, bytes
 
 // The offset of a row's chunk in a tile.
 DEVICE int place(int row, int chunk) {

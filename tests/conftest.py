@@ -1,4 +1,4 @@
-"""Shared by all test files: fixtures of backends, and the report of tested ones."""
+"""Fixtures for backends, settings of all tests, and a report of which backends are tested."""
 
 import gc
 import os
@@ -23,7 +23,7 @@ os.environ["FUSEDLSTM_CACHE_DIR"] = KEPT_KERNELS.name
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Tests have no deadline. In CI, the examples of properties are always the same.
+# Tests have no deadline. In CI, Hypothesis always draws the same examples.
 settings.register_profile("untimed", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("untimed")
 
@@ -48,7 +48,7 @@ def backend(request):
 
 @pytest.fixture(params=BACKENDS, scope="session")
 def backend_of_properties(request):
-    """Return the name of each tested backend. Hypothesis forbids fixtures that are made anew for each test."""
+    """Return the name of each tested backend. Hypothesis forbids function-scoped fixtures."""
     return backend_name(request)
 
 

@@ -2,8 +2,8 @@
 
     python tests/fuzz.py [READER ...] [--inputs N] [--seed S] [--first K] [--keep FOLDER]
 
-A reader may return, or raise WeightsFileError. Anything else is a finding: another exception, with the line that raised
-it; or a child that died (of a crash in a parsing library, or too much memory) or hung. Input k of a seed is always the
+A reader may return, or raise WeightsFileError. Anything else is a finding: another exception, a child that hung, or one
+that died of a crash or too much memory. Findings are grouped by the line that raised. Input k of a seed is always the
 same, so --first k --inputs 1 reproduces a finding.
 """
 

@@ -1,4 +1,4 @@
-"""Ours with states in place: a Stepper, a StatePool, and what a pool replaces: a cell with gather and scatter."""
+"""fusedlstm with states in place: a Stepper, a StatePool, and the cell with gather and scatter that a pool replaces."""
 
 import functools
 
@@ -25,7 +25,7 @@ def owner_of(case, device, kernel=None):
 
 
 class InPlace(Ours):
-    """What all peers in this file have in common."""
+    """Base of the Stepper's and the pool's peers, which need cuBLASLt on a GPU."""
 
     def why_not(self, device):
         reason = super().why_not(device)
@@ -66,7 +66,7 @@ class Steps(InPlace):
 
 
 class OneKernel(Steps):
-    """The same with a named kernel, to compare with the table's choice, for steps of one layer."""
+    """A Stepper of one layer with a named kernel, to compare with the table's choice."""
 
     devices = ("cuda",)
 
@@ -140,7 +140,7 @@ class Pool(InPlace):
 
 
 class PoolOnDevice(Pool):
-    """The same with slots in an array on the GPU, which are checked there."""
+    """pool.step(x, slots, out=out) with slots in an array on the GPU, which checks them."""
 
     name = "fusedlstm pool, slots on the GPU"
     devices = ("cuda",)
@@ -181,7 +181,7 @@ class GatherAndScatter(Ours):
         h, c, out, every, padding = raw
         h, c = (to_host("state", gathered(table, every)) for table in (h, c))
         outputs = to_host("out", out)
-        outputs = np.where(padding[:, None], np.zeros_like(outputs), outputs)  # which nobody reads
+        outputs = np.where(padding[:, None], np.zeros_like(outputs), outputs)  # padding rows' outputs are never read
         return Result(h[None], c[None], outputs[None])
 
 

@@ -1,4 +1,4 @@
-"""Ours: a cell that returns a new state, one that writes to `out=`, and LSTM for sequences and layers."""
+"""fusedlstm: a cell that returns a new state, one that writes to `out=`, and LSTM for sequences and layers."""
 
 import functools
 
@@ -45,7 +45,7 @@ def stacked(states, outputs=None):
 
 
 class Ours(Peer):
-    """What all of our peers have in common."""
+    """Base of fusedlstm's own peers."""
 
     package = module = "fusedlstm"
     dtypes = ("float64", "float32", "float16", "bfloat16")

@@ -36,10 +36,10 @@ class Peer:
         name: its name in tables and tests, which stays the same from commit to commit.
         package: the distribution whose version is recorded.
         module: the module that is imported.
-        kinds: of the cases that it runs.
-        devices: that it runs on.
-        dtypes: that it computes in.
-        precisions: the precisions of float32 matmuls on a GPU that it offers.
+        kinds: the kinds of cases that it runs.
+        devices: the devices that it runs on.
+        dtypes: the dtypes that it computes in.
+        precisions: the precisions of float32 matmuls that it offers on a GPU.
         ours: whether it is fusedlstm.
         quick: whether it runs with --quick; False if it takes long to prepare.
     """
@@ -105,7 +105,7 @@ def version_of(package: str) -> str | None:
 def waited(
     queue: Callable[[], Any], wait: Callable[[], object], begin: Callable[[], object] | None = None
 ) -> Callable[[], Any]:
-    """Return a function that does some work and waits for it. Its attribute `queue` doesn't wait, for `gpu_time`.
+    """Return a function that does some work and waits for it. `gpu_time` calls its `queue`, which doesn't wait.
 
     Args:
         queue: does the work, or queues it on a GPU.

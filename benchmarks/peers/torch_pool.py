@@ -1,4 +1,4 @@
-"""torch.nn.LSTMCell on some rows of two tables, as people keep the states of many sequences: eager and in a CUDA graph.
+"""torch.nn.LSTMCell on some rows of two tables that hold the states of many sequences. Eager, and in a CUDA graph.
 
 Padding rows use the tables' last row, which is spare.
 """
@@ -60,7 +60,7 @@ class EagerPool(Eager):
 
     def results(self, raw):
         tables, outputs = raw
-        outputs = outputs.masked_fill(tables.padding[:, None], 0)  # which nobody reads
+        outputs = outputs.masked_fill(tables.padding[:, None], 0)  # padding rows' outputs are never read
         h, c = (table[tables.every][None] for table in (tables.h, tables.c))
         return super().results((h, c, outputs[None]))
 

@@ -41,7 +41,7 @@ class Incoming:
     """Another library's array, for a consumer that doesn't know bfloat16.
 
     After it has been consumed, `is_bfloat16` says whether to view the int16 that arrived as bfloat16. `read_only` says
-    whether the producer forbids writing, which old producers can't tell.
+    whether the producer forbids writing, which old producers can't say.
     """
 
     def __init__(self, array: Any) -> None:
@@ -54,7 +54,7 @@ class Incoming:
     def __dlpack__(self, **options: Any) -> Any:
         try:
             capsule = self._array.__dlpack__(**options)
-        except TypeError:  # a producer from before these options
+        except TypeError:  # an older producer, which doesn't know these options
             stream = {key: value for key, value in options.items() if key == "stream" and value is not None}
             capsule = self._array.__dlpack__(**stream)
         name, start = _struct(capsule)

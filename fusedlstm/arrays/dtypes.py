@@ -21,7 +21,7 @@ NAMES = ("float64", "float32", "float16", "bfloat16")
 
 
 def resolve(dtype: Any) -> np.dtype[Any]:
-    """Return the NumPy dtype for a name or dtype. Raise TypeError if it is none of the four.
+    """Return the NumPy dtype for a name or dtype. Raise TypeError if it is not one of the four.
 
     "bfloat16" needs the package ml_dtypes, which adds that type to NumPy.
     """

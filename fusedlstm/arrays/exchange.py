@@ -1,4 +1,4 @@
-"""Exchange: views of a call's arrays, of any libraries, for the backend, and its results in the caller's library."""
+"""Exchange: view a call's arguments of any library as the backend's arrays, and its results as the caller's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def is_native(native: type, is_first: Any, reset_to: Any) -> bool:
 def in_order(backend: Backend) -> Iterator[None]:
     """Queue work on CuPy's current stream, after earlier work on PyTorch's current stream and before later work there.
 
-    Use this context for work without arrays, whose library would name the stream.
+    Use this context for work without array arguments, as no library then says which stream to use.
     """
     with backend.order(None) as order:
         if backend.name != "numpy":
@@ -79,7 +79,7 @@ class Exchange:
     With DLPack (JAX and others) the work waits for the producer of an input, as the protocol says. The consumer of a
     result waits for the work. But the streams of such libraries are unknown, as are those of an interface that names
     none. So their later work on an input doesn't wait for ours. Their inputs are kept alive until the work is done, and
-    must not be overwritten before. If `out` is theirs, leaving the context waits on the host until it is written.
+    must not be overwritten before then. If `out` is theirs, leaving the context waits on the host until it is written.
 
     Args:
         backend: where the call runs.
@@ -232,7 +232,7 @@ class Exchange:
             self._order.follow(None)
 
     def _place(self, name: str, array: Any, library: Library) -> str:
-        """Return the device of an array. Make a view if only that tells which."""
+        """Return the device of an array. Make a view if only a view tells which GPU it is on."""
         place = library.place(array)
         if place == "cuda" and self._gpu is not None:
             place = self._backend.device_of(view_of(name, array, library, self._backend).array)
@@ -273,7 +273,7 @@ class Exchange:
         return view
 
     def _stream(self, library: Library) -> int | None:
-        """Return a library's stream of the GPU. Ask each library only once."""
+        """Return a library's current stream on the GPU. Ask each library only once."""
         if library not in self._streams:
             self._streams[library] = library.stream(int(self._gpu or 0))
         return self._streams[library]

@@ -77,7 +77,7 @@ def host_mask(values: Any) -> NumpyArray:
     """
     mask = np.asarray(values)
     if isinstance(values, (list, tuple)) and not mask.size:
-        return mask.astype(np.bool_)  # NumPy makes floats of empty lists
+        return mask.astype(np.bool_)  # NumPy turns empty lists into floats
     return mask
 
 

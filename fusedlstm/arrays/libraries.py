@@ -85,12 +85,12 @@ class Torch:
         return str(device.type) if device.index is None else f"{device.type}:{device.index}"
 
     def stream(self, index: int) -> int | None:
-        """Return PyTorch's current stream of a GPU."""
+        """Return PyTorch's current stream on a GPU."""
         return int(self._torch.cuda.current_stream(index).cuda_stream)
 
     def view(self, tensor: Any, backend: Backend) -> View:
         """Return the view of a tensor that doesn't require grad."""
-        if tensor.is_neg():  # the CUDA array interface doesn't tell this
+        if tensor.is_neg():  # the CUDA array interface doesn't say so
             raise BufferError("its negative bit is set, so its memory holds negated numbers. Use resolve_neg()")
         wide = tensor.dtype is not self._torch.bfloat16
         bits = tensor if wide else tensor.view(self._torch.int16)

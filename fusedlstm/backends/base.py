@@ -20,7 +20,7 @@ class CellEngine(Protocol):
     """One step of a cell, prepared once and run for any batch.
 
     Attributes:
-        is_whole: False while `set_weights` overwrites the weights on a GPU, and after it failed. Steps then raise.
+        is_whole: False while `set_weights` overwrites the weights on a GPU, and after that failed. Steps then raise.
     """
 
     is_whole: bool
@@ -37,7 +37,7 @@ class CellEngine(Protocol):
     ) -> None:
         """Write the next h to h_out and the next c to c_out, which may be c. Arguments have been checked.
 
-        Rows where is_first start from `reset`, which `prepare_reset` made, or from zeros.
+        Rows that is_first marks start from `reset`, which `prepare_reset` made, or from zeros.
         """
 
     def prepare_reset(self, reset_h: Array, reset_c: Array) -> Any:
@@ -127,7 +127,7 @@ class StepperEngine(Protocol):
         """
 
     def load(self, x: Array) -> None:
-        """Copy an array (B, I) of any strides to `x`."""
+        """Copy an array (B, I) with any strides to `x`."""
 
     def mark(self, is_first: Array) -> None:
         """Copy (B,) booleans to `is_first` for the next `run`. `is_torn` is set until that run is done."""
@@ -211,7 +211,7 @@ class Order(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def follow(self, stream: int | None, index: int | None = None) -> None:
-        """Make the work wait for a stream, and the stream for the work. None means that of the backend's library."""
+        """Make the work wait for a stream, and the stream for the work. None is the backend's current stream."""
 
     def keep(self, array: Array) -> None:
         """Keep an array alive until the work is done."""

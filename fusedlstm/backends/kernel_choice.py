@@ -67,7 +67,7 @@ def choose(
     *,
     forced: str | None = None,
 ) -> str:
-    """Return the kernel that steps a layer, by the table that a model predicted.
+    """Return the kernel that steps a layer, from the table of predictions.
 
     Args:
         B: rows.

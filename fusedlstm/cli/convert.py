@@ -1,4 +1,4 @@
-"""Converts a file of another system: what the command `fusedlstm convert` does."""
+"""Convert a file of another system, for the command `fusedlstm convert`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
 
-# What an argument of the command is called by functions that don't call it that.
+# Other names that some functions have for an argument of the command.
 _OTHER_NAMES = {"name": "prefix", "gate_activation": "recurrent_activation"}
 
 
@@ -53,7 +53,7 @@ def convert_file(
         source: the path of a file or checkpoint.
         out: the path of the safetensors file to write.
         system: the name of a system, or "auto" to recognise it.
-        name: which LSTM of the file; None for the only one. With commas, several layers, one above the other.
+        name: which LSTM of the file; None for the only one. Commas separate several layers, lowest first.
         options: arguments of the system's function, by our names, that its files don't hold.
         checked: whether to compare with the source's framework.
         force: whether to overwrite `out` and `state_out`.
@@ -111,7 +111,7 @@ def _check_outs(source: str, out: str, state_out: str | None, system: str, *, fo
 
 
 def _check_count(name: str | None, weights: LSTMWeights | StackedWeights) -> None:
-    """Raise if there are fewer layers than names: some name the same LSTM in the branches of an If."""
+    """Raise if there are fewer layers than names, as some name the same LSTM in the branches of an If."""
     names = _names(name)
     if isinstance(names, tuple) and isinstance(weights, StackedWeights) and weights.num_layers < len(names):
         wanted = f"one name for each of {weights.num_layers} layers"
@@ -130,7 +130,7 @@ def _save_states(path: str, states: Sequence[LSTMState]) -> None:
 
 
 def _with(system: System, given: Any) -> str:
-    """Say what LSTMs a file has, by the names that --name takes, where there is a list of them."""
+    """Return text with the names of a file's LSTMs, for --name; "" if its system can't list them, or none is needed."""
     names = [] if system.names_in is None else system.names_in(given)
     if names in ([], [""]):  # a state_dict of the LSTM itself
         return ""
@@ -157,7 +157,7 @@ def _arguments(system: System, read: Callable[..., Any], given: Mapping[str, Any
             option = f"--{name.replace('_', '-')}"
             fail(ValueError, option, f"nothing, as from_{system.name} has no such argument", str(value))
         if isinstance(value, tuple) and name == "name" and not system.takes_layers:
-            fail(ValueError, "--name", f"one name, as from_{system.name} takes no several", ",".join(value))
+            fail(ValueError, "--name", f"one name, as from_{system.name} doesn't take several", ",".join(value))
         arguments[theirs] = value
     return arguments
 

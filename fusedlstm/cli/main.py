@@ -121,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="step a cell, or layers of them, through a file of inputs",
         description="Step a cell, or the layers of StackedWeights, through inputs (T, B, I). The result holds the "
-        "outputs (T, B, width) and the final state, so that it can be the --state of a next run. Of a cell the state "
-        "is h (B, P) and c (B, N), and every c is there too, as cells (T, B, N); of layers it is h0, c0, h1, c1 ..., "
+        "outputs (T, B, width) and the final state, so it can be the --state of the next run. For a cell, the state "
+        "is h (B, P) and c (B, N), and every c is written as cells (T, B, N). For layers, it is h0, c0, h1, c1 ..., "
         "one pair for each layer and direction. 16-bit results are written as float32.",
     )
     run.add_argument("weights", metavar="WEIGHTS", help="a file that LSTMWeights.save or StackedWeights.save wrote")
@@ -130,15 +130,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--state",
         metavar="S.npz",
-        help="the initial state, as arrays h and c, or h0, c0, h1 ..., of B rows or of one for all; default zeros",
+        help="the initial state, as arrays h and c, or h0, c0, h1 ..., with B rows, or one row for all; default: zeros",
     )
     run.add_argument(
         "--lengths",
         metavar="L.npy",
-        help="integers (B,): the steps of each row that count; past them outputs are zero and the state stays",
+        help="integers (B,), the length of each row; past it, outputs are zero and the state doesn't change",
     )
-    run.add_argument("--out", metavar="O.npz", help="where to write; else INPUTS.out.npz")
-    run.add_argument("--dtype", choices=dtypes.NAMES, help="of the computation; else that of the weights")
+    run.add_argument("--out", metavar="O.npz", help="where to write; default: INPUTS.out.npz")
+    run.add_argument("--dtype", choices=dtypes.NAMES, help="the dtype to compute in; default: that of the weights")
     run.set_defaults(command=_run)
 
     _add_convert(add)
@@ -146,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = add("demo", help="classify handwritten digits and compare with PyTorch")
     demo.set_defaults(command=_demo)
     for command in (run, demo):
-        command.add_argument("--backend", metavar="NAME", help="numpy, cuda or cuda:<index>; else the best here")
+        command.add_argument(
+            "--backend", metavar="NAME", help="numpy, cuda or cuda:<index>; default: the best one here"
+        )
     return parser
 
 
@@ -154,12 +156,12 @@ def _add_convert(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `convert`, whose options are arguments of fusedlstm.convert's functions."""
     convert = add(
         "convert",
-        help="turn a file of another framework into one of weights",
-        description="Turn a trained model's file into a file of weights: an ONNX model; PyTorch's .pt, or its "
+        help="convert another framework's file to a file of weights",
+        description="Convert a trained model's file to a file of weights: an ONNX model; PyTorch's .pt, or its "
         ".safetensors; Keras's .keras, .weights.h5 and .h5; a checkpoint of TensorFlow 1; or a .npz or .safetensors "
-        "file of the arrays of these and others, by the names that they have there. What can't be represented exactly "
-        "is refused. Nothing in the file is executed. The options below are those that a file doesn't hold, with the "
-        "defaults of its system.",
+        "file of arrays, by the names that these or other systems give them. A model that can't be represented exactly "
+        "is refused. Nothing in the file is executed. Options that the file doesn't hold have the defaults of its "
+        "system.",
     )
     convert.add_argument("source", metavar="SOURCE", help="the file, or a TensorFlow checkpoint's prefix or folder")
     convert.add_argument("out", metavar="OUT.safetensors", help="where to write the weights")
@@ -173,8 +175,8 @@ def _add_convert(add: Callable[..., argparse.ArgumentParser]) -> None:
     convert.add_argument(
         "--name",
         metavar="NAME",
-        help="which LSTM, where there are several: a layer's or node's name, or what the names of its parameters begin "
-        "with; with commas several, one above the other",
+        help="which LSTM, if there are several: a layer's or node's name, or the prefix of its parameters' names; "
+        "commas separate several layers, lowest first",
     )
     convert.add_argument(
         "--check",
@@ -196,13 +198,16 @@ def _add_convert(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--zoneout",
         type=float,
         metavar="RATE",
-        help="the part of h that each step keeps, and of c in PyTorch's ZoneOutCell; for files of torch and haste",
+        help="the part of h that each step keeps, and of c in PyTorch's ZoneOutCell; for torch and haste files",
     )
     convert.add_argument(
-        "--activation", type=_function, metavar="F", help="of g and of the output, such as tanh or elu:0.5"
+        "--activation", type=_function, metavar="F", help="the function of g and of the output, such as tanh or elu:0.5"
     )
     convert.add_argument(
-        "--gate-activation", type=_function, metavar="F", help="of i, f and o, such as hard_sigmoid:0.2:0.5"
+        "--gate-activation",
+        type=_function,
+        metavar="F",
+        help="the function of i, f and o, such as hard_sigmoid:0.2:0.5",
     )
     convert.add_argument(
         "--custom-classes",

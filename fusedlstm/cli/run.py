@@ -1,4 +1,4 @@
-"""Runs a file of inputs through weights of a file: what the command `fusedlstm run` does."""
+"""Run a file of inputs through a file of weights, for the command `fusedlstm run`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.stacked import StackedWeights
 
-# Layers run through so many steps at a time that their widest array, the gates' or the inputs', has this many numbers.
+# Layers run a part of the steps at a time, so that their widest array, the gates' or the inputs', has this many
+# numbers.
 _CHUNK = 2**24
 # Inputs of width 0 or without steps have no bytes, so a file may claim any number of rows.
 _MOST_WITHOUT_BYTES = 2**20
@@ -48,20 +49,20 @@ def run_files(
 ) -> str:
     """Run inputs (T, B, I) through a cell or through layers, write the results, and return a line of output.
 
-    The results are `outputs` (T, B, width) and the final state: of LSTMWeights `h` (B, P), `c` (B, N) and every
-    c as `cells` (T, B, N); of StackedWeights `h0`, `c0`, `h1` ..., one pair for each layer and direction,
-    and of a single one `h` and `c` too. Past a row's length outputs and cells are zero, and its state is the one
-    at its end.
+    The results are `outputs` (T, B, width) and the final state. For LSTMWeights, this is `h` (B, P) and `c` (B, N), and
+    every c is in `cells` (T, B, N). For StackedWeights, it is `h0`, `c0`, `h1` ..., one pair for each layer and
+    direction. A single pair is `h` and `c`, too. Past a row's length, outputs and cells are zero, and the row's state
+    is the one at its end.
 
     Args:
         weights_path: a file of LSTMWeights or StackedWeights.
         inputs_path: a .npy file of real numbers (T, B, I), which is read a part at a time.
         state_path: a .npz file of the state to start from, under the names above; None for zeros.
-        lengths_path: a .npy file of integers (B,), how many steps of each row count; None for all.
+        lengths_path: a .npy file of integers (B,), the length of each row; None if all rows have T steps.
         out_path: the .npz file to write, other than the files above; None for one beside the inputs. An existing file
             is overwritten.
-        dtype: that of the computation; None for the weights'. 16-bit results are written as float32.
-        backend: as of LSTMCell.
+        dtype: the dtype to compute in; None for the weights' own. 16-bit results are written as float32.
+        backend: as for LSTMCell.
 
     Raises:
         OSError, TypeError, ValueError: a file can't be read or written, or doesn't hold what was wanted.
@@ -100,7 +101,7 @@ def _layers(weights: LSTMWeights | StackedWeights) -> tuple[LSTMWeights, ...]:
 
 
 def _inputs(path: str, I: int) -> NumpyArray:
-    """Return the inputs, left on the disk until they are stepped through."""
+    """Return the inputs, memory-mapped."""
     with files.reading(path, _NO_NPY):
         inputs = npy.open_mapped(path)
     if inputs.ndim != 3 or inputs.shape[2] != I:
@@ -119,7 +120,7 @@ def _inputs(path: str, I: int) -> NumpyArray:
 
 
 def _lengths(path: str, T: int, B: int) -> NumpyArray:
-    """Return how many steps of each row count."""
+    """Return the length of each row."""
     with files.reading(path, _NO_NPY):
         lengths = npy.read(path)
     if lengths.dtype.kind not in "iu":
@@ -167,7 +168,7 @@ def _check_pair(path: str, pair: dict[str, NumpyArray], B: int, layer: LSTMWeigh
 
 
 def _names_of_states(names: Sequence[str], count: int) -> list[tuple[str, str]]:
-    """Return the names of each h and c in an archive with these, or nothing where it is not of so many states."""
+    """Return the names of each h and c in an archive with these names; [] if it doesn't hold `count` states."""
     if count == 1 and {"h", "c"} <= set(names):
         return [("h", "c")]
     numbered = [(f"h{k}", f"c{k}") for k in range(count)]
@@ -176,7 +177,7 @@ def _names_of_states(names: Sequence[str], count: int) -> list[tuple[str, str]]:
 
 
 def _step_through(cell: LSTMCell, inputs: NumpyArray, state: LSTMState, lengths: NumpyArray | None) -> dict[str, Any]:
-    """Return every h (T, B, P) and c (T, B, N), and the final state, all as they are written."""
+    """Return every h (T, B, P) and c (T, B, N), and the final state, by their names in the file."""
     T, B, _ = inputs.shape
     wide = dtypes.state_dtype(cell.dtype)
     outputs = np.empty((T, B, cell.weights.output_size), wide)
@@ -189,7 +190,7 @@ def _step_through(cell: LSTMCell, inputs: NumpyArray, state: LSTMState, lengths:
     final = state.to_numpy()
     h, c = _wide(final.h), _wide(final.c)
     if lengths is not None and B:
-        # Rows know nothing of each other: the state at a row's end was written, what came after doesn't matter.
+        # Rows are independent, so steps past a row's end only need to be left out.
         h, c = _at_the_end(outputs, _wide(first.h), lengths), _at_the_end(cells, _wide(first.c), lengths)
         outputs[np.arange(T)[:, None] >= lengths] = 0
         cells[np.arange(T)[:, None] >= lengths] = 0
@@ -207,7 +208,7 @@ def _at_the_end(every: NumpyArray, first: NumpyArray, lengths: NumpyArray) -> Nu
 def _run_through(
     lstm: LSTM, weights: StackedWeights, inputs: NumpyArray, states: tuple[LSTMState, ...], lengths: NumpyArray | None
 ) -> dict[str, Any]:
-    """Return every output (T, B, width) and the final states, all as they are written."""
+    """Return every output (T, B, width) and the final states, by their names in the file."""
     T, B, _ = inputs.shape
     outputs = np.empty((T, B, weights.output_size), dtypes.state_dtype(weights.dtype))
     for start, stop in _progress(_chunks(weights, T, B) if B else [], "part"):  # if B is 0, a file may claim any T
@@ -224,26 +225,26 @@ def _run_through(
 
 
 def _chunks(weights: StackedWeights, T: int, B: int) -> list[tuple[int, int]]:
-    """Return where in time each call begins and ends."""
+    """Return the first step of each call, and the step after its last."""
     widest = weights.num_directions * max(max(4 * one.hidden_size, one.input_size) for one in weights.layers)
-    # A backward direction starts at the end of the time, which therefore can't be divided.
+    # A backward direction starts at the last step, so the steps can't be divided.
     steps = T if weights.bidirectional else _CHUNK // (max(B, 1) * widest)
     steps = max(steps, 1)
     return [(start, min(start + steps, T)) for start in range(0, T, steps)]
 
 
 def _wide(array: NumpyArray) -> NumpyArray:
-    """Return 16-bit numbers as float32, as .npy files know no bfloat16."""
+    """Return 16-bit numbers as float32, as .npy files don't have bfloat16."""
     return array.astype(dtypes.state_dtype(array.dtype), copy=False)
 
 
 def _progress(steps: Iterable[Any], unit: str) -> Iterable[Any]:
-    """Show a bar on a terminal from the second second on, if tqdm is installed."""
+    """Show a bar on a terminal after the first second, if tqdm is installed."""
     try:
         from tqdm import tqdm
     except ImportError:
         if sys.stderr is not None and sys.stderr.isatty():
-            log.info("no progress bar: the extra cli brings one")
+            log.info("no progress bar: install the extra cli to get one")
         return steps
     bar: Iterable[Any] = tqdm(steps, unit=unit, delay=1, disable=None)
     return bar

@@ -1,6 +1,6 @@
-"""Files of named arrays that any program may have written, .npz and .safetensors, as mappings that read at use.
+"""Read the named arrays of .npz and .safetensors files that any program may have written.
 
-Nothing in them is executed, and nothing is allocated by a size that a file merely claims.
+Nothing in a file is executed. Sizes that it claims are checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from fusedlstm.validation.arguments import AnyPath
 
 _ZIP = b"PK"
-_HEADER = b"{"  # of a safetensors file, after the eight bytes of its length
+_HEADER = b"{"  # starts a safetensors file's header, after eight bytes with the header's length
 # How much a file may expand. Weights are noise, which hardly compresses.
 _MOST_GROWTH, _ALWAYS_ALLOWED = 64, 1 << 24
-# But pruned weights and new biases are zeros, which compress a thousandfold. So any file may inflate to a gigabyte; a
+# But pruned weights and new biases are zeros, which compress a thousandfold. So any file may inflate to a gigabyte. A
 # machine that runs such weights has that much.
 _ALWAYS_INFLATED = 1 << 30
 _LZMA_DICTIONARY = 1 << 26  # bytes: the most that 7-Zip uses by default
@@ -46,11 +46,13 @@ _OTHERS = {
 
 
 def open_archive(path: AnyPath) -> Mapping[str, NumpyArray]:
-    """Return the arrays of a .npz or .safetensors file by name, whichever it is; each is read when it is asked for.
+    """Return the arrays of a .npz or .safetensors file by name. The content tells which it is.
+
+    Arrays of a .npz file are read on access.
 
     Raises:
-        WeightsFileError: the file is neither or is damaged; also when an array is asked for that is damaged, or has
-            a dtype that NumPy doesn't know.
+        WeightsFileError: the file is neither, or is damaged. Accessing an array raises it too, if the array is damaged
+            or NumPy doesn't know its dtype.
         OSError: the file can't be read.
         TypeError: `path` is not a path.
     """
@@ -83,20 +85,20 @@ def may_inflate_to(size: int) -> int:
 
 
 def check_names(path: str, names: Iterable[str]) -> None:
-    """Raise WeightsFileError for names that no program gives."""
+    """Raise WeightsFileError if a name is longer than any program writes."""
     for name in names:
         if len(name) > LONGEST_NAME:
             got = f"{name[:40]!r}..., of {len(name)} characters"
-            raise WeightsFileError(f"{path} has the name {got}: at most {LONGEST_NAME} are read")
+            raise WeightsFileError(f"{path} has the name {got}: at most {LONGEST_NAME} are supported")
 
 
 class _Npz(Mapping[str, Any]):
-    """The arrays of a .npz file, without its pickled objects."""
+    """The arrays of a .npz file. Accessing a pickled object raises."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         with reading(path, " is damaged, or not a .npz file"):
-            self._archive = zipfile.ZipFile(path)  # stays open: to list the members takes as long as there are many
+            self._archive = zipfile.ZipFile(path)  # stays open, as listing many members takes long
         self._members: dict[str, str] = {}
         for member in self._archive.namelist():
             name = member.removesuffix(".npy")
@@ -105,7 +107,7 @@ class _Npz(Mapping[str, Any]):
             if name != member:
                 self._members[name] = member
         check_names(path, self._members)
-        self._most = may_inflate_to(os.path.getsize(path))  # bytes, of all that is read
+        self._most = may_inflate_to(os.path.getsize(path))  # bytes, for all arrays together
         self._read: set[str] = set()
         self._bytes = 0
 
@@ -137,11 +139,11 @@ class _Npz(Mapping[str, Any]):
 
 
 def read_member(archive: zipfile.ZipFile, member: str, may_grow_to: Callable[[int], int] = may_become) -> bytes:
-    """Return what a member of a zip file holds.
+    """Return the content of a zip file's member.
 
     Args:
         archive: the zip file.
-        member: its name in there.
+        member: the member's name.
         may_grow_to: maps the member's compressed size to the most that it may inflate to. Keras and PyTorch don't
             compress.
 
@@ -157,7 +159,7 @@ def read_member(archive: zipfile.ZipFile, member: str, may_grow_to: Callable[[in
         # Not all at once: a member may yield more than it claims.
         content = file.read(info.file_size + 1)
     if len(content) != info.file_size:
-        raise ValueError(f"{info.file_size} bytes were claimed, there are others")
+        raise ValueError(f"it claims {info.file_size} bytes, but has a different number")
     return content
 
 
@@ -173,7 +175,7 @@ def _check_dictionary(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
 
 
 class _Safetensors(Mapping[str, Any]):
-    """The arrays of a safetensors file, without those of dtypes that NumPy doesn't know."""
+    """The arrays of a safetensors file. Accessing one whose dtype NumPy doesn't know raises."""
 
     def __init__(self, path: str) -> None:
         from safetensors import deserialize

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def flat_arrays(argument: str, value: Any, *, converts: bool = True) -> dict[str, Any]:
-    """Return a mapping of names to arrays without nesting. `converts` is as in `advice.fail_source`."""
+    """Flatten nested mappings of names to arrays, with "/" in names. `converts` is as in `advice.fail_source`."""
     if not isinstance(value, Mapping):
         fail_source(argument, "a mapping of names to arrays", value, converts=converts)
     return flatten(argument, value, "/")
@@ -36,7 +36,7 @@ def check_has_arrays(argument: str, values: Mapping[str, Any]) -> None:
 
 
 def elements(argument: str, wanted: str, value: Any) -> list[Any]:
-    """Return what an iterable has. Raise TypeError for a mapping, a path or something that isn't iterable."""
+    """Return an iterable's elements. Raise TypeError for a mapping, a path or something that isn't iterable."""
     if isinstance(value, (Mapping, str, bytes, os.PathLike)) or not np.iterable(value):
         fail_source(argument, wanted, value)
     return list(value)
@@ -51,7 +51,7 @@ def check_array_like(name: str, value: Any, shape: str) -> None:
 def below(
     argument: str, params: Mapping[str, Any], scope: str, separator: str, marker: str
 ) -> tuple[dict[str, Any], str]:
-    """Return the arrays in a scope, by their names without it, and the scope. `marker` must be among them."""
+    """Return the arrays in a scope, by their names below it, and the scope. Raise ValueError if `marker` is missing."""
     if scope + marker not in params:
         have = ", ".join(sorted(params)[:8]) or "none"
         pattern = re.compile(rf"(|.*?[{separator}.])(?:[lr]\d+_)?{marker}")
@@ -78,7 +78,7 @@ def cell_weights(
     forget_bias: float | None = None,
     **options: Any,
 ) -> LSTMWeights:
-    """Return the weights in a cell's arrays of a layout. Errors call an array by a start, its name and an end.
+    """Return the weights of a cell with arrays in a layout. Errors name an array by `start`, its name and `end`.
 
     Raises:
         TypeError: the arrays' dtypes are mixed or unsupported.
@@ -98,4 +98,4 @@ def refuse_state(argument: str, states: Mapping[str, Any]) -> None:
     for name, value in states.items():
         if value is not None and np.any(to_host(name, value)):
             hint = "Weights hold no state: leave it out here, and pass it to the LSTM as its initial state"
-            fail(ValueError, argument, f"no initial state, or zeros, in {name}", "other numbers", hint)
+            fail(ValueError, argument, f"zeros or no initial state in {name}", "other numbers", hint)

@@ -42,24 +42,25 @@ LAYOUTS = {
 def from_chainer(params: Mapping[str, Any], prefix: str = "", *, bidirectional: bool | None = None) -> EitherWeights:
     """Return the weights of Chainer's L.LSTM and L.StatelessLSTM, or of L.NStepLSTM and L.NStepBiLSTM.
 
-    upward/W is (4N, I), upward/b (4N,) and lateral/W (4N, N), where row 4n + k is gate g, i, f, o (k = 0 ... 3) of unit
-    n; checked by numbers of Chainer 7.8.1. The others keep, for layer and direction number 0, 0/w0 ... 0/w3 (N, I) and
-    0/w4 ... 0/w7 (N, N) of i, f, g, o, with biases 0/b0 ... 0/b7; measured with Chainer 7.8.1, whose documents say
-    another order.
+    LSTM and StatelessLSTM have upward/W (4N, I), upward/b (4N,) and lateral/W (4N, N). Row 4n + k belongs to unit n,
+    and to the k-th of the gates g, i, f, o. NStepLSTM and NStepBiLSTM number their layers and directions. Number 0 has
+    0/w0 ... 0/w3 (N, I) and 0/w4 ... 0/w7 (N, N) for i, f, g, o, and biases 0/b0 ... 0/b7 (N,). Chainer's documents
+    give another order. All are tested against Chainer 7.8.1.
 
     Args:
-        params: names to arrays, with "/" (of serializers.save_npz, or {name: p.array for name, p in
-            link.namedparams()}) or with ".".
-        prefix: where the link is, such as "encoder/lstm".
-        bidirectional: whether it is an NStepBiLSTM; None takes what the sizes say, where they say it.
+        params: arrays by name, as serializers.save_npz writes them, or as in {name: p.array for name, p in
+            link.namedparams()}. Names may have "." for "/".
+        prefix: the link's path, such as "encoder/lstm".
+        bidirectional: whether it is an NStepBiLSTM. None infers it from the sizes, and raises if they allow both.
 
     Returns:
-        LSTMWeights of a LSTM or StatelessLSTM; StackedWeights of the others.
+        LSTMWeights for an LSTM or StatelessLSTM; StackedWeights for the others.
 
     Raises:
-        TypeError: `params` is not a mapping; arrays of mixed or unsupported dtypes.
-        ValueError: no such link; a StatefulPeepholeLSTM, whose peepholes are full matrices; sizes that allow both,
-            without `bidirectional`; wrong shapes; arrays that the link doesn't have.
+        TypeError: `params` is not a mapping; the arrays' dtypes are mixed or unsupported.
+        ValueError: there is no such link; it is a StatefulPeepholeLSTM, whose peepholes are full matrices;
+            `bidirectional` is None, and the sizes allow both; a shape is wrong; there are arrays that the
+            link doesn't have.
     """
     params = {name.replace(".", "/").lstrip("/"): value for name, value in flat_arrays("params", params).items()}
     scope = scope_of(check_prefix(prefix).replace(".", "/").strip("/"), "/")
@@ -79,7 +80,7 @@ def from_chainer(params: Mapping[str, Any], prefix: str = "", *, bidirectional: 
 
 
 def _is_bidirectional(cells: list[LSTMWeights]) -> bool:
-    """Return whether these are layers of two directions, by their sizes, or raise where these allow both."""
+    """Return whether the sizes are those of bidirectional layers. Raise ValueError if they allow both."""
     N, widths = cells[0].hidden_size, [cell.input_size for cell in cells]
     one = widths[1:] == [N] * (len(cells) - 1)
     two = widths == [widths[0]] * 2 + [2 * N] * (len(cells) - 2)

@@ -1,4 +1,4 @@
-"""Whether converted weights give the numbers of the framework that they come from, on random input."""
+"""Compare converted weights with the framework that they come from, on random input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fusedlstm.stacked import StackedWeights
 
 STEPS, ROWS = 6, 3
-# How far outputs and states may be from the framework's, of values of order 1: it rounds elsewhere.
+# The largest difference allowed for outputs and states of order 1. A framework rounds in other places than we do.
 _TOLERANCE = {"float64": 1e-11, "float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-1}
 
 
@@ -49,7 +49,7 @@ class Check:
 
     @property
     def agrees(self) -> bool:
-        """Whether all numbers agree; NaN never does."""
+        """Whether all numbers agree. NaN never agrees."""
         return self.difference <= self.tolerance * max(1.0, self.scale)
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ def check(
         name: the LSTM that was chosen there, or None.
         weights: the result.
         options: other arguments of the conversion.
-        seed: of the input.
+        seed: the seed of the random input.
 
     Raises:
         ImportError: the framework is not installed.
@@ -87,7 +87,7 @@ def check(
     """
     framework = BY_NAME[system].framework
     if not framework:
-        raise ValueError(f"there is no framework to run weights of {system} with")
+        raise ValueError(f"no framework can run weights of {system}")
     running = importlib.import_module(f"fusedlstm.convert.running.{system}")
     pairs, around = [], _NO_GRAPH
     with _framework_errors(framework):
@@ -171,7 +171,7 @@ def _inputs(weights: LSTMWeights | StackedWeights, seed: int) -> tuple[NumpyArra
 
 
 def _apart(a: NumpyArray, b: NumpyArray) -> float:
-    """Return the largest difference, infinite where shapes differ or one is no number."""
+    """Return the largest difference; infinite if shapes differ or it is not finite."""
     if a.shape != b.shape:
         return float("inf")
     difference = float(np.abs(a - b).max(initial=0))

@@ -47,21 +47,21 @@ def from_coreml(
     peephole (3N,) of i, f, o. From the documents in coremltools' source.
 
     Args:
-        parameters: the operation's, by name: weight_ih, weight_hh, and bias and peephole where there are; those of
-            the backward direction end with _back. Others are optional: direction tells whether to read both
-            directions, and the functions and clip must agree with the arguments here.
-        recurrent_activation: the operation's, of i, f and o, by our name.
-        cell_activation: the operation's, of g.
-        activation: the operation's, of c' for the output.
-        clip: the operation's. Only None is supported, as its documents don't say what it clips.
+        parameters: the operation's parameters by name: weight_ih, weight_hh and, if it has them, bias and peephole.
+            Names of the backward direction end with _back. Other parameters are optional: direction tells whether to
+            read both directions, and the functions and clip must agree with the arguments here.
+        recurrent_activation: the operation's function for i, f and o, by our name.
+        cell_activation: the operation's function for g.
+        activation: the operation's function for c' in the output.
+        clip: the operation's clip. Only None is supported, as its documents don't say what it clips.
 
     Returns:
-        LSTMWeights of one direction, forward or reverse; StackedWeights of both.
+        LSTMWeights for one direction, forward or reverse; StackedWeights for both.
 
     Raises:
-        TypeError: `parameters` is not a mapping; arrays of mixed or unsupported dtypes.
+        TypeError: `parameters` is not a mapping; the arrays' dtypes are mixed or unsupported.
         ValueError: an array is missing or has the wrong shape; there is a clip, or an initial state other than zeros;
-            the operation doesn't have a parameter, or a parameter disagrees with an argument.
+            the operation has no such parameter; a parameter disagrees with an argument.
     """
     options: dict[str, Any] = {
         "activation": cell_activation,
@@ -98,7 +98,7 @@ def from_coreml(
 
 
 def _check_same_function(name: str, ours: Function, theirs: Any) -> None:
-    """Raise if the operation has a function of its own that differs from the argument."""
+    """Raise if the parameters hold a function that differs from the argument."""
     if theirs is None or theirs == (ours if isinstance(ours, str) else ours[0]):
         return
     hint = "Pass it with its alpha and beta, which the operation's name doesn't include" if "_" in str(theirs) else ""

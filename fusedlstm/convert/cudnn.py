@@ -13,8 +13,8 @@ from fusedlstm.validation.arguments import check_bool, check_size, fail
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Linear layers 0 to 3 and 4 to 7, as TensorFlow's canonical blobs have them; 8 is the projection. From
-# its documents and TensorFlow's converter.
+# Linear layers 0 to 3 and 4 to 7, in the order of TensorFlow's canonical blobs; 8 is the projection. From cuDNN's
+# documents and TensorFlow's converter.
 LAYOUTS = {
     "cudnn": Layout(
         gates="ifgo",
@@ -32,20 +32,20 @@ def from_cudnn(
 ) -> StackedWeights:
     """Return the weights of a cuDNN LSTM in its canonical form: one matrix and one bias for each linear layer.
 
-    Linear layers 0 to 3, (N, I), multiply x and 4 to 7, (N, P), multiply h for the gates i, f, g, o; 8, (P, N), is the
-    projection. From the documents of cuDNN 9 (cudnnGetRNNWeightParams), and TensorFlow's CudnnRNNParamsToCanonical.
+    For the gates i, f, g, o, linear layers 0 to 3 (N, I) multiply x, and 4 to 7 (N, P) multiply h. Layer 8 (P, N) is
+    the projection. From the documents of cuDNN 9 (cudnnGetRNNWeightParams), and TensorFlow's CudnnRNNParamsToCanonical.
     The weights don't record the clip that cudnnRNNSetClip_v8 sets. An LSTM that clips can't be represented.
 
     Args:
-        weights: 8, or 9 with a projection, for each layer and direction: forward, then backward of layer 0, then of
-            layer 1, as cuDNN numbers pseudo-layers.
-        biases: 8 (N,) for each layer and direction, in that order; None for CUDNN_RNN_NO_BIAS.
-        num_layers: at least 1.
+        weights: 8 matrices, or 9 with a projection, for each layer and direction. They are in cuDNN's order of
+            pseudo-layers: layer 0 forward, layer 0 backward, layer 1 forward, and so on.
+        biases: 8 vectors (N,) for each layer and direction, in the same order; None for CUDNN_RNN_NO_BIAS.
+        num_layers: the number of layers, at least 1.
         bidirectional: whether each layer has both directions.
 
     Raises:
-        TypeError: `weights` or `biases` is not a sequence; arrays of mixed or unsupported dtypes.
-        ValueError: another number of matrices or biases; wrong shapes.
+        TypeError: `weights` or `biases` is not a sequence; the arrays' dtypes are mixed or unsupported.
+        ValueError: the number of matrices or biases is wrong; a shape is wrong.
     """
     check_bool("bidirectional", bidirectional)
     cells = check_size("num_layers", num_layers, 1) * (2 if bidirectional else 1)

@@ -1,7 +1,7 @@
 """Convert the weights and states of Equinox's nn.LSTMCell.
 
-Its weight_ih (4N, I), weight_hh (4N, N) and one bias (4N,), or None, are ours, in the gate order i, f, g, o. Checked by
-numbers of Equinox 0.13.8.
+Its weight_ih (4N, I), weight_hh (4N, N) and bias (4N,) or None are laid out like ours, in the gate order i, f, g, o.
+Tested against Equinox 0.13.8.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAYOUTS = {
     "equinox": Layout(gates="ifgo", columns=False, weight_ih="weight_ih", weight_hh="weight_hh", biases=("bias",)),
 }
 
-# (h, c); of several cells a tuple of them.
+# (h, c), or a tuple of pairs for several cells.
 PAIRS = Pairs("hc", tuple)
 
 
@@ -39,15 +39,15 @@ def from_equinox(source: Any, prefix: str = "", *, custom_classes: Collection[st
     """Return the weights of an equinox.nn.LSTMCell.
 
     Args:
-        source: the module, one that holds it, or a mapping of names ("weight_ih", ...) to arrays, nested or flat
-            with dots. A cell with use_bias=False has no bias, or None.
+        source: the module, a module that holds it, or a mapping of names ("weight_ih", ...) to arrays. The mapping is
+            nested, or flat with dots. With use_bias=False the bias is missing or None.
         prefix: the cell's place in the source, such as "encoder.cell" or "cells.0".
         custom_classes: names of your own classes that compute the same as LSTMCell.
 
     Raises:
         TypeError: `source` is none of these; the arrays' dtypes are mixed or unsupported; `prefix` is not a string;
             `custom_classes` is not a sequence of strings.
-        ValueError: there is no cell, or one of another kind; a class has its own call and `custom_classes` doesn't
+        ValueError: there is no cell, or it is of another kind; a class has its own call and `custom_classes` doesn't
             name it; there are arrays that an LSTMCell doesn't have; an array has the wrong shape.
     """
     arrays = arrays_of(source, prefix, check_names(custom_classes))
@@ -105,22 +105,25 @@ def _follow(module: Any, path: str) -> Any:
 
 
 def state_from_equinox(state: Any, *, dtype: Any = None) -> EitherState:
-    """Return the states of Equinox's LSTMCell under vmap, whose order is h, c.
+    """Convert states (h, c) of Equinox's LSTMCell under vmap to LSTMStates.
 
-    The order is that of Equinox 0.13.8's numbers. Arguments and errors are those of `state_from_flax`.
+    The order is tested against Equinox 0.13.8. Arguments and errors are those of `state_from_flax`.
 
     Returns:
-        An LSTMState; of several states a tuple of one for each.
+        An LSTMState, or a tuple of them for several states.
     """
     return from_pairs(state, PAIRS, dtype)
 
 
 def state_to_equinox(state: LSTMState | Sequence[LSTMState]) -> tuple[Any, ...]:
-    """Return states as Equinox's LSTMCell under vmap takes them, in h's dtype: (h, c), of several a tuple of such.
+    """Convert LSTMStates to states of Equinox's LSTMCell under vmap, in h's dtype.
+
+    Returns:
+        (h, c), or a tuple of pairs for several states.
 
     Raises:
-        TypeError: no LSTMState, or dtypes that no cell has.
-        ValueError: no state at all; arrays that are not two-dimensional, or of different batches.
+        TypeError: `state` is neither an LSTMState nor a tuple or list of them; no cell has its dtypes.
+        ValueError: `state` is empty; an array is not two-dimensional; batch sizes differ.
     """
     pair: tuple[Any, ...] = to_pairs(state, PAIRS)
     return pair

@@ -1,4 +1,4 @@
-"""Refuse objects whose class may compute something else than the framework's own class."""
+"""Refuse objects whose class may compute something other than the framework's own class."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Convert the weights and states of Haiku's hk.LSTM.
 
-Its linear layer has w (I + N, 4N), rows [x; h], columns in the gate order i, g, f, o, and b (4N,); the cell adds 1 to
-the forget gate at every step. Checked by numbers of dm-haiku 0.0.17.
+Its linear layer has b (4N,) and w (I + N, 4N), with rows [x; h] and columns in the gate order i, g, f, o. The cell adds
+1 to the forget gate at every step. Tested against dm-haiku 0.0.17.
 """
 
 from __future__ import annotations
@@ -46,19 +46,18 @@ def from_haiku(params: Mapping[Any, Any], prefix: list[str] | tuple[str, ...]) -
 def from_haiku(params: Mapping[Any, Any], prefix: str | Sequence[str] | None = None) -> LSTMWeights | StackedWeights:
     """Return the weights of an hk.LSTM, or of several.
 
+    Parameters don't show what surrounds a core: a ResetCore, a residual connection or an initial state.
+
     Args:
-        params: what init gave: {"lstm/linear": {"w": ..., "b": ...}, ...}.
-        prefix: the module's name, such as "my_model/~/lstm_1"; None finds the only one that has the name Haiku
-            gives. A sequence of several is layers, the first below, such as those of an hk.DeepRNN: ["lstm",
-            "lstm_1"].
+        params: the result of init: {"lstm/linear": {"w": ..., "b": ...}, ...}.
+        prefix: the module's name, such as "my_model/~/lstm_1". None finds the only LSTM with Haiku's default name. A
+            sequence names layers from the bottom up, such as those of an hk.DeepRNN: ["lstm", "lstm_1"].
 
     Returns:
-        LSTMWeights of one; StackedWeights of a sequence.
-
-    Parameters don't show what is around a core: a ResetCore, a residual connection or an initial state.
+        LSTMWeights; StackedWeights if `prefix` is a sequence.
 
     Raises:
-        TypeError: `params` is not a mapping; arrays of mixed or unsupported dtypes.
+        TypeError: `params` is not a mapping; the arrays' dtypes are mixed or unsupported.
         ValueError: there is no LSTM, or there are several and no prefix (the message lists them); there are arrays that
             an hk.LSTM doesn't have; an array has the wrong shape.
     """
@@ -68,7 +67,7 @@ def from_haiku(params: Mapping[Any, Any], prefix: str | Sequence[str] | None = N
 
 
 def find(params: Any, prefix: str | Sequence[str] | None) -> tuple[list[tuple[str, dict[str, Any]]], bool]:
-    """Return the scopes and arrays of the linear layers of LSTMs, and whether one was asked for.
+    """Return the scope and arrays of each LSTM's linear layer, and whether `prefix` names a single LSTM.
 
     Raises:
         TypeError, ValueError: as from_haiku.
@@ -81,12 +80,12 @@ def find(params: Any, prefix: str | Sequence[str] | None) -> tuple[list[tuple[st
         if len(found) != 1:
             have = f"{len(found)} of them" if found else ", ".join(sorted(flat)[:8]) or "nothing"
             hint = f"Give prefix= one of {', '.join(map(repr, found))}, or a list for layers" if found else ""
-            fail(ValueError, "params", "one hk.LSTM, of Haiku's own name (lstm, lstm_1, ...)", have, hint)
+            fail(ValueError, "params", "one hk.LSTM with Haiku's default name (lstm, lstm_1, ...)", have, hint)
         prefix = found[0]
     if isinstance(prefix, str):
         return [_linear(flat, prefix)], True
     if not isinstance(prefix, Sequence) or not prefix:
-        fail(TypeError, "prefix", "a module's name, a sequence of at least one, or None", describe_type(prefix))
+        fail(TypeError, "prefix", "a module's name, a non-empty sequence of names, or None", describe_type(prefix))
     return [_linear(flat, one) for one in prefix], False
 
 
@@ -108,32 +107,35 @@ def _linear(flat: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, Any]]:
 
 
 def _haiku_pair(parts: Iterable[Array]) -> Any:
-    # Its own class: JAX takes no other tuple for the carry of a scan.
+    # Haiku's own class, as JAX requires the carry of a scan to keep its type.
     return importlib.import_module("haiku").LSTMState(*parts)
 
 
-# LSTMState(hidden, cell); of a DeepRNN a tuple of them.
+# LSTMState(hidden, cell), or a tuple of them for a DeepRNN.
 PAIRS = Pairs("hc", _haiku_pair)
 
 
 def state_from_haiku(state: Any, *, dtype: Any = None) -> EitherState:
-    """Return the states of Haiku's LSTM, whose fields are hidden and cell (as Sonnet's are), in this order.
+    """Convert the states (hidden, cell) of Haiku's LSTM to LSTMStates. Sonnet's have the same fields.
 
-    The order is that of Haiku 0.0.17's numbers. Arguments and errors are those of `state_from_flax`.
+    The order is tested against Haiku 0.0.17. Arguments and errors are those of `state_from_flax`.
 
     Returns:
-        An LSTMState; of several states a tuple of one for each.
+        An LSTMState, or a tuple of them for several states.
     """
     return from_pairs(state, PAIRS, dtype)
 
 
 def state_to_haiku(state: LSTMState | Sequence[LSTMState]) -> Any:
-    """Return states as Haiku's own LSTMState(hidden, cell), in h's dtype; of several a tuple of such, as DeepRNN's.
+    """Convert LSTMStates to states of Haiku's LSTM, in h's dtype.
+
+    Returns:
+        Haiku's own LSTMState(hidden, cell), or a tuple of them for several states, as a DeepRNN takes it.
 
     Raises:
         ImportError: Haiku is not installed.
-        TypeError: no LSTMState, or dtypes that no cell has.
-        ValueError: no state at all; arrays that are not two-dimensional, or of different batches.
+        TypeError: `state` is neither an LSTMState nor a tuple or list of them; no cell has its dtypes.
+        ValueError: `state` is empty; an array is not two-dimensional; batch sizes differ.
     """
     return to_pairs(state, PAIRS)
 

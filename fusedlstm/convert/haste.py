@@ -22,20 +22,22 @@ LAYOUTS = {
 
 
 def from_haste(parameters: Mapping[str, Any], prefix: str = "", *, zoneout: float = 0.0) -> LSTMWeights:
-    """Return the weights of haste's LSTM, a layer in one direction.
+    """Return the weights of haste's LSTM: one layer in one direction.
 
-    kernel is (I, 4N), recurrent_kernel (N, 4N), columns in the gate order i, g, f, o; bias is (4N,) and holds the
-    forget bias. From the source of haste_pytorch.
+    kernel is (I, 4N) and recurrent_kernel (N, 4N), with columns in the gate order i, g, f, o. bias is (4N,) and
+    includes the forget bias. From the source of haste_pytorch.
 
     Args:
-        parameters: names to arrays: the module's state_dict.
-        prefix: what the names begin with, such as "encoder.lstm".
-        zoneout: the module's argument, which becomes zoneout_h: at inference haste mixes h alone with the previous h.
+        parameters: the module's state_dict: arrays by name.
+        prefix: the prefix of the names, such as "encoder.lstm".
+        zoneout: the module's argument, which becomes zoneout_h. At inference haste mixes only h with its previous
+            value, and not c.
 
     Raises:
-        TypeError: `parameters` is not a mapping; arrays of mixed or unsupported dtypes; a zoneout that is not a number.
-        ValueError: no such module; a LayerNormLSTM; a zoneout below 0 or above 1; wrong shapes; arrays that an LSTM
-            doesn't have.
+        TypeError: `parameters` is not a mapping; the arrays' dtypes are mixed or unsupported; `zoneout` is not a
+            number.
+        ValueError: there is no such module; it is a LayerNormLSTM or a GRU; `zoneout` is below 0 or above 1; a shape is
+            wrong; there are arrays that an LSTM doesn't have.
     """
     zoneout = check_part("zoneout", zoneout)
     scope = scope_of(prefix, ".")
@@ -47,8 +49,8 @@ def from_haste(parameters: Mapping[str, Any], prefix: str = "", *, zoneout: floa
 
 _SIGNS = Signs(
     array=r"(.*[/.])?recurrent_kernel(:0)?",
-    refused="has a recurrent_kernel, as Keras' LSTM and haste's have, whose gates differ. Of haste say --from haste; "
-    "of Keras give the file that it saved, or the arrays to fusedlstm.convert.from_keras",
+    refused="has a recurrent_kernel, as both Keras and haste write, in different gate orders. For haste, use --from "
+    "haste; for Keras, give the file that it saved, or pass the arrays to fusedlstm.convert.from_keras",
     alike=("keras",),
 )
 SYSTEM = System("haste", LAYOUTS, from_haste, source="arrays", signs=_SIGNS)

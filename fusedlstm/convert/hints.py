@@ -55,6 +55,8 @@ def _right_importers(importer: str, source: Mapping[Any, Any]) -> list[str]:
             return []
         found, telling = evidence(names)
         if found is not None:
+            if own.read is not None and "prefix" in inspect.signature(own.read).parameters:
+                telling = [name.rpartition(".")[2] for name in telling]
             is_own = found is own or any(layout.names().issuperset(telling) for layout in own.layouts.values())
             return [] if is_own else [f"from_{name}" for name in (found.name, *found.signs.alike)]
     return []

@@ -1,8 +1,8 @@
 """Describe where a system keeps the arrays of one cell.
 
-Each system's LAYOUTS stand with its code. Tests compare each layout with outputs of the real system. A comment says
-where only source code or documents tell. It also says since which version a default applies and what came before, as
-weights don't tell a version.
+Each system's LAYOUTS are next to its code. Tests compare each layout with outputs of the real system. Comments mark
+what is known only from source code or documents. They also give the version that introduced a default, and the default
+before it, as weights don't record a version.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-# One array with the blocks of all gates, by its name, or one array a gate, by their names in the layout's order.
+# The name of one array with the blocks of all gates, or the names of one array per gate in the layout's order.
 Names: TypeAlias = str | tuple[str, ...]
 
 
 def each(name: str, letters: str) -> tuple[str, ...]:
-    """Return the names of one array a gate: each("w_{}", "ifgo") is w_i, w_f, w_g, w_o."""
+    """Return the names of one array per gate: each("w_{}", "ifgo") gives w_i, w_f, w_g, w_o."""
     return tuple(name.format(letter) for letter in letters)
 
 
@@ -26,21 +26,21 @@ def all_names(names: Names) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a system keeps the arrays of one cell, by the names they have below the cell's own scope.
+    """Where a system keeps the arrays of one cell. Names are relative to the cell's scope.
 
     Attributes:
-        gates: the order of the blocks, such as "igfo"; a coupled gate has none, and becomes zeros.
-        columns: whether gates stand side by side, as x @ kernel wants: (I, 4N); else in rows, (4N, I). A
-            projection is (N, P) with columns, else (P, N).
-        weight_ih: what x is multiplied by.
-        weight_hh: what h is multiplied by; empty where both are one array: (I + P, 4N), rows [x; h].
-        biases: all that are added, each (4N,).
-        has_bias: whether a cell always has them.
+        gates: the order of the blocks, such as "igfo". A coupled gate has no block, and becomes zeros.
+        columns: whether gates are columns (I, 4N), for x @ kernel. Otherwise they are rows (4N, I). A projection is
+            (N, P) with columns, else (P, N).
+        weight_ih: the weights of x.
+        weight_hh: the weights of h; empty if both are one array (I + P, 4N), with rows [x; h].
+        biases: the biases that are summed, each (4N,).
+        has_bias: whether a cell always has biases.
         peephole: one array of three blocks of N, or three names in the order i, f, o; empty for none.
-        peepholes: the order of the blocks of one array.
+        peepholes: the order of the blocks in one array.
         weight_hr: the projection; empty for none.
-        interleaved: whether the gates of a unit stand together (row 4n + k), instead of units of a gate.
-        forget_bias: what the system adds at every step, besides its arrays.
+        interleaved: whether the gates of a unit are adjacent (row 4n + k), rather than the units of a gate.
+        forget_bias: what the system adds to the forget gate at every step, besides its arrays.
     """
 
     gates: str

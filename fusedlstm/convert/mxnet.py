@@ -37,24 +37,25 @@ def from_mxnet(
     state_clip_min: float | None = None,
     state_clip_max: float | None = None,
 ) -> EitherWeights:
-    """Return the weights of MXNet's gluon.rnn.LSTMCell, or gluon.rnn.LSTM of any layers and directions.
+    """Return the weights of MXNet's gluon.rnn.LSTMCell, or of a gluon.rnn.LSTM with any layers and directions.
 
-    i2h_weight is (4N, I) and h2h_weight (4N, P), rows in the gate order i, f, g, o, with a bias each; h2r_weight is
-    (P, N). A layer's names begin with l0_, l1_ ..., its backward direction's with r0_, r1_ ... The cell is checked
-    by numbers of MXNet 1.9.1, the layers' names by its source.
+    i2h_weight is (4N, I) and h2h_weight (4N, P), each with a bias and rows in the gate order i, f, g, o. h2r_weight is
+    (P, N). Names of layers begin with l0_, l1_ ..., and those of backward directions with r0_, r1_ ... The cell is
+    tested against MXNet 1.9.1. The layers' names are from its source.
 
     Args:
-        params: names to arrays, such as {name: p.data().asnumpy() for name, p in net.collect_params().items()}.
-        prefix: what the names begin with, to the letter, such as "lstm0_" or "encoder.lstm.".
-        state_clip_min: the layer's argument; refused, as what cuDNN clips by it is not documented.
+        params: arrays by name, such as {name: p.data().asnumpy() for name, p in net.collect_params().items()}.
+        prefix: the exact prefix of the names, such as "lstm0_" or "encoder.lstm.".
+        state_clip_min: the layer's argument. Only None is supported, as cuDNN doesn't document what it clips.
         state_clip_max: likewise.
 
     Returns:
-        LSTMWeights of a cell; StackedWeights of an LSTM, even of one layer.
+        LSTMWeights for a cell; StackedWeights for an LSTM, even with one layer.
 
     Raises:
-        TypeError: `params` is not a mapping; arrays of mixed or unsupported dtypes.
-        ValueError: no such cell or LSTM; wrong shapes; a clip; arrays that it doesn't have.
+        TypeError: `params` is not a mapping; the arrays' dtypes are mixed or unsupported.
+        ValueError: there is no such cell or LSTM; a shape is wrong; there is a clip; there are arrays that an LSTM
+            doesn't have.
     """
     for name, value in (("state_clip_min", state_clip_min), ("state_clip_max", state_clip_max)):
         if value is not None:

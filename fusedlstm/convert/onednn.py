@@ -39,22 +39,22 @@ def from_onednn(
     weights_peephole: Any = None,
     weights_projection: Any = None,
 ) -> StackedWeights:
-    """Return the weights of a oneDNN LSTM primitive, of tensors in the plain formats ldigo, ldgo and ldio.
+    """Return the weights of a oneDNN LSTM primitive from tensors in the plain formats ldigo, ldgo and ldio.
 
-    The gate order is i, f, g, o (oneDNN calls them i, f, c~, o); that of peepholes is i, f, o. Both directions'
-    outputs are assumed to be concatenated (bidirectional_concat). Gates and biases are tested against PyTorch 2.13's
-    oneDNN; the rest is from the documents of oneDNN 3.
+    The gate order is i, f, g, o (oneDNN calls them i, f, c~, o), and the order of peepholes is i, f, o. The outputs of
+    both directions are assumed to be concatenated (bidirectional_concat). Gates and biases are tested against PyTorch
+    2.13's oneDNN. The rest is from the documents of oneDNN 3.
 
     Args:
-        weights_layer: (L, D, I, 4, N), L layers, D directions.
+        weights_layer: (L, D, I, 4, N), for L layers and D directions.
         weights_iter: (L, D, P, 4, N).
         bias: (L, D, 4, N), or None.
         weights_peephole: (L, D, 3, N), or None.
         weights_projection: (L, D, N, P), or None.
 
     Raises:
-        TypeError: `weights_layer` or `weights_iter` is not an array; arrays of mixed or unsupported dtypes.
-        ValueError: wrong shapes.
+        TypeError: `weights_layer` or `weights_iter` is not an array; the arrays' dtypes are mixed or unsupported.
+        ValueError: a shape is wrong.
     """
     check_array_like("weights_layer", weights_layer, "(L, D, I, 4, N)")
     check_array_like("weights_iter", weights_iter, "(L, D, P, 4, N)")
@@ -81,7 +81,7 @@ def from_onednn(
 
 
 def _check_layers(name: str, tensors: Mapping[str, NumpyArray], ndim: int) -> None:
-    """Raise unless a tensor has `ndim` axes and the sizes of layers, directions and gates."""
+    """Raise unless a tensor has `ndim` axes, and the right numbers of layers, directions and gates."""
     shape, first = tensors[name].shape, tensors["weights_layer"].shape[:2]
     gates = {"weights_layer": (3, 4), "weights_iter": (3, 4), "bias": (2, 4), "weights_peephole": (2, 3)}
     axis, count = gates.get(name, (0, first[0]))

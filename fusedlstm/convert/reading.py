@@ -1,4 +1,4 @@
-"""Read the arrays of a cell in some layout to those of LSTMWeights."""
+"""Convert a cell's arrays in some layout to those of LSTMWeights."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def read(
     forget_bias: float | None = None,
     full_name: Callable[[str], str] = str,
 ) -> dict[str, NumpyArray | None]:
-    """Return the arrays of an LSTMWeights, by name, of a cell's arrays in some layout.
+    """Convert a cell's arrays in some layout to the arrays of an LSTMWeights, by name.
 
     Args:
-        layout: the cell's.
-        argument: what an error about a missing array calls `arrays`.
-        arrays: the cell's, by the layout's names, from any library. Others are ignored: see `refuse_unknown`.
-        forget_bias: what the cell adds at every step; None for what its system adds.
-        full_name: makes of a layout's name the one that an error says.
+        layout: the cell's layout.
+        argument: the name of `arrays` in errors about a missing array.
+        arrays: the cell's arrays, by the layout's names, from any library. Others are ignored: see `refuse_unknown`.
+        forget_bias: what the cell adds to the forget gate at every step; None for its system's default.
+        full_name: maps a layout's name to the name in errors.
 
     Raises:
-        TypeError: arrays of different dtypes, or of no numbers.
-        ValueError: an array is missing or of the wrong shape.
+        TypeError: arrays have different dtypes, or are not numbers.
+        ValueError: an array is missing or has the wrong shape.
     """
     cell = _Cell(layout, argument, arrays, full_name)
     cell.measure()
@@ -60,9 +60,9 @@ def refuse_unknown(
     """Raise if a cell has an array that the layout doesn't have, as it may change what the cell computes.
 
     Args:
-        layout: the cell's.
+        layout: the cell's layout.
         argument: the name of the cell's arrays in errors.
-        names: the arrays' names. A name below one of the layout's, such as "kernel/Adam", is an optimiser's.
+        names: the arrays' names. Names below one of the layout's, such as "kernel/Adam", belong to an optimiser.
         full_name: see `read`.
         ignored: names of arrays that change nothing.
 
@@ -91,31 +91,31 @@ class _Cell:
         self.gates = len(layout.gates)
         self.is_joint = not layout.weight_hh
         self.sizes: dict[str, int] = {}
-        self.first: tuple[str, np.dtype[Any]] | None = None  # the name and the dtype that all follow
+        self.first: tuple[str, np.dtype[Any]] | None = None  # its name and dtype, which the others must match
 
     def array(self, name: str) -> NumpyArray:
-        """Return an array in host memory, which must have the dtype of the first."""
+        """Return an array in host memory. Raise unless it has the dtype of the first."""
         if name not in self.given:
             have = ", ".join(sorted(map(str, self.given))[:8]) or "none"
-            fail(ValueError, self.argument, f"one named {self.full_name(name)!r}", have)
+            fail(ValueError, self.argument, f"an array named {self.full_name(name)!r}", have)
         array = to_host(self.full_name(name), self.given[name])
         self.first = self.first or (self.full_name(name), array.dtype)
         check_dtype(self.full_name(name), array.dtype, self.first[1], f"that of {self.first[0]}")
         return array
 
     def measure(self) -> None:
-        """Learn N, I and P from the array for x and from the projection."""
+        """Determine N, I and P from the array for x and from the projection."""
         name, blocks = all_names(self.layout.weight_ih)[0], self.blocks_in(self.layout.weight_ih)
         shape = self.array(name).shape
         gates, width = (shape[::-1] if self.layout.columns else shape) if len(shape) == 2 else (0, 0)
         if gates % blocks or gates == 0:
-            hint = "Several cells in one array are given one by one" if len(shape) == 3 else ""
+            hint = "If it holds several cells, pass them one by one" if len(shape) == 3 else ""
             fail(ValueError, self.full_name(name), f"shape {self.shape_of_x(blocks)}", f"shape {shape}", hint)
         N = self.sizes["N"] = gates // blocks
         P = self.sizes["P"] = self.size_of_projection() or N
         self.sizes["I"] = width - P if self.is_joint else width
         if self.sizes["I"] < 0:
-            wanted = f"shape {self.shape_of_x(blocks)} with P = {P} rows for h at least"
+            wanted = f"shape {self.shape_of_x(blocks)} with at least P = {P} rows for h"
             fail(ValueError, self.full_name(name), wanted, f"shape {shape}")
 
     def shape_of_x(self, blocks: int) -> str:
@@ -123,11 +123,11 @@ class _Cell:
         return f"({width}, {gates})" if self.layout.columns else f"({gates}, {width})"
 
     def blocks_in(self, names: Names) -> int:
-        """Return how many gates' blocks each of the arrays has."""
+        """Return the number of gates in each of these arrays."""
         return self.gates if isinstance(names, str) else 1
 
     def size_of_projection(self) -> int | None:
-        """Return P of the projection; None where there is none."""
+        """Return P of the projection; None without one."""
         name = self.layout.weight_hr
         if not name or name not in self.given:
             return None
@@ -147,7 +147,7 @@ class _Cell:
         return weight_ih.reshape(4 * N, I), weight_hh.reshape(4 * N, -1)
 
     def blocks(self, names: Names, width: str | None) -> NumpyArray:
-        """Return the blocks of weights, of this width (a letter; nothing for any), or of a bias (None)."""
+        """Return blocks (4, N, ...). `width` is a letter, "" for any width, or None for a bias."""
         blocks = self.blocks_in(names)
         parts = []
         for name in all_names(names):
@@ -168,14 +168,14 @@ class _Cell:
         return rows.reshape(blocks, N, *rest)
 
     def in_our_order(self, blocks: NumpyArray) -> NumpyArray:
-        """Return blocks (4, N, ...) of those that the layout has, with zeros for a coupled gate."""
+        """Return the layout's blocks as (4, N, ...) in our order, with zeros for a coupled gate."""
         ours = np.zeros((4, *blocks.shape[1:]), blocks.dtype)
         for block, gate in zip(blocks, self.layout.gates, strict=True):
             ours["ifgo".index(gate)] = block
         return ours
 
     def bias(self, forget_bias: float) -> NumpyArray | None:
-        """Return the sum of all biases (4N,), the forget bias included; None for none."""
+        """Return the sum of all biases (4N,), including the forget bias; None without any."""
         N, biases = self.sizes["N"], self.layout.biases
         there = [names for names in biases if all_names(names)[0] in self.given]
         if there and len(there) != len(biases):
@@ -186,9 +186,9 @@ class _Cell:
         if not there and not forget_bias:
             return None
         parts = [self.blocks(names, None) for names in there]
-        with np.errstate(all="ignore"):  # of infinities
+        with np.errstate(all="ignore"):  # there may be infinities
             bias: NumpyArray = sum(parts[1:], start=parts[0]) if parts else np.zeros((4, N), self.dtype)
-            if forget_bias:  # not else: -0.0 + 0 is 0.0
+            if forget_bias:  # adding 0.0 would turn -0.0 into 0.0
                 bias[1] += np.asarray(forget_bias, bias.dtype)
         return bias.reshape(4 * N)
 
@@ -198,7 +198,7 @@ class _Cell:
         return self.first[1]
 
     def peephole(self) -> NumpyArray | None:
-        """Return the peepholes (3, N), rows i, f, o, with zeros for a coupled gate; None for none."""
+        """Return the peepholes (3, N), rows i, f, o, with zeros for a coupled gate; None without any."""
         names = [name for name in all_names(self.layout.peephole) if name]
         missing = [name for name in names if name not in self.given]
         if len(missing) == len(names):
@@ -222,7 +222,7 @@ class _Cell:
         return array.reshape(3, -1)[[self.layout.peepholes.index(gate) for gate in "ifo"]]
 
     def projection(self) -> NumpyArray | None:
-        """Return weight_hr (P, N); None for none."""
+        """Return weight_hr (P, N); None without one."""
         name = self.layout.weight_hr
         if not name or name not in self.given:
             return None

@@ -1,4 +1,4 @@
-"""Tell which system wrote a file: by its first bytes and by the names of its arrays, never by its own name alone."""
+"""Tell which system wrote a file, by its first bytes and its arrays' names, never by the file's name alone."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 _ZIP = b"PK\x03\x04"
 _SAFETENSORS = re.compile(rb".{8}\{", re.DOTALL)
-# Files of no system, which can't be read.
+# Files that are refused, whatever system they are from.
 _REFUSED = (
-    (re.compile(rb"GGUF"), "a GGUF file, which no LSTM is read from"),
+    (re.compile(rb"GGUF"), "a GGUF file, from which LSTMs can't be read"),
     (re.compile(rb"\x80[\x03-\x05]"), "a Python pickle, which is never read: it can run any program"),
 )
-_HINT = "Say which with --from, or call its function of fusedlstm.convert"
+_HINT = "Name its system with --from, or call that system's function in fusedlstm.convert"
 
 
 def recognise(path: AnyPath) -> str:
-    """Return the name of the system whose file or folder this is, such as "torch".
+    """Return the name of the system that wrote a file or folder, such as "torch".
 
     Raises:
-        WeightsFileError: it is of none that is read here, of our own format, or can't be told.
+        WeightsFileError: the system is unknown or not supported, or it is a file of our own format.
         OSError: it can't be read.
         TypeError: `path` is not a path.
     """
@@ -57,13 +57,13 @@ def _of_file(name: str) -> str:
             raise WeightsFileError(f"{name} is {what}")
     if _SAFETENSORS.match(start):
         if files.is_ours(name):
-            raise WeightsFileError(f"{name} is a file of fusedlstm's own already, which load_weights reads")
+            raise WeightsFileError(f"{name} is already fusedlstm's own file, which load_weights reads")
         return _of_names(name, open_archive(name))
-    raise WeightsFileError(f"{name} is of no kind that is known here. {_HINT}")
+    raise WeightsFileError(f"{name} is not a known kind of file. {_HINT}")
 
 
 def _of_zip(path: str) -> str:
-    """Return the system of a zip file: one with members of its own, or that of the arrays of a .npz."""
+    """Return the system of a zip file, by its members or, for a .npz, by its arrays' names."""
     with files.reading(path, " is a damaged zip file"), zipfile.ZipFile(path) as archive:
         members = archive.namelist()
     for system in SYSTEMS:
@@ -72,16 +72,16 @@ def _of_zip(path: str) -> str:
     if any(member.endswith(".npy") for member in members):
         return _of_names(path, open_archive(path))
     some = ", ".join(members[:4]) or "nothing"
-    raise WeightsFileError(f"{path} is a zip file of no kind that is known here: it has {some}. {_HINT}")
+    raise WeightsFileError(f"{path} is not a known kind of zip file: it has {some}. {_HINT}")
 
 
 def _of_names(path: str, names: Collection[str]) -> str:
-    """Return the system that has names like these, of the arrays in a file of any program."""
+    """Return the system that names arrays like these."""
     system, _ = evidence(names)
     if system is not None:
         return _unless_refused(path, system)
     some = ", ".join(sorted(names)[:6]) or "nothing"
-    raise WeightsFileError(f"{path} has no arrays whose names tell of an LSTM: {some}. {_HINT}")
+    raise WeightsFileError(f"{path} has no arrays named like an LSTM's: {some}. {_HINT}")
 
 
 def evidence(names: Collection[str]) -> tuple[System | None, list[str]]:
@@ -98,7 +98,7 @@ def _any_match(pattern: str, names: Collection[str]) -> bool:
 
 
 def _unless_refused(path: str, system: System) -> str:
-    """Return a system's name, or raise if such files of it are refused."""
+    """Return a system's name. Raise if its files of this kind are refused."""
     if system.signs.refused:
         raise WeightsFileError(f"{path} {system.signs.refused}")
     return system.name

@@ -1,7 +1,7 @@
-"""The record of a system: all that recognition, the command, checks and tests know of it.
+"""The record of a system: all that recognition, the command, checks and tests know about it.
 
-A system is a library, framework or file format that has LSTMs. Its record stands at the end of its file, or in
-`system.py` of its folder; `systems.py` collects them.
+A system is a library, framework or file format that has LSTMs. Its record is at the end of its file, or in
+`system.py` of its folder. `systems.py` collects all records.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ class Signs:
     """How a file shows which system wrote it.
 
     Attributes:
-        at: whether there is something of this system at a path, such as a checkpoint's prefix.
+        at: whether a path belongs to this system, such as a checkpoint's prefix.
         start: a pattern that the first 16 bytes match.
         members: patterns of names of a zip file's members. Each must match one.
         array: a pattern of names of arrays. One must match.
-        refused: what an error says of such a file if `read` can't take it, or another system's may look the same.
-        alike: the names of systems whose arrays have the same names.
+        refused: the error for such a file, if `read` can't take it or another system's files may look the same.
     """
 
     at: Callable[[str], bool] | None = None
@@ -39,22 +38,22 @@ class Signs:
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """What is known of a system.
+    """What is known about a system.
 
     Attributes:
         name: its name for the command, and at the end of its functions' names.
-        layouts: where it keeps a cell's arrays, by names that no other system has. Its code looks layouts up here.
+        layouts: where it keeps a cell's arrays. No two systems have a layout of the same name.
         read: its `from_*`; None if only states are converted.
         others: its other public functions.
         source: what the command passes to `read`; "" if the command can't convert such files.
-        takes_layers: whether `read` takes several names, of layers one above the other.
+        takes_layers: whether `read` takes several names, one for each layer from the bottom up.
         names_in: lists the names of the LSTMs in a source, as `read` takes them.
         initial_state: takes a source and a name, and returns the constant initial state.
-        parts: returns files that a source consists of besides itself, by their names in errors.
-        names_classes: whether its files name classes, which users then vouch for by `custom_classes`.
+        parts: returns the other files that belong to a source, by their names in errors.
+        names_classes: whether its files name classes, which users can vouch for with `custom_classes`.
         signs: how a file shows that it is this system's.
         framework: the package that checks use. `running/<name>.py` runs it.
-        pairs: its state of one cell and of several.
+        pairs: the form of its states, for one cell and for several.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Convert the states of Silero's VAD, whose weights are an ONNX model's or PyTorch's."""
+"""Convert the states of Silero's VAD. Its weights are in ONNX or PyTorch files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def state_from_silero(state: Array, *, dtype: Any = None) -> LSTMState:
-    """Return the state of Silero's VAD (version 5 and later), as views where dtypes allow.
+    """Return the state of Silero's VAD (version 5 and later), as views if the dtypes allow it.
 
     Args:
-        state: (2, B, N): h, then c. (Up to version 4 they are two arrays, of two layers: `state_from_torch`.)
-        dtype: the cell's; None is the array's own.
+        state: (2, B, N), h then c. Up to version 4 the state is two arrays of two layers: use `state_from_torch`.
+        dtype: the cell's dtype; None for the array's own.
 
     Raises:
         TypeError: `state` is not an array, or no cell has its dtype.
-        ValueError: an array of another shape.
+        ValueError: its shape is not (2, B, N).
     """
     refuse_state("state", state, "an array (2, B, N)")
     if isinstance(state, (tuple, list)):
@@ -45,8 +45,8 @@ def state_to_silero(state: LSTMState | Sequence[LSTMState]) -> Array:
     """Return a state as Silero's VAD takes it: one new array (2, B, N) of h and c, in h's dtype.
 
     Raises:
-        TypeError: no LSTMState (a tuple or list may hold one), or dtypes that no cell has.
-        ValueError: several states; h and c that are not two-dimensional, or of different shapes.
+        TypeError: `state` is neither an LSTMState nor a tuple or list of one; no cell has its dtypes.
+        ValueError: there are several states; h and c are not two-dimensional, or have different shapes.
     """
     if len(named_states("state", state)) > 1:
         fail(ValueError, "state", "one LSTMState", f"a {type(state).__name__} of {len(state)}")

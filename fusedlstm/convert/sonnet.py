@@ -43,23 +43,23 @@ def from_sonnet1(
     hidden_clip_value: float | None = None,
     cell_clip_value: float | None = None,
 ) -> LSTMWeights:
-    """Return the weights of a Sonnet 1 snt.LSTM, with a projection where there is one.
+    """Return the weights of a Sonnet 1 snt.LSTM, and of its projection if it has one.
 
-    w_gates is (I + P, 4N), rows [x; h], columns in the gate order i, g, f, o, and w_h_projection (N, P). Checked by
-    numbers of Sonnet 1.36; the projection's name and shape from its source.
+    w_gates is (I + P, 4N), with rows [x; h] and columns in the gate order i, g, f, o. w_h_projection is (N, P). Tested
+    against Sonnet 1.36. The projection's name and shape are from its source.
 
     Args:
-        variables: names to arrays, as in a checkpoint: "lstm/w_gates", ... An ending ":0" is dropped.
+        variables: arrays by name, as in a checkpoint: "lstm/w_gates", ... A trailing ":0" is dropped.
         prefix: the module's scope.
         forget_bias: the module's argument, added at every step.
-        hidden_clip_value: the module's argument; refused, as it clips the previous h.
-        cell_clip_value: likewise, of the previous c.
+        hidden_clip_value: the module's argument. Only None is supported, as it clips the previous h.
+        cell_clip_value: likewise, for the previous c.
 
     Raises:
-        TypeError: `variables` is not a mapping; arrays of mixed or unsupported dtypes.
-        ValueError: no such module; wrong shapes; a clip, peepholes (which Sonnet 1 puts inside the tanh of c) or
-            normalisation, which this package's formula lacks; a trained initial state, which weights can't hold;
-            arrays that the module doesn't have.
+        TypeError: `variables` is not a mapping; the arrays' dtypes are mixed or unsupported.
+        ValueError: there is no such module; a shape is wrong; this package's formula lacks the module's clip,
+            normalisation or peepholes (Sonnet 1 puts o's inside the tanh of c); there is a trained initial state, which
+            weights can't hold; there are arrays that the module doesn't have.
     """
     for name, value in (("hidden_clip_value", hidden_clip_value), ("cell_clip_value", cell_clip_value)):
         if value is not None:
@@ -77,19 +77,19 @@ def from_sonnet1(
 
 
 def from_sonnet2(variables: Mapping[str, Any], prefix: str = "lstm") -> LSTMWeights:
-    """Return the weights of a Sonnet 2 snt.LSTM, with a projection where there is one.
+    """Return the weights of a Sonnet 2 snt.LSTM, and of its projection if it has one.
 
-    w_i is (I, 4N) and w_h (P, 4N), columns in the gate order i, f, g, o, with nothing added at run time; projection
-    is (N, P). Checked by numbers of Sonnet 2.0.2.
+    w_i is (I, 4N) and w_h (P, 4N), with columns in the gate order i, f, g, o. projection is (N, P). Nothing is added to
+    the bias at run time. Tested against Sonnet 2.0.2.
 
     Args:
-        variables: names to arrays: {v.name: v for v in module.variables}. An ending ":0" is dropped.
+        variables: arrays by name: {v.name: v for v in module.variables}. A trailing ":0" is dropped.
         prefix: the module's scope.
 
     Raises:
-        TypeError: `variables` is not a mapping; arrays of mixed or unsupported dtypes.
-        ValueError: no such module; wrong shapes; a TrainableState other than zeros, which weights can't hold; arrays
-            that the module doesn't have.
+        TypeError: `variables` is not a mapping; the arrays' dtypes are mixed or unsupported.
+        ValueError: there is no such module; a shape is wrong; a TrainableState is not zero, and weights can't hold it;
+            there are arrays that the module doesn't have.
     """
     variables = {str(name).removesuffix(":0"): value for name, value in flat_arrays("variables", variables).items()}
     arrays, scope = below("variables", variables, scope_of(prefix, "/"), "/", "w_i")

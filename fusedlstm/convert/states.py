@@ -1,12 +1,12 @@
-"""States of other systems -> LSTMState, and back.
+"""Convert states of other systems to LSTMState, and back.
 
-Each system's `state_from_*` and `state_to_*` stand with its code, and its Pairs says whether h or c comes first there.
+Each system's `state_from_*` and `state_to_*` are next to its code. Its Pairs tells whether h or c comes first.
 
-A pair is a tuple or a list. One whose fields have names, h and c or hidden and cell, is taken by those, whatever their
-order; an array is never taken apart as if it were a pair. Arrays may be of any library, as a cell's.
+A pair is a tuple or a list. In a named tuple the fields h and c, or hidden and cell, are found by name, in any order.
+An array is never split as if it were a pair. Arrays may be of any library that a cell takes.
 
-A framework's cell keeps h and c in one dtype, and a cell of 16 bits here keeps c in float32: it is cast on the way in
-and, which loses bits, on the way out. What need not be cast is returned as it came.
+A framework's cell keeps h and c in one dtype. A 16-bit cell here keeps c in float32, so c is cast on the way in. It is
+cast back on the way out, which loses bits. Arrays that need no cast are returned unchanged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Pairs(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What a pair looks like."""
+        """The pair as errors show it."""
         both = ", ".join(self.order)
         return f"[{both}]" if self.pair is list else f"({both})"
 
@@ -48,14 +48,14 @@ class Pairs(NamedTuple):
 def from_pairs(state: Any, pairs: Pairs, dtype: Any) -> LSTMState | tuple[LSTMState, ...]:
     """Return the states of a pair, or of a tuple or list of pairs."""
     if not isinstance(state, (tuple, list)) or not state:
-        refuse_other(state, f"{pairs.text}, or a tuple or list of such")
+        refuse_other(state, f"{pairs.text}, or a tuple or list of such pairs")
     if not has_parts(state):
         return cell_states([pair_of("state", state, pairs)], dtype)[0]
     return cell_states([pair_of(f"state[{k}]", each, pairs) for k, each in enumerate(state)], dtype)
 
 
 def has_parts(state: Any) -> bool:
-    """Whether a tuple or list holds others, and so is no pair of arrays."""
+    """Whether a tuple or list holds others, and so isn't a pair of arrays."""
     return any(isinstance(part, (tuple, list)) for part in state)
 
 
@@ -65,12 +65,12 @@ def is_array(value: Any) -> bool:
 
 
 def refuse_other(state: Any, wanted: str) -> NoReturn:
-    """Raise for what is no tuple or list that holds something."""
+    """Raise an error about a state that is not a non-empty tuple or list."""
     refuse_state("state", state, wanted)
     if isinstance(state, (tuple, list)):
         fail(ValueError, "state", wanted, f"an empty {type(state).__name__}")
     if is_array(state):
-        hint = 'Of both in one array, unpack_state names the order: "ch" is [c | h], "hc" is [h | c]'
+        hint = 'For h and c in one array use unpack_state, with the order "ch" for [c | h] or "hc" for [h | c]'
         fail(TypeError, "state", wanted, f"one array, a {describe_type(state)}", hint)
     fail(TypeError, "state", wanted, describe_type(state))
 
@@ -78,11 +78,11 @@ def refuse_other(state: Any, wanted: str) -> NoReturn:
 def refuse_state(name: str, value: Any, wanted: str) -> None:
     """Raise for an LSTMState."""
     if isinstance(value, LSTMState):
-        fail(TypeError, name, wanted, "an LSTMState", "It has both by name: give it to a cell as it is")
+        fail(TypeError, name, wanted, "an LSTMState", "It needs no conversion: give it to a cell as it is")
 
 
 def pair_of(name: str, pair: Any, pairs: Pairs) -> Named:
-    """Return h and c of a pair by name, with what errors call it; its arrays are not looked at."""
+    """Return a pair as an LSTMState, with its name in errors. Its arrays are not checked."""
     refuse_state(name, pair, pairs.text)
     if not isinstance(pair, (tuple, list)):
         hint = "A step returns an output and a state: give the state alone" if is_array(pair) else ""
@@ -90,12 +90,12 @@ def pair_of(name: str, pair: Any, pairs: Pairs) -> Named:
     if hasattr(pair, "_fields"):
         return name, _by_fields(name, pair, pairs)
     if len(pair) != 2:
-        hint = "Of several layers, give a tuple or list of one pair for each" if len(pair) > 2 else ""
+        hint = "For several layers, give a tuple or list with a pair for each" if len(pair) > 2 else ""
         fail(ValueError, name, pairs.text, f"a {type(pair).__name__} of {len(pair)}", hint)
     for k, part in enumerate(pair):
         refuse_state(f"{name}[{k}]", part, "an array")
         if isinstance(part, (tuple, list)):
-            hint = "Of nested stacks of cells, give each on its own"
+            hint = "Give nested stacks of cells one at a time"
             fail(TypeError, f"{name}[{k}]", "an array", f"a {type(part).__name__}", hint)
     return name, LSTMState(**dict(zip(pairs.order, pair, strict=True)))
 
@@ -119,7 +119,7 @@ def cell_states(given: list[Named], dtype: Any) -> tuple[LSTMState, ...]:
 def cast_states(
     exchange: Exchange, backend: Backend, given: list[Named], dtype: Any
 ) -> tuple[list[Named], list[Named]]:
-    """Return the backend's views of states, and those in the dtypes of a cell."""
+    """Return the backend's views of states, and these views cast to the dtypes of a cell."""
     views = borrow_states(exchange, given)
     check_pair_dtypes(views, backend, any_dtypes=dtype is not None)
     return views, [(name, cell_state(view.h, view.c, dtype)) for name, view in views]
@@ -128,7 +128,7 @@ def cast_states(
 def lend_states(
     exchange: Exchange, backend: Backend, given: list[Named], views: list[Named], taken: list[Named]
 ) -> tuple[LSTMState, ...]:
-    """Check states and return them lent, where something had to be cast."""
+    """Check states and return them: the original arrays, or those that were cast, in the library of the call."""
     check_states(taken, backend)
     return tuple(
         LSTMState(h=_lent(exchange, came.h, view.h, state.h), c=_lent(exchange, came.c, view.c, state.c))
@@ -137,7 +137,7 @@ def lend_states(
 
 
 def to_pairs(state: Any, pairs: Pairs) -> Any:
-    """Return states as a framework has them: a pair of one, of a tuple or list what it has for several."""
+    """Return states in a framework's form: a pair for an LSTMState, else its form for several cells."""
     given = named_states("state", state)
     backend = backend_of_states(given)
     with Exchange(backend, given[0][1].c) as exchange:
@@ -151,5 +151,5 @@ def to_pairs(state: Any, pairs: Pairs) -> Any:
 
 
 def _lent(exchange: Exchange, came: Any, view: Array, result: Array) -> Any:
-    """Return what came where its view needed no cast, else the result in the library of the call."""
+    """Return the original array if it needed no cast, else the result in the library of the call."""
     return came if result.dtype == view.dtype else exchange.lend(result)

@@ -1,4 +1,4 @@
-"""All systems: one record each, which stands with the system's code."""
+"""All systems. The record of each is next to its code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fusedlstm.convert.torch.system import SYSTEM as TORCH
 if TYPE_CHECKING:
     from fusedlstm.convert.record import System
 
-# A file belongs to the first system whose signs it has: names of arrays that tell more come first.
+# A file belongs to the first system whose signs match, so systems with more specific array names come first.
 SYSTEMS: tuple[System, ...] = (
     TORCH,
     EQUINOX,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 LAYOUTS = {
-    # The operators, by the numbers of their inputs; and those without an input gate, which is 1 - f.
+    # Names are the numbers of the operators' inputs. Without an input gate, i = 1 - f.
     "tflite": Layout(
         gates="ifgo",
         columns=False,
@@ -57,31 +57,31 @@ def from_tflite(
 ) -> LSTMWeights:
     """Return the weights of a TFLite operator LSTM or UNIDIRECTIONAL_SEQUENCE_LSTM, with or without an input gate.
 
-    Inputs 1 to 4 are (N, I), 5 to 8 (N, P), 12 to 15 (N,) of the gates i, f, g, o; 9 to 11 the peepholes of i, f, o;
-    and 16 the projection (P, N). If the input gate's are missing, i = 1 - f. Tested against TensorFlow 2.21's
-    interpreter.
+    For the gates i, f, g, o, inputs 1 to 4 are (N, I), 5 to 8 (N, P) and 12 to 15 (N,). Inputs 9 to 11 are the
+    peepholes of i, f, o, and 16 is the projection (P, N). If the input gate's inputs are missing, i = 1 - f. Tested
+    against TensorFlow 2.21's interpreter.
 
     Args:
-        inputs: the operator's input tensors, by number; None if there is none. The states, 18 and 19, must be zeros if
-            given, as weights hold no state. The input x, 0, is ignored.
-        activation: its fused_activation_function, of g and of the output, by our name: "tanh" or "relu".
+        inputs: the operator's input tensors by number; None for a missing one. The states, 18 and 19, must be zeros if
+            given, as weights hold no state. Input 0, x, is ignored.
+        activation: the operator's fused_activation_function, for g and for the output, by our name: "tanh" or "relu".
             The operator's NONE does not compute what "linear" does.
-        cell_clip: the operator's option (10 if TensorFlow converted Keras's LSTM); 0 is no clip.
-        proj_clip: the operator's option; without a projection it has no effect.
+        cell_clip: the operator's option (10 if TensorFlow converted Keras's LSTM); 0 for no clip.
+        proj_clip: the operator's option. Without a projection it has no effect.
 
     Raises:
-        TypeError: `inputs` is neither a sequence nor a mapping; weights of integers (a quantised or hybrid model);
-            mixed or unsupported dtypes.
-        ValueError: layer normalisation, a bias of the projection, a state other than zeros, a number that is not an
-            input's, some but not all inputs of the input gate, a missing input, wrong shapes, another activation, a
-            negative clip.
+        TypeError: `inputs` is neither a sequence nor a mapping; the weights are integers, as in a quantised or hybrid
+            model; dtypes are mixed or unsupported.
+        ValueError: the operator has layer normalisation, a bias of the projection, or a state other than zeros; some
+            but not all inputs of the input gate are given; another input is missing; a number is not an input's; a
+            shape is wrong; the activation is another; a clip is negative.
     """
     check_choice("activation", activation, ("tanh", "relu"))
     given = _by_number(inputs)
     if any(str(index) in given for index in _LAYER_NORM):
         fail(ValueError, "inputs", "none of 20 to 23", "some", "These inputs are coefficients of layer normalisation")
     if np.any(to_host("inputs[17]", given.get("17", 0.0))):
-        fail(ValueError, "inputs[17]", "zeros or None", "others", "This package's projection has no bias")
+        fail(ValueError, "inputs[17]", "zeros or None", "other numbers", "This package's projection has no bias")
     refuse_state("inputs", {f"inputs[{index}]": given.get(index) for index in _STATES})
     given = {index: value for index, value in given.items() if index not in ("0", "17", *_STATES)}
     coupled = "1" not in given
@@ -90,7 +90,7 @@ def from_tflite(
         fail(ValueError, "inputs", "all of 1, 5 and 12, or none of 1, 5, 9 and 12", have)
     if "2" in given and to_host("inputs[2]", given["2"]).dtype.kind in "iu":
         got = f"dtype {to_host('inputs[2]', given['2']).dtype}"
-        fail(TypeError, "inputs[2]", "weights of floats", got, "Convert the model without quantisation")
+        fail(TypeError, "inputs[2]", "float weights", got, "Convert the model without quantisation")
     return cell_weights(
         LAYOUTS["tflite_coupled" if coupled else "tflite"],
         "inputs",
@@ -105,12 +105,12 @@ def from_tflite(
 
 
 def _by_number(inputs: Any) -> dict[str, Any]:
-    """Return the inputs that there are, by number."""
+    """Return the inputs that are not None, by number."""
     wanted = "a sequence of the operator's inputs, or a mapping of their numbers to them"
     items = inputs.items() if isinstance(inputs, Mapping) else enumerate(elements("inputs", wanted, inputs))
     given = {str(index): value for index, value in items if value is not None}
     if unknown := sorted(set(given) - {str(index) for index in range(_INPUTS)}):
-        hint = "BIDIRECTIONAL_SEQUENCE_LSTM has other numbers: renumber each direction's inputs as for this operator"
+        hint = "BIDIRECTIONAL_SEQUENCE_LSTM numbers inputs differently: renumber each direction's like this operator's"
         fail(ValueError, "inputs", f"numbers from 0 to {_INPUTS - 1}", ", ".join(unknown[:4]), hint)
     return given
 

@@ -1,4 +1,4 @@
-"""Nested mappings of arrays, as frameworks keep parameters, by the names of their paths."""
+"""Flatten nested mappings of arrays, as frameworks keep parameters, so that a path becomes a name."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 from fusedlstm.validation.arguments import describe_type, fail
 
-LONGEST_NAME = 4096  # of an array; what is done with the parts of a name takes as long as there are many
+LONGEST_NAME = 4096  # characters in an array's name; bounds the work on its parts
 # A mapping in several places counts each time, so a few mappings may stand for any number of names.
 _MOST_VALUES = 1_000_000
 _MOST_REPETITION, _ALWAYS_VALUES, _ALWAYS_CHARACTERS = 64, 1 << 16, 1 << 20
 
 
 def flatten(argument: str, tree: Mapping[Any, Any], separator: str) -> dict[str, Any]:
-    """Return what is in nested mappings: {"a": {"b": 1}} is {"a/b": 1}. A key may be a tuple: ("a", "b") is "a/b".
+    """Flatten nested mappings: {"a": {"b": 1}} becomes {"a/b": 1}. A key may be a tuple: ("a", "b") becomes "a/b".
 
     Raises:
-        ValueError: two keys give one name, of which one would be lost; mappings that hold themselves, or one another
-            out of all proportion; keys that are no names.
+        ValueError: two keys give the same name; a mapping holds itself, or mappings repeat too often; a key can't be
+            part of a name; a name is too long.
     """
     flattener = _Flattener(argument, separator)
     try:
         flattener.add(tree, "")
     except RecursionError:
-        fail(ValueError, argument, "nested mappings", "deeper ones than Python can follow")
+        fail(ValueError, argument, "nested mappings", "deeper nesting than Python can follow")
     return flattener.flat
 
 
@@ -39,7 +39,7 @@ class _Flattener:
         self.characters = self.own_characters = 0  # of names; of keys, without repeated mappings
 
     def add(self, tree: Mapping[Any, Any], start: str) -> None:
-        """Add what is in a mapping, whose own name begins those in it."""
+        """Add a mapping's values. `start` is the beginning of their names."""
         is_new = id(tree) not in self.known
         self.known[id(tree)] = tree
         for key, value in tree.items():
@@ -49,7 +49,7 @@ class _Flattener:
             if isinstance(value, Mapping):
                 self.add(value, name + self.separator)
             elif name in self.flat:
-                fail(ValueError, self.argument, "one value of each name", f"two of {name!r}")
+                fail(ValueError, self.argument, "one value for each name", f"two for {name!r}")
             else:
                 self.flat[name] = value
 
@@ -66,7 +66,7 @@ class _Flattener:
             fail(ValueError, self.argument, wanted, f"{self.values} names for {self.own_values} values")
 
     def name(self, start: str, keys: tuple[Any, ...]) -> str:
-        """Return a name of its beginning and the rest of its path."""
+        """Return the name that consists of `start` and the keys after it."""
         if any(isinstance(key, (tuple, frozenset)) for key in keys):
             fail(ValueError, self.argument, "keys that are names, or tuples of names", "a tuple in a tuple, or a set")
         parts = [str(key) for key in keys]
@@ -97,11 +97,11 @@ def check_prefix(prefix: Any) -> str:
 
 
 def scope_of(prefix: Any, separator: str) -> str:
-    """Return what the names below a prefix begin with: that of "a" and "a/" is "a/", that of "" is ""."""
+    """Return the beginning of all names below a prefix: "a/" for "a" or "a/", and "" for ""."""
     prefix = check_prefix(prefix)
     return prefix if not prefix or prefix.endswith(separator) else f"{prefix}{separator}"
 
 
 def names_below(names: Mapping[str, Any], scope: str) -> dict[str, str]:
-    """Return the names below a scope: without it, to whole."""
+    """Map names below a scope, without the scope, to whole names."""
     return {name[len(scope) :]: name for name in names if name.startswith(scope)}

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def write(layout: Layout, weights: LSTMWeights, *, forget_bias: float | None = None) -> dict[str, NumpyArray]:
-    """Return the arrays of a cell in some layout, new ones, by the layout's names: `read` gives the weights again.
+    """Return new arrays of a cell in some layout, by the layout's names. `read` turns them back into the weights.
 
-    Where the layout has two biases the first is the whole one, and the second -0.0, which added to any number leaves
-    its bits. Where it always has a bias, zeros stand for none.
+    If the layout has two biases, the first is the whole bias. The second is -0.0, which changes no bits when added. If
+    the layout always has a bias, a missing one becomes zeros.
 
     Args:
-        layout: the cell's.
-        weights: those of a cell that has nothing which the layout has no place for: see `refuse`.
-        forget_bias: what the cell will add at every step, and so is not in its bias; None for what its system
-            adds.
+        layout: the cell's layout.
+        weights: the weights of a cell that the layout can hold: see `refuse`.
+        forget_bias: what the cell will add to the forget gate at every step, and so is subtracted from its bias; None
+            for its system's default.
     """
     forget_bias = layout.forget_bias if forget_bias is None else forget_bias
     N, arrays = weights.hidden_size, _Arrays(layout)
@@ -47,7 +47,7 @@ def write(layout: Layout, weights: LSTMWeights, *, forget_bias: float | None = N
 
 
 def _biases(layout: Layout, weights: LSTMWeights, forget_bias: float) -> list[NumpyArray]:
-    """Return what the biases of a layout become, each (4, N)."""
+    """Return the biases of a layout, each (4, N)."""
     if weights.bias is None and not layout.has_bias and not forget_bias:
         return []
     shape = (4, weights.hidden_size)
@@ -65,7 +65,7 @@ class _Arrays:
         self.arrays: dict[str, NumpyArray] = {}
 
     def put(self, names: Names, blocks: NumpyArray) -> None:
-        """Put blocks (4, N, ...), of i, f, g, o, where the layout has them."""
+        """Put blocks (4, N, ...) of i, f, g, o into the layout's arrays."""
         theirs = blocks[["ifgo".index(gate) for gate in self.layout.gates]]
         if isinstance(names, str):
             joined = theirs.swapaxes(0, 1) if self.layout.interleaved else theirs
@@ -78,7 +78,7 @@ class _Arrays:
         return np.array(rows.T if self.layout.columns else rows, order="C")
 
     def put_peephole(self, peephole: NumpyArray) -> None:
-        """Put peepholes (3, N), rows i, f, o."""
+        """Put peepholes (3, N), rows i, f, o, into the layout's arrays."""
         if isinstance(self.layout.peephole, str):
             rows = peephole[["ifo".index(gate) for gate in self.layout.peepholes]]
             self.arrays[self.layout.peephole] = rows.reshape(-1)
@@ -91,13 +91,13 @@ class _Arrays:
 def refuse(
     weights: LSTMWeights, system: str, places: Collection[str], reasons: Mapping[str, str] | None = None
 ) -> None:
-    """Raise ValueError if weights have something that another system has no place for, saying what.
+    """Raise ValueError if weights have an option or array that another system lacks. The message names it.
 
     Args:
-        weights: of one cell.
-        system: what it is called in the message.
-        places: the names of options, "peephole" and "weight_hr" that the system has.
-        reasons: what else to say of an option.
+        weights: the weights of one cell.
+        system: the system's name in the message.
+        places: what the system has: names of options, "peephole" and "weight_hr".
+        reasons: hints about options.
     """
     arrays = {name: getattr(weights, name) for name in ("peephole", "weight_hr")}
     for name, value in (arrays | weights.options()).items():
@@ -105,4 +105,4 @@ def refuse(
         if name in places or (value is default if default is None else value == default):
             continue
         got = f"shape {value.shape}" if name in arrays else repr(value)
-        fail(ValueError, name, f"{default!r}, as {system} has nothing else", got, (reasons or {}).get(name, ""))
+        fail(ValueError, name, f"{default!r}, as {system} supports nothing else", got, (reasons or {}).get(name, ""))

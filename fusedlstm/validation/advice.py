@@ -89,7 +89,7 @@ def holds_states(value: Any) -> bool:
 
 
 def _is_our(name: str, value: Any) -> bool:
-    """Return whether a value is of our class of this name. To import the class here would be a cycle."""
+    """Return whether a value is of our class of this name. Importing the class here would be circular."""
     return any(base.__name__ == name and base.__module__.startswith("fusedlstm.") for base in type(value).__mro__)
 
 
@@ -105,6 +105,6 @@ def fail_source(name: str, wanted: str, value: Any, *, converts: bool = False) -
 
 
 def refuse_foreign_source(name: str, wanted: str, value: Any, importer: str) -> None:
-    """Raise TypeError if `value` is ours or another importer's. The command converts files of this importer."""
+    """Raise TypeError if `value` is ours or another importer's, for importers whose files the command converts."""
     if _importer_call(value).partition("(")[0] != importer and use_weights_of(value):
         fail_source(name, wanted, value, converts=True)

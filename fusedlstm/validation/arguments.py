@@ -148,6 +148,6 @@ def _is_open_file(value: Any) -> bool:
 
 
 def describe_type(value: Any) -> str:
-    """Return the full name of a value's type, for what came in an error."""
+    """Return the full name of a value's type, as `got` in an error."""
     kind = type(value)
     return "None" if value is None else f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

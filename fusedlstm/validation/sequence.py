@@ -56,7 +56,7 @@ class SequenceChecks:
         self.time_by_batch = "B T" if batch_first else "T B"
 
     def check_xs(self, xs: Array) -> None:
-        """Raise unless xs is (T, B, I), or (B, T, I) with batch_first, of the weights' dtype and on their device."""
+        """Raise unless xs is (T, B, I), or (B, T, I) with batch_first, in the weights' dtype and on their device."""
         first = self.layer_checks[0]
         first.check_input("xs", xs, first.dtype)
         I = first.sizes["I"]
@@ -113,10 +113,10 @@ class SequenceChecks:
         return flags.swapaxes(0, 1) if self.batch_first else flags
 
     def check_reverse(self, reverse: Any) -> None:
-        """Raise unless `reverse` is a bool. It must be False if the weights have both directions."""
+        """Raise unless `reverse` is a bool. It must be False if the weights are bidirectional."""
         check_bool("reverse", reverse)
         if reverse and self._bidirectional:
-            fail(ValueError, "reverse", "False with weights of both directions", "True")
+            fail(ValueError, "reverse", "False with bidirectional weights", "True")
 
     def check_active(self, lengths: Any, mask: Any, T: int, B: int) -> NumpyArray | None:
         """Return the steps that rows take as (T, B) booleans in host memory, or None if they take all. Raise if wrong.
@@ -127,7 +127,7 @@ class SequenceChecks:
             return None
         if mask is not None:
             if lengths is not None:
-                fail(ValueError, "mask", "None with lengths, which do the same", "a mask")
+                fail(ValueError, "mask", "None if lengths are given, as they do the same", "a mask")
             active = self._check_step_mask(mask, T, B)
         else:
             active = np.arange(T)[:, None] < _check_lengths(lengths, T, B)
@@ -145,7 +145,7 @@ class SequenceChecks:
 
 def _check_lengths(lengths: Any, T: int, B: int) -> NumpyArray:
     """Return lengths as integers (B,) from 0 to T, or raise."""
-    empty = isinstance(lengths, (list, tuple)) and not lengths  # NumPy would make floats of it
+    empty = isinstance(lengths, (list, tuple)) and not lengths  # NumPy would make it an array of floats
     host = np.zeros(0, np.int64) if empty else to_host("lengths", lengths)
     if host.dtype.kind not in "iu":
         fail(TypeError, "lengths", "integers, the steps that each row takes", f"dtype {host.dtype}")

@@ -63,7 +63,7 @@ def check_states(named: list[tuple[str, LSTMState]], backend: Backend) -> None:
 
 def check_beside(name: str, array: Any, backend: Backend) -> None:
     """Raise unless an array is of this backend's library, and on its device."""
-    check_array(name, array, backend.array_type, backend.device, "Both must be of one library")
+    check_array(name, array, backend.array_type, backend.device, "All arrays must be from the same library")
     place = backend.device_of(array)
     if place != backend.device:
         fail(ValueError, name, f"an array on {backend.device}", f"one on {place}")

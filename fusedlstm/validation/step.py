@@ -72,7 +72,7 @@ class StepChecks:
             check_plain("is_first", is_first)
         try:
             mask = self.backend.mask(is_first)
-        except (TypeError, ValueError):  # lists of unequal lengths, arrays of another device
+        except (TypeError, ValueError):  # lists of unequal lengths, arrays on another device
             fail(TypeError, "is_first", wanted, describe_type(is_first))
         if mask.dtype != np.bool_:
             array = "is_first" if hasattr(is_first, "dtype") else "numpy.asarray(is_first)"
@@ -174,7 +174,7 @@ class CheckedPairs:
 
 
 def one_row_or_all(state: LSTMState) -> str:
-    """Return the rows of a state to reset to, as a term of a shape: "1" if it seems to have one row, else "B"."""
+    """Return the term of a reset state's rows in a shape: "1" if the state seems to have one row, else "B"."""
     return "1" if all(getattr(part, "shape", ())[:1] == (1,) for part in (state.h, state.c)) else "B"
 
 
@@ -187,7 +187,7 @@ def _dimensions_hint(ndim: int) -> str:
 
 
 def _state_hint(name: str, state: LSTMState, part: str, sizes: Mapping[str, int]) -> str:
-    """Return a hint at the known mistake that a state of a wrong shape looks like, if any."""
+    """Return a hint if a state's wrong shape looks like a known mistake, else ""."""
     B, N, P = sizes["B"], sizes["N"], sizes["P"]
     array = getattr(state, part)
     width = P if part == "h" else N

@@ -72,7 +72,7 @@ def check_owner(name: str, owner: Any) -> None:
 
 
 def check_same_form(name: str, old: LSTMWeights, new: LSTMWeights) -> None:
-    """Raise ValueError if the old and new weights differ in sizes, dtype or options. The error says in which."""
+    """Raise ValueError if the old and new weights differ in sizes, dtype or options. The error says which."""
     for what, before in _form(old).items():
         now = _form(new)[what]
         if now != before:

@@ -128,9 +128,9 @@ def every_array_and_another(name):
     return [*every_array(name, scope), Fate(name, "something else", REFUSED, {f"{scope}scale": ones(N)}, {}, says)]
 
 
-STATE = "no initial state, or zeros"
+STATE = "zeros or no initial state"
 ALONE = "the arrays of an LSTM cell alone"
-TF1 = "those of an LSTM cell alone"
+TF1 = "the variables of an LSTM cell alone"
 
 FATES = [
     *every_array("tf1", "lstm_cell/"),

@@ -181,10 +181,15 @@ def other(**shapes):
             r"source: wanted a cell at 'params/'; got .*Give prefix= of 'params/LSTMCell_0/' \(I=3",
         ),
         (model(), {"prefix": "lstm"}, ValueError, "source: wanted a cell at 'params/lstm/'"),
-        (model(), {"prefix": []}, TypeError, "prefix: wanted a string, or a sequence of at least one; got list"),
-        (model(), {"prefix": None}, TypeError, "prefix: wanted a string, or a sequence of at least one; got None"),
+        (model(), {"prefix": []}, TypeError, "prefix: wanted a string, or a non-empty sequence; got list"),
+        (model(), {"prefix": None}, TypeError, "prefix: wanted a string, or a non-empty sequence; got None"),
         (model(), {"prefix": [3]}, TypeError, r"prefix: wanted strings, or pairs of them for both directions; got 3"),
-        (model(), {"prefix": [("both", "backward")]}, ValueError, "prefix: wanted one direction at each of a pair"),
+        (
+            model(),
+            {"prefix": [("both", "backward")]},
+            ValueError,
+            "prefix: wanted one direction at each prefix of a pair",
+        ),
         (
             model(),
             {"prefix": ["both", "LSTMCell_0"]},
@@ -233,15 +238,20 @@ def test_list_flax():
     [
         (cell(), "jax", ValueError, "api: wanted one of 'linen', 'nnx'; got 'jax'"),
         ({}, "nnx", TypeError, "weights: wanted an LSTMWeights or a StackedWeights; got dict"),
-        (cell(peephole=True), "nnx", ValueError, "peephole: wanted None, as Flax's LSTMCell has nothing else"),
+        (cell(peephole=True), "nnx", ValueError, "peephole: wanted None, as Flax's LSTMCell supports nothing else"),
         (cell(proj_size=2), "nnx", ValueError, "weight_hr: wanted None"),
         (cell(cell_clip=1.0), "nnx", ValueError, "cell_clip: wanted None"),
         (cell(gate_clip=1.0), "nnx", ValueError, "gate_clip: wanted None"),
         (cell(coupled_gate="input"), "nnx", ValueError, "coupled_gate: wanted None"),
-        (cell(activation="relu"), "nnx", ValueError, "activation: .*got 'relu'. Parameters don't say it"),
-        (cell(gate_activation="relu"), "nnx", ValueError, "gate_activation: .*Parameters don't say it"),
+        (cell(activation="relu"), "nnx", ValueError, "activation: .*got 'relu'. Flax's parameters don't record it"),
+        (cell(gate_activation="relu"), "nnx", ValueError, "gate_activation: .*Flax's parameters don't record it"),
         (cell(output_activation="relu"), "nnx", ValueError, "output_activation: wanted None"),
-        (cell(zoneout_c=0.1), "nnx", ValueError, "zoneout_c: wanted 0.0, as Flax's LSTMCell has nothing else; got 0.1"),
+        (
+            cell(zoneout_c=0.1),
+            "nnx",
+            ValueError,
+            "zoneout_c: wanted 0.0, as Flax's LSTMCell supports nothing else; got 0.1",
+        ),
         (cell(zoneout_h=0.1), "linen", ValueError, "zoneout_h: wanted 0.0"),
         (StackedWeights.random(I, N, 2, seed=0), "nnx", ValueError, "weights: wanted one layer; got 2 of them"),
         (StackedWeights.random(N, N, seed=0, residual=True), "nnx", ValueError, "residual: wanted False"),
@@ -371,7 +381,7 @@ def test_nnx_cells(nnx, jax, name, functions, ours):
     for source in (nnx.state(module), nnx.to_pure_dict(nnx.state(module))):
         again = convert.from_flax(source, activation=ours[0], gate_activation=ours[1])
         assert_same(again, weights)
-    with pytest.raises(ValueError, match="activation: wanted .*, as the module has, or None; got 'relu'"):
+    with pytest.raises(ValueError, match="activation: wanted .*, as in the module, or None; got 'relu'"):
         convert.from_flax(module, activation="relu")
     if name == "OptimizedLSTMCell" and not functions:
         other = LSTMWeights.random(I, N, seed=5, dtype="float64")
@@ -447,13 +457,23 @@ def test_haiku_prefixes():
     ("params", "options", "error", "message"),
     [
         (3, {}, TypeError, "params: wanted a mapping of modules' names to their arrays; got int"),
-        ({}, {}, ValueError, "params: wanted one hk.LSTM, of Haiku's own name .*; got nothing"),
-        ({"gru": {"w_i": 1}}, {}, ValueError, "params: wanted one hk.LSTM, .*; got gru/w_i"),
+        ({}, {}, ValueError, "params: wanted one hk.LSTM with Haiku's default name .*; got nothing"),
+        ({"gru": {"w_i": 1}}, {}, ValueError, "params: wanted one hk.LSTM .*; got gru/w_i"),
         ({"gru": {"w_i": 1}}, {"prefix": "gru"}, ValueError, "params: wanted an hk.LSTM's 'gru/linear/w'; got gru/w_i"),
-        ({"lstm/linear": {"w": np.ones((5, 16))}}, {}, ValueError, "params: wanted one named 'lstm/linear/b'"),
-        ({"lstm/linear": {"w": np.ones((3, 16)), "b": np.ones(16)}}, {}, ValueError, "lstm/linear/w: .* with P = 4"),
-        (haiku_params(), {"prefix": 5}, TypeError, "prefix: wanted a module's name, a sequence .*; got int"),
-        (haiku_params(), {"prefix": []}, TypeError, "prefix: wanted a module's name, a sequence .*; got list"),
+        ({"lstm/linear": {"w": np.ones((5, 16))}}, {}, ValueError, "params: wanted an array named 'lstm/linear/b'"),
+        (
+            {"lstm/linear": {"w": np.ones((3, 16)), "b": np.ones(16)}},
+            {},
+            ValueError,
+            "lstm/linear/w: .* with at least P = 4",
+        ),
+        (haiku_params(), {"prefix": 5}, TypeError, "prefix: wanted a module's name, a non-empty sequence .*; got int"),
+        (
+            haiku_params(),
+            {"prefix": []},
+            TypeError,
+            "prefix: wanted a module's name, a non-empty sequence .*; got list",
+        ),
         (
             haiku_params("vanilla_rnn") | {"vanilla_rnn/linear_1": {"w": np.ones((16, 16))}},
             {"prefix": "vanilla_rnn"},
@@ -498,10 +518,10 @@ def test_equinox_mappings():
     ("source", "options", "error", "message"),
     [
         ({}, {"prefix": 0}, TypeError, "prefix: wanted a string; got int"),
-        ({}, {}, ValueError, "source: wanted one named 'weight_ih'; got none"),
+        ({}, {}, ValueError, "source: wanted an array named 'weight_ih'; got none"),
         (3, {}, TypeError, "source: wanted an equinox.nn.LSTMCell, a module that holds one, or a mapping .*; got int"),
         (3, {"prefix": "cell"}, ValueError, "prefix: wanted a path of attributes and indices in source; got 'cell'"),
-        ({"a": equinox_arrays()}, {"prefix": "b"}, ValueError, "source: wanted one named 'b.weight_ih'"),
+        ({"a": equinox_arrays()}, {"prefix": "b"}, ValueError, "source: wanted an array named 'b.weight_ih'"),
         (equinox_arrays() | {"bias_n": np.ones(N)}, {}, ValueError, "source: wanted an LSTMCell; got a GRUCell"),
         (equinox_arrays() | {"peephole": np.ones(N)}, {}, ValueError, "the arrays of an LSTM cell alone; got peephole"),
         (
@@ -720,7 +740,7 @@ def test_extra_modules_beside_directions_raise():
 
 
 def exchanged(array, axis=-1):
-    """Return the array with the blocks of gates i and g exchanged."""
+    """Return the array with the blocks of gates i and g swapped."""
     i, f, g, o = np.split(array, 4, axis)
     return np.concatenate([g, f, i, o], axis)
 
@@ -810,7 +830,7 @@ def test_run_equinox(jax, bias):
 
 
 def wrong_rows(name):
-    """Yield the row with each pair of gates exchanged, and the row with another forget bias."""
+    """Yield the row with each pair of gates swapped, and the row with another forget bias."""
     right = LAYOUTS[name]
     for a, b in itertools.combinations(range(4), 2):
         gates = list(right.gates)
@@ -845,8 +865,8 @@ def test_check_finds_wrong_conversions(jax, system, layout, package, monkeypatch
 
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-def test_check_finds_exchanged_directions(linen, api, dtype, monkeypatch):
-    """Flax's Bidirectional knows which direction reads forward, so a reader that exchanges them is found."""
+def test_check_finds_swapped_directions(linen, api, dtype, monkeypatch):
+    """Flax's Bidirectional knows which direction reads forward, so the check finds a reader that swaps them."""
     from fusedlstm.convert.flax import tree
 
     layers = [StackedWeights.random(I, N, seed=0, bidirectional=True, dtype=dtype)]

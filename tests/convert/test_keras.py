@@ -97,15 +97,15 @@ def test_arrays_of_to_keras_are_new():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"peephole": True}, "weights: peephole: wanted None, as Keras's LSTM has nothing else"),
+        ({"peephole": True}, "weights: peephole: wanted None, as Keras's LSTM supports nothing else"),
         ({"proj_size": 2}, "weights: weight_hr: wanted None"),
         ({"proj_size": 2, "proj_clip": 1.0}, "weights: weight_hr: wanted None"),
         ({"cell_clip": 0.5}, "weights: cell_clip: wanted None, .* got 0.5"),
         ({"gate_clip": 0.5}, "weights: gate_clip: wanted None"),
         ({"coupled_gate": "input"}, "weights: coupled_gate: wanted None"),
         ({"output_activation": "relu"}, "weights: output_activation: wanted None"),
-        ({"zoneout_c": 0.1}, "weights: zoneout_c: wanted 0.0, as Keras's LSTM has nothing else; got 0.1"),
-        ({"zoneout_h": 0.1}, "weights: zoneout_h: wanted 0.0, as Keras's LSTM has nothing else; got 0.1"),
+        ({"zoneout_c": 0.1}, "weights: zoneout_c: wanted 0.0, as Keras's LSTM supports nothing else; got 0.1"),
+        ({"zoneout_h": 0.1}, "weights: zoneout_h: wanted 0.0, as Keras's LSTM supports nothing else; got 0.1"),
     ],
 )
 def test_to_keras_refuses(options, message):
@@ -116,8 +116,8 @@ def test_to_keras_refuses(options, message):
         to_keras(StackedWeights([weights]))
 
 
-def test_to_keras_refuses_residual_and_lists():
-    with pytest.raises(ValueError, match="residual: wanted False, as Keras's LSTM has nothing else"):
+def test_to_keras_refuses_residual_and_others():
+    with pytest.raises(ValueError, match="residual: wanted False, as Keras's LSTM supports nothing else"):
         to_keras(StackedWeights.random(4, 4, 2, seed=0, residual=[False, True]))
     with pytest.raises(TypeError, match="weights: wanted an LSTMWeights or a StackedWeights; got list"):
         to_keras([])
@@ -139,7 +139,7 @@ X, H, B = np.ones((3, 16), "f"), np.ones((4, 16), "f"), np.ones(16, "f")
             [X, H, B, H, H, B],
             {},
             ValueError,
-            "source: wanted two directions of one input_size; got 3 and 4. If these are",
+            "source: wanted two directions with the same input_size; got 3 and 4. If these are",
         ),
         ([X, H, B[:12]], {}, ValueError, r"source.bias: wanted shape \(4N,\) = \(16,\); got shape \(12,\)"),
         (
@@ -156,7 +156,7 @@ X, H, B = np.ones((3, 16), "f"), np.ones((4, 16), "f"), np.ones(16, "f")
             [[X, H, B], [H, H, B] * 2],
             {},
             ValueError,
-            r"as many directions in each layer; got 1 in source\[0\] and 2 in",
+            r"the same number of directions in each layer; got 1 in source\[0\] and 2 in",
         ),
         ([[X, H, B], [X, H, B]], {}, ValueError, r"layers\[1\]: wanted input_size 4"),
         ([X, H, B], {"name": "lstm"}, ValueError, "name: wanted None with arrays; got 'lstm'"),
@@ -254,7 +254,9 @@ def test_layers_of_models_are_found():
     assert_equal(from_keras(whole, "inner/c"), StackedWeights([c]))
     assert_equal(from_keras(whole, "b"), StackedWeights([b]))
     assert_equal(from_keras(whole, ["inner/b", "c"]), StackedWeights([b, c]))
-    with pytest.raises(ValueError, match=r"those of 'a' for 'inner/b'; got those of 'dense' \(Dense\)"):
+    with pytest.raises(
+        ValueError, match=r"the outputs of 'a' as the inputs of 'inner/b'; got those of 'dense' \(Dense\)"
+    ):
         from_keras(whole, ["a", "inner/b", "c"])
     assert_equal(from_keras(model(first, dense)), StackedWeights([a]))
     assert_equal(from_keras(wrapped), StackedWeights([c]))
@@ -262,14 +264,14 @@ def test_layers_of_models_are_found():
     assert_equal(from_keras(model(first, model(first, name="again"))), StackedWeights([a]))
     for name, message in (
         ("d", "name: wanted one of 'a', 'inner/b', 'inner/c'; got 'd'"),
-        ("dense", "dense: wanted an LSTM of Keras's; got Dense, whose formula is another"),
+        ("dense", "dense: wanted a Keras LSTM; got Dense, which has another formula"),
     ):
         with pytest.raises(ValueError, match=message):
             from_keras(whole, name)
     with pytest.raises(ValueError, match=r"source: wanted a layer that is an LSTM; got 'dense' \(Dense\)"):
         from_keras(model(dense))
     twice = model(model(second, name="x"), model(layer("LSTM", "b", lstm_cell()), name="y"))
-    with pytest.raises(ValueError, match="name: wanted the name of one layer; got 'b', which is 'x/b', 'y/b'"):
+    with pytest.raises(ValueError, match="name: wanted the name of one layer; got 'b', which may be 'x/b', 'y/b'"):
         from_keras(twice, "b")
 
 
@@ -291,17 +293,17 @@ CUSTOM = types.SimpleNamespace(__module__="mine", __name__="tanh")
             lstm_cell(dtype={"class_name": "QuantizedDTypePolicy", "config": {"name": "int8_from_float32"}}),
             "quantised ones",
         ),
-        (lstm_cell(quantization_mode="int8"), "lstm_cell.dtype: wanted weights of floats; got quantised"),
-        (lstm_cell(lora_rank=4), "lstm_cell.lora: wanted weights that are whole; got LoRA's. Merge it"),
+        (lstm_cell(quantization_mode="int8"), "lstm_cell.dtype: wanted float weights; got quantised"),
+        (lstm_cell(lora_rank=4), "lstm_cell.lora: wanted weights without LoRA; got LoRA's. Merge it"),
         (
             lstm_cell(module="mine.cells"),
             "lstm_cell: wanted cells that are Keras's own LSTMCell; got mine.cells.LSTMCell",
         ),
         (
             layer("GRU", "gru", made("GRUCell", name="g")),
-            "gru: wanted an LSTM of Keras's; got GRU, whose formula is another",
+            "gru: wanted a Keras LSTM; got GRU, which has another formula",
         ),
-        (layer("ConvLSTM2D", "conv"), "conv: wanted an LSTM of Keras's; got ConvLSTM2D, whose formula is another"),
+        (layer("ConvLSTM2D", "conv"), "conv: wanted a Keras LSTM; got ConvLSTM2D, which has another formula"),
         (
             made("LSTM", "mine", name="own", cell=lstm_cell(), get_config=None),
             "own: wanted Keras's own LSTM; got mine.LSTM, which may compute something else. If it computes",
@@ -339,16 +341,16 @@ def bidirectional(merge_mode="concat", ways=(False, True), cells=None):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (bidirectional("sum"), "both.merge_mode: wanted 'concat', as both directions' outputs .* got 'sum'"),
+        (bidirectional("sum"), "both.merge_mode: wanted 'concat', as our LSTM concatenates .* got 'sum'"),
         (
             bidirectional(None),
-            "both.merge_mode: wanted 'concat', .* got None. Take forward_layer and backward_layer apart",
+            "both.merge_mode: wanted 'concat', .* got None. Convert forward_layer and backward_layer separately",
         ),
         (bidirectional(ways=(True, False)), "both/way0.go_backwards: wanted False; got True"),
         (bidirectional(ways=(False, False)), "both/way1.go_backwards: wanted True; got False"),
         (
             bidirectional(cells=[made("StackedRNNCells", name="s", cells=[lstm_cell(), lstm_cell(I=4)])] * 2),
-            "both/way0: wanted one cell in a Bidirectional; got 2 of them. Keras runs one direction",
+            "both/way0: wanted one cell in a Bidirectional; got 2 of them. Keras runs each direction",
         ),
         (bidirectional(cells=[lstm_cell(), lstm_cell(activation="gelu")]), "both/way1.activation: wanted one of"),
     ],
@@ -375,7 +377,7 @@ def test_bad_bidirectionals_are_refused(source, message):
         ),
         (
             [layer("LSTM", "a", lstm_cell()), layer("LSTM", "b", lstm_cell(I=4), time_major=True)],
-            "b.time_major: wanted that of 'a'; got the other",
+            "b.time_major: wanted that of 'a'; got a different one",
         ),
         ([layer("LSTM", "a", lstm_cell()), layer("LSTM", "b", lstm_cell())], r"layers\[1\]: wanted input_size 4"),
     ],
@@ -423,7 +425,7 @@ def test_hard_sigmoid_depends_on_version(monkeypatch):
         (layer("LSTM", "a", lstm_cell(), time_major=True), r"a has time_major=True: inputs are \(T, B, I\)"),
         (
             layer("LSTM", "a", lstm_cell(dtype={"class_name": "DTypePolicy", "config": {"name": "mixed_float16"}})),
-            r'a computes in float16: its weights are float64, until .astype\("float16"\)',
+            r'a computes in float16, but its weights are float64: use .astype\("float16"\)',
         ),
         (lstm_cell(dtype="mixed_bfloat16"), "lstm_cell computes in bfloat16"),
     ],

@@ -115,7 +115,7 @@ def test_assumed_defaults_are_warned_of(real, caplog):
     assert not caplog.records
     from_keras(real / "keras.weights.h5", "stack", activation="relu")
     assert (
-        "stack/lstm_cell: its recurrent_activation is not known, and the default of Keras 2.12 or newer is taken: 'sig"
+        "stack/lstm_cell: its recurrent_activation is unknown, so the default of Keras 2.12 or newer is used: 'sig"
         in caplog.text
     )
 
@@ -324,10 +324,10 @@ def test_keras_2_0_files(tmp_path):
     path = write_names(tmp_path / "m.h5", {"lstm_1/lstm_1": weights}, config, version="2.0.8")
     assert from_keras(path).layers[0].gate_activation == ("hard_sigmoid", 0.2, 0.5)
     with pytest.raises(
-        WeightsFileError, match="lstm_1.recurrent_activation: wanted a file that says which Keras made it"
+        WeightsFileError, match="lstm_1.recurrent_activation: wanted a file that records its Keras version"
     ):
         from_keras(write_names(path, {"lstm_1/lstm_1": weights}, config, version=None))
-    with pytest.raises(WeightsFileError, match="m.h5: it is of Keras 1.2.2, and files of Keras 2 and 3 are read"):
+    with pytest.raises(WeightsFileError, match="m.h5: it is of Keras 1.2.2, and only files of Keras 2 and 3 are read"):
         from_keras(write_names(path, {"lstm_1/lstm_1": weights}, config, version="1.2.2"))
 
 
@@ -360,7 +360,7 @@ def test_archive(tmp_path):
 
 
 def test_shared_layers(tmp_path):
-    """A layer that two models share has its arrays once in a file."""
+    """The arrays of a layer that two models share are stored once."""
     weights = weights_of()
     shared = lstm_config("shared")
     config = sequential(
@@ -388,11 +388,11 @@ def test_missing_file_raises(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it is neither HDF5 .* nor a zip file"),
+        (b"", "it is not a Keras file, which is HDF5 .* or a zip file"),
         (b"\x89HDF\r\n\x1a\n", "m.keras: "),
         (b"\x89HDF\r\n\x1a\n" + bytes(1000), "m.keras: "),
         (b"PK\x03\x04" + bytes(100), "not a zip file"),
-        (b"cnumpy\nsystem\n", "neither HDF5"),
+        (b"cnumpy\nsystem\n", "not a Keras file"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, message):
@@ -422,7 +422,7 @@ def test_damaged_files_are_refused(real, tmp_path, file):
 
 
 def failure(path):
-    """Return the reason why not all of a file can be read, or an empty list."""
+    """Return a list of the error that reading everything in a file raises, or an empty list."""
     try:
         for listed in list_keras(path):
             from_keras(path, listed.name)
@@ -443,7 +443,7 @@ def nested(depth):
 @pytest.mark.parametrize(
     ("config", "members", "message"),
     [
-        (PLAIN, {"config.json": None}, "it is no file of Keras': it lacks config.json, and holds model.weights.h5"),
+        (PLAIN, {"config.json": None}, "it is not a Keras file: it lacks config.json, and holds model.weights.h5"),
         (
             PLAIN,
             {"model.weights.h5": None, "model.weights.npz": b""},
@@ -451,20 +451,20 @@ def nested(depth):
         ),
         (PLAIN, {"config.json": b"{"}, "its config can't be read"),
         (PLAIN, {"config.json": b"\xff"}, "its config can't be read"),
-        (PLAIN, {"config.json": b"[" * 100_000}, "its config is nested too deep"),
-        (PLAIN, {"config.json": b'{"a":' * 100_000}, "its config is nested too deep"),
-        (PLAIN, {"config.json": b"[]"}, "its config is none of a model"),
+        (PLAIN, {"config.json": b"[" * 100_000}, "its config is nested too deeply"),
+        (PLAIN, {"config.json": b'{"a":' * 100_000}, "its config is nested too deeply"),
+        (PLAIN, {"config.json": b"[]"}, "its config is not a model's"),
         (PLAIN, {"config.json": b"9" * 10_000}, "its config"),
         (
             PLAIN,
             {"metadata.json": b'{"keras_version": "4.0"}'},
-            "it is of Keras 4.0, and files of Keras 2 and 3 are read",
+            "it is of Keras 4.0, and only files of Keras 2 and 3 are read",
         ),
         (PLAIN, {"metadata.json": b'{"keras_version": []}'}, None),
         (PLAIN, {"metadata.json": b"[3]"}, None),
         (PLAIN, {"model.weights.h5": b"PK"}, "m.keras: "),
-        (sequential(3), {}, "its config is none of a model"),
-        (sequential({"class_name": 3}), {}, "its config is none of a model"),
+        (sequential(3), {}, "its config is not a model's"),
+        (sequential({"class_name": 3}), {}, "its config is not a model's"),
         (config_of("Sequential", "s", layers=3), {}, None),
         (PLAIN, {"config.json": nested(60)}, "f: wanted models nested at most 50 deep"),
         (PLAIN, {"config.json": nested(900)}, "m.keras: "),
@@ -581,10 +581,13 @@ def other_filter(file):
         (hard_link, "is the same object as another, under a second name"),
         (cycle, "is the same object as another"),
         (deep, "groups are nested deeper than 100"),
-        (external, "vars/0 is kept in other files, which are not read"),
-        (virtual, "the string at byte .*, if it is one, is not as long"),  # its description is in a heap, too
-        (replaced(shape=(1 << 20, 16), dtype="f4"), r"vars/0 is not whole: 67108864 bytes by its shape, 0 of them"),
-        (replaced(shape=(1 << 40, 16), dtype="f4", chunks=(1 << 10, 16)), "vars/0 is not whole"),
+        (external, "vars/0 is stored in other files, which are not read"),
+        (virtual, "the string at byte .*, if it is one, is shorter"),  # what it is made of is in a heap, too
+        (
+            replaced(shape=(1 << 20, 16), dtype="f4"),
+            r"vars/0 is incomplete: its shape needs 67108864 bytes, and the file has 0",
+        ),
+        (replaced(shape=(1 << 40, 16), dtype="f4", chunks=(1 << 10, 16)), "vars/0 is incomplete"),
         (
             replaced(shape=(1 << 40, 16), dtype="f4", chunks=(1, 16), compression="gzip"),
             "vars/0 would expand from 0 bytes to",
@@ -594,20 +597,20 @@ def other_filter(file):
             replaced(shape=(3, 16), dtype="f4", maxshape=(None, None), chunks=(1 << 14, 1 << 14), compression="gzip"),
             "would expand",
         ),
-        (other_filter, r"vars/0 is compressed in a way that is not read \(filters \[32000\]\)"),
-        (replaced(data=np.full((3, 16), "x", "S16")), r"vars/0 is no array of numbers: its dtype is \|S16"),
-        (replaced(data=np.zeros((3, 16), "c8")), "vars/0 is no array of numbers: its dtype is complex64"),
+        (other_filter, r"vars/0 is compressed in an unsupported way \(filters \[32000\]\)"),
+        (replaced(data=np.full((3, 16), "x", "S16")), r"vars/0 is not an array of numbers: its dtype is \|S16"),
+        (replaced(data=np.zeros((3, 16), "c8")), "vars/0 is not an array of numbers: its dtype is complex64"),
         (replaced(data=np.zeros((3, 16), "i4")), "lstm.recurrent_kernel: wanted dtype int32"),
         (replaced(data=np.zeros((3, 16), "f8")), "lstm.recurrent_kernel: wanted dtype float64"),
         (replaced(shape=(3, 16), dtype=h5py.string_dtype()), "vars/0"),
         (replaced(data=h5py.Empty("f4")), "a layer that is an LSTM; got nothing"),
         (
             lambda file: file[f"{VARS}"].parent.parent.create_group("vars").attrs.create("name", [b"a", b"b"]),
-            "'name' .* is no string",
+            "'name' .* is not a string",
         ),
         (
             lambda file: file["layers/lstm"].create_group("vars").attrs.create("name", 3),
-            "'name' of 'layers/lstm/vars' is no string",
+            "'name' of 'layers/lstm/vars' is not a string",
         ),
         (lambda file: file.__delitem__("layers"), "source: wanted a layer that is an LSTM; got nothing"),
     ],
@@ -635,7 +638,7 @@ def test_chunk_larger_than_its_size_raises(tmp_path):
 
 
 def heap_of(path, change):
-    """Change the heap of strings in a file. The change gets the heap's bytes, from its first one on."""
+    """Change the heap of strings in a file. `change` gets the file's bytes from the heap's first byte on."""
     content = bytearray(path.read_bytes())
     at = content.index(b"GCOL")
     heap = content[at:]
@@ -663,9 +666,9 @@ def one_in_another(heap):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (free_of_no_size, "it is damaged: its heap of strings at byte"),
-        (too_large, "it is damaged: its heap of strings at byte"),
-        (one_in_another, "it is damaged: the heap of strings at byte .* is in another"),
+        (free_of_no_size, "its heap of strings at byte .* is damaged"),
+        (too_large, "its heap of strings at byte .* is damaged"),
+        (one_in_another, "it is damaged: the heap of strings at byte .* is inside another"),
     ],
 )
 def test_heaps_that_make_hdf5_loop_raise(tmp_path, change, message):
@@ -685,7 +688,7 @@ def test_strings_with_wrong_lengths_raise(tmp_path, length):
     assert from_keras(path)
     content[said : said + 4] = (len(text) + length if length < 2**31 else length).to_bytes(4, "little")
     path.write_bytes(content)
-    refused(path, f"it is damaged: the string at byte {said}, if it is one, is not as long as it says")
+    refused(path, f"it is damaged: the string at byte {said}, if it is one, is shorter than it claims")
 
 
 def test_arrays_of_variable_length_raise(tmp_path, monkeypatch):
@@ -694,7 +697,7 @@ def test_arrays_of_variable_length_raise(tmp_path, monkeypatch):
     with h5py.File(path, "a") as file:
         file[f"{VARS}/0"][0, 0] = np.zeros(99, "u1")
     monkeypatch.delattr(h5py.Dataset, "__getitem__")
-    refused(path, "vars/0 is no array of numbers: its dtype is object")
+    refused(path, "vars/0 is not an array of numbers: its dtype is object")
 
 
 def test_attributes_of_variable_length_raise(tmp_path, monkeypatch):
@@ -705,19 +708,19 @@ def test_attributes_of_variable_length_raise(tmp_path, monkeypatch):
 
     path = add(tmp_path / "m.weights.h5", change)
     monkeypatch.delattr(h5py.AttributeManager, "__getitem__")
-    refused(path, "'name' of 'layers/lstm/vars' is no string")
+    refused(path, "'name' of 'layers/lstm/vars' is not a string")
 
 
 def test_too_many_objects_raise(tmp_path, monkeypatch):
     path = write_paths(tmp_path / "m.weights.h5", CELLS)
     monkeypatch.setattr(hdf5, "_MAX_OBJECTS", 5)
-    refused(path, "groups are nested deeper than 100, or more than 5")
+    refused(path, "groups are nested deeper than 100, or there are more than 5 objects")
 
 
 def test_too_many_chunks_raise(tmp_path):
     """HDF5 finds each chunk by a search through all chunks before it."""
     path = add(tmp_path / "m.weights.h5", replaced(data=np.zeros((10_001, 16), "f4"), chunks=(1, 16), compression=1))
-    refused(path, "vars/0 is in 10001 chunks, and at most 10000 are read")
+    refused(path, "vars/0 has 10001 chunks; at most 10000 are supported")
 
 
 def test_expanded_arrays_are_bounded_together(tmp_path):
@@ -749,7 +752,7 @@ def test_numbers_not_of_8_bytes_raise(tmp_path):
     content = bytearray(path.read_bytes())
     content[14] = 4
     path.write_bytes(content)
-    refused(path, "its numbers are not of 8 bytes, as those of Keras' files are")
+    refused(path, "its addresses and lengths must have 8 bytes, as in Keras's files")
 
 
 def test_arrays_sharing_bytes_raise(tmp_path, monkeypatch):
@@ -773,12 +776,12 @@ def test_arrays_sharing_bytes_raise(tmp_path, monkeypatch):
         (
             {"lstm/lstm/lstm_cell": weights_of(), "lstm/other/lstm_cell": weights_of()},
             sequential(lstm_config("lstm")),
-            "lstm: its config has 1 cells, and there are arrays of 2",
+            "lstm: its config has 1 cells, but there are arrays for 2",
         ),
         (
             {"both/both/a/lstm_cell": weights_of(), "both/both/b/lstm_cell": weights_of()},
             sequential(config_of("Bidirectional", "both", layer=lstm_config("lstm"))),
-            "both: which arrays are its forward_layer's names don't say: both/both/a/lstm_cell, both/both/b/lstm_cell",
+            "both: names don't tell which arrays belong to its forward_layer: both/both/a/lstm_cell, both/both/b/",
         ),
         (
             {"inner/one/two/lstm_cell": weights_of()},
@@ -794,9 +797,9 @@ def test_arrays_sharing_bytes_raise(tmp_path, monkeypatch):
                     cell=config_of("StackedRNNCells", "s", cells=[config_of("LSTMCell", name) for name in "ac"]),
                 )
             ),
-            "rnn: which arrays are whose its cells' names don't say: a, b",
+            "rnn: names don't tell which arrays belong to which cell: a, b",
         ),
-        ({"lstm/lstm/lstm_cell": weights_of()}, [], "its config is none of a model"),
+        ({"lstm/lstm/lstm_cell": weights_of()}, [], "its config is not a model's"),
     ],
 )
 def test_bad_names_raise(tmp_path, cells, config, message):
@@ -806,7 +809,7 @@ def test_bad_names_raise(tmp_path, cells, config, message):
 def test_missing_h5py_raises(tmp_path, monkeypatch):
     path = write_paths(tmp_path / "m.weights.h5", CELLS)
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ImportError, match="Keras' files need h5py: pip install h5py"):
+    with pytest.raises(ImportError, match="Keras's files need h5py: pip install h5py"):
         from_keras(path)
 
 

@@ -162,7 +162,8 @@ def test_identities_between_layers_are_passed(tmp_path, layer, keras):
 def test_other_layers_between_are_refused(tmp_path, layer, keras):
     path = write(tmp_path / "m.h5", between(layer, keras), keras)
     with pytest.raises(
-        WeightsFileError, match=rf"those of 'a' for 'b'; got those of 'n' \(.*{layer.kind}.*compute what stands between"
+        WeightsFileError,
+        match=rf"the outputs of 'a' as the inputs of 'b'; got those of 'n' \(.*{layer.kind}.*compute what is between",
     ):
         from_keras(path, ["a", "b"])
     assert from_keras(path, "a").num_layers == from_keras(path, "b").num_layers == 1
@@ -171,7 +172,7 @@ def test_other_layers_between_are_refused(tmp_path, layer, keras):
 @pytest.mark.parametrize("layer", OTHERS, ids=lambda layer: layer.kind)
 def test_other_layers_in_a_sequential_are_refused(tmp_path, layer):
     path = write(tmp_path / "m.h5", sequential([X, lstm("a"), layer, lstm("b")]))
-    with pytest.raises(WeightsFileError, match=r"those of 'a' for 'b'; got those of 'n' \("):
+    with pytest.raises(WeightsFileError, match=r"the outputs of 'a' as the inputs of 'b'; got those of 'n' \("):
         from_keras(path, ["a", "b"])
 
 
@@ -183,7 +184,7 @@ def models(keras):
     """Yield graphs of LSTMs, the names to convert, and the part of the error that says why they are not a stack."""
     K = {"keras": keras}
     a, b = lstm("a", [(["x"],)], **K), lstm("b", [(["a"],)], **K)
-    yield "order", functional([X, a, b], "b"), "ba", "those of 'b' for 'a'; got the model's input"
+    yield "order", functional([X, a, b], "b"), "ba", "the outputs of 'b' as the inputs of 'a'; got the model's input"
     yield "skip", functional([X, a, add("s", "a", "x", **K), lstm("b", [(["s"],)], **K)], "b"), "ab", r"'s' \(Add\)"
     yield "siblings", functional([X, a, lstm("b", [(["x"],)], **K)], "b"), "ab", "got the model's input"
     states = lstm("a", [(["x"],)], return_state=True, **K)
@@ -200,14 +201,14 @@ def models(keras):
         "three",
         functional([X, a, b, lstm("c", [(["b"],)], **K)], "c"),
         "ac",
-        "those of 'a' for 'c'; got those of 'b'",
+        "the outputs of 'a' as the inputs of 'c'; got those of 'b'",
     )
-    yield "not called", functional([X, a, lstm("b", [], **K)], "a"), "ab", "got one that it doesn't call"
+    yield "not called", functional([X, a, lstm("b", [], **K)], "a"), "ab", "got 'b', which it doesn't call"
     yield (
         "unclear",
         functional([X, a, lstm("b", [(["nobody"],)], **K)], "b"),
         "ab",
-        "what a call returns that can't be read",
+        "the output of a call that can't be read",
     )
     circle = [
         X,
@@ -278,8 +279,10 @@ def test_nested_models_of_keras_2(tmp_path, kind, first):
     path = write(tmp_path / "m.h5", functional(layers, "d"), 2, {"b": "inner", "c": "inner"})
     assert from_keras(path, ["b", "c"]).num_layers == 2
     assert from_keras(path, ["inner/c", "d"]).num_layers == 2
-    with pytest.raises(WeightsFileError, match=r"those of 'a' for 'inner/b'; got those of 'relu' \(Activation\)"):
-        from_keras(path, ["a", "b"])  # in the second call of the inner model
+    with pytest.raises(
+        WeightsFileError, match=r"the outputs of 'a' as the inputs of 'inner/b'; got those of 'relu' \(Activation\)"
+    ):
+        from_keras(path, ["a", "b"])  # in the second call
     inner["inbound_nodes"].pop()
     layers = [X, lstm("a", [(["x"],)], 2), inner, lstm("d", [([("inner", 1, 0)],)], 2)]
     path = write(tmp_path / "m.h5", functional(layers, "d"), 2, {"b": "inner", "c": "inner"})
@@ -290,7 +293,7 @@ def test_subclassed_models_have_no_graph(tmp_path):
     config = sequential([X, lstm("a"), lstm("b")])
     config |= {"module": "mine", "class_name": "Mine", "registered_name": "my>Mine"}
     path = write(tmp_path / "m.h5", config)
-    with pytest.raises(WeightsFileError, match="got my>Mine, a class with code of its own. Convert each by itself"):
+    with pytest.raises(WeightsFileError, match="got my>Mine, a class with its own code. Convert each layer by itself"):
         from_keras(path, ["a", "b"])
     assert from_keras(path, "b").num_layers == 1
     assert from_keras(path, ["a", "b"], custom_classes=["Mine"]).num_layers == 2
@@ -302,7 +305,7 @@ def test_order_in_weights_files_is_warned_of(tmp_path, caplog):
         del file.attrs["model_config"]
     given = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     assert from_keras(tmp_path / "m.h5", ["b", "a"], **given).num_layers == 2
-    assert "'b', 'a': a file of weights doesn't say whether these follow each other" in caplog.text
+    assert "'b', 'a': a file with only weights doesn't tell whether these follow each other" in caplog.text
 
 
 def called_with(keras, **kwargs):
@@ -333,10 +336,10 @@ def test_constant_states_are_refused_or_separate(tmp_path, keras):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"training": True}, "a: wanted a layer whose dropout does nothing; got one that is called with training=True"),
+        ({"training": True}, "a: wanted a layer whose dropout is inactive; got one that is called with training=True"),
         (
             {"constants": [np.ones((1, 2))]},
-            "a: wanted a layer that is called with inputs, states and a mask; got constants",
+            "a: wanted a layer that is called with only inputs, states and a mask; got constants",
         ),
         ({"initial_state": [H, "x"]}, "a.initial_state: wanted zeros"),
     ],
@@ -352,7 +355,9 @@ def test_states_must_be_constants(tmp_path):
     with pytest.raises(WeightsFileError, match="a.initial_state: wanted constants in each call"):
         initial_state_from_keras(path, "a")
     path = write(tmp_path / "m.h5", called_with(3, initial_state=[("x", 0, 0), C]))
-    with pytest.raises(WeightsFileError, match="a.initial_state: wanted constants; got what the model computes"):
+    with pytest.raises(
+        WeightsFileError, match="a.initial_state: wanted constants; got a tensor that the model computes"
+    ):
         initial_state_from_keras(path, "a")
     path = write(tmp_path / "m.h5", called_with(3, initial_state=[H[:, 1:], C]))
     with pytest.raises(WeightsFileError, match=r"a.initial_state\[0\]: wanted shape \(B, N\)"):
@@ -360,7 +365,7 @@ def test_states_must_be_constants(tmp_path):
 
 
 def test_calls_of_nested_models_are_bounded(tmp_path):
-    """Each of 30 models calls the next twice, so the LSTM is called a thousand million times."""
+    """Each of 30 models calls the next twice, so the LSTM is called a billion times."""
     inner = functional([X, lstm("a", [(["x"],)])], "a", name="m0")
     for k in range(1, 31):
         inner["inbound_nodes"] = [Layer("Functional", "").call(["x"]), Layer("Functional", "").call([inner["name"]])]
@@ -484,7 +489,9 @@ def test_states_by_position(tmp_path, keras):
     a = lstm("a", [(["x"],)], keras)
     b = lstm("b", [(["a", ("a", 0, 1), ("a", 0, 2)],)], keras)
     path = write(tmp_path / "m.h5", functional([X, a, b], "b"), keras)
-    with pytest.raises(WeightsFileError, match="b.initial_state: wanted constants; got what the model computes"):
+    with pytest.raises(
+        WeightsFileError, match="b.initial_state: wanted constants; got a tensor that the model computes"
+    ):
         initial_state_from_keras(path, "b")
     config = functional([X, a], "a")
     state = [to_3(H), to_3(C)]

@@ -280,8 +280,8 @@ def test_other_layers_are_refused(keras):
 
     for layer, message in (
         (LSTM(2), "wanted Keras's own LSTM; got .*test_keras_live.LSTM"),
-        (K.GRU(2), "wanted an LSTM of Keras's; got GRU"),
-        (K.ConvLSTM2D(2, 3), "wanted an LSTM of Keras's; got ConvLSTM2D"),
+        (K.GRU(2), "wanted a Keras LSTM; got GRU"),
+        (K.ConvLSTM2D(2, 3), "wanted a Keras LSTM; got ConvLSTM2D"),
         (K.RNN(K.GRUCell(2)), "LSTMCell; got GRUCell"),
         (K.LSTM(2), "wanted arrays; got none: it is not built"),
         (K.Bidirectional(K.LSTM(2), merge_mode="sum"), "merge_mode: wanted 'concat'"),
@@ -410,7 +410,7 @@ def test_stacks_in_subclassed_models_are_refused(keras):
     model = Mine()
     model(np.ones((2, 3, 4), "f"))
     with pytest.raises(
-        ValueError, match="got .*test_keras_live.Mine, a class with code of its own. Convert each by itself"
+        ValueError, match="got .*test_keras_live.Mine, a class with its own code. Convert each layer by itself"
     ):
         from_keras(model, ["a", "b"])
     assert from_keras(model, "b").num_layers == 1
@@ -440,7 +440,7 @@ def test_mixed_precision(keras, caplog):
     layer = keras.layers.LSTM(3, dtype="mixed_float16")
     layer.build((None, None, 2))
     assert str(from_keras(layer).dtype) == "float32"
-    assert 'computes in float16: its weights are float32, until .astype("float16")' in caplog.text
+    assert 'computes in float16, but its weights are float32: use .astype("float16")' in caplog.text
 
 
 def test_cudnn_objects():

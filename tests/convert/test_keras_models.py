@@ -23,7 +23,7 @@ TOLERANCE = 2e-5
 def apart(weights, below, above):
     """Return the largest difference between the weights' outputs and those of a stack.
 
-    below: one call of each layer, with its states; above: the call of the highest layer, with its outputs.
+    `below` has one call of each layer, with its states. `above` is the call of the highest layer, with its outputs.
     """
     xs, mask, theirs = below[0].xs, below[0].mask, above.outputs
     mask = np.ones(xs.shape[:2], bool) if mask is None else mask
@@ -45,7 +45,7 @@ def difference(ours, theirs):
 
 
 def is_taken(source, names, calls):
-    """Return whether weights are taken. Fail if they give other outputs than the model."""
+    """Return whether from_keras takes the weights. Fail if their outputs differ from the model's."""
     try:
         weights = from_keras(source, names if len(names) > 1 else names[0])
     except ValueError:

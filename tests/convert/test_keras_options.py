@@ -84,11 +84,11 @@ REFUSED = {
         "lstm.recurrent_activation: wanted one of",
     ),
     "num_constants": (1, "lstm.num_constants: wanted None or 0; got 1"),
-    "quantization_mode": ("int8", "lstm.dtype: wanted weights of floats; got quantised"),
-    "quantization_config": ({"class_name": "Int8"}, "lstm.dtype: wanted weights of floats; got quantised"),
+    "quantization_mode": ("int8", "lstm.dtype: wanted float weights; got quantised"),
+    "quantization_config": ({"class_name": "Int8"}, "lstm.dtype: wanted float weights; got quantised"),
     "dtype": ({"class_name": "QuantizedDTypePolicy", "config": {"name": "int8_from_float32"}}, "got quantised ones"),
-    "lora_enabled": (True, "lstm.lora: wanted weights that are whole"),
-    "lora_rank": (4, "lstm.lora: wanted weights that are whole"),
+    "lora_enabled": (True, "lstm.lora: wanted weights without LoRA"),
+    "lora_rank": (4, "lstm.lora: wanted weights without LoRA"),
     "reset_after": (True, "lstm.reset_after: wanted only options that Keras's LSTM is known to have; got this one"),
     "cell_clip": (None, "lstm.cell_clip: wanted only options that Keras's LSTM is known to have"),
     "peephole": (False, "lstm.peephole: wanted only options"),
@@ -137,7 +137,7 @@ def test_default_of_each_version(said, gates):
 
 @pytest.mark.parametrize("said", ["1.2.2", "0.3.1", "4.0", "keras", "-2", "2x3"])
 def test_other_versions_are_refused(tmp_path, said):
-    with pytest.raises(WeightsFileError, match=f"it is of Keras {said}, and files of Keras 2 and 3 are read"):
+    with pytest.raises(WeightsFileError, match=f"it is of Keras {said}, and only files of Keras 2 and 3 are read"):
         from_keras(write(tmp_path / "m.h5", version=said))
 
 
@@ -159,9 +159,7 @@ def test_weights_files_use_version_default(tmp_path, caplog):
     for version, gate in gates.items():
         weights = from_keras(write(tmp_path / "m.h5", version=version))
         assert np.abs(LSTM(weights, backend="numpy")(xs)[0] - formula(xs, gate)).max() < 1e-6
-        assert (
-            f"lstm: its recurrent_activation is not known, and the default of Keras {version} is taken" in caplog.text
-        )
+        assert f"lstm: its recurrent_activation is unknown, so the default of Keras {version} is used" in caplog.text
 
 
 @pytest.mark.parametrize("version", ["2.2.4-tf", None])
@@ -196,7 +194,7 @@ def test_hard_sigmoid_depends_on_version(tmp_path, value):
         weights = from_keras(write(tmp_path / "m.h5", layer(recurrent_activation=value), version=version))
         assert weights.layers[0].gate_activation == function
     with pytest.raises(
-        WeightsFileError, match="lstm.recurrent_activation: wanted a file that says which Keras made it"
+        WeightsFileError, match="lstm.recurrent_activation: wanted a file that records its Keras version"
     ):
         from_keras(write(tmp_path / "m.h5", layer(recurrent_activation=value), version=None))
 

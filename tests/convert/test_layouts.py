@@ -130,12 +130,17 @@ def test_order_of_rows_and_columns():
 @pytest.mark.parametrize(
     ("layout", "change", "error", "message"),
     [
-        ("tf1", {"kernel": None}, ValueError, "arrays: wanted one named 'cell/kernel'; got bias, projection/kernel"),
+        (
+            "tf1",
+            {"kernel": None},
+            ValueError,
+            "arrays: wanted an array named 'cell/kernel'; got bias, projection/kernel",
+        ),
         ("tf1", {"kernel": np.ones((6, 18), "f")}, ValueError, r"cell/kernel: wanted shape \(I \+ P, 4N\); got"),
-        ("tf1", {"kernel": np.ones((1, 16), "f")}, ValueError, r"cell/kernel: .* with P = 2 rows for h at least"),
+        ("tf1", {"kernel": np.ones((1, 16), "f")}, ValueError, r"cell/kernel: .* with at least P = 2 rows for h"),
         ("tf1", {"bias": np.ones(15, "f")}, ValueError, r"cell/bias: wanted shape \(4N,\) = \(16,\); got"),
         ("tf1", {"bias": np.ones(16)}, TypeError, r"cell/bias: wanted dtype float32 \(that of cell/kernel\); got"),
-        ("tf1", {"bias": None}, ValueError, "arrays: wanted one named 'cell/bias'"),
+        ("tf1", {"bias": None}, ValueError, "arrays: wanted an array named 'cell/bias'"),
         ("tf1", {"w_f_diag": None}, ValueError, "all of cell/w_i_diag, .*; got no cell/w_f_diag"),
         ("tf1", {"w_f_diag": np.ones(3, "f")}, ValueError, r"cell/w_f_diag: wanted shape \(N,\) = \(4,\)"),
         ("tf1", {"projection/kernel": np.ones((3, 2), "f")}, ValueError, r"kernel: wanted shape \(N, P\) = \(4, 2\)"),
@@ -161,10 +166,10 @@ def test_bad_arrays(layout, change, error, message):
 @pytest.mark.parametrize(
     ("options", "places", "message"),
     [
-        ({"peephole": True}, (), r"peephole: wanted None, as Keras has nothing else; got shape \(3, 4\)"),
+        ({"peephole": True}, (), r"peephole: wanted None, as Keras supports nothing else; got shape \(3, 4\)"),
         ({"proj_size": 2}, ("peephole",), r"weight_hr: wanted None, as Keras"),
-        ({"cell_clip": 0.0}, (), "cell_clip: wanted None, as Keras has nothing else; got 0.0. It clips nothing"),
-        ({"activation": "relu"}, (), "activation: wanted 'tanh', as Keras has nothing else; got 'relu'"),
+        ({"cell_clip": 0.0}, (), "cell_clip: wanted None, as Keras supports nothing else; got 0.0. It clips nothing"),
+        ({"activation": "relu"}, (), "activation: wanted 'tanh', as Keras supports nothing else; got 'relu'"),
     ],
 )
 def test_refuse_names_the_option(options, places, message):

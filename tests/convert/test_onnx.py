@@ -174,7 +174,7 @@ def test_missing_onnx_raises(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     for call in (convert.from_onnx, convert.list_onnx):
         with pytest.raises(
-            ImportError, match="ONNX models need the package onnx, which fusedlstm's extra convert brings"
+            ImportError, match="ONNX models need the package onnx, which fusedlstm's extra convert installs"
         ):
             call("lstm.onnx")
 

@@ -125,15 +125,18 @@ def test_lstm_weights_become_one_layer():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cell_clip": 1.0}, "cell_clip: wanted None, as ONNX has nothing else; got 1.0. ONNX' clip is of pre-"),
+        (
+            {"cell_clip": 1.0},
+            "cell_clip: wanted None, as ONNX supports nothing else; got 1.0. ONNX's clip applies to pre-",
+        ),
         (
             {"proj_size": 2},
-            "weight_hr: wanted None, as ONNX has nothing else; got shape (2, 3). An LSTM of ONNX has",
+            "weight_hr: wanted None, as ONNX supports nothing else; got shape (2, 3). ONNX's LSTM has",
         ),
         ({"proj_size": 2, "proj_clip": 1.0}, "weight_hr: "),
-        ({"coupled_gate": "input"}, "coupled_gate: wanted None or 'forget'; got 'input'. ONNX has f = 1 - i only"),
-        ({"zoneout_c": 0.1}, "zoneout_c: wanted 0.0, as ONNX has nothing else; got 0.1"),
-        ({"zoneout_h": 0.1}, "zoneout_h: wanted 0.0, as ONNX has nothing else; got 0.1"),
+        ({"coupled_gate": "input"}, "coupled_gate: wanted None or 'forget'; got 'input'. ONNX has only f = 1 - i"),
+        ({"zoneout_c": 0.1}, "zoneout_c: wanted 0.0, as ONNX supports nothing else; got 0.1"),
+        ({"zoneout_h": 0.1}, "zoneout_h: wanted 0.0, as ONNX supports nothing else; got 0.1"),
         ({"gate_clip": 0.0}, "gate_clip: wanted a number > 0 that float32 can hold; got 0.0"),
         ({"gate_clip": 1e-60}, "gate_clip: wanted a number > 0 that float32 can hold; got 1e-60"),
         ({"gate_clip": 1e60}, "gate_clip: wanted a number > 0 that float32 can hold; got 1e+60"),
@@ -152,18 +155,18 @@ def test_refused_options(options, message):
 
 def test_residual_layers_are_refused():
     weights = StackedWeights.random(3, 3, num_layers=2, seed=0, residual=[False, True])
-    with pytest.raises(ValueError, match="residual: wanted False, as a layer of ONNX adds no input to its output"):
+    with pytest.raises(ValueError, match="residual: wanted False, as ONNX's LSTM doesn't add its input to its output"):
         convert.to_onnx(weights)
 
 
 @pytest.mark.parametrize(
     ("one", "other", "message"),
     [
-        ({}, {"bias": False}, "one bias for both directions of layer 0, as a node of ONNX has; got an array and None"),
-        ({"peephole": True}, {}, "one peephole for both directions of layer 0"),
-        ({"gate_clip": 1.0}, {"gate_clip": 2.0}, "one gate_clip for both directions of layer 0"),
-        ({}, {"coupled_gate": "forget"}, "one coupled_gate for both directions of layer 0"),
-        ({}, {"hidden_size": 4}, "one hidden_size for both directions of layer 0, as a node of ONNX has; got 3 and 4"),
+        ({}, {"bias": False}, "the same bias in both directions of layer 0, as in ONNX's LSTM; got an array and None"),
+        ({"peephole": True}, {}, "the same peephole in both directions of layer 0"),
+        ({"gate_clip": 1.0}, {"gate_clip": 2.0}, "the same gate_clip in both directions of layer 0"),
+        ({}, {"coupled_gate": "forget"}, "the same coupled_gate in both directions of layer 0"),
+        ({}, {"hidden_size": 4}, "the same hidden_size in both directions of layer 0, as in ONNX's LSTM; got 3 and 4"),
     ],
 )
 def test_directions_must_have_the_same_form(one, other, message):
@@ -228,5 +231,7 @@ def test_stored_arrays_of_an_exported_model():
 
 def test_to_onnx_without_onnx_raises(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ImportError, match="ONNX models need the package onnx, which fusedlstm's extra convert brings"):
+    with pytest.raises(
+        ImportError, match="ONNX models need the package onnx, which fusedlstm's extra convert installs"
+    ):
         convert.to_onnx(LSTMWeights.random(2, 3, seed=0))

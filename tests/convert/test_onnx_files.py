@@ -195,7 +195,7 @@ def test_long_chains_of_operators_raise():
     nodes = [helper.make_node("Identity", [f"w{k}"], [f"w{k + 1}"]) for k in range(5000)]
     nodes.append(helper.make_node("Identity", ["w5000"], ["W"]))
     constants = tensors({"w0": ARRAYS["W"], "R": ARRAYS["R"]})
-    with pytest.raises(WeightsFileError, match="wanted at most 100 operators on one another; got more, or a cycle"):
+    with pytest.raises(WeightsFileError, match="wanted at most 100 operators in a chain; got more, or a cycle"):
         convert.from_onnx(model_of([*nodes, lstm(ARRAYS)], constants))
 
 
@@ -330,7 +330,7 @@ def test_external_data_written_by_onnx(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("location", "entries", "message"),
     [
-        ("", {}, "wanted external data in a file of the model's own folder; got the location ''"),
+        ("", {}, "wanted external data in a file in the model's own folder; got the location ''"),
         ("../outside.bin", {}, "folder; got the location '../outside.bin'"),
         ("below/../w.bin", {}, "folder; got the location 'below/../w.bin'"),
         ("below\\..\\..\\outside.bin", {}, "folder; got the location "),
@@ -338,12 +338,12 @@ def test_external_data_written_by_onnx(folder, monkeypatch):
         ("C:\\w.bin", {}, "folder; got the location "),
         ("w\0.bin", {}, "folder; got the location "),
         ("no.bin", {}, "folder; got the location 'no.bin' (No such file or directory)"),
-        ("below", {}, "folder; got 'below', which is no regular file"),
+        ("below", {}, "folder; got 'below', which is not a regular file"),
         ("inside.lnk", {}, "folder; got the link 'inside.lnk'. Links may lead anywhere"),
         ("outside.lnk", {}, "folder; got the link 'outside.lnk'"),
         ("up.lnk/outside.bin", {}, "folder; got the link 'up.lnk/outside.bin'"),
         ("hard.bin", {}, "folder; got 'hard.bin', a file with several hard links"),
-        ("pipe", {}, "folder; got 'pipe', which is no regular file"),
+        ("pipe", {}, "folder; got 'pipe', which is not a regular file"),
         ("w.bin", {"offset": 1}, "wanted 192 bytes of external data from offset 1 on; got 192 bytes in w.bin"),
         ("w.bin", {"offset": -1}, "wanted external data with a number as offset; got '-1'"),
         ("w.bin", {"offset": "0x10"}, "wanted external data with a number as offset; got '0x10'"),
@@ -369,7 +369,7 @@ def test_bad_external_data_raises(folder, location, entries, message, little_mem
 def test_external_data_without_a_path_raises(folder, monkeypatch):
     monkeypatch.chdir(folder)
     for source in (external("w.bin"), external("w.bin").SerializeToString()):
-        with pytest.raises(WeightsFileError, match="wanted its data in the model; got external data in 'w.bin'. Give"):
+        with pytest.raises(WeightsFileError, match="wanted its data in the model; got external data in 'w.bin'. Pass"):
             convert.from_onnx(source)
 
 

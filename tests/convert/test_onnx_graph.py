@@ -224,11 +224,11 @@ def test_reverse_is_warned_of(caplog):
     ]
 
 
-def test_functions_lacking_parameters_are_warned(caplog):
+def test_functions_lacking_parameters_warn(caplog):
     attributes = {"activations": ["HardSigmoid", "Tanh", "ThresholdedRelu"]}
     assert convert.from_onnx(lstm_model(arrays_of(RNG, I, N), attributes))
     assert [record.getMessage() for record in caplog.records] == [
-        "the LSTM lacks parameters of ThresholdedRelu, for which ONNX has no default: 0, as in onnxruntime"
+        "the LSTM lacks parameters of ThresholdedRelu, for which ONNX has no default: using 0, as in onnxruntime"
     ]
 
 
@@ -350,7 +350,7 @@ def test_functions_have_their_own_names():
     arrays = arrays_of(RNG, I, N, bias=False)
     call = helper.make_node("Cell", ["X"], ["Y"], domain="own")
     model = model_of([call], tensors(arrays), functions=[function([lstm(arrays)], inputs=["X", "missing"])])
-    with pytest.raises(WeightsFileError, match="W of the LSTM 'lstm': .* got 'W', which nothing in it makes"):
+    with pytest.raises(WeightsFileError, match="W of the LSTM 'lstm': .* got 'W', which nothing in the model makes"):
         convert.from_onnx(model)
 
 
@@ -455,8 +455,11 @@ REFUSED = {
     "Concat without axis": ([("Concat", ["w"], {})], "Concat 'concat': there is no 'axis'"),
     "Constant of strings": ([("Constant", [], {"value_string": "w"})], "a Constant with numbers as its value; got"),
     "input": ([("Identity", ["X"], {})], "wanted a constant of the model; got 'X', an input"),
-    "nothing": ([("Identity", ["no"], {})], "wanted a constant of the model; got 'no', which nothing in it makes"),
-    "itself": ([("Identity", ["W"], {})], "wanted at most 100 operators on one another; got more, or a cycle"),
+    "nothing": (
+        [("Identity", ["no"], {})],
+        "wanted a constant of the model; got 'no', which nothing in the model makes",
+    ),
+    "itself": ([("Identity", ["W"], {})], "wanted at most 100 operators in a chain; got more, or a cycle"),
 }
 
 
@@ -527,12 +530,12 @@ def test_initializer_may_be_an_input_too():
             {"activations": ["Elu", "Tanh", "Tanh"], "activation_alpha": [np.nan]},
             "gate_activation[1]: wanted a finite",
         ),
-        ({}, {"clip": 0.0}, "clip of the LSTM 'lstm': wanted a number > 0, as onnxruntime does; got 0.0"),
-        ({}, {"clip": np.nan}, "clip of the LSTM 'lstm': wanted a number > 0, as onnxruntime does; got nan"),
+        ({}, {"clip": 0.0}, "clip of the LSTM 'lstm': wanted a number > 0, as in onnxruntime; got 0.0"),
+        ({}, {"clip": np.nan}, "clip of the LSTM 'lstm': wanted a number > 0, as in onnxruntime; got nan"),
         ({}, {"clip": 1}, "clip of the LSTM 'lstm': wanted a value of type float; got int"),
         ({}, {"input_forget": 2}, "input_forget of the LSTM 'lstm': wanted 0 or 1; got 2"),
         ({}, {"layout": -1}, "layout of the LSTM 'lstm': wanted 0 or 1; got -1"),
-        ({}, {"peepholes": 1}, "attributes of the LSTM 'lstm': wanted those of ONNX' operator"),
+        ({}, {"peepholes": 1}, "attributes of the LSTM 'lstm': wanted those of ONNX's operator"),
     ],
 )
 def test_bad_nodes_raise(arrays, attributes, message):

@@ -204,7 +204,7 @@ THREE = f"""stack (float[T, B, {N}] X) => (Y2) {{
 
 
 def test_names_in_the_wrong_order_raise():
-    """Names in the wrong order, missing or repeated raise. Layers may share weights, and outputs be used elsewhere."""
+    """Wrong order, a missing layer and a repeated name raise. Shared weights and outputs with other uses don't."""
     source = parsed(THREE, layers())
     assert convert.from_onnx(source).num_layers == 3
     assert convert.from_onnx(source, ["b", "c"]).num_layers == 2
@@ -284,12 +284,12 @@ def test_stacks_do_not_cross_a_loops_edge():
     source = parsed(text % (body % "S"), layers() | BOOLS)
     assert convert.from_onnx(source, ["inner", "above"]).num_layers == 2
     message = refusal(source, ["outer", "inner"])
-    assert "'inner' reads the output of 'outer', which is outside of the Loop that it is in" in message
+    assert "'inner' reads the output of 'outer', which is outside of the Loop that the upper one is in" in message
     carried = parsed(text % (body % "v"), layers() | BOOLS)
     assert "'inner' reads the input 'v' of Loop 'Z'" in refusal(carried, ["outer", "inner"])
 
 
-def test_functions_in_onnx_own_domain():
+def test_functions_in_onnxs_own_domain():
     """ONNX doesn't say whether such functions take precedence over operators of the same name."""
     source = model(SQUEEZED + "Z = Identity(S)", functions=[RELU])
     source.functions[0].domain, source.functions[0].name = "", "Identity"

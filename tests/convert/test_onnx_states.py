@@ -51,7 +51,7 @@ def agrees(source, weights, states=None, feeds=None, rows=B):
     return max(differences) < 1e-5
 
 
-# Lines that make a state, and its rows.
+# For each way to make a state: the model's lines, and the resulting state.
 LEARNED = {
     "tensor": ("h = Identity(rows_of_h)", ROWS[0]),
     "Constant": (

@@ -1,4 +1,4 @@
-"""Systems of plain arrays: by recorded outputs or, if there are none, by documented formulas in their own layouts."""
+"""Test systems of plain arrays against recorded outputs or, without any, against documented formulas."""
 
 import re
 
@@ -247,7 +247,7 @@ def sonnet1_variables(**more):
             "coreml",
             [coreml_parameters() | {"weight_ih_back": numbers(4 * N, I)}],
             {},
-            "parameters: wanted one named 'weight_hh_back'",
+            "parameters: wanted an array named 'weight_hh_back'",
         ),
         (
             "tflite",
@@ -256,7 +256,7 @@ def sonnet1_variables(**more):
             "activation: wanted one of 'tanh', 'relu'; got 'linear'",
         ),
         ("tflite", [tflite_inputs()], {"cell_clip": -1.0}, "cell_clip: wanted a number >= 0"),
-        ("tflite", [[None] * 20], {}, r"inputs: wanted one named 'inputs\[2\]'; got none"),
+        ("tflite", [[None] * 20], {}, r"inputs: wanted an array named 'inputs\[2\]'; got none"),
     ],
 )
 def test_importers_refuse(importer, arguments, options, message):
@@ -284,10 +284,10 @@ def test_list_instead_of_mapping_raises(importer):
             ValueError,
             "inputs: wanted none of 20 to 23; got some. These inputs are coefficients of layer norm",
         ),
-        ({17: np.ones(P)}, ValueError, r"inputs\[17\]: wanted zeros or None; got others"),
+        ({17: np.ones(P)}, ValueError, r"inputs\[17\]: wanted zeros or None; got other numbers"),
         ({1: None}, ValueError, "inputs: wanted all of 1, 5 and 12, or none of 1, 5, 9 and 12; got 5, 12"),
-        ({5: None}, ValueError, r"inputs: wanted one named 'inputs\[5\]'"),
-        ({2: np.ones((N, I), np.int8)}, TypeError, r"inputs\[2\]: wanted weights of floats; got dtype int8"),
+        ({5: None}, ValueError, r"inputs: wanted an array named 'inputs\[5\]'"),
+        ({2: np.ones((N, I), np.int8)}, TypeError, r"inputs\[2\]: wanted float weights; got dtype int8"),
         ({15: np.ones(3, np.float32)}, ValueError, r"inputs\[15\]: wanted shape \(N,\) = \(4,\)"),
         ({9: np.ones(N, np.float32)}, ValueError, r"inputs: wanted all of inputs\[9\], .*; got no inputs\[10\], "),
     ],

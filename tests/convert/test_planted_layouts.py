@@ -1,6 +1,6 @@
-"""Test each layout against its system's outputs, and that they reveal a mistake planted in it.
+"""Test each layout against its system's outputs, and test that the outputs reveal a planted mistake.
 
-The outputs are recorded, so CI can check rows without the systems, few of which it has.
+The outputs are recorded, as CI has few of the systems.
 """
 
 import inspect
@@ -71,7 +71,7 @@ def test_default_forget_bias(name):
 
 
 def exchanged(items):
-    """Yield every exchange of two items: the gates in a string, or the names in a tuple."""
+    """Yield every swap of two items: the gates in a string, or the names in a tuple."""
     for a, b in itertools.combinations(range(len(items)), 2):
         changed = list(items)
         changed[a], changed[b] = changed[b], changed[a]
@@ -208,7 +208,7 @@ def of_both_directions(system):
 
 
 @pytest.mark.parametrize("system", ["flax", "tf1", "chainer"])
-def test_exchanged_directions_are_found(system, monkeypatch):
+def test_swapped_directions_are_found(system, monkeypatch):
     def order(cells, bidirectional):
         return [cells[k ^ 1] for k in range(len(cells))] if bidirectional else cells
 
@@ -218,14 +218,14 @@ def test_exchanged_directions_are_found(system, monkeypatch):
 
 
 @pytest.mark.parametrize(("system", "module", "names"), [("flax", tree, "DIRECTIONS"), ("tf1", layers, "_WAYS")])
-def test_exchanged_names_of_directions_are_found(system, module, names, monkeypatch):
+def test_swapped_names_of_directions_are_found(system, module, names, monkeypatch):
     cases = of_both_directions(system)
     monkeypatch.setattr(module, names, getattr(module, names)[::-1])
     assert all(shows([case.check]) for case in cases)
 
 
 @pytest.mark.parametrize("system", ["haiku", "tf1", "chainer"])
-def test_exchanged_layers_are_found(system, monkeypatch):
+def test_swapped_layers_are_found(system, monkeypatch):
     with_layers(monkeypatch, lambda cells, bidirectional: cells[::-1])
     assert all(shows([case.check]) for case in LAYERS[system])
 
@@ -253,15 +253,15 @@ def state_goes_through(system):
 
 
 @pytest.mark.parametrize("system", [system.name for system in SYSTEMS if system.pairs])
-def test_an_exchanged_state_is_found(system, monkeypatch):
+def test_a_swapped_state_is_found(system, monkeypatch):
     state_goes_through(system)
     form = BY_NAME[system].pairs
     replace_everywhere(monkeypatch, form, form._replace(order=form.order[::-1]))
     assert shows([partial(state_goes_through, system)])
 
 
-def test_an_exchanged_state_of_layers_is_found():
-    """Exchanging h0 and c0 of PyTorch's (h0, c0) is found."""
+def test_a_swapped_state_of_layers_is_found():
+    """Swapping h0 and c0 of PyTorch's (h0, c0) is found."""
     case = Case("torch/LSTM_l3.npz", ROWS["torch"][0].weights, stacked_of)
     case.check()
 
@@ -273,7 +273,7 @@ def test_an_exchanged_state_of_layers_is_found():
 
 
 def test_states_of_oracles_tell_h_from_c():
-    """Recorded states can reveal an exchange: they are not zeros, and h differs from c."""
+    """Recorded states can reveal a swap: they are not zeros, and h differs from c."""
     for case in itertools.chain(*ROWS.values(), *LAYERS.values()):
         for h, c in case.sequence(Oracle(case.file)).initial:
             assert h.any()

@@ -65,7 +65,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_reading_turns_any_exception(error):
+def test_reading_converts_any_exception(error):
     with pytest.raises(WeightsFileError) as caught, files.reading(b"folder/w.npz", " is damaged"):
         raise error
     assert caught.value.__cause__ is error
@@ -77,7 +77,7 @@ def test_reading_turns_any_exception(error):
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, ImportError])
-def test_reading_passes_other_errors(kind):
+def test_reading_lets_other_errors_propagate(kind):
     error = kind("as it is")
     with pytest.raises(kind) as caught, files.reading("w"):
         raise error
@@ -220,7 +220,7 @@ LEFT_OPEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableException
 def test_any_library_call_may_raise(name, readers):
     path, read = readers[name]
     count = with_error_at(0, None, read, path)
-    assert count > 3, "the reader calls libraries"
+    assert count > 3, "the reader should call libraries"
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(150):
@@ -231,13 +231,13 @@ def test_any_library_call_may_raise(name, readers):
             refused += str(path) in str(caught)
         except BaseException as caught:
             pytest.fail(f"{caught!r} of {error!r}")
-    assert refused > 60, "libraries swallow few"
+    assert refused > 60, "libraries should swallow few errors"
 
 
 @LEFT_OPEN
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError(errno.EIO, "unreadable")], ids=repr)
-def test_interrupts_and_memory_errors_pass(name, error, readers):
+def test_interrupts_and_memory_errors_propagate(name, error, readers):
     path, read = readers[name]
     count = with_error_at(0, None, read, path)
     outcomes = set()
@@ -246,7 +246,7 @@ def test_interrupts_and_memory_errors_pass(name, error, readers):
             with_error_at(int(k), error, read, path)
         except BaseException as caught:
             outcomes.add((type(caught), getattr(caught, "errno", None), getattr(caught, "filename", None)))
-    # Libraries may turn these into damage: zipfile an unreadable end, NumPy's parser a lack of memory.
+    # Libraries may report these as damage: zipfile if it can't read the end, NumPy's parser if memory runs out.
     expected = (OSError, errno.EIO, str(path)) if isinstance(error, OSError) else (type(error), None, None)
     assert expected in outcomes
     assert outcomes <= {expected, (WeightsFileError, None, None)}

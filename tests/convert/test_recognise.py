@@ -101,8 +101,8 @@ def test_onnx_is_recognised(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no kind that is known here. Say which with --from"),
-        (b"#!/bin/sh", "no kind that is known here"),
+        (b"", "is not a known kind of file. Name its system with --from"),
+        (b"#!/bin/sh", "is not a known kind of file"),
         (b"\x1c\0\0\0TFL3\0\0\0\0", "a TFLite model: give its tensors to fusedlstm.convert.from_tflite"),
         (pickle.dumps({"weight_ih": 1}, protocol=4), "a Python pickle, which is never read"),
         (b"PK\x03\x04", "a damaged zip file"),
@@ -118,19 +118,21 @@ def test_other_files_raise(content, message, tmp_path):
 @pytest.mark.parametrize("scope", ["", "lstm/lstm_cell/", "encoder."])
 def test_names_of_two_systems_raise(scope, tmp_path):
     save_file({f"{scope}{name}": ONE for name in ("kernel", "recurrent_kernel", "bias")}, tmp_path / "w")
-    with pytest.raises(WeightsFileError, match="as Keras' LSTM and haste's have.* Of haste say --from haste; of Keras"):
+    with pytest.raises(
+        WeightsFileError, match="as both Keras and haste write.* For haste, use --from haste; for Keras"
+    ):
         recognise(tmp_path / "w")
 
 
 def test_files_without_an_lstm_raise(tmp_path):
     np.savez(tmp_path / "w.npz", encoder=ONE)
-    with pytest.raises(WeightsFileError, match="no arrays whose names tell of an LSTM: encoder"):
+    with pytest.raises(WeightsFileError, match="no arrays named like an LSTM's: encoder"):
         recognise(tmp_path / "w.npz")
     zip_of(tmp_path / "w.zip", "readme.txt")
-    with pytest.raises(WeightsFileError, match=r"a zip file of no kind that is known here: it has readme\.txt"):
+    with pytest.raises(WeightsFileError, match=r"is not a known kind of zip file: it has readme\.txt"):
         recognise(tmp_path / "w.zip")
     LSTMWeights.random(2, 3, seed=0).save(tmp_path / "w")
-    with pytest.raises(WeightsFileError, match="a file of fusedlstm's own already, which load_weights reads"):
+    with pytest.raises(WeightsFileError, match="already fusedlstm's own file, which load_weights reads"):
         recognise(tmp_path / "w")
     with pytest.raises(FileNotFoundError):
         recognise(tmp_path / "nothing")

@@ -42,7 +42,7 @@ def test_run_agrees_with_weights(package, ending, tmp_path):
             assert max(np.abs(state.h - h).max(), np.abs(state.c - c).max()) < 3e-6
     if ending == ".keras":
         return
-    with h5py.File(path, "a") as file:  # exchange two gates
+    with h5py.File(path, "a") as file:  # swap two gates
 
         def exchange(name, item):
             if isinstance(item, h5py.Dataset) and item.shape == (3, 8):
@@ -159,13 +159,13 @@ def changed(path, change):
     ("change", "message"),
     [
         (lambda layers: layers["d"]["config"].update(units=1 << 21), "its 'units' is 2097152"),
-        (lambda layers: layers["d"]["config"].update(units=1 << 20), "and the file has [0-9]+ bytes of them"),
+        (lambda layers: layers["d"]["config"].update(units=1 << 20), "but the file's arrays have [0-9]+ bytes"),
         (lambda layers: layers["r"]["config"].update(n=1 << 20), "it makes tensors of shape"),
         (lambda layers: layers["d"]["config"].update(activation="my>relu"), "it has the activation 'my>relu'"),
         (lambda layers: layers["d"]["config"].update(activation={"class_name": "function"}), "the class function"),
         (lambda layers: layers["d"].update(module="mine"), "it has the class mine.Dense"),
         (lambda layers: layers["d"]["config"].update(bias_initializer={"class_name": "Evil"}), "it has the class Evil"),
-        (lambda layers: layers["x"]["config"].update(dtype="int32"), "its input is of int32|raised"),
+        (lambda layers: layers["x"]["config"].update(dtype="int32"), "its input has the dtype int32|raised"),
     ],
 )  # fmt: skip
 def test_hostile_models_are_not_loaded(keras, change, message, tmp_path):
@@ -184,15 +184,15 @@ def not_run(keras):
     K = keras.layers
     x, y, numbers = K.Input((5, 3)), K.Input((5, 3)), K.Input((5,), dtype="int32")
     lstm = K.LSTM(4, name="lstm")
-    yield keras.Model([x, y], [lstm(x), y]), "it has 2 inputs, and models of one are run"
+    yield keras.Model([x, y], [lstm(x), y]), "it has 2 inputs, and only models with one are run"
     yield keras.Model(numbers, K.LSTM(4, name="lstm")(K.Embedding(9, 3)(numbers))), "the class Embedding"
     long = K.Input((999, 3))
-    yield keras.Model(long, K.LSTM(4, name="lstm")(long)), "inputs of 200 steps are tried"
+    yield keras.Model(long, K.LSTM(4, name="lstm")(long)), "at most 200 steps are run"
     half = K.LSTM(4, name="lstm", dtype="mixed_float16")
-    yield keras.Model(x, half(x)), "it computes in float16, and its weights are float32"
+    yield keras.Model(x, half(x)), "it computes in float16, but its weights are float32"
     several = K.Input((2, 5, 3))
     each = K.TimeDistributed(K.LSTM(4, name="lstm"), name="each")
-    yield keras.Model(several, each(several)), "is in TimeDistributed, of which the steps are not seen"
+    yield keras.Model(several, each(several)), "is in TimeDistributed, whose steps can't be recorded"
 
 
 def test_some_models_are_not_run_as_a_whole(keras, tmp_path):
@@ -207,7 +207,7 @@ def test_some_models_are_not_run_as_a_whole(keras, tmp_path):
 def test_weights_files_have_no_model_to_run(keras, tmp_path):
     keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4)]).save_weights(tmp_path / "m.weights.h5")
     weights = from_keras(tmp_path / "m.weights.h5")
-    with pytest.raises(ModelNotRunError, match="a file of weights alone has no model"):
+    with pytest.raises(ModelNotRunError, match="a file with only weights has no model"):
         run_model(tmp_path / "m.weights.h5", None, weights, {}, 0)
 
 

@@ -77,7 +77,7 @@ def test_stacks_are_tapped(tmp_path):
 
 
 def wrong(weights):
-    """Return the weights with gates i and f of the first layer exchanged."""
+    """Return the weights with gates i and f of the first layer swapped."""
     first, *others = weights.layers
     arrays = first.arrays()
     arrays["weight_hh"] = arrays["weight_hh"].reshape(4, N, N)[[1, 0, 2, 3]].reshape(4 * N, N)
@@ -237,7 +237,7 @@ def test_external_data_outside_is_not_read(tmp_path):
     tensor.external_data.add(key="location", value="../secret.bin")
     model.graph.initializer.append(tensor)
     (folder / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ValueError, match="wanted external data in a file of the model's own folder; got the location"):
+    with pytest.raises(ValueError, match="wanted external data in a file in the model's own folder; got the location"):
         run(str(folder / "m.onnx"))
 
 

@@ -66,7 +66,7 @@ def test_every_pair_is_tested():
     assert set(PAIRS) == forms, f"PAIRS in tests/convert/test_states.py doesn't have {forms - set(PAIRS)}"
 
 
-# Outputs of other systems, which exchanged states would change.
+# Outputs of other systems. Swapping h and c would change them.
 
 
 def cell_of(weights, backend):
@@ -364,7 +364,7 @@ def test_layers_of_torch_are_views():
 
 
 def test_torch_states_of_two_axes_are_a_batch():
-    """Without a batch, PyTorch's LSTM has states (L, N), which look alike. With a batch axis they become L layers."""
+    """An unbatched LSTM's (L, N) looks like a cell's (B, N), and is read as a batch. (L, B, N) is read as layers."""
     h, c = some(rows=2), some(rows=2, seed=1)
     assert_same(convert.state_from_torch((h, c)), h, c)
     layers = convert.state_from_torch((h[:, None], c[:, None]))
@@ -545,16 +545,16 @@ Other = namedtuple("Other", "first second")
 @pytest.mark.parametrize(
     ("state", "error", "message"),
     [
-        (BOTH, TypeError, "state: wanted .*; got one array, a numpy.ndarray. .*unpack_state names the order"),
-        (STATE, TypeError, "state: wanted .*; got an LSTMState. It has both by name"),
-        ((STATE, STATE), TypeError, r"state\[0\]: wanted an array; got an LSTMState. It has both by name"),
+        (BOTH, TypeError, "state: wanted .*; got one array, a numpy.ndarray. .*use unpack_state"),
+        (STATE, TypeError, "state: wanted .*; got an LSTMState. It needs no conversion"),
+        ((STATE, STATE), TypeError, r"state\[0\]: wanted an array; got an LSTMState. It needs no conversion"),
         ({"h": H, "c": C}, TypeError, "state: wanted .*; got dict"),
         (None, TypeError, "state: wanted .*; got None"),
         ("hc", TypeError, "state: wanted .*; got str"),
         ((), ValueError, "state: wanted .*; got an empty tuple"),
         ([], ValueError, "state: wanted .*; got an empty list"),
         ((H,), ValueError, "state: wanted .*; got a tuple of 1"),
-        ([H] * 6, ValueError, "state: wanted .*; got a list of 6. Of several layers"),
+        ([H] * 6, ValueError, "state: wanted .*; got a list of 6. For several layers"),
         (Other(H, C), TypeError, r"or fields named h and c, or hidden and cell; got a Other\(first, second\)"),
         ((H, None), TypeError, r"state\.[hc]: wanted .*; got None"),
         ((1.0, 2.0), TypeError, r"state\.c: wanted an array of NumPy or CuPy, .*; got float"),
@@ -566,9 +566,9 @@ Other = namedtuple("Other", "first second")
         ((C.astype("f2"), C), TypeError, "state: wanted h and c of one dtype, .*; got h of float.* and c of float"),
     ],
 )
-def test_bad_pair_raises(system, state, error, message):
-    if system == "tf1" and state is BOTH:  # TensorFlow 1's arrays need hidden_size
-        message = r"hidden_size: wanted N, or one for each layer, with an array, which is \[c \| h\]; got None"
+def test_no_pair(system, state, error, message):
+    if system == "tf1" and state is BOTH:  # what an array is to TensorFlow 1, hidden_size says
+        message = r"hidden_size: wanted N, or one for each layer, with a packed array \[c \| h\]; got None"
     with pytest.raises(error, match=message):
         PAIRS[system][0](state)
 
@@ -584,7 +584,7 @@ def test_bad_pair_raises(system, state, error, message):
         (((H, C), (H, STATE)), TypeError, r"state\[1\]\[1\]: wanted an array; got an LSTMState"),
         (((H, C), (H,)), ValueError, r"state\[1\]: wanted .*; got a tuple of 1"),
         (((H, C), [H] * 3), ValueError, r"state\[1\]: wanted .*; got a list of 3"),
-        ((((H, C), (H, C)), (H, C)), TypeError, r"state\[0\]\[0\]: wanted an array; got a tuple. Of nested stacks"),
+        ((((H, C), (H, C)), (H, C)), TypeError, r"state\[0\]\[0\]: wanted an array; got a tuple. Give nested stacks"),
         (((C, C), (C[:2], C[:2])), ValueError, r"state\[1\]: wanted a batch of 3, that of state\[0\]; got 2"),
         (((C, C), (C, C[:2])), ValueError, r"state\[1\]: wanted h and c of the same batch"),
         (((C, C), (C, C[0])), ValueError, r"state\[1\]\.[hc]: wanted shape \(B, [PN]\); got shape \(4,\)"),
@@ -649,7 +649,7 @@ H3, C3 = np.zeros((2, B, P)), np.zeros((2, B, N))
             TypeError,
             r"state: wanted \(h, c\), of arrays; got a tuple with another in it\. A torch\.nn\.LSTM returns output",
         ),
-        (lambda: convert.state_from_torch([(H, C), (H, C)]), TypeError, "got a list with another.*go one by one"),
+        (lambda: convert.state_from_torch([(H, C), (H, C)]), TypeError, "got a list with another.*cells one by one"),
         (
             lambda: convert.state_from_torch((H3, C)),
             ValueError,

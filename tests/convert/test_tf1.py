@@ -118,7 +118,7 @@ def test_tf1_keras_layers_are_refused(options):
         "lstm/recurrent_kernel": np.zeros((32, 128)),
         "lstm/bias": np.zeros(128),
     }
-    with pytest.raises(ValueError, match="recurrent_kernel is Keras': from_keras reads"):
+    with pytest.raises(ValueError, match="recurrent_kernel is Keras's: from_keras takes"):
         convert.from_tf1(variables, **options)
 
 
@@ -168,7 +168,7 @@ def test_tf1_bad_arguments(arguments, error, message):
     [
         ({}, {}, "variables: wanted those of an LSTM cell .*got none at all"),
         ({"gru/kernel": np.zeros((7, 12))}, {}, "got gru/kernel"),
-        (tf1_cell(), {"prefix": "lstm"}, "wanted one named 'lstm/kernel'; .*Cells may be at 'rnn/lstm_cell'"),
+        (tf1_cell(), {"prefix": "lstm"}, "wanted a variable named 'lstm/kernel'; .*Cells may be at 'rnn/lstm_cell'"),
         (tf1_cell(), {"num_proj": 3}, "num_proj: wanted None, as there is no rnn/lstm_cell/projection/kernel; got 3"),
         (tf1_cell(rows=I + P, **{"projection/kernel": np.ones((N, P))}), {"num_proj": 3}, "num_proj: wanted 2"),
         (tf1_cell(**{"projection/kernel": np.ones((5, P))}), {}, r"projection/kernel: wanted shape \(N, P\)"),
@@ -176,7 +176,7 @@ def test_tf1_bad_arguments(arguments, error, message):
         (tf1_cell(**peepholes()), {"use_peepholes": False}, "use_peepholes: wanted True"),
         (tf1_cell(w_i_diag=np.ones(N)), {}, "no rnn/lstm_cell/w_f_diag"),
         (tf1_cell(**{**peepholes(), "w_o_diag": np.ones(5)}), {}, r"w_o_diag: wanted shape \(N,\) = \(4,\)"),
-        (tf1_cell(rows=2), {}, "with P = 4 rows for h at least"),
+        (tf1_cell(rows=2), {}, "with at least P = 4 rows for h"),
         (tf1_cell("cudnn_compatible_lstm_cell"), {}, r"forget_bias: wanted 0\.0 for this cell"),
         (tf1_cell(), {"activation": "swish"}, "activation"),
         (tf1_cell(), {"cell_clip": -1}, "cell_clip"),
@@ -246,7 +246,7 @@ def test_coupled_shards():
     weights = convert.from_tf1({**dict(sorted(shards.items())), name.replace("W_0", "B"): bias})
     np.testing.assert_array_equal(weights.weight_ih[N : 2 * N], kernel[:8, N : 2 * N].T)
     np.testing.assert_array_equal(weights.weight_hh[N : 2 * N], kernel[8:, N : 2 * N].T)
-    with pytest.raises(ValueError, match=r"W_1: wanted rows as those of .*W_0, \(7, 12\); got shape \(7, 11\)"):
+    with pytest.raises(ValueError, match=r"W_1: wanted rows like those of .*W_0, \(7, 12\); got shape \(7, 11\)"):
         convert.from_tf1(coupled_cell(W_1=np.zeros((7, 11))))
 
 
@@ -566,12 +566,12 @@ def test_exported_names():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"coupled_gate": "input"}, "coupled_gate: wanted None, as TensorFlow 1's LSTMCell has .* another cell"),
-        ({"gate_clip": 1.0}, "gate_clip: wanted None, as TensorFlow 1's LSTMCell has nothing else; got 1.0"),
+        ({"coupled_gate": "input"}, "coupled_gate: wanted None, as TensorFlow 1's LSTMCell supports .* another cell"),
+        ({"gate_clip": 1.0}, "gate_clip: wanted None, as TensorFlow 1's LSTMCell supports nothing else; got 1.0"),
         ({"gate_activation": "relu"}, "gate_activation: wanted 'sigmoid'"),
         ({"output_activation": "relu"}, "output_activation: wanted None"),
-        ({"zoneout_c": 0.1}, "zoneout_c: wanted 0.0, as TensorFlow 1's LSTMCell has nothing else; got 0.1"),
-        ({"zoneout_h": 0.1}, "zoneout_h: wanted 0.0, as TensorFlow 1's LSTMCell has nothing else; got 0.1"),
+        ({"zoneout_c": 0.1}, "zoneout_c: wanted 0.0, as TensorFlow 1's LSTMCell supports nothing else; got 0.1"),
+        ({"zoneout_h": 0.1}, "zoneout_h: wanted 0.0, as TensorFlow 1's LSTMCell supports nothing else; got 0.1"),
     ],
 )
 def test_export_refuses(options, message):
@@ -593,7 +593,9 @@ def test_export_bad_arguments():
     ):
         with pytest.raises(error, match=message):
             convert.to_tf1(value, **options)
-    with pytest.raises(ValueError, match="activation: wanted one that TensorFlow has a name for; got .*a function of"):
+    with pytest.raises(
+        ValueError, match="activation: wanted one that TensorFlow has a name for; got .*your own function"
+    ):
         convert.tf1_arguments(LSTMWeights.random(I, N, seed=0, activation=("leaky_relu", 0.1)))
 
 
@@ -651,14 +653,14 @@ def test_damaged_archives_raise(tmp_path):
             read(path)
 
 
-def test_missing_paths_raise(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No file, and no checkpoint: .*model\.ckpt-1"):
+def test_paths_of_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No such file, and no such checkpoint .*model\.ckpt-1"):
         convert.from_tf1(tmp_path / "model.ckpt-1")
     (tmp_path / "model.ckpt-1.index").touch()
     (tmp_path / "saved").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"No checkpoint by .* \(there is none\)"):
+    with pytest.raises(FileNotFoundError, match=r"No latest checkpoint found: .* \(there is none\)"):
         convert.from_tf1(tmp_path / "saved")
-    with pytest.raises(FileNotFoundError, match=r"No checkpoint by .* \(model\.ckpt-1\.index\)"):
+    with pytest.raises(FileNotFoundError, match=r"No latest checkpoint found: .* \(model\.ckpt-1\.index\)"):
         convert.from_tf1(tmp_path)
 
 
@@ -667,9 +669,7 @@ def test_checkpoints_without_tensorflow(name, monkeypatch):
     """The error shows a way without TensorFlow."""
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     named = "checkpoint_multi2'" if not name else "model.ckpt-7'"
-    message = (
-        rf"read through TensorFlow, .*load_checkpoint\('.*{named}\)\n.*variables\.npz, for which TensorFlow is not"
-    )
+    message = rf"read through TensorFlow, .*load_checkpoint\('.*{named}\)\n.*variables\.npz, which doesn't need"
     with pytest.raises(ImportError, match=f"(?s){message}"):
         convert.from_tf1(f"{CHECKPOINT}{name}")
 
@@ -693,7 +693,7 @@ def test_path_of_variables_may_be_bytes(tmp_path):
 
 
 class OpError(Exception):
-    """An error like TensorFlow's, which is no subclass of Python's own errors."""
+    """An error like TensorFlow's, which isn't a subclass of OSError or ValueError."""
 
 
 class FakeTensorFlow:
@@ -747,7 +747,7 @@ def test_checkpoint_reader_errors_are_named(at, error, function, monkeypatch):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=["KeyboardInterrupt", "MemoryError"])
 @pytest.mark.parametrize("at", ["latest", "load", "shapes", "dtypes", "tensor"])
-def test_interrupts_pass_checkpoint_readers(at, error, monkeypatch):
+def test_interrupts_propagate_from_checkpoints(at, error, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", FakeTensorFlow(error, at))
     with pytest.raises(type(error)):
         convert.from_tf1(CHECKPOINT)

@@ -199,13 +199,13 @@ def test_damaged_checkpoints_raise(suffix, tmp_path):
     with pytest.raises(error, match=r"model\.ckpt-7"):
         convert.from_tf1(tmp_path / "model.ckpt-7")
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/model.ckpt-7"')
-    with pytest.raises(FileNotFoundError, match="give its path"):
+    with pytest.raises(FileNotFoundError, match="give a checkpoint's path"):
         convert.from_tf1(tmp_path)
 
 
 def test_object_based_checkpoint(tmp_path):
     path = tf.train.Checkpoint(kernel=tf.Variable(np.zeros((7, 16)))).save(str(tmp_path / "model"))
-    with pytest.raises(ValueError, match="object-based checkpoint, .*by their names with compat.v1.train.Saver"):
+    with pytest.raises(ValueError, match="object-based checkpoint, .*by name with compat.v1.train.Saver"):
         convert.from_tf1(path)
 
 
@@ -257,7 +257,7 @@ def theirs(source, name, weights, xs, states, **options):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("layers", [0, 1, 2])
 def test_run_agrees_with_weights(layers, bidirectional):
-    """The run agrees with our outputs and states. After exchanging two gates in its variables, it doesn't."""
+    """The run agrees with our outputs and states. With two gates of its variables swapped, it doesn't."""
     options = {"cell_clip": 0.9, "activation": "hard_sigmoid", "forget_bias": 0.5}
     made = {"peephole": True, "dtype": "float64", "activation": ("hard_sigmoid", 0.2, 0.5)}
     if layers:

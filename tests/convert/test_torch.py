@@ -340,12 +340,12 @@ def test_tied_state_dicts_count_twice():
     assert [lstm.prefix for lstm in convert.list_torch({"a": shared, "b": {"c": shared}})] == ["a.", "b.c."]
 
 
-def test_bad_checkpoints_raise():
-    with pytest.raises(ValueError, match="source: wanted one value of each name; got two of 'a.weight_ih'"):
+def test_bad_checkpoints():
+    with pytest.raises(ValueError, match="source: wanted one value for each name; got two for 'a.weight_ih'"):
         convert.from_torch({"a": {"weight_ih": 1}, "a.weight_ih": 2})
     endless = {}
     endless["a"] = endless
-    with pytest.raises(ValueError, match="deeper ones than Python can follow"):
+    with pytest.raises(ValueError, match="deeper nesting than Python can follow"):
         convert.from_torch(endless)
     many = {"a": 0}
     for _ in range(30):
@@ -483,7 +483,7 @@ def test_our_own_files_are_refused(tmp_path):
     """Their options would be lost."""
     path = tmp_path / "w.safetensors"
     LSTMWeights.random(I, N, seed=0, bias=False, cell_clip=1.0).save(path)
-    with pytest.raises(WeightsFileError, match="is a file of fusedlstm's own: use fusedlstm.load_weights"):
+    with pytest.raises(WeightsFileError, match="is fusedlstm's own file: use fusedlstm.load_weights"):
         convert.from_torch(path)
 
 
@@ -621,16 +621,19 @@ def test_to_torch_lstm_agrees(torch, dtype, options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"peephole": True}, r"peephole: wanted None, as torch\.nn\.LSTM has nothing else; got shape \(3, 4\)"),
-        ({"cell_clip": 0.0}, r"cell_clip: wanted None, as torch\.nn\.LSTM has nothing else; got 0\.0"),
-        ({"proj_size": 2, "proj_clip": 1.0}, r"proj_clip: wanted None, as torch\.nn\.LSTM has nothing else; got 1\.0"),
+        ({"peephole": True}, r"peephole: wanted None, as torch\.nn\.LSTM supports nothing else; got shape \(3, 4\)"),
+        ({"cell_clip": 0.0}, r"cell_clip: wanted None, as torch\.nn\.LSTM supports nothing else; got 0\.0"),
+        (
+            {"proj_size": 2, "proj_clip": 1.0},
+            r"proj_clip: wanted None, as torch\.nn\.LSTM supports nothing else; got 1\.0",
+        ),
         ({"activation": "relu"}, "activation: wanted 'tanh', as .*; got 'relu'"),
         ({"output_activation": "linear"}, "output_activation: wanted None, as .*; got 'linear'"),
         ({"gate_activation": ("hard_sigmoid", 0.2, 0.5)}, "gate_activation: wanted 'sigmoid', as .*; got .'hard_sig"),
         ({"gate_clip": 5.0}, r"gate_clip: wanted None, as .*; got 5\.0"),
         ({"coupled_gate": "input"}, "coupled_gate: wanted None, as .*; got 'input'"),
-        ({"zoneout_c": 0.1}, r"zoneout_c: wanted 0\.0, as torch\.nn\.LSTM has nothing else; got 0\.1"),
-        ({"zoneout_h": 0.1}, r"zoneout_h: wanted 0\.0, as torch\.nn\.LSTM has nothing else; got 0\.1"),
+        ({"zoneout_c": 0.1}, r"zoneout_c: wanted 0\.0, as torch\.nn\.LSTM supports nothing else; got 0\.1"),
+        ({"zoneout_h": 0.1}, r"zoneout_h: wanted 0\.0, as torch\.nn\.LSTM supports nothing else; got 0\.1"),
         ({"proj_size": 4}, "weight_hr: wanted fewer rows than N = 4, as torch.nn.LSTM projects to fewer; got 4"),
     ],
 )
@@ -647,7 +650,11 @@ def test_to_torch_refuses_unlike_layers():
         return LSTMWeights.random(I, N, seed=0, **options)
 
     for layers, options, message in (
-        ([cell(N)], {"residual": True}, r"residual: wanted False, as torch\.nn\.LSTM has nothing else; got \(True,\)"),
+        (
+            [cell(N)],
+            {"residual": True},
+            r"residual: wanted False, as torch\.nn\.LSTM supports nothing else; got \(True,\)",
+        ),
         ([cell(I), cell(N, 5)], {}, r"layers\[1\]: wanted hidden_size 4, as torch\.nn\.LSTM has one for all; got 5"),
         ([cell(I), cell(I, 5)], {"bidirectional": True}, r"layers\[1\]: wanted hidden_size 4"),
         ([cell(I), cell(N, proj_size=2)], {}, r"layers\[1\]: wanted proj_size None"),
@@ -657,7 +664,7 @@ def test_to_torch_refuses_unlike_layers():
     ):
         with pytest.raises(ValueError, match=message):
             convert.to_torch(StackedWeights(layers, **options))
-    with pytest.raises(ValueError, match=r"weight_hr: .*LSTMCell has nothing else.*to_torch\(StackedWeights\(\[w"):
+    with pytest.raises(ValueError, match=r"weight_hr: .*LSTMCell supports nothing else.*to_torch\(StackedWeights\(\[w"):
         convert.to_torch(cell(I, proj_size=2))
     with pytest.raises(TypeError, match="weights: wanted an LSTMWeights or a StackedWeights; got dict"):
         convert.to_torch({})
@@ -671,7 +678,7 @@ def some_states(weights, B=3):
 
 
 def exchanged(array):
-    """Return the array with the blocks of gates i and f exchanged."""
+    """Return the array with the blocks of gates i and f swapped."""
     return np.concatenate([array[N : 2 * N], array[:N], array[2 * N :]])
 
 
@@ -693,7 +700,7 @@ def exchanged(array):
     ],
 )
 def test_run_agrees_with_weights(torch, tmp_path, parameters, options, dtype):
-    """PyTorch's own module on a file's tensors agrees. With two gates exchanged, it doesn't."""
+    """PyTorch's own module on a file's tensors agrees. With two gates swapped, it doesn't."""
     path = tmp_path / "m.safetensors"
     file = {f"net.{name}": a.astype(dtypes.resolve(dtype)) for name, a in parameters.items()}
     save_file(file, path)

@@ -193,8 +193,8 @@ def test_wrappers_of_whole_modules(torch):
 
 
 @pytest.mark.filterwarnings("ignore")  # about what tracing doesn't follow
-def test_torchscript_tells_its_class(torch, classes):
-    """A script tells its class's full name, but not whether a subclass had its own forward."""
+def test_torchscript_names_its_class(torch, classes):
+    """A scripted module has its class's full name, but doesn't show whether a subclass had its own forward."""
 
     def again(script):
         file = io.BytesIO()

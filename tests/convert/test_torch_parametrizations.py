@@ -351,7 +351,7 @@ def test_random_parametrizations_are_refused(torch):
     module = torch.nn.LSTM(I, N)
     parametrize.register_parametrization(module, "weight_hh_l0", Noise())
     with pytest.raises(
-        ValueError, match="wanted a parametrization of weight_hh_l0 that always gives one weight; got Noise"
+        ValueError, match="wanted a parametrization of weight_hh_l0 that always gives the same weight; got Noise"
     ):
         convert.from_torch(module)
 

@@ -571,6 +571,6 @@ def test_pytorch_reads_only_plain_files(torch, tmp_path, monkeypatch):
         assert len(loaded) == count
 
 
-def test_unpickler_reads_no_more_than_there_is():
+def test_unpickler_stops_at_the_end():
     with pytest.raises(ValueError, match="truncated"):
         Unpickler(Stream(io.BytesIO(b"\x80\x02X\xff\xff\xff\xffabc"), 10), lambda identity: None).load()

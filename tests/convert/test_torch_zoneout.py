@@ -153,9 +153,9 @@ def test_trial_changes_nothing():
 def test_zoneout_argument_must_match_the_module():
     module = ZoneOutCell(cell_of(), 0.3)
     assert convert.from_torch(module, zoneout=0.3).zoneout_c == 0.3
-    with pytest.raises(ValueError, match=r"^zoneout: wanted 0\.3, as the module has it, or nothing; got 0\.1"):
+    with pytest.raises(ValueError, match=r"^zoneout: wanted 0\.3, as in the module, or nothing; got 0\.1"):
         convert.from_torch(module, zoneout=0.1)
-    with pytest.raises(ValueError, match=r"^zoneout: wanted 0\.0, as the module has it"):
+    with pytest.raises(ValueError, match=r"^zoneout: wanted 0\.0, as in the module"):
         convert.from_torch(ZoneOutCell(cell_of(), 0.0), zoneout=0.1)
 
 
@@ -378,7 +378,7 @@ def test_cells_outside_of_their_zoneout_cell():
     for prefix in ("raw", "layer.cell"):
         assert convert.from_torch(model, prefix=prefix).zoneout_h == 0.3
     model.other = ZoneOutCell(model.raw, 0.1)
-    with pytest.raises(ValueError, match=r"source: wanted one zoneout of a cell; got 0\.1 and 0\.3"):
+    with pytest.raises(ValueError, match=r"source: wanted one zoneout rate for a cell; got 0\.1 and 0\.3"):
         convert.from_torch(model, prefix="raw")
 
 

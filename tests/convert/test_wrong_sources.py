@@ -96,6 +96,7 @@ def names_of_functions(system):
     [
         ("from_chainer", NAMED["chainer"]),  # wants a prefix
         ("from_torch", {"weight_ih_l0": np.zeros((16, 3))}),
+        ("from_torch", {"cell.weight_ih": np.zeros((16, 3))}),  # Equinox has these names, too
         ("from_coreml", {"weight_ih": np.zeros((16, 3))}),  # Equinox has these names, too
         ("from_tf1", {"dense/weights": np.zeros(3)}),
         ("from_haiku", {5: np.zeros(3)}),

@@ -171,11 +171,11 @@ def test_requirements_of_compiling(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(compiler.nvrtc, "getVersion", lambda: (12, 2))
         compiler.cuda_headers.cache_clear()
-        assert "NVRTC is of CUDA 12, but the headers in" in probe._cannot_compile_for.__wrapped__(0)
+        assert "NVRTC is for CUDA 12, but the headers in" in probe._cannot_compile_for.__wrapped__(0)
     with monkeypatch.context() as patch:
         patch.setattr(compiler, "cuda_headers", lambda: "")
         patch.setattr(compiler.nvrtc, "getSupportedArchs", lambda: [999])
-        assert "compiles for no GPU as old as this" in probe._cannot_compile_for.__wrapped__(0)
+        assert "can't compile for a GPU as old as this one" in probe._cannot_compile_for.__wrapped__(0)
     with monkeypatch.context() as patch:
         from cuda import pathfinder
 

@@ -1,4 +1,4 @@
-"""The weights file: bit for bit, all or nothing, and clear about what is wrong with it."""
+"""Weights files keep every bit, are written all or nothing, and are refused with a clear reason if damaged."""
 
 import json
 import os

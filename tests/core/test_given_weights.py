@@ -1,4 +1,4 @@
-"""Objects given as weights or a cell that are neither: the error says what to use instead."""
+"""Wrong objects passed as weights or as a cell: the error says what to use instead."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -167,7 +167,7 @@ EXPORTERS = [taker for taker in TAKERS if taker.startswith("to_")]
 
 
 @pytest.mark.parametrize("taker", ["LSTM", "LSTM.set_weights", *EXPORTERS])
-def test_takers_of_layers_say_the_same(taker):
+def test_lstm_and_exporters_raise_the_same(taker):
     wanted = "weights: wanted an LSTMWeights or a StackedWeights; got "
     assert refusal(taker, None) == wanted + "None"
     for many in ([CELL], (CELL, CELL)):
@@ -187,7 +187,7 @@ def test_stepper_and_pool_name_their_owner(taker):
 
 
 @pytest.mark.parametrize(("taker", "name"), [("StatePool", "cell"), ("Stepper", "owner")])
-def test_pool_and_stepper_name_what_takes_weights(taker, name):
+def test_pool_and_stepper_refuse_weights(taker, name):
     wanted = f"{name}: wanted an LSTMCell or an LSTM; got "
     assert refusal(taker, CELL) == wanted + "fusedlstm.weights.LSTMWeights. Use LSTMCell(weights)"
     assert refusal(taker, LAYERS) == wanted + "fusedlstm.stacked.StackedWeights. Use LSTM(weights)"

@@ -63,7 +63,7 @@ def test_arguments_are_not_copied(library, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_results_are_not_copied(library, dtype, monkeypatch):
-    """The result is at the address that the backend wrote."""
+    """The result is at the address that the backend wrote to."""
     case, written = Case(library.backend, dtype), []
     if not library.gives:
         pytest.skip("results are the backend's own")

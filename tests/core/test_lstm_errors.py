@@ -160,7 +160,7 @@ CASES = {
     "lengths and a mask": (
         lambda g: g.options.update(lengths=[6] * 4, mask=np.ones((T, B), bool)),
         ValueError,
-        "mask: wanted None with lengths, which do the same; got a mask",
+        "mask: wanted None if lengths are given, as they do the same; got a mask",
     ),
     "a mask of floats": (
         lambda g: g.options.update(mask=np.ones((T, B))),
@@ -257,7 +257,7 @@ def test_batch_first_in_messages(backend):
 def test_both_directions(backend):
     weights = StackedWeights.random(I, N, seed=0, bidirectional=True)
     good = Good(backend, weights)
-    with pytest.raises(ValueError, match="^reverse: wanted False with weights of both directions; got True$"):
+    with pytest.raises(ValueError, match="^reverse: wanted False with bidirectional weights; got True$"):
         good.lstm(good.xs, reverse=True)
     with pytest.raises(
         ValueError, match="^weights: wanted weights of one direction for a step; got bidirectional=True"

@@ -1,4 +1,4 @@
-"""States packed in one array, or stacked over layers: packing loses nothing and guesses no order."""
+"""States packed in one array, or stacked over layers: packing loses nothing and never guesses an order."""
 
 import ml_dtypes
 import numpy as np

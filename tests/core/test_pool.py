@@ -82,7 +82,7 @@ def test_slots_are_allocated_in_order(backend):
 def test_a_full_pool(backend):
     pool = make_pool(plain_cell(backend), 3)
     pool.allocate(2)
-    with pytest.raises(PoolFullError, match=r"^n: wanted at most 1, the free slots of 3; got 2$"):
+    with pytest.raises(PoolFullError, match=r"^n: wanted at most 1, the number of free slots \(of 3\); got 2$"):
         pool.allocate(2)
     assert pool.live == 2
     assert pool.allocate().tolist() == [2]

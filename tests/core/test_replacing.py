@@ -363,8 +363,8 @@ def descriptors():
 def test_interrupts_at_any_moment_of_a_save(removed, tmp_path, monkeypatch):
     """An interrupted save leaves the old file or the new one, and no open descriptor.
 
-    It may leave a temporary file, which the next save removes. The interrupt itself must come out: closing a descriptor
-    twice would raise, or close another thread's file.
+    It may leave a temporary file, which the next save removes. The interrupt itself must propagate. Closing a
+    descriptor twice would raise another error, or close another thread's file.
     """
     path, real = tmp_path / "w", atomic_write._keep
     moment = temporary = 0

@@ -135,7 +135,7 @@ def test_saturated_gates_warn_in_no_thread(threads):
     assert np.isfinite(state.h).all()
 
 
-# A process forks after it has used its threads. The child doesn't have them.
+# A process forks after it has used its threads. The child doesn't inherit them.
 FORK = """
 import os, signal, numpy as np
 from fusedlstm import LSTMCell, LSTMWeights
@@ -159,7 +159,7 @@ def test_a_forked_child_starts_its_own_threads():
     assert result.stdout == "child: 0\n"
 
 
-# A thread goes on after the main thread has ended, when no thread can be started.
+# A thread makes a call after the main thread has ended, when no thread can be started.
 LATE = """
 import threading, time, numpy as np
 from fusedlstm import LSTMCell, LSTMWeights

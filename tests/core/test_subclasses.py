@@ -1,4 +1,4 @@
-"""Test that arrays with more than numbers raise at every entry, and that the error names the argument."""
+"""Arrays with masks, units or labels raise wherever arrays are taken, and the error names the argument."""
 
 import sys
 import types
@@ -57,7 +57,7 @@ def square(h=None, c=None):
 
 
 def entries(backend):
-    """Return each entry for an array: its name in errors, a plain array, and the function that takes the array."""
+    """Return each argument that takes an array: its name in errors, a plain array, and a function to call with one."""
     cell, lstm = LSTMCell(WEIGHTS, backend=backend), LSTM(StackedWeights([WEIGHTS]), backend=backend)
     pool, stepper = StatePool(cell, 6), Stepper(cell, B)
     slots = pool.allocate(B)
@@ -250,7 +250,7 @@ def test_errors_say_what_to_write():
     ],
 )
 def test_labels_and_units_are_refused(library, name, way):
-    """Libraries are told by the module names of classes and their bases, so none is needed here."""
+    """The check recognises libraries by the module names of classes and their bases, so the test needs none of them."""
 
     class Labelled:
         __module__ = name

@@ -172,7 +172,7 @@ def test_kernel_choice_imports_no_cupy():
 
 
 def test_the_table_covers_every_size():
-    """Rows and columns have growing bounds, the last none. Kernels fit the arithmetic."""
+    """Bounds of rows and columns increase, up to an unlimited one. Kernels fit the arithmetic."""
     for kind, rows in choice._TABLE.items():
         dtype, precision = ("float32", "high") if kind == "tf32" else (kind, "highest")
         batches = [most for most, _ in rows]

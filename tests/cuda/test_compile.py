@@ -41,7 +41,7 @@ def _with_real_nvrtc(monkeypatch):
     monkeypatch.setattr(compiler, "nvrtc", real_nvrtc)
 
 
-# On a machine that sets this, tests fail instead of being skipped without a tool or the pinned NVRTC.
+# If this is set, tests that lack a tool or the pinned NVRTC fail instead of being skipped.
 REQUIRED = os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1"
 KEPT_NVRTC, KEPT = resources.kept()
 
@@ -380,7 +380,7 @@ def test_portable_code_for_gpus_newer_than_nvrtc(name):
 def test_architectures():
     assert compiler.architecture("90") == "-arch=sm_90"
     assert compiler.architecture("999").startswith("-arch=compute_")
-    with pytest.raises(RuntimeError, match="no GPU as old as this, of compute capability 35"):
+    with pytest.raises(RuntimeError, match="a GPU as old as this one, of compute capability 35"):
         compiler.architecture("35")
 
 

@@ -285,7 +285,7 @@ def copied_kernels(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_edited_headers_are_compiled_again(stale, copied_kernels, cupy, monkeypatch):
-    """With a stale digest, a planted fault, the old code would run, and the stand-in raises."""
+    """A changed digest compiles the new code. If the digest is stale, a planted fault, the stand-in raises."""
     from fusedlstm.backends.cuda.runtime import sources
 
     def clip():

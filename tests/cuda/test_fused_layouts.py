@@ -1,6 +1,6 @@
 """Whole steps on the emulated GPU with arrays of any layout: every alignment, and strided flags.
 
-What a step needs exists before it begins. Check mode also finds a vector at a misaligned address.
+A step loads its kernels and takes its memory before it changes any state. Check mode also finds misaligned vectors.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""On a real GPU, a stream waits for late work of another. Values show it, and nothing is timed.
+"""On a real GPU, a stream waits for another stream's late work. Tests compare values, and time nothing.
 
 A kernel spins before it writes, so anything that doesn't wait for it reads or writes too early. Streams are
 non-blocking, so nothing orders them with the default stream.

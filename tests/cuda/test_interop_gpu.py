@@ -178,7 +178,7 @@ def test_a_stream_made_current_by_use_stays(torch, entered):
 
 
 @emulated
-def test_dlpack_is_told_our_stream(torch):
+def test_dlpack_gets_our_stream(torch):
     """The producer orders our stream after its own. A consumer orders its own after ours."""
     case = Case("cuda")
     torch.cuda.set_stream(0x5000)

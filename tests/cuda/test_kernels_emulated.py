@@ -95,7 +95,7 @@ def pointwise(request):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which arrays there are, and their layout."""
+    """Which arrays are passed, and their layout."""
 
     B: int
     vectors: int  # N in units of the width

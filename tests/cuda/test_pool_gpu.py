@@ -264,7 +264,7 @@ def test_duplicate_slots_on_the_device():
 
 
 def test_the_device_knows_which_slots_are_live():
-    """It is told of slots allocated, released or loaded after its first step."""
+    """Slots allocated or released after the first step are updated on the device."""
     owner, pool = make(10)
 
     def refused(slot):

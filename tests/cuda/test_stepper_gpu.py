@@ -161,7 +161,7 @@ def test_a_per_thread_stream_records_an_event():
 
 
 def test_weights_are_set_in_turn():
-    """Setting weights waits for a step on another stream, whose next step waits for the weights."""
+    """Setting weights waits for a step on another stream. The next step there waits for the weights."""
     cell = make(2)
     stepper, stream = cell.stepper(5), streams.Stream()
     with stream:

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# CUDA's alignment of allocations. A view keeps its offset from the allocation's begin.
+# CUDA's alignment of allocations. A view keeps its offset from the allocation's start.
 _ALIGNMENT = 256
 _GUARD = 1 << 14  # bytes on either side. An access less than half of it beyond an array is nearest to that array.
 # NaN in each floating dtype, so that mistaken reads show, as do writes.

@@ -31,10 +31,10 @@ class Reader:
     Attributes:
         read: reads a path.
         make: writes good files into a folder.
-        suffix: of the files.
-        structure: mutations within such files.
+        suffix: the files' suffix.
+        structure: mutations within the structure of such files.
         needs: the libraries that it reads with.
-        dies: the signals by which a library is known to end the process. Our readers can't prevent them.
+        dies: signals with which a library is known to end the process. Our readers can't prevent this.
     """
 
     read: Callable[[Path], object]
@@ -206,7 +206,7 @@ LEARNED = """learned (float[T, B, 2] X) => (float[T, B, 6] Y)
 
 
 def read_onnx(path):
-    """Read a model without a name, by each name, and by all names. At the end, raise any refusal by the first two."""
+    """Read a model without a name, by each name, and by all names. Then raise the last refusal of the first two."""
     names = [lstm.name for lstm in convert.list_onnx(path)]
     refused = None
     for name in (None, *names, names):

@@ -31,7 +31,7 @@ NAMES_OF_FUNCTIONS |= {each: f"gates of {name}" for each, name in zip(GENERALS, 
 THREADS = 256
 UNITS_OF_A_BLOCK = 128
 
-# Functions with bounded values. Others overflow, depending on the order of roundings.
+# Functions with bounded values. Others may overflow or not, depending on the order of roundings.
 OF_EXTREMES = [
     each
     for each in NAMES_OF_FUNCTIONS

@@ -1,4 +1,4 @@
-"""Leave out tests that passed in an earlier run, because CI runs with different packages.
+"""Leave out tests that passed in an earlier run. CI runs the tests several times, with different packages.
 
 pytest --passed-to FILE      write the ids of the tests that passed
 pytest --without FILE        leave those out

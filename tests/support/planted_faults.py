@@ -217,10 +217,10 @@ class Planted:
         file: in emulation/faulty, without its suffix.
         kernel: the instance.
         launch: makes its launch.
-        kinds: of the error. A fault may show in several ways, depending on which thread comes first.
-        lines: those marked "found at" with one of these words.
+        kinds: the kinds of error that it may raise. They depend on which thread comes first.
+        lines: the words of "found at" that mark the lines where it may be found.
         memory: the argument, or the shared array, that must be named.
-        flags: for the compiler.
+        flags: the compiler's flags.
         why: the fault, if the kernel's name doesn't say it.
     """
 

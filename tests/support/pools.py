@@ -123,10 +123,10 @@ class Player:
 
     Args:
         owner: an LSTMCell or LSTM.
-        variants: weights of the same form, one of which each `set_weights` takes.
-        path: of the file that is saved and loaded.
-        seed: of the calls.
-        tolerance: of absolute differences. None compares bits, which needs a batch-invariant cell.
+        variants: weights of the same form. Each `set_weights` takes one of them.
+        path: the path of the file that is saved and loaded.
+        seed: the seed of the calls.
+        tolerance: the tolerance of absolute differences. None compares bits, which needs a batch-invariant cell.
     """
 
     CAPACITY = 40

@@ -2,7 +2,7 @@
 
 pytest                              without slow tests
 pytest -m ""                        all tests
-pytest -m "" --write-slow-tests     all tests, and write a new table; empty the emulator's cache before
+pytest -m "" --write-slow-tests     all tests, and write a new table. Empty the emulator's cache first
 """
 
 import os

@@ -464,7 +464,7 @@ def assert_words(after, before, at, tick, flips):
 
 
 def assert_projection_of_m(instance, h, m, weight_hr, old_h):
-    """Compare h, allowing for the rounding of m to its dtype or TF32. test_projects_as_project_cu compares bits."""
+    """Compare h, allowing for m's rounding to its dtype or TF32. test_step_projects_like_project_cu compares bits."""
     weight_hr = weight_hr.astype(np.float64)
     want = kept(instance.functions.zoneout_h, old_h, np.clip(m @ weight_hr.T, -PROJ_CLIP, PROJ_CLIP))
     allowed = TF32_TOLERANCE if instance.tf32 else TOLERANCE[state_type(instance.dtype)] + 4 * ROUNDING[instance.dtype]
@@ -510,7 +510,7 @@ class ProjectionLayout:
         B, N, P: its sizes.
         pool: whether h is a pool's.
         copy: as in Layout.
-        limit: of the clip.
+        limit: the clip's limit.
         flips: whether the words are flipped.
         zoneout: the part of the old h that is kept.
     """

@@ -170,7 +170,7 @@ def test_custom_classes_of_other_sources(tmp_path, capsys):
 
 
 def test_wrong_weights_are_not_written(tmp_path, capsys, monkeypatch):
-    """With two gates exchanged, the framework's own outputs differ."""
+    """With two gates swapped, the framework's own outputs differ."""
     source, out = torch_file(tmp_path), tmp_path / "w"
     out.write_bytes(b"older")
     right = convert.from_torch(source)
@@ -259,7 +259,7 @@ def test_source_is_never_overwritten(tmp_path, capsys):
 def test_several_names_choose_layers(tmp_path, capsys):
     source = torch_file(tmp_path, "safetensors")
     assert (
-        "--name: wanted one name, as from_torch takes no several; got a,b"
+        "--name: wanted one name, as from_torch doesn't take several; got a,b"
         in run(capsys, source, tmp_path / "w", "--name", "a,b")[2]
     )
 
@@ -314,7 +314,7 @@ def test_bad_arguments_exit(tmp_path, capsys):
 
 
 def test_parameters_a_framework_refuses(tmp_path, capsys):
-    """They are written, and reported as not checked."""
+    """If the framework refuses the parameters, the weights are written, and reported as not checked."""
     pytest.importorskip("torch", reason="PyTorch is not installed")
     shapes = {"weight_ih_l0": (8, 2), "weight_hh_l0": (8, 2), "weight_ih_l1": (4, 2), "weight_hh_l1": (4, 1)}
     save_file({name: np.zeros(shape, "f4") for name, shape in shapes.items()}, tmp_path / "m.safetensors")

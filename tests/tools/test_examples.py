@@ -105,7 +105,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_fails(mistake, request, monkeypatch):
-    """Each example proves its result, so a copy that goes wrong says so."""
+    """Each example checks its own result, so a copy with a mistake fails."""
     monkeypatch.setenv("FUSEDLSTM_BACKEND", "numpy")
     name, changes = MISTAKES[mistake]
     if name == "torch_rollout":

@@ -96,7 +96,7 @@ def cells(text, start, after=""):
 
 
 def test_figures(markdown):
-    """Median, quartiles, time over the best peer's 10.5 us (a part is no peer), percent of 4.2 us, steps and rows."""
+    """Median, quartiles, time over the best peer's 10.5 us (a part isn't a peer), percent of 4.2 us, steps and rows."""
     group = "#### step, B = 2, N = I = 10"
     ours = cells(markdown, "**fusedlstm", group)
     assert ours == [
@@ -178,7 +178,7 @@ def test_predictions_are_beside_measurements(tmp_path):
         assert got == f"{1e6 * predictions.kept(kernel, **shape):.2f}"
     assert [cells(text, peer, group)[column] for peer in ("**fusedlstm Stepper**", "torch cell")] == ["", ""]
     assert "**predicted us:** the GPU's microseconds, predicted by a model" in text
-    # What nobody gets without asking for it is not ours in the summary.
+    # Rows with a named kernel don't count in the summary, as users get the table's choice.
     assert cells(text, "step, B = 32, N = I = 128")[1:3] == ["4.00 µs", "0.44"]
     of_no_shape = text[text.index("#### step, B = 33, N = I = 128") :]
     assert "predicted us" not in of_no_shape

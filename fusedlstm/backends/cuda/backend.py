@@ -1,4 +1,4 @@
-"""The CUDA backend, on CuPy's arrays. A plain call multiplies by cuBLAS and does the rest of a step in one launch."""
+"""The CUDA backend, on CuPy's arrays. A plain call multiplies with cuBLAS and does the rest of a step in one launch."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class CudaBackend:
             return cupy.asarray(to_host_reals("x", x, dtype))
 
     def _from(self, index: int, x: Any, library: Library | None, dtype: np.dtype[Any]) -> Any:
-        """Return `asarray` of an array on a GPU, in order with its library. `index` is -1 if only a view tells it.
+        """Return `asarray` of an array on a GPU, in order with its library. `index` is -1 if only a view has it.
 
         An array on another GPU is made contiguous there first. Otherwise CuPy's copy would do it, without
         waiting for other work. That GPU's order is left last, so that its streams wait for the copy.
@@ -262,7 +262,7 @@ class CudaBackend:
 
 
 def _cast(array: Any, dtype: np.dtype[Any]) -> Any:
-    """Return a CuPy array in this dtype, without a copy if it has it. Raise TypeError if it is complex."""
+    """Return a CuPy array in this dtype, without a copy if it has it already. Raise TypeError for complex numbers."""
     if array.dtype.kind == "c":
         fail(TypeError, "x", "real numbers", f"dtype {array.dtype}")
     return array.astype(dtype, copy=False)

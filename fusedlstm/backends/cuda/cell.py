@@ -1,4 +1,4 @@
-"""A cell's step: two matmuls by cuBLAS, and everything else in one launch."""
+"""A cell's step: two matmuls with cuBLAS, and everything else in one launch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CudaCell(CellEngine):
         self.weights = DeviceWeights(weights)
         self.precision, self.kernel = precision, kernel
         self.device = cupy.cuda.Device()
-        self.turns: weakref.WeakSet[Turns] = weakref.WeakSet()  # of those whose graphs read the weights
+        self.turns: weakref.WeakSet[Turns] = weakref.WeakSet()  # of Steppers and pools that read the weights
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
 
     def check(self) -> None:

@@ -50,7 +50,7 @@ class Interleaved:
 
     @classmethod
     def empty(cls, weights: DeviceWeights, *, rounded: bool) -> Interleaved:
-        """Return room for the weights of a cell."""
+        """Return an uninitialised copy, for `fill` to write."""
         dtype, rows = weights.dtype, _rounded_up(weights.N, _ROWS // 4) * 4
         KX, KH = (padded(columns, dtype, _TILE) for columns in (weights.I, weights.P))
         projection = None
@@ -108,7 +108,7 @@ class DeviceWeights:
         with self._lock:
             if rounded not in self._interleaved:
                 stream = cupy.cuda.get_current_stream()
-                stream.wait_event(self._uploaded)  # perhaps on another stream
+                stream.wait_event(self._uploaded)  # they may have been uploaded on another stream
                 copy = Interleaved.empty(self, rounded=rounded)
                 copy.fill(self)
                 stream.synchronize()  # other streams may be the first to use them

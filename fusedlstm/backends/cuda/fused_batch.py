@@ -56,7 +56,7 @@ class FusedBatch:
         )
 
     def queue(self, current: int, is_first: Any) -> None:
-        """Queue a step on the current stream. Rows where is_first are reset, and the flags cleared."""
+        """Queue a step on the current stream. Rows that is_first marks are reset, and the flags cleared."""
         for layer in self._layers:
             layer.queue(current, is_first, self._readers if layer is self._layers[-1] else None, self._m)
 

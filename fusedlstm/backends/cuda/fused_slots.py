@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.device_weights import DeviceWeights
     from fusedlstm.backends.cuda.runtime.streams import Turns
 
-# Members that a launch of m alone leaves null.
+# Members that stay null in a launch that computes only m.
 _COPIES = {"copy.to.at", "copy.to.stride", "copy.input.at", "copy.input.stride"}
 # The fewest rows to make room for.
 _FEWEST = 16

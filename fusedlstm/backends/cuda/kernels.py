@@ -309,7 +309,7 @@ def state_rows_kernel() -> Kernel:
 
 
 def launch_state_rows(slots: Any, words: Any, rows: Any) -> None:
-    """Launch kernels/state_rows.cu: write which rows hold the states of slots (B,) of int64, by all slots' words."""
+    """Launch kernels/state_rows.cu: write to `rows` where the states of slots (B,) of int64 are."""
     B = len(slots)
     state_rows_kernel()((-(-B // _THREADS),), (_THREADS,), StateRowsArguments(slots, words, rows, B))
 

@@ -1,6 +1,6 @@
 """The step of layers on a GPU: the interface that a Stepper and a pool hold, and the choice of its implementation.
 
-`matmul_batch.py` and `matmul_slots.py` queue a product by cuBLASLt and a kernel after it. `fused_batch.py` and
+`matmul_batch.py` and `matmul_slots.py` queue a cuBLASLt product and a kernel after it. `fused_batch.py` and
 `fused_slots.py` queue one kernel for the whole step. The Stepper and the pool don't know which they hold.
 """
 
@@ -39,7 +39,7 @@ class BatchStep(Protocol):
     states: tuple[tuple[LSTMState, ...], ...]
 
     def queue(self, current: int, is_first: Any) -> None:
-        """Queue a step on the current stream. Rows where is_first are reset, and the flags cleared.
+        """Queue a step on the current stream. Rows that is_first marks are reset, and the flags cleared.
 
         It reads `states[current]`. With two buffers it writes the other h.
         """
@@ -102,7 +102,7 @@ class SlotStep(Protocol):
     ) -> None:
         """Queue a step of at least one row on the current stream; see `PoolEngine.step`.
 
-        `next_audit` returns what checks slots on the device. Call it last, when only the launches can still fail.
+        `next_audit` returns the Audit that checks slots on the device. Call it last, when only launches can still fail.
         """
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:

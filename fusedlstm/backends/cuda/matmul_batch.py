@@ -45,7 +45,7 @@ class MatmulBatch:
         return h[:, columns.X :], c
 
     def queue(self, current: int, is_first: Any) -> None:
-        """Queue a step on the current stream. Rows where is_first are reset, and the flags cleared."""
+        """Queue a step on the current stream. Rows that is_first marks are reset, and the flags cleared."""
         del current
         if is_first is not None:
             self._reset(is_first, *self._resets)

@@ -1,6 +1,6 @@
 """A planned step of all layers for a fixed number of rows. Its buffers stay in place, so a CUDA graph can capture it.
 
-"Planned" means that cuBLASLt plans multiply (`cublaslt.Matmul`). They are made once.
+"Planned" means that its matmuls are cuBLASLt plans (`cublaslt.Matmul`), which are made once.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class CudaStepper:
                 for to, rows in ((mine.h, new.h), (mine.c, new.c)):
                     copy_rows(to, cupy.asarray(rows) if self._host else rows)
             if self._host:
-                stream.synchronize()  # CuPy doesn't wait for copies from pinned memory, which the caller may write next
+                stream.synchronize()  # CuPy doesn't wait for copies from pinned memory, which the caller may overwrite
             self.is_torn = False
 
     def clear(self) -> None:

@@ -21,7 +21,7 @@ _BY_THREAD = int(np.__version__.partition(".")[0]) < 2
 
 
 def quietly(work: Callable[..., _Result], *arguments: object) -> _Result:
-    """Return work(*arguments) without NumPy's warnings: saturation overflows on purpose, and NaN in is NaN out."""
+    """Return work(*arguments) without NumPy's warnings: saturation overflows on purpose, and NaN gives NaN."""
     if _BY_THREAD:
         return _quietly_in_thread(work, arguments)
     return contextvars.copy_context().run(_quietly, work, arguments)

@@ -165,7 +165,7 @@ class GeneralPointwise(Pointwise):
         np.multiply(o, m, m)
 
     def _open(self, z: NumpyArray, peephole: NumpyArray | None, c: NumpyArray, free: NumpyArray) -> None:
-        """Replace z, a gate's negated pre-activation, by the gate."""
+        """Replace z, a gate's negated pre-activation, with the gate."""
         if peephole is not None:
             np.add(z, np.multiply(peephole, c, free), z)
         np.negative(z, z)

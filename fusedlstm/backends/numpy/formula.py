@@ -123,5 +123,5 @@ def keep(part: float, old: NumpyArray, new: NumpyArray) -> NumpyArray:
 
 
 def reset(a: NumpyArray, is_first: Sequence[bool] | NumpyArray, value: NumpyArray | None) -> NumpyArray:
-    """Return `a` with the rows where is_first replaced by zeros or by `value`. This selects, so an old NaN is gone."""
+    """Return `a` with the marked rows replaced by zeros or by `value`. This selects, so an old NaN is gone."""
     return np.where(np.asarray(is_first, bool)[:, None], 0 if value is None else value, a)

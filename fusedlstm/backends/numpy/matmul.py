@@ -1,4 +1,4 @@
-"""Matrix products with weights that are laid out for NumPy's BLAS to be fast.
+"""Matrix products with weights that are laid out so that NumPy's BLAS is fast.
 
 A BLAS copies a large matrix into its own order before it multiplies. With few rows and large weights, as in a step, the
 copy takes longer than the product. OpenBLAS has kernels for AVX-512 that read the operands in place, but uses them only
@@ -6,7 +6,7 @@ for products of up to a million multiplications. So where it has them, the weigh
 columns, and the rows into groups. The product of a group and a block is small enough. A block stays in a cache while
 all groups are multiplied by it.
 
-The last bits of a row depend on the number of rows, its place among them and the number of threads, as a BLAS has other
+The last bits of a row depend on the number of rows, its place among them and the number of threads. A BLAS has separate
 code for the edges of a product. Batch-invariant products therefore have 8 rows, which every kernel treats alike. They
 have so few columns that one thread computes each.
 """

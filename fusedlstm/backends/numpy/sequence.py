@@ -35,7 +35,7 @@ class NumpySequence(SequenceEngine):
         """Return how many steps to pass to `input_gates` at once, so that their gates stay in a cache."""
         cell = self._cell
         if cell.invariant or (B > _MOST_ROWS and cell.runs_cut(B)):
-            return 1  # always if batch-invariant: one product of [x | h] gives other bits than two products
+            return 1  # always if batch-invariant: one product of [x | h] and two products differ in bits
         steps = _CHUNK // max(1, 4 * cell.sizes[1] * B)
         return steps if steps >= _FEWEST_STEPS else 1
 

@@ -1,4 +1,4 @@
-"""Share the rows of a batch among threads, as many as NumPy's BLAS has. Cut products need it: each uses one thread.
+"""Share the rows of a batch among threads, as many as NumPy's BLAS has. A product cut into pieces uses only one.
 
 Rows are independent, so a thread takes its rows through whole steps, and in a sequence through all steps between two
 resets. Threads wait for each other once, at the end. NumPy releases the GIL while it computes. The last bits of a row

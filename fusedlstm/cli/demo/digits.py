@@ -1,7 +1,7 @@
 """Classify held-out handwritten digits with an LSTM that was trained in PyTorch.
 
-An image of 8 x 8 pixels is a sequence of 8 rows: all images are stepped together as one batch, with both
-states given and returned at each step. `examples/train_digits.py` made the files; NOTICE names the data.
+An image of 8 x 8 pixels is a sequence of 8 rows. All images are stepped as one batch, and each step takes and returns
+h and c. `examples/train_digits.py` made the files. NOTICE names the data.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.state import LSTMState
 
-_SECONDS = 0.5  # of timed stepping
+_SECONDS = 0.5  # how long to time steps
 _LEAST_ACCURACY = 0.95
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the demo found."""
+    """The demo's results."""
 
     cell: LSTMCell
     images: int
-    rows: int  # of an image: steps of a pass
+    rows: int  # of pixels in an image, one for each step
     accuracy: float
     agreeing: int  # predictions equal to PyTorch's
     torch_version: str
-    difference: float  # the largest of any h from float64
+    difference: float  # the largest difference of any h from float64
     steps_a_second: float
 
     @property
     def passed(self) -> bool:
-        """Whether the numbers are what they should be on every machine."""
+        """Whether accuracy and predictions are as expected on every machine."""
         return self.accuracy > _LEAST_ACCURACY and self.agreeing == self.images
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ def run(backend: str | None = None) -> Result:
 
 
 def _pass(cell: LSTMCell, x: Any) -> list[LSTMState]:
-    """Step through all rows of all images x (B, T, I); return the state after each."""
+    """Step through all rows of all images x (B, T, I). Return the state after each step."""
     state = cell.zero_state(len(x))
     states = []
     for t in range(x.shape[1]):
@@ -100,7 +100,7 @@ def _outputs(cell: LSTMCell, pixels: NumpyArray) -> NumpyArray:
 
 
 def _speed(cell: LSTMCell, pixels: NumpyArray) -> float:
-    """Return steps a second; each pass ends in host memory, so that a GPU has done it."""
+    """Return steps per second. Each pass copies its result to the host, so a GPU has finished it."""
     x = cell.asarray(pixels)
     passes, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < _SECONDS:

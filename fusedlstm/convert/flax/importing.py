@@ -26,32 +26,32 @@ def from_flax(
     gate_activation: Function | None = None,
     custom_classes: Collection[str] = (),
 ) -> EitherWeights:
-    """Return the weights of an LSTMCell or OptimizedLSTMCell, of an RNN or Bidirectional of them, or of several.
+    """Return the weights of Flax's LSTMCell or OptimizedLSTMCell, of an RNN or Bidirectional of them, or of layers.
 
     Inputs of an RNN are (B, T, I): use LSTM(weights, batch_first=True). A Bidirectional concatenates both directions'
-    outputs by default. An nnx module that merges them in another way raises; parameters don't tell, so the default is
-    assumed. The log warns about an nnx RNN that runs in reverse: pass reverse=True to `LSTM.__call__`, which keeps
+    outputs by default. An nnx module that merges them in another way raises. Parameters don't show it, so the default
+    is assumed. The log warns about an nnx RNN that runs in reverse: pass reverse=True to `LSTM.__call__`, which keeps
     outputs in the order of the inputs, like Flax's keep_order=True.
 
     Args:
-        source: linen's variables or params; an nnx module, its State or its pure dict. Nested, or flat with names
-            such as "lstm/ii/kernel" or all such as "lstm.ii.kernel", or tuples.
-        prefix: where in it the cell or layer is, such as "encoder/LSTMCell_0". "params" may be left out. A sequence
-            of several is layers, the first below; an element that is itself two prefixes is both directions of
-            a layer, forward first.
-        activation: the cell's activation_fn, by our name. An nnx module says it; for parameters, which don't, None
-            is Flax's default, "tanh".
-        gate_activation: its gate_fn, likewise; None is "sigmoid".
+        source: linen's variables or params; an nnx module, its State or its pure dict. Mappings are nested, or flat
+            with tuples as keys, or with names that have slashes ("lstm/ii/kernel") or only dots ("lstm.ii.kernel").
+        prefix: the path of the cell or layer in the source, such as "encoder/LSTMCell_0". A leading "params" may be
+            left out. A sequence names layers from the bottom up. An element of it may be a pair of prefixes, for both
+            directions of a layer, forward first.
+        activation: the cell's activation_fn, by our name. It is read from an nnx module. Parameters don't hold it:
+            for them None means Flax's default, "tanh".
+        gate_activation: the cell's gate_fn, likewise; its default is "sigmoid".
         custom_classes: names of an nnx module's classes that compute the same as Flax's LSTMCell, RNN or
             Bidirectional.
 
     Returns:
-        LSTMWeights of a cell; StackedWeights of an RNN, of a Bidirectional, and of a sequence.
+        LSTMWeights for a cell; StackedWeights for an RNN, a Bidirectional or a sequence.
 
     Raises:
         TypeError: `source` is none of these; the arrays' dtypes are mixed or unsupported; `custom_classes` is not a
             sequence of strings.
-        ValueError: there is no such cell, or one of another formula; there are arrays that such a cell doesn't have;
+        ValueError: there is no such cell, or it has another formula; there are arrays that such a cell doesn't have;
             a module's function is unknown (pass it); a class has its own call and `custom_classes` doesn't name it; an
             RNN starts from a state other than zeros; a Bidirectional doesn't concatenate its outputs; an array has the
             wrong shape.

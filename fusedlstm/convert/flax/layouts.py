@@ -1,8 +1,8 @@
 """Where Flax keeps the arrays of its cells.
 
-Linen's LSTMCell and OptimizedLSTMCell and nnx's LSTMCell keep a kernel a gate: (I, N) in ii, if, ig and io (nnx calls
-the second if_), and (N, N) with a bias in hi, hf, hg and ho. nnx's OptimizedLSTMCell keeps dense_i (I, 4N), and dense_h
-(N, 4N) with a bias, in the gate order i, f, g, o. Checked by numbers of Flax 0.12.8.
+Linen's LSTMCell and OptimizedLSTMCell and nnx's LSTMCell keep one kernel per gate: (I, N) in ii, if, ig and io (nnx
+calls the second if_), and (N, N) with a bias in hi, hf, hg and ho. nnx's OptimizedLSTMCell keeps dense_i (I, 4N), and
+dense_h (N, 4N) with a bias, in the gate order i, f, g, o. Tested against Flax 0.12.8.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_module(tree: Tree, cells: Sequence[str], vouched: frozenset[str]) -> None:
-    """Refuse what modules compute and weights can't represent. Log a warning about an RNN that runs in reverse.
+    """Refuse modules that compute what weights can't represent. Log a warning about an RNN that runs in reverse.
 
     Args:
         tree: the tree of a module, with the RNNs and Bidirectionals found on the way to the cells.
@@ -68,11 +68,11 @@ def _check_initial_state(scope: str, cell: Any) -> None:
 
 
 def _stands_side_by_side(merge: Callable[[Any, Any], Any]) -> bool:
-    """Return whether a Bidirectional's merge_fn concatenates, as its default does. Example values tell."""
+    """Return whether a Bidirectional's merge_fn concatenates example values, as its default does."""
     import jax.numpy as jnp
 
     try:
         merged = np.asarray(merge(jnp.ones((1, 2)), jnp.zeros((1, 2))))
-    except Exception:  # it may be anyone's function: if it fails on these, it is not the default
+    except Exception:  # any function may be given: one that fails on these is not the default
         return False
     return np.array_equal(merged, [[1.0, 1.0, 0.0, 0.0]])

@@ -12,35 +12,39 @@ if TYPE_CHECKING:
     from fusedlstm.state import EitherState, LSTMState
 
 
-# (c, h); of several cells a tuple of them.
+# (c, h), or a tuple of pairs for several cells.
 PAIRS = Pairs("ch", tuple)
 
 
 def state_from_flax(state: Any, *, dtype: Any = None) -> EitherState:
-    """Return the states of Flax's LSTM cells, of linen and of nnx, whose carry is c, h.
+    """Convert carries (c, h) of Flax's LSTM cells, linen's or nnx's, to LSTMStates.
 
-    The order is that of Flax 0.12.8's numbers.
+    The order is tested against Flax 0.12.8.
 
     Args:
-        state: the carry (c, h) of a cell; or a tuple or list of such, of several cells or both directions.
-        dtype: the cell's; None is the arrays' own.
+        state: the carry (c, h) of a cell, or a tuple or list of carries, of several cells or both directions.
+        dtype: the cell's dtype; None for the arrays' own.
 
     Returns:
-        An LSTMState; of several carries a tuple of one for each.
+        An LSTMState, or a tuple of them for several carries.
 
     Raises:
-        TypeError: `state` is no pair of arrays, nor a tuple or list of such; an LSTMState; dtypes that no cell has.
-        ValueError: a pair of other than two; wrong shapes, or different batches.
+        TypeError: `state` is neither a pair of arrays nor a tuple or list of pairs, or is already an LSTMState; no cell
+            has its dtypes.
+        ValueError: a pair doesn't have two elements; a shape is wrong; batch sizes differ.
     """
     return from_pairs(state, PAIRS, dtype)
 
 
 def state_to_flax(state: LSTMState | Sequence[LSTMState]) -> tuple[Any, ...]:
-    """Return states as Flax's LSTM cells take them, in h's dtype: (c, h), of several a tuple of such.
+    """Convert LSTMStates to carries of Flax's LSTM cells, in h's dtype.
+
+    Returns:
+        (c, h), or a tuple of pairs for several states.
 
     Raises:
-        TypeError: no LSTMState, or dtypes that no cell has.
-        ValueError: no state at all; arrays that are not two-dimensional, or of different batches.
+        TypeError: `state` is neither an LSTMState nor a tuple or list of them; no cell has its dtypes.
+        ValueError: `state` is empty; an array is not two-dimensional; batch sizes differ.
     """
     carry: tuple[Any, ...] = to_pairs(state, PAIRS)
     return carry

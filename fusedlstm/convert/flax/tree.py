@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A name that only one kind of cell has -> its layout.
 _CELLS = {"if/kernel": "flax", "if_/kernel": "flax_nnx", "dense_i/kernel": "flax_dense"}
-# Names that cells of other formulas have, in this order, as some of them share others.
+# Names in cells of other formulas. The order matters, as some cells share names.
 _OTHERS = {
     "ih/kernel": "a ConvLSTMCell",
     "ir/kernel": "a GRUCell",
@@ -44,7 +44,7 @@ FUNCTIONS: dict[str, Function] = {
 
 
 class Tree:
-    """All parameters of a model by name, and what is known of its functions."""
+    """All parameters of a model by name, and its functions as far as they are known."""
 
     def __init__(
         self, source: Any, activation: Function | None = None, gate_activation: Function | None = None
@@ -61,21 +61,21 @@ class Tree:
             wanted = "Flax parameters (nested mappings), an nnx.State or an nnx module"
             fail_source("source", wanted, source, converts=True)
         flat = flatten("source", source, "/")
-        # Files have names with dots, too; and nnx before 0.11 put an array into the "value" of its parameter.
+        # Files may have names with dots. Before 0.11, nnx put an array into its parameter's "value".
         self.is_dotted = not any("/" in name for name in flat) and any("." in name for name in flat)
         self.everything = {self.slashed(name).removesuffix("/value"): value for name, value in flat.items()}
 
     def slashed(self, name: str) -> str:
-        """Return a name or prefix with slashes, where those of the source have dots."""
+        """Return a name or prefix with slashes for the dots of the source."""
         return name.replace(".", "/") if self.is_dotted else name
 
     def find(self, prefix: Any) -> tuple[list[list[str]], bool]:
-        """Return the scopes of the cells of each layer, one or two, and whether it is a cell that `prefix` names."""
+        """Return the scopes of each layer's cells, one or two, and whether `prefix` names a cell."""
         if isinstance(prefix, str):
             layer, is_cell = self.layer(prefix)
             return [layer], is_cell
         if not isinstance(prefix, Sequence) or not prefix:
-            fail(TypeError, "prefix", "a string, or a sequence of at least one", describe_type(prefix))
+            fail(TypeError, "prefix", "a string, or a non-empty sequence", describe_type(prefix))
         layers = [self.both(one) for one in prefix]
         for index, layer in enumerate(layers):
             if len(layer) != len(layers[0]):
@@ -84,18 +84,18 @@ class Tree:
         return layers, False
 
     def both(self, prefix: Any) -> list[str]:
-        """Return the scopes of one layer's cells: at a prefix, or at one a direction."""
+        """Return the scopes of one layer's cells, for a prefix or a pair of them."""
         if isinstance(prefix, str):
             return self.layer(prefix)[0]
         if not isinstance(prefix, Sequence) or len(prefix) != 2 or not all(isinstance(one, str) for one in prefix):
             fail(TypeError, "prefix", "strings, or pairs of them for both directions", repr(prefix))
         scopes = [self.layer(one)[0] for one in prefix]
         if any(len(scope) != 1 for scope in scopes):
-            fail(ValueError, "prefix", "one direction at each of a pair", repr(prefix))
+            fail(ValueError, "prefix", "one direction at each prefix of a pair", repr(prefix))
         return [scope[0] for scope in scopes]
 
     def layer(self, prefix: str) -> tuple[list[str], bool]:
-        """Return the scopes of the cells of a cell, an RNN or a Bidirectional, and whether it is a cell."""
+        """Return the scopes of the cells in a cell, an RNN or a Bidirectional, and whether it is a cell."""
         scope = scope_of(self.slashed(prefix), "/")
         if scope and not names_below(self.everything, scope):
             scope = f"params/{scope}"
@@ -161,7 +161,7 @@ class Tree:
         return {name: _function(name, given[name][0], getattr(cell, attributes[name])) for name in given}
 
     def cells(self) -> list[tuple[str, int, int]]:
-        """Return the prefix, I and N of all LSTM cells there are."""
+        """Return the prefix, I and N of each LSTM cell."""
         found = []
         for name, value in self.everything.items():
             end = next((end for end in _CELLS if f"/{name}".endswith(f"/{end}")), None)
@@ -181,13 +181,13 @@ def _is_nnx_module(source: Any) -> bool:
 
 
 def _function(name: str, given: Function | None, function: Any) -> Function | None:
-    """Return a module's function by our name, or the one that was given where it is not known."""
+    """Return a module's function by our name, or the given one if it is unknown."""
     import jax
 
     known = next((ours for theirs, ours in FUNCTIONS.items() if function is getattr(jax.nn, theirs, None)), None)
     if known is None and given is None:
-        wanted = "the name of the module's function, which is not one of jax.nn that is known here"
+        wanted = "the name of the module's function, which is not a known function of jax.nn"
         fail(ValueError, name, wanted, repr(function))
     if known is not None and given is not None and check_function(name, given) != known:
-        fail(ValueError, name, f"{known!r}, as the module has, or None", repr(given))
+        fail(ValueError, name, f"{known!r}, as in the module, or None", repr(given))
     return given if known is None else known

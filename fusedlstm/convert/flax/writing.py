@@ -19,33 +19,33 @@ _APIS = {"linen": "flax", "nnx": "flax_dense"}
 
 
 def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[str, Any]:
-    """Return the parameters of a cell with these weights, nested, of NumPy arrays.
+    """Convert weights to the parameters of Flax's cells: nested dicts of NumPy arrays.
 
     Args:
         weights: LSTMWeights for a cell; StackedWeights of one layer for an RNN or a Bidirectional. Flax's cells
-            always have a bias: zeros stand for none.
-        api: "linen" for the params of a LSTMCell or OptimizedLSTMCell; "nnx" for the pure dict of an
+            always have a bias, so a missing one becomes zeros.
+        api: "linen" for the params of an LSTMCell or OptimizedLSTMCell; "nnx" for the pure dict of an
             OptimizedLSTMCell.
 
     Raises:
-        TypeError: `weights` are of another type.
-        ValueError: what these cells have no place for, or their parameters don't say: peepholes, a projection, a
-            clip, other functions, a coupled gate, zoneout, residual layers, several layers.
+        TypeError: `weights` is of another type.
+        ValueError: these cells or their parameters can't represent the weights: peepholes, a projection, a clip, other
+            functions, a coupled gate, zoneout, residual layers, several layers.
     """
     check_choice("api", api, tuple(_APIS))
     check_weights(weights)
     if isinstance(weights, LSTMWeights):
         return _cell(weights, api)
     if any(weights.residual):
-        fail(ValueError, "residual", "False, as Flax's RNN has nothing else", repr(weights.residual))
+        fail(ValueError, "residual", "False, as Flax's RNN supports nothing else", repr(weights.residual))
     if weights.num_layers > 1:
-        hint = "Their names are the model's own: convert each"
+        hint = "The model chooses their names: convert each layer"
         fail(ValueError, "weights", "one layer", f"{weights.num_layers} of them", hint)
     rnns = [{"cell": _cell(cell, api)} for cell in weights.layers]
     return dict(zip(DIRECTIONS, rnns, strict=True)) if weights.bidirectional else rnns[0]
 
 
 def _cell(weights: LSTMWeights, api: str) -> dict[str, Any]:
-    hint = "Parameters don't say it"
+    hint = "Flax's parameters don't record it"
     refuse(weights, "Flax's LSTMCell", (), {"activation": hint, "gate_activation": hint})
     return unflatten(write(LAYOUTS[_APIS[api]], weights), "/")

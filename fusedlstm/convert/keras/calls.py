@@ -37,7 +37,7 @@ def chain(layers: Sequence[Node]) -> Graph:
 
 
 def call_of(node: Node, args: Sequence[Any], kwargs: Mapping[str, Any], leaves: Callable[[Any], Iterator[Any]]) -> Call:
-    """Return a call.
+    """Return the call of a layer with these arguments.
 
     Args:
         node: the layer.

@@ -1,4 +1,4 @@
-"""Read the JSON configs of models and layers to a tree of `nodes`. Nothing in them is executed."""
+"""Read the JSON configs of models and layers into a tree of `nodes`. Nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ def parsed(text: str | bytes) -> Any:
     """Return the content of JSON.
 
     Raises:
-        ValueError: the text is not JSON, or is nested too deep.
+        ValueError: the text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("its config is nested too deep") from error
+        raise ValueError("its config is nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"its config can't be read ({error})") from error
 
 
 def node_of_config(config: Any, version: Version, *, is_in_two: bool = False) -> Node:
-    """Return the model or layer that a config describes. A layer in a Bidirectional is there twice.
+    """Return the model or layer that a config describes. The layer of a Bidirectional becomes two.
 
     Raises:
         ValueError: it is not a config of a model or a layer.
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("class_name"), str):
-        raise ValueError("its config is none of a model: there is something without a class_name")
+        raise ValueError("its config is not a model's: a part of it has no class_name")
     options = config.get("config")
     if isinstance(options, list):  # a Sequential's layers, before Keras 2.3
         options = {"layers": options}

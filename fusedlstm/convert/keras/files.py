@@ -1,11 +1,11 @@
-"""Read files of Keras to a tree of `nodes`. Nothing in them is executed, and Lambda layers are ignored.
+"""Read Keras's files into a tree of `nodes`. Nothing in them is executed, and Lambda layers are ignored.
 
 There are three formats. A file's content tells its format, whatever its name:
 
 - `.h5` of model.save and, in Keras 2, of save_weights: arrays by the names of variables (`variables`). model.save
   keeps the model's config in the attribute "model_config", and the version in "keras_version".
 - `.weights.h5`: arrays by paths of attributes (`paths`).
-- `.keras`: a zip file of such a model.weights.h5, the config.json, and the metadata.json with the version.
+- `.keras`: a zip file of a model.weights.h5 in this format, config.json, and metadata.json with the version.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _ZIP = b"PK\x03\x04"
 
 @contextlib.contextmanager
 def opened(path: str | bytes | os.PathLike[str]) -> Iterator[Node]:
-    """Open a file of Keras: a model whose cells' arrays can be read as long as it is open.
+    """Open a Keras file and yield its model. The cells' arrays can be read while the file is open.
 
     Raises:
-        WeightsFileError: for whatever fails while it is open, naming the path and what is wrong.
+        WeightsFileError: something fails while the file is open. The message gives the path and the reason.
         ImportError: h5py is not installed.
         OSError: the file can't be opened.
     """
@@ -91,18 +91,18 @@ def _root(file: BinaryIO, stack: contextlib.ExitStack) -> Node:
     if start.startswith(_ZIP):
         archive = stack.enter_context(zipfile.ZipFile(file))
         return _of_archive(archive, stack)
-    raise ValueError("it is neither HDF5 (.h5) nor a zip file (.keras), as Keras' files are")
+    raise ValueError("it is not a Keras file, which is HDF5 (.h5) or a zip file (.keras)")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A layer that a file has.
+    """An LSTM in a Keras file.
 
     Attributes:
-        name: as `from_keras` takes it.
-        kind: its class in Keras; "LSTM" or "LSTMCell" where a file of weights alone doesn't tell.
+        name: its name, as `from_keras` takes it.
+        kind: its class in Keras; "LSTM" or "LSTMCell" if a file with only weights doesn't tell.
         sizes: (input size, hidden size) of each cell, the backward one's last.
-        options: what its config says and weights depend on, by Keras' names; nothing in a file of weights alone.
+        options: the options in its config that matter here, by Keras's names; empty for a file with only weights.
     """
 
     name: str
@@ -112,11 +112,11 @@ class Listed:
 
 
 def list_keras(path: str | bytes | os.PathLike[str]) -> list[Listed]:
-    """Return the LSTMs in a file of Keras, in order, whether `from_keras` can take them or not.
+    """Return the LSTMs in a Keras file, in order, including those that `from_keras` refuses.
 
     Raises:
-        TypeError: `path` is not a path. `from_keras` takes layers and models, too.
-        WeightsFileError: the file is damaged, or none of Keras'.
+        TypeError: `path` is not a path. Unlike `from_keras`, this doesn't take layers or models.
+        WeightsFileError: the file is damaged, or is not a Keras file.
         ImportError: h5py is not installed.
         OSError: the file can't be opened.
     """
@@ -142,7 +142,7 @@ def _of_archive(archive: zipfile.ZipFile, stack: contextlib.ExitStack) -> Node:
     missing = [name for name in ("config.json", "model.weights.h5") if name not in members]
     if missing:
         there = ", ".join(members[:8]) or "nothing"
-        raise ValueError(f"it is no file of Keras': it lacks {' and '.join(missing)}, and holds {there}")
+        raise ValueError(f"it is not a Keras file: it lacks {' and '.join(missing)}, and holds {there}")
     about = parsed(read_member(archive, "metadata.json")) if "metadata.json" in members else {}
     version = version_of(about.get("keras_version") if isinstance(about, Mapping) else None)
     root = node_of_config(parsed(read_member(archive, "config.json")), version)
@@ -150,7 +150,7 @@ def _of_archive(archive: zipfile.ZipFile, stack: contextlib.ExitStack) -> Node:
     stack.enter_context(contextlib.closing(hdf5))
     place(root, "", hdf5)
     described = {cell.path for cell in root.cells()}
-    # Those in layers of the user's own classes, of which the config has no more than the user put there.
+    # Cells in layers of the user's own classes. For these the config has only what the user put there.
     left = owned(root, [path for path in cells_in(hdf5) if path not in described], hdf5)
     if others := of_paths(hdf5, left, version if version.gates else OF_PATHS):
         root.parts["layers"] = [*root.parts.get("layers", []), *others]
@@ -166,7 +166,7 @@ def _of_hdf5(hdf5: HDF5) -> Node:
     version = version_of(hdf5.text("", "keras_version") or hdf5.text(top, "keras_version"))
     config = hdf5.text("", "model_config")
     root = node_of_config(parsed(config), version) if config else Node("weights", "")
-    if "layers" not in root.parts:  # of a class of the user's own
+    if "layers" not in root.parts:  # of the user's own class
         root.parts["layers"] = of_entries(hdf5, entries, version)
         return root
     below = entries_below(entries)

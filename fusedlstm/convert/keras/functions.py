@@ -46,14 +46,14 @@ def function_of(option: str, value: Any, keras: int) -> Function:
     if isinstance(value, str) and value in functions:
         return functions[value]
     if value == "hard_sigmoid":
-        fail(ValueError, option, "a file that says which Keras made it", f"{value!r}, of which each has its own")
+        fail(ValueError, option, "a file that records its Keras version", f"{value!r}, which depends on the version")
     if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
         kind, module = class_of(value)
         function = None if module else _of_layer(option, kind, value["config"], keras)
         if function is not None:
             return check_function(option, function)
     wanted = f"one of {', '.join(map(repr, functions))}"
-    fail(ValueError, option, wanted, _described(value), "No function of fusedlstm has its values")
+    fail(ValueError, option, wanted, _described(value), "No function of fusedlstm computes the same")
 
 
 def _of_layer(option: str, kind: str, config: Mapping[str, Any], keras: int) -> Any:

@@ -68,7 +68,7 @@ def _places(
     inner = found.around[depth + 1] if depth + 1 < len(found.around) else found.node
     for k, call in enumerate(graph.calls):
         if next(looked_at) > _MAX_LOOKED_AT:
-            fail(ValueError, found.name, "a layer in models that are called a few times", "models in models")
+            fail(ValueError, found.name, "a layer in models that are called a few times", "many calls of nested models")
         if call is None or call.node is not inner:
             continue
         if inner is found.node:
@@ -85,15 +85,13 @@ def graph_of(model: Node) -> Graph:
     """
     if model.module or model.graph is None:
         got = (
-            f"{model.full_kind}, a class with code of its own"
-            if model.module
-            else f"{model.kind}, whose graph is unknown"
+            f"{model.full_kind}, a class with its own code" if model.module else f"{model.kind}, whose graph is unknown"
         )
-        fail(ValueError, model.name, "a Sequential or Functional model of Keras's", got, _APART)
+        fail(ValueError, model.name, "a Sequential or Functional Keras model", got, _APART)
     return model.graph()
 
 
-_APART = "Convert each by itself, and compute what stands between them as the model does"
+_APART = "Convert each layer by itself, and compute what is between them as the model does"
 
 
 def source_of(place: Place, ref: Ref | None) -> Source:
@@ -102,10 +100,10 @@ def source_of(place: Place, ref: Ref | None) -> Source:
     through: list[Node] = []
     for _ in range(_MAX_STEPS):
         if ref is None:
-            return Source(None, why="what is not a layer's output")
+            return Source(None, why="a tensor that is not a layer's output")
         call = graph.calls[ref.call] if 0 <= ref.call < len(graph.calls) else None
         if call is None:
-            return Source(None, why="what a call returns that can't be read")
+            return Source(None, why="the output of a call that can't be read")
         if call.node.base == "InputLayer":
             if not around:
                 return Source(None, why="the model's input")
@@ -121,7 +119,7 @@ def source_of(place: Place, ref: Ref | None) -> Source:
             ref = call.inputs[0]
         else:
             return Source(Place(around, graph, ref.call), ref.output, through)
-    return Source(None, why="what layers return that call each other in circles")
+    return Source(None, why="outputs of layers that call each other in circles")
 
 
 def _given(caller: Call | None, graph: Graph, index: int) -> Ref | None:
@@ -162,13 +160,16 @@ def check_calls(root: Node, found: Found, *, separate: bool) -> None:
             continue
         if call.others:
             fail(
-                ValueError, found.name, "a layer that is called with inputs, states and a mask", ", ".join(call.others)
+                ValueError,
+                found.name,
+                "a layer that is called with only inputs, states and a mask",
+                ", ".join(call.others),
             )
         if (call.is_training or _is_training(place.around)) and _drops(found.node):
-            fail(ValueError, found.name, "a layer whose dropout does nothing", "one that is called with training=True")
+            fail(ValueError, found.name, "a layer whose dropout is inactive", "one that is called with training=True")
         for state in call.states:
             if not separate and not isinstance(state, Ref) and not _is_zero(state):
-                hint = 'Give initial_state="separate", and take them by initial_state_from_keras'
+                hint = 'Give initial_state="separate", and read them with initial_state_from_keras'
                 fail(ValueError, f"{found.name}.initial_state", "zeros, or tensors of the model", "constants", hint)
 
 
@@ -201,7 +202,7 @@ def check_follows(root: Node, below: Found, layer: Found) -> None:
     """
     places = all_places(root, layer)
     if not places:
-        fail(ValueError, "name", f"layers that the model calls, as {layer.name!r} follows", "one that it doesn't call")
+        fail(ValueError, "name", "layers that the model calls", f"{layer.name!r}, which it doesn't call")
     for place in places:
         inputs = place.call.inputs if place.call else ()
         source = source_of(place, inputs[0] if inputs else None)
@@ -217,7 +218,7 @@ def check_follows(root: Node, below: Found, layer: Found) -> None:
 
 
 def _refuse(below: Found, layer: Found, got: str) -> NoReturn:
-    wanted = f"layers each of whose outputs is the next one's input: those of {below.name!r} for {layer.name!r}"
+    wanted = f"layers that follow each other: the outputs of {below.name!r} as the inputs of {layer.name!r}"
     fail(ValueError, "name", wanted, got, _APART)
 
 

@@ -1,8 +1,8 @@
-"""HDF5 files that nobody vouches for: groups, attributes and arrays of numbers, checked before memory is taken.
+"""Reader for untrusted HDF5 files: groups, attributes and arrays of numbers, checked before memory is allocated.
 
-HDF5 can do more than hold arrays. A link may lead to another file or back to where it stands, an array may be kept in
-another file or be pieced together of others, and one that was never written takes no room however large it says it is.
-Files of Keras have none of it, so all of it is refused.
+HDF5 can do more than hold arrays. A link may lead to another file, or back to its own group. An array may be stored in
+another file, or be assembled from other arrays. An array that was never written takes no space, whatever its shape.
+Keras's files have none of these, so all are refused.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _MAX_DEPTH = 100
 _MAX_OBJECTS = 1_000_000
-# What is compressed may be larger than what is stored, by this factor, once it is larger than this many bytes.
+# Compressed data may expand by this factor, and always to this many bytes.
 _MAX_EXPANSION = 100
 _SMALL = 1 << 20
 _MOST_TEXT = 1 << 26  # bytes of an attribute
 _MOST_CHUNKS = 10_000  # HDF5 goes through all of them to find one
-_BFLOAT16 = np.dtype("V2")  # for which HDF5 has no name: h5py keeps its bytes
+_BFLOAT16 = np.dtype("V2")  # HDF5 has no such type, so h5py keeps the bytes
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3  # HDF5's numbers of filters
 _HEAP = b"GCOL\x01"
 _HEAP_HEADER, _HEAP_LEAST = 16, 4096  # bytes
 _REFERENCE = 16  # bytes
-_PIECE = 1 << 24  # of the file, at a time
+_PIECE = 1 << 24  # bytes of the file to read at a time
 _WRITTEN = "Write it again without compression: h5repack -f NONE"
 
 
 class HDF5:
-    """An open file: which groups and arrays it has, by their paths without a leading slash.
+    """An open file: its groups and arrays, by path without a leading slash.
 
     Args:
-        file: open for reading in binary, and at least as long as this object lives.
+        file: a binary file that stays open for reading while this object is used.
 
     Attributes:
         groups: by path; "" is the root.
@@ -50,8 +50,9 @@ class HDF5:
 
     Raises:
         ImportError: h5py is not installed.
-        ValueError: a link to another file, a soft link, one object in two places, groups too deep.
-        OSError, RuntimeError, KeyError: what h5py raises for damaged files.
+        ValueError: there is a soft link or a link to another file; an object has two names; groups are nested too
+            deeply; there are too many objects.
+        OSError, RuntimeError, KeyError: h5py raises these for damaged files.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -89,7 +90,9 @@ class HDF5:
                     raise ValueError(f"{full!r} is the same object as another, under a second name")
                 seen.add(address)
                 if depth >= _MAX_DEPTH or len(seen) > _MAX_OBJECTS:
-                    raise ValueError(f"groups are nested deeper than {_MAX_DEPTH}, or more than {_MAX_OBJECTS}")
+                    raise ValueError(
+                        f"groups are nested deeper than {_MAX_DEPTH}, or there are more than {_MAX_OBJECTS} objects"
+                    )
                 if isinstance(child, self._h5py.Group):
                     self.groups[full] = child
                     ahead.append((full, child, depth + 1))
@@ -109,26 +112,26 @@ class HDF5:
             yield name, group[name]
 
     def text(self, path: str, name: str) -> str | None:
-        """Return a group's attribute that is one string; None if there is none of that name."""
+        """Return a group's attribute, which must be a single string; None if it doesn't exist."""
         attributes = self.groups[path].attrs
         if name not in attributes:
             return None
-        # Of an array of strings each could be the same long one: only a single one is surely no longer than the file.
+        # In an array of strings, all could refer to the same long one. A single string can't be longer than the file.
         found = attributes.get_id(name)
         is_text = self._h5py.check_string_dtype(found.dtype) is not None
         if not is_text or found.shape != () or found.get_storage_size() > self._size:
-            raise ValueError(f"the attribute {name!r} of {path!r} is no string")
+            raise ValueError(f"the attribute {name!r} of {path!r} is not a string")
         value = attributes[name]
         value = value.decode("utf-8") if isinstance(value, bytes) else value
         if not isinstance(value, str):
-            raise ValueError(f"the attribute {name!r} of {path!r} is no string")
+            raise ValueError(f"the attribute {name!r} of {path!r} is not a string")
         return value
 
     def check_all(self) -> int:
         """Check all arrays and attributes, and return the total size of the arrays in bytes.
 
         Raises:
-            ValueError: see `array`; or an attribute may be larger than the file.
+            ValueError: see `array`; or an attribute may be too large.
         """
         for path, item in (*self.groups.items(), *self.datasets.items()):
             for name in item.attrs:
@@ -136,18 +139,18 @@ class HDF5:
                 # All elements of an array of strings may refer to the longest string.
                 each = self._longest if found.dtype.kind == "O" else found.dtype.itemsize
                 if int(np.prod(found.shape or (), dtype=object)) * each > _MOST_TEXT:
-                    raise ValueError(f"the attribute {name!r} of {path!r} may be of more than {_MOST_TEXT} bytes")
+                    raise ValueError(f"the attribute {name!r} of {path!r} may have more than {_MOST_TEXT} bytes")
         return sum(self.array(path).nbytes for path in self.datasets)
 
     def shape(self, path: str) -> tuple[int, ...]:
-        """Return an array's shape; () for one without any."""
+        """Return an array's shape; () if it has none."""
         return tuple(self.datasets[path].shape or ())
 
     def array(self, path: str) -> NumpyArray:
         """Return an array of numbers, in the machine's byte order.
 
         Raises:
-            ValueError: it is kept elsewhere, not whole in the file, compressed too much, or of no numbers.
+            ValueError: it is stored elsewhere, is incomplete, is compressed too much, or is not an array of numbers.
         """
         dataset = self.datasets[path]
         self._check_storage(path, dataset)
@@ -158,10 +161,10 @@ class HDF5:
 
     def _check_storage(self, path: str, dataset: Any) -> None:
         if dataset.external or dataset.is_virtual:
-            raise ValueError(f"{path} is kept in other files, which are not read")
-        # Of others an element may stand elsewhere and be of any size: one that is there once may be each.
+            raise ValueError(f"{path} is stored in other files, which are not read")
+        # Elements of other types may be stored elsewhere, with any size, and all may be the same one.
         if dataset.dtype.kind not in "fiu" and dataset.dtype != _BFLOAT16:
-            raise ValueError(f"{path} is no array of numbers: its dtype is {dataset.dtype}")
+            raise ValueError(f"{path} is not an array of numbers: its dtype is {dataset.dtype}")
         size, stored = dataset.nbytes, dataset.id.get_storage_size()
         self._read += stored
         if self._read > self._size:
@@ -169,9 +172,9 @@ class HDF5:
         filters = _filters(dataset)
         if not filters:
             if size > stored:
-                raise ValueError(f"{path} is not whole: {size} bytes by its shape, {stored} of them in the file")
+                raise ValueError(f"{path} is incomplete: its shape needs {size} bytes, and the file has {stored}")
         elif not {_DEFLATE, _SHUFFLE, _FLETCHER32}.issuperset(filters) or filters.count(_DEFLATE) > 1:
-            raise ValueError(f"{path} is compressed in a way that is not read (filters {filters}). {_WRITTEN}")
+            raise ValueError(f"{path} is compressed in an unsupported way (filters {filters}). {_WRITTEN}")
         limit = max(_SMALL, _MAX_EXPANSION * stored)
         chunk = int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize if dataset.chunks else 0
         if max(size, chunk) > limit:
@@ -194,8 +197,8 @@ def _check_heaps(file: BinaryIO, size: int) -> int:
     start = file.read(16)
     sizes = start[13:15] if start[8:9] in (b"\0", b"\1") else start[9:11]
     if sizes != b"\x08\x08":
-        raise ValueError("its numbers are not of 8 bytes, as those of Keras' files are")
-    heaps: dict[int, dict[int, int]] = {}  # by their first byte: the sizes of objects by number
+        raise ValueError("its addresses and lengths must have 8 bytes, as in Keras's files")
+    heaps: dict[int, dict[int, int]] = {}  # a heap's first byte -> an object's number -> its size
     end = 0  # of the last heap
     for at, piece in _pieces(file, size, len(_HEAP) - 1):
         found = piece.find(_HEAP)
@@ -209,20 +212,20 @@ def _check_heaps(file: BinaryIO, size: int) -> int:
 
 
 def _pieces(file: BinaryIO, size: int, more: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the file's bytes, with so many of the next piece, and where each piece begins."""
+    """Yield where each piece of the file begins, and its bytes with `more` bytes of the next."""
     for at in range(0, size, _PIECE):
         file.seek(at)
         yield at, file.read(_PIECE + more)
 
 
 def _check_heap(file: BinaryIO, at: int, size: int, end: int, heaps: dict[int, dict[int, int]]) -> int:
-    """Add the heap at this byte, and return where it ends, or the last one's end if it is none."""
+    """Add the heap at this byte and return where it ends. If it isn't a heap, return the last one's end."""
     file.seek(at + 8)
     length = int.from_bytes(file.read(8), "little")
     if not _HEAP_LEAST <= length <= size - at:
-        return end  # to HDF5 it is none: these may be an array's bytes
+        return end  # HDF5 sees no heap here: these may be an array's bytes
     if at < end:
-        raise ValueError(f"it is damaged: the heap of strings at byte {at} is in another")
+        raise ValueError(f"it is damaged: the heap of strings at byte {at} is inside another")
     file.seek(at)
     heap = file.read(length)
     objects = heaps[at] = {}
@@ -233,15 +236,15 @@ def _check_heap(file: BinaryIO, at: int, size: int, end: int, heaps: dict[int, d
         if number:
             taken = _HEAP_HEADER + (taken + 7) // 8 * 8
         if not _HEAP_HEADER <= taken <= length - ahead:
-            raise ValueError(f"it is damaged: its heap of strings at byte {at}")
+            raise ValueError(f"its heap of strings at byte {at} is damaged")
         ahead += taken
     return at + length
 
 
 def _check_strings(file: BinaryIO, size: int, heaps: dict[int, dict[int, int]]) -> None:
-    """Raise for a string that is said to be longer than what is in its heap: HDF5 takes memory by what is said.
+    """Raise for a string that claims to be longer than its object in a heap. HDF5 allocates what the string claims.
 
-    It is said by 16 bytes anywhere in the file: the length (4), the first byte of its heap (8), its number there (4).
+    A string is 16 bytes anywhere in the file: its length (4), its heap's first byte (8), its object's number (4).
     """
     starts = np.array(sorted(heaps), np.uint64)
     for at, piece in _pieces(file, size, _REFERENCE - 1):
@@ -253,12 +256,12 @@ def _check_strings(file: BinaryIO, size: int, heaps: dict[int, dict[int, int]]) 
 
 
 def _check_string(piece: bytes, place: int, at: int, objects: dict[int, int]) -> None:
-    """Raise if the bytes around the address at this place say a length that the object has not."""
+    """Raise if the bytes around the address at this place claim a length that the object doesn't have."""
     if place < 4 or place + 12 > len(piece):
-        return  # the piece before had it, or the next one has
+        return  # the piece before or after has all of it
     length, number = (int.from_bytes(piece[k : k + 4], "little") for k in (place - 4, place + 8))
     if number and length > objects.get(number, length):
-        raise ValueError(f"it is damaged: the string at byte {at + place - 4}, if it is one, is not as long as it says")
+        raise ValueError(f"it is damaged: the string at byte {at + place - 4}, if it is one, is shorter than it claims")
 
 
 def _filters(dataset: Any) -> list[int]:
@@ -267,10 +270,10 @@ def _filters(dataset: Any) -> list[int]:
 
 
 def _check_deflated(path: str, dataset: Any, chunk: int, filter_: int) -> None:
-    """Raise if a chunk expands to more than it says: HDF5 itself takes whatever memory zlib asks for."""
+    """Raise if a chunk expands to more than its size. HDF5 itself allocates whatever zlib asks for."""
     number = dataset.id.get_num_chunks()
     if number > _MOST_CHUNKS:
-        raise ValueError(f"{path} is in {number} chunks, and at most {_MOST_CHUNKS} are read. {_WRITTEN}")
+        raise ValueError(f"{path} has {number} chunks; at most {_MOST_CHUNKS} are supported. {_WRITTEN}")
     for k in range(number):
         skipped, content = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(k).chunk_offset)
         if not skipped >> filter_ & 1:
@@ -283,4 +286,4 @@ def _import_h5py() -> Any:
     try:
         return importlib.import_module("h5py")
     except ImportError as error:
-        raise ImportError("Keras' files need h5py: pip install h5py") from error
+        raise ImportError("Keras's files need h5py: pip install h5py") from error

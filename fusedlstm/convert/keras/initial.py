@@ -52,7 +52,7 @@ def _states(root: Node, found: Found) -> tuple[LSTMState, ...]:
     if not given or len(given) != len(calls):
         fail(ValueError, f"{found.name}.initial_state", "constants in each call of the layer", "calls without them")
     if any(not all(map(np.array_equal, arrays, given[0])) for arrays in given):
-        fail(ValueError, f"{found.name}.initial_state", "the same constants in each call", "others")
+        fail(ValueError, f"{found.name}.initial_state", "the same constants in each call", "different ones")
     return tuple(LSTMState(h=h, c=c) for h, c in zip(given[0][::2], given[0][1::2], strict=True))
 
 
@@ -60,7 +60,7 @@ def _arrays(found: Found, call: Call) -> list[NumpyArray]:
     """Return h and c of each cell, (B, N) each."""
     name = f"{found.name}.initial_state"
     if any(isinstance(state, Ref) for state in call.states):
-        fail(ValueError, name, "constants", "what the model computes, or an input")
+        fail(ValueError, name, "constants", "a tensor that the model computes, or an input")
     leaves = [
         to_host(name, state) if hasattr(state, "shape") else np.asarray(state, np.float32) for state in call.states
     ]

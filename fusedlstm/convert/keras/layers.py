@@ -72,17 +72,17 @@ def weights_of(root: Node, several: Sequence[Found], given: Given) -> LSTMWeight
 
 
 def _stack_of(root: Node, several: Sequence[Found], given: Given) -> StackedWeights:
-    """Return the weights of layers that follow each other."""
+    """Return the weights of layers, each of which reads the outputs of the one before."""
     layers = [_KerasLayer(found, given) for found in several]
     for below, layer in zip([None, *layers[:-1]], layers, strict=True):
         if layer.bidirectional != layers[0].bidirectional:
             got = f"{layers[0].name!r} and {layer.name!r}"
             fail(ValueError, "name", "layers that are all Bidirectional, or none of them", got)
         if layer.options.get("go_backwards"):
-            hint = "Its outputs are in reversed order: take it alone"
+            hint = "Its outputs are in reversed order: convert it alone"
             fail(ValueError, f"{layer.name}.go_backwards", "False in one of several layers", "True", hint)
         if bool(layer.options.get("time_major")) != bool(layers[0].options.get("time_major")):
-            fail(ValueError, f"{layer.name}.time_major", f"that of {layers[0].name!r}", "the other")
+            fail(ValueError, f"{layer.name}.time_major", f"that of {layers[0].name!r}", "a different one")
         if below is not None and not below.options.get("return_sequences", root.kind == WEIGHTS):
             got = "False: only its last output"
             fail(ValueError, f"{below.name}.return_sequences", f"True, as {layer.name!r} follows", got)
@@ -98,7 +98,7 @@ def _check_order(root: Node, several: Sequence[Found], given: Given) -> None:
     """Raise unless each layer reads the outputs of the one before, as far as the graph is known."""
     if root.kind == WEIGHTS:
         names = ", ".join(repr(found.name) for found in several)
-        log.warning("%s: a file of weights doesn't say whether these follow each other, with nothing between", names)
+        log.warning("%s: a file with only weights doesn't tell whether these follow each other directly", names)
         return
     for found in several:
         check_calls(root, found, separate=given.separate)
@@ -112,11 +112,11 @@ def _warn(layer: _KerasLayer, option: str, what: str) -> None:
 
 
 class _KerasLayer:
-    """One layer of Keras, with as many of ours as its cells are stacked.
+    """One layer of Keras, which becomes one of ours for each stacked cell.
 
     Attributes:
-        layers: of each, the weights of its one or two directions.
-        options: the layer's, or of a Bidirectional its forward layer's.
+        layers: for each of ours, the weights of its one or two directions.
+        options: the layer's options; for a Bidirectional, its forward layer's.
     """
 
     def __init__(self, found: Found, given: Given) -> None:
@@ -146,25 +146,25 @@ def _check_kind(name: str, node: Node) -> None:
         hint = f"If it computes what Keras's LSTM does, give custom_classes=({node.kind!r},)"
         fail(ValueError, name, "Keras's own LSTM", f"{node.full_kind}, which may compute something else", hint)
     if node.kind not in LAYERS:
-        fail(ValueError, name, "an LSTM of Keras's", f"{node.kind}, whose formula is another")
+        fail(ValueError, name, "a Keras LSTM", f"{node.kind}, which has another formula")
     check_options(name, node.options)
 
 
 def _check_both_ways(name: str, node: Node, forward: Node, backward: Node) -> None:
-    """Raise unless a Bidirectional does what both directions of an LSTM do."""
+    """Raise unless a Bidirectional computes what both directions of our LSTM do."""
     mode = node.options.get("merge_mode", "concat")
     if mode != "concat":
-        why = "'concat', as both directions' outputs stand side by side"
-        fail(ValueError, f"{name}.merge_mode", why, repr(mode), "Take forward_layer and backward_layer apart")
+        why = "'concat', as our LSTM concatenates both directions' outputs"
+        fail(ValueError, f"{name}.merge_mode", why, repr(mode), "Convert forward_layer and backward_layer separately")
     if bool(forward.options.get("time_major")) != bool(backward.options.get("time_major")):
-        fail(ValueError, f"{name}.time_major", "the same in both directions", "another in each")
+        fail(ValueError, f"{name}.time_major", "the same in both directions", "different ones")
     for part, wanted in ((forward, False), (backward, True)):
         got = bool(part.options.get("go_backwards", wanted))
         if got != wanted:
             fail(ValueError, f"{name}/{part.name}.go_backwards", str(wanted), str(got))
         number = sum(1 for _ in part.cells())
         if number > 1:
-            hint = "Keras runs one direction through all cells before it looks at the other"
+            hint = "Keras runs each direction through all its cells before it joins both"
             fail(ValueError, f"{name}/{part.name}", "one cell in a Bidirectional", f"{number} of them", hint)
 
 
@@ -190,13 +190,13 @@ def _cell(node: Node, name: str, given: Given) -> LSTMWeights:
     check_options(name, node.options)
     kind, policy = policy_of(node)
     if "Quantized" in kind:
-        fail(ValueError, f"{name}.dtype", "weights of floats", f"quantised ones ({policy or kind})")
+        fail(ValueError, f"{name}.dtype", "float weights", f"quantised ones ({policy or kind})")
     options: dict[str, Any] = {
         "activation": _function(name, node, "activation", given.activation),
         "gate_activation": _function(name, node, "recurrent_activation", given.recurrent_activation),
     }
     if node.read is None:
-        fail(ValueError, name, "arrays", "none: it is not built, or they stand elsewhere")
+        fail(ValueError, name, "arrays", "none: it is not built, or its arrays are elsewhere")
     read_ = list(node.read())
     if len(read_) not in (2, 3):
         fail(ValueError, name, "kernel, recurrent_kernel and bias", f"{len(read_)} arrays")
@@ -208,7 +208,7 @@ def _cell(node: Node, name: str, given: Given) -> LSTMWeights:
 
 
 def _function(name: str, node: Node, option: str, given: Function | None) -> Function:
-    """Return a cell's function: its own, which the caller's must equal; else the caller's, or Keras's default."""
+    """Return a cell's function: its own, else the caller's, else Keras's default. Raise if the first two differ."""
     own: Function
     if node.kind == "CuDNNLSTMCell":
         own = _CUDNN[option]
@@ -226,24 +226,24 @@ def _default(name: str, node: Node, option: str) -> Function:
     version = node.version
     default = "tanh" if option == "activation" else version.gates
     if default is None:
-        of = f"one of Keras {version.said}" if version.said else "one that says no version"
+        of = f"one of Keras {version.said}" if version.said else "one without a version"
         hint = f"Its default may be 'sigmoid' or ('hard_sigmoid', 0.2, 0.5): give {option}="
         fail(ValueError, f"{name}.{option}", "a file that tells which", of, hint)
     of = f" of Keras {version.said}" if version.said else ""
-    log.warning("%s: its %s is not known, and the default%s is taken: %r", name, option, of, default)
+    log.warning("%s: its %s is unknown, so the default%s is used: %r", name, option, of, default)
     return default
 
 
 def _warn_of_dtype(name: str, node: Node, weights: LSTMWeights) -> None:
-    """Warn of a layer that computes in another dtype than its variables have."""
+    """Log a warning if a layer computes in another dtype than its variables have."""
     policy = policy_of(node)[1]
     if policy.startswith("mixed_"):
         half = policy.removeprefix("mixed_")
-        log.warning('%s computes in %s: its weights are %s, until .astype("%s")', name, half, weights.dtype, half)
+        log.warning('%s computes in %s, but its weights are %s: use .astype("%s")', name, half, weights.dtype, half)
 
 
 def _check_sizes(name: str, node: Node, weights: LSTMWeights) -> None:
-    """Raise unless arrays are what the config says."""
+    """Raise unless the arrays agree with the config."""
     for option, got in (("units", weights.hidden_size), ("use_bias", weights.bias is not None)):
         said = node.options.get(option, got)
         if said != got:

@@ -176,13 +176,13 @@ def choose(argument: str, root: Node, name: str | None) -> Found:
             return lstms[0]
         if not lstms:
             fail(ValueError, argument, "a layer that is an LSTM", _listed(found, kinds=True) or "nothing")
-        hint = f"Give name= one of {_listed(lstms)}, or several in the order in which they follow each other"
+        hint = f"Give name= one of {_listed(lstms)}, or several, lowest layer first"
         fail(ValueError, argument, "one LSTM", f"{len(lstms)} of them", hint)
     for named in ([one for one in found if one.name == name], [one for one in found if one.name.endswith(f"/{name}")]):
         if len(named) == 1:
             return named[0]
         if named:
-            fail(ValueError, "name", "the name of one layer", f"{name!r}, which is {_listed(named)}")
+            fail(ValueError, "name", "the name of one layer", f"{name!r}, which may be {_listed(named)}")
     fail(ValueError, "name", f"one of {_listed(lstms) or 'no LSTMs'}", repr(name))
 
 
@@ -206,7 +206,7 @@ def vouch(root: Node, classes: Sequence[str]) -> None:
             fail(ValueError, "custom_classes", wanted, f"{kind!r}; it has {there}")
         for node in nodes:
             if not node.base:
-                hint = "Give name= the layer in it"
+                hint = "Give the layer in it as name="
                 fail(ValueError, "custom_classes", "classes that derive from Keras's LSTM or wrap it", repr(kind), hint)
             node.module, node.kind = "", node.base
             said = node.options
@@ -229,9 +229,10 @@ def class_of(config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _is_own(module: Any, registered: Any) -> bool:
-    """Whether a class is Keras's. Of its user's, Keras 3 may write no module, but then a name that it is registered by.
+    """Return whether a class is Keras's own.
 
-    Older files have neither, and name classes of their users package>class only where those were registered.
+    Keras 3 may write a user's class without a module, but then with the name that it is registered by. Older files have
+    neither, and only classes that were registered are named package>class.
     """
     if module is None:
         return not registered

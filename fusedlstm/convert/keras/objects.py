@@ -38,13 +38,13 @@ def from_keras(
     custom_classes: Sequence[str] = (),
     initial_state: str = "refuse",
 ) -> EitherWeights:
-    """Return the weights of Keras's LSTMCell, LSTM, RNN or Bidirectional, by Keras 3 or by tf.keras (tf_keras).
+    """Return the weights of an LSTMCell, LSTM, RNN or Bidirectional of Keras 3 or tf.keras (tf_keras).
 
-    Inputs of Keras's layers are (B, T, I): use LSTM(weights, batch_first=True). A mask is `mask=` there, with
+    Inputs of Keras's layers are (B, T, I): use LSTM(weights, batch_first=True). Pass a mask as `mask=`, with
     masked_outputs="last", or "zero" for a layer with zero_output_for_mask=True or in a Bidirectional that
-    returns sequences. For a layer with go_backwards=True, use LSTM(...)(xs, reverse=True); Keras returns its outputs in
-    reversed order. The weights don't hold the state of a stateful layer. The log warns about both. Dropout, seeds and
-    regularizers don't affect a step. Unknown options raise, and so do constants as initial_state, and training=True
+    returns sequences. For a layer with go_backwards=True, use LSTM(...)(xs, reverse=True). Keras returns such outputs
+    in reversed order. The weights don't hold the state of a stateful layer. The log warns about both. Dropout, seeds
+    and regularizers don't affect a step. Unknown options raise, and so do constants as initial_state, and training=True
     with dropout.
 
     Several layers are a stack only if each one reads the outputs of the one before in the model's graph. Layers that
@@ -58,8 +58,8 @@ def from_keras(
             of a file: `.keras`, `.weights.h5`, or the `.h5` of model.save or save_weights (needs h5py).
         name: a layer of the model, such as "lstm_1", or "encoder/lstm_1" in a nested model. A sequence of names is a
             stack, lowest layer first. None for the only LSTM.
-        activation: the layer's, in the form of LSTMWeights. Pass it if the source doesn't hold it: arrays, files with
-            only weights, and your own model classes in files. None for the layer's own, or else "tanh".
+        activation: the layer's activation, in the form of LSTMWeights. Pass it if the source doesn't hold it: arrays,
+            files with only weights, and your own model classes in files. None for the layer's own, or else "tanh".
         recurrent_activation: likewise. None for the layer's own, or else the default of the Keras that wrote the file,
             which is logged: ("hard_sigmoid", 0.2, 0.5) before 2.3, then "sigmoid". It is required for a file without a
             version, or with "2.2.4-tf", which TensorFlow 1 and 2 both wrote. For arrays None is "sigmoid". Note that
@@ -70,15 +70,15 @@ def from_keras(
             or "separate" to leave them to `initial_state_from_keras`.
 
     Returns:
-        LSTMWeights of an LSTMCell or of its arrays, else StackedWeights. Of a layer with the policy mixed_float16 they
-        are float32, as its variables are.
+        LSTMWeights for an LSTMCell or its arrays, else StackedWeights. For a layer with the policy mixed_float16 they
+        are float32, like its variables.
 
     Raises:
-        TypeError: `source` is none of these; arrays of mixed or unsupported dtypes.
-        ValueError: no such layer, or several; a layer that computes what weights can't say: the message
-            names the option.
-        WeightsFileError: a file with such a layer, a damaged one, or one that is no file of Keras'.
-        ImportError: a file, and h5py is not installed.
+        TypeError: `source` is none of these; the arrays' dtypes are mixed or unsupported.
+        ValueError: there is no such layer, or several; weights can't represent the layer (the message names the
+            option).
+        WeightsFileError: either of these, in a file; or the file is damaged, or is not a Keras file.
+        ImportError: `source` is a file, and h5py is not installed.
         OSError: the file can't be opened.
     """
     names = _names(name)
@@ -99,7 +99,7 @@ def from_keras(
 
 
 def _names(name: Any) -> list[str | None]:
-    """Return the names of layers that are asked for."""
+    """Return the names of the layers that the caller wants; [None] for the only one."""
     names = list(name) if isinstance(name, Sequence) and not isinstance(name, str) else [name]
     for each in names:
         if not isinstance(each, str) and not (each is None and name is None):
@@ -127,7 +127,7 @@ def _of_arrays(source: Sequence[Any], given: Given) -> LSTMWeights | StackedWeig
     for k, layer in enumerate(layers):
         if len(layer) != len(layers[0]):
             got = f"{len(layers[0])} in source[0] and {len(layer)} in source[{k}]"
-            fail(ValueError, "source", "the arrays of as many directions in each layer", got)
+            fail(ValueError, "source", "arrays of the same number of directions in each layer", got)
     return StackedWeights([each for layer in layers for each in layer], bidirectional=len(layers[0]) == 2)
 
 
@@ -153,37 +153,37 @@ def _directions(name: str, source: Sequence[Any], given: Given) -> list[LSTMWeig
     if weights[0].input_size != weights[-1].input_size:
         got = f"{weights[0].input_size} and {weights[-1].input_size}"
         hint = "If these are the cells of a stack, give a list of lists"
-        fail(ValueError, name, "two directions of one input_size", got, hint)
+        fail(ValueError, name, "two directions with the same input_size", got, hint)
     return weights
 
 
 def _dimensions(cells: Sequence[Sequence[Any]]) -> list[int]:
-    """Return how many dimensions the arrays of such cells have."""
+    """Return the number of dimensions of each array that such cells must have."""
     return [dimensions for cell in cells for dimensions in (2, 2, 1)[: max(2, len(cell))]]
 
 
 def to_keras(weights: LSTMWeights | StackedWeights) -> list[Any]:
-    """Return the arrays for set_weights of a layer of Keras, from which `from_keras` makes the same weights.
+    """Convert weights to the arrays for set_weights of a Keras layer. `from_keras` converts them back.
 
-    Functions are not among them: make the layer with `activation=` and `recurrent_activation=` that are the weights'
-    activation and gate_activation, and with use_bias=False for weights without a bias. Keras 3's hard_sigmoid is
+    The arrays don't hold functions. Make the layer with the weights' activation as `activation=` and gate_activation as
+    `recurrent_activation=`, and with use_bias=False if the weights have no bias. Keras 3's hard_sigmoid is
     ("hard_sigmoid", 1/6, 0.5).
 
     Returns:
-        [kernel, recurrent_kernel(, bias)] of an LSTMWeights, and of one layer in one direction; both directions'
-        arrays, the forward ones first, of one layer in both; a list of such lists of several layers, each for one
-        LSTM or Bidirectional. All are new.
+        [kernel, recurrent_kernel(, bias)] for LSTMWeights, or for one layer in one direction. For one layer in both
+        directions, the arrays of both, forward first. For several layers, a list of such lists, one for each LSTM or
+        Bidirectional. All arrays are new.
 
     Raises:
-        TypeError: `weights` are neither.
-        ValueError: naming what Keras's LSTM doesn't have: peephole, weight_hr, cell_clip, proj_clip, gate_clip,
-            coupled_gate, an output_activation, zoneout_c, zoneout_h, residual.
+        TypeError: `weights` is of another type.
+        ValueError: Keras's LSTM lacks an option, which the message names: peephole, weight_hr, cell_clip, proj_clip,
+            gate_clip, coupled_gate, an output_activation, zoneout_c, zoneout_h, residual.
     """
     check_weights(weights)
     if isinstance(weights, LSTMWeights):
         return _arrays_for("weights", weights)
     if any(weights.residual):
-        fail(ValueError, "residual", "False, as Keras's LSTM has nothing else", str(weights.residual))
+        fail(ValueError, "residual", "False, as Keras's LSTM supports nothing else", str(weights.residual))
     D = weights.num_directions
     directions = [_arrays_for(f"layers[{k}]", each) for k, each in enumerate(weights.layers)]
     layers = [[array for arrays in directions[k : k + D] for array in arrays] for k in range(0, len(directions), D)]

@@ -62,9 +62,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             hint = "It may change what the layer computes"
             fail(ValueError, f"{name}.{option}", "only options that Keras's LSTM is known to have", "this one", hint)
         if option in ("quantization_mode", "quantization_config") and value:
-            fail(ValueError, f"{name}.dtype", "weights of floats", "quantised ones")
+            fail(ValueError, f"{name}.dtype", "float weights", "quantised ones")
         if option in ("lora_enabled", "lora_rank") and value:
             hint = "Merge it into the kernels first"
-            fail(ValueError, f"{name}.lora", "weights that are whole", "LoRA's", hint)
+            fail(ValueError, f"{name}.lora", "weights without LoRA", "LoRA's", hint)
         if option == "num_constants" and value:
             fail(ValueError, f"{name}.{option}", "None or 0", repr(value)[:40], "Keras's LSTM takes no constants")

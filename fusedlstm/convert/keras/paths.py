@@ -1,9 +1,9 @@
-"""Arrays by paths of attributes: HDF5 as save_weights of Keras 3 and tf.keras writes it to `.weights.h5`.
+"""Find arrays by paths of attributes, in `.weights.h5` files of save_weights of Keras 3 and tf.keras.
 
-A cell's arrays are PATH/vars/0, 1 and 2, where the path is of attributes: layers/lstm_1/cell,
-layers/bidirectional/forward_layer/cell, layers/rnn/cell/cells/lstm_cell_1, layers/functional/layers/... in a model's
-model. Elements of lists have the names of their classes in snake case, and numbers. Keras 3 keeps a layer's name in
-the attribute "name" of its vars.
+A cell's arrays are PATH/vars/0, 1 and 2. A path consists of attributes: layers/lstm_1/cell,
+layers/bidirectional/forward_layer/cell, layers/rnn/cell/cells/lstm_cell_1, or layers/functional/layers/... in a nested
+model. Elements of lists are named by their class in snake case and a number. Keras 3 keeps a layer's name in the
+attribute "name" of its vars.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def owned(root: Node, paths: Sequence[str], hdf5: HDF5) -> list[str]:
 
 
 def join(*names: str) -> str:
-    """Return a path of those names that are not empty."""
+    """Join the names that are not empty to a path."""
     return "/".join(name for name in names if name)
 
 
@@ -77,7 +77,7 @@ def _unique(name: str, used: dict[str, int]) -> str:
 
 
 def _vars(hdf5: HDF5, path: str) -> list[str]:
-    """Return the paths of the arrays of a cell, which are numbered."""
+    """Return the paths of a cell's numbered arrays."""
     for start in (f"{path}/vars", f"{_renamed(path, _LAYERS, _OLD_LAYERS)}/vars"):
         paths = [f"{start}/{k}" for k in range(4) if f"{start}/{k}" in hdf5.datasets]
         if paths:
@@ -90,7 +90,7 @@ def _renamed(path: str, old: str, new: str) -> str:
 
 
 def give(cell: Node, path: str, paths: Sequence[str], hdf5: HDF5) -> None:
-    """Let a cell read the arrays of these paths."""
+    """Let a cell read the arrays at these paths."""
     cell.path = path
     if paths:
         cell.shapes = [hdf5.shape(each) for each in paths]
@@ -98,20 +98,20 @@ def give(cell: Node, path: str, paths: Sequence[str], hdf5: HDF5) -> None:
 
 
 def cells_in(hdf5: HDF5) -> list[str]:
-    """Return the paths of all that has the arrays of an LSTM's cell."""
+    """Return the paths of all groups that have the arrays of an LSTM cell."""
     groups = [path.removesuffix("/vars") for path in hdf5.groups if path.endswith("/vars")]
     cells = [path for path in groups if is_cell([hdf5.shape(each) for each in _vars(hdf5, path)])]
     return sorted((_renamed(path, _OLD_LAYERS, _LAYERS) for path in cells), key=in_order)
 
 
 def in_order(path: str) -> list[tuple[str, int]]:
-    """Return what sorts "lstm_2" before "lstm_10"."""
+    """Return a sort key that puts "lstm_2" before "lstm_10"."""
     pairs = (re.fullmatch(r"(.*?)(?:_(\d+))?", name, re.DOTALL) for name in path.split("/"))
     return [(match[1], int(match[2] or 0)) for match in pairs if match]
 
 
 def of_paths(hdf5: HDF5, paths: Sequence[str], version: Version = OF_PATHS) -> list[Node]:
-    """Return layers of which nothing but the paths of their cells is known."""
+    """Return layers, given only the paths of their cells."""
     stacks: dict[str, list[Node]] = {}
     for path in paths:
         cell = Node("LSTMCell", "", version=version)
@@ -136,7 +136,7 @@ def of_paths(hdf5: HDF5, paths: Sequence[str], version: Version = OF_PATHS) -> l
 
 
 def others_in(folder: str, known: Collection[str], hdf5: HDF5) -> list[Node]:
-    """Return what else has arrays in the folder of a stack's cells: a stack of which some are no LSTMs is refused."""
+    """Return nodes for other arrays in the folder of a stack's cells, so that a stack with other cells is refused."""
     paths = (_renamed(path, _OLD_LAYERS, _LAYERS) for path in hdf5.datasets)
     names = {path.removeprefix(f"{folder}/").partition("/")[0] for path in paths if path.startswith(f"{folder}/")}
     return [Node(name, name) for name in sorted(names.difference(known))]
@@ -149,7 +149,7 @@ def _role_in_path(path: str) -> str:
 
 
 def layer_of(name: str, cells: list[Node], is_cell: bool) -> Node:
-    """Return a layer of some cells, of which no config says more."""
+    """Return a layer with these cells, given no config."""
     if len(cells) == 1 and is_cudnn(cells[0].shapes):
         cells[0].kind = cells[0].base = "CuDNNLSTMCell"
         return Node("CuDNNLSTM", name, parts={"cell": cells})
@@ -162,7 +162,7 @@ def layer_of(name: str, cells: list[Node], is_cell: bool) -> Node:
 
 
 def _full_name(hdf5: HDF5, path: str) -> str:
-    """Return the names that Keras 3 gives the layers along a path, or what the path calls them."""
+    """Return the names of the layers along a path, by Keras 3 where it stored them, else by the path."""
     names, above = [], ""
     for name in path.split("/"):
         above = join(above, name)
@@ -173,7 +173,7 @@ def _full_name(hdf5: HDF5, path: str) -> str:
 
 
 def paired(layers: Mapping[str, Node], role_of: Callable[[str], str], name_of: Callable[[str], str]) -> list[Node]:
-    """Return layers, those of which a forward and a backward one stand below one path as one Bidirectional."""
+    """Return layers. A forward and a backward one below the same path become one Bidirectional."""
     ways: dict[str, dict[str, Node]] = {}
     for path, layer in layers.items():
         ways.setdefault(path.rpartition("/")[0], {})[role_of(path)] = layer

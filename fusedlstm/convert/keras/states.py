@@ -13,28 +13,29 @@ if TYPE_CHECKING:
     from fusedlstm.state import EitherState, LSTMState
 
 
-# [h, c]; of a Bidirectional layer [hf, cf, hb, cb]; of StackedRNNCells [[h0, c0], [h1, c1]].
+# [h, c]; [hf, cf, hb, cb] for a Bidirectional layer; [[h0, c0], [h1, c1]] for StackedRNNCells.
 PAIRS = Pairs("hc", list, list)
 
 
 def state_from_keras(state: Any, *, dtype: Any = None) -> EitherState:
-    """Return the states of Keras' LSTM cells and layers, whose order is h, c.
+    """Convert states [h, c] of Keras's LSTM cells and layers to LSTMStates.
 
-    The forms are those of Keras 3.15.1, of which tf_keras 2 has the same.
+    The forms are those of Keras 3.15.1, and of tf_keras 2.
 
     Args:
-        state: [h, c] of an LSTMCell, or of an LSTM layer; [hf, cf, hb, cb] of a Bidirectional one; or a list of
-            [h, c], as RNN(StackedRNNCells(...)) has it. With `return_state=True` a layer returns its output first,
-            which is no part of it: give the rest.
-        dtype: the cell's; None is the arrays' own.
+        state: [h, c] of an LSTMCell or an LSTM layer; [hf, cf, hb, cb] of a Bidirectional layer; or a list of [h, c],
+            as from RNN(StackedRNNCells(...)). With `return_state=True` a layer returns its output first, which is not
+            part of the state: pass the rest.
+        dtype: the cell's dtype; None for the arrays' own.
 
     Returns:
-        An LSTMState; of Bidirectional a tuple of the forward and the backward one; of a list of [h, c] a tuple of one
-        for each. (A fusedlstm.LSTM takes tuples alone: of a single layer, a tuple of one.)
+        An LSTMState for [h, c]. For a Bidirectional layer, a tuple of the forward and the backward one. For a list of
+        [h, c], a tuple with one for each. (A fusedlstm.LSTM takes only tuples: for a single layer, a tuple of one.)
 
     Raises:
-        TypeError: `state` is no list or tuple of arrays or of pairs; an LSTMState; dtypes that no cell has.
-        ValueError: other than two or four arrays; wrong shapes, or different batches.
+        TypeError: `state` is not a list or tuple of arrays or of pairs, or is already an LSTMState; no cell has its
+            dtypes.
+        ValueError: there are not two or four arrays; a shape is wrong; batch sizes differ.
     """
     if isinstance(state, (tuple, list)) and not hasattr(state, "_fields") and not has_parts(state):
         if len(state) == 4:
@@ -48,19 +49,19 @@ def state_from_keras(state: Any, *, dtype: Any = None) -> EitherState:
 
 
 def state_to_keras(state: LSTMState | Sequence[LSTMState], *, bidirectional: bool = False) -> list[Any]:
-    """Return states as Keras' LSTM cells and layers take them, in h's dtype.
+    """Convert LSTMStates to states of Keras's LSTM cells and layers, in h's dtype.
 
     Args:
-        state: an LSTMState; or a tuple or list of one for each of stacked cells, or for both directions.
+        state: an LSTMState; or a tuple or list with one for each stacked cell, or for each direction.
         bidirectional: whether two states are those of a Bidirectional layer.
 
     Returns:
-        [h, c]; of several states [[h0, c0], [h1, c1] ...]; of both directions [hf, cf, hb, cb].
+        [h, c]; [[h0, c0], [h1, c1] ...] for several states; [hf, cf, hb, cb] for both directions.
 
     Raises:
-        TypeError: no LSTMState, or dtypes that no cell has.
-        ValueError: no state at all, or other than two of both directions; arrays that are not two-dimensional, or of
-            different batches.
+        TypeError: `state` is neither an LSTMState nor a tuple or list of them; no cell has its dtypes.
+        ValueError: `state` is empty, or doesn't have two states with `bidirectional`; an array is not two-dimensional;
+            batch sizes differ.
     """
     check_bool("bidirectional", bidirectional)
     if bidirectional and not (isinstance(state, (tuple, list)) and len(state) == 2):

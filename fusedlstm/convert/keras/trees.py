@@ -1,4 +1,4 @@
-"""Read objects of Keras 3 and tf_keras to a tree of `nodes`, with their graphs."""
+"""Read objects of Keras 3 and tf_keras into a tree of `nodes`, with their graphs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Arrays by the names of variables: HDF5 as model.save, and save_weights of Keras 2, write it to `.h5`.
+"""Find arrays by names of variables, in `.h5` files of model.save, and of save_weights in Keras 2.
 
-An array is model_weights/LAYER/VARIABLE, without model_weights/ from save_weights, where a variable is
-.../lstm_cell/kernel (or kernel:0), recurrent_kernel or bias, and LAYER one of the model's own, be it a model itself.
-Keras' own lists of them, by whose order it loads them, have those of frozen cells last: here the names tell.
+An array's path is model_weights/LAYER/VARIABLE, or LAYER/VARIABLE from save_weights. LAYER is a layer of the model, and
+may itself be a model. VARIABLE is .../lstm_cell/kernel (or kernel:0), recurrent_kernel or bias. Keras loads arrays in
+the order of its own lists, where those of frozen cells are last. Here the names tell.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _CELL_NAME = re.compile(rf"(?:lstm_cell|cu_dnnlstm_cell)(?:_(\d+))?|{_STACK_NAME
 
 @dataclass(frozen=True)
 class Entry:
-    """The arrays of one cell in a `.h5` file, as variables' names tell them.
+    """The arrays of one cell in a `.h5` file, found by names of variables.
 
     Attributes:
         where: the path of its variables, which begins with the name of a layer of the model.
-        paths: of its arrays, in Keras' order.
-        shapes: theirs.
+        paths: the paths of its arrays, in Keras's order.
+        shapes: the shapes of its arrays.
     """
 
     where: str
@@ -44,7 +44,7 @@ class Entry:
 
     @property
     def names(self) -> list[str]:
-        """The names that its variables have, without that of the layer."""
+        """The names along its path, without the layer's."""
         return self.where.split("/")[1:]
 
     @property
@@ -74,7 +74,7 @@ def entries_in(hdf5: HDF5, top: str) -> list[Entry]:
 
 
 def entries_below(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Return, for each beginning of the paths of entries, those that have it."""
+    """Map each beginning of an entry's path to all entries that have it."""
     below: dict[str, list[Entry]] = {}
     for entry in entries:
         names = entry.where.split("/")
@@ -84,7 +84,7 @@ def entries_below(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def of_entries(hdf5: HDF5, entries: Sequence[Entry], version: Version) -> list[Node]:
-    """Return layers of which nothing but the names of their variables is known."""
+    """Return layers, given only the names of their variables."""
     layers: dict[str, list[Node]] = {}
     for entry in entries:
         cell = Node("LSTMCell", entry.names[-1] if entry.names else entry.where, version=version)
@@ -108,7 +108,7 @@ def of_entries(hdf5: HDF5, entries: Sequence[Entry], version: Version) -> list[N
 
 
 def _in_stacks(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
-    """Return the folders of stacked cells: the names of those cells there that are LSTMs', with their layers."""
+    """Map each folder of stacked cells to the names of its LSTM cells, with their layers."""
     folders: dict[str, dict[str, str]] = {}
     for entry in entries:
         folder, name = entry.paths[0].rsplit("/", 2)[:2]
@@ -126,7 +126,7 @@ def _role_in_names(path: str) -> str:
 
 
 def assign(layer: Node, entries: Sequence[Entry], hdf5: HDF5) -> None:
-    """Give the cells in a layer of the model's config the arrays that stand below its name in a `.h5`."""
+    """Give the cells in a layer of the model's config the arrays below its name in a `.h5`."""
     lstms = [found for found in find(layer) if any(found.node.cells())]
     claims: dict[str, list[Found]] = {}
     for found in lstms:
@@ -142,7 +142,7 @@ def assign(layer: Node, entries: Sequence[Entry], hdf5: HDF5) -> None:
 
 
 def _claimed(own: list[Entry], claims: Mapping[str, Sequence[Found]]) -> list[Entry]:
-    """Return entries among whose names one of several layers' own is, or raise if there are others' names, too."""
+    """Return a layer's entries. Raise if the names along an entry's path are those of several layers."""
     for entry in own:
         claimants = [one.name for name in dict.fromkeys(entry.names) for one in claims.get(name, ())]
         if len(claimants) > 1:
@@ -156,7 +156,7 @@ def _matched(found: Found, entries: Sequence[Entry]) -> list[tuple[Node, Entry]]
     if not entries:
         return []
     if len(entries) != len(cells):
-        raise ValueError(f"{found.name}: its config has {len(cells)} cells, and there are arrays of {len(entries)}")
+        raise ValueError(f"{found.name}: its config has {len(cells)} cells, but there are arrays for {len(entries)}")
     if len(cells) == 1:
         return [(cells[0], entries[0])]
     if found.node.base == "Bidirectional":
@@ -165,8 +165,8 @@ def _matched(found: Found, entries: Sequence[Entry]) -> list[tuple[Node, Entry]]
     if set(by_name) == {cell.name for cell in cells}:
         return [(cell, by_name[cell.name]) for cell in cells]
     if not all(_CELL_NAME.fullmatch(name) for name in by_name):
-        raise ValueError(f"{found.name}: which arrays are whose its cells' names don't say: {', '.join(by_name)}")
-    return list(zip(cells, entries, strict=True))  # which are in the order of their numbers
+        raise ValueError(f"{found.name}: names don't tell which arrays belong to which cell: {', '.join(by_name)}")
+    return list(zip(cells, entries, strict=True))  # both are in the order of their numbers
 
 
 def _of_direction(found: Found, role: str, entries: Sequence[Entry]) -> list[tuple[Node, Entry]]:
@@ -179,5 +179,5 @@ def _of_direction(found: Found, role: str, entries: Sequence[Entry]) -> list[tup
     own = [entry for entry in entries if names.intersection(entry.names)]
     if len(own) != 1:
         there = ", ".join(entry.where for entry in entries)
-        raise ValueError(f"{found.name}: which arrays are its {role}'s names don't say: {there}")
+        raise ValueError(f"{found.name}: names don't tell which arrays belong to its {role}: {there}")
     return [(cells[0], own[0])]

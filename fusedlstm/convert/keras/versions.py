@@ -1,9 +1,10 @@
-"""Versions of Keras, and the default that changed between them and that files with only weights don't hold.
+"""Versions of Keras, and the default that changed between them. Files with only weights don't hold it.
 
 The default `recurrent_activation` of LSTM and LSTMCell:
 
-- hard_sigmoid, 0.2 x + 0.5: Keras up to 2.2.5, and tf.keras of TensorFlow 1 (1.15.5: tried).
-- sigmoid: Keras since 2.3.0 (its release notes), tf.keras of TensorFlow 2 (2.21: tried), Keras 3 (3.15.1: tried).
+- hard_sigmoid, 0.2 x + 0.5: Keras up to 2.2.5, and tf.keras of TensorFlow 1 (tested with 1.15.5).
+- sigmoid: Keras since 2.3.0 (by its release notes), tf.keras of TensorFlow 2 (tested with 2.21), and Keras 3 (tested
+  with 3.15.1).
 
 tf.keras's version is "2.0.8-tf" to "2.1.6-tf" in TensorFlow 1.4 to 1.12, "2.2.4-tf" in 1.13 to 2.1 (either default),
 and "2.3.0-tf" in 2.2. Later ones have no suffix. tf.compat.v1.keras.layers.LSTM has hard_sigmoid in all versions, which
@@ -55,7 +56,7 @@ def version_of(said: Any) -> Version:
     match = _VERSION.fullmatch(text)
     if match is None or match[1] not in ("2", "3"):
         hint = ". Load it with Keras 2 and save it again" if match and match[1] in ("0", "1") else ""
-        raise ValueError(f"it is of Keras {text:.20}, and files of Keras 2 and 3 are read{hint}")
+        raise ValueError(f"it is of Keras {text:.20}, and only files of Keras 2 and 3 are read{hint}")
     major, minor = int(match[1]), int(match[2] or 0)
     if text.endswith("-tf") and (major, minor) == (2, 2):
         return Version(major, None, text[:20])

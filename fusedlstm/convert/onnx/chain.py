@@ -119,7 +119,7 @@ class Chains:
         for owner, branch in upper.node.ancestry():
             if id(owner) not in outside and branch and owner.op != "If":
                 raise BrokenChainError(
-                    f"the output of {lower.label!r}, which is outside of the {owner.op} that it is in"
+                    f"the output of {lower.label!r}, which is outside of the {owner.op} that the upper one is in"
                 )
 
     def _followed(self, value: Value, level: int) -> tuple[Flow, ...]:

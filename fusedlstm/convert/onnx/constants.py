@@ -1,4 +1,4 @@
-"""Evaluate the values that a model does not compute from its inputs: tensors, and what a few operators make of them.
+"""Evaluate the values that a model does not compute from its inputs: tensors, and the results of a few operators.
 
 Only these operators are evaluated, in NumPy, each once.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusedlstm.convert.onnx.graph import Node, Scope, Value
     from fusedlstm.convert.onnx.source import Model
 
-_MOST_LEVELS = 100  # of operators on one another; exporters stay below ten
+_MOST_LEVELS = 100  # operators in a chain; exporters stay below ten
 _MOST_UNKNOWN = 8  # assumed number of dims, if it is unknown
 _BOOL = 9  # TensorProto.DataType
 _QUANTISED = re.compile("quantize|qlinear|integer")
@@ -91,11 +91,11 @@ class Constants:
 
     def _evaluate(self, value: Value, what: str, level: int) -> NumpyArray:
         if level > _MOST_LEVELS:
-            self.model.refuse(what, f"at most {_MOST_LEVELS} operators on one another", "more, or a cycle")
+            self.model.refuse(what, f"at most {_MOST_LEVELS} operators in a chain", "more, or a cycle")
         if value.tensor is not None:
             return to_array(self.model, value.tensor, f"{what} ({value.name!r})")
         if value.node is None:
-            got = f"{value.name!r}, an input" if value.is_input else f"{value.name!r}, which nothing in it makes"
+            got = f"{value.name!r}, an input" if value.is_input else f"{value.name!r}, which nothing in the model makes"
             self._refuse(what, "a constant of the model", got)
         node = value.node
         if node.op == "Constant":

@@ -1,4 +1,4 @@
-"""StackedWeights -> an ONNX model of its LSTM nodes."""
+"""Convert StackedWeights to an ONNX model of LSTM nodes."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ _PLACES = ("peephole", "activation", "output_activation", "gate_activation", "ga
 _LEAST_OPSET, _LEAST_OF_BFLOAT16 = 7, 22
 _DATA_TYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}  # TensorProto.DataType
 _REASONS = {
-    "cell_clip": "ONNX' clip is of pre-activations, which is gate_clip here",
-    "weight_hr": "An LSTM of ONNX has no projection",
-    "proj_clip": "An LSTM of ONNX has no projection",
+    "cell_clip": "ONNX's clip applies to pre-activations, like gate_clip here",
+    "weight_hr": "ONNX's LSTM has no projection",
+    "proj_clip": "ONNX's LSTM has no projection",
 }
 
 
 def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
-    """Return an ONNX model that computes what these weights do, which `from_onnx` reads again bit for bit.
+    """Convert weights to an ONNX model that computes the same. `from_onnx` converts it back bit for bit.
 
-    Its inputs and outputs, by name, for layers k = 0, 1, ... of D directions, in the dtype of the weights; T and B are
-    symbolic:
+    Its inputs and outputs have the weights' dtype, and symbolic T and B. With D directions, and for layers
+    k = 0, 1, ..., they are:
 
         X (T, B, I)
         initial_h_k, initial_c_k (D, B, N)      the state before
         Y (T, B, D N)                           the output of the last layer
         Y_h_k, Y_c_k (D, B, N)                  the state after
 
-    Layer k is the node "lstm_k". B is the bias and, for the second that ONNX wants, -0.0, which added leaves its
-    bits. Parameters and the clip are attributes, which are float32; where such an attribute does not tell the number
-    itself, it is noted in the model's metadata, as JSON under the key "fusedlstm". ONNX has no linear function:
-    it is Affine(1, -0.0). onnxruntime (1.32, on a CPU) runs float32 and float16; the other two dtypes are ONNX', and it
-    is other runtimes that may run them. A model beyond 2 GB is saved with
+    Layer k is the node "lstm_k". ONNX has two biases: the first is the bias, and the second is -0.0, which changes no
+    bits when added. Functions' parameters and the clip are float32 attributes. If such an attribute can't hold a
+    number, the number is in the model's metadata, as JSON under the key "fusedlstm". ONNX has no linear function, so it
+    becomes Affine(1, -0.0). onnxruntime (1.32, on a CPU) runs float32 and float16. ONNX defines float64 and bfloat16,
+    too, which other runtimes may run. Save a model beyond 2 GB with
     onnx.save(model, path, save_as_external_data=True).
 
     Args:
-        weights: of all layers, or of one.
-        opset: the version of ONNX' operators: 7 or later, and 22 or later for bfloat16.
+        weights: the weights of all layers, or of one cell.
+        opset: the version of ONNX's operators: 7 or later, and 22 or later for bfloat16.
 
     Raises:
-        ValueError: what ONNX' LSTM has no place for: cell_clip, projections, zoneout, residual layers, i = 1 - f (it
-            has f = 1 - i only), a gate_clip that is not above 0 in float32, and directions of one layer that differ in
-            size, bias, peephole, gate_clip or coupled_gate.
+        ValueError: ONNX's LSTM can't represent the weights: cell_clip, projections, zoneout, residual layers, i = 1 - f
+            (it has only f = 1 - i), a gate_clip that is not above 0 in float32, or directions of one layer that differ
+            in size, bias, peephole, gate_clip or coupled_gate.
         TypeError: `weights` is not weights, or `opset` is not an int.
         ImportError: the package onnx is not installed.
     """
@@ -98,12 +98,12 @@ def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
 
 def _refuse_what_onnx_lacks(weights: StackedWeights) -> None:
     if any(weights.residual):
-        fail(ValueError, "residual", "False, as a layer of ONNX adds no input to its output", str(weights.residual))
+        fail(ValueError, "residual", "False, as ONNX's LSTM doesn't add its input to its output", str(weights.residual))
     for index, layer in enumerate(weights.layers):
         try:
             refuse(layer, "ONNX", _PLACES, _REASONS)
             if layer.coupled_gate == "input":
-                fail(ValueError, "coupled_gate", "None or 'forget'", "'input'", "ONNX has f = 1 - i only")
+                fail(ValueError, "coupled_gate", "None or 'forget'", "'input'", "ONNX has only f = 1 - i")
             if layer.gate_clip is not None:
                 _check_clip(layer.gate_clip)
         except ValueError as error:
@@ -117,7 +117,7 @@ def _check_clip(clip: float) -> None:
     with np.errstate(over="ignore"):
         stored = np.float32(clip)
     if not stored > 0 or (np.isinf(stored) and not np.isinf(clip)):
-        hint = "ONNX' clip is a float32, and onnxruntime takes none of 0"
+        hint = "ONNX's clip is a float32, and onnxruntime refuses 0"
         fail(ValueError, "gate_clip", "a number > 0 that float32 can hold", str(clip), hint)
 
 
@@ -128,7 +128,7 @@ def _check_alike(k: int, forward: LSTMWeights, backward: LSTMWeights) -> None:
         if name in ("bias", "peephole"):
             one, other = ("None" if array is None else "an array" for array in (one, other))
         if one != other:
-            wanted = f"one {name} for both directions of layer {k}, as a node of ONNX has"
+            wanted = f"the same {name} in both directions of layer {k}, as in ONNX's LSTM"
             fail(ValueError, "weights", wanted, f"{one} and {other}")
 
 
@@ -149,7 +149,7 @@ class _LayerNode:
         return joined
 
     def _attributes(self) -> tuple[dict[str, Any], dict[str, list[float]]]:
-        """Return the node's attributes, and the numbers that float32 does not tell."""
+        """Return the node's attributes, and the numbers that float32 can't hold."""
         first = self.directions[0]
         three = [(w.functions.gate, w.functions.input, w.functions.output) for w in self.directions]
         names, alphas, betas = functions.to_names([function for each in three for function in each])
@@ -176,7 +176,7 @@ class _LayerNode:
         return [*tensors, helper.make_tensor(f"shape_{self.k}", 7, [3], [0, 0, self.D * self.N])]
 
     def nodes(self, output: str) -> list[Proto]:
-        """Return the LSTM, and what makes (T, B, D N) of its Y (T, D, B, N)."""
+        """Return the LSTM node, and the operators that turn its Y (T, D, B, N) into (T, B, D N)."""
         helper = package().helper
         k = self.k
         there = {name: f"{name}_{k}" if name in self.arrays else "" for name in ("W", "R", "B", "P")}
@@ -190,5 +190,5 @@ class _LayerNode:
 
 
 def _told(values: Sequence[float], dtype: np.dtype[Any]) -> bool:
-    """Whether attributes of these numbers are read as the same."""
+    """Whether these numbers are read back unchanged from attributes."""
     return all(repr(functions.exact(value, dtype)) == repr(float(value)) for value in values)

@@ -1,8 +1,8 @@
-"""The names of functions in ONNX' LSTM and in LSTMWeights, and their parameters, which ONNX keeps in lists apart.
+"""Map functions and their parameters between ONNX's LSTM and LSTMWeights. ONNX keeps parameters in separate lists.
 
-Measured with onnxruntime 1.32: names are of any case; each function that has an alpha takes the next of
-activation_alpha, and each that has a beta the next of activation_beta; those for which none is left have defaults.
-Numbers in excess are not looked at.
+The following was measured with onnxruntime 1.32. Case doesn't matter in names. Each function with an alpha takes the
+next number of activation_alpha, and each with a beta the next of activation_beta. If none is left, it takes the
+default. Surplus numbers are ignored.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from fusedlstm.functions import Function
 
-# ONNX' names -> ours, and the defaults of their parameters. The last three have none in ONNX' text for this operator
-# (ThresholdedRelu as an operator has 1.0): these are onnxruntime's, of which the log warns.
+# ONNX's names -> ours, and the defaults of their parameters. ONNX specifies no defaults for the last three in an LSTM
+# (the operator ThresholdedRelu has 1.0). These are onnxruntime's, and the log warns if they are used.
 _FUNCTIONS: dict[str, tuple[str, tuple[float, ...]]] = {
     "Relu": ("relu", ()),
     "Tanh": ("tanh", ()),
@@ -37,8 +37,8 @@ NAMES = tuple(_FUNCTIONS)
 _WITHOUT_DEFAULTS = ("Affine", "ScaledTanh", "ThresholdedRelu")
 _BY_LOWER_CASE = {name.lower(): name for name in _FUNCTIONS}
 _THEIRS = {ours: theirs for theirs, (ours, _) in _FUNCTIONS.items()}
-# ONNX has no linear function. Adding -0.0 leaves the bits of every number, so that this is one, and no other is
-# written so: LSTMWeights has 0.0 for a parameter of -0.0.
+# ONNX has no linear function, but this is one, as adding -0.0 changes no bits. No other function becomes this, as
+# LSTMWeights turns a parameter of -0.0 into 0.0.
 _LINEAR = ("Affine", (1.0, -0.0))
 
 
@@ -48,7 +48,7 @@ def is_known(name: str) -> bool:
 
 
 def from_names(names: Sequence[str], alphas: Sequence[float], betas: Sequence[float]) -> list[Function]:
-    """Return our functions of names that are known, and of their lists of parameters."""
+    """Return our functions for known names and their lists of parameters."""
     lists = [list(alphas), list(betas)]
     return [_from_name(_BY_LOWER_CASE[name.lower()], lists) for name in names]
 
@@ -57,7 +57,7 @@ def _from_name(name: str, lists: list[list[float]]) -> Function:
     ours, defaults = _FUNCTIONS[name]
     given = [values.pop(0) if values else None for values, _ in zip(lists, defaults, strict=False)]
     if None in given and name in _WITHOUT_DEFAULTS:
-        log.warning("the LSTM lacks parameters of %s, for which ONNX has no default: 0, as in onnxruntime", name)
+        log.warning("the LSTM lacks parameters of %s, for which ONNX has no default: using 0, as in onnxruntime", name)
     parameters = tuple(default if one is None else one for one, default in zip(given, defaults, strict=True))
     if (name, tuple(map(repr, parameters))) == (_LINEAR[0], tuple(map(repr, _LINEAR[1]))):
         return "linear"
@@ -65,7 +65,7 @@ def _from_name(name: str, lists: list[list[float]]) -> Function:
 
 
 def to_names(functions: Sequence[Function]) -> tuple[list[str], list[float], list[float]]:
-    """Return ONNX' names of our functions, their alphas and their betas."""
+    """Return ONNX's names of our functions, their alphas and their betas."""
     names: list[str] = []
     lists: tuple[list[float], list[float]] = ([], [])
     for function in functions:
@@ -86,9 +86,10 @@ def _to_name(function: Function) -> tuple[str, tuple[float, ...]]:
 
 
 def exact(value: float, dtype: np.dtype[Any]) -> float:
-    """Return the number that an attribute means, which is kept in float32, for a cell of this dtype.
+    """Return the number that a float32 attribute means for a cell of this dtype.
 
-    It is 0.2 for a float32 of 0.2, which in a cell of up to 32 bits is the same number; in float64 what was stored.
+    For a cell of up to 32 bits, it is the shortest decimal with the same float32, such as 0.2. For float64, it is the
+    stored number.
     """
     stored = np.float32(value)
     return float(stored) if dtype == np.float64 else float(str(stored))

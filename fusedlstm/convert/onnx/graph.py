@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.convert.onnx.source import Model, Proto
 
-# A function is walked once for each call of it, so that few bytes could ask for any number of nodes.
+# A function is walked once for each call of it, so a few bytes could ask for any number of nodes.
 _MOST_NODES = 1_000_000
 _MOST_LEVELS = 50
 _NAME = 64  # bytes that one takes in a scope
@@ -130,10 +130,10 @@ class Node:
     def name(self) -> str:
         """Its name, or that of its first output."""
         name = self.proto.name or next(filter(None, self.proto.output), "")
-        return name if isinstance(name, str) else bytes(name).decode(errors="replace")  # bytes that are no UTF-8
+        return name if isinstance(name, str) else bytes(name).decode(errors="replace")  # bytes that are not UTF-8
 
     def input(self, index: int) -> str:
-        """Return the name of an input; empty where it has none."""
+        """Return the name of an input; "" if the node doesn't have it."""
         return self.proto.input[index] if index < len(self.proto.input) else ""
 
     def value(self, index: int) -> Value | None:
@@ -225,7 +225,7 @@ class _Walker:
                 yield from self.call(node, function)
 
     def count_names(self, count: int) -> None:
-        """Count names that are about to be made a scope's, once for each call of a function."""
+        """Count names that are about to be added to a scope, once for each call of a function."""
         self.model.count_copy("its graph", _NAME * count)
 
     def call(self, node: Node, function: Proto) -> Iterator[Node]:
@@ -259,7 +259,7 @@ def _opset(proto: Proto) -> int:
 
 
 def _key(proto: Proto, name: str | None = None) -> tuple[str, str, str]:
-    """Return what tells a function: its domain, name and overload."""
+    """Return what identifies a function: its domain, name and overload."""
     domain = "" if proto.domain in DOMAINS else proto.domain
     return domain, proto.name if name is None else name, getattr(proto, "overload", "")
 

@@ -108,7 +108,7 @@ class InitialStates:
             return first
         if fixed and all(_same(array, arrays[0]) for array in arrays):
             return arrays[0]
-        self.model.refuse(what, "rows that don't depend on the batch size", "others")
+        self.model.refuse(what, "rows that don't depend on the batch size", "rows that do")
 
     def _kinds_of(self, value: Value, level: int) -> frozenset[Kind]:
         if value.key not in self._kinds:

@@ -1,7 +1,7 @@
-"""One LSTM node -> the weights of its one or two directions.
+"""Convert one LSTM node to the weights of its one or two directions.
 
-W (D, 4N, I) and R (D, 4N, N) have gates in the order i, o, f, g, B (D, 8N) is two biases of that order, and P (D, 3N)
-has peepholes i, o, f: checked by onnxruntime's numbers, with random weights.
+W (D, 4N, I) and R (D, 4N, N) have the gate order i, o, f, g. B (D, 8N) is two biases in that order. P (D, 3N) has the
+peepholes i, o, f. Tested against onnxruntime with random weights.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from fusedlstm.convert.onnx.source import Model
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
-_DEFAULT = ("Sigmoid", "Tanh", "Tanh")  # of one direction: of the gates, of g, of the output
-# Attributes and what they hold; output_sequence, of version 1, says no more than which outputs are wanted.
+_DEFAULT = ("Sigmoid", "Tanh", "Tanh")  # for one direction: the gates, g, the output
+# Attributes and their types. output_sequence, of version 1, says only which outputs are wanted.
 _ATTRIBUTES: dict[str, Any] = {
     "activation_alpha": list,
     "activation_beta": list,
@@ -44,13 +44,13 @@ _INPUTS = {"W": 1, "R": 2, "B": 3, "P": 7}
 
 
 class LSTM:
-    """An LSTM node of a model: its attributes checked, its weights read when they are asked for.
+    """An LSTM node of a model. Its attributes are checked when it is made, and its weights are read on access.
 
     Attributes:
         node: the node.
-        label: what errors call it.
+        label: its name in errors.
         direction: "forward", "reverse" or "bidirectional".
-        batch_first: whether it takes (B, T, I): its layout is 1.
+        batch_first: whether it takes (B, T, I), as its layout is 1.
     """
 
     def __init__(self, model: Model, node: Node, label: str) -> None:
@@ -59,7 +59,7 @@ class LSTM:
         self.attributes = node.attributes()
         for name, value in self.attributes.items():
             if name not in _ATTRIBUTES:
-                self._refuse("attributes", f"those of ONNX' operator, {', '.join(_ATTRIBUTES)}", name)
+                self._refuse("attributes", f"those of ONNX's operator, {', '.join(_ATTRIBUTES)}", name)
             if not isinstance(value, _ATTRIBUTES[name]):
                 self._refuse(name, f"a value of type {_ATTRIBUTES[name].__name__}", type(value).__name__)
         self.direction = str(self.attributes.get("direction", b"forward"), "utf-8", "replace")
@@ -81,7 +81,7 @@ class LSTM:
         """Return the weights of each direction.
 
         Raises:
-            WeightsFileError: weights that are no constants, shapes that don't fit, options that no cell has.
+            WeightsFileError: weights are not constants, shapes don't fit, or no cell has an option.
         """
         arrays = self.arrays(constants)
         N = self._check_shapes(arrays)
@@ -91,7 +91,7 @@ class LSTM:
             return [_weights(_of_direction(arrays, d, N), options[d]) for d in range(self.num_directions)]
 
     def arrays(self, constants: Constants) -> dict[str, NumpyArray]:
-        """Return W and R, and B and P where the node has them.
+        """Return W and R, and B and P if the node has them.
 
         Raises:
             WeightsFileError: they are not constants.
@@ -103,7 +103,7 @@ class LSTM:
         }
 
     def _check_shapes(self, arrays: Mapping[str, NumpyArray]) -> int:
-        """Return N, which all shapes agree in."""
+        """Return N. Raise unless all shapes agree with it."""
         D, shape = self.num_directions, arrays["W"].shape
         I, N = (shape[2], shape[1] // 4) if len(shape) == 3 else (0, 0)
         if N == 0 or shape != (D, 4 * N, I):
@@ -151,11 +151,11 @@ class LSTM:
             return None
         (clip,) = self._numbers("clip", dtype)
         if not clip > 0:
-            self._refuse("clip", "a number > 0, as onnxruntime does", str(clip))
+            self._refuse("clip", "a number > 0, as in onnxruntime", str(clip))
         return clip
 
     def _numbers(self, name: str, dtype: np.dtype[Any]) -> list[float]:
-        """Return the numbers that an attribute means, to more digits where `to_onnx` noted them."""
+        """Return the numbers that an attribute means, with more digits if `to_onnx` noted them."""
         value = self.attributes.get(name, [])
         stored = value if isinstance(value, list) else [value]
         noted = _noted(self.model, self.node.proto.name, name)
@@ -165,7 +165,7 @@ class LSTM:
 
 
 def _weights(arrays: Mapping[str, NumpyArray], options: Mapping[str, Any]) -> LSTMWeights:
-    with np.errstate(all="ignore"):  # the sum of biases may be an infinity, or none
+    with np.errstate(all="ignore"):  # the sum of biases may be infinite or NaN
         ours: dict[str, Any] = read(LAYOUTS["onnx"], "inputs", arrays)
     return LSTMWeights(**ours, **options)
 
@@ -179,7 +179,7 @@ def _of_direction(arrays: Mapping[str, NumpyArray], d: int, N: int) -> dict[str,
 
 
 def _noted(model: Model, node: str, attribute: str) -> list[float]:
-    """Return the numbers that the model's metadata has for an attribute of a node, or nothing."""
+    """Return the numbers that the model's metadata has for an attribute of a node; [] without any."""
     with contextlib.suppress(WeightsFileError), blaming("metadata"):
         return [float(value) for value in model.notes[node][attribute]]
     return []

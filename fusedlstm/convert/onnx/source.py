@@ -1,4 +1,4 @@
-"""An ONNX model that nobody vouches for: where it is from, what errors call it, how much memory it may ask for."""
+"""An untrusted ONNX model: its source, its name in errors, and how much memory it may use."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fusedlstm.validation.arguments import fail
 
 Proto: TypeAlias = Any  # a message of the package onnx
 
-METADATA = "fusedlstm"  # the key of what `to_onnx` notes in a model
+METADATA = "fusedlstm"  # the key of `to_onnx`'s notes in a model
 
-# Few tensors share their bytes, few constants are copied often, and few functions are called often: what takes more
-# memory than so many times the bytes that there are was made to.
+# In an honest model few tensors share bytes, few constants are copied often, and few functions are called often. A
+# model that takes more than this many times its own size was made to exhaust memory.
 _COPIES = 64
 _SMALL = 1 << 20
 
@@ -29,7 +29,7 @@ def package() -> Any:
     try:
         import onnx
     except ImportError:
-        raise ImportError("ONNX models need the package onnx, which fusedlstm's extra convert brings") from None
+        raise ImportError("ONNX models need the package onnx, which fusedlstm's extra convert installs") from None
     return onnx
 
 
@@ -38,8 +38,8 @@ class Model:
 
     Attributes:
         proto: the ModelProto.
-        name: what errors call it: its path, or "the ONNX model".
-        folder: where its external data may be; None where it has no place.
+        name: its name in errors: its path, or "the ONNX model".
+        folder: the folder of its external data; None for a model without a path.
     """
 
     def __init__(self, proto: Proto, name: str, folder: str | None, size: int) -> None:
@@ -54,13 +54,13 @@ class Model:
         fail(kind, f"{self.name}: {what}", wanted, got, hint)
 
     def count_file(self, path: str, size: int) -> None:
-        """Add a file with the model's data to the bytes that there are, once."""
+        """Add the size of a file with the model's data to the model's size, once."""
         if path not in self._files:
             self._files.add(path)
             self._bytes += size
 
     def count_copy(self, what: str, size: int) -> None:
-        """Raise if what is about to be made takes, with all before it, out of proportion memory."""
+        """Raise if an allocation, with all before it, is out of proportion to the model's size."""
         self._made += size
         if self._made > _COPIES * self._bytes + _SMALL:
             wanted = f"constants and names of at most {_COPIES} times the model's {self._bytes} bytes"
@@ -68,7 +68,7 @@ class Model:
 
     @functools.cached_property
     def notes(self) -> Any:
-        """What `to_onnx` noted in its metadata, JSON of any shape; None where there is nothing."""
+        """The notes of `to_onnx` in the metadata, any JSON; None without any."""
         for entry in self.proto.metadata_props:
             if entry.key == METADATA:
                 with contextlib.suppress(WeightsFileError), blaming(METADATA):
@@ -82,13 +82,13 @@ def open_model(source: Any) -> Model:
 
     Raises:
         TypeError: `source` is something else.
-        WeightsFileError: it is no ONNX model.
+        WeightsFileError: it is not an ONNX model.
         OSError: the file can't be read.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _parsed(bytes(source), "the ONNX model", None)
     if isinstance(source, (str, os.PathLike)):
-        package()  # or say that it is missing, before a file is looked for
+        package()  # raises if onnx is missing, before the file is opened
         path = os.fsdecode(source)
         with open(path, "rb") as file:
             return _parsed(file.read(), path, os.path.dirname(path) or os.curdir)

@@ -1,4 +1,4 @@
-"""TensorProto -> a NumPy array. The size that it declares is compared with the bytes that are there, never trusted."""
+"""Convert a TensorProto to a NumPy array. Its declared size is checked against its bytes, never trusted."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
     """Return the values of a tensor of floats or of 32 or 64 bit integers, read-only or new.
 
     Args:
-        model: whose tensor it is.
+        model: the tensor's model.
         tensor: the TensorProto.
-        what: what an error calls it.
+        what: its name in errors.
 
     Raises:
-        WeightsFileError: another dtype, dims that the data has not, or external data that is not to be read.
+        WeightsFileError: the dtype is another; the data doesn't fit the dims; external data must not be read.
     """
     name = (FLOATS | INTS).get(tensor.data_type)
     if name is None:
         model.refuse(what, f"a tensor of {', '.join(FLOATS.values())}", _type_name(tensor.data_type))
     shape = tuple(tensor.dims)
-    if len(shape) > MOST_DIMS:  # whose product alone would take long
+    if len(shape) > MOST_DIMS:  # their product alone would take long
         model.refuse(what, f"at most {MOST_DIMS} dims", str(len(shape)))
     if any(dim < 0 for dim in shape):
         model.refuse(what, "dims of at least 0", f"{shape}")
@@ -59,7 +59,7 @@ def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
         if len(values) != count:
             model.refuse(what, f"{count} values for {name} {shape}", f"{len(values)} values")
         model.count_copy(what, count * stored.itemsize)
-        flat = np.array(values, stored)  # those of 16 bits are bits, too
+        flat = np.array(values, stored)  # 16-bit floats are given as bits
     try:
         return _typed(flat, name).reshape(shape)
     except ValueError as error:  # dims without elements that are too large, or too many dims
@@ -67,19 +67,19 @@ def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
 
 
 def _typed(flat: NumpyArray, name: str) -> NumpyArray:
-    """Return values in the machine's byte order, and bits as the floats that they are."""
+    """Return values in the machine's byte order. Bits of 16-bit floats become those floats."""
     native = flat.astype(flat.dtype.newbyteorder("="), copy=False)
     return native.view(dtypes.resolve(name)) if native.dtype.kind == "u" else native
 
 
 def _type_name(number: int) -> str:
-    """Return what ONNX calls a dtype."""
+    """Return ONNX's name of a dtype."""
     types = package().TensorProto.DataType
     return str(types.Name(number)) if number in types.values() else f"the unknown data_type {number}"
 
 
 def _external(model: Model, tensor: Proto, what: str, size: int) -> bytes:
-    """Return so many bytes of a file in the model's folder."""
+    """Return `size` bytes of a file in the model's folder."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     path = _path(model, entries.get("location", ""), what)
     offset, length = (_number(model, what, key, entries.get(key)) for key in ("offset", "length"))
@@ -89,7 +89,7 @@ def _external(model: Model, tensor: Proto, what: str, size: int) -> bytes:
     if there < (offset or 0) + size:
         got = f"{there} bytes in {os.path.basename(path)}"
         model.refuse(what, f"{size} bytes of external data from offset {offset or 0} on", got)
-    model.count_file(path, there)  # count it first, as it adds to what may be made of the model
+    model.count_file(path, there)  # count it first, as it raises the limit for copies
     model.count_copy(what, size)
     with open(path, "rb") as file:
         file.seek(offset or 0)
@@ -129,15 +129,15 @@ def _number(model: Model, what: str, key: str, value: str | None) -> int | None:
 
 
 def _path(model: Model, location: str, what: str) -> str:
-    """Return the path of external data, which is a file of its own in the model's folder or below.
+    """Return the path of external data, a regular file in the model's folder or below.
 
-    As onnx' checker has it (1.23, tried): no absolute paths, none that lead out, no links of either kind. It lets ".."
-    stand where that stays inside; here it may not.
+    Like onnx's checker (tested with 1.23), this refuses absolute paths, paths that lead out, and links of either kind.
+    Unlike the checker, it also refuses ".." in a path that stays inside.
     """
     if model.folder is None:
-        hint = "Give the path of the model, whose folder has it, or onnx.load(path)"
+        hint = "Pass the model's path, whose folder has the data, or onnx.load(path)"
         model.refuse(what, "its data in the model", f"external data in {location!r}", hint)
-    wanted = "external data in a file of the model's own folder"
+    wanted = "external data in a file in the model's own folder"
     parts = location.replace("\\", "/").split("/")
     if not location or "\0" in location or os.path.isabs(location) or not parts[0] or ":" in location or ".." in parts:
         model.refuse(what, wanted, f"the location {location!r}")
@@ -150,7 +150,7 @@ def _path(model: Model, location: str, what: str) -> str:
     except OSError as error:
         model.refuse(what, wanted, f"the location {location!r} ({error.strerror})")
     if not stat.S_ISREG(status.st_mode):
-        model.refuse(what, wanted, f"{location!r}, which is no regular file")
+        model.refuse(what, wanted, f"{location!r}, which is not a regular file")
     if status.st_nlink > 1:
         model.refuse(what, wanted, f"{location!r}, a file with several hard links", hint)
     return path

@@ -1,4 +1,4 @@
-"""Group nodes that are one LSTM: nodes with equal weights in exclusive branches of an If, of which one runs.
+"""Group nodes that are one LSTM: nodes with equal weights in exclusive branches of an If. Only one runs.
 
 Exporters write a cell in this way if its state may be absent (Silero's VAD). A `Unit` holds the nodes of one LSTM, most
 often a single node. A stack is a chain of units.

@@ -1,1 +1,1 @@
-"""What frameworks themselves compute of the arrays of a file, to compare with."""
+"""Run LSTMs from files in their own frameworks, to compare our results with."""

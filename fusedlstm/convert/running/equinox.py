@@ -1,4 +1,4 @@
-"""What Equinox itself computes of its arrays."""
+"""Run an LSTM in Equinox itself."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def run(
     Args:
         source: the arrays by name.
         name: the prefix, or None.
-        weights: what from_equinox made of them, for sizes.
+        weights: the result of from_equinox, for sizes.
         xs: (T, B, I).
         states: one (h (B, N), c (B, N)).
-        options: none.
+        options: unused.
 
     Raises:
         ImportError: Equinox is not installed.

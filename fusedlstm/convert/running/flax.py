@@ -1,4 +1,4 @@
-"""What Flax itself computes of its parameters."""
+"""Run LSTMs in Flax itself."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def run(
     states: States,
     options: Mapping[str, Any],
 ) -> Results:
-    """Return the outputs and final states of linen's LSTMCell, or nnx's OptimizedLSTMCell or LSTMCell, of these arrays.
+    """Return the outputs and final states of linen's or nnx's cells with these arrays.
 
     Args:
         source: the parameters.
         name: the prefix or prefixes, or None.
-        weights: what from_flax made of them, for sizes.
+        weights: the result of from_flax, for sizes.
         xs: (T, B, I).
         states: (h (B, N), c (B, N)) of each layer and direction.
-        options: what else went to from_flax: activation, gate_activation.
+        options: the other arguments of from_flax: activation, gate_activation.
 
     Raises:
         ImportError: Flax is not installed.
@@ -123,7 +123,7 @@ def _step(tree: Tree, scope: str, cell: LSTMWeights, functions: Mapping[str, Any
             return module.apply({"params": nested}, carry, x)[0]
     else:
         kind = nnx.LSTMCell if "if_/kernel" in arrays else nnx.OptimizedLSTMCell
-        # In float32, whatever the arrays: JAX makes no random ones of 16 bits.
+        # Built in float32, whatever the arrays' dtype, as JAX makes no random 16-bit ones.
         built = kind(cell.input_size, cell.hidden_size, **functions, rngs=nnx.Rngs(0))
         nnx.update(built, nested)
 

@@ -1,4 +1,4 @@
-"""What Haiku itself computes of its parameters."""
+"""Run LSTMs in Haiku itself."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def run(
     Args:
         source: the parameters.
         name: the prefix or prefixes, or None.
-        weights: what from_haiku made of them, for sizes.
+        weights: the result of from_haiku, for sizes.
         xs: (T, B, I).
         states: (h (B, N), c (B, N)) of each layer.
-        options: none.
+        options: unused.
 
     Raises:
         ImportError: Haiku is not installed.

@@ -1,4 +1,4 @@
-"""What Keras itself computes of a file's LSTMs: the proof of what `from_keras` makes of them."""
+"""Run a file's LSTMs in Keras itself, to check the results of `from_keras`."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def run(
     states: Sequence[State],
     options: Mapping[str, Any],
 ) -> tuple[NumpyArray, list[State]]:
-    """Return what Keras computes of a file's layers, each of whose outputs is the next one's input.
+    """Return what Keras computes with a file's layers, each of which reads the outputs of the one before.
 
-    A layer is made by Keras 3 or tf_keras, whichever wrote the file, with the functions that its config names, and
-    given the file's arrays by set_weights. The file itself is not loaded by Keras, whose load_model runs programs
-    that are in it (those of Lambda layers in a .h5: tf_keras 2.21, tried) and takes memory by sizes that it claims.
+    Keras 3 or tf_keras, whichever wrote the file, makes each layer with the functions that its config names. Then
+    set_weights gives it the file's arrays. Keras doesn't load the file itself: its load_model runs programs in the file
+    (those of Lambda layers in a .h5; tested with tf_keras 2.21), and allocates memory by sizes that the file claims.
 
     Args:
         source: the path of the file.
-        name: as of `from_keras`.
-        weights: what that made, of which nothing but the dtype is looked at.
+        name: as for `from_keras`.
+        weights: the result of `from_keras`, for its dtype.
         xs: (T, B, I).
         states: (h, c) of each layer and direction.
-        options: what else `from_keras` was given: activation and recurrent_activation.
+        options: the other arguments of `from_keras`: activation and recurrent_activation.
 
     Returns:
         The outputs (T, B, width), and the final (h, c) of each layer and direction.
 
     Raises:
         ImportError: the Keras that this needs is not installed.
-        ValueError: a layer that Keras can't run so.
+        ValueError: Keras can't run a layer in this way.
     """
     given = _given(options)
     with opened(source) as root:
@@ -96,7 +96,7 @@ def run_model(
     if options.get("custom_classes"):
         raise ModelNotRunError("classes that are not Keras's are not loaded")
     if not described:
-        why = "a file of weights alone has no model" if root.kind == WEIGHTS else "its graph is unknown"
+        why = "a file with only weights has no model" if root.kind == WEIGHTS else "its graph is unknown"
         raise ModelNotRunError(why + _assumed(found, _given(options)))
     if version not in _PACKAGES:
         raise ModelNotRunError("the file doesn't say which Keras wrote it")
@@ -104,7 +104,7 @@ def run_model(
 
 
 def _assumed(found: Sequence[Found], given: Given) -> str:
-    """Say which functions nothing tells, so that Keras's default was taken, and was checked against itself."""
+    """Return text that names unknown functions. For these, Keras's defaults were checked against themselves."""
     cells = [cell for one in found for cell in one.node.cells() if cell.kind != "CuDNNLSTMCell"]
     names = [
         option
@@ -114,11 +114,11 @@ def _assumed(found: Sequence[Found], given: Given) -> str:
     if not names:
         return ""
     were = "were" if len(names) > 1 else "was"
-    return f". Nor does it say whether {' and '.join(names)} {were} left at Keras's default: give what you know"
+    return f". Nor does it say whether {' and '.join(names)} {were} left at Keras's default: pass what you know"
 
 
 def framework_of(source: str | os.PathLike[str], name: Any, options: Mapping[str, Any]) -> str:
-    """Return the Keras that `run` of these arguments asks: the package's name."""
+    """Return the package of the Keras that `run` uses for these arguments."""
     with opened(source) as root:
         return _PACKAGES[_installed(_found(root, name)[0].node, _given(options))[0]]
 
@@ -149,7 +149,7 @@ def _made(found: Found, given: Given, dtype: str) -> Any:
 
 
 def _installed(node: Node, given: Given) -> tuple[int, Any]:
-    """Return the Keras that wrote a file, or where nothing says, one that has the functions; and its version."""
+    """Return the version and package of the Keras that wrote a file; if unknown, of one that has the functions."""
     wanted = [function for function in (given.activation, given.recurrent_activation) if function is not None]
     for version in _PACKAGES:
         has_them = all(each in FUNCTIONS_OF[version].values() for each in wanted)
@@ -185,7 +185,7 @@ def _new_cell(keras: Any, version: int, node: Node, given: Given, dtype: str) ->
     def name_of(option: str, function: Function | None, default: str) -> str:
         own = node.options.get(option, default if function is None else names.get(function, function))
         own = "linear" if own is None else own
-        if not isinstance(own, str) or own not in FUNCTIONS_OF[version]:  # a layer, say, whose config may be anything's
+        if not isinstance(own, str) or own not in FUNCTIONS_OF[version]:  # such as a layer with any config
             fail(ValueError, option, f"one of {', '.join(FUNCTIONS_OF[version])}", str(own)[:80])
         return own
 
@@ -232,7 +232,7 @@ def _run_layer(layer: Any, xs: NumpyArray, states: Sequence[State]) -> tuple[Num
 
 
 def _tensors(layer: Any) -> Any:
-    """Return what makes tensors for a layer."""
+    """Return the function that makes tensors for a layer."""
     if type(layer).__module__.startswith("keras."):
         return importlib.import_module("keras").ops.convert_to_tensor
     return importlib.import_module("tensorflow").constant

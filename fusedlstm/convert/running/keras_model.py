@@ -51,7 +51,7 @@ def tapped(source: str | os.PathLike[str], several: Sequence[Found], keras: Any,
     except WeightsFileError as error:
         raise ModelNotRunError(str(error)) from error
     if parts.config is None:
-        raise ModelNotRunError("a file of weights alone has no model")
+        raise ModelNotRunError("a file with only weights has no model")
     config = plain(parts.config)
     try:
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
@@ -72,7 +72,7 @@ def _check_layers(several: Sequence[Found]) -> None:
         if found.node.kind not in _RUN:
             raise ModelNotRunError(f"{found.name!r} is a {found.node.kind}, which is not run within its model")
         if any(model.base == "TimeDistributed" for model in found.around):
-            raise ModelNotRunError(f"{found.name!r} is in TimeDistributed, of which the steps are not seen")
+            raise ModelNotRunError(f"{found.name!r} is in TimeDistributed, whose steps can't be recorded")
 
 
 def _without_memory(keras: Any, config: Any, parts: Parts) -> Any:
@@ -112,14 +112,14 @@ def _input(model: Any, seed: int) -> NumpyArray:
     """Return random input. A Masking layer masks some steps at the end of a row."""
     inputs = model.inputs or []
     if len(inputs) != 1:
-        raise ModelNotRunError(f"it has {len(inputs)} inputs, and models of one are run")
+        raise ModelNotRunError(f"it has {len(inputs)} inputs, and only models with one are run")
     dtype = getattr(inputs[0].dtype, "name", str(inputs[0].dtype))
     if dtype not in ("float16", "bfloat16", "float32", "float64"):
-        raise ModelNotRunError(f"its input is of {dtype}, and what its numbers mean is not known")
+        raise ModelNotRunError(f"its input has the dtype {dtype}, and the meaning of its numbers is unknown")
     rows, *sizes = inputs[0].shape
     shape = (rows or ROWS, *(STEPS if size is None else size for size in sizes))
     if np.prod(shape, dtype=object) > _MOST_INPUT or max(shape[1:2], default=0) > _MOST_STEPS:
-        raise ModelNotRunError(f"its input has the shape {shape}, and inputs of {_MOST_STEPS} steps are tried")
+        raise ModelNotRunError(f"its input has the shape {shape}, and at most {_MOST_STEPS} steps are run")
     xs = np.random.default_rng(seed).normal(size=shape).astype("float32")
     masked = [layer.mask_value for layer in model.layers if type(layer).__name__ == "Masking"]
     if masked and len(shape) == 3:
@@ -195,7 +195,7 @@ def _zeros(layer: Any, xs: NumpyArray) -> list[NumpyArray]:
 def _tapped(calls: Sequence[_Call], dtype: str) -> Tapped:
     first, last = calls[0], calls[-1]
     if first.xs.dtype.name != dtype:
-        raise ModelNotRunError(f"it computes in {first.xs.dtype}, and its weights are {dtype}")
+        raise ModelNotRunError(f"it computes in {first.xs.dtype}, but its weights are {dtype}")
     xs, mask = first.xs, first.mask
     if getattr(first.layer, "go_backwards", False):
         xs, mask = xs[:, ::-1], None if mask is None else mask[:, ::-1]

@@ -65,7 +65,7 @@ def _cleaned(key: str, value: Any, layers: list[int]) -> Any:
     if key in _OF_FUNCTIONS and isinstance(value, str) and value not in _FUNCTIONS:
         raise ModelNotRunError(f"it has the activation {value[:40]!r}, which is not known to be safe to load")
     if isinstance(value, int) and abs(value) > _LARGEST and key not in _NUMBERS_OF_ANY_SIZE:
-        raise ModelNotRunError(f"its {key[:40]!r} is {value}, and numbers to {_LARGEST} are tried")
+        raise ModelNotRunError(f"its {key[:40]!r} is {value}, and only numbers up to {_LARGEST} are allowed")
     return value
 
 
@@ -92,10 +92,12 @@ def check_sizes(model: Any, stored: int, steps: int) -> None:
     """
     elements = sum(math.prod(variable.shape) for variable in model.variables)
     if elements > stored + _LARGEST:  # an element has at least two bytes; a few, such as states, are not in the file
-        raise ModelNotRunError(f"its layers have {elements} numbers, and the file has {stored} bytes of them")
+        raise ModelNotRunError(f"its layers have {elements} numbers, but the file's arrays have {stored} bytes")
     for shape in _shapes(model):
         if math.prod(steps if size is None else size for size in shape) > _MOST_ELEMENTS:
-            raise ModelNotRunError(f"it makes tensors of shape {shape}, and {_MOST_ELEMENTS} elements are tried")
+            raise ModelNotRunError(
+                f"it makes tensors of shape {shape}, and at most {_MOST_ELEMENTS} elements are allowed"
+            )
 
 
 def _shapes(model: Any) -> Iterator[tuple[int | None, ...]]:

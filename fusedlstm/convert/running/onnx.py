@@ -1,4 +1,4 @@
-"""What onnxruntime itself computes of a model's LSTM nodes: the proof of what `from_onnx` makes of them."""
+"""Run a model's LSTM nodes in onnxruntime itself, to check the results of `from_onnx`."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def run(
     states: Sequence[State],
     options: Mapping[str, Any],
 ) -> tuple[NumpyArray, list[State]]:
-    """Return what onnxruntime computes of a model's nodes, each of whose outputs is the next one's input.
+    """Return what onnxruntime computes with a model's nodes, each of which reads the output of the one before.
 
-    A node is copied as it is, with the operators that make its weights, into a model of its own. One that reads in
-    reverse is given, and gives, sequences in reverse, as LSTM does without reverse=True.
+    Each node is copied unchanged, with the operators that make its weights, into its own model. For a node that reads
+    in reverse, inputs and outputs are reversed, to compare with an LSTM without reverse=True.
 
     Args:
         source: the path of the model.
-        name: as of `from_onnx`.
-        weights: what that made, which is not looked at.
+        name: as for `from_onnx`.
+        weights: unused.
         xs: (T, B, I).
         states: (h, c) of each layer and direction.
-        options: none.
+        options: unused.
 
     Returns:
         The outputs (T, B, width), and the final (h, c) of each layer and direction.
 
     Raises:
         ImportError: onnx or onnxruntime is not installed.
-        ValueError: what onnxruntime can't run, such as float64.
+        ValueError: onnxruntime can't run the node, such as one in float64.
     """
     del weights, options
     found = Found(open_model(source))
@@ -104,7 +104,7 @@ def _computed(model: Proto, feeds: Mapping[str, NumpyArray], label: str) -> list
         content = model.SerializeToString()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         results: list[NumpyArray] = session.run(None, dict(feeds))
-    except Exception as error:  # its own classes share no other
+    except Exception as error:  # onnxruntime's own errors share no narrower class
         fail(ValueError, f"the LSTM {label!r}", "one that onnxruntime runs", str(error).strip())
     return results
 
@@ -117,7 +117,7 @@ def _model_of(model: Model, lstm: LSTM, constants: Constants) -> Proto:
     inputs = ["X", made[1], made[2], made[3], "", "initial_h", "initial_c", made[7]]
     node = copied.node(lstm.node, inputs, ["Y", "Y_h", "Y_c"])
     layout = [attribute for attribute in node.attribute if attribute.name == "layout"]
-    for attribute in layout:  # which says how sequences are given, and onnxruntime takes 0 only
+    for attribute in layout:  # the layout of sequences, of which onnxruntime supports only 0
         node.attribute.remove(attribute)
     W = constants.array(lstm.node.scope, lstm.node.input(1), "W")
     dtype = helper.np_dtype_to_tensor_dtype(W.dtype)
@@ -134,7 +134,7 @@ def _model_of(model: Model, lstm: LSTM, constants: Constants) -> Proto:
 
 
 class _Copied:
-    """Nodes and tensors of any graphs of a model, with names of their own."""
+    """Copies of nodes and tensors from any graphs of a model, with new names."""
 
     def __init__(self, constants: Constants) -> None:
         self.constants = constants
@@ -143,10 +143,10 @@ class _Copied:
         self._names: dict[tuple[int, str], str] = {}
 
     def value(self, scope: Scope, name: str) -> str:
-        """Return the name of a copied constant, whose operators are copied, too; empty where there is none."""
+        """Copy a constant and the operators that make it, and return its new name; "" for a missing input."""
         if not name:
             return ""
-        array = self.constants.array(scope, name, f"the value {name!r}")  # which bounds how deep they are
+        array = self.constants.array(scope, name, f"the value {name!r}")  # bounds the depth
         found = scope.look_up(name)
         key = id(found.scope), found.name
         if key in self._names:
@@ -162,7 +162,7 @@ class _Copied:
         return self._names[key]
 
     def node(self, node: Node, inputs: Sequence[str], outputs: Sequence[str]) -> Proto:
-        """Return a copy of a node with other names, and with the attributes of the call that it is in."""
+        """Return a copy of a node with new names, and with the attributes of the call that contains it."""
         copy = type(node.proto)()
         copy.CopyFrom(node.proto)
         del copy.input[:], copy.output[:], copy.attribute[:]

@@ -1,4 +1,4 @@
-"""Sequences through layers of another system's cells, a step at a time."""
+"""Run sequences through layers of another system's cells, a step at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TensorFlow computes with a checkpoint's cells, to check an import by."""
+"""Run a checkpoint's cells in TensorFlow itself, to check the results of `from_tf1`."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def run(
     states: States,
     options: Mapping[str, Any],
 ) -> tuple[NumpyArray, list[tuple[NumpyArray, NumpyArray]]]:
-    """Return what TensorFlow's own LSTMCell computes of a checkpoint's variables.
+    """Return what TensorFlow's own LSTMCell computes with a checkpoint's variables.
 
     Args:
         source: the variables, as `from_tf1` takes them.
         name: the prefix that `from_tf1` was given, or None.
-        weights: what it returned, of which sizes and residuals are looked at, and no values.
+        weights: the result of `from_tf1`, for sizes and residuals.
         xs: (T, B, I).
         states: h (B, P) and c (B, N) of each layer and direction, before the first step.
         options: the other arguments that `from_tf1` was given.
@@ -52,7 +52,7 @@ def run(
     found = find_cells(Variables.of(source), name)
     stacked = weights if isinstance(weights, StackedWeights) else StackedWeights([weights])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*deprecated")  # which the cells say of themselves
+        warnings.filterwarnings("ignore", message=".*deprecated")  # the cells' own warnings
         made = [_make(cells, *pair, options) for pair in zip(found.cells, stacked.layers, strict=True)]
     D = stacked.num_directions
     outputs, finals = tensorflow.constant(np.asarray(xs)), []
@@ -68,17 +68,19 @@ def run(
 
 
 def _tensorflow() -> tuple[Any, Any]:
-    """Return TensorFlow and its cells, which are tf_keras' since TensorFlow 2.16."""
+    """Return TensorFlow and its cells, which have been in tf_keras since TensorFlow 2.16."""
     try:
         import tensorflow
         from tf_keras.src.layers.rnn import legacy_cells
     except ImportError as error:
-        raise ImportError(f"TensorFlow 1's cells are run by the packages tensorflow and tf_keras ({error})") from error
+        raise ImportError(
+            f"running TensorFlow 1's cells needs the packages tensorflow and tf_keras ({error})"
+        ) from error
     return tensorflow, legacy_cells
 
 
 def _make(cells: Any, found: Cell, sizes: LSTMWeights, options: Mapping[str, Any]) -> Any:
-    """Return TensorFlow's cell with the arrays of the one that was found."""
+    """Return TensorFlow's cell with the arrays of a cell in the checkpoint."""
     if found.is_coupled:
         raise ValueError(f"{found.scope} is a CoupledInputForgetGateLSTMCell, which TensorFlow 2 does not have")
     activation = options.get("activation") or "tanh"

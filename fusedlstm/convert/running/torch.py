@@ -1,4 +1,4 @@
-"""What PyTorch itself computes of a file of its parameters."""
+"""Run a file's LSTM in PyTorch itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(
     states: States,
     options: Mapping[str, Any],
 ) -> Results:
-    """Return the outputs and final states of a torch.nn.LSTM or LSTMCell that has loaded a file's own tensors.
+    """Return the outputs and final states of a torch.nn.LSTM or LSTMCell that has loaded a file's tensors.
 
     If the file has the parameters of weight_norm, spectral_norm or pruning, so does the module, and PyTorch computes
     the weights.
@@ -42,14 +42,14 @@ def run(
     Args:
         source: the file.
         name: the prefix, or None.
-        weights: what from_torch made of it, for sizes.
+        weights: the result of from_torch, for sizes.
         xs: (T, B, I).
         states: (h (B, P), c (B, N)) of each layer and direction.
-        options: what else went to from_torch: layer, reverse, zoneout.
+        options: the other arguments of from_torch: layer, reverse, zoneout.
 
     Raises:
         ImportError: PyTorch is not installed.
-        ValueError: layers with zoneout, which PyTorch doesn't have.
+        ValueError: the LSTM's layers have zoneout, which PyTorch doesn't have.
     """
     import torch
 
@@ -112,7 +112,7 @@ def _tensors(
 
 
 def _loaded(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Return the parameters that PyTorch's safe mode reads from a file, which our reader has found harmless."""
+    """Return the parameters that PyTorch's safe mode reads from a file that our reader has found harmless."""
     import torch
 
     with warnings.catch_warnings():
@@ -148,7 +148,7 @@ def _parametrize(module: Any, parameter: str, kind: Parametrization, tensors: Ma
 
 
 def _tensor(value: Any) -> Any:
-    """Return a tensor of a tensor, or of an array, which may be read-only."""
+    """Return a tensor as it is, or a copy of an array as a tensor, as arrays may be read-only."""
     return value if hasattr(value, "detach") else to_tensor(np.array(value, order="C"))
 
 
@@ -158,7 +158,7 @@ def _flat(result: Any) -> tuple[Any, Any, Any]:
 
 
 def _steps(cell: Any, xs: Any, hs: Any, cs: Any, zoneout: float) -> tuple[Any, Any, Any]:
-    """Return what an LSTMCell gives, a step at a time and with zoneout around it, in the form of an LSTM."""
+    """Run an LSTMCell with zoneout around it, and return results in the form of an LSTM's."""
     import torch
 
     (h,), (c,), outputs = hs, cs, []

@@ -1,1 +1,1 @@
-"""TensorFlow 1's cells, and layers of them <-> LSTMWeights and StackedWeights."""
+"""Convert TensorFlow 1's cells, and layers of them, to LSTMWeights and StackedWeights, and back."""

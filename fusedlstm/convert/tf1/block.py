@@ -1,8 +1,8 @@
-"""The arguments of TensorFlow's operations tf.raw_ops.LSTMBlockCell, BlockLSTM and BlockLSTMV2 -> LSTMWeights.
+"""Convert the arguments of TensorFlow's operations tf.raw_ops.LSTMBlockCell, BlockLSTM and BlockLSTMV2 to LSTMWeights.
 
-`w` is (I + N, 4N), rows [x; h], and `b` (4N,). The first two have the gates in the order i, g, f, o, whatever
-TensorFlow's documents say, and add a forget bias; BlockLSTMV2 has i, f, g, o and adds none. Checked by numbers that
-TensorFlow 1.15.5 computed, and with 2.21.
+`w` is (I + N, 4N), with rows [x; h], and `b` is (4N,). The first two have the gate order i, g, f, o, contrary to
+TensorFlow's documents, and add a forget bias. BlockLSTMV2 has i, f, g, o and adds none. Tested against TensorFlow
+1.15.5 and 2.21.
 """
 
 from __future__ import annotations
@@ -27,23 +27,22 @@ def from_block_lstm(
     cell_clip: float = 3.0,
     use_peephole: bool | None = None,
 ) -> LSTMWeights:
-    """Return the weights in the arguments of raw_ops.LSTMBlockCell or BlockLSTM, whose defaults these are.
+    """Convert the arguments of raw_ops.LSTMBlockCell or BlockLSTM to weights. Defaults are the operations' own.
 
     Args:
         w: (I + N, 4N), of any library; columns i, g, f, o.
         b: (4N,).
-        wci: (N,), the peephole of the input gate; the operation wants it even where it doesn't use it.
-        wcf: (N,), that of the forget gate.
-        wco: (N,), that of the output gate.
+        wci: (N,), the peephole of the input gate. The operations require peepholes even if they don't use them.
+        wcf: (N,), the peephole of the forget gate.
+        wco: (N,), the peephole of the output gate.
         forget_bias: what the operation adds to the forget gate.
-        cell_clip: c is clipped to +-cell_clip. The operations clip by 3.0 unless told otherwise, and not at all by
-            0 or less.
-        use_peephole: whether the operation uses wci, wcf and wco, which is False unless it was told. It must be given
-            where they are.
+        cell_clip: c is clipped to +-cell_clip; 0 or less for no clip. The operations' default is 3.0.
+        use_peephole: whether the operation uses wci, wcf and wco. Its default is False, but it is required here if any
+            of them is given.
 
     Raises:
-        TypeError: arrays of mixed or unsupported dtypes, or options that are no numbers.
-        ValueError: wrong shapes, or peepholes that are not there or not said to be used.
+        TypeError: `w` or `b` is not an array; the arrays' dtypes are mixed or unsupported; an option is not a number.
+        ValueError: a shape is wrong; a peephole is missing; peepholes are given without `use_peephole`.
     """
     arrays = _arrays(w, b) | _peepholes(use_peephole, wci, wcf, wco)
     ours: dict[str, Any] = read(LAYOUTS["tf1_block"], "w", arrays, forget_bias=check_real("forget_bias", forget_bias))
@@ -60,7 +59,7 @@ def from_block_lstm_v2(
     cell_clip: float = 0.0,
     use_peephole: bool | None = None,
 ) -> LSTMWeights:
-    """Return the weights in the arguments of raw_ops.BlockLSTMV2, whose defaults these are.
+    """Convert the arguments of raw_ops.BlockLSTMV2 to weights. Defaults are the operation's own.
 
     Args:
         w: (I + N, 4N), of any library; columns i, f, g, o.
@@ -68,7 +67,7 @@ def from_block_lstm_v2(
         wci: as in `from_block_lstm`.
         wcf: likewise.
         wco: likewise.
-        cell_clip: c is clipped to +-cell_clip; not at all by 0 or less.
+        cell_clip: c is clipped to +-cell_clip; 0 or less for no clip.
         use_peephole: as in `from_block_lstm`.
 
     Raises:
@@ -92,7 +91,7 @@ def _peepholes(use: bool | None, wci: Any, wcf: Any, wco: Any) -> dict[str, Any]
     given = {name: value for name, value in peepholes.items() if value is not None}
     if use is None:
         if given:
-            hint = "The operation takes them in any case, and uses them only if it was told to"
+            hint = "The operation always takes them, and uses them only with use_peephole=True"
             fail(ValueError, "use_peephole", f"True or False with {', '.join(given)}", "None", hint)
         return {}
     check_bool("use_peephole", use)
@@ -103,6 +102,6 @@ def _peepholes(use: bool | None, wci: Any, wcf: Any, wco: Any) -> dict[str, Any]
 
 
 def _clip(cell_clip: Any) -> float | None:
-    """Return the operation's clip as ours: by 0 or less it does not clip."""
+    """Return the operation's clip as ours; None for 0 or less, which doesn't clip."""
     clip = check_real("cell_clip", cell_clip, finite=False)
     return clip if clip > 0 else None

@@ -1,4 +1,4 @@
-"""The LSTM cells among a program's variables, found by the names and shapes that TensorFlow 1 gives them."""
+"""Find the LSTM cells among a program's variables, by the names and shapes that TensorFlow 1 gives them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HOLDER = re.compile(r"(bidirectional_)?rnn(_\d+)?|multi_rnn_cell|cell_\d+|fw|bw
 
 @dataclass(frozen=True)
 class Cell:
-    """The variables of one cell, below its scope; slots of an optimiser stand below them in turn."""
+    """The variables of one cell, below its scope. An optimiser's slots are below the variables in turn."""
 
     variables: Variables
     scope: str
@@ -44,12 +44,12 @@ class Cell:
 
     @property
     def has_kernel(self) -> bool:
-        """Whether there is a kernel, of a cell or of something else."""
+        """Whether the scope has a kernel, of a cell or of another layer."""
         return "kernel" in self or "W_0" in self
 
     @property
     def is_coupled(self) -> bool:
-        """Whether it is a CoupledInputForgetGateLSTMCell, of which W_0 is the first part of the kernel."""
+        """Whether this is a CoupledInputForgetGateLSTMCell. W_0 is the first part of its kernel."""
         return "W_0" in self and "kernel" not in self
 
     @property
@@ -59,7 +59,7 @@ class Cell:
 
     @property
     def is_cudnn(self) -> bool:
-        """Whether it adds no forget bias, as CudnnCompatibleLSTMCell, whose names CudnnLSTM is saved by, too."""
+        """Whether this adds no forget bias, like CudnnCompatibleLSTMCell. CudnnLSTM is saved under the same names."""
         return self.scope.split("/")[-1].startswith("cudnn_compatible_lstm_cell")
 
     @property
@@ -68,28 +68,28 @@ class Cell:
         return self.scope.split("/")[-1].startswith("lstm_block_wrapper")
 
     def peepholes(self) -> list[str]:
-        """Return the names of the layout's peepholes that are there."""
+        """Return the names of the layout's peepholes that the cell has."""
         return [name for name in all_names(self.layout.peephole) if name and name in self]
 
     def arrays(self) -> dict[str, NumpyArray]:
-        """Return the variables that the layout has names for, by these."""
+        """Return the layout's variables by name."""
         layout = self.layout
         names = [*all_names(layout.weight_ih), *map(str, layout.biases), *self.peepholes(), layout.weight_hr]
         return {name: self._whole(name) for name in names if name in self}
 
     def _whole(self, name: str) -> NumpyArray:
-        """Return a variable; W_0 and W_P_0 with the rows of W_1, W_P_1 ..., of which there is one a shard."""
+        """Return a variable. W_0 and W_P_0 get the rows of W_1, W_P_1 ..., one for each shard, appended."""
         names = [self.name(name)]
         while name.endswith("_0") and (following := self.name(f"{name[:-1]}{len(names)}")) in self.variables:
             names.append(following)
         parts = [self.variables.read(each) for each in names]
         for each, part in zip(names[1:], parts[1:], strict=True):
             if part.ndim != 2 or part.shape[1:] != parts[0].shape[1:]:
-                fail(ValueError, each, f"rows as those of {names[0]}, {parts[0].shape}", f"shape {part.shape}")
+                fail(ValueError, each, f"rows like those of {names[0]}, {parts[0].shape}", f"shape {part.shape}")
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def looks_right(self) -> bool:
-        """Whether a kernel and a bias of the widths of its gates stand here, or those of a layer-normalised cell."""
+        """Whether the kernel and bias are as wide as a cell's gates, or the cell is layer-normalised."""
         kernel, bias, gates = ("W_0", "B", 3) if self.is_coupled else ("kernel", "bias", 4)
         if kernel not in self or "recurrent_kernel" in self or other_cell(self.variables, self.scope):
             return False
@@ -107,7 +107,7 @@ class Cell:
         return bool(own or _CELL.fullmatch(last) or any(_HOLDER.fullmatch(holder) for holder in holders))
 
     def normalising(self) -> list[str]:
-        """Return the variables of a layer normalisation of the gates."""
+        """Return the variables that normalise the gates."""
         names = [f"{part}/{kind}" for part in _NORMALISED for kind in ("gamma", "beta")]
         return [self.name(name) for name in names if name in self]
 
@@ -115,7 +115,7 @@ class Cell:
         """Return variables in a cell's scope that an LSTM cell doesn't have and that may change its formula.
 
         An optimiser's slots, below the cell's own variables, are allowed. A scope that TensorFlow named holds nothing
-        else. In a scope that the user named, other layers have scopes of their own, so only variables directly in it
+        else. In a scope that the user named, other layers have their own scopes, so only variables directly in it
         count.
         """
         own, is_alone = self.layout.names(), bool(_CELL.fullmatch(self.scope.split("/")[-1]))
@@ -128,7 +128,7 @@ class Cell:
         return sorted(found)
 
     def refuse_other_formulas(self) -> None:
-        """Raise for cells that store such variables too but compute another formula, or for what is no cell."""
+        """Raise if this is not a cell, or a cell with similar variables that computes another formula."""
         if "recurrent_kernel" in self:
             got = self.name("recurrent_kernel")
             fail(ValueError, "variables", "a TensorFlow 1 cell, with one kernel for x and h", got, KERAS)
@@ -141,19 +141,19 @@ class Cell:
             if name not in self:
                 cells = [cell.scope for cell in candidates(self.variables)]
                 hint = f"Cells may be at {', '.join(map(repr, cells))}" if cells else other_names(self.variables)
-                fail(ValueError, "variables", f"one named {self.name(name)!r}", "none of that name", hint)
+                fail(ValueError, "variables", f"a variable named {self.name(name)!r}", "none of that name", hint)
         if unknown := self.unknown():
             hint = "An LSTM cell doesn't have them: leave them out if they don't change what it computes"
-            fail(ValueError, "variables", "those of an LSTM cell alone", ", ".join(unknown[:4]), hint)
+            fail(ValueError, "variables", "the variables of an LSTM cell alone", ", ".join(unknown[:4]), hint)
 
 
 def candidates(variables: Variables, prefix: str = "") -> list[Cell]:
-    """Return what may be a cell, in or below a scope."""
+    """Return the possible cells in or below a scope."""
     scopes = sorted({*variables.scopes_of("kernel"), *variables.scopes_of("W_0")})
     cells = [Cell(variables, scope) for scope in scopes if is_below(scope, prefix)]
     return [cell for cell in cells if cell.looks_right()]
 
 
 def is_below(scope: str, prefix: str) -> bool:
-    """Whether a scope is another or below it."""
+    """Whether a scope is `prefix` or below it."""
     return not prefix or scope == prefix or scope.startswith(f"{prefix}/")

@@ -1,4 +1,4 @@
-"""Files of variables by their names: checkpoints, which TensorFlow itself reads, and archives of arrays."""
+"""Read variables by name, from checkpoints through TensorFlow itself, and from archives of arrays."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fusedlstm.errors import WeightsFileError
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
 
-_FILES = re.compile(r"(.+)\.(index|meta|data-\d+-of-\d+)")  # of one checkpoint, which their common beginning names
+_FILES = re.compile(r"(.+)\.(index|meta|data-\d+-of-\d+)")  # of one checkpoint; the common beginning is its name
 _EXPORT = """\
-checkpoints are read through TensorFlow, which can't be imported here ({why}). Where it can, run
+checkpoints are read through TensorFlow, which can't be imported here ({why}). Where TensorFlow is installed, run
 
     import numpy as np
     import tensorflow as tf
@@ -27,32 +27,33 @@ checkpoints are read through TensorFlow, which can't be imported here ({why}). W
     reader = tf.train.load_checkpoint({checkpoint!r})
     np.savez("variables.npz", **{{name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}})
 
-and give the path of variables.npz, for which TensorFlow is not needed"""
+and pass the path of variables.npz, which doesn't need TensorFlow"""
 
 
 def open_variables(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Return the variables of a checkpoint, or the arrays of an archive, by name; each is read when it is asked for.
+    """Return the variables of a checkpoint, or the arrays of an archive, by name. Each is read on access.
 
     Args:
-        path: of a checkpoint, as `train.Saver.save` returns it ("model.ckpt-1000"), or of one of its files; of a folder
-            with one (its last, as its file `checkpoint` says) or of a SavedModel; of a .npz or .safetensors file.
+        path: the path of a checkpoint, as `train.Saver.save` returns it ("model.ckpt-1000"), or of one of its files; of
+            a folder with checkpoints, for the last one by its file `checkpoint`; of a SavedModel's folder; or of a .npz
+            or .safetensors file.
 
     Raises:
-        WeightsFileError: a damaged file, or one that is none of these; also when a variable is read.
+        WeightsFileError: the file is damaged, or none of these. Reading a variable raises it, too.
         OSError: there is nothing at the path, or it can't be read.
-        ImportError: a checkpoint, where TensorFlow is not installed.
+        ImportError: it is a checkpoint, and TensorFlow is not installed.
     """
     given = os.fspath(path)
     checkpoint = _checkpoint_at(given)
     if checkpoint is not None:
         return Checkpoint(checkpoint)
     if not os.path.exists(given):
-        raise FileNotFoundError(errno.ENOENT, "No file, and no checkpoint: there is none with .index added", given)
+        raise FileNotFoundError(errno.ENOENT, "No such file, and no such checkpoint (with .index added)", given)
     return open_archive(given)
 
 
 def is_checkpoint(path: str) -> bool:
-    """Whether a path is a checkpoint's: its prefix, its index, or the folder of it or of a SavedModel."""
+    """Whether a path leads to a checkpoint: its prefix, its index, its folder, or a SavedModel's folder."""
     if path.endswith(".index") or os.path.isfile(f"{path}.index"):
         return True
     places = ("checkpoint", os.path.join("variables", "variables.index"), "variables.index")
@@ -60,7 +61,7 @@ def is_checkpoint(path: str) -> bool:
 
 
 def _checkpoint_at(path: str) -> str | None:
-    """Return what names the checkpoint at a path; None where there is none."""
+    """Return the prefix of the checkpoint at a path; None without one."""
     match = _FILES.fullmatch(path)
     for name in (path, match[1] if match else path):
         if os.path.isfile(f"{name}.index"):
@@ -79,7 +80,7 @@ def _checkpoint_in(folder: str) -> str:
         if last is not None:
             return str(last)
     have = ", ".join(sorted(name for name in os.listdir(folder) if name.endswith(".index"))[:8]) or "there is none"
-    raise FileNotFoundError(errno.ENOENT, f"No checkpoint by a file named checkpoint: give its path ({have})", folder)
+    raise FileNotFoundError(errno.ENOENT, f"No latest checkpoint found: give a checkpoint's path ({have})", folder)
 
 
 def _tensorflow(checkpoint: str) -> Any:
@@ -91,7 +92,7 @@ def _tensorflow(checkpoint: str) -> Any:
 
 
 class Checkpoint(Mapping[str, Any]):
-    """The variables of a checkpoint, without those that it has no name for."""
+    """The named variables of a checkpoint."""
 
     def __init__(self, path: str) -> None:
         tensorflow = _tensorflow(path)
@@ -111,14 +112,14 @@ class Checkpoint(Mapping[str, Any]):
         return array
 
     def _check_size(self, name: str) -> None:
-        """Raise for a variable that claims to be larger than the checkpoint, before memory is taken for it."""
+        """Raise for a variable that claims to be larger than the checkpoint, before memory is allocated for it."""
         there = sum(os.path.getsize(file) for file in glob.glob(f"{glob.escape(self._path)}.data-*"))
         claimed = math.prod(self._shapes[name]) * (self._dtypes[name].size or 1)
         if claimed > there:
             raise WeightsFileError(f"{self._path}: {name} claims {claimed} bytes; the files have {there}")
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a variable, which is not read for it."""
+        """Return a variable's shape without reading its values."""
         return tuple(self._shapes[name])
 
     def __contains__(self, name: object) -> bool:

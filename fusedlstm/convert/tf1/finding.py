@@ -1,4 +1,4 @@
-"""Which cells of a program's variables are meant: those at a scope, or the only ones there are."""
+"""Find the cells that a caller means: those at a scope, or the only ones among the variables."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Found:
     """Cells, at index layer * D + direction, where D is 2 with both directions, else 1.
 
     Attributes:
-        cells: one at least.
-        are_layers: whether they are in what holds layers, if only one.
+        cells: at least one.
+        are_layers: whether their scopes are those of layers, even of a single one.
         bidirectional: whether there are both directions.
     """
 
@@ -32,14 +32,14 @@ class Found:
 
 
 def find_cells(variables: Variables, prefix: str | None) -> Found:
-    """Return the cells that were meant.
+    """Return the cells that the caller means.
 
     Args:
-        variables: all that there are.
-        prefix: the scope of a cell, or what holds one or layers; None for everything.
+        variables: all variables.
+        prefix: the scope of a cell, or a scope that holds a cell or layers; None for all variables.
 
     Raises:
-        ValueError: there are none, or several that form no layers; what there is is listed.
+        ValueError: there are no cells, or several that don't form layers. The message lists what there is.
     """
     prefix = None if prefix is None else prefix.strip("/")
     found = candidates(variables, prefix or "")
@@ -63,6 +63,6 @@ def _refuse(variables: Variables, found: Sequence[Cell], sure: Sequence[Cell]) -
         fail(ValueError, "variables", "one LSTM cell", f"{len(sure)} of them", f"Give prefix= one of {listed}")
     if found:
         got = f"kernels that may be a cell's or a dense layer's: {listed}"
-        fail(ValueError, "variables", "a scope that names an LSTM cell", got, "Give the cell's as prefix=")
+        fail(ValueError, "variables", "a scope that names an LSTM cell", got, "Give the cell's scope as prefix=")
     some = ", ".join(sorted(variables)[:8]) or "none at all"
     fail(ValueError, "variables", "those of an LSTM cell (.../kernel and .../bias)", some, other_names(variables))

@@ -1,13 +1,13 @@
-"""TensorFlow 1's LSTM cells: the variables of a checkpoint -> LSTMWeights, or StackedWeights for layers.
+"""Convert the variables of TensorFlow 1's LSTM cells to LSTMWeights, or to StackedWeights for layers.
 
-A cell's `kernel` is (I + P, 4N), rows [x; h], columns in the gate order i, g, f, o (TensorFlow calls g
-"j"); `bias` is (4N,) in the same order and does not hold the forget bias, which the cell adds at every
-step; peepholes are `w_i_diag`, `w_f_diag` and `w_o_diag` (N,); `projection/kernel` is (N, P).
+A cell's `kernel` is (I + P, 4N), with rows [x; h] and columns in the gate order i, g, f, o (TensorFlow calls g "j").
+`bias` is (4N,) in the same order. It doesn't include the forget bias, which the cell adds at every step. Peepholes are
+`w_i_diag`, `w_f_diag` and `w_o_diag` (N,). `projection/kernel` is (N, P).
 
-A CoupledInputForgetGateLSTMCell has the columns g, f, o of `W_0` (I + P, 3N) and `B` (3N,), for i is 1 - f; its
-peepholes are `W_F_diag` and `W_O_diag`, its projection is `W_P_0`. With shards there are `W_1` ..., of further rows.
+A CoupledInputForgetGateLSTMCell has `W_0` (I + P, 3N) and `B` (3N,), with columns g, f, o, as i is 1 - f. Its peepholes
+are `W_F_diag` and `W_O_diag`, and its projection is `W_P_0`. Shards add `W_1` ..., with further rows.
 
-All are checked by numbers that TensorFlow 1.15.5 computed.
+All are tested against TensorFlow 1.15.5.
 """
 
 from __future__ import annotations
@@ -49,48 +49,47 @@ def from_tf1(
     activation: Function | None = None,
     residual: bool | Sequence[bool] = False,
 ) -> EitherWeights:
-    """Return the weights of a TensorFlow 1 cell, or of the layers or directions of cells.
+    """Return the weights of a TensorFlow 1 cell, or of layers or directions of cells.
 
     A cell is an LSTMCell, BasicLSTMCell, LSTMBlockCell, LSTMBlockFusedCell, CudnnCompatibleLSTMCell or
     CoupledInputForgetGateLSTMCell. Layers are those of a MultiRNNCell (even of one cell), of a CudnnLSTM, of
     bidirectional_dynamic_rnn and of stack_bidirectional_dynamic_rnn.
 
-    The variables hold the arrays; the options, which are arguments of the cell in the program that made
-    the checkpoint, are not in it and have the names and defaults they have there. All layers have the same ones: those
-    whose options differ are read one by one, by prefix=, and joined: `StackedWeights([from_tf1(...), from_tf1(...)])`.
+    The variables hold only the arrays. The options are arguments of the cell in the program that made the checkpoint,
+    with the same names and defaults. They apply to all layers. If options differ between layers, convert each layer by
+    its prefix=, and join them: `StackedWeights([from_tf1(...), from_tf1(...)])`.
 
     Args:
-        variables: names to arrays, as read from a checkpoint. Optimiser slots and other layers are
-            ignored, and not read but for kernels and biases, whose shapes tell cells; an ending ":0" is
-            dropped. Or the path of a checkpoint ("model.ckpt-1000"), of a folder with one or of a SavedModel, which are
-            read through TensorFlow; or that of a .npz file of variables, for which TensorFlow is not needed.
-        prefix: the cell's scope, such as "rnn/lstm_cell", or one that holds a cell or layers of cells and no others.
-            None finds the only ones there are.
-        forget_bias: what the cell adds to the forget gate at every step; it goes into our bias. The
-            default is the cells' own, 1.0, of every version (LSTMCell added a fixed 1 before it was an argument).
-            CudnnLSTM and CudnnCompatibleLSTMCell have 0.0.
-        use_peepholes: whether the cell has them; None takes what the variables say.
-        cell_clip: as the cell's; None for no clip. In TensorFlow 0.x and 1.0, LSTMBlockCell clips c to 3.0, but has the
-            same variables as an LSTMCell, which doesn't clip: pass 3.0 for it. LSTMBlockFusedCell clips to 3.0 there
-            by default, so None is refused in its scope, lstm_block_wrapper.
-        num_proj: P of the cell; None takes what the variables say.
-        proj_clip: as the cell's; without a projection it has no effect there, and so none here.
-        activation: the cell's, by name, or as LSTMWeights has it; None is its default, "tanh".
-        residual: whether the cell is in a ResidualWrapper, whose weights are a StackedWeights; for layers a bool for
-            all, or one for each layer.
+        variables: arrays by name, as read from a checkpoint, or a path. A trailing ":0" is dropped. Optimiser slots and
+            other layers are ignored. Only their kernels and biases are read, as shapes show which are cells. The path
+            is that of a checkpoint ("model.ckpt-1000"), of a folder with one or of a SavedModel, which are read
+            through TensorFlow; or that of a .npz file of variables, which doesn't need TensorFlow.
+        prefix: the cell's scope, such as "rnn/lstm_cell", or a scope that holds only a cell or layers of cells. None
+            finds the only cell or layers.
+        forget_bias: what the cell adds to the forget gate at every step. It goes into our bias. The default, 1.0, is
+            the cells' own in every version (LSTMCell added a fixed 1 before this was an argument). CudnnLSTM and
+            CudnnCompatibleLSTMCell have 0.0.
+        use_peepholes: whether the cell has peepholes; None for what the variables show.
+        cell_clip: the cell's clip; None for no clip. In TensorFlow 0.x and 1.0, LSTMBlockCell clips c to 3.0, but has
+            the same variables as an LSTMCell, which doesn't clip: pass 3.0 for it. LSTMBlockFusedCell clips to 3.0
+            there by default, so None is refused in its scope, lstm_block_wrapper.
+        num_proj: the cell's P; None for what the variables show.
+        proj_clip: the cell's clip of the projection. Without a projection it has no effect.
+        activation: the cell's activation, by name or in the form of LSTMWeights; None for its default, "tanh".
+        residual: whether the cell is in a ResidualWrapper. For layers, one bool for all, or one for each layer.
 
     Returns:
-        StackedWeights of layers or directions, or with `residual`; else LSTMWeights.
+        StackedWeights for layers or directions, or with `residual`; else LSTMWeights.
 
     Raises:
-        TypeError: arrays of mixed or unsupported dtypes, `variables` neither a mapping nor a path, `prefix` not a
-            string.
-        ValueError: no cell, several cells that form no layers (all are listed), a cell with variables that this
-            formula has no place for, wrong shapes, or options that disagree with the variables.
-        WeightsFileError: a damaged file, or one without such a cell. (TensorFlow's own reader ends the whole process
-            for some damaged checkpoints: those of strangers are safer as .npz.)
-        OSError: a file that can't be read.
-        ImportError: a checkpoint, where TensorFlow is not installed: the message says how to do without.
+        TypeError: `variables` is neither a mapping nor a path; `prefix` is not a string; the arrays' dtypes are mixed
+            or unsupported.
+        ValueError: there is no cell, or several that don't form layers (the message lists them); a cell has variables
+            that an LSTM doesn't have; a shape is wrong; an option disagrees with the variables.
+        WeightsFileError: the file is damaged, or has no such cell. (For some damaged checkpoints, TensorFlow's own
+            reader ends the whole process. Untrusted ones are safer as .npz.)
+        OSError: the file can't be read.
+        ImportError: it is a checkpoint, and TensorFlow is not installed. The message says how to do without it.
     """
     if prefix is not None and not isinstance(prefix, str):
         fail(TypeError, "prefix", "the name of a scope, or None", describe_type(prefix))
@@ -124,7 +123,7 @@ class _Options:
     activation: Function
 
     def read(self, cell: Cell) -> LSTMWeights:
-        """Return a cell's weights, or raise if its variables say otherwise."""
+        """Return a cell's weights. Raise if its variables disagree with the options."""
         cell.refuse_other_formulas()
         self._check_forget_bias(cell)
         self._check_cell_clip(cell)
@@ -159,7 +158,7 @@ class _Options:
         there = cell.peepholes()
         if self.use_peepholes is not None and bool(self.use_peepholes) != bool(there):
             got = f"{self.use_peepholes} with {', '.join(there) or 'no w_*_diag'}"
-            fail(ValueError, "use_peepholes", f"{bool(there)}, as the variables say", got)
+            fail(ValueError, "use_peepholes", f"{bool(there)}, as the variables show", got)
 
     def _check_projection(self, cell: Cell, weight_hr: NumpyArray | None) -> None:
         name = cell.name(cell.layout.weight_hr)

@@ -1,9 +1,9 @@
-"""Layers of TensorFlow 1's cells, and both directions, recognised by the scopes that hold them.
+"""Recognise layers and directions of TensorFlow 1's cells, by the scopes that hold them.
 
     MultiRNNCell                      .../multi_rnn_cell/cell_0/lstm_cell, .../multi_rnn_cell/cell_1/lstm_cell ...
     bidirectional_dynamic_rnn         .../fw/lstm_cell, .../bw/lstm_cell
     stack_bidirectional_dynamic_rnn   .../cell_0/bidirectional_rnn/fw/lstm_cell ..., and without bidirectional_rnn/
-                                      where it was given a scope and is static
+                                      if it is static and was given a scope
 
 These are the names that 1.15 gives. Wrappers for dropout and residuals have no scopes.
 """
@@ -71,12 +71,12 @@ def arrange(scopes: Sequence[str], names: Iterable[str], prefix: str) -> CellSta
     """Return the stack that the cells form, or None if they aren't one complete stack.
 
     Args:
-        scopes: of the cells.
-        names: of all variables.
-        prefix: the scope that the user named, whose own place is not looked at: a cell_1 that was named is a cell.
+        scopes: the scopes of the cells.
+        names: the names of all variables.
+        prefix: the scope that the user named. Only names below it count: a cell_1 that the user named is a cell.
 
     Raises:
-        ValueError: layers are missing, or are not LSTM cells, or each direction has layers of its own.
+        ValueError: layers are missing, or are not LSTM cells, or each direction has its own layers.
     """
     if not scopes:
         return None
@@ -96,7 +96,7 @@ def _whole(pattern: _ScopePattern, cells: Sequence[re.Match[str]], names: Iterab
         return None  # two cells in one place
     number = 1 + max(layer for layer, _ in at)
     ways = 2 if pattern.is_bidirectional else 1
-    # Not further than one that surely is missing: the highest number may be any.
+    # Stop at a number that must be missing, as the highest may be any number.
     wanted = [(layer, way) for layer in range(min(number, len(at) + 1)) for way in range(ways)]
     missing = [place for place in wanted if place not in at]
     if missing and len(cells) == 1:
@@ -146,7 +146,7 @@ def _refuse_layers_in_directions(scopes: Sequence[str]) -> None:
     if all(matches) and len(ways) == 2 and len({root for root, _ in ways}) == 1:
         each = " and ".join(f"prefix={root + way!r}" for root, way in sorted(ways, key=lambda at: _WAYS.index(at[1])))
         hint = (
-            "Each is a StackedWeights of its own: import both, run one LSTM with reverse=True, and join their outputs. "
+            "Each has its own StackedWeights: import both, run one LSTM with reverse=True, and join their outputs. "
             f"Give {each}"
         )
         wanted = "layers whose directions see each other's outputs, as a StackedWeights has them"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fusedlstm.convert.layout import Layout, each
 
 LAYOUTS = {
-    # LSTMCell, BasicLSTMCell, LSTMBlockCell and LSTMBlockFusedCell; the coupled cell, i = 1 - f; the
-    # arguments of raw_ops.BlockLSTM and LSTMBlockCell; those of raw_ops.BlockLSTMV2. The gate order never changed.
+    # In this order: LSTMCell, BasicLSTMCell, LSTMBlockCell and LSTMBlockFusedCell; the coupled cell, with i = 1 - f;
+    # the arguments of raw_ops.BlockLSTM and LSTMBlockCell; those of raw_ops.BlockLSTMV2. The gate order never changed.
     # The first versions of LSTMCell added a fixed 1 to f; later ones have a forget_bias of 1.0. In 0.x and 1.0,
     # LSTMBlockCell clipped c to 3, the operation's default; in 1.15 it doesn't. BlockLSTMV2 never had a forget bias.
     "tf1": Layout(

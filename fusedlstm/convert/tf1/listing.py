@@ -1,4 +1,4 @@
-"""What cells a checkpoint of TensorFlow 1 has, for people who have to name one of them."""
+"""List the cells in a checkpoint of TensorFlow 1, for users who need to name one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TF1Cell:
-    """What is known of a cell.
+    """A possible LSTM cell among TensorFlow 1's variables.
 
     Attributes:
-        scope: for `from_tf1`'s prefix.
-        input_size: I; None, as all sizes, of a cell that is refused.
+        scope: its scope, for `from_tf1`'s prefix.
+        input_size: I. All sizes are None for a cell that is refused.
         hidden_size: N.
         output_size: P.
         peephole: whether it has peepholes.
         coupled: whether its input gate is 1 - f.
-        refused: why `from_tf1` does not take it; empty if it does.
+        refused: why `from_tf1` refuses it; empty if it doesn't.
     """
 
     scope: str
@@ -42,13 +42,13 @@ class TF1Cell:
 
 
 def list_tf1(variables: Mapping[str, Any] | str | bytes | os.PathLike[str]) -> list[TF1Cell]:
-    """Return what may be LSTM cells among variables, by scope: dense layers of four blocks look like cells, too.
+    """Return the possible LSTM cells among variables, by scope. Dense layers of width 4N look like cells, too.
 
     Args:
         variables: a mapping or a path, as `from_tf1` takes them.
 
     Raises:
-        TypeError, WeightsFileError, OSError, ImportError: as of `from_tf1`.
+        TypeError, WeightsFileError, OSError, ImportError: as from_tf1.
     """
     with files.reading(variables):
         found = [_describe(cell) for cell in candidates(Variables.of(variables))]

@@ -1,4 +1,4 @@
-"""What variables are that are no LSTM cell's, and look like those of one or were taken for them."""
+"""Explain variables that look like an LSTM cell's, or were passed as an LSTM cell's, but aren't."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _OTHER_CELL = re.compile(
     r"|phased_lstm|time_freq_lstm|grid_lstm|bidirectional_grid_lstm)_cell(_v2)?(_\d+)?"
 )
 
-KERAS = "A recurrent_kernel is Keras': from_keras reads its layers, their arrays, and files that it saved"
+KERAS = "A recurrent_kernel is Keras's: from_keras takes its layers, their arrays, and files that it saved"
 _OPAQUE = (
     "An opaque_kernel is CudnnLSTM's buffer, whose layout only cuDNN knows: take the checkpoint that train.Saver "
     "writes, which has its cells' variables (cudnn_compatible_lstm_cell/kernel and bias)"
 )
 _OBJECTS = (
-    "These are of an object-based checkpoint, which train.Checkpoint and save_weights write: save a Keras model as a "
-    "file of its own (.keras or .h5), or these variables by their names with compat.v1.train.Saver"
+    "These are from an object-based checkpoint, which train.Checkpoint and save_weights write: save a Keras model as a "
+    ".keras or .h5 file, or save these variables by name with compat.v1.train.Saver"
 )
 _PARTS = (
     "Parts of a variable must be joined first, as a checkpoint's reader does: numpy.concatenate of part_0, part_1 ..."
@@ -32,8 +32,8 @@ _RENAMED = "Before TensorFlow 1.2 kernel and bias were called weights and biases
 
 
 def other_cell(variables: Variables, scope: str) -> str | None:
-    """Return the scope of the cell of another formula that a scope is, or is in; None if it is none that is known."""
-    start = 0  # of the part
+    """Return the scope of a known cell of another formula, if `scope` is one or is in one; else None."""
+    start = 0  # where the part begins
     for part in scope.split("/"):
         above = scope[:start]
         if _OTHER_CELL.fullmatch(part):
@@ -50,7 +50,7 @@ def _is_gru(variables: Variables, scope: str) -> bool:
 
 
 def other_names(variables: Variables) -> str:
-    """Say what variables of other names may be, if it is known."""
+    """Return a hint about what variables with other names may be; "" if unknown."""
     last = {name.split("/")[-1] for name in variables}
     others = {other_cell(variables, scope) for scope in variables.scopes_of("kernel") + variables.scopes_of("W_0")}
     if found := ", ".join(sorted(map(repr, others - {None}))):

@@ -23,7 +23,7 @@ def join(scope: str, name: str) -> str:
 
 
 class Variables:
-    """Variables by name, each read when it is asked for: others may be huge, or no arrays of numbers."""
+    """Variables by name, read only on access, as others may be huge or not numbers."""
 
     def __init__(self, source: Mapping[str, Any]) -> None:
         self._source = source
@@ -32,11 +32,11 @@ class Variables:
 
     @classmethod
     def of(cls, variables: Any) -> Variables:
-        """Return those of a mapping, or of the file at a path.
+        """Return the variables of a mapping, or of the file at a path.
 
         Raises:
-            TypeError: neither.
-            WeightsFileError, OSError, ImportError: as of `open_variables`.
+            TypeError: `variables` is neither.
+            WeightsFileError, OSError, ImportError: as open_variables.
         """
         if isinstance(variables, (str, bytes, os.PathLike)):
             variables = open_variables(os.fsdecode(variables))

@@ -1,4 +1,4 @@
-"""LSTMWeights, or StackedWeights -> the variables of TensorFlow 1's LSTMCells, and the arguments to make these with."""
+"""Convert LSTMWeights or StackedWeights to the variables and arguments of TensorFlow 1's LSTMCells."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ ACTIVATIONS: dict[Any, str] = {**_NAMES, ("hard_sigmoid", 0.2, 0.5): "hard_sigmo
 def to_tf1(
     weights: LSTMWeights | StackedWeights, *, forget_bias: float = 0.0, prefix: str = ""
 ) -> dict[str, NumpyArray]:
-    """Return the variables of TensorFlow 1's LSTMCell, or of layers of them, by name: new arrays.
+    """Convert weights to the variables of TensorFlow 1's LSTMCell, or of layers of them: new arrays by name.
 
-    `from_tf1` of them gives the weights again, bit for bit with a forget bias of 0.0, and zeros for no bias. The
-    cells must be made with what `tf1_arguments` returns, or they compute something else. Residual layers are to be put
-    in a ResidualWrapper, which has no variables.
+    `from_tf1` converts them back, bit for bit if the forget bias is 0.0. A missing bias becomes zeros. Make the cells
+    with the arguments from `tf1_arguments`, or they compute something else. Put residual layers in a ResidualWrapper,
+    which has no variables.
 
     Args:
-        weights: of one cell, whose names are "kernel", "bias", ...; or of layers, as tf.nn.dynamic_rnn names those of a
-            MultiRNNCell ("multi_rnn_cell/cell_0/lstm_cell/kernel"), bidirectional_dynamic_rnn those of one layer
-            ("bidirectional_rnn/fw/lstm_cell/kernel"), and stack_bidirectional_dynamic_rnn those of several
+        weights: the weights of a cell, for the names "kernel", "bias", ...; or of layers. Layers get the names of a
+            MultiRNNCell in tf.nn.dynamic_rnn ("multi_rnn_cell/cell_0/lstm_cell/kernel"). With both directions, one
+            layer gets those of bidirectional_dynamic_rnn ("bidirectional_rnn/fw/lstm_cell/kernel"), and several those
+            of stack_bidirectional_dynamic_rnn
             ("stack_bidirectional_rnn/cell_0/bidirectional_rnn/fw/lstm_cell/kernel").
-        forget_bias: what the cells will add to the forget gate at every step, and so is taken out of our bias. Their
-            own default is 1.0.
-        prefix: a scope to put the names in: the cell's own, such as "rnn/lstm_cell", or that of the layers, "rnn".
+        forget_bias: what the cells will add to the forget gate at every step, and so is subtracted from our bias. The
+            cells' own default is 1.0.
+        prefix: a scope to put the names in: the cell's own, such as "rnn/lstm_cell", or the layers', such as "rnn".
 
     Raises:
-        TypeError: `weights` is neither, `prefix` no string, `forget_bias` no number.
-        ValueError: an option that TensorFlow's LSTMCell does not have.
+        TypeError: `weights` is of another type, `prefix` is not a string, or `forget_bias` is not a number.
+        ValueError: TensorFlow's LSTMCell doesn't have an option.
     """
     forget_bias = check_real("forget_bias", forget_bias)
     if not isinstance(prefix, str):
@@ -63,12 +64,12 @@ def tf1_arguments(
     """Return the arguments of the LSTMCell that computes what the weights do: LSTMCell(**tf1_arguments(weights)).
 
     Args:
-        weights: as `to_tf1` takes them. For a StackedWeights there is one dictionary for each of its `layers`.
-        forget_bias: that which `to_tf1` was given.
+        weights: as `to_tf1` takes them. A StackedWeights gives one dictionary for each of its `layers`.
+        forget_bias: the same as for `to_tf1`.
 
     Raises:
-        TypeError: `weights` is neither, `forget_bias` no number.
-        ValueError: as `to_tf1` raises; also an activation that TensorFlow has no name for.
+        TypeError: `weights` is of another type, or `forget_bias` is not a number.
+        ValueError: as to_tf1; or TensorFlow has no name for the activation.
     """
     forget_bias = check_real("forget_bias", forget_bias)
     arguments = []
@@ -80,7 +81,7 @@ def tf1_arguments(
 
 def _arguments(cell: LSTMWeights) -> dict[str, Any]:
     if cell.activation not in ACTIVATIONS:
-        hint = "Give the cell a function of your own as activation"
+        hint = "Give the cell your own function as activation"
         fail(ValueError, "activation", "one that TensorFlow has a name for", repr(cell.activation), hint)
     return {
         "num_units": cell.hidden_size,

@@ -1,1 +1,1 @@
-"""PyTorch's LSTMCell and LSTM <-> LSTMWeights and StackedWeights."""
+"""Convert PyTorch's LSTMCell and LSTM to LSTMWeights and StackedWeights, and back."""

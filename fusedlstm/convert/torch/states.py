@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.state import EitherState
 
-# (h, c); of an LSTM both stacked, (L, B, P) and (L, B, N).
+# (h, c), for an LSTM stacked to (L, B, P) and (L, B, N).
 PAIRS = Pairs("hc", tuple)
 
 
 def state_from_torch(state: Any, *, dtype: Any = None) -> EitherState:
-    """Return the states of PyTorch's LSTMCell and LSTM, whose order is h, c.
+    """Convert the state (h, c) of PyTorch's LSTMCell or LSTM to an LSTMState, or to a tuple of them.
 
     The forms are those of PyTorch 2.13, and of cuDNN.
 
     Args:
         state: (h, c) of an LSTMCell, (B, N) each, or of an LSTM, (L, B, P) and (L, B, N), at index
-            layer * D + direction. Two dimensions are always a cell's: an LSTM without a batch has (L, N), which
-            nothing tells from (B, N); give h[:, None] and c[:, None] of that.
-        dtype: the cell's; None is the arrays' own.
+            layer * D + direction. Arrays with two dimensions are read as a cell's. An LSTM without a batch has (L, N),
+            which looks the same as (B, N): pass its h[:, None] and c[:, None].
+        dtype: the cell's dtype; None for the arrays' own.
 
     Returns:
-        An LSTMState of an LSTMCell; of an LSTM, even of one layer, a tuple of one for each layer and direction, of
-        views.
+        An LSTMState for an LSTMCell. For an LSTM, even with one layer, a tuple of views, one state for each layer and
+        direction.
 
     Raises:
-        TypeError: `state` is no pair of arrays, or an LSTMState already; a tensor that requires grad; dtypes that no
-            cell has.
-        ValueError: a pair of other than two; wrong shapes, or different batches or layers.
+        TypeError: `state` is not a pair of arrays, or is already an LSTMState; a tensor requires grad; no cell has its
+            dtypes.
+        ValueError: the pair doesn't have two elements; a shape is wrong; batch sizes or numbers of layers differ.
     """
     if not isinstance(state, (tuple, list)) or not state:
         refuse_other(state, PAIRS.text)
     if has_parts(state):
-        hint = "A torch.nn.LSTM returns output, (h, c): give the second alone. Pairs of several cells go one by one"
+        hint = "A torch.nn.LSTM returns output, (h, c): pass only the second. Pass pairs of several cells one by one"
         fail(TypeError, "state", f"{PAIRS.text}, of arrays", f"a {type(state).__name__} with another in it", hint)
     given = [pair_of("state", state, PAIRS)]
     backend = backend_of_states(given)
@@ -57,17 +57,17 @@ def state_from_torch(state: Any, *, dtype: Any = None) -> EitherState:
 
 
 def state_to_torch(state: LSTMState | Sequence[LSTMState]) -> tuple[Array, Array]:
-    """Return states as PyTorch's LSTMCell and LSTM take them, in h's dtype.
+    """Convert LSTMStates to a state of PyTorch's LSTMCell or LSTM, in h's dtype.
 
     Args:
-        state: an LSTMState; or a tuple or list of one for each layer and direction of an LSTM, of the same sizes.
+        state: an LSTMState; or a tuple or list with one for each layer and direction of an LSTM, of the same sizes.
 
     Returns:
-        (h, c), (B, N) each; of a tuple, even of one, (L, B, P) and (L, B, N), new arrays.
+        (h, c), (B, N) each. For a tuple, even of one state, (L, B, P) and (L, B, N) in new arrays.
 
     Raises:
-        TypeError: no LSTMState, or dtypes that no cell has.
-        ValueError: no state at all; arrays that are not two-dimensional, or of different batches or sizes.
+        TypeError: `state` is neither an LSTMState nor a tuple or list of them; no cell has its dtypes.
+        ValueError: `state` is empty; an array is not two-dimensional; batch sizes or other sizes differ.
     """
     if isinstance(state, LSTMState):
         pair: tuple[Array, Array] = to_pairs(state, PAIRS)

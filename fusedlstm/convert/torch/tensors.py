@@ -126,7 +126,7 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
-        """Return the size of its values in bytes, if each is stored once."""
+        """Return the size of its values in bytes, if each were stored once."""
         return math.prod(self.shape) * self.itemsize
 
     def array(self) -> NumpyArray:

@@ -16,22 +16,21 @@ if TYPE_CHECKING:
 
 
 def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
-    """Return the state_dict of a torch.nn.LSTMCell (for LSTMWeights) or torch.nn.LSTM (for StackedWeights).
+    """Convert weights to the state_dict of a torch.nn.LSTMCell (LSTMWeights) or torch.nn.LSTM (StackedWeights).
 
-    from_torch gives the weights again, bit for bit: bias_ih is our bias, and bias_hh -0.0.
+    `from_torch` converts it back bit for bit: bias_ih is our bias, and bias_hh is -0.0.
 
     Args:
-        weights: what has no options that PyTorch lacks. An LSTM's layers and directions have one size.
+        weights: weights without options that PyTorch lacks. All layers and directions have the same N and P.
 
     Returns:
-        Tensors of the weights' dtype on the CPU, by name, which `load_state_dict` takes. The module is made with
-        bias=False where there is none.
+        CPU tensors in the weights' dtype, by name, for `load_state_dict`. Make the module with bias=False if the
+        weights have no bias.
 
     Raises:
-        TypeError: `weights` are of another type.
-        ValueError: peepholes, a clip, another function, a coupled gate, zoneout, residual layers, layers of different
-            N or P, a bias in some layers and not in others, or a projection of a single cell, which PyTorch has no
-            place for.
+        TypeError: `weights` is of another type.
+        ValueError: PyTorch can't represent the weights: peepholes, a clip, another function, a coupled gate, zoneout,
+            residual layers, layers with different N or P, a bias in some layers only, or a projection of a single cell.
     """
     check_weights(weights)
     if isinstance(weights, StackedWeights):
@@ -54,7 +53,7 @@ def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
 def _check_uniform(weights: StackedWeights) -> None:
     """Raise for layers that one torch.nn.LSTM can't have together."""
     if any(weights.residual):
-        fail(ValueError, "residual", "False, as torch.nn.LSTM has nothing else", repr(weights.residual))
+        fail(ValueError, "residual", "False, as torch.nn.LSTM supports nothing else", repr(weights.residual))
     if weights.input_size == 0:
         fail(ValueError, "input_size", "at least 1, as torch.nn.LSTM wants", "0")
     first = weights.layers[0]
@@ -72,7 +71,7 @@ def _check_uniform(weights: StackedWeights) -> None:
 
 
 def to_tensor(array: NumpyArray) -> Any:
-    """Return a tensor on the CPU of a writeable array, whose memory it shares."""
+    """Return a CPU tensor that shares the memory of a writeable array."""
     import torch
 
     if array.dtype.name == "bfloat16":  # which PyTorch does not take from NumPy
@@ -81,7 +80,7 @@ def to_tensor(array: NumpyArray) -> Any:
 
 
 def _suffix(layer: int, *, backward: bool) -> str:
-    """Return what the names of a layer's parameters end with, in one direction."""
+    """Return the suffix of a layer's parameters in one direction."""
     return f"_l{layer}_reverse" if backward else f"_l{layer}"
 
 

@@ -37,7 +37,7 @@ def zoneout_around(path: Sequence[Any], vouched: frozenset[str]) -> float | None
         rate for where, module in _holders(path) if (rate := _rate_of(module, where, path[-1], vouched)) is not None
     }
     if len(rates) > 1:
-        fail(ValueError, "source", "one zoneout of a cell", " and ".join(map(str, sorted(rates))))
+        fail(ValueError, "source", "one zoneout rate for a cell", " and ".join(map(str, sorted(rates))))
     return next(iter(rates), None)
 
 

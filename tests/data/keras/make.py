@@ -1,9 +1,8 @@
 """Put real files into files.zip: make.py keras, then make.py tf_keras, with TensorFlow on a CPU.
 
-They are compressed, as HDF5's are mostly empty. The model is a stack of two cells, whose outputs go to an inner model
-of one Bidirectional. expected_*.npz has inputs and both layers' outputs. cudnn.h5 is of a CuDNNLSTM and one in a
-Bidirectional; expected_cudnn.npz has what TensorFlow's Keras makes of its weights where it loads them into LSTMs, and
-what those compute.
+They are compressed, as HDF5 files are mostly empty. The model is a stack of two cells, whose outputs go to an inner
+model of one Bidirectional. expected_*.npz has inputs and both layers' outputs. cudnn.h5 has a CuDNNLSTM, and another in
+a Bidirectional. expected_cudnn.npz has the weights of LSTMs into which tf_keras loaded cudnn.h5, and their outputs.
 """
 
 import importlib
@@ -18,7 +17,7 @@ ARCHIVE = Path(__file__).parent / "files.zip"
 
 
 def randomise(model, seed):
-    """Give all weights values, biases too."""
+    """Give all weights random values, including biases."""
     rng = np.random.default_rng(seed)
     model.set_weights([rng.normal(0, 0.7, array.shape) for array in model.get_weights()])
 

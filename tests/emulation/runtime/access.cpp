@@ -5,7 +5,7 @@
 
 namespace emulation {
 
-// Lower addresses are offsets from a null pointer, as there is never any memory.
+// Lower addresses are offsets from a null pointer, as no memory is ever mapped there.
 static const u64 NULL_PAGE = 4096;
 
 static const char* verb(AccessKind kind) {

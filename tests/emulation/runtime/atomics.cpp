@@ -6,7 +6,7 @@
 
 namespace emulation {
 
-// After so many atomic accesses, a thread seems to wait for another, and lets others go on.
+// After so many atomic accesses, a thread is taken to be waiting in a loop, and yields.
 static const u32 MOST_POLLS = 64;
 
 // The knowledge released at an address, and the last thread to do so.

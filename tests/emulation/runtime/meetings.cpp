@@ -50,7 +50,7 @@ void block_barrier(int line) {
 void named_barrier(int id, int threads) {
   const void* place = __builtin_return_address(0);
   if (id < 1 || id > 15 || threads < 32 || threads % 32) {
-    fault({"wrong barrier", place}, "barrier %d of %d threads: there are 1 to 15, of whole warps", id,
+    fault({"wrong barrier", place}, "barrier %d of %d threads: wanted barrier 1 to 15, and whole warps", id,
           threads);
   }
   Barrier& barrier = running->block->barriers[id];
@@ -100,8 +100,9 @@ void warp_collective(unsigned mask, Collective function, void* part, bool orders
     fault({"wrong mask", place}, "the mask %08x does not name the lane that calls", mask);
   }
   if (mask & ~warp.alive) {
-    fault({"wrong mask", place}, "the mask %08x names lanes that have ended or never were: alive are %08x",
-          mask, warp.alive);
+    fault({"wrong mask", place},
+          "the mask %08x names lanes that have ended or never existed. Live lanes are %08x", mask,
+          warp.alive);
   }
   PendingCollective& meeting = pending_collective(warp, mask, function, place);
   if (meeting.function != function) {

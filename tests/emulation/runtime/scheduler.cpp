@@ -10,7 +10,7 @@ namespace emulation {
 
 Thread* running;
 
-// After so many rounds of only spinning threads without a change, nothing will ever change.
+// After so many rounds in which threads only spin and nothing changes, the launch is deadlocked.
 static const u32 HOPELESS_ROUNDS = 2000;
 
 static Fiber main_fiber;

@@ -41,7 +41,7 @@ def architecture(capability: str) -> str:
         return f"-arch=sm_{capability}"
     older = [number for number in known if number < int(capability)]
     if not older:
-        raise RuntimeError(f"this NVRTC compiles for no GPU as old as this, of compute capability {capability}")
+        raise RuntimeError(f"NVRTC can't compile for a GPU as old as this one, of compute capability {capability}")
     return f"-arch=compute_{older[-1]}"
 
 
@@ -84,7 +84,7 @@ def cuda_headers() -> str:
     """Return the folder of cuda_fp16.h: the runtime wheel's, conda's or the toolkit's.
 
     Raises:
-        RuntimeError: they are missing, or of another version of CUDA than NVRTC.
+        RuntimeError: they are missing, or their version of CUDA differs from NVRTC's.
     """
     from cuda import pathfinder  # comes with CuPy 14
 
@@ -95,7 +95,7 @@ def cuda_headers() -> str:
     version = re.search(r"#define\s+CUDART_VERSION\s+(\d+)", text)
     major = int(version[1]) // 1000 if version else None
     if major != nvrtc.getVersion()[0]:
-        raise RuntimeError(f"NVRTC is of CUDA {nvrtc.getVersion()[0]}, but the headers in {found} are of CUDA {major}")
+        raise RuntimeError(f"NVRTC is for CUDA {nvrtc.getVersion()[0]}, but the headers in {found} are for {major}")
     return str(found)
 
 

@@ -1,4 +1,4 @@
-"""Row-major matrix products by cuBLAS. Only this file chooses the type of the arithmetic."""
+"""Row-major matrix products with cuBLAS. Only this file chooses the type of the arithmetic."""
 
 from __future__ import annotations
 

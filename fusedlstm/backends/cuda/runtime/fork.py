@@ -1,4 +1,4 @@
-"""Refuse calls of CUDA in a process that was forked after CUDA's first use, and in a thread that captures a graph.
+"""Refuse CUDA calls in a process that was forked after CUDA's first use, and in a thread that captures a graph.
 
 After a fork, CUDA fails or hangs in the child. While a thread captures a graph, anything else that it queues would
 become part of the graph. So a call in the middle of a capture, in a signal handler or a finalizer, raises.
@@ -13,7 +13,7 @@ _in_use = False
 forked = False  # whether CUDA was in use when this process was forked
 
 REASON = (
-    "this process was forked after CUDA had been used, and CUDA does not survive that: start processes by "
+    "this process was forked after CUDA had been used, and CUDA does not survive that: start processes with "
     'multiprocessing.get_context("spawn"), or fork before the first use of CUDA'
 )
 

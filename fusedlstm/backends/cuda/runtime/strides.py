@@ -24,7 +24,7 @@ def row_stride(a: Any) -> int:
 
 
 def is_aligned(a: Any, elements: int) -> bool:
-    """Whether vectors of this many elements, up to 16 bytes, can be moved at once, by the alignment of rows."""
+    """Whether rows are aligned so that vectors of this many elements, up to 16 bytes, can be moved at once."""
     step = min(16, elements * a.itemsize)
     rows_fit = a.ndim == 1 or a.shape[0] == 1 or a.strides[0] % step == 0
     return bool(a.data.ptr % step == 0 and rows_fit)
