@@ -4,18 +4,17 @@ import gc
 import os
 import signal
 import tempfile
-import types
 
 import pytest
 from hypothesis import settings
 
-import stand_in
+from driver import observe
 from emulation.compiler import cache_folder
-from support.backends import BACKENDS, NO_EMULATOR, NO_GPU, ON_GPU, backend_name
+from support.backends import BACKENDS, NO_EMULATOR, NO_GPU, backend_name
 
 pytest_plugins = ["support.once", "support.skips", "support.slow"]
 
-# Keep kernels that tests compile, including the stand-in's, apart from the user's.
+# Keep kernels that tests compile, including those of the fake driver, apart from the user's.
 KEPT_KERNELS = tempfile.TemporaryDirectory(prefix="fusedlstm-tests-")
 os.environ["FUSEDLSTM_CACHE_DIR"] = KEPT_KERNELS.name
 
@@ -26,18 +25,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Tests have no deadline. In CI, Hypothesis always draws the same examples.
 settings.register_profile("untimed", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("untimed")
-
-
-@pytest.fixture(params=["stand-in", "CuPy"])
-def library(request):
-    """Return the stand-in's modules, or the real ones on a GPU. Tests must pass with either."""
-    if request.param == "stand-in":
-        modules = stand_in.modules()
-        names = {"cublas": "cupy_backends.cuda.libs.cublas", "cublasLt": "nvmath.bindings.cublasLt"}
-        return types.SimpleNamespace(cupy=modules["cupy"], **{key: modules[name] for key, name in names.items()})
-    if not ON_GPU:
-        pytest.skip("the real CuPy needs a GPU")
-    return types.SimpleNamespace(**{name: stand_in.real.get(name) for name in ("cupy", "cublas", "cublasLt")})
 
 
 @pytest.fixture(params=BACKENDS)
@@ -77,8 +64,7 @@ def pytest_report_header():
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown():
     gc.unfreeze()  # frozen by `moments`
-    left = stand_in.graphs.end_all()
-    assert not left, f"the test left streams capturing, which would make later tests fail: {left}"
+    assert observe.end_captures() == 0, "the test left streams capturing, and the next tests would fail"
 
 
 def pytest_unconfigure():

@@ -18,11 +18,12 @@ from fusedlstm import (
 )
 from fusedlstm.backends.cuda.runtime import fork
 
-from stand_in import arrays, graphs, memory, streams, torch_cuda
+from driver import memory, observe
 from support.backends import BACKENDS
 from support.cells import host
 from support.on_emulated_gpu import assert_after, nodes, settle
 
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
 
 PLANNED, FINISH, RESET = "lstm_planned", "lstm_finish", "lstm_reset"
@@ -67,56 +68,56 @@ def test_a_step_is_one_launch(resets):
     if resets:
         stepper.is_first[...] = True
     made = memory.made()
-    with streams.Stream() as stream:
+    with cupy.cuda.Stream() as stream:
         stepper.step()
-        streams.log.clear()
+        observe.clear()
         for _ in range(3):
             stepper.step()
-    assert [entry[:2] for entry in streams.log] == [("graph", stream.ptr)] * 3
+    assert [entry[:2] for entry in observe.log()] == [("graph", stream.ptr)] * 3
     assert memory.made() == made
 
 
 def test_an_argument_adds_a_copy():
     stepper = make().stepper(5)
-    x = arrays.asarray(np.ones((5, 8), np.float32))
-    wide = arrays.asarray(np.ones((5, 11), np.float32))[:, 2:10]
+    x = cupy.asarray(np.ones((5, 8), np.float32))
+    wide = cupy.asarray(np.ones((5, 11), np.float32))[:, 2:10]
     made = memory.made()
     for array in (x, wide):
-        streams.log.clear()
+        observe.clear()
         stepper.step(array)
-        assert [entry[0] for entry in streams.log] == ["launch", "graph"]
+        assert [entry[0] for entry in observe.log()] == ["launch", "graph"]
     assert memory.made() == made
 
 
 def test_a_step_with_buffers_on_the_host_waits():
     stepper = make().stepper(5, host=True)
-    with streams.Stream() as stream:
+    with cupy.cuda.Stream() as stream:
         stepper.step()
-        streams.log.clear()
+        observe.clear()
         stepper.step()
-    assert [entry[:2] for entry in streams.log] == [("graph", stream.ptr), ("synchronize", stream.ptr)]
+    assert [entry[:2] for entry in observe.log()] == [("graph", stream.ptr), ("synchronize", stream.ptr)]
 
 
 @pytest.mark.parametrize("entered", [False, True])
 def test_planning_leaves_the_current_stream(entered):
     """The current stream stays, whether entered or set by `use()`."""
-    cell, used = make(), streams.Stream()
-    with streams.Stream() if entered else contextlib.nullcontext():
+    cell, used = make(), cupy.cuda.Stream()
+    with cupy.cuda.Stream() if entered else contextlib.nullcontext():
         used.use()
         stepper = cell.stepper(5)
         stepper.step()
-        assert streams.get_current_stream() is used
-        assert streams.log[-1][:2] == ("graph", used.ptr)
-    streams.Stream.null.use()
+        assert cupy.cuda.get_current_stream() is used
+        assert observe.log()[-1][:2] == ("graph", used.ptr)
+    cupy.cuda.Stream.null.use()
 
 
 def test_buffers_are_zeroed_before_the_capture():
     """The capturing stream waits for the one that zeroes the buffers."""
-    cell, stream = make(), streams.Stream()
+    cell, stream = make(), cupy.cuda.Stream()
     with stream:
-        streams.log.clear()
+        observe.clear()
         cell.stepper(5)
-    launched = {entry[1] for entry in streams.log if entry[0] == "launch"} - {stream.ptr}
+    launched = {entry[1] for entry in observe.log() if entry[0] == "launch"} - {stream.ptr}
     assert len(launched) == 2, "each of two graphs should have a stream"
     for capturing in launched:
         assert_after(stream.ptr, capturing)
@@ -126,7 +127,7 @@ def test_streams_take_turns():
     """Work on another stream waits for the step before."""
     stepper = make().stepper(5)
     x = stepper.x.copy()
-    one, other = streams.Stream(), streams.Stream()
+    one, other = cupy.cuda.Stream(), cupy.cuda.Stream()
     with one:
         stepper.step()
     calls = [
@@ -138,10 +139,10 @@ def test_streams_take_turns():
         lambda: stepper._engine.load(x),
     ]
     for call in calls:
-        streams.log.clear()
+        observe.clear()
         with other:
             call()
-        kinds = [entry[0] for entry in streams.log]
+        kinds = [entry[0] for entry in observe.log()]
         assert assert_after(one.ptr, other.ptr) < min(kinds.index(k) for k in ("graph", "launch") if k in kinds)
         one, other = other, one
 
@@ -149,31 +150,31 @@ def test_streams_take_turns():
 def test_a_per_thread_stream_records_an_event():
     """Its handle means another stream in every thread, so it can't be queried later."""
     stepper = make().stepper(5)
-    own = streams.Stream(ptds=True)
+    own = cupy.cuda.Stream(ptds=True)
     with own:
-        streams.log.clear()
+        observe.clear()
         stepper.step()
-    assert [entry[0] for entry in streams.log if entry[0] in ("graph", "record")][-2:] == ["graph", "record"]
-    event = streams.log[-1][2]
+    assert [entry[0] for entry in observe.log() if entry[0] in ("graph", "record")][-2:] == ["graph", "record"]
+    event = observe.log()[-1][2]
     with own:
         stepper.step()
-    assert ("wait", own.ptr, event) in streams.log
+    assert ("wait", own.ptr, event) in observe.log()
 
 
 def test_weights_are_set_in_turn():
     """Setting weights waits for a step on another stream. The next step there waits for the weights."""
     cell = make(2)
-    stepper, stream = cell.stepper(5), streams.Stream()
+    stepper, stream = cell.stepper(5), cupy.cuda.Stream()
     with stream:
         stepper.step()
-    streams.log.clear()
+    observe.clear()
     cell.set_weights(StackedWeights.random(8, 8, 2, seed=1))
-    kinds = [entry[0] for entry in streams.log]
+    kinds = [entry[0] for entry in observe.log()]
     assert assert_after(stream.ptr, 0) < kinds.index("launch")
-    streams.log.clear()
+    observe.clear()
     with stream:
         stepper.step()
-    assert assert_after(0, stream.ptr) < [entry[0] for entry in streams.log].index("graph")
+    assert assert_after(0, stream.ptr) < [entry[0] for entry in observe.log()].index("graph")
 
 
 def test_a_finalizer_may_run_anywhere():
@@ -233,7 +234,7 @@ def test_layers_share_the_largest_workspace():
 
 def test_captures_are_thread_local(monkeypatch):
     """In this mode a capture refuses to allocate from CUDA, unlike in CuPy's default mode."""
-    modes, begin = [], streams.Stream.begin_capture
+    modes, begin = [], cupy.cuda.Stream.begin_capture
 
     def begin_capture(self, mode=None):
         modes.append(mode)
@@ -273,7 +274,7 @@ def test_a_stepper_on_another_device():
 @pytest.fixture
 def torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", torch_cuda)
-    streams.log.clear()
+    observe.clear()
     yield torch_cuda
     torch_cuda.cuda.set_stream(None)
 
@@ -296,10 +297,10 @@ def test_buffers_of_pytorch(torch, dtype):
         assert tensor.data_ptr() == array.data.ptr
         assert tensor._array.strides == array.strides
     torch.cuda.set_stream(0x5000)
-    streams.log.clear()
+    observe.clear()
     output = stepper.step()
     assert output is stepper.output
-    assert {entry[1] for entry in streams.log if entry[0] == "graph"} == {0x5000}
+    assert {entry[1] for entry in observe.log() if entry[0] == "graph"} == {0x5000}
     assert isinstance(stepper.step(copy=True), torch.Tensor)
     assert isinstance(stepper.read().h, torch.Tensor)
 
@@ -318,9 +319,9 @@ def test_x_of_another_library(torch):
     torch.cuda.set_stream(0x5000)
     x = torch.Tensor(cell.asarray(np.ones((5, 8))))
     stepper.step()
-    streams.log.clear()
+    observe.clear()
     output = stepper.step(x)
-    assert {entry[1] for entry in streams.log if entry[0] in ("launch", "graph")} == {0x5000}
+    assert {entry[1] for entry in observe.log() if entry[0] in ("launch", "graph")} == {0x5000}
     assert_after(0, 0x5000)
     assert isinstance(output, arrays.ndarray)
     assert isinstance(stepper.step(x, copy=True), torch.Tensor)

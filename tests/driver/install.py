@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import os
+import platform
 import struct
 import sys
 from pathlib import Path
+
+from emulation import compiler
 
 from . import build, checking, kernels, memory, observe, symbols
 
@@ -19,6 +23,16 @@ _FIND_KERNEL = ctypes.CFUNCTYPE(
 _PAGE = 4096
 _READ_WRITE_EXECUTE = 7
 _kept: list[object] = []  # what C calls
+
+
+def missing() -> str | None:
+    """Return what this machine lacks to run CuPy on the fake driver, or None."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return "the fake driver needs Linux on x86-64"
+    for name in ("cupy", "nvmath"):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed"
+    return compiler.missing()
 
 
 def install() -> None:

@@ -13,16 +13,15 @@ class Entry(NamedTuple):
     """A call.
 
     Attributes:
-        kind: "kernel", "copy", "copy2D", "set", "product" or "graph", for work on a stream. "record" or "wait", for an
-            event. "synchronize", "synchronize event" or "synchronize device", where the host waits.
-        stream: the stream's handle; 0 for the default one.
-        event: the event's handle.
-        name: a kernel's name, or a graph's handle.
+        kind: "launch", "graph", "record", "wait", or "synchronize" if the host waits.
+        stream: the stream's handle, 0 for the default one; None if the host waits for a device.
+        what: the launched step: "kernel", "matmul", "memcpy", "memcpy2D" or "memset". Or the handle of a graph or event.
+        name: a kernel's name.
     """
 
     kind: str
-    stream: int
-    event: int
+    stream: int | None
+    what: str | int
     name: str
 
 
@@ -45,10 +44,16 @@ def log() -> list[Entry]:
 
 
 def _entry(number: int) -> Entry:
-    stream, event, name = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_char_p()
-    places = map(ctypes.byref, (stream, event, name))
-    kind = _driver.driver_log_entry(ctypes.c_size_t(number), *places)
-    return Entry(kind.decode(), stream.value or 0, event.value or 0, _instance((name.value or b"").decode()))
+    stream, handle, step, name = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_char_p(), ctypes.c_char_p()
+    kind = _driver.driver_log_entry(ctypes.c_size_t(number), *map(ctypes.byref, (stream, handle, step, name)))
+    words = _instance((name.value or b"").decode())
+    pointer = None if words == "device" else stream.value or 0
+    return Entry(kind.decode(), pointer, (step.value or b"").decode() or handle.value or 0, words)
+
+
+def end_captures() -> int:
+    """End all captures, and return how many there were."""
+    return int(_driver.driver_end_captures()) if _driver is not None else 0
 
 
 def steps(graph: Any) -> list[tuple[str, str]]:

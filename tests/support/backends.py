@@ -1,20 +1,32 @@
 """The backends to test, by name: numpy, and cuda on a GPU or emulated by the stand-in for CuPy."""
 
+import ctypes
+import importlib.util
 import os
+import subprocess
 import sys
 import types
 
 import pytest
 
-from fusedlstm.backends.cuda.runtime import probe
+import driver
 
-import stand_in
-from emulation import missing
+
+def why_no_gpu():
+    """Return why there is no GPU to test on, or None. CuPy is not imported here, as the fake driver must come first."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "the NVIDIA driver is not installed"
+    program = "from fusedlstm.backends.cuda.runtime import probe; print(probe.why_not() or '')"
+    asked = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or asked.stderr.strip() or None
+
 
 # Named backends must run: a missing one fails its tests instead of skipping them.
 NAMED = os.environ.get("FUSEDLSTM_TEST_BACKENDS")
-NO_GPU = probe.why_not()
-NO_EMULATOR = missing()
+NO_GPU = why_no_gpu()
+NO_EMULATOR = driver.missing()
 
 
 def choose():
@@ -30,18 +42,14 @@ def choose():
 BACKENDS = choose()
 assert not {"cuda", "emulated"} <= set(BACKENDS), "name cuda or emulated, not both: the stand-in replaces CuPy"
 if "emulated" in BACKENDS:
-    stand_in.install()
-    probe._probe.cache_clear()
-else:
-    stand_in.find_real()
+    driver.install()
 
 
 # For tests of cuda alone. If it can't run, they are skipped, or fail if it was named.
 needs_cuda = pytest.mark.skipif(BACKENDS == ["numpy"], reason=f"cuda runs neither here ({NO_GPU}) nor emulated")
 
 
-needs_cupy = pytest.mark.skipif("cupy" not in stand_in.real, reason="CuPy is not installed")
-ON_GPU = sys.modules.get("cupy") is stand_in.real.get("cupy") is not None and NO_GPU is None
+needs_cupy = pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
 
 
 def backend_name(request):

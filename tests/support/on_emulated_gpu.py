@@ -4,7 +4,7 @@ import gc
 
 import numpy as np
 
-from stand_in import arrays, graphs, streams
+from driver import observe
 from support import tolerances
 from support.cells import host
 
@@ -32,9 +32,8 @@ def bits_of(state):
 
 def nodes(stepper):
     """Return the nodes of a Stepper's graph, with kernels by name."""
-    graph = stepper._engine._graph
-    names = iter(graphs.kernels(graph))
-    return [next(names).partition("<")[0] if kind == "kernel" else kind for kind in graphs.kinds(graph)]
+    steps = observe.steps(stepper._engine._graph)
+    return [name.partition("<")[0] if kind == "kernel" else kind for kind, name in steps]
 
 
 def settle():
@@ -47,15 +46,18 @@ def settle():
 
 
 def on_device(slots, dtype=np.int64):
-    return arrays.asarray(np.array(slots, dtype))
+    import cupy
+
+    return cupy.asarray(np.array(slots, dtype))
 
 
 def assert_after(first, second, start=0):
     """Check that stream `second` waits for an event recorded on `first`. Return the wait's place in the log."""
     recorded = {}
-    for place, (what, stream, *rest) in enumerate(streams.log):
+    log = observe.log()
+    for place, (what, stream, *rest) in enumerate(log):
         if what == "record" and place >= start:
             recorded[rest[0]] = stream
         if what == "wait" and stream == second and recorded.get(rest[0]) == first:
             return place
-    raise AssertionError(f"{second:#x} never waits for {first:#x}: {streams.log}")
+    raise AssertionError(f"{second:#x} never waits for {first:#x}: {log}")

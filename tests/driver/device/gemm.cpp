@@ -102,7 +102,7 @@ cudaError_t queue_product(const Product& product, cudaStream_t stream, const Wor
                       is_usable(product.b, product.transposed_b ? n : k, product.transposed_b ? k : n) &&
                       is_usable(product.d, m, n);
   if (!usable) return failed(cudaErrorInvalidValue);
-  return queue(stream, {"product", "", [product, before] {
+  return queue(stream, {"matmul", "", [product, before] {
                           if (before) before();
                           product.is_double ? multiply<double>(product) : multiply<float>(product);
                         }});

@@ -45,9 +45,12 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   BEGIN_CALL;
   if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
   const RecordingPtr recording = graph->recording;
-  return queue(stream, {"graph", std::to_string(reinterpret_cast<uintptr_t>(graph)), [recording] {
-                          for (const Step& step : recording->steps) step.work();
-                        }});
+  const Work work = [recording] {
+    for (const Step& step : recording->steps) step.work();
+  };
+  const cudaError_t error = queue(stream, {GRAPH, "", work});
+  if (!error) write_log({"graph", stream, graph, "", ""});
+  return error;
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {

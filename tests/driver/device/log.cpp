@@ -27,11 +27,13 @@ extern "C" size_t driver_log_size() {
   return entries.size();
 }
 
-extern "C" const char* driver_log_entry(size_t number, void** stream, void** event, const char** name) {
+extern "C" const char* driver_log_entry(size_t number, void** stream, void** handle, const char** step,
+                                        const char** name) {
   const Locked locked(lock);
   const Entry& entry = entries[number];
   *stream = entry.stream;
-  *event = entry.event;
+  *handle = entry.handle;
+  *step = entry.step.c_str();
   *name = entry.name.c_str();
   return entry.kind.c_str();
 }

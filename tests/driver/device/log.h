@@ -7,12 +7,13 @@
 
 namespace driver {
 
-// One call: a step's kind, "graph", "record", "wait" or a wait of the host; its stream; and its event, or its name.
+// One call: "launch", "graph", "record", "wait" or "synchronize", where the host waits for a stream or for all.
 struct Entry {
   std::string kind;
   cudaStream_t stream;
-  cudaEvent_t event;
-  std::string name;
+  void* handle;      // of an event or a graph
+  std::string step;  // what was launched: "kernel", "matmul", "memcpy", "memcpy2D" or "memset"
+  std::string name;  // of a kernel
 };
 
 void write_log(const Entry& entry);

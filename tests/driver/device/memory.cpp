@@ -266,26 +266,26 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* poi
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   BEGIN_CALL;
-  return copy("copy", flat(to, from, bytes), kind, stream);
+  return copy("memcpy", flat(to, from, bytes), kind, stream);
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   BEGIN_CALL;
   if (const cudaError_t error = check_unsafe_call()) return error;
-  if (const cudaError_t error = copy("copy", flat(to, from, bytes), kind, nullptr)) return error;
+  if (const cudaError_t error = copy("memcpy", flat(to, from, bytes), kind, nullptr)) return error;
   return cudaStreamSynchronize(nullptr);
 }
 
 cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes, cudaStream_t stream) {
   BEGIN_CALL;
-  return copy("copy", flat(to, from, bytes), cudaMemcpyDeviceToDevice, stream);
+  return copy("memcpy", flat(to, from, bytes), cudaMemcpyDeviceToDevice, stream);
 }
 
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
                               size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
   BEGIN_CALL;
   if (width > to_pitch || width > from_pitch) return failed(cudaErrorInvalidPitchValue);
-  return copy("copy2D", {static_cast<char*>(to), to_pitch, static_cast<const char*>(from), from_pitch, width, height}, kind,
+  return copy("memcpy2D", {static_cast<char*>(to), to_pitch, static_cast<const char*>(from), from_pitch, width, height}, kind,
               stream);
 }
 
@@ -293,7 +293,7 @@ cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t
   BEGIN_CALL;
   if (!bytes) return cudaSuccess;
   if (!may_touch(current_device(), pointer, bytes)) return failed(cudaErrorInvalidValue);
-  return queue(stream, {"set", "", [=] { memset(pointer, value, bytes); }});
+  return queue(stream, {"memset", "", [=] { memset(pointer, value, bytes); }});
 }
 
 cudaError_t cudaMemset(void* pointer, int value, size_t bytes) { return cudaMemsetAsync(pointer, value, bytes, nullptr); }

@@ -2,6 +2,7 @@
 #include "streams.h"
 
 #include <chrono>
+#include <map>
 #include <set>
 
 #include "api.h"
@@ -23,8 +24,19 @@ static Stream* legacy_stream() {
 
 static bool is_legacy(cudaStream_t handle) { return handle == nullptr || handle == cudaStreamLegacy; }
 
+static Stream* per_thread_stream() {
+  static thread_local std::map<int, Stream*> made;  // by device
+  Stream*& stream = made[current_device()];
+  if (!stream) {
+    stream = new Stream{current_device(), true, nullptr, nullptr};
+    streams.insert(stream);
+  }
+  return stream;
+}
+
 Stream* find_stream(cudaStream_t handle) {
   if (is_legacy(handle)) return legacy_stream();
+  if (handle == cudaStreamPerThread) return per_thread_stream();
   Stream* stream = reinterpret_cast<Stream*>(handle);
   return streams.count(stream) ? stream : nullptr;
 }
@@ -79,7 +91,7 @@ cudaError_t queue(cudaStream_t handle, Step step) {
     return cudaSuccess;
   }
   if (const cudaError_t error = check_legacy(handle)) return error;
-  write_log({step.kind, handle, nullptr, step.name});
+  if (step.kind != GRAPH) write_log({"launch", handle, nullptr, step.kind, step.name});
   stream->last = queue_task(stream->device, std::move(step.work), before_next(stream, is_legacy(handle)));
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
 }
@@ -99,7 +111,7 @@ static cudaError_t new_stream(cudaStream_t* out, unsigned flags) {
 static cudaError_t wait_for(Stream* stream, cudaStream_t handle) {
   if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureUnsupported);
   if (const cudaError_t error = check_legacy(handle)) return error;
-  write_log({"synchronize", handle, nullptr, ""});
+  write_log({"synchronize", handle, nullptr, "", ""});
   for (const TaskPtr& task : before_next(stream, is_legacy(handle))) run_task(task);
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
 }
@@ -175,7 +187,7 @@ cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) {
 cudaError_t cudaDeviceSynchronize() {
   BEGIN_CALL;
   for (const RecordingPtr& recording : recordings) return invalidate(recording, cudaErrorStreamCaptureUnsupported);
-  write_log({"synchronize device", nullptr, nullptr, ""});
+  write_log({"synchronize", nullptr, nullptr, "", "device"});
   run_all(current_device());
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
 }
@@ -194,7 +206,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t waited, unsigne
   }
   if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureIsolation);
   if (const cudaError_t error = check_legacy(handle)) return error;
-  write_log({"wait", handle, waited, ""});
+  write_log({"wait", handle, waited, "", ""});
   std::vector<TaskPtr> before = before_next(stream, is_legacy(handle));
   before.push_back(event->task);
   stream->last = queue_task(stream->device, nullptr, before);
@@ -249,10 +261,11 @@ cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t on) {
   event->recording = stream->recording;
   if (stream->recording) return cudaSuccess;
   if (const cudaError_t error = check_legacy(on)) return error;
-  write_log({"record", on, handle, ""});
+  write_log({"record", on, handle, "", ""});
   stream->last = queue_task(stream->device, [event] { event->milliseconds = now(); },
                             before_next(stream, is_legacy(on)));
   event->task = stream->last;
+  event->stream = on;
   return cudaSuccess;
 }
 
@@ -273,7 +286,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   if (!event) return failed(cudaErrorInvalidResourceHandle);
   if (event->recording) return failed(cudaErrorCapturedEvent);
   if (const cudaError_t error = check_unsafe_call()) return error;
-  write_log({"synchronize event", nullptr, handle, ""});
+  write_log({"synchronize", event->stream, nullptr, "", ""});
   run_task(event->task);
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
 }
@@ -300,6 +313,18 @@ static cudaError_t end_capture(Stream* stream, RecordingPtr* out) {
   stream->began_capture = false;
   recordings.erase(*out);
   return (*out)->invalid ? failed(cudaErrorStreamCaptureInvalidated) : cudaSuccess;
+}
+
+// For tests: ends all captures, and returns how many there were.
+extern "C" int driver_end_captures() {
+  const Locked locked(lock);
+  const int count = static_cast<int>(recordings.size());
+  for (Stream* stream : streams) {
+    stream->recording = nullptr;
+    stream->began_capture = false;
+  }
+  recordings.clear();
+  return count;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* out) {

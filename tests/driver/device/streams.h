@@ -12,7 +12,10 @@
 
 namespace driver {
 
-// Work that a stream queues, and what it is: "kernel" with its name, "copy", "copy2D", "set" or "product".
+// What a graph's launch is, which has an entry of its own in the log.
+const char* const GRAPH = "graph";
+
+// Work that a stream queues, and what it is: "kernel" with its name, "memcpy", "memcpy2D", "memset" or "matmul".
 struct Step {
   const char* kind;
   std::string name;
@@ -40,6 +43,7 @@ struct Event {
   int device;
   TaskPtr task;            // null for an event that nobody recorded
   RecordingPtr recording;  // of an event that was recorded in a capture
+  cudaStream_t stream = nullptr;  // where it was recorded
   double milliseconds = 0;
 };
 
