@@ -2,7 +2,7 @@
 
 
 class OnlyInterface:
-    """An array over CuPy's, whose interface names the given stream. As in NumPy, bfloat16 is two bytes without a type."""
+    """An array over CuPy's. Its interface names the given stream, and has bfloat16 as two bytes without a type."""
 
     def __init__(self, array, stream=None, read_only=False):
         self.array, self._stream, self._read_only = array, stream, read_only

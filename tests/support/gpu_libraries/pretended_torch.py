@@ -112,7 +112,7 @@ asked = []  # the GPUs whose current stream was queried
 made = []  # weak references to the tensors from `empty`
 
 
-class cuda:
+class cuda:  # noqa: N801 - as in PyTorch
     @staticmethod
     def is_initialized():
         return True
