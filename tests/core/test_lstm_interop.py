@@ -147,7 +147,7 @@ def test_messages_name_the_layer_and_how_to_cast(library):
     assert str(error.value).endswith(f"Use {cast}")
 
 
-@pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
+@pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulated GPU")
 @pytest.mark.parametrize("own", [False, True])
 def test_sequences_run_on_torchs_stream(monkeypatch, own):
     """All work is on PyTorch's current stream, and waits for no other."""

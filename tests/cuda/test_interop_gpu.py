@@ -23,7 +23,7 @@ from support.on_emulated_gpu import assert_after
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 CUDARuntimeError = cupy.cuda.runtime.CUDARuntimeError
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulated GPU")
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 

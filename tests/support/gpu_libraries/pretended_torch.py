@@ -7,7 +7,6 @@ also refuses the CUDA array interface of a tensor on the CPU, or of one that req
 import contextlib
 import sys
 import types
-import warnings
 import weakref
 
 import ml_dtypes
@@ -41,14 +40,8 @@ class Tensor:
     def is_neg(self):
         return self._negative
 
-    def is_conj(self):
-        return False
-
-    def numel(self):
-        return self.array.size
-
     def data_ptr(self):
-        if not self.numel():
+        if not self.array.size:
             return 0
         return self.array.data.ptr if self.is_cuda else self.array.ctypes.data
 
@@ -151,16 +144,6 @@ def empty(*size, dtype, device):
         tensor = Tensor(cupy.empty(*size, dtype.numpy))
     made.append(weakref.ref(tensor))
     return tensor
-
-
-def from_numpy(array):
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"expected np.ndarray (got {type(array).__name__})")
-    if not array.flags.writeable:
-        warnings.warn("The given NumPy array is not writable", UserWarning, stacklevel=2)
-    if array.dtype == ml_dtypes.bfloat16:
-        raise TypeError("can't convert np.ndarray of type ml_dtypes.bfloat16.")
-    return Tensor(array)
 
 
 def from_dlpack(ext_tensor):
