@@ -204,7 +204,7 @@ class Exchange:
         if self._library is None:
             return array
         own, _ = self._made.get(id(array), (None, None))
-        return self._library.give(array) if own is None else own
+        return self._library.give(array, self._backend) if own is None else own
 
     def lend_state(self, state: LSTMState) -> LSTMState:
         """Lend both arrays of an LSTMState."""

@@ -62,7 +62,7 @@ class Library(Protocol):
         The latter is None if `give` can make it later, without a copy.
         """
 
-    def give(self, array: Array) -> Any:
+    def give(self, array: Array, backend: Backend) -> Any:
         """Return the library's array over the memory of a backend's array, which is new and won't change."""
 
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
@@ -104,8 +104,9 @@ class Torch:
         tensor = self._torch.empty(shape, dtype=getattr(self._torch, dtype.name), device=backend.device)
         return self.view(tensor, backend).array, tensor
 
-    def give(self, array: Array) -> Any:
+    def give(self, array: Array, backend: Backend) -> Any:
         """Return the tensor over an array."""
+        del backend
         wide = not dtypes.is_bfloat16(array.dtype)
         bits = array if wide else array.view(np.int16)
         torch = self._torch
@@ -173,7 +174,7 @@ class Dlpack(_Other):
         start = -memory.ctypes.data % _XLA_ALIGNMENT
         return memory[start : start + size].view(dtype).reshape(shape), None
 
-    def give(self, array: Array) -> Any:
+    def give(self, array: Array, backend: Backend) -> Any:
         """Return the library's array, or the backend's own if the library has no function to make one."""
         namespace = self._array.__array_namespace__() if hasattr(self._array, "__array_namespace__") else None
         make = getattr(namespace, "from_dlpack", None)
@@ -183,11 +184,11 @@ class Dlpack(_Other):
         if not getattr(flags, "writeable", True) or (self._jax and not flags.c_contiguous):
             array = array.copy()  # protocols can't express read-only, and JAX has no views
         if dtypes.is_bfloat16(array.dtype):
-            return make(dlpack.Outgoing(array.view(np.int16)))
+            return make(dlpack.Outgoing(backend.exported(array.view(np.int16))))
         if self._jax and array.dtype == np.float64:  # x may have been made in a mode that has ended since
             with _jax_with_float64():
-                return make(array)
-        return make(array)
+                return make(backend.exported(array))
+        return make(backend.exported(array))
 
 
 def _jax_with_float64() -> Any:
@@ -228,8 +229,9 @@ class Interface(_Other):
         view = backend.from_interface(_Described(array, interface))
         return View(view.view(dtypes.resolve("bfloat16")) if bits else view, not interface["data"][1])
 
-    def give(self, array: Array) -> Any:
+    def give(self, array: Array, backend: Backend) -> Any:
         """Return the array itself."""
+        del backend
         return array
 
 

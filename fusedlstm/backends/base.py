@@ -329,5 +329,8 @@ class Backend(Protocol):
     def from_dlpack(self, array: Any) -> Array:
         """Return a view of an array on this device that has `__dlpack__`."""
 
+    def exported(self, array: Array) -> Any:
+        """Return an object that exports an array by DLPack. Its consumer waits for the stream that is current now."""
+
     def from_interface(self, array: Any) -> Array:
         """Return a view of an array that has `__cuda_array_interface__`."""

@@ -133,9 +133,9 @@ def test_old_gpus():
 
 @needs_cuda
 def test_one_kernel_is_refused_on_an_old_gpu(monkeypatch):
-    import cupy
+    from fusedlstm.backends.cuda.backend import CudaBackend
 
-    monkeypatch.setattr(cupy.cuda.Device, "compute_capability", "75")
+    monkeypatch.setattr(CudaBackend, "_capability", 75)
     message = r"^kernel='simt' can't run on cuda:0: steps in one kernel need compute capability 8\.0, .* has 7\.5$"
     for kind in (LSTMCell, LSTM):
         with pytest.raises(RuntimeError, match=message):

@@ -18,7 +18,7 @@ from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
 from fusedlstm.backends.cuda.pool import CudaPool
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
-from fusedlstm.backends.cuda.runtime.streams import Order, Turns
+from fusedlstm.backends.cuda.runtime.streams import Exported, Order, Turns
 from fusedlstm.backends.cuda.runtime.strides import span
 from fusedlstm.backends.cuda.stepper import CudaStepper
 from fusedlstm.validation.arguments import check_no_grad, fail
@@ -251,6 +251,10 @@ class CudaBackend:
     def from_dlpack(self, array: Any) -> Any:
         """Return a view of an array on this device. The current stream waits for the producer's."""
         return cupy.from_dlpack(array)
+
+    def exported(self, array: Any) -> Exported:
+        """Return an object that exports an array by DLPack. Its consumer waits for the stream that is current now."""
+        return Exported(array)
 
     def from_interface(self, array: Any) -> Any:
         """Return a view of an array that has `__cuda_array_interface__`, on any device."""

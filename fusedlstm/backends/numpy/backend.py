@@ -153,6 +153,10 @@ class NumpyBackend:
         """Return a view of an array in host memory. It is read-only unless its producer says that it is writable."""
         return np.from_dlpack(array)
 
+    def exported(self, array: NumpyArray) -> NumpyArray:
+        """Return the array itself: on a CPU, work is done when a call returns."""
+        return array
+
     def from_interface(self, array: Any) -> NumpyArray:
         """Raise TypeError: an array with only `__cuda_array_interface__` is on a GPU."""
         raise TypeError(f"NumPy can't view a {type(array).__name__}")

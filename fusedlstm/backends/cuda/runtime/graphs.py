@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import cupy
 
 from fusedlstm.backends.cuda.runtime import fork
+from fusedlstm.backends.cuda.runtime.streams import restore_current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +27,7 @@ def captured(queue: Callable[[], None]) -> Any:
         with stream:
             return _captured_on(stream, queue)
     finally:
-        # CuPy restores the last stream that was entered, and not one that `use()` made current.
-        if cupy.cuda.get_current_stream() is not before:
-            before.use()
+        restore_current(before)
 
 
 def _captured_on(stream: Any, queue: Callable[[], None]) -> Any:

@@ -81,9 +81,7 @@ class Order:
         finally:
             if self._stream is not self._cupys:
                 self._stream.__exit__()
-                # CuPy restores the last stream that was entered, and not one that `use()` made current.
-                if cupy.cuda.get_current_stream() is not self._cupys:
-                    self._cupys.use()
+                restore_current(self._cupys)
             self._device.__exit__()
 
     def _order_what_follows(self) -> None:
@@ -147,6 +145,35 @@ class Turns:
             _leaked.append((self, held))
         elif self._last is not None:
             _keep_until(_event_on(self._last, self._index) if self._event is None else self._event, list(held))
+
+
+class Exported:
+    """An array for a consumer with DLPack, which waits for the stream that was current when this was made.
+
+    CuPy makes a consumer wait for the stream that is current during the export. A consumer that is made of CuPy may
+    have made its own stream current by then, and would wait for nothing.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self._array, self._stream = array, cupy.cuda.get_current_stream()
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+    def __dlpack__(self, **options: Any) -> Any:
+        with self._array.device:
+            before = cupy.cuda.get_current_stream()
+            try:
+                with self._stream:
+                    return self._array.__dlpack__(**options)
+            finally:
+                restore_current(before)
+
+
+def restore_current(stream: Any) -> None:
+    """Make a stream current again. CuPy restores the last stream that was entered, and not one of `use()`."""
+    if cupy.cuda.get_current_stream() is not stream:
+        stream.use()
 
 
 class ForeignStream(cupy.cuda.ExternalStream):  # type: ignore[misc]
