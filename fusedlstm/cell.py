@@ -190,8 +190,8 @@ class LSTMCell(Steppable[LSTMState]):
                 through a CUDA array interface that names no stream. The call then waits until `out` is written.
 
         Returns:
-            h (B, P) and c (B, N): `out`, or new arrays in the library of x. If that library can't import DLPack, they
-            are NumPy or CuPy arrays.
+            An LSTMState with h (B, P) and c (B, N). It is `out`, or has new arrays in the library of x. If that
+            library can't import DLPack, they are NumPy or CuPy arrays.
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).
