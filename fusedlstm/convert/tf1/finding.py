@@ -47,7 +47,7 @@ def find_cells(variables: Variables, prefix: str | None) -> Found:
         return Found((Cell(variables, prefix),))  # reading it says what is missing
     sure = [cell for cell in found if cell.is_surely_an_lstm()]
     if not sure and [cell.scope for cell in found] == [""]:
-        return Found((found[0],))  # bare "kernel" and "bias": somebody picked them
+        return Found((found[0],))  # bare "kernel" and "bias": the caller picked them
     layers = arrange([cell.scope for cell in sure], variables, prefix or "")
     if layers is not None:
         cells = tuple(Cell(variables, scope) for scope in layers.scopes)
