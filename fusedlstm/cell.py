@@ -186,7 +186,7 @@ class LSTMCell(Steppable[LSTMState]):
             reset_to: the state to reset those rows to, with one row or B; None for zeros.
             out: C-contiguous arrays to write the result to and to return. `out.c` may be `state.c`. Otherwise `out`
                 must not share memory with an argument. So `out.h` must not be `state.h`: alternate between two states.
-                JAX's arrays never change, so they can't be `out`. On a GPU, `out` may be shared through DLPack, or
+                JAX's arrays are immutable, so they can't be `out`. On a GPU, `out` may be shared through DLPack, or
                 through a CUDA array interface that names no stream. The call then waits until `out` is written.
 
         Returns:
