@@ -65,6 +65,17 @@ def test_tf1_checkpoint_with_everything_else():
     np.testing.assert_array_equal(convert.from_tf1(named, "rnn/lstm_cell/").weight_ih, weights.weight_ih)
 
 
+def test_tf1_error_lists_stacks_whole():
+    layers = {}
+    for net in ("decoder", "encoder"):
+        for k in (0, 1):
+            layers |= tf1_cell(f"{net}/rnn/multi_rnn_cell/cell_{k}/lstm_cell", units=4, rows=8)
+    message = "Give prefix= one of 'decoder/rnn/multi_rnn_cell', 'encoder/rnn/multi_rnn_cell', 'lstm_cell'$"
+    with pytest.raises(ValueError, match=message):
+        convert.from_tf1({**layers, **tf1_cell("lstm_cell")})
+    assert convert.from_tf1(layers, "decoder/rnn/multi_rnn_cell").num_layers == 2
+
+
 def test_tf1_prefix_picks_one_of_several():
     first, second = tf1_cell("actor/rnn/lstm_cell"), tf1_cell("critic/rnn/lstm_cell", units=5, rows=9)
     with pytest.raises(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert, log
 from fusedlstm.arrays import dtypes
 from fusedlstm.convert.running import torch as running
 from fusedlstm.convert.torch.listing import find_lstms
@@ -213,12 +213,14 @@ def test_lstm_agrees(options, torch):
             assert np.abs(state.c - c[k].numpy()).max() < 1e-12
 
 
-def test_batch_first_is_warned_of(caplog, torch):
-    """Only a module knows batch_first; weights don't."""
+def test_batch_first_is_warned_of_once(caplog, torch, monkeypatch):
+    """Only a module knows batch_first; weights don't. A training loop converts it again and again."""
+    monkeypatch.setattr(log, "_said", set())
     convert.from_torch(torch.nn.LSTM(2, 3))
     assert not caplog.records
-    convert.from_torch(torch.nn.LSTM(2, 3, batch_first=True))
-    assert "use LSTM(weights, batch_first=True)" in caplog.text
+    for _ in range(2):
+        convert.from_torch(torch.nn.LSTM(2, 3, batch_first=True))
+    assert caplog.text.count("use LSTM(weights, batch_first=True)") == 1
 
 
 @pytest.mark.parametrize(

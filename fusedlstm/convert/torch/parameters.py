@@ -146,7 +146,7 @@ def from_torch(
         module.check(vouched)
         module.check_attributes(parameters.attributes())
         if module.batch_first:
-            log.warning("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True)")
+            log.warn_once("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True)")
     return weights
 
 
