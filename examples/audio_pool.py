@@ -15,7 +15,8 @@ import numpy as np
 from fusedlstm import LSTMCell, LSTMWeights, StatePool
 
 STREAMS, CHANGES = 1000, 5  # live streams; how many stop, and how many start, at each tick
-T, B, I, N = 300, 256, 160, 128  # ticks, rows of a step, samples of a frame (10 ms at 16 kHz), units
+T, B = 300, 256  # ticks, and rows of a step, of which STREAMS must be no less
+I, N = 160, 128  # samples of a frame (10 ms at 16 kHz), units
 rng = np.random.default_rng(0)
 
 # %% The states of all streams stay in the pool: on a GPU if CUDA can run, else in NumPy.
@@ -72,5 +73,5 @@ for frame, output in zip(heard, outputs, strict=True):
     state = cell(cell.asarray(frame), state)
     difference = max(difference, np.abs(state.to_numpy().h - output).max())
 print(f"{pool.live} streams are live. One of them had {len(heard)} frames: run alone, it differs by {difference:.0e}")
-assert heard
+assert heard, "the watched stream had no frame: run more ticks"
 assert difference < 1e-5

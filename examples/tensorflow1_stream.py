@@ -29,16 +29,16 @@ weights = convert.from_tf1(VARIABLES, PREFIX, forget_bias=1.0, cell_clip=None, a
 lstm = LSTM(weights)  # on a GPU if CUDA can run, else in NumPy
 print(weights)
 
-# %% Load inputs, and the outputs of TensorFlow's dynamic_rnn. Your inputs come one frame at a time.
+# %% Load inputs, and the outputs and final c of TensorFlow's dynamic_rnn, to compare. Your inputs come one at a time.
 with np.load(CHECKPOINT / "outputs.npz") as recorded:
     x, wanted = recorded["x"], recorded["y"]
     wanted_c = [recorded[f"final_l{k}_c"] for k in range(weights.num_layers)]
 T, B, I = x.shape
-N = weights.layers[-1].hidden_size  # of the top layer
+P = weights.layers[-1].output_size  # of the top layer
 
 # %% Step one frame at a time. In TensorFlow: session.run([output, state], {x: frame, previous: state}).
 states = lstm.zero_state(B)
-outputs = np.zeros((T, B, N), np.float32)
+outputs = np.zeros((T, B, P), np.float32)
 for t in range(T // 2):
     _, states = lstm.step(lstm.asarray(x[t]), states)  # takes and returns both states of each layer
     outputs[t] = states[-1].to_numpy().h  # the output, in host memory

@@ -16,7 +16,8 @@ from torch.distributions import Categorical
 
 from fusedlstm import LSTM, convert
 
-B, T, I, N = 64, 16, 2, 32  # environments, steps of a rollout, inputs, units
+B, T, N = 64, 16, 32  # environments, steps of a rollout, units
+I = 2  # inputs: the cue, and noise
 UPDATES, EVERY = 40, 4  # updates; how often the actor gets new weights
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.manual_seed(0)

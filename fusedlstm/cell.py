@@ -186,12 +186,12 @@ class LSTMCell(Steppable[LSTMState]):
             reset_to: the state to reset those rows to, with one row or B; None for zeros.
             out: C-contiguous arrays to write the result to and to return. `out.c` may be `state.c`. Otherwise `out`
                 must not share memory with an argument. So `out.h` must not be `state.h`: alternate between two states.
-                JAX's arrays never change, so they can't be `out`. On a GPU, `out` may be shared through DLPack, or
+                JAX's arrays are immutable, so they can't be `out`. On a GPU, `out` may be shared through DLPack, or
                 through a CUDA array interface that names no stream. The call then waits until `out` is written.
 
         Returns:
-            h (B, P) and c (B, N): `out`, or new arrays in the library of x. If that library can't import DLPack, they
-            are NumPy or CuPy arrays.
+            An LSTMState with h (B, P) and c (B, N). It is `out`, or has new arrays in the library of x. If that
+            library can't import DLPack, they are NumPy or CuPy arrays.
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).

@@ -12,6 +12,16 @@ def info(message: str, *values: Any) -> None:
     logging.getLogger("fusedlstm").info(message, *values)
 
 
+_said: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """Log a warning the first time that this process has it."""
+    if message not in _said:
+        _said.add(message)
+        warning(message)
+
+
 def warning(message: str, *values: Any) -> None:
     """Log a warning."""
     import logging

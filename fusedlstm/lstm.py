@@ -172,7 +172,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
             ValueError: an argument has the wrong shape or device, or the weights are bidirectional.
         """
         if self._weights.bidirectional:
-            wanted = "weights of one direction for a step"
+            wanted = "unidirectional weights for a step"
             fail(ValueError, "weights", wanted, "bidirectional=True", "The backward direction needs whole sequences")
         if self._is_native(x, state, is_first, reset_to):
             return self._step(x, state, is_first, reset_to, self._backend.empty)

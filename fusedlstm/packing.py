@@ -2,7 +2,7 @@
 
     [c | h]                  (B, N + P)          order "ch": TensorFlow 1's LSTMCell, state_is_tuple=False
     [c0 | h0 | c1 | h1 ...]  (B, sum of N + P)   order "ch": TensorFlow 1's MultiRNNCell of such cells
-    [h | c]                  (B, N + P)          order "hc": what Keras users concatenate
+    [h | c]                  (B, N + P)          order "hc": as Keras users concatenate them
     h and c stacked          (2, B, N)           order "hc" with axis=0: Silero's VAD
     h, and c, of all layers  (L, B, P), (L, B, N)          PyTorch and cuDNN, index layer * D + direction
 
@@ -43,8 +43,8 @@ def pack_state(state: LSTMState | Sequence[LSTMState], *, order: str, axis: int 
     Args:
         state: an LSTMState with h (B, P) and c (B, N), or a tuple or list with one for each layer, in order. The
             layers' sizes may differ, but not their dtypes.
-        order: "ch" is [c | h], TensorFlow 1's packed state (`state_is_tuple=False`). "hc" is [h | c], what Keras users
-            concatenate. There is no default. Several layers follow each other, each in this order.
+        order: "ch" is [c | h], TensorFlow 1's packed state (`state_is_tuple=False`). "hc" is [h | c], as Keras users
+            concatenate them. There is no default. Several layers follow each other, each in this order.
         axis: 1 puts columns side by side: (B, N + P), or the sum of N + P over layers. 0 stacks h and c of a single
             layer with P = N: (2, B, N). With the order "hc", [0] is h, as in Silero's VAD.
 
@@ -102,7 +102,7 @@ def unpack_state(
     proj_size: int | Sequence[int | None] | None = None,
     dtype: Any = None,
 ) -> LSTMState | tuple[LSTMState, ...]:
-    """Return the states in one packed array, as views of it where dtypes allow.
+    """Split one packed array into states, which are views of it where dtypes allow.
 
     Args:
         packed: (B, N + P) of one layer, (B, sum of N + P) of several, or (2, B, N) of one with P = N.
@@ -110,7 +110,7 @@ def unpack_state(
         order: "ch" is [c | h], TensorFlow 1's packed state. "hc" is [h | c]. There is no default.
         proj_size: P, or None. For one layer, None takes all columns that c leaves. If the width of `packed` is wrong,
             so is that of h, and the cell raises. For several layers, pass a tuple or list with one P for each,
-            where None is P = N. None instead of the list is P = N for all.
+            where None means P = N. None instead of the list means P = N for all.
         dtype: the cell's dtype; None for that of `packed`. If it has 16 bits, h is cast to it and c to float32, the
             dtypes of a cell's states.
 
@@ -155,7 +155,7 @@ def _unpack_one(name: str, packed: Array, N: int, P: int | None, order: str, dty
 
 
 def stack_states(states: Sequence[LSTMState]) -> LSTMState:
-    """Return the states of all layers in PyTorch's and cuDNN's form: h (L, B, P) and c (L, B, N), new arrays.
+    """Return the states of all layers in PyTorch's and cuDNN's form: new arrays h (L, B, P) and c (L, B, N).
 
     Args:
         states: a tuple or list of L states, one for each layer and direction, at index layer * D + direction. All have

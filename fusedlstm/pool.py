@@ -67,7 +67,7 @@ class StatePool(Generic[State]):
     that `prepare` has made are always kept.
 
     Args:
-        cell: an LSTMCell, or an LSTM of one direction.
+        cell: an LSTMCell, or a unidirectional LSTM.
         capacity: the number of slots, which are 0 to capacity - 1.
 
     Raises:

@@ -36,15 +36,15 @@ class StackedWeights:
     """The weights of an LSTM of several layers, which may differ in everything but their dtype.
 
     Args:
-        layers: a sequence of LSTMWeights, at index layer * D + direction, as PyTorch orders them. D is 2 with both
-            directions (forward, then backward), else 1. A layer's input_size is the output width of the layer below.
+        layers: a sequence of LSTMWeights, at index layer * D + direction, as PyTorch orders them. D is 2 if
+            bidirectional (forward, then backward), else 1. A layer's input_size is the output width of the layer below.
         bidirectional: whether each layer has both directions. The two may differ in everything but input_size.
         residual: whether a layer's output is its h plus its input, which must then have the same width. This is a bool
             for all layers, or one for each layer.
 
     Raises:
         TypeError: an element is not an LSTMWeights, or its dtype differs from the first one's.
-        ValueError: there are no layers, their number is odd with both directions, or sizes don't fit together.
+        ValueError: there are no layers, `bidirectional` is set and their number is odd, or sizes don't fit together.
     """
 
     layers: tuple[LSTMWeights, ...]
@@ -99,7 +99,7 @@ class StackedWeights:
 
     @property
     def num_directions(self) -> int:
-        """D: 2 with both directions, else 1."""
+        """D: 2 if bidirectional, else 1."""
         return 2 if self.bidirectional else 1
 
     @property

@@ -80,7 +80,7 @@ class LSTMState:
         raise TypeError(f"LSTMState has no order to index by {index!r}: write state.h or state.c")
 
     def __len__(self) -> NoReturn:
-        raise TypeError("LSTMState has no length: the batch is state.h.shape[0]")
+        raise TypeError("LSTMState has no length: the batch size is state.h.shape[0]")
 
     def __bool__(self) -> bool:
         return True

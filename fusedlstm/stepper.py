@@ -48,7 +48,7 @@ class Stepper(Generic[State]):
     and don't change the state.
 
     Args:
-        owner: an LSTMCell, or an LSTM of one direction.
+        owner: an LSTMCell, or a unidirectional LSTM.
         batch: B, at least 1.
         reset_to: the state to reset rows to, with one row or B, on the device; for an LSTM a tuple. It is copied now.
             None for zeros.
@@ -57,7 +57,7 @@ class Stepper(Generic[State]):
         like: an array of the library that the buffers should be in. None gives NumPy or CuPy arrays.
 
     Raises:
-        TypeError: an argument has the wrong kind, or the arrays of `like`'s library never change.
+        TypeError: an argument has the wrong kind, or the arrays of `like`'s library are immutable.
         ValueError: batch or reset_to is wrong, the LSTM is bidirectional, or `like` is on another device.
         BackendUnavailableError: steps can't be planned on this GPU; the message says why.
     """
@@ -117,7 +117,7 @@ class Stepper(Generic[State]):
             with Exchange(face, like, self._maker) as exchange:
                 exchange.check_place("like", like)
         if library is not None and library.immutable:
-            got = f"a {describe_type(like)}, which never changes"
+            got = f"a {describe_type(like)}, which is immutable"
             fail(TypeError, "like", "an array that can be written", got)
         # On a CPU no work needs ordering, whichever library owns the memory.
         self._needs_no_exchange = library is None or face.name == "numpy"
@@ -318,7 +318,9 @@ class Stepper(Generic[State]):
                 "this Stepper is in the middle of a call in this thread, and a signal handler, a finalizer or a "
                 "callback called it again: call it afterwards"
             )
-        raise RuntimeError("another thread is using this Stepper, and it runs one call at a time: give each thread one")
+        raise RuntimeError(
+            "another thread is using this Stepper, and it runs one call at a time: give each thread its own"
+        )
 
     def _refuse_torn(self) -> NoReturn:
         raise RuntimeError(

@@ -150,7 +150,7 @@ class Exchange:
         If the stream of an array's library is unknown, leaving the context waits on the host until it is written.
 
         Raises:
-            TypeError: as `borrow`, or the library's arrays never change, such as JAX's.
+            TypeError: as `borrow`, or the library's arrays are immutable, such as JAX's.
             ValueError: as `borrow`, or an array is read-only.
         """
         if not isinstance(state, LSTMState):
@@ -199,7 +199,7 @@ class Exchange:
     def lend(self, array: Array) -> Any:
         """Return an array of x's library over the same memory, or the array itself if that library makes no arrays.
 
-        The array must be new and must not change any more. Libraries whose arrays never change rely on that.
+        The array must be new and must not change any more. Libraries with immutable arrays rely on that.
         """
         if self._library is None:
             return array
@@ -301,7 +301,7 @@ class Exchange:
 def _refuse_to_write(name: str, array: Any) -> None:
     library = library_of(array)
     if library is not None and library.immutable:
-        fail(TypeError, name, _WRITEABLE, f"a {describe_type(array)}, which never changes")
+        fail(TypeError, name, _WRITEABLE, f"a {describe_type(array)}, which is immutable")
     fail(ValueError, name, _WRITEABLE, "a read-only one")
 
 

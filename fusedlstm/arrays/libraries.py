@@ -41,7 +41,7 @@ class Library(Protocol):
 
     @property
     def immutable(self) -> bool:
-        """Whether its arrays never change, so that they can't be written."""
+        """Whether its arrays are immutable."""
 
     def place(self, array: Any) -> str:
         """Return the device of an array: "cpu", "cuda:0", "mps:0", ..., or "cuda" if only a view tells which GPU."""

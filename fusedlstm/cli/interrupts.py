@@ -3,7 +3,7 @@
 `fusedlstm/__init__.py` imports this before all else, as a command's imports begin there. Other programs are left alone.
 
 Within `main` an interrupt raises KeyboardInterrupt, so that commands clean up. Before and after it the process ends at
-once: C modules replace a KeyboardInterrupt during their import by ImportError, and Python's exit prints tracebacks.
+once. C modules turn a KeyboardInterrupt during their import into an ImportError, and Python's exit prints tracebacks.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _is_command() -> bool:
 
 _handles = _is_command()
 if _handles:
-    sys.excepthook, sys.unraisablehook = _report, _report_ignored  # at work before the handler, too
+    sys.excepthook, sys.unraisablehook = _report, _report_ignored  # in effect even before the handler is
     import signal
 
     _handles = signal.getsignal(signal.SIGINT) is signal.default_int_handler

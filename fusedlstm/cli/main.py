@@ -101,13 +101,13 @@ def _write_nothing_more(stream: TextIO) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    everywhere = argparse.ArgumentParser(add_help=False)  # options that may stand before and after the command
+    everywhere = argparse.ArgumentParser(add_help=False)  # options that may come before or after the command
     everywhere.add_argument("--version", action="version", version=f"fusedlstm {fusedlstm.__version__}")
     everywhere.add_argument(
         *("-v", "--verbose"),
         action="store_true",
-        default=argparse.SUPPRESS,  # a command's default would replace what stands before it
-        help="log the backend chosen and compilations",
+        default=argparse.SUPPRESS,  # a command's default would override an option before it
+        help="log the chosen backend and compilations",
     )
     description = "Step trained LSTMs on GPUs and in NumPy."
     parser = argparse.ArgumentParser(prog="fusedlstm", description=description, parents=[everywhere])

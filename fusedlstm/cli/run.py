@@ -198,7 +198,7 @@ def _step_through(cell: LSTMCell, inputs: NumpyArray, state: LSTMState, lengths:
 
 
 def _at_the_end(every: NumpyArray, first: NumpyArray, lengths: NumpyArray) -> NumpyArray:
-    """Return each row (T, B, n) at the last step of its length, or of `first` (B, n) where that is 0."""
+    """Return each row of `every` (T, B, n) at its last step, or of `first` (B, n) if its length is 0."""
     rows = np.flatnonzero(lengths)
     final = np.array(first)
     final[rows] = every[lengths[rows] - 1, rows]

@@ -124,7 +124,7 @@ class _Npz(Mapping[str, Any]):
             self._bytes += size
         if self._bytes > self._most:
             raise ValueError(
-                f"it claims {size} bytes, which makes {self._bytes} with those read before; at most {self._most} are "
+                f"it claims {size} bytes, {self._bytes} with the arrays read before; at most {self._most} are "
                 "read from a file of this size. If you trust it, pass the arrays themselves: dict(numpy.load(path))"
             )
 
@@ -156,7 +156,7 @@ def read_member(archive: zipfile.ZipFile, member: str, may_grow_to: Callable[[in
     if info.compress_type == zipfile.ZIP_LZMA:
         _check_dictionary(archive, info)
     with archive.open(info) as file:
-        # Not all at once: a member may yield more than it claims.
+        # Read one byte more than the member claims, as it may yield more.
         content = file.read(info.file_size + 1)
     if len(content) != info.file_size:
         raise ValueError(f"it claims {info.file_size} bytes, but has a different number")

@@ -107,7 +107,7 @@ def check(
 
 @contextlib.contextmanager
 def _framework_errors(framework: str) -> Iterator[None]:
-    """Turn any error of a framework into a ValueError, such as TensorFlow's for a cell that needs a GPU."""
+    """Turn any error of a framework, such as TensorFlow's for a cell that needs a GPU, into a ValueError."""
     try:
         yield
     except (ImportError, ValueError):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fusedlstm.functions import Function
     from fusedlstm.stacked import EitherWeights
 
-# One direction. From Core ML's documents. coremltools 4 had one array for x and h.
+# One direction. From Core ML's documentation. coremltools 4 had one array for x and h.
 LAYOUTS = {
     "coreml": Layout(
         gates="ifog",
@@ -44,7 +44,7 @@ def from_coreml(
     """Return the weights of Core ML's MIL operation lstm (iOS 15).
 
     weight_ih is (4N, I) and weight_hh (4N, N), rows in the gate order i, f, o, g; bias is (4N,) in that order, and
-    peephole (3N,) of i, f, o. From the documents in coremltools' source.
+    peephole (3N,) of i, f, o. From the documentation in coremltools's source.
 
     Args:
         parameters: the operation's parameters by name: weight_ih, weight_hh and, if it has them, bias and peephole.
@@ -53,7 +53,7 @@ def from_coreml(
         recurrent_activation: the operation's function for i, f and o, by our name.
         cell_activation: the operation's function for g.
         activation: the operation's function for c' in the output.
-        clip: the operation's clip. Only None is supported, as its documents don't say what it clips.
+        clip: the operation's clip. Only None is supported, as its documentation doesn't say what it clips.
 
     Returns:
         LSTMWeights for one direction, forward or reverse; StackedWeights for both.
@@ -75,7 +75,7 @@ def from_coreml(
         _check_same_function(name, ours, given.pop(name, None))
     clip = given.pop("clip", None) if clip is None else clip
     if clip is not None:
-        fail(ValueError, "clip", "None", str(clip), "Core ML's documents don't say what it clips")
+        fail(ValueError, "clip", "None", str(clip), "Core ML's documentation doesn't say what it clips")
     states = [name for name in ("initial_h", "initial_c") if name in given]
     refuse_state("parameters", {name: given.pop(name) for name in states})
     direction = given.pop("direction", None)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Linear layers 0 to 3 and 4 to 7, in the order of TensorFlow's canonical blobs; 8 is the projection. From cuDNN's
-# documents and TensorFlow's converter.
+# documentation and TensorFlow's converter.
 LAYOUTS = {
     "cudnn": Layout(
         gates="ifgo",
@@ -33,7 +33,8 @@ def from_cudnn(
     """Return the weights of a cuDNN LSTM in its canonical form: one matrix and one bias for each linear layer.
 
     For the gates i, f, g, o, linear layers 0 to 3 (N, I) multiply x, and 4 to 7 (N, P) multiply h. Layer 8 (P, N) is
-    the projection. From the documents of cuDNN 9 (cudnnGetRNNWeightParams), and TensorFlow's CudnnRNNParamsToCanonical.
+    the projection. From the documentation of cuDNN 9 (cudnnGetRNNWeightParams) and TensorFlow's
+    CudnnRNNParamsToCanonical.
     The weights don't record the clip that cudnnRNNSetClip_v8 sets. An LSTM that clips can't be represented.
 
     Args:

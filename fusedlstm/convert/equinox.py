@@ -65,7 +65,7 @@ def arrays_of(source: Any, prefix: str, vouched: frozenset[str] = frozenset()) -
         flat = flatten("source", source, ".")
         arrays = {name: flat[whole] for name, whole in names_below(flat, scope).items() if flat[whole] is not None}
     else:
-        refuse_foreign_source("source", _WANTED, source, "from_equinox")  # a prefix can't be followed in a path
+        refuse_foreign_source("source", _WANTED, source, "from_equinox")  # or _follow would blame the prefix
         cell = _follow(source, prefix)
         refuse_foreign_source("source", _WANTED, cell, "from_equinox")
         arrays = _arrays_of_module(cell, prefix, vouched)

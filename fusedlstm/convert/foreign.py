@@ -48,7 +48,7 @@ def refuse_foreign(source: str, found: Any, where: str, bases: tuple[type, ...],
 
 
 def _computes_as(kind: type, bases: tuple[type, ...]) -> bool:
-    """Return whether a class inherits all that computes its numbers from one of the bases or their parents."""
+    """Return whether a class derives from one of the bases, and overrides nothing that computes its numbers."""
     return any(
         issubclass(kind, base) and all(_definer(kind, name) is _definer(base, name) for name in _COMPUTES)
         for base in bases

@@ -49,7 +49,7 @@ def from_haste(parameters: Mapping[str, Any], prefix: str = "", *, zoneout: floa
 
 _SIGNS = Signs(
     array=r"(.*[/.])?recurrent_kernel(:0)?",
-    refused="has a recurrent_kernel, as both Keras and haste write, in different gate orders. For haste, use --from "
+    refused="has a recurrent_kernel, which both Keras and haste write, in different gate orders. For haste, use --from "
     "haste; for Keras, give the file that it saved, or pass the arrays to fusedlstm.convert.from_keras",
     alike=("keras",),
 )

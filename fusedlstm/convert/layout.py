@@ -1,8 +1,8 @@
 """Describe where a system keeps the arrays of one cell.
 
 Each system's LAYOUTS are next to its code. Tests compare each layout with outputs of the real system. Comments mark
-what is known only from source code or documents. They also give the version that introduced a default, and the default
-before it, as weights don't record a version.
+what is known only from source code or documentation. They also give the version that introduced a default, and the
+default before it, as weights don't record a version.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def from_mxnet(
     """
     for name, value in (("state_clip_min", state_clip_min), ("state_clip_max", state_clip_max)):
         if value is not None:
-            fail(ValueError, name, "None", str(value), "cuDNN's documents don't say what it clips")
+            fail(ValueError, name, "None", str(value), "cuDNN's documentation doesn't say what it clips")
     params = flat_arrays("params", params)
     layers = [
         m.groups() for name in names_below(params, check_prefix(prefix)) if (m := re.fullmatch(r"([lr])(\d+)_.*", name))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import NumpyArray
 
-# One layer and direction of ldigo tensors. Peepholes and the projection are from oneDNN's documents.
+# One layer and direction of ldigo tensors. Peepholes and the projection are from oneDNN's documentation.
 LAYOUTS = {
     "onednn": Layout(
         gates="ifgo",
@@ -43,7 +43,7 @@ def from_onednn(
 
     The gate order is i, f, g, o (oneDNN calls them i, f, c~, o), and the order of peepholes is i, f, o. The outputs of
     both directions are assumed to be concatenated (bidirectional_concat). Gates and biases are tested against PyTorch
-    2.13's oneDNN. The rest is from the documents of oneDNN 3.
+    2.13's oneDNN. The rest is from the documentation of oneDNN 3.
 
     Args:
         weights_layer: (L, D, I, 4, N), for L layers and D directions.

@@ -32,7 +32,7 @@ def recognise(path: AnyPath) -> str:
     """Return the name of the system that wrote a file or folder, such as "torch".
 
     Raises:
-        WeightsFileError: the system is unknown or not supported, or it is a file of our own format.
+        WeightsFileError: the system is unknown or not supported, or it is a file in our own format.
         OSError: it can't be read.
         TypeError: `path` is not a path.
     """
@@ -85,7 +85,7 @@ def _of_names(path: str, names: Collection[str]) -> str:
 
 
 def evidence(names: Collection[str]) -> tuple[System | None, list[str]]:
-    """Return the system that has arrays with such names, and the names that tell; None and [] if none do."""
+    """Return the system that gives arrays such names, and the names that show it; None and [] if unknown."""
     for system in SYSTEMS:
         telling = [name for name in names if system.signs.array and re.fullmatch(system.signs.array, name)]
         if telling:

@@ -26,6 +26,7 @@ class Signs:
         members: patterns of names of a zip file's members. Each must match one.
         array: a pattern of names of arrays. One must match.
         refused: the error for such a file, if `read` can't take it or another system's files may look the same.
+        alike: the names of systems whose arrays may have such names, too.
     """
 
     at: Callable[[str], bool] | None = None

@@ -73,8 +73,8 @@ def from_tflite(
         TypeError: `inputs` is neither a sequence nor a mapping; the weights are integers, as in a quantised or hybrid
             model; dtypes are mixed or unsupported.
         ValueError: the operator has layer normalisation, a bias of the projection, or a state other than zeros; some
-            but not all inputs of the input gate are given; another input is missing; a number is not an input's; a
-            shape is wrong; the activation is another; a clip is negative.
+            but not all inputs of the input gate are given; another input is missing; a number is not from 0 to 23;
+            a shape is wrong; the activation is neither "tanh" nor "relu"; a clip is negative.
     """
     check_choice("activation", activation, ("tanh", "relu"))
     given = _by_number(inputs)
@@ -106,7 +106,7 @@ def from_tflite(
 
 def _by_number(inputs: Any) -> dict[str, Any]:
     """Return the inputs that are not None, by number."""
-    wanted = "a sequence of the operator's inputs, or a mapping of their numbers to them"
+    wanted = "the operator's inputs, as a sequence or as a mapping from their numbers"
     items = inputs.items() if isinstance(inputs, Mapping) else enumerate(elements("inputs", wanted, inputs))
     given = {str(index): value for index, value in items if value is not None}
     if unknown := sorted(set(given) - {str(index) for index in range(_INPUTS)}):

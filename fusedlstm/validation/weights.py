@@ -50,10 +50,10 @@ def _are_cells(value: Any) -> bool:
 
 
 def check_owner(name: str, owner: Any) -> None:
-    """Raise unless `owner` is a cell, or an LSTM of one direction, which pools and Steppers can be made from."""
+    """Raise unless `owner` is a cell or a unidirectional LSTM, which pools and Steppers can be made from."""
     if isinstance(owner, Placed):
         if owner._layers_of_weights.bidirectional:
-            wanted, hint = "a cell, or an LSTM of one direction", "The backward direction needs whole sequences"
+            wanted, hint = "a cell, or a unidirectional LSTM", "The backward direction needs whole sequences"
             fail(ValueError, name, wanted, "bidirectional=True", hint)
         return
     if holds_states(owner):

@@ -152,7 +152,7 @@ def test_members_are_bounded_together(tmp_path, monkeypatch):
     for _ in range(5):
         assert archive["a0"].size == 1 << 21, "an array counts once"
     with pytest.raises(
-        WeightsFileError, match=r"a1: it claims 8388736 bytes, which makes 16777472 with those read before; at most"
+        WeightsFileError, match=r"a1: it claims 8388736 bytes, 16777472 with the arrays read before; at most"
     ):
         for name in archive:
             archive[name]

@@ -145,7 +145,7 @@ FATES = [
         "tf1", "an optimiser's slots", NOTHING, {"lstm_cell/kernel/Adam": ones(2), "lstm_cell/bias/Momentum": ones(1)}
     ),
     Fate("tf1", "another layer", NOTHING, {"dense/kernel": ones(2, 3), "dense/bias": ones(3)}),
-    Fate("tf1", "a variable of no LSTM", REFUSED, {"lstm_cell/zoneout": ones(1)}, {}, f"{TF1}; got lstm_cell/zoneout"),
+    Fate("tf1", "an unknown variable", REFUSED, {"lstm_cell/zoneout": ones(1)}, {}, f"{TF1}; got lstm_cell/zoneout"),
     Fate(
         "tf1",
         "projection/bias",
@@ -157,7 +157,7 @@ FATES = [
     Fate("tf1", "layer_norm", REFUSED, {"lstm_cell/state/gamma": ones(N)}, {}, "without layer normalisation"),
     Fate(
         "tf1",
-        "a normalisation of another name",
+        "a normalisation with another name",
         REFUSED,
         {"lstm_cell/ln/gamma": ones(N)},
         {},
@@ -380,7 +380,7 @@ def test_block_wrapper_needs_its_clip():
 
 
 def test_gru_blocks_are_refused():
-    """Refuse cells with the same variable names but another formula."""
+    """Refuse cells with the same variable names but a different formula."""
     for scope in (
         "gru_block_cell",
         "time_freq_lstm_cell",
@@ -389,7 +389,7 @@ def test_gru_blocks_are_refused():
         "phased_lstm_cell",
         "nas_cell",
     ):
-        with pytest.raises(ValueError, match=f"'{scope}', a cell of another formula"):
+        with pytest.raises(ValueError, match=f"'{scope}', a cell of another kind"):
             convert.from_tf1(arrays_of("tf1", f"{scope}/"), scope)
 
 

@@ -194,7 +194,7 @@ def other(**shapes):
             model(),
             {"prefix": ["both", "LSTMCell_0"]},
             ValueError,
-            r"prefix\[1\]: wanted 2 directions, as prefix\[0\] has; got 1",
+            r"prefix\[1\]: wanted 2 directions, as in prefix\[0\]; got 1",
         ),
         (
             other(ir_kernel=(3, 4), if_kernel=(3, 4)),

@@ -264,7 +264,7 @@ def test_layers_of_models_are_found():
     assert_equal(from_keras(model(first, model(first, name="again"))), StackedWeights([a]))
     for name, message in (
         ("d", "name: wanted one of 'a', 'inner/b', 'inner/c'; got 'd'"),
-        ("dense", "dense: wanted a Keras LSTM; got Dense, which has another formula"),
+        ("dense", "dense: wanted a Keras LSTM; got Dense, which has a different formula"),
     ):
         with pytest.raises(ValueError, match=message):
             from_keras(whole, name)
@@ -301,9 +301,9 @@ CUSTOM = types.SimpleNamespace(__module__="mine", __name__="tanh")
         ),
         (
             layer("GRU", "gru", made("GRUCell", name="g")),
-            "gru: wanted a Keras LSTM; got GRU, which has another formula",
+            "gru: wanted a Keras LSTM; got GRU, which has a different formula",
         ),
-        (layer("ConvLSTM2D", "conv"), "conv: wanted a Keras LSTM; got ConvLSTM2D, which has another formula"),
+        (layer("ConvLSTM2D", "conv"), "conv: wanted a Keras LSTM; got ConvLSTM2D, which has a different formula"),
         (
             made("LSTM", "mine", name="own", cell=lstm_cell(), get_config=None),
             "own: wanted Keras's own LSTM; got mine.LSTM, which may compute something else. If it computes",
@@ -365,7 +365,7 @@ def test_bad_bidirectionals_are_refused(source, message):
     [
         (
             [layer("LSTM", "a", lstm_cell()), bidirectional()],
-            "name: wanted layers that are all Bidirectional, or none of them",
+            "name: wanted layers of which all or none are Bidirectional",
         ),
         (
             [layer("LSTM", "a", lstm_cell()), layer("LSTM", "b", lstm_cell(I=4), go_backwards=True)],
@@ -400,7 +400,7 @@ def test_functions_of_objects_are_keras_own():
 def test_given_functions_must_match_the_layer():
     cell = lstm_cell(activation="relu", recurrent_activation="hard_sigmoid")
     assert from_keras(cell, activation="relu", recurrent_activation=HARD_3).gate_activation == HARD_3
-    with pytest.raises(ValueError, match="activation: wanted 'relu', as lstm_cell has; got 'tanh'"):
+    with pytest.raises(ValueError, match="activation: wanted 'relu', as in lstm_cell; got 'tanh'"):
         from_keras(cell, activation="tanh")
 
 

@@ -73,7 +73,7 @@ def test_real_cudnn_file(real):
     assert_equal(first, from_keras([arrays[:3]]))
     assert_equal(second, from_keras(arrays[3:]))
     assert np.abs(outputs_of(second, outputs_of(first, xs)) - outputs).max() < 3e-6
-    with pytest.raises(WeightsFileError, match="activation: wanted 'tanh', as cu_dnnlstm has; got 'relu'"):
+    with pytest.raises(WeightsFileError, match="activation: wanted 'tanh', as in cu_dnnlstm; got 'relu'"):
         from_keras(real / "cudnn.h5", "cu_dnnlstm", activation="relu")
 
 
@@ -327,7 +327,7 @@ def test_keras_2_0_files(tmp_path):
         WeightsFileError, match="lstm_1.recurrent_activation: wanted a file that records its Keras version"
     ):
         from_keras(write_names(path, {"lstm_1/lstm_1": weights}, config, version=None))
-    with pytest.raises(WeightsFileError, match="m.h5: it is of Keras 1.2.2, and only files of Keras 2 and 3 are read"):
+    with pytest.raises(WeightsFileError, match="m.h5: it is from Keras 1.2.2, and only files of Keras 2 and 3 are"):
         from_keras(write_names(path, {"lstm_1/lstm_1": weights}, config, version="1.2.2"))
 
 
@@ -458,7 +458,7 @@ def nested(depth):
         (
             PLAIN,
             {"metadata.json": b'{"keras_version": "4.0"}'},
-            "it is of Keras 4.0, and only files of Keras 2 and 3 are read",
+            "it is from Keras 4.0, and only files of Keras 2 and 3 are read",
         ),
         (PLAIN, {"metadata.json": b'{"keras_version": []}'}, None),
         (PLAIN, {"metadata.json": b"[3]"}, None),

@@ -137,7 +137,7 @@ def test_default_of_each_version(said, gates):
 
 @pytest.mark.parametrize("said", ["1.2.2", "0.3.1", "4.0", "keras", "-2", "2x3"])
 def test_other_versions_are_refused(tmp_path, said):
-    with pytest.raises(WeightsFileError, match=f"it is of Keras {said}, and only files of Keras 2 and 3 are read"):
+    with pytest.raises(WeightsFileError, match=f"it is from Keras {said}, and only files of Keras 2 and 3 are read"):
         from_keras(write(tmp_path / "m.h5", version=said))
 
 

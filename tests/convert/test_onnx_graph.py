@@ -350,7 +350,7 @@ def test_functions_have_their_own_names():
     arrays = arrays_of(RNG, I, N, bias=False)
     call = helper.make_node("Cell", ["X"], ["Y"], domain="own")
     model = model_of([call], tensors(arrays), functions=[function([lstm(arrays)], inputs=["X", "missing"])])
-    with pytest.raises(WeightsFileError, match="W of the LSTM 'lstm': .* got 'W', which nothing in the model makes"):
+    with pytest.raises(WeightsFileError, match="W of the LSTM 'lstm': .* got 'W', which no node makes"):
         convert.from_onnx(model)
 
 
@@ -435,8 +435,8 @@ REFUSED = {
         [("DequantizeLinear", ["w", "w"], {})],
         "made by DequantizeLinear 'dequantizelinear'. Its weights are integers with scales",
     ),
-    "Cast to ints": ([("Cast", ["w"], {"to": 7})], "Cast 'cast': from float32 to int64, and not"),
-    "Cast of ints": ([("Cast", ["shape"], {"to": 1})], "Cast 'cast': from int64 to float32, and not between"),
+    "Cast to ints": ([("Cast", ["w"], {"to": 7})], "Cast 'cast': from float32 to int64, not between"),
+    "Cast of ints": ([("Cast", ["shape"], {"to": 1})], "Cast 'cast': from int64 to float32, not between"),
     "Squeeze of 4N": ([("Squeeze", ["w"], {"axes": [1]})], "Squeeze 'squeeze': cannot select an axis"),
     "Unsqueeze of nothing": ([("Unsqueeze", ["w"], {})], "Unsqueeze 'unsqueeze': no axes"),
     "Reshape to another size": ([("Reshape", ["w", "shape"], {})], "Reshape 'reshape': cannot reshape"),
@@ -457,7 +457,7 @@ REFUSED = {
     "input": ([("Identity", ["X"], {})], "wanted a constant of the model; got 'X', an input"),
     "nothing": (
         [("Identity", ["no"], {})],
-        "wanted a constant of the model; got 'no', which nothing in the model makes",
+        "wanted a constant of the model; got 'no', which no node makes",
     ),
     "itself": ([("Identity", ["W"], {})], "wanted at most 100 operators in a chain; got more, or a cycle"),
 }

@@ -224,7 +224,7 @@ def sonnet1_variables(**more):
         ),
         ("sonnet1", [sonnet1_variables()], {"prefix": "x"}, "named 'x/w_gates'; got .*Give prefix= one of 'lstm/'"),
         ("sonnet2", [{}], {}, "variables: wanted an array named 'lstm/w_i'; got none"),
-        ("mxnet", [{"l0_i2h_weight": 1}], {"state_clip_min": -1.0}, "state_clip_min: .*cuDNN's documents don't say"),
+        ("mxnet", [{"l0_i2h_weight": 1}], {"state_clip_min": -1.0}, "state_clip_min: .*cuDNN's documentation"),
         ("mxnet", [{"l0_i2h_weight": 1}], {"state_clip_max": 1.0}, "state_clip_max: wanted None; got 1.0"),
         ("mxnet", [mxnet_layers()], {}, "named 'i2h_weight'; got .*Give prefix= one of 'net_'"),
         ("mxnet", [{"a.b.i2h_weight": 1}], {}, r"Give prefix= one of 'a\.b\.'"),
@@ -241,7 +241,7 @@ def sonnet1_variables(**more):
         ("haste", [haste_parameters() | {"gamma_h": 1}], {}, "got gamma_h. It is a LayerNormLSTM"),
         ("haste", [haste_parameters() | {"recurrent_bias": 1}], {}, "got recurrent_bias. It is a GRU"),
         ("haste", [{}], {"prefix": "lstm"}, "parameters: wanted an array named 'lstm.recurrent_kernel'; got none"),
-        ("coreml", [coreml_parameters()], {"clip": 3.0}, "clip: wanted None; got 3.0. Core ML's documents don't say"),
+        ("coreml", [coreml_parameters()], {"clip": 3.0}, "clip: wanted None; got 3.0. Core ML's documentation"),
         ("coreml", [coreml_parameters()], {"activation": "gelu"}, "activation: wanted one of"),
         (
             "coreml",

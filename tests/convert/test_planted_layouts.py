@@ -23,7 +23,7 @@ from support.layouts import LAYOUTS, plant
 from support.oracle_cases import LAYERS, ROWS, Case, stacked_of
 from support.oracle_files import Oracle
 
-# Parts that no recorded outputs cover. They are known only from source code and documents.
+# Parts that no recorded outputs cover. They are known only from source code and documentation.
 DOCUMENTED = {
     "haste": {"gates", "weights", "biases", "columns", "forget_bias", "interleaved"},
     "cudnn": {"gates", "weights", "biases", "columns", "forget_bias", "interleaved", "projection"},

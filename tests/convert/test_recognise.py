@@ -119,7 +119,7 @@ def test_other_files_raise(content, message, tmp_path):
 def test_names_of_two_systems_raise(scope, tmp_path):
     save_file({f"{scope}{name}": ONE for name in ("kernel", "recurrent_kernel", "bias")}, tmp_path / "w")
     with pytest.raises(
-        WeightsFileError, match="as both Keras and haste write.* For haste, use --from haste; for Keras"
+        WeightsFileError, match="which both Keras and haste write.* For haste, use --from haste; for Keras"
     ):
         recognise(tmp_path / "w")
 

@@ -647,9 +647,9 @@ H3, C3 = np.zeros((2, B, P)), np.zeros((2, B, N))
         (
             lambda: convert.state_from_torch((H3, (H3, C3))),
             TypeError,
-            r"state: wanted \(h, c\), of arrays; got a tuple with another in it\. A torch\.nn\.LSTM returns output",
+            r"state: wanted \(h, c\), of arrays; got a nested tuple\. A torch\.nn\.LSTM returns output",
         ),
-        (lambda: convert.state_from_torch([(H, C), (H, C)]), TypeError, "got a list with another.*cells one by one"),
+        (lambda: convert.state_from_torch([(H, C), (H, C)]), TypeError, "got a nested list.*cells one by one"),
         (
             lambda: convert.state_from_torch((H3, C)),
             ValueError,

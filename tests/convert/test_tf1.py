@@ -65,6 +65,17 @@ def test_tf1_checkpoint_with_everything_else():
     np.testing.assert_array_equal(convert.from_tf1(named, "rnn/lstm_cell/").weight_ih, weights.weight_ih)
 
 
+def test_tf1_error_lists_stacks_whole():
+    layers = {}
+    for net in ("decoder", "encoder"):
+        for k in (0, 1):
+            layers |= tf1_cell(f"{net}/rnn/multi_rnn_cell/cell_{k}/lstm_cell", units=4, rows=8)
+    message = "Give prefix= one of 'decoder/rnn/multi_rnn_cell', 'encoder/rnn/multi_rnn_cell', 'lstm_cell'$"
+    with pytest.raises(ValueError, match=message):
+        convert.from_tf1({**layers, **tf1_cell("lstm_cell")})
+    assert convert.from_tf1(layers, "decoder/rnn/multi_rnn_cell").num_layers == 2
+
+
 def test_tf1_prefix_picks_one_of_several():
     first, second = tf1_cell("actor/rnn/lstm_cell"), tf1_cell("critic/rnn/lstm_cell", units=5, rows=9)
     with pytest.raises(
@@ -407,17 +418,17 @@ def kernels(*scopes, rows=16, width=16):
 @pytest.mark.parametrize(
     ("variables", "options", "message"),
     [
-        (kernels("rnn/gru_cell/gates", "rnn/gru_cell/candidate"), {}, "Cells of other formulas: 'rnn/gru_cell'"),
+        (kernels("rnn/gru_cell/gates", "rnn/gru_cell/candidate"), {}, "Cells of other kinds: 'rnn/gru_cell'"),
         (kernels("rnn/gru_cell/gates"), {"prefix": "rnn/gru_cell/gates"}, "got 'rnn/gru_cell', a cell of another"),
-        (kernels("rnn/gru_cell/gates"), {"prefix": "rnn/gru_cell"}, "got 'rnn/gru_cell', a cell of another formula"),
-        (kernels("rnn/mem/gates", "rnn/mem/candidate"), {}, "Cells of other formulas: 'rnn/mem'"),
-        (kernels("rnn/basic_rnn_cell"), {}, "Cells of other formulas: 'rnn/basic_rnn_cell'"),
+        (kernels("rnn/gru_cell/gates"), {"prefix": "rnn/gru_cell"}, "got 'rnn/gru_cell', a cell of another kind"),
+        (kernels("rnn/mem/gates", "rnn/mem/candidate"), {}, "Cells of other kinds: 'rnn/mem'"),
+        (kernels("rnn/basic_rnn_cell"), {}, "Cells of other kinds: 'rnn/basic_rnn_cell'"),
         (
             {"rnn/nas_cell/kernel": np.ones((4, 48)), "rnn/nas_cell/recurrent_kernel": np.ones((6, 48))},
             {},
-            "Cells of other formulas: 'rnn/nas_cell'",
+            "Cells of other kinds: 'rnn/nas_cell'",
         ),
-        (kernels("intersection_rnn_cell_1"), {"prefix": "intersection_rnn_cell_1"}, "a cell of another formula"),
+        (kernels("intersection_rnn_cell_1"), {"prefix": "intersection_rnn_cell_1"}, "a cell of another kind"),
         ({"cudnn_lstm/opaque_kernel": np.zeros(99)}, {}, "whose layout only cuDNN knows: take the checkpoint"),
         ({"lstm/cell/kernel/.ATTRIBUTES/VARIABLE_VALUE": np.zeros((7, 16))}, {}, "object-based checkpoint"),
         ({"rnn/lstm_cell/kernel/part_0": 1, "rnn/lstm_cell/bias": 2}, {}, "Parts of a variable must be joined"),
@@ -481,7 +492,7 @@ def test_block_operations_are_read(read):
 
 
 def test_block_order_of_gates():
-    """The documents' order i, c, f, o is i, g, f, o here. BlockLSTMV2 has i, f, g, o, and adds no bias."""
+    """The documented order i, c, f, o is i, g, f, o here. BlockLSTMV2 has i, f, g, o, and adds no bias."""
     given = block()
     first, second = convert.from_block_lstm(**given, forget_bias=0.0), convert.from_block_lstm_v2(**given)
     assert (first.cell_clip, second.cell_clip) == (3.0, None)

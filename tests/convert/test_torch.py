@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, convert, log
 from fusedlstm.arrays import dtypes
 from fusedlstm.convert.running import torch as running
 from fusedlstm.convert.torch.listing import find_lstms
@@ -213,12 +213,14 @@ def test_lstm_agrees(options, torch):
             assert np.abs(state.c - c[k].numpy()).max() < 1e-12
 
 
-def test_batch_first_is_warned_of(caplog, torch):
-    """Only a module knows batch_first; weights don't."""
+def test_batch_first_is_warned_of_once(caplog, torch, monkeypatch):
+    """Only a module knows batch_first; weights don't. A training loop converts it again and again."""
+    monkeypatch.setattr(log, "_said", set())
     convert.from_torch(torch.nn.LSTM(2, 3))
     assert not caplog.records
-    convert.from_torch(torch.nn.LSTM(2, 3, batch_first=True))
-    assert "use LSTM(weights, batch_first=True)" in caplog.text
+    for _ in range(2):
+        convert.from_torch(torch.nn.LSTM(2, 3, batch_first=True))
+    assert caplog.text.count("use LSTM(weights, batch_first=True)") == 1
 
 
 @pytest.mark.parametrize(
@@ -228,8 +230,8 @@ def test_batch_first_is_warned_of(caplog, torch):
         (["weight_hh_l0_orig", "weight_hh_l0_mask"], "prune.remove"),
         (["parametrizations.weight_hh_l0.original0"], "remove_parametrizations"),
         (["_all_weight_values.0.param"], "It is quantised"),
-        (["weight_ch_l0"], "A module with more parameters has another formula"),
-        (["peephole"], "A module with more parameters has another formula"),
+        (["weight_ch_l0"], "A module with more parameters computes a different formula"),
+        (["peephole"], "A module with more parameters computes a different formula"),
         (["layernorm_i.weight"], "A module that normalises its gates"),
         (["ln_ih.bias"], "A module that normalises its gates"),
         (["bn_c.running_var"], "A module that normalises its gates"),
@@ -655,12 +657,12 @@ def test_to_torch_refuses_unlike_layers():
             {"residual": True},
             r"residual: wanted False, as torch\.nn\.LSTM supports nothing else; got \(True,\)",
         ),
-        ([cell(I), cell(N, 5)], {}, r"layers\[1\]: wanted hidden_size 4, as torch\.nn\.LSTM has one for all; got 5"),
+        ([cell(I), cell(N, 5)], {}, r"layers\[1\]: wanted hidden_size 4, as torch\.nn\.LSTM has only one; got 5"),
         ([cell(I), cell(I, 5)], {"bidirectional": True}, r"layers\[1\]: wanted hidden_size 4"),
         ([cell(I), cell(N, proj_size=2)], {}, r"layers\[1\]: wanted proj_size None"),
         ([cell(I), cell(N, bias=False)], {}, r"layers\[1\]: wanted a bias in all layers or in none.*got no bias"),
         ([cell(I, bias=False), cell(N)], {}, "got a bias"),
-        ([cell(0)], {}, r"input_size: wanted at least 1, as torch\.nn\.LSTM wants; got 0"),
+        ([cell(0)], {}, r"input_size: wanted at least 1, as torch\.nn\.LSTM requires; got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             convert.to_torch(StackedWeights(layers, **options))

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMWeights, convert
+from fusedlstm import LSTM, LSTMWeights, convert, log
 
 I, N, T, B = 3, 4, 5, 2
 
@@ -274,7 +274,8 @@ def assert_runs_alike(torch, module, xs):
 
 
 @pytest.mark.parametrize("argument", LSTM_ARGUMENTS)
-def test_arguments_of_lstm(torch, argument, caplog):
+def test_arguments_of_lstm(torch, argument, caplog, monkeypatch):
+    monkeypatch.setattr(log, "_said", set())
     module = with_argument(torch, "LSTM", argument, LSTM_ARGUMENTS)
     torch.manual_seed(1)
     xs = torch.randn(T, B, module.input_size, dtype=module.weight_ih_l0.dtype)

@@ -401,7 +401,7 @@ def test_torchscript_of_a_zoneout_cell_is_refused(tmp_path):
     torch.jit.save(traced, tmp_path / "m.pt")
     for script in (traced, torch.jit.load(tmp_path / "m.pt")):
         for vouched in ([], ["ZoneOutCell"]):
-            with pytest.raises(ValueError, match=r"TorchScript of the class .*ZoneOutCell, which can't be tried out"):
+            with pytest.raises(ValueError, match=r"TorchScript of the class .*ZoneOutCell, which can't be tested"):
                 convert.from_torch(script, custom_classes=vouched)
         assert steps_like(module[0], convert.from_torch(script.state_dict(), zoneout=0.3))
 

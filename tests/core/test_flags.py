@@ -78,7 +78,7 @@ def test_each_public_flag_is_listed():
 
 
 @pytest.mark.parametrize("flag", CALLS)
-def test_flag_refuses_what_is_not_a_bool(flag):
+def test_flag_that_is_not_a_bool_raises(flag):
     name = flag.partition("(")[2].removesuffix(")")
     for value in (0, 1, "yes", "no", 0.0, np.zeros(3)):
         with pytest.raises(TypeError, match=rf"^{name}: wanted a bool"):

@@ -254,14 +254,12 @@ def test_batch_first_in_messages(backend):
             good.lstm(good.xs, **{name: np.ones((4, 6), bool)})
 
 
-def test_both_directions(backend):
+def test_bidirectional_refuses_step_and_reverse(backend):
     weights = StackedWeights.random(I, N, seed=0, bidirectional=True)
     good = Good(backend, weights)
     with pytest.raises(ValueError, match="^reverse: wanted False with bidirectional weights; got True$"):
         good.lstm(good.xs, reverse=True)
-    with pytest.raises(
-        ValueError, match="^weights: wanted weights of one direction for a step; got bidirectional=True"
-    ):
+    with pytest.raises(ValueError, match="^weights: wanted unidirectional weights for a step; got bidirectional=True"):
         good.lstm.step(good.xs[0], good.state)
 
 
@@ -315,7 +313,7 @@ def test_bad_construction(weights, options, error, message):
     assert str(raised.value) == message
 
 
-def test_all_is_checked_before_any_work(backend, monkeypatch):
+def test_arguments_are_checked_before_any_work(backend, monkeypatch):
     """If the last argument is bad, not even the first layer takes a step."""
     good = Good(backend)
     calls = []

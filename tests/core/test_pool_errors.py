@@ -320,7 +320,7 @@ def test_immutable_out_is_refused():
         good,
         good,
         TypeError,
-        "out: wanted an array that can be written; got a jaxlib._jax.ArrayImpl, which never changes",
+        "out: wanted an array that can be written; got a jaxlib._jax.ArrayImpl, which is immutable",
     )
 
 
@@ -474,7 +474,7 @@ def test_arguments_of_a_pool(backend):
         (
             (both, 3),
             ValueError,
-            "cell: wanted a cell, or an LSTM of one direction; got bidirectional=True. "
+            "cell: wanted a cell, or a unidirectional LSTM; got bidirectional=True. "
             "The backward direction needs whole sequences",
         ),
         ((cell, 3.0), TypeError, "capacity: wanted an int; got float"),

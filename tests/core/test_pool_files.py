@@ -160,7 +160,7 @@ def test_files_of_weights(backend, tmp_path):
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_weights_have_no_integers(name, tmp_path):
+def test_integer_weights_are_refused(name, tmp_path):
     """Only pools have integer arrays."""
     weights = LSTMWeights.random(I, N, proj_size=P, peephole=True, seed=0)
     arrays = {**weights.arrays(), name: weights.arrays()[name].astype(np.int64)}

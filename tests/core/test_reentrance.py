@@ -162,7 +162,7 @@ class Inner:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_at_every_line(name, backend):
+def test_inner_calls_at_every_line(name, backend):
     """An outer call and inner calls at each of its lines all return the same numbers as alone."""
     call = CALLS[name](backend)
     inner = Inner(call)
@@ -172,7 +172,7 @@ def test_at_every_line(name, backend):
 
 
 @pytest.mark.parametrize("name", ["cell", "lstm"])
-def test_at_one_line(name):
+def test_one_inner_call_at_each_line(name):
     """Make one inner call at a time, as the next one could hide what the last one broke."""
     call = CALLS[name]("numpy")
     inner = Inner(call)
@@ -183,7 +183,7 @@ def test_at_one_line(name):
     assert inner.made > 50
 
 
-def test_scratch_by_thread_is_found(monkeypatch):
+def test_one_workspace_per_thread_is_found(monkeypatch):
     """Plant a fault and find it: one workspace for all calls of a thread."""
     monkeypatch.setattr(scratch.Scratch, "take", lambda self: (self._unused or [scratch.Workspace(self._spec)])[-1])
     keep = scratch.Scratch.give_back
@@ -217,7 +217,7 @@ def test_calls_nest_to_any_depth(depth, monkeypatch):
     assert len(cell._engine.scratch._unused) == min(depth, scratch.Scratch.MOST_KEPT)
 
 
-def test_two_cells_in_each_other(backend):
+def test_two_cells_nest_in_each_other(backend):
     """Call each of two cells in the middle of the other."""
     one, other = cell_calls(backend), cell_calls(backend, seed=1)
     for outer, within in ((one, other), (other, one)):
@@ -250,7 +250,7 @@ def test_rows_shared_out_among_threads(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cell", "cell, out", "cell, batch-invariant", "lstm", "lstm.step"])
-def test_in_signal_handlers(name, backend):
+def test_calls_in_signal_handlers(name, backend):
     call = CALLS[name](backend)
     inner = Inner(call)
     most = 300 if backend == "numpy" else 10
@@ -285,7 +285,7 @@ def collecting(call, act, times):
 
 
 @pytest.mark.parametrize("name", ["cell", "cell, out", "cell, batch-invariant", "lstm", "lstm.step", "lstm_pointwise"])
-def test_in_finalizers(name, backend):
+def test_calls_in_finalizers(name, backend):
     call = CALLS[name](backend)
     inner = Inner(call)
     inner.assert_outer_is_right(collecting(lambda: call(0), inner, 20))
@@ -318,7 +318,7 @@ class Shared:
         return self._array.__dlpack_device__()
 
 
-def test_in_callbacks_of_arguments(backend):
+def test_calls_in_callbacks_of_arguments(backend):
     call = cell_calls(backend)
     inner = Inner(call)
     cell = LSTMCell(weights(seed=3), backend=backend)
@@ -620,7 +620,7 @@ def test_cells_step_while_a_stepper_is_made(way):
 
 
 @needs_cuda
-def test_locks_may_be_taken_twice():
+def test_locks_are_reentrant():
     """Locks are reentrant, so that a call inside another doesn't wait for itself."""
     from fusedlstm.backends.cuda.runtime import compile as compiling
     from fusedlstm.backends.cuda.runtime import cublaslt

@@ -329,7 +329,7 @@ def case_errors():
 
 
 @pytest.mark.parametrize(("args", "options", "error", "message"), [case[1:] for case in case_errors()])
-def test_errors_when_made(backend, args, options, error, message):
+def test_errors_of_construction(backend, args, options, error, message):
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend=backend)
     with pytest.raises(error, match=message):
         cell.stepper(*args, **options)
@@ -346,7 +346,7 @@ def test_errors_of_reset_to(backend):
 
 def test_both_directions_are_refused(backend):
     lstm = LSTM(StackedWeights.random(3, 4, seed=0, bidirectional=True), backend=backend)
-    with pytest.raises(ValueError, match=r"^owner: wanted a cell, or an LSTM of one direction; got .*\. The backward"):
+    with pytest.raises(ValueError, match=r"^owner: wanted a cell, or a unidirectional LSTM; got .*\. The backward"):
         lstm.stepper(2)
 
 

@@ -72,7 +72,7 @@ def check_all_ways(cell, tolerance, B=B):
 
 @pytest.mark.parametrize("dtype", ["float64", "float16"])
 @pytest.mark.parametrize("name", PROJECTIONS)
-def test_all_ways_match_the_formula(name, dtype, stepping):
+def test_cell_stepper_and_pool_match_formula(name, dtype, stepping):
     weights = LSTMWeights.random(I, N, seed=0, dtype=dtype, **ZONEOUT, **PROJECTIONS[name])
     check_all_ways(LSTMCell(weights, backend=stepping), 2 * tolerances.of(dtype, 100))
 

@@ -145,7 +145,7 @@ def test_one_kernel_is_refused_on_an_old_gpu(monkeypatch):
 
 
 @needs_cuda
-def test_info_names_the_way_of_stepping(monkeypatch):
+def test_info_says_how_each_gpu_steps(monkeypatch):
     monkeypatch.setattr(select, "unavailable_reason", lambda name: None)
     monkeypatch.setattr(probe, "describe_gpus", lambda: ["New", "Old"])
     monkeypatch.setattr(probe, "capabilities", lambda: [90, 75])
@@ -199,7 +199,7 @@ def test_chosen_kernels():
     ]
 
 
-def test_old_gpus_and_force():
+def test_old_gpus_and_forced_kernels():
     bf16, f32 = ("bfloat16", "highest"), ("float32", "highest")
     assert choice.choose(1, 128, 128, None, *bf16, 75) == "matmul"
     for B in (1, 100_000):
@@ -207,7 +207,7 @@ def test_old_gpus_and_force():
         assert choice.choose(B, 128, 128, None, *bf16, 90, forced="matmul") == "matmul"
 
 
-def test_layers_share_one_way_of_stepping():
+def test_all_layers_use_matmul_if_one_does():
     bf16 = ("bfloat16", "highest")
     one_kernel, matmul = (128, 128, None), (2048, 2048, None)
     assert choice.choose_layers(1, [one_kernel], *bf16, 90) == ("tensor_small",)

@@ -175,7 +175,7 @@ def test_out_at_any_address(offset, options):
 # Which states change.
 
 
-def test_slots_that_do_not_step_stay(options):
+def test_idle_slots_keep_their_bits(options):
     """States and words keep every bit while other slots step an odd or even number of times."""
     owner, pool = make(**options)
     rng = np.random.default_rng(0)
@@ -565,7 +565,7 @@ def test_weights_are_set_in_turn(where, options):
 # Memory.
 
 
-def test_growth_keeps_what_is_queued(monkeypatch):
+def test_growth_keeps_buffers_of_queued_work(monkeypatch):
     """A larger batch takes larger buffers. Smaller ones live until queued work is done."""
     from fusedlstm.backends.cuda.runtime import streams as order
 
@@ -590,7 +590,7 @@ def test_growth_keeps_what_is_queued(monkeypatch):
     del pool
 
 
-def test_memory_outlives_what_is_queued(monkeypatch):
+def test_memory_outlives_queued_work(monkeypatch):
     from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make(N=40, proj_size=3)

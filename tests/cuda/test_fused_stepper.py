@@ -171,7 +171,7 @@ def test_state_before_a_step_can_be_written():
     assert bits(stepper.step(x)) == wanted
 
 
-def test_its_own_arrays_as_arguments():
+def test_a_stepper_takes_its_own_arrays():
     """Pass the output or either h as x, and the flags as flags."""
     owner = make(sizes=(8, 8))
     steppers, x = [owner.stepper(4) for _ in range(2)], inputs(owner, 4)
@@ -219,7 +219,7 @@ def torch(monkeypatch):
     torch_cuda.cuda.set_stream(None)
 
 
-def test_tensors_in_both_turns(torch):
+def test_tensors_are_views_of_both_buffers(torch):
     """Tensors are views of the buffers, created once each. Steps run on PyTorch's stream."""
     owner = make()
     stepper = owner.stepper(5, like=torch.Tensor(owner.asarray(np.zeros((1, 1)))))
@@ -384,7 +384,7 @@ def test_the_table_chooses_kernels(monkeypatch):
     assert nodes(lstm.stepper(1)) == ["matmul", "lstm_planned"] * 2
 
 
-def test_buffers_outlive_what_is_queued(monkeypatch):
+def test_buffers_outlive_queued_work(monkeypatch):
     """If a stepper is deleted while a step runs, its memory and the weights stay until the step is done."""
     from fusedlstm.backends.cuda.runtime import streams as order
 

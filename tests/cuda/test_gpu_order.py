@@ -100,7 +100,7 @@ def test_cupys_current_stream(gpu):
 
 @pytest.mark.parametrize("kind", [OnlyDlpack, OnlyInterface])
 @pytest.mark.parametrize("argument", ["x", "h"])
-def test_late_arguments(gpu, kind, argument):
+def test_a_call_waits_for_late_arguments(gpu, kind, argument):
     """A call waits for arguments that are late on their library's stream."""
     for _ in TIMES:
         values = {"x": gpu.x, "h": gpu.h, "c": gpu.c}
@@ -143,7 +143,7 @@ def test_out_is_read_on_another_stream(gpu, kind, named):
         gpu.assert_right(memory, gpu.theirs)
 
 
-def test_results_of_a_namespace(gpu):
+def test_a_namespace_waits_for_its_results(gpu):
     """The library's stream waits for its results."""
     for _ in TIMES:
         held = gpu.nan(gpu.x)

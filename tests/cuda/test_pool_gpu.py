@@ -380,7 +380,7 @@ def test_tensors(torch, dtype):
     assert isinstance(pool.read([1], like=tensors[0]).h, torch.Tensor)
 
 
-def test_memory_outlives_what_is_queued(monkeypatch):
+def test_memory_outlives_queued_work(monkeypatch):
     from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make()
@@ -399,7 +399,7 @@ def test_memory_outlives_what_is_queued(monkeypatch):
     assert memory.alive() < before
 
 
-def test_dropped_buckets_outlive_what_is_queued(monkeypatch):
+def test_dropped_buckets_outlive_queued_work(monkeypatch):
     from fusedlstm.backends.cuda import matmul_slots
     from fusedlstm.backends.cuda.runtime import streams as order
 

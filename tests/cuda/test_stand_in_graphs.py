@@ -40,7 +40,7 @@ def capturing(library):
             stream.end_capture()
 
 
-def test_a_graph_replays_what_was_queued(library):
+def test_a_graph_replays_queued_work(library):
     """Work is done at each launch, not before, with the memory's content at that time."""
     cupy, runtime = library.cupy, library.cupy.cuda.runtime
     a, b = cupy.asarray(np.arange(4.0)), cupy.zeros(4)

@@ -100,7 +100,7 @@ def test_memory_begins_at_multiples_of_512(library):
 # Stricter than CuPy.
 
 
-def test_a_row_is_written_once():
+def test_writing_a_row_twice_raises():
     array = arrays.zeros((4, 3))
     with pytest.raises(AssertionError, match="more than once"):
         array[arrays.asarray(np.array([1, 1]))] = arrays.zeros((2, 3))

@@ -191,7 +191,7 @@ def test_a_finalizer_may_run_anywhere():
     settle()
 
 
-def test_its_own_arrays_as_arguments():
+def test_a_stepper_takes_its_own_arrays():
     """Pass x, the flags and the state themselves, and the output as the next input."""
     cell = make()
     stepper, other = cell.stepper(5), cell.stepper(5)
@@ -326,7 +326,7 @@ def test_x_of_another_library(torch):
     assert isinstance(stepper.step(x, copy=True), torch.Tensor)
 
 
-def test_buffers_outlive_what_is_queued(monkeypatch):
+def test_buffers_outlive_queued_work(monkeypatch):
     """If a stepper is deleted while a step runs, its memory stays until the step is done."""
     from fusedlstm.backends.cuda.runtime import streams as order
 

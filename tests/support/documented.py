@@ -1,4 +1,4 @@
-"""Formulas and layouts from source code or documents, for parts that no recorded outputs cover.
+"""Formulas and layouts from source code or documentation, for parts that no recorded outputs cover.
 
 Each function raises AssertionError unless weights imported from such arrays compute the formula. FORMULAS pairs each
 with its layout.
@@ -97,7 +97,7 @@ def coreml_parameters(end=""):
 
 
 def coreml(**functions):
-    """Compute the formula in Core ML's documents: rows i, f, o, z, and peepholes i, f, o."""
+    """Compute the formula in Core ML's documentation: rows i, f, o, z, and peepholes i, f, o."""
     p = coreml_parameters()
     pi, pf, po = p["peephole"].reshape(3, N)
     gate, cell = (lambda z: z / (1 + abs(z)), lambda z: np.maximum(z, 0)) if functions else (sigmoid, np.tanh)

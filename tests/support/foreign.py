@@ -69,7 +69,7 @@ class Jax:
 
     backend, platform = "numpy", "cpu"
     written, gives = False, True
-    refusal = TypeError, "a jaxlib.*, which never changes"
+    refusal = TypeError, "a jaxlib.*, which is immutable"
     cast = 'x.astype("float32")'
 
     def __init__(self, monkeypatch):

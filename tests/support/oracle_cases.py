@@ -1,7 +1,7 @@
 """Read recorded outputs of other systems: weights by the system's importer, a sequence, and its outputs.
 
 For each layout, ROWS names files that cover every part of it. Parts that no file covers are known only from source code
-or documents. They are in DOCUMENTED, with formulas in `documented.py`.
+or documentation. They are in DOCUMENTED, with formulas in `documented.py`.
 """
 
 from dataclasses import dataclass, field

@@ -10,7 +10,7 @@ from support.places import ROOT
 
 EXAMPLES = ROOT / "examples"
 NAMES = ["tensorflow1_stream", "torch_rollout", "audio_pool"]
-SMALL_POOL = {"STREAMS, CHANGES = 1000, 5": "STREAMS, CHANGES = 12, 2", "= 300, 256, 160, 128": "= 40, 8, 5, 8"}
+SMALL_POOL = {"CHANGES = 1000, 5": "CHANGES = 12, 2", "T, B = 300, 256": "T, B = 40, 8", "N = 160, 128": "N = 5, 8"}
 
 
 def run(name, changes=()):

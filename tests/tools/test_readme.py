@@ -45,7 +45,9 @@ def test_three_lines_load_weights(monkeypatch, tmp_path):
 
 
 def test_commands_exist():
-    commands = re.findall(r"^fusedlstm (.*)$", "".join(block for _, block in blocks(README, "sh")), re.MULTILINE)
+    commands = re.findall(
+        r"^\.venv/bin/fusedlstm (.*)$", "".join(block for _, block in blocks(README, "sh")), re.MULTILINE
+    )
     assert commands
     for command in commands:
         command_line._parser().parse_args(command.split())

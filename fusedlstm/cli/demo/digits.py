@@ -1,7 +1,7 @@
 """Classify held-out handwritten digits with an LSTM that was trained in PyTorch.
 
 An image of 8 x 8 pixels is a sequence of 8 rows. All images are stepped as one batch, and each step takes and returns
-h and c. `examples/train_digits.py` made the files. NOTICE names the data.
+h and c. `tests/train_digits.py` made the files. NOTICE names the data.
 """
 
 from __future__ import annotations

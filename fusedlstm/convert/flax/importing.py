@@ -51,7 +51,7 @@ def from_flax(
     Raises:
         TypeError: `source` is none of these; the arrays' dtypes are mixed or unsupported; `custom_classes` is not a
             sequence of strings.
-        ValueError: there is no such cell, or it has another formula; there are arrays that such a cell doesn't have;
+        ValueError: there is no such cell, or it is of another kind; there are arrays that such a cell doesn't have;
             a module's function is unknown (pass it); a class has its own call and `custom_classes` doesn't name it; an
             RNN starts from a state other than zeros; a Bidirectional doesn't concatenate its outputs; an array has the
             wrong shape.

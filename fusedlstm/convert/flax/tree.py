@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A name that only one kind of cell has -> its layout.
 _CELLS = {"if/kernel": "flax", "if_/kernel": "flax_nnx", "dense_i/kernel": "flax_dense"}
-# Names in cells of other formulas. The order matters, as some cells share names.
+# Names in cells of other kinds. The order matters, as some cells share names.
 _OTHERS = {
     "ih/kernel": "a ConvLSTMCell",
     "ir/kernel": "a GRUCell",
@@ -79,7 +79,7 @@ class Tree:
         layers = [self.both(one) for one in prefix]
         for index, layer in enumerate(layers):
             if len(layer) != len(layers[0]):
-                wanted = f"{len(layers[0])} directions, as prefix[0] has"
+                wanted = f"{len(layers[0])} directions, as in prefix[0]"
                 fail(ValueError, f"prefix[{index}]", wanted, str(len(layer)))
         return layers, False
 

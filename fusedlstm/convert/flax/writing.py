@@ -28,7 +28,7 @@ def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[s
             OptimizedLSTMCell.
 
     Raises:
-        TypeError: `weights` is of another type.
+        TypeError: `weights` is neither an LSTMWeights nor a StackedWeights.
         ValueError: these cells or their parameters can't represent the weights: peepholes, a projection, a clip, other
             functions, a coupled gate, zoneout, residual layers, several layers.
     """

@@ -168,7 +168,7 @@ def _specs(value: Any) -> Iterator[list[Any]]:
 
 
 def _collect(value: Any, named: dict[str, set[int]]) -> None:
-    """Add the numbers that refer to calls."""
+    """Add the numbers by which a config refers to each layer's calls."""
     for spec in _specs(value):
         named.setdefault(spec[0], set()).add(spec[1])
         if len(spec) > 3:

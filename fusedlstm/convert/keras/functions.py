@@ -74,5 +74,5 @@ def _of_layer(option: str, kind: str, config: Mapping[str, Any], keras: int) -> 
 
 def _described(value: Any) -> str:
     if isinstance(value, Mapping):
-        return repr(value.get("registered_name") or value.get("class_name") or "a function of its own")
+        return repr(value.get("registered_name") or value.get("class_name") or "a custom function")
     return repr(value)[:100]

@@ -192,7 +192,8 @@ def _check_heaps(file: BinaryIO, size: int) -> int:
     A damaged heap can send HDF5 into an endless loop.
 
     A heap is 16 bytes ("GCOL", the version, and at byte 8 its size), then objects: a number at byte 0, its size at byte
-    8, and from byte 16 its bytes, padded to a multiple of 8. Object 0 is the free space, and its size is all of that.
+    8, and from byte 16 its bytes, padded to a multiple of 8. Object 0 is the free space. Its size includes its first
+    16 bytes.
     """
     start = file.read(16)
     sizes = start[13:15] if start[8:9] in (b"\0", b"\1") else start[9:11]

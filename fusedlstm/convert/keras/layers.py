@@ -77,7 +77,7 @@ def _stack_of(root: Node, several: Sequence[Found], given: Given) -> StackedWeig
     for below, layer in zip([None, *layers[:-1]], layers, strict=True):
         if layer.bidirectional != layers[0].bidirectional:
             got = f"{layers[0].name!r} and {layer.name!r}"
-            fail(ValueError, "name", "layers that are all Bidirectional, or none of them", got)
+            fail(ValueError, "name", "layers of which all or none are Bidirectional", got)
         if layer.options.get("go_backwards"):
             hint = "Its outputs are in reversed order: convert it alone"
             fail(ValueError, f"{layer.name}.go_backwards", "False in one of several layers", "True", hint)
@@ -146,7 +146,7 @@ def _check_kind(name: str, node: Node) -> None:
         hint = f"If it computes what Keras's LSTM does, give custom_classes=({node.kind!r},)"
         fail(ValueError, name, "Keras's own LSTM", f"{node.full_kind}, which may compute something else", hint)
     if node.kind not in LAYERS:
-        fail(ValueError, name, "a Keras LSTM", f"{node.kind}, which has another formula")
+        fail(ValueError, name, "a Keras LSTM", f"{node.kind}, which has a different formula")
     check_options(name, node.options)
 
 
@@ -217,7 +217,7 @@ def _function(name: str, node: Node, option: str, given: Function | None) -> Fun
     else:
         own = function_of(f"{name}.{option}", node.options[option], node.version.major)
     if given is not None and given != own:
-        fail(ValueError, option, f"{own!r}, as {name} has", repr(given))
+        fail(ValueError, option, f"{own!r}, as in {name}", repr(given))
     return own
 
 
@@ -226,7 +226,7 @@ def _default(name: str, node: Node, option: str) -> Function:
     version = node.version
     default = "tanh" if option == "activation" else version.gates
     if default is None:
-        of = f"one of Keras {version.said}" if version.said else "one without a version"
+        of = f"one from Keras {version.said}" if version.said else "one without a version"
         hint = f"Its default may be 'sigmoid' or ('hard_sigmoid', 0.2, 0.5): give {option}="
         fail(ValueError, f"{name}.{option}", "a file that tells which", of, hint)
     of = f" of Keras {version.said}" if version.said else ""

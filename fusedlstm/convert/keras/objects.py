@@ -175,7 +175,7 @@ def to_keras(weights: LSTMWeights | StackedWeights) -> list[Any]:
         Bidirectional. All arrays are new.
 
     Raises:
-        TypeError: `weights` is of another type.
+        TypeError: `weights` is neither an LSTMWeights nor a StackedWeights.
         ValueError: Keras's LSTM lacks an option, which the message names: peephole, weight_hr, cell_clip, proj_clip,
             gate_clip, coupled_gate, an output_activation, zoneout_c, zoneout_h, residual.
     """

@@ -162,7 +162,7 @@ def layer_of(name: str, cells: list[Node], is_cell: bool) -> Node:
 
 
 def _full_name(hdf5: HDF5, path: str) -> str:
-    """Return the names of the layers along a path, by Keras 3 where it stored them, else by the path."""
+    """Return the names of the layers along a path: those that Keras 3 stored, else those in the path."""
     names, above = [], ""
     for name in path.split("/"):
         above = join(above, name)

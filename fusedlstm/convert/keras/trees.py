@@ -96,7 +96,7 @@ def _options(source: Any) -> dict[str, Any]:
 
 
 def _config(source: Any, node: Node) -> dict[str, Any]:
-    """Return a layer's config. The user's own functions have their modules, as a name may also be Keras's."""
+    """Return a layer's config. The user's functions get their modules' names, as Keras may have the same name."""
     try:
         config = dict(source.get_config())
     except Exception:  # the user's own class, which is refused unless they vouch for it
@@ -113,7 +113,7 @@ def _config(source: Any, node: Node) -> dict[str, Any]:
 
 
 def _reader(cell: Any) -> Callable[[], Sequence[Any]] | None:
-    """Return a function that reads a cell's variables by name, as get_weights() orders them for training."""
+    """Return a function that reads a cell's variables by name, as get_weights() puts trainable ones first."""
     variables = [getattr(cell, name, None) for name in ("kernel", "recurrent_kernel", "bias")]
     if variables[0] is None or variables[1] is None:
         return None

@@ -2,7 +2,7 @@
 
 An array's path is model_weights/LAYER/VARIABLE, or LAYER/VARIABLE from save_weights. LAYER is a layer of the model, and
 may itself be a model. VARIABLE is .../lstm_cell/kernel (or kernel:0), recurrent_kernel or bias. Keras loads arrays in
-the order of its own lists, where those of frozen cells are last. Here the names tell.
+the order of its own lists, where those of frozen cells are last. This reader goes by the names.
 """
 
 from __future__ import annotations

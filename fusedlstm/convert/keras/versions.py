@@ -56,7 +56,7 @@ def version_of(said: Any) -> Version:
     match = _VERSION.fullmatch(text)
     if match is None or match[1] not in ("2", "3"):
         hint = ". Load it with Keras 2 and save it again" if match and match[1] in ("0", "1") else ""
-        raise ValueError(f"it is of Keras {text:.20}, and only files of Keras 2 and 3 are read{hint}")
+        raise ValueError(f"it is from Keras {text:.20}, and only files of Keras 2 and 3 are read{hint}")
     major, minor = int(match[1]), int(match[2] or 0)
     if text.endswith("-tf") and (major, minor) == (2, 2):
         return Version(major, None, text[:20])

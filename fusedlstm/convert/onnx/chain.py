@@ -212,7 +212,7 @@ def _origin(value: Value) -> str:
     owner = value.scope.owner
     if value.is_input:
         return f"the input {value.name!r} of {'the model' if owner is None else f'{owner.op} {owner.name!r}'}"
-    return f"{value.name!r}, which nothing makes"
+    return f"{value.name!r}, which no node makes"
 
 
 def _bodies(node: Node) -> list[Scope]:

@@ -95,7 +95,7 @@ class Constants:
         if value.tensor is not None:
             return to_array(self.model, value.tensor, f"{what} ({value.name!r})")
         if value.node is None:
-            got = f"{value.name!r}, an input" if value.is_input else f"{value.name!r}, which nothing in the model makes"
+            got = f"{value.name!r}, an input" if value.is_input else f"{value.name!r}, which no node makes"
             self._refuse(what, "a constant of the model", got)
         node = value.node
         if node.op == "Constant":

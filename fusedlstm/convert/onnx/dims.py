@@ -1,4 +1,4 @@
-"""Compute sizes and shapes whose T and B may be unknown. A size is a number times these letters."""
+"""Compute sizes and shapes in which T and B may be unknown. A size is a number times any such letters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def product(dims: Iterable[Dim]) -> Dim:
 
 
 def quotient(dim: Dim, by: Dim) -> Dim | None:
-    """Return the quotient of sizes, or None if it is not one."""
+    """Return the quotient of sizes, or None if it is not a size."""
     left = Counter(dim[1])
     left.subtract(Counter(by[1]))
     if by[0] < 1 or dim[0] % by[0] or min(left.values(), default=0) < 0:

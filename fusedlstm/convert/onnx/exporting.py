@@ -58,7 +58,7 @@ def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
         ValueError: ONNX's LSTM can't represent the weights: cell_clip, projections, zoneout, residual layers, i = 1 - f
             (it has only f = 1 - i), a gate_clip that is not above 0 in float32, or directions of one layer that differ
             in size, bias, peephole, gate_clip or coupled_gate.
-        TypeError: `weights` is not weights, or `opset` is not an int.
+        TypeError: `weights` is neither a StackedWeights nor an LSTMWeights, or `opset` is not an int.
         ImportError: the package onnx is not installed.
     """
     weights = as_layers(weights)
@@ -87,7 +87,7 @@ def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
         [tensor for part in parts for tensor in part.tensors()],
     )
     operators = [helper.make_opsetid("", opset)]
-    # Before version 4, constants are inputs, too.
+    # Before IR version 4, constants are inputs, too.
     ir_version = max(4, helper.find_min_ir_version_for(operators, ignore_unknown=True))
     model = helper.make_model(graph, opset_imports=operators, ir_version=ir_version, producer_name="fusedlstm")
     noted = {part.name: part.noted for part in parts if part.noted}

@@ -36,7 +36,7 @@ class Frame:
     lower: Frame | None = None
 
     def within(self, lower: Frame) -> Frame:
-        """Return the frame of an LSTM that reads another one's output."""
+        """Return the frame of an LSTM that reads another LSTM's output."""
         return Frame(lower.T, lower.B, self.axes, lower)
 
     def dims(self, value: Value) -> list[Dim] | None:

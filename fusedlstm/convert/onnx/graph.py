@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # A function is walked once for each call of it, so a few bytes could ask for any number of nodes.
 _MOST_NODES = 1_000_000
 _MOST_LEVELS = 50
-_NAME = 64  # bytes that one takes in a scope
+_NAME = 64  # bytes that a name takes in a scope
 DOMAINS = ("", "ai.onnx")  # both are ONNX's own
 # AttributeProto.AttributeType -> the field with the value.
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs"}
@@ -68,7 +68,7 @@ class Scope:
         return Value(self, name)
 
     def attribute_of_call(self, name: str) -> Proto | None:
-        """Return what the call that this is in gives for an attribute of the function."""
+        """Return the value that the enclosing call gives to an attribute of the function; None without one."""
         scope: Scope | None = self
         while scope is not None and scope.caller is None:
             scope = scope.outer
@@ -77,7 +77,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Value:
-    """Where a value comes from: a node, a tensor, an input, or (none of these) nowhere; `name` is its name there."""
+    """Where a value comes from: a node, a tensor or an input, or none of these. `name` is its name in that scope."""
 
     scope: Scope
     name: str
@@ -153,7 +153,7 @@ class Node:
         return within[::-1]
 
     def attributes(self) -> dict[str, Any]:
-        """Return the values of its attributes by name; those that refer to the function's are of its call."""
+        """Return the values of its attributes by name. References to a function's attributes get the call's values."""
         values = {}
         for attribute in self.proto.attribute:
             given = self.scope.attribute_of_call(attribute.ref_attr_name) if attribute.ref_attr_name else attribute
@@ -186,7 +186,7 @@ def walk(model: Model) -> Iterator[Node]:
 
 
 class _Walker:
-    """Bounds how far a walk goes."""
+    """Yields a model's nodes, and bounds their number."""
 
     def __init__(self, model: Model) -> None:
         self.model = model

@@ -53,7 +53,7 @@ def from_onnx(
     A model holds more than weights:
 
     - Constant initial states that are not zero would be lost, so they raise, unless `initial_state` is "separate". If
-      states are inputs of the model, pass them at each call. If the model computes them, the log warns, too.
+      states are inputs of the model, pass them at each call. If the model computes them, the log warns: pass them, too.
     - If sequence_lens is neither all steps nor an input, the log warns. Pass it at each call.
     - If a node reads only in reverse, the log warns: use `LSTM.__call__` with reverse=True.
     - If a node has layout 1, the log warns: use LSTM(batch_first=True).
@@ -79,9 +79,9 @@ def from_onnx(
         WeightsFileError: the model is damaged; it has no LSTM, or several that are not layers of one; weights are not
             constants; there is a constant initial state, or an option that no cell here has. The message says where
             and what. It is a ValueError.
-        TypeError: `source` or `name` has another type.
+        TypeError: `source` or `name` has the wrong type.
         ValueError: the model has no LSTM with that name; the named nodes are not layers, and the message says what is
-            between them or their right order; `initial_state` is another string.
+            between them or their right order; `initial_state` is neither of these.
         OSError: the file can't be read.
         ImportError: the package onnx is not installed.
     """

@@ -50,7 +50,7 @@ class LSTM:
         node: the node.
         label: its name in errors.
         direction: "forward", "reverse" or "bidirectional".
-        batch_first: whether it takes (B, T, I), as its layout is 1.
+        batch_first: whether it takes (B, T, I), which layout 1 means.
     """
 
     def __init__(self, model: Model, node: Node, label: str) -> None:
@@ -81,7 +81,7 @@ class LSTM:
         """Return the weights of each direction.
 
         Raises:
-            WeightsFileError: weights are not constants, shapes don't fit, or no cell has an option.
+            WeightsFileError: weights are not constants, shapes don't fit, or fusedlstm lacks an option.
         """
         arrays = self.arrays(constants)
         N = self._check_shapes(arrays)
@@ -134,7 +134,7 @@ class LSTM:
             self._refuse("activations", wanted, f"{len(names)}: {', '.join(names)}")
         unknown = [name for name in names if not functions.is_known(name)]
         if unknown:
-            self._refuse("activations", f"some of {', '.join(functions.NAMES)}", repr(unknown[0]))
+            self._refuse("activations", f"functions among {', '.join(functions.NAMES)}", repr(unknown[0]))
         alphas, betas = (self._numbers(name, dtype) for name in ("activation_alpha", "activation_beta"))
         three = functions.from_names(names, alphas, betas)
         common = {

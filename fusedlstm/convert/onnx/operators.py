@@ -27,7 +27,7 @@ def few(name: str, values: Any) -> list[int]:
 
 
 class Evaluator(Protocol):
-    """What evaluates the inputs of an operator."""
+    """Evaluates the inputs of an operator."""
 
     model: Model
 
@@ -149,7 +149,7 @@ def _cast(given: Arguments) -> NumpyArray:
     array, to = given.input(0), (FLOATS | INTS).get(given.attributes.get("to", 0))
     kinds = (dtypes.NAMES, tuple(INTS.values()))
     if to is None or not any(array.dtype.name in kind and to in kind for kind in kinds):
-        raise ValueError(f"from {array.dtype} to {to or 'another dtype'}, and not between floats")
+        raise ValueError(f"from {array.dtype} to {to or 'another dtype'}, not between floats or between integers")
     dtype = dtypes.resolve(to) if to in dtypes.NAMES else np.dtype(to)
     given.count(array.size * dtype.itemsize)
     with np.errstate(all="ignore"):  # as in ONNX, a number too large for the new dtype becomes an infinity
@@ -211,7 +211,7 @@ def _of_integers(function: Callable[[NumpyArray, NumpyArray], NumpyArray]) -> Ca
     def evaluate(given: Arguments) -> NumpyArray:
         a, b = given.input(0), given.input(1)
         if a.dtype != b.dtype or a.dtype.kind != "i":
-            raise ValueError(f"dtypes {a.dtype} and {b.dtype}, and not of one integer")
+            raise ValueError(f"dtypes {a.dtype} and {b.dtype}, not of one integer dtype")
         given.count_broadcast(a, b)
         return np.asarray(function(a, b))
 

@@ -64,7 +64,7 @@ class Model:
         self._made += size
         if self._made > _COPIES * self._bytes + _SMALL:
             wanted = f"constants and names of at most {_COPIES} times the model's {self._bytes} bytes"
-            self.refuse(what, wanted, f"{size} more, which makes {self._made}")
+            self.refuse(what, wanted, f"{size} bytes more, {self._made} in total")
 
     @functools.cached_property
     def notes(self) -> Any:
@@ -105,11 +105,11 @@ def _parsed(content: bytes, name: str, folder: str | None) -> Model:
             proto.ParseFromString(content)
     except WeightsFileError as error:
         reason = error.__cause__ or error
-        raise WeightsFileError(f"{name} is not an ONNX model, or is damaged: it can't be parsed ({reason})") from reason
+        raise WeightsFileError(f"{name} is damaged, or is not ONNX: it can't be parsed ({reason})") from reason
     return _checked(Model(proto, name, folder, len(content)))
 
 
 def _checked(model: Model) -> Model:
     if not model.proto.HasField("graph"):
-        raise WeightsFileError(f"{model.name} is not an ONNX model, or is empty: it has no graph")
+        raise WeightsFileError(f"{model.name} is empty, or is not ONNX: it has no graph")
     return model

@@ -32,7 +32,7 @@ def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
         what: its name in errors.
 
     Raises:
-        WeightsFileError: the dtype is another; the data doesn't fit the dims; external data must not be read.
+        WeightsFileError: the dtype is none of these; the data doesn't fit the dims; external data must not be read.
     """
     name = (FLOATS | INTS).get(tensor.data_type)
     if name is None:

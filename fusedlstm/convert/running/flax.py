@@ -123,7 +123,7 @@ def _step(tree: Tree, scope: str, cell: LSTMWeights, functions: Mapping[str, Any
             return module.apply({"params": nested}, carry, x)[0]
     else:
         kind = nnx.LSTMCell if "if_/kernel" in arrays else nnx.OptimizedLSTMCell
-        # Built in float32, whatever the arrays' dtype, as JAX makes no random 16-bit ones.
+        # Built in float32, whatever the arrays' dtype, as JAX doesn't make random 16-bit arrays.
         built = kind(cell.input_size, cell.hidden_size, **functions, rngs=nnx.Rngs(0))
         nnx.update(built, nested)
 

@@ -129,7 +129,7 @@ def _model_of(model: Model, lstm: LSTM, constants: Constants) -> Proto:
         copied.tensors,
     )
     versions = [operators for operators in model.proto.opset_import if operators.domain in _DOMAINS]
-    ir_version = max(4, model.proto.ir_version)  # before version 4, constants are inputs, too
+    ir_version = max(4, model.proto.ir_version)  # before IR version 4, constants are inputs, too
     return helper.make_model(graph, opset_imports=versions, ir_version=ir_version)
 
 

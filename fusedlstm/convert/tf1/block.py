@@ -1,7 +1,7 @@
 """Convert the arguments of TensorFlow's operations tf.raw_ops.LSTMBlockCell, BlockLSTM and BlockLSTMV2 to LSTMWeights.
 
 `w` is (I + N, 4N), with rows [x; h], and `b` is (4N,). The first two have the gate order i, g, f, o, contrary to
-TensorFlow's documents, and add a forget bias. BlockLSTMV2 has i, f, g, o and adds none. Tested against TensorFlow
+TensorFlow's documentation, and add a forget bias. BlockLSTMV2 has i, f, g, o and adds none. Tested against TensorFlow
 1.15.5 and 2.21.
 """
 

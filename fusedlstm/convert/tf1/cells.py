@@ -128,15 +128,15 @@ class Cell:
         return sorted(found)
 
     def refuse_other_formulas(self) -> None:
-        """Raise if this is not a cell, or a cell with similar variables that computes another formula."""
+        """Raise unless this is an LSTM cell. Cells of other kinds may have similar variables."""
         if "recurrent_kernel" in self:
             got = self.name("recurrent_kernel")
             fail(ValueError, "variables", "a TensorFlow 1 cell, with one kernel for x and h", got, KERAS)
         if found := self.normalising():
-            hint = "It normalises its gates at every step, which is another formula"
+            hint = "It normalises its gates at every step, which changes the formula"
             fail(ValueError, "variables", "a cell without layer normalisation", ", ".join(found), hint)
         if other := other_cell(self.variables, self.scope):
-            fail(ValueError, "variables", "an LSTM cell", f"{other!r}, a cell of another formula")
+            fail(ValueError, "variables", "an LSTM cell", f"{other!r}, a cell of another kind")
         for name in ("W_0", "B") if self.is_coupled else ("kernel", "bias"):
             if name not in self:
                 cells = [cell.scope for cell in candidates(self.variables)]

@@ -35,8 +35,8 @@ def open_variables(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
     Args:
         path: the path of a checkpoint, as `train.Saver.save` returns it ("model.ckpt-1000"), or of one of its files; of
-            a folder with checkpoints, for the last one by its file `checkpoint`; of a SavedModel's folder; or of a .npz
-            or .safetensors file.
+            a folder with checkpoints, whose file `checkpoint` names the last one; of a SavedModel's folder; or of a
+            .npz or .safetensors file.
 
     Raises:
         WeightsFileError: the file is damaged, or none of these. Reading a variable raises it, too.

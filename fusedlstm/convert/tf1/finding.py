@@ -47,7 +47,7 @@ def find_cells(variables: Variables, prefix: str | None) -> Found:
         return Found((Cell(variables, prefix),))  # reading it says what is missing
     sure = [cell for cell in found if cell.is_surely_an_lstm()]
     if not sure and [cell.scope for cell in found] == [""]:
-        return Found((found[0],))  # bare "kernel" and "bias": somebody picked them
+        return Found((found[0],))  # bare "kernel" and "bias": the caller picked them
     layers = arrange([cell.scope for cell in sure], variables, prefix or "")
     if layers is not None:
         cells = tuple(Cell(variables, scope) for scope in layers.scopes)
@@ -58,11 +58,31 @@ def find_cells(variables: Variables, prefix: str | None) -> Found:
 
 
 def _refuse(variables: Variables, found: Sequence[Cell], sure: Sequence[Cell]) -> NoReturn:
-    listed = ", ".join(repr(cell.scope) for cell in sure or found)
+    listed = ", ".join(repr(cell.scope) for cell in found)
     if sure:
-        fail(ValueError, "variables", "one LSTM cell", f"{len(sure)} of them", f"Give prefix= one of {listed}")
+        choices = ", ".join(map(repr, _choices(variables, [cell.scope for cell in sure])))
+        fail(ValueError, "variables", "one LSTM cell", f"{len(sure)} of them", f"Give prefix= one of {choices}")
     if found:
         got = f"kernels that may be a cell's or a dense layer's: {listed}"
         fail(ValueError, "variables", "a scope that names an LSTM cell", got, "Give the cell's scope as prefix=")
     some = ", ".join(sorted(variables)[:8]) or "none at all"
     fail(ValueError, "variables", "those of an LSTM cell (.../kernel and .../bias)", some, other_names(variables))
+
+
+def _choices(variables: Variables, scopes: list[str]) -> list[str]:
+    """Return the scopes of stacks, and of cells that are in none."""
+    above = {scope.rsplit("/", k)[0] for scope in scopes for k in range(1, scope.count("/") + 1)}
+    stacks = []
+    for stack in sorted(above, key=len, reverse=True):
+        inside = [scope for scope in scopes if scope.startswith(f"{stack}/")]
+        if len(inside) > 1 and _is_stack(inside, variables, stack):
+            stacks.append(stack)
+            scopes = [scope for scope in scopes if scope not in inside]
+    return sorted(stacks + scopes)
+
+
+def _is_stack(scopes: Sequence[str], variables: Variables, prefix: str) -> bool:
+    try:
+        return arrange(scopes, variables, prefix) is not None
+    except ValueError:  # they are layers of several kinds
+        return False

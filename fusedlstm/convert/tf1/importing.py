@@ -61,7 +61,7 @@ def from_tf1(
 
     Args:
         variables: arrays by name, as read from a checkpoint, or a path. A trailing ":0" is dropped. Optimiser slots and
-            other layers are ignored. Only their kernels and biases are read, as shapes show which are cells. The path
+            other layers are ignored. Other layers' kernels and biases are read, but only for their shapes. The path
             is that of a checkpoint ("model.ckpt-1000"), of a folder with one or of a SavedModel, which are read
             through TensorFlow; or that of a .npz file of variables, which doesn't need TensorFlow.
         prefix: the cell's scope, such as "rnn/lstm_cell", or a scope that holds only a cell or layers of cells. None

