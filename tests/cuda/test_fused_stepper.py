@@ -1,7 +1,6 @@
 """Fused Steppers on the emulated GPU, with one kernel a layer: what a step is, and where its arrays are."""
 
 import gc
-import sys
 import types
 
 import numpy as np
@@ -11,10 +10,10 @@ from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
 from fusedlstm.backends import kernel_choice
 
 from driver import memory, observe
-from stand_in import streams, torch_cuda
 from support import tolerances
 from support.backends import BACKENDS
 from support.cells import host, random_inputs
+from support.gpu_libraries import pretended_torch
 from support.on_emulated_gpu import FORCED, TOLERANCE, bits, bits_of, nodes, settle
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
@@ -214,9 +213,8 @@ def zeroed(array, rows):
 
 @pytest.fixture
 def torch(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
-    yield torch_cuda
-    torch_cuda.cuda.set_stream(None)
+    with pretended_torch.installed(monkeypatch) as torch:
+        yield torch
 
 
 def test_tensors_in_both_turns(torch):
@@ -224,15 +222,16 @@ def test_tensors_in_both_turns(torch):
     owner = make()
     stepper = owner.stepper(5, like=torch.Tensor(owner.asarray(np.zeros((1, 1)))))
     plain, x = owner.stepper(5), inputs(owner, 5)
-    torch.cuda.set_stream(0x5000)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    torch.cuda.set_stream(stream)
     seen = []
     for _ in range(4):
-        streams.log.clear()
-        stepper.x._array[...] = x
+        observe.clear()
+        stepper.x.array[...] = x
         output = stepper.step()
-        assert {entry[1] for entry in streams.log if entry[0] == "graph"} == {0x5000}
+        assert {entry[1] for entry in observe.log() if entry[0] == "graph"} == {stream.ptr}
         assert output is stepper.output
-        assert bits(output._array) == bits(plain.step(x)) == bits(stepper.h._array)
+        assert bits(output.array) == bits(plain.step(x)) == bits(stepper.h.array)
         assert isinstance(stepper.h, torch.Tensor)
         assert stepper.h.data_ptr() == stepper._engine.states[0].h.data.ptr
         assert stepper.c.data_ptr() == stepper._engine.states[0].c.data.ptr
