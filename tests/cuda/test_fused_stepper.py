@@ -222,7 +222,7 @@ def test_tensors_in_both_turns(torch):
     owner = make()
     stepper = owner.stepper(5, like=torch.Tensor(owner.asarray(np.zeros((1, 1)))))
     plain, x = owner.stepper(5), inputs(owner, 5)
-    stream = cupy.cuda.Stream(non_blocking=True)
+    stream = cupy.cuda.Stream()
     torch.cuda.set_stream(stream)
     seen = []
     for _ in range(4):
