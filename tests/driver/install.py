@@ -45,6 +45,7 @@ def install() -> None:
         raise RuntimeError("install the fake driver before CuPy is imported")
     os.environ.update(_NO_ACCELERATORS)
     folder = build.build()
+    os.environ["CUPY_CACHE_DIR"] = str(folder / "cupy")  # the user's CuPy must not find code of the fake NVRTC
     libraries = {name: ctypes.CDLL(str(folder / name)) for name in (build.DRIVER, *build.NAMED)}
     found = _FIND_KERNEL(_find)
     libraries[build.DRIVER].driver_set_find_kernel(found)
