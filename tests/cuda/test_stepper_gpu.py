@@ -25,7 +25,7 @@ from support.gpu_libraries.dlpack import Immutable
 from support.on_emulated_gpu import assert_after, nodes, settle
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
 
 PLANNED, FINISH, RESET = "lstm_planned", "lstm_finish", "lstm_reset"
 
