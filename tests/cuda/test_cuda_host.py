@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import sys
 import threading
 import time
 import types
@@ -197,7 +196,7 @@ def test_the_launcher_names_nested_members(cupy):
 def test_a_queued_launch_keeps_its_arrays(clip_kernel, cupy):
     """The struct has only addresses, so the launch keeps the arrays until it is done."""
     h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
-    gone = weakref.ref(h._host if "stand-in" in cupy.__version__ else h)
+    gone = weakref.ref(h)
     arguments = ClipArguments(h[:2], 2, 1)  # whose view refers to h
     values = clip_kernel.struct.values(arguments)
     launch = clip_kernel.bound((1,), (256,), clip_kernel.struct.filled(values, clip_kernel.numbers(values)))
@@ -240,7 +239,7 @@ def test_dynamic_shared_memory_in_a_graph(cupy):
 
 
 def test_dynamic_shared_memory_must_be_allowed(cupy):
-    """CUDA and the stand-in need an attribute for more than 48 KiB, which Kernel sets."""
+    """CUDA needs an attribute for more than 48 KiB, which Kernel sets."""
     from fusedlstm.backends.cuda.runtime import compile as compiler
 
     arch = compiler.architecture(cupy.cuda.Device(0).compute_capability)
@@ -269,11 +268,9 @@ def test_dynamic_shared_memory_must_be_allowed(cupy):
 
 @pytest.fixture
 def copied_kernels(tmp_path, monkeypatch):
-    """Return a copy of kernels/ to edit, with a separate cache, on the stand-in."""
+    """Return a copy of kernels/ to edit, with a separate cache."""
     from fusedlstm.backends.cuda.runtime import sources
 
-    if "stand-in" not in sys.modules["cupy"].__version__:
-        pytest.skip("only the stand-in detects stale code")
     folder = shutil.copytree(sources.folder(), tmp_path / "kernels")
     monkeypatch.setattr(sources, "folder", lambda: folder)
     monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "cache"))
@@ -285,7 +282,7 @@ def copied_kernels(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_edited_headers_are_compiled_again(stale, copied_kernels, cupy, monkeypatch):
-    """A changed digest compiles the new code. If the digest is stale, a planted fault, the stand-in raises."""
+    """A changed digest compiles the new code. If the digest is stale, a planted fault, the old code runs."""
     from fusedlstm.backends.cuda.runtime import sources
 
     def clip():
@@ -300,10 +297,7 @@ def test_edited_headers_are_compiled_again(stale, copied_kernels, cupy, monkeypa
     sources.digest.cache_clear()
     if stale:
         monkeypatch.setattr(sources, "digest", lambda: old)
-        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="stale code"):
-            clip()
-    else:
-        assert clip() == [-1, 0.5, 2]
+    assert clip() == [-1, 0.5, 1 if stale else 2]
 
 
 # Layouts.

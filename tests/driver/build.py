@@ -29,19 +29,26 @@ NAMED = {
 def build() -> Path:
     """Return the folder with the driver for the installed CuPy: compiled now, or kept from an equal build."""
     folder = compiler.cache_folder() / f"driver-{_digest()}"
-    if not folder.is_dir():
+    if not _is_complete(folder):
         made = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             _compile_driver(made)
             for name, version in NAMED.items():
                 _compile_named(made, name, version)
-            made.rename(folder)
+            if not _is_complete(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                made.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was faster
+            if not _is_complete(folder):  # else another process was faster
                 raise
         finally:
             shutil.rmtree(made, ignore_errors=True)
     return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether a folder has all libraries, and mark them as used. The cache may have removed some."""
+    return all(compiler.is_there(folder / name) for name in (DRIVER, *NAMED))
 
 
 def runtime_module() -> Path:

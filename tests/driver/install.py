@@ -45,6 +45,7 @@ def install() -> None:
         raise RuntimeError("install the fake driver before CuPy is imported")
     os.environ.update(_NO_ACCELERATORS)
     folder = build.build()
+    os.environ["CUPY_CACHE_DIR"] = str(folder / "cupy")  # the user's CuPy must not find code of the fake NVRTC
     libraries = {name: ctypes.CDLL(str(folder / name)) for name in (build.DRIVER, *build.NAMED)}
     found = _FIND_KERNEL(_find)
     libraries[build.DRIVER].driver_set_find_kernel(found)
@@ -77,10 +78,14 @@ def _redirect(library: ctypes.CDLL) -> None:
     for symbol in symbols.functions(build.runtime_module()):
         if symbol.name.startswith("cuda") and not symbol.name.startswith("cudart"):
             target = ctypes.cast(getattr(library, symbol.name), ctypes.c_void_p).value
-            _write(base + symbol.offset, b"\x48\xb8" + struct.pack("<Q", target) + b"\xff\xe0")  # mov rax, target; jmp rax
+            _write(
+                base + symbol.offset, b"\x48\xb8" + struct.pack("<Q", target) + b"\xff\xe0"
+            )  # mov rax, target; jmp rax
             redirected += 1
     if not redirected:
-        raise RuntimeError(f"{module.__file__} has no symbols of CUDA's runtime, which this CuPy must have linked into it")
+        raise RuntimeError(
+            f"{module.__file__} has no symbols of CUDA's runtime, which this CuPy must have linked into it"
+        )
 
 
 def _loaded_at(library: Path) -> int:

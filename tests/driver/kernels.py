@@ -38,13 +38,23 @@ class Kernel(ctypes.Structure):
 
 
 class Description(NamedTuple):
-    """What was compiled: the source, its file's name, NVRTC's options, and instances with their lowered names."""
+    """What was compiled.
+
+    Attributes:
+        file: the name of the source's file.
+        source: the source.
+        options: NVRTC's options.
+        names: the instances of kernels.
+        lowered: their names in the code.
+        headers: the sizes, times and paths of the headers.
+    """
 
     file: str
     source: str
     options: tuple[str, ...]
     names: tuple[str, ...]
     lowered: tuple[str, ...]
+    headers: tuple[str, ...]
 
     @staticmethod
     def read(content: bytes) -> Description:
@@ -88,12 +98,22 @@ def _compiled_together(instance: str) -> tuple[str, ...]:
 
 @functools.cache
 def _module(description: Description, instances: tuple[str, ...]) -> Module:
-    """Return the emulated module of instances of a kernel."""
+    """Return the emulated module of instances of a kernel. It stays, even if a header changes later."""
+    for header in description.headers:
+        path = header.split(" ", 2)[2]
+        if header != _header(path):
+            raise RuntimeError(f"stale code: {path} has changed since it was compiled")
     includes = [option for option in description.options if option.startswith("-I")]
     of_cuda = {f"-I{compiler.cuda_headers()}"}
     flags = (f"-I{_HEADERS}", *(option for option in includes if option not in of_cuda))
     file = _file(description)
     return Module(file, instances, mode="fast" if file.name == _CUPYS else MODE, flags=flags)
+
+
+def _header(path: str) -> str:
+    """Return a header's size, time and path, as the fake NVRTC writes them."""
+    about = os.stat(path)
+    return f"{about.st_size} {about.st_mtime_ns} {path}"
 
 
 def _file(description: Description) -> Path:

@@ -90,7 +90,7 @@ def build(file: Path, names: Sequence[str], mode: str, flags: Sequence[str]) -> 
     about = (file.name, _digest(included), names, mode, [flag for flag in flags if not flag.startswith("-I")])
     library = _kept(*about, _COMMON, _MODES[mode], suffix=".so")
     runtime = _runtime()
-    if not _is_there(library):
+    if not is_there(library):
         compiled_header = _compiled_header((*_COMMON, *_OF_KERNELS, *_MODES[mode]), headers)
         lines = [f'#include "{_HEADER}"', f'#include "{file.resolve()}"', '#include "kernel_entry.h"']
         lines += [f"KERNEL_ENTRY({number}, ({name}))" for number, name in enumerate(names)]
@@ -114,7 +114,7 @@ def remove_oldest(size: int) -> None:
         total -= each
 
 
-def _is_there(file: Path) -> bool:
+def is_there(file: Path) -> bool:
     """Return whether a file is in the cache, and mark it as used."""
     try:
         os.utime(file)
@@ -128,7 +128,7 @@ def _compiled_header(options: Sequence[str], headers: Sequence[str]) -> Path:
     kept = _kept(_HEADER, _digest([]), options, suffix=".gch")
     folder = cache_folder() / "headers" / kept.stem
     header = folder / f"{_HEADER}.gch"
-    if not _is_there(header):
+    if not is_there(header):
         folder.mkdir(parents=True, exist_ok=True)
         _run_compiler([*options, *headers, "-x", "c++-header", str(_HERE / "shim" / _HEADER)], header)
     return folder
@@ -138,7 +138,7 @@ def _runtime() -> Path:
     """Return the shared library that all kernels call: the emulator itself."""
     options = (*_COMMON, "-O2", "-U_FORTIFY_SOURCE")
     library = _kept("runtime", _digest([]), options, suffix=".so")
-    if not _is_there(library):
+    if not is_there(library):
         _compile([f'#include "{source}"' for source in _RUNTIME], (*options, f"-I{cuda_headers()}"), library)
     return library
 

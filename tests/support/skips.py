@@ -14,7 +14,7 @@ def missing(reason):
     if found:
         package = next(filter(None, found.groups())).partition(".")[0]
         return NAMES.get(package, package)
-    return "a GPU or emulator" if re.search(r"GPU|emulat|stand-in", reason) else "other reasons"
+    return "a GPU or emulator" if re.search(r"GPU|emulat|driver", reason) else "other reasons"
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,7 +1,9 @@
 // nvrtc*: "compiles" a program to a description of it.
 #include <nvrtc.h>
+#include <sys/stat.h>
 
 #include <cstring>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -30,6 +32,24 @@ static std::string fields(const std::vector<std::string>& texts) {
   return field(all);
 }
 
+// The headers in the included folders, each with its size and time. Code holds what they were when it was
+// compiled.
+static std::vector<std::string> headers_of(const std::vector<std::string>& options) {
+  std::vector<std::string> found;
+  for (const std::string& option : options) {
+    std::error_code none;  // of a folder that doesn't exist
+    if (option.rfind("-I", 0) != 0) continue;
+    for (const auto& entry : std::filesystem::directory_iterator(option.substr(2), none)) {
+      struct stat about;
+      if (entry.path().extension() != ".cuh" || stat(entry.path().c_str(), &about)) continue;
+      const long long time = about.st_mtim.tv_sec * 1000000000LL + about.st_mtim.tv_nsec;
+      found.push_back(std::to_string(about.st_size) + " " + std::to_string(time) + " " +
+                      entry.path().string());
+    }
+  }
+  return found;
+}
+
 nvrtcResult nvrtcVersion(int* major, int* minor) {
   *major = 13, *minor = 0;
   return NVRTC_SUCCESS;
@@ -51,8 +71,8 @@ const char* nvrtcGetErrorString(nvrtcResult result) {
   return result == NVRTC_SUCCESS ? "NVRTC_SUCCESS" : "an error of the fake NVRTC";
 }
 
-nvrtcResult nvrtcCreateProgram(nvrtcProgram* out, const char* source, const char* file, int, const char* const*,
-                               const char* const*) {
+nvrtcResult nvrtcCreateProgram(nvrtcProgram* out, const char* source, const char* file, int,
+                               const char* const*, const char* const*) {
   *out = new _nvrtcProgram{source, file ? file : "default_program", {}, {}, {}, ""};
   return NVRTC_SUCCESS;
 }
@@ -72,7 +92,8 @@ nvrtcResult nvrtcAddNameExpression(nvrtcProgram program, const char* name) {
 nvrtcResult nvrtcCompileProgram(nvrtcProgram program, int count, const char* const* options) {
   program->options.assign(options, options + count);
   const std::string description = field(program->file) + field(program->source) + fields(program->options) +
-                                  fields(program->names) + fields(program->lowered);
+                                  fields(program->names) + fields(program->lowered) +
+                                  fields(headers_of(program->options));
   program->code = IMAGE_MAGIC + field(description) + IMAGE_END;
   return NVRTC_SUCCESS;
 }
