@@ -10,8 +10,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from . import symbols
 from emulation import compiler
+
+from . import symbols
 
 _DEVICE = Path(__file__).parent / "device"
 _OPTIONS = ("-std=c++17", "-O2", "-march=native", "-fopenmp-simd", "-fPIC", "-Wall", "-Wextra", "-Werror")

@@ -11,8 +11,9 @@ import struct
 import sys
 from pathlib import Path
 
-from . import build, checking, kernels, memory, observe, symbols
 from emulation import compiler
+
+from . import build, checking, kernels, memory, observe, symbols
 
 # CuPy's build of CUB has a runtime of its own, which isn't redirected.
 _NO_ACCELERATORS = {"CUPY_ACCELERATORS": ""}
