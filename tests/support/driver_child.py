@@ -1,0 +1,35 @@
+"""Run a program on the fake driver, in a process with options of its own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+from support.places import TESTS
+
+HEAD = """
+import driver
+driver.install()
+import cupy
+import numpy as np
+runtime = cupy.cuda.runtime
+"""
+
+
+def environment(**variables):
+    """Return this environment with other variables, such as DRIVER_ORDER. The child finds the same modules."""
+    paths = os.pathsep.join(filter(None, (str(TESTS), *sys.path)))
+    return {**os.environ, "PYTHONPATH": paths, **variables}
+
+
+def run(program, **variables):
+    """Run a program, to which `cupy`, `runtime` and `np` are known, and return its process."""
+    command = [sys.executable, "-c", HEAD + textwrap.dedent(program)]
+    return subprocess.run(command, env=environment(**variables), capture_output=True, text=True, check=False)
+
+
+def printed(program, **variables):
+    """Return the words that a program prints."""
+    done = run(program, **variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
