@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from support import driver_child
-from support.backends import BACKENDS
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulated GPU")
+pytestmark = driver_child.of_the_driver
 
 runtime = cupy.cuda.runtime
 

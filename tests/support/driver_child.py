@@ -1,12 +1,20 @@
-"""Run a program on the fake driver, in a process with options of its own."""
+"""For tests of the fake driver: run a program on the fake driver, in a process with options of its own."""
 
 import os
 import subprocess
 import sys
 import textwrap
 
+import pytest
+
+from support.backends import BACKENDS
 from support.places import TESTS
 
+# For tests of the driver itself. Tests of other orders run in child processes.
+of_the_driver = pytest.mark.skipif(
+    "emulated" not in BACKENDS or os.environ.get("DRIVER_ORDER", "now") != "now",
+    reason="needs the emulated GPU, and work that runs at once",
+)
 HEAD = """
 import driver
 driver.install()
