@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from support.backends import BACKENDS
-from support.places import TESTS
+from support.places import ENVIRONMENT
 
 # For tests of the driver itself. Tests of other orders run in child processes.
 of_the_driver = pytest.mark.skipif(
@@ -24,20 +24,7 @@ runtime = cupy.cuda.runtime
 """
 
 
-def environment(**variables):
-    """Return this environment with other variables, such as DRIVER_ORDER. The child finds the same modules."""
-    paths = os.pathsep.join(filter(None, (str(TESTS), *sys.path)))
-    return {**os.environ, "PYTHONPATH": paths, **variables}
-
-
 def run(program, **variables):
-    """Run a program, to which `cupy`, `runtime` and `np` are known, and return its process."""
+    """Run a program, to which `cupy`, `runtime` and `np` are known, with variables such as DRIVER_ORDER."""
     command = [sys.executable, "-c", HEAD + textwrap.dedent(program)]
-    return subprocess.run(command, env=environment(**variables), capture_output=True, text=True, check=False)
-
-
-def printed(program, **variables):
-    """Return the words that a program prints."""
-    done = run(program, **variables)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return subprocess.run(command, env=ENVIRONMENT | variables, capture_output=True, text=True, check=False)
