@@ -226,7 +226,7 @@ class Interface(_Other):
         bits = interface["typestr"][1:] == "V2"
         if bits:
             interface["typestr"] = "<i2"
-        view = backend.from_interface(_Described(array, interface))
+        view = backend.from_interface(_Described(array, interface), interface["data"][0])
         return View(view.view(dtypes.resolve("bfloat16")) if bits else view, not interface["data"][1])
 
     def give(self, array: Array, backend: Backend) -> Any:

@@ -332,5 +332,10 @@ class Backend(Protocol):
     def exported(self, array: Array) -> Any:
         """Return an object that exports an array by DLPack. Its consumer waits for the stream that is current now."""
 
-    def from_interface(self, array: Any) -> Array:
-        """Return a view of an array that has `__cuda_array_interface__`."""
+    def from_interface(self, array: Any, address: int = 0) -> Array:
+        """Return a view of an array that has `__cuda_array_interface__`.
+
+        Args:
+            array: the array, on the current device unless `address` is given.
+            address: the address of its memory, if that may be on any device. 0 for an empty array.
+        """

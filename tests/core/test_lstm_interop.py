@@ -1,15 +1,14 @@
 """Sequences and steps of an LSTM with arrays of other libraries: the same bits, without copies."""
 
-import sys
-
 import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMState, StackedWeights
 
-from stand_in import arrays, streams, torch_cuda
+from driver import observe
 from support.backends import BACKENDS
 from support.foreign import ON_CPU, ON_GPU, Native
+from support.gpu_libraries import pretended_torch
 
 T, B, I, N, P = 6, 4, 3, 5, 2
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
@@ -148,26 +147,26 @@ def test_messages_name_the_layer_and_how_to_cast(library):
     assert str(error.value).endswith(f"Use {cast}")
 
 
-@pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in's arrays")
-@pytest.mark.parametrize("handle", [None, 0x5000])
-def test_sequences_run_on_torchs_stream(monkeypatch, handle):
-    """All work is on PyTorch's current stream, without an event."""
-    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
+@pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
+@pytest.mark.parametrize("own", [False, True])
+def test_sequences_run_on_torchs_stream(monkeypatch, own):
+    """All work is on PyTorch's current stream, and waits for no other."""
+    import cupy
+
     case = Case("cuda", bidirectional=True)
-    xs, states = arrays.asarray(case.xs), case.states_of(case.states, arrays.asarray)
-    xs = torch_cuda.Tensor(xs)
-    torch_cuda.cuda.set_stream(handle)
-    streams.log.clear()
-    try:
+    xs, states = cupy.asarray(case.xs), case.states_of(case.states, cupy.asarray)
+    stream = cupy.cuda.Stream(non_blocking=True) if own else cupy.cuda.Stream.null
+    with pretended_torch.installed(monkeypatch) as torch:
+        torch.cuda.set_stream(stream)
+        xs = torch.Tensor(xs)
+        observe.clear()
         case.lstm(xs, None, lengths=case.lengths)
-        assert {entry[:2] for entry in streams.log} == {("launch", handle or 0)}
-        streams.log.clear()
+        assert {entry.stream for entry in observe.log()} == {stream.ptr}
+        assert {entry.kind for entry in observe.log()} == {"launch", "record"}  # CuPy's, after a copy of lengths
+        observe.clear()
         case.lstm(xs, states)  # CuPy's states are on another stream
-        kinds = [entry[0] for entry in streams.log]
-        assert {entry[1] for entry in streams.log if entry[0] == "launch"} == {handle or 0}
-        assert kinds.count("wait") == (2 if handle else 0)
-    finally:
-        torch_cuda.cuda.set_stream(None)
+        assert {entry.stream for entry in observe.log() if entry.kind == "launch"} == {stream.ptr}
+        assert [entry.kind for entry in observe.log()].count("wait") == (2 if own else 0)
 
 
 def test_a_step_with_one_foreign_array(library):

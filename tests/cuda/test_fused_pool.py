@@ -8,7 +8,7 @@ import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool
 
-from stand_in import arrays, memory, streams
+from driver import memory, observe
 from support import tolerances
 from support.backends import BACKENDS
 from support.cells import host, random_inputs
@@ -24,7 +24,8 @@ try:
 except ImportError as error:  # neither CuPy nor its stand-in
     pytest.skip(f"needs the stand-in: {error}", allow_module_level=True)
 
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulated GPU")
 
 I, N = 5, 8
 OWNERS = {
@@ -99,37 +100,37 @@ def test_a_steps_launches(where, options, monkeypatch):
     owner, pool = make(**options)
     B, each = 7, ["lstm_step", "lstm_project"] if {"N", "proj_size"} <= options.keys() else ["lstm_step"]
     slots = np.arange(B) if where == "host" else on_device(range(B))
-    x, first = inputs(owner, B), arrays.asarray(np.arange(B) % 2 == 0)
+    x, first = inputs(owner, B), cupy.asarray(np.arange(B) % 2 == 0)
     out = owner.asarray(np.zeros((B, owner.weights.output_size)))
     for _ in range(9):  # so that uploads have their memory and events
         pool.step(x, slots, out=out)
     made, names = memory.made(), counted(monkeypatch)
-    with streams.Stream() as stream:
+    with cupy.cuda.Stream() as stream:
         pool.step(x, slots, out=out)
         for is_first in (None, first):
-            streams.log.clear()
+            observe.clear()
             names.clear()
             pool.step(x, slots, is_first=is_first, out=out)
             before = [] if where == "host" else ["lstm_check"]
             assert names == before + each * options.get("layers", 1)
             launches = len(names) + (where == "host")  # plus an upload
-            assert [e[:2] for e in streams.log if e[0] in ("launch", "graph")] == [("launch", stream.ptr)] * launches
-            assert "wait" not in {e[0] for e in streams.log}
+            assert [e[:2] for e in observe.log() if e[0] in ("launch", "graph")] == [("launch", stream.ptr)] * launches
+            assert "wait" not in {e[0] for e in observe.log()}
     assert memory.made() == made
 
 
 def test_memory_of_uploads_is_not_reused_early():
     owner, pool = make()
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
-    streams.log.clear()
+    observe.clear()
     for _ in range(2 * pool._engine._step._uploads.AT_ONCE + 1):
         pool.step(x, range(7), out=out)
-    assert [entry[0] for entry in streams.log].count("synchronize") >= pool._engine._step._uploads.AT_ONCE
+    assert [entry[0] for entry in observe.log()].count("synchronize") >= pool._engine._step._uploads.AT_ONCE
 
 
 def unaligned(array, before):
     """Return the same numbers, `before` elements past a multiple of 16 bytes, with gaps between rows."""
-    return arrays.asarray(np.pad(host(array), ((0, 0), (before, 6 - before))))[:, before : array.shape[1] + before]
+    return cupy.asarray(np.pad(host(array), ((0, 0), (before, 6 - before))))[:, before : array.shape[1] + before]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -141,12 +142,12 @@ def test_x_of_any_strides(options, dtype):
     saved = pool.read(slots)
     wanted = bits(pool.step(x, slots)) + states(pool)
     ways = [unaligned(x, k) for k in range(4)]
-    ways += [arrays.asarray(np.repeat(host(x), 2, axis=1))[:, ::2], arrays.asarray(host(x)[::-1].copy())[::-1]]
+    ways += [cupy.asarray(np.repeat(host(x), 2, axis=1))[:, ::2], cupy.asarray(host(x)[::-1].copy())[::-1]]
     for way in ways:
         pool.write(slots, saved)
         assert bits(pool.step(way, slots)) + states(pool) == wanted
-    same = arrays.asarray(np.ones((1, I), dtype))
-    for way in (arrays.asarray(np.ones((B, I), dtype)), arrays.asarray(np.broadcast_to(np.ones(I, dtype), (B, I)))):
+    same = cupy.asarray(np.ones((1, I), dtype))
+    for way in (cupy.asarray(np.ones((B, I), dtype)), cupy.asarray(np.broadcast_to(np.ones(I, dtype), (B, I)))):
         pool.write(slots, saved)
         got = bits(pool.step(way, slots))
     pool.write(slots[:1], tuple(row(s, 0) for s in saved) if isinstance(saved, tuple) else row(saved, 0))
@@ -163,7 +164,7 @@ def test_out_at_any_address(offset, options):
     """An even width is written in pairs where addresses allow."""
     owner, pool = make(**options)
     other, B, width = twin_of(owner, pool), 6, owner.weights.output_size
-    memory_of_out = arrays.asarray(np.full(B * width + 2, 7, np.float32))
+    memory_of_out = cupy.asarray(np.full(B * width + 2, 7, np.float32))
     out = memory_of_out[offset : offset + B * width].reshape(B, width)
     x = inputs(owner, B)
     assert pool.step(x, range(B), out=out) is out
@@ -263,7 +264,7 @@ def twin_of_all(owner, pool):
     def spread(part):
         full = np.zeros((40, part.shape[1]), part.dtype)
         full[live] = host(part)
-        return arrays.asarray(full)
+        return cupy.asarray(full)
 
     def whole(state):
         return LSTMState(h=spread(state.h), c=spread(state.c))
@@ -283,7 +284,7 @@ def test_resets(steps, where, options):
     other.reset([3, 17])
     first = np.array([True, False, False, True])
     if where == "device":
-        got = pool.step(x, on_device(slots), is_first=arrays.asarray(first))
+        got = pool.step(x, on_device(slots), is_first=cupy.asarray(first))
     else:
         got = pool.step(x, slots, is_first=first)
     assert bits(got) == bits(other.step(x, slots))
@@ -521,7 +522,7 @@ def test_callers_arrays_are_not_kept(options):
     for made in (np.arange, lambda n: on_device(range(n))):
         slots = made(7)
         x, out = inputs(owner, 7), owner.asarray(np.zeros((7, owner.weights.output_size)))
-        first = arrays.asarray(np.ones(7, bool))
+        first = cupy.asarray(np.ones(7, bool))
         pool.step(x, slots, is_first=first, out=out)
         pool.step(x, slots)
         held = [weakref.ref(each) for each in (x, out, first, slots)]
@@ -540,18 +541,18 @@ def test_weights_are_set_in_turn(where, options):
     more = {"num_layers": 3} if "layers" in options else {}
     more |= {name: value for name, value in options.items() if name not in ("layers", "N")}
     new = type(owner.weights).random(I, options.get("N", N), seed=1, **more)
-    x, stream = inputs(owner, 4), streams.Stream()
+    x, stream = inputs(owner, 4), cupy.cuda.Stream()
     slots = [1, 2, 3, 4] if where == "host" else on_device([1, 2, 3, 4])
     with stream:
         pool.step(x, slots)
         saved = pool.read(range(40))
-    streams.log.clear()
+    observe.clear()
     owner.set_weights(new)
-    assert "wait" in [entry[0] for entry in streams.log], "setting weights should wait for the step and the read"
+    assert "wait" in [entry[0] for entry in observe.log()], "setting weights should wait for the step and the read"
     with stream:
-        streams.log.clear()
+        observe.clear()
         got = pool.step(x, slots)
-    kinds = [entry[0] for entry in streams.log]
+    kinds = [entry[0] for entry in observe.log()]
     assert kinds.index("wait") < kinds.index("launch")
     assert_after(0, stream.ptr)
     fresh = type(owner)(new, backend="cuda", kernel="simt")
@@ -664,7 +665,7 @@ def test_a_prepared_pool_allocates_nothing(width, kernel, units, monkeypatch):
     xs = {B: owner.asarray(np.ones((B, width))) for B in (1, 8, 9, 17, 64, 65, 150)}
     outs = {B: owner.asarray(np.zeros((B, 4))) for B in xs}
     of_device = {B: on_device(slots[:B]) for B in xs}
-    firsts = {B: arrays.asarray(np.ones(B, bool)) for B in xs}
+    firsts = {B: cupy.asarray(np.ones(B, bool)) for B in xs}
     off = {B: unaligned(x, 1) for B, x in xs.items()}
     monkeypatch.setattr(Kernel, "_load", lambda self, device: pytest.fail(f"{self.name} was loaded"))
     monkeypatch.setattr(pinned, "zeros", lambda *shape: pytest.fail("memory was pinned"))
@@ -704,7 +705,7 @@ def test_rooms_are_shared_by_batches():
 def test_streams_take_turns():
     owner, pool = make()
     x = inputs(owner, 3)
-    one, other = streams.Stream(), streams.Stream()
+    one, other = cupy.cuda.Stream(), cupy.cuda.Stream()
     with one:
         pool.step(x, [0, 1, 2])
     calls = [
@@ -717,7 +718,7 @@ def test_streams_take_turns():
         lambda: pool.allocate(0),
     ]
     for call in calls:
-        streams.log.clear()
+        observe.clear()
         with other:
             call()
         assert_after(one.ptr, other.ptr)
@@ -758,10 +759,10 @@ def test_a_pool_on_another_device():
     owner = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda:1", kernel="simt")
     pool = StatePool(owner, 5)
     slots = pool.allocate(3)
-    with arrays.Device(1):
+    with cupy.cuda.Device(1):
         of_device = on_device(slots)
     for given in (slots, of_device):
         y = pool.step(inputs(owner, 3), given)
         assert y.device.id == pool.read(slots).h.device.id == 1
-        assert arrays.current_device == 0
+        assert cupy.cuda.Device().id == 0
     pool.check()

@@ -12,7 +12,8 @@ import pytest
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights, StatePool
 
 from support.backends import BACKENDS, NO_GPU, ONE_KERNEL, WAYS, backend_in_a_way, needs_cuda
-from support.foreign import WrappedDlpack, WrappedInterface, WrappedNamespace
+from support.gpu_libraries.dlpack import OnlyDlpack, WithNamespace
+from support.gpu_libraries.interface import OnlyInterface
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 pytestmark = needs_cuda
@@ -99,7 +100,7 @@ def test_cupys_current_stream(gpu):
             gpu.assert_right(gpu.cell(x, gpu.state))
 
 
-@pytest.mark.parametrize("kind", [WrappedDlpack, WrappedInterface])
+@pytest.mark.parametrize("kind", [OnlyDlpack, OnlyInterface])
 @pytest.mark.parametrize("argument", ["x", "h"])
 def test_late_arguments(gpu, kind, argument):
     """A call waits for arguments that are late on their library's stream."""
@@ -120,7 +121,7 @@ def test_the_interfaces_stream_waits_for_the_call(gpu):
         gpu.settle()
         gpu.late(held, gpu.x, gpu.ours)
         with gpu.ours:
-            got = gpu.cell(WrappedInterface(x, gpu.theirs), gpu.state)
+            got = gpu.cell(OnlyInterface(x, gpu.theirs), gpu.state)
         gpu.spoil(x, gpu.theirs)
         gpu.assert_right(got, gpu.ours)
 
@@ -131,7 +132,7 @@ def out_of(kind, gpu, stream):
 
 
 @pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("kind", [WrappedDlpack, WrappedInterface])
+@pytest.mark.parametrize("kind", [OnlyDlpack, OnlyInterface])
 def test_out_is_read_on_another_stream(gpu, kind, named):
     """Reading waits: by stream order if `out` names a stream, else because the host has waited."""
     for _ in TIMES:
@@ -146,19 +147,12 @@ def test_out_is_read_on_another_stream(gpu, kind, named):
 
 def test_results_of_a_namespace(gpu):
     """The library's stream waits for its results."""
-
-    class Theirs(WrappedNamespace):
-        @classmethod
-        def take(cls, array):
-            with gpu.theirs:
-                return super().take(array)
-
     for _ in TIMES:
         held = gpu.nan(gpu.x)
         gpu.settle()
         gpu.late(held, gpu.x, gpu.ours)
         with gpu.ours:
-            got = gpu.cell(Theirs(gpu.x), gpu.state)
+            got = gpu.cell(WithNamespace(gpu.x, gpu.theirs), gpu.state)
         gpu.assert_right(types.SimpleNamespace(h=got.h.array, c=got.c.array), gpu.theirs)
 
 

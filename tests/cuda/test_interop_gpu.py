@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-import sys
+import types
 import weakref
 
 import ml_dtypes
@@ -13,91 +13,107 @@ from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, ls
 from fusedlstm.arrays.exchange import Exchange
 from fusedlstm.backends.select import backend_of
 
-from stand_in import arrays, gpu, others, streams, torch_cuda
-from stand_in.runtime import runtime
+from driver import observe
 from support.backends import BACKENDS
 from support.foreign import B, Case, I, N, bits
+from support.gpu_libraries import pretended_torch
+from support.gpu_libraries.dlpack import Immutable, OnlyDlpack, WithNamespace
+from support.gpu_libraries.interface import OnlyInterface
 from support.on_emulated_gpu import assert_after
 
-DTYPES = ["float64", "float32", "float16", "bfloat16"]
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+CUDARuntimeError = cupy.cuda.runtime.CUDARuntimeError
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
 
-emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in's arrays")
+DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
 
 @pytest.fixture
 def torch(monkeypatch):
-    """Return the stand-in for PyTorch on a GPU, with its default stream current."""
-    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
-    streams.log.clear()
-    yield torch_cuda
-    for device in range(2):
-        torch_cuda.cuda.set_stream(None, device)
+    """Return the pretended PyTorch, with its default stream current."""
+    with pretended_torch.installed(monkeypatch) as torch:
+        yield torch
+
+
+def own_stream(torch, device=0):
+    """Give PyTorch a current stream of its own on a GPU. Return its handle."""
+    with cupy.cuda.Device(device):
+        stream = cupy.cuda.Stream(non_blocking=True)
+    torch.cuda.set_stream(stream, device)
+    return stream.ptr
 
 
 def tensors(case, device=0):
-    with arrays.Device(device):
-        x, h, c = (torch_cuda.Tensor(arrays.asarray(a)) for a in (case.x, case.h, case.c))
+    with cupy.cuda.Device(device):
+        x, h, c = (pretended_torch.Tensor(cupy.asarray(a)) for a in (case.x, case.h, case.c))
     return x, LSTMState(h=h, c=c)
+
+
+def kinds():
+    return [entry.kind for entry in observe.log()]
 
 
 def launches():
     """Return the streams that work was launched on."""
-    return {entry[1] for entry in streams.log if entry[0] == "launch"}
+    return {entry.stream for entry in observe.log() if entry.kind == "launch"}
 
 
-@emulated
-@pytest.mark.parametrize("handle", [None, 0x5000])
-def test_torch_runs_on_its_current_stream(torch, handle):
+def first_and_last_launch():
+    """Return their places in the log."""
+    places = [place for place, kind in enumerate(kinds()) if kind == "launch"]
+    return places[0], places[-1]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_torch_runs_on_its_current_stream(torch, own):
     """All work is on that stream, so it needs no event. CuPy's current stream stays."""
     case = Case("cuda")
-    torch.cuda.set_stream(handle)
+    handle = own_stream(torch) if own else 0
     x, state = tensors(case)
-    streams.log.clear()
+    gates = torch.Tensor(cupy.zeros((B, 4 * N), np.float32))
+    observe.clear()
     got = case.cell(x, state)
-    assert launches() == {handle or 0}
-    assert not [entry for entry in streams.log if entry[0] != "launch"]
-    assert streams.get_current_stream().ptr == 0
+    assert launches() == {handle}
+    assert set(kinds()) == {"launch"}
+    assert cupy.cuda.get_current_stream().ptr == 0
     case.cell.zero_state(B, like=x)
-    lstm_pointwise(torch.Tensor(arrays.zeros((B, 4 * N), np.float32)), state.c)
+    lstm_pointwise(gates, state.c)
     case.cell(x, state, out=got, is_first=[True] * B)
-    assert launches() == {handle or 0}
+    assert launches() == {handle}
 
 
-@emulated
 def test_default_stream_handles_are_equal(torch):
     """0 and cudaStreamLegacy are two handles of one stream."""
     case = Case("cuda")
-    torch.cuda.set_stream(streams.LEGACY)
+    torch.cuda.set_stream(types.SimpleNamespace(ptr=cupy.cuda.runtime.streamLegacy))
     x, state = tensors(case)
-    streams.log.clear()
-    case.cell(x, LSTMState(h=state.h._array, c=state.c))
+    observe.clear()
+    case.cell(x, LSTMState(h=state.h.array, c=state.c))
     assert launches() == {0}
-    assert not [entry for entry in streams.log if entry[0] != "launch"]
+    assert set(kinds()) == {"launch"}
 
 
-@emulated
 def test_cupy_runs_on_its_own_current_stream(torch):
     case = Case("cuda")
     x, state = tensors(case)
-    stream = streams.Stream()
-    streams.log.clear()
+    stream = cupy.cuda.Stream()
+    observe.clear()
     with stream:
-        case.cell(x._array, LSTMState(h=state.h._array, c=state.c._array))
+        case.cell(x.array, LSTMState(h=state.h.array, c=state.c.array))
     assert launches() == {stream.ptr}
-    assert not [entry for entry in streams.log if entry[0] != "launch"]
+    assert set(kinds()) == {"launch"}
 
 
-@emulated
 @pytest.mark.parametrize("argument", ["state", "is_first", "reset_to", "out"])
 @pytest.mark.parametrize("ours", ["torch", "cupy"])
 def test_streams_of_other_arguments(torch, ours, argument):
     """The work waits for the other library's current stream, which then waits for the work."""
     case = Case("cuda")
-    torch.cuda.set_stream(0x5000)
-    mine, other = (0x5000, 0) if ours == "torch" else (0, 0x5000)
+    handle = own_stream(torch)
+    mine, other = (handle, 0) if ours == "torch" else (0, handle)
 
     def of(array, library):
-        array = arrays.asarray(array)
+        array = cupy.asarray(array)
         return torch.Tensor(array) if library == "torch" else array
 
     theirs = {"torch": "cupy", "cupy": "torch"}[ours]
@@ -107,99 +123,90 @@ def test_streams_of_other_arguments(torch, ours, argument):
         "reset_to": LSTMState(h=of(case.reset_h, place["reset_to"]), c=of(case.reset_c, place["reset_to"])),
         "out": LSTMState(h=of(case.h, place["out"]), c=of(case.c, place["out"])),
     }
-    state = LSTMState(h=of(case.h, place["state"]), c=of(case.c, place["state"]))
-    streams.log.clear()
-    case.cell(of(case.x, ours), state, **options)
-    kinds = [entry[0] for entry in streams.log]
+    x, state = of(case.x, ours), LSTMState(h=of(case.h, place["state"]), c=of(case.c, place["state"]))
+    observe.clear()
+    case.cell(x, state, **options)
     assert launches() == {mine}
-    before = assert_after(other, mine)
-    assert before < kinds.index("launch")
-    last = len(kinds) - 1 - kinds[::-1].index("launch")
+    first, last = first_and_last_launch()
+    assert assert_after(other, mine) < first
     assert_after(mine, other, last)
-    assert kinds.count("wait") == 2, "each stream should wait once, however many arrays there are"
+    assert kinds().count("wait") == 2, "each stream should wait once, however many arrays there are"
 
 
-@emulated
 @pytest.mark.parametrize("kind", [LSTMCell, LSTM])
 def test_weights_are_set_in_order(torch, kind):
     """They are set on CuPy's stream, after PyTorch's earlier work and before its next."""
     weights = LSTMWeights.random(I, N, seed=0)
     made = kind(weights, backend="cuda")
-    torch.cuda.set_stream(0x5000)
-    streams.log.clear()
+    handle = own_stream(torch)
+    observe.clear()
     made.set_weights(weights)
     assert launches() == {0}
-    kinds = [entry[0] for entry in streams.log]
-    assert assert_after(0x5000, 0) < kinds.index("launch")
-    assert_after(0, 0x5000, len(kinds) - 1 - kinds[::-1].index("launch"))
+    first, last = first_and_last_launch()
+    assert assert_after(handle, 0) < first
+    assert_after(0, handle, last)
 
 
-@emulated
 def test_a_failed_call_restores_streams(torch):
     case = Case("cuda")
-    torch.cuda.set_stream(0x5000)
+    own_stream(torch)
     x, state = tensors(case)
     with pytest.raises(ValueError, match="state"):
         case.cell(x, LSTMState(h=state.h, c=state.c[:1]))
-    assert streams.get_current_stream().ptr == 0
-    assert arrays.current_device == 0
+    assert cupy.cuda.get_current_stream().ptr == 0
+    assert cupy.cuda.Device().id == 0
 
 
-@emulated
 def test_a_failed_ordering_restores_streams(torch, monkeypatch):
     case = Case("cuda")
-    torch.cuda.set_stream(0x5000)
+    own_stream(torch)
     x, state = tensors(case)
 
     def wait(self, event):
         if self.ptr == 0:  # the wait that comes after the work
-            raise gpu.CUDARuntimeError("cudaErrorUnknown")
+            raise CUDARuntimeError(999)
 
-    monkeypatch.setattr(streams._BaseStream, "wait_event", wait)
-    with arrays.Device(1), pytest.raises(gpu.CUDARuntimeError):
-        case.cell(x, LSTMState(h=state.h._array, c=state.c))
-    assert streams.get_current_stream(0) is streams.Stream.null
-    assert arrays.current_device == 0
+    monkeypatch.setattr(cupy.cuda.stream._BaseStream, "wait_event", wait)
+    with cupy.cuda.Device(1), pytest.raises(CUDARuntimeError):
+        case.cell(x, LSTMState(h=state.h.array, c=state.c))
+    assert cupy.cuda.get_current_stream(0) is cupy.cuda.Stream.null
+    assert cupy.cuda.Device().id == 0
 
 
-@emulated
 @pytest.mark.parametrize("entered", [False, True])
 def test_a_stream_made_current_by_use_stays(torch, entered):
     """A call enters and leaves another library's stream without changing it."""
     case = Case("cuda")
-    torch.cuda.set_stream(0x5000)
+    own_stream(torch)
     x, state = tensors(case)
-    used = streams.Stream()
-    with streams.Stream() if entered else contextlib.nullcontext():
+    used = cupy.cuda.Stream()
+    with cupy.cuda.Stream() if entered else contextlib.nullcontext():
         used.use()
         case.cell(x, state)
-        assert streams.get_current_stream() is used
-    streams.Stream.null.use()
+        assert cupy.cuda.get_current_stream() is used
+    cupy.cuda.Stream.null.use()
 
 
-@emulated
 def test_dlpack_gets_our_stream(torch):
     """The producer orders our stream after its own. A consumer orders its own after ours."""
     case = Case("cuda")
-    torch.cuda.set_stream(0x5000)
+    handle = own_stream(torch)
     x, state = tensors(case)
-    h = others.Immutable(state.h._array)
-    streams.log.clear()
+    theirs, stream = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    h = Immutable(state.h.array, theirs)
+    observe.clear()
     case.cell(x, LSTMState(h=h, c=state.c))
-    assert h.asked == [0x5000]
-    assert_after(others.OWN, 0x5000)
-    streams.log.clear()
-    stream = streams.Stream()
-    x = others.WithNamespace(x._array)
+    assert h.asked == [handle]
+    assert_after(theirs.ptr, handle)
+    x = WithNamespace(x.array, theirs)
+    observe.clear()
     with stream:
-        case.cell(x, LSTMState(h=h, c=state.c._array))
+        case.cell(x, LSTMState(h=h, c=state.c.array))
     assert launches() == {stream.ptr}
-    assert h.asked == [0x5000, stream.ptr]
-    last = max(place for place, entry in enumerate(streams.log) if entry[0] == "launch")
-    assert_after(stream.ptr, others.OWN, last)
+    assert h.asked == [handle, stream.ptr]
+    assert_after(stream.ptr, theirs.ptr, first_and_last_launch()[1])
 
 
-@emulated
 def test_dlpack_inputs_live_until_work_is_done(torch, monkeypatch):
     """Their library can't be made to wait before it reuses the memory."""
     from fusedlstm.backends.cuda.runtime import streams as ours
@@ -207,14 +214,10 @@ def test_dlpack_inputs_live_until_work_is_done(torch, monkeypatch):
     ours._unfinished.clear()
     case = Case("cuda")
     done = []
-    monkeypatch.setattr(runtime, "eventQuery", lambda event: 0 if done else 600)
-
-    class Noted(others.OnlyDlpack):
-        pass
-
-    memory = arrays.asarray(case.h)
-    noted = weakref.ref(memory._host)
-    h = Noted(memory)
+    monkeypatch.setattr(cupy.cuda.runtime, "eventQuery", lambda event: 0 if done else 600)
+    memory = cupy.asarray(case.h)
+    noted = weakref.ref(memory)
+    h = OnlyDlpack(memory)
     x, state = tensors(case)
     case.cell(x, LSTMState(h=h, c=state.c))
     del h, memory
@@ -229,12 +232,11 @@ def test_dlpack_inputs_live_until_work_is_done(torch, monkeypatch):
     assert not ours._unfinished
     assert noted() is None
     done.clear()
-    case.cell.asarray(others.OnlyDlpack(arrays.asarray(case.h)), "float64")
+    case.cell.asarray(OnlyDlpack(cupy.asarray(case.h)), "float64")
     assert len(ours._unfinished) == 1, "the array should stay while the cast may read it"
     ours._unfinished.clear()
 
 
-@emulated
 def test_kept_arrays_are_released_in_order(monkeypatch):
     """Release arrays up to the first unfinished one, without querying later events.
 
@@ -243,7 +245,7 @@ def test_kept_arrays_are_released_in_order(monkeypatch):
     from fusedlstm.backends.cuda.runtime import streams as ours
 
     ours._unfinished.clear()
-    events = [streams.Event() for _ in range(6)]
+    events = [cupy.cuda.Event() for _ in range(6)]
     for event in events:
         ours._keep_until(event, [np.zeros(1)])
     asked, status = [], {events[0].ptr: 0, events[1].ptr: 700, events[3].ptr: 600}
@@ -251,17 +253,16 @@ def test_kept_arrays_are_released_in_order(monkeypatch):
     def query(event):
         asked.append(event)
         if event == events[2].ptr:
-            raise gpu.CUDARuntimeError("cudaErrorContextIsDestroyed")
+            raise CUDARuntimeError(709)
         return status[event]
 
-    monkeypatch.setattr(runtime, "eventQuery", query)
+    monkeypatch.setattr(cupy.cuda.runtime, "eventQuery", query)
     ours._release_finished()
     assert [event for event, _ in ours._unfinished] == events[3:]
     assert asked == [event.ptr for event in events[:4]]
     ours._unfinished.clear()
 
 
-@emulated
 def test_arrays_are_freed_outside_of_the_lock():
     """Freeing an array may enter this code again."""
     from fusedlstm.backends.cuda.runtime import streams as ours
@@ -274,48 +275,49 @@ def test_arrays_are_freed_outside_of_the_lock():
 
     free = []
     ours._unfinished.clear()
-    ours._keep_until(streams.Event(), [Reentrant()])
+    ours._keep_until(cupy.cuda.Event(), [Reentrant()])
     ours._release_finished()
     gc.collect()
     assert free == [True]
 
 
-@emulated
 @pytest.mark.parametrize("argument", ["x", "h", "first", "out"])
 def test_streams_of_the_interface_are_ordered(argument):
     """A stream named by the interface is ordered before and after the work. The host doesn't wait."""
     case = Case("cuda")
-    named = {argument: lambda array: others.OnlyInterface(arrays.asarray(array), stream=0x99)}
-    target = {"out": case.out(named.pop("out"))} if argument == "out" else {}
-    streams.log.clear()
-    case.call(arrays.asarray, **named, **target)
-    kinds = [entry[0] for entry in streams.log]
-    assert "synchronize" not in kinds
+    theirs = cupy.cuda.Stream(non_blocking=True)
+
+    def named(name, array):
+        return OnlyInterface(cupy.asarray(array), stream=theirs) if name == argument else cupy.asarray(array)
+
+    made = {name: named(name, getattr(case, name)) for name in ("x", "h", "c", "first", "reset_h", "reset_c")}
+    target = case.out(lambda array: named("out", array))
+    observe.clear()
+    case.call(None, out=target, **{name: lambda _, array=array: array for name, array in made.items()})
+    assert "synchronize" not in kinds()
     assert launches() == {0}
-    assert assert_after(0x99, 0) < kinds.index("launch")
-    assert_after(0, 0x99, len(kinds) - 1 - kinds[::-1].index("launch"))
+    first, last = first_and_last_launch()
+    assert assert_after(theirs.ptr, 0) < first
+    assert_after(0, theirs.ptr, last)
 
 
-@emulated
-@pytest.mark.parametrize("kind", [others.OnlyDlpack, others.WithNamespace, others.OnlyInterface])
-@pytest.mark.parametrize("handle", [None, 0x5000])
-def test_out_of_a_library_without_a_known_stream(torch, kind, handle):
+@pytest.mark.parametrize("kind", [OnlyDlpack, WithNamespace, OnlyInterface])
+@pytest.mark.parametrize("own", [False, True])
+def test_out_of_a_library_without_a_known_stream(torch, kind, own):
     """The host waits after the last launch, so `out` is complete on return. Inputs don't wait."""
     case = Case("cuda")
-    torch.cuda.set_stream(handle)
+    handle = own_stream(torch) if own else 0
     x, state = tensors(case)
-    theirs = LSTMState(h=kind(state.h._array), c=kind(state.c._array))
-    target = case.out(lambda array: kind(arrays.asarray(array)))
-    streams.log.clear()
+    theirs = LSTMState(h=kind(state.h.array), c=kind(state.c.array))
+    target = case.out(lambda array: kind(cupy.asarray(array)))
+    observe.clear()
     case.cell(x, theirs)
-    assert "synchronize" not in [entry[0] for entry in streams.log]
+    assert "synchronize" not in kinds()
     case.cell(x, state, out=target)
-    kinds = [entry[0] for entry in streams.log]
-    assert [entry for entry in streams.log if entry[0] == "synchronize"] == [("synchronize", handle or 0)]
-    assert kinds.index("synchronize") > len(kinds) - 1 - kinds[::-1].index("launch")
+    assert [entry.stream for entry in observe.log() if entry.kind == "synchronize"] == [handle]
+    assert kinds().index("synchronize") > first_and_last_launch()[1]
 
 
-@emulated
 def test_an_interface_is_viewed_once(torch, monkeypatch):
     """One view is created, though the array's GPU is known only from a view."""
     case = Case("cuda")
@@ -323,26 +325,24 @@ def test_an_interface_is_viewed_once(torch, monkeypatch):
     view = type(backend).from_interface
     monkeypatch.setattr(type(backend), "from_interface", lambda *of: seen.append(of) or view(*of))
     x, state = tensors(case)
-    case.cell(others.OnlyInterface(x._array), LSTMState(h=state.h._array, c=state.c._array))
+    case.cell(OnlyInterface(x.array), LSTMState(h=state.h.array, c=state.c.array))
     assert len(seen) == 1
 
 
-@emulated
 def test_the_current_stream_is_asked_for_once(torch):
     case = Case("cuda")
     x, state = tensors(case)
-    options = {"is_first": torch.Tensor(arrays.asarray(case.first)), "out": case.out(lambda a: tensor_of(torch, a))}
-    for first in (x, x._array):
+    options = {"is_first": torch.Tensor(cupy.asarray(case.first)), "out": case.out(lambda a: tensor_of(torch, a))}
+    for first in (x, x.array):
         torch.asked.clear()
         case.cell(first, state, **options)
         assert torch.asked == [0]
 
 
 def tensor_of(torch, array):
-    return torch.Tensor(arrays.asarray(array))
+    return torch.Tensor(cupy.asarray(array))
 
 
-@emulated
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch", [0, B])
 def test_torch_results_are_torchs_own_tensors(torch, monkeypatch, dtype, batch):
@@ -353,7 +353,7 @@ def test_torch_results_are_torchs_own_tensors(torch, monkeypatch, dtype, batch):
     torch.made.clear()
     results = [case.cell(x, state), case.cell.zero_state(batch, like=x)]
     if batch:
-        narrow = torch.Tensor(arrays.zeros((batch, 4 * N), case.x.dtype))
+        narrow = torch.Tensor(cupy.zeros((batch, 4 * N), case.x.dtype))
         results.append(lstm_pointwise(narrow, state.c))
     lent = [array for result in results for array in (result.h, result.c)]
     assert [id(array) for array in lent] == [id(array()) for array in torch.made]
@@ -361,12 +361,11 @@ def test_torch_results_are_torchs_own_tensors(torch, monkeypatch, dtype, batch):
     assert [array.dtype for array in lent] == [state.h.dtype, state.c.dtype] * len(results)
 
 
-@emulated
 def test_torch_results_of_layers(torch, monkeypatch):
     """Outputs of lower layers are freed with the call."""
     monkeypatch.setattr(torch, "from_dlpack", None)
     lstm = LSTM(StackedWeights.random(I, N, 2, seed=0), backend="cuda")
-    xs = torch.Tensor(arrays.zeros((6, B, I), np.float32))
+    xs = torch.Tensor(cupy.zeros((6, B, I), np.float32))
     torch.made.clear()
     outputs, states = lstm(xs)
     alive = {id(array()) for array in torch.made} - {id(None)}
@@ -376,7 +375,6 @@ def test_torch_results_of_layers(torch, monkeypatch):
     assert output is news[-1].h
 
 
-@emulated
 def test_arrays_that_are_not_lent_are_freed(torch):
     """They are freed before the call ends. A view is lent as another tensor over the memory."""
     case = Case("cuda", "bfloat16")
@@ -394,12 +392,11 @@ def test_arrays_that_are_not_lent_are_freed(torch):
         assert not exchange._made
 
 
-@emulated
 def test_negative_bit_tensors_are_refused(torch):
     """The memory of such a tensor holds other numbers than the tensor shows."""
     case = Case("cuda")
     x, state = tensors(case)
-    negative = torch.Tensor(x._array, negative=True)
+    negative = torch.Tensor(x.array, negative=True)
     message = r"^x: wanted an array whose memory can be shared; got a .*Tensor: its negative bit is set"
     with pytest.raises(TypeError, match=message):
         case.cell(negative, state)
@@ -408,52 +405,49 @@ def test_negative_bit_tensors_are_refused(torch):
     np.testing.assert_array_equal(Case("numpy").cell.asarray(negative), -case.x)
 
 
-@emulated
 def test_read_only_interfaces():
     case = Case("cuda")
-    x, h, c = (arrays.asarray(a) for a in (case.x, case.h, case.c))
-    target = LSTMState(
-        h=arrays.zeros(h.shape, "f4"), c=others.OnlyInterface(arrays.zeros(c.shape, "f4"), read_only=True)
-    )
+    x, h, c = (cupy.asarray(a) for a in (case.x, case.h, case.c))
+    target = LSTMState(h=cupy.zeros(h.shape, "f4"), c=OnlyInterface(cupy.zeros(c.shape, "f4"), read_only=True))
     with pytest.raises(ValueError, match=r"^out\.c: wanted an array that can be written; got a read-only one$"):
         case.cell(x, LSTMState(h=h, c=c), out=target)
 
 
-@emulated
 def test_two_devices(torch, monkeypatch):
     """A cell on the second GPU runs on PyTorch's current stream there. Arrays of the first GPU raise."""
     cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda:1")
     case = Case("cuda")
-    torch.cuda.set_stream(0x5000, 0)
-    torch.cuda.set_stream(0x6000, 1)
+    own_stream(torch, 0)
+    handle = own_stream(torch, 1)
     x, state = tensors(case, 1)
-    streams.log.clear()
+    observe.clear()
     got = cell(x, state)
-    assert launches() == {0x6000}
+    assert launches() == {handle}
     assert got.h.device.index == got.c.device.index == 1
-    np.testing.assert_array_equal(got.h._array.get(), case.cell(*tensors(case)).h._array.get())
-    with arrays.Device(1):
-        gates = torch.Tensor(got.c._array.repeat(4, axis=1))
+    np.testing.assert_array_equal(got.h.array.get(), case.cell(*tensors(case)).h.array.get())
+    with cupy.cuda.Device(1):
+        gates = torch.Tensor(got.c.array.repeat(4, axis=1))
     assert lstm_pointwise(gates, got.c).h.device.index == 1
     assert backend_of(x).device == "cuda:1"
-    assert backend_of(others.OnlyInterface(x._array)).device == "cuda:1"
+    assert backend_of(OnlyInterface(x.array)).device == "cuda:1"
     assert cell.zero_state(B, like=x).h.device.index == 1
     hint = r"\. Use cell\.asarray\(\.\.\.\) to make one$"
     with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got a .*Tensor on cuda:1" + hint):
         case.cell(x, tensors(case)[1])
     with pytest.raises(ValueError, match=r"^state\.c: wanted an array on cuda:1; got a .*Tensor on cuda:0" + hint):
         cell(x, LSTMState(h=state.h, c=tensors(case)[1].c))
+    with cupy.cuda.Device(1):
+        first = torch.Tensor(cupy.asarray(case.first))
     with pytest.raises(ValueError, match=r"^is_first: wanted an array on cuda:0; got a .*Tensor on cuda:1"):
-        case.cell(*tensors(case), is_first=torch.Tensor(arrays.ndarray(case.first, 1)))
+        case.cell(*tensors(case), is_first=first)
     with pytest.raises(ValueError, match=r"^like: wanted an array on cuda:0; got a .*Tensor on cuda:1"):
         case.cell.zero_state(1, like=x)
-    for kind in (others.OnlyDlpack, others.OnlyInterface):
+    for kind in (OnlyDlpack, OnlyInterface):
         with pytest.raises(ValueError, match=r"^x: wanted an array on cuda:0; got a .* on cuda:1" + hint):
-            case.cell(kind(x._array), tensors(case)[1])
-    assert arrays.current_device == 0
+            case.cell(kind(x.array), tensors(case)[1])
+    assert cupy.cuda.Device().id == 0
 
 
-@emulated
 def test_host_tensors_on_a_gpu(torch):
     """They raise an error with their name. Masks on the host are copied."""
     case = Case("cuda")
@@ -465,103 +459,99 @@ def test_host_tensors_on_a_gpu(torch):
         case.cell(x, LSTMState(h=torch.Tensor(case.h), c=state.c))
     with pytest.raises(TypeError, match=r"^state\.h: wanted a cupy\.ndarray \(cuda:0\); got numpy\.ndarray" + hint):
         case.cell(x, LSTMState(h=case.h, c=state.c))
-    wanted = case.cell(x, state, is_first=arrays.asarray(case.first)).to_numpy()
-    for mask in (case.first, case.first.tolist(), torch.Tensor(case.first), torch.Tensor(arrays.asarray(case.first))):
+    wanted = case.cell(x, state, is_first=cupy.asarray(case.first)).to_numpy()
+    for mask in (case.first, case.first.tolist(), torch.Tensor(case.first), torch.Tensor(cupy.asarray(case.first))):
         np.testing.assert_array_equal(case.cell(x, state, is_first=mask).to_numpy().h, wanted.h)
     with pytest.raises(TypeError, match=r"^is_first: wanted booleans.*got dtype float32"):
         case.cell(x, state, is_first=torch.Tensor(np.zeros(B, "f4")))
 
 
-@emulated
 def test_gpu_arrays_on_the_cpu(torch):
     case = Case("numpy")
-    x = torch.Tensor(arrays.asarray(case.x))
+    x = torch.Tensor(cupy.asarray(case.x))
     state = case.cell.zero_state(B)
     for array, name, place in (
         (x, "Tensor", "cuda:0"),
-        (x._array, r"cupy\.ndarray", "cuda:0"),
-        (others.OnlyDlpack(x._array), "OnlyDlpack", "cuda:0"),
-        (others.OnlyInterface(x._array), "OnlyInterface", "cuda"),
+        (x.array, r"cupy\.ndarray", "cuda:0"),
+        (OnlyDlpack(x.array), "OnlyDlpack", "cuda:0"),
+        (OnlyInterface(x.array), "OnlyInterface", "cuda"),
     ):
         with pytest.raises(
             ValueError, match=rf"^x: wanted an array on cpu; got a .*{name} on {place}\. Use cell\.asarray"
         ):
             case.cell(array, state)
     with pytest.raises(ValueError, match=r"^is_first: wanted an array on cpu; got a .*Tensor on cuda:0"):
-        case.cell(case.x, state, is_first=torch.Tensor(arrays.asarray(case.first)))
+        case.cell(case.x, state, is_first=torch.Tensor(cupy.asarray(case.first)))
 
 
-@emulated
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_asarray_copies_gpu_arrays_to_the_cpu(dtype):
     """cell.asarray takes every protocol, as the error's hint says."""
     case = Case("numpy", dtype)
-    with arrays.Device(1):
-        x = arrays.asarray(case.x)
-    for array in (x, others.OnlyDlpack(x), others.OnlyInterface(x)):
+    with cupy.cuda.Device(1):
+        x = cupy.asarray(case.x)
+    for array in (x, OnlyDlpack(x), OnlyInterface(x)):
         np.testing.assert_array_equal(bits(case.cell.asarray(array)), bits(case.x))
 
 
-@emulated
 def test_gpu_tensors_that_require_grad(torch):
     case = Case("cuda")
     x, state = tensors(case)
     with pytest.raises(TypeError, match=r"^x: .*requires grad\. Use x\.detach\(\)$"):
-        case.cell(torch.Tensor(x._array, requires_grad=True), state)
+        case.cell(torch.Tensor(x.array, requires_grad=True), state)
 
 
-@emulated
 def test_asarray_of_tensors(torch):
     """On the cell's GPU, asarray copies nothing, and waits for the stream. From another GPU, it copies."""
     cell = LSTMCell(LSTMWeights.random(I, N, dtype="bfloat16", seed=0), backend="cuda")
     values = np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)
-    tensor = torch.Tensor(arrays.asarray(values))
-    torch.cuda.set_stream(0x5000)
-    for array in (tensor, others.OnlyDlpack(tensor._array), others.OnlyInterface(tensor._array)):
+    tensor = torch.Tensor(cupy.asarray(values))
+    handle = own_stream(torch)
+    for array in (tensor, OnlyDlpack(tensor.array), OnlyInterface(tensor.array)):
         taken = cell.asarray(array)
         assert (taken.dtype, taken.data.ptr) == (values.dtype, tensor.data_ptr())
-    assert_after(0x5000, 0)
+    assert_after(handle, 0)
     assert cell.asarray(tensor, "float32").dtype == np.float32
-    with arrays.Device(1):
-        far = torch.Tensor(arrays.asarray(values))
-    for handle in (0x6000, None):  # each GPU has its own default stream
-        torch.cuda.set_stream(handle, 1)
-        streams.log.clear()
+    with cupy.cuda.Device(1):
+        far = torch.Tensor(cupy.asarray(values))
+    for handle in (own_stream(torch, 1), 0):  # each GPU has its own default stream
+        if not handle:
+            torch.cuda.set_stream(None, 1)
+        observe.clear()
         near = cell.asarray(far)
         assert near.device.id == 0
         np.testing.assert_array_equal(near.get(), values)
-        assert_after(handle or 0, 0)
+        assert_after(handle, 0)
     np.testing.assert_array_equal(cell.asarray(torch.Tensor(values)).get(), values)
     with pytest.raises(TypeError, match=r"x: .*requires grad"):
-        cell.asarray(torch.Tensor(tensor._array, requires_grad=True))
+        cell.asarray(torch.Tensor(tensor.array, requires_grad=True))
 
 
-@emulated
 @pytest.mark.parametrize("of", ["torch", "cupy", "DLPack", "interface"])
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_asarray_of_another_gpu_is_in_order(torch, of, contiguous):
     """The order: its library's stream, a contiguous copy there, the transfer, and back."""
     case = Case("cuda")
-    with arrays.Device(1):
-        far = arrays.asarray(case.x.T.copy()).T if not contiguous else arrays.asarray(case.x)
-        used = streams.Stream().use()  # CuPy's current stream on that GPU
-    here = streams.Stream()
-    torch.cuda.set_stream(0x6000, 1)
+    with cupy.cuda.Device(1):
+        far = cupy.asarray(case.x.T.copy()).T if not contiguous else cupy.asarray(case.x)
+        used = cupy.cuda.Stream().use()  # CuPy's current stream on that GPU
+        named = cupy.cuda.Stream()
+    here = cupy.cuda.Stream()
+    handle = own_stream(torch, 1)
     source, theirs = {
-        "torch": (torch.Tensor(far), 0x6000),
+        "torch": (torch.Tensor(far), handle),
         "cupy": (far, None),
-        "DLPack": (others.OnlyDlpack(far), None),
-        "interface": (others.OnlyInterface(far, stream=0x7000), 0x7000),
+        "DLPack": (OnlyDlpack(far), None),
+        "interface": (OnlyInterface(far, stream=named), named.ptr),
     }[of]
-    streams.log.clear()
+    observe.clear()
     with here:
         near = case.cell.asarray(source)
-    with arrays.Device(1):
-        streams.Stream.null.use()
-    np.testing.assert_array_equal(near.get(), case.x)
-    work = [(place, *entry[1:]) for place, entry in enumerate(streams.log) if entry[0] == "launch"]
-    assert [entry[1:] for entry in work] == [(used.ptr, "copy")] * (not contiguous) + [(here.ptr, "transfer")]
-    first, last = work[0][0], work[-1][0]
+    with cupy.cuda.Device(1):
+        cupy.cuda.Stream.null.use()
+    work = [(entry.stream, entry.what) for entry in observe.log() if entry.kind == "launch"]
+    assert work == [(used.ptr, "kernel")] * (not contiguous) + [(here.ptr, "memcpy")]
+    first, last = first_and_last_launch()
     if not contiguous:
         assert first < assert_after(used.ptr, here.ptr, first) < last
     if theirs is not None:
@@ -572,10 +562,10 @@ def test_asarray_of_another_gpu_is_in_order(torch, of, contiguous):
         assert assert_after(used.ptr, theirs, back) > back
     if of == "DLPack":
         assert source.asked == [used.ptr]
-    assert arrays.current_device == 0
+    assert cupy.cuda.Device().id == 0
+    np.testing.assert_array_equal(near.get(), case.x)
 
 
-@emulated
 def test_an_array_on_an_unavailable_gpu(torch, monkeypatch):
     """The error gives the reason, even if only the array named the GPU."""
     from fusedlstm import BackendUnavailableError
@@ -583,4 +573,4 @@ def test_an_array_on_an_unavailable_gpu(torch, monkeypatch):
 
     monkeypatch.setattr(select, "unavailable_reason", lambda name, index=0: "CuPy is not installed")
     with pytest.raises(BackendUnavailableError, match=r"gates is on cuda:0, and cuda can't run here: CuPy is not"):
-        lstm_pointwise(torch.Tensor(arrays.zeros((B, 4 * N), "f4")), None)
+        lstm_pointwise(torch.Tensor(cupy.zeros((B, 4 * N), "f4")), None)

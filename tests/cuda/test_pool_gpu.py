@@ -9,12 +9,13 @@ import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool
 
-from stand_in import arrays, graphs, memory, streams, torch_cuda
+from driver import memory, observe
 from support.backends import BACKENDS
 from support.cells import host
-from support.on_emulated_gpu import assert_after, on_device, settle
+from support.on_emulated_gpu import assert_after, nodes_of, on_device, settle
 
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulated GPU")
 
 I, N = 5, 8
 
@@ -35,12 +36,6 @@ def inputs(owner, B, seed=0):
     return owner.asarray(np.random.default_rng(seed).normal(size=(B, I)))
 
 
-def nodes(pool, M):
-    graph = pool._engine._step._buckets[M].graph
-    names = iter(graphs.kernels(graph))
-    return [next(names).partition("<")[0] if kind == "kernel" else kind for kind in graphs.kinds(graph)]
-
-
 @pytest.mark.parametrize(
     ("layers", "options", "each"),
     [
@@ -53,23 +48,23 @@ def nodes(pool, M):
 def test_a_steps_graph(layers, options, each):
     """A layer is a matmul and a kernel, and a projection adds two more. Gathering comes before the graph."""
     _, pool = make(layers=layers, **options)
-    assert nodes(pool, 64) == each * layers
+    assert nodes_of(pool._engine._step._buckets[64].graph) == each * layers
 
 
 def test_a_steps_queued_work():
     """A step uploads slots, gathers rows, launches the graph and copies the output. `out` avoids allocation."""
     owner, pool = make()
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
-    first = arrays.asarray(np.arange(7) % 2 == 0)
+    first = cupy.asarray(np.arange(7) % 2 == 0)
     slots = np.arange(7)
     for _ in range(9):
         pool.step(x, slots, out=out)
     made = memory.made()
-    with streams.Stream() as stream:
+    with cupy.cuda.Stream() as stream:
         pool.step(x, slots, out=out)
-        streams.log.clear()
+        observe.clear()
         pool.step(x, slots, is_first=first, out=out)
-    queued = [entry for entry in streams.log if entry[0] in ("launch", "graph")]
+    queued = [entry for entry in observe.log() if entry[0] in ("launch", "graph")]
     assert [entry[0] for entry in queued] == ["launch", "launch", "graph", "launch"]
     assert {entry[1] for entry in queued} == {stream.ptr}
     assert memory.made() == made
@@ -78,10 +73,10 @@ def test_a_steps_queued_work():
 def test_memory_of_uploads_is_not_reused_early():
     owner, pool = make()
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
-    streams.log.clear()
+    observe.clear()
     for _ in range(2 * pool._engine._step._uploads.AT_ONCE + 1):
         pool.step(x, range(7), out=out)
-    kinds = [entry[0] for entry in streams.log]
+    kinds = [entry[0] for entry in observe.log()]
     assert kinds.count("synchronize") >= pool._engine._step._uploads.AT_ONCE
 
 
@@ -104,7 +99,7 @@ def test_slots_and_flags_of_any_strides():
     twin.allocate(40)
     twin.write(range(40), pool.read(range(40)))
     slots, first = np.array([3, 0, 9, 0, 1, 0, 7, 0]), np.array([True, False, False, True, True, False, True, True])
-    got = pool.step(x, on_device(slots)[::2], is_first=arrays.asarray(first)[::2])
+    got = pool.step(x, on_device(slots)[::2], is_first=cupy.asarray(first)[::2])
     np.testing.assert_array_equal(host(got), host(twin.step(x, slots[::2], is_first=first[::2])))
 
 
@@ -217,9 +212,9 @@ def test_slots_of_the_device(dtype):
     slots, x = [3, 39, 0, 17], inputs(owner, 4)
     pool.step(inputs(owner, 1), on_device([5]))
     other.step(inputs(owner, 1), [5])
-    streams.log.clear()
+    observe.clear()
     got = pool.step(x, on_device(slots, dtype), is_first=[True, False, False, True])
-    assert "synchronize" not in {entry[0] for entry in streams.log}
+    assert "synchronize" not in {entry[0] for entry in observe.log()}
     np.testing.assert_array_equal(host(got), host(other.step(x, slots, is_first=[True, False, False, True])))
     for part in ("h", "c"):
         mine, theirs = (host(getattr(each.read(range(40)), part)) for each in (pool, other))
@@ -303,7 +298,7 @@ def test_errors_of_slots_on_the_device():
         pool.step(x, on_device([1, 2], np.float32))
     with pytest.raises(ValueError, match=r"^slots: wanted shape \(B,\) = \(2,\); got shape \(3,\)"):
         pool.step(x, on_device([1, 2, 3]))
-    with arrays.Device(1):
+    with cupy.cuda.Device(1):
         elsewhere = on_device([1, 2])
     with pytest.raises(ValueError, match=r"^slots: wanted an array on cuda:0; got one on cuda:1$"):
         pool.step(x, elsewhere)
@@ -320,7 +315,7 @@ def test_errors_of_slots_on_the_device():
 def test_streams_take_turns():
     owner, pool = make()
     x = inputs(owner, 3)
-    one, other = streams.Stream(), streams.Stream()
+    one, other = cupy.cuda.Stream(), cupy.cuda.Stream()
     with one:
         pool.step(x, [0, 1, 2])
     calls = [
@@ -332,7 +327,7 @@ def test_streams_take_turns():
         lambda: pool.allocate(0),
     ]
     for call in calls:
-        streams.log.clear()
+        observe.clear()
         with other:
             call()
         assert_after(one.ptr, other.ptr)
@@ -371,10 +366,10 @@ def test_tensors(torch, dtype):
     pool.write([4, 2, 0], state)
     torch.cuda.set_stream(0x5000)
     tensors = [torch.Tensor(array) for array in (x, on_device([4, 2, 0], np.int16), owner.asarray(np.zeros((3, N))))]
-    streams.log.clear()
+    observe.clear()
     got = pool.step(tensors[0], tensors[1], out=tensors[2], strict=True)
     assert got is tensors[2]
-    assert {entry[1] for entry in streams.log if entry[0] == "graph"} == {0x5000}
+    assert {entry[1] for entry in observe.log() if entry[0] == "graph"} == {0x5000}
     np.testing.assert_array_equal(host(got), wanted)
     assert isinstance(pool.step(tensors[0], [1, 2, 3]), torch.Tensor)
     assert isinstance(pool.read([1], like=tensors[0]).h, torch.Tensor)
@@ -419,22 +414,22 @@ def test_dropped_buckets_outlive_what_is_queued(monkeypatch):
 def test_new_bucket_leaves_the_current_stream():
     """The whole step that makes the bucket runs on that stream."""
     owner, pool = make()
-    used = streams.Stream()
+    used = cupy.cuda.Stream()
     used.use()
-    streams.log.clear()
+    observe.clear()
     pool.step(inputs(owner, 3), [0, 1, 2])
-    last = [entry for entry in streams.log if entry[0] in ("launch", "graph")][-4:]
+    last = [entry for entry in observe.log() if entry[0] in ("launch", "graph")][-4:]
     assert {entry[1] for entry in last} == {used.ptr}
-    assert streams.get_current_stream() is used
-    streams.Stream.null.use()
+    assert cupy.cuda.get_current_stream() is used
+    cupy.cuda.Stream.null.use()
 
 
 def test_strict_waits():
     """strict=True waits even with slots on the host, so that errors of the GPU are raised."""
     owner, pool = make()
-    streams.log.clear()
+    observe.clear()
     pool.step(inputs(owner, 3), [0, 1, 2], strict=True)
-    assert streams.log[-1][0] == "synchronize"
+    assert observe.log()[-1][0] == "synchronize"
 
 
 @pytest.mark.parametrize("what", ["save", "load"])
@@ -491,10 +486,10 @@ def test_other_buckets_make_room(monkeypatch):
     x, out = inputs(owner, 300), owner.asarray(np.zeros((300, N)))
     room = pool._engine._step._buckets.pop(512).nbytes
     settle()
-    streams.log.clear()
+    observe.clear()
     with memory.limited(int(room * 0.9)):
         pool.step(x, range(300), out=out)
-    kinds = [entry[0] for entry in streams.log]
+    kinds = [entry[0] for entry in observe.log()]
     assert "synchronize" in kinds
     assert 512 in pool._engine._step._buckets
     assert 16 not in pool._engine._step._buckets
@@ -507,7 +502,7 @@ def test_a_pool_on_another_device():
     slots = pool.allocate(3)
     y = pool.step(inputs(owner, 3), slots)
     assert y.device.id == pool.read(slots).h.device.id == 1
-    assert arrays.current_device == 0
+    assert cupy.cuda.Device().id == 0
 
 
 def test_a_prepared_pool_loads_nothing(monkeypatch):

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import sys
 
 import numpy as np
 import pytest
@@ -21,6 +20,8 @@ from fusedlstm.backends.cuda.runtime import fork
 from driver import memory, observe
 from support.backends import BACKENDS
 from support.cells import host
+from support.gpu_libraries import pretended_torch
+from support.gpu_libraries.dlpack import Immutable
 from support.on_emulated_gpu import assert_after, nodes, settle
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
@@ -275,10 +276,8 @@ def test_a_stepper_on_another_device():
 
 @pytest.fixture
 def torch(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
-    observe.clear()
-    yield torch_cuda
-    torch_cuda.cuda.set_stream(None)
+    with pretended_torch.installed(monkeypatch) as torch:
+        yield torch
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
@@ -297,35 +296,35 @@ def test_buffers_of_pytorch(torch, dtype):
     ):
         assert isinstance(tensor, torch.Tensor)
         assert tensor.data_ptr() == array.data.ptr
-        assert tensor._array.strides == array.strides
-    torch.cuda.set_stream(0x5000)
+        assert tensor.array.strides == array.strides
+    stream = cupy.cuda.Stream(non_blocking=True)
+    torch.cuda.set_stream(stream)
     observe.clear()
     output = stepper.step()
     assert output is stepper.output
-    assert {entry[1] for entry in observe.log() if entry[0] == "graph"} == {0x5000}
+    assert {entry[1] for entry in observe.log() if entry[0] == "graph"} == {stream.ptr}
     assert isinstance(stepper.step(copy=True), torch.Tensor)
     assert isinstance(stepper.read().h, torch.Tensor)
 
 
 def test_immutable_libraries_are_refused():
-    from stand_in import others
-
     with pytest.raises(TypeError, match=r"^like: wanted an array that can be written; got a jaxlib"):
-        make().stepper(5, like=others.Immutable(arrays.zeros((1, 1))))
+        make().stepper(5, like=Immutable(cupy.zeros((1, 1))))
 
 
 def test_x_of_another_library(torch):
     """x is copied on its library's stream, and the step runs there too."""
     cell = make()
     stepper = cell.stepper(5)
-    torch.cuda.set_stream(0x5000)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    torch.cuda.set_stream(stream)
     x = torch.Tensor(cell.asarray(np.ones((5, 8))))
     stepper.step()
     observe.clear()
     output = stepper.step(x)
-    assert {entry[1] for entry in observe.log() if entry[0] in ("launch", "graph")} == {0x5000}
-    assert_after(0, 0x5000)
-    assert isinstance(output, arrays.ndarray)
+    assert {entry[1] for entry in observe.log() if entry[0] in ("launch", "graph")} == {stream.ptr}
+    assert_after(0, stream.ptr)
+    assert isinstance(output, cupy.ndarray)
     assert isinstance(stepper.step(x, copy=True), torch.Tensor)
 
 

@@ -10,13 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _driver: Any = None
-_kept: list[object] = []
 
 
 def use(driver: ctypes.CDLL) -> None:
     """Take memory from this driver."""
     global _driver
-    driver.driver_allocate.restype = ctypes.c_void_p
     driver.driver_allocations.restype = driver.driver_bytes.restype = ctypes.c_size_t
     _driver = driver
 
@@ -29,18 +27,17 @@ def give_each_array_its_own() -> None:
     """
     import cupy
 
-    def allocate(size: int, device: int) -> int:
-        address = _driver.driver_allocate(device, ctypes.c_size_t(size))
-        if address is None:
+    functions = (_driver.driver_allocate, _driver.driver_release)
+    # CuPy's allocator of Python functions can't release memory that the garbage collector finds in a cycle.
+    allocator = cupy.cuda.CFunctionAllocator(0, *(ctypes.cast(each, ctypes.c_void_p).value for each in functions), _driver)
+
+    def allocate(size: int) -> Any:
+        pointer = allocator.malloc(size)
+        if size and not pointer.ptr:
             raise cupy.cuda.memory.OutOfMemoryError(size, alive())
-        return int(address)
+        return pointer
 
-    def release(address: int, device: int) -> None:
-        _driver.driver_release(ctypes.c_void_p(address))
-
-    allocator = cupy.cuda.PythonFunctionAllocator(allocate, release)
-    _kept.append(allocator)
-    cupy.cuda.set_allocator(allocator.malloc)
+    cupy.cuda.set_allocator(allocate)
 
 
 def made() -> int:

@@ -1,10 +1,11 @@
 """Arrays of other libraries for tests: how to make one from a NumPy array, and where its memory is.
 
-On the CPU, PyTorch and JAX are real. On the emulated GPU, stand-ins replace them. On a GPU, they are real again. Both
-GPUs also have wrappers of CuPy's arrays, which need no other library.
+On the CPU and on a GPU, PyTorch and JAX are real. On the emulated GPU they are pretended. Both GPUs also have libraries
+that only one protocol reaches (gpu_libraries/).
 """
 
 import contextlib
+import importlib
 import os
 import sys
 import types
@@ -13,11 +14,10 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights
-from fusedlstm.arrays import dtypes
-from fusedlstm.arrays.dlpack import Incoming, Outgoing
+from fusedlstm.arrays.dlpack import Outgoing
 
-from stand_in import arrays, dlpack, others, torch_cuda
 from support.backends import BACKENDS
+from support.gpu_libraries import dlpack, interface, pretended_torch
 
 # Otherwise JAX takes most of a GPU's memory when it starts, and other libraries are tested there, too.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -111,9 +111,7 @@ class OnlyDlpack:
     def __dlpack__(self, **options):
         if self.array.dtype.name != "bfloat16":
             return self.array.__dlpack__(**options)
-        capsule = self.array.view("i2").__dlpack__()
-        dlpack.Tensor(capsule).code = dlpack.BFLOAT
-        return capsule
+        return Outgoing(self.array.view("i2")).__dlpack__()  # in version 0
 
 
 class DlpackOnCpu:
@@ -139,116 +137,10 @@ class DlpackOnCpu:
         return array.array
 
 
-class TorchEmulated:
-    """The stand-in for PyTorch on the emulated GPU."""
-
-    backend, type = "cuda", torch_cuda.Tensor
-    written, gives = True, True
-    cast = "x.to(torch.float32)"
-
-    def __init__(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "torch", torch_cuda)
-
-    def make(self, array):
-        return self.type(arrays.asarray(array.copy()))
-
-    def address(self, array):
-        return array._array.data.ptr
-
-    def host(self, array):
-        return array._array.get()
-
-
-class DlpackEmulated(TorchEmulated):
-    """A library on the emulated GPU that supports DLPack alone."""
-
-    type = others.OnlyDlpack
-    gives = False
-    cast = 'x.astype("float32")'
-
-    def __init__(self, monkeypatch):
-        pass
-
-
-class NamespaceEmulated(DlpackEmulated):
-    """A library on the emulated GPU that supports DLPack and makes arrays for results."""
-
-    type = others.WithNamespace
-    gives = True
-
-
-class JaxEmulated(NamespaceEmulated):
-    """A library on the emulated GPU that looks like JAX."""
-
-    type = others.Immutable
-    written = False
-    refusal = Jax.refusal
-    host = DlpackEmulated.host
-
-    def __init__(self, monkeypatch):
-        jax = types.SimpleNamespace(enable_x64=lambda on: contextlib.nullcontext())
-        monkeypatch.setitem(sys.modules, "jax", jax)
-
-
-class InterfaceEmulated(DlpackEmulated):
-    """A library on the emulated GPU that supports only the CUDA array interface."""
-
-    type = others.OnlyInterface
-
-
-class Wrapped:
-    """A CuPy array, real or emulated, of a library with its own stream. Only a protocol reaches it.
-
-    The default stream is CuPy's current one.
-    """
-
-    def __init__(self, array, stream=None):
-        self.array, self.stream = array, stream
-
-    def in_stream(self):
-        return contextlib.nullcontext() if self.stream is None else self.stream
-
-
-class WrappedDlpack(Wrapped):
-    """An array that only DLPack reaches, in bfloat16 too."""
-
-    def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
-
-    def __dlpack__(self, **options):
-        bits = self.array.dtype.name == "bfloat16"
-        with self.in_stream():
-            return (Outgoing(self.array.view(np.int16)) if bits else self.array).__dlpack__(**options)
-
-
-class WrappedNamespace(WrappedDlpack):
-    """An array from a library that imports arrays of others, on CuPy's current stream."""
-
-    def __array_namespace__(self, *, api_version=None):
-        return types.SimpleNamespace(from_dlpack=type(self).take)
-
-    @classmethod
-    def take(cls, array):
-        incoming = Incoming(array)
-        taken = sys.modules["cupy"].from_dlpack(incoming)
-        return cls(taken.view(dtypes.resolve("bfloat16")) if incoming.is_bfloat16 else taken)
-
-
-class WrappedInterface(Wrapped):
-    """An array that only the CUDA array interface reaches. The interface names the given stream."""
-
-    @property
-    def __cuda_array_interface__(self):
-        bits = self.array.dtype.name == "bfloat16"
-        interface = dict((self.array.view(np.int16) if bits else self.array).__cuda_array_interface__)
-        interface["stream"] = None if self.stream is None else self.stream.ptr
-        return interface | ({"typestr": "<V2"} if bits else {})
-
-
 class DlpackOnGpu:
     """A library on a GPU, real or emulated, that supports DLPack alone."""
 
-    backend, type = "cuda", WrappedDlpack
+    backend, type = "cuda", dlpack.OnlyDlpack
     written, gives = True, False
     cast = 'x.astype("float32")'
 
@@ -256,7 +148,7 @@ class DlpackOnGpu:
         pass
 
     def make(self, array):
-        return self.type(sys.modules["cupy"].asarray(array.copy()))
+        return self.type(importlib.import_module("cupy").asarray(array.copy()))
 
     def address(self, array):
         return array.array.data.ptr
@@ -268,13 +160,34 @@ class DlpackOnGpu:
 class NamespaceOnGpu(DlpackOnGpu):
     """A library on a GPU, real or emulated, that supports DLPack and makes arrays for results."""
 
-    type, gives = WrappedNamespace, True
+    type, gives = dlpack.WithNamespace, True
 
 
 class InterfaceOnGpu(DlpackOnGpu):
     """A library on a GPU, real or emulated, that supports only the CUDA array interface."""
 
-    type = WrappedInterface
+    type = interface.OnlyInterface
+
+
+class TorchEmulated(DlpackOnGpu):
+    """The pretended PyTorch, on the emulated GPU."""
+
+    type, gives = pretended_torch.Tensor, True
+    cast = TorchOnCpu.cast
+
+    def __init__(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch", pretended_torch)
+
+
+class JaxEmulated(NamespaceOnGpu):
+    """A library on the emulated GPU that looks like JAX."""
+
+    type, written = dlpack.Immutable, False
+    refusal = Jax.refusal
+
+    def __init__(self, monkeypatch):
+        jax = types.SimpleNamespace(enable_x64=lambda on: contextlib.nullcontext())
+        monkeypatch.setitem(sys.modules, "jax", jax)
 
 
 class Native:
@@ -284,7 +197,7 @@ class Native:
 
     def __init__(self, backend):
         self.backend = backend
-        self.module = sys.modules["numpy" if backend == "numpy" else "cupy"]
+        self.module = importlib.import_module("numpy" if backend == "numpy" else "cupy")
         self.type = self.module.ndarray
 
     def make(self, array):
@@ -298,10 +211,9 @@ class Native:
 
 
 ON_CPU = [TorchOnCpu, Jax, DlpackOnCpu] if "numpy" in BACKENDS else []
-EMULATED = [TorchEmulated, DlpackEmulated, NamespaceEmulated, JaxEmulated, InterfaceEmulated]
-ON_BOTH = [DlpackOnGpu, NamespaceOnGpu, InterfaceOnGpu]
-ON_GPU = ([*EMULATED, *ON_BOTH] if "emulated" in BACKENDS else []) + (
-    [TorchOnGpu, JaxOnGpu, *ON_BOTH] if "cuda" in BACKENDS else []
+ON_ANY_GPU = [DlpackOnGpu, NamespaceOnGpu, InterfaceOnGpu]
+ON_GPU = ([TorchEmulated, JaxEmulated, *ON_ANY_GPU] if "emulated" in BACKENDS else []) + (
+    [TorchOnGpu, JaxOnGpu, *ON_ANY_GPU] if "cuda" in BACKENDS else []
 )
 
 

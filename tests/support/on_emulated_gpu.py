@@ -32,8 +32,11 @@ def bits_of(state):
 
 def nodes(stepper):
     """Return the nodes of a Stepper's graph, with kernels by name."""
-    steps = observe.steps(stepper._engine._graph)
-    return [name.partition("<")[0] if kind == "kernel" else kind for kind, name in steps]
+    return nodes_of(stepper._engine._graph)
+
+
+def nodes_of(graph):
+    return [name.partition("<")[0] if kind == "kernel" else kind for kind, name in observe.steps(graph)]
 
 
 def settle():

@@ -256,9 +256,12 @@ class CudaBackend:
         """Return an object that exports an array by DLPack. Its consumer waits for the stream that is current now."""
         return Exported(array)
 
-    def from_interface(self, array: Any) -> Any:
-        """Return a view of an array that has `__cuda_array_interface__`, on any device."""
-        return cupy.asarray(array)
+    def from_interface(self, array: Any, address: int = 0) -> Any:
+        """Return a view of an array that has `__cuda_array_interface__`. See base.py for `address`."""
+        if not address:
+            return cupy.asarray(array)
+        with cupy.cuda.Device(cupy.cuda.runtime.pointerGetAttributes(address).device):  # else CuPy would copy it
+            return cupy.asarray(array)
 
 
 def _cast(array: Any, dtype: np.dtype[Any]) -> Any:

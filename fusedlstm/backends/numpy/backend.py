@@ -157,8 +157,9 @@ class NumpyBackend:
         """Return the array itself: on a CPU, work is done when a call returns."""
         return array
 
-    def from_interface(self, array: Any) -> NumpyArray:
+    def from_interface(self, array: Any, address: int = 0) -> NumpyArray:
         """Raise TypeError: an array with only `__cuda_array_interface__` is on a GPU."""
+        del address
         raise TypeError(f"NumPy can't view a {type(array).__name__}")
 
 

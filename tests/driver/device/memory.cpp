@@ -208,13 +208,13 @@ cudaError_t cudaFree(void* pointer) {
   return release(pointer) ? cudaSuccess : failed(cudaErrorInvalidValue);
 }
 
-// For Python's allocator, which gives each array memory of its own. Null in a capture, or if there is no more.
-extern "C" void* driver_allocate(int device, size_t bytes) {
+// For an allocator of CuPy that gives each array memory of its own. Null in a capture, or if there is no more.
+extern "C" void* driver_allocate(void*, size_t bytes, int device) {
   const Locked locked(lock);
   return check_unsafe_call() ? nullptr : allocate(device, bytes);
 }
 
-extern "C" void driver_release(void* pointer) {
+extern "C" void driver_release(void*, void* pointer, int) {
   const Locked locked(lock);
   release(pointer);
 }

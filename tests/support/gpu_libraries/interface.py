@@ -1,0 +1,14 @@
+"""A library whose arrays on a GPU, real or emulated, only the CUDA array interface reaches."""
+
+
+class OnlyInterface:
+    """An array over CuPy's. Its interface names the given stream, and has bfloat16 as two bytes without a type."""
+
+    def __init__(self, array, stream=None, read_only=False):
+        self.array, self._stream, self._read_only = array, stream, read_only
+
+    @property
+    def __cuda_array_interface__(self):
+        interface = self.array.__cuda_array_interface__
+        stream = None if self._stream is None else self._stream.ptr
+        return {**interface, "stream": stream, "data": (interface["data"][0], self._read_only)}
