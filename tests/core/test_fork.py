@@ -15,9 +15,9 @@ import sys
 
 sys.path.insert(0, {tests!r})
 if {emulated}:
-    import stand_in
+    import driver
 
-    stand_in.install()
+    driver.install()
 
 from fusedlstm import LSTMCell, LSTMWeights, StatePool, available_backends
 

@@ -20,10 +20,10 @@ try:
     from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     from support.on_emulated_gpu import bits, bits_of
-except ImportError as error:  # neither CuPy nor its stand-in
-    pytest.skip(f"needs the stand-in: {error}", allow_module_level=True)
+except ImportError as error:
+    pytest.skip(f"needs CuPy: {error}", allow_module_level=True)
 
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
 
 
 def moved(owner, array, elements):

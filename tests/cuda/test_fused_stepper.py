@@ -2,25 +2,23 @@
 
 import gc
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
+from fusedlstm.backends import kernel_choice
 
-from stand_in import arrays, memory, streams, torch_cuda
+from driver import memory, observe
+from stand_in import streams, torch_cuda
 from support import tolerances
 from support.backends import BACKENDS
 from support.cells import host, random_inputs
 from support.on_emulated_gpu import FORCED, TOLERANCE, bits, bits_of, nodes, settle
 
-try:
-    from fusedlstm.backends import kernel_choice
-    from fusedlstm.backends.cuda.runtime import graphs
-except ImportError as error:  # neither CuPy nor its stand-in
-    pytest.skip(f"needs the stand-in: {error}", allow_module_level=True)
-
-pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
 
 I, N = 7, 12
 STEP, PROJECT = "lstm_step", "lstm_project"
@@ -79,23 +77,25 @@ def test_the_graph_includes_host_copies():
 def test_a_step_is_one_launch(resets, given):
     """A step is one graph on the current stream, after a copy of a given x. It doesn't allocate or wait."""
     stepper = make(3, sizes=(8, 8)).stepper(5)
-    x = arrays.asarray(np.ones((5, 8), np.float32))
+    x = cupy.asarray(np.ones((5, 8), np.float32))
     if resets:
         stepper.is_first[...] = True
     made = memory.made()
-    with streams.Stream() as stream:
+    with cupy.cuda.Stream() as stream:
         stepper.step()
-        streams.log.clear()
+        observe.clear()
         for _ in range(4):
             stepper.step(x if given else None)
     each = [("launch", stream.ptr), ("graph", stream.ptr)] if given else [("graph", stream.ptr)]
-    assert [entry[:2] for entry in streams.log] == each * 4
+    assert [entry[:2] for entry in observe.log()] == each * 4
     assert memory.made() == made
 
 
 def test_nothing_else_is_captured(monkeypatch):
     """Capture a graph per buffer of h, with and without resets. Their first use captures no more."""
-    made, captured = [], graphs.captured
+    from fusedlstm.backends.cuda.runtime.graphs import captured
+
+    made = []
     monkeypatch.setattr("fusedlstm.backends.cuda.stepper.captured", lambda queue: made.append(1) or captured(queue))
     stepper = make().stepper(5)
     assert len(made) == 4
@@ -209,7 +209,7 @@ def test_flags_are_cleared_by_the_step(B, host_buffers):
 def zeroed(array, rows):
     copy = host(array).copy()
     copy[rows] = 0
-    return arrays.asarray(copy)
+    return cupy.asarray(copy)
 
 
 @pytest.fixture
@@ -331,12 +331,12 @@ def test_a_call_writes_c_in_place():
     cell = make(proj_size=5)
     x, state = random_inputs(cell, 6)
     wanted = cell(x, state)
-    out = LSTMState(h=arrays.zeros((6, 5), np.float32), c=state.c.copy())
+    out = LSTMState(h=cupy.zeros((6, 5), np.float32), c=state.c.copy())
     assert cell(x, LSTMState(h=state.h, c=out.c), out=out) is out
     assert bits_of(out) == bits_of(wanted)
-    spread = [arrays.asarray(np.repeat(host(a), 2, axis=1))[:, ::2] for a in (x, state.h, state.c)]
+    spread = [cupy.asarray(np.repeat(host(a), 2, axis=1))[:, ::2] for a in (x, state.h, state.c)]
     assert bits_of(cell(spread[0], LSTMState(h=spread[1], c=spread[2]))) == bits_of(wanted)
-    off = [arrays.asarray(np.pad(host(a), ((0, 0), (1, 2))))[:, 1:-2] for a in (x, state.h, state.c)]
+    off = [cupy.asarray(np.pad(host(a), ((0, 0), (1, 2))))[:, 1:-2] for a in (x, state.h, state.c)]
     assert bits_of(cell(off[0], LSTMState(h=off[1], c=off[2]))) == bits_of(wanted)
 
 
@@ -347,24 +347,24 @@ def test_a_call_writes_c_in_place():
 def test_weights_are_set_in_turn(options):
     """The GPU rewrites the kernels' copies of the weights after earlier work, without a new capture."""
     owner = make(**options)
-    stepper, stream, x = owner.stepper(5), streams.Stream(), inputs(owner, 5)
+    stepper, stream, x = owner.stepper(5), cupy.cuda.Stream(), inputs(owner, 5)
     with stream:
         stepper.step(x)
     graph = stepper._engine._graph
 
     new = LSTMWeights.random(I, owner.weights.hidden_size, seed=1, proj_size=options.get("proj_size"))
-    streams.log.clear()
+    observe.clear()
     made = memory.made()
     owner.set_weights(new)
     assert memory.made() == made
-    launches = [entry[1] for entry in streams.log if entry[0] == "launch"]
+    launches = [entry[1] for entry in observe.log() if entry[0] == "launch"]
     assert len(set(launches)) == 1
-    streams.log.clear()
+    observe.clear()
     with stream:
         stepper.step(x)
         stepper.step(x)
     assert stepper._engine._graph is graph
-    kinds = [entry[0] for entry in streams.log]
+    kinds = [entry[0] for entry in observe.log()]
     assert kinds.index("wait") < kinds.index("graph")
     twin = LSTMCell(new, backend="cuda", kernel="simt").stepper(5)
     stepper.reset()
@@ -419,8 +419,6 @@ def test_memory_runs_out():
 
 def test_a_failed_launch_changes_nothing(monkeypatch):
     """If CUDA refuses a launch, the state stays and the next step continues from it."""
-    import cupy
-
     owner = make()
     stepper, twin, x = owner.stepper(5), owner.stepper(5), inputs(owner, 5)
     stepper.step(x)
@@ -428,7 +426,8 @@ def test_a_failed_launch_changes_nothing(monkeypatch):
     kept = address(stepper.h), bits_of(stepper.read())
     with monkeypatch.context() as patch:
         lost = cupy.cuda.runtime.CUDARuntimeError
-        patch.setattr(type(stepper._engine._graph), "launch", lambda *_: (_ for _ in ()).throw(lost(999)))
+        refusing = types.SimpleNamespace(launch=lambda *_: (_ for _ in ()).throw(lost(999)))
+        patch.setattr(type(stepper._engine), "_graph", refusing)
         with pytest.raises(lost):
             stepper.step(x)
     assert (address(stepper.h), bits_of(stepper.read())) == kept
@@ -451,8 +450,10 @@ def test_on_another_device():
 @pytest.mark.parametrize(("asked", "words"), [({"kernel": "simt"}, "kernel='simt'"), ({"batch_invariant": True},) * 2])
 @pytest.mark.parametrize("kind", [LSTMCell, LSTM])
 def test_old_gpus_refuse_fused_steps(kind, asked, words, monkeypatch):
+    from fusedlstm.backends.cuda.backend import CudaBackend
+
     weights = LSTMWeights.random(I, N, seed=0)
-    monkeypatch.setattr(arrays.Device, "compute_capability", "75")
+    monkeypatch.setattr(CudaBackend, "_capability", 75)
     words = words if isinstance(words, str) else "batch_invariant=True"
     message = rf"^{words} can't run on cuda:0: steps in one kernel need compute capability 8\.0, .* has 7\.5$"
     with pytest.raises(RuntimeError, match=message):

@@ -8,13 +8,14 @@ import pytest
 
 from fusedlstm import LSTMCell, LSTMWeights
 
-from stand_in import memory, streams
+from driver import memory, observe
 from support.backends import BACKENDS, needs_cuda
 from support.interleaved_layout import assert_rounded, interleaved, padded, tiles
 from support.kernel_cases import assert_same_bits
 
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 pytestmark = needs_cuda
-emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the stand-in")
+emulated = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
 
 DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 FORMS = [(0, 1, {}), (17, 33, {}), (16, 40, {"proj_size": 7}), (33, 31, {"proj_size": 31})]
@@ -30,8 +31,6 @@ def kind(request):
 
 
 def needs_tf32():
-    import cupy
-
     if int(cupy.cuda.Device().compute_capability) < 80:
         pytest.skip("this GPU has no TF32")
 
@@ -97,9 +96,9 @@ def test_threads_share_one_copy():
 
 def logged(what):
     """Return what is launched or waited for during a call, and on which stream."""
-    streams.log.clear()
+    observe.clear()
     what()
-    return [entry for entry in streams.log if entry[0] in ("launch", "synchronize")]
+    return [entry[:3] for entry in observe.log() if entry[0] in ("launch", "synchronize")]
 
 
 @emulated
@@ -109,14 +108,14 @@ def test_a_copy_is_made_on_the_current_stream(kind, options, kernels):
     dtype, rounded = kind
     weights = LSTMWeights.random(17, 33, seed=0, dtype=dtype, **options)
     engine = engine_of(weights)
-    with streams.Stream() as other:
+    with cupy.cuda.Stream() as other:
         engine.with_weights(weights)
-        uploaded = next(entry for entry in reversed(streams.log) if entry[:2] == ("record", other.ptr))
+        uploaded = next(entry for entry in reversed(observe.log()) if entry[:2] == ("record", other.ptr))
     made = memory.made()
-    with streams.Stream() as stream:
+    with cupy.cuda.Stream() as stream:
         work = logged(lambda: engine.weights.interleaved(rounded))
-        assert streams.log[0] == ("wait", stream.ptr, uploaded[2])
-    assert work == [("launch", stream.ptr, "kernel")] * kernels + [("synchronize", stream.ptr)]
+        assert observe.log()[0][:3] == ("wait", stream.ptr, uploaded[2])
+    assert work == [("launch", stream.ptr, "kernel")] * kernels + [("synchronize", stream.ptr, 0)]
     assert memory.made() == made + kernels
     assert logged(lambda: engine.weights.interleaved(rounded)) == []
 
@@ -128,7 +127,7 @@ def test_new_weights_are_uploaded_once(kind, options, kernels):
     dtype, rounded = kind
     old, new = (LSTMWeights.random(17, 33, seed=seed, dtype=dtype, **options) for seed in (0, 1))
     engine = engine_of(old)
-    with streams.Stream() as stream:
+    with cupy.cuda.Stream() as stream:
         uploads = logged(lambda: engine.with_weights(old))
         assert {entry[:2] for entry in uploads} == {("launch", stream.ptr)}
         assert "kernel" not in [entry[2] for entry in uploads], "copies should be made only on demand"

@@ -35,7 +35,9 @@ def _register(driver: ctypes.CDLL, filled: Any) -> None:
     pointers = [(member, _host_view(value)) for member, value in members if value is not None and value.size]
     granule = memory.granule([array for _, array in pointers], 0)
     extents = [
-        Extent(part.first, part.row_bytes, part.stride, part.count, array.itemsize, granule, number, not member.is_const)
+        Extent(
+            part.first, part.row_bytes, part.stride, part.count, array.itemsize, granule, number, not member.is_const
+        )
         for number, (member, array) in enumerate(pointers)
         for part in memory.extents(array)
     ]

@@ -77,10 +77,14 @@ def _redirect(library: ctypes.CDLL) -> None:
     for symbol in symbols.functions(build.runtime_module()):
         if symbol.name.startswith("cuda") and not symbol.name.startswith("cudart"):
             target = ctypes.cast(getattr(library, symbol.name), ctypes.c_void_p).value
-            _write(base + symbol.offset, b"\x48\xb8" + struct.pack("<Q", target) + b"\xff\xe0")  # mov rax, target; jmp rax
+            _write(
+                base + symbol.offset, b"\x48\xb8" + struct.pack("<Q", target) + b"\xff\xe0"
+            )  # mov rax, target; jmp rax
             redirected += 1
     if not redirected:
-        raise RuntimeError(f"{module.__file__} has no symbols of CUDA's runtime, which this CuPy must have linked into it")
+        raise RuntimeError(
+            f"{module.__file__} has no symbols of CUDA's runtime, which this CuPy must have linked into it"
+        )
 
 
 def _loaded_at(library: Path) -> int:

@@ -136,13 +136,14 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* out, unsigned flags, int)
 }
 
 // Stricter than CUDA: a capture may not end with a stream less than it began.
+// The memory is never freed, so that a later stream has another handle.
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
   BEGIN_CALL;
   Stream* stream = find_stream(handle);
   if (!stream || is_legacy(handle)) return failed(cudaErrorInvalidResourceHandle);
   if (const cudaError_t error = check_unsafe_call()) return error;
   streams.erase(stream);  // what it queued still runs
-  delete stream;
+  stream->last = nullptr;
   return cudaSuccess;
 }
 
@@ -186,7 +187,8 @@ cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) {
 
 cudaError_t cudaDeviceSynchronize() {
   BEGIN_CALL;
-  for (const RecordingPtr& recording : recordings) return invalidate(recording, cudaErrorStreamCaptureUnsupported);
+  for (const RecordingPtr& recording : recordings)
+    return invalidate(recording, cudaErrorStreamCaptureUnsupported);
   write_log({"synchronize", nullptr, nullptr, "", "device"});
   run_all(current_device());
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
@@ -249,7 +251,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t handle) {
   BEGIN_CALL;
   Event* event = find_event(handle);
   if (!event) return failed(cudaErrorInvalidResourceHandle);
-  events.erase(event);  // never deleted, as a task may set its time
+  events.erase(event);  // never freed, as a task may set its time
   return cudaSuccess;
 }
 
@@ -262,8 +264,8 @@ cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t on) {
   if (stream->recording) return cudaSuccess;
   if (const cudaError_t error = check_legacy(on)) return error;
   write_log({"record", on, handle, "", ""});
-  stream->last = queue_task(stream->device, [event] { event->milliseconds = now(); },
-                            before_next(stream, is_legacy(on)));
+  stream->last = queue_task(
+      stream->device, [event] { event->milliseconds = now(); }, before_next(stream, is_legacy(on)));
   event->task = stream->last;
   event->stream = on;
   return cudaSuccess;
