@@ -120,12 +120,17 @@ def test_a_steps_launches(where, options, monkeypatch):
 
 
 def test_memory_of_uploads_is_not_reused_early():
+    """The host waits before it overwrites slots that the GPU may not have read yet."""
     owner, pool = make()
+    other, at_once = twin_of(owner, pool), pool._engine._step._uploads.AT_ONCE
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
     observe.clear()
-    for _ in range(2 * pool._engine._step._uploads.AT_ONCE + 1):
-        pool.step(x, range(7), out=out)
-    assert [entry[0] for entry in observe.log()].count("synchronize") >= pool._engine._step._uploads.AT_ONCE
+    for first in range(2 * at_once + 1):
+        pool.step(x, range(first, first + 7), out=out)
+    assert [entry[0] for entry in observe.log()].count("synchronize") >= at_once
+    for first in range(2 * at_once + 1):
+        other.step(x, range(first, first + 7), strict=True)
+    assert states(pool) == states(other)
 
 
 def unaligned(array, before):
