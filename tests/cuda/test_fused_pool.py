@@ -12,7 +12,7 @@ from driver import memory, observe
 from support import tolerances
 from support.backends import BACKENDS
 from support.cells import host, random_inputs
-from support.on_emulated_gpu import assert_after, nodes, on_device, settle
+from support.on_emulated_gpu import assert_after, cupys_kernels, needs_own_memory, nodes, on_device, settle
 
 try:
     from fusedlstm.backends import kernel_choice
@@ -120,12 +120,17 @@ def test_a_steps_launches(where, options, monkeypatch):
 
 
 def test_memory_of_uploads_is_not_reused_early():
+    """The host waits before it overwrites slots that the GPU may not have read yet."""
     owner, pool = make()
+    other, at_once = twin_of(owner, pool), pool._engine._step._uploads.AT_ONCE
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
     observe.clear()
-    for _ in range(2 * pool._engine._step._uploads.AT_ONCE + 1):
-        pool.step(x, range(7), out=out)
-    assert [entry[0] for entry in observe.log()].count("synchronize") >= pool._engine._step._uploads.AT_ONCE
+    for first in range(2 * at_once + 1):
+        pool.step(x, range(first, first + 7), out=out)
+    assert [entry[0] for entry in observe.log()].count("synchronize") >= at_once
+    for first in range(2 * at_once + 1):
+        other.step(x, range(first, first + 7), strict=True)
+    assert states(pool) == states(other)
 
 
 def unaligned(array, before):
@@ -591,7 +596,8 @@ def test_growth_keeps_buffers_of_queued_work(monkeypatch):
     del pool
 
 
-def test_memory_outlives_queued_work(monkeypatch):
+@needs_own_memory
+def test_memory_outlives_what_is_queued(monkeypatch):
     from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make(N=40, proj_size=3)
@@ -610,6 +616,7 @@ def test_memory_outlives_queued_work(monkeypatch):
     assert memory.alive() < before
 
 
+@needs_own_memory
 def test_a_pools_memory_is_as_reported(options):
     owner, _ = make(**options)
     settle()
@@ -629,6 +636,7 @@ def test_a_state_takes_two_h_and_one_c():
     assert pool.memory.states == 1000 * (2 * 64 * 2 + 64 * 4 + 8)
 
 
+@needs_own_memory
 def test_memory_runs_out():
     """If making buffers fails, the pool is unchanged and steps on."""
     owner, pool = make(2000, N=40, proj_size=3)
@@ -670,11 +678,13 @@ def test_a_prepared_pool_allocates_nothing(width, kernel, units, monkeypatch):
     monkeypatch.setattr(Kernel, "_load", lambda self, device: pytest.fail(f"{self.name} was loaded"))
     monkeypatch.setattr(pinned, "zeros", lambda *shape: pytest.fail("memory was pinned"))
     made = memory.made()
+    observe.clear()
     for B, x in xs.items():
         for each in (x, off[B]):
             pool.step(each, slots[:B], is_first=firsts[B], out=outs[B])
             pool.step(each, of_device[B], out=outs[B])
     assert memory.made() == made
+    assert not cupys_kernels()
 
 
 def test_preparing_changes_no_state(options):
