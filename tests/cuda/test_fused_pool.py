@@ -597,7 +597,7 @@ def test_growth_keeps_buffers_of_queued_work(monkeypatch):
 
 
 @needs_own_memory
-def test_memory_outlives_what_is_queued(monkeypatch):
+def test_memory_outlives_queued_work(monkeypatch):
     from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make(N=40, proj_size=3)

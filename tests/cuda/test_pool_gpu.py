@@ -385,7 +385,7 @@ def test_tensors(torch, dtype):
 
 
 @needs_own_memory
-def test_memory_outlives_what_is_queued(monkeypatch):
+def test_memory_outlives_queued_work(monkeypatch):
     from fusedlstm.backends.cuda.runtime import streams as order
 
     owner, pool = make()
