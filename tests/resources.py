@@ -18,9 +18,9 @@ import numpy as np
 from fusedlstm.backends.cuda import kernels as launch
 from fusedlstm.backends.cuda import step_kernels as step_launches
 from fusedlstm.backends.cuda import tiles
-from fusedlstm.backends.cuda.runtime import compile as compiler
 from fusedlstm.functions import ACTIVATIONS, Functions
 
+from support import real_nvrtc
 from support.cells import FUNCTIONS, functions_of
 from support.places import DATA
 
@@ -172,7 +172,7 @@ def instances():
 def compiled(kernel, architecture):
     """Return an instance's mangled name, its machine code, and its resources."""
     option = f"-arch=sm_{architecture}"
-    mangled, code, log = compiler.compile_kernel(kernel.file, kernel.name, option, ["--ptxas-options=-v"])
+    mangled, code, log = real_nvrtc.compile_kernel(kernel.file, kernel.name, option, ["--ptxas-options=-v"])
     assert "warning" not in log, f"{kernel.name} for sm_{architecture}:\n{log}"
     return mangled, code, in_log(log)._replace(dynamic=kernel.shared)
 
@@ -189,10 +189,6 @@ def in_log(log):
     stack, registers = bytes_or_number(r"(\d+) bytes stack frame"), bytes_or_number(r"Used (\d+) registers")
     shared = bytes_or_number(r"(\d+) bytes smem") if "bytes smem" in log else 0  # not reported if there is none
     return Resources(registers, stack, stores + loads, shared)
-
-
-def nvrtc_version():
-    return ".".join(map(str, compiler.nvrtc.getVersion()))
 
 
 def kept():
@@ -256,7 +252,7 @@ def write():
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = list(pool.map(lambda item: row(item[0], *item[1]), instances().items()))
-    about = {"nvrtc": nvrtc_version(), "numbers": Resources._fields}
+    about = {"nvrtc": real_nvrtc.version(), "numbers": Resources._fields}
     head = ",\n  ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in about.items())
     body = ",\n".join(rows)
     TABLE.write_text(f'{{\n  {head},\n  "instances": {{\n{body}\n  }}\n}}\n', encoding="utf-8")

@@ -13,8 +13,7 @@ import pytest
 
 from fusedlstm.arrays import dtypes
 
-import stand_in
-from support import sass
+from support import real_nvrtc, sass
 from support.cells import FUNCTIONS
 
 try:
@@ -24,25 +23,25 @@ try:
     from fusedlstm.backends.cuda.function_types import function_type
     from fusedlstm.backends.cuda.runtime import compile as compiler
     from fusedlstm.backends.cuda.runtime.structs import C_NAMES
-except ImportError as error:  # neither CuPy nor NVRTC
+except ImportError as error:  # no CuPy
     if os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1":
         raise
     pytest.skip(f"kernels are not compiled here: {error}", allow_module_level=True)
 
-real_nvrtc = stand_in.real.get("nvrtc", compiler.nvrtc)
-if real_nvrtc is stand_in.nvrtc:
-    assert os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") != "1", "NVRTC is not installed"
-    pytest.skip("kernels are not compiled here: NVRTC is not installed", allow_module_level=True)
+# If this is set, tests that lack a tool or the pinned NVRTC fail instead of being skipped.
+REQUIRED = os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1"
 
 
 @pytest.fixture(autouse=True)
 def _with_real_nvrtc(monkeypatch):
-    """Use the real NVRTC, even if the stand-in for CuPy has replaced it."""
-    monkeypatch.setattr(compiler, "nvrtc", real_nvrtc)
+    """Use the real NVRTC, even if the fake driver has replaced it."""
+    if real_nvrtc.missing():
+        assert not REQUIRED, real_nvrtc.missing()
+        pytest.skip(f"kernels are not compiled here: {real_nvrtc.missing()}")
+    monkeypatch.setattr(compiler, "compile_kernel", real_nvrtc.compile_kernel)
+    monkeypatch.setattr(compiler, "architecture", real_nvrtc.architecture)
 
 
-# If this is set, tests that lack a tool or the pinned NVRTC fail instead of being skipped.
-REQUIRED = os.environ.get("FUSEDLSTM_REQUIRE_NVRTC") == "1"
 KEPT_NVRTC, KEPT = resources.kept()
 
 
@@ -55,7 +54,7 @@ def assert_compiles(kernel, architecture):
     mangled, code, measured = compiled(kernel, architecture)
     assert code[:4] == b"\x7fELF", kernel.name
     assert mangled.encode() in code, kernel.name
-    same_nvrtc = resources.nvrtc_version() == KEPT_NVRTC
+    same_nvrtc = real_nvrtc.version() == KEPT_NVRTC
     wrong = resources.complaint(kernel.name, architecture, measured, KEPT, same_nvrtc=same_nvrtc)
     assert wrong is None, wrong
 
@@ -246,8 +245,8 @@ def test_steps_need_tensor_cores_of_sm_80():
 
 def test_resources_are_compared():
     """The table is for contributors' NVRTC. With another, only local memory is checked."""
-    if resources.nvrtc_version() != KEPT_NVRTC:
-        words = f"resources.json is of NVRTC {KEPT_NVRTC}, this is {resources.nvrtc_version()}: no registers compared"
+    if real_nvrtc.version() != KEPT_NVRTC:
+        words = f"resources.json is of NVRTC {KEPT_NVRTC}, this is {real_nvrtc.version()}: no registers compared"
         assert not REQUIRED, words
         pytest.skip(words)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import re
 from typing import Any, NamedTuple
 
 _driver: Any = None
@@ -46,7 +45,7 @@ def log() -> list[Entry]:
 def _entry(number: int) -> Entry:
     stream, handle, step, name = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_char_p(), ctypes.c_char_p()
     kind = _driver.driver_log_entry(ctypes.c_size_t(number), *map(ctypes.byref, (stream, handle, step, name)))
-    words = _instance((name.value or b"").decode())
+    words = (name.value or b"").decode()
     pointer = None if words == "device" else stream.value or 0
     return Entry(kind.decode(), pointer, (step.value or b"").decode() or handle.value or 0, words)
 
@@ -62,12 +61,5 @@ def steps(graph: Any) -> list[tuple[str, str]]:
     found = []
     for number in range(_driver.driver_graph_steps(handle)):
         kind = _driver.driver_graph_step(handle, number, ctypes.byref(name))
-        found.append((kind.decode(), _instance((name.value or b"").decode())))
+        found.append((kind.decode(), (name.value or b"").decode()))
     return found
-
-
-def _instance(lowered: str) -> str:
-    """Return the instance of a kernel that the fake NVRTC gave this name. Other names stay."""
-    if not re.fullmatch(r"lowered(_\d+)+", lowered):
-        return lowered
-    return "".join(chr(int(number)) for number in lowered.split("_")[1:])

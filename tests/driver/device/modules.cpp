@@ -2,6 +2,7 @@
 #include <cuda.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <set>
@@ -31,6 +32,17 @@ struct Function {
 };
 
 static std::set<Function*> functions;
+
+// Returns the instance to which nvrtc.cpp gave this lowered name. Other names stay.
+static std::string instance_of(const std::string& name) {
+  const std::string lowered = "lowered";
+  if (name.compare(0, lowered.size(), lowered) != 0) return name;
+  std::string instance;
+  for (size_t at = lowered.size(); at != std::string::npos; at = name.find('_', at + 1)) {
+    instance += static_cast<char>(atoi(name.c_str() + at + 1));
+  }
+  return instance;
+}
 
 // Arguments live until a launch has run.
 struct Arguments {
@@ -116,6 +128,7 @@ CUresult cuGetErrorName(CUresult error, const char** name) {
     case CUDA_ERROR_INVALID_HANDLE: *name = "CUDA_ERROR_INVALID_HANDLE"; break;
     case CUDA_ERROR_NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
     case CUDA_ERROR_LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;
+    case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED: *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; break;
     default: *name = "CUDA_ERROR"; break;
   }
   return CUDA_SUCCESS;
@@ -154,7 +167,7 @@ CUresult cuModuleUnload(CUmodule handle) {
 
 CUresult cuModuleGetFunction(CUfunction* out, CUmodule handle, const char* name) {
   const Module* module = reinterpret_cast<Module*>(handle);
-  Function made{{}, name, module->device};
+  Function made{{}, instance_of(name), module->device};
   const int found = find_kernel(module->description.data(), module->description.size(), name, &made.kernel);
   if (!found) return CUDA_ERROR_NOT_FOUND;
   const Locked locked(lock);

@@ -1,0 +1,87 @@
+"""The fake driver: devices, what it lacks, and kernels in the emulator."""
+
+import numpy as np
+import pytest
+
+from support import driver_child
+
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+pytestmark = driver_child.of_the_driver
+
+runtime = cupy.cuda.runtime
+
+
+def test_missing_functions_are_named(capfd):
+    """CUDA's runtime, which CuPy has inside, and cuBLAS."""
+    from cupy_backends.cuda.libs import cublas
+
+    with pytest.raises(runtime.CUDARuntimeError, match="999"):
+        runtime.mallocManaged(8)
+    with pytest.raises((cublas.CUBLASError, KeyError), match="999"):
+        cublas.sger(cupy.cuda.device.get_cublas_handle(), 1, 1, 0, 0, 1, 0, 1, 0, 1)
+    said = capfd.readouterr().err
+    assert "cudaMallocManaged was called, which it doesn't have" in said
+    assert "cublasSger_v2 was called, which it doesn't have" in said
+
+
+def test_the_driver_comes_before_cupy():
+    import driver
+
+    with pytest.raises(RuntimeError, match="before CuPy is imported"):
+        driver.install()
+
+
+def test_each_device_has_its_own_memory_and_streams():
+    with cupy.cuda.Device(1):
+        there, stream, event = cupy.zeros(4), cupy.cuda.Stream(), cupy.cuda.Event()
+    assert runtime.getDeviceCount() == 2
+    assert runtime.pointerGetAttributes(there.data.ptr).device == 1
+    for work in (
+        lambda: runtime.memsetAsync(there.data.ptr, 0, 8, 0),  # another device's memory
+        lambda: runtime.memsetAsync(cupy.zeros(4).data.ptr, 0, 8, stream.ptr),  # another device's stream
+        lambda: runtime.eventRecord(event.ptr, 0),
+        lambda: runtime.setDevice(2),
+    ):
+        with pytest.raises(runtime.CUDARuntimeError, match=r"cudaErrorInvalid(Value|ResourceHandle|Device)"):
+            work()
+
+
+def test_launches_are_within_cudas_limits():
+    function = cupy.RawKernel('extern "C" __global__ void nothing(int) {}', "nothing")
+    function((1,), (1024,), (np.int32(0),))
+    for grid, block, shared in (((1,), (1025,), 0), ((1, 65536), (1,), 0), ((1,), (1,), (48 << 10) + 1)):
+        with pytest.raises(cupy.cuda.driver.CUDADriverError, match="INVALID_VALUE"):
+            function(grid, block, (np.int32(0),), shared_mem=shared)
+
+
+def test_code_that_nvrtc_did_not_make_is_refused():
+    with pytest.raises(cupy.cuda.driver.CUDADriverError, match="INVALID_IMAGE"):
+        cupy.cuda.Module().load(b"\x7fELF of another compiler")
+
+
+BEYOND_A_VIEW = """
+    from fusedlstm.backends.cuda.arguments import ClipArguments
+    from fusedlstm.backends.cuda.kernels import clip_kernel
+
+    h = cupy.zeros(8, np.float32)
+
+    def clip(count):
+        clip_kernel(h.dtype)((1,), (256,), ClipArguments(h[:4], count=count, limit=1.0))
+        runtime.deviceSynchronize()
+
+    clip(4)
+    for work in (lambda: clip(5), h.get):
+        try:
+            work()
+        except (runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:
+            print(error)
+"""
+
+
+@pytest.mark.parametrize("order", ["now", "late"])
+def test_a_read_beyond_a_view_is_reported(order):
+    """With FUSEDLSTM_EMULATION=check, even if there is memory behind the view. Nothing works afterwards."""
+    said = driver_child.run(BEYOND_A_VIEW, FUSEDLSTM_EMULATION="check", DRIVER_ORDER=order).stdout.splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert "lstm_clip<float>: out of bounds: a 4-byte read that ends 4 bytes after the end of 'h'" in line
