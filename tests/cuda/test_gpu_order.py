@@ -156,6 +156,22 @@ def test_a_namespace_waits_for_its_results(gpu):
         gpu.assert_right(types.SimpleNamespace(h=got.h.array, c=got.c.array), gpu.theirs)
 
 
+# Weights: their uploads may be late, and another stream may be the first to use them.
+
+
+@pytest.mark.parametrize("kernel", [None, "simt"])
+def test_new_weights_on_another_stream(gpu, kernel):
+    wanted = LSTMCell(gpu.cell.weights, backend="cuda", kernel=kernel)(gpu.x, gpu.state).to_numpy()
+    for _ in TIMES:
+        held = gpu.nan(gpu.x)
+        gpu.settle()
+        gpu.late(held, gpu.x, gpu.ours)
+        with gpu.ours:
+            cell = LSTMCell(gpu.cell.weights, backend="cuda", kernel=kernel)
+        with gpu.theirs:
+            assert_same(cell(gpu.x, gpu.state).to_numpy(), wanted)
+
+
 # With PyTorch.
 
 
@@ -297,6 +313,35 @@ def test_weights_of_a_stepper_are_set_in_turn(either):
         either.cell.set_weights(old)
 
 
+def test_set_weights_before_a_stepper_is_made(either):
+    """It is made on another stream than set_weights ran on, and may interleave the weights. So is a pool."""
+    new = LSTMWeights.random(I, N, seed=1)
+    stepper = LSTMCell(new, backend="cuda").stepper(B)
+    stepper.step(either.x)
+    wanted = stepper.read().to_numpy()
+    for _ in TIMES:
+        cell = LSTMCell(either.cell.weights, backend="cuda")
+        held = either.nan(either.x)
+        either.settle()
+        either.late(held, either.x, either.ours)
+        with either.ours:
+            cell.set_weights(new)
+        with either.theirs:
+            stepper = cell.stepper(B)
+            stepper.step(either.x)
+            assert_same(stepper.read().to_numpy(), wanted)
+        either.settle()
+        either.late(held, either.x, either.ours)
+        with either.ours:
+            cell.set_weights(either.cell.weights)
+            cell.set_weights(new)
+        with either.theirs:
+            pool = StatePool(cell, B)
+            slots = pool.allocate(B)
+            pool.step(either.x, slots)
+            assert_same(pool.read(slots).to_numpy(), wanted)
+
+
 def test_a_pools_calls_take_turns(either):
     pool = StatePool(either.cell, 2 * B)
     slots = pool.allocate(2 * B)[::2]
@@ -341,6 +386,23 @@ def take_what_is_free():
     return taken
 
 
+def test_a_written_state_may_be_overwritten(either):
+    """With buffers on the host, even if the state is in pinned memory, which a GPU reads later."""
+    from fusedlstm.backends.cuda.runtime import pinned
+
+    wanted = stepped(either)[1]
+    stepper = either.cell.stepper(B, host=True)
+    arrays = [pinned.zeros(array.shape, array.dtype) for array in (either.h, either.c)]
+    for _ in TIMES:
+        for own, array in zip(arrays, (either.h, either.c), strict=True):
+            own[...] = array.get()
+        stepper.write(LSTMState(h=arrays[0], c=arrays[1]))
+        for own in arrays:
+            own.fill(np.nan)
+        stepper.step(either.x.get())
+        assert_same(stepper.read(), wanted)
+
+
 def test_a_stepper_that_is_deleted_while_it_runs(either):
     """Its memory isn't reused while a late step needs it."""
     wanted = stepped(either)[1]
@@ -354,6 +416,27 @@ def test_a_stepper_that_is_deleted_while_it_runs(either):
             stepper.step(x)
             out[...] = stepper.h
         del stepper
+        taken = take_what_is_free()
+        with either.ours:
+            np.testing.assert_array_equal(out.get(), wanted.h)
+        assert not any(each.any() for each in taken)
+
+
+def test_a_pool_that_is_deleted_while_it_runs(either):
+    """Its memory isn't reused while a late step needs it."""
+    wanted = stepped(either)[1]
+    for _ in TIMES:
+        pool = StatePool(either.cell, B)
+        slots = pool.allocate(B)
+        pool.write(slots, either.state)
+        pool.step(either.x, slots)  # makes the buffers
+        pool.write(slots, either.state)
+        x, out = either.nan(either.x), either.nan(either.h)
+        either.settle()
+        either.late(x, either.x, either.ours)
+        with either.ours:
+            pool.step(x, slots, out=out)
+        del pool
         taken = take_what_is_free()
         with either.ours:
             np.testing.assert_array_equal(out.get(), wanted.h)

@@ -100,6 +100,10 @@ class DeviceWeights:
                 copy.fill(self)
             self._uploaded.record()
 
+    def wait_until_uploaded(self, stream: Any) -> None:
+        """Make a stream wait for the latest weights, which may have been uploaded on another one."""
+        stream.wait_event(self._uploaded)
+
     def interleaved(self, rounded: bool) -> Interleaved:
         """Return the weights interleaved. float32 may be rounded to TF32, on GPUs that have it.
 
@@ -108,7 +112,7 @@ class DeviceWeights:
         with self._lock:
             if rounded not in self._interleaved:
                 stream = cupy.cuda.get_current_stream()
-                stream.wait_event(self._uploaded)  # they may have been uploaded on another stream
+                self.wait_until_uploaded(stream)
                 copy = Interleaved.empty(self, rounded=rounded)
                 copy.fill(self)
                 stream.synchronize()  # other streams may be the first to use them

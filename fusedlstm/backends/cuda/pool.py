@@ -41,8 +41,9 @@ class CudaPool(PoolEngine):
         self._all_h, self._c = step.all_h, step.c
         self._columns = tuple(zip(step.hs, step.cs, strict=True))  # for each layer, the columns of h and those of c
         self._audit: Audit | None = None
-        turns.begin()
+        stream = turns.begin()
         for engine in engines:
+            engine.weights.wait_until_uploaded(stream)
             engine.turns.add(turns)
         self._audits: list[Audit] = []  # the first one: later ones share its memory
         held = tuple(engines), step.all_h, step.c, step.held, self._audits

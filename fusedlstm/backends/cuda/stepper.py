@@ -69,9 +69,10 @@ class CudaStepper:
             }
         step.zero()
         self._turns = Turns(index)
-        self._turns.begin()
+        stream = self._turns.begin()
         held = (step, flags, self._graphs, self.x, self._flags, self.output)
         for engine in engines:
+            engine.weights.wait_until_uploaded(stream)
             engine.turns.add(self._turns)
         weakref.finalize(self, self._turns.keep_until_done, held).atexit = False
 

@@ -162,7 +162,7 @@ int cublasLtMatmul(int* handle, Description* description, const void* alpha, voi
                         factor(beta),
                         is_double,
                         description->compute == COMPUTE_FAST_TF32 && layout_a->type == CUDA_R_32F};
-  // A workspace holds nothing afterwards that anybody else could use.
+  // A workspace holds nothing for anybody else, before or after.
   const Work spoil = [=] { if (workspace_bytes) memset(workspace, 0xFF, workspace_bytes); };
   return queue_product(product, stream, spoil) ? INVALID_VALUE : SUCCESS;
 }

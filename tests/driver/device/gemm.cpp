@@ -96,15 +96,16 @@ static bool is_usable(const Matrix& matrix, long long rows, long long columns) {
   return may_touch(current_device(), matrix.data, ((columns - 1) * matrix.stride + rows) * size);
 }
 
-cudaError_t queue_product(const Product& product, cudaStream_t stream, const Work& before) {
+cudaError_t queue_product(const Product& product, cudaStream_t stream, const Work& spoil) {
   const long long m = product.m, n = product.n, k = product.k;
   const bool usable = is_usable(product.a, product.transposed_a ? k : m, product.transposed_a ? m : k) &&
                       is_usable(product.b, product.transposed_b ? n : k, product.transposed_b ? k : n) &&
                       is_usable(product.d, m, n);
   if (!usable) return failed(cudaErrorInvalidValue);
-  return queue(stream, {"matmul", "", [product, before] {
-                          if (before) before();
+  return queue(stream, {"matmul", "", [product, spoil] {
+                          if (spoil) spoil();
                           product.is_double ? multiply<double>(product) : multiply<float>(product);
+                          if (spoil) spoil();
                         }});
 }
 

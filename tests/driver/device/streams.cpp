@@ -160,7 +160,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
   if (!stream) return failed(cudaErrorInvalidResourceHandle);
   if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureUnsupported);
   if (!stream->last || stream->last->done) return cudaSuccess;
-  run_one_towards(stream->last);
+  ask_for(stream->last);
   return cudaErrorNotReady;
 }
 
@@ -278,7 +278,7 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
   if (event->recording) return failed(cudaErrorCapturedEvent);
   if (const cudaError_t error = check_unsafe_call()) return error;
   if (!event->task || event->task->done) return cudaSuccess;
-  run_one_towards(event->task);
+  ask_for(event->task);
   return cudaErrorNotReady;
 }
 

@@ -14,6 +14,7 @@ struct Task {
   std::vector<std::shared_ptr<Task>> after;  // these run first
   int device;
   bool done = false;
+  int asked = 0;  // how often somebody has asked whether it is done
 };
 typedef std::shared_ptr<Task> TaskPtr;
 
@@ -23,8 +24,8 @@ TaskPtr queue_task(int device, Work work, std::vector<TaskPtr> after);
 // Runs a task and all that must run before it. Null and finished tasks are fine.
 void run_task(const TaskPtr& task);
 
-// Runs one task of those that a task needs, the task itself last.
-void run_one_towards(const TaskPtr& task);
+// Somebody asks whether a task is done. At times this runs one of those that it needs, so that whoever asks in a loop ends.
+void ask_for(const TaskPtr& task);
 
 // Runs all that is queued on a device: the newest first where the order is late.
 void run_all(int device);
