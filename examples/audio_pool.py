@@ -15,7 +15,7 @@ import numpy as np
 from fusedlstm import LSTMCell, LSTMWeights, StatePool
 
 STREAMS, CHANGES = 1000, 5  # live streams; how many stop, and how many start, at each tick
-T, B = 300, 256  # ticks, and rows of a step, of which STREAMS must be no less
+T, B = 300, 256  # ticks, and rows of a step: at most STREAMS
 I, N = 160, 128  # samples of a frame (10 ms at 16 kHz), units
 rng = np.random.default_rng(0)
 

@@ -27,7 +27,7 @@ States, which you pass to a step and get back
 
 Backends and errors
 
-    available_backends        the backends that run here, the default first
+    available_backends        the backends that run here, cuda first
     BackendUnavailableError   the backend that you named can't run here
     PoolFullError             a StatePool has too few free slots
     WeightsFileError          a file can't be used, such as a damaged one

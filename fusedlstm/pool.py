@@ -62,9 +62,9 @@ class StatePool(Generic[State]):
     and `kernels` may be read at any time.
 
     On NumPy, slots that were never allocated take no memory on most systems. On a GPU, a layer is one kernel, which
-    finds its rows by their slots. If `kernels` says "matmul", steps use buckets of buffers instead. Each bucket is for
-    a power of two of rows. If all buckets together take more than 256 MiB, the least recently used are dropped. Those
-    that `prepare` has made are always kept.
+    finds its rows by their slots. If `kernels` says "matmul", steps use buckets of buffers instead. The number of
+    rows in a bucket is a power of two. If all buckets together take more than 256 MiB, the least recently used are
+    dropped. Those that `prepare` has made are always kept.
 
     Args:
         cell: an LSTMCell, or a unidirectional LSTM.
@@ -296,8 +296,8 @@ class StatePool(Generic[State]):
         Slots in host memory are checked before each step, so this never reports them.
 
         Raises:
-            ValueError: slots were out of range, not live, or twice in a step. Their rows were skipped. If rows shared a
-                slot, one of them was stepped, and it may be any of them.
+            ValueError: slots were out of range, inactive or duplicate in a step. Rows with out-of-range or inactive
+                slots were skipped. Of the rows that shared a slot, one was stepped, and it may be any of them.
         """
         self._in_turn(self._slots.check_steps)
 

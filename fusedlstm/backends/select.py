@@ -81,7 +81,7 @@ def unavailable_reason(name: str, index: int = 0) -> str | None:
 
 
 def available_backends() -> tuple[str, ...]:
-    """Return the names of the backends that can run here, the one chosen by default first."""
+    """Return the names of the backends that can run here: "cuda" first if it can, then "numpy"."""
     return ("numpy",) if unavailable_reason("cuda") else ("cuda", "numpy")
 
 

@@ -45,7 +45,7 @@ def from_chainer(params: Mapping[str, Any], prefix: str = "", *, bidirectional: 
     LSTM and StatelessLSTM have upward/W (4N, I), upward/b (4N,) and lateral/W (4N, N). Row 4n + k belongs to unit n,
     and to the k-th of the gates g, i, f, o. NStepLSTM and NStepBiLSTM number their layers and directions. Number 0 has
     0/w0 ... 0/w3 (N, I) and 0/w4 ... 0/w7 (N, N) for i, f, g, o, and biases 0/b0 ... 0/b7 (N,). Chainer's
-    documentation gives another order. All are tested against Chainer 7.8.1.
+    documentation of NStepLSTM swaps g and o. All are tested against Chainer 7.8.1.
 
     Args:
         params: arrays by name, as serializers.save_npz writes them, or as in {name: p.array for name, p in

@@ -34,8 +34,8 @@ def from_cudnn(
 
     For the gates i, f, g, o, linear layers 0 to 3 (N, I) multiply x, and 4 to 7 (N, P) multiply h. Layer 8 (P, N) is
     the projection. From the documentation of cuDNN 9 (cudnnGetRNNWeightParams) and TensorFlow's
-    CudnnRNNParamsToCanonical.
-    The weights don't record the clip that cudnnRNNSetClip_v8 sets. An LSTM that clips can't be represented.
+    CudnnRNNParamsToCanonical. The weights don't record the clip that cudnnRNNSetClip_v8 sets. An LSTM that clips can't
+    be represented.
 
     Args:
         weights: 8 matrices, or 9 with a projection, for each layer and direction. They are in cuDNN's order of

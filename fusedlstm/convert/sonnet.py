@@ -58,8 +58,8 @@ def from_sonnet1(
     Raises:
         TypeError: `variables` is not a mapping; the arrays' dtypes are mixed or unsupported.
         ValueError: there is no such module; a shape is wrong; this package's formula lacks the module's clip,
-            normalisation or peepholes (Sonnet 1 puts o's inside the tanh of c); there is a trained initial state, which
-            weights can't hold; there are arrays that the module doesn't have.
+            normalisation or peepholes (Sonnet 1 puts the peephole of o inside the tanh of c); there is a trained
+            initial state, which weights can't hold; there are arrays that the module doesn't have.
     """
     for name, value in (("hidden_clip_value", hidden_clip_value), ("cell_clip_value", cell_clip_value)):
         if value is not None:

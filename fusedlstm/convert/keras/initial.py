@@ -34,7 +34,7 @@ def initial_state_from_keras(source: Any, name: str | None = None) -> tuple[LSTM
     Raises:
         TypeError: `source` is not a model, a layer or a path.
         ValueError: there is no constant state, calls have different ones, or part of it is computed.
-        WeightsFileError: the same, in a file; or the file can't be read.
+        WeightsFileError: the same, in a file; or the file is damaged, or is not a Keras file.
         ImportError, OSError: see `from_keras`.
     """
     if isinstance(source, (str, bytes, os.PathLike)):

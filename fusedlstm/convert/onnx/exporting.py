@@ -57,7 +57,7 @@ def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
     Raises:
         ValueError: ONNX's LSTM can't represent the weights: cell_clip, projections, zoneout, residual layers, i = 1 - f
             (it has only f = 1 - i), a gate_clip that is not above 0 in float32, or directions of one layer that differ
-            in size, bias, peephole, gate_clip or coupled_gate.
+            in size, gate_clip or coupled_gate, or of which only one has a bias or a peephole.
         TypeError: `weights` is neither a StackedWeights nor an LSTMWeights, or `opset` is not an int.
         ImportError: the package onnx is not installed.
     """

@@ -60,7 +60,7 @@ def from_onnx(
     - A row of length 0 ends with a state of zeros in onnxruntime (1.32, measured). Here it keeps its initial state.
 
     Files are not trusted: nothing is executed, and external data is read only from the model's folder and below.
-    Constants and names take at most 64 times the size of the model's files, or 1 MB. A model has at most 1,000,000
+    Constants and names take at most 1 MB plus 64 times the size of the model's files. A model has at most 1,000,000
     nodes (a function's count for each call) in 50 levels of subgraphs and calls. At most 100 operators in a chain make
     a constant, and at most 30 are between two layers.
 
@@ -81,7 +81,7 @@ def from_onnx(
             and what. It is a ValueError.
         TypeError: `source` or `name` has the wrong type.
         ValueError: the model has no LSTM with that name; the named nodes are not layers, and the message says what is
-            between them or their right order; `initial_state` is neither of these.
+            between them or their right order; `initial_state` is neither "refuse" nor "separate".
         OSError: the file can't be read.
         ImportError: the package onnx is not installed.
     """
