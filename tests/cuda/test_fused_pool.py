@@ -21,8 +21,8 @@ try:
     from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     from support.on_emulated_gpu import FORCED, TOLERANCE, bits, bits_of
-except ImportError as error:  # neither CuPy nor its stand-in
-    pytest.skip(f"needs the stand-in: {error}", allow_module_level=True)
+except ImportError as error:  # CuPy is not installed
+    pytest.skip(f"CuPy is not installed: {error}", allow_module_level=True)
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulated GPU")

@@ -1,4 +1,4 @@
-"""The backends to test, by name: numpy, and cuda on a GPU or emulated by the stand-in for CuPy."""
+"""The backends to test, by name: numpy, and cuda on a GPU or emulated on the fake driver."""
 
 import ctypes
 import importlib.util
@@ -40,7 +40,7 @@ def choose():
 
 
 BACKENDS = choose()
-assert not {"cuda", "emulated"} <= set(BACKENDS), "name cuda or emulated, not both: the stand-in replaces CuPy"
+assert not {"cuda", "emulated"} <= set(BACKENDS), "name cuda or emulated, not both: the fake driver takes the place of a real one"
 if "emulated" in BACKENDS:
     driver.install()
 

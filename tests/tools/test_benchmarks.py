@@ -593,8 +593,6 @@ def test_peers_are_right(name, device):
     """Check each peer's gate order and layout, with all kinds, layers, projections and resets that it supports."""
     peer = PEERS[name]
     reason = peer.why_not(device)
-    if name == "CuPy unfused" and "emulated" in BACKENDS:
-        reason = "the stand-in for CuPy has no arithmetic"
     if reason:
         pytest.skip(reason)
     done = 0

@@ -123,7 +123,7 @@ def test_skips_and_absent_libraries_are_recorded(tmp_path, capsys):
 @pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
 @pytest.mark.parametrize("work", ["steps", "sequences", "steppers", "pools"])
 def test_sanitizer_programs_run(work):
-    """They run with the stand-in as with CuPy. Otherwise a mistake would only show on a machine with a GPU."""
+    """A mistake in them would otherwise only show on a machine with a GPU."""
     module = runpy.run_path(str(ROOT / "benchmarks" / "sanitize.py"))
     module[work]("bfloat16", np.random.default_rng(0))
 

@@ -20,7 +20,7 @@ try:
 
     from support.on_emulated_gpu import KERNELS
     from support.step_cases import TILES
-except ImportError as error:  # neither CuPy nor the stand-in for it
+except ImportError as error:  # CuPy is not installed
     pytest.skip(f"the CUDA backend can't be imported here: {error}", allow_module_level=True)
 
 # Tiles: a name in tiles.py, and the tile. Kernels: a name in kernel_choice.py.
