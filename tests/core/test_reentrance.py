@@ -684,7 +684,8 @@ def test_a_steppers_call_within_another(inner, way):
 
             moments.lines(functools.partial(outer, stepper), act, once=True)
             now = bits(stepper.read())
-            assert now == alone if outcome == [True] else now in orders, name
+            # A later call may have fewer lines than the first, and then the inner call isn't made.
+            assert now in orders if outcome == [False] else now == alone, name
             refusals += outcome
         assert any(refusals), name
 

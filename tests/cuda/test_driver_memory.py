@@ -36,6 +36,16 @@ def test_memory_is_counted():
     assert memory.alive() == alive
 
 
+def test_memory_in_a_cycle_is_released():
+    alive = memory.alive()
+    cycle = [cupy.empty(3)]
+    cycle.append(cycle)
+    cycle.append(cycle[0].data.mem)  # so that the garbage collector finds the memory itself
+    del cycle
+    gc.collect()
+    assert memory.alive() == alive
+
+
 def test_limited_memory_runs_out():
     with memory.limited(100):
         first = cupy.empty(10)

@@ -7,22 +7,26 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool
+from fusedlstm.backends import kernel_choice
+from fusedlstm.backends.cuda import tiles
+from fusedlstm.backends.cuda.runtime import fork
 
 from driver import memory, observe
 from support import tolerances
 from support.backends import BACKENDS
 from support.cells import host, random_inputs
-from support.on_emulated_gpu import assert_after, nodes, on_device, settle
-
-try:
-    from fusedlstm.backends import kernel_choice
-    from fusedlstm.backends.cuda import fused_slots, tiles
-    from fusedlstm.backends.cuda.runtime import fork
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
-
-    from support.on_emulated_gpu import FORCED, TOLERANCE, bits, bits_of
-except ImportError as error:  # neither CuPy nor its stand-in
-    pytest.skip(f"needs the stand-in: {error}", allow_module_level=True)
+from support.on_emulated_gpu import (
+    FORCED,
+    TOLERANCE,
+    assert_after,
+    bits,
+    bits_of,
+    cupys_kernels,
+    needs_own_memory,
+    nodes,
+    on_device,
+    settle,
+)
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulated GPU")
@@ -78,6 +82,8 @@ def states(pool, slots=None):
 
 def counted(monkeypatch):
     """Return a list that receives the name of each kernel launched from now on."""
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
+
     names, bind = [], Kernel.bound
 
     def bound(self, *launch):
@@ -120,12 +126,17 @@ def test_a_steps_launches(where, options, monkeypatch):
 
 
 def test_memory_of_uploads_is_not_reused_early():
+    """The host waits before it overwrites slots that the GPU may not have read yet."""
     owner, pool = make()
+    other, at_once = twin_of(owner, pool), pool._engine._step._uploads.AT_ONCE
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
     observe.clear()
-    for _ in range(2 * pool._engine._step._uploads.AT_ONCE + 1):
-        pool.step(x, range(7), out=out)
-    assert [entry[0] for entry in observe.log()].count("synchronize") >= pool._engine._step._uploads.AT_ONCE
+    for first in range(2 * at_once + 1):
+        pool.step(x, range(first, first + 7), out=out)
+    assert [entry[0] for entry in observe.log()].count("synchronize") >= at_once
+    for first in range(2 * at_once + 1):
+        other.step(x, range(first, first + 7), strict=True)
+    assert states(pool) == states(other)
 
 
 def unaligned(array, before):
@@ -360,6 +371,8 @@ def test_two_pools_of_one_cell():
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_a_launch_that_fails_midway(failing, error, monkeypatch):
     """Each word still selects one of its slot's rows, other slots don't change, and the pool steps on."""
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
+
     owner, pool = make(layers=2, N=40, proj_size=5)
     x, steps, bind = inputs(owner, 3), [], Kernel.bound
     others, words = states(pool, range(3, 40)), bits(pool._engine._step._words)
@@ -591,6 +604,7 @@ def test_growth_keeps_what_is_queued(monkeypatch):
     del pool
 
 
+@needs_own_memory
 def test_memory_outlives_what_is_queued(monkeypatch):
     from fusedlstm.backends.cuda.runtime import streams as order
 
@@ -610,6 +624,7 @@ def test_memory_outlives_what_is_queued(monkeypatch):
     assert memory.alive() < before
 
 
+@needs_own_memory
 def test_a_pools_memory_is_as_reported(options):
     owner, _ = make(**options)
     settle()
@@ -629,6 +644,7 @@ def test_a_state_takes_two_h_and_one_c():
     assert pool.memory.states == 1000 * (2 * 64 * 2 + 64 * 4 + 8)
 
 
+@needs_own_memory
 def test_memory_runs_out():
     """If making buffers fails, the pool is unchanged and steps on."""
     owner, pool = make(2000, N=40, proj_size=3)
@@ -652,6 +668,7 @@ def test_a_prepared_pool_allocates_nothing(width, kernel, units, monkeypatch):
     from fusedlstm.backends.cuda import kernels as launch
     from fusedlstm.backends.cuda import step_kernels
     from fusedlstm.backends.cuda.runtime import pinned
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     for made in (step_kernels.step_kernel, step_kernels.project_kernel, launch.check_kernel, launch.reset_kernel):
         made.cache_clear()
@@ -670,11 +687,13 @@ def test_a_prepared_pool_allocates_nothing(width, kernel, units, monkeypatch):
     monkeypatch.setattr(Kernel, "_load", lambda self, device: pytest.fail(f"{self.name} was loaded"))
     monkeypatch.setattr(pinned, "zeros", lambda *shape: pytest.fail("memory was pinned"))
     made = memory.made()
+    observe.clear()
     for B, x in xs.items():
         for each in (x, off[B]):
             pool.step(each, slots[:B], is_first=firsts[B], out=outs[B])
             pool.step(each, of_device[B], out=outs[B])
     assert memory.made() == made
+    assert not cupys_kernels()
 
 
 def test_preparing_changes_no_state(options):
@@ -688,6 +707,8 @@ def test_preparing_changes_no_state(options):
 
 
 def test_rooms_are_shared_by_batches():
+    from fusedlstm.backends.cuda import fused_slots
+
     owner, pool = make()
     rooms = set()
     for B in (40, 1, 33, 17):

@@ -1,7 +1,6 @@
 """Pools on the emulated GPU: what a step queues, which engines are kept, and slots from the device."""
 
 import gc
-import sys
 import weakref
 
 import numpy as np
@@ -12,7 +11,8 @@ from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool
 from driver import memory, observe
 from support.backends import BACKENDS
 from support.cells import host
-from support.on_emulated_gpu import assert_after, nodes_of, on_device, settle
+from support.gpu_libraries import pretended_torch
+from support.on_emulated_gpu import assert_after, cupys_kernels, needs_own_memory, nodes_of, on_device, settle
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulated GPU")
@@ -71,13 +71,19 @@ def test_a_steps_queued_work():
 
 
 def test_memory_of_uploads_is_not_reused_early():
+    """The host waits before it overwrites slots that the GPU may not have read yet."""
     owner, pool = make()
+    other, at_once = StatePool(owner, 40), pool._engine._step._uploads.AT_ONCE
+    other.allocate(40)
+    other.write(range(40), pool.read(range(40)))
     x, out = inputs(owner, 7), owner.asarray(np.zeros((7, N)))
     observe.clear()
-    for _ in range(2 * pool._engine._step._uploads.AT_ONCE + 1):
-        pool.step(x, range(7), out=out)
-    kinds = [entry[0] for entry in observe.log()]
-    assert kinds.count("synchronize") >= pool._engine._step._uploads.AT_ONCE
+    for first in range(2 * at_once + 1):
+        pool.step(x, range(first, first + 7), out=out)
+    assert [entry[0] for entry in observe.log()].count("synchronize") >= at_once
+    for first in range(2 * at_once + 1):
+        other.step(x, range(first, first + 7), strict=True)
+    np.testing.assert_array_equal(host(pool.read(range(40)).h), host(other.read(range(40)).h))
 
 
 def test_slots_of_a_larger_batch_are_uploaded():
@@ -131,6 +137,7 @@ def test_prepared_buckets_are_kept(monkeypatch):
     assert pool.memory == before
 
 
+@needs_own_memory
 def test_least_recently_used_buckets_are_dropped(monkeypatch):
     """Buckets are dropped, and their memory freed, if they are too large together."""
     from fusedlstm.backends.cuda import matmul_slots
@@ -154,6 +161,7 @@ def test_least_recently_used_buckets_are_dropped(monkeypatch):
     assert memory.alive() - before < sizes[128] * 1.3 - sizes[32]
 
 
+@needs_own_memory
 def test_a_pools_memory_is_as_reported():
     owner = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda")
     settle()
@@ -167,6 +175,7 @@ def test_a_pools_memory_is_as_reported():
     assert memory.alive() - between == pytest.approx(pool.memory.plans, rel=0.3)
 
 
+@needs_own_memory
 @pytest.mark.parametrize("others", [False, True])
 def test_memory_runs_out_while_making_a_bucket(others):
     """The pool is unchanged and steps on. Buckets that were not prepared are dropped first."""
@@ -189,6 +198,7 @@ def test_memory_runs_out_while_making_a_bucket(others):
     np.testing.assert_array_equal(got, host(other.step(x, range(40))))
 
 
+@needs_own_memory
 def test_memory_runs_out_when_a_pool_is_made():
     owner = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda")
     settle()
@@ -351,9 +361,8 @@ def test_two_pools_share_no_buffers():
 
 @pytest.fixture
 def torch(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", torch_cuda)
-    yield torch_cuda
-    torch_cuda.cuda.set_stream(None)
+    with pretended_torch.installed(monkeypatch) as torch:
+        yield torch
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -364,17 +373,18 @@ def test_tensors(torch, dtype):
     state = pool.read([4, 2, 0])
     wanted = host(pool.step(x, [4, 2, 0]))
     pool.write([4, 2, 0], state)
-    torch.cuda.set_stream(0x5000)
+    torch.cuda.set_stream(stream := cupy.cuda.Stream())
     tensors = [torch.Tensor(array) for array in (x, on_device([4, 2, 0], np.int16), owner.asarray(np.zeros((3, N))))]
     observe.clear()
     got = pool.step(tensors[0], tensors[1], out=tensors[2], strict=True)
     assert got is tensors[2]
-    assert {entry[1] for entry in observe.log() if entry[0] == "graph"} == {0x5000}
+    assert {entry[1] for entry in observe.log() if entry[0] == "graph"} == {stream.ptr}
     np.testing.assert_array_equal(host(got), wanted)
     assert isinstance(pool.step(tensors[0], [1, 2, 3]), torch.Tensor)
     assert isinstance(pool.read([1], like=tensors[0]).h, torch.Tensor)
 
 
+@needs_own_memory
 def test_memory_outlives_what_is_queued(monkeypatch):
     from fusedlstm.backends.cuda.runtime import streams as order
 
@@ -432,6 +442,7 @@ def test_strict_waits():
     assert observe.log()[-1][0] == "synchronize"
 
 
+@needs_own_memory
 @pytest.mark.parametrize("what", ["save", "load"])
 def test_files_of_a_pool_when_memory_is_scarce(what, tmp_path, monkeypatch):
     """States are copied to and from the host in parts."""
@@ -453,6 +464,7 @@ def test_files_of_a_pool_when_memory_is_scarce(what, tmp_path, monkeypatch):
     np.testing.assert_array_equal(host(other.read(range(2000)).c), wanted)
 
 
+@needs_own_memory
 def test_read_and_write_work_in_parts(monkeypatch):
     """They take little memory beyond the states themselves."""
     from fusedlstm.backends.cuda import pool as cuda_pool
@@ -468,6 +480,7 @@ def test_read_and_write_work_in_parts(monkeypatch):
     np.testing.assert_array_equal(host(pool.read(range(2000)).c), host(state.c))
 
 
+@needs_own_memory
 def test_prepared_buckets_survive_out_of_memory():
     owner, pool = make(900)
     pool.prepare(64)
@@ -478,6 +491,7 @@ def test_prepared_buckets_survive_out_of_memory():
     assert [size for size in pool._engine._step._buckets if size <= 64] == before
 
 
+@needs_own_memory
 def test_other_buckets_make_room(monkeypatch):
     """Buckets that were not prepared are dropped one by one, after their work is done."""
     owner, pool = make(300)
@@ -489,8 +503,7 @@ def test_other_buckets_make_room(monkeypatch):
     observe.clear()
     with memory.limited(int(room * 0.9)):
         pool.step(x, range(300), out=out)
-    kinds = [entry[0] for entry in observe.log()]
-    assert "synchronize" in kinds
+    assert ("synchronize", 0) in [entry[:2] for entry in observe.log()]
     assert 512 in pool._engine._step._buckets
     assert 16 not in pool._engine._step._buckets
     assert 128 in pool._engine._step._buckets
@@ -519,6 +532,8 @@ def test_a_prepared_pool_loads_nothing(monkeypatch):
     pool.prepare(40)
     monkeypatch.setattr(Kernel, "_load", lambda self, device: pytest.fail(f"{self.name} was loaded"))
     monkeypatch.setattr(pinned, "zeros", lambda *shape: pytest.fail("memory was pinned"))
+    observe.clear()
     for B in (1, 17, 40):
         pool.step(inputs(owner, B), slots[:B], is_first=[True] * B)
         pool.step(inputs(owner, B), on_device(slots[:B]))
+    assert not cupys_kernels()

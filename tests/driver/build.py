@@ -10,9 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from emulation import compiler
-
 from . import symbols
+from emulation import compiler
 
 _DEVICE = Path(__file__).parent / "device"
 _OPTIONS = ("-std=c++17", "-O2", "-march=native", "-fopenmp-simd", "-fPIC", "-Wall", "-Wextra", "-Werror")

@@ -11,9 +11,8 @@ import struct
 import sys
 from pathlib import Path
 
-from emulation import compiler
-
 from . import build, checking, kernels, memory, observe, symbols
+from emulation import compiler
 
 # CuPy's build of CUB has a runtime of its own, which isn't redirected.
 _NO_ACCELERATORS = {"CUPY_ACCELERATORS": ""}

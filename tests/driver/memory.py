@@ -29,7 +29,9 @@ def give_each_array_its_own() -> None:
 
     functions = (_driver.driver_allocate, _driver.driver_release)
     # CuPy's allocator of Python functions can't release memory that the garbage collector finds in a cycle.
-    allocator = cupy.cuda.CFunctionAllocator(0, *(ctypes.cast(each, ctypes.c_void_p).value for each in functions), _driver)
+    allocator = cupy.cuda.CFunctionAllocator(
+        0, *(ctypes.cast(each, ctypes.c_void_p).value for each in functions), _driver
+    )
 
     def allocate(size: int) -> Any:
         pointer = allocator.malloc(size)

@@ -1,8 +1,10 @@
 """For tests of the emulated GPU: kernels, graphs, streams, and bits."""
 
 import gc
+import os
 
 import numpy as np
+import pytest
 
 from driver import observe
 from support import tolerances
@@ -20,6 +22,10 @@ FORCED = [(kernel, *kind) for kind, kernels in KERNELS.items() for kernel in ker
 
 # TF32 rounds x and the weights to 11 bits, the precision of float16.
 TOLERANCE = {"high": 2 * tolerances.ONE_STEP["float16"]}
+
+needs_own_memory = pytest.mark.skipif(
+    os.environ.get("DRIVER_ORDER", "now") != "now", reason="counts memory, and CuPy's pool keeps what is freed"
+)
 
 
 def bits(*arrays):
@@ -39,10 +45,18 @@ def nodes_of(graph):
     return [name.partition("<")[0] if kind == "kernel" else kind for kind, name in observe.steps(graph)]
 
 
+def cupys_kernels():
+    """Return the kernels of CuPy that were launched. It compiles one when that is first needed."""
+    return [entry.name for entry in observe.log() if entry.name.startswith("cupy")]
+
+
 def settle():
-    """Free everything that is kept for finished work, even of other tests."""
+    """Wait for the GPU, and free everything that is kept for finished work, even of other tests."""
+    import cupy
+
     from fusedlstm.backends.cuda.runtime.streams import _release_finished
 
+    cupy.cuda.Device().synchronize()
     gc.collect()
     _release_finished()
     gc.collect()
