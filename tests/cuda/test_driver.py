@@ -31,7 +31,7 @@ def test_the_driver_comes_before_cupy():
         driver.install()
 
 
-def test_each_device_has_its_own_memory_and_streams():
+def test_each_device_has_its_own_memory():
     with cupy.cuda.Device(1):
         there, stream, event = cupy.zeros(4), cupy.cuda.Stream(), cupy.cuda.Event()
     assert runtime.getDeviceCount() == 2
