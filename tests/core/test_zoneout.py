@@ -168,3 +168,13 @@ def test_out_may_be_the_state(backend):
     cell(x, state, out=out)
     assert host(out.c).tobytes() == wanted.c.tobytes()
     assert host(out.h).tobytes() == wanted.h.tobytes()
+
+
+def test_a_reset_leaves_the_callers_state(backend):
+    """Zoneout keeps a part of the old h, in which reset rows are replaced."""
+    cell = LSTMCell(LSTMWeights.random(I, N, seed=0, **ZONEOUT), backend=backend)
+    x, state = random_inputs(cell, B)
+    before = [host(array).copy() for array in (state.h, state.c)]
+    cell(x, state, is_first=[True] * B)
+    for array, old in zip((state.h, state.c), before, strict=True):
+        np.testing.assert_array_equal(host(array), old)

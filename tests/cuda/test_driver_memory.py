@@ -22,6 +22,7 @@ def test_new_memory_is_nan():
 
 
 def test_memory_is_counted():
+    gc.collect()  # what earlier tests left
     made, alive = memory.made(), memory.alive()
     array = cupy.empty((2, 3), np.float32)
     assert (memory.made(), memory.alive()) == (made + 1, alive + 24)
@@ -37,6 +38,7 @@ def test_memory_is_counted():
 
 
 def test_memory_in_a_cycle_is_released():
+    gc.collect()  # what earlier tests left
     alive = memory.alive()
     cycle = [cupy.empty(3)]
     cycle.append(cycle)

@@ -7,22 +7,26 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool
+from fusedlstm.backends import kernel_choice
+from fusedlstm.backends.cuda import tiles
+from fusedlstm.backends.cuda.runtime import fork
 
 from driver import memory, observe
 from support import tolerances
 from support.backends import BACKENDS
 from support.cells import host, random_inputs
-from support.on_emulated_gpu import assert_after, cupys_kernels, needs_own_memory, nodes, on_device, settle
-
-try:
-    from fusedlstm.backends import kernel_choice
-    from fusedlstm.backends.cuda import fused_slots, tiles
-    from fusedlstm.backends.cuda.runtime import fork
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
-
-    from support.on_emulated_gpu import FORCED, TOLERANCE, bits, bits_of
-except ImportError as error:  # CuPy is not installed
-    pytest.skip(f"CuPy is not installed: {error}", allow_module_level=True)
+from support.on_emulated_gpu import (
+    FORCED,
+    TOLERANCE,
+    assert_after,
+    bits,
+    bits_of,
+    cupys_kernels,
+    needs_own_memory,
+    nodes,
+    on_device,
+    settle,
+)
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulated GPU")
@@ -78,6 +82,8 @@ def states(pool, slots=None):
 
 def counted(monkeypatch):
     """Return a list that receives the name of each kernel launched from now on."""
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
+
     names, bind = [], Kernel.bound
 
     def bound(self, *launch):
@@ -365,6 +371,8 @@ def test_two_pools_of_one_cell():
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_a_launch_that_fails_midway(failing, error, monkeypatch):
     """Each word still selects one of its slot's rows, other slots don't change, and the pool steps on."""
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
+
     owner, pool = make(layers=2, N=40, proj_size=5)
     x, steps, bind = inputs(owner, 3), [], Kernel.bound
     others, words = states(pool, range(3, 40)), bits(pool._engine._step._words)
@@ -660,6 +668,7 @@ def test_a_prepared_pool_allocates_nothing(width, kernel, units, monkeypatch):
     from fusedlstm.backends.cuda import kernels as launch
     from fusedlstm.backends.cuda import step_kernels
     from fusedlstm.backends.cuda.runtime import pinned
+    from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     for made in (step_kernels.step_kernel, step_kernels.project_kernel, launch.check_kernel, launch.reset_kernel):
         made.cache_clear()
@@ -698,6 +707,8 @@ def test_preparing_changes_no_state(options):
 
 
 def test_rooms_are_shared_by_batches():
+    from fusedlstm.backends.cuda import fused_slots
+
     owner, pool = make()
     rooms = set()
     for B in (40, 1, 33, 17):

@@ -330,10 +330,10 @@ def test_set_weights_before_a_stepper_is_made(either):
             stepper = cell.stepper(B)
             stepper.step(either.x)
             assert_same(stepper.read().to_numpy(), wanted)
+        cell.set_weights(either.cell.weights)
         either.settle()
         either.late(held, either.x, either.ours)
         with either.ours:
-            cell.set_weights(either.cell.weights)
             cell.set_weights(new)
         with either.theirs:
             pool = StatePool(cell, B)
@@ -357,6 +357,29 @@ def test_a_pools_calls_take_turns(either):
             pool.step(x, slots)
         with either.theirs:
             assert_same(pool.read(slots).to_numpy(), wanted)
+
+
+def test_slots_of_queued_steps(either):
+    """A call copies its slots, which are read when its step runs, long after later calls have copied theirs."""
+    count = 20  # more than an upload holds
+    pool = StatePool(either.cell, count)
+    slots = pool.allocate(count)
+    wanted = None
+    for late in (False, *(True for _ in TIMES)):
+        pool.reset(slots)
+        held = either.nan(either.x)
+        either.settle()
+        if late:
+            either.late(held, either.x, either.ours)
+        with either.ours:
+            for k in range(count):
+                pool.step(either.x[k : k + 1], slots[k : k + 1])
+                if not late:
+                    either.settle()
+        with either.theirs:
+            got = pool.read(slots).to_numpy()
+        wanted = got if wanted is None else wanted
+        assert_same(got, wanted)
 
 
 def test_pools_on_two_streams(either):

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from fusedlstm import (
     StackedWeights,
     StatePool,
 )
-from fusedlstm.backends.cuda.runtime import fork
+from fusedlstm.backends.cuda.runtime import fork, graphs
 
 from driver import memory, observe
 from support.backends import BACKENDS
@@ -245,6 +246,20 @@ def test_captures_are_thread_local(monkeypatch):
     monkeypatch.setattr(cupy.cuda, "Stream", Stream)
     make().stepper(5)
     assert modes == [cupy.cuda.runtime.streamCaptureModeThreadLocal] * 2
+
+
+def test_other_threads_may_use_the_default_stream():
+    """During a capture, as its stream doesn't wait for the default one."""
+    array = cupy.zeros(4)
+
+    def work():
+        cupy.cuda.runtime.memsetAsync(array.data.ptr, 0, array.nbytes, 0)
+
+    def queue():
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(work).result()
+
+    graphs.captured(queue)
 
 
 def test_weights_are_set_without_another_capture():

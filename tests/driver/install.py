@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -19,6 +20,7 @@ _NO_ACCELERATORS = {"CUPY_ACCELERATORS": ""}
 _FIND_KERNEL = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t, ctypes.c_char_p, ctypes.POINTER(kernels.Kernel)
 )
+_CUPY = "14.2.0"  # the version whose symbols the driver knows
 _PAGE = 4096
 _READ_WRITE_EXECUTE = 7
 _kept: list[object] = []  # what C calls
@@ -28,9 +30,14 @@ def missing() -> str | None:
     """Return what this machine lacks to run CuPy on the fake driver, or None."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         return "the fake driver needs Linux on x86-64"
-    for name in ("cupy", "nvmath"):
-        if importlib.util.find_spec(name) is None:
-            return f"{name} is not installed"
+    if importlib.util.find_spec("nvmath") is None:
+        return "nvmath-python is not installed"
+    try:
+        version = importlib.metadata.version("cupy-cuda13x")
+    except importlib.metadata.PackageNotFoundError:
+        return "cupy-cuda13x is not installed"
+    if version != _CUPY:
+        return f"the fake driver is made for cupy-cuda13x {_CUPY}, and {version} is installed"
     return compiler.missing()
 
 

@@ -14,8 +14,7 @@ class Entry(NamedTuple):
     Attributes:
         kind: "launch", "graph", "record", "wait", or "synchronize" if the host waits.
         stream: the stream's handle, 0 for the default one; None if the host waits for a device.
-        what: the launched step: "kernel", "matmul", "memcpy", "memcpy2D" or "memset". Else the handle of a graph or
-            event.
+        what: the launched step: "kernel", "matmul", "memcpy", "memcpy2D" or "memset"; or a graph's or event's handle.
         name: a kernel's name.
     """
 

@@ -13,7 +13,7 @@ from support.places import ENVIRONMENT
 # For tests of the driver itself. Tests of other orders run in child processes.
 of_the_driver = pytest.mark.skipif(
     "emulated" not in BACKENDS or os.environ.get("DRIVER_ORDER", "now") != "now",
-    reason="needs the emulated GPU, and work that runs at once",
+    reason="needs the fake driver, and work that runs at once",
 )
 HEAD = """
 import driver

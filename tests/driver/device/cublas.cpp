@@ -7,12 +7,15 @@ using namespace driver;
 
 enum { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
 enum { COMPUTE_64F = 70, COMPUTE_FAST_TF32 = 77 };  // cublasComputeType_t
-enum { TF32_MATH = 3 };                             // cublasMath_t
+enum { TENSOR_OP_MATH = 1, TF32_MATH = 3 };         // cublasMath_t
 
 struct Handle {
   cudaStream_t stream = nullptr;
   int mode = 0;
 };
+
+// Whether a user allows rounding of float32 factors: to TF32 here, whatever real cuBLAS chooses.
+static bool may_round(const Handle* handle) { return handle->mode == TENSOR_OP_MATH || handle->mode == TF32_MATH; }
 
 static bool is_transposed(int operation) { return operation != 0; }
 
@@ -75,7 +78,7 @@ int cublasSetPointerMode_v2(Handle*, int mode) { return mode == 0 ? SUCCESS : NO
 int cublasGemmEx(Handle* handle, int op_a, int op_b, int m, int n, int k, const void* alpha, void* a,
                  cudaDataType_t type_a, int stride_a, void* b, cudaDataType_t type_b, int stride_b, const void* beta,
                  void* d, cudaDataType_t type_d, int stride_d, int compute, int) {
-  const bool is_tf32 = type_a == CUDA_R_32F && (compute == COMPUTE_FAST_TF32 || handle->mode == TF32_MATH);
+  const bool is_tf32 = type_a == CUDA_R_32F && (compute == COMPUTE_FAST_TF32 || may_round(handle));
   return multiply(handle, op_a, op_b, m, n, k, alpha, {a, type_a, stride_a}, {b, type_b, stride_b}, beta,
                   {d, type_d, stride_d}, compute == COMPUTE_64F, is_tf32);
 }
@@ -83,7 +86,7 @@ int cublasGemmEx(Handle* handle, int op_a, int op_b, int m, int n, int k, const 
 int cublasSgemm_v2(Handle* handle, int op_a, int op_b, int m, int n, int k, const float* alpha, void* a, int stride_a,
                    void* b, int stride_b, const float* beta, void* d, int stride_d) {
   return multiply(handle, op_a, op_b, m, n, k, alpha, {a, CUDA_R_32F, stride_a}, {b, CUDA_R_32F, stride_b}, beta,
-                  {d, CUDA_R_32F, stride_d}, false, handle->mode == TF32_MATH);
+                  {d, CUDA_R_32F, stride_d}, false, may_round(handle));
 }
 
 int cublasDgemm_v2(Handle* handle, int op_a, int op_b, int m, int n, int k, const double* alpha, void* a,

@@ -1,0 +1,293 @@
+"""Mistakes in what the CUDA backend gives to CUDA, in its buffers, and in what it remembers.
+
+By file: a description, the old text, the new text, and the tests that must find it (see host_faults.py).
+"""
+
+# Buffers and memory that graphs use.
+MEMORY = {
+    "stepper.py": [
+        (
+            "an allocation in a capture",
+            "        step = self._step\n        if self._host:\n            pinned",
+            "        step, _ = self._step, cupy.zeros(1)\n        if self._host:\n            pinned",
+            "now any_stepper equals_the_cell and emulated",
+        ),
+    ],
+    "matmul_step.py": [
+        (
+            "the workspace of a graph is freed",
+            "        for layer in self._layers:\n            layer.close()",
+            "        self._workspace = None\n        for layer in self._layers:\n            layer.close()",
+            "now any_stepper equals_the_cell and emulated",
+        ),
+        (
+            "no workspace",
+            "size = max(layer.workspace_bytes for layer in self._layers)",
+            "size = 0",
+            "now any_stepper equals_the_cell and emulated",
+        ),
+        (
+            "the workspace overlaps the gates",
+            "self._workspace = self._zeros((size,), np.dtype(np.uint8))",
+            "self._workspace = gates.view(np.uint8)[:size]",
+            "now any_stepper equals_the_cell and emulated and plain-33",
+        ),
+        (
+            "buffers begin with anything",
+            "array = cupy.zeros(shape, dtype)",
+            "array = cupy.empty(shape, dtype)",
+            "now any_stepper equals_the_cell and emulated",
+        ),
+        (
+            "layers share a column",
+            "at = middle + weights.H",
+            "at = middle + weights.H - 1",
+            "now any_stepper equals_the_lstm and emulated",
+        ),
+    ],
+    "fused_batch.py": [
+        (
+            "the buffers of h are swapped",
+            "(self.states[current], self.states[1 - current])",
+            "(self.states[1 - current], self.states[current])",
+            "now any_stepper equals_the_cell and emulated",
+        ),
+        (
+            "the layer above reads the old h",
+            "self.outputs = (hs[1], hs[0])",
+            "self.outputs = (hs[0], hs[1])",
+            "now any_stepper equals_the_lstm and emulated",
+        ),
+        (
+            "flags aren't cleared",
+            "None if is_first is None else readers)",
+            "None)",
+            "now fused_stepper flags_are_cleared",
+        ),
+    ],
+    "device_weights.py": [
+        (
+            "stale interleaved weights",
+            "            for copy in self._interleaved.values():\n                copy.fill(self)\n",
+            "",
+            "now any_stepper set_weights and emulated",
+        ),
+        (
+            "stale weights in graphs",
+            "self._arrays[name].set(array)",
+            "self._arrays[name] = cupy.asarray(array)",
+            "now any_stepper set_weights and emulated",
+        ),
+        (
+            "weights begin with anything",
+            "weight = np.zeros((4 * self.N, self.X + self.H), self.dtype)",
+            "weight = np.full((4 * self.N, self.X + self.H), np.nan, self.dtype)",
+            "now any_stepper equals_the_cell and emulated",
+        ),
+    ],
+    "runtime/structs.py": [
+        (
+            "a launch doesn't keep its arrays",
+            "filled.struct, filled.values = self, values",
+            "filled.struct, filled.values = self, ()",
+            "now host keeps_its_arrays",
+        ),
+    ],
+}
+
+# What a call of CUDA is given.
+ARGUMENTS = {
+    "runtime/cublas.py": [
+        (
+            "rows and columns swapped",
+            "            M,\n            B,\n",
+            "            B,\n            M,\n",
+            "now any_cell edges and emulated",
+        ),
+        (
+            "strides of another matrix",
+            "row_stride(a),\n            beta",
+            "row_stride(weight),\n            beta",
+            "now any_cell any_strides and emulated",
+        ),
+        (
+            "another user's math mode",
+            "if mode != cublas.CUBLAS_DEFAULT_MATH:  #",
+            "if False:  #",
+            "now host highest_precision",
+        ),
+        ("no TF32", 'precision == "high"', 'precision == "higher"', "now host high_precision"),
+    ],
+    "runtime/cublaslt.py": [
+        (
+            "alpha and beta swapped",
+            "(alpha, beta), (a, b, c)",
+            "(beta, alpha), (a, b, c)",
+            "now any_stepper equals_the_cell and emulated",
+        ),
+        ("operands swapped", "alpha, weight, a, x, b, beta", "alpha, x, b, weight, a, beta", "now stepper own_arrays"),
+        (
+            "no stride",
+            "rows, columns, row_stride(array))",
+            "rows, columns, rows)",
+            "now any_stepper equals_the_lstm and emulated",
+        ),
+        (
+            "an alignment that addresses haven't",
+            "return np.uint32(address & -address)",
+            "return np.uint32(_ALIGNMENT)",
+            "now any_stepper equals_the_lstm and emulated",
+        ),
+        (
+            "products on the default stream",
+            "            cupy.cuda.get_current_stream().ptr,",
+            "            0,",
+            "now stepper a_steps_graph",
+        ),
+        (
+            "not transposed",
+            "MatmulDescAttribute.TRANSA, np.int32(1))",
+            "MatmulDescAttribute.TRANSB, np.int32(1))",
+            "now stepper own_arrays",
+        ),
+    ],
+    "runtime/pinned.py": [
+        (
+            "pitches swapped",
+            "_queue(to.data.ptr, pitches[0], rows.ctypes.data, pitches[1], rows,",
+            "_queue(to.data.ptr, pitches[1], rows.ctypes.data, pitches[0], rows,",
+            "now any_stepper buffers_on_the_host and emulated",
+        ),
+        (
+            "a copy in the other direction",
+            "cupy.cuda.runtime.memcpyDeviceToHost",
+            "cupy.cuda.runtime.memcpyHostToDevice",
+            "now any_stepper buffers_on_the_host and emulated",
+        ),
+    ],
+    "runtime/strides.py": [
+        (
+            "no stride",
+            "return int(a.strides[0]) // int(a.itemsize) if B > 1 else max(1, K)",
+            "return max(1, K)",
+            "now any_cell any_strides and emulated",
+        ),
+        (
+            "overlapping rows aren't copied",
+            "row >= K * a.itemsize and row % a.itemsize == 0",
+            "True",
+            "now any_cell any_strides and emulated",
+        ),
+        (
+            "pitches swapped",
+            "for array in (to, a)]",
+            "for array in (a, to)]",
+            "now any_stepper write_read and emulated",
+        ),
+        (
+            "alignment of rows alone",
+            "a.data.ptr % step == 0 and rows_fit",
+            "rows_fit",
+            "check layouts flags or reset_to",
+        ),
+    ],
+    "runtime/graphs.py": [
+        (
+            "a capture that forbids nothing",
+            "stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)",
+            "stream.begin_capture()",
+            "now stepper thread_local",
+        ),
+        (
+            "a stream that waits for the default one",
+            "cupy.cuda.Stream(non_blocking=True)",
+            "cupy.cuda.Stream()",
+            "now stepper other_threads",
+        ),
+    ],
+    "kernels.py": [
+        (
+            "c in h's place",
+            "        h=h_out,\n        c_out=c_out,",
+            "        h=c_out,\n        c_out=h_out,",
+            "now any_cell edges",
+        ),
+        (
+            "bias and peephole swapped",
+            "        gates=gates,\n        cell=Cell(weights.bias, weights.peephole,",
+            "        gates=gates,\n        cell=Cell(weights.peephole, weights.bias,",
+            "now any_stepper equals_the_cell and emulated",
+        ),
+        (
+            "rows and columns of a grid swapped",
+            "return (-(-B // rows), -(-columns // threads)), (threads, rows)",
+            "return (-(-columns // threads), -(-B // rows)), (threads, rows)",
+            "now any_cell edges",
+        ),
+    ],
+    "step_kernels.py": [
+        (
+            "h and c swapped",
+            "h=Matrix.of(h),\n            c=Matrix.of(c),",
+            "h=Matrix.of(c),\n            c=Matrix.of(h),",
+            "now any_stepper equals_the_cell and kernel",
+        ),
+        ("no room for m", "tile.shared_bytes + bytes_of_m)", "tile.shared_bytes)", "now fused_pool projections_agree"),
+    ],
+}
+
+# The state, and devices.
+STATE = {
+    "stepper.py": [
+        (
+            "a step on the current device",
+            "if cupy.cuda.runtime.getDevice() != self._index:",
+            "if False:",
+            "late stepper another_device",
+        ),
+        (
+            "no turn of the buffers",
+            "self.current = (self.current + 1) % self._step.buffers",
+            "self.current = 0",
+            "now any_stepper equals_the_cell and emulated",
+        ),
+        (
+            "flags on the host stay",
+            "            self._flags.fill(False)  # as",
+            "            pass  # as",
+            "now stepper flags_on_the_host",
+        ),
+        ("flags are ignored", "        self._resets = True", "        pass", "now any_stepper flags_last and emulated"),
+        ("zeros of the run before a capture stay", "        step.zero()\n", "", "now fused_stepper begin_as_zeros"),
+    ],
+    "backend.py": [
+        (
+            "zeros on the current device",
+            "        with self._device:\n            return cupy.zeros",
+            "        if True:\n            return cupy.zeros",
+            "now host its_own_device",
+        ),
+    ],
+    "cell.py": [
+        (
+            "a step on the current device",
+            "with self.device:\n            gates = self.product(x",
+            "if True:\n            gates = self.product(x",
+            "now host its_own_device",
+        ),
+        (
+            "the caller's h is reset",
+            "cupy.ascontiguousarray(h).copy()",
+            "cupy.ascontiguousarray(h)",
+            "now zoneout callers_state and emulated",
+        ),
+    ],
+    "pool.py": [
+        ("ticks stand still", "audit.tick + 1", "audit.tick", "now pool duplicate"),
+        ("an audit keeps old problems", "            self._audit.problems.fill(0)\n", "", "now pool bad_slots"),
+    ],
+    "fused_slots.py": [
+        ("words aren't flipped", "flips=self._is_top)", "flips=False)", "now fused_pool words_say"),
+        ("ticks stand still", "        self._tick = tick\n", "", "now fused_pool a_pool_equals_its_cell"),
+    ],
+}
