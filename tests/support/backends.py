@@ -40,7 +40,9 @@ def choose():
 
 
 BACKENDS = choose()
-assert not {"cuda", "emulated"} <= set(BACKENDS), "name cuda or emulated, not both: the fake driver takes the place of a real one"
+assert not {"cuda", "emulated"} <= set(BACKENDS), (
+    "name cuda or emulated, not both"
+)
 if "emulated" in BACKENDS:
     driver.install()
 

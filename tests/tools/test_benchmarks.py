@@ -27,7 +27,7 @@ from fusedlstm import LSTMCell, StatePool, Stepper
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.numpy import blas
 
-from support.backends import BACKENDS, needs_cuda
+from support.backends import needs_cuda
 from support.places import ROOT
 
 LISTS = [value for value in vars(cases).values() if isinstance(value, list)]

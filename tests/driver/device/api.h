@@ -25,6 +25,6 @@ bool is_broken();
 }  // namespace driver
 
 // Begins a function of the runtime: takes the lock, and fails if the context is broken.
-#define BEGIN_CALL              \
+#define BEGIN_CALL                           \
   const driver::Locked locked(driver::lock); \
   if (driver::is_broken()) return driver::failed(cudaErrorLaunchFailure)

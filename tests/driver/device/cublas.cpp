@@ -15,7 +15,9 @@ struct Handle {
 };
 
 // Whether a user allows rounding of float32 factors: to TF32 here, whatever real cuBLAS chooses.
-static bool may_round(const Handle* handle) { return handle->mode == TENSOR_OP_MATH || handle->mode == TF32_MATH; }
+static bool may_round(const Handle* handle) {
+  return handle->mode == TENSOR_OP_MATH || handle->mode == TF32_MATH;
+}
 
 static bool is_transposed(int operation) { return operation != 0; }
 
@@ -23,11 +25,11 @@ static double factor(const void* pointer, bool is_double) {
   return is_double ? *static_cast<const double*>(pointer) : *static_cast<const float*>(pointer);
 }
 
-static int multiply(Handle* handle, int op_a, int op_b, int m, int n, int k, const void* alpha, Matrix a, Matrix b,
-                    const void* beta, Matrix d, bool is_double, bool is_tf32) {
+static int multiply(Handle* handle, int op_a, int op_b, int m, int n, int k, const void* alpha, Matrix a,
+                    Matrix b, const void* beta, Matrix d, bool is_double, bool is_tf32) {
   const Locked locked(lock);
-  const Product product{is_transposed(op_a), is_transposed(op_b), m, n, k, a, b, d, factor(alpha, is_double),
-                        factor(beta, is_double), is_double, is_tf32};
+  const Product product{is_transposed(op_a),      is_transposed(op_b),     m,         n,      k, a, b, d,
+                        factor(alpha, is_double), factor(beta, is_double), is_double, is_tf32};
   return queue_product(product, handle->stream) ? INVALID_VALUE : SUCCESS;
 }
 
@@ -76,22 +78,22 @@ int cublasGetPointerMode_v2(Handle*, int* mode) {
 int cublasSetPointerMode_v2(Handle*, int mode) { return mode == 0 ? SUCCESS : NOT_SUPPORTED; }
 
 int cublasGemmEx(Handle* handle, int op_a, int op_b, int m, int n, int k, const void* alpha, void* a,
-                 cudaDataType_t type_a, int stride_a, void* b, cudaDataType_t type_b, int stride_b, const void* beta,
-                 void* d, cudaDataType_t type_d, int stride_d, int compute, int) {
+                 cudaDataType_t type_a, int stride_a, void* b, cudaDataType_t type_b, int stride_b,
+                 const void* beta, void* d, cudaDataType_t type_d, int stride_d, int compute, int) {
   const bool is_tf32 = type_a == CUDA_R_32F && (compute == COMPUTE_FAST_TF32 || may_round(handle));
   return multiply(handle, op_a, op_b, m, n, k, alpha, {a, type_a, stride_a}, {b, type_b, stride_b}, beta,
                   {d, type_d, stride_d}, compute == COMPUTE_64F, is_tf32);
 }
 
-int cublasSgemm_v2(Handle* handle, int op_a, int op_b, int m, int n, int k, const float* alpha, void* a, int stride_a,
-                   void* b, int stride_b, const float* beta, void* d, int stride_d) {
-  return multiply(handle, op_a, op_b, m, n, k, alpha, {a, CUDA_R_32F, stride_a}, {b, CUDA_R_32F, stride_b}, beta,
-                  {d, CUDA_R_32F, stride_d}, false, may_round(handle));
+int cublasSgemm_v2(Handle* handle, int op_a, int op_b, int m, int n, int k, const float* alpha, void* a,
+                   int stride_a, void* b, int stride_b, const float* beta, void* d, int stride_d) {
+  return multiply(handle, op_a, op_b, m, n, k, alpha, {a, CUDA_R_32F, stride_a}, {b, CUDA_R_32F, stride_b},
+                  beta, {d, CUDA_R_32F, stride_d}, false, may_round(handle));
 }
 
 int cublasDgemm_v2(Handle* handle, int op_a, int op_b, int m, int n, int k, const double* alpha, void* a,
                    int stride_a, void* b, int stride_b, const double* beta, void* d, int stride_d) {
-  return multiply(handle, op_a, op_b, m, n, k, alpha, {a, CUDA_R_64F, stride_a}, {b, CUDA_R_64F, stride_b}, beta,
-                  {d, CUDA_R_64F, stride_d}, true, false);
+  return multiply(handle, op_a, op_b, m, n, k, alpha, {a, CUDA_R_64F, stride_a}, {b, CUDA_R_64F, stride_b},
+                  beta, {d, CUDA_R_64F, stride_d}, true, false);
 }
 }

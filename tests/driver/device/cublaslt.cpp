@@ -87,7 +87,8 @@ int cublasLtMatmulDescSetAttribute(Description* description, int name, const voi
   return SUCCESS;
 }
 
-int cublasLtMatrixLayoutCreate(Layout** out, cudaDataType_t type, uint64_t rows, uint64_t columns, int64_t stride) {
+int cublasLtMatrixLayoutCreate(Layout** out, cudaDataType_t type, uint64_t rows, uint64_t columns,
+                               int64_t stride) {
   if (stride < static_cast<int64_t>(rows)) return INVALID_VALUE;
   *out = new Layout{type, rows, columns, stride};
   return SUCCESS;
@@ -133,11 +134,13 @@ int cublasLtMatmulAlgoGetHeuristic(void*, Description* description, Layout* a, L
   return SUCCESS;
 }
 
-int cublasLtMatmul(int* handle, Description* description, const void* alpha, void* a, Layout* layout_a, void* b,
-                   Layout* layout_b, const void* beta, void* c, Layout* layout_c, void* d, Layout* layout_d,
-                   const Algorithm* algorithm, void* workspace, size_t workspace_bytes, cudaStream_t stream) {
+int cublasLtMatmul(int* handle, Description* description, const void* alpha, void* a, Layout* layout_a,
+                   void* b, Layout* layout_b, const void* beta, void* c, Layout* layout_c, void* d,
+                   Layout* layout_d, const Algorithm* algorithm, void* workspace, size_t workspace_bytes,
+                   cudaStream_t stream) {
   const Locked locked(lock);
-  if (is_broken() || *handle != current_device() || !algorithm || algorithm->magic != MAGIC) return INVALID_VALUE;
+  if (is_broken() || *handle != current_device() || !algorithm || algorithm->magic != MAGIC)
+    return INVALID_VALUE;
   if (memcmp(&algorithm->description, description, sizeof *description) != 0) return INVALID_VALUE;
   void* const operands[] = {a, b, c, d};
   for (int k = 0; k < 4; ++k) {
@@ -150,20 +153,23 @@ int cublasLtMatmul(int* handle, Description* description, const void* alpha, voi
   const auto factor = [=](const void* at) {
     return is_double ? *static_cast<const double*>(at) : *static_cast<const float*>(at);
   };
-  const Product product{description->transposed_a != 0,
-                        description->transposed_b != 0,
-                        static_cast<long long>(layout_d->rows),
-                        static_cast<long long>(layout_d->columns),
-                        static_cast<long long>(description->transposed_a ? layout_a->rows : layout_a->columns),
-                        {a, layout_a->type, layout_a->stride},
-                        {b, layout_b->type, layout_b->stride},
-                        {d, layout_d->type, layout_d->stride},
-                        factor(alpha),
-                        factor(beta),
-                        is_double,
-                        description->compute == COMPUTE_FAST_TF32 && layout_a->type == CUDA_R_32F};
+  const Product product{
+      description->transposed_a != 0,
+      description->transposed_b != 0,
+      static_cast<long long>(layout_d->rows),
+      static_cast<long long>(layout_d->columns),
+      static_cast<long long>(description->transposed_a ? layout_a->rows : layout_a->columns),
+      {a, layout_a->type, layout_a->stride},
+      {b, layout_b->type, layout_b->stride},
+      {d, layout_d->type, layout_d->stride},
+      factor(alpha),
+      factor(beta),
+      is_double,
+      description->compute == COMPUTE_FAST_TF32 && layout_a->type == CUDA_R_32F};
   // A workspace holds nothing for anybody else, before or after.
-  const Work spoil = [=] { if (workspace_bytes) memset(workspace, 0xFF, workspace_bytes); };
+  const Work spoil = [=] {
+    if (workspace_bytes) memset(workspace, 0xFF, workspace_bytes);
+  };
   return queue_product(product, stream, spoil) ? INVALID_VALUE : SUCCESS;
 }
 }

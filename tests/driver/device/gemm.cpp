@@ -41,26 +41,38 @@ static size_t element_size(cudaDataType_t type) {
 static double read(const Matrix& matrix, long long row, long long column) {
   const long long at = row + column * matrix.stride;
   switch (matrix.type) {
-    case CUDA_R_64F: return static_cast<const double*>(matrix.data)[at];
-    case CUDA_R_16F: return static_cast<float>(static_cast<const _Float16*>(matrix.data)[at]);
-    case CUDA_R_16BF: return from_bfloat16(static_cast<const uint16_t*>(matrix.data)[at]);
-    default: return static_cast<const float*>(matrix.data)[at];
+    case CUDA_R_64F:
+      return static_cast<const double*>(matrix.data)[at];
+    case CUDA_R_16F:
+      return static_cast<float>(static_cast<const _Float16*>(matrix.data)[at]);
+    case CUDA_R_16BF:
+      return from_bfloat16(static_cast<const uint16_t*>(matrix.data)[at]);
+    default:
+      return static_cast<const float*>(matrix.data)[at];
   }
 }
 
 static void write(const Matrix& matrix, long long row, long long column, double value) {
   const long long at = row + column * matrix.stride;
   switch (matrix.type) {
-    case CUDA_R_64F: static_cast<double*>(matrix.data)[at] = value; break;
-    case CUDA_R_16F: static_cast<_Float16*>(matrix.data)[at] = static_cast<_Float16>(value); break;
-    case CUDA_R_16BF: static_cast<uint16_t*>(matrix.data)[at] = to_bfloat16(static_cast<float>(value)); break;
-    default: static_cast<float*>(matrix.data)[at] = static_cast<float>(value);
+    case CUDA_R_64F:
+      static_cast<double*>(matrix.data)[at] = value;
+      break;
+    case CUDA_R_16F:
+      static_cast<_Float16*>(matrix.data)[at] = static_cast<_Float16>(value);
+      break;
+    case CUDA_R_16BF:
+      static_cast<uint16_t*>(matrix.data)[at] = to_bfloat16(static_cast<float>(value));
+      break;
+    default:
+      static_cast<float*>(matrix.data)[at] = static_cast<float>(value);
   }
 }
 
 // Copies op(A) so that its sums run through adjacent elements: (rows, k).
 template <class T>
-static std::vector<T> packed(const Matrix& matrix, bool along_columns, long long rows, long long k, bool tf32) {
+static std::vector<T> packed(const Matrix& matrix, bool along_columns, long long rows, long long k,
+                             bool tf32) {
   std::vector<T> out(rows * k);
   for (long long row = 0; row < rows; ++row) {
     for (long long at = 0; at < k; ++at) {

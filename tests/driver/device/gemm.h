@@ -22,8 +22,8 @@ struct Product {
   bool is_double, is_tf32;
 };
 
-// Queues a product, and before and after it the work that spoils its workspace. Returns an error if its matrices can't be
-// read or written.
+// Queues a product, and before and after it the work that spoils its workspace. Returns an error if its
+// matrices can't be read or written.
 cudaError_t queue_product(const Product& product, cudaStream_t stream, const Work& spoil = nullptr);
 
 }  // namespace driver

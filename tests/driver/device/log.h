@@ -7,7 +7,8 @@
 
 namespace driver {
 
-// One call: "launch", "graph", "record", "wait" or "synchronize", where the host waits for a stream or for all.
+// One call: "launch", "graph", "record", "wait" or "synchronize", where the host waits for a stream or for
+// all.
 struct Entry {
   std::string kind;
   cudaStream_t stream;

@@ -144,11 +144,16 @@ struct Rows {
 static bool is_kind(cudaMemcpyKind kind, const Rows& rows) {
   const bool from = device_of(rows.from) >= 0, to = device_of(rows.to) >= 0;
   switch (kind) {
-    case cudaMemcpyHostToHost: return !from && !to;
-    case cudaMemcpyHostToDevice: return !from && to;
-    case cudaMemcpyDeviceToHost: return from && !to;
-    case cudaMemcpyDeviceToDevice: return from && to;
-    default: return true;
+    case cudaMemcpyHostToHost:
+      return !from && !to;
+    case cudaMemcpyHostToDevice:
+      return !from && to;
+    case cudaMemcpyDeviceToHost:
+      return from && !to;
+    case cudaMemcpyDeviceToDevice:
+      return from && to;
+    default:
+      return true;
   }
 }
 
@@ -157,8 +162,8 @@ static bool is_alive(const void* pointer, size_t bytes) {
   return may_touch(device, pointer, bytes);
 }
 
-// Copies in a stream's order. What comes from pageable memory is read now, and what goes there is there on return, as
-// CUDA has it. Pinned memory is read and written when the stream gets there.
+// Copies in a stream's order. What comes from pageable memory is read now, and what goes there is there on
+// return, as CUDA has it. Pinned memory is read and written when the stream gets there.
 static cudaError_t copy(const char* what, const Rows& rows, cudaMemcpyKind kind, cudaStream_t stream) {
   if (!rows.width || !rows.height) return cudaSuccess;
   if (!is_kind(kind, rows)) return failed(cudaErrorInvalidMemcpyDirection);
@@ -208,7 +213,8 @@ cudaError_t cudaFree(void* pointer) {
   return release(pointer) ? cudaSuccess : failed(cudaErrorInvalidValue);
 }
 
-// For an allocator of CuPy that gives each array memory of its own. Null in a capture, or if there is no more.
+// For an allocator of CuPy that gives each array memory of its own. Null in a capture, or if there is no
+// more.
 extern "C" void* driver_allocate(void*, size_t bytes, int device) {
   const Locked locked(lock);
   return check_unsafe_call() ? nullptr : allocate(device, bytes);
@@ -219,7 +225,8 @@ extern "C" void driver_release(void*, void* pointer, int) {
   release(pointer);
 }
 
-// For tests: how often memory was allocated, the bytes that are alive on a device, and the most that may be on all.
+// For tests: how often memory was allocated, the bytes that are alive on a device, and the most that may be
+// on all.
 extern "C" size_t driver_allocations() { return allocations; }
 extern "C" size_t driver_bytes(int device) { return arena_of(device).bytes; }
 extern "C" void driver_limit(size_t bytes) { most_bytes = bytes; }
@@ -264,7 +271,8 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* poi
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
   BEGIN_CALL;
   return copy("memcpy", flat(to, from, bytes), kind, stream);
 }
@@ -285,8 +293,9 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
                               size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
   BEGIN_CALL;
   if (width > to_pitch || width > from_pitch) return failed(cudaErrorInvalidPitchValue);
-  return copy("memcpy2D", {static_cast<char*>(to), to_pitch, static_cast<const char*>(from), from_pitch, width, height}, kind,
-              stream);
+  return copy("memcpy2D",
+              {static_cast<char*>(to), to_pitch, static_cast<const char*>(from), from_pitch, width, height},
+              kind, stream);
 }
 
 cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t stream) {
@@ -296,4 +305,6 @@ cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t
   return queue(stream, {"memset", "", [=] { memset(pointer, value, bytes); }});
 }
 
-cudaError_t cudaMemset(void* pointer, int value, size_t bytes) { return cudaMemsetAsync(pointer, value, bytes, nullptr); }
+cudaError_t cudaMemset(void* pointer, int value, size_t bytes) {
+  return cudaMemsetAsync(pointer, value, bytes, nullptr);
+}

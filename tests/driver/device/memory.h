@@ -6,8 +6,8 @@
 
 namespace driver {
 
-// While one lives, a device's memory can be read and written: a task of it runs. With DRIVER_GUARD=1 the host, or another
-// device, that touches it at other times crashes, as on a machine with GPUs.
+// While one lives, a device's memory can be read and written: a task of it runs. With DRIVER_GUARD=1 the
+// host, or another device, that touches it at other times crashes, as on a machine with GPUs.
 class Unlocked {
  public:
   explicit Unlocked(int device);

@@ -1,4 +1,6 @@
 // cuModule*, cuFunc*, cuLaunchKernel: code is a description, of which Python makes an emulated kernel.
+#include "modules.h"
+
 #include <cuda.h>
 
 #include <cstdio>
@@ -10,7 +12,6 @@
 
 #include "api.h"
 #include "launch.h"
-#include "modules.h"
 #include "streams.h"
 
 namespace driver {
@@ -63,7 +64,8 @@ struct Checks {
 };
 static std::map<std::string, Checks> checks;
 
-static void add_checks(emulation::Launch& request, const Arguments& arguments, std::vector<const char*>& names) {
+static void add_checks(emulation::Launch& request, const Arguments& arguments,
+                       std::vector<const char*>& names) {
   if (arguments.bytes.size() != 1) return;
   const auto found = checks.find({arguments.bytes[0].begin(), arguments.bytes[0].end()});
   if (found == checks.end()) return;
@@ -74,8 +76,8 @@ static void add_checks(emulation::Launch& request, const Arguments& arguments, s
   request.extent_count = found->second.extents.size();
 }
 
-static void run(const Function& function, const unsigned (&grid)[3], const unsigned (&block)[3], unsigned shared,
-                const Arguments& arguments) {
+static void run(const Function& function, const unsigned (&grid)[3], const unsigned (&block)[3],
+                unsigned shared, const Arguments& arguments) {
   std::vector<std::vector<char>> own = arguments.bytes;  // a kernel may write to its parameters
   std::vector<void*> pointers;
   std::vector<const char*> names(own.size(), "argument");
@@ -123,19 +125,34 @@ CUresult cuDriverGetVersion(int* version) {
 
 CUresult cuGetErrorName(CUresult error, const char** name) {
   switch (error) {
-    case CUDA_ERROR_INVALID_VALUE: *name = "CUDA_ERROR_INVALID_VALUE"; break;
-    case CUDA_ERROR_INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;
-    case CUDA_ERROR_INVALID_HANDLE: *name = "CUDA_ERROR_INVALID_HANDLE"; break;
-    case CUDA_ERROR_NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
-    case CUDA_ERROR_LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;
-    case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED: *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; break;
-    default: *name = "CUDA_ERROR"; break;
+    case CUDA_ERROR_INVALID_VALUE:
+      *name = "CUDA_ERROR_INVALID_VALUE";
+      break;
+    case CUDA_ERROR_INVALID_IMAGE:
+      *name = "CUDA_ERROR_INVALID_IMAGE";
+      break;
+    case CUDA_ERROR_INVALID_HANDLE:
+      *name = "CUDA_ERROR_INVALID_HANDLE";
+      break;
+    case CUDA_ERROR_NOT_FOUND:
+      *name = "CUDA_ERROR_NOT_FOUND";
+      break;
+    case CUDA_ERROR_LAUNCH_FAILED:
+      *name = "CUDA_ERROR_LAUNCH_FAILED";
+      break;
+    case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
+      *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED";
+      break;
+    default:
+      *name = "CUDA_ERROR";
+      break;
   }
   return CUDA_SUCCESS;
 }
 
 CUresult cuGetErrorString(CUresult error, const char** text) {
-  *text = error == CUDA_ERROR_LAUNCH_FAILED ? cudaGetErrorString(cudaErrorLaunchFailure) : "an error of the fake driver";
+  *text = error == CUDA_ERROR_LAUNCH_FAILED ? cudaGetErrorString(cudaErrorLaunchFailure)
+                                            : "an error of the fake driver";
   return CUDA_SUCCESS;
 }
 
@@ -191,19 +208,23 @@ CUresult cuFuncSetAttribute(CUfunction handle, CUfunction_attribute name, int va
 CUresult cuFuncGetAttribute(int* value, CUfunction_attribute name, CUfunction handle) {
   const Locked locked(lock);
   const Function* function = reinterpret_cast<Function*>(handle);
-  *value = name == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES ? static_cast<int>(function->most_shared) : 0;
+  *value =
+      name == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES ? static_cast<int>(function->most_shared) : 0;
   return CUDA_SUCCESS;
 }
 
-CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                        unsigned block_y, unsigned block_z, unsigned shared, CUstream stream, void** values, void**) {
+CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
+                        CUstream stream, void** values, void**) {
   const Locked locked(lock);
   if (is_broken()) return CUDA_ERROR_LAUNCH_FAILED;
   Function* function = reinterpret_cast<Function*>(handle);
   if (!functions.count(function) || function->device != current_device()) return CUDA_ERROR_INVALID_HANDLE;
-  const bool grid_fits = grid_x && grid_y && grid_z && grid_x <= 2147483647 && grid_y <= 65535 && grid_z <= 65535;
+  const bool grid_fits =
+      grid_x && grid_y && grid_z && grid_x <= 2147483647 && grid_y <= 65535 && grid_z <= 65535;
   const unsigned threads = block_x * block_y * block_z;
-  if (!grid_fits || !threads || threads > 1024 || shared > function->most_shared) return CUDA_ERROR_INVALID_VALUE;
+  if (!grid_fits || !threads || threads > 1024 || shared > function->most_shared)
+    return CUDA_ERROR_INVALID_VALUE;
   const Arguments arguments(function->kernel, values);
   const Work work = [=] {
     run(*function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, arguments);

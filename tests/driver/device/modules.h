@@ -10,7 +10,9 @@ struct Launch;
 namespace driver {
 
 // Code: the magic bytes, the length of a description, a colon, the description, and a last byte.
-#define IMAGE_MAGIC "\x7f" "ELF of the fake driver "
+#define IMAGE_MAGIC \
+  "\x7f"            \
+  "ELF of the fake driver "
 const char IMAGE_END = '\0';
 
 // An emulated kernel. Mirrored in kernels.py.

@@ -15,7 +15,8 @@ namespace driver {
 // What a graph's launch is, which has an entry of its own in the log.
 const char* const GRAPH = "graph";
 
-// Work that a stream queues, and what it is: "kernel" with its name, "memcpy", "memcpy2D", "memset" or "matmul".
+// Work that a stream queues, and what it is: "kernel" with its name, "memcpy", "memcpy2D", "memset" or
+// "matmul".
 struct Step {
   const char* kind;
   std::string name;
@@ -41,8 +42,8 @@ struct Stream {
 
 struct Event {
   int device;
-  TaskPtr task;            // null for an event that nobody recorded
-  RecordingPtr recording;  // of an event that was recorded in a capture
+  TaskPtr task;                   // null for an event that nobody recorded
+  RecordingPtr recording;         // of an event that was recorded in a capture
   cudaStream_t stream = nullptr;  // where it was recorded
   double milliseconds = 0;
 };

@@ -1,4 +1,5 @@
-// A real GPU runs work at any time between its launch and the next wait for it. DRIVER_ORDER says when it runs here:
+// A real GPU runs work at any time between its launch and the next wait for it. DRIVER_ORDER says when it
+// runs here:
 //   now     at once
 //   late    as late as events and waits allow, so that whoever doesn't wait reads what was there before
 //   random  some of it between calls, in a random order that events allow; DRIVER_SEED is the seed

@@ -24,7 +24,8 @@ TaskPtr queue_task(int device, Work work, std::vector<TaskPtr> after);
 // Runs a task and all that must run before it. Null and finished tasks are fine.
 void run_task(const TaskPtr& task);
 
-// Somebody asks whether a task is done. At times this runs one of those that it needs, so that whoever asks in a loop ends.
+// Somebody asks whether a task is done. At times this runs one of those that it needs, so that whoever asks
+// in a loop ends.
 void ask_for(const TaskPtr& task);
 
 // Runs all that is queued on a device: the newest first where the order is late.
