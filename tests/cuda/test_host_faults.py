@@ -34,7 +34,7 @@ def test_the_unchanged_backend_passes():
 
 
 @needs_emulation
-def test_a_backend_that_is_no_python_does_not_count():
+def test_no_python_does_not_count_as_found():
     broken = host_faults.Fault("cell.py", "no Python", "is_whole = True", "is whole", "now host spans")
     outcome = host_faults.outcome(broken)
     assert "pytest itself failed" in outcome.how
