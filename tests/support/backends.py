@@ -40,9 +40,7 @@ def choose():
 
 
 BACKENDS = choose()
-assert not {"cuda", "emulated"} <= set(BACKENDS), (
-    "name cuda or emulated, not both"
-)
+assert not {"cuda", "emulated"} <= set(BACKENDS), "name cuda or emulated, not both"
 if "emulated" in BACKENDS:
     driver.install()
 
