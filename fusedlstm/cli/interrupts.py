@@ -74,8 +74,19 @@ def _is_command() -> bool:
     """Return whether this process is `fusedlstm`, or `python -m fusedlstm`."""
     program = sys.argv[0] if getattr(sys, "argv", None) else ""
     if program == "-m":  # Python's own placeholder while it looks for the module
-        return not {"fusedlstm", "-mfusedlstm"}.isdisjoint(sys.orig_argv)
+        return _module_to_run(sys.orig_argv) == "fusedlstm"
     return os.path.splitext(os.path.basename(program))[0] == "fusedlstm"
+
+
+def _module_to_run(arguments: list[str]) -> str:
+    """Return the module that Python's option -m names, alone or after other letters."""
+    words = iter(arguments[1:])
+    for word in words:
+        if word in ("-X", "-W"):
+            next(words, None)
+        elif not word.startswith(("-X", "-W", "--")) and "m" in word:
+            return word.partition("m")[2] or next(words, "")
+    return ""
 
 
 _handles = _is_command()

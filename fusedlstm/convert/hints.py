@@ -33,6 +33,7 @@ def name_right_importer(importer: Callable[_P, _R]) -> Callable[_P, _R]:
             _add_hint(error, importer.__name__, args[0] if args else kwargs.get(source))
             raise
 
+    call.__module__ = "fusedlstm.convert"  # where pickle finds it
     return call
 
 
@@ -51,14 +52,15 @@ def _right_importers(importer: str, source: Mapping[Any, Any]) -> list[str]:
     for separator in "/.":
         try:
             names = flatten("source", source, separator)
-        except (TypeError, ValueError):
+        except Exception:  # such as of a mapping that reads a closed file
             return []
         found, telling = evidence(names)
         if found is not None:
             if own.read is not None and "prefix" in inspect.signature(own.read).parameters:
                 telling = [name.rpartition(".")[2] for name in telling]
             is_own = found is own or any(layout.names().issuperset(telling) for layout in own.layouts.values())
-            return [] if is_own else [f"from_{name}" for name in (found.name, *found.signs.alike)]
+            right = () if is_own else (found.name, *found.signs.alike)
+            return [f"from_{name}" for name in right if name != own.name]
     return []
 
 

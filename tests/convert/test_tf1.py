@@ -74,6 +74,14 @@ def test_tf1_error_lists_stacks_whole():
     with pytest.raises(ValueError, match=message):
         convert.from_tf1({**layers, **tf1_cell("lstm_cell")})
     assert convert.from_tf1(layers, "decoder/rnn/multi_rnn_cell").num_layers == 2
+    both = {}
+    for k in (0, 1):
+        for way in ("fw", "bw"):
+            scope = f"a/stack_bidirectional_rnn/cell_{k}/bidirectional_rnn/{way}/lstm_cell"
+            both |= tf1_cell(scope, units=4, rows=(8, 12)[k])
+    with pytest.raises(ValueError, match="Give prefix= one of 'a/stack_bidirectional_rnn', 'lstm_cell'$"):
+        convert.from_tf1({**both, **tf1_cell("lstm_cell")})
+    assert convert.from_tf1(both, "a/stack_bidirectional_rnn").bidirectional
 
 
 def test_tf1_prefix_picks_one_of_several():

@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+import pickle
 import re
 from pathlib import Path
 
@@ -104,6 +105,26 @@ def names_of_functions(system):
 )
 def test_other_names_tell_no_importer(reader, arrays):
     assert "from_" not in refusal(reader, arrays)
+
+
+def test_hints_never_replace_an_error():
+    class Closed(dict):
+        def items(self):
+            raise KeyError("closed")
+
+    with pytest.raises(TypeError, match="^weights: wanted a sequence"):
+        convert.from_cudnn(Closed(a=np.zeros(3)), [], num_layers=1)
+
+
+def test_hints_do_not_name_their_own_importer():
+    names = {"lstm/kernel": np.zeros((3, 16)), "lstm/recurrent_kernel": np.zeros((4, 16)), "lstm/bias": np.zeros(16)}
+    assert "from_keras" not in refusal("from_keras", names)
+
+
+@pytest.mark.parametrize("name", [name for name in convert.__all__ if not name.startswith("__")])
+def test_functions_can_be_pickled(name):
+    function = getattr(convert, name)
+    assert pickle.loads(pickle.dumps(function)) is function
 
 
 def test_hints_take_keywords():

@@ -86,7 +86,16 @@ def test_background_commands_ignore_interrupts(tmp_path):
 def test_imports_in_other_programs_are_left_alone(tmp_path):
     (tmp_path / "numpy.py").write_text("raise KeyboardInterrupt")
     (tmp_path / "program.py").write_text("import fusedlstm")
-    for arguments in (["-c", "import fusedlstm"], ["-m", "program", "fusedlstm"], [str(tmp_path / "program.py")]):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("import fusedlstm")  # imported while Python looks for the module
+    (tmp_path / "package" / "train.py").touch()
+    for arguments in (
+        ["-c", "import fusedlstm"],
+        ["-m", "program", "fusedlstm"],
+        ["-m", "package.train", "--lib", "fusedlstm"],
+        ["-Xfaulthandler", "-m", "package.train", "-m", "fusedlstm"],
+        [str(tmp_path / "program.py")],
+    ):
         assert "Traceback" in started(tmp_path, arguments).stderr
 
 

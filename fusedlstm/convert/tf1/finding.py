@@ -73,10 +73,10 @@ def _choices(variables: Variables, scopes: list[str]) -> list[str]:
     """Return the scopes of stacks, and of cells that are in none."""
     above = {scope.rsplit("/", k)[0] for scope in scopes for k in range(1, scope.count("/") + 1)}
     stacks = []
-    for stack in sorted(above, key=len, reverse=True):
-        inside = [scope for scope in scopes if scope.startswith(f"{stack}/")]
-        if len(inside) > 1 and _is_stack(inside, variables, stack):
-            stacks.append(stack)
+    for outer in sorted(above, key=len):
+        inside = [scope for scope in scopes if scope.startswith(f"{outer}/")]
+        if len(inside) > 1 and _is_stack(inside, variables, outer):
+            stacks.append(max((each for each in above if all(s.startswith(f"{each}/") for s in inside)), key=len))
             scopes = [scope for scope in scopes if scope not in inside]
     return sorted(stacks + scopes)
 
