@@ -422,7 +422,7 @@ def test_steps_allocate_nothing_large(kind, B, units, times, traced):
     if kind == "strided":
         x = np.asfortranarray(x)
     call = lambda: pool.step(x, slots, out=out, **options)  # noqa: E731
-    allocated(call, 3)
+    allocated(call, 50)  # NumPy 1.26's errstate keeps some objects of the first calls
     growth, peak = allocated(call, times)
     assert growth < KEPT
     assert peak <= 128 << 10
