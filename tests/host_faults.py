@@ -11,13 +11,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from support.faults_of_calls import ARGUMENTS, MEMORY, STATE
 from support.faults_of_waits import WAITS
+from support.outcomes import Outcome, missed
 
 ROOT = Path(__file__).parents[1]
 BACKEND = Path("fusedlstm/backends/cuda")
@@ -121,16 +121,6 @@ def first_failure(folder: Path, tests: str) -> str | None:
     raise RuntimeError(f"pytest itself failed:\n{done.stdout}{done.stderr}")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    fault: Fault
-    good: bool
-    how: str
-
-    def __str__(self) -> str:
-        return f"{'    ' if self.good else 'NOT '}{self.fault}\n        {self.how}"
-
-
 def outcome(fault: Fault) -> Outcome:
     """Plant one mistake, and return how it was found."""
     with planted(fault) as folder:
@@ -142,14 +132,7 @@ def outcome(fault: Fault) -> Outcome:
 
 
 def main(words: str) -> int:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = []
-        for each in pool.map(outcome, (fault for fault in FAULTS if words in str(fault))):
-            print(each, flush=True)
-            outcomes.append(each)
-    missed = [each for each in outcomes if not each.good]
-    print(f"{len(outcomes)} mistakes: {len(missed)} not found")
-    return 1 if missed else 0
+    return 1 if missed(outcome, (fault for fault in FAULTS if words in str(fault))) else 0
 
 
 if __name__ == "__main__":

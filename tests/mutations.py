@@ -10,14 +10,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fusedlstm.backends.cuda.arguments import ClipArguments
+
 from emulation import Module
+from support.outcomes import Outcome, missed
+from support.structs import by_value
 
 TESTS = [
     Path(__file__).parent / "cuda" / f"test_kernels_{name}.py"
@@ -97,7 +100,7 @@ def same_bits_of_clip(changed: Path) -> str:
     def clipped(folder: Path, limit: np.float64) -> bytes:
         h = numbers.view(np.float16).copy()
         function = Module(folder / "clip.cu", [name], mode="fast").function(name)
-        function((256,), (256,), (h, np.int64(h.size), limit))
+        function((256,), (256,), [by_value(ClipArguments(h, h.size, limit), T=h.dtype)])
         return h.tobytes()
 
     assert all(clipped(changed, limit) == clipped(KERNELS, limit) for limit in limits)
@@ -1218,16 +1221,6 @@ def first_failure(kernels: Path, tests: str) -> str | None:
     return failed[1]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    mutation: Mutation
-    good: bool
-    how: str
-
-    def __str__(self) -> str:
-        return f"{'    ' if self.good else 'NOT '}{self.mutation}\n        {self.how}"
-
-
 def outcome(mutation: Mutation) -> Outcome:
     """Plant one mistake, and return how it was found."""
     with mutated(mutation) as kernels:
@@ -1249,15 +1242,11 @@ def main(words: str) -> int:
         if failure is not None:
             print(f"The tests fail without a mistake: {failure}")
             return 1
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            outcomes = []
-            for each in pool.map(outcome, (m for m in MUTATIONS if words in str(m))):
-                print(each, flush=True)
-                outcomes.append(each)
-    missed = [each for each in outcomes if not each.good]
-    equivalent = sum(each.mutation.shown_equivalent is not None for each in outcomes)
-    print(f"{len(outcomes)} mistakes: {len(missed)} not found, {equivalent} equivalent to none")
-    return 1 if missed else 0
+        chosen = [mutation for mutation in MUTATIONS if words in str(mutation)]
+        not_found = missed(outcome, chosen)
+    equivalent = sum(mutation.shown_equivalent is not None for mutation in chosen)
+    print(f"{equivalent} are equivalent to none")
+    return 1 if not_found else 0
 
 
 if __name__ == "__main__":

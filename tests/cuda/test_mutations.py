@@ -56,6 +56,25 @@ def test_a_mistake_is_found(name, how):
     assert re.search(how, outcome.how), outcome
 
 
+EQUIVALENT = [mutation for mutation in mutations.MUTATIONS if mutation.shown_equivalent]
+
+
+@pytest.mark.nightly
+@needs_emulation
+@pytest.mark.parametrize("mutation", EQUIVALENT, ids=str)
+def test_equivalents_are_shown(mutation):
+    with mutations.mutated(mutation) as kernels:
+        assert mutation.shown_equivalent(kernels)
+
+
+@pytest.mark.nightly
+@needs_emulation
+def test_wrong_equivalents_are_noticed():
+    mistake = named("clip.cu: half the limit")
+    with mutations.mutated(mistake) as kernels, pytest.raises(AssertionError):
+        mutations.same_bits_of_clip(kernels)
+
+
 IN_FLIGHT, UNORDERED = {"copy in flight"}, {"race", "uninitialised", "copy in flight"}
 WRONG = {"wrong numbers"}
 # Mistakes in the pipeline, fragments and edges of a whole step's tiles, and the ways in which each may be found.
