@@ -10,18 +10,19 @@ import os
 import platform
 import struct
 import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
 from . import build, checking, kernels, memory, observe, symbols
 from emulation import compiler
 
-# CuPy's build of CUB has a runtime of its own, which isn't redirected.
-_NO_ACCELERATORS = {"CUPY_ACCELERATORS": ""}
 _FIND_KERNEL = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t, ctypes.c_char_p, ctypes.POINTER(kernels.Kernel)
 )
 _CUPY = "14.2.0"  # the version whose symbols the driver knows
 _PAGE = 4096
+_MOVE_TO_RAX, _JUMP_TO_RAX = b"\x48\xb8", b"\xff\xe0"  # x86-64's code; eight bytes of an address follow the first
 _READ_WRITE_EXECUTE = 7
 _kept: list[object] = []  # what C calls
 
@@ -49,7 +50,7 @@ def install() -> None:
     """
     if "cupy_backends" in sys.modules:
         raise RuntimeError("install the fake driver before CuPy is imported")
-    os.environ.update(_NO_ACCELERATORS)
+    os.environ["CUPY_ACCELERATORS"] = ""  # CuPy's build of CUB has a runtime of its own, which isn't redirected
     folder = build.build()
     os.environ["CUPY_CACHE_DIR"] = str(folder / "cupy")  # the user's CuPy must not find code of the fake NVRTC
     libraries = {name: ctypes.CDLL(str(folder / name)) for name in (build.DRIVER, *build.NAMED)}
@@ -66,13 +67,12 @@ def install() -> None:
         checking.check_structs(libraries[build.DRIVER])
 
 
-def _find(description: object, length: int, name: bytes, out: object) -> int:
+def _find(description: Any, length: int, name: bytes, out: Any) -> int:
+    """Fill in the kernel of this name in some code. Return whether there is one."""
     try:
-        content = ctypes.string_at(description, length)  # type: ignore[call-overload]
-        return kernels.find(kernels.Description.read(content), name.decode(), out.contents)  # type: ignore[attr-defined]
-    except BaseException:
-        import traceback
-
+        content = ctypes.string_at(description, length)
+        return kernels.find(kernels.Description.read(content), name.decode(), out.contents)
+    except BaseException:  # C can't raise it
         traceback.print_exc()
         return 0
 
@@ -84,14 +84,10 @@ def _redirect(library: ctypes.CDLL) -> None:
     for symbol in symbols.functions(build.runtime_module()):
         if symbol.name.startswith("cuda") and not symbol.name.startswith("cudart"):
             target = ctypes.cast(getattr(library, symbol.name), ctypes.c_void_p).value
-            _write(
-                base + symbol.offset, b"\x48\xb8" + struct.pack("<Q", target) + b"\xff\xe0"
-            )  # mov rax, target; jmp rax
+            _write(base + symbol.offset, _MOVE_TO_RAX + struct.pack("<Q", target) + _JUMP_TO_RAX)
             redirected += 1
     if not redirected:
-        raise RuntimeError(
-            f"{module.__file__} has no symbols of CUDA's runtime, which this CuPy must have linked into it"
-        )
+        raise RuntimeError(f"{module.__file__} has no symbols of CUDA's runtime: it must be linked into this CuPy")
 
 
 def _loaded_at(library: Path) -> int:

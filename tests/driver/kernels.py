@@ -38,7 +38,7 @@ class Kernel(ctypes.Structure):
 
 
 class Description(NamedTuple):
-    """What was compiled.
+    """Compiled code: its source and how it was compiled.
 
     Attributes:
         file: the name of the source's file.

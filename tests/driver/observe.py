@@ -1,4 +1,4 @@
-"""What was asked of the fake driver: its log, and the steps of graphs."""
+"""The log of calls to the fake driver, and the steps of graphs."""
 
 from __future__ import annotations
 
