@@ -22,7 +22,8 @@ def gpu_and_host_seconds(queue: Callable[[], object]) -> dict[str, dict[str, flo
 
     Each is a median, p10 and p90. The events are on the legacy default stream, which CuPy and PyTorch use. Other work
     is queued before the first event. So when the GPU reaches it, everything up to the last event is already queued, and
-    the host doesn't wait. If the queue is too short for that, the host waits for the other work. Then both are None.
+    the host doesn't wait. If the queue is too short for that, the host waits for the other work. Both values are then
+    None.
     """
     import cupy
 

@@ -41,7 +41,7 @@ class ResultsError(ValueError):
 
 
 class Setting(NamedTuple):
-    """What all rows of a picture have in common."""
+    """The properties that all rows of a picture share."""
 
     device: str
     dtype: str

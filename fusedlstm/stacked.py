@@ -289,7 +289,7 @@ def _width(directions: Sequence[LSTMWeights]) -> int:
 
 
 def _layers(layers: Any) -> tuple[Any, ...]:
-    """Return a sequence's elements. Raise if there are none."""
+    """Return a sequence's elements. Raise if it is empty."""
     if isinstance(layers, LSTMWeights):
         fail(TypeError, "layers", "a sequence of LSTMWeights", "one LSTMWeights", "Use StackedWeights([weights])")
     if not isinstance(layers, Sequence) or isinstance(layers, (str, bytes)):

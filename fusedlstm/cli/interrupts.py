@@ -56,11 +56,11 @@ def _raise(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _report(kind: type[BaseException], error: BaseException, traceback: object) -> None:
+def _report(kind: type[BaseException], error: BaseException, _: object) -> None:
     if issubclass(kind, KeyboardInterrupt):
         tell()
     else:
-        sys.__excepthook__(kind, error, traceback)  # type: ignore[arg-type]
+        sys.__excepthook__(kind, error, error.__traceback__)
 
 
 def _report_ignored(ignored: sys.UnraisableHookArgs) -> None:

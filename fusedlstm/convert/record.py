@@ -39,7 +39,7 @@ class Signs:
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """What is known about a system.
+    """A system: how its files look, and the functions that read and write them.
 
     Attributes:
         name: its name for the command, and at the end of its functions' names.

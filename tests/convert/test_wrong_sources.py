@@ -1,4 +1,4 @@
-"""What importers say about objects that they don't read."""
+"""Errors of importers about objects that they don't read."""
 
 import inspect
 import operator

@@ -1,4 +1,4 @@
-"""What help() shows for public names."""
+"""Tests of the text that help() shows for public names."""
 
 import inspect
 import pydoc

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Report(NamedTuple):
-    """How much the runtime did in a launch."""
+    """Counts of the runtime's work in a launch."""
 
     thread_switches: int
     checked_accesses: int

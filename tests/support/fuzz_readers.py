@@ -215,7 +215,7 @@ def read_onnx(path):
                 ask(path, name)
             except WeightsFileError as error:
                 refused = refused if name is names or ask is convert.state_from_onnx else error
-            except (ValueError, TypeError) as error:  # the names are not layers, or there are none
+            except (ValueError, TypeError) as error:  # the names are not layers, or no name was found
                 if not str(error).startswith("name"):
                     raise
     if refused is not None:

@@ -2,7 +2,7 @@
 
 A step on a CPU is mostly one matrix product. OpenBLAS has kernels for many processors and picks one when it is loaded.
 If it mistakes the processor for an older one, or OPENBLAS_CORETYPE names an older one, steps run at half the speed or
-less. Nothing here raises: unknown facts are None.
+less. These functions never raise, and return None for what they can't find out.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _UNCHANGED = ("Identity", "Dropout", "Cast")
 
 @dataclass
 class Frame:
-    """What is known about the axes of an LSTM's X.
+    """Facts about the axes of an LSTM's X.
 
     Attributes:
         T: the number of steps: the letter, or a fixed number.

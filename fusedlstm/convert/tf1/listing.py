@@ -24,7 +24,7 @@ class TF1Cell:
 
     Attributes:
         scope: its scope, for `from_tf1`'s prefix.
-        input_size: I. All sizes are None for a cell that is refused.
+        input_size: I. This and the other sizes are None if the cell is refused.
         hidden_size: N.
         output_size: P.
         peephole: whether it has peepholes.
