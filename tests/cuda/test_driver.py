@@ -85,3 +85,20 @@ def test_a_read_beyond_a_view_is_reported(order):
     assert len(said) == 2
     for line in said:
         assert "lstm_clip<float>: out of bounds: a 4-byte read that ends 4 bytes after the end of 'h'" in line
+
+
+def test_caches_of_the_user_stay_empty(tmp_path):
+    """Otherwise a real GPU of the user would be given the fake NVRTC's code."""
+    said = driver_child.run(
+        """
+        from fusedlstm import LSTMCell, LSTMWeights
+
+        cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="cuda")
+        print(cell(cell.asarray(np.ones((2, 3))), cell.zero_state(2)).h.shape)
+        """,
+        HOME=str(tmp_path),
+        XDG_CACHE_HOME=str(tmp_path),
+        FUSEDLSTM_CACHE_DIR=None,
+    )
+    assert said.stdout == "(2, 4)\n", said.stderr
+    assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ import os
 import platform
 import struct
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def install() -> None:
         raise RuntimeError("install the fake driver before CuPy is imported")
     os.environ["CUPY_ACCELERATORS"] = ""  # CuPy's build of CUB has a runtime of its own, which isn't redirected
     folder = build.build()
-    os.environ["CUPY_CACHE_DIR"] = str(folder / "cupy")  # the user's CuPy must not find code of the fake NVRTC
+    _keep_code_apart(folder)
     libraries = {name: ctypes.CDLL(str(folder / name)) for name in (build.DRIVER, *build.NAMED)}
     found = _FIND_KERNEL(_find)
     libraries[build.DRIVER].driver_set_find_kernel(found)
@@ -65,6 +66,19 @@ def install() -> None:
         memory.give_each_array_its_own()
     if kernels.MODE == "check":
         checking.check_structs(libraries[build.DRIVER])
+
+
+def _keep_code_apart(folder: Path) -> None:
+    """Keep the fake NVRTC's code out of the user's caches, where CuPy or fusedlstm on a GPU would find it.
+
+    CuPy's kernels stay in the driver's folder. The package's are forgotten with this process, as they name files of
+    this checkout, unless the tests have chosen a folder.
+    """
+    os.environ["CUPY_CACHE_DIR"] = str(folder / "cupy")
+    if "FUSEDLSTM_CACHE_DIR" not in os.environ:
+        kernels_of_process = tempfile.TemporaryDirectory(prefix="fusedlstm-driver-")
+        _kept.append(kernels_of_process)  # removed when the process ends
+        os.environ["FUSEDLSTM_CACHE_DIR"] = kernels_of_process.name
 
 
 def _find(description: Any, length: int, name: bytes, out: Any) -> int:

@@ -25,6 +25,10 @@ runtime = cupy.cuda.runtime
 
 
 def run(program, **variables):
-    """Run a program, to which `cupy`, `runtime` and `np` are known, with variables such as DRIVER_ORDER."""
+    """Run a program, to which `cupy`, `runtime` and `np` are known, with variables such as DRIVER_ORDER.
+
+    A variable that is None is unset.
+    """
     command = [sys.executable, "-c", HEAD + textwrap.dedent(program)]
-    return subprocess.run(command, env=ENVIRONMENT | variables, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in (ENVIRONMENT | variables).items() if value is not None}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
