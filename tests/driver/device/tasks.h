@@ -18,7 +18,11 @@ struct Task {
 };
 typedef std::shared_ptr<Task> TaskPtr;
 
-// Queues work, and runs what the order of the process wants run.
+// Whether queued work never runs, so that only the host takes time.
+bool work_is_dropped();
+
+// Queues work, and runs what the order of the process wants run. Returns null, as for finished work, where
+// work is dropped.
 TaskPtr queue_task(int device, Work work, std::vector<TaskPtr> after);
 
 // Runs a task and all that must run before it. Null and finished tasks are fine.
