@@ -126,7 +126,7 @@ def clip_kernel():
 
 
 def new_clip_kernel():
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.kernel import Kernel
 
     return Kernel("clip.cu", "lstm_clip<float>", Struct(ClipArguments, T=np.dtype(np.float32)))
 

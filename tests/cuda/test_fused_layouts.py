@@ -17,7 +17,7 @@ try:
 
     from fusedlstm.backends.cuda import device_weights, step_kernels, tiles
     from fusedlstm.backends.cuda.runtime import fork
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.kernel import Kernel
 
     from support.on_emulated_gpu import bits, bits_of
 except ImportError as error:

@@ -82,7 +82,7 @@ def states(pool, slots=None):
 
 def counted(monkeypatch):
     """Return a list that receives the name of each kernel launched from now on."""
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.kernel import Kernel
 
     names, bind = [], Kernel.bound
 
@@ -371,7 +371,7 @@ def test_two_pools_of_one_cell():
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_a_launch_that_fails_midway(failing, error, monkeypatch):
     """Each word still selects one of its slot's rows, other slots don't change, and the pool steps on."""
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.kernel import Kernel
 
     owner, pool = make(layers=2, N=40, proj_size=5)
     x, steps, bind = inputs(owner, 3), [], Kernel.bound
@@ -668,7 +668,7 @@ def test_a_prepared_pool_allocates_nothing(width, kernel, units, monkeypatch):
     from fusedlstm.backends.cuda import kernels as launch
     from fusedlstm.backends.cuda import step_kernels
     from fusedlstm.backends.cuda.runtime import pinned
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.kernel import Kernel
 
     for made in (step_kernels.step_kernel, step_kernels.project_kernel, launch.check_kernel, launch.reset_kernel):
         made.cache_clear()

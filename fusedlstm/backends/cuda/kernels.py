@@ -28,7 +28,7 @@ from fusedlstm.backends.cuda.arguments import (
     StateRowsArguments,
 )
 from fusedlstm.backends.cuda.function_types import functions_type, zoneout_argument
-from fusedlstm.backends.cuda.runtime.compile import Kernel
+from fusedlstm.backends.cuda.runtime.kernel import Kernel
 from fusedlstm.backends.cuda.runtime.strides import is_aligned, with_contiguous_rows
 from fusedlstm.backends.cuda.runtime.structs import C_NAMES, Struct
 

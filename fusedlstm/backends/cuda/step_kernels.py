@@ -12,7 +12,7 @@ import numpy as np
 from fusedlstm.backends.cuda.arguments import Cell, Matrix, ProjectArguments, Rows, SlotRows, StepArguments
 from fusedlstm.backends.cuda.function_types import functions_type, zoneout_argument
 from fusedlstm.backends.cuda.kernels import Destinations
-from fusedlstm.backends.cuda.runtime.compile import Kernel, number
+from fusedlstm.backends.cuda.runtime.kernel import Kernel, number
 from fusedlstm.backends.cuda.runtime.strides import is_aligned
 from fusedlstm.backends.cuda.runtime.structs import Struct
 from fusedlstm.backends.cuda.tiles import tile_of

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <set>
 #include <vector>
@@ -132,6 +134,9 @@ CUresult cuGetErrorName(CUresult error, const char** name) {
     case CUDA_ERROR_INVALID_IMAGE:
       *name = "CUDA_ERROR_INVALID_IMAGE";
       break;
+    case CUDA_ERROR_FILE_NOT_FOUND:
+      *name = "CUDA_ERROR_FILE_NOT_FOUND";
+      break;
     case CUDA_ERROR_INVALID_HANDLE:
       *name = "CUDA_ERROR_INVALID_HANDLE";
       break;
@@ -174,6 +179,13 @@ CUresult cuModuleLoadData(CUmodule* out, const void* image) {
   if (begin[length] != IMAGE_END) return CUDA_ERROR_INVALID_IMAGE;
   *out = reinterpret_cast<CUmodule>(new Module{std::string(begin, length), current_device()});
   return CUDA_SUCCESS;
+}
+
+CUresult cuModuleLoad(CUmodule* out, const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return CUDA_ERROR_FILE_NOT_FOUND;
+  const std::string image{std::istreambuf_iterator<char>(file), {}};
+  return cuModuleLoadData(out, image.c_str());
 }
 
 CUresult cuModuleUnload(CUmodule handle) {
