@@ -80,7 +80,7 @@ def header(descr="'<f4'", shape="(2, 3)", order="False"):
         (npy(header(shape=f"({2**40}, {2**40})")), "bytes, not 24"),
         (npy(header(shape="(-2, -3)")), r"shape \(-2, -3\)"),
         (npy(header(descr="'|O'"), b"\x80\x04N."), "Python objects, which are never unpickled"),
-        (npy(header(descr="'<V0'"), b""), "elements without bytes"),
+        (npy(header(descr="'<V0'"), b""), "elements of 0 bytes"),
         (npy(header(descr="[('f', '|O')]"), b"\x80\x04N."), "Python objects"),
         (npy("{" * 10_000), "a: "),
         (npy("exit()"), "a: "),
