@@ -118,7 +118,7 @@ def test_missing_libraries(missing, pretend):
 def test_missing_gpu_of_several(pretend):
     pretend(fake_cupy(devices=2))
     assert probe.why_not(1) is None
-    with pytest.raises(BackendUnavailableError, match=r"there is no GPU 2, only 2 \(0 to 1\)"):
+    with pytest.raises(BackendUnavailableError, match="there is no GPU 2: found 2, numbered from 0"):
         LSTMCell(WEIGHTS, backend="cuda:2")
 
 
