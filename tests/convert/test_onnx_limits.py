@@ -165,7 +165,7 @@ def test_state_of_many_rows():
 
 
 def test_many_equal_nodes_in_branches():
-    """Read two branches of 300 layers each that all share their weights."""
+    """Read two branches of 60 layers each that all share their weights."""
     arrays = arrays_of(np.random.default_rng(0), 4, 4)
     branches = []
     for branch in "ab":

@@ -191,14 +191,14 @@ DAMAGED = {
     "another array": ({"1.h": np.zeros((4, 2), "f4")}, {}, "1.h: wanted no such array; got float32 (4, 2)"),
     "no layers": ({}, {"layers": []}, "layers: wanted the sizes of each layer; got []"),
     "layers of numbers": ({}, {"layers": [2, 4]}, "layers: wanted the sizes of each layer; got [2, 4]"),
-    "no list": ({}, {"layers": 3}, "layers: wanted the sizes of each layer; got 3"),
-    "sizes that are none": (
+    "layers that are a number": ({}, {"layers": 3}, "layers: wanted the sizes of each layer; got 3"),
+    "a size that is text": (
         {},
         {"layers": [{"output_size": 2, "hidden_size": "4"}]},
         "layers: wanted the sizes of each layer; got [{'hidden_size': '4', 'output_size': 2}]",
     ),
     "another dtype": ({}, {"dtype": "int8"}, "dtype: wanted one of float64, float32, float16, bfloat16; got int8"),
-    "a dtype that is none": ({}, {"dtype": [1]}, "dtype: wanted one of float64, float32, float16, bfloat16; got [1]"),
+    "a dtype that is a list": ({}, {"dtype": [1]}, "dtype: wanted one of float64, float32, float16, bfloat16; got [1]"),
     "another option": ({}, {"capacity": 9}, "capacity"),
 }
 

@@ -116,7 +116,7 @@ def test_layers_and_sequences_match_the_formula(residual, stepping):
         assert_near(final, exact, 1e-13)
 
 
-def test_sequences_of_other_lengths_match(backend):
+def test_sequences_of_different_lengths_match(backend):
     """Rows that have ended keep their state. Reset rows keep a part of the state they are reset to."""
     T, rng = 4, np.random.default_rng(2)
     weights = LSTMWeights.random(I, N, seed=0, dtype="float64", proj_size=4, **ZONEOUT)
@@ -171,7 +171,7 @@ def test_out_may_be_the_state(backend):
 
 
 def test_a_reset_leaves_the_callers_state(backend):
-    """Zoneout keeps a part of the old h, in which reset rows are replaced."""
+    """Zoneout reads the old h with its reset rows replaced, which must happen in a copy."""
     cell = LSTMCell(LSTMWeights.random(I, N, seed=0, **ZONEOUT), backend=backend)
     x, state = random_inputs(cell, B)
     before = [host(array).copy() for array in (state.h, state.c)]
