@@ -237,7 +237,7 @@ def test_dtypes(tmp_path, dtype):
 @pytest.mark.parametrize("top", ["model_weights/", ""])
 @pytest.mark.parametrize("ending", [":0", ""])
 def test_names_alone(tmp_path, top, ending):
-    """Keras 2 writes no config in save_weights, and none of a subclassed model's layers in model.save."""
+    """Keras 2's save_weights writes no config, and its model.save no config of a subclassed model's layers."""
     a, b, c = weights_of(seed=0), weights_of(4, seed=1), weights_of(4, seed=2)
     cells = {
         "lstm_2/mine/lstm_2/lstm_cell_5": a,

@@ -67,7 +67,7 @@ def test_inline_data_as_integers():
 
 @pytest.mark.parametrize("single", [True, False])
 def test_stacks_of_many_layers(single, tmp_path):
-    """Read twelve bidirectional layers, 33 MB."""
+    """Read twelve bidirectional layers, 18 MB."""
     weights = StackedWeights.random(128, 128, num_layers=12, bidirectional=True, seed=0)
     path = saved(convert.to_onnx(weights), tmp_path, single=single)
     assert bits(convert.from_onnx(path)) == bits(weights)

@@ -65,7 +65,7 @@ def test_layers_by_number():
 
 
 def test_layers_are_counted():
-    """Their number and directions come from the names, in any order."""
+    """The number of layers and their directions come from the names, in any order."""
     parameters = {**torch_layer(1, 2 * N), **torch_layer(0)}
     weights = convert.from_torch(parameters)
     assert isinstance(weights, StackedWeights)

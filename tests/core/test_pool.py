@@ -319,7 +319,7 @@ def test_read_returns_copies(backend):
     np.testing.assert_array_equal(host(pool.read([0]).c), layers[0].c[:1])
 
 
-def test_check_and_strict(backend):
+def test_check_and_strict_change_nothing(backend):
     owner = plain_cell(backend)
     pool, layers = filled(owner, 3, 3)
     assert pool.check() is None

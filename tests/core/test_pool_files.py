@@ -292,7 +292,7 @@ def test_a_failed_load_restores_the_states(monkeypatch, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and killed")
 @pytest.mark.parametrize(("way", "breaks"), [("carefully", False), ("naively", True)])
 def test_killed_while_saving(way, breaks, tmp_path):
-    """After each of 200 random kills, the old or the new file is there. A plain write would break some."""
+    """After each of 200 random kills, the old or the new file is there. A plain write breaks some."""
     kills = 200
     result = subprocess.run(
         [sys.executable, "-m", "support.pool_kills", str(tmp_path), way, str(kills)],

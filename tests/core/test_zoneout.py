@@ -149,7 +149,7 @@ def test_zoneout_of_0_or_1_is_exact(part, backend):
 
 
 def test_pointwise_keeps_only_c(backend):
-    """It can't keep a part of h, as it doesn't get the old h."""
+    """lstm_pointwise can't keep a part of h, as it doesn't get the old h."""
     rng, cell = np.random.default_rng(0), LSTMCell(LSTMWeights.random(1, 1, seed=0, dtype="float64"), backend=backend)
     gates, c = cell.asarray(rng.normal(size=(B, 4 * N))), cell.asarray(rng.normal(size=(B, N)))
     plain, kept = lstm_pointwise(gates, c), lstm_pointwise(gates, c, zoneout_c=0.25)
