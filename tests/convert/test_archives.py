@@ -150,7 +150,7 @@ def test_members_are_bounded_together(tmp_path, monkeypatch):
     np.savez_compressed(path, **{f"a{k}": np.zeros(1 << 21, "f4") for k in range(20)})
     archive = open_archive(path)
     for _ in range(5):
-        assert archive["a0"].size == 1 << 21, "an array counts once"
+        assert archive["a0"].size == 1 << 21, "an array should count once"
     with pytest.raises(
         WeightsFileError, match=r"a1: it claims 8388736 bytes, 16777472 with the arrays read before; at most"
     ):

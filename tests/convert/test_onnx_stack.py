@@ -107,7 +107,7 @@ MISJOINED = {
 
 
 @pytest.mark.parametrize("kind", MISJOINED)
-def test_directions_in_another_order(kind):
+def test_misjoined_directions_raise(kind):
     source = model(MISJOINED[kind], D=2)
     for name in (None, NAMES):
         assert "'upper' reads the output of " in refusal(source, name)
