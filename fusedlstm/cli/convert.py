@@ -111,7 +111,7 @@ def _check_outs(source: str, out: str, state_out: str | None, system: str, *, fo
 
 
 def _check_count(name: str | None, weights: LSTMWeights | StackedWeights) -> None:
-    """Raise if there are fewer layers than names, as some name the same LSTM in the branches of an If."""
+    """Raise if there are fewer layers than names. Then several names mean one LSTM, in branches of an If."""
     names = _names(name)
     if isinstance(names, tuple) and isinstance(weights, StackedWeights) and weights.num_layers < len(names):
         wanted = f"one name for each of {weights.num_layers} layers"

@@ -54,7 +54,7 @@ def test_help_fits_a_screen(name):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_broken_signatures_are_the_same(name, monkeypatch):
+def test_line_breaks_keep_the_signature(name, monkeypatch):
     """Only line breaks may differ from Python's own signature."""
     for found in (PUBLIC[name], *vars(PUBLIC[name]).values()):
         function = getattr(found, "__func__", found)
@@ -104,7 +104,7 @@ def test_help_names_no_private_class(name):
 
 
 def indexed(module):
-    """The names in the index of a module's docstring. An index is its indented lines."""
+    """Return the names in the index of a module's docstring: its indented lines."""
     return re.findall(r"^    (\w+) +\S.*$", module.__doc__, re.MULTILINE)
 
 

@@ -153,7 +153,7 @@ def test_info_says_how_each_gpu_steps(monkeypatch):
     assert rows[:2] == [("backend numpy", "runs"), ("backend cuda", "runs")]
     assert rows[3:-1] == [
         ("GPU 0", "New"),
-        ("", "steps: one kernel, chosen by a table of predictions"),
+        ("", "steps: the kernel is chosen by a table of predictions"),
         ("GPU 1", "Old"),
         ("", "steps: matmul and pointwise, as compute capability 7.5 is older than 8.0"),
     ]

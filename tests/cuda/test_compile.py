@@ -530,7 +530,7 @@ def test_primitives_are_refused_on_older_gpus(primitive, tmp_path):
 
 def test_products_need_16_bit_types(tmp_path):
     call = f"{MATRIX} mma_m16n8k16<float>(d, a, b);"
-    assert failed_assertions(call, 80, tmp_path) == ["of 16-bit types"]
+    assert failed_assertions(call, 80, tmp_path) == ["mma.m16n8k16 multiplies 16-bit types"]
 
 
 def test_every_primitive_of_newer_gpus_is_refused():

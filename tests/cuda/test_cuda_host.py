@@ -96,7 +96,7 @@ def test_a_cell_runs_on_its_own_device(cupy):
 
 def test_a_missing_device_raises(cupy):
     count = cupy.cuda.runtime.getDeviceCount()
-    with pytest.raises(BackendUnavailableError, match=f"there is no GPU {count}, only {count}"):
+    with pytest.raises(BackendUnavailableError, match=f"there is no GPU {count}: found {count}"):
         LSTMCell(LSTMWeights.random(1, 1, seed=0), backend=f"cuda:{count}")
 
 

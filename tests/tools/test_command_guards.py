@@ -260,7 +260,7 @@ def claims(path, shape, dtype="<f4", data=b""):
         ("x.npy", (0, 10**12, 2), "<f4", "wanted at most 1048576 rows of inputs of width 0 or without steps"),
         ("x.npy", (-4, 5, 2), "<f4", "its shape (-4, 5, 2) has a negative size"),
         ("x.npy", (4, 5, 2), "|O", "it holds Python objects, which are never unpickled"),
-        ("x.npy", (4, 5, 2), "<V0", "elements without bytes"),
+        ("x.npy", (4, 5, 2), "<V0", "elements of 0 bytes"),
         ("x.npy", (True, 5, 2), "<f4", "bytes, but there are 0"),
         ("l.npy", (10**13,), "<i8", "claims 80000000000000 bytes, but there are 0"),
         ("l.npy", (10**30,), "<i8", "claims"),

@@ -35,8 +35,8 @@ class MatmulSlots:
     A row of the state has the columns of an operand (`matmul_step.Columns`) without the first x. So a gather copies it
     unchanged. The columns for the x of upper layers are never used.
 
-    The sizes of buckets are powers of two, so batches of changing size need few of them. The least recently used are
-    dropped.
+    The sizes of buckets are powers of two, so batches of changing size need few of them. If they take too
+    much memory, the least recently used are dropped.
     """
 
     def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int, turns: Turns) -> None:
@@ -125,7 +125,7 @@ class MatmulSlots:
             del self._buckets[oldest]
 
     def _drop_others(self, M: int) -> None:
-        """Drop the least recently used buckets while all together are too large."""
+        """Drop the least recently used buckets until the rest fit in _MOST_BYTES."""
         for size in list(self._buckets):
             if sum(bucket.nbytes for bucket in self._buckets.values()) <= _MOST_BYTES:
                 return

@@ -78,7 +78,7 @@ def cuda_headers() -> str:
     """Return the folder of cuda_fp16.h: the runtime wheel's, conda's or the toolkit's.
 
     Raises:
-        RuntimeError: they are missing, or their version of CUDA differs from NVRTC's.
+        RuntimeError: the headers are missing, or are for another major version of CUDA than NVRTC.
     """
     from cuda import pathfinder  # comes with CuPy 14
 

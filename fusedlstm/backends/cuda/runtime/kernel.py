@@ -68,7 +68,7 @@ class Kernel:
         arch = architecture(cupy.cuda.Device(device).compute_capability)
         mangled, code = kept_or_compiled(self.file, self.name, arch)
         function = cupy.RawModule(path=str(code)).get_function(mangled)
-        if self.shared:  # for any size: the default of 48 KiB includes the kernel's static shared memory
+        if self.shared:  # even below the default limit of 48 KiB, which includes the kernel's static shared memory
             function.max_dynamic_shared_size_bytes = self.shared
         return function
 
