@@ -124,7 +124,7 @@ def test_steppers_and_pools_name_their_kernels(backend):
             pool.kernels(batch)
 
 
-def test_old_gpus():
+def test_old_gpus_cannot_step_in_one_kernel():
     assert choice.reason_against_device(80) is None
     assert choice.reason_against_device(120) is None
     wanted = "steps in one kernel need compute capability 8.0, and this GPU has 7.5"

@@ -519,7 +519,7 @@ def test_a_pool_on_another_device():
 
 
 def test_a_prepared_pool_loads_nothing(monkeypatch):
-    """Steps compile and load no kernel, as `prepare` has done so."""
+    """Steps compile, load and pin nothing, as `prepare` has done it all."""
     from fusedlstm.backends.cuda import kernels
     from fusedlstm.backends.cuda.runtime import pinned
     from fusedlstm.backends.cuda.runtime.kernel import Kernel

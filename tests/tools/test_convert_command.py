@@ -135,7 +135,7 @@ def test_keras(tmp_path, capsys):
 
 
 def test_custom_classes(tmp_path, capsys):
-    """Custom classes are taken if the caller vouches for them."""
+    """Custom classes are accepted only if --custom-classes names them."""
     source, out = keras_file_of_own_classes(tmp_path), tmp_path / "w"
     status, _, errors = run(capsys, source, out)
     assert status == 1
@@ -245,7 +245,7 @@ def test_convert_refuses(arguments, message, tmp_path, capsys):
 
 
 def test_source_is_never_overwritten(tmp_path, capsys):
-    """OUT may not be the source's path, nor a link to it."""
+    """OUT must be neither the source's path nor a link to it."""
     source = torch_file(tmp_path, "safetensors")
     before = source.read_bytes()
     (tmp_path / "link").symlink_to(source)
@@ -256,7 +256,7 @@ def test_source_is_never_overwritten(tmp_path, capsys):
     assert source.read_bytes() == before
 
 
-def test_several_names_choose_layers(tmp_path, capsys):
+def test_several_names_are_refused_for_torch(tmp_path, capsys):
     source = torch_file(tmp_path, "safetensors")
     assert (
         "--name: wanted one name, as from_torch doesn't take several; got a,b"
@@ -294,7 +294,7 @@ def test_zoneout_of_haste(tmp_path, capsys):
     ("rate", "message"),
     [(1.5, "zoneout: wanted a number from 0 to 1; got 1.5"), ("nan", "zoneout: wanted a finite number")],
 )
-def test_zoneout_outside_0_to_1_raises(rate, message, tmp_path, capsys):
+def test_zoneout_outside_0_to_1_fails(rate, message, tmp_path, capsys):
     status, _, errors = run(capsys, torch_file(tmp_path), tmp_path / "w", "--zoneout", rate)
     assert (status, errors.startswith(f"fusedlstm: {message}")) == (1, True)
 

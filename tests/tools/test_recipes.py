@@ -1,4 +1,4 @@
-"""Nothing was forgotten of a new activation or option of the cell: a failure names the file to edit.
+"""Every activation and every option of the cell is complete. A failure names the file to edit.
 
 The steps are the recipes of CONTRIBUTING.md.
 """
@@ -31,7 +31,7 @@ OF_VERSION_3 = {
 
 
 def is_since(name, version):
-    """Whether a file says this version rightly: 3 was the newest when readers knew no more than these names."""
+    """Whether a name may have this version of files. Readers of version 3 know only the names in OF_VERSION_3."""
     return version > 3 or name in OF_VERSION_3
 
 
@@ -49,7 +49,7 @@ def is_activated(name, count):
 
 
 def has_key(table, separator):
-    """Whether a table of test_functions.py has a function: by its form in FUNCTIONS, or in NAMES."""
+    """Return a check of whether a table of test_functions.py has a function, as written in FUNCTIONS or NAMES."""
 
     def has(name, count):
         keys = keys_of("tests/core/test_functions.py", table)
@@ -134,7 +134,7 @@ def inputs():
 
 
 def differs(compute):
-    """Whether a function of a cell's options returns something else for this option."""
+    """Return a check of whether `compute` returns something else with an option."""
 
     def has(name, value):
         plain, changed = compute({}), compute({name: value})
@@ -242,12 +242,12 @@ PLACES_OF_AN_OPTION = [
 
 
 def given(name):
-    """Yield the values of an option that cells of the tests have, but for its default."""
+    """Return the values, other than the default, that the tests' cells have for an option."""
     return (row[name] for row in GENERAL.values() if row.get(name, DEFAULTS.get(name)) != DEFAULTS.get(name))
 
 
 def all_options():
-    """Each option that any of these files names."""
+    """Return each option that any of these files names, with a value."""
     fields = {each.name for each in dataclasses.fields(LSTMWeights)} - set(ARRAYS)
     names = fields | set(CellOptions.__annotations__) | set(inspect.signature(Functions.of).parameters)
     return [(name, next(given(name), 0.5)) for name in sorted(names - set(CLIPS))]
