@@ -89,6 +89,14 @@ def choose(
     return next(kernel for most, kernel in columns if most >= size)
 
 
+def choices(
+    I: int, N: int, P: int | None, dtype: str, precision: str, capability: int, *, forced: str | None = None
+) -> set[str]:
+    """Return the kernels that `choose` returns for any number of rows."""
+    rows = (int(min(most, 1 << 62)) for most, _ in _TABLE[arithmetic(dtype, precision)])
+    return {choose(B, I, N, P, dtype, precision, capability, forced=forced) for B in rows}
+
+
 def choose_layers(
     B: int,
     sizes: Sequence[tuple[int, int, int | None]],

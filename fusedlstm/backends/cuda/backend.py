@@ -12,7 +12,6 @@ from fusedlstm.arrays.host import host_mask, to_host_reals
 from fusedlstm.arrays.libraries import library_of, view_of
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.cell import CudaCell
-from fusedlstm.backends.cuda.fused_cell import FusedCell
 from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise, launch_select
 from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
 from fusedlstm.backends.cuda.pool import CudaPool
@@ -185,9 +184,7 @@ class CudaBackend:
             if reason is not None:
                 raise RuntimeError(f"{asked} can't run on {self.device}: {reason}")
         with self._device:
-            if kernel in (None, "matmul"):
-                return CudaCell(weights, precision, kernel)
-            return FusedCell(weights, precision, kernel)
+            return CudaCell(weights, precision, kernel)
 
     @property
     def _capability(self) -> int:

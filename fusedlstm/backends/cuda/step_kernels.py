@@ -12,7 +12,7 @@ import numpy as np
 from fusedlstm.backends.cuda.arguments import Cell, Matrix, ProjectArguments, Rows, SlotRows, StepArguments
 from fusedlstm.backends.cuda.function_types import functions_type, zoneout_argument
 from fusedlstm.backends.cuda.kernels import Destinations
-from fusedlstm.backends.cuda.runtime.kernel import Kernel, number
+from fusedlstm.backends.cuda.runtime.kernel import Kernel, Launch, number
 from fusedlstm.backends.cuda.runtime.strides import is_aligned
 from fusedlstm.backends.cuda.runtime.structs import Struct
 from fusedlstm.backends.cuda.tiles import tile_of
@@ -68,20 +68,6 @@ def step_kernel(
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, bytes_of_m > 0, aligned))
     name = f"lstm_step<{tile.c_name(dtype)}, {functions_type(functions)}, {flags}, {width}>"
     return Kernel("step.cu", name, Struct(StepArguments, T=dtype), tile.shared_bytes + bytes_of_m)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A launch of a kernel. Its arguments are a record of `arguments.py`."""
-
-    kernel: Kernel
-    grid: tuple[int, int]
-    block: tuple[int, ...]
-    arguments: Any
-
-    def queue(self) -> None:
-        """Queue it on the current stream."""
-        self.kernel(self.grid, self.block, self.arguments)
 
 
 class Repeated:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cupy
@@ -55,6 +56,10 @@ class Kernel:
         """Compile and load the kernel on the current device, so that this can't fail in a launch."""
         self._function()
 
+    def address(self) -> int:
+        """Return the handle of the function on the current device, loaded if needed."""
+        return int(self._function().kernel.ptr)
+
     def _function(self) -> cupy.RawKernel:
         device = cupy.cuda.runtime.getDevice()
         function = self._functions.get(device)
@@ -71,6 +76,20 @@ class Kernel:
         if self.shared:  # even below the default limit of 48 KiB, which includes the kernel's static shared memory
             function.max_dynamic_shared_size_bytes = self.shared
         return function
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch of a kernel. Its arguments are a record of `arguments.py`."""
+
+    kernel: Kernel
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    arguments: Any
+
+    def queue(self) -> None:
+        """Queue it on the current stream."""
+        self.kernel(self.grid, self.block, self.arguments)
 
 
 def number(member: Member, value: Any) -> Any:
