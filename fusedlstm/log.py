@@ -16,7 +16,10 @@ _said: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Log a warning the first time that this process has it."""
+    """Log a warning the first time that this process has this text.
+
+    The text is the whole key: all modules share one logger, and its records name none of them.
+    """
     if message not in _said:
         _said.add(message)
         warning(message)
