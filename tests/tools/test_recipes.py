@@ -9,6 +9,7 @@ import inspect
 import re
 
 import numpy as np
+import pytest
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights, files, functions, lstm_pointwise
 from fusedlstm.backends.cuda import function_types
@@ -23,16 +24,44 @@ from support.recipes import Place, assert_all_missing, assert_complete, keys_of,
 
 # Activations: a name, and the number of its parameters.
 
-OF_VERSION_3 = {
-    *("tanh", "relu", "sigmoid", "softsign", "elu", "linear", "softplus", "affine", "leaky_relu"),
-    *("thresholded_relu", "scaled_tanh", "hard_sigmoid", "activation", "output_activation", "gate_activation"),
-    *("gate_clip", "coupled_gate", "zoneout_c", "zoneout_h"),
+# What each version of files brought. A reader of that version knows nothing newer, so a released version gets no more.
+BROUGHT = {
+    1: {"tanh", "relu", "sigmoid", "softsign", "elu", "linear", "activation"},
+    2: {
+        *("softplus", "affine", "leaky_relu", "thresholded_relu", "scaled_tanh", "hard_sigmoid"),
+        *("output_activation", "gate_activation", "gate_clip", "coupled_gate"),
+    },
+    3: {"zoneout_c", "zoneout_h"},
 }
 
 
 def is_since(name, version):
-    """Whether a file says this version rightly: 3 was the newest when readers knew no more than these names."""
-    return version > 3 or name in OF_VERSION_3
+    """Whether readers of this version of files know a name. Those of a version that isn't listed yet may know any."""
+    return version not in BROUGHT or any(name in BROUGHT[each] for each in range(1, version + 1))
+
+
+def unlisted(newest):
+    """Yield what BROUGHT lacks if files have versions up to the newest."""
+    for version in range(1, newest + 1):
+        if version not in BROUGHT:
+            yield f"tests/tools/test_recipes.py: add what version {version} of files brought to BROUGHT"
+
+
+def test_versions_of_files_are_listed():
+    assert not list(unlisted(files.VERSION))
+
+
+def test_forgotten_version_of_files_is_found():
+    newest = max(BROUGHT) + 1
+    assert list(unlisted(newest)) == [
+        f"tests/tools/test_recipes.py: add what version {newest} of files brought to BROUGHT"
+    ]
+
+
+@pytest.mark.parametrize("version", BROUGHT)
+def test_listed_versions_get_no_more_names(version):
+    assert not is_since("nobodys", version)
+    assert is_since("nobodys", max(BROUGHT) + 1)
 
 
 def kernel_names():
