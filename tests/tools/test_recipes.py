@@ -1,4 +1,4 @@
-"""Nothing was forgotten of a new activation or option of the cell: a failure names the file to edit.
+"""Nothing was forgotten of a new activation, option of the cell or importer: a failure names the file to edit.
 
 The steps are the recipes of CONTRIBUTING.md.
 """
@@ -16,7 +16,10 @@ from fusedlstm.backends.cuda import function_types
 from fusedlstm.backends.numpy import formula
 from fusedlstm.backends.numpy import functions as in_numpy
 from fusedlstm.convert.onnx import functions as for_onnx
+from fusedlstm.convert.record import System
+from fusedlstm.convert.systems import SYSTEMS
 from fusedlstm.functions import Functions, check_function
+from fusedlstm.validation import advice
 from fusedlstm.weights import _FUNCTIONS_SINCE, ARRAYS, CLIPS, DEFAULTS, CellOptions, for_file
 
 from support.cells import FUNCTIONS, GENERAL
@@ -288,3 +291,36 @@ def test_options_are_complete():
 
 def test_forgotten_options_are_found():
     assert_all_missing(PLACES_OF_AN_OPTION, ("nobodys", 2.0))
+
+
+# Importers: a name, and the record of its system. Tests of importers name the other places.
+
+NO_CLASSES = {"cudnn", "onednn"}  # which take single arrays
+
+
+def has_classes(name, system):
+    """Whether errors about objects name an importer, if it has any objects."""
+    return name in NO_CLASSES or any(call.startswith(f"from_{name}(") for call in advice._OBJECTS.values())
+
+
+def is_fuzzed(name, system):
+    """Whether damaged files are read, if an importer has a reader of its own. Others get arrays from `open_archive`."""
+    return system.source != "path" or name in keys_of("tests/support/fuzz_readers.py", "READERS")
+
+
+PLACES_OF_AN_IMPORTER = [
+    Place(
+        "fusedlstm/validation/advice.py",
+        "add the classes that from_{0} is for to _OBJECTS, or '{0}' to NO_CLASSES in tests/tools/test_recipes.py",
+        has_classes,
+    ),
+    Place("tests/support/fuzz_readers.py", "add a Reader of files to READERS, under '{}'", is_fuzzed),
+]
+
+
+def test_importers_are_complete():
+    assert_complete(PLACES_OF_AN_IMPORTER, [(system.name, system) for system in SYSTEMS if system.read is not None])
+
+
+def test_forgotten_importers_are_found():
+    assert_all_missing(PLACES_OF_AN_IMPORTER, ("nobodys", System("nobodys", source="path")))
