@@ -16,7 +16,10 @@ _said: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Log a warning, but only once in each process."""
+    """Log a warning, but each text only once in this process.
+
+    The text is the whole key: all modules share one logger, and its records name none of them.
+    """
     if message not in _said:
         _said.add(message)
         warning(message)

@@ -40,6 +40,11 @@ def test_contributing_names_files_that_exist():
     assert not found, "\n".join(found)
 
 
+def test_readme_says_the_same_time_of_tests():
+    (time,) = re.findall(r"^\| `\.venv/bin/pytest` \|[^|]*\| (.*) \|$", PAGE, re.MULTILINE)
+    assert time in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
 @pytest.mark.parametrize(
     ("text", "path"),
     [

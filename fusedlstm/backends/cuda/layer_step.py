@@ -126,5 +126,6 @@ def slot_step(
     engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int, kernels: Sequence[str], turns: Turns
 ) -> SlotStep:
     """Return the step of a pool's slots with these kernels. `turns` orders its calls."""
-    step = MatmulSlots if "matmul" in kernels else FusedSlots
-    return step(engines, residual, capacity, turns)
+    if "matmul" in kernels:
+        return MatmulSlots(engines, residual, capacity)
+    return FusedSlots(engines, residual, capacity, turns)
