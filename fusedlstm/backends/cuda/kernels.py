@@ -333,11 +333,19 @@ def check_kernel() -> Kernel:
     return Kernel("check.cu", "lstm_check", Struct(CheckArguments))
 
 
-def launch_check(slots: Any, checked: Any, audit: Audit) -> None:
-    """Launch kernels/check.cu: copy slots (B,) of int64 to `checked`, with -1 for those that can't be stepped."""
+def check_launch(slots: Any, checked: Any, audit: Audit) -> Launch:
+    """Return the launch of kernels/check.cu.
+
+    It copies slots (B,) of int64 to `checked`, with -1 for those that can't be stepped.
+    """
     B = len(slots)
     arguments = CheckArguments(slots, steppable=checked, audit=audit, capacity=len(audit.live), B=B)
-    check_kernel()((-(-B // _THREADS),), (_THREADS,), arguments)
+    return Launch(check_kernel(), check_grid(B), (_THREADS,), arguments)
+
+
+def check_grid(B: int) -> tuple[int]:
+    """Return the grid of kernels/check.cu for B rows."""
+    return (-(-B // _THREADS),)
 
 
 @functools.cache
@@ -352,10 +360,10 @@ def launch_state_rows(slots: Any, words: Any, rows: Any) -> None:
     state_rows_kernel()((-(-B // _THREADS),), (_THREADS,), StateRowsArguments(slots, words, rows, B))
 
 
-def launch_gather(
+def gather_launch(
     operand: Any, X: int, x: Any, pool: PoolMatrices, slots: Any, is_first: Any, audit: Audit | None
-) -> None:
-    """Launch kernels/gather.cu.
+) -> Launch:
+    """Return the launch of kernels/gather.cu.
 
     Args:
         operand: (M, X + H): x and the state of rows, aligned.
@@ -385,7 +393,7 @@ def launch_gather(
         B=B,
         M=M,
     )
-    gather_kernel(operand.dtype)(*_whole_rows(M, max(I, H * operand.itemsize // 16, 1)), arguments)
+    return Launch(gather_kernel(operand.dtype), *_whole_rows(M, max(I, H * operand.itemsize // 16, 1)), arguments)
 
 
 @functools.cache

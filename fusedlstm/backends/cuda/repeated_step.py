@@ -14,7 +14,7 @@ import cupy
 from fusedlstm.backends.cuda.device_weights import padded
 from fusedlstm.backends.cuda.kernels import Destinations, clip_launch, finish_launch, pointwise_launch, select_launch
 from fusedlstm.backends.cuda.runtime import cublas
-from fusedlstm.backends.cuda.runtime.packed import PackedLaunch
+from fusedlstm.backends.cuda.runtime.packed import PackedLaunch, members_with
 from fusedlstm.backends.cuda.runtime.strides import RowCopy, Zeros
 from fusedlstm.backends.cuda.step_kernels import Resets, launches, needs_m
 
@@ -159,7 +159,7 @@ class RepeatedStep:
             self._launch(launch)
 
     def _launch(self, launch: Launch) -> None:
-        packed = PackedLaunch(launch.kernel, launch.grid, launch.block, launch.arguments, self._arrays)
+        packed = PackedLaunch(launch, members_with(launch, self._arrays))
         self._work.append((packed.queue, _STREAM))
 
     def _product(self, a: Any, weight: Any, dtype: np.dtype[Any]) -> Any:

