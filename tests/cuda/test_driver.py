@@ -72,7 +72,7 @@ BEYOND_A_VIEW = """
         runtime.deviceSynchronize()
 
     def clip_again(count):
-        """Repeat a packed launch on views of `count` elements fewer than it reads."""
+        # Repeat a packed launch on other views, the last of which is so many elements short.
         first = Launch(clip_kernel(h.dtype), (1,), (256,), ClipArguments(h[:4], count=4, limit=1.0))
         again = PackedLaunch(first, members_named(first, {"h": 0}))
         again.queue(0, (h[4:].data.ptr,))
