@@ -181,6 +181,35 @@ def pageable_target_is_written_at_once(s):
     return host[0]
 
 
+@piece(1, late=0)
+def waiting_copy_of_pageable_memory(s):
+    """It returns once the source has been read. The number may arrive later, as CUDA says."""
+    runtime.memcpy(s.zero.data.ptr, np.ones(1).ctypes.data, 8, TO_DEVICE)
+    return read(s.zero, s.ours)
+
+
+@piece(1, late=0)
+def waiting_copy_on_the_device(s):
+    """It doesn't wait."""
+    one = cupy.ones(1)
+    runtime.memcpy(s.zero.data.ptr, one.data.ptr, 8, runtime.memcpyDeviceToDevice)
+    return read(s.zero, s.ours)
+
+
+@piece(1, late=1)
+def waiting_copy_of_pinned_memory(s):
+    s.pinned[0] = 1
+    runtime.memcpy(s.zero.data.ptr, s.pinned.ctypes.data, 8, TO_DEVICE)
+    return read(s.zero, s.ours)
+
+
+@piece(1, late=1)
+def waiting_copy_to_the_host(s):
+    put(s.zero, 1, s.default)
+    runtime.memcpy(s.pinned.ctypes.data, s.zero.data.ptr, 8, TO_HOST)
+    return s.pinned[0]
+
+
 @piece(5, late=1)
 def memory_that_nobody_keeps(s):
     """CuPy's pool gives the memory out again, while their stream still writes to it."""

@@ -277,15 +277,19 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   return copy("memcpy", flat(to, from, bytes), kind, stream);
 }
 
+// Waits only where CUDA says so: a copy between GPUs or within one may run later, and what came from pageable
+// memory may arrive later.
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   BEGIN_CALL;
   if (const cudaError_t error = check_unsafe_call()) return error;
   if (const cudaError_t error = copy("memcpy", flat(to, from, bytes), kind, nullptr)) return error;
-  return cudaStreamSynchronize(nullptr);
+  return device_of(to) < 0 || is_pinned(from) ? cudaStreamSynchronize(nullptr) : cudaSuccess;
 }
 
-cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes, cudaStream_t stream) {
+cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device, size_t bytes,
+                                cudaStream_t stream) {
   BEGIN_CALL;
+  if (device_of(to) != to_device || device_of(from) != from_device) return failed(cudaErrorInvalidValue);
   return copy("memcpy", flat(to, from, bytes), cudaMemcpyDeviceToDevice, stream);
 }
 
