@@ -118,12 +118,13 @@ def places():
         ("host", "device", runtime.memcpyDeviceToDevice, "InvalidMemcpyDirection"),
         ("device", "beyond", runtime.memcpyDeviceToDevice, "InvalidValue"),
         ("beyond", "host", runtime.memcpyHostToDevice, "InvalidValue"),
+        ("device", "beyond pinned", runtime.memcpyHostToDevice, "InvalidValue"),
     ],
 )
 def test_copies_are_refused(to, source, kind, error):
-    known = places()
+    known, pinned = places(), runtime.hostAlloc(48, 0)
     at = {name: array.ctypes.data if name == "host" else array.data.ptr for name, array in known.items()}
-    at["beyond"] = at["device"] + 8
+    at |= {"beyond": at["device"] + 8, "beyond pinned": pinned + 8}
     with pytest.raises(runtime.CUDARuntimeError, match=error):
         runtime.memcpyAsync(at[to], at[source], 48, kind, 0)
 
@@ -138,6 +139,23 @@ def test_copies_of_rows_are_refused():
         runtime.memcpy2DAsync(*there, 4, 4, kind, 0)
     with pytest.raises(runtime.CUDARuntimeError, match="InvalidValue"):
         runtime.memsetAsync(a.data.ptr, 0, 49, 0)
+
+
+def test_copies_between_gpus_name_their_devices():
+    known = places()
+    here, there = known["device"].data.ptr, known["other device"].data.ptr
+    runtime.memcpyPeerAsync(here, 0, there, 1, 48, 0)
+    for devices in ((1, 1), (0, 0), (1, 0)):
+        with pytest.raises(runtime.CUDARuntimeError, match="InvalidValue"):
+            runtime.memcpyPeerAsync(here, devices[0], there, devices[1], 48, 0)
+
+
+def test_only_copies_touch_pageable_memory():
+    """A GPU may also touch pinned memory."""
+    pinned = cupy.cuda.alloc_pinned_memory(8)
+    runtime.memsetAsync(pinned.ptr, 0, 8, 0)
+    with pytest.raises(runtime.CUDARuntimeError, match="InvalidValue"):
+        runtime.memsetAsync(np.zeros(1).ctypes.data, 0, 8, 0)
 
 
 def test_pinned_memory_is_the_hosts():

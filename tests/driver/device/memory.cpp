@@ -123,7 +123,7 @@ bool is_pinned(const void* pointer) { return is_within(pinned, pointer, 1); }
 
 bool may_touch(int device, const void* pointer, size_t bytes) {
   const int owner = device_of(pointer);
-  if (owner < 0) return pointer != nullptr;
+  if (owner < 0) return is_within(pinned, pointer, bytes);
   return owner == device && is_within(arena_of(device).live, pointer, bytes);
 }
 
@@ -157,8 +157,10 @@ static bool is_kind(cudaMemcpyKind kind, const Rows& rows) {
   }
 }
 
+// Whether a copy may touch all bytes. Only copies may touch pageable memory of the host.
 static bool is_alive(const void* pointer, size_t bytes) {
   const int device = device_of(pointer);
+  if (device < 0 && !is_pinned(pointer)) return pointer != nullptr;
   return may_touch(device, pointer, bytes);
 }
 
@@ -236,7 +238,7 @@ cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned) {
   if (const cudaError_t error = check_unsafe_call()) return error;
   const size_t size = whole_pages(bytes ? bytes : 1);
   if (posix_memalign(out, PAGE, size)) return failed(cudaErrorMemoryAllocation);
-  pinned[reinterpret_cast<uintptr_t>(*out)] = size;
+  pinned[reinterpret_cast<uintptr_t>(*out)] = bytes;
   return cudaSuccess;
 }
 

@@ -23,7 +23,7 @@ class Unlocked {
 int device_of(const void* pointer);
 bool is_pinned(const void* pointer);
 
-// Whether a device may touch all bytes: they are in one live allocation of it, or of the host.
+// Whether a device may touch all bytes: they are in one live allocation of it, or of pinned memory.
 bool may_touch(int device, const void* pointer, size_t bytes);
 
 }  // namespace driver
