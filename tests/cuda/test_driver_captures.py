@@ -163,7 +163,7 @@ def test_a_stream_joins_a_capture(stream):
         third.wait_event(other.record())
     with fails("StreamCaptureInvalidated"):
         third.end_capture()
-    with fails("IllegalState"):  # it did not begin this capture
+    with fails("StreamCaptureUnmatched"):  # it did not begin this capture
         other.end_capture()
     stream.wait_event(other.record())
     graph = stream.end_capture()
@@ -172,6 +172,60 @@ def test_a_stream_joins_a_capture(stream):
     graph.launch(stream)
     stream.synchronize()
     assert np.isnan(array.get()).all()
+
+
+def test_a_stream_must_join_its_capture_again(stream):
+    """Work that the stream of the capture doesn't wait for makes the capture fail."""
+    array, other = cupy.zeros(4), cupy.cuda.Stream(non_blocking=True)
+    runtime.deviceSynchronize()
+    stream.begin_capture()
+    other.wait_event(stream.record())
+    runtime.memsetAsync(array.data.ptr, 0, 8, other.ptr)
+    early = other.record()
+    runtime.memsetAsync(array.data.ptr, 0, 8, other.ptr)
+    stream.wait_event(early)
+    with fails("StreamCaptureUnjoined"):
+        stream.end_capture()
+    assert not other.is_capturing()
+
+
+def test_events_of_ended_captures_are_refused(stream):
+    other = cupy.cuda.Stream(non_blocking=True)
+    stream.begin_capture()
+    event = stream.record()
+    stream.end_capture()
+    with fails("CapturedEvent"):
+        other.wait_event(event)
+    assert not other.is_capturing()
+
+
+def test_the_default_stream_cant_join_a_capture(stream):
+    stream.begin_capture()
+    event = stream.record()
+    with fails("StreamCaptureImplicit"):
+        cupy.cuda.Stream.null.wait_event(event)
+    with fails("StreamCaptureInvalidated"):
+        stream.end_capture()
+
+
+def test_invalid_captures_record_no_events(stream):
+    stream.begin_capture()
+    inside = stream.record()
+    with fails("StreamCaptureUnsupported"):
+        stream.synchronize()
+    with fails("StreamCaptureInvalidated"):
+        stream.record()
+    with fails("StreamCaptureInvalidated"):
+        cupy.cuda.Stream(non_blocking=True).wait_event(inside)
+
+
+def test_asking_whether_it_captures_does_no_harm():
+    """The default stream can't answer during a capture of a blocking stream, which stays valid."""
+    blocking = cupy.cuda.Stream()
+    blocking.begin_capture()
+    with fails("StreamCaptureImplicit"):
+        runtime.streamIsCapturing(0)
+    blocking.end_capture()
 
 
 def test_the_default_stream_during_a_capture(stream):

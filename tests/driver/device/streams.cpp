@@ -17,7 +17,7 @@ static std::set<RecordingPtr> recordings;  // of captures that haven't ended
 static Stream* legacy_stream() {
   static std::vector<Stream> made;
   if (made.empty()) {
-    for (int device = 0; device < device_count(); ++device) made.push_back({device, false, nullptr, nullptr});
+    for (int device = 0; device < device_count(); ++device) made.push_back({device, false});
   }
   return &made[current_device()];
 }
@@ -28,7 +28,7 @@ static Stream* per_thread_stream() {
   static thread_local std::map<int, Stream*> made;  // by device
   Stream*& stream = made[current_device()];
   if (!stream) {
-    stream = new Stream{current_device(), true, nullptr, nullptr};
+    stream = new Stream{current_device(), true};
     streams.insert(stream);
   }
   return stream;
@@ -61,15 +61,20 @@ cudaError_t check_unsafe_call() {
   return cudaSuccess;
 }
 
-// The legacy stream and those that wait for it wait for each other, which a capture can't record.
-static cudaError_t check_legacy(cudaStream_t handle) {
-  if (!is_legacy(handle)) return cudaSuccess;
-  for (Stream* stream : streams) {
-    if (stream->waits_for_legacy && stream->recording && stream->device == current_device()) {
-      return invalidate(stream->recording, cudaErrorStreamCaptureImplicit);
+// Returns the capture of a blocking stream of the current device, or null.
+static RecordingPtr blocking_recording() {
+  for (const Stream* stream : streams) {
+    if (stream->waits_for_legacy && stream->device == current_device() && stream->recording) {
+      return stream->recording;
     }
   }
-  return cudaSuccess;
+  return nullptr;
+}
+
+// The legacy stream and those that wait for it wait for each other, which a capture can't record.
+static cudaError_t check_legacy(cudaStream_t handle) {
+  const RecordingPtr recording = is_legacy(handle) ? blocking_recording() : nullptr;
+  return recording ? invalidate(recording, cudaErrorStreamCaptureImplicit) : cudaSuccess;
 }
 
 static std::vector<TaskPtr> before_next(const Stream* stream, bool legacy) {
@@ -87,6 +92,7 @@ cudaError_t queue(cudaStream_t handle, Step step) {
   if (!stream || stream->device != current_device()) return failed(cudaErrorInvalidResourceHandle);
   if (stream->recording) {
     if (stream->recording->invalid) return failed(cudaErrorStreamCaptureInvalidated);
+    stream->follows.insert(stream->recording->steps.size());
     stream->recording->steps.push_back(std::move(step));
     return cudaSuccess;
   }
@@ -102,7 +108,7 @@ static double now() {
 }
 
 static cudaError_t new_stream(cudaStream_t* out, unsigned flags) {
-  Stream* stream = new Stream{current_device(), !(flags & cudaStreamNonBlocking), nullptr, nullptr};
+  Stream* stream = new Stream{current_device(), !(flags & cudaStreamNonBlocking)};
   streams.insert(stream);
   *out = reinterpret_cast<cudaStream_t>(stream);
   return cudaSuccess;
@@ -114,6 +120,21 @@ static cudaError_t wait_for(Stream* stream, cudaStream_t handle) {
   write_log({"synchronize", handle, nullptr, "", ""});
   for (const TaskPtr& task : before_next(stream, is_legacy(handle))) run_task(task);
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
+}
+
+// Lets a stream wait for an event of a capture, which the stream joins.
+static cudaError_t join_capture(Stream* stream, cudaStream_t handle, const Event& event) {
+  const RecordingPtr& recording = event.recording;
+  if (stream->recording && stream->recording != recording) {
+    return invalidate(stream->recording, cudaErrorStreamCaptureMerge);
+  }
+  if (!recordings.count(recording)) return failed(cudaErrorCapturedEvent);  // the capture has ended
+  if (is_legacy(handle)) return invalidate(recording, cudaErrorStreamCaptureImplicit);
+  if (recording->invalid) return failed(cudaErrorStreamCaptureInvalidated);
+  if (!stream->recording) stream->follows.clear();
+  stream->recording = recording;
+  stream->follows.insert(event.follows.begin(), event.follows.end());
+  return cudaSuccess;
 }
 
 }  // namespace driver
@@ -199,13 +220,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t waited, unsigne
   Stream* stream = find_stream(handle);
   const Event* event = find_event(waited);
   if (!stream || !event) return failed(cudaErrorInvalidResourceHandle);
-  if (event->recording) {
-    if (stream->recording && stream->recording != event->recording) {
-      return invalidate(stream->recording, cudaErrorStreamCaptureMerge);
-    }
-    stream->recording = event->recording;  // the stream joins the capture
-    return cudaSuccess;
-  }
+  if (event->recording) return join_capture(stream, handle, *event);
   if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureIsolation);
   if (const cudaError_t error = check_legacy(handle)) return error;
   write_log({"wait", handle, waited, "", ""});
@@ -223,6 +238,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mo
   if (stream->recording) return failed(cudaErrorIllegalState);
   stream->recording = std::make_shared<Recording>(Recording{{}, std::this_thread::get_id(), mode});
   stream->began_capture = true;
+  stream->follows.clear();
   recordings.insert(stream->recording);
   return cudaSuccess;
 }
@@ -232,14 +248,15 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* 
   const Stream* stream = find_stream(handle);
   if (!stream) return failed(cudaErrorInvalidResourceHandle);
   *status = cudaStreamCaptureStatusNone;
-  if (!stream->recording) return check_legacy(handle);
+  if (is_legacy(handle) && blocking_recording()) return failed(cudaErrorStreamCaptureImplicit);
+  if (!stream->recording) return cudaSuccess;
   *status = stream->recording->invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
   return cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned) {
   BEGIN_CALL;
-  Event* event = new Event{current_device(), nullptr, nullptr};
+  Event* event = new Event{current_device()};
   events.insert(event);
   *out = reinterpret_cast<cudaEvent_t>(event);
   return cudaSuccess;
@@ -261,7 +278,10 @@ cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t on) {
   Stream* stream = find_stream(on);
   if (!event || !stream || event->device != stream->device) return failed(cudaErrorInvalidResourceHandle);
   event->recording = stream->recording;
-  if (stream->recording) return cudaSuccess;
+  event->follows = stream->follows;
+  if (stream->recording) {
+    return stream->recording->invalid ? failed(cudaErrorStreamCaptureInvalidated) : cudaSuccess;
+  }
   if (const cudaError_t error = check_legacy(on)) return error;
   write_log({"record", on, handle, "", ""});
   stream->last = queue_task(
@@ -304,7 +324,8 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t first, cudaEve
 
 // Ends the capture of a stream, and of all that joined it.
 static cudaError_t end_capture(Stream* stream, RecordingPtr* out) {
-  if (!stream->recording || !stream->began_capture) return failed(cudaErrorIllegalState);
+  if (!stream->recording) return failed(cudaErrorIllegalState);
+  if (!stream->began_capture) return failed(cudaErrorStreamCaptureUnmatched);
   *out = stream->recording;
   if ((*out)->mode != cudaStreamCaptureModeRelaxed && (*out)->thread != std::this_thread::get_id()) {
     return failed(cudaErrorStreamCaptureWrongThread);
@@ -314,7 +335,9 @@ static cudaError_t end_capture(Stream* stream, RecordingPtr* out) {
   }
   stream->began_capture = false;
   recordings.erase(*out);
-  return (*out)->invalid ? failed(cudaErrorStreamCaptureInvalidated) : cudaSuccess;
+  if ((*out)->invalid) return failed(cudaErrorStreamCaptureInvalidated);
+  const bool joined = stream->follows.size() == (*out)->steps.size();
+  return joined ? cudaSuccess : failed(cudaErrorStreamCaptureUnjoined);
 }
 
 // For tests: ends all captures, and returns how many there were.

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -35,16 +36,18 @@ typedef std::shared_ptr<Recording> RecordingPtr;
 struct Stream {
   int device;
   bool waits_for_legacy;  // and the legacy stream for it
-  TaskPtr last;
-  RecordingPtr recording;  // of a stream that captures
+  TaskPtr last = nullptr;
+  RecordingPtr recording = nullptr;  // of a stream that captures
   bool began_capture = false;
+  std::set<size_t> follows = {};  // the steps of the capture that its next step follows
 };
 
 struct Event {
   int device;
-  TaskPtr task;                   // null for an event that nobody recorded
-  RecordingPtr recording;         // of an event that was recorded in a capture
-  cudaStream_t stream = nullptr;  // where it was recorded
+  TaskPtr task = nullptr;            // null for an event that nobody recorded
+  RecordingPtr recording = nullptr;  // of an event that was recorded in a capture
+  std::set<size_t> follows = {};     // the steps of the capture that it follows
+  cudaStream_t stream = nullptr;     // where it was recorded
   double milliseconds = 0;
 };
 
