@@ -46,6 +46,19 @@ def test_each_device_has_its_own_memory():
             work()
 
 
+def test_only_events_with_times_are_compared():
+    def elapsed(**options):
+        first, last = cupy.cuda.Event(**options), cupy.cuda.Event(**options)
+        first.record()
+        last.record()
+        last.synchronize()
+        return cupy.cuda.get_elapsed_time(first, last)
+
+    assert elapsed() >= 0
+    with pytest.raises(runtime.CUDARuntimeError, match="cudaErrorInvalidResourceHandle"):
+        elapsed(disable_timing=True)
+
+
 def test_launches_are_within_cudas_limits():
     function = cupy.RawKernel('extern "C" __global__ void nothing(int) {}', "nothing")
     function((1,), (1024,), (np.int32(0),))

@@ -117,6 +117,13 @@ def test_nobody_waits_for_a_capture(stream):
             stream.end_capture()
 
 
+def test_a_capture_lets_other_devices_wait(stream):
+    stream.begin_capture(RELAXED)
+    with cupy.cuda.Device(1):
+        runtime.deviceSynchronize()
+    stream.end_capture()
+
+
 def test_captures_begin_and_end_once(stream):
     with pytest.raises(RuntimeError, match="cannot capture on the default"):
         cupy.cuda.Stream.null.begin_capture()

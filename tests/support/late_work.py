@@ -242,6 +242,29 @@ def event_after_a_graph(s):
     return read(s.zero, s.theirs)
 
 
+@piece(2, late=2)
+def launches_of_one_graph(s):
+    """They follow each other on any streams."""
+    add = cupy.RawKernel('extern "C" __global__ void add(double* to) { *to += 1; }', "add")
+    add.compile()
+    s.ours.begin_capture()
+    with s.ours:
+        add((1,), (1,), (s.zero,))
+    graph = s.ours.end_capture()
+    graph.launch(s.ours)
+    graph.launch(s.theirs)
+    return read(s.zero, s.theirs)
+
+
+@piece(1, late=1)
+def host_asks_until_the_default_stream_is_done(s):
+    """A query of the default stream is about blocking streams, too."""
+    put(s.zero, 1, s.blocking)
+    while not s.default.done:
+        pass
+    return read(s.zero, s.ours)
+
+
 def by_the_other_device(s, wait):
     """Copy 1 to pinned memory on one GPU, and from there to another."""
     put(s.zero, 1, s.ours)

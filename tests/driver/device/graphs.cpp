@@ -12,6 +12,7 @@ struct CUgraph_st {
 
 struct CUgraphExec_st {
   driver::RecordingPtr recording;
+  driver::TaskPtr last = nullptr;  // launch: the next one follows it, on any stream
 };
 
 namespace driver {
@@ -48,7 +49,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   const Work work = [recording] {
     for (const Step& step : recording->steps) step.work();
   };
-  const cudaError_t error = queue(stream, {GRAPH, "", work});
+  const cudaError_t error = queue(stream, {GRAPH, "", work}, &graph->last);
   if (!error) write_log({"graph", stream, graph, "", ""});
   return error;
 }

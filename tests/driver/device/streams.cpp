@@ -87,7 +87,7 @@ static std::vector<TaskPtr> before_next(const Stream* stream, bool legacy) {
   return before;
 }
 
-cudaError_t queue(cudaStream_t handle, Step step) {
+cudaError_t queue(cudaStream_t handle, Step step, TaskPtr* last) {
   Stream* stream = find_stream(handle);
   if (!stream || stream->device != current_device()) return failed(cudaErrorInvalidResourceHandle);
   if (stream->recording) {
@@ -98,7 +98,10 @@ cudaError_t queue(cudaStream_t handle, Step step) {
   }
   if (const cudaError_t error = check_legacy(handle)) return error;
   if (step.kind != GRAPH) write_log({"launch", handle, nullptr, step.kind, step.name});
-  stream->last = queue_task(stream->device, std::move(step.work), before_next(stream, is_legacy(handle)));
+  std::vector<TaskPtr> before = before_next(stream, is_legacy(handle));
+  if (last) before.push_back(*last);
+  stream->last = queue_task(stream->device, std::move(step.work), before);
+  if (last) *last = stream->last;
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
 }
 
@@ -180,9 +183,13 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
   Stream* stream = find_stream(handle);
   if (!stream) return failed(cudaErrorInvalidResourceHandle);
   if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureUnsupported);
-  if (!stream->last || stream->last->done) return cudaSuccess;
-  ask_for(stream->last);
-  return cudaErrorNotReady;
+  if (const cudaError_t error = check_legacy(handle)) return error;
+  for (const TaskPtr& task : before_next(stream, is_legacy(handle))) {
+    if (!task || task->done) continue;
+    ask_for(task);
+    return cudaErrorNotReady;
+  }
+  return cudaSuccess;
 }
 
 cudaError_t cudaStreamGetFlags(cudaStream_t handle, unsigned* flags) {
@@ -208,8 +215,11 @@ cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) {
 
 cudaError_t cudaDeviceSynchronize() {
   BEGIN_CALL;
-  for (const RecordingPtr& recording : recordings)
-    return invalidate(recording, cudaErrorStreamCaptureUnsupported);
+  for (const Stream* stream : streams) {
+    if (stream->recording && stream->device == current_device()) {
+      return invalidate(stream->recording, cudaErrorStreamCaptureUnsupported);
+    }
+  }
   write_log({"synchronize", nullptr, nullptr, "", "device"});
   run_all(current_device());
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
@@ -254,9 +264,9 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* 
   return cudaSuccess;
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned flags) {
   BEGIN_CALL;
-  Event* event = new Event{current_device()};
+  Event* event = new Event{current_device(), !(flags & cudaEventDisableTiming)};
   events.insert(event);
   *out = reinterpret_cast<cudaEvent_t>(event);
   return cudaSuccess;
@@ -316,7 +326,9 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t first, cudaEvent_t last) {
   BEGIN_CALL;
   const Event *begin = find_event(first), *end = find_event(last);
-  if (!begin || !end || !begin->task || !end->task) return failed(cudaErrorInvalidResourceHandle);
+  if (!begin || !end || !begin->has_time || !end->has_time || !begin->task || !end->task) {
+    return failed(cudaErrorInvalidResourceHandle);
+  }
   if (!begin->task->done || !end->task->done) return failed(cudaErrorNotReady);
   *milliseconds = static_cast<float>(end->milliseconds - begin->milliseconds);
   return cudaSuccess;

@@ -44,6 +44,7 @@ struct Stream {
 
 struct Event {
   int device;
+  bool has_time;
   TaskPtr task = nullptr;            // null for an event that nobody recorded
   RecordingPtr recording = nullptr;  // of an event that was recorded in a capture
   std::set<size_t> follows = {};     // the steps of the capture that it follows
@@ -54,8 +55,9 @@ struct Event {
 // The stream of a handle, or null for one that isn't alive.
 Stream* find_stream(cudaStream_t handle);
 
-// Queues work on a stream, or records it if the stream captures.
-cudaError_t queue(cudaStream_t stream, Step step);
+// Queues work on a stream, or records it if the stream captures. If `last` is given, the work follows that
+// task, and then is it.
+cudaError_t queue(cudaStream_t stream, Step step, TaskPtr* last = nullptr);
 
 // Makes a graph of what a capture recorded.
 cudaGraph_t new_graph(const RecordingPtr& recording);
