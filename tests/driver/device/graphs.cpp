@@ -3,8 +3,8 @@
 #include <set>
 
 #include "api.h"
+#include "captures.h"
 #include "log.h"
-#include "streams.h"
 
 struct CUgraph_st {
   driver::RecordingPtr recording;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "api.h"
-#include "streams.h"
+#include "captures.h"
 
 namespace driver {
 

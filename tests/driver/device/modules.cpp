@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "api.h"
+#include "captures.h"
 #include "launch.h"
-#include "streams.h"
 
 namespace driver {
 

@@ -1,4 +1,4 @@
-// cudaStream*, cudaEvent*: order, waits, captures.
+// cudaStream*, cudaEvent*: order and waits.
 #include "streams.h"
 
 #include <chrono>
@@ -6,13 +6,15 @@
 #include <set>
 
 #include "api.h"
+#include "captures.h"
 #include "log.h"
 
 namespace driver {
 
 static std::set<Stream*> streams;
 static std::set<Event*> events;
-static std::set<RecordingPtr> recordings;  // of captures that haven't ended
+
+const std::set<Stream*>& live_streams() { return streams; }
 
 static Stream* legacy_stream() {
   static std::vector<Stream> made;
@@ -22,7 +24,7 @@ static Stream* legacy_stream() {
   return &made[current_device()];
 }
 
-static bool is_legacy(cudaStream_t handle) { return handle == nullptr || handle == cudaStreamLegacy; }
+bool is_legacy(cudaStream_t handle) { return handle == nullptr || handle == cudaStreamLegacy; }
 
 static Stream* per_thread_stream() {
   static thread_local std::map<int, Stream*> made;  // by device
@@ -44,37 +46,6 @@ Stream* find_stream(cudaStream_t handle) {
 static Event* find_event(cudaEvent_t handle) {
   Event* event = reinterpret_cast<Event*>(handle);
   return events.count(event) ? event : nullptr;
-}
-
-static cudaError_t invalidate(const RecordingPtr& recording, cudaError_t error) {
-  recording->invalid = true;
-  return failed(error);
-}
-
-cudaError_t check_unsafe_call() {
-  for (const RecordingPtr& recording : recordings) {
-    const bool forbids = recording->mode == cudaStreamCaptureModeGlobal ||
-                         (recording->mode == cudaStreamCaptureModeThreadLocal &&
-                          recording->thread == std::this_thread::get_id());
-    if (forbids) return invalidate(recording, cudaErrorStreamCaptureUnsupported);
-  }
-  return cudaSuccess;
-}
-
-// Returns the capture of a blocking stream of the current device, or null.
-static RecordingPtr blocking_recording() {
-  for (const Stream* stream : streams) {
-    if (stream->waits_for_legacy && stream->device == current_device() && stream->recording) {
-      return stream->recording;
-    }
-  }
-  return nullptr;
-}
-
-// The legacy stream and those that wait for it wait for each other, which a capture can't record.
-static cudaError_t check_legacy(cudaStream_t handle) {
-  const RecordingPtr recording = is_legacy(handle) ? blocking_recording() : nullptr;
-  return recording ? invalidate(recording, cudaErrorStreamCaptureImplicit) : cudaSuccess;
 }
 
 static std::vector<TaskPtr> before_next(const Stream* stream, bool legacy) {
@@ -123,21 +94,6 @@ static cudaError_t wait_for(Stream* stream, cudaStream_t handle) {
   write_log({"synchronize", handle, nullptr, "", ""});
   for (const TaskPtr& task : before_next(stream, is_legacy(handle))) run_task(task);
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
-}
-
-// Lets a stream wait for an event of a capture, which the stream joins.
-static cudaError_t join_capture(Stream* stream, cudaStream_t handle, const Event& event) {
-  const RecordingPtr& recording = event.recording;
-  if (stream->recording && stream->recording != recording) {
-    return invalidate(stream->recording, cudaErrorStreamCaptureMerge);
-  }
-  if (!recordings.count(recording)) return failed(cudaErrorCapturedEvent);  // the capture has ended
-  if (is_legacy(handle)) return invalidate(recording, cudaErrorStreamCaptureImplicit);
-  if (recording->invalid) return failed(cudaErrorStreamCaptureInvalidated);
-  if (!stream->recording) stream->follows.clear();
-  stream->recording = recording;
-  stream->follows.insert(event.follows.begin(), event.follows.end());
-  return cudaSuccess;
 }
 
 }  // namespace driver
@@ -240,30 +196,6 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t waited, unsigne
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
-  BEGIN_CALL;
-  Stream* stream = find_stream(handle);
-  if (!stream) return failed(cudaErrorInvalidResourceHandle);
-  if (is_legacy(handle)) return failed(cudaErrorStreamCaptureUnsupported);
-  if (stream->recording) return failed(cudaErrorIllegalState);
-  stream->recording = std::make_shared<Recording>(Recording{{}, std::this_thread::get_id(), mode});
-  stream->began_capture = true;
-  stream->follows.clear();
-  recordings.insert(stream->recording);
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* status) {
-  BEGIN_CALL;
-  const Stream* stream = find_stream(handle);
-  if (!stream) return failed(cudaErrorInvalidResourceHandle);
-  *status = cudaStreamCaptureStatusNone;
-  if (is_legacy(handle) && blocking_recording()) return failed(cudaErrorStreamCaptureImplicit);
-  if (!stream->recording) return cudaSuccess;
-  *status = stream->recording->invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
-  return cudaSuccess;
-}
-
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned flags) {
   BEGIN_CALL;
   Event* event = new Event{current_device(), !(flags & cudaEventDisableTiming)};
@@ -331,46 +263,5 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t first, cudaEve
   }
   if (!begin->task->done || !end->task->done) return failed(cudaErrorNotReady);
   *milliseconds = static_cast<float>(end->milliseconds - begin->milliseconds);
-  return cudaSuccess;
-}
-
-// Ends the capture of a stream, and of all that joined it.
-static cudaError_t end_capture(Stream* stream, RecordingPtr* out) {
-  if (!stream->recording) return failed(cudaErrorIllegalState);
-  if (!stream->began_capture) return failed(cudaErrorStreamCaptureUnmatched);
-  *out = stream->recording;
-  if ((*out)->mode != cudaStreamCaptureModeRelaxed && (*out)->thread != std::this_thread::get_id()) {
-    return failed(cudaErrorStreamCaptureWrongThread);
-  }
-  for (Stream* other : streams) {
-    if (other->recording == *out) other->recording = nullptr;
-  }
-  stream->began_capture = false;
-  recordings.erase(*out);
-  if ((*out)->invalid) return failed(cudaErrorStreamCaptureInvalidated);
-  const bool joined = stream->follows.size() == (*out)->steps.size();
-  return joined ? cudaSuccess : failed(cudaErrorStreamCaptureUnjoined);
-}
-
-// For tests: ends all captures, and returns how many there were.
-extern "C" int driver_end_captures() {
-  const Locked locked(lock);
-  const int count = static_cast<int>(recordings.size());
-  for (Stream* stream : streams) {
-    stream->recording = nullptr;
-    stream->began_capture = false;
-  }
-  recordings.clear();
-  return count;
-}
-
-cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* out) {
-  BEGIN_CALL;
-  *out = nullptr;
-  Stream* stream = find_stream(handle);
-  if (!stream) return failed(cudaErrorInvalidResourceHandle);
-  RecordingPtr recording;
-  if (const cudaError_t error = end_capture(stream, &recording)) return error;
-  *out = new_graph(recording);
   return cudaSuccess;
 }

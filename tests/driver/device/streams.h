@@ -54,6 +54,10 @@ struct Event {
 
 // The stream of a handle, or null for one that isn't alive.
 Stream* find_stream(cudaStream_t handle);
+bool is_legacy(cudaStream_t handle);
+
+// All streams but the legacy ones.
+const std::set<Stream*>& live_streams();
 
 // Queues work on a stream, or records it if the stream captures. If `last` is given, the work follows that
 // task, and then is it.
@@ -61,8 +65,5 @@ cudaError_t queue(cudaStream_t stream, Step step, TaskPtr* last = nullptr);
 
 // Makes a graph of what a capture recorded.
 cudaGraph_t new_graph(const RecordingPtr& recording);
-
-// Fails, and invalidates the capture, where a capture forbids calls that may wait or allocate.
-cudaError_t check_unsafe_call();
 
 }  // namespace driver
