@@ -62,7 +62,14 @@ def test_only_events_with_times_are_compared():
 def test_launches_are_within_cudas_limits():
     function = cupy.RawKernel('extern "C" __global__ void nothing(int) {}', "nothing")
     function((1,), (1024,), (np.int32(0),))
-    for grid, block, shared in (((1,), (1025,), 0), ((1, 65536), (1,), 0), ((1,), (1,), (48 << 10) + 1)):
+    function((1,), (1, 16, 64), (np.int32(0),))
+    for grid, block, shared in (
+        ((1,), (1025,), 0),
+        ((1,), (1, 1, 65), 0),
+        ((1,), (1 << 16, 1 << 16), 0),  # 0 in 32 bits
+        ((1, 65536), (1,), 0),
+        ((1,), (1,), (48 << 10) + 1),
+    ):
         with pytest.raises(cupy.cuda.driver.CUDADriverError, match="INVALID_VALUE"):
             function(grid, block, (np.int32(0),), shared_mem=shared)
 
@@ -70,6 +77,30 @@ def test_launches_are_within_cudas_limits():
 def test_code_that_nvrtc_did_not_make_is_refused():
     with pytest.raises(cupy.cuda.driver.CUDADriverError, match="INVALID_IMAGE"):
         cupy.cuda.Module().load(b"\x7fELF of another compiler")
+
+
+def test_kernels_of_unloaded_modules_dont_run():
+    """Even in a graph, which doesn't keep its kernels."""
+    program = """
+        source = 'extern "C" __global__ void add(double* to) { *to += 1; }'
+        module = cupy.cuda.Module()
+        module.load(cupy.cuda.compiler.compile_using_nvrtc(source)[0])
+        a, stream, function = cupy.zeros(1), cupy.cuda.Stream(non_blocking=True), module.get_function("add")
+        stream.begin_capture()
+        with stream:
+            function((1,), (1,), (a,))
+        graph = stream.end_capture()
+        graph.launch(stream)
+        stream.synchronize()
+        print(float(a[0]))
+        del function, module
+        try:
+            graph.launch(stream)
+        except runtime.CUDARuntimeError as error:
+            print(error)
+    """
+    said = driver_child.run(program).stdout
+    assert said == "1.0\ncudaErrorLaunchFailure: add: its module has been unloaded\n"
 
 
 BEYOND_A_VIEW = """

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <set>
 #include <vector>
@@ -29,10 +30,11 @@ struct Function {
   Kernel kernel;
   std::string name;
   int device;
+  const Module* module;
   size_t most_shared = 48 << 10;
 };
 
-static std::set<Function*> functions;
+static std::set<const Function*> functions;  // of modules that are loaded
 
 // Returns the instance to which nvrtc.cpp gave this lowered name. Other names stay.
 static std::string instance_of(const std::string& name) {
@@ -78,6 +80,7 @@ static void add_checks(emulation::Launch& request, const Arguments& arguments,
 
 static void run(const Function& function, const unsigned (&grid)[3], const unsigned (&block)[3],
                 unsigned shared, const Arguments& arguments) {
+  if (!functions.count(&function)) return break_context(function.name + ": its module has been unloaded");
   std::vector<std::vector<char>> own = arguments.bytes;  // a kernel may write to its parameters
   std::vector<void*> pointers;
   std::vector<const char*> names(own.size(), "argument");
@@ -178,13 +181,18 @@ CUresult cuModuleLoadData(CUmodule* out, const void* image) {
 CUresult cuModuleUnload(CUmodule handle) {
   const Locked locked(lock);
   if (check_unsafe_call()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  delete reinterpret_cast<Module*>(handle);  // its functions stay: CUDA would refuse them, and nobody asks
+  const Module* module = reinterpret_cast<Module*>(handle);
+  // Its functions are never freed, as queued work and graphs point to them.
+  for (auto at = functions.begin(); at != functions.end();) {
+    at = (*at)->module == module ? functions.erase(at) : std::next(at);
+  }
+  delete module;
   return CUDA_SUCCESS;
 }
 
 CUresult cuModuleGetFunction(CUfunction* out, CUmodule handle, const char* name) {
   const Module* module = reinterpret_cast<Module*>(handle);
-  Function made{{}, instance_of(name), module->device};
+  Function made{{}, instance_of(name), module->device, module};
   const int found = find_kernel(module->description.data(), module->description.size(), name, &made.kernel);
   if (!found) return CUDA_ERROR_NOT_FOUND;
   const Locked locked(lock);
@@ -222,9 +230,9 @@ CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
   if (!functions.count(function) || function->device != current_device()) return CUDA_ERROR_INVALID_HANDLE;
   const bool grid_fits =
       grid_x && grid_y && grid_z && grid_x <= 2147483647 && grid_y <= 65535 && grid_z <= 65535;
-  const unsigned threads = block_x * block_y * block_z;
-  if (!grid_fits || !threads || threads > 1024 || shared > function->most_shared)
-    return CUDA_ERROR_INVALID_VALUE;
+  const bool block_fits = block_x && block_y && block_z && block_x <= 1024 && block_y <= 1024 &&
+                          block_z <= 64 && block_x * block_y * block_z <= 1024;
+  if (!grid_fits || !block_fits || shared > function->most_shared) return CUDA_ERROR_INVALID_VALUE;
   const Arguments arguments(function->kernel, values);
   const Work work = [=] {
     run(*function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, arguments);
