@@ -182,7 +182,8 @@ CUresult cuModuleUnload(CUmodule handle) {
   const Locked locked(lock);
   if (check_unsafe_call()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   const Module* module = reinterpret_cast<Module*>(handle);
-  // Its functions are never freed, as queued work and graphs point to them.
+  run_all(module->device);  // as before any memory of a GPU is freed
+  // Its functions are never freed, as graphs point to them.
   for (auto at = functions.begin(); at != functions.end();) {
     at = (*at)->module == module ? functions.erase(at) : std::next(at);
   }
