@@ -158,6 +158,8 @@ def test_workspaces_are_checked_and_spoiled(product):
     refuses(product, workspace_size_in_bytes=size - 1)
     refuses(product, workspace_size_in_bytes=size + 1)  # beyond its end
     refuses(product, workspace=0)
+    wide = cupy.zeros(size + 16, np.uint8)
+    refuses(product, workspace=wide.data.ptr + 16)  # it needs an alignment of 256
     product.run()
     np.testing.assert_array_equal(product.workspace.get(), 255)
     without = Product(*operands(), workspace=0)
@@ -184,6 +186,37 @@ def test_leading_dimensions_are_checked(product):
 
 
 @driver_child.of_the_driver
+def test_layouts_must_fit_each_other(product):
+    for name in "abcd":
+        refuses(product, **{f"{name}desc": lt.matrix_layout_create(0, 4, 3, 8)})
+    half = lt.matrix_layout_create(KINDS["float16"], 8, 6, 8)
+    refuses(product, NOT_SUPPORTED, bdesc=half)
+
+
+@driver_child.of_the_driver
+@pytest.mark.parametrize(
+    ("dtype", "out", "compute"),
+    [
+        ("float32", "float16", COMPUTE_32F),
+        ("float16", "float16", COMPUTE_32F_FAST_TF32),
+        ("float32", "float32", COMPUTE_64F),
+        ("float16", "float16", 64),  # float16 arithmetic
+    ],
+)
+def test_unsupported_types_are_refused(dtype, out, compute):
+    with pytest.raises(lt.cuBLASLtError) as caught:
+        Product(*operands(dtype, out), compute)
+    assert caught.value.status == NOT_SUPPORTED
+
+
+@driver_child.of_the_driver
+def test_empty_products_are_refused(product):
+    """cuBLASLt may not refuse them."""
+    nothing, out = lt.matrix_layout_create(0, 8, 0, 8), lt.matrix_layout_create(0, 0, 6, 4)
+    refuses(product, NOT_SUPPORTED, adesc=nothing, cdesc=out, ddesc=out)
+
+
+@driver_child.of_the_driver
 def test_unknown_attributes_are_refused(product):
     names = lt.MatmulDescAttribute
     for name, value, size in ((names.EPILOGUE, np.int32(1), 4), (names.TRANSA, np.int64(1), 8)):
@@ -199,6 +232,7 @@ def test_other_devices_are_refused(product):
         there, stream = cupy.zeros((6, 8), np.float32), cupy.cuda.Stream()
         refuses(product)
     refuses(product, b=there.data.ptr)
+    refuses(product, b=np.zeros((6, 8), np.float32).ctypes.data)
     refuses(product, stream=stream.ptr)
 
 

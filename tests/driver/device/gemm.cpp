@@ -1,5 +1,6 @@
 #include "gemm.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -101,9 +102,23 @@ template <class T> static void multiply(const Product& product) {
   }
 }
 
+bool is_supported(int compute, cudaDataType_t a, cudaDataType_t b, cudaDataType_t d) {
+  if (a != b) return false;
+  switch (compute) {
+    case COMPUTE_64F:
+      return a == CUDA_R_64F && d == CUDA_R_64F;
+    case COMPUTE_32F_FAST_TF32:
+      return a == CUDA_R_32F && d == CUDA_R_32F;
+    case COMPUTE_32F:
+      return (a == CUDA_R_32F || a == CUDA_R_16F || a == CUDA_R_16BF) && (d == a || d == CUDA_R_32F);
+    default:
+      return false;
+  }
+}
+
 static bool is_usable(const Matrix& matrix, long long rows, long long columns) {
   const size_t size = element_size(matrix.type);
-  if (!size || matrix.stride < rows) return false;
+  if (rows < 0 || columns < 0 || matrix.stride < std::max(1LL, rows)) return false;
   if (!rows || !columns) return true;
   return may_touch(current_device(), matrix.data, ((columns - 1) * matrix.stride + rows) * size);
 }

@@ -8,6 +8,9 @@
 
 namespace driver {
 
+enum { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };              // cublasStatus_t
+enum { COMPUTE_32F = 68, COMPUTE_64F = 70, COMPUTE_32F_FAST_TF32 = 77 };  // cublasComputeType_t
+
 struct Matrix {
   void* data;
   cudaDataType_t type;
@@ -21,6 +24,9 @@ struct Product {
   double alpha, beta;
   bool is_double, is_tf32;
 };
+
+// Whether cuBLAS multiplies matrices of these types in this arithmetic.
+bool is_supported(int compute, cudaDataType_t a, cudaDataType_t b, cudaDataType_t d);
 
 // Queues a product, and before and after it the work that spoils its workspace. Returns an error if its
 // matrices can't be read or written.
