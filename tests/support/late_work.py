@@ -1,6 +1,6 @@
 """Some work on several streams. In the order of its calls it gives one number, and if it is late another.
 
-python -m support.late_work TIMES    do each piece so often, and print as JSON the numbers that it gives, and the two
+python -m support.late_work TIMES    do each piece so often, and print as JSON the numbers that it gives, and `piece`'s
 """
 
 import json
@@ -16,14 +16,18 @@ import numpy as np  # noqa: E402
 runtime = cupy.cuda.runtime
 TO_HOST, TO_DEVICE = runtime.memcpyDeviceToHost, runtime.memcpyHostToDevice
 PUT = cupy.RawKernel('extern "C" __global__ void put(double* to, double value) { *to = value; }', "put")
+ADD = cupy.RawKernel('extern "C" __global__ void add(double* to) { *to += 1; }', "add")
 PIECES = {}
 
 
-def piece(in_order, late):
-    """Add a function of streams, and the numbers it returns if its work is in order, and if it is late."""
+def piece(in_order, late, between=None):
+    """Add a function of streams, and the numbers it returns if its work is in order, and if it is late.
+
+    Only in random order may it also return `between`.
+    """
 
     def add(function):
-        PIECES[function.__name__] = function, in_order, late
+        PIECES[function.__name__] = function, in_order, late, between
         return function
 
     return add
@@ -37,6 +41,8 @@ class Streams:
         self.blocking, self.default = cupy.cuda.Stream(), cupy.cuda.Stream.null
         self.zero = cupy.zeros(1)
         self.pinned = pinned()
+        for kernel in (PUT, ADD):
+            kernel.compile()  # a capture can't
         runtime.deviceSynchronize()
 
 
@@ -242,14 +248,22 @@ def event_after_a_graph(s):
     return read(s.zero, s.theirs)
 
 
+@piece(0, late=0, between=1)
+def graph_that_is_half_done(s):
+    """Work of another stream may run between its steps."""
+    s.theirs.begin_capture()
+    for value in (1, 0):
+        put(s.zero, value, s.theirs)
+    s.theirs.end_capture().launch(s.theirs)
+    return read(s.zero, s.ours)
+
+
 @piece(2, late=2)
 def launches_of_one_graph(s):
     """They follow each other on any streams."""
-    add = cupy.RawKernel('extern "C" __global__ void add(double* to) { *to += 1; }', "add")
-    add.compile()
     s.ours.begin_capture()
     with s.ours:
-        add((1,), (1,), (s.zero,))
+        ADD((1,), (1,), (s.zero,))
     graph = s.ours.end_capture()
     graph.launch(s.ours)
     graph.launch(s.theirs)

@@ -190,10 +190,6 @@ int cublasLtMatmul(int* handle, Description* description, const void* alpha, voi
                         factor(beta),
                         is_double,
                         description->compute == COMPUTE_32F_FAST_TF32};
-  // A workspace holds nothing for anybody else, before or after.
-  const Work spoil = [=] {
-    if (workspace_bytes) memset(workspace, 0xFF, workspace_bytes);
-  };
-  return queue_product(product, stream, spoil) ? INVALID_VALUE : SUCCESS;
+  return queue_product(product, stream, {workspace, workspace_bytes}) ? INVALID_VALUE : SUCCESS;
 }
 }

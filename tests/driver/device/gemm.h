@@ -28,8 +28,13 @@ struct Product {
 // Whether cuBLAS multiplies matrices of these types in this arithmetic.
 bool is_supported(int compute, cudaDataType_t a, cudaDataType_t b, cudaDataType_t d);
 
-// Queues a product, and before and after it the work that spoils its workspace. Returns an error if its
-// matrices can't be read or written.
-cudaError_t queue_product(const Product& product, cudaStream_t stream, const Work& spoil = nullptr);
+struct Workspace {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
+// Queues a product. Returns an error if its matrices can't be read or written. If other work writes to the
+// workspace meanwhile, the result is NaN.
+cudaError_t queue_product(const Product& product, cudaStream_t stream, Workspace workspace = {});
 
 }  // namespace driver

@@ -45,13 +45,17 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t) {
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   BEGIN_CALL;
   if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
+  if (!find_stream(stream)) return failed(cudaErrorInvalidResourceHandle);
   const RecordingPtr recording = graph->recording;
-  const Work work = [recording] {
-    for (const Step& step : recording->steps) step.work();
-  };
-  const cudaError_t error = queue(stream, {GRAPH, "", work}, &graph->last);
-  if (!error) write_log({"graph", stream, graph, "", ""});
-  return error;
+  for (const Step& step : recording->steps) {  // other streams' work may come between them
+    for (const Work* part : {&step.work, &step.rest}) {
+      if (!*part) continue;
+      const Work work = [recording, part] { (*part)(); };
+      if (const cudaError_t error = queue(stream, {GRAPH, "", work}, &graph->last)) return error;
+    }
+  }
+  write_log({"graph", stream, graph, "", ""});
+  return cudaSuccess;
 }
 
 // Stricter than CUDA: a thread that captures destroys no graph.

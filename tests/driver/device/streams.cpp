@@ -72,6 +72,7 @@ cudaError_t queue(cudaStream_t handle, Step step, TaskPtr* last) {
   std::vector<TaskPtr> before = before_next(stream, is_legacy(handle));
   if (last) before.push_back(*last);
   stream->last = queue_task(stream->device, std::move(step.work), before);
+  if (step.rest) stream->last = queue_task(stream->device, std::move(step.rest), {stream->last});
   if (last) *last = stream->last;
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
 }

@@ -22,6 +22,7 @@ struct Step {
   const char* kind;
   std::string name;
   Work work;
+  Work rest = nullptr;  // the second part of some work: other streams' work may come before it
 };
 
 // What a capture recorded.
