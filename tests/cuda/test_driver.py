@@ -31,6 +31,16 @@ def test_the_driver_comes_before_cupy():
         driver.install()
 
 
+def test_another_launch_struct_needs_a_build(monkeypatch, tmp_path):
+    """The driver and the emulated kernels share it."""
+    from driver import build
+
+    digest = build._digest()
+    (tmp_path / "launch.h").write_text("struct Launch;")
+    monkeypatch.setattr(build, "_EMULATOR", tmp_path)
+    assert build._digest() != digest
+
+
 def test_each_device_has_its_own_memory():
     with cupy.cuda.Device(1):
         there, stream, event = cupy.zeros(4), cupy.cuda.Stream(), cupy.cuda.Event()

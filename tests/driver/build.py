@@ -14,6 +14,7 @@ from . import symbols
 from emulation import compiler
 
 _DEVICE = Path(__file__).parent / "device"
+_EMULATOR = _DEVICE.parents[1] / "emulation" / "runtime"
 _OPTIONS = ("-std=c++17", "-O2", "-march=native", "-fopenmp-simd", "-fPIC", "-Wall", "-Wextra", "-Werror")
 DRIVER = "libfakedriver.so"
 # The libraries that CuPy and nvmath-python open, and the version that their symbols must have.
@@ -64,14 +65,13 @@ def _module(name: str) -> Path:
 
 def _digest() -> str:
     versions = [importlib.metadata.version("cupy-cuda13x"), compiler.machine()]
-    sources = [*sorted(_DEVICE.iterdir()), Path(__file__)]
+    sources = [*sorted(_DEVICE.iterdir()), _EMULATOR / "launch.h", Path(symbols.__file__), Path(__file__)]
     content = b"\0".join([*map(str.encode, versions), *(file.read_bytes() for file in sources)])
     return hashlib.sha256(content).hexdigest()[:24]
 
 
 def _compile_driver(folder: Path) -> None:
-    emulator = _DEVICE.parent.parent / "emulation" / "runtime"
-    headers = [f"-I{each}" for each in (compiler.cuda_headers(), emulator)]
+    headers = [f"-I{each}" for each in (compiler.cuda_headers(), _EMULATOR)]
     sources = map(str, sorted(_DEVICE.glob("*.cpp")))
     _run([*_OPTIONS, *headers, *sources, f"-Wl,-soname,{DRIVER}", "-o", str(folder / DRIVER)])
 
