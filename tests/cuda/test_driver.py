@@ -56,6 +56,12 @@ def test_each_device_has_its_own_memory():
             work()
 
 
+def test_default_streams_are_not_destroyed():
+    for handle in (0, runtime.streamLegacy, runtime.streamPerThread):
+        with pytest.raises(runtime.CUDARuntimeError, match="cudaErrorInvalidResourceHandle"):
+            runtime.streamDestroy(handle)
+
+
 def test_only_events_with_times_are_compared():
     def elapsed(**options):
         first, last = cupy.cuda.Event(**options), cupy.cuda.Event(**options)

@@ -156,6 +156,15 @@ def default_stream_does_not_wait_for_it(s):
     return read(s.zero, s.default)
 
 
+@piece(1, late=0)
+def default_streams_of_devices_are_apart(s):
+    with cupy.cuda.Device(1):
+        blocking = cupy.cuda.Stream()
+    put(s.zero, 1, s.default)
+    blocking.synchronize()
+    return read(s.zero, s.ours)
+
+
 @piece(1, late=2)
 def pinned_source_is_read_when_it_is_time(s):
     s.pinned[0] = 1

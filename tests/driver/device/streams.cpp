@@ -16,12 +16,12 @@ static std::set<Event*> events;
 
 const std::set<Stream*>& live_streams() { return streams; }
 
-static Stream* legacy_stream() {
+static Stream* legacy_stream(int device) {
   static std::vector<Stream> made;
   if (made.empty()) {
-    for (int device = 0; device < device_count(); ++device) made.push_back({device, false});
+    for (int each = 0; each < device_count(); ++each) made.push_back({each, false});
   }
-  return &made[current_device()];
+  return &made[device];
 }
 
 bool is_legacy(cudaStream_t handle) { return handle == nullptr || handle == cudaStreamLegacy; }
@@ -37,7 +37,7 @@ static Stream* per_thread_stream() {
 }
 
 Stream* find_stream(cudaStream_t handle) {
-  if (is_legacy(handle)) return legacy_stream();
+  if (is_legacy(handle)) return legacy_stream(current_device());
   if (handle == cudaStreamPerThread) return per_thread_stream();
   Stream* stream = reinterpret_cast<Stream*>(handle);
   return streams.count(stream) ? stream : nullptr;
@@ -50,7 +50,7 @@ static Event* find_event(cudaEvent_t handle) {
 
 static std::vector<TaskPtr> before_next(const Stream* stream, bool legacy) {
   std::vector<TaskPtr> before{stream->last};
-  if (stream->waits_for_legacy) before.push_back(legacy_stream()->last);
+  if (stream->waits_for_legacy) before.push_back(legacy_stream(stream->device)->last);
   if (!legacy) return before;
   for (const Stream* other : streams) {
     if (other->waits_for_legacy && other->device == stream->device) before.push_back(other->last);
@@ -121,7 +121,9 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* out, unsigned flags, int)
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
   BEGIN_CALL;
   Stream* stream = find_stream(handle);
-  if (!stream || is_legacy(handle)) return failed(cudaErrorInvalidResourceHandle);
+  if (!stream || is_legacy(handle) || handle == cudaStreamPerThread) {
+    return failed(cudaErrorInvalidResourceHandle);
+  }
   if (const cudaError_t error = check_unsafe_call()) return error;
   streams.erase(stream);  // what it queued still runs
   stream->last = nullptr;
