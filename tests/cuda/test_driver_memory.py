@@ -1,5 +1,6 @@
 """The fake driver: memory of GPUs and of the host, and copies."""
 
+import ctypes
 import gc
 
 import ml_dtypes
@@ -19,6 +20,9 @@ CRASHED = -11
 def test_new_memory_is_nan():
     for dtype in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16):
         assert np.isnan(cupy.empty((3, 2), dtype).get().astype(float)).all()
+    pinned = runtime.hostAlloc(8, 0)
+    assert np.isnan(ctypes.c_double.from_address(pinned).value)
+    runtime.freeHost(pinned)
 
 
 def test_memory_is_counted():
@@ -100,6 +104,20 @@ def test_the_host_cant_touch_guarded_memory(guard, where):
         assert (done.returncode, done.stdout) == (CRASHED, "2.0\n")
     else:
         assert done.stdout == ("2.0\n2.0\n" if where == "host" else "2.0\n3.0\n"), done.stderr
+
+
+def test_guarded_memory_can_be_copied():
+    """Between all devices and the host, on a stream of any device."""
+    program = """
+        with cupy.cuda.Device(1):
+            there = cupy.zeros(2)
+        here, host = cupy.zeros(2), np.ones(2)
+        runtime.memcpyAsync(there.data.ptr, host.ctypes.data, 16, runtime.memcpyHostToDevice, 0)
+        runtime.memcpyAsync(here.data.ptr, there.data.ptr, 16, runtime.memcpyDeviceToDevice, 0)
+        print(here.get())
+    """
+    said = driver_child.run(program, DRIVER_GUARD="1")
+    assert said.stdout == "[1. 1.]\n", said.stderr
 
 
 def places():

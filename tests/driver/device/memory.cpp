@@ -58,11 +58,12 @@ static void protect(const Arena& arena, int access) {
 }
 
 Unlocked::Unlocked(int device) : device(device) {
-  if (!arena_of(device).unlocked++ && is_guarded()) protect(arena_of(device), PROT_READ | PROT_WRITE);
+  if (device >= 0 && !arena_of(device).unlocked++ && is_guarded())
+    protect(arena_of(device), PROT_READ | PROT_WRITE);
 }
 
 Unlocked::~Unlocked() {
-  if (!--arena_of(device).unlocked && is_guarded()) protect(arena_of(device), PROT_NONE);
+  if (device >= 0 && !--arena_of(device).unlocked && is_guarded()) protect(arena_of(device), PROT_NONE);
 }
 
 int device_of(const void* pointer) {
@@ -175,18 +176,17 @@ static cudaError_t copy(const char* what, const Rows& rows, cudaMemcpyKind kind,
   const int from = device_of(rows.from), to = device_of(rows.to);
   const Stream* on = find_stream(stream);
   const bool recorded = on && on->recording;
-  auto copied = [rows, from, to] {
-    const Unlocked source(from < 0 ? to < 0 ? 0 : to : from), target(to < 0 ? from < 0 ? 0 : from : to);
-    rows.copy();
-  };
+  Rows moved = rows;
+  const auto staged = std::make_shared<std::vector<char>>();
   if (from < 0 && !is_pinned(rows.from) && !recorded) {
-    const auto staged = std::make_shared<std::vector<char>>(rows.bytes_from());
-    memcpy(staged->data(), rows.from, staged->size());
-    Rows later = rows;
-    later.from = staged->data();
-    return queue(stream, {what, "", [later, staged] { later.copy(); }});
+    staged->assign(rows.from, rows.from + rows.bytes_from());
+    moved.from = staged->data();
   }
-  if (const cudaError_t error = queue(stream, {what, "", copied})) return error;
+  const Work work = [moved, staged, from, to] {
+    const Unlocked source(from), target(to);
+    moved.copy();
+  };
+  if (const cudaError_t error = queue(stream, {what, "", work})) return error;
   const bool waits = to < 0 && !is_pinned(rows.to) && !recorded;
   return waits ? cudaStreamSynchronize(stream) : cudaSuccess;
 }
@@ -239,6 +239,7 @@ cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned) {
   const size_t size = whole_pages(bytes ? bytes : 1);
   if (posix_memalign(out, PAGE, size)) return failed(cudaErrorMemoryAllocation);
   pinned[reinterpret_cast<uintptr_t>(*out)] = bytes;
+  memset(*out, 0xFF, size);  // NaN
   return cudaSuccess;
 }
 

@@ -7,7 +7,8 @@
 namespace driver {
 
 // While one lives, a device's memory can be read and written: a task of it runs. With DRIVER_GUARD=1 the
-// host, or another device, that touches it at other times crashes, as on a machine with GPUs.
+// host, or another device, that touches it at other times crashes, as on a machine with GPUs. For a device of
+// -1, the host, it does nothing.
 class Unlocked {
  public:
   explicit Unlocked(int device);
