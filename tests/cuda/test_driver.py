@@ -12,7 +12,7 @@ runtime = cupy.cuda.runtime
 
 
 def test_missing_functions_are_named(capfd):
-    """CUDA's runtime, which CuPy has inside, and cuBLAS."""
+    """Of CUDA's runtime, which is linked into CuPy, and of cuBLAS."""
     from cupy_backends.cuda.libs import cublas
 
     with pytest.raises(runtime.CUDARuntimeError, match="999"):
@@ -32,7 +32,7 @@ def test_the_driver_comes_before_cupy():
 
 
 def test_another_launch_struct_needs_a_build(monkeypatch, tmp_path):
-    """The driver and the emulated kernels share it."""
+    """The driver passes this struct to emulated kernels."""
     from driver import build
 
     digest = build._digest()
@@ -140,7 +140,7 @@ BEYOND_A_VIEW = """
 
 @pytest.mark.parametrize("order", ["now", "late"])
 def test_a_read_beyond_a_view_is_reported(order):
-    """With FUSEDLSTM_EMULATION=check, even if there is memory behind the view. Nothing works afterwards."""
+    """With FUSEDLSTM_EMULATION=check, even if there is memory behind the view. All later calls fail."""
     said = driver_child.run(BEYOND_A_VIEW, FUSEDLSTM_EMULATION="check", DRIVER_ORDER=order).stdout.splitlines()
     assert len(said) == 2
     for line in said:
@@ -148,7 +148,7 @@ def test_a_read_beyond_a_view_is_reported(order):
 
 
 def test_caches_of_the_user_stay_empty(tmp_path):
-    """Otherwise a real GPU of the user would be given the fake NVRTC's code."""
+    """Otherwise the user's real GPU would get the fake NVRTC's code."""
     said = driver_child.run(
         """
         from fusedlstm import LSTMCell, LSTMWeights

@@ -25,7 +25,7 @@ def fails(error):
 
 @pytest.fixture
 def stream():
-    """Return a stream that doesn't wait for the default one. Its capture, if any, is ended."""
+    """Yield a non-blocking stream. End its capture afterwards, if there is one."""
     made = cupy.cuda.Stream(non_blocking=True)
     yield made
     with contextlib.suppress(RuntimeError):
@@ -33,7 +33,7 @@ def stream():
 
 
 def error_of(work):
-    """Do work, and return its error or None."""
+    """Do some work, and return its error or None."""
     try:
         work()
     except RuntimeError as error:
@@ -41,13 +41,13 @@ def error_of(work):
 
 
 def elsewhere(work):
-    """Do work in another thread, and return its error or None."""
+    """Do some work in another thread, and return its error or None."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(error_of, work).result()
 
 
 def test_a_graph_replays_what_was_queued(stream):
-    """It does nothing before its launch. Then it reads memory, and keeps the numbers of the capture."""
+    """Captured work doesn't run before a launch. It then reads current memory, but keeps its arguments."""
     a, b = cupy.asarray(np.arange(4.0)), cupy.zeros(4)
     scale = cupy.RawKernel('extern "C" __global__ void scale(double* a, double by) { a[0] *= by; }', "scale")
     scale((1,), (1,), (cupy.ones(1), np.float64(1)))  # loads it
@@ -67,7 +67,7 @@ def test_a_graph_replays_what_was_queued(stream):
 
 
 def unsafe_calls():
-    """Return calls that may wait or allocate, by name."""
+    """Return calls that may wait, allocate or free, by name."""
     event, stream, array = cupy.cuda.Event(), runtime.streamCreate(), cupy.zeros(2)
     event.record()
     return {
@@ -83,7 +83,7 @@ def unsafe_calls():
 
 @pytest.mark.parametrize("call", sorted(unsafe_calls()))
 def test_unsafe_calls_by_mode(stream, call):
-    """They invalidate a global capture, or a thread-local one of the same thread, but not a relaxed one."""
+    """They invalidate global captures, and thread-local ones of the same thread, but not relaxed ones."""
     for mode, forbidding in ((RELAXED, ()), (THREAD_LOCAL, (error_of,)), (GLOBAL, (error_of, elsewhere))):
         for caller in (error_of, elsewhere):
             work = unsafe_calls()[call]
@@ -96,7 +96,7 @@ def test_unsafe_calls_by_mode(stream, call):
 
 
 def test_arrays_in_captures(stream):
-    """The tests' allocator is stricter than CuPy's: there is no memory for an array, as CuPy's pool may have none."""
+    """The tests' allocator refuses memory, as CuPy's pool may not have a free block."""
     stream.begin_capture(THREAD_LOCAL)
     assert elsewhere(lambda: cupy.empty(3)) is None
     with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
@@ -144,7 +144,7 @@ def test_only_relaxed_captures_end_elsewhere(stream):
 
 
 def test_captures_are_isolated(stream):
-    """A capture can't wait for work outside it, nor anything outside for its work."""
+    """A capture can't wait for work outside it, and nothing outside can wait for its work."""
     other = cupy.cuda.Stream(non_blocking=True)
     outside = other.record()
     stream.begin_capture()
@@ -182,7 +182,7 @@ def test_a_stream_joins_a_capture(stream):
 
 
 def test_a_stream_must_join_its_capture_again(stream):
-    """Work that the stream of the capture doesn't wait for makes the capture fail."""
+    """The capture fails if its first stream doesn't wait for all work of the others."""
     array, other = cupy.zeros(4), cupy.cuda.Stream(non_blocking=True)
     runtime.deviceSynchronize()
     stream.begin_capture()
@@ -227,7 +227,7 @@ def test_invalid_captures_record_no_events(stream):
 
 
 def test_asking_whether_it_captures_does_no_harm():
-    """The default stream can't answer during a capture of a blocking stream, which stays valid."""
+    """Asking about the default stream fails while a blocking stream captures, but the capture stays valid."""
     blocking = cupy.cuda.Stream()
     blocking.begin_capture()
     with fails("StreamCaptureImplicit"):
@@ -236,7 +236,7 @@ def test_asking_whether_it_captures_does_no_harm():
 
 
 def test_the_default_stream_during_a_capture(stream):
-    """It waits for blocking streams, and so invalidates their captures. It knows nothing of other streams."""
+    """It waits for blocking streams, and so invalidates their captures. Other captures go on."""
     array = cupy.zeros(4)
     stream.begin_capture()
     runtime.memsetAsync(array.data.ptr, 0, 32, 0)
@@ -251,7 +251,7 @@ def test_the_default_stream_during_a_capture(stream):
 
 
 def test_graphs_are_not_destroyed_in_captures(stream):
-    """Stricter than CUDA. A graph that is gone can't be launched."""
+    """This is stricter than CUDA. A destroyed graph can't be launched."""
     stream.begin_capture()
     graph = stream.end_capture()
     handle = graph.graphExec

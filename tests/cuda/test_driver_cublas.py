@@ -18,7 +18,7 @@ def handle():
 
 
 def multiply(handle, a, b, d, types=(R_32F, R_32F, R_32F), compute=COMPUTE_32F, k=2, stride=2):
-    """Multiply matrices (2, k) and (k, 2), which are memory of the GPU or addresses."""
+    """Multiply matrices (2, k) and (k, 2), given as CuPy arrays or addresses."""
     from cupy_backends.cuda.libs import cublas
 
     factors = np.array([1, 0], np.float32)

@@ -1,4 +1,4 @@
-"""cuBLASLt: products as the package asks for them, on any GPU, and what the fake one refuses."""
+"""cuBLASLt: products like the package's, on any GPU, and what the fake cuBLASLt refuses."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def test_graphs_keep_the_factors_of_their_capture():
     product.assert_right()
 
 
-# What the fake one refuses. cuBLASLt may not, and then gives any number, or stops the process.
+# What the fake cuBLASLt refuses. The real one may instead give wrong numbers, or crash.
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_pointers_need_the_heuristics_alignment(product, name):
 
 @driver_child.of_the_driver
 def test_workspaces_are_checked_and_spoiled(product):
-    """The product may write all of the given workspace, which is memory of this GPU."""
+    """A workspace is aligned memory of this GPU. A product may overwrite all of it."""
     size = product.found.workspace_size
     assert size == 1024
     refuses(product, workspace_size_in_bytes=size - 1)
@@ -134,7 +134,7 @@ SHARED_WORKSPACE = """
 
 @driver_child.of_the_driver
 def test_products_that_share_a_workspace():
-    """In random order, those that don't wait for each other are NaN at times."""
+    """In random order, some are NaN if they don't wait for each other."""
     said = driver_child.run(SHARED_WORKSPACE, DRIVER_ORDER="random", DRIVER_SEED="1")
     assert said.stdout == "{False, True}\n{True}\n", said.stderr
 
@@ -150,7 +150,7 @@ def test_algorithms_belong_to_descriptions(product):
 
 @driver_child.of_the_driver
 def test_leading_dimensions_are_checked(product):
-    """One that is too small is refused at once, and a too large one where the memory ends."""
+    """Too small ones are refused at once. Too large ones are refused where memory ends."""
     with pytest.raises(lt.cuBLASLtError, match="INVALID_VALUE"):
         lt.matrix_layout_create(0, 8, 6, 7)
     refuses(product, bdesc=lt.matrix_layout_create(0, 8, 6, 9))
@@ -182,7 +182,7 @@ def test_unsupported_types_are_refused(dtype, out, compute):
 
 @driver_child.of_the_driver
 def test_empty_products_are_refused(product):
-    """cuBLASLt may not refuse them."""
+    """The real cuBLASLt may compute them."""
     nothing, out = lt.matrix_layout_create(0, 8, 0, 8), lt.matrix_layout_create(0, 0, 6, 4)
     refuses(product, NOT_SUPPORTED, adesc=nothing, cdesc=out, ddesc=out)
 
@@ -214,7 +214,7 @@ def test_products_into_another_place_are_refused(product):
 
 @driver_child.of_the_driver
 def test_tf32_is_rounded(product):
-    """To 10 bits, so the product differs from IEEE float32, as in cuBLAS."""
+    """Factors are rounded to 10 bits, so the product differs from IEEE float32."""
     product.run()
     ieee = product.d.get()
     Product(product.a, product.weight, product.d, COMPUTE_32F_FAST_TF32).run()

@@ -26,7 +26,7 @@ def test_new_memory_is_nan():
 
 
 def test_memory_is_counted():
-    gc.collect()  # what earlier tests left
+    gc.collect()  # frees what earlier tests left
     made, alive = memory.made(), memory.alive()
     array = cupy.empty((2, 3), np.float32)
     assert (memory.made(), memory.alive()) == (made + 1, alive + 24)
@@ -42,7 +42,7 @@ def test_memory_is_counted():
 
 
 def test_memory_in_a_cycle_is_released():
-    gc.collect()  # what earlier tests left
+    gc.collect()  # frees what earlier tests left
     alive = memory.alive()
     cycle = [cupy.empty(3)]
     cycle.append(cycle)
@@ -64,7 +64,7 @@ def test_limited_memory_runs_out():
 
 @pytest.mark.parametrize("order", ["now", "late"])
 def test_touching_freed_memory_crashes(order):
-    """By default any array's memory. CuPy's pool keeps the memory of arrays, so in other orders only what it frees."""
+    """In other orders CuPy's pool keeps the memory of arrays, so it must free it first."""
     program = """
         a, b = cupy.ones(1000), cupy.ones(1000)
         address = b.data.ptr
@@ -84,7 +84,7 @@ def test_touching_freed_memory_crashes(order):
 @pytest.mark.parametrize("guard", ["0", "1"])
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_the_host_cant_touch_guarded_memory(guard, where):
-    """With DRIVER_GUARD=1. The GPU can't touch another GPU's memory, either. Without, the emulator lets both."""
+    """A GPU can't touch another GPU's memory, either. Without DRIVER_GUARD=1, nothing stops them."""
     program = f"""
         import ctypes
         array = cupy.ones(4)
@@ -107,7 +107,7 @@ def test_the_host_cant_touch_guarded_memory(guard, where):
 
 
 def test_guarded_memory_can_be_copied():
-    """Between all devices and the host, on a stream of any device."""
+    """It can be copied between any devices and the host, on a stream of any device."""
     program = """
         with cupy.cuda.Device(1):
             there = cupy.zeros(2)
@@ -121,7 +121,7 @@ def test_guarded_memory_can_be_copied():
 
 
 def places():
-    """Return memory of each kind, 48 bytes."""
+    """Return arrays of 48 bytes, by where their memory is."""
     with cupy.cuda.Device(1):
         other = cupy.zeros(6)
     return {"host": np.zeros(6), "device": cupy.zeros(6), "other device": other}

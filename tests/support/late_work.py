@@ -1,6 +1,6 @@
-"""Some work on several streams. In the order of its calls it gives one number, and if it is late another.
+"""Pieces of work on several streams. Without a wait, a piece may give another number if its work is late.
 
-python -m support.late_work TIMES    do each piece so often, and print as JSON the numbers that it gives, and `piece`'s
+python -m support.late_work TIMES    run each piece this often; print its numbers and the arguments of `piece` as JSON
 """
 
 import json
@@ -21,9 +21,9 @@ PIECES = {}
 
 
 def piece(in_order, late, between=None):
-    """Add a function of streams, and the numbers it returns if its work is in order, and if it is late.
+    """Add a function of Streams, with the numbers that it returns if its work is in order, and if it is late.
 
-    Only in random order may it also return `between`.
+    In random order it may return both, and also `between`.
     """
 
     def add(function):
@@ -34,7 +34,7 @@ def piece(in_order, late, between=None):
 
 
 class Streams:
-    """Two streams that wait for nobody, one that waits for the default one, and an array of a zero."""
+    """Two non-blocking streams, a blocking one, the default one, and a zero in a GPU's and in pinned memory."""
 
     def __init__(self):
         self.ours, self.theirs = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
@@ -42,7 +42,7 @@ class Streams:
         self.zero = cupy.zeros(1)
         self.pinned = pinned()
         for kernel in (PUT, ADD):
-            kernel.compile()  # a capture can't
+            kernel.compile()  # not possible in a capture
         runtime.deviceSynchronize()
 
 
@@ -66,7 +66,7 @@ def pinned():
 
 
 def read(array, stream):
-    """Return an array's number, as this stream finds it."""
+    """Return an array's number, read on this stream."""
     to = pinned()
     copy(to, array, TO_HOST, stream)
     stream.synchronize()
@@ -123,7 +123,7 @@ def host_waits_for_the_device(s):
 
 @piece(1, late=1)
 def host_asks_until_it_is_done(s):
-    """Each query may do a piece of the work, so such loops end."""
+    """Some queries run a task, so such loops end."""
     for _ in range(3):
         put(s.zero, 1, s.ours)
     event = s.ours.record()
@@ -166,7 +166,7 @@ def default_streams_of_devices_are_apart(s):
 
 
 @piece(1, late=2)
-def pinned_source_is_read_when_it_is_time(s):
+def pinned_source_is_read_late(s):
     s.pinned[0] = 1
     copy(s.zero, s.pinned, TO_DEVICE, s.ours)
     s.pinned[0] = 2
@@ -182,7 +182,7 @@ def pageable_source_is_read_at_once(s):
 
 
 @piece(1, late=0)
-def pinned_target_is_written_when_it_is_time(s):
+def pinned_target_is_written_late(s):
     put(s.zero, 1, s.ours)
     copy(s.pinned, s.zero, TO_HOST, s.ours)
     return s.pinned[0]
@@ -198,7 +198,7 @@ def pageable_target_is_written_at_once(s):
 
 @piece(1, late=0)
 def waiting_copy_of_pageable_memory(s):
-    """It returns once the source has been read. The number may arrive later, as CUDA says."""
+    """It returns once the source has been read. CUDA lets the number arrive later."""
     runtime.memcpy(s.zero.data.ptr, np.ones(1).ctypes.data, 8, TO_DEVICE)
     return read(s.zero, s.ours)
 
@@ -227,7 +227,7 @@ def waiting_copy_to_the_host(s):
 
 @piece(5, late=1)
 def memory_that_nobody_keeps(s):
-    """CuPy's pool gives the memory out again, while their stream still writes to it."""
+    """CuPy's pool reuses the memory while `theirs` may still write to it."""
     with s.ours:
         freed = cupy.empty(1)
     put(freed, 1, s.theirs)
@@ -259,7 +259,7 @@ def event_after_a_graph(s):
 
 @piece(0, late=0, between=1)
 def graph_that_is_half_done(s):
-    """Work of another stream may run between its steps."""
+    """Work on another stream may run between its steps."""
     s.theirs.begin_capture()
     for value in (1, 0):
         put(s.zero, value, s.theirs)
@@ -269,7 +269,7 @@ def graph_that_is_half_done(s):
 
 @piece(2, late=2)
 def launches_of_one_graph(s):
-    """They follow each other on any streams."""
+    """They run one after the other, even on different streams."""
     s.ours.begin_capture()
     with s.ours:
         ADD((1,), (1,), (s.zero,))
@@ -281,7 +281,7 @@ def launches_of_one_graph(s):
 
 @piece(1, late=1)
 def host_asks_until_the_default_stream_is_done(s):
-    """A query of the default stream is about blocking streams, too."""
+    """A query of the default stream includes blocking streams."""
     put(s.zero, 1, s.blocking)
     while not s.default.done:
         pass
@@ -289,13 +289,13 @@ def host_asks_until_the_default_stream_is_done(s):
 
 
 def by_the_other_device(s, wait):
-    """Copy 1 to pinned memory on one GPU, and from there to another."""
+    """Copy a 1 to pinned memory on one GPU, and from there to the other GPU."""
     put(s.zero, 1, s.ours)
     copy(s.pinned, s.zero, TO_HOST, s.ours)
     event = s.ours.record()
     with cupy.cuda.Device(1):
         there, stream = cupy.zeros(1), cupy.cuda.Stream(non_blocking=True)
-        runtime.deviceSynchronize()  # for this GPU alone
+        runtime.deviceSynchronize()  # waits for this GPU alone
         wait(stream, event)
         copy(there, s.pinned, TO_DEVICE, stream)
         return read(there, stream)
@@ -312,12 +312,12 @@ def other_device_waits(s):
 
 
 def numbers_of(work, times):
-    """Return the different numbers that a piece of work gives."""
+    """Return the distinct numbers that a piece of work gives."""
     numbers = set()
     for _ in range(times):
         streams = Streams()
         numbers.add(float(work(streams)))
-        runtime.deviceSynchronize()  # before their memory is used again
+        runtime.deviceSynchronize()  # before their memory is reused
     return sorted(numbers)
 
 

@@ -1,4 +1,4 @@
-"""Products by cuBLASLt, as the package asks for them."""
+"""Products by cuBLASLt, like the package's."""
 
 import cupy
 import ml_dtypes

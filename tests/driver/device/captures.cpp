@@ -1,4 +1,4 @@
-// cudaStream*Capture*: what may happen during a capture.
+// cudaStream*Capture*: captures.
 #include "captures.h"
 
 #include <set>
@@ -34,7 +34,7 @@ static RecordingPtr blocking_recording() {
   return nullptr;
 }
 
-// The legacy stream and blocking streams wait for each other, which a capture can't record.
+// Work on the legacy stream waits for blocking streams, and they wait for it. A capture can't record that.
 cudaError_t check_legacy(cudaStream_t handle) {
   const RecordingPtr recording = is_legacy(handle) ? blocking_recording() : nullptr;
   return recording ? invalidate(recording, cudaErrorStreamCaptureImplicit) : cudaSuccess;
@@ -82,7 +82,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* 
   return cudaSuccess;
 }
 
-// Ends the capture of a stream, and of all that joined it.
+// Ends the capture of a stream, and of all streams that have joined it.
 static cudaError_t end_capture(Stream* stream, RecordingPtr* out) {
   if (!stream->recording) return failed(cudaErrorIllegalState);
   if (!stream->began_capture) return failed(cudaErrorStreamCaptureUnmatched);

@@ -1,20 +1,21 @@
-// What may happen during a capture.
+// What captures forbid, and which streams join them.
 #pragma once
 
 #include "streams.h"
 
 namespace driver {
 
-// Makes a capture fail when it ends. Returns the error.
+// Makes a capture fail at its end. Returns the error.
 cudaError_t invalidate(const RecordingPtr& recording, cudaError_t error);
 
-// Fails, and invalidates the capture, where a capture forbids calls that may wait or allocate.
+// Called by functions that may wait or allocate. If a capture forbids those, invalidates it and returns an
+// error.
 cudaError_t check_unsafe_call();
 
-// Fails, and invalidates the capture, if this is the legacy stream and a blocking stream captures.
+// If this is the legacy stream, and a blocking stream captures, invalidates the capture and returns an error.
 cudaError_t check_legacy(cudaStream_t handle);
 
-// Lets a stream wait for an event of a capture, which the stream joins.
+// Makes a stream wait for an event of a capture. The stream joins the capture.
 cudaError_t join_capture(Stream* stream, cudaStream_t handle, const Event& event);
 
 }  // namespace driver

@@ -1,11 +1,11 @@
-// cublas*: what CuPy and the package call of it.
+// cublas*: the functions that CuPy and the package call.
 #include "api.h"
 #include "gemm.h"
 #include "streams.h"
 
 using namespace driver;
 
-// cublasMath_t, to which flags may be added.
+// cublasMath_t. Its higher bits are flags.
 enum { TENSOR_OP_MATH = 1, TF32_MATH = 3, MODES = 15 };
 
 struct Handle {
@@ -14,7 +14,7 @@ struct Handle {
   int mode = 0;
 };
 
-// Whether a user allows rounding of float32 factors: to TF32 here, whatever real cuBLAS chooses.
+// Returns whether the math mode lets float32 factors be rounded. Here they are rounded to TF32.
 static bool may_round(const Handle* handle) {
   const int mode = handle->mode & MODES;
   return mode == TENSOR_OP_MATH || mode == TF32_MATH;

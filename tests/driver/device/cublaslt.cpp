@@ -1,4 +1,4 @@
-// cublasLt*: what the package calls through nvmath-python.
+// cublasLt*: the functions that the package calls through nvmath-python.
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -30,7 +30,7 @@ struct Preference {
   uint32_t alignment[4] = {256, 256, 256, 256};
 };
 
-// What the heuristic returns. The algorithm, of 64 bytes, is opaque: here it says what it was chosen for.
+// cublasLtMatmulAlgo_t: 64 opaque bytes. Here they hold what the algorithm was chosen for.
 struct Algorithm {
   uint64_t magic;
   uint64_t workspace;
@@ -61,7 +61,7 @@ static bool has_shape(const Layout* layout, bool transposed, uint64_t rows, uint
                     : layout->rows == rows && layout->columns == columns;
 }
 
-// The (k) of D (m, n) = op(A) (m, k) op(B) (k, n).
+// Returns the k of D (m, n) = op(A) (m, k) op(B) (k, n).
 static uint64_t inner_size(const Description* description, const Layout* a) {
   return description->transposed_a ? a->rows : a->columns;
 }

@@ -70,7 +70,7 @@ static void write(const Matrix& matrix, long long row, long long column, double 
   }
 }
 
-// Copies op(A) so that its sums run through adjacent elements: (rows, k).
+// Returns op(A) as (rows, k), row-major, so that sums run over adjacent elements.
 template <class T>
 static std::vector<T> packed(const Matrix& matrix, bool along_columns, long long rows, long long k,
                              bool tf32) {
@@ -95,7 +95,7 @@ template <class T> static void multiply(const Product& product) {
 #pragma omp simd reduction(+ : sum)
       for (long long at = 0; at < k; ++at) sum += left[at] * right[at];
       sum *= static_cast<T>(product.alpha);
-      // With a beta of 0, what was there isn't read: it may be NaN.
+      // With a beta of 0, D isn't read: it may be NaN.
       if (product.beta != 0) sum += static_cast<T>(product.beta * read(product.d, row, column));
       write(product.d, row, column, sum);
     }
@@ -127,7 +127,8 @@ static void multiply(const Product& product) {
   product.is_double ? multiply<double>(product) : multiply<float>(product);
 }
 
-// Its first part marks the workspace. If its second part finds anything else there, its result is NaN.
+// The first part fills the workspace with a mark. If the second part finds anything else there, the result is
+// NaN.
 static Step with_workspace(const Product& product, Workspace workspace) {
   static unsigned char last_mark = 0;
   const unsigned char mark = last_mark = (last_mark + 1) % 0xFF;
@@ -138,7 +139,7 @@ static Step with_workspace(const Product& product, Workspace workspace) {
     Product held = product;
     if (!own) held.alpha = NAN;
     multiply(held);
-    memset(bytes, 0xFF, workspace.bytes);  // NaN, for others that read it
+    memset(bytes, 0xFF, workspace.bytes);  // NaN, in case other work reads it
   };
   return {"matmul", "", [=] { memset(workspace.data, mark, workspace.bytes); }, rest};
 }

@@ -1,4 +1,4 @@
-// D = alpha op(A) op(B) + beta D, column-major, as cuBLAS and cuBLASLt have it.
+// Column-major products D = alpha op(A) op(B) + beta D, for cuBLAS and cuBLASLt.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -25,7 +25,7 @@ struct Product {
   bool is_double, is_tf32;
 };
 
-// Whether cuBLAS multiplies matrices of these types in this arithmetic.
+// Returns whether cuBLAS multiplies matrices of these types with this compute type.
 bool is_supported(int compute, cudaDataType_t a, cudaDataType_t b, cudaDataType_t d);
 
 struct Workspace {

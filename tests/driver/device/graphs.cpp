@@ -1,4 +1,4 @@
-// cudaGraph*: what a capture recorded, to be done at each launch.
+// cudaGraph*: recorded work, which runs at each launch.
 #include <cstdint>
 #include <set>
 
@@ -12,7 +12,7 @@ struct CUgraph_st {
 
 struct CUgraphExec_st {
   driver::RecordingPtr recording;
-  driver::TaskPtr last = nullptr;  // launch: the next one follows it, on any stream
+  driver::TaskPtr last = nullptr;  // the end of the last launch: the next launch follows it, on any stream
 };
 
 namespace driver {
@@ -47,7 +47,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
   if (!find_stream(stream)) return failed(cudaErrorInvalidResourceHandle);
   const RecordingPtr recording = graph->recording;
-  for (const Step& step : recording->steps) {  // other streams' work may come between them
+  for (const Step& step : recording->steps) {  // other streams' work may run between them
     for (const Work* part : {&step.work, &step.rest}) {
       if (!*part) continue;
       const Work work = [recording, part] { (*part)(); };
@@ -58,7 +58,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-// Stricter than CUDA: a thread that captures destroys no graph.
+// Stricter than CUDA: a thread that captures can't destroy a graph.
 template <class Graph> static cudaError_t destroy(Graph* graph) {
   BEGIN_CALL;
   if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
@@ -72,7 +72,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return destroy(graph); }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return destroy(graph); }
 
-// For Python: how many steps a graph has, and what one of them is.
+// For Python: the number of a graph's steps, and the kind and name of one.
 extern "C" int driver_graph_steps(cudaGraphExec_t graph) {
   const Locked locked(lock);
   return graphs.count(graph) ? static_cast<int>(graph->recording->steps.size()) : -1;

@@ -14,14 +14,14 @@
 namespace driver {
 
 static const size_t PAGE = 4096;
-static const size_t ARENA = size_t(1) << 40;  // of addresses; memory is taken when it is written
+static const size_t ARENA = size_t(1) << 40;  // bytes of addresses. Memory is taken when it is first written
 static const size_t MOST_AT_ONCE = size_t(1) << 33;
 
-// A device's addresses. Those of freed memory are never given out again, so whoever uses one crashes.
+// A device's addresses. Those of freed memory are never reused, so touching it crashes.
 struct Arena {
   uintptr_t first = 0, next = 0;
-  std::map<uintptr_t, size_t> live;  // bytes that were asked for, by address
-  size_t bytes = 0;                  // alive
+  std::map<uintptr_t, size_t> live;  // requested bytes, by address
+  size_t bytes = 0;                  // of all live allocations
   int unlocked = 0;
 };
 
@@ -39,14 +39,14 @@ static Arena& arena_of(int device) {
 
 static size_t whole_pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
 
-// DRIVER_GUARD=1 hides memory from the host, which costs time at each call.
+// DRIVER_GUARD=1 hides memory from the host. That takes time in each call.
 static bool is_guarded() {
   static const bool guarded = getenv("DRIVER_GUARD") && *getenv("DRIVER_GUARD") == '1';
   return guarded;
 }
 
 static void protect(const Arena& arena, int access) {
-  uintptr_t begin = 0, end = 0;  // allocations that touch are changed by one call
+  uintptr_t begin = 0, end = 0;  // one call protects adjacent allocations
   for (const auto& [address, bytes] : arena.live) {
     if (address != end) {
       if (end) mprotect(reinterpret_cast<void*>(begin), end - begin, access);
@@ -128,7 +128,7 @@ bool may_touch(int device, const void* pointer, size_t bytes) {
   return owner == device && is_within(arena_of(device).live, pointer, bytes);
 }
 
-// What a copy goes through: rows of bytes, some distance apart.
+// The rows of bytes of a copy. A pitch is the distance between the starts of rows.
 struct Rows {
   char* to;
   size_t to_pitch;
@@ -158,15 +158,15 @@ static bool is_kind(cudaMemcpyKind kind, const Rows& rows) {
   }
 }
 
-// Whether a copy may touch all bytes. Only copies may touch pageable memory of the host.
+// Returns whether a copy may touch these bytes. Only copies may touch pageable memory of the host.
 static bool is_alive(const void* pointer, size_t bytes) {
   const int device = device_of(pointer);
   if (device < 0 && !is_pinned(pointer)) return pointer != nullptr;
   return may_touch(device, pointer, bytes);
 }
 
-// Copies in a stream's order. What comes from pageable memory is read now, and what goes there is there on
-// return, as CUDA has it. Pinned memory is read and written when the stream gets there.
+// Copies in a stream's order. Pageable memory is read at once, and has been written on return, as CuPy
+// expects. Pinned memory is read and written when the stream gets there.
 static cudaError_t copy(const char* what, const Rows& rows, cudaMemcpyKind kind, cudaStream_t stream) {
   if (!rows.width || !rows.height) return cudaSuccess;
   if (!is_kind(kind, rows)) return failed(cudaErrorInvalidMemcpyDirection);
@@ -211,12 +211,12 @@ cudaError_t cudaFree(void* pointer) {
   if (!pointer) return cudaSuccess;
   if (const cudaError_t error = check_unsafe_call()) return error;
   if (device_of(pointer) < 0) return failed(cudaErrorInvalidValue);
-  run_all(device_of(pointer));  // CUDA waits, too
+  run_all(device_of(pointer));  // like CUDA, which waits before it frees
   return release(pointer) ? cudaSuccess : failed(cudaErrorInvalidValue);
 }
 
-// For an allocator of CuPy that gives each array memory of its own. Null in a capture, or if there is no
-// more.
+// For CuPy's allocator that gives each array its own memory. Returns null in a capture, or if there is not
+// enough.
 extern "C" void* driver_allocate(void*, size_t bytes, int device) {
   const Locked locked(lock);
   return check_unsafe_call() ? nullptr : allocate(device, bytes);
@@ -227,8 +227,8 @@ extern "C" void driver_release(void*, void* pointer, int) {
   release(pointer);
 }
 
-// For tests: how often memory was allocated, the bytes that are alive on a device, and the most that may be
-// on all.
+// For tests: the number of allocations so far, the live bytes of a device, and a limit on those of all
+// devices.
 extern "C" size_t driver_allocations() { return allocations; }
 extern "C" size_t driver_bytes(int device) { return arena_of(device).bytes; }
 extern "C" void driver_limit(size_t bytes) { most_bytes = bytes; }
@@ -280,8 +280,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   return copy("memcpy", flat(to, from, bytes), kind, stream);
 }
 
-// Waits only where CUDA says so: a copy between GPUs or within one may run later, and what came from pageable
-// memory may arrive later.
+// Waits only where CUDA's documentation says so. A copy from device to device may run later, and a copy from
+// pageable memory may arrive later.
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   BEGIN_CALL;
   if (const cudaError_t error = check_unsafe_call()) return error;

@@ -1,4 +1,4 @@
-// Memory of devices and pinned memory of the host.
+// Memory of devices, and pinned memory of the host.
 #pragma once
 
 #include <cstddef>
@@ -6,9 +6,9 @@
 
 namespace driver {
 
-// While one lives, a device's memory can be read and written: a task of it runs. With DRIVER_GUARD=1 the
-// host, or another device, that touches it at other times crashes, as on a machine with GPUs. For a device of
-// -1, the host, it does nothing.
+// Lets a device's memory be touched while it lives, for a task of that device. With DRIVER_GUARD=1 the
+// process crashes if the host or another device touches the memory at other times. Does nothing for -1, the
+// host.
 class Unlocked {
  public:
   explicit Unlocked(int device);
@@ -20,11 +20,11 @@ class Unlocked {
   int device;
 };
 
-// The device that an address belongs to, or -1 for memory of the host.
+// Returns the device that an address belongs to, or -1 for the host.
 int device_of(const void* pointer);
 bool is_pinned(const void* pointer);
 
-// Whether a device may touch all bytes: they are in one live allocation of it, or of pinned memory.
+// Returns whether these bytes are in one live allocation of this device, or of pinned memory.
 bool may_touch(int device, const void* pointer, size_t bytes);
 
 }  // namespace driver

@@ -1,4 +1,4 @@
-// cuModule*, cuFunc*, cuLaunchKernel: code is a description, of which Python makes an emulated kernel.
+// cuModule*, cuFunc*, cuLaunchKernel: Python makes emulated kernels of code, which is a description.
 #include "modules.h"
 
 #include <cuda.h>
@@ -34,9 +34,9 @@ struct Function {
   size_t most_shared = 48 << 10;
 };
 
-static std::set<const Function*> functions;  // of modules that are loaded
+static std::set<const Function*> functions;  // of loaded modules
 
-// Returns the instance to which nvrtc.cpp gave this lowered name. Other names stay.
+// Returns the instance of a lowered name, which nvrtc.cpp made. Returns other names unchanged.
 static std::string instance_of(const std::string& name) {
   const std::string lowered = "lowered";
   if (name.compare(0, lowered.size(), lowered) != 0) return name;
@@ -47,7 +47,7 @@ static std::string instance_of(const std::string& name) {
   return instance;
 }
 
-// Arguments live until a launch has run.
+// Copies of a launch's arguments, as the launch may run later.
 struct Arguments {
   std::vector<std::vector<char>> bytes;
 
@@ -59,7 +59,8 @@ struct Arguments {
   }
 };
 
-// What each struct may be used for, by its bytes: Python knows the arrays behind its pointers.
+// The memory that a launch may touch, by the bytes of its struct. Python knows the arrays behind its
+// pointers.
 struct Checks {
   std::vector<emulation::Extent> extents;
   std::vector<std::string> names;
@@ -106,13 +107,13 @@ using namespace driver;
 
 extern "C" void driver_set_find_kernel(FindKernel find) { find_kernel = find; }
 
-// The order of a kernel's threads, as emulation/schedules.py has it.
+// Sets the order of a kernel's threads. emulation/schedules.py defines the orders.
 extern "C" void driver_set_schedule(int order, unsigned long long seed) {
   schedule_order = order;
   schedule_seed = seed;
 }
 
-// Checks every access of launches with a struct of these bytes: only these extents may be touched.
+// From now on, launches with a struct of these bytes may only touch these extents. Every access is checked.
 extern "C" void driver_check(const char* bytes, size_t size, const emulation::Extent* extents, size_t count,
                              const char* const* names, size_t name_count) {
   const Locked locked(lock);
@@ -182,8 +183,8 @@ CUresult cuModuleUnload(CUmodule handle) {
   const Locked locked(lock);
   if (check_unsafe_call()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   const Module* module = reinterpret_cast<Module*>(handle);
-  run_all(module->device);  // as before any memory of a GPU is freed
-  // Its functions are never freed, as graphs point to them.
+  run_all(module->device);  // as CUDA waits before it frees memory
+  // Functions are never freed, as graphs point to them.
   for (auto at = functions.begin(); at != functions.end();) {
     at = (*at)->module == module ? functions.erase(at) : std::next(at);
   }
@@ -239,5 +240,5 @@ CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
     run(*function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, arguments);
   };
   const cudaError_t error = queue(reinterpret_cast<cudaStream_t>(stream), {"kernel", function->name, work});
-  return static_cast<CUresult>(error);  // the errors of streams have one number in both APIs
+  return static_cast<CUresult>(error);  // these errors have the same numbers in both APIs
 }

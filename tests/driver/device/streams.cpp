@@ -116,8 +116,8 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* out, unsigned flags, int)
   return new_stream(out, flags);
 }
 
-// Stricter than CUDA: a capture may not end with a stream less than it began.
-// The memory is never freed, so that a later stream has another handle.
+// Stricter than CUDA: a thread that captures can't destroy a stream. The Stream is never freed, so handles
+// stay unique.
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
   BEGIN_CALL;
   Stream* stream = find_stream(handle);
@@ -213,7 +213,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t handle) {
   BEGIN_CALL;
   Event* event = find_event(handle);
   if (!event) return failed(cudaErrorInvalidResourceHandle);
-  events.erase(event);  // never freed, as a task may set its time
+  events.erase(event);  // the Event is never freed, as a task may still set its time
   return cudaSuccess;
 }
 
