@@ -27,6 +27,12 @@ MEMORY = {
             "now any_stepper equals_the_cell and emulated",
         ),
         (
+            "steps share a workspace",
+            "self._workspace = self._zeros((size,), np.dtype(np.uint8))",
+            'self._workspace = globals().setdefault("_shared", self._zeros((size,), np.dtype(np.uint8)))',
+            "random order two_streams",
+        ),
+        (
             "the workspace overlaps the gates",
             "self._workspace = self._zeros((size,), np.dtype(np.uint8))",
             "self._workspace = gates.view(np.uint8)[:size]",

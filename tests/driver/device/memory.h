@@ -6,9 +6,8 @@
 
 namespace driver {
 
-// Lets a device's memory be touched while it lives, for a task of that device. With DRIVER_GUARD=1 the
-// process crashes if the host or another device touches the memory at other times. Does nothing for -1, the
-// host.
+// While one of these lives, a task may touch a device's memory. With DRIVER_GUARD=1 the process crashes if
+// the host or another device touches it at other times. Does nothing for -1, the host.
 class Unlocked {
  public:
   explicit Unlocked(int device);
