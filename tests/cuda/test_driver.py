@@ -24,14 +24,14 @@ def test_missing_functions_are_named(capfd):
     assert "cublasSger_v2 was called, which it doesn't have" in said
 
 
-def test_the_driver_comes_before_cupy():
+def test_install_after_cupy_raises():
     import driver
 
     with pytest.raises(RuntimeError, match="before CuPy is imported"):
         driver.install()
 
 
-def test_another_launch_struct_needs_a_build(monkeypatch, tmp_path):
+def test_new_launch_struct_rebuilds_the_driver(monkeypatch, tmp_path):
     """The driver passes this struct to emulated kernels."""
     from driver import build
 
@@ -62,7 +62,7 @@ def test_default_streams_are_not_destroyed():
             runtime.streamDestroy(handle)
 
 
-def test_only_events_with_times_are_compared():
+def test_elapsed_time_needs_events_with_timing():
     def elapsed(**options):
         first, last = cupy.cuda.Event(**options), cupy.cuda.Event(**options)
         first.record()
@@ -75,7 +75,7 @@ def test_only_events_with_times_are_compared():
         elapsed(disable_timing=True)
 
 
-def test_launches_are_within_cudas_limits():
+def test_launches_beyond_limits_are_refused():
     function = cupy.RawKernel('extern "C" __global__ void nothing(int) {}', "nothing")
     function((1,), (1024,), (np.int32(0),))
     function((1,), (1, 16, 64), (np.int32(0),))

@@ -95,7 +95,7 @@ def test_unsafe_calls_by_mode(stream, call):
                 stream.end_capture()
 
 
-def test_arrays_in_captures(stream):
+def test_arrays_cant_be_made_in_captures(stream):
     """The tests' allocator refuses memory, as CuPy's pool may not have a free block."""
     stream.begin_capture(THREAD_LOCAL)
     assert elsewhere(lambda: cupy.empty(3)) is None
@@ -105,7 +105,7 @@ def test_arrays_in_captures(stream):
         stream.end_capture()
 
 
-def test_nobody_waits_for_a_capture(stream):
+def test_waits_for_a_capture_are_refused(stream):
     array = cupy.zeros(4)
     for wait in (runtime.deviceSynchronize, stream.synchronize):
         stream.begin_capture(RELAXED)
@@ -181,7 +181,7 @@ def test_a_stream_joins_a_capture(stream):
     assert np.isnan(array.get()).all()
 
 
-def test_a_stream_must_join_its_capture_again(stream):
+def test_unjoined_streams_fail_a_capture(stream):
     """The capture fails if its first stream doesn't wait for all work of the others."""
     array, other = cupy.zeros(4), cupy.cuda.Stream(non_blocking=True)
     runtime.deviceSynchronize()
@@ -226,7 +226,7 @@ def test_invalid_captures_record_no_events(stream):
         cupy.cuda.Stream(non_blocking=True).wait_event(inside)
 
 
-def test_asking_whether_it_captures_does_no_harm():
+def test_capture_queries_do_no_harm():
     """Asking about the default stream fails while a blocking stream captures, but the capture stays valid."""
     blocking = cupy.cuda.Stream()
     blocking.begin_capture()

@@ -94,7 +94,7 @@ def test_pointers_need_the_heuristics_alignment(product, name):
 
 
 @driver_child.of_the_driver
-def test_workspaces_are_checked_and_spoiled(product):
+def test_workspaces_are_checked_and_overwritten(product):
     """A workspace is aligned memory of this GPU. A product may overwrite all of it."""
     size = product.found.workspace_size
     assert size == 1024
@@ -140,7 +140,7 @@ def test_products_that_share_a_workspace():
 
 
 @driver_child.of_the_driver
-def test_algorithms_belong_to_descriptions(product):
+def test_algorithms_belong_to_operations(product):
     other = lt.matmul_desc_create(COMPUTE_32F_FAST_TF32, 0)
     product.set(lt.matmul_desc_set_attribute, other, lt.MatmulDescAttribute.TRANSA, np.int32(1))
     refuses(product, compute_desc=other)

@@ -159,7 +159,7 @@ def test_copies_of_rows_are_refused():
         runtime.memsetAsync(a.data.ptr, 0, 49, 0)
 
 
-def test_copies_between_gpus_name_their_devices():
+def test_peer_copies_check_their_devices():
     known = places()
     here, there = known["device"].data.ptr, known["other device"].data.ptr
     runtime.memcpyPeerAsync(here, 0, there, 1, 48, 0)
@@ -176,7 +176,7 @@ def test_only_copies_touch_pageable_memory():
         runtime.memsetAsync(np.zeros(1).ctypes.data, 0, 8, 0)
 
 
-def test_pinned_memory_is_the_hosts():
+def test_pinned_memory_belongs_to_the_host():
     pointer = cupy.cuda.alloc_pinned_memory(8)
     about = runtime.pointerGetAttributes(pointer.ptr)
     assert (about.type, about.devicePointer) == (1, pointer.ptr)
