@@ -102,7 +102,7 @@ def _module(description: Description, instances: tuple[str, ...]) -> Module:
     for header in description.headers:
         path = header.split(" ", 2)[2]
         if header != _header(path):
-            raise RuntimeError(f"stale code: {path} has changed since it was compiled")
+            raise RuntimeError(f"stale code: {path} has changed since the code was compiled")
     includes = [option for option in description.options if option.startswith("-I")]
     of_cuda = {f"-I{compiler.cuda_headers()}"}
     flags = (f"-I{_HEADERS}", *(option for option in includes if option not in of_cuda))

@@ -169,11 +169,11 @@ const char* cudaGetErrorName(cudaError_t error) {
 }
 
 const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaErrorLaunchFailure ? why_broken.c_str() : "an error of the fake driver";
+  return error == cudaErrorLaunchFailure ? why_broken.c_str() : "raised by the fake driver";
 }
 
 // Called by the stubs of functions that the fake driver lacks.
 extern "C" int driver_lacks(const char* name) {
-  fprintf(stderr, "fake driver: %s was called, which it doesn't have (tests/driver/README.md)\n", name);
+  fprintf(stderr, "fake driver: %s was called, but the driver lacks it (see tests/driver/README.md)\n", name);
   return 999;
 }

@@ -156,7 +156,7 @@ CUresult cuGetErrorName(CUresult error, const char** name) {
 
 CUresult cuGetErrorString(CUresult error, const char** text) {
   *text = error == CUDA_ERROR_LAUNCH_FAILED ? cudaGetErrorString(cudaErrorLaunchFailure)
-                                            : "an error of the fake driver";
+                                            : "raised by the fake driver";
   return CUDA_SUCCESS;
 }
 

@@ -67,7 +67,7 @@ nvrtcResult nvrtcGetSupportedArchs(int* out) {
 }
 
 const char* nvrtcGetErrorString(nvrtcResult result) {
-  return result == NVRTC_SUCCESS ? "NVRTC_SUCCESS" : "an error of the fake NVRTC";
+  return result == NVRTC_SUCCESS ? "NVRTC_SUCCESS" : "raised by the fake NVRTC";
 }
 
 nvrtcResult nvrtcCreateProgram(nvrtcProgram* out, const char* source, const char* file, int,
