@@ -78,6 +78,18 @@ static int check_layouts(const Description* description, const Layout* a, const 
   return types_fit && m && n && k ? SUCCESS : NOT_SUPPORTED;
 }
 
+// Returns whether an algorithm was chosen for such operands and for such a workspace.
+static bool suits(const Algorithm& algorithm, const Description& description,
+                  const void* const (&operands)[4], const void* workspace, size_t workspace_bytes) {
+  if (algorithm.magic != MAGIC) return false;
+  if (memcmp(&algorithm.description, &description, sizeof description) != 0) return false;
+  for (int k = 0; k < 4; ++k) {
+    if (!is_aligned(operands[k], algorithm.alignment[k])) return false;
+  }
+  if (workspace_bytes < algorithm.workspace || !is_aligned(workspace, WORKSPACE_ALIGNMENT)) return false;
+  return !workspace_bytes || may_touch(current_device(), workspace, workspace_bytes);
+}
+
 extern "C" {
 
 size_t cublasLtGetVersion() { return 130000; }
@@ -162,17 +174,9 @@ int cublasLtMatmul(int* handle, Description* description, const void* alpha, voi
                    Layout* layout_d, const Algorithm* algorithm, void* workspace, size_t workspace_bytes,
                    cudaStream_t stream) {
   const Locked locked(lock);
-  if (is_broken() || *handle != current_device() || !algorithm || algorithm->magic != MAGIC)
-    return INVALID_VALUE;
-  if (memcmp(&algorithm->description, description, sizeof *description) != 0) return INVALID_VALUE;
+  if (is_broken() || *handle != current_device() || !algorithm) return INVALID_VALUE;
   if (const int status = check_layouts(description, layout_a, layout_b, layout_c, layout_d)) return status;
-  void* const operands[] = {a, b, c, d};
-  for (int k = 0; k < 4; ++k) {
-    if (!is_aligned(operands[k], algorithm->alignment[k])) return INVALID_VALUE;
-  }
-  if (workspace_bytes < algorithm->workspace || !is_aligned(workspace, WORKSPACE_ALIGNMENT))
-    return INVALID_VALUE;
-  if (workspace_bytes && !may_touch(current_device(), workspace, workspace_bytes)) return INVALID_VALUE;
+  if (!suits(*algorithm, *description, {a, b, c, d}, workspace, workspace_bytes)) return INVALID_VALUE;
   if (c != d || layout_c->stride != layout_d->stride) return NOT_SUPPORTED;
   const bool is_double = description->compute == COMPUTE_64F;
   const auto factor = [=](const void* at) {
