@@ -12,7 +12,7 @@ runtime = cupy.cuda.runtime
 
 
 def test_missing_functions_are_named(capfd):
-    """Of CUDA's runtime, which is linked into CuPy, and of cuBLAS."""
+    """Functions of CUDA's runtime, which is linked into CuPy, and of cuBLAS."""
     from cupy_backends.cuda.libs import cublas
 
     with pytest.raises(runtime.CUDARuntimeError, match="999"):

@@ -64,7 +64,7 @@ def test_limited_memory_runs_out():
 
 @pytest.mark.parametrize("order", ["now", "late"])
 def test_touching_freed_memory_crashes(order):
-    """In other orders CuPy's pool keeps the memory of arrays, so it must free it first."""
+    """With DRIVER_ORDER=late, CuPy's pool keeps freed memory, so this empties the pool first."""
     program = """
         a, b = cupy.ones(1000), cupy.ones(1000)
         address = b.data.ptr

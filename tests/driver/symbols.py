@@ -54,8 +54,8 @@ def undefined(library: Path) -> Iterator[Symbol]:
 
 def _symbols(library: Path, kind: int) -> Iterator[tuple[str, int, int, int]]:
     content = library.read_bytes()
-    first = struct.unpack_from("<Q", content, 40)[0]
-    count = struct.unpack_from("<H", content, 60)[0]
+    first = struct.unpack_from("<Q", content, 40)[0]  # e_shoff of the ELF header
+    count = struct.unpack_from("<H", content, 60)[0]  # e_shnum
     size = struct.calcsize("<IIQQQQIIQQ")
     sections = [_Section(*struct.unpack_from("<IIQQQQIIQQ", content, first + size * k)) for k in range(count)]
     for section in sections:
