@@ -1,4 +1,4 @@
-"""Check every access of the package's kernels: tell the driver which memory is behind a struct's pointers."""
+"""Check every access of the package's kernels, by telling the driver which memory a struct's pointers may touch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_structs(driver: ctypes.CDLL) -> None:
-    """Check all launches from now on, whose struct is filled anew or was packed before."""
+    """Make the driver check all launches from now on, whether their struct is filled anew or was packed before."""
     _check_filled(driver)
     _check_packed(driver)
 
