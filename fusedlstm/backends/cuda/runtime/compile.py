@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cupy.cuda import nvrtc
-
 from fusedlstm import log
 from fusedlstm.backends.cuda.runtime import cache, sources
+from fusedlstm.backends.cuda.runtime.cupy_internals import nvrtc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import cupy
 import numpy as np
-from cupy_backends.cuda.libs import cublas
 
+from fusedlstm.backends.cuda.runtime.cupy_internals import get_cublas_handle, import_cublas
 from fusedlstm.backends.cuda.runtime.strides import row_stride, with_contiguous_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+cublas: Any = import_cublas()
 TYPES = {
     "float64": cupy.cuda.runtime.CUDA_R_64F,
     "float32": cupy.cuda.runtime.CUDA_R_32F,
@@ -61,7 +62,7 @@ def begin() -> tuple[int, int]:
 
     In the default mode, COMPUTE_32F is IEEE float32. Another user may have set another mode.
     """
-    handle = int(cupy.cuda.device.get_cublas_handle())
+    handle = int(get_cublas_handle())
     mode = cublas.getMathMode(handle)
     if mode != _DEFAULT_MATH:
         cublas.setMathMode(handle, _DEFAULT_MATH)

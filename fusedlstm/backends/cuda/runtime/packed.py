@@ -10,7 +10,7 @@ import ctypes
 import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cupy.cuda import driver
+from fusedlstm.backends.cuda.runtime.cupy_internals import driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cupy
 
 from fusedlstm.backends.cuda.runtime import fork
+from fusedlstm.backends.cuda.runtime.cupy_internals import ForeignStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -187,17 +188,6 @@ def restore_current(stream: Any) -> None:
     """Make a stream current again. CuPy itself restores only streams of `with`, not those of `use()`."""
     if cupy.cuda.get_current_stream() is not stream:
         stream.use()
-
-
-class ForeignStream(cupy.cuda.ExternalStream):  # type: ignore[misc]
-    """Another library's stream, which its owner keeps alive and destroys.
-
-    This bypasses ExternalStream's constructor, which warns that it is deprecated. Its successor takes stream objects,
-    and all we have is a handle.
-    """
-
-    def __init__(self, handle: int, index: int) -> None:
-        super(cupy.cuda.ExternalStream, self).__init__(handle, index)
 
 
 def _same(a: int, b: int) -> bool:
