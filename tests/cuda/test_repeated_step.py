@@ -74,7 +74,7 @@ LAYOUTS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize(("dtype", "precision"), KINDS)
-def test_repeated_calls_have_the_bits_of_a_first_call(dtype, precision, options):
+def test_repeats_have_the_bits_of_a_first_call(dtype, precision, options):
     """Calls of all layouts and resets alternate, so that each meets what the others have left."""
     cell = make(dtype, precision, **options)
     cases = [(layouts, resets) for layouts in LAYOUTS for resets in (None, "zeros", "1", "B")]

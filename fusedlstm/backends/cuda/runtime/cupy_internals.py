@@ -2,7 +2,7 @@
 
 - `nvrtc`: CuPy's own compiler needs a GPU. Its cache, which goes by the source alone, overlooks edited headers (14.2).
 - `driver.launchKernel`: it takes packed arguments. A RawKernel looks at each one, which takes longer than a launch.
-- `cublas.gemmEx`: nothing else multiplies rows of any stride, in an arithmetic of our choice. `getMathMode` and
+- cuBLAS's `gemmEx`: nothing else multiplies rows of any stride, in an arithmetic of our choice. `getMathMode` and
   `setMathMode` keep other users of the handle from choosing another.
 - `get_cublas_handle`: the documented `Device.cublas_handle` takes twice as long.
 - `ForeignStream`: CuPy's ExternalStream is deprecated, and its successor takes no handles.
