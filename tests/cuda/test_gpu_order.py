@@ -170,9 +170,13 @@ def test_new_weights_on_another_stream(gpu, kernel):
         gpu.late(held, gpu.x, gpu.ours)
         with gpu.ours:
             cell = LSTMCell(gpu.cell.weights, backend="cuda", kernel=kernel)
-            if kernel is not None:  # make its copy of the weights again, as a Stepper of another kernel would
-                cell._engine.weights._interleaved.clear()
-                step_kernels.interleaved_for(cell._engine.weights, kernel)
+        if kernel is not None:  # make its copy of the weights again, as a Stepper of another kernel would
+            weights = cell._engine.weights
+            weights.interleaved(False).weight.fill(np.nan)
+            gpu.settle()
+            weights._interleaved.clear()
+            with gpu.ours:
+                step_kernels.interleaved_for(weights, kernel)
         with gpu.theirs:
             assert_same(cell(gpu.x, gpu.state).to_numpy(), wanted)
 
