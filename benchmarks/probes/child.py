@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks.brief import attempts, dry_run
+from benchmarks.brief import attempts, broken, dry_run
 
 if TYPE_CHECKING:
     from benchmarks.brief.rows import Rows
@@ -22,7 +22,7 @@ def measure(rows: Rows, *, until: float, dry: bool) -> int:
     if dry:
         dry_run.begin()
     from benchmarks.brief.clocks import clocks
-    from benchmarks.probes.gpu import BrokenError, Gpu
+    from benchmarks.probes.gpu import Gpu
 
     gpu = Gpu(dry=dry)
     if "machine" not in rows.content["facts"]:
@@ -38,7 +38,7 @@ def measure(rows: Rows, *, until: float, dry: bool) -> int:
                 if time.time() > until:
                     rows.end(name, "the time was up")
                     return 0
-        except BrokenError as error:
+        except broken.BrokenError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return attempts.BROKEN
         except Exception as error:  # of the compiler, for example; other probes may work

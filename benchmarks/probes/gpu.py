@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cupy
 import numpy as np
 
-from benchmarks.brief import source
+from benchmarks.brief import broken, source
 from benchmarks.brief.event_time import REPETITIONS, Timer, Times
 
 if TYPE_CHECKING:
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 # Of CUfunction_attribute; CuPy doesn't export it. Clusters of more than 8 blocks need it.
 _NON_PORTABLE_CLUSTERS = 14
 _UNSUPPORTED = ("INVALID_CLUSTER_SIZE", "COOPERATIVE_LAUNCH_TOO_LARGE")  # errors that say what a GPU can't do
-_STICKY = (214, *range(700, 730), 999)  # of cudaError_t: after these, all calls of the process fail
-
-
-class BrokenError(Exception):
-    """CUDA is broken for this process."""
 
 
 class Gpu:
@@ -81,7 +76,7 @@ class Gpu:
             times = Times(None, None) if why else self.timer.times(queue, repetitions=repetitions)
             why = why or self._complaint(lambda: None, complaint)
         except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:
-            self.check()
+            broken.check()
             state = "unsupported" if any(name in str(error) for name in _UNSUPPORTED) else "failed"
             return row | {"state": state, "why": str(error)}
         if why:
@@ -94,14 +89,6 @@ class Gpu:
     def _complaint(self, queue: Callable[[], object], complaint: Callable[[], str | None]) -> str | None:
         queue()
         return None if self.dry else complaint()
-
-    def check(self) -> None:
-        """Raise BrokenError if no call can succeed any more."""
-        try:
-            cupy.cuda.Device().synchronize()
-        except cupy.cuda.runtime.CUDARuntimeError as error:
-            if error.status in _STICKY:
-                raise BrokenError(str(error)) from error
 
 
 def _of_round(seconds: dict[str, float] | None, empty: dict[str, float] | None, rounds: int) -> dict[str, float] | None:

@@ -22,9 +22,9 @@ DEVICE uint4 load_from_l2(const uint4* from) {
   return value;
 }
 
-// What a block writes in an epoch. No two epochs, blocks or vectors have the same.
+// What a block writes in an epoch: something else in each epoch, block and vector.
 DEVICE uint4 slice_of(unsigned epoch, unsigned block, int vector) {
-  const unsigned word = epoch * 0x10001u + (block << 12) + vector;
+  const unsigned word = epoch * 0x9e3779b9u + (block << 12) + vector;
   return make_uint4(word, ~word, word ^ 0x5a5a5a5au, word + 0x01234567u);
 }
 

@@ -51,6 +51,7 @@ def _product_row(gpu: Gpu, kernel: Any, name: str) -> dict[str, Any]:
     def complaint() -> str | None:
         wanted = ROUNDS * fragments.sums(a @ b)[:, None]
         right = (out.get() == wanted).all()
+        out.fill(0)
         return None if right else "sums are wrong"
 
     row = gpu.row(f"mma {name}", queue, complaint=complaint, rounds=ROUNDS)
@@ -73,6 +74,7 @@ def _value_row(gpu: Gpu, kernel: Any, name: str) -> dict[str, Any]:
         queue(1)
         wanted = function(numbers.astype(float))
         off = np.abs(out.get() / wanted - 1).max()
+        out.fill(0)
         if not off < tolerance:
             return f"one evaluation is off by {off:.3g}"
         return None if np.isfinite(last).all() and last.all() else "the last numbers are wrong"
