@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ def measure(rows: Rows, *, until: float, dry: bool) -> int:
         rows.note(machine=machine(), busy_mhz=busy, clocks=clocks())
     capability = probe.capabilities()[0]
     by_id = {size.id: size for size in sizes(dry=dry)}
-    for name in rows.left(list(by_id)):
+    for number, name in enumerate(rows.left(list(by_id))):
         if time.time() > until:
             break
         rows.begin(name)
@@ -47,6 +48,8 @@ def measure(rows: Rows, *, until: float, dry: bool) -> int:
         if is_broken:
             return attempts.BROKEN
         rows.end(name)
+        if number == 0:
+            gc.freeze()  # or each collection would look at all of PyTorch
     rows.note(clocks_at_end=clocks())
     return 0
 

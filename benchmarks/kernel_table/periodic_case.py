@@ -31,9 +31,7 @@ class PeriodicCase(Case):
 
     @property
     def data(self) -> Data:
-        x, h, c = _one_period(self.N, self.dtype)
-        at = np.arange(self.B) % PERIOD
-        return Data(x[None, at], h[None, at], c[None, at], None)
+        return _data(self.B, self.N, self.dtype)
 
     @property
     def rows(self) -> np.ndarray:
@@ -44,6 +42,10 @@ class PeriodicCase(Case):
         h, c = _exact(self.N, self.dtype)
         at = self.rows % PERIOD
         return Result(h[None, at], c[None, at])
+
+    def assert_ordinary(self, result: Result) -> None:
+        """Do what Case does, for the rows that are compared: the median of all takes seconds."""
+        super().assert_ordinary(Result(result.h[:, self.rows], result.c[:, self.rows]))
 
 
 def case_of(size: Size) -> PeriodicCase:
@@ -62,6 +64,12 @@ def _one_period(N: int, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     rng, dtype_ = np.random.default_rng(1), _weights(N, dtype).dtype
     x, h, c = (rng.standard_normal((PERIOD, N), np.float32).astype(dtype_) for _ in range(3))
     return x, h, c.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def _data(B: int, N: int, dtype: str) -> Data:
+    at = np.arange(B) % PERIOD
+    return Data(*(array[None, at] for array in _one_period(N, dtype)), None)
 
 
 @functools.lru_cache(maxsize=4)

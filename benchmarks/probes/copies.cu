@@ -1,24 +1,15 @@
 // Copies and reads of vectors of 16 bytes, past the L1, and what checks them.
 #include "common.cuh"
 
-DEVICE uint4 load_from_l2(const uint4* from) {
-  uint4 value;
-  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(from)
-               : "memory");
-  return value;
-}
-
 DEVICE size_t first() { return blockIdx.x * (size_t)blockDim.x + threadIdx.x; }
 DEVICE size_t step() { return gridDim.x * (size_t)blockDim.x; }
 
 // `vectors` must be a multiple of 4 times the threads.
-extern "C" __global__ void __launch_bounds__(512) copy(uint4* to, const uint4* from, u64 vectors) {
+extern "C" __global__ void copy_vectors(uint4* to, const uint4* from, u64 vectors) {
   for (size_t k = first(); k < vectors; k += 4 * step()) {
     uint4 values[4];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) values[j] = load_from_l2(from + k + j * step());
+    for (int j = 0; j < 4; ++j) values[j] = __ldcg(from + k + j * step());
 #pragma unroll
     for (int j = 0; j < 4; ++j) to[k + j * step()] = values[j];
   }
@@ -26,14 +17,13 @@ extern "C" __global__ void __launch_bounds__(512) copy(uint4* to, const uint4* f
 
 // Each thread gets the xor of what it reads, in all passes. With an odd number of passes, that is of one
 // pass.
-extern "C" __global__ void __launch_bounds__(512)
-    read(unsigned* out, const uint4* from, u64 vectors, int passes) {
+extern "C" __global__ void read_vectors(unsigned* out, const uint4* from, u64 vectors, int passes) {
   unsigned sum = 0;
   for (int pass = 0; pass < passes; ++pass) {
     for (size_t k = first(); k < vectors; k += 4 * step()) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const uint4 value = load_from_l2(from + k + j * step());
+        const uint4 value = __ldcg(from + k + j * step());
         sum ^= value.x ^ value.y ^ value.z ^ value.w;
       }
     }
@@ -41,12 +31,12 @@ extern "C" __global__ void __launch_bounds__(512)
   out[first()] = sum;
 }
 
-extern "C" __global__ void fill(unsigned* to, u64 words, unsigned seed) {
+extern "C" __global__ void fill_words(unsigned* to, u64 words, unsigned seed) {
   for (size_t k = first(); k < words; k += step()) to[k] = mixed((unsigned)k ^ seed);
 }
 
-// Counts the words that `fill` did not write.
-extern "C" __global__ void differ(u64* counts, const unsigned* words, u64 count, unsigned seed) {
+// Counts the words that fill_words did not write.
+extern "C" __global__ void count_differences(u64* counts, const unsigned* words, u64 count, unsigned seed) {
   u64 wrong = 0;
   for (size_t k = first(); k < count; k += step()) wrong += words[k] != mixed((unsigned)k ^ seed);
   if (wrong) atomicAdd(&counts[0], wrong);

@@ -20,6 +20,7 @@ READS = (1 << 22, 1 << 24)
 PASSES = 9
 _THREADS, _BLOCKS_OF_SM = 512, 2
 _SEED = 7
+_CHECKING = (1024,), (256,)  # blocks and threads that fill and compare
 
 
 def probe(gpu: Gpu) -> Iterator[dict[str, Any]]:
@@ -43,7 +44,7 @@ def _grid(gpu: Gpu, vectors: int) -> int:
 
 def _filled(kernel: Callable[[str], Any], nbytes: int) -> Any:
     words = cupy.empty(nbytes // 4, np.uint32)
-    kernel("fill")((1024,), (256,), (words, np.uint64(words.size), np.uint32(_SEED)))
+    kernel("fill_words")(*_CHECKING, (words, np.uint64(words.size), np.uint32(_SEED)))
     return words
 
 
@@ -53,7 +54,7 @@ def _copy_rows(gpu: Gpu, kernel: Callable[[str], Any], size: int, stream: Any) -
     vectors = source.nbytes // 16
     grid = _grid(gpu, vectors)
     times = 20 if size < 1 << 28 else 2
-    copy = kernel("copy")
+    copy = kernel("copy_vectors")
     ways: dict[str, Callable[[], object]] = {
         "memcpy": lambda: target.data.copy_from_device_async(source.data, source.nbytes, stream),
         "kernel": lambda: copy((grid,), (_THREADS,), (target, source, np.uint64(vectors))),
@@ -63,7 +64,7 @@ def _copy_rows(gpu: Gpu, kernel: Callable[[str], Any], size: int, stream: Any) -
         target.data.memset_async(0xFF, target.nbytes, stream)
 
     def complaint() -> str | None:
-        kernel("differ")((1024,), (256,), (counts.array, target, np.uint64(target.size), np.uint32(_SEED)))
+        kernel("count_differences")(*_CHECKING, (counts.array, target, np.uint64(target.size), np.uint32(_SEED)))
         why = counts.complaint()
         poison()
         return why
@@ -92,7 +93,7 @@ def _read_row(gpu: Gpu, kernel: Callable[[str], Any], size: int) -> dict[str, An
     grid = _grid(gpu, vectors)
     out = cupy.empty(grid * _THREADS, np.uint32)
 
-    read = kernel("read")
+    read = kernel("read_vectors")
 
     def queue() -> None:
         read((grid,), (_THREADS,), (out, source, np.uint64(vectors), np.int32(PASSES)))

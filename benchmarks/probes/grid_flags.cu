@@ -13,15 +13,6 @@ DEVICE unsigned acquire(const unsigned* flag) {
   return value;
 }
 
-DEVICE uint4 load_from_l2(const uint4* from) {
-  uint4 value;
-  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(from)
-               : "memory");
-  return value;
-}
-
 // What a block writes in an epoch: something else in each epoch, block and vector.
 DEVICE uint4 slice_of(unsigned epoch, unsigned block, int vector) {
   const unsigned word = epoch * 0x9e3779b9u + (block << 12) + vector;
@@ -53,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(256)
     }
     if (__syncthreads_or(late)) break;
     for (int k = threadIdx.x; k < all; k += blockDim.x) {
-      wrong |= difference(load_from_l2(&buffer[k]), slice_of(epoch, k >> shift, k & (vectors - 1)));
+      wrong |= difference(__ldcg(&buffer[k]), slice_of(epoch, k >> shift, k & (vectors - 1)));
     }
   }
   if (wrong || late) atomicAdd(&counts[0], 1ULL);
