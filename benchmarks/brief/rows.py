@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.atomic_write import replace
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,7 +27,8 @@ class Rows:
         self.content: dict[str, Any] = {"facts": facts, "running": None, "units": {}, "rows": []}
         if facts is None:
             self.content = json.loads(path.read_text(encoding="utf-8"))
-        else:
+        self._lines = [json.dumps(row) for row in self.rows]  # made once, as a file is written often
+        if facts is not None:
             self.write()
 
     @property
@@ -56,6 +55,7 @@ class Rows:
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row."""
         self.rows.append(row)
+        self._lines.append(json.dumps(row))
         self.write()
 
     def end(self, unit: str, how: str = ENDED) -> None:
@@ -70,5 +70,9 @@ class Rows:
         self.write()
 
     def write(self) -> None:
-        """Replace the file."""
-        replace(self.path, (json.dumps(self.content, indent=1) + "\n").encode())
+        """Replace the file. The disk may have it later: it must survive the process and not the machine."""
+        head = json.dumps({**self.content, "rows": []}, indent=1)
+        lines = ",\n".join(self._lines)
+        temporary = self.path.with_name(f".{self.path.name}.writing")
+        temporary.write_text(head.replace('"rows": []', f'"rows": [\n{lines}\n ]') + "\n", encoding="utf-8")
+        temporary.replace(self.path)
