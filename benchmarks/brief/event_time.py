@@ -63,7 +63,9 @@ class Timer:
         stream.synchronize()
         if self.dry:
             return Times(None, None)
-        delay, gpu, host = _LEAST_DELAY, [], []
+        gpu: list[float] = []
+        host: list[float] = []
+        delay = _LEAST_DELAY
         while len(gpu) < repetitions:
             seconds, queued = self._once(queue, delay, stream)
             if queued > _AHEAD * delay:

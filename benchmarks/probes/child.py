@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.brief import attempts, broken, dry_run
 
@@ -49,7 +49,7 @@ def measure(rows: Rows, *, until: float, dry: bool) -> int:
     return 0
 
 
-def line(row: dict) -> str:
+def line(row: dict[str, Any]) -> str:
     """Return a row as a line for people."""
     name = f"{row['probe']}: {row['variant']}"
     if row["state"] != "measured":

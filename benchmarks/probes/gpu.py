@@ -111,16 +111,17 @@ class Packed:
         self._values = [_packed(value) for value in arguments]
         self._kept = arguments
         self._pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, self._values))
+        self._at = ctypes.addressof(self._pointers)
 
     def launch(self) -> None:
         """Launch on the current stream."""
-        stream, at = cupy.cuda.get_current_stream().ptr, ctypes.addressof(self._pointers)
-        cupy.cuda.driver.launchKernel(self._kernel.ptr, *self._sizes, 0, stream, at, 0)
+        stream = cupy.cuda.get_current_stream().ptr
+        cupy.cuda.driver.launchKernel(self._kernel.ptr, *self._sizes, 0, stream, self._at, 0)
 
     def launch_together(self) -> None:
         """Launch all blocks at once, or raise if the GPU has no room for them."""
-        stream, at = cupy.cuda.get_current_stream().ptr, ctypes.addressof(self._pointers)
-        cupy.cuda.driver.launchCooperativeKernel(self._kernel.ptr, *self._sizes, 0, stream, at)
+        stream = cupy.cuda.get_current_stream().ptr
+        cupy.cuda.driver.launchCooperativeKernel(self._kernel.ptr, *self._sizes, 0, stream, self._at)
 
 
 def _packed(value: Any) -> Any:

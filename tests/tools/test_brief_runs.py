@@ -68,7 +68,7 @@ def test_process_ends_with_the_time(attempt, monkeypatch):
     assert content["units"] == {"first": ENDED, "second": "the time was up"}
 
 
-def test_process_that_never_begins_is_not_repeated(attempt):
+def test_process_that_never_begins_runs_once(attempt):
     content = attempt("this is no Python")
     assert content["units"] == {}
     assert content["facts"]["failed"] == "the process ended with 1"

@@ -66,7 +66,7 @@ def test_wrong_data_is_not_timed(gpu):
     assert (row["state"], row["why"], gpu.timer.timed) == ("wrong", "2 words were wrong", 0)
 
 
-def test_data_that_goes_wrong_while_timed_is_refused(gpu):
+def test_data_that_goes_wrong_later_is_refused(gpu):
     complaints = iter([None, "later"])
     row = gpu.row("it", lambda: None, complaint=lambda: next(complaints))
     assert (row["state"], row["why"], gpu.timer.timed) == ("wrong", "later", 1)

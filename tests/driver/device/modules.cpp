@@ -141,6 +141,9 @@ CUresult cuGetErrorName(CUresult error, const char** name) {
     case CUDA_ERROR_LAUNCH_FAILED:
       *name = "CUDA_ERROR_LAUNCH_FAILED";
       break;
+    case CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE:
+      *name = "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE";
+      break;
     case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
       *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED";
       break;
