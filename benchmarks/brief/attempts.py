@@ -34,7 +34,12 @@ def run(command: Sequence[str], path: Path, units: list[str], *, until: float, p
     rows = Rows(path)
     while rows.left(units) and time.time() < until:
         left = rows.left(units)
-        how = _one(command, path, until=until + _GRACE, patience=patience)
+        try:
+            how = _one(command, path, until=until + _GRACE, patience=patience)
+        except KeyboardInterrupt:
+            rows = Rows(path)
+            rows.note(failed="interrupted")
+            break
         rows = Rows(path)
         if how is None:
             break

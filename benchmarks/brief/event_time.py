@@ -47,9 +47,9 @@ class Timer:
         """Keep all multiprocessors busy, and return their clock in MHz."""
         import cupy
 
-        blocks, threads = 8 * cupy.cuda.Device().attributes["MultiProcessorCount"], 256
+        blocks, threads = 8 * cupy.cuda.Device().attributes["MultiProcessorCount"], 256  # all that run at once
         out, measured = cupy.empty(blocks * threads, np.float32), cupy.empty(2, np.uint64)
-        self._busy((blocks // 8,), (threads,), (out, measured, np.uint64(1e9 * seconds)))
+        self._busy((blocks,), (threads,), (out, measured, np.uint64(1e9 * seconds)))
         cycles, nanoseconds = measured.get()
         return None if self.dry else 1e3 * float(cycles) / float(nanoseconds)
 

@@ -11,7 +11,7 @@ from benchmarks.brief import attempts, dry_run
 from benchmarks.brief.rows import ENDED, Rows
 from benchmarks.probes import child
 
-_PATIENCE = 12.0
+_PATIENCE = 15.0  # seconds: a process may take many to start
 
 
 def main(argv: list[str] | None = None) -> int:

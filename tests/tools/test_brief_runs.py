@@ -74,6 +74,14 @@ def test_process_that_never_begins_runs_once(attempt):
     assert content["facts"]["failed"] == "the process ended with 1"
 
 
+def test_interrupted_run_keeps_its_rows(attempt, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(attempts.time, "sleep", interrupt)
+    assert attempt("pass")["facts"]["failed"] == "interrupted"
+
+
 def test_rows_are_whole_after_each(tmp_path):
     path = tmp_path / "rows.json"
     rows = Rows(path, {"dry": False})
