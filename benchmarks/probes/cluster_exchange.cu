@@ -90,7 +90,7 @@ template <int BLOCKS, bool CLUSTER> DEVICE void exchange(u64* counts, int rounds
       for (int block = 0; block < BLOCKS; ++block)
         send(address_in(to, block), value, address_in(full, block));
     }
-    while (!late && !is_full<CLUSTER>(full, parity)) late = is_late(begun);
+    for (unsigned polls = 0; !late && !is_full<CLUSTER>(full, parity); ++polls) late = is_late(begun, polls);
     // Armed for the round after the next: until this block sends again, nobody sends to this buffer.
     if (threadIdx.x == 0) expect(full, bytes);
     for (int k = threadIdx.x; k < BLOCKS * vectors; k += blockDim.x) {

@@ -40,7 +40,9 @@ extern "C" __global__ void __launch_bounds__(256)
     __syncthreads();  // the slice is written, and all have read the buffer of the round before
     if (threadIdx.x == 0) release(&flags[blockIdx.x * distance], epoch);
     if (threadIdx.x < gridDim.x) {
-      while (!late && (int)(acquire(&flags[threadIdx.x * distance]) - epoch) < 0) late = is_late(begun);
+      const unsigned* flag = &flags[threadIdx.x * distance];
+      for (unsigned polls = 0; !late && (int)(acquire(flag) - epoch) < 0; ++polls)
+        late = is_late(begun, polls);
     }
     if (__syncthreads_or(late)) break;
     for (int k = threadIdx.x; k < all; k += blockDim.x) {
