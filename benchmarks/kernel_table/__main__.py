@@ -53,10 +53,18 @@ def _conclude(rows: Rows, units: list[str]) -> int:
     for title, lines in (
         ("Choices slower than the best by more than 5 %", slower),
         ("Wrong or failed", wrong),
-        ("Not measured", [f"{unit}: {why}" for unit, why in missing.items()]),
+        ("Not measured, by reason", [f"{why}: {', '.join(units)}" for why, units in _by_reason(missing).items()]),
     ):
         print(f"\n{title}: {len(lines) or 'none'}", *lines, sep="\n")
     return int(bool(wrong) or "failed" in rows.content["facts"])
+
+
+def _by_reason(missing: dict[str, str]) -> dict[str, list[str]]:
+    """Return the rows that were not measured, by why not."""
+    found: dict[str, list[str]] = {}
+    for unit, why in missing.items():
+        found.setdefault(why, []).append(unit)
+    return found
 
 
 if __name__ == "__main__":

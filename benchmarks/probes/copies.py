@@ -92,7 +92,6 @@ def _read_row(gpu: Gpu, kernel: Callable[[str], Any], size: int) -> dict[str, An
     vectors = size // 16
     grid = _grid(gpu, vectors)
     out = cupy.empty(grid * _THREADS, np.uint32)
-
     read = kernel("read_vectors")
 
     def queue() -> None:

@@ -79,7 +79,9 @@ def _row(gpu: Gpu, kernel: Any, stream: Any, about: tuple[int, str, str]) -> dic
     if row["state"] != "measured":
         return row
     trips, wrong = _trips(launch, stream, renew, complaint)
-    return row | ({"state": "wrong", "why": f"{wrong} of {TRIPS} trips"} if wrong else {"trip_seconds": trips})
+    if wrong:
+        return {"variant": row["variant"], "state": "wrong", "why": f"{wrong} of {TRIPS} trips"}
+    return row | {"trip_seconds": trips}
 
 
 def _lasting(complaint: Callable[[], str | None], launch: Callable[[], object]) -> Callable[[], str | None]:

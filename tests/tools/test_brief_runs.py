@@ -179,4 +179,4 @@ def test_dry_run_of_the_kernel_table(tmp_path):
     for size, row in zip(DRY_SIZES, content["rows"], strict=True):
         assert {name: row["figures"][name]["state"] for name in size.kernels} == dict.fromkeys(size.kernels, "dry")
         assert row["choice"] in size.kernels
-    assert "Not measured: none" in output
+    assert "Not measured, by reason: none" in output
