@@ -34,7 +34,7 @@ def choose(name: str | None) -> Backend:
         source, name = _VARIABLE, os.environ[_VARIABLE]
     if name is None:
         return _first_that_runs()
-    kind, index = _parse(source, name)
+    kind, index = parse(source, name)
     if kind == "numpy":
         return _NUMPY
     reason = unavailable_reason("cuda", index)
@@ -43,8 +43,12 @@ def choose(name: str | None) -> Backend:
     return _cuda(index)
 
 
-def _parse(source: str, name: Any) -> tuple[str, int]:
-    """Split "cuda:1" into its name and the device's index."""
+def parse(source: str, name: Any) -> tuple[str, int]:
+    """Split "cuda:1" into its name and the device's index. `source` is the argument's name.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
     kind, colon, index = name.partition(":") if isinstance(name, str) else ("", "", "")
     known = kind == "cuda" if colon else kind in ("numpy", "cuda")
     if not known or (colon and not (index.isascii() and index.isdigit())):
@@ -104,6 +108,42 @@ def _facts_of_gpus() -> list[tuple[str, str]]:
     for index, (text, capability) in enumerate(zip(describe_gpus(), capabilities(), strict=True)):
         rows += [(f"GPU {index}", text), ("", kernel_choice.describe(capability))]
     return rows
+
+
+def facts_of_gpu(index: int) -> dict[str, str]:
+    """Return facts about a GPU and what runs on it, by name. CUDA must be able to run."""
+    from fusedlstm.backends.cuda.runtime import about
+
+    return about.facts(index)
+
+
+def digest_of_kernels() -> str:
+    """Return the digest of the kernels' source files."""
+    from fusedlstm.backends.cuda.runtime import sources
+
+    return sources.digest()
+
+
+def lost(device: str) -> str | None:
+    """Return why a device that could be used can't be any more, or None. Such an error of CUDA ends with the process.
+
+    This waits for the device.
+    """
+    kind, index = parse("device", device)
+    if kind == "numpy":
+        return None
+    from fusedlstm.backends.cuda.runtime import about
+
+    return about.lost(index)
+
+
+def kernel_fails(device: str, kernel: str, *, planned: bool) -> str | None:
+    """Return why a kernel can't run on a GPU, or None. `planned` says whether its matmuls are made by cuBLASLt."""
+    from fusedlstm.backends.cuda.runtime import cublaslt, probe
+
+    if kernel == "matmul":
+        return cublaslt.why_not() if planned else None
+    return kernel_choice.reason_against_device(probe.capabilities()[parse("device", device)[1]])
 
 
 def backend_of(array: Array, name: str = "array") -> Backend:

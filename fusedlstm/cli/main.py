@@ -1,4 +1,4 @@
-"""The command line: fusedlstm info, run, convert and demo."""
+"""The command line: fusedlstm info, run, convert, demo and selftest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import fusedlstm
 from fusedlstm.arrays import dtypes
-from fusedlstm.backends import select
+from fusedlstm.backends import kernel_choice, select
 from fusedlstm.backends.numpy import blas
 from fusedlstm.cli import interrupts
 from fusedlstm.cli.run import run_files
@@ -39,8 +39,8 @@ _PACKAGES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the process's exit status.
 
-    0: done. 1: failed, or `convert --check` disagrees. 2: wrong usage. 3: `convert --check` could check nothing.
-    130: interrupted.
+    0: done. 1: failed, or `convert --check` or `selftest` disagrees. 2: wrong usage. 3: `convert --check` or `selftest`
+    could check nothing. 130: interrupted.
     """
     try:
         interrupts.begin()
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     description = "Step trained LSTMs on GPUs and in NumPy."
     parser = argparse.ArgumentParser(prog="fusedlstm", description=description, parents=[everywhere])
-    commands = parser.add_subparsers(required=True, metavar="{info,run,convert,demo}")
+    commands = parser.add_subparsers(required=True, metavar="{info,run,convert,demo,selftest}")
     add = functools.partial(commands.add_parser, parents=[everywhere])
 
     info = add("info", help="versions, backends and why one can't run, GPU, cache folder")
@@ -145,11 +145,56 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = add("demo", help="classify handwritten digits and compare with PyTorch")
     demo.set_defaults(command=_demo)
+    _add_selftest(add)
     for command in (run, demo):
         command.add_argument(
             "--backend", metavar="NAME", help="numpy, cuda or cuda:<index>; default: the best one here"
         )
     return parser
+
+
+def _add_selftest(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command `selftest`."""
+    from fusedlstm.selftest import arithmetics
+
+    command = add(
+        "selftest",
+        help="test the GPU and NumPy beside the formula, in under a minute",
+        description="Step small cells, sequences, Steppers and pools with every dtype and kernel, and compare with the "
+        "formula in float64. Each check prints a line when it has ended: the largest difference, what is allowed, and "
+        "the time. Exit with 1 if a check failed, and with 3 if nothing could be tested.",
+    )
+    command.add_argument(
+        "--backend", metavar="NAME", help="numpy, cuda or cuda:<index>; default: the first GPU and NumPy"
+    )
+    command.add_argument(
+        "--dtype",
+        action="extend",
+        nargs="+",
+        choices=arithmetics.NAMES,
+        help='what to multiply with; tf32 is float32 with precision="high"; default: all',
+    )
+    command.add_argument(
+        "--kernel",
+        action="extend",
+        nargs="+",
+        choices=kernel_choice.NAMES,
+        help="the kernels to test on a GPU; default: all that serve the dtype, and NumPy",
+    )
+    command.add_argument(
+        "--seconds", type=_seconds, metavar="S", help="begin no check after this time; the others are named"
+    )
+    command.add_argument(
+        "--json", metavar="FILE", help="write all results there, for a bug report; replaced after every check"
+    )
+    command.set_defaults(command=_selftest)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if (seconds := float(text)) > 0:
+            return seconds
+    raise argparse.ArgumentTypeError(f"wanted a number of seconds above 0; got {text!r}")
 
 
 def _add_convert(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -276,6 +321,19 @@ def _demo(options: argparse.Namespace) -> int:
     result = digits.run(options.backend)
     _say(str(result))
     return 0 if result.passed else 1
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    from fusedlstm.cli.selftest import selftest
+
+    return selftest(
+        _say,
+        backend=options.backend,
+        names=options.dtype,
+        kernels=options.kernel,
+        seconds=options.seconds,
+        json_path=options.json,
+    )
 
 
 def _run(options: argparse.Namespace) -> int:

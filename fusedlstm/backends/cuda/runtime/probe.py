@@ -60,7 +60,7 @@ def _reason(cupy: Any, error: Exception) -> str:
     if driver == 0:
         return "there is no NVIDIA driver"
     if getattr(error, "status", None) == _INSUFFICIENT_DRIVER:
-        wants, has = _version(int(runtime.runtimeGetVersion())), _version(driver)
+        wants, has = version(int(runtime.runtimeGetVersion())), version(driver)
         return f"the NVIDIA driver is too old: it supports CUDA {has}, and this CuPy is made for CUDA {wants}"
     if getattr(error, "status", None) == _NO_DEVICE:
         return _NO_GPU
@@ -97,7 +97,8 @@ def _cannot_compile_for(index: int) -> str | None:
     return None
 
 
-def _version(number: int) -> str:
+def version(number: int) -> str:
+    """Return a version of CUDA in words, such as "13.0" for 13000."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
@@ -128,7 +129,7 @@ def describe_gpus() -> list[str]:
     import cupy
 
     runtime = cupy.cuda.runtime
-    driver = _version(int(runtime.driverGetVersion()))
+    driver = version(int(runtime.driverGetVersion()))
     texts = []
     for index in range(int(runtime.getDeviceCount())):
         about = runtime.getDeviceProperties(index)

@@ -1,0 +1,1 @@
+"""The checks of the command `fusedlstm selftest`: each runs a backend beside the readable formula."""
