@@ -14,10 +14,10 @@ from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.cell import CudaCell
 from fusedlstm.backends.cuda.fused_cell import FusedCell
 from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise, launch_select
-from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
+from fusedlstm.backends.cuda.layer_step import ROWS_OF_A_POOL, batch_step, layer_kernels, slot_step
 from fusedlstm.backends.cuda.pool import CudaPool
 from fusedlstm.backends.cuda.runtime import fork
-from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
+from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan
 from fusedlstm.backends.cuda.runtime.streams import Exported, Order, Turns
 from fusedlstm.backends.cuda.runtime.strides import span
 from fusedlstm.backends.cuda.stepper import CudaStepper
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
-
-# A pool's kernels are chosen for steps of this many rows, or of all slots if it has fewer.
-_ROWS_OF_A_POOL = 1024
 
 
 @functools.cache
@@ -201,15 +198,7 @@ class CudaBackend:
         """
         sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
         about = weights.dtype.name, engines[0].precision
-        forced, capability = engines[0].kernel, self._capability
-        kernels = kernel_choice.choose_layers(B, sizes, *about, capability, forced=forced)
-        if (
-            "matmul" in kernels
-            and forced is None
-            and why_not()
-            and kernel_choice.reason_against_device(capability) is None
-        ):
-            kernels = kernel_choice.one_kernel_layers(B, sizes, *about)
+        kernels = layer_kernels(B, sizes, *about, self._capability, engines[0].kernel)
         if "matmul" in kernels:
             check_can_plan()
         return kernels
@@ -233,7 +222,7 @@ class CudaBackend:
     def pool_engine(self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int) -> CudaPool:
         """Return an engine for a pool."""
         fork.check_process()
-        kernels = self._kernels(weights, engines, min(capacity, _ROWS_OF_A_POOL))
+        kernels = self._kernels(weights, engines, min(capacity, ROWS_OF_A_POOL))
         with self._device:
             turns = Turns(self._index)
             return CudaPool(engines, slot_step(engines, weights.residual, capacity, kernels, turns), turns)
