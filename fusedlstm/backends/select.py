@@ -15,8 +15,12 @@ from fusedlstm.errors import BackendUnavailableError
 from fusedlstm.validation.arguments import check_no_grad, describe_type, fail
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.backends.base import Backend
+    from fusedlstm.backends.cuda.prefill import Filled
+    from fusedlstm.backends.uses import Use
 
 _VARIABLE = "FUSEDLSTM_BACKEND"
 _NUMPY = NumpyBackend()
@@ -124,6 +128,22 @@ def digest_of_kernels() -> str:
     return sources.digest()
 
 
+def compile_uses(uses: Sequence[Use], capability: int, *, jobs: int | None = None, folder: str | None = None) -> Filled:
+    """Compile what uses of weights need on a GPU; see `prefill.compile_uses`. No GPU is needed.
+
+    Raises:
+        BackendUnavailableError: kernels can't be compiled here.
+    """
+    from fusedlstm.backends.cuda.runtime import probe
+
+    reason = probe.why_not_compile()
+    if reason is not None:
+        raise BackendUnavailableError(f"kernels can't be compiled here: {reason}")
+    from fusedlstm.backends.cuda import prefill
+
+    return prefill.compile_uses(uses, capability, jobs=jobs, folder=folder)
+
+
 def lost(device: str) -> str | None:
     """Return why a device that could be used can't be any more, or None. Such an error of CUDA ends with the process.
 
@@ -137,13 +157,18 @@ def lost(device: str) -> str | None:
     return about.lost(index)
 
 
-def kernel_fails(device: str, kernel: str, *, planned: bool) -> str | None:
-    """Return why a kernel can't run on a GPU, or None. `planned` says whether its matmuls are made by cuBLASLt."""
-    from fusedlstm.backends.cuda.runtime import cublaslt, probe
+def capability(index: int) -> int:
+    """Return a GPU's compute capability, 90 for 9.0. CUDA must be able to run."""
+    from fusedlstm.backends.cuda.runtime import probe
 
-    if kernel == "matmul":
-        return cublaslt.why_not() if planned else None
-    return kernel_choice.reason_against_device(probe.capabilities()[parse("device", device)[1]])
+    return probe.capabilities()[index]
+
+
+def reason_against_plans() -> str | None:
+    """Return why Steppers and pools can't step by matmul on a GPU, or None. CUDA must be able to run."""
+    from fusedlstm.backends.cuda.runtime import cublaslt
+
+    return cublaslt.why_not()
 
 
 def backend_of(array: Array, name: str = "array") -> Backend:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from fusedlstm.backends import kernel_choice, select
 from fusedlstm.selftest import arithmetics
 from fusedlstm.selftest.arithmetics import ARITHMETICS
 from fusedlstm.selftest.checks import NUMPY, checks_on, grouped
+from fusedlstm.selftest.needs import uses_of
 from fusedlstm.selftest.report import Report
 from fusedlstm.selftest.running import PASSED, Run
 from fusedlstm.validation.arguments import fail
@@ -58,7 +60,9 @@ def selftest(
     report = Report(json_path, _facts(unavailable), not_tested)
     for group in not_tested:
         say(f"not tested: {group}")
-    run = Run([check for check, reason in reasons.items() if reason is None], seconds)
+    checks = [check for check, reason in reasons.items() if reason is None]
+    run = Run(checks, seconds)
+    _compile(say, checks)
     while (check := run.begin()) is not None:
         report.write(check)  # before it begins, as it may crash
         report.results.append(run.finish(check))
@@ -109,7 +113,29 @@ def _reason(check: Check, unavailable: dict[str, str | None]) -> str | None:
         return str(error)
     if check.kernel == NUMPY:
         return None
-    return select.kernel_fails(check.device, check.kernel, planned=check.kind in ("stepper", "pool"))
+    if check.kernel == "matmul":
+        return select.reason_against_plans() if check.kind in ("stepper", "pool") else None
+    return kernel_choice.reason_against_device(_capability(check.device))
+
+
+def _capability(device: str) -> int:
+    return select.capability(select.parse("device", device)[1])
+
+
+def _compile(say: Callable[[str], None], checks: Sequence[Check]) -> None:
+    """Compile what checks on a GPU need, in several threads. If that fails, the checks compile it themselves."""
+    on_gpu = [check for check in checks if check.kernel != NUMPY]
+    if not on_gpu:
+        return
+    start = time.perf_counter()
+    try:
+        filled = select.compile_uses(uses_of(on_gpu), _capability(on_gpu[0].device))
+    except (OSError, RuntimeError) as error:
+        say(f"kernels are compiled when they are needed: {error}")
+        return
+    counts = f"{filled.compiled} compiled, {filled.there} were there"
+    failing = f", {len(filled.errors)} don't compile" if filled.errors else ""
+    say(f"kernels: {counts}{failing}, {time.perf_counter() - start:.1f} s")
 
 
 def _facts(unavailable: dict[str, str | None]) -> dict[str, str]:

@@ -1,11 +1,9 @@
 """The kernels that a use of weights is expected to load are those that it loads."""
 
-import numpy as np
 import pytest
 
 from fusedlstm import LSTMWeights, StackedWeights
-from fusedlstm.backends import kernel_choice
-from fusedlstm.backends.uses import OBJECTS, Use
+from fusedlstm.backends.uses import Use
 
 from support.backends import needs_cuda
 from support.cells import functions_of

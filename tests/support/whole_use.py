@@ -31,7 +31,7 @@ def _noting(method, names):
 
 
 def everything(use):
-    """Make what a `uses.Use` says, and step it: with and without resets, and with arrays of any strides if it says so."""
+    """Step what a `uses.Use` says: with and without resets, and with arrays of any strides if it says so."""
     options = {"precision": use.precision, "batch_invariant": use.batch_invariant, "kernel": use.kernel}
     lstm = LSTM(use.weights, backend="cuda", **options)
     cells = isinstance(use.weights, LSTMWeights)
@@ -84,20 +84,17 @@ def _call(cell, B, contiguous):
 
 
 def _sequences(lstm, B, contiguous):
-    arrays = Arrays(lstm, contiguous=contiguous)
-    xs = lstm.xp.zeros((3, B, lstm.weights.input_size), lstm.dtype)
-    for is_first in (None, np.ones((3, B), bool)):
-        lstm(xs, is_first=is_first)
-    lstm(xs, lengths=[2] * B)
-    if lstm.weights.bidirectional:
-        return
-    wide = lstm.zero_state(0)[0].c.dtype
+    arrays, wide = Arrays(lstm, contiguous=contiguous), lstm.zero_state(0)[0].c.dtype
+    lstm(lstm.xp.zeros((3, B, lstm.weights.input_size), lstm.dtype), lengths=[2] * B)
     for of_x, of_c in itertools.product(arrays.ways, repeat=2):
+        xs = of_x(3 * B, lstm.weights.input_size, lstm.dtype)
+        xs = lstm.xp.lib.stride_tricks.as_strided(xs, (3, B, xs.shape[1]), (B * xs.strides[0], *xs.strides))
         states = tuple(
             LSTMState(h=of_x(B, layer.output_size, lstm.dtype), c=of_c(B, layer.hidden_size, wide))
             for layer in lstm.weights.layers
         )
-        lstm.step(of_x(B, lstm.weights.input_size, lstm.dtype), states, is_first=[True] * B)
+        for is_first in (None, np.ones((3, B), bool)):
+            lstm(xs, states, is_first=is_first)
 
 
 def _step(owner, B):
@@ -118,7 +115,7 @@ def _pool(owner, B, contiguous):
         pool.prepare(B)
         on_device = owner.xp.asarray(slots)
         for rows in range(1, B + 1) if B < 9 else (1, 2, 8, 9, 33, B):
-            for of_x in arrays.ways:
+            for of_x in (arrays.plain, *arrays.ways):
                 for out in arrays.outs(rows, layers.output_size, owner.dtype):
                     x = of_x(rows, layers.input_size, owner.dtype)
                     for some in (slots[:rows], on_device[:rows]):

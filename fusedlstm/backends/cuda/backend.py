@@ -14,10 +14,10 @@ from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.cell import CudaCell
 from fusedlstm.backends.cuda.fused_cell import FusedCell
 from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise, launch_select
-from fusedlstm.backends.cuda.layer_step import ROWS_OF_A_POOL, batch_step, layer_kernels, slot_step
+from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
 from fusedlstm.backends.cuda.pool import CudaPool
 from fusedlstm.backends.cuda.runtime import fork
-from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan
+from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
 from fusedlstm.backends.cuda.runtime.streams import Exported, Order, Turns
 from fusedlstm.backends.cuda.runtime.strides import span
 from fusedlstm.backends.cuda.stepper import CudaStepper
@@ -198,7 +198,8 @@ class CudaBackend:
         """
         sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
         about = weights.dtype.name, engines[0].precision
-        kernels = layer_kernels(B, sizes, *about, self._capability, engines[0].kernel)
+        forced, can_plan = engines[0].kernel, why_not() is None
+        kernels = kernel_choice.runnable_layers(B, sizes, *about, self._capability, forced=forced, can_plan=can_plan)
         if "matmul" in kernels:
             check_can_plan()
         return kernels
@@ -222,7 +223,7 @@ class CudaBackend:
     def pool_engine(self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int) -> CudaPool:
         """Return an engine for a pool."""
         fork.check_process()
-        kernels = self._kernels(weights, engines, min(capacity, ROWS_OF_A_POOL))
+        kernels = self._kernels(weights, engines, min(capacity, kernel_choice.ROWS_OF_A_POOL))
         with self._device:
             turns = Turns(self._index)
             return CudaPool(engines, slot_step(engines, weights.residual, capacity, kernels, turns), turns)

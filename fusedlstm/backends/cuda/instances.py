@@ -1,11 +1,13 @@
 """List the instances of kernels that a use of weights loads, without a GPU, so that they can be compiled before.
 
-This repeats the conditions of launches, in terms of sizes and options. A test compares both.
+This repeats the conditions of launches, in terms of sizes and options. A test compares both. It imports no cuBLAS,
+which a machine that only compiles may lack.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,8 +15,6 @@ from typing import TYPE_CHECKING
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda import kernels, step_kernels
-from fusedlstm.backends.cuda.layer_step import ROWS_OF_A_POOL, layer_kernels
-from fusedlstm.backends.cuda.runtime.cublaslt import why_not
 from fusedlstm.backends.cuda.tiles import tile_of
 from fusedlstm.validation.weights import as_layers
 
@@ -52,13 +52,14 @@ class _Uses:
             raise ValueError(f"{self._forced} can't run there: {reason}")
         self._layers = [_Layer(layer) for layer in weights.layers]
         self._sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
+        self._can_plan = importlib.util.find_spec("nvmath") is not None  # cublaslt.why_not() needs cuBLAS, too
         self._batches = ROWS if use.batches is None else tuple(use.batches)
 
     def all(self) -> Iterator[Kernel]:
         objects = self._use.objects
-        for layer in self._layers:
+        for k, layer in enumerate(self._layers):
             if "cell" in objects or "sequence" in objects:
-                yield from self._plain(layer)
+                yield from self._plain(layer, is_upper=k >= self._weights.num_directions)
             if "sequence" in objects:
                 yield from (kernels.select_kernel(layer.dtype), kernels.select_kernel(layer.gates))
                 if any(self._weights.residual):
@@ -68,19 +69,24 @@ class _Uses:
         if "pool" in objects and not self._weights.bidirectional:
             yield from self._pools()
 
-    def _plain(self, layer: _Layer) -> Iterator[Kernel]:
-        """Yield the kernels of a cell's calls."""
+    def _plain(self, layer: _Layer, *, is_upper: bool) -> Iterator[Kernel]:
+        """Yield the kernels of a cell's calls. An upper layer's x is contiguous, as the layer below has made it."""
+        contiguous = self._use.contiguous
         if self._forced in (None, "matmul"):
-            yield from layer.pointwise(contiguous=self._use.contiguous)
+            yield from layer.pointwise(contiguous=contiguous)
             return
         kernel = str(self._forced)
         yield from layer.interleaving(kernel)
         for B in self._batches:
-            staged = layer.staged_alone(B, slices="sequence" in self._use.objects) if self._use.contiguous else _EITHER
-            yield from layer.step(kernel, B, staged, odd=not self._use.contiguous, odd_m=not self._use.contiguous)
+            x, h = layer.staged(B, slices="sequence" in self._use.objects)
+            x, h = (x if contiguous or is_upper else _EITHER), (h if contiguous else _EITHER)
+            staged = {of_x and of_h for of_x, of_h in itertools.product(x, h)}
+            yield from layer.step(kernel, B, staged, odd=not contiguous, odd_m=not contiguous)
 
     def _chosen(self, B: int) -> tuple[str, ...]:
-        return layer_kernels(B, self._sizes, *self._about, self._capability, self._forced)
+        return kernel_choice.runnable_layers(
+            *(B, self._sizes, *self._about, self._capability), forced=self._forced, can_plan=self._can_plan
+        )
 
     def _steppers(self) -> Iterator[Kernel]:
         for B in self._batches:
@@ -90,7 +96,7 @@ class _Uses:
                 for layer, kernel in zip(self._layers, chosen, strict=True):
                     yield from layer.interleaving(kernel)
                     yield from layer.step(kernel, B, {True}, odd=False, odd_m=False)
-            elif why_not() is None:
+            elif self._can_plan:
                 yield from self._matmul(is_pool=False)
 
     def _matmul(self, *, is_pool: bool) -> Iterator[Kernel]:
@@ -106,12 +112,12 @@ class _Uses:
         steps = ROWS if self._use.batches is None else (*(B for B in ROWS if largest > B), largest)
         dtype = self._layers[0].dtype
         for capacity in sorted({largest, *(each for each in ROWS if each >= largest)}):
-            if "matmul" not in self._chosen(min(capacity, ROWS_OF_A_POOL)):
+            if "matmul" not in self._chosen(min(capacity, kernel_choice.ROWS_OF_A_POOL)):
                 yield from (kernels.check_kernel(), kernels.state_rows_kernel(), kernels.reset_kernel(dtype))
                 for B in steps:
                     if capacity >= B:
                         yield from self._pool_step(B)
-            elif why_not() is None:
+            elif self._can_plan:
                 yield kernels.gather_kernel(dtype)
                 yield from self._matmul(is_pool=True)
 
@@ -166,12 +172,11 @@ class _Layer:
         if self._projects:
             yield kernels.pad_kernel(self.dtype, rounded)
 
-    def staged_alone(self, B: int, *, slices: bool) -> set[bool]:
+    def staged(self, B: int, *, slices: bool) -> list[set[bool]]:
         """Return whether contiguous x and h of B rows can be staged. With `slices`, one row may begin anywhere."""
-        fits = all(columns * self.dtype.itemsize % _STAGED == 0 for columns in (self._I, self._P))
-        if B > 1 or fits:
-            return {fits}
-        return _EITHER if slices else {True}
+        of_one_row = _EITHER if slices else {True}
+        fit = (columns * self.dtype.itemsize % _STAGED == 0 for columns in (self._I, self._P))
+        return [{True} if fits else {False} if B > 1 else of_one_row for fits in fit]
 
     def step(self, kernel: str, B: int, staged: set[bool], *, odd: bool, odd_m: bool) -> Iterator[Kernel]:
         """Yield the kernels of a step.

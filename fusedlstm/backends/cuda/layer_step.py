@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.fused_batch import FusedBatch
 from fusedlstm.backends.cuda.fused_slots import FusedSlots
 from fusedlstm.backends.cuda.matmul_batch import MatmulBatch
 from fusedlstm.backends.cuda.matmul_slots import MatmulSlots
-from fusedlstm.backends.cuda.runtime.cublaslt import why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,9 +21,6 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell
     from fusedlstm.backends.cuda.runtime.streams import Turns
     from fusedlstm.state import LSTMState
-
-# A pool's kernels are chosen for steps of this many rows, or of all slots if it has fewer.
-ROWS_OF_A_POOL = 1024
 
 
 class BatchStep(Protocol):
@@ -112,24 +107,6 @@ class SlotStep(Protocol):
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
         """See `PoolEngine.prepare`. The work is queued on the current stream."""
-
-
-def layer_kernels(
-    B: int,
-    sizes: tuple[tuple[int, int, int], ...],
-    dtype: str,
-    precision: str,
-    capability: int,
-    forced: str | None,
-) -> tuple[str, ...]:
-    """Return the kernel of each layer: the named one, else the table's, but not matmul if it can't be planned here.
-
-    If no other kernel can run, that is matmul even then. The arguments are those of `kernel_choice.choose_layers`.
-    """
-    kernels = kernel_choice.choose_layers(B, sizes, dtype, precision, capability, forced=forced)
-    if "matmul" in kernels and forced is None and why_not() and kernel_choice.reason_against_device(capability) is None:
-        return kernel_choice.one_kernel_layers(B, sizes, dtype, precision)
-    return kernels
 
 
 def batch_step(
