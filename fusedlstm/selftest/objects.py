@@ -155,6 +155,7 @@ def _pool(case: _Case) -> Comparison:
     """Step shuffled slots with padding rows, without and with flags, and look at all slots."""
     found, asarray = case.comparison(), case.owner.asarray
     pool: Any = StatePool(case.owner, capacity=case.B + 9)
+    pool.prepare(case.B)
     live = pool.allocate(case.B + 3)
     pool.release(live[:1])
     live = live[1:]

@@ -49,7 +49,7 @@ class _Uses:
         self._forced = kernel_choice.invariant(*self._about) if use.batch_invariant else use.kernel
         reason = kernel_choice.reason_against_device(capability)
         if self._forced not in (None, "matmul") and reason:
-            raise ValueError(f"{self._forced} can't run there: {reason}")
+            raise ValueError(f"kernel {self._forced!r} can't run there: {reason}")
         self._layers = [_Layer(layer) for layer in weights.layers]
         self._sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
         self._can_plan = importlib.util.find_spec("nvmath") is not None  # cublaslt.why_not() needs cuBLAS, too
