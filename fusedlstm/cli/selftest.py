@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import platform
 import time
 from typing import TYPE_CHECKING
@@ -62,6 +63,7 @@ def selftest(
         say(f"not tested: {group}")
     checks = [check for check, reason in reasons.items() if reason is None]
     run = Run(checks, seconds)
+    report.write(None)
     _compile(say, checks)
     while (check := run.begin()) is not None:
         report.write(check)  # before it begins, as it may crash
@@ -140,6 +142,7 @@ def _compile(say: Callable[[str], None], checks: Sequence[Check]) -> None:
 
 def _facts(unavailable: dict[str, str | None]) -> dict[str, str]:
     facts = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "fusedlstm": fusedlstm.__version__,
         "kernels": select.digest_of_kernels(),
         "Python": f"{platform.python_version()} on {platform.platform()}",

@@ -22,8 +22,9 @@ class Arithmetic:
     c: float
 
 
-# float64 and float32: some 50 units in the last place, for sums of up to a hundred products. 16 bits: h is rounded once
-# by half a unit, and the other half is for what is rounded before. TF32: products of numbers with 10-bit mantissas.
+# Units in the last place just below 1: 90 of float64 and 50 of float32, for sums of up to a hundred products; 4 of
+# TF32, whose products are of numbers with 10-bit mantissas; 1 of 16 bits, as h is rounded by half a unit, and the other
+# half is for what is rounded before.
 ARITHMETICS = {
     "float64": Arithmetic("float64", "highest", h=1e-14, c=1e-14),
     "float32": Arithmetic("float32", "highest", h=3e-6, c=3e-6),

@@ -48,8 +48,15 @@ def compared(use, monkeypatch):
     return loaded - listed, listed - loaded
 
 
-@pytest.mark.parametrize(("dtype", "kernel"), KERNELS)
-@pytest.mark.parametrize("name", WEIGHTS)
+# Each form of weights with two kernels, and each kernel with about four forms. The others run at night.
+CASES = [
+    pytest.param(name, *kernel, marks=[pytest.mark.nightly] * ((row + column) % len(KERNELS) > 1))
+    for row, name in enumerate(WEIGHTS)
+    for column, kernel in enumerate(KERNELS)
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "kernel"), CASES)
 def test_listed_instances_are_loaded(name, dtype, kernel, monkeypatch):
     use = Use(weights_of(name, dtype), kernel=kernel, batches=(5, 40))
     assert compared(use, monkeypatch) == (set(), set())
