@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OBJECTS = ("cell", "sequence", "stepper", "pool")
 NUMPY = "numpy"  # in the place of a kernel's name
 # Numbers of rows. "tensor_small" and "simt" have other tiles for few rows.
-_ROWS = {
+ROWS = {
     NUMPY: (5, 70),
     "matmul": (5, 70),
     "tensor_large": (140,),
@@ -114,7 +114,7 @@ def checks_on(device: str, names: Sequence[str], kernels: Sequence[str]) -> Iter
                 if on_cpu and kind == "pool" and not options:  # there, all slots are on the host
                     continue
                 every = form == CELLS[0] and not options
-                for B in _ROWS[kernel] if every else _ROWS[kernel][-1:]:
+                for B in ROWS[kernel] if every else ROWS[kernel][-1:]:
                     yield Check(device, kind, name, kernel, form, B, **options)
             if (kind, kernel) == ("stepper", "simt"):
                 yield Check(device, kind, name, kernel, CELLS[0], _MANY_ROWS)

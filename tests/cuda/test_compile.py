@@ -397,27 +397,27 @@ def test_compiled_once_and_kept(tmp_path, monkeypatch):
     compiled = []
     real = compiler.compile_kernel
     monkeypatch.setattr(compiler, "compile_kernel", lambda *a: compiled.append(a) or real(*a))
-    first = compiler.kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
-    assert compiler.kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90") == first
+    first = compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
+    assert compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90") == first
     assert len(compiled) == 1
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    assert compiler.kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90") == first
+    assert compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90") == first
     assert len(compiled) == 2
-    compiler.kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_80")
+    compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_80")
     monkeypatch.setattr(compiler.sources, "digest", lambda: "another")
-    compiler.kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
+    compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
     assert len(compiled) == 4
     monkeypatch.setattr(compiler.nvrtc, "getVersion", lambda: (99, 9))
     monkeypatch.setattr(compiler, "compile_kernel", lambda *a: compiled.append(a) or (*first, ""))
-    compiler.kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
+    compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
     assert len(compiled) == 5, "another NVRTC should compile again"
 
 
 def test_compile_seconds_are_logged(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "cache"))
     with caplog.at_level("INFO", logger="fusedlstm"):
-        compiler.kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
+        compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
     assert re.search(r"compiled lstm_clip<float> for -arch=sm_90 in \d+\.\d\d s", caplog.text)
 
 

@@ -102,22 +102,17 @@ def fill(kernels: Iterable[Instance], capability: int, jobs: int) -> Filled:
     arch = compiler.architecture(str(capability))
     compiler.cuda_headers()  # fails once, instead of for every kernel
 
-    def ensure(kernel: Instance) -> tuple[bool, int] | str:
-        about = kernel.file, kernel.name, arch
-        there = compiler.kept_bytes(*about)
-        if there is not None:
-            return True, there
+    def keep(kernel: Instance) -> tuple[bool, int] | str:
         try:
-            compiler.kept_or_compiled(*about)
+            return compiler.keep(kernel.file, kernel.name, arch)
         except RuntimeError as error:
             return str(error)
-        size = compiler.kept_bytes(*about)
-        if size is None:
-            raise OSError(f"{place}: compiled kernels can't be written there")
-        return False, size
 
-    with ThreadPoolExecutor(jobs) as threads:
-        ended = list(threads.map(ensure, kernels))
+    threads = ThreadPoolExecutor(jobs)
+    try:
+        ended = list(threads.map(keep, kernels))
+    finally:
+        threads.shutdown(cancel_futures=True)  # after an interrupt, or if the disk is full
     kept = [each for each in ended if not isinstance(each, str)]
     there = sum(was_there for was_there, _ in kept)
     return Filled(

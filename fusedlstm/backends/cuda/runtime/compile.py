@@ -99,21 +99,32 @@ def cuda_headers() -> str:
     return str(found)
 
 
-def cache_name(file: str, name: str, arch: str) -> str:
+def _cache_name(file: str, name: str, arch: str) -> str:
     """Return the name of the cached file of an instance. Everything that its code depends on is part of it."""
     about = (sources.digest(), file, name, arch, _FLAGS, nvrtc.getVersion())
     return hashlib.sha256(json.dumps(about).encode()).hexdigest() + ".kernel"
 
 
-def kept_bytes(file: str, name: str, arch: str) -> int | None:
-    """Return the size of an instance's code if it is cached, or None."""
-    kept = _unpack(cache.read(cache_name(file, name, arch)))
-    return None if kept is None else len(kept[1])
+def keep(file: str, name: str, arch: str) -> tuple[bool, int]:
+    """Compile an instance unless it is cached. Return whether it was, and the bytes of its code.
+
+    Raises:
+        RuntimeError: the compiler's errors.
+        OSError: it can't be written to the cache.
+    """
+    key = _cache_name(file, name, arch)
+    there = kept = _unpack(cache.read(key))
+    if kept is None:
+        _kept_or_compiled(file, name, arch)
+        kept = _unpack(cache.read(key))
+    if kept is None:
+        raise OSError(f"{cache.folder()}: compiled kernels can't be written there")
+    return there is not None, len(kept[1])
 
 
-def kept_or_compiled(file: str, name: str, arch: str) -> tuple[str, bytes]:
+def _kept_or_compiled(file: str, name: str, arch: str) -> tuple[str, bytes]:
     """Return a function's mangled name and code, from the disk if an equal compilation was cached."""
-    key = cache_name(file, name, arch)
+    key = _cache_name(file, name, arch)
     kept = _unpack(cache.read(key))
     if kept is not None:
         return kept
@@ -184,7 +195,7 @@ class Kernel:
 
     def _load(self, device: int) -> Any:
         arch = architecture(cupy.cuda.Device(device).compute_capability)
-        mangled, code = kept_or_compiled(self.file, self.name, arch)
+        mangled, code = _kept_or_compiled(self.file, self.name, arch)
         module = cupy.cuda.Module()
         module.load(code)
         function = module.get_function(mangled)
