@@ -76,7 +76,7 @@ def _add_selftest(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `selftest`."""
     command = add(
         "selftest",
-        help="test the GPU and NumPy beside the formula, in under a minute",
+        help="test the GPU and NumPy against the formula, in under a minute",
         description="Step small cells, sequences, Steppers and pools with every dtype and kernel, and compare with the "
         "formula in float64. Each check prints a line when it has ended: the largest difference, what is allowed, and "
         "the time. Exit with 1 if a check failed, and with 3 if nothing could be tested.",

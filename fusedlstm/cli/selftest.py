@@ -1,4 +1,4 @@
-"""Test the backends beside the formula, for the command `fusedlstm selftest`."""
+"""Test the backends against the formula, for the command `fusedlstm selftest`."""
 
 from __future__ import annotations
 

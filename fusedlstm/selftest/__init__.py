@@ -1,1 +1,1 @@
-"""The checks of the command `fusedlstm selftest`: each runs a backend beside the readable formula."""
+"""The checks of the command `fusedlstm selftest`: each compares an object of a backend with the formula."""

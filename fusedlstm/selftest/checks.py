@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusedlstm.backends import kernel_choice
+from fusedlstm.backends.uses import OBJECTS
 from fusedlstm.selftest import arithmetics
 from fusedlstm.selftest.cells import CELLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-OBJECTS = ("cell", "sequence", "stepper", "pool")
 NUMPY = "numpy"  # in the place of a kernel's name
 # Numbers of rows. "tensor_small" and "simt" have other tiles for few rows.
 ROWS = {
@@ -43,7 +43,7 @@ _FORMS: dict[str, list[tuple[str, dict[str, bool]]]] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One object on one backend, beside the formula.
+    """One object on one backend, compared with the formula.
 
     Attributes:
         device: "numpy" or "cuda:<index>".

@@ -1,4 +1,4 @@
-"""Run the objects of the package beside the formula: one function for each kind of check."""
+"""Compare the objects of the package with the formula: one function for each kind of check."""
 
 from __future__ import annotations
 

@@ -9,10 +9,11 @@ import pytest
 import fusedlstm
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends import kernel_choice, select
+from fusedlstm.backends.uses import OBJECTS
 from fusedlstm.cli import main as command_line
 from fusedlstm.cli import selftest as command
 from fusedlstm.selftest import arithmetics, objects, reference
-from fusedlstm.selftest.checks import NUMPY, OBJECTS, checks_on
+from fusedlstm.selftest.checks import NUMPY, checks_on
 from fusedlstm.stepper import Stepper
 
 from support import driver_child
