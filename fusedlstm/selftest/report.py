@@ -34,6 +34,7 @@ class Report:
     def __init__(self, path: str | None, facts: dict[str, str], not_tested: Sequence[Group]) -> None:
         self._path, self.facts = path, facts
         self.results: list[Result] = []
+        self._records: list[str] = []  # of the results, a line each
         self.not_tested = not_tested
         self.left: Sequence[Group] = ()
 
@@ -41,16 +42,17 @@ class Report:
         """Write the file. `running` is the check that begins now, and `status` that of the command, at its end."""
         if self._path is None:
             return
-        content = {
+        head = {
             "format": _FORMAT,
-            "facts": self.facts,
             "status": status,
             "running": None if running is None else str(running),
-            "checks": [_record(result) for result in self.results],
+            "facts": self.facts,
             "not tested": [_group(group) for group in self.not_tested],
             "left out": [_group(group) for group in self.left],
         }
-        replace(self._path, (json.dumps(content, indent=1) + "\n").encode())
+        self._records += [json.dumps(_record(result)) for result in self.results[len(self._records) :]]
+        records = ",\n".join(self._records)
+        replace(self._path, f'{json.dumps(head, indent=1)[:-2]},\n "checks": [\n{records}\n]}}\n'.encode())
 
     def table(self) -> list[str]:
         """Return lines with counts and the worst difference of each dtype and object."""

@@ -5,11 +5,11 @@ import pytest
 from fusedlstm import LSTMWeights, StackedWeights
 from fusedlstm.backends.uses import Use
 
-from support.backends import needs_cuda
 from support.cells import functions_of
+from support.driver_child import of_the_driver
 from support.whole_use import everything, noted
 
-pytestmark = needs_cuda
+pytestmark = of_the_driver
 
 EVERY_OPTION = {"peephole": True, "cell_clip": 0.5, "proj_size": 6, "proj_clip": 0.3}
 WEIGHTS = {

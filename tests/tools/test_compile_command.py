@@ -15,7 +15,6 @@ from fusedlstm.cli import main as command_line
 
 from support import driver_child, real_nvrtc
 from support.backends import needs_cuda
-from support.emulated import needs_emulation
 from support.places import ENVIRONMENT
 
 WEIGHTS = {
@@ -62,8 +61,7 @@ def compile_(*arguments):
     return command_line.main(["compile", *map(str, arguments)])
 
 
-@needs_cuda
-@needs_emulation
+@driver_child.of_the_driver
 @pytest.mark.parametrize(("name", "options"), OPTIONS)
 def test_use_after_compile_compiles_nothing(name, options, tmp_path):
     """A whole use in another process finds every kernel in the cache, and the cache holds no other."""
@@ -78,19 +76,19 @@ def test_use_after_compile_compiles_nothing(name, options, tmp_path):
     assert used.stdout.split() == [str(count), "0"], used.stdout + used.stderr
 
 
-@needs_cuda
-@needs_emulation
+@driver_child.of_the_driver
 def test_selftest_after_compile_compiles_nothing(tmp_path):
     """The whole command needs what `compile --self-test` has compiled. It is the first line that says so."""
     cache = str(tmp_path / "cache")
-    assert driver_child.run(COMPILE.format(arguments=["compile", "--self-test", "--arch", "90", "--cache", cache]))
+    filled = driver_child.run(COMPILE.format(arguments=["compile", "--self-test", "--arch", "90", "--cache", cache]))
+    assert filled.returncode == 0, filled.stderr
     test = ["selftest", "--backend", "cuda", "--seconds", "0.001"]
     program = f"from fusedlstm.cli.main import main\nmain({test!r})"
     done = driver_child.run(program, FUSEDLSTM_CACHE_DIR=cache)
     assert re.match(rf"kernels: 0 compiled, {len(os.listdir(cache))} were there, ", done.stdout), done.stdout
 
 
-@needs_cuda
+@driver_child.of_the_driver
 @pytest.mark.parametrize("kernel", kernel_choice.NAMES)
 def test_selftest_loads_what_it_compiles(kernel, monkeypatch, tmp_path, capsys):
     from fusedlstm.backends.cuda.instances import instances

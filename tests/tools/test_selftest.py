@@ -18,7 +18,6 @@ from fusedlstm.stepper import Stepper
 
 from support import driver_child
 from support.backends import needs_cuda
-from support.emulated import needs_emulation
 from support.places import KERNELS
 
 NAMES = arithmetics.NAMES
@@ -126,8 +125,7 @@ MUTANT = """
 """
 
 
-@needs_emulation
-@needs_cuda
+@driver_child.of_the_driver
 def test_mutated_kernel_is_found(tmp_path):
     """One kernel applies no zoneout to one row. Only the cells that have it fail."""
     plan = {"file": "finish.cu", "old": "if (ZONEOUT) {", "new": "if (ZONEOUT && row != 3) {"}
