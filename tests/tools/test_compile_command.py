@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -150,15 +151,18 @@ def test_rows_are_on_each_side_of_every_bound():
 
 
 @needs_cuda
-def test_functions_take_other_instances():
-    """Any named kernel, as uses of Python code list it."""
+def test_python_compiles_uses_and_instances(tmp_path, monkeypatch):
+    """Programs may list uses of weights, or any instances by file and name."""
     from fusedlstm.backends.cuda import prefill
-    from fusedlstm.backends.cuda.instances import instances
 
-    use = Use(LSTMWeights.random(8, 12, seed=0), batches=(1,), objects=("cell",))
-    names = [each.name.partition("<")[0] for each in instances(use, 90)]
-    assert names == ["lstm_pointwise"] * 4
-    assert prefill.compile_uses([use], 90).arch == "sm_90"
+    folder = tmp_path / "cache"
+    use = Use(LSTMWeights.random(8, 12, seed=0), batches=(1,), objects=("cell",), contiguous=True)
+    filled = prefill.compile_uses([use, use], 90, folder=str(folder))
+    assert (filled.arch, filled.compiled, filled.there, filled.folder) == ("sm_90", 2, 0, folder)
+    monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(folder))
+    named = types.SimpleNamespace(file="clip.cu", name="lstm_clip<float>")
+    assert prefill.fill([named], 90, jobs=1).compiled == 1
+    assert len(list(folder.iterdir())) == 3
 
 
 # Errors.
