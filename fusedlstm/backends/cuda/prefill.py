@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from cupy.cuda import nvrtc
-
 from fusedlstm.backends.cuda.instances import instances
 from fusedlstm.backends.cuda.runtime import cache
 from fusedlstm.backends.cuda.runtime import compile as compiler
+from fusedlstm.backends.cuda.runtime.cupy_internals import nvrtc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Instance(Protocol):
-    """An instance of a kernel, such as a `compile.Kernel`.
+    """An instance of a kernel, such as a `kernel.Kernel`.
 
     Attributes:
         file: a file of kernels/.
