@@ -29,7 +29,9 @@ def parser():
     made.add_argument("wheels", metavar="WHEELS", type=Path, nargs="?", help="a folder of wheels to use in addition")
     made.add_argument("--limit", type=float, metavar="SECONDS", help="the time of the run (default: 420)")
     made.add_argument("--kernels", type=Path, metavar="FOLDER", help=f"compiled kernels (default: WHEELS/{KERNELS})")
-    made.add_argument("--only", nargs="+", metavar="PART", help="run these parts alone")
+    made.add_argument(
+        "--only", type=lambda names: names.split(","), metavar="PART,...", help="run only the facts and these parts"
+    )
     made.add_argument("--dry-run", action="store_true", help="a little of each part, on the tests' fake driver")
     made.add_argument("--started", type=float, default=time.time(), help=argparse.SUPPRESS)
     return made
@@ -74,7 +76,7 @@ def main(arguments=None):
     given.results.mkdir(parents=True, exist_ok=True)
     with Stop().listening() as stop, work_folder() as work:
         site = Path(work) / "site"
-        before = [wheels(given.wheels, site)] if given.wheels else []
+        before = [wheels(given.wheels, site)] if given.wheels and any(given.wheels.glob("*.whl")) else []
         options = {"dry": given.dry_run, "kernels_given": kernels is not None}
         parts = table.parts(**options, have=lambda package: has(package, given.wheels))
         names = [part.name for part in (*before, *parts)]
