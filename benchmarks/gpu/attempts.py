@@ -8,7 +8,6 @@ from benchmarks.gpu import outcomes, process
 from benchmarks.gpu.parts import SKIPPED
 
 MOST = 4  # processes of a part
-TEST_SECONDS = 60
 _NO_TESTS, _STOPPED = 5, 2  # pytest's exit status
 
 
@@ -44,7 +43,7 @@ class Attempts:
         words = self.part.words(**self.places, ATTEMPT=self.number)
         if self.part.tests:
             words += ["-p", "benchmarks.gpu.plugin", "--outcomes", str(self.file), "--part", self.part.name]
-            words += ["--test-seconds", str(TEST_SECONDS)]
+            words += ["--test-seconds", str(self.part.test_seconds)]
         if before.outcomes:
             done = self.places["KEPT"] / ".done.json"
             done.write_text(json.dumps(before.done))

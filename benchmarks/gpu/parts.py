@@ -16,6 +16,7 @@ class Part:
         command: its words. PLACES are replaced in them.
         least: it isn't started with fewer seconds than these.
         tests: whether pytest runs it, with the plugin, so each test's outcome is known.
+        test_seconds: the time of each test.
         needed: whether no other part can run if it fails.
         why_not: returns why it can't run here, or None.
         variables: more of its environment.
@@ -28,6 +29,7 @@ class Part:
     command: tuple[str, ...]
     least: float = 5
     tests: bool = False
+    test_seconds: float = 60
     needed: bool = False
     why_not: Callable[[], str | None] = lambda: None
     variables: Mapping[str, str] = field(default_factory=dict)

@@ -62,7 +62,8 @@ class Recorder:
     def pytest_runtest_logreport(self, report):
         if not in_worker() and (report.when not in ("setup", "teardown") or not report.passed):
             outcome = "skipped" if hasattr(report, "wasxfail") and not report.failed else report.outcome
-            self.append(report.nodeid, outcome, seconds=round(report.duration, 3), why=why(report))
+            died = True if report.when == "???" else None  # xdist's own report of a worker that died
+            self.append(report.nodeid, outcome, seconds=round(report.duration, 3), why=why(report), culprit=died)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self):

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 GRACE = 10  # seconds
 MOST_OUTPUT = 6 << 20  # bytes
 _POLL = 0.1
+_DEATH = 3  # seconds from SIGKILL until a process is gone
 _NOT_FOUND = 127  # a shell's status
 
 
@@ -52,8 +53,10 @@ def run(command, log, *, limit, environment, stop, tick=lambda: None, grace=GRAC
             _interrupt(process, grace, stop)
     finally:
         _signal(process, signal.SIGKILL)  # and whatever it left running
-        process.wait()
-    return Ended(how, process.returncode)
+        # One that a driver holds back can't be killed. The run goes on without it.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_DEATH)
+    return Ended(how, -signal.SIGKILL if process.returncode is None else process.returncode)
 
 
 def _watch(process, log, deadline, most, stop, tick):

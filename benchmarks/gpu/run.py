@@ -10,7 +10,7 @@ from benchmarks.gpu.log import Log
 from benchmarks.gpu.process import GRACE
 from benchmarks.gpu.record import Record
 
-RESERVE = 5  # seconds to write the results
+RESERVE = 7  # seconds to bury the last part and write the results
 SAY = 10  # seconds between lines about a running part
 # All files of a folder of results. Some are written by parts.
 FILES = (

@@ -58,7 +58,11 @@ def parts(*, dry=False, kernels_given=False, have=bool):
         *(_benchmark(name, dry, have) for name in BENCHMARKS),
         Part("profiler", 30, _module(dry, "benchmarks.gpu.profiled", "{KEPT}/profiler.txt"), least=10),
     ]
-    return [replace(part, limit=_SLOWER * part.limit) for part in made] if dry else made
+    return [_slower(part) for part in made] if dry else made
+
+
+def _slower(part):
+    return replace(part, limit=_SLOWER * part.limit, test_seconds=_SLOWER * part.test_seconds)
 
 
 _SELFTEST = ("selftest", "--backend", "cuda", "--json", "{RESULTS}/selftest.json")

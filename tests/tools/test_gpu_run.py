@@ -1,5 +1,6 @@
 """A run on a GPU contains whatever happens to one of its parts, and records it."""
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 import types
+from dataclasses import replace
 
 import pytest
 
@@ -30,6 +32,10 @@ sys.modules["cupy"] = types.SimpleNamespace(
     cuda=types.SimpleNamespace(runtime=types.SimpleNamespace(deviceSynchronize=synchronize))
 )
 """
+
+
+# One process, or xdist's workers.
+WAYS = {"alone": ()} | ({"xdist": ("-p", "xdist", "-n", "1")} if importlib.util.find_spec("xdist") else {})
 
 
 def test_failed_parts_do_not_stop_others(tmp_path, capsys):
@@ -99,7 +105,8 @@ def test_no_tests_are_a_failure(tmp_path):
     assert "exit status 5" in recorded(tmp_path)["parts"]["none"]["why"]
 
 
-def test_part_over_its_time_is_interrupted(tmp_path):
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
+def test_part_over_its_time_is_interrupted(tmp_path, options):
     """Pytest then still writes what failed, and its tests are recorded."""
     code = """
     def test_good(): pass
@@ -107,7 +114,7 @@ def test_part_over_its_time_is_interrupted(tmp_path):
     def test_long(): time.sleep(60)
     def test_never(): pass
     """
-    assert begin([gpu_runs.tests("slow", tmp_path, code, limit=3), program("next")], tmp_path) == 1
+    assert begin([gpu_runs.tests("slow", tmp_path, code, *options, limit=4), program("next")], tmp_path) == 1
     part = recorded(tmp_path)["parts"]["slow"]
     assert part["status"] == "timed out"
     assert part["tests"] == {"passed": 1, "failed": 1, "skipped": 0}
@@ -122,6 +129,17 @@ def test_two(): ctypes.string_at(0)
 def test_three(): pass
 def test_four(): assert 1 == 2
 """
+
+
+def test_crash_of_a_worker_is_contained(tmp_path):
+    """Xdist starts another worker, and tells which test it was."""
+    pytest.importorskip("xdist")
+    assert begin([gpu_runs.tests("crash", tmp_path, CRASH, *WAYS["xdist"])], tmp_path) == 1
+    part = recorded(tmp_path)["parts"]["crash"]
+    assert [test.partition("::")[2] for test in part["failed"]] == ["test_two", "test_four"]
+    assert part["culprits"] == part["failed"][:1]
+    assert part["tests"]["passed"] == 2
+    assert "crashed while running" in (tmp_path / "results" / "outcomes.jsonl").read_text()
 
 
 def test_crash_goes_on_from_the_next_test(tmp_path):
@@ -143,11 +161,9 @@ def test_crashes_have_a_limit(tmp_path, monkeypatch):
     assert part["given up"] == "after 2 processes"
 
 
-@pytest.mark.parametrize("options", [(), ("-p", "xdist", "-n", "1")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
 def test_broken_gpu_is_contained(tmp_path, options):
     """A test that leaves CUDA broken is named, even if it passed. The next tests run in another process."""
-    if options:
-        pytest.importorskip("xdist")
     code = f"""{BROKEN}
 def test_good(): pass
 def test_breaks(): broken.append(1)
@@ -180,9 +196,9 @@ def test_other_errors_do_not_break_the_gpu(monkeypatch):
     assert broken_gpu.why() is None
 
 
-def test_stuck_tests_end(tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
+def test_stuck_tests_end(tmp_path, options):
     """A test that waits in Python fails. One that doesn't come back, as in a call of CUDA, ends its process."""
-    monkeypatch.setattr(attempts, "TEST_SECONDS", 1)
     code = """
     from benchmarks.gpu import plugin
     plugin._PATIENCE = 1
@@ -192,7 +208,7 @@ def test_stuck_tests_end(tmp_path, monkeypatch):
         time.sleep(60)
     def test_next(): pass
     """
-    assert begin([gpu_runs.tests("stuck", tmp_path, code)], tmp_path) == 1
+    assert begin([replace(gpu_runs.tests("stuck", tmp_path, code, *options), test_seconds=1)], tmp_path) == 1
     part = recorded(tmp_path)["parts"]["stuck"]
     assert [test.partition("::")[2] for test in part["failed"]] == ["test_waits", "test_stuck"]
     assert [test.partition("::")[2] for test in part["culprits"]] == ["test_stuck"]
