@@ -22,7 +22,7 @@ from benchmarks.picture_style import (
     title,
 )
 from benchmarks.runs import Row, Run, Setting, Sizes, best_peer, slug
-from benchmarks.units import natural, quantity, ratio
+from benchmarks.units import quantity, ratio, reading_order
 
 if TYPE_CHECKING:
     from benchmarks.constants import Constants
@@ -43,7 +43,7 @@ def palette(runs: list[Run]) -> Palette:
 def of_run(run: Run, looks: Palette, prefix: str) -> dict[str, list[Picture]]:
     """Draw all pictures of a run, by the kind of its rows. Their names begin with the prefix."""
     drawn: dict[str, list[Picture]] = {}
-    rows_of = sorted(run.rows, key=lambda row: natural(row.group))
+    rows_of = sorted(run.rows, key=lambda row: reading_order(row.group))
     with style():
         for kind in dict.fromkeys(row.kind for row in run.rows):
             rows = [row for row in rows_of if row.kind == kind and row.sizes and row.B and not row.kernel]

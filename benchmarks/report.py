@@ -11,7 +11,7 @@ from benchmarks import report_html, report_markdown
 from benchmarks.blocks import Block, Bullets, Details, Heading, Paragraph, Pictures, Table
 from benchmarks.predictions import kept
 from benchmarks.runs import Row, Run, best_peer, load_all
-from benchmarks.units import natural, percent, quantity, ratio
+from benchmarks.units import percent, quantity, ratio, reading_order
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,7 +183,7 @@ def _calibrated(constants: Constants) -> str:
 def _of_kind(kind: str, rows: list[Row], pictures: list[Picture]) -> list[Block]:
     """Return a kind's summary, its pictures, and a table of each group."""
     groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (natural(row.group), row.median)):
+    for row in sorted(rows, key=lambda row: (reading_order(row.group), row.median)):
         groups.setdefault(row.group, []).append(row)
     blocks: list[Block] = [Heading(3, _KINDS.get(kind, kind.capitalize()))]
     verdict, table = _summary(groups)

@@ -31,3 +31,10 @@ def ratio(value: float) -> str:
 def natural(text: str) -> list[tuple[int, str]]:
     """Return a sort key by which 32 comes before 256."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+
+
+def reading_order(group: str) -> tuple[object, ...]:
+    """Return a sort key of cases: by workload and dtype, then by T, N, I and P, and then by B."""
+    workload = re.split(r"\b[A-Z] = ", group)[0].casefold().split(", ")
+    sizes = dict(re.findall(r"\b([TNIPB]) = (?:[NI] = )?(\d+)", group))
+    return [natural(part) for part in workload], [int(sizes.get(name, 0)) for name in "TNIPB"], natural(group)

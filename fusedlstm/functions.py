@@ -118,7 +118,7 @@ def split(function: Function) -> tuple[str, tuple[float, ...]]:
 
 @dataclass(frozen=True)
 class Functions:
-    """A cell's options that work on each unit by itself. Functions have the form that `check_function` returns.
+    """A cell's elementwise options. Functions have the form that `check_function` returns.
 
     Attributes:
         input: the function of g.

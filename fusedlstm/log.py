@@ -6,7 +6,7 @@ from typing import Any
 
 
 def info(message: str, *values: Any) -> None:
-    """Log a message for information."""
+    """Log a message at level INFO."""
     import logging
 
     logging.getLogger("fusedlstm").info(message, *values)
@@ -16,7 +16,10 @@ _said: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Log a warning the first time that this process has it."""
+    """Log a warning, but each text only once in this process.
+
+    The text is the whole key: all modules share one logger, and its records name none of them.
+    """
     if message not in _said:
         _said.add(message)
         warning(message)

@@ -55,7 +55,7 @@ def read_header(file: BinaryIO) -> Header:
     if any(size < 0 for size in shape):
         raise ValueError(f"its shape {shape} has a negative size")
     if dtype.itemsize == 0:
-        raise ValueError(f"its dtype {dtype} has elements without bytes")
+        raise ValueError(f"its dtype {dtype} has elements of 0 bytes")
     return Header(shape, by_columns, dtype, file.tell())
 
 

@@ -109,8 +109,8 @@ class Placed(Generic[State]):
     def asarray(self, x: Any, dtype: Any = None) -> Array:
         """Return `x` (an array of any library, or lists of numbers) as an array on this device.
 
-        No other method moves or casts data. An array with the right dtype and device is returned unchanged, or as a
-        view if it belongs to another library.
+        No other method moves or casts x or a state. An array with the right dtype and device is returned unchanged, or
+        as a view if it belongs to another library.
 
         Args:
             x: real numbers.

@@ -131,7 +131,7 @@ class PoolSlots:
             f"{count} {what} (one is {slot})" for what, (count, slot) in zip(PROBLEMS, problems, strict=True) if count
         ]
         if texts:
-            hint = "They came from a GPU. Steps since the last check have skipped their rows"
+            hint = "They came from a GPU. Steps skipped these rows. Of rows that share a slot, one was stepped"
             fail(ValueError, "slots", "live slots, each once, or -1 for a padding row", ", ".join(texts), hint)
 
     def contents(self) -> tuple[NumpyArray, list[LSTMState]]:

@@ -35,9 +35,10 @@ class Timeline:
     idling: list[bool]
 
     def pieces(self, steps: int) -> Iterator[tuple[bool, range]]:
-        """Yield runs of plain steps, in which no row is reset or idle, and pieces of the other steps, in order.
+        """Yield the steps in order, in pieces: whether the piece is plain, and its steps.
 
-        Such a piece has at most `steps` steps. Each run or piece comes after a flag that says whether it is plain.
+        In a plain step no row is reset or idle. A plain piece is as long as possible. Other pieces have at most
+        `steps` steps.
         """
         start = 0
         for plain, run in itertools.groupby(map(self._is_plain, self.order)):
@@ -137,7 +138,7 @@ def scan(
         sequence = engine.sequence
         at_once = sequence.steps_at_once(B)
         step = engine.run if at_once == 1 else sequence.run_gates
-        for plain, steps in timeline.pieces(T if at_once == 1 else at_once):  # reading x itself takes no extra memory
+        for plain, steps in timeline.pieces(T if at_once == 1 else at_once):  # only gates need the limit
             start, stop = min(steps), max(steps) + 1
             part = xs[start:stop]
             if plain:

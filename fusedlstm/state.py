@@ -49,14 +49,20 @@ class LSTMState:
     h: Array
     c: Array
 
-    def __init__(self, *positional: Array, h: Array = _REQUIRED, c: Array = _REQUIRED) -> None:
-        if positional or h is _REQUIRED or c is _REQUIRED:
-            raise TypeError(
-                "LSTMState takes both states by name: write LSTMState(h=..., c=...). "
-                "PyTorch and Keras order them (h, c), TensorFlow 1 and Flax (c, h)"
-            )
-        object.__setattr__(self, "h", h)
-        object.__setattr__(self, "c", c)
+    if not TYPE_CHECKING:
+
+        def __init__(self, *positional: Array, h: Array = _REQUIRED, c: Array = _REQUIRED) -> None:
+            if positional or h is _REQUIRED or c is _REQUIRED:
+                raise TypeError(
+                    "LSTMState takes both states by name: write LSTMState(h=..., c=...). "
+                    "PyTorch and Keras order them (h, c), TensorFlow 1 and Flax (c, h)"
+                )
+            object.__setattr__(self, "h", h)
+            object.__setattr__(self, "c", c)
+
+    else:  # what the API page shows, and type checkers require
+
+        def __init__(self, *, h: Array, c: Array) -> None: ...
 
     def to_numpy(self) -> LSTMState:
         """Return the state in host memory, as NumPy arrays. Arrays that are already NumPy's are not copied."""

@@ -198,7 +198,7 @@ class LSTMWeights:
 
     @property
     def functions(self) -> Functions:
-        """The functions, and the other options that work on each unit by itself, as one value."""
+        """The functions and the other elementwise options, as one value."""
         return Functions.of(
             activation=self.activation,
             output_activation=self.output_activation,
@@ -319,7 +319,7 @@ class LSTMWeights:
 
 # The first file version that can hold each option; 2 for all others.
 _SINCE = dict.fromkeys((*CLIPS, "activation"), 1) | {"zoneout_c": 3, "zoneout_h": 3}
-# The same of functions, by name. With parameters no function is older than 2.
+# The same for functions, by name. A function with parameters needs at least version 2.
 _FUNCTIONS_SINCE = dict.fromkeys(("tanh", "relu", "sigmoid", "softsign", "elu", "linear"), 1)
 _FUNCTIONS_SINCE |= dict.fromkeys(("softplus", "affine", "leaky_relu"), 2)
 _FUNCTIONS_SINCE |= dict.fromkeys(("thresholded_relu", "scaled_tanh", "hard_sigmoid"), 2)

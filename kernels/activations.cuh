@@ -1,8 +1,8 @@
 // The functions of fusedlstm/functions.py, in float and double. NaN gives NaN. Functions that saturate
 // are exact where they do. The softsign of an infinity is NaN, as in TensorFlow.
 //
-// FAST is for results that are rounded to 16 bits. It uses the hardware's approximations of sigmoid and tanh.
-// Their absolute error is about 2^-21, even for small numbers.
+// FAST is for results that are rounded to 16 bits. It computes sigmoid and tanh from the hardware's
+// approximations of exp(x) and 1 / x. Their absolute error is about 2^-21, even for small numbers.
 #pragma once
 
 #include "primitives.cuh"
@@ -20,7 +20,7 @@ DEVICE double magnitude(double x) { return fabs(x); }
 
 // 1 / (1 + exp(-x)), computed from exp(-|x|), which is in (0, 1] and can't overflow.
 template <bool FAST = false, typename A> DEVICE A sigmoid(A x) {
-  A e, small;  // of |x|
+  A e, small;  // exp(-|x|) and sigmoid(|x|)
   if constexpr (FAST) {
     e = exponential_approx(-magnitude(x));
     small = reciprocal_approx(1 + e);

@@ -1,4 +1,4 @@
-// One unit of a cell, from the pre-activations of its gates. Every kernel of a step ends with this formula,
+// One unit of a cell, from the pre-activations of its gates. Every kernel that steps c uses this formula,
 // which fusedlstm/weights.py states. The code spells out which products are rounded before they are added, so
 // that all instances agree bit for bit.
 #pragma once

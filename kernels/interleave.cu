@@ -4,10 +4,10 @@
 // has all gates of its units. The columns of x come first, then those of h.
 #include "primitives.cuh"
 
-// The weight to store. With ROUND it is rounded to the nearest TF32, as tensor cores would truncate it.
+// The weight to store. With ROUND it is rounded to the nearest TF32, because tensor cores would truncate it.
 template <bool ROUND, typename T> DEVICE T kept(T weight) {
   if constexpr (ROUND) {
-    static_assert(IsSame<T, float>::value, "float32 is rounded to TF32");
+    static_assert(IsSame<T, float>::value, "only float32 is rounded to TF32");
     return __uint_as_float(to_tf32(weight));
   } else {
     return weight;
@@ -19,7 +19,7 @@ template <bool ROUND, typename T> DEVICE T kept(T weight) {
 // rows need no check.
 
 template <typename T> struct InterleaveArguments {
-  T* to;                   // (N rounded up to 32, times 4; columns), contiguous
+  T* to;                   // (4N rounded up to 128, columns), contiguous
   i64 columns;             // of x and h, each padded
   i64 KX;                  // the first column of h in `to`
   Matrix<const T> weight;  // (4N, X + P): blocks i, f, g, o of N rows each

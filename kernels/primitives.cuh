@@ -83,8 +83,8 @@ template <typename T> struct Matrix {
   i64 stride;  // elements from row to row; 0 if one row serves all
 };
 
-// The rest copies in the background and multiplies on tensor cores. Each function is a template, so that its
-// static_assert fails only where the function is used.
+// The rest copies in the background, multiplies on tensor cores, and approximates. Functions with a
+// static_assert are templates, so that it fails only where they are used.
 #ifndef CUDA_EMULATION
 
 // Shared memory whose size the launch gives.
@@ -135,7 +135,7 @@ DEVICE void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (
   if constexpr (IsSame<T, __half>::value) {
     MMA_M16N8K16("f16");
   } else {
-    static_assert(IsSame<T, __nv_bfloat16>::value, "of 16-bit types");
+    static_assert(IsSame<T, __nv_bfloat16>::value, "mma.m16n8k16 multiplies 16-bit types");
     MMA_M16N8K16("bf16");
   }
 #undef MMA_M16N8K16
@@ -173,8 +173,8 @@ template <int NEEDED = 700> DEVICE void store_relaxed(unsigned long long* to, un
   asm volatile("st.relaxed.gpu.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
 }
 
-// exp(x) and 1 / x by the hardware's approximations. They are within 2^-21 of the exact values for |x| up to
-// 1, and for x in [1, 2]. Beyond that, the error of exp(x) grows with |x|.
+// exp(x) and 1 / x by the hardware's approximations. exp(x) is within 2^-21 of the exact value for |x| up to
+// 1, and 1 / x for x in [1, 2]. Beyond that, the error of exp(x) grows with |x|.
 DEVICE float exponential_approx(float x) { return __expf(x); }
 DEVICE float reciprocal_approx(float x) { return __fdividef(1.0f, x); }
 

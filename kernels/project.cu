@@ -1,4 +1,4 @@
-// Follows step.cu if there is a projection: m -> h, in one launch.
+// Follows step.cu if it doesn't project m itself: m -> h, in one launch.
 //
 //   h = clip(m weight.T, +-limit); ZONEOUT then keeps a part of the old h
 //

@@ -40,11 +40,12 @@ template <typename T> struct Row {
   T* out;  // null: takes no step
 };
 
-// Which of a slot's two rows of h is its state. If the word has this tick, another block has already flipped
-// it.
+// Which of a slot's two rows of h is its state before this step. If the word has this tick, another block has
+// already flipped it.
 DEVICE int parity_before(u64 word, u64 tick) { return int(word & 1) ^ int(word >> 1 == tick); }
 
-// Every block calls this for each of its rows.
+// Maps a row. With `flips` it also flips the word of the row's slot. Every block calls this for each of its
+// rows.
 template <typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool flips) {
   Row<T> found = {nullptr, nullptr, nullptr, nullptr, nullptr};
   if (row >= of.B) return found;

@@ -6,7 +6,8 @@
 
 #include "rows.cuh"
 
-static constexpr int CHUNK = 16, CHUNKS = 4, TILE_ROW = CHUNK * CHUNKS;  // bytes, chunks of a row, bytes
+// The bytes of a chunk, the chunks of a tile's row, and its bytes.
+static constexpr int CHUNK = 16, CHUNKS = 4, TILE_ROW = CHUNK * CHUNKS;
 
 // The offset of a row's chunk in a tile.
 DEVICE int place(int row, int chunk) {
@@ -74,7 +75,7 @@ template <int THREADS> DEVICE void clear(unsigned char* tiles, int bytes) {
   }
 }
 
-// Writes W neighbours of a row to consecutive tiles (ROWS, K), in the same layout as staged rows.
+// Writes W neighbouring elements of a row to consecutive tiles (ROWS, K), in the same layout as staged rows.
 template <int ROWS, typename T, int W>
 DEVICE void put(unsigned char* tiles, int row, int column, const Vector<T, W>& values) {
   const int each = CHUNK / (int)sizeof(T), tile = column / (each * CHUNKS), chunk = column / each % CHUNKS;

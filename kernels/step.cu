@@ -1,4 +1,4 @@
-// A whole step in one launch: x, h, c and interleaved weights -> h and c.
+// A layer's whole step in one launch: x, h, c and interleaved weights -> h and c.
 //
 //   z  = [x | h] weight.T + bias
 //   c' and m as in cell.cuh; m is h, unless project.cu or this kernel projects it

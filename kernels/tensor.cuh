@@ -6,7 +6,7 @@
 
 #include "pipeline.cuh"
 
-// d += a b. A float must first pass through `round_to_operand`.
+// d += a b. Floats must be rounded to TF32: weights are stored so, and rows pass through `round_to_operand`.
 template <typename T>
 DEVICE void multiply_add(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   if constexpr (IsSame<T, float>::value) {

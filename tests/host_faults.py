@@ -70,7 +70,7 @@ class Fault:
         """Return the file with the mistake in it."""
         text = (ROOT / BACKEND / self.file).read_text(encoding="utf-8")
         if text.count(self.old) != 1:
-            raise ValueError(f"{self}: {self.old!r} is {text.count(self.old)} times in {self.file}, not once")
+            raise ValueError(f"{self}: {self.old!r} occurs {text.count(self.old)} times in {self.file}, not once")
         return text.replace(self.old, self.new)
 
 

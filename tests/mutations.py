@@ -29,7 +29,7 @@ TESTS = [
 ROOT = Path(__file__).parents[1]
 KERNELS = ROOT / "kernels"
 
-# Tests, as for pytest's -k: of one dtype, if all share the code, or of those that differ.
+# Tests, as words for pytest's -k. One dtype stands for all that share its code.
 FLOAT = "float-float"
 DOUBLE = "double-double"
 HALF = "__half-__half"
@@ -88,7 +88,7 @@ class Mutation:
         """Return the file with the mistake in it."""
         text = (KERNELS / self.file).read_text(encoding="utf-8")
         if text.count(self.old) != 1:
-            raise ValueError(f"{self}: {self.old!r} is {text.count(self.old)} times in {self.file}, not once")
+            raise ValueError(f"{self}: {self.old!r} occurs {text.count(self.old)} times in {self.file}, not once")
         return text.replace(self.old, self.new)
 
 
@@ -346,8 +346,8 @@ RESET_KERNEL = [
     ("flags not checked for null", "a.is_first && threadIdx.x", "threadIdx.x"),
     ("rows have no slots", "a.slots ? a.slots[row] : row", "row"),
     ("slots not checked for null", "a.slots ? a.slots[row]", "true ? a.slots[row]"),
-    ("h, so far as a block has threads", "k < a.H; k += blockDim.x", "k < a.H; k += a.H"),
-    ("c, so far as a block has threads", "k < a.C; k += blockDim.x", "k < a.C; k += a.C"),
+    ("h only up to a block's threads", "k < a.H; k += blockDim.x", "k < a.H; k += a.H"),
+    ("c only up to a block's threads", "k < a.C; k += blockDim.x", "k < a.C; k += a.C"),
     ("h beyond its row", "k < a.H", "k <= a.H"),
     ("c beyond its row", "k < a.C", "k <= a.C"),
     ("c of as many columns as h", "k < a.C", "k < a.H"),
@@ -417,7 +417,7 @@ STATE_ROWS_KERNEL = [
     ("the row's word", "a.words[a.slots[k]]", "a.words[k]"),
     ("the row's rows", "2 * a.slots[k]", "2 * k"),
     ("a row a slot", "2 * a.slots[k]", "a.slots[k]"),
-    ("an offset of 32 bits", "2 * a.slots[k]", "(int)(2 * a.slots[k])"),
+    ("int offset of a slot", "2 * a.slots[k]", "(int)(2 * a.slots[k])"),
     ("stored at the start", "a.rows[k] =", "a.rows[0] ="),
     ("stored in the slots", "a.rows[k] =", "const_cast<i64*>(a.slots)[k] ="),
 ]
@@ -444,8 +444,8 @@ GATHER_KERNEL = [
     ("x of the slot", "a.x.at[row", "a.x.at[slot"),
     ("x as if contiguous", "a.x.at[row * a.x.stride", "a.x.at[row * a.I"),
     ("x and its padding", "k < a.I", "k < a.X"),
-    ("x, so far as a block has threads", "k < a.I; k += blockDim.x", "k < a.I; k += a.I"),
-    ("the state, so far as a block has threads", "k < a.H / W; k += blockDim.x", "k < a.H / W; k += a.H"),
+    ("x only up to a block's threads", "k < a.I; k += blockDim.x", "k < a.I; k += a.I"),
+    ("the state only up to a block's threads", "k < a.H / W; k += blockDim.x", "k < a.H / W; k += a.H"),
     ("the state at the end of a stride", "(to + a.X)", "(to + a.operand.stride - a.H)"),
     ("the state beyond its row", "k < a.H / W", "k <= a.H / W"),
     ("the state but for its end", "k < a.H / W", "k < a.H / W - 1"),
@@ -462,7 +462,7 @@ GATHER_KERNEL = [
     ("c of the row", "a.c[slot", "a.c[row"),
     ("c by the state's columns", "a.c[slot * a.C", "a.c[slot * a.H"),
     ("c beyond its row", "k < a.C", "k <= a.C"),
-    ("c, so far as a block has threads", "k < a.C; k += blockDim.x", "k < a.C; k += a.C"),
+    ("c only up to a block's threads", "k < a.C; k += blockDim.x", "k < a.C; k += a.C"),
     ("int offset of the operand", "row * a.operand.stride", "(int)(row * a.operand.stride)"),
     ("int offset of x", "a.x.at[row * a.x.stride + k]", "a.x.at[(int)(row * a.x.stride + k)]"),
     ("int offset of the state", "slot * a.H", "(int)(slot * a.H)"),
@@ -500,11 +500,11 @@ SELECT_KERNEL = [
         "(i64)blockIdx.y * blockDim.y + threadIdx.x",
     ),
     (
-        "an offset of 32 bits",
+        "int offset of value",
         "a.value.at[row * a.value.stride + column]",
         "a.value.at[int(row * a.value.stride + column)]",
     ),
-    ("an offset of out of 32 bits", "a.out[row * a.K + column]", "a.out[int(row * a.K + column)]"),
+    ("int offset of out", "a.out[row * a.K + column]", "a.out[int(row * a.K + column)]"),
 ]
 
 ADD_KERNEL = [
@@ -683,10 +683,10 @@ STEP_KERNEL = [
     ("x and h of each other's length", "(int)a.I, (int)a.P", "(int)a.P, (int)a.I"),
     ("rows read before they are there", "  }\n  __syncthreads();\n  if (a.readers)", "  }\n  if (a.readers)"),
     # Words.
-    ("words turned unasked", "a.rows.pool.flips && blockIdx.y == 0", "blockIdx.y == 0"),
-    ("words not turned", "a.rows.pool.flips && blockIdx.y == 0", "false"),
+    ("words flipped unasked", "a.rows.pool.flips && blockIdx.y == 0", "blockIdx.y == 0"),
+    ("words not flipped", "a.rows.pool.flips && blockIdx.y == 0", "false"),
     (
-        "words of the first rows turned",
+        "words of the first rows flipped",
         "a.rows.pool.flips && blockIdx.y == 0",
         "a.rows.pool.flips && blockIdx.x == 0 && blockIdx.y == 0",
     ),
@@ -731,10 +731,10 @@ PROJECT_KERNEL = [
     ("columns of a block overlap", "(i64)blockIdx.y * Tile::UNITS * 4", "(i64)blockIdx.y * Tile::UNITS * 2"),
     ("rows of a block overlap", "(i64)blockIdx.x * Tile::ROWS", "(i64)blockIdx.x * (Tile::ROWS - 1)"),
     ("h by the row", "all.out_by_slot = true", "all.out_by_slot = false"),
-    ("words turned unasked", "a.pool.flips && blockIdx.y == 0", "blockIdx.y == 0"),
-    ("words not turned", "a.pool.flips && blockIdx.y == 0", "false"),
+    ("words flipped unasked", "a.pool.flips && blockIdx.y == 0", "blockIdx.y == 0"),
+    ("words not flipped", "a.pool.flips && blockIdx.y == 0", "false"),
     (
-        "words of the first rows turned",
+        "words of the first rows flipped",
         "a.pool.flips && blockIdx.y == 0",
         "a.pool.flips && blockIdx.x == 0 && blockIdx.y == 0",
     ),
@@ -758,7 +758,7 @@ COPIES = [
     ("copy without its column", "to.at + row * to.stride + column", "to.at + row * to.stride"),
     ("int offset of input", "row * input.stride", "(int)(row * input.stride)", OFFSETS),
     ("int offset of copy", "row * to.stride", "(int)(row * to.stride)", OFFSETS),
-    # As planned.cu has them.
+    # As planned.cu uses them.
     ("copy not checked for null after a matmul", "    if (!to.at) return;\n", "", PLANNED),
     ("input not checked for null after a matmul", "input.at && steps", "steps", PLANNED),
     ("input by the stride of copy after a matmul", "row * input.stride", "row * to.stride", PLANNED),
@@ -1245,7 +1245,7 @@ def main(words: str) -> int:
         chosen = [mutation for mutation in MUTATIONS if words in str(mutation)]
         not_found = missed(outcome, chosen)
     equivalent = sum(mutation.shown_equivalent is not None for mutation in chosen)
-    print(f"{equivalent} are equivalent to none")
+    print(f"{equivalent} of them change no result")
     return 1 if not_found else 0
 
 

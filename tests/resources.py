@@ -1,7 +1,7 @@
 """The resources of each kernel instance by architecture, from NVRTC's log and from the kept table.
 
-python tests/resources.py --write   measures all, and writes data/resources.json. Run it after a change of a kernel
-                                    or of NVRTC, and review the difference in that file.
+python tests/resources.py --write   measures all, and writes data/resources.json. Run it after a change to a kernel
+                                    or to NVRTC, and review the difference in that file.
 """
 
 import json
@@ -182,7 +182,7 @@ def in_log(log):
 
     def bytes_or_number(pattern):
         found = re.findall(pattern, log)
-        assert len(found) == 1, f"{pattern!r} is not once in the compiler's log:\n{log}"
+        assert len(found) == 1, f"{pattern!r} should be in the compiler's log once:\n{log}"
         return int(found[0])
 
     stores, loads = (bytes_or_number(rf"(\d+) bytes spill {what}") for what in ("stores", "loads"))

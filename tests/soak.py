@@ -4,9 +4,9 @@
     python tests/soak.py --operations 200          for each thread, instead of a time
 
 Eight threads call cells, LSTMs, lstm_pointwise, Steppers and pools. In the main thread, a timer's signal handler makes
-calls in the middle of other calls, or raises KeyboardInterrupt. All expected states are computed
-beforehand, without interruptions. Each thread records how far along its sequence each slot and row is. Prints what was
-done, and exits with 1 if any bit was wrong.
+calls in the middle of other calls, or raises KeyboardInterrupt. All expected states are computed beforehand, without
+interruptions. Each thread records how far along its sequence each slot and row is. Prints what was done, and exits with
+1 if any bit was wrong.
 """
 
 import argparse

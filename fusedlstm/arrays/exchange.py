@@ -199,7 +199,7 @@ class Exchange:
     def lend(self, array: Array) -> Any:
         """Return an array of x's library over the same memory, or the array itself if that library makes no arrays.
 
-        The array must be new and must not change any more. Libraries with immutable arrays rely on that.
+        If the library's arrays are immutable, this memory must not change any more.
         """
         if self._library is None:
             return array

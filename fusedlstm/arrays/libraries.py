@@ -63,7 +63,10 @@ class Library(Protocol):
         """
 
     def give(self, array: Array, backend: Backend) -> Any:
-        """Return the library's array over the memory of a backend's array, which is new and won't change."""
+        """Return the library's array over the memory of a backend's array.
+
+        If the library's arrays are immutable, this memory must not change any more.
+        """
 
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
         """Return the code of a cast in this library."""

@@ -141,7 +141,7 @@ def reason_against_device(capability: int) -> str | None:
 def describe(capability: int) -> str:
     """Describe how Steppers and pools step on a GPU of this compute capability."""
     if capability >= OLDEST:
-        return "steps: one kernel, chosen by a table of predictions"
+        return "steps: the kernel is chosen by a table of predictions"
     return f"steps: matmul and pointwise, as compute capability {_dotted(capability)} is older than {_dotted(OLDEST)}"
 
 

@@ -79,7 +79,7 @@ def convert_file(
     given = source if found.source == "path" else open_archive(source)
     weights: LSTMWeights | StackedWeights = read(given, **arguments)
     _check_count(name, weights)
-    said = [f"{source}: {found.name}{_with(found, given)}", *_describe(weights)]
+    said = [f"{source}: read as {found.name}{_lstms_in(found, given)}", *_describe(weights)]
     status = WRITTEN
     if checked:
         status, verdict = _compare(found.name, given, arguments, weights)
@@ -111,7 +111,7 @@ def _check_outs(source: str, out: str, state_out: str | None, system: str, *, fo
 
 
 def _check_count(name: str | None, weights: LSTMWeights | StackedWeights) -> None:
-    """Raise if there are fewer layers than names, as some name the same LSTM in the branches of an If."""
+    """Raise if there are fewer layers than names. Then several names mean one LSTM, in branches of an If."""
     names = _names(name)
     if isinstance(names, tuple) and isinstance(weights, StackedWeights) and weights.num_layers < len(names):
         wanted = f"one name for each of {weights.num_layers} layers"
@@ -129,12 +129,12 @@ def _save_states(path: str, states: Sequence[LSTMState]) -> None:
     replace(path, buffer.getvalue())
 
 
-def _with(system: System, given: Any) -> str:
+def _lstms_in(system: System, given: Any) -> str:
     """Return text with the names of a file's LSTMs, for --name; "" if its system can't list them, or none is needed."""
     names = [] if system.names_in is None else system.names_in(given)
     if names in ([], [""]):  # a state_dict of the LSTM itself
         return ""
-    return ", with " + ", ".join(repr(name) + ("" if name else " (no prefix)") for name in names)
+    return "; LSTMs in it: " + ", ".join(repr(name) + ("" if name else " (no prefix)") for name in names)
 
 
 def _names(name: str | None) -> str | tuple[str, ...] | None:

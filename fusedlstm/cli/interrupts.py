@@ -1,9 +1,9 @@
-"""End the command in one line when Ctrl-C is pressed, from its first import until the process has ended.
+"""End the command with one line of output if Ctrl-C is pressed, at any time from its first import to its end.
 
 `fusedlstm/__init__.py` imports this before all else, as a command's imports begin there. Other programs are left alone.
 
 Within `main` an interrupt raises KeyboardInterrupt, so that commands clean up. Before and after it the process ends at
-once. C modules turn a KeyboardInterrupt during their import into an ImportError, and Python's exit prints tracebacks.
+once. Otherwise a KeyboardInterrupt would become an ImportError while a C module is imported, or a traceback at exit.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.stacked import StackedWeights
 
-# Layers run a part of the steps at a time, so that their widest array, the gates' or the inputs', has this many
-# numbers.
+# Layers run a part of the steps at a time, so that their widest array, the gates or the inputs, has at most this many
+# numbers. A part has at least one step. Bidirectional layers take all steps at once.
 _CHUNK = 2**24
 # Inputs of width 0 or without steps have no bytes, so a file may claim any number of rows.
 _MOST_WITHOUT_BYTES = 2**20
@@ -51,8 +51,8 @@ def run_files(
 
     The results are `outputs` (T, B, width) and the final state. For LSTMWeights, this is `h` (B, P) and `c` (B, N), and
     every c is in `cells` (T, B, N). For StackedWeights, it is `h0`, `c0`, `h1` ..., one pair for each layer and
-    direction. A single pair is `h` and `c`, too. Past a row's length, outputs and cells are zero, and the row's state
-    is the one at its end.
+    direction. A single pair is stored as `h` and `c`, too. Past a row's length, outputs and cells are zero, and the
+    row's state is the one at its end.
 
     Args:
         weights_path: a file of LSTMWeights or StackedWeights.

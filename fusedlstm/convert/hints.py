@@ -47,7 +47,7 @@ def _add_hint(error: Exception, importer: str, source: Any) -> None:
 
 
 def _right_importers(importer: str, source: Mapping[Any, Any]) -> list[str]:
-    """Return the importers of the system whose names these are; none if it is unknown or the importer's own."""
+    """Return the importers of the system that uses such names; none if it is unknown or the importer's own."""
     own = next(system for system in SYSTEMS if importer in _functions(system))
     for separator in "/.":
         try:

@@ -174,7 +174,7 @@ class CheckedPairs:
 
 
 def one_row_or_all(state: LSTMState) -> str:
-    """Return the term of a reset state's rows in a shape: "1" if the state seems to have one row, else "B"."""
+    """Return the first term of a reset state's shapes: "1" if the state seems to have one row, else "B"."""
     return "1" if all(getattr(part, "shape", ())[:1] == (1,) for part in (state.h, state.c)) else "B"
 
 

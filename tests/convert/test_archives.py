@@ -80,7 +80,7 @@ def header(descr="'<f4'", shape="(2, 3)", order="False"):
         (npy(header(shape=f"({2**40}, {2**40})")), "bytes, not 24"),
         (npy(header(shape="(-2, -3)")), r"shape \(-2, -3\)"),
         (npy(header(descr="'|O'"), b"\x80\x04N."), "Python objects, which are never unpickled"),
-        (npy(header(descr="'<V0'"), b""), "elements without bytes"),
+        (npy(header(descr="'<V0'"), b""), "elements of 0 bytes"),
         (npy(header(descr="[('f', '|O')]"), b"\x80\x04N."), "Python objects"),
         (npy("{" * 10_000), "a: "),
         (npy("exit()"), "a: "),
@@ -150,7 +150,7 @@ def test_members_are_bounded_together(tmp_path, monkeypatch):
     np.savez_compressed(path, **{f"a{k}": np.zeros(1 << 21, "f4") for k in range(20)})
     archive = open_archive(path)
     for _ in range(5):
-        assert archive["a0"].size == 1 << 21, "an array counts once"
+        assert archive["a0"].size == 1 << 21, "an array should count once"
     with pytest.raises(
         WeightsFileError, match=r"a1: it claims 8388736 bytes, 16777472 with the arrays read before; at most"
     ):

@@ -357,7 +357,7 @@ def test_fate(row):
         assert (bits(imported(row.system, row.arrays, row.options)) == base) == (row.fate == NOTHING)
 
 
-def test_every_name_of_a_row_has_a_fate():
+def test_every_name_in_a_layout_has_a_fate():
     """Each name in a layout, and each of TFLite's 24 inputs, has a fate."""
     for system in set(SYSTEMS) & set(LAYOUTS):
         whats = {row.what for row in FATES if row.system == system}
@@ -379,7 +379,7 @@ def test_block_wrapper_needs_its_clip():
     assert convert.from_tf1(variables, cell_clip=math.inf).cell_clip == math.inf
 
 
-def test_gru_blocks_are_refused():
+def test_cells_of_other_formulas_are_refused():
     """Refuse cells with the same variable names but a different formula."""
     for scope in (
         "gru_block_cell",

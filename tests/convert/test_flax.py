@@ -105,7 +105,7 @@ def test_flax_layers_round_trip(api, bidirectional):
 @pytest.mark.parametrize("ending", ["", "/value"])
 @pytest.mark.parametrize("separator", ["/", "."])
 def test_names_in_files(separator, ending):
-    """Names are joined as recognition joins them."""
+    """Paths in files are joined by "/" or ".", and may end in "value"."""
     wanted = StackedWeights([cell()])
     for api in ("linen", "nnx"):
         names = flatten("", {"net": {"rnn": convert.to_flax(wanted, api)}}, "/")
@@ -574,7 +574,7 @@ class Own(Plain):
     """A class that may compute something else."""
 
     def __call__(self):
-        """Compute the same, but in code of its own."""
+        """Compute the same in other code."""
 
 
 class Below(Own):
@@ -830,7 +830,7 @@ def test_run_equinox(jax, bias):
 
 
 def wrong_rows(name):
-    """Yield the row with each pair of gates swapped, and the row with another forget bias."""
+    """Yield the layout with each pair of gates swapped, and with another forget bias."""
     right = LAYOUTS[name]
     for a, b in itertools.combinations(range(4), 2):
         gates = list(right.gates)

@@ -237,7 +237,7 @@ def test_dtypes(tmp_path, dtype):
 @pytest.mark.parametrize("top", ["model_weights/", ""])
 @pytest.mark.parametrize("ending", [":0", ""])
 def test_names_alone(tmp_path, top, ending):
-    """Keras 2's save_weights writes no config, and its model.save none of a subclassed model's layers."""
+    """Keras 2's save_weights writes no config, and its model.save no config of a subclassed model's layers."""
     a, b, c = weights_of(seed=0), weights_of(4, seed=1), weights_of(4, seed=2)
     cells = {
         "lstm_2/mine/lstm_2/lstm_cell_5": a,
@@ -582,7 +582,7 @@ def other_filter(file):
         (cycle, "is the same object as another"),
         (deep, "groups are nested deeper than 100"),
         (external, "vars/0 is stored in other files, which are not read"),
-        (virtual, "the string at byte .*, if it is one, is shorter"),  # what it is made of is in a heap, too
+        (virtual, "the string at byte .*, if it is one, is shorter"),  # the mapping to its sources is in a heap, too
         (
             replaced(shape=(1 << 20, 16), dtype="f4"),
             r"vars/0 is incomplete: its shape needs 67108864 bytes, and the file has 0",

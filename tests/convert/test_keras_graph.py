@@ -1,4 +1,4 @@
-"""Whether Keras's layers follow each other, according to configs in files that h5py writes as Keras 2 and 3 do."""
+"""Test that from_keras reads from a config whether layers follow each other. h5py writes the files as Keras does."""
 
 import io
 import json
@@ -266,7 +266,7 @@ def test_other_stacks_are_taken(tmp_path, keras):
 @pytest.mark.parametrize("first", ["Input", "shape"])
 @pytest.mark.parametrize("kind", ["Sequential", "Functional"])
 def test_nested_models_of_keras_2(tmp_path, kind, first):
-    """Keras 2 counts a nested model's calls from 1, because making the model counts as the first."""
+    """Keras 2 numbers a nested model's calls from 1, because making the model is call 0."""
     b, c = lstm("b", [(["y"],)], 2), lstm("c", [(["b"],)], 2)
     y = Layer("InputLayer", "y")
     if kind == "Sequential":
@@ -375,7 +375,7 @@ def test_calls_of_nested_models_are_bounded(tmp_path):
         from_keras(path, "a")
     while inner["name"] != "m0":
         inner = inner["config"]["layers"][1]
-    inner["config"]["layers"][1]["inbound_nodes"] = []  # the LSTM is never called, in as many models
+    inner["config"]["layers"][1]["inbound_nodes"] = []  # now nothing calls the LSTM, within as many models
     model = functional([X, inner], "m0", name="m1")
     for k in range(2, 31):
         model["inbound_nodes"] = [Layer("Functional", "").call(["x"]), Layer("Functional", "").call([model["name"]])]
@@ -387,7 +387,7 @@ def test_calls_of_nested_models_are_bounded(tmp_path):
 @pytest.mark.parametrize(
     "damage", [None, [], {}, 3, "x", [3], [[]], [["x"]], [{"args": 3}], [{"args": [], "kwargs": {}}]]
 )
-def test_calls_of_any_shape_are_read_or_refused(tmp_path, damage):
+def test_damaged_calls_are_refused(tmp_path, damage):
     config = functional([X, lstm("a", [(["x"],)]), lstm("b", [(["a"],)])], "b")
     config["config"]["layers"][2]["inbound_nodes"] = damage
     path = write(tmp_path / "m.h5", config)

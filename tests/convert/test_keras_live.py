@@ -291,7 +291,7 @@ def test_other_layers_are_refused(keras):
 
 
 def foreign(keras, base):
-    """Return a class that computes twice what Keras's class does."""
+    """Return a subclass of Keras's class that doubles its inputs."""
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
         return base.call(self, 2 * sequences, initial_state=initial_state, mask=mask, training=training)

@@ -112,7 +112,7 @@ def test_exported_model_runs(weights, sizes, opset):
 
 @pytest.mark.parametrize("function", ["linear", ("affine", 1.0, 0.0)])
 def test_linear_functions_round_trip(function):
-    """ONNX has Affine alone, but the two are told apart."""
+    """ONNX has only Affine, but both functions come back as they were."""
     weights = LSTMWeights.random(2, 3, seed=0, activation=function)
     assert convert.from_onnx(convert.to_onnx(weights)).layers[0].activation == function
 
@@ -217,7 +217,7 @@ def test_wrong_metadata_has_no_effect(note):
 
 
 def test_stored_arrays_of_an_exported_model():
-    """Gates i, o, f, g and peepholes i, o, f. There are two biases, the second of -0.0."""
+    """Gates are stored in the order i, o, f, g, and peepholes as i, o, f. The second of two biases is -0.0."""
     N = 2
     rows = np.repeat(np.arange(4.0, dtype=np.float32), N)  # i, f, g, o as 0, 1, 2, 3
     weights = LSTMWeights(rows[:, None], np.stack([rows, rows], 1), rows, np.repeat([[5], [6], [7]], N, 1).astype("f"))

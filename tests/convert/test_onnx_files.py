@@ -168,7 +168,7 @@ def test_function_constants_count_for_each_call(little_memory):
 
 
 def test_constants_are_computed_once():
-    """Each is cut in two and joined again, so 2^40 paths lead from the last to the first."""
+    """Each constant is cut in two and joined again, so 2^40 paths lead from the last to the first."""
     nodes = []
     for k in range(40):
         for part, start in enumerate((0, 8)):
@@ -260,7 +260,7 @@ def test_metadata_is_read_once(monkeypatch):
 
 
 def test_too_many_axes_raise():
-    """Each would be compared with all others."""
+    """Each axis would be compared with all others."""
     unsqueezed = helper.make_node("Unsqueeze", ["w"], ["W"], axes=list(range(65)))
     constants = tensors({"w": ARRAYS["W"], "R": ARRAYS["R"]})
     with pytest.raises(WeightsFileError, match="Unsqueeze 'W': 65 numbers as axes"):

@@ -198,7 +198,7 @@ def test_layers_in_any_order_of_nodes():
     assert same(convert.from_onnx(model), arrays[0], 0)
 
 
-def test_layers_with_other_directions_raise():
+def test_layers_with_different_directions_raise():
     arrays = [arrays_of(RNG, I, N), arrays_of(RNG, N, N)]
     nodes = [lstm(arrays[0], name="a", suffix="_0"), node("Squeeze", ["Y_0"], axes=[1])]
     nodes += [lstm(arrays[1], {"direction": "reverse"}, name="b", suffix="_1", x="between")]
@@ -209,7 +209,7 @@ def test_layers_with_other_directions_raise():
         convert.from_onnx(model, ("a", "b"))
 
 
-def test_layers_with_other_sizes_raise():
+def test_layers_with_mismatched_sizes_raise():
     model, _ = two_layers(*follow([ONE]), sizes=(I, 5), constants=SHAPES)
     with pytest.raises(WeightsFileError, match=r"the ONNX model: layers\[1\]: wanted input_size 4 .*; got 5"):
         convert.from_onnx(model, ("lower", "upper"))

@@ -1,4 +1,4 @@
-"""Test every input and attribute of all versions of ONNX's LSTM: taken, refused, an argument, or irrelevant.
+"""Test every input and attribute of all versions of ONNX's LSTM: taken, warned of, an argument, or irrelevant.
 
 If one is taken or irrelevant, our outputs are compared with onnxruntime's, with and without it.
 """
@@ -11,7 +11,7 @@ from fusedlstm import LSTM, LSTMState, WeightsFileError, convert
 from support.onnx_models import STATE_INPUTS, arrays_of, lstm_model, onnx, session
 
 T, B, I, N = 4, 3, 3, 5
-# The fate of each input, and the test that shows it.
+# The fate of each input.
 INPUTS = {
     "X": "argument",
     "W": "taken",
@@ -100,7 +100,7 @@ def test_required_inputs(name):
 
 
 @pytest.mark.parametrize("name", [name for name in ATTRIBUTES if name != "layout"])
-def test_each_attribute_counts(name, caplog):
+def test_attributes_count_unless_irrelevant(name, caplog):
     fate, attributes = ATTRIBUTES[name]
     opset = 22
     if name == "output_sequence":  # onnxruntime has no version 1

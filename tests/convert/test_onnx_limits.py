@@ -67,7 +67,7 @@ def test_inline_data_as_integers():
 
 @pytest.mark.parametrize("single", [True, False])
 def test_stacks_of_many_layers(single, tmp_path):
-    """Read twelve bidirectional layers, 33 MB."""
+    """Read twelve bidirectional layers, 18 MB."""
     weights = StackedWeights.random(128, 128, num_layers=12, bidirectional=True, seed=0)
     path = saved(convert.to_onnx(weights), tmp_path, single=single)
     assert bits(convert.from_onnx(path)) == bits(weights)
@@ -165,7 +165,7 @@ def test_state_of_many_rows():
 
 
 def test_many_equal_nodes_in_branches():
-    """Read two branches of 300 layers each that all share their weights."""
+    """Read two branches of 60 layers each that all share their weights."""
     arrays = arrays_of(np.random.default_rng(0), 4, 4)
     branches = []
     for branch in "ab":

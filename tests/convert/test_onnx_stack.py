@@ -107,7 +107,7 @@ MISJOINED = {
 
 
 @pytest.mark.parametrize("kind", MISJOINED)
-def test_directions_in_another_order(kind):
+def test_misjoined_directions_raise(kind):
     source = model(MISJOINED[kind], D=2)
     for name in (None, NAMES):
         assert "'upper' reads the output of " in refusal(source, name)
@@ -136,7 +136,7 @@ BETWEEN = {
     "Cast": ("Z = Cast<to: int = 11>(S)", "'lower' in float64"),
     "Dropout, training": ("Z = Dropout(S, half, yes)", "Dropout 'Z', which is in training mode"),
     "Dropout, perhaps": ("Z = Dropout(S, half, train)", "Dropout 'Z', which may be in training mode"),
-    "mask": ("a, m = Dropout(S)\nf = Cast<to: int = 1>(m)\nZ = Identity(f)", "Dropout 'a', but not its first"),
+    "mask": ("a, m = Dropout(S)\nf = Cast<to: int = 1>(m)\nZ = Identity(f)", "Dropout 'a', and not its first output"),
     "Reshape of T and B": ("a = Transpose<perm: ints = [1, 0, 2]>(S)\nZ = Reshape(a, mix)", "Reshape 'Z', whose shape"),
     "T and B exchanged": ("Z = Transpose<perm: ints = [1, 0, 2]>(S)", "'lower' as (B, T, N), not as (T, B, N)"),
     "Where": ("Z = Where(mask, S, unit)", "Where 'Z'"),

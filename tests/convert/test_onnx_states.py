@@ -292,7 +292,7 @@ def test_states_have_the_cells_dtypes(dtype):
         ({"h": "flat"}, "initial_h of the LSTM 'L': wanted floats (D, B, N); got shape (4,) and dtype float32"),
     ],
 )
-def test_absent_constant_states_raise(arguments, what):
+def test_missing_or_bad_states_raise(arguments, what):
     more = {"wrong": np.ones((1, B, 5), np.float32), "flat": np.ones(4, np.float32)}
     source = model(**arguments, inputs=f", float[1, B, {N}] state", more=more)
     with pytest.raises(WeightsFileError) as raised:

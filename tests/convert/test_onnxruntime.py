@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMState, LSTMWeights, StackedWeights
 
-T, B, I, N = 2, 3, 5, 6  # few steps: without a clip some cells grow fast, and its Softplus(89) overflows
+T, B, I, N = 2, 3, 5, 6  # few steps: some cells grow fast, and onnxruntime's Softplus(89) overflows
 # ONNX's names of functions, with parameters for those that need some.
 PLAIN = {
     "tanh": "Tanh",

@@ -46,7 +46,7 @@ def test_recorded_layers(case, backend):
     case.check(backend)
 
 
-def test_every_row_has_outputs_or_is_listed():
+def test_every_layout_has_outputs_or_is_listed():
     assert set(DOCUMENTED) == {system for system, _ in FORMULAS}
     unknown = set(LAYOUTS) - set(ROWS) - set(DOCUMENTED)
     assert not unknown, f"no outputs in tests/support/oracle_cases.py, nor a formula in documented.py: {unknown}"
@@ -55,7 +55,7 @@ def test_every_row_has_outputs_or_is_listed():
     assert not DOCUMENTED_LAYERS & set(LAYERS)
 
 
-# Rows whose importers have an argument for the forget bias. Its default must be the row's value.
+# Layouts whose importers have an argument for the forget bias. Its default must be the layout's value.
 OF_AN_ARGUMENT = {
     "tf1": convert.from_tf1,
     "tf1_coupled": convert.from_tf1,
@@ -128,7 +128,7 @@ def of_forget_bias(layout):
         yield "another forget bias", replace(layout, forget_bias=1 - layout.forget_bias)
 
 
-# Keyed by the part of the row that holds the mistake.
+# Keyed by the part of the layout that holds the mistake.
 MISTAKES = {
     "gates": of_gates,
     "weights": of_weights,
@@ -151,7 +151,7 @@ def all_mistakes():
 
 
 def shows(checks):
-    """Return whether any check fails, by wrong outputs or because the wrong row doesn't fit the arrays."""
+    """Return whether any check fails, by wrong outputs or because the wrong layout doesn't fit the arrays."""
     for check in checks:
         try:
             check()
@@ -161,7 +161,7 @@ def shows(checks):
 
 
 @pytest.mark.parametrize(("name", "part", "wrong"), all_mistakes())
-def test_wrong_rows_are_found(name, part, wrong, monkeypatch):
+def test_wrong_layouts_are_found(name, part, wrong, monkeypatch):
     """Recorded outputs reveal the mistake. If a part has none, the documented formula does."""
     plant(monkeypatch, name, wrong)
     if part in DOCUMENTED.get(name, ()):

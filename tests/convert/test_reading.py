@@ -1,4 +1,4 @@
-"""Test that any error of a reader about a file becomes a WeightsFileError that names the file, in one place."""
+"""Test that one place turns any error of a reader into a WeightsFileError that names the file."""
 
 import ast
 import builtins
@@ -73,7 +73,7 @@ def test_reading_converts_any_exception(error):
     assert text.startswith("folder/w.npz is damaged: ")
     assert len(text) > len("folder/w.npz is damaged: ")
     assert len(text) < 600
-    assert text == " ".join(text.split()), "one line"
+    assert text == " ".join(text.split()), "the message should be one line"
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, ImportError])
@@ -102,7 +102,7 @@ def test_reading_names_a_path_once():
     assert str(caught.value) == "w: its part: bad"
 
 
-def test_reading_ignores_what_is_not_a_path():
+def test_reading_a_mapping_keeps_its_errors():
     with pytest.raises(KeyError), files.reading({"a": 1}):
         raise KeyError("b")
 

@@ -85,7 +85,7 @@ def wrong(weights):
 
 
 def test_wrong_weights_differ(tmp_path, monkeypatch):
-    """Wrong weights are found in the whole model alone, too."""
+    """The run of the whole model finds wrong weights, too, without the check of the LSTM alone."""
     path = save(tmp_path, STACK)
     weights = wrong(convert.from_onnx(path))
     assert not check("onnx", path, None, weights, {}).agrees
@@ -247,7 +247,7 @@ NOT_RUN = {
         f"g (int64[T, B] ids) => (Y0) {{ X = Gather(W0, ids)\n{CELL} }}",
         "its input 'ids' is not a tensor of floats",
     ),
-    "a truth": (f"g (float[T, B, {N}] X, bool p) => (Y0) {{ {CELL} }}", "its input 'p' is not a tensor of floats"),
+    "a bool": (f"g (float[T, B, {N}] X, bool p) => (Y0) {{ {CELL} }}", "its input 'p' is not a tensor of floats"),
     "a sequence": (f"g (float[T, B, {N}] X, seq(float[4]) s) => (Y0) {{ {CELL} }}", "its input 's' is not a tensor"),
     "large": (
         f"g (float[T, B, {N}] X, float[100000, 100000] s) => (Y0) {{ {CELL} }}",
@@ -272,7 +272,7 @@ NOT_RUN = {
 
 @pytest.mark.parametrize("kind", NOT_RUN)
 def test_some_models_are_not_run(kind, tmp_path, caplog):
-    """Then only the LSTM is checked, if possible, and the output gives the reason."""
+    """If a model is not run, its LSTM is checked alone where possible, and the output gives the reason."""
     text, why = NOT_RUN[kind]
     path = save(tmp_path, text)
     with pytest.raises(ModelNotRunError) as raised:
@@ -301,7 +301,7 @@ def test_slow_models_are_stopped(tmp_path, monkeypatch):
         run(save(tmp_path, text))
 
 
-def test_inputs_without_shapes_are_the_lstms(tmp_path):
+def test_lstm_input_needs_no_declared_shape(tmp_path):
     path = save(tmp_path, f"g (float[T, B, {N}] X) => (Y0) {{ {CELL} }}")
     model = onnx.load(path)
     model.graph.input[0].type.tensor_type.ClearField("shape")

@@ -83,7 +83,7 @@ def assert_near(pair, wanted, tolerance):
 
 
 def assert_steps(cell, oracle, system, pair=tuple):
-    """Compare each step from the framework's pair, and return to its pair after each."""
+    """Step from the framework's pairs, and compare the pair after each step."""
     take, give, order = PAIRS[system]
     assert not np.array_equal(oracle["h0"], oracle["c0"])
     for x, h, c, h_next, c_next in oracle.steps():
@@ -566,8 +566,8 @@ Other = namedtuple("Other", "first second")
         ((C.astype("f2"), C), TypeError, "state: wanted h and c of one dtype, .*; got h of float.* and c of float"),
     ],
 )
-def test_no_pair(system, state, error, message):
-    if system == "tf1" and state is BOTH:  # what an array is to TensorFlow 1, hidden_size says
+def test_bad_pair_raises(system, state, error, message):
+    if system == "tf1" and state is BOTH:  # for TensorFlow 1, hidden_size says what an array holds
         message = r"hidden_size: wanted N, or one for each layer, with a packed array \[c \| h\]; got None"
     with pytest.raises(error, match=message):
         PAIRS[system][0](state)
@@ -724,7 +724,7 @@ def test_bad_state_is_not_converted(system, state, error, message):
 
 
 @pytest.mark.parametrize("system", list(STACKS))
-def test_states_of_other_batches_raise(system):
+def test_states_of_different_batches_raise(system):
     give = STACKS[system][1]
     with pytest.raises(TypeError, match=r"state\[1\]: wanted an LSTMState"):
         give((STATE, H))

@@ -65,7 +65,7 @@ def test_tf1_checkpoint_with_everything_else():
     np.testing.assert_array_equal(convert.from_tf1(named, "rnn/lstm_cell/").weight_ih, weights.weight_ih)
 
 
-def test_tf1_error_lists_stacks_whole():
+def test_tf1_error_lists_whole_stacks():
     layers = {}
     for net in ("decoder", "encoder"):
         for k in (0, 1):
@@ -258,7 +258,7 @@ def test_coupled_gates():
 
 
 def test_coupled_shards():
-    """W_0, W_1 ... are further rows, in numeric order, not in alphabetic order."""
+    """W_0, W_1 ... hold the rows of one kernel, in numeric order, not in alphabetic order."""
     (name, kernel), (_, bias) = coupled_cell().items()
     kernel = np.arange(12.0)[:, None] + kernel[:1]
     shards = {f"{name[:-1]}{k}": kernel[k : k + 1] for k in range(12)}
@@ -348,7 +348,7 @@ def test_prefix_within_layers():
 
 
 def test_missing_layers_of_any_number():
-    """Finding missing layers takes no memory for each number."""
+    """Memory doesn't grow with the number of missing layers."""
     variables = stack([MULTI[0], MULTI[0].replace("cell_0", "cell_1000000")])
     tracemalloc.start()
     try:
@@ -672,7 +672,7 @@ def test_damaged_archives_raise(tmp_path):
             read(path)
 
 
-def test_paths_of_nothing(tmp_path):
+def test_missing_checkpoints_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No such file, and no such checkpoint .*model\.ckpt-1"):
         convert.from_tf1(tmp_path / "model.ckpt-1")
     (tmp_path / "model.ckpt-1.index").touch()

@@ -75,7 +75,7 @@ options_of_cells = st.fixed_dictionaries(
 @few
 @given(options=options_of_cells, dtype=st.sampled_from([np.float64, np.float32, np.float16]))
 def test_lstm_cell_agrees(options, dtype):
-    """Compare one step of TensorFlow's cell with ours, and of a cell with the variables that we write."""
+    """Compare one step of our cell with TensorFlow's cell, and with a copy made from the variables that we write."""
     cell = cells.LSTMCell(N, **options, dtype=dtype)
     cell.build((B, I))
     weights = convert.from_tf1(numbers_for(cell, dtype), **options)

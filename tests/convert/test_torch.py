@@ -65,7 +65,7 @@ def test_layers_by_number():
 
 
 def test_layers_are_counted():
-    """Their number and directions come from the names, in any order."""
+    """The number of layers and their directions come from the names, in any order."""
     parameters = {**torch_layer(1, 2 * N), **torch_layer(0)}
     weights = convert.from_torch(parameters)
     assert isinstance(weights, StackedWeights)
@@ -143,7 +143,7 @@ def test_prefix_chooses_an_lstm(prefix):
         ({**torch_parameters(), "weight_hh": np.ones((16, 4))}, {}, TypeError, "weight_hh: wanted dtype float32"),
     ],
 )
-def test_refuses(source, options, error, message):
+def test_from_torch_refuses(source, options, error, message):
     with pytest.raises(error, match=message):
         convert.from_torch(source, **options)
 
@@ -302,7 +302,7 @@ def test_quantised_modules_are_refused(torch, name):
 
 @pytest.mark.parametrize(("name", "kind"), [("GRU", "a GRU's"), ("GRUCell", "a GRU's"), ("RNN", "an RNN's")])
 def test_other_recurrent_modules_are_refused(torch, name, kind):
-    """Their sizes may divide by four."""
+    """The number of their rows may be divisible by four."""
     for size in (3, 4, 8):
         with pytest.raises(ValueError, match=f"weight_hh.*It looks like {kind}"):
             convert.from_torch(getattr(torch.nn, name)(size, size))
@@ -423,11 +423,11 @@ def test_tensors_without_their_values_raise(torch, kind, tmp_path):
         torch.save({"other.weight": tensor, "weight_ih": plain, "weight_hh": plain}, good)
     with pytest.raises(WeightsFileError, match=f"model.pt: weight_ih:? .*{message}"):
         convert.from_torch(path)
-    assert convert.from_torch(good).hidden_size == 1, "other tensors are ignored"
+    assert convert.from_torch(good).hidden_size == 1, "other tensors should be ignored"
 
 
-def test_tensors_sharing_too_many_bytes_raise(torch, tmp_path):
-    """Tied weights may share their bytes, but not so many."""
+def test_too_many_tensors_sharing_bytes_raise(torch, tmp_path):
+    """Tied weights may share their bytes, but 140 tensors may not."""
     path, shared = tmp_path / "model.pt", torch.zeros(1024, 256)
     arrays = {f"weight_{kind}_l{k}": shared for k in range(70) for kind in ("ih", "hh")}
     torch.save(arrays, path)

@@ -353,7 +353,7 @@ def test_mode_is_irrelevant(torch):
     assert_runs_alike(torch, module, torch.randn(T, B, I))
 
 
-def test_every_parameter_name(torch):
+def test_every_parameter_is_taken(torch):
     """Every parameter of every module that the arguments can make is taken."""
     names = set()
     for bias in (False, True):

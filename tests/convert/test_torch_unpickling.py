@@ -258,7 +258,7 @@ def test_storages_of_gpus(tmp_path):
         (4, b"", ""),
     ],
 )
-def test_legacy_storages_of_other_sizes(tmp_path, count, content, message):
+def test_legacy_storages_of_wrong_sizes_raise(tmp_path, count, content, message):
     """Legacy storages repeat their size before their values. A file may be cut there."""
     write(tmp_path / "m.pt", dict_of(w=tensor(storage(legacy=True))), "legacy", {"0": bytes(16)})
     start = (tmp_path / "m.pt").read_bytes()[:-24]

@@ -140,7 +140,7 @@ def test_layers_of_zoneout_cells():
 
 
 def test_trial_changes_nothing():
-    """It leaves the random generator and the module's mode alone, and doesn't step the cell itself."""
+    """The trial leaves the random generator and the module's mode alone, and doesn't step the cell."""
     module = ZoneOutCell(cell_of(), 0.3).train()
     module.cell.register_forward_pre_hook(lambda *_: pytest.fail("the cell was stepped"))
     before = torch.get_rng_state()
@@ -200,7 +200,7 @@ def test_bad_rates(zoneout, error, message):
 
 
 def test_names_of_a_decoder_are_warned_of(caplog):
-    """A state_dict doesn't have their rate."""
+    """A state_dict doesn't hold the rate."""
     state_dict = Decoder().state_dict()
     convert.from_torch(state_dict, prefix="lstm.0.cell", zoneout=0.1)
     convert.from_torch(Decoder(), prefix="lstm.0.cell")

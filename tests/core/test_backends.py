@@ -115,10 +115,10 @@ def test_missing_libraries(missing, pretend):
         LSTMCell(WEIGHTS, backend="cuda")
 
 
-def test_missing_gpu_of_several(pretend):
+def test_index_of_a_missing_gpu_raises(pretend):
     pretend(fake_cupy(devices=2))
     assert probe.why_not(1) is None
-    with pytest.raises(BackendUnavailableError, match=r"there is no GPU 2, only 2 \(0 to 1\)"):
+    with pytest.raises(BackendUnavailableError, match="there is no GPU 2: found 2, numbered from 0"):
         LSTMCell(WEIGHTS, backend="cuda:2")
 
 
@@ -129,7 +129,7 @@ def test_broken_cupy(pretend, monkeypatch):
         LSTMCell(WEIGHTS, backend="cuda")
 
 
-def test_the_variable_chooses(pretend, monkeypatch):
+def test_environment_variable_chooses_backend(pretend, monkeypatch):
     pretend(None)
     monkeypatch.setenv("FUSEDLSTM_BACKEND", "numpy")
     assert LSTMCell(WEIGHTS).backend == "numpy"
@@ -164,7 +164,7 @@ def test_no_warning_without_cupy(pretend, caplog):
 
 @pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="needs cuda, on a GPU or emulated")
 def test_requirements_of_compiling(monkeypatch):
-    """Without matching headers and a GPU that NVRTC supports, cuda isn't chosen."""
+    """CUDA needs headers that match NVRTC, and a GPU that NVRTC supports."""
     from fusedlstm.backends.cuda.runtime import compile as compiler
 
     assert probe._cannot_compile_for.__wrapped__(0) is None
@@ -186,7 +186,7 @@ def test_requirements_of_compiling(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["none can be made", "can't be written", "no home"])
-def test_a_read_only_home_is_tolerated(kind, pretend, monkeypatch, tmp_path):
+def test_an_unusable_home_is_tolerated(kind, pretend, monkeypatch, tmp_path):
     """CuPy creates its cache folder on import, and writes to it when it compiles."""
     monkeypatch.delenv("CUPY_CACHE_DIR")
     monkeypatch.setattr(probe.cache.tempfile, "gettempdir", lambda: str(tmp_path))
@@ -249,7 +249,7 @@ def test_import_is_light(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cell_of_numpy_imports_no_cupy():
+def test_numpy_cell_does_not_import_cupy():
     code = (
         "import sys, fusedlstm as f; c = f.LSTMCell(f.LSTMWeights.random(3, 4, seed=0), backend='numpy');"
         "c(c.asarray([[1, 2, 3]]), c.zero_state(1)); print('cupy' in sys.modules)"

@@ -126,7 +126,7 @@ def alone(cell, x, state):
     return LSTMState(h=np.concatenate([s.h for s in steps]), c=np.concatenate([s.c for s in steps]))
 
 
-def test_a_row_has_its_bits_in_any_batch(cell):
+def test_row_has_the_same_bits_in_any_batch(cell):
     """Batches of 0 to 130 rows in any order give each row the same bits. The values match a plain cell's."""
     rng, B = np.random.default_rng(0), 130
     x, state = random_inputs(cell, B)
@@ -143,7 +143,7 @@ def test_a_row_has_its_bits_in_any_batch(cell):
 
 
 def test_without_the_option_bits_differ():
-    """Without the option bits do depend on the batch, so the tests here can fail."""
+    """Without the option, bits do depend on the batch, so these tests can fail."""
     for N in (70, 130, 256):
         cell = LSTMCell(LSTMWeights.random(33, N, seed=0), backend="numpy")
         x, state = random_inputs(cell, 50)
@@ -153,7 +153,7 @@ def test_without_the_option_bits_differ():
 
 
 @pytest.mark.parametrize("wild", [np.nan, np.inf, -np.inf, 1e30, 1e-40, 0.0])
-def test_a_row_has_its_bits_at_any_place(cell, wild):
+def test_row_has_the_same_bits_at_any_place(cell, wild):
     x, state = random_inputs(cell, 1)
     wanted, B = bits(pairs(cell(x, state))), 27
     with np.errstate(all="ignore"):
@@ -185,7 +185,7 @@ def test_random_rows_and_resets(backend_of_properties, data):
     precision = data.draw(st.sampled_from(["highest", "high"]))
     try:
         cell = make(backend_of_properties, precision=precision, input_size=I, hidden_size=N, proj_size=P, dtype=dtype)
-    except RuntimeError:  # old kernels of OpenBLAS can't keep it for products with one column
+    except RuntimeError:  # old OpenBLAS kernels aren't batch-invariant for products with one column
         assert 1 in (N, P)
         return
     x, state = random_inputs(cell, B)
@@ -335,7 +335,7 @@ def test_bits_do_not_depend_on_blas_threads(kernel):
     dtype=st.sampled_from(["float32", "float64"]),
     small=st.booleans(),
 )
-def test_widths_of_columns(sizes, dtype, small):
+def test_widths_of_column_blocks(sizes, dtype, small):
     """Block widths depend on the weights alone, keep products on one thread, and never leave one column over."""
     (K, N), itemsize = sizes, np.dtype(dtype).itemsize
     with pytest.MonkeyPatch.context() as patch:

@@ -95,7 +95,7 @@ def test_facts_of_another_blas(monkeypatch, search):
 
 
 def test_files_that_are_not_openblas(monkeypatch, tmp_path, search):
-    (tmp_path / "openblas.so").write_text("no library")
+    (tmp_path / "openblas.so").write_text("not a library")
     monkeypatch.setattr(blas, "_candidates", lambda: [tmp_path / "openblas.so", tmp_path / "missing.so"])
     assert blas.facts()["kernel"] is None
     if sys.platform == "linux":

@@ -108,7 +108,7 @@ def test_any_size(backend_of_properties, B, I, N, P, dtype, seed):
 )
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_larger_sizes(B, I, N, P, dtype, backend):
-    """Sizes exceed every tile."""
+    """Each case exceeds every tile, in rows or in units."""
     assert_near_formula(LSTMWeights.random(I, N, proj_size=P, peephole=True, dtype=dtype, seed=1), B, backend)
 
 
@@ -163,7 +163,7 @@ def test_the_same_call_gives_the_same_bits(dtype, backend):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("proj_size", [None, 3])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_out_equals_returning(dtype, proj_size, in_place, backend):
+def test_out_equals_the_returned_state(dtype, proj_size, in_place, backend):
     cell = LSTMCell(LSTMWeights.random(6, 8, proj_size=proj_size, peephole=True, dtype=dtype, seed=0), backend=backend)
     x, state = random_inputs(cell, 5)
     wanted = cell(x, state).to_numpy()
@@ -307,7 +307,7 @@ def test_nan_neighbours_change_no_bit(backend):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_extreme_pre_activations(dtype, activation, backend, recwarn):
-    """Values are exact where functions saturate, without an overflow or a warning."""
+    """Values are accurate where functions saturate, without overflow or warnings."""
     values = [0.0, -0.0, 44.4, -44.4, 45, 88.8, -88.8, 104, -104, 1e4, -1e4]
     weights = LSTMWeights(np.ones((4, 1)), np.zeros((4, 1)), activation=activation).astype(dtype)
     cell = LSTMCell(weights, backend=backend)

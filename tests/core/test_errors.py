@@ -327,7 +327,7 @@ WITH_PROJECTION = {
         "state.h: wanted shape (B, P) = (5, 2); got shape (5, 4). "
         "h and c look swapped: h is the output, c the cell's memory",
     ),
-    "c where h is right": (
+    "h as c": (
         lambda g: setattr(g, "c", g.h.copy()),
         ValueError,
         "state.c: wanted shape (B, N) = (5, 4); got shape (5, 2)",
@@ -358,7 +358,7 @@ def test_bad_argument(case, backend):
 
 @pytest.mark.parametrize("case", CASES)
 def test_bad_argument_after_good_calls(case, backend):
-    """What earlier calls cached doesn't let a bad argument through."""
+    """A bad argument raises even after valid calls, whose checks are cached."""
     good = Good(backend)
     good()
     target = good.cell.zero_state(B)

@@ -100,7 +100,7 @@ def test_options_of_version_1_save_as_version_1(activation, tmp_path):
     ],
 )
 def test_options_of_version_2_save_as_version_2(options, tmp_path):
-    """Older versions refuse the file as newer, instead of reading another cell."""
+    """Older versions refuse the file as newer, instead of reading it as a different cell."""
     check_version(2, options, tmp_path / "w")
     assert not {"zoneout_c", "zoneout_h"} & set(about(tmp_path / "w")["options"])
 
@@ -240,7 +240,7 @@ def test_files_of_other_programs_are_refused(content, message, tmp_path):
         ({"crc32": 1}, "is damaged: its checksum doesn't match"),
     ],
 )
-def test_other_descriptions(changes, message, tmp_path):
+def test_changed_descriptions_raise(changes, message, tmp_path):
     path, content = saved(tmp_path)
     path.write_bytes(edited(content, **changes))
     with pytest.raises(WeightsFileError, match=message):

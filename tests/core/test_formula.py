@@ -191,7 +191,7 @@ def test_layers_compute_the_formula(B, residual, options, dtype, seed):
     peephole=st.booleans(),
     values=st.lists(st.sampled_from([np.nan, np.inf, -np.inf, 1e4, -1e4, 0.5]), min_size=5, max_size=5),
 )
-def test_fast_form_saturates_as_the_formula(options, peephole, values):
+def test_fast_form_saturates_like_the_formula(options, peephole, values):
     """NaN and infinities appear where the formula has them, for NaN, infinite or huge gates and c."""
     gates, c = np.array([values[:4]]), np.array([values[4:]])
     arrays = {"peephole": np.array([[0.5], [-0.5], [0.5]])} if peephole else {}

@@ -77,7 +77,7 @@ def test_check_function_refuses(value, error, message):
         check_function("f", value)
 
 
-def test_options_are_the_given_ones():
+def test_functions_return_their_options():
     options = {
         "activation": ("affine", 1.0, 2.0),
         "output_activation": "elu",

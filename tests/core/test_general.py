@@ -1,4 +1,4 @@
-"""Cells with other functions than sigmoid and one activation, and with clipped or coupled gates."""
+"""Cells with functions other than sigmoid and one activation, and with clipped or coupled gates."""
 
 import numpy as np
 import pytest
@@ -97,7 +97,7 @@ def test_gate_clip_clips_all_gates_but_not_c(backend):
 
 
 def two_layers(dtype):
-    """Return a layer with other, clipped gates and peepholes, and a layer with coupled gates and a projection."""
+    """Return a layer with clipped hard-sigmoid gates and peepholes, and one with coupled gates and a projection."""
     gates = {"gate_activation": ("hard_sigmoid", 0.2, 0.5), "gate_clip": 0.8, "peephole": True}
     coupled = {"coupled_gate": "input", "activation": ("scaled_tanh", 1.3, 0.6), "output_activation": "softsign"}
     return StackedWeights(
@@ -123,7 +123,7 @@ def outputs_of(weights, xs):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_steps_of_layers(dtype, stepping):
-    """Sequences, Steppers and pools carry their numbers through three steps."""
+    """Sequences, Steppers and pools match the formula for three steps."""
     T, B = 3, 6
     lstm = LSTM(two_layers(dtype), backend=stepping)
     xs = lstm.asarray(np.random.default_rng(0).normal(size=(T, B, 5)))

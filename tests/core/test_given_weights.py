@@ -167,7 +167,7 @@ EXPORTERS = [taker for taker in TAKERS if taker.startswith("to_")]
 
 
 @pytest.mark.parametrize("taker", ["LSTM", "LSTM.set_weights", *EXPORTERS])
-def test_lstm_and_exporters_raise_the_same(taker):
+def test_lstm_and_exporters_raise_the_same_error(taker):
     wanted = "weights: wanted an LSTMWeights or a StackedWeights; got "
     assert refusal(taker, None) == wanted + "None"
     for many in ([CELL], (CELL, CELL)):

@@ -1,10 +1,12 @@
 """Tests of the text that help() shows for public names."""
 
+import ast
 import inspect
 import pydoc
 import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -54,7 +56,7 @@ def test_help_fits_a_screen(name):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_broken_signatures_are_the_same(name, monkeypatch):
+def test_line_breaks_keep_the_signature(name, monkeypatch):
     """Only line breaks may differ from Python's own signature."""
     for found in (PUBLIC[name], *vars(PUBLIC[name]).values()):
         function = getattr(found, "__func__", found)
@@ -66,6 +68,21 @@ def test_broken_signatures_are_the_same(name, monkeypatch):
         assert " ".join(str(broken).split()).replace("( ", "(").replace(" )", ")") == str(plain)
         assert "*, " not in str(broken) or "\n" not in str(broken)
         assert broken == plain
+
+
+def defaults_in_source(public):
+    """Yield the defaults that the API page shows, as text. It reads the source, and of two definitions the last."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(public)))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for node in {each.name: each for each in sorted(found, key=lambda each: each.lineno)}.values():
+        if node.name == "__init__" or not node.name.startswith("_"):
+            yield from map(ast.unparse, filter(None, [*node.args.defaults, *node.args.kw_defaults]))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_signature_in_source_has_no_private_name(name):
+    private = [text for text in defaults_in_source(PUBLIC[name]) if re.match(r"_[A-Za-z]", text)]
+    assert not private, f"the API page shows {', '.join(private)} as defaults of {name}"
 
 
 def test_help_of_a_state_says_what_is_required():
@@ -104,7 +121,7 @@ def test_help_names_no_private_class(name):
 
 
 def indexed(module):
-    """The names in the index of a module's docstring. An index is its indented lines."""
+    """Return the names in the index of a module's docstring: its indented lines."""
     return re.findall(r"^    (\w+) +\S.*$", module.__doc__, re.MULTILINE)
 
 

@@ -28,7 +28,7 @@ def results_of(library):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("proj_size", [None, P])
 def test_results_are_in_the_library_of_x(library, dtype, proj_size):
-    """Masks and reset states are of the library too."""
+    """Masks and reset states are the library's arrays, too."""
     case, result = Case(library.backend, dtype, proj_size), results_of(library)
     got = case.call(library.make)
     assert isinstance(got.h, result.type)
@@ -79,7 +79,7 @@ def test_results_are_not_copied(library, dtype, monkeypatch):
 
 
 def test_results_outlive_the_call(library):
-    """A result keeps its memory alive if nothing else refers to it."""
+    """A result keeps its memory alive, even if nothing else refers to it."""
     case = Case(library.backend)
     got, wanted = case.call(library.make), case.wanted()
     gc.collect()

@@ -170,7 +170,7 @@ def test_pieces_make_the_whole(shape, backend):
     xs, states = lstm.asarray(rng.normal(size=(T, B, I))), random_states(lstm, B, rng)
     is_first = rng.random((T, B)) < 0.3
     if shape == "reverse":
-        is_first[3] = False  # a piece doesn't know what begins in the piece that comes before it
+        is_first[3] = False  # backwards, the first piece can't see that a sequence begins at step 3
     reverse = shape == "reverse"
     whole = lstm(xs, states, is_first=is_first, reverse=reverse)
     pieces, parts = [slice(0, 3), slice(3, 3), slice(3, T)], {}
@@ -342,7 +342,7 @@ def weight_places(lstm):
 
 
 def test_set_weights_during_a_sequence(monkeypatch):
-    """A sequence ends with the weights it began with, in all layers, if others are set meanwhile."""
+    """A sequence ends with the weights it began with, in all layers, even if others are set meanwhile."""
     old, new = (StackedWeights.random(I, N, 2, seed=seed, dtype="float64") for seed in (0, 1))
     lstm, xs = LSTM(old, backend="numpy"), np.random.default_rng(0).normal(size=(T, B, I))
     wanted = lstm(xs)

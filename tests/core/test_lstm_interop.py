@@ -150,7 +150,7 @@ def test_messages_name_the_layer_and_how_to_cast(library):
 @pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulated GPU")
 @pytest.mark.parametrize("own", [False, True])
 def test_sequences_run_on_torchs_stream(monkeypatch, own):
-    """All work is on PyTorch's current stream, and waits for no other."""
+    """All work is on PyTorch's current stream. It waits only for streams that arguments come from."""
     import cupy
 
     case = Case("cuda", bidirectional=True)
@@ -162,7 +162,7 @@ def test_sequences_run_on_torchs_stream(monkeypatch, own):
         observe.clear()
         case.lstm(xs, None, lengths=case.lengths)
         assert {entry.stream for entry in observe.log()} == {stream.ptr}
-        assert {entry.kind for entry in observe.log()} == {"launch", "record"}  # CuPy's, after a copy of lengths
+        assert {entry.kind for entry in observe.log()} == {"launch", "record"}  # CuPy's record, after it copies lengths
         observe.clear()
         case.lstm(xs, states)  # CuPy's states are on another stream
         assert {entry.stream for entry in observe.log() if entry.kind == "launch"} == {stream.ptr}

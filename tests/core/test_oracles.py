@@ -87,7 +87,7 @@ def test_tf1_extreme_rows(clip, backend):
 
 
 def test_tf1_state_order(backend):
-    """TensorFlow's packed state is [c | h]. Its numbers match by name and packed."""
+    """TensorFlow's packed state is [c | h]. A state gives the same numbers packed and by name."""
     proof = json.loads((FOLDER / "tf1_state_order_proof.json").read_text())
     inputs = proof["inputs"]
     variables = {"kernel": np.full((4, 8), 0.5, np.float32), "bias": np.zeros(8, np.float32)}

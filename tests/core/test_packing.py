@@ -105,7 +105,7 @@ layers = st.lists(st.tuples(st.integers(1, 4), st.none() | st.integers(1, 4)), m
 
 @given(B=st.integers(1, 3), sizes=layers, order=st.sampled_from(ORDERS), dtype=st.sampled_from(list(DTYPES)))
 def test_layers_come_back_bit_for_bit(backend_of_properties, B, sizes, order, dtype):
-    """Layers of any sizes come back exact. Read in the other order, every layer is wrong."""
+    """Layers of any sizes come back exactly. Read in the other order, every layer is wrong."""
     Ns, Ps = [N for N, _ in sizes], [P for _, P in sizes]
     states = [
         on(backend_of_properties, some_state(B, N, P or N, dtype, seed=k))
@@ -382,7 +382,7 @@ def test_a_tuple_of_one_state_stays_a_tuple(order):
     np.testing.assert_array_equal(back.c, state.c)
 
 
-def test_dtypes_of_stacked_states():
+def test_unstack_states_refuses_bad_dtypes():
     state = some_state(2, 4, 4)
     with pytest.raises(TypeError, match="h and c: wanted h of float64, .*; got h of float32 and c of float64"):
         unstack_states(h=state.h[None].astype("f4"), c=state.c[None])

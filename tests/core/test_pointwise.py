@@ -112,7 +112,7 @@ def test_out_in_place_and_strides(dtype, backend):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offset", [0, 1, 2])
-def test_every_argument_in_strides(offset, dtype, backend):
+def test_every_argument_may_be_strided(offset, dtype, backend):
     """Rows are parts of wider, unaligned ones, or have columns that are not adjacent."""
     make, rng = maker(backend, dtype), np.random.default_rng(0)
     B, N = 5, 8

@@ -193,7 +193,7 @@ def test_a_step_equals_the_cells(dtype, backend):
     np.testing.assert_array_equal(rest.c, layers[0].c[[1, 2, 4, 6]])
 
 
-def test_layers_step_as_the_lstm(backend):
+def test_layers_step_like_the_lstm(backend):
     owner = layered(backend)
     pool, layers = filled(owner, 9, 7)
     slots = [5, 0, 3, 6]
@@ -319,7 +319,7 @@ def test_read_returns_copies(backend):
     np.testing.assert_array_equal(host(pool.read([0]).c), layers[0].c[:1])
 
 
-def test_check_and_strict(backend):
+def test_check_and_strict_change_nothing(backend):
     owner = plain_cell(backend)
     pool, layers = filled(owner, 3, 3)
     assert pool.check() is None
@@ -393,7 +393,7 @@ def traced(monkeypatch):
 
 
 def allocated(call, times):
-    """Return how much memory `times` calls keep, and the most that they allocate meanwhile."""
+    """Return the bytes that `times` calls keep, and the peak while they run."""
     before = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
     for _ in range(times):

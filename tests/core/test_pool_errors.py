@@ -446,7 +446,7 @@ OTHERS = {
         TypeError,
         "like: wanted a {module}.ndarray ({device}); got list. Use cell.asarray(...) to make one",
     ),
-    "read like what is elsewhere": (
+    "read like an array elsewhere": (
         lambda g: g.pool.read([0], like=OnGpu()),
         ValueError,
         "like: wanted an array on {device}; got a {tests}.OnGpu on metal. Use cell.asarray(...) to make one",

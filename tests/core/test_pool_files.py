@@ -191,14 +191,14 @@ DAMAGED = {
     "another array": ({"1.h": np.zeros((4, 2), "f4")}, {}, "1.h: wanted no such array; got float32 (4, 2)"),
     "no layers": ({}, {"layers": []}, "layers: wanted the sizes of each layer; got []"),
     "layers of numbers": ({}, {"layers": [2, 4]}, "layers: wanted the sizes of each layer; got [2, 4]"),
-    "no list": ({}, {"layers": 3}, "layers: wanted the sizes of each layer; got 3"),
-    "sizes that are none": (
+    "layers that are a number": ({}, {"layers": 3}, "layers: wanted the sizes of each layer; got 3"),
+    "a size that is text": (
         {},
         {"layers": [{"output_size": 2, "hidden_size": "4"}]},
         "layers: wanted the sizes of each layer; got [{'hidden_size': '4', 'output_size': 2}]",
     ),
     "another dtype": ({}, {"dtype": "int8"}, "dtype: wanted one of float64, float32, float16, bfloat16; got int8"),
-    "a dtype that is none": ({}, {"dtype": [1]}, "dtype: wanted one of float64, float32, float16, bfloat16; got [1]"),
+    "a dtype that is a list": ({}, {"dtype": [1]}, "dtype: wanted one of float64, float32, float16, bfloat16; got [1]"),
     "another option": ({}, {"capacity": 9}, "capacity"),
 }
 
@@ -292,7 +292,7 @@ def test_a_failed_load_restores_the_states(monkeypatch, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and killed")
 @pytest.mark.parametrize(("way", "breaks"), [("carefully", False), ("naively", True)])
 def test_killed_while_saving(way, breaks, tmp_path):
-    """After each of 200 random kills, the old or the new file is there. A plain write would break some."""
+    """After each of 200 random kills, the old or the new file is there. A plain write breaks some."""
     kills = 200
     result = subprocess.run(
         [sys.executable, "-m", "support.pool_kills", str(tmp_path), way, str(kills)],

@@ -6,7 +6,7 @@ from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights
 
 from support.pools import Player
 
-# How far a pool and its model may differ. They step rows in other batches, and differences accumulate in the states.
+# How far a pool and its model may differ. Their batches have different rows, and differences accumulate in the states.
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 6e-2}
 
 

@@ -85,7 +85,7 @@ def test_products_are_cut_where_it_pays(small_kernels, monkeypatch):
 
 
 @pytest.mark.parametrize(("kernel", "known"), [("SkylakeX", True), ("Haswell", False), (None, False)])
-def test_known_kernels_are_small(kernel, known, monkeypatch):
+def test_small_kernels_are_known_by_name(kernel, known, monkeypatch):
     monkeypatch.setattr(blas, "kernel", lambda: kernel)
     assert matmul.has_small_kernels.__wrapped__() is known
 
@@ -113,7 +113,7 @@ def test_layouts_are_made_once_on_demand(small_kernels):
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("proj_size", [None, 70])
 def test_cut_products_match_plain_ones(bias, proj_size, small_kernels, monkeypatch):
-    """Sizes have several columns and groups, and a remainder of both."""
+    """Sizes give several blocks of columns and several groups of rows, both with a remainder."""
     I, N, T = 150, 170, 5
     weights = LSTMWeights.random(I, N, seed=3, proj_size=proj_size, bias=bias)
     rng = np.random.default_rng(0)

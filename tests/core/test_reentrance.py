@@ -183,7 +183,7 @@ def test_one_inner_call_at_each_line(name):
     assert inner.made > 50
 
 
-def test_one_workspace_per_thread_is_found(monkeypatch):
+def test_sharing_one_workspace_is_detected(monkeypatch):
     """Plant a fault and find it: one workspace for all calls of a thread."""
     monkeypatch.setattr(scratch.Scratch, "take", lambda self: (self._unused or [scratch.Workspace(self._spec)])[-1])
     keep = scratch.Scratch.give_back

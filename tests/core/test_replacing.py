@@ -294,7 +294,7 @@ def left(folder):
 
 
 def save_and_hang(path, in_the_midst):
-    """Write half of a file in a child process, set the event, and wait to be killed."""
+    """Save in a child process. Before the rename, set the event and wait to be killed."""
 
     def hang(_):
         in_the_midst.set()

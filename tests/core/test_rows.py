@@ -181,7 +181,7 @@ def test_a_call_after_the_main_thread_ended():
     assert result.stdout == "late: (40, 4)\n", result.stderr
 
 
-def test_fewer_threads_suffice_if_none_can_start(monkeypatch):
+def test_fewer_threads_suffice_if_starting_fails(monkeypatch):
     started, done, real = [], [], threading.Thread.start
 
     def start(thread):

@@ -17,7 +17,7 @@ def inputs(cell, T=5, B=2):
     return cell.asarray(np.ones((T, B, 3)))
 
 
-# Code of TensorFlow 1 and PyTorch users, run with our cell. Each must raise on the line that is wrong.
+# Code of TensorFlow 1 and PyTorch users, run with our cell. Each piece must raise on its wrong line.
 
 
 def test_one_tensorflow_step_raises(cell):

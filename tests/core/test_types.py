@@ -20,6 +20,10 @@ one, several = cell.zero_state(5), lstm.zero_state(5)
 assert_type(one, LSTMState)
 assert_type(several, tuple[LSTMState, ...])
 
+LSTMState(h=one.h, c=one.c)
+LSTMState(one.h, one.c)  # type: ignore[call-arg]
+LSTMState(h=one.h)  # type: ignore[call-arg]
+
 assert_type(StatePool(cell, 3), StatePool[LSTMState])
 assert_type(StatePool(lstm, 3), StatePool[tuple[LSTMState, ...]])
 assert_type(StatePool(cell, 3).read([1]), LSTMState)

@@ -116,7 +116,7 @@ def test_layers_and_sequences_match_the_formula(residual, stepping):
         assert_near(final, exact, 1e-13)
 
 
-def test_sequences_of_other_lengths_match(backend):
+def test_sequences_of_different_lengths_match(backend):
     """Rows that have ended keep their state. Reset rows keep a part of the state they are reset to."""
     T, rng = 4, np.random.default_rng(2)
     weights = LSTMWeights.random(I, N, seed=0, dtype="float64", proj_size=4, **ZONEOUT)
@@ -149,7 +149,7 @@ def test_zoneout_of_0_or_1_is_exact(part, backend):
 
 
 def test_pointwise_keeps_only_c(backend):
-    """It can't keep a part of h, as it doesn't get the old h."""
+    """lstm_pointwise can't keep a part of h, as it doesn't get the old h."""
     rng, cell = np.random.default_rng(0), LSTMCell(LSTMWeights.random(1, 1, seed=0, dtype="float64"), backend=backend)
     gates, c = cell.asarray(rng.normal(size=(B, 4 * N))), cell.asarray(rng.normal(size=(B, N)))
     plain, kept = lstm_pointwise(gates, c), lstm_pointwise(gates, c, zoneout_c=0.25)
@@ -171,7 +171,7 @@ def test_out_may_be_the_state(backend):
 
 
 def test_a_reset_leaves_the_callers_state(backend):
-    """Zoneout keeps a part of the old h, in which reset rows are replaced."""
+    """Zoneout reads the old h with its reset rows replaced, which must happen in a copy."""
     cell = LSTMCell(LSTMWeights.random(I, N, seed=0, **ZONEOUT), backend=backend)
     x, state = random_inputs(cell, B)
     before = [host(array).copy() for array in (state.h, state.c)]

@@ -105,7 +105,7 @@ SOME = [0, 63, 64, 65, 129]
 
 @pytest.mark.parametrize(("layers", "size"), [(1, "whole"), (1, "odd"), (2, "whole")])
 def test_slots_of_a_pool(backend, kind, size, layers):
-    """A sequence has the bits of its cell's calls, whatever its slot and the size of the batch."""
+    """A sequence has the bits that it has alone, whatever its slot and the size of the batch."""
     owner = make(backend, kind, size, layers)
     rng = np.random.default_rng(0)
     play, pool = Rows(owner, rng), StatePool(owner, 200)
@@ -125,7 +125,7 @@ def test_slots_of_a_pool(backend, kind, size, layers):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_rows_of_steppers(backend, kind, size):
-    """A row has its bits in any batch, at any place, beside NaN and infinities, with resets."""
+    """A row has the same bits in any batch, at any place, beside NaN and infinities, with resets."""
     owner = make(backend, kind, size)
     x, state = random_inputs(owner, ROWS)
     x, state = host(x), state.to_numpy()
@@ -184,7 +184,7 @@ def test_addresses_change_no_bit(data):
 @needs_cuda
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_without_the_option_bits_differ(dtype):
-    """Otherwise kernels depend on the batch, and so do bits. The tests here can fail."""
+    """Without batch_invariant, the kernel depends on the batch, and so do the bits. So the tests above can fail."""
     weights = LSTMWeights.random(300, 64, seed=0, dtype=dtype)
     kernels = ("matmul", "simt") if dtype == "float32" else ("tensor_small", "tensor_medium")
     results = set()

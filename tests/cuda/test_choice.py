@@ -124,7 +124,7 @@ def test_steppers_and_pools_name_their_kernels(backend):
             pool.kernels(batch)
 
 
-def test_old_gpus():
+def test_old_gpus_cannot_step_in_one_kernel():
     assert choice.reason_against_device(80) is None
     assert choice.reason_against_device(120) is None
     wanted = "steps in one kernel need compute capability 8.0, and this GPU has 7.5"
@@ -153,7 +153,7 @@ def test_info_says_how_each_gpu_steps(monkeypatch):
     assert rows[:2] == [("backend numpy", "runs"), ("backend cuda", "runs")]
     assert rows[3:-1] == [
         ("GPU 0", "New"),
-        ("", "steps: one kernel, chosen by a table of predictions"),
+        ("", "steps: the kernel is chosen by a table of predictions"),
         ("GPU 1", "Old"),
         ("", "steps: matmul and pointwise, as compute capability 7.5 is older than 8.0"),
     ]

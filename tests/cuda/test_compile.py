@@ -1,4 +1,4 @@
-"""Compile every instance of every kernel for every architecture by NVRTC, as on a machine with a GPU."""
+"""Compile every instance of every kernel for every architecture with NVRTC, as on a machine with a GPU."""
 
 import functools
 import itertools
@@ -234,7 +234,7 @@ def test_functions_of_steps(tile, dtype):
         assert_compiles(kernel, MAIN)
 
 
-def test_steps_need_tensor_cores_of_sm_80():
+def test_steps_need_sm_80():
     """On sm_75, the first primitive's assertion fails."""
     for tile, dtype in resources.TILES:
         step, *_, project = resources.step_kernels(tile, dtype)
@@ -342,7 +342,7 @@ def listings(kernels, architecture, listing=sass.accesses):
 
 @pytest.mark.parametrize("architecture", [75, 90, 120])
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
-def test_memory_is_moved_by_vectors(architecture, dtype):
+def test_memory_moves_in_vectors(architecture, dtype):
     """The machine code has the source's loads and stores, each for all units of a thread, and no others.
 
     A load may occur more than once, as the compiler copies code for each outcome of a branch.
@@ -358,7 +358,7 @@ def test_memory_is_moved_by_vectors(architecture, dtype):
 @pytest.mark.parametrize("architecture", [75, 90, 120])
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_a_pools_state_moves_16_bytes_at_a_time(architecture, dtype):
-    """States are loaded and stored, or zeroed, 16 bytes at a time. Loops are not unrolled into less."""
+    """States are loaded and stored, or zeroed, 16 bytes at a time. Unrolling doesn't split them."""
     (found,) = listings([launch.gather_kernel(dtype)], architecture)
     assert found["STG", 128] == 2 * found["LDG", 128] > 0
     x, c = dtype.itemsize * 8, dtypes.state_dtype(dtype).itemsize * 8
@@ -423,7 +423,7 @@ def test_compile_seconds_are_logged(tmp_path, monkeypatch, caplog):
 
 @pytest.mark.parametrize("architecture", [75, 90, 120])
 def test_kernels_of_primitives_compile(architecture):
-    """A GPU runs these kernels first."""
+    """These kernels should run first on a new GPU."""
     file = str(Path(__file__).parent / "primitives.cu")
     for name in (
         *(f"{kernel}<{name}>" for kernel in ("widened", "narrowed") for name in C_NAMES.values()),
@@ -522,7 +522,7 @@ def test_primitives_are_refused_on_older_gpus(primitive, tmp_path):
 
 def test_products_need_16_bit_types(tmp_path):
     call = f"{MATRIX} mma_m16n8k16<float>(d, a, b);"
-    assert failed_assertions(call, 80, tmp_path) == ["of 16-bit types"]
+    assert failed_assertions(call, 80, tmp_path) == ["mma.m16n8k16 multiplies 16-bit types"]
 
 
 def test_every_primitive_of_newer_gpus_is_refused():

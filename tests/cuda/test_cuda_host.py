@@ -96,7 +96,7 @@ def test_a_cell_runs_on_its_own_device(cupy):
 
 def test_a_missing_device_raises(cupy):
     count = cupy.cuda.runtime.getDeviceCount()
-    with pytest.raises(BackendUnavailableError, match=f"there is no GPU {count}, only {count}"):
+    with pytest.raises(BackendUnavailableError, match=f"there is no GPU {count}: found {count}"):
         LSTMCell(LSTMWeights.random(1, 1, seed=0), backend=f"cuda:{count}")
 
 
@@ -193,11 +193,11 @@ def test_the_launcher_names_nested_members(cupy):
         select_kernel(out.dtype)((1, 1), (4, 64), arguments)
 
 
-def test_a_queued_launch_keeps_its_arrays(clip_kernel, cupy):
-    """The struct has only addresses, so the launch keeps the arrays until it is done."""
+def test_a_bound_launch_keeps_its_arrays(clip_kernel, cupy):
+    """The struct has only addresses, so a bound launch keeps the arrays as long as it exists."""
     h = cupy.asarray(np.array([-2, 0.5, 2], np.float32))
     gone = weakref.ref(h)
-    arguments = ClipArguments(h[:2], 2, 1)  # whose view refers to h
+    arguments = ClipArguments(h[:2], 2, 1)  # the view refers to h
     values = clip_kernel.struct.values(arguments)
     launch = clip_kernel.bound((1,), (256,), clip_kernel.struct.filled(values, clip_kernel.numbers(values)))
     del h, arguments, values
@@ -213,7 +213,7 @@ KIB = 1 << 10
 
 @pytest.mark.parametrize("shared", [0, 4, 48 * KIB, 48 * KIB + 4, 64 * KIB])
 def test_dynamic_shared_memory(shared, cupy):
-    """All of the memory can be used, for every size that each GPU has."""
+    """All of the memory can be used, in sizes that every GPU has."""
     kernel = plain_kernel(*REVERSED, shared=shared)
     values = np.random.default_rng(0).random(shared // 4, np.float32)
     out = cupy.zeros(values.size, np.float32)
@@ -282,7 +282,7 @@ def copied_kernels(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_edited_headers_are_compiled_again(stale, copied_kernels, cupy, monkeypatch):
-    """A changed digest compiles the new code. If the digest is stale, a planted fault, the old code runs."""
+    """A changed digest compiles the new code. With a stale digest, planted as a fault, the old code runs."""
     from fusedlstm.backends.cuda.runtime import sources
 
     def clip():

@@ -12,7 +12,7 @@ runtime = cupy.cuda.runtime
 
 
 def test_missing_functions_are_named(capfd):
-    """CUDA's runtime, which CuPy has inside, and cuBLAS."""
+    """One is of CUDA's runtime, which is linked into CuPy, and one of cuBLAS."""
     from cupy_backends.cuda.libs import cublas
 
     with pytest.raises(runtime.CUDARuntimeError, match="999"):

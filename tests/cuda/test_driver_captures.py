@@ -47,7 +47,7 @@ def elsewhere(work):
 
 
 def test_a_graph_replays_what_was_queued(stream):
-    """It does nothing before its launch. Then it reads memory, and keeps the numbers of the capture."""
+    """Nothing runs before its launch. Each launch reads memory anew, with the scalar arguments of the capture."""
     a, b = cupy.asarray(np.arange(4.0)), cupy.zeros(4)
     scale = cupy.RawKernel('extern "C" __global__ void scale(double* a, double by) { a[0] *= by; }', "scale")
     scale((1,), (1,), (cupy.ones(1), np.float64(1)))  # loads it
@@ -96,7 +96,7 @@ def test_unsafe_calls_by_mode(stream, call):
 
 
 def test_arrays_in_captures(stream):
-    """The tests' allocator is stricter than CuPy's: there is no memory for an array, as CuPy's pool may have none."""
+    """A capturing thread can't allocate. CuPy's pool is less strict: it may have a free block."""
     stream.begin_capture(THREAD_LOCAL)
     assert elsewhere(lambda: cupy.empty(3)) is None
     with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
@@ -175,7 +175,7 @@ def test_a_stream_joins_a_capture(stream):
 
 
 def test_the_default_stream_during_a_capture(stream):
-    """It waits for blocking streams, and so invalidates their captures. It knows nothing of other streams."""
+    """It waits for blocking streams, and so invalidates their captures. Other streams are not affected."""
     array = cupy.zeros(4)
     stream.begin_capture()
     runtime.memsetAsync(array.data.ptr, 0, 32, 0)

@@ -100,7 +100,7 @@ def test_products(dtype, out, compute, tolerance):
 
 @needs_cuda
 def test_products_of_views():
-    """Leading dimensions exceed the rows of operands and result. Addresses have a small alignment."""
+    """Leading dimensions exceed the widths of operands and result. Addresses have a small alignment."""
     rng = np.random.default_rng(0)
     a, weight, d = (cupy.asarray(rng.normal(size=(n, 24)).astype("f4")) for n in (3, 5, 3))
     before = d.get()
@@ -126,7 +126,7 @@ def test_graphs_keep_the_factors_of_their_capture():
     product.assert_right()
 
 
-# What the fake one refuses. cuBLASLt may not, and then gives any number, or stops the process.
+# What the fake one refuses. cuBLASLt may accept it, and then return any number or crash.
 
 
 @pytest.fixture
@@ -203,13 +203,13 @@ def test_other_devices_are_refused(product):
 
 
 @driver_child.of_the_driver
-def test_products_into_another_place_are_refused(product):
+def test_out_of_place_products_are_refused(product):
     refuses(product, NOT_SUPPORTED, c=cupy.zeros((6, 4), np.float32).data.ptr)
 
 
 @driver_child.of_the_driver
 def test_tf32_is_rounded(product):
-    """To 10 bits, so the product differs from IEEE float32, as in cuBLAS."""
+    """Operands are rounded to 10 bits, so the product differs from IEEE float32's, as in cuBLAS."""
     product.run()
     ieee = product.d.get()
     Product(product.a, product.weight, product.d, COMPUTE_32F_FAST_TF32).run()

@@ -60,7 +60,7 @@ def test_limited_memory_runs_out():
 
 @pytest.mark.parametrize("order", ["now", "late"])
 def test_touching_freed_memory_crashes(order):
-    """By default any array's memory. CuPy's pool keeps the memory of arrays, so in other orders only what it frees."""
+    """By default, an array's memory is freed with it. In other orders, CuPy's pool keeps it until emptied."""
     program = """
         a, b = cupy.ones(1000), cupy.ones(1000)
         address = b.data.ptr
@@ -80,7 +80,7 @@ def test_touching_freed_memory_crashes(order):
 @pytest.mark.parametrize("guard", ["0", "1"])
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_the_host_cant_touch_guarded_memory(guard, where):
-    """With DRIVER_GUARD=1. The GPU can't touch another GPU's memory, either. Without, the emulator lets both."""
+    """With DRIVER_GUARD=1, it crashes. So does a GPU that touches another's memory. Otherwise, both succeed."""
     program = f"""
         import ctypes
         array = cupy.ones(4)
@@ -120,7 +120,7 @@ def places():
         ("beyond", "host", runtime.memcpyHostToDevice, "InvalidValue"),
     ],
 )
-def test_copies_are_refused(to, source, kind, error):
+def test_wrong_copies_are_refused(to, source, kind, error):
     known = places()
     at = {name: array.ctypes.data if name == "host" else array.data.ptr for name, array in known.items()}
     at["beyond"] = at["device"] + 8
@@ -128,7 +128,7 @@ def test_copies_are_refused(to, source, kind, error):
         runtime.memcpyAsync(at[to], at[source], 48, kind, 0)
 
 
-def test_copies_of_rows_are_refused():
+def test_wrong_copies_of_rows_are_refused():
     a, b = cupy.zeros((3, 4), np.float32), cupy.zeros((3, 4), np.float32)
     there, kind = (a.data.ptr, 16, b.data.ptr, 16), runtime.memcpyDeviceToDevice
     runtime.memcpy2DAsync(*there, 16, 3, kind, 0)

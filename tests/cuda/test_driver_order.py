@@ -22,7 +22,7 @@ WANTED = {
 
 @pytest.mark.parametrize("order", WANTED)
 def test_work_in_an_order(order):
-    """Whatever waits gets the right number in any order. Whatever doesn't gets an old one, or in random order both."""
+    """Work that waits gets the right number in any order. Other work gets an old one if late, and either if random."""
     command = [sys.executable, "-m", "support.late_work", "20"]
     environment = ENVIRONMENT | {"DRIVER_ORDER": order, "DRIVER_SEED": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

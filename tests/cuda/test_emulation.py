@@ -139,7 +139,7 @@ def checked():
     ],
 )
 def test_gaps_are_faults(checked, stride, where):
-    """Elements of the allocation outside of a view are between its rows or before it."""
+    """Memory between a view's rows, or before the view, is out of bounds."""
     view = numbers(6, 16)[2:, 4:8]
     to = np.zeros((4, 4), np.float32)
     with pytest.raises(EmulationError, match=f"out of bounds .* {where} of 'from'") as raised:

@@ -50,7 +50,7 @@ def without_loaded_kernels():
 
 
 def two_layers():
-    """Return layers of two activations, each with its own kernel and with projections in launches of their own."""
+    """Return an LSTM of two layers whose activations, and so kernels, differ. Projections are separate launches."""
     layers = [
         LSTMWeights.random(5, 40, seed=0, proj_size=6),
         LSTMWeights.random(6, 40, seed=1, proj_size=6, activation="relu"),
@@ -59,7 +59,7 @@ def two_layers():
 
 
 @pytest.mark.parametrize("lost", ["lstm_project", "lstm_step<SimtSmall<float>, Functions<Function<RELU>>,"])
-def test_a_pool_keeps_states_if_a_kernel_is_lost(lost, monkeypatch):
+def test_a_pool_keeps_states_if_loading_fails(lost, monkeypatch):
     owner = two_layers()
     pool = StatePool(owner, 8)
     slots = pool.allocate(8)
@@ -95,7 +95,7 @@ def test_a_pool_keeps_states_if_memory_runs_out(monkeypatch):
     assert bits_of(pool.read(slots)) == before
 
 
-def test_a_call_keeps_c_if_a_kernel_is_lost(monkeypatch):
+def test_a_call_keeps_c_if_loading_fails(monkeypatch):
     cell = LSTMCell(LSTMWeights.random(5, 40, seed=0, proj_size=6), backend="cuda", kernel="simt")
     x, state = cell.asarray(np.ones((3, 5))), random_state(cell, 3, np.random.default_rng(0))
     before, out = bits(state.c), LSTMState(h=cell.zero_state(3).h, c=state.c)
@@ -168,7 +168,7 @@ def test_residual_x_at_any_alignment(elements):
 
 
 def test_residual_x_may_change_its_alignment():
-    """Pairs of numbers fit one alignment and not the other. Neither allows staging by 16 bytes."""
+    """A shift by 2 numbers allows moving pairs. A shift by 1 or 3 doesn't. None of these allows staging by 16 bytes."""
     weights = StackedWeights.random(16, 16, 1, seed=0, dtype="float16", residual=True)
     lstm = LSTM(weights, backend="cuda", kernel="tensor_small")
     x = lstm.asarray(np.random.default_rng(0).normal(size=(9, 16)))

@@ -1,4 +1,4 @@
-"""Pools on the emulated GPU that step each layer by one kernel: what a step queues, and which states change."""
+"""Pools on the emulated GPU that step each layer with one kernel: what a step queues, and which states change."""
 
 import gc
 import weakref
@@ -101,7 +101,7 @@ def counted(monkeypatch):
 def test_a_steps_launches(where, options, monkeypatch):
     """A layer takes one kernel. Slots on a device need one more, before the layers.
 
-    A projection of more units than a block takes one more kernel a layer. Resets take none.
+    If a cell has more units than a block, its projection takes one more kernel. Resets take none.
     """
     owner, pool = make(**options)
     B, each = 7, ["lstm_step", "lstm_project"] if {"N", "proj_size"} <= options.keys() else ["lstm_step"]
@@ -209,7 +209,7 @@ def test_idle_slots_keep_their_bits(options):
 
 
 def test_words_say_which_row_is_the_state(options):
-    """The other row of a slot is the state before, and is the only one that a step writes."""
+    """A slot's other row is the previous state, and is the only one that the next step writes."""
     owner, pool = make(**options)
     x, rows = inputs(owner, 3), pool._engine
     for t in range(4):
@@ -370,7 +370,7 @@ def test_two_pools_of_one_cell():
 @pytest.mark.parametrize("failing", ["lstm_step", "lstm_project", "the second lstm_step"])
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_a_launch_that_fails_midway(failing, error, monkeypatch):
-    """Each word still selects one of its slot's rows, other slots don't change, and the pool steps on."""
+    """Words and other slots don't change, and the pool steps on."""
     from fusedlstm.backends.cuda.runtime.compile import Kernel
 
     owner, pool = make(layers=2, N=40, proj_size=5)

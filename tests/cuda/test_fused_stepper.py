@@ -55,7 +55,7 @@ WHAT = [
 
 @pytest.mark.parametrize(("layers", "options", "each"), WHAT)
 def test_a_steps_graph(layers, options, each):
-    """A layer is one kernel, and one more for a projection wider than a block. Resets and flags take none."""
+    """A layer is one kernel. With more units than a block, its projection is one more. Resets and flags take none."""
     stepper = make(layers, **options).stepper(5)
     assert nodes(stepper) == each * layers
     stepper.is_first[...] = True
@@ -91,7 +91,7 @@ def test_a_step_is_one_launch(resets, given):
 
 
 def test_nothing_else_is_captured(monkeypatch):
-    """Capture a graph per buffer of h, with and without resets. Their first use captures no more."""
+    """Making a Stepper captures a graph for each buffer of h, with and without resets. Steps capture nothing."""
     from fusedlstm.backends.cuda.runtime.graphs import captured
 
     made = []
@@ -312,7 +312,7 @@ def test_sequences_are_near_float64(kernel, dtype, precision):
 
 
 def test_layers_step_as_the_lstm():
-    """Layers of different sizes have the LSTM's bits."""
+    """A Stepper of layers of different sizes has the bits of the LSTM's own steps."""
     a = LSTMWeights.random(7, 12, seed=1, peephole=True)
     b = LSTMWeights.random(12, 9, seed=2, proj_size=5, proj_clip=0.1)
     c = LSTMWeights.random(5, 5, seed=3, cell_clip=0.5)

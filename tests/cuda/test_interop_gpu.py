@@ -305,7 +305,7 @@ def test_streams_of_the_interface_are_ordered(argument):
 @pytest.mark.parametrize("kind", [OnlyDlpack, WithNamespace, OnlyInterface])
 @pytest.mark.parametrize("own", [False, True])
 def test_out_of_a_library_without_a_known_stream(torch, kind, own):
-    """The host waits after the last launch, so `out` is complete on return. Inputs don't wait."""
+    """The host waits after the last launch, so `out` is complete on return. It doesn't wait for inputs."""
     case = Case("cuda")
     handle = own_stream(torch) if own else 0
     x, state = tensors(case)

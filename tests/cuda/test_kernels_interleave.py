@@ -1,4 +1,4 @@
-"""interleave.cu on the CPU with every access checked, compared bit for bit with the layout in loops."""
+"""interleave.cu on the CPU with every access checked, compared bit for bit with plain Python loops."""
 
 from itertools import cycle
 
@@ -24,7 +24,7 @@ SHAPES += [(0, 5, 3), (33, 9, 7), (31, 2, 9), (16, 32, 32), (15, 40, 40)]
 
 
 def numbers(random, shape, dtype):
-    """Return normal numbers, with one in every row that a copy could spoil."""
+    """Return normal numbers. In every row, one is special, such as NaN or -0.0, and an inexact copy could change it."""
     array = random.standard_normal(shape).astype(dtype)
     tiny = np.finfo(np.float32).smallest_subnormal if dtype.itemsize == 4 else 0
     special = cycle([np.nan, -0.0, np.inf, -np.inf, tiny, -1.0])
@@ -95,7 +95,7 @@ def test_pad(functions, name, P, N, schedule):
 
 
 def halves_of_tf32(random, shape):
-    """Return numbers of every size. In every other column, they are at or near the middle of two TF32 numbers."""
+    """Return numbers of every size. In every other column, they are at or near the midpoint of two TF32 numbers."""
     bits = random.integers(0, 1 << 32, shape, np.uint32)
     near = random.integers(0x0FFF, 0x1002, shape, np.uint32)
     bits[:, ::2] = (bits[:, ::2] & ~np.uint32(0x1FFF)) | near[:, ::2]

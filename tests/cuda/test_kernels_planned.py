@@ -1,7 +1,7 @@
 """The kernels of planned steps on the CPU, with every access checked.
 
 planned.cu is compared with the NumPy backend in float64, and finish.cu, reset.cu and gather.cu bit for bit. Memory
-outside of rows, and between them, may not be touched.
+outside of rows, and between them, must not be touched.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -134,7 +134,7 @@ def columns_of_one(random, count, B, N, dtype):
 
 
 def random_arrays(instance, layout):
-    """Return arrays of a step. Rows of slot -1 have NaN in gates and input, which may not be read."""
+    """Return arrays of a step. Rows of slot -1 have NaN in gates and input, which must not be read."""
     random = np.random.default_rng(layout.B)
     B, N, slots = layout.B, layout.vectors * instance.width, layout.slots
     T, A = DTYPES[instance.dtype], DTYPES[state_type(instance.dtype)]
@@ -291,7 +291,7 @@ def assert_finished(name, arrays, before, limit):
     want[slots[finished]] = clipped[finished].astype(want.dtype)
     assert_near("h", arrays["h"], want, rtol=0, atol=0)
     others = [np.delete(each["h"], slots[finished], axis=0) for each in (arrays, before)]
-    assert_same_bits("rows of h that nobody has", *others)
+    assert_same_bits("rows of h without a step", *others)
     copy = arrays["copy"]
     if copy is None:
         return

@@ -1,7 +1,7 @@
 """The whole step's kernels on the CPU, with every access checked.
 
-step.cu and project.cu are compared with float64 for every tile and dtype. A row's bits may not depend on other rows.
-Memory outside of rows, and between them, may not be touched.
+step.cu and project.cu are compared with float64 for every tile and dtype. A row's bits must not depend on other rows.
+Memory outside of rows, and between them, must not be touched.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -237,7 +237,7 @@ def stepped_rows(steps, instance, step, there):
 def test_bits_of_a_row(steps, family, name):
     """A row's bits don't depend on other rows, its place, a pool, or which tile of a kernel runs.
 
-    Only the emulator adds sums one by one, so only there can the medium and large tensor-core tiles be compared.
+    The medium and large tensor-core tiles can be compared only in the emulator, which adds products one by one.
     """
     # K has as many tiles as the warps of a small tile share, and one more.
     B, I, N = 129, 4 * ROW_BYTES // DTYPES[name].itemsize + 3 if family == "small" else 40, 10
@@ -265,9 +265,9 @@ def test_bits_of_a_row(steps, family, name):
 
 
 def spread_rows(array):
-    """Return the same numbers in rows so far apart that the last exceeds 2^31 elements.
+    """Return the same numbers in rows so far apart that the last begins beyond 2^31 elements.
 
-    In a pool's h, the last two rows do. In weights, all rows from the last of a tile on do.
+    In a pool's h, the last two rows do. In weights, every row from the last of the first tile on does.
     """
     pairs = array.ndim == 3
     last = 2 * len(array) - 3 if pairs else min(len(array), 128) - 1

@@ -72,7 +72,7 @@ def check_finish(function, name, projected, h, old_h, rows=None, schedule=FORWAR
     tolerance = ARITHMETIC_TOLERANCE[state_type(name)] + ROUNDING[name]
     assert_near("h", h[at[at >= 0]], want, rtol=ROUNDING[name], atol=tolerance)
     others = [np.delete(each, at[at >= 0], axis=0) for each in (h, before)]
-    assert_same_bits("rows of h that nobody has", *others)
+    assert_same_bits("rows of h without a step", *others)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)

@@ -25,7 +25,7 @@ def test_every_mutation_applies_to_the_kernels():
 
 
 def test_a_text_that_is_not_unique_is_refused():
-    with pytest.raises(ValueError, match=r"'nowhere' is 0 times in clip\.cu, not once"):
+    with pytest.raises(ValueError, match=r"'nowhere' occurs 0 times in clip\.cu, not once"):
         mutations.Mutation("clip.cu", "a change of nothing", "nowhere", "").applied()
 
 

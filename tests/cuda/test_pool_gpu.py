@@ -1,7 +1,6 @@
 """Pools on the emulated GPU: what a step queues, which engines are kept, and slots from the device."""
 
 import gc
-import weakref
 
 import numpy as np
 import pytest
@@ -404,23 +403,6 @@ def test_memory_outlives_queued_work(monkeypatch):
     assert memory.alive() < before
 
 
-def test_dropped_buckets_outlive_queued_work(monkeypatch):
-    from fusedlstm.backends.cuda import matmul_slots
-    from fusedlstm.backends.cuda.runtime import streams as order
-
-    owner, pool = make()
-    monkeypatch.setattr(matmul_slots, "_MOST_BYTES", 0)
-    monkeypatch.setattr(order.cupy.cuda.runtime, "eventQuery", lambda event: order._NOT_READY)
-    operand = weakref.ref(pool._engine._step._buckets[64].step.operand)
-    pool.step(inputs(owner, 3), [0, 1, 2])
-    gc.collect()
-    assert list(pool._engine._step._buckets) == [16]
-    assert operand() is not None
-    monkeypatch.undo()
-    settle()
-    assert operand() is None
-
-
 def test_new_bucket_leaves_the_current_stream():
     """The whole step that makes the bucket runs on that stream."""
     owner, pool = make()
@@ -519,7 +501,7 @@ def test_a_pool_on_another_device():
 
 
 def test_a_prepared_pool_loads_nothing(monkeypatch):
-    """Steps compile and load no kernel, as `prepare` has done so."""
+    """Steps compile, load and pin nothing, as `prepare` has done it all."""
     from fusedlstm.backends.cuda import kernels
     from fusedlstm.backends.cuda.runtime import pinned
     from fusedlstm.backends.cuda.runtime.compile import Kernel

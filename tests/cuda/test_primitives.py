@@ -168,7 +168,7 @@ LARGE = [("scaled_tanh", 1.7159, 2 / 3), ("scaled_tanh", -2.0, 0.5), ("scaled_ta
 
 @pytest.mark.parametrize("function", [*FUNCTIONS, *LARGE], ids=[*NAMES, *map(str, LARGE)])
 def test_fast_activations(function):
-    """The hardware's approximations for float are within 2^-20, relative beyond 1. NaN gives NaN."""
+    """The hardware's approximations for float are within 2^-20, absolute up to 1 and relative beyond. NaN gives NaN."""
     values = numbers("float32")
     got = launch(f"fast<{function_type(function)}>", values, "float32")
     wanted = exact(function, values).astype(np.float32)
@@ -200,8 +200,8 @@ def test_magnitude_and_clip(dtype):
     assert_same(launch(f"clipped<{C_NAMES[dtype]}>", values, dtype), np.clip(values, -0.75, 0.75).astype(values.dtype))
 
 
-# CUDA's documentation promises 2 + 1.173 |x| ulp for __expf, and 2 for __fdividef with a normal result. Within [-1, 1],
-# both are 2^-21 of the exact value.
+# CUDA's documentation promises 2 + 1.173 |x| ulp for __expf, and 2 for __fdividef with a normal result. Exponentials of
+# [-1, 1] and reciprocals of [1, 2] have a relative error of at most 2^-21.
 def test_approximations():
     values = numbers("float32")
     got = launch("exponentials_approx<float>", values, "float32")
@@ -253,7 +253,7 @@ def test_relaxed_words():
 
 
 def test_copies_of_every_length():
-    """Zeros fill up to 16 bytes after the copied ones, and bytes beyond stay."""
+    """Zeros follow the copied bytes, up to 16 in all. The bytes beyond stay."""
     rows = np.random.default_rng(0).integers(1, 256, (17, 16)).astype(np.uint8)
     got = run("copied_in_part<unsigned char>", [rows, np.zeros((17, 32), np.uint8)], 17)
     copied = np.arange(16) < np.arange(17)[:, None]

@@ -56,7 +56,7 @@ def test_digest_ignores_other_files(kernels):
     assert digest() == before
 
 
-def test_missing_kernels_are_named(kernels):
+def test_missing_kernels_raise(kernels):
     (kernels / "pointwise.cu").unlink()
     sources.folder.cache_clear()
     with pytest.raises(FileNotFoundError, match="installed without its kernels"):

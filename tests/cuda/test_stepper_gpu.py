@@ -249,7 +249,7 @@ def test_captures_are_thread_local(monkeypatch):
 
 
 def test_other_threads_may_use_the_default_stream():
-    """During a capture, as its stream doesn't wait for the default one."""
+    """They may even during a capture, as its stream doesn't wait for the default one."""
     array = cupy.zeros(4)
 
     def work():

@@ -40,7 +40,7 @@ class Pointer(NamedTuple):
         name: the path in the struct, such as "rows.x".
         offset: the offset of its first byte.
         array: the array that it points to, or None for a null pointer.
-        is_const: whether the kernel may not write to it.
+        is_const: whether it points to const, so the kernel must not write to it.
     """
 
     name: str

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .schedules import Schedule
 
 _LARGEST_BLOCK = 1024
-# The runtime handles one launch, and modules of the same instances share a library.
+# The runtime handles one launch at a time, and modules of the same instances share a library.
 _ONE_AT_A_TIME = threading.RLock()
 
 

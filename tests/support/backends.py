@@ -30,7 +30,7 @@ NO_EMULATOR = driver.missing()
 
 
 def choose():
-    """Return the backends to test: those named or, by default, numpy and the better cuda that this machine has."""
+    """Return the backends to test: those named or, by default, numpy and cuda, on a GPU if there is one."""
     if NAMED:
         return NAMED.split(",")
     if NO_GPU is None:

@@ -1,7 +1,7 @@
 """Formulas and layouts from source code or documentation, for parts that no recorded outputs cover.
 
 Each function raises AssertionError unless weights imported from such arrays compute the formula. FORMULAS pairs each
-with its layout.
+with its system.
 """
 
 from functools import partial

@@ -133,7 +133,7 @@ ARGUMENTS = {
             "now any_stepper equals_the_lstm and emulated",
         ),
         (
-            "an alignment that addresses haven't",
+            "an alignment that addresses don't have",
             "return np.uint32(address & -address)",
             "return np.uint32(_ALIGNMENT)",
             "now any_stepper equals_the_lstm and emulated",

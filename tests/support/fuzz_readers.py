@@ -206,7 +206,7 @@ LEARNED = """learned (float[T, B, 2] X) => (float[T, B, 6] Y)
 
 
 def read_onnx(path):
-    """Read a model without a name, by each name, and by all names. Then raise the last refusal of the first two."""
+    """Read a model without a name, by each name, and by all. Raise from_onnx's last refusal in the first two ways."""
     names = [lstm.name for lstm in convert.list_onnx(path)]
     refused = None
     for name in (None, *names, names):

@@ -1,6 +1,6 @@
-"""Some work on several streams. In the order of its calls it gives one number, and if it is late another.
+"""Pieces of work on several streams. Each gives one number if it runs in order, and another or the same if late.
 
-python -m support.late_work TIMES    do each piece so often, and print as JSON the numbers that it gives, and the two
+python -m support.late_work TIMES    do each piece TIMES times, and print as JSON what it gave, and both numbers
 """
 
 import json

@@ -46,7 +46,7 @@ def nodes_of(graph):
 
 
 def cupys_kernels():
-    """Return the kernels of CuPy that were launched. It compiles one when that is first needed."""
+    """Return the launches of CuPy's own kernels, which CuPy compiles at their first use."""
     return [entry.name for entry in observe.log() if entry.name.startswith("cupy")]
 
 

@@ -86,7 +86,7 @@ def row_sums(N=40):
 
 
 def reverse_rows(elements=100):
-    """Reverse rows of 100 elements each, with shared memory for so many."""
+    """Reverse rows of 100 elements each, with shared memory for `elements` of them."""
     rows = normal(3, 100)
     return Launch((3,), (64,), (rows, np.int64(100)), {0: rows[:, ::-1].copy()}, shared_mem=4 * elements)
 

@@ -1,4 +1,4 @@
-"""Check that nothing of a recipe of CONTRIBUTING.md was forgotten, in words that name the file to edit."""
+"""Check that no step of a recipe in CONTRIBUTING.md was forgotten. Messages name the file to edit."""
 
 import ast
 import functools
@@ -15,7 +15,7 @@ class Place:
     Attributes:
         file: its path, with {} for what `has` takes.
         needs: what a new thing needs there, likewise.
-        has: takes a thing's name, and what else the recipe's tests have of it. Raising an exception means no.
+        has: takes a thing's name, and what else the recipe's tests know of it. An exception counts as false.
         first: whether other places can't work before this one has the thing.
     """
 
@@ -38,7 +38,7 @@ class Place:
 def problems(places, things):
     """Yield what is missing where. A thing is a tuple of the arguments of `Place.has`.
 
-    An exception is told once: the others of its kind have the same cause.
+    An exception is reported once, as others like it have the same cause.
     """
     reasons = set()
     for thing in things:
@@ -66,13 +66,13 @@ def assert_all_missing(places, thing):
 
 @functools.cache
 def text_of(*patterns):
-    """The text of all files that match."""
+    """Return the text of all files that match."""
     return "".join(path.read_text(encoding="utf-8") for each in patterns for path in sorted(ROOT.glob(each)))
 
 
 @functools.cache
 def keys_of(file, table):
-    """The keys of a dictionary in a module, which is not imported."""
+    """Return the keys of a dictionary in a module, without importing it."""
     for node in ast.parse(text_of(file)).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == table:
             return [ast.literal_eval(key) for key in node.value.keys]

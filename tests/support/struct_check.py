@@ -20,13 +20,13 @@ def in_c(dtype):
 
 
 def struct_in_c(struct):
-    """The struct's name in C++, with its template arguments."""
+    """Return the struct's name in C++, with its template arguments."""
     types = ", ".join(map(in_c, struct.types.values()))
     return struct.record.__name__ + (f"<{types}>" if types else "")
 
 
 def type_in_c(struct, kind):
-    """A member's type in C++, with its template parameters T, A and G replaced."""
+    """Return a member's type in C++, with its template parameters T, A and G replaced."""
     types = {letter: in_c(dtype) for letter, dtype in struct.types.items()}
     if "T" in types:
         types["A"] = state_type(types["T"])
@@ -38,7 +38,7 @@ def assertion(condition, words):
 
 
 def assertions_of_struct(struct):
-    """Assert that each member has its offset and its type, and that there is no other member."""
+    """Yield assertions that each member has its offset and its type, and that there is no other member."""
     name = struct_in_c(struct)
     for member in struct.members:
         kind = type_in_c(struct, member.kind)
@@ -50,7 +50,7 @@ def assertions_of_struct(struct):
 
 
 def assertions(kernels):
-    """Check every struct once, and that each kernel takes its own struct."""
+    """Yield assertions about every struct, once, and that each kernel takes its own struct."""
     structs = {struct_in_c(kernel.struct): kernel.struct for kernel in kernels}
     for struct in structs.values():
         yield from assertions_of_struct(struct)

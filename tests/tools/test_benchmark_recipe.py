@@ -1,4 +1,4 @@
-"""Nothing was forgotten of a new list of cases or a new peer of the benchmarks: a failure names the file to edit.
+"""Every list of cases and every peer of the benchmarks is complete. A failure names the file to edit.
 
 The steps are a recipe of CONTRIBUTING.md.
 """
@@ -53,7 +53,7 @@ def files_of_peers():
 
 
 def named_classes():
-    """The names of peers as their classes state them, each with its file."""
+    """Return the names that the classes of peers state, each with its file."""
     return [
         (name, file)
         for file in files_of_peers()

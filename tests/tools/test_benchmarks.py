@@ -53,7 +53,7 @@ SMALL_POOL = pool(20, 12, capacity=30)
 
 
 def right(case):
-    """Return the exact result of a case, in its dtype. All of the case's rows must be compared."""
+    """Return the exact result of a case, as float32. The case must compare all of its rows."""
     return Result(*(None if array is None else array.astype(np.float32) for array in case.exact))
 
 
@@ -630,7 +630,7 @@ def test_missing_library_is_not_a_failure(monkeypatch):
 
 
 @needs_cuda
-def test_without_matmul_plans_in_place_peers_skip(monkeypatch):
+def test_in_place_peers_skip_without_nvmath(monkeypatch):
     """Peers that need planned steps give the reason. All others run."""
     from fusedlstm.backends.cuda.runtime import cublaslt as matmul
 
@@ -701,7 +701,7 @@ def test_fresh_processes_report_their_seconds():
 
 
 def benchmarks_run(*arguments, **variables):
-    """Run pytest on the benchmarks, in another process, with fusedlstm's rows of one small case."""
+    """Run pytest on the benchmarks' quick cases in another process, on the CPU."""
     if importlib.util.find_spec("pytest_benchmark") is None:
         pytest.skip("pytest-benchmark is not installed")
     ours = re.compile(r".*_NUM_THREADS|PYTEST_.*")  # set for this process, which may be an xdist worker

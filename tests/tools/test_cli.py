@@ -139,14 +139,14 @@ def test_damaged_arrays_are_named(name, damage, files, capsys):
     assert re.match(rf"fusedlstm: {files / name} is (not a|damaged, or not a) \.np", error)
 
 
-def test_flipped_byte_in_a_state_raises(files, capsys):
+def test_flipped_byte_in_a_state_fails(files, capsys):
     content = (files / "state.npz").read_bytes()
     (files / "state.npz").write_bytes(content.replace(content[200:208], b"\xff" * 8))
     assert command(files, "--state", files / "state.npz", "--backend", "numpy") == 1
     assert "state.npz is damaged: h: Bad CRC-32" in capsys.readouterr().err
 
 
-def test_missing_folder_raises_before_work(files, capsys, monkeypatch):
+def test_missing_folder_fails_before_work(files, capsys, monkeypatch):
     monkeypatch.setattr(running, "_step_through", lambda *_: pytest.fail("work was done"))
     assert command(files, "--out", files / "absent" / "o.npz", "--backend", "numpy") == 1
     assert f"--out: wanted a file in a folder that exists; got {files}" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Test failures of a command's files and environment: it prints one line, exits, and loses no file."""
+"""If its files or environment fail, a command prints one line, exits, and loses no file."""
 
 import errno
 import io
@@ -146,7 +146,7 @@ def test_out_is_a_file_in_a_folder(command, out, folder, capsys):
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("command", WITH_FILES)
-def test_unwritable_out_raises(command, exists, folder, capsys, monkeypatch):
+def test_unwritable_out_fails(command, exists, folder, capsys, monkeypatch):
     if exists:
         (folder / "out").write_bytes(b"older")
     before = contents(folder)
@@ -192,7 +192,7 @@ def test_out_is_not_an_onnx_models_data(folder, capsys):
 
 
 @pytest.mark.parametrize("command", WITH_FILES)
-def test_full_disk_raises(command, folder, capsys, monkeypatch):
+def test_full_disk_fails(command, folder, capsys, monkeypatch):
     (folder / "out").write_bytes(b"older")
     before = contents(folder)
 
@@ -210,7 +210,7 @@ def test_full_disk_raises(command, folder, capsys, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["missing", "a folder", "empty", "text", "half of it", "unreadable", "unsearchable"])
 @pytest.mark.parametrize(("command", "what"), CASES)
-def test_unreadable_inputs_raise(command, what, damage, folder, capsys, monkeypatch):
+def test_unreadable_inputs_fail(command, what, damage, folder, capsys, monkeypatch):
     name = INPUTS[command][what]
     path, message = folder / name, str(folder / name)
     (folder / "out").write_bytes(b"older")
@@ -243,7 +243,7 @@ def test_unreadable_inputs_raise(command, what, damage, folder, capsys, monkeypa
 
 
 def claims(path, shape, dtype="<f4", data=b""):
-    """Write a .npy file with this header before any data."""
+    """Write a .npy file whose header claims this shape and dtype, whatever the data."""
     text = str({"descr": dtype, "fortran_order": False, "shape": shape}).encode()
     text += b" " * (-(len(text) + 11) % 64) + b"\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data)
@@ -260,7 +260,7 @@ def claims(path, shape, dtype="<f4", data=b""):
         ("x.npy", (0, 10**12, 2), "<f4", "wanted at most 1048576 rows of inputs of width 0 or without steps"),
         ("x.npy", (-4, 5, 2), "<f4", "its shape (-4, 5, 2) has a negative size"),
         ("x.npy", (4, 5, 2), "|O", "it holds Python objects, which are never unpickled"),
-        ("x.npy", (4, 5, 2), "<V0", "elements without bytes"),
+        ("x.npy", (4, 5, 2), "<V0", "elements of 0 bytes"),
         ("x.npy", (True, 5, 2), "<f4", "bytes, but there are 0"),
         ("l.npy", (10**13,), "<i8", "claims 80000000000000 bytes, but there are 0"),
         ("l.npy", (10**30,), "<i8", "claims"),
@@ -291,7 +291,7 @@ def test_endless_steps_without_rows_end(stacked, folder, capsys):
 
 
 @pytest.mark.parametrize("rows", [1, 10**9])
-def test_endless_steps_of_width_0_raise(rows, folder, capsys):
+def test_endless_steps_of_width_0_fail(rows, folder, capsys):
     """Inputs of width 0 have no bytes."""
     LSTMWeights.random(0, 3, seed=0).save(folder / "w")
     claims(folder / "x.npy", (10**15 // rows, rows, 0))
@@ -331,14 +331,14 @@ def as_python_2(content):
 
 STATES = {
     "claims too much": (10**13, 3, b""),
-    "claims no less": (5, 3, b""),
+    "has no data": (5, 3, b""),
     "overflows": (2**62, 2**62, b""),
     "objects": (5, 3, None),
 }
 
 
 @pytest.mark.parametrize("what", STATES)
-def test_states_claiming_too_much_raise(what, folder, capsys):
+def test_states_claiming_too_much_fail(what, folder, capsys):
     rows, width, data = STATES[what]
     with zipfile.ZipFile(folder / "s.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("h.npy", "c.npy"):
@@ -350,7 +350,7 @@ def test_states_claiming_too_much_raise(what, folder, capsys):
     assert contents(folder) == before
 
 
-def test_zip_bomb_of_states_raises(folder, capsys):
+def test_zip_bomb_of_states_fails(folder, capsys):
     claims(folder / "part", (2**29,), "<f4")
     with zipfile.ZipFile(folder / "s.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("h.npy", "c.npy"):
@@ -421,7 +421,7 @@ def test_closed_pipe_ends_a_command(command, folder):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is missing")
-def test_full_standard_output_raises():
+def test_full_standard_output_fails():
     with open("/dev/full", "w") as full, started(["info"], stdout=full) as process:
         _, said = process.communicate(timeout=120)
     assert process.returncode == 1

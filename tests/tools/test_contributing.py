@@ -17,12 +17,12 @@ PATH = re.compile(rf"(?<![\w/.])((?:{'|'.join(map(re.escape, FOLDERS))})/[\w/.*-
 
 
 def paths(page):
-    """The paths that a page names, without the end of a sentence."""
+    """Return the paths that a page names, without the period of a sentence."""
     return sorted({path.rstrip(".") for path in PATH.findall(page)})
 
 
 def lost(page):
-    """Yield the paths of no file. A star stands for some files."""
+    """Yield a complaint for each path without a file. A star may match any files."""
     for path in paths(page):
         if not any(ROOT.glob(path)):
             yield f"CONTRIBUTING.md: there is no {path}"
@@ -38,6 +38,11 @@ def test_contributing_names_files_that_exist():
     assert len(paths(PAGE)) > 50
     found = list(lost(PAGE))
     assert not found, "\n".join(found)
+
+
+def test_readme_says_the_same_time_of_tests():
+    (time,) = re.findall(r"^\| `\.venv/bin/pytest` \|[^|]*\| (.*) \|$", PAGE, re.MULTILINE)
+    assert time in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
 @pytest.mark.parametrize(
@@ -59,7 +64,7 @@ RECIPES = ("test_recipes", "test_tile_recipe", "test_benchmark_recipe")
 
 
 def files_of_recipes():
-    """The files that the tests of recipes name when a place was forgotten."""
+    """Return the files that the tests of recipes name when a place was forgotten."""
     texts = [(ROOT / f"tests/tools/{name}.py").read_text(encoding="utf-8") for name in RECIPES]
     return sorted({file for text in texts for file in re.findall(r'Place\(\s*"([\w/.*-]+)', text)})
 

@@ -45,7 +45,8 @@ def torch_file(folder, kind="pt", **options):
 
 
 @pytest.mark.parametrize(
-    ("prefixes", "names"), [([""], ""), (["", "head."], ", with '' (no prefix), 'head.'"), (["a."], ", with 'a.'")]
+    ("prefixes", "names"),
+    [([""], ""), (["", "head."], "; LSTMs in it: '' (no prefix), 'head.'"), (["a."], "; LSTMs in it: 'a.'")],
 )
 def test_names_of_a_file_are_readable(prefixes, names, tmp_path, capsys):
     rng, source = np.random.default_rng(0), tmp_path / "m.npz"
@@ -53,7 +54,7 @@ def test_names_of_a_file_are_readable(prefixes, names, tmp_path, capsys):
     np.savez(source, **{start + name: rng.normal(size=shape) for start in prefixes for name, shape in shapes.items()})
     status, said, _ = run(capsys, source, tmp_path / "w", *(["--name", ""] if len(prefixes) > 1 else []))
     assert status == 0
-    assert said.startswith(f"{source}: torch{names}\n  layer 0: LSTMWeights(I=3, N=4, float64)\n")
+    assert said.startswith(f"{source}: read as torch{names}\n  layer 0: LSTMWeights(I=3, N=4, float64)\n")
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
@@ -61,7 +62,7 @@ def test_pytorch(kind, tmp_path, capsys):
     source, out = torch_file(tmp_path, kind, num_layers=2, bidirectional=True), tmp_path / "w"
     status, said, _ = run(capsys, source, out, "--check")
     assert status == 0
-    assert said.startswith(f"{source}: torch, with '{'state.' if kind == 'pt' else ''}net.lstm.'\n")
+    assert said.startswith(f"{source}: read as torch; LSTMs in it: '{'state.' if kind == 'pt' else ''}net.lstm.'\n")
     assert "  layer 1 backward: LSTMWeights(I=8, N=4, float32, bias)" in said
     assert "torch 2" in said
     assert " agrees: at most " in said
@@ -78,7 +79,7 @@ def test_onnx(tmp_path, capsys):
     onnx.save(convert.to_onnx(weights), tmp_path / "m.onnx")
     status, said, _ = run(capsys, tmp_path / "m.onnx", tmp_path / "w", "--check")
     assert status == 0
-    assert "m.onnx: onnx, with 'lstm_0', 'lstm_1'\n" in said
+    assert "m.onnx: read as onnx; LSTMs in it: 'lstm_0', 'lstm_1'\n" in said
     assert "  layer 1: LSTMWeights(I=4, N=4, float32, bias, peephole, activation=relu, gate_clip=0.5)" in said
     assert "onnxruntime 1" in said
     assert " agrees" in said
@@ -96,7 +97,7 @@ def test_tensorflow_1_variables(tmp_path, capsys):
     options = "--forget-bias", 0, "--cell-clip", 0.5, "--activation", "elu:0.5", "--name", "rnn/lstm_cell"
     status, said, _ = run(capsys, tmp_path / "v.npz", tmp_path / "w", *options)
     assert status == 0
-    assert "v.npz: tf1, with 'rnn/lstm_cell'\n" in said
+    assert "v.npz: read as tf1; LSTMs in it: 'rnn/lstm_cell'\n" in said
     assert "  cell: LSTMWeights(I=3, N=4, float32, bias, peephole, cell_clip=0.5, activation=('elu', 0.5))" in said
     same(load_weights(tmp_path / "w"), weights)
 
@@ -109,7 +110,7 @@ def test_archives_of_other_systems(system, tmp_path, capsys):
     told = ("--from", system) if BY_NAME[system].signs.refused else ()
     status, said, errors = run(capsys, tmp_path / "a.npz", tmp_path / "w", *name, *told)
     assert (status, errors) == (0, "")
-    assert f"a.npz: {system}" in said
+    assert f"a.npz: read as {system}\n" in said
     result = load_weights(tmp_path / "w")
     result = result if isinstance(result, LSTMWeights) else result.layers[0]
     np.testing.assert_array_equal(result.weight_hh, weights.weight_hh)
@@ -128,14 +129,14 @@ def test_keras(tmp_path, capsys):
     layers = convert.list_keras(tmp_path / "m.keras")
     status, said, errors = run(capsys, tmp_path / "m.keras", tmp_path / "w", "--name", layers[0].name, "--check")
     assert (status in (0, 3), errors) == (True, "")
-    assert "m.keras: keras" in said
+    assert "m.keras: read as keras; LSTMs in it: " in said
     assert (status == 3) == ("\nnot checked: " in said)
     assert (status == 0) == (" agrees" in said)
     same(load_weights(tmp_path / "w"), convert.from_keras(tmp_path / "m.keras", layers[0].name))
 
 
 def test_custom_classes(tmp_path, capsys):
-    """Custom classes are taken if the caller vouches for them."""
+    """Custom classes are accepted only if --custom-classes names them."""
     source, out = keras_file_of_own_classes(tmp_path), tmp_path / "w"
     status, _, errors = run(capsys, source, out)
     assert status == 1
@@ -245,7 +246,7 @@ def test_convert_refuses(arguments, message, tmp_path, capsys):
 
 
 def test_source_is_never_overwritten(tmp_path, capsys):
-    """OUT may not be the source's path, nor a link to it."""
+    """OUT must be neither the source's path nor a link to it."""
     source = torch_file(tmp_path, "safetensors")
     before = source.read_bytes()
     (tmp_path / "link").symlink_to(source)
@@ -256,7 +257,7 @@ def test_source_is_never_overwritten(tmp_path, capsys):
     assert source.read_bytes() == before
 
 
-def test_several_names_choose_layers(tmp_path, capsys):
+def test_several_names_are_refused_for_torch(tmp_path, capsys):
     source = torch_file(tmp_path, "safetensors")
     assert (
         "--name: wanted one name, as from_torch doesn't take several; got a,b"
@@ -294,7 +295,7 @@ def test_zoneout_of_haste(tmp_path, capsys):
     ("rate", "message"),
     [(1.5, "zoneout: wanted a number from 0 to 1; got 1.5"), ("nan", "zoneout: wanted a finite number")],
 )
-def test_zoneout_outside_0_to_1_raises(rate, message, tmp_path, capsys):
+def test_zoneout_outside_0_to_1_fails(rate, message, tmp_path, capsys):
     status, _, errors = run(capsys, torch_file(tmp_path), tmp_path / "w", "--zoneout", rate)
     assert (status, errors.startswith(f"fusedlstm: {message}")) == (1, True)
 

@@ -24,7 +24,7 @@ def modules(folder, package):
 
 @functools.cache
 def nodes(file):
-    """Yield the imports and calls in a file, including those inside functions, but not those for type checkers."""
+    """Return the imports and calls in a file, including those inside functions, but not those for type checkers."""
     waiting, found = [ast.parse(file.read_text(encoding="utf-8"))], []
     while waiting:
         node = waiting.pop()
@@ -58,7 +58,7 @@ def names_imported(node, file):
 
 
 def imported(file, known):
-    """Return the modules of a package that a file imports."""
+    """Yield the modules of a package that a file imports."""
     for node in nodes(file):
         for name, parent in names_imported(node, file):
             if name in known or parent in known:
@@ -85,7 +85,7 @@ def is_of_cuda(name):
 
 
 def importers_of_cuda(folder):
-    """Return the modules that import the CUDA backend, or pass the name of one of its modules to a function."""
+    """Yield the modules that import the CUDA backend, or pass the name of one of its modules to a function."""
     found = graph(folder, "fusedlstm")
     for name, file in modules(folder, "fusedlstm").items():
         calls = (node for node in nodes(file) if isinstance(node, ast.Call))

@@ -41,6 +41,12 @@ class Finalized:
 def finalized():
     Finalized()
 """
+FOUR_COMMANDS = """
+describe, main_module.blas.describe = main_module.blas.describe, interrupt
+statuses = [main(["info"]), main(["run", "missing", "missing"]), main(["info"])]
+main_module.blas.describe = describe
+print([*statuses, main(["info"])])
+"""
 
 
 def started(folder, arguments):
@@ -73,6 +79,17 @@ def test_interrupt_during_imports_is_one_line(way, numpy, tmp_path):
         way = str(tmp_path / way)
     done = started(tmp_path, [way, *(["fusedlstm"] if way == "-m" else []), "info"])
     assert_one_line(done, 130, *([-signal.SIGINT] if numpy.startswith("raise") else []))
+
+
+def test_command_after_an_interrupt_begins_anew(tmp_path):
+    """An earlier command's interrupt neither hides a later error nor the line of a later interrupt."""
+    (tmp_path / "fusedlstm").write_text(BEFORE + FOUR_COMMANDS)
+    done = started(tmp_path / "nothing", [str(tmp_path / "fusedlstm")])
+    told = done.stderr.splitlines()
+    assert done.stdout.splitlines()[-1] == "[130, 1, 130, 0]"
+    assert [told[0], told[2]] == ["fusedlstm: interrupted"] * 2
+    assert len(told) == 3
+    assert "missing" in told[1]
 
 
 def test_background_commands_ignore_interrupts(tmp_path):

@@ -15,7 +15,7 @@ OURS = {".py", ".md"}  # among the numbers: programs and their description
 
 
 def system_of(path):
-    """The package that a file of numbers says it is from, or nothing."""
+    """Return the package that a file of numbers names as its source, or an empty string."""
     if path.suffix != ".npz":
         return ""
     with np.load(path) as file:
@@ -25,20 +25,20 @@ def system_of(path):
 
 @functools.cache
 def numbers():
-    """Each file with other systems' numbers, by its place, and the system that it says it is from."""
+    """Return the system that each file of other systems' numbers names as its source, by path."""
     files = [path for path in sorted(ORACLES.rglob("*")) if path.is_file() and path.suffix not in OURS]
     files += sorted(DATA.rglob("*.zip"))
     return {path.relative_to(ROOT).as_posix(): system_of(path) for path in files if "__pycache__" not in path.parts}
 
 
 def entries(notice):
-    """Each line of a system: what it says, and the patterns of its files."""
+    """Return the text of each system's line, and the patterns of its files."""
     lines = re.findall(r"^(.*\(.*\).*): (tests/.*)$", notice, re.MULTILINE)
     return [(text, patterns.split(", ")) for text, patterns in lines]
 
 
 def problems(files, notice):
-    """Yield the files whose system no line of NOTICE names, and patterns of no file."""
+    """Yield a complaint for each file whose system NOTICE doesn't name, and for each pattern that matches no file."""
     lines = entries(notice)
     for file, system in files.items():
         texts = [text for text, patterns in lines if any(fnmatch(file, pattern) for pattern in patterns)]
@@ -47,7 +47,7 @@ def problems(files, notice):
     for _, patterns in lines:
         for pattern in patterns:
             if not any(fnmatch(file, pattern) for file in files):
-                yield f"NOTICE: {pattern} is no file of other systems' numbers"
+                yield f"NOTICE: {pattern} matches no file of other systems' numbers"
 
 
 def test_notice_names_every_system():

@@ -1,4 +1,4 @@
-"""Nothing was forgotten of a new activation or option of the cell: a failure names the file to edit.
+"""Nothing was forgotten of a new activation, option of the cell or importer: a failure names the file to edit.
 
 The steps are the recipes of CONTRIBUTING.md.
 """
@@ -9,13 +9,17 @@ import inspect
 import re
 
 import numpy as np
+import pytest
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights, files, functions, lstm_pointwise
 from fusedlstm.backends.cuda import function_types
 from fusedlstm.backends.numpy import formula
 from fusedlstm.backends.numpy import functions as in_numpy
 from fusedlstm.convert.onnx import functions as for_onnx
+from fusedlstm.convert.record import System
+from fusedlstm.convert.systems import SYSTEMS
 from fusedlstm.functions import Functions, check_function
+from fusedlstm.validation import advice
 from fusedlstm.weights import _FUNCTIONS_SINCE, ARRAYS, CLIPS, DEFAULTS, CellOptions, for_file
 
 from support.cells import FUNCTIONS, GENERAL
@@ -23,16 +27,44 @@ from support.recipes import Place, assert_all_missing, assert_complete, keys_of,
 
 # Activations: a name, and the number of its parameters.
 
-OF_VERSION_3 = {
-    *("tanh", "relu", "sigmoid", "softsign", "elu", "linear", "softplus", "affine", "leaky_relu"),
-    *("thresholded_relu", "scaled_tanh", "hard_sigmoid", "activation", "output_activation", "gate_activation"),
-    *("gate_clip", "coupled_gate", "zoneout_c", "zoneout_h"),
+# What each version of files brought. A reader of that version knows nothing newer, so a released version gets no more.
+BROUGHT = {
+    1: {"tanh", "relu", "sigmoid", "softsign", "elu", "linear", "activation"},
+    2: {
+        *("softplus", "affine", "leaky_relu", "thresholded_relu", "scaled_tanh", "hard_sigmoid"),
+        *("output_activation", "gate_activation", "gate_clip", "coupled_gate"),
+    },
+    3: {"zoneout_c", "zoneout_h"},
 }
 
 
 def is_since(name, version):
-    """Whether a file says this version rightly: 3 was the newest when readers knew no more than these names."""
-    return version > 3 or name in OF_VERSION_3
+    """Whether readers of this version of files know a name. Those of a version that isn't listed yet may know any."""
+    return version not in BROUGHT or any(name in BROUGHT[each] for each in range(1, version + 1))
+
+
+def unlisted(newest):
+    """Yield what BROUGHT lacks if files have versions up to the newest."""
+    for version in range(1, newest + 1):
+        if version not in BROUGHT:
+            yield f"tests/tools/test_recipes.py: add what version {version} of files brought to BROUGHT"
+
+
+def test_versions_of_files_are_listed():
+    assert not list(unlisted(files.VERSION))
+
+
+def test_forgotten_version_of_files_is_found():
+    newest = max(BROUGHT) + 1
+    assert list(unlisted(newest)) == [
+        f"tests/tools/test_recipes.py: add what version {newest} of files brought to BROUGHT"
+    ]
+
+
+@pytest.mark.parametrize("version", BROUGHT)
+def test_listed_versions_get_no_more_names(version):
+    assert not is_since("nobodys", version)
+    assert is_since("nobodys", max(BROUGHT) + 1)
 
 
 def kernel_names():
@@ -49,7 +81,7 @@ def is_activated(name, count):
 
 
 def has_key(table, separator):
-    """Whether a table of test_functions.py has a function: by its form in FUNCTIONS, or in NAMES."""
+    """Return a check of whether a table of test_functions.py has a function, as written in FUNCTIONS or NAMES."""
 
     def has(name, count):
         keys = keys_of("tests/core/test_functions.py", table)
@@ -134,7 +166,7 @@ def inputs():
 
 
 def differs(compute):
-    """Whether a function of a cell's options returns something else for this option."""
+    """Return a check of whether `compute` returns something else with an option."""
 
     def has(name, value):
         plain, changed = compute({}), compute({name: value})
@@ -242,12 +274,12 @@ PLACES_OF_AN_OPTION = [
 
 
 def given(name):
-    """Yield the values of an option that cells of the tests have, but for its default."""
+    """Return the values, other than the default, that the tests' cells have for an option."""
     return (row[name] for row in GENERAL.values() if row.get(name, DEFAULTS.get(name)) != DEFAULTS.get(name))
 
 
 def all_options():
-    """Each option that any of these files names."""
+    """Return each option that any of these files names, with a value."""
     fields = {each.name for each in dataclasses.fields(LSTMWeights)} - set(ARRAYS)
     names = fields | set(CellOptions.__annotations__) | set(inspect.signature(Functions.of).parameters)
     return [(name, next(given(name), 0.5)) for name in sorted(names - set(CLIPS))]
@@ -259,3 +291,36 @@ def test_options_are_complete():
 
 def test_forgotten_options_are_found():
     assert_all_missing(PLACES_OF_AN_OPTION, ("nobodys", 2.0))
+
+
+# Importers: a name, and the record of its system. Tests of importers name the other places.
+
+NO_CLASSES = {"cudnn", "onednn"}  # which take single arrays
+
+
+def has_classes(name, system):
+    """Whether errors about objects name an importer, if it has any objects."""
+    return name in NO_CLASSES or any(call.startswith(f"from_{name}(") for call in advice._OBJECTS.values())
+
+
+def is_fuzzed(name, system):
+    """Whether damaged files are read, if an importer has a reader of its own. Others get arrays from `open_archive`."""
+    return system.source != "path" or name in keys_of("tests/support/fuzz_readers.py", "READERS")
+
+
+PLACES_OF_AN_IMPORTER = [
+    Place(
+        "fusedlstm/validation/advice.py",
+        "add the classes that from_{0} is for to _OBJECTS, or '{0}' to NO_CLASSES in tests/tools/test_recipes.py",
+        has_classes,
+    ),
+    Place("tests/support/fuzz_readers.py", "add a Reader of files to READERS, under '{}'", is_fuzzed),
+]
+
+
+def test_importers_are_complete():
+    assert_complete(PLACES_OF_AN_IMPORTER, [(system.name, system) for system in SYSTEMS if system.read is not None])
+
+
+def test_forgotten_importers_are_found():
+    assert_all_missing(PLACES_OF_AN_IMPORTER, ("nobodys", System("nobodys", source="path")))

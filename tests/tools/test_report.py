@@ -124,6 +124,27 @@ def test_summary(markdown):
     assert "Ours is faster than the best peer in 1 of 1 cases that have one. At worst it takes 0.50 times" in markdown
 
 
+def test_cases_are_in_the_order_of_reading(tmp_path):
+    """Cases come by workload, then T, then N, and last by B. Upper case and longer names don't come first."""
+    wanted = [
+        "hydrology, float32: B = 1, I = 23, N = 50, 3 layers",
+        "RL rollout, float32: B = 64, N = I = 128, 3% of the rows reset",
+        "step, float32: B = 1, N = I = 128",
+        "step, float32: B = 32, N = I = 128",
+        "step, float32: B = 1024, N = I = 128",
+        "step, float32: B = 1, N = I = 512",
+        "step, float32: B = 32, I = 640, N = 512, P = 640",
+        "step with cold caches, float32: B = 32, N = I = 512",
+        "stream, float32: T = 100, B = 256, N = I = 512",
+        "stream, float32: T = 1000, B = 1, N = I = 128",
+    ]
+    rows = [entry("fusedlstm numpy", 1e-5, group=group) for group in sorted(wanted, key=len)]
+    command.main(["report", str(write(tmp_path, CONTENT | {"benchmarks": rows}))])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert re.findall(r"^#### (.*)", text, re.MULTILINE) == wanted
+    assert re.findall(r"^\| (.*?) \| 10.0 µs", text, re.MULTILINE)[: len(wanted)] == wanted
+
+
 def test_report_says_what_ran_where(markdown):
     for words in (
         "Nothing here ran on a GPU.",

@@ -9,7 +9,7 @@ import fusedlstm
 from support.places import ROOT
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
-pytestmark = pytest.mark.skipif(not (ROOT / ".github").is_dir(), reason="these tests are of a checkout")
+pytestmark = pytest.mark.skipif(not (ROOT / ".github").is_dir(), reason="these tests need a checkout")
 
 WORKFLOWS = {"ci": "bash .ci/run", "nightly": "bash .ci/run nightly"}
 
@@ -19,7 +19,7 @@ def load(path):
 
 
 def workflow(name):
-    """A workflow, whose key `on` is a bool in YAML 1.1."""
+    """Return a workflow. Its key `on` is a bool in YAML 1.1."""
     return {"on" if key is True else key: value for key, value in load(f".github/workflows/{name}.yml").items()}
 
 

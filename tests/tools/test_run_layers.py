@@ -181,7 +181,7 @@ def test_other_dtype(tmp_path, inputs):
     ],
 )
 @pytest.mark.parametrize("steps", [T, 0])
-def test_states_of_wrong_sizes_raise(tmp_path, inputs, capsys, spoil, message, steps):
+def test_bad_states_fail(tmp_path, inputs, capsys, spoil, message, steps):
     """The message names the file and the array, even if there are no steps."""
     np.save(tmp_path / "inputs.npy", inputs[:steps])
     np.savez(tmp_path / "s.npz", **spoil(named(states_of(STACKS["three"]))))

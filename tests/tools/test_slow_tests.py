@@ -15,7 +15,7 @@ from support.places import KERNELS, ROOT, TESTS
 
 @pytest.fixture
 def collected(request):
-    """The ids of all tests in the collected files. The other files may lack a package."""
+    """Return the ids of all tests in the collected files. The other files may lack a package."""
     config = request.config
     if BACKENDS != ["numpy", "emulated"]:
         pytest.skip("the table of slow tests is of an emulated GPU")
@@ -27,7 +27,7 @@ def collected(request):
 
 
 def unmatched(rows, ids):
-    """Return the rows that name no test. For a file that was not collected, they count only if the file is gone."""
+    """Return the rows that name no test. If their file was not collected, they count only if it is gone."""
     files = set(map(slow.file_of, ids))
     absent = [row for row in rows if row not in ids]
     return [row for row in absent if slow.file_of(row) in files or not (ROOT / slow.file_of(row)).is_file()]
@@ -35,7 +35,7 @@ def unmatched(rows, ids):
 
 def test_rows_name_tests_that_exist(collected):
     """A renamed test or parameter would lose its row, and then run by default."""
-    assert not unmatched(slow.read(), collected), "rename these rows, or rewrite tests/slow_tests.txt anew"
+    assert not unmatched(slow.read(), collected), "rename these rows, or rewrite tests/slow_tests.txt"
 
 
 def test_row_without_a_test_is_found():

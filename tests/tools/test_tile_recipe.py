@@ -1,4 +1,4 @@
-"""Nothing was forgotten of a new tile of kernels/step.cu, or of a kernel with it: a failure names the file to edit.
+"""Every tile of kernels/step.cu, and every kernel with one, is complete. A failure names the file to edit.
 
 The steps are a recipe of CONTRIBUTING.md.
 """
@@ -94,7 +94,7 @@ PLACES_OF_A_KERNEL = [
 
 
 def templates():
-    """The names in C of all tiles."""
+    """Return the names of the tiles in the headers."""
     headers = text_of("kernels/tensor.cuh", "kernels/tensor_small.cuh", "kernels/simt.cuh")
     return re.findall(r"\busing (\w+) = (?:Tensor|Simt)\w*<", headers)
 

@@ -1,4 +1,4 @@
-"""The CUDA backend, on CuPy's arrays. A plain call multiplies with cuBLAS and does the rest of a step in one launch."""
+"""The CUDA backend, on CuPy's arrays. By default, a plain call multiplies with cuBLAS. Our kernels do the rest."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class CudaBackend:
             return cupy.asarray(to_host_reals("x", x, dtype))
 
     def _from(self, index: int, x: Any, library: Library | None, dtype: np.dtype[Any]) -> Any:
-        """Return `asarray` of an array on a GPU, in order with its library. `index` is -1 if only a view has it.
+        """Do `asarray` for an array on a GPU, in order with its library. `index` is -1 if only a view can tell it.
 
         An array on another GPU is made contiguous there first. Otherwise CuPy's copy would do it, without
         waiting for other work. That GPU's order is left last, so that its streams wait for the copy.
@@ -194,10 +194,12 @@ class CudaBackend:
         return int(self._device.compute_capability)
 
     def _kernels(self, weights: StackedWeights, engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
-        """Return the kernel of each layer: the named one, else the table's, but not matmul if it can't be planned.
+        """Return the kernel of each layer: the one that the engines name, else the table's choice.
+
+        If the table chooses matmul, but it can't be planned here, one-kernel steps take its place.
 
         Raises:
-            BackendUnavailableError: no kernel can step here.
+            BackendUnavailableError: the step needs matmul, which can't be planned here.
         """
         sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
         about = weights.dtype.name, engines[0].precision
@@ -265,7 +267,7 @@ class CudaBackend:
 
 
 def _cast(array: Any, dtype: np.dtype[Any]) -> Any:
-    """Return a CuPy array in this dtype, without a copy if it has it already. Raise TypeError for complex numbers."""
+    """Return a CuPy array in this dtype, without a copy if it already has it. Raise TypeError for complex numbers."""
     if array.dtype.kind == "c":
         fail(TypeError, "x", "real numbers", f"dtype {array.dtype}")
     return array.astype(dtype, copy=False)

@@ -1,4 +1,4 @@
-"""A cell's step: two matmuls with cuBLAS, and everything else in one launch."""
+"""A cell's step: two matmuls with cuBLAS, then one launch. Projections, their clip and zoneout of h add to these."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.runtime.streams import Turns
     from fusedlstm.weights import LSTMWeights
 
-Reset: TypeAlias = tuple[Any, Any, Any]  # for rows that are reset: h's part of the gates, c and h
+Reset: TypeAlias = tuple[Any, Any, Any]  # for rows that are reset: h's part of the gates (FusedCell: h), c and h
 
 
 class CudaCell(CellEngine):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 _ALIGNMENT = 16  # bytes that kernels and cuBLAS move at once
-_TILE = 64  # bytes of a row of interleaved weights that a kernel multiplies by at once
+_TILE = 64  # bytes of a row of interleaved weights in one of a kernel's tiles
 _ROWS = 128  # of interleaved weights: the most that a block reads. The number of rows is a multiple of it
 
 
@@ -105,7 +105,7 @@ class DeviceWeights:
         stream.wait_event(self._uploaded)
 
     def interleaved(self, rounded: bool) -> Interleaved:
-        """Return the weights interleaved. float32 may be rounded to TF32, on GPUs that have it.
+        """Return the weights interleaved. If `rounded`, float32 is rounded to TF32, which needs compute capability 8.0.
 
         The first call makes them on the current stream, which must not be capturing. They are kept.
         """

@@ -39,7 +39,7 @@ def functions_type(functions: Functions) -> str:
 
 
 def bits(number: float) -> str:
-    """Return the bits of a double: C++ 17 doesn't allow doubles as template arguments."""
+    """Return the bits of a double: C++17 doesn't allow doubles as template arguments."""
     return hex(struct.unpack("<Q", struct.pack("<d", number))[0])
 
 

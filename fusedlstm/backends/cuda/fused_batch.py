@@ -1,4 +1,4 @@
-"""A fixed batch whose layers step in one launch each, and projections in another: its buffers and its step."""
+"""The buffers and the step of a fixed batch: one launch for each layer, and another for some projections."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class FusedBatch:
 
 
 class _DoubleBufferedLayer:
-    """One layer: a double buffer of h, c, and the x of the next layer. A step reads one h and writes the other."""
+    """One layer's buffers: c, two of h, and perhaps one of output. A step reads one h and writes the other."""
 
     def __init__(
         self,

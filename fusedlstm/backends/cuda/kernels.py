@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _THREADS = 256  # of a block
 _VECTOR = 4  # units of a thread, if sizes and addresses allow it
-_COLUMNS_OF_A_BLOCK = 128  # threads side by side at most
+_COLUMNS_OF_A_BLOCK = 128  # the most threads side by side
 
 
 @functools.cache
@@ -163,7 +163,7 @@ class Destinations:
     Attributes:
         h: (B, P), or all slots'.
         slot_of_row: (B,): each row's slot, -1 to skip the row. None: row k uses row k.
-        copy: (B, P), a second place for h; zeros if a row takes no step.
+        copy: (B, P), a second place for h. Rows that take no step get zeros.
         input: (B, P), added to the copy, for a residual layer.
         old_h: (B, P), the h that zoneout keeps a part of; None without zoneout, and for m.
     """
@@ -368,13 +368,13 @@ def _interleaving(name: str, dtype: np.dtype[Any], rounded: bool, record: type) 
 
 
 def launch_interleave(weights: DeviceWeights, to: Any, KX: int, *, rounded: bool) -> None:
-    """Launch lstm_interleave of kernels/interleave.cu: the weights of a cell to a contiguous array.
+    """Launch lstm_interleave of kernels/interleave.cu: write a cell's weights, interleaved, to a contiguous array.
 
     Args:
         weights: the weights of the cell.
-        to: (4N rounded up to 128, KX and the columns of h), all of which is written.
-        KX: the column of `to` where those of h begin.
-        rounded: whether float32 numbers are rounded to TF32, on GPUs that have it.
+        to: (4N rounded up to 128, KX + KH). All of it is written.
+        KX: the first column of h in `to`.
+        rounded: whether to round float32 to TF32, which needs compute capability 8.0.
     """
     rows, columns = to.shape
     arguments = InterleaveArguments(
@@ -391,7 +391,7 @@ def launch_interleave(weights: DeviceWeights, to: Any, KX: int, *, rounded: bool
 
 
 def launch_pad(a: Any, to: Any, *, rounded: bool) -> None:
-    """Launch lstm_pad of kernels/interleave.cu: `a` (P, N), padded, to all of `to` (P rounded up to 128, columns)."""
+    """Launch lstm_pad (interleave.cu): pad `a` (P, N) with zeros to fill `to` (P rounded up to 128, columns)."""
     rows, columns = to.shape
     P, N = a.shape
     arguments = PadArguments(to, columns, projection=Matrix.of(a), P=P, N=N)

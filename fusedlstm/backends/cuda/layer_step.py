@@ -1,7 +1,7 @@
 """The step of layers on a GPU: the interface that a Stepper and a pool hold, and the choice of its implementation.
 
-`matmul_batch.py` and `matmul_slots.py` queue a cuBLASLt product and a kernel after it. `fused_batch.py` and
-`fused_slots.py` queue one kernel for the whole step. The Stepper and the pool don't know which they hold.
+For each layer, `matmul_batch.py` and `matmul_slots.py` queue a cuBLASLt product and a kernel after it. `fused_batch.py`
+and `fused_slots.py` queue one kernel. A projection may add to these. Steppers and pools don't know which they hold.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class SlotStep(Protocol):
     ) -> None:
         """Queue a step of at least one row on the current stream; see `PoolEngine.step`.
 
-        `next_audit` returns the Audit that checks slots on the device. Call it last, when only launches can still fail.
+        `next_audit` returns the Audit that checks slots on the device. Call it once, right before launching the check.
         """
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
@@ -126,5 +126,6 @@ def slot_step(
     engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int, kernels: Sequence[str], turns: Turns
 ) -> SlotStep:
     """Return the step of a pool's slots with these kernels. `turns` orders its calls."""
-    step = MatmulSlots if "matmul" in kernels else FusedSlots
-    return step(engines, residual, capacity, turns)
+    if "matmul" in kernels:
+        return MatmulSlots(engines, residual, capacity)
+    return FusedSlots(engines, residual, capacity, turns)

@@ -1,4 +1,4 @@
-"""A fixed batch whose layers step by a matmul and a launch: its buffers and its step."""
+"""The buffers and the step of a fixed batch: a matmul and a launch for each layer, and more for projections."""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.backends.cuda.arguments import Audit
     from fusedlstm.backends.cuda.cell import CudaCell
-    from fusedlstm.backends.cuda.runtime.streams import Turns
 
 # Rows of the smallest bucket: fewer rows take just as long.
 _FEWEST = 16
@@ -35,11 +34,11 @@ class MatmulSlots:
     A row of the state has the columns of an operand (`matmul_step.Columns`) without the first x. So a gather copies it
     unchanged. The columns for the x of upper layers are never used.
 
-    The sizes of buckets are powers of two, so batches of changing size need few of them. The least recently used are
-    dropped.
+    The sizes of buckets are powers of two, so batches of changing size need few of them. If they take too
+    much memory, the least recently used are dropped.
     """
 
-    def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int, turns: Turns) -> None:
+    def __init__(self, engines: Sequence[CudaCell], residual: Sequence[bool], capacity: int) -> None:
         layers = [engine.weights for engine in engines]
         self._columns = columns = Columns(layers)
         self.hs, self.cs = [columns.state_of(h) for h in columns.hs], columns.cs
@@ -48,7 +47,7 @@ class MatmulSlots:
         self._residual = tuple(residual)
         self._buckets: OrderedDict[int, _Bucket] = OrderedDict()
         self._prepared = 0
-        self._turns, self._uploads = turns, Uploads()
+        self._uploads = Uploads()
         self.held = (self._buckets, self._uploads)
 
     @property
@@ -125,12 +124,14 @@ class MatmulSlots:
             del self._buckets[oldest]
 
     def _drop_others(self, M: int) -> None:
-        """Drop the least recently used buckets while all together are too large."""
+        """Drop the least recently used buckets until the rest fit in _MOST_BYTES.
+
+        Their work is done: bucket M was just made, and its capture waited for all earlier calls.
+        """
         for size in list(self._buckets):
             if sum(bucket.nbytes for bucket in self._buckets.values()) <= _MOST_BYTES:
                 return
             if size != M and size > self._prepared:
-                self._turns.keep_until_done(self._buckets[size])
                 del self._buckets[size]
 
 

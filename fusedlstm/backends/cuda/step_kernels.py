@@ -139,7 +139,7 @@ def launches(
         h: (B, P), or all slots'.
         c: (B, N), or all slots'.
         c_out: like c, and may be c.
-        to: where h goes. It is all slots', or must not overlap the old h. Its `slot_of_row` is not used.
+        to: where h goes. Without a pool it must not overlap the old h. Its `slot_of_row` is not used.
         m: scratch of at least (B, N) if `needs_m`, with rows aligned to 16 bytes.
         slots: the slots of a pool's rows; None without a pool.
         resets: which rows are reset, and to what.
@@ -269,7 +269,7 @@ def can_stage(a: Any) -> bool:
 
 
 def can_pair(a: Any) -> bool:
-    """Whether two neighbours of a row can be moved as one."""
+    """Whether two neighbouring elements of a row can be moved as one."""
     return is_aligned(a, _PAIR)
 
 

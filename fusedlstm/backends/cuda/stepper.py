@@ -60,7 +60,7 @@ class CudaStepper:
         flags = self._device_flags = cupy.zeros((B,), _BOOL)
         self._flags = pinned.zeros((B,), _BOOL) if host else flags
         self._resets = False  # whether steps look at the flags
-        # The runs before captures step zeros. `step.zero` clears their results.
+        # `captured` also runs what it captures. `step.zero` clears the results.
         with contextlib.closing(step):
             self._graphs = {
                 (resets, current): captured(functools.partial(self._queue, current, resets=resets))

@@ -16,7 +16,7 @@ _MOST_SHARED = (99 << 10) - (6 << 10)
 # With this many blocks a GPU is full, even if each block has all units of its rows.
 _ENOUGH_BLOCKS = 128
 GATE_ROWS = 32  # of interleaved weights: four gates of 8 units
-_STAGES = 4  # tiles being copied at a time
+_STAGES = 4  # tiles of a pipeline in shared memory: one is multiplied while the others are copied
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def check(engine: NumpyCell) -> None:
 
 
 def _batches(rolls: int) -> Iterator[NumpyArray]:
-    """Yield batches as indices of rows: the first BLOCK rows in various places and sizes, some among wild rows."""
+    """Yield batches as indices of rows: the first BLOCK rows in several places and batch sizes, or among wild ones."""
     tame, rolls = np.arange(BLOCK), min(max(rolls, _FEWEST_ROLLS), BLOCK)
     yield np.concatenate([np.roll(tame, roll) for roll in range(1, rolls + 1)])
     among = np.tile(tame + BLOCK, (rolls, 1))

@@ -34,8 +34,9 @@ _FEWEST_ROWS = 4
 _WIDTH = 256
 # Rows of every batch-invariant product. OpenBLAS's kernels don't treat 16 rows all alike.
 BLOCK = 8
-# Up to this many multiplications, OpenBLAS uses one thread. The number of columns is then a multiple of the unit.
+# Up to this many multiplications, OpenBLAS uses one thread.
 _ONE_THREAD = 262_144
+# The width of a batch-invariant product's blocks is rounded down to a multiple of this, if it is larger.
 _UNIT = 8
 
 

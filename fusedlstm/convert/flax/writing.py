@@ -39,7 +39,7 @@ def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[s
     if any(weights.residual):
         fail(ValueError, "residual", "False, as Flax's RNN supports nothing else", repr(weights.residual))
     if weights.num_layers > 1:
-        hint = "The model chooses their names: convert each layer"
+        hint = "The model chooses the layers' names, so convert each layer by itself"
         fail(ValueError, "weights", "one layer", f"{weights.num_layers} of them", hint)
     rnns = [{"cell": _cell(cell, api)} for cell in weights.layers]
     return dict(zip(DIRECTIONS, rnns, strict=True)) if weights.bidirectional else rnns[0]

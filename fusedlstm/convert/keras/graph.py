@@ -246,8 +246,8 @@ def _check_masks(root: Node, below: Found, layer: Found, source: Source, place: 
     dropping = [node for node in source.through if not _keeps_masks(node)]
     has_states = layer.node.version.major != 2 and (call.states or other.states)  # with states, Keras 3 drops masks
     if place.around or source.place.around or dropping or has_states:
-        why = f"{dropping[0].name!r} ({dropping[0].full_kind}) drops" if dropping else "which calls of the model drop"
-        _refuse(below, layer, f"outputs that may have a mask, {why}")
+        why = f"{dropping[0].name!r} ({dropping[0].full_kind}) drops" if dropping else "calls of the model drop"
+        _refuse(below, layer, f"outputs that may have a mask, which {why}")
 
 
 def _keeps_masks(node: Node) -> bool:

@@ -65,7 +65,7 @@ def weights_of(root: Node, several: Sequence[Found], given: Given) -> LSTMWeight
         return _cell(found.node, found.name, given)
     layer = _KerasLayer(found, given)
     check_calls(root, found, separate=given.separate)
-    _warn(layer, "go_backwards", "use LSTM(weights)(xs, reverse=True), whose outputs are not reversed as Keras's are")
+    _warn(layer, "go_backwards", "use LSTM(weights)(xs, reverse=True). Unlike Keras, it doesn't reverse the outputs")
     _warn(layer, "time_major", "inputs are (T, B, I), so don't give LSTM batch_first=True")
     _warn(layer, "stateful", "its state is not in the weights: keep it, and give it to the next call")
     return StackedWeights([each for both in layer.layers for each in both], bidirectional=layer.bidirectional)
@@ -235,7 +235,7 @@ def _default(name: str, node: Node, option: str) -> Function:
 
 
 def _warn_of_dtype(name: str, node: Node, weights: LSTMWeights) -> None:
-    """Log a warning if a layer computes in another dtype than its variables have."""
+    """Log a warning if a layer computes in a dtype other than that of its variables."""
     policy = policy_of(node)[1]
     if policy.startswith("mixed_"):
         half = policy.removeprefix("mixed_")

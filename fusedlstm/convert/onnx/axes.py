@@ -116,7 +116,7 @@ def moved(move: Move) -> Flow:
     if move.node.op not in MOVES:
         raise BrokenChainError(f"the output of {move.node.op} {move.node.name!r}")
     if move.output and move.node.op != "Split":
-        raise move.broken("but not its first")
+        raise move.broken("and not its first output")
     try:
         with blaming(move.node.name), move.unbroken():
             return MOVES[move.node.op](move)

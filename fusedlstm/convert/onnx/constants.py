@@ -79,7 +79,13 @@ class Constants:
         return stored != b"\0"
 
     def shape(self, scope: Scope, name: str, what: str, level: int) -> list[int]:
-        """Return the shape of a value. If it is not a constant, the model's input must declare its shape."""
+        """Return the shape of a value. If it is not a constant, return its declared dims, with `size` for open ones.
+
+        If it declares none, several open dims are assumed.
+
+        Raises:
+            NotConstantError: it is not a constant, and `size` is None.
+        """
         try:
             return list(self.array(scope, name, what, level).shape)
         except NotConstantError:

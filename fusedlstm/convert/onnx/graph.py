@@ -26,10 +26,10 @@ class Scope:
     Attributes:
         path: the names of the nodes that it is within.
         initializers: tensors by name.
-        makers: the node of each output's name.
+        makers: nodes by the names of their outputs.
         inputs: the names of its inputs, with their types if declared.
         outer: the enclosing scope, whose names are visible, too; None for the model's graph and for functions.
-        caller: for functions, the node that calls and the scope of its names.
+        caller: for functions, the scope of the node that calls.
         arguments: the call's values by input name.
         attributes: the call's values by attribute name.
         outputs: the names of its results.

@@ -41,7 +41,7 @@ def from_onnx(
     """Return the weights of an LSTM node of an ONNX model, or of several that are the layers of one LSTM.
 
     Nodes are looked for in the model's graph, in the subgraphs of If, Loop and Scan, and in the model's own functions.
-    Weights are constants: initializers, Constant nodes, and what operators that move elements make of them. All opsets,
+    Weights are constants: initializers, Constant nodes, and results of operators that move their elements. All opsets,
     functions and attributes are supported. Attributes are float32: a number becomes the shortest decimal with its value
     (0.2 is 0.2), but float64 weights get the stored value. The biases of x and h are summed in the weights' dtype.
 

@@ -93,7 +93,7 @@ def why_not_on(upper: Unit, lower: Unit, chains: Chains) -> str:
 
 
 def _key(lstm: LSTM, constants: Constants, digests: dict[int, bytes]) -> Any:
-    """Return a key that is equal for nodes with equal weights, attributes and inputs; None if they can't be read."""
+    """Return a key that is equal for nodes with equal weights and attributes; None if they can't be read."""
     try:
         with blaming(lstm.label):
             arrays = lstm.arrays(constants)
@@ -137,7 +137,7 @@ def _inside(upper: Node, lower: Node) -> list[tuple[Node, str]]:
 
 
 def _is_covered(ways: Sequence[Sequence[tuple[Node, str]]]) -> bool:
-    """Return whether every combination of conditions reaches one of the places, each in some branches."""
+    """Return whether some way is taken, whatever the conditions are. A way is the branches around a node."""
     if any(not way for way in ways):
         return True
     owners = {id(way[0][0]) for way in ways}

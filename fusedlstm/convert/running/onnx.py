@@ -40,8 +40,9 @@ def run(
 ) -> tuple[NumpyArray, list[State]]:
     """Return what onnxruntime computes with a model's nodes, each of which reads the output of the one before.
 
-    Each node is copied unchanged, with the operators that make its weights, into its own model. For a node that reads
-    in reverse, inputs and outputs are reversed, to compare with an LSTM without reverse=True.
+    Each node is copied into its own model, with the operators that make its weights, but without its layout and
+    sequence_lens. For a node that reads in reverse, inputs and outputs are reversed, to compare with an LSTM without
+    reverse=True.
 
     Args:
         source: the path of the model.

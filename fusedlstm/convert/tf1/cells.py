@@ -115,8 +115,8 @@ class Cell:
         """Return variables in a cell's scope that an LSTM cell doesn't have and that may change its formula.
 
         An optimiser's slots, below the cell's own variables, are allowed. A scope that TensorFlow named holds nothing
-        else. In a scope that the user named, other layers have their own scopes, so only variables directly in it
-        count.
+        else. In a scope that the user named, other layers have their own scopes. So only variables directly in it, or
+        in `projection`, count.
         """
         own, is_alone = self.layout.names(), bool(_CELL.fullmatch(self.scope.split("/")[-1]))
         found = []

@@ -100,7 +100,7 @@ def _whole(pattern: _ScopePattern, cells: Sequence[re.Match[str]], names: Iterab
     wanted = [(layer, way) for layer in range(min(number, len(at) + 1)) for way in range(ways)]
     missing = [place for place in wanted if place not in at]
     if missing and len(cells) == 1:
-        return None  # all that was given is one of its cells
+        return None  # only one of the stack's cells was given
     if missing:
         got = f"none in {', '.join(_scope_of(pattern, root, *place) for place in missing)}"
         fail(ValueError, "variables", f"an LSTM cell for each layer of {pattern.what} at {root!r}", got, _ONE)

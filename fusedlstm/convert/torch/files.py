@@ -141,7 +141,7 @@ class _Zip:
         self.content, self.is_plain = unpickler.load(), unpickler.is_plain
 
     def _check_members(self, path: str) -> None:
-        """Raise for members that claim too much, or that two zip readers may tell apart differently."""
+        """Raise for members that claim too much, or that zip readers may confuse."""
         claimed, there = sum(info.file_size for info in self._members.values()), os.path.getsize(path)
         if claimed > may_become(there):
             raise ValueError(f"it is damaged: its {there} bytes claim to expand to {claimed}")

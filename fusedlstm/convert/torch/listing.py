@@ -74,7 +74,7 @@ def find_lstms(everything: Mapping[str, Any]) -> list[TorchLSTM]:
 
 
 def some_of(found: list[str]) -> str:
-    """Return the first of several descriptions, joined."""
+    """Return the first few descriptions, joined."""
     more = ", ..." if len(found) > _MOST_LISTED else ""
     return ", ".join(found[:_MOST_LISTED]) + more
 

@@ -88,8 +88,8 @@ class Unpickler:
 
     def _refuse(self, code: bytes) -> NoReturn:
         raise ValueError(
-            f"its pickle has the instruction {code!r}, which is not in protocol 2: it is damaged, or was saved with "
-            "another pickle_protocol or pickle_module than torch.save's default"
+            f"its pickle has the instruction {code!r}, which is not in protocol 2: it is damaged, or was saved with a "
+            "pickle_protocol or pickle_module other than torch.save's default"
         )
 
     def _pop(self) -> Any:

@@ -10,14 +10,14 @@ class Fiber {
  public:
   static const size_t STACK_BYTES = 64 << 10;
 
-  // Of the stack that the program came with.
+  // Runs on the program's own stack.
   Fiber() {}
-  // Of a new stack; the first switch to it calls `entry`, which must not return.
+  // Runs on a new stack. The first switch to it calls `entry`, which must not return.
   explicit Fiber(void (*entry)());
   ~Fiber();
   Fiber(const Fiber&) = delete;
 
-  // Runs the other fiber; returns when something switches back to this one.
+  // Runs the other fiber, and returns when something switches back to this one.
   void switch_to(Fiber& other);
   bool owns(const void* address) const { return address >= stack_ && address < stack_ + STACK_BYTES; }
 

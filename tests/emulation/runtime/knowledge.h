@@ -13,7 +13,7 @@
 
 namespace emulation {
 
-// Stands for several threads or warps in a stamp of more than one.
+// In a stamp, stands for more than one thread or warp.
 const u32 SEVERAL = 0xffffffffu;
 
 struct Stamp {

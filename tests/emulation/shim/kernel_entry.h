@@ -13,7 +13,7 @@ struct Parameter {
   int bytes;         // of the parameter itself
   int is_pointer;    // if so, the other members describe its elements
   int element_size;  // bytes
-  int is_const;      //
+  int is_const;
   const char* type;  // its mangled name, a single letter for C's types
 };
 

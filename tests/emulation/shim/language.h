@@ -23,7 +23,7 @@
 
 // Shared memory has another address in each block. C++ has no storage class for that, so these are macros.
 #undef __shared__
-#define __shared__ _Pragma("GCC error \"shared memory is declared by SHARED_ARRAY or DYNAMIC_SHARED_ARRAY\"")
+#define __shared__ _Pragma("GCC error \"declare shared memory with SHARED_ARRAY or DYNAMIC_SHARED_ARRAY\"")
 #define SHARED_ARRAY(type, name, count) \
   static char name##_key;               \
   type(&name)[count] =                  \

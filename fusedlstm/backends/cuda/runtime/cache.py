@@ -59,7 +59,7 @@ _said: set[str] = set()
 
 
 def _usable_folder() -> Path | None:
-    """Return the folder, made if needed, or None if others could have put code for our GPU into it."""
+    """Return the folder, made if needed, or None if it can't be used, or other users could put code into it."""
     place = folder()
     reason = make_private(place)
     if reason is None:

@@ -84,7 +84,7 @@ def cuda_headers() -> str:
     """Return the folder of cuda_fp16.h: the runtime wheel's, conda's or the toolkit's.
 
     Raises:
-        RuntimeError: they are missing, or their version of CUDA differs from NVRTC's.
+        RuntimeError: the headers are missing, or are for another major version of CUDA than NVRTC.
     """
     from cuda import pathfinder  # comes with CuPy 14
 
@@ -177,7 +177,7 @@ class Kernel:
         module = cupy.cuda.Module()
         module.load(code)
         function = module.get_function(mangled)
-        if self.shared:  # for any size: the default of 48 KiB includes the kernel's static shared memory
+        if self.shared:  # even below the default limit of 48 KiB, which includes the kernel's static shared memory
             attribute = cupy.cuda.driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             cupy.cuda.driver.funcSetAttribute(function.ptr, attribute, self.shared)
         return function

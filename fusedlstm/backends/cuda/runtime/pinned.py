@@ -46,7 +46,7 @@ def _queue(to: int, to_pitch: int, a: int, a_pitch: int, host: NumpyArray, kind:
 class Uploads:
     """Uploads of small host arrays, each kept in pinned memory until it is on the GPU.
 
-    So the call that queues one returns at once, and the next call may follow.
+    The call that queues one doesn't wait, unless AT_ONCE earlier ones are still under way.
     """
 
     AT_ONCE = 8

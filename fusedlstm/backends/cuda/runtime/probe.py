@@ -25,7 +25,7 @@ def why_not(index: int = 0) -> str | None:
         return fork.REASON
     reason, devices = _probe()
     if reason is None and index >= devices:
-        return f"there is no GPU {index}, only {devices} (0 to {devices - 1})"
+        return f"there is no GPU {index}: found {devices}, numbered from 0"
     return reason or _cannot_compile_for(index)
 
 
@@ -84,7 +84,7 @@ def _missing_library() -> str | None:
 
 @functools.cache
 def _cannot_compile_for(index: int) -> str | None:
-    """Return why kernels can't be compiled for a GPU, or None. Headers may be missing, or it is too old for NVRTC."""
+    """Return why kernels can't be compiled for a GPU, or None: missing headers, or a GPU too old for NVRTC."""
     import cupy
 
     from fusedlstm.backends.cuda.runtime.compile import architecture, cuda_headers

@@ -50,7 +50,7 @@ class Order:
         return self
 
     def follow(self, stream: int | None, index: int | None = None) -> None:
-        """Make the work wait for another stream, and, once it is queued, that stream for the work.
+        """Make the work wait for another stream. On leaving, that stream waits for the work.
 
         Args:
             stream: its handle; None for CuPy's current stream of this GPU.
@@ -148,10 +148,10 @@ class Turns:
 
 
 class Exported:
-    """An array for a consumer with DLPack, which waits for the stream that was current when this was made.
+    """An array to export by DLPack. Its consumer waits for the stream that was current when this was made.
 
-    CuPy makes a consumer wait for the stream that is current during the export. A consumer that is made of CuPy may
-    have made its own stream current by then, and would wait for nothing.
+    CuPy makes a consumer wait for the stream that is current during the export. A consumer built on CuPy may have
+    made its own stream current by then, and would wait for nothing.
     """
 
     def __init__(self, array: Any) -> None:
@@ -171,7 +171,7 @@ class Exported:
 
 
 def restore_current(stream: Any) -> None:
-    """Make a stream current again. CuPy restores the last stream that was entered, and not one of `use()`."""
+    """Make a stream current again. CuPy itself restores only streams of `with`, not those of `use()`."""
     if cupy.cuda.get_current_stream() is not stream:
         stream.use()
 
@@ -212,7 +212,7 @@ def _keep_until(event: Any, arrays: list[Any]) -> None:
 
 
 def _release_finished() -> None:
-    finished = []  # freed after the lock is released, as that may run any code
+    finished = []  # freed after the lock is released, as freeing may run any code
     if not _unfinished or not _lock.acquire(blocking=False):  # else another call does it, perhaps in this thread
         return
     try:

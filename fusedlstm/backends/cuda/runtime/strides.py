@@ -18,7 +18,7 @@ def with_contiguous_rows(a: Any) -> Any:
 
 
 def row_stride(a: Any) -> int:
-    """Return the elements from row to row. With fewer than two rows it is a row's length, at least 1."""
+    """Return the number of elements from row to row. With fewer than two rows it is a row's length, at least 1."""
     B, K = a.shape
     return int(a.strides[0]) // int(a.itemsize) if B > 1 else max(1, K)
 

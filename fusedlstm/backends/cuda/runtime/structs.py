@@ -72,7 +72,7 @@ class Struct:
 
     Args:
         record: the record of the struct.
-        types: the dtypes of its template's parameters, in order: T and, for some, G. A is `Arithmetic<T>`.
+        types: the dtypes of its template's parameters, by name: T and, for some, G. A follows from T.
     """
 
     def __init__(self, record: type, **types: np.dtype[Any]) -> None:
