@@ -37,15 +37,20 @@ def parser():
     return made
 
 
+# It would keep the libraries, and not the kernels, from using TF32 where a row asks for it.
+_NOT_INHERITED = ("NVIDIA_TF32_OVERRIDE",)
+
+
 def environment(site, kernels, *, dry):
     """Return the environment of all parts.
 
     The threads are set before Python starts, as plugins of pytest may import NumPy early. Of pytest's plugins, only
     those that a part names are used: others may warn, which fails tests.
     """
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     paths = (ROOT, *((ROOT / "tests",) if dry else ()), site, os.environ.get("PYTHONPATH"))
     return {
-        **os.environ,
+        **inherited,
         **threads.environment(1),
         "PYTHONPATH": os.pathsep.join(map(str, filter(None, paths))),
         "PYTHONUNBUFFERED": "1",

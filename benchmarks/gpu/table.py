@@ -48,10 +48,10 @@ def parts(*, dry=False, kernels_given=False, have=bool):
     """Return the parts. `have` tells whether a package is installed."""
     made = [
         Part("facts", 25, _module(dry, "benchmarks.gpu.facts", "{KEPT}/facts.json"), needed=True),
-        Part("selftest", 45, _module(dry, "fusedlstm", *_SELFTEST)),
-        Part("probes", 30, _module(dry, "benchmarks.probes", "{RESULTS}/probes.json")),
+        Part("selftest", 45, _module(dry, "fusedlstm", *_SELFTEST, *(_DRY_SELFTEST if dry else ()))),
+        Part("probes", 30, _with_dry_run(dry, "benchmarks.probes", "{RESULTS}/probes.json")),
         _tests("primitives", 45, dry, FIRST, *(("-k", "narrow or algorithm") if dry else ())),
-        Part("kernel_table", 110, _module(dry, "benchmarks.kernel_table", "{RESULTS}/kernel_table.json")),
+        Part("kernel_table", 110, _with_dry_run(dry, "benchmarks.kernel_table", "{RESULTS}/kernel_table.json")),
         _tests("order", 30, dry, ORDER, *(("-k", "freed or namespace") if dry else ())),
         _tests("tests", 120, dry, DRY_TESTS if dry else TESTS, *_processes(dry, have)),
         *_sanitizers(dry, kernels_given),
@@ -66,11 +66,17 @@ def _slower(part):
 
 
 _SELFTEST = ("selftest", "--backend", "cuda", "--json", "{RESULTS}/selftest.json")
+_DRY_SELFTEST = ("--dtype", "float32", "--kernel", "simt")
 
 
 def _module(dry, name, *arguments):
     fake = ("benchmarks.gpu.on_fake_driver",) if dry else ()
     return ("{PYTHON}", "-m", *fake, name, *arguments)
+
+
+def _with_dry_run(dry, name, *arguments):
+    """Return the command of a module that has a dry run of its own."""
+    return (*_module(False, name, *arguments), *(("--dry-run",) if dry else ()))
 
 
 def _tests(name, limit, dry, files, *options):
