@@ -1,7 +1,7 @@
 """Plant mistakes in copies of the CUDA backend's Python, one at a time. Tests on the emulated GPU must find each.
 
-python tests/host_faults.py [words]   plants all, or those with these words in their description, and prints how each
-                                      was found. Its status is 1 if one was not.
+python tests/host_faults.py [words]   plant all, or those whose description has these words; print how each was found,
+                                      and exit with 1 if one was not
 """
 
 import os
@@ -21,9 +21,9 @@ from support.outcomes import Outcome, missed
 
 ROOT = Path(__file__).parents[1]
 BACKEND = Path("fusedlstm/backends/cuda")
-SECONDS = 300  # of a run of tests. A mistake may make the host wait forever
+SECONDS = 300  # the timeout of a test run, as a mistake may make the host wait forever
 
-# How the tests of a mistake run.
+# Environment variables for the tests of a mistake.
 OPTIONS = {
     "now": {},
     "late": {"DRIVER_ORDER": "late"},
@@ -47,7 +47,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class Fault:
-    """A text that occurs once in a file of the backend, and its replacement.
+    """A mistake: a text that occurs once in a file of the backend, and its replacement.
 
     Attributes:
         file: relative to the backend's folder.
@@ -67,10 +67,10 @@ class Fault:
         return f"{self.file}: {self.what}"
 
     def applied(self) -> str:
-        """Return the file with the mistake in it."""
+        """Return the file's text with the mistake in it."""
         text = (ROOT / BACKEND / self.file).read_text(encoding="utf-8")
         if text.count(self.old) != 1:
-            raise ValueError(f"{self}: {self.old!r} occurs {text.count(self.old)} times in {self.file}, not once")
+            raise ValueError(f"{self}: {self.old!r} must occur once in {self.file}, not {text.count(self.old)} times")
         return text.replace(self.old, self.new)
 
 
@@ -81,7 +81,7 @@ FAULTS = [
 
 @contextmanager
 def planted(fault: Fault | None) -> Iterator[Path]:
-    """Yield a folder with a copy of the package with the mistake in it, if any, and with the kernels."""
+    """Yield a folder with the kernels and a copy of the package, with the mistake in it if there is one."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(ROOT / "fusedlstm", folder / "fusedlstm", ignore=shutil.ignore_patterns("__pycache__"))
@@ -92,7 +92,7 @@ def planted(fault: Fault | None) -> Iterator[Path]:
 
 
 def first_failure(folder: Path, tests: str) -> str | None:
-    """Return how the first test that finds the mistake does so, or None if all pass."""
+    """Return how the first failing test fails, or None if all pass."""
     order, file, words = tests.split(" ", 2)
     options = ("-x", "-q", "-n", "0", "-m", "", "-p", "no:cacheprovider", "--tb=no")
     command = [sys.executable, "-X", "faulthandler", "-m", "pytest", *options, "-o", f"pythonpath={folder} . tests"]
@@ -109,7 +109,7 @@ def first_failure(folder: Path, tests: str) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return "it hangs"
+        return "the tests hang"
     failed = re.search(r"^(?:FAILED|ERROR) \S+?::(.*)", done.stdout, re.MULTILINE)
     if done.returncode < 0:
         where = re.search(r'tests/\S+", line \d+ in (test_\w+)', done.stderr)
@@ -122,7 +122,7 @@ def first_failure(folder: Path, tests: str) -> str | None:
 
 
 def outcome(fault: Fault) -> Outcome:
-    """Plant one mistake, and return how it was found."""
+    """Plant a mistake, and return whether and how it was found."""
     with planted(fault) as folder:
         try:
             failure = first_failure(folder, fault.tests)

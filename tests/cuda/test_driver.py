@@ -12,7 +12,7 @@ runtime = cupy.cuda.runtime
 
 
 def test_missing_functions_are_named(capfd):
-    """One is of CUDA's runtime, which is linked into CuPy, and one of cuBLAS."""
+    """Functions of CUDA's runtime, which is linked into CuPy, and of cuBLAS."""
     from cupy_backends.cuda.libs import cublas
 
     with pytest.raises(runtime.CUDARuntimeError, match="999"):
@@ -20,15 +20,25 @@ def test_missing_functions_are_named(capfd):
     with pytest.raises((cublas.CUBLASError, KeyError), match="999"):
         cublas.sger(cupy.cuda.device.get_cublas_handle(), 1, 1, 0, 0, 1, 0, 1, 0, 1)
     said = capfd.readouterr().err
-    assert "cudaMallocManaged was called, which it doesn't have" in said
-    assert "cublasSger_v2 was called, which it doesn't have" in said
+    assert "cudaMallocManaged was called, but the driver lacks it" in said
+    assert "cublasSger_v2 was called, but the driver lacks it" in said
 
 
-def test_the_driver_comes_before_cupy():
+def test_install_after_cupy_raises():
     import driver
 
     with pytest.raises(RuntimeError, match="before CuPy is imported"):
         driver.install()
+
+
+def test_new_launch_struct_rebuilds_the_driver(monkeypatch, tmp_path):
+    """The driver passes this struct to emulated kernels."""
+    from driver import build
+
+    digest = build._digest()
+    (tmp_path / "launch.h").write_text("struct Launch;")
+    monkeypatch.setattr(build, "_EMULATOR", tmp_path)
+    assert build._digest() != digest
 
 
 def test_each_device_has_its_own_memory():
@@ -46,10 +56,36 @@ def test_each_device_has_its_own_memory():
             work()
 
 
-def test_launches_are_within_cudas_limits():
+def test_default_streams_are_not_destroyed():
+    for handle in (0, runtime.streamLegacy, runtime.streamPerThread):
+        with pytest.raises(runtime.CUDARuntimeError, match="cudaErrorInvalidResourceHandle"):
+            runtime.streamDestroy(handle)
+
+
+def test_elapsed_time_needs_events_with_timing():
+    def elapsed(**options):
+        first, last = cupy.cuda.Event(**options), cupy.cuda.Event(**options)
+        first.record()
+        last.record()
+        last.synchronize()
+        return cupy.cuda.get_elapsed_time(first, last)
+
+    assert elapsed() >= 0
+    with pytest.raises(runtime.CUDARuntimeError, match="cudaErrorInvalidResourceHandle"):
+        elapsed(disable_timing=True)
+
+
+def test_launches_beyond_limits_are_refused():
     function = cupy.RawKernel('extern "C" __global__ void nothing(int) {}', "nothing")
     function((1,), (1024,), (np.int32(0),))
-    for grid, block, shared in (((1,), (1025,), 0), ((1, 65536), (1,), 0), ((1,), (1,), (48 << 10) + 1)):
+    function((1,), (1, 16, 64), (np.int32(0),))
+    for grid, block, shared in (
+        ((1,), (1025,), 0),
+        ((1,), (1, 1, 65), 0),
+        ((1,), (1 << 16, 1 << 16), 0),  # 0 in 32 bits
+        ((1, 65536), (1,), 0),
+        ((1,), (1,), (48 << 10) + 1),
+    ):
         with pytest.raises(cupy.cuda.driver.CUDADriverError, match="INVALID_VALUE"):
             function(grid, block, (np.int32(0),), shared_mem=shared)
 
@@ -57,6 +93,30 @@ def test_launches_are_within_cudas_limits():
 def test_code_that_nvrtc_did_not_make_is_refused():
     with pytest.raises(cupy.cuda.driver.CUDADriverError, match="INVALID_IMAGE"):
         cupy.cuda.Module().load(b"\x7fELF of another compiler")
+
+
+def test_kernels_of_unloaded_modules_dont_run():
+    """Even in a graph, which doesn't keep its kernels."""
+    program = """
+        source = 'extern "C" __global__ void add(double* to) { *to += 1; }'
+        module = cupy.cuda.Module()
+        module.load(cupy.cuda.compiler.compile_using_nvrtc(source)[0])
+        a, stream, function = cupy.zeros(1), cupy.cuda.Stream(non_blocking=True), module.get_function("add")
+        stream.begin_capture()
+        with stream:
+            function((1,), (1,), (a,))
+        graph = stream.end_capture()
+        graph.launch(stream)
+        stream.synchronize()
+        print(float(a[0]))
+        del function, module
+        try:
+            graph.launch(stream)
+        except runtime.CUDARuntimeError as error:
+            print(error)
+    """
+    said = driver_child.run(program).stdout
+    assert said == "1.0\ncudaErrorLaunchFailure: add: its module has been unloaded\n"
 
 
 BEYOND_A_VIEW = """
@@ -80,7 +140,7 @@ BEYOND_A_VIEW = """
 
 @pytest.mark.parametrize("order", ["now", "late"])
 def test_a_read_beyond_a_view_is_reported(order):
-    """With FUSEDLSTM_EMULATION=check, even if there is memory behind the view. Nothing works afterwards."""
+    """With FUSEDLSTM_EMULATION=check, even if there is memory behind the view. All later calls fail."""
     said = driver_child.run(BEYOND_A_VIEW, FUSEDLSTM_EMULATION="check", DRIVER_ORDER=order).stdout.splitlines()
     assert len(said) == 2
     for line in said:
@@ -88,7 +148,7 @@ def test_a_read_beyond_a_view_is_reported(order):
 
 
 def test_caches_of_the_user_stay_empty(tmp_path):
-    """Otherwise a real GPU of the user would be given the fake NVRTC's code."""
+    """Otherwise the user's real GPU would get the fake NVRTC's code."""
     said = driver_child.run(
         """
         from fusedlstm import LSTMCell, LSTMWeights

@@ -25,7 +25,7 @@ def fails(error):
 
 @pytest.fixture
 def stream():
-    """Return a stream that doesn't wait for the default one. Its capture, if any, is ended."""
+    """Yield a non-blocking stream. End its capture afterwards, if there is one."""
     made = cupy.cuda.Stream(non_blocking=True)
     yield made
     with contextlib.suppress(RuntimeError):
@@ -33,7 +33,7 @@ def stream():
 
 
 def error_of(work):
-    """Do work, and return its error or None."""
+    """Do some work, and return its error or None."""
     try:
         work()
     except RuntimeError as error:
@@ -41,13 +41,13 @@ def error_of(work):
 
 
 def elsewhere(work):
-    """Do work in another thread, and return its error or None."""
+    """Do some work in another thread, and return its error or None."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(error_of, work).result()
 
 
 def test_a_graph_replays_what_was_queued(stream):
-    """Nothing runs before its launch. Each launch reads memory anew, with the scalar arguments of the capture."""
+    """Captured work doesn't run before a launch. It then reads current memory, but keeps its arguments."""
     a, b = cupy.asarray(np.arange(4.0)), cupy.zeros(4)
     scale = cupy.RawKernel('extern "C" __global__ void scale(double* a, double by) { a[0] *= by; }', "scale")
     scale((1,), (1,), (cupy.ones(1), np.float64(1)))  # loads it
@@ -67,7 +67,7 @@ def test_a_graph_replays_what_was_queued(stream):
 
 
 def unsafe_calls():
-    """Return calls that may wait or allocate, by name."""
+    """Return calls that may wait, allocate or free, by name."""
     event, stream, array = cupy.cuda.Event(), runtime.streamCreate(), cupy.zeros(2)
     event.record()
     return {
@@ -83,7 +83,7 @@ def unsafe_calls():
 
 @pytest.mark.parametrize("call", sorted(unsafe_calls()))
 def test_unsafe_calls_by_mode(stream, call):
-    """They invalidate a global capture, or a thread-local one of the same thread, but not a relaxed one."""
+    """They invalidate global captures, and thread-local ones of the same thread, but not relaxed ones."""
     for mode, forbidding in ((RELAXED, ()), (THREAD_LOCAL, (error_of,)), (GLOBAL, (error_of, elsewhere))):
         for caller in (error_of, elsewhere):
             work = unsafe_calls()[call]
@@ -95,8 +95,8 @@ def test_unsafe_calls_by_mode(stream, call):
                 stream.end_capture()
 
 
-def test_arrays_in_captures(stream):
-    """A capturing thread can't allocate. CuPy's pool is less strict: it may have a free block."""
+def test_arrays_cant_be_made_in_captures(stream):
+    """The tests' allocator refuses memory, as CuPy's pool may not have a free block."""
     stream.begin_capture(THREAD_LOCAL)
     assert elsewhere(lambda: cupy.empty(3)) is None
     with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
@@ -105,7 +105,7 @@ def test_arrays_in_captures(stream):
         stream.end_capture()
 
 
-def test_nobody_waits_for_a_capture(stream):
+def test_waits_for_a_capture_are_refused(stream):
     array = cupy.zeros(4)
     for wait in (runtime.deviceSynchronize, stream.synchronize):
         stream.begin_capture(RELAXED)
@@ -115,6 +115,13 @@ def test_nobody_waits_for_a_capture(stream):
             runtime.memsetAsync(array.data.ptr, 0, 8, stream.ptr)
         with fails("StreamCaptureInvalidated"):
             stream.end_capture()
+
+
+def test_a_capture_lets_other_devices_wait(stream):
+    stream.begin_capture(RELAXED)
+    with cupy.cuda.Device(1):
+        runtime.deviceSynchronize()
+    stream.end_capture()
 
 
 def test_captures_begin_and_end_once(stream):
@@ -137,7 +144,7 @@ def test_only_relaxed_captures_end_elsewhere(stream):
 
 
 def test_captures_are_isolated(stream):
-    """A capture can't wait for work outside it, nor anything outside for its work."""
+    """A capture can't wait for work outside it, and nothing outside can wait for its work."""
     other = cupy.cuda.Stream(non_blocking=True)
     outside = other.record()
     stream.begin_capture()
@@ -163,7 +170,7 @@ def test_a_stream_joins_a_capture(stream):
         third.wait_event(other.record())
     with fails("StreamCaptureInvalidated"):
         third.end_capture()
-    with fails("IllegalState"):  # it did not begin this capture
+    with fails("StreamCaptureUnmatched"):  # it did not begin this capture
         other.end_capture()
     stream.wait_event(other.record())
     graph = stream.end_capture()
@@ -174,8 +181,62 @@ def test_a_stream_joins_a_capture(stream):
     assert np.isnan(array.get()).all()
 
 
+def test_unjoined_streams_fail_a_capture(stream):
+    """The capture fails if its first stream doesn't wait for all work of the others."""
+    array, other = cupy.zeros(4), cupy.cuda.Stream(non_blocking=True)
+    runtime.deviceSynchronize()
+    stream.begin_capture()
+    other.wait_event(stream.record())
+    runtime.memsetAsync(array.data.ptr, 0, 8, other.ptr)
+    early = other.record()
+    runtime.memsetAsync(array.data.ptr, 0, 8, other.ptr)
+    stream.wait_event(early)
+    with fails("StreamCaptureUnjoined"):
+        stream.end_capture()
+    assert not other.is_capturing()
+
+
+def test_events_of_ended_captures_are_refused(stream):
+    other = cupy.cuda.Stream(non_blocking=True)
+    stream.begin_capture()
+    event = stream.record()
+    stream.end_capture()
+    with fails("CapturedEvent"):
+        other.wait_event(event)
+    assert not other.is_capturing()
+
+
+def test_the_default_stream_cant_join_a_capture(stream):
+    stream.begin_capture()
+    event = stream.record()
+    with fails("StreamCaptureImplicit"):
+        cupy.cuda.Stream.null.wait_event(event)
+    with fails("StreamCaptureInvalidated"):
+        stream.end_capture()
+
+
+def test_invalid_captures_record_no_events(stream):
+    stream.begin_capture()
+    inside = stream.record()
+    with fails("StreamCaptureUnsupported"):
+        stream.synchronize()
+    with fails("StreamCaptureInvalidated"):
+        stream.record()
+    with fails("StreamCaptureInvalidated"):
+        cupy.cuda.Stream(non_blocking=True).wait_event(inside)
+
+
+def test_capture_queries_do_no_harm():
+    """Asking about the default stream fails while a blocking stream captures, but the capture stays valid."""
+    blocking = cupy.cuda.Stream()
+    blocking.begin_capture()
+    with fails("StreamCaptureImplicit"):
+        runtime.streamIsCapturing(0)
+    blocking.end_capture()
+
+
 def test_the_default_stream_during_a_capture(stream):
-    """It waits for blocking streams, and so invalidates their captures. Other streams are not affected."""
+    """It waits for blocking streams, and so invalidates their captures. Other captures go on."""
     array = cupy.zeros(4)
     stream.begin_capture()
     runtime.memsetAsync(array.data.ptr, 0, 32, 0)
@@ -190,7 +251,7 @@ def test_the_default_stream_during_a_capture(stream):
 
 
 def test_graphs_are_not_destroyed_in_captures(stream):
-    """Stricter than CUDA. A graph that is gone can't be launched."""
+    """This is stricter than CUDA. A destroyed graph can't be launched."""
     stream.begin_capture()
     graph = stream.end_capture()
     handle = graph.graphExec

@@ -1,5 +1,6 @@
 """The fake driver: memory of GPUs and of the host, and copies."""
 
+import ctypes
 import gc
 
 import ml_dtypes
@@ -19,10 +20,13 @@ CRASHED = -11
 def test_new_memory_is_nan():
     for dtype in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16):
         assert np.isnan(cupy.empty((3, 2), dtype).get().astype(float)).all()
+    pinned = runtime.hostAlloc(8, 0)
+    assert np.isnan(ctypes.c_double.from_address(pinned).value)
+    runtime.freeHost(pinned)
 
 
 def test_memory_is_counted():
-    gc.collect()  # what earlier tests left
+    gc.collect()  # frees what earlier tests left
     made, alive = memory.made(), memory.alive()
     array = cupy.empty((2, 3), np.float32)
     assert (memory.made(), memory.alive()) == (made + 1, alive + 24)
@@ -38,7 +42,7 @@ def test_memory_is_counted():
 
 
 def test_memory_in_a_cycle_is_released():
-    gc.collect()  # what earlier tests left
+    gc.collect()  # frees what earlier tests left
     alive = memory.alive()
     cycle = [cupy.empty(3)]
     cycle.append(cycle)
@@ -60,7 +64,7 @@ def test_limited_memory_runs_out():
 
 @pytest.mark.parametrize("order", ["now", "late"])
 def test_touching_freed_memory_crashes(order):
-    """By default, an array's memory is freed with it. In other orders, CuPy's pool keeps it until emptied."""
+    """With DRIVER_ORDER=late, CuPy's pool keeps freed memory, so this empties the pool first."""
     program = """
         a, b = cupy.ones(1000), cupy.ones(1000)
         address = b.data.ptr
@@ -80,7 +84,7 @@ def test_touching_freed_memory_crashes(order):
 @pytest.mark.parametrize("guard", ["0", "1"])
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_the_host_cant_touch_guarded_memory(guard, where):
-    """With DRIVER_GUARD=1, it crashes. So does a GPU that touches another's memory. Otherwise, both succeed."""
+    """A GPU can't touch another GPU's memory, either. Without DRIVER_GUARD=1, nothing stops them."""
     program = f"""
         import ctypes
         array = cupy.ones(4)
@@ -102,8 +106,22 @@ def test_the_host_cant_touch_guarded_memory(guard, where):
         assert done.stdout == ("2.0\n2.0\n" if where == "host" else "2.0\n3.0\n"), done.stderr
 
 
+def test_guarded_memory_can_be_copied():
+    """It can be copied between any devices and the host, on a stream of any device."""
+    program = """
+        with cupy.cuda.Device(1):
+            there = cupy.zeros(2)
+        here, host = cupy.zeros(2), np.ones(2)
+        runtime.memcpyAsync(there.data.ptr, host.ctypes.data, 16, runtime.memcpyHostToDevice, 0)
+        runtime.memcpyAsync(here.data.ptr, there.data.ptr, 16, runtime.memcpyDeviceToDevice, 0)
+        print(here.get())
+    """
+    said = driver_child.run(program, DRIVER_GUARD="1")
+    assert said.stdout == "[1. 1.]\n", said.stderr
+
+
 def places():
-    """Return memory of each kind, 48 bytes."""
+    """Return arrays of 48 bytes, by where their memory is."""
     with cupy.cuda.Device(1):
         other = cupy.zeros(6)
     return {"host": np.zeros(6), "device": cupy.zeros(6), "other device": other}
@@ -118,12 +136,13 @@ def places():
         ("host", "device", runtime.memcpyDeviceToDevice, "InvalidMemcpyDirection"),
         ("device", "beyond", runtime.memcpyDeviceToDevice, "InvalidValue"),
         ("beyond", "host", runtime.memcpyHostToDevice, "InvalidValue"),
+        ("device", "beyond pinned", runtime.memcpyHostToDevice, "InvalidValue"),
     ],
 )
-def test_wrong_copies_are_refused(to, source, kind, error):
-    known = places()
+def test_copies_are_refused(to, source, kind, error):
+    known, pinned = places(), runtime.hostAlloc(48, 0)
     at = {name: array.ctypes.data if name == "host" else array.data.ptr for name, array in known.items()}
-    at["beyond"] = at["device"] + 8
+    at |= {"beyond": at["device"] + 8, "beyond pinned": pinned + 8}
     with pytest.raises(runtime.CUDARuntimeError, match=error):
         runtime.memcpyAsync(at[to], at[source], 48, kind, 0)
 
@@ -140,7 +159,24 @@ def test_wrong_copies_of_rows_are_refused():
         runtime.memsetAsync(a.data.ptr, 0, 49, 0)
 
 
-def test_pinned_memory_is_the_hosts():
+def test_peer_copies_check_their_devices():
+    known = places()
+    here, there = known["device"].data.ptr, known["other device"].data.ptr
+    runtime.memcpyPeerAsync(here, 0, there, 1, 48, 0)
+    for devices in ((1, 1), (0, 0), (1, 0)):
+        with pytest.raises(runtime.CUDARuntimeError, match="InvalidValue"):
+            runtime.memcpyPeerAsync(here, devices[0], there, devices[1], 48, 0)
+
+
+def test_only_copies_touch_pageable_memory():
+    """A GPU may also touch pinned memory."""
+    pinned = cupy.cuda.alloc_pinned_memory(8)
+    runtime.memsetAsync(pinned.ptr, 0, 8, 0)
+    with pytest.raises(runtime.CUDARuntimeError, match="InvalidValue"):
+        runtime.memsetAsync(np.zeros(1).ctypes.data, 0, 8, 0)
+
+
+def test_pinned_memory_belongs_to_the_host():
     pointer = cupy.cuda.alloc_pinned_memory(8)
     about = runtime.pointerGetAttributes(pointer.ptr)
     assert (about.type, about.devicePointer) == (1, pointer.ptr)

@@ -14,24 +14,24 @@ pytestmark = driver_child.of_the_driver
 
 
 WANTED = {
-    "now": lambda in_order, late: [in_order],
-    "late": lambda in_order, late: [late],
-    "random": lambda in_order, late: sorted({in_order, late}),
+    "now": lambda in_order, late, between: [in_order],
+    "late": lambda in_order, late, between: [late],
+    "random": lambda in_order, late, between: sorted({in_order, late, between} - {None}),
 }
 
 
 @pytest.mark.parametrize("order", WANTED)
 def test_work_in_an_order(order):
-    """Work that waits gets the right number in any order. Other work gets an old one if late, and either if random."""
+    """Code that waits gets the right number. Code that doesn't gets an old one if work is late, and both at random."""
     command = [sys.executable, "-m", "support.late_work", "20"]
     environment = ENVIRONMENT | {"DRIVER_ORDER": order, "DRIVER_SEED": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     pieces = json.loads(done.stdout)
-    assert {name: found for name, (found, _, _) in pieces.items()} == {
-        name: WANTED[order](in_order, late) for name, (_, in_order, late) in pieces.items()
+    assert {name: found for name, (found, *_) in pieces.items()} == {
+        name: WANTED[order](*numbers) for name, (_, *numbers) in pieces.items()
     }
-    assert sum(in_order != late for _, in_order, late in pieces.values()) == 9
+    assert sum(in_order != late for _, in_order, late, _ in pieces.values()) == 12
 
 
 def test_unknown_orders_are_refused():

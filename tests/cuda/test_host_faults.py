@@ -16,7 +16,7 @@ def test_every_fault_applies_to_the_backend():
 
 
 def test_a_text_that_is_not_unique_is_refused():
-    with pytest.raises(ValueError, match=r"'nowhere' occurs 0 times in cell\.py, not once"):
+    with pytest.raises(ValueError, match=r"'nowhere' must occur once in cell\.py, not 0 times"):
         host_faults.Fault("cell.py", "a change of nothing", "nowhere", "", "now host spans").applied()
 
 

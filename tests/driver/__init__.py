@@ -1,4 +1,4 @@
-"""The real CuPy and nvmath-python on a fake driver, for machines without a GPU. See README.md."""
+"""Run the real CuPy and nvmath-python on a fake driver, on machines without a GPU. See README.md."""
 
 from .install import install, missing
 

@@ -1,4 +1,4 @@
-"""Compile the fake driver, and libraries with the names of the real ones, which lead to it."""
+"""Compile the fake driver, and libraries with the names of the real ones that link to it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from . import symbols
 from emulation import compiler
 
 _DEVICE = Path(__file__).parent / "device"
+_EMULATOR = _DEVICE.parents[1] / "emulation" / "runtime"
 _OPTIONS = ("-std=c++17", "-O2", "-march=native", "-fopenmp-simd", "-fPIC", "-Wall", "-Wextra", "-Werror")
 DRIVER = "libfakedriver.so"
-# The libraries that CuPy and nvmath-python open, and the version that their symbols must have.
+# The libraries that CuPy and nvmath-python open, and the version of their symbols.
 NAMED = {
     "libcuda.so.1": None,
     "libnvrtc.so.13": None,
@@ -26,7 +27,7 @@ NAMED = {
 
 
 def build() -> Path:
-    """Return the folder with the driver for the installed CuPy: compiled now, or kept from an equal build."""
+    """Return the folder with the driver for the installed CuPy. It is compiled unless the cache has it."""
     folder = compiler.cache_folder() / f"driver-{_digest()}"
     if not _is_complete(folder):
         made = Path(tempfile.mkdtemp(dir=folder.parent))
@@ -38,7 +39,7 @@ def build() -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
                 made.rename(folder)
         except OSError:
-            if not _is_complete(folder):  # else another process was faster
+            if not _is_complete(folder):  # otherwise another process was faster
                 raise
         finally:
             shutil.rmtree(made, ignore_errors=True)
@@ -46,7 +47,7 @@ def build() -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Return whether a folder has all libraries, and mark them as used. The cache may have removed some."""
+    """Return whether a folder still has all libraries, and mark them as used. The cache may have removed some."""
     return all(compiler.is_there(folder / name) for name in (DRIVER, *NAMED))
 
 
@@ -64,20 +65,19 @@ def _module(name: str) -> Path:
 
 def _digest() -> str:
     versions = [importlib.metadata.version("cupy-cuda13x"), compiler.machine()]
-    sources = [*sorted(_DEVICE.iterdir()), Path(__file__)]
+    sources = [*sorted(_DEVICE.iterdir()), _EMULATOR / "launch.h", Path(symbols.__file__), Path(__file__)]
     content = b"\0".join([*map(str.encode, versions), *(file.read_bytes() for file in sources)])
     return hashlib.sha256(content).hexdigest()[:24]
 
 
 def _compile_driver(folder: Path) -> None:
-    emulator = _DEVICE.parent.parent / "emulation" / "runtime"
-    headers = [f"-I{each}" for each in (compiler.cuda_headers(), emulator)]
+    headers = [f"-I{each}" for each in (compiler.cuda_headers(), _EMULATOR)]
     sources = map(str, sorted(_DEVICE.glob("*.cpp")))
     _run([*_OPTIONS, *headers, *sources, f"-Wl,-soname,{DRIVER}", "-o", str(folder / DRIVER)])
 
 
 def _compile_named(folder: Path, name: str, version: str | None) -> None:
-    """Compile a library that has what its importer needs: the driver's functions, and stubs for the rest."""
+    """Compile a library with the driver's functions. libcublas also gets stubs for all others that CuPy may call."""
     unit, script = folder / "unit.cpp", folder / "versions"
     unit.write_text("\n".join(_stubs(folder) if name == "libcublas.so.13" else []), encoding="utf-8")
     script.write_text(f"{version or ''} {{ global: *; }};", encoding="utf-8")
@@ -86,7 +86,7 @@ def _compile_named(folder: Path, name: str, version: str | None) -> None:
 
 
 def _stubs(folder: Path) -> list[str]:
-    """Return functions for all that CuPy may call and the driver doesn't have. Each says its name and fails."""
+    """Return C++ for the functions that CuPy may call and the driver lacks. Each prints its name and fails."""
     has = {symbol.name for symbol in symbols.functions(folder / DRIVER)}
     wanted = {symbol.name for symbol in symbols.functions(runtime_module()) if symbol.name.startswith("cuda")}
     undefined = symbols.undefined(_module("cupy_backends.cuda.libs.cublas"))

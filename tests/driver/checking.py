@@ -1,4 +1,4 @@
-"""Check every access of the package's kernels: tell the driver which memory is behind a struct's pointers."""
+"""Check every access of the package's kernels, by telling the driver which memory a struct's pointers may touch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_structs(driver: ctypes.CDLL) -> None:
-    """Check all launches with structs that are filled from now on."""
+    """Make the driver check launches with structs that are filled from now on."""
     from fusedlstm.backends.cuda.runtime.structs import Struct
 
     original = Struct.filled
@@ -51,7 +51,7 @@ def _register(driver: ctypes.CDLL, filled: Any) -> None:
 
 
 def _host_view(array: Any) -> np.ndarray[Any, Any]:
-    """Return NumPy's array with the address and layout of CuPy's. Nobody reads or writes it."""
+    """Return a NumPy array with the address and layout of a CuPy array. Don't read or write it."""
     interface = {"shape": array.shape, "strides": array.strides, "typestr": f"|V{array.itemsize}", "version": 3}
     holder = type("Holder", (), {"__array_interface__": {**interface, "data": (array.data.ptr, False)}})()
     return np.asarray(holder)

@@ -1,4 +1,4 @@
-"""Put the fake driver in the place of the real one, in this process."""
+"""Replace the real driver by the fake one in this process."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from emulation import compiler
 _FIND_KERNEL = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t, ctypes.c_char_p, ctypes.POINTER(kernels.Kernel)
 )
-_CUPY = "14.2.0"  # the version whose symbols the driver knows
+_CUPY = "14.2.0"  # the version that the driver is made for
 _PAGE = 4096
-_MOVE_TO_RAX, _JUMP_TO_RAX = b"\x48\xb8", b"\xff\xe0"  # x86-64's code; eight bytes of an address follow the first
+_MOVE_TO_RAX, _JUMP_TO_RAX = b"\x48\xb8", b"\xff\xe0"  # x86-64 code; the address, 8 bytes, comes between
 _READ_WRITE_EXECUTE = 7
-_kept: list[object] = []  # what C calls
+_kept: list[object] = []  # kept alive until the process ends
 
 
 def missing() -> str | None:
-    """Return what this machine lacks to run CuPy on the fake driver, or None."""
+    """Return why CuPy can't run on the fake driver here, or None."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         return "the fake driver needs Linux on x86-64"
     if importlib.util.find_spec("nvmath") is None:
@@ -51,7 +51,7 @@ def install() -> None:
     """
     if "cupy_backends" in sys.modules:
         raise RuntimeError("install the fake driver before CuPy is imported")
-    os.environ["CUPY_ACCELERATORS"] = ""  # CuPy's build of CUB has a runtime of its own, which isn't redirected
+    os.environ["CUPY_ACCELERATORS"] = ""  # CuPy's CUB has its own copy of CUDA's runtime, which isn't redirected
     folder = build.build()
     _keep_code_apart(folder)
     libraries = {name: ctypes.CDLL(str(folder / name)) for name in (build.DRIVER, *build.NAMED)}
@@ -71,8 +71,8 @@ def install() -> None:
 def _keep_code_apart(folder: Path) -> None:
     """Keep the fake NVRTC's code out of the user's caches, where CuPy or fusedlstm on a GPU would find it.
 
-    CuPy's kernels stay in the driver's folder. The package's are forgotten with this process, as they name files of
-    this checkout, unless the tests have chosen a folder.
+    CuPy's kernels are cached in the driver's folder. The package's name files of this checkout, so their cache is
+    removed when the process ends, unless the tests have chosen a folder.
     """
     os.environ["CUPY_CACHE_DIR"] = str(folder / "cupy")
     if "FUSEDLSTM_CACHE_DIR" not in os.environ:
@@ -82,7 +82,7 @@ def _keep_code_apart(folder: Path) -> None:
 
 
 def _find(description: Any, length: int, name: bytes, out: Any) -> int:
-    """Fill in the kernel of this name in some code. Return whether there is one."""
+    """Fill in `out` with the kernel of this name. Return whether there is one."""
     try:
         content = ctypes.string_at(description, length)
         return kernels.find(kernels.Description.read(content), name.decode(), out.contents)
@@ -92,7 +92,7 @@ def _find(description: Any, length: int, name: bytes, out: Any) -> int:
 
 
 def _redirect(library: ctypes.CDLL) -> None:
-    """Write a jump to the fake driver's function over each function of the runtime in CuPy's module."""
+    """Overwrite each function of CUDA's runtime in CuPy's module with a jump to the fake driver's."""
     module = importlib.import_module("cupy_backends.cuda.api.runtime")
     base, redirected = _loaded_at(Path(str(module.__file__))), 0
     for symbol in symbols.functions(build.runtime_module()):
@@ -101,7 +101,7 @@ def _redirect(library: ctypes.CDLL) -> None:
             _write(base + symbol.offset, _MOVE_TO_RAX + struct.pack("<Q", target) + _JUMP_TO_RAX)
             redirected += 1
     if not redirected:
-        raise RuntimeError(f"{module.__file__} has no symbols of CUDA's runtime: it must be linked into this CuPy")
+        raise RuntimeError(f"{module.__file__} has no symbols of CUDA's runtime, which must be linked into this CuPy")
 
 
 def _loaded_at(library: Path) -> int:

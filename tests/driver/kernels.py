@@ -1,4 +1,4 @@
-"""From a description of code, which the fake NVRTC wrote, to a function that the emulator runs."""
+"""Make functions that the emulator runs from the fake NVRTC's descriptions of code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from emulation import FORWARD, REVERSE, Module, compiler, shuffled
 
 _MOST_PARAMETERS = 64
 _HEADERS = Path(__file__).parent / "headers"
-_CUPYS = "cupy.cu"  # the file of a kernel of CuPy
+_CUPYS = "cupy.cu"  # the file for a kernel of CuPy or of a test
 # How the package's kernels run: "check" checks every access.
 MODE = os.environ.get("FUSEDLSTM_EMULATION", "fast")
 SCHEDULE = {"forward": FORWARD, "reverse": REVERSE, "shuffled": shuffled(seed=1)}[
@@ -27,7 +27,7 @@ SCHEDULE = {"forward": FORWARD, "reverse": REVERSE, "shuffled": shuffled(seed=1)
 
 
 class Kernel(ctypes.Structure):
-    """The driver's struct of this name (device/modules.h)."""
+    """The struct of this name in device/modules.h."""
 
     _fields_ = (
         ("run", ctypes.c_void_p),
@@ -38,15 +38,15 @@ class Kernel(ctypes.Structure):
 
 
 class Description(NamedTuple):
-    """Compiled code: its source and how it was compiled.
+    """A description of compiled code.
 
     Attributes:
-        file: the name of the source's file.
-        source: the source.
+        file: the source's file name.
+        source: the source itself.
         options: NVRTC's options.
-        names: the instances of kernels.
-        lowered: their names in the code.
-        headers: the sizes, times and paths of the headers.
+        names: the kernels' instances.
+        lowered: the names of those instances in the code.
+        headers: the size, time and path of each header.
     """
 
     file: str
@@ -64,7 +64,7 @@ class Description(NamedTuple):
 
 
 def _fields(content: bytes) -> list[bytes]:
-    """Return the fields of some bytes: a length, a colon and so many bytes each."""
+    """Return the fields in some bytes. Each is a length, a colon, and that many bytes."""
     fields, at = [], 0
     while at < len(content):
         colon = content.index(b":", at)
@@ -75,7 +75,7 @@ def _fields(content: bytes) -> list[bytes]:
 
 
 def find(description: Description, name: str, out: Any) -> bool:
-    """Fill in a kernel of some code, by its lowered name. Return False if there is none."""
+    """Fill in `out` with the kernel of a lowered name. Return False if there is none."""
     instance = dict(zip(description.lowered, description.names, strict=True)).get(name, name)
     if instance == name and not re.search(rf'extern "C" __global__ void {name}\b', description.source):
         return False
@@ -87,7 +87,7 @@ def find(description: Description, name: str, out: Any) -> bool:
 
 
 def _compiled_together(instance: str) -> tuple[str, ...]:
-    """Return the instances to compile with this one. One of `lstm_pointwise` takes as long as all of its functions."""
+    """Return the instances to compile with this one. Compiling all of `lstm_pointwise` takes no longer than one."""
     match = re.fullmatch(r"(lstm_pointwise<[^,]+, [^,]+, \d), (.*), \w+, \w+, \w+>", instance)
     functions = [functions_type(Functions.of(activation=each)) for each in ACTIVATIONS]
     if match is None or match[2] not in functions:
@@ -98,11 +98,11 @@ def _compiled_together(instance: str) -> tuple[str, ...]:
 
 @functools.cache
 def _module(description: Description, instances: tuple[str, ...]) -> Module:
-    """Return the emulated module of instances of a kernel. It stays, even if a header changes later."""
+    """Return the emulated module of some instances. It stays loaded, even if a header changes later."""
     for header in description.headers:
         path = header.split(" ", 2)[2]
         if header != _header(path):
-            raise RuntimeError(f"stale code: {path} has changed since it was compiled")
+            raise RuntimeError(f"stale code: {path} has changed since the code was compiled")
     includes = [option for option in description.options if option.startswith("-I")]
     of_cuda = {f"-I{compiler.cuda_headers()}"}
     flags = (f"-I{_HEADERS}", *(option for option in includes if option not in of_cuda))
@@ -117,7 +117,7 @@ def _header(path: str) -> str:
 
 
 def _file(description: Description) -> Path:
-    """Return a file with the source: the project's own, or one that is written now."""
+    """Return a file with the source: the project's own, or one written now."""
     for option in description.options:
         file = Path(option.removeprefix("-I")) / description.file
         if file.is_file() and file.read_text(encoding="utf-8") == description.source:
@@ -131,5 +131,5 @@ def _file(description: Description) -> Path:
 
 
 def _with_shared_arrays(source: str) -> str:
-    """Return CuPy's source with shared memory as the emulator needs it."""
+    """Return CuPy's source with shared arrays declared as the emulator needs them."""
     return re.sub(r"__shared__ (?:__align__\(\w+\) )?(\w+) (\w+)\[(.+?)\];", r"SHARED_ARRAY(\1, \2, (\3));", source)

@@ -1,4 +1,4 @@
-"""Memory of the fake GPUs: an allocator that gives each array its own, what is alive, and a limit."""
+"""Memory of the fake GPUs: an allocator that gives each array its own, counts, and a limit."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _driver: Any = None
 
 
 def use(driver: ctypes.CDLL) -> None:
-    """Take memory from this driver."""
+    """Use this driver's memory."""
     global _driver
     driver.driver_allocations.restype = driver.driver_bytes.restype = ctypes.c_size_t
     _driver = driver
 
 
 def give_each_array_its_own() -> None:
-    """Replace CuPy's pool, whose blocks outlive arrays and are used again.
+    """Replace CuPy's pool, which keeps and reuses the blocks of freed arrays.
 
-    Each array is then an allocation that begins as NaN. Whoever touches a freed one crashes. An allocation during a
-    capture fails, which CuPy's pool would allow if it had a block.
+    Each array then has its own allocation, which begins as NaN. Touching it after it is freed crashes. An allocation
+    during a capture fails, even where CuPy's pool would have a free block.
     """
     import cupy
 
     functions = (_driver.driver_allocate, _driver.driver_release)
-    # CuPy's allocator of Python functions can't release memory that the garbage collector finds in a cycle.
+    # With Python functions, CuPy can't release memory that the garbage collector finds in a cycle.
     allocator = cupy.cuda.CFunctionAllocator(
         0, *(ctypes.cast(each, ctypes.c_void_p).value for each in functions), _driver
     )
@@ -43,12 +43,12 @@ def give_each_array_its_own() -> None:
 
 
 def made() -> int:
-    """Return how often memory of a GPU has been allocated so far."""
+    """Return the number of allocations on all GPUs so far."""
     return int(_driver.driver_allocations())
 
 
 def alive(device: int | None = None) -> int:
-    """Return how many bytes are allocated on a GPU, or on all."""
+    """Return the number of allocated bytes on a GPU, or on all."""
     import cupy
 
     devices = range(cupy.cuda.runtime.getDeviceCount()) if device is None else [device]
@@ -57,7 +57,7 @@ def alive(device: int | None = None) -> int:
 
 @contextlib.contextmanager
 def limited(size: int) -> Iterator[None]:
-    """Inside, an allocation fails if it would have more than so many bytes more alive than at the beginning."""
+    """Allow at most this many more allocated bytes than now. Allocations beyond that fail."""
     _driver.driver_limit(ctypes.c_size_t(alive() + size))
     try:
         yield

@@ -9,13 +9,14 @@ _driver: Any = None
 
 
 class Entry(NamedTuple):
-    """A call.
+    """A call in the log.
 
     Attributes:
         kind: "launch", "graph", "record", "wait", or "synchronize" if the host waits.
         stream: the stream's handle, 0 for the default one; None if the host waits for a device.
-        what: the launched step: "kernel", "matmul", "memcpy", "memcpy2D" or "memset"; or a graph's or event's handle.
-        name: a kernel's name.
+        what: the kind of the launched step: "kernel", "matmul", "memcpy", "memcpy2D" or "memset". For a graph or an
+            event, its handle.
+        name: the kernel's name, or "device" if the host waits for a device.
     """
 
     kind: str
@@ -33,12 +34,12 @@ def use(driver: ctypes.CDLL) -> None:
 
 
 def clear() -> None:
-    """Forget what was logged."""
+    """Clear the log."""
     _driver.driver_log_clear()
 
 
 def log() -> list[Entry]:
-    """Return what was asked of the driver since `clear`."""
+    """Return the calls since `clear`."""
     return [_entry(number) for number in range(_driver.driver_log_size())]
 
 
@@ -51,7 +52,7 @@ def _entry(number: int) -> Entry:
 
 
 def end_captures() -> int:
-    """End all captures, and return how many there were."""
+    """End all captures. Return how many there were."""
     return int(_driver.driver_end_captures()) if _driver is not None else 0
 
 

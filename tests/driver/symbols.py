@@ -14,11 +14,11 @@ _FUNCTION = 2  # a type of symbols
 
 
 class Symbol(NamedTuple):
-    """A function or an undefined name.
+    """A function, or a name that a library needs from another one.
 
     Attributes:
-        name: as the linker knows it.
-        offset: its address, relative to where the library is loaded; 0 for an undefined name.
+        name: its name for the linker.
+        offset: its address, relative to the loaded library. 0 for a name from another library.
     """
 
     name: str
@@ -39,7 +39,7 @@ class _Section(NamedTuple):
 
 
 def functions(library: Path) -> Iterator[Symbol]:
-    """Yield the functions that a library defines, those that it doesn't export among them."""
+    """Yield the functions that a library defines, including those that it doesn't export."""
     for name, info, section, offset in _symbols(library, _SYMBOL_TABLE):
         if info & 15 == _FUNCTION and section:
             yield Symbol(name, offset)
@@ -54,8 +54,8 @@ def undefined(library: Path) -> Iterator[Symbol]:
 
 def _symbols(library: Path, kind: int) -> Iterator[tuple[str, int, int, int]]:
     content = library.read_bytes()
-    first = struct.unpack_from("<Q", content, 40)[0]
-    count = struct.unpack_from("<H", content, 60)[0]
+    first = struct.unpack_from("<Q", content, 40)[0]  # e_shoff of the ELF header
+    count = struct.unpack_from("<H", content, 60)[0]  # e_shnum
     size = struct.calcsize("<IIQQQQIIQQ")
     sections = [_Section(*struct.unpack_from("<IIQQQQIIQQ", content, first + size * k)) for k in range(count)]
     for section in sections:

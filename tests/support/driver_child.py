@@ -1,4 +1,4 @@
-"""For tests of the fake driver: run a program on the fake driver, in a process with options of its own."""
+"""For tests of the fake driver: run a program on it in a child process, with other options."""
 
 import os
 import subprocess
@@ -10,10 +10,10 @@ import pytest
 from support.backends import BACKENDS
 from support.places import ENVIRONMENT
 
-# For tests of the driver itself. Tests of other orders run in child processes.
+# For tests of the driver itself. Those of other orders run in child processes.
 of_the_driver = pytest.mark.skipif(
     "emulated" not in BACKENDS or os.environ.get("DRIVER_ORDER", "now") != "now",
-    reason="needs the fake driver, and work that runs at once",
+    reason="needs the fake driver, with DRIVER_ORDER=now",
 )
 HEAD = """
 import driver
@@ -25,9 +25,9 @@ runtime = cupy.cuda.runtime
 
 
 def run(program, **variables):
-    """Run a program, to which `cupy`, `runtime` and `np` are known, with variables such as DRIVER_ORDER.
+    """Run a program that uses `cupy`, `runtime` and `np`, with environment variables such as DRIVER_ORDER.
 
-    A variable that is None is unset.
+    A variable is unset if its value is None.
     """
     command = [sys.executable, "-c", HEAD + textwrap.dedent(program)]
     environment = {name: value for name, value in (ENVIRONMENT | variables).items() if value is not None}

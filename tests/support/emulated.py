@@ -1,4 +1,4 @@
-"""For tests of emulated kernels: where the faulty kernels are, and whether this machine can emulate."""
+"""For tests of emulated kernels: the folder of faulty kernels, and whether this machine can emulate kernels."""
 
 import os
 

@@ -1,9 +1,9 @@
-"""Mistakes in what the CUDA backend gives to CUDA, in its buffers, and in what it remembers.
+"""Mistakes in the CUDA backend's calls of CUDA, in its buffers, and in its state.
 
-By file: a description, the old text, the new text, and the tests that must find it (see host_faults.py).
+By file, each with a description, the old text, the new text, and the tests that must find it (see host_faults.py).
 """
 
-# Buffers and memory that graphs use.
+# Buffers, and memory that graphs use.
 MEMORY = {
     "stepper.py": [
         (
@@ -27,13 +27,19 @@ MEMORY = {
             "now any_stepper equals_the_cell and emulated",
         ),
         (
+            "steps share a workspace",
+            "self._workspace = self._zeros((size,), np.dtype(np.uint8))",
+            'self._workspace = globals().setdefault("_shared", self._zeros((size,), np.dtype(np.uint8)))',
+            "random order two_streams",
+        ),
+        (
             "the workspace overlaps the gates",
             "self._workspace = self._zeros((size,), np.dtype(np.uint8))",
             "self._workspace = gates.view(np.uint8)[:size]",
             "now any_stepper equals_the_cell and emulated and plain-33",
         ),
         (
-            "buffers begin with anything",
+            "buffers are not zeroed",
             "array = cupy.zeros(shape, dtype)",
             "array = cupy.empty(shape, dtype)",
             "now any_stepper equals_the_cell and emulated",
@@ -79,7 +85,7 @@ MEMORY = {
             "now any_stepper set_weights and emulated",
         ),
         (
-            "weights begin with anything",
+            "padding of weights is not zero",
             "weight = np.zeros((4 * self.N, self.X + self.H), self.dtype)",
             "weight = np.full((4 * self.N, self.X + self.H), np.nan, self.dtype)",
             "now any_stepper equals_the_cell and emulated",
@@ -95,7 +101,7 @@ MEMORY = {
     ],
 }
 
-# What a call of CUDA is given.
+# The arguments of calls of CUDA.
 ARGUMENTS = {
     "runtime/cublas.py": [
         (
@@ -116,7 +122,7 @@ ARGUMENTS = {
             "if False:  #",
             "now host highest_precision",
         ),
-        ("no TF32", 'precision == "high"', 'precision == "higher"', "now host high_precision"),
+        ("TF32 is never used", 'precision == "high"', 'precision == "higher"', "now host high_precision"),
     ],
     "runtime/cublaslt.py": [
         (
@@ -185,7 +191,7 @@ ARGUMENTS = {
             "now any_stepper write_read and emulated",
         ),
         (
-            "alignment of rows alone",
+            "the alignment of the address is ignored",
             "a.data.ptr % step == 0 and rows_fit",
             "rows_fit",
             "check layouts flags or reset_to",
@@ -193,7 +199,7 @@ ARGUMENTS = {
     ],
     "runtime/graphs.py": [
         (
-            "a capture that forbids nothing",
+            "a relaxed capture",
             "stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)",
             "stream.begin_capture()",
             "now stepper thread_local",
@@ -207,7 +213,7 @@ ARGUMENTS = {
     ],
     "kernels.py": [
         (
-            "c in h's place",
+            "h and c_out swapped",
             "        h=h_out,\n        c_out=c_out,",
             "        h=c_out,\n        c_out=h_out,",
             "now any_cell edges",
@@ -246,13 +252,13 @@ STATE = {
             "late stepper another_device",
         ),
         (
-            "no turn of the buffers",
+            "the buffers don't alternate",
             "self.current = (self.current + 1) % self._step.buffers",
             "self.current = 0",
             "now any_stepper equals_the_cell and emulated",
         ),
         (
-            "flags on the host stay",
+            "flags on the host aren't cleared",
             "            self._flags.fill(False)  # as",
             "            pass  # as",
             "now stepper flags_on_the_host",

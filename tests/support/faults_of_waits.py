@@ -1,6 +1,6 @@
-"""Mistakes in the CUDA backend's waits, and in how long memory lives. On a GPU, work runs later than it is queued.
+"""Mistakes in the CUDA backend's waits, and in how long it keeps memory. A GPU runs work after it was queued.
 
-By file: a description, the old text, the new text, and the tests that must find it (see host_faults.py).
+By file, each with a description, the old text, the new text, and the tests that must find it (see host_faults.py).
 """
 
 WAITS = {
@@ -18,7 +18,7 @@ WAITS = {
             "late order interfaces_stream",
         ),
         (
-            "the event before the work",
+            "the event is recorded before the work",
             "event = _event_on(self._stream, self._index)\n        for",
             "event = cupy.cuda.Event(disable_timing=True)\n        for",
             "late order out_is_read",
@@ -36,7 +36,7 @@ WAITS = {
             "late order a_steppers_calls",
         ),
         (
-            "turns wait for nothing of a per-thread stream",
+            "turns don't wait for a per-thread stream",
             "if stream.ptr == _PER_THREAD:",
             "if False:",
             "now stepper per_thread",
@@ -126,7 +126,7 @@ WAITS = {
             "late order before_a_stepper",
         ),
         (
-            "interleaved weights are used before they are there",
+            "interleaved weights are used before they are written",
             "                stream.synchronize()",
             "                pass",
             "late order new_weights",

@@ -1,6 +1,6 @@
-"""Pieces of work on several streams. Each gives one number if it runs in order, and another or the same if late.
+"""Pieces of work on several streams. Without a wait, a piece may give another number if its work is late.
 
-python -m support.late_work TIMES    do each piece TIMES times, and print as JSON what it gave, and both numbers
+python -m support.late_work TIMES    run each piece this often; print its numbers and the arguments of `piece` as JSON
 """
 
 import json
@@ -16,27 +16,33 @@ import numpy as np  # noqa: E402
 runtime = cupy.cuda.runtime
 TO_HOST, TO_DEVICE = runtime.memcpyDeviceToHost, runtime.memcpyHostToDevice
 PUT = cupy.RawKernel('extern "C" __global__ void put(double* to, double value) { *to = value; }', "put")
+ADD = cupy.RawKernel('extern "C" __global__ void add(double* to) { *to += 1; }', "add")
 PIECES = {}
 
 
-def piece(in_order, late):
-    """Add a function of streams, and the numbers it returns if its work is in order, and if it is late."""
+def piece(in_order, late, between=None):
+    """Add a function of Streams, with the numbers that it returns if its work is in order, and if it is late.
+
+    In random order it may return both, and also `between`.
+    """
 
     def add(function):
-        PIECES[function.__name__] = function, in_order, late
+        PIECES[function.__name__] = function, in_order, late, between
         return function
 
     return add
 
 
 class Streams:
-    """Two streams that wait for nobody, one that waits for the default one, and an array of a zero."""
+    """Two non-blocking streams, a blocking one, the default one, and a zero in a GPU's and in pinned memory."""
 
     def __init__(self):
         self.ours, self.theirs = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
         self.blocking, self.default = cupy.cuda.Stream(), cupy.cuda.Stream.null
         self.zero = cupy.zeros(1)
         self.pinned = pinned()
+        for kernel in (PUT, ADD):
+            kernel.compile()  # not possible in a capture
         runtime.deviceSynchronize()
 
 
@@ -60,7 +66,7 @@ def pinned():
 
 
 def read(array, stream):
-    """Return an array's number, as this stream finds it."""
+    """Return an array's number, read on this stream."""
     to = pinned()
     copy(to, array, TO_HOST, stream)
     stream.synchronize()
@@ -117,7 +123,7 @@ def host_waits_for_the_device(s):
 
 @piece(1, late=1)
 def host_asks_until_it_is_done(s):
-    """Each query may do a piece of the work, so such loops end."""
+    """Some queries run a task, so such loops end."""
     for _ in range(3):
         put(s.zero, 1, s.ours)
     event = s.ours.record()
@@ -150,8 +156,17 @@ def default_stream_does_not_wait_for_it(s):
     return read(s.zero, s.default)
 
 
+@piece(1, late=0)
+def default_streams_of_devices_are_apart(s):
+    with cupy.cuda.Device(1):
+        blocking = cupy.cuda.Stream()
+    put(s.zero, 1, s.default)
+    blocking.synchronize()
+    return read(s.zero, s.ours)
+
+
 @piece(1, late=2)
-def pinned_source_is_read_when_it_is_time(s):
+def pinned_source_is_read_late(s):
     s.pinned[0] = 1
     copy(s.zero, s.pinned, TO_DEVICE, s.ours)
     s.pinned[0] = 2
@@ -167,7 +182,7 @@ def pageable_source_is_read_at_once(s):
 
 
 @piece(1, late=0)
-def pinned_target_is_written_when_it_is_time(s):
+def pinned_target_is_written_late(s):
     put(s.zero, 1, s.ours)
     copy(s.pinned, s.zero, TO_HOST, s.ours)
     return s.pinned[0]
@@ -181,9 +196,38 @@ def pageable_target_is_written_at_once(s):
     return host[0]
 
 
+@piece(1, late=0)
+def waiting_copy_of_pageable_memory(s):
+    """It returns once the source has been read. CUDA lets the number arrive later."""
+    runtime.memcpy(s.zero.data.ptr, np.ones(1).ctypes.data, 8, TO_DEVICE)
+    return read(s.zero, s.ours)
+
+
+@piece(1, late=0)
+def waiting_copy_on_the_device(s):
+    """It doesn't wait."""
+    one = cupy.ones(1)
+    runtime.memcpy(s.zero.data.ptr, one.data.ptr, 8, runtime.memcpyDeviceToDevice)
+    return read(s.zero, s.ours)
+
+
+@piece(1, late=1)
+def waiting_copy_of_pinned_memory(s):
+    s.pinned[0] = 1
+    runtime.memcpy(s.zero.data.ptr, s.pinned.ctypes.data, 8, TO_DEVICE)
+    return read(s.zero, s.ours)
+
+
+@piece(1, late=1)
+def waiting_copy_to_the_host(s):
+    put(s.zero, 1, s.default)
+    runtime.memcpy(s.pinned.ctypes.data, s.zero.data.ptr, 8, TO_HOST)
+    return s.pinned[0]
+
+
 @piece(5, late=1)
 def memory_that_nobody_keeps(s):
-    """CuPy's pool gives the memory out again, while their stream still writes to it."""
+    """CuPy's pool reuses the memory while `theirs` may still write to it."""
     with s.ours:
         freed = cupy.empty(1)
     put(freed, 1, s.theirs)
@@ -213,14 +257,45 @@ def event_after_a_graph(s):
     return read(s.zero, s.theirs)
 
 
+@piece(0, late=0, between=1)
+def graph_that_is_half_done(s):
+    """Work on another stream may run between its steps."""
+    s.theirs.begin_capture()
+    for value in (1, 0):
+        put(s.zero, value, s.theirs)
+    s.theirs.end_capture().launch(s.theirs)
+    return read(s.zero, s.ours)
+
+
+@piece(2, late=2)
+def launches_of_one_graph(s):
+    """They run one after the other, even on different streams."""
+    s.ours.begin_capture()
+    with s.ours:
+        ADD((1,), (1,), (s.zero,))
+    graph = s.ours.end_capture()
+    graph.launch(s.ours)
+    graph.launch(s.theirs)
+    return read(s.zero, s.theirs)
+
+
+@piece(1, late=1)
+def host_asks_until_the_default_stream_is_done(s):
+    """A query of the default stream includes blocking streams."""
+    put(s.zero, 1, s.blocking)
+    while not s.default.done:
+        pass
+    return read(s.zero, s.ours)
+
+
 def by_the_other_device(s, wait):
-    """Copy 1 to pinned memory on one GPU, and from there to another."""
+    """Copy a 1 to pinned memory on one GPU, and from there to the other GPU."""
     put(s.zero, 1, s.ours)
     copy(s.pinned, s.zero, TO_HOST, s.ours)
     event = s.ours.record()
     with cupy.cuda.Device(1):
         there, stream = cupy.zeros(1), cupy.cuda.Stream(non_blocking=True)
-        runtime.deviceSynchronize()  # for this GPU alone
+        runtime.deviceSynchronize()  # waits for this GPU alone
         wait(stream, event)
         copy(there, s.pinned, TO_DEVICE, stream)
         return read(there, stream)
@@ -237,12 +312,12 @@ def other_device_waits(s):
 
 
 def numbers_of(work, times):
-    """Return the different numbers that a piece of work gives."""
+    """Return the distinct numbers that a piece of work gives."""
     numbers = set()
     for _ in range(times):
         streams = Streams()
         numbers.add(float(work(streams)))
-        runtime.deviceSynchronize()  # before their memory is used again
+        runtime.deviceSynchronize()  # before their memory is reused
     return sorted(numbers)
 
 

@@ -1,4 +1,4 @@
-"""For tests of the emulated GPU: kernels, graphs, streams, and bits."""
+"""For tests on the emulated GPU: kernels, graphs, streams, and bits."""
 
 import gc
 import os
@@ -24,7 +24,7 @@ FORCED = [(kernel, *kind) for kind, kernels in KERNELS.items() for kernel in ker
 TOLERANCE = {"high": 2 * tolerances.ONE_STEP["float16"]}
 
 needs_own_memory = pytest.mark.skipif(
-    os.environ.get("DRIVER_ORDER", "now") != "now", reason="counts memory, and CuPy's pool keeps what is freed"
+    os.environ.get("DRIVER_ORDER", "now") != "now", reason="counts memory, and CuPy's pool keeps freed memory"
 )
 
 
@@ -37,7 +37,7 @@ def bits_of(state):
 
 
 def nodes(stepper):
-    """Return the nodes of a Stepper's graph, with kernels by name."""
+    """Return the nodes of a Stepper's graph: the names of kernels, and the kinds of others."""
     return nodes_of(stepper._engine._graph)
 
 
@@ -46,12 +46,12 @@ def nodes_of(graph):
 
 
 def cupys_kernels():
-    """Return the launches of CuPy's own kernels, which CuPy compiles at their first use."""
+    """Return the launched kernels of CuPy, which CuPy compiles when they are first needed."""
     return [entry.name for entry in observe.log() if entry.name.startswith("cupy")]
 
 
 def settle():
-    """Wait for the GPU, and free everything that is kept for finished work, even of other tests."""
+    """Wait for the GPU, and free everything that was kept for its work, even by other tests."""
     import cupy
 
     from fusedlstm.backends.cuda.runtime.streams import _release_finished

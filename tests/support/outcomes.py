@@ -1,4 +1,4 @@
-"""Plant mistakes side by side, and print how the tests found each."""
+"""Plant mistakes in parallel, and print how the tests found each."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Outcome:
-    """A planted mistake, whether the tests did what they should, and how."""
+    """A planted mistake, whether the tests did what was expected, and what they did."""
 
     mistake: object
     good: bool

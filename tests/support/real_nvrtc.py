@@ -1,6 +1,6 @@
-"""The real NVRTC, in processes of its own: where the fake driver is installed, NVRTC is fake, too.
+"""The real NVRTC, in other processes, as NVRTC is fake where the fake driver is installed.
 
-A process is started when all others are busy, and ends with this one. It serves requests from its standard input.
+A new process starts when all others are busy. It serves requests from its standard input until this process ends.
 """
 
 import atexit
@@ -29,7 +29,7 @@ def architecture(capability):
 
 @functools.cache
 def version():
-    """Return the real NVRTC's version as in its wheel's name, such as "13.0"."""
+    """Return the real NVRTC's version, such as "13.0"."""
     return ".".join(map(str, _ask(None, "nvrtc.getVersion")))
 
 
@@ -39,13 +39,13 @@ def missing():
     try:
         version()
         _ask(None, "cuda_headers")
-    except Exception as error:  # CuPy's own errors, of several kinds
+    except Exception as error:  # CuPy raises several kinds
         return f"NVRTC can't be used here: {error}"
     return None
 
 
 def _ask(*request):
-    """Return what a process answers. Raise its error."""
+    """Return a process's answer, or raise its error."""
     with _process() as process:
         pickle.dump(request, process.stdin)
         process.stdin.flush()
@@ -76,9 +76,9 @@ def _end(process):
 
 
 def _serve():
-    """Answer requests until there are no more."""
+    """Answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else prints
+    os.dup2(2, 1)  # anything else that prints goes to stderr
     while True:
         try:
             request = pickle.load(sys.stdin.buffer)
@@ -89,7 +89,7 @@ def _serve():
 
 
 def _answer(folder, function, *arguments):
-    """Return a function's result and None, or None and its error."""
+    """Return a function's result and None, or None and an error."""
     try:
         from fusedlstm.backends.cuda.runtime import compile as compiler
 

@@ -1,4 +1,4 @@
-// What all functions of the API share: one lock, the current device, and errors.
+// Shared by all functions of the API: one lock, the current device, and errors.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,17 +8,17 @@
 
 namespace driver {
 
-// Calls take turns. Python is never called while it is held.
+// Held during each call. Python is never called meanwhile.
 extern std::recursive_mutex lock;
 typedef std::lock_guard<std::recursive_mutex> Locked;
 
 int device_count();
 int current_device();
 
-// Returns an error, and remembers it for cudaGetLastError.
+// Remembers an error for cudaGetLastError, and returns it.
 cudaError_t failed(cudaError_t error);
 
-// A kernel's fault breaks the context: from then on every call fails, and the text says why.
+// Makes every later call fail, as after a kernel's fault on a GPU. The error's text says why.
 void break_context(const std::string& why);
 bool is_broken();
 

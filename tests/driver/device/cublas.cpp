@@ -1,22 +1,23 @@
-// cublas*: what CuPy and the package call of it.
+// cublas*: the functions that CuPy and the package call.
 #include "api.h"
 #include "gemm.h"
 #include "streams.h"
 
 using namespace driver;
 
-enum { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
-enum { COMPUTE_64F = 70, COMPUTE_FAST_TF32 = 77 };  // cublasComputeType_t
-enum { TENSOR_OP_MATH = 1, TF32_MATH = 3 };         // cublasMath_t
+// cublasMath_t. Its higher bits are flags.
+enum { TENSOR_OP_MATH = 1, TF32_MATH = 3, MODES = 15 };
 
 struct Handle {
+  int device;
   cudaStream_t stream = nullptr;
   int mode = 0;
 };
 
-// Whether a user allows rounding of float32 factors: to TF32 here, whatever real cuBLAS chooses.
+// Returns whether the math mode lets float32 factors be rounded. Here they are rounded to TF32.
 static bool may_round(const Handle* handle) {
-  return handle->mode == TENSOR_OP_MATH || handle->mode == TF32_MATH;
+  const int mode = handle->mode & MODES;
+  return mode == TENSOR_OP_MATH || mode == TF32_MATH;
 }
 
 static bool is_transposed(int operation) { return operation != 0; }
@@ -26,8 +27,12 @@ static double factor(const void* pointer, bool is_double) {
 }
 
 static int multiply(Handle* handle, int op_a, int op_b, int m, int n, int k, const void* alpha, Matrix a,
-                    Matrix b, const void* beta, Matrix d, bool is_double, bool is_tf32) {
+                    Matrix b, const void* beta, Matrix d, int compute) {
   const Locked locked(lock);
+  if (handle->device != current_device()) return INVALID_VALUE;
+  if (!is_supported(compute, a.type, b.type, d.type)) return NOT_SUPPORTED;
+  const bool is_double = compute == COMPUTE_64F;
+  const bool is_tf32 = a.type == CUDA_R_32F && (compute == COMPUTE_32F_FAST_TF32 || may_round(handle));
   const Product product{is_transposed(op_a),      is_transposed(op_b),     m,         n,      k, a, b, d,
                         factor(alpha, is_double), factor(beta, is_double), is_double, is_tf32};
   return queue_product(product, handle->stream) ? INVALID_VALUE : SUCCESS;
@@ -36,7 +41,7 @@ static int multiply(Handle* handle, int op_a, int op_b, int m, int n, int k, con
 extern "C" {
 
 int cublasCreate_v2(Handle** out) {
-  *out = new Handle;
+  *out = new Handle{current_device()};
   return SUCCESS;
 }
 
@@ -80,20 +85,19 @@ int cublasSetPointerMode_v2(Handle*, int mode) { return mode == 0 ? SUCCESS : NO
 int cublasGemmEx(Handle* handle, int op_a, int op_b, int m, int n, int k, const void* alpha, void* a,
                  cudaDataType_t type_a, int stride_a, void* b, cudaDataType_t type_b, int stride_b,
                  const void* beta, void* d, cudaDataType_t type_d, int stride_d, int compute, int) {
-  const bool is_tf32 = type_a == CUDA_R_32F && (compute == COMPUTE_FAST_TF32 || may_round(handle));
   return multiply(handle, op_a, op_b, m, n, k, alpha, {a, type_a, stride_a}, {b, type_b, stride_b}, beta,
-                  {d, type_d, stride_d}, compute == COMPUTE_64F, is_tf32);
+                  {d, type_d, stride_d}, compute);
 }
 
 int cublasSgemm_v2(Handle* handle, int op_a, int op_b, int m, int n, int k, const float* alpha, void* a,
                    int stride_a, void* b, int stride_b, const float* beta, void* d, int stride_d) {
   return multiply(handle, op_a, op_b, m, n, k, alpha, {a, CUDA_R_32F, stride_a}, {b, CUDA_R_32F, stride_b},
-                  beta, {d, CUDA_R_32F, stride_d}, false, may_round(handle));
+                  beta, {d, CUDA_R_32F, stride_d}, COMPUTE_32F);
 }
 
 int cublasDgemm_v2(Handle* handle, int op_a, int op_b, int m, int n, int k, const double* alpha, void* a,
                    int stride_a, void* b, int stride_b, const double* beta, void* d, int stride_d) {
   return multiply(handle, op_a, op_b, m, n, k, alpha, {a, CUDA_R_64F, stride_a}, {b, CUDA_R_64F, stride_b},
-                  beta, {d, CUDA_R_64F, stride_d}, true, false);
+                  beta, {d, CUDA_R_64F, stride_d}, COMPUTE_64F);
 }
 }

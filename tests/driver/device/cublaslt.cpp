@@ -1,4 +1,4 @@
-// cublasLt*: what the package calls through nvmath-python.
+// cublasLt*: the functions that the package calls through nvmath-python.
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -11,8 +11,6 @@
 
 using namespace driver;
 
-enum { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
-enum { COMPUTE_64F = 70, COMPUTE_FAST_TF32 = 77 };
 enum { TRANSA = 3, TRANSB = 4 };  // cublasLtMatmulDescAttributes_t
 // cublasLtMatmulPreferenceAttributes_t
 enum { MAX_WORKSPACE = 1, ALIGNMENT_A = 5, ALIGNMENT_B = 6, ALIGNMENT_C = 7, ALIGNMENT_D = 8 };
@@ -32,7 +30,7 @@ struct Preference {
   uint32_t alignment[4] = {256, 256, 256, 256};
 };
 
-// What the heuristic returns. The algorithm, of 64 bytes, is opaque: here it says what it was chosen for.
+// cublasLtMatmulAlgo_t: 64 opaque bytes. Here they hold what the algorithm was chosen for.
 struct Algorithm {
   uint64_t magic;
   uint64_t workspace;
@@ -52,9 +50,44 @@ struct HeuristicResult {
 
 static const uint64_t MAGIC = 0x6c61736b6f6f6b21;
 static const uint64_t WORKSPACE = 1024;
+static const uint32_t WORKSPACE_ALIGNMENT = 256;
 
 static bool is_aligned(const void* pointer, uint32_t alignment) {
   return reinterpret_cast<uintptr_t>(pointer) % alignment == 0;
+}
+
+static bool has_shape(const Layout* layout, bool transposed, uint64_t rows, uint64_t columns) {
+  return transposed ? layout->rows == columns && layout->columns == rows
+                    : layout->rows == rows && layout->columns == columns;
+}
+
+// Returns the k of D (m, n) = op(A) (m, k) op(B) (k, n).
+static uint64_t inner_size(const Description* description, const Layout* a) {
+  return description->transposed_a ? a->rows : a->columns;
+}
+
+static int check_layouts(const Description* description, const Layout* a, const Layout* b, const Layout* c,
+                         const Layout* d) {
+  const uint64_t m = d->rows, n = d->columns, k = inner_size(description, a);
+  const bool shapes_fit = has_shape(a, description->transposed_a, m, k) &&
+                          has_shape(b, description->transposed_b, k, n) && has_shape(c, false, m, n);
+  if (!shapes_fit) return INVALID_VALUE;
+  const int scale = description->compute == COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F;
+  const bool types_fit = is_supported(description->compute, a->type, b->type, d->type) &&
+                         c->type == d->type && description->scale == scale;
+  return types_fit && m && n && k ? SUCCESS : NOT_SUPPORTED;
+}
+
+// Returns whether an algorithm was chosen for such operands and for such a workspace.
+static bool suits(const Algorithm& algorithm, const Description& description,
+                  const void* const (&operands)[4], const void* workspace, size_t workspace_bytes) {
+  if (algorithm.magic != MAGIC) return false;
+  if (memcmp(&algorithm.description, &description, sizeof description) != 0) return false;
+  for (int k = 0; k < 4; ++k) {
+    if (!is_aligned(operands[k], algorithm.alignment[k])) return false;
+  }
+  if (workspace_bytes < algorithm.workspace || !is_aligned(workspace, WORKSPACE_ALIGNMENT)) return false;
+  return !workspace_bytes || may_touch(current_device(), workspace, workspace_bytes);
 }
 
 extern "C" {
@@ -120,10 +153,12 @@ int cublasLtMatmulPreferenceSetAttribute(Preference* preference, int name, const
   return SUCCESS;
 }
 
-int cublasLtMatmulAlgoGetHeuristic(void*, Description* description, Layout* a, Layout* b, Layout*, Layout*,
-                                   Preference* preference, int wanted, HeuristicResult* out, int* found) {
+int cublasLtMatmulAlgoGetHeuristic(void*, Description* description, Layout* a, Layout* b, Layout* c,
+                                   Layout* d, Preference* preference, int wanted, HeuristicResult* out,
+                                   int* found) {
   *found = 0;
-  if (wanted < 1 || a->type != b->type) return wanted < 1 ? INVALID_VALUE : NOT_SUPPORTED;
+  if (wanted < 1) return INVALID_VALUE;
+  if (const int status = check_layouts(description, a, b, c, d)) return status;
   *out = HeuristicResult{};
   out->workspace = preference->workspace >= WORKSPACE ? WORKSPACE : 0;
   out->algorithm.magic = MAGIC;
@@ -139,37 +174,26 @@ int cublasLtMatmul(int* handle, Description* description, const void* alpha, voi
                    Layout* layout_d, const Algorithm* algorithm, void* workspace, size_t workspace_bytes,
                    cudaStream_t stream) {
   const Locked locked(lock);
-  if (is_broken() || *handle != current_device() || !algorithm || algorithm->magic != MAGIC)
-    return INVALID_VALUE;
-  if (memcmp(&algorithm->description, description, sizeof *description) != 0) return INVALID_VALUE;
-  void* const operands[] = {a, b, c, d};
-  for (int k = 0; k < 4; ++k) {
-    if (!is_aligned(operands[k], algorithm->alignment[k])) return INVALID_VALUE;
-  }
-  if (workspace_bytes < algorithm->workspace) return INVALID_VALUE;
-  if (workspace_bytes && !may_touch(current_device(), workspace, workspace_bytes)) return INVALID_VALUE;
+  if (is_broken() || *handle != current_device() || !algorithm) return INVALID_VALUE;
+  if (const int status = check_layouts(description, layout_a, layout_b, layout_c, layout_d)) return status;
+  if (!suits(*algorithm, *description, {a, b, c, d}, workspace, workspace_bytes)) return INVALID_VALUE;
   if (c != d || layout_c->stride != layout_d->stride) return NOT_SUPPORTED;
   const bool is_double = description->compute == COMPUTE_64F;
   const auto factor = [=](const void* at) {
     return is_double ? *static_cast<const double*>(at) : *static_cast<const float*>(at);
   };
-  const Product product{
-      description->transposed_a != 0,
-      description->transposed_b != 0,
-      static_cast<long long>(layout_d->rows),
-      static_cast<long long>(layout_d->columns),
-      static_cast<long long>(description->transposed_a ? layout_a->rows : layout_a->columns),
-      {a, layout_a->type, layout_a->stride},
-      {b, layout_b->type, layout_b->stride},
-      {d, layout_d->type, layout_d->stride},
-      factor(alpha),
-      factor(beta),
-      is_double,
-      description->compute == COMPUTE_FAST_TF32 && layout_a->type == CUDA_R_32F};
-  // A workspace holds nothing for anybody else, before or after.
-  const Work spoil = [=] {
-    if (workspace_bytes) memset(workspace, 0xFF, workspace_bytes);
-  };
-  return queue_product(product, stream, spoil) ? INVALID_VALUE : SUCCESS;
+  const Product product{description->transposed_a != 0,
+                        description->transposed_b != 0,
+                        static_cast<long long>(layout_d->rows),
+                        static_cast<long long>(layout_d->columns),
+                        static_cast<long long>(inner_size(description, layout_a)),
+                        {a, layout_a->type, layout_a->stride},
+                        {b, layout_b->type, layout_b->stride},
+                        {d, layout_d->type, layout_d->stride},
+                        factor(alpha),
+                        factor(beta),
+                        is_double,
+                        description->compute == COMPUTE_32F_FAST_TF32};
+  return queue_product(product, stream, {workspace, workspace_bytes}) ? INVALID_VALUE : SUCCESS;
 }
 }

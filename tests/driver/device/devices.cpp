@@ -27,7 +27,7 @@ void break_context(const std::string& why) {
   fprintf(stderr, "fake driver: %s\n", why.c_str());
 }
 
-// Of an H100 or H200, as far as anybody asks.
+// The attributes of an H100 or H200 that CuPy and the package read. Others are 0.
 static int attribute(cudaDeviceAttr name) {
   switch (name) {
     case cudaDevAttrComputeCapabilityMajor:
@@ -121,7 +121,7 @@ cudaError_t cudaGetLastError() {
 
 cudaError_t cudaPeekAtLastError() { return last_error; }
 
-// The names that the package and CuPy compare; others are numbers.
+// The names that the package, CuPy and the tests compare. Other errors are named by their number.
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
     case cudaErrorInvalidValue:
@@ -148,6 +148,10 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorStreamCaptureInvalidated";
     case cudaErrorStreamCaptureMerge:
       return "cudaErrorStreamCaptureMerge";
+    case cudaErrorStreamCaptureUnmatched:
+      return "cudaErrorStreamCaptureUnmatched";
+    case cudaErrorStreamCaptureUnjoined:
+      return "cudaErrorStreamCaptureUnjoined";
     case cudaErrorStreamCaptureIsolation:
       return "cudaErrorStreamCaptureIsolation";
     case cudaErrorStreamCaptureImplicit:
@@ -165,11 +169,11 @@ const char* cudaGetErrorName(cudaError_t error) {
 }
 
 const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaErrorLaunchFailure ? why_broken.c_str() : "an error of the fake driver";
+  return error == cudaErrorLaunchFailure ? why_broken.c_str() : "raised by the fake driver";
 }
 
-// Called by functions that the fake driver doesn't have.
+// Called by the stubs of functions that the fake driver lacks.
 extern "C" int driver_lacks(const char* name) {
-  fprintf(stderr, "fake driver: %s was called, which it doesn't have (tests/driver/README.md)\n", name);
+  fprintf(stderr, "fake driver: %s was called, but the driver lacks it (see tests/driver/README.md)\n", name);
   return 999;
 }

@@ -1,5 +1,6 @@
 #include "gemm.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -69,7 +70,7 @@ static void write(const Matrix& matrix, long long row, long long column, double 
   }
 }
 
-// Copies op(A) so that its sums run through adjacent elements: (rows, k).
+// Returns op(A) as (rows, k), row-major, so that sums run over adjacent elements.
 template <class T>
 static std::vector<T> packed(const Matrix& matrix, bool along_columns, long long rows, long long k,
                              bool tf32) {
@@ -94,31 +95,63 @@ template <class T> static void multiply(const Product& product) {
 #pragma omp simd reduction(+ : sum)
       for (long long at = 0; at < k; ++at) sum += left[at] * right[at];
       sum *= static_cast<T>(product.alpha);
-      // With a beta of 0, what was there isn't read: it may be NaN.
+      // With a beta of 0, D isn't read: it may be NaN.
       if (product.beta != 0) sum += static_cast<T>(product.beta * read(product.d, row, column));
       write(product.d, row, column, sum);
     }
   }
 }
 
+bool is_supported(int compute, cudaDataType_t a, cudaDataType_t b, cudaDataType_t d) {
+  if (a != b) return false;
+  switch (compute) {
+    case COMPUTE_64F:
+      return a == CUDA_R_64F && d == CUDA_R_64F;
+    case COMPUTE_32F_FAST_TF32:
+      return a == CUDA_R_32F && d == CUDA_R_32F;
+    case COMPUTE_32F:
+      return (a == CUDA_R_32F || a == CUDA_R_16F || a == CUDA_R_16BF) && (d == a || d == CUDA_R_32F);
+    default:
+      return false;
+  }
+}
+
 static bool is_usable(const Matrix& matrix, long long rows, long long columns) {
   const size_t size = element_size(matrix.type);
-  if (!size || matrix.stride < rows) return false;
+  if (rows < 0 || columns < 0 || matrix.stride < std::max(1LL, rows)) return false;
   if (!rows || !columns) return true;
   return may_touch(current_device(), matrix.data, ((columns - 1) * matrix.stride + rows) * size);
 }
 
-cudaError_t queue_product(const Product& product, cudaStream_t stream, const Work& spoil) {
+static void multiply(const Product& product) {
+  product.is_double ? multiply<double>(product) : multiply<float>(product);
+}
+
+// The first part fills the workspace with a mark. If the second part finds anything else there, the result is
+// NaN.
+static Step with_workspace(const Product& product, Workspace workspace) {
+  static unsigned char last_mark = 0;
+  const unsigned char mark = last_mark = (last_mark + 1) % 0xFF;
+  const Work rest = [=] {
+    unsigned char* const bytes = static_cast<unsigned char*>(workspace.data);
+    const bool own =
+        std::all_of(bytes, bytes + workspace.bytes, [=](unsigned char each) { return each == mark; });
+    Product held = product;
+    if (!own) held.alpha = NAN;
+    multiply(held);
+    memset(bytes, 0xFF, workspace.bytes);  // NaN, in case other work reads it
+  };
+  return {"matmul", "", [=] { memset(workspace.data, mark, workspace.bytes); }, rest};
+}
+
+cudaError_t queue_product(const Product& product, cudaStream_t stream, Workspace workspace) {
   const long long m = product.m, n = product.n, k = product.k;
   const bool usable = is_usable(product.a, product.transposed_a ? k : m, product.transposed_a ? m : k) &&
                       is_usable(product.b, product.transposed_b ? n : k, product.transposed_b ? k : n) &&
                       is_usable(product.d, m, n);
   if (!usable) return failed(cudaErrorInvalidValue);
-  return queue(stream, {"matmul", "", [product, spoil] {
-                          if (spoil) spoil();
-                          product.is_double ? multiply<double>(product) : multiply<float>(product);
-                          if (spoil) spoil();
-                        }});
+  if (workspace.bytes) return queue(stream, with_workspace(product, workspace));
+  return queue(stream, {"matmul", "", [product] { multiply(product); }});
 }
 
 }  // namespace driver

@@ -1,10 +1,10 @@
-// cudaGraph*: what a capture recorded, to be done at each launch.
+// cudaGraph*: recorded work, which runs at each launch.
 #include <cstdint>
 #include <set>
 
 #include "api.h"
+#include "captures.h"
 #include "log.h"
-#include "streams.h"
 
 struct CUgraph_st {
   driver::RecordingPtr recording;
@@ -12,6 +12,7 @@ struct CUgraph_st {
 
 struct CUgraphExec_st {
   driver::RecordingPtr recording;
+  driver::TaskPtr last = nullptr;  // the end of the last launch: the next launch follows it, on any stream
 };
 
 namespace driver {
@@ -44,16 +45,20 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t) {
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   BEGIN_CALL;
   if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
+  if (!find_stream(stream)) return failed(cudaErrorInvalidResourceHandle);
   const RecordingPtr recording = graph->recording;
-  const Work work = [recording] {
-    for (const Step& step : recording->steps) step.work();
-  };
-  const cudaError_t error = queue(stream, {GRAPH, "", work});
-  if (!error) write_log({"graph", stream, graph, "", ""});
-  return error;
+  for (const Step& step : recording->steps) {  // other streams' work may run between them
+    for (const Work* part : {&step.work, &step.rest}) {
+      if (!*part) continue;
+      const Work work = [recording, part] { (*part)(); };
+      if (const cudaError_t error = queue(stream, {GRAPH, "", work}, &graph->last)) return error;
+    }
+  }
+  write_log({"graph", stream, graph, "", ""});
+  return cudaSuccess;
 }
 
-// Stricter than CUDA: a thread that captures destroys no graph.
+// Stricter than CUDA: a thread that captures can't destroy a graph.
 template <class Graph> static cudaError_t destroy(Graph* graph) {
   BEGIN_CALL;
   if (!graphs.count(graph)) return failed(cudaErrorInvalidValue);
@@ -67,7 +72,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return destroy(graph); }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return destroy(graph); }
 
-// For Python: how many steps a graph has, and what one of them is.
+// For Python: the number of a graph's steps, and the kind and name of one.
 extern "C" int driver_graph_steps(cudaGraphExec_t graph) {
   const Locked locked(lock);
   return graphs.count(graph) ? static_cast<int>(graph->recording->steps.size()) : -1;

@@ -6,7 +6,7 @@
 
 namespace driver {
 
-static const size_t MOST = 1 << 20;  // entries, for tests that never clear it
+static const size_t MOST = 1 << 20;  // entries, as some tests never clear the log
 static std::vector<Entry> entries;
 
 void write_log(const Entry& entry) {

@@ -1,4 +1,4 @@
-// What was asked of the driver, for tests to read.
+// A log of calls, which tests read.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,14 +7,14 @@
 
 namespace driver {
 
-// One call: "launch", "graph", "record", "wait" or "synchronize", where the host waits for a stream or for
-// all.
+// A call. Its kind is "launch", "graph", "record", "wait", or "synchronize" if the host waits for a stream or
+// for a device.
 struct Entry {
   std::string kind;
   cudaStream_t stream;
-  void* handle;      // of an event or a graph
-  std::string step;  // what was launched: "kernel", "matmul", "memcpy", "memcpy2D" or "memset"
-  std::string name;  // of a kernel
+  void* handle;      // of the event or graph
+  std::string step;  // the kind of the launched step: "kernel", "matmul", "memcpy", "memcpy2D" or "memset"
+  std::string name;  // of the kernel, or "device" if the host waits for one
 };
 
 void write_log(const Entry& entry);

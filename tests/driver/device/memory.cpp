@@ -9,19 +9,19 @@
 #include <vector>
 
 #include "api.h"
-#include "streams.h"
+#include "captures.h"
 
 namespace driver {
 
 static const size_t PAGE = 4096;
-static const size_t ARENA = size_t(1) << 40;  // of addresses; memory is taken when it is written
+static const size_t ARENA = size_t(1) << 40;  // bytes of addresses. Memory is taken when it is first written
 static const size_t MOST_AT_ONCE = size_t(1) << 33;
 
-// A device's addresses. Those of freed memory are never given out again, so whoever uses one crashes.
+// A device's addresses. Those of freed memory are never reused, so touching it crashes.
 struct Arena {
   uintptr_t first = 0, next = 0;
-  std::map<uintptr_t, size_t> live;  // bytes that were asked for, by address
-  size_t bytes = 0;                  // alive
+  std::map<uintptr_t, size_t> live;  // requested bytes, by address
+  size_t bytes = 0;                  // of all live allocations
   int unlocked = 0;
 };
 
@@ -39,14 +39,14 @@ static Arena& arena_of(int device) {
 
 static size_t whole_pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
 
-// DRIVER_GUARD=1 hides memory from the host, which costs time at each call.
+// DRIVER_GUARD=1 hides memory from the host. That takes time in each call.
 static bool is_guarded() {
   static const bool guarded = getenv("DRIVER_GUARD") && *getenv("DRIVER_GUARD") == '1';
   return guarded;
 }
 
 static void protect(const Arena& arena, int access) {
-  uintptr_t begin = 0, end = 0;  // allocations that touch are changed by one call
+  uintptr_t begin = 0, end = 0;  // one call protects adjacent allocations
   for (const auto& [address, bytes] : arena.live) {
     if (address != end) {
       if (end) mprotect(reinterpret_cast<void*>(begin), end - begin, access);
@@ -58,11 +58,12 @@ static void protect(const Arena& arena, int access) {
 }
 
 Unlocked::Unlocked(int device) : device(device) {
-  if (!arena_of(device).unlocked++ && is_guarded()) protect(arena_of(device), PROT_READ | PROT_WRITE);
+  if (device >= 0 && !arena_of(device).unlocked++ && is_guarded())
+    protect(arena_of(device), PROT_READ | PROT_WRITE);
 }
 
 Unlocked::~Unlocked() {
-  if (!--arena_of(device).unlocked && is_guarded()) protect(arena_of(device), PROT_NONE);
+  if (device >= 0 && !--arena_of(device).unlocked && is_guarded()) protect(arena_of(device), PROT_NONE);
 }
 
 int device_of(const void* pointer) {
@@ -123,11 +124,11 @@ bool is_pinned(const void* pointer) { return is_within(pinned, pointer, 1); }
 
 bool may_touch(int device, const void* pointer, size_t bytes) {
   const int owner = device_of(pointer);
-  if (owner < 0) return pointer != nullptr;
+  if (owner < 0) return is_within(pinned, pointer, bytes);
   return owner == device && is_within(arena_of(device).live, pointer, bytes);
 }
 
-// What a copy goes through: rows of bytes, some distance apart.
+// The rows of bytes of a copy. A pitch is the distance between the starts of rows.
 struct Rows {
   char* to;
   size_t to_pitch;
@@ -157,13 +158,15 @@ static bool is_kind(cudaMemcpyKind kind, const Rows& rows) {
   }
 }
 
+// Returns whether a copy may touch these bytes. Only copies may touch pageable memory of the host.
 static bool is_alive(const void* pointer, size_t bytes) {
   const int device = device_of(pointer);
+  if (device < 0 && !is_pinned(pointer)) return pointer != nullptr;
   return may_touch(device, pointer, bytes);
 }
 
-// Copies in a stream's order. What comes from pageable memory is read now, and what goes there is there on
-// return, as CUDA has it. Pinned memory is read and written when the stream gets there.
+// Copies in a stream's order. Pageable memory is read at once, and has been written on return, as CuPy
+// expects. Pinned memory is read and written when the stream gets there.
 static cudaError_t copy(const char* what, const Rows& rows, cudaMemcpyKind kind, cudaStream_t stream) {
   if (!rows.width || !rows.height) return cudaSuccess;
   if (!is_kind(kind, rows)) return failed(cudaErrorInvalidMemcpyDirection);
@@ -173,18 +176,17 @@ static cudaError_t copy(const char* what, const Rows& rows, cudaMemcpyKind kind,
   const int from = device_of(rows.from), to = device_of(rows.to);
   const Stream* on = find_stream(stream);
   const bool recorded = on && on->recording;
-  auto copied = [rows, from, to] {
-    const Unlocked source(from < 0 ? to < 0 ? 0 : to : from), target(to < 0 ? from < 0 ? 0 : from : to);
-    rows.copy();
-  };
+  Rows moved = rows;
+  const auto staged = std::make_shared<std::vector<char>>();
   if (from < 0 && !is_pinned(rows.from) && !recorded) {
-    const auto staged = std::make_shared<std::vector<char>>(rows.bytes_from());
-    memcpy(staged->data(), rows.from, staged->size());
-    Rows later = rows;
-    later.from = staged->data();
-    return queue(stream, {what, "", [later, staged] { later.copy(); }});
+    staged->assign(rows.from, rows.from + rows.bytes_from());
+    moved.from = staged->data();
   }
-  if (const cudaError_t error = queue(stream, {what, "", copied})) return error;
+  const Work work = [moved, staged, from, to] {
+    const Unlocked source(from), target(to);
+    moved.copy();
+  };
+  if (const cudaError_t error = queue(stream, {what, "", work})) return error;
   const bool waits = to < 0 && !is_pinned(rows.to) && !recorded;
   return waits ? cudaStreamSynchronize(stream) : cudaSuccess;
 }
@@ -209,12 +211,12 @@ cudaError_t cudaFree(void* pointer) {
   if (!pointer) return cudaSuccess;
   if (const cudaError_t error = check_unsafe_call()) return error;
   if (device_of(pointer) < 0) return failed(cudaErrorInvalidValue);
-  run_all(device_of(pointer));  // CUDA waits, too
+  run_all(device_of(pointer));  // like CUDA, which waits before it frees
   return release(pointer) ? cudaSuccess : failed(cudaErrorInvalidValue);
 }
 
-// For an allocator of CuPy that gives each array memory of its own. Null in a capture, or if there is no
-// more.
+// For CuPy's allocator that gives each array its own memory. Returns null in a capture, or if there is not
+// enough.
 extern "C" void* driver_allocate(void*, size_t bytes, int device) {
   const Locked locked(lock);
   return check_unsafe_call() ? nullptr : allocate(device, bytes);
@@ -225,8 +227,8 @@ extern "C" void driver_release(void*, void* pointer, int) {
   release(pointer);
 }
 
-// For tests: how often memory was allocated, the bytes that are alive on a device, and the most that may be
-// on all.
+// For tests: the number of allocations so far, the live bytes of a device, and a limit on those of all
+// devices.
 extern "C" size_t driver_allocations() { return allocations; }
 extern "C" size_t driver_bytes(int device) { return arena_of(device).bytes; }
 extern "C" void driver_limit(size_t bytes) { most_bytes = bytes; }
@@ -236,7 +238,8 @@ cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned) {
   if (const cudaError_t error = check_unsafe_call()) return error;
   const size_t size = whole_pages(bytes ? bytes : 1);
   if (posix_memalign(out, PAGE, size)) return failed(cudaErrorMemoryAllocation);
-  pinned[reinterpret_cast<uintptr_t>(*out)] = size;
+  pinned[reinterpret_cast<uintptr_t>(*out)] = bytes;
+  memset(*out, 0xFF, size);  // NaN
   return cudaSuccess;
 }
 
@@ -277,15 +280,19 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   return copy("memcpy", flat(to, from, bytes), kind, stream);
 }
 
+// Waits only where CUDA's documentation says so. A copy from device to device may run later, and a copy from
+// pageable memory may arrive later.
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   BEGIN_CALL;
   if (const cudaError_t error = check_unsafe_call()) return error;
   if (const cudaError_t error = copy("memcpy", flat(to, from, bytes), kind, nullptr)) return error;
-  return cudaStreamSynchronize(nullptr);
+  return device_of(to) < 0 || is_pinned(from) ? cudaStreamSynchronize(nullptr) : cudaSuccess;
 }
 
-cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes, cudaStream_t stream) {
+cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device, size_t bytes,
+                                cudaStream_t stream) {
   BEGIN_CALL;
+  if (device_of(to) != to_device || device_of(from) != from_device) return failed(cudaErrorInvalidValue);
   return copy("memcpy", flat(to, from, bytes), cudaMemcpyDeviceToDevice, stream);
 }
 

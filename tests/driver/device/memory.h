@@ -1,4 +1,4 @@
-// Memory of devices and pinned memory of the host.
+// Memory of devices, and pinned memory of the host.
 #pragma once
 
 #include <cstddef>
@@ -6,8 +6,8 @@
 
 namespace driver {
 
-// While one lives, a device's memory can be read and written: a task of it runs. With DRIVER_GUARD=1 the
-// host, or another device, that touches it at other times crashes, as on a machine with GPUs.
+// While one of these lives, a task may touch a device's memory. With DRIVER_GUARD=1 the process crashes if
+// the host or another device touches it at other times. Does nothing for -1, the host.
 class Unlocked {
  public:
   explicit Unlocked(int device);
@@ -19,11 +19,11 @@ class Unlocked {
   int device;
 };
 
-// The device that an address belongs to, or -1 for memory of the host.
+// Returns the device that an address belongs to, or -1 for the host.
 int device_of(const void* pointer);
 bool is_pinned(const void* pointer);
 
-// Whether a device may touch all bytes: they are in one live allocation of it, or of the host.
+// Returns whether these bytes are in one live allocation of this device, or of pinned memory.
 bool may_touch(int device, const void* pointer, size_t bytes);
 
 }  // namespace driver

@@ -1,4 +1,4 @@
-// cuModule*, cuFunc*, cuLaunchKernel: code is a description, of which Python makes an emulated kernel.
+// cuModule*, cuFunc*, cuLaunchKernel: Python makes emulated kernels of code, which is a description.
 #include "modules.h"
 
 #include <cuda.h>
@@ -6,13 +6,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <set>
 #include <vector>
 
 #include "api.h"
+#include "captures.h"
 #include "launch.h"
-#include "streams.h"
 
 namespace driver {
 
@@ -29,12 +30,13 @@ struct Function {
   Kernel kernel;
   std::string name;
   int device;
+  const Module* module;
   size_t most_shared = 48 << 10;
 };
 
-static std::set<Function*> functions;
+static std::set<const Function*> functions;  // of loaded modules
 
-// Returns the instance to which nvrtc.cpp gave this lowered name. Other names stay.
+// Returns the instance of a lowered name, which nvrtc.cpp made. Returns other names unchanged.
 static std::string instance_of(const std::string& name) {
   const std::string lowered = "lowered";
   if (name.compare(0, lowered.size(), lowered) != 0) return name;
@@ -45,7 +47,7 @@ static std::string instance_of(const std::string& name) {
   return instance;
 }
 
-// Arguments live until a launch has run.
+// Copies of a launch's arguments, as the launch may run later.
 struct Arguments {
   std::vector<std::vector<char>> bytes;
 
@@ -57,7 +59,8 @@ struct Arguments {
   }
 };
 
-// What each struct may be used for, by its bytes: Python knows the arrays behind its pointers.
+// The memory that a launch may touch, by the bytes of its struct. Python knows the arrays behind its
+// pointers.
 struct Checks {
   std::vector<emulation::Extent> extents;
   std::vector<std::string> names;
@@ -78,6 +81,7 @@ static void add_checks(emulation::Launch& request, const Arguments& arguments,
 
 static void run(const Function& function, const unsigned (&grid)[3], const unsigned (&block)[3],
                 unsigned shared, const Arguments& arguments) {
+  if (!functions.count(&function)) return break_context(function.name + ": its module has been unloaded");
   std::vector<std::vector<char>> own = arguments.bytes;  // a kernel may write to its parameters
   std::vector<void*> pointers;
   std::vector<const char*> names(own.size(), "argument");
@@ -103,13 +107,13 @@ using namespace driver;
 
 extern "C" void driver_set_find_kernel(FindKernel find) { find_kernel = find; }
 
-// The order of a kernel's threads, as emulation/schedules.py has it.
+// Sets the order of a kernel's threads. emulation/schedules.py defines the orders.
 extern "C" void driver_set_schedule(int order, unsigned long long seed) {
   schedule_order = order;
   schedule_seed = seed;
 }
 
-// Checks every access of launches with a struct of these bytes: only these extents may be touched.
+// From now on, launches with a struct of these bytes may only touch these extents. Every access is checked.
 extern "C" void driver_check(const char* bytes, size_t size, const emulation::Extent* extents, size_t count,
                              const char* const* names, size_t name_count) {
   const Locked locked(lock);
@@ -152,7 +156,7 @@ CUresult cuGetErrorName(CUresult error, const char** name) {
 
 CUresult cuGetErrorString(CUresult error, const char** text) {
   *text = error == CUDA_ERROR_LAUNCH_FAILED ? cudaGetErrorString(cudaErrorLaunchFailure)
-                                            : "an error of the fake driver";
+                                            : "raised by the fake driver";
   return CUDA_SUCCESS;
 }
 
@@ -178,13 +182,19 @@ CUresult cuModuleLoadData(CUmodule* out, const void* image) {
 CUresult cuModuleUnload(CUmodule handle) {
   const Locked locked(lock);
   if (check_unsafe_call()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  delete reinterpret_cast<Module*>(handle);  // its functions stay: CUDA would refuse them, and nobody asks
+  const Module* module = reinterpret_cast<Module*>(handle);
+  run_all(module->device);  // as CUDA waits before it frees memory
+  // Functions are never freed, as graphs point to them.
+  for (auto at = functions.begin(); at != functions.end();) {
+    at = (*at)->module == module ? functions.erase(at) : std::next(at);
+  }
+  delete module;
   return CUDA_SUCCESS;
 }
 
 CUresult cuModuleGetFunction(CUfunction* out, CUmodule handle, const char* name) {
   const Module* module = reinterpret_cast<Module*>(handle);
-  Function made{{}, instance_of(name), module->device};
+  Function made{{}, instance_of(name), module->device, module};
   const int found = find_kernel(module->description.data(), module->description.size(), name, &made.kernel);
   if (!found) return CUDA_ERROR_NOT_FOUND;
   const Locked locked(lock);
@@ -222,13 +232,13 @@ CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
   if (!functions.count(function) || function->device != current_device()) return CUDA_ERROR_INVALID_HANDLE;
   const bool grid_fits =
       grid_x && grid_y && grid_z && grid_x <= 2147483647 && grid_y <= 65535 && grid_z <= 65535;
-  const unsigned threads = block_x * block_y * block_z;
-  if (!grid_fits || !threads || threads > 1024 || shared > function->most_shared)
-    return CUDA_ERROR_INVALID_VALUE;
+  const bool block_fits = block_x && block_y && block_z && block_x <= 1024 && block_y <= 1024 &&
+                          block_z <= 64 && block_x * block_y * block_z <= 1024;
+  if (!grid_fits || !block_fits || shared > function->most_shared) return CUDA_ERROR_INVALID_VALUE;
   const Arguments arguments(function->kernel, values);
   const Work work = [=] {
     run(*function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, arguments);
   };
   const cudaError_t error = queue(reinterpret_cast<cudaStream_t>(stream), {"kernel", function->name, work});
-  return static_cast<CUresult>(error);  // the errors of streams have one number in both APIs
+  return static_cast<CUresult>(error);  // these errors have the same numbers in both APIs
 }

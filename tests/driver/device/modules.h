@@ -1,4 +1,4 @@
-// What code is here, and how Python makes a kernel of it.
+// The format of code, and the interface to Python, which makes kernels of it.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@ struct Launch;
 
 namespace driver {
 
-// Code: the magic bytes, the length of a description, a colon, the description, and a last byte.
+// Code is these bytes, the length of a description, a colon, the description, and IMAGE_END.
 #define IMAGE_MAGIC \
   "\x7f"            \
   "ELF of the fake driver "
@@ -23,7 +23,7 @@ struct Kernel {
   int sizes[64];  // bytes of each parameter
 };
 
-// Finds a function of code by its name. Python's; returns whether there is one.
+// Python's function that finds a kernel by its name. Returns whether there is one.
 typedef int (*FindKernel)(const char* description, size_t length, const char* name, Kernel* out);
 
 }  // namespace driver

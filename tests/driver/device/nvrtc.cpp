@@ -17,7 +17,7 @@ struct _nvrtcProgram {
   std::string code;
 };
 
-// A name that an assembler takes, of one with template arguments.
+// Returns a symbol name for an instance, whose name may have template arguments.
 static std::string lower(const std::string& name) {
   std::string lowered = "lowered";
   for (unsigned char letter : name) lowered += "_" + std::to_string(int(letter));
@@ -32,14 +32,13 @@ static std::string fields(const std::vector<std::string>& texts) {
   return field(all);
 }
 
-// The headers in the included folders, each with its size and time. Code holds what they were when it was
-// compiled.
+// Returns the headers in the included folders, each with its size and time, to detect later changes.
 static std::vector<std::string> headers_of(const std::vector<std::string>& options) {
   std::vector<std::string> found;
   for (const std::string& option : options) {
-    std::error_code none;  // of a folder that doesn't exist
+    std::error_code ignored;  // a folder may not exist
     if (option.rfind("-I", 0) != 0) continue;
-    for (const auto& entry : std::filesystem::directory_iterator(option.substr(2), none)) {
+    for (const auto& entry : std::filesystem::directory_iterator(option.substr(2), ignored)) {
       struct stat about;
       if (entry.path().extension() != ".cuh" || stat(entry.path().c_str(), &about)) continue;
       const long long time = about.st_mtim.tv_sec * 1000000000LL + about.st_mtim.tv_nsec;
@@ -68,7 +67,7 @@ nvrtcResult nvrtcGetSupportedArchs(int* out) {
 }
 
 const char* nvrtcGetErrorString(nvrtcResult result) {
-  return result == NVRTC_SUCCESS ? "NVRTC_SUCCESS" : "an error of the fake NVRTC";
+  return result == NVRTC_SUCCESS ? "NVRTC_SUCCESS" : "raised by the fake NVRTC";
 }
 
 nvrtcResult nvrtcCreateProgram(nvrtcProgram* out, const char* source, const char* file, int,

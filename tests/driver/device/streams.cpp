@@ -1,4 +1,4 @@
-// cudaStream*, cudaEvent*: order, waits, captures.
+// cudaStream*, cudaEvent*: order and waits.
 #include "streams.h"
 
 #include <chrono>
@@ -6,36 +6,38 @@
 #include <set>
 
 #include "api.h"
+#include "captures.h"
 #include "log.h"
 
 namespace driver {
 
 static std::set<Stream*> streams;
 static std::set<Event*> events;
-static std::set<RecordingPtr> recordings;  // of captures that haven't ended
 
-static Stream* legacy_stream() {
+const std::set<Stream*>& live_streams() { return streams; }
+
+static Stream* legacy_stream(int device) {
   static std::vector<Stream> made;
   if (made.empty()) {
-    for (int device = 0; device < device_count(); ++device) made.push_back({device, false, nullptr, nullptr});
+    for (int each = 0; each < device_count(); ++each) made.push_back({each, false});
   }
-  return &made[current_device()];
+  return &made[device];
 }
 
-static bool is_legacy(cudaStream_t handle) { return handle == nullptr || handle == cudaStreamLegacy; }
+bool is_legacy(cudaStream_t handle) { return handle == nullptr || handle == cudaStreamLegacy; }
 
 static Stream* per_thread_stream() {
   static thread_local std::map<int, Stream*> made;  // by device
   Stream*& stream = made[current_device()];
   if (!stream) {
-    stream = new Stream{current_device(), true, nullptr, nullptr};
+    stream = new Stream{current_device(), true};
     streams.insert(stream);
   }
   return stream;
 }
 
 Stream* find_stream(cudaStream_t handle) {
-  if (is_legacy(handle)) return legacy_stream();
+  if (is_legacy(handle)) return legacy_stream(current_device());
   if (handle == cudaStreamPerThread) return per_thread_stream();
   Stream* stream = reinterpret_cast<Stream*>(handle);
   return streams.count(stream) ? stream : nullptr;
@@ -46,35 +48,9 @@ static Event* find_event(cudaEvent_t handle) {
   return events.count(event) ? event : nullptr;
 }
 
-static cudaError_t invalidate(const RecordingPtr& recording, cudaError_t error) {
-  recording->invalid = true;
-  return failed(error);
-}
-
-cudaError_t check_unsafe_call() {
-  for (const RecordingPtr& recording : recordings) {
-    const bool forbids = recording->mode == cudaStreamCaptureModeGlobal ||
-                         (recording->mode == cudaStreamCaptureModeThreadLocal &&
-                          recording->thread == std::this_thread::get_id());
-    if (forbids) return invalidate(recording, cudaErrorStreamCaptureUnsupported);
-  }
-  return cudaSuccess;
-}
-
-// The legacy stream and those that wait for it wait for each other, which a capture can't record.
-static cudaError_t check_legacy(cudaStream_t handle) {
-  if (!is_legacy(handle)) return cudaSuccess;
-  for (Stream* stream : streams) {
-    if (stream->waits_for_legacy && stream->recording && stream->device == current_device()) {
-      return invalidate(stream->recording, cudaErrorStreamCaptureImplicit);
-    }
-  }
-  return cudaSuccess;
-}
-
 static std::vector<TaskPtr> before_next(const Stream* stream, bool legacy) {
   std::vector<TaskPtr> before{stream->last};
-  if (stream->waits_for_legacy) before.push_back(legacy_stream()->last);
+  if (stream->waits_for_legacy) before.push_back(legacy_stream(stream->device)->last);
   if (!legacy) return before;
   for (const Stream* other : streams) {
     if (other->waits_for_legacy && other->device == stream->device) before.push_back(other->last);
@@ -82,17 +58,22 @@ static std::vector<TaskPtr> before_next(const Stream* stream, bool legacy) {
   return before;
 }
 
-cudaError_t queue(cudaStream_t handle, Step step) {
+cudaError_t queue(cudaStream_t handle, Step step, TaskPtr* last) {
   Stream* stream = find_stream(handle);
   if (!stream || stream->device != current_device()) return failed(cudaErrorInvalidResourceHandle);
   if (stream->recording) {
     if (stream->recording->invalid) return failed(cudaErrorStreamCaptureInvalidated);
+    stream->follows.insert(stream->recording->steps.size());
     stream->recording->steps.push_back(std::move(step));
     return cudaSuccess;
   }
   if (const cudaError_t error = check_legacy(handle)) return error;
   if (step.kind != GRAPH) write_log({"launch", handle, nullptr, step.kind, step.name});
-  stream->last = queue_task(stream->device, std::move(step.work), before_next(stream, is_legacy(handle)));
+  std::vector<TaskPtr> before = before_next(stream, is_legacy(handle));
+  if (last) before.push_back(*last);
+  stream->last = queue_task(stream->device, std::move(step.work), before);
+  if (step.rest) stream->last = queue_task(stream->device, std::move(step.rest), {stream->last});
+  if (last) *last = stream->last;
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
 }
 
@@ -102,7 +83,7 @@ static double now() {
 }
 
 static cudaError_t new_stream(cudaStream_t* out, unsigned flags) {
-  Stream* stream = new Stream{current_device(), !(flags & cudaStreamNonBlocking), nullptr, nullptr};
+  Stream* stream = new Stream{current_device(), !(flags & cudaStreamNonBlocking)};
   streams.insert(stream);
   *out = reinterpret_cast<cudaStream_t>(stream);
   return cudaSuccess;
@@ -135,12 +116,14 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* out, unsigned flags, int)
   return new_stream(out, flags);
 }
 
-// Stricter than CUDA: a capture may not end with a stream less than it began.
-// The memory is never freed, so that a later stream has another handle.
+// Stricter than CUDA: a thread that captures can't destroy a stream. The Stream is never freed, so handles
+// stay unique.
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
   BEGIN_CALL;
   Stream* stream = find_stream(handle);
-  if (!stream || is_legacy(handle)) return failed(cudaErrorInvalidResourceHandle);
+  if (!stream || is_legacy(handle) || handle == cudaStreamPerThread) {
+    return failed(cudaErrorInvalidResourceHandle);
+  }
   if (const cudaError_t error = check_unsafe_call()) return error;
   streams.erase(stream);  // what it queued still runs
   stream->last = nullptr;
@@ -159,9 +142,13 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
   Stream* stream = find_stream(handle);
   if (!stream) return failed(cudaErrorInvalidResourceHandle);
   if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureUnsupported);
-  if (!stream->last || stream->last->done) return cudaSuccess;
-  ask_for(stream->last);
-  return cudaErrorNotReady;
+  if (const cudaError_t error = check_legacy(handle)) return error;
+  for (const TaskPtr& task : before_next(stream, is_legacy(handle))) {
+    if (!task || task->done) continue;
+    ask_for(task);
+    return cudaErrorNotReady;
+  }
+  return cudaSuccess;
 }
 
 cudaError_t cudaStreamGetFlags(cudaStream_t handle, unsigned* flags) {
@@ -187,8 +174,11 @@ cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) {
 
 cudaError_t cudaDeviceSynchronize() {
   BEGIN_CALL;
-  for (const RecordingPtr& recording : recordings)
-    return invalidate(recording, cudaErrorStreamCaptureUnsupported);
+  for (const Stream* stream : streams) {
+    if (stream->recording && stream->device == current_device()) {
+      return invalidate(stream->recording, cudaErrorStreamCaptureUnsupported);
+    }
+  }
   write_log({"synchronize", nullptr, nullptr, "", "device"});
   run_all(current_device());
   return is_broken() ? failed(cudaErrorLaunchFailure) : cudaSuccess;
@@ -199,13 +189,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t waited, unsigne
   Stream* stream = find_stream(handle);
   const Event* event = find_event(waited);
   if (!stream || !event) return failed(cudaErrorInvalidResourceHandle);
-  if (event->recording) {
-    if (stream->recording && stream->recording != event->recording) {
-      return invalidate(stream->recording, cudaErrorStreamCaptureMerge);
-    }
-    stream->recording = event->recording;  // the stream joins the capture
-    return cudaSuccess;
-  }
+  if (event->recording) return join_capture(stream, handle, *event);
   if (stream->recording) return invalidate(stream->recording, cudaErrorStreamCaptureIsolation);
   if (const cudaError_t error = check_legacy(handle)) return error;
   write_log({"wait", handle, waited, "", ""});
@@ -215,31 +199,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t waited, unsigne
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned flags) {
   BEGIN_CALL;
-  Stream* stream = find_stream(handle);
-  if (!stream) return failed(cudaErrorInvalidResourceHandle);
-  if (is_legacy(handle)) return failed(cudaErrorStreamCaptureUnsupported);
-  if (stream->recording) return failed(cudaErrorIllegalState);
-  stream->recording = std::make_shared<Recording>(Recording{{}, std::this_thread::get_id(), mode});
-  stream->began_capture = true;
-  recordings.insert(stream->recording);
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* status) {
-  BEGIN_CALL;
-  const Stream* stream = find_stream(handle);
-  if (!stream) return failed(cudaErrorInvalidResourceHandle);
-  *status = cudaStreamCaptureStatusNone;
-  if (!stream->recording) return check_legacy(handle);
-  *status = stream->recording->invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
-  return cudaSuccess;
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned) {
-  BEGIN_CALL;
-  Event* event = new Event{current_device(), nullptr, nullptr};
+  Event* event = new Event{current_device(), !(flags & cudaEventDisableTiming)};
   events.insert(event);
   *out = reinterpret_cast<cudaEvent_t>(event);
   return cudaSuccess;
@@ -251,7 +213,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t handle) {
   BEGIN_CALL;
   Event* event = find_event(handle);
   if (!event) return failed(cudaErrorInvalidResourceHandle);
-  events.erase(event);  // never freed, as a task may set its time
+  events.erase(event);  // the Event is never freed, as a task may still set its time
   return cudaSuccess;
 }
 
@@ -261,7 +223,10 @@ cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t on) {
   Stream* stream = find_stream(on);
   if (!event || !stream || event->device != stream->device) return failed(cudaErrorInvalidResourceHandle);
   event->recording = stream->recording;
-  if (stream->recording) return cudaSuccess;
+  event->follows = stream->follows;
+  if (stream->recording) {
+    return stream->recording->invalid ? failed(cudaErrorStreamCaptureInvalidated) : cudaSuccess;
+  }
   if (const cudaError_t error = check_legacy(on)) return error;
   write_log({"record", on, handle, "", ""});
   stream->last = queue_task(
@@ -296,46 +261,10 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t first, cudaEvent_t last) {
   BEGIN_CALL;
   const Event *begin = find_event(first), *end = find_event(last);
-  if (!begin || !end || !begin->task || !end->task) return failed(cudaErrorInvalidResourceHandle);
+  if (!begin || !end || !begin->has_time || !end->has_time || !begin->task || !end->task) {
+    return failed(cudaErrorInvalidResourceHandle);
+  }
   if (!begin->task->done || !end->task->done) return failed(cudaErrorNotReady);
   *milliseconds = static_cast<float>(end->milliseconds - begin->milliseconds);
-  return cudaSuccess;
-}
-
-// Ends the capture of a stream, and of all that joined it.
-static cudaError_t end_capture(Stream* stream, RecordingPtr* out) {
-  if (!stream->recording || !stream->began_capture) return failed(cudaErrorIllegalState);
-  *out = stream->recording;
-  if ((*out)->mode != cudaStreamCaptureModeRelaxed && (*out)->thread != std::this_thread::get_id()) {
-    return failed(cudaErrorStreamCaptureWrongThread);
-  }
-  for (Stream* other : streams) {
-    if (other->recording == *out) other->recording = nullptr;
-  }
-  stream->began_capture = false;
-  recordings.erase(*out);
-  return (*out)->invalid ? failed(cudaErrorStreamCaptureInvalidated) : cudaSuccess;
-}
-
-// For tests: ends all captures, and returns how many there were.
-extern "C" int driver_end_captures() {
-  const Locked locked(lock);
-  const int count = static_cast<int>(recordings.size());
-  for (Stream* stream : streams) {
-    stream->recording = nullptr;
-    stream->began_capture = false;
-  }
-  recordings.clear();
-  return count;
-}
-
-cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* out) {
-  BEGIN_CALL;
-  *out = nullptr;
-  Stream* stream = find_stream(handle);
-  if (!stream) return failed(cudaErrorInvalidResourceHandle);
-  RecordingPtr recording;
-  if (const cudaError_t error = end_capture(stream, &recording)) return error;
-  *out = new_graph(recording);
   return cudaSuccess;
 }

@@ -1,9 +1,10 @@
-// Streams, events and captures.
+// Streams, events, and what captures record.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -12,18 +13,20 @@
 
 namespace driver {
 
-// What a graph's launch is, which has an entry of its own in the log.
-const char* const GRAPH = "graph";
+// The kind of a graph's steps when it is launched. The log has one entry for the whole graph. Kinds are
+// compared by address, so this needs one address in all files.
+inline const char* const GRAPH = "graph";
 
-// Work that a stream queues, and what it is: "kernel" with its name, "memcpy", "memcpy2D", "memset" or
-// "matmul".
+// Work to queue on a stream. Its kind is "kernel", "memcpy", "memcpy2D", "memset", "matmul" or GRAPH. Only
+// kernels have a name.
 struct Step {
   const char* kind;
   std::string name;
   Work work;
+  Work rest = nullptr;  // an optional second part: other streams' work may run before it
 };
 
-// What a capture recorded.
+// The work that a capture has recorded.
 struct Recording {
   std::vector<Step> steps;
   std::thread::id thread;
@@ -34,30 +37,35 @@ typedef std::shared_ptr<Recording> RecordingPtr;
 
 struct Stream {
   int device;
-  bool waits_for_legacy;  // and the legacy stream for it
-  TaskPtr last;
-  RecordingPtr recording;  // of a stream that captures
+  bool waits_for_legacy;  // and the legacy stream waits for it: a blocking stream
+  TaskPtr last = nullptr;
+  RecordingPtr recording = nullptr;  // null unless the stream captures
   bool began_capture = false;
+  std::set<size_t> follows = {};  // the steps of the capture that its next step follows
 };
 
 struct Event {
   int device;
-  TaskPtr task;                   // null for an event that nobody recorded
-  RecordingPtr recording;         // of an event that was recorded in a capture
-  cudaStream_t stream = nullptr;  // where it was recorded
+  bool has_time;
+  TaskPtr task = nullptr;            // null for an event that was never recorded
+  RecordingPtr recording = nullptr;  // null unless it was last recorded in a capture
+  std::set<size_t> follows = {};     // the steps of the capture that it follows
+  cudaStream_t stream = nullptr;     // where it was recorded
   double milliseconds = 0;
 };
 
-// The stream of a handle, or null for one that isn't alive.
+// Returns the stream of a handle, or null if there is none.
 Stream* find_stream(cudaStream_t handle);
+bool is_legacy(cudaStream_t handle);
 
-// Queues work on a stream, or records it if the stream captures.
-cudaError_t queue(cudaStream_t stream, Step step);
+// Returns all streams but the legacy ones.
+const std::set<Stream*>& live_streams();
 
-// Makes a graph of what a capture recorded.
+// Queues work on a stream, or records it if the stream captures. If `last` is given, the work also runs after
+// that task, and `last` becomes the work's task.
+cudaError_t queue(cudaStream_t stream, Step step, TaskPtr* last = nullptr);
+
+// Makes a graph of recorded work.
 cudaGraph_t new_graph(const RecordingPtr& recording);
-
-// Fails, and invalidates the capture, where a capture forbids calls that may wait or allocate.
-cudaError_t check_unsafe_call();
 
 }  // namespace driver

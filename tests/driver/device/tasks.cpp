@@ -1,7 +1,7 @@
-// A real GPU runs work at any time between its launch and the next wait for it. DRIVER_ORDER says when it
+// A GPU may run work at any time between its launch and the next wait for it. DRIVER_ORDER says when work
 // runs here:
 //   now     at once
-//   late    as late as events and waits allow, so that whoever doesn't wait reads what was there before
+//   late    as late as events and waits allow, so code that doesn't wait reads old numbers
 //   random  some of it between calls, in a random order that events allow; DRIVER_SEED is the seed
 #include "tasks.h"
 
@@ -34,7 +34,7 @@ static std::mt19937& generator() {
   return made;
 }
 
-// Returns a task that is ready, of those that this one needs: itself where all others are done.
+// Returns a task that is ready to run: one that this task needs, or the task itself if all those are done.
 static Task* ready_task(Task* task) {
   for (;;) {
     Task* next = nullptr;
@@ -69,7 +69,7 @@ void run_task(const TaskPtr& task) {
   forget_done();
 }
 
-// CuPy's pool of pinned memory asks now and then, which must not make late work early.
+// CuPy's pool of pinned memory asks now and then. That alone must not make late work run early.
 void ask_for(const TaskPtr& task) {
   const int PATIENCE = 16;
   if (!task || task->done || ++task->asked % PATIENCE) return;

@@ -1,4 +1,4 @@
-// Queued work, and the order in which it runs.
+// Queued work, and the order that it runs in.
 #pragma once
 
 #include <functional>
@@ -14,21 +14,21 @@ struct Task {
   std::vector<std::shared_ptr<Task>> after;  // these run first
   int device;
   bool done = false;
-  int asked = 0;  // how often somebody has asked whether it is done
+  int asked = 0;  // how often the host has asked whether it is done
 };
 typedef std::shared_ptr<Task> TaskPtr;
 
-// Queues work, and runs what the order of the process wants run.
+// Queues work. Depending on DRIVER_ORDER, runs it now, or runs some queued task.
 TaskPtr queue_task(int device, Work work, std::vector<TaskPtr> after);
 
-// Runs a task and all that must run before it. Null and finished tasks are fine.
+// Runs a task, after the tasks that must run first. Does nothing if it is null or done.
 void run_task(const TaskPtr& task);
 
-// Somebody asks whether a task is done. At times this runs one of those that it needs, so that whoever asks
-// in a loop ends.
+// Called when the host asks whether a task is done. Every few times this runs one of the tasks that it needs,
+// so a loop that asks will end.
 void ask_for(const TaskPtr& task);
 
-// Runs all that is queued on a device: the newest first where the order is late.
+// Runs all tasks of a device. It starts with the newest, and runs others first only where they must.
 void run_all(int device);
 
 }  // namespace driver

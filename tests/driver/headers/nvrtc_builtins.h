@@ -1,7 +1,7 @@
-// Functions that NVRTC knows without a header, and that kernels of CuPy and of tests use.
+// Functions that NVRTC knows without a header. Kernels of CuPy and of tests use them.
 #pragma once
 
-// CuPy's float16.cuh then takes CUDA's own half.
+// Makes CuPy's float16.cuh use CUDA's own half.
 #define __CUDACC_VER_MAJOR__ 13
 
 #include <cassert>
@@ -14,7 +14,7 @@ using std::signbit;
 
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 
-// A clock that runs fast, so that a kernel which waits for it ends soon.
+// A fast clock, so that kernels that wait for it end soon.
 inline long long clock64() {
   static long long ticks = 0;
   return ticks += 1000000;

@@ -1,16 +1,16 @@
-"""Libraries whose arrays on a GPU, real or emulated, only DLPack reaches. They keep their numbers in CuPy's arrays."""
+"""Libraries whose arrays on a GPU, real or emulated, can only be read through DLPack. They wrap CuPy's arrays."""
 
 import contextlib
 import types
 
 
 class OnlyDlpack:
-    """An array of a library that computes on its own stream, by default CuPy's current one.
+    """An array of a library that computes on its own stream, or by default on CuPy's current one.
 
     Attributes:
         array: CuPy's array.
         stream: CuPy's stream, or None.
-        asked: the streams that consumers named.
+        asked: the streams that consumers have passed.
     """
 
     def __init__(self, array, stream=None):
@@ -21,8 +21,8 @@ class OnlyDlpack:
         return self.array.__dlpack_device__()
 
     def __dlpack__(self, *, stream=None, **options):
-        assert isinstance(stream, int), f"a consumer names its stream: {stream}"
-        assert stream, "0 isn't a stream of the protocol"
+        assert isinstance(stream, int), f"a consumer must pass its stream, not {stream}"
+        assert stream, "DLPack doesn't allow stream 0"
         self.asked.append(stream)
         with self._in_order():
             return self.array.__dlpack__(stream=stream, **options)
@@ -34,7 +34,7 @@ class OnlyDlpack:
 
 
 class WithNamespace(OnlyDlpack):
-    """An array of a library that can also import arrays of others."""
+    """An array of a library that can also import other arrays."""
 
     def __array_namespace__(self, *, api_version=None):
         return types.SimpleNamespace(from_dlpack=self._take)
@@ -47,6 +47,6 @@ class WithNamespace(OnlyDlpack):
 
 
 class Immutable(WithNamespace):
-    """An immutable array, recognised by its class's module, like JAX's."""
+    """An immutable array, recognised like JAX's by its class's module."""
 
     __module__ = "jaxlib.pretended"

@@ -1,8 +1,8 @@
-"""A library whose arrays on a GPU, real or emulated, only the CUDA array interface reaches."""
+"""A library whose arrays on a GPU, real or emulated, can only be read through the CUDA array interface."""
 
 
 class OnlyInterface:
-    """An array over CuPy's. Its interface names the given stream, and has bfloat16 as two bytes without a type."""
+    """An array that wraps CuPy's. Its interface names the given stream, and describes bfloat16 as two untyped bytes."""
 
     def __init__(self, array, stream=None, read_only=False):
         self.array, self._stream, self._read_only = array, stream, read_only

@@ -1,7 +1,7 @@
-"""The used parts of PyTorch with a GPU, over CuPy's arrays, for machines where the real PyTorch has no GPU.
+"""The parts of PyTorch that the package uses, over CuPy's arrays, for machines where the real PyTorch has no GPU.
 
-This module stands for the module torch. Like PyTorch, it refuses a NumPy view of a tensor on a GPU or of bfloat16. It
-also refuses the CUDA array interface of a tensor on the CPU, or of one that requires grad.
+This module replaces the module torch. Like PyTorch, it refuses NumPy views of tensors on a GPU, and of bfloat16. It
+also refuses the CUDA array interface of tensors on the CPU, and of tensors that require grad.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _DTYPES = {dtype.numpy: dtype for dtype in (float64, float32, float16, bfloat16,
 
 
 class Tensor:
-    """A tensor over CuPy's or NumPy's array."""
+    """A tensor that wraps a CuPy or NumPy array."""
 
     def __init__(self, array, requires_grad=False, negative=False):
         self.array, self.requires_grad, self._negative = array, requires_grad, negative
@@ -97,7 +97,7 @@ class Tensor:
         return self.array.__dlpack_device__()
 
     def __dlpack__(self, **_):
-        raise AssertionError("PyTorch's own protocol would wait for streams tensor by tensor")
+        raise AssertionError("PyTorch's own DLPack would wait for streams tensor by tensor")
 
 
 _current = {}  # the current stream of each GPU, if it isn't the default one
@@ -125,7 +125,7 @@ class cuda:  # noqa: N801 - as in PyTorch
 
 @contextlib.contextmanager
 def installed(monkeypatch):
-    """Return this module and let it be the module torch. Inside, any stream may become the current one."""
+    """Install this module as torch, and yield it. Reset its current streams afterwards."""
     module = sys.modules[__name__]
     monkeypatch.setitem(sys.modules, "torch", module)
     try:

@@ -1,2 +1,2 @@
-// In the place of CuPy's header of this name: no kernel here computes with complex numbers.
+// Replaces CuPy's header of this name, as no kernel here computes with complex numbers.
 #pragma once
