@@ -68,9 +68,9 @@ def main(path):
     """Write the facts, and return the exit status."""
     reason = unavailable_reason("cuda")
     facts = {"cuda_runs": reason or "yes", "numpy": version_of("numpy"), "python": platform.python_version()}
-    Path(path).write_text(json.dumps(facts))  # in case an import never ends
     if reason is None:
         facts |= of_the_gpu()
+    Path(path).write_text(json.dumps(facts))  # in case the next imports are slow
     Path(path).write_text(json.dumps(facts | optional() | of_torch()))
     print(Path(path).read_text())
     if reason:

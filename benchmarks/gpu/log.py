@@ -1,5 +1,8 @@
 """log.txt: the output of every part, after a line "== NAME", as it comes. A long one keeps its begin and its end."""
 
+import re
+
+_EXCEPTION = re.compile(r"[\w.]+(Error|Exception): ")
 BEGIN, END = 64 << 10, 448 << 10  # bytes
 
 
@@ -18,7 +21,7 @@ class Log:
             self.start = file.tell()
 
     def end(self):
-        """Shorten the part's output if it is long, and return its last line."""
+        """Shorten the part's output if it is long, and return its last exception, or its last line."""
         with open(self.path, "r+b") as file:
             file.seek(self.start)
             output = file.read()
@@ -28,4 +31,5 @@ class Log:
                 file.write(b"\n... %d bytes left out ...\n" % left_out + output[-END:])
                 file.truncate()
         lines = output[-END:].decode(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
+        errors = [line for line in lines if _EXCEPTION.match(line)]
+        return (errors or lines or [""])[-1].strip()

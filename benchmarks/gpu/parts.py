@@ -17,7 +17,7 @@ class Part:
         least: it isn't started with fewer seconds than these.
         tests: whether pytest runs it, with the plugin, so each test's outcome is known.
         test_seconds: the time of each test.
-        needed: whether no other part can run if it fails.
+        needed: whether no other part can run if it fails, unless it found out that CUDA runs.
         why_not: returns why it can't run here, or None.
         variables: more of its environment.
     """

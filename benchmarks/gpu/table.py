@@ -47,7 +47,7 @@ _FIRST_OF_ALL = ("-p", "no:cacheprovider", "--tb=short")  # of pytest's options
 def parts(*, dry=False, kernels_given=False, have=bool):
     """Return the parts. `have` tells whether a package is installed."""
     made = [
-        Part("facts", 25, _module(dry, "benchmarks.gpu.facts", "{KEPT}/facts.json"), needed=True),
+        Part("facts", 40, _module(dry, "benchmarks.gpu.facts", "{KEPT}/facts.json"), needed=True),
         Part("selftest", 45, _module(dry, "fusedlstm", *_SELFTEST, *(_DRY_SELFTEST if dry else ()))),
         Part("probes", 30, _with_dry_run(dry, "benchmarks.probes", "{RESULTS}/probes.json")),
         _tests("primitives", 45, dry, FIRST, *(("-k", "narrow or algorithm") if dry else ())),

@@ -36,9 +36,10 @@ def times(folder, code, **options):
     return tests("times", folder, code, "-p", "benchmark", written, *quick, **options)
 
 
-def facts(code=""):
-    """Return the part that finds the facts of a GPU."""
-    made = program("facts", f"import sys; open(sys.argv[1], 'w').write('{{\"gpu\": \"one\"}}')\n{code}", needed=True)
+def facts(code="", **more):
+    """Return the part that finds the facts of a GPU, and then runs some code."""
+    found = json.dumps({"gpu": "one", **more})
+    made = program("facts", f"import sys; open(sys.argv[1], 'w').write({found!r})\n{code}", needed=True)
     return replace(made, command=(*made.command, "{KEPT}/facts.json"))
 
 

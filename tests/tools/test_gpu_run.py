@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 from benchmarks.gpu import archive, kernel_cache, log, parts, process, run, table, times
 from benchmarks.gpu.stopping import Stop
 
+from support import gpu_runs
 from support.gpu_runs import archived, begin, program, recorded, statuses
 from support.places import ROOT
 
@@ -18,7 +20,7 @@ def test_failed_parts_do_not_stop_others(tmp_path, capsys):
     """Each part's status, and why it isn't "passed", are recorded. The last lines are a table of them."""
     kinds = [
         program("good", "print('fine')"),
-        program("bad", "raise ValueError('no luck')"),
+        program("bad", "raise ValueError('no luck\\nwith g++')"),
         program("killed", "import os; os.kill(os.getpid(), 9)"),
         parts.Part("absent", 5, ("/no/such/program",)),
         program("skipped", f"print('no GPU of that kind'); raise SystemExit({parts.SKIPPED})"),
@@ -57,6 +59,13 @@ def test_needed_part_that_fails_leaves_the_rest(tmp_path):
     kinds = [program("facts", "raise SystemExit('no GPU')", needed=True), program("next")]
     assert begin(kinds, tmp_path) == 1
     assert recorded(tmp_path)["parts"]["next"] == {"name": "next", "status": "not run", "why": "facts: failed"}
+
+
+def test_slow_facts_leave_no_part_out(tmp_path):
+    """Whether CUDA runs is known before slow imports."""
+    slow = gpu_runs.facts("import time; time.sleep(60)", cuda_runs="yes")
+    assert begin([replace(slow, limit=1), program("next")], tmp_path) == 1
+    assert statuses(tmp_path) == {"facts": "timed out", "next": "passed"}
 
 
 def test_chosen_parts_run_alone(tmp_path):
