@@ -1,4 +1,4 @@
-"""The command line: python -m benchmarks report RESULTS.json..., keep, and predictions."""
+"""The command line: python -m benchmarks report RESULTS.json..., keep, predictions, and host."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import keep, predictions, report
+from benchmarks import host_time, keep, predictions, report
 from benchmarks.runs import ResultsError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return its exit status: 0, 1 for a failure, 2 for a wrong command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Results of the benchmark suite.")
-    commands = parser.add_subparsers(required=True, metavar="{report,keep,predictions}")
+    commands = parser.add_subparsers(required=True, metavar="{report,keep,predictions,host}")
     command = commands.add_parser(
         "report",
         help="tables and pictures of results",
@@ -37,6 +37,13 @@ def main(argv: list[str] | None = None) -> int:
         description="Write benchmarks/predictions.json and predictions.md, from a model and not from measurements.",
     )
     command.set_defaults(work=lambda _: predictions.write())
+    command = commands.add_parser(
+        "host",
+        help="the host's time of calls on a GPU",
+        description="Time how long the host takes for calls on a GPU. Without one, a fake driver does no work.",
+    )
+    command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
+    command.set_defaults(work=lambda options: host_time.measure(options.result))
     options = parser.parse_args(argv)
     try:
         written = options.work(options)

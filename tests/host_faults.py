@@ -40,7 +40,9 @@ FILES = {
     "interop": "tests/cuda/test_interop_gpu.py",
     "host": "tests/cuda/test_cuda_host.py",
     "any_cell": "tests/core/test_cell.py",
+    "any_lstm": "tests/core/test_lstm.py",
     "any_stepper": "tests/core/test_stepper.py",
+    "repeated": "tests/cuda/test_repeated_step.py",
     "zoneout": "tests/core/test_zoneout.py",
 }
 

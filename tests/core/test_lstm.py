@@ -593,12 +593,13 @@ def random_like(weights):
 
 @needs_cuda
 def test_precision_reaches_the_products(monkeypatch):
-    from fusedlstm.backends.cuda import cell as cuda
+    from fusedlstm.backends.cuda.runtime import cublas
 
-    asked, write = [], cuda.write_product
-    monkeypatch.setattr(cuda, "write_product", lambda *a: asked.append(a[3]) or write(*a))
+    asked, compute_type = [], cublas.compute_type
+    monkeypatch.setattr(cublas, "compute_type", lambda *a: asked.append(a[1]) or compute_type(*a))
+    weights = LSTMWeights.random(I, N, seed=0, proj_size=2)
     for precision in ("highest", "high"):
-        lstm = LSTM(LSTMWeights.random(I, N, seed=0, proj_size=2), precision=precision, backend="cuda")
+        lstm = LSTM(weights, precision=precision, kernel="matmul", backend="cuda")
         lstm(lstm.asarray(np.zeros((2, B, I))))
         assert set(asked) == {precision}
         asked.clear()

@@ -622,11 +622,10 @@ def test_cells_step_while_a_stepper_is_made(way):
 @needs_cuda
 def test_locks_are_reentrant():
     """Locks are reentrant, so that a call inside another doesn't wait for itself."""
-    from fusedlstm.backends.cuda.runtime import compile as compiling
-    from fusedlstm.backends.cuda.runtime import cublaslt
+    from fusedlstm.backends.cuda.runtime import cublaslt, kernel
 
     packed = LSTMCell(weights(), backend="cuda")._engine.weights
-    for lock in (compiling._LOCK, cublaslt._LOCK, packed._lock):
+    for lock in (kernel._LOCK, cublaslt._LOCK, packed._lock):
         with lock:
             assert lock.acquire(blocking=False)
             lock.release()

@@ -393,31 +393,39 @@ def test_errors_show_the_compilers_log():
 
 def test_compiled_once_and_kept(tmp_path, monkeypatch):
     """The second time comes from the disk. A damaged file or another digest is compiled again."""
+
+    def kept(arch="-arch=sm_90"):
+        return compiler.kept_or_compiled("clip.cu", "lstm_clip<float>", arch)
+
     monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "cache"))
     compiled = []
     real = compiler.compile_kernel
     monkeypatch.setattr(compiler, "compile_kernel", lambda *a: compiled.append(a) or real(*a))
-    first = compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
-    assert compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90") == first
+    first = kept()
+    code = first[1].read_bytes()
+    assert kept() == first
     assert len(compiled) == 1
-    (file,) = (tmp_path / "cache").iterdir()
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
-    assert compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90") == first
-    assert len(compiled) == 2
-    compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_80")
+    for file in (tmp_path / "cache").iterdir():  # the code, and what is known of it
+        content = file.read_bytes()
+        for damaged in (content[:-1] + b"x", b"", b"{}"):
+            file.write_bytes(damaged)
+            assert kept() == first
+            assert file.read_bytes() == content
+    assert len(compiled) == 7
+    kept("-arch=sm_80")
     monkeypatch.setattr(compiler.sources, "digest", lambda: "another")
-    compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
-    assert len(compiled) == 4
+    kept()
+    assert len(compiled) == 9
     monkeypatch.setattr(compiler.nvrtc, "getVersion", lambda: (99, 9))
-    monkeypatch.setattr(compiler, "compile_kernel", lambda *a: compiled.append(a) or (*first, ""))
-    compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
-    assert len(compiled) == 5, "another NVRTC should compile again"
+    monkeypatch.setattr(compiler, "compile_kernel", lambda *a: compiled.append(a) or (first[0], code, ""))
+    kept()
+    assert len(compiled) == 10, "another NVRTC should compile again"
 
 
 def test_compile_seconds_are_logged(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "cache"))
     with caplog.at_level("INFO", logger="fusedlstm"):
-        compiler._kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
+        compiler.kept_or_compiled("clip.cu", "lstm_clip<float>", "-arch=sm_90")
     assert re.search(r"compiled lstm_clip<float> for -arch=sm_90 in \d+\.\d\d s", caplog.text)
 
 

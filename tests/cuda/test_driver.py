@@ -90,6 +90,13 @@ def test_launches_beyond_limits_are_refused():
             function(grid, block, (np.int32(0),), shared_mem=shared)
 
 
+def test_cooperative_launches_must_fit():
+    kernel = cupy.RawKernel('extern "C" __global__ void once() {}', "once").kernel
+    cupy.cuda.driver.launchCooperativeKernel(kernel.ptr, 132, 1, 1, 32, 1, 1, 0, 0, 0)
+    with pytest.raises(cupy.cuda.driver.CUDADriverError, match="COOPERATIVE_LAUNCH_TOO_LARGE"):
+        cupy.cuda.driver.launchCooperativeKernel(kernel.ptr, 133, 1, 1, 32, 1, 1, 0, 0, 0)
+
+
 def test_code_that_nvrtc_did_not_make_is_refused():
     with pytest.raises(cupy.cuda.driver.CUDADriverError, match="INVALID_IMAGE"):
         cupy.cuda.Module().load(b"\x7fELF of another compiler")
@@ -122,6 +129,8 @@ def test_kernels_of_unloaded_modules_dont_run():
 BEYOND_A_VIEW = """
     from fusedlstm.backends.cuda.arguments import ClipArguments
     from fusedlstm.backends.cuda.kernels import clip_kernel
+    from fusedlstm.backends.cuda.runtime.kernel import Launch
+    from fusedlstm.backends.cuda.runtime.packed import PackedLaunch, members_named
 
     h = cupy.zeros(8, np.float32)
 
@@ -129,8 +138,16 @@ BEYOND_A_VIEW = """
         clip_kernel(h.dtype)((1,), (256,), ClipArguments(h[:4], count=count, limit=1.0))
         runtime.deviceSynchronize()
 
+    def clip_again(count):
+        # Repeat a packed launch on other views, the last of which is so many elements short.
+        first = Launch(clip_kernel(h.dtype), (1,), (256,), ClipArguments(h[:4], count=4, limit=1.0))
+        again = PackedLaunch(first, members_named(first, {"h": 0}))
+        again.queue(0, (h[4:].data.ptr,))
+        again.queue(0, (h[4 : 8 - count],))
+        runtime.deviceSynchronize()
+
     clip(4)
-    for work in (lambda: clip(5), h.get):
+    for work in (lambda: clip(5) if PLAIN else clip_again(1), h.get):
         try:
             work()
         except (runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:
@@ -139,9 +156,11 @@ BEYOND_A_VIEW = """
 
 
 @pytest.mark.parametrize("order", ["now", "late"])
-def test_a_read_beyond_a_view_is_reported(order):
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_read_beyond_a_view_is_reported(plain, order):
     """With FUSEDLSTM_EMULATION=check, even if there is memory behind the view. All later calls fail."""
-    said = driver_child.run(BEYOND_A_VIEW, FUSEDLSTM_EMULATION="check", DRIVER_ORDER=order).stdout.splitlines()
+    program = BEYOND_A_VIEW.replace("PLAIN", str(plain))
+    said = driver_child.run(program, FUSEDLSTM_EMULATION="check", DRIVER_ORDER=order).stdout.splitlines()
     assert len(said) == 2
     for line in said:
         assert "lstm_clip<float>: out of bounds: a 4-byte read that ends 4 bytes after the end of 'h'" in line

@@ -37,4 +37,4 @@ def test_work_in_an_order(order):
 def test_unknown_orders_are_refused():
     done = driver_child.run("", DRIVER_ORDER="later")
     assert done.returncode == -6
-    assert "DRIVER_ORDER must be now, late or random, not later" in done.stderr
+    assert "DRIVER_ORDER must be now, late, random or never, not later" in done.stderr

@@ -17,7 +17,7 @@ try:
 
     from fusedlstm.backends.cuda import device_weights, step_kernels, tiles
     from fusedlstm.backends.cuda.runtime import fork
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.kernel import Kernel
 
     from support.on_emulated_gpu import bits, bits_of
 except ImportError as error:
@@ -76,8 +76,10 @@ def test_a_pool_keeps_states_if_loading_fails(lost, monkeypatch):
 
 
 def test_a_pool_keeps_states_if_memory_runs_out(monkeypatch):
-    """A layer copies its weights to tiles at its first step, which fails here."""
+    """A layer that has no copy of its weights in tiles makes one at its first step, which fails here."""
     owner = LSTM(StackedWeights.random(5, 8, 2, seed=0, dtype="bfloat16"), backend="cuda")
+    for engine in owner._engines:
+        engine.weights._interleaved.clear()
     pool = StatePool(owner, 8)
     slots = pool.allocate(8)
     before, empty, made = bits_of(pool.read(slots)), device_weights.Interleaved.empty.__func__, []

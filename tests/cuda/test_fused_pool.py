@@ -80,25 +80,16 @@ def states(pool, slots=None):
     return bits_of(pool.read(pool.slots if slots is None else slots))
 
 
-def counted(monkeypatch):
-    """Return a list that receives the name of each kernel launched from now on."""
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
-
-    names, bind = [], Kernel.bound
-
-    def bound(self, *launch):
-        names.append(self.name.partition("<")[0])
-        return bind(self, *launch)
-
-    monkeypatch.setattr(Kernel, "bound", bound)
-    return names
+def launched():
+    """Return the name of each kernel launched since the log was cleared, in order."""
+    return [entry.name.partition("<")[0] for entry in observe.log() if entry.what == "kernel"]
 
 
 # What a step queues.
 
 
 @pytest.mark.parametrize("where", ["host", "device"])
-def test_a_steps_launches(where, options, monkeypatch):
+def test_a_steps_launches(where, options):
     """A layer takes one kernel. Slots on a device need one more, before the layers.
 
     If a cell has more units than a block, its projection takes one more kernel. Resets take none.
@@ -110,14 +101,14 @@ def test_a_steps_launches(where, options, monkeypatch):
     out = owner.asarray(np.zeros((B, owner.weights.output_size)))
     for _ in range(9):  # so that uploads have their memory and events
         pool.step(x, slots, out=out)
-    made, names = memory.made(), counted(monkeypatch)
+    made = memory.made()
     with cupy.cuda.Stream() as stream:
         pool.step(x, slots, out=out)
         for is_first in (None, first):
             observe.clear()
-            names.clear()
             pool.step(x, slots, is_first=is_first, out=out)
             before = [] if where == "host" else ["lstm_check"]
+            names = launched()
             assert names == before + each * options.get("layers", 1)
             launches = len(names) + (where == "host")  # plus an upload
             assert [e[:2] for e in observe.log() if e[0] in ("launch", "graph")] == [("launch", stream.ptr)] * launches
@@ -371,10 +362,10 @@ def test_two_pools_of_one_cell():
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_a_launch_that_fails_midway(failing, error, monkeypatch):
     """Words and other slots don't change, and the pool steps on."""
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.packed import PackedLaunch
 
     owner, pool = make(layers=2, N=40, proj_size=5)
-    x, steps, bind = inputs(owner, 3), [], Kernel.bound
+    x, steps, bind = inputs(owner, 3), [], PackedLaunch.bound
     others, words = states(pool, range(3, 40)), bits(pool._engine._step._words)
 
     def fail():
@@ -388,7 +379,7 @@ def test_a_launch_that_fails_midway(failing, error, monkeypatch):
         return bind(self, *launch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Kernel, "bound", bound)
+        patch.setattr(PackedLaunch, "bound", bound)
         with pytest.raises(error, match="lost"):
             pool.step(x, [0, 1, 2])
     assert bits(pool._engine._step._words) == words
@@ -500,12 +491,12 @@ def test_bits_agree_if_launches_depend_on_batch(dtype, monkeypatch):
     pool, one = StatePool(cell, 150), StatePool(cell, 150)
     for each in (pool, one):
         each.allocate(150)
-    rng, names, seen = np.random.default_rng(0), counted(monkeypatch), set()
+    rng, seen = np.random.default_rng(0), set()
     for B in (3, 150, 20, 64, 1, 70, 15, 150, 2):
         slots, x = rng.permutation(150)[:B], cell.asarray(rng.normal(size=(B, 9)))
-        names.clear()
+        observe.clear()
         got = host(pool.step(x, slots))
-        seen.add(tuple(names))
+        seen.add(tuple(launched()))
         for k in (0, B // 2, B - 1):
             row = one.read(slots[k : k + 1])
             assert bits(cell(x[k : k + 1], row).h) == [got[k : k + 1].tobytes()]
@@ -668,7 +659,7 @@ def test_a_prepared_pool_allocates_nothing(width, kernel, units, monkeypatch):
     from fusedlstm.backends.cuda import kernels as launch
     from fusedlstm.backends.cuda import step_kernels
     from fusedlstm.backends.cuda.runtime import pinned
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.kernel import Kernel
 
     for made in (step_kernels.step_kernel, step_kernels.project_kernel, launch.check_kernel, launch.reset_kernel):
         made.cache_clear()

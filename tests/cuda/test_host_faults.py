@@ -35,7 +35,7 @@ def test_the_unchanged_backend_passes():
 
 @needs_emulation
 def test_a_broken_backend_does_not_count():
-    broken = host_faults.Fault("cell.py", "no Python", "is_whole = True", "is whole", "now host spans")
+    broken = host_faults.Fault("runtime/structs.py", "no Python", "_BYTES = 8", "_BYTES = = 8", "now host spans")
     outcome = host_faults.outcome(broken)
     assert "pytest itself failed" in outcome.how
     assert not outcome.good

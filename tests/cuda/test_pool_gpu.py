@@ -504,7 +504,7 @@ def test_a_prepared_pool_loads_nothing(monkeypatch):
     """Steps compile, load and pin nothing, as `prepare` has done it all."""
     from fusedlstm.backends.cuda import kernels
     from fusedlstm.backends.cuda.runtime import pinned
-    from fusedlstm.backends.cuda.runtime.compile import Kernel
+    from fusedlstm.backends.cuda.runtime.kernel import Kernel
 
     for made in (kernels.gather_kernel, kernels.planned_kernel, kernels.finish_kernel, kernels.reset_kernel):
         made.cache_clear()

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -143,9 +146,39 @@ def test_a_failed_mkdir_is_tolerated(folder):
 
 
 def test_a_failing_write_is_tolerated(folder, monkeypatch):
-    def full(*_):
-        raise OSError("no space left on device")
+    """The code then lies in a folder of this process, as CuPy loads files."""
+    real = cache.replace
+
+    def full(path, content):
+        if path.is_relative_to(folder):
+            raise OSError("no space left on device")
+        real(path, content)
 
     monkeypatch.setattr(cache, "replace", full)
-    cache.write("x", b"code")
+    path = cache.write("x", b"code")
+    assert path.read_bytes() == b"code"
+    assert not list(folder.iterdir())
     monkeypatch.undo()
+    assert cache.read("x") is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+def test_code_of_a_process_is_removed_at_its_end(tmp_path):
+    """A forked child ends first, and removes nothing."""
+    program = f"""
+import os, sys
+from pathlib import Path
+from fusedlstm.backends.cuda.runtime import cache
+Path({str(tmp_path / "file")!r}).write_text("where a folder should be")
+path = cache.write("x", b"code")
+child = os.fork()
+if not child:
+    sys.exit()
+os.waitpid(child, 0)
+assert path.read_bytes() == b"code"
+print(path.parent)
+"""
+    environment = os.environ | {"FUSEDLSTM_CACHE_DIR": str(tmp_path / "file"), "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).parent == tmp_path
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

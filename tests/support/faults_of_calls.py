@@ -106,20 +106,20 @@ ARGUMENTS = {
     "runtime/cublas.py": [
         (
             "rows and columns swapped",
-            "            M,\n            B,\n",
-            "            B,\n            M,\n",
+            "CUBLAS_OP_N, M, B, K",
+            "CUBLAS_OP_N, B, M, K",
             "now any_cell edges and emulated",
         ),
         (
             "strides of another matrix",
-            "row_stride(a),\n            beta",
-            "row_stride(weight),\n            beta",
+            "row_stride(a), beta",
+            "row_stride(weight), beta",
             "now any_cell any_strides and emulated",
         ),
         (
             "another user's math mode",
-            "if mode != cublas.CUBLAS_DEFAULT_MATH:  #",
-            "if False:  #",
+            "    if mode != _DEFAULT_MATH:\n        cublas.setMathMode(handle, _DEFAULT",
+            "    if False:\n        cublas.setMathMode(handle, _DEFAULT",
             "now host highest_precision",
         ),
         ("TF32 is never used", 'precision == "high"', 'precision == "higher"', "now host high_precision"),
@@ -186,8 +186,8 @@ ARGUMENTS = {
         ),
         (
             "pitches swapped",
-            "for array in (to, a)]",
-            "for array in (a, to)]",
+            "for array in (to, a))",
+            "for array in (a, to))",
             "now any_stepper write_read and emulated",
         ),
         (
@@ -277,15 +277,43 @@ STATE = {
     "cell.py": [
         (
             "a step on the current device",
-            "with self.device:\n            gates = self.product(x",
-            "if True:\n            gates = self.product(x",
+            "if cupy.cuda.runtime.getDevice() == self._index:",
+            "if True:",
             "now host its_own_device",
         ),
+        ("strides change nothing", "x.strides, h.strides, c.strides, ", "", "now repeated bits_of_a_first"),
+        ("alignment changes nothing", "low_bits % _VECTOR", "0", "now repeated unaligned"),
+        ("one row to reset to is B", "(len(array), array.strides)", "array.ndim", "now repeated bits_of_a_first"),
+        ("gates are taken for x", "key = has_gates, x.shape", "key = x.shape", "now repeated gates_as_wide"),
+    ],
+    "repeated_step.py": [
         (
             "the caller's h is reset",
-            "cupy.ascontiguousarray(h).copy()",
-            "cupy.ascontiguousarray(h)",
+            "old_h = self._scratch(o.h.shape, o.h.dtype)",
+            "old_h = o.h",
             "now zoneout callers_state and emulated",
+        ),
+        (
+            "scratch arrays overlap",
+            "        self._scratch_bytes += nbytes\n",
+            "        self._scratch_bytes = nbytes\n",
+            "now any_cell edges and emulated",
+        ),
+    ],
+    "runtime/packed.py": [
+        (
+            "two launches share a struct",
+            "packed = self._unused.pop()",
+            "packed = self._unused[-1]",
+            "now repeated middle_of_a_launch",
+        ),
+        ("addresses stay", "in self._changing:", "in self._changing[1:]:", "now repeated bits_of_a_first"),
+        ("views of operands stay", "operand is value", "operand is value and k", "now repeated bits_of_a_first"),
+        (
+            "the first grid for all",
+            "how = *_three(grid),",
+            "how = *self._grid,",
+            "now fused_pool batches_of_any_order",
         ),
     ],
     "pool.py": [
@@ -294,6 +322,6 @@ STATE = {
     ],
     "fused_slots.py": [
         ("words aren't flipped", "flips=self._is_top)", "flips=False)", "now fused_pool words_say"),
-        ("ticks stand still", "        self._tick = tick\n", "", "now fused_pool a_pool_equals_its_cell"),
+        ("ticks stand still", "        self._tick += 1\n", "", "now fused_pool a_pool_equals_its_cell"),
     ],
 }

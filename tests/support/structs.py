@@ -31,6 +31,6 @@ def by_value(arguments, **types):
 
 def plain_kernel(file, name, shared=0):
     """Return a kernel written for tests. Its `bound` takes parameters like CuPy, unchecked."""
-    from fusedlstm.backends.cuda.runtime.compile import Kernel  # imported here, because it needs CuPy
+    from fusedlstm.backends.cuda.runtime.kernel import Kernel  # imported here, because it needs CuPy
 
     return Kernel(str(file), name, struct=None, shared=shared)

@@ -12,7 +12,6 @@ from fusedlstm.arrays.host import host_mask, to_host_reals
 from fusedlstm.arrays.libraries import library_of, view_of
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.cell import CudaCell
-from fusedlstm.backends.cuda.fused_cell import FusedCell
 from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise, launch_select
 from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
 from fusedlstm.backends.cuda.pool import CudaPool
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
-
-# A pool's kernels are chosen for steps of this many rows, or of all slots if it has fewer.
-_ROWS_OF_A_POOL = 1024
 
 
 @functools.cache
@@ -185,9 +181,7 @@ class CudaBackend:
             if reason is not None:
                 raise RuntimeError(f"{asked} can't run on {self.device}: {reason}")
         with self._device:
-            if kernel in (None, "matmul"):
-                return CudaCell(weights, precision, kernel)
-            return FusedCell(weights, precision, kernel)
+            return CudaCell(weights, precision, kernel)
 
     @property
     def _capability(self) -> int:
@@ -203,15 +197,8 @@ class CudaBackend:
         """
         sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
         about = weights.dtype.name, engines[0].precision
-        forced, capability = engines[0].kernel, self._capability
-        kernels = kernel_choice.choose_layers(B, sizes, *about, capability, forced=forced)
-        if (
-            "matmul" in kernels
-            and forced is None
-            and why_not()
-            and kernel_choice.reason_against_device(capability) is None
-        ):
-            kernels = kernel_choice.one_kernel_layers(B, sizes, *about)
+        forced, can_plan = engines[0].kernel, why_not() is None
+        kernels = kernel_choice.runnable_layers(B, sizes, *about, self._capability, forced=forced, can_plan=can_plan)
         if "matmul" in kernels:
             check_can_plan()
         return kernels
@@ -235,7 +222,7 @@ class CudaBackend:
     def pool_engine(self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int) -> CudaPool:
         """Return an engine for a pool."""
         fork.check_process()
-        kernels = self._kernels(weights, engines, min(capacity, _ROWS_OF_A_POOL))
+        kernels = self._kernels(weights, engines, min(capacity, kernel_choice.ROWS_OF_A_POOL))
         with self._device:
             turns = Turns(self._index)
             return CudaPool(engines, slot_step(engines, weights.residual, capacity, kernels, turns), turns)

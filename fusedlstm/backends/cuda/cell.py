@@ -1,25 +1,28 @@
-"""A cell's step: two matmuls with cuBLAS, then one launch. Projections, their clip and zoneout of h add to these."""
+"""A cell's step for any batch, and what it keeps for the next one like it."""
 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import cupy
 
+from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.base import CellEngine
 from fusedlstm.backends.cuda.device_weights import DeviceWeights
-from fusedlstm.backends.cuda.kernels import Destinations, launch_clip, launch_finish, launch_pointwise, launch_select
+from fusedlstm.backends.cuda.repeated_step import Operands, RepeatedStep
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.cublas import write_product
 from fusedlstm.backends.cuda.runtime.strides import with_contiguous_rows
 from fusedlstm.backends.cuda.sequence import CudaSequence
+from fusedlstm.backends.cuda.step_kernels import interleaved_for
 
 if TYPE_CHECKING:
     from fusedlstm.backends.cuda.runtime.streams import Turns
     from fusedlstm.weights import LSTMWeights
 
-Reset: TypeAlias = tuple[Any, Any, Any]  # for rows that are reset: h's part of the gates (FusedCell: h), c and h
+_MOST_STEPS = 256  # that are kept
+_VECTOR = 16  # bytes that a kernel moves at once, from addresses that are multiples of it
 
 
 class CudaCell(CellEngine):
@@ -28,10 +31,15 @@ class CudaCell(CellEngine):
     is_whole = True
 
     def __init__(self, weights: LSTMWeights, precision: str, kernel: str | None = None) -> None:
-        self.weights = DeviceWeights(weights)
+        self.weights = own = DeviceWeights(weights)
         self.precision, self.kernel = precision, kernel
         self.device = cupy.cuda.Device()
+        self._index, capability = self.device.id, int(self.device.compute_capability)
+        self._about = own.I, own.N, own.P, own.dtype.name, precision, capability
+        self._steps: dict[tuple[Any, ...], RepeatedStep] = {}  # by what they depend on
         self.turns: weakref.WeakSet[Turns] = weakref.WeakSet()  # of Steppers and pools that read the weights
+        for each in kernel_choice.choices(*self._about, forced=kernel) - {"matmul"}:
+            interleaved_for(own, each)  # now, as the first call may be in a capture, where it can't wait
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
 
     def check(self) -> None:
@@ -58,6 +66,10 @@ class CudaCell(CellEngine):
                     each.end(stream)
         return self
 
+    def kernel_for(self, B: int) -> str:
+        """Return the kernel of a call with B rows: the named one, or the table's."""
+        return kernel_choice.choose(B, *self._about, forced=self.kernel)
+
     def run(
         self,
         x: Any,
@@ -70,17 +82,19 @@ class CudaCell(CellEngine):
     ) -> None:
         """Write the next h and c on the current stream. c_out may be c."""
         self.check()
-        if len(x) == 0:
+        if x.shape[0] == 0:
             return
-        with self.device:
-            gates = self.product(x, self.weights.weight_ih)
-            self.step_from_x_gates(gates, h, c, h_out, c_out, is_first, reset)
+        if cupy.cuda.runtime.getDevice() == self._index:
+            self._queue(False, x, h, c, h_out, c_out, is_first, reset)
+        else:
+            with self.device:
+                self._queue(False, x, h, c, h_out, c_out, is_first, reset)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
-        """Return a `reset` for `run`: reset_h's part of the gates, reset_c and reset_h."""
+        """Return a `reset` for `run`."""
         self.check()
         with self.device:
-            return self.product(reset_h, self.weights.weight_hh), reset_c, reset_h
+            return Reset(self, reset_h, reset_c)
 
     @property
     def sequence(self) -> CudaSequence:
@@ -89,45 +103,66 @@ class CudaCell(CellEngine):
     def step_from_x_gates(
         self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
     ) -> None:
-        """Write the next h and c from x's part of the gates (B, 4N), with B at least 1.
+        """Write the next h and c from x's part of the gates (B, 4N), with B at least 1, by the kernel "matmul"."""
+        self._queue(True, gates, h, c, h_out, c_out, is_first, reset)
 
-        h's part is a separate product, even without resets, as that costs no more. So resetting some rows changes no
-        bit of the others.
+    def _queue(
+        self, has_gates: bool, x: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any, reset: Reset | None
+    ) -> None:
+        """Queue a step on the current stream of this device. `has_gates` says that x is its part of the gates.
+
+        The addresses of arrays are new each time. All else is looked up by what it depends on.
         """
-        weights, (reset_gates, reset_c, reset_h) = self.weights, reset or (None, None, None)
-        old_h = self._old_h(h, is_first, reset_h) if weights.functions.zoneout_h else None
-        m = h_out if weights.weight_hr is None else cupy.empty(c.shape, h_out.dtype)
-        launch_pointwise(
-            gates,
-            c,
-            m,
-            c_out,
-            gates_h=self.product(h, weights.weight_hh),
-            bias=weights.bias,
-            peephole=weights.peephole,
-            cell_clip=weights.cell_clip,
-            functions=weights.functions_of_m,
-            is_first=is_first,
-            reset_c=reset_c,
-            reset_gates=reset_gates,
-        )
-        if weights.weight_hr is not None:
-            write_product(h_out, m, weights.weight_hr, self.precision)
-        if old_h is not None:
-            launch_finish(h_out, Destinations(h_out, old_h=old_h), weights.proj_clip, weights.functions.zoneout_h)
-        elif weights.proj_clip is not None:
-            launch_clip(h_out, weights.proj_clip)
+        addresses: tuple[int, ...] = (x.data.ptr, h.data.ptr, c.data.ptr, h_out.data.ptr, c_out.data.ptr)
+        low_bits = addresses[0] | addresses[1] | addresses[2] | addresses[3] | addresses[4]
+        more: tuple[Any, ...] = ()
+        layouts: tuple[Any, ...] = ()
+        if is_first is not None:
+            multiplies = has_gates or self.kernel_for(len(x)) == "matmul"
+            of_reset = () if reset is None else reset.arrays(with_gates=multiplies)
+            for array in of_reset:
+                low_bits |= array.data.ptr
+            more = (cupy.ascontiguousarray(is_first), *of_reset)
+            layouts = tuple((len(array), array.strides) for array in more)
+            addresses += tuple(array.data.ptr for array in more)
+        key = has_gates, x.shape, x.strides, h.strides, c.strides, low_bits % _VECTOR, layouts
+        step = self._steps.get(key)
+        if step is None:
+            operands = Operands(x, h, c, h_out, c_out, *more)
+            rows = [with_contiguous_rows(array) for array in operands[:3]]
+            if any(row is not given for row, given in zip(rows, operands, strict=False)):
+                self._queue(has_gates, rows[0], rows[1], rows[2], h_out, c_out, is_first, reset)
+                return
+            step = self._new_step(key, operands, has_gates=has_gates)
+        step.queue(cupy.cuda.get_current_stream().ptr, addresses)
 
-    def _old_h(self, h: Any, is_first: Any, reset_h: Any) -> Any:
-        """Return the old h for zoneout, with the reset rows replaced."""
-        if is_first is None:
-            return with_contiguous_rows(h)
-        old_h = cupy.ascontiguousarray(h).copy()
-        launch_select(old_h, is_first, reset_h)
-        return old_h
+    def _new_step(self, key: tuple[Any, ...], operands: Operands, *, has_gates: bool) -> RepeatedStep:
+        """Return the step of these operands, and keep it under a key."""
+        kernel = "matmul" if has_gates else self.kernel_for(len(operands.c))
+        step = RepeatedStep(self.weights, kernel, self.precision, operands, has_gates=has_gates)
+        if len(self._steps) >= _MOST_STEPS:
+            self._steps.clear()
+        self._steps[key] = step
+        return step
 
     def product(self, a: Any, weight: Any) -> Any:
         """Return a @ weight.T in the dtype of the arithmetic."""
         out = cupy.empty((a.shape[0], weight.shape[0]), self.weights.gates_dtype)
         write_product(out, a, weight, self.precision)
         return out
+
+
+class Reset:
+    """The state that rows are reset to, of B rows or one, and its h's part of the gates once a product needs it."""
+
+    def __init__(self, cell: CudaCell, h: Any, c: Any) -> None:
+        self._cell, self._h, self._c = cell, with_contiguous_rows(h), with_contiguous_rows(c)
+        self._gates: Any = None
+
+    def arrays(self, *, with_gates: bool) -> tuple[Any, ...]:
+        """Return h and c, and the gates if they are wanted."""
+        if not with_gates:
+            return self._h, self._c
+        if self._gates is None:
+            self._gates = self._cell.product(self._h, self._cell.weights.weight_hh)
+        return self._h, self._c, self._gates

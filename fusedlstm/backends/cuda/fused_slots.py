@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -12,18 +13,18 @@ import numpy as np
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.arguments import Audit, SlotRows
 from fusedlstm.backends.cuda.device_weights import padded
-from fusedlstm.backends.cuda.kernels import Destinations, launch_check, launch_state_rows
+from fusedlstm.backends.cuda.kernels import Destinations, check_grid, check_launch, launch_state_rows
+from fusedlstm.backends.cuda.runtime.packed import PackedLaunch, members_named
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
 from fusedlstm.backends.cuda.runtime.strides import row_stride
 from fusedlstm.backends.cuda.step_kernels import (
-    Repeated,
     can_pair,
     can_stage,
     launches,
     project_grid,
     step_grid,
 )
-from fusedlstm.backends.cuda.tiles import tile_of
+from fusedlstm.backends.cuda.tiles import ALL, tile_of
 from fusedlstm.slots import PROBLEMS
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.device_weights import DeviceWeights
     from fusedlstm.backends.cuda.runtime.streams import Turns
 
-# Members that stay null in a launch that computes only m.
-_COPIES = {"copy.to.at", "copy.to.stride", "copy.input.at", "copy.input.stride"}
+# The values of a repetition, in order, as members of step.cu's and project.cu's arguments.
+_PLACES = {"x.at": 0, "x.stride": 1, "B": 2, "pool.slots": 3, "pool.tick": 4, "is_first": 5}
+_COPY = {"copy.to.at": 6, "copy.to.stride": 7}  # if the launch writes h
+_INPUT = {"copy.input.at": 0, "copy.input.stride": 1}  # if it also adds x
+_SLOTS, _CHECKED, _TICK, _ROWS = range(4)  # those of check.cu
 # The fewest rows to make room for.
 _FEWEST = 16
 
@@ -69,6 +73,9 @@ class FusedSlots:
         ]
         self._sizes = tuple((weights.I, weights.N, weights.P) for weights in layers)
         self._tick = 0
+        self._checks: PackedLaunch
+        self._audited: Any = None  # the flags that `_checks` reads
+        self._kernels = functools.lru_cache(maxsize=1024)(self.kernels)
         self._turns, self._uploads = turns, Uploads()
         self.held: list[Any] = [self._words, self._uploads]  # and the room, once there is one
         self._room: _Room | None = None
@@ -104,25 +111,41 @@ class FusedSlots:
     ) -> None:
         """Queue a step that writes the top layer's output to `out`."""
         del engines  # `_layers` refers to their memory
-        device_slots = self._room_for(len(slots)).slots[: len(slots)]
+        room, stream = self._room_for(len(slots)), cupy.cuda.get_current_stream()
+        step = self._ready(x, room, is_first, out, stream.ptr)
         if isinstance(slots, np.ndarray):
-            self._uploads.queue(device_slots, slots, cupy.cuda.get_current_stream())
+            self._uploads.queue(room.slots, slots, stream)
         else:
-            launch_check(cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), device_slots, next_audit())
-        self._queue(x, device_slots, is_first, out)
+            slots = cupy.ascontiguousarray(slots.astype(np.int64, copy=False))
+            self._check(slots, room, next_audit(), stream.ptr)
+        self._launch(step)
 
-    def _queue(self, x: Any, device_slots: Any, is_first: Any, out: Any) -> None:
-        """Queue the launches of a step. Everything that can fail comes first, as launches change states."""
-        B, room = len(x), self._room_for(len(x))
-        tick = self._tick + 1
-        values = {"pool.slots": device_slots, "pool.tick": tick, "is_first": is_first}
+    def _check(self, slots: Any, room: _Room, audit: Audit, stream: int) -> None:
+        """Queue the check of slots (B,) of int64 on the device. It copies them to the room."""
+        B = len(slots)
+        if self._audited is not audit.live:  # the first check
+            places = {"slots": _SLOTS, "steppable": _CHECKED, "tick": _TICK, "B": _ROWS}
+            first = check_launch(slots, room.slots, audit)
+            self._checks, self._audited = PackedLaunch(first, members_named(first, places)), audit.live
+        self._checks.bound(stream, (slots, room.slots, audit.tick, B), check_grid(B))()
+
+    def _ready(self, x: Any, room: _Room, is_first: Any, out: Any, stream: int) -> list[Callable[[], Any]]:
+        """Return functions that queue the launches of a step. This does everything that can fail."""
+        B, tick = len(x), self._tick + 1
         step: list[Callable[[], Any]] = []
-        for layer, kernel in zip(self._layers, self.kernels(B), strict=True):
-            to = out if layer is self._layers[-1] else room.between[layer.number % 2]
-            step += layer.ready(kernel, x, to, room, values)
-            x = to[:B, : layer.weights.P]
-        self._tick = tick
-        # No Python code runs between launches, so a signal can't interrupt them: all are queued, or none.
+        for layer, kernel in zip(self._layers, self._kernels(B), strict=True):
+            is_top = layer is self._layers[-1]
+            to = out if is_top else room.between[layer.number % 2]
+            step += layer.ready(kernel, x, to, room, (room.slots, tick, is_first), stream)
+            x = None if is_top else to[:B, : layer.weights.P]
+        return step
+
+    def _launch(self, step: list[Callable[[], Any]]) -> None:
+        """Queue the launches of a step.
+
+        No Python code runs between launches, so a signal can't interrupt them: all are queued, or none.
+        """
+        self._tick += 1
         deque(map(operator.call, step), maxlen=0)
 
     def _room_for(self, B: int) -> _Room:
@@ -150,12 +173,12 @@ class FusedSlots:
         none = cupy.zeros((len(PROBLEMS), 2), np.uint64)
         audit = Audit(cupy.zeros((1,), np.bool_), cupy.zeros((1,), np.uint64), 0, none)
         room.slots.fill(-1)
-        launch_check(room.slots[:1], room.slots[:1], audit)
+        check_launch(room.slots[:1], room.slots[:1], audit).queue()
         for B in sizes:
             # One x has rows at multiples of 16 bytes. The other loads the instances for unaligned rows.
             wide, out = cupy.zeros((B, column + 1), first.dtype), cupy.empty((B, top.P), top.dtype)
             for x in (cupy.zeros((B, column), first.dtype)[:, : first.I], wide[:, 1 : 1 + first.I]):
-                self._queue(x, room.slots[:B], None, out)
+                self._launch(self._ready(x, room, None, out, cupy.cuda.get_current_stream().ptr))
 
 
 class _KeptLaunches:
@@ -166,35 +189,48 @@ class _KeptLaunches:
     ) -> None:
         self.number, self.weights = number, weights
         self._h, self._c, self._words, self._residual, self._is_top = h, c, words, residual, is_top
-        self._launches: dict[tuple[Any, ...], list[Repeated]] = {}
+        self._launches: dict[tuple[Any, ...], list[PackedLaunch]] = {}
+        self._about = functools.lru_cache(maxsize=1024)(self._instance)
 
-    def ready(self, kernel: str, x: Any, to: Any, room: _Room, values: dict[str, Any]) -> list[Callable[[], Any]]:
-        """Return functions that queue a step of x (B, I). `to` has at least B rows and P columns."""
-        weights, B = self.weights, len(x)
+    def ready(
+        self, kernel: str, x: Any, to: Any, room: _Room, rest: tuple[Any, Any, Any], stream: int
+    ) -> list[Callable[[], Any]]:
+        """Return functions that queue a step of x (B, I) on a stream. `to` has at least B rows and P columns.
+
+        `rest` has the slots, the tick and is_first.
+        """
+        B = len(x)
+        instance, grids = self._about(kernel, B)
+        key = instance, room, can_stage(x), can_pair(to) and (not self._residual or can_pair(x))
+        launches_of_key = self._launches.get(key)
+        if launches_of_key is None:
+            if self._launches and next(iter(self._launches))[1] is not room:
+                self._launches.clear()  # their buffers are gone
+            launches_of_key = self._launches[key] = self._made(kernel, x, to, room, rest)
+        values = (x, row_stride(x), B, *rest, to, row_stride(to))
+        pairs = zip(launches_of_key, grids, strict=False)
+        return [each.bound(stream, values, grid) for each, grid in pairs]
+
+    def _instance(self, kernel: str, B: int) -> tuple[int, tuple[tuple[int, int], tuple[int, int]]]:
+        """Return what the kernels' instances depend on, as a number, and the grids of the step and its projection."""
+        weights = self.weights
         tile = tile_of(kernel, B, weights.dtype)
         projects = weights.weight_hr is not None and tile.projects(B, weights.N, weights.dtype)
-        key = tile, projects, room, can_stage(x), can_pair(to) and (not self._residual or can_pair(x))
-        x_stride, to_stride = row_stride(x), row_stride(to)
-        values = values | {"x.at": x, "x.stride": x_stride, "copy.to.at": to, "copy.to.stride": to_stride, "B": B}
-        if self._residual:
-            values |= {"copy.input.at": x, "copy.input.stride": x_stride}
-        repeated = self._launches.get(key)
-        if repeated is None:
-            if self._launches and next(iter(self._launches))[2] is not room:
-                self._launches.clear()  # their buffers are gone
-            repeated = self._launches[key] = self._made(kernel, x, to, room, values)
         grids = step_grid(tile, B, weights.N, projects=projects), project_grid(tile, B, weights.P)
-        pairs = zip(repeated, grids, strict=False)
-        return [each.bound(grid, values) for each, grid in pairs]
+        return 2 * ALL.index(tile) + projects, grids
 
-    def _made(self, kernel: str, x: Any, to: Any, room: _Room, values: dict[str, Any]) -> list[Repeated]:
-        weights = self.weights
+    def _made(self, kernel: str, x: Any, to: Any, room: _Room, rest: tuple[Any, Any, Any]) -> list[PackedLaunch]:
+        weights, (slots, tick, _) = self.weights, rest
         of_h = Destinations(self._h, copy=to, input=x if self._residual else None)
-        slots = SlotRows(values["pool.slots"], self._words, values["pool.tick"], flips=self._is_top)
+        of_slots = SlotRows(slots, self._words, tick, flips=self._is_top)
         m = room.m[:, : weights.N]
-        made = launches(weights, kernel, x, self._h, self._c, self._c, of_h, m, slots=slots)
-        of_all = values.keys() - _COPIES
-        return [Repeated(launch, of_all if launch.arguments.copy.to.at is None else values.keys()) for launch in made]
+        made = []
+        for launch in launches(weights, kernel, x, self._h, self._c, self._c, of_h, m, slots=of_slots):
+            places = _PLACES
+            if launch.arguments.copy.to.at is not None:  # not the one that computes only m
+                places = places | _COPY | (_INPUT if self._residual else {})
+            made.append(PackedLaunch(launch, members_named(launch, places)))
+        return made
 
 
 class _Room:

@@ -1,4 +1,4 @@
-"""Launch kernels: choose the instance and the grid for the given arrays."""
+"""The launches of kernels, except the tiles': the instance, the grid and the arguments for the given arrays."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fusedlstm.backends.cuda.arguments import (
     StateRowsArguments,
 )
 from fusedlstm.backends.cuda.function_types import functions_type, zoneout_argument
-from fusedlstm.backends.cuda.runtime.compile import Kernel
+from fusedlstm.backends.cuda.runtime.kernel import Kernel, Launch
 from fusedlstm.backends.cuda.runtime.strides import is_aligned, with_contiguous_rows
 from fusedlstm.backends.cuda.runtime.structs import C_NAMES, Struct
 
@@ -76,11 +76,46 @@ def launch_pointwise(
     reset_c: Any,
     reset_gates: Any = None,
 ) -> None:
-    """Launch kernels/pointwise.cu. The arguments are described there; None is a null pointer."""
+    """Launch kernels/pointwise.cu on arrays of any strides. The arguments are `pointwise_launch`'s."""
     gates, gates_h, c, reset_gates, reset_c = (
         None if a is None else with_contiguous_rows(a) for a in (gates, gates_h, c, reset_gates, reset_c)
     )
     bias, peephole, is_first = (None if a is None else cupy.ascontiguousarray(a) for a in (bias, peephole, is_first))
+    pointwise_launch(
+        gates,
+        c,
+        h_out,
+        c_out,
+        gates_h=gates_h,
+        bias=bias,
+        peephole=peephole,
+        cell_clip=cell_clip,
+        functions=functions,
+        is_first=is_first,
+        reset_c=reset_c,
+        reset_gates=reset_gates,
+    ).queue()
+
+
+def pointwise_launch(
+    gates: Any,
+    c: Any,
+    h_out: Any,
+    c_out: Any,
+    *,
+    gates_h: Any,
+    bias: Any,
+    peephole: Any,
+    cell_clip: float | None,
+    functions: Functions,
+    is_first: Any,
+    reset_c: Any,
+    reset_gates: Any,
+) -> Launch:
+    """Return the launch of kernels/pointwise.cu, where the arguments are described. None is a null pointer.
+
+    Matrices have contiguous rows. All other arrays are contiguous.
+    """
     B, N = c.shape
     arrays = (gates, gates_h, bias, peephole, c, reset_gates, reset_c, h_out, c_out)
     width = _VECTOR if N % _VECTOR == 0 and all(a is None or is_aligned(a, _VECTOR) for a in arrays) else 1
@@ -93,7 +128,6 @@ def launch_pointwise(
         cell_clip is not None,
         is_first is not None,
     )
-    grid, block = _rows_and_columns(B, -(-N // width))
     arguments = PointwiseArguments(
         gates=Matrix.of(gates),
         gates_h=Matrix.of(gates_h),
@@ -106,7 +140,7 @@ def launch_pointwise(
         c_out=c_out,
         B=B,
     )
-    kernel(grid, block, arguments)
+    return Launch(kernel, *_rows_and_columns(B, -(-N // width)), arguments)
 
 
 def _rows_and_columns(B: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -122,10 +156,10 @@ def clip_kernel(dtype: np.dtype[Any]) -> Kernel:
     return Kernel("clip.cu", f"lstm_clip<{C_NAMES[dtype.name]}>", Struct(ClipArguments, T=dtype))
 
 
-def launch_clip(h: Any, limit: float) -> None:
-    """Launch kernels/clip.cu on a C-contiguous array, in place."""
+def clip_launch(h: Any, limit: float) -> Launch:
+    """Return the launch of kernels/clip.cu on a C-contiguous array, in place."""
     blocks = -(-h.size // _THREADS)
-    clip_kernel(h.dtype)((blocks,), (_THREADS,), ClipArguments(h, count=h.size, limit=limit))
+    return Launch(clip_kernel(h.dtype), (blocks,), (_THREADS,), ClipArguments(h, count=h.size, limit=limit))
 
 
 @functools.cache
@@ -136,11 +170,15 @@ def select_kernel(dtype: np.dtype[Any]) -> Kernel:
 
 def launch_select(a: Any, rows: Any, value: Any) -> None:
     """Launch kernels/select.cu on `a` (B, K), contiguous. `rows` is (B,), `value` (B, K), (1, K) or None for zeros."""
+    value = None if value is None else with_contiguous_rows(value)
+    select_launch(a, cupy.ascontiguousarray(rows), value).queue()
+
+
+def select_launch(a: Any, rows: Any, value: Any) -> Launch:
+    """Return the launch of kernels/select.cu. Arguments are `launch_select`'s, with contiguous rows."""
     B, K = a.shape
-    if value is not None:
-        value = with_contiguous_rows(value)
-    arguments = SelectArguments(out=a, mask=cupy.ascontiguousarray(rows), value=Matrix.of(value), B=B, K=K)
-    select_kernel(a.dtype)(*_rows_and_columns(B, K), arguments)
+    arguments = SelectArguments(out=a, mask=rows, value=Matrix.of(value), B=B, K=K)
+    return Launch(select_kernel(a.dtype), *_rows_and_columns(B, K), arguments)
 
 
 @functools.cache
@@ -224,8 +262,8 @@ def finish_kernel(dtype: np.dtype[Any], zoneout: float = 0.0) -> Kernel:
     return Kernel("finish.cu", name, Struct(FinishArguments, T=dtype))
 
 
-def launch_finish(projected: Any, to: Destinations, limit: float | None, zoneout: float = 0.0) -> None:
-    """Launch kernels/finish.cu: write the projected h (B, P) to its destinations, clipped to +-limit.
+def finish_launch(projected: Any, to: Destinations, limit: float | None, zoneout: float = 0.0) -> Launch:
+    """Return the launch of kernels/finish.cu: write the projected h (B, P) to its destinations, clipped to +-limit.
 
     If limit is None, nothing is clipped. `zoneout` is the part of `to.old_h` to keep.
     """
@@ -240,7 +278,7 @@ def launch_finish(projected: Any, to: Destinations, limit: float | None, zoneout
         P=P,
         old_h=Matrix.of(to.old_h),
     )
-    finish_kernel(projected.dtype, zoneout)(*_rows_and_columns(B, P), arguments)
+    return Launch(finish_kernel(projected.dtype, zoneout), *_rows_and_columns(B, P), arguments)
 
 
 @functools.cache
@@ -295,11 +333,19 @@ def check_kernel() -> Kernel:
     return Kernel("check.cu", "lstm_check", Struct(CheckArguments))
 
 
-def launch_check(slots: Any, checked: Any, audit: Audit) -> None:
-    """Launch kernels/check.cu: copy slots (B,) of int64 to `checked`, with -1 for those that can't be stepped."""
+def check_launch(slots: Any, checked: Any, audit: Audit) -> Launch:
+    """Return the launch of kernels/check.cu.
+
+    It copies slots (B,) of int64 to `checked`, with -1 for those that can't be stepped.
+    """
     B = len(slots)
     arguments = CheckArguments(slots, steppable=checked, audit=audit, capacity=len(audit.live), B=B)
-    check_kernel()((-(-B // _THREADS),), (_THREADS,), arguments)
+    return Launch(check_kernel(), check_grid(B), (_THREADS,), arguments)
+
+
+def check_grid(B: int) -> tuple[int]:
+    """Return the grid of kernels/check.cu for B rows."""
+    return (-(-B // _THREADS),)
 
 
 @functools.cache
@@ -314,10 +360,10 @@ def launch_state_rows(slots: Any, words: Any, rows: Any) -> None:
     state_rows_kernel()((-(-B // _THREADS),), (_THREADS,), StateRowsArguments(slots, words, rows, B))
 
 
-def launch_gather(
+def gather_launch(
     operand: Any, X: int, x: Any, pool: PoolMatrices, slots: Any, is_first: Any, audit: Audit | None
-) -> None:
-    """Launch kernels/gather.cu.
+) -> Launch:
+    """Return the launch of kernels/gather.cu.
 
     Args:
         operand: (M, X + H): x and the state of rows, aligned.
@@ -347,7 +393,7 @@ def launch_gather(
         B=B,
         M=M,
     )
-    gather_kernel(operand.dtype)(*_whole_rows(M, max(I, H * operand.itemsize // 16, 1)), arguments)
+    return Launch(gather_kernel(operand.dtype), *_whole_rows(M, max(I, H * operand.itemsize // 16, 1)), arguments)
 
 
 @functools.cache

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import cupy
 import numpy as np
 
-from fusedlstm.backends.cuda.kernels import launch_gather
+from fusedlstm.backends.cuda.kernels import gather_launch
 from fusedlstm.backends.cuda.matmul_step import Columns, MatmulStep, PoolMatrices
 from fusedlstm.backends.cuda.runtime.graphs import captured
+from fusedlstm.backends.cuda.runtime.packed import PackedLaunch, members_named
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
-from fusedlstm.backends.cuda.runtime.strides import copy_rows
+from fusedlstm.backends.cuda.runtime.strides import row_stride
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # Rows of the smallest bucket: fewer rows take just as long.
 _FEWEST = 16
+# The values of a repeated gather, in order, as members of gather.cu's arguments.
+_PLACES = {"x.at": 0, "x.stride": 1, "B": 2, "slots": 3, "is_first": 4, "audit.tick": 5}
 # The most bytes of all buckets. Those that `prepare` made, and the newest, are kept even beyond that.
 _MOST_BYTES = 1 << 28
 
@@ -80,15 +83,15 @@ class MatmulSlots:
     ) -> None:
         """Queue a step that writes the top layer's output to `out`."""
         B, stream = len(slots), cupy.cuda.get_current_stream()
-        bucket = self._bucket(engines, B)
+        bucket, audit = self._bucket(engines, B), None
         if isinstance(slots, np.ndarray):
-            device_slots, audit = bucket.slots[:B], None
-            self._uploads.queue(device_slots, slots, stream)
+            self._uploads.queue(bucket.slots, slots, stream)
+            slots = bucket.slots
         else:
-            device_slots, audit = cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), next_audit()
-        launch_gather(bucket.step.operand, self._columns.X, x, bucket.pool, device_slots, is_first, audit)
+            slots, audit = cupy.ascontiguousarray(slots.astype(np.int64, copy=False)), next_audit()
+        bucket.gather(x, slots, is_first, audit, stream.ptr)
         bucket.graph.launch(stream)
-        copy_rows(out, bucket.step.output[:B])
+        bucket.copy_output(out, stream.ptr)
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
         """Make the buckets for up to `largest` rows, and keep them."""
@@ -145,7 +148,24 @@ class _Bucket:
         # In the run before the capture, all rows are padding. This launch also loads the gather kernel.
         self.slots.fill(-1)
         x = step.operand[:, step.columns.inputs[0]]
-        launch_gather(step.operand, step.columns.X, x, self.pool, self.slots, None, None)
+        gather_launch(step.operand, step.columns.X, x, self.pool, self.slots, None, None).queue()
+        self._gathers: dict[int, PackedLaunch] = {}  # by the address of the flags that they check slots against, or 0
         with contextlib.closing(step):
             self.graph = captured(step.queue)
         self.nbytes = step.nbytes + self.pool.slot_of_row.nbytes + self.slots.nbytes
+
+    def gather(self, x: Any, slots: Any, is_first: Any, audit: Audit | None, stream: int) -> None:
+        """Queue the gather of x and of the slots' states on a stream, given by its handle."""
+        of = 0 if audit is None else audit.live.data.ptr
+        packed = self._gathers.get(of)
+        if packed is None:
+            step = self.step
+            first = gather_launch(step.operand, step.columns.X, x, self.pool, slots, is_first, audit)
+            packed = self._gathers[of] = PackedLaunch(first, members_named(first, _PLACES))
+        packed.queue(stream, (x, row_stride(x), len(x), slots, is_first, 0 if audit is None else audit.tick))
+
+    def copy_output(self, to: Any, stream: int) -> None:
+        """Queue the copy of the output of the first rows to a contiguous array."""
+        (B, P), output, kind = to.shape, self.step.output, cupy.cuda.runtime.memcpyDeviceToDevice
+        row, width = row_stride(output) * output.itemsize, P * to.itemsize
+        cupy.cuda.runtime.memcpy2DAsync(to.data.ptr, width, output.data.ptr, row, width, B, kind, stream)

@@ -12,7 +12,7 @@ import cupy
 import numpy as np
 
 from fusedlstm.backends.cuda.device_weights import padded
-from fusedlstm.backends.cuda.kernels import Destinations, launch_finish, launch_planned
+from fusedlstm.backends.cuda.kernels import Destinations, finish_launch, launch_planned
 from fusedlstm.backends.cuda.runtime.cublaslt import Matmul
 
 if TYPE_CHECKING:
@@ -191,7 +191,8 @@ class _LayerQueue:
         if self._of_m is not None:
             self._of_m.queue(workspace)
         if self._finishes:
-            launch_finish(self._projected, self._to, self._weights.proj_clip, self._weights.functions.zoneout_h)
+            zoneout = self._weights.functions.zoneout_h
+            finish_launch(self._projected, self._to, self._weights.proj_clip, zoneout).queue()
 
     def close(self) -> None:
         """Close the matmuls."""

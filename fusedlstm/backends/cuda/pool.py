@@ -66,10 +66,12 @@ class CudaPool(PoolEngine):
     def step(self, engines: Sequence[CudaCell], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
         for engine in engines:  # the launches refer to their memory
             engine.check()
-        with self._turns.turn():
-            if len(slots):
-                first = None if is_first is None else cupy.ascontiguousarray(is_first)
-                self._step.queue(engines, with_contiguous_rows(x), slots, first, out, self._next_audit)
+        self._turns.call(self._queue, engines, x, slots, is_first, out)
+
+    def _queue(self, engines: Sequence[CudaCell], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
+        if len(slots):
+            first = None if is_first is None else cupy.ascontiguousarray(is_first)
+            self._step.queue(engines, with_contiguous_rows(x), slots, first, out, self._next_audit)
 
     def prepare(self, engines: Sequence[CudaCell], largest: int) -> None:
         """Allocate the buffers for up to `largest` rows, and load the kernels of these steps."""

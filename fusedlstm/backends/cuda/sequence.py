@@ -1,4 +1,4 @@
-"""Step a cell through a sequence: one product for the x of many steps, unless a kernel multiplies [x | h]."""
+"""Step a cell through a sequence: one product for the x of many steps, unless a kernel multiplies x and h."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ class CudaSequence(SequenceEngine):
         self._cell = cell
 
     def steps_at_once(self, B: int) -> int:
-        """Return how many steps to pass to `input_gates` at once, so that their gates have at most _CHUNK elements."""
+        """Return how many steps to pass to `input_gates` at once, so that their gates have at most _CHUNK elements.
+
+        A kernel that does a whole step multiplies x itself, so there are no gates, and it is 1.
+        """
+        if self._cell.kernel_for(B) != "matmul":
+            return 1
         return max(1, _CHUNK // max(1, 4 * self._cell.weights.N * B))
 
     def input_gates(self, xs: Any) -> Any:
@@ -47,12 +52,3 @@ class CudaSequence(SequenceEngine):
             for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
                 self.run_gates(gates, h, c, y, c_out)
                 h, c = y, c_out
-
-
-class FusedSequence(CudaSequence):
-    """Steps cells with one kernel. Every step multiplies [x | h], so a sequence sums in the same order as a call."""
-
-    def steps_at_once(self, B: int) -> int:
-        """Return 1, as no product multiplies x alone."""
-        del B
-        return 1

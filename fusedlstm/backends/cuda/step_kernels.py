@@ -12,14 +12,14 @@ import numpy as np
 from fusedlstm.backends.cuda.arguments import Cell, Matrix, ProjectArguments, Rows, SlotRows, StepArguments
 from fusedlstm.backends.cuda.function_types import functions_type, zoneout_argument
 from fusedlstm.backends.cuda.kernels import Destinations
-from fusedlstm.backends.cuda.runtime.compile import Kernel, number
+from fusedlstm.backends.cuda.runtime.kernel import Kernel, Launch
 from fusedlstm.backends.cuda.runtime.strides import is_aligned
 from fusedlstm.backends.cuda.runtime.structs import Struct
 from fusedlstm.backends.cuda.tiles import tile_of
 from fusedlstm.backends.kernel_choice import TENSOR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Iterable
 
     from fusedlstm.backends.cuda.device_weights import DeviceWeights, Interleaved
     from fusedlstm.backends.cuda.tiles import Tile
@@ -48,9 +48,14 @@ class Resets:
 _NO_RESETS = Resets(None)
 
 
+def rounds(kernel: str, dtype: np.dtype[Any]) -> bool:
+    """Return whether a kernel of `kernel_choice.py` reads weights that are rounded to TF32."""
+    return kernel in TENSOR and dtype == np.float32
+
+
 def interleaved_for(weights: DeviceWeights, kernel: str) -> Interleaved:
     """Return a cell's weights as a kernel of `kernel_choice.py` reads them."""
-    return weights.interleaved(kernel in TENSOR and weights.dtype == np.float32)
+    return weights.interleaved(rounds(kernel, weights.dtype))
 
 
 @functools.cache
@@ -68,53 +73,6 @@ def step_kernel(
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, bytes_of_m > 0, aligned))
     name = f"lstm_step<{tile.c_name(dtype)}, {functions_type(functions)}, {flags}, {width}>"
     return Kernel("step.cu", name, Struct(StepArguments, T=dtype), tile.shared_bytes + bytes_of_m)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A launch of a kernel. Its arguments are a record of `arguments.py`."""
-
-    kernel: Kernel
-    grid: tuple[int, int]
-    block: tuple[int, ...]
-    arguments: Any
-
-    def queue(self) -> None:
-        """Queue it on the current stream."""
-        self.kernel(self.grid, self.block, self.arguments)
-
-
-class Repeated:
-    """A launch that is repeated with a few values changed. Everything else is checked and loaded once.
-
-    Args:
-        launch: the first launch.
-        changing: the members that change each time, by the ends of their names, such as "pool.tick". Names that this
-            launch doesn't have are ignored.
-    """
-
-    def __init__(self, launch: Launch, changing: Collection[str]) -> None:
-        launch.kernel.load()
-        self._kernel, self._block = launch.kernel, launch.block
-        struct = launch.kernel.struct
-        self._values = struct.values(launch.arguments)
-        self._numbers = launch.kernel.numbers(self._values)
-        self._changing = [
-            (k, member, end)
-            for k, member in enumerate(struct.members)
-            for end in changing
-            if f".{member.name}".endswith(f".{end}")
-        ]
-        for k, _, _ in self._changing:
-            self._values[k] = None  # so as not to keep the first one's arrays alive
-
-    def bound(self, grid: tuple[int, int], changed: dict[str, Any]) -> Callable[[], Any]:
-        """Return a function that queues the kernel on the current stream, with these values changed."""
-        values, numbers = self._values.copy(), self._numbers.copy()
-        for k, member, end in self._changing:
-            values[k] = changed[end]
-            numbers[k] = number(member, changed[end])
-        return self._kernel.bound(grid, self._block, self._kernel.struct.filled(values, numbers))
 
 
 def launches(

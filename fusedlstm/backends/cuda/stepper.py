@@ -119,8 +119,7 @@ class CudaStepper:
         if self._host:
             to[...] = rows
         else:
-            with self._turns.turn():
-                copy_rows(to, rows)
+            self._turns.call(copy_rows, to, rows)
 
     def copy_output(self, to: Any) -> None:
         """Copy the output to a contiguous array."""

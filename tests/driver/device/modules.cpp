@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <iterator>
 #include <map>
 #include <set>
@@ -14,6 +15,7 @@
 #include "api.h"
 #include "captures.h"
 #include "launch.h"
+#include "tasks.h"
 
 namespace driver {
 
@@ -135,6 +137,9 @@ CUresult cuGetErrorName(CUresult error, const char** name) {
     case CUDA_ERROR_INVALID_IMAGE:
       *name = "CUDA_ERROR_INVALID_IMAGE";
       break;
+    case CUDA_ERROR_FILE_NOT_FOUND:
+      *name = "CUDA_ERROR_FILE_NOT_FOUND";
+      break;
     case CUDA_ERROR_INVALID_HANDLE:
       *name = "CUDA_ERROR_INVALID_HANDLE";
       break;
@@ -143,6 +148,9 @@ CUresult cuGetErrorName(CUresult error, const char** name) {
       break;
     case CUDA_ERROR_LAUNCH_FAILED:
       *name = "CUDA_ERROR_LAUNCH_FAILED";
+      break;
+    case CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE:
+      *name = "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE";
       break;
     case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
       *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED";
@@ -179,6 +187,13 @@ CUresult cuModuleLoadData(CUmodule* out, const void* image) {
   return CUDA_SUCCESS;
 }
 
+CUresult cuModuleLoad(CUmodule* out, const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return CUDA_ERROR_FILE_NOT_FOUND;
+  const std::string image{std::istreambuf_iterator<char>(file), {}};
+  return cuModuleLoadData(out, image.c_str());
+}
+
 CUresult cuModuleUnload(CUmodule handle) {
   const Locked locked(lock);
   if (check_unsafe_call()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
@@ -195,7 +210,8 @@ CUresult cuModuleUnload(CUmodule handle) {
 CUresult cuModuleGetFunction(CUfunction* out, CUmodule handle, const char* name) {
   const Module* module = reinterpret_cast<Module*>(handle);
   Function made{{}, instance_of(name), module->device, module};
-  const int found = find_kernel(module->description.data(), module->description.size(), name, &made.kernel);
+  const int found = work_is_dropped() ||
+                    find_kernel(module->description.data(), module->description.size(), name, &made.kernel);
   if (!found) return CUDA_ERROR_NOT_FOUND;
   const Locked locked(lock);
   Function* function = new Function(made);
@@ -209,6 +225,7 @@ CUresult cuFuncSetAttribute(CUfunction handle, CUfunction_attribute name, int va
   Function* function = reinterpret_cast<Function*>(handle);
   if (!functions.count(function)) return CUDA_ERROR_INVALID_HANDLE;
   if (name == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT) return CUDA_SUCCESS;
+  if (name == CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED) return CUDA_SUCCESS;
   if (name != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
   if (value < 0 || value > 227 << 10) return CUDA_ERROR_INVALID_VALUE;
   function->most_shared = value;
@@ -241,4 +258,13 @@ CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
   };
   const cudaError_t error = queue(reinterpret_cast<cudaStream_t>(stream), {"kernel", function->name, work});
   return static_cast<CUresult>(error);  // these errors have the same numbers in both APIs
+}
+
+// Checks that all blocks would run together, with one on each multiprocessor. They don't in the emulator.
+CUresult cuLaunchCooperativeKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
+                                   CUstream stream, void** values) {
+  if (size_t(grid_x) * grid_y * grid_z > MULTIPROCESSORS) return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+  return cuLaunchKernel(handle, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, values,
+                        nullptr);
 }

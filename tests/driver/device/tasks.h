@@ -18,7 +18,10 @@ struct Task {
 };
 typedef std::shared_ptr<Task> TaskPtr;
 
-// Queues work. Depending on DRIVER_ORDER, runs it now, or runs some queued task.
+// Whether all work is dropped, so that only the host takes time.
+bool work_is_dropped();
+
+// Queues work. Depending on DRIVER_ORDER, runs it now, runs some queued task, or drops it and returns null.
 TaskPtr queue_task(int device, Work work, std::vector<TaskPtr> after);
 
 // Runs a task, after the tasks that must run first. Does nothing if it is null or done.

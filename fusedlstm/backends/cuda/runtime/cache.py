@@ -1,9 +1,12 @@
-"""Compiled kernels on disk: in a folder that only the user can write, or nowhere."""
+"""Compiled kernels on disk, in a folder that only the user can write."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -11,14 +14,14 @@ from pathlib import Path
 from fusedlstm import log
 from fusedlstm.atomic_write import replace
 
-_VARIABLE = "FUSEDLSTM_CACHE_DIR"
+VARIABLE = "FUSEDLSTM_CACHE_DIR"
 
 
 def folder() -> Path:
     """Return where compiled kernels are kept: FUSEDLSTM_CACHE_DIR, else a folder of the user's cache."""
     try:
-        if os.environ.get(_VARIABLE):
-            return Path(os.environ[_VARIABLE]).expanduser()
+        if os.environ.get(VARIABLE):
+            return Path(os.environ[VARIABLE]).expanduser()
         if os.name == "nt" and os.environ.get("LOCALAPPDATA"):
             return Path(os.environ["LOCALAPPDATA"]) / "fusedlstm" / "Cache"
         base = os.environ.get("XDG_CACHE_HOME")
@@ -44,15 +47,38 @@ def read(name: str) -> bytes | None:
         return None
 
 
-def write(name: str, content: bytes) -> None:
-    """Cache a file, whole or not at all. If the folder can't be written, kernels are compiled again."""
+def write(name: str, content: bytes) -> Path:
+    """Cache a file, whole or not at all, and return its path.
+
+    If the folder can't be written, the file lies in a temporary folder of this process, and the next process compiles
+    again.
+
+    Raises:
+        OSError: that folder can't be written either.
+    """
     place = _usable_folder()
-    if place is None:
-        return
-    try:
-        replace(place / name, content)
-    except OSError as error:
-        log.info("compiled kernels are not kept: %s", error)
+    if place is not None:
+        try:
+            replace(place / name, content)
+            return place / name
+        except OSError as error:
+            log.info("compiled kernels are not kept: %s", error)
+    path = _folder_of_process(os.getpid()) / name
+    replace(path, content)
+    return path
+
+
+@functools.cache
+def _folder_of_process(process: int) -> Path:
+    """Return a folder that this process removes at its end."""
+    place = Path(tempfile.mkdtemp(prefix="fusedlstm-"))
+    atexit.register(_remove_in, process, place)
+    return place
+
+
+def _remove_in(process: int, place: Path) -> None:
+    if os.getpid() == process:  # not a forked child
+        shutil.rmtree(place, ignore_errors=True)
 
 
 _said: set[str] = set()

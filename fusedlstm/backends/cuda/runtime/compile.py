@@ -1,6 +1,6 @@
-"""Compile kernels with NVRTC when they are first used, cache them on disk, load and launch them.
+"""Compile kernels with NVRTC when they are first used, and keep their code in files.
 
-Nothing else in the package compiles or launches.
+Nothing else in the package compiles. CuPy's own cache isn't used: it overlooks changed headers.
 """
 
 from __future__ import annotations
@@ -9,24 +9,17 @@ import functools
 import hashlib
 import json
 import re
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import cupy
-from cupy.cuda import nvrtc
+from typing import TYPE_CHECKING
 
 from fusedlstm import log
 from fusedlstm.backends.cuda.runtime import cache, sources
+from fusedlstm.backends.cuda.runtime.cupy_internals import nvrtc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from fusedlstm.backends.cuda.runtime.structs import Member, Struct
-
-# Reentrant, as a signal handler may call a cell during its compilation.
-_LOCK = threading.RLock()
 # -ftz, as for CuPy's own kernels, flushes float32 subnormals.
 _FLAGS = ("-std=c++17", "--device-as-default-execution-space", "-ftz=true")
 
@@ -99,97 +92,65 @@ def cuda_headers() -> str:
     return str(found)
 
 
-def _kept_or_compiled(file: str, name: str, arch: str) -> tuple[str, bytes]:
-    """Return a function's mangled name and code, from the disk if an equal compilation was cached."""
-    about = (sources.digest(), file, name, arch, _FLAGS, nvrtc.getVersion())
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest() + ".kernel"
-    kept = _unpack(cache.read(key))
+def keep(file: str, name: str, arch: str) -> tuple[bool, int]:
+    """Compile an instance unless it is cached. Return whether it was, and the bytes of its code.
+
+    Raises:
+        RuntimeError: the compiler's errors.
+        OSError: it can't be written to the cache.
+    """
+    was_there = _whole(_cache_name(file, name, arch), arch) is not None
+    _, path = kept_or_compiled(file, name, arch)
+    if path.parent != cache.folder():
+        raise OSError(f"{cache.folder()}: compiled kernels can't be written there")
+    return was_there, path.stat().st_size
+
+
+def kept_or_compiled(file: str, name: str, arch: str) -> tuple[str, Path]:
+    """Return a function's mangled name and the file of its code, from an earlier compilation if an equal one was kept.
+
+    Args:
+        file: a file of kernels/.
+        name: the instance.
+        arch: NVRTC's option.
+
+    Raises:
+        RuntimeError: the compiler's errors.
+        OSError: the code can be written nowhere.
+    """
+    key = _cache_name(file, name, arch)
+    kept = _whole(key, arch)
     if kept is not None:
         return kept
     start = time.perf_counter()
     mangled, code, _ = compile_kernel(file, name, arch)
     log.info("compiled %s for %s in %.2f s", name, arch, time.perf_counter() - start)
-    cache.write(key, _pack(mangled, code))
-    return mangled, code
+    path = cache.write(key + _suffix(arch), code)
+    record = {"kernel": name, "function": mangled, "sha256": hashlib.sha256(code).hexdigest()}
+    cache.write(f"{key}.json", json.dumps(record).encode())
+    return mangled, path
 
 
-def _pack(mangled: str, code: bytes) -> bytes:
-    body = mangled.encode() + b"\n" + code
-    return hashlib.sha256(body).digest() + body
+def _cache_name(file: str, name: str, arch: str) -> str:
+    """Return the name of an instance's files in the cache. It stands for everything that the code depends on."""
+    about = (sources.digest(), file, name, arch, _FLAGS, nvrtc.getVersion())
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
-def _unpack(content: bytes | None) -> tuple[str, bytes] | None:
-    """Return what `_pack` put together, or None if the content isn't whole."""
-    if content is None or hashlib.sha256(content[32:]).digest() != content[:32]:
+def _suffix(arch: str) -> str:
+    """Return the suffix of a file of code: machine code or PTX."""
+    return ".cubin" if arch.startswith("-arch=sm_") else ".ptx"
+
+
+def _whole(key: str, arch: str) -> tuple[str, Path] | None:
+    """Return the mangled name and the file of kept code, or None if it is missing, or isn't whole."""
+    file = key + _suffix(arch)
+    record, code = cache.read(f"{key}.json"), cache.read(file)
+    if record is None or code is None:
         return None
-    mangled, _, code = content[32:].partition(b"\n")
-    return mangled.decode(), code
-
-
-class Kernel:
-    """One instance of a kernel, and the only way to launch it.
-
-    Args:
-        file: a file of kernels/.
-        name: the instance, with its template arguments.
-        struct: the struct of its arguments.
-        shared: bytes of dynamic shared memory of each launch.
-    """
-
-    def __init__(self, file: str, name: str, struct: Struct, shared: int = 0) -> None:
-        self.file, self.name, self.struct, self.shared = file, name, struct, shared
-        self._functions: dict[int, Any] = {}  # by device
-
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: Any) -> None:
-        """Launch on the current device and stream. A grid with a zero in it launches nothing.
-
-        This checks the arguments and the grid, as CuPy checks neither: it launches an empty grid as one block.
-        """
-        values = self.struct.values(arguments)
-        self.bound(grid, block, self.struct.filled(values, self.numbers(values)))()
-
-    def numbers(self, values: Sequence[Any]) -> list[Any]:
-        """Return the numbers to pack for the values of the struct's members, or raise TypeError."""
-        return list(map(number, self.struct.members, values))
-
-    def bound(self, grid: tuple[int, ...], block: tuple[int, ...], *passed: Any) -> Callable[[], Any]:
-        """Return a function that launches the kernel on this device. With the real CuPy it runs no Python code."""
-        if 0 in grid:
-            return bool
-        return functools.partial(self._function(), grid, block, passed, shared_mem=self.shared)
-
-    def load(self) -> None:
-        """Compile and load the kernel on the current device, so that this can't fail in a launch."""
-        self._function()
-
-    def _function(self) -> Any:
-        device = cupy.cuda.runtime.getDevice()
-        function = self._functions.get(device)
-        if function is None:
-            with _LOCK:  # another thread may have loaded it meanwhile
-                function = self._functions.get(device) or self._load(device)
-                self._functions[device] = function
-        return function
-
-    def _load(self, device: int) -> Any:
-        arch = architecture(cupy.cuda.Device(device).compute_capability)
-        mangled, code = _kept_or_compiled(self.file, self.name, arch)
-        module = cupy.cuda.Module()
-        module.load(code)
-        function = module.get_function(mangled)
-        if self.shared:  # even below the default limit of 48 KiB, which includes the kernel's static shared memory
-            attribute = cupy.cuda.driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            cupy.cuda.driver.funcSetAttribute(function.ptr, attribute, self.shared)
-        return function
-
-
-def number(member: Member, value: Any) -> Any:
-    """Return a number itself, an array's address, or 0 for None. Raise TypeError if the member can't have the value."""
-    if member.dtype is None:
-        return value
-    if value is None:
-        return 0
-    if not isinstance(value, cupy.ndarray) or value.dtype != member.dtype:
-        dtype = f" of {value.dtype}" if isinstance(value, cupy.ndarray) else ""
-        raise TypeError(f"{member.name} must be a CuPy array of {member.dtype}, not {type(value).__name__}{dtype}")
-    return value.data.ptr
+    try:
+        about = json.loads(record)
+        name, is_whole = str(about["function"]), about["sha256"] == hashlib.sha256(code).hexdigest()
+    except (ValueError, TypeError, KeyError):
+        return None
+    return (name, cache.folder() / file) if is_whole else None

@@ -54,6 +54,7 @@ class Uploads:
     def __init__(self) -> None:
         self._next = 0
         self._memory: list[NumpyArray] = [np.empty(0, np.uint8)] * self.AT_ONCE
+        self._addresses = [0] * self.AT_ONCE
         self._events: list[Any] = [None] * self.AT_ONCE
 
     def reserve(self, nbytes: int) -> None:
@@ -67,18 +68,18 @@ class Uploads:
             self._events[k].synchronize()
         if self._memory[k].nbytes < nbytes:
             self._memory[k] = zeros((1 << (nbytes - 1).bit_length(),), np.dtype(np.uint8))
+            self._addresses[k] = self._memory[k].ctypes.data
 
     def queue(self, to: Any, values: NumpyArray, stream: Any) -> None:
-        """Queue a copy of values to an array (B,) of their dtype on the GPU, on this stream."""
+        """Queue a copy of contiguous values (B,) to an array of their dtype on the GPU, on this stream."""
         k, self._next = self._next, (self._next + 1) % self.AT_ONCE
         self._reserve(k, values.nbytes)
-        own = self._memory[k][: values.nbytes].view(values.dtype)
-        own[...] = values
+        self._memory[k][: values.nbytes] = values.view(np.uint8)
         event, kind = self._events[k], cupy.cuda.runtime.memcpyHostToDevice
         if event is None:
             event = self._events[k] = cupy.cuda.Event(disable_timing=True)
         try:
-            cupy.cuda.runtime.memcpyAsync(to.data.ptr, own.ctypes.data, values.nbytes, kind, stream.ptr)
+            cupy.cuda.runtime.memcpyAsync(to.data.ptr, self._addresses[k], values.nbytes, kind, stream.ptr)
             event.record(stream)
         except BaseException:
             stream.synchronize()  # the event may not cover the read of this memory

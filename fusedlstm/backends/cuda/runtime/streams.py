@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import cupy
 
 from fusedlstm.backends.cuda.runtime import fork
+from fusedlstm.backends.cuda.runtime.cupy_internals import ForeignStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _LEGACY = 1  # cudaStreamLegacy: another handle of the default stream, 0
 _PER_THREAD = 2  # cudaStreamPerThread: one handle, but a different stream in each thread
@@ -125,6 +126,19 @@ class Turns:
         if stream.ptr == _PER_THREAD:
             self._event = _event_on(stream, self._index)
 
+    def call(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Queue what `work` queues as one call, with the GPU as the current device. This is `turn` without its cost."""
+        fork.check_process()
+        if cupy.cuda.runtime.getDevice() != self._index:
+            with cupy.cuda.Device(self._index):
+                self.call(work, *arguments)
+            return
+        stream = self.begin()
+        try:
+            work(*arguments)
+        finally:
+            self.end(stream)
+
     @contextlib.contextmanager
     def turn(self) -> Iterator[Any]:
         """Queue a call with the GPU as the current device, on its current stream, which is yielded."""
@@ -174,17 +188,6 @@ def restore_current(stream: Any) -> None:
     """Make a stream current again. CuPy itself restores only streams of `with`, not those of `use()`."""
     if cupy.cuda.get_current_stream() is not stream:
         stream.use()
-
-
-class ForeignStream(cupy.cuda.ExternalStream):  # type: ignore[misc]
-    """Another library's stream, which its owner keeps alive and destroys.
-
-    This bypasses ExternalStream's constructor, which warns that it is deprecated. Its successor takes stream objects,
-    and all we have is a handle.
-    """
-
-    def __init__(self, handle: int, index: int) -> None:
-        super(cupy.cuda.ExternalStream, self).__init__(handle, index)
 
 
 def _same(a: int, b: int) -> bool:
