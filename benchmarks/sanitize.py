@@ -3,6 +3,7 @@
 CuPy's memory pool hides overruns from sanitizers, so each array here is a separate allocation.
 """
 
+import argparse
 import gc
 
 import cupy
@@ -103,16 +104,24 @@ def assert_finite(array):
     assert np.isfinite(array.astype(np.float64)).all()
 
 
+WORKS = {"steps": steps, "sequences": sequences, "steppers": steppers, "pools": pools}
+DTYPES = ("bfloat16", "float32", "float16", "float64")
+
+
 def main():
-    """Run everything, and wait for the GPU."""
+    """Run everything that was asked for, and wait for the GPU."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sanitize", description=__doc__)
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    options = parser.parse_args()
     cupy.cuda.set_allocator(None)
     gc.disable()  # it might free memory during a capture, which CUDA refuses if CuPy has no pool
     rng = np.random.default_rng(0)
-    for dtype in ("float64", "float32", "float16", "bfloat16"):
-        for work in (steps, sequences, steppers, pools):
-            work(dtype, rng)
-    cupy.cuda.Device().synchronize()
-    print("sanitized steps done")
+    for dtype in options.dtypes:
+        for name in options.works:
+            WORKS[name](dtype, rng)
+            cupy.cuda.Device().synchronize()
+            print(f"sanitized {name} of {dtype}", flush=True)
 
 
 if __name__ == "__main__":

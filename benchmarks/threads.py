@@ -25,7 +25,6 @@ def environment(threads):
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # all share one GPU's memory
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "NVIDIA_TF32_OVERRIDE": "0",  # of cuBLAS and cuDNN, whoever calls them
     }
 
 

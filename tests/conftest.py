@@ -14,9 +14,10 @@ from support.backends import BACKENDS, NO_EMULATOR, NO_GPU, backend_name
 
 pytest_plugins = ["support.once", "support.skips", "support.slow"]
 
-# Keep kernels that tests compile, including those of the fake driver, apart from the user's.
+# Keep kernels that tests compile, including those of the fake driver, apart from the user's. Processes that share a
+# GPU may share this folder, too.
 KEPT_KERNELS = tempfile.TemporaryDirectory(prefix="fusedlstm-tests-")
-os.environ["FUSEDLSTM_CACHE_DIR"] = KEPT_KERNELS.name
+os.environ["FUSEDLSTM_CACHE_DIR"] = os.environ.get("FUSEDLSTM_TEST_CACHE_DIR") or KEPT_KERNELS.name
 
 # A shell's background jobs ignore interrupts, and the processes that tests start would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TENSOR = ("tensor_large", "tensor_medium", "tensor_small")
 NAMES = ("matmul", *TENSOR, "simt")
+ROWS_OF_A_POOL = 1024  # a pool's kernels are chosen for steps of so many rows, or of all slots if it has fewer
 OLDEST = 80  # the compute capability 8.0, as CuPy writes it: tiles need its cp.async and mma
 
 
@@ -112,6 +113,26 @@ def choose_layers(
     """
     kernels = tuple(choose(B, *each, dtype, precision, capability, forced=forced) for each in sizes)
     return ("matmul",) * len(kernels) if "matmul" in kernels else kernels
+
+
+def runnable_layers(
+    B: int,
+    sizes: tuple[tuple[int, int, int | None], ...],
+    dtype: str,
+    precision: str,
+    capability: int,
+    *,
+    forced: str | None,
+    can_plan: bool,
+) -> tuple[str, ...]:
+    """Return the kernels of layers as `choose_layers` does. If matmuls can't be planned, avoid matmul where possible.
+
+    `can_plan` is whether nvmath-python is there.
+    """
+    kernels = choose_layers(B, sizes, dtype, precision, capability, forced=forced)
+    if "matmul" in kernels and forced is None and not can_plan and reason_against_device(capability) is None:
+        return one_kernel_layers(B, sizes, dtype, precision)
+    return kernels
 
 
 @functools.lru_cache(maxsize=1024)

@@ -15,8 +15,12 @@ from fusedlstm.errors import BackendUnavailableError
 from fusedlstm.validation.arguments import check_no_grad, describe_type, fail
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.backends.base import Backend
+    from fusedlstm.backends.cuda.prefill import Filled
+    from fusedlstm.backends.uses import Use
 
 _VARIABLE = "FUSEDLSTM_BACKEND"
 _NUMPY = NumpyBackend()
@@ -34,7 +38,7 @@ def choose(name: str | None) -> Backend:
         source, name = _VARIABLE, os.environ[_VARIABLE]
     if name is None:
         return _first_that_runs()
-    kind, index = _parse(source, name)
+    kind, index = parse(source, name)
     if kind == "numpy":
         return _NUMPY
     reason = unavailable_reason("cuda", index)
@@ -43,8 +47,12 @@ def choose(name: str | None) -> Backend:
     return _cuda(index)
 
 
-def _parse(source: str, name: Any) -> tuple[str, int]:
-    """Split "cuda:1" into its name and the device's index."""
+def parse(source: str, name: Any) -> tuple[str, int]:
+    """Split "cuda:1" into its name and the device's index. `source` is the argument's name.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
     kind, colon, index = name.partition(":") if isinstance(name, str) else ("", "", "")
     known = kind == "cuda" if colon else kind in ("numpy", "cuda")
     if not known or (colon and not (index.isascii() and index.isdigit())):
@@ -104,6 +112,63 @@ def _facts_of_gpus() -> list[tuple[str, str]]:
     for index, (text, capability) in enumerate(zip(describe_gpus(), capabilities(), strict=True)):
         rows += [(f"GPU {index}", text), ("", kernel_choice.describe(capability))]
     return rows
+
+
+def facts_of_gpu(index: int) -> dict[str, str]:
+    """Return facts about a GPU and what runs on it, by name. CUDA must be able to run."""
+    from fusedlstm.backends.cuda.runtime import about
+
+    return about.facts(index)
+
+
+def digest_of_kernels() -> str:
+    """Return the digest of the kernels' source files."""
+    from fusedlstm.backends.cuda.runtime import sources
+
+    return sources.digest()
+
+
+def compile_uses(uses: Sequence[Use], capability: int, *, jobs: int | None = None, folder: str | None = None) -> Filled:
+    """Compile what uses of weights need on a GPU; see `prefill.compile_uses`. No GPU is needed.
+
+    Raises:
+        BackendUnavailableError: kernels can't be compiled here.
+    """
+    from fusedlstm.backends.cuda.runtime import probe
+
+    reason = probe.why_not_compile()
+    if reason is not None:
+        raise BackendUnavailableError(f"kernels can't be compiled here: {reason}")
+    from fusedlstm.backends.cuda import prefill
+
+    return prefill.compile_uses(uses, capability, jobs=jobs, folder=folder)
+
+
+def lost(device: str) -> str | None:
+    """Return why a device that could be used can't be any more, or None. Such an error of CUDA ends with the process.
+
+    This waits for the device.
+    """
+    kind, index = parse("device", device)
+    if kind == "numpy":
+        return None
+    from fusedlstm.backends.cuda.runtime import about
+
+    return about.lost(index)
+
+
+def capability(index: int) -> int:
+    """Return a GPU's compute capability, 90 for 9.0. CUDA must be able to run."""
+    from fusedlstm.backends.cuda.runtime import probe
+
+    return probe.capabilities()[index]
+
+
+def reason_against_plans() -> str | None:
+    """Return why Steppers and pools can't step by matmul on a GPU, or None. CUDA must be able to run."""
+    from fusedlstm.backends.cuda.runtime import cublaslt
+
+    return cublaslt.why_not()
 
 
 def backend_of(array: Array, name: str = "array") -> Backend:

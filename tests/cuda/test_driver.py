@@ -90,6 +90,13 @@ def test_launches_beyond_limits_are_refused():
             function(grid, block, (np.int32(0),), shared_mem=shared)
 
 
+def test_cooperative_launches_must_fit():
+    kernel = cupy.RawKernel('extern "C" __global__ void once() {}', "once").kernel
+    cupy.cuda.driver.launchCooperativeKernel(kernel.ptr, 132, 1, 1, 32, 1, 1, 0, 0, 0)
+    with pytest.raises(cupy.cuda.driver.CUDADriverError, match="COOPERATIVE_LAUNCH_TOO_LARGE"):
+        cupy.cuda.driver.launchCooperativeKernel(kernel.ptr, 133, 1, 1, 32, 1, 1, 0, 0, 0)
+
+
 def test_code_that_nvrtc_did_not_make_is_refused():
     with pytest.raises(cupy.cuda.driver.CUDADriverError, match="INVALID_IMAGE"):
         cupy.cuda.Module().load(b"\x7fELF of another compiler")

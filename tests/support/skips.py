@@ -1,7 +1,13 @@
-"""Sum up skipped tests in one line, instead of one line for each reason and place."""
+"""Skip tests that need nvmath-python where it is missing, and sum up skipped tests in one line.
+
+Without nvmath-python a GPU still steps in one kernel. Tests that ask for more than that don't know beforehand.
+"""
 
 import collections
+import importlib.util
 import re
+
+import pytest
 
 NAMES = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow", "keras": "Keras", "haiku": "Haiku"}
 
@@ -15,6 +21,21 @@ def missing(reason):
         package = next(filter(None, found.groups())).partition(".")[0]
         return NAMES.get(package, package)
     return "a GPU or emulator" if re.search(r"GPU|emulat|driver", reason) else "other reasons"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed and needs_nvmath(call.excinfo.value):
+        report.outcome = "skipped"
+        report.longrepr = str(item.path), item.location[1], f"Skipped: {call.excinfo.value}"
+    return report
+
+
+def needs_nvmath(error):
+    """Return whether a test failed because nvmath-python is missing. If it is there, no test may say so."""
+    named = type(error).__name__ == "BackendUnavailableError" and "nvmath-python is not installed" in str(error)
+    return named and importlib.util.find_spec("nvmath") is None
 
 
 def pytest_terminal_summary(terminalreporter):

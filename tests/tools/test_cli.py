@@ -246,7 +246,7 @@ def test_usage_errors(capsys):
 @pytest.mark.parametrize("before", [[], ["-v"], ["--verbose"]])
 @pytest.mark.parametrize("after", [[], ["-v"], ["--verbose"]])
 def test_verbose_before_and_after_a_command(before, after):
-    parse = command_line._parser().parse_args
+    parse = command_line.parser().parse_args
     for command_ in (["info"], ["run", "w", "x"], ["convert", "m", "w"], ["demo"]):
         assert ("verbose" in parse([*before, *command_, *after])) == bool(before or after)
 

@@ -15,11 +15,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from fusedlstm import LSTMWeights, StackedWeights, atomic_write, convert
+from fusedlstm.cli import compile as compiling
 from fusedlstm.cli import convert as converting
 from fusedlstm.cli import main as command_line
 from fusedlstm.cli import run as running
+from fusedlstm.cli import selftest as testing
 from fusedlstm.cli.demo import digits
 
+from support import real_nvrtc
 from support.places import ROOT
 
 ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
@@ -60,6 +63,8 @@ COMMANDS = {
     "convert": convert_,
     "info": lambda folder: ["info"],
     "demo": lambda folder: ["demo", "--backend", "numpy"],
+    "selftest": lambda folder: ["selftest", "--backend", "numpy", "--dtype", "float64"],
+    "compile": lambda folder: ["compile", str(folder / "w"), "--arch", "90", "--cache", str(folder / "kernels")],
 }
 WITH_FILES = ("run", "convert")
 
@@ -370,6 +375,8 @@ WORK = {
     "convert": (converting, "_describe"),
     "info": (command_line.blas, "describe"),
     "demo": (digits, "run"),
+    "selftest": (testing, "checks_on"),
+    "compile": (compiling, "load_weights"),
 }
 
 
@@ -410,6 +417,8 @@ def started(arguments, **options):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_closed_pipe_ends_a_command(command, folder):
     """The command prints one line, and Python doesn't add another at exit."""
+    if command == "compile" and real_nvrtc.missing():
+        pytest.skip(real_nvrtc.missing())
     reader, writer = os.pipe()
     os.close(reader)
     with started(COMMANDS[command](folder), stdout=writer) as process:

@@ -73,7 +73,7 @@ def test_commands_exist(page):
     """The command line accepts each command in a shell block."""
     for _, block in blocks(page.read_text(encoding="utf-8"), "sh"):
         for command in re.findall(r"^(?:\S*/)?fusedlstm (.*)", block, re.MULTILINE):
-            command_line._parser().parse_args(shlex.split(command, comments=True))
+            command_line.parser().parse_args(shlex.split(command, comments=True))
 
 
 @every_page

@@ -50,7 +50,7 @@ def test_commands_exist():
     )
     assert commands
     for command in commands:
-        command_line._parser().parse_args(command.split())
+        command_line.parser().parse_args(command.split())
 
 
 def test_links_lead_somewhere():

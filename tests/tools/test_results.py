@@ -82,43 +82,6 @@ def result_of(folder, commit, digest):
     return path
 
 
-@pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
-@pytest.mark.parametrize(("status", "passed"), [("0", True), ("124", False)])
-def test_gpu_run_writes_facts(status, passed, tmp_path, monkeypatch, capsys):
-    """benchmarks/gpu.sh ends with benchmarks/facts.py."""
-    main = runpy.run_path(str(ROOT / "benchmarks" / "facts.py"))["main"]
-    (tmp_path / "parts").write_text(f"primitives\t0\t12\ntests on the GPU\t{status}\t180\n")
-    monkeypatch.setenv("COMMIT", "f" * 40)
-    assert main(tmp_path / "parts", tmp_path / "gpu.json") == (0 if passed else 1)
-    facts = json.loads((tmp_path / "gpu.json").read_text())
-    assert facts["commit"] == "f" * 40
-    assert facts["kernels"] == sources.digest()
-    assert facts["parts"][1] == {"part": "tests on the GPU", "passed": passed, "seconds": 180}
-    assert {"gpu", "driver", "cuda", "cupy", "nvrtc", "date"} <= set(facts)
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"{'passed' if passed else 'FAILED'}   180 s  tests on the GPU"
-
-
-@pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
-def test_skips_and_absent_libraries_are_recorded(tmp_path, capsys):
-    """Facts have both; the summary has the skipped tests."""
-    module = runpy.run_path(str(ROOT / "benchmarks" / "facts.py"))
-    (tmp_path / "parts").write_text("demo\t0\t1\nprimitives\t0\t12\ntests on the GPU\t1\t180\nbenchmarks\t124\t70\n")
-    (tmp_path / "log.txt").write_text(
-        "\n== demo\n99 % right, 1 skipped\n"
-        "\n== primitives\n....\n4 passed in 3.20s\n"
-        "\n== tests on the GPU\nSKIPPED [3] a.py:1: no torch\n1 failed, 20 passed, 13 skipped in 63.20s (0:01:03)\n"
-        "\n== benchmarks\n..\n"
-    )
-    module["main"](tmp_path / "parts", tmp_path / "gpu.json")
-    facts = json.loads((tmp_path / "gpu.json").read_text())
-    assert [part.get("skipped") for part in facts["parts"]] == [None, 0, 13, None]
-    assert capsys.readouterr().out.splitlines()[-2] == "FAILED   180 s  tests on the GPU, 13 skipped"
-    assert {facts["torch"], facts["jax"]} <= {module["version_of"](name) for name in ("torch", "jax")}
-    assert facts["nvmath"] == module["version_of"]("nvmath-python")
-    assert module["version_of"]("no-such-package") == "absent"
-
-
 @pytest.mark.nightly
 @pytest.mark.skipif(unavailable_reason("cuda") is not None, reason="cuda runs neither here nor emulated")
 @pytest.mark.parametrize("work", ["steps", "sequences", "steppers", "pools"])
@@ -138,15 +101,6 @@ def test_sanitizer_programs_check_results(monkeypatch):
     monkeypatch.setattr(Stepper, "output", property(lambda stepper: np.full(3, np.nan)))
     with pytest.raises(AssertionError):
         module["steppers"]("float32", np.random.default_rng(0))
-
-
-def test_gpu_run_ends_within_nine_minutes():
-    """The limit holds even if all parts use their full time."""
-    script = (ROOT / "benchmarks" / "gpu.sh").read_text()
-    limits = re.findall(r'^ *part "([^"]*)" (\d+)', script, re.MULTILINE)
-    assert len(limits) == 8
-    seconds = sum(int(limit) * (2 if name == "$tool" else 1) for name, limit in limits if "not installed" not in name)
-    assert seconds + 10 <= 9 * 60
 
 
 @pytest.mark.skipif(git("--version") is None, reason="git is not installed")

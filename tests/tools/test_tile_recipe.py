@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fusedlstm.backends import kernel_choice
+from fusedlstm.selftest import checks
 
 from support.recipes import Place, assert_all_missing, assert_complete, keys_of, text_of
 
@@ -80,6 +81,11 @@ PLACES_OF_A_KERNEL = [
         "tests/support/on_emulated_gpu.py",
         "add the kernel '{}' to KERNELS",
         lambda kernel: any(kernel in kernels for kernels in KERNELS.values()),
+    ),
+    Place(
+        "fusedlstm/selftest/checks.py",
+        "add the kernel '{}' to ROWS",
+        lambda kernel: kernel in checks.ROWS,
     ),
     Place(
         "benchmarks/predictions.md",

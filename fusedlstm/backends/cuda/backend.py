@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
 
-# A pool's kernels are chosen for steps of this many rows, or of all slots if it has fewer.
-_ROWS_OF_A_POOL = 1024
-
 
 @functools.cache
 def backend_on(index: int) -> CudaBackend:
@@ -200,15 +197,8 @@ class CudaBackend:
         """
         sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
         about = weights.dtype.name, engines[0].precision
-        forced, capability = engines[0].kernel, self._capability
-        kernels = kernel_choice.choose_layers(B, sizes, *about, capability, forced=forced)
-        if (
-            "matmul" in kernels
-            and forced is None
-            and why_not()
-            and kernel_choice.reason_against_device(capability) is None
-        ):
-            kernels = kernel_choice.one_kernel_layers(B, sizes, *about)
+        forced, can_plan = engines[0].kernel, why_not() is None
+        kernels = kernel_choice.runnable_layers(B, sizes, *about, self._capability, forced=forced, can_plan=can_plan)
         if "matmul" in kernels:
             check_can_plan()
         return kernels
@@ -232,7 +222,7 @@ class CudaBackend:
     def pool_engine(self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int) -> CudaPool:
         """Return an engine for a pool."""
         fork.check_process()
-        kernels = self._kernels(weights, engines, min(capacity, _ROWS_OF_A_POOL))
+        kernels = self._kernels(weights, engines, min(capacity, kernel_choice.ROWS_OF_A_POOL))
         with self._device:
             turns = Turns(self._index)
             return CudaPool(engines, slot_step(engines, weights.residual, capacity, kernels, turns), turns)

@@ -48,9 +48,14 @@ class Resets:
 _NO_RESETS = Resets(None)
 
 
+def rounds(kernel: str, dtype: np.dtype[Any]) -> bool:
+    """Return whether a kernel of `kernel_choice.py` reads weights that are rounded to TF32."""
+    return kernel in TENSOR and dtype == np.float32
+
+
 def interleaved_for(weights: DeviceWeights, kernel: str) -> Interleaved:
     """Return a cell's weights as a kernel of `kernel_choice.py` reads them."""
-    return weights.interleaved(kernel in TENSOR and weights.dtype == np.float32)
+    return weights.interleaved(rounds(kernel, weights.dtype))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The formula of `fusedlstm.weights`, line by line: the reference that tests compare every engine with.
+"""The formula of `fusedlstm.weights`, line by line: the reference that tests and selftest compare every engine with.
 
 It computes in float64, whatever the dtype of its arguments, and is written to be read. Engines run `fast_pointwise`
 instead.

@@ -12,6 +12,7 @@ namespace driver {
 extern std::recursive_mutex lock;
 typedef std::lock_guard<std::recursive_mutex> Locked;
 
+const unsigned MULTIPROCESSORS = 132;  // of an H100 or H200
 int device_count();
 int current_device();
 

@@ -35,7 +35,7 @@ static int attribute(cudaDeviceAttr name) {
     case cudaDevAttrComputeCapabilityMinor:
       return 0;
     case cudaDevAttrMultiProcessorCount:
-      return 132;
+      return MULTIPROCESSORS;
     case cudaDevAttrWarpSize:
       return 32;
     case cudaDevAttrMaxThreadsPerBlock:
@@ -100,7 +100,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int device) {
   out->totalGlobalMem = size_t(1) << 34;
   out->major = attribute(cudaDevAttrComputeCapabilityMajor);
   out->minor = attribute(cudaDevAttrComputeCapabilityMinor);
-  out->multiProcessorCount = attribute(cudaDevAttrMultiProcessorCount);
+  out->multiProcessorCount = MULTIPROCESSORS;
   out->warpSize = 32;
   out->sharedMemPerBlock = 48 << 10;
   out->sharedMemPerBlockOptin = 227 << 10;

@@ -149,6 +149,9 @@ CUresult cuGetErrorName(CUresult error, const char** name) {
     case CUDA_ERROR_LAUNCH_FAILED:
       *name = "CUDA_ERROR_LAUNCH_FAILED";
       break;
+    case CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE:
+      *name = "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE";
+      break;
     case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
       *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED";
       break;
@@ -222,6 +225,7 @@ CUresult cuFuncSetAttribute(CUfunction handle, CUfunction_attribute name, int va
   Function* function = reinterpret_cast<Function*>(handle);
   if (!functions.count(function)) return CUDA_ERROR_INVALID_HANDLE;
   if (name == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT) return CUDA_SUCCESS;
+  if (name == CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED) return CUDA_SUCCESS;
   if (name != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
   if (value < 0 || value > 227 << 10) return CUDA_ERROR_INVALID_VALUE;
   function->most_shared = value;
@@ -254,4 +258,13 @@ CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
   };
   const cudaError_t error = queue(reinterpret_cast<cudaStream_t>(stream), {"kernel", function->name, work});
   return static_cast<CUresult>(error);  // these errors have the same numbers in both APIs
+}
+
+// Checks that all blocks would run together, with one on each multiprocessor. They don't in the emulator.
+CUresult cuLaunchCooperativeKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
+                                   CUstream stream, void** values) {
+  if (size_t(grid_x) * grid_y * grid_z > MULTIPROCESSORS) return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+  return cuLaunchKernel(handle, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, values,
+                        nullptr);
 }

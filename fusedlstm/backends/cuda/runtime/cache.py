@@ -14,14 +14,14 @@ from pathlib import Path
 from fusedlstm import log
 from fusedlstm.atomic_write import replace
 
-_VARIABLE = "FUSEDLSTM_CACHE_DIR"
+VARIABLE = "FUSEDLSTM_CACHE_DIR"
 
 
 def folder() -> Path:
     """Return where compiled kernels are kept: FUSEDLSTM_CACHE_DIR, else a folder of the user's cache."""
     try:
-        if os.environ.get(_VARIABLE):
-            return Path(os.environ[_VARIABLE]).expanduser()
+        if os.environ.get(VARIABLE):
+            return Path(os.environ[VARIABLE]).expanduser()
         if os.name == "nt" and os.environ.get("LOCALAPPDATA"):
             return Path(os.environ["LOCALAPPDATA"]) / "fusedlstm" / "Cache"
         base = os.environ.get("XDG_CACHE_HOME")

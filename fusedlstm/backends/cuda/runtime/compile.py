@@ -92,6 +92,20 @@ def cuda_headers() -> str:
     return str(found)
 
 
+def keep(file: str, name: str, arch: str) -> tuple[bool, int]:
+    """Compile an instance unless it is cached. Return whether it was, and the bytes of its code.
+
+    Raises:
+        RuntimeError: the compiler's errors.
+        OSError: it can't be written to the cache.
+    """
+    was_there = _whole(_cache_name(file, name, arch), arch) is not None
+    _, path = kept_or_compiled(file, name, arch)
+    if path.parent != cache.folder():
+        raise OSError(f"{cache.folder()}: compiled kernels can't be written there")
+    return was_there, path.stat().st_size
+
+
 def kept_or_compiled(file: str, name: str, arch: str) -> tuple[str, Path]:
     """Return a function's mangled name and the file of its code, from an earlier compilation if an equal one was kept.
 
@@ -104,24 +118,34 @@ def kept_or_compiled(file: str, name: str, arch: str) -> tuple[str, Path]:
         RuntimeError: the compiler's errors.
         OSError: the code can be written nowhere.
     """
-    about = (sources.digest(), file, name, arch, _FLAGS, nvrtc.getVersion())
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-    code_file = key + (".cubin" if arch.startswith("-arch=sm_") else ".ptx")
-    kept = _whole(key, code_file)
+    key = _cache_name(file, name, arch)
+    kept = _whole(key, arch)
     if kept is not None:
         return kept
     start = time.perf_counter()
     mangled, code, _ = compile_kernel(file, name, arch)
     log.info("compiled %s for %s in %.2f s", name, arch, time.perf_counter() - start)
-    path = cache.write(code_file, code)
+    path = cache.write(key + _suffix(arch), code)
     record = {"kernel": name, "function": mangled, "sha256": hashlib.sha256(code).hexdigest()}
     cache.write(f"{key}.json", json.dumps(record).encode())
     return mangled, path
 
 
-def _whole(key: str, code_file: str) -> tuple[str, Path] | None:
+def _cache_name(file: str, name: str, arch: str) -> str:
+    """Return the name of an instance's files in the cache. It stands for everything that the code depends on."""
+    about = (sources.digest(), file, name, arch, _FLAGS, nvrtc.getVersion())
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _suffix(arch: str) -> str:
+    """Return the suffix of a file of code: machine code or PTX."""
+    return ".cubin" if arch.startswith("-arch=sm_") else ".ptx"
+
+
+def _whole(key: str, arch: str) -> tuple[str, Path] | None:
     """Return the mangled name and the file of kept code, or None if it is missing, or isn't whole."""
-    record, code = cache.read(f"{key}.json"), cache.read(code_file)
+    file = key + _suffix(arch)
+    record, code = cache.read(f"{key}.json"), cache.read(file)
     if record is None or code is None:
         return None
     try:
@@ -129,4 +153,4 @@ def _whole(key: str, code_file: str) -> tuple[str, Path] | None:
         name, is_whole = str(about["function"]), about["sha256"] == hashlib.sha256(code).hexdigest()
     except (ValueError, TypeError, KeyError):
         return None
-    return (name, cache.folder() / code_file) if is_whole else None
+    return (name, cache.folder() / file) if is_whole else None

@@ -29,18 +29,33 @@ def why_not(index: int = 0) -> str | None:
     return reason or _cannot_compile_for(index)
 
 
-@functools.cache
-def _probe() -> tuple[str | None, int]:
-    """Return a reason or None, and the number of GPUs. This asks the driver once."""
+def why_not_compile() -> str | None:
+    """Return why kernels can't be compiled here, or None if they can. That needs CuPy and NVRTC, but no GPU."""
+    return _cannot_import() or _no_nvrtc()
+
+
+def _cannot_import() -> str | None:
+    """Import CuPy. Return why that is impossible, or None."""
     if importlib.util.find_spec("cupy") is None:
-        return f"CuPy is not installed ({_EXTRAS})", 0
+        return f"CuPy is not installed ({_EXTRAS})"
     _tolerate_read_only_home()
     try:
         import cupy
     except Exception as error:  # a broken install fails in many ways
-        return f"CuPy is installed but can't be imported: {error}", 0
+        return f"CuPy is installed but can't be imported: {error}"
     if int(cupy.__version__.partition(".")[0]) < _OLDEST_CUPY:
-        return f"CuPy {cupy.__version__} is too old: {_OLDEST_CUPY} or later is needed", 0
+        return f"CuPy {cupy.__version__} is too old: {_OLDEST_CUPY} or later is needed"
+    return None
+
+
+@functools.cache
+def _probe() -> tuple[str | None, int]:
+    """Return a reason or None, and the number of GPUs. This asks the driver once."""
+    reason = _cannot_import()
+    if reason is not None:
+        return reason, 0
+    import cupy
+
     try:
         devices = int(cupy.cuda.runtime.getDeviceCount())
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -60,7 +75,7 @@ def _reason(cupy: Any, error: Exception) -> str:
     if driver == 0:
         return "there is no NVIDIA driver"
     if getattr(error, "status", None) == _INSUFFICIENT_DRIVER:
-        wants, has = _version(int(runtime.runtimeGetVersion())), _version(driver)
+        wants, has = version(int(runtime.runtimeGetVersion())), version(driver)
         return f"the NVIDIA driver is too old: it supports CUDA {has}, and this CuPy is made for CUDA {wants}"
     if getattr(error, "status", None) == _NO_DEVICE:
         return _NO_GPU
@@ -70,15 +85,19 @@ def _reason(cupy: Any, error: Exception) -> str:
 def _missing_library() -> str | None:
     """Check the libraries that CuPy's wheels don't bring. Return which one is missing, or None."""
     try:
+        from cupy_backends.cuda.libs import cublas  # noqa: F401
+    except ImportError as error:
+        return _no_nvrtc() or f"cuBLAS is not installed ({_EXTRAS}): {error}"
+    return _no_nvrtc()
+
+
+def _no_nvrtc() -> str | None:
+    try:
         from cupy_backends.cuda.libs import nvrtc
 
         nvrtc.getVersion()  # finds the library; the import alone does not
     except Exception as error:  # CuPy's own errors, of several kinds
         return f"NVRTC is not installed ({_EXTRAS}): {error}"
-    try:
-        from cupy_backends.cuda.libs import cublas  # noqa: F401
-    except ImportError as error:
-        return f"cuBLAS is not installed ({_EXTRAS}): {error}"
     return None
 
 
@@ -97,7 +116,8 @@ def _cannot_compile_for(index: int) -> str | None:
     return None
 
 
-def _version(number: int) -> str:
+def version(number: int) -> str:
+    """Return a version of CUDA in words, such as "13.0" for 13000."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
@@ -128,7 +148,7 @@ def describe_gpus() -> list[str]:
     import cupy
 
     runtime = cupy.cuda.runtime
-    driver = _version(int(runtime.driverGetVersion()))
+    driver = version(int(runtime.driverGetVersion()))
     texts = []
     for index in range(int(runtime.getDeviceCount())):
         about = runtime.getDeviceProperties(index)

@@ -1,0 +1,73 @@
+"""Measure in a child process. If it dies or hangs, note where, and let another one go on from the next unit.
+
+A kernel that faults breaks CUDA for its process, and only for that.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from benchmarks.brief.rows import Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+BROKEN = 70  # a child's exit status: CUDA is broken for it, and the running unit is to blame
+_GRACE = 3.0  # seconds after the end of the time, in which a child may end by itself
+_POLL = 0.05
+
+
+def run(command: Sequence[str], path: Path, units: list[str], *, until: float, patience: float) -> Rows:
+    """Start children until all units have ended, or the time is up. Return the rows.
+
+    Args:
+        command: a child's words. It measures the units that the file doesn't have yet.
+        path: the file of rows.
+        units: all units, in order.
+        until: the end of the time, as `time.time()` has it.
+        patience: seconds in which a child must write to the file.
+    """
+    rows = Rows(path)
+    while rows.left(units) and time.time() < until:
+        left = rows.left(units)
+        try:
+            how = _one(command, path, until=until + _GRACE, patience=patience)
+        except KeyboardInterrupt:
+            rows = Rows(path)
+            rows.note(failed="interrupted")
+            break
+        rows = Rows(path)
+        if how is None:
+            break
+        unit = rows.running
+        if unit is not None:
+            rows.end(unit, how)
+        elif rows.left(units) == left:  # it never began: the next one wouldn't, either
+            rows.note(failed=how)
+            break
+    return rows
+
+
+def _one(command: Sequence[str], path: Path, *, until: float, patience: float) -> str | None:
+    """Run a child. Return None if it ended by itself, or why it didn't."""
+    child = subprocess.Popen([sys.executable, "-m", *command])
+    begun = time.time()
+    try:
+        while child.poll() is None:
+            now = time.time()
+            if now > until:
+                return "the time was up"
+            if now - max(begun, path.stat().st_mtime) > patience:
+                return f"nothing came for {patience:g} seconds"
+            time.sleep(_POLL)
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+    if child.returncode == 0:
+        return None
+    return "CUDA was broken after it" if child.returncode == BROKEN else f"the process ended with {child.returncode}"

@@ -1,0 +1,116 @@
+"""The figures of one row: each kernel's time, if its results are right, and those of PyTorch."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks import predictions
+from benchmarks.brief import broken
+from benchmarks.cases import WrongResultError
+from benchmarks.kernel_table.periodic_case import case_of
+from benchmarks.kernel_table.sizes import OF_LSTM_CELL
+from benchmarks.peers import torch_cell, torch_lstm
+from benchmarks.peers.fusedlstm_in_place import OneKernel
+from benchmarks.peers.peer import CannotRunError
+from fusedlstm import LSTMState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.brief.event_time import Timer, Times
+    from benchmarks.cases import Case
+    from benchmarks.kernel_table.sizes import Size
+    from benchmarks.peers.peer import Peer
+
+_BURST = 400e-6  # seconds of the replays between two events
+_MOST_REPLAYS = 40
+_BUDGET = 40e-3  # seconds of all bursts of a figure
+_FEWEST, _MOST = 5, 20  # bursts
+
+
+def add_figures(size: Size, timer: Timer, found: dict[str, dict[str, Any]]) -> None:
+    """Add the figure of each kernel and peer by its name: a "state", and what was measured, or why not.
+
+    Raises:
+        BrokenError: CUDA is broken for this process. The figure that broke it is the last.
+    """
+    case = case_of(size)
+    for kernel in size.kernels:
+        predicted = predictions.predict(kernel, B=size.B, I=size.N, N=size.N, arithmetic=size.arithmetic).seconds
+        found[kernel] = {"predicted_seconds": predicted}
+        _add_figure(found[kernel], case, OneKernel(kernel), timer)
+    peers: list[Peer] = [torch_lstm.Lstm()]
+    if (size.B, size.N) in OF_LSTM_CELL:
+        peers.append(torch_cell.Graph())
+    for peer in peers:
+        found[peer.name] = {}
+        _add_figure(found[peer.name], case, peer, timer)
+
+
+def _add_figure(figure: dict[str, Any], case: Case, peer: Peer, timer: Timer) -> None:
+    """Add to the figure of a kernel or a peer."""
+    try:
+        figure |= measured(case, peer, timer)
+    except CannotRunError as error:
+        figure |= {"state": "unsupported", "why": str(error)}
+    except WrongResultError as error:
+        figure |= {"state": "wrong", "why": str(error)}
+    except Exception as error:  # CuPy's and PyTorch's are of many kinds
+        figure |= {"state": "failed", "why": f"{type(error).__name__}: {error}"}
+        broken.check()
+    finally:
+        gc.collect()
+
+
+def measured(case: Case, peer: Peer, timer: Timer) -> dict[str, Any]:
+    """Return the state of a figure, and its times if the results are right, from the case's state and afterwards."""
+    why_not = peer.why_not("cuda") or peer.cannot(case)
+    if why_not:
+        return {"state": "unsupported", "why": why_not}
+    run: Any = peer.prepare(case, "cuda", 1)
+    if timer.dry:
+        replayed(run.queue, timer)
+        return {"state": "dry"}
+    if run.begin:
+        poison(run()[0])
+        run.begin()
+    case.assert_right(peer.results(run()))
+    times = replayed(run.queue, timer)
+    if run.begin:
+        case.assert_ordinary(peer.results(run()))
+    return {"state": "measured", "seconds": times.gpu, "host_seconds": times.host}
+
+
+def poison(stepper: Any) -> None:
+    """Fill all buffers of a Stepper's states with NaN. Whatever its next step leaves unwritten then shows."""
+    state = stepper.read()
+    nothing = LSTMState(h=_nans(state.h), c=_nans(state.c))
+    for _ in range(2):  # h has two buffers
+        stepper.write(nothing)
+        stepper.step()
+
+
+def _nans(array: Any) -> Any:
+    """Return a copy of an array on the GPU, all NaN in every dtype: all bits are set."""
+    copy = array.copy()
+    copy.data.memset(0xFF, copy.nbytes)
+    return copy
+
+
+def replayed(queue: Callable[[], object], timer: Timer) -> Times:
+    """Return the time of a replay, of many in a burst."""
+    once = timer.times(queue, repetitions=3)
+    if once.gpu is None:
+        return once
+    seconds = max(once.gpu["median"], 1e-7)
+    replays = int(np.clip(round(_BURST / seconds), 1, _MOST_REPLAYS))
+    bursts = int(np.clip(round(_BUDGET / (replays * seconds)), _FEWEST, _MOST))
+
+    def burst() -> None:
+        for _ in range(replays):
+            queue()
+
+    return timer.times(burst, repetitions=bursts, calls=replays)

@@ -1,0 +1,1 @@
+"""The checks of the command `fusedlstm selftest`: each compares an object of a backend with the formula."""

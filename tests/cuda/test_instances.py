@@ -1,0 +1,62 @@
+"""The kernels that a use of weights is expected to load are those that it loads."""
+
+import pytest
+
+from fusedlstm import LSTMWeights, StackedWeights
+from fusedlstm.backends.uses import Use
+
+from support.cells import functions_of
+from support.driver_child import of_the_driver
+from support.whole_use import everything, noted
+
+pytestmark = of_the_driver
+
+EVERY_OPTION = {"peephole": True, "cell_clip": 0.5, "proj_size": 6, "proj_clip": 0.3}
+WEIGHTS = {
+    "aligned": (LSTMWeights, (24, 32), {}),
+    "odd": (LSTMWeights, (5, 7), {"peephole": True}),
+    "pairs": (LSTMWeights, (6, 10), {"cell_clip": 0.5}),
+    "projection": (LSTMWeights, (24, 40), EVERY_OPTION),
+    "narrow projection": (LSTMWeights, (8, 8), {"proj_size": 6}),
+    "odd projection": (LSTMWeights, (8, 8), {"proj_size": 3}),
+    "functions": (LSTMWeights, (8, 12), functions_of(2)),
+    "zoneout": (LSTMWeights, (8, 12), {"zoneout_h": 0.2}),
+    "zoneout of a projection": (LSTMWeights, (8, 40), {"zoneout_h": 0.2, **EVERY_OPTION}),
+    "layers": (StackedWeights, (8, 12, 2), {}),
+    "residual layers": (StackedWeights, (12, 12, 2), {"residual": True}),
+    "layers with projections": (StackedWeights, (8, 40, 2), EVERY_OPTION),
+    "both directions": (StackedWeights, (8, 12, 2), {"bidirectional": True}),
+}
+KERNELS = [
+    *(("float64", None), ("float32", "simt"), ("float16", "tensor_small"), ("bfloat16", None)),
+    *(("float16", "tensor_medium"), ("bfloat16", "tensor_large"), ("float16", "matmul")),
+]
+
+
+def weights_of(name, dtype):
+    kind, sizes, options = WEIGHTS[name]
+    return kind.random(*sizes, seed=0, dtype=dtype, **options)
+
+
+def compared(use, monkeypatch):
+    """Return the kernels that are only loaded, and those that are only listed."""
+    from fusedlstm.backends.cuda.instances import instances
+
+    listed = {(kernel.file, kernel.name) for kernel in instances(use, 90)}
+    with noted(monkeypatch) as loaded:
+        everything(use)
+    return loaded - listed, listed - loaded
+
+
+# Each form of weights with two kernels, and each kernel with about four forms. The others run at night.
+CASES = [
+    pytest.param(name, *kernel, marks=[pytest.mark.nightly] * ((row + column) % len(KERNELS) > 1))
+    for row, name in enumerate(WEIGHTS)
+    for column, kernel in enumerate(KERNELS)
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "kernel"), CASES)
+def test_listed_instances_are_loaded(name, dtype, kernel, monkeypatch):
+    use = Use(weights_of(name, dtype), kernel=kernel, batches=(5, 40))
+    assert compared(use, monkeypatch) == (set(), set())
