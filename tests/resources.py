@@ -17,7 +17,7 @@ import numpy as np
 
 from fusedlstm.backends.cuda import kernels as launch
 from fusedlstm.backends.cuda import step_kernels as step_launches
-from fusedlstm.backends.cuda import tiles
+from fusedlstm.backends.cuda import slot_kernels, tiles, weight_kernels
 from fusedlstm.functions import ACTIVATIONS, Functions
 
 from support import real_nvrtc
@@ -125,13 +125,13 @@ def kernels_by_dtype():
     """Return the small kernels, which have one instance for each dtype, or a single one."""
     kernels = (
         *(launch.clip_kernel, launch.select_kernel, launch.add_kernel),
-        *(launch.finish_kernel, launch.reset_kernel, launch.gather_kernel),
+        *(launch.finish_kernel, launch.reset_kernel, slot_kernels.gather_kernel),
     )
-    interleaving = (launch.interleave_kernel, launch.pad_kernel)
+    interleaving = (weight_kernels.interleave_kernel, weight_kernels.pad_kernel)
     return [
         *(kernel(dtype) for kernel in kernels for dtype in DTYPES),
         *(kernel(dtype, rounded=False) for kernel in interleaving for dtype in DTYPES),
-        *(launch.check_kernel(), launch.state_rows_kernel()),
+        *(slot_kernels.check_kernel(), slot_kernels.state_rows_kernel()),
     ]
 
 
@@ -149,7 +149,10 @@ def zoneout_kernels():
 
 def rounding_kernels():
     """Return the kernels that round to TF32."""
-    return [kernel(np.dtype(np.float32), rounded=True) for kernel in (launch.interleave_kernel, launch.pad_kernel)]
+    return [
+        kernel(np.dtype(np.float32), rounded=True)
+        for kernel in (weight_kernels.interleave_kernel, weight_kernels.pad_kernel)
+    ]
 
 
 def instances():

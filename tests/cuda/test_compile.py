@@ -20,6 +20,7 @@ try:
     import resources
 
     from fusedlstm.backends.cuda import kernels as launch
+    from fusedlstm.backends.cuda import slot_kernels
     from fusedlstm.backends.cuda.function_types import function_type
     from fusedlstm.backends.cuda.runtime import compile as compiler
     from fusedlstm.backends.cuda.runtime.structs import C_NAMES
@@ -359,7 +360,7 @@ def test_memory_moves_in_vectors(architecture, dtype):
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_a_pools_state_moves_16_bytes_at_a_time(architecture, dtype):
     """States are loaded and stored, or zeroed, 16 bytes at a time. Unrolling doesn't split them."""
-    (found,) = listings([launch.gather_kernel(dtype)], architecture)
+    (found,) = listings([slot_kernels.gather_kernel(dtype)], architecture)
     assert found["STG", 128] == 2 * found["LDG", 128] > 0
     x, c = dtype.itemsize * 8, dtypes.state_dtype(dtype).itemsize * 8
     # Other accesses: elements of x and c, two flags, the slot (perhaps only a part of it) and the row's slot.

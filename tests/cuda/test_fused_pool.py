@@ -657,11 +657,11 @@ def test_memory_runs_out():
 def test_a_prepared_pool_allocates_nothing(width, kernel, units, monkeypatch):
     """Steps up to the prepared size compile or load no kernel, and allocate or pin no memory."""
     from fusedlstm.backends.cuda import kernels as launch
-    from fusedlstm.backends.cuda import step_kernels
+    from fusedlstm.backends.cuda import slot_kernels, step_kernels
     from fusedlstm.backends.cuda.runtime import pinned
     from fusedlstm.backends.cuda.runtime.kernel import Kernel
 
-    for made in (step_kernels.step_kernel, step_kernels.project_kernel, launch.check_kernel, launch.reset_kernel):
+    for made in (step_kernels.step_kernel, step_kernels.project_kernel, slot_kernels.check_kernel, launch.reset_kernel):
         made.cache_clear()
     monkeypatch.setattr(kernel_choice, "choose_layers", lambda B, sizes, *_, **__: ("tensor_small",) * len(sizes))
     dtype = "float64" if kernel else "bfloat16"

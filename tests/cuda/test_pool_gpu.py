@@ -502,11 +502,11 @@ def test_a_pool_on_another_device():
 
 def test_a_prepared_pool_loads_nothing(monkeypatch):
     """Steps compile, load and pin nothing, as `prepare` has done it all."""
-    from fusedlstm.backends.cuda import kernels
+    from fusedlstm.backends.cuda import kernels, slot_kernels
     from fusedlstm.backends.cuda.runtime import pinned
     from fusedlstm.backends.cuda.runtime.kernel import Kernel
 
-    for made in (kernels.gather_kernel, kernels.planned_kernel, kernels.finish_kernel, kernels.reset_kernel):
+    for made in (slot_kernels.gather_kernel, kernels.planned_kernel, kernels.finish_kernel, kernels.reset_kernel):
         made.cache_clear()
     owner = LSTMCell(LSTMWeights.random(I, N, seed=0, dtype="float64", activation="elu", proj_size=2), backend="cuda")
     pool = StatePool(owner, 40)

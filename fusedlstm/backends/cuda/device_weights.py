@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from fusedlstm.arrays import dtypes
-from fusedlstm.backends.cuda.kernels import launch_interleave, launch_pad
+from fusedlstm.backends.cuda.weight_kernels import launch_interleave, launch_pad
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray

@@ -13,10 +13,11 @@ import numpy as np
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.arguments import Audit, SlotRows
 from fusedlstm.backends.cuda.device_weights import padded
-from fusedlstm.backends.cuda.kernels import Destinations, check_grid, check_launch, launch_state_rows
+from fusedlstm.backends.cuda.kernels import Destinations
 from fusedlstm.backends.cuda.runtime.packed import PackedLaunch, members_named
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
 from fusedlstm.backends.cuda.runtime.strides import row_stride
+from fusedlstm.backends.cuda.slot_kernels import check_grid, check_launch, launch_state_rows
 from fusedlstm.backends.cuda.step_kernels import (
     can_pair,
     can_stage,

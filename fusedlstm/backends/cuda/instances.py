@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends import kernel_choice
-from fusedlstm.backends.cuda import kernels, step_kernels
+from fusedlstm.backends.cuda import kernels, slot_kernels, step_kernels, weight_kernels
 from fusedlstm.backends.cuda.tiles import tile_of
 from fusedlstm.validation.weights import as_layers
 
@@ -114,12 +114,12 @@ class _Uses:
         dtype = self._layers[0].dtype
         for capacity in sorted({largest, *(each for each in ROWS if each >= largest)}):
             if "matmul" not in self._chosen(min(capacity, kernel_choice.ROWS_OF_A_POOL)):
-                yield from (kernels.check_kernel(), kernels.state_rows_kernel(), kernels.reset_kernel(dtype))
+                yield from (slot_kernels.check_kernel(), slot_kernels.state_rows_kernel(), kernels.reset_kernel(dtype))
                 for B in steps:
                     if capacity >= B:
                         yield from self._pool_step(B)
             elif self._can_plan:
-                yield kernels.gather_kernel(dtype)
+                yield slot_kernels.gather_kernel(dtype)
                 yield from self._matmul(is_pool=True)
 
     def _pool_step(self, B: int) -> Iterator[Kernel]:
@@ -169,9 +169,9 @@ class _Layer:
     def interleaving(self, kernel: str) -> Iterator[Kernel]:
         """Yield the kernels that copy the weights for steps in one kernel."""
         rounded = step_kernels.rounds(kernel, self.dtype)
-        yield kernels.interleave_kernel(self.dtype, rounded)
+        yield weight_kernels.interleave_kernel(self.dtype, rounded)
         if self._projects:
-            yield kernels.pad_kernel(self.dtype, rounded)
+            yield weight_kernels.pad_kernel(self.dtype, rounded)
 
     def staged(self, B: int, *, slices: bool) -> list[set[bool]]:
         """Return whether contiguous x and h of B rows can be staged. With `slices`, one row may begin anywhere."""

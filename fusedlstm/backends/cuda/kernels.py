@@ -11,21 +11,15 @@ import cupy
 
 from fusedlstm.backends.cuda.arguments import (
     AddArguments,
-    Audit,
     Cell,
-    CheckArguments,
     ClipArguments,
     Copy,
     FinishArguments,
-    GatherArguments,
-    InterleaveArguments,
     Matrix,
-    PadArguments,
     PlannedArguments,
     PointwiseArguments,
     ResetArguments,
     SelectArguments,
-    StateRowsArguments,
 )
 from fusedlstm.backends.cuda.function_types import functions_type, zoneout_argument
 from fusedlstm.backends.cuda.runtime.kernel import Kernel, Launch
@@ -36,10 +30,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fusedlstm.backends.cuda.device_weights import DeviceWeights
-    from fusedlstm.backends.cuda.matmul_step import PoolMatrices
     from fusedlstm.functions import Functions
 
-_THREADS = 256  # of a block
+THREADS = 256  # of a block
 _VECTOR = 4  # units of a thread, if sizes and addresses allow it
 _COLUMNS_OF_A_BLOCK = 128  # the most threads side by side
 
@@ -140,13 +133,13 @@ def pointwise_launch(
         c_out=c_out,
         B=B,
     )
-    return Launch(kernel, *_rows_and_columns(B, -(-N // width)), arguments)
+    return Launch(kernel, *rows_and_columns(B, -(-N // width)), arguments)
 
 
-def _rows_and_columns(B: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def rows_and_columns(B: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the grid (rows, columns) and the block (columns, rows) of one thread for each row and column."""
     threads = min(_COLUMNS_OF_A_BLOCK, 1 << (columns - 1).bit_length())
-    rows = _THREADS // threads
+    rows = THREADS // threads
     return (-(-B // rows), -(-columns // threads)), (threads, rows)
 
 
@@ -158,8 +151,8 @@ def clip_kernel(dtype: np.dtype[Any]) -> Kernel:
 
 def clip_launch(h: Any, limit: float) -> Launch:
     """Return the launch of kernels/clip.cu on a C-contiguous array, in place."""
-    blocks = -(-h.size // _THREADS)
-    return Launch(clip_kernel(h.dtype), (blocks,), (_THREADS,), ClipArguments(h, count=h.size, limit=limit))
+    blocks = -(-h.size // THREADS)
+    return Launch(clip_kernel(h.dtype), (blocks,), (THREADS,), ClipArguments(h, count=h.size, limit=limit))
 
 
 @functools.cache
@@ -178,7 +171,7 @@ def select_launch(a: Any, rows: Any, value: Any) -> Launch:
     """Return the launch of kernels/select.cu. Arguments are `launch_select`'s, with contiguous rows."""
     B, K = a.shape
     arguments = SelectArguments(out=a, mask=rows, value=Matrix.of(value), B=B, K=K)
-    return Launch(select_kernel(a.dtype), *_rows_and_columns(B, K), arguments)
+    return Launch(select_kernel(a.dtype), *rows_and_columns(B, K), arguments)
 
 
 @functools.cache
@@ -189,9 +182,9 @@ def add_kernel(dtype: np.dtype[Any]) -> Kernel:
 
 def launch_add(a: Any, more: Any) -> None:
     """Launch kernels/add.cu on `a`, contiguous, and `more`, of the same shape."""
-    blocks = -(-a.size // _THREADS)
+    blocks = -(-a.size // THREADS)
     arguments = AddArguments(out=a, more=cupy.ascontiguousarray(more), count=a.size)
-    add_kernel(a.dtype)((blocks,), (_THREADS,), arguments)
+    add_kernel(a.dtype)((blocks,), (THREADS,), arguments)
 
 
 @dataclass(frozen=True)
@@ -241,7 +234,7 @@ def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations,
     clip = weights.cell_clip
     options = weights.functions_of_m, weights.peephole is not None, clip is not None
     kernel = planned_kernel(weights.dtype, width, *options)
-    grid, block = _rows_and_columns(B, -(-N // width))
+    grid, block = rows_and_columns(B, -(-N // width))
     arguments = PlannedArguments(
         gates=gates,
         cell=Cell(weights.bias, weights.peephole, clip=clip or 0.0, N=N),
@@ -278,7 +271,7 @@ def finish_launch(projected: Any, to: Destinations, limit: float | None, zoneout
         P=P,
         old_h=Matrix.of(to.old_h),
     )
-    return Launch(finish_kernel(projected.dtype, zoneout), *_rows_and_columns(B, P), arguments)
+    return Launch(finish_kernel(projected.dtype, zoneout), *rows_and_columns(B, P), arguments)
 
 
 @functools.cache
@@ -310,135 +303,11 @@ def launch_reset(is_first: Any, slots: Any, h: Any, reset_h: Any, c: Any, reset_
         C=C,
         B=B,
     )
-    reset_kernel(h.dtype)(*_whole_rows(B, max(H, C)), arguments)
+    reset_kernel(h.dtype)(*whole_rows(B, max(H, C)), arguments)
 
 
-def _whole_rows(B: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
+def whole_rows(B: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
     """Return the grid and block for blocks of whole rows. Neighbouring threads pass over the columns of a row."""
     threads = min(_COLUMNS_OF_A_BLOCK, 1 << (columns - 1).bit_length())
-    rows = _THREADS // threads
+    rows = THREADS // threads
     return (-(-B // rows),), (threads, rows)
-
-
-@functools.cache
-def gather_kernel(dtype: np.dtype[Any]) -> Kernel:
-    """Return the instance of kernels/gather.cu for a dtype, which moves 16 bytes at once."""
-    name = f"lstm_gather<{C_NAMES[dtype.name]}, {16 // dtype.itemsize}>"
-    return Kernel("gather.cu", name, Struct(GatherArguments, T=dtype))
-
-
-@functools.cache
-def check_kernel() -> Kernel:
-    """Return kernels/check.cu."""
-    return Kernel("check.cu", "lstm_check", Struct(CheckArguments))
-
-
-def check_launch(slots: Any, checked: Any, audit: Audit) -> Launch:
-    """Return the launch of kernels/check.cu.
-
-    It copies slots (B,) of int64 to `checked`, with -1 for those that can't be stepped.
-    """
-    B = len(slots)
-    arguments = CheckArguments(slots, steppable=checked, audit=audit, capacity=len(audit.live), B=B)
-    return Launch(check_kernel(), check_grid(B), (_THREADS,), arguments)
-
-
-def check_grid(B: int) -> tuple[int]:
-    """Return the grid of kernels/check.cu for B rows."""
-    return (-(-B // _THREADS),)
-
-
-@functools.cache
-def state_rows_kernel() -> Kernel:
-    """Return kernels/state_rows.cu."""
-    return Kernel("state_rows.cu", "lstm_state_rows", Struct(StateRowsArguments))
-
-
-def launch_state_rows(slots: Any, words: Any, rows: Any) -> None:
-    """Launch kernels/state_rows.cu: write to `rows` where the states of slots (B,) of int64 are."""
-    B = len(slots)
-    state_rows_kernel()((-(-B // _THREADS),), (_THREADS,), StateRowsArguments(slots, words, rows, B))
-
-
-def gather_launch(
-    operand: Any, X: int, x: Any, pool: PoolMatrices, slots: Any, is_first: Any, audit: Audit | None
-) -> Launch:
-    """Return the launch of kernels/gather.cu.
-
-    Args:
-        operand: (M, X + H): x and the state of rows, aligned.
-        X: the column where the state begins.
-        x: (B, I), with contiguous rows of any row stride.
-        pool: its `slot_of_row` (M,) is written.
-        slots: (B,) of int64: the slot of each row of x, -1 for padding.
-        is_first: (B,), or None.
-        audit: checks the slots in this launch; None if the host has checked them.
-    """
-    (B, I), (M, width), (capacity, C) = x.shape, operand.shape, pool.c.shape
-    H = width - X
-    arguments = GatherArguments(
-        operand=Matrix.of(operand),
-        X=X,
-        x=Matrix.of(x),
-        I=I,
-        all_h=pool.all_h,
-        H=H,
-        c=pool.c,
-        C=C,
-        slots=slots,
-        is_first=is_first,
-        slot_of_row=pool.slot_of_row,
-        audit=audit or Audit(),
-        capacity=capacity,
-        B=B,
-        M=M,
-    )
-    return Launch(gather_kernel(operand.dtype), *_whole_rows(M, max(I, H * operand.itemsize // 16, 1)), arguments)
-
-
-@functools.cache
-def interleave_kernel(dtype: np.dtype[Any], rounded: bool) -> Kernel:
-    """Return the instance of kernels/interleave.cu for a cell's weights."""
-    return _interleaving("lstm_interleave", dtype, rounded, InterleaveArguments)
-
-
-@functools.cache
-def pad_kernel(dtype: np.dtype[Any], rounded: bool) -> Kernel:
-    """Return the instance of kernels/interleave.cu for a projection's weights."""
-    return _interleaving("lstm_pad", dtype, rounded, PadArguments)
-
-
-def _interleaving(name: str, dtype: np.dtype[Any], rounded: bool, record: type) -> Kernel:
-    instance = f"{name}<{C_NAMES[dtype.name]}, {str(rounded).lower()}>"
-    return Kernel("interleave.cu", instance, Struct(record, T=dtype))
-
-
-def launch_interleave(weights: DeviceWeights, to: Any, KX: int, *, rounded: bool) -> None:
-    """Launch lstm_interleave of kernels/interleave.cu: write a cell's weights, interleaved, to a contiguous array.
-
-    Args:
-        weights: the weights of the cell.
-        to: (4N rounded up to 128, KX + KH). All of it is written.
-        KX: the first column of h in `to`.
-        rounded: whether to round float32 to TF32, which needs compute capability 8.0.
-    """
-    rows, columns = to.shape
-    arguments = InterleaveArguments(
-        to=to,
-        columns=columns,
-        KX=KX,
-        weight=Matrix.of(weights.weight),
-        X=weights.X,
-        I=weights.I,
-        P=weights.P,
-        N=weights.N,
-    )
-    interleave_kernel(to.dtype, rounded)(*_rows_and_columns(rows, columns), arguments)
-
-
-def launch_pad(a: Any, to: Any, *, rounded: bool) -> None:
-    """Launch lstm_pad (interleave.cu): pad `a` (P, N) with zeros to fill `to` (P rounded up to 128, columns)."""
-    rows, columns = to.shape
-    P, N = a.shape
-    arguments = PadArguments(to, columns, projection=Matrix.of(a), P=P, N=N)
-    pad_kernel(to.dtype, rounded)(*_rows_and_columns(rows, columns), arguments)

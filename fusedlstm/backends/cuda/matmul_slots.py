@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import cupy
 import numpy as np
 
-from fusedlstm.backends.cuda.kernels import gather_launch
 from fusedlstm.backends.cuda.matmul_step import Columns, MatmulStep, PoolMatrices
 from fusedlstm.backends.cuda.runtime.graphs import captured
 from fusedlstm.backends.cuda.runtime.packed import PackedLaunch, members_named
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
 from fusedlstm.backends.cuda.runtime.strides import row_stride
+from fusedlstm.backends.cuda.slot_kernels import gather_launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
