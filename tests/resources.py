@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from fusedlstm.backends.cuda import kernels as launch
-from fusedlstm.backends.cuda import step_kernels as step_launches
 from fusedlstm.backends.cuda import slot_kernels, tiles, weight_kernels
+from fusedlstm.backends.cuda import step_kernels as step_launches
 from fusedlstm.functions import ACTIVATIONS, Functions
 
 from support import real_nvrtc
