@@ -1,4 +1,4 @@
-"""Nothing was forgotten of a new activation, option of the cell or importer: a failure names the file to edit.
+"""A new activation, option of the cell or importer has all its places. A failure names the file to edit.
 
 The steps are the recipes of CONTRIBUTING.md.
 """
