@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 NAME = "kernels.tar.gz"
+_RECORD, _CODE = ".json", (".cubin", ".ptx")  # the two files of each kernel
 
 
 def fill(cache, given):
@@ -15,12 +16,13 @@ def fill(cache, given):
         if given is None:
             return 0
         if given.is_dir():
-            for path in given.rglob("*.kernel"):
-                shutil.copyfile(path, cache / path.name)
+            for path in given.rglob("*"):
+                if path.suffix in (_RECORD, *_CODE):
+                    shutil.copyfile(path, cache / path.name)
         else:
             with tarfile.open(given) as archive:
                 for member in archive:
-                    if member.isfile() and member.name.endswith(".kernel"):
+                    if member.isfile() and member.name.endswith((_RECORD, *_CODE)):
                         (cache / Path(member.name).name).write_bytes(archive.extractfile(member).read())
     except (OSError, tarfile.TarError) as error:
         return f"{given}: {error}"
@@ -28,8 +30,8 @@ def fill(cache, given):
 
 
 def names(cache):
-    """Return the names of the cached kernels."""
-    return {path.name for path in cache.glob("*.kernel")}
+    """Return the names of the cached kernels' records."""
+    return {path.name for path in cache.glob(f"*{_RECORD}")}
 
 
 class Count:

@@ -9,12 +9,14 @@ import faulthandler
 import json
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import broken_gpu, outcomes
+from benchmarks.brief import broken
+from benchmarks.gpu import outcomes
 
 BROKEN = 70  # the exit status of a worker whose GPU is broken
 _PATIENCE = 15  # seconds for a test that is over its time, before its process ends
@@ -73,13 +75,23 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item):
         report = yield
-        broken = broken_gpu.why() if report.when == "teardown" else None
-        if broken:
-            self.append(item.nodeid, "failed", why=f"CUDA is broken after it: {broken}", culprit=True)
+        error = broken_cuda() if report.when == "teardown" else None
+        if error:
+            self.append(item.nodeid, "failed", why=f"CUDA is broken after it: {error}", culprit=True)
             if in_worker():
                 os._exit(BROKEN)
-            item.session.shouldstop = f"CUDA is broken: {broken}"
+            item.session.shouldstop = f"CUDA is broken: {error}"
         return report
+
+
+def broken_cuda():
+    """Return the error that broke CUDA for this process, or None. CuPy isn't imported for that."""
+    if sys.modules.get("cupy") is not None:
+        try:
+            broken.check()
+        except broken.BrokenError as error:
+            return error
+    return None
 
 
 def why(report):

@@ -122,7 +122,7 @@ def test_kernels_are_given_and_counted(tmp_path):
     """From a folder or an archive. A part that reads one has a hit, and a part that writes one has a miss."""
     given = tmp_path / "given"
     (given / "deeper").mkdir(parents=True)
-    for name in ("a.kernel", "deeper/b.kernel", "notes.txt"):
+    for name in ("a.json", "a.cubin", "deeper/b.json", "deeper/b.ptx", "notes.txt"):
         (given / name).write_text(name)
     packed = tmp_path / kernel_cache.NAME
     subprocess.run(["tar", "-czf", packed, "-C", given, "."], check=True)
@@ -130,8 +130,9 @@ def test_kernels_are_given_and_counted(tmp_path):
         cache = tmp_path / f"cache of {source.name}"
         assert kernel_cache.fill(cache, source) == 2
         count = kernel_cache.Count(cache)
-        (cache / "a.kernel").read_bytes()
-        (cache / "c.kernel").write_text("new")
+        assert {path.name for path in cache.iterdir()} == {"a.json", "a.cubin", "b.json", "b.ptx"}
+        (cache / "a.json").read_bytes()
+        (cache / "c.json").write_text("new")
         assert count.facts() == {"hits": 1 if count.tells else None, "misses": 1}
         assert kernel_cache.Count(cache).facts() == {"hits": 0 if count.tells else None, "misses": 0}
     packed.write_text("no archive")
