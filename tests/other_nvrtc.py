@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import resources
+
 from fusedlstm.backends.cuda.runtime import compile as compiler
 from fusedlstm.backends.cuda.runtime import sources
 
