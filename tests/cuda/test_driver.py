@@ -1,9 +1,13 @@
 """The fake driver: devices, what it lacks, and kernels in the emulator."""
 
+import importlib.metadata
+import re
+
 import numpy as np
 import pytest
 
 from support import driver_child
+from support.places import ROOT
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 pytestmark = driver_child.of_the_driver
@@ -181,3 +185,18 @@ def test_caches_of_the_user_stay_empty(tmp_path):
     )
     assert said.stdout == "(2, 4)\n", said.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_headers_of_cuda_come_with_the_extra_test():
+    """The driver is compiled where nothing else is installed. A cached one would hide a header that is missing there."""
+    files = [*(ROOT / "tests" / "driver").rglob("*.[ch]*"), *(ROOT / "tests" / "emulation").rglob("*.[ch]*")]
+    included = {name for file in files for name in re.findall(r"#include <(.+)>", file.read_text(encoding="utf-8"))}
+    brought = {
+        file.name
+        for package in ("nvidia-cuda-runtime", "nvidia-cuda-crt")
+        for file in importlib.metadata.files(package)
+        if file.suffix == ".h"
+    }
+    of_linux = {"dlfcn.h", "ucontext.h", "sys/mman.h", "sys/stat.h"}
+    assert {name for name in included if name.endswith(".h")} - of_linux <= brought
+    assert "cuda.h" in included

@@ -186,7 +186,8 @@ def machine() -> str:
     arithmetic of half types that kernels include.
     """
     asked = (["--version"], ["-march=native", "-Q", "--help=target"])
-    answers = [subprocess.run(["g++", *a], capture_output=True, text=True, check=True).stdout for a in asked]
+    plain = {**os.environ, "LC_ALL": "C", "COLUMNS": "80"}  # g++ breaks lines to fit
+    answers = [subprocess.run(["g++", *a], capture_output=True, text=True, check=True, env=plain).stdout for a in asked]
     headers = b"".join((cuda_headers() / name).read_bytes() for name in ("cuda_runtime_api.h", "cuda_fp16.hpp"))
     return hashlib.sha256("\0".join([platform.machine(), *answers]).encode() + headers).hexdigest()
 

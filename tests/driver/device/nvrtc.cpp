@@ -1,5 +1,4 @@
 // nvrtc*: "compiles" a program to a description of it.
-#include <nvrtc.h>
 #include <sys/stat.h>
 
 #include <cstring>
@@ -10,6 +9,10 @@
 #include "modules.h"
 
 using driver::IMAGE_END;
+
+// As in nvrtc.h, which comes with NVRTC itself.
+typedef struct _nvrtcProgram* nvrtcProgram;
+enum nvrtcResult { NVRTC_SUCCESS = 0, NVRTC_ERROR_NAME_EXPRESSION_NOT_VALID = 10 };
 
 struct _nvrtcProgram {
   std::string source, file;
@@ -49,12 +52,14 @@ static std::vector<std::string> headers_of(const std::vector<std::string>& optio
   return found;
 }
 
+static const int ARCHITECTURES[] = {75, 80, 86, 89, 90, 100, 120};
+
+extern "C" {
+
 nvrtcResult nvrtcVersion(int* major, int* minor) {
   *major = 13, *minor = 0;
   return NVRTC_SUCCESS;
 }
-
-static const int ARCHITECTURES[] = {75, 80, 86, 89, 90, 100, 120};
 
 nvrtcResult nvrtcGetNumSupportedArchs(int* count) {
   *count = sizeof ARCHITECTURES / sizeof *ARCHITECTURES;
@@ -128,4 +133,5 @@ nvrtcResult nvrtcGetProgramLogSize(nvrtcProgram, size_t* size) {
 nvrtcResult nvrtcGetProgramLog(nvrtcProgram, char* out) {
   *out = '\0';
   return NVRTC_SUCCESS;
+}
 }
