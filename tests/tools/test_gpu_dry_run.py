@@ -54,7 +54,7 @@ def test_short_dry_run(tmp_path):
 @needs_emulation
 def test_dry_run(tmp_path):
     """Every part runs, and eight files are left."""
-    ended = gpu_sh(tmp_path, "--dry-run", "--limit", "1200")
+    ended = gpu_sh(tmp_path, "--dry-run", "--limit", "3000")
     content = json.loads((tmp_path / "gpu.json").read_text())
     parts = {part["name"]: part for part in content["parts"]}
     others = {name: part["status"] for name, part in parts.items() if part["status"] != "passed"}
