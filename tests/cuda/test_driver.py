@@ -188,7 +188,7 @@ def test_caches_of_the_user_stay_empty(tmp_path):
 
 
 def test_headers_of_cuda_come_with_the_extra_test():
-    """The driver is compiled where nothing else is installed. A cached one would hide a header that is missing there."""
+    """The driver is compiled where nothing else is installed. A cached one would hide that a header is missing."""
     files = [*(ROOT / "tests" / "driver").rglob("*.[ch]*"), *(ROOT / "tests" / "emulation").rglob("*.[ch]*")]
     included = {name for file in files for name in re.findall(r"#include <(.+)>", file.read_text(encoding="utf-8"))}
     brought = {
