@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROUNDS = 20
-_DELAY = 2048  # rows of matrices, whose products keep the GPU busy meanwhile
+_DELAY = 2048  # rows of matrices, whose products keep the GPU busy while the host queues
 
 
 def gpu_and_host_seconds(queue: Callable[[], object]) -> dict[str, dict[str, float] | None]:

@@ -32,7 +32,7 @@ _TOLD_APART = {
     "commit",
     "date",
 }  # facts that have their own lines
-_NO_PICTURES = "There are no pictures, because matplotlib is not installed (the extra report brings it)."
+_NO_PICTURES = "There are no pictures, because matplotlib is not installed (fusedlstm's extra report brings it)."
 
 
 def write(paths: list[Path], folder: Path) -> list[Path]:

@@ -1,1 +1,1 @@
-"""What brief runs on a GPU share: rows that are kept as they are measured, times by events, and restarts."""
+"""Shared by the short runs on a GPU: rows that are kept as they are measured, timing by events, and restarts."""

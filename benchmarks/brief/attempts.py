@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BROKEN = 70  # a child's exit status: CUDA is broken for it, and the running unit is to blame
-_GRACE = 3.0  # seconds after the end of the time, in which a child may end by itself
+_GRACE = 3.0  # seconds past the deadline in which a child may still end by itself
 _POLL = 0.05
 
 
@@ -25,10 +25,10 @@ def run(command: Sequence[str], path: Path, units: list[str], *, until: float, p
     """Start children until all units have ended, or the time is up. Return the rows.
 
     Args:
-        command: a child's words. It measures the units that the file doesn't have yet.
+        command: a child's module and arguments. It measures the units that the file doesn't have yet.
         path: the file of rows.
         units: all units, in order.
-        until: the end of the time, as `time.time()` has it.
+        until: the deadline, in seconds of `time.time()`.
         patience: seconds in which a child must write to the file.
     """
     rows = Rows(path)
@@ -53,7 +53,7 @@ def run(command: Sequence[str], path: Path, units: list[str], *, until: float, p
 
 
 def _one(command: Sequence[str], path: Path, *, until: float, patience: float) -> str | None:
-    """Run a child. Return None if it ended by itself, or why it didn't."""
+    """Run a child. Return None if it ended with status 0, or else why not."""
     child = subprocess.Popen([sys.executable, "-m", *command])
     begun = time.time()
     try:

@@ -14,13 +14,12 @@ DEVICE u64 nanoseconds() {
   return now;
 }
 
-// Whether a kernel that began then has waited too long. It looks at the timer only now and then, which is
-// slow.
+// Whether a kernel that began at `begun` has waited too long. The timer is slow, so most polls don't read it.
 DEVICE bool is_late(u64 begun, unsigned polls) {
   return polls % 64 == 63 && nanoseconds() - begun > MOST_NANOSECONDS;
 }
 
-// Mixes bits, so that each index has other data.
+// Mixes bits, so that each index gives different data.
 DEVICE unsigned mixed(unsigned x) {
   x ^= x >> 16;
   x *= 0x7feb352du;

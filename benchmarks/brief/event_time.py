@@ -1,4 +1,4 @@
-"""Time what is queued on a GPU by events, with the host ahead: all is queued before the first event is reached."""
+"""Time work on a GPU by events. The host is ahead: it queues everything before the GPU reaches the first event."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 REPETITIONS = 20
-_LEAST_DELAY, _MOST_DELAY = 100e-6, 50e-3  # seconds for which the GPU is kept busy meanwhile
+_LEAST_DELAY, _MOST_DELAY = 100e-6, 50e-3  # seconds for which the GPU spins while the host queues work
 _AHEAD = 0.7  # the part of this time in which the host must be done
 
 
@@ -56,7 +56,7 @@ class Timer:
     def times(self, queue: Callable[[], object], *, repetitions: int = REPETITIONS, calls: int = 1) -> Times:
         """Return the time of each of the `calls` calls that `queue` makes.
 
-        The first run only warms up. If the host was too slow, it is tried again with more time.
+        The first run only warms up. If the host was too slow, a run is repeated with a longer delay.
         """
         stream = _stream()
         queue()

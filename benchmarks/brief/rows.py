@@ -70,7 +70,7 @@ class Rows:
         self.write()
 
     def write(self) -> None:
-        """Replace the file. The disk may have it later: it must survive the process and not the machine."""
+        """Replace the file. It isn't synced to the disk, as it must survive only the process and not the machine."""
         head = json.dumps({**self.content, "rows": []}, indent=1)
         lines = ",\n".join(self._lines)
         temporary = self.path.with_name(f".{self.path.name}.writing")

@@ -1,4 +1,4 @@
-"""The CUDA C++ of a probe, as one text: NVRTC then needs no folder, and CuPy's cache sees every change."""
+"""The CUDA C++ of a probe, as one text: NVRTC then needs no include path, and CuPy's cache sees every change."""
 
 from __future__ import annotations
 

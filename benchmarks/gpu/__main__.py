@@ -22,13 +22,18 @@ def parser():
     made = argparse.ArgumentParser(
         prog="bash benchmarks/gpu.sh",
         description="Run everything that needs an NVIDIA GPU. If a part fails, hangs or is cut off, the others still "
-        "run, and nothing is lost. Needs CuPy 14, safetensors, ml_dtypes, hypothesis and pytest. Takes nvmath-python, "
-        "pytest-xdist, pytest-benchmark, PyTorch and JAX if they are there. Set COMMIT if there is no git.",
+        "run, and nothing is lost. Needs CuPy 14, safetensors, ml_dtypes, hypothesis and pytest. Uses nvmath-python, "
+        "pytest-xdist, pytest-benchmark, PyTorch and JAX if installed. Without git, set the variable COMMIT.",
     )
-    made.add_argument("results", metavar="RESULTS", type=Path, help="a folder for at most 8 files; gpu.json says all")
+    made.add_argument("results", metavar="RESULTS", type=Path, help="a folder for up to 8 files; gpu.json sums them up")
     made.add_argument("wheels", metavar="WHEELS", type=Path, nargs="?", help="a folder of wheels to use in addition")
-    made.add_argument("--limit", type=float, metavar="SECONDS", help="the time of the run (default: 420)")
-    made.add_argument("--kernels", type=Path, metavar="FOLDER", help=f"compiled kernels (default: WHEELS/{KERNELS})")
+    made.add_argument("--limit", type=float, metavar="SECONDS", help="the time of the run (default: 420; dry: 1200)")
+    made.add_argument(
+        "--kernels",
+        type=Path,
+        metavar="FOLDER",
+        help=f"a folder or archive of compiled kernels (default: WHEELS/{KERNELS})",
+    )
     made.add_argument(
         "--only", type=lambda names: names.split(","), metavar="PART,...", help="run only the facts and these parts"
     )
@@ -37,7 +42,7 @@ def parser():
     return made
 
 
-# It would keep the libraries, and not the kernels, from using TF32 where a row asks for it.
+# Set to 0, this keeps NVIDIA's libraries from using TF32, but not our kernels, even where a row asks for TF32.
 _NOT_INHERITED = ("NVIDIA_TF32_OVERRIDE",)
 
 

@@ -17,7 +17,7 @@ class Attempts:
     Args:
         part: the `Part`.
         places: the values of `Part.PLACES` but ATTEMPT.
-        outcomes: the file of outcomes.
+        file: the file of outcomes.
         log: the `Log`.
         options: those of `process.run`.
     """

@@ -1,4 +1,7 @@
-"""Write the facts of a GPU and of what runs on it: python -m benchmarks.gpu.facts FACTS.json. 1 if CUDA can't run."""
+"""Write the facts of a GPU and of what runs on it: python -m benchmarks.gpu.facts FACTS.json.
+
+The exit status is 1 if CUDA can't run.
+"""
 
 import importlib
 import json
@@ -57,7 +60,7 @@ def of_the_gpu():
 
 
 def of_torch():
-    """Return what PyTorch has of CUDA, if it was imported."""
+    """Return PyTorch's versions of CUDA and cuDNN, if it was imported."""
     torch = sys.modules.get("torch")
     if torch is None:
         return {}

@@ -48,7 +48,7 @@ class Count:
             _forget_access(cache / name)
 
     def facts(self):
-        """Return the hits and misses since then."""
+        """Return the hits and misses since the count began."""
         hits = sum(_was_read(self.cache / name) for name in self.before) if self.tells else None
         return {"hits": hits, "misses": len(names(self.cache) - self.before)}
 

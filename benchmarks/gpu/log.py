@@ -1,4 +1,4 @@
-"""log.txt: the output of every part, after a line "== NAME", as it comes. A long one keeps its begin and its end."""
+"""log.txt: the output of every part, after a line "== NAME", as it comes. A long one keeps its start and its end."""
 
 import re
 

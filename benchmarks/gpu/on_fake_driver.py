@@ -1,6 +1,6 @@
 """Run a module on the tests' fake driver: python -m benchmarks.gpu.on_fake_driver MODULE ARGUMENT...
 
-Its times mean nothing. Rates aren't calibrated, as that takes minutes and PTX.
+Its times mean nothing. Rates aren't calibrated, as that takes minutes and needs PTX.
 """
 
 import runpy

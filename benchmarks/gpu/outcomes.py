@@ -1,7 +1,7 @@
-"""The outcome of each test, appended to a file as it happens, so that no end of a process loses it.
+"""The outcome of each test, appended to a file as it happens, so that it is kept however the process ends.
 
-Each line is JSON: "part"; "test", its id; "outcome": "began", "passed", "failed" or "skipped"; and for the last three
-"seconds" and "why". A failure that broke the process for the next tests has "culprit".
+Each line is JSON: "part"; "test", its id; "outcome": "began", "passed", "failed" or "skipped"; and, where they are
+known, "seconds" and "why". A failure that broke the process for the next tests has "culprit".
 """
 
 import json

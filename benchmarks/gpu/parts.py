@@ -12,14 +12,14 @@ class Part:
 
     Args:
         name: its name in gpu.json, in log.txt, and for `--only`.
-        limit: its time in seconds. At the end of the run it gets what is left.
+        limit: its time in seconds. It gets less if less is left of the run.
         command: its words. PLACES are replaced in them.
         least: it isn't started with fewer seconds than these.
         tests: whether pytest runs it, with the plugin, so each test's outcome is known.
         test_seconds: the time of each test.
         needed: whether no other part can run if it fails, unless it found out that CUDA runs.
         why_not: returns why it can't run here, or None.
-        variables: more of its environment.
+        variables: environment variables to add.
     """
 
     PLACES = ("PYTHON", "RESULTS", "KEPT", "ATTEMPT")

@@ -95,7 +95,7 @@ def broken_cuda():
 
 
 def why(report):
-    """Return the last words of a report that didn't pass."""
+    """Return why a test was skipped or failed, or None if it passed."""
     if report.passed:
         return None
     if isinstance(report.longrepr, tuple):  # a skip: file, line, reason

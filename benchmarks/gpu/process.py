@@ -1,4 +1,4 @@
-"""Run a command within a time, in a process group of its own.
+"""Run a command with a time limit, in a process group of its own.
 
 A group that must end gets SIGINT, after which pytest still reports failures and writes the times of its benchmarks.
 After `GRACE` seconds it gets SIGKILL.
@@ -81,7 +81,7 @@ def _interrupt(process, grace, stop):
 
 
 def _exited(process):
-    """Return whether it has, and leave it a zombie. Until it is waited for, no other group gets its number."""
+    """Return whether a process has exited. It stays a zombie for now, so that no other group gets its number."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 

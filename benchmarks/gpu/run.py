@@ -10,7 +10,7 @@ from benchmarks.gpu.log import Log
 from benchmarks.gpu.process import GRACE
 from benchmarks.gpu.record import Record
 
-RESERVE = 7  # seconds to bury the last part and write the results
+RESERVE = 7  # seconds to end the last part and write the results
 SAY = 10  # seconds between lines about a running part
 # All files of a folder of results. Some are written by parts.
 FILES = (
@@ -30,7 +30,7 @@ class Run:
     """A run of some parts.
 
     Args:
-        parts: the table.
+        parts: the parts, in order.
         results: the folder of results.
         work: a folder for the rest.
         limit: its time in seconds, from `started` on.

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from benchmarks.gpu.parts import Part
 
-# Tests of kernels' arguments, and those that look into the fake driver, need no GPU.
+# Left out, as they need no GPU: tests of kernels' arguments, and those that look into the fake driver.
 FIRST = ("tests/cuda/test_primitives.py", "tests/cuda/test_driver_cublaslt.py")
 ORDER = ("tests/cuda/test_gpu_order.py",)
 TESTS = (
@@ -80,7 +80,7 @@ def _with_dry_run(dry, name, *arguments):
 
 
 def _tests(name, limit, dry, files, *options):
-    """Return a part that runs tests. They are long on the fake driver, where `-k` chooses a few."""
+    """Return a part that runs tests. They are slow on the fake driver, where `-k` chooses a few."""
     backend = {"FUSEDLSTM_TEST_BACKENDS": "emulated" if dry else "cuda"}
     command = ("{PYTHON}", "-m", "pytest", "-q", "-m", "not nightly", *_FIRST_OF_ALL, *options, *files)
     return Part(name, limit, command, tests=True, variables=backend)
@@ -124,7 +124,7 @@ def _benchmark(name, dry, have):
     return Part(f"time_{name}", 45, command, least=10, tests=True, why_not=not_installed)
 
 
-# The rows of a dry run. Of `load` only what starts no process, as that wouldn't have the fake driver.
+# The rows of a dry run. Those of `load` start no process, as another process wouldn't have the fake driver.
 _FEW = {
     "step": "B1-I128 and fusedlstm",
     "pool": "B256 and fusedlstm",

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     until = time.time() + options.seconds
     Rows(options.result, {"what": "kernel table", "dry": options.dry_run})
     if options.dry_run:
-        dry_run.begin()  # builds the driver, if it isn't
+        dry_run.begin()  # builds the driver, if it isn't built yet
     else:
         warm.compile_all(until=time.time() + options.seconds / 3)
     words = ["benchmarks.kernel_table", str(options.result), "--child-until", str(until)]
@@ -60,7 +60,7 @@ def _conclude(rows: Rows, units: list[str]) -> int:
 
 
 def _by_reason(missing: dict[str, str]) -> dict[str, list[str]]:
-    """Return the rows that were not measured, by why not."""
+    """Return the rows that were not measured, grouped by the reason."""
     found: dict[str, list[str]] = {}
     for unit, why in missing.items():
         found.setdefault(why, []).append(unit)

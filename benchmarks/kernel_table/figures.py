@@ -66,7 +66,7 @@ def _add_figure(figure: dict[str, Any], case: Case, peer: Peer, timer: Timer) ->
 
 
 def measured(case: Case, peer: Peer, timer: Timer) -> dict[str, Any]:
-    """Return the state of a figure, and its times if the results are right, from the case's state and afterwards."""
+    """Return a figure's state, and its times. Results are checked before, and states kept in place also afterwards."""
     why_not = peer.why_not("cuda") or peer.cannot(case)
     if why_not:
         return {"state": "unsupported", "why": why_not}
@@ -101,7 +101,7 @@ def _nans(array: Any) -> Any:
 
 
 def replayed(queue: Callable[[], object], timer: Timer) -> Times:
-    """Return the time of a replay, of many in a burst."""
+    """Return the time of one replay, from bursts of many."""
     once = timer.times(queue, repetitions=3)
     if once.gpu is None:
         return once

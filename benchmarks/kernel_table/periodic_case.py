@@ -60,7 +60,7 @@ def _weights(N: int, dtype: str) -> StackedWeights:
 
 @functools.lru_cache(maxsize=4)
 def _one_period(N: int, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return random x, h and c. c is exact in 16 bits, as some peers keep it so."""
+    """Return random x, h and c. c is exact in the weights' dtype, as some peers keep it in 16 bits."""
     rng, dtype_ = np.random.default_rng(1), _weights(N, dtype).dtype
     x, h, c = (rng.standard_normal((PERIOD, N), np.float32).astype(dtype_) for _ in range(3))
     return x, h, c.astype(np.float32)

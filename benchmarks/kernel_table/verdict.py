@@ -13,7 +13,7 @@ LSTM = "torch.nn.LSTM"
 
 
 def verdict(size: Size, figures: dict[str, dict[str, Any]], capability: int) -> dict[str, Any]:
-    """Return the choice, the winner, and how many times as long as it the choice and PyTorch take."""
+    """Return the choice, the winner, and the times of the choice and of PyTorch divided by the winner's."""
     choice = kernel_choice.choose(size.B, size.N, size.N, None, size.dtype, size.precision, capability)
     seconds = {name: median for name, figure in figures.items() if (median := _median(figure))}
     ours = {name: seconds[name] for name in size.kernels if name in seconds}

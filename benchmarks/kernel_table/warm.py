@@ -11,7 +11,7 @@ import time
 
 from benchmarks.kernel_table.sizes import SIZES
 
-# Rows for which a kernel has other tiles.
+# Batches for which a kernel has different tiles.
 _BATCHES = (8, 64, 1024, 4096)
 _N = 128
 

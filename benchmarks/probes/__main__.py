@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.child_until is not None:
         return child.measure(Rows(options.result), until=options.child_until, dry=options.dry_run)
     if options.dry_run:
-        dry_run.begin()  # builds the driver, if it isn't
+        dry_run.begin()  # builds the driver, if it isn't built yet
     until = time.time() + options.seconds
     Rows(options.result, {"what": "probes", "dry": options.dry_run})
     words = ["benchmarks.probes", str(options.result), "--child-until", str(until)]

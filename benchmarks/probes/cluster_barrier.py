@@ -1,6 +1,6 @@
 """The barrier of a cluster of blocks: arrive with release, wait with acquire.
 
-One that passes no word is timed only where one that does is right.
+The barrier alone is timed only where a barrier that also passes a word gives the right words.
 """
 
 from __future__ import annotations

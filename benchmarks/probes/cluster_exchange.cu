@@ -51,7 +51,7 @@ DEVICE void barrier() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// What a block sends in a round: something else in each round, block and vector.
+// What a block sends in a round. It differs between rounds, blocks and vectors.
 DEVICE uint4 slice_of(int round, unsigned block, int vector) {
   const unsigned word = round * 0x9e3779b9u + (block << 12) + vector;
   return make_uint4(word, ~word, word ^ 0x5a5a5a5au, word + 0x01234567u);

@@ -15,7 +15,7 @@ extern "C" __global__ void copy_vectors(uint4* to, const uint4* from, u64 vector
   }
 }
 
-// Each thread gets the xor of what it reads, in all passes. With an odd number of passes, that is of one
+// Each thread gets the xor of what it reads in all passes. If their number is odd, that is the xor of one
 // pass.
 extern "C" __global__ void read_vectors(unsigned* out, const uint4* from, u64 vectors, int passes) {
   unsigned sum = 0;

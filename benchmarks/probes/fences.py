@@ -1,4 +1,4 @@
-"""Fences behind stores, as a difference to the same loop without one."""
+"""Fences behind stores, beside the same loop without a fence."""
 
 from __future__ import annotations
 

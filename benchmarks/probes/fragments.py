@@ -11,7 +11,7 @@ _GROUP, _IN_GROUP = _LANES // 4, _LANES % 4
 def of_bf16(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the words (32, 6) of a (16, 16) and b (16, 8) for m16n8k16: four of a, then two of b.
 
-    The matrices are float32 numbers that bfloat16 has, too.
+    The matrices are float32, with numbers that bfloat16 represents exactly.
     """
     low, high = 2 * _IN_GROUP, 2 * _IN_GROUP + 8
     pairs = [

@@ -55,14 +55,14 @@ class Gpu:
         repetitions: int = REPETITIONS,
         **more: Any,
     ) -> dict[str, Any]:
-        """Measure, and return a row. It has seconds, and those of one round without the empty launch.
+        """Measure, and return a row with the seconds of a call, and those of one round less the empty launch.
 
         Args:
             variant: what is measured.
             queue: queues the work on the current stream.
             complaint: waits for the work, and returns what is wrong with the data of all rounds since the last call,
                 or None.
-            empty: queues the same without rounds; None if there is nothing to take off.
+            empty: queues the same without rounds; None if there is nothing to subtract.
             rounds: how often the work is repeated in one call of `queue`.
             repetitions: how often `queue` is timed.
             more: facts for the row.
@@ -125,7 +125,7 @@ class Packed:
 
 
 def _packed(value: Any) -> Any:
-    """Return an object of C with the value."""
+    """Return the value as a ctypes object."""
     if isinstance(value, cupy.ndarray):
         return ctypes.c_void_p(value.data.ptr)
     return np.ctypeslib.as_ctypes_type(value.dtype)(value.item())

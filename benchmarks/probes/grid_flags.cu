@@ -13,7 +13,7 @@ DEVICE unsigned acquire(const unsigned* flag) {
   return value;
 }
 
-// What a block writes in an epoch: something else in each epoch, block and vector.
+// What a block writes in an epoch. It differs between epochs, blocks and vectors.
 DEVICE uint4 slice_of(unsigned epoch, unsigned block, int vector) {
   const unsigned word = epoch * 0x9e3779b9u + (block << 12) + vector;
   return make_uint4(word, ~word, word ^ 0x5a5a5a5au, word + 0x01234567u);

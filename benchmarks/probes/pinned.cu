@@ -1,4 +1,4 @@
-// Passes 16 bytes a thread through, from and to whatever memory.
+// Each thread copies 16 bytes with all bits inverted, from any memory and to any memory.
 extern "C" __global__ void through(uint4* to, const uint4* from, int vectors) {
   const int k = blockIdx.x * blockDim.x + threadIdx.x;
   if (k >= vectors) return;

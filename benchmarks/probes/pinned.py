@@ -1,4 +1,4 @@
-"""Pinned memory: a kernel that reads or writes it itself, against one beside a copy, in one graph.
+"""Pinned memory: a kernel that reads or writes it itself, against a kernel with copies before or after it in a graph.
 
 "seconds" are the GPU's. "trip_seconds" are the host's from the launch until it may read the output.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SIZES = (256, 4096, 32768)  # bytes
 TRIPS = 50
-WAYS = ("device", "copy", "pinned")  # where the kernel reads or writes: without, with a copy, itself
+WAYS = ("device", "copy", "pinned")  # the kernel uses the GPU's memory, the same beside a copy, or pinned memory
 _THREADS = 256
 
 
@@ -85,7 +85,7 @@ def _row(gpu: Gpu, kernel: Any, stream: Any, about: tuple[int, str, str]) -> dic
 
 
 def _lasting(complaint: Callable[[], str | None], launch: Callable[[], object]) -> Callable[[], str | None]:
-    """Return a complaint that can be made at any time: it launches for the newest input."""
+    """Return a `complaint` that can be called at any time: it first launches with the newest input."""
 
     def both() -> str | None:
         launch()

@@ -48,7 +48,7 @@ template <int FUNCTION> DEVICE float value_of(float x) {
   // Of -x, as a chain of 2^x would overflow.
   if (FUNCTION == EX2) asm volatile("neg.ftz.f32 %0, %0; ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
   if (FUNCTION == TANH) asm volatile("tanh.approx.f32 %0, %0;" : "+f"(x));
-  // Of x + 1, as the assembler would take two reciprocals for none.
+  // Of x + 1, as the assembler would drop the reciprocal of a reciprocal.
   if (FUNCTION == RCP) asm volatile("add.ftz.f32 %0, %0, 0f3F800000; rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
   if (FUNCTION == FMA)
     asm volatile("fma.rn.ftz.f32 %0, %0, 0f3F000000, 0f3E800000;" : "+f"(x));  // x / 2 + 1 / 4

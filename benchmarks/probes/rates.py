@@ -59,7 +59,7 @@ def _product_row(gpu: Gpu, kernel: Any, name: str) -> dict[str, Any]:
 
 
 def _value_row(gpu: Gpu, kernel: Any, name: str) -> dict[str, Any]:
-    """Return the row of a function. A launch of one round shows that it is the function, and all stay finite."""
+    """Return the row of a function. One round is compared with NumPy. After all rounds the numbers must be finite."""
     function, ends, tolerance = FUNCTIONS[name]
     blocks = _BLOCKS_OF_SM["values"] * gpu.multiprocessors
     numbers = np.random.default_rng(0).uniform(*ends, blocks * _THREADS * CHAINS).astype(np.float32)

@@ -127,7 +127,7 @@ def test_fences_differ(instructions):
     assert counts["MEMBAR.ALL.GPU"] > 0
 
 
-def test_rates_are_of_what_they_say(instructions):
+def test_rates_time_the_named_instructions(instructions):
     """The assembler dropped none of the repeated functions, and adds little to them."""
     counts = instructions("rates.cu")
     assert counts["HMMA.16816.F32.BF16"] == counts["HMMA.1688.F32.TF32"] == 8

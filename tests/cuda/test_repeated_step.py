@@ -105,7 +105,7 @@ def test_unaligned_arrays_have_their_own_step():
     ],
 )
 def test_what_a_call_queues(dtype, options, queued):
-    """The table chooses the kernel, as in Steppers. Memory is allocated for results, and once for scratch."""
+    """The table chooses the kernel, as in Steppers. With `out`, memory is allocated at most once, for scratch."""
     cell = make(dtype, **options)
     x, state = cell.asarray(np.zeros((5, I))), cell.zero_state(5)
     out = cell(x, state)
@@ -197,7 +197,7 @@ def test_an_operand_that_is_not_found_is_refused():
 
 
 def test_gates_as_wide_as_x():
-    """A sequence repeats steps of gates, and `step` those of x, which are as wide here."""
+    """A sequence keeps steps that take gates, and `step` keeps steps that take x. Here both are equally wide."""
     lstm = LSTM(LSTMWeights.random(4 * N, N, seed=0), backend="cuda")
     xs, states = lstm.asarray(np.random.default_rng(0).normal(size=(3, 5, 4 * N))), lstm.zero_state(5)
     for _ in range(2):

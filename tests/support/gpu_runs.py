@@ -48,7 +48,7 @@ def begin(parts, folder, *, stop=None, limit=100, grace=2, **options):
     results, work = Path(folder) / "results", Path(folder) / "work"
     results.mkdir(exist_ok=True)
     of_parts = environment(work / "site", work / "kernels", dry=True)
-    # Those of the tests' own pytest.
+    # Leave out variables of the pytest that runs this.
     of_parts = {name: value for name, value in of_parts.items() if not name.startswith(("PYTEST_XDIST", "COV_"))}
     options = {"python": sys.executable, "environment": of_parts, "facts": FACTS, "grace": grace, **options}
     return Run(parts, results, work, limit=limit, stop=stop or Stop(), **options).run()

@@ -205,7 +205,7 @@ def waiting_copy_of_pageable_memory(s):
 
 @piece(1, late=0)
 def waiting_copy_on_the_device(s):
-    """It doesn't wait."""
+    """Between places on a GPU, `memcpy` doesn't wait."""
     one = cupy.ones(1)
     runtime.memcpy(s.zero.data.ptr, one.data.ptr, 8, runtime.memcpyDeviceToDevice)
     return read(s.zero, s.ours)

@@ -1,6 +1,6 @@
 """Skip tests that need nvmath-python where it is missing, and sum up skipped tests in one line.
 
-Without nvmath-python a GPU still steps in one kernel. Tests that ask for more than that don't know beforehand.
+Without nvmath-python a GPU still steps in one kernel. Tests that need more find that out only as they run.
 """
 
 import collections
@@ -33,7 +33,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def needs_nvmath(error):
-    """Return whether a test failed because nvmath-python is missing. If it is there, no test may say so."""
+    """Return whether a test failed because nvmath-python is missing. If it is installed, the failure counts."""
     named = type(error).__name__ == "BackendUnavailableError" and "nvmath-python is not installed" in str(error)
     return named and importlib.util.find_spec("nvmath") is None
 

@@ -11,7 +11,7 @@ from fusedlstm.weights import LSTMWeights
 
 @contextlib.contextmanager
 def noted(monkeypatch):
-    """Yield a set to which the file and name of each kernel are added that is loaded or launched."""
+    """Yield a set that collects the file and name of each kernel that is loaded or launched."""
     from fusedlstm.backends.cuda.runtime.kernel import Kernel
 
     names, function = set(), Kernel._function
@@ -26,7 +26,7 @@ def noted(monkeypatch):
 
 
 def everything(use):
-    """Step what a `uses.Use` says: with and without resets, and with arrays of any strides if it says so."""
+    """Run all steps of a `uses.Use`: with and without resets, and with arrays of any strides if it allows them."""
     options = {"precision": use.precision, "batch_invariant": use.batch_invariant, "kernel": use.kernel}
     lstm = LSTM(use.weights, backend="cuda", **options)
     cells = isinstance(use.weights, LSTMWeights)

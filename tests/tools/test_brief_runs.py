@@ -1,4 +1,4 @@
-"""What brief runs on a GPU share: rows that survive, restarts after a death or a hang, and times by events."""
+"""Shared by the short runs on a GPU: rows that survive, restarts after a death or a hang, and timing by events."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_interrupted_run_keeps_its_rows(attempt, monkeypatch):
     assert attempt("pass")["facts"]["failed"] == "interrupted"
 
 
-def test_rows_are_whole_after_each(tmp_path):
+def test_file_is_whole_after_each_row(tmp_path):
     path = tmp_path / "rows.json"
     rows = Rows(path, {"dry": False})
     rows.begin("a unit")
@@ -95,7 +95,7 @@ def test_rows_are_whole_after_each(tmp_path):
 
 
 class Gpu:
-    """A GPU whose work takes known times, and CuPy's part of it."""
+    """A fake CuPy with a GPU whose work takes known times."""
 
     def __init__(self):
         self.now = self.free = 0.0

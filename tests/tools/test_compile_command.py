@@ -80,7 +80,7 @@ def test_use_after_compile_compiles_nothing(name, options, tmp_path):
 
 @driver_child.of_the_driver
 def test_selftest_after_compile_compiles_nothing(tmp_path):
-    """The whole command needs what `compile --self-test` has compiled. It is the first line that says so."""
+    """`compile --self-test` compiles all that selftest needs, as selftest's first line says."""
     cache = str(tmp_path / "cache")
     filled = driver_child.run(COMPILE.format(arguments=["compile", "--self-test", "--arch", "90", "--cache", cache]))
     assert filled.returncode == 0, filled.stderr
@@ -142,7 +142,7 @@ def test_real_nvrtc_compiles_without_a_gpu(tmp_path):
 
 
 def test_rows_are_on_each_side_of_every_bound():
-    """All numbers of rows at which a choice changes are powers of two, up to those in instances.ROWS."""
+    """Every number of rows at which a choice changes is in instances.ROWS, and so is the next number."""
     instances = pytest.importorskip("fusedlstm.backends.cuda.instances")
     from fusedlstm.backends.cuda import tiles
 
@@ -203,7 +203,7 @@ def test_missing_weights_are_named(capsys):
     assert capsys.readouterr().err == "fusedlstm: [Errno 2] No such file or directory: 'absent'\n"
 
 
-def test_nothing_to_compile_is_said(capsys):
+def test_nothing_to_compile_is_reported(capsys):
     assert compile_("--arch", "90") == 1
     assert capsys.readouterr().err == "fusedlstm: WEIGHTS: wanted at least one file, or --self-test; got none\n"
 
@@ -216,7 +216,7 @@ def test_wrong_usage_exits_with_2(words, weights, capsys):
     assert "usage: fusedlstm compile" in capsys.readouterr().err
 
 
-def test_missing_nvrtc_is_said(weights, capsys, monkeypatch):
+def test_missing_nvrtc_is_reported(weights, capsys, monkeypatch):
     monkeypatch.setattr(probe, "why_not_compile", lambda: "NVRTC is away")
     assert compile_(weights, "--arch", "90") == 1
     assert capsys.readouterr().err == "fusedlstm: kernels can't be compiled here: NVRTC is away\n"
@@ -245,7 +245,7 @@ def test_compiler_errors_are_counted(weights, capsys, monkeypatch, tmp_path):
 
 
 @needs_cuda
-def test_full_disk_is_said(weights, capsys, monkeypatch, tmp_path):
+def test_full_disk_is_reported(weights, capsys, monkeypatch, tmp_path):
     from fusedlstm.backends.cuda.runtime import cache
 
     monkeypatch.setattr(cache, "write", lambda name, content: tmp_path / name)

@@ -27,7 +27,7 @@ def gpu_sh(*arguments, cwd=None):
 
 @needs_emulation
 def test_short_dry_run(tmp_path):
-    """The results' folder is named from where the user is."""
+    """A relative folder of results is in the user's current folder."""
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "broken-1.0-py3-none-any.whl").write_text("no wheel")
     asked = ("--only", "primitives,profiler,wheels")
@@ -92,7 +92,7 @@ def test_packages_among_wheels_count(tmp_path):
 
 
 def test_machine_without_cuda_ends_at_once(tmp_path, monkeypatch, capsys):
-    """gpu.json says why."""
+    """The facts say why."""
     monkeypatch.setattr(facts, "unavailable_reason", lambda backend: "there is no NVIDIA driver")
     assert facts.main(tmp_path / "facts.json") == 1
     assert json.loads((tmp_path / "facts.json").read_text())["cuda_runs"] == "there is no NVIDIA driver"

@@ -55,7 +55,7 @@ def test_later_parts_get_what_is_left(tmp_path):
     assert found["longer"]["why"].endswith("s were left, and it needs 9 or more")
 
 
-def test_needed_part_that_fails_leaves_the_rest(tmp_path):
+def test_failed_needed_part_skips_the_rest(tmp_path):
     kinds = [program("facts", "raise SystemExit('no GPU')", needed=True), program("next")]
     assert begin(kinds, tmp_path) == 1
     assert recorded(tmp_path)["parts"]["next"] == {"name": "next", "status": "not run", "why": "facts: failed"}
@@ -151,7 +151,7 @@ def test_times_of_all_parts_are_merged(tmp_path):
 
 
 def test_table_is_complete():
-    """Every file of tests exists, every file of benchmarks is timed, and the parts before the last ones fit."""
+    """Every file of tests exists, every file of benchmarks is timed, and a dry run has the same parts."""
     of_table = {part.name: part for part in table.parts()}
     for file in (*table.FIRST, *table.ORDER, *table.TESTS, *table.DRY_TESTS):
         assert (ROOT / file).is_file(), file

@@ -30,7 +30,7 @@ def test_rows_are_all_sizes_and_arithmetics():
     )
 
 
-def test_each_row_has_the_kernels_that_can():
+def test_row_has_the_kernels_of_its_arithmetic():
     assert SMALL.kernels == ["matmul", "simt"]
     assert Size("bfloat16", "highest", 1, 64).kernels == ["matmul", *kernel_choice.TENSOR]
     assert Size("float32", "high", 1, 64).kernels == list(kernel_choice.NAMES)
@@ -196,7 +196,7 @@ def test_row_without_figures_has_no_winner():
 
 
 def test_kernels_are_compiled_beforehand(monkeypatch):
-    """Each kernel of each arithmetic once, and the time bounds it."""
+    """Each kernel is compiled once for each arithmetic, and the wait has a limit."""
     warm = importlib.import_module("benchmarks.kernel_table.warm")
     started, waited = [], []
 

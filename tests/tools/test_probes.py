@@ -20,7 +20,7 @@ MICROSECOND = {"median": 1e-6, "p10": 1e-6, "p90": 1e-6}
 
 
 class Timer:
-    """Runs the work, and says that it took as many microseconds as `seconds` has."""
+    """Runs the work, and says that the first took 1 us, the second 2 us, and so on."""
 
     def __init__(self):
         self.dry, self.timed = False, 0

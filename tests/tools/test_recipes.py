@@ -211,7 +211,7 @@ def version_of(name, value):
 PLACES_OF_AN_OPTION = [
     Place(
         "fusedlstm/functions.py",
-        "add '{}' to the fields of Functions, and to its methods of and options",
+        "add '{}' to the fields of Functions, and to its methods `of` and `options`",
         lambda o, v: o in DEFAULTS and Functions.of(**{"activation": "tanh", o: v}) != Functions(),
         first=True,
     ),

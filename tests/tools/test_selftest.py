@@ -95,7 +95,7 @@ def failed(found):
 
 
 def test_wrong_formula_is_found(run, monkeypatch):
-    """An output gate that sees the old c changes only cells with peepholes."""
+    """An output gate that sees a wrong c changes only cells with peepholes."""
     real, calls = reference.formula.gate, itertools.count(1)
 
     def gate(weights, z, p, c):
@@ -250,7 +250,7 @@ def test_killed_run_leaves_its_results(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_missing_gpu_is_said_line_by_line(run):
+def test_missing_gpu_is_reported_line_by_line(run):
     status, lines, found = run("--dtype", "float32", "--dtype", "tf32")
     assert status == 0
     assert {check["device"] for check in found["checks"]} == {NUMPY}
@@ -341,7 +341,7 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
 
 
 @needs_cuda
-def test_unusable_cache_is_said(run, monkeypatch, tmp_path):
+def test_unusable_cache_is_reported(run, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FUSEDLSTM_CACHE_DIR", str(tmp_path / "file" / "cache"))
     status, lines, _ = run("--dtype", "float64", "--kernel", "matmul", "--seconds", "0.001")
