@@ -42,8 +42,8 @@ def parser():
     return made
 
 
-# Set to 0, this keeps NVIDIA's libraries from using TF32, but not our kernels, even where a row asks for TF32.
-_NOT_INHERITED = ("NVIDIA_TF32_OVERRIDE",)
+# Set to 0, the first keeps NVIDIA's libraries from using TF32, but not our kernels, even where a row asks for TF32.
+_NOT_INHERITED = ("NVIDIA_TF32_OVERRIDE", "PYTEST_ADDOPTS")
 
 
 def environment(site, kernels, *, dry):

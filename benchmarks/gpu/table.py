@@ -40,7 +40,7 @@ TESTS = (
 DRY_TESTS = ("tests/core/test_cell_object.py", "tests/core/test_oracles.py")
 BENCHMARKS = ("step", "pool", "sequence", "workloads", "load", "state")
 _PROCESSES = 8
-_SLOWER = 8  # a dry run, whose kernels g++ compiles
+_SLOWER = 8  # times as long in a dry run, whose kernels g++ compiles
 _FIRST_OF_ALL = ("-p", "no:cacheprovider", "--tb=short")  # of pytest's options
 
 

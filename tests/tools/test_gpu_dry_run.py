@@ -76,10 +76,11 @@ def test_unknown_part_is_named(capsys, tmp_path):
 def test_threads_are_set_before_python_starts(tmp_path, monkeypatch):
     """Plugins of pytest may import NumPy before our conftest. TF32 is left to each library."""
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--passed-to=somewhere")
     found = command.environment(tmp_path / "site", tmp_path / "kernels", dry=False)
     assert found["OPENBLAS_NUM_THREADS"] == found["OMP_NUM_THREADS"] == "1"
     assert found["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] == "1"
-    assert "NVIDIA_TF32_OVERRIDE" not in found
+    assert not {"NVIDIA_TF32_OVERRIDE", "PYTEST_ADDOPTS"} & found.keys()
     assert str(tmp_path / "site") in found["PYTHONPATH"].split(os.pathsep)
     assert found["FUSEDLSTM_CACHE_DIR"] == found["FUSEDLSTM_TEST_CACHE_DIR"]
 
