@@ -108,9 +108,9 @@ def _add_compile(add: Callable[..., argparse.ArgumentParser]) -> None:
         "compile",
         help="compile the kernels of files of weights ahead, on a machine without a GPU",
         description="Fill the cache with every kernel that cells, sequences, Steppers and pools of these weights load "
-        "on GPUs of a compute capability. The cache serves one version of NVRTC: use the same there. Programs find it "
-        "at DIR if FUSEDLSTM_CACHE_DIR says so, and use it if the folder belongs to their user and no other can write "
-        "to it.",
+        "on GPUs of a compute capability. The cache serves one version of NVRTC: use the same on the machine with "
+        "the GPU. Programs find it at DIR if FUSEDLSTM_CACHE_DIR says so, and use it if the folder belongs to their "
+        "user and no other can write to it.",
     )
     command.add_argument("weights", metavar="WEIGHTS", nargs="*", help="files of LSTMWeights or StackedWeights")
     command.add_argument(
@@ -142,7 +142,8 @@ def _add_compile(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--contiguous",
         action="store_true",
-        help="the arrays that programs pass are contiguous, which takes fewer kernels; default: they have any strides",
+        help="the arrays that programs pass are contiguous, which takes fewer kernels; default: they may have any "
+        "strides",
     )
     command.add_argument("--self-test", action="store_true", help="also compile what the command selftest needs")
     command.add_argument(

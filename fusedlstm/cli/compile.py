@@ -51,7 +51,7 @@ def compile_ahead(
         wanted = [*uses, *(uses_of_all(capability) if self_test else ())]
         filled = select.compile_uses(wanted, capability, jobs=jobs, folder=folder)
         seconds = time.perf_counter() - start
-        counts = f"{filled.compiled} kernels compiled, {filled.there} were there"
+        counts = f"{filled.compiled} kernels compiled, {filled.there} already cached"
         say(f"{filled.arch}: {counts}, {filled.nbytes:,} bytes, {seconds:.1f} s")
         errors += filled.errors
     say(f"{filled.folder} serves NVRTC {filled.nvrtc}: with another version, kernels are compiled again")

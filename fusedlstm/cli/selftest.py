@@ -44,7 +44,7 @@ def selftest(
         say: writes a line.
         backend: "numpy", "cuda" or "cuda:<index>"; None for the first GPU and NumPy.
         names: the names of the kinds of arithmetic; None for all.
-        kernels: the kernels to test on a GPU, and nothing on NumPy; None for all, and NumPy.
+        kernels: the kernels to test on a GPU; None for all. If it is not None, NumPy is not tested.
         seconds: after this time, no check begins.
         json_path: a file that is replaced after every check.
 
@@ -135,7 +135,7 @@ def _compile(say: Callable[[str], None], checks: Sequence[Check]) -> None:
     except (OSError, RuntimeError) as error:
         say(f"kernels are compiled when they are needed: {error}")
         return
-    counts = f"{filled.compiled} compiled, {filled.there} were there"
+    counts = f"{filled.compiled} compiled, {filled.there} already cached"
     failing = f", {len(filled.errors)} don't compile" if filled.errors else ""
     say(f"kernels: {counts}{failing}, {time.perf_counter() - start:.1f} s")
 

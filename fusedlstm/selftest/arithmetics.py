@@ -13,7 +13,7 @@ class Arithmetic:
         dtype: the dtype of x and h.
         precision: as in LSTMCell.
         h: the largest difference of h, which is rounded to the dtype once.
-        c: the largest difference of c, which is float32 beside 16-bit dtypes.
+        c: the largest difference of c, which is float32 if h has 16 bits.
     """
 
     dtype: str
@@ -22,9 +22,9 @@ class Arithmetic:
     c: float
 
 
-# Units in the last place just below 1: 90 of float64 and 50 of float32, for sums of up to a hundred products; 4 of
-# TF32, whose products are of numbers with 10-bit mantissas; 1 of 16 bits, as h is rounded by half a unit, and the other
-# half is for what is rounded before.
+# In units in the last place just below 1, h may differ by 90 (float64) and 50 (float32), as sums have up to a hundred
+# products, by 4 (TF32), as factors have 10-bit mantissas, and by 1 (16 bits). Half of that 1 is for the rounding of h,
+# and half for roundings before it.
 ARITHMETICS = {
     "float64": Arithmetic("float64", "highest", h=1e-14, c=1e-14),
     "float32": Arithmetic("float32", "highest", h=3e-6, c=3e-6),

@@ -10,8 +10,8 @@ from fusedlstm.weights import LSTMWeights
 if TYPE_CHECKING:
     from fusedlstm.stacked import EitherWeights
 
-# Arguments of LSTMWeights.random. Odd sizes reach the code for rows that can't be moved 16 bytes at a time. A narrow
-# projection is part of a one-kernel step, and a wide one a kernel of its own.
+# Arguments of LSTMWeights.random. Odd sizes reach the code for rows that can't be moved 16 bytes at a time. With few
+# units, the projection is part of a one-kernel step. With more, it is a second kernel.
 _CELLS: dict[str, dict[str, Any]] = {
     "plain": {"input_size": 24, "hidden_size": 32},
     "peepholes": {"input_size": 19, "hidden_size": 27, "peephole": True, "cell_clip": 0.7},

@@ -72,7 +72,7 @@ class Check:
 
     @property
     def what(self) -> str:
-        """Return the rest of the name."""
+        """Return the part of the name after the kernel."""
         words = [self.form, f"B={self.B}"]
         if self.kind == "pool":
             words.append("slots on the host" if self.host else "slots on the GPU")
@@ -101,7 +101,7 @@ class Group:
 
 
 def checks_on(device: str, names: Sequence[str], kernels: Sequence[str]) -> Iterator[Check]:
-    """Yield the checks of a device for these kinds of arithmetic, and of a GPU for these kernels."""
+    """Yield a device's checks for these kinds of arithmetic and, on a GPU, for these kernels."""
     on_cpu = device == NUMPY
     for name in names:
         arithmetic = arithmetics.ARITHMETICS[name]
@@ -121,7 +121,7 @@ def checks_on(device: str, names: Sequence[str], kernels: Sequence[str]) -> Iter
 
 
 def grouped(reasons: Mapping[Check, str]) -> list[Group]:
-    """Return checks that are not run, by the reason, in groups of one object and dtype."""
+    """Return checks that are not run, in groups with one device, dtype, object and reason."""
     groups: dict[tuple[str, ...], list[Check]] = {}
     for check, reason in reasons.items():
         groups.setdefault((check.device, check.arithmetic, check.kind, reason), []).append(check)

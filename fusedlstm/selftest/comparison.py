@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Comparison:
-    """The worst of several comparisons: the one whose difference is largest beside its tolerance.
+    """The worst of several comparisons: the one whose difference is largest relative to its tolerance.
 
     Args:
         arithmetic: has the tolerances.
-        steps: a factor for the errors of several steps or layers. With more than one, c has the tolerance of h, which
-            is the input of others.
+        steps: a factor for the errors of several steps or layers. If it isn't 1, c has the tolerance of h, as later
+            steps and layers read h.
 
     Attributes:
         difference: the largest difference of the worst comparison; infinite if a number is not finite.

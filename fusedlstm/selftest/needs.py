@@ -1,4 +1,4 @@
-"""The kernels that checks need on a GPU, so that they can be compiled before."""
+"""The kernels that checks need on a GPU, so that they can be compiled ahead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def uses_of(checks: Iterable[Check]) -> list[Use]:
-    """Return the use of weights that each check on a GPU is."""
+    """Return a Use for each check on a GPU."""
     found = []
     for check in checks:
         arithmetic = ARITHMETICS[check.arithmetic]
@@ -32,7 +32,7 @@ def uses_of(checks: Iterable[Check]) -> list[Use]:
 
 
 def uses_of_all(capability: int) -> list[Use]:
-    """Return the uses of all checks that can run on GPUs of a compute capability, if this machine knows the dtypes."""
+    """Return a Use for each check that GPUs of a compute capability can run, in the dtypes that this machine has."""
     old = kernel_choice.reason_against_device(capability) is not None
     checks = checks_on("cuda", arithmetics.NAMES, ("matmul",) if old else kernel_choice.NAMES)
     return uses_of(check for check in checks if _is_known(ARITHMETICS[check.arithmetic].dtype))

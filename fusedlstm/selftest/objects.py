@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fusedlstm.selftest.reference import Pair
 
 _STEPS = 4  # of a sequence
-_SEVERAL = 3.0  # the tolerance of several steps or layers, beside that of one
+_SEVERAL = 3.0  # the tolerance of several steps or layers, as a multiple of that of one
 
 
 def run(check: Check) -> Comparison:
@@ -104,7 +104,7 @@ def _pairs(states: Sequence[LSTMState]) -> list[Pair]:
 
 
 def _cell(case: _Case) -> Comparison:
-    """Step without and with resets, and in place of c."""
+    """Step without resets, and then with resets, writing c in place."""
     found, resets = case.comparison(), case.resets()
     state = case.given(case.states(case.B))
     for is_first in (None, case.flags(case.B), case.flags(case.B)):

@@ -60,7 +60,7 @@ class Report:
         for result in self.results:
             check = result.check
             rows.setdefault((check.backend, check.arithmetic, check.kind), []).append(result)
-        lines = [f"{'':24} passed  FAILED   worst difference of what is allowed"]
+        lines = [f"{'':24} passed  FAILED   worst difference, and what is allowed"]
         for names, found in rows.items():
             passed = sum(result.outcome == PASSED for result in found)
             worst = max(found, key=lambda result: result.part)

@@ -1,4 +1,7 @@
-"""Run checks one after the other: a failure doesn't end them, but a lost GPU does, and so does the time."""
+"""Run checks one after the other.
+
+A failure stops nothing. After a GPU is lost, its other checks are left out. After the time limit, all others are.
+"""
 
 from __future__ import annotations
 

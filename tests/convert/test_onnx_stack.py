@@ -303,7 +303,7 @@ def test_quantised_nodes_beside_an_lstm():
     source.graph.node[-1].domain, source.graph.node[-1].op_type = "com.microsoft", "DynamicQuantizeLSTM"
     message = refusal(source, None)
     assert (
-        "wanted only ONNX's operator LSTM; got also com.microsoft.DynamicQuantizeLSTM 'upper', beside 'lower'"
+        "wanted only ONNX's operator LSTM; got also com.microsoft.DynamicQuantizeLSTM 'upper', besides 'lower'"
         in message
     )
     assert convert.from_onnx(source, "lower").num_layers == 1

@@ -73,7 +73,7 @@ def test_use_after_compile_compiles_nothing(name, options, tmp_path):
     done = driver_child.run(COMPILE.format(arguments=arguments))
     assert done.returncode == 0, done.stderr
     count = len(list(cache.glob("*.cubin")))
-    assert re.fullmatch(rf"sm_90: {count} kernels compiled, 0 were there, .*", done.stdout.splitlines()[0])
+    assert re.fullmatch(rf"sm_90: {count} kernels compiled, 0 already cached, .*", done.stdout.splitlines()[0])
     used = driver_child.run(USE.format(arguments=arguments), FUSEDLSTM_CACHE_DIR=str(cache))
     assert used.stdout.split() == [str(count), "0"], used.stdout + used.stderr
 
@@ -88,7 +88,7 @@ def test_selftest_after_compile_compiles_nothing(tmp_path):
     program = f"from fusedlstm.cli.main import main\nmain({test!r})"
     done = driver_child.run(program, FUSEDLSTM_CACHE_DIR=cache)
     count = len(list(Path(cache).glob("*.cubin")))
-    assert re.match(rf"kernels: 0 compiled, {count} were there, ", done.stdout), done.stdout
+    assert re.match(rf"kernels: 0 compiled, {count} already cached, ", done.stdout), done.stdout
 
 
 @driver_child.of_the_driver
@@ -137,7 +137,7 @@ def test_real_nvrtc_compiles_without_a_gpu(tmp_path):
     assert [line.partition(",")[0] for line in lines[:2]] == [f"sm_{a}: {each} kernels compiled" for a in (80, 90)]
     assert lines[2].startswith(f"{cache} serves NVRTC {real_nvrtc.version()}: ")
     assert [line.split(", ")[:2] for line in second.stdout.splitlines()[:2]] == [
-        [f"sm_{a}: 0 kernels compiled", f"{each} were there"] for a in (80, 90)
+        [f"sm_{a}: 0 kernels compiled", f"{each} already cached"] for a in (80, 90)
     ]
 
 

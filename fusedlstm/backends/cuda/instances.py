@@ -1,4 +1,4 @@
-"""List the instances of kernels that a use of weights loads, without a GPU, so that they can be compiled before.
+"""List the instances of kernels that a use of weights loads, without a GPU, so that they can be compiled ahead.
 
 This repeats the conditions of launches, in terms of sizes and options. A test compares both. It imports no cuBLAS,
 which a machine that only compiles may lack.
@@ -185,9 +185,9 @@ class _Layer:
         Args:
             kernel: its name.
             B: the number of rows.
-            staged: whether x and h can be copied to tiles 16 bytes at a time: one of both, or both.
-            odd: whether arrays of the caller for h, or to add to it, may begin at any element.
-            odd_m: the same of the arrays of a launch that computes only m.
+            staged: whether x and h can be copied to tiles 16 bytes at a time: {True}, {False}, or both if it may vary.
+            odd: whether the caller's arrays that get h, or are added to it, may begin at any element.
+            odd_m: the same for the arrays of a launch that computes only m.
         """
         tile = tile_of(kernel, B, self.dtype)
         inside = self._projects and tile.projects(B, self._N, self.dtype)

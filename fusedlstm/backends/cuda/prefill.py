@@ -37,11 +37,11 @@ class Filled:
     """What `fill` found and made.
 
     Attributes:
-        arch: what they are for, such as "sm_90".
+        arch: what the code is for, such as "sm_90".
         nvrtc: NVRTC's version, such as "13.0". No other version finds the code.
         folder: where the code is.
-        compiled: the instances that were compiled.
-        there: the instances that were cached already.
+        compiled: how many instances were compiled.
+        there: how many instances were cached already.
         nbytes: the bytes of the code of both.
         errors: the compiler's errors, in one text for each instance that doesn't compile.
     """
@@ -62,7 +62,7 @@ def compile_uses(uses: Iterable[Use], capability: int, *, jobs: int | None = Non
         uses: the uses.
         capability: the compute capability, 90 for 9.0.
         jobs: how many threads compile; None for the number of CPUs.
-        folder: the cache's folder. It is FUSEDLSTM_CACHE_DIR meanwhile. None for the one that programs use.
+        folder: the cache's folder, to which FUSEDLSTM_CACHE_DIR is set meanwhile; None for the one that programs use.
 
     Raises:
         ValueError: a use names a kernel that can't run on such GPUs.

@@ -31,7 +31,7 @@ _STREAM, _HANDLE = 0, 1  # what work is queued on: a stream, or cuBLAS's handle
 
 
 class Operands(NamedTuple):
-    """The arrays of a step, or their addresses. Rows are contiguous, and h_out, c_out and gates as a whole.
+    """The arrays of a step, or their addresses. Rows are contiguous. h_out, c_out and gates are contiguous as a whole.
 
     Attributes:
         x: (B, I), or x's part of the gates, (B, 4N).
@@ -57,7 +57,7 @@ class Operands(NamedTuple):
 
 
 class RepeatedStep:
-    """The work of a step, for all operands with the layouts and alignments of these.
+    """The work of a step, for all operands with the layouts and alignments of `first`.
 
     Args:
         weights: the cell's weights. The work refers to their memory.
@@ -176,7 +176,7 @@ class RepeatedStep:
         self._work.append((product.queue, _HANDLE))
 
     def _scratch(self, shape: tuple[int, int], dtype: np.dtype[Any], columns: int | None = None) -> Any:
-        """Return an array in scratch memory, or only its first columns. It stands for those of later steps."""
+        """Return an array in scratch memory, or only its first columns. It stands for what later steps allocate."""
         nbytes = -(-shape[0] * shape[1] * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
         array = cupy.ndarray(shape, dtype, cupy.cuda.alloc(nbytes))[:, :columns]
         self._offsets.append(self._scratch_bytes)

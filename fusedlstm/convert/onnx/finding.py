@@ -148,7 +148,7 @@ class Found:
             raise WeightsFileError(*self._problems.values())
         if self._others:
             node = self._others[0]
-            got = f"also {node.op} {node.name!r}, beside {self._shown()}"
+            got = f"also {node.op} {node.name!r}, besides {self._shown()}"
             self.model.refuse("its graph", "only ONNX's operator LSTM", got, "Give name=")
         if len(self.units) == 1 and not self._problems:
             return self.units

@@ -27,7 +27,7 @@ _DEFAULT_MATH = cublas.CUBLAS_DEFAULT_MATH
 
 
 class Product:
-    """a @ weight.T, for any `a` and `out` of the layouts of these.
+    """a @ weight.T, for any `a` and `out` with the layouts of the given ones.
 
     At precision "highest", float32 is multiplied as IEEE float32, whatever CUPY_TF32 or other users of CuPy's cuBLAS
     handle have set. At "high" it may be multiplied as TF32. The 16-bit types accumulate in float32.

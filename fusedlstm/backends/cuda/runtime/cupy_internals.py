@@ -25,7 +25,7 @@ __all__ = ["ForeignStream", "driver", "get_cublas_handle", "import_cublas", "nvr
 
 
 def import_cublas() -> ModuleType:
-    """Return CuPy's module of cuBLAS, or raise ImportError if the library is missing: compiling needs none."""
+    """Return CuPy's module of cuBLAS, or raise ImportError if it is missing. Compiling doesn't need it."""
     from cupy_backends.cuda.libs import cublas
 
     module: ModuleType = cublas

@@ -1,4 +1,4 @@
-"""Load compiled kernels as CuPy's RawKernels, and launch them. Nothing else in the package does."""
+"""Load compiled kernels as CuPy's RawKernels, and launch them. Only this file and `packed.py` launch any."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOCK = threading.RLock()
 
 
 class Kernel:
-    """One instance of a kernel, and the only way to launch it.
+    """One instance of a kernel. A call checks the arguments, and launches it.
 
     Args:
         file: a file of kernels/.

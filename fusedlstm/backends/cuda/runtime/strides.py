@@ -60,7 +60,7 @@ def copy_rows(to: Any, a: Any) -> None:
 
 
 class RowCopy:
-    """A copy of rows, for any arrays of the layouts of these.
+    """A copy of rows, for any arrays with the layouts of the given ones.
 
     Args:
         to: (B, K), with contiguous rows.
