@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 import cupy
-from cupy.cuda import nvrtc
 
 from fusedlstm.backends.cuda.runtime import probe
+from fusedlstm.backends.cuda.runtime.cupy_internals import nvrtc
 
 _DRIVER = Path("/proc/driver/nvidia/version")  # on Linux
 
