@@ -27,7 +27,7 @@ def gpu_sh(*arguments, cwd=None):
 
 @needs_emulation
 def test_short_dry_run(tmp_path):
-    """The results' folder is named from where the user is."""
+    """Both folders are named from where the user is."""
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "broken-1.0-py3-none-any.whl").write_text("no wheel")
     asked = ("--only", "primitives,profiler,wheels")
@@ -36,6 +36,7 @@ def test_short_dry_run(tmp_path):
     parts = {part["name"]: part for part in content["parts"]}
     assert ended.returncode == 1, ended.stderr
     assert parts["wheels"]["status"] == "failed", "a wheel that can't be installed stops no other part"
+    assert parts["wheels"]["why"].endswith("broken-1.0-py3-none-any.whl is invalid."), "pip found it"
     assert {name: parts[name]["status"] for name in ("facts", "primitives", "profiler")} == {
         "facts": "passed",
         "primitives": "passed",
