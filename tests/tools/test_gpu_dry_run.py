@@ -100,6 +100,18 @@ def test_machine_without_cuda_ends_at_once(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("cuda can't run here: there is no NVIDIA driver\n")
 
 
+def test_facts_are_whole_at_any_time(tmp_path, monkeypatch):
+    """A part may be killed while it writes."""
+    path = tmp_path / "facts.json"
+    monkeypatch.setattr(facts, "unavailable_reason", lambda backend: "there is no NVIDIA driver")
+    monkeypatch.setattr(facts, "optional", lambda: {"opened": opened.append(path.open())})
+    opened = []
+    facts.main(path)
+    with opened[0] as before:
+        assert "opened" not in json.load(before), "the second file replaces the first"
+    assert "opened" in json.loads(path.read_text())
+
+
 def test_absent_packages_are_facts(monkeypatch):
     more = {"no_such": ("no-such", "no_such.part"), "broken": ("broken", "json.tool.nothing")}
     monkeypatch.setattr(facts, "OPTIONAL", facts.OPTIONAL | more)
