@@ -1,6 +1,8 @@
 """Look for what `cupy_internals.py` needs in the installed CuPy, without a GPU. CI runs this with several versions."""
 
 import ctypes
+import re
+from pathlib import Path
 
 import cupy
 
@@ -8,16 +10,13 @@ from fusedlstm.backends.cuda.runtime import cupy_internals as internals
 
 from driver import build
 
-NAMES = {
-    "driver": ["launchKernel"],
-    "nvrtc": ["createProgram", "addNameExpression", "compileProgram", "getLoweredName", "getCUBIN", "getPTX"],
-    "cublas": ["gemmEx", "getMathMode", "setMathMode", "CUBLAS_COMPUTE_32F_FAST_TF32", "CUBLAS_GEMM_DEFAULT"],
-}
+FILES = ("compile.py", "cublas.py", "packed.py")  # beside `cupy_internals.py`, these use its modules
+sources = [(Path(internals.__file__).parent / name).read_text(encoding="utf-8") for name in FILES]
+names = {match for source in sources for match in re.findall(r"\b(driver|nvrtc|cublas)\.(\w+)", source)}
+assert len(names) > 15, names
 libraries = [ctypes.CDLL(str(build.build() / name)) for name in ("libcublasLt.so.13", "libcublas.so.13")]
 modules = {"driver": internals.driver, "nvrtc": internals.nvrtc, "cublas": internals.import_cublas()}
-lacking = [
-    f"{module}.{name}" for module, names in NAMES.items() for name in names if not hasattr(modules[module], name)
-]
+lacking = [f"{module}.{name}" for module, name in sorted(names) if not hasattr(modules[module], name)]
 assert not lacking, f"CuPy {cupy.__version__} lacks {lacking}"
 assert callable(internals.get_cublas_handle)
 assert internals.ForeignStream(1, 0).ptr == 1

@@ -17,6 +17,11 @@ from benchmarks.gpu.run import Run, work_folder
 from benchmarks.gpu.stopping import Stop
 
 
+def absolute(path):
+    """Return a path that parts can use, as they run in another folder."""
+    return Path(path).resolve()
+
+
 def parser():
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(
@@ -25,8 +30,12 @@ def parser():
         "run, and nothing is lost. Needs CuPy 14, safetensors, ml_dtypes, hypothesis and pytest. Uses nvmath-python, "
         "pytest-xdist, pytest-benchmark, PyTorch and JAX if installed. Without git, set the variable COMMIT.",
     )
-    made.add_argument("results", metavar="RESULTS", type=Path, help="a folder for up to 8 files; gpu.json sums them up")
-    made.add_argument("wheels", metavar="WHEELS", type=Path, nargs="?", help="a folder of wheels to use in addition")
+    made.add_argument(
+        "results", metavar="RESULTS", type=absolute, help="a folder for up to 8 files; gpu.json sums them up"
+    )
+    made.add_argument(
+        "wheels", metavar="WHEELS", type=absolute, nargs="?", help="a folder of wheels to use in addition"
+    )
     made.add_argument("--limit", type=float, metavar="SECONDS", help="the time of the run (default: 420; dry: 1200)")
     made.add_argument(
         "--kernels",
@@ -94,7 +103,7 @@ def main(arguments=None):
             made.error(f"--only: wanted some of {', '.join(names)}; got {unknown}")
         run = Run(
             [*before, *parts],
-            given.results.resolve(),
+            given.results,
             Path(work),
             limit=given.limit or (1200 if given.dry_run else 420),
             python=sys.executable,

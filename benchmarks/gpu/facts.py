@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.peers.peer import version_of
+from fusedlstm.atomic_write import replace
 from fusedlstm.backends.select import unavailable_reason
 
 # Packages and what to import of them. A run goes on without them, and some tests and rows are left out.
@@ -73,8 +74,8 @@ def main(path):
     facts = {"cuda_runs": reason or "yes", "numpy": version_of("numpy"), "python": platform.python_version()}
     if reason is None:
         facts |= of_the_gpu()
-    Path(path).write_text(json.dumps(facts))  # in case the next imports are slow
-    Path(path).write_text(json.dumps(facts | optional() | of_torch()))
+    replace(Path(path), json.dumps(facts).encode())  # in case the next imports are slow
+    replace(Path(path), json.dumps(facts | optional() | of_torch()).encode())
     print(Path(path).read_text())
     if reason:
         print(f"cuda can't run here: {reason}")

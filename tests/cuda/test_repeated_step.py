@@ -93,6 +93,33 @@ def test_unaligned_arrays_have_their_own_step():
     assert len(set(names)) == 2
 
 
+def kernels(cell):
+    """Return the names of the kernels of a cell's latest step."""
+    return [work.__self__.name for work, on in next(reversed(cell._engine._steps.values()))._work if on == 0]
+
+
+@pytest.mark.parametrize("kernel", ["matmul", "tensor_small"])
+def test_each_unaligned_array_has_its_step(kernel):
+    """Kernels look at the addresses of some arrays only. The step for one such array doesn't suit another."""
+    weights = LSTMWeights.random(I, N, seed=0)
+    options = {"backend": "cuda", "precision": "high", "kernel": kernel}
+    cell = LSTMCell(weights, **options)
+    xp = type(cell._backend).xp
+
+    def at(k, rows, columns):
+        """Return rows that begin k elements after an aligned address."""
+        return xp.zeros((rows * columns + k,), "float32")[k:].reshape(rows, columns)
+
+    for moved in range(5):
+        x, h, c, h_out, c_out = (at(int(k == moved), 5, I if k == 0 else N) for k in range(5))
+        arguments, out = (x, LSTMState(h=h, c=c)), LSTMState(h=h_out, c=c_out)
+        other = LSTMCell(weights, **options)
+        for each in (cell, other):
+            each(*arguments, out=out)
+        assert kernels(cell) == kernels(other)
+        assert len(cell._engine._steps) == moved + 1
+
+
 @emulated
 @pytest.mark.parametrize(
     ("dtype", "options", "queued"),

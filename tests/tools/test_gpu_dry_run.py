@@ -27,7 +27,7 @@ def gpu_sh(*arguments, cwd=None):
 
 @needs_emulation
 def test_short_dry_run(tmp_path):
-    """A relative folder of results is in the user's current folder."""
+    """Relative folders of results and of wheels are in the user's current folder."""
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "broken-1.0-py3-none-any.whl").write_text("no wheel")
     asked = ("--only", "primitives,profiler,wheels")
@@ -36,6 +36,7 @@ def test_short_dry_run(tmp_path):
     parts = {part["name"]: part for part in content["parts"]}
     assert ended.returncode == 1, ended.stderr
     assert parts["wheels"]["status"] == "failed", "a wheel that can't be installed stops no other part"
+    assert parts["wheels"]["why"].endswith("broken-1.0-py3-none-any.whl is invalid."), "pip found it"
     assert {name: parts[name]["status"] for name in ("facts", "primitives", "profiler")} == {
         "facts": "passed",
         "primitives": "passed",
@@ -98,6 +99,18 @@ def test_machine_without_cuda_ends_at_once(tmp_path, monkeypatch, capsys):
     assert facts.main(tmp_path / "facts.json") == 1
     assert json.loads((tmp_path / "facts.json").read_text())["cuda_runs"] == "there is no NVIDIA driver"
     assert capsys.readouterr().out.endswith("cuda can't run here: there is no NVIDIA driver\n")
+
+
+def test_facts_are_whole_at_any_time(tmp_path, monkeypatch):
+    """A part may be killed while it writes."""
+    path = tmp_path / "facts.json"
+    monkeypatch.setattr(facts, "unavailable_reason", lambda backend: "there is no NVIDIA driver")
+    monkeypatch.setattr(facts, "optional", lambda: {"opened": opened.append(path.open())})
+    opened = []
+    facts.main(path)
+    with opened[0] as before:
+        assert "opened" not in json.load(before), "the second file replaces the first"
+    assert "opened" in json.loads(path.read_text())
 
 
 def test_absent_packages_are_facts(monkeypatch):

@@ -125,7 +125,8 @@ class CudaCell(CellEngine):
             more = (cupy.ascontiguousarray(is_first), *of_reset)
             layouts = tuple((len(array), array.strides) for array in more)
             addresses += tuple(array.data.ptr for array in more)
-        key = has_gates, x.shape, x.strides, h.strides, c.strides, low_bits % _VECTOR, layouts
+        unaligned = low_bits % _VECTOR and tuple(address % _VECTOR for address in addresses)
+        key = has_gates, x.shape, x.strides, h.strides, c.strides, unaligned, layouts
         step = self._steps.get(key)
         if step is None:
             operands = Operands(x, h, c, h_out, c_out, *more)
