@@ -34,6 +34,7 @@ FILES = {
     "order": "tests/cuda/test_gpu_order.py",
     "stepper": "tests/cuda/test_stepper_gpu.py",
     "pool": "tests/cuda/test_pool_gpu.py",
+    "captures": "tests/cuda/test_captures_gpu.py",
     "fused_stepper": "tests/cuda/test_fused_stepper.py",
     "fused_pool": "tests/cuda/test_fused_pool.py",
     "layouts": "tests/cuda/test_fused_layouts.py",

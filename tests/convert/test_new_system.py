@@ -3,14 +3,13 @@
 Its function, the command and recognition then work.
 """
 
-import os
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from support.places import PACKAGE
+from support.places import PACKAGE, importing
 
 MOST_LINES = 60
 SYSTEM = '''"""Convert weights of an LSTM that nobody has."""
@@ -102,7 +101,7 @@ def package(tmp_path):
 def test_new_system_needs_one_short_file(package):
     lines = len(SYSTEM.splitlines()) + sum(map(len, LINES.values()))
     assert lines <= MOST_LINES
-    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    environment = importing(package.parent)
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(
         command, cwd=package.parent, env=environment, capture_output=True, text=True, check=False, timeout=300

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from support.backends import BACKENDS
-from support.places import ROOT, TESTS
+from support.places import ROOT, TESTS, importing
 
 CHILD = """
 import os
@@ -62,9 +62,8 @@ print("the parent goes on")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_calls_in_a_forked_process_raise():
     script = CHILD.format(tests=str(TESTS), emulated="emulated" in BACKENDS)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=importing(ROOT), check=False)
     assert ended.returncode == 0, ended.stderr
     *calls, backends, parent = ended.stdout.splitlines()
     assert len(calls) == 11
@@ -72,3 +71,12 @@ def test_calls_in_a_forked_process_raise():
     assert backends == "('numpy',) numpy"
     assert parent == "the parent goes on"
     assert "Error" not in ended.stderr or "emulated" not in BACKENDS  # CuPy may report errors in the child
+
+
+def test_children_keep_pythonpath(monkeypatch):
+    """They import this checkout first, and what only PYTHONPATH has."""
+    for before, wanted in ((None, [ROOT]), ("", [ROOT]), (f"a{os.pathsep}b", [ROOT, "a", "b"])):
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+        if before is not None:
+            monkeypatch.setenv("PYTHONPATH", before)
+        assert importing(ROOT) == {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, wanted))}

@@ -66,8 +66,31 @@ WAITS = {
             "eventQuery(event.ptr) == _NOT_READY",
             "now interop released_in_order",
         ),
+        (
+            "graphs and streams are freed in captures",
+            "elif fork.is_capturing():",
+            "elif False:",
+            "now captures dead_steppers",
+        ),
+    ],
+    "runtime/collector.py": [
+        (
+            "the first thread to leave enables the collector",
+            "if _owed and not _paused_by:",
+            "if _owed:",
+            "now captures last_capture",
+        ),
+        ("a disabled collector is enabled", " and gc.isenabled()", "", "now captures stays_disabled"),
+        ("a child collects nothing", "    if _owed:\n        gc", "    if False:\n        gc", "now captures a_child"),
     ],
     "runtime/graphs.py": [
+        (
+            "garbage is collected in captures",
+            "with collector.paused():",
+            "with contextlib.nullcontext():",
+            "now captures anyones",
+        ),
+        ("what a capture deferred stays", "        keep_deferred()\n", "", "now captures freed_after"),
         (
             "the run before a capture doesn't wait for the buffers' zeros",
             "stream.wait_event(other.record())",

@@ -10,5 +10,16 @@ DATA = TESTS / "data"
 ORACLES = TESTS / "oracles"
 # `mutations` sets this to test modified copies of the kernels.
 KERNELS = Path(os.environ.get("FUSEDLSTM_TEST_KERNELS") or ROOT / "kernels")
+
+
+def importing(*folders):
+    """Return the environment for a process that imports from these folders first, then from PYTHONPATH.
+
+    PYTHONPATH may be where CuPy is.
+    """
+    paths = (*map(str, folders), os.environ.get("PYTHONPATH", ""))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 # The environment for a process that imports the package and `support`.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, TESTS)))}
+ENVIRONMENT = importing(ROOT, TESTS)

@@ -1,6 +1,5 @@
 """The fuzzer of file readers: a few inputs for each reader, and planted faults that it must find."""
 
-import os
 import re
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import sys
 import pytest
 
 from support.fuzz_readers import READERS
-from support.places import ROOT, TESTS
+from support.places import ROOT, TESTS, importing
 
 pytestmark = pytest.mark.nightly
 
@@ -16,7 +15,7 @@ pytestmark = pytest.mark.nightly
 def fuzz(name, *options):
     """Fuzz in another process, because this one may not be forked. Return status, outcomes and output."""
     command = [sys.executable, "fuzz.py", name, *map(str, options)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = importing(ROOT)
     done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=300, check=False)
     outcomes = re.search(rf"^{re.escape(name)}: \d+ inputs: {{(.*?)}}", done.stdout, re.MULTILINE)
     assert outcomes, done.stderr

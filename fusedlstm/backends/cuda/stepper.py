@@ -70,7 +70,7 @@ class CudaStepper:
         step.zero()
         self._turns = Turns(index)
         stream = self._turns.begin()
-        held = (step, flags, self._graphs, self.x, self._flags, self.output)
+        held = (step, self._engines, flags, self._graphs, self.x, self._flags, self.output)
         for engine in engines:
             engine.weights.wait_until_uploaded(stream)
             engine.turns.add(self._turns)

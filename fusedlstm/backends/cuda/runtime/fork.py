@@ -35,8 +35,13 @@ def check_process() -> None:
     """Raise RuntimeError in a process that was forked after CUDA's first use, or in a thread that is capturing."""
     if forked:
         raise RuntimeError(REASON)
-    if capturing and threading.get_ident() in capturing:
+    if is_capturing():
         raise RuntimeError(_CAPTURES)
+
+
+def is_capturing() -> bool:
+    """Return whether this thread is capturing."""
+    return bool(capturing) and threading.get_ident() in capturing
 
 
 def _after_fork() -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import cupy
 
-from fusedlstm.backends.cuda.runtime import fork
-from fusedlstm.backends.cuda.runtime.streams import restore_current
+from fusedlstm.backends.cuda.runtime import collector, fork
+from fusedlstm.backends.cuda.runtime.streams import keep_deferred, restore_current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,7 @@ def _captured_on(stream: Any, queue: Callable[[], None]) -> Any:
         return _captured_alone(stream, queue)
     finally:
         fork.capturing.discard(thread)
+        keep_deferred()
 
 
 def _captured_alone(stream: Any, queue: Callable[[], None]) -> Any:
@@ -45,14 +46,15 @@ def _captured_alone(stream: Any, queue: Callable[[], None]) -> Any:
     queue()
     stream.synchronize()
     # During the capture, CUDA refuses allocations by this thread. Other threads aren't restricted.
-    try:
-        stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
-        queue()
-        graph = stream.end_capture()
-    except BaseException:
-        with contextlib.suppress(Exception):  # the capture may be invalid or over; keep the first error
-            stream.end_capture()
-        raise
+    with collector.paused():
+        try:
+            stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
+            queue()
+            graph = stream.end_capture()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the capture may be invalid or over; keep the first error
+                stream.end_capture()
+            raise
     graph.upload(stream)  # otherwise the first launch would
     stream.synchronize()
     return graph

@@ -153,10 +153,14 @@ class Turns:
     def keep_until_done(self, *held: Any) -> None:
         """Keep memory or a graph alive until all queued work is done, as CuPy would reuse the memory at once.
 
-        A forked process can neither wait for the work nor free anything, so there it stays alive.
+        A forked process can neither wait for the work nor free anything, so there it stays alive. A thread that is
+        capturing keeps it, and the last stream, until `keep_deferred`: a capture may refuse to destroy graphs and
+        streams.
         """
         if fork.forked:
             _leaked.append((self, held))
+        elif fork.is_capturing():
+            _deferred.append((self, held))
         elif self._last is not None:
             _keep_until(_event_on(self._last, self._index) if self._event is None else self._event, list(held))
 
@@ -204,6 +208,16 @@ def _event_on(stream: Any, index: int) -> Any:
 
 
 _leaked: list[Any] = []
+_deferred: deque[tuple[Turns, tuple[Any, ...]]] = deque()
+
+
+def keep_deferred() -> None:
+    """Keep until its work is done what was freed during captures. Call this after a capture."""
+    while _deferred:
+        with contextlib.suppress(IndexError, cupy.cuda.runtime.CUDARuntimeError):  # another thread did it; no stream
+            turns, held = _deferred.popleft()
+            turns.keep_until_done(*held)
+
 
 # Arrays of queued work, oldest first. The next call frees them up to the first whose work isn't done.
 _lock = threading.Lock()
