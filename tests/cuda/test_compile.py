@@ -548,4 +548,4 @@ def test_blocks_are_within_their_bounds():
     for file in compiler.sources.folder().glob("*.cu"):
         bounds = re.findall(r"__launch_bounds__\((\d+|Tile::THREADS)", file.read_text())
         assert len(bounds) == file.read_text().count("__global__"), file.name
-        assert all(bound == "Tile::THREADS" or int(bound) >= launch._THREADS for bound in bounds), file.name
+        assert all(bound == "Tile::THREADS" or int(bound) >= launch.THREADS for bound in bounds), file.name
