@@ -5,18 +5,21 @@ access 16 bytes, 16 lanes that access 8, or all 32. If lanes of a phase access d
 See https://docs.nvidia.com/cuda/cuda-c-programming-guide/, "Shared Memory", and the profiler's counters of wavefronts.
 """
 
-from collections import defaultdict
+import functools
+import re
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
-BANKS, WORD = 32, 4
-# Functions of kernels/ that access shared memory. Accesses elsewhere are by the kernel itself, to its rows.
-FUNCTIONS = (
-    *("stage_weights", "stage_rows", "clear", "put"),
-    *("Tensor::multiply_tile", "Simt::multiply_tile"),
-    *("TensorSmall::multiply_tile", "TensorSmall::share", "TensorSmall::sum"),
-)
+LANES, BANKS, WORD = 32, 32, 4
+# Functions of kernels/ that access shared memory. All others access only the block's rows, which are structs of
+# pointers.
+FUNCTIONS = {
+    *(f"staging.cuh: {name}" for name in ("stage_weights", "stage_rows", "clear", "put")),
+    *(f"{file}.cuh: multiply_tile" for file in ("tensor", "tensor_small", "simt")),
+    *(f"tensor_small.cuh: {name}" for name in ("share", "sum")),
+}
 ROWS = "rows"
-LARGEST = 16  # bytes of an access
+LARGEST, POINTER = 16, 8  # bytes
 
 
 class Cost(NamedTuple):
@@ -26,18 +29,21 @@ class Cost(NamedTuple):
     fewest: int
 
 
-def costs(trace):
-    """Return the cost of a launch's accesses by (function, "load" or "store", bytes)."""
-    found = defaultdict(lambda: Cost(0, 0))
-    for (function, writes, size), lanes in _instructions(trace):
-        key, before = (function, "store" if writes else "load", size), found[function, "store" if writes else "load", size]
-        found[key] = Cost(before.wavefronts + wavefronts(lanes, size), before.fewest + len(_phases(lanes, size)))
-    return dict(found)
+def costs(trace, kernels):
+    """Return the cost of a launch's accesses, by (function, "load" or "store", bytes). `kernels` is their folder."""
+    found = {}
+    names = {place: _name(lines, kernels) for place, lines in trace.lines.items()}
+    for (function, writes, size), lanes in _instructions(trace.accesses, names):
+        access, cost = (function, "store" if writes else "load", size), wavefronts(lanes, size)
+        before = found.get(access, Cost(0, 0))
+        found[access] = Cost(before.wavefronts + cost.wavefronts, before.fewest + cost.fewest)
+    return found
 
 
 def wavefronts(lanes, size):
-    """Return the wavefronts of an instruction, from the address of each active lane and the bytes of its access."""
-    return sum(map(_of_phase, _phases(lanes, size)))
+    """Return the cost of an instruction, from the addresses of its active lanes and the bytes that each accesses."""
+    phases = _phases(lanes, size)
+    return Cost(sum(map(_of_phase, phases)), len(phases))
 
 
 def _phases(lanes, size):
@@ -57,20 +63,34 @@ def _of_phase(words):
     return max(in_bank.values())
 
 
-def _instructions(trace):
-    """Yield instructions of warps: a function, whether it writes, its bytes; and addresses by lane.
+def _name(lines, kernels):
+    """Return the innermost of FUNCTIONS at a place, or ROWS."""
+    names = (f"{file}: {_function_at(kernels / file, line)}" for file, line in lines)
+    return next(filter(FUNCTIONS.__contains__, names), ROWS)
 
-    The same instruction is at the same place in all threads, and it is the same execution if it has the same number.
+
+@functools.cache
+def _function_at(file, line):
+    """Return the last function that is defined up to a line."""
+    above = "\n".join(file.read_text(encoding="utf-8").splitlines()[:line])
+    names = re.findall(r"^ *(?:template <.*> )?(?:DEVICE|MEMBER) .*?(\w+)\(", above, re.MULTILINE)
+    return names[-1] if names else None
+
+
+def _instructions(accesses, names):
+    """Yield instructions of warps: function, whether it writes, and bytes; and the addresses by lane.
+
+    Threads execute an instruction together if it is at the same place, for the same time.
     """
-    names = {place: next((each for each in chain if each in FUNCTIONS), ROWS) for place, chain in trace.functions.items()}
-    found, counts = defaultdict(dict), defaultdict(int)
-    for (block, thread), accesses in _by_thread(trace.accesses).items():
-        for place, writes, address, size in _joined(accesses, names):
-            place = block, thread // 32, place, size
-            counts[place, thread] += 1
-            found[place, counts[place, thread], names[place[2]], writes][thread % 32] = address
-    for ((_, _, _, size), _, name, writes), lanes in found.items():
-        yield (name, writes, size), lanes
+    found = defaultdict(dict)
+    for (block, thread), own in _by_thread(accesses).items():
+        times = Counter()
+        for place, writes, address, size in _joined(own, names):
+            times[place, size] += 1
+            instruction = block, thread // LANES, place, writes, size, times[place, size]
+            found[instruction][thread % LANES] = address
+    for (_, _, place, writes, size, _), lanes in found.items():
+        yield (names[place], writes, size), lanes
 
 
 def _by_thread(accesses):
@@ -81,17 +101,20 @@ def _by_thread(accesses):
 
 
 def _joined(accesses, names):
-    """Return a thread's accesses, with the elements of a vector joined. The emulator may access them one by one."""
+    """Return a thread's accesses as a GPU makes them: vectors whole, and structs by pointers."""
     joined = []
     for place, writes, address, size in accesses:
-        if names[place] == ROWS:  # pointers, in structs of more than an access
-            joined += [(place, writes, address + k, min(size, 8)) for k in range(0, size, 8)]
-            continue
-        if joined:
-            at, wrote, first, length = joined[-1]
-            together = first + length == address and first // LARGEST == (address + size - 1) // LARGEST
-            if together and wrote == writes and names[at] == names[place]:
-                joined[-1] = at, wrote, first, length + size
-                continue
-        joined.append((place, writes, address, size))
+        if names[place] == ROWS:
+            joined += [(place, writes, address + k, min(size, POINTER)) for k in range(0, size, POINTER)]
+        elif joined and _continues(joined[-1], (place, writes, address, size), names):
+            joined[-1] = (*joined[-1][:3], joined[-1][3] + size)
+        else:
+            joined.append((place, writes, address, size))
     return joined
+
+
+def _continues(before, access, names):
+    """Whether an access is to the next element of a vector. The emulator may access elements one by one."""
+    (place, wrote, first, length), (at, writes, address, size) = before, access
+    whole = first // LARGEST == (address + size - 1) // LARGEST and first + length == address
+    return whole and wrote == writes and names[place] == names[at]
