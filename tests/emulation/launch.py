@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import math
-import re
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from .arguments import Arguments, Extent
 from .errors import EmulationError
+from .trace import ACCESS, ROOM, Trace, of_accesses, source_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class Report(NamedTuple):
-    """Counts of the runtime's work in a launch."""
+    """Counts of the runtime's work in a launch, and its trace if it was traced."""
 
     thread_switches: int
     checked_accesses: int
+    trace: Trace | None
 
 
 class Launch(ctypes.Structure):
@@ -42,6 +44,9 @@ class Launch(ctypes.Structure):
         ("extents", ctypes.c_void_p),
         ("extent_count", ctypes.c_uint64),
         ("argument_names", ctypes.c_void_p),
+        ("trace", ctypes.c_void_p),
+        ("trace_room", ctypes.c_uint64),
+        ("traced", ctypes.c_uint64),
         ("kind", ctypes.c_char * 64),
         ("text", ctypes.c_char * 1024),
         ("memory", ctypes.c_char * 64),
@@ -62,6 +67,7 @@ def run(
     shared_mem: int,
     schedule: Schedule,
     co_resident: int,
+    trace: bool,
 ) -> Report:
     """Run a launch to its end.
 
@@ -73,6 +79,7 @@ def run(
     extents = arguments.extents() if check else []
     extent_array = (Extent * len(extents))(*extents)
     names = (ctypes.c_char_p * len(arguments.names))(*(name.encode() for name in arguments.names))
+    traced = np.zeros(ROOM if trace else 0, ACCESS)
     request = Launch(
         kernel=kernel,
         arguments=ctypes.addressof(pointers),
@@ -87,6 +94,8 @@ def run(
         extents=ctypes.addressof(extent_array),
         extent_count=len(extents),
         argument_names=ctypes.addressof(names),
+        trace=traced.ctypes.data if trace else None,
+        trace_room=len(traced),
     )
     library.emulation_launch(ctypes.byref(request))
     arguments.copy_back()
@@ -96,7 +105,17 @@ def run(
     if stray is not None:
         message = f"the kernel wrote outside its arguments, in the allocation of '{stray}'"
         raise EmulationError("canary", message, argument=stray)
-    return Report(request.thread_switches, request.checked_accesses)
+    return Report(
+        request.thread_switches, request.checked_accesses, _trace(library, request, traced) if trace else None
+    )
+
+
+def _trace(library: ctypes.CDLL, request: Launch, traced: np.ndarray[Any, Any]) -> Trace:
+    if request.traced > len(traced):
+        raise ValueError(
+            f"the launch made {request.traced} accesses to shared memory: a trace has room for {len(traced)}"
+        )
+    return of_accesses(Path(library._name), traced[: request.traced])
 
 
 def _three(sizes: Sequence[int]) -> Any:
@@ -108,14 +127,6 @@ def _three(sizes: Sequence[int]) -> Any:
 
 
 def _raise(library: Path, request: Launch) -> None:
-    place = _source_line(library, request.place) if request.place else ""
+    lines = source_lines(library, [request.place])[0] if request.place else []
+    place = " <- ".join(f"{file}:{line}" for file, line in lines)
     raise EmulationError(request.kind.decode(), request.text.decode(), place, request.memory.decode() or None)
-
-
-def _source_line(library: Path, return_address: int) -> str:
-    """Return the kernel's line of a call. For an inlined function, callers follow."""
-    call = hex(return_address - 1)
-    command = ["addr2line", "-Cipe", str(library), call]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    places = re.findall(r"([^/\s]+\.cuh?:\d+)", answer)
-    return " <- ".join(dict.fromkeys(places))

@@ -67,6 +67,7 @@ class Function:
         shared_mem: int = 0,
         schedule: Schedule = FORWARD,
         co_resident: int = 4,
+        trace: bool = False,
     ) -> Report:
         """Launch the kernel, and return when it is done.
 
@@ -79,18 +80,21 @@ class Function:
             shared_mem: bytes of dynamic shared memory.
             schedule: the order in which threads run.
             co_resident: how many blocks run at the same time. A barrier of the whole grid needs all blocks.
+            trace: whether the report gets a trace of shared memory. It needs the mode check.
 
         Raises:
             EmulationError: the kernel did something wrong.
             TypeError: an argument has another type than its parameter.
             ValueError: there are too many or too few arguments, CUDA refuses the sizes, the kernel may write to a
-                read-only array, or a struct's pointer isn't its array's address.
+                read-only array, a struct's pointer isn't its array's address, or the launch can't be traced.
         """
         threads = 1
         for size in block:
             threads *= size
         if threads > _LARGEST_BLOCK:
             raise ValueError(f"a block has at most {_LARGEST_BLOCK} threads, not {threads}")
+        if trace and self._module.mode != "check":
+            raise ValueError("only the mode check traces shared memory")
         with _ONE_AT_A_TIME:
             return launch.run(
                 self._module.library,
@@ -102,4 +106,5 @@ class Function:
                 shared_mem=shared_mem,
                 schedule=schedule,
                 co_resident=co_resident,
+                trace=trace,
             )

@@ -362,8 +362,9 @@ def launch_step(
     cell_clip=CELL_CLIP,
     proj_clip=PROJ_CLIP,
     co_resident=4,
+    trace=False,
 ):
-    """Launch lstm_step as the CUDA backend does."""
+    """Launch lstm_step as the CUDA backend does, and return the emulator's report."""
     a, tile = step.arrays, instance.shape
     arguments = StepArguments(
         rows=Rows(
@@ -386,7 +387,7 @@ def launch_step(
     )
     passed = by_value(arguments, T=DTYPES[instance.dtype])
     shared_mem = tile.shared_bytes + (tile.bytes_of_m(sizes.N, a["x"].dtype) if instance.project else 0)
-    options = {"shared_mem": shared_mem, "schedule": schedule, "co_resident": co_resident}
+    options = {"shared_mem": shared_mem, "schedule": schedule, "co_resident": co_resident, "trace": trace}
     return function(tile.grid(sizes.B, 1 if instance.project else sizes.N), (tile.threads,), [passed], **options)
 
 

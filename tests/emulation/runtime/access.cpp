@@ -61,4 +61,15 @@ void check_access(const void* pointer, size_t bytes, AccessKind kind, const void
   maybe_preempt();
 }
 
+void trace_access(const void* pointer, size_t bytes, AccessKind kind, const void* place) {
+  if (!running || !launch->trace || running->fiber->owns(pointer)) return;
+  const u64 address = reinterpret_cast<u64>(pointer);
+  const Granule* granule = granule_at(address);
+  if (!granule || !(granule->permission & SHARED)) return;
+  const u64 number = launch->traced++;
+  if (number >= launch->trace_room) return;
+  launch->trace[number] = {place_in_kernel(place),  address,      running->block->number, running->number,
+                           static_cast<u32>(bytes), kind == WRITE};
+}
+
 }  // namespace emulation

@@ -33,6 +33,7 @@ void copy_async(void* shared, const void* global, int bytes) {
     fault({"cp.async", place, ""}, "a copy of %d bytes, not of 0 to 16", bytes);
   }
   if (bytes) check_access(global, static_cast<size_t>(bytes), READ, place);
+  trace_access(shared, BYTES, WRITE, place);
   check_access(shared, BYTES, WRITE, place);
   memset(shared, 0xFF, BYTES);
   mark_in_flight(static_cast<char*>(shared), true);
@@ -67,6 +68,7 @@ void copy_async_wait(int groups_in_flight) {
 void read_matrix_row(void* to, const void* row) {
   const void* place = __builtin_return_address(0);
   require_alignment(row, place);
+  trace_access(row, BYTES, READ, place);
   check_access(row, BYTES, READ, place);
   memcpy(to, row, BYTES);
 }

@@ -9,21 +9,26 @@ using namespace emulation;
 
 #define PLACE __builtin_return_address(0)
 
+static void on_access(const void* at, size_t bytes, AccessKind kind, const void* place) {
+  trace_access(at, bytes, kind, place);
+  check_access(at, bytes, kind, place);
+}
+
 extern "C" {
 
 // Called before each access to memory (thread sanitizer).
-#define ON_ACCESS(bytes)                                                                \
-  void __tsan_read##bytes(void* at) { check_access(at, bytes, READ, PLACE); }           \
-  void __tsan_write##bytes(void* at) { check_access(at, bytes, WRITE, PLACE); }         \
-  void __tsan_unaligned_read##bytes(void* at) { check_access(at, bytes, READ, PLACE); } \
-  void __tsan_unaligned_write##bytes(void* at) { check_access(at, bytes, WRITE, PLACE); }
+#define ON_ACCESS(bytes)                                                             \
+  void __tsan_read##bytes(void* at) { on_access(at, bytes, READ, PLACE); }           \
+  void __tsan_write##bytes(void* at) { on_access(at, bytes, WRITE, PLACE); }         \
+  void __tsan_unaligned_read##bytes(void* at) { on_access(at, bytes, READ, PLACE); } \
+  void __tsan_unaligned_write##bytes(void* at) { on_access(at, bytes, WRITE, PLACE); }
 ON_ACCESS(1)
 ON_ACCESS(2)
 ON_ACCESS(4)
 ON_ACCESS(8)
 ON_ACCESS(16)
-void __tsan_read_range(void* at, size_t bytes) { check_access(at, bytes, READ, PLACE); }
-void __tsan_write_range(void* at, size_t bytes) { check_access(at, bytes, WRITE, PLACE); }
+void __tsan_read_range(void* at, size_t bytes) { on_access(at, bytes, READ, PLACE); }
+void __tsan_write_range(void* at, size_t bytes) { on_access(at, bytes, WRITE, PLACE); }
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}

@@ -18,6 +18,10 @@ static const char* kernels_library() { return library_of(reinterpret_cast<const 
 
 bool is_in_kernels_library(const void* address) { return library_of(address) == kernels_library(); }
 
+unsigned long long place_in_kernel(const void* place) {
+  return is_in_kernels_library(place) ? static_cast<const char*>(place) - kernels_library() : 0;
+}
+
 static void record(const Fault& fault, const char* format, va_list values) {
   if (launch->kind[0]) return;
   snprintf(launch->kind, sizeof launch->kind, "%s", fault.kind);
@@ -30,8 +34,7 @@ static void record(const Fault& fault, const char* format, va_list values) {
              block.y, block.z, thread.x, thread.y, thread.z);
   }
   snprintf(launch->memory, sizeof launch->memory, "%s", fault.memory ? fault.memory : "");
-  launch->place =
-      is_in_kernels_library(fault.place) ? static_cast<const char*>(fault.place) - kernels_library() : 0;
+  launch->place = place_in_kernel(fault.place);
 }
 
 void report(const Fault& fault, const char* format, ...) {

@@ -16,5 +16,7 @@ void report(const Fault& fault, const char* format, ...) __attribute__((format(p
 
 // Whether an address is in the running kernel's library: its code, constants and static variables.
 bool is_in_kernels_library(const void* address);
+// A return address in the kernel, relative to its library; 0 for others.
+unsigned long long place_in_kernel(const void* place);
 
 }  // namespace emulation

@@ -20,6 +20,14 @@ struct Extent {
 // Which of the ready threads runs next, and which block starts next.
 enum ScheduleOrder { FIRST_COMES_FIRST, LAST_COMES_FIRST, AT_RANDOM };
 
+// An access to shared memory by one thread, as trace.py reads it.
+struct SharedAccess {
+  u64 place;  // a return address in the kernel, relative to the shared library
+  u64 address;
+  u32 block, thread;
+  u32 bytes, writes;
+};
+
 struct Launch {
   void (*kernel)(void** arguments);
   void** arguments;
@@ -33,6 +41,9 @@ struct Launch {
   const Extent* extents;
   u64 extent_count;
   const char* const* argument_names;
+  // Shared memory is traced if there is room for it. `traced` counts all accesses, even those without room.
+  SharedAccess* trace;
+  u64 trace_room, traced;
   // The result. If `kind` is not empty, it is a fault.
   char kind[64];
   char text[1024];

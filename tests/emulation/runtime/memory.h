@@ -11,6 +11,8 @@ enum AccessKind { READ, WRITE, ATOMIC_READ, ATOMIC_WRITE };
 
 // Faults if the running thread may not make this access, or if it races with another.
 void check_access(const void* address, size_t bytes, AccessKind kind, const void* place);
+// Records an access to shared memory that is an instruction of the kernel, if the launch asks for it.
+void trace_access(const void* address, size_t bytes, AccessKind kind, const void* place);
 
 enum Permission : unsigned char {
   READABLE = 1,

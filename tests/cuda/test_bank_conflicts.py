@@ -1,0 +1,135 @@
+"""Each access to shared memory in a whole step takes as few wavefronts as possible: no two words of a bank meet.
+
+The emulator traces the addresses, and the rules of banks do the rest. Only a GPU shows the time.
+"""
+
+import functools
+from dataclasses import replace
+
+import mutations
+import pytest
+
+from fusedlstm.backends.cuda.tiles import ALL, ROW_BYTES
+
+from emulation import Module
+from support.bank_conflicts import ROWS, Cost, costs, wavefronts
+from support.emulated import needs_emulation
+from support.kernel_cases import DTYPES
+from support.places import KERNELS
+from support.step_cases import TILE_CASES, TILES, Layout, Sizes, launch_step, like_others, random_step
+
+SUM = ("tensor_small.cuh: sum", "load", 4)
+# These take twice the wavefronts, after the loop over K. Remove what is mended.
+KNOWN = {case: {SUM} for case in TILE_CASES if case[0].startswith("small")}  # units 4 apart are in the same banks
+# A phase writes units of 2 chunks. Of rows 2 apart, the swizzle swaps these chunks. Of simt64's tiles, both are in the
+# same banks.
+KNOWN_WITH_PROJECTION = {
+    **{(tile, "float"): {("staging.cuh: put", "store", 8)} for tile in ("large", "medium", "small8", "small32")},
+    **{(tile, "float"): {("staging.cuh: put", "store", 4)} for tile in ("simt", "simt_medium", "simt16")},
+    ("simt64", "double"): {("staging.cuh: put", "store", 8)},
+}
+STAGED = {
+    *((f"staging.cuh: stage_{what}", "store", 16) for what in ("rows", "weights")),
+    *((ROWS, "store", 8), (ROWS, "load", 8)),
+}
+PROJECTING = [False, True]
+
+
+def instance_of(tile, name, project):
+    return replace(like_others(tile, name), peephole=False, clip=False, project=project)
+
+
+@functools.cache
+def module(name, project):
+    """Return all tiles of a dtype, compiled together."""
+    instances = [instance_of(tile, dtype, project) for tile, dtype in TILE_CASES if dtype == name]
+    return Module(KERNELS / "step.cu", list(map(str, instances)), mode="check")
+
+
+def costs_of_a_block(compiled, instance, kernels=KERNELS):
+    """Return the costs of a block's step: of a tile of K for each pipeline, and another one."""
+    tile, each = instance.shape, ROW_BYTES // DTYPES[instance.dtype].itemsize
+    sizes = Sizes(tile.rows, tile.pipelines * each, tile.units, 8 if instance.project else tile.units)
+    step = random_step(instance, Layout(sizes, "apart", True, "residual"))
+    return costs(launch_step(compiled.function(str(instance)), instance, step, sizes, trace=True).trace, kernels)
+
+
+def conflicts(found):
+    return {access: cost.wavefronts / cost.fewest for access, cost in found.items() if cost.wavefronts != cost.fewest}
+
+
+def file_of(tile):
+    if not tile.pairs:
+        return "simt.cuh"
+    return "tensor_small.cuh" if "Small" in tile.template else "tensor.cuh"
+
+
+def accesses_of(instance):
+    """Return the accesses that a step must have, so that the names in a trace can't change unnoticed."""
+    file = file_of(instance.shape)
+    wanted = STAGED | {(f"{file}: multiply_tile", "load", 16)}
+    if file == "tensor_small.cuh":
+        wanted |= {SUM, (f"{file}: share", "store", 8)}
+    if instance.project:
+        size = DTYPES[instance.dtype].itemsize * instance.width
+        wanted |= {("staging.cuh: clear", "store", 16), ("staging.cuh: put", "store", size)}
+    return wanted
+
+
+@needs_emulation
+@pytest.mark.parametrize("project", PROJECTING, ids=["step", "with projection"])
+@pytest.mark.parametrize(("tile", "name"), TILE_CASES)
+def test_steps_have_no_bank_conflicts(tile, name, project):
+    instance = instance_of(tile, name, project)
+    found = costs_of_a_block(module(name, project), instance)
+    assert accesses_of(instance) <= set(found)
+    known = KNOWN.get((tile, name), set()) | (KNOWN_WITH_PROJECTION.get((tile, name), set()) if project else set())
+    assert conflicts(found) == dict.fromkeys(known, 2)
+
+
+def test_every_tile_is_traced():
+    assert {TILES[tile][0] for tile, _ in TILE_CASES} == set(ALL)
+
+
+# Without the swizzle, chunks of every second row are in the same banks.
+PLANTED = [
+    ("chunks not swizzled", "((chunk ^ (row >> 1)) & (CHUNKS - 1))", "(chunk & (CHUNKS - 1))", 4),
+    ("chunks swizzled by 4 rows", "(row >> 1)", "(row >> 2)", 2),
+]
+
+
+@needs_emulation
+@pytest.mark.nightly
+@pytest.mark.parametrize(("what", "old", "new", "times"), PLANTED, ids=[what for what, *_ in PLANTED])
+@pytest.mark.parametrize(("tile", "name"), [("small8", "__half"), ("simt16", "float")])
+def test_a_planted_layout_conflicts(tile, name, what, old, new, times, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMULATION_CACHE", str(tmp_path))
+    instance = instance_of(tile, name, project=False)
+    with mutations.mutated(mutations.Mutation("staging.cuh", what, old, new)) as kernels:
+        compiled = Module(kernels / "step.cu", [str(instance)], mode="check")
+        found = conflicts(costs_of_a_block(compiled, instance, kernels))
+    fragments = found[f"{file_of(instance.shape)}: multiply_tile", "load", 16]
+    assert (
+        fragments == times if instance.shape.pairs else 1 < fragments < times
+    )  # simt's rows are the same in all lanes
+
+
+@pytest.mark.parametrize(
+    ("stride", "size", "lanes", "wanted"),
+    [
+        (4, 4, 32, Cost(1, 1)),
+        (0, 4, 32, Cost(1, 1)),  # one word goes to all lanes at once
+        (2, 2, 32, Cost(1, 1)),  # two lanes share a word
+        (8, 4, 32, Cost(2, 1)),
+        (128, 4, 32, Cost(32, 1)),
+        (128, 4, 3, Cost(3, 1)),
+        (8, 8, 32, Cost(2, 2)),
+        (16, 8, 32, Cost(4, 2)),
+        (16, 16, 32, Cost(4, 4)),
+        (32, 16, 32, Cost(8, 4)),
+        (128, 16, 32, Cost(32, 4)),
+        (16, 16, 8, Cost(1, 1)),  # only a quarter of the warp is active
+    ],
+)
+def test_wavefronts(stride, size, lanes, wanted):
+    assert wavefronts({lane: 4096 + stride * lane for lane in range(lanes)}, size) == wanted
