@@ -44,6 +44,7 @@ FILES = {
     "any_lstm": "tests/core/test_lstm.py",
     "any_stepper": "tests/core/test_stepper.py",
     "repeated": "tests/cuda/test_repeated_step.py",
+    "tune": "tests/tools/test_tune.py",
     "zoneout": "tests/core/test_zoneout.py",
 }
 

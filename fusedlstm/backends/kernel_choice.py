@@ -15,6 +15,8 @@ from fusedlstm.validation.arguments import describe_type, fail
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fusedlstm.backends.measured import Measured
+
     Table: TypeAlias = tuple[tuple[float, tuple[tuple[float, str], ...]], ...]
 
 TENSOR = ("tensor_large", "tensor_medium", "tensor_small")
@@ -67,8 +69,9 @@ def choose(
     capability: int,
     *,
     forced: str | None = None,
+    measured: Measured | None = None,
 ) -> str:
-    """Return the kernel that steps a layer, from the table of predictions.
+    """Return the kernel that steps a layer: the fastest one measured, else that of the table of predictions.
 
     Args:
         B: rows.
@@ -80,22 +83,35 @@ def choose(
         capability: the GPU's compute capability, 90 for 9.0.
         forced: a kernel that the user named or batch_invariant needs. It is returned unchecked: the caller checks
             whether it can run.
+        measured: times of the layer's kernels on this GPU, or None. They count up to the most rows measured.
     """
     if forced is not None:
         return forced
     if reason_against_device(capability) is not None:
         return "matmul"
+    if measured is not None and (times := measured.times(B)):
+        return next(iter(times))
     size = math.isqrt(N * (I + (P or N)) // 2)  # the N of a cell with I = N and as many multiplications
     columns = next(columns for most, columns in _TABLE[arithmetic(dtype, precision)] if most >= B)
     return next(kernel for most, kernel in columns if most >= size)
 
 
 def choices(
-    I: int, N: int, P: int | None, dtype: str, precision: str, capability: int, *, forced: str | None = None
+    I: int,
+    N: int,
+    P: int | None,
+    dtype: str,
+    precision: str,
+    capability: int,
+    *,
+    forced: str | None = None,
+    measured: Measured | None = None,
 ) -> set[str]:
     """Return the kernels that `choose` returns for any number of rows."""
-    rows = (int(min(most, 1 << 62)) for most, _ in _TABLE[arithmetic(dtype, precision)])
-    return {choose(B, I, N, P, dtype, precision, capability, forced=forced) for B in rows}
+    rows = {int(min(most, 1 << 62)) for most, _ in _TABLE[arithmetic(dtype, precision)]}
+    rows.update(() if measured is None else measured.rows)
+    about = I, N, P, dtype, precision, capability
+    return {choose(B, *about, forced=forced, measured=measured) for B in rows}
 
 
 def choose_layers(
@@ -106,13 +122,35 @@ def choose_layers(
     capability: int,
     *,
     forced: str | None = None,
+    measured: Sequence[Measured | None] = (),
 ) -> tuple[str, ...]:
-    """Return the kernel of each layer. If one layer gets matmul, all do.
+    """Return the kernel of each layer. If one layer gets matmul, all do, unless all together were slower by it.
 
-    `sizes` has I, N and P of each layer. The other arguments are `choose`'s.
+    `sizes` has I, N and P of each layer, and `measured` the times of each, or nothing. The other arguments are
+    `choose`'s.
     """
-    kernels = tuple(choose(B, *each, dtype, precision, capability, forced=forced) for each in sizes)
-    return ("matmul",) * len(kernels) if "matmul" in kernels else kernels
+    measured = measured or (None,) * len(sizes)
+    about = dtype, precision, capability
+    kernels = tuple(
+        choose(B, *each, *about, forced=forced, measured=of) for each, of in zip(sizes, measured, strict=True)
+    )
+    if "matmul" not in kernels:
+        return kernels
+    if forced is None and None not in measured:
+        others = [_fastest_other(B, of) for of in measured]
+        if sum(seconds for _, seconds in others) < sum(_seconds(B, of, "matmul") for of in measured):
+            return tuple(kernel for kernel, _ in others)
+    return ("matmul",) * len(kernels)
+
+
+def _fastest_other(B: int, measured: Measured | None) -> tuple[str, float]:
+    """Return the fastest measured kernel other than matmul, and its seconds. Without one, these are infinite."""
+    times = {} if measured is None else measured.times(B)
+    return next(((kernel, seconds) for kernel, seconds in times.items() if kernel != "matmul"), ("matmul", math.inf))
+
+
+def _seconds(B: int, measured: Measured | None, kernel: str) -> float:
+    return math.inf if measured is None else measured.times(B).get(kernel, math.inf)
 
 
 def runnable_layers(
@@ -124,26 +162,37 @@ def runnable_layers(
     *,
     forced: str | None,
     can_plan: bool,
+    measured: tuple[Measured | None, ...] = (),
 ) -> tuple[str, ...]:
     """Return the kernels of layers as `choose_layers` does. If matmuls can't be planned, avoid matmul where possible.
 
     `can_plan` is whether nvmath-python is there.
     """
-    kernels = choose_layers(B, sizes, dtype, precision, capability, forced=forced)
+    kernels = choose_layers(B, sizes, dtype, precision, capability, forced=forced, measured=measured)
     if "matmul" in kernels and forced is None and not can_plan and reason_against_device(capability) is None:
-        return one_kernel_layers(B, sizes, dtype, precision)
+        return one_kernel_layers(B, sizes, dtype, precision, measured=measured)
     return kernels
 
 
 @functools.lru_cache(maxsize=1024)
 def one_kernel_layers(
-    B: int, sizes: tuple[tuple[int, int, int | None], ...], dtype: str, precision: str, forced: str | None = None
+    B: int,
+    sizes: tuple[tuple[int, int, int | None], ...],
+    dtype: str,
+    precision: str,
+    forced: str | None = None,
+    measured: tuple[Measured | None, ...] = (),
 ) -> tuple[str, ...]:
-    """Return a kernel other than matmul for each layer: the table's, or else one that suits B rows."""
+    """Return a kernel other than matmul for each layer: the fastest measured, the table's, or one that suits B rows."""
     tensor = reason_against("tensor_large", dtype, precision) is None
     filled = (_SMALL if B <= 64 else _MEDIUM if B <= 1024 else _LARGE) if tensor else "simt"
-    chosen = [choose(B, *each, dtype, precision, OLDEST, forced=forced) for each in sizes]
-    return tuple(filled if kernel == "matmul" else kernel for kernel in chosen)
+    found = []
+    for each, of in zip(sizes, measured or (None,) * len(sizes), strict=True):
+        kernel = "matmul" if forced else _fastest_other(B, of)[0]
+        if kernel == "matmul":
+            kernel = choose(B, *each, dtype, precision, OLDEST, forced=forced)
+        found.append(filled if kernel == "matmul" else kernel)
+    return tuple(found)
 
 
 def arithmetic(dtype: str, precision: str) -> str:
@@ -167,8 +216,10 @@ def reason_against_device(capability: int) -> str | None:
     return f"steps in one kernel need compute capability {_dotted(OLDEST)}, and this GPU has {_dotted(capability)}"
 
 
-def describe(capability: int) -> str:
-    """Describe how Steppers and pools step on a GPU of this compute capability."""
+def describe(capability: int, *, is_measured: bool = False) -> str:
+    """Describe how Steppers and pools step on a GPU of this compute capability. `is_measured`: for some layers."""
+    if capability >= OLDEST and is_measured:
+        return "steps: the kernel is chosen by measured times, and for other layers by a table of predictions"
     if capability >= OLDEST:
         return "steps: the kernel is chosen by a table of predictions"
     return f"steps: matmul and pointwise, as compute capability {_dotted(capability)} is older than {_dotted(OLDEST)}"

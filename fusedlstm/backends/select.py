@@ -16,10 +16,13 @@ from fusedlstm.validation.arguments import check_no_grad, describe_type, fail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.backends.base import Backend
     from fusedlstm.backends.cuda.prefill import Filled
+    from fusedlstm.backends.cuda.replay_timer import ReplayTimer
+    from fusedlstm.backends.measured import Layer, Measured
     from fusedlstm.backends.uses import Use
 
 _VARIABLE = "FUSEDLSTM_BACKEND"
@@ -106,11 +109,14 @@ def facts() -> list[tuple[str, str]]:
 def _facts_of_gpus() -> list[tuple[str, str]]:
     from fusedlstm.backends.cuda.runtime.cublaslt import why_not
     from fusedlstm.backends.cuda.runtime.probe import capabilities, describe_gpus
+    from fusedlstm.backends.cuda.runtime.tuned import descriptions
 
     reason = why_not()
     rows = [("", "can step by matmul, with nvmath-python" if reason is None else f"can't step by matmul: {reason}")]
     for index, (text, capability) in enumerate(zip(describe_gpus(), capabilities(), strict=True)):
-        rows += [(f"GPU {index}", text), ("", kernel_choice.describe(capability))]
+        used, unused = descriptions(index)
+        rows += [(f"GPU {index}", text), ("", kernel_choice.describe(capability, is_measured=bool(used)))]
+        rows += [("", line) for line in (*used, *unused)]
     return rows
 
 
@@ -142,6 +148,38 @@ def compile_uses(uses: Sequence[Use], capability: int, *, jobs: int | None = Non
     from fusedlstm.backends.cuda import prefill
 
     return prefill.compile_uses(uses, capability, jobs=jobs, folder=folder)
+
+
+def replay_timer(index: int) -> ReplayTimer:
+    """Return what times a Stepper's steps on a GPU."""
+    from fusedlstm.backends.cuda.replay_timer import ReplayTimer
+
+    return ReplayTimer(index)
+
+
+def times_of(index: int, layer: Layer) -> Measured | None:
+    """Return the measured times of a layer on a GPU that are kept, or None."""
+    from fusedlstm.backends.cuda.runtime import tuned
+
+    return tuned.read(index, layer)
+
+
+def keep_times(index: int, layer: Layer, measured: Measured) -> Path:
+    """Keep the measured times of a layer on a GPU, and return their file.
+
+    Raises:
+        OSError: it can't be written to the cache's folder.
+    """
+    from fusedlstm.backends.cuda.runtime import tuned
+
+    return tuned.keep(index, layer, measured)
+
+
+def forget_times() -> int:
+    """Delete all measured times. Return how many files there were."""
+    from fusedlstm.backends.cuda.runtime import tuned
+
+    return tuned.forget()
 
 
 def lost(device: str) -> str | None:

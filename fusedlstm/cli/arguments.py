@@ -28,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
     )
     description = "Step trained LSTMs on GPUs and in NumPy."
     whole = argparse.ArgumentParser(prog="fusedlstm", description=description, parents=[everywhere])
-    commands = whole.add_subparsers(required=True, dest="command", metavar="{info,run,convert,demo,selftest,compile}")
+    commands = whole.add_subparsers(
+        required=True, dest="command", metavar="{info,run,convert,demo,selftest,compile,tune}"
+    )
     add = functools.partial(commands.add_parser, parents=[everywhere])
 
     add("info", help="versions, backends and why one can't run, GPU, cache folder")
@@ -38,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     _add_backend(demo, "the best one here")
     _add_selftest(add)
     _add_compile(add)
+    _add_tune(add)
     return whole
 
 
@@ -148,6 +151,41 @@ def _add_compile(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--self-test", action="store_true", help="also compile what the command selftest needs")
     command.add_argument(
         "--jobs", type=_positive, metavar="N", help="how many kernels to compile at once; default: the number of CPUs"
+    )
+
+
+def _add_tune(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command `tune`."""
+    command = add(
+        "tune",
+        help="measure the kernels for your weights on this GPU, and choose by the times from then on",
+        description="Time every kernel that can step the layers of these weights, once its results agree with the "
+        "formula. The times are kept in the cache folder, for this GPU, its driver, and this version of fusedlstm. New "
+        "cells, LSTMs, Steppers and pools with layers of the same sizes, dtype and precision then use the fastest "
+        "kernel. For a number of rows that was not measured, the next larger measured one counts. Without times, a "
+        "table chooses, which comes from a model. Exit with 1 if a kernel's results are wrong.",
+    )
+    command.add_argument("weights", metavar="WEIGHTS", nargs="*", help="files of LSTMWeights or StackedWeights")
+    command.add_argument(
+        "--batch",
+        type=_positive,
+        action="append",
+        metavar="B",
+        help="a number of rows to measure; may be repeated; default: ten from 1 to 4096",
+    )
+    command.add_argument("--backend", metavar="NAME", help="cuda or cuda:<index>; default: the first GPU")
+    command.add_argument(
+        "--dtype",
+        choices=dtypes.NAMES,
+        action="append",
+        help="a dtype to step in; may be repeated; default: that of the weights",
+    )
+    command.add_argument("--precision", choices=("highest", "high"), default="highest", help="as in LSTMCell")
+    command.add_argument(
+        "--seconds", type=_seconds, metavar="S", help="begin no measurement after this time; the others are named"
+    )
+    command.add_argument(
+        "--forget", action="store_true", help="delete all measured times, of all GPUs, before anything else"
     )
 
 

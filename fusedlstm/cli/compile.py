@@ -68,3 +68,16 @@ def _uses(path: str, names: Sequence[str] | None, options: dict[str, Any]) -> li
         about = options["precision"]
         kernel_choice.check(options["kernel"], each.dtype.name, about, batch_invariant=options["batch_invariant"])
     return [Use(each, **options) for each in found]
+
+
+def compile_first(say: Callable[[str], None], uses: Sequence[Use], capability: int) -> None:
+    """Compile what a command needs, in several threads, and say so. If that fails, it is compiled when it is used."""
+    start = time.perf_counter()
+    try:
+        filled = select.compile_uses(uses, capability)
+    except (OSError, RuntimeError) as error:
+        say(f"kernels are compiled when they are needed: {error}")
+        return
+    counts = f"{filled.compiled} compiled, {filled.there} already cached"
+    failing = f", {len(filled.errors)} don't compile" if filled.errors else ""
+    say(f"kernels: {counts}{failing}, {time.perf_counter() - start:.1f} s")

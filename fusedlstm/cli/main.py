@@ -1,4 +1,4 @@
-"""The command line: fusedlstm info, run, compile, convert, demo and selftest."""
+"""The command line: fusedlstm info, run, compile, convert, demo, selftest and tune."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _PACKAGES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the process's exit status.
 
-    0: done. 1: failed, or `convert --check` or `selftest` disagrees. 2: wrong usage. 3: `convert --check` or `selftest`
-    could check nothing. 130: interrupted.
+    0: done. 1: failed, or `convert --check`, `selftest` or `tune` disagrees. 2: wrong usage. 3: `convert --check` or
+    `selftest` could check nothing. 130: interrupted.
     """
     try:
         interrupts.begin()
@@ -182,6 +182,21 @@ def _compile(options: argparse.Namespace) -> int:
     )
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from fusedlstm.cli.tune import tune
+
+    return tune(
+        _say,
+        options.weights,
+        batches=options.batch,
+        backend=options.backend,
+        dtypes=options.dtype,
+        precision=options.precision,
+        seconds=options.seconds,
+        forget=options.forget,
+    )
+
+
 def _run(options: argparse.Namespace) -> int:
     said = run_files(
         options.weights,
@@ -203,6 +218,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": _demo,
     "selftest": _selftest,
     "compile": _compile,
+    "tune": _tune,
 }
 
 if __name__ == "__main__":

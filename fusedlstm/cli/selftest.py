@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ import fusedlstm
 from fusedlstm.arrays import dtypes
 from fusedlstm.atomic_write import check_target
 from fusedlstm.backends import kernel_choice, select
+from fusedlstm.cli.compile import compile_first
 from fusedlstm.selftest import arithmetics
 from fusedlstm.selftest.arithmetics import ARITHMETICS
 from fusedlstm.selftest.checks import NUMPY, checks_on, grouped
@@ -125,19 +125,9 @@ def _capability(device: str) -> int:
 
 
 def _compile(say: Callable[[str], None], checks: Sequence[Check]) -> None:
-    """Compile what checks on a GPU need, in several threads. If that fails, the checks compile it themselves."""
     on_gpu = [check for check in checks if check.kernel != NUMPY]
-    if not on_gpu:
-        return
-    start = time.perf_counter()
-    try:
-        filled = select.compile_uses(uses_of(on_gpu), _capability(on_gpu[0].device))
-    except (OSError, RuntimeError) as error:
-        say(f"kernels are compiled when they are needed: {error}")
-        return
-    counts = f"{filled.compiled} compiled, {filled.there} already cached"
-    failing = f", {len(filled.errors)} don't compile" if filled.errors else ""
-    say(f"kernels: {counts}{failing}, {time.perf_counter() - start:.1f} s")
+    if on_gpu:
+        compile_first(say, uses_of(on_gpu), _capability(on_gpu[0].device))
 
 
 def _facts(unavailable: dict[str, str | None]) -> dict[str, str]:

@@ -273,8 +273,38 @@ STATE = {
             "        if True:\n            return cupy.zeros",
             "now host its_own_device",
         ),
+        (
+            "Steppers ignore measured times",
+            "measured=tuple(engine.measured for engine in engines)",
+            "measured=()",
+            "now tune new_objects",
+        ),
+        (
+            "one kernel for all rows",
+            "CudaCell(weights, precision, kernel, measured)",
+            "CudaCell(weights, precision, measured and next(iter(measured.times(1))), measured)",
+            "now tune each_batch",
+        ),
+    ],
+    "replay_timer.py": [
+        ("the GPU waits for the host", "if was_ahead:", "if True:", "now tune host_ahead"),
+        (
+            "the time of other work",
+            "first.record(stream)\n        for _ in range(times):\n            step()\n        was_ahead",
+            "for _ in range(times):\n            step()\n        first.record(stream)\n        was_ahead",
+            "now tune only_the_steps",
+        ),
+    ],
+    "runtime/tuned.py": [
+        (
+            "times are sought under another name",
+            'about["GPU"], layer)\n    content',
+            '"GPU", layer)\n    content',
+            "now tune new_objects",
+        ),
     ],
     "cell.py": [
+        ("calls ignore measured times", ", measured=self.measured)", ")", "now tune new_objects"),
         (
             "a step on the current device",
             "if cupy.cuda.runtime.getDevice() == self._index:",
@@ -321,6 +351,12 @@ STATE = {
         ("an audit keeps old problems", "            self._audit.problems.fill(0)\n", "", "now pool bad_slots"),
     ],
     "fused_slots.py": [
+        (
+            "pools ignore measured times",
+            "engines[0].kernel, measured\n",
+            "engines[0].kernel, ()\n",
+            "now tune new_objects",
+        ),
         ("words aren't flipped", "flips=self._is_top)", "flips=False)", "now fused_pool words_say"),
         ("ticks stand still", "        self._tick += 1\n", "", "now fused_pool a_pool_equals_its_cell"),
     ],

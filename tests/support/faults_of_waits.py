@@ -182,7 +182,7 @@ WAITS = {
         ),
         (
             "nothing of a stepper is kept",
-            "held = (step, flags, self._graphs, self.x, self._flags, self.output)",
+            "held = (step, self._engines, flags, self._graphs, self.x, self._flags, self.output)",
             "held = ()",
             "late order deleted",
         ),

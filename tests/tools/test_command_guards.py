@@ -65,6 +65,7 @@ COMMANDS = {
     "demo": lambda folder: ["demo", "--backend", "numpy"],
     "selftest": lambda folder: ["selftest", "--backend", "numpy", "--dtype", "float64"],
     "compile": lambda folder: ["compile", str(folder / "w"), "--arch", "90", "--cache", str(folder / "kernels")],
+    "tune": lambda folder: ["tune", "--forget"],
 }
 WITH_FILES = ("run", "convert")
 
@@ -377,6 +378,7 @@ WORK = {
     "demo": (digits, "run"),
     "selftest": (testing, "checks_on"),
     "compile": (compiling, "load_weights"),
+    "tune": (command_line.select, "forget_times"),
 }
 
 

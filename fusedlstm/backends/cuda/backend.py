@@ -15,11 +15,12 @@ from fusedlstm.backends.cuda.cell import CudaCell
 from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise, launch_select
 from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
 from fusedlstm.backends.cuda.pool import CudaPool
-from fusedlstm.backends.cuda.runtime import fork
+from fusedlstm.backends.cuda.runtime import fork, tuned
 from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
 from fusedlstm.backends.cuda.runtime.streams import Exported, Order, Turns
 from fusedlstm.backends.cuda.runtime.strides import span
 from fusedlstm.backends.cuda.stepper import CudaStepper
+from fusedlstm.backends.measured import Layer
 from fusedlstm.validation.arguments import check_no_grad, fail
 
 if TYPE_CHECKING:
@@ -180,25 +181,30 @@ class CudaBackend:
             reason = kernel_choice.reason_against_device(self._capability)
             if reason is not None:
                 raise RuntimeError(f"{asked} can't run on {self.device}: {reason}")
+        measured = tuned.read(self._index, Layer.of(weights, precision)) if kernel is None else None
         with self._device:
-            return CudaCell(weights, precision, kernel)
+            return CudaCell(weights, precision, kernel, measured)
 
     @property
     def _capability(self) -> int:
         return int(self._device.compute_capability)
 
     def _kernels(self, weights: StackedWeights, engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
-        """Return the kernel of each layer: the one that the engines name, else the table's choice.
+        """Return the kernel of each layer: the one that the engines name, else the choice of `kernel_choice`.
 
-        If the table chooses matmul, but it can't be planned here, one-kernel steps take its place.
+        If that is matmul, but it can't be planned here, one-kernel steps take its place.
 
         Raises:
             BackendUnavailableError: the step needs matmul, which can't be planned here.
         """
         sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
         about = weights.dtype.name, engines[0].precision
-        forced, can_plan = engines[0].kernel, why_not() is None
-        kernels = kernel_choice.runnable_layers(B, sizes, *about, self._capability, forced=forced, can_plan=can_plan)
+        kernels = kernel_choice.runnable_layers(
+            *(B, sizes, *about, self._capability),
+            forced=engines[0].kernel,
+            can_plan=why_not() is None,
+            measured=tuple(engine.measured for engine in engines),
+        )
         if "matmul" in kernels:
             check_can_plan()
         return kernels

@@ -19,6 +19,7 @@ from fusedlstm.backends.cuda.step_kernels import interleaved_for
 
 if TYPE_CHECKING:
     from fusedlstm.backends.cuda.runtime.streams import Turns
+    from fusedlstm.backends.measured import Measured
     from fusedlstm.weights import LSTMWeights
 
 _MOST_STEPS = 256  # that are kept
@@ -30,15 +31,17 @@ class CudaCell(CellEngine):
 
     is_whole = True
 
-    def __init__(self, weights: LSTMWeights, precision: str, kernel: str | None = None) -> None:
+    def __init__(
+        self, weights: LSTMWeights, precision: str, kernel: str | None = None, measured: Measured | None = None
+    ) -> None:
         self.weights = own = DeviceWeights(weights)
-        self.precision, self.kernel = precision, kernel
+        self.precision, self.kernel, self.measured = precision, kernel, measured
         self.device = cupy.cuda.Device()
         self._index, capability = self.device.id, int(self.device.compute_capability)
         self._about = own.I, own.N, own.P, own.dtype.name, precision, capability
         self._steps: dict[tuple[Any, ...], RepeatedStep] = {}  # by what they depend on
         self.turns: weakref.WeakSet[Turns] = weakref.WeakSet()  # of Steppers and pools that read the weights
-        for each in kernel_choice.choices(*self._about, forced=kernel) - {"matmul"}:
+        for each in kernel_choice.choices(*self._about, forced=kernel, measured=measured) - {"matmul"}:
             interleaved_for(own, each)  # now, as the first call may be in a capture, where it can't wait
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
 
@@ -67,8 +70,8 @@ class CudaCell(CellEngine):
         return self
 
     def kernel_for(self, B: int) -> str:
-        """Return the kernel of a call with B rows: the named one, or the table's."""
-        return kernel_choice.choose(B, *self._about, forced=self.kernel)
+        """Return the kernel of a call with B rows: the named one, or that of `kernel_choice`."""
+        return kernel_choice.choose(B, *self._about, forced=self.kernel, measured=self.measured)
 
     def run(
         self,

@@ -58,7 +58,8 @@ class FusedSlots:
         self.cs, C = _side_by_side([weights.N for weights in layers], layers[0].gates_dtype)
         self.all_h = cupy.zeros((2 * capacity, H), layers[0].dtype)
         self.c = cupy.zeros((capacity, C), layers[0].gates_dtype)
-        self._about = layers[0].dtype.name, engines[0].precision, engines[0].kernel
+        measured = tuple(engine.measured for engine in engines)
+        self._about = layers[0].dtype.name, engines[0].precision, engines[0].kernel, measured
         self._words = cupy.zeros((capacity,), np.uint64)
         self._layers = [
             _KeptLaunches(

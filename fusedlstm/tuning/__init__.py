@@ -1,0 +1,1 @@
+"""Measure the kernels of layers on a GPU, for the command `fusedlstm tune`."""

@@ -1,0 +1,98 @@
+"""Check a Stepper's results. Its rows repeat, so that few results of the formula are right for any number of rows.
+
+The period is prime: rows that a kernel swaps, or takes from another tile, differ.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.arrays import dtypes
+from fusedlstm.arrays.host import to_host
+from fusedlstm.backends.numpy import formula
+from fusedlstm.selftest.arithmetics import ARITHMETICS
+from fusedlstm.state import LSTMState
+
+if TYPE_CHECKING:
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.cell import LSTMCell
+    from fusedlstm.stepper import Stepper
+    from fusedlstm.weights import LSTMWeights
+
+PERIOD = 97
+_STEPS = 2  # as a Stepper may have a graph for each of two buffers
+_BUFFERS = 2
+# What rounding the factors or the sum of a product may change, beside the sum of the absolute products.
+_OF_PRODUCTS = {"float64": 1e-15, "float32": 1e-6, "tf32": 2**-10, "float16": 1e-6, "bfloat16": 1e-6}
+
+
+class Periodic:
+    """Inputs of a cell whose rows repeat, and the results of a step from them by the formula in float64.
+
+    Args:
+        weights: the cell's weights.
+        arithmetic: as from `kernel_choice.arithmetic`. It decides how far results may be from the formula.
+    """
+
+    def __init__(self, weights: LSTMWeights, arithmetic: str) -> None:
+        rng, dtype = np.random.default_rng(0), weights.dtype
+        sizes = weights.input_size, weights.output_size, weights.hidden_size
+        self.x, self._h, self._c = (rng.uniform(-1, 1, (PERIOD, size)).astype(dtype) for size in sizes)
+        self._c = self._c.astype(dtypes.state_dtype(dtype))
+        self._wanted = formula.step(weights, self.x, self._h, self._c)
+        allowed = ARITHMETICS[arithmetic]
+        of_products = _OF_PRODUCTS[arithmetic] * _largest_sum(weights, self.x, self._h)
+        widened = 1.0 if weights.weight_hr is None else max(1.0, float(_sizes(weights.weight_hr).sum(axis=1).max()))
+        self._tolerances = widened * (allowed.h + of_products), allowed.c + of_products
+
+    def complaint(self, cell: LSTMCell, stepper: Stepper[LSTMState]) -> str | None:
+        """Step from the inputs, and return what is wrong with the results, or None. All buffers are NaN before."""
+        rows = np.arange(stepper.batch) % PERIOD
+        x, state = cell.asarray(self.x[rows]), _on_device(cell, self._h[rows], self._c[rows])
+        nothing = _on_device(cell, np.full_like(self._h[rows], np.nan), np.full_like(self._c[rows], np.nan))
+        for _ in range(_BUFFERS):
+            stepper.write(nothing)
+            stepper.step(x)
+        for _ in range(_STEPS):
+            stepper.write(state)
+            output = stepper.step(x)
+            found = stepper.read()
+            for name, got, wanted, tolerance in (
+                ("the output", output, self._wanted[0], self._tolerances[0]),
+                ("h", found.h, self._wanted[0], self._tolerances[0]),
+                ("c", found.c, self._wanted[1], self._tolerances[1]),
+            ):
+                worst = _worst(to_host("result", got), wanted, rows)
+                if not worst <= tolerance:
+                    return f"{name} differs from the formula by {worst:.1e}, and {tolerance:.1e} is allowed"
+        return None
+
+
+def _on_device(cell: LSTMCell, h: NumpyArray, c: NumpyArray) -> LSTMState:
+    return LSTMState(h=cell.asarray(h), c=cell.asarray(c, c.dtype))
+
+
+def _largest_sum(weights: LSTMWeights, x: NumpyArray, h: NumpyArray) -> float:
+    """Return the largest sum of the absolute products of a gate, at least 1."""
+    parts = ((x, weights.weight_ih), (h, weights.weight_hh))
+    return float(np.max(sum(_sizes(a) @ _sizes(weight).T for a, weight in parts), initial=1.0))
+
+
+def _sizes(a: NumpyArray) -> NumpyArray:
+    return np.abs(a.astype(np.float64))
+
+
+def _worst(got: Any, wanted: NumpyArray, rows: NumpyArray) -> float:
+    """Return the largest difference, beside the size of a wanted number if that is over 1. NaN if one is NaN."""
+    worst = 0.0
+    for start in range(0, len(rows), PERIOD):  # part by part, as there may be many rows
+        right = wanted[: len(got[start : start + PERIOD])]
+        differences = np.abs(got[start : start + PERIOD].astype(np.float64) - right)
+        worst = max(worst, float(np.max(differences / np.maximum(1, np.abs(right)), initial=0)), key=_nan_last)
+    return worst
+
+
+def _nan_last(number: float) -> float:
+    return np.inf if np.isnan(number) else number
