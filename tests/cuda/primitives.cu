@@ -174,3 +174,17 @@ template <typename T> __global__ void multiplied(const T* a, const T* b, float* 
   }
   d[0] = sums[0], d[1] = sums[1], d[8 * 8] = sums[2], d[8 * 8 + 1] = sums[3];
 }
+
+// d += a b, with each lane's fragments: 4 registers of a, 2 of b and 4 of d.
+template <typename T> __global__ void fragments_multiplied(const unsigned* a, const unsigned* b, float* d) {
+  unsigned of_a[4], of_b[2];
+  float sums[4];
+  for (int i = 0; i < 4; ++i) of_a[i] = a[threadIdx.x * 4 + i], sums[i] = d[threadIdx.x * 4 + i];
+  for (int i = 0; i < 2; ++i) of_b[i] = b[threadIdx.x * 2 + i];
+  if constexpr (IsSame<T, float>::value) {
+    mma_m16n8k8_tf32(sums, of_a, of_b);
+  } else {
+    mma_m16n8k16<T>(sums, of_a, of_b);
+  }
+  for (int i = 0; i < 4; ++i) d[threadIdx.x * 4 + i] = sums[i];
+}

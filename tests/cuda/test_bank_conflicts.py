@@ -98,12 +98,20 @@ PLANTED = [
 ]
 
 
+@pytest.fixture(scope="module")
+def _own_libraries(tmp_path_factory):
+    """Keep libraries of changed kernels out of the cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMULATION_CACHE", str(tmp_path_factory.mktemp("libraries")))
+        yield
+
+
 @needs_emulation
 @pytest.mark.nightly
+@pytest.mark.usefixtures("_own_libraries")
 @pytest.mark.parametrize(("what", "old", "new", "times"), PLANTED, ids=[what for what, *_ in PLANTED])
 @pytest.mark.parametrize(("tile", "name"), [("small8", "__half"), ("simt16", "float")])
-def test_a_planted_layout_conflicts(tile, name, what, old, new, times, tmp_path, monkeypatch):
-    monkeypatch.setenv("EMULATION_CACHE", str(tmp_path))
+def test_a_planted_layout_conflicts(tile, name, what, old, new, times):
     instance = instance_of(tile, name, project=False)
     with mutations.mutated(mutations.Mutation("staging.cuh", what, old, new)) as kernels:
         compiled = Module(kernels / "step.cu", [str(instance)], mode="check")

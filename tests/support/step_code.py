@@ -1,0 +1,80 @@
+"""Facts about the machine code of lstm_step, for every tile and architecture. Each was a loss of time once."""
+
+import re
+from collections import Counter
+from itertools import product
+
+from support import sass
+
+# Accesses through a row's pointers, which come from shared memory, are generic: to c and h. Others are global.
+_LOAD_OF_C = re.compile(r"LD\.E(\.64|\.128)?")
+_STORE_OF_RESULT = re.compile(r"(ST|STG)\.E(\.U16|\.64|\.128)?")
+# The hardware's functions by bytes of a dtype: of a unit, and of the exact functions' rare cases, which are shared.
+# Float has an exponential and a reciprocal in each of three sigmoids and two tanh, and double fewer.
+SPECIAL_FUNCTIONS = {2: (10, 0), 4: (10, 2), 8: (7, 2)}
+TENSOR, SMALL = ("TensorLarge<{}>", "TensorMedium<{}>"), ("TensorSmall<{}, 8>", "TensorSmall<{}, 32>")
+SIMT = ("SimtLarge<{}>", "SimtMedium<{}>", "SimtSmall<{}>")
+# Facts that are not true yet, by template and bytes of a dtype. Remove what is mended: test_compile.py asks for it.
+KNOWN = {
+    "copies begin before fences": {*product((*TENSOR, *SMALL), (2, 4)), *product(SIMT, (4, 8))},
+    "c is loaded before stores": {*product(TENSOR, (2, 4)), *product(SIMT, (4, 8))},
+    "pairs are stored whole": {*product((*TENSOR, *SMALL), (2,))},
+}
+
+
+def known(tile, dtype):
+    """Return the facts that are known not to be true."""
+    return {fact for fact, cases in KNOWN.items() if (tile.template, dtype.itemsize) in cases}
+
+
+def complaints(program, tile, dtype):
+    """Return the facts that are not true of a step with all options, aligned rows and the widest vectors."""
+    return {fact for fact, holds in _FACTS.items() if not holds(program, tile, dtype)}
+
+
+def _copies_begin_before_fences(program, *_):
+    """The first copy of an operand is queued before anything waits for a fence."""
+    names = [each.opcode.partition(".")[0] for each in program]
+    return "MEMBAR" in names and names.index("LDGSTS") < names.index("MEMBAR")
+
+
+def _c_is_loaded_before_stores(program, tile, dtype):
+    """No load of c waits for a store. Every row's c is loaded."""
+    loads, stores = (
+        {number for number, each in enumerate(program) if pattern.fullmatch(each.opcode)}
+        for pattern in (_LOAD_OF_C, _STORE_OF_RESULT)
+    )
+    assert len(loads) == units_of_a_thread(tile) // (1 + tile.pairs), Counter(each.opcode for each in program)
+    assert stores
+    return not loads & sass.reachable(program, stores)
+
+
+def _pairs_are_stored_whole(program, tile, dtype):
+    """A thread stores two units of 16 bits at once."""
+    return not any(re.match(r"(ST|STG|STS)\b.*\.U16", each.opcode) for each in program)
+
+
+def _has_few_special_functions(program, tile, dtype):
+    """A unit takes a fixed number of the hardware's functions."""
+    of_unit, shared = SPECIAL_FUNCTIONS[dtype.itemsize]
+    found = sum(each.opcode.startswith("MUFU") for each in program)
+    return found == of_unit * units_of_a_thread(tile) + shared
+
+
+def _has_no_local_memory(program, *_):
+    """Registers are neither spilled nor indexed."""
+    return not {each.opcode.partition(".")[0] for each in program} & {"LDL", "STL"}
+
+
+def units_of_a_thread(tile):
+    """Return the units of a thread of all its rows. Threads of small tiles may be idle."""
+    return max(tile.rows * tile.units // tile.threads, 1 + tile.pairs)
+
+
+_FACTS = {
+    "copies begin before fences": _copies_begin_before_fences,
+    "c is loaded before stores": _c_is_loaded_before_stores,
+    "pairs are stored whole": _pairs_are_stored_whole,
+    "special functions are few": _has_few_special_functions,
+    "no local memory": _has_no_local_memory,
+}
