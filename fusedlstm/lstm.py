@@ -45,8 +45,9 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         precision: the precision of float32 matmuls on a GPU, as in LSTMCell.
         batch_invariant: as in LSTMCell, for every layer and direction. A row has the same bits as if it ran alone,
             whatever the lengths and resets of other rows.
-        kernel: the kernel of every layer's steps on a GPU, as in LSTMCell. With None, a table chooses for each layer.
-            In a Stepper or a pool, all layers use "matmul" if it chooses that for one.
+        kernel: the kernel of every layer's steps on a GPU, as in LSTMCell. With None, measured times or a table choose
+            for each layer. In a Stepper or a pool, all layers use "matmul" if one would, unless measured times say that
+            the other kernels are faster together.
 
     Raises:
         TypeError: `weights` is not a StackedWeights or an LSTMWeights, a flag is not a bool, or `kernel` is not a str.

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from benchmarks.brief.rows import Rows
 
 # Modules of this package, in order: the last ones risk most.
-PROBES = ("launches", "rates", "copies", "pinned", "fences", "cluster_barrier", "cluster_exchange", "grid_flags")
+PROBES = (
+    "launches",
+    "rates",
+    "copies",
+    "row_copies",
+    "pinned",
+    "fences",
+    "cluster_barrier",
+    "cluster_exchange",
+    "grid_flags",
+)
 _WARM_UP = 0.3
 
 

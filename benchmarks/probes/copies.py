@@ -70,14 +70,14 @@ def _copy_rows(gpu: Gpu, kernel: Callable[[str], Any], size: int, stream: Any) -
         return why
 
     for name, way in ways.items():
-        graph = _repeated(way, times, stream)
+        graph = repeated(way, times, stream)
         poison()
         launch = functools.partial(graph.launch, stream)
         row = gpu.row(f"{name} of {size >> 20} MiB", launch, complaint=complaint, rounds=times, bytes=size)
         yield _with_rate(row, size)
 
 
-def _repeated(work: Callable[[], object], times: int, stream: Any) -> Any:
+def repeated(work: Callable[[], object], times: int, stream: Any) -> Any:
     """Return a graph of some work several times: the launch of a small copy takes longer than the copy."""
     work()
     stream.synchronize()

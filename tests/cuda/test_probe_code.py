@@ -20,6 +20,7 @@ NAMES = {
     "launches.cu": "add_one",
     "rates.cu": "rate_of_bf16",
     "copies.cu": "copy_vectors",
+    "row_copies.cu": "copy_rows",
     "pinned.cu": "through",
     "fences.cu": "threadfence",
     "cluster_barrier.cu": "timed_8",

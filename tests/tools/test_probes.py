@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.brief import source
 from benchmarks.brief.event_time import Times
 from benchmarks.probes import fragments
 from benchmarks.probes.child import PROBES, line
@@ -160,6 +161,85 @@ def test_copy_of_other_data_is_found(gpu, copies, monkeypatch):
     monkeypatch.setattr(copies, "_filled", filled_otherwise)
     states = [row["state"] for row in probe("copies", gpu)]
     assert states == ["measured", "wrong", "wrong"]  # a read compares with what was there
+
+
+def copied_rows(grid, block, arguments):
+    """Do what copy_rows of row_copies.cu does."""
+    to, to_pitch, a, pitch, rows, vectors = arguments
+    words = 4 * int(vectors)
+    of = a.reshape(int(rows), 4 * int(pitch))[:, :words]
+    to.reshape(int(rows), 4 * int(to_pitch))[:, :words].set(np.ascontiguousarray(of.get()))
+
+
+def filled_rows(grid, block, arguments):
+    words, size, _ = arguments
+    words.set(np.arange(int(size), dtype=np.uint32))
+
+
+def count_wrong_rows(grid, block, arguments):
+    counts, words, rows, columns, pitch, _ = arguments
+    wanted = np.arange(int(rows))[:, None] * int(pitch) + np.arange(int(columns))
+    wrong = np.count_nonzero(words.get().reshape(wanted.shape) != wanted)
+    counts.set(counts.get() + np.array([wrong, 0], np.uint64))
+
+
+@pytest.fixture
+def row_copies(monkeypatch):
+    """Return the probe, whose graphs are replaced by the work itself: a kernel in Python can't be captured."""
+    module = importlib.import_module("benchmarks.probes.row_copies")
+    monkeypatch.setattr(module, "SHAPES", ((1, 512), (5, 32)))
+    for_graph = type("Graph", (), {"__init__": lambda self, work: setattr(self, "launch", lambda stream: work())})
+    monkeypatch.setattr(module, "repeated", lambda work, times, stream: for_graph(work))
+    return module
+
+
+ROW_COPIES = {"copy_rows": copied_rows, "fill_rows": filled_rows, "count_wrong_rows": count_wrong_rows}
+
+
+@pytest.mark.usefixtures("row_copies")
+def test_row_copies(gpu):
+    rows = probe("row_copies", of_kernels(gpu, **ROW_COPIES))
+    assert [row["state"] for row in rows] == ["measured"] * 4, rows
+    assert [row["bytes"] for row in rows] == [1024, 1024, 320, 320]
+    assert rows[0]["variant"] == "cudaMemcpy2DAsync of 1 x 512 bytes"
+
+
+@pytest.mark.usefixtures("row_copies")
+def test_lost_row_is_found(gpu):
+    """The kernel leaves out the last row."""
+
+    def fewer(grid, block, arguments):
+        *begin, rows, vectors = arguments
+        to, to_pitch, a, pitch = begin
+        if int(rows) > 1:
+            copied_rows(
+                grid, block, (to[: -4 * int(to_pitch)], to_pitch, a[: -4 * int(pitch)], pitch, rows - 1, vectors)
+            )
+
+    rows = probe("row_copies", of_kernels(gpu, **ROW_COPIES | {"copy_rows": fewer}))
+    assert [row["state"] for row in rows] == ["measured", "wrong"] * 2
+
+
+@pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulator")
+def test_row_kernel_copies_rows(tmp_path):
+    """The kernel itself, in the emulator: rows with gaps on both sides, more rows than blocks, a wide block."""
+    (tmp_path / "row_copies.cu").write_text(source.text("row_copies.cu"))
+    module = Module(tmp_path / "row_copies.cu", ["copy_rows", "fill_rows", "count_wrong_rows"], mode="fast")
+    a, to, counts = np.zeros((7, 12), np.uint32), np.zeros((7, 8), np.uint32), np.zeros(2, np.uint64)
+    u64 = np.uint64
+    module.function("fill_rows")((2,), (32,), (a, u64(a.size), np.uint32(11)))
+    assert len(np.unique(a)) == a.size
+    vectors = to.view("V16"), u64(2), a.view("V16"), u64(3), u64(7), u64(2)
+    module.function("copy_rows")((3,), (1, 2), vectors)
+    np.testing.assert_array_equal(to, a[:, :8])
+    check = lambda: module.function("count_wrong_rows")(  # noqa: E731
+        (2,), (32,), (counts, to, u64(7), u64(8), u64(12), np.uint32(11))
+    )
+    check()
+    assert counts.tolist() == [0, 0]
+    to[6, 7] += 1
+    check()
+    assert counts.tolist() == [1, 0]
 
 
 def apply(function, grid, block, arguments):
