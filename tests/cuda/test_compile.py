@@ -200,7 +200,7 @@ def test_steps(tile, dtype, architecture):
     if REQUIRED or sass.disassembler() is not None:  # without it, the test has still compiled the kernels
         (program,) = listings(kernels[:1], architecture, sass.program)
         assert_multiplies(kernels[0], Counter(each.opcode for each in program), tile, dtype)
-        assert step_code.complaints(program, tile, dtype) == step_code.known(tile, dtype), kernels[0].name
+        assert step_code.complaints(program, tile, dtype) == step_code.known(tile, dtype, architecture), kernels[0].name
 
 
 @pytest.mark.nightly

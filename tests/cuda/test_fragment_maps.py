@@ -197,7 +197,7 @@ PLANTED = [
         "b[batch][2 * step], b[batch][2 * step + 1]",
         "b[batch][step], b[batch][step + 2]",
     ),
-    ("small8", "tensor_small.cuh", "a sum's unit", "[lane / 4][batch * 8", "[lane % 8][batch * 8"),
+    ("small8", "tensor_small.cuh", "a shared sum's unit", "[lane / 4][batch * 8", "[lane / 4 ^ 1][batch * 8"),
     ("small32", "tensor_small.cuh", "rows of another batch", "rows + place(batch * 8", "rows + place((batch ^ 1) * 8"),
     (
         "medium",

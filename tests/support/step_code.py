@@ -9,9 +9,10 @@ from support import sass
 # Accesses through a row's pointers, which come from shared memory, are generic: to c and h. Others are global.
 _LOAD_OF_C = re.compile(r"LD\.E(\.64|\.128)?")
 _STORE_OF_RESULT = re.compile(r"(ST|STG)\.E(\.U16|\.64|\.128)?")
-# The hardware's functions by bytes of a dtype: of a unit, and of the exact functions' rare cases, which are shared.
-# Float has an exponential and a reciprocal in each of three sigmoids and two tanh, and double fewer.
-SPECIAL_FUNCTIONS = {2: (10, 0), 4: (10, 2), 8: (7, 2)}
+# The hardware's special functions, by bytes of a dtype and whether tensor cores multiply: those of a unit, and those in
+# rare cases of the exact functions, which units share. A unit has three sigmoids and two tanh. In float each has an
+# exponential and a reciprocal.
+SPECIAL_FUNCTIONS = {(2, True): (10, 0), (4, True): (10, 2), (4, False): (10, 2), (8, False): (7, 2)}
 TENSOR, SMALL = ("TensorLarge<{}>", "TensorMedium<{}>"), ("TensorSmall<{}, 8>", "TensorSmall<{}, 32>")
 SIMT = ("SimtLarge<{}>", "SimtMedium<{}>", "SimtSmall<{}>")
 # Facts that are not true yet, by template and bytes of a dtype. Remove what is mended: test_compile.py asks for it.
@@ -22,9 +23,11 @@ KNOWN = {
 }
 
 
-def known(tile, dtype):
+def known(tile, dtype, architecture):
     """Return the facts that are known not to be true."""
-    return {fact for fact, cases in KNOWN.items() if (tile.template, dtype.itemsize) in cases}
+    found = {fact for fact, cases in KNOWN.items() if (tile.template, dtype.itemsize) in cases}
+    # For newer architectures, the compiler joins the stores.
+    return found - {"pairs are stored whole"} if architecture >= 100 else found
 
 
 def complaints(program, tile, dtype):
@@ -56,7 +59,7 @@ def _pairs_are_stored_whole(program, tile, dtype):
 
 def _has_few_special_functions(program, tile, dtype):
     """A unit takes a fixed number of the hardware's functions."""
-    of_unit, shared = SPECIAL_FUNCTIONS[dtype.itemsize]
+    of_unit, shared = SPECIAL_FUNCTIONS[dtype.itemsize, tile.pairs]
     found = sum(each.opcode.startswith("MUFU") for each in program)
     return found == of_unit * units_of_a_thread(tile) + shared
 
