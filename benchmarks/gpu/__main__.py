@@ -39,7 +39,10 @@ def parser():
     made.add_argument("--limit", type=float, metavar="SECONDS", help="the time of the run (default: 420)")
     made.add_argument("--kernels", type=Path, metavar="FOLDER", help=f"compiled kernels (default: WHEELS/{KERNELS})")
     made.add_argument(
-        "--only", type=lambda names: names.split(","), metavar="PART,...", help="run only the facts and these parts"
+        "--only",
+        type=lambda names: names.split(","),
+        metavar="PART,...",
+        help="run only the facts, the wheels and these",
     )
     made.add_argument("--dry-run", action="store_true", help="a little of each part, on the tests' fake driver")
     made.add_argument("--started", type=float, default=time.time(), help=argparse.SUPPRESS)
@@ -106,7 +109,7 @@ def main(arguments=None):
             facts={**known_without_a_gpu(), "dry_run": given.dry_run},
             kernels=kernels,
             stop=stop,
-            only=given.only,
+            only=given.only and [*given.only, *(part.name for part in before)],
             started=time.monotonic() - (time.time() - given.started),
         )
         return run.run()
