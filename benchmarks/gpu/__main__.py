@@ -38,13 +38,10 @@ def parser():
     )
     made.add_argument("--limit", type=float, metavar="SECONDS", help="the time of the run (default: 420; dry: 1200)")
     made.add_argument(
-        "--kernels",
-        type=Path,
-        metavar="FOLDER",
-        help=f"a folder or archive of compiled kernels (default: WHEELS/{KERNELS})",
-    )
-    made.add_argument(
-        "--only", type=lambda names: names.split(","), metavar="PART,...", help="run only facts, wheels and these"
+        "--only",
+        type=lambda names: names.split(","),
+        metavar="PART,...",
+        help="run only the facts, the wheels and these",
     )
     made.add_argument("--dry-run", action="store_true", help="a little of each part, on the tests' fake driver")
     made.add_argument("--started", type=float, default=time.time(), help=argparse.SUPPRESS)

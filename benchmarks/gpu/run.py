@@ -1,5 +1,6 @@
 """Run the parts one after the other, within the time of the whole run. What is known is on the disk at any time."""
 
+import contextlib
 import json
 import tempfile
 import time
@@ -83,7 +84,8 @@ class Run:
             ended = f"by {self.stop.signal}" if self.stop.signal else "after all parts"
             self.record.learn(ended=ended, seconds=round(self._since()))
             self._archive()
-            summary.show(self.record)
+            with contextlib.suppress(OSError):
+                summary.show(self.record)
         if self.stop.signal:
             return INTERRUPTED
         return 1 if self.record.with_status("failed", "timed out", "running") else 0
@@ -159,7 +161,8 @@ class Run:
             self._say(f"{archive.NAME} can't be written: {error}")
 
     def _say(self, words):
-        print(f"[{self._since():4.0f} s] {words}", flush=True)
+        with contextlib.suppress(OSError):  # nobody listens any more, as after `| head`
+            print(f"[{self._since():4.0f} s] {words}", flush=True)
 
 
 def work_folder():

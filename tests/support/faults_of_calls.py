@@ -313,6 +313,7 @@ STATE = {
         ),
         ("strides change nothing", "x.strides, h.strides, c.strides, ", "", "now repeated bits_of_a_first"),
         ("alignment changes nothing", "low_bits % _VECTOR", "0", "now repeated unaligned"),
+        ("any array may be the unaligned one", "tuple(address % _VECTOR", "any(1", "now repeated each_unaligned"),
         ("one row to reset to is B", "(len(array), array.strides)", "array.ndim", "now repeated bits_of_a_first"),
         ("gates are taken for x", "key = has_gates, x.shape", "key = x.shape", "now repeated gates_as_wide"),
     ],

@@ -1,6 +1,7 @@
 """A run on a GPU contains whatever happens to one of its parts, and records it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,6 +44,19 @@ def test_failed_parts_do_not_stop_others(tmp_path, capsys):
     assert [line.split()[0] for line in lines[-7:]] == list(found)
     assert lines[-6].split(maxsplit=4)[1:] == ["failed", "0", "s", "exit status 1: ValueError: no luck"]
     assert "fine" in (tmp_path / "results" / "log.txt").read_text()
+
+
+def test_run_goes_on_if_nobody_listens(tmp_path, monkeypatch):
+    """The program that reads its lines may end: gpu.sh RESULTS | head."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(run, "SAY", 0)
+    with open(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert begin([program("one", "import time; time.sleep(0.5)"), program("two")], tmp_path) == 0
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # for what is left in the buffer
+    assert statuses(tmp_path) == {"one": "passed", "two": "passed"}
 
 
 def test_later_parts_get_what_is_left(tmp_path):
