@@ -38,6 +38,12 @@ def parser():
     )
     made.add_argument("--limit", type=float, metavar="SECONDS", help="the time of the run (default: 420; dry: 1200)")
     made.add_argument(
+        "--kernels",
+        type=Path,
+        metavar="FOLDER",
+        help=f"a folder or archive of compiled kernels (default: WHEELS/{KERNELS})",
+    )
+    made.add_argument(
         "--only",
         type=lambda names: names.split(","),
         metavar="PART,...",
