@@ -90,7 +90,7 @@ WAITS = {
             "with contextlib.nullcontext():",
             "now captures anyones",
         ),
-        ("what a capture deferred stays", "        keep_deferred()\n", "", "now captures freed_after"),
+        ("what a capture deferred stays", "        keep_deferred()\n", "", "now captures freed_afterwards"),
         (
             "the run before a capture doesn't wait for the buffers' zeros",
             "stream.wait_event(other.record())",

@@ -16,12 +16,12 @@ from fusedlstm.cli import main as command_line
 from fusedlstm.cli import tune as command
 from fusedlstm.tuning import periodic, turns
 
-from support.backends import needs_cuda
+from support.backends import BACKENDS, needs_cuda
 from support.places import ENVIRONMENT
 
 I, N = 8, 16
-TENSOR = list(kernel_choice.TENSOR)
-OF_BFLOAT16 = ["matmul", *TENSOR]
+needs_driver = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
+OF_BFLOAT16 = ["matmul", *kernel_choice.TENSOR]
 
 
 @pytest.fixture(autouse=True)
@@ -398,7 +398,7 @@ def test_times_of_another_machine_are_ignored(fact, kept, caplog):
     assert f"it was measured with {fact} another, and here it is " in caplog.messages[0]
 
 
-@needs_cuda
+@needs_driver
 def test_a_gpu_has_its_own_files(kept, made_up, files, monkeypatch, folder):
     """Two GPUs with different names, and one whose name is longer."""
     file, weights = kept
@@ -522,7 +522,7 @@ def timer(monkeypatch):
     return module.ReplayTimer(0)
 
 
-@needs_cuda
+@needs_driver
 def test_the_timer_keeps_the_host_ahead(timer, monkeypatch):
     """A measurement during which the GPU waited for the host is repeated with more work before it."""
     ahead, real, products = iter([False, False, True]), timer._once, []
@@ -541,7 +541,7 @@ def test_the_timer_keeps_the_host_ahead(timer, monkeypatch):
         timer(lambda: None, 3)
 
 
-@needs_cuda
+@needs_driver
 def test_the_timer_times_only_the_steps(timer):
     from driver import observe
 
