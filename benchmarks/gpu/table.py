@@ -30,6 +30,7 @@ TESTS = (
     "tests/core/test_scan.py",
     "tests/cuda/test_stepper_gpu.py",
     "tests/cuda/test_cuda_host.py",
+    "tests/cuda/test_repeated_step.py",
     "tests/cuda/test_choice.py",
     "tests/cuda/test_interleaved.py",
     "tests/core/test_replacing.py",
