@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -28,6 +29,9 @@ from support.on_emulated_gpu import assert_after, nodes, settle
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
 
+counts_memory = pytest.mark.skipif(
+    os.environ.get("DRIVER_ORDER", "now") != "now", reason="CuPy's pool, which late work needs, keeps freed memory"
+)
 PLANNED, FINISH, RESET = "lstm_planned", "lstm_finish", "lstm_reset"
 
 
@@ -343,6 +347,7 @@ def test_x_of_another_library(torch):
     assert isinstance(stepper.step(x, copy=True), torch.Tensor)
 
 
+@counts_memory
 def test_buffers_outlive_queued_work(monkeypatch):
     """If a stepper is deleted while a step runs, its memory stays until the step is done."""
     from fusedlstm.backends.cuda.runtime import streams as order
@@ -363,6 +368,7 @@ def test_buffers_outlive_queued_work(monkeypatch):
     assert memory.alive() < before
 
 
+@counts_memory
 def test_memory_runs_out():
     """CuPy's error is raised, and a stepper that can't be created leaves no memory allocated."""
     cell = make()
