@@ -5,8 +5,7 @@
 extern "C" __global__ void copy_rows(uint4* to, u64 to_pitch, const uint4* from, u64 pitch, u64 rows,
                                      u64 vectors) {
   for (u64 row = blockIdx.x * (u64)blockDim.y + threadIdx.y; row < rows; row += gridDim.x * (u64)blockDim.y)
-    for (u64 k = threadIdx.x; k < vectors; k += blockDim.x)
-      to[row * to_pitch + k] = from[row * pitch + k];
+    for (u64 k = threadIdx.x; k < vectors; k += blockDim.x) to[row * to_pitch + k] = from[row * pitch + k];
 }
 
 // Words are numbered from row to row, with the gaps.

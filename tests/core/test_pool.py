@@ -424,6 +424,8 @@ def test_steps_allocate_nothing_large(kind, B, units, times, traced):
     call = lambda: pool.step(x, slots, out=out, **options)  # noqa: E731
     allocated(call, 50)  # NumPy 1.26's errstate keeps some objects of the first calls
     growth, peak = allocated(call, times)
+    if growth >= KEPT:  # and at times of later ones, but not twice
+        growth, peak = allocated(call, times)
     assert growth < KEPT
     assert peak <= 128 << 10
 
