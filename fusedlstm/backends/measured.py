@@ -98,9 +98,9 @@ def from_json(content: bytes, layer: Layer, machine: Mapping[str, str]) -> Measu
     """
     try:
         found = json.loads(content)
-        form, about, of, rows = found["format"], dict(found["machine"]), dict(found["layer"]), found[_ROWS]
+        form, about, of, rows = found["format"], dict(found["machine"]), dict(found["layer"]), dict(found[_ROWS])
         measured = Measured({int(B): _seconds(times) for B, times in rows.items()}, str(found["date"]))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"it is damaged: {type(error).__name__}: {error}") from error
     if form != _FORMAT:
         raise ValueError(f"its format is {form}, and this version reads {_FORMAT}")
@@ -123,7 +123,7 @@ def kernels_of(arithmetic: str) -> list[str]:
 
 
 def _seconds(times: Any) -> Times:
-    found = {str(kernel): float(microseconds) / 1e6 for kernel, microseconds in times.items()}
+    found = {str(kernel): float(microseconds) / 1e6 for kernel, microseconds in dict(times).items()}
     if not all(math.isfinite(seconds) and seconds > 0 for seconds in found.values()):
         raise ValueError(f"wanted positive times; got {times}")
     return found

@@ -413,6 +413,7 @@ def odd_tensors(torch):
     }
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # deprecated; PyTorch warns once in a process
 @pytest.mark.parametrize("kind", ["expanded", "on no device", "sparse", "nested", "quantised", "negated", "eight bits"])
 def test_tensors_without_their_values_raise(torch, kind, tmp_path):
     tensor, message = odd_tensors(torch)[kind]
