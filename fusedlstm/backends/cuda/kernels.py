@@ -27,6 +27,8 @@ from fusedlstm.backends.cuda.runtime.strides import is_aligned, with_contiguous_
 from fusedlstm.backends.cuda.runtime.structs import C_NAMES, Struct
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from fusedlstm.backends.cuda.device_weights import DeviceWeights
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
 THREADS = 256  # of a block
 _VECTOR = 4  # units of a thread, if sizes and addresses allow it
 _COLUMNS_OF_A_BLOCK = 128  # the most threads side by side
+# How `pointwise_launch` needs its arrays: matrices with contiguous rows, the rest contiguous.
+_MADE_CONTIGUOUS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("gates_h", "reset_c", "reset_gates"), with_contiguous_rows),
+    **dict.fromkeys(("bias", "peephole", "is_first"), cupy.ascontiguousarray),
+}
 
 
 @functools.cache
@@ -54,40 +61,13 @@ def pointwise_kernel(
     return Kernel("pointwise.cu", name, Struct(PointwiseArguments, G=gates, T=dtype))
 
 
-def launch_pointwise(
-    gates: Any,
-    c: Any,
-    h_out: Any,
-    c_out: Any,
-    *,
-    gates_h: Any,
-    bias: Any,
-    peephole: Any,
-    cell_clip: float | None,
-    functions: Functions,
-    is_first: Any,
-    reset_c: Any,
-    reset_gates: Any = None,
-) -> None:
+def launch_pointwise(gates: Any, c: Any, h_out: Any, c_out: Any, **others: Any) -> None:
     """Launch kernels/pointwise.cu on arrays of any strides. The arguments are `pointwise_launch`'s."""
-    gates, gates_h, c, reset_gates, reset_c = (
-        None if a is None else with_contiguous_rows(a) for a in (gates, gates_h, c, reset_gates, reset_c)
-    )
-    bias, peephole, is_first = (None if a is None else cupy.ascontiguousarray(a) for a in (bias, peephole, is_first))
-    pointwise_launch(
-        gates,
-        c,
-        h_out,
-        c_out,
-        gates_h=gates_h,
-        bias=bias,
-        peephole=peephole,
-        cell_clip=cell_clip,
-        functions=functions,
-        is_first=is_first,
-        reset_c=reset_c,
-        reset_gates=reset_gates,
-    ).queue()
+    gates, c = with_contiguous_rows(gates), with_contiguous_rows(c)
+    for name, made in _MADE_CONTIGUOUS.items():
+        if others.get(name) is not None:
+            others[name] = made(others[name])
+    pointwise_launch(gates, c, h_out, c_out, **others).queue()
 
 
 def pointwise_launch(
@@ -103,7 +83,7 @@ def pointwise_launch(
     functions: Functions,
     is_first: Any,
     reset_c: Any,
-    reset_gates: Any,
+    reset_gates: Any = None,
 ) -> Launch:
     """Return the launch of kernels/pointwise.cu, where the arguments are described. None is a null pointer.
 
