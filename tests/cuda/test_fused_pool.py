@@ -778,3 +778,34 @@ def test_a_pool_on_another_device():
         assert y.device.id == pool.read(slots).h.device.id == 1
         assert cupy.cuda.Device().id == 0
     pool.check()
+
+
+@needs_own_memory
+@pytest.mark.parametrize("kernel", ["simt", "matmul"])
+@pytest.mark.parametrize("kind", ["cell", "pool", "stepper"])
+def test_dead_objects_free_their_memory_at_once(kind, kernel):
+    """They are in no cycle, so their memory doesn't wait for a garbage collection."""
+    from fusedlstm.backends.cuda.runtime.streams import _release_finished
+
+    def use():
+        cell = LSTMCell(LSTMWeights.random(I, 40, seed=0, proj_size=5), backend="cuda", kernel=kernel)
+        x = cell.asarray(np.zeros((3, I)))
+        if kind == "cell":
+            cell(x, cell.zero_state(3), is_first=[True] * 3, reset_to=cell.zero_state(1))
+        elif kind == "pool":
+            pool = StatePool(cell, 50)
+            pool.step(x, pool.allocate(3))
+        else:
+            cell.stepper(3).step(x)
+        cupy.cuda.Device().synchronize()
+
+    use()
+    settle()
+    before = memory.alive()
+    gc.disable()
+    try:
+        use()
+        _release_finished()
+        assert memory.alive() == before
+    finally:
+        gc.enable()

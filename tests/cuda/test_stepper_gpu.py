@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,14 +23,11 @@ from support.backends import BACKENDS
 from support.cells import host
 from support.gpu_libraries import pretended_torch
 from support.gpu_libraries.dlpack import Immutable
-from support.on_emulated_gpu import assert_after, nodes, settle
+from support.on_emulated_gpu import assert_after, needs_own_memory, nodes, settle
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
 
-counts_memory = pytest.mark.skipif(
-    os.environ.get("DRIVER_ORDER", "now") != "now", reason="CuPy's pool, which late work needs, keeps freed memory"
-)
 PLANNED, FINISH, RESET = "lstm_planned", "lstm_finish", "lstm_reset"
 
 
@@ -347,7 +343,7 @@ def test_x_of_another_library(torch):
     assert isinstance(stepper.step(x, copy=True), torch.Tensor)
 
 
-@counts_memory
+@needs_own_memory
 def test_buffers_outlive_queued_work(monkeypatch):
     """If a stepper is deleted while a step runs, its memory stays until the step is done."""
     from fusedlstm.backends.cuda.runtime import streams as order
@@ -368,7 +364,7 @@ def test_buffers_outlive_queued_work(monkeypatch):
     assert memory.alive() < before
 
 
-@counts_memory
+@needs_own_memory
 def test_memory_runs_out():
     """CuPy's error is raised, and a stepper that can't be created leaves no memory allocated."""
     cell = make()

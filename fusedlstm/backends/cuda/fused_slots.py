@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,7 @@ _PLACES = {"x.at": 0, "x.stride": 1, "B": 2, "pool.slots": 3, "pool.tick": 4, "i
 _COPY = {"copy.to.at": 6, "copy.to.stride": 7}  # if the launch writes h
 _INPUT = {"copy.input.at": 0, "copy.input.stride": 1}  # if it also adds x
 _SLOTS, _CHECKED, _TICK, _ROWS = range(4)  # those of check.cu
+_MOST_INSTANCES = 1024  # whose numbers and grids are kept, by kernel and rows
 # The fewest rows to make room for.
 _FEWEST = 16
 
@@ -77,7 +77,6 @@ class FusedSlots:
         self._tick = 0
         self._checks: PackedLaunch
         self._audited: Any = None  # the flags that `_checks` reads
-        self._kernels = functools.lru_cache(maxsize=1024)(self.kernels)
         self._turns, self._uploads = turns, Uploads()
         self.held: list[Any] = [self._words, self._uploads]  # and the room, once there is one
         self._room: _Room | None = None
@@ -135,7 +134,7 @@ class FusedSlots:
         """Return functions that queue the launches of a step. This does everything that can fail."""
         B, tick = len(x), self._tick + 1
         step: list[Callable[[], Any]] = []
-        for layer, kernel in zip(self._layers, self._kernels(B), strict=True):
+        for layer, kernel in zip(self._layers, self.kernels(B), strict=True):
             is_top = layer is self._layers[-1]
             to = out if is_top else room.between[layer.number % 2]
             step += layer.ready(kernel, x, to, room, (room.slots, tick, is_first), stream)
@@ -192,7 +191,7 @@ class _KeptLaunches:
         self.number, self.weights = number, weights
         self._h, self._c, self._words, self._residual, self._is_top = h, c, words, residual, is_top
         self._launches: dict[tuple[Any, ...], list[PackedLaunch]] = {}
-        self._about = functools.lru_cache(maxsize=1024)(self._instance)
+        self._instances: dict[tuple[str, int], tuple[int, Sequence[tuple[int, int]]]] = {}
 
     def ready(
         self, kernel: str, x: Any, to: Any, room: _Room, rest: tuple[Any, Any, Any], stream: int
@@ -202,7 +201,7 @@ class _KeptLaunches:
         `rest` has the slots, the tick and is_first.
         """
         B = len(x)
-        instance, grids = self._about(kernel, B)
+        instance, grids = self._instances.get((kernel, B)) or self._instance(kernel, B)
         key = instance, room, can_stage(x), can_pair(to) and (not self._residual or can_pair(x))
         launches_of_key = self._launches.get(key)
         if launches_of_key is None:
@@ -213,13 +212,16 @@ class _KeptLaunches:
         pairs = zip(launches_of_key, grids, strict=False)
         return [each.bound(stream, values, grid) for each, grid in pairs]
 
-    def _instance(self, kernel: str, B: int) -> tuple[int, tuple[tuple[int, int], tuple[int, int]]]:
+    def _instance(self, kernel: str, B: int) -> tuple[int, Sequence[tuple[int, int]]]:
         """Return what the kernels' instances depend on, as a number, and the grids of the step and its projection."""
+        if len(self._instances) >= _MOST_INSTANCES:
+            self._instances.clear()
         weights = self.weights
         tile = tile_of(kernel, B, weights.dtype)
         projects = weights.weight_hr is not None and tile.projects(B, weights.N, weights.dtype)
         grids = step_grid(tile, B, weights.N, projects=projects), project_grid(tile, B, weights.P)
-        return 2 * ALL.index(tile) + projects, grids
+        found = self._instances[kernel, B] = 2 * ALL.index(tile) + projects, grids
+        return found
 
     def _made(self, kernel: str, x: Any, to: Any, room: _Room, rest: tuple[Any, Any, Any]) -> list[PackedLaunch]:
         weights, (slots, tick, _) = self.weights, rest
