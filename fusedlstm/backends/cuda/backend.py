@@ -1,4 +1,4 @@
-"""The CUDA backend, on CuPy's arrays. By default, a plain call multiplies with cuBLAS. Our kernels do the rest."""
+"""The CUDA backend, on CuPy's arrays."""
 
 from __future__ import annotations
 
