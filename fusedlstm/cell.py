@@ -50,13 +50,14 @@ class LSTMCell(Steppable[LSTMState]):
             kernels. With other kernels, large batches take much longer. They run in one thread, and the BLAS packs the
             weights again for each block. On a GPU, steps use the kernel "tensor_medium" for float16, bfloat16, and
             float32 with precision="high", otherwise "simt".
-        kernel: the kernel of steps on a GPU. NumPy only checks the name. With None, the times that `fusedlstm tune` has
-            measured choose by layer and batch, or else a table of predictions, unless batch_invariant is set. The times
-            are read once, when the cell is made. A name forces that kernel everywhere. "matmul" is matrix products
-            followed by one kernel. Steppers and pools multiply with cuBLASLt, plain calls with cuBLAS. The other
-            kernels each do a whole step, except that a large projection takes a second kernel. They need compute
-            capability 8.0. "tensor_large" (for many rows), "tensor_medium" and "tensor_small" (for few rows) use tensor
-            cores, for float16, bfloat16, and float32 with precision="high". "simt" uses fma, for float32 and float64.
+        kernel: the kernel of steps on a GPU. NumPy only checks the name. None chooses the fastest kernel that
+            `fusedlstm tune` has measured for the layer and batch, or else the one in a table of predictions, unless
+            batch_invariant is set. The times are read once, when the cell is made. A name forces that kernel
+            everywhere. "matmul" is matrix products followed by one kernel. Steppers and pools multiply with cuBLASLt,
+            plain calls with cuBLAS. The other kernels each do a whole step, except that a large projection takes a
+            second kernel. They need compute capability 8.0. "tensor_large" (for many rows), "tensor_medium" and
+            "tensor_small" (for few rows) use tensor cores, for float16, bfloat16, and float32 with precision="high".
+            "simt" uses fma, for float32 and float64.
 
     Raises:
         TypeError: `weights` is not an LSTMWeights, a flag is not a bool, or `kernel` is not a str.

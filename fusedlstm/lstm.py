@@ -47,7 +47,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
             whatever the lengths and resets of other rows.
         kernel: the kernel of every layer's steps on a GPU, as in LSTMCell. With None, measured times or a table choose
             for each layer. In a Stepper or a pool, all layers use "matmul" if one would, unless measured times say that
-            the other kernels are faster together.
+            the other kernels are faster in total.
 
     Raises:
         TypeError: `weights` is not a StackedWeights or an LSTMWeights, a flag is not a bool, or `kernel` is not a str.

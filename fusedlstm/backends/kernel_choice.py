@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TENSOR = ("tensor_large", "tensor_medium", "tensor_small")
 NAMES = ("matmul", *TENSOR, "simt")
-ROWS_OF_A_POOL = 1024  # a pool's kernels are chosen for steps of so many rows, or of all slots if it has fewer
+ROWS_OF_A_POOL = 1024  # a pool's kernels are chosen for steps of this many rows, or of all slots if it has fewer
 OLDEST = 80  # the compute capability 8.0, as CuPy writes it: tiles need its cp.async and mma
 
 
@@ -124,7 +124,7 @@ def choose_layers(
     forced: str | None = None,
     measured: Sequence[Measured | None] = (),
 ) -> tuple[str, ...]:
-    """Return the kernel of each layer. If one layer gets matmul, all do, unless all together were slower by it.
+    """Return the kernel of each layer. If one layer gets matmul, all do, unless it was measured to be slower in total.
 
     `sizes` has I, N and P of each layer, and `measured` the times of each, or nothing. The other arguments are
     `choose`'s.
@@ -217,7 +217,10 @@ def reason_against_device(capability: int) -> str | None:
 
 
 def describe(capability: int, *, is_measured: bool = False) -> str:
-    """Describe how Steppers and pools step on a GPU of this compute capability. `is_measured`: for some layers."""
+    """Describe how Steppers and pools step on a GPU of this compute capability.
+
+    `is_measured` says whether there are measured times of some layers.
+    """
     if capability >= OLDEST and is_measured:
         return "steps: the kernel is chosen by measured times, and for other layers by a table of predictions"
     if capability >= OLDEST:

@@ -59,7 +59,7 @@ class Measured:
         self.date = date
 
     def times(self, B: int) -> Times:
-        """Return the seconds by kernel, the fastest first, for the nearest measured number of rows from B on.
+        """Return the seconds by kernel, the fastest first, for the smallest measured number of rows that is at least B.
 
         They are empty for more rows than were measured.
         """
@@ -117,7 +117,7 @@ def from_json(content: bytes, layer: Layer, machine: Mapping[str, str]) -> Measu
 
 
 def kernels_of(arithmetic: str) -> list[str]:
-    """Return the kernels that multiply so."""
+    """Return the kernels that can multiply in this arithmetic."""
     about = ("float32", "high") if arithmetic == "tf32" else (arithmetic, "highest")
     return [name for name in kernel_choice.NAMES if kernel_choice.reason_against(name, *about) is None]
 

@@ -151,14 +151,14 @@ def compile_uses(uses: Sequence[Use], capability: int, *, jobs: int | None = Non
 
 
 def replay_timer(index: int) -> ReplayTimer:
-    """Return what times a Stepper's steps on a GPU."""
+    """Return a ReplayTimer, which times a Stepper's steps on a GPU."""
     from fusedlstm.backends.cuda.replay_timer import ReplayTimer
 
     return ReplayTimer(index)
 
 
 def times_of(index: int, layer: Layer) -> Measured | None:
-    """Return the measured times of a layer on a GPU that are kept, or None."""
+    """Return the kept times of a layer's kernels on a GPU, or None."""
     from fusedlstm.backends.cuda.runtime import tuned
 
     return tuned.read(index, layer)
@@ -183,7 +183,7 @@ def forget_times() -> int:
 
 
 def lost(device: str) -> str | None:
-    """Return why a device that could be used can't be any more, or None. Such an error of CUDA ends with the process.
+    """Return why a device that could be used can't be any more, or None. Such an error lasts until the process ends.
 
     This waits for the device.
     """

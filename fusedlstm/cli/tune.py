@@ -81,7 +81,7 @@ def tune(
 
 
 def _device(backend: str | None) -> int:
-    """Return the index of the GPU. Raise ValueError if the backend isn't one, or can't run."""
+    """Return the GPU's index. Raise ValueError if the backend isn't a GPU, BackendUnavailableError if it can't run."""
     kind, index = select.parse("--backend", backend or "cuda")
     if kind != "cuda":
         fail(ValueError, "--backend", "'cuda' or 'cuda:<index>'", repr(backend), "NumPy has one way to step")

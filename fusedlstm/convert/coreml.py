@@ -101,7 +101,7 @@ def _check_same_function(name: str, ours: Function, theirs: Any) -> None:
     """Raise if the parameters hold a function that differs from the argument."""
     if theirs is None or theirs == (ours if isinstance(ours, str) else ours[0]):
         return
-    hint = "Pass it with its alpha and beta, which the name alone doesn't tell" if "_" in str(theirs) else ""
+    hint = "Pass it with its alpha and beta, which the name alone doesn't give" if "_" in str(theirs) else ""
     fail(ValueError, name, f"{theirs!r}, as in the parameters", repr(ours), hint)
 
 

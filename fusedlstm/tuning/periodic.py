@@ -1,6 +1,6 @@
-"""Check a Stepper's results. Its rows repeat, so that few results of the formula are right for any number of rows.
+"""Check a Stepper's results. Rows of its inputs repeat, so the formula is computed for one period only.
 
-The period is prime: rows that a kernel swaps, or takes from another tile, differ.
+The period is prime, so the result differs if a kernel swaps rows, or takes them from another tile.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 PERIOD = 97
 _STEPS = 2  # as a Stepper may have a graph for each of two buffers
 _BUFFERS = 2
-# What rounding the factors or the sum of a product may change, beside the sum of the absolute products.
+# The error of a product from rounding its factors and its sum, relative to the sum of its absolute terms.
 _OF_PRODUCTS = {"float64": 1e-15, "float32": 1e-6, "tf32": 2**-10, "float16": 1e-6, "bfloat16": 1e-6}
 
 
 class Periodic:
-    """Inputs of a cell whose rows repeat, and the results of a step from them by the formula in float64.
+    """One period of a cell's inputs, and the results of a step from them by the formula in float64.
 
     Args:
         weights: the cell's weights.
@@ -48,7 +48,10 @@ class Periodic:
         self._tolerances = widened * (allowed.h + of_products), allowed.c + of_products
 
     def complaint(self, cell: LSTMCell, stepper: Stepper[LSTMState]) -> str | None:
-        """Step from the inputs, and return what is wrong with the results, or None. All buffers are NaN before."""
+        """Step from the inputs, and return what is wrong with the results, or None.
+
+        Steps from states of NaN come first, so a result that isn't written is NaN.
+        """
         rows = np.arange(stepper.batch) % PERIOD
         x, state = cell.asarray(self.x[rows]), _on_device(cell, self._h[rows], self._c[rows])
         nothing = _on_device(cell, np.full_like(self._h[rows], np.nan), np.full_like(self._c[rows], np.nan))
@@ -85,7 +88,7 @@ def _sizes(a: NumpyArray) -> NumpyArray:
 
 
 def _worst(got: Any, wanted: NumpyArray, rows: NumpyArray) -> float:
-    """Return the largest difference, beside the size of a wanted number if that is over 1. NaN if one is NaN."""
+    """Return the largest difference, divided by the wanted number's size if that is over 1. NaN if one is NaN."""
     worst = 0.0
     for start in range(0, len(rows), PERIOD):  # part by part, as there may be many rows
         right = wanted[: len(got[start : start + PERIOD])]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fusedlstm.stepper import Stepper
     from fusedlstm.weights import LSTMWeights
 
-    Timer: TypeAlias = Callable[[Callable[[], object], int], float]  # of a step, and how often it is taken
+    Timer: TypeAlias = Callable[[Callable[[], object], int], float]  # takes a step, and how many times to take it
 
 _TURNS = 9
 _BURST = 400e-6  # seconds of the steps that are timed as one
@@ -45,7 +45,7 @@ def measure(weights: LSTMWeights, layer: Layer, B: int, *, backend: str, precisi
 
     Args:
         weights: the weights of the layer.
-        layer: what they are.
+        layer: as from `Layer.of`, for these weights.
         B: the number of rows.
         backend: "cuda" or "cuda:<index>".
         precision: as in LSTMCell.
@@ -70,7 +70,10 @@ def measure(weights: LSTMWeights, layer: Layer, B: int, *, backend: str, precisi
 
 
 def _in_turns(steppers: dict[str, Stepper[LSTMState]], timer: Timer) -> dict[str, float]:
-    """Return the median seconds of a step of each Stepper. In each turn all are timed, so they share what changes."""
+    """Return the median seconds of a step of each Stepper.
+
+    Each turn times all of them, so a change in the GPU's speed affects all alike.
+    """
     bursts = {kernel: _burst(timer(stepper.step, 3)) for kernel, stepper in steppers.items()}
     times: dict[str, list[float]] = {kernel: [] for kernel in steppers}
     for _ in range(_TURNS):

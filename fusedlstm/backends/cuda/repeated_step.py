@@ -88,7 +88,7 @@ class RepeatedStep:
 
         Args:
             stream: the handle.
-            addresses: those of the Operands, in order, without those at the end that are None.
+            addresses: the addresses of the Operands that are not None, in order.
         """
         if self._scratch_bytes:
             scratch = cupy.cuda.alloc(self._scratch_bytes)  # freed in the order of the stream

@@ -29,7 +29,7 @@ class ReplayTimer:
         self._products = 1  # before each measurement
 
     def __call__(self, step: Callable[[], object], times: int) -> float:
-        """Return the seconds of a step on the GPU, of `times` steps one after the other.
+        """Return the mean seconds of a step on the GPU, from `times` steps one after the other.
 
         Raises:
             RuntimeError: the host is too slow to queue so many steps in time.
@@ -40,7 +40,7 @@ class ReplayTimer:
                 if was_ahead:
                     return milliseconds / 1e3 / times
                 self._products *= 2
-        raise RuntimeError(f"the host can't queue {times} steps while the GPU multiplies for a second")
+        raise RuntimeError(f"the host can't queue {times} steps while the GPU multiplies large matrices")
 
     def _once(self, step: Callable[[], object], times: int) -> tuple[float, bool]:
         """Return the milliseconds of the steps, and whether all were queued before the first one began."""

@@ -29,7 +29,7 @@ def facts(index: int) -> dict[str, str]:
 
 
 def _driver() -> str:
-    """Return the driver's own version, which CUDA doesn't tell."""
+    """Return the driver's own version, which CUDA doesn't report."""
     with contextlib.suppress(OSError):
         found = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", _DRIVER.read_text(encoding="utf-8", errors="replace"))
         if found:

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk, in a folder that only the user can write."""
+"""The cache on disk: compiled kernels and measured times, in a folder that only the user can write."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VARIABLE = "FUSEDLSTM_CACHE_DIR"
 
 
 def folder() -> Path:
-    """Return where compiled kernels are kept: FUSEDLSTM_CACHE_DIR, else a folder of the user's cache."""
+    """Return the cache's folder: FUSEDLSTM_CACHE_DIR, else a folder of the user's cache."""
     try:
         if os.environ.get(VARIABLE):
             return Path(os.environ[VARIABLE]).expanduser()
@@ -50,8 +50,8 @@ def read(name: str) -> bytes | None:
 def write(name: str, content: bytes) -> Path:
     """Cache a file, whole or not at all, and return its path.
 
-    If the folder can't be written, the file lies in a temporary folder of this process, and the next process compiles
-    again.
+    If the folder can't be written, the file lies in a temporary folder of this process, and the next process doesn't
+    find it.
 
     Raises:
         OSError: that folder can't be written either.

@@ -212,7 +212,7 @@ _deferred: deque[tuple[Turns, tuple[Any, ...]]] = deque()
 
 
 def keep_deferred() -> None:
-    """Keep until its work is done what was freed during captures. Call this after a capture."""
+    """Keep what was freed during captures until its work is done. Call this after a capture."""
     while _deferred:
         with contextlib.suppress(IndexError, cupy.cuda.runtime.CUDARuntimeError):  # another thread did it; no stream
             turns, held = _deferred.popleft()

@@ -103,7 +103,7 @@ def _name(gpu: str, layer: Layer) -> str:
 
 
 def _layer_in(name: str, gpu: str) -> Layer | None:
-    """Return the layer that a file's name tells, or None if the file is of a GPU with a longer name."""
+    """Return the layer that a file's name describes, or None if the file is of a GPU with a longer name."""
     rest = name.removeprefix(f"{_PREFIX}{_slug(gpu)}-").removesuffix(_SUFFIX)
     found = re.fullmatch(r"(\w+)-I(\d+)-N(\d+)(?:-P(\d+))?", rest)
     if found is None:
