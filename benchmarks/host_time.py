@@ -133,7 +133,7 @@ def measure(result: Path | None = None) -> list[str]:
     if result is not None:
         result.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     what = "over a driver that does nothing" if fake else "on a GPU"
-    title = f"The host's time of a call, B = {B}, I = N = {N}, CuPy {cupy.__version__} {what}; in units of cupy.add"
+    title = f"The host's time of a call, B = {B}, I = N = {N}, CuPy {cupy.__version__} {what}, and in units of cupy.add"
     lines = [
         f"{row.dtype:9} {row.call:34} {row.kernel:13} {quantity(row.seconds, 's'):>8} {ratio(row.adds):>6}"
         for row in found

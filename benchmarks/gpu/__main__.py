@@ -54,7 +54,7 @@ def parser():
     return made
 
 
-# Set to 0, the first keeps NVIDIA's libraries from using TF32, but not our kernels, even where a row asks for TF32.
+# The first, set to 0, would keep NVIDIA's libraries from using TF32 even for rows that ask for it, but not our kernels.
 _NOT_INHERITED = ("NVIDIA_TF32_OVERRIDE", "PYTEST_ADDOPTS")
 
 

@@ -1,4 +1,4 @@
-"""The cache of compiled kernels that all parts share: fill it before, and count hits and misses."""
+"""The cache of compiled kernels that all parts share: fill it before the first part, and count hits and misses."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def names(cache):
 class Count:
     """Counts the kernels that a part found in the cache and those that it compiled.
 
-    A file that was read has a new time of access. Not all file systems keep it; then hits are None.
+    Reading a file changes its access time. Some file systems don't record that. Hits are None there.
     """
 
     def __init__(self, cache):

@@ -61,7 +61,7 @@ def _cell(row: dict[str, Any]) -> str:
 def slower(rows: list[dict[str, Any]]) -> list[str]:
     """Return a line for each row whose choice is slower than the best by more than a twentieth, the worst first."""
     found = sorted((row for row in rows if (row["ratio"] or 0) > SLOWER), key=lambda row: -row["ratio"])
-    return [f"{row['row']}: {row['choice']} takes x{row['ratio']:.2f} of {row['winner']}" for row in found]
+    return [f"{row['row']}: {row['choice']} takes {row['ratio']:.2f} times as long as {row['winner']}" for row in found]
 
 
 def wrong(rows: list[dict[str, Any]]) -> list[str]:

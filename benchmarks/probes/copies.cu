@@ -35,7 +35,7 @@ extern "C" __global__ void fill_words(unsigned* to, u64 words, unsigned seed) {
   for (size_t k = first(); k < words; k += step()) to[k] = mixed((unsigned)k ^ seed);
 }
 
-// Counts the words that fill_words did not write.
+// Counts the words that differ from what fill_words writes.
 extern "C" __global__ void count_differences(u64* counts, const unsigned* words, u64 count, unsigned seed) {
   u64 wrong = 0;
   for (size_t k = first(); k < count; k += step()) wrong += words[k] != mixed((unsigned)k ^ seed);

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SIZES = (256, 4096, 32768)  # bytes
 TRIPS = 50
-WAYS = ("device", "copy", "pinned")  # the kernel uses the GPU's memory, the same beside a copy, or pinned memory
+WAYS = ("device", "copy", "pinned")  # the kernel uses the GPU's memory, without or with a copy, or pinned memory
 _THREADS = 256
 
 

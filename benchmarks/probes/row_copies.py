@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.probes.gpu import Gpu
 
 SHAPES = ((1, 512), (64, 512), (1024, 512), (4096, 2048))  # rows, and bytes of each
-_GAP = 2  # the pitch of the copied rows, in their length
+_GAP = 2  # the copied rows' pitch divided by their length
 _TIMES = 20  # in a graph
 _THREADS = 256
 _SEED = 11
@@ -25,7 +25,7 @@ _CHECKING = (256,), (256,)  # blocks and threads that fill and compare
 
 
 def probe(gpu: Gpu) -> Iterator[dict[str, Any]]:
-    """Yield the rows. The bytes are those that are read and written."""
+    """Yield the results. The bytes are those that are read and written."""
     kernel = gpu.compile("row_copies.cu")
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:

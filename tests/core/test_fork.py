@@ -74,7 +74,7 @@ def test_calls_in_a_forked_process_raise():
 
 
 def test_children_keep_pythonpath(monkeypatch):
-    """They import this checkout first, and what only PYTHONPATH has."""
+    """They import from this checkout first, and then from PYTHONPATH."""
     for before, wanted in ((None, [ROOT]), ("", [ROOT]), (f"a{os.pathsep}b", [ROOT, "a", "b"])):
         monkeypatch.delenv("PYTHONPATH", raising=False)
         if before is not None:

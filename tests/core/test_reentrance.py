@@ -1,7 +1,7 @@
 """Reentrant calls of one thread: in signal handlers, finalizers, trace functions and callbacks.
 
-Cells, LSTMs and lstm_pointwise give both calls the right numbers. Steppers and pools refuse the inner call. Most tests
-make the inner call at every line of the outer one.
+Cells, LSTMs and lstm_pointwise give both calls the right numbers. Steppers and pools refuse the inner call, unless
+it is a release. Most tests make the inner call at every line of the outer one.
 """
 
 import functools

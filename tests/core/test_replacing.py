@@ -361,7 +361,7 @@ def descriptors():
     "removed", [pytest.param(False, id=""), pytest.param(True, id="its file is removed", marks=ON_POSIX)]
 )
 def test_interrupts_at_any_moment_of_a_save(removed, tmp_path, monkeypatch):
-    """An interrupted save leaves the old file or the new one, and no open descriptor.
+    """An interrupted save leaves the old file or the new one, and no open descriptor unless it was inside os.open.
 
     It may leave a temporary file, which the next save removes. The interrupt itself must propagate. Closing a
     descriptor twice would raise another error, or close another thread's file.

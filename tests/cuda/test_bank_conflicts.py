@@ -1,6 +1,6 @@
-"""Each access to shared memory in a whole step takes as few wavefronts as possible: no two words of a bank meet.
+"""Each access to shared memory in a whole step takes as few wavefronts as possible, except for the KNOWN ones.
 
-The emulator traces the addresses, and the rules of banks do the rest. Only a GPU shows the time.
+The emulator traces the addresses, and support/bank_conflicts.py counts the wavefronts. Only a GPU shows the time.
 """
 
 import functools
@@ -21,8 +21,8 @@ from support.step_cases import TILE_CASES, TILES, Layout, Sizes, launch_step, li
 SUM = ("tensor_small.cuh: sum", "load", 4)
 # These take twice the wavefronts, after the loop over K. Remove what is mended.
 KNOWN = {case: {SUM} for case in TILE_CASES if case[0].startswith("small")}  # units 4 apart are in the same banks
-# A phase writes units of 2 chunks. Of rows 2 apart, the swizzle swaps these chunks. Of simt64's tiles, both are in the
-# same banks.
+# A phase writes 2 chunks of each of its rows. In rows 2 apart, the swizzle swaps these chunks, so both rows are in the
+# same banks. With simt and simt64, a phase writes to 2 tiles, whose rows are in the same banks.
 KNOWN_WITH_PROJECTION = {
     **{(tile, "float"): {("staging.cuh: put", "store", 8)} for tile in ("large", "medium", "small8", "small32")},
     **{(tile, "float"): {("staging.cuh: put", "store", 4)} for tile in ("simt", "simt_medium", "simt16")},
@@ -47,7 +47,7 @@ def module(name, project):
 
 
 def costs_of_a_block(compiled, instance, kernels=KERNELS):
-    """Return the costs of a block's step: of a tile of K for each pipeline, and another one."""
+    """Return the costs of a block's step, with a tile of x for each pipeline, and then those of h."""
     tile, each = instance.shape, ROW_BYTES // DTYPES[instance.dtype].itemsize
     sizes = Sizes(tile.rows, tile.pipelines * each, tile.units, 8 if instance.project else tile.units)
     step = random_step(instance, Layout(sizes, "apart", True, "residual"))

@@ -48,7 +48,7 @@ def stepped_on_its_own_stream(cell):
 
 @pytest.mark.parametrize("kernel", ["matmul", "simt"])
 def test_dead_steppers_outlive_captures(kernel):
-    """Before each line of a new Stepper's making, a dead one and its cell are collected."""
+    """While a Stepper is being made, a dead one and its cell are collected before each line."""
     weights = LSTMWeights.random(8, 8, seed=0)
 
     def cell():
@@ -56,7 +56,7 @@ def test_dead_steppers_outlive_captures(kernel):
 
     owner = cell()
     lines = moments.lines(lambda: owner.stepper(2), lambda: None, once=True)[1]
-    dead = [stepped_on_its_own_stream(cell()) for _ in range(lines + 20)]  # lines of `keep_deferred` are new
+    dead = [stepped_on_its_own_stream(cell()) for _ in range(lines + 20)]  # `keep_deferred` will run more
     deferred = []
 
     def act():
@@ -97,7 +97,7 @@ def test_deferred_graphs_are_freed_afterwards():
 
 
 def test_anyones_garbage_outlives_a_capture():
-    """Graphs and streams in others' cycles are not destroyed in a capture, as no collection begins there."""
+    """Streams in a user's cycles are not destroyed in a capture, as no collection begins there."""
     ours, collected = [cupy.cuda.Stream(non_blocking=True) for _ in range(20)], []
 
     def queue():

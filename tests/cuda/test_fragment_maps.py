@@ -31,12 +31,12 @@ def product_of(name):
 
 
 def mapped(layout, values):
-    """Return the offset of each lane's values."""
+    """Return the offsets (lanes, values) of each lane's values."""
     return np.array([[layout(lane, value) for value in range(values)] for lane in LANES])
 
 
 def test_layouts():
-    """Every element of a, b and d is somewhere, and d's only once."""
+    """Every element of a, b and d is in one place."""
     for product in (OF_16_BITS, OF_TF32):
         for layout, size in ((product.a, 16 * product.K), (product.b, 8 * product.K), (product.d, 128)):
             assert sorted(mapped(layout, size // 32).ravel()) == list(range(size))
@@ -54,7 +54,7 @@ def run(name, arrays, grid=1):
 
 
 def wrong_products(name, product):
-    """Count the wrong elements of d += a b, with fragments in a product's layouts. Numbers of a matrix differ."""
+    """Count the wrong elements of d += a b, with fragments in a product's layouts. No matrix has a number twice."""
     random, K, dtype = np.random.default_rng(0), product.K, DTYPES[name]
     a, b, d = (random.permutation(size).astype(np.float32) for size in (16 * K, 8 * K, 128))
     registers = [
@@ -121,7 +121,7 @@ def recorded(function, tile, name):
     """Return a tile's operands and sums. Elements of x are numbered from 0, and of the weights from 4096, by rows."""
     shape, dtype = TILES[tile][0], DTYPES[name]
     K = 64 // dtype.itemsize
-    as_numbers = np.float32 if name == "float" else np.uint16  # float's are rounded to TF32, which has 11 bits
+    as_numbers = np.float32 if name == "float" else np.uint16  # x is rounded to TF32, whose 11 bits hold its numbers
     x = np.arange(shape.rows * K).astype(as_numbers).view(dtype)
     weight = (4096 + np.arange(4 * shape.units * K)).astype(as_numbers).view(dtype)
     products, operands = np.zeros(shape.threads, np.int32), np.zeros((shape.threads, MOST, 10), np.uint32)
@@ -132,7 +132,7 @@ def recorded(function, tile, name):
 
 
 def placed(registers, layout, rows, as_numbers, K):
-    """Return the row and column of each element of a fragment's matrix, which `registers` has by lane."""
+    """Return the operand (x: 0, the weights: 1), row and column of each element of a fragment, given by lane."""
     numbers = np.ascontiguousarray(registers).view(as_numbers).astype(int)
     matrix = np.full(rows * numbers.size // rows, -1)
     matrix[mapped(layout, numbers.shape[1])] = numbers
@@ -141,7 +141,7 @@ def placed(registers, layout, rows, as_numbers, K):
 
 
 def offsets(places):
-    """Return the first row and column of a part of x or of the weights. It must be whole, and in order."""
+    """Return the operand, and the first row and column of its part. The part must be whole, and in order."""
     of, rows, columns = places
     m, k = np.indices(rows.shape)
     np.testing.assert_array_equal(of, of[0, 0])

@@ -31,7 +31,7 @@ def make(dtype="float32", precision="highest", **options):
 
 
 def laid_out(cell, rng, rows, columns, dtype, layout):
-    """Return an array on the GPU: "whole", with "gaps" between rows, "shifted" by an element, or "turned"."""
+    """Return an array on the GPU: "whole", with "gaps" between rows, "shifted" by one, or column-major ("turned")."""
     values = cell.asarray(rng.uniform(-1, 1, size=(rows, columns))).astype(dtype)
     if layout == "whole":
         return values
@@ -84,7 +84,7 @@ def test_repeats_have_the_bits_of_a_first_call(dtype, precision, options):
 
 
 def test_unaligned_arrays_have_their_own_step():
-    """Kernels move 16 bytes at once, where addresses allow it. On a GPU other addresses would fail."""
+    """Kernels move 16 bytes at once only where addresses allow it. On a GPU, it fails at other addresses."""
     cell = make("bfloat16")
     for layouts in (LAYOUTS[1], ("shifted", *LAYOUTS[1][1:])):
         call(cell, 0, layouts, None)

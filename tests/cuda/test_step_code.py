@@ -1,4 +1,4 @@
-"""The facts of support/step_code.py are found wrong in machine code where they are wrong."""
+"""support/step_code.py finds which of its facts are not true of a program."""
 
 import re
 
@@ -11,7 +11,7 @@ from fusedlstm.backends.cuda import tiles
 from support import sass, step_code
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-# The instructions of a step that count, one a line. A thread of TENSOR_MEDIUM has 8 units in 4 rows.
+# The instructions of a step that the facts are about. A thread of TENSOR_MEDIUM has 2 units in each of 4 rows.
 GOOD = "\n".join(
     [
         *("LDGSTS.E.BYPASS.128 [R11], desc[UR10][R26.64]", "MEMBAR.ALL.GPU"),
@@ -66,7 +66,7 @@ def test_a_missing_load_is_noticed():
 
 
 def test_flow_of_a_program():
-    """A branch may have a condition as its predicate or operand. Ends have none that follows."""
+    """A branch may have its condition as a predicate or as an operand. Nothing follows an unconditional EXIT."""
     found = program(
         ".L_x_0:\nNOP\n@P0 BRA `(.L_x_1)\nBRA P2, `(.L_x_0)\nBRA `(.L_x_0)\n.L_x_1:\nBSYNC B0\n@P1 EXIT\nEXIT"
     )

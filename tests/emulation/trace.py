@@ -20,11 +20,11 @@ ROOM = 1 << 20  # accesses
 
 
 class Trace(NamedTuple):
-    """Every access to shared memory, in its order.
+    """Every access to shared memory, in order.
 
     Attributes:
         accesses: one row each. `block` and `thread` are numbers, and `place` is a key of `lines`.
-        lines: by place, the files and lines of the kernel, the innermost first. Others are inlined calls.
+        lines: by place, its file and line in the kernel, and then those of the calls, if functions are inlined there.
     """
 
     accesses: np.ndarray[Any, Any]
@@ -38,7 +38,7 @@ def of_accesses(library: Path, accesses: np.ndarray[Any, Any]) -> Trace:
 
 
 def source_lines(library: Path, return_addresses: Sequence[int]) -> list[list[tuple[str, int]]]:
-    """Return the kernel's lines of some calls. For inlined functions, callers follow."""
+    """Return the files and lines of some calls in a kernel. If one is in an inlined function, its callers follow."""
     calls = [hex(address - 1) for address in return_addresses]
     command = ["addr2line", "-Cipe", str(library), *calls]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout

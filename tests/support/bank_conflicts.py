@@ -30,7 +30,10 @@ class Cost(NamedTuple):
 
 
 def costs(trace, kernels):
-    """Return the cost of a launch's accesses, by (function, "load" or "store", bytes). `kernels` is their folder."""
+    """Return the cost of a launch's accesses, by (function, "load" or "store", bytes).
+
+    `kernels` is the folder of the kernels.
+    """
     found = {}
     names = {place: _name(lines, kernels) for place, lines in trace.lines.items()}
     for (function, writes, size), lanes in _instructions(trace.accesses, names):
@@ -80,7 +83,7 @@ def _function_at(file, line):
 def _instructions(accesses, names):
     """Yield instructions of warps: function, whether it writes, and bytes; and the addresses by lane.
 
-    Threads execute an instruction together if it is at the same place, for the same time.
+    The n-th accesses of a warp's threads at a place are one instruction.
     """
     found = defaultdict(dict)
     for (block, thread), own in _by_thread(accesses).items():
@@ -101,7 +104,7 @@ def _by_thread(accesses):
 
 
 def _joined(accesses, names):
-    """Return a thread's accesses as a GPU makes them: vectors whole, and structs by pointers."""
+    """Return a thread's accesses as a GPU makes them: vectors whole, and structs pointer by pointer."""
     joined = []
     for place, writes, address, size in accesses:
         if names[place] == ROWS:

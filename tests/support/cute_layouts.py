@@ -58,5 +58,6 @@ OF_16_BITS = Product(
 )
 # SM80_16x8x8_F32TF32TF32F32_TN.
 OF_TF32 = Product(8, Layout(((4, 8), (2, 2)), ((16, 1), (8, 64))), Layout(((4, 8), 2), ((8, 1), 32)), _D)
-# SM75_U32x4_LDSM_N, ldmatrix: from (lane, bit) to bits, of the rows that lanes point to and of what lanes receive.
+# SM75_U32x4_LDSM_N (ldmatrix). Both map (lane, bit) to a bit of the matrices: in the row that a lane points to, and in
+# the registers that it receives.
 ROWS, RECEIVED = Layout((32, 128), (128, 1)), Layout((32, (32, 4)), (32, (1, 1024)))

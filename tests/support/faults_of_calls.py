@@ -289,7 +289,7 @@ STATE = {
     "replay_timer.py": [
         ("the GPU waits for the host", "if was_ahead:", "if True:", "now tune host_ahead"),
         (
-            "the time of other work",
+            "other work is timed, too",
             "first.record(stream)\n        for _ in range(times):\n            step()\n        was_ahead",
             "for _ in range(times):\n            step()\n        first.record(stream)\n        was_ahead",
             "now tune only_the_steps",
@@ -314,7 +314,12 @@ STATE = {
         ("strides change nothing", "x.strides, h.strides, c.strides, ", "", "now repeated bits_of_a_first"),
         ("alignment changes nothing", "low_bits % _VECTOR", "0", "now repeated unaligned"),
         ("any array may be the unaligned one", "tuple(address % _VECTOR", "any(1", "now repeated each_unaligned"),
-        ("one row to reset to is B", "(len(array), array.strides)", "array.ndim", "now repeated bits_of_a_first"),
+        (
+            "one row of reset_to counts as B",
+            "(len(array), array.strides)",
+            "array.ndim",
+            "now repeated bits_of_a_first",
+        ),
         ("gates are taken for x", "key = has_gates, x.shape", "key = x.shape", "now repeated gates_as_wide"),
     ],
     "repeated_step.py": [

@@ -61,7 +61,7 @@ def parsed(text):
 
 
 def reachable(program, starts):
-    """Return the numbers of all instructions that may run after any of some."""
+    """Return the numbers of all instructions that may run after any of those in `starts`."""
     seen, waiting = set(), [after for start in starts for after in program[start].next]
     while waiting:
         number = waiting.pop()

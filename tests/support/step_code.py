@@ -1,4 +1,4 @@
-"""Facts about the machine code of lstm_step, for every tile and architecture. Each was a loss of time once."""
+"""Facts about the machine code of lstm_step, for every tile and architecture. Steps take longer if one isn't true."""
 
 import re
 from collections import Counter
@@ -9,9 +9,9 @@ from support import sass
 # Accesses through a row's pointers, which come from shared memory, are generic: to c and h. Others are global.
 _LOAD_OF_C = re.compile(r"LD\.E(\.64|\.128)?")
 _STORE_OF_RESULT = re.compile(r"(ST|STG)\.E(\.U16|\.64|\.128)?")
-# The hardware's special functions, by bytes of a dtype and whether tensor cores multiply: those of a unit, and those in
-# rare cases of the exact functions, which units share. A unit has three sigmoids and two tanh. In float each has an
-# exponential and a reciprocal.
+# The number of the hardware's special functions, by bytes of a dtype and whether tensor cores multiply. First those of
+# each unit: it has three sigmoids and two tanh. In float each has an exponential and a reciprocal. Then those in rare
+# cases of the exact functions, whose code all units share.
 SPECIAL_FUNCTIONS = {(2, True): (10, 0), (4, True): (10, 2), (4, False): (10, 2), (8, False): (7, 2)}
 TENSOR, SMALL = ("TensorLarge<{}>", "TensorMedium<{}>"), ("TensorSmall<{}, 8>", "TensorSmall<{}, 32>")
 SIMT = ("SimtLarge<{}>", "SimtMedium<{}>", "SimtSmall<{}>")
@@ -70,7 +70,7 @@ def _has_no_local_memory(program, *_):
 
 
 def units_of_a_thread(tile):
-    """Return the units of a thread of all its rows. Threads of small tiles may be idle."""
+    """Return how many units a thread has in all its rows. Threads of small tiles may be idle."""
     return max(tile.rows * tile.units // tile.threads, 1 + tile.pairs)
 
 

@@ -631,7 +631,7 @@ def test_missing_library_is_not_a_failure(monkeypatch):
 
 @needs_cuda
 def test_in_place_peers_skip_without_nvmath(monkeypatch):
-    """Peers that need planned steps give the reason. All others run."""
+    """Peers of Steppers and pools give the reason. Those of cells and LSTMs run."""
     from fusedlstm.backends.cuda.runtime import cublaslt as matmul
 
     in_place = [name for name in PEERS if name.startswith(("fusedlstm Stepper", "fusedlstm pool"))]

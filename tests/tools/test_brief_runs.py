@@ -1,4 +1,4 @@
-"""Shared by the short runs on a GPU: rows that survive, restarts after a death or a hang, and timing by events."""
+"""What the short runs on a GPU share: rows that survive, restarts after a death or a hang, and timing by events."""
 
 import json
 import os

@@ -133,7 +133,7 @@ def test_results_are_few_files(tmp_path):
 
 
 def test_kernels_are_given_and_counted(tmp_path):
-    """From a folder or an archive. A part that reads one has a hit, and a part that writes one has a miss."""
+    """A folder or an archive may be given. A part that reads a kernel has a hit, and one that writes one has a miss."""
     given = tmp_path / "given"
     (given / "deeper").mkdir(parents=True)
     for name in ("a.json", "a.cubin", "deeper/b.json", "deeper/b.ptx", "notes.txt"):

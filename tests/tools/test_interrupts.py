@@ -11,7 +11,7 @@ from support.places import ROOT
 
 SCRIPT = "from fusedlstm.cli.main import main\nimport sys\nsys.exit(main())\n"
 WAYS = ["-m", "-mfusedlstm", "fusedlstm", "fusedlstm.exe"]
-# Where the interrupt comes, in a script of this name that has imported the package and runs `info`.
+# Where the interrupt comes. The script is called fusedlstm, has imported the package, and runs `info`.
 PLACES = {
     "during imports": "interrupt()\nsys.exit(main(['info']))",
     "in the command": "main_module.blas.describe = interrupt\nsys.exit(main(['info']))",
@@ -82,7 +82,7 @@ def test_interrupt_during_imports_is_one_line(way, numpy, tmp_path):
 
 
 def test_command_after_an_interrupt_begins_anew(tmp_path):
-    """An earlier command's interrupt neither hides a later error nor the line of a later interrupt."""
+    """An earlier command's interrupt hides neither a later error nor the line of a later interrupt."""
     (tmp_path / "fusedlstm").write_text(BEFORE + FOUR_COMMANDS)
     done = started(tmp_path / "nothing", [str(tmp_path / "fusedlstm")])
     told = done.stderr.splitlines()

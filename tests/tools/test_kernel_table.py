@@ -1,4 +1,4 @@
-"""The table of kernels: which rows, exact results of them, and what it says of the choice."""
+"""The table of kernels: which rows it has, their exact results, and what it says of the choice."""
 
 import importlib
 import itertools
@@ -175,7 +175,7 @@ def test_slow_choice_is_listed():
     judged = row(BFLOAT16, found)
     assert (judged["choice"], judged["winner"], judged["ratio"]) == ("tensor_small", "matmul", pytest.approx(1.5))
     assert judged["torch_ratio"] == pytest.approx(4.5)
-    assert verdict.slower([judged]) == ["bfloat16 N=128 B=32: tensor_small takes x1.50 of matmul"]
+    assert verdict.slower([judged]) == ["bfloat16 N=128 B=32: tensor_small takes 1.50 times as long as matmul"]
     ((title, table),) = verdict.tables([judged])
     assert (title, table.rows) == ("bfloat16", [["B = 32", "matmul 2.00 (tensor_small x1.50) torch x4.5"]])
     assert "matmul 2.00" in verdict.text(table)

@@ -1,4 +1,4 @@
-"""The probes' checks: what is wrong is never timed. Their kernels run on a GPU, or here as far as they have no PTX."""
+"""The probes' checks: wrong data gets no time. The kernels run on a GPU, and here unless they have PTX."""
 
 import importlib
 from pathlib import Path
@@ -222,7 +222,7 @@ def test_lost_row_is_found(gpu):
 
 @pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the emulator")
 def test_row_kernel_copies_rows(tmp_path):
-    """The kernel itself, in the emulator: rows with gaps on both sides, more rows than blocks, a wide block."""
+    """The kernel itself, in the emulator. Only the source has gaps. Each of 3 blocks copies 2 of the 7 rows at once."""
     (tmp_path / "row_copies.cu").write_text(source.text("row_copies.cu"))
     module = Module(tmp_path / "row_copies.cu", ["copy_rows", "fill_rows", "count_wrong_rows"], mode="fast")
     a, to, counts = np.zeros((7, 12), np.uint32), np.zeros((7, 8), np.uint32), np.zeros(2, np.uint64)

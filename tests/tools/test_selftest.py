@@ -229,7 +229,7 @@ def test_lost_asks_the_gpu(monkeypatch):
     assert select.lost(NUMPY) is None
 
 
-def test_killed_run_leaves_its_results(tmp_path, monkeypatch):
+def test_interrupted_run_leaves_its_results(tmp_path, monkeypatch):
     """The file has the results so far, and names the check that was running."""
     path, real, seen = tmp_path / "result.json", objects.run, []
 

@@ -26,7 +26,7 @@ OF_BFLOAT16 = ["matmul", *kernel_choice.TENSOR]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Give each test a cache folder, and let it ask the driver anew and log anew."""
+    """Give each test an empty cache folder. Forget what the driver has answered, and what has been logged."""
     path = tmp_path / "times"
     path.mkdir(mode=0o700)
     monkeypatch.setattr(tuned.cache, "folder", lambda: path)
@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def made_up(monkeypatch):
-    """Return a function that lets times be made up: seconds of a kernel for B rows."""
+    """Return a function that makes `seconds(kernel, B)` the measured time, and returns a list of the measurements."""
 
     def use(seconds):
         calls = []
@@ -58,7 +58,7 @@ def made_up(monkeypatch):
 
 
 def wins(winner):
-    """Return times by which a kernel wins."""
+    """Return a function of made-up times, by which this kernel is the fastest."""
     return lambda kernel, B: 1e-6 if kernel == winner else 2e-6 + 1e-7 * kernel_choice.NAMES.index(kernel)
 
 
@@ -109,7 +109,7 @@ def test_new_objects_use_the_fastest(files, made_up, folder, capsys):
 
 @needs_cuda
 def test_an_object_keeps_its_choice(files, made_up):
-    """What is measured later changes no cell, even in its new Steppers and pools."""
+    """Times that are measured later don't change a cell's choice, even for its new Steppers and pools."""
     path, weights = files
     cell = LSTMCell(weights, backend="cuda")
     before = cell.stepper(64).kernels, StatePool(cell, 64).kernels(64), cell._engine.kernel_for(64)
@@ -122,7 +122,7 @@ def test_an_object_keeps_its_choice(files, made_up):
 
 @needs_cuda
 def test_each_batch_has_its_kernel(files, made_up):
-    """The nearest measured batch above counts. Above all of them, the table chooses."""
+    """The times of the nearest batch from B on decide. Above all measured batches, the table chooses."""
     path, weights = files
     made_up(lambda kernel, B: wins({8: "tensor_medium", 64: "tensor_large"}[B])(kernel, B))
     assert tune(path / "cell", "--batch", 64, "--batch", 8) == 0
@@ -146,8 +146,8 @@ def test_later_times_are_added(files, made_up, folder):
 
 
 @needs_cuda
-def test_a_call_uses_the_measured_kernel(files, made_up):
-    """Plain calls and pools work with kernels that the table doesn't choose."""
+def test_any_measured_kernel_is_right(files, made_up):
+    """Calls, sequences and pools are right with each kernel, whichever the table would choose."""
     path, weights = files
     x = np.random.default_rng(0).normal(size=(5, I)).astype("f4")
     reference = LSTMCell(weights.astype("float64"), backend="numpy")
@@ -190,7 +190,7 @@ def test_dtypes_and_precision_are_measured(files, made_up, folder):
 
 
 def test_all_layers_together_decide():
-    """Layers use matmul together, unless the others are faster together. Without all times, matmul wins."""
+    """Layers use matmul together, unless the others are faster together. If any time is missing, matmul wins."""
     about = "bfloat16", "highest", 90
     one = measured.Measured({64: {"matmul": 9e-6, "tensor_small": 10e-6}}, "now")
     other = measured.Measured({64: {"matmul": 20e-6, "tensor_medium": 10e-6}}, "now")
@@ -206,7 +206,7 @@ def test_all_layers_together_decide():
 
 
 def test_one_kernel_pools_use_the_times():
-    """A pool without matmul takes the fastest other kernel at each batch."""
+    """Without matmul, the fastest other kernel steps. Above all measured batches, the table chooses."""
     times = measured.Measured({8: {"matmul": 1e-6, "tensor_large": 2e-6, "tensor_small": 3e-6}}, "now")
     sizes, about = ((I, N, None),), ("bfloat16", "highest")
     assert kernel_choice.one_kernel_layers(5, sizes, *about, measured=(times,)) == ("tensor_large",)
@@ -249,7 +249,7 @@ def test_medians_decide(files, made_up):
 
 @needs_cuda
 def test_a_wrong_kernel_is_not_timed(files, made_up, monkeypatch, capsys):
-    """Its steps, or those of one of its buffers, are wrong in one row."""
+    """Its steps are wrong in one row, but only those that write one of its two buffers."""
     from fusedlstm.backends.cuda.stepper import CudaStepper
 
     path, weights = files
@@ -273,7 +273,7 @@ def test_a_wrong_kernel_is_not_timed(files, made_up, monkeypatch, capsys):
 @needs_cuda
 @pytest.mark.parametrize("name", ["float64", "float32", "tf32", "float16", "bfloat16"])
 def test_right_results_pass(name):
-    """All options, a projection, wide sums, and more rows than the period."""
+    """The weights have many options and more inputs than a tile of K. There may be more rows than the period."""
     about = ("float32", "high") if name == "tf32" else (name, "highest")
     options = {"proj_size": 12, "peephole": True, "zoneout_h": 0.1, "cell_clip": 3.0, "proj_clip": 0.5}
     weights = LSTMWeights.random(40, 24, seed=0, dtype=about[0], **options)
@@ -312,8 +312,8 @@ def test_time_is_limited(files, made_up, monkeypatch, capsys):
 
 
 @needs_cuda
-def test_kernels_are_compiled_before(files, made_up, monkeypatch):
-    """All that the Steppers need is compiled first, in several threads."""
+def test_kernels_are_compiled_first(files, made_up, monkeypatch):
+    """All that the Steppers need is passed to `compile_first`."""
     path, _ = files
     uses = []
     monkeypatch.setattr(command, "compile_first", lambda say, found, capability: uses.extend(found))
@@ -400,7 +400,7 @@ def test_times_of_another_machine_are_ignored(fact, kept, caplog):
 
 @needs_driver
 def test_a_gpu_has_its_own_files(kept, made_up, files, monkeypatch, folder):
-    """Two GPUs with different names, and one whose name is longer."""
+    """There are two GPUs. The name of one begins with the other's."""
     file, weights = kept
     path, _ = files
     real = probe.describe_gpus()
@@ -499,7 +499,7 @@ def test_wrong_usage_exits_with_2(words, capsys):
 
 
 def test_tune_imports_no_cupy():
-    """Until CUDA is needed, only NumPy is imported."""
+    """Importing the modules and deleting the times don't import CuPy."""
     code = """
 import sys
 import fusedlstm.cli.tune, fusedlstm.backends.measured, fusedlstm.backends.cuda.runtime.tuned
@@ -515,7 +515,7 @@ assert "cupy" not in sys.modules
 
 @pytest.fixture
 def timer(monkeypatch):
-    """Return a timer of small products, as the emulated GPU is slow."""
+    """Return a timer that keeps the GPU busy with small products, as the emulated GPU is slow."""
     module = pytest.importorskip("fusedlstm.backends.cuda.replay_timer")
     monkeypatch.setattr(module, "_ROWS", 8)
     monkeypatch.setattr(module, "_MOST_PRODUCTS", 8)

@@ -24,9 +24,9 @@ class TF1Cell:
 
     Attributes:
         scope: its scope, for `from_tf1`'s prefix.
-        input_size: I. This and the other sizes are None if the cell is refused.
-        hidden_size: N.
-        output_size: P.
+        input_size: I, or None if the cell is refused.
+        hidden_size: N, or None likewise.
+        output_size: P, or None likewise.
         peephole: whether it has peepholes.
         coupled: whether its input gate is 1 - f.
         refused: why `from_tf1` refuses it; empty if it doesn't.

@@ -11,7 +11,7 @@ enum AccessKind { READ, WRITE, ATOMIC_READ, ATOMIC_WRITE };
 
 // Faults if the running thread may not make this access, or if it races with another.
 void check_access(const void* address, size_t bytes, AccessKind kind, const void* place);
-// Records an access to shared memory that is an instruction of the kernel, if the launch asks for it.
+// Records an access to shared memory by an instruction of the kernel, if the launch asks for a trace.
 void trace_access(const void* address, size_t bytes, AccessKind kind, const void* place);
 
 enum Permission : unsigned char {
