@@ -1,7 +1,8 @@
 // Copies of rows, as cudaMemcpy2DAsync does them, and what checks them.
 #include "common.cuh"
 
-// Copies rows of `vectors` vectors of 16 bytes. Pitches are in vectors. A block copies blockDim.y rows at once.
+// Copies rows of `vectors` vectors of 16 bytes. Pitches are in vectors. A block copies blockDim.y rows at
+// once.
 extern "C" __global__ void copy_rows(uint4* to, u64 to_pitch, const uint4* from, u64 pitch, u64 rows,
                                      u64 vectors) {
   for (u64 row = blockIdx.x * (u64)blockDim.y + threadIdx.y; row < rows; row += gridDim.x * (u64)blockDim.y)
