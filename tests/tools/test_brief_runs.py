@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from benchmarks.brief import attempts, event_time
+from benchmarks.brief import children, event_time
 from benchmarks.brief.rows import ENDED, Rows
 
 from support.places import ENVIRONMENT, ROOT
@@ -40,7 +40,7 @@ def attempt(tmp_path, monkeypatch):
         path = tmp_path / "rows.json"
         Rows(path, {})
         units = ["first", "second", "third"]
-        return attempts.run(
+        return children.run(
             ["measuring", str(path)], path, units, until=time.time() + seconds, patience=patience
         ).content
 
@@ -49,7 +49,7 @@ def attempt(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("wrong", "why"),
-    [("os._exit(3)", "the process ended with 3"), (f"os._exit({attempts.BROKEN})", "CUDA was broken after it")],
+    [("os._exit(3)", "the process ended with 3"), (f"os._exit({children.BROKEN})", "CUDA was broken after it")],
 )
 def test_next_process_goes_on_after_a_death(wrong, why, attempt):
     content = attempt(wrong)
@@ -63,7 +63,7 @@ def test_hung_process_is_replaced(attempt):
 
 
 def test_process_ends_with_the_time(attempt, monkeypatch):
-    monkeypatch.setattr(attempts, "_GRACE", 0.5)
+    monkeypatch.setattr(children, "_GRACE", 0.5)
     content = attempt("time.sleep(60)", seconds=2.0)
     assert content["units"] == {"first": ENDED, "second": "the time was up"}
 
@@ -78,7 +78,7 @@ def test_interrupted_run_keeps_its_rows(attempt, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(attempts.time, "sleep", interrupt)
+    monkeypatch.setattr(children.time, "sleep", interrupt)
     assert attempt("pass")["facts"]["failed"] == "interrupted"
 
 
