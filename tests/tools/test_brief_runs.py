@@ -15,11 +15,13 @@ from benchmarks.brief.rows import ENDED, Rows
 
 from support.places import ENVIRONMENT, ROOT
 
+UNITS = ["first", "second", "third"]
 CHILD = """
     import os, sys, time
     from pathlib import Path
     from benchmarks.brief.rows import Rows
 
+    BEFORE
     rows = Rows(Path(sys.argv[1]))
     for unit in rows.left(["first", "second", "third"]):
         rows.begin(unit)
@@ -35,14 +37,13 @@ def attempt(tmp_path, monkeypatch):
     """Return a function that runs a child whose second unit goes wrong, and returns the rows."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, tmp_path))))
 
-    def run(wrong, seconds=60.0, patience=60.0):
-        (tmp_path / "measuring.py").write_text(textwrap.dedent(CHILD).replace("WRONG", wrong))
+    def run(wrong, seconds=60.0, patience=60.0, before="pass"):
+        code = textwrap.dedent(CHILD).replace("WRONG", wrong).replace("BEFORE", before)
+        (tmp_path / "measuring.py").write_text(code)
         path = tmp_path / "rows.json"
         Rows(path, {})
-        units = ["first", "second", "third"]
-        return children.run(
-            ["measuring", str(path)], path, units, until=time.time() + seconds, patience=patience
-        ).content
+        until = time.time() + seconds
+        return children.run(["measuring", str(path)], path, UNITS, until=until, patience=patience).content
 
     return run
 
@@ -60,6 +61,11 @@ def test_next_process_goes_on_after_a_death(wrong, why, attempt):
 def test_hung_process_is_replaced(attempt):
     content = attempt("time.sleep(60)", patience=2.0)
     assert content["units"] == {"first": ENDED, "second": "nothing came for 2 seconds", "third": ENDED}
+
+
+def test_slow_start_is_not_a_hang(attempt):
+    """A busy machine may take longer to start a process than any unit takes."""
+    assert attempt("pass", patience=1.0, before="time.sleep(2)")["units"] == dict.fromkeys(UNITS, ENDED)
 
 
 def test_process_ends_with_the_time(attempt, monkeypatch):
