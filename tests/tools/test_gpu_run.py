@@ -9,6 +9,8 @@ import threading
 import time
 from dataclasses import replace
 
+import pytest
+
 from benchmarks.gpu import archive, kernel_cache, log, parts, process, run, table, times
 from benchmarks.gpu.stopping import Stop
 
@@ -57,6 +59,18 @@ def test_run_goes_on_if_nobody_listens(tmp_path, monkeypatch):
         monkeypatch.undo()
         os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # for what is left in the buffer
     assert statuses(tmp_path) == {"one": "passed", "two": "passed"}
+
+
+def test_unexpected_error_is_recorded(tmp_path):
+    """A part's own code may raise anything. The record doesn't say that all parts ran."""
+
+    def fails():
+        raise LookupError("of nothing")
+
+    with pytest.raises(LookupError):
+        begin([program("one"), program("two", why_not=fails)], tmp_path)
+    assert recorded(tmp_path)["ended"] == "by an error: LookupError: of nothing"
+    assert statuses(tmp_path) == {"one": "passed", "two": "not run"}
 
 
 def test_later_parts_get_what_is_left(tmp_path):
