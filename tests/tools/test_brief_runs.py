@@ -159,7 +159,7 @@ def test_slow_host_gives_no_time_of_the_gpu(gpu, timer):
 def dry_run(module, tmp_path):
     """Run a module on the fake driver. Return its output and its file."""
     result = tmp_path / "result.json"
-    command = [sys.executable, "-m", module, str(result), "--dry-run"]
+    command = [sys.executable, "-m", module, str(result), "--dry-run", "--seconds", "300"]
     done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False)
     if "no dry run" in done.stderr:
         pytest.skip(done.stderr)
