@@ -34,24 +34,28 @@ class Periodic:
     Args:
         weights: the cell's weights.
         arithmetic: as from `kernel_choice.arithmetic`. It decides how far results may be from the formula.
+
+    Attributes:
+        x: (PERIOD, I), and likewise h and c, whose numbers the weights' dtype has.
+        wanted: the new h and c.
     """
 
     def __init__(self, weights: LSTMWeights, arithmetic: str) -> None:
         rng, dtype = np.random.default_rng(0), weights.dtype
         sizes = weights.input_size, weights.output_size, weights.hidden_size
-        self.x, self._h, self._c = (rng.uniform(-1, 1, (PERIOD, size)).astype(dtype) for size in sizes)
-        self._c = self._c.astype(dtypes.state_dtype(dtype))
-        self._wanted = formula.step(weights, self.x, self._h, self._c)
+        self.x, self.h, self.c = (rng.uniform(-1, 1, (PERIOD, size)).astype(dtype) for size in sizes)
+        self.c = self.c.astype(dtypes.state_dtype(dtype))
+        self.wanted = formula.step(weights, self.x, self.h, self.c)
         allowed = ARITHMETICS[arithmetic]
-        of_products = _OF_PRODUCTS[arithmetic] * _largest_sum(weights, self.x, self._h)
+        of_products = _OF_PRODUCTS[arithmetic] * _largest_sum(weights, self.x, self.h)
         widened = 1.0 if weights.weight_hr is None else max(1.0, float(_sizes(weights.weight_hr).sum(axis=1).max()))
         self._tolerances = widened * (allowed.h + of_products), allowed.c + of_products
 
     def complaint(self, cell: LSTMCell, stepper: Stepper[LSTMState]) -> str | None:
         """Step from the inputs, and return what is wrong with the results, or None. All buffers are NaN before."""
         rows = np.arange(stepper.batch) % PERIOD
-        x, state = cell.asarray(self.x[rows]), _on_device(cell, self._h[rows], self._c[rows])
-        nothing = _on_device(cell, np.full_like(self._h[rows], np.nan), np.full_like(self._c[rows], np.nan))
+        x, state = cell.asarray(self.x[rows]), _on_device(cell, self.h[rows], self.c[rows])
+        nothing = _on_device(cell, np.full_like(self.h[rows], np.nan), np.full_like(self.c[rows], np.nan))
         for _ in range(_BUFFERS):
             stepper.write(nothing)
             stepper.step(x)
@@ -60,9 +64,9 @@ class Periodic:
             output = stepper.step(x)
             found = stepper.read()
             for name, got, wanted, tolerance in (
-                ("the output", output, self._wanted[0], self._tolerances[0]),
-                ("h", found.h, self._wanted[0], self._tolerances[0]),
-                ("c", found.c, self._wanted[1], self._tolerances[1]),
+                ("the output", output, self.wanted[0], self._tolerances[0]),
+                ("h", found.h, self.wanted[0], self._tolerances[0]),
+                ("c", found.c, self.wanted[1], self._tolerances[1]),
             ):
                 worst = _worst(to_host("result", got), wanted, rows)
                 if not worst <= tolerance:

@@ -10,10 +10,11 @@ import pytest
 from benchmarks.brief.event_time import Times
 from benchmarks.cases import Result, WrongResultError
 from benchmarks.kernel_table import figures, verdict
-from benchmarks.kernel_table.periodic_case import PERIOD, case_of
+from benchmarks.kernel_table.periodic_case import case_of
 from benchmarks.kernel_table.sizes import BATCHES, SIZES, Size
 from fusedlstm import LSTMCell, LSTMState
 from fusedlstm.backends import kernel_choice
+from fusedlstm.tuning.periodic import PERIOD
 
 from support.backends import needs_cuda
 
