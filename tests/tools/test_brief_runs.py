@@ -103,8 +103,11 @@ def test_file_is_whole_after_each_row(tmp_path):
 class Gpu:
     """A fake CuPy with a GPU whose work takes known times."""
 
+    longest = 1000  # pieces of work that can be queued
+
     def __init__(self):
         self.now = self.free = 0.0
+        self.ends = []  # of queued work
         self.cuda = types.SimpleNamespace(
             Event=self.event, get_elapsed_time=lambda first, last: 1e3 * (last.time - first.time)
         )
@@ -112,7 +115,11 @@ class Gpu:
     def work(self, host, gpu):
         """Queue some work: the seconds of the host, and then those of the GPU."""
         self.now += host
+        self.ends = [end for end in self.ends if end > self.now]
+        if len(self.ends) >= self.longest:
+            self.now = self.ends.pop(0)
         self.free = max(self.free, self.now) + gpu
+        self.ends.append(self.free)
 
     def spin(self, grid, block, arguments):
         self.work(2e-6, int(arguments[0]) / 1e9)
@@ -154,6 +161,13 @@ def test_slow_host_gives_no_time_of_the_gpu(gpu, timer):
     times = timer.times(lambda: gpu.work(0.1, 1e-6))
     assert times.gpu is None
     assert times.host["median"] == pytest.approx(0.1)
+
+
+def test_full_queue_gives_no_time_of_the_gpu(gpu, timer):
+    """The host then waits for the GPU."""
+    times = timer.times(lambda: [gpu.work(1e-5, 1e-6) for _ in range(900)])
+    assert times.gpu["median"] == pytest.approx(900e-6)
+    assert timer.times(lambda: [gpu.work(1e-5, 1e-6) for _ in range(1500)]).gpu is None
 
 
 def dry_run(module, tmp_path):
