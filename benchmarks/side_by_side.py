@@ -83,7 +83,7 @@ def gpu_and_host_seconds(queue):
     A call's total time includes both, except where they overlap. Both are None if the GPU's queue is too short for the
     call, as the host then waits for the GPU. The events are on the stream that CuPy and PyTorch use by default.
     """
-    times = Timer().times(queue)
+    times = Timer(dry=False).times(queue)
     return {"gpu_seconds": times.gpu, "host_seconds": times.host if times.gpu else None}
 
 

@@ -36,7 +36,7 @@ class Timer:
         dry: whether nothing runs, so that there is nothing to time.
     """
 
-    def __init__(self, *, dry: bool = False) -> None:
+    def __init__(self, *, dry: bool) -> None:
         import cupy
 
         self.dry = dry

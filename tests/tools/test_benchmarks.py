@@ -230,6 +230,9 @@ def test_gpu_and_host_times_are_recorded(of_gpu, monkeypatch):
     """They are recorded beside a call's time for each peer that can queue a call without waiting."""
 
     class Timer:
+        def __init__(self, *, dry):
+            assert not dry
+
         def times(self, queue):
             queue()
             return Times(of_gpu, {"median": 3e-5})
