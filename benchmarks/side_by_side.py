@@ -6,8 +6,8 @@ from typing import NamedTuple
 import pytest
 
 from benchmarks import caches, machine
+from benchmarks.brief.event_time import Timer
 from benchmarks.cases import Case, chosen
-from benchmarks.gpu_time import gpu_and_host_seconds
 from benchmarks.peers import all_peers
 from benchmarks.peers.peer import CannotRunError, Peer
 from benchmarks.threads import threads_used
@@ -75,6 +75,16 @@ def measure(benchmark, entry, threads):
         case.assert_ordinary(last)
         last = begun(peer, run)
     case.assert_right(last)
+
+
+def gpu_and_host_seconds(queue):
+    """Return "gpu_seconds", the time of the work on the GPU, and "host_seconds", the time until the call returns.
+
+    A call's total time includes both, except where they overlap. Both are None if the GPU's queue is too short for the
+    call, as the host then waits for the GPU. The events are on the stream that CuPy and PyTorch use by default.
+    """
+    times = Timer(dry=False).times(queue)
+    return {"gpu_seconds": times.gpu, "host_seconds": times.host if times.gpu else None}
 
 
 def changes_states(run):

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import machine
 from benchmarks.peers.peer import version_of
 from fusedlstm.atomic_write import replace
 from fusedlstm.backends.select import unavailable_reason
@@ -42,24 +43,6 @@ def optional():
     return {**versions, "import_seconds": seconds}
 
 
-def of_the_gpu():
-    """Return the GPU, its driver, and the versions of CUDA. CUDA must be able to run."""
-    import cupy
-
-    runtime = cupy.cuda.runtime
-    properties = runtime.getDeviceProperties(0)
-    return {
-        "gpu": properties["name"].decode(),
-        "compute_capability": f"{properties['major']}.{properties['minor']}",
-        "multiprocessors": properties["multiProcessorCount"],
-        "memory_bytes": properties["totalGlobalMem"],
-        "driver": runtime.driverGetVersion(),
-        "cuda": runtime.runtimeGetVersion(),
-        "nvrtc": list(cupy.cuda.nvrtc.getVersion()),
-        "cupy": cupy.__version__,
-    }
-
-
 def of_torch():
     """Return PyTorch's versions of CUDA and cuDNN, if it was imported."""
     torch = sys.modules.get("torch")
@@ -73,7 +56,8 @@ def main(path):
     reason = unavailable_reason("cuda")
     facts = {"cuda_runs": reason or "yes", "numpy": version_of("numpy"), "python": platform.python_version()}
     if reason is None:
-        facts |= of_the_gpu()
+        gpu = machine.gpu()
+        facts |= {"gpu": gpu.pop("name"), **gpu}
     replace(Path(path), json.dumps(facts).encode())  # in case the next imports are slow
     replace(Path(path), json.dumps(facts | optional() | of_torch()).encode())
     print(Path(path).read_text())

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.brief import broken
 from benchmarks.gpu import outcomes
+from fusedlstm.backends import select
 
 BROKEN = 70  # the exit status of a worker whose GPU is broken
 _PATIENCE = 15  # seconds for a test that is over its time, before its process ends
@@ -86,12 +86,7 @@ class Recorder:
 
 def broken_cuda():
     """Return the error that broke CUDA for this process, or None. CuPy isn't imported for that."""
-    if sys.modules.get("cupy") is not None:
-        try:
-            broken.check()
-        except broken.BrokenError as error:
-            return error
-    return None
+    return select.lost("cuda") if sys.modules.get("cupy") is not None else None
 
 
 def why(report):

@@ -80,8 +80,12 @@ class Run:
         try:
             for part in self.parts:
                 self._consider(part)
+            ended = "after all parts"
+        except BaseException as error:
+            ended = f"by an error: {type(error).__name__}: {error}"
+            raise
         finally:
-            ended = f"by {self.stop.signal}" if self.stop.signal else "after all parts"
+            ended = f"by {self.stop.signal}" if self.stop.signal else ended
             self.record.learn(ended=ended, seconds=round(self._since()))
             self._archive()
             with contextlib.suppress(OSError):

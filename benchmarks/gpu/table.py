@@ -41,6 +41,7 @@ TESTS = (
 DRY_TESTS = ("tests/core/test_cell_object.py", "tests/core/test_oracles.py")
 BENCHMARKS = ("step", "pool", "sequence", "workloads", "load", "state")
 _PROCESSES = 8
+_TO_END = 10  # seconds
 _SLOWER = 8  # times as long in a dry run, whose kernels g++ compiles
 _FIRST_OF_ALL = ("-p", "no:cacheprovider", "--tb=short")  # of pytest's options
 
@@ -50,9 +51,9 @@ def parts(*, dry=False, kernels_given=False, have=bool):
     made = [
         Part("facts", 40, _module(dry, "benchmarks.gpu.facts", "{KEPT}/facts.json"), needed=True),
         Part("selftest", 45, _module(dry, "fusedlstm", *_SELFTEST, *(_DRY_SELFTEST if dry else ()))),
-        Part("probes", 30, _with_dry_run(dry, "benchmarks.probes", "{RESULTS}/probes.json")),
+        _brief("probes", 30, dry),
         _tests("primitives", 45, dry, FIRST, *(("-k", "narrow or algorithm") if dry else ())),
-        Part("kernel_table", 110, _with_dry_run(dry, "benchmarks.kernel_table", "{RESULTS}/kernel_table.json")),
+        _brief("kernel_table", 110, dry),
         _tests("order", 30, dry, ORDER, *(("-k", "freed or namespace") if dry else ())),
         _tests("tests", 120, dry, DRY_TESTS if dry else TESTS, *_processes(dry, have)),
         *_sanitizers(dry, kernels_given),
@@ -75,9 +76,11 @@ def _module(dry, name, *arguments):
     return ("{PYTHON}", "-m", *fake, name, *arguments)
 
 
-def _with_dry_run(dry, name, *arguments):
-    """Return the command of a module that has a dry run of its own."""
-    return (*_module(False, name, *arguments), *(("--dry-run",) if dry else ()))
+def _brief(name, limit, dry):
+    """Return a part that measures in a child process. It has a dry run of its own, and ends before its limit."""
+    seconds = (limit - _TO_END) * (_SLOWER if dry else 1)
+    words = (f"benchmarks.{name}", f"{{RESULTS}}/{name}.json", "--seconds", str(seconds))
+    return Part(name, limit, (*_module(False, *words), *(("--dry-run",) if dry else ())))
 
 
 def _tests(name, limit, dry, files, *options):

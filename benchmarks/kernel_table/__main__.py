@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.brief import attempts, dry_run
+from benchmarks.brief import children, dry_run
 from benchmarks.brief.rows import ENDED, Rows
 from benchmarks.kernel_table import child, verdict, warm
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     words = ["benchmarks.kernel_table", str(options.result), "--child-until", str(until)]
     words += ["--dry-run"] if options.dry_run else []
     units = [size.id for size in child.sizes(dry=options.dry_run)]
-    return _conclude(attempts.run(words, options.result, units, until=until, patience=_PATIENCE), units)
+    return _conclude(children.run(words, options.result, units, until=until, patience=_PATIENCE), units)
 
 
 def _conclude(rows: Rows, units: list[str]) -> int:

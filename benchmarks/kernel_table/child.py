@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.brief import attempts, broken, dry_run
+from benchmarks.brief import broken, children, dry_run
 from benchmarks.brief.clocks import clocks, sm_mhz
 from benchmarks.kernel_table.sizes import DRY_SIZES, SIZES, Size
 
@@ -46,7 +46,7 @@ def measure(rows: Rows, *, until: float, dry: bool) -> int:
         rows.add(row)
         print(_line(row), flush=True)
         if is_broken:
-            return attempts.BROKEN
+            return children.BROKEN
         rows.end(name)
         if number == 0:
             gc.freeze()  # or each collection would look at all of PyTorch

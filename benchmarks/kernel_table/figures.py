@@ -15,7 +15,7 @@ from benchmarks.kernel_table.sizes import OF_LSTM_CELL
 from benchmarks.peers import torch_cell, torch_lstm
 from benchmarks.peers.fusedlstm_in_place import OneKernel
 from benchmarks.peers.peer import CannotRunError
-from fusedlstm import LSTMState
+from fusedlstm.tuning.periodic import poison
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,22 +82,6 @@ def measured(case: Case, peer: Peer, timer: Timer) -> dict[str, Any]:
     if run.begin:
         case.assert_ordinary(peer.results(run()))
     return {"state": "measured", "seconds": times.gpu, "host_seconds": times.host}
-
-
-def poison(stepper: Any) -> None:
-    """Fill all buffers of a Stepper's states with NaN. Whatever its next step leaves unwritten then shows."""
-    state = stepper.read()
-    nothing = LSTMState(h=_nans(state.h), c=_nans(state.c))
-    for _ in range(2):  # h has two buffers
-        stepper.write(nothing)
-        stepper.step()
-
-
-def _nans(array: Any) -> Any:
-    """Return a copy of an array on the GPU, all NaN in every dtype: all bits are set."""
-    copy = array.copy()
-    copy.data.memset(0xFF, copy.nbytes)
-    return copy
 
 
 def replayed(queue: Callable[[], object], timer: Timer) -> Times:

@@ -105,7 +105,7 @@ def version_of(package: str) -> str | None:
 def waited(
     queue: Callable[[], Any], wait: Callable[[], object], begin: Callable[[], object] | None = None
 ) -> Callable[[], Any]:
-    """Return a function that does some work and waits for it. `gpu_time` calls its `queue`, which doesn't wait.
+    """Return a function that does some work and waits for it. `event_time` calls its `queue`, which doesn't wait.
 
     Args:
         queue: does the work, or queues it on a GPU.

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.brief import attempts, dry_run
+from benchmarks.brief import children, dry_run
 from benchmarks.brief.rows import ENDED, Rows
 from benchmarks.probes import child
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     Rows(options.result, {"what": "probes", "dry": options.dry_run})
     words = ["benchmarks.probes", str(options.result), "--child-until", str(until)]
     words += ["--dry-run"] if options.dry_run else []
-    rows = attempts.run(words, options.result, list(child.PROBES), until=until, patience=_PATIENCE)
+    rows = children.run(words, options.result, list(child.PROBES), until=until, patience=_PATIENCE)
     return _conclude(rows)
 
 

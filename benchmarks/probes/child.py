@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.brief import attempts, broken, dry_run
+from benchmarks.brief import broken, children, dry_run
 
 if TYPE_CHECKING:
     from benchmarks.brief.rows import Rows
@@ -50,7 +50,7 @@ def measure(rows: Rows, *, until: float, dry: bool) -> int:
                     return 0
         except broken.BrokenError as error:
             print(f"{name}: {error}", file=sys.stderr)
-            return attempts.BROKEN
+            return children.BROKEN
         except Exception as error:  # of the compiler, for example; other probes may work
             print(f"{name}: {error}", file=sys.stderr)
             rows.end(name, f"failed: {error}")

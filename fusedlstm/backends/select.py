@@ -190,9 +190,9 @@ def lost(device: str) -> str | None:
     kind, index = parse("device", device)
     if kind == "numpy":
         return None
-    from fusedlstm.backends.cuda.runtime import about
+    from fusedlstm.backends.cuda.runtime import probe
 
-    return about.lost(index)
+    return probe.lost(index)
 
 
 def capability(index: int) -> int:

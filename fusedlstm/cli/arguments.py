@@ -48,6 +48,19 @@ def _add_backend(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--backend", metavar="NAME", help=f"numpy, cuda or cuda:<index>; default: {default}")
 
 
+def _add_weights(command: argparse.ArgumentParser, batch: str) -> None:
+    """Add files of weights, and the options of steps with them. `batch` says what a number of rows is for."""
+    command.add_argument("weights", metavar="WEIGHTS", nargs="*", help="files of LSTMWeights or StackedWeights")
+    command.add_argument("--batch", type=_positive, action="append", metavar="B", help=batch)
+    command.add_argument(
+        "--dtype",
+        choices=dtypes.NAMES,
+        action="append",
+        help="a dtype to step in; may be repeated; default: that of the weights",
+    )
+    command.add_argument("--precision", choices=("highest", "high"), default="highest", help="as in LSTMCell")
+
+
 def _add_run(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command `run`."""
     run = add(
@@ -115,7 +128,6 @@ def _add_compile(add: Callable[..., argparse.ArgumentParser]) -> None:
         "the GPU. Programs find it at DIR if FUSEDLSTM_CACHE_DIR says so, and use it if the folder belongs to their "
         "user and no other can write to it.",
     )
-    command.add_argument("weights", metavar="WEIGHTS", nargs="*", help="files of LSTMWeights or StackedWeights")
     command.add_argument(
         "--arch",
         type=_capability,
@@ -125,21 +137,11 @@ def _add_compile(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="a GPU's compute capability, 90 for 9.0; may be repeated",
     )
     command.add_argument("--cache", metavar="DIR", help="the cache's folder; default: the one that programs use")
-    command.add_argument(
-        "--batch",
-        type=_positive,
-        action="append",
-        metavar="B",
-        help="compile for cells, sequences and Steppers of B rows, and for pools that step up to B; may be repeated; "
+    _add_weights(
+        command,
+        "compile for cells, sequences and Steppers of B rows, and for pools that step up to B; may be repeated; "
         "default: for any number of rows",
     )
-    command.add_argument(
-        "--dtype",
-        choices=dtypes.NAMES,
-        action="append",
-        help="a dtype to step in; may be repeated; default: that of the weights",
-    )
-    command.add_argument("--precision", choices=("highest", "high"), default="highest", help="as in LSTMCell")
     command.add_argument("--batch-invariant", action="store_true", help="as in LSTMCell")
     command.add_argument("--kernel", choices=kernel_choice.NAMES, help="as in LSTMCell; default: the table's choice")
     command.add_argument(
@@ -165,22 +167,8 @@ def _add_tune(add: Callable[..., argparse.ArgumentParser]) -> None:
         "kernel. For a number of rows that was not measured, the next larger measured one counts. Without times, a "
         "table chooses, which comes from a model. Exit with 1 if a kernel's results are wrong.",
     )
-    command.add_argument("weights", metavar="WEIGHTS", nargs="*", help="files of LSTMWeights or StackedWeights")
-    command.add_argument(
-        "--batch",
-        type=_positive,
-        action="append",
-        metavar="B",
-        help="a number of rows to measure; may be repeated; default: ten from 1 to 4096",
-    )
+    _add_weights(command, "a number of rows to measure; may be repeated; default: ten from 1 to 4096")
     command.add_argument("--backend", metavar="NAME", help="cuda or cuda:<index>; default: the first GPU")
-    command.add_argument(
-        "--dtype",
-        choices=dtypes.NAMES,
-        action="append",
-        help="a dtype to step in; may be repeated; default: that of the weights",
-    )
-    command.add_argument("--precision", choices=("highest", "high"), default="highest", help="as in LSTMCell")
     command.add_argument(
         "--seconds", type=_seconds, metavar="S", help="begin no measurement after this time; the others are named"
     )

@@ -34,16 +34,20 @@ class Periodic:
     Args:
         weights: the cell's weights.
         arithmetic: as from `kernel_choice.arithmetic`. It decides how far results may be from the formula.
+
+    Attributes:
+        x: (PERIOD, I), and likewise h and c, whose numbers the weights' dtype has.
+        wanted: the new h and c.
     """
 
     def __init__(self, weights: LSTMWeights, arithmetic: str) -> None:
         rng, dtype = np.random.default_rng(0), weights.dtype
         sizes = weights.input_size, weights.output_size, weights.hidden_size
-        self.x, self._h, self._c = (rng.uniform(-1, 1, (PERIOD, size)).astype(dtype) for size in sizes)
-        self._c = self._c.astype(dtypes.state_dtype(dtype))
-        self._wanted = formula.step(weights, self.x, self._h, self._c)
+        self.x, self.h, self.c = (rng.uniform(-1, 1, (PERIOD, size)).astype(dtype) for size in sizes)
+        self.c = self.c.astype(dtypes.state_dtype(dtype))
+        self.wanted = formula.step(weights, self.x, self.h, self.c)
         allowed = ARITHMETICS[arithmetic]
-        of_products = _OF_PRODUCTS[arithmetic] * _largest_sum(weights, self.x, self._h)
+        of_products = _OF_PRODUCTS[arithmetic] * _largest_sum(weights, self.x, self.h)
         widened = 1.0 if weights.weight_hr is None else max(1.0, float(_sizes(weights.weight_hr).sum(axis=1).max()))
         self._tolerances = widened * (allowed.h + of_products), allowed.c + of_products
 
@@ -53,24 +57,32 @@ class Periodic:
         Steps from states of NaN come first, so a result that isn't written is NaN.
         """
         rows = np.arange(stepper.batch) % PERIOD
-        x, state = cell.asarray(self.x[rows]), _on_device(cell, self._h[rows], self._c[rows])
-        nothing = _on_device(cell, np.full_like(self._h[rows], np.nan), np.full_like(self._c[rows], np.nan))
-        for _ in range(_BUFFERS):
-            stepper.write(nothing)
-            stepper.step(x)
+        x, state = cell.asarray(self.x[rows]), _on_device(cell, self.h[rows], self.c[rows])
+        poison(stepper)
         for _ in range(_STEPS):
             stepper.write(state)
             output = stepper.step(x)
             found = stepper.read()
             for name, got, wanted, tolerance in (
-                ("the output", output, self._wanted[0], self._tolerances[0]),
-                ("h", found.h, self._wanted[0], self._tolerances[0]),
-                ("c", found.c, self._wanted[1], self._tolerances[1]),
+                ("the output", output, self.wanted[0], self._tolerances[0]),
+                ("h", found.h, self.wanted[0], self._tolerances[0]),
+                ("c", found.c, self.wanted[1], self._tolerances[1]),
             ):
                 worst = _worst(to_host("result", got), wanted, rows)
                 if not worst <= tolerance:
                     return f"{name} differs from the formula by {worst:.1e}, and {tolerance:.1e} is allowed"
         return None
+
+
+def poison(stepper: Stepper[LSTMState]) -> None:
+    """Fill all buffers of a Stepper's state with NaN, on a GPU. Whatever its next step leaves unwritten then shows."""
+    state: Any = stepper.read()
+    for array in (state.h, state.c):
+        with array.device:
+            array.data.memset_async(0xFF, array.nbytes)  # NaN in every dtype
+    for _ in range(_BUFFERS):
+        stepper.write(state)
+        stepper.step()
 
 
 def _on_device(cell: LSTMCell, h: NumpyArray, c: NumpyArray) -> LSTMState:

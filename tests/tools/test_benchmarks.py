@@ -8,13 +8,13 @@ import re
 import subprocess
 import sys
 import tomllib
-import types
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from benchmarks import caches, cases, gpu_time, peers, predictions, side_by_side, threads
+from benchmarks import caches, cases, peers, predictions, side_by_side, threads
+from benchmarks.brief.event_time import Times
 from benchmarks.cases import Result, WrongResultError, pool, sequence, step
 from benchmarks.fresh import Clock
 from benchmarks.peers import fusedlstm_in_place
@@ -225,90 +225,30 @@ def test_caches_are_overwritten(monkeypatch):
     assert written[0].nbytes == 1 << 16
 
 
-class Gpu:
-    """A fake CuPy. Its GPU works through a queue, and shares its clock with the host."""
-
-    float32 = np.float32
-
-    def __init__(self, matmul, longest=1000):
-        self.longest, self.ends = longest, []  # end times of queued work
-        self.now = self.free = 0.0  # the host's time, and when all queued work is done
-        self.matmul_seconds = matmul
-        self.cuda, self.recorded = self, []
-
-    def work(self, host, gpu):
-        """Queue work for `host` seconds, which takes the GPU `gpu` seconds."""
-        self.now += host
-        self.ends = [end for end in self.ends if end > self.now]
-        if len(self.ends) >= self.longest:
-            self.now = self.ends.pop(0)
-        self.free = max(self.free, self.now) + gpu
-        self.ends.append(self.free)
-
-    def ones(self, shape, dtype):
-        return np.ones((1, 1), dtype)
-
-    empty_like = staticmethod(np.empty_like)
-
-    def matmul(self, a, b, out):
-        self.work(1e-5, self.matmul_seconds)
-
-    def Device(self):
-        return self
-
-    def synchronize(self):
-        self.now = max(self.now, self.free)
-
-    def Event(self):
-        event = types.SimpleNamespace()
-        event.record = lambda: setattr(event, "time", max(self.now, self.free))
-        return event
-
-    def get_elapsed_time(self, first, last):
-        return 1e3 * (last.time - first.time)
-
-
-@pytest.mark.parametrize(("host", "gpu"), [(1e-4, 1e-5), (1e-3, 5e-3), (0.05, 1e-4)])
-@pytest.mark.parametrize("matmul", [2e-3, 2e-4])
-def test_gpu_and_host_times_are_separate(host, gpu, matmul, monkeypatch):
-    """Neither time includes the other: the queue is filled first, never runs empty, and nothing waits."""
-    fake = Gpu(matmul)
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
-    seconds = gpu_time.gpu_and_host_seconds(lambda: fake.work(host, gpu))
-    assert seconds["gpu_seconds"] == pytest.approx({"median": gpu, "p10": gpu, "p90": gpu})
-    assert seconds["host_seconds"] == pytest.approx({"median": host, "p10": host, "p90": host})
-
-
-def test_short_gpu_queue_gives_no_times(monkeypatch):
-    fake = Gpu(2e-3)
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
-    seconds = gpu_time.gpu_and_host_seconds(lambda: [fake.work(1e-5, 1e-6) for _ in range(900)])
-    assert seconds["host_seconds"]["median"] == pytest.approx(900e-5)
-    seconds = gpu_time.gpu_and_host_seconds(lambda: [fake.work(1e-5, 1e-6) for _ in range(1500)])
-    assert seconds == {"gpu_seconds": None, "host_seconds": None}
-
-
-def test_gpu_and_host_times_are_recorded(monkeypatch):
+@pytest.mark.parametrize("of_gpu", [{"median": 7e-6}, None])
+def test_gpu_and_host_times_are_recorded(of_gpu, monkeypatch):
     """They are recorded beside a call's time for each peer that can queue a call without waiting."""
-    fake = Gpu(2e-3)
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(gpu_time.time, "perf_counter", lambda: fake.now)
+
+    class Timer:
+        def __init__(self, *, dry):
+            assert not dry
+
+        def times(self, queue):
+            queue()
+            return Times(of_gpu, {"median": 3e-5})
 
     class OnGpu(Numpy):
         def prepare(self, case, device, threads):
             run = super().prepare(case, "cpu", threads)
-            return waited(lambda: [fake.work(3e-5, 7e-6), run()][1], fake.synchronize) if self.queues else run
+            return waited(run, lambda: None) if self.queues else run
 
+    monkeypatch.setattr(side_by_side, "Timer", Timer)
     for OnGpu.queues in (True, False):
         benchmark = Stopwatch()
         side_by_side.measure(benchmark, side_by_side.Entry(step("s", 5, 7, 12), OnGpu(), "cuda"), 64)
-        assert ("host_seconds" in benchmark.extra_info) == OnGpu.queues
-        assert ("gpu_seconds" in benchmark.extra_info) == OnGpu.queues
-        if OnGpu.queues:
-            assert benchmark.extra_info["host_seconds"]["median"] == pytest.approx(3e-5)
-            assert benchmark.extra_info["gpu_seconds"]["median"] == pytest.approx(7e-6)
+        about = {name: value for name, value in benchmark.extra_info.items() if name.endswith("_seconds")}
+        of_host = of_gpu and {"median": 3e-5}
+        assert about == ({"gpu_seconds": of_gpu, "host_seconds": of_host} if OnGpu.queues else {})
 
 
 def planted(monkeypatch, peer, owner, name, wrong):

@@ -10,16 +10,18 @@ import types
 
 import pytest
 
-from benchmarks.brief import attempts, event_time
+from benchmarks.brief import children, event_time
 from benchmarks.brief.rows import ENDED, Rows
 
 from support.places import ENVIRONMENT, ROOT
 
+UNITS = ["first", "second", "third"]
 CHILD = """
     import os, sys, time
     from pathlib import Path
     from benchmarks.brief.rows import Rows
 
+    BEFORE
     rows = Rows(Path(sys.argv[1]))
     for unit in rows.left(["first", "second", "third"]):
         rows.begin(unit)
@@ -35,21 +37,20 @@ def attempt(tmp_path, monkeypatch):
     """Return a function that runs a child whose second unit goes wrong, and returns the rows."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, tmp_path))))
 
-    def run(wrong, seconds=60.0, patience=60.0):
-        (tmp_path / "measuring.py").write_text(textwrap.dedent(CHILD).replace("WRONG", wrong))
+    def run(wrong, seconds=60.0, patience=60.0, before="pass"):
+        code = textwrap.dedent(CHILD).replace("WRONG", wrong).replace("BEFORE", before)
+        (tmp_path / "measuring.py").write_text(code)
         path = tmp_path / "rows.json"
         Rows(path, {})
-        units = ["first", "second", "third"]
-        return attempts.run(
-            ["measuring", str(path)], path, units, until=time.time() + seconds, patience=patience
-        ).content
+        until = time.time() + seconds
+        return children.run(["measuring", str(path)], path, UNITS, until=until, patience=patience).content
 
     return run
 
 
 @pytest.mark.parametrize(
     ("wrong", "why"),
-    [("os._exit(3)", "the process ended with 3"), (f"os._exit({attempts.BROKEN})", "CUDA was broken after it")],
+    [("os._exit(3)", "the process ended with 3"), (f"os._exit({children.BROKEN})", "CUDA was broken after it")],
 )
 def test_next_process_goes_on_after_a_death(wrong, why, attempt):
     content = attempt(wrong)
@@ -62,8 +63,13 @@ def test_hung_process_is_replaced(attempt):
     assert content["units"] == {"first": ENDED, "second": "nothing came for 2 seconds", "third": ENDED}
 
 
+def test_slow_start_is_not_a_hang(attempt):
+    """A busy machine may take longer to start a process than any unit takes."""
+    assert attempt("pass", patience=1.0, before="time.sleep(2)")["units"] == dict.fromkeys(UNITS, ENDED)
+
+
 def test_process_ends_with_the_time(attempt, monkeypatch):
-    monkeypatch.setattr(attempts, "_GRACE", 0.5)
+    monkeypatch.setattr(children, "_GRACE", 0.5)
     content = attempt("time.sleep(60)", seconds=2.0)
     assert content["units"] == {"first": ENDED, "second": "the time was up"}
 
@@ -78,7 +84,7 @@ def test_interrupted_run_keeps_its_rows(attempt, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(attempts.time, "sleep", interrupt)
+    monkeypatch.setattr(children.time, "sleep", interrupt)
     assert attempt("pass")["facts"]["failed"] == "interrupted"
 
 
@@ -97,8 +103,11 @@ def test_file_is_whole_after_each_row(tmp_path):
 class Gpu:
     """A fake CuPy with a GPU whose work takes known times."""
 
+    longest = 1000  # pieces of work that can be queued
+
     def __init__(self):
         self.now = self.free = 0.0
+        self.ends = []  # of queued work
         self.cuda = types.SimpleNamespace(
             Event=self.event, get_elapsed_time=lambda first, last: 1e3 * (last.time - first.time)
         )
@@ -106,7 +115,11 @@ class Gpu:
     def work(self, host, gpu):
         """Queue some work: the seconds of the host, and then those of the GPU."""
         self.now += host
+        self.ends = [end for end in self.ends if end > self.now]
+        if len(self.ends) >= self.longest:
+            self.now = self.ends.pop(0)
         self.free = max(self.free, self.now) + gpu
+        self.ends.append(self.free)
 
     def spin(self, grid, block, arguments):
         self.work(2e-6, int(arguments[0]) / 1e9)
@@ -150,10 +163,17 @@ def test_slow_host_gives_no_time_of_the_gpu(gpu, timer):
     assert times.host["median"] == pytest.approx(0.1)
 
 
+def test_full_queue_gives_no_time_of_the_gpu(gpu, timer):
+    """The host then waits for the GPU."""
+    times = timer.times(lambda: [gpu.work(1e-5, 1e-6) for _ in range(900)])
+    assert times.gpu["median"] == pytest.approx(900e-6)
+    assert timer.times(lambda: [gpu.work(1e-5, 1e-6) for _ in range(1500)]).gpu is None
+
+
 def dry_run(module, tmp_path):
     """Run a module on the fake driver. Return its output and its file."""
     result = tmp_path / "result.json"
-    command = [sys.executable, "-m", module, str(result), "--dry-run"]
+    command = [sys.executable, "-m", module, str(result), "--dry-run", "--seconds", "300"]
     done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False)
     if "no dry run" in done.stderr:
         pytest.skip(done.stderr)

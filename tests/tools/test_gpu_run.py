@@ -9,6 +9,8 @@ import threading
 import time
 from dataclasses import replace
 
+import pytest
+
 from benchmarks.gpu import archive, kernel_cache, log, parts, process, run, table, times
 from benchmarks.gpu.stopping import Stop
 
@@ -57,6 +59,18 @@ def test_run_goes_on_if_nobody_listens(tmp_path, monkeypatch):
         monkeypatch.undo()
         os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # for what is left in the buffer
     assert statuses(tmp_path) == {"one": "passed", "two": "passed"}
+
+
+def test_unexpected_error_is_recorded(tmp_path):
+    """A part's own code may raise anything. The record doesn't say that all parts ran."""
+
+    def fails():
+        raise LookupError("of nothing")
+
+    with pytest.raises(LookupError):
+        begin([program("one"), program("two", why_not=fails)], tmp_path)
+    assert recorded(tmp_path)["ended"] == "by an error: LookupError: of nothing"
+    assert statuses(tmp_path) == {"one": "passed", "two": "not run"}
 
 
 def test_later_parts_get_what_is_left(tmp_path):
@@ -176,6 +190,15 @@ def test_table_is_complete():
     assert {part.name for part in table.parts(dry=True)} == set(of_table)
     backends = {part.variables["FUSEDLSTM_TEST_BACKENDS"] for part in of_table.values() if part.variables}
     assert backends == {"cuda"}
+
+
+@pytest.mark.parametrize(("dry", "times"), [(False, 1), (True, table._SLOWER)])
+def test_brief_runs_end_before_their_limits(dry, times):
+    of_table = {part.name: part for part in table.parts(dry=dry)}
+    for name, seconds in (("probes", 20), ("kernel_table", 100)):
+        part = of_table[name]
+        assert float(part.command[part.command.index("--seconds") + 1]) == times * seconds < part.limit
+        assert ("--dry-run" in part.command) == dry
 
 
 def test_absent_packages_leave_parts_out():

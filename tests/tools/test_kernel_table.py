@@ -10,10 +10,11 @@ import pytest
 from benchmarks.brief.event_time import Times
 from benchmarks.cases import Result, WrongResultError
 from benchmarks.kernel_table import figures, verdict
-from benchmarks.kernel_table.periodic_case import PERIOD, case_of
+from benchmarks.kernel_table.periodic_case import case_of
 from benchmarks.kernel_table.sizes import BATCHES, SIZES, Size
 from fusedlstm import LSTMCell, LSTMState
 from fusedlstm.backends import kernel_choice
+from fusedlstm.tuning.periodic import PERIOD, poison
 
 from support.backends import needs_cuda
 
@@ -102,7 +103,7 @@ def test_right_kernels_are_measured():
 def test_poison_fills_both_buffers():
     cell = LSTMCell(case_of(SMALL).weights.layers[0], backend="cuda", kernel="simt")
     stepper = cell.stepper(9)
-    figures.poison(stepper)
+    poison(stepper)
     buffers = [state for states in stepper._engine.all_states for state in states]
     assert len(buffers) == 2
     assert all(np.isnan(array.get()).all() for state in buffers for array in (state.h, state.c))

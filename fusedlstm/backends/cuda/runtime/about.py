@@ -1,4 +1,4 @@
-"""Facts about a GPU and its libraries, and whether CUDA can still be called."""
+"""Facts about a GPU and its libraries."""
 
 from __future__ import annotations
 
@@ -42,18 +42,3 @@ def _nvmath() -> str:
         return importlib.metadata.version("nvmath-python")
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def lost(index: int) -> str | None:
-    """Return why CUDA can't be called any more on a GPU, or None. After such an error every call fails."""
-    words = None
-    for _ in range(2):  # earlier work may report another error, once
-        try:
-            with cupy.cuda.Device(index):
-                cupy.cuda.runtime.deviceSynchronize()
-                cupy.cuda.runtime.memGetInfo()
-        except Exception as error:  # CuPy's own, of several kinds
-            words = str(error)
-        else:
-            return None
-    return words

@@ -1,4 +1,4 @@
-"""Find out whether CUDA can run here, and if not, why. Importing this doesn't import CuPy."""
+"""Find out whether CUDA can run here, or can't any more, and why. Importing this doesn't import CuPy."""
 
 from __future__ import annotations
 
@@ -114,6 +114,23 @@ def _cannot_compile_for(index: int) -> str | None:
     except RuntimeError as error:
         return str(error)
     return None
+
+
+def lost(index: int) -> str | None:
+    """Return why CUDA can't be called any more on a GPU, or None. After such an error every call fails."""
+    import cupy
+
+    words = None
+    for _ in range(2):  # earlier work may report another error, once
+        try:
+            with cupy.cuda.Device(index):
+                cupy.cuda.runtime.deviceSynchronize()
+                cupy.cuda.runtime.memGetInfo()
+        except Exception as error:  # CuPy's own, of several kinds
+            words = str(error)
+        else:
+            return None
+    return words
 
 
 def version(number: int) -> str:

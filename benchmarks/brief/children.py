@@ -29,7 +29,7 @@ def run(command: Sequence[str], path: Path, units: list[str], *, until: float, p
         path: the file of rows.
         units: all units, in order.
         until: the deadline, in seconds of `time.time()`.
-        patience: seconds in which a child must write to the file.
+        patience: seconds in which a child must write to the file, while it measures a unit. To start may take longer.
     """
     rows = Rows(path)
     while rows.left(units) and time.time() < until:
@@ -55,13 +55,11 @@ def run(command: Sequence[str], path: Path, units: list[str], *, until: float, p
 def _one(command: Sequence[str], path: Path, *, until: float, patience: float) -> str | None:
     """Run a child. Return None if it ended with status 0, or else why not."""
     child = subprocess.Popen([sys.executable, "-m", *command])
-    begun = time.time()
     try:
         while child.poll() is None:
-            now = time.time()
-            if now > until:
+            if time.time() > until:
                 return "the time was up"
-            if now - max(begun, path.stat().st_mtime) > patience:
+            if _is_stuck(path, patience):
                 return f"nothing came for {patience:g} seconds"
             time.sleep(_POLL)
     finally:
@@ -71,3 +69,13 @@ def _one(command: Sequence[str], path: Path, *, until: float, patience: float) -
     if child.returncode == 0:
         return None
     return "CUDA was broken after it" if child.returncode == BROKEN else f"the process ended with {child.returncode}"
+
+
+def _is_stuck(path: Path, patience: float) -> bool:
+    """Return whether a unit runs, and nothing has come for so many seconds."""
+
+    def is_silent() -> bool:
+        return time.time() - path.stat().st_mtime > patience
+
+    # Asked again, as the unit may have begun just now.
+    return is_silent() and Rows(path).running is not None and is_silent()
