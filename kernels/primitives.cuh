@@ -173,6 +173,15 @@ template <int NEEDED = 700> DEVICE void store_relaxed(unsigned long long* to, un
   asm volatile("st.relaxed.gpu.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
 }
 
+// Counts an arrival, and returns how many came before. The last of `count` sets the word back to 0. What a
+// thread did before it arrived is visible to threads that arrive later.
+template <int NEEDED = 700> DEVICE unsigned arrive(unsigned* at, unsigned count) {
+  static_assert(__CUDA_ARCH__ >= NEEDED, "atom.acq_rel needs sm_70");
+  unsigned before;
+  asm volatile("atom.inc.acq_rel.gpu.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(count - 1) : "memory");
+  return before;
+}
+
 // exp(x) and 1 / x by the hardware's approximations. exp(x) is within 2^-21 of the exact value for |x| up to
 // 1, and 1 / x for x in [1, 2]. Beyond that, the error of exp(x) grows with |x|.
 DEVICE float exponential_approx(float x) { return __expf(x); }

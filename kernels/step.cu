@@ -33,17 +33,20 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
   SHARED_ARRAY(Row<T>, rows, Tile::ROWS);
   const i64 first_row = (i64)blockIdx.x * Tile::ROWS;
 
+#pragma unroll 1
   for (int r = threadIdx.x; r < Tile::ROWS; r += Tile::THREADS) {
     rows[r] = row_of(a.rows, first_row + r, a.rows.pool.flips && blockIdx.y == 0);
   }
   __syncthreads();
-  if (a.readers) clear_flags(a.rows.is_first, a.readers + blockIdx.x, first_row, Tile::ROWS, a.rows.B);
 
   Tile tile;
   const int count = rows_of_block<Tile::ROWS>(first_row, a.rows.B);
   auto multiply = [&](i64 first_unit) {
     const T* weights = a.weight.at + 4 * first_unit * a.weight.stride;
     tile.template multiply<ALIGNED>(shared, Operands<T>{rows, (int)a.I, (int)a.P, weights, a.weight.stride});
+  };
+  auto clear_read_flags = [&] {
+    if (a.readers) clear_flags(a.rows.is_first, a.readers + blockIdx.x, first_row, Tile::ROWS, a.rows.B);
   };
   if constexpr (PROJECT) {
     unsigned char* ms = shared + Tile::SHARED_BYTES;
@@ -63,9 +66,11 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
       tile.template multiply<true, true>(shared, columns, ms);
       finish_columns<FUNCTIONS::ZONEOUT_H, W>(tile, rows, count, a.proj_clip, a.copy, first_row, first, a.P);
     }
+    clear_read_flags();
   } else {
     const i64 first_unit = (i64)blockIdx.y * Tile::UNITS;
     multiply(first_unit);
+    clear_read_flags();  // before any store, which its fence would wait for
     finish_units<FUNCTIONS, PEEPHOLE, CLIP, W>(
         tile, rows, count, a.cell, first_unit, [&](int r, i64 unit, Vector<T, W> h) {
           const Row<T>& row = rows[r];

@@ -669,6 +669,8 @@ STEP_KERNEL = [
     # Flags, once all blocks have read them.
     ("readers of the first rows", "readers + blockIdx.x", "readers"),
     ("flags always cleared", "if (a.readers) clear_flags", "clear_flags"),
+    ("flags not cleared", "    clear_read_flags();  // before", "    // before"),
+    ("flags not cleared by a projection", "    }\n    clear_read_flags();\n", "    }\n", PROJECTS),
     # Blocks.
     ("rows of a block overlap", "(i64)blockIdx.x * Tile::ROWS", "(i64)blockIdx.x * (Tile::ROWS - 1)"),
     ("units of a block overlap", "(i64)blockIdx.y * Tile::UNITS", "(i64)blockIdx.y * Tile::UNITS / 2"),
@@ -681,7 +683,7 @@ STEP_KERNEL = [
         OFFSETS,
     ),
     ("x and h of each other's length", "(int)a.I, (int)a.P", "(int)a.P, (int)a.I"),
-    ("rows read before they are there", "  }\n  __syncthreads();\n  if (a.readers)", "  }\n  if (a.readers)"),
+    ("rows read before they are there", "  }\n  __syncthreads();\n\n  Tile", "  }\n\n  Tile"),
     # Words.
     ("words flipped unasked", "a.rows.pool.flips && blockIdx.y == 0", "blockIdx.y == 0"),
     ("words not flipped", "a.rows.pool.flips && blockIdx.y == 0", "false"),
@@ -829,6 +831,9 @@ TILE_EPILOGUE = [
 
 STEP_COUNT = "B - first_row < ROWS ? int(B - first_row) : ROWS"
 NEW_WORD = "store_relaxed(of.pool.words + slot, 2 * (u64)of.pool.tick + !parity)"
+COUNTED = "threadIdx.x == 0 ? arrive(readers, gridDim.y) : 0"
+COUNTED_RELAXED = """threadIdx.x == 0 ? atomicAdd(readers, 1u) : 0;
+    if (threadIdx.x == 0 && before == gridDim.y - 1) atomicExch(readers, 0u)"""
 ROWS = [
     ("a flipped word taken for the old", "int(word & 1) ^ int(word >> 1 == tick)", "int(word & 1)"),
     ("parity of the tick", "int(word & 1) ^", "int(word >> 1 & 1) ^"),
@@ -887,18 +892,20 @@ ROWS = [
     ("int offset of reset_c", "row * of.reset_c.stride", "(int)(row * of.reset_c.stride)", OFFSETS),
     ("int offset of out", "(of.out_by_slot ? after : row) *", "(int)(of.out_by_slot ? after : row) * (int)", OFFSETS),
     # Flags.
-    ("no fence before a block is counted", "    __threadfence();\n    read_before[0]", "    read_before[0]"),
-    ("no fence after a block is counted", "1u);\n    __threadfence();", "1u);"),
-    ("the count not waited for", "  }\n  __syncthreads();\n  if (read_before", "  }\n  if (read_before"),
-    ("flags cleared by every block", "  if (read_before[0] != gridDim.y - 1) return;\n", ""),
-    ("flags cleared by the last but one", "gridDim.y - 1", "gridDim.y - 2"),
+    ("flags cleared by all warps", "  if (threadIdx.x >= 32) return;\n", "", MEDIUM),
+    ("no block is counted", "gridDim.y > 1", "false"),
+    ("blocks counted without an order", COUNTED, COUNTED_RELAXED),
+    ("every lane is counted", COUNTED, "arrive(readers, gridDim.y)"),
+    ("lanes not ordered after the count", "    __syncwarp();  // a shuffle", "    // a shuffle"),
+    ("a block too many is counted", "arrive(readers, gridDim.y)", "arrive(readers, gridDim.y + 1)"),
+    ("flags cleared by every block", "    if (__shfl_sync(0xffffffff, before, 0) != gridDim.y - 1) return;\n", ""),
+    ("flags cleared by the last but one", "!= gridDim.y - 1", "!= gridDim.y - 2"),
     ("flags never cleared", "!= gridDim.y - 1", "!= gridDim.y"),
-    ("flags cleared after all blocks of rows", "gridDim.y - 1", "gridDim.x - 1"),
+    ("flags cleared after all blocks of rows", "!= gridDim.y - 1", "!= gridDim.x - 1"),
+    ("flags of the first lane", "r += 32) is_first", "r += rows) is_first", MEDIUM),
     ("flags of rows beyond the batch", "r < rows && first_row + r < B", "r < rows"),
     ("flags of the first rows", CLEAR, "is_first[r] = 0;"),
     ("flags set", CLEAR, "is_first[first_row + r] = 1;"),
-    ("readers not set back", "  if (threadIdx.x == 0) atomicExch(readers, 0u);", " "),
-    ("readers set back by a plain store", "atomicExch(readers, 0u)", "*readers = 0"),
 ]
 
 STAGING = [

@@ -105,6 +105,11 @@ template <typename T> __global__ void handed_over(const T* in, T* words, T* out,
   out[i] = word;
 }
 
+// Each block of one thread writes how many arrived before it, in rounds of `count`.
+template <typename T> __global__ void arrived(T* counter, T* out, i64 count) {
+  out[blockIdx.x] = arrive(counter, T(count));
+}
+
 // Thread i copies the first i bytes of row i. Rows have 16 bytes, and go to the first half of 32 bytes that
 // were 0xAB.
 template <typename T> __global__ void copied_in_part(const T* in, T* out, i64 count) {

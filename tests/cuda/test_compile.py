@@ -467,6 +467,7 @@ MACHINE_CODE = {
     "pipelined<float, 3>": {"LDGSTS.E.BYPASS.128": 8, "LDGDEPBAR": 4, "DEPBAR.LE": 1},
     "copied_in_part<unsigned char>": {"LDGSTS.E.BYPASS.128.ZFILL": 1, "LDGDEPBAR": 1, "DEPBAR.LE": 1},
     "handed_over<unsigned long long>": {"LD.E.64.STRONG.GPU": 1, "ST.E.64.STRONG.GPU": 1},
+    "arrived<unsigned>": {"ATOMG.E.INC.STRONG.GPU": 1},
     "rounded_to_tf32<float>": {},
 }
 
@@ -500,6 +501,7 @@ REFUSED = {
     "to_tf32": ("to_tf32(1.0f);", "TF32 needs sm_80"),
     # NVRTC supports no GPU too old for these, so a larger number shows their assertion.
     "load_relaxed": ("load_relaxed<800>(in);", "ld.relaxed needs sm_70"),
+    "arrive": ("unsigned counter = 0; arrive<800>(&counter, 2);", "atom.acq_rel needs sm_70"),
     "store_relaxed": ("store_relaxed<800>(in, 1);", "st.relaxed needs sm_70"),
 }
 

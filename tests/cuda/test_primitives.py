@@ -252,6 +252,12 @@ def test_relaxed_words():
     np.testing.assert_array_equal(got, words)
 
 
+def test_arrivals_are_counted_in_rounds():
+    counter = np.zeros(1, np.uint32)
+    got = run("arrived<unsigned>", [counter, np.zeros(3 * 7, np.uint32)], 7, grid=3 * 7, block=1)
+    np.testing.assert_array_equal(np.sort(got), np.repeat(np.arange(7), 3))
+
+
 def test_copies_of_every_length():
     """Zeros follow the copied bytes, up to 16 in all. The bytes beyond stay."""
     rows = np.random.default_rng(0).integers(1, 256, (17, 16)).astype(np.uint8)
