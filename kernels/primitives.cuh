@@ -74,7 +74,11 @@ template <int W, typename T> DEVICE Vector<T, W> load(const T* from) {
 }
 
 template <int W, typename T> DEVICE void store(T* to, const Vector<T, W>& value) {
-  *reinterpret_cast<Vector<T, W>*>(to) = value;
+  if constexpr (sizeof(T) == 2 && W == 2) {  // as a word, or it would be split where two branches meet
+    *reinterpret_cast<unsigned*>(to) = *reinterpret_cast<const unsigned*>(&value);
+  } else {
+    *reinterpret_cast<Vector<T, W>*>(to) = value;
+  }
 }
 
 // A matrix with contiguous rows.

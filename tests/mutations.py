@@ -660,6 +660,13 @@ PRIMITIVES = [
     ("vectors loaded one element on", "Vector<T, W>*>(from)", "Vector<T, W>*>(from + 1)"),
     ("every other element, twice", "return *reinterpret_cast<const Vector<T, W>*>(from);", DOUBLED),
     ("vectors stored one element back", "Vector<T, W>*>(to) =", "Vector<T, W>*>(to - 1) ="),
+    ("pairs stored one element back", "reinterpret_cast<unsigned*>(to) =", "reinterpret_cast<unsigned*>(to - 1) =", SMALL),
+    (
+        "the first of a pair stored alone",
+        "*reinterpret_cast<unsigned*>(to) = *reinterpret_cast<const unsigned*>(&value)",
+        "*to = value.at[0]",
+        SMALL,
+    ),
     ("vectors of twice the size", "T at[W];", "T at[2 * W];"),
     ("vectors of too large an alignment", "16 ? 16 : sizeof(T) * W", "16 ? 32 : 2 * sizeof(T) * W"),
 ]
