@@ -181,7 +181,7 @@ OTHER_PART = "keep_part<FUNCTIONS::ZONEOUT_C>(next, c.at[k])"
 KEPT_BEFORE_O = "    next = c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next);\n"
 CLIP_AND_PEEPHOLE = """    if (CLIP) next = clip(next, A(cell_clip));
     if (PEEPHOLE) z_o = multiply_and_add(A(widen(p.o.at[k])), next, z_o);"""
-OF_Z_I = "f = gate_of<FUNCTIONS, FAST>(z_i);\n      i"
+GATED = "gated<FUNCTIONS, typename FUNCTIONS::Output, FAST>(z_o, next)"
 CELL = [
     ("gates i and f swapped", "z_i = z[0][k], z_f = z[1][k]", "z_i = z[1][k], z_f = z[0][k]"),
     ("gate o in g's place", "(z[2][k])", "(z[3][k])"),
@@ -191,7 +191,7 @@ CELL = [
     # The state.
     ("no clip of c", "    if (CLIP) next = clip(next, A(cell_clip));\n", ""),
     ("clips without the option", "if (CLIP) next", "next"),
-    ("f and i swapped in the sum", "multiply_and_add(f, c.at[k]", "multiply_and_add(i, c.at[k]"),
+    ("f and i swapped in the sum", "multiply_and_add(f, c.at[k], input)", "multiply_and_add(input, c.at[k], f)"),
     ("the old c stays", "    c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next);\n", ""),
     ("no part of c stays", "c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next)", "c.at[k] = next"),
     ("the other part of c stays", "keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next)", OTHER_PART),
@@ -206,25 +206,30 @@ CELL = [
     ("peephole o sees the old c", "(A(widen(p.o.at[k])), next", "(A(widen(p.o.at[k])), c.at[k]"),
     ("peephole o before the clip", CLIP_AND_PEEPHOLE, "\n".join(CLIP_AND_PEEPHOLE.split("\n")[::-1])),
     # The output.
-    ("h without its activation", "activate<typename FUNCTIONS::Output, FAST>(next)", "next"),
-    ("tanh whatever the activation", "activate<typename FUNCTIONS::Output,", "activate<Function<TANH>,"),
-    ("o without its function", "o = gate_of<FUNCTIONS, FAST>(z_o)", "o = z_o"),
+    ("h without its activation", GATED, "gate_of<FUNCTIONS, FAST>(z_o) * next"),
+    ("tanh whatever the activation", "typename FUNCTIONS::Output, FAST", "Function<TANH>, FAST"),
+    ("o without its function", GATED, "z_o * activate<typename FUNCTIONS::Output, FAST>(next)"),
     # Functions.
     ("g's function for the output", "FUNCTIONS::Output, FAST", "FUNCTIONS::Input, FAST"),
-    ("the output's function for g", "FUNCTIONS::Input, FAST", "FUNCTIONS::Output, FAST"),
-    ("g's function for gates", "FUNCTIONS::Gate, FAST", "FUNCTIONS::Input, FAST"),
-    ("sigmoids whatever the gates", "activate<typename FUNCTIONS::Gate, FAST>", "sigmoid<FAST>"),
-    ("gates not clipped", "FAST>(clip_gate<FUNCTIONS>(z))", "FAST>(z)"),
+    ("the output's function for g", "FUNCTIONS::Input, FAST>(z_i", "FUNCTIONS::Output, FAST>(z_i"),
+    ("the output's function for a coupled g", "FUNCTIONS::Input, FAST>(z_g", "FUNCTIONS::Output, FAST>(z_g"),
+    ("g's function for f", "FUNCTIONS::Gate, FAST>(clip_gate", "FUNCTIONS::Input, FAST>(clip_gate"),
+    ("g's function for i and o", "FUNCTIONS::Gate, FAST>(clipped", "FUNCTIONS::Input, FAST>(clipped"),
+    ("sigmoids whatever f", "activate<typename FUNCTIONS::Gate, FAST>(clip_gate", "sigmoid<FAST>(clip_gate"),
+    ("sigmoids whatever i and o", "activate<typename FUNCTIONS::Gate, FAST>(clipped", "sigmoid<FAST>(clipped"),
+    ("f not clipped", "FAST>(clip_gate<FUNCTIONS>(z))", "FAST>(z)"),
+    ("i and o not clipped", "clipped = clip_gate<FUNCTIONS>(z)", "clipped = z"),
     ("g not clipped", "clip_gate<FUNCTIONS>(z[2][k])", "z[2][k]"),
     ("gates clipped without the option alone", "CLIP == INFINITE", "CLIP != INFINITE"),
     ("gate i clipped before its peephole", "z_i = z[0][k]", "z_i = clip_gate<FUNCTIONS>(z[0][k])"),
     ("gate o clipped before its peephole", "z_o = z[3][k]", "z_o = clip_gate<FUNCTIONS>(z[3][k])"),
-    ("c' clipped as gates are", "FAST>(next)", "FAST>(clip_gate<FUNCTIONS>(next))"),
+    ("c' clipped as gates are", "(z_o, next)", "(z_o, clip_gate<FUNCTIONS>(next))"),
     ("the other gate coupled", "COUPLED = COUPLED_GATE", "COUPLED = COUPLED_GATE ? 3 - COUPLED_GATE : NO_GATE"),
-    ("a coupled i is f", "i = add_rounded(A(1), -f)", "i = f"),
-    ("a coupled f is i", "f = add_rounded(A(1), -i)", "f = i"),
-    ("a coupled f has a gate of its own", "f = add_rounded(A(1), -i)", "f = gate_of<FUNCTIONS, FAST>(z_f)"),
-    ("a coupled i is of its own gate", "f = gate_of<FUNCTIONS, FAST>(z_f);\n      i", OF_Z_I),
+    ("a coupled i is f", "(OF_F ? other : gate) *", "gate *"),
+    ("a coupled f is i", "f = OF_F ? gate : other", "f = gate"),
+    ("a coupled f has a gate of its own", "f = OF_F ? gate : other", "f = gate_of<FUNCTIONS, FAST>(z_f)"),
+    ("a coupled i has a gate of its own", "OF_F ? z_f : z_i", "z_i"),
+    ("one less than a coupled gate", "other = add_rounded(A(1), -gate)", "other = add_rounded(gate, A(-1))"),
     ("the difference for the sum", "widen(a.at[k]), widen(b.at[k])", "widen(a.at[k]), -widen(b.at[k])", PLANNED),
     ("the sum of a vector's first", ", widen(b.at[k])", ", widen(b.at[0])", PLANNED),
     ("no sum", "add_rounded(widen(a.at[k]), widen(b.at[k]))", "widen(a.at[k])", PLANNED),
@@ -660,7 +665,12 @@ PRIMITIVES = [
     ("vectors loaded one element on", "Vector<T, W>*>(from)", "Vector<T, W>*>(from + 1)"),
     ("every other element, twice", "return *reinterpret_cast<const Vector<T, W>*>(from);", DOUBLED),
     ("vectors stored one element back", "Vector<T, W>*>(to) =", "Vector<T, W>*>(to - 1) ="),
-    ("pairs stored one element back", "reinterpret_cast<unsigned*>(to) =", "reinterpret_cast<unsigned*>(to - 1) =", SMALL),
+    (
+        "pairs stored one element back",
+        "reinterpret_cast<unsigned*>(to) =",
+        "reinterpret_cast<unsigned*>(to - 1) =",
+        SMALL,
+    ),
     (
         "the first of a pair stored alone",
         "*reinterpret_cast<unsigned*>(to) = *reinterpret_cast<const unsigned*>(&value)",
@@ -1093,22 +1103,45 @@ SIMT_TILES = [
     ("sums in the wrong place", "T& sum = sums[r][k / 4][k % 4]", "T& sum = sums[r][k % 2][k / 2]"),
 ]
 
+# Instances with tanh where no sigmoid is a factor.
+OTHER_GATES = "test_step and small32-__nv_bfloat16"
 FAST_ACTIVATIONS = [
     ("fast sigmoid without its one", "reciprocal_approx(1 + e);", "reciprocal_approx(e);"),
-    ("fast sigmoid of the other sign", "e = exponential_approx(-magnitude(x))", "e = exponential_approx(magnitude(x))"),
-    ("fast tanh of half", "exponential_approx(-2 * magnitude(x))", "exponential_approx(-magnitude(x))"),
-    ("fast tanh that overflows", "exponential_approx(-2 * magnitude(x))", "exponential_approx(2 * magnitude(x))"),
+    (
+        "fast sigmoid of the other sign",
+        "    e = exponential_approx(-magnitude(x))",
+        "    e = exponential_approx(magnitude(x))",
+    ),
+    ("fast tanh of half", "exponential_approx(-2 * magnitude(x))", "exponential_approx(-magnitude(x))", OTHER_GATES),
+    (
+        "fast tanh that overflows",
+        "exponential_approx(-2 * magnitude(x))",
+        "exponential_approx(2 * magnitude(x))",
+        OTHER_GATES,
+    ),
     (
         "fast tanh without a sign",
         "copysignf((1 - e) * reciprocal_approx(1 + e), x)",
         "(1 - e) * reciprocal_approx(1 + e)",
+        OTHER_GATES,
     ),
+    ("fast product of a positive gate", "(x < 0 ? e : 1) * (1 - f)", "(1 - f)"),
+    ("fast product of a negative gate", "(x < 0 ? e : 1) * (1 - f)", "e * (1 - f)"),
+    ("fast product of the wrong sign", "(1 + f)), y)", "(1 + f)), x)"),
+    ("fast product that overflows", "f = exponential_approx(-2 * mag", "f = exponential_approx(2 * mag"),
+    ("fast product with half of tanh", "f = exponential_approx(-2 * mag", "f = exponential_approx(-mag"),
+    ("fast product without one divisor", "reciprocal_approx((1 + e) * (1 + f))", "reciprocal_approx(1 + e)"),
     ("fast tanh whatever the activation", "KIND == TANH && FAST", "FAST"),
     (
         "fast activations without their sigmoid",
         "if (KIND == SIGMOID) return sigmoid<FAST>(x)",
         "if (KIND == SIGMOID) return x",
     ),
+]
+
+FAST_PRODUCTS = [
+    ("fast products whatever the gates", "FAST && FUNCTIONS::Gate::KIND == SIGMOID &&", "FAST &&", OTHER_GATES),
+    ("fast products whatever the function", " && FUNCTION::KIND == TANH) {", ") {", LARGE),
 ]
 
 OTHER_PART_OF_H = "keep_part<PART>(A(widen(next.at[k])), A(widen(before.at[k])))"
@@ -1190,7 +1223,8 @@ MUTATIONS = [
     *(Mutation("tensor.cuh", what, old, new, *tests or [MEDIUM]) for what, old, new, *tests in TENSOR),
     *(Mutation("tensor_small.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in TENSOR_SMALL),
     *(Mutation("simt.cuh", what, old, new, *tests or [SIMT]) for what, old, new, *tests in SIMT_TILES),
-    *(Mutation("activations.cuh", what, old, new, tests=LARGE) for what, old, new in FAST_ACTIVATIONS),
+    *(Mutation("activations.cuh", what, old, new, *tests or [LARGE]) for what, old, new, *tests in FAST_ACTIVATIONS),
+    *(Mutation("cell.cuh", what, old, new, tests=tests) for what, old, new, tests in FAST_PRODUCTS),
     *(
         Mutation("interleave.cu", what, old, new, *tests or [INTERLEAVE])
         for what, old, new, *tests in INTERLEAVE_KERNEL

@@ -42,6 +42,11 @@ template <class FUNCTION> __global__ void fast(const float* in, float* out, i64 
   if (index() < count) out[index()] = activate<FUNCTION, true>(in[index()]);
 }
 
+// x are the first `count` numbers, and y the others.
+template <typename A> __global__ void fast_products(const A* in, A* out, i64 count) {
+  if (index() < count) out[index()] = sigmoid_times_tangent_fast(in[index()], in[count + index()]);
+}
+
 template <typename A> __global__ void numbers_of_bits(const u64* in, A* out, i64 count) {
   if (index() < count) out[index()] = of_bits(in[index()]);
 }

@@ -451,7 +451,12 @@ def test_kernels_of_primitives_compile(architecture):
             )
         ),
         "numbers_of_bits<double>",
-        *("exponentials_approx<float>", "reciprocals_approx<float>", "shared_dynamically<float>"),
+        *(
+            "exponentials_approx<float>",
+            "reciprocals_approx<float>",
+            "fast_products<float>",
+            "shared_dynamically<float>",
+        ),
     ):
         assert compiler.compile_kernel(file, name, f"-arch=sm_{architecture}")[1][:4] == b"\x7fELF"
 
