@@ -1,7 +1,7 @@
 // The functions of fusedlstm/functions.py, in float and double. NaN gives NaN. Functions that saturate
 // are exact where they do. The softsign of an infinity is NaN, as in TensorFlow.
 //
-// FAST is for results that are rounded to 16 bits. It computes sigmoid and tanh from the hardware's
+// FAST is for gates from products of 16 bits or TF32. It computes sigmoid and tanh from the hardware's
 // approximations of exp(x) and 1 / x. Their absolute error is about 2^-21, even for small numbers.
 #pragma once
 

@@ -14,7 +14,7 @@ template <typename T_, int ROWS_> struct TensorSmall {
   static constexpr int SHARED_BYTES = WARPS * STAGES * STAGE_BYTES;
   // Each thread has one pair of a row's units, or nothing.
   static constexpr int THREAD_ROWS = 1, THREAD_GROUPS = 1, THREAD_UNITS = 2;
-  static constexpr bool READS_EARLY = true;
+  static constexpr bool READS_EARLY = true, FAST = true;  // as in Tensor
   static_assert(ROWS * UNITS / 2 <= THREADS, "a thread has one pair of units");
 
   static constexpr int PITCH = ROWS % 32 ? ROWS : ROWS + 8;  // so that units are in different banks

@@ -69,7 +69,7 @@ DEVICE void finish_units(const Tile& tile, UnitInputs<Tile, PEEPHOLE, W>& inputs
           }
         }
         Vector<A, W>& c = inputs.c[part][k];
-        m = advance<FUNCTIONS, PEEPHOLE, CLIP, sizeof(T) == 2>(z, c, inputs.peepholes[part], cell.clip);
+        m = advance<FUNCTIONS, PEEPHOLE, CLIP, Tile::FAST>(z, c, inputs.peepholes[part], cell.clip);
         store<W>(row.c_out + unit, c);
       } else {
 #pragma unroll

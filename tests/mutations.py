@@ -829,7 +829,7 @@ TILE_EPILOGUE = [
     ("the c of the first units", "inputs.c[part][k]", "inputs.c[0][k]", LARGE),
     ("rows without a slot step", "if (row.out) {", "if (true) {"),
     ("c not stored", "        store<W>(row.c_out + unit, c);\n", ""),
-    ("double by approximations", "sizeof(T) == 2>", "true>", SIMT_DOUBLE),
+    ("double by approximations", "CLIP, Tile::FAST>", "CLIP, true>", SIMT_DOUBLE),
     ("a clip of the wrong sign", "[part], cell.clip)", "[part], -cell.clip)"),
     ("a skipped row's m is 1", "Narrow<T>::of(0)", "Narrow<T>::of(1)"),
     ("m of another row", "      keep(r, unit, m);", "      keep(k, unit, m);", MEDIUM),
