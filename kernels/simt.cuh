@@ -12,7 +12,7 @@ template <typename T_, int R, int L, int BLOCKS_> struct Simt {
   static constexpr int STAGES = 4, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
   static constexpr int THREAD_ROWS = R, THREAD_GROUPS = 2, THREAD_UNITS = 1;
-  static constexpr bool READS_EARLY = R == 1, FAST = false;  // as in Tensor
+  static constexpr bool READS_EARLY = R == 1 && sizeof(T) == 4, FAST = false;  // as in Tensor
 
   T sums[R][2][4];
 

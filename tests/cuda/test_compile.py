@@ -191,15 +191,34 @@ def assert_multiplies(kernel, found, tile, dtype):
         assert added >= products // (4 if dtype.itemsize == 8 else 1), kernel.name
 
 
+def assert_well_ordered(kernel, listed, tile):
+    """Assert that a step's first copies wait for no fence, and that it loads the old c before it stores.
+
+    Rows' addresses come from shared memory, so c and h are accessed by generic instructions: LD and ST.
+    """
+
+    def first(name):
+        return next(k for k, instruction in enumerate(listed) if instruction.partition(".")[0] == name)
+
+    assert first("LDGSTS") < first("MEMBAR"), kernel.name
+    stored = listed[first("ST") :]
+    assert not [name for name in stored if name.startswith("LD.")], kernel.name
+    assert not [name for name in stored if name.startswith(("ST.E.U16", "STG.E.U16"))], kernel.name
+    if tile.pairs:
+        units = max(2, tile.rows * tile.units // tile.threads)  # of a thread
+        assert sum(name.startswith("MUFU") for name in listed) == 8 * units, kernel.name
+
+
 @pytest.mark.parametrize("architecture", resources.WITH_TF32)
 @pytest.mark.parametrize(("tile", "dtype"), TILES)
 def test_steps(tile, dtype, architecture):
-    """Each tile compiles, and its first instance's machine code multiplies as it should."""
+    """Each tile compiles, and its first instance's machine code multiplies, and is ordered, as it should."""
     kernels = sampled(resources.step_kernels(tile, dtype), architecture)
     assert_steps_compile(kernels, tile, dtype, architecture)
     if REQUIRED or sass.disassembler() is not None:  # without it, the test has still compiled the kernels
-        (found,) = listings(kernels[:1], architecture, sass.instructions)
-        assert_multiplies(kernels[0], found, tile, dtype)
+        (listed,) = listings(kernels[:1], architecture, sass.in_order)
+        assert_multiplies(kernels[0], Counter(listed), tile, dtype)
+        assert_well_ordered(kernels[0], listed, tile)
 
 
 @pytest.mark.nightly

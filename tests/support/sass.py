@@ -23,12 +23,17 @@ def disassembler():
 
 def instructions(code):
     """Count each instruction in machine code: {"HMMA.16816.F32.BF16": 2, ...}."""
+    return Counter(in_order(code))
+
+
+def in_order(code):
+    """List the instructions in machine code, in its order."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
         command = [disassembler(), "--print-code", "--no-dataflow", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return Counter(_INSTRUCTION.findall(text))
+    return _INSTRUCTION.findall(text)
 
 
 def accesses(code):
