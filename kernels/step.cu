@@ -33,19 +33,25 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
   SHARED_ARRAY(Row<T>, rows, Tile::ROWS);
   const i64 first_row = (i64)blockIdx.x * Tile::ROWS;
 
+  Tile tile;
+  auto operands = [&](i64 first_unit) {
+    const T* weights = a.weight.at + 4 * first_unit * a.weight.stride;
+    return Operands<T>{rows, (int)a.I, (int)a.P, weights, a.weight.stride};
+  };
+  const i64 first_unit_of_block = PROJECT ? 0 : (i64)blockIdx.y * Tile::UNITS;
+  if (!PROJECT) tile.begin(shared, operands(first_unit_of_block));  // while the rows are mapped
+
 #pragma unroll 1
   for (int r = threadIdx.x; r < Tile::ROWS; r += Tile::THREADS) {
     rows[r] = row_of(a.rows, first_row + r, a.rows.pool.flips && blockIdx.y == 0);
   }
   __syncthreads();
 
-  Tile tile;
   const int count = rows_of_block<Tile::ROWS>(first_row, a.rows.B);
   auto multiply = [&](i64 first_unit) {
     UnitInputs<Tile, PEEPHOLE, W> inputs;
     if (Tile::READS_EARLY) inputs.read(tile, rows, count, a.cell, first_unit);
-    const T* weights = a.weight.at + 4 * first_unit * a.weight.stride;
-    tile.template multiply<ALIGNED>(shared, Operands<T>{rows, (int)a.I, (int)a.P, weights, a.weight.stride});
+    tile.template multiply<ALIGNED, false, !PROJECT>(shared, operands(first_unit));
     if (!Tile::READS_EARLY) inputs.read(tile, rows, count, a.cell, first_unit);
     return inputs;
   };
@@ -72,10 +78,9 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
     }
     clear_read_flags();
   } else {
-    const i64 first_unit = (i64)blockIdx.y * Tile::UNITS;
-    UnitInputs<Tile, PEEPHOLE, W> inputs = multiply(first_unit);
+    UnitInputs<Tile, PEEPHOLE, W> inputs = multiply(first_unit_of_block);
     clear_read_flags();  // before any store, which its fence would wait for
-    finish_units<FUNCTIONS, CLIP>(tile, inputs, rows, count, a.cell, first_unit,
+    finish_units<FUNCTIONS, CLIP>(tile, inputs, rows, count, a.cell, first_unit_of_block,
                                   [&](int r, i64 unit, Vector<T, W> h) {
                                     const Row<T>& row = rows[r];
                                     if (row.out) {

@@ -53,13 +53,15 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> stru
   MEMBER float sum(int r, int g, int gate, int e) const { return sums[r / 2][g][gate][r % 2 * 2 + e]; }
 
   // See pipeline.cuh.
-  template <bool ALIGNED, bool RESIDENT = false>
+  MEMBER void begin(unsigned char* shared, const Operands<T>& of) { begin_tiles<Tensor>(shared, of); }
+
+  template <bool ALIGNED, bool RESIDENT = false, bool BEGUN = false>
   MEMBER void multiply(unsigned char* shared, const Operands<T>& of,
                        const unsigned char* resident = nullptr) {
 #pragma unroll
     for (int k = 0; k < M * G * 16; ++k) sums[k / (G * 16)][k / 16 % G][k / 4 % 4][k % 4] = 0;
 
-    multiply_tiles<Tensor, ALIGNED, RESIDENT>(
+    multiply_tiles<Tensor, ALIGNED, RESIDENT, BEGUN>(
         shared, of, resident,
         [&](const unsigned char* rows, const unsigned char* weights) { multiply_tile(rows, weights); });
   }
