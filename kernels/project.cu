@@ -33,18 +33,16 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
   Rows<T> all = {};
   all.x = a.m, all.out = a.h, all.out_by_slot = true, all.pool = a.pool, all.B = a.B;
   if (ZONEOUT) all.h = a.old_h, all.is_first = a.is_first, all.reset_h = a.reset_h;
-  Tile tile;
-  const Operands<T> operands = {rows, (int)a.N, 0, a.weight.at + first_column * a.weight.stride,
-                                a.weight.stride};
-  tile.begin(tiles, operands);  // while the rows are mapped
-
 #pragma unroll 1
   for (int r = threadIdx.x; r < Tile::ROWS; r += Tile::THREADS) {
     rows[r] = row_of(all, first_row + r, a.pool.flips && blockIdx.y == 0);
   }
   __syncthreads();
 
-  tile.template multiply<true, false, true>(tiles, operands);
+  Tile tile;
+  const Operands<T> operands = {rows, (int)a.N, 0, a.weight.at + first_column * a.weight.stride,
+                                a.weight.stride};
+  tile.template multiply<true>(tiles, operands);
   if (ZONEOUT && a.readers) clear_flags(a.is_first, a.readers + blockIdx.x, first_row, Tile::ROWS, a.B);
 
   const int count = rows_of_block<Tile::ROWS>(first_row, a.B);

@@ -760,7 +760,6 @@ PROJECT_KERNEL = [
         "a.pool.flips && blockIdx.x == 0 && blockIdx.y == 0",
     ),
     ("rows read before they are there", "  }\n  __syncthreads();\n", "  }\n"),
-    ("weights not begun", "  tile.begin(tiles, operands);", " "),
     ("an h beside m", "(int)a.N, 0,", "(int)a.N, (int)a.P,", PROJECT_LARGE),
     ("weights of the first columns", "a.weight.at + first_column * a.weight.stride", "a.weight.at"),
     ("m as long as h", "{rows, (int)a.N, 0", "{rows, (int)a.P, 0"),
