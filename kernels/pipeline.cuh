@@ -3,10 +3,9 @@
 
 #include "staging.cuh"
 
-// Queues the copies of a tile's weights.
+// Queues the copies of a tile's weights to a stage.
 template <class Tile, typename T>
-DEVICE void stage_weights_of_block(unsigned char* shared, const Operands<T>& of, int tile) {
-  unsigned char* stage = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
+DEVICE void stage_weights_of_block(unsigned char* stage, const Operands<T>& of, int tile) {
   stage_weights<4 * Tile::UNITS, Tile::THREADS>(stage + Tile::ROWS * TILE_ROW, of, tile, threadIdx.x);
 }
 
@@ -15,7 +14,7 @@ DEVICE void stage_weights_of_block(unsigned char* shared, const Operands<T>& of,
 template <class Tile, typename T> DEVICE void begin_tiles(unsigned char* shared, const Operands<T>& of) {
 #pragma unroll
   for (int tile = 0; tile < Tile::STAGES - 1; ++tile) {
-    if (tile < of.tiles()) stage_weights_of_block<Tile>(shared, of, tile);
+    if (tile < of.tiles()) stage_weights_of_block<Tile>(shared + tile * Tile::STAGE_BYTES, of, tile);
   }
 }
 
@@ -30,7 +29,7 @@ DEVICE void multiply_tiles(unsigned char* shared, const Operands<T>& of, const u
     if (tile < tiles) {
       unsigned char* to = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
       if (!RESIDENT) stage_rows<Tile::ROWS, Tile::THREADS, ALIGNED>(to, of, tile, threadIdx.x);
-      if (!has_weights) stage_weights_of_block<Tile>(shared, of, tile);
+      if (!has_weights) stage_weights_of_block<Tile>(to, of, tile);
     }
     copy_async_commit();
   };

@@ -33,7 +33,6 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
   Rows<T> all = {};
   all.x = a.m, all.out = a.h, all.out_by_slot = true, all.pool = a.pool, all.B = a.B;
   if (ZONEOUT) all.h = a.old_h, all.is_first = a.is_first, all.reset_h = a.reset_h;
-#pragma unroll 1
   for (int r = threadIdx.x; r < Tile::ROWS; r += Tile::THREADS) {
     rows[r] = row_of(all, first_row + r, a.pool.flips && blockIdx.y == 0);
   }

@@ -1010,7 +1010,7 @@ PIPELINE = [
         "    stage(tile + Tile::STAGES - 1);",
         "    stage(tile + Tile::STAGES - 1, true);",
     ),
-    ("weights of the first tile's stage", "stage = shared + tile % Tile::STAGES *", "stage = shared + 0 *"),
+    ("weights of the first tile's stage", "shared + tile * Tile::STAGE_BYTES", "shared"),
     ("tiles beyond the last", "if (tile < tiles) {", "if (true) {"),
     ("the last tile left out", "tile < tiles; ++tile", "tile < tiles - 1; ++tile"),
     ("groups of copies without an end", "    copy_async_commit();\n", ""),
