@@ -493,7 +493,7 @@ MACHINE_CODE = {
     "pipelined<float, 3>": {"LDGSTS.E.BYPASS.128": 8, "LDGDEPBAR": 4, "DEPBAR.LE": 1},
     "copied_in_part<unsigned char>": {"LDGSTS.E.BYPASS.128.ZFILL": 1, "LDGDEPBAR": 1, "DEPBAR.LE": 1},
     "handed_over<unsigned long long>": {"LD.E.64.STRONG.GPU": 1, "ST.E.64.STRONG.GPU": 1},
-    "arrived<unsigned>": {"ATOMG.E.INC.STRONG.GPU": 1},
+    "arrived<unsigned>": {"ATOM.E.INC.STRONG.GPU": 1},
     "rounded_to_tf32<float>": {},
 }
 
