@@ -1,7 +1,7 @@
 // The functions of fusedlstm/functions.py, in float and double. NaN gives NaN. Functions that saturate
 // are exact where they do. The softsign of an infinity is NaN, as in TensorFlow.
 //
-// FAST is for results that are rounded to 16 bits. It computes sigmoid and tanh from the hardware's
+// FAST is for gates from products of 16 bits or TF32. It computes sigmoid and tanh from the hardware's
 // approximations of exp(x) and 1 / x. Their absolute error is about 2^-21, even for small numbers.
 #pragma once
 
@@ -35,6 +35,12 @@ template <bool FAST = false, typename A> DEVICE A sigmoid(A x) {
 DEVICE float hyperbolic_tangent_fast(float x) {
   const float e = exponential_approx(-2 * magnitude(x));
   return copysignf((1 - e) * reciprocal_approx(1 + e), x);
+}
+
+// sigmoid(x) * tanh(y), as above, with one reciprocal for both. Its divisor is in (1, 4].
+DEVICE float sigmoid_times_tangent_fast(float x, float y) {
+  const float e = exponential_approx(-magnitude(x)), f = exponential_approx(-2 * magnitude(y));
+  return copysignf((x < 0 ? e : 1) * (1 - f) * reciprocal_approx((1 + e) * (1 + f)), y);
 }
 
 // The names of fusedlstm/functions.py.

@@ -53,6 +53,16 @@ template <class FUNCTIONS, bool FAST, typename A> DEVICE A gate_of(A z) {
   return activate<typename FUNCTIONS::Gate, FAST>(clip_gate<FUNCTIONS>(z));
 }
 
+// A gate, from its pre-activation, times a function of x.
+template <class FUNCTIONS, class FUNCTION, bool FAST, typename A> DEVICE A gated(A z, A x) {
+  const A clipped = clip_gate<FUNCTIONS>(z);
+  if constexpr (FAST && FUNCTIONS::Gate::KIND == SIGMOID && FUNCTION::KIND == TANH) {
+    return sigmoid_times_tangent_fast(clipped, x);
+  } else {
+    return activate<typename FUNCTIONS::Gate, FAST>(clipped) * activate<FUNCTION, FAST>(x);
+  }
+}
+
 // The new state, with a part of the old one kept. PART is the bits of that part.
 template <u64 PART, typename A> DEVICE A keep_part(A old, A next) {
   return PART == 0 ? next : multiply_and_add(A(of_bits(PART)), old, A(1 - of_bits(PART)) * next);
@@ -94,22 +104,22 @@ DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes
       z_i = multiply_and_add(A(widen(p.i.at[k])), c.at[k], z_i);
       z_f = multiply_and_add(A(widen(p.f.at[k])), c.at[k], z_f);
     }
-    A i, f;  // computed where they are needed first, which takes the fewest registers
-    if constexpr (FUNCTIONS::COUPLED == INPUT_GATE) {
+    const A z_g = clip_gate<FUNCTIONS>(z[2][k]);
+    A f, input;  // in an order that takes few registers
+    if constexpr (FUNCTIONS::COUPLED == NO_GATE) {
+      input = gated<FUNCTIONS, typename FUNCTIONS::Input, FAST>(z_i, z_g);
       f = gate_of<FUNCTIONS, FAST>(z_f);
-      i = add_rounded(A(1), -f);
     } else {
-      i = gate_of<FUNCTIONS, FAST>(z_i);
+      constexpr bool OF_F = FUNCTIONS::COUPLED == INPUT_GATE;
+      const A gate = gate_of<FUNCTIONS, FAST>(OF_F ? z_f : z_i), other = add_rounded(A(1), -gate);
+      input = (OF_F ? other : gate) * activate<typename FUNCTIONS::Input, FAST>(z_g);
+      f = OF_F ? gate : other;
     }
-    const A input = i * activate<typename FUNCTIONS::Input, FAST>(clip_gate<FUNCTIONS>(z[2][k]));
-    if constexpr (FUNCTIONS::COUPLED == NO_GATE) f = gate_of<FUNCTIONS, FAST>(z_f);
-    if constexpr (FUNCTIONS::COUPLED == FORGET_GATE) f = add_rounded(A(1), -i);
     A next = multiply_and_add(f, c.at[k], input);
     if (CLIP) next = clip(next, A(cell_clip));
     if (PEEPHOLE) z_o = multiply_and_add(A(widen(p.o.at[k])), next, z_o);
     c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next);
-    const A o = gate_of<FUNCTIONS, FAST>(z_o);
-    m.at[k] = Narrow<T>::of(o * activate<typename FUNCTIONS::Output, FAST>(next));
+    m.at[k] = Narrow<T>::of(gated<FUNCTIONS, typename FUNCTIONS::Output, FAST>(z_o, next));
   }
   return m;
 }

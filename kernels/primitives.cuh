@@ -74,7 +74,11 @@ template <int W, typename T> DEVICE Vector<T, W> load(const T* from) {
 }
 
 template <int W, typename T> DEVICE void store(T* to, const Vector<T, W>& value) {
-  *reinterpret_cast<Vector<T, W>*>(to) = value;
+  if constexpr (sizeof(T) == 2 && W == 2) {  // as a word, or it would be split where two branches meet
+    *reinterpret_cast<unsigned*>(to) = *reinterpret_cast<const unsigned*>(&value);
+  } else {
+    *reinterpret_cast<Vector<T, W>*>(to) = value;
+  }
 }
 
 // A matrix with contiguous rows.
@@ -171,6 +175,15 @@ template <int NEEDED = 700> DEVICE unsigned long long load_relaxed(const unsigne
 template <int NEEDED = 700> DEVICE void store_relaxed(unsigned long long* to, unsigned long long value) {
   static_assert(__CUDA_ARCH__ >= NEEDED, "st.relaxed needs sm_70");
   asm volatile("st.relaxed.gpu.u64 [%0], %1;" ::"l"(to), "l"(value) : "memory");
+}
+
+// Counts an arrival, and returns how many came before. The last of `count` sets the word back to 0. What a
+// thread did before it arrived is visible to threads that arrive later.
+template <int NEEDED = 700> DEVICE unsigned arrive(unsigned* at, unsigned count) {
+  static_assert(__CUDA_ARCH__ >= NEEDED, "atom.acq_rel needs sm_70");
+  unsigned before;
+  asm volatile("atom.inc.acq_rel.gpu.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(count - 1) : "memory");
+  return before;
 }
 
 // exp(x) and 1 / x by the hardware's approximations. exp(x) is within 2^-21 of the exact value for |x| up to

@@ -37,12 +37,12 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
     rows[r] = row_of(all, first_row + r, a.pool.flips && blockIdx.y == 0);
   }
   __syncthreads();
-  if (ZONEOUT && a.readers) clear_flags(a.is_first, a.readers + blockIdx.x, first_row, Tile::ROWS, a.B);
 
   Tile tile;
   const Operands<T> operands = {rows, (int)a.N, 0, a.weight.at + first_column * a.weight.stride,
                                 a.weight.stride};
   tile.template multiply<true>(tiles, operands);
+  if (ZONEOUT && a.readers) clear_flags(a.is_first, a.readers + blockIdx.x, first_row, Tile::ROWS, a.B);
 
   const int count = rows_of_block<Tile::ROWS>(first_row, a.B);
   finish_columns<ZONEOUT, W>(tile, rows, count, a.limit, a.copy, first_row, first_column, a.P);

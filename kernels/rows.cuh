@@ -77,17 +77,15 @@ template <int ROWS> DEVICE int rows_of_block(i64 first_row, i64 B) {
   return B - first_row < ROWS ? int(B - first_row) : ROWS;
 }
 
-// Clears the flags of a block's rows. The last of the blocks with these rows does it, once all have read
-// them. `readers` counts these blocks, and is 0 before and after. Call it after a barrier of the block.
+// Clears the flags of a block's rows, with one warp. The last of the blocks with these rows does it, once all
+// have read them. `readers` counts these blocks, and is 0 before and after. Call it after a barrier of the
+// block that follows its reads, and after the loads that need not wait for the other blocks.
 DEVICE void clear_flags(unsigned char* is_first, unsigned* readers, i64 first_row, int rows, i64 B) {
-  SHARED_ARRAY(unsigned, read_before, 1);
-  if (threadIdx.x == 0) {
-    __threadfence();
-    read_before[0] = atomicAdd(readers, 1u);
-    __threadfence();
+  if (threadIdx.x >= 32) return;
+  if (gridDim.y > 1) {
+    const unsigned before = threadIdx.x == 0 ? arrive(readers, gridDim.y) : 0;
+    if (__shfl_sync(0xffffffff, before, 0) != gridDim.y - 1) return;
+    __syncwarp();  // a shuffle doesn't order the other lanes' writes after the reads of other blocks
   }
-  __syncthreads();
-  if (read_before[0] != gridDim.y - 1) return;
-  for (int r = threadIdx.x; r < rows && first_row + r < B; r += blockDim.x) is_first[first_row + r] = 0;
-  if (threadIdx.x == 0) atomicExch(readers, 0u);  // atomic, like the other blocks' additions
+  for (int r = threadIdx.x; r < rows && first_row + r < B; r += 32) is_first[first_row + r] = 0;
 }

@@ -12,6 +12,7 @@ template <typename T_, int R, int L, int BLOCKS_> struct Simt {
   static constexpr int STAGES = 4, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
   static constexpr int THREAD_ROWS = R, THREAD_GROUPS = 2, THREAD_UNITS = 1;
+  static constexpr bool READS_EARLY = false, FAST = false;  // as in Tensor
 
   T sums[R][2][4];
 
@@ -21,12 +22,14 @@ template <typename T_, int R, int L, int BLOCKS_> struct Simt {
   MEMBER T sum(int r, int g, int gate, int) const { return sums[r][g][gate]; }
 
   // See pipeline.cuh.
-  template <bool ALIGNED, bool RESIDENT = false>
+  MEMBER void begin(unsigned char* shared, const Operands<T>& of) { begin_tiles<Simt>(shared, of); }
+
+  template <bool ALIGNED, bool RESIDENT = false, bool BEGUN = false>
   MEMBER void multiply(unsigned char* shared, const Operands<T>& of,
                        const unsigned char* resident = nullptr) {
 #pragma unroll
     for (int k = 0; k < R * 8; ++k) sums[k / 8][k / 4 % 2][k % 4] = 0;
-    multiply_tiles<Simt, ALIGNED, RESIDENT>(
+    multiply_tiles<Simt, ALIGNED, RESIDENT, BEGUN>(
         shared, of, resident,
         [&](const unsigned char* rows, const unsigned char* weights) { multiply_tile(rows, weights); });
   }

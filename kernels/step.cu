@@ -33,17 +33,30 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
   SHARED_ARRAY(Row<T>, rows, Tile::ROWS);
   const i64 first_row = (i64)blockIdx.x * Tile::ROWS;
 
+  Tile tile;
+  auto operands = [&](i64 first_unit) {
+    const T* weights = a.weight.at + 4 * first_unit * a.weight.stride;
+    return Operands<T>{rows, (int)a.I, (int)a.P, weights, a.weight.stride};
+  };
+  const i64 first_unit_of_block = PROJECT ? 0 : (i64)blockIdx.y * Tile::UNITS;
+  if (!PROJECT) tile.begin(shared, operands(first_unit_of_block));  // while the rows are mapped
+
+#pragma unroll 1
   for (int r = threadIdx.x; r < Tile::ROWS; r += Tile::THREADS) {
     rows[r] = row_of(a.rows, first_row + r, a.rows.pool.flips && blockIdx.y == 0);
   }
   __syncthreads();
-  if (a.readers) clear_flags(a.rows.is_first, a.readers + blockIdx.x, first_row, Tile::ROWS, a.rows.B);
 
-  Tile tile;
   const int count = rows_of_block<Tile::ROWS>(first_row, a.rows.B);
   auto multiply = [&](i64 first_unit) {
-    const T* weights = a.weight.at + 4 * first_unit * a.weight.stride;
-    tile.template multiply<ALIGNED>(shared, Operands<T>{rows, (int)a.I, (int)a.P, weights, a.weight.stride});
+    UnitInputs<Tile, PEEPHOLE, W> inputs;
+    if (Tile::READS_EARLY) inputs.read(tile, rows, count, a.cell, first_unit);
+    tile.template multiply<ALIGNED, false, !PROJECT>(shared, operands(first_unit));
+    if (!Tile::READS_EARLY) inputs.read(tile, rows, count, a.cell, first_unit);
+    return inputs;
+  };
+  auto clear_read_flags = [&] {
+    if (a.readers) clear_flags(a.rows.is_first, a.readers + blockIdx.x, first_row, Tile::ROWS, a.rows.B);
   };
   if constexpr (PROJECT) {
     unsigned char* ms = shared + Tile::SHARED_BYTES;
@@ -51,9 +64,9 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
     clear<Tile::THREADS>(ms, projected.tiles() * Tile::ROWS * TILE_ROW);
     for (i64 first_unit = 0; first_unit < a.cell.N; first_unit += Tile::UNITS) {
       __syncthreads();  // all are done with the tiles before
-      multiply(first_unit);
-      finish_units<FUNCTIONS, PEEPHOLE, CLIP, W>(
-          tile, rows, count, a.cell, first_unit,
+      UnitInputs<Tile, PEEPHOLE, W> inputs = multiply(first_unit);
+      finish_units<FUNCTIONS, CLIP>(
+          tile, inputs, rows, count, a.cell, first_unit,
           [&](int r, i64 unit, const Vector<T, W>& m) { put<Tile::ROWS>(ms, r, (int)unit, m); });
     }
     for (i64 first = 0; first < a.P; first += 4 * Tile::UNITS) {
@@ -63,17 +76,18 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
       tile.template multiply<true, true>(shared, columns, ms);
       finish_columns<FUNCTIONS::ZONEOUT_H, W>(tile, rows, count, a.proj_clip, a.copy, first_row, first, a.P);
     }
+    clear_read_flags();
   } else {
-    const i64 first_unit = (i64)blockIdx.y * Tile::UNITS;
-    multiply(first_unit);
-    finish_units<FUNCTIONS, PEEPHOLE, CLIP, W>(
-        tile, rows, count, a.cell, first_unit, [&](int r, i64 unit, Vector<T, W> h) {
-          const Row<T>& row = rows[r];
-          if (row.out) {
-            h = keep_h<FUNCTIONS::ZONEOUT_H>(row.h ? row.h + unit : nullptr, h);
-            store<W>(row.out + unit, h);
-          }
-          a.copy.write(first_row + r, unit, h, row.out);
-        });
+    UnitInputs<Tile, PEEPHOLE, W> inputs = multiply(first_unit_of_block);
+    clear_read_flags();  // before any store, which its fence would wait for
+    finish_units<FUNCTIONS, CLIP>(tile, inputs, rows, count, a.cell, first_unit_of_block,
+                                  [&](int r, i64 unit, Vector<T, W> h) {
+                                    const Row<T>& row = rows[r];
+                                    if (row.out) {
+                                      h = keep_h<FUNCTIONS::ZONEOUT_H>(row.h ? row.h + unit : nullptr, h);
+                                      store<W>(row.out + unit, h);
+                                    }
+                                    a.copy.write(first_row + r, unit, h, row.out);
+                                  });
   }
 }

@@ -33,25 +33,35 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> stru
   // A thread's rows, groups of units, and neighbouring units in a group.
   static constexpr int THREAD_ROWS = 2 * M, THREAD_GROUPS = G, THREAD_UNITS = 2;
 
+  // Whether registers suffice to read c before the product: see UnitInputs.
+  static constexpr bool READS_EARLY = M * G <= 2;
+  // Beside products of 16 bits or TF32, the errors of fast activations don't show.
+  static constexpr bool FAST = true;
+
   float sums[M][G][4][4];
   int warp_row, warp_group, lane;
+
+  MEMBER Tensor() {
+    const int warp = threadIdx.x / 32;
+    lane = threadIdx.x % 32;
+    warp_row = warp / WARPS_C * M * 16;
+    warp_group = warp % WARPS_C * G;
+  }
 
   MEMBER int row(int r) const { return warp_row + r * 8 + lane / 4; }
   MEMBER int unit(int g) const { return (warp_group + g) * 8 + 2 * (lane % 4); }
   MEMBER float sum(int r, int g, int gate, int e) const { return sums[r / 2][g][gate][r % 2 * 2 + e]; }
 
   // See pipeline.cuh.
-  template <bool ALIGNED, bool RESIDENT = false>
+  MEMBER void begin(unsigned char* shared, const Operands<T>& of) { begin_tiles<Tensor>(shared, of); }
+
+  template <bool ALIGNED, bool RESIDENT = false, bool BEGUN = false>
   MEMBER void multiply(unsigned char* shared, const Operands<T>& of,
                        const unsigned char* resident = nullptr) {
-    const int warp = threadIdx.x / 32;
-    lane = threadIdx.x % 32;
-    warp_row = warp / WARPS_C * M * 16;
-    warp_group = warp % WARPS_C * G;
 #pragma unroll
     for (int k = 0; k < M * G * 16; ++k) sums[k / (G * 16)][k / 16 % G][k / 4 % 4][k % 4] = 0;
 
-    multiply_tiles<Tensor, ALIGNED, RESIDENT>(
+    multiply_tiles<Tensor, ALIGNED, RESIDENT, BEGUN>(
         shared, of, resident,
         [&](const unsigned char* rows, const unsigned char* weights) { multiply_tile(rows, weights); });
   }

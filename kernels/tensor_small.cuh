@@ -14,6 +14,7 @@ template <typename T_, int ROWS_> struct TensorSmall {
   static constexpr int SHARED_BYTES = WARPS * STAGES * STAGE_BYTES;
   // Each thread has one pair of a row's units, or nothing.
   static constexpr int THREAD_ROWS = 1, THREAD_GROUPS = 1, THREAD_UNITS = 2;
+  static constexpr bool READS_EARLY = true, FAST = true;  // as in Tensor
   static_assert(ROWS * UNITS / 2 <= THREADS, "a thread has one pair of units");
 
   static constexpr int PITCH = ROWS % 32 ? ROWS : ROWS + 8;  // so that units are in different banks
@@ -28,8 +29,19 @@ template <typename T_, int ROWS_> struct TensorSmall {
     return total;
   }
 
-  // RESIDENT: see pipeline.cuh.
-  template <bool ALIGNED, bool RESIDENT = false>
+  // See begin_tiles.
+  MEMBER void begin(unsigned char* shared, const Operands<T>& of) {
+    const int warp = threadIdx.x / 32;
+#pragma unroll
+    for (int pass = 0; pass < STAGES - 1; ++pass) {
+      if (pass * WARPS + warp >= of.tiles()) return;
+      unsigned char* to = shared + (warp * STAGES + pass) * STAGE_BYTES;
+      stage_weights<WEIGHT_ROWS, 32>(to, of, pass * WARPS + warp, threadIdx.x % 32);
+    }
+  }
+
+  // RESIDENT and BEGUN: see pipeline.cuh.
+  template <bool ALIGNED, bool RESIDENT = false, bool BEGUN = false>
   MEMBER void multiply(unsigned char* shared, const Operands<T>& of,
                        const unsigned char* resident = nullptr) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -39,17 +51,17 @@ template <typename T_, int ROWS_> struct TensorSmall {
 
     unsigned char* own = shared + warp * STAGES * STAGE_BYTES;
     const int tiles = of.tiles();
-    auto stage = [&](int pass) {
+    auto stage = [&](int pass, bool has_weights = false) {
       const int tile = pass * WARPS + warp;
       if (tile < tiles) {
         unsigned char* to = own + pass % STAGES * STAGE_BYTES;
-        stage_weights<WEIGHT_ROWS, 32>(to, of, tile, lane);
+        if (!has_weights) stage_weights<WEIGHT_ROWS, 32>(to, of, tile, lane);
         if (!RESIDENT) stage_rows<ROWS, 32, ALIGNED>(to + WEIGHT_ROWS * TILE_ROW, of, tile, lane);
       }
       copy_async_commit();
     };
 #pragma unroll
-    for (int pass = 0; pass < STAGES - 1; ++pass) stage(pass);
+    for (int pass = 0; pass < STAGES - 1; ++pass) stage(pass, BEGUN);
     for (int pass = 0; pass * WARPS + warp < tiles; ++pass) {
       copy_async_wait<STAGES - 2>();
       __syncwarp();  // all lanes have copied this tile, and multiplied the one before

@@ -4,33 +4,54 @@
 #include "cell.cuh"
 #include "rows.cuh"
 
-// Loads the bias of W neighbouring units, by gate; zeros without a bias.
-template <int W, typename A, typename T>
-DEVICE void load_bias(A (&to)[4][W], const T* bias, i64 unit, i64 N) {
+// What a thread adds to its sums. It reads all of this before it stores anything: a load behind a store would
+// wait for it, as both may be of one address.
+template <class Tile, bool PEEPHOLE, int W> struct UnitInputs {
+  typedef typename Tile::T T;
+  typedef typename Arithmetic<T>::type A;
+  static constexpr int PARTS = Tile::THREAD_GROUPS * Tile::THREAD_UNITS / W;  // of W neighbouring units
+  Vector<A, W> c[PARTS][Tile::THREAD_ROWS];  // the old one; zeros if there is none
+  Vector<T, W> bias[PARTS][4];               // by gate; zeros if there is none
+  Peepholes<T, W> peepholes[PARTS];
+
+  MEMBER static int group(int part) { return part * W / Tile::THREAD_UNITS; }
+  MEMBER static int in_group(int part) { return part * W % Tile::THREAD_UNITS; }
+  MEMBER static i64 unit(const Tile& tile, int part) { return tile.unit(group(part)) + in_group(part); }
+
+  // `first_unit` is the block's.
+  MEMBER void read(const Tile& tile, const Row<T>* rows, int count, const Cell<T>& cell, i64 first_unit) {
 #pragma unroll
-  for (int gate = 0; gate < 4; ++gate) {
+    for (int part = 0; part < PARTS; ++part) {
+      const i64 at = first_unit + unit(tile, part);
+      const bool exists = at < cell.N;
 #pragma unroll
-    for (int k = 0; k < W; ++k) to[gate][k] = 0;
-    if (bias) add(to[gate], bias + gate * N + unit);
+      for (int gate = 0; gate < 4; ++gate) {
+        bias[part][gate] = {};
+        if (cell.bias && exists) bias[part][gate] = load<W>(cell.bias + gate * cell.N + at);
+      }
+      if (PEEPHOLE && exists) peepholes[part] = load_peepholes<W>(cell.peephole, at, cell.N);
+#pragma unroll
+      for (int k = 0; k < Tile::THREAD_ROWS; ++k) {
+        const int r = tile.row(k);
+        c[part][k] = {};
+        if (exists && r < count && rows[r].c) c[part][k] = load<W>(rows[r].c + at);
+      }
+    }
   }
-}
+};
 
 // Turns the gates of a tile's units into c and m, as in cell.cuh, W units at once. keep(r, unit, m) takes the
 // m of the block's row r, which is zeros if the row takes no step. `first_unit` is the block's.
-template <class FUNCTIONS, bool PEEPHOLE, bool CLIP, int W, class Tile, class Keep>
-DEVICE void finish_units(const Tile& tile, const Row<typename Tile::T>* rows, int count,
-                         const Cell<typename Tile::T>& cell, i64 first_unit, Keep keep) {
+template <class FUNCTIONS, bool CLIP, class Tile, bool PEEPHOLE, int W, class Keep>
+DEVICE void finish_units(const Tile& tile, UnitInputs<Tile, PEEPHOLE, W>& inputs,
+                         const Row<typename Tile::T>* rows, int count, const Cell<typename Tile::T>& cell,
+                         i64 first_unit, Keep keep) {
   typedef typename Tile::T T;
   typedef typename Arithmetic<T>::type A;
 #pragma unroll
-  for (int part = 0; part < Tile::THREAD_GROUPS * Tile::THREAD_UNITS / W; ++part) {
-    const int g = part * W / Tile::THREAD_UNITS, e = part * W % Tile::THREAD_UNITS;
-    const i64 unit = first_unit + tile.unit(g) + e;
+  for (int part = 0; part < inputs.PARTS; ++part) {
+    const i64 unit = first_unit + inputs.unit(tile, part);
     if (unit >= cell.N) continue;
-    A bias[4][W];
-    load_bias(bias, cell.bias, unit, cell.N);
-    Peepholes<T, W> peepholes;
-    if (PEEPHOLE) peepholes = load_peepholes<W>(cell.peephole, unit, cell.N);
 #pragma unroll
     for (int k = 0; k < Tile::THREAD_ROWS; ++k) {
       const int r = tile.row(k);
@@ -39,16 +60,17 @@ DEVICE void finish_units(const Tile& tile, const Row<typename Tile::T>* rows, in
       Vector<T, W> m;
       if (row.out) {
         A z[4][W];
-        Vector<A, W> state;
 #pragma unroll
         for (int w = 0; w < W; ++w) {
 #pragma unroll
-          for (int gate = 0; gate < 4; ++gate) z[gate][w] = tile.sum(k, g, gate, e + w) + bias[gate][w];
-          state.at[w] = A(0);
+          for (int gate = 0; gate < 4; ++gate) {
+            const A sum = tile.sum(k, inputs.group(part), gate, inputs.in_group(part) + w);
+            z[gate][w] = sum + A(widen(inputs.bias[part][gate].at[w]));
+          }
         }
-        if (row.c) state = load<W>(row.c + unit);
-        m = advance<FUNCTIONS, PEEPHOLE, CLIP, sizeof(T) == 2>(z, state, peepholes, cell.clip);
-        store<W>(row.c_out + unit, state);
+        Vector<A, W>& c = inputs.c[part][k];
+        m = advance<FUNCTIONS, PEEPHOLE, CLIP, Tile::FAST>(z, c, inputs.peepholes[part], cell.clip);
+        store<W>(row.c_out + unit, c);
       } else {
 #pragma unroll
         for (int w = 0; w < W; ++w) m.at[w] = Narrow<T>::of(0);

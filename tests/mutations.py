@@ -181,7 +181,7 @@ OTHER_PART = "keep_part<FUNCTIONS::ZONEOUT_C>(next, c.at[k])"
 KEPT_BEFORE_O = "    next = c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next);\n"
 CLIP_AND_PEEPHOLE = """    if (CLIP) next = clip(next, A(cell_clip));
     if (PEEPHOLE) z_o = multiply_and_add(A(widen(p.o.at[k])), next, z_o);"""
-OF_Z_I = "f = gate_of<FUNCTIONS, FAST>(z_i);\n      i"
+GATED = "gated<FUNCTIONS, typename FUNCTIONS::Output, FAST>(z_o, next)"
 CELL = [
     ("gates i and f swapped", "z_i = z[0][k], z_f = z[1][k]", "z_i = z[1][k], z_f = z[0][k]"),
     ("gate o in g's place", "(z[2][k])", "(z[3][k])"),
@@ -191,7 +191,7 @@ CELL = [
     # The state.
     ("no clip of c", "    if (CLIP) next = clip(next, A(cell_clip));\n", ""),
     ("clips without the option", "if (CLIP) next", "next"),
-    ("f and i swapped in the sum", "multiply_and_add(f, c.at[k]", "multiply_and_add(i, c.at[k]"),
+    ("f and i swapped in the sum", "multiply_and_add(f, c.at[k], input)", "multiply_and_add(input, c.at[k], f)"),
     ("the old c stays", "    c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next);\n", ""),
     ("no part of c stays", "c.at[k] = keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next)", "c.at[k] = next"),
     ("the other part of c stays", "keep_part<FUNCTIONS::ZONEOUT_C>(c.at[k], next)", OTHER_PART),
@@ -206,25 +206,30 @@ CELL = [
     ("peephole o sees the old c", "(A(widen(p.o.at[k])), next", "(A(widen(p.o.at[k])), c.at[k]"),
     ("peephole o before the clip", CLIP_AND_PEEPHOLE, "\n".join(CLIP_AND_PEEPHOLE.split("\n")[::-1])),
     # The output.
-    ("h without its activation", "activate<typename FUNCTIONS::Output, FAST>(next)", "next"),
-    ("tanh whatever the activation", "activate<typename FUNCTIONS::Output,", "activate<Function<TANH>,"),
-    ("o without its function", "o = gate_of<FUNCTIONS, FAST>(z_o)", "o = z_o"),
+    ("h without its activation", GATED, "gate_of<FUNCTIONS, FAST>(z_o) * next"),
+    ("tanh whatever the activation", "typename FUNCTIONS::Output, FAST", "Function<TANH>, FAST"),
+    ("o without its function", GATED, "z_o * activate<typename FUNCTIONS::Output, FAST>(next)"),
     # Functions.
     ("g's function for the output", "FUNCTIONS::Output, FAST", "FUNCTIONS::Input, FAST"),
-    ("the output's function for g", "FUNCTIONS::Input, FAST", "FUNCTIONS::Output, FAST"),
-    ("g's function for gates", "FUNCTIONS::Gate, FAST", "FUNCTIONS::Input, FAST"),
-    ("sigmoids whatever the gates", "activate<typename FUNCTIONS::Gate, FAST>", "sigmoid<FAST>"),
-    ("gates not clipped", "FAST>(clip_gate<FUNCTIONS>(z))", "FAST>(z)"),
+    ("the output's function for g", "FUNCTIONS::Input, FAST>(z_i", "FUNCTIONS::Output, FAST>(z_i"),
+    ("the output's function for a coupled g", "FUNCTIONS::Input, FAST>(z_g", "FUNCTIONS::Output, FAST>(z_g"),
+    ("g's function for f", "FUNCTIONS::Gate, FAST>(clip_gate", "FUNCTIONS::Input, FAST>(clip_gate"),
+    ("g's function for i and o", "FUNCTIONS::Gate, FAST>(clipped", "FUNCTIONS::Input, FAST>(clipped"),
+    ("sigmoids whatever f", "activate<typename FUNCTIONS::Gate, FAST>(clip_gate", "sigmoid<FAST>(clip_gate"),
+    ("sigmoids whatever i and o", "activate<typename FUNCTIONS::Gate, FAST>(clipped", "sigmoid<FAST>(clipped"),
+    ("f not clipped", "FAST>(clip_gate<FUNCTIONS>(z))", "FAST>(z)"),
+    ("i and o not clipped", "clipped = clip_gate<FUNCTIONS>(z)", "clipped = z"),
     ("g not clipped", "clip_gate<FUNCTIONS>(z[2][k])", "z[2][k]"),
     ("gates clipped without the option alone", "CLIP == INFINITE", "CLIP != INFINITE"),
     ("gate i clipped before its peephole", "z_i = z[0][k]", "z_i = clip_gate<FUNCTIONS>(z[0][k])"),
     ("gate o clipped before its peephole", "z_o = z[3][k]", "z_o = clip_gate<FUNCTIONS>(z[3][k])"),
-    ("c' clipped as gates are", "FAST>(next)", "FAST>(clip_gate<FUNCTIONS>(next))"),
+    ("c' clipped as gates are", "(z_o, next)", "(z_o, clip_gate<FUNCTIONS>(next))"),
     ("the other gate coupled", "COUPLED = COUPLED_GATE", "COUPLED = COUPLED_GATE ? 3 - COUPLED_GATE : NO_GATE"),
-    ("a coupled i is f", "i = add_rounded(A(1), -f)", "i = f"),
-    ("a coupled f is i", "f = add_rounded(A(1), -i)", "f = i"),
-    ("a coupled f has a gate of its own", "f = add_rounded(A(1), -i)", "f = gate_of<FUNCTIONS, FAST>(z_f)"),
-    ("a coupled i is of its own gate", "f = gate_of<FUNCTIONS, FAST>(z_f);\n      i", OF_Z_I),
+    ("a coupled i is f", "(OF_F ? other : gate) *", "gate *"),
+    ("a coupled f is i", "f = OF_F ? gate : other", "f = gate"),
+    ("a coupled f has a gate of its own", "f = OF_F ? gate : other", "f = gate_of<FUNCTIONS, FAST>(z_f)"),
+    ("a coupled i has a gate of its own", "OF_F ? z_f : z_i", "z_i"),
+    ("one less than a coupled gate", "other = add_rounded(A(1), -gate)", "other = add_rounded(gate, A(-1))"),
     ("the difference for the sum", "widen(a.at[k]), widen(b.at[k])", "widen(a.at[k]), -widen(b.at[k])", PLANNED),
     ("the sum of a vector's first", ", widen(b.at[k])", ", widen(b.at[0])", PLANNED),
     ("no sum", "add_rounded(widen(a.at[k]), widen(b.at[k]))", "widen(a.at[k])", PLANNED),
@@ -660,6 +665,18 @@ PRIMITIVES = [
     ("vectors loaded one element on", "Vector<T, W>*>(from)", "Vector<T, W>*>(from + 1)"),
     ("every other element, twice", "return *reinterpret_cast<const Vector<T, W>*>(from);", DOUBLED),
     ("vectors stored one element back", "Vector<T, W>*>(to) =", "Vector<T, W>*>(to - 1) ="),
+    (
+        "pairs stored one element back",
+        "reinterpret_cast<unsigned*>(to) =",
+        "reinterpret_cast<unsigned*>(to - 1) =",
+        SMALL,
+    ),
+    (
+        "the first of a pair stored alone",
+        "*reinterpret_cast<unsigned*>(to) = *reinterpret_cast<const unsigned*>(&value)",
+        "*to = value.at[0]",
+        SMALL,
+    ),
     ("vectors of twice the size", "T at[W];", "T at[2 * W];"),
     ("vectors of too large an alignment", "16 ? 16 : sizeof(T) * W", "16 ? 32 : 2 * sizeof(T) * W"),
 ]
@@ -669,6 +686,8 @@ STEP_KERNEL = [
     # Flags, once all blocks have read them.
     ("readers of the first rows", "readers + blockIdx.x", "readers"),
     ("flags always cleared", "if (a.readers) clear_flags", "clear_flags"),
+    ("flags not cleared", "    clear_read_flags();  // before", "    // before"),
+    ("flags not cleared by a projection", "    }\n    clear_read_flags();\n", "    }\n", PROJECTS),
     # Blocks.
     ("rows of a block overlap", "(i64)blockIdx.x * Tile::ROWS", "(i64)blockIdx.x * (Tile::ROWS - 1)"),
     ("units of a block overlap", "(i64)blockIdx.y * Tile::UNITS", "(i64)blockIdx.y * Tile::UNITS / 2"),
@@ -681,7 +700,9 @@ STEP_KERNEL = [
         OFFSETS,
     ),
     ("x and h of each other's length", "(int)a.I, (int)a.P", "(int)a.P, (int)a.I"),
-    ("rows read before they are there", "  }\n  __syncthreads();\n  if (a.readers)", "  }\n  if (a.readers)"),
+    ("rows read before they are there", "  }\n  __syncthreads();\n\n  const", "  }\n\n  const"),
+    ("weights not begun", "  if (!PROJECT) tile.begin(shared, operands(first_unit_of_block));", " "),
+    ("weights begun for the first units", "operands(first_unit_of_block)", "operands(0)"),
     # Words.
     ("words flipped unasked", "a.rows.pool.flips && blockIdx.y == 0", "blockIdx.y == 0"),
     ("words not flipped", "a.rows.pool.flips && blockIdx.y == 0", "false"),
@@ -767,13 +788,28 @@ COPIES = [
     ("int offset of input after a matmul", "row * input.stride", "(int)(row * input.stride)", PLANNED_HALF),
 ]
 
+ONES_OF_BIAS = "for (int w = 0; w < W; ++w) bias[part][gate].at[w] = Narrow<T>::of(1);"
+ONES_OF_C = "for (int w = 0; w < W; ++w) c[part][k].at[w] = A(1);"
 TILE_EPILOGUE = [
-    # Bias.
-    ("a bias where there is none", "to[gate][k] = 0", "to[gate][k] = 1"),
-    ("bias not checked for null", "if (bias) add", "add"),
-    ("no bias", "    if (bias) add(to[gate], bias + gate * N + unit);\n", ""),
-    ("bias interleaved", "bias + gate * N + unit", "bias + gate + 4 * unit"),
-    ("bias of gate i", "bias + gate * N + unit", "bias + unit"),
+    # Inputs.
+    ("a bias where there is none", "bias[part][gate] = {};", ONES_OF_BIAS),
+    ("bias not checked for null", "cell.bias && exists", "exists"),
+    ("bias of units beyond the last", "cell.bias && exists", "cell.bias"),
+    ("no bias", "if (cell.bias && exists) bias", "if (false) bias"),
+    ("bias interleaved", "cell.bias + gate * cell.N + at", "cell.bias + gate + 4 * at"),
+    ("bias of gate i", "cell.bias + gate * cell.N + at", "cell.bias + at"),
+    ("inputs of a unit too many", "at < cell.N", "at <= cell.N"),
+    ("inputs of another block", "at = first_unit + unit(tile, part)", "at = unit(tile, part)"),
+    ("no load of peepholes", "if (PEEPHOLE && exists) peepholes", "if (!PEEPHOLE && exists) peepholes"),
+    ("peepholes of units beyond the last", "if (PEEPHOLE && exists)", "if (PEEPHOLE)"),
+    ("c of a reset is 1", "c[part][k] = {};", ONES_OF_C),
+    ("c of rows of no block", "exists && r < count && rows", "exists && rows"),
+    ("c of units beyond the last", "exists && r < count && rows", "r < count && rows"),
+    ("c not checked for null", "r < count && rows[r].c)", "r < count)"),
+    ("the new c read", "load<W>(rows[r].c + at)", "load<W>(rows[r].c_out + at)"),
+    ("the first units of c read", "load<W>(rows[r].c + at)", "load<W>(rows[r].c)"),
+    ("units of the next group", "return part * W / Tile::THREAD_UNITS", "return part", MEDIUM),
+    ("the first of two units", "return part * W % Tile::THREAD_UNITS", "return 0"),
     # Units.
     ("unit guard one too far", "unit >= cell.N", "unit > cell.N"),
     ("no unit guard", "    if (unit >= cell.N) continue;\n", ""),
@@ -783,21 +819,20 @@ TILE_EPILOGUE = [
         "if (r > count) continue;\n      const Row",
     ),
     ("no row guard", "      if (r >= count) continue;\n      const Row", "      const Row"),
-    ("units of another block", "unit = first_unit + tile.unit(g) + e", "unit = tile.unit(g) + e"),
-    ("sums of the first of two units", "gate, e + w) + bias", "gate, e) + bias"),
-    ("sums of a gate's neighbour", "tile.sum(k, g, gate, e + w) + bias", "tile.sum(k, g, gate ^ 1, e + w) + bias"),
-    ("sums of the first group", "tile.sum(k, g, gate, e + w) + bias", "tile.sum(k, 0, gate, e + w) + bias", LARGE),
-    ("sums of the first row", "tile.sum(k, g, gate, e + w) + bias", "tile.sum(0, g, gate, e + w) + bias", LARGE),
-    ("sums without a bias", " + bias[gate][w]", ""),
+    ("units of another block", "first_unit + inputs.unit(tile, part)", "inputs.unit(tile, part)"),
+    ("sums of the first of two units", "inputs.in_group(part) + w)", "inputs.in_group(part))"),
+    ("sums of a gate's neighbour", "group(part), gate, inputs", "group(part), gate ^ 1, inputs"),
+    ("sums of the first group", "tile.sum(k, inputs.group(part)", "tile.sum(k, 0", LARGE),
+    ("sums of the first row", "tile.sum(k, inputs", "tile.sum(0, inputs", LARGE),
+    ("sums without a bias", " + A(widen(inputs.bias[part][gate].at[w]))", ""),
+    ("the bias of the first units", "inputs.bias[part]", "inputs.bias[0]", LARGE),
+    ("the peepholes of the first units", "inputs.peepholes[part]", "inputs.peepholes[0]", LARGE),
+    ("the c of the first row", "inputs.c[part][k]", "inputs.c[part][0]", LARGE),
+    ("the c of the first units", "inputs.c[part][k]", "inputs.c[0][k]", LARGE),
     ("rows without a slot step", "if (row.out) {", "if (true) {"),
-    ("c of a reset is 1", "state.at[w] = A(0)", "state.at[w] = A(1)"),
-    ("c not checked for null", "if (row.c) state", "state"),
-    ("the new c read", "load<W>(row.c + unit)", "load<W>(row.c_out + unit)"),
-    ("the first units of c read", "load<W>(row.c + unit)", "load<W>(row.c)"),
-    ("c not stored", "        store<W>(row.c_out + unit, state);\n", ""),
-    ("no load of peepholes", "if (PEEPHOLE) peepholes", "if (!PEEPHOLE) peepholes"),
-    ("double by approximations", "sizeof(T) == 2>", "true>", SIMT_DOUBLE),
-    ("a clip of the wrong sign", "peepholes, cell.clip)", "peepholes, -cell.clip)"),
+    ("c not stored", "        store<W>(row.c_out + unit, c);\n", ""),
+    ("double by approximations", "CLIP, Tile::FAST>", "CLIP, true>", SIMT_DOUBLE),
+    ("a clip of the wrong sign", "[part], cell.clip)", "[part], -cell.clip)"),
     ("a skipped row's m is 1", "Narrow<T>::of(0)", "Narrow<T>::of(1)"),
     ("m of another row", "      keep(r, unit, m);", "      keep(k, unit, m);", MEDIUM),
     # Columns.
@@ -829,6 +864,9 @@ TILE_EPILOGUE = [
 
 STEP_COUNT = "B - first_row < ROWS ? int(B - first_row) : ROWS"
 NEW_WORD = "store_relaxed(of.pool.words + slot, 2 * (u64)of.pool.tick + !parity)"
+COUNTED = "threadIdx.x == 0 ? arrive(readers, gridDim.y) : 0"
+COUNTED_RELAXED = """threadIdx.x == 0 ? atomicAdd(readers, 1u) : 0;
+    if (threadIdx.x == 0 && before == gridDim.y - 1) atomicExch(readers, 0u)"""
 ROWS = [
     ("a flipped word taken for the old", "int(word & 1) ^ int(word >> 1 == tick)", "int(word & 1)"),
     ("parity of the tick", "int(word & 1) ^", "int(word >> 1 & 1) ^"),
@@ -887,18 +925,20 @@ ROWS = [
     ("int offset of reset_c", "row * of.reset_c.stride", "(int)(row * of.reset_c.stride)", OFFSETS),
     ("int offset of out", "(of.out_by_slot ? after : row) *", "(int)(of.out_by_slot ? after : row) * (int)", OFFSETS),
     # Flags.
-    ("no fence before a block is counted", "    __threadfence();\n    read_before[0]", "    read_before[0]"),
-    ("no fence after a block is counted", "1u);\n    __threadfence();", "1u);"),
-    ("the count not waited for", "  }\n  __syncthreads();\n  if (read_before", "  }\n  if (read_before"),
-    ("flags cleared by every block", "  if (read_before[0] != gridDim.y - 1) return;\n", ""),
-    ("flags cleared by the last but one", "gridDim.y - 1", "gridDim.y - 2"),
+    ("flags cleared by all warps", "  if (threadIdx.x >= 32) return;\n", "", MEDIUM),
+    ("no block is counted", "gridDim.y > 1", "false"),
+    ("blocks counted without an order", COUNTED, COUNTED_RELAXED),
+    ("every lane is counted", COUNTED, "arrive(readers, gridDim.y)"),
+    ("lanes not ordered after the count", "    __syncwarp();  // a shuffle", "    // a shuffle"),
+    ("a block too many is counted", "arrive(readers, gridDim.y)", "arrive(readers, gridDim.y + 1)"),
+    ("flags cleared by every block", "    if (__shfl_sync(0xffffffff, before, 0) != gridDim.y - 1) return;\n", ""),
+    ("flags cleared by the last but one", "!= gridDim.y - 1", "!= gridDim.y - 2"),
     ("flags never cleared", "!= gridDim.y - 1", "!= gridDim.y"),
-    ("flags cleared after all blocks of rows", "gridDim.y - 1", "gridDim.x - 1"),
+    ("flags cleared after all blocks of rows", "!= gridDim.y - 1", "!= gridDim.x - 1"),
+    ("flags of the first lane", "r += 32) is_first", "r += rows) is_first", MEDIUM),
     ("flags of rows beyond the batch", "r < rows && first_row + r < B", "r < rows"),
     ("flags of the first rows", CLEAR, "is_first[r] = 0;"),
     ("flags set", CLEAR, "is_first[first_row + r] = 1;"),
-    ("readers not set back", "  if (threadIdx.x == 0) atomicExch(readers, 0u);", " "),
-    ("readers set back by a plain store", "atomicExch(readers, 0u)", "*readers = 0"),
 ]
 
 STAGING = [
@@ -962,11 +1002,19 @@ PIPELINE = [
     ("a stage overwritten while others read", BARRIER + STAGE, STAGE + BARRIER),
     ("tiles that are staged one too far", STAGE, "    stage(tile + Tile::STAGES);\n"),
     ("a stage that is not the tile's", "to = shared + tile % Tile::STAGES", "to = shared + tile % (Tile::STAGES - 1)"),
-    ("a stage too few at first", "tile < Tile::STAGES - 1; ++tile", "tile < Tile::STAGES - 2; ++tile"),
+    ("a stage too few at first", "STAGES - 1; ++tile) stage(", "STAGES - 2; ++tile) stage("),
+    ("weights of a tile too few at first", "STAGES - 1; ++tile) {", "STAGES - 2; ++tile) {"),
+    ("weights beyond the last tile at first", "tile < of.tiles()", "true"),
+    (
+        "weights of later tiles left out",
+        "    stage(tile + Tile::STAGES - 1);",
+        "    stage(tile + Tile::STAGES - 1, true);",
+    ),
+    ("weights of the first tile's stage", "shared + tile * Tile::STAGE_BYTES", "shared"),
     ("tiles beyond the last", "if (tile < tiles) {", "if (true) {"),
     ("the last tile left out", "tile < tiles; ++tile", "tile < tiles - 1; ++tile"),
     ("groups of copies without an end", "    copy_async_commit();\n", ""),
-    ("weights over rows", "(to + Tile::ROWS * TILE_ROW", "(to + (Tile::ROWS - 1) * TILE_ROW"),
+    ("weights over rows", "(stage + Tile::ROWS * TILE_ROW", "(stage + (Tile::ROWS - 1) * TILE_ROW"),
     ("m's first tile alone", "resident + tile * Tile::ROWS * TILE_ROW", "resident", PROJECTS_MEDIUM),
 ]
 TENSOR = [
@@ -1005,6 +1053,10 @@ TENSOR_SMALL = [
     ("a stage overwritten while others read", SMALL_BARRIER + SMALL_STAGE, SMALL_STAGE + SMALL_BARRIER),
     ("tiles that are staged one too far", SMALL_STAGE, "      stage(pass + STAGES);\n"),
     ("a stage that is not the tile's", "to = own + pass % STAGES", "to = own + pass % (STAGES - 1)"),
+    ("weights of a tile too few at first", "pass < STAGES - 1; ++pass) {", "pass < STAGES - 2; ++pass) {"),
+    ("weights beyond the last tile at first", "      if (pass * WARPS + warp >= of.tiles()) return;\n", ""),
+    ("weights of one pipeline at first", "(warp * STAGES + pass) * STAGE_BYTES", "pass * STAGE_BYTES"),
+    ("weights of all warps at first", "of, pass * WARPS + warp, threadIdx", "of, pass, threadIdx"),
     ("warps of one pipeline", "shared + warp * STAGES * STAGE_BYTES", "shared"),
     ("pipelines overlap", "shared + warp * STAGES * STAGE_BYTES", "shared + warp * (STAGES - 1) * STAGE_BYTES"),
     ("tiles of all warps", "const int tile = pass * WARPS + warp", "const int tile = pass + warp"),
@@ -1065,22 +1117,39 @@ SIMT_TILES = [
     ("sums in the wrong place", "T& sum = sums[r][k / 4][k % 4]", "T& sum = sums[r][k % 2][k / 2]"),
 ]
 
+# Instances with tanh where no sigmoid is a factor.
+OTHER_GATES = "test_step and small32-__nv_bfloat16"
 FAST_ACTIVATIONS = [
     ("fast sigmoid without its one", "reciprocal_approx(1 + e);", "reciprocal_approx(e);"),
-    ("fast sigmoid of the other sign", "e = exponential_approx(-magnitude(x))", "e = exponential_approx(magnitude(x))"),
-    ("fast tanh of half", "exponential_approx(-2 * magnitude(x))", "exponential_approx(-magnitude(x))"),
-    ("fast tanh that overflows", "exponential_approx(-2 * magnitude(x))", "exponential_approx(2 * magnitude(x))"),
+    (
+        "fast sigmoid of the other sign",
+        "    e = exponential_approx(-magnitude(x))",
+        "    e = exponential_approx(magnitude(x))",
+    ),
+    ("fast tanh of half", "exponential_approx(-2 * magnitude(x))", "exponential_approx(-magnitude(x))", OTHER_GATES),
     (
         "fast tanh without a sign",
         "copysignf((1 - e) * reciprocal_approx(1 + e), x)",
         "(1 - e) * reciprocal_approx(1 + e)",
+        OTHER_GATES,
     ),
+    ("fast product of a positive gate", "(x < 0 ? e : 1) * (1 - f)", "(1 - f)"),
+    ("fast product of a negative gate", "(x < 0 ? e : 1) * (1 - f)", "e * (1 - f)"),
+    ("fast product of the wrong sign", "(1 + f)), y)", "(1 + f)), x)"),
+    ("fast product that overflows", "f = exponential_approx(-2 * mag", "f = exponential_approx(2 * mag"),
+    ("fast product with half of tanh", "f = exponential_approx(-2 * mag", "f = exponential_approx(-mag"),
+    ("fast product without one divisor", "reciprocal_approx((1 + e) * (1 + f))", "reciprocal_approx(1 + e)"),
     ("fast tanh whatever the activation", "KIND == TANH && FAST", "FAST"),
     (
         "fast activations without their sigmoid",
         "if (KIND == SIGMOID) return sigmoid<FAST>(x)",
         "if (KIND == SIGMOID) return x",
     ),
+]
+
+FAST_PRODUCTS = [
+    ("fast products whatever the gates", "FAST && FUNCTIONS::Gate::KIND == SIGMOID &&", "FAST &&", OTHER_GATES),
+    ("fast products whatever the function", " && FUNCTION::KIND == TANH) {", ") {", LARGE),
 ]
 
 OTHER_PART_OF_H = "keep_part<PART>(A(widen(next.at[k])), A(widen(before.at[k])))"
@@ -1162,7 +1231,8 @@ MUTATIONS = [
     *(Mutation("tensor.cuh", what, old, new, *tests or [MEDIUM]) for what, old, new, *tests in TENSOR),
     *(Mutation("tensor_small.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in TENSOR_SMALL),
     *(Mutation("simt.cuh", what, old, new, *tests or [SIMT]) for what, old, new, *tests in SIMT_TILES),
-    *(Mutation("activations.cuh", what, old, new, tests=LARGE) for what, old, new in FAST_ACTIVATIONS),
+    *(Mutation("activations.cuh", what, old, new, *tests or [LARGE]) for what, old, new, *tests in FAST_ACTIVATIONS),
+    *(Mutation("cell.cuh", what, old, new, tests=tests) for what, old, new, tests in FAST_PRODUCTS),
     *(
         Mutation("interleave.cu", what, old, new, *tests or [INTERLEAVE])
         for what, old, new, *tests in INTERLEAVE_KERNEL

@@ -42,6 +42,11 @@ template <class FUNCTION> __global__ void fast(const float* in, float* out, i64 
   if (index() < count) out[index()] = activate<FUNCTION, true>(in[index()]);
 }
 
+// x are the first `count` numbers, and y the others.
+template <typename A> __global__ void fast_products(const A* in, A* out, i64 count) {
+  if (index() < count) out[index()] = sigmoid_times_tangent_fast(in[index()], in[count + index()]);
+}
+
 template <typename A> __global__ void numbers_of_bits(const u64* in, A* out, i64 count) {
   if (index() < count) out[index()] = of_bits(in[index()]);
 }
@@ -103,6 +108,11 @@ template <typename T> __global__ void handed_over(const T* in, T* words, T* out,
     __nanosleep(20);
   }
   out[i] = word;
+}
+
+// Each block of one thread writes how many arrived before it, in rounds of `count`.
+template <typename T> __global__ void arrived(T* counter, T* out, i64 count) {
+  out[blockIdx.x] = arrive(counter, T(count));
 }
 
 // Thread i copies the first i bytes of row i. Rows have 16 bytes, and go to the first half of 32 bytes that

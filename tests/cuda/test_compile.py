@@ -200,7 +200,7 @@ def test_steps(tile, dtype, architecture):
     if REQUIRED or sass.disassembler() is not None:  # without it, the test has still compiled the kernels
         (program,) = listings(kernels[:1], architecture, sass.program)
         assert_multiplies(kernels[0], Counter(each.opcode for each in program), tile, dtype)
-        assert step_code.complaints(program, tile, dtype) == step_code.known(tile, dtype, architecture), kernels[0].name
+        assert not step_code.complaints(program, tile, dtype), kernels[0].name
 
 
 @pytest.mark.nightly
@@ -452,7 +452,12 @@ def test_kernels_of_primitives_compile(architecture):
             )
         ),
         "numbers_of_bits<double>",
-        *("exponentials_approx<float>", "reciprocals_approx<float>", "shared_dynamically<float>"),
+        *(
+            "exponentials_approx<float>",
+            "reciprocals_approx<float>",
+            "fast_products<float>",
+            "shared_dynamically<float>",
+        ),
     ):
         assert compiler.compile_kernel(file, name, f"-arch=sm_{architecture}")[1][:4] == b"\x7fELF"
 
@@ -470,6 +475,7 @@ MACHINE_CODE = {
     "pipelined<float, 3>": {"LDGSTS.E.BYPASS.128": 8, "LDGDEPBAR": 4, "DEPBAR.LE": 1},
     "copied_in_part<unsigned char>": {"LDGSTS.E.BYPASS.128.ZFILL": 1, "LDGDEPBAR": 1, "DEPBAR.LE": 1},
     "handed_over<unsigned long long>": {"LD.E.64.STRONG.GPU": 1, "ST.E.64.STRONG.GPU": 1},
+    "arrived<unsigned>": {"ATOM.E.INC.STRONG.GPU": 1},
     "rounded_to_tf32<float>": {},
 }
 
@@ -503,6 +509,7 @@ REFUSED = {
     "to_tf32": ("to_tf32(1.0f);", "TF32 needs sm_80"),
     # NVRTC supports no GPU too old for these, so a larger number shows their assertion.
     "load_relaxed": ("load_relaxed<800>(in);", "ld.relaxed needs sm_70"),
+    "arrive": ("unsigned counter = 0; arrive<800>(&counter, 2);", "atom.acq_rel needs sm_70"),
     "store_relaxed": ("store_relaxed<800>(in, 1);", "st.relaxed needs sm_70"),
 }
 

@@ -188,6 +188,22 @@ def test_fast_activations_saturate(function):
     np.testing.assert_array_equal(got[far], exact(function, values[far]).astype(np.float32))
 
 
+def test_fast_products_of_gates():
+    """They are as near as fast activations. NaN gives NaN, and saturated factors are exact: 0 and 1."""
+    random, values = np.random.default_rng(0), numbers("float32")
+    pairs = np.stack(np.meshgrid(np.float32(SPECIAL), np.float32(SPECIAL))).reshape(2, -1)
+    x, y = np.concatenate([pairs, [random.permutation(values), random.permutation(values)]], axis=1)
+    got = run("fast_products<float>", [np.concatenate([x, y]), np.zeros_like(x)], x.size, grid=40, block=128)
+    wanted = (exact("sigmoid", x) * exact("tanh", y)).astype(float)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(x) | np.isnan(y))
+    there = ~np.isnan(got)
+    assert (np.abs(got[there]) <= 1).all()
+    assert (np.abs(got[there] - wanted[there]) <= 2.0**-20).all()
+    np.testing.assert_array_equal(np.signbit(got[there]), np.signbit(y[there]))
+    far = there & (np.abs(x) > 100) & (np.abs(y) > 100)
+    np.testing.assert_array_equal(np.abs(got[far]), (x[far] > 0).astype(np.float32))
+
+
 def test_numbers_of_bits():
     values = numbers("float64")
     assert_same(launch("numbers_of_bits<double>", values.view(np.uint64), "float64"), values)
@@ -250,6 +266,12 @@ def test_relaxed_words():
     zeros = np.zeros_like(words)
     got = run("handed_over<unsigned long long>", [words, zeros, zeros], words.size, grid=2, block=64)
     np.testing.assert_array_equal(got, words)
+
+
+def test_arrivals_are_counted_in_rounds():
+    counter = np.zeros(1, np.uint32)
+    got = run("arrived<unsigned>", [counter, np.zeros(3 * 7, np.uint32)], 7, grid=3 * 7, block=1)
+    np.testing.assert_array_equal(np.sort(got), np.repeat(np.arange(7), 3))
 
 
 def test_copies_of_every_length():

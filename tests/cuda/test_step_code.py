@@ -15,7 +15,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 GOOD = "\n".join(
     [
         *("LDGSTS.E.BYPASS.128 [R11], desc[UR10][R26.64]", "MEMBAR.ALL.GPU"),
-        *(["@P0 LD.E.64 R24, desc[UR10][R26.64]"] * 4 + ["MUFU.EX2 R1, R2"] * 80),
+        *(["@P0 LD.E.64 R24, desc[UR10][R26.64]"] * 4 + ["MUFU.EX2 R1, R2"] * 64),
         *(["ST.E.64 desc[UR10][R28.64], R26", "@P0 ST.E desc[UR10][R26.64], R23", "STG.E desc[UR10][R24.64], R23"] * 4),
         "EXIT",
     ]

@@ -44,6 +44,12 @@ template <class T> EMULATED T atomicCAS(T* at, T expected, T value) {
                                   [=](T old) { return old == expected ? value : old; });
 }
 
+// atom.inc.acq_rel of scope gpu, which wraps to 0.
+template <class T> EMULATED T arrive(T* at, T count) {
+  return emulation::atomic_update(at, emulation::SYNCHRONIZING,
+                                  [=](T old) { return old + 1 < count ? T(old + 1) : T(0); });
+}
+
 // ld.acquire, ld.relaxed, red.release.add and st.release, all of scope gpu.
 template <class T> EMULATED T load_acquire(const T* from) {
   return emulation::atomic_load(from, emulation::SYNCHRONIZING);
