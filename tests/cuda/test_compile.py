@@ -61,9 +61,15 @@ def assert_compiles(kernel, architecture):
 
 
 # CI compiles every instance for MAIN, and each kernel's first and last for the other architectures. The nightly run
-# compiles the rest of what `resources.instances` lists.
+# compiles the rest of what `resources.instances` lists, and all for AT_NIGHT, which have the instructions of 80.
 MAIN = resources.ARCHITECTURE_OF_OPTIONS
 OTHERS = [architecture for architecture in resources.ARCHITECTURES if architecture != MAIN]
+AT_NIGHT = (86, 89)
+
+
+def marked(architectures):
+    """Return architectures as parameters, those of AT_NIGHT marked."""
+    return [pytest.param(each, marks=[pytest.mark.nightly] * (each in AT_NIGHT)) for each in architectures]
 
 
 def sampled(kernels, architecture):
@@ -71,7 +77,7 @@ def sampled(kernels, architecture):
     return every if architecture == MAIN else (every[0], every[-1])
 
 
-@pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", marked(resources.ARCHITECTURES))
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_pointwise(architecture, dtype):
     """Compile all widths and functions for MAIN, and the first and last for other architectures."""
@@ -79,7 +85,7 @@ def test_pointwise(architecture, dtype):
         assert_compiles(kernel, architecture)
 
 
-@pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", marked(resources.ARCHITECTURES))
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_planned(architecture, dtype):
     """Compile as in test_pointwise."""
@@ -103,13 +109,13 @@ def test_options(flags):
         assert_compiles(kernel, resources.ARCHITECTURE_OF_OPTIONS)
 
 
-@pytest.mark.parametrize("architecture", resources.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", marked(resources.ARCHITECTURES))
 def test_kernels_by_dtype(architecture):
     for kernel in resources.kernels_by_dtype():
         assert_compiles(kernel, architecture)
 
 
-@pytest.mark.parametrize("architecture", resources.WITH_TF32)
+@pytest.mark.parametrize("architecture", marked(resources.WITH_TF32))
 def test_kernels_that_round(architecture):
     for kernel in resources.rounding_kernels():
         assert_compiles(kernel, architecture)
@@ -191,7 +197,7 @@ def assert_multiplies(kernel, found, tile, dtype):
         assert added >= products // (4 if dtype.itemsize == 8 else 1), kernel.name
 
 
-@pytest.mark.parametrize("architecture", resources.WITH_TF32)
+@pytest.mark.parametrize("architecture", marked(resources.WITH_TF32))
 @pytest.mark.parametrize(("tile", "dtype"), TILES)
 def test_steps(tile, dtype, architecture):
     """Each tile compiles. The machine code of its first instance multiplies and accesses memory as it should."""
