@@ -110,7 +110,9 @@ def _slowest(parts: dict[str, float], count: int) -> tuple[str, float]:
 
 
 def _sum(*parts: dict[str, float]) -> dict[str, float]:
-    return {name: sum(one.get(name, 0) for one in parts) for name in dict.fromkeys(name for one in parts for name in one)}
+    return {
+        name: sum(one.get(name, 0) for one in parts) for name in dict.fromkeys(name for one in parts for name in one)
+    }
 
 
 def _costs(gpu: Gpu, tile: Tile, work: Work, arithmetic: str) -> _Costs:

@@ -106,7 +106,7 @@ def tile_of(kernel: str, B: int, columns: int, arithmetic: str) -> Tile:
 def _fits_wide(B: int, columns: int) -> bool:
     """Whether wide tiles fill a GPU, and leave no more columns empty than large ones."""
     blocks = -(-B // 128) * -(-columns // 256)
-    return columns >= 1024 and -(-columns // 128) % 2 == 0 and blocks >= 128
+    return columns >= 2048 and -(-columns // 128) % 2 == 0 and blocks >= 128
 
 
 # The tiles that cuBLASLt chooses from.
