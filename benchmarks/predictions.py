@@ -32,7 +32,7 @@ from benchmarks.tile_shapes import LIBRARY, Tile, tile_of
 from fusedlstm.backends import kernel_choice
 
 FOLDER = Path(__file__).parent
-DATE = "2026-11-23"
+DATE = "2026-11-29"
 ABOUT = f"Predictions of a model, written on {DATE}. No figure here was measured."
 # A dtype for each arithmetic. float16 is treated like bfloat16.
 _DTYPES = {"bfloat16": "bfloat16", "tf32": "float32", "float32": "float32", "float64": "float64"}
@@ -78,13 +78,13 @@ def _launch(gpu: Gpu, parts: dict[str, float]) -> Prediction:
 
 @dataclass(frozen=True)
 class _Costs:
-    """What a block takes, in clocks of its multiprocessor.
+    """The clocks of a multiprocessor that a block takes.
 
     Attributes:
-        product: of each resource, until the sums are complete.
-        finish: of each resource, from then on.
-        fewest: clocks of the product if no other block runs.
-        exposed: clocks of loads that delay the finish.
+        product: those of each resource, until the sums are complete.
+        finish: those of each resource from then on: units become c and h.
+        fewest: those of the product if no other block runs.
+        exposed: those of loads that the finish waits for.
     """
 
     product: dict[str, float]
@@ -93,7 +93,7 @@ class _Costs:
     exposed: float
 
     def in_step(self, count: int) -> dict[str, float]:
-        """Return the clocks of this many blocks that begin together, by what they wait for."""
+        """Return the clocks of this many blocks that begin and multiply together, by what they wait for."""
         slowest, clocks = _slowest(self.product, count)
         found = {slowest: clocks} if clocks >= self.fewest else {"one block": self.fewest}
         slowest, clocks = _slowest(self.finish, count)
@@ -135,10 +135,10 @@ def _costs(gpu: Gpu, tile: Tile, work: Work, arithmetic: str) -> _Costs:
         "issue": sums * work.instructions / 32 / gpu.issue,
     }
     trips = k_tiles / tile.shares * gpu.trip * gpu.clock / (tile.stages - 1)
-    # A K-tile begins with a barrier. So all warps of a block queue copies at once, and no other multiplies meanwhile.
+    # A K-tile begins with a barrier, then all warps of the block queue copies, and then they multiply.
     copies = warps * tile.copies / gpu.issue
     fewest = max(*product.values(), trips, products / min(1, tile.warps / 8) + copies)
-    exposed = 0 if tile.reads_early or not work.instructions else gpu.latency * gpu.clock
+    exposed = gpu.latency * gpu.clock if work.instructions and not tile.reads_early else 0
     return _Costs(product, finish, fewest, exposed)
 
 
@@ -157,7 +157,9 @@ def _product(gpu: Gpu, tile: Tile, work: Work, arithmetic: str, resident: float)
     before, last = divmod(-(-blocks // gpu.sms) - 1, room)  # rounds of the busiest multiprocessor; blocks of the last
     busiest = costs.in_step(last + 1)
     if before:
-        alone = {} if tile.library else _sum(costs.in_step(1), {"one block": gpu.fill * gpu.clock})
+        alone = {"one block": costs.fewest}  # of a library, which finishes a tile while it multiplies the next
+        if not tile.library:
+            alone = _sum(costs.in_step(1), {"one block": gpu.fill * gpu.clock})
         each = max(costs.overlapped(room), alone, key=lambda parts: sum(parts.values()))
         busiest = _sum(busiest, {name: before * clocks for name, clocks in each.items()})
     # A library's blocks work in pairs, which load one operand once. Otherwise it couldn't reach the measured rate.

@@ -81,7 +81,8 @@ def _simt(r: int, lanes: int, blocks: int, instructions: int, copies: int) -> Ti
     return Tile(16 * r, 8 * lanes, warps, blocks, 1, chunks * (8 + r) * warps, instructions, copies)
 
 
-# Each of these is compiled for sm_90: registers leave room for so many blocks, and K-tiles take so many instructions.
+# From the machine code for sm_90, by NVRTC 13.5: how many blocks registers leave room for, and the instructions of a
+# K-tile, in all and before the product.
 _WIDE = {"bfloat16": _tensor(2, 4, 4, 2, 1, 219, 119), "tf32": _tensor(2, 4, 4, 2, 1, 284, 113)}
 _LARGE = {"bfloat16": _tensor(4, 2, 2, 2, 2, 167, 101), "tf32": _tensor(4, 2, 2, 2, 2, 200, 100)}
 _MEDIUM = {"bfloat16": _tensor(2, 2, 2, 1, 4, 132, 97), "tf32": _tensor(2, 2, 2, 1, 4, 165, 91)}
@@ -90,6 +91,8 @@ _SMALL_32 = {"bfloat16": _small(32, 4, 217, 176), "tf32": _small(32, 4, 249, 171
 _SIMT_LARGE = {"float32": _simt(8, 16, 2, 1452, 100), "float64": _simt(4, 16, 1, 546, 100)}
 _SIMT_MEDIUM = {"float32": _simt(4, 8, 4, 809, 125), "float64": _simt(4, 8, 3, 597, 125)}
 _SIMT_SMALL = {"float32": _simt(1, 8, 4, 290, 80), "float64": _simt(1, 8, 4, 235, 80)}
+_BY_ARITHMETIC = (_WIDE, _LARGE, _MEDIUM, _SMALL_8, _SMALL_32, _SIMT_LARGE, _SIMT_MEDIUM, _SIMT_SMALL)
+OWN = [tile for tiles in _BY_ARITHMETIC for tile in tiles.values()]
 
 
 def tile_of(kernel: str, B: int, columns: int, arithmetic: str) -> Tile:

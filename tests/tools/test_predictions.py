@@ -165,7 +165,7 @@ def test_kept_files_match_the_model(tmp_path, monkeypatch):
     assert written == kept, "python -m benchmarks predictions writes them anew"
     assert json.loads(written[0]) == json.loads(json.dumps(predictions.compute()))
     for text in written:
-        assert "Predictions of a model, written on 2026-11-23. No figure here was measured." in text
+        assert "Predictions of a model, written on 2026-11-29. No figure here was measured." in text
     monkeypatch.setattr(predictions, "write", lambda: ["here"])
     assert command.main(["predictions"]) == 0
 
