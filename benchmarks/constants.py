@@ -1,4 +1,4 @@
-"""The measured rates of a device, by which `limits` divides a case's work."""
+"""The rates of a device: measured ones, by which `limits` divides a case's work, and those of the model of a GPU."""
 
 from __future__ import annotations
 
@@ -44,3 +44,51 @@ class Constants:
         names = {field.name for field in dataclasses.fields(cls)}
         values = {name: value for name, value in values.items() if name in names}
         return cls(**values | {"copy": tuple((int(size), float(rate)) for size, rate in values["copy"])})
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The constants of a GPU in the model of `predictions`, by default of an H200. Rates are per second.
+
+    Attributes:
+        sms: multiprocessors.
+        clock: hertz.
+        l2: bytes that all multiprocessors read from the L2.
+        port: bytes per clock from the L2 to one multiprocessor.
+        l2_size: bytes that stay in the L2 from step to step.
+        hbm: bytes that a copy reads and writes.
+        library: flop of a library's products, by arithmetic: wgmma, as reached and not as on the data sheet.
+        own: flop of our products: mma.sync, which reaches 63 % of the data sheet's, and fma. A quarter of a
+            multiprocessor takes 6.3 clocks for an m16n8k16.
+        shared: bytes per clock of a multiprocessor's shared memory, which has 32 banks of 4 bytes.
+        shared_size: bytes of a multiprocessor's shared memory.
+        issue: instructions per clock of a multiprocessor, each of a warp. It has four schedulers.
+        special: special functions per clock of a multiprocessor.
+        node: seconds from one empty kernel to the next within a graph.
+        fill: seconds of a kernel in which nothing is busy. From its first load, which misses the L2, to the first
+            K-tile it is 0.6 us. That tile takes 0.15 us through barrier, shared memory and products. From the last
+            product through five dependent functions to the stored h it is 0.25 us.
+        trip: seconds from a load that hits the L2 until its K-tile has been multiplied.
+        latency: seconds of a load that hits the L2, which is assumed to take 290 clocks.
+    """
+
+    sms: int = 132
+    clock: float = 1.7e9
+    l2: float = 6.5e12
+    port: float = 64
+    l2_size: float = 50e6
+    hbm: float = 4.3e12
+    library: dict[str, float] = dataclasses.field(
+        default_factory=lambda: {"bfloat16": 790e12, "tf32": 395e12, "float32": 55e12, "float64": 60e12}
+    )
+    own: dict[str, float] = dataclasses.field(
+        default_factory=lambda: {"bfloat16": 584e12, "tf32": 292e12, "float32": 55e12, "float64": 30e12}
+    )
+    shared: float = 128
+    shared_size: float = 228 << 10
+    issue: float = 4
+    special: float = 16
+    node: float = 1.4e-6
+    fill: float = 1.0e-6
+    trip: float = 0.3e-6
+    latency: float = 0.17e-6

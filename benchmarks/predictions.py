@@ -10,9 +10,10 @@ A step is one or more launches, one after the other: of one kernel, or of a prod
     node + fill + max(the busiest multiprocessor, what all multiprocessors share)
 
 A multiprocessor runs some of its blocks at once, and the rest after them. Blocks that run at once share its port to the
-L2, its products and its special functions. They take as long as the busiest of these takes for all of them. They also
-take at least the time of a single block, from its first K-tile to its last unit. All multiprocessors share the HBM and
-the L2.
+L2, its tensor cores, its shared memory, its special functions and the instructions that it issues. The busiest of these
+counts. Blocks begin together, so the last ones to run multiply together, and then finish their units together. Other
+blocks multiply while their neighbours finish, but take no less than a block alone. All multiprocessors share the HBM
+and the L2.
 """
 
 from __future__ import annotations
@@ -21,111 +22,20 @@ import dataclasses
 import functools
 import json
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 from benchmarks import report_markdown
 from benchmarks.blocks import Block, Bullets, Heading, Paragraph, Table
+from benchmarks.constants import Gpu
 from benchmarks.limits import ITEMSIZES
+from benchmarks.tile_shapes import LIBRARY, Tile, tile_of
 from fusedlstm.backends import kernel_choice
 
 FOLDER = Path(__file__).parent
-DATE = "2026-11-23"
+DATE = "2026-11-29"
 ABOUT = f"Predictions of a model, written on {DATE}. No figure here was measured."
 # A dtype for each arithmetic. float16 is treated like bfloat16.
 _DTYPES = {"bfloat16": "bfloat16", "tf32": "float32", "float32": "float32", "float64": "float64"}
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """The constants of a GPU, by default of an H200. Rates are per second.
-
-    Attributes:
-        sms: multiprocessors.
-        clock: hertz.
-        l2: bytes that all multiprocessors read from the L2.
-        port: bytes per clock from the L2 to one multiprocessor.
-        l2_size: bytes that stay in the L2 from step to step.
-        hbm: bytes that a copy reads and writes.
-        library: flop of a library's products, by arithmetic: wgmma, as reached and not as on the data sheet.
-        own: flop of our products: mma.sync, at 63 % of that, and fma.
-        special: special functions per clock of a multiprocessor.
-        node: seconds from one empty kernel to the next within a graph.
-        fill: seconds of a kernel in which nothing is busy. From its first load, which misses the L2, to the first
-            K-tile it is 0.6 us. That tile takes 0.15 us through barrier, shared memory and products. From the last
-            product through five dependent functions to the stored h it is 0.25 us.
-        trip: seconds from a load that hits the L2 until its K-tile has been multiplied.
-    """
-
-    sms: int = 132
-    clock: float = 1.7e9
-    l2: float = 6.5e12
-    port: float = 64
-    l2_size: float = 50e6
-    hbm: float = 4.3e12
-    library: dict[str, float] = dataclasses.field(
-        default_factory=lambda: {"bfloat16": 790e12, "tf32": 395e12, "float32": 55e12, "float64": 60e12}
-    )
-    own: dict[str, float] = dataclasses.field(
-        default_factory=lambda: {"bfloat16": 498e12, "tf32": 249e12, "float32": 55e12, "float64": 30e12}
-    )
-    special: float = 16
-    node: float = 1.4e-6
-    fill: float = 1.0e-6
-    trip: float = 0.3e-6
-
-
-@dataclass(frozen=True)
-class Tile:
-    """The tile that a block multiplies at a time, and how many blocks a multiprocessor has room for.
-
-    Attributes:
-        rows: rows of x and h.
-        columns: columns of the gates, four for each unit.
-        warps: warps of a block. Eight on a multiprocessor keep its tensor cores or fma units busy.
-        room: blocks at once on a multiprocessor, by shared memory and registers.
-        shares: warps that split K, each with its own K-tiles.
-        splits: blocks that split K. Their sums go through the L2.
-        ahead: K-tiles that are being loaded while one is multiplied.
-        k_tile: bytes of a row in a K-tile.
-        rate: the part of the multiprocessor's rate that the tile's shape allows.
-        library: whether the products are a library's.
-    """
-
-    rows: int
-    columns: int
-    warps: int
-    room: int
-    shares: int = 1
-    splits: int = 1
-    ahead: int = 3
-    k_tile: int = 64
-    rate: float = 1.0
-    library: bool = False
-
-
-def tile_of(kernel: str, B: int, arithmetic: str) -> Tile:
-    """Return the tile of one of our kernels for B rows."""
-    if kernel == "tensor_large":  # 64 KiB of K-tiles and 5 KiB; registers leave room for two
-        return Tile(128, 128, warps=8, room=2)
-    if kernel == "tensor_medium":  # 32 KiB and 3 KiB; registers leave room for four
-        return Tile(64, 64, warps=4, room=4)
-    if kernel == "tensor_small":  # 40 or 64 KiB of 227
-        return Tile(8, 32, warps=4, room=5, shares=4) if B <= 8 else Tile(32, 32, warps=4, room=3, shares=4)
-    if B <= 64:  # simt: 8 sums a thread, so that two of three cycles go to reading shared memory
-        return Tile(16, 64, warps=4, room=4, rate=1 / 3)
-    if B <= 2048:  # 12 loads of shared memory for 128 multiply-adds a thread
-        return Tile(64, 64, warps=4, room=3 if arithmetic == "float64" else 4, rate=0.6)
-    # In float32, a thread does 256 multiply-adds for 16 loads of shared memory, which leave some cycles idle.
-    return Tile(64, 128, warps=8, room=1) if arithmetic == "float64" else Tile(128, 128, warps=8, room=2, rate=0.7)
-
-
-# The tiles that cuBLASLt chooses from.
-_LIBRARY = [
-    Tile(rows, columns, warps=8, room=1, splits=splits, ahead=5, k_tile=128, library=True)
-    for rows, columns, splits in product((64, 128, 256), (64, 128, 256), (1, 2, 4))
-    if rows * columns <= 128 * 256
-]
 
 
 @dataclass(frozen=True)
@@ -138,7 +48,8 @@ class Work:
         K: the columns of the operand, over which it sums.
         item: bytes of one of its elements.
         extra: bytes read and written for each sum, besides operand and weights.
-        special: for each sum, clocks of a multiprocessor's special functions, or of instructions that replace them.
+        functions: special functions for each sum.
+        instructions: instructions for each sum that follow the product.
     """
 
     B: int
@@ -146,7 +57,8 @@ class Work:
     K: int
     item: int
     extra: float = 0
-    special: float = 0
+    functions: float = 0
+    instructions: float = 0
 
 
 @dataclass(frozen=True)
@@ -164,6 +76,72 @@ def _launch(gpu: Gpu, parts: dict[str, float]) -> Prediction:
     return Prediction(overhead + parts[slowest], "launch" if overhead > parts[slowest] else slowest)
 
 
+@dataclass(frozen=True)
+class _Costs:
+    """The clocks of a multiprocessor that a block takes.
+
+    Attributes:
+        product: those of each resource, until the sums are complete.
+        finish: those of each resource from then on: units become c and h.
+        fewest: those of the product if no other block runs.
+        exposed: those of loads that the finish waits for.
+    """
+
+    product: dict[str, float]
+    finish: dict[str, float]
+    fewest: float
+    exposed: float
+
+    def in_step(self, count: int) -> dict[str, float]:
+        """Return the clocks of this many blocks that begin and multiply together, by what they wait for."""
+        slowest, clocks = _slowest(self.product, count)
+        found = {slowest: clocks} if clocks >= self.fewest else {"one block": self.fewest}
+        slowest, clocks = _slowest(self.finish, count)
+        return _sum(found, {slowest: clocks}, {"one block": self.exposed})
+
+    def overlapped(self, count: int) -> dict[str, float]:
+        """Return the clocks of this many blocks, if some multiply while others finish."""
+        return dict([_slowest(_sum(self.product, self.finish), count)])
+
+
+def _slowest(parts: dict[str, float], count: int) -> tuple[str, float]:
+    name = max(parts, key=parts.__getitem__)
+    return name, count * parts[name]
+
+
+def _sum(*parts: dict[str, float]) -> dict[str, float]:
+    return {
+        name: sum(one.get(name, 0) for one in parts) for name in dict.fromkeys(name for one in parts for name in one)
+    }
+
+
+def _costs(gpu: Gpu, tile: Tile, work: Work, arithmetic: str) -> _Costs:
+    """Return what a block of a product takes."""
+    rows, columns = min(tile.rows, work.B), min(tile.columns, work.columns)  # the rest of a tile isn't loaded
+    K, sums = -(-work.K // tile.splits), rows * columns
+    flop = (gpu.library if tile.library else gpu.own)[arithmetic] / gpu.sms / gpu.clock  # per clock
+    k_tiles = -(-K * work.item // tile.k_tile)
+    warps = k_tiles * tile.warps / tile.shares  # that multiply one K-tile each
+    products = 2 * tile.rows * tile.columns * K / flop
+    product = {
+        "L2 port": (rows + columns) * K * work.item / gpu.port,
+        "products": products,
+        "shared memory": k_tiles * tile.shared / gpu.shared,
+        "issue": warps * tile.instructions / gpu.issue,
+    }
+    finish = {
+        "L2 port": sums * (work.extra + (8 if tile.splits > 1 else 0)) / gpu.port,
+        "special functions": sums * work.functions / gpu.special,
+        "issue": sums * work.instructions / 32 / gpu.issue,
+    }
+    trips = k_tiles / tile.shares * gpu.trip * gpu.clock / (tile.stages - 1)
+    # A K-tile begins with a barrier, then all warps of the block queue copies, and then they multiply.
+    copies = warps * tile.copies / gpu.issue
+    fewest = max(*product.values(), trips, products / min(1, tile.warps / 8) + copies)
+    exposed = gpu.latency * gpu.clock if work.instructions and not tile.reads_early else 0
+    return _Costs(product, finish, fewest, exposed)
+
+
 def _product(gpu: Gpu, tile: Tile, work: Work, arithmetic: str, resident: float) -> Prediction:
     """Return the time of the launch of a product.
 
@@ -174,52 +152,44 @@ def _product(gpu: Gpu, tile: Tile, work: Work, arithmetic: str, resident: float)
         arithmetic: the arithmetic of the products.
         resident: bytes that a whole step touches, which are in the L2 already if they fit.
     """
-    flops = (gpu.library if tile.library else gpu.own)[arithmetic]
-    rows, columns = min(tile.rows, work.B), min(tile.columns, work.columns)  # the rest of a tile isn't loaded
-    K, sums = -(-work.K // tile.splits), rows * columns
-    extra = work.extra + (8 if tile.splits > 1 else 0)
+    costs, room = _costs(gpu, tile, work, arithmetic), tile.room(gpu)
     blocks = -(-work.B // tile.rows) * -(-work.columns // tile.columns) * tile.splits
-    operand = (rows + columns) * K * work.item
+    before, last = divmod(-(-blocks // gpu.sms) - 1, room)  # rounds of the busiest multiprocessor; blocks of the last
+    busiest = costs.in_step(last + 1)
+    if before:
+        alone = {"one block": costs.fewest}  # of a library, which finishes a tile while it multiplies the next
+        if not tile.library:
+            alone = _sum(costs.in_step(1), {"one block": gpu.fill * gpu.clock})
+        each = max(costs.overlapped(room), alone, key=lambda parts: sum(parts.values()))
+        busiest = _sum(busiest, {name: before * clocks for name, clocks in each.items()})
     # A library's blocks work in pairs, which load one operand once. Otherwise it couldn't reach the measured rate.
-    from_l2 = (min(rows, columns) + max(rows, columns) / 2) / (rows + columns) if tile.library else 1
-    loads = (operand + sums * extra) / (gpu.port * gpu.clock)
-    multiplying = 2 * tile.rows * tile.columns * K / (flops / gpu.sms * tile.rate)
-    special = sums * work.special / gpu.clock
-    trips = -(-K * work.item // tile.k_tile) / tile.shares * gpu.trip / tile.ahead
-
-    def together(count: int) -> dict[str, float]:
-        """Return the times of this many blocks at once on a multiprocessor."""
-        return {
-            "L2 port": count * loads,
-            "products": count * multiplying / min(1, count * tile.warps / 8),
-            "special functions": count * special,
-            "one block": max(loads, multiplying / min(1, tile.warps / 8), trips) + special,
-        }
-
-    full, rest = divmod(-(-blocks // gpu.sms), tile.room)  # of the busiest multiprocessor
-    busiest: dict[str, float] = {}
-    for times, count in ((full, tile.room), (1, rest)):
-        if times and count:
-            parts = together(count)
-            slowest = max(parts, key=parts.__getitem__)
-            busiest[slowest] = busiest.get(slowest, 0) + times * parts[slowest]
-    most = max(busiest, key=busiest.__getitem__)
-    total = work.B * work.columns
+    rows, columns = min(tile.rows, work.B), min(tile.columns, work.columns)
+    from_l2 = min(rows, columns) + max(rows, columns) / 2 if tile.library else rows + columns
+    total, K = work.B * work.columns, -(-work.K // tile.splits)
+    extra = work.extra + (8 if tile.splits > 1 else 0)
     shared = {
         "HBM": ((work.B + work.columns) * work.K * work.item + total * extra) / gpu.hbm,
-        "L2": (blocks * operand * from_l2 + total * tile.splits * extra) / gpu.l2,
+        "L2": (blocks * from_l2 * K * work.item + total * tile.splits * extra) / gpu.l2,
     }
     if resident <= gpu.l2_size:
         del shared["HBM"]
-    return _launch(gpu, {most: sum(busiest.values()), **shared})
+    most, _ = _slowest(busiest, 1)
+    return _launch(gpu, {most: sum(busiest.values()) / gpu.clock, **shared})
 
 
 def _planned(gpu: Gpu, B: int, N: int, arithmetic: str, resident: float) -> Prediction:
     """Return the time of the kernel after a library's product, which reads gates and c, and writes c and h."""
     item, wide = ITEMSIZES[_DTYPES[arithmetic]], _wide(arithmetic)
     rate, name = (gpu.hbm, "HBM") if resident > gpu.l2_size else (gpu.l2, "L2")
-    special = B * N * _special(arithmetic, gpu) / (gpu.sms * gpu.clock)
-    return _launch(gpu, {name: B * N * (6 * wide + item) / rate, "special functions": special})
+    functions, instructions = _EXACT[arithmetic]
+    return _launch(
+        gpu,
+        {
+            name: B * N * (6 * wide + item) / rate,
+            "special functions": B * N * functions / gpu.special / gpu.sms / gpu.clock,
+            "issue": B * N * instructions / 32 / gpu.issue / gpu.sms / gpu.clock,
+        },
+    )
 
 
 def _wide(arithmetic: str) -> int:
@@ -227,13 +197,10 @@ def _wide(arithmetic: str) -> int:
     return 8 if arithmetic == "float64" else 4
 
 
-def _special(arithmetic: str, gpu: Gpu) -> float:
-    """Return the clocks that a multiprocessor takes for the five activations of a unit.
-
-    In 16-bit types each is an exp and a reciprocal. An exact one takes about 25 instructions in float32, on 128 lanes,
-    or 100 in float64, on 64 lanes. A lane does one a clock.
-    """
-    return {"bfloat16": 10 / gpu.special, "float64": 5 * 100 / 64}.get(arithmetic, 5 * 25 / 128)
+# Special functions and instructions of a unit after the product, from the machine code for sm_90: those of FAST in
+# kernels/activations.cuh, and exact ones, which planned.cu and simt.cuh take.
+_FAST = (8, 80)
+_EXACT = {"bfloat16": (10, 160), "tf32": (10, 160), "float32": (10, 160), "float64": (0, 500)}
 
 
 def predict(
@@ -258,16 +225,18 @@ def predict(
     if kernel == "matmul":
         resident += B * 4 * N * wide
         launches = [
-            min((_product(gpu, tile, work, arithmetic, resident) for tile in _LIBRARY), key=lambda one: one.seconds)
+            min((_product(gpu, tile, work, arithmetic, resident) for tile in LIBRARY), key=lambda one: one.seconds)
             for work in (dataclasses.replace(gates, extra=wide), projection)[: 2 if P else 1]
         ]
         launches.append(_planned(gpu, B, N, arithmetic, resident))
     else:
-        state, special = (2 * wide + item) / 4, _special(arithmetic, gpu) / 4  # a unit has four sums
-        works = (dataclasses.replace(gates, extra=state, special=special), projection)[: 2 if P else 1]
+        functions, instructions = _EXACT[arithmetic] if kernel == "simt" else _FAST
+        of_a_sum = {"extra": (2 * wide + item) / 4, "functions": functions / 4, "instructions": instructions / 4}
+        works = (dataclasses.replace(gates, **of_a_sum), projection)[: 2 if P else 1]
         multiplied = "float32" if kernel == "simt" and arithmetic == "tf32" else arithmetic
-        tile = tile_of(kernel, B, arithmetic)
-        launches = [_product(gpu, tile, work, multiplied, resident) for work in works]
+        launches = [
+            _product(gpu, tile_of(kernel, B, work.columns, multiplied), work, multiplied, resident) for work in works
+        ]
     slowest = max(launches, key=lambda one: one.seconds)
     return Prediction(sum(one.seconds for one in launches), slowest.bound)
 

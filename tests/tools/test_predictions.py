@@ -9,6 +9,7 @@ from benchmarks import __main__ as command
 from benchmarks import predictions
 from benchmarks.limits import Work
 from benchmarks.predictions import Gpu, predict
+from benchmarks.tile_shapes import tile_of
 from fusedlstm.backends import kernel_choice
 
 # Rates that make times easy to compute by hand: a clock takes 1 ns, and so does a byte through the port.
@@ -21,10 +22,14 @@ PLAIN = {
     "hbm": 1e9,
     "library": {"bfloat16": 1e18, "tf32": 1e18, "float32": 1e18, "float64": 1e18},
     "own": {"bfloat16": 1e18, "tf32": 1e18, "float32": 1e18, "float64": 1e18},
-    "special": 1e9,
+    "shared": 1e18,
+    "shared_size": 1e9,
+    "issue": 1e18,
+    "special": 1e18,
     "node": 1e-6,
     "fill": 2e-6,
     "trip": 0,
+    "latency": 0,
 }
 SIZES = {"B": 128, "I": 32, "N": 32, "arithmetic": "bfloat16"}
 
@@ -33,34 +38,87 @@ def near(one):
     return (pytest.approx(one.seconds), one.bound)
 
 
+def large(**rates):
+    """Predict a step of SIZES by tensor_large. Rates other than PLAIN's are given."""
+    return near(predict("tensor_large", **SIZES, gpu=Gpu(**PLAIN | rates)))
+
+
+# What one block of 128 rows and 32 units loads for its product, and what it reads and writes of c and h then.
+LOADED = (128 + 128) * 64 * 2
+STATE = 128 * 32 * (4 + 4 + 2)
+
+
 def test_one_block_by_hand():
-    """One block loads 128 rows of x and h and 128 of weights, and reads c and writes c and h, all through its port."""
-    loaded = (128 + 128) * 64 * 2 + 128 * 32 * (4 + 4 + 2)
-    assert near(predict("tensor_large", **SIZES, gpu=Gpu(**PLAIN))) == (3e-6 + 1e-9 * loaded, "one block")
+    """Its product and what follows it take turns, and the slowest resource of each counts."""
+    assert large() == (3e-6 + 1e-9 * (LOADED + STATE), "L2 port")
     # 2 x 128 x 128 x 64 flop at a tenth of 10 Gflop/s
-    slow = Gpu(**PLAIN | {"own": {"bfloat16": 1e10}})
-    assert near(predict("tensor_large", **SIZES, gpu=slow)) == (3e-6 + 1e-9 * 2 * 128 * 128 * 64, "one block")
-    # 10 functions for each unit, one a clock, after the last byte was loaded
-    special = Gpu(**PLAIN | {"special": 1})
-    assert near(predict("tensor_large", **SIZES, gpu=special)) == (3e-6 + 1e-9 * (loaded + 128 * 32 * 10), "one block")
-    # 64 columns of bfloat16 are two K-tiles. Four can be in flight at once, and each trip takes 1 ms.
-    far = Gpu(**PLAIN | {"trip": 1e-3})
-    assert near(predict("tensor_large", **SIZES, gpu=far)) == (3e-6 + 2 * 1e-3 / 3, "one block")
+    product = 2 * 128 * 128 * 64
+    assert large(own={"bfloat16": 1e10}) == (3e-6 + 1e-9 * (product + STATE), "products")
+    # 64 columns of bfloat16 are two K-tiles. Each goes to shared memory, with a pointer for each 16 bytes of a row.
+    # Eight warps load 4 pieces of 16 rows and 8 of 16 columns from it, of 512 bytes each.
+    traffic = 2 * ((128 + 128) * 64 + 128 * 4 * 8 + 8 * 12 * 512)
+    assert large(shared=1) == (3e-6 + 1e-9 * (traffic + STATE), "shared memory")
+    # Eight warps take 167 instructions for a K-tile, and 80 for 32 units.
+    issued = 8 * 167 * 2 + 128 * 32 / 32 * 80
+    assert large(issue=1, port=1e9) == (3e-6 + 1e-9 * issued, "issue")
+    # 101 of the instructions queue copies, while nothing multiplies.
+    both = product + 8 * 101 * 2 / 1e-2
+    assert large(own={"bfloat16": 1e10}, issue=1e-2, port=1e9)[0] == pytest.approx(
+        3e-6 + 1e-9 * (both + 128 * 80 / 1e-2), rel=1e-6
+    )
+    assert large(special=1) == (3e-6 + 1e-9 * (LOADED + max(STATE, 128 * 32 * 8)), "L2 port")
+    assert large(special=0.1) == (3e-6 + 1e-9 * (LOADED + 128 * 32 * 80), "special functions")
+    # Four K-tiles can be in flight at once, and each trip takes 1 ms. Then a load of c takes 5 ms.
+    wait = 2e-3 / 3
+    assert large(trip=1e-3) == (3e-6 + wait + 1e-9 * STATE, "one block")
+    assert large(trip=1e-3, latency=5e-3) == (3e-6 + wait + 5e-3 + 1e-9 * STATE, "one block")
+
+
+def test_early_reads_hide_their_latency():
+    """Medium and small tiles read c before the product; large ones and those of simt do so after it."""
+    slow = Gpu(**PLAIN | {"latency": 1.0})
+    for kernel, waits in (("tensor_large", 1), ("tensor_medium", 0), ("tensor_small", 0), ("simt", 1)):
+        about = SIZES | {"arithmetic": "tf32"}
+        one, other = (predict(kernel, **about, gpu=gpu).seconds for gpu in (slow, Gpu(**PLAIN)))
+        assert one - other == pytest.approx(waits), kernel
 
 
 def test_blocks_at_once_by_hand():
-    """Of ten multiprocessors with 21 blocks, the busiest has three. Two of these run at once, and take turns."""
-    loaded = (128 + 128) * 64 * 2 + 128 * 32 * (4 + 4 + 2)
+    """Of ten multiprocessors with 21 blocks, the busiest has three: two at once, and then the third."""
     sizes = SIZES | {"B": 21 * 128}
-    assert near(predict("tensor_large", **sizes, gpu=Gpu(**PLAIN))) == (3e-6 + 3e-9 * loaded, "L2 port")
-    # Both wait for a trip at once, and then the third does.
-    assert near(predict("tensor_large", **sizes, gpu=Gpu(**PLAIN | {"trip": 1}))) == (3e-6 + 2 * 2 / 3, "one block")
+
+    def many(**rates):
+        return near(predict("tensor_large", **sizes, gpu=Gpu(**PLAIN | rates)))
+
+    assert many() == (3e-6 + 3e-9 * (LOADED + STATE), "L2 port")
+    # The first two need the special functions in turns, while the other loads. The last block does both alone.
+    finish = 128 * 32 * 8 / 0.1
+    assert many(special=0.1) == (3e-6 + 1e-9 * (3 * finish + LOADED), "special functions")
+    # Both wait for a trip at once, and then the third does. It begins with its own fill.
+    assert many(trip=1) == (5e-6 + 2 * (2 / 3 + 1e-9 * STATE), "one block")
+    # With room for one block, each begins when the one before has ended.
+    assert many(shared_size=72 << 10) == (5e-6 + 2e-6 + 3e-9 * (LOADED + STATE), "L2 port")
     # From the L2, each block loads its own data, even if others loaded the same. From the HBM, all data come once.
-    far = Gpu(**PLAIN | {"l2": 1e6})
-    assert near(predict("tensor_large", **sizes, gpu=far)) == (3e-6 + 21e-6 * loaded, "L2")
-    once = (21 * 128 + 128) * 64 * 2 + 21 * 128 * 32 * (4 + 4 + 2)
-    far = Gpu(**PLAIN | {"hbm": 1e6, "l2_size": 1})
-    assert near(predict("tensor_large", **sizes, gpu=far)) == (3e-6 + 1e-6 * once, "HBM")
+    assert many(l2=1e6) == (3e-6 + 21e-6 * (LOADED + STATE), "L2")
+    once = (21 * 128 + 128) * 64 * 2 + 21 * STATE
+    assert many(hbm=1e6, l2_size=1) == (3e-6 + 1e-6 * once, "HBM")
+
+
+def test_clocks_of_a_k_tile():
+    """Clocks of the blocks that an H200 runs at once: of shared memory, of mma, and of issue, for bfloat16."""
+    gpu, found = Gpu(), {}
+    for name, B, columns in (("large", 128, 128), ("wide", 16384, 4096), ("medium", 128, 128), ("small", 8, 128)):
+        tile = tile_of("tensor_" + name.replace("wide", "large"), B, columns, "bfloat16")
+        room, warps = tile.room(gpu), tile.warps / tile.shares
+        flop = 2 * tile.rows * tile.columns * 32
+        mma = flop / gpu.own["bfloat16"] * gpu.sms * gpu.clock
+        found[name] = tuple(round(room * one) for one in (tile.shared / 128, mma, warps * tile.instructions / 4))
+    assert found == {
+        "large": (1088, 806, 668),
+        "wide": (736, 806, 438),
+        "medium": (832, 403, 528),
+        "small": (210, 31, 139),
+    }
 
 
 def test_a_product_and_a_kernel_by_hand():
@@ -107,7 +165,7 @@ def test_kept_files_match_the_model(tmp_path, monkeypatch):
     assert written == kept, "python -m benchmarks predictions writes them anew"
     assert json.loads(written[0]) == json.loads(json.dumps(predictions.compute()))
     for text in written:
-        assert "Predictions of a model, written on 2026-11-23. No figure here was measured." in text
+        assert "Predictions of a model, written on 2026-11-29. No figure here was measured." in text
     monkeypatch.setattr(predictions, "write", lambda: ["here"])
     assert command.main(["predictions"]) == 0
 

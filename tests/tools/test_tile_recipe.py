@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from benchmarks import tile_shapes
 from fusedlstm.backends import kernel_choice
 from fusedlstm.selftest import checks
 
@@ -31,6 +32,11 @@ def tiles_of_kernels():
     kernels = [name for name in kernel_choice.NAMES if name != "matmul"]
     rows = [1 << k for k in range(20)]
     return [tiles.tile_of(kernel, B, np.dtype(dtype)) for kernel, B, dtype in product(kernels, rows, ("f4", "f8"))]
+
+
+def is_modelled(name, tile):
+    about = tile.rows, 4 * tile.units, tile.threads // 32, tile.pipelines
+    return any(about == (one.rows, one.columns, one.warps, one.shares) for one in tile_shapes.OWN)
 
 
 def is_in_table(name, tile):
@@ -58,6 +64,7 @@ PLACES_OF_A_TILE = [
         "add {} to TILES",
         lambda name, tile: tile in [each for each, _ in TILES.values()],
     ),
+    Place("benchmarks/tile_shapes.py", "add the shape of {} to OWN", is_modelled),
     Place(
         "tests/resources.py", "let tiles_of return {}", lambda name, tile: tile in [each for each, _ in resources.TILES]
     ),
