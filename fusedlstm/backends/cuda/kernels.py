@@ -147,14 +147,11 @@ def select_kernel(dtype: np.dtype[Any]) -> Kernel:
     return Kernel("select.cu", f"lstm_select<{C_NAMES[dtype.name]}>", Struct(SelectArguments, T=dtype))
 
 
-def launch_select(a: Any, rows: Any, value: Any) -> None:
-    """Launch kernels/select.cu on `a` (B, K), contiguous. `rows` is (B,), `value` (B, K), (1, K) or None for zeros."""
-    value = None if value is None else with_contiguous_rows(value)
-    select_launch(a, cupy.ascontiguousarray(rows), value).queue()
-
-
 def select_launch(a: Any, rows: Any, value: Any) -> Launch:
-    """Return the launch of kernels/select.cu. Arguments are `launch_select`'s, with contiguous rows."""
+    """Return the launch of kernels/select.cu on `a` (B, K), contiguous.
+
+    `rows` is (B,), contiguous. `value` is (B, K), (1, K) or None for zeros, with contiguous rows.
+    """
     B, K = a.shape
     arguments = SelectArguments(out=a, mask=rows, value=Matrix.of(value), B=B, K=K)
     return Launch(select_kernel(a.dtype), *rows_and_columns(B, K), arguments)
