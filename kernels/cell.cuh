@@ -142,10 +142,10 @@ template <typename T> struct Copy {
     if (!to.at) return;
     Vector<T, W> copied = h;
     if (input.at && steps) copied = sum(h, load<W>(input.at + row * input.stride + column));
-    store<W>(to.at + row * to.stride + column, copied);
+    put(row, column, copied);
   }
 
-  // The same for a step of a sequence with IDLE, in which rows that take no step are idle.
+  // The same in a sequence if IDLE: then rows that take no step get `last`, or zeros if it is null.
   template <bool IDLE, int W>
   MEMBER void write(i64 row, i64 column, const Vector<T, W>& h, bool steps,
                     const Matrix<const T>& last) const {
@@ -156,11 +156,14 @@ template <typename T> struct Copy {
     }
   }
 
-  // Writes a row of `last`, or zeros if it is null: for a row that is idle in a step of a sequence.
+  // Writes a row of `last`, or zeros if it is null.
   template <int W> MEMBER void repeat(i64 row, i64 column, const Matrix<const T>& last) const {
-    if (!to.at) return;
     Vector<T, W> copied = {};
     if (last.at) copied = load<W>(last.at + row * last.stride + column);
+    if (to.at) put(row, column, copied);
+  }
+
+  template <int W> MEMBER void put(i64 row, i64 column, const Vector<T, W>& copied) const {
     store<W>(to.at + row * to.stride + column, copied);
   }
 };
