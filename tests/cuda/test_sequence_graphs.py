@@ -205,6 +205,7 @@ def test_graphs_are_bounded():
     assert [each.form.B for each in kept] == [4, 6]
 
 
+@needs_own_memory
 def test_dropped_graphs_are_freed():
     """The buffers of an LSTM and of dropped graphs are freed, once their work is done."""
     make()(*arguments(make(), 5))
