@@ -230,6 +230,27 @@ def test_dropped_graphs_are_freed():
     assert memory.alive() == alive
 
 
+def test_buffers_outlive_their_lstm():
+    """The stream that made the buffers doesn't reuse their memory before another stream's call is done."""
+    lstm, rng = make(), np.random.default_rng(0)
+    xs, states = arguments(lstm, 7)
+    settle()
+    one, two = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    with one:
+        wanted = bits_of_call(lstm(xs, states))
+    settle()
+    with two:
+        called = lstm(xs, states)
+    del lstm
+    with one:
+        sizes = [B * (I + N), 7 * B * N, B * N, B * 4 * N, *rng.integers(1, 3000, 100)]
+        spoilt = [cupy.full(int(size), np.nan, np.float32) for size in sizes]
+        one.synchronize()
+    with two:
+        assert bits_of_call(called) == wanted
+    del spoilt
+
+
 def test_set_weights_reach_graphs():
     """Graphs read the weights in place, and the states that rows are reset to are multiplied anew."""
     lstm, other = make(), make(seed=1)
@@ -275,12 +296,13 @@ def test_calls_on_two_streams():
     """A call waits for the one before that used the same buffers, on whatever stream that is."""
     lstm, calls = make(), []
     cases = [arguments(lstm, 7, seed=seed) for seed in range(4)]
-    wanted = [bits_of_call(lstm(*case)) for case in cases]
+    flags = [np.random.default_rng(seed).random((7, B)) < 0.3 for seed in range(4)]
+    wanted = [bits_of_call(lstm(*case, is_first=is_first)) for case, is_first in zip(cases, flags, strict=True)]
     streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
     settle()
-    for k, case in enumerate(cases):
+    for k, (case, is_first) in enumerate(zip(cases, flags, strict=True)):
         with streams[k % 2]:
-            calls.append(lstm(*case))
+            calls.append(lstm(*case, is_first=is_first))
     for k, called in enumerate(calls):
         with streams[k % 2]:
             assert bits_of_call(called) == wanted[k]
