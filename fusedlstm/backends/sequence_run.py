@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class SequenceRun:
     """The arguments and results of a call, all time-major, in the backend's arrays. They have been checked.
 
