@@ -22,6 +22,7 @@ CALLS = {
     "LSTM(batch_first)": lambda flag: LSTM(W, backend="numpy", batch_first=flag),
     "LSTM(batch_invariant)": lambda flag: LSTM(W, backend="numpy", batch_invariant=flag),
     "LSTM.__call__(reverse)": lambda flag: LAYERS(XS, reverse=flag),
+    "LSTM.__call__(strict)": lambda flag: LAYERS(XS, strict=flag),
     "LSTM.stepper(host)": lambda flag: LAYERS.stepper(2, host=flag),
     "LSTMCell(batch_invariant)": lambda flag: LSTMCell(W, backend="numpy", batch_invariant=flag),
     "LSTMCell(check_state)": lambda flag: LSTMCell(W, backend="numpy", check_state=flag),
