@@ -87,17 +87,37 @@ class SequenceEngine(Protocol):
         """Take the steps xs (T, B, I) without resets. Write every h to ys (T, B, P) and the last c to c_out."""
 
 
-class StepperEngine(Protocol):
-    """A batch of B rows whose buffers stay in place, and its step through all layers.
+class InPlaceEngine(Protocol):
+    """A batch of B rows whose buffers stay in place, and what all layers do to its state.
 
     Arguments have been checked. Calls are made one at a time.
 
     Attributes:
         is_torn: whether `run`, `write` or `clear` was interrupted or failed while it changed the state. The state may
-            then mix old and new values. `write` and `clear` replace all of it, and clear the flags.
+            then mix old and new values. `write` and `clear` replace all of it.
     """
 
     is_torn: bool
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernel that steps each layer: one of `kernel_choice.NAMES`, or "numpy"."""
+
+    def run(self, engines: Sequence[Any]) -> None:
+        """Step with these engines, one for each layer. Their weights may be new since the last call."""
+
+    def read(self, empty: Empty) -> tuple[LSTMState, ...]:
+        """Return copies of the states, in arrays that `empty` makes."""
+
+    def write(self, states: Sequence[LSTMState]) -> None:
+        """Copy one state for each layer, with any strides, to the buffers."""
+
+    def clear(self) -> None:
+        """Write zeros to all states."""
+
+
+class StepperEngine(InPlaceEngine, Protocol):
+    """The buffers of a Stepper. `run` takes one step. After a torn state, `write` and `clear` also clear the flags."""
 
     @property
     def x(self) -> Array:
@@ -116,10 +136,6 @@ class StepperEngine(Protocol):
         """The index in `all_states` of the current state, which the next step reads."""
 
     @property
-    def kernels(self) -> tuple[str, ...]:
-        """The kernel that steps each layer: one of `kernel_choice.NAMES`, or "numpy"."""
-
-    @property
     def is_first(self) -> Array:
         """(B,) booleans: rows to reset before the next step, which clears the flags.
 
@@ -132,20 +148,8 @@ class StepperEngine(Protocol):
     def mark(self, is_first: Array) -> None:
         """Copy (B,) booleans to `is_first` for the next `run`. `is_torn` is set until that run is done."""
 
-    def run(self, engines: Sequence[Any]) -> None:
-        """Take one step with these engines, one for each layer. Their weights may be new since the last step."""
-
     def copy_output(self, to: Array) -> None:
         """Copy `output` to a contiguous array."""
-
-    def read(self, empty: Empty) -> tuple[LSTMState, ...]:
-        """Return copies of the states, in arrays that `empty` makes."""
-
-    def write(self, states: Sequence[LSTMState]) -> None:
-        """Copy one state for each layer, with any strides, to the buffers."""
-
-    def clear(self) -> None:
-        """Write zeros to all states."""
 
 
 class PoolEngine(Protocol):
