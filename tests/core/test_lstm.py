@@ -308,7 +308,7 @@ def test_inputs_of_any_strides(backend):
 
 
 def test_long_sequences_run_in_chunks(backend, monkeypatch):
-    from fusedlstm.backends.numpy import sequence as numpy_sequence
+    from fusedlstm.backends.numpy import cell_sequence as numpy_sequence
 
     monkeypatch.setattr(numpy_sequence, "_CHUNK", 400)
     if backend == "cuda":
@@ -517,7 +517,7 @@ def test_copies_and_pickles(backend):
 @pytest.mark.parametrize("B", [1, 4])
 def test_gates_are_held_for_few_steps_at_once(B, backend, monkeypatch):
     """Only inputs, outputs and masks need memory that grows with T."""
-    from fusedlstm.backends.numpy import sequence as numpy_sequence
+    from fusedlstm.backends.numpy import cell_sequence as numpy_sequence
 
     lstm, held, limit = plain(backend), [], 1000
     monkeypatch.setattr(numpy_sequence, "_CHUNK", limit)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMWeights
-from fusedlstm.scan import Timeline
+from fusedlstm.backends.numpy.timeline import Timeline
 
 from support.cells import host
 
@@ -14,7 +14,7 @@ T, I, N = 14, 3, 5
 @pytest.fixture
 def lstm(backend, monkeypatch):
     """Return an LSTM that takes four steps of 3 rows at once."""
-    monkeypatch.setattr("fusedlstm.backends.numpy.sequence._CHUNK", 4 * 4 * N * 3)
+    monkeypatch.setattr("fusedlstm.backends.numpy.cell_sequence._CHUNK", 4 * 4 * N * 3)
     if backend == "cuda":
         monkeypatch.setattr("fusedlstm.backends.cuda.sequence._CHUNK", 4 * 4 * N * 3)
     return LSTM(LSTMWeights.random(I, N, seed=0, dtype="float64"), backend=backend)

