@@ -127,6 +127,13 @@ class StepperEngine(InPlaceEngine, Protocol):
         """Copy `output` to a contiguous array."""
 
 
+class SequencerEngine(InPlaceEngine, Protocol):
+    """The buffers of a Sequencer. `run` steps whole sequences, from `states` to `states`."""
+
+    def load(self, to: Array, values: Array) -> None:
+        """Copy an array, in host memory or on the device, to a buffer of inputs. Both have any strides."""
+
+
 class PoolEngine(Protocol):
     """The states of all slots of a pool, one row for each slot, and steps of some of the rows.
 
@@ -294,6 +301,17 @@ class Backend(Protocol):
             B: the number of rows.
             reset_to: for each layer a state of one row or of B, which is copied; None for zeros.
             host: whether x, is_first, output and the states that are read and written are in host memory.
+        """
+
+    def sequencer_engine(
+        self, weights: StackedWeights, engines: Sequence[Any], buffers: SequenceRun
+    ) -> SequencerEngine:
+        """Return an engine for a Sequencer.
+
+        Args:
+            weights: the weights of the layers and directions.
+            engines: an engine for each of them.
+            buffers: the inputs and results of every run, on the device. All stay in place. `finals` is `states`.
         """
 
     def pool_engine(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> PoolEngine:

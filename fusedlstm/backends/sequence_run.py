@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
 
 
+MASKED_OUTPUTS = ("zero", "last")  # the outputs of steps that a row does not take
+
+
 @dataclass(frozen=True)
 class SequenceRun:
     """The arguments and results of a call, all time-major, in the backend's arrays. They have been checked.
