@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fusedlstm.arrays.exchange import Exchange
-from fusedlstm.backends.sequence_run import MASKED_OUTPUTS, SequenceRun
+from fusedlstm.backends.sequence_run import MASKED_OUTPUTS, SequencerForm
 from fusedlstm.in_place import InPlace
 from fusedlstm.state import LSTMState
 from fusedlstm.stepper import Steppable
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from fusedlstm.backends.base import SequencerEngine
     from fusedlstm.lstm import LSTM
     from fusedlstm.validation.sequence import SequenceChecks
-
-_INT64, _BOOL = np.dtype(np.int64), np.dtype(np.bool_)
 
 
 class Sequencer(InPlace[tuple[LSTMState, ...]]):
@@ -107,50 +103,25 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
         self._options = {"reverse": reverse, "masked_outputs": masked_outputs}
         self._flags = tuple(name for name, value in asked.items() if value)
         with Exchange(self._face, like, self._maker) as exchange:
-            resets = self._taken_resets(exchange, reset_to)
-            run = self._make_buffers(resets, reverse=reverse, repeats=masked_outputs == "last")
-            self._engine = self._face.sequencer_engine(owner._layers_of_weights, owner._engines, run)
-            self._lend_buffers(exchange, run)
+            form = SequencerForm(
+                self._steps,
+                self._batch_size,
+                **asked,
+                reset_to=self._taken_resets(exchange, reset_to),
+                reverse=reverse,
+                repeats=masked_outputs == "last",
+            )
+            self._engine = self._face.sequencer_engine(owner._layers_of_weights, owner._engines, form)
+            self._lend_buffers(exchange)
 
-    def _make_buffers(self, resets: tuple[LSTMState, ...] | None, *, reverse: bool, repeats: bool) -> SequenceRun:
-        """Return what all runs have in common: the buffers, whose final states are the initial ones."""
-        owner, T, B = self._owner._layers_of_weights, self._steps, self._batch_size
-        layers, zeros = self._checks.layer_checks, self._face.zeros
-        states = [
-            LSTMState(h=zeros((B, each.sizes["P"]), each.dtype), c=zeros((B, each.sizes["N"]), each.c_dtype))
-            for each in layers
-        ]
-        flags = {name: self._make_flags(name) for name in self._flags}
-        return SequenceRun(
-            xs=zeros((T, B, owner.input_size), owner.dtype),
-            states=states,
-            outputs=zeros((T, B, owner.output_size), owner.dtype),
-            finals=states,
-            reset_to=None if resets is None else [LSTMState(h=each.h.copy(), c=each.c.copy()) for each in resets],
-            reverse=reverse,
-            repeats=repeats,
-            **flags,
-        )
-
-    def _make_flags(self, name: str) -> Array:
-        """Return the buffer of lengths, mask or is_first. At first, rows take all steps and none is reset."""
-        T, B = self._steps, self._batch_size
-        if name == "lengths":
-            flags = self._face.zeros((B,), _INT64)
-            flags.fill(T)
-        else:
-            flags = self._face.zeros((T, B), _BOOL)
-            flags.fill(name == "mask")
-        return flags
-
-    def _lend_buffers(self, exchange: Exchange, run: SequenceRun) -> None:
+    def _lend_buffers(self, exchange: Exchange) -> None:
         """Take the buffers as arrays of the library of `like`, in the caller's order of axes."""
-        self._run = run
+        buffers = self._engine.buffers
+        arrays = {name: getattr(buffers, name) for name in ("xs", "outputs", *self._flags)}
         self._lent = {
-            name: exchange.lend(getattr(run, name) if name == "lengths" else self._swapped(getattr(run, name)))
-            for name in ("xs", "outputs", *self._flags)
+            name: exchange.lend(array if name == "lengths" else self._swapped(array)) for name, array in arrays.items()
         }
-        self._states = tuple(map(exchange.lend_state, run.states))
+        self._states = tuple(map(exchange.lend_state, buffers.states))
         if self._like is not None:
             self._like = self._lent["xs"]  # so as not to keep the caller's array alive, which may be large
 
@@ -248,7 +219,7 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
 
     def _run_alone(self) -> None:
         if "lengths" in self._flags and self._face.name == "numpy":
-            self._checks.check_steps(self._run.lengths, None, self._steps, self._batch_size)
+            self._checks.check_steps(self._engine.buffers.lengths, None, self._steps, self._batch_size)
         self._engine.run(self._owner._engines)
 
     def _load(self, exchange: Exchange, xs: Any, flags: dict[str, Any]) -> None:
@@ -260,7 +231,7 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
         if xs is not None:
             loads["xs"] = self._checked_xs(exchange, xs)
         for name, value in loads.items():
-            self._engine.load(getattr(self._run, name), value)
+            self._engine.load(getattr(self._engine.buffers, name), value)
 
     def _refuse_argument(self, name: str, value: Any) -> NoReturn:
         hint = f"Make the Sequencer with lstm.sequencer(T, B, {name}=True)"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
-    from fusedlstm.backends.sequence_run import SequenceRun
+    from fusedlstm.backends.sequence_run import SequencerForm, SequenceRun
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
@@ -128,7 +128,14 @@ class StepperEngine(InPlaceEngine, Protocol):
 
 
 class SequencerEngine(InPlaceEngine, Protocol):
-    """The buffers of a Sequencer. `run` steps whole sequences, from `states` to `states`."""
+    """The buffers of a Sequencer. `run` steps whole sequences.
+
+    Attributes:
+        buffers: the inputs and results of every run, on the device, which begin as zeros. They stay in place. `finals`
+            is `states`. Lengths begin as T, and the mask as True.
+    """
+
+    buffers: SequenceRun
 
     def load(self, to: Array, values: Array) -> None:
         """Copy an array, in host memory or on the device, to a buffer of inputs. Both have any strides."""
@@ -303,15 +310,13 @@ class Backend(Protocol):
             host: whether x, is_first, output and the states that are read and written are in host memory.
         """
 
-    def sequencer_engine(
-        self, weights: StackedWeights, engines: Sequence[Any], buffers: SequenceRun
-    ) -> SequencerEngine:
+    def sequencer_engine(self, weights: StackedWeights, engines: Sequence[Any], form: SequencerForm) -> SequencerEngine:
         """Return an engine for a Sequencer.
 
         Args:
             weights: the weights of the layers and directions.
             engines: an engine for each of them.
-            buffers: the inputs and results of every run, on the device. All stay in place. `finals` is `states`.
+            form: what all runs have in common. Its `reset_to` is copied.
         """
 
     def pool_engine(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> PoolEngine:

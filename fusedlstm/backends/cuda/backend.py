@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from fusedlstm.arrays.libraries import Library
-    from fusedlstm.backends.sequence_run import SequenceRun
+    from fusedlstm.backends.sequence_run import SequencerForm
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
@@ -230,12 +230,12 @@ class CudaBackend:
             return CudaStepper(self._index, engines, step, kernels, host=host)
 
     def sequencer_engine(
-        self, weights: StackedWeights, engines: Sequence[CudaCell], buffers: SequenceRun
+        self, weights: StackedWeights, engines: Sequence[CudaCell], form: SequencerForm
     ) -> CudaSequencer:
-        """Return an engine for a Sequencer."""
+        """Return an engine for a Sequencer: buffers, and the graph of a run on them."""
         fork.check_process()
         with self._device:
-            return CudaSequencer(self._index, engines, self.sequence_engine(weights, engines), buffers)
+            return CudaSequencer(self._index, weights, engines, form)
 
     def pool_engine(self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int) -> CudaPool:
         """Return an engine for a pool."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from fusedlstm.arrays.dtypes import NumpyArray
-    from fusedlstm.backends.sequence_run import SequenceRun
+    from fusedlstm.backends.sequence_run import SequencerForm
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
@@ -110,10 +110,10 @@ class NumpyBackend:
         del host
         return NumpyStepper(engines, weights.residual, B, reset_to)
 
-    def sequencer_engine(self, weights: StackedWeights, engines: Sequence[Any], buffers: SequenceRun) -> NumpySequencer:
+    def sequencer_engine(self, weights: StackedWeights, engines: Sequence[Any], form: SequencerForm) -> NumpySequencer:
         """Return an engine for a Sequencer. `engines` is ignored, as every run passes its own."""
         del engines
-        return NumpySequencer(weights, buffers)
+        return NumpySequencer(weights, form)
 
     def pool_engine(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> NumpyPool:
         """Return an engine for a pool. `engines` is ignored, as every step passes its own."""
