@@ -20,7 +20,7 @@ from fusedlstm.backends.sequence_run import SequenceRun
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from fusedlstm.arrays.dtypes import Empty
     from fusedlstm.backends.cuda.cell import CudaCell
@@ -123,7 +123,6 @@ class CudaSequencer:
 
     def load(self, to: Any, values: Any) -> None:
         """Copy an array to a buffer, in order with other calls."""
-        fork.check_process()
         with self._turn():
             if to is self.buffers.xs:
                 copy_steps(to, values)
@@ -134,27 +133,35 @@ class CudaSequencer:
         """Queue a run on the current stream."""
         for engine in engines:  # the graph reads their memory
             engine.check()
-        with self._turn() as stream:
-            if stream is None:
-                self._queue()
-                return
+        if cupy.cuda.runtime.getDevice() != self._index:
+            with cupy.cuda.Device(self._index):
+                self._run()
+        else:
+            self._run()
+
+    def _run(self) -> None:
+        if is_captured(cupy.cuda.get_current_stream()):
+            self._queue()
+            return
+        stream = self._turns.begin()
+        try:
             self.is_torn = True
-            try:
-                self._graph.launch(stream)
-            except cupy.cuda.runtime.CUDARuntimeError:  # nothing was queued
-                self.is_torn = False
-                raise
+            self._graph.launch(stream)
+        except cupy.cuda.runtime.CUDARuntimeError:  # nothing was queued
             self.is_torn = False
+            raise
+        finally:
+            self._turns.end(stream)
+        self.is_torn = False
 
     @contextlib.contextmanager
-    def _turn(self) -> Any:
-        """Queue a call on the current stream, in order with other calls. Yield None if the caller captures it."""
+    def _turn(self) -> Iterator[None]:
+        """Queue a call on the current stream, in order with other calls unless the caller captures it."""
+        fork.check_process()
         with cupy.cuda.Device(self._index):
-            if is_captured(cupy.cuda.get_current_stream()):
-                yield None
-            else:
-                with self._turns.turn() as stream:
-                    yield stream
+            is_ordered = not is_captured(cupy.cuda.get_current_stream())
+            with self._turns.turn() if is_ordered else contextlib.nullcontext():
+                yield
 
     def read(self, empty: Empty) -> tuple[LSTMState, ...]:
         """Return copies of the states, in arrays that `empty` makes."""
