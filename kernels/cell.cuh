@@ -136,15 +136,34 @@ template <typename T, int W> DEVICE Vector<T, W> sum(const Vector<T, W>& a, cons
 template <typename T> struct Copy {
   Matrix<T> to;           // (B, columns), or null
   Matrix<const T> input;  // (B, columns), added to the copy; or null
-  Matrix<const T> last;   // (B, columns): what idle rows of sequences get; null: zeros
 
   // Writes a row's h at a column. The caller passes zeros if the row takes no step; then nothing is added.
-  template <bool LAST = false, int W>
-  MEMBER void write(i64 row, i64 column, const Vector<T, W>& h, bool steps) const {
+  template <int W> MEMBER void write(i64 row, i64 column, const Vector<T, W>& h, bool steps) const {
     if (!to.at) return;
     Vector<T, W> copied = h;
     if (input.at && steps) copied = sum(h, load<W>(input.at + row * input.stride + column));
-    if (LAST && last.at && !steps) copied = load<W>(last.at + row * last.stride + column);
+    put(row, column, copied);
+  }
+
+  // The same in a sequence if IDLE: then rows that take no step get `last`, or zeros if it is null.
+  template <bool IDLE, int W>
+  MEMBER void write(i64 row, i64 column, const Vector<T, W>& h, bool steps,
+                    const Matrix<const T>& last) const {
+    if (IDLE && !steps) {
+      repeat<W>(row, column, last);
+    } else {
+      write(row, column, h, steps);
+    }
+  }
+
+  // Writes a row of `last`, or zeros if it is null.
+  template <int W> MEMBER void repeat(i64 row, i64 column, const Matrix<const T>& last) const {
+    Vector<T, W> copied = {};
+    if (last.at) copied = load<W>(last.at + row * last.stride + column);
+    if (to.at) put(row, column, copied);
+  }
+
+  template <int W> MEMBER void put(i64 row, i64 column, const Vector<T, W>& copied) const {
     store<W>(to.at + row * to.stride + column, copied);
   }
 };

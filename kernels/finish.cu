@@ -15,6 +15,7 @@ template <typename T> struct FinishArguments {
   Matrix<const T> old_h;       // (B, P), read only with ZONEOUT; may be h
   const unsigned char* flags;  // (B,), or null; read only with SEQUENCE. Then h must not be `projected`
   Matrix<const T> reset_h;     // (B, P), or one row, or null for zeros; read with ZONEOUT and SEQUENCE
+  Matrix<const T> last;        // (B, P): what the copy of an idle row gets; null: zeros
 };
 
 // Launched with rows on grid x and columns on grid y, so that no thread divides.
@@ -39,8 +40,8 @@ __global__ void __launch_bounds__(256) lstm_finish(const FinishArguments<T> a) {
     if (a.copy.to.at && a.copy.input.at) {
       output = Narrow<T>::of(widen(output) + widen(a.copy.input.at[row * a.copy.input.stride + column]));
     }
-  } else if (SEQUENCE && a.copy.last.at) {
-    output = a.copy.last.at[row * a.copy.last.stride + column];
+  } else if (SEQUENCE && a.last.at) {
+    output = a.last.at[row * a.last.stride + column];
   }
   if (a.copy.to.at) a.copy.to.at[row * a.copy.to.stride + column] = output;
 }

@@ -31,7 +31,8 @@ template <typename G, typename T> struct PointwiseArguments {
   Matrix<T> h;                    // (B, N); must not overlap an input
   Matrix<A> c_out;                // (B, N); may be c, and is with SEQUENCE
   i64 B;
-  Copy<T> copy;  // of h, with SEQUENCE
+  Copy<T> copy;          // of h; read with SEQUENCE, as the next
+  Matrix<const T> last;  // (B, N): what the copy of an idle row gets; null: zeros
 };
 
 // G is the dtype of gates, gates_h and reset_gates, T that of h, bias and peephole, and A that of c.
@@ -47,8 +48,7 @@ __global__ void __launch_bounds__(256) lstm_pointwise(const PointwiseArguments<G
 
   const unsigned char flags = RESET ? a.is_first[row] : 0;
   if (SEQUENCE && flags & FLAG_IDLE) {
-    const Vector<T, W> zeros = {};
-    a.copy.template write<true>(row, unit, zeros, false);
+    a.copy.template repeat<W>(row, unit, a.last);
     return;
   }
   const bool first = flags;

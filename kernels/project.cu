@@ -19,6 +19,7 @@ template <typename T> struct ProjectArguments {
   unsigned char* is_first;  // also read with IDLE
   unsigned* readers;        //
   Matrix<const T> reset_h;  //
+  Matrix<const T> last;     // as in StepArguments
 };
 
 // Launched with rows on grid x and columns on grid y. W and IDLE are as in step.cu, which has copied the h of
@@ -47,5 +48,5 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
   if (ZONEOUT && a.readers) clear_flags(a.is_first, a.readers + blockIdx.x, first_row, Tile::ROWS, a.B);
 
   const int count = rows_of_block<Tile::ROWS>(first_row, a.B);
-  finish_columns<ZONEOUT, W, IDLE>(tile, rows, count, a.limit, a.copy, first_row, first_column, a.P);
+  finish_columns<ZONEOUT, W, IDLE>(tile, rows, count, a.limit, a.copy, a.last, first_row, first_column, a.P);
 }

@@ -49,7 +49,8 @@ DEVICE int parity_before(u64 word, u64 tick) { return int(word & 1) ^ int(word >
 // rows. With IDLE, rows can be idle: see flags.cuh.
 template <bool IDLE = false, typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool flips) {
   Row<T> found = {nullptr, nullptr, nullptr, nullptr, nullptr};
-  if (row >= of.B || (IDLE && of.is_first[row] & FLAG_IDLE)) return found;
+  if (row >= of.B) return found;
+  if (IDLE && of.is_first[row] & FLAG_IDLE) return found;
   i64 slot = row, before = row, after = row;
   if (of.pool.slots) {
     slot = of.pool.slots[row];

@@ -18,7 +18,8 @@ template <typename T> struct StepArguments {
   Matrix<const T> projection;  // padded; read only with PROJECT, like proj_clip
   double proj_clip;            // infinite if there is none
   i64 I, P;
-  Matrix<T> next_h;  // (B, P): where the h of idle rows goes; read only with IDLE
+  Matrix<T> next_h;      // (B, P): where the h of idle rows goes; read only with IDLE, as the next
+  Matrix<const T> last;  // like copy: what the copy of an idle row gets; null: zeros
 };
 
 // Launched with rows on grid x and units on grid y. W: units of a vector; 2 needs an even N, and addresses
@@ -78,8 +79,8 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
       Operands<T> columns = projected;
       columns.weight += first * a.projection.stride;
       tile.template multiply<true, true>(shared, columns, ms);
-      finish_columns<FUNCTIONS::ZONEOUT_H, W, IDLE>(tile, rows, count, a.proj_clip, a.copy, first_row, first,
-                                                    a.P);
+      finish_columns<FUNCTIONS::ZONEOUT_H, W, IDLE>(tile, rows, count, a.proj_clip, a.copy, a.last, first_row,
+                                                    first, a.P);
     }
     clear_read_flags();
   } else {
@@ -92,7 +93,7 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
                                       h = keep_h<FUNCTIONS::ZONEOUT_H>(row.h ? row.h + unit : nullptr, h);
                                       store<W>(row.out + unit, h);
                                     }
-                                    a.copy.template write<IDLE>(first_row + r, unit, h, row.out);
+                                    a.copy.template write<IDLE>(first_row + r, unit, h, row.out, a.last);
                                   });
   }
   if (IDLE) carry_idle<Tile::THREADS>(rows, first_row, count, a.rows.h, a.next_h, a.P);

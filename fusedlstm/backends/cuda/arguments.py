@@ -43,7 +43,6 @@ class Copy:
 
     to: Annotated[Matrix, "T"] = field(default_factory=Matrix)
     input: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
-    last: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)
@@ -97,6 +96,7 @@ class StepArguments:
     I: I64
     P: I64
     next_h: Annotated[Matrix, "T"] = field(default_factory=Matrix)
+    last: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)
@@ -116,6 +116,7 @@ class ProjectArguments:
     is_first: Annotated[Any, "unsigned char*"] = None
     readers: Annotated[Any, "unsigned*"] = None
     reset_h: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
+    last: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)
@@ -133,6 +134,7 @@ class PointwiseArguments:
     c_out: Annotated[Matrix, "A"]
     B: I64
     copy: Copy = field(default_factory=Copy)
+    last: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)
@@ -163,6 +165,7 @@ class FinishArguments:
     old_h: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
     flags: Annotated[Any, "const unsigned char*"] = None
     reset_h: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
+    last: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)

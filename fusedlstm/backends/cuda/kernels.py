@@ -191,8 +191,8 @@ class Destinations:
     last: Any = None
 
     def copies(self) -> Copy:
-        """Return `copy`, `input` and `last` as kernels take them."""
-        return Copy(Matrix.of(self.copy), Matrix.of(self.input), Matrix.of(self.last))
+        """Return `copy` and `input` as kernels take them."""
+        return Copy(Matrix.of(self.copy), Matrix.of(self.input))
 
 
 @functools.cache

@@ -113,6 +113,7 @@ def step_launch(
         c_out=Matrix.of(c),
         B=B,
         copy=to.copies(),
+        last=Matrix.of(to.last),
     )
     return Launch(kernel, *rows_and_columns(B, -(-N // width)), arguments)
 
@@ -138,6 +139,7 @@ def finish_step_launch(weights: DeviceWeights, projected: Any, to: Destinations,
         old_h=Matrix.of(to.old_h),
         flags=resets.is_first,
         reset_h=Matrix.of(resets.h),
+        last=Matrix.of(to.last),
     )
     kernel = finish_kernel(projected.dtype, weights.functions.zoneout_h, sequence=True)
     return Launch(kernel, *rows_and_columns(B, P), arguments)

@@ -178,6 +178,7 @@ def _step(
         I=weights.I,
         P=P,
         next_h=Matrix.of(next_h if resets.idle else None),
+        last=Matrix.of(to.last),
     )
     instance = step_kernel(tile, weights.dtype, *options, aligned, width, bytes_of_m, idle=resets.idle)
     return Launch(instance, step_grid(tile, B, N, projects=projection is not None), (tile.threads,), arguments)
@@ -227,6 +228,7 @@ def _projection(
         is_first=resets.is_first,
         readers=resets.readers,
         reset_h=Matrix.of(resets.h),
+        last=Matrix.of(to.last),
     )
     width = _width(tile, (P,), (to.h, to.copy, to.input, to.last, old_h, resets.h))
     instance = project_kernel(tile, weights.dtype, width, weights.functions.zoneout_h, idle=resets.idle)
