@@ -43,6 +43,9 @@ class KernelSteps:
         copy_rows(self._reset.h, state.h)
         copy_rows(self._reset.c, state.c)
 
+    def queue_reset(self) -> None:
+        """Do nothing: each step multiplies the h that rows are reset to."""
+
     def prepare(self, steps: int) -> None:
         """Do nothing: any number of steps needs the same."""
 

@@ -76,12 +76,15 @@ class ProductSteps:
         return product
 
     def reset_to(self, state: LSTMState) -> None:
-        """Copy the state that rows are reset to, and compute its h's part of the gates, on the current stream."""
+        """Copy the state that rows are reset to, on the current stream."""
         assert self._reset is not None
-        assert self._of_reset is not None
         copy_rows(self._reset.h, state.h)
         copy_rows(self._reset.c, state.c)
-        self._of_reset.queue(self._workspace.array)
+
+    def queue_reset(self) -> None:
+        """Queue the product of the h that rows are reset to, on the current stream."""
+        if self._of_reset is not None:
+            self._of_reset.queue(self._workspace.array)
 
     def prepare(self, steps: int) -> None:
         """Make the products of x for `steps` steps."""

@@ -79,6 +79,9 @@ class LayerSteps(Protocol):
     def reset_to(self, state: LSTMState) -> None:
         """Copy the state that rows are reset to, of `form.reset_rows` rows, on the current stream."""
 
+    def queue_reset(self) -> None:
+        """Queue what the weights make of the state that rows are reset to, on the current stream, as `queue` does."""
+
     def prepare(self, steps: int) -> None:
         """Make everything that `queue(steps)` needs."""
 

@@ -109,8 +109,14 @@ class StaticSequence:
         if reset_to is not None:
             for layer, state in zip(self._layers, reset_to, strict=True):
                 layer.reset_to(state)
+            self.queue_resets()
         if self._last is not None:
             self._last.fill(0)
+
+    def queue_resets(self) -> None:
+        """Queue what the weights make of the states that rows are reset to. Queue it again after other weights."""
+        for layer in self._layers:
+            layer.queue_reset()
 
     def prepare(self, steps: int) -> None:
         """Make everything that `queue(steps)` needs."""
