@@ -37,9 +37,13 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
     before the run. Inputs stay until you overwrite them: unlike a step of a Stepper, a run doesn't clear `is_first`.
 
     All checks, choices and allocations are made once, when the Sequencer is made, and no buffer ever moves. On a GPU a
-    run is queued on the current stream of the buffers' library, by one launch of a CUDA graph. If that stream is
-    capturing a graph of yours, `run` queues the kernels into it instead. If the stream changes between two calls, the
-    later call waits on the GPU for the earlier one.
+    run is one launch of a CUDA graph, and `kernels` names the kernel of each layer and direction. It is queued on the
+    current stream of the buffers' library. If the stream changes between two calls, the later call waits on the GPU for
+    the earlier one.
+
+    If you are capturing that stream into a graph of your own, `run`, `reset` and `write` queue their work into it, and
+    arguments must be on the GPU. Keep the Sequencer as long as your graph. Other calls, and `set_weights`, don't wait
+    for your graph. So queue them on the stream where you launch it.
 
     A Sequencer runs one call at a time. A call raises if another thread is in a call. It also raises in the middle of
     another call in the same thread, such as from a signal handler. `set_weights` of the LSTM also sets the Sequencer's
@@ -121,6 +125,8 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
         self._lent = {
             name: exchange.lend(array if name == "lengths" else self._swapped(array)) for name, array in arrays.items()
         }
+        self._outputs = self._lent["outputs"]
+        self._checks_lengths = "lengths" in self._flags and self._face.name == "numpy"
         self._states = tuple(map(exchange.lend_state, buffers.states))
         if self._like is not None:
             self._like = self._lent["xs"]  # so as not to keep the caller's array alive, which may be large
@@ -171,7 +177,7 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
     @property
     def outputs(self) -> Array:
         """The outputs of the last run (T, B, width), with the top layer's directions side by side."""
-        return self._lent["outputs"]
+        return self._outputs
 
     @property
     def state(self) -> tuple[LSTMState, ...]:
@@ -207,18 +213,17 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
             self._user = threading.get_ident()
             if self._engine.is_torn:
                 self._refuse_torn()
-            flags = {"lengths": lengths, "mask": mask, "is_first": is_first}
-            given = {name: value for name, value in flags.items() if value is not None}
-            if self._needs_no_exchange and xs is None and not given:
+            if self._needs_no_exchange and xs is lengths is mask is is_first is None:
                 self._run_alone()
             else:
+                flags = {"lengths": lengths, "mask": mask, "is_first": is_first}
                 with Exchange(self._face, self._like, self._maker) as exchange:
-                    self._load(exchange, xs, given)
+                    self._load(exchange, xs, {name: value for name, value in flags.items() if value is not None})
                     self._run_alone()
-            return self.outputs
+            return self._outputs
 
     def _run_alone(self) -> None:
-        if "lengths" in self._flags and self._face.name == "numpy":
+        if self._checks_lengths:
             self._checks.check_steps(self._engine.buffers.lengths, None, self._steps, self._batch_size)
         self._engine.run(self._owner._engines)
 
