@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.faults_of_calls import ARGUMENTS, MEMORY, STATE
+from support.faults_of_sequencers import SEQUENCERS
 from support.faults_of_waits import WAITS
 from support.outcomes import Outcome, missed
 
@@ -43,6 +44,8 @@ FILES = {
     "any_cell": "tests/core/test_cell.py",
     "any_lstm": "tests/core/test_lstm.py",
     "any_stepper": "tests/core/test_stepper.py",
+    "sequencer": "tests/cuda/test_sequencer_gpu.py",
+    "any_sequencer": "tests/core/test_sequencer.py",
     "repeated": "tests/cuda/test_repeated_step.py",
     "tune": "tests/tools/test_tune.py",
     "zoneout": "tests/core/test_zoneout.py",
@@ -79,7 +82,10 @@ class Fault:
 
 
 FAULTS = [
-    Fault(file, *row) for table in (WAITS, MEMORY, ARGUMENTS, STATE) for file, rows in table.items() for row in rows
+    Fault(file, *row)
+    for table in (WAITS, MEMORY, ARGUMENTS, STATE, SEQUENCERS)
+    for file, rows in table.items()
+    for row in rows
 ]
 
 

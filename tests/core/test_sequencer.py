@@ -200,14 +200,16 @@ def test_resets_are_copied(backend):
 
 
 def test_set_weights(backend):
-    """New weights reach an existing Sequencer from its next run on."""
+    """New weights reach an existing Sequencer from its next run on, also through the states that rows are reset to."""
     old, new = (StackedWeights.random(I, N, 2, seed=seed, dtype="float64") for seed in (0, 1))
     lstm, rng = LSTM(old, backend=backend), np.random.default_rng(0)
-    sequencer, xs, state = lstm.sequencer(T, B), lstm.asarray(rng.normal(size=(T, B, I))), None
+    first, reset_to = rng.random((T, B)) < 0.3, states_of(lstm, 1, rng)
+    sequencer, state = lstm.sequencer(T, B, is_first=True, reset_to=reset_to), None
+    xs = lstm.asarray(rng.normal(size=(T, B, I)))
     for weights in (old, new, old):
         lstm.set_weights(weights)
-        sequencer.run(xs)
-        wanted, state = LSTM(weights, backend=backend)(xs, state)
+        sequencer.run(xs, is_first=first)
+        wanted, state = LSTM(weights, backend=backend)(xs, state, is_first=first, reset_to=reset_to)
         assert_same((sequencer.outputs, sequencer.state), (wanted, state))
 
 
