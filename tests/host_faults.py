@@ -17,6 +17,7 @@ from pathlib import Path
 
 from support.faults_of_calls import ARGUMENTS, MEMORY, STATE
 from support.faults_of_sequencers import SEQUENCERS
+from support.faults_of_sequences import SEQUENCES
 from support.faults_of_waits import WAITS
 from support.outcomes import Outcome, missed
 
@@ -49,6 +50,7 @@ FILES = {
     "repeated": "tests/cuda/test_repeated_step.py",
     "tune": "tests/tools/test_tune.py",
     "zoneout": "tests/core/test_zoneout.py",
+    "sequences": "tests/cuda/test_sequence_graphs.py",
 }
 
 
@@ -83,7 +85,7 @@ class Fault:
 
 FAULTS = [
     Fault(file, *row)
-    for table in (WAITS, MEMORY, ARGUMENTS, STATE, SEQUENCERS)
+    for table in (WAITS, MEMORY, ARGUMENTS, STATE, SEQUENCES, SEQUENCERS)
     for file, rows in table.items()
     for row in rows
 ]

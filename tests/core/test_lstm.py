@@ -309,7 +309,7 @@ def test_inputs_of_any_strides(backend):
 def test_long_sequences_run_in_chunks(backend, monkeypatch):
     monkeypatch.setattr("fusedlstm.backends.numpy.cell_sequence._CHUNK", 400)
     if backend == "cuda":
-        monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_BYTES", 8 * 400)
+        monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", 8 * 400)
     rng = np.random.default_rng(10)
     lstm = plain(backend, bidirectional=True)
     if backend == "numpy":
@@ -508,7 +508,7 @@ def test_batches_larger_than_a_chunk(monkeypatch):
     rng = np.random.default_rng(0)
     xs, wanted = rng.normal(size=(3, B, I)), plain("cuda")
     wanted = wanted(wanted.asarray(xs))
-    monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_BYTES", 1)
+    monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", 1)
     lstm = plain("cuda")
     assert_close(lstm(lstm.asarray(xs)), wanted)
 

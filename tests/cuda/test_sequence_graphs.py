@@ -95,17 +95,27 @@ def test_a_chunks_graph(flags, kernel, options, before, step, after):
     assert nodes_of(graphs(lstm)[4]) == (before + step * 4 + after) * 2
 
 
-def test_the_gates_of_a_graph_are_bounded(monkeypatch):
+@pytest.mark.parametrize(("steps", "wanted"), [(16, {16: 1, 4: 1, 1: 3}), (5, {4: 5, 1: 3}), (0, {1: 23})])
+def test_the_buffers_of_a_graph_are_bounded(steps, wanted, monkeypatch):
     """A chunk has at most so many steps, or one step."""
-    for most, wanted in ((4 * N * 4 * B * 16, {16: 1, 4: 1, 1: 3}), (4 * N * 4 * B * 5, {4: 5, 1: 3}), (1, {1: 23})):
-        monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_BYTES", most)
-        lstm = make()
-        xs, states = arguments(lstm, 23)
-        lstm(xs, states)
-        assert set(graphs(lstm)) == set(wanted)
-        observe.clear()
-        lstm(xs, states)
-        assert [entry.kind for entry in observe.log()].count("graph") == sum(wanted.values())
+    monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_BUFFERS", steps * B * (I + 2 * N) * 4)
+    lstm = make()
+    xs, states = arguments(lstm, 23)
+    lstm(xs, states)
+    assert set(graphs(lstm)) == set(wanted)
+    observe.clear()
+    lstm(xs, states)
+    assert [entry.kind for entry in observe.log()].count("graph") == sum(wanted.values())
+
+
+@pytest.mark.parametrize(("steps", "products"), [(16, [16]), (7, [7, 7, 2]), (0, [1] * 16)])
+def test_the_gates_of_a_graph_are_bounded(steps, products, monkeypatch):
+    """A product multiplies the x of at most so many steps, or of one step."""
+    monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", steps * B * 4 * N * 4)
+    lstm = make(1)
+    xs, states = arguments(lstm, 16)
+    assert bits_of_call(lstm(xs, states)) == bits_of_call(by_steps(lstm, xs, states))
+    assert nodes_of(graphs(lstm)[16]) == [node for count in products for node in ["matmul", *STEP * count]]
 
 
 LAUNCHES = {1: 1, 7: 4, 64: 1, 1000: 19}  # of graphs, for one direction
@@ -173,13 +183,14 @@ def test_chunks_of_any_size_agree(shape, rule, monkeypatch):
     """Chunks of one step give the bits of larger ones: h, c, resets and last outputs are carried between them."""
     rng, T, found = np.random.default_rng(0), 23, []
     is_first, lengths = rng.random((T, B)) < 0.3, np.array([23, 0, 9])
-    for most in (1 << 24, 1):
-        monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_BYTES", most)
+    for gates, buffers in ((1 << 24, 1 << 24), (1, 1), (5 * B * 4 * N * 4, 1 << 24)):
+        monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", gates)
+        monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_BUFFERS", buffers)
         lstm = make(bidirectional=shape == "bidirectional")
         xs, states = arguments(lstm, T)
         about = {"is_first": is_first, "lengths": lengths, "masked_outputs": rule, "reverse": shape == "reverse"}
         found.append(bits_of_call(lstm(xs, states, **about)))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
 
 
 def test_outputs_are_written_in_place():
@@ -205,6 +216,7 @@ def test_graphs_are_bounded():
     assert [each.form.B for each in kept] == [4, 6]
 
 
+@needs_own_memory
 def test_dropped_graphs_are_freed():
     """The buffers of an LSTM and of dropped graphs are freed, once their work is done."""
     make()(*arguments(make(), 5))
@@ -216,6 +228,27 @@ def test_dropped_graphs_are_freed():
     del lstm
     settle()
     assert memory.alive() == alive
+
+
+def test_buffers_outlive_their_lstm():
+    """The stream that made the buffers doesn't reuse their memory before another stream's call is done."""
+    lstm, rng = make(), np.random.default_rng(0)
+    xs, states = arguments(lstm, 7)
+    settle()
+    one, two = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    with one:
+        wanted = bits_of_call(lstm(xs, states))
+    settle()
+    with two:
+        called = lstm(xs, states)
+    del lstm
+    with one:
+        sizes = [B * (I + N), 7 * B * N, B * N, B * 4 * N, *rng.integers(1, 3000, 100)]
+        spoilt = [cupy.full(int(size), np.nan, np.float32) for size in sizes]
+        one.synchronize()
+    with two:
+        assert bits_of_call(called) == wanted
+    del spoilt
 
 
 def test_set_weights_reach_graphs():
@@ -263,12 +296,13 @@ def test_calls_on_two_streams():
     """A call waits for the one before that used the same buffers, on whatever stream that is."""
     lstm, calls = make(), []
     cases = [arguments(lstm, 7, seed=seed) for seed in range(4)]
-    wanted = [bits_of_call(lstm(*case)) for case in cases]
+    flags = [np.random.default_rng(seed).random((7, B)) < 0.3 for seed in range(4)]
+    wanted = [bits_of_call(lstm(*case, is_first=is_first)) for case, is_first in zip(cases, flags, strict=True)]
     streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
     settle()
-    for k, case in enumerate(cases):
+    for k, (case, is_first) in enumerate(zip(cases, flags, strict=True)):
         with streams[k % 2]:
-            calls.append(lstm(*case))
+            calls.append(lstm(*case, is_first=is_first))
     for k, called in enumerate(calls):
         with streams[k % 2]:
             assert bits_of_call(called) == wanted[k]

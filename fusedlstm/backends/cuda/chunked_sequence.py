@@ -12,7 +12,7 @@ from fusedlstm.backends.cuda.runtime.graphs import captured
 from fusedlstm.backends.cuda.runtime.streams import Turns
 from fusedlstm.backends.cuda.runtime.strides import copy_steps
 from fusedlstm.backends.cuda.sequence_form import Form
-from fusedlstm.backends.cuda.static_sequence import StaticSequence, steps_at_once
+from fusedlstm.backends.cuda.static_sequence import StaticSequence, steps_that_fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -119,7 +119,7 @@ class _Graphs:
 
     def __init__(self, index: int, engines: Sequence[CudaCell], residual: Sequence[bool], form: Form) -> None:
         self.form = form
-        limit = steps_at_once(engines, form.B)
+        limit = steps_that_fit(engines, form.B)
         self._most = next(size for size in SIZES if size <= limit)
         self._static = StaticSequence(engines, residual, kernels_of(engines, form.B), self._most, form)
         self._by_steps: dict[int, Any] = {}

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
 
 # The most bytes of gates that one product computes from x, so that they stay in a GPU's L2.
-_MOST_BYTES = 16 << 20
+_MOST_GATES = 16 << 20
+# The most bytes of inputs and outputs that are kept for chunks of steps.
+_MOST_BUFFERS = 32 << 20
 
 
-def steps_at_once(engines: Sequence[CudaCell], B: int) -> int:
-    """Return how many steps of B rows to multiply at once: their gates have at most _MOST_BYTES, or it is one step."""
-    widest = max(4 * engine.weights.N * engine.weights.gates_dtype.itemsize for engine in engines)
-    return max(1, _MOST_BYTES // (widest * B))
+def steps_that_fit(engines: Sequence[CudaCell], B: int) -> int:
+    """Return how many steps of B rows fit in _MOST_BUFFERS, or 1."""
+    first = engines[0].weights
+    columns = first.I + sum(engine.weights.P for engine in engines)
+    return max(1, _MOST_BUFFERS // (columns * B * first.dtype.itemsize))
 
 
 class StaticSequence:
@@ -87,8 +90,9 @@ class StaticSequence:
         of_products = [engine for engine, kernel in zip(engines, kernels, strict=True) if kernel == "matmul"]
         if not of_products:
             return None
-        most, widest = min(S, steps_at_once(of_products, B)), max(engine.weights.N for engine in of_products)
-        return cupy.zeros((most, B, 4 * widest), of_products[0].weights.gates_dtype)
+        widest, dtype = 4 * max(engine.weights.N for engine in of_products), of_products[0].weights.gates_dtype
+        most = max(1, _MOST_GATES // (widest * B * dtype.itemsize))
+        return cupy.zeros((min(S, most), B, widest), dtype)
 
     def _layer(self, engine: CudaCell, kernel: str, buffers: LayerBuffers) -> LayerSteps:
         """Return the steps of a layer."""
